@@ -1,0 +1,258 @@
+"""Writes the fixtures that the crate `train` is held to: whole models and small vectors, from PyTorch.
+
+    python make_goldens.py            write crates/train/tests/goldens
+    python make_goldens.py --check    compute again, compare with what is stored, write nothing
+
+Everything is computed in float64 and stored rounded to float32 (JSON: as float64), so a stored number is the true
+value and not another program's rounding. See README.md for the layout.
+"""
+
+import argparse
+import copy
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GPT2Config, LlamaConfig
+from transformers.utils import logging
+
+import exact
+import vectors
+
+DESTINATION = Path(__file__).resolve().parents[2] / "crates" / "train" / "tests" / "goldens"
+SIZE_LIMIT = 2_000_000
+STEPS = 10
+LEARNING_RATE, BETAS, EPS, WEIGHT_DECAY, CLIP = 1e-3, (0.9, 0.95), 1e-8, 0.1, 1.0
+IGNORE = -100
+
+
+def gpt2_config():
+    return GPT2Config(
+        vocab_size=97, n_positions=32, n_embd=32, n_layer=2, n_head=4, activation_function="gelu_new",
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, layer_norm_epsilon=1e-5, bos_token_id=96, eos_token_id=96,
+    )
+
+
+def llama_config():
+    return LlamaConfig(
+        vocab_size=101, hidden_size=32, intermediate_size=56, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=32, rms_norm_eps=1e-5, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )
+
+
+# The two configurations below are written out with the keys that published checkpoints carry (`rope_theta` and
+# `rope_scaling` at the top level); the two above are saved by the library, which nests them in `rope_parameters`.
+QWEN2 = {
+    "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 59, "eos_token_id": 60,
+    "hidden_act": "silu", "hidden_size": 16, "initializer_range": 0.02, "intermediate_size": 40,
+    "max_position_embeddings": 32, "max_window_layers": 1, "model_type": "qwen2", "num_attention_heads": 4,
+    "num_hidden_layers": 1, "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
+    "sliding_window": 32, "tie_word_embeddings": True, "torch_dtype": "float32", "use_cache": True,
+    "use_sliding_window": False, "vocab_size": 61,
+}
+
+# An original context of 64 puts one pair of each head into every branch of the scaling: with theta 500000 and
+# head_dim 16 the wavelengths are 6.3 (kept), 32 (smoothed) and 167 or more (stretched).
+LLAMA3 = {
+    "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 59,
+    "eos_token_id": [59, 60], "head_dim": 16, "hidden_act": "silu", "hidden_size": 32, "initializer_range": 0.02,
+    "intermediate_size": 40, "max_position_embeddings": 128, "mlp_bias": False, "model_type": "llama",
+    "num_attention_heads": 2, "num_hidden_layers": 1, "num_key_value_heads": 1, "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 64,
+        "rope_type": "llama3",
+    },
+    "rope_theta": 500000.0, "tie_word_embeddings": True, "torch_dtype": "float32", "use_cache": True,
+    "vocab_size": 61,
+}
+
+
+def write_model(folder, config, spread, seed):
+    """A Hugging Face folder with random float32 weights: no zero biases, no norm weight of one.
+
+    `spread` is the standard deviation of the matrices; that of queries and keys is larger, since a model of this width
+    attends almost evenly otherwise and a mistake in attention would hardly show.
+    """
+    published = config if isinstance(config, dict) else None
+    if published is not None:
+        config = CONFIG_MAPPING[published["model_type"]].from_dict(copy.deepcopy(published))
+    model = AutoModelForCausalLM.from_config(config)
+    random = numpy.random.Generator(numpy.random.PCG64(seed))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            values = random.standard_normal(tuple(parameter.shape))
+            if parameter.dim() == 1:
+                values = 0.2 * values + (0.0 if name.endswith("bias") else 1.0)
+            else:
+                values *= spread
+            if name.endswith("c_attn.weight"):
+                values[:, : 2 * values.shape[0]] *= 0.25 / spread
+            elif name.endswith(("q_proj.weight", "k_proj.weight")):
+                values *= 0.25 / spread
+            parameter.copy_(torch.from_numpy(values))
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    if published is not None:
+        (folder / "config.json").write_text(json.dumps(published, indent=2, sort_keys=True) + "\n")
+
+
+def make_batch(vocab, positions, seed):
+    """Random tokens [2, positions] and the same shifted by one as targets, four of them ignored."""
+    random = numpy.random.Generator(numpy.random.PCG64(seed))
+    text = torch.from_numpy(random.integers(0, vocab, size=(2, positions + 1)))
+    tokens, targets = text[:, :-1].contiguous(), text[:, 1:].contiguous()
+    for row, position in ((0, 3), (0, 10), (1, 0), (1, positions - 1)):
+        targets[row, position] = IGNORE
+    return tokens, targets
+
+
+def train(model, tokens, targets, disturb=None):
+    """Ten steps of AdamW on one batch, gradients clipped by global norm. Returns losses and norms before each step."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=BETAS, eps=EPS, foreach=False)
+    losses, norms = [], []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        value = exact.loss(model, tokens, targets)
+        value.backward()
+        if disturb is not None:
+            disturb(parameters)
+        norms.append(torch.nn.utils.clip_grad_norm_(parameters, CLIP).item())
+        optimizer.step()
+        losses.append(value.item())
+    return losses, norms
+
+
+def inert_key_bias(name, tensor):
+    """The part of GPT-2's `c_attn.bias` that belongs to the keys, else None.
+
+    A bias of the keys adds the same amount to every score of a query, which softmax cancels: the true gradient is 0.
+    Rounding errors in its place are blown up by AdamW to steps of full size, so this part can't be compared.
+    """
+    if not name.endswith("attn.c_attn.bias"):
+        return None
+    width = tensor.numel() // 3
+    return tensor[width : 2 * width]
+
+
+def assert_well_conditioned(folder, stored, tokens, targets):
+    """The ten steps are a fair test in float32: rounding errors in the gradients don't move the result.
+
+    AdamW divides by the size of the gradient, so an element whose gradient happens to be near zero steps in a
+    direction that rounding decides. The seeds are such that there is none: PyTorch's own float32 run, and float64
+    runs with noise of 2e-7 of the size of each tensor's gradient, end within 3e-6 of the golden everywhere. Gradients
+    of exactly zero (rows of embeddings that no token uses) get no noise, since they are zero in float32 too.
+    """
+    random = torch.Generator().manual_seed(7)
+
+    def noise(parameters):
+        for p in parameters:
+            size = 2e-7 * p.grad.square().mean().sqrt() * (p.grad != 0.0)
+            p.grad.add_(torch.randn(p.shape, generator=random, dtype=p.dtype) * size)
+
+    worst = 0.0
+    for dtype, disturb in [(torch.float32, None)] + 4 * [(torch.float64, noise)]:
+        model = exact.load(folder, dtype)
+        train(model, tokens, targets, disturb)
+        for name, parameter in model.named_parameters():
+            difference = (parameter.detach() - stored["step10." + name]).abs()
+            part = inert_key_bias(name, difference)
+            if part is not None:
+                part.zero_()
+            worst = max(worst, difference.max().item())
+    assert worst < 3e-6, f"{folder.name}: {worst:.1e} after ten steps; choose another seed"
+    return worst
+
+
+def golden(folder, tokens, targets):
+    """Every stored tensor of one model; `targets` is None where only the logits are wanted."""
+    model = exact.load(folder, torch.float64)
+    stored = {"tokens": tokens, "logits": exact.logits(model, tokens).detach()}
+    plain = exact.logits(exact.load(folder, torch.float32), tokens).detach()
+    report = {"logits, float32 model": (plain - stored["logits"]).abs().max().item()}
+    assert report["logits, float32 model"] < 3e-6, report
+    if targets is not None:
+        quotient, slope = exact.difference_quotient(model, tokens, targets, seed=5)
+        report["slope"] = abs(quotient - slope) / abs(slope)
+        assert report["slope"] < 1e-7, (quotient, slope)
+        value = exact.loss(model, tokens, targets)
+        value.backward()
+        stored |= {"targets": targets, "loss": value.detach().reshape(1)}
+        for name, parameter in model.named_parameters():
+            gradient = stored["grad." + name] = parameter.grad.clone()
+            part = inert_key_bias(name, gradient)
+            if part is not None:
+                assert part.abs().max() < 1e-15, part
+                part.zero_()
+        losses, norms = train(model, tokens, targets)
+        assert losses[0] == value.item() and max(norms) > CLIP, (losses, norms)
+        stored |= {"step10." + name: p.detach() for name, p in model.named_parameters()}
+        stored |= {"losses": torch.tensor(losses), "grad_norms": torch.tensor(norms)}
+        report["ten steps, float32 and disturbed"] = assert_well_conditioned(folder, stored, tokens, targets)
+        report["losses"], report["norms"] = losses, norms
+    print(folder.name, report)
+    return {n: t if t.dtype == torch.int64 else t.to(torch.float32).contiguous() for n, t in stored.items()}
+
+
+def make(destination):
+    """All fixtures into a folder."""
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    # The spread of tiny-gpt2 is such that some of its ten steps are clipped and some aren't.
+    models = (
+        ("tiny-gpt2", gpt2_config(), 0.065, 24, 19, True),
+        ("tiny-llama", llama_config(), 0.1, 24, 7, True),
+        ("tiny-qwen2", QWEN2, 0.1, 24, 3, False),
+        ("tiny-llama3", LLAMA3, 0.1, 40, 4, False),
+    )
+    for name, config, spread, positions, seed, with_training in models:
+        folder = destination / name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_model(folder, config, spread, seed)
+        vocab = json.loads((folder / "config.json").read_text())["vocab_size"]
+        tokens, targets = make_batch(vocab, positions, seed + 100)
+        stored = golden(folder, tokens, targets if with_training else None)
+        if name == "tiny-gpt2":
+            assert stored["grad_norms"].min() < CLIP < stored["grad_norms"].max()
+        save_file(stored, folder / "golden.safetensors")
+    (destination / "vectors.json").write_text(vectors.to_json(vectors.make()))
+    size = sum(path.stat().st_size for path in destination.rglob("*") if path.is_file())
+    assert size < SIZE_LIMIT, size
+    print(f"{size:,} bytes")
+
+
+def check(stored):
+    """Compares a fresh set with the stored one; another CPU may round the last bits in another way."""
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder)
+        make(fresh)
+        for path in sorted(fresh.rglob("*.safetensors")):
+            new, old = load_file(path), load_file(stored / path.relative_to(fresh))
+            assert new.keys() == old.keys(), path
+            for name, tensor in new.items():
+                torch.testing.assert_close(old[name], tensor, rtol=1e-6, atol=1e-9, msg=f"{path.name}: {name}")
+        for path in sorted(fresh.rglob("*.json")):
+            new, old = (json.loads((root / path.relative_to(fresh)).read_text()) for root in (fresh, stored))
+            for config in (new, old):
+                config.pop("transformers_version", None)
+            vectors.assert_same(old, new, str(path.relative_to(fresh)))
+    print("the stored goldens agree")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with the stored goldens, write nothing")
+    parser.add_argument("--out", type=Path, default=DESTINATION, help="folder of the goldens")
+    arguments = parser.parse_args()
+    sys.exit(check(arguments.out) if arguments.check else make(arguments.out))

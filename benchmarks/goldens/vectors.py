@@ -1,0 +1,238 @@
+"""Small vectors for single formulas, in float64: optimizer, schedules, activations, norms, loss.
+
+Inputs are short binary fractions, so they are exact in float32 too. Every result is computed twice, by PyTorch and by
+a second formula written out here, and both must agree.
+"""
+
+import json
+import math
+
+import numpy
+import torch
+import torch.nn.functional as F
+
+DOUBLE = torch.float64
+
+
+def lr_cosine(step, maximum, minimum, warmup, cycle):
+    """CS336's convention: a linear rise from 0 at step 0, the maximum at `warmup`, the minimum from `cycle` on."""
+    if step < warmup:
+        return maximum * step / warmup
+    if step > cycle:
+        return minimum
+    angle = math.pi * (step - warmup) / (cycle - warmup)
+    return minimum + 0.5 * (1.0 + math.cos(angle)) * (maximum - minimum)
+
+
+def lr_nanogpt(step, maximum, minimum, warmup, decay):
+    """nanoGPT's convention: step 0 has a rate already, (step + 1) / (warmup + 1) of the maximum."""
+    if step < warmup:
+        return maximum * (step + 1) / (warmup + 1)
+    if step > decay:
+        return minimum
+    angle = math.pi * (step - warmup) / (decay - warmup)
+    return minimum + 0.5 * (1.0 + math.cos(angle)) * (maximum - minimum)
+
+
+def schedules():
+    unit = dict(maximum=1.0, minimum=0.1, warmup=7, cycle=21)
+    cosine = unit | {"lr": [lr_cosine(step, **unit) for step in range(25)]}
+    run = dict(maximum=1e-3, minimum=1e-4, warmup=100, decay=2000)
+    steps = [0, 1, 50, 99, 100, 101, 500, 1050, 1999, 2000, 2001, 5000]
+    nanogpt = run | {"steps": steps, "lr": [lr_nanogpt(step, **run) for step in steps]}
+    # PyTorch's schedulers as the second opinion on both cosines.
+    for curve in (cosine["lr"][7:22], [lr_nanogpt(step, **run) for step in range(100, 2001)]):
+        optimizer = torch.optim.SGD([torch.zeros(1, dtype=DOUBLE)], lr=curve[0])
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(curve) - 1, eta_min=curve[-1])
+        for value in curve:
+            assert abs(scheduler.get_last_lr()[0] - value) < 1e-10
+            optimizer.step()
+            scheduler.step()
+    return {"cosine_cs336": cosine, "cosine_nanogpt": nanogpt}
+
+
+ADAMW = {
+    "gradient": "g[i] = scale[i] * (0.5 * p[i] + cos(0.013 * (i + 1) * t) + 0.25), p before step t, t = 1 is the first",
+    "lr": {"convention": "cosine_cs336 at t", "maximum": 0.01, "minimum": 0.001, "warmup": 100, "cycle": 1000},
+    "betas": [0.9, 0.999],
+    "eps": 1e-8,
+    "weight_decay": 0.01,
+    # The last two tell where eps is added: beside gradients of 1e-8 it isn't small.
+    "scale": [1.0, 3.0, 2.0, 0.5, 0.25, 1.0, 0.001, 1e-8],
+    "start": [0.25, -0.125, 0.5, -0.375, 0.0625, 0.0, -0.25, 0.125],
+}
+SNAPSHOTS = (1, 10, 100, 1000)
+
+
+def adamw():
+    """A thousand steps on eight parameters; m and v are the moments before bias correction."""
+    scale = torch.tensor(ADAMW["scale"], dtype=DOUBLE)
+    index = torch.arange(1, 9, dtype=DOUBLE)
+    parameter = torch.tensor(ADAMW["start"], dtype=DOUBLE, requires_grad=True)
+    betas, eps, decay = ADAMW["betas"], ADAMW["eps"], ADAMW["weight_decay"]
+    optimizer = torch.optim.AdamW([parameter], betas=betas, eps=eps, weight_decay=decay, foreach=False)
+    second = numpy.array(ADAMW["start"])
+    m, v = numpy.zeros(8), numpy.zeros(8)
+    lr_shape = {key: value for key, value in ADAMW["lr"].items() if key != "convention"}
+    snapshots = []
+    for t in range(1, 1001):
+        lr = optimizer.param_groups[0]["lr"] = lr_cosine(t, **lr_shape)
+        parameter.grad = scale * (0.5 * parameter.detach() + torch.cos(0.013 * index * t) + 0.25)
+        optimizer.step()
+
+        g = scale.numpy() * (0.5 * second + numpy.cos(0.013 * index.numpy() * t) + 0.25)
+        m = betas[0] * m + (1.0 - betas[0]) * g
+        v = betas[1] * v + (1.0 - betas[1]) * g * g
+        corrected = numpy.sqrt(v / (1.0 - betas[1] ** t)) + eps
+        second = second * (1.0 - lr * decay) - lr * (m / (1.0 - betas[0] ** t)) / corrected
+        if t in SNAPSHOTS:
+            state = optimizer.state[parameter]
+            numpy.testing.assert_allclose(parameter.detach().numpy(), second, rtol=0, atol=1e-13)
+            row = {"params": parameter.detach(), "m": state["exp_avg"], "v": state["exp_avg_sq"]}
+            snapshots.append({"step": t, "lr": lr} | {key: value.tolist() for key, value in row.items()})
+    return ADAMW | {"snapshots": snapshots}
+
+
+def gelu():
+    """x, then value and derivative of both forms. Tails by erfc and the logistic function, which don't cancel."""
+    points = [0.0]
+    for x in (2**-10, 0.0625, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 5, 8, 12):
+        points += [-x, float(x)]
+    points.sort()
+    result = {"x": points, "exact": [], "exact_derivative": [], "tanh": [], "tanh_derivative": []}
+    c = math.sqrt(2.0 / math.pi)
+    for x in points:
+        below = 0.5 * math.erfc(-x / math.sqrt(2.0))
+        result["exact"].append(x * below)
+        result["exact_derivative"].append(below + x * math.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi))
+        u = 2.0 * c * (x + 0.044715 * x**3)
+        logistic, complement = 1.0 / (1.0 + math.exp(-u)), 1.0 / (1.0 + math.exp(u))
+        result["tanh"].append(x * logistic)
+        slope = 2.0 * c * (1.0 + 3.0 * 0.044715 * x * x)
+        result["tanh_derivative"].append(logistic + x * logistic * complement * slope)
+    for form, approximate in (("exact", "none"), ("tanh", "tanh")):
+        x = torch.tensor(points, dtype=DOUBLE, requires_grad=True)
+        y = F.gelu(x, approximate=approximate)
+        y.sum().backward()
+        numpy.testing.assert_allclose(result[form], y.detach().numpy(), rtol=0, atol=1e-14)
+        numpy.testing.assert_allclose(result[form + "_derivative"], x.grad.numpy(), rtol=0, atol=1e-14)
+    return result
+
+
+def fractions(random, shape, denominator, size):
+    """Random multiples of 1/denominator, up to about 3 · size."""
+    return torch.from_numpy(numpy.round(random.standard_normal(shape) * size * denominator) / denominator)
+
+
+def rows():
+    """x [5, 8]: plain, large, small, far from zero with little spread, constant."""
+    random = numpy.random.Generator(numpy.random.PCG64(11))
+    x = fractions(random, (5, 8), 64, 1.0)
+    x[1] *= 32.0
+    x[2] /= 1024.0
+    x[3] = 64.0 + x[3] / 4.0
+    x[4] = 3.0
+    dy = fractions(random, (5, 8), 64, 1.0)
+    weight, bias = 1.0 + fractions(random, (8,), 64, 0.3), fractions(random, (8,), 64, 0.3)
+    return x, dy, weight, bias
+
+
+def layer_norm():
+    x, dy, weight, bias = rows()
+    for tensor in (x, weight, bias):
+        tensor.requires_grad_()
+    eps = 1e-5
+    y = F.layer_norm(x, (8,), weight, bias, eps)
+    y.backward(dy)
+    with torch.no_grad():
+        mean = x.mean(1)
+        rstd = 1.0 / torch.sqrt((x - mean[:, None]).square().mean(1) + eps)
+        normal = (x - mean[:, None]) * rstd[:, None]
+        inner = dy * weight
+        dx = rstd[:, None] * (inner - inner.mean(1, True) - normal * (inner * normal).mean(1, True))
+        torch.testing.assert_close(y, normal * weight + bias, rtol=0, atol=1e-12)
+        torch.testing.assert_close(x.grad, dx, rtol=0, atol=1e-10)
+        torch.testing.assert_close(weight.grad, (dy * normal).sum(0), rtol=0, atol=1e-12)
+    return {
+        "eps": eps, "x": x, "weight": weight, "bias": bias, "y": y, "mean": mean, "rstd": rstd,
+        "dy": dy, "dx": x.grad, "dweight": weight.grad, "dbias": bias.grad,
+    }
+
+
+def rms_norm():
+    x, dy, weight, _ = rows()
+    x[4] = 0.0
+    for tensor in (x, weight):
+        tensor.requires_grad_()
+    eps = 1e-5
+    y = F.rms_norm(x, (8,), weight, eps)
+    y.backward(dy)
+    with torch.no_grad():
+        rstd = 1.0 / torch.sqrt(x.square().mean(1) + eps)
+        normal = x * rstd[:, None]
+        inner = dy * weight
+        dx = rstd[:, None] * (inner - normal * (inner * normal).mean(1, True))
+        torch.testing.assert_close(y, normal * weight, rtol=0, atol=1e-12)
+        torch.testing.assert_close(x.grad, dx, rtol=0, atol=1e-10)
+        torch.testing.assert_close(weight.grad, (dy * normal).sum(0), rtol=0, atol=1e-12)
+    return {
+        "eps": eps, "x": x, "weight": weight, "y": y, "rstd": rstd, "dy": dy, "dx": x.grad, "dweight": weight.grad,
+    }
+
+
+def cross_entropy():
+    """Five rows: plain, ignored, a target that has all the mass, a target that has none, plain."""
+    random = numpy.random.Generator(numpy.random.PCG64(12))
+    logits = fractions(random, (5, 7), 64, 2.0)
+    targets = torch.tensor([2, -100, 4, 1, 6])
+    logits[2, 4] = 90.0
+    logits[3, 0], logits[3, 1] = 100.0, -100.0
+    logits.requires_grad_()
+    losses = F.cross_entropy(logits, targets, ignore_index=-100, reduction="none")
+    mean = F.cross_entropy(logits, targets, ignore_index=-100)
+    mean.backward()
+    with torch.no_grad():
+        kept = targets != -100
+        index = targets.clamp(min=0)
+        second = torch.logsumexp(logits, 1) - logits.gather(1, index[:, None])[:, 0]
+        torch.testing.assert_close(losses, second * kept, rtol=0, atol=1e-12)
+        one_hot = F.one_hot(index, 7)
+        gradient = (torch.softmax(logits, 1) - one_hot) * kept[:, None] / kept.sum()
+        torch.testing.assert_close(logits.grad, gradient, rtol=0, atol=1e-14)
+    return {"logits": logits, "targets": targets, "losses": losses, "mean": mean, "dlogits_of_mean": logits.grad}
+
+
+def make():
+    """Every vector as plain lists and numbers."""
+    result = {"adamw": adamw()} | schedules()
+    result |= {"gelu": gelu(), "layer_norm": layer_norm(), "rms_norm": rms_norm(), "cross_entropy": cross_entropy()}
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        return value.tolist() if isinstance(value, torch.Tensor) else value
+
+    return plain(result)
+
+
+def to_json(sections):
+    """Compact, but a line for each section."""
+    lines = [f"{json.dumps(name)}:{json.dumps(body, separators=(',', ':'))}" for name, body in sections.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def assert_same(old, new, path):
+    """Equal structure, numbers equal to 1e-12 (relative above 1)."""
+    assert isinstance(old, (int, float)) == isinstance(new, (int, float)), path
+    if isinstance(new, dict):
+        assert old.keys() == new.keys(), path
+        for key in new:
+            assert_same(old[key], new[key], f"{path}.{key}")
+    elif isinstance(new, list):
+        assert len(old) == len(new), path
+        for index, pair in enumerate(zip(old, new)):
+            assert_same(*pair, f"{path}[{index}]")
+    elif isinstance(new, (int, float)):
+        assert abs(old - new) <= 1e-12 * max(1.0, abs(new)), f"{path}: {old} and {new}"
+    else:
+        assert old == new, path

@@ -1,0 +1,300 @@
+//! Files and folders that appear whole or not at all.
+//!
+//! ```text
+//! file:    write .tmp-new-NAME…, sync it                              ─► rename to NAME           ─► sync the parent
+//! folder:  write its files, sync each, manifest last, sync the folder ─► [NAME to .tmp-old-NAME…] ─► rename ─► sync the parent
+//! ```
+//!
+//! A process killed in between leaves names that start with `.tmp-`; [`clean_stale`] removes them, and puts an old folder
+//! back where its successor had not taken its place yet. One process at a time may write into a folder.
+
+use std::ffi::OsStr;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{CheckpointError, WriteFault};
+use crate::manifest::{FileRecord, MANIFEST_FILE, Manifest, hex, is_plain_name};
+use crate::storage::{Disk, Storage, StorageFile};
+
+/// What temporary names begin with.
+const TEMPORARY: &str = ".tmp-";
+/// A file or folder being written.
+const NEW: &str = ".tmp-new-";
+/// A folder whose successor is about to take its name.
+const OLD: &str = ".tmp-old-";
+/// A folder being removed.
+const REMOVED: &str = ".tmp-del-";
+
+/// Bytes gathered before they go to the system; larger writes pass by.
+const BUFFER: usize = 64 << 10;
+
+/// Writes a file that appears under its name complete and synced, or not at all.
+///
+/// A file that was there before stays as it was until then, and for good when anything fails.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// let path = dir.path().join("state.json");
+/// smallmind_checkpoint::write_file_atomic(&path, |out| out.write_all(b"{}"))?;
+/// assert_eq!(std::fs::read(&path)?, b"{}");
+/// # Ok(()) }
+/// ```
+pub fn write_file_atomic(
+    path: impl AsRef<Path>,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), CheckpointError> {
+    write_file_atomic_on(&Disk, path.as_ref(), write)
+}
+
+/// [`write_file_atomic`] on a [`Storage`] of choice.
+pub fn write_file_atomic_on(
+    storage: &dyn Storage,
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), CheckpointError> {
+    let (parent, name) = split(path)?;
+    let (staging, file) = create_unique(|| temporary(&parent, NEW, name), |path| storage.create_file(path))
+        .map_err(CheckpointError::io(path, "create a temporary file beside"))?;
+    let written = fill(file, write)
+        .map_err(CheckpointError::io(path, "write"))
+        .and_then(|_| storage.rename(&staging, path).map_err(CheckpointError::io(path, "move the new content to")));
+    if written.is_err() {
+        // The error that led here matters more than a file left over, which `clean_stale` removes.
+        let _ = storage.remove_file(&staging);
+        return written;
+    }
+    storage.sync_folder(&parent).map_err(CheckpointError::io(&parent, "sync the folder"))
+}
+
+/// A folder in the making, which appears under its name with [`publish`](Self::publish) and vanishes when it is dropped.
+pub struct AtomicFolder {
+    storage: Arc<dyn Storage>,
+    target: PathBuf,
+    parent: PathBuf,
+    staging: PathBuf,
+    manifest: Manifest,
+    published: bool,
+}
+
+impl AtomicFolder {
+    /// Begins a folder that is to be called `target`; the folder around it must exist.
+    pub fn create(target: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        Self::create_on(Arc::new(Disk), target.as_ref())
+    }
+
+    /// [`create`](Self::create) on a [`Storage`] of choice.
+    pub fn create_on(storage: Arc<dyn Storage>, target: &Path) -> Result<Self, CheckpointError> {
+        let (parent, name) = split(target)?;
+        let (staging, ()) = create_unique(|| temporary(&parent, NEW, name), |path| storage.create_folder(path))
+            .map_err(CheckpointError::io(target, "create a temporary folder beside"))?;
+        let target = target.to_path_buf();
+        Ok(Self { storage, target, parent, staging, manifest: Manifest::default(), published: false })
+    }
+
+    /// Adds a file, written and synced when this returns.
+    ///
+    /// After an error the folder can't be published any more.
+    pub fn write(
+        &mut self,
+        name: &str,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), CheckpointError> {
+        let fault = if name == MANIFEST_FILE {
+            Some(WriteFault::Reserved)
+        } else if !is_plain_name(name) || name.starts_with(TEMPORARY) {
+            Some(WriteFault::NotPlain)
+        } else if self.manifest.files.contains_key(name) {
+            Some(WriteFault::Taken)
+        } else {
+            None
+        };
+        if let Some(fault) = fault {
+            return Err(CheckpointError::Unwritable { name: name.to_owned(), fault });
+        }
+        let record = self.write_synced(name, write)?;
+        self.manifest.files.insert(name.to_owned(), record);
+        Ok(())
+    }
+
+    /// Moves the folder to its name, replacing the folder that was there before, and answers what it holds.
+    ///
+    /// After an error the earlier folder is under its name, or the new one is, each complete.
+    pub fn publish(mut self) -> Result<Manifest, CheckpointError> {
+        let text = self.manifest.to_text();
+        self.write_synced(MANIFEST_FILE, |out| out.write_all(text.as_bytes()))?;
+        self.storage.sync_folder(&self.staging).map_err(CheckpointError::io(&self.staging, "sync the folder"))?;
+
+        let replaced = if self.target.symlink_metadata().is_ok() { Some(self.set_old_aside()?) } else { None };
+        if let Err(error) = self.storage.rename(&self.staging, &self.target) {
+            if let Some(old) = &replaced {
+                // If this fails too, `clean_stale` puts it back later.
+                let _ = self.storage.rename(old, &self.target);
+            }
+            return Err(CheckpointError::io(&self.target, "move the new folder to")(error));
+        }
+        self.published = true;
+        self.storage.sync_folder(&self.parent).map_err(CheckpointError::io(&self.parent, "sync the folder"))?;
+        if let Some(old) = replaced {
+            // The new folder is in place: what is left of the old one is `clean_stale`'s.
+            let _ = self.storage.remove_folder(&old);
+        }
+        Ok(std::mem::take(&mut self.manifest))
+    }
+
+    fn set_old_aside(&self) -> Result<PathBuf, CheckpointError> {
+        let (_, name) = split(&self.target)?;
+        let (old, ()) = create_unique(
+            || temporary(&self.parent, OLD, name),
+            |path| rename_free(&*self.storage, &self.target, path),
+        )
+        .map_err(CheckpointError::io(&self.target, "set the earlier folder aside"))?;
+        Ok(old)
+    }
+
+    fn write_synced(
+        &self,
+        name: &str,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<FileRecord, CheckpointError> {
+        // Errors show the name under which the file was to appear.
+        let shown = self.target.join(name);
+        let file = self.storage.create_file(&self.staging.join(name));
+        file.and_then(|file| fill(file, write)).map_err(CheckpointError::io(&shown, "write"))
+    }
+}
+
+impl Drop for AtomicFolder {
+    fn drop(&mut self) {
+        if !self.published {
+            let _ = self.storage.remove_folder(&self.staging);
+        }
+    }
+}
+
+impl std::fmt::Debug for AtomicFolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AtomicFolder").field("target", &self.target).field("files", &self.manifest.files).finish()
+    }
+}
+
+/// Removes what a killed process left in `dir`: names that start with `.tmp-new-`, `.tmp-old-` or `.tmp-del-`.
+///
+/// A folder that had been set aside, and whose successor is not there, is put back. Answers what was removed or put back.
+/// To be called by the one process that writes into `dir`, before it writes.
+pub fn clean_stale(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>, CheckpointError> {
+    let dir = dir.as_ref();
+    let mut cleaned = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(CheckpointError::io(dir, "list the folder"))? {
+        let entry = entry.map_err(CheckpointError::io(dir, "list the folder"))?;
+        let path = entry.path();
+        let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+        let Some((kind, original)) = parse_temporary(&name) else { continue };
+        let home = dir.join(original);
+        let result = if kind == OLD && home.symlink_metadata().is_err() {
+            Disk.rename(&path, &home)
+        } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            Disk.remove_folder(&path)
+        } else {
+            Disk.remove_file(&path)
+        };
+        result.map_err(CheckpointError::io(&path, "clean up"))?;
+        cleaned.push(path);
+    }
+    if !cleaned.is_empty() {
+        Disk.sync_folder(dir).map_err(CheckpointError::io(dir, "sync the folder"))?;
+    }
+    Ok(cleaned)
+}
+
+/// Removes a folder such that no half of it is ever seen under its name.
+pub(crate) fn remove_folder(storage: &dyn Storage, path: &Path) -> Result<(), CheckpointError> {
+    let (parent, name) = split(path)?;
+    let (doomed, ()) = create_unique(|| temporary(&parent, REMOVED, name), |doomed| rename_free(storage, path, doomed))
+        .map_err(CheckpointError::io(path, "remove"))?;
+    storage.remove_folder(&doomed).map_err(CheckpointError::io(path, "remove"))
+}
+
+/// Hands a buffered, hashing writer to `write`, then syncs the file.
+fn fill(file: Box<dyn StorageFile>, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<FileRecord> {
+    let mut out = BufWriter::with_capacity(BUFFER, Hashed { file, hasher: Sha256::new(), bytes: 0 });
+    let written = write(&mut out);
+    // Taken apart either way, so that a failed file is not flushed again when it is dropped.
+    let flushed = written.and_then(|()| out.flush());
+    let (mut hashed, _) = out.into_parts();
+    flushed?;
+    hashed.file.sync()?;
+    Ok(FileRecord { bytes: hashed.bytes, sha256: hex(hashed.hasher) })
+}
+
+/// Counts and hashes what passes to a file.
+struct Hashed {
+    file: Box<dyn StorageFile>,
+    hasher: Sha256,
+    bytes: u64,
+}
+
+impl Write for Hashed {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let taken = self.file.write(data)?;
+        self.hasher.update(&data[..taken]);
+        self.bytes += taken as u64;
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// The folder around a path and the name in it.
+fn split(path: &Path) -> Result<(PathBuf, &OsStr), CheckpointError> {
+    let Some(name) = path.file_name() else {
+        let fault = WriteFault::NotPlain;
+        return Err(CheckpointError::Unwritable { name: path.display().to_string(), fault });
+    };
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok((parent.to_path_buf(), name))
+}
+
+/// A temporary name `.tmp-KIND-PROCESS.COUNT-NAME`, different at each call in this process.
+fn temporary(parent: &Path, kind: &str, name: &OsStr) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let mut temporary = std::ffi::OsString::from(format!("{kind}{}.{count}-", std::process::id()));
+    temporary.push(name);
+    parent.join(temporary)
+}
+
+/// The kind and the original name of a temporary name.
+fn parse_temporary(name: &str) -> Option<(&'static str, &str)> {
+    let kind = [NEW, OLD, REMOVED].into_iter().find(|kind| name.starts_with(kind))?;
+    let (unique, original) = name[kind.len()..].split_once('-')?;
+    let (process, count) = unique.split_once('.')?;
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    (digits(process) && digits(count) && is_plain_name(original)).then_some((kind, original))
+}
+
+/// Calls `create` with new names until one is free: an earlier process of the same id may have left some behind.
+fn create_unique<T>(name: impl Fn() -> PathBuf, create: impl Fn(&Path) -> io::Result<T>) -> io::Result<(PathBuf, T)> {
+    loop {
+        let path = name();
+        match create(&path) {
+            Ok(created) => return Ok((path, created)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Renames to a name that must be free; `AlreadyExists` where it is not.
+fn rename_free(storage: &dyn Storage, from: &Path, to: &Path) -> io::Result<()> {
+    if to.symlink_metadata().is_ok() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    storage.rename(from, to)
+}

@@ -1,0 +1,179 @@
+//! The last few checkpoints of a run, side by side.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::atomic::{AtomicFolder, clean_stale, remove_folder};
+use crate::error::CheckpointError;
+use crate::manifest::{Manifest, verify_folder, verify_sizes};
+use crate::storage::{Disk, Storage};
+
+/// Digits of a step in a folder's name, so that names sort as steps do.
+const DIGITS: usize = 8;
+
+/// Checkpoints in the folders `PREFIX00000100`, `PREFIX00000200`, … of one folder, the oldest removed as new ones appear.
+#[derive(Clone)]
+pub struct Rolling {
+    dir: PathBuf,
+    prefix: String,
+    keep: NonZeroUsize,
+    storage: Arc<dyn Storage>,
+}
+
+/// A checkpoint that was published.
+#[derive(Debug)]
+#[must_use = "`not_removed` tells of old checkpoints that fill the disk"]
+pub struct Published {
+    /// Its folder.
+    pub path: PathBuf,
+    /// What it holds.
+    pub manifest: Manifest,
+    /// Why an old checkpoint could not be removed. The new one is in place all the same.
+    pub not_removed: Option<CheckpointError>,
+}
+
+/// What [`Rolling::latest_valid`] found.
+#[derive(Debug)]
+#[must_use]
+pub struct Latest {
+    /// The newest checkpoint that is whole.
+    pub checkpoint: Option<ValidCheckpoint>,
+    /// Newer ones that are not, the newest first, with what is wrong: worth a warning.
+    pub damaged: Vec<(PathBuf, CheckpointError)>,
+}
+
+/// A checkpoint whose every file agrees with its manifest.
+#[derive(Debug, Clone)]
+pub struct ValidCheckpoint {
+    /// The step it was published at.
+    pub step: u64,
+    /// Its folder.
+    pub path: PathBuf,
+    /// What it holds.
+    pub manifest: Manifest,
+}
+
+impl Rolling {
+    /// The checkpoints in `dir` whose names begin with `prefix` (`"step-"`), of which the newest `keep` are kept.
+    ///
+    /// Nothing is read or created yet. With `keep` = 1 a damaged checkpoint has no predecessor to fall back to.
+    pub fn new(dir: impl AsRef<Path>, prefix: &str, keep: NonZeroUsize) -> Self {
+        Self::on(Arc::new(Disk), dir, prefix, keep)
+    }
+
+    /// [`new`](Self::new) on a [`Storage`] of choice.
+    pub fn on(storage: Arc<dyn Storage>, dir: impl AsRef<Path>, prefix: &str, keep: NonZeroUsize) -> Self {
+        Self { dir: dir.as_ref().to_path_buf(), prefix: prefix.to_owned(), keep, storage }
+    }
+
+    /// The folder that holds the checkpoints.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where the checkpoint of a step is or would be.
+    pub fn path_of(&self, step: u64) -> PathBuf {
+        self.dir.join(format!("{}{step:0DIGITS$}", self.prefix))
+    }
+
+    /// The steps of the checkpoints there are, whole or not, ascending; none where the folder does not exist.
+    pub fn steps(&self) -> Result<Vec<u64>, CheckpointError> {
+        let mut steps = Vec::new();
+        let entries = match std::fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(steps),
+            Err(error) => return Err(CheckpointError::io(&self.dir, "list the folder")(error)),
+        };
+        for entry in entries {
+            let name = entry.map_err(CheckpointError::io(&self.dir, "list the folder"))?.file_name();
+            let digits = name.to_str().and_then(|name| name.strip_prefix(&self.prefix));
+            let Some(step) = digits.and_then(|digits| digits.parse().ok()) else { continue };
+            // Only names that this type writes: not `step-1` beside `step-00000001`.
+            if self.path_of(step).file_name() == Some(&name) {
+                steps.push(step);
+            }
+        }
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    /// The newest checkpoint whose every checksum is right, and what is wrong with the newer ones.
+    ///
+    /// Only reads, so it may run while another process trains.
+    pub fn latest_valid(&self) -> Result<Latest, CheckpointError> {
+        let mut damaged = Vec::new();
+        for step in self.steps()?.into_iter().rev() {
+            let path = self.path_of(step);
+            match verify_folder(&path) {
+                Ok(manifest) => {
+                    return Ok(Latest { checkpoint: Some(ValidCheckpoint { step, path, manifest }), damaged });
+                }
+                Err(error) => damaged.push((path, error)),
+            }
+        }
+        Ok(Latest { checkpoint: None, damaged })
+    }
+
+    /// Removes what a killed process left behind: [`clean_stale`]. To be called once by the process that will publish.
+    pub fn clean(&self) -> Result<Vec<PathBuf>, CheckpointError> {
+        if self.dir.is_dir() { clean_stale(&self.dir) } else { Ok(Vec::new()) }
+    }
+
+    /// Publishes the checkpoint of a step, written by `write`, then removes the oldest beyond the number to keep.
+    ///
+    /// A checkpoint of the same step is replaced. After an error the earlier checkpoints are as they were.
+    pub fn publish(
+        &self,
+        step: u64,
+        write: impl FnOnce(&mut AtomicFolder) -> Result<(), CheckpointError>,
+    ) -> Result<Published, CheckpointError> {
+        self.ensure_dir()?;
+        let path = self.path_of(step);
+        let mut folder = AtomicFolder::create_on(Arc::clone(&self.storage), &path)?;
+        write(&mut folder)?;
+        let manifest = folder.publish()?;
+        let not_removed = self.prune(step).err();
+        Ok(Published { path, manifest, not_removed })
+    }
+
+    fn ensure_dir(&self) -> Result<(), CheckpointError> {
+        if self.dir.is_dir() {
+            return Ok(());
+        }
+        std::fs::create_dir_all(&self.dir).map_err(CheckpointError::io(&self.dir, "create the folder"))?;
+        // The name of the new folder has to survive as well as what is going to be in it.
+        match self.dir.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => {
+                self.storage.sync_folder(parent).map_err(CheckpointError::io(parent, "sync the folder"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes all but the newest checkpoints; one that is visibly not whole does not count as one of them.
+    ///
+    /// The checkpoint of step `published` stays in any case.
+    fn prune(&self, published: u64) -> Result<(), CheckpointError> {
+        let mut kept = 0;
+        for step in self.steps()?.into_iter().rev() {
+            let path = self.path_of(step);
+            if step == published || kept < self.keep.get() {
+                kept += usize::from(verify_sizes(&path).is_ok());
+            } else {
+                remove_folder(&*self.storage, &path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Rolling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rolling")
+            .field("dir", &self.dir)
+            .field("prefix", &self.prefix)
+            .field("keep", &self.keep)
+            .finish()
+    }
+}

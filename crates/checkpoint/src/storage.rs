@@ -1,0 +1,76 @@
+//! The few operations that publishing a file takes, behind a trait so that each of them can be made to fail in a test.
+//!
+//! Reading is not part of it: what was published is read back with ordinary calls.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Where files are published. [`Disk`] is the real one.
+pub trait Storage: Send + Sync {
+    /// Creates a file that must not exist yet.
+    fn create_file(&self, path: &Path) -> io::Result<Box<dyn StorageFile>>;
+    /// Creates a folder that must not exist yet, inside one that does.
+    fn create_folder(&self, path: &Path) -> io::Result<()>;
+    /// Makes the entries of a folder (names created, renamed, removed) survive a loss of power.
+    fn sync_folder(&self, path: &Path) -> io::Result<()>;
+    /// Renames a file or a folder within its parent, in one step; a file replaces one of that name, a folder does not.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+    /// Removes a folder with all that it holds.
+    fn remove_folder(&self, path: &Path) -> io::Result<()>;
+}
+
+/// A file being written.
+pub trait StorageFile: Write + Send {
+    /// Makes all that was written survive a loss of power.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// The file system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Disk;
+
+impl Storage for Disk {
+    fn create_file(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
+        Ok(Box::new(OpenOptions::new().write(true).create_new(true).open(path)?))
+    }
+
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)
+    }
+
+    #[cfg(unix)]
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        match File::open(path)?.sync_all() {
+            // Some network and FUSE file systems know no sync of a folder; there is nothing more that could be done there.
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+            result => result,
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn sync_folder(&self, _path: &Path) -> io::Result<()> {
+        // A folder can't be opened as a file; the system writes its entries by itself.
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir_all(path)
+    }
+}
+
+impl StorageFile for File {
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_all()
+    }
+}

@@ -1,0 +1,181 @@
+//! The weights of a model: one safetensors file, or several behind an index.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::{CheckpointError, IndexFault};
+use crate::file::not_found;
+use crate::header::MAX_TENSORS;
+use crate::json::read_json;
+use crate::{TensorFile, TensorInfo};
+
+/// The most files that weights may be spread over.
+pub const MAX_SHARDS: usize = 512;
+
+/// The tensors of a model, whichever file each of them stands in.
+///
+/// Reading works as in [`TensorFile`], by any number of threads at once.
+#[derive(Debug)]
+pub struct Weights {
+    path: PathBuf,
+    shards: Vec<TensorFile>,
+    /// The shard and the name of each tensor, in the order of names.
+    tensors: Vec<(usize, TensorInfo)>,
+}
+
+impl Weights {
+    /// The weights in one file.
+    pub fn open_file(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        let file = TensorFile::open(path)?;
+        let tensors = file.tensors().map(|info| (0, info.clone())).collect();
+        Ok(Self { path: file.path().to_path_buf(), shards: vec![file], tensors })
+    }
+
+    /// The weights in the files that an index (`model.safetensors.index.json`) names; they lie beside it.
+    ///
+    /// The index decides: a tensor of a file that the index does not place there is not part of the weights.
+    pub fn open_index(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        let path = path.as_ref();
+        let refuse = |fault| CheckpointError::Index { path: path.to_path_buf(), fault };
+        let map = weight_map(read_json(path)?).map_err(refuse)?;
+        let names: BTreeSet<&str> = map.values().map(String::as_str).collect();
+        if names.len() > MAX_SHARDS {
+            return Err(refuse(IndexFault::TooManyShards));
+        }
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut shards = Vec::with_capacity(names.len());
+        let mut numbers = BTreeMap::new();
+        for name in names {
+            let shard = folder.join(name);
+            if fs::metadata(&shard).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+                return Err(refuse(IndexFault::MissingShard(name.to_owned())));
+            }
+            numbers.insert(name, shards.len());
+            shards.push(TensorFile::open(shard)?);
+        }
+        let mut tensors = Vec::with_capacity(map.len());
+        for (tensor, shard) in &map {
+            let number = numbers[shard.as_str()];
+            let Ok(info) = shards[number].info(tensor) else {
+                return Err(refuse(IndexFault::NotInShard { tensor: tensor.clone(), shard: shard.clone() }));
+            };
+            tensors.push((number, info.clone()));
+        }
+        Ok(Self { path: path.to_path_buf(), shards, tensors })
+    }
+
+    /// The file, or the index, that the weights were opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files that hold the data.
+    pub fn shards(&self) -> &[TensorFile] {
+        &self.shards
+    }
+
+    /// The tensors, in the order of their names.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
+        self.tensors.iter().map(|(_, info)| info)
+    }
+
+    /// The metadata of the first file.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        // There is a first one: `open_file` puts it there, and an index without entries is refused.
+        self.shards[0].metadata()
+    }
+
+    /// Whether there is a tensor of that name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// The tensor of that name; the error names the nearest one.
+    pub fn info(&self, name: &str) -> Result<&TensorInfo, CheckpointError> {
+        self.find(name).map(|(_, info)| info).ok_or_else(|| self.not_found(name))
+    }
+
+    /// The stored bytes of a tensor: [`TensorFile::read_bytes`].
+    pub fn read_bytes(&self, name: &str) -> Result<Vec<u8>, CheckpointError> {
+        self.shard(name)?.read_bytes(name)
+    }
+
+    /// Reads a floating-point tensor as `f32`: [`TensorFile::read_f32`].
+    pub fn read_f32(&self, name: &str, out: &mut [f32]) -> Result<(), CheckpointError> {
+        self.shard(name)?.read_f32(name, out)
+    }
+
+    /// Reads a floating-point tensor and refuses NaN and infinities: [`TensorFile::read_finite_f32`].
+    pub fn read_finite_f32(&self, name: &str, out: &mut [f32]) -> Result<(), CheckpointError> {
+        self.shard(name)?.read_finite_f32(name, out)
+    }
+
+    /// Reads a tensor of `I64`: [`TensorFile::read_i64`].
+    pub fn read_i64(&self, name: &str, out: &mut [i64]) -> Result<(), CheckpointError> {
+        self.shard(name)?.read_i64(name, out)
+    }
+
+    fn find(&self, name: &str) -> Option<&(usize, TensorInfo)> {
+        self.tensors.binary_search_by(|(_, info)| info.name.as_str().cmp(name)).ok().map(|at| &self.tensors[at])
+    }
+
+    fn shard(&self, name: &str) -> Result<&TensorFile, CheckpointError> {
+        self.find(name).map(|&(shard, _)| &self.shards[shard]).ok_or_else(|| self.not_found(name))
+    }
+
+    fn not_found(&self, name: &str) -> CheckpointError {
+        not_found(&self.path, name, self.tensors())
+    }
+}
+
+/// The `weight_map` of an index: tensor name → file name, each file name checked to stay inside the folder.
+fn weight_map(index: Value) -> Result<BTreeMap<String, String>, IndexFault> {
+    let Value::Object(mut index) = index else { return Err(IndexFault::NoWeightMap) };
+    let Some(Value::Object(members)) = index.remove("weight_map") else { return Err(IndexFault::NoWeightMap) };
+    if members.is_empty() {
+        return Err(IndexFault::Empty);
+    }
+    if members.len() > MAX_TENSORS {
+        return Err(IndexFault::TooManyTensors);
+    }
+    let mut map = BTreeMap::new();
+    for (tensor, shard) in members {
+        if tensor.is_empty() {
+            return Err(IndexFault::EmptyName);
+        }
+        let Value::String(shard) = shard else { return Err(IndexFault::ShardNotText(tensor)) };
+        if !stays_inside(&shard) {
+            return Err(IndexFault::UnsafeShard { tensor, shard });
+        }
+        map.insert(tensor, shard);
+    }
+    Ok(map)
+}
+
+/// Whether a relative path out of a file can be joined to a folder without leading out of it on any system.
+fn stays_inside(path: &str) -> bool {
+    let foreign = |c: char| matches!(c, '\\' | ':') || c.is_control();
+    !path.is_empty()
+        && !path.contains(foreign)
+        && !path.ends_with('/')
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_relative_paths_stay_inside() {
+        for path in ["model-00001-of-00002.safetensors", "sub/a.safetensors", "..a", "a..b"] {
+            assert!(stays_inside(path), "{path}");
+        }
+        for path in ["", "..", "../a", "a/../../b", "a/..", "/etc/passwd", "./a", "a/", "C:a", "a\\..\\b", "a\0b", "\n"]
+        {
+            assert!(!stays_inside(path), "{path:?}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What a run works on: sequences end to end, described by spans.
+
+use crate::GraphError;
+use crate::plan::Limits;
+
+/// A run of tokens of one sequence within a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Span {
+    /// The first token in the batch.
+    pub start: usize,
+    /// How many tokens.
+    pub len: usize,
+    /// How many tokens of the sequence came before: what the cache holds of it.
+    pub past: usize,
+    /// Which slot of the cache holds the sequence.
+    pub slot: usize,
+}
+
+impl Span {
+    /// The batch's tokens that are this span's.
+    pub fn rows(&self) -> std::ops::Range<usize> {
+        self.start..self.start + self.len
+    }
+}
+
+/// Tokens of several sequences, end to end, no padding: eight users' decode is eight spans of length 1, a chunk of a prompt one span
+/// of 64, a training batch B spans of T.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) positions: Vec<u32>,
+    pub(crate) targets: Vec<u32>,
+    pub(crate) spans: Vec<Span>,
+    pub(crate) outputs: Vec<u32>,
+}
+
+impl Batch {
+    /// An empty batch that holds anything within `limits` without allocating again.
+    pub fn with_capacity(limits: &Limits) -> Self {
+        Self {
+            tokens: Vec::with_capacity(limits.tokens),
+            positions: Vec::with_capacity(limits.tokens),
+            targets: Vec::with_capacity(limits.tokens),
+            spans: Vec::with_capacity(limits.spans),
+            outputs: Vec::with_capacity(limits.outputs),
+        }
+    }
+
+    /// Empties it.
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.positions.clear();
+        self.targets.clear();
+        self.spans.clear();
+        self.outputs.clear();
+    }
+
+    /// Appends tokens of the sequence in `slot` that follow `past` earlier ones.
+    pub fn push(&mut self, tokens: &[u32], past: usize, slot: usize) {
+        let start = self.tokens.len();
+        self.tokens.extend_from_slice(tokens);
+        self.positions.extend((past..past + tokens.len()).map(|p| p as u32));
+        self.spans.push(Span { start, len: tokens.len(), past, slot });
+    }
+
+    /// Appends a whole sequence for training or evaluation: `targets[i]` should follow `tokens[i]`.
+    pub fn push_with_targets(&mut self, tokens: &[u32], targets: &[u32]) {
+        self.push(tokens, 0, self.spans.len());
+        self.targets.extend_from_slice(targets);
+    }
+
+    /// Asks for the output row of the last token pushed.
+    pub fn want_last(&mut self) {
+        if let Some(last) = self.tokens.len().checked_sub(1) {
+            self.outputs.push(last as u32);
+        }
+    }
+
+    /// Asks for the output rows of all tokens.
+    pub fn want_all(&mut self) {
+        self.outputs.clear();
+        self.outputs.extend(0..self.tokens.len() as u32);
+    }
+
+    /// How many tokens.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether there is no token.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// The spans.
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// The token ids.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Each token's position within its sequence.
+    pub fn positions(&self) -> &[u32] {
+        &self.positions
+    }
+
+    /// What should follow each token; empty where nothing is learnt.
+    pub fn targets(&self) -> &[u32] {
+        &self.targets
+    }
+
+    /// The tokens whose output row is asked for.
+    pub fn outputs(&self) -> &[u32] {
+        &self.outputs
+    }
+
+    /// Checks the batch against what a plan was made for.
+    pub(crate) fn check(&self, limits: &Limits, needs: &Needs) -> Result<(), GraphError> {
+        let within = |what, got, limit| if got <= limit { Ok(()) } else { Err(GraphError::Limit { what, got, limit }) };
+        within("tokens", self.tokens.len(), limits.tokens)?;
+        within("outputs", self.outputs.len(), limits.outputs)?;
+        within("spans", self.spans.len(), limits.spans)?;
+        for span in &self.spans {
+            within("past + len", span.past + span.len, limits.context)?;
+            if needs.cache {
+                within("slot + 1", span.slot + 1, limits.slots)?;
+            }
+        }
+        let largest = |ids: &[u32]| ids.iter().copied().max().map_or(0, |id| id as usize + 1);
+        within("token id + 1", largest(&self.tokens), needs.token_entries)?;
+        within("position + 1", largest(&self.positions), needs.position_entries)?;
+        if needs.targets {
+            if self.targets.len() != self.tokens.len() {
+                let (targets, tokens) = (self.targets.len(), self.tokens.len());
+                return Err(GraphError::Batch(format!("{targets} targets for {tokens} tokens")));
+            }
+            let real = |t: &&u32| **t != smallmind_kernels::loss::IGNORE;
+            let largest = self.targets.iter().filter(real).max().map_or(0, |id| *id as usize + 1);
+            within("target id + 1", largest, needs.target_entries)?;
+        }
+        if let Some(row) = self.outputs.iter().find(|r| **r as usize >= self.tokens.len()) {
+            return Err(GraphError::Batch(format!("output row {row} of a batch of {} tokens", self.tokens.len())));
+        }
+        if needs.cache {
+            self.check_slots()?;
+        }
+        Ok(())
+    }
+
+    /// Two spans of one slot in a batch would race for its cache.
+    fn check_slots(&self) -> Result<(), GraphError> {
+        for (i, a) in self.spans.iter().enumerate() {
+            if self.spans[..i].iter().any(|b| b.slot == a.slot) {
+                return Err(GraphError::Batch(format!("two spans in slot {}", a.slot)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the operations of a plan ask of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Needs {
+    pub(crate) token_entries: usize,
+    pub(crate) position_entries: usize,
+    pub(crate) target_entries: usize,
+    pub(crate) targets: bool,
+    pub(crate) cache: bool,
+}
+
+/// The numbers of a run that are no tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scalars {
+    /// What gradients of the summed loss are multiplied by: 1 / targets in the whole accumulated batch.
+    pub loss_scale: f32,
+    /// Chooses the dropout masks of a training.
+    pub dropout_seed: u64,
+    /// Tells the masks of a training's runs apart.
+    pub dropout_step: u32,
+    /// AdamW's learning rate.
+    pub learning_rate: f64,
+    /// AdamW's step, counted from 1.
+    pub step: u64,
+}
+
+impl Default for Scalars {
+    fn default() -> Self {
+        Self { loss_scale: 1.0, dropout_seed: 0, dropout_step: 0, learning_rate: 0.0, step: 1 }
+    }
+}

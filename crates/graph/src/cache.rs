@@ -1,0 +1,48 @@
+//! The memory of the key-value cache.
+
+use crate::{Buffer, GraphError};
+
+/// The sizes of a key-value cache: for each layer and slot, `context` rows of keys and values side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Layers of the model.
+    pub layers: usize,
+    /// Sequences held at once.
+    pub slots: usize,
+    /// Tokens of each.
+    pub context: usize,
+    /// Columns of the keys, and of the values.
+    pub kv_cols: usize,
+}
+
+impl CacheShape {
+    /// Columns of a row: keys, then values.
+    pub(crate) fn cols(&self) -> usize {
+        2 * self.kv_cols
+    }
+
+    /// Rows of a layer.
+    pub(crate) fn rows(&self) -> usize {
+        self.slots * self.context
+    }
+
+    /// Elements in all.
+    pub fn len(&self) -> usize {
+        self.layers * self.rows() * self.cols()
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Memory for a cache of this shape.
+    ///
+    /// # Errors
+    /// [`GraphError::OutOfMemory`].
+    pub fn allocate(&self) -> Result<Buffer, GraphError> {
+        let rows = self.slots.checked_mul(self.context).and_then(|n| n.checked_mul(self.layers));
+        let len = rows.and_then(|n| n.checked_mul(2)).and_then(|n| n.checked_mul(self.kv_cols));
+        Buffer::zeroed(len.ok_or(GraphError::OutOfMemory { bytes: usize::MAX })?)
+    }
+}

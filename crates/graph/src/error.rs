@@ -1,0 +1,106 @@
+//! What can go wrong before a run: afterwards nothing can.
+
+use crate::Shape;
+
+/// A graph that can't be built, differentiated, planned or run.
+#[derive(Debug, thiserror::Error)]
+pub enum GraphError {
+    /// An operation's inputs break its shape rule.
+    #[error("{op} at `{path}`: {why}; its inputs are {}", shapes(.inputs))]
+    Shape {
+        /// The operation.
+        op: &'static str,
+        /// Where in the model.
+        path: String,
+        /// What it was given.
+        inputs: Vec<Shape>,
+        /// The rule.
+        why: String,
+    },
+    /// An operation used for its value has none.
+    #[error("{op} has no output")]
+    NoOutput {
+        /// The operation.
+        op: &'static str,
+    },
+    /// One name, two parameters.
+    #[error("parameter `{name}` is declared twice with different shapes")]
+    ParamConflict {
+        /// The name.
+        name: String,
+    },
+    /// A parameter of no or of impossible size.
+    #[error("parameter `{name}` can't have the shape [{rows}, {cols}]")]
+    ParamSize {
+        /// The name.
+        name: String,
+        /// Rows asked for.
+        rows: usize,
+        /// Columns asked for.
+        cols: usize,
+    },
+    /// No rule says how to differentiate an operation.
+    #[error("{op} at `{path}` has no gradient")]
+    NotDifferentiable {
+        /// The operation.
+        op: &'static str,
+        /// Where in the model.
+        path: String,
+    },
+    /// The gradient of a result that the graph lacks, or that is no loss.
+    #[error("the graph has no loss called `{name}`")]
+    NoLoss {
+        /// The name asked for.
+        name: String,
+    },
+    /// A plan that does not fit into memory.
+    #[error(
+        "the plan needs {bytes} bytes of working memory, more than can be allocated; use a smaller batch or context"
+    )]
+    OutOfMemory {
+        /// What was asked for.
+        bytes: usize,
+    },
+    /// A batch beyond what the plan was made for.
+    #[error("a batch with {what} = {got} exceeds the plan's {limit}")]
+    Limit {
+        /// Which number.
+        what: &'static str,
+        /// What the batch has.
+        got: usize,
+        /// What the plan allows.
+        limit: usize,
+    },
+    /// A batch that makes no sense.
+    #[error("bad batch: {0}")]
+    Batch(String),
+    /// Memory that the plan touches was not given to the run, or is of another size.
+    #[error("the plan needs {what} of {need} elements, the run was given {got}")]
+    Binding {
+        /// Which memory.
+        what: &'static str,
+        /// What the plan needs.
+        need: usize,
+        /// What it was given.
+        got: usize,
+    },
+    /// The instruction set can't be used here.
+    #[error(transparent)]
+    Isa(#[from] smallmind_simd::IsaError),
+    /// A worker thread can't be started.
+    #[error("can't start worker thread {index}: {source}")]
+    Thread {
+        /// Which.
+        index: usize,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+fn shapes(shapes: &[Shape]) -> String {
+    if shapes.is_empty() {
+        "none".to_owned()
+    } else {
+        shapes.iter().map(Shape::to_string).collect::<Vec<_>>().join(", ")
+    }
+}

@@ -1,0 +1,99 @@
+//! Fusions: the same values with fewer passes over memory.
+
+use crate::graph::{Graph, Node, ValueId};
+use crate::op::Op;
+
+/// Applies every fusion; the results and effects of the graph stay what they are, up to rounding.
+///
+/// * *fold addends*: `add(r, linear(x))` becomes `linear(x, r)`, whose kernel adds while it stores; likewise the gradients of a linear
+///   layer's and a norm's input.
+/// * *add + norm*: `s = add(a, b); norm(s)` becomes one pass that writes both.
+pub fn fuse(graph: &Graph) -> Graph {
+    let mut graph = graph.clone();
+    fold_addends(&mut graph);
+    fuse_add_norm(&mut graph);
+    graph.remove_dead_code();
+    graph
+}
+
+/// Whether `node` can add another value to its first output as it stores it.
+fn takes_addend(node: &Node) -> bool {
+    match node.op {
+        Op::Linear { .. } | Op::LinearGradInput { .. } => node.inputs.len() == 1,
+        Op::NormGrad(_) => node.inputs.len() == 3,
+        Op::Embedding { .. }
+        | Op::EmbeddingGrad { .. }
+        | Op::Add
+        | Op::Dropout(_)
+        | Op::Norm(_)
+        | Op::AddNorm(_)
+        | Op::NormParamGrad(_)
+        | Op::LinearGradWeight { .. }
+        | Op::BiasGrad { .. }
+        | Op::Rope { .. }
+        | Op::Gelu(_)
+        | Op::GeluGrad(_)
+        | Op::SwiGlu
+        | Op::SwiGluGrad
+        | Op::Attention { .. }
+        | Op::AttentionGrad { .. }
+        | Op::CacheAppend { .. }
+        | Op::CachedAttention { .. }
+        | Op::SelectRows
+        | Op::LinearCrossEntropy { .. }
+        | Op::LinearCrossEntropyGrad { .. }
+        | Op::GradSquares
+        | Op::ClipFactor { .. }
+        | Op::AdamW(_) => false,
+    }
+}
+
+/// Replaces `add(r, y)` by the producer of `y` with `r` as its last input, where nothing else reads `y`.
+fn fold_addends(graph: &mut Graph) {
+    let uses = graph.use_counts();
+    let mut producer: Vec<Option<usize>> = vec![None; graph.shapes.len()];
+    let mut folded = vec![false; graph.nodes.len()];
+    for i in 0..graph.nodes.len() {
+        if graph.nodes[i].op == Op::Add {
+            let [a, b] = [graph.nodes[i].inputs[0], graph.nodes[i].inputs[1]];
+            let candidate = |y: ValueId| {
+                let p = producer[y.index()].filter(|_| uses[y.index()] == 1)?;
+                (takes_addend(&graph.nodes[p]) && graph.nodes[p].phase == graph.nodes[i].phase).then_some(p)
+            };
+            let choice = candidate(b).map(|p| (p, a)).or_else(|| candidate(a).map(|p| (p, b)));
+            if let Some((p, addend)) = choice {
+                let mut node = graph.nodes[p].clone();
+                node.inputs.push(addend);
+                node.outputs = graph.nodes[i].outputs.clone();
+                graph.nodes[i] = node;
+                folded[p] = true;
+            }
+        }
+        graph.nodes[i].outputs.iter().for_each(|v| producer[v.index()] = Some(i));
+    }
+    let mut folded = folded.into_iter();
+    graph.nodes.retain(|_| !folded.next().unwrap_or(false));
+}
+
+/// Replaces `s = add(a, b)`, `norm(s)` by one node, where the norm is the first reader of `s`.
+fn fuse_add_norm(graph: &mut Graph) {
+    let mut fused = vec![false; graph.nodes.len()];
+    for i in 0..graph.nodes.len() {
+        if graph.nodes[i].op != Op::Add {
+            continue;
+        }
+        let sum = graph.nodes[i].outputs[0];
+        let reader = (i + 1..graph.nodes.len()).find(|&j| graph.nodes[j].inputs.contains(&sum));
+        let Some(j) = reader else { continue };
+        if let Op::Norm(norm) = graph.nodes[j].op {
+            let inputs = graph.nodes[i].inputs.clone();
+            let node = &mut graph.nodes[j];
+            node.op = Op::AddNorm(norm);
+            node.outputs.insert(0, sum);
+            node.inputs = inputs;
+            fused[i] = true;
+        }
+    }
+    let mut fused = fused.into_iter();
+    graph.nodes.retain(|_| !fused.next().unwrap_or(false));
+}

@@ -1,0 +1,264 @@
+//! The graph: operations in order, the values between them, and what is asked for.
+
+use std::fmt;
+
+use crate::{GraphError, Op, ParamId, ParamSpec, Params, Shape, ShapeContext};
+
+/// Names a value of a [`Graph`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub(crate) u32);
+
+impl ValueId {
+    /// Its place among the graph's values.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Names a node of a [`Graph`]: its place in the order of execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub(crate) u32);
+
+impl NodeId {
+    /// Its place in the order of execution.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Which pass over the model an operation belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Phase {
+    /// Towards the loss or the logits.
+    Forward,
+    /// From the loss to the gradients.
+    Backward,
+    /// Gradients into parameters.
+    Update,
+}
+
+/// An operation applied to values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// What is done.
+    pub op: Op,
+    /// To what.
+    pub inputs: Vec<ValueId>,
+    /// The results.
+    pub outputs: Vec<ValueId>,
+    /// Where in the model, like `blocks.3.attn.qkv`.
+    pub path: String,
+    /// In which pass.
+    pub phase: Phase,
+}
+
+/// Operations in an order in which every value is produced before it is used. Effects (gradients, cache) happen in that order too.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Graph {
+    pub(crate) params: Params,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) shapes: Vec<Shape>,
+    pub(crate) results: Vec<(String, ValueId)>,
+}
+
+impl Graph {
+    /// The parameters that the operations refer to.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// The operations, in order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// How many values there are.
+    pub fn value_count(&self) -> usize {
+        self.shapes.len()
+    }
+
+    /// The shape of a value.
+    pub fn shape(&self, value: ValueId) -> Shape {
+        self.shapes[value.index()]
+    }
+
+    /// The values that a caller reads after a run, by name.
+    pub fn results(&self) -> &[(String, ValueId)] {
+        &self.results
+    }
+
+    /// The value of a named result.
+    pub fn result(&self, name: &str) -> Option<ValueId> {
+        self.results.iter().find(|(n, _)| n == name).map(|(_, v)| *v)
+    }
+
+    /// How many nodes read each value; results count as a reader.
+    pub(crate) fn use_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.shapes.len()];
+        self.nodes.iter().flat_map(|n| &n.inputs).for_each(|v| counts[v.index()] += 1);
+        self.results.iter().for_each(|(_, v)| counts[v.index()] += 1);
+        counts
+    }
+
+    /// Drops the nodes whose outputs nobody reads and that have no effect.
+    pub(crate) fn remove_dead_code(&mut self) {
+        let mut live = vec![false; self.shapes.len()];
+        self.results.iter().for_each(|(_, v)| live[v.index()] = true);
+        let mut keep = vec![false; self.nodes.len()];
+        for (i, node) in self.nodes.iter().enumerate().rev() {
+            let effects = node.op.effects();
+            let has_effect = (effects.gradients && !matches!(node.op, Op::GradSquares))
+                || effects.parameters
+                || matches!(node.op, Op::CacheAppend { .. });
+            if has_effect || node.outputs.iter().any(|v| live[v.index()]) {
+                keep[i] = true;
+                node.inputs.iter().for_each(|v| live[v.index()] = true);
+            }
+        }
+        let mut keep = keep.into_iter();
+        self.nodes.retain(|_| keep.next().unwrap_or(true));
+    }
+}
+
+impl fmt::Display for Graph {
+    /// One line a node: `%outputs = op %inputs : shapes  @ path`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |values: &[ValueId]| values.iter().map(|v| format!("%{}", v.0)).collect::<Vec<_>>().join(", ");
+        for node in &self.nodes {
+            let shapes: Vec<_> = node.outputs.iter().map(|v| self.shape(*v).to_string()).collect();
+            let params: Vec<_> =
+                node.op.params().iter().filter_map(|p| self.params.get(*p)).map(|p| p.name.as_str()).collect();
+            writeln!(
+                f,
+                "{:<12} = {:<24} {:<20} {:<30} @ {} {}",
+                list(&node.outputs),
+                node.op.name(),
+                list(&node.inputs),
+                shapes.join(" "),
+                node.path,
+                if params.is_empty() { String::new() } else { format!("({})", params.join(", ")) },
+            )?;
+        }
+        for (name, value) in &self.results {
+            writeln!(f, "result {name} = %{}", value.0)?;
+        }
+        Ok(())
+    }
+}
+
+/// Builds a [`Graph`] node by node, checking each shape as it comes.
+///
+/// Parameters that are declared again under the same name with the same shape are the same parameter; so a tied output head just
+/// names the embedding's table.
+#[derive(Debug)]
+pub struct GraphBuilder {
+    graph: Graph,
+    scope: Vec<String>,
+    phase: Phase,
+    salts: u32,
+}
+
+impl Default for GraphBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl GraphBuilder {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::extend(Graph { params: Params::default(), nodes: vec![], shapes: vec![], results: vec![] })
+    }
+
+    /// A builder without nodes that knows the parameters `params` under their ids.
+    pub fn with_params(params: Params) -> Self {
+        Self::extend(Graph { params, nodes: vec![], shapes: vec![], results: vec![] })
+    }
+
+    /// Goes on with `graph`.
+    pub(crate) fn extend(graph: Graph) -> Self {
+        Self { graph, scope: vec![], phase: Phase::Forward, salts: 0 }
+    }
+
+    /// What is added next belongs to `phase`.
+    pub(crate) fn set_phase(&mut self, phase: Phase) {
+        self.phase = phase;
+    }
+
+    /// Runs `build` with `name` appended to the path.
+    pub fn scope<R>(&mut self, name: impl Into<String>, build: impl FnOnce(&mut Self) -> R) -> R {
+        self.scope.push(name.into());
+        let result = build(self);
+        self.scope.pop();
+        result
+    }
+
+    /// The path of what is added next.
+    pub fn path(&self) -> String {
+        self.scope.join(".")
+    }
+
+    /// Declares a parameter called `path.name`.
+    ///
+    /// # Errors
+    /// A size of zero or beyond the address space, or the same name with another shape.
+    pub fn param(&mut self, name: &str, spec: ParamSpec) -> Result<ParamId, GraphError> {
+        let path = self.path();
+        let name = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+        self.graph.params.declare(ParamSpec { name, ..spec })
+    }
+
+    /// A number that no other dropout of this graph has.
+    pub fn salt(&mut self) -> u32 {
+        self.salts += 1;
+        self.salts
+    }
+
+    /// Applies `op` to `inputs`; the outputs, as many as its shape rule gives.
+    ///
+    /// # Errors
+    /// Inputs that break the shape rule.
+    pub fn apply(&mut self, op: Op, inputs: &[ValueId]) -> Result<Vec<ValueId>, GraphError> {
+        let path = self.path();
+        self.apply_at(op, inputs, path)
+    }
+
+    pub(crate) fn apply_at(&mut self, op: Op, inputs: &[ValueId], path: String) -> Result<Vec<ValueId>, GraphError> {
+        let shapes: Vec<Shape> = inputs.iter().map(|v| self.graph.shape(*v)).collect();
+        let cx = ShapeContext { op: op.name(), path: &path, inputs: &shapes, params: &self.graph.params };
+        let outputs: Vec<ValueId> = op.outputs(&cx)?.into_iter().map(|shape| self.value(shape)).collect();
+        let node = Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), path, phase: self.phase };
+        self.graph.nodes.push(node);
+        Ok(outputs)
+    }
+
+    /// Applies an operation with at least one output and gives the first.
+    ///
+    /// # Errors
+    /// As [`GraphBuilder::apply`].
+    pub fn value_of(&mut self, op: Op, inputs: &[ValueId]) -> Result<ValueId, GraphError> {
+        let name = op.name();
+        let outputs = self.apply(op, inputs)?;
+        outputs.first().copied().ok_or_else(|| GraphError::NoOutput { op: name })
+    }
+
+    fn value(&mut self, shape: Shape) -> ValueId {
+        self.graph.shapes.push(shape);
+        ValueId((self.graph.shapes.len() - 1) as u32)
+    }
+
+    /// Names a value that the caller reads after a run.
+    pub fn result(&mut self, name: &str, value: ValueId) {
+        self.graph.results.push((name.to_owned(), value));
+    }
+
+    /// The graph so far.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The graph.
+    pub fn finish(self) -> Graph {
+        self.graph
+    }
+}

@@ -1,0 +1,329 @@
+//! The same graph on the reference kernels: in `f64`, one buffer a value, no fusion, no plan. What an optimised plan is held against.
+
+use smallmind_kernels::attention::{AttentionDropout, AttentionShape};
+use smallmind_kernels::matmul::Layout;
+use smallmind_kernels::optimizer::{AdamW, SUM_BLOCK};
+use smallmind_kernels::reference::{
+    Matrix, activation, attention, dropout, elementwise, embedding, loss, matmul, norm, optimizer, rope,
+};
+use smallmind_kernels::rope::RopeTable;
+
+use crate::graph::{Graph, Node, ValueId};
+use crate::op::{AdamWSpec, DropoutSpec, Heads, Index, Norm, Op};
+use crate::params::{Decay, ParamId};
+use crate::{Batch, GraphError, Scalars, Span};
+
+/// A model's memories in `f64`, and the values of the last run.
+#[derive(Clone, Debug)]
+pub struct Interpreter {
+    /// Parameters, by id.
+    pub params: Vec<Matrix>,
+    /// Their gradients.
+    pub grads: Vec<Matrix>,
+    /// AdamW's means of gradients and of squares.
+    pub moments: (Vec<Matrix>, Vec<Matrix>),
+    /// For each layer and slot, the keys and values of the positions so far.
+    cache: Vec<Vec<Matrix>>,
+    values: Vec<Option<Matrix>>,
+}
+
+impl Interpreter {
+    /// Zero gradients and moments beside the parameters in `params`, which is laid out as the graph's [`crate::Layout`] says.
+    ///
+    /// # Errors
+    /// [`GraphError::Binding`] if `params` has another length.
+    pub fn new(graph: &Graph, params: &[f32]) -> Result<Self, GraphError> {
+        let layout = graph.params().layout();
+        if params.len() != layout.len() {
+            return Err(GraphError::Binding { what: "parameters", need: layout.len(), got: params.len() });
+        }
+        let load = |(id, spec): (ParamId, &crate::ParamSpec)| {
+            let data = &params[layout.offset(id)..layout.offset(id) + spec.len()];
+            Matrix::new(spec.rows, spec.cols, data.iter().map(|x| f64::from(*x)).collect())
+        };
+        let zeros = || -> Vec<Matrix> { graph.params().iter().map(|(_, s)| Matrix::zeros(s.rows, s.cols)).collect() };
+        Ok(Self {
+            params: graph.params().iter().map(load).collect(),
+            grads: zeros(),
+            moments: (zeros(), zeros()),
+            cache: vec![],
+            values: vec![],
+        })
+    }
+
+    /// Runs every node of `graph` on `batch`.
+    pub fn run(&mut self, graph: &Graph, batch: &Batch, scalars: &Scalars) {
+        self.values = vec![None; graph.value_count()];
+        for node in graph.nodes() {
+            let outputs = self.node(graph, node, batch, scalars);
+            for (value, matrix) in node.outputs.iter().zip(outputs) {
+                self.values[value.index()] = Some(matrix);
+            }
+        }
+    }
+
+    /// A result of the last run.
+    pub fn result(&self, graph: &Graph, name: &str) -> Option<&Matrix> {
+        self.values.get(graph.result(name)?.index())?.as_ref()
+    }
+
+    fn value(&self, value: ValueId) -> &Matrix {
+        match &self.values[value.index()] {
+            Some(matrix) => matrix,
+            None => unreachable!("{value:?} is read before it is made"),
+        }
+    }
+
+    fn param(&self, id: ParamId) -> &Matrix {
+        &self.params[id.index()]
+    }
+
+    fn accumulate(&mut self, id: ParamId, gradient: &[f64]) {
+        self.grads[id.index()].data.iter_mut().zip(gradient).for_each(|(g, d)| *g += d);
+    }
+
+    fn node(&mut self, graph: &Graph, node: &Node, batch: &Batch, scalars: &Scalars) -> Vec<Matrix> {
+        let x = |i: usize| self.value(node.inputs[i]);
+        match node.op {
+            Op::Embedding { table, index } => vec![embedding::embedding(self.param(table), ids(batch, index))],
+            Op::EmbeddingGrad { table, index } => {
+                let entries = self.param(table).rows;
+                let d = embedding::embedding_backward(x(0), ids(batch, index), entries);
+                self.accumulate(table, &d.data);
+                vec![]
+            }
+            Op::Add => vec![elementwise::add(x(0), x(1))],
+            Op::Dropout(spec) => vec![dropout::dropout(spec.key(scalars), spec.probability, x(0))],
+            Op::Norm(n) => {
+                let (y, stats) = self.norm(n, x(0));
+                vec![y, stats]
+            }
+            Op::AddNorm(n) => {
+                let sum = elementwise::add(x(0), x(1));
+                let (y, stats) = self.norm(n, &sum);
+                vec![sum, y, stats]
+            }
+            Op::NormGrad(n) => {
+                let dx = self.norm_backward(n, x(0), x(1)).0;
+                vec![self.plus(dx, node, 3)]
+            }
+            Op::NormParamGrad(n) => {
+                let (_, dweight, dbias) = self.norm_backward(n, x(0), x(1));
+                self.accumulate(n.weight(), &dweight);
+                n.bias().into_iter().for_each(|b| self.accumulate(b, &dbias));
+                vec![]
+            }
+            Op::Linear { weight, bias } => {
+                let mut y = matmul::matmul(x(0), Layout::Normal, self.param(weight), Layout::Transposed);
+                if let Some(bias) = bias {
+                    let bias = &self.param(bias).data;
+                    (0..y.rows).for_each(|r| y.row_mut(r).iter_mut().zip(bias).for_each(|(y, b)| *y += b));
+                }
+                vec![self.plus(y, node, 1)]
+            }
+            Op::LinearGradInput { weight } => {
+                let dx = matmul::matmul(x(0), Layout::Normal, self.param(weight), Layout::Normal);
+                vec![self.plus(dx, node, 1)]
+            }
+            Op::LinearGradWeight { weight } => {
+                let dw = matmul::matmul(x(0), Layout::Transposed, x(1), Layout::Normal);
+                self.accumulate(weight, &dw.data);
+                vec![]
+            }
+            Op::BiasGrad { bias } => {
+                let sum = elementwise::column_sum(x(0));
+                self.accumulate(bias, &sum);
+                vec![]
+            }
+            Op::Rope { rope: spec, heads, direction } => {
+                let positions = batch.positions();
+                let longest = positions.iter().max().map_or(0, |p| *p as usize + 1);
+                let table = RopeTable::new(spec.head_dim, spec.theta, spec.scaling, longest);
+                vec![rope::rope(x(0), positions, &table, heads, direction)]
+            }
+            Op::Gelu(kind) => vec![activation::gelu(kind, x(0))],
+            Op::GeluGrad(kind) => vec![activation::gelu_backward(kind, x(0), x(1))],
+            Op::SwiGlu => vec![activation::swiglu(x(0))],
+            Op::SwiGluGrad => vec![activation::swiglu_backward(x(0), x(1))],
+            Op::Attention { heads, dropout } => attend(x(0), heads, dropout, batch, scalars),
+            Op::AttentionGrad { heads, dropout } => {
+                vec![attend_backward(x(0), x(1), heads, dropout, batch, scalars)]
+            }
+            Op::CacheAppend { layer, heads } => {
+                let kv = x(0).columns(heads.q_cols()..heads.qkv_cols());
+                batch.spans().iter().for_each(|span| self.append(layer, span, kv.rows_range(span.rows())));
+                vec![]
+            }
+            Op::CachedAttention { layer, heads } => vec![self.attend_cache(x(0), layer, heads, batch)],
+            Op::SelectRows => vec![elementwise::gather_rows(x(0), batch.outputs())],
+            Op::LinearCrossEntropy { weight } => {
+                let logits = matmul::matmul(x(0), Layout::Normal, self.param(weight), Layout::Transposed);
+                vec![Matrix::new(logits.rows, 1, loss::cross_entropy(&logits, batch.targets()))]
+            }
+            Op::LinearCrossEntropyGrad { weight } => {
+                let (x, w) = (x(0), self.param(weight));
+                let logits = matmul::matmul(x, Layout::Normal, w, Layout::Transposed);
+                let losses = Matrix::new(logits.rows, 1, loss::cross_entropy(&logits, batch.targets()));
+                let scale = f64::from(scalars.loss_scale);
+                let dlogits = loss::cross_entropy_backward(&logits, batch.targets(), scale);
+                let dx = matmul::matmul(&dlogits, Layout::Normal, w, Layout::Normal);
+                let dw = matmul::matmul(&dlogits, Layout::Transposed, x, Layout::Normal);
+                self.accumulate(weight, &dw.data);
+                vec![losses, dx]
+            }
+            Op::GradSquares => {
+                let sum: f64 = self.grads.iter().map(|g| optimizer::sum_of_squares(&g.data)).sum();
+                let mut partials = Matrix::zeros(graph.params().layout().len().div_ceil(SUM_BLOCK), 1);
+                partials.data.iter_mut().take(1).for_each(|p| *p = sum);
+                vec![partials]
+            }
+            Op::ClipFactor { max_norm } => {
+                let norm = x(0).data.iter().sum::<f64>().sqrt();
+                vec![Matrix::new(1, 2, vec![norm, (max_norm / (norm + 1e-6)).min(1.0)])]
+            }
+            Op::AdamW(spec) => {
+                let (norm, factor) = (x(0).at(0, 0), x(0).at(0, 1));
+                if norm.is_finite() {
+                    self.adamw(graph, spec, factor, scalars);
+                }
+                vec![]
+            }
+        }
+    }
+
+    /// `y` plus the node's input `i`, if it has one.
+    fn plus(&self, y: Matrix, node: &Node, i: usize) -> Matrix {
+        match node.inputs.get(i) {
+            Some(addend) => elementwise::add(&y, self.value(*addend)),
+            None => y,
+        }
+    }
+
+    fn norm(&self, n: Norm, x: &Matrix) -> (Matrix, Matrix) {
+        match n {
+            Norm::Layer { weight, bias, eps } => {
+                let bias = bias.map(|b| self.param(b).data.as_slice());
+                norm::layer_norm(x, &self.param(weight).data, bias, f64::from(eps))
+            }
+            Norm::Rms { weight, eps } => norm::rms_norm(x, &self.param(weight).data, f64::from(eps)),
+        }
+    }
+
+    fn norm_backward(&self, n: Norm, dy: &Matrix, x: &Matrix) -> (Matrix, Vec<f64>, Vec<f64>) {
+        match n {
+            Norm::Layer { weight, eps, .. } => {
+                norm::layer_norm_backward(dy, x, &self.param(weight).data, f64::from(eps))
+            }
+            Norm::Rms { weight, eps } => {
+                let (dx, dweight) = norm::rms_norm_backward(dy, x, &self.param(weight).data, f64::from(eps));
+                (dx, dweight, vec![])
+            }
+        }
+    }
+
+    fn append(&mut self, layer: usize, span: &Span, new: Matrix) {
+        if self.cache.len() <= layer {
+            self.cache.resize(layer + 1, vec![]);
+        }
+        let slots = &mut self.cache[layer];
+        if slots.len() <= span.slot {
+            slots.resize(span.slot + 1, Matrix::zeros(0, new.cols));
+        }
+        let mut data = slots[span.slot].data[..span.past * new.cols].to_vec();
+        data.extend(new.data);
+        slots[span.slot] = Matrix::new(span.past + span.len, new.cols, data);
+    }
+
+    fn attend_cache(&self, qkv: &Matrix, layer: usize, heads: Heads, batch: &Batch) -> Matrix {
+        let mut out = Matrix::zeros(qkv.rows, heads.q_cols());
+        for span in batch.spans() {
+            let q = qkv.rows_range(span.rows()).columns(0..heads.q_cols());
+            let kv = &self.cache[layer][span.slot];
+            let (k, v) = (kv.columns(0..heads.kv_cols()), kv.columns(heads.kv_cols()..2 * heads.kv_cols()));
+            let part = attention::causal_attention(&q, &k, &v, &shape(heads, None), span.past).0;
+            set_rows(&mut out, span.start, &part);
+        }
+        out
+    }
+
+    fn adamw(&mut self, graph: &Graph, spec: AdamWSpec, factor: f64, scalars: &Scalars) {
+        let step = scalars.step.min(i32::MAX as u64) as i32;
+        for (id, param) in graph.params().iter() {
+            let config = AdamW {
+                lr: scalars.learning_rate,
+                beta1: spec.beta1,
+                beta2: spec.beta2,
+                eps: spec.eps,
+                weight_decay: if param.decay == Decay::Yes { spec.weight_decay } else { 0.0 },
+                grad_scale: factor,
+                bias_correction1: 1.0 - spec.beta1.powi(step),
+                bias_correction2: 1.0 - spec.beta2.powi(step),
+            };
+            let i = id.index();
+            let (m, v) = (&mut self.moments.0[i].data, &mut self.moments.1[i].data);
+            optimizer::adamw(&config, &mut self.params[i].data, &mut self.grads[i].data, m, v);
+        }
+    }
+}
+
+fn ids(batch: &Batch, index: Index) -> &[u32] {
+    match index {
+        Index::Tokens => batch.tokens(),
+        Index::Positions => batch.positions(),
+    }
+}
+
+fn shape(heads: Heads, dropout: Option<AttentionDropout>) -> AttentionShape {
+    let Heads { heads: count, kv_heads, head_dim } = heads;
+    AttentionShape { heads: count, kv_heads, head_dim, scale: heads.scale(), dropout }
+}
+
+fn span_shape(heads: Heads, spec: Option<DropoutSpec>, scalars: &Scalars, span: &Span) -> AttentionShape {
+    let of_span = |d: DropoutSpec| AttentionDropout { key: d.key(scalars), p: d.probability, first_row: span.start };
+    shape(heads, spec.map(of_span))
+}
+
+fn set_rows(to: &mut Matrix, first: usize, part: &Matrix) {
+    (0..part.rows).for_each(|r| to.row_mut(first + r).copy_from_slice(part.row(r)));
+}
+
+/// Queries, keys and values of a span.
+fn split(qkv: &Matrix, heads: Heads, span: &Span) -> [Matrix; 3] {
+    let rows = qkv.rows_range(span.rows());
+    let (q, kv) = (heads.q_cols(), heads.kv_cols());
+    [rows.columns(0..q), rows.columns(q..q + kv), rows.columns(q + kv..q + 2 * kv)]
+}
+
+fn attend(qkv: &Matrix, heads: Heads, spec: Option<DropoutSpec>, batch: &Batch, scalars: &Scalars) -> Vec<Matrix> {
+    let mut out = Matrix::zeros(qkv.rows, heads.q_cols());
+    let mut lse = Matrix::zeros(qkv.rows, heads.heads);
+    for span in batch.spans() {
+        let [q, k, v] = split(qkv, heads, span);
+        let (o, l) = attention::causal_attention(&q, &k, &v, &span_shape(heads, spec, scalars, span), 0);
+        set_rows(&mut out, span.start, &o);
+        set_rows(&mut lse, span.start, &l);
+    }
+    vec![out, lse]
+}
+
+fn attend_backward(
+    dout: &Matrix,
+    qkv: &Matrix,
+    heads: Heads,
+    spec: Option<DropoutSpec>,
+    batch: &Batch,
+    scalars: &Scalars,
+) -> Matrix {
+    let mut dqkv = Matrix::zeros(qkv.rows, qkv.cols);
+    for span in batch.spans() {
+        let [q, k, v] = split(qkv, heads, span);
+        let shape = span_shape(heads, spec, scalars, span);
+        let d = attention::causal_attention_backward(&q, &k, &v, &dout.rows_range(span.rows()), &shape);
+        let mut part = Matrix::zeros(span.len, qkv.cols);
+        part.set_columns(0, &d.dq);
+        part.set_columns(heads.q_cols(), &d.dk);
+        part.set_columns(heads.q_cols() + heads.kv_cols(), &d.dv);
+        set_rows(&mut dqkv, span.start, &part);
+    }
+    dqkv
+}

@@ -1,0 +1,127 @@
+//! The output head with its loss, by chunks of rows: logits of the whole batch are never stored.
+
+use smallmind_kernels::Part;
+use smallmind_kernels::loss::{cross_entropy, cross_entropy_backward};
+use smallmind_kernels::matmul::{Layout, Update};
+use smallmind_simd::Isa;
+
+use crate::ParamId;
+use crate::arena::{Frame, Sharing, View};
+use crate::graph::Node;
+use crate::lower::linear::{Chunk, Factor, Product};
+use crate::lower::{Lowering, ROW_GRANULE};
+use crate::plan::Workers;
+
+/// Bytes of logits that a chunk may take: they should stay in the cache between their product, their softmax and their gradients.
+const CHUNK_BYTES: usize = 4 << 20;
+/// Rows below which a chunk's products run over the head's weight too often.
+const MIN_CHUNK_ROWS: usize = 128;
+
+/// Rows of a chunk for a vocabulary.
+pub(super) fn chunk_rows(vocab: usize, tokens: usize) -> usize {
+    (CHUNK_BYTES / 4 / vocab.max(1)).max(MIN_CHUNK_ROWS).next_multiple_of(ROW_GRANULE).min(tokens).max(1)
+}
+
+/// What the loss is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Evaluation.
+    Loss,
+    /// Training.
+    LossAndGradient,
+}
+
+/// The memories of a loss.
+#[derive(Clone, Copy)]
+struct Views {
+    x: View,
+    weight: View,
+    weight_grad: View,
+    logits: View,
+    loss: View,
+    dx: Option<View>,
+}
+
+impl<I: Isa> Lowering<'_, I> {
+    /// For each chunk of rows: `logits = x·Wᵀ`; the loss and, in place, `d logits = scale·(softmax − onehot)`; then `dx = d logits·W`
+    /// and `dW += d logitsᵀ·x`.
+    pub(super) fn linear_cross_entropy(&mut self, node: &Node, weight: ParamId, mode: Mode) {
+        let Some(logits) = self.placed.temporaries[self.at.index()] else {
+            unreachable!("the planner gives every loss its logits")
+        };
+        let views = Views {
+            x: self.view(node.inputs[0]),
+            weight: self.param(weight),
+            weight_grad: self.grad(weight),
+            logits,
+            loss: self.view(node.outputs[0]),
+            dx: node.outputs.get(1).map(|v| self.view(*v)),
+        };
+        let max = self.max_rows(&logits);
+        for first in (0..self.limits.tokens).step_by(max) {
+            let chunk = Chunk { first, max };
+            self.logits(&views, chunk);
+            self.cross_entropy(&views, chunk, mode);
+            if let (Mode::LossAndGradient, Some(dx)) = (mode, views.dx) {
+                self.loss_gradients(&views, dx, chunk);
+            }
+        }
+    }
+
+    fn logits(&mut self, views: &Views, chunk: Chunk) {
+        self.product(Product {
+            a: Factor { view: views.x, layout: Layout::Normal, chunk: Some(chunk) },
+            b: Factor::new(views.weight, Layout::Transposed),
+            c: views.logits,
+            c_chunk: Some(chunk),
+            update: Update::Overwrite,
+            bias: None,
+            residual: None,
+        });
+    }
+
+    fn cross_entropy(&mut self, views: &Views, chunk: Chunk, mode: Mode) {
+        let (isa, logits, loss) = (self.isa, views.logits, views.loss);
+        let sharing = Sharing::OwnRows { first: chunk.first, max: chunk.max };
+        let accesses = vec![
+            self.chunk_access(logits, Some(chunk), sharing, true),
+            self.chunk_access(loss, Some(chunk), sharing, true),
+        ];
+        let run = move |frame: &Frame<'_>, part: Part| {
+            let all = chunk.batch_rows(frame.batch.len());
+            let own = part.range(all.len(), ROW_GRANULE);
+            let rows = all.start + own.start..all.start + own.end;
+            let targets = &frame.batch.targets()[rows.clone()];
+            let losses = frame.mat_mut(&loss, rows, 0..1);
+            let mut logits = frame.mat_mut(&logits, own, 0..logits.cols);
+            match mode {
+                Mode::Loss => cross_entropy(isa, logits.reborrow().as_mat(), targets, losses),
+                Mode::LossAndGradient => {
+                    cross_entropy_backward(isa, logits, targets, frame.scalars.loss_scale, losses);
+                }
+            }
+        };
+        self.push(Workers::All, accesses, 0, Box::new(run));
+    }
+
+    fn loss_gradients(&mut self, views: &Views, dx: View, chunk: Chunk) {
+        self.product(Product {
+            a: Factor { view: views.logits, layout: Layout::Normal, chunk: Some(chunk) },
+            b: Factor::new(views.weight, Layout::Normal),
+            c: dx,
+            c_chunk: Some(chunk),
+            update: Update::Overwrite,
+            bias: None,
+            residual: None,
+        });
+        self.product(Product {
+            a: Factor { view: views.logits, layout: Layout::Transposed, chunk: Some(chunk) },
+            b: Factor { view: views.x, layout: Layout::Normal, chunk: Some(chunk) },
+            c: views.weight_grad,
+            c_chunk: None,
+            update: Update::Accumulate,
+            bias: None,
+            residual: None,
+        });
+    }
+}

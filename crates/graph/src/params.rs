@@ -1,0 +1,174 @@
+//! Parameters: their names and shapes, and where each lies in one flat buffer.
+
+use std::ops::Range;
+
+use crate::GraphError;
+
+/// Names a parameter of a [`Params`] table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParamId(pub(crate) u32);
+
+impl ParamId {
+    /// Its place in the table.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// How a parameter starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// Independent normal values.
+    Normal {
+        /// Their standard deviation; the mean is 0.
+        std: f32,
+    },
+    /// The same value everywhere.
+    Constant(f32),
+}
+
+/// Whether AdamW shrinks a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decay {
+    /// It does: matrices.
+    Yes,
+    /// It does not: scales, shifts and biases.
+    No,
+}
+
+/// A parameter: a matrix `[rows, cols]`, vectors being `[1, n]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParamSpec {
+    /// Unique within a model, like `blocks.3.attn.qkv.weight`.
+    pub name: String,
+    /// Output features, or table entries.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+    /// How it starts.
+    pub init: Init,
+    /// Whether weight decay applies.
+    pub decay: Decay,
+}
+
+impl ParamSpec {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+
+    /// Whether it has no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The parameters of a model in order of declaration.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Params {
+    specs: Vec<ParamSpec>,
+}
+
+impl Params {
+    /// The number of parameters.
+    pub fn len(&self) -> usize {
+        self.specs.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.specs.is_empty()
+    }
+
+    /// The parameter of that id.
+    pub fn get(&self, id: ParamId) -> Option<&ParamSpec> {
+        self.specs.get(id.index())
+    }
+
+    /// Each parameter with its id.
+    pub fn iter(&self) -> impl Iterator<Item = (ParamId, &ParamSpec)> {
+        self.specs.iter().enumerate().map(|(i, s)| (ParamId(i as u32), s))
+    }
+
+    /// The parameter of that name.
+    pub fn find(&self, name: &str) -> Option<ParamId> {
+        self.iter().find(|(_, s)| s.name == name).map(|(id, _)| id)
+    }
+
+    /// Elements in all parameters together.
+    pub fn elements(&self) -> usize {
+        self.specs.iter().map(ParamSpec::len).sum()
+    }
+
+    /// Adds a parameter, or finds it again if the same one was declared before.
+    pub(crate) fn declare(&mut self, spec: ParamSpec) -> Result<ParamId, GraphError> {
+        if let Some(id) = self.find(&spec.name) {
+            return match self.get(id) {
+                Some(old) if *old == spec => Ok(id),
+                _ => Err(GraphError::ParamConflict { name: spec.name }),
+            };
+        }
+        if spec.rows.checked_mul(spec.cols).is_none_or(|n| n == 0 || n > isize::MAX as usize / 16) {
+            return Err(GraphError::ParamSize { name: spec.name, rows: spec.rows, cols: spec.cols });
+        }
+        self.specs.push(spec);
+        Ok(ParamId((self.specs.len() - 1) as u32))
+    }
+
+    /// Where each parameter lies in a flat buffer.
+    pub fn layout(&self) -> Layout {
+        let mut offsets = Vec::with_capacity(self.specs.len());
+        let mut len = 0;
+        for spec in &self.specs {
+            offsets.push(len);
+            len += spec.len().next_multiple_of(ALIGN);
+        }
+        Layout { offsets, len }
+    }
+
+    /// The longest runs of the flat buffer within which decay is the same.
+    pub(crate) fn decay_runs(&self) -> Vec<(Range<usize>, Decay)> {
+        let layout = self.layout();
+        let mut runs: Vec<(Range<usize>, Decay)> = Vec::new();
+        for (id, spec) in self.iter() {
+            let range = layout.padded(id);
+            match runs.last_mut() {
+                Some((run, decay)) if *decay == spec.decay => run.end = range.end,
+                _ => runs.push((range, spec.decay)),
+            }
+        }
+        runs
+    }
+}
+
+/// Elements to which each parameter is aligned: 64 bytes.
+const ALIGN: usize = 16;
+
+/// Where parameters lie in a flat buffer: each at a multiple of 64 bytes, the gaps zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    offsets: Vec<usize>,
+    len: usize,
+}
+
+impl Layout {
+    /// Elements of the buffer.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The first element of a parameter.
+    pub fn offset(&self, id: ParamId) -> usize {
+        self.offsets[id.index()]
+    }
+
+    /// A parameter and the gap behind it.
+    fn padded(&self, id: ParamId) -> Range<usize> {
+        self.offset(id)..self.offsets.get(id.index() + 1).copied().unwrap_or(self.len)
+    }
+}

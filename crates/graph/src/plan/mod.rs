@@ -1,0 +1,298 @@
+//! Plans: a graph lowered to steps over one arena, made for a maximum and run for any smaller batch.
+
+mod barriers;
+mod place;
+
+use std::fmt;
+use std::ops::Range;
+
+use smallmind_kernels::Part;
+use smallmind_simd::{Isa, IsaKind, WithIsa};
+
+use crate::arena::{Access, Frame, Sharing, Space, View};
+use crate::batch::Needs;
+use crate::graph::{Graph, NodeId};
+use crate::lower::Lowering;
+use crate::op::{Index, Op};
+use crate::{CacheShape, GraphError, ValueId};
+
+pub(crate) use place::Placed;
+
+/// The largest batch that a plan runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Tokens in a batch.
+    pub tokens: usize,
+    /// Rows of output in a batch.
+    pub outputs: usize,
+    /// Sequences in a batch.
+    pub spans: usize,
+    /// Tokens of a sequence, past ones included.
+    pub context: usize,
+    /// Slots of the key-value cache; 0 where there is none.
+    pub slots: usize,
+}
+
+/// Which workers run a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// Worker 0: too little work to share.
+    First,
+    /// All of them, each its part.
+    All,
+}
+
+pub(crate) type StepFn = Box<dyn Fn(&Frame<'_>, Part) + Send + Sync>;
+
+/// A stretch of work between two possible barriers, with everything resolved but the batch's number of rows.
+pub struct Step {
+    pub(crate) node: NodeId,
+    pub(crate) workers: Workers,
+    pub(crate) barrier: bool,
+    pub(crate) accesses: Vec<Access>,
+    pub(crate) run: StepFn,
+}
+
+impl Step {
+    /// The node that the step is (a part of).
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Which workers run it.
+    pub fn workers(&self) -> Workers {
+        self.workers
+    }
+
+    /// Whether all workers meet before it.
+    pub fn has_barrier(&self) -> bool {
+        self.barrier
+    }
+}
+
+/// Where a value lies in the arena and when it is alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The value, or none for memory that only its node uses.
+    pub value: Option<ValueId>,
+    /// Its elements in the arena.
+    pub elements: Range<usize>,
+    /// The first and last node that touch it.
+    pub alive: Range<usize>,
+}
+
+/// A graph ready to run. It is made once for a model and a maximum; nothing allocates afterwards.
+pub struct Plan {
+    pub(crate) graph: Graph,
+    pub(crate) limits: Limits,
+    pub(crate) isa: IsaKind,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) placements: Vec<Placement>,
+    pub(crate) views: Vec<Option<View>>,
+    pub(crate) arena_len: usize,
+    pub(crate) scratch: Range<usize>,
+    pub(crate) threads: usize,
+    pub(crate) needs: Needs,
+    pub(crate) cache: Option<CacheShape>,
+}
+
+impl Plan {
+    /// Plans `graph` for batches within `limits`, `threads` workers and an instruction set.
+    ///
+    /// # Errors
+    /// Instruction sets that this CPU lacks; sizes beyond memory; layers of one cache that disagree.
+    pub fn new(graph: Graph, limits: Limits, threads: usize, isa: IsaKind) -> Result<Plan, GraphError> {
+        isa.with(Planner { graph, limits, threads: threads.max(1) })?
+    }
+
+    /// The graph that runs.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The largest batch.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The instruction set chosen.
+    pub fn isa(&self) -> IsaKind {
+        self.isa
+    }
+
+    /// The number of workers it was made for.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// The steps in order.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Where values lie.
+    pub fn placements(&self) -> &[Placement] {
+        &self.placements
+    }
+
+    /// Bytes of the arena: values, then scratch.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena_len * 4
+    }
+
+    /// Bytes that one buffer for each value would take instead.
+    pub fn unplanned_bytes(&self) -> usize {
+        (self.placements.iter().map(|p| p.elements.len()).sum::<usize>() + self.scratch.len()) * 4
+    }
+
+    /// How often all workers meet in a run.
+    pub fn barriers(&self) -> usize {
+        self.steps.iter().filter(|s| s.barrier).count()
+    }
+
+    /// The key-value cache that a run needs.
+    pub fn cache(&self) -> Option<CacheShape> {
+        self.cache
+    }
+
+    pub(crate) fn view(&self, value: ValueId) -> Option<&View> {
+        self.views.get(value.index())?.as_ref()
+    }
+}
+
+struct Planner {
+    graph: Graph,
+    limits: Limits,
+    threads: usize,
+}
+
+impl WithIsa for Planner {
+    type Output = Result<Plan, GraphError>;
+
+    fn call<I: Isa>(self, isa: I) -> Result<Plan, GraphError> {
+        let Self { graph, limits, threads } = self;
+        let cache = cache_shape(&graph, &limits)?;
+        let placed = place::place(&graph, &limits)?;
+        let mut lowering = Lowering::new(isa, &graph, limits, &placed, cache);
+        for i in 0..graph.nodes.len() {
+            lowering.node(NodeId(i as u32));
+        }
+        let (mut steps, scratch_each) = lowering.finish();
+        if threads == 1 {
+            steps.iter_mut().for_each(|s| s.workers = Workers::First);
+        } else {
+            barriers::insert(&mut steps);
+        }
+        let scratch_each = scratch_each.next_multiple_of(place::ALIGN);
+        let too_large = GraphError::OutOfMemory { bytes: usize::MAX };
+        let scratch_len = scratch_each.checked_mul(threads).ok_or(too_large)?;
+        let scratch = placed.len..placed.len + scratch_len;
+        let needs = needs(&graph);
+        Ok(Plan {
+            isa: I::KIND,
+            arena_len: scratch.end,
+            views: placed.views,
+            placements: placed.placements,
+            graph,
+            limits,
+            steps,
+            scratch,
+            threads,
+            needs,
+            cache,
+        })
+    }
+}
+
+/// What the nodes ask of a batch: ids below the number of entries of every table that they index.
+fn needs(graph: &Graph) -> Needs {
+    let rows = |id| graph.params.get(id).map_or(0, |p| p.rows);
+    let mut needs = Needs {
+        token_entries: usize::MAX,
+        position_entries: usize::MAX,
+        target_entries: usize::MAX,
+        targets: false,
+        cache: false,
+    };
+    for node in &graph.nodes {
+        if let Op::Embedding { table, index } = node.op {
+            let entries = match index {
+                Index::Tokens => &mut needs.token_entries,
+                Index::Positions => &mut needs.position_entries,
+            };
+            *entries = (*entries).min(rows(table));
+        }
+        if let Op::LinearCrossEntropy { weight } | Op::LinearCrossEntropyGrad { weight } = node.op {
+            needs.target_entries = needs.target_entries.min(rows(weight));
+            needs.targets = true;
+        }
+        needs.cache |= node.op.effects().cache;
+    }
+    needs
+}
+
+/// The one cache that all layers share.
+fn cache_shape(graph: &Graph, limits: &Limits) -> Result<Option<CacheShape>, GraphError> {
+    let mut shape: Option<CacheShape> = None;
+    for node in &graph.nodes {
+        if let Op::CacheAppend { layer, heads } | Op::CachedAttention { layer, heads } = node.op {
+            let (slots, context, kv_cols) = (limits.slots, limits.context, heads.kv_cols());
+            let layers = shape.map_or(0, |s| s.layers).max(layer + 1);
+            if shape.is_some_and(|s| s.kv_cols != kv_cols) {
+                return Err(GraphError::Batch("layers of one cache have keys of different widths".into()));
+            }
+            shape = Some(CacheShape { layers, slots, context, kv_cols });
+        }
+    }
+    Ok(shape)
+}
+
+impl fmt::Display for Plan {
+    /// The arena and the steps, one a line: barrier, workers, operation, memory touched, path.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let l = &self.limits;
+        writeln!(
+            f,
+            "plan: {} tokens, {} outputs, {} spans, context {}, {} slots; {} on {} threads; {} steps, {} barriers; arena {} bytes, unplanned {} bytes",
+            l.tokens,
+            l.outputs,
+            l.spans,
+            l.context,
+            l.slots,
+            self.isa,
+            self.threads,
+            self.steps.len(),
+            self.barriers(),
+            self.arena_bytes(),
+            self.unplanned_bytes()
+        )?;
+        for (i, step) in self.steps.iter().enumerate() {
+            let node = &self.graph.nodes[step.node.index()];
+            let bar = if step.barrier { "|" } else { " " };
+            let workers = match step.workers {
+                Workers::First => "one",
+                Workers::All => "all",
+            };
+            write!(f, "{i:>4} {bar} {workers} {:<26}", node.op.name())?;
+            for a in &step.accesses {
+                let arrow = if a.writes { "→" } else { "←" };
+                let sharing = match a.sharing {
+                    Sharing::OwnRows { .. } => "rows",
+                    Sharing::First => "first",
+                    Sharing::Mixed => "mixed",
+                };
+                let space = match a.view.space {
+                    Space::Arena => "",
+                    Space::Params => "param ",
+                    Space::Grads => "grad ",
+                    Space::Moment1 => "m ",
+                    Space::Moment2 => "v ",
+                    Space::Cache => "cache ",
+                };
+                write!(f, " {arrow}{space}{}+{} {sharing};", a.view.offset, a.len)?;
+            }
+            writeln!(f, " @ {}", node.path)?;
+        }
+        Ok(())
+    }
+}

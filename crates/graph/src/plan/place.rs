@@ -1,0 +1,147 @@
+//! Where each value lies: liveness first, then offsets into one arena.
+
+use std::ops::Range;
+
+use crate::arena::{Space, View};
+use crate::graph::Graph;
+use crate::lower;
+use crate::plan::{Limits, Placement};
+use crate::{GraphError, Rows, ValueId};
+
+/// Elements to which values are aligned: 64 bytes.
+pub(crate) const ALIGN: usize = 16;
+
+/// The arena's map.
+pub(crate) struct Placed {
+    /// The view of each value that is produced; others have none.
+    pub(crate) views: Vec<Option<View>>,
+    /// The view of each node's temporary, where it has one.
+    pub(crate) temporaries: Vec<Option<View>>,
+    pub(crate) placements: Vec<Placement>,
+    pub(crate) len: usize,
+}
+
+/// Places every value of `graph` for batches within `limits`.
+///
+/// Largest first, each at the lowest offset where no placed value is that is alive at the same time ("greedy by size": Pisarchyk and
+/// Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020).
+pub(super) fn place(graph: &Graph, limits: &Limits) -> Result<Placed, GraphError> {
+    let mut wanted = lifetimes(graph, limits)?;
+    for (i, node) in graph.nodes.iter().enumerate() {
+        if let Some((rows, cols)) = lower::temporary(graph, node, limits) {
+            wanted.push(Wanted {
+                owner: Owner::Node(i),
+                rows: Rows::Fixed(rows),
+                cols,
+                len: size(rows, cols)?,
+                alive: i..i + 1,
+            });
+        }
+    }
+    let mut order: Vec<usize> = (0..wanted.len()).collect();
+    order.sort_by_key(|i| (std::cmp::Reverse(wanted[*i].len), *i));
+
+    let mut placed: Vec<(Range<usize>, usize)> = Vec::with_capacity(wanted.len());
+    let mut map = Placed {
+        views: vec![None; graph.value_count()],
+        temporaries: vec![None; graph.nodes.len()],
+        placements: Vec::with_capacity(wanted.len()),
+        len: 0,
+    };
+    for i in order {
+        let want = &wanted[i];
+        let offset = lowest_gap(&placed, &wanted, want);
+        let end = offset.checked_add(want.len).ok_or(GraphError::OutOfMemory { bytes: usize::MAX })?;
+        let at = placed.partition_point(|(r, _)| r.start <= offset);
+        placed.insert(at, (offset..end, i));
+        let view = View { space: Space::Arena, offset, rows: want.rows, cols: want.cols };
+        let value = match want.owner {
+            Owner::Value(v) => {
+                map.views[v.index()] = Some(view);
+                Some(v)
+            }
+            Owner::Node(n) => {
+                map.temporaries[n] = Some(view);
+                None
+            }
+        };
+        map.placements.push(Placement { value, elements: offset..end, alive: want.alive.clone() });
+        map.len = map.len.max(end);
+    }
+    debug_assert!(disjoint(&map.placements), "two live values share memory");
+    Ok(map)
+}
+
+enum Owner {
+    Value(ValueId),
+    Node(usize),
+}
+
+struct Wanted {
+    owner: Owner,
+    rows: Rows,
+    cols: usize,
+    len: usize,
+    alive: Range<usize>,
+}
+
+fn size(rows: usize, cols: usize) -> Result<usize, GraphError> {
+    let len = rows.checked_mul(cols).and_then(|n| n.checked_next_multiple_of(ALIGN));
+    len.filter(|n| *n < isize::MAX as usize / 16).ok_or(GraphError::OutOfMemory { bytes: rows.saturating_mul(cols) })
+}
+
+/// Each value from the node that makes it to the last that reads it; results live to the end.
+fn lifetimes(graph: &Graph, limits: &Limits) -> Result<Vec<Wanted>, GraphError> {
+    let mut alive: Vec<Option<Range<usize>>> = vec![None; graph.value_count()];
+    for (i, node) in graph.nodes.iter().enumerate() {
+        for v in &node.outputs {
+            alive[v.index()] = Some(i..i + 1);
+        }
+        for v in &node.inputs {
+            if let Some(range) = &mut alive[v.index()] {
+                range.end = i + 1;
+            }
+        }
+    }
+    for (_, v) in &graph.results {
+        if let Some(range) = &mut alive[v.index()] {
+            range.end = graph.nodes.len();
+        }
+    }
+    let mut wanted = Vec::new();
+    for (i, alive) in alive.into_iter().enumerate() {
+        let Some(alive) = alive else { continue };
+        let value = ValueId(i as u32);
+        let shape = graph.shape(value);
+        let rows = shape.rows.resolve(limits.tokens, limits.outputs);
+        let len = size(rows, shape.cols)?;
+        wanted.push(Wanted { owner: Owner::Value(value), rows: shape.rows, cols: shape.cols, len, alive });
+    }
+    Ok(wanted)
+}
+
+/// The lowest offset at which `want` meets no placed value of its lifetime. `placed` is sorted by offset.
+fn lowest_gap(placed: &[(Range<usize>, usize)], wanted: &[Wanted], want: &Wanted) -> usize {
+    let mut offset = 0;
+    for (range, other) in placed {
+        let other = &wanted[*other].alive;
+        let together = other.start < want.alive.end && want.alive.start < other.end;
+        if !together || range.end <= offset {
+            continue;
+        }
+        if offset + want.len <= range.start {
+            break;
+        }
+        offset = range.end;
+    }
+    offset
+}
+
+/// Whether no two values that are alive together share an element.
+pub(crate) fn disjoint(placements: &[Placement]) -> bool {
+    let meet = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
+    placements
+        .iter()
+        .enumerate()
+        .all(|(i, a)| placements[..i].iter().all(|b| !(meet(&a.alive, &b.alive) && meet(&a.elements, &b.elements))))
+}

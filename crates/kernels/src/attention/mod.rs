@@ -1,0 +1,167 @@
+//! Causal attention of one sequence, head by head, with grouped key/value heads.
+//!
+//! `O = softmax(scale · Q·Kᵀ)·V`, where a query sees its own position and those before it (Vaswani et al. 2017, "Attention Is All You
+//! Need", section 3.2.1). Besides the output only the log-sum-exp of each query's scores is kept, and the backward recomputes the
+//! probabilities from it block by block (Dao et al. 2022, "FlashAttention", section 3.1), so that no `[len, context]` matrix is ever
+//! stored.
+//!
+//! ```text
+//! forward, for each block of QUERY_BLOCK queries, with the keys 0..limit that its last query sees:
+//!   S = Q_b·Kᵀ                       gemm into the scratch, [block, limit]
+//!   E = exp(scale·S − max)           on the visible scores of each row, 0 on the others; lse = max + log ΣE
+//!   O_b = (E ∘ M)·V / ΣE             gemm; M is the dropout mask
+//! backward, for each query head of a group, for each block, the last block first:
+//!   D = rowsum(dO_b ∘ O_b)           = rowsum(P ∘ dP)
+//!   S = Q_b·Kᵀ,  G = dO_b·Vᵀ         two gemms, [block, limit]
+//!   P = exp(scale·S − lse),  dS = scale·P ∘ (M ∘ G − D)
+//!   dQ_b = dS·K,  dK += dSᵀ·Q_b,  dV += (P ∘ M)ᵀ·dO_b
+//! ```
+//!
+//! 1. The last block sees every key, so it overwrites `dK` and `dV` and the others add: neither needs to be cleared.
+//! 2. A block's output depends on its own queries and the keys up to its end alone: a caller may cut the queries at multiples of
+//!    [`QUERY_BLOCK`] and get the same bits.
+//! 3. A block of one query takes a path that streams keys and values once, without a gemm: the decode of a token, and equally the
+//!    last block of `QUERY_BLOCK·n + 1` queries. The choice falls by block, never by how the queries were cut.
+//! 4. Unseen keys within a block count with weight 0, so the values there must be finite: they belong to later queries of the same
+//!    block.
+
+mod blocks;
+mod single;
+
+pub use blocks::{AttentionBackward, AttentionForward, attention_backward_group, attention_forward_head};
+use smallmind_simd::Isa;
+
+use crate::dropout::{DropoutKey, scaled_mask, scaled_mask_row};
+use crate::matmul::gemm_scratch_len;
+
+/// Queries are worked on in blocks of this many rows, so their cuts fall at its multiples.
+///
+/// Fitted so that two score blocks over 1,024 keys stay within half a megabyte, an L2 cache's order of size.
+pub const QUERY_BLOCK: usize = 64;
+
+/// The heads of an attention layer and how they score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionShape {
+    /// How many query heads.
+    pub heads: usize,
+    /// How many key/value heads; a divisor of `heads`.
+    pub kv_heads: usize,
+    /// Columns of a head.
+    pub head_dim: usize,
+    /// What scores are multiplied by, mostly `1/√head_dim`.
+    pub scale: f32,
+    /// Dropout of the probabilities.
+    pub dropout: Option<AttentionDropout>,
+}
+
+/// Dropout of attention probabilities.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionDropout {
+    /// The key of the random numbers, which differs by layer and step.
+    pub key: DropoutKey,
+    /// The probability of dropping.
+    pub p: f32,
+    /// The row of the batch at which the sequence's first query stands: sequences of one batch draw different masks.
+    pub first_row: usize,
+}
+
+/// Dropout of the probabilities of one query head, or of a group of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeadDropout {
+    /// The key of the random numbers.
+    pub key: DropoutKey,
+    /// The probability of dropping.
+    pub p: f32,
+    /// How many query heads the layer has.
+    pub heads: usize,
+    /// The query head; the first one of a group.
+    pub head: usize,
+    /// The row of the batch at which the first query of the call stands.
+    pub first_row: usize,
+}
+
+impl AttentionShape {
+    /// Query heads that share one key/value head.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// The dropout of query head `head`.
+    pub fn head_dropout(&self, head: usize) -> Option<HeadDropout> {
+        let of_head =
+            |d: AttentionDropout| HeadDropout { key: d.key, p: d.p, heads: self.heads, head, first_row: d.first_row };
+        self.dropout.map(of_head)
+    }
+
+    /// Asserts that the heads divide.
+    ///
+    /// # Panics
+    /// If `kv_heads` is 0 or does not divide `heads`.
+    pub fn check(&self) {
+        let whole = self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads);
+        assert!(whole, "{} query heads can't share {} key/value heads", self.heads, self.kv_heads);
+    }
+}
+
+impl HeadDropout {
+    /// The mask of query `row` of the call and key position `key`: 0, or `1/(1 − p)`.
+    ///
+    /// It is a function of the dropout key, the head, the query's row in the batch and the key's position alone.
+    pub fn mask(&self, row: usize, key: usize) -> f32 {
+        scaled_mask(self.key, self.p, self.row_index(row) + key as u64)
+    }
+
+    /// The index of the random number for query `row` and key position 0. Positions fill 32 bits, rows and heads the 32 above.
+    #[inline(always)]
+    fn row_index(&self, row: usize) -> u64 {
+        (((self.first_row + row) * self.heads + self.head) as u64) << 32
+    }
+
+    /// Writes the mask of query `row` of the call and the first keys to `out` `[keys]`.
+    #[inline(always)]
+    fn mask_row<I: Isa>(&self, isa: I, row: usize, out: &mut [f32]) {
+        scaled_mask_row(isa, self.key, self.p, self.row_index(row), out);
+    }
+
+    /// The dropout of the head `offset` heads on.
+    fn head_offset(self, offset: usize) -> Self {
+        Self { head: self.head + offset, ..self }
+    }
+}
+
+/// The scratch that [`attention_forward_head`] needs for up to `len` queries of up to `context` keys (`past + len`) and `head_dim` columns.
+pub fn attention_forward_scratch_len<I: Isa>(isa: I, len: usize, context: usize, head_dim: usize) -> usize {
+    let rows = len.min(QUERY_BLOCK);
+    let scores = gemm_scratch_len(isa, rows, context, head_dim);
+    let out = gemm_scratch_len(isa, rows, head_dim, context);
+    (rows + 1) * score_stride(context) + scores.max(out)
+}
+
+/// The scratch that [`attention_backward_group`] needs for up to `len` queries of `head_dim` columns.
+pub fn attention_backward_scratch_len<I: Isa>(isa: I, len: usize, head_dim: usize) -> usize {
+    let rows = len.min(QUERY_BLOCK);
+    let scores = gemm_scratch_len(isa, rows, len, head_dim);
+    let d_query = gemm_scratch_len(isa, rows, head_dim, len);
+    let d_key = gemm_scratch_len(isa, len, head_dim, rows);
+    (2 * rows + 1) * score_stride(len) + scores.max(d_query).max(d_key)
+}
+
+/// Elements between rows of a score block with `cols` columns: whole cache lines, so that rows are aligned where the scratch is, and an odd
+/// number of them, so that the rows of a column spread over all sets of the cache.
+fn score_stride(cols: usize) -> usize {
+    const LINE: usize = 16;
+    (cols.div_ceil(LINE) | 1) * LINE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strides_are_odd_numbers_of_lines_and_monotone() {
+        for cols in 0..300 {
+            let stride = score_stride(cols);
+            assert!(stride >= cols && stride % 32 == 16 && stride <= score_stride(cols + 1), "{cols}: {stride}");
+        }
+    }
+}

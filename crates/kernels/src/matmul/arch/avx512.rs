@@ -1,0 +1,74 @@
+//! Packing by transposing blocks of 16 × 16 in registers.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+use std::array::from_fn;
+
+use smallmind_simd::Avx512;
+
+use crate::Mat;
+
+/// Rows and columns of a block.
+const BLOCK: usize = 16;
+
+/// [`super::super::pack::TransposeFn`] by blocks in registers.
+///
+/// # Safety
+/// As there.
+pub(in crate::matmul) unsafe fn transpose(_isa: Avx512, mat: Mat, panel: *mut f32, width: usize) {
+    // SAFETY: the token proves that the CPU has AVX-512; the rest is the caller's guarantee.
+    unsafe { transpose_blocks(mat, panel, width) }
+}
+
+/// # Safety
+/// As [`transpose`].
+#[target_feature(enable = "avx512f")]
+unsafe fn transpose_blocks(mat: Mat, panel: *mut f32, width: usize) {
+    let (cols, depth) = (mat.rows(), mat.cols());
+    for p in (0..depth).step_by(BLOCK) {
+        let steps = (depth - p).min(BLOCK);
+        let mask = (u32::MAX >> (32 - steps)) as __mmask16;
+        for j in (0..width).step_by(BLOCK) {
+            let rows: [__m512; BLOCK] = from_fn(|i| {
+                if j + i < cols {
+                    // SAFETY: row j + i of the matrix, the steps from p on that the mask leaves.
+                    unsafe { _mm512_maskz_loadu_ps(mask, mat.as_ptr().add((j + i) * mat.stride() + p)) }
+                } else {
+                    _mm512_setzero_ps()
+                }
+            });
+            let columns = transpose_block(rows);
+            for (i, &column) in columns.iter().enumerate().take(steps) {
+                // SAFETY: step p + i < depth, columns j..j + BLOCK of at most width, within the panel by the caller's guarantee.
+                unsafe { _mm512_storeu_ps(panel.add((p + i) * width + j), column) };
+            }
+        }
+    }
+}
+
+/// The transpose of 16 rows of 16: four rounds, each of which exchanges halves of blocks of twice the size of the one before.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn transpose_block(r: [__m512; BLOCK]) -> [__m512; BLOCK] {
+    // t[4g + q] holds, in each 128-bit lane l, column 4l + q of rows 4g..4g + 4.
+    let mut t = [_mm512_setzero_ps(); BLOCK];
+    for g in 0..4 {
+        let low = [_mm512_unpacklo_ps(r[4 * g], r[4 * g + 1]), _mm512_unpacklo_ps(r[4 * g + 2], r[4 * g + 3])];
+        let high = [_mm512_unpackhi_ps(r[4 * g], r[4 * g + 1]), _mm512_unpackhi_ps(r[4 * g + 2], r[4 * g + 3])];
+        t[4 * g] = _mm512_shuffle_ps::<0x44>(low[0], low[1]);
+        t[4 * g + 1] = _mm512_shuffle_ps::<0xee>(low[0], low[1]);
+        t[4 * g + 2] = _mm512_shuffle_ps::<0x44>(high[0], high[1]);
+        t[4 * g + 3] = _mm512_shuffle_ps::<0xee>(high[0], high[1]);
+    }
+    // A transpose of 4 × 4 lanes of 128 bits for each q.
+    let mut columns = [_mm512_setzero_ps(); BLOCK];
+    for q in 0..4 {
+        let even = [_mm512_shuffle_f32x4::<0x88>(t[q], t[4 + q]), _mm512_shuffle_f32x4::<0x88>(t[8 + q], t[12 + q])];
+        let odd = [_mm512_shuffle_f32x4::<0xdd>(t[q], t[4 + q]), _mm512_shuffle_f32x4::<0xdd>(t[8 + q], t[12 + q])];
+        columns[q] = _mm512_shuffle_f32x4::<0x88>(even[0], even[1]);
+        columns[8 + q] = _mm512_shuffle_f32x4::<0xdd>(even[0], even[1]);
+        columns[4 + q] = _mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]);
+        columns[12 + q] = _mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]);
+    }
+    columns
+}

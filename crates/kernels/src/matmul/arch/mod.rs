@@ -1,0 +1,7 @@
+//! What the vector language can't say without losing speed: one file for each instruction set, with the same items in the same order.
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;

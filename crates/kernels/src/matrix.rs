@@ -1,0 +1,313 @@
+//! Row-strided matrices of `f32` that borrow their elements.
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// A borrowed matrix `[rows, cols]`, rows `stride` elements apart, columns adjacent.
+#[derive(Clone, Copy)]
+pub struct Mat<'a> {
+    ptr: *const f32,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    borrow: PhantomData<&'a [f32]>,
+}
+
+/// A mutably borrowed matrix `[rows, cols]`, rows `stride` elements apart, columns adjacent.
+///
+/// It borrows exactly its `rows × cols` elements, not the gaps between rows: two matrices with disjoint columns of the same rows may
+/// live side by side.
+pub struct MatMut<'a> {
+    ptr: *mut f32,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    borrow: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: a Mat is a shared borrow of f32, which is Sync.
+unsafe impl Send for Mat<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Mat<'_> {}
+// SAFETY: a MatMut is an exclusive borrow of f32, which is Send.
+unsafe impl Send for MatMut<'_> {}
+// SAFETY: a shared MatMut gives only shared access.
+unsafe impl Sync for MatMut<'_> {}
+
+fn check_extent(len: usize, rows: usize, cols: usize, stride: usize) {
+    assert!(cols <= stride || rows <= 1, "a row of {cols} elements overlaps the next, {stride} elements on");
+    let need = if rows == 0 { 0 } else { (rows - 1) * stride + cols };
+    assert!(len >= need, "a [{rows}, {cols}] matrix with row stride {stride} needs {need} elements, got {len}");
+}
+
+fn check_range(range: &Range<usize>, len: usize, what: &str) {
+    assert!(range.start <= range.end && range.end <= len, "{what} {range:?} of a matrix with {len}");
+}
+
+impl<'a> Mat<'a> {
+    /// The matrix `[rows, cols]` at the front of `data`, dense.
+    ///
+    /// # Panics
+    /// If `data` is too short.
+    #[inline(always)]
+    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::with_stride(data, rows, cols, cols)
+    }
+
+    /// The matrix `[rows, cols]` at the front of `data`, rows `stride` elements apart.
+    ///
+    /// # Panics
+    /// If `data` is too short or rows overlap.
+    #[inline(always)]
+    pub fn with_stride(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
+        check_extent(data.len(), rows, cols, stride);
+        Self { ptr: data.as_ptr(), rows, cols, stride, borrow: PhantomData }
+    }
+
+    /// The matrix at `ptr`.
+    ///
+    /// # Safety
+    /// For `'a`, every element `ptr[r * stride + c]` with `r < rows`, `c < cols` must be valid for reads and not be written.
+    #[inline(always)]
+    pub unsafe fn from_raw(ptr: *const f32, rows: usize, cols: usize, stride: usize) -> Self {
+        Self { ptr, rows, cols, stride, borrow: PhantomData }
+    }
+
+    /// How many rows.
+    #[inline(always)]
+    pub fn rows(self) -> usize {
+        self.rows
+    }
+
+    /// How many columns.
+    #[inline(always)]
+    pub fn cols(self) -> usize {
+        self.cols
+    }
+
+    /// Elements from one row to the next.
+    #[inline(always)]
+    pub fn stride(self) -> usize {
+        self.stride
+    }
+
+    /// The first element.
+    #[inline(always)]
+    pub fn as_ptr(self) -> *const f32 {
+        self.ptr
+    }
+
+    /// Row `r`, `[cols]`.
+    ///
+    /// # Panics
+    /// If `r` is not a row.
+    #[inline(always)]
+    pub fn row(self, r: usize) -> &'a [f32] {
+        assert!(r < self.rows, "row {r} of a matrix with {}", self.rows);
+        // SAFETY: construction guarantees that the elements of every row are readable for 'a.
+        unsafe { std::slice::from_raw_parts(self.ptr.add(r * self.stride), self.cols) }
+    }
+
+    /// The rows of `range`.
+    ///
+    /// # Panics
+    /// If `range` leaves the matrix.
+    #[inline(always)]
+    pub fn rows_range(self, range: Range<usize>) -> Mat<'a> {
+        check_range(&range, self.rows, "rows");
+        // SAFETY: an offset of at most the extent of the matrix; an empty range makes no element reachable.
+        Self { ptr: unsafe { offset(self.ptr, &range, self.stride) }, rows: range.len(), ..self }
+    }
+
+    /// The columns of `range`, in every row.
+    ///
+    /// # Panics
+    /// If `range` leaves the matrix.
+    #[inline(always)]
+    pub fn cols_range(self, range: Range<usize>) -> Mat<'a> {
+        check_range(&range, self.cols, "columns");
+        // SAFETY: an offset within the first row, or one past it where no element is reachable.
+        Self { ptr: unsafe { offset(self.ptr, &range, usize::from(self.rows > 0)) }, cols: range.len(), ..self }
+    }
+}
+
+/// `ptr` moved on by `range.start * stride`; not at all for an empty range, whose start may lie beyond the allocation.
+///
+/// # Safety
+/// Unless the range is empty, the moved pointer must lie in the allocation of `ptr`.
+#[inline(always)]
+unsafe fn offset(ptr: *const f32, range: &Range<usize>, stride: usize) -> *const f32 {
+    // SAFETY: the caller's guarantee.
+    if range.is_empty() { ptr } else { unsafe { ptr.add(range.start * stride) } }
+}
+
+impl<'a> MatMut<'a> {
+    /// The matrix `[rows, cols]` at the front of `data`, dense.
+    ///
+    /// # Panics
+    /// If `data` is too short.
+    #[inline(always)]
+    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        Self::with_stride(data, rows, cols, cols)
+    }
+
+    /// The matrix `[rows, cols]` at the front of `data`, rows `stride` elements apart.
+    ///
+    /// # Panics
+    /// If `data` is too short or rows overlap.
+    #[inline(always)]
+    pub fn with_stride(data: &'a mut [f32], rows: usize, cols: usize, stride: usize) -> Self {
+        check_extent(data.len(), rows, cols, stride);
+        Self { ptr: data.as_mut_ptr(), rows, cols, stride, borrow: PhantomData }
+    }
+
+    /// The matrix at `ptr`.
+    ///
+    /// # Safety
+    /// For `'a`, every element `ptr[r * stride + c]` with `r < rows`, `c < cols` must be valid for reads and writes, and be reached
+    /// through this matrix alone.
+    #[inline(always)]
+    pub unsafe fn from_raw(ptr: *mut f32, rows: usize, cols: usize, stride: usize) -> Self {
+        Self { ptr, rows, cols, stride, borrow: PhantomData }
+    }
+
+    /// How many rows.
+    #[inline(always)]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// How many columns.
+    #[inline(always)]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Elements from one row to the next.
+    #[inline(always)]
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The first element.
+    #[inline(always)]
+    pub fn as_mut_ptr(&mut self) -> *mut f32 {
+        self.ptr
+    }
+
+    /// The same matrix, read-only.
+    #[inline(always)]
+    pub fn as_mat(&self) -> Mat<'_> {
+        Mat { ptr: self.ptr, rows: self.rows, cols: self.cols, stride: self.stride, borrow: PhantomData }
+    }
+
+    /// The same matrix, for a shorter time.
+    #[inline(always)]
+    pub fn reborrow(&mut self) -> MatMut<'_> {
+        MatMut { ptr: self.ptr, rows: self.rows, cols: self.cols, stride: self.stride, borrow: PhantomData }
+    }
+
+    /// Row `r`, `[cols]`.
+    ///
+    /// # Panics
+    /// If `r` is not a row.
+    #[inline(always)]
+    pub fn row(&self, r: usize) -> &[f32] {
+        self.as_mat().row(r)
+    }
+
+    /// Row `r`, `[cols]`.
+    ///
+    /// # Panics
+    /// If `r` is not a row.
+    #[inline(always)]
+    pub fn row_mut(&mut self, r: usize) -> &mut [f32] {
+        assert!(r < self.rows, "row {r} of a matrix with {}", self.rows);
+        // SAFETY: construction guarantees that this matrix alone reaches the row for 'a, and &mut self that this borrow does now.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(r * self.stride), self.cols) }
+    }
+
+    /// The rows of `range`.
+    ///
+    /// # Panics
+    /// If `range` leaves the matrix.
+    #[inline(always)]
+    pub fn rows_range(self, range: Range<usize>) -> MatMut<'a> {
+        check_range(&range, self.rows, "rows");
+        // SAFETY: an offset of at most the extent of the matrix; an empty range makes no element reachable.
+        Self { ptr: unsafe { offset(self.ptr, &range, self.stride) }.cast_mut(), rows: range.len(), ..self }
+    }
+
+    /// The columns of `range`, in every row.
+    ///
+    /// # Panics
+    /// If `range` leaves the matrix.
+    #[inline(always)]
+    pub fn cols_range(self, range: Range<usize>) -> MatMut<'a> {
+        check_range(&range, self.cols, "columns");
+        let step = usize::from(self.rows > 0);
+        // SAFETY: an offset within the first row, or none where no element is reachable.
+        Self { ptr: unsafe { offset(self.ptr, &range, step) }.cast_mut(), cols: range.len(), ..self }
+    }
+
+    /// The first `row` rows and the rest.
+    ///
+    /// # Panics
+    /// If there are fewer rows.
+    #[inline(always)]
+    pub fn split_at_row(self, row: usize) -> (MatMut<'a>, MatMut<'a>) {
+        let rows = self.rows;
+        let twin = MatMut { ptr: self.ptr, ..self };
+        (twin.rows_range(0..row), self.rows_range(row..rows))
+    }
+
+    /// The first `col` columns and the rest.
+    ///
+    /// # Panics
+    /// If there are fewer columns.
+    #[inline(always)]
+    pub fn split_at_col(self, col: usize) -> (MatMut<'a>, MatMut<'a>) {
+        let cols = self.cols;
+        let twin = MatMut { ptr: self.ptr, ..self };
+        (twin.cols_range(0..col), self.cols_range(col..cols))
+    }
+
+    /// Sets every element to `value`.
+    pub fn fill(&mut self, value: f32) {
+        for r in 0..self.rows {
+            self.row_mut(r).fill(value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_reach_their_elements_only() {
+        let data: Vec<f32> = (0..24).map(|i| i as f32).collect();
+        let m = Mat::with_stride(&data, 4, 5, 6);
+        assert_eq!(m.row(2), &[12.0, 13.0, 14.0, 15.0, 16.0]);
+        let w = m.rows_range(1..3).cols_range(2..4);
+        assert_eq!((w.rows(), w.cols(), w.stride()), (2, 2, 6));
+        assert_eq!(w.row(1), &[14.0, 15.0]);
+        assert_eq!(m.rows_range(4..4).rows(), 0);
+    }
+
+    #[test]
+    fn halves_are_written_side_by_side() {
+        let mut data = vec![0.0; 12];
+        let (mut a, mut b) = MatMut::new(&mut data, 3, 4).split_at_col(1);
+        a.fill(1.0);
+        b.fill(2.0);
+        assert_eq!(data, [1.0, 2.0, 2.0, 2.0, 1.0, 2.0, 2.0, 2.0, 1.0, 2.0, 2.0, 2.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "needs 23 elements")]
+    fn too_short_is_refused() {
+        Mat::with_stride(&[0.0; 22], 4, 5, 6);
+    }
+}

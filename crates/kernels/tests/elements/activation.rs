@@ -1,0 +1,202 @@
+use smallmind_kernels::activation::{Gelu, gelu, gelu_backward, swiglu, swiglu_backward};
+use smallmind_kernels::reference::{Matrix, activation as reference};
+use smallmind_kernels::{Mat, MatMut};
+use smallmind_simd::{Isa, IsaKind, WithIsa};
+
+use crate::support::{Random, Window, assert_close, shapes};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kernel {
+    Gelu(Gelu),
+    GeluBackward(Gelu),
+    Swiglu,
+    SwigluBackward,
+}
+
+const KERNELS: [Kernel; 6] = [
+    Kernel::Gelu(Gelu::Exact),
+    Kernel::Gelu(Gelu::Tanh),
+    Kernel::GeluBackward(Gelu::Exact),
+    Kernel::GeluBackward(Gelu::Tanh),
+    Kernel::Swiglu,
+    Kernel::SwigluBackward,
+];
+
+impl Kernel {
+    /// Columns of `x`, `dy` and the result, for activations `f` wide; a forward kernel ignores `dy`.
+    fn cols(self, f: usize) -> [usize; 3] {
+        match self {
+            Self::Gelu(_) | Self::GeluBackward(_) => [f, f, f],
+            Self::Swiglu => [2 * f, f, f],
+            Self::SwigluBackward => [2 * f, f, 2 * f],
+        }
+    }
+
+    fn exact(self, x: &Matrix, dy: &Matrix) -> Matrix {
+        match self {
+            Self::Gelu(kind) => reference::gelu(kind, x),
+            Self::GeluBackward(kind) => reference::gelu_backward(kind, x, dy),
+            Self::Swiglu => reference::swiglu(x),
+            Self::SwigluBackward => reference::swiglu_backward(x, dy),
+        }
+    }
+
+    /// The error allowed for each element: some units in the last place of the largest term.
+    fn allowed(self, x: &Matrix, dy: &Matrix) -> Matrix {
+        let f = dy.cols;
+        match self {
+            Self::Gelu(_) => x.map(|x| 4e-7 * x.abs()),
+            Self::GeluBackward(_) => dy.map(|dy| 2e-6 * dy.abs()),
+            Self::Swiglu => reference::swiglu(x).map(|y| 5e-7 * y.abs()),
+            Self::SwigluBackward => Matrix::from_fn(x.rows, 2 * f, |r, c| {
+                let (gate, up, dy) = (x.at(r, c % f), x.at(r, f + c % f), dy.at(r, c % f));
+                let (s, rest) = (1.0 / (1.0 + (-gate).exp()), 1.0 / (1.0 + gate.exp()));
+                // 1 - s is rounded to 2^-24 and then multiplied by the gate; at 17.4 it has reached 0.
+                let slope = 1.0 + gate.abs().min(17.4) + gate.abs() * rest;
+                1e-6 * (dy * s).abs() * if c < f { up.abs() * slope } else { gate.abs() }
+            }),
+        }
+    }
+}
+
+struct Run<'a> {
+    kernel: Kernel,
+    x: Mat<'a>,
+    dy: Mat<'a>,
+    out: MatMut<'a>,
+}
+
+impl WithIsa for Run<'_> {
+    type Output = ();
+    fn call<I: Isa>(self, isa: I) {
+        match self.kernel {
+            Kernel::Gelu(kind) => gelu(isa, kind, self.x, self.out),
+            Kernel::GeluBackward(kind) => gelu_backward(isa, kind, self.x, self.dy, self.out),
+            Kernel::Swiglu => swiglu(isa, self.x, self.out),
+            Kernel::SwigluBackward => swiglu_backward(isa, self.x, self.dy, self.out),
+        }
+    }
+}
+
+#[test]
+fn kernels_match_their_twins_in_any_window() {
+    let mut random = Random(1);
+    for [rows, f] in shapes(1000, &mut random) {
+        for kernel in KERNELS {
+            let [x_cols, dy_cols, out_cols] = kernel.cols(f);
+            let x = Window::random(rows, x_cols, random.below(20), &mut random);
+            let dy = Window::random(rows, dy_cols, random.below(20), &mut random);
+            let (exact, allowed) =
+                (kernel.exact(&x.widened(), &dy.widened()), kernel.allowed(&x.widened(), &dy.widened()));
+            for &kind in IsaKind::available() {
+                let mut out = Window::nan(rows, out_cols, 1 + random.below(20));
+                kind.with(Run { kernel, x: x.mat(), dy: dy.mat(), out: out.mat_mut() }).unwrap();
+                assert_close(&format!("{kernel:?} [{rows}, {f}]"), kind, &out, &exact, &allowed);
+                out.assert_gaps_untouched();
+                let cut = cut_in_four(kind, kernel, &x, &dy, [rows, out_cols], &mut random);
+                assert_eq!(cut.bits(), out.bits(), "{kernel:?} [{rows}, {f}] on {kind}, cut in windows");
+            }
+        }
+    }
+}
+
+/// The result, computed in two windows of rows, each in two windows of columns where the kernel allows it.
+fn cut_in_four(
+    kind: IsaKind,
+    kernel: Kernel,
+    x: &Window,
+    dy: &Window,
+    shape: [usize; 2],
+    random: &mut Random,
+) -> Window {
+    let [rows, cols] = shape;
+    let mut out = Window::nan(rows, cols, 3);
+    let row = random.below(rows + 1);
+    let by_columns = matches!(kernel, Kernel::Gelu(_) | Kernel::GeluBackward(_));
+    let col = if by_columns { random.below(cols + 1) } else { cols };
+    let (top, bottom) = out.mat_mut().split_at_row(row);
+    for (range, half) in [(0..row, top), (row..rows, bottom)] {
+        let (x, dy) = (x.mat().rows_range(range.clone()), dy.mat().rows_range(range));
+        if by_columns {
+            let (left, right) = half.split_at_col(col);
+            for (range, out) in [(0..col, left), (col..cols, right)] {
+                let (x, dy) = (x.cols_range(range.clone()), dy.cols_range(range));
+                kind.with(Run { kernel, x, dy, out }).unwrap();
+            }
+        } else {
+            kind.with(Run { kernel, x, dy, out: half }).unwrap();
+        }
+    }
+    out
+}
+
+#[test]
+fn twins_give_published_values() {
+    let x = Matrix::new(1, 3, vec![1.0, -1.0, 2.5]);
+    let close = |got: Matrix, expected: [f64; 3]| {
+        for (got, expected) in got.data.iter().zip(expected) {
+            assert!((got - expected).abs() < 1e-12, "{got} instead of {expected}");
+        }
+    };
+    // Φ(1), Φ(2.5) from tables of the normal distribution; the tanh form evaluated with 20 digits.
+    close(
+        reference::gelu(Gelu::Exact, &x),
+        [0.841_344_746_068_542_9, -0.158_655_253_931_457_05, 2.484_475_836_555_669_6],
+    );
+    close(
+        reference::gelu(Gelu::Tanh, &x),
+        [0.841_191_990_608_276_7, -0.158_808_009_391_723_3, 2.484_915_733_910_001_4],
+    );
+    let silu = reference::swiglu(&Matrix::new(1, 2, vec![1.0, 2.0])).data[0];
+    assert!((silu - 2.0 * 0.731_058_578_630_004_9).abs() < 1e-12, "{silu}");
+    for (x, erf) in [(0.5, 0.520_499_877_813_046_5), (2.0, 0.995_322_265_018_952_7), (-4.0, -0.999_999_984_582_742_1)] {
+        assert!((reference::erf(x) - erf).abs() < 1e-15, "erf({x})");
+    }
+    assert!(reference::erf(f64::NAN).is_nan());
+}
+
+#[test]
+fn twins_of_the_gradients_match_finite_differences() {
+    const STEP: f64 = 1e-5;
+    let mut random = Random(2);
+    let random_matrix =
+        |cols: usize, random: &mut Random| Matrix::from_fn(4, cols, |_, _| 4.0 * f64::from(random.unit()));
+    let (x, gate_up, dy) =
+        (random_matrix(9, &mut random), random_matrix(18, &mut random), random_matrix(9, &mut random));
+    let check = |x: &Matrix, gradient: Matrix, forward: &dyn Fn(&Matrix) -> Matrix| {
+        let loss = |x: &Matrix| forward(x).data.iter().zip(&dy.data).map(|(y, dy)| y * dy).sum::<f64>();
+        for i in 0..x.data.len() {
+            let (mut above, mut below) = (x.clone(), x.clone());
+            above.data[i] += STEP;
+            below.data[i] -= STEP;
+            let slope = (loss(&above) - loss(&below)) / (2.0 * STEP);
+            assert!((slope - gradient.data[i]).abs() < 1e-7, "{slope} by differences, {} derived", gradient.data[i]);
+        }
+    };
+    for kind in [Gelu::Exact, Gelu::Tanh] {
+        check(&x, reference::gelu_backward(kind, &x, &dy), &|x| reference::gelu(kind, x));
+    }
+    check(&gate_up, reference::swiglu_backward(&gate_up, &dy), &reference::swiglu);
+}
+
+#[test]
+fn derivatives_stay_finite_far_out() {
+    let xs = [1e4, -1e4, 1e25, -1e25, f32::MAX, f32::MIN];
+    for &kind in IsaKind::available() {
+        for gelu in [Gelu::Exact, Gelu::Tanh] {
+            let mut dx = [f32::NAN; 6];
+            let (x, dy) = (Mat::new(&xs, 1, 6), Mat::new(&[2.0; 6], 1, 6));
+            let kernel = Kernel::GeluBackward(gelu);
+            kind.with(Run { kernel, x, dy, out: MatMut::new(&mut dx, 1, 6) }).unwrap();
+            assert_eq!(dx, [2.0, 0.0, 2.0, 0.0, 2.0, 0.0], "{gelu:?} on {kind}");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "gate_up is [rows, 2·f]")]
+fn a_gate_without_up_is_refused() {
+    let mut out = [0.0; 6];
+    let (x, dy, out) = (Mat::new(&[0.0; 6], 2, 3), Mat::new(&[], 0, 0), MatMut::new(&mut out, 2, 3));
+    IsaKind::best().with(Run { kernel: Kernel::Swiglu, x, dy, out }).unwrap();
+}

@@ -1,0 +1,295 @@
+//! LayerNorm and RMSNorm.
+
+use std::ops::Range;
+
+use smallmind_kernels::MatMut;
+use smallmind_kernels::norm::{
+    LayerNorm, LayerNormBackward, NormParamBackward, Residual, RmsNorm, RmsNormBackward, RmsNormParamBackward,
+    layer_norm, layer_norm_backward, layer_norm_param_backward, rms_norm, rms_norm_backward, rms_norm_param_backward,
+};
+use smallmind_kernels::reference::Matrix;
+use smallmind_kernels::reference::elementwise::add;
+use smallmind_kernels::reference::norm as naive;
+use smallmind_simd::Isa;
+
+use crate::case::{Buffer, Case, EPSILON, Rng, for_shapes, greatest, on_every_isa, widen};
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Layer,
+    Rms,
+}
+
+/// Rows around a random offset, in one of several orders of magnitude; every fifth row is constant.
+fn input(rng: &mut Rng, rows: usize, cols: usize) -> Buffer {
+    let spread = [1e-3, 1.0, 1e3][rng.below(3)];
+    let offset = spread * [0.0, 1.0, -30.0][rng.below(3)];
+    Buffer::from_fn(rng, rows, cols, |rng, r, _| if r % 5 == 4 { spread } else { offset + spread * rng.signed() })
+}
+
+/// What a norm computes of `x`, and how far off each element may be.
+struct Forward {
+    y: Matrix,
+    stats: Matrix,
+    y_bound: Matrix,
+}
+
+impl Forward {
+    fn new(kind: Kind, x: &Matrix, weight: &[f32], bias: Option<&[f32]>, eps: f32) -> Self {
+        let (weight, bias) = (widen(weight), bias.map(widen));
+        let (y, stats) = match kind {
+            Kind::Layer => naive::layer_norm(x, &weight, bias.as_deref(), f64::from(eps)),
+            Kind::Rms => naive::rms_norm(x, &weight, f64::from(eps)),
+        };
+        let steps = 16.0 + x.cols as f64 / 32.0;
+        let y_bound = Matrix::from_fn(x.rows, x.cols, |r, c| {
+            let reach = greatest(x.row(r)) * stats.at(r, stats.cols - 1);
+            EPSILON * (steps * reach * weight[c].abs() + y.at(r, c).abs())
+        });
+        Self { y, stats, y_bound }
+    }
+
+    /// rstd within the relative error that the sum of squares has; the mean within that of the sum.
+    fn check(&self, x: &Matrix, y: &Buffer, stats: Option<&Buffer>) {
+        y.assert_close(&self.y, "y", |r, c| self.y_bound.at(r, c));
+        let steps = 16.0 + x.cols as f64 / 32.0;
+        let Some(stats) = stats else { return };
+        stats.assert_close(&self.stats, "statistics", |r, c| {
+            let rstd = self.stats.at(r, self.stats.cols - 1);
+            let reach = greatest(x.row(r));
+            EPSILON
+                * steps
+                * if c + 1 == self.stats.cols { rstd * (1.0 + EPSILON * (reach * rstd).powi(2)) } else { reach }
+        });
+    }
+}
+
+struct ForwardCase {
+    kind: Kind,
+    x: Buffer,
+    add: Option<Buffer>,
+    weight: Vec<f32>,
+    bias: Option<Vec<f32>>,
+    eps: f32,
+    out: Buffer,
+    sum: Buffer,
+    stats: Option<Buffer>,
+}
+
+impl ForwardCase {
+    fn new(rng: &mut Rng, kind: Kind, rows: usize, cols: usize) -> Self {
+        let with_bias = kind == Kind::Layer && rng.flip();
+        let stats_cols = if kind == Kind::Layer { 2 } else { 1 };
+        Self {
+            kind,
+            x: input(rng, rows, cols),
+            add: rng.flip().then(|| Buffer::random(rng, rows, cols)),
+            weight: rng.values(cols, 2.0),
+            bias: with_bias.then(|| rng.values(cols, 1.0)),
+            eps: [1e-5, 1e-6][rng.below(2)],
+            out: Buffer::empty(rng, rows, cols),
+            sum: Buffer::empty(rng, rows, cols),
+            stats: rng.flip().then(|| Buffer::empty(rng, rows, stats_cols)),
+        }
+    }
+}
+
+impl Case for ForwardCase {
+    fn run<I: Isa>(&self, isa: I, windows: &[Range<usize>]) -> Vec<Buffer> {
+        let (mut out, mut sum, mut stats) = (self.out.clone(), self.sum.clone(), self.stats.clone());
+        for rows in windows {
+            let x = self.x.mat().rows_range(rows.clone());
+            let add = self.add.as_ref().map(|add| add.mat().rows_range(rows.clone()));
+            let residual = add.map(|add| Residual { add, sum: sum.mat_mut().rows_range(rows.clone()) });
+            let stats: Option<MatMut> = stats.as_mut().map(|stats| stats.mat_mut().rows_range(rows.clone()));
+            let out = out.mat_mut().rows_range(rows.clone());
+            let (weight, bias, eps) = (&self.weight[..], self.bias.as_deref(), self.eps);
+            match self.kind {
+                Kind::Layer => layer_norm(isa, LayerNorm { x, residual, weight, bias, eps, out, stats }),
+                Kind::Rms => rms_norm(isa, RmsNorm { x, residual, weight, eps, out, stats }),
+            }
+        }
+        [Some(out), Some(sum), stats].into_iter().flatten().collect()
+    }
+}
+
+fn check_forward(kind: Kind, seed: u64) {
+    for_shapes(seed, |rng, rows, cols| {
+        let case = ForwardCase::new(rng, kind, rows, cols);
+        let x = case.x.matrix();
+        let sum = case.add.as_ref().map(|b| add(&x, &b.matrix()).to_f32());
+        let sum = sum.map(|sum| Matrix::new(rows, cols, widen(&sum)));
+        let normalised = sum.as_ref().unwrap_or(&x);
+        let want = Forward::new(kind, normalised, &case.weight, case.bias.as_deref(), case.eps);
+        on_every_isa(rng, &case, rows, |out| {
+            want.check(normalised, &out[0], out.get(2));
+            if let Some(sum) = &sum {
+                out[1].assert_close(sum, "sum", |_, _| 0.0);
+            }
+        });
+    });
+}
+
+#[test]
+fn layer_norm_forward() {
+    check_forward(Kind::Layer, 40);
+}
+
+#[test]
+fn rms_norm_forward() {
+    check_forward(Kind::Rms, 41);
+}
+
+struct BackwardCase {
+    kind: Kind,
+    dy: Buffer,
+    x: Buffer,
+    weight: Vec<f32>,
+    stats: Buffer,
+    add: Option<Buffer>,
+    dx: Buffer,
+}
+
+impl Case for BackwardCase {
+    fn run<I: Isa>(&self, isa: I, windows: &[Range<usize>]) -> Vec<Buffer> {
+        let mut dx = self.dx.clone();
+        for rows in windows {
+            let [dy, x, stats] = [&self.dy, &self.x, &self.stats].map(|b| b.mat().rows_range(rows.clone()));
+            let add = self.add.as_ref().map(|add| add.mat().rows_range(rows.clone()));
+            let (weight, dx) = (&self.weight[..], dx.mat_mut().rows_range(rows.clone()));
+            match self.kind {
+                Kind::Layer => layer_norm_backward(isa, LayerNormBackward { dy, x, weight, stats, add, dx }),
+                Kind::Rms => rms_norm_backward(isa, RmsNormBackward { dy, x, weight, stats, add, dx }),
+            }
+        }
+        vec![dx]
+    }
+}
+
+/// The statistics of `x`, as the forward stores them.
+fn stored_stats(rng: &mut Rng, kind: Kind, x: &Matrix, eps: f32) -> (Matrix, Buffer) {
+    let stats = Forward::new(kind, x, &vec![1.0; x.cols], None, eps).stats;
+    let stored = Buffer::from_fn(rng, x.rows, stats.cols, |_, r, c| stats.at(r, c));
+    (stats, stored)
+}
+
+fn check_backward(kind: Kind, seed: u64) {
+    let eps = 1e-5;
+    for_shapes(seed, |rng, rows, cols| {
+        let x = input(rng, rows, cols);
+        let (stats, stored) = stored_stats(rng, kind, &x.matrix(), eps);
+        let case = BackwardCase {
+            kind,
+            dy: Buffer::random(rng, rows, cols),
+            x,
+            weight: rng.values(cols, 2.0),
+            stats: stored,
+            add: rng.flip().then(|| Buffer::random(rng, rows, cols)),
+            dx: Buffer::empty(rng, rows, cols),
+        };
+        let (dy, x, weight) = (case.dy.matrix(), case.x.matrix(), widen(&case.weight));
+        let dx = match kind {
+            Kind::Layer => naive::layer_norm_backward(&dy, &x, &weight, f64::from(eps)).0,
+            Kind::Rms => naive::rms_norm_backward(&dy, &x, &weight, f64::from(eps)).0,
+        };
+        let want = case.add.as_ref().map_or(dx.clone(), |b| add(&dx, &b.matrix()));
+        let steps = 16.0 + cols as f64 / 32.0;
+        on_every_isa(rng, &case, rows, |out| {
+            out[0].assert_close(&want, "dx", |r, c| {
+                let rstd = stats.at(r, stats.cols - 1);
+                let g = (0..cols).fold(0.0, |max: f64, c| max.max((dy.at(r, c) * weight[c]).abs()));
+                let reach = 1.0 + greatest(x.row(r)) * rstd;
+                EPSILON * (steps * rstd * g * reach * reach + want.at(r, c).abs())
+            });
+        });
+    });
+}
+
+#[test]
+fn layer_norm_input_gradient() {
+    check_backward(Kind::Layer, 42);
+}
+
+#[test]
+fn rms_norm_input_gradient() {
+    check_backward(Kind::Rms, 43);
+}
+
+struct ParamCase {
+    kind: Kind,
+    dy: Buffer,
+    x: Buffer,
+    stats: Buffer,
+    dweight: Buffer,
+    dbias: Option<Buffer>,
+}
+
+impl Case for ParamCase {
+    fn run<I: Isa>(&self, isa: I, windows: &[Range<usize>]) -> Vec<Buffer> {
+        let (mut dweight, mut dbias) = (self.dweight.clone(), self.dbias.clone());
+        for cols in windows {
+            let [dy, x] = [&self.dy, &self.x].map(|b| b.mat().cols_range(cols.clone()));
+            let (mut whole_weight, mut whole_bias) = (dweight.mat_mut(), dbias.as_mut().map(Buffer::mat_mut));
+            let stats = self.stats.mat();
+            let dweight = &mut whole_weight.row_mut(0)[cols.clone()];
+            let dbias = whole_bias.as_mut().map(|dbias| &mut dbias.row_mut(0)[cols.clone()]);
+            match self.kind {
+                Kind::Layer => layer_norm_param_backward(isa, NormParamBackward { dy, x, stats, dweight, dbias }),
+                Kind::Rms => rms_norm_param_backward(isa, RmsNormParamBackward { dy, x, stats, dweight }),
+            }
+        }
+        [Some(dweight), dbias].into_iter().flatten().collect()
+    }
+}
+
+fn check_param_backward(kind: Kind, seed: u64) {
+    let eps = 1e-5;
+    for_shapes(seed, |rng, rows, cols| {
+        let x = input(rng, rows, cols);
+        let (stats, stored) = stored_stats(rng, kind, &x.matrix(), eps);
+        let case = ParamCase {
+            kind,
+            dy: Buffer::random(rng, rows, cols),
+            x,
+            stats: stored,
+            dweight: Buffer::random(rng, 1, cols),
+            dbias: (kind == Kind::Layer && rng.flip()).then(|| Buffer::random(rng, 1, cols)),
+        };
+        let (dy, x, weight) = (case.dy.matrix(), case.x.matrix(), vec![1.0; cols]);
+        let (dweight, dbias) = match kind {
+            Kind::Layer => {
+                let (_, dweight, dbias) = naive::layer_norm_backward(&dy, &x, &weight, f64::from(eps));
+                (dweight, dbias)
+            }
+            Kind::Rms => (naive::rms_norm_backward(&dy, &x, &weight, f64::from(eps)).1, Vec::new()),
+        };
+        let before = |buffer: &Buffer, c| f64::from(buffer.mat().row(0)[c]);
+        let dweight = Matrix::from_fn(1, cols, |_, c| dweight[c] + before(&case.dweight, c));
+        let steps = (16 + rows / 8) as f64;
+        on_every_isa(rng, &case, cols, |out| {
+            out[0].assert_close(&dweight, "dweight", |_, c| {
+                let mean = |r| if stats.cols == 2 { stats.at(r, 0) } else { 0.0 };
+                let size = |r| (x.at(r, c).abs() + f64::abs(mean(r))) * stats.at(r, stats.cols - 1);
+                let terms: f64 = (0..rows).map(|r| dy.at(r, c).abs() * size(r)).sum();
+                EPSILON * steps * (terms + before(&case.dweight, c).abs())
+            });
+            if let Some(start) = &case.dbias {
+                let dbias = Matrix::from_fn(1, cols, |_, c| dbias[c] + before(start, c));
+                out[1].assert_close(&dbias, "dbias", |_, c| {
+                    let terms: f64 = (0..rows).map(|r| dy.at(r, c).abs()).sum();
+                    EPSILON * steps * (terms + before(start, c).abs())
+                });
+            }
+        });
+    });
+}
+
+#[test]
+fn layer_norm_parameter_gradients() {
+    check_param_backward(Kind::Layer, 44);
+}
+
+#[test]
+fn rms_norm_parameter_gradient() {
+    check_param_backward(Kind::Rms, 45);
+}

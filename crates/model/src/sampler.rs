@@ -1,0 +1,472 @@
+//! From logits to the next token.
+//!
+//! [`Sampler::sample`] applies its filters in this order, which is the order of Hugging Face's `generate`:
+//!
+//! 1. **repetition penalty** θ on every distinct token of the window (Keskar et al., "CTRL", 2019, section 4.1, in the
+//!    form that also works for negative logits: `l / θ` where `l > 0`, `l · θ` elsewhere);
+//! 2. **temperature** `T`: weights `exp((l − max) / T)`; `T = 0` takes the largest logit and ends here;
+//! 3. **top-k**: the k largest logits (Fan et al., "Hierarchical Neural Story Generation", 2018);
+//! 4. **top-p**: of those, the smallest set, from the top, that carries at least the share p (Holtzman et al., "The
+//!    Curious Case of Neural Text Degeneration", 2019);
+//! 5. **min-p**: of those, the tokens at least `min_p` times as likely as the likeliest (Nguyen et al., "Turning Up the
+//!    Heat", 2024);
+//! 6. one draw from what is left.
+//!
+//! Equal logits rank by token id, the lower first. The same seed and the same logits give the same tokens.
+//!
+//! Unusual logits have defined answers: NaN anywhere is an error that names the index; −∞ is never drawn, and when
+//! nothing else is there, an error; tokens at +∞ share the whole probability equally.
+
+use std::cmp::Ordering;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Top-p without top-k first ranks this many tokens, then four times as many and so on: usually a few tokens carry the
+/// share, and ranking a whole vocabulary for them would cost more than the rest of the sampler.
+const FIRST_RANKED: usize = 64;
+
+/// The longest window of the repetition penalty.
+pub const MAX_REPETITION_WINDOW: usize = 1 << 20;
+
+/// How the next token is chosen. The defaults sample from the model's own distribution.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SamplerConfig {
+    /// Flattens (above 1) or sharpens (below 1) the distribution; 0 always takes the likeliest token. In `[0, ∞)`.
+    pub temperature: f32,
+    /// Only the k likeliest tokens; 0 for all.
+    pub top_k: usize,
+    /// Only the likeliest tokens that together carry this share of the probability; 1 for all. In `(0, 1]`.
+    pub top_p: f32,
+    /// Only tokens at least this many times as likely as the likeliest; 0 for all. In `[0, 1]`.
+    pub min_p: f32,
+    /// Makes tokens of the window less likely (above 1) or more likely (below 1); 1 changes nothing. In `(0, ∞)`.
+    pub repetition_penalty: f32,
+    /// How many of the latest tokens the penalty looks at. In `[0, 2²⁰]`.
+    pub repetition_window: usize,
+    /// Where the random numbers start.
+    pub seed: u64,
+}
+
+impl Default for SamplerConfig {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            repetition_window: 64,
+            seed: 0,
+        }
+    }
+}
+
+impl SamplerConfig {
+    /// Always the likeliest token.
+    pub fn greedy() -> Self {
+        Self { temperature: 0.0, ..Self::default() }
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// [`SamplerError::Setting`] for the first one outside its range.
+    pub fn check(&self) -> Result<(), SamplerError> {
+        let setting = |field, value: f64, allowed| Err(SamplerError::Setting { field, value, allowed });
+        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+            return setting("temperature", self.temperature.into(), "a finite number, 0 or more");
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return setting("top_p", self.top_p.into(), "above 0 and at most 1");
+        }
+        if !(self.min_p >= 0.0 && self.min_p <= 1.0) {
+            return setting("min_p", self.min_p.into(), "from 0 to 1");
+        }
+        if !(self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0) {
+            return setting("repetition_penalty", self.repetition_penalty.into(), "a finite number above 0");
+        }
+        if self.repetition_window > MAX_REPETITION_WINDOW {
+            return setting("repetition_window", self.repetition_window as f64, "from 0 to 1048576");
+        }
+        Ok(())
+    }
+}
+
+/// Why a sampler cannot be made or cannot choose.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum SamplerError {
+    /// A setting lies outside its range.
+    #[error("{field} is {value}; allowed: {allowed}")]
+    Setting {
+        /// Name of the field of [`SamplerConfig`].
+        field: &'static str,
+        /// What it was set to.
+        value: f64,
+        /// What it may be.
+        allowed: &'static str,
+    },
+    /// A vocabulary without tokens has no next token.
+    #[error("the vocabulary is empty")]
+    EmptyVocabulary,
+    /// The logits do not belong to this vocabulary.
+    #[error("{found} logits for a vocabulary of {expected} tokens")]
+    Length {
+        /// Size of the vocabulary.
+        expected: usize,
+        /// Number of logits.
+        found: usize,
+    },
+    /// A logit is not a number.
+    #[error("the logit of token {index} is not a number")]
+    NotANumber {
+        /// The first such token.
+        index: usize,
+    },
+    /// Every logit is −∞.
+    #[error("every token is excluded: all {vocabulary} logits are minus infinity")]
+    NothingLeft {
+        /// Size of the vocabulary.
+        vocabulary: usize,
+    },
+    /// A saved state cannot be one that [`Sampler::state`] returned.
+    #[error("the saved sampler state is damaged: {problem}")]
+    State {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+/// Pseudo-random numbers: xoshiro256++ (Blackman and Vigna, "Scrambled Linear Pseudorandom Number Generators", ACM TOMS
+/// 47(4), 2021), seeded by SplitMix64 as its authors advise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Xoshiro256 {
+    state: [u64; 4],
+}
+
+impl Xoshiro256 {
+    fn new(seed: u64) -> Self {
+        let mut counter = seed;
+        // SplitMix64 visits each 64-bit value once, so the state is never all zero.
+        let state = std::array::from_fn(|_| {
+            counter = counter.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = counter;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        });
+        Self { state }
+    }
+
+    fn next(&mut self) -> u64 {
+        let s = &mut self.state;
+        let result = s[0].wrapping_add(s[3]).rotate_left(23).wrapping_add(s[0]);
+        let t = s[1] << 17;
+        s[2] ^= s[0];
+        s[3] ^= s[1];
+        s[1] ^= s[2];
+        s[0] ^= s[3];
+        s[2] ^= t;
+        s[3] = s[3].rotate_left(45);
+        result
+    }
+
+    /// Uniform in `[0, 1)`, a multiple of 2⁻⁵³.
+    fn next_unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+    }
+}
+
+/// What a sampler carries from one token to the next, for saving and going on later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SamplerState {
+    /// State of the random numbers.
+    rng: [u64; 4],
+    /// The tokens in the window of the repetition penalty, oldest first.
+    recent: Vec<u32>,
+}
+
+/// A token that can still be drawn.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    logit: f32,
+    /// `exp((logit − max) / temperature)`: its probability, but for a common factor.
+    weight: f32,
+    id: u32,
+}
+
+impl Candidate {
+    /// Likelier first; of equals (0 and −0 are), the lower id first. Logits are never NaN here.
+    fn rank(&self, other: &Self) -> Ordering {
+        other.logit.partial_cmp(&self.logit).unwrap_or(Ordering::Equal).then(self.id.cmp(&other.id))
+    }
+}
+
+/// Chooses tokens. Makes its buffers once; choosing allocates nothing.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    config: SamplerConfig,
+    rng: Xoshiro256,
+    /// The latest tokens, a ring: `recent[oldest]` is the next to be overwritten once it is full.
+    recent: Vec<u32>,
+    oldest: usize,
+    /// `[vocabulary]`: the round in which a token was last penalised, so that each is penalised once.
+    penalised: Vec<u64>,
+    round: u64,
+    /// `[vocabulary]`: the logits after the penalty.
+    logits: Vec<f32>,
+    /// At most `[vocabulary]`.
+    candidates: Vec<Candidate>,
+}
+
+impl Sampler {
+    /// A sampler for a vocabulary of this many tokens.
+    ///
+    /// # Errors
+    /// [`SamplerError::Setting`] for a setting out of its range, [`SamplerError::EmptyVocabulary`] for no tokens.
+    pub fn new(config: SamplerConfig, vocabulary: usize) -> Result<Self, SamplerError> {
+        config.check()?;
+        if vocabulary == 0 {
+            return Err(SamplerError::EmptyVocabulary);
+        }
+        let window = if config.repetition_penalty == 1.0 { 0 } else { config.repetition_window };
+        Ok(Self {
+            rng: Xoshiro256::new(config.seed),
+            recent: Vec::with_capacity(window),
+            oldest: 0,
+            penalised: vec![0; if window == 0 { 0 } else { vocabulary }],
+            round: 0,
+            logits: vec![0.0; vocabulary],
+            candidates: Vec::with_capacity(if config.temperature == 0.0 { 0 } else { vocabulary }),
+            config,
+        })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &SamplerConfig {
+        &self.config
+    }
+
+    /// Shows the sampler tokens that it did not choose, oldest first, such as those of the prompt: the repetition
+    /// penalty counts them.
+    pub fn observe(&mut self, tokens: &[u32]) {
+        let window = self.window();
+        for &token in &tokens[tokens.len().saturating_sub(window)..] {
+            if self.recent.len() < window {
+                self.recent.push(token);
+            } else {
+                self.recent[self.oldest] = token;
+                self.oldest = (self.oldest + 1) % window;
+            }
+        }
+    }
+
+    /// Chooses the next token from `logits`, `[vocabulary]`, and remembers it.
+    ///
+    /// # Errors
+    /// [`SamplerError::Length`], [`SamplerError::NotANumber`] or [`SamplerError::NothingLeft`]; the sampler is then as it
+    /// was.
+    pub fn sample(&mut self, logits: &[f32]) -> Result<u32, SamplerError> {
+        if logits.len() != self.logits.len() {
+            return Err(SamplerError::Length { expected: self.logits.len(), found: logits.len() });
+        }
+        if let Some(index) = logits.iter().position(|logit| logit.is_nan()) {
+            return Err(SamplerError::NotANumber { index });
+        }
+        self.logits.copy_from_slice(logits);
+        self.penalise();
+        let (likeliest, max) = largest(&self.logits);
+        if max == f32::NEG_INFINITY {
+            return Err(SamplerError::NothingLeft { vocabulary: logits.len() });
+        }
+        let token = if self.config.temperature == 0.0 {
+            likeliest
+        } else {
+            self.filter(max);
+            self.draw()
+        };
+        self.observe(&[token]);
+        Ok(token)
+    }
+
+    /// What has to be saved so that [`restore`](Self::restore) goes on exactly from here.
+    pub fn state(&self) -> SamplerState {
+        let (newer, older) = self.recent.split_at(self.oldest);
+        SamplerState { rng: self.rng.state, recent: [older, newer].concat() }
+    }
+
+    /// Goes on from a saved state. The settings stay those of this sampler.
+    ///
+    /// # Errors
+    /// [`SamplerError::State`] when the state cannot be a saved one.
+    pub fn restore(&mut self, state: &SamplerState) -> Result<(), SamplerError> {
+        if state.rng == [0; 4] {
+            return Err(SamplerError::State { problem: "the random state is all zero" });
+        }
+        self.rng.state = state.rng;
+        self.recent.clear();
+        self.oldest = 0;
+        self.observe(&state.recent);
+        Ok(())
+    }
+
+    /// Tokens that the penalty looks at; none when it would change nothing.
+    fn window(&self) -> usize {
+        if self.config.repetition_penalty == 1.0 { 0 } else { self.config.repetition_window }
+    }
+
+    /// Filter 1.
+    fn penalise(&mut self) {
+        self.round += 1;
+        for &token in &self.recent {
+            let token = token as usize;
+            // Tokens that only a prompt of another vocabulary can hold have no logit.
+            let Some(logit) = self.logits.get_mut(token) else { continue };
+            if std::mem::replace(&mut self.penalised[token], self.round) != self.round {
+                let penalty = self.config.repetition_penalty;
+                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            }
+        }
+    }
+
+    /// Filters 2 to 5: leaves the tokens that may be drawn in `candidates`, at least one of them with weight 1.
+    fn filter(&mut self, max: f32) {
+        let temperature = self.config.temperature;
+        self.candidates.clear();
+        let possible = self.logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
+        self.candidates.extend(possible.map(|(id, &logit)| Candidate { logit, weight: 0.0, id: id as u32 }));
+
+        let top_k = self.config.top_k;
+        let by_rank = top_k > 0 && top_k < self.candidates.len();
+        if by_rank {
+            self.candidates.select_nth_unstable_by(top_k - 1, Candidate::rank);
+            self.candidates.truncate(top_k);
+            self.candidates.sort_unstable_by(Candidate::rank);
+        }
+        for candidate in &mut self.candidates {
+            // The largest logit may be +∞, and ∞ − ∞ is no number.
+            candidate.weight =
+                if candidate.logit == max { 1.0 } else { ((candidate.logit - max) / temperature).exp() };
+        }
+        if self.config.top_p < 1.0 {
+            let share = f64::from(self.config.top_p) * total_weight(&self.candidates);
+            let kept = if by_rank { shortest_head(&self.candidates, share) } else { rank_head(&mut self.candidates, share) };
+            self.candidates.truncate(kept);
+        }
+        if self.config.min_p > 0.0 {
+            // The likeliest token has weight 1, so a weight is the ratio to it.
+            let least = self.config.min_p;
+            self.candidates.retain(|candidate| candidate.weight >= least);
+        }
+    }
+
+    /// Filter 6: the candidate whose stretch of the summed weights a uniform number falls into.
+    fn draw(&mut self) -> u32 {
+        let mut left = self.rng.next_unit() * total_weight(&self.candidates);
+        let mut chosen = self.candidates[0].id;
+        for candidate in self.candidates.iter().filter(|candidate| candidate.weight > 0.0) {
+            chosen = candidate.id;
+            if left < f64::from(candidate.weight) {
+                break;
+            }
+            left -= f64::from(candidate.weight);
+        }
+        chosen
+    }
+}
+
+/// The largest logit and the lowest id that has it. `logits` holds no NaN and is not empty.
+fn largest(logits: &[f32]) -> (u32, f32) {
+    let mut best = (0, logits[0]);
+    for (id, &logit) in logits.iter().enumerate() {
+        if logit > best.1 {
+            best = (id as u32, logit);
+        }
+    }
+    best
+}
+
+fn total_weight(candidates: &[Candidate]) -> f64 {
+    candidates.iter().map(|candidate| f64::from(candidate.weight)).sum()
+}
+
+/// How many candidates from the front are needed to carry `share`; all of them if rounding leaves it out of reach.
+fn shortest_head(ranked: &[Candidate], share: f64) -> usize {
+    let mut sum = 0.0;
+    for (index, candidate) in ranked.iter().enumerate() {
+        sum += f64::from(candidate.weight);
+        if sum >= share {
+            return index + 1;
+        }
+    }
+    ranked.len()
+}
+
+/// Like [`shortest_head`] for candidates in any order: ranks only as much of the front as it needs.
+fn rank_head(candidates: &mut [Candidate], share: f64) -> usize {
+    let mut ranked = 0;
+    let mut sum = 0.0;
+    let mut count = FIRST_RANKED;
+    while ranked < candidates.len() {
+        let rest = &mut candidates[ranked..];
+        let count_here = count.min(rest.len());
+        if count_here < rest.len() {
+            rest.select_nth_unstable_by(count_here - 1, Candidate::rank);
+        }
+        let head = &mut rest[..count_here];
+        head.sort_unstable_by(Candidate::rank);
+        for candidate in head {
+            sum += f64::from(candidate.weight);
+            ranked += 1;
+            if sum >= share {
+                return ranked;
+            }
+        }
+        count *= 4;
+    }
+    ranked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first outputs from the state 1, 2, 3, 4, worked out by hand from the recurrence of the paper.
+    #[test]
+    fn xoshiro_follows_its_definition() {
+        let mut rng = Xoshiro256 { state: [1, 2, 3, 4] };
+        assert_eq!(rng.next(), 41_943_041);
+        assert_eq!(rng.state, [7, 0, (2 << 17) | 2, 6 << 45]);
+        assert_eq!(rng.next(), 58_720_359);
+        assert_eq!(rng.next(), 3_588_806_011_781_223);
+    }
+
+    #[test]
+    fn neighbouring_seeds_differ_and_units_are_uniform() {
+        let mut means = [0.0; 4];
+        for (seed, mean) in means.iter_mut().enumerate() {
+            let mut rng = Xoshiro256::new(seed as u64);
+            let sum: f64 = (0..10_000).map(|_| rng.next_unit()).inspect(|u| assert!((0.0..1.0).contains(u))).sum();
+            *mean = sum / 10_000.0;
+            assert!((*mean - 0.5).abs() < 0.015, "mean {mean} for seed {seed}");
+        }
+        assert!(means.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+
+    /// Buffers keep their place in memory: nothing is allocated after construction.
+    #[test]
+    fn sampling_keeps_its_buffers() {
+        let config = SamplerConfig { top_p: 0.9, repetition_penalty: 1.2, min_p: 0.01, ..SamplerConfig::default() };
+        let mut sampler = Sampler::new(config, 1000).unwrap();
+        let places = |s: &Sampler| {
+            (s.candidates.as_ptr() as usize, s.candidates.capacity(), s.recent.as_ptr() as usize, s.recent.capacity())
+        };
+        let before = places(&sampler);
+        for round in 0..200 {
+            let logits: Vec<f32> = (0..1000).map(|i| ((i * 7919 + round * 31) % 997) as f32 / 100.0).collect();
+            sampler.sample(&logits).unwrap();
+        }
+        assert_eq!(before, places(&sampler));
+    }
+}

@@ -1,0 +1,121 @@
+//! What can go wrong with a vocabulary or a text.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Why a tokenizer cannot be made, read, written or applied.
+#[derive(Debug, Error)]
+pub enum TokenizerError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file was read and something in it is wrong.
+    #[error("{}: {source}", path.display())]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<TokenizerError>,
+    },
+    /// More bytes than a vocabulary may have.
+    #[error("a tokenizer.json of {bytes} bytes is over the limit of {limit} bytes")]
+    TooLarge {
+        /// How many there are.
+        bytes: u64,
+        /// How many there may be.
+        limit: u64,
+    },
+    /// Not JSON, or JSON whose fields have other types than tokenizer.json has; names the field, line and column.
+    #[error("not a valid tokenizer.json: {problem}")]
+    Json {
+        /// The field and what is wrong with it.
+        problem: String,
+    },
+    /// A field that contradicts itself or another one.
+    #[error("{field}: {problem}")]
+    Field {
+        /// Path of the field, such as `model.merges[3]`.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A kind of part that other tools know and this one does not.
+    #[error("{field}: {found} is not supported (supported: {supported})")]
+    Unsupported {
+        /// Path of the field.
+        field: String,
+        /// What it says.
+        found: String,
+        /// What it may say.
+        supported: &'static str,
+    },
+    /// A character vocabulary needs at least one character.
+    #[error("the text is empty: there are no characters to make a vocabulary of")]
+    EmptyText,
+    /// A vocabulary too small for what every vocabulary of its kind contains, or too large to number.
+    #[error("a vocabulary of {asked} tokens was asked for; {allowed}")]
+    VocabularySize {
+        /// The size asked for.
+        asked: usize,
+        /// What it may be.
+        allowed: &'static str,
+    },
+    /// A character that the vocabulary has no token for.
+    #[error("{character:?} (U+{:04X}) at byte {offset} is not in the vocabulary", u32::from(*character))]
+    UnknownCharacter {
+        /// The character.
+        character: char,
+        /// Where in the text, in bytes.
+        offset: usize,
+    },
+    /// A text that should be plain text came out with a special token in it.
+    #[error("plain text would be encoded to the special token {token:?}")]
+    SpecialInText {
+        /// The token.
+        token: String,
+    },
+    /// An id without a token.
+    #[error("token id {id} at position {index} is not in the vocabulary of {vocabulary} tokens")]
+    UnknownId {
+        /// Position in the list of ids.
+        index: usize,
+        /// The id.
+        id: u32,
+        /// Size of the vocabulary.
+        vocabulary: usize,
+    },
+    /// The tokenizers library refuses what passed our own checks.
+    #[error("{part}: {problem}")]
+    Library {
+        /// The part it refuses.
+        part: &'static str,
+        /// Its words.
+        problem: String,
+    },
+}
+
+impl TokenizerError {
+    /// A [`TokenizerError::Field`].
+    pub(super) fn field(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Field { field: field.into(), problem: problem.into() }
+    }
+
+    /// Turns the library's boxed error into a [`TokenizerError::Library`].
+    pub(super) fn library(part: &'static str) -> impl Fn(tokenizers::Error) -> Self {
+        move |error| Self::Library { part, problem: error.to_string() }
+    }
+}

@@ -1,0 +1,426 @@
+//! The words of `tokenizer.json`: the format of Hugging Face's tokenizers, version 1.0.
+//!
+//! Reading is strict where a file could mean two things or ask for unbounded memory: a key twice, a list longer than any
+//! real one, an id that is no small whole number. Unknown keys are skipped, as the format's own reader does. What the
+//! values mean together is checked in `check.rs`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::error::TokenizerError;
+
+/// The largest `tokenizer.json` that is read.
+pub const MAX_FILE_BYTES: u64 = 64 << 20;
+/// The most tokens a vocabulary may have; the largest in use have a quarter of that.
+pub const MAX_TOKENS: usize = 1 << 20;
+const MAX_MERGES: usize = 1 << 21;
+const MAX_ADDED: usize = 1 << 16;
+/// Parts of a sequence, pieces of a template.
+const MAX_PARTS: usize = 64;
+
+/// A whole file. `truncation` and `padding` are left out on purpose: an engine that silently drops or adds tokens would
+/// train and answer on another text than it was given.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct TokenizerFile<M> {
+    pub version: String,
+    pub truncation: (),
+    pub padding: (),
+    pub added_tokens: Vec<AddedEntry>,
+    pub normalizer: Option<Part>,
+    pub pre_tokenizer: Option<Part>,
+    pub post_processor: Option<Part>,
+    pub decoder: Option<Part>,
+    pub model: M,
+}
+
+/// The `model` of a file, of the kind BPE.
+#[derive(Debug, Clone, Default)]
+pub(super) struct BpeEntry {
+    pub kind: Option<String>,
+    pub dropout: Option<f64>,
+    pub unk_token: Option<String>,
+    pub continuing_subword_prefix: Option<String>,
+    pub end_of_word_suffix: Option<String>,
+    pub fuse_unk: bool,
+    pub byte_fallback: bool,
+    pub ignore_merges: bool,
+    pub vocab: HashMap<String, u32>,
+    pub merges: Vec<(String, String)>,
+}
+
+/// A token beside the model: found in the text before anything else is done with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct AddedEntry {
+    pub id: u32,
+    pub content: String,
+    #[serde(default)]
+    pub single_word: bool,
+    #[serde(default)]
+    pub lstrip: bool,
+    #[serde(default)]
+    pub rstrip: bool,
+    #[serde(default)]
+    pub normalized: bool,
+    #[serde(default)]
+    pub special: bool,
+}
+
+/// A normalizer, pre-tokenizer, post-processor or decoder: all fields that any supported one has.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Part {
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "parts")]
+    pub normalizers: Option<Vec<Part>>,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "parts")]
+    pub pretokenizers: Option<Vec<Part>>,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "parts")]
+    pub decoders: Option<Vec<Part>>,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "parts")]
+    pub processors: Option<Vec<Part>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<PatternEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prepend: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strip_left: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strip_right: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub add_prefix_space: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trim_offsets: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_regex: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub behavior: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub invert: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub individual_digits: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replacement: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prepend_scheme: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "parts")]
+    pub single: Option<Vec<TemplatePiece>>,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "parts")]
+    pub pair: Option<Vec<TemplatePiece>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub special_tokens: Option<BTreeMap<String, TemplateToken>>,
+}
+
+/// What a replacement or a split looks for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum PatternEntry {
+    String(String),
+    Regex(String),
+}
+
+/// A piece of a post-processor's template.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum TemplatePiece {
+    SpecialToken { id: String, type_id: u32 },
+    Sequence { id: String, type_id: u32 },
+}
+
+/// What a name in a template stands for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct TemplateToken {
+    pub id: String,
+    #[serde(deserialize_with = "few")]
+    pub ids: Vec<u32>,
+    #[serde(deserialize_with = "few")]
+    pub tokens: Vec<String>,
+}
+
+impl Part {
+    /// A part without settings, or one whose settings the caller fills in.
+    pub fn new(kind: &str) -> Self {
+        Self { kind: kind.to_owned(), ..Self::default() }
+    }
+
+    /// The byte-level part of GPT-2: no space before the text, split by its regular expression.
+    pub fn byte_level() -> Self {
+        Self {
+            add_prefix_space: Some(false),
+            trim_offsets: Some(true),
+            use_regex: Some(true),
+            ..Self::new("ByteLevel")
+        }
+    }
+}
+
+impl<M> TokenizerFile<M> {
+    /// A file around a model, without any other part.
+    pub fn new(model: M) -> Self {
+        Self {
+            version: "1.0".to_owned(),
+            truncation: (),
+            padding: (),
+            added_tokens: Vec::new(),
+            normalizer: None,
+            pre_tokenizer: None,
+            post_processor: None,
+            decoder: None,
+            model,
+        }
+    }
+}
+
+impl TokenizerFile<BpeEntry> {
+    /// Reads a file's text.
+    ///
+    /// # Errors
+    /// [`TokenizerError::TooLarge`] or [`TokenizerError::Json`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, TokenizerError> {
+        let length = bytes.len() as u64;
+        if length > MAX_FILE_BYTES {
+            return Err(TokenizerError::TooLarge { bytes: length, limit: MAX_FILE_BYTES });
+        }
+        serde_json::from_slice(bytes).map_err(|error| TokenizerError::Json { problem: error.to_string() })
+    }
+}
+
+/// Puts the field's name in front of what is wrong with its value.
+fn named<T, E: serde::de::Error>(name: impl fmt::Display, value: Result<T, E>) -> Result<T, E> {
+    value.map_err(|error| E::custom(format_args!("{name}: {error}")))
+}
+
+/// Takes the value of the key `name` into `slot`, once.
+fn once<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
+    map: &mut A,
+    name: &str,
+    slot: &mut Option<T>,
+) -> Result<(), A::Error> {
+    if slot.is_some() {
+        return Err(A::Error::custom(format_args!("{name}: the key appears twice")));
+    }
+    *slot = Some(named(name, map.next_value())?);
+    Ok(())
+}
+
+impl<'de> Deserialize<'de> for TokenizerFile<BpeEntry> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FileVisitor)
+    }
+}
+
+struct FileVisitor;
+
+impl<'de> Visitor<'de> for FileVisitor {
+    type Value = TokenizerFile<BpeEntry>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object with the keys version, added_tokens, model and so on")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut version, mut added, mut model) = (None::<Option<String>>, None::<Capped<AddedEntry, MAX_ADDED>>, None);
+        let (mut normalizer, mut pre_tokenizer, mut post_processor, mut decoder) = (None, None, None, None);
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "version" => once(&mut map, "version", &mut version)?,
+                "added_tokens" => once(&mut map, "added_tokens", &mut added)?,
+                "normalizer" => once(&mut map, "normalizer", &mut normalizer)?,
+                "pre_tokenizer" => once(&mut map, "pre_tokenizer", &mut pre_tokenizer)?,
+                "post_processor" => once(&mut map, "post_processor", &mut post_processor)?,
+                "decoder" => once(&mut map, "decoder", &mut decoder)?,
+                "model" => once(&mut map, "model", &mut model)?,
+                _ => drop(named(&key, map.next_value::<IgnoredAny>())?),
+            }
+        }
+        let Some(model) = model else {
+            return Err(A::Error::custom("model: the key is missing"));
+        };
+        Ok(TokenizerFile {
+            version: version.flatten().unwrap_or_else(|| "1.0".to_owned()),
+            added_tokens: added.map(|list| list.0).unwrap_or_default(),
+            normalizer: normalizer.flatten(),
+            pre_tokenizer: pre_tokenizer.flatten(),
+            post_processor: post_processor.flatten(),
+            decoder: decoder.flatten(),
+            ..TokenizerFile::new(model)
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for BpeEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ModelVisitor)
+    }
+}
+
+struct ModelVisitor;
+
+impl<'de> Visitor<'de> for ModelVisitor {
+    type Value = BpeEntry;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object with the keys type, vocab and merges")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut kind, mut dropout, mut unk_token, mut prefix, mut suffix) = (None, None, None, None, None);
+        let (mut fuse_unk, mut byte_fallback, mut ignore_merges) = (None, None, None);
+        let (mut vocab, mut merges) = (None::<VocabEntry>, None::<Capped<MergeEntry, MAX_MERGES>>);
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "type" => once(&mut map, "type", &mut kind)?,
+                "dropout" => once(&mut map, "dropout", &mut dropout)?,
+                "unk_token" => once(&mut map, "unk_token", &mut unk_token)?,
+                "continuing_subword_prefix" => once(&mut map, &key, &mut prefix)?,
+                "end_of_word_suffix" => once(&mut map, &key, &mut suffix)?,
+                "fuse_unk" => once(&mut map, &key, &mut fuse_unk)?,
+                "byte_fallback" => once(&mut map, &key, &mut byte_fallback)?,
+                "ignore_merges" => once(&mut map, &key, &mut ignore_merges)?,
+                // Another kind of model may have a list here; say what it is before tripping over that.
+                "vocab" | "merges" if kind.as_ref().is_some_and(|kind: &String| kind != "BPE") => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+                "vocab" => once(&mut map, "vocab", &mut vocab)?,
+                "merges" => once(&mut map, "merges", &mut merges)?,
+                _ => drop(named(&key, map.next_value::<IgnoredAny>())?),
+            }
+        }
+        let is_bpe = kind.as_ref().is_none_or(|kind| kind == "BPE");
+        let missing = |key| A::Error::custom(format_args!("{key}: the key is missing"));
+        let vocab = match vocab {
+            None if is_bpe => return Err(missing("vocab")),
+            vocab => vocab.map(|vocab| vocab.0).unwrap_or_default(),
+        };
+        let merges = match merges {
+            None if is_bpe => return Err(missing("merges")),
+            merges => merges.map(|list| list.0).unwrap_or_default(),
+        };
+        Ok(BpeEntry {
+            kind,
+            dropout: dropout.flatten(),
+            unk_token: unk_token.flatten(),
+            continuing_subword_prefix: prefix.flatten(),
+            end_of_word_suffix: suffix.flatten(),
+            fuse_unk: fuse_unk.flatten().unwrap_or(false),
+            byte_fallback: byte_fallback.flatten().unwrap_or(false),
+            ignore_merges: ignore_merges.flatten().unwrap_or(false),
+            vocab,
+            merges: merges.into_iter().map(|merge| (merge.0, merge.1)).collect(),
+        })
+    }
+}
+
+/// A map from token to id without double tokens.
+struct VocabEntry(HashMap<String, u32>);
+
+impl<'de> Deserialize<'de> for VocabEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct VocabVisitor;
+        impl<'de> Visitor<'de> for VocabVisitor {
+            type Value = VocabEntry;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object that gives every token its id")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VocabEntry, A::Error> {
+                let mut vocab = HashMap::new();
+                while let Some(token) = map.next_key::<String>()? {
+                    let id = named(format_args!("[{token:?}]"), map.next_value::<u64>())?;
+                    if id > i32::MAX as u64 {
+                        return Err(A::Error::custom(format_args!("[{token:?}]: the id {id} is not below 2^31")));
+                    }
+                    if vocab.len() == MAX_TOKENS {
+                        return Err(A::Error::custom(format_args!("more than {MAX_TOKENS} tokens")));
+                    }
+                    if vocab.contains_key(&token) {
+                        return Err(A::Error::custom(format_args!("[{token:?}]: the token appears twice")));
+                    }
+                    vocab.insert(token, id as u32);
+                }
+                Ok(VocabEntry(vocab))
+            }
+        }
+        deserializer.deserialize_map(VocabVisitor)
+    }
+}
+
+/// A merge: `["a", "b"]`, or `"a b"` in older files.
+struct MergeEntry(String, String);
+
+impl<'de> Deserialize<'de> for MergeEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MergeVisitor;
+        impl<'de> Visitor<'de> for MergeVisitor {
+            type Value = MergeEntry;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("two tokens, as a list of two strings or as one string with a space between them")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<MergeEntry, E> {
+                match text.split_once(' ') {
+                    Some((left, right)) if !right.contains(' ') => Ok(MergeEntry(left.to_owned(), right.to_owned())),
+                    _ => Err(E::custom(format_args!("{text:?} is not two tokens with a space between them"))),
+                }
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<MergeEntry, A::Error> {
+                let left = list.next_element()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
+                let right = list.next_element()?.ok_or_else(|| A::Error::invalid_length(1, &self))?;
+                match list.next_element::<IgnoredAny>()? {
+                    None => Ok(MergeEntry(left, right)),
+                    Some(_) => Err(A::Error::invalid_length(3, &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(MergeVisitor)
+    }
+}
+
+/// A list that is refused as soon as it is longer than `N`, before memory is spent on it.
+struct Capped<T, const N: usize>(Vec<T>);
+
+impl<'de, T: DeserializeOwned, const N: usize> Deserialize<'de> for Capped<T, N> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct CappedVisitor<T, const N: usize>(PhantomData<T>);
+        impl<'de, T: DeserializeOwned, const N: usize> Visitor<'de> for CappedVisitor<T, N> {
+            type Value = Capped<T, N>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                write!(f, "a list of at most {N} entries")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = named(format_args!("[{}]", entries.len()), list.next_element::<T>())? {
+                    if entries.len() == N {
+                        return Err(A::Error::custom(format_args!("more than {N} entries")));
+                    }
+                    entries.push(entry);
+                }
+                Ok(Capped(entries))
+            }
+        }
+        deserializer.deserialize_seq(CappedVisitor(PhantomData))
+    }
+}
+
+fn parts<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
+    Ok(Option::<Capped<T, MAX_PARTS>>::deserialize(deserializer)?.map(|list| list.0))
+}
+
+fn few<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    Ok(Capped::<T, MAX_PARTS>::deserialize(deserializer)?.0)
+}

@@ -1,0 +1,321 @@
+//! AVX2 with FMA and F16C: vectors of 256 bits.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use half::{bf16, f16};
+
+use crate::{Isa, IsaKind};
+
+const LANES: usize = 8;
+
+/// A CPU with AVX2, FMA, F16C, BMI1 and BMI2: eight lanes.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx2(());
+
+impl Avx2 {
+    /// The token, where this CPU and operating system have the features.
+    pub fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2");
+        found.then_some(Self(()))
+    }
+}
+
+/// Calls intrinsics that touch registers only.
+macro_rules! compute {
+    ($calls:expr) => {
+        // SAFETY: the intrinsics ask for nothing but the CPU features, and `self`, an `Avx2`, exists only after `detect`
+        // found them all.
+        unsafe { $calls }
+    };
+}
+
+/// All ones in the first `min(n, LANES)` lanes.
+#[inline(always)]
+fn first_lanes(_proof: Avx2, n: usize) -> __m256i {
+    let n = n.min(LANES) as i32;
+    compute!(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)))
+}
+
+impl Isa for Avx2 {
+    const KIND: IsaKind = IsaKind::Avx2;
+    const LANES: usize = LANES;
+
+    type F32 = __m256;
+    type I32 = __m256i;
+    type Mask = __m256;
+
+    #[inline(always)]
+    fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
+        #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2")]
+        fn enter<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        compute!(enter(f))
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F32 {
+        compute!(_mm256_set1_ps(x))
+    }
+
+    #[inline(always)]
+    fn load(self, src: &[f32]) -> Self::F32 {
+        // SAFETY: the slice has LANES elements; the features as in `compute`.
+        unsafe { _mm256_loadu_ps(src[..LANES].as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn load_partial(self, src: &[f32]) -> Self::F32 {
+        // SAFETY: only lanes below src.len() are read; the features as in `compute`.
+        unsafe { _mm256_maskload_ps(src.as_ptr(), first_lanes(self, src.len())) }
+    }
+
+    #[inline(always)]
+    fn store(self, v: Self::F32, dst: &mut [f32]) {
+        // SAFETY: the slice has LANES elements; the features as in `compute`.
+        unsafe { _mm256_storeu_ps(dst[..LANES].as_mut_ptr(), v) }
+    }
+
+    #[inline(always)]
+    fn store_partial(self, v: Self::F32, dst: &mut [f32]) {
+        // SAFETY: only lanes below dst.len() are written; the features as in `compute`.
+        unsafe { _mm256_maskstore_ps(dst.as_mut_ptr(), first_lanes(self, dst.len()), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_ptr(self, src: *const f32) -> Self::F32 {
+        // SAFETY: the caller guarantees LANES readable elements; the features as in `compute`.
+        unsafe { _mm256_loadu_ps(src) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_ptr(self, v: Self::F32, dst: *mut f32) {
+        // SAFETY: the caller guarantees LANES writable elements; the features as in `compute`.
+        unsafe { _mm256_storeu_ps(dst, v) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        compute!(_mm256_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        compute!(_mm256_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        compute!(_mm256_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        compute!(_mm256_div_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+        compute!(_mm256_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn neg_mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+        compute!(_mm256_fnmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        compute!(_mm256_min_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        compute!(_mm256_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn neg(self, a: Self::F32) -> Self::F32 {
+        compute!(_mm256_xor_ps(a, _mm256_set1_ps(-0.0)))
+    }
+
+    #[inline(always)]
+    fn abs(self, a: Self::F32) -> Self::F32 {
+        compute!(_mm256_andnot_ps(_mm256_set1_ps(-0.0), a))
+    }
+
+    #[inline(always)]
+    fn sqrt(self, a: Self::F32) -> Self::F32 {
+        compute!(_mm256_sqrt_ps(a))
+    }
+
+    #[inline(always)]
+    fn round(self, a: Self::F32) -> Self::F32 {
+        compute!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
+    }
+
+    #[inline(always)]
+    fn mul_pow2(self, a: Self::F32, n: Self::F32) -> Self::F32 {
+        // In two steps, because 2^n itself may be subnormal or infinite.
+        compute!({
+            let n = _mm256_cvtps_epi32(n);
+            let first = _mm256_srai_epi32::<1>(n);
+            let second = _mm256_sub_epi32(n, first);
+            let bias = _mm256_set1_epi32(127);
+            let first = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(first, bias)));
+            let second = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(second, bias)));
+            _mm256_mul_ps(_mm256_mul_ps(a, first), second)
+        })
+    }
+
+    #[inline(always)]
+    fn lt(self, a: Self::F32, b: Self::F32) -> Self::Mask {
+        compute!(_mm256_cmp_ps::<_CMP_LT_OQ>(a, b))
+    }
+
+    #[inline(always)]
+    fn le(self, a: Self::F32, b: Self::F32) -> Self::Mask {
+        compute!(_mm256_cmp_ps::<_CMP_LE_OQ>(a, b))
+    }
+
+    #[inline(always)]
+    fn eq(self, a: Self::F32, b: Self::F32) -> Self::Mask {
+        compute!(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b))
+    }
+
+    #[inline(always)]
+    fn select(self, mask: Self::Mask, a: Self::F32, b: Self::F32) -> Self::F32 {
+        compute!(_mm256_blendv_ps(b, a, mask))
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> Self::I32 {
+        compute!(_mm256_set1_epi32(x))
+    }
+
+    #[inline(always)]
+    fn to_i32(self, a: Self::F32) -> Self::I32 {
+        compute!(_mm256_cvtps_epi32(a))
+    }
+
+    #[inline(always)]
+    fn to_f32(self, a: Self::I32) -> Self::F32 {
+        compute!(_mm256_cvtepi32_ps(a))
+    }
+
+    #[inline(always)]
+    fn bits(self, a: Self::F32) -> Self::I32 {
+        compute!(_mm256_castps_si256(a))
+    }
+
+    #[inline(always)]
+    fn from_bits(self, a: Self::I32) -> Self::F32 {
+        compute!(_mm256_castsi256_ps(a))
+    }
+
+    #[inline(always)]
+    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        compute!(_mm256_add_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        compute!(_mm256_sub_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn widening_mul_u32(self, a: Self::I32, b: Self::I32) -> (Self::I32, Self::I32) {
+        compute!({
+            let even = _mm256_mul_epu32(a, b);
+            let odd = _mm256_mul_epu32(_mm256_srli_epi64::<32>(a), _mm256_srli_epi64::<32>(b));
+            let low = _mm256_blend_epi32::<0b10101010>(even, _mm256_slli_epi64::<32>(odd));
+            let high = _mm256_blend_epi32::<0b10101010>(_mm256_srli_epi64::<32>(even), odd);
+            (low, high)
+        })
+    }
+
+    #[inline(always)]
+    fn and_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        compute!(_mm256_and_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn or_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        compute!(_mm256_or_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn xor_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        compute!(_mm256_xor_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn shl_i32<const N: i32>(self, a: Self::I32) -> Self::I32 {
+        compute!(_mm256_slli_epi32::<N>(a))
+    }
+
+    #[inline(always)]
+    fn shr_i32<const N: i32>(self, a: Self::I32) -> Self::I32 {
+        compute!(_mm256_srli_epi32::<N>(a))
+    }
+
+    #[inline(always)]
+    fn sum(self, v: Self::F32) -> f32 {
+        compute!({
+            let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        })
+    }
+
+    #[inline(always)]
+    fn max_lane(self, v: Self::F32) -> f32 {
+        compute!({
+            let four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        })
+    }
+
+    #[inline(always)]
+    fn load_f16(self, src: &[f16]) -> Self::F32 {
+        // SAFETY: the slice has LANES elements of 16 bits; the features as in `compute`.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(src[..LANES].as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn store_f16(self, v: Self::F32, dst: &mut [f16]) {
+        let half = compute!(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v));
+        // SAFETY: the slice has LANES elements of 16 bits; the features as in `compute`.
+        unsafe { _mm_storeu_si128(dst[..LANES].as_mut_ptr().cast(), half) }
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, src: &[bf16]) -> Self::F32 {
+        // SAFETY: the slice has LANES elements of 16 bits; the features as in `compute`.
+        let half = unsafe { _mm_loadu_si128(src[..LANES].as_ptr().cast()) };
+        compute!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half))))
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, v: Self::F32, dst: &mut [bf16]) {
+        let half = compute!({
+            let bits = _mm256_castps_si256(v);
+            // Half a unit of the kept part, less one where that part is even, so that ties go to even.
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+            // Rounding could carry a NaN to infinity: keep its upper half instead, made quiet.
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+            let upper = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan));
+            _mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256::<1>(upper))
+        });
+        // SAFETY: the slice has LANES elements of 16 bits; the features as in `compute`.
+        unsafe { _mm_storeu_si128(dst[..LANES].as_mut_ptr().cast(), half) }
+    }
+}

@@ -1,0 +1,39 @@
+//! One file for each instruction set, with the same items in the same order.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+pub(crate) mod scalar;
+
+#[cfg(test)]
+#[allow(unsafe_code)]
+mod tests {
+    use crate::{Isa, IsaKind, WithIsa};
+
+    /// Moves vectors through pointers at every offset, aligned or not.
+    struct Pointers;
+
+    impl WithIsa for Pointers {
+        type Output = ();
+        fn call<I: Isa>(self, isa: I) {
+            let src: Vec<f32> = (0..3 * I::LANES).map(|i| i as f32).collect();
+            for offset in 0..I::LANES {
+                let mut dst = vec![-1.0; src.len()];
+                // SAFETY: offset + LANES is at most the length of both vectors.
+                unsafe { isa.store_ptr(isa.load_ptr(src.as_ptr().add(offset)), dst.as_mut_ptr().add(offset)) };
+                for (i, &d) in dst.iter().enumerate() {
+                    let inside = (offset..offset + I::LANES).contains(&i);
+                    assert_eq!(d, if inside { src[i] } else { -1.0 }, "{} at {offset}", I::KIND);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pointers_move_one_vector() {
+        for kind in IsaKind::available() {
+            kind.with(Pointers).unwrap();
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The vector language: what every instruction set can do.
+
+use std::fmt::Debug;
+
+use half::{bf16, f16};
+
+use crate::IsaKind;
+
+/// A zero-sized proof that this CPU has an instruction set, and the operations of that set.
+///
+/// A value of an implementing type exists only after detection (see [`IsaKind::with`]), so the
+/// arithmetic below needs no `unsafe` where it is used. Kernels are written once, generic over `I: Isa`,
+/// with `#[inline(always)]` on every function and closure below the one call of [`Isa::vectorize`]: only code that
+/// is inlined into it is compiled for the instruction set.
+///
+/// Slices given to [`Isa::load`] and its kin must hold at least [`Isa::LANES`] elements; they panic otherwise. With
+/// `chunks_exact(I::LANES)` the check vanishes.
+pub trait Isa: Copy + Debug + Send + Sync + 'static {
+    /// Which instruction set this is.
+    const KIND: IsaKind;
+    /// `f32` lanes in a vector.
+    const LANES: usize;
+
+    /// `LANES` values of `f32`.
+    type F32: Copy;
+    /// `LANES` values of `i32`.
+    type I32: Copy;
+    /// One truth value for each lane.
+    type Mask: Copy;
+
+    /// Runs `f` compiled for this instruction set: the single `#[target_feature]` entry.
+    fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
+
+    /// `x` in every lane.
+    fn splat(self, x: f32) -> Self::F32;
+    /// `0.0` in every lane.
+    #[inline(always)]
+    fn zero(self) -> Self::F32 {
+        self.splat(0.0)
+    }
+    /// The first [`Isa::LANES`] elements of `src`.
+    fn load(self, src: &[f32]) -> Self::F32;
+    /// The first `min(src.len(), LANES)` elements of `src`, then zeros.
+    fn load_partial(self, src: &[f32]) -> Self::F32;
+    /// Writes all lanes to the front of `dst`.
+    fn store(self, v: Self::F32, dst: &mut [f32]);
+    /// Writes the first `min(dst.len(), LANES)` lanes to the front of `dst`.
+    fn store_partial(self, v: Self::F32, dst: &mut [f32]);
+    /// Reads [`Isa::LANES`] elements at `src`, which need not be aligned.
+    ///
+    /// # Safety
+    /// `src` must be valid for reads of `LANES` elements.
+    #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
+    unsafe fn load_ptr(self, src: *const f32) -> Self::F32;
+    /// Writes [`Isa::LANES`] elements at `dst`, which need not be aligned.
+    ///
+    /// # Safety
+    /// `dst` must be valid for writes of `LANES` elements.
+    #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
+    unsafe fn store_ptr(self, v: Self::F32, dst: *mut f32);
+
+    /// `a + b`.
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a - b`.
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b`.
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a / b`, correctly rounded.
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b + c`; rounded once where the CPU fuses, twice on [`crate::Scalar`].
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// `c - a * b`; rounded as [`Isa::mul_add`].
+    fn neg_mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// The lesser of `a` and `b`; `b` where either is NaN.
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The greater of `a` and `b`; `b` where either is NaN.
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `-a`.
+    fn neg(self, a: Self::F32) -> Self::F32;
+    /// `|a|`.
+    fn abs(self, a: Self::F32) -> Self::F32;
+    /// The square root, correctly rounded.
+    fn sqrt(self, a: Self::F32) -> Self::F32;
+    /// The nearest integer, ties to even, as a float.
+    fn round(self, a: Self::F32) -> Self::F32;
+    /// `a · 2^n` for whole numbers `n` with `|n| ≤ 160`; rounded once, to a subnormal number if need be, where
+    /// `0.5 ≤ |a| ≤ 2`.
+    fn mul_pow2(self, a: Self::F32, n: Self::F32) -> Self::F32;
+
+    /// `a < b`.
+    fn lt(self, a: Self::F32, b: Self::F32) -> Self::Mask;
+    /// `a <= b`.
+    fn le(self, a: Self::F32, b: Self::F32) -> Self::Mask;
+    /// `a == b`.
+    fn eq(self, a: Self::F32, b: Self::F32) -> Self::Mask;
+    /// `a` where the mask is true, else `b`.
+    fn select(self, mask: Self::Mask, a: Self::F32, b: Self::F32) -> Self::F32;
+
+    /// `x` in every lane.
+    fn splat_i32(self, x: i32) -> Self::I32;
+    /// The nearest integer, ties to even; unspecified outside the range of `i32`.
+    fn to_i32(self, a: Self::F32) -> Self::I32;
+    /// The integers as floats.
+    fn to_f32(self, a: Self::I32) -> Self::F32;
+    /// The bits of the floats.
+    fn bits(self, a: Self::F32) -> Self::I32;
+    /// The floats with those bits.
+    #[allow(clippy::wrong_self_convention)] // `self` is the token; `f32::from_bits` gives the name.
+    fn from_bits(self, a: Self::I32) -> Self::F32;
+    /// `a + b`, wrapping.
+    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// `a - b`, wrapping.
+    fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// The lower and the upper halves of the 64-bit products `a * b`, all of them unsigned.
+    fn widening_mul_u32(self, a: Self::I32, b: Self::I32) -> (Self::I32, Self::I32);
+    /// `a & b`.
+    fn and_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// `a | b`.
+    fn or_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// `a ^ b`.
+    fn xor_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// `a << N`.
+    fn shl_i32<const N: i32>(self, a: Self::I32) -> Self::I32;
+    /// `a >> N`, zeros shifted in.
+    fn shr_i32<const N: i32>(self, a: Self::I32) -> Self::I32;
+
+    /// The sum over lanes, in an order fixed for the instruction set.
+    fn sum(self, v: Self::F32) -> f32;
+    /// The greatest lane; unspecified if one is NaN.
+    fn max_lane(self, v: Self::F32) -> f32;
+
+    /// The first [`Isa::LANES`] elements of `src`, widened.
+    fn load_f16(self, src: &[f16]) -> Self::F32;
+    /// Writes all lanes, rounded to nearest even.
+    fn store_f16(self, v: Self::F32, dst: &mut [f16]);
+    /// The first [`Isa::LANES`] elements of `src`, widened.
+    fn load_bf16(self, src: &[bf16]) -> Self::F32;
+    /// Writes all lanes, rounded to nearest even; a NaN stays a NaN.
+    fn store_bf16(self, v: Self::F32, dst: &mut [bf16]);
+}

@@ -1,0 +1,112 @@
+//! One vector language over the instruction sets that SmallMind runs on.
+//!
+//! A kernel is written once, generic over [`Isa`], and runs on every instruction set: [`Scalar`] everywhere, `Avx2` (8
+//! lanes) and `Avx512` (16 lanes) where an x86-64 CPU has them. This page builds a dot product in four steps.
+//!
+//! # 1. The arithmetic
+//!
+//! An implementation of [`Isa`] is a zero-sized *token*. It can be had only by detection, so to hold one is proof that the
+//! CPU has the instructions, and its methods need no `unsafe`. Vectors have the type `I::F32` and [`Isa::LANES`] elements.
+//! Everything is `#[inline(always)]`, closures too: what is not inlined into the entry of step 2 is not compiled for the
+//! instruction set.
+//!
+//! ```
+//! use smallmind_simd::Isa;
+//!
+//! /// `Σ aᵢ·bᵢ`; `a` and `b` are `[n]`.
+//! #[inline(always)]
+//! fn dot_lanes<I: Isa>(isa: I, a: &[f32], b: &[f32]) -> f32 {
+//!     let (a, a_tail) = a.split_at(a.len() - a.len() % I::LANES);
+//!     let (b, b_tail) = b.split_at(a.len());
+//!     let mut sum = isa.zero();
+//!     for (a, b) in a.chunks_exact(I::LANES).zip(b.chunks_exact(I::LANES)) {
+//!         sum = isa.mul_add(isa.load(a), isa.load(b), sum);
+//!     }
+//!     // Partial loads put zeros into the lanes beyond the end, which add nothing here.
+//!     sum = isa.mul_add(isa.load_partial(a_tail), isa.load_partial(b_tail), sum);
+//!     isa.sum(sum)
+//! }
+//! ```
+//!
+//! # 2. The entry
+//!
+//! [`Isa::vectorize`] is the one function that is compiled with the instruction set enabled. A public kernel calls it once.
+//!
+//! ```
+//! # use smallmind_simd::{Isa, Scalar};
+//! # #[inline(always)]
+//! # fn dot_lanes<I: Isa>(isa: I, a: &[f32], b: &[f32]) -> f32 {
+//! #     assert!(a.len() <= I::LANES);
+//! #     isa.sum(isa.mul(isa.load_partial(a), isa.load_partial(b)))
+//! # }
+//! pub fn dot<I: Isa>(isa: I, a: &[f32], b: &[f32]) -> f32 {
+//!     assert_eq!(a.len(), b.len());
+//!     isa.vectorize(
+//!         #[inline(always)]
+//!         || dot_lanes(isa, a, b),
+//!     )
+//! }
+//!
+//! assert_eq!(dot(Scalar::new(), &[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]), 32.0);
+//! ```
+//!
+//! # 3. The choice
+//!
+//! [`IsaKind`] names an instruction set at run time; [`IsaKind::with`] turns the name into a token. As closures can't be
+//! generic, the work is a value that implements [`WithIsa`]. [`IsaKind::best`] is the widest kind of this CPU, and
+//! [`IsaKind::from_environment`] lets the variable `SMALLMIND_ISA` choose another.
+//!
+//! ```
+//! # use smallmind_simd::Isa;
+//! # fn dot<I: Isa>(isa: I, a: &[f32], b: &[f32]) -> f32 {
+//! #     isa.sum(isa.mul(isa.load_partial(a), isa.load_partial(b)))
+//! # }
+//! use smallmind_simd::{IsaKind, WithIsa};
+//!
+//! struct Dot<'a>(&'a [f32], &'a [f32]);
+//!
+//! impl WithIsa for Dot<'_> {
+//!     type Output = f32;
+//!     fn call<I: Isa>(self, isa: I) -> f32 {
+//!         dot(isa, self.0, self.1)
+//!     }
+//! }
+//!
+//! assert_eq!(IsaKind::best().with(Dot(&[1.0, 2.0], &[3.0, 4.0])), Ok(11.0));
+//! ```
+//!
+//! # 4. The test
+//!
+//! A test walks [`IsaKind::available`], so that one machine checks every kind that it has.
+//!
+//! ```
+//! # use smallmind_simd::{Isa, IsaKind, WithIsa};
+//! # struct Dot<'a>(&'a [f32], &'a [f32]);
+//! # impl WithIsa for Dot<'_> {
+//! #     type Output = f32;
+//! #     fn call<I: Isa>(self, isa: I) -> f32 {
+//! #         isa.sum(isa.mul(isa.load_partial(self.0), isa.load_partial(self.1)))
+//! #     }
+//! # }
+//! for kind in IsaKind::available() {
+//!     for n in 0..8 {
+//!         let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
+//!         let expected: f32 = x.iter().map(|x| x * x).sum();
+//!         assert_eq!(kind.with(Dot(&x, &x)), Ok(expected), "{kind}, n = {n}");
+//!     }
+//! }
+//! ```
+//!
+//! [`math`] holds the elementary functions over this language, each with its error bound. The crate knows nothing of
+//! matrices, and makes no choice of its own: who holds a token decides what runs.
+
+mod arch;
+mod isa;
+mod kind;
+pub mod math;
+
+pub use arch::scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+pub use arch::{avx2::Avx2, avx512::Avx512};
+pub use isa::Isa;
+pub use kind::{ISA_VARIABLE, IsaError, IsaKind, WithIsa};

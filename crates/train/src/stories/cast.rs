@@ -1,0 +1,346 @@
+//! Who and where: the people, animals, toys and places of a story, drawn once and kept to its end.
+
+use super::rng::SplitMix64;
+
+/// The three kinds of world a story can happen in. A frame of a plot names those it fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum World {
+    Children,
+    Forest,
+    Toys,
+}
+
+impl World {
+    pub(super) fn of_letter(letter: char) -> Option<Self> {
+        match letter {
+            'c' => Some(Self::Children),
+            'f' => Some(Self::Forest),
+            't' => Some(Self::Toys),
+            _ => None,
+        }
+    }
+}
+
+/// Pronouns of a character.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gender {
+    Female,
+    Male,
+}
+
+impl Gender {
+    fn other(self) -> Self {
+        match self {
+            Self::Female => Self::Male,
+            Self::Male => Self::Female,
+        }
+    }
+
+    fn choose(self, female: &'static str, male: &'static str) -> &'static str {
+        match self {
+            Self::Female => female,
+            Self::Male => male,
+        }
+    }
+
+    pub(super) fn he(self) -> &'static str {
+        self.choose("she", "he")
+    }
+
+    pub(super) fn him(self) -> &'static str {
+        self.choose("her", "him")
+    }
+
+    pub(super) fn his(self) -> &'static str {
+        self.choose("her", "his")
+    }
+
+    pub(super) fn himself(self) -> &'static str {
+        self.choose("herself", "himself")
+    }
+}
+
+/// A hero or a friend.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Character {
+    pub(super) name: &'static str,
+    /// "boy", "fox", "rag doll".
+    pub(super) kind: &'static str,
+    pub(super) gender: Gender,
+}
+
+/// Where a story plays, with the preposition that its name wants, and three places to look in.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) at: &'static str,
+    pub(super) to: &'static str,
+    spots: [&'static str; 3],
+}
+
+/// Everything that stays the same throughout one story.
+#[derive(Debug)]
+pub(super) struct Cast {
+    pub(super) world: World,
+    pub(super) hero: Character,
+    pub(super) friend: Character,
+    pub(super) elder: &'static str,
+    pub(super) elder_gender: Gender,
+    pub(super) place: &'static Place,
+    pub(super) spots: [&'static str; 3],
+    pub(super) home: &'static str,
+    pub(super) everyone: &'static str,
+    pub(super) hobbies: [&'static str; 2],
+    pub(super) trails: [&'static str; 2],
+    pub(super) goal: &'static str,
+    pub(super) tiny: &'static str,
+    pub(super) color: &'static str,
+    pub(super) weather: &'static str,
+    pub(super) trait_: &'static str,
+}
+
+/// What the draws of one world are made from.
+struct Pool {
+    girls: &'static [&'static str],
+    boys: &'static [&'static str],
+    girl_kinds: &'static [&'static str],
+    boy_kinds: &'static [&'static str],
+    elders: &'static [(&'static str, Gender)],
+    places: &'static [Place],
+    homes: &'static [&'static str],
+    everyone: &'static str,
+    hobbies: &'static [&'static str],
+    trails: &'static [&'static str],
+}
+
+const COLORS: &[&str] = &["red", "blue", "green", "yellow", "orange", "purple", "white", "pink"];
+const WEATHERS: &[&str] = &["sunny", "warm", "bright", "windy", "fine", "quiet"];
+const TRAITS: &[&str] = &["kind", "brave", "clever", "cheerful", "gentle", "curious", "funny", "sweet"];
+const TINY: &[&str] = &["ant", "beetle", "ladybug", "snail", "cricket"];
+const GOALS: &[&str] = &["old oak tree", "bridge", "river", "big rock", "red barn"];
+/// Animals walk, have no wings, and don't appear in any frame as somebody else.
+const ANIMALS: &[&str] =
+    &["rabbit", "fox", "bear", "mouse", "squirrel", "hedgehog", "frog", "duck", "pig", "lamb", "beaver", "deer"];
+const TOYS: &[&str] =
+    &["toy robot", "rag doll", "tin soldier", "toy elephant", "puppet", "toy lion", "wooden duck", "toy monkey"];
+
+const CHILDREN: Pool = Pool {
+    girls: &["Lily", "Mia", "Anna", "Sara", "Ella", "Rosa", "Nora", "Lucy", "Zoe", "Amy", "Ruby", "Emma", "Maya"],
+    boys: &["Tom", "Ben", "Max", "Sam", "Leo", "Jack", "Tim", "Finn", "Noah", "Oscar", "Hugo", "Adam", "Luke"],
+    girl_kinds: &["girl"],
+    boy_kinds: &["boy"],
+    elders: &[("Mom", Gender::Female), ("Dad", Gender::Male), ("Grandma", Gender::Female), ("Grandpa", Gender::Male)],
+    places: &[
+        Place {
+            at: "in the park",
+            to: "to the park",
+            spots: ["under the bench", "behind a bush", "beside the big slide"],
+        },
+        Place {
+            at: "in the garden",
+            to: "to the garden",
+            spots: ["between the roses", "behind the gate", "under a big leaf"],
+        },
+        Place { at: "at the beach", to: "to the beach", spots: ["behind a rock", "in the sand", "under an old boat"] },
+        Place {
+            at: "in the yard",
+            to: "out to the yard",
+            spots: ["behind the fence", "in the tall grass", "under the steps"],
+        },
+        Place { at: "at the farm", to: "to the farm", spots: ["behind the barn", "in the hay", "under the cart"] },
+        Place {
+            at: "at the lake",
+            to: "to the lake",
+            spots: ["beside a big stone", "in the reeds", "under the old tree"],
+        },
+    ],
+    homes: &[
+        "in a small house by the sea",
+        "in a little town",
+        "near the woods",
+        "on a farm",
+        "at the end of a long street",
+    ],
+    everyone: "the other children",
+    hobbies: &["sing", "paint", "read", "run", "draw", "tell stories", "look at the clouds", "pick flowers", "laugh"],
+    trails: OUTDOORS,
+};
+
+const FOREST: Pool = Pool {
+    girls: &["Daisy", "Poppy", "Hazel", "Bella", "Luna", "Penny", "Willow", "Pearl", "Dot", "Molly"],
+    boys: &["Pip", "Bruno", "Toby", "Rusty", "Oliver", "Milo", "Basil", "Moss", "Chip", "Otto"],
+    girl_kinds: ANIMALS,
+    boy_kinds: ANIMALS,
+    elders: &[
+        ("Mama", Gender::Female),
+        ("Papa", Gender::Male),
+        ("Grandma", Gender::Female),
+        ("Grandpa", Gender::Male),
+        ("Old Owl", Gender::Female),
+        ("Old Turtle", Gender::Male),
+    ],
+    places: &[
+        Place {
+            at: "in the forest",
+            to: "to the forest",
+            spots: ["under a log", "behind an oak tree", "between the leaves"],
+        },
+        Place {
+            at: "in the meadow",
+            to: "to the meadow",
+            spots: ["in the tall grass", "behind a rock", "between the flowers"],
+        },
+        Place {
+            at: "by the pond",
+            to: "to the pond",
+            spots: ["in the reeds", "beside a big stone", "under the old tree"],
+        },
+        Place { at: "on the hill", to: "up the hill", spots: ["behind a bush", "in a hole", "under a big leaf"] },
+        Place { at: "by the river", to: "to the river", spots: ["under the bridge", "in the sand", "behind a rock"] },
+    ],
+    homes: &[
+        "in a warm hole under an oak tree",
+        "near the river",
+        "in a little house in the forest",
+        "behind the hill",
+        "at the end of the woods",
+    ],
+    everyone: "the other animals",
+    hobbies: &["sing", "run", "jump", "tell stories", "look at the clouds", "pick flowers", "count the stars", "laugh"],
+    trails: OUTDOORS,
+};
+
+const TOY_ROOM: Pool = Pool {
+    girls: &["Dolly", "Pixie", "Tilly", "Stella", "Coco", "Minnie"],
+    boys: &["Zip", "Bolt", "Rex", "Patch", "Buddy", "Ziggy"],
+    girl_kinds: TOYS,
+    boy_kinds: TOYS,
+    elders: &[("Old Bear", Gender::Male), ("Old Clock", Gender::Male), ("Grandma Doll", Gender::Female)],
+    places: &[
+        Place {
+            at: "in the playroom",
+            to: "to the playroom",
+            spots: ["under the bed", "behind the door", "in an old shoe"],
+        },
+        Place {
+            at: "in the toy shop",
+            to: "to the toy shop",
+            spots: ["under the table", "behind the books", "in a paper bag"],
+        },
+        Place {
+            at: "under the roof",
+            to: "up to the room under the roof",
+            spots: ["behind a box", "under an old hat", "in a basket"],
+        },
+    ],
+    homes: &["in a toy shop", "in an old toy box", "on a high shelf", "in a small room under the roof"],
+    everyone: "the other toys",
+    hobbies: &["sing", "run", "jump", "tell stories", "look at the moon", "count the stars", "laugh"],
+    trails: &[
+        "climbed over the books",
+        "went under the bed",
+        "went past the cat, who was asleep",
+        "walked along the wall",
+        "counted twenty steps from the door",
+    ],
+};
+
+const OUTDOORS: &[&str] = &[
+    "walked over a small bridge",
+    "went around the pond",
+    "climbed up a hill",
+    "went through a dark cave",
+    "counted twenty steps from an oak tree",
+    "followed the river",
+];
+
+impl Cast {
+    /// Draws the cast of a story in `world`.
+    pub(super) fn draw(world: World, rng: &mut SplitMix64) -> Self {
+        let pool = match world {
+            World::Children => &CHILDREN,
+            World::Forest => &FOREST,
+            World::Toys => &TOY_ROOM,
+        };
+        let gender = if rng.below(2) == 0 { Gender::Female } else { Gender::Male };
+        // Mostly the friend takes the other pronoun, so that "she" and "he" tell the two apart.
+        let friend_gender = if rng.below(4) == 0 { gender } else { gender.other() };
+        let hero = character(pool, gender, None, rng);
+        let friend = character(pool, friend_gender, Some(hero), rng);
+        let (elder, elder_gender) = draw(pool.elders, rng);
+        let place = &pool.places[rng.below(pool.places.len())];
+        let mut spots = place.spots;
+        spots.swap(0, rng.below(3));
+        spots.swap(1, 1 + rng.below(2));
+        Self {
+            world,
+            hero,
+            friend,
+            elder,
+            elder_gender,
+            place,
+            spots,
+            home: draw(pool.homes, rng),
+            everyone: pool.everyone,
+            hobbies: two(pool.hobbies, rng),
+            trails: two(pool.trails, rng),
+            goal: draw(GOALS, rng),
+            tiny: draw(TINY, rng),
+            color: draw(COLORS, rng),
+            weather: draw(WEATHERS, rng),
+            trait_: draw(TRAITS, rng),
+        }
+    }
+}
+
+/// A character who shares neither name nor, among animals and toys, kind with `besides`.
+fn character(pool: &Pool, gender: Gender, besides: Option<Character>, rng: &mut SplitMix64) -> Character {
+    let (names, kinds) = match gender {
+        Gender::Female => (pool.girls, pool.girl_kinds),
+        Gender::Male => (pool.boys, pool.boy_kinds),
+    };
+    let name = other_than(names, besides.map(|c| c.name), rng);
+    let kind = other_than(kinds, besides.map(|c| c.kind), rng);
+    Character { name, kind, gender }
+}
+
+/// One of the items of a table of this file; none of them is empty.
+fn draw<T: Copy>(items: &[T], rng: &mut SplitMix64) -> T {
+    items[rng.below(items.len())]
+}
+
+/// An item that isn't `taken`, if there is another.
+fn other_than(items: &[&'static str], taken: Option<&str>, rng: &mut SplitMix64) -> &'static str {
+    let at = rng.below(items.len());
+    if taken == Some(items[at]) { items[(at + 1) % items.len()] } else { items[at] }
+}
+
+/// Two different items.
+fn two(items: &[&'static str], rng: &mut SplitMix64) -> [&'static str; 2] {
+    let first = draw(items, rng);
+    [first, other_than(items, Some(first), rng)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hero_and_friend_differ() {
+        for world in [World::Children, World::Forest, World::Toys] {
+            for i in 0..2000 {
+                let cast = Cast::draw(world, &mut SplitMix64::of_item(7, i));
+                assert_ne!(cast.hero.name, cast.friend.name);
+                if world == World::Children {
+                    assert_eq!(cast.hero.kind == "girl", cast.hero.gender == Gender::Female);
+                } else {
+                    assert_ne!(cast.hero.kind, cast.friend.kind);
+                }
+                assert_ne!(cast.hobbies[0], cast.hobbies[1]);
+                assert_ne!(cast.trails[0], cast.trails[1]);
+                let mut spots = cast.spots;
+                spots.sort_unstable();
+                assert!(spots[0] != spots[1] && spots[1] != spots[2]);
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The built-in corpus: simple children's stories from a grammar, so that a first model needs no download.
+//!
+//! A story is told from a **plot** (a quarrel, a wish, a broken toy …), a **frame** (the thing, the trouble and the remedy
+//! that fit together), a **cast** (hero, friend, elder, place; names, pronouns and places stay the same to the end) and a
+//! choice of wordings. Some hundred words, past tense, dialogue, ASCII only.
+//!
+//! ```
+//! use smallmind_train::stories::{Part, Stories, write_corpus};
+//!
+//! for story in Stories::new(1337).take(2) {
+//!     println!("{story}\n");
+//! }
+//! let train = write_corpus(1337, 100_000, Part::Train);
+//! let validation = write_corpus(1337, 10_000, Part::Validation);
+//! assert!(train.len() >= 100_000 && validation.len() >= 10_000);
+//! ```
+//!
+//! * **Documents.** A story has one to four paragraphs, parted by single line feeds, and never a blank line; stories stand a
+//!   blank line apart. [`documents`] takes such a text apart again. The text holds no marker such as `<|endoftext|>`: whoever
+//!   tokenizes it puts the end-of-text *token* after each document, or tokenizes the text as it is (characters).
+//! * **Deterministic.** Story `index` of `seed` is a pure function of the two, in integer arithmetic only: the same on every
+//!   platform and with every compiler.
+//! * **Train and validation never share a story**, whatever their seeds: the part is a function of the story's own text
+//!   ([`Part::of`]), about one story in twenty belonging to validation.
+
+mod cast;
+mod grammar;
+mod rng;
+mod tell;
+
+use grammar::Grammar;
+use rng::SplitMix64;
+use std::sync::OnceLock;
+use tell::Told;
+
+/// One story in this many belongs to [`Part::Validation`].
+const VALIDATION_ONE_IN: u64 = 20;
+
+/// What stands between two stories of a corpus text.
+const BETWEEN: &str = "\n\n";
+
+/// The two disjoint parts of all stories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// About 95 % of the stories.
+    Train,
+    /// The others.
+    Validation,
+}
+
+impl Part {
+    /// The part that a story belongs to: a function of its text alone.
+    #[must_use]
+    pub fn of(story: &str) -> Self {
+        if rng::hash(story).is_multiple_of(VALIDATION_ONE_IN) { Self::Validation } else { Self::Train }
+    }
+}
+
+/// An endless iterator over stories.
+#[derive(Clone, Debug)]
+pub struct Stories {
+    seed: u64,
+    next: u64,
+    part: Option<Part>,
+}
+
+impl Stories {
+    /// All stories of a seed, of both parts.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { seed, next: 0, part: None }
+    }
+
+    /// The stories of a seed that belong to `part`.
+    #[must_use]
+    pub fn of(seed: u64, part: Part) -> Self {
+        Self { seed, next: 0, part: Some(part) }
+    }
+}
+
+impl Iterator for Stories {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        loop {
+            let text = story(self.seed, self.next);
+            self.next = self.next.wrapping_add(1);
+            if self.part.is_none_or(|part| part == Part::of(&text)) {
+                return Some(text);
+            }
+        }
+    }
+}
+
+/// Story `index` of `seed`.
+#[must_use]
+pub fn story(seed: u64, index: u64) -> String {
+    let grammar = built_in();
+    let mut rng = SplitMix64::of_item(seed, index);
+    Told::draw(grammar, &mut rng).map(|told| told.tell(grammar, &mut rng)).unwrap_or_default()
+}
+
+/// The corpus of a seed: whole stories of `part`, a blank line apart, as many as it takes to reach `bytes` bytes.
+///
+/// A longer corpus of the same seed and part begins with the same stories. Empty when `bytes` is 0.
+#[must_use]
+pub fn write_corpus(seed: u64, bytes: usize, part: Part) -> String {
+    /// Reserved at once at most, so that a slip in `bytes` doesn't ask for all the memory there is.
+    const RESERVE: usize = 64 << 20;
+    let mut text = String::with_capacity(bytes.min(RESERVE) + 2048);
+    let mut stories = Stories::of(seed, part);
+    while text.len() < bytes {
+        if !text.is_empty() {
+            // The line feed that ends the story before is the first of the two.
+            text.push_str(&BETWEEN[1..]);
+        }
+        text.extend(stories.next());
+        text.push('\n');
+    }
+    text
+}
+
+/// The documents of a text in which blank lines stand between them, without the blank lines and without empty documents.
+pub fn documents(text: &str) -> impl Iterator<Item = &str> {
+    text.split(BETWEEN).map(|document| document.trim_matches('\n')).filter(|document| !document.is_empty())
+}
+
+/// The grammar of the built-in stories.
+fn built_in() -> &'static Grammar {
+    static GRAMMAR: OnceLock<Grammar> = OnceLock::new();
+    GRAMMAR.get_or_init(|| {
+        let files = [
+            ("shared.txt", include_str!("plots/shared.txt")),
+            ("friends.txt", include_str!("plots/friends.txt")),
+            ("home.txt", include_str!("plots/home.txt")),
+            ("adventures.txt", include_str!("plots/adventures.txt")),
+        ];
+        // The files are compiled in, so a mistake in them is a programmer's and every test shows it.
+        grammar::parse(&files).unwrap_or_else(|error| panic!("built-in stories: {error}"))
+    })
+}

@@ -1,0 +1,167 @@
+//! Telling a story: a plot, a frame and a cast are drawn, then every step is worded.
+
+use super::cast::Cast;
+use super::grammar::{CastSlot, Frame, Grammar, Node, Plot, Slot, Step, Template};
+use super::rng::SplitMix64;
+
+/// A plot with everything that its telling depends on, but for the wording.
+pub(super) struct Told<'a> {
+    pub(super) plot: &'a Plot,
+    pub(super) frame: &'a Frame,
+    pub(super) cast: Cast,
+}
+
+impl<'a> Told<'a> {
+    /// Draws plot, frame, world and cast; `None` only for a grammar without plots.
+    pub(super) fn draw(grammar: &'a Grammar, rng: &mut SplitMix64) -> Option<Self> {
+        let plot = rng.pick(&grammar.plots)?;
+        let frame = rng.pick(&plot.frames)?;
+        let world = *rng.pick(&frame.worlds)?;
+        Some(Self { plot, frame, cast: Cast::draw(world, rng) })
+    }
+
+    /// Words the steps: sentences parted by one space, paragraphs by one line feed.
+    pub(super) fn tell(&self, grammar: &Grammar, rng: &mut SplitMix64) -> String {
+        let mut writer = Writer { told: self, grammar, rng, out: String::with_capacity(1024), friend_known: false };
+        let mut separator = "";
+        for step in &self.plot.steps {
+            match step {
+                Step::Break => separator = "\n",
+                Step::Say(wordings) => {
+                    let before = writer.out.len();
+                    writer.out.push_str(separator);
+                    let start = writer.out.len();
+                    writer.one_of(wordings);
+                    let end = writer.out.trim_end_matches(' ').len();
+                    writer.out.truncate(end);
+                    if writer.out.len() <= start {
+                        writer.out.truncate(before);
+                    } else {
+                        separator = " ";
+                    }
+                }
+            }
+        }
+        writer.out
+    }
+}
+
+struct Writer<'a> {
+    told: &'a Told<'a>,
+    grammar: &'a Grammar,
+    rng: &'a mut SplitMix64,
+    out: String,
+    /// Whether the friend has been introduced.
+    friend_known: bool,
+}
+
+impl Writer<'_> {
+    /// Writes one of the wordings. Recursion ends because a frame's value has no keys and a phrase uses earlier phrases only.
+    fn one_of(&mut self, wordings: &[Template]) {
+        if let Some(template) = self.rng.pick(wordings) {
+            self.write(template);
+        }
+    }
+
+    fn write(&mut self, template: &Template) {
+        for node in &template.0 {
+            match node {
+                Node::Text(text) => self.push(text),
+                Node::Choice(wordings) => self.one_of(wordings),
+                &Node::Hole { slot, article, capital } => {
+                    let start = self.out.len();
+                    self.fill(slot);
+                    if article {
+                        self.put_article(start);
+                    }
+                    if capital && let Some(first) = self.out.get_mut(start..start + 1) {
+                        first.make_ascii_uppercase();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Appends text; a wording left out must not leave two spaces.
+    fn push(&mut self, text: &str) {
+        let doubled = self.out.is_empty() || self.out.ends_with([' ', '\n']);
+        self.out.push_str(if doubled { text.trim_start_matches(' ') } else { text });
+    }
+
+    /// Puts "a" or "an" before the word at `start`, by its first letter: the grammar uses no word in which letter and sound
+    /// differ ("hour", "unicorn"), which a test checks.
+    fn put_article(&mut self, start: usize) {
+        let vowel = self.out.get(start..).is_some_and(|noun| noun.starts_with(['a', 'e', 'i', 'o', 'u']));
+        self.out.insert_str(start, if vowel { "an " } else { "a " });
+    }
+
+    fn fill(&mut self, slot: Slot) {
+        // References with the lifetimes of the grammar and the plot, not of `self`.
+        let (told, grammar) = (self.told, self.grammar);
+        match slot {
+            Slot::Key(key) => {
+                if let Some(value) = told.frame.values.get(key) {
+                    self.write(value);
+                }
+            }
+            Slot::Phrase(phrase) => {
+                if let Some(wordings) = grammar.phrases.get(phrase) {
+                    self.one_of(wordings);
+                }
+            }
+            Slot::Cast(CastSlot::FriendKnown) => self.known_friend(),
+            Slot::Cast(slot) => {
+                self.friend_known |= slot == CastSlot::Friend;
+                self.push(cast_text(&told.cast, slot));
+            }
+        }
+    }
+
+    fn known_friend(&mut self) {
+        let Cast { world, hero, friend, .. } = &self.told.cast;
+        if self.friend_known {
+            self.push(friend.name);
+        } else if *world == super::cast::World::Children {
+            for text in [hero.gender.his(), " friend ", friend.name] {
+                self.push(text);
+            }
+        } else {
+            for text in [friend.name, " the ", friend.kind] {
+                self.push(text);
+            }
+        }
+        self.friend_known = true;
+    }
+}
+
+fn cast_text(cast: &Cast, slot: CastSlot) -> &'static str {
+    match slot {
+        CastSlot::Name => cast.hero.name,
+        CastSlot::He => cast.hero.gender.he(),
+        CastSlot::Him => cast.hero.gender.him(),
+        CastSlot::His => cast.hero.gender.his(),
+        CastSlot::Himself => cast.hero.gender.himself(),
+        CastSlot::Kind => cast.hero.kind,
+        CastSlot::Trait => cast.trait_,
+        CastSlot::Home => cast.home,
+        CastSlot::Friend | CastSlot::FriendKnown => cast.friend.name,
+        CastSlot::FriendHe => cast.friend.gender.he(),
+        CastSlot::FriendHim => cast.friend.gender.him(),
+        CastSlot::FriendHis => cast.friend.gender.his(),
+        CastSlot::FriendKind => cast.friend.kind,
+        CastSlot::Elder => cast.elder,
+        CastSlot::ElderHe => cast.elder_gender.he(),
+        CastSlot::ElderHim => cast.elder_gender.him(),
+        CastSlot::ElderHis => cast.elder_gender.his(),
+        CastSlot::Everyone => cast.everyone,
+        CastSlot::At => cast.place.at,
+        CastSlot::To => cast.place.to,
+        CastSlot::Spot(i) => cast.spots.get(i).copied().unwrap_or_default(),
+        CastSlot::Hobby(i) => cast.hobbies.get(i).copied().unwrap_or_default(),
+        CastSlot::Trail(i) => cast.trails.get(i).copied().unwrap_or_default(),
+        CastSlot::Goal => cast.goal,
+        CastSlot::Tiny => cast.tiny,
+        CastSlot::Color => cast.color,
+        CastSlot::Weather => cast.weather,
+    }
+}
