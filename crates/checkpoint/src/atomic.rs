@@ -34,7 +34,8 @@ const BUFFER: usize = 64 << 10;
 
 /// Writes a file that appears under its name complete and synced, or not at all.
 ///
-/// A file that was there before stays as it was until then, and for good when anything fails.
+/// A file that was there before stays as it was until then, and for good when anything fails. A symbolic link of that name
+/// is replaced, not followed.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -78,7 +79,17 @@ pub struct AtomicFolder {
     parent: PathBuf,
     staging: PathBuf,
     manifest: Manifest,
-    published: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    /// Every file so far is complete.
+    Whole,
+    /// A file could not be written.
+    Broken,
+    /// Under its name.
+    Published,
 }
 
 impl AtomicFolder {
@@ -93,12 +104,12 @@ impl AtomicFolder {
         let (staging, ()) = create_unique(|| temporary(&parent, NEW, name), |path| storage.create_folder(path))
             .map_err(CheckpointError::io(target, "create a temporary folder beside"))?;
         let target = target.to_path_buf();
-        Ok(Self { storage, target, parent, staging, manifest: Manifest::default(), published: false })
+        Ok(Self { storage, target, parent, staging, manifest: Manifest::default(), state: State::Whole })
     }
 
     /// Adds a file, written and synced when this returns.
     ///
-    /// After an error the folder can't be published any more.
+    /// After a failed write the folder can't be published any more.
     pub fn write(
         &mut self,
         name: &str,
@@ -116,7 +127,7 @@ impl AtomicFolder {
         if let Some(fault) = fault {
             return Err(CheckpointError::Unwritable { name: name.to_owned(), fault });
         }
-        let record = self.write_synced(name, write)?;
+        let record = self.write_synced(name, write).inspect_err(|_| self.state = State::Broken)?;
         self.manifest.files.insert(name.to_owned(), record);
         Ok(())
     }
@@ -125,6 +136,10 @@ impl AtomicFolder {
     ///
     /// After an error the earlier folder is under its name, or the new one is, each complete.
     pub fn publish(mut self) -> Result<Manifest, CheckpointError> {
+        if self.state == State::Broken {
+            let error = io::Error::other("an earlier write into it failed");
+            return Err(CheckpointError::io(&self.target, "publish the folder")(error));
+        }
         let text = self.manifest.to_text();
         self.write_synced(MANIFEST_FILE, |out| out.write_all(text.as_bytes()))?;
         self.storage.sync_folder(&self.staging).map_err(CheckpointError::io(&self.staging, "sync the folder"))?;
@@ -137,7 +152,7 @@ impl AtomicFolder {
             }
             return Err(CheckpointError::io(&self.target, "move the new folder to")(error));
         }
-        self.published = true;
+        self.state = State::Published;
         self.storage.sync_folder(&self.parent).map_err(CheckpointError::io(&self.parent, "sync the folder"))?;
         if let Some(old) = replaced {
             // The new folder is in place: what is left of the old one is `clean_stale`'s.
@@ -170,7 +185,7 @@ impl AtomicFolder {
 
 impl Drop for AtomicFolder {
     fn drop(&mut self) {
-        if !self.published {
+        if self.state != State::Published {
             let _ = self.storage.remove_folder(&self.staging);
         }
     }

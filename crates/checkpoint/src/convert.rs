@@ -124,7 +124,7 @@ mod tests {
     fn every_f16_and_bf16_decodes_by_definition_and_comes_back() {
         let mut buffer = ChunkBuffer::new();
         for start in (0..=u16::MAX).step_by(CHUNK) {
-            let bits: Vec<u16> = (start..start + (CHUNK as u16 - 1)).collect();
+            let bits: Vec<u16> = (start..=start + (CHUNK as u16 - 1)).collect();
             let stored: Vec<u8> = bits.iter().flat_map(|bits| bits.to_le_bytes()).collect();
             for dtype in [Dtype::F16, Dtype::Bf16] {
                 let mut out = vec![f32::NAN; bits.len()];

@@ -4,11 +4,11 @@
 //! in [`CheckpointError`]; the `…Fault` enums beside it hold the reason. Text that comes out of a file is quoted and
 //! shortened before it is shown, so that a hostile file can neither flood nor steer a terminal.
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::Dtype;
+use crate::message::{advice, describe, did_you_mean, quote};
 
 /// Why a file or a folder could not be read, checked or written.
 #[derive(Debug, thiserror::Error)]
@@ -478,34 +478,5 @@ impl CheckpointError {
             | Self::Index { .. }
             | Self::Damaged { .. } => true,
         }
-    }
-}
-
-/// Text out of a file, escaped and cut to what fits a message.
-pub(crate) fn quote(text: &str) -> impl fmt::Display {
-    const SHOWN: usize = 80;
-    let shown: String = text.chars().take(SHOWN).collect();
-    let rest = if shown.len() < text.len() { "…" } else { "" };
-    format!("{shown:?}{rest}")
-}
-
-fn describe(looks_like: &Option<&'static str>) -> String {
-    looks_like.map_or(String::new(), |what| format!(" (it looks like {what})"))
-}
-
-fn did_you_mean(suggestion: &Option<String>) -> String {
-    suggestion.as_ref().map_or(String::new(), |name| format!("; did you mean {}?", quote(name)))
-}
-
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::NotFound => "; check the path",
-        io::ErrorKind::PermissionDenied => "; check who owns it and what its permissions are",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; free some space and try again, earlier checkpoints are untouched"
-        }
-        io::ErrorKind::ReadOnlyFilesystem => "; choose a folder that can be written to",
-        io::ErrorKind::WriteZero => "; the disk took no more bytes, earlier checkpoints are untouched",
-        _ => "",
     }
 }

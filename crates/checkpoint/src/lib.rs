@@ -10,7 +10,7 @@
 //!
 //! ```
 //! use std::num::NonZeroUsize;
-//! use smallmind_checkpoint::{CONFIG_FILE, ModelFolder, Rolling, TensorData, TensorWriter, WEIGHTS_FILE};
+//! use smallmind_checkpoint::{CONFIG_FILE, Rolling, TensorData, TensorWriter, WEIGHTS_FILE};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
@@ -28,6 +28,7 @@
 //!     assert!(published.not_removed.is_none());
 //! }
 //! assert_eq!(rolling.steps()?, [200, 300]);
+//! # Ok(()) }
 //! ```
 //!
 //! **Resume.** A damaged checkpoint is recognised, and the one before it is taken.
@@ -92,6 +93,7 @@ mod header;
 mod json;
 mod layout;
 mod manifest;
+mod message;
 mod positioned;
 mod rolling;
 mod storage;

@@ -100,7 +100,8 @@ impl Rolling {
 
     /// The newest checkpoint whose every checksum is right, and what is wrong with the newer ones.
     ///
-    /// Only reads, so it may run while another process trains.
+    /// Only reads, so it may run while another process trains. Where there is none but `damaged` is not empty, a run that
+    /// starts anew would give up what may still be saved by hand.
     pub fn latest_valid(&self) -> Result<Latest, CheckpointError> {
         let mut damaged = Vec::new();
         for step in self.steps()?.into_iter().rev() {
@@ -135,6 +136,11 @@ impl Rolling {
         let manifest = folder.publish()?;
         let not_removed = self.prune(step).err();
         Ok(Published { path, manifest, not_removed })
+    }
+
+    /// Removes the checkpoint of a step, for one that is damaged or of an abandoned run.
+    pub fn remove(&self, step: u64) -> Result<(), CheckpointError> {
+        remove_folder(&*self.storage, &self.path_of(step))
     }
 
     fn ensure_dir(&self) -> Result<(), CheckpointError> {

@@ -10,10 +10,11 @@ use std::io::{self, Write};
 
 use crate::Dtype;
 use crate::convert::{CHUNK, ChunkBuffer};
-use crate::error::{CheckpointError, WriteFault, quote};
+use crate::error::{CheckpointError, WriteFault};
 use crate::header::{
     MAX_HEADER_BYTES, MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_RANK, MAX_STRING_BYTES, MAX_TENSORS, METADATA,
 };
+use crate::message::quote;
 
 /// Values to be stored and how.
 #[derive(Debug, Clone, Copy)]

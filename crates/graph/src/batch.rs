@@ -59,7 +59,9 @@ impl Batch {
     pub fn push(&mut self, tokens: &[u32], past: usize, slot: usize) {
         let start = self.tokens.len();
         self.tokens.extend_from_slice(tokens);
-        self.positions.extend((past..past + tokens.len()).map(|p| p as u32));
+        // Positions beyond any context stop at the largest: `check` refuses them, it does not overflow.
+        let position = |i: usize| u32::try_from(past.saturating_add(i)).unwrap_or(u32::MAX);
+        self.positions.extend((0..tokens.len()).map(position));
         self.spans.push(Span { start, len: tokens.len(), past, slot });
     }
 
@@ -124,9 +126,9 @@ impl Batch {
         within("outputs", self.outputs.len(), limits.outputs)?;
         within("spans", self.spans.len(), limits.spans)?;
         for span in &self.spans {
-            within("past + len", span.past + span.len, limits.context)?;
+            within("past + len", span.past.saturating_add(span.len), limits.context)?;
             if needs.cache {
-                within("slot + 1", span.slot + 1, limits.slots)?;
+                within("slot + 1", span.slot.saturating_add(1), limits.slots)?;
             }
         }
         let largest = |ids: &[u32]| ids.iter().copied().max().map_or(0, |id| id as usize + 1);

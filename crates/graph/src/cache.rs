@@ -41,8 +41,13 @@ impl CacheShape {
     /// # Errors
     /// [`GraphError::OutOfMemory`].
     pub fn allocate(&self) -> Result<Buffer, GraphError> {
+        Buffer::zeroed(self.checked_len()?)
+    }
+
+    /// [`CacheShape::len`], or the error that no memory is as large.
+    pub(crate) fn checked_len(&self) -> Result<usize, GraphError> {
         let rows = self.slots.checked_mul(self.context).and_then(|n| n.checked_mul(self.layers));
         let len = rows.and_then(|n| n.checked_mul(2)).and_then(|n| n.checked_mul(self.kv_cols));
-        Buffer::zeroed(len.ok_or(GraphError::OutOfMemory { bytes: usize::MAX })?)
+        len.filter(|n| *n < isize::MAX as usize / 16).ok_or(GraphError::OutOfMemory { bytes: usize::MAX })
     }
 }

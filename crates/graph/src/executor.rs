@@ -3,7 +3,6 @@
 use smallmind_kernels::{Mat, Part};
 
 use crate::arena::{Buffer, Frame, Space};
-use crate::graph::Phase;
 use crate::plan::{Plan, Step, Workers};
 use crate::pool::Team;
 use crate::{Batch, GraphError, Pool, Probe, Scalars};
@@ -77,11 +76,12 @@ impl Executor {
         if pool.threads() != plan.threads {
             return Err(GraphError::Limit { what: "threads", got: pool.threads(), limit: plan.threads });
         }
+        check(plan, &bindings)?;
         if cfg!(debug_assertions) {
             self.arena.fill(f32::NAN);
         }
         let mut frame = Frame::new(&mut self.arena, plan.scratch.clone(), plan.threads, batch, scalars);
-        bind(&mut frame, plan, bindings)?;
+        bind(&mut frame, bindings);
         pool.run(|worker, team| work(&plan.steps, &frame, Part { index: worker, count: plan.threads }, team, probe));
         self.tokens = batch.len();
         self.outputs = batch.outputs().len();
@@ -94,6 +94,14 @@ impl Executor {
         let view = self.plan.view(value)?;
         let rows = view.rows.resolve(self.tokens, self.outputs);
         Some(Mat::new(&self.arena[view.offset..], rows, view.cols))
+    }
+
+    /// A result of the last run as one slice, row after row; none for a name that the graph lacks.
+    pub fn result_slice(&self, name: &str) -> Option<&[f32]> {
+        let value = self.plan.graph.result(name)?;
+        let view = self.plan.view(value)?;
+        let rows = view.rows.resolve(self.tokens, self.outputs);
+        Some(&self.arena[view.offset..view.offset + rows * view.cols])
     }
 }
 
@@ -119,40 +127,46 @@ fn work<P: Probe>(steps: &[Step], frame: &Frame<'_>, part: Part, team: &Team<'_>
     }
 }
 
-/// Binds what the plan touches and checks that it is there in the right size.
-fn bind<'a>(frame: &mut Frame<'a>, plan: &Plan, bindings: Bindings<'a>) -> Result<(), GraphError> {
-    let need = plan.graph.params.layout().len();
+/// Checks that what the plan touches is there in the right size.
+fn check(plan: &Plan, bindings: &Bindings<'_>) -> Result<(), GraphError> {
+    let need = plan.params_len;
     let sized = |what, got: usize, need: usize| {
         if got == need { Ok(()) } else { Err(GraphError::Binding { what, need, got }) }
     };
-    let updates = plan.graph.nodes.iter().any(|n| n.phase == Phase::Update && n.op.effects().parameters);
-    match bindings.params {
-        Weights::Shared(params) => {
-            sized("parameters", params.len(), need)?;
-            sized("writable parameters", if updates { 0 } else { need }, need)?;
-            frame.bind(Space::Params, params);
-        }
-        Weights::Exclusive(params) => {
-            sized("parameters", params.len(), need)?;
-            frame.bind_mut(Space::Params, params);
-        }
+    let (params, writable) = match &bindings.params {
+        Weights::Shared(params) => (params.len(), 0),
+        Weights::Exclusive(params) => (params.len(), params.len()),
+    };
+    sized("parameters", params, need)?;
+    if plan.effects.parameters {
+        sized("writable parameters", writable, need)?;
+        let (m, v) = bindings.moments.as_ref().map_or((0, 0), |(m, v)| (m.len(), v.len()));
+        sized("first moments", m, need)?;
+        sized("second moments", v, need)?;
     }
-    if plan.graph.nodes.iter().any(|n| n.op.effects().gradients) {
-        let grads = bindings.grads.unwrap_or_default();
-        sized("gradients", grads.len(), need)?;
+    if plan.effects.gradients {
+        sized("gradients", bindings.grads.as_ref().map_or(0, |g| g.len()), need)?;
+    }
+    if let Some(shape) = plan.cache {
+        sized("key-value cache", bindings.cache.as_ref().map_or(0, |c| c.len()), shape.len())?;
+    }
+    Ok(())
+}
+
+/// Lets the steps reach what was given; steps touch only what [`check`] has seen.
+fn bind<'a>(frame: &mut Frame<'a>, bindings: Bindings<'a>) {
+    match bindings.params {
+        Weights::Shared(params) => frame.bind(Space::Params, params),
+        Weights::Exclusive(params) => frame.bind_mut(Space::Params, params),
+    }
+    if let Some(grads) = bindings.grads {
         frame.bind_mut(Space::Grads, grads);
     }
-    if updates {
-        let (m, v) = bindings.moments.unwrap_or_default();
-        sized("first moments", m.len(), need)?;
-        sized("second moments", v.len(), need)?;
+    if let Some((m, v)) = bindings.moments {
         frame.bind_mut(Space::Moment1, m);
         frame.bind_mut(Space::Moment2, v);
     }
-    if let Some(shape) = plan.cache {
-        let cache = bindings.cache.unwrap_or_default();
-        sized("key-value cache", cache.len(), shape.len())?;
+    if let Some(cache) = bindings.cache {
         frame.bind_mut(Space::Cache, cache);
     }
-    Ok(())
 }

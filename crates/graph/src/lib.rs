@@ -16,6 +16,7 @@ mod plan;
 mod pool;
 mod probe;
 mod shape;
+mod update;
 
 pub use arena::Buffer;
 pub use batch::{Batch, Scalars, Span};
@@ -31,3 +32,4 @@ pub use plan::{Limits, Placement, Plan, Step, Workers};
 pub use pool::{Pool, Team, available_threads};
 pub use probe::{NoProbe, Probe};
 pub use shape::{Rows, Shape, ShapeContext};
+pub use update::{CLIP, update_graph};

@@ -273,6 +273,17 @@ pub struct Effects {
     pub cache: bool,
 }
 
+impl Effects {
+    /// The effects of two operations.
+    pub(crate) fn union(self, other: Self) -> Self {
+        Self {
+            gradients: self.gradients || other.gradients,
+            parameters: self.parameters || other.parameters,
+            cache: self.cache || other.cache,
+        }
+    }
+}
+
 impl Op {
     /// The name in dumps and profiles.
     pub fn name(&self) -> &'static str {
@@ -399,7 +410,7 @@ impl Op {
             }
             Op::Dropout(spec) => {
                 cx.arity(1..=1)?;
-                cx.require((0.0..1.0).contains(&spec.probability), "a dropout probability lies in [0, 1)")?;
+                cx.probability(Some(spec))?;
                 Ok(vec![cx.shape(0)])
             }
             Op::Norm(norm) => {
@@ -491,9 +502,10 @@ impl Op {
                 cx.expect(1, Shape { cols: x.cols / 2, ..x })?;
                 Ok(vec![x])
             }
-            Op::Attention { heads, .. } => {
+            Op::Attention { heads, dropout } => {
                 cx.arity(1..=1)?;
                 cx.qkv(0, heads)?;
+                cx.probability(dropout)?;
                 Ok(vec![Shape::tokens(heads.q_cols()), Shape::tokens(heads.heads)])
             }
             Op::AttentionGrad { heads, .. } => {
@@ -533,8 +545,9 @@ impl Op {
                 cx.arity(0..=0)?;
                 Ok(vec![Shape { rows: Rows::Fixed(cx.square_blocks()), cols: 1 }])
             }
-            Op::ClipFactor { .. } => {
+            Op::ClipFactor { max_norm } => {
                 cx.arity(1..=1)?;
+                cx.require(max_norm >= 0.0, "the greatest norm allowed is a number of at least 0")?;
                 Ok(vec![Shape { rows: Rows::Fixed(1), cols: 2 }])
             }
             Op::AdamW(_) => {

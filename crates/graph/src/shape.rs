@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use smallmind_kernels::optimizer::SUM_BLOCK;
 
-use crate::op::{Heads, Norm};
+use crate::op::{DropoutSpec, Heads, Norm};
 use crate::{GraphError, ParamId, ParamSpec, Params};
 
 /// How many rows a value has; context length is never among them.
@@ -121,6 +121,11 @@ impl ShapeContext<'_> {
         let divides = heads.kv_heads > 0 && heads.heads > 0 && heads.heads % heads.kv_heads == 0;
         self.require(divides && heads.head_dim > 0, "key heads divide query heads")?;
         self.expect(input, Shape::tokens(heads.qkv_cols()))
+    }
+
+    pub(crate) fn probability(&self, dropout: Option<DropoutSpec>) -> Result<(), GraphError> {
+        let valid = dropout.is_none_or(|d| (0.0..1.0).contains(&d.probability));
+        self.require(valid, "a dropout probability lies in [0, 1)")
     }
 
     pub(crate) fn square_blocks(&self) -> usize {

@@ -12,6 +12,9 @@ use smallmind_simd::{Isa, IsaKind, WithIsa};
 /// Time spent on each shape.
 const BUDGET: Duration = Duration::from_millis(120);
 
+/// Least time between two looks at the clock.
+const SAMPLE: Duration = Duration::from_micros(50);
+
 /// Which product, by the layouts of its factors.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Form {
@@ -54,17 +57,21 @@ fn noise(len: usize) -> Vec<f32> {
     std::iter::repeat_with(next).take(len).collect()
 }
 
-/// The least time of `work`, in seconds.
+/// The least time of `work`, in seconds; short work is repeated between two looks at the clock.
 fn best(mut work: impl FnMut()) -> f64 {
+    let begin = Instant::now();
     work();
-    let mut best = f64::INFINITY;
+    let repeats = (SAMPLE.as_secs_f64() / begin.elapsed().as_secs_f64()).ceil().max(1.0) as u32;
+    let mut best = Duration::MAX;
     let start = Instant::now();
     while start.elapsed() < BUDGET {
         let begin = Instant::now();
-        work();
-        best = best.min(begin.elapsed().as_secs_f64());
+        for _ in 0..repeats {
+            work();
+        }
+        best = best.min(begin.elapsed());
     }
-    best
+    best.as_secs_f64() / f64::from(repeats)
 }
 
 /// Multiply-adds a second of independent chains in registers, times two.
@@ -99,13 +106,16 @@ impl WithIsa for Run<'_> {
     type Output = ();
 
     fn call<I: Isa>(self, isa: I) {
+        let name = |case: &Case| format!("{} {:?} {}x{}x{}", I::KIND, case.form, case.m, case.n, case.k).to_lowercase();
+        let wanted = |case: &Case| self.filter.iter().all(|word| name(case).contains(word.as_str()));
+        let cases: Vec<Case> = cases().into_iter().filter(wanted).collect();
+        if cases.is_empty() {
+            return;
+        }
         let peak = peak(isa);
         println!("{} peak {:.1} GFLOP/s", I::KIND, peak / 1e9);
-        for Case { form, m, n, k } in cases() {
-            let name = format!("{} {form:?} {m}x{n}x{k}", I::KIND).to_lowercase();
-            if !self.filter.iter().all(|word| name.contains(word.as_str())) {
-                continue;
-            }
+        for case in cases {
+            let Case { form, m, n, k } = case;
             let (a, b) = (noise(m * k), noise(k * n));
             let mut c = vec![0.0; m * n];
             let mut scratch = vec![0.0; gemm_scratch_len(isa, m, n, k)];
@@ -124,7 +134,7 @@ impl WithIsa for Run<'_> {
                 }
             });
             let rate = (2 * m * n * k) as f64 / seconds;
-            println!("{name:<28} {:>9.1} us {:>7.1} GFLOP/s {:>5.1} %", seconds * 1e6, rate / 1e9, 100.0 * rate / peak);
+            println!("{:<28} {:>9.1} us {:>7.1} GFLOP/s {:>5.1} %", name(&case), seconds * 1e6, rate / 1e9, 100.0 * rate / peak);
         }
     }
 }

@@ -216,13 +216,13 @@ fn map<I: Isa>(isa: I, x: Mat, mut out: MatMut, f: impl Fn(I::F32) -> I::F32) {
     }
 }
 
-/// `out = f(a, b)` for every element.
+/// `out = f(a, b)` for every element. `f` is passed on by value: a call through a reference to it would not be inlined.
 #[inline(always)]
-fn zip<I: Isa>(isa: I, a: Mat, b: Mat, mut out: MatMut, f: impl Fn(I::F32, I::F32) -> I::F32) {
+fn zip<I: Isa>(isa: I, a: Mat, b: Mat, mut out: MatMut, f: impl Fn(I::F32, I::F32) -> I::F32 + Copy) {
     assert_eq!((a.rows(), a.cols()), (out.rows(), out.cols()), "shapes of the input and the output");
     assert_eq!((b.rows(), b.cols()), (out.rows(), out.cols()), "shapes of the gradients");
     for r in 0..a.rows() {
-        zip_row(isa, a.row(r), b.row(r), out.row_mut(r), &f);
+        zip_row(isa, a.row(r), b.row(r), out.row_mut(r), f);
     }
 }
 

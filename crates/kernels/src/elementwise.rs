@@ -4,8 +4,8 @@ use smallmind_simd::Isa;
 
 use crate::{Mat, MatMut, sweep};
 
-/// Rows that are summed before their sum is added to the total of a column: one level of a pairwise sum, and as many streams as the hardware
-/// prefetcher follows.
+/// Rows that are summed before their sum is added to the total of a column: one level of a pairwise sum, and as many
+/// streams as the hardware prefetcher follows.
 pub(crate) const ROW_BLOCK: usize = 8;
 
 /// `out = a + b`, all `[rows, cols]`.
@@ -41,9 +41,11 @@ pub fn copy<I: Isa>(isa: I, x: Mat, mut out: MatMut) {
     );
 }
 
-/// `out[i] = x[rows[i]]` with `x` `[_, cols]` and `out` `[rows.len(), cols]`: for instance the last position of every sequence.
+/// `out[i] = x[rows[i]]` with `x` `[_, cols]` and `out` `[rows.len(), cols]`: for instance the last position of every
+/// sequence.
 ///
-/// Its backward is [`embedding_backward`](crate::embedding::embedding_backward) with the same `rows` into a matrix of zeros.
+/// Its backward is [`embedding_backward`](crate::embedding::embedding_backward) with the same `rows` into a matrix of
+/// zeros.
 ///
 /// # Panics
 /// If the shapes disagree or `x` lacks one of the rows.
@@ -61,8 +63,8 @@ pub fn gather_rows<I: Isa>(isa: I, x: Mat, rows: &[u32], mut out: MatMut) {
 
 /// `out += Σ_r x[r]` with `x` `[rows, cols]` and `out` `[cols]`: the gradient of a bias.
 ///
-/// `x` and `out` may be windows of columns. Each column is summed in blocks of eight rows, the blocks in order, so its sum does not
-/// depend on the window; its error is at most about `(8 + rows / 8) · ε · Σ_r |x[r]|`.
+/// `x` and `out` may be windows of columns. Each column is summed in blocks of eight rows, the blocks in order, so its
+/// sum does not depend on the window; its error is at most about `(8 + rows / 8) · ε · Σ_r |x[r]|`.
 ///
 /// # Panics
 /// If the columns differ.

@@ -23,7 +23,8 @@ pub fn embedding<I: Isa>(isa: I, table: Mat, ids: &[u32], mut out: MatMut) {
 
 /// `dtable[ids[r]] += dy[r]` for `r = 0, 1, …`, with `dy` `[tokens, d_model]` and `dtable` `[vocab, d_model]`.
 ///
-/// `dy` and `dtable` may be windows of columns: rows are added in their order, so the result does not depend on the window.
+/// `dy` and `dtable` may be windows of columns: rows are added in their order, so the result does not depend on the
+/// window.
 ///
 /// # Panics
 /// If the shapes disagree or an id is not below `vocab`.

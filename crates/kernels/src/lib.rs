@@ -1,4 +1,105 @@
-//! kernels
+//! The arithmetic of a transformer, forward and backward, on matrices of `f32`.
+//!
+//! Every kernel is a pure function: it takes borrowed matrices, computes the window of the output that it is given, and
+//! returns. It allocates nothing, starts no thread, reads no global. Who calls decides where values live, which
+//! instruction set runs and how many workers share an output.
+//!
+//! # A norm and a linear layer
+//!
+//! Two tokens of three features pass through an RMSNorm and a linear layer with four outputs. A matrix is a [`Mat`] to
+//! read or a [`MatMut`] to write: rows some stride apart, the elements of a row adjacent, so that a window of a matrix
+//! is a matrix too.
+//!
+//! ```
+//! use smallmind_kernels::matmul::{Epilogue, Operand, gemm, gemm_scratch_len};
+//! use smallmind_kernels::norm::{RmsNorm, rms_norm};
+//! use smallmind_kernels::{Mat, MatMut, Part};
+//! use smallmind_simd::{Isa, IsaKind, WithIsa};
+//!
+//! /// What the layer reads: `x` [tokens, 3], `gain` [3], `weight` [4, 3].
+//! struct Layer<'a> {
+//!     x: Mat<'a>,
+//!     gain: &'a [f32],
+//!     weight: Mat<'a>,
+//! }
+//!
+//! // A kernel is generic over the instruction set, and so is what calls it.
+//! impl WithIsa for &Layer<'_> {
+//!     type Output = Vec<f32>;
+//!
+//!     fn call<I: Isa>(self, isa: I) -> Vec<f32> {
+//!         let tokens = self.x.rows();
+//!         let mut normed = vec![f32::NAN; tokens * 3];
+//!         let mut y = vec![f32::NAN; tokens * 4];
+//!
+//!         // Two workers would each take the rows of their part; here one does after the other, with the same result.
+//!         for index in 0..2 {
+//!             let rows = Part { index, count: 2 }.range(tokens, 1);
+//!             rms_norm(
+//!                 isa,
+//!                 RmsNorm {
+//!                     x: self.x.rows_range(rows.clone()),
+//!                     residual: None,
+//!                     weight: self.gain,
+//!                     eps: 0.0,
+//!                     out: MatMut::new(&mut normed, tokens, 3).rows_range(rows),
+//!                     stats: None,
+//!                 },
+//!             );
+//!         }
+//!
+//!         // y = normed · weightᵀ. Memory that a kernel needs for itself is the caller's, and its size is asked for beforehand.
+//!         let mut scratch = vec![0.0; gemm_scratch_len(isa, tokens, 4, 3)];
+//!         gemm(
+//!             isa,
+//!             Operand::normal(Mat::new(&normed, tokens, 3)),
+//!             Operand::transposed(self.weight),
+//!             MatMut::new(&mut y, tokens, 4),
+//!             Epilogue::default(),
+//!             &mut scratch,
+//!         );
+//!         y
+//!     }
+//! }
+//!
+//! let x = [2.0, -2.0, 2.0, /* the second token: */ 0.0, 3.0, 0.0];
+//! let weight = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0];
+//! let layer = Layer { x: Mat::new(&x, 2, 3), gain: &[1.0, 1.0, 0.5], weight: Mat::new(&weight, 4, 3) };
+//!
+//! let root_3 = 3.0_f32.sqrt();
+//! for kind in IsaKind::available() {
+//!     let y = kind.with(&layer)?;
+//!     for (y, want) in y.into_iter().zip([1.0, -1.0, 0.5, 0.5, 0.0, root_3, 0.0, root_3]) {
+//!         assert!((y - want).abs() < 1e-6);
+//!     }
+//! }
+//! # Ok::<(), smallmind_simd::IsaError>(())
+//! ```
+//!
+//! # What holds for every kernel
+//!
+//! * **The window doesn't change the result.** Each element is computed in an order that depends on neither the rows
+//!   nor the columns of the window, so an output shared out among any number of workers comes out bit-equal. Row-wise
+//!   kernels (a norm, rope, the loss) are cut by rows; sums over rows (the gradients of weights, biases and tables) by
+//!   columns.
+//! * **Shapes are preconditions.** Disagreeing shapes, ids, targets or positions out of range are mistakes of the
+//!   program and panic; what comes from outside is checked before it gets here.
+//! * **Outputs are written, never read**, unless the documentation says that the kernel adds to them.
+//! * **Forward and backward are neighbours**, with the formula, its source and the bound of the error;
+//!   [`reference`](mod@reference) holds the naive `f64` twin of each, which the tests compare with.
+//!
+//! | module | kernels |
+//! |---|---|
+//! | [`matmul`] | matrix products in all layouts, with scale, bias and residual |
+//! | [`attention`], [`softmax`] | causal attention over grouped heads, and its masked softmax |
+//! | [`norm`] | LayerNorm and RMSNorm, the residual addition fused |
+//! | [`rope`] | rotary position embedding |
+//! | [`activation`] | GELU, SwiGLU |
+//! | [`embedding`] | looking up rows, and adding their gradients back |
+//! | [`loss`] | softmax cross-entropy |
+//! | [`dropout`] | masks from a counter-based generator |
+//! | [`optimizer`] | AdamW, the sum of squares |
+//! | [`elementwise`] | sums, copies, sums over rows |
 
 pub mod activation;
 pub mod attention;

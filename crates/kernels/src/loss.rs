@@ -5,8 +5,9 @@
 //! dloss/dl_c = softmax(l)_c − [c = target]
 //! ```
 //!
-//! Subtracting the maximum leaves the value as it is and keeps every exponential at most 1, so losses and gradients are finite for
-//! all logits up to ±1e30. A row is one chunk of the batch's `[tokens, vocab]`; the caller chooses how many rows exist at a time.
+//! Subtracting the maximum leaves the value as it is and keeps every exponential at most 1, so losses and gradients are
+//! finite for all logits up to ±1e30. A row is one chunk of the batch's `[tokens, vocab]`; the caller chooses how many
+//! rows exist at a time.
 
 use smallmind_simd::{Isa, math};
 
@@ -17,7 +18,7 @@ pub const IGNORE: u32 = u32::MAX;
 
 /// The loss of each row of `logits` `[rows, vocab]` into `losses` `[rows, 1]`; zero where the target is [`IGNORE`].
 ///
-/// The absolute error is at most `(16 + vocab / 64) · ε`, plus an ε of the loss.
+/// The absolute error is at most `(16 + vocab / 32) · ε`, plus an ε of the loss.
 ///
 /// # Panics
 /// If shapes disagree or a target is neither below `vocab` nor [`IGNORE`]: targets from outside are checked before.
@@ -36,7 +37,7 @@ pub fn cross_entropy<I: Isa>(isa: I, logits: Mat, targets: &[u32], mut losses: M
 /// The losses as [`cross_entropy`] computes them, and `logits` `[rows, vocab]` turned into their own gradient,
 /// `scale · (softmax(logits) − onehot(target))`; zero in rows whose target is [`IGNORE`].
 ///
-/// The error of a gradient is at most `(16 + vocab / 64) · ε · scale`.
+/// The error of a gradient is at most `(16 + vocab / 32) · ε · scale`.
 ///
 /// # Panics
 /// As [`cross_entropy`].

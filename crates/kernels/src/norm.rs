@@ -14,10 +14,11 @@
 //! rstd = 1 / √(Σ x² / n + eps)      x̂ = x · rstd      y = x̂ · weight      dx = rstd · (g − x̂ · Σ (g x̂) / n)
 //! ```
 //!
-//! Forward and `dx` are cut by rows, the gradients of the parameters by columns. Where `X` is the greatest `|x|` of a row and
-//! `G` its greatest `|g|`, the error of an element of `y` is at most about `(16 + n / 32) · ε · X · rstd · |weight|`, that of an
-//! element of `dx` `(16 + n / 32) · ε · rstd · G · (1 + X · rstd)²`: small unless the mean of a row dwarfs its spread. Elements are
-//! squared in `f32`: they must stay below 1e19.
+//! Forward and `dx` are cut by rows, the gradients of the parameters by columns.
+//!
+//! Where `X` is the greatest `|x|` of a row and `G` its greatest `|g|`, the error is at most about `(16 + n / 32) · ε`
+//! times `X · rstd · |weight|` for an element of `y`, and times `rstd · G · (1 + X · rstd)²` for one of `dx`: small
+//! unless the mean of a row dwarfs its spread. Elements are squared in `f32`: they must stay below 1e17.
 
 use smallmind_simd::Isa;
 
@@ -206,8 +207,8 @@ pub fn layer_norm_backward<I: Isa>(isa: I, args: LayerNormBackward) {
 
 /// Adds the gradients of the weight and the bias of [`layer_norm`].
 ///
-/// The tokens are summed in blocks of eight, the blocks in order: the result does not depend on the window of columns. Its error is at
-/// most about `(16 + tokens / 8) · ε` times the sum of the terms' magnitudes.
+/// The tokens are summed in blocks of eight, the blocks in order: the result does not depend on the window of columns.
+/// Its error is at most about `(16 + tokens / 8) · ε` times `Σ_r |dy[r]| · (|x[r]| + |mean_r|) · rstd_r`.
 ///
 /// # Panics
 /// If shapes disagree.

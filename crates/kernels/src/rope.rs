@@ -1,7 +1,7 @@
 //! Rotary position embedding (Su et al., *RoFormer: Enhanced Transformer with Rotary Position Embedding*, 2021).
 //!
-//! Feature `i` and feature `i + head_dim / 2` of a head are the two coordinates of a point (the pairing that Hugging Face calls
-//! `rotate_half`). Position `p` turns it by the angle `p · f_i`, with `f_i = theta^(−2i / head_dim)`:
+//! Feature `i` and feature `i + head_dim / 2` of a head are the two coordinates of a point (the pairing that Hugging
+//! Face calls `rotate_half`). Position `p` turns it by the angle `p · f_i`, with `f_i = theta^(−2i / head_dim)`:
 //!
 //! ```text
 //! y[i]        = x[i] · cos(p f_i) − x[i + half] · sin(p f_i)
@@ -16,11 +16,12 @@ use smallmind_simd::Isa;
 
 use crate::{Mat, MatMut, elementwise::copy_row, sweep};
 
-/// The stretching of low frequencies with which Llama 3.1 and later reach long contexts (`rope_type: "llama3"` in `config.json`).
+/// The stretching of low frequencies with which Llama 3.1 and later reach long contexts (`rope_type: "llama3"` in
+/// `config.json`).
 ///
-/// With the wavelength `λ = 2π / f` and `L = original_max_position`: a frequency with `λ < L / high_freq_factor` stays; one with
-/// `λ > L / low_freq_factor` is divided by `factor`; between them,
-/// `f' = (1 − s) · f / factor + s · f` with `s = (L / λ − low_freq_factor) / (high_freq_factor − low_freq_factor)`.
+/// With the wavelength `λ = 2π / f` and `L = original_max_position`: a frequency with `λ < L / high_freq_factor` stays;
+/// one with `λ > L / low_freq_factor` is divided by `factor`; between them, `f' = (1 − s) · f / factor + s · f` with `s
+/// = (L / λ − low_freq_factor) / (high_freq_factor − low_freq_factor)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RopeScaling {
     /// By what the lowest frequencies are divided.
@@ -59,8 +60,8 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// The table for the positions `0..max_positions` of heads of `head_dim` features, whose frequencies start at 1 and fall
-    /// towards `1 / theta`.
+    /// The table for the positions `0..max_positions` of heads of `head_dim` features, whose frequencies start at 1 and
+    /// fall towards `1 / theta`.
     ///
     /// # Panics
     /// If `head_dim` is odd.
@@ -141,8 +142,8 @@ pub struct Rope<'a> {
     pub out: MatMut<'a>,
 }
 
-/// Turns the first `heads` heads of every row by the angles of the row's position and copies the other columns, so that queries, keys
-/// and values can lie side by side. Windows are cut by rows.
+/// Turns the first `heads` heads of every row by the angles of the row's position and copies the other columns, so that
+/// queries, keys and values can lie side by side. Windows are cut by rows.
 ///
 /// An element's error is at most 2 ε times the length of the point that it is a coordinate of.
 ///

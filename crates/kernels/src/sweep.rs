@@ -1,8 +1,8 @@
 //! Sweeps over the columns of rows of equal length: the loops that the row-wise kernels share.
 //!
-//! Every sweep takes whole vectors first and the remaining columns as one partial vector, so rows may have any length. What is
-//! computed for a column never depends on which other columns the sweep covers; only [`sums`] and [`max`] join columns, in an order
-//! fixed by the length of the row.
+//! Every sweep takes whole vectors first and the remaining columns as one partial vector, so rows may have any length.
+//! What is computed for a column never depends on which other columns the sweep covers; only [`sums`] and [`max`] join
+//! columns, in an order fixed by the length of the row.
 
 use smallmind_simd::Isa;
 
@@ -90,8 +90,9 @@ pub(crate) fn update<I: Isa, const K: usize>(
 
 /// `N` sums over the columns of `K` rows.
 ///
-/// `step(sums, columns, live)` adds the terms of a vector of columns to the sums; `live` is `1.0` in lanes that hold a column and
-/// `0.0` beyond the end of the rows, where the columns read as zero: a term that isn't zero there must be multiplied with it.
+/// `step(sums, columns, live)` adds the terms of a vector of columns to the sums; `live` is `1.0` in lanes that hold a
+/// column and `0.0` beyond the end of the rows, where the columns read as zero: a term that isn't zero there must be
+/// multiplied with it.
 #[inline(always)]
 pub(crate) fn sums<I: Isa, const K: usize, const N: usize>(
     isa: I,
@@ -145,4 +146,39 @@ pub(crate) fn max<I: Isa>(isa: I, row: &[f32]) -> f32 {
     // The last vector may overlap the one before: counting an element twice does not change the maximum.
     acc[1] = isa.max(isa.load(&row[n - I::LANES..]), acc[1]);
     isa.max_lane(isa.max(isa.max(acc[0], acc[1]), isa.max(acc[2], acc[3])))
+}
+
+#[cfg(test)]
+mod tests {
+    use smallmind_simd::{IsaKind, WithIsa};
+
+    use super::*;
+
+    struct Max<'a>(&'a [f32]);
+
+    impl WithIsa for Max<'_> {
+        type Output = f32;
+
+        fn call<I: Isa>(self, isa: I) -> f32 {
+            max(isa, self.0)
+        }
+    }
+
+    /// The greatest element at every place, among lesser ones, with a NaN somewhere.
+    #[test]
+    fn the_maximum_is_found_beside_a_nan() {
+        for n in 2..150 {
+            for at in 0..n {
+                let mut row: Vec<f32> = (0..n).map(|i| -100.0 - i as f32).collect();
+                row[at] = -3.0;
+                row[(at + n / 2) % n] = f32::NAN;
+                for kind in IsaKind::available() {
+                    assert_eq!(kind.with(Max(&row)), Ok(-3.0), "{kind}: {n} elements, the greatest at {at}");
+                }
+            }
+        }
+        for kind in IsaKind::available() {
+            assert_eq!(kind.with(Max(&[])), Ok(f32::NEG_INFINITY));
+        }
+    }
 }

@@ -346,12 +346,12 @@ impl Sampler {
         }
         for candidate in &mut self.candidates {
             // The largest logit may be +∞, and ∞ − ∞ is no number.
-            candidate.weight =
-                if candidate.logit == max { 1.0 } else { ((candidate.logit - max) / temperature).exp() };
+            candidate.weight = if candidate.logit == max { 1.0 } else { ((candidate.logit - max) / temperature).exp() };
         }
         if self.config.top_p < 1.0 {
             let share = f64::from(self.config.top_p) * total_weight(&self.candidates);
-            let kept = if by_rank { shortest_head(&self.candidates, share) } else { rank_head(&mut self.candidates, share) };
+            let kept =
+                if by_rank { shortest_head(&self.candidates, share) } else { rank_head(&mut self.candidates, share) };
             self.candidates.truncate(kept);
         }
         if self.config.min_p > 0.0 {

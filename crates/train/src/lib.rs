@@ -1,1 +1,5 @@
 //! train
+
+mod step;
+
+pub use step::{BatchShape, Learner, Optimizer, Update};

@@ -13,7 +13,7 @@ use crate::arena::{Access, Frame, Sharing, Space, View};
 use crate::batch::Needs;
 use crate::graph::{Graph, NodeId};
 use crate::lower::Lowering;
-use crate::op::{Index, Op};
+use crate::op::{Effects, Index, Op};
 use crate::{CacheShape, GraphError, ValueId};
 
 pub(crate) use place::Placed;
@@ -94,6 +94,10 @@ pub struct Plan {
     pub(crate) threads: usize,
     pub(crate) needs: Needs,
     pub(crate) cache: Option<CacheShape>,
+    /// Elements of the parameters, and of every memory laid out like them.
+    pub(crate) params_len: usize,
+    /// What the nodes touch beside their values.
+    pub(crate) effects: Effects,
 }
 
 impl Plan {
@@ -188,7 +192,10 @@ impl WithIsa for Planner {
         let scratch_len = scratch_each.checked_mul(threads).ok_or(too_large)?;
         let scratch = placed.len..placed.len + scratch_len;
         let needs = needs(&graph);
+        let effects = graph.nodes.iter().fold(Effects::default(), |all, node| all.union(node.op.effects()));
         Ok(Plan {
+            params_len: graph.params.layout().len(),
+            effects,
             isa: I::KIND,
             arena_len: scratch.end,
             views: placed.views,
@@ -237,12 +244,15 @@ fn cache_shape(graph: &Graph, limits: &Limits) -> Result<Option<CacheShape>, Gra
     for node in &graph.nodes {
         if let Op::CacheAppend { layer, heads } | Op::CachedAttention { layer, heads } = node.op {
             let (slots, context, kv_cols) = (limits.slots, limits.context, heads.kv_cols());
-            let layers = shape.map_or(0, |s| s.layers).max(layer + 1);
+            let layers = shape.map_or(0, |s| s.layers).max(layer.saturating_add(1));
             if shape.is_some_and(|s| s.kv_cols != kv_cols) {
                 return Err(GraphError::Batch("layers of one cache have keys of different widths".into()));
             }
             shape = Some(CacheShape { layers, slots, context, kv_cols });
         }
+    }
+    if let Some(shape) = shape {
+        shape.checked_len()?;
     }
     Ok(shape)
 }

@@ -164,4 +164,31 @@ mod tests {
             assert!(stride >= cols && stride % 32 == 16 && stride <= score_stride(cols + 1), "{cols}: {stride}");
         }
     }
+
+    #[test]
+    fn masks_differ_by_head_row_and_key_alone() {
+        let key = DropoutKey { seed: 1, step: 2, salt: 3 };
+        let shape = AttentionShape {
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 8,
+            scale: 1.0,
+            dropout: Some(AttentionDropout { key, p: 0.5, first_row: 10 }),
+        };
+        let keys = |dropout: HeadDropout, row| (0..64).map(|key| dropout.mask(row, key)).collect::<Vec<_>>();
+        let mut seen = Vec::new();
+        for head in 0..4 {
+            let dropout = shape.head_dropout(head).unwrap();
+            for row in 0..8 {
+                seen.push(keys(dropout, row));
+                let later = HeadDropout { first_row: 10 + row, ..dropout };
+                assert_eq!(keys(later, 0), seen[seen.len() - 1], "a call that starts at row {row}");
+                assert_eq!(keys(shape.head_dropout(0).unwrap().head_offset(head), row), seen[seen.len() - 1]);
+            }
+        }
+        for (i, mask) in seen.iter().enumerate() {
+            assert!(mask.contains(&0.0) && mask.contains(&2.0), "{mask:?}");
+            assert!(!seen[..i].contains(mask), "mask {i} was drawn before");
+        }
+    }
 }

@@ -14,7 +14,7 @@ use smallmind_simd::{Isa, IsaKind, Scalar};
 #[cfg(target_arch = "x86_64")]
 use smallmind_simd::{Avx2, Avx512};
 
-use super::pack::{self, TransposeFn};
+use super::pack::{self, PackFn};
 
 /// The most elements that a tile of any instruction set has.
 const MAX_TILE: usize = 512;
@@ -78,7 +78,7 @@ pub(super) struct Kernels<I: 'static> {
     /// `[rows - 1][vectors - 1]`, A transposed or packed.
     pub along_columns: &'static [[KernelFn<I>; 2]],
     /// Packs a panel of B from a transposed operand.
-    pub transpose: TransposeFn<I>,
+    pub transpose: PackFn<I>,
 }
 
 impl<I: Isa> Kernels<I> {
@@ -185,30 +185,11 @@ unsafe fn kernel<I: Isa, W: Walk, const R: usize, const V: usize>(isa: I, tile: 
         || {
             // SAFETY: the caller's guarantee, handed on.
             unsafe {
-                prefetch_output::<I, R, V>(tile);
                 let sums = multiply::<I, W, R, V>(isa, tile);
                 write(isa, tile, &sums);
             }
         },
     );
-}
-
-/// Asks for the output early, so that it has come when the sums are done.
-///
-/// # Safety
-/// As [`KernelFn`].
-#[inline(always)]
-unsafe fn prefetch_output<I: Isa, const R: usize, const V: usize>(tile: &Tile) {
-    for r in 0..R {
-        for v in 0..V {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: SSE is part of x86-64, and a prefetch of any address is harmless.
-            unsafe {
-                use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-                _mm_prefetch::<_MM_HINT_T1>(tile.c.wrapping_add(r * tile.c_stride + v * I::LANES).cast_const().cast());
-            }
-        }
-    }
 }
 
 /// `Σ_p A[r, p] · B[p, v]`: for each element one chain of multiply-adds in rising `p`.
@@ -411,7 +392,7 @@ static AVX2: Kernels<Avx2> = Kernels {
 static AVX512: Kernels<Avx512> = Kernels {
     vectors: 2,
     max_depth: 256,
-    max_block: 128 * 1024,
+    max_block: 64 * 1024,
     along_rows: instances!(Avx512, AlongRows, 1 2 3 4 5 6 7 8 9 10 11 12),
     along_columns: instances!(Avx512, AlongColumns, 1 2 3 4 5 6 7 8 9 10 11 12),
     transpose: super::arch::avx512::transpose,

@@ -1,7 +1,7 @@
 //! The naive `f64` twin of every kernel: plain loops that can be read beside the formula.
 //!
-//! They are what the vectorised kernels are tested against and what a graph is interpreted with. They allocate, they take whole
-//! matrices rather than windows, and they don't try to be fast.
+//! They are what the vectorised kernels are tested against and what a graph is interpreted with. They allocate, they
+//! take whole matrices rather than windows, and they don't try to be fast.
 
 pub mod activation;
 pub mod attention;

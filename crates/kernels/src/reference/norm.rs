@@ -27,7 +27,8 @@ fn rms_norm_stats(x: &Matrix, eps: f64) -> Matrix {
     Matrix::from_fn(x.rows, 1, |r, _| 1.0 / (dot(x.row(r), x.row(r)) / count(x) + eps).sqrt())
 }
 
-/// `x̂ · weight + bias` of `x` `[tokens, d_model]`, with `x̂ = (x − mean) · rstd`, and the statistics `[tokens, 2]`: mean, rstd.
+/// `x̂ · weight + bias` of `x` `[tokens, d_model]`, with `x̂ = (x − mean) · rstd`, and the statistics `[tokens, 2]`:
+/// mean, rstd.
 pub fn layer_norm(x: &Matrix, weight: &[f64], bias: Option<&[f64]>, eps: f64) -> (Matrix, Matrix) {
     let stats = layer_norm_stats(x, eps);
     let y = Matrix::from_fn(x.rows, x.cols, |r, c| {

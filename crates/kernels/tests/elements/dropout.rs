@@ -1,5 +1,6 @@
 use smallmind_kernels::dropout::{Dropout, DropoutKey, dropout, philox4x32, scaled_mask, scaled_mask_row};
 use smallmind_kernels::reference::dropout as reference;
+use smallmind_kernels::{Mat, MatMut};
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
 use crate::support::{Random, Window, assert_close, shapes};
@@ -13,6 +14,11 @@ impl WithIsa for Run<'_> {
     fn call<I: Isa>(self, isa: I) {
         dropout(isa, self.0);
     }
+}
+
+/// The window at the front of a matrix `width` columns wide.
+fn at_the_front<'a>(p: f32, width: usize, x: Mat<'a>, out: MatMut<'a>) -> Dropout<'a> {
+    Dropout { key: KEY, p, width, first_row: 0, first_col: 0, x, out }
 }
 
 struct MaskRow<'a> {
@@ -58,8 +64,7 @@ fn windows_match_the_twin_and_each_other() {
         let allowed = exact.map(|y| 1e-7 * y.abs());
         for &kind in IsaKind::available() {
             let mut out = Window::nan(rows, cols, 1 + random.below(9));
-            let whole = |x, out| Dropout { key: KEY, p, width: cols, first_row: 0, first_col: 0, x, out };
-            kind.with(Run(whole(x.mat(), out.mat_mut()))).unwrap();
+            kind.with(Run(at_the_front(p, cols, x.mat(), out.mat_mut()))).unwrap();
             assert_close(&format!("dropout [{rows}, {cols}]"), kind, &out, &exact, &allowed);
             out.assert_gaps_untouched();
 
@@ -69,8 +74,8 @@ fn windows_match_the_twin_and_each_other() {
             for (first_row, rows, half) in [(0, 0..row, top), (row, row..rows, bottom)] {
                 let x = x.mat().rows_range(rows);
                 let (left, right) = half.split_at_col(col);
-                for (first_col, cols, out) in [(0, 0..col, left), (col, col..cols, right)] {
-                    let window = whole(x.cols_range(cols), out);
+                for (first_col, range, out) in [(0, 0..col, left), (col, col..cols, right)] {
+                    let window = at_the_front(p, cols, x.cols_range(range), out);
                     kind.with(Run(Dropout { first_row, first_col, ..window })).unwrap();
                 }
             }

@@ -55,7 +55,7 @@ impl Rng {
 
     /// Up to four consecutive ranges that cover `0..len`.
     fn cuts(&mut self, len: usize) -> Vec<Range<usize>> {
-        let mut ends = vec![0, self.below(len + 1), self.below(len + 1), self.below(len + 1), len];
+        let mut ends = [0, self.below(len + 1), self.below(len + 1), self.below(len + 1), len];
         ends.sort_unstable();
         ends.windows(2).map(|ends| ends[0]..ends[1]).collect()
     }
@@ -188,9 +188,9 @@ pub fn for_shapes(seed: u64, mut test: impl FnMut(&mut Rng, usize, usize)) {
     test(&mut rng, 3, 5000);
 }
 
-/// The greatest magnitude in `row`.
-pub fn greatest(row: &[f64]) -> f64 {
-    row.iter().fold(0.0, |max, x| x.abs().max(max))
+/// The greatest magnitude in each row.
+pub fn greatest(x: &Matrix) -> Vec<f64> {
+    (0..x.rows).map(|r| x.row(r).iter().fold(0.0, |max, x| x.abs().max(max))).collect()
 }
 
 pub fn widen(values: &[f32]) -> Vec<f64> {

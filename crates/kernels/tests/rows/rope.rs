@@ -58,7 +58,7 @@ fn heads_are_turned_and_the_rest_copied() {
             if c >= heads * 2 * half {
                 return 0.0;
             }
-            let partner = if c / half % 2 == 0 { c + half } else { c - half };
+            let partner = if (c / half).is_multiple_of(2) { c + half } else { c - half };
             2.0 * EPSILON * x.at(r, c).hypot(x.at(r, partner))
         };
         on_every_isa(rng, &case, rows, |out| out[0].assert_close(&want, "rope", bound));

@@ -119,7 +119,7 @@ pub(super) struct Part {
     pub single: Option<Vec<TemplatePiece>>,
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "parts")]
     pub pair: Option<Vec<TemplatePiece>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "names")]
     pub special_tokens: Option<BTreeMap<String, TemplateToken>>,
 }
 
@@ -423,4 +423,29 @@ fn parts<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Res
 
 fn few<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Vec<T>, D::Error> {
     Ok(Capped::<T, MAX_PARTS>::deserialize(deserializer)?.0)
+}
+
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeMap<String, TemplateToken>>, D::Error> {
+    struct NamesVisitor;
+    impl<'de> Visitor<'de> for NamesVisitor {
+        type Value = BTreeMap<String, TemplateToken>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            write!(f, "an object of at most {MAX_PARTS} special tokens")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut names = BTreeMap::new();
+            while let Some((name, token)) = map.next_entry::<String, TemplateToken>()? {
+                if names.len() == MAX_PARTS {
+                    return Err(A::Error::custom(format_args!("more than {MAX_PARTS} special tokens")));
+                }
+                if names.insert(name.clone(), token).is_some() {
+                    return Err(A::Error::custom(format_args!("[{name:?}]: the name appears twice")));
+                }
+            }
+            Ok(names)
+        }
+    }
+    deserializer.deserialize_map(NamesVisitor).map(Some)
 }

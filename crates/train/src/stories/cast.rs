@@ -124,8 +124,8 @@ const TOYS: &[&str] =
     &["toy robot", "rag doll", "tin soldier", "toy elephant", "puppet", "toy lion", "wooden duck", "toy monkey"];
 
 const CHILDREN: Pool = Pool {
-    girls: &["Lily", "Mia", "Anna", "Sara", "Ella", "Rosa", "Nora", "Lucy", "Zoe", "Amy", "Ruby", "Emma", "Maya"],
-    boys: &["Tom", "Ben", "Max", "Sam", "Leo", "Jack", "Tim", "Finn", "Noah", "Oscar", "Hugo", "Adam", "Luke"],
+    girls: &["Lily", "Mia", "Anna", "Sara", "Nora", "Lucy", "Zoe", "Amy", "Ruby", "Emma", "Maya"],
+    boys: &["Tom", "Ben", "Max", "Sam", "Leo", "Jack", "Tim", "Finn", "Noah", "Oscar", "Luke"],
     girl_kinds: &["girl"],
     boy_kinds: &["boy"],
     elders: &[("Mom", Gender::Female), ("Dad", Gender::Male), ("Grandma", Gender::Female), ("Grandpa", Gender::Male)],
@@ -133,41 +133,45 @@ const CHILDREN: Pool = Pool {
         Place {
             at: "in the park",
             to: "to the park",
-            spots: ["under the bench", "behind a bush", "beside the big slide"],
+            spots: ["under the old tree", "behind a rock", "beside the big slide"],
         },
         Place {
             at: "in the garden",
             to: "to the garden",
-            spots: ["between the roses", "behind the gate", "under a big leaf"],
+            spots: ["between the flowers", "behind the house", "under a big leaf"],
         },
-        Place { at: "at the beach", to: "to the beach", spots: ["behind a rock", "in the sand", "under an old boat"] },
+        Place { at: "at the beach", to: "to the beach", spots: ["behind a rock", "in a hole", "under an old boat"] },
         Place {
             at: "in the yard",
             to: "out to the yard",
-            spots: ["behind the fence", "in the tall grass", "under the steps"],
+            spots: ["behind the house", "in the tall grass", "under the old tree"],
         },
-        Place { at: "at the farm", to: "to the farm", spots: ["behind the barn", "in the hay", "under the cart"] },
+        Place {
+            at: "at the farm",
+            to: "to the farm",
+            spots: ["behind the barn", "in the tall grass", "under the cart"],
+        },
         Place {
             at: "at the lake",
             to: "to the lake",
-            spots: ["beside a big stone", "in the reeds", "under the old tree"],
+            spots: ["beside a big stone", "in the tall grass", "under an old boat"],
         },
     ],
     homes: &[
         "in a small house by the sea",
         "in a little town",
         "near the woods",
-        "on a farm",
+        "near a farm",
         "at the end of a long street",
     ],
     everyone: "the other children",
-    hobbies: &["sing", "paint", "read", "run", "draw", "tell stories", "look at the clouds", "pick flowers", "laugh"],
+    hobbies: &["sing", "draw", "run", "tell stories", "look at the clouds", "pick flowers", "laugh"],
     trails: OUTDOORS,
 };
 
 const FOREST: Pool = Pool {
-    girls: &["Daisy", "Poppy", "Hazel", "Bella", "Luna", "Penny", "Willow", "Pearl", "Dot", "Molly"],
-    boys: &["Pip", "Bruno", "Toby", "Rusty", "Oliver", "Milo", "Basil", "Moss", "Chip", "Otto"],
+    girls: &["Daisy", "Poppy", "Hazel", "Bella", "Luna", "Penny", "Willow", "Pearl", "Dot"],
+    boys: &["Pip", "Bruno", "Toby", "Rusty", "Oliver", "Milo", "Basil", "Chip"],
     girl_kinds: ANIMALS,
     boy_kinds: ANIMALS,
     elders: &[
@@ -179,11 +183,7 @@ const FOREST: Pool = Pool {
         ("Old Turtle", Gender::Male),
     ],
     places: &[
-        Place {
-            at: "in the forest",
-            to: "to the forest",
-            spots: ["under a log", "behind an oak tree", "between the leaves"],
-        },
+        Place { at: "in the forest", to: "to the forest", spots: ["under a log", "behind an oak tree", "in a hole"] },
         Place {
             at: "in the meadow",
             to: "to the meadow",
@@ -192,15 +192,19 @@ const FOREST: Pool = Pool {
         Place {
             at: "by the pond",
             to: "to the pond",
-            spots: ["in the reeds", "beside a big stone", "under the old tree"],
+            spots: ["in the tall grass", "beside a big stone", "under the old tree"],
         },
-        Place { at: "on the hill", to: "up the hill", spots: ["behind a bush", "in a hole", "under a big leaf"] },
-        Place { at: "by the river", to: "to the river", spots: ["under the bridge", "in the sand", "behind a rock"] },
+        Place { at: "on the hill", to: "up the hill", spots: ["between the flowers", "in a hole", "under a big leaf"] },
+        Place {
+            at: "by the river",
+            to: "to the river",
+            spots: ["under the bridge", "in the tall grass", "behind a rock"],
+        },
     ],
     homes: &[
         "in a warm hole under an oak tree",
         "near the river",
-        "in a little house in the forest",
+        "in a little house under the trees",
         "behind the hill",
         "at the end of the woods",
     ],
@@ -210,8 +214,8 @@ const FOREST: Pool = Pool {
 };
 
 const TOY_ROOM: Pool = Pool {
-    girls: &["Dolly", "Pixie", "Tilly", "Stella", "Coco", "Minnie"],
-    boys: &["Zip", "Bolt", "Rex", "Patch", "Buddy", "Ziggy"],
+    girls: &["Dolly", "Pixie", "Tilly", "Stella", "Coco"],
+    boys: &["Zip", "Bolt", "Rex", "Patch", "Buddy"],
     girl_kinds: TOYS,
     boy_kinds: TOYS,
     elders: &[("Old Bear", Gender::Male), ("Old Clock", Gender::Male), ("Grandma Doll", Gender::Female)],
@@ -219,27 +223,27 @@ const TOY_ROOM: Pool = Pool {
         Place {
             at: "in the playroom",
             to: "to the playroom",
-            spots: ["under the bed", "behind the door", "in an old shoe"],
+            spots: ["under the bed", "behind the door", "in a basket"],
         },
         Place {
-            at: "in the toy shop",
-            to: "to the toy shop",
-            spots: ["under the table", "behind the books", "in a paper bag"],
+            at: "in the kitchen",
+            to: "to the kitchen",
+            spots: ["under the table", "behind the door", "in a paper bag"],
         },
         Place {
             at: "under the roof",
             to: "up to the room under the roof",
-            spots: ["behind a box", "under an old hat", "in a basket"],
+            spots: ["behind a box", "under an old hat", "behind the books"],
         },
     ],
-    homes: &["in a toy shop", "in an old toy box", "on a high shelf", "in a small room under the roof"],
+    homes: &["in a toy shop", "in an old toy box", "on a high shelf", "in a basket by the window"],
     everyone: "the other toys",
     hobbies: &["sing", "run", "jump", "tell stories", "look at the moon", "count the stars", "laugh"],
     trails: &[
         "climbed over the books",
         "went under the bed",
         "went past the cat, who was asleep",
-        "walked along the wall",
+        "went around the table",
         "counted twenty steps from the door",
     ],
 };
@@ -266,7 +270,11 @@ impl Cast {
         let friend_gender = if rng.below(4) == 0 { gender } else { gender.other() };
         let hero = character(pool, gender, None, rng);
         let friend = character(pool, friend_gender, Some(hero), rng);
-        let (elder, elder_gender) = draw(pool.elders, rng);
+        let (mut elder, mut elder_gender) = draw(pool.elders, rng);
+        if elder_gender == gender {
+            // A second draw, for the same reason.
+            (elder, elder_gender) = draw(pool.elders, rng);
+        }
         let place = &pool.places[rng.below(pool.places.len())];
         let mut spots = place.spots;
         spots.swap(0, rng.below(3));

@@ -250,7 +250,8 @@ impl Parser {
         let worlds: Option<Vec<World>> = letters.chars().map(World::of_letter).collect();
         let worlds = worlds.filter(|w| !w.is_empty()).ok_or_else(|| format!("unknown world in {letters:?}"))?;
         // Values are parsed without keys: a frame cannot refer to itself.
-        let values = values.split(';').map(|text| self.template_with(text.trim(), &[])).collect::<Result<Vec<_>, _>>()?;
+        let values =
+            values.split(';').map(|text| self.template_with(text.trim(), &[])).collect::<Result<Vec<_>, _>>()?;
         if values.len() != self.keys.len() {
             return Err(format!("{} values for {} keys", values.len(), self.keys.len()));
         }
@@ -364,7 +365,8 @@ mod tests {
 
     #[test]
     fn a_plot_is_read() {
-        let grammar = parse(&[("t", "@p\n| so\n|\n== a\nkeys: x\ncf: 1 {p}\n- {X} [a|{n} b|]\n| two\n---\n- end")]).unwrap();
+        let grammar =
+            parse(&[("t", "@p\n| so\n|\n== a\nkeys: x\ncf: 1 {p}\n- {X} [a|{n} b|]\n| two\n---\n- end")]).unwrap();
         assert_eq!(grammar.phrases[0].len(), 2);
         let plot = &grammar.plots[0];
         assert_eq!((plot.title, plot.frames[0].worlds.len(), plot.steps.len()), ("a", 2, 3));

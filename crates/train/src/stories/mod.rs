@@ -27,6 +27,8 @@ mod cast;
 mod grammar;
 mod rng;
 mod tell;
+#[cfg(test)]
+mod tests;
 
 use grammar::Grammar;
 use rng::SplitMix64;
@@ -123,6 +125,11 @@ pub fn write_corpus(seed: u64, bytes: usize, part: Part) -> String {
 /// The documents of a text in which blank lines stand between them, without the blank lines and without empty documents.
 pub fn documents(text: &str) -> impl Iterator<Item = &str> {
     text.split(BETWEEN).map(|document| document.trim_matches('\n')).filter(|document| !document.is_empty())
+}
+
+/// The titles of the plots that stories are told from.
+pub fn plots() -> impl Iterator<Item = &'static str> {
+    built_in().plots.iter().map(|plot| plot.title)
 }
 
 /// The grammar of the built-in stories.

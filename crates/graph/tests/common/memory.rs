@@ -1,0 +1,114 @@
+//! The memories that a plan runs on, and short ways to run one.
+
+use smallmind_graph::interpret::Interpreter;
+use smallmind_graph::{
+    Batch, Bindings, Buffer, Executor, Graph, GraphError, Init, Limits, NoProbe, Params, Plan, Pool, Probe, Scalars,
+    Weights,
+};
+use smallmind_simd::IsaKind;
+
+use super::close::Tensors;
+use super::rng::Rng;
+
+/// Parameters with random values; gaps of the layout are zero.
+pub fn random_params(params: &Params, seed: u64) -> Vec<f32> {
+    let mut rng = Rng::new(seed);
+    let layout = params.layout();
+    let mut flat = vec![0.0; layout.len()];
+    for (id, spec) in params.iter() {
+        for x in &mut flat[layout.offset(id)..layout.offset(id) + spec.len()] {
+            *x = match spec.init {
+                Init::Normal { std } => std * rng.normal(),
+                Init::Constant(value) => value + 0.2 * rng.normal(),
+            };
+        }
+    }
+    flat
+}
+
+/// Everything beside the arena.
+#[derive(Clone)]
+pub struct Memory {
+    pub params: Vec<f32>,
+    pub grads: Vec<f32>,
+    pub moments: (Vec<f32>, Vec<f32>),
+    pub cache: Vec<f32>,
+}
+
+impl Memory {
+    /// Random parameters, zero gradients and moments, no cache.
+    pub fn new(params: &Params, seed: u64) -> Self {
+        let params = random_params(params, seed);
+        let zeros = vec![0.0; params.len()];
+        Self { params, grads: zeros.clone(), moments: (zeros.clone(), zeros), cache: vec![] }
+    }
+
+    /// With a cache for `plan`, full of NaN: nothing may be read before it is written.
+    pub fn with_cache(mut self, plan: &Plan) -> Self {
+        self.cache = vec![f32::NAN; plan.cache().map_or(0, |c| c.len())];
+        self
+    }
+
+    pub fn bindings(&mut self) -> Bindings<'_> {
+        Bindings {
+            params: Weights::Exclusive(&mut self.params),
+            grads: Some(&mut self.grads),
+            moments: Some((&mut self.moments.0, &mut self.moments.1)),
+            cache: Some(&mut self.cache),
+        }
+    }
+
+    /// The gradients by name.
+    pub fn named_grads(&self, params: &Params) -> Tensors<f32> {
+        named(params, &self.grads)
+    }
+}
+
+/// The parts of a flat buffer by name of parameter.
+pub fn named(params: &Params, flat: &[f32]) -> Tensors<f32> {
+    let layout = params.layout();
+    params
+        .iter()
+        .map(|(id, spec)| (spec.name.clone(), flat[layout.offset(id)..layout.offset(id) + spec.len()].to_vec()))
+        .collect()
+}
+
+/// The interpreter's gradients by name.
+pub fn interpreted_grads(graph: &Graph, interpreter: &Interpreter) -> Tensors<f64> {
+    let grads = graph.params().iter().map(|(id, spec)| (spec.name.clone(), interpreter.grads[id.index()].data.clone()));
+    grads.collect()
+}
+
+/// An executor with the pool that it needs.
+pub struct Runner {
+    pub executor: Executor,
+    pub pool: Pool,
+}
+
+impl Runner {
+    pub fn new(graph: Graph, limits: Limits, threads: usize, isa: IsaKind) -> Self {
+        let plan = Plan::new(graph, limits, threads, isa).expect("a plan");
+        Self { executor: Executor::new(plan).expect("memory for an arena"), pool: Pool::new(threads).expect("threads") }
+    }
+
+    pub fn plan(&self) -> &Plan {
+        self.executor.plan()
+    }
+
+    pub fn try_run(&mut self, batch: &Batch, scalars: &Scalars, bindings: Bindings<'_>) -> Result<(), GraphError> {
+        self.executor.run(&mut self.pool, batch, scalars, bindings, &NoProbe)
+    }
+
+    pub fn run(&mut self, batch: &Batch, scalars: &Scalars, memory: &mut Memory) {
+        self.try_run(batch, scalars, memory.bindings()).expect("a run");
+    }
+
+    pub fn run_with<P: Probe>(&mut self, batch: &Batch, scalars: &Scalars, memory: &mut Memory, probe: &P) {
+        self.executor.run(&mut self.pool, batch, scalars, memory.bindings(), probe).expect("a run");
+    }
+
+    /// A result of the last run, row after row.
+    pub fn result(&self, name: &str) -> Vec<f32> {
+        self.executor.result_slice(name).expect("a result of that name").to_vec()
+    }
+}

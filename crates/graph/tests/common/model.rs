@@ -1,0 +1,212 @@
+//! Random models: stacks of parts on a residual stream, in common and in odd mixtures.
+
+use smallmind_graph::op::{Gelu, RopeScaling};
+
+use super::rng::Rng;
+
+pub const DROPOUT: f32 = 0.3;
+
+/// Which kind of model to draw.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Family {
+    /// Pre-norm blocks with LayerNorm, biases, learned positions, GELU and dropout.
+    Gpt2,
+    /// Pre-norm blocks with RMSNorm, rope, grouped heads and SwiGLU, without biases.
+    Llama,
+    /// Anything that the shape rules allow.
+    Odd,
+}
+
+/// What the graph of a model is for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Head {
+    /// Training: attention within the batch, the loss of every token.
+    Loss,
+    /// Attention within the batch, logits of the rows asked for.
+    Logits,
+    /// Attention over the cache, logits of the rows asked for.
+    Cached,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum NormKind {
+    Layer { bias: bool },
+    Rms,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionPart {
+    pub norm: Option<NormKind>,
+    /// Query heads for each key head.
+    pub group: usize,
+    pub rope: Option<Option<RopeScaling>>,
+    pub bias: bool,
+    pub weights_dropout: bool,
+    pub output_dropout: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Activation {
+    None,
+    Gelu(Gelu),
+    SwiGlu,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct MlpPart {
+    pub norm: Option<NormKind>,
+    pub hidden: usize,
+    pub activation: Activation,
+    pub bias: bool,
+    pub dropout: bool,
+    /// The residual enters as the second input of the last linear layer instead of by an addition.
+    pub residual_in_linear: bool,
+}
+
+/// A part of a model: the residual stream `x` to a new one.
+#[derive(Clone, Copy, Debug)]
+pub enum Part {
+    Attention(AttentionPart),
+    Mlp(MlpPart),
+    /// Two layers and an activation all read one norm's output.
+    Parallel(NormKind),
+    /// `x + x`.
+    Twice,
+    /// `x` plus the stream as it was before the part before.
+    Earlier,
+    /// A norm in the stream itself, which is read both before and after it: `norm(x) + x`.
+    PostNorm(NormKind),
+    Dropout,
+    /// Through another width and back, nothing added.
+    Detour(usize),
+}
+
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub seed: u64,
+    pub vocab: usize,
+    pub d: usize,
+    pub context: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub positions: bool,
+    pub tied: bool,
+    pub embedding_dropout: bool,
+    pub final_norm: Option<NormKind>,
+    pub parts: Vec<Part>,
+}
+
+impl Model {
+    /// The model of a seed.
+    pub fn random(family: Family, seed: u64) -> Model {
+        let rng = &mut Rng::new(seed);
+        let d = rng.pick(&[1, 2, 3, 7, 8, 16, 17, 32, 33]);
+        let head_dim = if family == Family::Llama { rng.pick(&[2, 4, 6, 16]) } else { rng.pick(&[1, 2, 3, 4, 8, 17]) };
+        let blocks = rng.range(1..=2);
+        let parts: Vec<Part> = match family {
+            Family::Gpt2 => (0..blocks).flat_map(|_| gpt2_block(rng, d)).collect(),
+            Family::Llama => (0..blocks).flat_map(|_| llama_block(rng, d)).collect(),
+            Family::Odd => (0..rng.range(1..=5)).map(|_| odd_part(rng, d, head_dim)).collect(),
+        };
+        let final_norm = match family {
+            Family::Gpt2 => Some(NormKind::Layer { bias: true }),
+            Family::Llama => Some(NormKind::Rms),
+            Family::Odd => rng.chance(70).then(|| norm(rng)),
+        };
+        Model {
+            seed,
+            vocab: rng.pick(&[2, 3, 17, 31, 64]),
+            d,
+            context: 160,
+            kv_heads: if family == Family::Gpt2 { rng.range(1..=3) } else { rng.range(1..=2) },
+            head_dim,
+            positions: family == Family::Gpt2 || family == Family::Odd && rng.chance(40),
+            tied: rng.chance(50),
+            embedding_dropout: family != Family::Llama && rng.chance(40),
+            final_norm,
+            parts,
+        }
+    }
+
+    /// Whether it has a layer that reads the cache.
+    pub fn has_attention(&self) -> bool {
+        self.parts.iter().any(|p| matches!(p, Part::Attention(_)))
+    }
+}
+
+fn norm(rng: &mut Rng) -> NormKind {
+    if rng.chance(40) { NormKind::Rms } else { NormKind::Layer { bias: rng.chance(60) } }
+}
+
+fn gpt2_block(rng: &mut Rng, d: usize) -> [Part; 2] {
+    let norm = Some(NormKind::Layer { bias: true });
+    let dropout = rng.chance(50);
+    let activation = Activation::Gelu(rng.pick(&[Gelu::Tanh, Gelu::Exact]));
+    [
+        Part::Attention(AttentionPart {
+            norm,
+            group: 1,
+            rope: None,
+            bias: true,
+            weights_dropout: dropout,
+            output_dropout: dropout,
+        }),
+        Part::Mlp(MlpPart { norm, hidden: 4 * d, activation, bias: true, dropout, residual_in_linear: false }),
+    ]
+}
+
+fn llama_block(rng: &mut Rng, d: usize) -> [Part; 2] {
+    let norm = Some(NormKind::Rms);
+    [
+        Part::Attention(AttentionPart {
+            norm,
+            group: rng.range(1..=3),
+            rope: Some(rng.chance(30).then_some(SCALING)),
+            bias: false,
+            weights_dropout: false,
+            output_dropout: false,
+        }),
+        Part::Mlp(MlpPart {
+            norm,
+            hidden: rng.range(d..=3 * d),
+            activation: Activation::SwiGlu,
+            bias: false,
+            dropout: false,
+            residual_in_linear: false,
+        }),
+    ]
+}
+
+const SCALING: RopeScaling =
+    RopeScaling { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position: 40 };
+
+fn odd_part(rng: &mut Rng, d: usize, head_dim: usize) -> Part {
+    match rng.below(10) {
+        0..=2 => Part::Attention(AttentionPart {
+            norm: rng.chance(70).then(|| norm(rng)),
+            group: rng.range(1..=3),
+            rope: (head_dim % 2 == 0 && rng.chance(60)).then(|| rng.chance(30).then_some(SCALING)),
+            bias: rng.chance(50),
+            weights_dropout: rng.chance(40),
+            output_dropout: rng.chance(40),
+        }),
+        3..=4 => Part::Mlp(MlpPart {
+            norm: rng.chance(70).then(|| norm(rng)),
+            hidden: rng.range(1..=2 * d + 1),
+            activation: rng.pick(&[
+                Activation::None,
+                Activation::Gelu(Gelu::Exact),
+                Activation::Gelu(Gelu::Tanh),
+                Activation::SwiGlu,
+            ]),
+            bias: rng.chance(50),
+            dropout: rng.chance(40),
+            residual_in_linear: rng.chance(50),
+        }),
+        5 => Part::Parallel(norm(rng)),
+        6 => rng.pick(&[Part::Twice, Part::Dropout]),
+        7 => Part::Earlier,
+        8 => Part::PostNorm(norm(rng)),
+        _ => Part::Detour(rng.pick(&[1, 3, 17, 33])),
+    }
+}

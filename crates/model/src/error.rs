@@ -1,0 +1,90 @@
+//! What can go wrong with a model.
+
+use std::path::PathBuf;
+
+use smallmind_checkpoint::CheckpointError;
+use smallmind_graph::GraphError;
+
+use crate::ConfigError;
+use crate::sampler::SamplerError;
+use crate::stream::StopStringError;
+use crate::tokenizer::TokenizerError;
+
+/// A model that can't be made, read, written or run.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// Its configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Its files.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Its tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// Its graph, its plan, or a run of it.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// How tokens are chosen.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    /// Where text stops.
+    #[error(transparent)]
+    Stop(#[from] StopStringError),
+    /// A tensor of another shape than the configuration says.
+    #[error("{path}: tensor `{name}` has the shape {got:?}, but the configuration asks for {expected:?}", path = .path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        got: Vec<usize>,
+        /// The shape that it must have.
+        expected: Vec<usize>,
+    },
+    /// More token ids than the model has entries for.
+    #[error("the tokenizer has {tokenizer} tokens, the model's vocabulary {model}: they don't belong together")]
+    Vocabulary {
+        /// Of the tokenizer.
+        tokenizer: usize,
+        /// Of the model.
+        model: usize,
+    },
+    /// A sequence that does not fit.
+    #[error("{tokens} tokens don't fit into the context of {context}; shorten the prompt or raise --context (the model allows {max})")]
+    TooLong {
+        /// What was asked for.
+        tokens: usize,
+        /// What there is room for.
+        context: usize,
+        /// What the model could be given room for.
+        max: usize,
+    },
+    /// Nothing to go on from.
+    #[error("the prompt is empty and the model has no token that begins a text; give a prompt")]
+    EmptyPrompt,
+    /// A result that is not a number.
+    #[error("the model's logits are not finite at token {position}: its weights are damaged or have diverged")]
+    NonFinite {
+        /// Where in the sequence.
+        position: usize,
+    },
+    /// No such preset.
+    #[error("there is no preset `{name}`{}; there are {known}", hint(.suggestion))]
+    Preset {
+        /// What was asked for.
+        name: String,
+        /// The nearest name.
+        suggestion: Option<String>,
+        /// All names.
+        known: String,
+    },
+    /// The model folder has no tokenizer.
+    #[error("{path}: there is no tokenizer.json, so text can't be turned into tokens", path = .0.display())]
+    NoTokenizer(PathBuf),
+}
+
+fn hint(name: &Option<String>) -> String {
+    name.as_ref().map(|n| format!(" (did you mean `{n}`?)")).unwrap_or_default()
+}

@@ -1,0 +1,259 @@
+//! A model in memory: its shape, its parameters, its weights.
+
+use std::path::Path;
+
+use serde_json::Value;
+use smallmind_checkpoint::{
+    CONFIG_FILE, CheckpointError, ModelFolder, TensorData, TensorWriter, WEIGHTS_FILE, Weights, write_file_atomic,
+};
+use smallmind_graph::{Buffer, Init, Layout, ParamId, Params};
+use smallmind_kernels::dropout::philox4x32;
+
+use crate::architecture::{self, Orientation, TensorSlot};
+use crate::{ConfigError, ModelConfig, ModelError};
+
+/// A model: shape, parameters, and their values in one buffer of `f32`.
+#[derive(Debug)]
+pub struct Model {
+    config: ModelConfig,
+    params: Params,
+    layout: Layout,
+    weights: Buffer,
+}
+
+impl Model {
+    /// A model whose parameters are all zero.
+    fn zeroed(config: ModelConfig) -> Result<Self, ModelError> {
+        config.check()?;
+        let params = architecture::params(&config)?;
+        let layout = params.layout();
+        let weights = Buffer::zeroed(layout.len())?;
+        Ok(Self { config, params, layout, weights })
+    }
+
+    /// A model with random weights: each parameter as its [`Init`] says, from `seed` alone, whatever the machine.
+    ///
+    /// # Errors
+    /// A configuration that makes no model, or too little memory.
+    pub fn random(config: ModelConfig, seed: u64) -> Result<Self, ModelError> {
+        let mut model = Self::zeroed(config)?;
+        for (id, spec) in model.params.iter() {
+            let range = model.layout.offset(id)..model.layout.offset(id) + spec.len();
+            match spec.init {
+                Init::Constant(value) => model.weights[range].fill(value),
+                Init::Normal { std } => normal(&mut model.weights[range], std, seed, id.index() as u32),
+            }
+        }
+        Ok(model)
+    }
+
+    /// Reads the model in a Hugging Face folder: `config.json` and `model.safetensors` (or its shards).
+    ///
+    /// # Errors
+    /// Files that are missing, damaged, or don't fit the configuration; weights that are not finite.
+    pub fn load(dir: impl AsRef<Path>) -> Result<Self, ModelError> {
+        Self::from_folder(&ModelFolder::open(dir)?)
+    }
+
+    /// [`Model::load`] of a folder that is open already.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn from_folder(folder: &ModelFolder) -> Result<Self, ModelError> {
+        let in_file = |e: ConfigError| e.in_file(folder.dir().join(CONFIG_FILE));
+        let config = ModelConfig::from_json(folder.config()).map_err(in_file)?;
+        let mut model = Self::zeroed(config)?;
+        model.read(folder.weights())?;
+        Ok(model)
+    }
+
+    /// Reads every parameter from `file`.
+    fn read(&mut self, file: &Weights) -> Result<(), ModelError> {
+        let mut transposed = Vec::new();
+        for slot in architecture::tensor_slots(&self.config) {
+            let name = stored_name(&slot.name, architecture::optional_prefix(&self.config), file);
+            let info = file.info(name)?;
+            if info.shape != slot.shape {
+                return Err(ModelError::TensorShape {
+                    path: file.path().to_owned(),
+                    name: name.to_owned(),
+                    got: info.shape.clone(),
+                    expected: slot.shape,
+                });
+            }
+            let to = self.slot_mut(&slot);
+            match slot.orientation {
+                Orientation::Same => file.read_finite_f32(name, to)?,
+                Orientation::Transposed => {
+                    transposed.resize(to.len(), 0.0);
+                    file.read_finite_f32(name, &mut transposed)?;
+                    transpose(&transposed, slot.shape[0], slot.shape[1], to);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a slot's elements lie in the flat buffer.
+    fn slot_range(&self, slot: &TensorSlot) -> std::ops::Range<usize> {
+        let found = self.params.find(&slot.param).and_then(|id| Some((id, self.params.get(id)?)));
+        let Some((id, spec)) = found else {
+            unreachable!("the architecture declares no parameter `{}` that its names refer to", slot.param)
+        };
+        let per_row = if spec.rows == 1 { 1 } else { spec.cols };
+        let start = self.layout.offset(id) + slot.part.start * per_row;
+        start..start + slot.part.len() * per_row
+    }
+
+    fn slot_mut(&mut self, slot: &TensorSlot) -> &mut [f32] {
+        let range = self.slot_range(slot);
+        &mut self.weights[range]
+    }
+
+    /// Writes `config.json` and `model.safetensors` into the existing folder `dir`, each whole or not at all.
+    ///
+    /// # Errors
+    /// A disk that is full, read-only or failing.
+    pub fn save(&self, dir: impl AsRef<Path>) -> Result<(), ModelError> {
+        let dir = dir.as_ref();
+        self.with_writer(|writer| write_file_atomic(dir.join(WEIGHTS_FILE), |out| writer.write_to(out)))?;
+        let config = self.config_bytes();
+        write_file_atomic(dir.join(CONFIG_FILE), |out| out.write_all(&config))?;
+        Ok(())
+    }
+
+    /// The bytes of `config.json`.
+    pub fn config_bytes(&self) -> Vec<u8> {
+        pretty(&self.config.to_json())
+    }
+
+    /// Calls `write` with the tensors of `model.safetensors`, under Hugging Face's names.
+    ///
+    /// # Errors
+    /// Those of `write`.
+    pub fn with_writer<R>(
+        &self,
+        write: impl FnOnce(&TensorWriter<'_>) -> Result<R, CheckpointError>,
+    ) -> Result<R, ModelError> {
+        let slots = architecture::tensor_slots(&self.config);
+        let turned: Vec<Option<Vec<f32>>> = slots.iter().map(|slot| self.file_order(slot)).collect();
+        let zeros = architecture::zero_tensors(&self.config);
+        let zero = vec![0.0; zeros.iter().map(|z| z.len).max().unwrap_or(0)];
+        let mut writer = TensorWriter::new();
+        for (slot, turned) in slots.iter().zip(&turned) {
+            let data = turned.as_deref().unwrap_or(&self.weights[self.slot_range(slot)]);
+            writer.add(&slot.name, &slot.shape, TensorData::F32(data))?;
+        }
+        for z in &zeros {
+            writer.add(&z.name, &[z.len], TensorData::F32(&zero[..z.len]))?;
+        }
+        Ok(write(&writer)?)
+    }
+
+    /// The elements of a slot as the file has them, where they lie otherwise in memory.
+    fn file_order(&self, slot: &TensorSlot) -> Option<Vec<f32>> {
+        if slot.orientation == Orientation::Same {
+            return None;
+        }
+        let from = &self.weights[self.slot_range(slot)];
+        let mut to = vec![0.0; from.len()];
+        transpose(from, slot.shape[1], slot.shape[0], &mut to);
+        Some(to)
+    }
+
+    /// The gradient or another twin of a parameter, under Hugging Face's name and in its order; `twin` is laid out like the weights.
+    ///
+    /// # Panics
+    /// If `twin` has another length than the weights.
+    pub fn named_tensors(&self, twin: &[f32]) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+        assert_eq!(twin.len(), self.weights.len(), "a twin of the weights");
+        let tensor = |slot: TensorSlot| {
+            let from = &twin[self.slot_range(&slot)];
+            let mut data = from.to_vec();
+            if slot.orientation == Orientation::Transposed {
+                transpose(from, slot.shape[1], slot.shape[0], &mut data);
+            }
+            (slot.name, slot.shape, data)
+        };
+        architecture::tensor_slots(&self.config).into_iter().map(tensor).collect()
+    }
+
+    /// The shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The parameters.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// Where each parameter lies in [`Model::weights`].
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The values of all parameters.
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
+    /// The values of all parameters, to be changed.
+    pub fn weights_mut(&mut self) -> &mut [f32] {
+        &mut self.weights
+    }
+
+    /// The values of one parameter.
+    pub fn param(&self, id: ParamId) -> &[f32] {
+        let len = self.params.get(id).map_or(0, smallmind_graph::ParamSpec::len);
+        &self.weights[self.layout.offset(id)..][..len]
+    }
+
+    /// The first parameter of which an element of `values`, laid out like the weights, is not finite.
+    pub fn first_non_finite(&self, values: &[f32]) -> Option<&str> {
+        let bad = |(id, spec): &(ParamId, &smallmind_graph::ParamSpec)| {
+            let start = self.layout.offset(*id);
+            values[start..start + spec.len()].iter().any(|x| !x.is_finite())
+        };
+        self.params.iter().find(bad).map(|(_, spec)| spec.name.as_str())
+    }
+}
+
+/// `config.json` as people read it.
+fn pretty(value: &Value) -> Vec<u8> {
+    format!("{value:#}\n").into_bytes()
+}
+
+/// The name under which a file has a tensor: with or without the architecture's prefix.
+fn stored_name<'n>(name: &'n str, prefix: &str, file: &Weights) -> &'n str {
+    match name.strip_prefix(prefix) {
+        Some(bare) if !file.contains(name) && file.contains(bare) => bare,
+        _ => name,
+    }
+}
+
+/// `to` `[cols, rows]` = `from` `[rows, cols]` transposed.
+fn transpose(from: &[f32], rows: usize, cols: usize, to: &mut [f32]) {
+    for (r, row) in from.chunks_exact(cols).enumerate().take(rows) {
+        for (c, x) in row.iter().enumerate() {
+            to[c * rows + r] = *x;
+        }
+    }
+}
+
+/// Normal values by Box and Muller's transform (1958) of Philox numbers: element `i` depends on `seed`, `stream` and `i` alone.
+fn normal(out: &mut [f32], std: f32, seed: u64, stream: u32) {
+    // Marks the use, so that no other use of the same seed draws the same numbers.
+    const USE: u32 = 0x1417;
+    let unit = |word: u32| (f64::from(word) + 0.5) / 4_294_967_296.0;
+    for (i, four) in out.chunks_mut(4).enumerate() {
+        let counter = [i as u32, (i as u64 >> 32) as u32, stream, USE];
+        let words = philox4x32(counter, [seed as u32, (seed >> 32) as u32]);
+        for (pair, words) in four.chunks_mut(2).zip(words.chunks_exact(2)) {
+            let radius = (-2.0 * unit(words[0]).ln()).sqrt() * f64::from(std);
+            let angle = std::f64::consts::TAU * unit(words[1]);
+            let both = [radius * angle.cos(), radius * angle.sin()];
+            pair.iter_mut().zip(both).for_each(|(x, value)| *x = value as f32);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! A model at work: its plans, its cache, its workers.
+
+use std::sync::Arc;
+
+use smallmind_graph::{Batch, Bindings, Buffer, Executor, Limits, NoProbe, Plan, Pool, Scalars};
+use smallmind_simd::IsaKind;
+
+use crate::architecture::{self, LOGITS, Purpose};
+use crate::{Model, ModelError};
+
+/// How a session is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// Worker threads.
+    pub threads: usize,
+    /// The instruction set.
+    pub isa: IsaKind,
+    /// Sequences held at once.
+    pub slots: usize,
+    /// Tokens that each may have, at most the model's.
+    pub context: usize,
+    /// Tokens of a prompt that are worked on at once.
+    pub chunk: usize,
+}
+
+impl SessionOptions {
+    /// Tokens of a prompt that are worked on at once, unless somebody says otherwise: enough rows for the matrix products to be bound by
+    /// arithmetic, few enough for the values of a chunk to stay in the cache.
+    pub const CHUNK: usize = 64;
+
+    /// One sequence of up to `context` tokens.
+    pub fn single(context: usize, threads: usize, isa: IsaKind) -> Self {
+        Self { threads, isa, slots: 1, context, chunk: Self::CHUNK }
+    }
+}
+
+/// A model with a key-value cache for some sequences, each in a slot.
+///
+/// It keeps two plans over the same weights: one for chunks of prompts, one for single tokens of all slots. Once it is made, appending
+/// and decoding allocate nothing.
+pub struct Session {
+    model: Arc<Model>,
+    options: SessionOptions,
+    pool: Pool,
+    prefill: Executor,
+    decode: Executor,
+    cache: Buffer,
+    batch: Batch,
+    lens: Vec<usize>,
+    latest: Latest,
+}
+
+/// Which plan ran last, and so has the logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Latest {
+    Prefill,
+    Decode,
+}
+
+impl Session {
+    /// Plans the model for `options` and allocates all that it will need.
+    ///
+    /// # Errors
+    /// A context beyond the model's, or too little memory.
+    pub fn new(model: Arc<Model>, options: SessionOptions) -> Result<Self, ModelError> {
+        let max = model.config().context;
+        let SessionOptions { threads, isa, slots, context, .. } = options;
+        if context == 0 || context > max {
+            return Err(ModelError::TooLong { tokens: context, context: max, max });
+        }
+        let slots = slots.max(1);
+        let chunk = options.chunk.clamp(1, context);
+        let graph = architecture::graph(model.config(), Purpose::Generation)?;
+        let prefill = Limits { tokens: chunk, outputs: 1, spans: 1, context, slots };
+        let decode = Limits { tokens: slots, outputs: slots, spans: slots, context, slots };
+        let prefill = Plan::new(graph.clone(), prefill, threads, isa)?;
+        let decode = Plan::new(graph, decode, threads, isa)?;
+        let cache = match decode.cache() {
+            Some(shape) => shape.allocate()?,
+            None => Buffer::zeroed(0)?,
+        };
+        let largest = Limits { tokens: chunk.max(slots), ..*decode.limits() };
+        Ok(Self {
+            batch: Batch::with_capacity(&largest),
+            pool: Pool::new(threads)?,
+            prefill: Executor::new(prefill)?,
+            decode: Executor::new(decode)?,
+            cache,
+            lens: vec![0; slots],
+            latest: Latest::Decode,
+            options: SessionOptions { slots, chunk, ..options },
+            model,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// How it is laid out.
+    pub fn options(&self) -> &SessionOptions {
+        &self.options
+    }
+
+    /// The plan for chunks of prompts and the plan for single tokens.
+    pub fn plans(&self) -> (&Plan, &Plan) {
+        (self.prefill.plan(), self.decode.plan())
+    }
+
+    /// Bytes of cache, and of both arenas.
+    pub fn working_bytes(&self) -> (usize, usize) {
+        (self.cache.len() * 4, self.prefill.plan().arena_bytes() + self.decode.plan().arena_bytes())
+    }
+
+    /// How many tokens the sequence in `slot` has.
+    pub fn len(&self, slot: usize) -> usize {
+        self.lens.get(slot).copied().unwrap_or(0)
+    }
+
+    /// Whether the sequence in `slot` has no token.
+    pub fn is_empty(&self, slot: usize) -> bool {
+        self.len(slot) == 0
+    }
+
+    /// Forgets the tokens of `slot` from `len` on.
+    pub fn truncate(&mut self, slot: usize, len: usize) {
+        if let Some(have) = self.lens.get_mut(slot) {
+            *have = len.min(*have);
+        }
+    }
+
+    /// Appends tokens to the sequence in `slot`; the logits `[vocab]` of what follows the last of them.
+    ///
+    /// # Errors
+    /// No token; more than fit, of which then none is appended; ids beyond the vocabulary; logits that are not finite.
+    pub fn append(&mut self, slot: usize, tokens: &[u32]) -> Result<&[f32], ModelError> {
+        let past = self.len(slot);
+        let context = self.options.context;
+        if past + tokens.len() > context {
+            return Err(ModelError::TooLong { tokens: past + tokens.len(), context, max: self.model.config().context });
+        }
+        if let [one] = tokens {
+            return self.decode(&[(slot, *one)]);
+        }
+        let chunks = tokens.chunks(self.options.chunk);
+        let last = chunks.len().checked_sub(1).ok_or(ModelError::EmptyPrompt)?;
+        for (i, chunk) in chunks.enumerate() {
+            self.batch.clear();
+            self.batch.push(chunk, self.len(slot), slot);
+            if i == last {
+                self.batch.want_last();
+            }
+            let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::inference(self.model.weights()) };
+            self.prefill.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, &NoProbe)?;
+            self.lens[slot] += chunk.len();
+        }
+        self.latest = Latest::Prefill;
+        self.finite_logits(past + tokens.len())
+    }
+
+    /// Appends one token to each of several sequences, given as (slot, token); the logits `[sequences, vocab]`, row by row.
+    ///
+    /// # Errors
+    /// A sequence that is full or named twice; ids beyond the vocabulary; logits that are not finite.
+    pub fn decode(&mut self, tokens: &[(usize, u32)]) -> Result<&[f32], ModelError> {
+        self.batch.clear();
+        for (slot, token) in tokens {
+            let past = self.len(*slot);
+            if past >= self.options.context {
+                let (context, max) = (self.options.context, self.model.config().context);
+                return Err(ModelError::TooLong { tokens: past + 1, context, max });
+            }
+            self.batch.push(std::slice::from_ref(token), past, *slot);
+            self.batch.want_last();
+        }
+        let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::inference(self.model.weights()) };
+        self.decode.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, &NoProbe)?;
+        tokens.iter().for_each(|(slot, _)| self.lens[*slot] += 1);
+        let position = tokens.first().map_or(0, |(slot, _)| self.len(*slot));
+        self.latest = Latest::Decode;
+        self.finite_logits(position)
+    }
+
+    /// The logits of the latest [`Session::append`] or [`Session::decode`], row after row; empty before the first.
+    pub fn logits(&self) -> &[f32] {
+        let executor = match self.latest {
+            Latest::Prefill => &self.prefill,
+            Latest::Decode => &self.decode,
+        };
+        executor.result_slice(LOGITS).unwrap_or_default()
+    }
+
+    fn finite_logits(&self, position: usize) -> Result<&[f32], ModelError> {
+        let logits = self.logits();
+        // The product of zero with NaN or an infinity is NaN, and so is any sum with it.
+        let zero: f32 = logits.iter().map(|x| x * 0.0).sum();
+        if zero.is_nan() { Err(ModelError::NonFinite { position }) } else { Ok(logits) }
+    }
+}

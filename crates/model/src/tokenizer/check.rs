@@ -1,0 +1,302 @@
+//! Whether the fields of a file make sense together. What passes here can be handed to the tokenizers library, which
+//! takes much on trust: it unwraps while it reads, renumbers added tokens, and accepts ids that contradict each other.
+
+use std::collections::{HashMap, HashSet};
+
+use super::error::TokenizerError;
+use super::file::{AddedEntry, BpeEntry, MAX_TOKENS, Part, PatternEntry, TemplatePiece, TokenizerFile};
+
+/// The longest token, in bytes; real ones stay in the hundreds.
+const MAX_TOKEN_BYTES: usize = 8 << 10;
+/// The longest regular expression; those of real pre-tokenizers stay in the hundreds.
+const MAX_REGEX_BYTES: usize = 4 << 10;
+/// The longest text that a part puts in place of another, so that a text cannot grow beyond measure.
+const MAX_AFFIX_BYTES: usize = 64;
+/// How deep sequences may be nested; real ones are not nested at all.
+const MAX_DEPTH: usize = 4;
+/// Ids without a token that are tolerated beyond one for each token.
+const SPARE_IDS: usize = 256;
+
+/// What an id stands for.
+#[derive(Debug, Clone)]
+pub(super) struct TokenEntry {
+    /// The token in the spelling of the file.
+    pub text: String,
+    pub added: bool,
+    pub special: bool,
+}
+
+/// Checks everything; returns the tokens by id.
+pub(super) fn check(file: &TokenizerFile<BpeEntry>) -> Result<Vec<Option<TokenEntry>>, TokenizerError> {
+    if file.version != "1.0" {
+        return Err(TokenizerError::Unsupported {
+            field: "version".to_owned(),
+            found: format!("{:?}", file.version),
+            supported: "\"1.0\"",
+        });
+    }
+    check_model(&file.model)?;
+    let tokens = tokens_by_id(&file.model.vocab, &file.added_tokens)?;
+    if let Some(unknown) = file.model.unk_token.as_ref().filter(|unknown| !file.model.vocab.contains_key(*unknown)) {
+        return Err(TokenizerError::field("model.unk_token", format!("{unknown:?} is not in the vocabulary")));
+    }
+    check_merges(&file.model)?;
+    for (path, part, rule) in [
+        ("normalizer", &file.normalizer, check_normalizer as Rule),
+        ("pre_tokenizer", &file.pre_tokenizer, check_pre_tokenizer),
+        ("post_processor", &file.post_processor, check_post_processor),
+        ("decoder", &file.decoder, check_decoder),
+    ] {
+        if let Some(part) = part {
+            check_part(path, part, rule, MAX_DEPTH)?;
+        }
+    }
+    Ok(tokens)
+}
+
+fn check_model(model: &BpeEntry) -> Result<(), TokenizerError> {
+    let unsupported = |field: &str, found: String, supported| {
+        Err(TokenizerError::Unsupported { field: format!("model.{field}"), found, supported })
+    };
+    if let Some(kind) = model.kind.as_ref().filter(|kind| *kind != "BPE") {
+        return unsupported("type", format!("{kind:?}"), "\"BPE\"");
+    }
+    if let Some(dropout) = model.dropout.filter(|dropout| *dropout != 0.0) {
+        return unsupported("dropout", dropout.to_string(), "none: the same text always gives the same tokens");
+    }
+    for (field, affix) in [
+        ("continuing_subword_prefix", &model.continuing_subword_prefix),
+        ("end_of_word_suffix", &model.end_of_word_suffix),
+    ] {
+        if let Some(affix) = affix.as_ref().filter(|affix| !affix.is_empty()) {
+            return unsupported(field, format!("{affix:?}"), "none");
+        }
+    }
+    if model.vocab.is_empty() {
+        return Err(TokenizerError::field("model.vocab", "the vocabulary is empty"));
+    }
+    Ok(())
+}
+
+/// Every id belongs to one token, and the ids are dense enough to index a table.
+fn tokens_by_id(vocab: &HashMap<String, u32>, added: &[AddedEntry]) -> Result<Vec<Option<TokenEntry>>, TokenizerError> {
+    let count = vocab.len() + added.iter().filter(|token| !vocab.contains_key(&token.content)).count();
+    let vocab_ids = vocab.iter().map(|(text, &id)| (id, text));
+    let largest = vocab_ids.clone().chain(added.iter().map(|token| (token.id, &token.content))).max();
+    let room = (2 * count + SPARE_IDS).min(MAX_TOKENS);
+    match largest {
+        Some((id, text)) if id as usize >= room => {
+            return Err(TokenizerError::field(
+                if vocab.get(text) == Some(&id) { format!("model.vocab[{text:?}]") } else { "added_tokens".to_owned() },
+                format!("the id {id} is too large for {count} tokens: most ids would be without a token"),
+            ));
+        }
+        _ => {}
+    }
+    let mut tokens: Vec<Option<TokenEntry>> = vec![None; largest.map_or(0, |(id, _)| id as usize + 1)];
+    for (id, text) in vocab_ids {
+        if text.is_empty() {
+            return Err(TokenizerError::field("model.vocab", "a token is empty"));
+        }
+        check_length("model.vocab", "token", text, MAX_TOKEN_BYTES)?;
+        if let Some(other) =
+            tokens[id as usize].replace(TokenEntry { text: text.clone(), added: false, special: false })
+        {
+            // The map has no order; the message must not depend on it.
+            let (first, second) = if other.text < *text { (&other.text, text) } else { (text, &other.text) };
+            return Err(TokenizerError::field(
+                "model.vocab",
+                format!("{first:?} and {second:?} have the same id {id}"),
+            ));
+        }
+    }
+    let mut contents = HashSet::new();
+    for (index, token) in added.iter().enumerate() {
+        let field = || format!("added_tokens[{index}]");
+        if token.content.is_empty() {
+            return Err(TokenizerError::field(field(), "the token is empty"));
+        }
+        check_length(&field(), "token", &token.content, MAX_TOKEN_BYTES)?;
+        if !contents.insert(&token.content) {
+            return Err(TokenizerError::field(field(), format!("{:?} appears twice", token.content)));
+        }
+        if let Some(id) = vocab.get(&token.content).filter(|id| **id != token.id) {
+            let problem = format!("{:?} has the id {} here and {id} in model.vocab", token.content, token.id);
+            return Err(TokenizerError::field(field(), problem));
+        }
+        let slot = &mut tokens[token.id as usize];
+        if let Some(other) = slot.as_ref().filter(|other| other.text != token.content) {
+            let problem = format!("{:?} has the id {} of {:?}", token.content, token.id, other.text);
+            return Err(TokenizerError::field(field(), problem));
+        }
+        *slot = Some(TokenEntry { text: token.content.clone(), added: true, special: token.special });
+    }
+    Ok(tokens)
+}
+
+/// Every merge joins two tokens to a third, and none is listed twice.
+fn check_merges(model: &BpeEntry) -> Result<(), TokenizerError> {
+    let mut seen = HashSet::with_capacity(model.merges.len());
+    let mut joined = String::new();
+    for (index, (left, right)) in model.merges.iter().enumerate() {
+        joined.clear();
+        joined.push_str(left);
+        joined.push_str(right);
+        for token in [left, right, &joined] {
+            if token.is_empty() || !model.vocab.contains_key(token) {
+                let problem = format!("{left:?} + {right:?}: {token:?} is not in the vocabulary");
+                return Err(TokenizerError::field(format!("model.merges[{index}]"), problem));
+            }
+        }
+        if !seen.insert((left, right)) {
+            let problem = format!("{left:?} + {right:?} appears twice");
+            return Err(TokenizerError::field(format!("model.merges[{index}]"), problem));
+        }
+    }
+    Ok(())
+}
+
+/// What a part must satisfy at its position in the file.
+type Rule = fn(&str, &Part) -> Result<(), TokenizerError>;
+
+/// Applies the rule of a position to a part and to the parts of a sequence.
+fn check_part(path: &str, part: &Part, rule: Rule, depth: usize) -> Result<(), TokenizerError> {
+    if part.kind != "Sequence" {
+        return rule(path, part);
+    }
+    let (list, children) = sequence(path, part);
+    let Some(children) = children else {
+        return Err(TokenizerError::field(format!("{path}.{list}"), "the key is missing"));
+    };
+    if depth == 0 {
+        return Err(TokenizerError::field(path, format!("sequences are nested more than {MAX_DEPTH} deep")));
+    }
+    for (index, child) in children.iter().enumerate() {
+        check_part(&format!("{path}.{list}[{index}]"), child, rule, depth - 1)?;
+    }
+    Ok(())
+}
+
+/// The parts of a sequence; each position has its own name for them.
+fn sequence<'a>(path: &str, part: &'a Part) -> (&'static str, Option<&'a Vec<Part>>) {
+    match path.split('.').next() {
+        Some("normalizer") => ("normalizers", part.normalizers.as_ref()),
+        Some("pre_tokenizer") => ("pretokenizers", part.pretokenizers.as_ref()),
+        Some("decoder") => ("decoders", part.decoders.as_ref()),
+        _ => ("processors", part.processors.as_ref()),
+    }
+}
+
+fn check_normalizer(path: &str, part: &Part) -> Result<(), TokenizerError> {
+    match part.kind.as_str() {
+        "NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase" => Ok(()),
+        "Prepend" => check_affix(path, "prepend", &part.prepend),
+        "Replace" => check_replace(path, part),
+        "Strip" => require(path, "strip_left", &part.strip_left)
+            .and_then(|_| require(path, "strip_right", &part.strip_right))
+            .map(drop),
+        _ => unsupported(path, part, "Sequence, NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, Strip"),
+    }
+}
+
+fn check_pre_tokenizer(path: &str, part: &Part) -> Result<(), TokenizerError> {
+    match part.kind.as_str() {
+        "ByteLevel" => require(path, "add_prefix_space", &part.add_prefix_space)
+            .and_then(|_| require(path, "trim_offsets", &part.trim_offsets))
+            .map(drop),
+        "Digits" => require(path, "individual_digits", &part.individual_digits).map(drop),
+        "Punctuation" => Ok(()),
+        "Metaspace" => check_metaspace(path, part),
+        "Split" => match require(path, "pattern", &part.pattern)? {
+            PatternEntry::Regex(regex) | PatternEntry::String(regex) => {
+                if regex.is_empty() {
+                    return Err(TokenizerError::field(format!("{path}.pattern"), "the pattern is empty"));
+                }
+                check_length(&format!("{path}.pattern"), "pattern", regex, MAX_REGEX_BYTES)
+            }
+        },
+        _ => unsupported(path, part, "Sequence, ByteLevel, Split, Digits, Metaspace, Punctuation"),
+    }
+}
+
+fn check_post_processor(path: &str, part: &Part) -> Result<(), TokenizerError> {
+    match part.kind.as_str() {
+        "ByteLevel" => Ok(()),
+        "TemplateProcessing" => {
+            let known = part.special_tokens.as_ref();
+            for piece in require(path, "single", &part.single)? {
+                if let TemplatePiece::SpecialToken { id, .. } = piece
+                    && !known.is_some_and(|known| known.contains_key(id))
+                {
+                    return Err(TokenizerError::field(
+                        format!("{path}.single"),
+                        format!("{id:?} is not among special_tokens"),
+                    ));
+                }
+            }
+            Ok(())
+        }
+        _ => unsupported(path, part, "Sequence, ByteLevel, TemplateProcessing"),
+    }
+}
+
+fn check_decoder(path: &str, part: &Part) -> Result<(), TokenizerError> {
+    match part.kind.as_str() {
+        "ByteLevel" | "ByteFallback" | "Fuse" => Ok(()),
+        "Replace" => check_replace(path, part),
+        "Metaspace" => check_metaspace(path, part),
+        "Strip" if (part.content.as_deref(), part.start, part.stop) == (Some(" "), Some(1), Some(0)) => Ok(()),
+        "Strip" => Err(TokenizerError::Unsupported {
+            field: path.to_owned(),
+            found: format!("stripping {:?} {:?} and {:?} times", part.content, part.start, part.stop),
+            supported: "one space at the start",
+        }),
+        _ => unsupported(path, part, "Sequence, ByteLevel, ByteFallback, Fuse, Replace, Metaspace, Strip"),
+    }
+}
+
+fn check_replace(path: &str, part: &Part) -> Result<(), TokenizerError> {
+    match require(path, "pattern", &part.pattern)? {
+        PatternEntry::String(pattern) => {
+            check_affix(path, "pattern", &Some(pattern.clone()))?;
+            check_length(&format!("{path}.content"), "text", require(path, "content", &part.content)?, MAX_AFFIX_BYTES)
+        }
+        PatternEntry::Regex(regex) => Err(TokenizerError::Unsupported {
+            field: format!("{path}.pattern"),
+            found: format!("the regular expression {regex:?}"),
+            supported: "String",
+        }),
+    }
+}
+
+fn check_metaspace(path: &str, part: &Part) -> Result<(), TokenizerError> {
+    let replacement = require(path, "replacement", &part.replacement)?;
+    if replacement.chars().count() != 1 {
+        return Err(TokenizerError::field(format!("{path}.replacement"), "it is not one character"));
+    }
+    Ok(())
+}
+
+/// A text that must be there, not empty and short.
+fn check_affix(path: &str, key: &str, text: &Option<String>) -> Result<(), TokenizerError> {
+    let text = require(path, key, text)?;
+    if text.is_empty() {
+        return Err(TokenizerError::field(format!("{path}.{key}"), "the text is empty"));
+    }
+    check_length(&format!("{path}.{key}"), "text", text, MAX_AFFIX_BYTES)
+}
+
+fn check_length(field: &str, what: &str, text: &str, limit: usize) -> Result<(), TokenizerError> {
+    if text.len() <= limit {
+        return Ok(());
+    }
+    Err(TokenizerError::field(field, format!("a {what} of {} bytes is over the limit of {limit}", text.len())))
+}
+
+fn require<'a, T>(path: &str, key: &str, value: &'a Option<T>) -> Result<&'a T, TokenizerError> {
+    value.as_ref().ok_or_else(|| TokenizerError::field(format!("{path}.{key}"), "the key is missing"))
+}
+
+fn unsupported(path: &str, part: &Part, supported: &'static str) -> Result<(), TokenizerError> {
+    Err(TokenizerError::Unsupported { field: format!("{path}.type"), found: format!("{:?}", part.kind), supported })
+}

@@ -1,0 +1,239 @@
+//! Text to ids.
+//!
+//! A text is cut into pieces (see [`Cut`](super::split::Cut)), a piece into words, and each word is encoded once and
+//! remembered: natural text repeats its words, and the merges are what costs. Everything runs on the calling thread.
+
+use std::collections::HashMap;
+
+use tokenizers::{AddedVocabulary, Model, OffsetReferential, OffsetType, PreTokenizer};
+
+use super::error::TokenizerError;
+use super::split::{Splitter, each_word};
+use super::table::{byte_character, character_byte};
+use super::{SpecialTokens, Tokenizer, TokenizerKind};
+
+/// Words that are remembered, and the longest that is: enough for the frequent words of any language.
+const REMEMBERED_WORDS: usize = 1 << 16;
+const REMEMBERED_BYTES: usize = 64;
+/// Up to this many added tokens, looking for each in the text is cheaper than the library's preparation of the text.
+const FEW_ADDED: usize = 8;
+
+/// Encodes many texts with one memory of words. Made by [`Tokenizer::encoder`].
+#[derive(Debug)]
+pub struct Encoder<'t> {
+    tokenizer: &'t Tokenizer,
+    special: SpecialTokens,
+    words: WordCache,
+}
+
+/// Ids of the words seen so far.
+#[derive(Debug, Default)]
+struct WordCache {
+    /// Each word's stretch of `ids`.
+    stretches: HashMap<Box<str>, (u32, u32)>,
+    ids: Vec<u32>,
+    /// The word in the spelling of the vocabulary.
+    spelled: String,
+}
+
+/// How a word is spelled when it reaches the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spelling {
+    /// As in the text: its bytes are still to be written as characters.
+    Text,
+    /// As in the vocabulary.
+    Vocabulary,
+}
+
+impl<'t> Encoder<'t> {
+    pub(super) fn new(tokenizer: &'t Tokenizer, special: SpecialTokens) -> Self {
+        Self { tokenizer, special, words: WordCache::default() }
+    }
+
+    /// Appends the ids of `text` to `ids`.
+    ///
+    /// # Errors
+    /// [`TokenizerError::UnknownCharacter`] when the vocabulary cannot express the text; `ids` may then hold the ids of
+    /// its beginning.
+    pub fn encode(&mut self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        let mut rest = text;
+        while !rest.is_empty() {
+            let offset = text.len() - rest.len();
+            let piece = self.tokenizer.cut.next_piece(&mut rest);
+            self.encode_piece(piece, offset, ids)?;
+        }
+        Ok(())
+    }
+
+    /// Like [`encode`](Self::encode), but hands the ids over piece by piece, so that a corpus need not be held in
+    /// memory as ids; returns how many there were.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode), and whatever `sink` returns.
+    pub fn encode_pieces<E: From<TokenizerError>>(
+        &mut self,
+        text: &str,
+        mut sink: impl FnMut(&[u32]) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        let mut ids = Vec::new();
+        let mut total = 0;
+        let mut rest = text;
+        while !rest.is_empty() {
+            let offset = text.len() - rest.len();
+            let piece = self.tokenizer.cut.next_piece(&mut rest);
+            ids.clear();
+            self.encode_piece(piece, offset, &mut ids)?;
+            total += ids.len();
+            sink(&ids)?;
+        }
+        Ok(total)
+    }
+
+    /// `offset` is where the piece lies in the text, for messages.
+    fn encode_piece(&mut self, piece: &str, offset: usize, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        let before = ids.len();
+        match &self.tokenizer.splitter {
+            Splitter::Characters => self.encode_characters(piece, ids),
+            Splitter::Words(regex) if self.is_plain(piece) => {
+                each_word(regex, piece, |word, at| self.words.encode(self.tokenizer, word, at, Spelling::Text, ids))
+            }
+            _ => self.encode_by_library(piece, ids),
+        }
+        .map_err(|error| moved(error, offset))?;
+        if self.special == SpecialTokens::AsText {
+            self.refuse_special(&ids[before..])?;
+        }
+        Ok(())
+    }
+
+    /// The added tokens that count in this text.
+    fn added(&self) -> &'t AddedVocabulary {
+        match self.special {
+            SpecialTokens::Parse => &self.tokenizer.added,
+            SpecialTokens::AsText => &self.tokenizer.added_plain,
+        }
+    }
+
+    /// Whether neither the normalizer nor an added token has anything to do with this piece.
+    fn is_plain(&self, piece: &str) -> bool {
+        let added = self.added().get_vocab();
+        (self.tokenizer.normalizer.is_none() || (self.tokenizer.normalizer_keeps_ascii && piece.is_ascii()))
+            && added.len() <= FEW_ADDED
+            && !added.keys().any(|token| piece.contains(token.as_str()))
+    }
+
+    fn encode_characters(&self, piece: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        ids.reserve(piece.len());
+        let mut utf8 = [0; 4];
+        for (offset, character) in piece.char_indices() {
+            match self.tokenizer.model.token_to_id(character.encode_utf8(&mut utf8)) {
+                Some(id) => ids.push(id),
+                None => return Err(TokenizerError::UnknownCharacter { character, offset }),
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_by_library(&mut self, piece: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        let tokenizer = self.tokenizer;
+        let mut text = self.added().extract_and_normalize(tokenizer.normalizer.as_ref(), piece);
+        let spelling = match &tokenizer.splitter {
+            Splitter::Words(_) => Spelling::Text,
+            _ => Spelling::Vocabulary,
+        };
+        if let (Some(pre_tokenizer), Spelling::Vocabulary) = (&tokenizer.pre_tokenizer, spelling) {
+            pre_tokenizer.pre_tokenize(&mut text).map_err(TokenizerError::library("pre_tokenizer"))?;
+        }
+        for (part, (start, _), tokens) in text.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+            let result = match (tokens, &tokenizer.splitter) {
+                (Some(tokens), _) => {
+                    ids.extend(tokens.iter().map(|token| token.id));
+                    Ok(())
+                }
+                (None, Splitter::Words(regex)) => {
+                    each_word(regex, part, |word, at| self.words.encode(tokenizer, word, at, spelling, ids))
+                }
+                (None, _) => self.words.encode(tokenizer, part, 0, spelling, ids),
+            };
+            result.map_err(|error| moved(error, start))?;
+        }
+        Ok(())
+    }
+
+    /// The merges of a vocabulary could in principle build a special token out of plain text. Whoever asked for plain
+    /// text relies on that not happening.
+    fn refuse_special(&self, ids: &[u32]) -> Result<(), TokenizerError> {
+        let tokenizer = self.tokenizer;
+        match ids.iter().find(|id| tokenizer.is_special(**id) && Some(**id) != tokenizer.unknown) {
+            None => Ok(()),
+            Some(&id) => Err(TokenizerError::SpecialInText {
+                token: String::from_utf8_lossy(tokenizer.token_bytes(id).unwrap_or_default()).into_owned(),
+            }),
+        }
+    }
+}
+
+impl WordCache {
+    fn encode(
+        &mut self,
+        tokenizer: &Tokenizer,
+        word: &str,
+        offset: usize,
+        spelling: Spelling,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), TokenizerError> {
+        if let Some(&(start, end)) = self.stretches.get(word) {
+            ids.extend_from_slice(&self.ids[start as usize..end as usize]);
+            return Ok(());
+        }
+        let before = ids.len();
+        self.spelled.clear();
+        match spelling {
+            Spelling::Text => self.spelled.extend(word.bytes().map(byte_character)),
+            Spelling::Vocabulary => self.spelled.push_str(word),
+        }
+        let tokens = tokenizer.model.tokenize(&self.spelled).map_err(TokenizerError::library("model"))?;
+        // The library leaves out what the vocabulary has no token for, without a word.
+        if tokens.last().map_or(0, |token| token.offsets.1) < self.spelled.len() {
+            return Err(unknown(tokenizer, word, &self.spelled, offset, spelling));
+        }
+        ids.extend(tokens.iter().map(|token| token.id));
+        if word.len() <= REMEMBERED_BYTES && self.stretches.len() < REMEMBERED_WORDS {
+            let start = self.ids.len() as u32;
+            self.ids.extend_from_slice(&ids[before..]);
+            self.stretches.insert(word.into(), (start, self.ids.len() as u32));
+        }
+        Ok(())
+    }
+}
+
+/// Names the first character of a word that the vocabulary cannot express.
+fn unknown(tokenizer: &Tokenizer, word: &str, spelled: &str, offset: usize, spelling: Spelling) -> TokenizerError {
+    let missing = |character: char| tokenizer.model.token_to_id(character.encode_utf8(&mut [0; 4])).is_none();
+    let index = spelled.chars().position(missing).unwrap_or(0);
+    match spelling {
+        // One spelled character for each byte of the word.
+        Spelling::Text => {
+            let start = (0..=index).rev().find(|at| word.is_char_boundary(*at)).unwrap_or(0);
+            let character = word[start..].chars().next().unwrap_or(char::REPLACEMENT_CHARACTER);
+            TokenizerError::UnknownCharacter { character, offset: offset + start }
+        }
+        // The library has rewritten the text, so the place is that of the word.
+        Spelling::Vocabulary => {
+            let spelled = spelled.chars().nth(index).unwrap_or(char::REPLACEMENT_CHARACTER);
+            let byte =
+                character_byte(spelled).filter(|byte| tokenizer.kind == TokenizerKind::ByteLevelBpe && byte.is_ascii());
+            TokenizerError::UnknownCharacter { character: byte.map_or(spelled, char::from), offset }
+        }
+    }
+}
+
+/// The error, with its place in the part of a text moved to the place in the text.
+fn moved(error: TokenizerError, by: usize) -> TokenizerError {
+    match error {
+        TokenizerError::UnknownCharacter { character, offset } => {
+            TokenizerError::UnknownCharacter { character, offset: offset + by }
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,437 @@
+//! Text to token ids and back.
+//!
+//! A [`Tokenizer`] is made of a text ([`Tokenizer::characters`], [`Tokenizer::train_bpe`]) or of a `tokenizer.json` as
+//! Hugging Face's tokenizers write it, and can be written as one:
+//!
+//! ```
+//! use smallmind_model::tokenizer::{BpeTraining, SpecialTokens, SpecialText, Tokenizer};
+//!
+//! let stories = ["A hen sat on the hill.", "The hen saw the sea."];
+//! let tokenizer = Tokenizer::train_bpe(stories, &BpeTraining { vocab_size: 270, ..BpeTraining::default() })?;
+//! let ids = tokenizer.encode("The hen.<|endoftext|>", SpecialTokens::Parse)?;
+//! assert_eq!(ids.last().copied(), tokenizer.eos());
+//! assert_eq!(tokenizer.decode(&ids, SpecialText::Skip)?, "The hen.");
+//! # Ok::<(), smallmind_model::tokenizer::TokenizerError>(())
+//! ```
+//!
+//! The library does the merging, the normalizers and the general pre-tokenizers. Around it stand our own checks of a
+//! file (nothing that a file says leads to a panic, and nothing is silently left out of a text), the exact bytes of
+//! every token, the division of long texts, and the training, whose result depends on the texts alone. No thread is
+//! started.
+//!
+//! Not here: chat templates, and which token ends a turn; a model's own configuration says that.
+
+mod check;
+mod encode;
+mod error;
+mod file;
+mod split;
+mod table;
+mod train;
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::models::wordlevel::WordLevel;
+use tokenizers::{AddedToken, AddedVocabulary, NormalizerWrapper, PreTokenizerWrapper};
+
+pub use encode::Encoder;
+pub use error::TokenizerError;
+pub use file::{MAX_FILE_BYTES, MAX_TOKENS};
+pub use train::{BpeTraining, END_OF_TEXT};
+
+use check::TokenEntry;
+use file::{AddedEntry, BpeEntry, Part, TemplatePiece, TokenizerFile};
+use split::{Cut, Splitter};
+use table::{Decoding, TokenTable};
+
+/// Names by which vocabularies call the token that ends a text, most telling first.
+const END_NAMES: [&str; 5] = [END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>"];
+/// Names of the token that begins one.
+const BEGIN_NAMES: [&str; 5] = ["<|begin_of_text|>", "<s>", "<bos>", "<|startoftext|>", END_OF_TEXT];
+
+/// What becomes of the names of special tokens in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpecialTokens {
+    /// They are special tokens: for text of our own making, such as corpora and filled-in templates.
+    Parse,
+    /// They are characters like any others: for text from outside, which must not speak in the name of the template.
+    AsText,
+}
+
+/// What becomes of special tokens when ids are turned to text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpecialText {
+    /// They are left out.
+    Skip,
+    /// They appear by name.
+    Show,
+}
+
+/// How a vocabulary spells text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenizerKind {
+    /// One token a character.
+    Characters,
+    /// Merged bytes, as in GPT-2.
+    ByteLevelBpe,
+    /// Merged characters, as in SentencePiece's vocabularies, often with tokens for single bytes.
+    CharacterBpe,
+}
+
+impl fmt::Display for TokenizerKind {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Characters => "characters",
+            Self::ByteLevelBpe => "byte-level BPE",
+            Self::CharacterBpe => "character BPE",
+        })
+    }
+}
+
+/// A vocabulary and the rules that apply it.
+pub struct Tokenizer {
+    kind: TokenizerKind,
+    model: BPE,
+    normalizer: Option<NormalizerWrapper>,
+    /// Unicode forms do not change ASCII.
+    normalizer_keeps_ascii: bool,
+    pre_tokenizer: Option<PreTokenizerWrapper>,
+    /// All added tokens, and those of them that are not special.
+    added: AddedVocabulary,
+    added_plain: AddedVocabulary,
+    splitter: Splitter,
+    cut: Cut,
+    table: TokenTable,
+    leading_space: bool,
+    unknown: Option<u32>,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    prompt_prefix: Vec<u32>,
+    /// The file without its model, for saving.
+    parts: TokenizerFile<()>,
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Tokenizer").field("kind", &self.kind).field("vocab_size", &self.vocab_size()).finish()
+    }
+}
+
+/// Such as `byte-level BPE, 4096 tokens`.
+impl fmt::Display for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}, {} tokens", self.kind, self.vocab_size())
+    }
+}
+
+/// Making, reading and writing.
+impl Tokenizer {
+    /// One token for each character that occurs in `text`, numbered in the order of their code points.
+    ///
+    /// # Errors
+    /// [`TokenizerError::EmptyText`].
+    pub fn characters(text: &str) -> Result<Self, TokenizerError> {
+        let characters: std::collections::BTreeSet<char> = text.chars().collect();
+        if characters.is_empty() {
+            return Err(TokenizerError::EmptyText);
+        }
+        let vocab = characters.into_iter().map(String::from).zip(0..).collect();
+        let model = BpeEntry { vocab, ..BpeEntry::default() };
+        Self::assemble(TokenizerFile { decoder: Some(Part::new("Fuse")), ..TokenizerFile::new(model) })
+    }
+
+    /// A byte-level vocabulary learned from texts: every text can be expressed in it, and the frequent words of these
+    /// texts are single tokens. Id 0 is [`END_OF_TEXT`], which also separates documents inside a text.
+    ///
+    /// # Errors
+    /// [`TokenizerError::VocabularySize`].
+    pub fn train_bpe<S: AsRef<str>>(
+        texts: impl IntoIterator<Item = S>,
+        training: &BpeTraining,
+    ) -> Result<Self, TokenizerError> {
+        Self::assemble(train::train(texts, training)?)
+    }
+
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Read`] when the file cannot be read, [`TokenizerError::InFile`] with what
+    /// [`from_bytes`](Self::from_bytes) finds wrong in it.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, TokenizerError> {
+        let path = path.as_ref();
+        let mut bytes = Vec::new();
+        File::open(path)
+            // One byte over the limit is enough to know that the file is too large.
+            .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
+            .map_err(|source| TokenizerError::Read { path: path.to_owned(), source })?;
+        Self::from_bytes(&bytes)
+            .map_err(|source| TokenizerError::InFile { path: path.to_owned(), source: Box::new(source) })
+    }
+
+    /// Reads the text of a `tokenizer.json`. Its `truncation` and `padding` are ignored.
+    ///
+    /// # Errors
+    /// [`TokenizerError::TooLarge`] beyond [`MAX_FILE_BYTES`], [`TokenizerError::Json`] for what is no such file,
+    /// [`TokenizerError::Field`] for contradictions, [`TokenizerError::Unsupported`] for kinds of vocabularies that are
+    /// not for language models of the GPT and LLaMA families.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, TokenizerError> {
+        Self::assemble(TokenizerFile::parse(bytes)?)
+    }
+
+    /// The text of a `tokenizer.json` that any reader of the format understands. The same vocabulary gives the same
+    /// text.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Library`] if the model cannot be written.
+    pub fn to_json(&self) -> Result<String, TokenizerError> {
+        let TokenizerFile { normalizer, pre_tokenizer, post_processor, decoder, .. } = self.parts.clone();
+        let file = TokenizerFile {
+            added_tokens: self.parts.added_tokens.clone(),
+            normalizer,
+            pre_tokenizer,
+            post_processor,
+            decoder,
+            ..TokenizerFile::new(&self.model)
+        };
+        serde_json::to_string_pretty(&file)
+            .map_err(|error| TokenizerError::Library { part: "model", problem: error.to_string() })
+    }
+
+    /// Writes [`to_json`](Self::to_json) to a file, over what is there.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Write`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), TokenizerError> {
+        let path = path.as_ref();
+        std::fs::write(path, self.to_json()?).map_err(|source| TokenizerError::Write { path: path.to_owned(), source })
+    }
+
+    /// Checks a file and prepares everything that applying it needs.
+    fn assemble(file: TokenizerFile<BpeEntry>) -> Result<Self, TokenizerError> {
+        let tokens = check::check(&file)?;
+        let splitter = Splitter::new(&file)?;
+        let cut = Cut::new(&file);
+        let decoding = Decoding::new(file.decoder.as_ref())?;
+        let table = TokenTable::new(&tokens, &decoding)?;
+        let kind = match &splitter {
+            Splitter::Characters => TokenizerKind::Characters,
+            _ if decoding.byte_level => TokenizerKind::ByteLevelBpe,
+            _ => TokenizerKind::CharacterBpe,
+        };
+        let normalizer: Option<NormalizerWrapper> = library_part("normalizer", file.normalizer.as_ref())?;
+        let pre_tokenizer = library_part("pre_tokenizer", file.pre_tokenizer.as_ref())?;
+        let ids = declared_ids(&tokens)?;
+        let added = added_vocabulary(file.added_tokens.iter(), &ids, normalizer.as_ref())?;
+        let plain = file.added_tokens.iter().filter(|token| !token.special);
+        let added_plain = added_vocabulary(plain, &ids, normalizer.as_ref())?;
+        let prompt_prefix = prompt_prefix(file.post_processor.as_ref(), table.len())?;
+        let special = |name: &&str| file.added_tokens.iter().find(|token| token.special && token.content == *name);
+        let named = |names: &[&str]| names.iter().find_map(special).map(|token| token.id);
+        let unknown = file.model.unk_token.as_ref().and_then(|unknown| file.model.vocab.get(unknown)).copied();
+        let normalizer_keeps_ascii =
+            file.normalizer.as_ref().is_some_and(|part| matches!(part.kind.as_str(), "NFC" | "NFD" | "NFKC" | "NFKD"));
+        Ok(Self {
+            kind,
+            normalizer,
+            normalizer_keeps_ascii,
+            pre_tokenizer,
+            added,
+            added_plain,
+            splitter,
+            cut,
+            table,
+            leading_space: decoding.leading_space,
+            unknown,
+            bos: prompt_prefix.first().copied().or_else(|| named(&BEGIN_NAMES)),
+            eos: named(&END_NAMES),
+            prompt_prefix,
+            parts: TokenizerFile {
+                added_tokens: file.added_tokens,
+                normalizer: file.normalizer,
+                pre_tokenizer: file.pre_tokenizer,
+                post_processor: file.post_processor,
+                decoder: file.decoder,
+                ..TokenizerFile::new(())
+            },
+            model: library_model(file.model)?,
+        })
+    }
+}
+
+/// Applying it.
+impl Tokenizer {
+    /// The ids of a text. Adds nothing around it; see [`prompt_prefix`](Self::prompt_prefix).
+    ///
+    /// # Errors
+    /// [`TokenizerError::UnknownCharacter`] when the vocabulary cannot express the text,
+    /// [`TokenizerError::SpecialInText`] when plain text would turn into a special token.
+    pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>, TokenizerError> {
+        let mut ids = Vec::new();
+        self.encoder(special).encode(text, &mut ids)?;
+        Ok(ids)
+    }
+
+    /// For encoding many texts: remembers the words that it has seen.
+    pub fn encoder(&self, special: SpecialTokens) -> Encoder<'_> {
+        Encoder::new(self, special)
+    }
+
+    /// Encodes a long text piece by piece: `sink` gets the ids in order, which joined are those of
+    /// [`encode`](Self::encode). Returns how many there were.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode), and whatever `sink` returns.
+    pub fn encode_corpus<E: From<TokenizerError>>(
+        &self,
+        text: &str,
+        special: SpecialTokens,
+        sink: impl FnMut(&[u32]) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        self.encoder(special).encode_pieces(text, sink)
+    }
+
+    /// The text of ids. Bytes that are no UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// [`TokenizerError::UnknownId`] names the first id without a token.
+    pub fn decode(&self, ids: &[u32], special: SpecialText) -> Result<String, TokenizerError> {
+        let mut bytes = Vec::new();
+        for (index, &id) in ids.iter().enumerate() {
+            let token = self.visible_bytes(id, special);
+            let unknown = || TokenizerError::UnknownId { index, id, vocabulary: self.vocab_size() };
+            bytes.extend_from_slice(token.ok_or_else(unknown)?);
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let text = if self.leading_space { text.strip_prefix(' ').unwrap_or(&text) } else { &text };
+        Ok(text.to_owned())
+    }
+
+    /// The exact bytes of a token as it stands in the middle of a text, `None` for an id without a token. They need not
+    /// be whole characters; [`TextStream`](crate::stream::TextStream) puts them together.
+    pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
+        self.table.bytes(id)
+    }
+
+    /// [`token_bytes`](Self::token_bytes), empty for special tokens that are to be left out.
+    pub fn visible_bytes(&self, id: u32, special: SpecialText) -> Option<&[u8]> {
+        let bytes = self.table.bytes(id)?;
+        Some(if special == SpecialText::Skip && self.is_special(id) { &[] } else { bytes })
+    }
+
+    /// Whether a token directs the model rather than being part of the text.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.table.is_special(id)
+    }
+
+    /// One more than the largest id: the rows that an embedding needs.
+    pub fn vocab_size(&self) -> usize {
+        self.table.len()
+    }
+
+    /// The token that ends a text, by its usual names; a model's configuration knows better.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The token that begins a text: the one that the file puts before a prompt, or by its usual names. Vocabularies
+    /// with [`END_OF_TEXT`] use that.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The tokens that the file's post-processor puts before a prompt, often none.
+    pub fn prompt_prefix(&self) -> &[u32] {
+        &self.prompt_prefix
+    }
+
+    /// The id of a token in the spelling of the file, in which a byte-level vocabulary writes a space as `Ġ`.
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.added.token_to_id(token, &self.model)
+    }
+
+    /// How this vocabulary spells text.
+    pub fn kind(&self) -> TokenizerKind {
+        self.kind
+    }
+
+    /// Whether a whole text is spelled with a space before its first word, which [`decode`](Self::decode) drops and a
+    /// stream must drop too when it is not continuing a text.
+    pub fn has_leading_space(&self) -> bool {
+        self.leading_space
+    }
+}
+
+/// Hands a checked part to the library.
+fn library_part<T: DeserializeOwned>(name: &'static str, part: Option<&Part>) -> Result<Option<T>, TokenizerError> {
+    let Some(part) = part else { return Ok(None) };
+    let refused = |error: serde_json::Error| TokenizerError::Library { part: name, problem: error.to_string() };
+    let value = serde_json::to_value(part).map_err(refused)?;
+    serde_json::from_value(value).map(Some).map_err(refused)
+}
+
+/// Hands a checked model to the library, which keeps no memory of words of its own: it would never be freed.
+fn library_model(model: BpeEntry) -> Result<BPE, TokenizerError> {
+    let vocab: Vocab = model.vocab.into_iter().collect();
+    let mut builder = BPE::builder()
+        .vocab_and_merges(vocab, model.merges)
+        .cache_capacity(0)
+        .fuse_unk(model.fuse_unk)
+        .byte_fallback(model.byte_fallback)
+        .ignore_merges(model.ignore_merges);
+    if let Some(unknown) = model.unk_token {
+        builder = builder.unk_token(unknown);
+    }
+    builder.build().map_err(TokenizerError::library("model"))
+}
+
+/// A model that knows nothing but the ids that the file declares.
+fn declared_ids(tokens: &[Option<TokenEntry>]) -> Result<WordLevel, TokenizerError> {
+    let added = tokens.iter().zip(0..).filter_map(|(token, id)| token.as_ref().filter(|t| t.added).map(|t| (t, id)));
+    let vocab = added.map(|(token, id)| (token.text.clone(), id)).collect();
+    WordLevel::builder().vocab(vocab).build().map_err(TokenizerError::library("added_tokens"))
+}
+
+/// The added tokens with the ids that the file declares: left alone, the library would count on from the model's.
+fn added_vocabulary<'a>(
+    tokens: impl Iterator<Item = &'a AddedEntry>,
+    ids: &WordLevel,
+    normalizer: Option<&NormalizerWrapper>,
+) -> Result<AddedVocabulary, TokenizerError> {
+    let tokens = tokens.map(|token| {
+        AddedToken::from(token.content.as_str(), token.special)
+            .single_word(token.single_word)
+            .lstrip(token.lstrip)
+            .rstrip(token.rstrip)
+            .normalized(token.normalized)
+    });
+    let mut added = AddedVocabulary::new();
+    added.add_tokens(tokens, ids, normalizer).map_err(TokenizerError::library("added_tokens"))?;
+    Ok(added)
+}
+
+/// The special tokens that a template puts before the text.
+fn prompt_prefix(part: Option<&Part>, vocabulary: usize) -> Result<Vec<u32>, TokenizerError> {
+    let mut prefix = Vec::new();
+    let Some(part) = part else { return Ok(prefix) };
+    for child in part.processors.iter().flatten() {
+        prefix.extend(prompt_prefix(Some(child), vocabulary)?);
+    }
+    for piece in part.single.iter().flatten() {
+        match piece {
+            TemplatePiece::Sequence { .. } => break,
+            TemplatePiece::SpecialToken { id: name, .. } => {
+                let token = part.special_tokens.as_ref().and_then(|known| known.get(name));
+                prefix.extend(token.iter().flat_map(|token| &token.ids));
+            }
+        }
+    }
+    match prefix.iter().find(|id| **id as usize >= vocabulary) {
+        None => Ok(prefix),
+        Some(id) => Err(TokenizerError::field("post_processor", format!("the id {id} is not in the vocabulary"))),
+    }
+}

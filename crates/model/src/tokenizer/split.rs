@@ -1,0 +1,198 @@
+//! Where a text may be cut: into words that are encoded on their own, and before that into pieces of bounded size.
+
+use tokenizers::utils::SysRegex;
+
+use super::error::TokenizerError;
+use super::file::{AddedEntry, BpeEntry, Part, PatternEntry, TokenizerFile};
+
+/// The words of GPT-2 (Radford et al., 2019, `encoder.py`): contractions, a run of letters, digits or other characters
+/// with the space before it, and white space.
+pub(super) const GPT2_WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// The words of Llama 3 and, with one digit at a time, of Qwen 2: here newlines may follow other characters in one word.
+const NEWLINE_WORDS: [&str; 2] = [
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+];
+
+/// A piece is cut at the first allowed place from this many bytes on: large enough that cutting costs nothing, small
+/// enough that what the library keeps for each byte of a piece stays in cache.
+const PIECE_BYTES: usize = 32 << 10;
+
+/// How a text becomes words.
+#[derive(Debug)]
+pub(super) enum Splitter {
+    /// Each character is a token.
+    Characters,
+    /// Matches of a regular expression and what lies between them, their bytes spelled as characters.
+    Words(Box<SysRegex>),
+    /// As the library's pre-tokenizer says.
+    Library,
+}
+
+impl Splitter {
+    /// The fastest way that gives what the file asks for.
+    pub fn new(file: &TokenizerFile<BpeEntry>) -> Result<Self, TokenizerError> {
+        if is_character_vocabulary(file) {
+            return Ok(Self::Characters);
+        }
+        let plain_byte_level = |part: &Part| part.kind == "ByteLevel" && part.add_prefix_space == Some(false);
+        let Some(pre_tokenizer) = &file.pre_tokenizer else {
+            return Ok(Self::Library);
+        };
+        if plain_byte_level(pre_tokenizer) && pre_tokenizer.use_regex != Some(false) {
+            return Self::words(GPT2_WORDS);
+        }
+        match pre_tokenizer.pretokenizers.as_deref() {
+            Some([split, bytes]) if plain_byte_level(bytes) && bytes.use_regex == Some(false) => match isolating(split)
+            {
+                Some(regex) => Self::words(regex),
+                None => Ok(Self::Library),
+            },
+            _ => Ok(Self::Library),
+        }
+    }
+
+    /// Words by a regular expression.
+    pub fn words(regex: &str) -> Result<Self, TokenizerError> {
+        let regex = SysRegex::new(regex).map_err(TokenizerError::library("pre_tokenizer"))?;
+        Ok(Self::Words(Box::new(regex)))
+    }
+}
+
+/// The regular expression of a split that keeps every match as a word of its own.
+fn isolating(part: &Part) -> Option<&str> {
+    match &part.pattern {
+        Some(PatternEntry::Regex(regex))
+            if part.kind == "Split" && part.behavior.as_deref() == Some("Isolated") && part.invert == Some(false) =>
+        {
+            Some(regex)
+        }
+        _ => None,
+    }
+}
+
+/// A vocabulary in which each token is a character and nothing else happens to the text.
+pub(super) fn is_character_vocabulary(file: &TokenizerFile<BpeEntry>) -> bool {
+    let model = &file.model;
+    file.added_tokens.is_empty()
+        && file.normalizer.is_none()
+        && file.pre_tokenizer.is_none()
+        && file.decoder.as_ref().is_some_and(|decoder| decoder.kind == "Fuse")
+        && model.merges.is_empty()
+        && model.unk_token.is_none()
+        && !model.byte_fallback
+        && model.vocab.keys().all(|token| token.chars().count() == 1)
+}
+
+/// Calls `word` with every word of `text` and its offset, in order, nothing left out.
+pub(super) fn each_word<'t, E>(
+    regex: &SysRegex,
+    text: &'t str,
+    mut word: impl FnMut(&'t str, usize) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut done = 0;
+    for (start, end) in regex.find_iter(text) {
+        if start > done {
+            word(&text[done..start], done)?;
+        }
+        if end > start {
+            word(&text[start..end], start)?;
+        }
+        done = end;
+    }
+    if done < text.len() {
+        word(&text[done..], done)?;
+    }
+    Ok(())
+}
+
+/// Where a text may be cut so that its pieces, encoded one after the other, give the ids of the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// Between any two characters.
+    Anywhere,
+    /// Between white space and the other character before it. No match of [`GPT2_WORDS`] goes on across such a place,
+    /// looks ahead across it from the left (only a match that ends in white space does), or looks back at all.
+    BeforeSpace,
+    /// Between an ASCII letter or digit and a newline: the same for [`NEWLINE_WORDS`], where a newline may follow
+    /// punctuation within one word.
+    BeforeNewline,
+    /// Nowhere: the whole text is one piece.
+    Never,
+}
+
+impl Cut {
+    /// The cuts that the parts of a file allow.
+    pub fn new(file: &TokenizerFile<BpeEntry>) -> Self {
+        if is_character_vocabulary(file) {
+            return Self::Anywhere;
+        }
+        let cut = Self::of_parts(file);
+        if file.added_tokens.iter().all(|token| cut.keeps_whole(token)) { cut } else { Self::Never }
+    }
+
+    fn of_parts(file: &TokenizerFile<BpeEntry>) -> Self {
+        let byte_level = |part: &Part| part.kind == "ByteLevel" && part.add_prefix_space == Some(false);
+        let gpt2 = |part: &Part| byte_level(part) && part.use_regex != Some(false);
+        let Some(pre_tokenizer) = &file.pre_tokenizer else { return Self::Never };
+        let parts = match &pre_tokenizer.pretokenizers {
+            Some(parts) => parts.as_slice(),
+            None => std::slice::from_ref(pre_tokenizer),
+        };
+        let normalizer = file.normalizer.as_ref().map(|part| part.kind.as_str());
+        match (normalizer, parts) {
+            (None, [part]) if gpt2(part) => Self::BeforeSpace,
+            // Digits are set apart first, which only adds boundaries.
+            (None, [digits, part]) if digits.kind == "Digits" && gpt2(part) => Self::BeforeSpace,
+            // A composed form never joins a newline with anything.
+            (None | Some("NFC"), [split, bytes]) if byte_level(bytes) && bytes.use_regex == Some(false) => {
+                match isolating(split) {
+                    Some(regex) if NEWLINE_WORDS.contains(&regex) => Self::BeforeNewline,
+                    _ => Self::Never,
+                }
+            }
+            _ => Self::Never,
+        }
+    }
+
+    /// Whether no match of an added token can lie across a cut, or take white space from the other side of it.
+    fn keeps_whole(self, token: &AddedEntry) -> bool {
+        let spaced = token.lstrip || token.rstrip || token.single_word;
+        let mut pairs = token.content.chars().zip(token.content.chars().skip(1));
+        self == Self::Never || (!spaced && !pairs.any(|(before, after)| self.allows(before, after)))
+    }
+
+    /// Whether a text may be cut between these neighbours.
+    fn allows(self, before: char, after: char) -> bool {
+        match self {
+            Self::Anywhere => true,
+            Self::BeforeSpace => !before.is_whitespace() && after.is_whitespace(),
+            Self::BeforeNewline => before.is_ascii_alphanumeric() && after == '\n',
+            Self::Never => false,
+        }
+    }
+
+    /// Takes the next piece off the front of `text`.
+    pub fn next_piece<'t>(self, text: &mut &'t str) -> &'t str {
+        let whole: &'t str = text;
+        let mut from = PIECE_BYTES.min(whole.len());
+        while !whole.is_char_boundary(from) {
+            from += 1;
+        }
+        let mut before = whole[..from].chars().next_back();
+        let mut end = whole.len();
+        if self != Self::Never {
+            for (offset, after) in whole[from..].char_indices() {
+                if before.is_some_and(|before| self.allows(before, after)) {
+                    end = from + offset;
+                    break;
+                }
+                before = Some(after);
+            }
+        }
+        let (piece, rest) = whole.split_at(end);
+        *text = rest;
+        piece
+    }
+}

@@ -1,0 +1,179 @@
+//! One model in training: its plans, gradients and moments.
+
+use smallmind_graph::op::AdamWSpec;
+use smallmind_graph::{Batch, Bindings, Buffer, Executor, Limits, Plan, Pool, Probe, Scalars, Weights, update_graph};
+use smallmind_model::{LOSS, Model, ModelConfig, ModelError, Purpose, architecture};
+use smallmind_simd::IsaKind;
+
+/// How an optimizer turns gradients into steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Optimizer {
+    /// AdamW's constants.
+    pub adamw: AdamWSpec,
+    /// The greatest global norm of a step's gradients; infinite for no clipping.
+    pub max_norm: f64,
+}
+
+/// The sizes of a training's batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchShape {
+    /// Sequences in a micro-batch.
+    pub sequences: usize,
+    /// Tokens in a sequence.
+    pub context: usize,
+}
+
+impl BatchShape {
+    /// Tokens in a micro-batch.
+    pub fn tokens(&self) -> usize {
+        self.sequences * self.context
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { tokens: self.tokens(), outputs: 0, spans: self.sequences, context: self.context, slots: 0 }
+    }
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Update {
+    /// The global norm of the gradients, before clipping.
+    pub grad_norm: f32,
+    /// What they were multiplied by.
+    pub clip: f32,
+}
+
+/// A model in training. Nothing allocates once it is made.
+pub struct Learner {
+    model: Model,
+    grads: Buffer,
+    moments: (Buffer, Buffer),
+    pool: Pool,
+    gradient: Executor,
+    evaluation: Executor,
+    update: Executor,
+    /// Updates done so far.
+    steps: u64,
+}
+
+impl Learner {
+    /// Plans `model` for training.
+    ///
+    /// # Errors
+    /// A context beyond the model's, or too little memory.
+    pub fn new(
+        model: Model,
+        shape: BatchShape,
+        optimizer: Optimizer,
+        threads: usize,
+        isa: IsaKind,
+    ) -> Result<Self, ModelError> {
+        check_context(model.config(), shape.context)?;
+        let training = architecture::graph(model.config(), Purpose::Training)?;
+        let evaluation = architecture::graph(model.config(), Purpose::Evaluation)?;
+        let update = update_graph(model.params().clone(), optimizer.adamw, optimizer.max_norm)?;
+        let none = Limits { tokens: 0, outputs: 0, spans: 0, context: 1, slots: 0 };
+        let len = model.layout().len();
+        Ok(Self {
+            grads: Buffer::zeroed(len)?,
+            moments: (Buffer::zeroed(len)?, Buffer::zeroed(len)?),
+            pool: Pool::new(threads)?,
+            gradient: Executor::new(Plan::new(training, shape.limits(), threads, isa)?)?,
+            evaluation: Executor::new(Plan::new(evaluation, shape.limits(), threads, isa)?)?,
+            update: Executor::new(Plan::new(update, none, threads, isa)?)?,
+            model,
+            steps: 0,
+        })
+    }
+
+    /// Adds the gradients of the mean loss over `targets` targets to those gathered so far; the sum of the batch's losses.
+    ///
+    /// # Errors
+    /// A batch beyond the shape or the vocabulary.
+    pub fn accumulate<P: Probe>(
+        &mut self,
+        batch: &Batch,
+        targets: usize,
+        dropout: (u64, u32),
+        probe: &P,
+    ) -> Result<f64, ModelError> {
+        let scalars = Scalars {
+            loss_scale: 1.0 / targets.max(1) as f32,
+            dropout_seed: dropout.0,
+            dropout_step: dropout.1,
+            ..Scalars::default()
+        };
+        let bindings = Bindings { grads: Some(&mut self.grads), ..Bindings::inference(self.model.weights()) };
+        self.gradient.run(&mut self.pool, batch, &scalars, bindings, probe)?;
+        Ok(sum(self.gradient.result_slice(LOSS)))
+    }
+
+    /// Applies the gradients gathered so far and clears them; if their norm is not finite, neither happens.
+    ///
+    /// # Errors
+    /// None that a learner's own shapes could cause.
+    pub fn update<P: Probe>(&mut self, learning_rate: f64, probe: &P) -> Result<Update, ModelError> {
+        let scalars = Scalars { learning_rate, step: self.steps + 1, ..Scalars::default() };
+        let bindings = Bindings {
+            params: Weights::Exclusive(self.model.weights_mut()),
+            grads: Some(&mut self.grads),
+            moments: Some((&mut self.moments.0, &mut self.moments.1)),
+            cache: None,
+        };
+        self.update.run(&mut self.pool, &Batch::default(), &scalars, bindings, probe)?;
+        let clip = self.update.result_slice(smallmind_graph::CLIP).unwrap_or(&[f32::NAN, 0.0]);
+        let update = Update { grad_norm: clip[0], clip: clip[1] };
+        self.steps += u64::from(update.grad_norm.is_finite());
+        Ok(update)
+    }
+
+    /// The sum of the losses of a batch, without dropout and without gradients.
+    ///
+    /// # Errors
+    /// A batch beyond the shape or the vocabulary.
+    pub fn evaluate(&mut self, batch: &Batch) -> Result<f64, ModelError> {
+        let bindings = Bindings::inference(self.model.weights());
+        self.evaluation.run(&mut self.pool, batch, &Scalars::default(), bindings, &smallmind_graph::NoProbe)?;
+        Ok(sum(self.evaluation.result_slice(LOSS)))
+    }
+
+    /// The model as it stands.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The gradients gathered so far, laid out like the weights.
+    pub fn grads(&self) -> &[f32] {
+        &self.grads
+    }
+
+    /// The plans of a micro-batch and of an update.
+    pub fn plans(&self) -> (&Plan, &Plan) {
+        (self.gradient.plan(), self.update.plan())
+    }
+
+    /// AdamW's moments: means of gradients, and of their squares.
+    pub fn moments(&self) -> (&[f32], &[f32]) {
+        (&self.moments.0, &self.moments.1)
+    }
+
+    /// Updates done so far.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Weights, moments and the number of updates, to be restored.
+    pub fn state_mut(&mut self) -> (&mut [f32], &mut [f32], &mut [f32], &mut u64) {
+        (self.model.weights_mut(), &mut self.moments.0, &mut self.moments.1, &mut self.steps)
+    }
+}
+
+fn check_context(config: &ModelConfig, context: usize) -> Result<(), ModelError> {
+    let max = config.context;
+    if context == 0 || context > max { Err(ModelError::TooLong { tokens: context, context: max, max }) } else { Ok(()) }
+}
+
+/// The sum, in order.
+fn sum(losses: Option<&[f32]>) -> f64 {
+    losses.unwrap_or_default().iter().map(|x| f64::from(*x)).sum()
+}

@@ -1,0 +1,106 @@
+//! What holds together inside a story: these tests know the cast, which the text alone doesn't tell.
+
+use super::cast::{Gender, World};
+use super::rng::SplitMix64;
+use super::tell::Told;
+use super::{built_in, plots, story};
+use std::collections::HashSet;
+
+/// Calls `check` with the draw and the text of the first `count` stories of a seed.
+fn each(seed: u64, count: u64, mut check: impl FnMut(&Told, &str)) {
+    for index in 0..count {
+        let mut rng = SplitMix64::of_item(seed, index);
+        let told = Told::draw(built_in(), &mut rng).unwrap();
+        let text = told.tell(built_in(), &mut rng);
+        assert_eq!(text, story(seed, index));
+        check(&told, &text);
+    }
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty())
+}
+
+#[test]
+fn there_are_many_different_plots() {
+    let titles: HashSet<_> = plots().collect();
+    assert_eq!(titles.len(), built_in().plots.len());
+    assert!(titles.len() >= 12, "{} plots", titles.len());
+}
+
+#[test]
+fn every_plot_and_world_is_told() {
+    let mut seen = HashSet::new();
+    let mut worlds = [0_u32; 3];
+    each(5, 5000, |told, _| {
+        seen.insert(told.plot.title);
+        worlds[told.cast.world as usize] += 1;
+    });
+    assert_eq!(seen.len(), plots().count());
+    assert!(worlds.iter().all(|&n| n > 250), "{worlds:?}");
+}
+
+/// With everyone of one gender, no pronoun of the other appears.
+#[test]
+fn pronouns_agree() {
+    // Plots with somebody else in them: owners of lost things, a snowman, a boy at a window.
+    let others = ["the honest finder", "the snowman", "the wish"];
+    let mut checked = 0;
+    each(11, 20_000, |told, text| {
+        let genders = [told.cast.hero.gender, told.cast.friend.gender, told.cast.elder_gender];
+        if others.contains(&told.plot.title) || genders.iter().any(|&g| g != genders[0]) {
+            return;
+        }
+        checked += 1;
+        let wrong: &[&str] = match genders[0] {
+            Gender::Female => &["he", "him", "his", "himself"],
+            Gender::Male => &["she", "her", "hers", "herself"],
+        };
+        let found = words(text).find(|word| wrong.contains(&word.to_ascii_lowercase().as_str()));
+        assert_eq!(found, None, "{}: {text}", told.plot.title);
+    });
+    assert!(checked > 500, "{checked}");
+}
+
+/// No name but those of the cast, and the hero is named in every paragraph but perhaps the last.
+#[test]
+fn only_the_cast_is_named() {
+    let mut names = HashSet::new();
+    each(1, 5000, |told, _| {
+        names.extend([told.cast.hero.name, told.cast.friend.name]);
+    });
+    assert!(names.len() > 40, "{names:?}");
+    each(3, 5000, |told, text| {
+        let cast = &told.cast;
+        for word in words(text).filter(|word| names.contains(word)) {
+            assert!(word == cast.hero.name || word == cast.friend.name, "{word}: {text}");
+        }
+        let first = text.lines().next().unwrap();
+        assert!(first.contains(cast.hero.name) && first.contains(cast.hero.kind), "{text}");
+    });
+}
+
+/// The first mention of the friend says who that is.
+#[test]
+fn a_friend_is_introduced() {
+    each(17, 20_000, |told, text| {
+        let friend = &told.cast.friend;
+        let Some(at) = words_at(text, friend.name) else { return };
+        let (before, after) = text.split_at(at);
+        let sentence = &before[before.len().saturating_sub(100)..];
+        let introduced = after[friend.name.len()..].starts_with(&format!(" the {}", friend.kind))
+            || sentence.contains("friend")
+            || sentence.contains(friend.kind);
+        assert!(introduced, "{}: {text}", told.plot.title);
+        if told.cast.world == World::Children {
+            assert!(!text.contains(&format!("{} the ", friend.name)), "{text}");
+        }
+    });
+}
+
+/// Where `name` first stands as a whole word.
+fn words_at(text: &str, name: &str) -> Option<usize> {
+    text.match_indices(name)
+        .map(|(at, _)| at)
+        .find(|&at| !text[at + name.len()..].starts_with(|c: char| c.is_ascii_alphabetic()))
+}

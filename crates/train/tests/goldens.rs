@@ -1,0 +1,171 @@
+//! Whole models against PyTorch: logits, loss, every gradient, ten steps of AdamW. `benchmarks/goldens` made the tensors.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use smallmind_checkpoint::TensorFile;
+use smallmind_graph::op::AdamWSpec;
+use smallmind_graph::{Batch, Bindings, Executor, Limits, NoProbe, Plan, Pool, Scalars};
+use smallmind_kernels::loss::IGNORE;
+use smallmind_model::{LOGITS, Model, Purpose, Session, SessionOptions, architecture};
+use smallmind_simd::IsaKind;
+use smallmind_train::{BatchShape, Learner, Optimizer};
+
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
+}
+
+struct Golden {
+    file: TensorFile,
+    model: Model,
+    /// Sequences, tokens in each.
+    shape: (usize, usize),
+    tokens: Vec<u32>,
+}
+
+impl Golden {
+    fn open(name: &str) -> Self {
+        let file = TensorFile::open(folder(name).join("golden.safetensors")).unwrap();
+        let shape = file.info("tokens").unwrap().shape.clone();
+        let mut tokens = vec![0i64; shape[0] * shape[1]];
+        file.read_i64("tokens", &mut tokens).unwrap();
+        let tokens = tokens.into_iter().map(|t| t as u32).collect();
+        Self { file, model: Model::load(folder(name)).unwrap(), shape: (shape[0], shape[1]), tokens }
+    }
+
+    fn read(&self, name: &str) -> Vec<f32> {
+        let mut data = vec![0.0; self.file.info(name).unwrap().elements()];
+        self.file.read_f32(name, &mut data).unwrap();
+        data
+    }
+
+    fn targets(&self) -> Vec<u32> {
+        let mut targets = vec![0i64; self.tokens.len()];
+        self.file.read_i64("targets", &mut targets).unwrap();
+        targets.into_iter().map(|t| u32::try_from(t).unwrap_or(IGNORE)).collect()
+    }
+}
+
+fn worst(got: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(got.len(), expected.len());
+    got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, |m: f32, d| if d.is_nan() { f32::NAN } else { m.max(d) })
+}
+
+const MODELS: [&str; 4] = ["tiny-gpt2", "tiny-llama", "tiny-qwen2", "tiny-llama3"];
+
+#[test]
+fn logits_of_whole_sequences() {
+    for name in MODELS {
+        let golden = Golden::open(name);
+        let expected = golden.read("logits");
+        let (sequences, len) = golden.shape;
+        for isa in IsaKind::available() {
+            let graph = architecture::graph(golden.model.config(), Purpose::Logits).unwrap();
+            let tokens = sequences * len;
+            let limits = Limits { tokens, outputs: tokens, spans: sequences, context: len, slots: 0 };
+            let mut executor = Executor::new(Plan::new(graph, limits, 2, *isa).unwrap()).unwrap();
+            let mut batch = Batch::with_capacity(&limits);
+            golden.tokens.chunks(len).enumerate().for_each(|(i, t)| batch.push(t, 0, i));
+            batch.want_all();
+            let bindings = Bindings::inference(golden.model.weights());
+            let mut pool = Pool::new(2).unwrap();
+            executor.run(&mut pool, &batch, &Scalars::default(), bindings, &NoProbe).unwrap();
+            let error = worst(executor.result_slice(LOGITS).unwrap(), &expected);
+            assert!(error < 1e-5, "{name} {isa}: {error}");
+        }
+    }
+}
+
+#[test]
+fn logits_from_the_cache() {
+    for name in MODELS {
+        let golden = Golden::open(name);
+        let expected = golden.read("logits");
+        let (_, len) = golden.shape;
+        let vocab = golden.model.config().vocab_size;
+        let tokens = golden.tokens.clone();
+        let model = Arc::new(golden.model);
+        for isa in IsaKind::available() {
+            let options = SessionOptions { chunk: 5, ..SessionOptions::single(len, 2, *isa) };
+            let mut session = Session::new(model.clone(), options).unwrap();
+            let first = session.append(0, &tokens[..13]).unwrap();
+            assert!(worst(first, &expected[12 * vocab..13 * vocab]) < 1e-5, "{name} {isa}");
+            for i in 13..len {
+                let next = session.append(0, &tokens[i..=i]).unwrap();
+                let error = worst(next, &expected[i * vocab..(i + 1) * vocab]);
+                assert!(error < 1e-5, "{name} {isa} token {i}: {error}");
+            }
+        }
+    }
+}
+
+fn learner(golden: Golden, isa: IsaKind) -> (Learner, Batch, usize) {
+    let (sequences, len) = golden.shape;
+    let targets = golden.targets();
+    let counted = targets.iter().filter(|t| **t != IGNORE).count();
+    let mut batch = Batch::default();
+    for (tokens, targets) in golden.tokens.chunks(len).zip(targets.chunks(len)) {
+        batch.push_with_targets(tokens, targets);
+    }
+    let adamw = AdamWSpec { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
+    let optimizer = Optimizer { adamw, max_norm: 1.0 };
+    let shape = BatchShape { sequences, context: len };
+    (Learner::new(golden.model, shape, optimizer, 2, isa).unwrap(), batch, counted)
+}
+
+/// The keys' bias does not change attention: its true gradient is zero, and rounding noise in its place becomes full steps under AdamW.
+fn key_bias(name: &str, len: usize) -> std::ops::Range<usize> {
+    if name.ends_with("attn.c_attn.bias") { len / 3..2 * len / 3 } else { 0..0 }
+}
+
+#[test]
+fn loss_and_every_gradient() {
+    for name in ["tiny-gpt2", "tiny-llama"] {
+        for isa in IsaKind::available() {
+            let golden = Golden::open(name);
+            let expected_loss = golden.read("loss")[0];
+            let file = TensorFile::open(folder(name).join("golden.safetensors")).unwrap();
+            let (mut learner, batch, counted) = learner(golden, *isa);
+            let loss = learner.accumulate(&batch, counted, (0, 0), &NoProbe).unwrap() / counted as f64;
+            assert!((loss - f64::from(expected_loss)).abs() < 1e-5, "{name} {isa}: loss {loss}, {expected_loss} expected");
+            let mut compared = 0;
+            for (tensor, shape, gradient) in learner.model().named_tensors(learner.grads()) {
+                let mut expected = vec![0.0; gradient.len()];
+                assert_eq!(file.info(&format!("grad.{tensor}")).unwrap().shape, shape);
+                file.read_f32(&format!("grad.{tensor}"), &mut expected).unwrap();
+                let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+                let error = worst(&gradient, &expected);
+                assert!(error <= 1e-4 * largest, "{name} {isa} {tensor}: {error} of {largest}");
+                compared += 1;
+            }
+            assert_eq!(compared, file.tensors().filter(|t| t.name.starts_with("grad.")).count(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn ten_steps_of_adamw_with_clip() {
+    for name in ["tiny-gpt2", "tiny-llama"] {
+        for isa in IsaKind::available() {
+            let golden = Golden::open(name);
+            let (losses, norms) = (golden.read("losses"), golden.read("grad_norms"));
+            let file = TensorFile::open(folder(name).join("golden.safetensors")).unwrap();
+            let (mut learner, batch, counted) = learner(golden, *isa);
+            for step in 0..10 {
+                let loss = learner.accumulate(&batch, counted, (0, 0), &NoProbe).unwrap() / counted as f64;
+                let update = learner.update(1e-3, &NoProbe).unwrap();
+                assert!((loss - f64::from(losses[step])).abs() < 1e-5, "{name} {isa} step {step}: loss {loss}");
+                let norm = update.grad_norm;
+                assert!((norm - norms[step]).abs() < 1e-4 * norms[step], "{name} {isa} step {step}: norm {norm}");
+            }
+            for (tensor, _, mut weights) in learner.model().named_tensors(learner.model().weights()) {
+                let mut expected = vec![0.0; weights.len()];
+                file.read_f32(&format!("step10.{tensor}"), &mut expected).unwrap();
+                let undefined = key_bias(&tensor, weights.len());
+                weights[undefined.clone()].copy_from_slice(&expected[undefined]);
+                let error = worst(&weights, &expected);
+                assert!(error < 1e-5, "{name} {isa} {tensor}: {error}");
+            }
+        }
+    }
+}
