@@ -61,7 +61,7 @@ fn most_tensors() -> Vec<u8> {
 
 #[test]
 fn hostile_files_take_bounded_memory() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::on_disk();
     let cut = |start: &str, unit: &str, n: usize| safetensors(format!("{start}{}", unit.repeat(n)), 0);
     let list = |unit: &str, n: usize| format!("[{}0]", unit.repeat(n)).into_bytes();
     let full = |unit: &str| list(unit, (16 << 20) / unit.len() - 2);

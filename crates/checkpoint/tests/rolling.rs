@@ -268,7 +268,7 @@ fn child_publishes_until_killed() {
 #[test]
 fn killed_at_random_moments() {
     use std::process::{Command, Stdio};
-    let scratch = Scratch::new();
+    let scratch = Scratch::on_disk();
     let rolling = rolling(scratch.path(), 2);
     let mut newest = 0;
     for round in 0..30u64 {

@@ -66,6 +66,10 @@ impl Backward {
     fn differentiate(&mut self, node: &Node) -> Result<(), GraphError> {
         let path = node.path.as_str();
         let Some(&first) = node.outputs.first() else { return self.no_rule(node) };
+        // Statistics and the like are for the backward's own use: no rule expects a gradient of them.
+        if node.outputs[1..].iter().any(|v| !self.contributions[v.index()].is_empty()) {
+            return self.no_rule(node);
+        }
         let Some(dy) = self.gradient(first, path)? else { return Ok(()) };
         let x = |i: usize| node.inputs[i];
         match node.op {

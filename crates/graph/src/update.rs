@@ -11,7 +11,7 @@ pub const CLIP: &str = "clip";
 /// `params` and zeroes the gradients.
 ///
 /// # Errors
-/// None that parameters from a graph could cause.
+/// A `max_norm` that is negative or not a number.
 pub fn update_graph(params: Params, spec: AdamWSpec, max_norm: f64) -> Result<Graph, GraphError> {
     let mut b = GraphBuilder::with_params(params);
     b.set_phase(Phase::Update);

@@ -44,7 +44,7 @@ mod tests {
                     for index in 0..count {
                         let r = Part { index, count }.range(len, granule);
                         assert_eq!(r.start, end);
-                        assert!(r.start % granule == 0 || r.start == len);
+                        assert!(r.start.is_multiple_of(granule) || r.start == len);
                         end = r.end;
                     }
                     assert_eq!(end, len);

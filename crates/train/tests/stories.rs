@@ -20,7 +20,7 @@ fn a_seed_means_the_same_corpus_for_ever() {
 }
 
 /// Change these only together with the grammar: a changed corpus changes every recorded loss on it.
-const GOLDEN: [u64; 3] = [0, 0, 0];
+const GOLDEN: [u64; 3] = [0x747d_ed55_4d72_3373, 0x3cd6_5483_d2a4_5789, 0x6c65_10df_7f2c_2662];
 
 #[test]
 fn seeds_give_different_stories() {

@@ -24,7 +24,13 @@ pub const SMALL: &str = concat!(
 pub struct Scratch(TempDir);
 
 impl Scratch {
+    /// In memory where the system offers that: thousands of files are made and synced.
     pub fn new() -> Self {
+        tempfile::tempdir_in("/dev/shm").map_or_else(|_| Self::on_disk(), Self)
+    }
+
+    /// For large files, and where the disk is meant.
+    pub fn on_disk() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 

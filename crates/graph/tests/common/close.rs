@@ -27,13 +27,19 @@ pub type Tensors<T> = Vec<(String, Vec<T>)>;
 
 /// Asserts that all of `got` lies within `bound` of `want`.
 pub fn assert_close(what: &str, got: &Tensors<f32>, want: &Tensors<f64>, bound: Bound) {
+    let got: Tensors<f64> = got.iter().map(|(name, values)| (name.clone(), wide(values))).collect();
+    assert_close_wide(what, &got, want, bound);
+}
+
+/// [`assert_close`] of two results in `f64`.
+pub fn assert_close_wide(what: &str, got: &Tensors<f64>, want: &Tensors<f64>, bound: Bound) {
     assert_eq!(got.len(), want.len(), "{what}: number of tensors");
     let all = want.iter().map(|(_, w)| largest(w)).fold(0.0, f64::max);
     for ((name, got), (_, want)) in got.iter().zip(want) {
         assert_eq!(got.len(), want.len(), "{what}: length of {name}");
         let allowed = bound.relative * largest(want) + bound.of_all * all;
         for (i, (g, w)) in got.iter().zip(want).enumerate() {
-            let off = (f64::from(*g) - w).abs();
+            let off = (g - w).abs();
             // Not `off > allowed`: NaN must fail.
             assert!(off <= allowed, "{what}: {name}[{i}] is {g} for {w}, off by {off:e}, allowed {allowed:e}");
         }

@@ -2,8 +2,7 @@
 
 use smallmind_graph::interpret::Interpreter;
 use smallmind_graph::{
-    Batch, Bindings, Buffer, Executor, Graph, GraphError, Init, Limits, NoProbe, Params, Plan, Pool, Probe, Scalars,
-    Weights,
+    Batch, Bindings, Executor, Graph, GraphError, Init, Limits, NoProbe, Params, Plan, Pool, Probe, Scalars, Weights,
 };
 use smallmind_simd::IsaKind;
 

@@ -5,19 +5,28 @@ use std::array::from_fn;
 
 use smallmind_simd::Isa;
 
+use super::arch::prefetch;
+use super::tile::kernels;
 use super::{Epilogue, Update};
 use crate::{Mat, MatMut};
 
 /// The most rows that [`gemv_nt`] takes.
 pub const GEMV_MAX_ROWS: usize = 8;
 
+/// Depth of a block: that much of eight rows of x stays in a first-level cache of 48 KiB beside the rows of w.
+const DEPTH: usize = 1024;
+
+/// Rows of w that use a block of x before the next one takes its place.
+const REUSE: usize = 64;
+
 /// `out = [out +] scale · x · wᵀ [+ bias] [+ residual]` for few rows: `x` `[m, k]` with `m` at most [`GEMV_MAX_ROWS`], `w` `[n, k]`,
 /// `out` `[m, n]`.
 ///
-/// It reads `w` once and packs nothing, as fits a decoding step, whose time is that of reading the weights. An element is the sum over
-/// the lanes of one vector of partial sums, lane `l` adding up the terms `l`, `l + LANES`, … in rising order: it depends on its row of `x`
-/// and its row of `w` alone, so windows of columns, and other rows beside it, leave its bits unchanged. They differ from those of
-/// [`super::gemm`]; so choose by the rows of the whole problem, not of a window.
+/// It reads `w` once and packs nothing, as fits a decoding step, whose time is that of reading the weights. For each block of 1024 steps
+/// in depth, an element grows by the sum over the lanes of one vector of partial sums, lane `l` adding up the terms `l`, `l + LANES`, … in
+/// rising order: it depends on its row of `x` and its row of `w` alone, so windows of the output, and other rows beside it, leave its bits
+/// unchanged. They differ from those of [`super::gemm`]; so choose by the rows of the whole
+/// problem, not of a window.
 ///
 /// # Panics
 /// If the shapes disagree or `m` is too large.
@@ -28,61 +37,81 @@ pub fn gemv_nt<I: Isa>(isa: I, x: Mat, w: Mat, out: MatMut, epilogue: Epilogue) 
     let shape = (out.rows(), out.cols());
     assert!(shape == (m, n), "an output [{}, {}] for x [{m}, {k}] and w [{n}, {k}]", shape.0, shape.1);
     epilogue.check(m, n);
-    // Rows of w at a time: enough sums to hide the latency of an addition and, with few rows of x, enough streams to saturate memory.
-    match m {
-        0 => {}
-        1 => rows::<I, 1, 8>(isa, x, w, out, &epilogue),
-        2 => rows::<I, 2, 4>(isa, x, w, out, &epilogue),
-        3 => rows::<I, 3, 4>(isa, x, w, out, &epilogue),
-        4 => rows::<I, 4, 4>(isa, x, w, out, &epilogue),
-        5 => rows::<I, 5, 2>(isa, x, w, out, &epilogue),
-        6 => rows::<I, 6, 2>(isa, x, w, out, &epilogue),
-        7 => rows::<I, 7, 2>(isa, x, w, out, &epilogue),
-        _ => rows::<I, 8, 2>(isa, x, w, out, &epilogue),
+    if let Some(index) = m.checked_sub(1) {
+        kernels::<I>().gemv[index](isa, x, w, out, &epilogue);
     }
 }
 
+/// [`gemv_nt`] for one number of rows of `x`.
+pub(super) type GemvFn<I> = fn(I, x: Mat, w: Mat, out: MatMut, epilogue: &Epilogue);
+
 /// `M` rows of x, `N` rows of w at a time.
-fn rows<I: Isa, const M: usize, const N: usize>(isa: I, x: Mat, w: Mat, mut out: MatMut, epilogue: &Epilogue) {
+pub(super) fn rows<I: Isa, const M: usize, const N: usize>(isa: I, x: Mat, w: Mat, mut out: MatMut, epilogue: &Epilogue) {
     isa.vectorize(
         #[inline(always)]
         || {
-            let n = w.rows();
-            let x: [&[f32]; M] = from_fn(
-                #[inline(always)]
-                |i| x.row(i),
-            );
-            let mut j = 0;
-            while j + N <= n {
-                let w: [&[f32]; N] = from_fn(
-                    #[inline(always)]
-                    |r| w.row(j + r),
-                );
-                let sums = dot(isa, &x, &w);
-                for (i, sums) in sums.iter().enumerate() {
-                    for (r, &sum) in sums.iter().enumerate() {
-                        finish(&mut out, epilogue, i, j + r, sum);
+            for first in (0..w.rows()).step_by(REUSE) {
+                let last = (first + REUSE).min(w.rows());
+                let mut epilogue = *epilogue;
+                // For k = 0, one empty block.
+                for p in (0..x.cols().max(1)).step_by(DEPTH) {
+                    let depth = p..(p + DEPTH).min(x.cols());
+                    let (x, w) = (x.cols_range(depth.clone()), w.cols_range(depth));
+                    let x: [&[f32]; M] = from_fn(
+                        #[inline(always)]
+                        |i| x.row(i),
+                    );
+                    let mut j = first;
+                    while j + N <= last {
+                        some_rows::<I, M, N>(isa, &x, w, j, &mut out, &epilogue);
+                        j += N;
                     }
-                }
-                j += N;
-            }
-            for j in j..n {
-                let sums = dot(isa, &x, &[w.row(j)]);
-                for (i, &[sum]) in sums.iter().enumerate() {
-                    finish(&mut out, epilogue, i, j, sum);
+                    for j in j..last {
+                        some_rows::<I, M, 1>(isa, &x, w, j, &mut out, &epilogue);
+                    }
+                    epilogue = Epilogue { scale: epilogue.scale, ..Epilogue::ACCUMULATE };
                 }
             }
         },
     );
 }
 
-/// `x[i] · w[j]` for all pairs; all slices have one length.
+/// Rows `j..j + N` of w against all of x.
 #[inline(always)]
-fn dot<I: Isa, const M: usize, const N: usize>(isa: I, x: &[&[f32]; M], w: &[&[f32]; N]) -> [[f32; N]; M] {
+fn some_rows<I: Isa, const M: usize, const N: usize>(
+    isa: I,
+    x: &[&[f32]; M],
+    w: Mat,
+    j: usize,
+    out: &mut MatMut,
+    epilogue: &Epilogue,
+) {
+    let stride = w.stride();
+    let w: [&[f32]; N] = from_fn(
+        #[inline(always)]
+        |r| w.row(j + r),
+    );
+    let sums = dot(isa, x, &w, N * stride);
+    for (i, sums) in sums.iter().enumerate() {
+        for (r, &sum) in sums.iter().enumerate() {
+            finish(out, epilogue, i, j + r, sum);
+        }
+    }
+}
+
+/// `x[i] · w[j]` for all pairs; all slices have one length. Meanwhile asks for what lies `ahead` elements behind the rows of w.
+#[inline(always)]
+fn dot<I: Isa, const M: usize, const N: usize>(isa: I, x: &[&[f32]; M], w: &[&[f32]; N], ahead: usize) -> [[f32; N]; M] {
     let k = x.iter().chain(w).map(|row| row.len()).min().unwrap_or(0);
     let whole = k - k % I::LANES;
     let mut sums = [[isa.zero(); N]; M];
     for p in (0..whole).step_by(I::LANES) {
+        // With a single row of x the loads themselves run far enough ahead.
+        if M > 1 {
+            for row in w {
+                prefetch(row.as_ptr().wrapping_add(p + ahead));
+            }
+        }
         multiply_add(
             isa,
             x,

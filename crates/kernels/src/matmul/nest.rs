@@ -6,13 +6,9 @@ use std::ptr::null;
 
 use smallmind_simd::Isa;
 
-use super::pack;
 use super::tile::{Kernels, Tile, kernels};
 use super::{Epilogue, Gemm, Layout, Operand, Update};
-use crate::{Mat, MatMut, Part};
-
-/// Elements in a cache line.
-const LINE: usize = 16;
+use crate::MatMut;
 
 /// Room to start the packed blocks on a cache line.
 const ALIGNMENT_SLACK: usize = 15;
@@ -24,8 +20,6 @@ const DEPTH_GRANULE: usize = 16;
 struct Rows<'a> {
     /// `op(A)`, `[at most the micro-kernels' rows, depth]`.
     a: Operand<'a>,
-    /// What lies in memory of the rows of `op(A)` that come next, to be fetched meanwhile.
-    next: Mat<'a>,
     /// Packed panels of `op(B)`, `[depth, n]`.
     b: *const f32,
     /// `[rows, n]`.
@@ -74,11 +68,10 @@ pub(super) fn run<I: Isa>(isa: I, problem: Gemm, scratch: &mut [f32]) {
             // SAFETY: at most `deepest` deep and `block` wide, as `scratch_len` has it.
             unsafe { pack_block(isa, kernels, b, packed) };
             for rows in pieces(m, kernels.rows(), 1) {
-                let next = rows.end..(rows.end + rows.len()).min(m);
-                let (next, a) = (part(a, next, depth.clone()).mat, part(a, rows.clone(), depth.clone()));
+                let a = part(a, rows.clone(), depth.clone());
                 let c = c.reborrow().rows_range(rows.clone());
                 // SAFETY: `packed` holds that block of B.
-                unsafe { multiply_rows(isa, kernels, Rows { a, next, b: packed, c, epilogue: rows_of(&epilogue, &rows) }) };
+                unsafe { multiply_rows(isa, kernels, Rows { a, b: packed, c, epilogue: rows_of(&epilogue, &rows) }) };
             }
             epilogue = Epilogue { scale: epilogue.scale, ..Epilogue::ACCUMULATE };
         }
@@ -114,15 +107,15 @@ fn rows_of<'a>(whole: &Epilogue<'a>, rows: &Range<usize>) -> Epilogue<'a> {
 /// `panels` must be writable over `depth * n` elements, `n` rounded up to whole vectors.
 unsafe fn pack_block<I: Isa>(isa: I, kernels: &Kernels<I>, b: Operand, panels: *mut f32) {
     let (depth, n) = (b.rows(), b.cols());
+    if let Layout::Normal = b.layout {
+        // SAFETY: the caller's guarantee.
+        return unsafe { (kernels.copy)(isa, b.mat, panels) };
+    }
     for j in (0..n).step_by(kernels.width()) {
         let columns = j..(j + kernels.width()).min(n);
         let width = columns.len().next_multiple_of(I::LANES);
-        let panel = panels.wrapping_add(j * depth);
         // SAFETY: the caller's guarantee, and the panels before this one hold j * depth elements.
-        match b.layout {
-            Layout::Normal => unsafe { pack::copy(isa, b.mat.cols_range(columns), panel, width) },
-            Layout::Transposed => unsafe { (kernels.transpose)(isa, b.mat.rows_range(columns), panel, width) },
-        }
+        unsafe { (kernels.transpose)(isa, b.mat.rows_range(columns), panels.wrapping_add(j * depth), width) };
     }
 }
 
@@ -131,7 +124,7 @@ unsafe fn pack_block<I: Isa>(isa: I, kernels: &Kernels<I>, b: Operand, panels: *
 /// # Safety
 /// `rows.b` must be what [`pack_block`] made of `[depth, n]`.
 unsafe fn multiply_rows<I: Isa>(isa: I, kernels: &Kernels<I>, rows: Rows) {
-    let Rows { a, next, b, mut c, epilogue } = rows;
+    let Rows { a, b, mut c, epilogue } = rows;
     let (m, n, k, width) = (c.rows(), c.cols(), a.cols(), kernels.width());
     let kernels = match a.layout {
         Layout::Normal => &kernels.along_rows[m - 1],
@@ -145,9 +138,7 @@ unsafe fn multiply_rows<I: Isa>(isa: I, kernels: &Kernels<I>, rows: Rows) {
     };
     let bias = epilogue.bias.map_or(null(), <[f32]>::as_ptr);
     let at = |start: *const f32, j: usize| if start.is_null() { start } else { start.wrapping_add(j) };
-    let panels = n.div_ceil(width);
-    for (index, j) in (0..n).step_by(width).enumerate() {
-        prefetch(next, Part { index, count: panels });
+    for j in (0..n).step_by(width) {
         let cols = (n - j).min(width);
         let vectors = cols.div_ceil(I::LANES);
         let tile = Tile {
@@ -169,20 +160,5 @@ unsafe fn multiply_rows<I: Isa>(isa: I, kernels: &Kernels<I>, rows: Rows) {
         // SAFETY: A and the panel of B hold k steps of this many rows and vectors; C, the addend, the residual and the bias hold these
         // rows and columns, as their matrices have been cut to them.
         unsafe { kernels[vectors - 1](isa, &tile) };
-    }
-}
-
-/// Asks for a part of the rows of `mat` in the second-level cache.
-#[inline(always)]
-fn prefetch(mat: Mat, part: Part) {
-    for r in part.range(mat.rows(), 1) {
-        for c in (0..mat.cols()).step_by(LINE) {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: SSE is part of x86-64, and a prefetch of any address is harmless.
-            unsafe {
-                use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-                _mm_prefetch::<_MM_HINT_T1>(mat.as_ptr().wrapping_add(r * mat.stride() + c).cast());
-            }
-        }
     }
 }

@@ -9,12 +9,22 @@ use crate::Mat;
 ///
 /// # Safety
 /// `panel` must be writable over `depth * width` elements; `width` is `cols` rounded up to whole vectors.
-pub(super) type PackFn<I> = unsafe fn(I, mat: Mat, panel: *mut f32, width: usize);
+pub(super) type TransposeFn<I> = unsafe fn(I, mat: Mat, panel: *mut f32, width: usize);
 
-/// [`PackFn`] in portable code.
+/// Packs `op(B) = mat` `[depth, cols]` into panels of as many whole vectors as a tile is wide, one behind another; zeros in the columns
+/// beyond.
 ///
 /// # Safety
-/// As [`PackFn`].
+/// `panels` must be writable over `depth * cols` elements, `cols` rounded up to whole vectors.
+pub(super) type CopyFn<I> = unsafe fn(I, mat: Mat, panels: *mut f32);
+
+/// Rows that are copied into all panels before the next ones: reads run along rows, writes still fill several lines in a go.
+const ROWS_AT_A_TIME: usize = 4;
+
+/// [`TransposeFn`] in portable code.
+///
+/// # Safety
+/// As [`TransposeFn`].
 pub(super) unsafe fn transpose<I: Isa>(_isa: I, mat: Mat, panel: *mut f32, width: usize) {
     // SAFETY: the caller's guarantee, for all rows and columns of the panel.
     unsafe { transpose_part(mat, panel, width, 0) }
@@ -23,7 +33,7 @@ pub(super) unsafe fn transpose<I: Isa>(_isa: I, mat: Mat, panel: *mut f32, width
 /// Steps `from..` in depth of a panel, element by element.
 ///
 /// # Safety
-/// As [`PackFn`].
+/// As [`TransposeFn`].
 pub(super) unsafe fn transpose_part(mat: Mat, panel: *mut f32, width: usize, from: usize) {
     const BLOCK: usize = 8;
     let (cols, depth) = (mat.rows(), mat.cols());
@@ -41,26 +51,57 @@ pub(super) unsafe fn transpose_part(mat: Mat, panel: *mut f32, width: usize, fro
     }
 }
 
-/// Packs `mat` `[depth, cols]`, `cols` at most `width`, into a panel `[depth, width]`; zeros in the columns beyond.
+/// [`CopyFn`] into panels of `V` vectors.
 ///
 /// # Safety
-/// `panel` must be writable over `depth * width` elements; `width` is `cols` rounded up to whole vectors.
-pub(super) unsafe fn copy<I: Isa>(isa: I, mat: Mat, panel: *mut f32, width: usize) {
+/// As [`CopyFn`].
+pub(super) unsafe fn copy<I: Isa, const V: usize>(isa: I, mat: Mat, panels: *mut f32) {
     isa.vectorize(
         #[inline(always)]
         || {
-            let (depth, cols) = (mat.rows(), mat.cols());
-            for j in (0..cols).step_by(I::LANES) {
-                let rest = cols - j;
-                for p in 0..depth {
-                    // SAFETY: row p of the matrix from column j < cols on, row p of the panel from j on, with room for a vector.
-                    unsafe {
-                        let (src, dst) = (mat.as_ptr().add(p * mat.stride() + j), panel.add(p * width + j));
-                        let x = if rest >= I::LANES { isa.load_ptr(src) } else { isa.load_partial(std::slice::from_raw_parts(src, rest)) };
-                        isa.store_ptr(x, dst);
-                    }
+            let (depth, width) = (mat.rows(), V * I::LANES);
+            let whole = mat.cols() - mat.cols() % width;
+            let grouped = depth - depth % ROWS_AT_A_TIME;
+            // SAFETY: the rows of the matrix are readable and panels up to `whole` columns writable, in steps below the depth.
+            unsafe {
+                for p in (0..grouped).step_by(ROWS_AT_A_TIME) {
+                    copy_steps::<I, V, ROWS_AT_A_TIME>(isa, mat, p, panels);
+                }
+                for p in grouped..depth {
+                    copy_steps::<I, V, 1>(isa, mat, p, panels);
+                }
+            }
+            let rest = mat.cols_range(whole..mat.cols());
+            let width = rest.cols().next_multiple_of(I::LANES);
+            for p in 0..depth {
+                for j in (0..rest.cols()).step_by(I::LANES) {
+                    let row = &rest.row(p)[j..];
+                    let x = if row.len() >= I::LANES { isa.load(row) } else { isa.load_partial(row) };
+                    // SAFETY: the last panel starts behind depth * whole elements; j + LANES is at most its width.
+                    unsafe { isa.store_ptr(x, panels.add(depth * whole + p * width + j)) };
                 }
             }
         },
     );
+}
+
+/// Steps `p..p + R` in depth of every full panel.
+///
+/// # Safety
+/// These must be rows of `mat`, and the panels writable there.
+#[inline(always)]
+unsafe fn copy_steps<I: Isa, const V: usize, const R: usize>(isa: I, mat: Mat, p: usize, panels: *mut f32) {
+    let width = V * I::LANES;
+    for panel in 0..mat.cols() / width {
+        for r in p..p + R {
+            for v in 0..V {
+                // SAFETY: column panel * width + v * LANES of row r, with a whole vector before the end of the row; the same place of
+                // the panel.
+                unsafe {
+                    let x = isa.load_ptr(mat.as_ptr().add(r * mat.stride() + panel * width + v * I::LANES));
+                    isa.store_ptr(x, panels.add(panel * width * mat.rows() + r * width + v * I::LANES));
+                }
+            }
+        }
+    }
 }

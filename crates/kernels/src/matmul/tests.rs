@@ -286,11 +286,11 @@ fn batch<I: Isa>(isa: I) {
 
 on_every_isa!(gemv_of_any_rows_and_windows, gemv_problems);
 fn gemv_problems<I: Isa>(isa: I) {
-    for seed in 0..1500 {
+    for seed in 0..800 {
         let mut noise = Noise(seed);
         let lanes = I::LANES;
-        let k = [0, 1, lanes - 1, lanes, lanes + 1, 2 * lanes + 3, noise.below(300)][noise.below(7)];
-        let (m, n) = (noise.below(GEMV_MAX_ROWS + 1), [0, 1, 7, 8, 9, noise.below(60)][noise.below(6)]);
+        let k = [0, 1, lanes - 1, lanes, lanes + 1, 2 * lanes + 3, noise.below(300), 900 + noise.below(1400)][noise.below(8)];
+        let (m, n) = (noise.below(GEMV_MAX_ROWS + 1), [0, 1, 7, 8, 9, 64, noise.below(150)][noise.below(7)]);
         let problem = problem(&mut noise, [m, n, k], LAYOUTS[1], seed as usize % 16);
         let run = |windows: &[(Range<usize>, Range<usize>)]| {
             let mut c = Buffer { data: problem.c.data.clone(), ..problem.c };

@@ -14,7 +14,8 @@ use smallmind_simd::{Isa, IsaKind, Scalar};
 #[cfg(target_arch = "x86_64")]
 use smallmind_simd::{Avx2, Avx512};
 
-use super::pack::{self, PackFn};
+use super::gemv::{self, GEMV_MAX_ROWS, GemvFn};
+use super::pack::{self, CopyFn, TransposeFn};
 
 /// The most elements that a tile of any instruction set has.
 const MAX_TILE: usize = 512;
@@ -77,8 +78,12 @@ pub(super) struct Kernels<I: 'static> {
     pub along_rows: &'static [[KernelFn<I>; 2]],
     /// `[rows - 1][vectors - 1]`, A transposed or packed.
     pub along_columns: &'static [[KernelFn<I>; 2]],
+    /// `[rows of x - 1]`.
+    pub gemv: [GemvFn<I>; GEMV_MAX_ROWS],
+    /// Packs all panels of B from an operand in normal layout.
+    pub copy: CopyFn<I>,
     /// Packs a panel of B from a transposed operand.
-    pub transpose: PackFn<I>,
+    pub transpose: TransposeFn<I>,
 }
 
 impl<I: Isa> Kernels<I> {
@@ -359,6 +364,13 @@ unsafe fn finish_vector<I: Isa>(isa: I, tile: &Tile, sum: I::F32, r: usize, j: u
     isa.store_partial(x, unsafe { std::slice::from_raw_parts_mut(tile.c.add(r * tile.c_stride + j), cols) });
 }
 
+/// The kernels of `gemv_nt` with 1, 2, … rows of x, and as many rows of w as given.
+macro_rules! gemv_instances {
+    ($isa:ty, $($m:literal $n:literal),*) => {
+        [$(gemv::rows::<$isa, $m, $n>),*]
+    };
+}
+
 /// The kernels of `$isa` with 1, 2, … rows, each one and two vectors wide.
 macro_rules! instances {
     ($isa:ty, $walk:ty, $($rows:literal)*) => {
@@ -373,6 +385,8 @@ static SCALAR: Kernels<Scalar> = Kernels {
     max_block: 96 * 1024,
     along_rows: instances!(Scalar, AlongRows, 1 2 3 4 5 6),
     along_columns: instances!(Scalar, AlongColumns, 1 2 3 4 5 6),
+    gemv: gemv_instances!(Scalar, 1 4, 2 2, 3 1, 4 1, 5 1, 6 1, 7 1, 8 1),
+    copy: pack::copy::<_, 1>,
     transpose: pack::transpose,
 };
 
@@ -384,6 +398,8 @@ static AVX2: Kernels<Avx2> = Kernels {
     max_block: 128 * 1024,
     along_rows: instances!(Avx2, AlongRows, 1 2 3 4 5 6),
     along_columns: instances!(Avx2, AlongColumns, 1 2 3 4 5 6),
+    gemv: gemv_instances!(Avx2, 1 8, 2 4, 3 3, 4 2, 5 2, 6 2, 7 1, 8 1),
+    copy: pack::copy::<_, 2>,
     transpose: super::arch::avx2::transpose,
 };
 
@@ -395,6 +411,8 @@ static AVX512: Kernels<Avx512> = Kernels {
     max_block: 64 * 1024,
     along_rows: instances!(Avx512, AlongRows, 1 2 3 4 5 6 7 8 9 10 11 12),
     along_columns: instances!(Avx512, AlongColumns, 1 2 3 4 5 6 7 8 9 10 11 12),
+    gemv: gemv_instances!(Avx512, 1 8, 2 8, 3 6, 4 5, 5 4, 6 4, 7 3, 8 3),
+    copy: pack::copy::<_, 2>,
     transpose: super::arch::avx512::transpose,
 };
 

@@ -1,6 +1,6 @@
 //! Who and where: the people, animals, toys and places of a story, drawn once and kept to its end.
 
-use super::rng::SplitMix64;
+use crate::random::SplitMix64;
 
 /// The three kinds of world a story can happen in. A frame of a plot names those it fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@
 //! assert!(train.len() >= 100_000 && validation.len() >= 10_000);
 //! ```
 //!
-//! * **Documents.** A story has one to four paragraphs, parted by single line feeds, and never a blank line; stories stand a
+//! * **Documents.** A story has a few paragraphs, parted by single line feeds, and never a blank line; stories stand a
 //!   blank line apart. [`documents`] takes such a text apart again. The text holds no marker such as `<|endoftext|>`: whoever
 //!   tokenizes it puts the end-of-text *token* after each document, or tokenizes the text as it is (characters).
 //! * **Deterministic.** Story `index` of `seed` is a pure function of the two, in integer arithmetic only: the same on every
@@ -25,13 +25,12 @@
 
 mod cast;
 mod grammar;
-mod rng;
 mod tell;
 #[cfg(test)]
 mod tests;
 
+use crate::random::{self, SplitMix64};
 use grammar::Grammar;
-use rng::SplitMix64;
 use std::sync::OnceLock;
 use tell::Told;
 
@@ -54,7 +53,7 @@ impl Part {
     /// The part that a story belongs to: a function of its text alone.
     #[must_use]
     pub fn of(story: &str) -> Self {
-        if rng::hash(story).is_multiple_of(VALIDATION_ONE_IN) { Self::Validation } else { Self::Train }
+        if random::hash(story).is_multiple_of(VALIDATION_ONE_IN) { Self::Validation } else { Self::Train }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::cast::Cast;
 use super::grammar::{CastSlot, Frame, Grammar, Node, Plot, Slot, Step, Template};
-use super::rng::SplitMix64;
+use crate::random::SplitMix64;
 
 /// A plot with everything that its telling depends on, but for the wording.
 pub(super) struct Told<'a> {

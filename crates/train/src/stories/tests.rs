@@ -1,9 +1,9 @@
 //! What holds together inside a story: these tests know the cast, which the text alone doesn't tell.
 
 use super::cast::{Gender, World};
-use super::rng::SplitMix64;
 use super::tell::Told;
 use super::{built_in, plots, story};
+use crate::random::SplitMix64;
 use std::collections::HashSet;
 
 /// Calls `check` with the draw and the text of the first `count` stories of a seed.

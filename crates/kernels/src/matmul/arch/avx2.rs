@@ -12,7 +12,7 @@ use crate::Mat;
 /// Rows and columns of a block.
 const BLOCK: usize = 8;
 
-/// [`super::super::pack::PackFn`] by blocks in registers.
+/// [`super::super::pack::TransposeFn`] by blocks in registers.
 ///
 /// # Safety
 /// As there.

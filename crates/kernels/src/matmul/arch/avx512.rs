@@ -11,7 +11,7 @@ use crate::Mat;
 /// Rows and columns of a block.
 const BLOCK: usize = 16;
 
-/// [`super::super::pack::PackFn`] by blocks in registers.
+/// [`super::super::pack::TransposeFn`] by blocks in registers.
 ///
 /// # Safety
 /// As there.
@@ -26,18 +26,18 @@ pub(in crate::matmul) unsafe fn transpose(_isa: Avx512, mat: Mat, panel: *mut f3
 unsafe fn transpose_blocks(mat: Mat, panel: *mut f32, width: usize) {
     let (cols, depth) = (mat.rows(), mat.cols());
     for p in (0..depth).step_by(BLOCK) {
-        let steps = (depth - p).min(BLOCK);
-        let mask = (u32::MAX >> (32 - steps)) as __mmask16;
         for j in (0..width).step_by(BLOCK) {
-            let rows: [__m512; BLOCK] = from_fn(|i| {
-                if j + i < cols {
-                    // SAFETY: row j + i of the matrix, the steps from p on that the mask leaves.
-                    unsafe { _mm512_maskz_loadu_ps(mask, mat.as_ptr().add((j + i) * mat.stride() + p)) }
-                } else {
-                    _mm512_setzero_ps()
-                }
-            });
-            let columns = transpose_block(rows);
+            let (rows, steps) = (cols.saturating_sub(j).min(BLOCK), (depth - p).min(BLOCK));
+            let mask = (u32::MAX >> (32 - steps)) as __mmask16;
+            let start = mat.as_ptr().wrapping_add(j * mat.stride() + p);
+            // SAFETY: for i < rows, row j + i of the matrix, the steps from p on that the mask leaves, if any.
+            let row = |i: usize| unsafe { _mm512_maskz_loadu_ps(mask, start.add(i * mat.stride())) };
+            let block = if rows == BLOCK {
+                from_fn(row)
+            } else {
+                from_fn(|i| if i < rows { row(i) } else { _mm512_setzero_ps() })
+            };
+            let columns = transpose_block(block);
             for (i, &column) in columns.iter().enumerate().take(steps) {
                 // SAFETY: step p + i < depth, columns j..j + BLOCK of at most width, within the panel by the caller's guarantee.
                 unsafe { _mm512_storeu_ps(panel.add((p + i) * width + j), column) };

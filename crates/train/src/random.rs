@@ -1,18 +1,18 @@
-//! The generator of random numbers behind the stories: small, integer-only and frozen, so that a seed means the same
-//! corpus on every platform and with every version of the compiler.
+//! Random numbers of the data side: small, integer-only and frozen, so that a seed means the same stories and the same
+//! windows on every platform and with every compiler.
 
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 #[derive(Clone, Debug)]
-pub(super) struct SplitMix64 {
+pub(crate) struct SplitMix64 {
     state: u64,
 }
 
 /// The golden ratio in 64 bits: the step of the sequence.
-const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+pub(crate) const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl SplitMix64 {
     /// The generator of item `index` of the stream `seed`: any item can be had without the ones before it.
-    pub(super) fn of_item(seed: u64, index: u64) -> Self {
+    pub(crate) fn of_item(seed: u64, index: u64) -> Self {
         Self { state: mix(mix(seed).wrapping_add(index.wrapping_mul(GAMMA))) }
     }
 
@@ -22,25 +22,30 @@ impl SplitMix64 {
     }
 
     /// A number in `0..n`; 0 when `n` is 0.
-    pub(super) fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        scale(self.next(), n as u64) as usize
     }
 
     /// An element of `items`, or `None` when there are none.
-    pub(super) fn pick<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
+    pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
         items.get(self.below(items.len()))
     }
 }
 
+/// Scales 64 random bits to `0..n` by the upper half of their product (0 when `n` is 0). The bias is below n / 2^64.
+pub(crate) fn scale(bits: u64, n: u64) -> u64 {
+    ((u128::from(bits) * u128::from(n)) >> 64) as u64
+}
+
 /// SplitMix64's finaliser: a bijection in which every input bit moves about half of the output bits.
-pub(super) fn mix(mut z: u64) -> u64 {
+pub(crate) fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
 
 /// A hash of a text: FNV-1a over the bytes, then [`mix`], because the low bits of FNV-1a alone are weak.
-pub(super) fn hash(text: &str) -> u64 {
+pub(crate) fn hash(text: &str) -> u64 {
     let fnv = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     mix(fnv)
 }

@@ -1,0 +1,97 @@
+//! A run allocates nothing: counted by this binary's own allocator, over all threads, which is why the file holds one test only.
+#![allow(unsafe_code)]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::batches;
+use common::memory::{Memory, Runner};
+use common::model::{Family, Head, Model};
+use common::rng::Rng;
+use smallmind_graph::op::AdamWSpec;
+use smallmind_graph::{Batch, Limits, Scalars, fuse, grad, update_graph};
+use smallmind_simd::IsaKind;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's guarantees are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations while `work` runs.
+fn allocations(work: impl FnOnce()) -> usize {
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    work();
+    ALLOCATIONS.load(Ordering::Relaxed) - before
+}
+
+#[test]
+fn runs_allocate_nothing() {
+    assert!(allocations(|| drop(std::hint::black_box(vec![1u8; 100]))) > 0, "the counter counts");
+    for threads in [1, 2, 3] {
+        for family in [Family::Gpt2, Family::Llama] {
+            training(&Model::random(family, 12), threads);
+            decoding(&Model::random(family, 12), threads);
+        }
+    }
+}
+
+fn training(model: &Model, threads: usize) {
+    let rng = &mut Rng::new(1);
+    let graph = fuse(&grad(&model.graph(Head::Loss).unwrap(), "loss").unwrap());
+    let limits = Limits { tokens: 150, outputs: 0, spans: 4, context: model.context, slots: 0 };
+    let batch = batches::training(rng, model.vocab, &limits);
+    let smaller = batches::training(rng, model.vocab, &Limits { tokens: 9, ..limits });
+    let mut memory = Memory::new(graph.params(), 1);
+    let adamw = AdamWSpec { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
+    let update = update_graph(graph.params().clone(), adamw, 1.0).unwrap();
+    let mut step = Runner::new(graph, limits, threads, IsaKind::best());
+    let mut update = Runner::new(update, limits, threads, IsaKind::best());
+    let none = Batch::default();
+    let scalars = Scalars { loss_scale: 0.01, learning_rate: 0.01, ..Scalars::default() };
+    step.run(&batch, &scalars, &mut memory);
+    update.run(&none, &scalars, &mut memory);
+    let count = allocations(|| {
+        for batch in [&batch, &smaller, &batch] {
+            step.run(batch, &scalars, &mut memory);
+            update.run(&none, &scalars, &mut memory);
+        }
+    });
+    assert_eq!(count, 0, "three training steps on {threads} threads of {model:?}");
+}
+
+fn decoding(model: &Model, threads: usize) {
+    let graph = fuse(&model.graph(Head::Cached).unwrap());
+    let limits = Limits { tokens: 8, outputs: 2, spans: 2, context: 64, slots: 2 };
+    let mut runner = Runner::new(graph, limits, threads, IsaKind::best());
+    let mut memory = Memory::new(runner.plan().graph().params(), 1).with_cache(runner.plan());
+    let mut batch = Batch::with_capacity(&limits);
+    let mut decode = |batch: &mut Batch, past: usize| {
+        batch.clear();
+        for slot in [1, 0] {
+            batch.push(&[slot as u32], past, slot);
+            batch.want_last();
+        }
+        runner.run(batch, &Scalars::default(), &mut memory);
+    };
+    decode(&mut batch, 0);
+    let count = allocations(|| (1..20).for_each(|past| decode(&mut batch, past)));
+    assert_eq!(count, 0, "nineteen tokens on {threads} threads of {model:?}");
+}

@@ -1,0 +1,86 @@
+//! `smallmind doctor`: what this machine is and what will be used of it.
+
+use clap::Args;
+use serde_json::json;
+use smallmind::graph::available_threads;
+use smallmind::simd::{ISA_VARIABLE, IsaKind};
+
+use super::failure::Outcome;
+use super::machine::Machine;
+use super::settings::{Settings, THREADS_VARIABLE};
+use super::{output, units};
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {}
+
+impl Doctor {
+    pub(super) fn run(self, settings: &Settings) -> Outcome {
+        let isa = settings.isa()?;
+        let machine = Machine::read();
+        let available: Vec<&str> = IsaKind::available().iter().map(|kind| kind.name()).collect();
+        let forced = std::env::var_os(ISA_VARIABLE).is_some_and(|value| !value.is_empty());
+        let isa_why = if forced { format!("{ISA_VARIABLE} asks for it") } else { "the widest that this CPU runs".to_owned() };
+        let threads_why = threads_why(settings);
+        if settings.is_json() {
+            return output::document(json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "machine": machine,
+                "isa": { "chosen": isa.name(), "why": isa_why, "available": available },
+                "cpus_usable": available_threads(),
+                "threads": { "chosen": settings.threads(), "why": threads_why },
+            }));
+        }
+        let rows = [
+            ("smallmind", env!("CARGO_PKG_VERSION").to_owned()),
+            ("CPU", format!("{} ({})", machine.cpu.as_deref().unwrap_or("unknown"), machine.architecture)),
+            ("features", list(&machine.features, " ")),
+            ("instructions", format!("{isa}: {isa_why} ({} can be had; {ISA_VARIABLE} forces one)", list(&available, ", "))),
+            ("CPUs", cpus(&machine)),
+            ("caches", caches(&machine)),
+            ("memory", memory(&machine)),
+            ("threads", format!("{}: {threads_why}", settings.threads())),
+        ];
+        let lines: String = rows.iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect();
+        output::print(&lines)?;
+        if settings.threads() > available_threads() {
+            super::note!("note: more threads than usable CPUs wait for one another; {} are usable", available_threads());
+        }
+        Ok(())
+    }
+}
+
+fn threads_why(settings: &Settings) -> String {
+    let variable = std::env::var(THREADS_VARIABLE).ok().and_then(|text| text.parse().ok());
+    match settings.threads_asked {
+        None => format!("one for each usable CPU (--threads or {THREADS_VARIABLE} changes that)"),
+        asked if asked == variable => format!("{THREADS_VARIABLE} asks for it"),
+        Some(_) => "--threads asks for it".to_owned(),
+    }
+}
+
+fn list(words: &[&str], between: &str) -> String {
+    if words.is_empty() { "none".to_owned() } else { words.join(between) }
+}
+
+fn cpus(machine: &Machine) -> String {
+    let online = machine.cpus_online.map(|n| format!(" of {n}")).unwrap_or_default();
+    let affinity = machine.affinity.as_ref().map(|list| format!("; may run on {list}")).unwrap_or_default();
+    let quota = machine.cgroup_cpus.map(|cpus| format!("; control group: {cpus:.1} CPUs of time")).unwrap_or_default();
+    format!("{} usable{online}{affinity}{quota}", available_threads())
+}
+
+fn caches(machine: &Machine) -> String {
+    let one = |cache: &super::machine::Cache| format!("{} {}", cache.name, cache.size);
+    if machine.caches.is_empty() {
+        return "unknown".to_owned();
+    }
+    machine.caches.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn memory(machine: &Machine) -> String {
+    let Some(total) = machine.memory_total else { return "unknown".to_owned() };
+    let available = machine.memory_available.map(|n| format!(", {} available", units::bytes(n))).unwrap_or_default();
+    let limit = machine.cgroup_memory.map(|n| format!(", control group: {}", units::bytes(n))).unwrap_or_default();
+    format!("{}{available}{limit}", units::bytes(total))
+}

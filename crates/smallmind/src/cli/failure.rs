@@ -1,0 +1,160 @@
+//! From errors to messages and exit codes.
+
+use std::fmt;
+use std::io;
+
+use smallmind::checkpoint::CheckpointError;
+use smallmind::graph::GraphError;
+use smallmind::model::tokenizer::TokenizerError;
+use smallmind::model::{ConfigError, ModelError};
+use smallmind::simd::IsaError;
+use smallmind::train::data::DataError;
+use smallmind::train::{ErrorClass, TrainError};
+
+/// What a verb returns.
+pub type Outcome = anyhow::Result<()>;
+
+/// Failures that are the command line's own.
+#[derive(Debug)]
+pub enum Failure {
+    /// What was asked for makes no sense.
+    Usage(String),
+    /// A file is not what it has to be.
+    BadFile(String),
+    /// Ctrl-C; what is left to say about it.
+    Interrupted(String),
+    /// Standard output takes no more.
+    Output(io::Error),
+}
+
+impl Failure {
+    /// Whether whoever read standard output has gone: `… | head` is no failure.
+    fn is_quiet(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(text) | Self::BadFile(text) | Self::Interrupted(text) => f.write_str(text),
+            Self::Output(error) => write!(f, "standard output can't be written: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// A [`Failure::Usage`].
+pub fn usage(text: impl Into<String>) -> anyhow::Error {
+    Failure::Usage(text.into()).into()
+}
+
+/// A [`Failure::BadFile`].
+pub fn bad_file(text: impl Into<String>) -> anyhow::Error {
+    Failure::BadFile(text.into()).into()
+}
+
+/// Says what went wrong, once, on standard error; the exit code.
+pub fn report(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<Failure>() {
+        Some(failure) if failure.is_quiet() => return 0,
+        Some(Failure::Interrupted(text)) => super::note!("{text}"),
+        _ => super::note!("error: {}", message(error)),
+    }
+    exit_code(error)
+}
+
+/// The error and its causes, each said once: a cause that the message before quotes is left out.
+fn message(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// 1 failed, 2 wrong usage, 3 bad model or data file, 4 out of memory or over a limit, 130 interrupted.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    error.chain().find_map(code_of).unwrap_or(1)
+}
+
+fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return Some(match failure {
+            Failure::Usage(_) => 2,
+            Failure::BadFile(_) => 3,
+            Failure::Interrupted(_) => 130,
+            Failure::Output(_) => 1,
+        });
+    }
+    if cause.is::<IsaError>() {
+        return Some(2);
+    }
+    class_of(cause).map(|class| match class {
+        ErrorClass::Failed => 1,
+        ErrorClass::Usage => 2,
+        ErrorClass::BadFile => 3,
+        ErrorClass::Limit => 4,
+    })
+}
+
+/// The class of the libraries' errors.
+fn class_of(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorClass> {
+    if let Some(error) = cause.downcast_ref::<TrainError>() {
+        return Some(error.class());
+    }
+    if let Some(error) = cause.downcast_ref::<ModelError>() {
+        return Some(smallmind::train::model_class(error));
+    }
+    if let Some(error) = cause.downcast_ref::<TokenizerError>() {
+        return Some(smallmind::train::tokenizer_class(error));
+    }
+    if let Some(error) = cause.downcast_ref::<CheckpointError>() {
+        return Some(if error.is_bad_file() { ErrorClass::BadFile } else { ErrorClass::Failed });
+    }
+    if let Some(error) = cause.downcast_ref::<GraphError>() {
+        return Some(if matches!(error, GraphError::OutOfMemory { .. }) { ErrorClass::Limit } else { ErrorClass::Failed });
+    }
+    if cause.is::<DataError>() {
+        return Some(ErrorClass::BadFile);
+    }
+    cause.is::<ConfigError>().then_some(ErrorClass::Usage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_the_contracts() {
+        let code = |error: anyhow::Error| exit_code(&error);
+        assert_eq!(code(usage("x")), 2);
+        assert_eq!(code(bad_file("x").context("while reading")), 3);
+        assert_eq!(code(Failure::Interrupted(String::new()).into()), 130);
+        assert_eq!(code(anyhow::anyhow!("anything else")), 1);
+        assert_eq!(code(GraphError::OutOfMemory { bytes: 1 }.into()), 4);
+        assert_eq!(code(ModelError::from(GraphError::OutOfMemory { bytes: 1 }).into()), 4);
+        assert_eq!(code(IsaError::Unknown("x".into()).into()), 2);
+        assert_eq!(code(DataError::NoFiles.into()), 3);
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let inner = io::Error::other("no space");
+        let quoted = anyhow::Error::new(TrainError::Write { path: "a".into(), source: inner });
+        assert_eq!(message(&quoted).matches("no space").count(), 1);
+        let added = anyhow::anyhow!("inner").context("outer");
+        assert_eq!(message(&added), "outer: inner");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_quiet() {
+        let closed = Failure::Output(io::ErrorKind::BrokenPipe.into());
+        assert_eq!(report(&closed.into()), 0);
+        let full = Failure::Output(io::ErrorKind::StorageFull.into());
+        assert_eq!(report(&full.into()), 1);
+    }
+}

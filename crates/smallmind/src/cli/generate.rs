@@ -1,0 +1,228 @@
+//! `smallmind generate -m M [-p PROMPT]`.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+use serde_json::json;
+use smallmind::model::sampler::SamplerConfig;
+use smallmind::model::tokenizer::{SpecialTokens, Tokenizer};
+use smallmind::model::{Finish, GenerateOptions, Generation, Generator, ModelConfig, Session, SessionOptions};
+
+use super::failure::{Failure, Outcome};
+use super::input::{self, STDIN};
+use super::models::ModelArg;
+use super::settings::Settings;
+use super::{interrupt, note, output, units};
+use crate::allocations;
+
+/// Options of `generate`.
+#[derive(Debug, Args)]
+pub struct Generate {
+    #[command(flatten)]
+    model: ModelArg,
+    /// The text to continue; - reads it from standard input
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "prompt_file", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// A file with the text to continue
+    #[arg(long, value_name = "FILE")]
+    prompt_file: Option<PathBuf>,
+    /// How many tokens at most
+    #[arg(short = 'n', long, default_value_t = 128, value_name = "N")]
+    tokens: usize,
+    /// Room for prompt and text together [default: what they need, at most the model's]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// End before this text; may be given several times
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    stop: Vec<String>,
+    /// Print the continuation only
+    #[arg(long)]
+    no_echo: bool,
+    #[command(flatten)]
+    sampling: Sampling,
+}
+
+/// How tokens are chosen.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct Sampling {
+    /// Above 1 bolder, below 1 more careful, 0 always the likeliest token
+    #[arg(long, default_value_t = 0.8, value_name = "T", allow_negative_numbers = true)]
+    temp: f32,
+    /// Only the K likeliest tokens; 0 for all
+    #[arg(long, default_value_t = 40, value_name = "K")]
+    top_k: usize,
+    /// Only the likeliest tokens that together carry this share
+    #[arg(long, default_value_t = 0.95, value_name = "P", allow_negative_numbers = true)]
+    top_p: f32,
+    /// Only tokens at least this many times as likely as the likeliest
+    #[arg(long, default_value_t = 0.05, value_name = "P", allow_negative_numbers = true)]
+    min_p: f32,
+    /// Above 1: make the latest tokens less likely
+    #[arg(long, default_value_t = 1.0, value_name = "X", allow_negative_numbers = true)]
+    repeat_penalty: f32,
+    /// How many of the latest tokens that concerns
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    repeat_window: usize,
+}
+
+impl Sampling {
+    /// For the sampler.
+    pub fn config(&self, seed: u64) -> SamplerConfig {
+        SamplerConfig {
+            temperature: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repeat_penalty,
+            repetition_window: self.repeat_window,
+            seed,
+        }
+    }
+}
+
+/// A text with the allocations that its tokens caused.
+struct Told {
+    /// The continuation, kept where it isn't printed at once.
+    text: String,
+    /// Whether the last character printed was a line feed.
+    ends_line: bool,
+    generation: Generation,
+    allocations_per_token: f64,
+}
+
+impl Generate {
+    pub(super) fn run(self, settings: &Settings) -> Outcome {
+        let isa = settings.isa()?;
+        let seed = settings.seed_or_any();
+        let sampler = self.sampling.config(seed);
+        sampler.check().map_err(smallmind::model::ModelError::from)?;
+        let given = self.given_prompt()?;
+        let (model, tokenizer) = self.model.open()?;
+        let text = match given {
+            Some(text) => text,
+            None => default_prompt(model.config(), &tokenizer),
+        };
+        let mut prompt = tokenizer.prompt_prefix().to_vec();
+        tokenizer.encoder(SpecialTokens::Parse).encode(&text, &mut prompt)?;
+
+        let needed = prompt.len().saturating_add(self.tokens).max(1);
+        let context = self.context.unwrap_or(needed.min(model.config().context));
+        let session = Session::new(model, SessionOptions::single(context, settings.threads(), isa))?;
+        let mut generator = Generator::new(session, tokenizer)?;
+        let options = GenerateOptions { max_tokens: self.tokens, sampler, stops: self.stop };
+
+        let stop = interrupt::watch("stopping (Ctrl-C again ends at once)")?;
+        let keep = settings.is_json();
+        if !keep && !self.no_echo {
+            output::print(&text)?;
+        }
+        let told = tell(&mut generator, &prompt, &options, if keep { Sink::Keep } else { Sink::Print }, stop)?;
+        if keep {
+            output::document(told.document(seed))?;
+        } else if !told.ends_line {
+            output::print("\n")?;
+        }
+        note!("{}; seed {seed}", told.speed());
+        if told.generation.finish == Finish::Interrupted {
+            return Err(Failure::Interrupted("interrupted".into()).into());
+        }
+        Ok(())
+    }
+
+    fn given_prompt(&self) -> anyhow::Result<Option<String>> {
+        match (&self.prompt, &self.prompt_file) {
+            (Some(text), _) if text == STDIN => input::read(STDIN.as_ref()).map(Some),
+            (Some(text), _) => Ok(Some(text.clone())),
+            (None, Some(file)) => input::read(file).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// What a text begins with when nobody says so: the token that begins texts, for a model that has one; else a new line, as nanoGPT does.
+fn default_prompt(config: &ModelConfig, tokenizer: &Tokenizer) -> String {
+    let begins = config.bos.or(tokenizer.bos()).or(config.eos.first().copied()).or(tokenizer.eos());
+    let new_line = begins.is_none() && tokenizer.encode("\n", SpecialTokens::AsText).is_ok();
+    if new_line { "\n".to_owned() } else { String::new() }
+}
+
+/// Where pieces of a text go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sink {
+    Print,
+    Keep,
+}
+
+/// Generates one text, counting what its tokens allocate between the first piece and the last; what keeping the text takes isn't theirs.
+fn tell(
+    generator: &mut Generator,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    sink: Sink,
+    stop: &AtomicBool,
+) -> anyhow::Result<Told> {
+    let mut text = String::new();
+    let mut ends_line = false;
+    let mut output = Ok(());
+    let (mut first, mut last, mut own) = (None, 0, 0);
+    let generation = generator.generate(prompt, options, |piece| {
+        let before = allocations::count();
+        first.get_or_insert(before);
+        last = before - own;
+        ends_line = piece.ends_with('\n');
+        match sink {
+            Sink::Keep => text.push_str(piece),
+            Sink::Print => output = output::print(piece),
+        }
+        own += allocations::count() - before;
+        if stop.load(Ordering::Relaxed) || output.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    output?;
+    let allocations = first.map_or(0, |first| last.saturating_sub(first));
+    let allocations_per_token = allocations as f64 / generation.tokens.saturating_sub(1).max(1) as f64;
+    Ok(Told { text, ends_line, generation, allocations_per_token })
+}
+
+impl Told {
+    fn prefill_rate(&self) -> f64 {
+        self.generation.prompt_tokens as f64 / self.generation.prefill.as_secs_f64().max(1e-9)
+    }
+
+    fn decode_rate(&self) -> f64 {
+        self.generation.tokens as f64 / self.generation.decode.as_secs_f64().max(1e-9)
+    }
+
+    fn document(&self, seed: u64) -> serde_json::Value {
+        let (finish, stop) = match &self.generation.finish {
+            Finish::Length => ("length", None),
+            Finish::EndOfText => ("end_of_text", None),
+            Finish::Stop(stop) => ("stop", Some(stop)),
+            Finish::Interrupted => ("interrupted", None),
+        };
+        json!({
+            "text": self.text,
+            "tokens": self.generation.tokens,
+            "prompt_tokens": self.generation.prompt_tokens,
+            "finish": finish,
+            "stop": stop,
+            "seed": seed,
+            "prefill_tokens_per_second": self.prefill_rate(),
+            "decode_tokens_per_second": self.decode_rate(),
+            "allocations_per_token": self.allocations_per_token,
+        })
+    }
+
+    fn speed(&self) -> String {
+        format!(
+            "prompt: {} tokens, {} tokens/s; text: {} tokens, {} tokens/s, {:.1} allocations a token",
+            self.generation.prompt_tokens,
+            units::rate(self.prefill_rate()),
+            self.generation.tokens,
+            units::rate(self.decode_rate()),
+            self.allocations_per_token,
+        )
+    }
+}

@@ -1,0 +1,26 @@
+//! Text that a verb reads: a file, or standard input.
+
+use std::io::Read;
+use std::path::Path;
+
+use super::failure::bad_file;
+
+/// The name that stands for standard input.
+pub const STDIN: &str = "-";
+
+/// All of a file, or of standard input where `path` is `-`. May be empty; must be UTF-8.
+pub fn read(path: &Path) -> anyhow::Result<String> {
+    let (name, bytes) = if path.as_os_str() == STDIN {
+        let mut bytes = Vec::new();
+        let read = std::io::stdin().lock().read_to_end(&mut bytes);
+        ("standard input".to_owned(), read.map(|_| bytes))
+    } else {
+        (path.display().to_string(), std::fs::read(path))
+    };
+    let bytes = bytes.map_err(|error| bad_file(format!("{name}: can't be read: {error}")))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let offset = error.utf8_error().valid_up_to();
+        let byte = error.as_bytes().get(offset).copied().unwrap_or_default();
+        bad_file(format!("{name}: not UTF-8 text: byte 0x{byte:02x} at offset {offset}; convert it to UTF-8"))
+    })
+}

@@ -1,0 +1,206 @@
+//! `smallmind inspect M [--tensors] [--graph] [--plan]`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use smallmind::checkpoint::{CONFIG_FILE, ModelFolder, TensorInfo};
+use smallmind::graph::{Graph, Limits, Plan};
+use smallmind::model::{ConfigError, ModelConfig, Purpose, SessionOptions, architecture};
+
+use super::failure::Outcome;
+use super::settings::Settings;
+use super::{models, output, units};
+
+/// Options of `inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// A run folder or a Hugging Face folder
+    #[arg(value_name = "FOLDER")]
+    model: PathBuf,
+    /// List the tensors of its files
+    #[arg(long)]
+    tensors: bool,
+    /// Print the graph: one operation a line
+    #[arg(long)]
+    graph: bool,
+    /// Print the plan: the steps and where their values lie
+    #[arg(long)]
+    plan: bool,
+    /// What graph and plan are for
+    #[arg(long = "for", value_enum, default_value_t = Use::Decode, value_name = "USE")]
+    used_for: Use,
+    /// Tokens of a sequence that plans make room for [default: the model's]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+}
+
+/// What a graph is for, in the words of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Use {
+    /// One token after the other
+    Decode,
+    /// A chunk of a prompt
+    Prefill,
+    /// The loss of one sequence and its gradients
+    Training,
+    /// The loss of one sequence
+    Evaluation,
+}
+
+impl Use {
+    fn purpose(self) -> Purpose {
+        match self {
+            Self::Decode | Self::Prefill => Purpose::Generation,
+            Self::Training => Purpose::Training,
+            Self::Evaluation => Purpose::Evaluation,
+        }
+    }
+
+    fn limits(self, context: usize) -> Limits {
+        let (tokens, outputs, slots) = match self {
+            Self::Decode => (1, 1, 1),
+            Self::Prefill => (SessionOptions::CHUNK.min(context), 1, 1),
+            Self::Training | Self::Evaluation => (context, 0, 0),
+        };
+        Limits { tokens, outputs, spans: 1, context, slots }
+    }
+}
+
+/// Bytes that running a model takes.
+struct Memory {
+    context: usize,
+    weights: u64,
+    cache: u64,
+    work: u64,
+}
+
+impl Inspect {
+    pub(super) fn run(self, settings: &Settings) -> Outcome {
+        let folder = models::open_folder(&self.model)?;
+        let in_file = |error: ConfigError| error.in_file(folder.dir().join(CONFIG_FILE));
+        let config = ModelConfig::from_json(folder.config()).map_err(in_file)?;
+        let memory = self.memory(&config, settings)?;
+        let graph = architecture::graph(&config, self.used_for.purpose())?;
+        let plan = if self.plan { Some(self.plan_for(self.used_for, &config, settings)?.to_string()) } else { None };
+        if settings.is_json() {
+            let mut document = summary(&folder, &config, &graph, &memory);
+            let mut add = |key: &str, value: Value| {
+                document.as_object_mut().map(|object| object.insert(key.to_owned(), value));
+            };
+            if self.tensors {
+                add("tensors", folder.weights().tensors().map(tensor).collect());
+            }
+            if self.graph {
+                add("graph", json!(graph.to_string().lines().collect::<Vec<_>>()));
+            }
+            if let Some(plan) = &plan {
+                add("plan", json!(plan.lines().collect::<Vec<_>>()));
+            }
+            return output::document(document);
+        }
+        output::print(&describe(&folder, &config, &graph, &memory))?;
+        if self.tensors {
+            output::print(&table(&folder))?;
+        }
+        if self.graph {
+            output::print(&format!("\n{graph}"))?;
+        }
+        plan.map_or(Ok(()), |plan| output::print(&format!("\n{plan}")))
+    }
+
+    fn context(&self, config: &ModelConfig) -> usize {
+        self.context.unwrap_or(config.context).clamp(1, config.context)
+    }
+
+    fn plan_for(&self, used_for: Use, config: &ModelConfig, settings: &Settings) -> anyhow::Result<Plan> {
+        let graph = architecture::graph(config, used_for.purpose())?;
+        Ok(Plan::new(graph, used_for.limits(self.context(config)), settings.threads(), settings.isa()?)?)
+    }
+
+    /// Of a session with one sequence.
+    fn memory(&self, config: &ModelConfig, settings: &Settings) -> anyhow::Result<Memory> {
+        let decode = self.plan_for(Use::Decode, config, settings)?;
+        let prefill = self.plan_for(Use::Prefill, config, settings)?;
+        Ok(Memory {
+            context: self.context(config),
+            weights: decode.graph().params().layout().len() as u64 * 4,
+            cache: decode.cache().map_or(0, |shape| shape.len() as u64 * 4),
+            work: (decode.arena_bytes() + prefill.arena_bytes()) as u64,
+        })
+    }
+}
+
+fn tensor(info: &TensorInfo) -> Value {
+    json!({ "name": info.name, "dtype": info.dtype.name(), "shape": info.shape, "bytes": info.bytes })
+}
+
+fn stored_bytes(folder: &ModelFolder) -> u64 {
+    folder.weights().tensors().map(|info| info.bytes).sum()
+}
+
+fn summary(folder: &ModelFolder, config: &ModelConfig, graph: &Graph, memory: &Memory) -> Value {
+    json!({
+        "model": folder.dir(),
+        "config": config.to_json(),
+        "parameters": graph.params().elements(),
+        "stored_tensors": folder.weights().tensors().len(),
+        "stored_bytes": stored_bytes(folder),
+        "tokenizer": folder.tokenizer(),
+        "memory": {
+            "context": memory.context,
+            "weights_bytes": memory.weights,
+            "cache_bytes": memory.cache,
+            "work_bytes": memory.work,
+        },
+    })
+}
+
+fn describe(folder: &ModelFolder, config: &ModelConfig, graph: &Graph, memory: &Memory) -> String {
+    let c = config;
+    let files = folder.weights().shards().len();
+    let tensors = folder.weights().tensors().len();
+    let tokenizer = match models::tokenizer_of(folder.dir()) {
+        Ok(tokenizer) => tokenizer.to_string(),
+        Err(_) if folder.tokenizer().is_none() => "none".to_owned(),
+        Err(error) => format!("unusable: {error}"),
+    };
+    let total = units::bytes(memory.weights + memory.cache + memory.work);
+    let rows = [
+        ("model", folder.dir().display().to_string()),
+        ("family", c.family.to_string()),
+        ("parameters", units::grouped(graph.params().elements() as u64)),
+        ("layers", c.layers.to_string()),
+        ("width", format!("{}, feed-forward {}", c.d_model, c.d_ff)),
+        ("heads", format!("{} of {}, {} for keys and values", c.heads, c.head_dim, c.kv_heads)),
+        ("context", c.context.to_string()),
+        ("vocabulary", c.vocab_size.to_string()),
+        ("tokenizer", tokenizer),
+        ("stored", format!("{} in {tensors} tensors, {files} file{}", units::bytes(stored_bytes(folder)), plural(files))),
+        (
+            "memory",
+            format!(
+                "{total} for one sequence of {}: weights {}, cache {}, work {}",
+                memory.context,
+                units::bytes(memory.weights),
+                units::bytes(memory.cache),
+                units::bytes(memory.work)
+            ),
+        ),
+    ];
+    rows.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect()
+}
+
+fn plural(n: usize) -> &'static str {
+    if n == 1 { "" } else { "s" }
+}
+
+/// The tensors, a line each.
+fn table(folder: &ModelFolder) -> String {
+    let width = folder.weights().tensors().map(|info| info.name.len()).max().unwrap_or(0);
+    let line = |info: &TensorInfo| {
+        let (shape, bytes) = (format!("{:?}", info.shape), units::bytes(info.bytes));
+        format!("{:<width$}  {:<5} {shape:<16} {bytes}\n", info.name, info.dtype.name())
+    };
+    std::iter::once("\n".to_owned()).chain(folder.weights().tensors().map(line)).collect()
+}

@@ -1,0 +1,115 @@
+//! The command line: verbs and what they share. Each verb has a file, which wires the library's parts and prints.
+
+mod completions;
+mod doctor;
+mod eval;
+mod failure;
+mod generate;
+mod input;
+mod inspect;
+mod interrupt;
+mod machine;
+mod models;
+mod new;
+mod output;
+mod overrides;
+mod progress;
+mod quickstart;
+mod settings;
+mod tokenize;
+mod tokenizer;
+mod train;
+mod units;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use failure::Outcome;
+pub(crate) use output::note;
+use settings::{Global, Settings};
+use smallmind::train::Layer;
+
+/// Train, run and profile small language models on an ordinary CPU.
+///
+/// Answers go to standard output, progress and hints to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad model or
+/// data file, 4 out of memory or over a limit, 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(name = "smallmind", version, arg_required_else_help = true, subcommand_required = true, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Train on the built-in stories for about a minute, then tell three
+    Quickstart(quickstart::Quickstart),
+    /// Train a model on text files
+    Train(train::Train),
+    /// Measure a model's loss over a whole text
+    Eval(eval::Eval),
+    /// Continue a prompt
+    Generate(generate::Generate),
+    /// Turn text into token ids, or back
+    Tokenize(tokenize::Tokenize),
+    /// Make tokenizers
+    Tokenizer(tokenizer::Tokenizer),
+    /// Write a model of a preset's shape with random weights
+    New(new::New),
+    /// Show what a model is made of
+    Inspect(inspect::Inspect),
+    /// Show the CPU, its features, and what will be used of it
+    Doctor(doctor::Doctor),
+    /// Print a completion script for a shell
+    Completions(completions::Completions),
+}
+
+/// Runs a command line, the program's name included.
+pub fn run(arguments: Vec<OsString>) -> ExitCode {
+    let outcome = overrides::extract(arguments, &Cli::command()).and_then(|extracted| {
+        let parsed = Cli::command().try_get_matches_from(extracted.arguments);
+        match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+            Ok(cli) => perform(cli, extracted.layers).map(|()| 0),
+            Err(error) => print_parse_error(&error),
+        }
+    });
+    ExitCode::from(outcome.unwrap_or_else(|error| failure::report(&error)))
+}
+
+fn perform(cli: Cli, layers: Vec<Layer>) -> Outcome {
+    let settings = Settings::new(cli.global);
+    match cli.verb {
+        Verb::Quickstart(verb) => verb.run(&settings),
+        Verb::Train(verb) => verb.run(&settings, layers),
+        Verb::Eval(verb) => verb.run(&settings),
+        Verb::Generate(verb) => verb.run(&settings),
+        Verb::Tokenize(verb) => verb.run(&settings),
+        Verb::Tokenizer(verb) => verb.run(&settings),
+        Verb::New(verb) => verb.run(&settings),
+        Verb::Inspect(verb) => verb.run(&settings),
+        Verb::Doctor(verb) => verb.run(&settings),
+        Verb::Completions(verb) => verb.run(),
+    }
+}
+
+/// Help and version are answers; anything else is wrong usage.
+fn print_parse_error(error: &clap::Error) -> anyhow::Result<u8> {
+    match error.print() {
+        Err(output) if !error.use_stderr() => Err(failure::Failure::Output(output).into()),
+        _ => Ok(u8::try_from(error.exit_code()).unwrap_or(2)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,37 @@
+//! Data of a training run: text in, token shards with a manifest, windows out.
+//!
+//! ```
+//! use smallmind_train::data::{Dataset, RandomWindows, SequentialWindows, split_90_10};
+//!
+//! let (train, validation) = split_90_10("the cat sat on the mat, and the dog sat beside the cat");
+//! // Any tokenizer does; here a token is a byte.
+//! let tokens: Vec<u32> = train.bytes().map(u32::from).collect();
+//! let data = Dataset::from_tokens(&tokens, 256, train.len() as u64)?;
+//!
+//! let windows = RandomWindows::new(data.tokens(), 8, 1337)?;
+//! let (mut x, mut y) = ([0; 4 * 8], [0; 4 * 8]);
+//! windows.fill(&data, /* step */ 0, /* first row */ 0, &mut x, &mut y)?;
+//! assert_eq!(x[1..8], y[..7]);
+//!
+//! let all = SequentialWindows::new(data.tokens(), 8)?;
+//! assert_eq!(all.iter().map(|window| window.len).sum::<usize>(), data.tokens() - 1);
+//! # assert_eq!(validation, "he cat");
+//! # Ok::<(), smallmind_train::data::DataError>(())
+//! ```
+//!
+//! What this is *not*: a tokenizer (floor 4 has them), nor a shuffle. An epoch isn't counted either; random windows, drawn with
+//! replacement, need none.
+
+mod dataset;
+mod error;
+mod manifest;
+mod text;
+mod windows;
+mod writer;
+
+pub use dataset::{Dataset, OpenOptions, Storage, Verify};
+pub use error::DataError;
+pub use manifest::{Dtype, MANIFEST_FILE, Manifest, SCHEMA_VERSION, ShardManifest, Split, SplitManifest};
+pub use text::{read_text, read_texts, split_90_10};
+pub use windows::{RandomWindows, SequentialWindows, Window};
+pub use writer::{ShardOptions, ShardWriter};

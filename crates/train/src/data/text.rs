@@ -1,0 +1,60 @@
+//! Text files in, and nanoGPT's division into training and validation text.
+
+use super::error::DataError;
+use std::fs;
+use std::path::Path;
+
+/// Reads a text file: it must exist, hold at least one byte, and be UTF-8. The text is the file's bytes, unchanged.
+pub fn read_text(path: impl AsRef<Path>) -> Result<String, DataError> {
+    let path = path.as_ref();
+    if path.is_dir() {
+        return Err(DataError::Folder { path: path.into() });
+    }
+    let bytes = fs::read(path).map_err(DataError::io("read the file", path))?;
+    if bytes.is_empty() {
+        return Err(DataError::Empty { path: path.into() });
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let offset = error.utf8_error().valid_up_to();
+        let bytes = error.as_bytes();
+        let byte = bytes.get(offset).copied().unwrap_or_default();
+        DataError::NotUtf8 { path: path.into(), offset, byte, hint: hint(bytes, error.utf8_error().error_len()) }
+    })
+}
+
+/// Reads text files and joins them end to end, with nothing between them: the text has as many bytes as the files together.
+pub fn read_texts<P: AsRef<Path>>(paths: &[P]) -> Result<String, DataError> {
+    let (first, others) = paths.split_first().ok_or(DataError::NoFiles)?;
+    let mut text = read_text(first)?;
+    for path in others {
+        text.push_str(&read_text(path)?);
+    }
+    Ok(text)
+}
+
+/// What a file that isn't UTF-8 may be. `bad` is the length of the bad sequence, `None` at an unexpected end.
+fn hint(bytes: &[u8], bad: Option<usize>) -> &'static str {
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        "it looks like UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`"
+    } else if bytes.starts_with(&[0x1f, 0x8b]) {
+        "it looks like a gzip archive; unpack it first"
+    } else if bytes.contains(&0) {
+        "it looks like a binary file; training needs plain text"
+    } else if bad.is_none() {
+        "the file ends inside a character; it may have been cut short"
+    } else {
+        "if it is Latin-1, convert it with `iconv -f ISO-8859-1 -t UTF-8`"
+    }
+}
+
+/// The first 90 % of the characters for training and the others for validation, as nanoGPT's `prepare.py` does.
+///
+/// Characters are Unicode scalar values, like Python's. Texts of one character leave the first part empty.
+#[must_use]
+pub fn split_90_10(text: &str) -> (&str, &str) {
+    let characters = text.chars().count();
+    // ⌊0.9 n⌋ without a product that could overflow.
+    let train = characters / 10 * 9 + characters % 10 * 9 / 10;
+    let at = text.char_indices().nth(train).map_or(text.len(), |(at, _)| at);
+    text.split_at(at)
+}

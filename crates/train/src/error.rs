@@ -1,0 +1,178 @@
+//! What can go wrong in a training.
+
+use std::path::PathBuf;
+
+use smallmind_checkpoint::CheckpointError;
+use smallmind_graph::GraphError;
+use smallmind_model::tokenizer::TokenizerError;
+use smallmind_model::{ConfigError, ModelError};
+
+use crate::data::DataError;
+
+/// A training that can't begin, go on or end.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A file of a run.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A file that can't be read.
+    #[error("{path}: {source}", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file that can't be written.
+    #[error("{path}: can't be written: {source}; what was there before is untouched", path = .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A configuration file that isn't TOML.
+    #[error("{path}: not valid TOML: {why}", path = .path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        why: String,
+    },
+    /// A setting without a value.
+    #[error("`{text}` sets nothing; write it as --section.key=value")]
+    Assignment {
+        /// What was written.
+        text: String,
+    },
+    /// No such setting.
+    #[error("{origin}: there is no setting `{name}`{}", hint(.suggestion))]
+    UnknownKey {
+        /// What was asked for.
+        name: String,
+        /// Where.
+        origin: String,
+        /// The nearest one.
+        suggestion: Option<String>,
+    },
+    /// A setting of the wrong type or out of range.
+    #[error("{origin}: `{key}` can't be that: {why}")]
+    Value {
+        /// The setting.
+        key: String,
+        /// Where it was set, or to what.
+        origin: String,
+        /// What it must be.
+        why: String,
+    },
+    /// A setting that is fixed once a training has begun.
+    #[error("{origin}: `{key}` is fixed once a training has begun; start a new run to change it")]
+    NotResumable {
+        /// The setting.
+        key: String,
+        /// Where it was set.
+        origin: String,
+    },
+    /// A folder that holds another run already.
+    #[error("{path}: there is a run already; go on with --resume, or choose another folder", path = .0.display())]
+    Exists(PathBuf),
+    /// A folder that holds no run.
+    #[error("{path}: this is no run that can be resumed: {why}", path = .path.display())]
+    NoRun {
+        /// The folder.
+        path: PathBuf,
+        /// What is missing.
+        why: String,
+    },
+    /// No checkpoint can be read any more.
+    #[error("{path}: no checkpoint is whole: {why}", path = .path.display())]
+    Damaged {
+        /// The folder of checkpoints.
+        path: PathBuf,
+        /// What is wrong with each.
+        why: String,
+    },
+    /// The training has diverged.
+    #[error("step {step}: {what} is not finite; the last checkpoint is from step {checkpoint}. Lower train.lr, raise train.warmup, or look for damage in the data")]
+    NonFinite {
+        /// The step.
+        step: u64,
+        /// The loss, or the gradient of which parameter.
+        what: String,
+        /// The step of the last checkpoint.
+        checkpoint: u64,
+    },
+}
+
+fn hint(name: &Option<String>) -> String {
+    name.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default()
+}
+
+/// Kinds of failure, as exit codes tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// What was asked for makes no sense.
+    Usage,
+    /// A model or data file is bad.
+    BadFile,
+    /// Out of memory, or over a limit.
+    Limit,
+    /// Anything else.
+    Failed,
+}
+
+impl TrainError {
+    /// Its kind.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Model(e) => model_class(e),
+            Self::Checkpoint(e) if e.is_bad_file() => ErrorClass::BadFile,
+            Self::Checkpoint(_) | Self::Write { .. } | Self::NonFinite { .. } => ErrorClass::Failed,
+            Self::Data(_) | Self::Read { .. } | Self::NoRun { .. } | Self::Damaged { .. } => ErrorClass::BadFile,
+            Self::Toml { .. }
+            | Self::Assignment { .. }
+            | Self::UnknownKey { .. }
+            | Self::Value { .. }
+            | Self::NotResumable { .. }
+            | Self::Exists(_) => ErrorClass::Usage,
+        }
+    }
+}
+
+/// The kind of a model's error.
+pub fn model_class(error: &ModelError) -> ErrorClass {
+    match error {
+        ModelError::Config(ConfigError::Missing { path, .. } | ConfigError::Type { path, .. } | ConfigError::Invalid { path, .. }) => {
+            if path.is_some() { ErrorClass::BadFile } else { ErrorClass::Usage }
+        }
+        ModelError::Checkpoint(e) => if e.is_bad_file() { ErrorClass::BadFile } else { ErrorClass::Failed },
+        ModelError::Graph(GraphError::OutOfMemory { .. }) | ModelError::TooLong { .. } => ErrorClass::Limit,
+        ModelError::Graph(_) | ModelError::NonFinite { .. } => ErrorClass::Failed,
+        ModelError::Tokenizer(e) => tokenizer_class(e),
+        ModelError::TensorShape { .. } | ModelError::Vocabulary { .. } | ModelError::NoTokenizer(_) => ErrorClass::BadFile,
+        ModelError::Sampler(_) | ModelError::Stop(_) | ModelError::Preset { .. } | ModelError::EmptyPrompt => ErrorClass::Usage,
+    }
+}
+
+/// The kind of a tokenizer's error.
+pub fn tokenizer_class(_: &TokenizerError) -> ErrorClass {
+    ErrorClass::BadFile
+}
+
+impl From<TokenizerError> for TrainError {
+    fn from(e: TokenizerError) -> Self {
+        Self::Model(e.into())
+    }
+}
+
+impl From<GraphError> for TrainError {
+    fn from(e: GraphError) -> Self {
+        Self::Model(e.into())
+    }
+}
