@@ -193,3 +193,22 @@ impl Default for Scalars {
         Self { loss_scale: 1.0, dropout_seed: 0, dropout_step: 0, learning_rate: 0.0, step: 1 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No call makes such a batch; the check stands between its fields and the kernels all the same.
+    #[test]
+    fn an_output_row_beyond_the_batch_is_refused() {
+        let limits = Limits { tokens: 4, outputs: 4, spans: 1, context: 4, slots: 1 };
+        let needs = Needs { token_entries: 9, position_entries: 9, target_entries: 9, targets: false, cache: false };
+        let mut batch = Batch::with_capacity(&limits);
+        batch.push(&[1, 2, 3], 0, 0);
+        batch.want_last();
+        assert!(batch.check(&limits, &needs).is_ok());
+        batch.outputs.push(3);
+        let error = batch.check(&limits, &needs);
+        assert!(matches!(&error, Err(GraphError::Batch(why)) if why == "output row 3 of a batch of 3 tokens"));
+    }
+}

@@ -255,6 +255,19 @@ impl ModelConfig {
         Value::Object(all)
     }
 
+    /// Floating-point operations that training does for a token: three times those of the forward, whose matrix products take two for
+    /// each weight, and two for each pair of query and visible key, in scores and in outputs.
+    pub fn training_flops_per_token(&self, context: usize) -> f64 {
+        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let ff = match self.family {
+            Family::Gpt2 => 2 * self.d_ff,
+            Family::Llama | Family::Qwen2 => 3 * self.d_ff,
+        };
+        let weights = self.layers * self.d_model * (2 * q + 2 * kv + ff) + self.vocab_size * self.d_model;
+        let attention = self.layers * 2 * q * (context + 1) / 2;
+        6.0 * (weights as f64 + attention as f64)
+    }
+
     /// Checks that the numbers make a model.
     ///
     /// # Errors

@@ -178,6 +178,16 @@ impl Model {
         architecture::tensor_slots(&self.config).into_iter().map(tensor).collect()
     }
 
+    /// A copy with weights of its own.
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub fn try_clone(&self) -> Result<Self, ModelError> {
+        let mut copy = Self::zeroed(self.config.clone())?;
+        copy.weights.copy_from_slice(&self.weights);
+        Ok(copy)
+    }
+
     /// The shape.
     pub fn config(&self) -> &ModelConfig {
         &self.config

@@ -1,7 +1,7 @@
 //! One model in training: its plans, gradients and moments.
 
 use smallmind_graph::op::AdamWSpec;
-use smallmind_graph::{Batch, Bindings, Buffer, Executor, Limits, Plan, Pool, Probe, Scalars, Weights, update_graph};
+use smallmind_graph::{Batch, Bindings, Buffer, Executor, Limits, NoProbe, Plan, Pool, Probe, Scalars, Weights, update_graph};
 use smallmind_model::{LOSS, Model, ModelConfig, ModelError, Purpose, architecture};
 use smallmind_simd::IsaKind;
 
@@ -132,9 +132,7 @@ impl Learner {
     /// # Errors
     /// A batch beyond the shape or the vocabulary.
     pub fn evaluate(&mut self, batch: &Batch) -> Result<f64, ModelError> {
-        let bindings = Bindings::inference(self.model.weights());
-        self.evaluation.run(&mut self.pool, batch, &Scalars::default(), bindings, &smallmind_graph::NoProbe)?;
-        Ok(sum(self.evaluation.result_slice(LOSS)))
+        losses(&mut self.evaluation, &mut self.pool, self.model.weights(), batch)
     }
 
     /// The model as it stands.
@@ -166,6 +164,39 @@ impl Learner {
     pub fn state_mut(&mut self) -> (&mut [f32], &mut [f32], &mut [f32], &mut u64) {
         (self.model.weights_mut(), &mut self.moments.0, &mut self.moments.1, &mut self.steps)
     }
+}
+
+/// The loss of a model without the memory of a training.
+pub struct Evaluator {
+    evaluation: Executor,
+    pool: Pool,
+}
+
+impl Evaluator {
+    /// Plans the evaluation of models of a shape.
+    ///
+    /// # Errors
+    /// A context beyond the model's, or too little memory.
+    pub fn new(config: &ModelConfig, shape: BatchShape, threads: usize, isa: IsaKind) -> Result<Self, ModelError> {
+        check_context(config, shape.context)?;
+        let graph = architecture::graph(config, Purpose::Evaluation)?;
+        let evaluation = Executor::new(Plan::new(graph, shape.limits(), threads, isa)?)?;
+        Ok(Self { evaluation, pool: Pool::new(threads)? })
+    }
+
+    /// The sum of the losses of a batch.
+    ///
+    /// # Errors
+    /// A batch beyond the shape or the vocabulary; weights of another model.
+    pub fn run(&mut self, weights: &[f32], batch: &Batch) -> Result<f64, ModelError> {
+        losses(&mut self.evaluation, &mut self.pool, weights, batch)
+    }
+}
+
+/// The sum of the losses of a batch, without dropout.
+fn losses(evaluation: &mut Executor, pool: &mut Pool, weights: &[f32], batch: &Batch) -> Result<f64, ModelError> {
+    evaluation.run(pool, batch, &Scalars::default(), Bindings::inference(weights), &NoProbe)?;
+    Ok(sum(evaluation.result_slice(LOSS)))
 }
 
 fn check_context(config: &ModelConfig, context: usize) -> Result<(), ModelError> {

@@ -257,6 +257,19 @@ fn a_wild_token_in_a_file_is_located() {
     wild(data.copy(9300, &mut out).unwrap_err());
 }
 
+/// The offset is right also deep in a file, which is read in pieces.
+#[test]
+fn a_wild_token_deep_in_a_file_is_located() {
+    let dir = TempDir::new().unwrap();
+    write(dir.path(), &tokens(300_000, 50), 50, 1 << 26);
+    let shard = dir.path().join("train-00000.bin");
+    let mut bytes = fs::read(&shard).unwrap();
+    bytes[2 * 200_000] = 50;
+    fs::write(&shard, &bytes).unwrap();
+    let error = Dataset::open(dir.path(), Split::Train, EVERY_WAY[1]).unwrap_err();
+    assert!(matches!(error, DataError::ShardToken { offset: 400_000, token: 50, .. }), "{error}");
+}
+
 #[test]
 fn a_shard_that_shrinks_after_opening_is_an_error() {
     let dir = TempDir::new().unwrap();

@@ -1,8 +1,6 @@
 //! Few rows times a transposed weight matrix: the weights stream by once, unpacked.
 #![allow(unsafe_code)]
 
-use std::array::from_fn;
-
 use smallmind_simd::Isa;
 
 use super::arch::prefetch;
@@ -57,17 +55,17 @@ pub(super) fn rows<I: Isa, const M: usize, const N: usize>(isa: I, x: Mat, w: Ma
                 for p in (0..x.cols().max(1)).step_by(DEPTH) {
                     let depth = p..(p + DEPTH).min(x.cols());
                     let (x, w) = (x.cols_range(depth.clone()), w.cols_range(depth));
-                    let x: [&[f32]; M] = from_fn(
-                        #[inline(always)]
-                        |i| x.row(i),
-                    );
+                    let mut x_rows: [&[f32]; M] = [&[]; M];
+                    for (i, row) in x_rows.iter_mut().enumerate() {
+                        *row = x.row(i);
+                    }
                     let mut j = first;
                     while j + N <= last {
-                        some_rows::<I, M, N>(isa, &x, w, j, &mut out, &epilogue);
+                        some_rows::<I, M, N>(isa, &x_rows, w, j, &mut out, &epilogue);
                         j += N;
                     }
                     for j in j..last {
-                        some_rows::<I, M, 1>(isa, &x, w, j, &mut out, &epilogue);
+                        some_rows::<I, M, 1>(isa, &x_rows, w, j, &mut out, &epilogue);
                     }
                     epilogue = Epilogue { scale: epilogue.scale, ..Epilogue::ACCUMULATE };
                 }
@@ -86,12 +84,11 @@ fn some_rows<I: Isa, const M: usize, const N: usize>(
     out: &mut MatMut,
     epilogue: &Epilogue,
 ) {
-    let stride = w.stride();
-    let w: [&[f32]; N] = from_fn(
-        #[inline(always)]
-        |r| w.row(j + r),
-    );
-    let sums = dot(isa, x, &w, N * stride);
+    let mut w_rows: [&[f32]; N] = [&[]; N];
+    for (r, row) in w_rows.iter_mut().enumerate() {
+        *row = w.row(j + r);
+    }
+    let sums = dot(isa, x, &w_rows, N * w.stride());
     for (i, sums) in sums.iter().enumerate() {
         for (r, &sum) in sums.iter().enumerate() {
             finish(out, epilogue, i, j + r, sum);
@@ -132,11 +129,13 @@ fn dot<I: Isa, const M: usize, const N: usize>(isa: I, x: &[&[f32]; M], w: &[&[f
             |row| isa.load_partial(&row[whole..k]),
         );
     }
-    from_fn(
-        #[inline(always)]
-        |i| from_fn(#[inline(always)]
-        |j| isa.sum(sums[i][j])),
-    )
+    let mut totals = [[0.0; N]; M];
+    for (totals, sums) in totals.iter_mut().zip(sums) {
+        for (total, sum) in totals.iter_mut().zip(sums) {
+            *total = isa.sum(sum);
+        }
+    }
+    totals
 }
 
 /// One vector of each row into the sums.
@@ -148,13 +147,13 @@ fn multiply_add<I: Isa, const M: usize, const N: usize>(
     sums: &mut [[I::F32; N]; M],
     load: impl Fn(&[f32]) -> I::F32,
 ) {
-    let w: [I::F32; N] = from_fn(
-        #[inline(always)]
-        |j| load(w[j]),
-    );
+    let mut w_vectors = [isa.zero(); N];
+    for (vector, row) in w_vectors.iter_mut().zip(w) {
+        *vector = load(row);
+    }
     for (x, sums) in x.iter().zip(sums) {
         let x = load(x);
-        for (sum, &w) in sums.iter_mut().zip(&w) {
+        for (sum, &w) in sums.iter_mut().zip(&w_vectors) {
             *sum = isa.mul_add(x, w, *sum);
         }
     }

@@ -10,8 +10,17 @@ use super::tile::{Kernels, Tile, kernels};
 use super::{Epilogue, Gemm, Layout, Operand, Update};
 use crate::MatMut;
 
+/// Rows of A a multiple of this apart lie in the same few sets of the caches, which don't hold a block of them: pages of 4 KiB.
+const CONFLICTING_STRIDE: usize = 1024;
+
+/// Panels of B from which on such rows are packed, to be read so often.
+const PANELS_TO_PACK_A: usize = 3;
+
 /// Room to start the packed blocks on a cache line.
 const ALIGNMENT_SLACK: usize = 15;
+
+/// Elements in a cache line.
+const LINE: usize = 16;
 
 /// The depth of a block of k but for the last is a multiple of this, whole blocks for the transposing packers.
 const DEPTH_GRANULE: usize = 16;
@@ -28,10 +37,15 @@ struct Rows<'a> {
     epilogue: Epilogue<'a>,
 }
 
-/// Scratch for any `m`: the greatest block of B.
+/// Scratch for any `m`: the greatest block of B, and one of A.
 pub(super) fn scratch_len<I: Isa>(kernels: &Kernels<I>, n: usize, k: usize) -> usize {
     let depth = k.min(kernels.max_depth);
-    ALIGNMENT_SLACK + (depth * n.next_multiple_of(I::LANES)).min(kernels.max_block)
+    ALIGNMENT_SLACK + depth * width_a(kernels) + (depth * n.next_multiple_of(I::LANES)).min(kernels.max_block)
+}
+
+/// Elements from step to step in the widest packed block of A.
+fn width_a<I: Isa>(kernels: &Kernels<I>) -> usize {
+    kernels.rows().next_multiple_of(I::LANES)
 }
 
 /// Columns of B packed at a time: as many whole panels as a block of that depth holds.
@@ -57,7 +71,8 @@ pub(super) fn run<I: Isa>(isa: I, problem: Gemm, scratch: &mut [f32]) {
     assert!(scratch.len() >= need, "a product with n = {n}, k = {k} needs {need} of scratch, got {}", scratch.len());
     let deepest = k.min(kernels.max_depth);
     let skip = scratch.as_ptr().align_offset(64).min(ALIGNMENT_SLACK);
-    let packed = scratch[skip..].as_mut_ptr();
+    let packed_a = scratch[skip..].as_mut_ptr();
+    let packed_b = packed_a.wrapping_add((deepest * width_a(kernels)).next_multiple_of(LINE));
     let block = block_columns(kernels, deepest);
 
     for columns in (0..n).step_by(block).map(|j| j..(j + block).min(n)) {
@@ -66,12 +81,12 @@ pub(super) fn run<I: Isa>(isa: I, problem: Gemm, scratch: &mut [f32]) {
         for depth in pieces(k, kernels.max_depth, DEPTH_GRANULE) {
             let b = part(b, depth.clone(), columns.clone());
             // SAFETY: at most `deepest` deep and `block` wide, as `scratch_len` has it.
-            unsafe { pack_block(isa, kernels, b, packed) };
+            unsafe { pack_block(isa, kernels, b, packed_b) };
             for rows in pieces(m, kernels.rows(), 1) {
                 let a = part(a, rows.clone(), depth.clone());
                 let c = c.reborrow().rows_range(rows.clone());
-                // SAFETY: `packed` holds that block of B.
-                unsafe { multiply_rows(isa, kernels, Rows { a, b: packed, c, epilogue: rows_of(&epilogue, &rows) }) };
+                // SAFETY: `packed_b` holds that block of B, and `scratch_len` leaves room for a block of A before it.
+                unsafe { multiply_rows(isa, kernels, Rows { a, b: packed_b, c, epilogue: rows_of(&epilogue, &rows) }, packed_a) };
             }
             epilogue = Epilogue { scale: epilogue.scale, ..Epilogue::ACCUMULATE };
         }
@@ -122,13 +137,19 @@ unsafe fn pack_block<I: Isa>(isa: I, kernels: &Kernels<I>, b: Operand, panels: *
 /// A block of rows of the output, tile by tile.
 ///
 /// # Safety
-/// `rows.b` must be what [`pack_block`] made of `[depth, n]`.
-unsafe fn multiply_rows<I: Isa>(isa: I, kernels: &Kernels<I>, rows: Rows) {
+/// `rows.b` must be what [`pack_block`] made of `[depth, n]`; `packed_a` writable over the depth times [`width_a`] elements.
+unsafe fn multiply_rows<I: Isa>(isa: I, kernels: &Kernels<I>, rows: Rows, packed_a: *mut f32) {
     let Rows { a, b, mut c, epilogue } = rows;
     let (m, n, k, width) = (c.rows(), c.cols(), a.cols(), kernels.width());
-    let kernels = match a.layout {
-        Layout::Normal => &kernels.along_rows[m - 1],
-        Layout::Transposed => &kernels.along_columns[m - 1],
+    let (a_start, a_stride) = (a.mat.as_ptr(), a.mat.stride());
+    let (a_start, a_stride, kernels) = match a.layout {
+        Layout::Normal => (a_start, a_stride, &kernels.along_rows[m - 1]),
+        Layout::Transposed if a_stride % CONFLICTING_STRIDE == 0 && n >= PANELS_TO_PACK_A * width => {
+            // SAFETY: the caller's guarantee; a block of A is a single panel, at most `width_a` wide.
+            unsafe { (kernels.copy)(isa, a.mat, packed_a) };
+            (packed_a.cast_const(), m.next_multiple_of(I::LANES), &kernels.along_columns[m - 1])
+        }
+        Layout::Transposed => (a_start, a_stride, &kernels.along_columns[m - 1]),
     };
     let (c_stride, c) = (c.stride(), c.as_mut_ptr());
     let residual = epilogue.residual.map_or((null(), 0), |r| (r.as_ptr(), r.stride()));
@@ -143,8 +164,8 @@ unsafe fn multiply_rows<I: Isa>(isa: I, kernels: &Kernels<I>, rows: Rows) {
         let vectors = cols.div_ceil(I::LANES);
         let tile = Tile {
             k,
-            a: a.mat.as_ptr(),
-            a_stride: a.mat.stride(),
+            a: a_start,
+            a_stride,
             b: b.wrapping_add(j * k),
             b_stride: vectors * I::LANES,
             c: c.wrapping_add(j),

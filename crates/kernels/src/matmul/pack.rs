@@ -73,12 +73,15 @@ pub(super) unsafe fn copy<I: Isa, const V: usize>(isa: I, mat: Mat, panels: *mut
             }
             let rest = mat.cols_range(whole..mat.cols());
             let width = rest.cols().next_multiple_of(I::LANES);
-            for p in 0..depth {
-                for j in (0..rest.cols()).step_by(I::LANES) {
-                    let row = &rest.row(p)[j..];
-                    let x = if row.len() >= I::LANES { isa.load(row) } else { isa.load_partial(row) };
-                    // SAFETY: the last panel starts behind depth * whole elements; j + LANES is at most its width.
-                    unsafe { isa.store_ptr(x, panels.add(depth * whole + p * width + j)) };
+            for j in (0..rest.cols()).step_by(I::LANES) {
+                let len = (rest.cols() - j).min(I::LANES);
+                for p in 0..depth {
+                    // SAFETY: `len` elements of row p from column j on; the last panel starts behind depth * whole elements, and
+                    // j + LANES is at most its width.
+                    unsafe {
+                        let row = std::slice::from_raw_parts(rest.as_ptr().add(p * rest.stride() + j), len);
+                        isa.store_ptr(isa.load_partial(row), panels.add(depth * whole + p * width + j));
+                    }
                 }
             }
         },

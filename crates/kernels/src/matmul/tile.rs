@@ -6,7 +6,6 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
-use std::array::from_fn;
 use std::hint::black_box;
 use std::mem::MaybeUninit;
 
@@ -136,14 +135,8 @@ struct AlongColumns {
 impl Walk for AlongRows {
     #[inline(always)]
     fn start(a: *const f32, stride: usize) -> Self {
-        Self {
-            groups: from_fn(
-                #[inline(always)]
-                |g| black_box(a.wrapping_add(4 * g * stride)),
-            ),
-            one: stride,
-            three: black_box(3 * stride),
-        }
+        let groups = [a, black_box(a.wrapping_add(4 * stride)), black_box(a.wrapping_add(8 * stride))];
+        Self { groups, one: stride, three: black_box(3 * stride) }
     }
 
     #[inline(always)]
@@ -159,7 +152,8 @@ impl Walk for AlongRows {
 
     #[inline(always)]
     fn step(self) -> Self {
-        Self { groups: self.groups.map(#[inline(always)] |group| group.wrapping_add(1)), ..self }
+        let [a, b, c] = self.groups;
+        Self { groups: [a.wrapping_add(1), b.wrapping_add(1), c.wrapping_add(1)], ..self }
     }
 }
 
@@ -235,15 +229,15 @@ unsafe fn step_once<I: Isa, W: Walk, const R: usize, const V: usize>(
     b: *const f32,
     sums: &mut [[I::F32; V]; R],
 ) {
-    // SAFETY: the caller's guarantee.
-    let b: [I::F32; V] = from_fn(
-        #[inline(always)]
-        |v| unsafe { isa.load_ptr(b.add(v * I::LANES)) },
-    );
+    let mut b_vectors = [isa.zero(); V];
+    for (v, vector) in b_vectors.iter_mut().enumerate() {
+        // SAFETY: the caller's guarantee.
+        *vector = unsafe { isa.load_ptr(b.add(v * I::LANES)) };
+    }
     for (r, sums) in sums.iter_mut().enumerate() {
         // SAFETY: the caller's guarantee.
         let a = isa.splat(unsafe { *a.row(r) });
-        for (sum, &b) in sums.iter_mut().zip(&b) {
+        for (sum, &b) in sums.iter_mut().zip(&b_vectors) {
             *sum = isa.mul_add(a, b, *sum);
         }
     }
@@ -312,8 +306,10 @@ unsafe fn write_edge<I: Isa, const R: usize, const V: usize>(isa: I, tile: &Tile
     let start = stored.as_mut_ptr().cast::<f32>();
     // SAFETY: the tile fits into the buffer by the assertion above; `finish_edge` reads only what is stored here.
     unsafe {
-        for (i, &sum) in sums.iter().flatten().enumerate() {
-            isa.store_ptr(sum, start.add(i * I::LANES));
+        for (r, sums) in sums.iter().enumerate() {
+            for (v, &sum) in sums.iter().enumerate() {
+                isa.store_ptr(sum, start.add((r * V + v) * I::LANES));
+            }
         }
         finish_edge(isa, tile, start, R, V * I::LANES);
     }
@@ -385,7 +381,7 @@ static SCALAR: Kernels<Scalar> = Kernels {
     max_block: 96 * 1024,
     along_rows: instances!(Scalar, AlongRows, 1 2 3 4 5 6),
     along_columns: instances!(Scalar, AlongColumns, 1 2 3 4 5 6),
-    gemv: gemv_instances!(Scalar, 1 4, 2 2, 3 1, 4 1, 5 1, 6 1, 7 1, 8 1),
+    gemv: gemv_instances!(Scalar, 1 4, 2 2, 3 2, 4 2, 5 1, 6 1, 7 1, 8 1),
     copy: pack::copy::<_, 1>,
     transpose: pack::transpose,
 };

@@ -196,3 +196,95 @@ impl Cut {
         piece
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn words<'t>(regex: &SysRegex, text: &'t str) -> Vec<&'t str> {
+        let mut words = Vec::new();
+        let all: Result<(), ()> = each_word(regex, text, |word, offset| {
+            assert_eq!(&text[offset..offset + word.len()], word);
+            words.push(word);
+            Ok(())
+        });
+        all.unwrap();
+        words
+    }
+
+    fn any_text() -> impl Strategy<Value = String> {
+        let snippets = [
+            " ", "  ", "\n", "\r", "\t", "\u{2003}", "\u{85}", "a", "Z", "'s", "'", "7", "12", ".", "!?", "é", "日",
+            "e\u{301}", "\u{0}",
+        ];
+        prop::collection::vec(prop::sample::select(snippets.to_vec()), 0..24).prop_map(|parts| parts.concat())
+    }
+
+    static CUTS: LazyLock<[(Cut, Vec<SysRegex>); 2]> = LazyLock::new(|| {
+        let compiled = |patterns: &[&str]| patterns.iter().map(|pattern| SysRegex::new(pattern).unwrap()).collect();
+        [(Cut::BeforeSpace, compiled(&[GPT2_WORDS])), (Cut::BeforeNewline, compiled(&NEWLINE_WORDS))]
+    });
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// The words of both sides of a cut are the words of the whole.
+        #[test]
+        fn cuts_never_change_the_words(text in any_text()) {
+            for (cut, patterns) in CUTS.iter() {
+                for regex in patterns {
+                    let whole = words(regex, &text);
+                    prop_assert_eq!(whole.concat(), text.as_str());
+                    for (at, after) in text.char_indices().skip(1) {
+                        let before = text[..at].chars().next_back().unwrap();
+                        if cut.allows(before, after) {
+                            let (left, right) = text.split_at(at);
+                            prop_assert_eq!([words(regex, left), words(regex, right)].concat(), whole.clone(), "cut at {}", at);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_end_at_the_first_allowed_place() {
+        let text = "x".repeat(PIECE_BYTES - 1) + "éy \nz" + &"é".repeat(PIECE_BYTES);
+        for (cut, first) in [
+            (Cut::Anywhere, PIECE_BYTES + 1),
+            (Cut::BeforeSpace, PIECE_BYTES + 2),
+            (Cut::BeforeNewline, text.len()),
+            (Cut::Never, text.len()),
+        ] {
+            let mut rest = text.as_str();
+            let mut pieces = Vec::new();
+            while !rest.is_empty() {
+                pieces.push(cut.next_piece(&mut rest));
+            }
+            assert_eq!((pieces[0].len(), pieces.concat() == text), (first, true), "{cut:?}");
+        }
+    }
+
+    #[test]
+    fn added_tokens_that_reach_across_a_cut_forbid_it() {
+        let token = |content: &str| AddedEntry {
+            id: 0,
+            content: content.to_owned(),
+            single_word: false,
+            lstrip: false,
+            rstrip: false,
+            normalized: false,
+            special: true,
+        };
+        assert!(Cut::BeforeSpace.keeps_whole(&token("<|endoftext|>")) && Cut::BeforeSpace.keeps_whole(&token("\n\n")));
+        assert!(!Cut::BeforeSpace.keeps_whole(&token("<end of text>")));
+        assert!(!Cut::BeforeSpace.keeps_whole(&AddedEntry { rstrip: true, ..token("<x>") }));
+        assert!(
+            Cut::BeforeNewline.keeps_whole(&token("<end of text>")) && !Cut::BeforeNewline.keeps_whole(&token("a\n"))
+        );
+    }
+}

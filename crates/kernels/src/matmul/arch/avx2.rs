@@ -2,7 +2,6 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
-use std::array::from_fn;
 
 use smallmind_simd::Avx2;
 
@@ -29,15 +28,14 @@ unsafe fn transpose_blocks(mat: Mat, panel: *mut f32, width: usize) {
     let whole = depth - depth % BLOCK;
     for p in (0..whole).step_by(BLOCK) {
         for j in (0..width).step_by(BLOCK) {
-            let rows: [__m256; BLOCK] = from_fn(|i| {
-                if j + i < cols {
-                    // SAFETY: row j + i of the matrix, p + BLOCK ≤ depth.
-                    unsafe { _mm256_loadu_ps(mat.as_ptr().add((j + i) * mat.stride() + p)) }
-                } else {
-                    _mm256_setzero_ps()
-                }
-            });
-            for (i, column) in transpose_block(rows).into_iter().enumerate() {
+            let rows = cols.saturating_sub(j).min(BLOCK);
+            let start = mat.as_ptr().wrapping_add(j * mat.stride() + p);
+            let mut block = [_mm256_setzero_ps(); BLOCK];
+            for (i, row) in block.iter_mut().enumerate().take(rows) {
+                // SAFETY: i < rows, so this is row j + i of the matrix; p + BLOCK ≤ depth.
+                *row = unsafe { _mm256_loadu_ps(start.add(i * mat.stride())) };
+            }
+            for (i, column) in transpose_block(block).into_iter().enumerate() {
                 // SAFETY: step p + i < depth, columns j..j + BLOCK of at most width, within the panel by the caller's guarantee.
                 unsafe { _mm256_storeu_ps(panel.add((p + i) * width + j), column) };
             }

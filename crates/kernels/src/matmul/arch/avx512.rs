@@ -2,7 +2,6 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
-use std::array::from_fn;
 
 use smallmind_simd::Avx512;
 
@@ -30,13 +29,11 @@ unsafe fn transpose_blocks(mat: Mat, panel: *mut f32, width: usize) {
             let (rows, steps) = (cols.saturating_sub(j).min(BLOCK), (depth - p).min(BLOCK));
             let mask = (u32::MAX >> (32 - steps)) as __mmask16;
             let start = mat.as_ptr().wrapping_add(j * mat.stride() + p);
-            // SAFETY: for i < rows, row j + i of the matrix, the steps from p on that the mask leaves, if any.
-            let row = |i: usize| unsafe { _mm512_maskz_loadu_ps(mask, start.add(i * mat.stride())) };
-            let block = if rows == BLOCK {
-                from_fn(row)
-            } else {
-                from_fn(|i| if i < rows { row(i) } else { _mm512_setzero_ps() })
-            };
+            let mut block = [_mm512_setzero_ps(); BLOCK];
+            for (i, row) in block.iter_mut().enumerate().take(rows) {
+                // SAFETY: i < rows, so this is row j + i of the matrix, the steps from p on that the mask leaves.
+                *row = unsafe { _mm512_maskz_loadu_ps(mask, start.add(i * mat.stride())) };
+            }
             let columns = transpose_block(block);
             for (i, &column) in columns.iter().enumerate().take(steps) {
                 // SAFETY: step p + i < depth, columns j..j + BLOCK of at most width, within the panel by the caller's guarantee.

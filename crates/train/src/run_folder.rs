@@ -1,0 +1,243 @@
+//! The folder of a run: a Hugging Face folder beside the trainer's state.
+//!
+//! ```text
+//! RUN/config.json, tokenizer.json, model.safetensors   the model: the best so far by validation loss
+//! RUN/train.toml                                       what the training was told
+//! RUN/log.jsonl, log.csv                               a line for each logged step and estimate
+//! RUN/data/                                            token shards
+//! RUN/checkpoints/step-00000250/                       a model like the above, and trainer.json, trainer.safetensors, manifest.json
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use smallmind_checkpoint::{
+    CONFIG_FILE, CheckpointError, Rolling, TOKENIZER_FILE, TensorData, TensorFile, TensorWriter, ValidCheckpoint,
+    WEIGHTS_FILE, write_file_atomic,
+};
+use smallmind_model::Model;
+
+use crate::config::TrainConfig;
+use crate::event::{EvalEvent, Event, StepEvent};
+use crate::{Learner, TrainError};
+
+const CHECKPOINTS: &str = "checkpoints";
+const STATE_FILE: &str = "trainer.json";
+const MOMENTS_FILE: &str = "trainer.safetensors";
+const CONFIG_COPY: &str = "train.toml";
+const LOG_FILE: &str = "log.jsonl";
+const CSV_FILE: &str = "log.csv";
+const CSV_HEADER: &str = "step,loss,lr,grad_norm,tokens_per_second,seconds,train_loss,val_loss,bits_per_byte";
+
+/// What a training has to remember beside weights and moments. The batches and the dropout masks are functions of seed and step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainerState {
+    /// Of this file's layout.
+    pub schema_version: u32,
+    /// Updates done.
+    pub step: u64,
+    /// What the training was told.
+    pub config: TrainConfig,
+    /// The lowest estimate of the validation loss.
+    pub best_val_loss: Option<f64>,
+    /// The last estimates, of the training part and of the validation part.
+    pub last_losses: Option<(f64, f64)>,
+    /// Of training so far.
+    pub seconds: f64,
+}
+
+/// The version of [`TrainerState`].
+pub const STATE_VERSION: u32 = 1;
+
+/// A run on the disk.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    log: File,
+    csv: File,
+}
+
+impl RunFolder {
+    /// A new run in `path`, which may hold the data that `prepare` put there, but no run.
+    ///
+    /// # Errors
+    /// A run that is there already; a disk that is full.
+    pub fn create(path: &Path, config: &TrainConfig) -> Result<Self, TrainError> {
+        if path.join(CHECKPOINTS).exists() {
+            return Err(TrainError::Exists(path.to_owned()));
+        }
+        let run = Self::open_logs(path, true)?;
+        run.write_config(config)?;
+        Ok(run)
+    }
+
+    /// Goes on with the run in `path` after `step` updates: later lines of its logs are dropped.
+    ///
+    /// # Errors
+    /// Logs that can't be read or written.
+    pub fn reopen(path: &Path, config: &TrainConfig, step: u64) -> Result<Self, TrainError> {
+        let of_line = |line: &str| serde_json::from_str::<Value>(line).ok()?.get("step")?.as_u64();
+        truncate(&path.join(LOG_FILE), |line| of_line(line).is_some_and(|s| s <= step))?;
+        let of_row = |row: &str| row.split(',').next()?.parse::<u64>().ok();
+        truncate(&path.join(CSV_FILE), |row| row == CSV_HEADER || of_row(row).is_some_and(|s| s <= step))?;
+        let run = Self::open_logs(path, false)?;
+        run.write_config(config)?;
+        Ok(run)
+    }
+
+    fn open_logs(path: &Path, new: bool) -> Result<Self, TrainError> {
+        std::fs::create_dir_all(path).map_err(|source| TrainError::Write { path: path.to_owned(), source })?;
+        let open = |name: &str| {
+            let file = path.join(name);
+            let mut options = OpenOptions::new();
+            options.create(true).append(!new).write(true).truncate(new);
+            options.open(&file).map_err(|source| TrainError::Write { path: file, source })
+        };
+        let mut run = Self { log: open(LOG_FILE)?, csv: open(CSV_FILE)?, path: path.to_owned() };
+        if new {
+            run.csv_line(CSV_HEADER)?;
+        }
+        Ok(run)
+    }
+
+    fn write_config(&self, config: &TrainConfig) -> Result<(), TrainError> {
+        let path = self.path.join(CONFIG_COPY);
+        let text = toml::to_string_pretty(config)
+            .map_err(|e| TrainError::Toml { path: path.clone(), why: e.to_string() })?;
+        Ok(write_file_atomic(path, |out| out.write_all(text.as_bytes()))?)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends an event to the logs, if it belongs there.
+    ///
+    /// # Errors
+    /// A disk that is full.
+    pub fn log(&mut self, event: &Event) -> Result<(), TrainError> {
+        match event {
+            Event::Step(StepEvent { step, loss, lr, grad_norm, tokens_per_second, seconds, .. }) => {
+                self.csv_line(&format!("{step},{loss},{lr},{grad_norm},{tokens_per_second:.0},{seconds:.2},,,"))?;
+            }
+            Event::Eval(EvalEvent { step, train_loss, val_loss, bits_per_byte, .. }) => {
+                let bits = bits_per_byte.map(|b| b.to_string()).unwrap_or_default();
+                self.csv_line(&format!("{step},,,,,,{train_loss},{val_loss},{bits}"))?;
+            }
+            Event::Started(_)
+            | Event::Sample { .. }
+            | Event::Checkpoint { .. }
+            | Event::Warning { .. }
+            | Event::Done(_) => return Ok(()),
+        }
+        let line = format!("{}\n", event.to_json());
+        let write = |source| TrainError::Write { path: self.path.join(LOG_FILE), source };
+        self.log.write_all(line.as_bytes()).map_err(write)
+    }
+
+    fn csv_line(&mut self, line: &str) -> Result<(), TrainError> {
+        let write = |source| TrainError::Write { path: self.path.join(CSV_FILE), source };
+        self.csv.write_all(format!("{line}\n").as_bytes()).map_err(write)
+    }
+
+    /// Writes `model` as the run's model.
+    ///
+    /// # Errors
+    /// A disk that is full; the earlier model is then untouched.
+    pub fn publish_model(&self, model: &Model) -> Result<(), TrainError> {
+        Ok(model.save(&self.path)?)
+    }
+}
+
+/// Keeps the lines of a log for which `keep` holds.
+fn truncate(path: &Path, keep: impl Fn(&str) -> bool) -> Result<(), TrainError> {
+    let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
+    let kept: String = text.lines().filter(|l| keep(l)).flat_map(|l| [l, "\n"]).collect();
+    Ok(write_file_atomic(path, |out| out.write_all(kept.as_bytes()))?)
+}
+
+/// The checkpoints of a run.
+pub fn checkpoints(run: &Path, keep: usize) -> Rolling {
+    Rolling::new(run.join(CHECKPOINTS), "step-", NonZeroUsize::new(keep).unwrap_or(NonZeroUsize::MIN))
+}
+
+/// Whether `path` holds a run.
+pub fn is_run(path: &Path) -> bool {
+    path.join(CHECKPOINTS).is_dir()
+}
+
+/// Publishes a checkpoint of `learner`: a whole model and all that going on bit for bit needs.
+///
+/// # Errors
+/// A disk that is full or failing; the earlier checkpoints are then untouched.
+pub fn write_checkpoint(
+    rolling: &Rolling,
+    learner: &Learner,
+    state: &TrainerState,
+    tokenizer: &[u8],
+) -> Result<smallmind_checkpoint::Published, TrainError> {
+    let (m, v) = learner.moments();
+    let mut moments = TensorWriter::new();
+    moments.add("moment1", &[m.len()], TensorData::F32(m))?;
+    moments.add("moment2", &[v.len()], TensorData::F32(v))?;
+    let config = learner.model().config_bytes();
+    let json = serde_json::to_vec_pretty(state).map_err(|e| TrainError::Write {
+        path: rolling.path_of(state.step).join(STATE_FILE),
+        source: std::io::Error::other(e),
+    })?;
+    let published = learner.model().with_writer(|weights| {
+        rolling.publish(state.step, |folder| {
+            folder.write(CONFIG_FILE, |out| out.write_all(&config))?;
+            folder.write(TOKENIZER_FILE, |out| out.write_all(tokenizer))?;
+            folder.write(WEIGHTS_FILE, |out| weights.write_to(out))?;
+            folder.write(MOMENTS_FILE, |out| moments.write_to(out))?;
+            folder.write(STATE_FILE, |out| out.write_all(&json))
+        })
+    })?;
+    Ok(published)
+}
+
+/// The newest whole checkpoint of a run with its state, and warnings about newer ones that are damaged.
+///
+/// # Errors
+/// No run, or none of its checkpoints is whole.
+pub fn latest(run: &Path) -> Result<(ValidCheckpoint, TrainerState, Vec<String>), TrainError> {
+    let rolling = checkpoints(run, 1);
+    if !is_run(run) {
+        let why = if run.is_dir() { "it has no folder `checkpoints`" } else { "there is no such folder" };
+        return Err(TrainError::NoRun { path: run.to_owned(), why: why.into() });
+    }
+    let found = rolling.latest_valid()?;
+    let warnings: Vec<String> = found.damaged.iter().map(|(path, e)| format!("{}: {e}", path.display())).collect();
+    let Some(checkpoint) = found.checkpoint else {
+        return Err(match warnings.len() {
+            0 => TrainError::NoRun { path: run.to_owned(), why: "it was stopped before its first checkpoint".into() },
+            _ => TrainError::Damaged { path: rolling.dir().to_owned(), why: warnings.join("; ") },
+        });
+    };
+    let path = checkpoint.path.join(STATE_FILE);
+    let bytes = std::fs::read(&path).map_err(|source| TrainError::Read { path: path.clone(), source })?;
+    let bad = |why: String| TrainError::NoRun { path: path.clone(), why };
+    let state: TrainerState = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+    if state.schema_version != STATE_VERSION {
+        return Err(bad(format!("its version is {}, this program reads {STATE_VERSION}", state.schema_version)));
+    }
+    Ok((checkpoint, state, warnings))
+}
+
+/// Reads AdamW's moments of a checkpoint.
+///
+/// # Errors
+/// A file that is missing, damaged, or of another model.
+pub fn read_moments(checkpoint: &Path, m: &mut [f32], v: &mut [f32]) -> Result<(), TrainError> {
+    let file = TensorFile::open(checkpoint.join(MOMENTS_FILE))?;
+    let read = |name: &str, to: &mut [f32]| -> Result<(), CheckpointError> { file.read_finite_f32(name, to) };
+    read("moment1", m)?;
+    read("moment2", v)?;
+    Ok(())
+}

@@ -1,0 +1,430 @@
+//! The training loop.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use smallmind_checkpoint::Rolling;
+use smallmind_graph::{Batch, NoProbe, Probe};
+use smallmind_model::sampler::SamplerConfig;
+use smallmind_model::tokenizer::{SpecialTokens, Tokenizer};
+use smallmind_model::{GenerateOptions, Generator, Model, Session, SessionOptions};
+use smallmind_simd::IsaKind;
+
+use crate::config::{Layer, ScheduleKind, TrainConfig};
+use crate::data::{Dataset, RandomWindows};
+use crate::evaluate::whole_set;
+use crate::event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
+use crate::prepare::{self, Prepared};
+use crate::run_folder::{self, RunFolder, STATE_VERSION, TrainerState};
+use crate::schedule::{Cosine, Schedule, Warmup, WarmupFrom, WarmupStableDecay};
+use crate::{BatchShape, Learner, TrainError};
+
+/// What tells the windows of estimates from those that are trained on, beside the seed.
+const EVAL_TRAIN: u64 = 0x6576_616c_0001;
+const EVAL_VALIDATION: u64 = 0x6576_616c_0002;
+/// The share of the steps over which a stable schedule decays.
+const DECAY_FRACTION: f64 = 0.2;
+
+/// A training: a learner, its data, its run folder.
+pub struct Trainer {
+    state: TrainerState,
+    learner: Learner,
+    tokenizer: Arc<Tokenizer>,
+    tokenizer_json: Vec<u8>,
+    train: Dataset,
+    validation: Dataset,
+    folder: RunFolder,
+    rolling: Rolling,
+    windows: RandomWindows,
+    shape: BatchShape,
+    threads: usize,
+    isa: IsaKind,
+    batch: Batch,
+    x: Vec<u32>,
+    y: Vec<u32>,
+    resumed_from: Option<u64>,
+    warnings: Vec<String>,
+    last_checkpoint: Option<u64>,
+}
+
+/// Since when the rates of a log line are counted.
+struct Lap {
+    started: Instant,
+    step: u64,
+    /// Seconds of estimates, samples and checkpoints, which are no training.
+    paused: f64,
+}
+
+impl Trainer {
+    /// Begins a run in the folder `run`, with data that [`prepare::prepare`] put there.
+    ///
+    /// # Errors
+    /// A run that is there already, settings that make no training, text shorter than a window, too little memory.
+    pub fn create(
+        run: &Path,
+        config: TrainConfig,
+        prepared: Prepared,
+        threads: usize,
+        isa: IsaKind,
+    ) -> Result<Self, TrainError> {
+        let mut shape = config.model_config(prepared.tokenizer.vocab_size())?;
+        shape.bos = prepared.tokenizer.bos();
+        shape.eos = prepared.tokenizer.eos().into_iter().collect();
+        let model = Model::random(shape, config.train.seed)?;
+        let folder = RunFolder::create(run, &config)?;
+        let state = TrainerState {
+            schema_version: STATE_VERSION,
+            step: 0,
+            config,
+            best_val_loss: None,
+            last_losses: None,
+            seconds: 0.0,
+        };
+        Self::assemble(state, model, prepared, folder, threads, isa)
+    }
+
+    /// Goes on with the run in the folder `run` from its newest whole checkpoint, bit for bit, with any number of threads. `layers` may
+    /// change how long it trains and what it tells.
+    ///
+    /// # Errors
+    /// No run, no whole checkpoint, data of another run, or a setting that is fixed.
+    pub fn resume(run: &Path, layers: &[Layer], threads: usize, isa: IsaKind) -> Result<Self, TrainError> {
+        let (checkpoint, mut state, warnings) = run_folder::latest(run)?;
+        state.config = state.config.resumed(layers)?;
+        let prepared = prepare::open(run)?;
+        let model = Model::load(&checkpoint.path)?;
+        let folder = RunFolder::reopen(run, &state.config, state.step)?;
+        let step = state.step;
+        let mut trainer = Self::assemble(state, model, prepared, folder, threads, isa)?;
+        let (_, m, v, steps) = trainer.learner.state_mut();
+        run_folder::read_moments(&checkpoint.path, m, v)?;
+        *steps = step;
+        trainer.resumed_from = Some(step);
+        trainer.last_checkpoint = Some(step);
+        trainer.warnings = warnings;
+        Ok(trainer)
+    }
+
+    fn assemble(
+        state: TrainerState,
+        model: Model,
+        prepared: Prepared,
+        folder: RunFolder,
+        threads: usize,
+        isa: IsaKind,
+    ) -> Result<Self, TrainError> {
+        let Prepared { tokenizer, train, validation } = prepared;
+        let config = &state.config;
+        let shape = config.batch_shape()?;
+        let windows = RandomWindows::new(train.tokens(), shape.context, config.train.seed)?;
+        RandomWindows::new(validation.tokens(), shape.context, config.train.seed)?;
+        let rolling = run_folder::checkpoints(folder.path(), config.checkpoint.keep);
+        rolling.clean()?;
+        Ok(Self {
+            learner: Learner::new(model, shape, config.optimizer(), threads, isa)?,
+            tokenizer_json: tokenizer.to_json()?.into_bytes(),
+            tokenizer: Arc::new(tokenizer),
+            batch: Batch::default(),
+            x: vec![0; shape.tokens()],
+            y: vec![0; shape.tokens()],
+            state,
+            train,
+            validation,
+            folder,
+            rolling,
+            windows,
+            shape,
+            threads,
+            isa,
+            resumed_from: None,
+            warnings: vec![],
+            last_checkpoint: None,
+        })
+    }
+
+    /// The learner.
+    pub fn learner(&self) -> &Learner {
+        &self.learner
+    }
+
+    /// What the training was told.
+    pub fn config(&self) -> &TrainConfig {
+        &self.state.config
+    }
+
+    /// Trains until all steps are done or `stop` is set, telling of each event; a checkpoint stands at the end either way.
+    ///
+    /// # Errors
+    /// A loss or gradient that is not finite, or a disk that is full; the last checkpoint stays.
+    pub fn run(&mut self, stop: &AtomicBool, on_event: &mut dyn FnMut(&Event)) -> Result<Summary, TrainError> {
+        self.run_probed(stop, on_event, &NoProbe)
+    }
+
+    /// [`Trainer::run`] with a probe on every forward and backward.
+    ///
+    /// # Errors
+    /// As [`Trainer::run`].
+    pub fn run_probed<P: Probe>(
+        &mut self,
+        stop: &AtomicBool,
+        on_event: &mut dyn FnMut(&Event),
+        probe: &P,
+    ) -> Result<Summary, TrainError> {
+        for message in std::mem::take(&mut self.warnings) {
+            on_event(&Event::Warning { message });
+        }
+        on_event(&Event::Started(self.started()?));
+        let steps = self.state.config.train.steps;
+        let schedule = schedule(&self.state.config);
+        let before = self.state.seconds;
+        let started = Instant::now();
+        let mut paused = 0.0;
+        let mut lap = Lap { started, step: self.state.step, paused: 0.0 };
+        if self.last_checkpoint.is_none() {
+            // From here on the run can be resumed, whenever it is killed.
+            self.checkpoint(on_event)?;
+        }
+        while self.state.step < steps && !stop.load(Ordering::Relaxed) {
+            let lr = schedule.lr(self.state.step);
+            let (loss, grad_norm) = self.step(lr, probe)?;
+            self.state.seconds = before + started.elapsed().as_secs_f64();
+            if self.due(self.state.config.log.interval) {
+                let event = self.step_event(loss, lr, grad_norm, &lap, paused)?;
+                lap = Lap { started: Instant::now(), step: self.state.step, paused };
+                self.tell(Event::Step(event), on_event)?;
+            }
+            let pause = Instant::now();
+            if self.due(self.state.config.eval.interval) {
+                self.estimate(on_event)?;
+            }
+            if self.due(self.state.config.sample.interval) {
+                let text = self.sample()?;
+                self.tell(Event::Sample { step: self.state.step, text }, on_event)?;
+            }
+            if self.due(self.state.config.checkpoint.interval) {
+                self.checkpoint(on_event)?;
+            }
+            paused += pause.elapsed().as_secs_f64();
+        }
+        self.finish(stop, on_event)
+    }
+
+    /// Whether an interval ends with the last step; at the end of all steps `finish` does it.
+    fn due(&self, interval: u64) -> bool {
+        let step = self.state.step;
+        interval > 0 && step.is_multiple_of(interval) && (step < self.state.config.train.steps || interval == self.state.config.log.interval)
+    }
+
+    /// One update: the mean loss of its tokens and the norm of its gradients.
+    fn step<P: Probe>(&mut self, lr: f64, probe: &P) -> Result<(f64, f32), TrainError> {
+        let micro_batches = self.state.config.micro_batches()?;
+        let targets = micro_batches * self.shape.tokens();
+        let step = self.state.step;
+        let mut total = 0.0;
+        for i in 0..micro_batches {
+            let first_row = (i * self.shape.sequences) as u64;
+            self.windows.fill(&self.train, step, first_row, &mut self.x, &mut self.y)?;
+            self.fill_batch();
+            // A step has at most 2³² micro-batches in a training, or masks repeat after that many.
+            let dropout_step = (step as u32).wrapping_mul(micro_batches as u32).wrapping_add(i as u32);
+            let dropout = (self.state.config.train.seed, dropout_step);
+            total += self.learner.accumulate(&self.batch, targets, dropout, probe)?;
+        }
+        let loss = total / targets as f64;
+        if !loss.is_finite() {
+            return Err(self.non_finite("the loss".into()));
+        }
+        let update = self.learner.update(lr, probe)?;
+        if !update.grad_norm.is_finite() {
+            let name = self.learner.model().first_non_finite(self.learner.grads());
+            let what = name.map_or_else(|| "the norm of the gradients".into(), |n| format!("the gradient of `{n}`"));
+            return Err(self.non_finite(what));
+        }
+        self.state.step += 1;
+        Ok((loss, update.grad_norm))
+    }
+
+    fn non_finite(&self, what: String) -> TrainError {
+        TrainError::NonFinite { step: self.state.step + 1, what, checkpoint: self.last_checkpoint.unwrap_or(0) }
+    }
+
+    /// The batch of the windows in `x` and `y`.
+    fn fill_batch(&mut self) {
+        self.batch.clear();
+        let context = self.shape.context;
+        for (x, y) in self.x.chunks_exact(context).zip(self.y.chunks_exact(context)) {
+            self.batch.push_with_targets(x, y);
+        }
+    }
+
+    /// nanoGPT's estimate: the mean loss of random batches, of the training part and of the validation part.
+    fn estimate(&mut self, on_event: &mut dyn FnMut(&Event)) -> Result<(), TrainError> {
+        let seed = self.state.config.train.seed;
+        let train_loss = self.estimate_on(Set::Train, seed ^ EVAL_TRAIN)?;
+        let val_loss = self.estimate_on(Set::Validation, seed ^ EVAL_VALIDATION)?;
+        let best = self.state.best_val_loss.is_none_or(|b| val_loss < b);
+        self.state.last_losses = Some((train_loss, val_loss));
+        if best {
+            self.state.best_val_loss = Some(val_loss);
+            self.folder.publish_model(self.learner.model())?;
+        }
+        let bits_per_byte = self.validation.bits_per_byte(val_loss);
+        self.tell(Event::Eval(EvalEvent { step: self.state.step, train_loss, val_loss, bits_per_byte, best }), on_event)
+    }
+
+    fn estimate_on(&mut self, set: Set, seed: u64) -> Result<f64, TrainError> {
+        let batches = self.state.config.eval.batches as u64;
+        let mut total = 0.0;
+        for i in 0..batches {
+            let data = match set {
+                Set::Train => &self.train,
+                Set::Validation => &self.validation,
+            };
+            let windows = RandomWindows::new(data.tokens(), self.shape.context, seed)?;
+            let index = self.state.step.wrapping_mul(batches).wrapping_add(i);
+            windows.fill(data, index, 0, &mut self.x, &mut self.y)?;
+            self.fill_batch();
+            total += self.learner.evaluate(&self.batch)?;
+        }
+        let mean = total / (batches as usize * self.shape.tokens()) as f64;
+        if mean.is_finite() { Ok(mean) } else { Err(self.non_finite("the estimated loss".into())) }
+    }
+
+    /// A text of the model as it stands.
+    fn sample(&self) -> Result<String, TrainError> {
+        let config = &self.state.config;
+        let model = Arc::new(self.learner.model().try_clone()?);
+        let options = SessionOptions::single(model.config().context, self.threads, self.isa);
+        let mut generator = Generator::new(Session::new(model, options)?, self.tokenizer.clone())?;
+        let mut prompt = self.tokenizer.encode(&config.sample.prompt, SpecialTokens::AsText)?;
+        if prompt.is_empty() && self.tokenizer.bos().or(self.tokenizer.eos()).is_none() {
+            // Without a token that begins texts, the first token of the validation text does as well as any.
+            prompt = vec![0];
+            self.validation.copy(0, &mut prompt)?;
+        }
+        let temperature = config.sample.temperature;
+        let seed = config.train.seed ^ self.state.step;
+        let sampler = SamplerConfig { temperature, seed, ..SamplerConfig::default() };
+        let options = GenerateOptions { max_tokens: config.sample.tokens, sampler, stops: vec![] };
+        let mut text = config.sample.prompt.clone();
+        generator.generate(&prompt, &options, |piece| {
+            text.push_str(piece);
+            std::ops::ControlFlow::Continue(())
+        })?;
+        Ok(text)
+    }
+
+    fn checkpoint(&mut self, on_event: &mut dyn FnMut(&Event)) -> Result<(), TrainError> {
+        let published = run_folder::write_checkpoint(&self.rolling, &self.learner, &self.state, &self.tokenizer_json)?;
+        self.last_checkpoint = Some(self.state.step);
+        if let Some(error) = published.not_removed {
+            on_event(&Event::Warning { message: format!("an old checkpoint could not be removed: {error}") });
+        }
+        self.tell(Event::Checkpoint { step: self.state.step, path: published.path }, on_event)
+    }
+
+    /// The last estimates, the last checkpoint and the summary.
+    fn finish(&mut self, stop: &AtomicBool, on_event: &mut dyn FnMut(&Event)) -> Result<Summary, TrainError> {
+        let completed = self.state.step >= self.state.config.train.steps;
+        let mut whole = None;
+        if completed {
+            self.estimate(on_event)?;
+            let (learner, validation, shape) = (&mut self.learner, &self.validation, self.shape);
+            whole = Some(whole_set(validation, shape, &mut |batch| learner.evaluate(batch), &mut |_, _| {})?);
+        }
+        if self.last_checkpoint != Some(self.state.step) || completed {
+            self.checkpoint(on_event)?;
+        }
+        if self.state.best_val_loss.is_none() {
+            self.folder.publish_model(self.learner.model())?;
+        }
+        let interrupted = !completed && stop.load(Ordering::Relaxed);
+        let summary = Summary {
+            steps: self.state.step,
+            finish: if interrupted { Finish::Interrupted } else { Finish::Completed },
+            train_loss: self.state.last_losses.map(|l| l.0),
+            val_loss: self.state.last_losses.map(|l| l.1),
+            best_val_loss: self.state.best_val_loss,
+            full_val_loss: whole.map(|w| w.loss),
+            bits_per_byte: whole.and_then(|w| w.bits_per_byte),
+            seconds: self.state.seconds,
+            tokens_per_second: (self.state.step * self.tokens_per_step()? as u64) as f64 / self.state.seconds.max(1e-9),
+            checkpoint: self.last_checkpoint.map_or_else(PathBuf::new, |step| self.rolling.path_of(step)),
+        };
+        self.tell(Event::Done(summary.clone()), on_event)?;
+        Ok(summary)
+    }
+
+    fn tell(&mut self, event: Event, on_event: &mut dyn FnMut(&Event)) -> Result<(), TrainError> {
+        self.folder.log(&event)?;
+        on_event(&event);
+        Ok(())
+    }
+
+    fn tokens_per_step(&self) -> Result<usize, TrainError> {
+        Ok(self.state.config.micro_batches()? * self.shape.tokens())
+    }
+
+    fn started(&self) -> Result<Started, TrainError> {
+        let model = self.learner.model();
+        let (gradient, update) = self.learner.plans();
+        Ok(Started {
+            parameters: model.params().elements(),
+            steps: self.state.config.train.steps,
+            tokens_per_step: self.tokens_per_step()?,
+            train_tokens: self.train.tokens(),
+            validation_tokens: self.validation.tokens(),
+            vocab_size: model.config().vocab_size,
+            threads: self.threads,
+            isa: self.isa.to_string(),
+            memory_bytes: model.layout().len() * 16 + gradient.arena_bytes() + update.arena_bytes(),
+            resumed_from: self.resumed_from,
+        })
+    }
+
+    fn step_event(&self, loss: f64, lr: f64, grad_norm: f32, lap: &Lap, paused: f64) -> Result<StepEvent, TrainError> {
+        let step = self.state.step;
+        let steps = self.state.config.train.steps;
+        let seconds = (lap.started.elapsed().as_secs_f64() - (paused - lap.paused)).max(1e-9);
+        let per_second = (step - lap.step) as f64 / seconds;
+        let tokens = self.tokens_per_step()? as f64;
+        Ok(StepEvent {
+            step,
+            steps,
+            loss,
+            lr,
+            grad_norm,
+            tokens_per_second: per_second * tokens,
+            flops_per_second: per_second * tokens * self.learner.model().config().training_flops_per_token(self.shape.context),
+            seconds: self.state.seconds,
+            remaining_seconds: (steps - step) as f64 / per_second,
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Set {
+    Train,
+    Validation,
+}
+
+/// The course of the learning rate that the settings ask for.
+fn schedule(config: &TrainConfig) -> Schedule {
+    let t = &config.train;
+    let end = if t.decay_steps == 0 { t.steps } else { t.decay_steps };
+    let warmup = Warmup { steps: t.warmup, from: WarmupFrom::FirstStep };
+    match t.schedule {
+        ScheduleKind::Cosine => Schedule::Cosine(Cosine { max: t.lr, min: t.min_lr, warmup, decay_steps: end }),
+        // A cosine from the rate to itself.
+        ScheduleKind::Constant => Schedule::Cosine(Cosine { max: t.lr, min: t.lr, warmup, decay_steps: end }),
+        ScheduleKind::Wsd => Schedule::WarmupStableDecay(WarmupStableDecay {
+            max: t.lr,
+            min: t.min_lr,
+            warmup,
+            total_steps: end,
+            decay_fraction: DECAY_FRACTION,
+        }),
+    }
+}
