@@ -13,7 +13,7 @@ use crate::GraphError;
 /// How often a worker looks for the next job before it parks: some tens of microseconds, longer than the pause between two tokens.
 const SPINS_BEFORE_PARK: u32 = 20_000;
 /// How often a worker looks at a barrier before it offers its CPU to another thread: the others may be waiting for that CPU.
-const SPINS_BEFORE_YIELD: u32 = 4_000;
+const SPINS_BEFORE_YIELD: u32 = 1_000;
 
 /// The CPUs that this process may use: its affinity and its cgroup's quota count.
 pub fn available_threads() -> usize {

@@ -132,8 +132,15 @@ fn cases() -> Vec<Case> {
         cases.push(Case { what: format!("training {model:?}"), graph, limits, batches: vec![batch] });
 
         let graph = fuse(&model.graph(Head::Cached).unwrap());
+        // A batch that fills the plan first: in a smaller one values may lie apart that touch in a large one.
+        let mut full = Batch::with_capacity(&limits);
+        for slot in 0..limits.spans {
+            let len = (tokens - full.len()).min(limits.context);
+            full.push(&batches::tokens(rng, len, model.vocab), 0, slot);
+        }
+        full.want_all();
         let mut conversation = Conversation::random(rng, model.vocab, &limits, 100);
-        let mut chunks = vec![];
+        let mut chunks = vec![full];
         while let Some((mut batch, _)) = conversation.next(rng, &limits).filter(|_| chunks.len() < 4) {
             batch.want_all();
             chunks.push(batch);

@@ -39,10 +39,13 @@ struct Case {
 fn cases() -> Vec<Case> {
     use Form::{Gemv, Nn, Nt, Tn};
     let squares = [64, 128, 256, 512, 1024].into_iter().flat_map(|s| [(Nn, s, s, s), (Nt, s, s, s), (Tn, s, s, s)]);
-    let layers = [384, 128, 512, 65].into_iter().flat_map(|out| [(Nt, 768, out, 128), (Nn, 768, 128, out), (Tn, out, 128, 768)]);
+    let layers =
+        [384, 128, 512, 65].into_iter().flat_map(|out| [(Nt, 768, out, 128), (Nn, 768, 128, out), (Tn, out, 128, 768)]);
     let wide = [(Nt, 768, 128, 512), (Nn, 768, 512, 128), (Tn, 128, 512, 768)];
     let heads = [(Nt, 64, 64, 32), (Nn, 64, 32, 64), (Tn, 64, 32, 64)];
-    let tokens = [1, 2, 4, GEMV_MAX_ROWS].into_iter().flat_map(|m| [(Gemv, m, 512, 128), (Gemv, m, 768, 768), (Gemv, m, 2048, 2048)]);
+    let tokens = [1, 2, 4, GEMV_MAX_ROWS]
+        .into_iter()
+        .flat_map(|m| [(Gemv, m, 512, 128), (Gemv, m, 768, 768), (Gemv, m, 2048, 2048)]);
     let all = squares.chain(layers).chain(wide).chain(heads).chain(tokens);
     all.map(|(form, m, n, k)| Case { form, m, n, k }).collect()
 }
@@ -134,7 +137,13 @@ impl WithIsa for Run<'_> {
                 }
             });
             let rate = (2 * m * n * k) as f64 / seconds;
-            println!("{:<28} {:>9.1} us {:>7.1} GFLOP/s {:>5.1} %", name(&case), seconds * 1e6, rate / 1e9, 100.0 * rate / peak);
+            println!(
+                "{:<28} {:>9.1} us {:>7.1} GFLOP/s {:>5.1} %",
+                name(&case),
+                seconds * 1e6,
+                rate / 1e9,
+                100.0 * rate / peak
+            );
         }
     }
 }

@@ -190,20 +190,20 @@ impl Trainer {
             let lr = schedule.lr(self.state.step);
             let (loss, grad_norm) = self.step(lr, probe)?;
             self.state.seconds = before + started.elapsed().as_secs_f64();
-            if self.due(self.state.config.log.interval) {
+            if self.due(self.state.config.log.interval) || self.state.step == steps {
                 let event = self.step_event(loss, lr, grad_norm, &lap, paused)?;
                 lap = Lap { started: Instant::now(), step: self.state.step, paused };
                 self.tell(Event::Step(event), on_event)?;
             }
             let pause = Instant::now();
-            if self.due(self.state.config.eval.interval) {
+            if self.due_on_the_way(self.state.config.eval.interval) {
                 self.estimate(on_event)?;
             }
-            if self.due(self.state.config.sample.interval) {
+            if self.due_on_the_way(self.state.config.sample.interval) {
                 let text = self.sample()?;
                 self.tell(Event::Sample { step: self.state.step, text }, on_event)?;
             }
-            if self.due(self.state.config.checkpoint.interval) {
+            if self.due_on_the_way(self.state.config.checkpoint.interval) {
                 self.checkpoint(on_event)?;
             }
             paused += pause.elapsed().as_secs_f64();
@@ -211,10 +211,14 @@ impl Trainer {
         self.finish(stop, on_event)
     }
 
-    /// Whether an interval ends with the last step; at the end of all steps `finish` does it.
+    /// Whether an interval ends with the last step.
     fn due(&self, interval: u64) -> bool {
-        let step = self.state.step;
-        interval > 0 && step.is_multiple_of(interval) && (step < self.state.config.train.steps || interval == self.state.config.log.interval)
+        interval > 0 && self.state.step.is_multiple_of(interval)
+    }
+
+    /// [`Trainer::due`], but not after the very last step: `finish` does then what is to be done.
+    fn due_on_the_way(&self, interval: u64) -> bool {
+        self.state.step < self.state.config.train.steps && self.due(interval)
     }
 
     /// One update: the mean loss of its tokens and the norm of its gradients.

@@ -44,7 +44,13 @@ pub fn gemv_nt<I: Isa>(isa: I, x: Mat, w: Mat, out: MatMut, epilogue: Epilogue) 
 pub(super) type GemvFn<I> = fn(I, x: Mat, w: Mat, out: MatMut, epilogue: &Epilogue);
 
 /// `M` rows of x, `N` rows of w at a time.
-pub(super) fn rows<I: Isa, const M: usize, const N: usize>(isa: I, x: Mat, w: Mat, mut out: MatMut, epilogue: &Epilogue) {
+pub(super) fn rows<I: Isa, const M: usize, const N: usize>(
+    isa: I,
+    x: Mat,
+    w: Mat,
+    mut out: MatMut,
+    epilogue: &Epilogue,
+) {
     isa.vectorize(
         #[inline(always)]
         || {
@@ -98,7 +104,12 @@ fn some_rows<I: Isa, const M: usize, const N: usize>(
 
 /// `x[i] · w[j]` for all pairs; all slices have one length. Meanwhile asks for what lies `ahead` elements behind the rows of w.
 #[inline(always)]
-fn dot<I: Isa, const M: usize, const N: usize>(isa: I, x: &[&[f32]; M], w: &[&[f32]; N], ahead: usize) -> [[f32; N]; M] {
+fn dot<I: Isa, const M: usize, const N: usize>(
+    isa: I,
+    x: &[&[f32]; M],
+    w: &[&[f32]; N],
+    ahead: usize,
+) -> [[f32; N]; M] {
     let k = x.iter().chain(w).map(|row| row.len()).min().unwrap_or(0);
     let whole = k - k % I::LANES;
     let mut sums = [[isa.zero(); N]; M];

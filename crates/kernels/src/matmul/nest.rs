@@ -40,7 +40,8 @@ struct Rows<'a> {
 /// Scratch for any `m`: the greatest block of B, and one of A.
 pub(super) fn scratch_len<I: Isa>(kernels: &Kernels<I>, n: usize, k: usize) -> usize {
     let depth = k.min(kernels.max_depth);
-    ALIGNMENT_SLACK + depth * width_a(kernels) + (depth * n.next_multiple_of(I::LANES)).min(kernels.max_block)
+    let a = (depth * width_a(kernels)).next_multiple_of(LINE);
+    ALIGNMENT_SLACK + a + (depth * n.next_multiple_of(I::LANES)).min(kernels.max_block)
 }
 
 /// Elements from step to step in the widest packed block of A.
@@ -86,7 +87,14 @@ pub(super) fn run<I: Isa>(isa: I, problem: Gemm, scratch: &mut [f32]) {
                 let a = part(a, rows.clone(), depth.clone());
                 let c = c.reborrow().rows_range(rows.clone());
                 // SAFETY: `packed_b` holds that block of B, and `scratch_len` leaves room for a block of A before it.
-                unsafe { multiply_rows(isa, kernels, Rows { a, b: packed_b, c, epilogue: rows_of(&epilogue, &rows) }, packed_a) };
+                unsafe {
+                    multiply_rows(
+                        isa,
+                        kernels,
+                        Rows { a, b: packed_b, c, epilogue: rows_of(&epilogue, &rows) },
+                        packed_a,
+                    )
+                };
             }
             epilogue = Epilogue { scale: epilogue.scale, ..Epilogue::ACCUMULATE };
         }
@@ -144,7 +152,7 @@ unsafe fn multiply_rows<I: Isa>(isa: I, kernels: &Kernels<I>, rows: Rows, packed
     let (a_start, a_stride) = (a.mat.as_ptr(), a.mat.stride());
     let (a_start, a_stride, kernels) = match a.layout {
         Layout::Normal => (a_start, a_stride, &kernels.along_rows[m - 1]),
-        Layout::Transposed if a_stride % CONFLICTING_STRIDE == 0 && n >= PANELS_TO_PACK_A * width => {
+        Layout::Transposed if a_stride.is_multiple_of(CONFLICTING_STRIDE) && n >= PANELS_TO_PACK_A * width => {
             // SAFETY: the caller's guarantee; a block of A is a single panel, at most `width_a` wide.
             unsafe { (kernels.copy)(isa, a.mat, packed_a) };
             (packed_a.cast_const(), m.next_multiple_of(I::LANES), &kernels.along_columns[m - 1])

@@ -44,7 +44,9 @@ pub(super) unsafe fn transpose_part(mat: Mat, panel: *mut f32, width: usize, fro
             for p in first..last {
                 // SAFETY: p < depth and j < width, within the panel by the caller's guarantee; the element of mat is read only for
                 // j < cols, within the matrix.
-                unsafe { *panel.add(p * width + j) = if j < cols { *mat.as_ptr().add(j * mat.stride() + p) } else { 0.0 } };
+                unsafe {
+                    *panel.add(p * width + j) = if j < cols { *mat.as_ptr().add(j * mat.stride() + p) } else { 0.0 }
+                };
             }
         }
         first = last;

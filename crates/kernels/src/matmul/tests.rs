@@ -43,7 +43,12 @@ struct Buffer {
 
 impl Buffer {
     fn new(noise: &mut Noise, rows: usize, cols: usize, gap: f32) -> Self {
-        let (offset, stride) = (noise.below(5), cols + noise.below(4));
+        let stride = cols + noise.below(4);
+        Self::with_stride(noise, rows, cols, stride, gap)
+    }
+
+    fn with_stride(noise: &mut Noise, rows: usize, cols: usize, stride: usize, gap: f32) -> Self {
+        let offset = noise.below(5);
         let mut buffer = Self { data: vec![gap; offset + rows * stride + 3], offset, rows, cols, stride, gap };
         buffer.fill(|| noise.float());
         buffer
@@ -70,7 +75,10 @@ impl Buffer {
                 let (r, c) = ((i - self.offset) / self.stride.max(1), (i - self.offset) % self.stride.max(1));
                 r < self.rows && c < self.cols
             };
-            assert!(inside || x.to_bits() == self.gap.to_bits(), "element {i} lies outside of the matrix and was written");
+            assert!(
+                inside || x.to_bits() == self.gap.to_bits(),
+                "element {i} lies outside of the matrix and was written"
+            );
         }
     }
 }
@@ -142,7 +150,10 @@ impl Problem {
         let end = 3 + gemm_scratch_len(isa, c.rows, c.cols, k);
         let mut scratch = vec![f32::NAN; end];
         scratch.resize(end + 64, SENTINEL);
-        let [a, b] = [Operand { mat: self.a.mat(), layout: self.layouts[0] }, Operand { mat: self.b.mat(), layout: self.layouts[1] }];
+        let [a, b] = [
+            Operand { mat: self.a.mat(), layout: self.layouts[0] },
+            Operand { mat: self.b.mat(), layout: self.layouts[1] },
+        ];
         for (rows, columns) in windows {
             let (a, b) = (part(a, rows.clone(), 0..k), part(b, 0..k, columns.clone()));
             let window = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
@@ -213,14 +224,22 @@ fn awkward_sizes<I: Isa>(isa: I) {
             for n in [0, 1, lanes - 1, lanes, lanes + 1, nr - 1, nr, nr + 1, 2 * nr + 3] {
                 for k in [0, 1, 3, 4, 5, 15, 16, 17, 33] {
                     let problem = problem(&mut noise, [m, n, k], layouts, 0);
-                    problem.check(&problem.run(isa, &[problem.whole()]), k, &format!("{} {layouts:?} {m}x{n}x{k}", I::KIND));
+                    problem.check(
+                        &problem.run(isa, &[problem.whole()]),
+                        k,
+                        &format!("{} {layouts:?} {m}x{n}x{k}", I::KIND),
+                    );
                 }
             }
         }
         for k in [depth - 1, depth, depth + 1, 2 * depth + 1] {
             for epilogue in 0..16 {
                 let problem = problem(&mut noise, [mr + 1, nr + 1, k], layouts, epilogue);
-                problem.check(&problem.run(isa, &[problem.whole()]), k, &format!("{} {layouts:?} k {k} {epilogue}", I::KIND));
+                problem.check(
+                    &problem.run(isa, &[problem.whole()]),
+                    k,
+                    &format!("{} {layouts:?} k {k} {epilogue}", I::KIND),
+                );
             }
         }
     }
@@ -265,6 +284,27 @@ fn windows<I: Isa>(isa: I) {
     }
 }
 
+on_every_isa!(rows_of_a_transposed_factor_whole_pages_apart, pages_apart);
+fn pages_apart<I: Isa>(isa: I) {
+    let (mr, nr, depth) = (kernels::<I>().rows(), kernels::<I>().width(), kernels::<I>().max_depth);
+    for (k, n, layout) in
+        [(33, 3 * nr, Layout::Normal), (depth + 19, 4 * nr + 1, Layout::Transposed), (5, nr, Layout::Normal)]
+    {
+        let mut noise = Noise(k as u64);
+        let mut problem = problem(&mut noise, [2 * mr + 1, n, k], [Layout::Transposed, layout], 0);
+        let near = problem.run(isa, &[problem.whole()]);
+        let mut far = Buffer::with_stride(&mut noise, k, 2 * mr + 1, 1024, f32::NAN);
+        let rows: Vec<_> = (0..k).flat_map(|p| problem.a.mat().row(p)).copied().collect();
+        let mut rows = rows.into_iter();
+        far.fill(|| rows.next().unwrap());
+        problem.a = far;
+        let far = problem.run(isa, &[problem.whole()]);
+        problem.check(&far, k, "pages apart");
+        let same = far.data.iter().zip(&near.data).all(|(x, y)| x.to_bits() == y.to_bits());
+        assert!(same, "{} k {k}: packing A changes the bits", I::KIND);
+    }
+}
+
 on_every_isa!(a_batch_is_its_products, batch);
 fn batch<I: Isa>(isa: I) {
     let mut noise = Noise(5);
@@ -289,7 +329,8 @@ fn gemv_problems<I: Isa>(isa: I) {
     for seed in 0..800 {
         let mut noise = Noise(seed);
         let lanes = I::LANES;
-        let k = [0, 1, lanes - 1, lanes, lanes + 1, 2 * lanes + 3, noise.below(300), 900 + noise.below(1400)][noise.below(8)];
+        let k = [0, 1, lanes - 1, lanes, lanes + 1, 2 * lanes + 3, noise.below(300), 900 + noise.below(1400)]
+            [noise.below(8)];
         let (m, n) = (noise.below(GEMV_MAX_ROWS + 1), [0, 1, 7, 8, 9, 64, noise.below(150)][noise.below(7)]);
         let problem = problem(&mut noise, [m, n, k], LAYOUTS[1], seed as usize % 16);
         let run = |windows: &[(Range<usize>, Range<usize>)]| {

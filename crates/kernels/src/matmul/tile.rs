@@ -9,9 +9,9 @@ use std::any::Any;
 use std::hint::black_box;
 use std::mem::MaybeUninit;
 
-use smallmind_simd::{Isa, IsaKind, Scalar};
 #[cfg(target_arch = "x86_64")]
 use smallmind_simd::{Avx2, Avx512};
+use smallmind_simd::{Isa, IsaKind, Scalar};
 
 use super::gemv::{self, GEMV_MAX_ROWS, GemvFn};
 use super::pack::{self, CopyFn, TransposeFn};
@@ -255,21 +255,43 @@ unsafe fn write<I: Isa, const R: usize, const V: usize>(isa: I, tile: &Tile, sum
             write_edge(isa, tile, sums);
         } else if tile.bias.is_null() {
             if tile.addend.is_null() {
-                write_full(isa, tile, sums, #[inline(always)]
-                |sum, scale, _, _| isa.mul(sum, scale));
+                write_full(
+                    isa,
+                    tile,
+                    sums,
+                    #[inline(always)]
+                    |sum, scale, _, _| isa.mul(sum, scale),
+                );
             } else {
-                write_full(isa, tile, sums, #[inline(always)]
-                |sum, scale, r, j| isa.mul_add(sum, scale, isa.load_ptr(tile.addend.add(r * tile.addend_stride + j))));
+                write_full(
+                    isa,
+                    tile,
+                    sums,
+                    #[inline(always)]
+                    |sum, scale, r, j| {
+                        isa.mul_add(sum, scale, isa.load_ptr(tile.addend.add(r * tile.addend_stride + j)))
+                    },
+                );
             }
         } else if tile.addend.is_null() {
-            write_full(isa, tile, sums, #[inline(always)]
-            |sum, scale, _, j| isa.add(isa.mul(sum, scale), isa.load_ptr(tile.bias.add(j))));
+            write_full(
+                isa,
+                tile,
+                sums,
+                #[inline(always)]
+                |sum, scale, _, j| isa.add(isa.mul(sum, scale), isa.load_ptr(tile.bias.add(j))),
+            );
         } else {
-            write_full(isa, tile, sums, #[inline(always)]
-            |sum, scale, r, j| {
-                let addend = isa.load_ptr(tile.addend.add(r * tile.addend_stride + j));
-                isa.add(isa.mul_add(sum, scale, addend), isa.load_ptr(tile.bias.add(j)))
-            });
+            write_full(
+                isa,
+                tile,
+                sums,
+                #[inline(always)]
+                |sum, scale, r, j| {
+                    let addend = isa.load_ptr(tile.addend.add(r * tile.addend_stride + j));
+                    isa.add(isa.mul_add(sum, scale, addend), isa.load_ptr(tile.bias.add(j)))
+                },
+            );
         }
     }
 }
@@ -344,7 +366,8 @@ unsafe fn finish_vector<I: Isa>(isa: I, tile: &Tile, sum: I::F32, r: usize, j: u
     let scale = isa.splat(tile.scale);
     // SAFETY: for each of the three, by the caller's guarantee, these columns of the row are readable; the slice is gone before C, which
     // may be the addend, is written.
-    let read = |start: *const f32, stride: usize| unsafe { std::slice::from_raw_parts(start.add(r * stride + j), cols) };
+    let read =
+        |start: *const f32, stride: usize| unsafe { std::slice::from_raw_parts(start.add(r * stride + j), cols) };
     let mut x = if tile.addend.is_null() {
         isa.mul(sum, scale)
     } else {
