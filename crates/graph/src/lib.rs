@@ -3,6 +3,7 @@
 mod arena;
 mod batch;
 mod cache;
+mod cost;
 mod error;
 mod executor;
 mod fuse;
@@ -21,6 +22,7 @@ mod update;
 pub use arena::Buffer;
 pub use batch::{Batch, Scalars, Span};
 pub use cache::CacheShape;
+pub use cost::{Cost, cost};
 pub use error::GraphError;
 pub use executor::{Bindings, Executor, Weights};
 pub use fuse::fuse;

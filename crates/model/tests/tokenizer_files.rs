@@ -194,6 +194,11 @@ fn plain_text_never_becomes_a_special_token() {
     assert!(matches!(&error, TokenizerError::SpecialInText { token } if *token == joined), "{error}");
 }
 
+/// A pre-tokenizer that splits at a regular expression.
+fn split(regex: &str) -> Value {
+    json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
+}
+
 /// A change to a good file, and what the refusal must name.
 type Case = (&'static str, fn(&mut Value));
 
@@ -270,12 +275,10 @@ const MALFORMED: &[Case] = &[
     ("pre_tokenizer.add_prefix_space", |file| file["pre_tokenizer"] = json!({"type": "ByteLevel"})),
     ("pre_tokenizer.pattern", |file| file["pre_tokenizer"] = json!({"type": "Split"})),
     ("pre_tokenizer", |file| {
-        file["pre_tokenizer"] =
-            json!({"type": "Split", "pattern": {"Regex": "(a"}, "behavior": "Isolated", "invert": false});
+        file["pre_tokenizer"] = split("(a");
     }),
     ("pre_tokenizer", |file| {
-        file["pre_tokenizer"] = json!({"type": "Split", "pattern": {"Regex": "((a{1000}){1000}){1000}"},
-            "behavior": "Isolated", "invert": false});
+        file["pre_tokenizer"] = split("((a{1000}){1000}){1000}");
     }),
     ("pre_tokenizer", |file| {
         file["pre_tokenizer"] =
@@ -289,6 +292,9 @@ const MALFORMED: &[Case] = &[
         file["pre_tokenizer"] =
             json!({"type": "Sequence", "pretokenizers": vec![json!({"type": "Punctuation"}); 1000]});
     }),
+    ("pre_tokenizer.pattern", |file| file["pre_tokenizer"] = split("(a|aa)+(?=b)")),
+    ("pre_tokenizer.pattern", |file| file["pre_tokenizer"] = split(r"(a+)\1")),
+    ("pre_tokenizer.pattern", |file| file["pre_tokenizer"] = split(r"\\\(x|(?<!a)b")),
     ("pre_tokenizer.replacement", |file| file["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "▁▁"})),
     ("post_processor.type", |file| file["post_processor"] = json!({"type": "BertProcessing"})),
     ("post_processor.single", |file| {

@@ -1,1 +1,42 @@
-//! profile
+//! Where the time of a run goes, operation by operation.
+//!
+//! A [`Recorder`] is the executor's [`Probe`]: it adds up, for each worker and step, the time between beginning and end. A [`Summary`]
+//! joins these times with the costs that the graph counts and folds them over layers.
+//!
+//! ```
+//! use smallmind_profile::{Recorder, Summary};
+//! use smallmind_graph::{
+//!     Batch, Bindings, Buffer, Decay, Executor, GraphBuilder, Init, Limits, Op, ParamSpec, Plan, Pool, Scalars, op::Index,
+//! };
+//! use smallmind_simd::IsaKind;
+//!
+//! # fn main() -> Result<(), smallmind_graph::GraphError> {
+//! let mut b = GraphBuilder::new();
+//! let spec = ParamSpec { name: String::new(), rows: 16, cols: 8, init: Init::Constant(1.0), decay: Decay::No };
+//! let table = b.param("table", spec)?;
+//! let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[])?;
+//! let y = b.value_of(Op::Linear { weight: table, bias: None }, &[x])?;
+//! b.result("y", y);
+//! let limits = Limits { tokens: 4, outputs: 0, spans: 1, context: 4, slots: 0 };
+//! let plan = Plan::new(b.finish(), limits, 1, IsaKind::Scalar)?;
+//! let recorder = Recorder::new(&plan);
+//! let weights = Buffer::zeroed(plan.graph().params().layout().len())?;
+//! let (mut executor, mut pool, mut batch) = (Executor::new(plan)?, Pool::new(1)?, Batch::default());
+//! batch.push(&[1, 2, 3], 0, 0);
+//! executor.run(&mut pool, &batch, &Scalars::default(), Bindings::inference(&weights), &recorder)?;
+//!
+//! let summary = Summary::new(executor.plan(), &batch, &recorder, 1);
+//! assert_eq!(summary.lines.len(), 2);
+//! assert!(summary.lines.iter().any(|l| l.operation == "linear" && l.flops > 0.0));
+//! # Ok(()) }
+//! ```
+//!
+//! What this is *not* yet: a roofline. The machine's peaks are not measured here, so nothing says how fast an operation could be.
+//!
+//! [`Probe`]: smallmind_graph::Probe
+
+mod recorder;
+mod summary;
+
+pub use recorder::Recorder;
+pub use summary::{Line, Summary};

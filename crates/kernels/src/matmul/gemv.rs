@@ -23,8 +23,7 @@ const REUSE: usize = 64;
 /// It reads `w` once and packs nothing, as fits a decoding step, whose time is that of reading the weights. For each block of 1024 steps
 /// in depth, an element grows by the sum over the lanes of one vector of partial sums, lane `l` adding up the terms `l`, `l + LANES`, … in
 /// rising order: it depends on its row of `x` and its row of `w` alone, so windows of the output, and other rows beside it, leave its bits
-/// unchanged. They differ from those of [`super::gemm`]; so choose by the rows of the whole
-/// problem, not of a window.
+/// unchanged. They differ from those of [`super::gemm`]; so choose by the rows of the whole problem, not of a window.
 ///
 /// # Panics
 /// If the shapes disagree or `m` is too large.

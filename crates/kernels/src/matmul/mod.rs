@@ -8,17 +8,18 @@
 //!   for depth pc, KC at a time (a function of k alone)
 //!     pack B[pc, jc] into panels of NR columns           (1: stays in the second-level cache)
 //!     for rows ic of C, at most MR at a time
-//!       A[ic, pc], packed only where it is transposed     (2: stays in the first-level cache)
+//!       A[ic, pc], mostly read where it lies              (2: stays in the first-level cache)
 //!       for panels jr of B
 //!         C[ic, jr] += A[ic, pc] · B[pc, jr]              (3: one micro-kernel call, sums in registers)
 //! ```
 //!
 //! 1. Packing makes the vectors of B adjacent in the order in which they are read, zero-padded to whole vectors.
-//! 2. The micro-kernel broadcasts single elements of A, so A in normal layout is read where it lies.
+//! 2. The micro-kernel broadcasts single elements of A, so it takes A in either layout; packed is only a transposed A whose rows would
+//!    push each other out of the caches.
 //! 3. There is one micro-kernel for each number of rows, so no row is computed in vain, and the epilogue is part of it.
 //!
-//! **Order of sums.** An element of C is a chain of multiply-adds in rising depth, broken only at multiples of KC, whatever the size of C
-//! and wherever the element lies. So any window of C, by rows or by columns, comes out bit-equal to the same part of the whole.
+//! **Order of sums.** An element of C is a chain of multiply-adds in rising depth, broken only between blocks
+//! whose depths follow from k alone, whatever the size of C and wherever the element lies. So any window of C, by rows or by columns, comes out bit-equal to the same part of the whole.
 //! For the same reason [`gemm`] never chooses a path by the number of rows or columns: [`gemv_nt`], whose sums run in another order, is
 //! the caller's choice, made once for the whole problem.
 #![allow(unsafe_code)]

@@ -69,9 +69,10 @@ pub(super) type KernelFn<I> = unsafe fn(I, &Tile);
 pub(super) struct Kernels<I: 'static> {
     /// Vectors in a full panel of B.
     pub vectors: usize,
-    /// Most steps in depth between two visits of an element of C: a block of A and a panel of B of that depth share the first-level cache.
+    /// Most steps in depth between two visits of an element of C: a block of A of that depth and the stream of B share a first-level
+    /// cache of 48 KiB.
     pub max_depth: usize,
-    /// Most elements of a packed block of B: about half a second-level cache.
+    /// Most elements of a packed block of B: fitted to a second-level cache of 1 MiB, of which it may fill a quarter.
     pub max_block: usize,
     /// `[rows - 1][vectors - 1]`, A in normal layout.
     pub along_rows: &'static [[KernelFn<I>; 2]],
@@ -401,7 +402,7 @@ macro_rules! instances {
 static SCALAR: Kernels<Scalar> = Kernels {
     vectors: 1,
     max_depth: 256,
-    max_block: 96 * 1024,
+    max_block: 64 * 1024,
     along_rows: instances!(Scalar, AlongRows, 1 2 3 4 5 6),
     along_columns: instances!(Scalar, AlongColumns, 1 2 3 4 5 6),
     gemv: gemv_instances!(Scalar, 1 4, 2 2, 3 2, 4 2, 5 1, 6 1, 7 1, 8 1),
@@ -414,7 +415,7 @@ static SCALAR: Kernels<Scalar> = Kernels {
 static AVX2: Kernels<Avx2> = Kernels {
     vectors: 2,
     max_depth: 256,
-    max_block: 128 * 1024,
+    max_block: 64 * 1024,
     along_rows: instances!(Avx2, AlongRows, 1 2 3 4 5 6),
     along_columns: instances!(Avx2, AlongColumns, 1 2 3 4 5 6),
     gemv: gemv_instances!(Avx2, 1 8, 2 4, 3 3, 4 2, 5 2, 6 2, 7 1, 8 1),

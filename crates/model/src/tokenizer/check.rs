@@ -207,16 +207,46 @@ fn check_pre_tokenizer(path: &str, part: &Part) -> Result<(), TokenizerError> {
         "Digits" => require(path, "individual_digits", &part.individual_digits).map(drop),
         "Punctuation" => Ok(()),
         "Metaspace" => check_metaspace(path, part),
-        "Split" => match require(path, "pattern", &part.pattern)? {
-            PatternEntry::Regex(regex) | PatternEntry::String(regex) => {
-                if regex.is_empty() {
-                    return Err(TokenizerError::field(format!("{path}.pattern"), "the pattern is empty"));
+        "Split" => {
+            let field = format!("{path}.pattern");
+            let pattern = match require(path, "pattern", &part.pattern)? {
+                PatternEntry::Regex(regex) => {
+                    check_regex(&field, regex)?;
+                    regex
                 }
-                check_length(&format!("{path}.pattern"), "pattern", regex, MAX_REGEX_BYTES)
+                PatternEntry::String(text) => text,
+            };
+            if pattern.is_empty() {
+                return Err(TokenizerError::field(field, "the pattern is empty"));
             }
-        },
+            check_length(&field, "pattern", pattern, MAX_REGEX_BYTES)
+        }
         _ => unsupported(path, part, "Sequence, ByteLevel, Split, Digits, Metaspace, Punctuation"),
     }
+}
+
+/// Refuses what only a backtracking matcher can do, whose time may grow without bound with the text. The one exception
+/// is the `(?!\S)` of nearly every pre-tokenizer, which looks one character ahead.
+fn check_regex(field: &str, regex: &str) -> Result<(), TokenizerError> {
+    let plain = regex.replace(r"(?!\S)", "");
+    let mut rest = plain.as_str();
+    while let Some(start) = rest.find(['\\', '(']) {
+        rest = &rest[start..];
+        let after = rest.chars().nth(1);
+        let refused = ["(?=", "(?!", "(?<=", "(?<!", "(?("].iter().any(|group| rest.starts_with(group))
+            || (rest.starts_with('\\') && after.is_some_and(|c| c.is_ascii_digit() || "kgGK".contains(c)));
+        if refused {
+            return Err(TokenizerError::Unsupported {
+                field: field.to_owned(),
+                found: format!("{:?}", rest.chars().take(4).collect::<String>()),
+                supported: "regular expressions without look-around, except (?!\\S), and without back-references",
+            });
+        }
+        // An escaped character is passed over with its backslash.
+        let skipped = if rest.starts_with('\\') { 1 + after.map_or(0, char::len_utf8) } else { 1 };
+        rest = &rest[skipped..];
+    }
+    Ok(())
 }
 
 fn check_post_processor(path: &str, part: &Part) -> Result<(), TokenizerError> {

@@ -1,1 +1,148 @@
-//! x
+//! What a training tells, as a bar, as lines, or as JSON.
+
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use smallmind::train::{EvalEvent, Event, Progress, Started, StepEvent};
+
+use super::settings::{Format, Settings};
+use super::{note, output, units};
+
+/// Lines about steps in a whole training; between them a bar moves, where there is a terminal.
+const LINES: u64 = 20;
+/// Where there is none, a line comes after this time at the latest.
+const LONGEST_SILENCE: Duration = Duration::from_secs(15);
+/// Characters of the bar that the first loss gets in each line.
+const LOSS_WIDTH: f64 = 24.0;
+
+/// A bar on standard error, invisible where that is no terminal.
+pub fn bar(len: u64, template: &str) -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(len), target).with_style(style.progress_chars("█▉▊▋▌▍▎▏ "))
+}
+
+/// Tells of a training while it runs.
+pub struct Reporter {
+    format: Format,
+    stop: &'static AtomicBool,
+    bar: ProgressBar,
+    first_loss: Option<f64>,
+    next_line: u64,
+    last_line: Instant,
+    failure: Option<anyhow::Error>,
+}
+
+impl Reporter {
+    /// A reporter that sets `stop` when nobody reads its JSON any more.
+    pub fn new(settings: &Settings, stop: &'static AtomicBool) -> Self {
+        Self {
+            format: settings.format,
+            stop,
+            bar: bar(0, "{bar:24} {percent:>3}%  {msg}"),
+            first_loss: None,
+            next_line: 0,
+            last_line: Instant::now(),
+            failure: None,
+        }
+    }
+
+    /// Tells what is done to the text before training.
+    pub fn prepare(&mut self, progress: Progress) {
+        self.say(match progress {
+            Progress::Text => "reading text",
+            Progress::Tokenizer => "making the vocabulary",
+            Progress::Tokens => "turning text into tokens",
+        });
+    }
+
+    /// A line for people, above the bar.
+    pub fn say(&mut self, text: &str) {
+        if self.format == Format::Text {
+            self.bar.suspend(|| note!("{text}"));
+            self.last_line = Instant::now();
+        }
+    }
+
+    /// Tells of an event.
+    pub fn event(&mut self, event: &Event) {
+        if self.format == Format::Json && self.failure.is_none() {
+            let printed = self.bar.suspend(|| output::event(event.to_json()));
+            if let Err(error) = printed {
+                self.failure = Some(error);
+                self.stop.store(true, Ordering::SeqCst);
+            }
+        }
+        match event {
+            Event::Started(started) => self.started(started),
+            Event::Step(step) => self.step(step),
+            Event::Eval(eval) => self.eval(eval),
+            Event::Sample { step, text } => {
+                let indented: String = text.lines().map(|line| format!("\n  | {line}")).collect();
+                self.say(&format!("a sample after step {step}:{indented}"));
+            }
+            Event::Warning { message } => self.bar.suspend(|| note!("warning: {message}")),
+            Event::Checkpoint { .. } => {}
+            Event::Done(_) => self.bar.finish_and_clear(),
+        }
+    }
+
+    fn started(&mut self, started: &Started) {
+        self.bar.set_length(started.steps);
+        self.say(&format!(
+            "{} parameters, {} tokens in the vocabulary; {} tokens to train on, {} to validate",
+            units::count(started.parameters as u64),
+            started.vocab_size,
+            units::count(started.train_tokens as u64),
+            units::count(started.validation_tokens as u64),
+        ));
+        self.say(&format!(
+            "{} steps of {} tokens on {} thread{} ({}), {} of memory",
+            units::grouped(started.steps),
+            units::grouped(started.tokens_per_step as u64),
+            started.threads,
+            if started.threads == 1 { "" } else { "s" },
+            started.isa,
+            units::bytes(started.memory_bytes as u64),
+        ));
+        if let Some(step) = started.resumed_from {
+            self.bar.set_position(step);
+            self.say(&format!("going on after step {step}"));
+        }
+    }
+
+    fn step(&mut self, step: &StepEvent) {
+        let first = *self.first_loss.get_or_insert(step.loss);
+        let rate = units::rate(step.tokens_per_second);
+        let left = units::seconds(step.remaining_seconds);
+        self.bar.set_position(step.step);
+        self.bar.set_message(format!("loss {:.3}  {rate} tokens/s  {left} left", step.loss));
+        let silent = self.bar.is_hidden() && self.last_line.elapsed() >= LONGEST_SILENCE;
+        if step.step < self.next_line && step.step < step.steps && !silent {
+            return;
+        }
+        self.next_line = (step.step * LINES / step.steps.max(1) + 1) * step.steps / LINES;
+        let share = (step.loss / first).clamp(0.0, 1.5);
+        let shown = "▇".repeat((share * LOSS_WIDTH).round() as usize);
+        let (step, steps, loss) = (step.step, step.steps, step.loss);
+        let digits = steps.to_string().len();
+        self.say(&format!("step {step:>digits$}/{steps}  loss {loss:>7.4}  {rate:>9} tokens/s  {left:>12} left  {shown}"));
+    }
+
+    fn eval(&mut self, eval: &EvalEvent) {
+        let bits = eval.bits_per_byte.map(|bits| format!(", {bits:.3} bits a byte")).unwrap_or_default();
+        let best = if eval.best { "" } else { "; an earlier one was better" };
+        self.say(&format!(
+            "step {}: loss {:.4} on training text, {:.4} on validation text{bits}{best}",
+            eval.step, eval.train_loss, eval.val_loss
+        ));
+    }
+
+    /// Ends the bar; the reason why standard output could not be written, if so.
+    pub fn finish(self) -> anyhow::Result<()> {
+        self.bar.finish_and_clear();
+        self.failure.map_or(Ok(()), Err)
+    }
+}

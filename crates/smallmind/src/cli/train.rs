@@ -1,6 +1,160 @@
-//! interim
+//! `smallmind train --data FILE... --out DIR`.
+
+use std::path::{Path, PathBuf};
+
 use clap::Args;
-/// interim
+use smallmind::train::{
+    self, Event, Finish, Layer, Prepared, Source, Summary, TrainConfig, TrainError, Trainer, prepare,
+};
+
+use super::failure::{Failure, Outcome, usage};
+use super::place::{self, Place};
+use super::progress::Reporter;
+use super::settings::Settings;
+use super::{hints, interrupt, note, output, units};
+
+/// What Ctrl-C says.
+pub const STOPPING: &str = "stopping after this step; a checkpoint is written (Ctrl-C again ends at once)";
+
+/// Options of `train`.
 #[derive(Debug, Args)]
-pub struct Train {}
-impl Train { pub(super) fn run(self, _: &super::settings::Settings, _: Vec<smallmind::train::Layer>) -> super::failure::Outcome { Ok(()) } }
+#[command(after_help = settings_help())]
+pub struct Train {
+    /// Text files, joined end to end; their last tenth is for validation
+    #[arg(long, num_args = 1.., value_name = "FILE", required_unless_present = "resume")]
+    data: Vec<PathBuf>,
+    /// The folder of the run
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// Shape and settings to begin with
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// A TOML file of settings; may be given several times, later ones win
+    #[arg(long, value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// Go on with the run in FOLDER
+    #[arg(long)]
+    resume: bool,
+    /// Replace the run in FOLDER
+    #[arg(long, conflicts_with = "resume")]
+    overwrite: bool,
+}
+
+/// The names of all settings, and nanoGPT's, as part of the help.
+fn settings_help() -> String {
+    let wrapped = |names: Vec<&str>| {
+        let mut text = String::new();
+        let mut width = usize::MAX;
+        for name in names {
+            if width.saturating_add(name.len()) > 96 {
+                text.push_str("\n ");
+                width = 1;
+            }
+            text.push(' ');
+            text.push_str(name);
+            width += name.len() + 1;
+        }
+        text
+    };
+    let presets = super::new::presets();
+    format!(
+        "Settings, as --section.key=value, in a file as [section] key = value, or in the environment as SMALLMIND_SECTION_KEY \
+         (a flag beats the environment, which beats the file, which beats the preset):{}\n\n\
+         nanoGPT's names for them are understood too, as --n_layer=4:{}\n\n{presets}",
+        wrapped(TrainConfig::keys()),
+        wrapped(TrainConfig::aliases()),
+    )
+}
+
+impl Train {
+    pub(super) fn run(self, settings: &Settings, assignments: Vec<Layer>) -> Outcome {
+        let isa = settings.isa()?;
+        let layers = self.layers(settings, assignments)?;
+        let stop = interrupt::watch(STOPPING)?;
+        let mut reporter = Reporter::new(settings, stop);
+        let mut trainer = if self.resume {
+            if !self.data.is_empty() {
+                note!("note: the run has its own copy of its data; --data is passed over");
+            }
+            Trainer::resume(&self.out, &layers, settings.threads(), isa)?
+        } else {
+            let config = TrainConfig::layered(self.preset.as_deref(), &layers)?;
+            let create = |prepared, config| Trainer::create(&self.out, config, prepared, settings.threads(), isa);
+            self.make_room()?;
+            let created = begin(&self.out, config, Source::Files(&self.data), &mut reporter, create);
+            created.inspect_err(|_| abandon(&self.out))?
+        };
+        let summary = trainer.run(stop, &mut |event: &Event| reporter.event(event))?;
+        reporter.finish()?;
+        if !settings.is_json() {
+            output::print(&describe(&summary, &self.out))?;
+        }
+        if summary.finish == Finish::Interrupted {
+            let resume = format!("{} train --out {} --resume", hints::program(), hints::quoted(&self.out));
+            return Err(Failure::Interrupted(format!("interrupted after step {}; go on with: {resume}", summary.steps)).into());
+        }
+        hints::after_training(&self.out);
+        Ok(())
+    }
+
+    /// What the settings are made of, the strongest last.
+    fn layers(&self, settings: &Settings, assignments: Vec<Layer>) -> anyhow::Result<Vec<Layer>> {
+        let mut layers = Vec::new();
+        if let Some(name) = self.preset.as_ref().filter(|_| self.resume) {
+            layers.push(Layer::assignment(&format!("model.preset={name}"))?);
+        }
+        for path in &self.config {
+            layers.push(Layer::file(path)?);
+        }
+        layers.extend(Layer::environment());
+        if let Some(seed) = settings.seed {
+            layers.push(Layer::assignment(&format!("train.seed={seed}"))?);
+        }
+        layers.extend(assignments);
+        Ok(layers)
+    }
+
+    /// Makes sure that a run can begin in the folder.
+    fn make_room(&self) -> anyhow::Result<()> {
+        match place::look(&self.out)? {
+            Place::Free => Ok(()),
+            Place::Run if !self.overwrite => Err(TrainError::Exists(self.out.clone()).into()),
+            Place::Run | Place::Leftover => place::clear(&self.out),
+        }
+    }
+}
+
+/// Prepares the text of a run and makes its trainer.
+pub fn begin(
+    run: &Path,
+    config: TrainConfig,
+    source: Source<'_>,
+    reporter: &mut Reporter,
+    create: impl FnOnce(Prepared, TrainConfig) -> Result<Trainer, TrainError>,
+) -> anyhow::Result<Trainer> {
+    let prepared = prepare::prepare(run, &config, source, &mut |progress| reporter.prepare(progress))?;
+    Ok(create(prepared, config)?)
+}
+
+/// Removes the beginnings of a run that could not begin.
+pub fn abandon(run: &Path) {
+    if let Err(error) = place::clear(run) {
+        note!("warning: {error:#}");
+    }
+}
+
+/// A summary for people.
+pub fn describe(summary: &Summary, run: &Path) -> String {
+    let loss = |loss: Option<f64>| loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"));
+    let bits = summary.bits_per_byte.map(|bits| format!(", {bits:.3} bits a byte")).unwrap_or_default();
+    let rows = [
+        ("training loss", loss(summary.train_loss)),
+        ("validation loss", format!("{} on random batches, at best {}", loss(summary.val_loss), loss(summary.best_val_loss))),
+        ("whole validation", format!("{}{bits}", loss(summary.full_val_loss))),
+        ("steps", format!("{} in {}", units::grouped(summary.steps), units::seconds(summary.seconds))),
+        ("speed", format!("{} tokens/s", units::rate(summary.tokens_per_second))),
+        ("model", run.display().to_string()),
+        ("checkpoint", summary.checkpoint.display().to_string()),
+    ];
+    rows.iter().map(|(name, value)| format!("{name:<17} {value}\n")).collect()
+}

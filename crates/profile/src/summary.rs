@@ -1,0 +1,124 @@
+//! Times and costs, folded over layers.
+
+use std::fmt;
+
+use serde::Serialize;
+use smallmind_graph::{Batch, Phase, Plan, cost};
+
+use crate::Recorder;
+
+/// One operation at one place of the model, all layers together.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Line {
+    /// Such as `linear`.
+    pub operation: &'static str,
+    /// Such as `blocks.*.attn.qkv`.
+    pub path: String,
+    /// `forward`, `backward` or `update`.
+    pub phase: &'static str,
+    /// How many nodes are folded into the line.
+    pub calls: usize,
+    /// Seconds a run, of the slowest worker in each step.
+    pub seconds: f64,
+    /// Share of all lines' seconds.
+    pub share: f64,
+    /// Floating-point operations a run.
+    pub flops: f64,
+    /// Bytes read and written a run.
+    pub bytes: f64,
+}
+
+/// Where the time of some runs of a plan went, the slowest place first.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// Runs that the times were taken over.
+    pub runs: usize,
+    /// Seconds a run within steps.
+    pub seconds: f64,
+    /// The places.
+    pub lines: Vec<Line>,
+}
+
+impl Summary {
+    /// Joins what `recorder` saw in `runs` runs of `plan` on batches of the shape of `batch` with the costs of the operations.
+    pub fn new(plan: &Plan, batch: &Batch, recorder: &Recorder, runs: usize) -> Self {
+        let mut seconds = vec![0.0; plan.graph().nodes().len()];
+        for (i, step) in plan.steps().iter().enumerate() {
+            let slowest = (0..plan.threads()).map(|w| recorder.seconds(w, i)).fold(0.0, f64::max);
+            seconds[step.node().index()] += slowest / runs.max(1) as f64;
+        }
+        let mut lines: Vec<Line> = Vec::new();
+        for (node, seconds) in plan.graph().nodes().iter().zip(&seconds) {
+            let work = cost(plan.graph(), node, batch);
+            let (operation, path, phase) = (node.op.name(), folded(&node.path), name(node.phase));
+            let same = |l: &&mut Line| l.operation == operation && l.path == path && l.phase == phase;
+            let line = match lines.iter_mut().find(same) {
+                Some(line) => line,
+                None => {
+                    lines.push(Line { operation, path, phase, calls: 0, seconds: 0.0, share: 0.0, flops: 0.0, bytes: 0.0 });
+                    let last = lines.len() - 1;
+                    &mut lines[last]
+                }
+            };
+            line.calls += 1;
+            line.seconds += seconds;
+            line.flops += work.flops;
+            line.bytes += work.bytes_read + work.bytes_written;
+        }
+        let total: f64 = lines.iter().map(|l| l.seconds).sum();
+        lines.iter_mut().for_each(|l| l.share = l.seconds / total.max(f64::MIN_POSITIVE));
+        lines.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        Self { runs, seconds: total, lines }
+    }
+}
+
+impl fmt::Display for Summary {
+    /// A table of the places that make up 95 % of the time.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:>6}  {:>9}  {:>9}  {:>7}  operation", "share", "µs a run", "GFLOP/s", "GB/s")?;
+        let mut shown = 0.0;
+        for line in &self.lines {
+            if shown > 0.95 {
+                break;
+            }
+            shown += line.share;
+            let seconds = line.seconds.max(f64::MIN_POSITIVE);
+            writeln!(
+                f,
+                "{:>5.1}%  {:>9.1}  {:>9.1}  {:>7.1}  {} @ {}",
+                line.share * 100.0,
+                line.seconds * 1e6,
+                line.flops / seconds * 1e-9,
+                line.bytes / seconds * 1e-9,
+                line.operation,
+                line.path,
+            )?;
+        }
+        writeln!(f, "{:>5.1}%  {:>9.1}  in the rest", (1.0 - shown).max(0.0) * 100.0, self.seconds * (1.0 - shown).max(0.0) * 1e6)
+    }
+}
+
+fn name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Forward => "forward",
+        Phase::Backward => "backward",
+        Phase::Update => "update",
+    }
+}
+
+/// A path with its layer numbers replaced by stars.
+fn folded(path: &str) -> String {
+    let star = |part| if str::parse::<usize>(part).is_ok() { "*" } else { part };
+    path.split('.').map(star).collect::<Vec<_>>().join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_fold() {
+        assert_eq!(folded("blocks.12.attn.qkv"), "blocks.*.attn.qkv");
+        assert_eq!(folded("head"), "head");
+    }
+}
