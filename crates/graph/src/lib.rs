@@ -1,4 +1,90 @@
-//! graph
+//! A model as a short graph of transformer-sized operations, and everything that is done with it: differentiated, fused, laid out in
+//! one arena, run by one executor on a pool of workers.
+//!
+//! # From a graph to a training
+//!
+//! The model of this page has the embedding of a token, one layer added to it, and the embedding once more as its output head.
+//!
+//! ```
+//! use smallmind_graph::op::{AdamWSpec, Gelu, Index};
+//! use smallmind_graph::{
+//!     Batch, Bindings, Buffer, Decay, Executor, GraphBuilder, Init, Limits, NoProbe, Op, ParamSpec, Plan, Pool, Scalars, Weights,
+//!     fuse, grad, update_graph,
+//! };
+//! use smallmind_simd::IsaKind;
+//!
+//! # fn main() -> Result<(), smallmind_graph::GraphError> {
+//! // 1. The graph. Values are matrices with a row for each token; the shape rule of each operation is checked as it comes.
+//! let matrix = |rows, cols| {
+//!     let init = Init::Normal { std: 0.02 };
+//!     ParamSpec { name: String::new(), rows, cols, init, decay: Decay::Yes }
+//! };
+//! let mut b = GraphBuilder::new();
+//! let table = b.param("embed.weight", matrix(5, 8))?;
+//! let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[])?;
+//! let hidden = b.scope("mlp", |b| {
+//!     let weight = b.param("weight", matrix(8, 8))?;
+//!     let y = b.value_of(Op::Linear { weight, bias: None }, &[x])?;
+//!     let y = b.value_of(Op::Gelu(Gelu::Exact), &[y])?;
+//!     b.value_of(Op::Add, &[x, y])
+//! })?;
+//! let loss = b.value_of(Op::LinearCrossEntropy { weight: table }, &[hidden])?;
+//! b.result("loss", loss);
+//!
+//! // 2. The graph of the loss and of all gradients, with fewer passes over memory; and the graph of the optimizer.
+//! let training = fuse(&grad(&b.finish(), "loss")?);
+//! let adamw = AdamWSpec { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.0 };
+//! let optimizer = update_graph(training.params().clone(), adamw, 1.0)?;
+//! println!("{training}");
+//!
+//! // 3. Plans, made for the largest batch. These are the last allocations.
+//! let limits = Limits { tokens: 8, outputs: 0, spans: 2, context: 4, slots: 0 };
+//! let (threads, isa) = (2, IsaKind::best());
+//! let len = training.params().layout().len();
+//! let mut step = Executor::new(Plan::new(training, limits, threads, isa)?)?;
+//! let mut update = Executor::new(Plan::new(optimizer, limits, threads, isa)?)?;
+//! let mut pool = Pool::new(threads)?;
+//! println!("{}", step.plan());
+//!
+//! // 4. Memory that outlives a run is the caller's. The initial values are too: here just some numbers.
+//! let (mut weights, mut grads) = (Buffer::zeroed(len)?, Buffer::zeroed(len)?);
+//! let (mut m, mut v) = (Buffer::zeroed(len)?, Buffer::zeroed(len)?);
+//! weights.iter_mut().enumerate().for_each(|(i, w)| *w = (i * 7 % 11) as f32 * 0.02 - 0.1);
+//!
+//! // 5. A batch holds sequences end to end, however long each of them is.
+//! let mut batch = Batch::with_capacity(&limits);
+//! batch.push_with_targets(&[0, 1, 2], &[1, 2, 3]);
+//! batch.push_with_targets(&[3, 4], &[4, 0]);
+//!
+//! let mut losses = Vec::new();
+//! for count in 1..=60 {
+//!     let scalars = Scalars { loss_scale: 1.0 / 5.0, learning_rate: 0.05, step: count, ..Scalars::default() };
+//!     let bindings = Bindings { grads: Some(&mut grads), ..Bindings::inference(&weights) };
+//!     step.run(&mut pool, &batch, &scalars, bindings, &NoProbe)?;
+//!     losses.push(step.result_slice("loss").map_or(f32::NAN, |loss| loss.iter().sum()));
+//!
+//!     let params = Weights::Exclusive(&mut weights);
+//!     let bindings = Bindings { params, grads: Some(&mut grads), moments: Some((&mut m, &mut v)), cache: None };
+//!     update.run(&mut pool, &Batch::default(), &scalars, bindings, &NoProbe)?;
+//! }
+//! assert!(losses[59] < 0.1 * losses[0], "{losses:?}");
+//! # Ok(()) }
+//! ```
+//!
+//! # What to look for where
+//!
+//! | subject | items |
+//! |---|---|
+//! | what there is to compute | [`Op`], its shape rule [`Op::outputs`] and its [`cost`](fn@cost) |
+//! | building and changing graphs | [`GraphBuilder`], [`Graph`], [`grad`](fn@grad), [`fuse`](fn@fuse), [`update_graph`] |
+//! | planning | [`Plan`]: liveness and places in the arena, steps, barriers; [`Limits`] |
+//! | running | [`Executor`], [`Pool`], [`Batch`] with its [`Span`]s, [`Bindings`], [`Probe`] |
+//! | checking | [`interpret`](mod@interpret): the same graph on the naive kernels, in `f64`, one buffer a value |
+//!
+//! Two dimensions are symbolic: `tokens`, and `outputs`, the tokens whose rows are asked for. Context length never enters a shape. What
+//! can go wrong goes wrong before a run, as a [`GraphError`]; a run that has begun can't fail and allocates nothing.
+//!
+//! Not here: the names and shapes of models, files, and where initial values come from.
 
 mod arena;
 mod batch;

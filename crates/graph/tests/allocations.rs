@@ -1,9 +1,10 @@
-//! A run allocates nothing: counted by this binary's own allocator, over all threads, which is why the file holds one test only.
+//! A run allocates nothing: counted by this binary's own allocator, over the workers of the pools.
 #![allow(unsafe_code)]
 
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::batches;
@@ -11,17 +12,24 @@ use common::memory::{Memory, Runner};
 use common::model::{Family, Head, Model};
 use common::rng::Rng;
 use smallmind_graph::op::AdamWSpec;
-use smallmind_graph::{Batch, Limits, Scalars, fuse, grad, update_graph};
+use smallmind_graph::{Batch, Graph, Limits, Scalars, fuse, grad, update_graph};
 use smallmind_simd::IsaKind;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// Whether this thread's allocations count: those of the test harness's own threads do not.
+    static WORKER: Cell<bool> = const { Cell::new(false) };
+}
 
 struct Counting;
 
 // SAFETY: every call goes to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        if WORKER.try_with(Cell::get).unwrap_or(false) {
+            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        }
         // SAFETY: the caller's guarantees are passed on.
         unsafe { System.alloc(layout) }
     }
@@ -35,35 +43,46 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Allocations while `work` runs.
+/// Allocations of all workers while `work` runs.
 fn allocations(work: impl FnOnce()) -> usize {
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     work();
     ALLOCATIONS.load(Ordering::Relaxed) - before
 }
 
+/// A runner whose workers' allocations count.
+fn counted(graph: Graph, limits: Limits, threads: usize) -> Runner {
+    let mut runner = Runner::new(graph, limits, threads, IsaKind::best());
+    runner.pool.run(|_, _| WORKER.set(true));
+    runner
+}
+
+/// All in one test: the count is one for the whole process.
 #[test]
 fn runs_allocate_nothing() {
-    assert!(allocations(|| drop(std::hint::black_box(vec![1u8; 100]))) > 0, "the counter counts");
     for threads in [1, 2, 3] {
         for family in [Family::Gpt2, Family::Llama] {
             training(&Model::random(family, 12), threads);
             decoding(&Model::random(family, 12), threads);
         }
+        let mut runner = counted(Model::random(Family::Odd, 1).graph(Head::Loss).unwrap(), TRAINING, threads);
+        let count = allocations(|| runner.pool.run(|_, _| drop(std::hint::black_box(vec![1u8; 100]))));
+        assert_eq!(count, threads, "the counter counts every worker");
     }
 }
+
+const TRAINING: Limits = Limits { tokens: 150, outputs: 0, spans: 4, context: 160, slots: 0 };
 
 fn training(model: &Model, threads: usize) {
     let rng = &mut Rng::new(1);
     let graph = fuse(&grad(&model.graph(Head::Loss).unwrap(), "loss").unwrap());
-    let limits = Limits { tokens: 150, outputs: 0, spans: 4, context: model.context, slots: 0 };
-    let batch = batches::training(rng, model.vocab, &limits);
-    let smaller = batches::training(rng, model.vocab, &Limits { tokens: 9, ..limits });
+    let batch = batches::training(rng, model.vocab, &TRAINING);
+    let smaller = batches::training(rng, model.vocab, &Limits { tokens: 9, ..TRAINING });
     let mut memory = Memory::new(graph.params(), 1);
     let adamw = AdamWSpec { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
     let update = update_graph(graph.params().clone(), adamw, 1.0).unwrap();
-    let mut step = Runner::new(graph, limits, threads, IsaKind::best());
-    let mut update = Runner::new(update, limits, threads, IsaKind::best());
+    let mut step = counted(graph, TRAINING, threads);
+    let mut update = counted(update, TRAINING, threads);
     let none = Batch::default();
     let scalars = Scalars { loss_scale: 0.01, learning_rate: 0.01, ..Scalars::default() };
     step.run(&batch, &scalars, &mut memory);
@@ -80,7 +99,7 @@ fn training(model: &Model, threads: usize) {
 fn decoding(model: &Model, threads: usize) {
     let graph = fuse(&model.graph(Head::Cached).unwrap());
     let limits = Limits { tokens: 8, outputs: 2, spans: 2, context: 64, slots: 2 };
-    let mut runner = Runner::new(graph, limits, threads, IsaKind::best());
+    let mut runner = counted(graph, limits, threads);
     let mut memory = Memory::new(runner.plan().graph().params(), 1).with_cache(runner.plan());
     let mut batch = Batch::with_capacity(&limits);
     let mut decode = |batch: &mut Batch, past: usize| {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::batches::{self, Conversation};
+use common::build::{MANY, chunked};
 use common::close::bits;
 use common::memory::{Memory, Runner};
 use common::model::{Family, Head, Model};
@@ -147,6 +148,12 @@ fn cases() -> Vec<Case> {
         }
         cases.push(Case { what: format!("inference {model:?}"), graph, limits, batches: chunks });
     }
+    // Gradients made by chunks of rows, read by workers' shares of all rows.
+    let limits = Limits { tokens: 300, outputs: 0, spans: 3, context: 120, slots: 0 };
+    let graph = fuse(&grad(&chunked(MANY, 33).unwrap(), "loss").unwrap());
+    let batch = batches::training(&mut Rng::new(8), MANY, &limits);
+    cases.push(Case { what: "chunks".into(), graph, limits, batches: vec![batch] });
+
     let model = Model::random(Family::Gpt2, 4);
     let params = model.graph(Head::Loss).unwrap().params().clone();
     let adamw = smallmind_graph::op::AdamWSpec { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };

@@ -59,9 +59,10 @@ fn chunks_give_the_logits_of_the_whole() {
         let isa = IsaKind::available()[case % IsaKind::available().len()];
         let rng = &mut Rng::new(case as u64);
         let spans = rng.range(1..=5);
-        let tokens = rng.pick(&[1, 3, 8, 40, 100]);
+        // Chunks beyond a block of queries among them.
+        let tokens = rng.pick(&[1, 3, 8, 40, 160, 160]);
         let limits = Limits { tokens, outputs: tokens, spans, context: model.context, slots: spans + rng.below(4) };
-        let conversation = Conversation::random(rng, model.vocab, &limits, [5, 20, 90][case / 3 % 3]);
+        let conversation = Conversation::random(rng, model.vocab, &limits, [5, 20, 160][case / 3 % 3]);
         let want = at_once(&model, &conversation.sequences, isa);
         let got = by_chunks(&model, conversation, limits, rng, isa);
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {

@@ -4,14 +4,14 @@
 mod common;
 
 use common::batches::{self, Conversation};
-use common::build::{Layer, matrix, norm};
+use common::build::{MANY, chunked};
 use common::close::{Bound, Tensors, assert_close, assert_close_wide, bits, wide};
 use common::memory::{Memory, Runner, interpreted_grads, named};
-use common::model::{Family, Head, Model, NormKind};
+use common::model::{Family, Head, Model};
 use common::rng::Rng;
 use smallmind_graph::interpret::Interpreter;
-use smallmind_graph::op::{AdamWSpec, Index};
-use smallmind_graph::{Batch, CLIP, Graph, GraphBuilder, Limits, Op, Params, Scalars, fuse, grad, update_graph};
+use smallmind_graph::op::AdamWSpec;
+use smallmind_graph::{Batch, CLIP, Graph, Limits, Op, Params, Scalars, fuse, grad, update_graph};
 use smallmind_simd::IsaKind;
 
 /// Losses, hidden values and logits in `f32` against the interpreter's `f64`.
@@ -61,8 +61,8 @@ impl Training {
         let family = [Family::Gpt2, Family::Llama, Family::Odd, Family::Odd][case as usize % 4];
         let model = Model::random(family, case);
         let rng = &mut Rng::new(1000 + case);
-        let tokens = rng.pick(&[1, 5, 17, 40, 140]);
-        let limits = Limits { tokens, outputs: 0, spans: rng.range(1..=6), context: model.context, slots: 0 };
+        let tokens = rng.pick(&[1, 5, 17, 40, 140, 400]);
+        let limits = Limits { tokens, outputs: 0, spans: rng.range(1..=8), context: model.context, slots: 0 };
         let graph = model.graph(Head::Loss).unwrap();
         Self::new(format!("case {case}, {limits:?}, {model:?}"), &graph, limits, model.vocab, rng)
     }
@@ -206,19 +206,10 @@ fn training() {
 /// A vocabulary whose logits do not fit into one chunk of rows.
 #[test]
 fn the_loss_by_several_chunks() {
-    let (vocab, d) = (8200, 5);
-    let build = || {
-        let mut b = GraphBuilder::new();
-        let table = matrix(&mut b, "wte", vocab, d, 0.4)?;
-        let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[])?;
-        let x = norm(&mut b, NormKind::Rms, x)?;
-        let x = Layer::new("mix", x, d).bias(true).apply(&mut b)?;
-        let loss = b.value_of(Op::LinearCrossEntropy { weight: table }, &[x])?;
-        b.result("loss", loss);
-        Ok::<Graph, smallmind_graph::GraphError>(b.finish())
-    };
+    let (vocab, d) = (MANY, 5);
+    let graph = chunked(vocab, d).unwrap();
     let limits = Limits { tokens: 150, outputs: 0, spans: 4, context: 100, slots: 0 };
-    let training = Training::new("chunks".into(), &build().unwrap(), limits, vocab, &mut Rng::new(5));
+    let training = Training::new("chunks".into(), &graph, limits, vocab, &mut Rng::new(5));
     let plan = Runner::new(training.graph.clone(), limits, 1, IsaKind::Scalar);
     let steps = plan
         .plan()

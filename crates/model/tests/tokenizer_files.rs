@@ -224,6 +224,9 @@ const MALFORMED: &[Case] = &[
     ("have the same id", |file| file["model"]["vocab"]["b"] = file["model"]["vocab"]["c"].clone()),
     ("a token is empty", |file| file["model"]["vocab"][""] = json!(310)),
     ("over the limit", |file| file["model"]["vocab"]["x".repeat(10_000)] = json!(310)),
+    ("has the id", |file| file["added_tokens"][0]["content"] = json!("é日".repeat(1000))),
+    ("model.type", |file| file["model"]["type"] = json!("x".repeat(1 << 20))),
+    ("vocab: [\"", |file| file["model"]["vocab"]["é".repeat(1 << 20)] = json!(-1)),
     ("merges", |file| drop(file["model"].as_object_mut().unwrap().remove("merges"))),
     ("merges", |file| file["model"]["merges"] = json!({})),
     ("merges: [0]", |file| file["model"]["merges"][0] = json!("ab")),
@@ -321,7 +324,7 @@ fn malformed_files_are_refused_by_name() {
         change(&mut file);
         let error = read(&file).expect_err(&format!("case {index}, {name}")).to_string();
         assert!(error.contains(name), "case {index}: {error:?} does not name {name}");
-        assert!(error.len() < 500 || name == &"over the limit", "case {index}: {} bytes of message", error.len());
+        assert!(error.len() < 700, "case {index}: {} bytes of message", error.len());
     }
 }
 

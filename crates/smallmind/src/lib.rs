@@ -66,5 +66,7 @@ pub use smallmind_train as train;
 pub use smallmind_graph::available_threads;
 pub use smallmind_model::sampler::SamplerConfig;
 pub use smallmind_model::tokenizer::Tokenizer;
-pub use smallmind_model::{GenerateOptions, Generation, Generator, Model, ModelConfig, ModelError, Session, SessionOptions};
+pub use smallmind_model::{
+    GenerateOptions, Generation, Generator, Model, ModelConfig, ModelError, Session, SessionOptions,
+};
 pub use smallmind_simd::IsaKind;

@@ -214,3 +214,18 @@ pub fn norm(b: &mut GraphBuilder, kind: NormKind, x: ValueId) -> Built<ValueId> 
 fn optional_norm(b: &mut GraphBuilder, kind: Option<NormKind>, x: ValueId) -> Built<ValueId> {
     kind.map_or(Ok(x), |kind| norm(b, kind, x))
 }
+
+/// A vocabulary of which no more than 128 rows of logits are computed at a time.
+pub const MANY: usize = 8200;
+
+/// A small model whose loss comes by several chunks of rows when there are more than 128 and `vocab` is [`MANY`].
+pub fn chunked(vocab: usize, d: usize) -> Built<Graph> {
+    let mut b = GraphBuilder::new();
+    let weight = matrix(&mut b, "wte", vocab, d, 0.4)?;
+    let x = b.value_of(Op::Embedding { table: weight, index: Index::Tokens }, &[])?;
+    let x = Layer::new("mix", x, d).bias(true).residual(x).apply(&mut b)?;
+    let x = norm(&mut b, NormKind::Rms, x)?;
+    let loss = b.value_of(Op::LinearCrossEntropy { weight }, &[x])?;
+    b.result("loss", loss);
+    Ok(b.finish())
+}

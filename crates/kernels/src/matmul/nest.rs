@@ -13,9 +13,6 @@ use crate::MatMut;
 /// Rows of A a multiple of this apart lie in the same few sets of the caches, which don't hold a block of them: pages of 4 KiB.
 const CONFLICTING_STRIDE: usize = 1024;
 
-/// Panels of B from which on such rows are packed, to be read so often.
-const PANELS_TO_PACK_A: usize = 3;
-
 /// Room to start the packed blocks on a cache line.
 const ALIGNMENT_SLACK: usize = 15;
 
@@ -152,7 +149,7 @@ unsafe fn multiply_rows<I: Isa>(isa: I, kernels: &Kernels<I>, rows: Rows, packed
     let (a_start, a_stride) = (a.mat.as_ptr(), a.mat.stride());
     let (a_start, a_stride, kernels) = match a.layout {
         Layout::Normal => (a_start, a_stride, &kernels.along_rows[m - 1]),
-        Layout::Transposed if a_stride.is_multiple_of(CONFLICTING_STRIDE) && n >= PANELS_TO_PACK_A * width => {
+        Layout::Transposed if a_stride.is_multiple_of(CONFLICTING_STRIDE) && n / width >= kernels.pack_a_from => {
             // SAFETY: the caller's guarantee; a block of A is a single panel, at most `width_a` wide.
             unsafe { (kernels.copy)(isa, a.mat, packed_a) };
             (packed_a.cast_const(), m.next_multiple_of(I::LANES), &kernels.along_columns[m - 1])

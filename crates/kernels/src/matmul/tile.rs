@@ -74,6 +74,9 @@ pub(super) struct Kernels<I: 'static> {
     pub max_depth: usize,
     /// Most elements of a packed block of B: fitted to a second-level cache of 1 MiB, of which it may fill a quarter.
     pub max_block: usize,
+    /// Panels of B from which on a transposed A is packed whose rows conflict in the caches. Wide tiles read a whole line of A at a time
+    /// and come back seldom: they never gain by it.
+    pub pack_a_from: usize,
     /// `[rows - 1][vectors - 1]`, A in normal layout.
     pub along_rows: &'static [[KernelFn<I>; 2]],
     /// `[rows - 1][vectors - 1]`, A transposed or packed.
@@ -403,6 +406,7 @@ static SCALAR: Kernels<Scalar> = Kernels {
     vectors: 1,
     max_depth: 256,
     max_block: 64 * 1024,
+    pack_a_from: 3,
     along_rows: instances!(Scalar, AlongRows, 1 2 3 4 5 6),
     along_columns: instances!(Scalar, AlongColumns, 1 2 3 4 5 6),
     gemv: gemv_instances!(Scalar, 1 4, 2 2, 3 2, 4 2, 5 1, 6 1, 7 1, 8 1),
@@ -416,6 +420,7 @@ static AVX2: Kernels<Avx2> = Kernels {
     vectors: 2,
     max_depth: 256,
     max_block: 64 * 1024,
+    pack_a_from: 3,
     along_rows: instances!(Avx2, AlongRows, 1 2 3 4 5 6),
     along_columns: instances!(Avx2, AlongColumns, 1 2 3 4 5 6),
     gemv: gemv_instances!(Avx2, 1 8, 2 4, 3 3, 4 2, 5 2, 6 2, 7 1, 8 1),
@@ -429,6 +434,7 @@ static AVX512: Kernels<Avx512> = Kernels {
     vectors: 2,
     max_depth: 256,
     max_block: 64 * 1024,
+    pack_a_from: usize::MAX,
     along_rows: instances!(Avx512, AlongRows, 1 2 3 4 5 6 7 8 9 10 11 12),
     along_columns: instances!(Avx512, AlongColumns, 1 2 3 4 5 6 7 8 9 10 11 12),
     gemv: gemv_instances!(Avx512, 1 8, 2 8, 3 6, 4 5, 5 4, 6 4, 7 3, 8 3),

@@ -29,11 +29,7 @@ pub(super) struct TokenEntry {
 /// Checks everything; returns the tokens by id.
 pub(super) fn check(file: &TokenizerFile<BpeEntry>) -> Result<Vec<Option<TokenEntry>>, TokenizerError> {
     if file.version != "1.0" {
-        return Err(TokenizerError::Unsupported {
-            field: "version".to_owned(),
-            found: format!("{:?}", file.version),
-            supported: "\"1.0\"",
-        });
+        return Err(TokenizerError::unsupported("version", format!("{:?}", file.version), "\"1.0\""));
     }
     check_model(&file.model)?;
     let tokens = tokens_by_id(&file.model.vocab, &file.added_tokens)?;
@@ -56,7 +52,7 @@ pub(super) fn check(file: &TokenizerFile<BpeEntry>) -> Result<Vec<Option<TokenEn
 
 fn check_model(model: &BpeEntry) -> Result<(), TokenizerError> {
     let unsupported = |field: &str, found: String, supported| {
-        Err(TokenizerError::Unsupported { field: format!("model.{field}"), found, supported })
+        Err(TokenizerError::unsupported(format!("model.{field}"), found, supported))
     };
     if let Some(kind) = model.kind.as_ref().filter(|kind| *kind != "BPE") {
         return unsupported("type", format!("{kind:?}"), "\"BPE\"");
@@ -236,11 +232,11 @@ fn check_regex(field: &str, regex: &str) -> Result<(), TokenizerError> {
         let refused = ["(?=", "(?!", "(?<=", "(?<!", "(?("].iter().any(|group| rest.starts_with(group))
             || (rest.starts_with('\\') && after.is_some_and(|c| c.is_ascii_digit() || "kgGK".contains(c)));
         if refused {
-            return Err(TokenizerError::Unsupported {
-                field: field.to_owned(),
-                found: format!("{:?}", rest.chars().take(4).collect::<String>()),
-                supported: "regular expressions without look-around, except (?!\\S), and without back-references",
-            });
+            return Err(TokenizerError::unsupported(
+                field,
+                format!("{:?}", rest.chars().take(4).collect::<String>()),
+                "regular expressions without look-around, except (?!\\S), and without back-references",
+            ));
         }
         // An escaped character is passed over with its backslash.
         let skipped = if rest.starts_with('\\') { 1 + after.map_or(0, char::len_utf8) } else { 1 };
@@ -276,11 +272,11 @@ fn check_decoder(path: &str, part: &Part) -> Result<(), TokenizerError> {
         "Replace" => check_replace(path, part),
         "Metaspace" => check_metaspace(path, part),
         "Strip" if (part.content.as_deref(), part.start, part.stop) == (Some(" "), Some(1), Some(0)) => Ok(()),
-        "Strip" => Err(TokenizerError::Unsupported {
-            field: path.to_owned(),
-            found: format!("stripping {:?} {:?} and {:?} times", part.content, part.start, part.stop),
-            supported: "one space at the start",
-        }),
+        "Strip" => Err(TokenizerError::unsupported(
+            path,
+            format!("stripping {:?} {:?} and {:?} times", part.content, part.start, part.stop),
+            "one space at the start",
+        )),
         _ => unsupported(path, part, "Sequence, ByteLevel, ByteFallback, Fuse, Replace, Metaspace, Strip"),
     }
 }
@@ -291,11 +287,11 @@ fn check_replace(path: &str, part: &Part) -> Result<(), TokenizerError> {
             check_affix(path, "pattern", &Some(pattern.clone()))?;
             check_length(&format!("{path}.content"), "text", require(path, "content", &part.content)?, MAX_AFFIX_BYTES)
         }
-        PatternEntry::Regex(regex) => Err(TokenizerError::Unsupported {
-            field: format!("{path}.pattern"),
-            found: format!("the regular expression {regex:?}"),
-            supported: "String",
-        }),
+        PatternEntry::Regex(regex) => Err(TokenizerError::unsupported(
+            format!("{path}.pattern"),
+            format!("the regular expression {regex:?}"),
+            "String",
+        )),
     }
 }
 
@@ -328,5 +324,5 @@ fn require<'a, T>(path: &str, key: &str, value: &'a Option<T>) -> Result<&'a T, 
 }
 
 fn unsupported(path: &str, part: &Part, supported: &'static str) -> Result<(), TokenizerError> {
-    Err(TokenizerError::Unsupported { field: format!("{path}.type"), found: format!("{:?}", part.kind), supported })
+    Err(TokenizerError::unsupported(format!("{path}.type"), format!("{:?}", part.kind), supported))
 }

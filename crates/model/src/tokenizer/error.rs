@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+/// The most that a message repeats of what a file says.
+const MAX_MESSAGE_BYTES: usize = 240;
+
 /// Why a tokenizer cannot be made, read, written or applied.
 #[derive(Debug, Error)]
 pub enum TokenizerError {
@@ -111,11 +114,37 @@ pub enum TokenizerError {
 impl TokenizerError {
     /// A [`TokenizerError::Field`].
     pub(super) fn field(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Field { field: field.into(), problem: problem.into() }
+        Self::Field { field: clipped(field.into()), problem: clipped(problem.into()) }
+    }
+
+    /// A [`TokenizerError::Unsupported`].
+    pub(super) fn unsupported(field: impl Into<String>, found: impl Into<String>, supported: &'static str) -> Self {
+        Self::Unsupported { field: clipped(field.into()), found: clipped(found.into()), supported }
+    }
+
+    /// A [`TokenizerError::Json`].
+    pub(super) fn json(error: serde_json::Error) -> Self {
+        Self::Json { problem: clipped(error.to_string()) }
     }
 
     /// Turns the library's boxed error into a [`TokenizerError::Library`].
     pub(super) fn library(part: &'static str) -> impl Fn(tokenizers::Error) -> Self {
-        move |error| Self::Library { part, problem: error.to_string() }
+        move |error| Self::Library { part, problem: clipped(error.to_string()) }
     }
+}
+
+/// A message with the middle left out if a file has filled it with its own text.
+fn clipped(message: String) -> String {
+    if message.len() <= MAX_MESSAGE_BYTES {
+        return message;
+    }
+    let mut head = MAX_MESSAGE_BYTES / 2;
+    let mut tail = message.len() - MAX_MESSAGE_BYTES / 2;
+    while !message.is_char_boundary(head) {
+        head -= 1;
+    }
+    while !message.is_char_boundary(tail) {
+        tail += 1;
+    }
+    format!("{} … {}", &message[..head], &message[tail..])
 }

@@ -191,7 +191,7 @@ impl TokenizerFile<BpeEntry> {
         if length > MAX_FILE_BYTES {
             return Err(TokenizerError::TooLarge { bytes: length, limit: MAX_FILE_BYTES });
         }
-        serde_json::from_slice(bytes).map_err(|error| TokenizerError::Json { problem: error.to_string() })
+        serde_json::from_slice(bytes).map_err(TokenizerError::json)
     }
 }
 

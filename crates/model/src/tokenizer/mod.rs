@@ -198,8 +198,7 @@ impl Tokenizer {
             decoder,
             ..TokenizerFile::new(&self.model)
         };
-        serde_json::to_string_pretty(&file)
-            .map_err(|error| TokenizerError::Library { part: "model", problem: error.to_string() })
+        serde_json::to_string_pretty(&file).map_err(|error| TokenizerError::library("model")(error.into()))
     }
 
     /// Writes [`to_json`](Self::to_json) to a file, over what is there.
@@ -369,7 +368,7 @@ impl Tokenizer {
 /// Hands a checked part to the library.
 fn library_part<T: DeserializeOwned>(name: &'static str, part: Option<&Part>) -> Result<Option<T>, TokenizerError> {
     let Some(part) = part else { return Ok(None) };
-    let refused = |error: serde_json::Error| TokenizerError::Library { part: name, problem: error.to_string() };
+    let refused = |error: serde_json::Error| TokenizerError::library(name)(error.into());
     let value = serde_json::to_value(part).map_err(refused)?;
     serde_json::from_value(value).map(Some).map_err(refused)
 }

@@ -64,11 +64,11 @@ impl Decoding {
     /// it does to the whole text.
     pub fn new(decoder: Option<&Part>) -> Result<Self, TokenizerError> {
         let Some(decoder) = decoder else {
-            return Err(TokenizerError::Unsupported {
-                field: "decoder".to_owned(),
-                found: "none".to_owned(),
-                supported: "ByteLevel, Fuse, Metaspace, or a Sequence for byte fallback",
-            });
+            return Err(TokenizerError::unsupported(
+                "decoder",
+                "none",
+                "ByteLevel, Fuse, Metaspace, or a Sequence for byte fallback",
+            ));
         };
         let mut decoding = Self::default();
         let mut fused = false;
@@ -99,11 +99,11 @@ impl Decoding {
             ("Fuse", _) => *fused = true,
             ("Strip", _) if *fused => self.leading_space = true,
             (kind, _) => {
-                return Err(TokenizerError::Unsupported {
-                    field: "decoder".to_owned(),
-                    found: format!("{kind:?} before \"Fuse\""),
-                    supported: "Strip after Fuse",
-                });
+                return Err(TokenizerError::unsupported(
+                    "decoder",
+                    format!("{kind:?} before \"Fuse\""),
+                    "Strip after Fuse",
+                ));
             }
         }
         Ok(())

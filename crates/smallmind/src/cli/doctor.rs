@@ -20,7 +20,8 @@ impl Doctor {
         let machine = Machine::read();
         let available: Vec<&str> = IsaKind::available().iter().map(|kind| kind.name()).collect();
         let forced = std::env::var_os(ISA_VARIABLE).is_some_and(|value| !value.is_empty());
-        let isa_why = if forced { format!("{ISA_VARIABLE} asks for it") } else { "the widest that this CPU runs".to_owned() };
+        let isa_why =
+            if forced { format!("{ISA_VARIABLE} asks for it") } else { "the widest that this CPU runs".to_owned() };
         let threads_why = threads_why(settings);
         if settings.is_json() {
             return output::document(json!({
@@ -35,7 +36,10 @@ impl Doctor {
             ("smallmind", env!("CARGO_PKG_VERSION").to_owned()),
             ("CPU", format!("{} ({})", machine.cpu.as_deref().unwrap_or("unknown"), machine.architecture)),
             ("features", list(&machine.features, " ")),
-            ("instructions", format!("{isa}: {isa_why} ({} can be had; {ISA_VARIABLE} forces one)", list(&available, ", "))),
+            (
+                "instructions",
+                format!("{isa}: {isa_why} ({} can be had; {ISA_VARIABLE} forces one)", list(&available, ", ")),
+            ),
             ("CPUs", cpus(&machine)),
             ("caches", caches(&machine)),
             ("memory", memory(&machine)),
@@ -44,7 +48,10 @@ impl Doctor {
         let lines: String = rows.iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect();
         output::print(&lines)?;
         if settings.threads() > available_threads() {
-            super::note!("note: more threads than usable CPUs wait for one another; {} are usable", available_threads());
+            super::note!(
+                "note: more threads than usable CPUs wait for one another; {} are usable",
+                available_threads()
+            );
         }
         Ok(())
     }

@@ -78,7 +78,14 @@ fn message(error: &anyhow::Error) -> String {
 
 /// 1 failed, 2 wrong usage, 3 bad model or data file, 4 out of memory or over a limit, 130 interrupted.
 fn exit_code(error: &anyhow::Error) -> u8 {
-    error.chain().find_map(code_of).unwrap_or(1)
+    if error.chain().any(is_disk_failure) { 1 } else { error.chain().find_map(code_of).unwrap_or(1) }
+}
+
+/// A disk that takes nothing more is to blame, never the file that was being written.
+fn is_disk_failure(cause: &(dyn std::error::Error + 'static)) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull, WriteZero};
+    let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+    kind.is_some_and(|kind| matches!(kind, FileTooLarge | QuotaExceeded | ReadOnlyFilesystem | StorageFull | WriteZero))
 }
 
 fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
@@ -110,13 +117,21 @@ fn class_of(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorClass> {
         return Some(smallmind::train::model_class(error));
     }
     if let Some(error) = cause.downcast_ref::<TokenizerError>() {
-        return Some(smallmind::train::tokenizer_class(error));
+        return Some(match error {
+            TokenizerError::VocabularySize { .. } => ErrorClass::Usage,
+            TokenizerError::Write { .. } => ErrorClass::Failed,
+            other => smallmind::train::tokenizer_class(other),
+        });
     }
     if let Some(error) = cause.downcast_ref::<CheckpointError>() {
         return Some(if error.is_bad_file() { ErrorClass::BadFile } else { ErrorClass::Failed });
     }
     if let Some(error) = cause.downcast_ref::<GraphError>() {
-        return Some(if matches!(error, GraphError::OutOfMemory { .. }) { ErrorClass::Limit } else { ErrorClass::Failed });
+        return Some(if matches!(error, GraphError::OutOfMemory { .. }) {
+            ErrorClass::Limit
+        } else {
+            ErrorClass::Failed
+        });
     }
     if cause.is::<DataError>() {
         return Some(ErrorClass::BadFile);
@@ -139,6 +154,11 @@ mod tests {
         assert_eq!(code(ModelError::from(GraphError::OutOfMemory { bytes: 1 }).into()), 4);
         assert_eq!(code(IsaError::Unknown("x".into()).into()), 2);
         assert_eq!(code(DataError::NoFiles.into()), 3);
+        let vocabulary = TokenizerError::VocabularySize { asked: 1, allowed: "more" };
+        assert_eq!(code(vocabulary.into()), 2);
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        assert_eq!(code(DataError::Io { path: "x".into(), action: "write", source: full() }.into()), 1);
+        assert_eq!(code(TokenizerError::Write { path: "x".into(), source: full() }.into()), 1);
     }
 
     #[test]

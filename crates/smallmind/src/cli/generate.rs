@@ -10,7 +10,7 @@ use smallmind::model::sampler::SamplerConfig;
 use smallmind::model::tokenizer::{SpecialTokens, Tokenizer};
 use smallmind::model::{Finish, GenerateOptions, Generation, Generator, ModelConfig, Session, SessionOptions};
 
-use super::failure::{Failure, Outcome};
+use super::failure::{Failure, Outcome, usage};
 use super::input::{self, STDIN};
 use super::models::ModelArg;
 use super::settings::Settings;
@@ -84,12 +84,13 @@ impl Sampling {
 }
 
 /// A text with the allocations that its tokens caused.
-struct Told {
+pub struct Told {
     /// The continuation, kept where it isn't printed at once.
-    text: String,
-    /// Whether the last character printed was a line feed.
-    ends_line: bool,
-    generation: Generation,
+    pub text: String,
+    /// Whether its last character is a line feed.
+    pub ends_line: bool,
+    /// How it went.
+    pub generation: Generation,
     allocations_per_token: f64,
 }
 
@@ -106,7 +107,8 @@ impl Generate {
             None => default_prompt(model.config(), &tokenizer),
         };
         let mut prompt = tokenizer.prompt_prefix().to_vec();
-        tokenizer.encoder(SpecialTokens::Parse).encode(&text, &mut prompt)?;
+        let encoded = tokenizer.encoder(SpecialTokens::Parse).encode(&text, &mut prompt);
+        encoded.map_err(|error| usage(format!("the prompt can't be turned into tokens: {error}")))?;
 
         let needed = prompt.len().saturating_add(self.tokens).max(1);
         let context = self.context.unwrap_or(needed.min(model.config().context));
@@ -150,14 +152,16 @@ fn default_prompt(config: &ModelConfig, tokenizer: &Tokenizer) -> String {
 }
 
 /// Where pieces of a text go.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sink {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sink {
+    /// To standard output.
     Print,
+    /// Into [`Told::text`].
     Keep,
 }
 
 /// Generates one text, counting what its tokens allocate between the first piece and the last; what keeping the text takes isn't theirs.
-fn tell(
+pub fn tell(
     generator: &mut Generator,
     prompt: &[u32],
     options: &GenerateOptions,
@@ -187,11 +191,13 @@ fn tell(
 }
 
 impl Told {
+    /// Tokens of the prompt a second.
     fn prefill_rate(&self) -> f64 {
         self.generation.prompt_tokens as f64 / self.generation.prefill.as_secs_f64().max(1e-9)
     }
 
-    fn decode_rate(&self) -> f64 {
+    /// Tokens a second after the prompt.
+    pub fn decode_rate(&self) -> f64 {
         self.generation.tokens as f64 / self.generation.decode.as_secs_f64().max(1e-9)
     }
 

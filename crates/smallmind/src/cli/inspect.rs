@@ -176,7 +176,10 @@ fn describe(folder: &ModelFolder, config: &ModelConfig, graph: &Graph, memory: &
         ("context", c.context.to_string()),
         ("vocabulary", c.vocab_size.to_string()),
         ("tokenizer", tokenizer),
-        ("stored", format!("{} in {tensors} tensors, {files} file{}", units::bytes(stored_bytes(folder)), plural(files))),
+        (
+            "stored",
+            format!("{} in {tensors} tensors, {files} file{}", units::bytes(stored_bytes(folder)), plural(files)),
+        ),
         (
             "memory",
             format!(

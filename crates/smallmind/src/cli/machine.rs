@@ -47,7 +47,9 @@ impl Machine {
         let cpuinfo = text("/proc/cpuinfo");
         let meminfo = text("/proc/meminfo");
         Self {
-            cpu: field(&cpuinfo, "model name").or_else(|| field(&cpuinfo, "Model")).or_else(|| field(&cpuinfo, "Hardware")),
+            cpu: field(&cpuinfo, "model name")
+                .or_else(|| field(&cpuinfo, "Model"))
+                .or_else(|| field(&cpuinfo, "Hardware")),
             architecture: std::env::consts::ARCH,
             features: features(),
             cpus_online: text("/sys/devices/system/cpu/online").trim().parse::<CpuList>().ok().map(|list| list.0),
@@ -55,9 +57,11 @@ impl Machine {
             cgroup_cpus: tightest("cpu.max", "cpu", "cpu.cfs_quota_us", parse_quota),
             memory_total: kibibytes(&meminfo, "MemTotal"),
             memory_available: kibibytes(&meminfo, "MemAvailable"),
-            cgroup_memory: tightest("memory.max", "memory", "memory.limit_in_bytes", |text, _| text.trim().parse().ok())
-                .filter(|bytes| *bytes < 1e18)
-                .map(|bytes: f64| bytes as u64),
+            cgroup_memory: tightest("memory.max", "memory", "memory.limit_in_bytes", |text, _| {
+                text.trim().parse().ok()
+            })
+            .filter(|bytes| *bytes < 1e18)
+            .map(|bytes: f64| bytes as u64),
             caches: caches(Path::new("/sys/devices/system/cpu/cpu0/cache")),
         }
     }
@@ -117,7 +121,9 @@ fn tightest(v2: &str, controller: &str, v1: &str, parse: impl Fn(&str, &Path) ->
         let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
         let (root, file) = match controllers {
             "" => (PathBuf::from("/sys/fs/cgroup"), v2),
-            list if list.split(',').any(|name| name == controller) => (Path::new("/sys/fs/cgroup").join(controller), v1),
+            list if list.split(',').any(|name| name == controller) => {
+                (Path::new("/sys/fs/cgroup").join(controller), v1)
+            }
             _ => continue,
         };
         let own = root.join(path.trim_start_matches('/'));
@@ -149,7 +155,17 @@ fn features() -> Vec<&'static str> {
         };
     }
     let all = detected!(
-        "sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16"
+        "sse4.2",
+        "avx",
+        "avx2",
+        "fma",
+        "f16c",
+        "avx512f",
+        "avx512bw",
+        "avx512dq",
+        "avx512vl",
+        "avx512vnni",
+        "avx512bf16"
     );
     all.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()
 }

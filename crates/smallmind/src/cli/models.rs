@@ -1,14 +1,17 @@
 //! Where a model comes from: a run folder or a Hugging Face folder.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use smallmind::checkpoint::{ModelFolder, TOKENIZER_FILE};
+use smallmind::checkpoint::{CONFIG_FILE, ModelFolder, Rolling, TOKENIZER_FILE};
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{Model, ModelError};
+use smallmind::train::is_run;
 
-use super::failure::usage;
+use super::failure::{bad_file, usage};
+use super::note;
 
 /// `-m`.
 #[derive(Debug, Args)]
@@ -32,10 +35,27 @@ impl ModelArg {
     }
 }
 
-/// Opens a model folder: configuration and headers, not yet the weights.
+/// Opens a model folder: configuration and headers, not yet the weights. A run that has no model yet has checkpoints.
 pub fn open_folder(path: &Path) -> anyhow::Result<ModelFolder> {
     refuse_gguf(path)?;
-    Ok(ModelFolder::open(path)?)
+    if !path.exists() {
+        let path = path.display();
+        return Err(bad_file(format!(
+            "{path}: there is no such folder; name one with config.json and model.safetensors"
+        )));
+    }
+    if path.join(CONFIG_FILE).exists() || !is_run(path) {
+        return Ok(ModelFolder::open(path)?);
+    }
+    let checkpoints = Rolling::new(path.join("checkpoints"), "step-", NonZeroUsize::MIN);
+    let Some(checkpoint) = checkpoints.latest_valid()?.checkpoint else {
+        return Err(bad_file(format!(
+            "{}: the run ended before its first checkpoint: there is no model in it",
+            path.display()
+        )));
+    };
+    note!("note: {} has no model of its own yet; its latest checkpoint is used", path.display());
+    Ok(ModelFolder::open(checkpoint.path)?)
 }
 
 /// The tokenizer of a model folder, or a `tokenizer.json` by itself.
@@ -45,7 +65,10 @@ pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
         return Ok(Tokenizer::from_file(path)?);
     }
     let file = path.join(TOKENIZER_FILE);
-    if path.is_dir() && !file.exists() {
+    if !path.exists() {
+        return Err(bad_file(format!("{}: there is no such folder or file", path.display())));
+    }
+    if !file.exists() {
         return Err(ModelError::NoTokenizer(path.to_owned()).into());
     }
     Ok(Tokenizer::from_file(file)?)

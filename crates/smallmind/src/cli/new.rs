@@ -63,7 +63,9 @@ impl New {
         let parameters = model.params().elements();
         if settings.is_json() {
             let preset = &self.preset;
-            return output::document(json!({ "model": self.out, "preset": preset, "parameters": parameters, "seed": seed }));
+            return output::document(
+                json!({ "model": self.out, "preset": preset, "parameters": parameters, "seed": seed }),
+            );
         }
         let parameters = units::count(parameters as u64);
         output::line(&format!("{}: {} with {parameters} random parameters", self.out.display(), self.preset))

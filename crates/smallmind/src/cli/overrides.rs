@@ -71,7 +71,9 @@ impl Extracted {
             Some(("out_dir", folder)) => self.arguments.push(format!("--out={folder}").into()),
             Some(("init_from", "resume")) => self.arguments.push("--resume".into()),
             Some(("eval_only", "True" | "true" | "1")) => {
-                return Err(usage("--eval_only: measuring a model is a verb of its own: smallmind eval -m MODEL --data FILE"));
+                return Err(usage(
+                    "--eval_only: measuring a model is a verb of its own: smallmind eval -m MODEL --data FILE",
+                ));
             }
             _ => {
                 let layer = Layer::assignment(assignment)?;

@@ -1,14 +1,15 @@
-//! The folder of a new run: which folders may become one, and how an old run is cleared away.
+//! The folder of a new run: which folders may become one, and how an old run makes room for it.
 //!
-//! Only names that a run writes are ever removed, whatever else lies beside them.
+//! Only names that a run writes are ever removed, whatever else lies beside them; and an old run only once the new one has begun.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use smallmind::checkpoint::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
 
 use super::failure::usage;
+use super::note;
 
 const CHECKPOINTS: &str = "checkpoints";
 const DATA: &str = "data";
@@ -51,17 +52,70 @@ pub fn look(path: &Path) -> anyhow::Result<Place> {
             other => (!is_own_file(other)).then(|| other.to_owned()),
         };
         if let Some(foreign) = foreign {
-            return Err(usage(format!("{name}: there is something else in it ({foreign}); choose a folder for the run alone")));
+            return Err(usage(format!(
+                "{name}: there is something else in it ({foreign}); choose a folder for the run alone"
+            )));
         }
     }
     Ok(if entries.is_empty() { Place::Free } else { Place::Leftover })
+}
+
+/// The folder of a run that is about to begin.
+#[derive(Debug)]
+pub struct Room {
+    path: PathBuf,
+    /// Where what was there has been moved to.
+    aside: Option<PathBuf>,
+}
+
+impl Room {
+    /// Moves what is at `path`, if anything, out of the way.
+    ///
+    /// # Errors
+    /// A system that refuses.
+    pub fn make(path: &Path) -> anyhow::Result<Self> {
+        let mut aside = None;
+        if path.exists() {
+            let name = path.canonicalize()?;
+            let mut free =
+                (0..).map(|i| name.with_file_name(format!("{}.old-{i}", file_name(&name)))).filter(|p| !p.exists());
+            let to = free.next().unwrap_or_else(|| name.with_extension("old"));
+            fs::rename(&name, &to).with_context(|| format!("{}: can't be moved out of the way", path.display()))?;
+            aside = Some(to);
+        }
+        Ok(Self { path: path.to_owned(), aside })
+    }
+
+    /// Removes the old if the new has begun; else removes the new and puts the old back.
+    pub fn settle<T, E>(self, begun: Result<T, E>) -> Result<T, E> {
+        let unwanted = if begun.is_ok() { self.aside.as_deref() } else { Some(self.path.as_path()) };
+        if let Some(Err(error)) = unwanted.map(clear) {
+            note!("warning: {error:#}");
+        }
+        match &self.aside {
+            Some(aside) if begun.is_err() => {
+                if let Err(error) = fs::rename(aside, &self.path) {
+                    note!("warning: {}: can't be moved back: {error}", aside.display());
+                }
+            }
+            Some(aside) if aside.exists() => {
+                note!("note: other files that were in the folder are now in {}", aside.display())
+            }
+            _ => {}
+        }
+        begun
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Removes what a run wrote into `path`, and the folder if nothing else is in it.
 ///
 /// # Errors
 /// What can't be removed.
-pub fn clear(path: &Path) -> anyhow::Result<()> {
+fn clear(path: &Path) -> anyhow::Result<()> {
     if !path.is_dir() {
         return Ok(());
     }
@@ -91,7 +145,8 @@ fn is_own_file(name: &str) -> bool {
 
 /// The names that token shards and their manifest have, also while they are being written.
 fn is_shard(name: &str) -> bool {
-    name.starts_with("manifest.json") || ["train-", "validation-"].iter().any(|part| name.starts_with(part) && name.ends_with(".bin"))
+    name.starts_with("manifest.json")
+        || ["train-", "validation-"].iter().any(|part| name.starts_with(part) && name.ends_with(".bin"))
 }
 
 /// The names in a folder, in order.
@@ -144,6 +199,25 @@ mod tests {
             assert!(run.join(name).exists());
             assert!(!run.join("tokenizer.json").exists() && !run.join("data/manifest.json").exists());
         }
+    }
+
+    #[test]
+    fn an_old_run_goes_only_when_the_new_one_has_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        write(&run, &["train.toml", "checkpoints/step-00000001/config.json"]);
+        let room = Room::make(&run).unwrap();
+        assert!(!run.exists());
+        write(&run, &["tokenizer.json", "data/train-00000.bin"]);
+        assert_eq!(room.settle(Err::<(), _>("no")), Err("no"));
+        assert_eq!(look(&run).unwrap(), Place::Run);
+        assert_eq!(entries(&run).unwrap(), ["checkpoints", "train.toml"]);
+
+        let room = Room::make(&run).unwrap();
+        write(&run, &["config.json"]);
+        assert_eq!(room.settle(Ok::<_, ()>(7)), Ok(7));
+        assert_eq!(entries(&run).unwrap(), ["config.json"]);
+        assert_eq!(entries(dir.path()).unwrap(), ["run"]);
     }
 
     #[test]

@@ -19,7 +19,8 @@ const LOSS_WIDTH: f64 = 24.0;
 
 /// A bar on standard error, invisible where that is no terminal.
 pub fn bar(len: u64, template: &str) -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target =
+        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(len), target).with_style(style.progress_chars("█▉▊▋▌▍▎▏ "))
 }
@@ -128,7 +129,9 @@ impl Reporter {
         let shown = "▇".repeat((share * LOSS_WIDTH).round() as usize);
         let (step, steps, loss) = (step.step, step.steps, step.loss);
         let digits = steps.to_string().len();
-        self.say(&format!("step {step:>digits$}/{steps}  loss {loss:>7.4}  {rate:>9} tokens/s  {left:>12} left  {shown}"));
+        self.say(&format!(
+            "step {step:>digits$}/{steps}  loss {loss:>7.4}  {rate:>9} tokens/s  {left:>12} left  {shown}"
+        ));
     }
 
     fn eval(&mut self, eval: &EvalEvent) {

@@ -1,6 +1,193 @@
-//! interim
+//! `smallmind quickstart`: from nothing to a model that tells stories, in about a minute.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
 use clap::Args;
-/// interim
+use serde_json::json;
+use smallmind::graph::{Batch, NoProbe};
+use smallmind::model::sampler::SamplerConfig;
+use smallmind::model::{Finish as TextFinish, GenerateOptions, Generator, Model, Session, SessionOptions};
+use smallmind::simd::IsaKind;
+use smallmind::train::data::RandomWindows;
+use smallmind::train::{Event, Finish, Layer, Learner, Prepared, Source, TrainConfig, TrainError, Trainer, prepare};
+
+use super::failure::{Failure, Outcome, usage};
+use super::generate::{Sink, tell};
+use super::models::ModelArg;
+use super::place::{self, Place, Room};
+use super::progress::Reporter;
+use super::settings::Settings;
+use super::{hints, interrupt, note, output, train};
+
+/// The preset that is trained, and the folder's name.
+const PRESET: &str = "quickstart";
+const FOLDER: &str = "smallmind-quickstart";
+/// Text to train on: about what two CPUs get through in a minute.
+const TEXT_BYTES: usize = 4 << 20;
+/// How many steps are timed at most, and for how long, to know how many fit into the time.
+const TIMED_STEPS: usize = 12;
+const TIMING: Duration = Duration::from_secs(2);
+/// How many steps a training has at least and at most.
+const STEPS: std::ops::RangeInclusive<u64> = 20..=50_000;
+/// Stories told at the end, and the most tokens of each.
+const STORIES: u64 = 3;
+const STORY_TOKENS: usize = 320;
+
+/// Options of `quickstart`.
 #[derive(Debug, Args)]
-pub struct Quickstart {}
-impl Quickstart { pub(super) fn run(self, _: &super::settings::Settings) -> super::failure::Outcome { Ok(()) } }
+pub struct Quickstart {
+    /// The folder of the run [default: smallmind-quickstart, with a number where that exists]
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// How long to train
+    #[arg(long, default_value_t = 55, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    seconds: u32,
+    /// Train exactly so many steps instead
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    steps: Option<u64>,
+}
+
+impl Quickstart {
+    pub(super) fn run(self, settings: &Settings) -> Outcome {
+        let isa = settings.isa()?;
+        let out = self.folder()?;
+        let stop = interrupt::watch(train::STOPPING)?;
+        let mut reporter = Reporter::new(settings, stop);
+        reporter.say(&format!("a small model learns to tell stories; its folder is {}", out.display()));
+
+        let room = Room::make(&out)?;
+        let mut trainer = room.settle(self.begin(&out, settings, isa, &mut reporter))?;
+        let summary = trainer.run(stop, &mut |event: &Event| reporter.event(event))?;
+        if summary.finish == Finish::Interrupted {
+            reporter.finish()?;
+            return Err(train::interrupted(&summary, &out));
+        }
+        reporter.say(&format!("\n{}", train::describe(&summary, &out).trim_end()));
+        reporter.finish()?;
+        tell_stories(&out, trainer.config().train.seed, settings, isa, stop)?;
+        next(&out);
+        Ok(())
+    }
+
+    /// The folder asked for, or the first of `smallmind-quickstart`, `smallmind-quickstart-2` … that is free.
+    fn folder(&self) -> anyhow::Result<PathBuf> {
+        let Some(out) = &self.out else {
+            let numbered = |i: u32| PathBuf::from(if i == 1 { FOLDER.to_owned() } else { format!("{FOLDER}-{i}") });
+            let free = (1..10_000).map(numbered).find(|path| !path.exists());
+            return free.ok_or_else(|| usage(format!("there are too many folders {FOLDER}-…; name one with --out")));
+        };
+        match place::look(out)? {
+            Place::Run => Err(TrainError::Exists(out.clone()).into()),
+            Place::Free | Place::Leftover => Ok(out.clone()),
+        }
+    }
+
+    /// Text, vocabulary, number of steps, trainer.
+    fn begin(
+        &self,
+        out: &Path,
+        settings: &Settings,
+        isa: IsaKind,
+        reporter: &mut Reporter,
+    ) -> Result<Trainer, TrainError> {
+        let seed = settings.seed.map(|seed| Layer::assignment(&format!("train.seed={seed}"))).transpose()?;
+        let mut config = TrainConfig::layered(Some(PRESET), seed.as_slice())?;
+        let source = Source::Stories { seed: config.train.seed, bytes: TEXT_BYTES };
+        let prepared = prepare(out, &config, source, &mut |progress| reporter.prepare(progress))?;
+        let steps = match self.steps {
+            Some(steps) => steps,
+            None => steps_within(f64::from(self.seconds), &config, &prepared, settings.threads(), isa)?,
+        };
+        config.train.steps = steps;
+        config.train.warmup = config.train.warmup.min(steps / 10);
+        config.eval.interval = (steps / 4).max(1);
+        config.eval.batches = config.eval.batches.min(5);
+        config.checkpoint.interval = (steps / 4).max(1);
+        config.log.interval = (steps / 200).max(1);
+        Trainer::create(out, config, prepared, settings.threads(), isa)
+    }
+}
+
+/// How many steps fit into `seconds`: some are timed on a learner that is thrown away.
+fn steps_within(
+    seconds: f64,
+    config: &TrainConfig,
+    prepared: &Prepared,
+    threads: usize,
+    isa: IsaKind,
+) -> Result<u64, TrainError> {
+    let shape = config.batch_shape()?;
+    let model = Model::random(config.model_config(prepared.tokenizer.vocab_size())?, config.train.seed)?;
+    let mut learner = Learner::new(model, shape, config.optimizer(), threads, isa)?;
+    let windows = RandomWindows::new(prepared.train.tokens(), shape.context, config.train.seed)?;
+    let (mut x, mut y) = (vec![0; shape.tokens()], vec![0; shape.tokens()]);
+    let mut batch = Batch::default();
+    let mut laps = Vec::with_capacity(TIMED_STEPS);
+    let started = Instant::now();
+    for step in 0..TIMED_STEPS {
+        let lap = Instant::now();
+        windows.fill(&prepared.train, step as u64, 0, &mut x, &mut y)?;
+        batch.clear();
+        for (x, y) in x.chunks_exact(shape.context).zip(y.chunks_exact(shape.context)) {
+            batch.push_with_targets(x, y);
+        }
+        learner.accumulate(&batch, shape.tokens(), (config.train.seed, step as u32), &NoProbe)?;
+        learner.update(0.0, &NoProbe)?;
+        laps.push(lap.elapsed().as_secs_f64());
+        // The first step touches all memory for the first time.
+        if started.elapsed() >= TIMING && laps.len() > 1 {
+            break;
+        }
+    }
+    let rest = &mut laps[1..];
+    rest.sort_by(f64::total_cmp);
+    let median = rest[rest.len() / 2].max(1e-9);
+    Ok(((seconds / median) as u64).clamp(*STEPS.start(), *STEPS.end()))
+}
+
+/// Lets the model tell its stories.
+fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: &AtomicBool) -> Outcome {
+    let (model, tokenizer) = ModelArg { model: run.to_owned() }.open()?;
+    let context = model.config().context;
+    let session = Session::new(model, SessionOptions::single(context, settings.threads(), isa))?;
+    let mut generator = Generator::new(session, tokenizer)?;
+    if !settings.is_json() {
+        note!("\nstories from the model, word by word:\n");
+    }
+    for story in 0..STORIES {
+        let sampler =
+            SamplerConfig { temperature: 0.7, top_k: 40, seed: seed.wrapping_add(story), ..SamplerConfig::default() };
+        let options = GenerateOptions { max_tokens: STORY_TOKENS, sampler, stops: vec![] };
+        // An empty prompt stands for the token that ended the story before.
+        if settings.is_json() {
+            let told = tell(&mut generator, &[], &options, Sink::Keep, stop)?;
+            output::event(
+                json!({ "event": "story", "text": told.text, "tokens": told.generation.tokens, "tokens_per_second": told.decode_rate() }),
+            )?;
+            continue;
+        }
+        if story > 0 {
+            output::print("\n")?;
+        }
+        let told = tell(&mut generator, &[], &options, Sink::Print, stop)?;
+        if !told.ends_line {
+            output::print("\n")?;
+        }
+        if told.generation.finish == TextFinish::Interrupted {
+            return Err(Failure::Interrupted(format!("interrupted; the model is in {}", run.display())).into());
+        }
+    }
+    Ok(())
+}
+
+/// What to type next.
+fn next(run: &Path) {
+    let (program, run) = (hints::program(), hints::quoted(run));
+    note!("\nnext:");
+    note!("  {program} generate -m {run} -p \"Once upon a time\"    continue a text of your own");
+    note!("  {program} train --data FILE --out my-run               learn from your own text");
+    note!("  {program} inspect {run}                what the model is made of");
+    note!("  {program} --help                                       everything else");
+}

@@ -70,7 +70,8 @@ impl Tokenize {
             let words = text.split(|c: char| c.is_whitespace() || c == ',').filter(|word| !word.is_empty());
             return words.enumerate().map(|(at, word)| word.parse().map_err(|_| bad(word, at))).collect();
         }
-        let value: Value = serde_json::from_str(text).map_err(|error| bad_file(format!("{name}: not JSON: {error}")))?;
+        let value: Value =
+            serde_json::from_str(text).map_err(|error| bad_file(format!("{name}: not JSON: {error}")))?;
         let list = value.get("ids").unwrap_or(&value).as_array();
         let list = list.ok_or_else(|| bad_file(format!("{name}: neither an array of ids nor an object with `ids`")))?;
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());

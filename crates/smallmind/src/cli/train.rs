@@ -3,12 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use smallmind::train::{
-    self, Event, Finish, Layer, Prepared, Source, Summary, TrainConfig, TrainError, Trainer, prepare,
-};
+use smallmind::train::{Event, Finish, Layer, Source, Summary, TrainConfig, TrainError, Trainer, prepare};
 
-use super::failure::{Failure, Outcome, usage};
-use super::place::{self, Place};
+use super::failure::{Failure, Outcome};
+use super::place::{self, Place, Room};
 use super::progress::Reporter;
 use super::settings::Settings;
 use super::{hints, interrupt, note, output, units};
@@ -79,10 +77,10 @@ impl Train {
             Trainer::resume(&self.out, &layers, settings.threads(), isa)?
         } else {
             let config = TrainConfig::layered(self.preset.as_deref(), &layers)?;
-            let create = |prepared, config| Trainer::create(&self.out, config, prepared, settings.threads(), isa);
-            self.make_room()?;
-            let created = begin(&self.out, config, Source::Files(&self.data), &mut reporter, create);
-            created.inspect_err(|_| abandon(&self.out))?
+            let room = self.make_room()?;
+            let prepared = prepare(&self.out, &config, Source::Files(&self.data), &mut |p| reporter.prepare(p));
+            let create = |prepared| Trainer::create(&self.out, config, prepared, settings.threads(), isa);
+            room.settle(prepared.and_then(create))?
         };
         let summary = trainer.run(stop, &mut |event: &Event| reporter.event(event))?;
         reporter.finish()?;
@@ -90,8 +88,7 @@ impl Train {
             output::print(&describe(&summary, &self.out))?;
         }
         if summary.finish == Finish::Interrupted {
-            let resume = format!("{} train --out {} --resume", hints::program(), hints::quoted(&self.out));
-            return Err(Failure::Interrupted(format!("interrupted after step {}; go on with: {resume}", summary.steps)).into());
+            return Err(interrupted(&summary, &self.out));
         }
         hints::after_training(&self.out);
         Ok(())
@@ -115,32 +112,18 @@ impl Train {
     }
 
     /// Makes sure that a run can begin in the folder.
-    fn make_room(&self) -> anyhow::Result<()> {
+    fn make_room(&self) -> anyhow::Result<Room> {
         match place::look(&self.out)? {
-            Place::Free => Ok(()),
             Place::Run if !self.overwrite => Err(TrainError::Exists(self.out.clone()).into()),
-            Place::Run | Place::Leftover => place::clear(&self.out),
+            _ => Room::make(&self.out),
         }
     }
 }
 
-/// Prepares the text of a run and makes its trainer.
-pub fn begin(
-    run: &Path,
-    config: TrainConfig,
-    source: Source<'_>,
-    reporter: &mut Reporter,
-    create: impl FnOnce(Prepared, TrainConfig) -> Result<Trainer, TrainError>,
-) -> anyhow::Result<Trainer> {
-    let prepared = prepare::prepare(run, &config, source, &mut |progress| reporter.prepare(progress))?;
-    Ok(create(prepared, config)?)
-}
-
-/// Removes the beginnings of a run that could not begin.
-pub fn abandon(run: &Path) {
-    if let Err(error) = place::clear(run) {
-        note!("warning: {error:#}");
-    }
+/// What Ctrl-C comes to: a run that can go on.
+pub fn interrupted(summary: &Summary, run: &Path) -> anyhow::Error {
+    let resume = format!("{} train --out {} --resume", hints::program(), hints::quoted(run));
+    Failure::Interrupted(format!("interrupted after step {}; go on with: {resume}", summary.steps)).into()
 }
 
 /// A summary for people.
@@ -149,7 +132,10 @@ pub fn describe(summary: &Summary, run: &Path) -> String {
     let bits = summary.bits_per_byte.map(|bits| format!(", {bits:.3} bits a byte")).unwrap_or_default();
     let rows = [
         ("training loss", loss(summary.train_loss)),
-        ("validation loss", format!("{} on random batches, at best {}", loss(summary.val_loss), loss(summary.best_val_loss))),
+        (
+            "validation loss",
+            format!("{} on random batches, at best {}", loss(summary.val_loss), loss(summary.best_val_loss)),
+        ),
         ("whole validation", format!("{}{bits}", loss(summary.full_val_loss))),
         ("steps", format!("{} in {}", units::grouped(summary.steps), units::seconds(summary.seconds))),
         ("speed", format!("{} tokens/s", units::rate(summary.tokens_per_second))),

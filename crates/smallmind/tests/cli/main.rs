@@ -1,0 +1,10 @@
+//! The command line as its users meet it: the real program on small inputs.
+
+mod arguments;
+mod bad_data;
+mod bad_models;
+mod models;
+mod signals;
+mod support;
+mod text;
+mod training;

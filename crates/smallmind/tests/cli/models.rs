@@ -1,0 +1,126 @@
+//! Models that are made, shown, measured and made to talk.
+
+use std::fs::OpenOptions;
+
+use crate::support::{Bench, Ran};
+
+#[test]
+fn a_new_model_is_shown() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    let shown = bench.run("inspect model --json --tensors --graph --plan").json();
+    assert_eq!(shown["config"]["model_type"], "gpt2");
+    assert_eq!(shown["parameters"], 65 * 128 + 64 * 128 + 4 * (12 * 128 * 128 + 2 * 128) + 128);
+    assert!(shown["tensors"].as_array().unwrap().iter().any(|t| t["name"] == "transformer.wte.weight" && t["dtype"] == "F32"));
+    assert!(shown["memory"]["weights_bytes"].as_u64() >= shown["parameters"].as_u64().map(|n| 4 * n));
+    assert!(!shown["graph"].as_array().unwrap().is_empty() && !shown["plan"].as_array().unwrap().is_empty());
+    let text = bench.run("inspect model --tensors --plan --for training").ok();
+    assert!(text.contains("transformer.wte.weight") && text.contains("plan:") && text.contains("characters"), "{text}");
+
+    let again = bench.run("new --preset nanogpt-cpu --out model");
+    again.fails(2, &["model", "already"]);
+    let same = bench.run("new --preset nanogpt-cpu --out same --json").json();
+    assert_eq!(same["seed"], 1337);
+    let read = |name: &str| std::fs::read(bench.path(name)).unwrap();
+    assert_eq!(read("same/model.safetensors"), read("model/model.safetensors"));
+    bench.run("new --preset nanogpt-cpu --out other --seed 2").ok();
+    assert_ne!(read("other/model.safetensors"), read("model/model.safetensors"));
+}
+
+#[test]
+fn generate_prints_text_and_nothing_else() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    let ran = bench.command("generate -m model -n 20 --seed 5 --threads 1 -p").arg("the cat").output().unwrap();
+    let ran = Ran::of(ran);
+    assert!(ran.stderr.contains("tokens/s") && ran.stderr.contains("seed 5"), "{ran:#?}");
+    let text = ran.ok();
+    assert!(text.starts_with("the cat") && text.ends_with('\n'), "{text:?}");
+
+    let told = bench.run("generate -m model -n 20 --seed 5 --threads 2 --json --prompt-file text.txt --context 64");
+    told.fails(4, &["--context"]);
+    bench.write("prompt.txt", "the cat");
+    let told = bench.run("generate -m model -n 20 --seed 5 --threads 2 --json --prompt-file prompt.txt").json();
+    assert_eq!(format!("the cat{}", told["text"].as_str().unwrap()), text.trim_end_matches('\n'));
+    assert_eq!((told["tokens"].as_u64(), told["prompt_tokens"].as_u64()), (Some(20), Some(7)));
+    assert_eq!((told["finish"].as_str(), told["seed"].as_u64()), (Some("length"), Some(5)));
+    assert!(told["prefill_tokens_per_second"].as_f64() > Some(0.0));
+    assert!(told["decode_tokens_per_second"].as_f64() > Some(0.0));
+    assert_eq!(told["allocations_per_token"], 0.0);
+
+    let only = bench.run_with_input("generate -m model -n 20 --seed 5 --threads 1 --no-echo -p -", b"the cat").ok();
+    assert_eq!(format!("the cat{only}"), text);
+}
+
+#[test]
+fn generation_stops_and_goes_past_the_context() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    let long = bench.run("generate -m model -n 100 --temp 0 --json --threads 1").json();
+    assert_eq!(long["tokens"], 100);
+    let text = long["text"].as_str().unwrap();
+    let stop = text.chars().nth(5).unwrap().to_string();
+    let before = text.split(&stop).next().unwrap();
+    let stopped = bench.command("generate -m model -n 100 --temp 0 --json --threads 1 --stop").arg(&stop).output().unwrap();
+    let stopped = Ran::of(stopped).json();
+    assert_eq!((stopped["text"].as_str(), stopped["stop"].as_str()), (Some(before), Some(stop.as_str())));
+    assert_eq!(bench.run("generate -m model -n 0 --json --threads 1").json()["text"], "");
+}
+
+#[test]
+fn impossible_wishes_are_refused() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    for (wish, code, words) in [
+        ("--temp -1", 2, &["temperature"] as &[&str]),
+        ("--temp warm", 2, &["--temp"]),
+        ("--top-p 0", 2, &["top_p"]),
+        ("--min-p 2", 2, &["min_p"]),
+        ("--repeat-penalty 0", 2, &["repetition_penalty"]),
+        ("--context 100000", 4, &["64"]),
+        ("--context 0", 4, &["64"]),
+        ("-p x --prompt-file text.txt", 2, &["--prompt-file"]),
+        ("--prompt-file missing.txt", 3, &["missing.txt"]),
+        ("-p \u{1F3A9}", 2, &["prompt", "U+1F3A9"]),
+    ] {
+        bench.run(&format!("generate -m model {wish}")).fails(code, words);
+    }
+    let empty_stop = bench.command("generate -m model --stop").arg("").output().unwrap();
+    Ran::of(empty_stop).fails(2, &["empty"]);
+    let ran = bench.run_with_input("generate -m model -p -", b"caf\xe9");
+    ran.fails(3, &["standard input", "offset 3"]);
+}
+
+#[test]
+fn eval_measures() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    let told = bench.run("eval -m model --data text.txt --json --threads 1").json();
+    let loss = told["loss"].as_f64().unwrap();
+    assert!((told["perplexity"].as_f64().unwrap() / loss.exp() - 1.0).abs() < 1e-9);
+    // One token a byte, of which the first is not predicted.
+    assert_eq!(told["tokens"].as_u64().unwrap() + 1, told["bytes"].as_u64().unwrap());
+    assert!((told["bits_per_byte"].as_f64().unwrap() - loss / std::f64::consts::LN_2).abs() < 1e-6);
+    assert!((loss - 65f64.ln()).abs() < 0.5, "random weights know nothing: {loss}");
+    let text = bench.run("eval -m model --data text.txt --threads 2").ok();
+    assert!(text.contains(&format!("{loss:.4}")), "{text}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_or_closed_standard_output() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for line in ["doctor", "doctor --json", "inspect model", "generate -m model -n 5", "tokenize -m model text.txt", "--help"] {
+        let output = bench.command(line).stdout(full()).output().unwrap();
+        Ran::of(output).fails(1, &["standard output", "No space left"]);
+    }
+    for line in ["generate -m model -n 2000 --threads 1", "tokenize -m model text.txt", "completions bash"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ran = Ran::of(bench.command(line).stdout(writer).output().unwrap());
+        assert_eq!(ran.code, Some(0), "{ran:#?}");
+        assert!(!ran.stderr.contains("error") && !ran.stderr.contains("panicked"), "{ran:#?}");
+    }
+}

@@ -1,0 +1,123 @@
+//! Ctrl-C and worse.
+#![cfg(unix)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::{Bench, Ran, TINY};
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// Starts a training that would take hours, and waits until it has logged a step.
+fn endless_training(bench: &Bench, more: &str) -> (Child, BufReader<std::process::ChildStdout>) {
+    let line = format!("train --data text.txt --out run {TINY} --max_iters=100000000 --log.interval=1 --json {more}");
+    let mut child = bench.command(&line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("\"step\"") || !line.contains("loss") {
+        line.clear();
+        assert!(lines.read_line(&mut line).unwrap() > 0, "the training ended");
+    }
+    (child, lines)
+}
+
+/// Waits for the end, reading what is left of standard output meanwhile.
+fn end(child: Child, mut lines: BufReader<std::process::ChildStdout>) -> Ran {
+    let mut stdout = Vec::new();
+    lines.read_to_end(&mut stdout).unwrap();
+    Ran::of(Output { stdout, ..child.wait_with_output().unwrap() })
+}
+
+#[test]
+fn an_interrupted_training_writes_a_checkpoint_and_goes_on() {
+    for name in ["INT", "TERM"] {
+        let bench = Bench::with_text();
+        let (child, lines) = endless_training(&bench, "--checkpoint.interval=0");
+        signal(&child, name);
+        let ran = end(child, lines);
+        assert_eq!(ran.code, Some(130), "{}", ran.stderr);
+        assert!(ran.stderr.contains("--resume") && !ran.stderr.contains("error"), "{}", ran.stderr);
+        let last: Value = serde_json::from_str(ran.stdout.lines().last().unwrap()).unwrap();
+        assert_eq!((&last["event"], &last["finish"]), (&"done".into(), &"interrupted".into()));
+        let step = last["steps"].as_u64().unwrap();
+        let events = bench.run(&format!("train --out run --resume --json --threads 1 --max_iters={}", step + 2)).events();
+        assert_eq!(events[0]["resumed_from"], step);
+        assert_eq!(events.last().unwrap()["steps"], step + 2);
+    }
+}
+
+#[test]
+fn the_second_interrupt_ends_at_once() {
+    let bench = Bench::with_text();
+    // A step of so many micro-batches never ends.
+    let line = format!("train --data text.txt --out run {TINY} --gradient_accumulation_steps=100000000 --json");
+    let mut child = bench.command(&line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut first = String::new();
+    while !first.contains("\"checkpoint\"") {
+        first.clear();
+        assert!(lines.read_line(&mut first).unwrap() > 0, "the training ended");
+    }
+    signal(&child, "INT");
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(child.try_wait().unwrap().is_none(), "the first interrupt waits for the step");
+    let started = Instant::now();
+    signal(&child, "INT");
+    let ran = end(child, lines);
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(130), ""), "{}", ran.stderr);
+    assert!(ran.stderr.contains("Ctrl-C again"), "{}", ran.stderr);
+}
+
+#[test]
+fn interrupted_generation_keeps_what_it_has_said() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    let line = "generate -m model -n 100000000 --threads 1";
+    let mut child = bench.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut first = [0; 10];
+    lines.read_exact(&mut first).unwrap();
+    signal(&child, "INT");
+    let ran = end(child, lines);
+    assert_eq!(ran.code, Some(130), "{}", ran.stderr);
+    assert!(ran.stdout.ends_with('\n') && ran.stderr.contains("tokens/s"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_killed_training_goes_on_from_its_last_checkpoint() {
+    let bench = Bench::with_text();
+    let (mut child, mut lines) = endless_training(&bench, "--checkpoint.interval=2");
+    let mut line = String::new();
+    while !line.contains("step-0000001") {
+        line.clear();
+        assert!(lines.read_line(&mut line).unwrap() > 0);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let events = bench.run("train --out run --resume --json --threads 1 --max_iters=60").events();
+    assert!(events[0]["resumed_from"].as_u64() >= Some(10));
+}
+
+#[test]
+fn a_training_that_nobody_reads_stops_with_a_checkpoint() {
+    let bench = Bench::with_text();
+    let (child, lines) = endless_training(&bench, "");
+    drop(lines);
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(!stderr.contains("error") && !stderr.contains("panicked"), "{stderr}");
+    let names = std::fs::read_dir(bench.path("run/checkpoints")).unwrap();
+    let steps = names.filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_prefix("step-")?.parse::<u64>().ok());
+    let last = steps.max().unwrap();
+    assert!(last > 0);
+    let events = bench.run(&format!("train --out run --resume --json --threads 1 --max_iters={}", last + 1)).events();
+    assert_eq!(events[0]["resumed_from"], last);
+}
