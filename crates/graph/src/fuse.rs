@@ -52,7 +52,7 @@ fn takes_addend(node: &Node) -> bool {
 fn fold_addends(graph: &mut Graph) {
     let uses = graph.use_counts();
     let mut producer: Vec<Option<usize>> = vec![None; graph.shapes.len()];
-    let mut folded = vec![false; graph.nodes.len()];
+    let mut folded = Vec::new();
     for i in 0..graph.nodes.len() {
         if graph.nodes[i].op == Op::Add {
             let [a, b] = [graph.nodes[i].inputs[0], graph.nodes[i].inputs[1]];
@@ -66,18 +66,17 @@ fn fold_addends(graph: &mut Graph) {
                 node.inputs.push(addend);
                 node.outputs = graph.nodes[i].outputs.clone();
                 graph.nodes[i] = node;
-                folded[p] = true;
+                folded.push(p);
             }
         }
         graph.nodes[i].outputs.iter().for_each(|v| producer[v.index()] = Some(i));
     }
-    let mut folded = folded.into_iter();
-    graph.nodes.retain(|_| !folded.next().unwrap_or(false));
+    remove(graph, &folded);
 }
 
 /// Replaces `s = add(a, b)`, `norm(s)` by one node, where the norm is the first reader of `s`.
 fn fuse_add_norm(graph: &mut Graph) {
-    let mut fused = vec![false; graph.nodes.len()];
+    let mut fused = Vec::new();
     for i in 0..graph.nodes.len() {
         if graph.nodes[i].op != Op::Add {
             continue;
@@ -91,9 +90,14 @@ fn fuse_add_norm(graph: &mut Graph) {
             node.op = Op::AddNorm(norm);
             node.outputs.insert(0, sum);
             node.inputs = inputs;
-            fused[i] = true;
+            fused.push(i);
         }
     }
-    let mut fused = fused.into_iter();
-    graph.nodes.retain(|_| !fused.next().unwrap_or(false));
+    remove(graph, &fused);
+}
+
+/// Drops the nodes at `places`.
+fn remove(graph: &mut Graph, places: &[usize]) {
+    let mut place = 0..;
+    graph.nodes.retain(|_| place.next().is_none_or(|i| !places.contains(&i)));
 }

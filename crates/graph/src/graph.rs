@@ -239,7 +239,7 @@ impl GraphBuilder {
     pub fn value_of(&mut self, op: Op, inputs: &[ValueId]) -> Result<ValueId, GraphError> {
         let name = op.name();
         let outputs = self.apply(op, inputs)?;
-        outputs.first().copied().ok_or_else(|| GraphError::NoOutput { op: name })
+        outputs.first().copied().ok_or(GraphError::NoOutput { op: name })
     }
 
     fn value(&mut self, shape: Shape) -> ValueId {

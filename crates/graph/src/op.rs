@@ -477,7 +477,7 @@ impl Op {
             Op::Rope { rope, heads, .. } => {
                 cx.arity(1..=1)?;
                 cx.expect_tokens(0)?;
-                cx.require(rope.head_dim % 2 == 0 && rope.head_dim > 0, "rope needs an even head dimension")?;
+                cx.require(rope.head_dim.is_multiple_of(2) && rope.head_dim > 0, "rope needs an even head dimension")?;
                 cx.require(heads * rope.head_dim <= cx.shape(0).cols, "the rotated heads fit in a row")?;
                 Ok(vec![cx.shape(0)])
             }
@@ -493,7 +493,7 @@ impl Op {
             Op::SwiGlu => {
                 cx.arity(1..=1)?;
                 let x = cx.shape(0);
-                cx.require(x.cols % 2 == 0, "gate and up are equally wide")?;
+                cx.require(x.cols.is_multiple_of(2), "gate and up are equally wide")?;
                 Ok(vec![Shape { cols: x.cols / 2, ..x }])
             }
             Op::SwiGluGrad => {

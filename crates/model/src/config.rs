@@ -166,10 +166,41 @@ impl ConfigError {
         }
         self
     }
+
+    /// The same error by the name that `config.json` has for the field.
+    fn in_terms_of(mut self, family: Family) -> Self {
+        if let Self::Invalid { key, .. } = &mut self {
+            let name = FILE_KEYS.iter().find(|names| names[0] == key);
+            let column = if family == Family::Gpt2 { 1 } else { 2 };
+            if let Some(names) = name.filter(|names| !names[column].is_empty()) {
+                *key = names[column].to_owned();
+            }
+        }
+        self
+    }
 }
+
+/// The names of [`ModelConfig::check`] and those that `config.json` has for the same: of a GPT-2, and of the LLaMA family.
+const FILE_KEYS: &[[&str; 3]] = &[
+    ["context", "n_positions", "max_position_embeddings"],
+    ["d_model", "n_embd", "hidden_size"],
+    ["layers", "n_layer", "num_hidden_layers"],
+    ["heads", "n_head", "num_attention_heads"],
+    ["kv_heads", "", "num_key_value_heads"],
+    ["d_ff", "n_inner", "intermediate_size"],
+    ["norm_eps", "layer_norm_epsilon", "rms_norm_eps"],
+    ["init_std", "initializer_range", "initializer_range"],
+    ["dropout (embedding)", "embd_pdrop", "embd_pdrop"],
+    ["dropout (attention)", "attn_pdrop", "attention_dropout"],
+    ["dropout (residual)", "resid_pdrop", "resid_pdrop"],
+    ["bos", "bos_token_id", "bos_token_id"],
+    ["eos", "eos_token_id", "eos_token_id"],
+];
 
 /// Beyond these no model is known, and products of them could overflow.
 const MAX_DIMENSION: usize = 1 << 24;
+const MAX_LAYERS: usize = 1 << 10;
+const MAX_PARAMETERS: f64 = (1u64 << 42) as f64;
 
 impl ModelConfig {
     /// Reads what Hugging Face's `config.json` holds.
@@ -181,16 +212,16 @@ impl ModelConfig {
             return Err(ConfigError::invalid("config", kind(value), "a model's configuration is a JSON object"));
         };
         let fields = Fields { map };
-        let config = match fields.str("model_type")? {
-            "gpt2" => gpt2(&fields)?,
-            "llama" => llama(&fields, Family::Llama)?,
-            "qwen2" => llama(&fields, Family::Qwen2)?,
+        let (family, read) = match fields.str("model_type")? {
+            "gpt2" => (Family::Gpt2, gpt2(&fields)),
+            "llama" => (Family::Llama, llama(&fields, Family::Llama)),
+            "qwen2" => (Family::Qwen2, llama(&fields, Family::Qwen2)),
             other => {
                 return Err(ConfigError::invalid("model_type", other, "SmallMind runs gpt2, llama and qwen2"));
             }
         };
-        config.check()?;
-        Ok(config)
+        let checked = read.and_then(|config| config.check().map(|()| config));
+        checked.map_err(|error| error.in_terms_of(family))
     }
 
     /// The `config.json` that [`ModelConfig::from_json`] reads, and other tools too.
@@ -244,6 +275,9 @@ impl ModelConfig {
                     "original_max_position_embeddings": s.original_max_position,
                 })),
                 "attention_dropout": short(self.dropout.attention),
+                // Others know neither; without them a training that goes on would drop less than before.
+                "embd_pdrop": short(self.dropout.embedding),
+                "resid_pdrop": short(self.dropout.residual),
             }),
         };
         let mut all = Map::new();
@@ -287,6 +321,14 @@ impl ModelConfig {
                 return Err(ConfigError::invalid(key, n, format!("it must lie between 1 and {MAX_DIMENSION}")));
             }
         }
+        if self.layers > MAX_LAYERS {
+            return Err(ConfigError::invalid("layers", self.layers, format!("it must lie between 1 and {MAX_LAYERS}")));
+        }
+        let parameters = self.matrix_elements();
+        if parameters > MAX_PARAMETERS {
+            let why = format!("with it the model has {parameters:.1e} parameters, more than any that is known");
+            return Err(ConfigError::invalid("d_model", self.d_model, why));
+        }
         if !self.heads.is_multiple_of(self.kv_heads) {
             let why = format!("it must divide the number of query heads, {}", self.heads);
             return Err(ConfigError::invalid("kv_heads", self.kv_heads, why));
@@ -322,6 +364,20 @@ impl ModelConfig {
     }
 }
 
+impl ModelConfig {
+    /// Elements of all matrices, nearly all of the parameters.
+    fn matrix_elements(&self) -> f64 {
+        let [d, q, kv] = [self.d_model, self.heads * self.head_dim, self.kv_heads * self.head_dim].map(|n| n as f64);
+        let (positions, ff) = match self.family {
+            Family::Gpt2 => (self.context, 2.0),
+            Family::Llama | Family::Qwen2 => (0, 3.0),
+        };
+        let heads = if self.head == Head::Tied { 1.0 } else { 2.0 };
+        let block = d * (2.0 * q + 2.0 * kv + ff * self.d_ff as f64);
+        d * (self.vocab_size as f64 * heads + positions as f64) + self.layers as f64 * block
+    }
+}
+
 /// The error for a width that heads don't divide.
 pub(crate) fn heads_must_divide(heads: usize, d_model: usize) -> ConfigError {
     ConfigError::invalid("heads", heads, format!("the heads must divide the width {d_model} evenly"))
@@ -354,7 +410,7 @@ fn gpt2(f: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
         heads,
         kv_heads: heads,
         head_dim: d_model / heads,
-        d_ff: f.optional("n_inner", Fields::as_size)?.unwrap_or(4 * d_model),
+        d_ff: f.optional("n_inner", Fields::as_size)?.unwrap_or(d_model.saturating_mul(4)),
         norm_eps: f.number("layer_norm_epsilon", 1e-5)? as f32,
         head: f.head(true)?,
         biases: if f.flag("bias", true)? { Biases::Present } else { Biases::Absent },
@@ -402,7 +458,11 @@ fn llama(f: &Fields<'_>, family: Family) -> Result<ModelConfig, ConfigError> {
         biases: Biases::Absent,
         gelu: Gelu::Exact,
         rope: rope(f)?,
-        dropout: DropoutConfig { attention: f.number("attention_dropout", 0.0)? as f32, ..DropoutConfig::default() },
+        dropout: DropoutConfig {
+            embedding: f.number("embd_pdrop", 0.0)? as f32,
+            attention: f.number("attention_dropout", 0.0)? as f32,
+            residual: f.number("resid_pdrop", 0.0)? as f32,
+        },
         init_std: f.number("initializer_range", 0.02)? as f32,
         bos: f.optional("bos_token_id", Fields::as_id)?,
         eos: f.ids("eos_token_id")?,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use smallmind_graph::op::{AdamWSpec, Gelu};
-use smallmind_model::{Biases, Family, Head, ModelConfig, preset};
+use smallmind_model::{Biases, ConfigError, Family, Head, ModelConfig, preset};
 use toml::{Table, Value};
 
 use crate::{BatchShape, Optimizer, TrainError};
@@ -196,6 +196,9 @@ const KEYS: &[(&str, &str)] = &[
     ("log.interval", "log_interval"),
 ];
 
+/// What keys begin with.
+const SECTIONS: &[&str] = &["model", "data", "train", "eval", "sample", "checkpoint", "log"];
+
 /// nanoGPT's names that mean nothing here and may stand in a command line that is copied.
 const IGNORED: &[&str] = &["device", "compile", "dtype", "wandb_log", "always_save_checkpoint", "init_from", "eval_only"];
 
@@ -243,8 +246,8 @@ impl Layer {
         }
         let known = KEYS.iter().find(|(key, alias)| *key == name || (!alias.is_empty() && *alias == name));
         let Some((key, _)) = known else { return Err(unknown(name, &origin)) };
-        let (section, key) = split(key);
-        Ok(Self { table: nested(section, key, parse_value(value)), origin })
+        let (section, name) = split(key);
+        Ok(Self { table: nested(section, name, value_of(key, value)), origin })
     }
 
     /// Whether `name` is a key or one of nanoGPT's names.
@@ -258,8 +261,8 @@ impl Layer {
         let of_key = |(key, _): &(&str, &str)| {
             let variable = format!("SMALLMIND_{}", key.replace('.', "_").to_uppercase());
             let value = std::env::var(&variable).ok()?;
-            let (section, key) = split(key);
-            Some(Layer { origin: variable, table: nested(section, key, parse_value(&value)) })
+            let (section, name) = split(key);
+            Some(Layer { origin: variable, table: nested(section, name, value_of(key, &value)) })
         };
         KEYS.iter().filter_map(of_key).collect()
     }
@@ -268,11 +271,14 @@ impl Layer {
     fn entries(&self) -> Result<Vec<(String, &Value)>, TrainError> {
         let mut entries = Vec::new();
         for (section, value) in &self.table {
-            let Value::Table(keys) = value else { return Err(unknown(section, &self.origin)) };
+            let Value::Table(keys) = value else { return Err(unknown_key(section, &self.origin)) };
+            if !SECTIONS.contains(&section.as_str()) {
+                return Err(unknown_key(section, &self.origin));
+            }
             for (key, value) in keys {
                 let name = format!("{section}.{key}");
                 if !KEYS.iter().any(|(k, _)| *k == name) && name != "train.accumulation" {
-                    return Err(unknown(&name, &self.origin));
+                    return Err(unknown_key(&name, &self.origin));
                 }
                 entries.push((name, value));
             }
@@ -290,6 +296,17 @@ fn split(key: &str) -> (&str, &str) {
     key.split_once('.').unwrap_or((key, ""))
 }
 
+/// The value of a key written as text: for a key that holds text, that text.
+fn value_of(key: &str, text: &str) -> Value {
+    if TEXTS.contains(&key) { Value::String(unquoted(text).to_owned()) } else { parse_value(text) }
+}
+
+/// Without a pair of quotation marks around it.
+fn unquoted(text: &str) -> &str {
+    let inner = |mark: char| text.strip_prefix(mark).and_then(|rest| rest.strip_suffix(mark));
+    inner('"').or_else(|| inner('\'')).unwrap_or(text)
+}
+
 /// A number or truth value (Python's spelling too) if the text is one, else the text.
 fn parse_value(text: &str) -> Value {
     match text {
@@ -297,7 +314,6 @@ fn parse_value(text: &str) -> Value {
         "False" => return Value::Boolean(false),
         _ => {}
     }
-    let plain = text.trim_matches(|c| c == '"' || c == '\'');
     if let Ok(n) = text.parse::<i64>() {
         Value::Integer(n)
     } else if let Some(x) = text.parse::<f64>().ok().filter(|_| text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c))) {
@@ -305,14 +321,27 @@ fn parse_value(text: &str) -> Value {
     } else if let Ok(b) = text.parse::<bool>() {
         Value::Boolean(b)
     } else {
-        Value::String(plain.to_owned())
+        Value::String(unquoted(text).to_owned())
     }
 }
 
+/// A name of a command line, where nanoGPT's count.
 fn unknown(name: &str, origin: &str) -> TrainError {
     let names = KEYS.iter().flat_map(|(key, alias)| [*key, *alias]).filter(|n| !n.is_empty());
-    let suggestion = smallmind_checkpoint::did_you_mean(name, names).map(str::to_owned);
-    TrainError::UnknownKey { name: name.to_owned(), origin: origin.to_owned(), suggestion }
+    unknown_among(name, origin, smallmind_checkpoint::did_you_mean(name, names))
+}
+
+/// A key of a file, or a section, where nanoGPT's names don't count; whoever writes one is told the key for it.
+fn unknown_key(name: &str, origin: &str) -> TrainError {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let renamed = KEYS.iter().find(|(_, alias)| !alias.is_empty() && *alias == last).map(|(key, _)| *key);
+    let section = || smallmind_checkpoint::did_you_mean(name, SECTIONS.iter().copied());
+    let key = || smallmind_checkpoint::did_you_mean(name, KEYS.iter().map(|(key, _)| *key));
+    unknown_among(name, origin, renamed.or_else(section).or_else(key))
+}
+
+fn unknown_among(name: &str, origin: &str, suggestion: Option<&str>) -> TrainError {
+    TrainError::UnknownKey { name: name.to_owned(), origin: origin.to_owned(), suggestion: suggestion.map(str::to_owned) }
 }
 
 impl TrainConfig {
@@ -325,7 +354,8 @@ impl TrainConfig {
         for layer in layers {
             for (key, value) in layer.entries()? {
                 if key == "model.preset" && preset.is_none() {
-                    name = value.as_str().map(str::to_owned);
+                    let text = value.as_str().ok_or_else(|| not_a(&key, &layer.origin, "a name"))?;
+                    name = Some(text.to_owned());
                 }
             }
         }
@@ -335,13 +365,14 @@ impl TrainConfig {
             for (key, value) in layer.entries()? {
                 match key.as_str() {
                     "model.preset" => {}
-                    "train.accumulation" => accumulation = value.as_integer().and_then(|n| usize::try_from(n).ok()),
+                    "train.accumulation" => accumulation = Some(micro_batches(value, &layer.origin)?),
                     _ => config = config.with(&key, value, &layer.origin)?,
                 }
             }
         }
         if let Some(count) = accumulation {
-            config.train.total_tokens = count * config.train.batch * config.model_config(1)?.context;
+            config.check_batch()?;
+            config.train.total_tokens = count.saturating_mul(config.batch_shape()?.tokens());
         }
         config.check()?;
         Ok(config)
@@ -436,6 +467,12 @@ impl TrainConfig {
         let mut config = self.clone();
         for layer in layers {
             for (key, value) in layer.entries()? {
+                if key == "train.accumulation" {
+                    if micro_batches(value, &layer.origin)? != config.micro_batches()? {
+                        return Err(TrainError::NotResumable { key, origin: layer.origin.clone() });
+                    }
+                    continue;
+                }
                 let changed = config.with(&key, value, &layer.origin)?;
                 let may_change = RESUMABLE.iter().any(|r| key == *r || (r.ends_with('.') && key.starts_with(r)));
                 if changed != config && !may_change {
@@ -488,7 +525,7 @@ impl TrainConfig {
             heads,
             kv_heads: m.kv_heads.unwrap_or(if same_heads { base.kv_heads } else { heads }),
             head_dim: d_model / heads,
-            d_ff: m.d_ff.unwrap_or(base.d_ff * d_model / base.d_model),
+            d_ff: m.d_ff.unwrap_or(base.d_ff.saturating_mul(d_model) / base.d_model),
             head: m.tied.map_or(base.head, |tied| if tied { Head::Tied } else { Head::Untied }),
             biases: m.biases.map_or(base.biases, |b| if b { Biases::Present } else { Biases::Absent }),
             gelu,
@@ -498,7 +535,7 @@ impl TrainConfig {
             ..base
         };
         config.rope.theta = m.rope_theta.unwrap_or(config.rope.theta);
-        config.check().map_err(smallmind_model::ModelError::from)?;
+        config.check().map_err(model_setting)?;
         Ok(config)
     }
 
@@ -537,12 +574,9 @@ impl TrainConfig {
     /// Checks that the numbers make a training.
     fn check(&self) -> Result<(), TrainError> {
         let t = &self.train;
-        let require = |holds: bool, key: &str, got: String, why: &str| {
-            if holds { Ok(()) } else { Err(value_error(key, &got, why)) }
-        };
         self.model_config(1)?;
+        self.check_batch()?;
         require(t.steps > 0, "train.steps", t.steps.to_string(), "at least one step")?;
-        require(t.batch > 0, "train.batch", t.batch.to_string(), "at least one sequence")?;
         let finite = |x: f64| x.is_finite() && x >= 0.0;
         for (key, x) in [("train.lr", t.lr), ("train.min_lr", t.min_lr), ("train.weight_decay", t.weight_decay), ("train.clip", t.clip)] {
             require(finite(x), key, x.to_string(), "a finite number, not negative")?;
@@ -551,6 +585,13 @@ impl TrainConfig {
             require((0.0..1.0).contains(&x), key, x.to_string(), "it lies in [0, 1)")?;
         }
         require(t.eps > 0.0 && t.eps.is_finite(), "train.eps", t.eps.to_string(), "a positive number")?;
+        let why = format!("at most train.lr = {}", t.lr);
+        let falls = t.schedule != ScheduleKind::Constant;
+        require(!falls || t.min_lr <= t.lr, "train.min_lr", t.min_lr.to_string(), &why)?;
+        let bytes_and_merges = 257..=1 << 20;
+        let vocab = self.data.vocab_size;
+        let fits = self.data.tokenizer != "bpe" || bytes_and_merges.contains(&vocab);
+        require(fits, "data.vocab_size", vocab.to_string(), "from 257 (the bytes and the end of a text) to 1048576")?;
         let v = self.data.validation;
         require(v > 0.0 && v < 1.0, "data.validation", v.to_string(), "a share of the text between 0 and 1")?;
         require(self.eval.batches > 0, "eval.batches", "0".into(), "at least one batch")?;
@@ -563,7 +604,43 @@ impl TrainConfig {
         let why = format!("a multiple of batch × context = {tokens} tokens, or 0 for one micro-batch");
         require(total.is_multiple_of(tokens), "train.total_tokens", total.to_string(), &why)
     }
+
+    fn check_batch(&self) -> Result<(), TrainError> {
+        let batch = self.train.batch;
+        require((1..=MAX_BATCH).contains(&batch), "train.batch", batch.to_string(), "from 1 to 16777216 sequences")
+    }
 }
+
+/// More sequences than memory could hold, few enough for the number of their tokens not to overflow.
+const MAX_BATCH: usize = 1 << 24;
+
+fn require(holds: bool, key: &str, got: String, why: &str) -> Result<(), TrainError> {
+    if holds { Ok(()) } else { Err(value_error(key, &got, why)) }
+}
+
+/// nanoGPT's number of micro-batches in a step.
+fn micro_batches(value: &Value, origin: &str) -> Result<usize, TrainError> {
+    let count = value.as_integer().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
+    count.ok_or_else(|| not_a("gradient_accumulation_steps", origin, "a whole number, at least 1"))
+}
+
+fn not_a(key: &str, origin: &str, what: &str) -> TrainError {
+    TrainError::Value { key: key.to_owned(), origin: origin.to_owned(), why: format!("it must be {what}") }
+}
+
+/// The model's own complaint, by the name of the setting.
+fn model_setting(error: ConfigError) -> TrainError {
+    match error {
+        ConfigError::Invalid { key, got, why, .. } => {
+            let name = if key.starts_with("dropout") { "dropout" } else { key.as_str() };
+            value_error(&format!("model.{name}"), &got, &why)
+        }
+        other => smallmind_model::ModelError::from(other).into(),
+    }
+}
+
+/// Keys that hold text, whatever it looks like.
+const TEXTS: &[&str] = &["model.preset", "model.family", "model.gelu", "data.tokenizer", "train.schedule", "sample.prompt"];
 
 /// Optional keys that are floats, which a preset may leave absent.
 const FLOATS: &[&str] = &["model.dropout", "model.rope_theta"];

@@ -8,7 +8,8 @@ use smallmind_model::tokenizer::{BpeTraining, SpecialTokens, Tokenizer};
 
 use crate::TrainError;
 use crate::config::TrainConfig;
-use crate::data::{Dataset, OpenOptions, ShardOptions, ShardWriter, Split, read_texts};
+use crate::data::{DataError, Dataset, OpenOptions, ShardOptions, ShardWriter, Split, read_texts};
+use crate::run_folder::has_checkpoint;
 use crate::stories::{Part, Stories};
 
 /// The folder of a run that holds its token shards.
@@ -67,6 +68,9 @@ pub fn prepare(
     source: Source<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Prepared, TrainError> {
+    if has_checkpoint(run)? {
+        return Err(TrainError::Exists(run.to_owned()));
+    }
     progress(Progress::Text);
     let text = read(config, source)?;
     progress(Progress::Tokenizer);
@@ -74,21 +78,25 @@ pub fn prepare(
     progress(Progress::Tokens);
     std::fs::create_dir_all(run).map_err(|source| TrainError::Write { path: run.to_owned(), source })?;
     let json = tokenizer.to_json()?;
-    write_file_atomic(run.join(TOKENIZER_FILE), |out| out.write_all(json.as_bytes()))?;
-
     let vocab_size = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
     let options = ShardOptions { tokenizer_sha256: Some(sha256(json.as_bytes())), ..ShardOptions::new(vocab_size) };
     let mut writer = ShardWriter::create(run.join(DATA_FOLDER), options)?;
+    // Not before it is certain that no shards of another tokenizer are there.
+    write_file_atomic(run.join(TOKENIZER_FILE), |out| out.write_all(json.as_bytes()))?;
+    let context = config.batch_shape()?.context;
     let end = if text.separated { tokenizer.eos() } else { None };
     for (split, documents) in [(Split::Train, &text.train), (Split::Validation, &text.validation)] {
         let mut encoder = tokenizer.encoder(SpecialTokens::AsText);
         let mut ids = Vec::new();
+        let mut tokens = 0;
         for document in documents {
             ids.clear();
             encoder.encode(document, &mut ids)?;
             ids.extend(end);
+            tokens += ids.len();
             writer.push(split, &ids, document.len() as u64)?;
         }
+        check_length(split, tokens, context)?;
     }
     writer.finish()?;
     open(run)
@@ -107,6 +115,14 @@ pub fn open(run: &Path) -> Result<Prepared, TrainError> {
     train.check_tokenizer(&sha256(&json))?;
     let validation = Dataset::open(&dir, Split::Validation, OpenOptions::default())?;
     Ok(Prepared { tokenizer, train, validation })
+}
+
+/// Whether a part of the text holds at least one window.
+pub(crate) fn check_length(split: Split, tokens: usize, context: usize) -> Result<(), DataError> {
+    if tokens > context {
+        return Ok(());
+    }
+    Err(DataError::PartTooShort { part: split.name(), tokens, context, needed: context.saturating_add(1) })
 }
 
 fn read(config: &TrainConfig, source: Source<'_>) -> Result<Text, TrainError> {

@@ -59,6 +59,8 @@ pub struct RunFolder {
     path: PathBuf,
     log: File,
     csv: File,
+    /// A line in the making; kept, so that a step that is logged allocates nothing.
+    line: Vec<u8>,
 }
 
 impl RunFolder {
@@ -67,7 +69,7 @@ impl RunFolder {
     /// # Errors
     /// A run that is there already; a disk that is full.
     pub fn create(path: &Path, config: &TrainConfig) -> Result<Self, TrainError> {
-        if path.join(CHECKPOINTS).exists() {
+        if has_checkpoint(path)? {
             return Err(TrainError::Exists(path.to_owned()));
         }
         let run = Self::open_logs(path, true)?;
@@ -75,15 +77,25 @@ impl RunFolder {
         Ok(run)
     }
 
-    /// Goes on with the run in `path` after `step` updates: later lines of its logs are dropped.
+    /// Goes on with the run in `path` after `step` updates: later lines of its logs are dropped. So are the estimates of the very end, which
+    /// a training that has nothing more to do makes again.
     ///
     /// # Errors
     /// Logs that can't be read or written.
     pub fn reopen(path: &Path, config: &TrainConfig, step: u64) -> Result<Self, TrainError> {
-        let of_line = |line: &str| serde_json::from_str::<Value>(line).ok()?.get("step")?.as_u64();
-        truncate(&path.join(LOG_FILE), |line| of_line(line).is_some_and(|s| s <= step))?;
-        let of_row = |row: &str| row.split(',').next()?.parse::<u64>().ok();
-        truncate(&path.join(CSV_FILE), |row| row == CSV_HEADER || of_row(row).is_some_and(|s| s <= step))?;
+        let stays = |s: u64, estimate: bool| s <= step && !(estimate && s >= config.train.steps);
+        truncate(&path.join(LOG_FILE), None, |line| {
+            let Ok(event) = serde_json::from_str::<Value>(line) else { return false };
+            let step = event.get("step").and_then(Value::as_u64);
+            step.is_some_and(|s| stays(s, event.get("event").is_some_and(|kind| kind == "eval")))
+        })?;
+        let columns = CSV_HEADER.split(',').count();
+        truncate(&path.join(CSV_FILE), Some(CSV_HEADER), |row| {
+            // Less than a row is what a process that was killed had left to write.
+            let cells: Vec<&str> = row.split(',').collect();
+            let step = cells[0].parse().ok().filter(|_| cells.len() == columns);
+            step.is_some_and(|s| stays(s, cells[1].is_empty()))
+        })?;
         let run = Self::open_logs(path, false)?;
         run.write_config(config)?;
         Ok(run)
@@ -97,9 +109,9 @@ impl RunFolder {
             options.create(true).append(!new).write(true).truncate(new);
             options.open(&file).map_err(|source| TrainError::Write { path: file, source })
         };
-        let mut run = Self { log: open(LOG_FILE)?, csv: open(CSV_FILE)?, path: path.to_owned() };
+        let mut run = Self { log: open(LOG_FILE)?, csv: open(CSV_FILE)?, path: path.to_owned(), line: Vec::with_capacity(512) };
         if new {
-            run.csv_line(CSV_HEADER)?;
+            run.csv_line(format_args!("{CSV_HEADER}"))?;
         }
         Ok(run)
     }
@@ -116,18 +128,18 @@ impl RunFolder {
         &self.path
     }
 
-    /// Appends an event to the logs, if it belongs there.
+    /// Appends an event to the logs, if it belongs there. Allocates nothing for a step.
     ///
     /// # Errors
     /// A disk that is full.
     pub fn log(&mut self, event: &Event) -> Result<(), TrainError> {
         match event {
             Event::Step(StepEvent { step, loss, lr, grad_norm, tokens_per_second, seconds, .. }) => {
-                self.csv_line(&format!("{step},{loss},{lr},{grad_norm},{tokens_per_second:.0},{seconds:.2},,,"))?;
+                self.csv_line(format_args!("{step},{loss},{lr},{grad_norm},{tokens_per_second:.0},{seconds:.2},,,"))?;
             }
             Event::Eval(EvalEvent { step, train_loss, val_loss, bits_per_byte, .. }) => {
                 let bits = bits_per_byte.map(|b| b.to_string()).unwrap_or_default();
-                self.csv_line(&format!("{step},,,,,,{train_loss},{val_loss},{bits}"))?;
+                self.csv_line(format_args!("{step},,,,,,{train_loss},{val_loss},{bits}"))?;
             }
             Event::Started(_)
             | Event::Sample { .. }
@@ -135,14 +147,18 @@ impl RunFolder {
             | Event::Warning { .. }
             | Event::Done(_) => return Ok(()),
         }
-        let line = format!("{}\n", event.to_json());
-        let write = |source| TrainError::Write { path: self.path.join(LOG_FILE), source };
-        self.log.write_all(line.as_bytes()).map_err(write)
+        self.line.clear();
+        let put = serde_json::to_writer(&mut self.line, event).map_err(std::io::Error::other);
+        self.line.push(b'\n');
+        // In one piece, so that a process that is killed leaves whole lines.
+        let written = put.and_then(|()| self.log.write_all(&self.line));
+        written.map_err(|source| TrainError::Write { path: self.path.join(LOG_FILE), source })
     }
 
-    fn csv_line(&mut self, line: &str) -> Result<(), TrainError> {
-        let write = |source| TrainError::Write { path: self.path.join(CSV_FILE), source };
-        self.csv.write_all(format!("{line}\n").as_bytes()).map_err(write)
+    fn csv_line(&mut self, line: std::fmt::Arguments<'_>) -> Result<(), TrainError> {
+        self.line.clear();
+        let written = writeln!(self.line, "{line}").and_then(|()| self.csv.write_all(&self.line));
+        written.map_err(|source| TrainError::Write { path: self.path.join(CSV_FILE), source })
     }
 
     /// Writes `model` as the run's model.
@@ -154,10 +170,16 @@ impl RunFolder {
     }
 }
 
-/// Keeps the lines of a log for which `keep` holds.
-fn truncate(path: &Path, keep: impl Fn(&str) -> bool) -> Result<(), TrainError> {
-    let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
-    let kept: String = text.lines().filter(|l| keep(l)).flat_map(|l| [l, "\n"]).collect();
+/// Keeps the lines of a log for which `keep` holds, under its header.
+fn truncate(path: &Path, header: Option<&str>, keep: impl Fn(&str) -> bool) -> Result<(), TrainError> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => vec![],
+        Err(source) => return Err(TrainError::Read { path: path.to_owned(), source }),
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let lines = header.into_iter().chain(text.lines().filter(|l| keep(l)));
+    let kept: String = lines.flat_map(|l| [l, "\n"]).collect();
     Ok(write_file_atomic(path, |out| out.write_all(kept.as_bytes()))?)
 }
 
@@ -169,6 +191,11 @@ pub fn checkpoints(run: &Path, keep: usize) -> Rolling {
 /// Whether `path` holds a run.
 pub fn is_run(path: &Path) -> bool {
     path.join(CHECKPOINTS).is_dir()
+}
+
+/// Whether `path` holds a checkpoint, whole or not: something that must not be overwritten.
+pub fn has_checkpoint(path: &Path) -> Result<bool, TrainError> {
+    Ok(!checkpoints(path, 1).steps()?.is_empty())
 }
 
 /// Publishes a checkpoint of `learner`: a whole model and all that going on bit for bit needs.
@@ -216,7 +243,7 @@ pub fn latest(run: &Path) -> Result<(ValidCheckpoint, TrainerState, Vec<String>)
     let warnings: Vec<String> = found.damaged.iter().map(|(path, e)| format!("{}: {e}", path.display())).collect();
     let Some(checkpoint) = found.checkpoint else {
         return Err(match warnings.len() {
-            0 => TrainError::NoRun { path: run.to_owned(), why: "it was stopped before its first checkpoint".into() },
+            0 => TrainError::NoRun { path: run.to_owned(), why: "it was stopped before its first checkpoint; remove the folder and train anew".into() },
             _ => TrainError::Damaged { path: rolling.dir().to_owned(), why: warnings.join("; ") },
         });
     };

@@ -9,11 +9,11 @@ use smallmind_checkpoint::Rolling;
 use smallmind_graph::{Batch, NoProbe, Probe};
 use smallmind_model::sampler::SamplerConfig;
 use smallmind_model::tokenizer::{SpecialTokens, Tokenizer};
-use smallmind_model::{GenerateOptions, Generator, Model, Session, SessionOptions};
+use smallmind_model::{GenerateOptions, Generator, Model, ModelConfig, Session, SessionOptions};
 use smallmind_simd::IsaKind;
 
 use crate::config::{Layer, ScheduleKind, TrainConfig};
-use crate::data::{Dataset, RandomWindows};
+use crate::data::{Dataset, RandomWindows, Split};
 use crate::evaluate::whole_set;
 use crate::event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
 use crate::prepare::{self, Prepared};
@@ -39,6 +39,7 @@ pub struct Trainer {
     rolling: Rolling,
     windows: RandomWindows,
     shape: BatchShape,
+    micro_batches: usize,
     threads: usize,
     isa: IsaKind,
     batch: Batch,
@@ -69,10 +70,7 @@ impl Trainer {
         threads: usize,
         isa: IsaKind,
     ) -> Result<Self, TrainError> {
-        let mut shape = config.model_config(prepared.tokenizer.vocab_size())?;
-        shape.bos = prepared.tokenizer.bos();
-        shape.eos = prepared.tokenizer.eos().into_iter().collect();
-        let model = Model::random(shape, config.train.seed)?;
+        let model = Model::random(model_config(&config, &prepared.tokenizer)?, config.train.seed)?;
         let folder = RunFolder::create(run, &config)?;
         let state = TrainerState {
             schema_version: STATE_VERSION,
@@ -91,10 +89,16 @@ impl Trainer {
     /// # Errors
     /// No run, no whole checkpoint, data of another run, or a setting that is fixed.
     pub fn resume(run: &Path, layers: &[Layer], threads: usize, isa: IsaKind) -> Result<Self, TrainError> {
+        // A checkpoint may be set aside under another name, where a process was killed while it replaced that.
+        run_folder::checkpoints(run, 1).clean()?;
         let (checkpoint, mut state, warnings) = run_folder::latest(run)?;
         state.config = state.config.resumed(layers)?;
         let prepared = prepare::open(run)?;
         let model = Model::load(&checkpoint.path)?;
+        if *model.config() != model_config(&state.config, &prepared.tokenizer)? {
+            let why = "its model has another shape than its settings and its tokenizer say".to_owned();
+            return Err(TrainError::NoRun { path: checkpoint.path, why });
+        }
         let folder = RunFolder::reopen(run, &state.config, state.step)?;
         let step = state.step;
         let mut trainer = Self::assemble(state, model, prepared, folder, threads, isa)?;
@@ -118,8 +122,11 @@ impl Trainer {
         let Prepared { tokenizer, train, validation } = prepared;
         let config = &state.config;
         let shape = config.batch_shape()?;
+        prepare::check_length(Split::Train, train.tokens(), shape.context)?;
+        prepare::check_length(Split::Validation, validation.tokens(), shape.context)?;
+        check_prompt(config, &tokenizer, shape.context)?;
         let windows = RandomWindows::new(train.tokens(), shape.context, config.train.seed)?;
-        RandomWindows::new(validation.tokens(), shape.context, config.train.seed)?;
+        let micro_batches = config.micro_batches()?;
         let rolling = run_folder::checkpoints(folder.path(), config.checkpoint.keep);
         rolling.clean()?;
         Ok(Self {
@@ -136,6 +143,7 @@ impl Trainer {
             rolling,
             windows,
             shape,
+            micro_batches,
             threads,
             isa,
             resumed_from: None,
@@ -175,7 +183,7 @@ impl Trainer {
         for message in std::mem::take(&mut self.warnings) {
             on_event(&Event::Warning { message });
         }
-        on_event(&Event::Started(self.started()?));
+        on_event(&Event::Started(self.started()));
         let steps = self.state.config.train.steps;
         let schedule = schedule(&self.state.config);
         let before = self.state.seconds;
@@ -191,7 +199,7 @@ impl Trainer {
             let (loss, grad_norm) = self.step(lr, probe)?;
             self.state.seconds = before + started.elapsed().as_secs_f64();
             if self.due(self.state.config.log.interval) || self.state.step == steps {
-                let event = self.step_event(loss, lr, grad_norm, &lap, paused)?;
+                let event = self.step_event(loss, lr, grad_norm, &lap, paused);
                 lap = Lap { started: Instant::now(), step: self.state.step, paused };
                 self.tell(Event::Step(event), on_event)?;
             }
@@ -223,7 +231,7 @@ impl Trainer {
 
     /// One update: the mean loss of its tokens and the norm of its gradients.
     fn step<P: Probe>(&mut self, lr: f64, probe: &P) -> Result<(f64, f32), TrainError> {
-        let micro_batches = self.state.config.micro_batches()?;
+        let micro_batches = self.micro_batches;
         let targets = micro_batches * self.shape.tokens();
         let step = self.state.step;
         let mut total = 0.0;
@@ -252,6 +260,18 @@ impl Trainer {
 
     fn non_finite(&self, what: String) -> TrainError {
         TrainError::NonFinite { step: self.state.step + 1, what, checkpoint: self.last_checkpoint.unwrap_or(0) }
+    }
+
+    /// A checkpoint that could not be loaded again would push out one that can.
+    fn check_finite(&self) -> Result<(), TrainError> {
+        let model = self.learner.model();
+        let (m, v) = self.learner.moments();
+        for (kind, values) in [("", model.weights()), ("the first moment of ", m), ("the second moment of ", v)] {
+            if let Some(name) = model.first_non_finite(values) {
+                return Err(self.non_finite(format!("{kind}`{name}`")));
+            }
+        }
+        Ok(())
     }
 
     /// The batch of the windows in `x` and `y`.
@@ -321,6 +341,7 @@ impl Trainer {
     }
 
     fn checkpoint(&mut self, on_event: &mut dyn FnMut(&Event)) -> Result<(), TrainError> {
+        self.check_finite()?;
         let published = run_folder::write_checkpoint(&self.rolling, &self.learner, &self.state, &self.tokenizer_json)?;
         self.last_checkpoint = Some(self.state.step);
         if let Some(error) = published.not_removed {
@@ -354,7 +375,7 @@ impl Trainer {
             full_val_loss: whole.map(|w| w.loss),
             bits_per_byte: whole.and_then(|w| w.bits_per_byte),
             seconds: self.state.seconds,
-            tokens_per_second: (self.state.step * self.tokens_per_step()? as u64) as f64 / self.state.seconds.max(1e-9),
+            tokens_per_second: (self.state.step * self.tokens_per_step() as u64) as f64 / self.state.seconds.max(1e-9),
             checkpoint: self.last_checkpoint.map_or_else(PathBuf::new, |step| self.rolling.path_of(step)),
         };
         self.tell(Event::Done(summary.clone()), on_event)?;
@@ -367,17 +388,17 @@ impl Trainer {
         Ok(())
     }
 
-    fn tokens_per_step(&self) -> Result<usize, TrainError> {
-        Ok(self.state.config.micro_batches()? * self.shape.tokens())
+    fn tokens_per_step(&self) -> usize {
+        self.micro_batches * self.shape.tokens()
     }
 
-    fn started(&self) -> Result<Started, TrainError> {
+    fn started(&self) -> Started {
         let model = self.learner.model();
         let (gradient, update) = self.learner.plans();
-        Ok(Started {
+        Started {
             parameters: model.params().elements(),
             steps: self.state.config.train.steps,
-            tokens_per_step: self.tokens_per_step()?,
+            tokens_per_step: self.tokens_per_step(),
             train_tokens: self.train.tokens(),
             validation_tokens: self.validation.tokens(),
             vocab_size: model.config().vocab_size,
@@ -385,16 +406,16 @@ impl Trainer {
             isa: self.isa.to_string(),
             memory_bytes: model.layout().len() * 16 + gradient.arena_bytes() + update.arena_bytes(),
             resumed_from: self.resumed_from,
-        })
+        }
     }
 
-    fn step_event(&self, loss: f64, lr: f64, grad_norm: f32, lap: &Lap, paused: f64) -> Result<StepEvent, TrainError> {
+    fn step_event(&self, loss: f64, lr: f64, grad_norm: f32, lap: &Lap, paused: f64) -> StepEvent {
         let step = self.state.step;
         let steps = self.state.config.train.steps;
         let seconds = (lap.started.elapsed().as_secs_f64() - (paused - lap.paused)).max(1e-9);
         let per_second = (step - lap.step) as f64 / seconds;
-        let tokens = self.tokens_per_step()? as f64;
-        Ok(StepEvent {
+        let tokens = self.tokens_per_step() as f64;
+        StepEvent {
             step,
             steps,
             loss,
@@ -404,8 +425,34 @@ impl Trainer {
             flops_per_second: per_second * tokens * self.learner.model().config().training_flops_per_token(self.shape.context),
             seconds: self.state.seconds,
             remaining_seconds: (steps - step) as f64 / per_second,
-        })
+        }
     }
+}
+
+/// The shape of the model for a vocabulary.
+fn model_config(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<ModelConfig, TrainError> {
+    let mut shape = config.model_config(tokenizer.vocab_size())?;
+    shape.bos = tokenizer.bos();
+    shape.eos = tokenizer.eos().into_iter().collect();
+    Ok(shape)
+}
+
+/// Whether samples could be written: better said now than after hundreds of steps.
+fn check_prompt(config: &TrainConfig, tokenizer: &Tokenizer, context: usize) -> Result<(), TrainError> {
+    if config.sample.interval == 0 {
+        return Ok(());
+    }
+    let prompt = &config.sample.prompt;
+    let bad = |why: String| TrainError::Value {
+        key: "sample.prompt".to_owned(),
+        origin: format!("sample.prompt = {prompt:?}"),
+        why,
+    };
+    let ids = tokenizer.encode(prompt, SpecialTokens::AsText).map_err(|e| bad(e.to_string()))?;
+    if ids.len() > context {
+        return Err(bad(format!("its {} tokens don't fit into the context of {context}", ids.len())));
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy)]

@@ -156,6 +156,20 @@ pub enum DataError {
         /// What it may be.
         remedy: &'static str,
     },
+    /// A part of the text that is shorter than one window.
+    #[error(
+        "the {part} part of the text has {tokens} tokens, but a window of context {context} needs {needed}: use a longer text or a smaller context, or divide the text otherwise (data.validation)"
+    )]
+    PartTooShort {
+        /// "train" or "validation".
+        part: &'static str,
+        /// Tokens there are.
+        tokens: usize,
+        /// The context asked for.
+        context: usize,
+        /// Tokens that would do.
+        needed: usize,
+    },
     /// Less text than one window.
     #[error(
         "the text has {tokens} tokens, but a window of context {context} needs {needed}: use a longer text or a smaller context ({remedy})"
