@@ -202,7 +202,8 @@ const SECTIONS: &[&str] = &["model", "data", "train", "eval", "sample", "checkpo
 /// nanoGPT's names that mean nothing here and may stand in a command line that is copied.
 const IGNORED: &[&str] = &["device", "compile", "dtype", "wandb_log", "always_save_checkpoint", "init_from", "eval_only"];
 
-/// The keys that may change when a training goes on: none of them changes what a step computes, but how many there are.
+/// The keys that may change when a training goes on. The number of steps moves the end of the schedule, and so the learning rates to come, unless
+/// `train.decay_steps` fixes it; the others change nothing that a step computes.
 const RESUMABLE: &[&str] = &["train.steps", "eval.", "sample.", "checkpoint.", "log."];
 
 /// Some keys and their values, and where they come from.

@@ -8,7 +8,7 @@ use smallmind_model::tokenizer::{BpeTraining, SpecialTokens, Tokenizer};
 
 use crate::TrainError;
 use crate::config::TrainConfig;
-use crate::data::{DataError, Dataset, OpenOptions, ShardOptions, ShardWriter, Split, read_texts};
+use crate::data::{DataError, Dataset, OpenOptions, ShardOptions, ShardWriter, Split, read_texts, split};
 use crate::run_folder::has_checkpoint;
 use crate::stories::{Part, Stories};
 
@@ -151,14 +151,6 @@ fn stories(seed: u64, part: Part, bytes: usize) -> Vec<String> {
         more
     };
     Stories::of(seed, part).take_while(enough).collect()
-}
-
-/// The first `share` of the characters, and the rest, as nanoGPT divides them.
-fn split(text: &str, share: f64) -> (&str, &str) {
-    let characters = text.chars().count();
-    let train = (characters as f64 * share) as usize;
-    let at = text.char_indices().nth(train).map_or(text.len(), |(at, _)| at);
-    text.split_at(at)
 }
 
 fn tokenizer(config: &TrainConfig, text: &Text) -> Result<Tokenizer, TrainError> {

@@ -246,20 +246,20 @@ impl Trainer {
         }
         let loss = total / targets as f64;
         if !loss.is_finite() {
-            return Err(self.non_finite("the loss".into()));
+            return Err(self.non_finite(step + 1, "the loss".into()));
         }
         let update = self.learner.update(lr, probe)?;
         if !update.grad_norm.is_finite() {
             let name = self.learner.model().first_non_finite(self.learner.grads());
             let what = name.map_or_else(|| "the norm of the gradients".into(), |n| format!("the gradient of `{n}`"));
-            return Err(self.non_finite(what));
+            return Err(self.non_finite(step + 1, what));
         }
         self.state.step += 1;
         Ok((loss, update.grad_norm))
     }
 
-    fn non_finite(&self, what: String) -> TrainError {
-        TrainError::NonFinite { step: self.state.step + 1, what, checkpoint: self.last_checkpoint.unwrap_or(0) }
+    fn non_finite(&self, step: u64, what: String) -> TrainError {
+        TrainError::NonFinite { step, what, checkpoint: self.last_checkpoint.unwrap_or(0) }
     }
 
     /// A checkpoint that could not be loaded again would push out one that can.
@@ -268,7 +268,7 @@ impl Trainer {
         let (m, v) = self.learner.moments();
         for (kind, values) in [("", model.weights()), ("the first moment of ", m), ("the second moment of ", v)] {
             if let Some(name) = model.first_non_finite(values) {
-                return Err(self.non_finite(format!("{kind}`{name}`")));
+                return Err(self.non_finite(self.state.step, format!("{kind}`{name}`")));
             }
         }
         Ok(())
@@ -291,6 +291,7 @@ impl Trainer {
         let best = self.state.best_val_loss.is_none_or(|b| val_loss < b);
         self.state.last_losses = Some((train_loss, val_loss));
         if best {
+            self.check_finite()?;
             self.state.best_val_loss = Some(val_loss);
             self.folder.publish_model(self.learner.model())?;
         }
@@ -313,7 +314,7 @@ impl Trainer {
             total += self.learner.evaluate(&self.batch)?;
         }
         let mean = total / (batches as usize * self.shape.tokens()) as f64;
-        if mean.is_finite() { Ok(mean) } else { Err(self.non_finite("the estimated loss".into())) }
+        if mean.is_finite() { Ok(mean) } else { Err(self.non_finite(self.state.step, "the estimated loss".into())) }
     }
 
     /// A text of the model as it stands.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use smallmind_train::data::{
     DataError, Dataset, Dtype, MANIFEST_FILE, Manifest, OpenOptions, RandomWindows, SequentialWindows, ShardOptions,
-    ShardWriter, Split, Storage, Verify, read_text, read_texts, split_90_10,
+    ShardWriter, Split, Storage, Verify, read_text, read_texts, split,
 };
 use std::fs;
 use std::path::Path;
@@ -96,15 +96,15 @@ fn bytes_that_are_not_utf8_are_located() {
 #[test]
 fn ninety_percent_of_the_characters_are_for_training() {
     let text = "0123456789".repeat(3);
-    assert_eq!(split_90_10(&text), (&text[..27], &text[27..]));
+    assert_eq!(split(&text, 0.9), (&text[..27], &text[27..]));
     // nanoGPT's count for its Shakespeare: int(1115394 * 0.9).
     let (train, validation) = (1_003_854, 111_540);
     let text = "x".repeat(train + validation);
-    assert_eq!((split_90_10(&text).0.len(), split_90_10(&text).1.len()), (train, validation));
+    assert_eq!((split(&text, 0.9).0.len(), split(&text, 0.9).1.len()), (train, validation));
     // Characters, not bytes.
-    assert_eq!(split_90_10("\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}aaaaa").0, "\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}aaaa");
-    assert_eq!(split_90_10(""), ("", ""));
-    assert_eq!(split_90_10("x"), ("", "x"));
+    assert_eq!(split("\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}aaaaa", 0.9).0, "\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}aaaa");
+    assert_eq!(split("", 0.9), ("", ""));
+    assert_eq!(split("x", 0.9), ("", "x"));
 }
 
 // Shards
@@ -480,7 +480,7 @@ proptest! {
 
     #[test]
     fn a_split_text_is_whole(text in "\\PC{0,60}") {
-        let (train, validation) = split_90_10(&text);
+        let (train, validation) = split(&text, 0.9);
         prop_assert_eq!(format!("{train}{validation}"), text.clone());
         prop_assert_eq!(train.chars().count(), (text.chars().count() as f64 * 0.9) as usize);
     }

@@ -185,7 +185,7 @@ fn odd_part(rng: &mut Rng, d: usize, head_dim: usize) -> Part {
         0..=2 => Part::Attention(AttentionPart {
             norm: rng.chance(70).then(|| norm(rng)),
             group: rng.range(1..=3),
-            rope: (head_dim % 2 == 0 && rng.chance(60)).then(|| rng.chance(30).then_some(SCALING)),
+            rope: (head_dim.is_multiple_of(2) && rng.chance(60)).then(|| rng.chance(30).then_some(SCALING)),
             bias: rng.chance(50),
             weights_dropout: rng.chance(40),
             output_dropout: rng.chance(40),

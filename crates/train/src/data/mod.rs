@@ -1,9 +1,9 @@
 //! Data of a training run: text in, token shards with a manifest, windows out.
 //!
 //! ```
-//! use smallmind_train::data::{Dataset, RandomWindows, SequentialWindows, split_90_10};
+//! use smallmind_train::data::{Dataset, RandomWindows, SequentialWindows, split};
 //!
-//! let (train, validation) = split_90_10("the cat sat on the mat, and the dog sat beside the cat");
+//! let (train, validation) = split("the cat sat on the mat, and the dog sat beside the cat", 0.9);
 //! // Any tokenizer does; here a token is a byte.
 //! let tokens: Vec<u32> = train.bytes().map(u32::from).collect();
 //! let data = Dataset::from_tokens(&tokens, 256, train.len() as u64)?;
@@ -32,6 +32,6 @@ mod writer;
 pub use dataset::{Dataset, OpenOptions, Storage, Verify};
 pub use error::DataError;
 pub use manifest::{Dtype, MANIFEST_FILE, Manifest, SCHEMA_VERSION, ShardManifest, Split, SplitManifest};
-pub use text::{read_text, read_texts, split_90_10};
+pub use text::{read_text, read_texts, split};
 pub use windows::{RandomWindows, SequentialWindows, Window};
 pub use writer::{ShardOptions, ShardWriter};

@@ -47,14 +47,12 @@ fn hint(bytes: &[u8], bad: Option<usize>) -> &'static str {
     }
 }
 
-/// The first 90 % of the characters for training and the others for validation, as nanoGPT's `prepare.py` does.
+/// The first `share` of the characters for training and the others for validation, as nanoGPT's `prepare.py` does with 0.9.
 ///
 /// Characters are Unicode scalar values, like Python's. Texts of one character leave the first part empty.
 #[must_use]
-pub fn split_90_10(text: &str) -> (&str, &str) {
-    let characters = text.chars().count();
-    // ⌊0.9 n⌋ without a product that could overflow.
-    let train = characters / 10 * 9 + characters % 10 * 9 / 10;
+pub fn split(text: &str, share: f64) -> (&str, &str) {
+    let train = (text.chars().count() as f64 * share) as usize;
     let at = text.char_indices().nth(train).map_or(text.len(), |(at, _)| at);
     text.split_at(at)
 }
