@@ -240,7 +240,7 @@ pub fn latest(run: &Path) -> Result<(ValidCheckpoint, TrainerState, Vec<String>)
         return Err(TrainError::NoRun { path: run.to_owned(), why: why.into() });
     }
     let found = rolling.latest_valid()?;
-    let warnings: Vec<String> = found.damaged.iter().map(|(path, e)| format!("{}: {e}", path.display())).collect();
+    let warnings: Vec<String> = found.damaged.iter().map(|(_, e)| e.to_string()).collect();
     let Some(checkpoint) = found.checkpoint else {
         return Err(match warnings.len() {
             0 => TrainError::NoRun { path: run.to_owned(), why: "it was stopped before its first checkpoint; remove the folder and train anew".into() },

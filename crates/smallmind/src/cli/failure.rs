@@ -111,17 +111,13 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
 /// The class of the libraries' errors.
 fn class_of(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorClass> {
     if let Some(error) = cause.downcast_ref::<TrainError>() {
-        return Some(error.class());
+        return Some(if let TrainError::Model(error) = error { model_class(error) } else { error.class() });
     }
     if let Some(error) = cause.downcast_ref::<ModelError>() {
-        return Some(smallmind::train::model_class(error));
+        return Some(model_class(error));
     }
     if let Some(error) = cause.downcast_ref::<TokenizerError>() {
-        return Some(match error {
-            TokenizerError::VocabularySize { .. } => ErrorClass::Usage,
-            TokenizerError::Write { .. } => ErrorClass::Failed,
-            other => smallmind::train::tokenizer_class(other),
-        });
+        return Some(tokenizer_class(error));
     }
     if let Some(error) = cause.downcast_ref::<CheckpointError>() {
         return Some(if error.is_bad_file() { ErrorClass::BadFile } else { ErrorClass::Failed });
@@ -137,6 +133,19 @@ fn class_of(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorClass> {
         return Some(ErrorClass::BadFile);
     }
     cause.is::<ConfigError>().then_some(ErrorClass::Usage)
+}
+
+fn model_class(error: &ModelError) -> ErrorClass {
+    if let ModelError::Tokenizer(error) = error { tokenizer_class(error) } else { smallmind::train::model_class(error) }
+}
+
+/// A vocabulary's size is asked for, and a file that can't be written is no bad file.
+fn tokenizer_class(error: &TokenizerError) -> ErrorClass {
+    match error {
+        TokenizerError::VocabularySize { .. } => ErrorClass::Usage,
+        TokenizerError::Write { .. } => ErrorClass::Failed,
+        other => smallmind::train::tokenizer_class(other),
+    }
 }
 
 #[cfg(test)]

@@ -100,6 +100,7 @@ impl Generate {
         let seed = settings.seed_or_any();
         let sampler = self.sampling.config(seed);
         sampler.check().map_err(smallmind::model::ModelError::from)?;
+        let stop = interrupt::watch("stopping (Ctrl-C again ends at once)")?;
         let given = self.given_prompt()?;
         let (model, tokenizer) = self.model.open()?;
         let text = match given {
@@ -116,13 +117,10 @@ impl Generate {
         let mut generator = Generator::new(session, tokenizer)?;
         let options = GenerateOptions { max_tokens: self.tokens, sampler, stops: self.stop };
 
-        let stop = interrupt::watch("stopping (Ctrl-C again ends at once)")?;
-        let keep = settings.is_json();
-        if !keep && !self.no_echo {
-            output::print(&text)?;
-        }
-        let told = tell(&mut generator, &prompt, &options, if keep { Sink::Keep } else { Sink::Print }, stop)?;
-        if keep {
+        let echo = if self.no_echo { "" } else { &text };
+        let sink = if settings.is_json() { Sink::Keep } else { Sink::Print { echo } };
+        let told = tell(&mut generator, &prompt, &options, sink, stop)?;
+        if sink == Sink::Keep {
             output::document(told.document(seed))?;
         } else if !told.ends_line {
             output::print("\n")?;
@@ -153,9 +151,12 @@ fn default_prompt(config: &ModelConfig, tokenizer: &Tokenizer) -> String {
 
 /// Where pieces of a text go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sink {
-    /// To standard output.
-    Print,
+pub enum Sink<'a> {
+    /// To standard output, after `echo`, which comes only when the prompt has turned out to be good.
+    Print {
+        /// The prompt, or nothing.
+        echo: &'a str,
+    },
     /// Into [`Told::text`].
     Keep,
 }
@@ -165,25 +166,34 @@ pub fn tell(
     generator: &mut Generator,
     prompt: &[u32],
     options: &GenerateOptions,
-    sink: Sink,
+    sink: Sink<'_>,
     stop: &AtomicBool,
 ) -> anyhow::Result<Told> {
     let mut text = String::new();
     let mut ends_line = false;
     let mut output = Ok(());
+    let mut say = |piece: &str| {
+        ends_line = piece.ends_with('\n');
+        match sink {
+            Sink::Keep => text.push_str(piece),
+            Sink::Print { .. } => output = output::model_text(piece),
+        }
+        stop.load(Ordering::Relaxed) || output.is_err()
+    };
+    let mut echo = match sink {
+        Sink::Print { echo } => Some(echo).filter(|echo| !echo.is_empty()),
+        Sink::Keep => None,
+    };
     let (mut first, mut last, mut own) = (None, 0, 0);
     let generation = generator.generate(prompt, options, |piece| {
         let before = allocations::count();
         first.get_or_insert(before);
         last = before - own;
-        ends_line = piece.ends_with('\n');
-        match sink {
-            Sink::Keep => text.push_str(piece),
-            Sink::Print => output = output::print(piece),
-        }
+        let end = echo.take().is_some_and(&mut say) || say(piece);
         own += allocations::count() - before;
-        if stop.load(Ordering::Relaxed) || output.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if end { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
+    echo.take().map(&mut say);
     output?;
     let allocations = first.map_or(0, |first| last.saturating_sub(first));
     let allocations_per_token = allocations as f64 / generation.tokens.saturating_sub(1).max(1) as f64;

@@ -1,6 +1,7 @@
 //! Standard output for answers, standard error for everything else.
 
-use std::io::{self, Write};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
 
 use serde_json::Value;
 
@@ -22,6 +23,17 @@ pub(crate) use note;
 pub fn print(text: &str) -> Outcome {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| Failure::Output(error).into())
+}
+
+/// Prints text that a model wrote. What would steer a terminal is shown there as a replacement character; a file or pipe gets all.
+pub fn model_text(text: &str) -> Outcome {
+    if io::stdout().is_terminal() { print(&harmless(text)) } else { print(text) }
+}
+
+/// The text without control characters but line feeds and tabs.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if text.contains(steers) { text.replace(steers, "\u{fffd}").into() } else { text.into() }
 }
 
 /// Prints a line.
@@ -50,6 +62,12 @@ fn versioned(mut value: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_does_not_steer_a_terminal() {
+        assert_eq!(harmless("a\tb\n\u{1b}[2J\r\u{9b}c"), "a\tb\n\u{fffd}[2J\u{fffd}\u{fffd}c");
+        assert!(matches!(harmless("plain\n"), Cow::Borrowed(_)));
+    }
 
     #[test]
     fn every_document_has_a_version() {

@@ -24,8 +24,6 @@ use super::{hints, interrupt, note, output, train};
 /// The preset that is trained, and the folder's name.
 const PRESET: &str = "quickstart";
 const FOLDER: &str = "smallmind-quickstart";
-/// Text to train on: about what two CPUs get through in a minute.
-const TEXT_BYTES: usize = 4 << 20;
 /// How many steps are timed at most, and for how long, to know how many fit into the time.
 const TIMED_STEPS: usize = 12;
 const TIMING: Duration = Duration::from_secs(2);
@@ -47,6 +45,9 @@ pub struct Quickstart {
     /// Train exactly so many steps instead
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
+    /// How much text to write for it; the default is about what two CPUs get through in a minute
+    #[arg(long, default_value_t = 4 << 20, value_name = "BYTES")]
+    text: usize,
 }
 
 impl Quickstart {
@@ -94,7 +95,7 @@ impl Quickstart {
     ) -> Result<Trainer, TrainError> {
         let seed = settings.seed.map(|seed| Layer::assignment(&format!("train.seed={seed}"))).transpose()?;
         let mut config = TrainConfig::layered(Some(PRESET), seed.as_slice())?;
-        let source = Source::Stories { seed: config.train.seed, bytes: TEXT_BYTES };
+        let source = Source::Stories { seed: config.train.seed, bytes: self.text };
         let prepared = prepare(out, &config, source, &mut |progress| reporter.prepare(progress))?;
         let steps = match self.steps {
             Some(steps) => steps,
@@ -171,7 +172,7 @@ fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: 
         if story > 0 {
             output::print("\n")?;
         }
-        let told = tell(&mut generator, &[], &options, Sink::Print, stop)?;
+        let told = tell(&mut generator, &[], &options, Sink::Print { echo: "" }, stop)?;
         if !told.ends_line {
             output::print("\n")?;
         }

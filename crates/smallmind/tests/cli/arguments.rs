@@ -115,7 +115,9 @@ fn a_flag_beats_a_variable_beats_a_file() {
 #[test]
 fn instruction_sets_are_chosen_by_name() {
     let bench = Bench::new();
-    let run = |name: &str| crate::support::Ran::of(bench.command("doctor --json").env("SMALLMIND_ISA", name).output().unwrap());
+    let run = |name: &str| {
+        crate::support::Ran::of(bench.command("doctor --json").env("SMALLMIND_ISA", name).output().unwrap())
+    };
     assert_eq!(run("scalar").json()["isa"]["chosen"], "scalar");
     run("sse9").fails(2, &["sse9", "scalar"]);
 }

@@ -11,7 +11,13 @@ fn a_new_model_is_shown() {
     let shown = bench.run("inspect model --json --tensors --graph --plan").json();
     assert_eq!(shown["config"]["model_type"], "gpt2");
     assert_eq!(shown["parameters"], 65 * 128 + 64 * 128 + 4 * (12 * 128 * 128 + 2 * 128) + 128);
-    assert!(shown["tensors"].as_array().unwrap().iter().any(|t| t["name"] == "transformer.wte.weight" && t["dtype"] == "F32"));
+    assert!(
+        shown["tensors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|t| t["name"] == "transformer.wte.weight" && t["dtype"] == "F32")
+    );
     assert!(shown["memory"]["weights_bytes"].as_u64() >= shown["parameters"].as_u64().map(|n| 4 * n));
     assert!(!shown["graph"].as_array().unwrap().is_empty() && !shown["plan"].as_array().unwrap().is_empty());
     let text = bench.run("inspect model --tensors --plan --for training").ok();
@@ -61,7 +67,8 @@ fn generation_stops_and_goes_past_the_context() {
     let text = long["text"].as_str().unwrap();
     let stop = text.chars().nth(5).unwrap().to_string();
     let before = text.split(&stop).next().unwrap();
-    let stopped = bench.command("generate -m model -n 100 --temp 0 --json --threads 1 --stop").arg(&stop).output().unwrap();
+    let stopped =
+        bench.command("generate -m model -n 100 --temp 0 --json --threads 1 --stop").arg(&stop).output().unwrap();
     let stopped = Ran::of(stopped).json();
     assert_eq!((stopped["text"].as_str(), stopped["stop"].as_str()), (Some(before), Some(stop.as_str())));
     assert_eq!(bench.run("generate -m model -n 0 --json --threads 1").json()["text"], "");
@@ -112,7 +119,9 @@ fn a_full_or_closed_standard_output() {
     let bench = Bench::with_text();
     bench.random_model();
     let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
-    for line in ["doctor", "doctor --json", "inspect model", "generate -m model -n 5", "tokenize -m model text.txt", "--help"] {
+    for line in
+        ["doctor", "doctor --json", "inspect model", "generate -m model -n 5", "tokenize -m model text.txt", "--help"]
+    {
         let output = bench.command(line).stdout(full()).output().unwrap();
         Ran::of(output).fails(1, &["standard output", "No space left"]);
     }

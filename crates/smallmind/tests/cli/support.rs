@@ -55,8 +55,11 @@ impl Ran {
     /// Its JSON documents, one a line.
     #[track_caller]
     pub fn events(self) -> Vec<Value> {
-        let events: Vec<Value> =
-            self.ok().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect();
+        let events: Vec<Value> = self
+            .ok()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+            .collect();
         assert!(events.iter().all(|event| event["schema_version"] == 1), "{events:?}");
         events
     }

@@ -72,7 +72,9 @@ fn bad_text_and_bad_ids_are_named() {
 fn vocabularies_have_their_limits() {
     let bench = Bench::with_text();
     bench.run("tokenizer train --data text.txt --vocab-size 5 --out t.json").fails(2, &["257"]);
-    bench.run("tokenizer train --data text.txt --kind characters --vocab-size 5 --out t.json").fails(2, &["--vocab-size"]);
+    bench
+        .run("tokenizer train --data text.txt --kind characters --vocab-size 5 --out t.json")
+        .fails(2, &["--vocab-size"]);
     bench.run("tokenizer train --data text.txt --out no/such/folder/t.json").fails(1, &["no/such/folder"]);
     bench.run("tokenizer train --data text.txt --kind characters --out t.json").ok();
     bench.run("new --preset seed-deep --out model --tokenizer t.json").ok();

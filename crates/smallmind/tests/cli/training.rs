@@ -12,7 +12,8 @@ fn of_kind<'e>(events: &'e [Value], kind: &str) -> Vec<&'e Value> {
 #[test]
 fn events_are_lines_of_json() {
     let bench = Bench::with_text();
-    let events = bench.train("run", "--json --log.interval=2 --eval.interval=3 --sample.interval=3 --sample.tokens=5").events();
+    let events =
+        bench.train("run", "--json --log.interval=2 --eval.interval=3 --sample.interval=3 --sample.tokens=5").events();
     assert_eq!(events[0]["event"], "started");
     assert_eq!(events[0]["steps"], 6);
     let steps = of_kind(&events, "step");
@@ -98,7 +99,9 @@ fn a_run_goes_on_and_comes_to_the_same() {
 fn what_is_fixed_stays_fixed() {
     let bench = Bench::with_text();
     bench.train("run", "").ok();
-    for (setting, name) in [("--n_layer=2", "model.layers"), ("--learning_rate=1", "train.lr"), ("--seed 4", "train.seed")] {
+    for (setting, name) in
+        [("--n_layer=2", "model.layers"), ("--learning_rate=1", "train.lr"), ("--seed 4", "train.seed")]
+    {
         bench.run(&format!("train --out run --resume {setting}")).fails(2, &[name, "fixed"]);
     }
     bench.run("train --out run --resume --overwrite").fails(2, &["--overwrite"]);
@@ -132,7 +135,7 @@ fn nanogpts_command_line_ports_by_copying() {
 #[test]
 fn the_quick_start_tells_three_stories() {
     let bench = Bench::new();
-    let ran = bench.run("quickstart --steps 3");
+    let ran = bench.run("quickstart --steps 3 --text 60000");
     assert!(ran.stderr.contains("next:") && ran.stderr.contains("generate -m smallmind-quickstart"), "{ran:#?}");
     assert!(!ran.ok().is_empty());
     assert!(bench.path("smallmind-quickstart/model.safetensors").is_file());

@@ -1,0 +1,432 @@
+//! Going on with a run: bit for bit, from the newest checkpoint that is whole, and never by overwriting.
+
+mod common;
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use common::{
+    Losses, begin, checkpoint, copy, finish, layers, losses, resume, resumed_from, state, stop_after, text_file, tiny,
+    warnings,
+};
+use smallmind_checkpoint::{CONFIG_FILE, Rolling, TOKENIZER_FILE, TensorData, TensorWriter, WEIGHTS_FILE};
+use smallmind_model::Model;
+use smallmind_simd::IsaKind;
+use smallmind_train::{ErrorClass, Finish, Layer, Source, TrainConfig, TrainError, Trainer, prepare};
+
+/// Everything that a step depends on is on: dropout, accumulation, clipping, a rate that changes.
+const FULL: &[&str] = &["train.steps=100", "train.total_tokens=32", "dropout=0.1", "eval.interval=20", "checkpoint.interval=25"];
+const GPT: &[&str] = &["model.biases=true"];
+const LLAMA: &[&str] = &["model.family=llama", "model.heads=4", "model.kv_heads=2", "model.tied=false"];
+
+fn full(family: &[&str]) -> TrainConfig {
+    tiny(&[FULL, family].concat())
+}
+
+/// The result of a run that nothing interrupts.
+fn uninterrupted(dir: &Path, config: &TrainConfig) -> ([Vec<u32>; 3], Losses) {
+    let mut trainer = begin(dir, "uninterrupted", config, 2).unwrap();
+    let (_, events) = finish(&mut trainer);
+    (state(&trainer), losses(&events))
+}
+
+#[test]
+fn a_stop_changes_no_bit() {
+    // Step 50 has a checkpoint of its own, 37 has not; the threads before and after differ.
+    let stops: [(&[&str], &[(u64, usize, usize)]); 2] = [(GPT, &[(50, 2, 2), (50, 1, 3), (37, 2, 1)]), (LLAMA, &[(37, 1, 2)])];
+    for (family, stops) in stops {
+        let dir = tempfile::tempdir().unwrap();
+        let config = full(family);
+        let (expected_state, expected_losses) = uninterrupted(dir.path(), &config);
+        for &(stop, before, after) in stops {
+            let name = format!("stopped-{stop}-{before}");
+            let mut trainer = begin(dir.path(), &name, &config, before).unwrap();
+            let (summary, mut events) = stop_after(&mut trainer, stop);
+            assert_eq!((summary.finish, summary.steps), (Finish::Interrupted, stop));
+            assert_eq!(summary.checkpoint, checkpoint(&dir.path().join(&name), stop));
+            drop(trainer);
+
+            let run = dir.path().join(&name);
+            let mut trainer = resume(&run, after);
+            let (summary, later) = finish(&mut trainer);
+            assert_eq!((summary.finish, summary.steps, resumed_from(&later)), (Finish::Completed, 100, Some(stop)));
+            events.extend(later);
+            assert_eq!(losses(&events), expected_losses, "{family:?} {name}");
+            assert!(state(&trainer) == expected_state, "{family:?} {name}: other weights or moments");
+            for file in [WEIGHTS_FILE, "trainer.safetensors"] {
+                let of = |name: &str| fs::read(checkpoint(&dir.path().join(name), 100).join(file)).unwrap();
+                assert!(of(&name) == of("uninterrupted"), "{family:?} {name}: another {file}");
+            }
+        }
+        assert_eq!(expected_losses.steps.len(), 100);
+        assert_eq!(expected_losses.estimates.iter().map(|e| e.0).collect::<Vec<_>>(), [20, 40, 60, 80, 100]);
+    }
+}
+
+#[test]
+fn dropout_and_accumulation_take_part() {
+    // What the test before compares would also agree if nothing of this had any effect.
+    let dir = tempfile::tempdir().unwrap();
+    let weights = |name: &str, changed: &[&str]| {
+        let mut trainer = begin(dir.path(), name, &tiny(&[LLAMA, changed].concat()), 2).unwrap();
+        finish(&mut trainer);
+        state(&trainer)
+    };
+    let plain = weights("plain", &[]);
+    assert!(plain == weights("again", &[]));
+    assert!(plain != weights("dropout", &["dropout=0.1"]));
+    assert!(plain != weights("accumulation", &["gradient_accumulation_steps=2"]));
+    assert!(plain != weights("seed", &["seed=1338"]));
+}
+
+/// The steps in a log, each kind by itself: updates, estimates.
+fn logged(run: &Path) -> [[Vec<u64>; 2]; 2] {
+    let mut json = [vec![], vec![]];
+    for line in fs::read_to_string(run.join("log.jsonl")).unwrap().lines() {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        let kind = usize::from(event["event"] == "eval");
+        json[kind].push(event["step"].as_u64().unwrap());
+    }
+    let mut csv = [vec![], vec![]];
+    let text = fs::read_to_string(run.join("log.csv")).unwrap();
+    let (header, rows) = text.split_once('\n').unwrap();
+    assert_eq!(header, "step,loss,lr,grad_norm,tokens_per_second,seconds,train_loss,val_loss,bits_per_byte");
+    for row in rows.lines() {
+        let cells: Vec<&str> = row.split(',').collect();
+        assert_eq!(cells.len(), 9, "{row}");
+        csv[usize::from(cells[1].is_empty())].push(cells[0].parse().unwrap());
+    }
+    [json, csv]
+}
+
+#[test]
+fn logs_have_each_step_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = tiny(&["train.steps=24", "eval.interval=8", "checkpoint.interval=8"]);
+    let run = dir.path().join("run");
+    stop_after(&mut begin(dir.path(), "run", &config, 1).unwrap(), 19);
+    // As after a kill: lines beyond the checkpoint of step 16, the last of them cut short.
+    fs::remove_dir_all(checkpoint(&run, 19)).unwrap();
+    for (log, cut) in [("log.jsonl", &b"{\"event\":\"step\",\"step\":2"[..]), ("log.csv", b"2"), ("log.csv", b"\xe2\x82")] {
+        let mut text = fs::read(run.join(log)).unwrap();
+        text.extend_from_slice(cut);
+        fs::write(run.join(log), text).unwrap();
+    }
+    let expected = |end: u64, estimates: &[u64]| [(); 2].map(|()| [(1..=end).collect::<Vec<_>>(), estimates.to_vec()]);
+
+    let (_, events) = finish(&mut resume(&run, 1));
+    assert_eq!(resumed_from(&events), Some(16));
+    assert_eq!(logged(&run), expected(24, &[8, 16, 24]));
+
+    // A run that is complete, once more: its last estimates are made again, not written twice.
+    let before = fs::read(checkpoint(&run, 24).join(WEIGHTS_FILE)).unwrap();
+    let (summary, events) = finish(&mut resume(&run, 1));
+    assert_eq!((summary.steps, summary.finish, resumed_from(&events)), (24, Finish::Completed, Some(24)));
+    assert_eq!(logged(&run), expected(24, &[8, 16, 24]));
+    assert!(fs::read(checkpoint(&run, 24).join(WEIGHTS_FILE)).unwrap() == before);
+
+    // And with more to do, although the logs are gone.
+    fs::remove_file(run.join("log.jsonl")).unwrap();
+    fs::remove_file(run.join("log.csv")).unwrap();
+    let mut trainer = Trainer::resume(&run, &layers(&["train.steps=26"]), 1, IsaKind::best()).unwrap();
+    finish(&mut trainer);
+    assert_eq!(logged(&run), [(); 2].map(|()| [vec![25, 26], vec![26]]));
+}
+
+#[test]
+fn settings_that_are_fixed_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    finish(&mut begin(dir.path(), "run", &tiny(&["train.steps=3"]), 1).unwrap());
+    let fixed = [
+        ("train.lr=1e-4", "train.lr"),
+        ("learning_rate=1e-4", "train.lr"),
+        ("seed=1", "train.seed"),
+        ("train.batch=3", "train.batch"),
+        ("train.total_tokens=32", "train.total_tokens"),
+        ("gradient_accumulation_steps=5", "train.accumulation"),
+        ("train.decay_steps=7", "train.decay_steps"),
+        ("train.schedule=wsd", "train.schedule"),
+        ("model.layers=2", "model.layers"),
+        ("n_embd=32", "model.d_model"),
+        ("dropout=0.1", "model.dropout"),
+        ("model.preset=quickstart", "model.preset"),
+        ("data.validation=0.1", "data.validation"),
+        ("data.tokenizer=bpe", "data.tokenizer"),
+    ];
+    for (assignment, key) in fixed {
+        let error = Trainer::resume(&run, &layers(&[assignment]), 1, IsaKind::best()).err().unwrap();
+        let TrainError::NotResumable { key: named, origin } = &error else { panic!("{assignment}: {error}") };
+        assert_eq!((named.as_str(), origin.as_str()), (key, format!("--{assignment}").as_str()));
+        assert_eq!(error.class(), ErrorClass::Usage);
+    }
+    // What is no setting, or no value, is that first of all.
+    for assignment in ["train.stps=5", "train.steps=many", "train.steps=0", "log.interval=0"] {
+        let resumed = Layer::assignment(assignment);
+        let resumed = resumed.and_then(|layer| Trainer::resume(&run, &[layer], 1, IsaKind::best()).map(|_| ()));
+        assert_eq!(resumed.err().map(|e| e.class()), Some(ErrorClass::Usage), "{assignment}");
+    }
+    // The same values again are no change.
+    let same = layers(&["train.batch=2", "gradient_accumulation_steps=1", "model.layers=1", "model.preset=nanogpt-cpu"]);
+    let mut trainer = Trainer::resume(&run, &same, 1, IsaKind::best()).unwrap();
+    assert_eq!(finish(&mut trainer).0.steps, 3);
+}
+
+#[test]
+fn more_steps_are_as_if_asked_for_at_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let of_steps = |steps: &str| tiny(&["train.schedule=constant", "checkpoint.keep=3", steps]);
+    let (expected_state, expected_losses) = uninterrupted(dir.path(), &of_steps("train.steps=30"));
+
+    let (_, mut events) = finish(&mut begin(dir.path(), "run", &of_steps("train.steps=20"), 1).unwrap());
+    let changes = layers(&["max_iters=30", "eval.interval=0", "checkpoint.interval=5", "checkpoint.keep=1", "log.interval=1"]);
+    let mut trainer = Trainer::resume(&dir.path().join("run"), &changes, 1, IsaKind::best()).unwrap();
+    let (summary, later) = finish(&mut trainer);
+    assert_eq!((summary.steps, resumed_from(&later)), (30, Some(20)));
+    events.extend(later);
+    assert!(state(&trainer) == expected_state);
+    assert_eq!(losses(&events).steps, expected_losses.steps);
+    // The new settings hold, and are the ones to go on with.
+    let kept = fs::read_dir(dir.path().join("run/checkpoints")).unwrap().count();
+    assert_eq!(kept, 1);
+    assert_eq!(resume(&dir.path().join("run"), 1).config().train.steps, 30);
+}
+
+/// A run that was stopped at step 10, with checkpoints of steps 8 and 10, and how it ends at 12 if nothing happens to it.
+fn stopped(dir: &Path) -> (PathBuf, [Vec<u32>; 3], Losses) {
+    let config = tiny(&["train.steps=12", "checkpoint.interval=4", "dropout=0.2"]);
+    let (state, losses) = uninterrupted(dir, &config);
+    stop_after(&mut begin(dir, "stopped", &config, 1).unwrap(), 10);
+    (dir.join("stopped"), state, losses)
+}
+
+/// The ways in which a file is damaged.
+const DAMAGES: [(&str, fn(&Path)); 4] = [
+    ("cut short", |path| {
+        let bytes = fs::read(path).unwrap();
+        fs::write(path, &bytes[..bytes.len() * 2 / 3]).unwrap();
+    }),
+    ("empty", |path| fs::write(path, b"").unwrap()),
+    ("a bit flipped", |path| {
+        let mut bytes = fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x04;
+        fs::write(path, bytes).unwrap();
+    }),
+    ("missing", |path| fs::remove_file(path).unwrap()),
+];
+
+const FILES: [&str; 6] =
+    [CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, "trainer.json", "trainer.safetensors", "manifest.json"];
+
+#[test]
+fn a_damaged_checkpoint_gives_way_to_the_one_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stopped, expected_state, expected_losses) = stopped(dir.path());
+    for file in FILES {
+        for (how, damage) in DAMAGES {
+            let run = dir.path().join("damaged");
+            copy(&stopped, &run);
+            damage(&checkpoint(&run, 10).join(file));
+            let mut trainer = resume(&run, 1);
+            let (_, events) = finish(&mut trainer);
+            assert_eq!(resumed_from(&events), Some(8), "{file} {how}");
+            let warnings = warnings(&events);
+            assert_eq!(warnings.len(), 1, "{file} {how}: {warnings:?}");
+            // A digit of a checksum that is flipped in the manifest speaks against another file.
+            let names = if how == "a bit flipped" && file == "manifest.json" { "" } else { file };
+            assert!(warnings[0].contains("step-00000010") && warnings[0].contains(names), "{file} {how}: {warnings:?}");
+            assert!(state(&trainer) == expected_state, "{file} {how}");
+            assert_eq!(losses(&events).steps, expected_losses.steps[8..], "{file} {how}");
+            assert_eq!(logged(&run)[0][0], (1..=12).collect::<Vec<_>>(), "{file} {how}");
+            fs::remove_dir_all(&run).unwrap();
+        }
+    }
+}
+
+#[test]
+fn without_a_whole_checkpoint_there_is_a_clear_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, ..) = stopped(dir.path());
+    let (_, flip) = DAMAGES[2];
+    flip(&checkpoint(&run, 10).join(WEIGHTS_FILE));
+    flip(&checkpoint(&run, 8).join("trainer.safetensors"));
+    let before = fs::read(run.join("log.jsonl")).unwrap();
+    let error = Trainer::resume(&run, &[], 1, IsaKind::best()).err().unwrap();
+    assert!(matches!(error, TrainError::Damaged { .. }), "{error}");
+    assert_eq!(error.class(), ErrorClass::BadFile);
+    let message = error.to_string();
+    for part in ["step-00000010/model.safetensors", "step-00000008/trainer.safetensors", "no checkpoint is whole"] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert!(fs::read(run.join("log.jsonl")).unwrap() == before, "nothing is touched");
+    // Nor may a new run take its place.
+    let error = begin(dir.path(), "stopped", &tiny(&[]), 1).err().unwrap();
+    assert!(matches!(error, TrainError::Exists(_)), "{error}");
+}
+
+#[test]
+fn a_checkpoint_that_was_set_aside_is_found() {
+    // As after a kill in the middle of the replacement of a checkpoint by one of the same step.
+    let dir = tempfile::tempdir().unwrap();
+    let (run, expected_state, _) = stopped(dir.path());
+    fs::remove_dir_all(checkpoint(&run, 8)).unwrap();
+    fs::rename(checkpoint(&run, 10), run.join("checkpoints/.tmp-old-1.0-step-00000010")).unwrap();
+    fs::create_dir(run.join("checkpoints/.tmp-new-1.1-step-00000010")).unwrap();
+    let mut trainer = resume(&run, 1);
+    let (_, events) = finish(&mut trainer);
+    assert_eq!(resumed_from(&events), Some(10));
+    assert!(state(&trainer) == expected_state);
+    assert!(fs::read_dir(run.join("checkpoints")).unwrap().all(|e| !e.unwrap().file_name().as_encoded_bytes().starts_with(b".")));
+}
+
+/// Publishes a checkpoint of step 11, whole by its manifest, from the files of step 10 with some replaced.
+fn forge(run: &Path, replaced: &[(&str, Vec<u8>)]) {
+    let rolling = Rolling::new(run.join("checkpoints"), "step-", NonZeroUsize::new(9).unwrap());
+    let published = rolling.publish(11, |folder| {
+        for file in &FILES[..5] {
+            let bytes = replaced.iter().find(|(name, _)| name == file).map(|(_, bytes)| bytes.clone());
+            let bytes = bytes.unwrap_or_else(|| fs::read(checkpoint(run, 10).join(file)).unwrap());
+            folder.write(file, |out| out.write_all(&bytes))?;
+        }
+        Ok(())
+    });
+    assert!(published.unwrap().not_removed.is_none());
+}
+
+fn tensors(named: &[(&str, &[f32])]) -> Vec<u8> {
+    let mut writer = TensorWriter::new();
+    for (name, data) in named {
+        writer.add(name, &[data.len()], TensorData::F32(data)).unwrap();
+    }
+    let mut bytes = Vec::new();
+    writer.write_to(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn a_checkpoint_of_another_shape_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stopped, ..) = stopped(dir.path());
+    let model = Model::load(checkpoint(&stopped, 10)).unwrap();
+    let len = model.layout().len();
+    let other = smallmind_model::ModelConfig { d_model: 32, head_dim: 16, d_ff: 64, ..model.config().clone() };
+    let other = Model::random(other, 1).unwrap();
+    let other_weights = || {
+        let mut bytes = Vec::new();
+        other.with_writer(|writer| { writer.write_to(&mut bytes).unwrap(); Ok(()) }).unwrap();
+        bytes
+    };
+    let state = fs::read_to_string(checkpoint(&stopped, 10).join("trainer.json")).unwrap();
+    let changed = |from: &str, to: &str| {
+        assert!(state.contains(from), "{from} in {state}");
+        state.replacen(from, to, 1).into_bytes()
+    };
+    let (short, nan) = (vec![0.0; len - 1], vec![f32::NAN; len]);
+    let zero = vec![0.0; len];
+    let cases: Vec<(&str, Vec<(&str, Vec<u8>)>, &str)> = vec![
+        ("weights", vec![(WEIGHTS_FILE, other_weights())], "shape"),
+        ("weights and their config", vec![(WEIGHTS_FILE, other_weights()), (CONFIG_FILE, other.config_bytes())], "shape"),
+        ("settings", vec![("trainer.json", changed("\"d_model\": 16", "\"d_model\": 32"))], "shape"),
+        ("short moments", vec![("trainer.safetensors", tensors(&[("moment1", &short), ("moment2", &zero)]))], "moment1"),
+        ("one moment", vec![("trainer.safetensors", tensors(&[("moment1", &zero)]))], "moment2"),
+        ("NaN moments", vec![("trainer.safetensors", tensors(&[("moment1", &zero), ("moment2", &nan)]))], "moment2"),
+        ("no tensors", vec![("trainer.safetensors", b"nonsense".to_vec())], "trainer.safetensors"),
+        ("no JSON", vec![("trainer.json", b"nonsense".to_vec())], "trainer.json"),
+        ("a version to come", vec![("trainer.json", changed("\"schema_version\": 1", "\"schema_version\": 2"))], "version"),
+        ("a setting that is none", vec![("trainer.json", changed("\"batch\": 2", "\"batch\": -2"))], "trainer.json"),
+    ];
+    for (what, replaced, names) in cases {
+        let run = dir.path().join("forged");
+        copy(&stopped, &run);
+        forge(&run, &replaced);
+        let error = Trainer::resume(&run, &[], 1, IsaKind::best()).err().unwrap_or_else(|| panic!("{what} was accepted"));
+        assert_eq!(error.class(), ErrorClass::BadFile, "{what}: {error}");
+        let message = error.to_string();
+        assert!(message.contains(names) && message.contains("step-00000011"), "{what}: {message}");
+        fs::remove_dir_all(&run).unwrap();
+    }
+}
+
+#[test]
+fn a_folder_that_is_no_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("missing");
+    let empty = dir.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let file = text_file(dir.path());
+    let model = dir.path().join("model");
+    fs::create_dir(&model).unwrap();
+    Model::random(tiny(&[]).model_config(9).unwrap(), 1).unwrap().save(&model).unwrap();
+    let unborn = dir.path().join("unborn");
+    fs::create_dir_all(unborn.join("checkpoints")).unwrap();
+    let cases = [
+        (missing, "there is no such folder"),
+        (empty, "no folder `checkpoints`"),
+        (file, "there is no such folder"),
+        (model, "no folder `checkpoints`"),
+        (unborn, "before its first checkpoint"),
+    ];
+    for (path, why) in cases {
+        let error = Trainer::resume(&path, &[], 1, IsaKind::best()).err().unwrap();
+        assert!(matches!(error, TrainError::NoRun { .. }), "{error}");
+        assert_eq!(error.class(), ErrorClass::BadFile);
+        let message = error.to_string();
+        assert!(message.contains(why) && message.contains(path.to_str().unwrap()), "{message}");
+    }
+}
+
+#[test]
+fn data_that_is_not_the_runs_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stopped, ..) = stopped(dir.path());
+    let refused = |change: &dyn Fn(&Path), names: &str| {
+        let run = dir.path().join("changed");
+        copy(&stopped, &run);
+        change(&run);
+        let error = Trainer::resume(&run, &[], 1, IsaKind::best()).err().unwrap();
+        assert_eq!(error.class(), ErrorClass::BadFile, "{error}");
+        assert!(error.to_string().contains(names), "{error}");
+        fs::remove_dir_all(&run).unwrap();
+    };
+    let (_, cut) = DAMAGES[0];
+    let (_, flip) = DAMAGES[2];
+    refused(&|run| flip(&run.join("data/train-00000.bin")), "train-00000.bin");
+    refused(&|run| cut(&run.join("data/validation-00000.bin")), "validation-00000.bin");
+    refused(&|run| fs::remove_file(run.join("data/manifest.json")).unwrap(), "manifest.json");
+    refused(&|run| fs::remove_dir_all(run.join("data")).unwrap(), "data: no such file");
+    refused(&|run| fs::remove_file(run.join(TOKENIZER_FILE)).unwrap(), TOKENIZER_FILE);
+    refused(&|run| fs::write(run.join(TOKENIZER_FILE), b"{}").unwrap(), TOKENIZER_FILE);
+    let other = smallmind_model::tokenizer::Tokenizer::characters("another alphabet").unwrap();
+    refused(&|run| other.save(run.join(TOKENIZER_FILE)).unwrap(), "another tokenizer");
+}
+
+#[test]
+fn a_run_is_never_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, expected_state, _) = stopped(dir.path());
+    let files = ["tokenizer.json", "train.toml", "log.jsonl", "log.csv", "data/manifest.json", "data/train-00000.bin"];
+    let read = || files.map(|file| fs::read(run.join(file)).unwrap());
+    let before = read();
+    let config = tiny(&["data.tokenizer=bpe", "data.vocab_size=300"]);
+    let error = prepare(&run, &config, Source::Stories { seed: 1, bytes: 9000 }, &mut |_| {}).err().unwrap();
+    assert!(matches!(&error, TrainError::Exists(path) if *path == run), "{error}");
+    assert_eq!(error.class(), ErrorClass::Usage);
+    assert!(error.to_string().contains("--resume"), "{error}");
+    let prepared = smallmind_train::prepare::open(&run).unwrap();
+    let error = Trainer::create(&run, config, prepared, 1, IsaKind::best()).err().unwrap();
+    assert!(matches!(error, TrainError::Exists(_)), "{error}");
+    assert!(read() == before);
+    let mut trainer = resume(&run, 1);
+    finish(&mut trainer);
+    assert!(state(&trainer) == expected_state);
+
+    // Shards without a run beside them are not overwritten either, and keep their tokenizer.
+    let shards = dir.path().join("shards");
+    prepare(&shards, &tiny(&[]), Source::Stories { seed: 1, bytes: 9000 }, &mut |_| {}).unwrap();
+    let tokenizer = fs::read(shards.join(TOKENIZER_FILE)).unwrap();
+    let again = prepare(&shards, &tiny(&["data.tokenizer=bpe"]), Source::Stories { seed: 2, bytes: 9000 }, &mut |_| {});
+    assert_eq!(again.err().map(|e| e.class()), Some(ErrorClass::BadFile));
+    assert!(fs::read(shards.join(TOKENIZER_FILE)).unwrap() == tokenizer);
+}
