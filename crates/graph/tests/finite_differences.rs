@@ -18,11 +18,13 @@ const VOCAB: usize = 7;
 const WIDTH: usize = 6;
 const CONTEXT: usize = 8;
 
-/// The step of the differences: their error is some 1e-10 of it and of the gradients, from both ends.
-const STEP: f64 = 1e-5;
+/// The step of the differences: with four points their error falls with its fourth power, and rounding adds some 1e-12.
+const STEP: f64 = 1e-4;
 /// What a gradient may be off, of itself and of the largest one.
 const RELATIVE: f64 = 1e-7;
 const OF_ALL: f64 = 1e-9;
+/// What the differences of a constant loss may be off.
+const ROUNDING: f64 = 1e-11;
 
 /// Three sequences, one of a single token, with ignored targets at a start, within, and at an end.
 fn batch() -> Batch {
@@ -181,7 +183,7 @@ fn check(name: &str, graph: &Graph, batch: &Batch, gradients: Gradients, stride:
     let fused = by_rules(&fuse(&with_gradients), &params, batch, scalars);
     let largest = |g: &[f64]| g.iter().fold(0.0f64, |m, x| m.max(x.abs()));
     let all = rules.iter().map(|g| largest(g)).fold(0.0, f64::max);
-    assert!(all > 1e-3, "{name}: some gradient is not zero");
+    assert!(all > 1e-3 || gradients == Gradients::MayVanish, "{name}: some gradient is not zero");
 
     let mut interpreter = Interpreter::new(graph, &params).unwrap();
     for (id, spec) in graph.params().iter() {
@@ -194,9 +196,10 @@ fn check(name: &str, graph: &Graph, batch: &Batch, gradients: Gradients, stride:
                 interpreter.params[id.index()].data[i] = x;
                 loss(&mut interpreter, graph, batch, scalars)
             };
-            let want = (at(start + STEP) - at(start - STEP)) / (2.0 * STEP);
+            let mut difference = |step: f64| at(start + step) - at(start - step);
+            let want = (8.0 * difference(STEP) - difference(2.0 * STEP)) / (12.0 * STEP);
             at(start);
-            let allowed = RELATIVE * want.abs() + OF_ALL * all;
+            let allowed = RELATIVE * want.abs() + OF_ALL * all + ROUNDING;
             for (kind, got) in [("rules", rules[i]), ("fused rules", fused[i])] {
                 assert!((got - want).abs() <= allowed, "{name}, {kind}: d {}[{i}] is {got}, not {want}", spec.name);
             }
@@ -218,8 +221,9 @@ fn random_models() {
         let model = Model::random([Family::Gpt2, Family::Llama, Family::Odd][case % 3], 40 + case as u64);
         let graph = model.graph(Head::Loss).unwrap();
         let limits = Limits { tokens: 6, outputs: 0, spans: 3, context: 6, slots: 0 };
+        let rng = &mut Rng::new(case as u64 + 7);
         let batch = loop {
-            let batch = batches::training(&mut Rng::new(case as u64 + 7), model.vocab, &limits);
+            let batch = batches::training(rng, model.vocab, &limits);
             if batches::counted(std::slice::from_ref(&batch)) > 0 {
                 break batch;
             }

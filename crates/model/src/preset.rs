@@ -79,7 +79,7 @@ fn llama(vocab_size: usize, context: usize, d_model: usize, layers: usize, heads
 }
 
 fn quickstart() -> ModelConfig {
-    ModelConfig { head: Head::Tied, ..llama(1024, 256, 128, 4, 4, 384) }
+    ModelConfig { head: Head::Tied, ..llama(2048, 256, 128, 4, 4, 384) }
 }
 
 fn nanogpt_cpu() -> ModelConfig {

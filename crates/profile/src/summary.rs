@@ -72,15 +72,15 @@ impl Summary {
     }
 }
 
+/// Lines of the printed table.
+const SHOWN: usize = 10;
+
 impl fmt::Display for Summary {
-    /// A table of the places that make up 95 % of the time.
+    /// A table of the places that take most of the time.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:>6}  {:>9}  {:>9}  {:>7}  operation", "share", "µs a run", "GFLOP/s", "GB/s")?;
         let mut shown = 0.0;
-        for line in &self.lines {
-            if shown > 0.95 {
-                break;
-            }
+        for line in self.lines.iter().take(SHOWN) {
             shown += line.share;
             let seconds = line.seconds.max(f64::MIN_POSITIVE);
             writeln!(

@@ -60,6 +60,7 @@ pub use smallmind_checkpoint as checkpoint;
 pub use smallmind_graph as graph;
 pub use smallmind_kernels as kernels;
 pub use smallmind_model as model;
+pub use smallmind_profile as profile;
 pub use smallmind_simd as simd;
 pub use smallmind_train as train;
 

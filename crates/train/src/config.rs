@@ -433,15 +433,8 @@ impl TrainConfig {
                 ..base
             },
             "quickstart" => Self {
-                data: DataSection { vocab_size: 1024, ..base.data.clone() },
-                train: TrainSection {
-                    batch: 16,
-                    lr: 3e-3,
-                    min_lr: 3e-4,
-                    warmup: 40,
-                    beta2: 0.95,
-                    ..base.train.clone()
-                },
+                data: DataSection { vocab_size: 2048, ..base.data.clone() },
+                train: TrainSection { batch: 4, lr: 3e-3, min_lr: 3e-4, beta2: 0.95, ..base.train.clone() },
                 sample: SampleSection { interval: 0, ..base.sample.clone() },
                 ..base
             },

@@ -129,17 +129,17 @@ fn kill(count: usize) {
             unborn += 1;
             continue;
         }
-        let reported = reported.unwrap_or(0);
+        let known = reported.unwrap_or(0).max(resumed);
 
         // To resume and to stop at once writes nothing: the next child begins where this one was killed.
         let mut trainer = Trainer::resume(&run, &[], 1, IsaKind::best())
-            .unwrap_or_else(|error| panic!("kill {round} after step {reported}: {error}"));
+            .unwrap_or_else(|error| panic!("kill {round} after step {known}: {error}"));
         let mut events = Vec::new();
         trainer.run(&AtomicBool::new(true), &mut |event| events.push(event.clone())).unwrap();
         let from = resumed_from(&events).unwrap();
         // A checkpoint that is not reported yet may be complete already.
-        let newest = reported..=reported + INTERVAL;
-        assert!(newest.contains(&from), "kill {round}: from step {from}, but {reported} was reported");
+        let newest = known..=known + INTERVAL;
+        assert!(newest.contains(&from), "kill {round}: from step {from}, but there was a checkpoint of step {known}");
         assert!(common::warnings(&events).is_empty(), "kill {round}: {events:?}");
         resumed = from;
     }

@@ -124,7 +124,7 @@ impl Reporter {
         if step.step < self.next_line && step.step < step.steps && !silent {
             return;
         }
-        self.next_line = (step.step * LINES / step.steps.max(1) + 1) * step.steps / LINES;
+        self.next_line = ((step.step * LINES / step.steps.max(1) + 1) * step.steps).div_ceil(LINES);
         let share = (step.loss / first).clamp(0.0, 1.5);
         let shown = "▇".repeat((share * LOSS_WIDTH).round() as usize);
         let (step, steps, loss) = (step.step, step.steps, step.loss);

@@ -9,6 +9,7 @@ use serde_json::json;
 use smallmind::graph::{Batch, NoProbe};
 use smallmind::model::sampler::SamplerConfig;
 use smallmind::model::{Finish as TextFinish, GenerateOptions, Generator, Model, Session, SessionOptions};
+use smallmind::profile::{Recorder, Summary as Profile};
 use smallmind::simd::IsaKind;
 use smallmind::train::data::RandomWindows;
 use smallmind::train::{Event, Finish, Layer, Learner, Prepared, Source, TrainConfig, TrainError, Trainer, prepare};
@@ -40,7 +41,7 @@ pub struct Quickstart {
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// How long to train
-    #[arg(long, default_value_t = 55, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    #[arg(long, default_value_t = 62, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: u32,
     /// Train exactly so many steps instead
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -60,12 +61,14 @@ impl Quickstart {
 
         let room = Room::make(&out)?;
         let mut trainer = room.settle(self.begin(&out, settings, isa, &mut reporter))?;
-        let summary = trainer.run(stop, &mut |event: &Event| reporter.event(event))?;
+        let recorder = Recorder::new(trainer.learner().plans().0);
+        let summary = trainer.run_probed(stop, &mut |event: &Event| reporter.event(event), &recorder)?;
         if summary.finish == Finish::Interrupted {
             reporter.finish()?;
             return Err(train::interrupted(&summary, &out));
         }
         reporter.say(&format!("\n{}", train::describe(&summary, &out).trim_end()));
+        reporter.say(&format!("\nwhere the time of a step's forward and backward went:\n\n{}", profile(&trainer, &recorder)?));
         reporter.finish()?;
         tell_stories(&out, trainer.config().train.seed, settings, isa, stop)?;
         next(&out);
@@ -109,6 +112,16 @@ impl Quickstart {
         config.log.interval = (steps / 200).max(1);
         Trainer::create(out, config, prepared, settings.threads(), isa)
     }
+}
+
+/// Where the time of the training's forward and backward passes went.
+fn profile(trainer: &Trainer, recorder: &Recorder) -> Result<Profile, TrainError> {
+    let shape = trainer.config().batch_shape()?;
+    let mut batch = Batch::default();
+    let row = vec![0; shape.context];
+    (0..shape.sequences).for_each(|_| batch.push_with_targets(&row, &row));
+    let runs = usize::try_from(trainer.learner().steps()).unwrap_or(usize::MAX);
+    Ok(Profile::new(trainer.learner().plans().0, &batch, recorder, runs))
 }
 
 /// How many steps fit into `seconds`: some are timed on a learner that is thrown away.

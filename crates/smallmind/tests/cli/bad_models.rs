@@ -125,7 +125,7 @@ fn damaged_models_are_named() {
     for (from, to, words) in [
         ("\"n_embd\": 128", "\"n_embd\": 64", &["shape", "transformer"] as &[&str]),
         ("\"n_head\": 4", "\"n_head\": 3", &["config.json", "evenly"]),
-        ("\"n_layer\": 4", "\"n_layer\": 0", &["config.json", "layers"]),
+        ("\"n_layer\": 4", "\"n_layer\": 0", &["config.json", "n_layer"]),
         ("\"n_layer\": 4", "\"n_layer\": 5", &["transformer.h.4"]),
         ("\"n_layer\": 4", "\"n_layer\": \"four\"", &["config.json", "n_layer"]),
         ("\"gpt2\"", "\"gpt5\"", &["config.json", "gpt5"]),
