@@ -14,6 +14,8 @@ use crate::GraphError;
 const SPINS_BEFORE_PARK: u32 = 20_000;
 /// How often a worker looks at a barrier before it offers its CPU to another thread: the others may be waiting for that CPU.
 const SPINS_BEFORE_YIELD: u32 = 1_000;
+/// The same where there are more workers than CPUs: then they are.
+const CROWDED_SPINS_BEFORE_YIELD: u32 = 20;
 
 /// The CPUs that this process may use: its affinity and its cgroup's quota count.
 pub fn available_threads() -> usize {
@@ -52,6 +54,8 @@ struct SpinBarrier {
     generation: Line<AtomicUsize>,
     poisoned: AtomicBool,
     count: usize,
+    /// How often to look before the CPU is offered to another thread.
+    patience: u32,
 }
 
 impl SpinBarrier {
@@ -65,14 +69,14 @@ impl SpinBarrier {
         let mut spins = 0;
         while self.generation.0.load(Ordering::Acquire) == generation {
             assert!(!self.poisoned.load(Ordering::Relaxed), "another worker panicked");
-            spin(&mut spins);
+            spin(&mut spins, self.patience);
         }
     }
 }
 
-fn spin(spins: &mut u32) {
+fn spin(spins: &mut u32, patience: u32) {
     *spins += 1;
-    if *spins < SPINS_BEFORE_YIELD { std::hint::spin_loop() } else { std::thread::yield_now() }
+    if *spins < patience { std::hint::spin_loop() } else { std::thread::yield_now() }
 }
 
 /// Threads that run one closure together. The calling thread is worker 0.
@@ -113,6 +117,7 @@ impl Pool {
                 generation: Line(AtomicUsize::new(0)),
                 poisoned: AtomicBool::new(false),
                 count: threads,
+                patience: if threads > available_threads() { CROWDED_SPINS_BEFORE_YIELD } else { SPINS_BEFORE_YIELD },
             },
             shutdown: AtomicBool::new(false),
             panic: Mutex::new(None),
@@ -154,7 +159,7 @@ impl Pool {
         job(0);
         let mut spins = 0;
         while shared.running.0.load(Ordering::Acquire) != 0 {
-            spin(&mut spins);
+            spin(&mut spins, shared.barrier.patience);
         }
         if shared.barrier.poisoned.swap(false, Ordering::Relaxed) {
             shared.barrier.arrived.0.store(0, Ordering::Relaxed);

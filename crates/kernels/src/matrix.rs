@@ -68,7 +68,8 @@ impl<'a> Mat<'a> {
     /// The matrix at `ptr`.
     ///
     /// # Safety
-    /// For `'a`, every element `ptr[r * stride + c]` with `r < rows`, `c < cols` must be valid for reads and not be written.
+    /// For `'a`, the elements `ptr[r * stride + c]` with `r < rows`, `c < cols` must be valid for reads, and those that are read through this matrix
+    /// or a window of it must not be written.
     #[inline(always)]
     pub unsafe fn from_raw(ptr: *const f32, rows: usize, cols: usize, stride: usize) -> Self {
         Self { ptr, rows, cols, stride, borrow: PhantomData }

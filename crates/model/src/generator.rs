@@ -76,6 +76,11 @@ impl Generator {
         &self.session
     }
 
+    /// The session, to be given other weights.
+    pub fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer

@@ -100,7 +100,8 @@ impl Model {
         let Some((id, spec)) = found else {
             unreachable!("the architecture declares no parameter `{}` that its names refer to", slot.param)
         };
-        let per_row = if spec.rows == 1 { 1 } else { spec.cols };
+        // Of a vector the part counts elements, of a matrix rows, also of one that has a single row.
+        let per_row = if slot.shape.len() == 1 { 1 } else { spec.cols };
         let start = self.layout.offset(id) + slot.part.start * per_row;
         start..start + slot.part.len() * per_row
     }

@@ -98,6 +98,24 @@ impl Session {
         &self.model
     }
 
+    /// Gives the model other weights, laid out like its own, and forgets all tokens.
+    ///
+    /// # Errors
+    /// Too little memory for a copy of the model, where others hold it too.
+    ///
+    /// # Panics
+    /// If there are more or fewer weights than the model has.
+    pub fn set_weights(&mut self, weights: &[f32]) -> Result<(), ModelError> {
+        if Arc::get_mut(&mut self.model).is_none() {
+            self.model = Arc::new(self.model.try_clone()?);
+        }
+        if let Some(model) = Arc::get_mut(&mut self.model) {
+            model.weights_mut().copy_from_slice(weights);
+        }
+        self.lens.fill(0);
+        Ok(())
+    }
+
     /// How it is laid out.
     pub fn options(&self) -> &SessionOptions {
         &self.options

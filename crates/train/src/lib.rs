@@ -70,6 +70,7 @@ mod event;
 pub mod prepare;
 mod random;
 mod run_folder;
+mod sample;
 pub mod schedule;
 mod step;
 pub mod stories;

@@ -7,9 +7,8 @@ use std::time::Instant;
 
 use smallmind_checkpoint::Rolling;
 use smallmind_graph::{Batch, NoProbe, Probe};
-use smallmind_model::sampler::SamplerConfig;
-use smallmind_model::tokenizer::{SpecialTokens, Tokenizer};
-use smallmind_model::{GenerateOptions, Generator, Model, ModelConfig, Session, SessionOptions};
+use smallmind_model::tokenizer::Tokenizer;
+use smallmind_model::{Model, ModelConfig};
 use smallmind_simd::IsaKind;
 
 use crate::config::{Layer, ScheduleKind, TrainConfig};
@@ -18,6 +17,7 @@ use crate::evaluate::whole_set;
 use crate::event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
 use crate::prepare::{self, Prepared};
 use crate::run_folder::{self, RunFolder, STATE_VERSION, TrainerState};
+use crate::sample::Samples;
 use crate::schedule::{Cosine, Schedule, Warmup, WarmupFrom, WarmupStableDecay};
 use crate::{BatchShape, Learner, TrainError};
 
@@ -31,7 +31,7 @@ const DECAY_FRACTION: f64 = 0.2;
 pub struct Trainer {
     state: TrainerState,
     learner: Learner,
-    tokenizer: Arc<Tokenizer>,
+    samples: Option<Samples>,
     tokenizer_json: Vec<u8>,
     train: Dataset,
     validation: Dataset,
@@ -124,15 +124,15 @@ impl Trainer {
         let shape = config.batch_shape()?;
         prepare::check_length(Split::Train, train.tokens(), shape.context)?;
         prepare::check_length(Split::Validation, validation.tokens(), shape.context)?;
-        check_prompt(config, &tokenizer, shape.context)?;
         let windows = RandomWindows::new(train.tokens(), shape.context, config.train.seed)?;
         let micro_batches = config.micro_batches()?;
         let rolling = run_folder::checkpoints(folder.path(), config.checkpoint.keep);
         rolling.clean()?;
+        let tokenizer = Arc::new(tokenizer);
         Ok(Self {
+            samples: Samples::new(config, &model, &tokenizer, &validation, threads, isa)?,
             learner: Learner::new(model, shape, config.optimizer(), threads, isa)?,
             tokenizer_json: tokenizer.to_json()?.into_bytes(),
-            tokenizer: Arc::new(tokenizer),
             batch: Batch::default(),
             x: vec![0; shape.tokens()],
             y: vec![0; shape.tokens()],
@@ -194,6 +194,9 @@ impl Trainer {
             // From here on the run can be resumed, whenever it is killed.
             self.checkpoint(on_event)?;
         }
+        if self.state.step < steps && !stop.load(Ordering::Relaxed) {
+            self.warm_up()?;
+        }
         while self.state.step < steps && !stop.load(Ordering::Relaxed) {
             let lr = schedule.lr(self.state.step);
             let (loss, grad_norm) = self.step(lr, probe)?;
@@ -208,8 +211,7 @@ impl Trainer {
                 self.estimate(on_event)?;
             }
             if self.due_on_the_way(self.state.config.sample.interval) {
-                let text = self.sample()?;
-                self.tell(Event::Sample { step: self.state.step, text }, on_event)?;
+                self.sample(on_event)?;
             }
             if self.due_on_the_way(self.state.config.checkpoint.interval) {
                 self.checkpoint(on_event)?;
@@ -217,6 +219,18 @@ impl Trainer {
             paused += pause.elapsed().as_secs_f64();
         }
         self.finish(stop, on_event)
+    }
+
+    /// Does once what comes now and then, and forgets the results: a training has from the beginning all the memory that it ever needs, and a
+    /// machine that has less shows it at once.
+    fn warm_up(&mut self) -> Result<(), TrainError> {
+        self.windows.fill(&self.train, self.state.step, 0, &mut self.x, &mut self.y)?;
+        self.fill_batch();
+        self.learner.evaluate(&self.batch)?;
+        if let Some(samples) = &mut self.samples {
+            samples.text(self.learner.model().weights(), self.state.step)?;
+        }
+        Ok(())
     }
 
     /// Whether an interval ends with the last step.
@@ -317,28 +331,11 @@ impl Trainer {
         if mean.is_finite() { Ok(mean) } else { Err(self.non_finite(self.state.step, "the estimated loss".into())) }
     }
 
-    /// A text of the model as it stands.
-    fn sample(&self) -> Result<String, TrainError> {
-        let config = &self.state.config;
-        let model = Arc::new(self.learner.model().try_clone()?);
-        let options = SessionOptions::single(model.config().context, self.threads, self.isa);
-        let mut generator = Generator::new(Session::new(model, options)?, self.tokenizer.clone())?;
-        let mut prompt = self.tokenizer.encode(&config.sample.prompt, SpecialTokens::AsText)?;
-        if prompt.is_empty() && self.tokenizer.bos().or(self.tokenizer.eos()).is_none() {
-            // Without a token that begins texts, the first token of the validation text does as well as any.
-            prompt = vec![0];
-            self.validation.copy(0, &mut prompt)?;
-        }
-        let temperature = config.sample.temperature;
-        let seed = config.train.seed ^ self.state.step;
-        let sampler = SamplerConfig { temperature, seed, ..SamplerConfig::default() };
-        let options = GenerateOptions { max_tokens: config.sample.tokens, sampler, stops: vec![] };
-        let mut text = config.sample.prompt.clone();
-        generator.generate(&prompt, &options, |piece| {
-            text.push_str(piece);
-            std::ops::ControlFlow::Continue(())
-        })?;
-        Ok(text)
+    fn sample(&mut self, on_event: &mut dyn FnMut(&Event)) -> Result<(), TrainError> {
+        let Some(samples) = &mut self.samples else { return Ok(()) };
+        let step = self.state.step;
+        let text = samples.text(self.learner.model().weights(), step)?;
+        self.tell(Event::Sample { step, text }, on_event)
     }
 
     fn checkpoint(&mut self, on_event: &mut dyn FnMut(&Event)) -> Result<(), TrainError> {
@@ -436,24 +433,6 @@ fn model_config(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<ModelConf
     shape.bos = tokenizer.bos();
     shape.eos = tokenizer.eos().into_iter().collect();
     Ok(shape)
-}
-
-/// Whether samples could be written: better said now than after hundreds of steps.
-fn check_prompt(config: &TrainConfig, tokenizer: &Tokenizer, context: usize) -> Result<(), TrainError> {
-    if config.sample.interval == 0 {
-        return Ok(());
-    }
-    let prompt = &config.sample.prompt;
-    let bad = |why: String| TrainError::Value {
-        key: "sample.prompt".to_owned(),
-        origin: format!("sample.prompt = {prompt:?}"),
-        why,
-    };
-    let ids = tokenizer.encode(prompt, SpecialTokens::AsText).map_err(|e| bad(e.to_string()))?;
-    if ids.len() > context {
-        return Err(bad(format!("its {} tokens don't fit into the context of {context}", ids.len())));
-    }
-    Ok(())
 }
 
 #[derive(Clone, Copy)]

@@ -139,7 +139,8 @@ impl<I: Isa> Lowering<'_, I> {
     pub(super) fn cache_append(&mut self, node: &Node, layer: usize, heads: Heads) {
         let (isa, qkv) = (self.isa, self.view(node.inputs[0]));
         let (cache, context) = self.cache_view(layer);
-        let accesses = vec![self.access(qkv, Sharing::Mixed, false), self.access(cache, Sharing::Mixed, true)];
+        let own = Sharing::OwnRows { first: 0, max: self.max_rows(&qkv) };
+        let accesses = vec![self.access(qkv, own, false), self.access(cache, Sharing::Mixed, true)];
         let kv = heads.q_cols()..heads.qkv_cols();
         let run = move |frame: &Frame<'_>, part: Part| {
             let own = part.range(frame.batch.len(), ROW_GRANULE);

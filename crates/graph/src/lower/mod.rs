@@ -170,7 +170,8 @@ impl<'g, I: Isa> Lowering<'g, I> {
             (Workers::All, Sharing::OwnRows { first: 0, max: rows })
         };
         let mut accesses: Vec<Access> = reads.iter().map(|v| self.access(*v, sharing, false)).collect();
-        accesses.extend(shared.iter().map(|v| self.access(*v, Sharing::Mixed, false)));
+        let shared_sharing = if workers == Workers::First { Sharing::First } else { Sharing::Mixed };
+        accesses.extend(shared.iter().map(|v| self.access(*v, shared_sharing, false)));
         accesses.extend(writes.iter().map(|v| self.access(*v, sharing, true)));
         self.push(
             workers,

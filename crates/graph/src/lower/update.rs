@@ -62,7 +62,7 @@ impl<I: Isa> Lowering<'_, I> {
             if !norm.is_finite() {
                 return;
             }
-            let step = frame.scalars.step.min(i32::MAX as u64) as i32;
+            let step = frame.scalars.step.clamp(1, i32::MAX as u64) as i32;
             for (range, decay) in &runs {
                 let own = part.range(range.len(), UPDATE_GRANULE);
                 let own = range.start + own.start..range.start + own.end;

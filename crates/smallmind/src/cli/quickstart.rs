@@ -47,7 +47,7 @@ pub struct Quickstart {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
     /// How much text to write for it; the default is about what two CPUs get through in a minute
-    #[arg(long, default_value_t = 4 << 20, value_name = "BYTES")]
+    #[arg(long, default_value_t = 10 << 20, value_name = "BYTES")]
     text: usize,
 }
 
@@ -68,7 +68,10 @@ impl Quickstart {
             return Err(train::interrupted(&summary, &out));
         }
         reporter.say(&format!("\n{}", train::describe(&summary, &out).trim_end()));
-        reporter.say(&format!("\nwhere the time of a step's forward and backward went:\n\n{}", profile(&trainer, &recorder)?));
+        reporter.say(&format!(
+            "\nwhere the time of a step's forward and backward went:\n\n{}",
+            profile(&trainer, &recorder)?
+        ));
         reporter.finish()?;
         tell_stories(&out, trainer.config().train.seed, settings, isa, stop)?;
         next(&out);

@@ -82,8 +82,10 @@ impl Train {
             let create = |prepared| Trainer::create(&self.out, config, prepared, settings.threads(), isa);
             room.settle(prepared.and_then(create))?
         };
-        let summary = trainer.run(stop, &mut |event: &Event| reporter.event(event))?;
-        reporter.finish()?;
+        let ended = trainer.run(stop, &mut |event: &Event| reporter.event(event));
+        let told = reporter.finish();
+        let summary = ended?;
+        told?;
         if !settings.is_json() {
             output::print(&describe(&summary, &self.out))?;
         }

@@ -1,0 +1,114 @@
+//! A training step and a decoded token allocate nothing: counted by this binary's own allocator, over all threads, which is why the file holds
+//! one test only.
+#![allow(unsafe_code)]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use common::{begin, tiny};
+use smallmind_graph::Probe;
+use smallmind_model::sampler::SamplerConfig;
+use smallmind_model::tokenizer::Tokenizer;
+use smallmind_model::{Finish, GenerateOptions, Generator, Model, Session, SessionOptions};
+use smallmind_simd::IsaKind;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's guarantees are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations so far.
+fn count() -> usize {
+    ALLOCATIONS.load(Ordering::Relaxed)
+}
+
+#[test]
+fn steps_and_tokens_allocate_nothing() {
+    let before = count();
+    drop(std::hint::black_box(vec![1u8; 100]));
+    assert!(count() > before, "the counter counts");
+    for threads in [1, 2, 3] {
+        for family in ["model.family=gpt2", "model.family=llama"] {
+            training(threads, family);
+            decoding(threads, family);
+        }
+    }
+}
+
+/// The number of allocations at each beginning of a plan: of the forward and backward of a micro-batch, and of an update.
+struct Watch {
+    counts: Vec<AtomicUsize>,
+    next: AtomicUsize,
+}
+
+impl Probe for Watch {
+    fn start(&self, worker: usize, step: usize) {
+        if (worker, step) == (0, 0) {
+            let at = self.next.fetch_add(1, Ordering::Relaxed);
+            self.counts[at].store(count(), Ordering::Relaxed);
+        }
+    }
+
+    fn end(&self, _: usize, _: usize) {}
+}
+
+/// The trainer's own loop, with accumulation, dropout, clipping and a line of the log at every step.
+fn training(threads: usize, family: &str) {
+    const STEPS: usize = 40;
+    const RUNS_A_STEP: usize = 4;
+    let dir = tempfile::tempdir().unwrap();
+    let config = tiny(&[family, "train.steps=40", "gradient_accumulation_steps=3", "dropout=0.1"]);
+    let mut trainer = begin(dir.path(), "run", &config, threads).unwrap();
+    let counts = (0..STEPS * RUNS_A_STEP).map(|_| AtomicUsize::new(0)).collect();
+    let watch = Watch { counts, next: AtomicUsize::new(0) };
+    trainer.run_probed(&AtomicBool::new(false), &mut |_| {}, &watch).unwrap();
+    assert_eq!(watch.next.into_inner(), STEPS * RUNS_A_STEP, "three micro-batches and an update at each step");
+    let counts: Vec<usize> = watch.counts.into_iter().map(AtomicUsize::into_inner).collect();
+    // From the beginning of the tenth step to the beginning of the last one's update, behind which the run ends.
+    let steady = &counts[9 * RUNS_A_STEP..];
+    assert_eq!(steady.last().unwrap() - steady[0], 0, "{family} on {threads} threads: {steady:?}");
+}
+
+/// Tokens of a text that grows far beyond the context, so that it slides; with all filters of the sampler.
+fn decoding(threads: usize, family: &str) {
+    const TOKENS: usize = 60;
+    let tokenizer = Tokenizer::characters("abcdefghijklmnopqrstuvwxyz é").unwrap();
+    let config = tiny(&[family]).model_config(tokenizer.vocab_size()).unwrap();
+    let model = Arc::new(Model::random(config, 1).unwrap());
+    let session = Session::new(model, SessionOptions { chunk: 3, ..SessionOptions::single(8, threads, IsaKind::best()) });
+    let mut generator = Generator::new(session.unwrap(), Arc::new(tokenizer)).unwrap();
+    let filters = SamplerConfig { top_k: 20, top_p: 0.9, min_p: 0.01, repetition_penalty: 1.1, ..SamplerConfig::default() };
+    for sampler in [SamplerConfig::greedy(), SamplerConfig::default(), filters] {
+        let options = GenerateOptions { max_tokens: TOKENS, sampler, stops: vec!["qqqq".into()] };
+        let mut counts = Vec::with_capacity(TOKENS);
+        let generation = generator.generate(&[1, 2, 3], &options, |_| {
+            counts.push(count());
+            ControlFlow::Continue(())
+        });
+        assert_eq!(generation.unwrap().finish, Finish::Length);
+        // What may become a stop string is held back: then a piece has several letters.
+        assert!(counts.len() > TOKENS / 2, "{counts:?}");
+        let first = counts[0];
+        assert!(counts.iter().all(|c| *c == first), "{family} on {threads} threads: {counts:?}");
+    }
+}

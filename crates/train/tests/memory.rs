@@ -1,0 +1,74 @@
+//! The memory of a training does not grow: resident bytes from step 10 to step 500, in a process of its own so that nothing else is in it.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+
+use common::{begin, tiny};
+use smallmind_train::Event;
+
+/// Names the folder to the process that trains.
+const FOLDER: &str = "SMALLMIND_TEST_MEMORY_FOLDER";
+
+/// Not a test: trains, and tells the resident bytes every ten steps.
+#[test]
+#[ignore = "the role of the process that is measured"]
+fn child() {
+    let Some(dir) = std::env::var_os(FOLDER) else { return };
+    // Everything that happens on the way happens: lines of the log, estimates, samples, checkpoints, a model that is published.
+    let config = tiny(&[
+        "train.steps=500",
+        "model.d_model=64",
+        "model.layers=2",
+        "model.context=32",
+        "train.batch=4",
+        "dropout=0.1",
+        "eval.interval=100",
+        "sample.interval=150",
+        "sample.tokens=40",
+        "checkpoint.interval=100",
+    ]);
+    let mut trainer = begin(Path::new(&dir), "run", &config, 2).unwrap();
+    trainer
+        .run(&AtomicBool::new(false), &mut |event| {
+            if let Event::Step(s) = event
+                && s.step.is_multiple_of(10)
+            {
+                println!("\n@ {} {}", s.step, resident_bytes());
+            }
+        })
+        .unwrap();
+}
+
+/// The pages of this process that are in memory.
+fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    1024 * line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap()
+}
+
+#[test]
+fn memory_is_flat_from_step_ten_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--ignored", "--nocapture"])
+        .env(FOLDER, dir.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let told: Vec<(u64, u64)> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("@ ")?.split_once(' '))
+        .map(|(step, bytes)| (step.parse().unwrap(), bytes.parse().unwrap()))
+        .collect();
+    assert_eq!(told.len(), 50, "{text} {}", String::from_utf8_lossy(&output.stderr));
+    let (step, at_ten) = told[0];
+    assert_eq!(step, 10);
+    for (step, bytes) in &told {
+        let growth = *bytes as f64 / at_ten as f64 - 1.0;
+        assert!(growth.abs() <= 0.01, "step {step}: {:+.2} % of {at_ten} bytes; {told:?}", 100.0 * growth);
+    }
+}
