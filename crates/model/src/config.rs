@@ -156,13 +156,17 @@ fn file(path: &Option<PathBuf>) -> String {
 
 impl ConfigError {
     fn invalid(key: &str, got: impl fmt::Display, why: impl Into<String>) -> Self {
-        Self::Invalid { path: None, key: key.to_owned(), got: got.to_string(), why: why.into() }
+        // A value from a file may be of any length.
+        let got = got.to_string().chars().take(MAX_SHOWN).collect();
+        Self::Invalid { path: None, key: key.to_owned(), got, why: why.into() }
     }
 
     /// The same error, saying in which file.
     pub fn in_file(mut self, file: impl Into<PathBuf>) -> Self {
         match &mut self {
-            Self::Missing { path, .. } | Self::Type { path, .. } | Self::Invalid { path, .. } => *path = Some(file.into()),
+            Self::Missing { path, .. } | Self::Type { path, .. } | Self::Invalid { path, .. } => {
+                *path = Some(file.into())
+            }
         }
         self
     }
@@ -196,6 +200,9 @@ const FILE_KEYS: &[[&str; 3]] = &[
     ["bos", "bos_token_id", "bos_token_id"],
     ["eos", "eos_token_id", "eos_token_id"],
 ];
+
+/// Characters of a value that a message repeats.
+const MAX_SHOWN: usize = 40;
 
 /// Beyond these no model is known, and products of them could overflow.
 const MAX_DIMENSION: usize = 1 << 24;
@@ -335,6 +342,10 @@ impl ModelConfig {
         }
         if self.family == Family::Gpt2 && self.heads * self.head_dim != self.d_model {
             return Err(heads_must_divide(self.heads, self.d_model));
+        }
+        if self.family == Family::Gpt2 && self.kv_heads != self.heads {
+            let why = format!("a GPT-2 has as many key heads as query heads, {}", self.heads);
+            return Err(ConfigError::invalid("kv_heads", self.kv_heads, why));
         }
         if self.family != Family::Gpt2 && !self.head_dim.is_multiple_of(2) {
             return Err(ConfigError::invalid("head_dim", self.head_dim, "rotary positions need an even number"));
@@ -503,7 +514,7 @@ fn kind(value: &Value) -> String {
         Value::Null => "null".into(),
         Value::Bool(b) => b.to_string(),
         Value::Number(n) => n.to_string(),
-        Value::String(s) => format!("\"{}\"", s.chars().take(40).collect::<String>()),
+        Value::String(s) => format!("\"{}\"", s.chars().take(MAX_SHOWN).collect::<String>()),
         Value::Array(a) => format!("an array of {}", a.len()),
         Value::Object(_) => "an object".into(),
     }
@@ -520,7 +531,8 @@ impl<'a> Fields<'a> {
     }
 
     fn optional<T>(&self, key: &str, read: fn(&'a Value) -> Result<T, &'static str>) -> Result<Option<T>, ConfigError> {
-        let wrong = |value: &Value, expected| ConfigError::Type { path: None, key: key.to_owned(), expected, got: kind(value) };
+        let wrong =
+            |value: &Value, expected| ConfigError::Type { path: None, key: key.to_owned(), expected, got: kind(value) };
         self.get(key).map(|value| read(value).map_err(|expected| wrong(value, expected))).transpose()
     }
 

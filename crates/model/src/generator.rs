@@ -9,6 +9,9 @@ use crate::stream::{StopStrings, TextStream};
 use crate::tokenizer::Tokenizer;
 use crate::{ModelError, Session};
 
+/// Tokens of a text for which room is made before it begins.
+const RESERVED_TOKENS: usize = 1 << 20;
+
 /// What to generate.
 #[derive(Clone, Debug)]
 pub struct GenerateOptions {
@@ -106,7 +109,8 @@ impl Generator {
         sampler.observe(prompt);
         let mut stream = TextStream::new(StopStrings::new(options.stops.iter().cloned())?);
         self.history.clear();
-        self.history.reserve(prompt.len() + options.max_tokens);
+        // More is reserved as it comes where somebody asks for a text without end.
+        self.history.reserve(prompt.len() + options.max_tokens.min(RESERVED_TOKENS));
         self.history.extend_from_slice(prompt);
 
         let started = Instant::now();
@@ -152,6 +156,9 @@ impl Generator {
             }
             if let Some(stop) = stream.stopped() {
                 return Ok(Finish::Stop(stop.to_owned()));
+            }
+            if self.history.len() - prompt >= max_tokens {
+                return Ok(Finish::Length);
             }
             self.append(token)?;
         }

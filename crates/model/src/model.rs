@@ -62,25 +62,18 @@ impl Model {
     pub fn from_folder(folder: &ModelFolder) -> Result<Self, ModelError> {
         let in_file = |e: ConfigError| e.in_file(folder.dir().join(CONFIG_FILE));
         let config = ModelConfig::from_json(folder.config()).map_err(in_file)?;
+        // Before anything is allocated: a small file may come with a configuration that promises terabytes.
+        check_shapes(&config, folder.weights())?;
         let mut model = Self::zeroed(config)?;
         model.read(folder.weights())?;
         Ok(model)
     }
 
-    /// Reads every parameter from `file`.
+    /// Reads every parameter from `file`, whose shapes [`check_shapes`] has found right.
     fn read(&mut self, file: &Weights) -> Result<(), ModelError> {
         let mut transposed = Vec::new();
         for slot in architecture::tensor_slots(&self.config) {
             let name = stored_name(&slot.name, architecture::optional_prefix(&self.config), file);
-            let info = file.info(name)?;
-            if info.shape != slot.shape {
-                return Err(ModelError::TensorShape {
-                    path: file.path().to_owned(),
-                    name: name.to_owned(),
-                    got: info.shape.clone(),
-                    expected: slot.shape,
-                });
-            }
             let to = self.slot_mut(&slot);
             match slot.orientation {
                 Orientation::Same => file.read_finite_f32(name, to)?,
@@ -233,6 +226,23 @@ impl Model {
 /// `config.json` as people read it.
 fn pretty(value: &Value) -> Vec<u8> {
     format!("{value:#}\n").into_bytes()
+}
+
+/// Whether a file has every tensor of a configuration, in its shape.
+fn check_shapes(config: &ModelConfig, file: &Weights) -> Result<(), ModelError> {
+    for slot in architecture::tensor_slots(config) {
+        let name = stored_name(&slot.name, architecture::optional_prefix(config), file);
+        let info = file.info(name)?;
+        if info.shape != slot.shape {
+            return Err(ModelError::TensorShape {
+                path: file.path().to_owned(),
+                name: name.to_owned(),
+                got: info.shape.clone(),
+                expected: slot.shape,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The name under which a file has a tensor: with or without the architecture's prefix.

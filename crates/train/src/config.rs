@@ -200,7 +200,8 @@ const KEYS: &[(&str, &str)] = &[
 const SECTIONS: &[&str] = &["model", "data", "train", "eval", "sample", "checkpoint", "log"];
 
 /// nanoGPT's names that mean nothing here and may stand in a command line that is copied.
-const IGNORED: &[&str] = &["device", "compile", "dtype", "wandb_log", "always_save_checkpoint", "init_from", "eval_only"];
+const IGNORED: &[&str] =
+    &["device", "compile", "dtype", "wandb_log", "always_save_checkpoint", "init_from", "eval_only"];
 
 /// The keys that may change when a training goes on. The number of steps moves the end of the schedule, and so the learning rates to come, unless
 /// `train.decay_steps` fixes it; the others change nothing that a step computes.
@@ -221,7 +222,8 @@ impl Layer {
     /// # Errors
     /// A file that can't be read or isn't TOML.
     pub fn file(path: &Path) -> Result<Self, TrainError> {
-        let text = std::fs::read_to_string(path).map_err(|source| TrainError::Read { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| TrainError::Read { path: path.to_owned(), source })?;
         let table = text.parse().map_err(|e: toml::de::Error| TrainError::Toml {
             path: path.to_owned(),
             why: e.to_string().trim_end().to_owned(),
@@ -317,7 +319,9 @@ fn parse_value(text: &str) -> Value {
     }
     if let Ok(n) = text.parse::<i64>() {
         Value::Integer(n)
-    } else if let Some(x) = text.parse::<f64>().ok().filter(|_| text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c))) {
+    } else if let Some(x) =
+        text.parse::<f64>().ok().filter(|_| text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)))
+    {
         Value::Float(x)
     } else if let Ok(b) = text.parse::<bool>() {
         Value::Boolean(b)
@@ -342,7 +346,11 @@ fn unknown_key(name: &str, origin: &str) -> TrainError {
 }
 
 fn unknown_among(name: &str, origin: &str, suggestion: Option<&str>) -> TrainError {
-    TrainError::UnknownKey { name: name.to_owned(), origin: origin.to_owned(), suggestion: suggestion.map(str::to_owned) }
+    TrainError::UnknownKey {
+        name: name.to_owned(),
+        origin: origin.to_owned(),
+        suggestion: suggestion.map(str::to_owned),
+    }
 }
 
 impl TrainConfig {
@@ -572,7 +580,12 @@ impl TrainConfig {
         self.check_batch()?;
         require(t.steps > 0, "train.steps", t.steps.to_string(), "at least one step")?;
         let finite = |x: f64| x.is_finite() && x >= 0.0;
-        for (key, x) in [("train.lr", t.lr), ("train.min_lr", t.min_lr), ("train.weight_decay", t.weight_decay), ("train.clip", t.clip)] {
+        for (key, x) in [
+            ("train.lr", t.lr),
+            ("train.min_lr", t.min_lr),
+            ("train.weight_decay", t.weight_decay),
+            ("train.clip", t.clip),
+        ] {
             require(finite(x), key, x.to_string(), "a finite number, not negative")?;
         }
         for (key, x) in [("train.beta1", t.beta1), ("train.beta2", t.beta2)] {
@@ -592,7 +605,12 @@ impl TrainConfig {
         require(self.checkpoint.keep > 0, "checkpoint.keep", "0".into(), "at least one checkpoint")?;
         require(self.log.interval > 0, "log.interval", "0".into(), "at least one step")?;
         let temperature = self.sample.temperature;
-        require(temperature.is_finite() && temperature >= 0.0, "sample.temperature", temperature.to_string(), "0 or more")?;
+        require(
+            temperature.is_finite() && temperature >= 0.0,
+            "sample.temperature",
+            temperature.to_string(),
+            "0 or more",
+        )?;
         let tokens = self.batch_shape()?.tokens();
         let total = t.total_tokens;
         let why = format!("a multiple of batch × context = {tokens} tokens, or 0 for one micro-batch");
@@ -634,7 +652,8 @@ fn model_setting(error: ConfigError) -> TrainError {
 }
 
 /// Keys that hold text, whatever it looks like.
-const TEXTS: &[&str] = &["model.preset", "model.family", "model.gelu", "data.tokenizer", "train.schedule", "sample.prompt"];
+const TEXTS: &[&str] =
+    &["model.preset", "model.family", "model.gelu", "data.tokenizer", "train.schedule", "sample.prompt"];
 
 /// Optional keys that are floats, which a preset may leave absent.
 const FLOATS: &[&str] = &["model.dropout", "model.rope_theta"];

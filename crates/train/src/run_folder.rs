@@ -109,7 +109,8 @@ impl RunFolder {
             options.create(true).append(!new).write(true).truncate(new);
             options.open(&file).map_err(|source| TrainError::Write { path: file, source })
         };
-        let mut run = Self { log: open(LOG_FILE)?, csv: open(CSV_FILE)?, path: path.to_owned(), line: Vec::with_capacity(512) };
+        let mut run =
+            Self { log: open(LOG_FILE)?, csv: open(CSV_FILE)?, path: path.to_owned(), line: Vec::with_capacity(512) };
         if new {
             run.csv_line(format_args!("{CSV_HEADER}"))?;
         }
@@ -118,8 +119,8 @@ impl RunFolder {
 
     fn write_config(&self, config: &TrainConfig) -> Result<(), TrainError> {
         let path = self.path.join(CONFIG_COPY);
-        let text = toml::to_string_pretty(config)
-            .map_err(|e| TrainError::Toml { path: path.clone(), why: e.to_string() })?;
+        let text =
+            toml::to_string_pretty(config).map_err(|e| TrainError::Toml { path: path.clone(), why: e.to_string() })?;
         Ok(write_file_atomic(path, |out| out.write_all(text.as_bytes()))?)
     }
 
@@ -243,7 +244,10 @@ pub fn latest(run: &Path) -> Result<(ValidCheckpoint, TrainerState, Vec<String>)
     let warnings: Vec<String> = found.damaged.iter().map(|(_, e)| e.to_string()).collect();
     let Some(checkpoint) = found.checkpoint else {
         return Err(match warnings.len() {
-            0 => TrainError::NoRun { path: run.to_owned(), why: "it was stopped before its first checkpoint; remove the folder and train anew".into() },
+            0 => TrainError::NoRun {
+                path: run.to_owned(),
+                why: "it was stopped before its first checkpoint; remove the folder and train anew".into(),
+            },
             _ => TrainError::Damaged { path: rolling.dir().to_owned(), why: warnings.join("; ") },
         });
     };

@@ -95,7 +95,8 @@ impl Trainer {
         state.config = state.config.resumed(layers)?;
         let prepared = prepare::open(run)?;
         let model = Model::load(&checkpoint.path)?;
-        if *model.config() != model_config(&state.config, &prepared.tokenizer)? {
+        // Compared as they are stored: a field that a family does not have says nothing.
+        if model.config().to_json() != model_config(&state.config, &prepared.tokenizer)?.to_json() {
             let why = "its model has another shape than its settings and its tokenizer say".to_owned();
             return Err(TrainError::NoRun { path: checkpoint.path, why });
         }
@@ -186,21 +187,18 @@ impl Trainer {
         on_event(&Event::Started(self.started()));
         let steps = self.state.config.train.steps;
         let schedule = schedule(&self.state.config);
-        let before = self.state.seconds;
-        let started = Instant::now();
-        let mut paused = 0.0;
-        let mut lap = Lap { started, step: self.state.step, paused: 0.0 };
         if self.last_checkpoint.is_none() {
             // From here on the run can be resumed, whenever it is killed.
             self.checkpoint(on_event)?;
         }
-        if self.state.step < steps && !stop.load(Ordering::Relaxed) {
-            self.warm_up()?;
-        }
+        let before = self.state.seconds;
+        let started = Instant::now();
+        let mut paused = 0.0;
+        let mut lap = Lap { started, step: self.state.step, paused: 0.0 };
         while self.state.step < steps && !stop.load(Ordering::Relaxed) {
             let lr = schedule.lr(self.state.step);
             let (loss, grad_norm) = self.step(lr, probe)?;
-            self.state.seconds = before + started.elapsed().as_secs_f64();
+            self.state.seconds = before + started.elapsed().as_secs_f64() - paused;
             if self.due(self.state.config.log.interval) || self.state.step == steps {
                 let event = self.step_event(loss, lr, grad_norm, &lap, paused);
                 lap = Lap { started: Instant::now(), step: self.state.step, paused };
@@ -218,19 +216,7 @@ impl Trainer {
             }
             paused += pause.elapsed().as_secs_f64();
         }
-        self.finish(stop, on_event)
-    }
-
-    /// Does once what comes now and then, and forgets the results: a training has from the beginning all the memory that it ever needs, and a
-    /// machine that has less shows it at once.
-    fn warm_up(&mut self) -> Result<(), TrainError> {
-        self.windows.fill(&self.train, self.state.step, 0, &mut self.x, &mut self.y)?;
-        self.fill_batch();
-        self.learner.evaluate(&self.batch)?;
-        if let Some(samples) = &mut self.samples {
-            samples.text(self.learner.model().weights(), self.state.step)?;
-        }
-        Ok(())
+        self.finish(on_event)
     }
 
     /// Whether an interval ends with the last step.
@@ -253,7 +239,7 @@ impl Trainer {
             let first_row = (i * self.shape.sequences) as u64;
             self.windows.fill(&self.train, step, first_row, &mut self.x, &mut self.y)?;
             self.fill_batch();
-            // A step has at most 2³² micro-batches in a training, or masks repeat after that many.
+            // After 2³² micro-batches of a training its masks repeat.
             let dropout_step = (step as u32).wrapping_mul(micro_batches as u32).wrapping_add(i as u32);
             let dropout = (self.state.config.train.seed, dropout_step);
             total += self.learner.accumulate(&self.batch, targets, dropout, probe)?;
@@ -349,24 +335,28 @@ impl Trainer {
     }
 
     /// The last estimates, the last checkpoint and the summary.
-    fn finish(&mut self, stop: &AtomicBool, on_event: &mut dyn FnMut(&Event)) -> Result<Summary, TrainError> {
+    fn finish(&mut self, on_event: &mut dyn FnMut(&Event)) -> Result<Summary, TrainError> {
         let completed = self.state.step >= self.state.config.train.steps;
+        if self.last_checkpoint != Some(self.state.step) {
+            // What has been trained is safe before anything else is done with it.
+            self.checkpoint(on_event)?;
+        }
         let mut whole = None;
         if completed {
             self.estimate(on_event)?;
             let (learner, validation, shape) = (&mut self.learner, &self.validation, self.shape);
             whole = Some(whole_set(validation, shape, &mut |batch| learner.evaluate(batch), &mut |_, _| {})?);
         }
-        if self.last_checkpoint != Some(self.state.step) || completed {
+        if completed {
+            // Once more, with the last estimates.
             self.checkpoint(on_event)?;
         }
         if self.state.best_val_loss.is_none() {
             self.folder.publish_model(self.learner.model())?;
         }
-        let interrupted = !completed && stop.load(Ordering::Relaxed);
         let summary = Summary {
             steps: self.state.step,
-            finish: if interrupted { Finish::Interrupted } else { Finish::Completed },
+            finish: if completed { Finish::Completed } else { Finish::Interrupted },
             train_loss: self.state.last_losses.map(|l| l.0),
             val_loss: self.state.last_losses.map(|l| l.1),
             best_val_loss: self.state.best_val_loss,
@@ -420,7 +410,9 @@ impl Trainer {
             lr,
             grad_norm,
             tokens_per_second: per_second * tokens,
-            flops_per_second: per_second * tokens * self.learner.model().config().training_flops_per_token(self.shape.context),
+            flops_per_second: per_second
+                * tokens
+                * self.learner.model().config().training_flops_per_token(self.shape.context),
             seconds: self.state.seconds,
             remaining_seconds: (steps - step) as f64 / per_second,
         }

@@ -101,7 +101,10 @@ fn nanogpts_command_line_is_understood() {
     assert_eq!(model, alone.model_config(65).unwrap());
     let written_out = smallmind_train::config::TrainSection { decay_steps: 2000, ..alone.train.clone() };
     assert_eq!((&config.train, &config.data), (&written_out, &alone.data));
-    assert_eq!((model.family, model.biases, model.head, model.gelu), (Family::Gpt2, Biases::Absent, Head::Tied, Gelu::Exact));
+    assert_eq!(
+        (model.family, model.biases, model.head, model.gelu),
+        (Family::Gpt2, Biases::Absent, Head::Tied, Gelu::Exact)
+    );
 
     let others = ["learning_rate=1e-3", "min_lr=1e-4", "beta1=0.8", "beta2=0.95", "weight_decay=0.2", "grad_clip=0.5"];
     let more = ["warmup_iters=7", "eval_interval=11", "seed=9", "bias=True", "wandb_log=False", "dtype=float32"];
@@ -118,7 +121,10 @@ fn every_alias_and_key_is_known() {
         assert!(Layer::assignment(&format!("{name}=1")).is_ok(), "{name}");
     }
     // Every field has a key.
-    let config = with(Some("quickstart"), &["dropout=0.1", "bias=False", "n_layer=1", "n_head=2", "model.kv_heads=1", "n_embd=8"]);
+    let config = with(
+        Some("quickstart"),
+        &["dropout=0.1", "bias=False", "n_layer=1", "n_head=2", "model.kv_heads=1", "n_embd=8"],
+    );
     let table = toml::Table::try_from(&config).unwrap();
     for (section, keys) in &table {
         for key in keys.as_table().unwrap().keys() {
@@ -138,7 +144,11 @@ fn accumulation_is_tokens() {
         (&[], 1, 0),
     ] {
         let config = with(None, assignments);
-        assert_eq!((config.micro_batches().unwrap(), config.train.total_tokens), (micro_batches, tokens), "{assignments:?}");
+        assert_eq!(
+            (config.micro_batches().unwrap(), config.train.total_tokens),
+            (micro_batches, tokens),
+            "{assignments:?}"
+        );
     }
 }
 
@@ -356,7 +366,8 @@ fn a_file_says_what_the_settings_say() {
         "sample.temperature=0.7",
         "checkpoint.keep=5",
     ];
-    let presets = [None, Some("quickstart"), Some("nanogpt-cpu"), Some("nanogpt-gpu"), Some("gpt2-124m"), Some("stories-15m")];
+    let presets =
+        [None, Some("quickstart"), Some("nanogpt-cpu"), Some("nanogpt-gpu"), Some("gpt2-124m"), Some("stories-15m")];
     for preset in presets {
         for assignments in [&[][..], &changed] {
             let config = with(preset, assignments);
@@ -371,5 +382,8 @@ fn a_file_says_what_the_settings_say() {
     }
     let model = with(Some("nanogpt-cpu"), &changed).model_config(70).unwrap();
     assert_eq!((model.family, model.layers, model.heads, model.kv_heads, model.head_dim), (Family::Llama, 3, 4, 2, 12));
-    assert_eq!((model.d_ff, model.context, model.vocab_size, model.head, model.rope.theta), (100, 33, 70, Head::Untied, 5e5));
+    assert_eq!(
+        (model.d_ff, model.context, model.vocab_size, model.head, model.rope.theta),
+        (100, 33, 70, Head::Untied, 5e5)
+    );
 }

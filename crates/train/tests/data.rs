@@ -394,9 +394,16 @@ fn random_windows_are_uniform() {
     let (over_rows, over_steps) = (chi(&|i| windows.start(3, i)), chi(&|i| windows.start(i, 0)));
     let mixed = chi(&|i| windows.start(i / 12, i % 12));
     assert!(over_rows < 60.0 && over_steps < 60.0 && mixed < 60.0, "{over_rows} {over_steps} {mixed}");
-    // The difference between neighbours is uniform too.
-    let differences = chi(&|i| (windows.start(i / 12, i % 12) + 20 - windows.start(i / 12, i % 12 + 1)) % 20);
-    assert!(differences < 60.0, "{differences}");
+}
+
+/// Independent draws would leave about 2,000 of the 100,000 stretches without a window and put up to 14 into one.
+#[test]
+fn random_windows_cover_the_text_evenly() {
+    let windows = RandomWindows::new(1_003_854, 64, 1337).unwrap();
+    let mut counts = vec![0; 100_000];
+    (0..400_000).for_each(|i| counts[windows.start(i / 12, i % 12) * counts.len() / 1_003_790] += 1);
+    let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+    assert!(*least >= 1 && *most <= 9, "{least} to {most}");
 }
 
 /// Frozen: another mapping would silently change every recorded run.
@@ -407,7 +414,7 @@ fn random_windows_never_change() {
     assert_eq!(found, FROZEN_STARTS);
 }
 
-const FROZEN_STARTS: [usize; 6] = [929372, 112517, 372393, 294508, 518654, 614938];
+const FROZEN_STARTS: [usize; 6] = [747041, 363628, 159035, 779411, 574818, 191405];
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]

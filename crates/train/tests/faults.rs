@@ -133,14 +133,16 @@ fn texts_that_are_none() {
     }
     let dir = tempfile::tempdir().unwrap();
     for (path, says) in [(dir.path().join("missing.txt"), "no such file"), (dir.path().to_owned(), "folder")] {
-        let error = prepare(&dir.path().join("run"), &tiny(&[]), Source::Files(&[path.clone()]), &mut |_| {}).unwrap_err();
+        let error =
+            prepare(&dir.path().join("run"), &tiny(&[]), Source::Files(std::slice::from_ref(&path)), &mut |_| {}).unwrap_err();
         assert_eq!(error.class(), ErrorClass::BadFile);
         let message = error.to_string();
         assert!(message.contains(path.to_str().unwrap()) && message.contains(says), "{message}");
     }
     let error = prepare(&dir.path().join("run"), &tiny(&[]), Source::Files(&[]), &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("no text file"), "{error}");
-    let error = prepare(&dir.path().join("run"), &tiny(&[]), Source::Stories { seed: 1, bytes: 0 }, &mut |_| {}).unwrap_err();
+    let error =
+        prepare(&dir.path().join("run"), &tiny(&[]), Source::Stories { seed: 1, bytes: 0 }, &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("empty"), "{error}");
 }
 
@@ -168,12 +170,15 @@ mod full_disk {
 
     #[test]
     fn a_log_that_can_not_be_written() {
-        for (log, interval) in [("log.jsonl", "log.interval=1"), ("log.csv", "log.interval=1"), ("log.jsonl", "eval.interval=1")] {
+        for (log, interval) in
+            [("log.jsonl", "log.interval=1"), ("log.csv", "log.interval=1"), ("log.jsonl", "eval.interval=1")]
+        {
             let dir = tempfile::tempdir().unwrap();
             let run = dir.path().join("run");
             fs::create_dir(&run).unwrap();
             let config = tiny(&["log.interval=1000", interval]);
-            let prepared = prepare(&run, &config, Source::Files(&[common::text_file(dir.path())]), &mut |_| {}).unwrap();
+            let prepared =
+                prepare(&run, &config, Source::Files(&[common::text_file(dir.path())]), &mut |_| {}).unwrap();
             std::os::unix::fs::symlink("/dev/full", run.join(log)).unwrap();
             let error = Trainer::create(&run, config, prepared, 1, IsaKind::best())
                 .map_or_else(|error| error, |mut trainer| failure(&mut trainer));
@@ -212,7 +217,8 @@ mod full_disk {
         stop_after(&mut begin(dir.path(), "run", &tiny(&["train.steps=12"]), 1).unwrap(), 5);
         let run = dir.path().join("run");
         let names = || {
-            let mut names: Vec<_> = fs::read_dir(run.join("checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
+            let mut names: Vec<_> =
+                fs::read_dir(run.join("checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
             names.sort();
             names
         };

@@ -143,7 +143,10 @@ fn kill(count: usize) {
         assert!(common::warnings(&events).is_empty(), "kill {round}: {events:?}");
         resumed = from;
     }
-    println!("{count} kills in {:.1} s, {unborn} before the first checkpoint, step {resumed}", started.elapsed().as_secs_f64());
+    println!(
+        "{count} kills in {:.1} s, {unborn} before the first checkpoint, step {resumed}",
+        started.elapsed().as_secs_f64()
+    );
     assert!(unborn < count / 2 && resumed >= count as u64, "the run got to step {resumed} only");
     as_if_nothing_had_happened(dir.path(), resumed + 2);
 }
@@ -194,7 +197,7 @@ fn forty_kills() {
 }
 
 #[test]
-#[ignore = "takes minutes; the ordinary test does the same 40 times"]
+#[ignore = "takes half a minute and more; the ordinary test does the same 40 times"]
 fn two_hundred_kills() {
     kill(200);
 }

@@ -21,14 +21,14 @@ fn child() {
     // Everything that happens on the way happens: lines of the log, estimates, samples, checkpoints, a model that is published.
     let config = tiny(&[
         "train.steps=500",
-        "model.d_model=64",
+        "model.d_model=128",
         "model.layers=2",
-        "model.context=32",
-        "train.batch=4",
+        "model.context=64",
+        "train.batch=2",
         "dropout=0.1",
         "eval.interval=100",
         "sample.interval=150",
-        "sample.tokens=40",
+        "sample.tokens=80",
         "checkpoint.interval=100",
     ]);
     let mut trainer = begin(Path::new(&dir), "run", &config, 2).unwrap();

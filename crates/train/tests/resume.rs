@@ -16,7 +16,8 @@ use smallmind_simd::IsaKind;
 use smallmind_train::{ErrorClass, Finish, Layer, Source, TrainConfig, TrainError, Trainer, prepare};
 
 /// Everything that a step depends on is on: dropout, accumulation, clipping, a rate that changes.
-const FULL: &[&str] = &["train.steps=100", "train.total_tokens=32", "dropout=0.1", "eval.interval=20", "checkpoint.interval=25"];
+const FULL: &[&str] =
+    &["train.steps=100", "train.total_tokens=32", "dropout=0.1", "eval.interval=20", "checkpoint.interval=25"];
 const GPT: &[&str] = &["model.biases=true"];
 const LLAMA: &[&str] = &["model.family=llama", "model.heads=4", "model.kv_heads=2", "model.tied=false"];
 
@@ -34,8 +35,9 @@ fn uninterrupted(dir: &Path, config: &TrainConfig) -> ([Vec<u32>; 3], Losses) {
 #[test]
 fn a_stop_changes_no_bit() {
     // Step 50 has a checkpoint of its own, 37 has not; the threads before and after differ.
-    let stops: [(&[&str], &[(u64, usize, usize)]); 2] = [(GPT, &[(50, 2, 2), (50, 1, 3), (37, 2, 1)]), (LLAMA, &[(37, 1, 2)])];
-    for (family, stops) in stops {
+    let of_gpt = [(50, 2, 2), (50, 1, 3), (37, 2, 1)];
+    let of_llama = [(37, 1, 2)];
+    for (family, stops) in [(GPT, &of_gpt[..]), (LLAMA, &of_llama)] {
         let dir = tempfile::tempdir().unwrap();
         let config = full(family);
         let (expected_state, expected_losses) = uninterrupted(dir.path(), &config);
@@ -108,7 +110,9 @@ fn logs_have_each_step_once() {
     stop_after(&mut begin(dir.path(), "run", &config, 1).unwrap(), 19);
     // As after a kill: lines beyond the checkpoint of step 16, the last of them cut short.
     fs::remove_dir_all(checkpoint(&run, 19)).unwrap();
-    for (log, cut) in [("log.jsonl", &b"{\"event\":\"step\",\"step\":2"[..]), ("log.csv", b"2"), ("log.csv", b"\xe2\x82")] {
+    for (log, cut) in
+        [("log.jsonl", &b"{\"event\":\"step\",\"step\":2"[..]), ("log.csv", b"2"), ("log.csv", b"\xe2\x82")]
+    {
         let mut text = fs::read(run.join(log)).unwrap();
         text.extend_from_slice(cut);
         fs::write(run.join(log), text).unwrap();
@@ -168,7 +172,8 @@ fn settings_that_are_fixed_stay() {
         assert_eq!(resumed.err().map(|e| e.class()), Some(ErrorClass::Usage), "{assignment}");
     }
     // The same values again are no change.
-    let same = layers(&["train.batch=2", "gradient_accumulation_steps=1", "model.layers=1", "model.preset=nanogpt-cpu"]);
+    let same =
+        layers(&["train.batch=2", "gradient_accumulation_steps=1", "model.layers=1", "model.preset=nanogpt-cpu"]);
     let mut trainer = Trainer::resume(&run, &same, 1, IsaKind::best()).unwrap();
     assert_eq!(finish(&mut trainer).0.steps, 3);
 }
@@ -180,7 +185,8 @@ fn more_steps_are_as_if_asked_for_at_first() {
     let (expected_state, expected_losses) = uninterrupted(dir.path(), &of_steps("train.steps=30"));
 
     let (_, mut events) = finish(&mut begin(dir.path(), "run", &of_steps("train.steps=20"), 1).unwrap());
-    let changes = layers(&["max_iters=30", "eval.interval=0", "checkpoint.interval=5", "checkpoint.keep=1", "log.interval=1"]);
+    let changes =
+        layers(&["max_iters=30", "eval.interval=0", "checkpoint.interval=5", "checkpoint.keep=1", "log.interval=1"]);
     let mut trainer = Trainer::resume(&dir.path().join("run"), &changes, 1, IsaKind::best()).unwrap();
     let (summary, later) = finish(&mut trainer);
     assert_eq!((summary.steps, resumed_from(&later)), (30, Some(20)));
@@ -201,8 +207,11 @@ fn stopped(dir: &Path) -> (PathBuf, [Vec<u32>; 3], Losses) {
     (dir.join("stopped"), state, losses)
 }
 
+/// Damages a file.
+type Damage = fn(&Path);
+
 /// The ways in which a file is damaged.
-const DAMAGES: [(&str, fn(&Path)); 4] = [
+const DAMAGES: [(&str, Damage); 4] = [
     ("cut short", |path| {
         let bytes = fs::read(path).unwrap();
         fs::write(path, &bytes[..bytes.len() * 2 / 3]).unwrap();
@@ -278,11 +287,20 @@ fn a_checkpoint_that_was_set_aside_is_found() {
     let (_, events) = finish(&mut trainer);
     assert_eq!(resumed_from(&events), Some(10));
     assert!(state(&trainer) == expected_state);
-    assert!(fs::read_dir(run.join("checkpoints")).unwrap().all(|e| !e.unwrap().file_name().as_encoded_bytes().starts_with(b".")));
+    assert!(
+        fs::read_dir(run.join("checkpoints")).unwrap().all(|e| !e
+            .unwrap()
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(b"."))
+    );
 }
 
+/// The name of a file and its other content.
+type Replaced = (&'static str, Vec<u8>);
+
 /// Publishes a checkpoint of step 11, whole by its manifest, from the files of step 10 with some replaced.
-fn forge(run: &Path, replaced: &[(&str, Vec<u8>)]) {
+fn forge(run: &Path, replaced: &[Replaced]) {
     let rolling = Rolling::new(run.join("checkpoints"), "step-", NonZeroUsize::new(9).unwrap());
     let published = rolling.publish(11, |folder| {
         for file in &FILES[..5] {
@@ -315,7 +333,12 @@ fn a_checkpoint_of_another_shape_is_refused() {
     let other = Model::random(other, 1).unwrap();
     let other_weights = || {
         let mut bytes = Vec::new();
-        other.with_writer(|writer| { writer.write_to(&mut bytes).unwrap(); Ok(()) }).unwrap();
+        other
+            .with_writer(|writer| {
+                writer.write_to(&mut bytes).unwrap();
+                Ok(())
+            })
+            .unwrap();
         bytes
     };
     let state = fs::read_to_string(checkpoint(&stopped, 10).join("trainer.json")).unwrap();
@@ -325,23 +348,36 @@ fn a_checkpoint_of_another_shape_is_refused() {
     };
     let (short, nan) = (vec![0.0; len - 1], vec![f32::NAN; len]);
     let zero = vec![0.0; len];
-    let cases: Vec<(&str, Vec<(&str, Vec<u8>)>, &str)> = vec![
+    let cases: Vec<(&str, Vec<Replaced>, &str)> = vec![
         ("weights", vec![(WEIGHTS_FILE, other_weights())], "shape"),
-        ("weights and their config", vec![(WEIGHTS_FILE, other_weights()), (CONFIG_FILE, other.config_bytes())], "shape"),
+        (
+            "weights and their config",
+            vec![(WEIGHTS_FILE, other_weights()), (CONFIG_FILE, other.config_bytes())],
+            "shape",
+        ),
         ("settings", vec![("trainer.json", changed("\"d_model\": 16", "\"d_model\": 32"))], "shape"),
-        ("short moments", vec![("trainer.safetensors", tensors(&[("moment1", &short), ("moment2", &zero)]))], "moment1"),
+        (
+            "short moments",
+            vec![("trainer.safetensors", tensors(&[("moment1", &short), ("moment2", &zero)]))],
+            "moment1",
+        ),
         ("one moment", vec![("trainer.safetensors", tensors(&[("moment1", &zero)]))], "moment2"),
         ("NaN moments", vec![("trainer.safetensors", tensors(&[("moment1", &zero), ("moment2", &nan)]))], "moment2"),
         ("no tensors", vec![("trainer.safetensors", b"nonsense".to_vec())], "trainer.safetensors"),
         ("no JSON", vec![("trainer.json", b"nonsense".to_vec())], "trainer.json"),
-        ("a version to come", vec![("trainer.json", changed("\"schema_version\": 1", "\"schema_version\": 2"))], "version"),
+        (
+            "a version to come",
+            vec![("trainer.json", changed("\"schema_version\": 1", "\"schema_version\": 2"))],
+            "version",
+        ),
         ("a setting that is none", vec![("trainer.json", changed("\"batch\": 2", "\"batch\": -2"))], "trainer.json"),
     ];
     for (what, replaced, names) in cases {
         let run = dir.path().join("forged");
         copy(&stopped, &run);
         forge(&run, &replaced);
-        let error = Trainer::resume(&run, &[], 1, IsaKind::best()).err().unwrap_or_else(|| panic!("{what} was accepted"));
+        let error =
+            Trainer::resume(&run, &[], 1, IsaKind::best()).err().unwrap_or_else(|| panic!("{what} was accepted"));
         assert_eq!(error.class(), ErrorClass::BadFile, "{what}: {error}");
         let message = error.to_string();
         assert!(message.contains(names) && message.contains("step-00000011"), "{what}: {message}");

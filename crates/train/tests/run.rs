@@ -63,7 +63,8 @@ fn the_folder_is_a_hugging_face_folder() {
 fn the_model_of_the_run_is_the_best_so_far() {
     let dir = tempfile::tempdir().unwrap();
     // A rate at which the loss leaps about.
-    let leaps = ["train.lr=0.5", "train.schedule=constant", "eval.interval=3", "checkpoint.interval=3", "checkpoint.keep=99"];
+    let leaps =
+        ["train.lr=0.5", "train.schedule=constant", "eval.interval=3", "checkpoint.interval=3", "checkpoint.keep=99"];
     let (summary, events) = finish(&mut begin(dir.path(), "run", &tiny(&leaps), 1).unwrap());
     let mut lowest: Option<(u64, f64)> = None;
     for event in &events {
@@ -107,7 +108,8 @@ fn it_learns() {
     let dir = tempfile::tempdir().unwrap();
     let config = tiny(&["train.steps=300", "train.batch=8", "train.lr=1e-2"]);
     let (summary, events) = finish(&mut begin(dir.path(), "run", &config, 1).unwrap());
-    let losses: Vec<f64> = events.iter().filter_map(|e| if let Event::Step(s) = e { Some(s.loss) } else { None }).collect();
+    let losses: Vec<f64> =
+        events.iter().filter_map(|e| if let Event::Step(s) = e { Some(s.loss) } else { None }).collect();
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
     let (first, last) = (mean(&losses[..10]), mean(&losses[290..]));
     assert!(last < first - 0.5, "from {first} to {last}");
@@ -131,7 +133,8 @@ fn outline(events: &[Event]) -> Vec<(&'static str, u64)> {
 #[test]
 fn events_come_at_their_intervals() {
     let dir = tempfile::tempdir().unwrap();
-    let intervals = ["log.interval=3", "eval.interval=4", "sample.interval=5", "sample.tokens=3", "checkpoint.interval=6"];
+    let intervals =
+        ["log.interval=3", "eval.interval=4", "sample.interval=5", "sample.tokens=3", "checkpoint.interval=6"];
     let config = tiny(&[&["train.steps=10"], &intervals[..]].concat());
     let (summary, events) = finish(&mut begin(dir.path(), "run", &config, 1).unwrap());
     let expected = [

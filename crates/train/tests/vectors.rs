@@ -221,7 +221,8 @@ impl NormInput {
     fn scales(&self, rstd: &[f64]) -> (Vec<f64>, Vec<f64>) {
         let (mut y, mut dx) = (Vec::new(), Vec::new());
         for (r, rstd) in rstd.iter().enumerate() {
-            let row = |data: &[f32]| -> Vec<f64> { data[r * NORM.1..][..NORM.1].iter().map(|x| f64::from(*x)).collect() };
+            let row =
+                |data: &[f32]| -> Vec<f64> { data[r * NORM.1..][..NORM.1].iter().map(|x| f64::from(*x)).collect() };
             let largest = |data: &[f64]| data.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
             let x = largest(&row(&self.x));
             let g: Vec<f64> = row(&self.dy).iter().zip(&self.weight).map(|(dy, w)| dy * f64::from(*w)).collect();
@@ -262,7 +263,10 @@ impl WithIsa for RunLayerNorm<'_> {
         let (x, dy) = (input.mat(&input.x), input.mat(&input.dy));
         let out = MatMut::new(y, rows, cols);
         let (weight, bias, eps) = (input.weight.as_slice(), input.bias.as_deref(), input.eps);
-        layer_norm(isa, LayerNorm { x, residual: None, weight, bias, eps, out, stats: Some(MatMut::new(stats, rows, 2)) });
+        layer_norm(
+            isa,
+            LayerNorm { x, residual: None, weight, bias, eps, out, stats: Some(MatMut::new(stats, rows, 2)) },
+        );
         let stats = Mat::new(stats, rows, 2);
         let dx = MatMut::new(dx, rows, cols);
         layer_norm_backward(isa, LayerNormBackward { dy, x, weight, stats, add: None, dx });
@@ -344,7 +348,8 @@ impl WithIsa for Loss<'_> {
     fn call<I: Isa>(self, isa: I) -> Self::Output {
         let rows = self.targets.len();
         let vocab = self.logits.len() / rows;
-        let (mut forward, mut backward, mut gradient) = (vec![f32::NAN; rows], vec![f32::NAN; rows], self.logits.to_vec());
+        let (mut forward, mut backward, mut gradient) =
+            (vec![f32::NAN; rows], vec![f32::NAN; rows], self.logits.to_vec());
         cross_entropy(isa, Mat::new(self.logits, rows, vocab), self.targets, MatMut::new(&mut forward, rows, 1));
         let gradients = MatMut::new(&mut gradient, rows, vocab);
         cross_entropy_backward(isa, gradients, self.targets, self.scale, MatMut::new(&mut backward, rows, 1));
@@ -356,7 +361,8 @@ impl WithIsa for Loss<'_> {
 fn cross_entropy_and_its_gradient() {
     let section = section("cross_entropy");
     let logits = inputs(&section["logits"]);
-    let targets: Vec<u32> = numbers(&section["targets"]).iter().map(|t| if *t < 0.0 { IGNORE } else { *t as u32 }).collect();
+    let targets: Vec<u32> =
+        numbers(&section["targets"]).iter().map(|t| if *t < 0.0 { IGNORE } else { *t as u32 }).collect();
     let counted = targets.iter().filter(|t| **t != IGNORE).count();
     assert_eq!((targets.len(), counted), (5, 4));
     let scale = 1.0 / counted as f32;
@@ -364,8 +370,7 @@ fn cross_entropy_and_its_gradient() {
     // What the documentation of the kernels allows, for a vocabulary of seven.
     let bound = (16.0 + 7.0 / 32.0) * EPSILON;
     for kind in IsaKind::available() {
-        let [forward, backward, gradient] =
-            kind.with(Loss { logits: &logits, targets: &targets, scale }).unwrap();
+        let [forward, backward, gradient] = kind.with(Loss { logits: &logits, targets: &targets, scale }).unwrap();
         close(&format!("losses on {kind}"), &forward, &losses, |i| bound + EPSILON * losses[i]);
         assert_eq!(forward, backward, "both ways give the same loss on {kind}");
         let mean = forward.iter().map(|x| f64::from(*x)).sum::<f64>() / counted as f64;

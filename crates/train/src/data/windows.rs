@@ -4,8 +4,14 @@ use super::dataset::Dataset;
 use super::error::DataError;
 use crate::random::{GAMMA, mix, scale};
 
-/// Uniform random windows, as nanoGPT's `get_batch` draws them: `x = t[i .. i + T]`, `y = t[i + 1 .. i + T + 1]` with `i`
-/// uniform in `0 .. n − T`.
+/// The fraction of √2 in 64 bits.
+const SQRT_2: u64 = 0x6a09_e667_f3bc_c908;
+
+/// Uniform windows, as nanoGPT's `get_batch` cuts them: `x = t[i .. i + T]`, `y = t[i + 1 .. i + T + 1]` with `i` uniform in
+/// `0 .. n − T`.
+///
+/// Where nanoGPT draws each `i` independently, here they form an additive recurrence with a random beginning (Weyl, 1916): every
+/// `i` is as likely as any other, but the windows of a batch lie spread over the text, and those of a training cover it evenly.
 ///
 /// A window is a pure function of (seed, step, row), so a resumed run needs only the number of its step, and a batch may be cut
 /// into micro-batches, or over machines, by rows.
@@ -33,11 +39,11 @@ impl RandomWindows {
         self.context
     }
 
-    /// Index of the first token of row `row` of step `step`.
+    /// Index of the first token of row `row` of step `step`: the fraction of `u + step·√2 + row·φ`, scaled, with `u` from the seed.
     #[must_use]
     pub fn start(&self, step: u64, row: u64) -> usize {
-        let of_step = mix(mix(self.seed).wrapping_add(step.wrapping_mul(GAMMA)));
-        scale(mix(of_step.wrapping_add(row.wrapping_mul(GAMMA))), self.starts) as usize
+        let of_step = mix(self.seed).wrapping_add(step.wrapping_mul(SQRT_2));
+        scale(of_step.wrapping_add(row.wrapping_mul(GAMMA)), self.starts) as usize
     }
 
     /// Fills rows `first_row` … of the batch of `step`: inputs `x` and targets `y`, both `[rows, context]`. Allocates nothing.

@@ -1,0 +1,373 @@
+//! `config.json`: what is written is read again, and what makes no model is refused by name.
+
+use serde_json::{Value, json};
+use smallmind_graph::op::{Gelu, RopeScaling};
+use smallmind_model::preset::{self, PRESETS};
+use smallmind_model::{Biases, ConfigError, DropoutConfig, Family, Head, ModelConfig, RopeConfig};
+
+#[test]
+fn presets_are_read_as_they_were_written() {
+    for preset in PRESETS {
+        let config = preset.config();
+        config.check().unwrap_or_else(|error| panic!("{}: {error}", preset.name));
+        assert_eq!(ModelConfig::from_json(&config.to_json()).unwrap(), config, "{}", preset.name);
+        // Through the text of a file as well.
+        let text = format!("{:#}", config.to_json());
+        assert_eq!(ModelConfig::from_json(&serde_json::from_str(&text).unwrap()).unwrap(), config, "{}", preset.name);
+        assert_eq!(preset::find(preset.name).unwrap().config(), config);
+    }
+    let error = preset::find("quikstart").unwrap_err().to_string();
+    assert!(error.contains("did you mean `quickstart`") && error.contains("nanogpt-gpu"), "{error}");
+}
+
+#[test]
+fn everything_that_can_be_set_survives() {
+    let base = preset::find("llama-3.2-1b").unwrap().config();
+    let scaling = RopeScaling { factor: 8.0, low_freq_factor: 1.5, high_freq_factor: 3.25, original_max_position: 777 };
+    let dropout = DropoutConfig { embedding: 0.1, attention: 0.2, residual: 0.3 };
+    let common = ModelConfig { vocab_size: 300, norm_eps: 3e-6, init_std: 0.013, dropout, bos: Some(7), ..base };
+    let variants = [
+        ModelConfig { eos: vec![], ..common.clone() },
+        ModelConfig { eos: vec![1, 2, 299], bos: None, ..common.clone() },
+        ModelConfig { eos: vec![0], head: Head::Untied, ..common.clone() },
+        ModelConfig { eos: vec![0], rope: RopeConfig { theta: 12_345.5, scaling: Some(scaling) }, ..common.clone() },
+        ModelConfig { eos: vec![0], head_dim: 6, heads: 10, kv_heads: 5, d_model: 33, d_ff: 17, ..common.clone() },
+        ModelConfig { eos: vec![0], family: Family::Qwen2, ..common },
+    ];
+    for config in variants {
+        assert_eq!(ModelConfig::from_json(&config.to_json()).unwrap(), config);
+    }
+    let base = preset::find("nanogpt-gpu").unwrap().config();
+    for biases in [Biases::Present, Biases::Absent] {
+        for gelu in [Gelu::Exact, Gelu::Tanh] {
+            for head in [Head::Tied, Head::Untied] {
+                let config = ModelConfig { biases, gelu, head, d_ff: 100, bos: Some(3), ..base.clone() };
+                assert_eq!(ModelConfig::from_json(&config.to_json()).unwrap(), config);
+            }
+        }
+    }
+}
+
+/// The `config.json` of a published GPT-2, but smaller.
+fn gpt2() -> Value {
+    json!({
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "activation_function": "gelu_new",
+        "attn_pdrop": 0.1,
+        "bos_token_id": 96,
+        "embd_pdrop": 0.1,
+        "eos_token_id": 96,
+        "initializer_range": 0.02,
+        "layer_norm_epsilon": 1e-05,
+        "n_ctx": 64,
+        "n_embd": 32,
+        "n_head": 4,
+        "n_layer": 2,
+        "n_positions": 64,
+        "resid_pdrop": 0.1,
+        "vocab_size": 97
+    })
+}
+
+/// Of a published Llama 3, but smaller.
+fn llama() -> Value {
+    json!({
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": false,
+        "attention_dropout": 0.0,
+        "bos_token_id": 1,
+        "eos_token_id": [2, 3],
+        "head_dim": 8,
+        "hidden_act": "silu",
+        "hidden_size": 32,
+        "initializer_range": 0.02,
+        "intermediate_size": 80,
+        "max_position_embeddings": 64,
+        "mlp_bias": false,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": {
+            "factor": 32.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 16,
+            "rope_type": "llama3"
+        },
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": true,
+        "torch_dtype": "bfloat16",
+        "vocab_size": 101
+    })
+}
+
+#[test]
+fn published_files_are_understood() {
+    let config = ModelConfig::from_json(&gpt2()).unwrap();
+    assert_eq!(
+        (config.family, config.biases, config.head, config.gelu),
+        (Family::Gpt2, Biases::Present, Head::Tied, Gelu::Tanh)
+    );
+    assert_eq!((config.d_ff, config.kv_heads, config.head_dim, config.context), (128, 4, 8, 64));
+    assert_eq!((config.dropout.embedding, config.bos, config.eos), (0.1, Some(96), vec![96]));
+
+    let config = ModelConfig::from_json(&llama()).unwrap();
+    assert_eq!((config.family, config.head, config.heads, config.kv_heads), (Family::Llama, Head::Tied, 4, 2));
+    assert_eq!((config.eos, config.rope.theta), (vec![2, 3], 500_000.0));
+    assert_eq!(config.rope.scaling.unwrap().original_max_position, 16);
+
+    // As transformers 5 writes it: `dtype`, and everything about positions in one object.
+    let mut newer = llama();
+    let map = newer.as_object_mut().unwrap();
+    map.remove("rope_theta");
+    map.remove("torch_dtype");
+    let mut scaling = map.remove("rope_scaling").unwrap();
+    scaling["rope_theta"] = json!(250_000.0);
+    map.insert("rope_parameters".into(), scaling);
+    map.insert("dtype".into(), json!("float32"));
+    let config = ModelConfig::from_json(&newer).unwrap();
+    assert_eq!((config.rope.theta, config.rope.scaling.unwrap().factor), (250_000.0, 32.0));
+
+    // What may be absent, is: then the defaults of transformers hold.
+    let mut bare = llama();
+    for key in [
+        "head_dim",
+        "num_key_value_heads",
+        "rope_theta",
+        "rope_scaling",
+        "tie_word_embeddings",
+        "bos_token_id",
+        "eos_token_id",
+        "rms_norm_eps",
+    ] {
+        bare.as_object_mut().unwrap().remove(key);
+    }
+    let config = ModelConfig::from_json(&bare).unwrap();
+    assert_eq!((config.head_dim, config.kv_heads, config.head, config.norm_eps), (8, 4, Head::Untied, 1e-6));
+    assert_eq!((config.rope, config.bos, config.eos), (RopeConfig { theta: 10_000.0, scaling: None }, None, vec![]));
+    // And so it is where it is null.
+    let mut null = llama();
+    for key in ["head_dim", "num_key_value_heads", "rope_scaling", "bos_token_id", "eos_token_id"] {
+        null[key] = Value::Null;
+    }
+    assert_eq!(ModelConfig::from_json(&null).unwrap().kv_heads, 4);
+}
+
+/// How a field is made wrong.
+enum Wrong {
+    Missing,
+    Is(Value),
+}
+
+/// The error of a base with one field made wrong.
+fn error(base: Value, path: &str, wrong: Wrong) -> ConfigError {
+    let mut value = base;
+    let mut object = &mut value;
+    let mut keys: Vec<&str> = path.split('.').collect();
+    let last = keys.pop().unwrap();
+    for key in keys {
+        object = &mut object[key];
+    }
+    match wrong {
+        Wrong::Missing => drop(object.as_object_mut().unwrap().remove(last).unwrap()),
+        Wrong::Is(wrong) => object[last] = wrong,
+    }
+    match ModelConfig::from_json(&value) {
+        Ok(config) => panic!("{path}: {value:#} was accepted: {config:?}"),
+        Err(error) => error,
+    }
+}
+
+fn key(error: &ConfigError) -> &str {
+    match error {
+        ConfigError::Missing { key, .. } | ConfigError::Type { key, .. } | ConfigError::Invalid { key, .. } => key,
+    }
+}
+
+#[test]
+fn fields_that_are_missing_or_of_the_wrong_type_are_named() {
+    let needed = [
+        (gpt2(), vec!["model_type", "vocab_size", "n_positions", "n_embd", "n_layer", "n_head"]),
+        (
+            llama(),
+            vec![
+                "model_type",
+                "vocab_size",
+                "max_position_embeddings",
+                "hidden_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "intermediate_size",
+                "rope_scaling.factor",
+                "rope_scaling.low_freq_factor",
+                "rope_scaling.high_freq_factor",
+                "rope_scaling.original_max_position_embeddings",
+            ],
+        ),
+    ];
+    for (base, fields) in needed {
+        for field in fields {
+            let name = field.rsplit('.').next().unwrap();
+            for wrong in [Wrong::Missing, Wrong::Is(Value::Null)] {
+                let error = error(base.clone(), field, wrong);
+                assert!(matches!(error, ConfigError::Missing { .. }), "{error}");
+                assert_eq!(key(&error), name);
+            }
+            let other = if field == "model_type" { json!(7) } else { json!("7") };
+            for wrong in [json!([]), json!({"a": 1}), json!(true), other] {
+                let error = error(base.clone(), field, Wrong::Is(wrong));
+                assert!(matches!(error, ConfigError::Type { .. }), "{error}");
+                assert_eq!(key(&error), name);
+                assert!(error.to_string().contains(name) && error.to_string().contains("must be"), "{error}");
+            }
+        }
+    }
+    let optional = [
+        (gpt2(), "activation_function", json!(1)),
+        (gpt2(), "attn_pdrop", json!("0.1")),
+        (gpt2(), "bias", json!("yes")),
+        (gpt2(), "tie_word_embeddings", json!(1)),
+        (gpt2(), "n_inner", json!(-1)),
+        (gpt2(), "bos_token_id", json!(-1)),
+        (gpt2(), "bos_token_id", json!(4_294_967_296_u64)),
+        (gpt2(), "eos_token_id", json!([1, "2"])),
+        (gpt2(), "eos_token_id", json!([1, [2]])),
+        (gpt2(), "eos_token_id", json!({})),
+        (gpt2(), "scale_attn_weights", json!(0)),
+        (llama(), "rope_theta", json!("1e4")),
+        (llama(), "rope_scaling", json!(8.0)),
+        (llama(), "rope_scaling", json!([])),
+        (llama(), "rope_parameters", json!(1)),
+        (llama(), "rope_scaling.rope_type", json!(3)),
+        (llama(), "num_key_value_heads", json!(1.5)),
+        (llama(), "head_dim", json!("8")),
+        (llama(), "hidden_act", json!(["silu"])),
+        (llama(), "attention_bias", json!("false")),
+        (llama(), "rms_norm_eps", json!([1e-5])),
+    ];
+    for (base, field, wrong) in optional {
+        let error = error(base, field, Wrong::Is(wrong));
+        assert!(matches!(error, ConfigError::Type { .. }), "{field}: {error}");
+        assert_eq!(key(&error), field.rsplit('.').next().unwrap());
+    }
+}
+
+#[test]
+fn values_that_make_no_model_are_named() {
+    let max = json!(u64::MAX);
+    let cases = [
+        (gpt2(), "model_type", json!("gpt5"), "model_type"),
+        (gpt2(), "model_type", json!(""), "model_type"),
+        (gpt2(), "vocab_size", json!(0), "vocab_size"),
+        (gpt2(), "vocab_size", max.clone(), "vocab_size"),
+        (gpt2(), "vocab_size", json!(96), "bos_token_id"),
+        (gpt2(), "n_positions", json!(0), "n_positions"),
+        (gpt2(), "n_positions", max.clone(), "n_positions"),
+        (gpt2(), "n_embd", json!(0), "n_embd"),
+        (gpt2(), "n_embd", json!(33), "n_head"),
+        (gpt2(), "n_embd", json!(1_u64 << 63), "n_embd"),
+        (gpt2(), "n_embd", json!(1 << 24), "n_inner"),
+        (gpt2(), "n_head", json!(0), "n_head"),
+        (gpt2(), "n_head", json!(3), "n_head"),
+        (gpt2(), "n_head", max.clone(), "n_head"),
+        (gpt2(), "n_layer", json!(0), "n_layer"),
+        (gpt2(), "n_layer", json!(1 << 24), "n_layer"),
+        (gpt2(), "n_layer", max.clone(), "n_layer"),
+        (gpt2(), "n_inner", json!(0), "n_inner"),
+        (gpt2(), "n_inner", max.clone(), "n_inner"),
+        (gpt2(), "activation_function", json!("relu"), "activation_function"),
+        (gpt2(), "layer_norm_epsilon", json!(0), "layer_norm_epsilon"),
+        (gpt2(), "layer_norm_epsilon", json!(-1e-5), "layer_norm_epsilon"),
+        (gpt2(), "layer_norm_epsilon", json!(1e-60), "layer_norm_epsilon"),
+        (gpt2(), "layer_norm_epsilon", json!(2.0), "layer_norm_epsilon"),
+        (gpt2(), "initializer_range", json!(-0.1), "initializer_range"),
+        (gpt2(), "initializer_range", json!(1e300), "initializer_range"),
+        (gpt2(), "embd_pdrop", json!(1.0), "embd_pdrop"),
+        (gpt2(), "attn_pdrop", json!(-0.5), "attn_pdrop"),
+        (gpt2(), "resid_pdrop", json!(0.999_999_999_999), "resid_pdrop"),
+        (gpt2(), "bos_token_id", json!(97), "bos_token_id"),
+        (gpt2(), "eos_token_id", json!([0, 97]), "eos_token_id"),
+        (gpt2(), "scale_attn_weights", json!(false), "scale_attn_weights"),
+        (gpt2(), "scale_attn_by_inverse_layer_idx", json!(true), "scale_attn_weights"),
+        (llama(), "num_attention_heads", json!(0), "num_attention_heads"),
+        (llama(), "num_attention_heads", json!(5), "num_key_value_heads"),
+        (llama(), "num_key_value_heads", json!(0), "num_key_value_heads"),
+        (llama(), "num_key_value_heads", json!(3), "num_key_value_heads"),
+        (llama(), "num_key_value_heads", json!(8), "num_key_value_heads"),
+        (llama(), "num_key_value_heads", max.clone(), "num_key_value_heads"),
+        (llama(), "head_dim", json!(0), "head_dim"),
+        (llama(), "head_dim", json!(7), "head_dim"),
+        (llama(), "head_dim", max.clone(), "head_dim"),
+        (llama(), "hidden_size", json!(0), "hidden_size"),
+        (llama(), "hidden_size", max.clone(), "hidden_size"),
+        (llama(), "intermediate_size", json!(0), "intermediate_size"),
+        (llama(), "num_hidden_layers", json!(1025), "num_hidden_layers"),
+        (llama(), "hidden_act", json!("gelu"), "hidden_act"),
+        (llama(), "attention_bias", json!(true), "attention_bias"),
+        (llama(), "mlp_bias", json!(true), "mlp_bias"),
+        (llama(), "use_sliding_window", json!(true), "use_sliding_window"),
+        (llama(), "rope_theta", json!(0), "rope_theta"),
+        (llama(), "rope_theta", json!(-1e4), "rope_theta"),
+        (llama(), "rope_scaling.rope_type", json!("yarn"), "rope_scaling"),
+        (llama(), "rope_scaling.factor", json!(0), "factor"),
+        (llama(), "rope_scaling.factor", json!(-8), "factor"),
+        (llama(), "rope_scaling.low_freq_factor", json!(4.0), "high_freq_factor"),
+        (llama(), "rope_scaling.high_freq_factor", json!(0.5), "high_freq_factor"),
+        (llama(), "rms_norm_eps", json!(1.0), "rms_norm_eps"),
+        (llama(), "attention_dropout", json!(1.5), "attention_dropout"),
+        (llama(), "vocab_size", json!(3), "eos_token_id"),
+        (llama(), "max_position_embeddings", json!((1 << 24) + 1), "max_position_embeddings"),
+    ];
+    assert!(cases.len() > 50);
+    for (base, field, wrong, named) in cases {
+        let error = error(base, field, Wrong::Is(wrong.clone()));
+        assert!(matches!(error, ConfigError::Invalid { .. }), "{field} = {wrong}: {error}");
+        assert_eq!(key(&error), named, "{field} = {wrong}: {error}");
+        // The message says the field, and ends in what would do.
+        let message = error.to_string();
+        assert!(message.contains(&format!("`{named}` = ")) && message.contains(": "), "{message}");
+        let path = std::path::Path::new("models/some/config.json");
+        assert!(error.in_file(path).to_string().starts_with("models/some/config.json: "), "{message}");
+    }
+    // Each number by itself is possible, all together are beyond any memory.
+    let mut vast = llama();
+    for (field, n) in
+        [("hidden_size", 1 << 24), ("intermediate_size", 1 << 24), ("vocab_size", 1 << 24), ("num_hidden_layers", 1024)]
+    {
+        vast[field] = json!(n);
+    }
+    let error = ModelConfig::from_json(&vast).unwrap_err();
+    assert_eq!(key(&error), "hidden_size");
+    assert!(error.to_string().contains("parameters"), "{error}");
+    // What is no object at all.
+    for wrong in [json!(null), json!([]), json!("gpt2"), json!(7), json!(true)] {
+        assert_eq!(key(&ModelConfig::from_json(&wrong).unwrap_err()), "config");
+    }
+    assert_eq!(key(&ModelConfig::from_json(&json!({})).unwrap_err()), "model_type");
+}
+
+#[test]
+fn long_text_from_a_file_does_not_flood_a_message() {
+    let mut config = gpt2();
+    config["n_layer"] = json!("x".repeat(100_000));
+    let error = ModelConfig::from_json(&config).unwrap_err();
+    assert!(error.to_string().len() < 300);
+    for key in ["model_type", "activation_function"] {
+        let mut config = gpt2();
+        config[key] = json!("x".repeat(100_000));
+        let error = ModelConfig::from_json(&config).unwrap_err();
+        assert!(error.to_string().len() < 500, "{key}: {} bytes", error.to_string().len());
+    }
+}
+
+#[test]
+fn flops_are_those_of_the_closed_formula() {
+    // nanoGPT's: 6 N + 12 L H Q T for a token of a full-length sequence; here the causal half of attention, and the head's matrix once.
+    let config = preset::find("nanogpt-cpu").unwrap().config();
+    let matrices = 4 * 12 * 128 * 128 + 65 * 128;
+    let attention = 4 * 4 * 128 * 65 / 4;
+    assert_eq!(config.training_flops_per_token(64), 6.0 * f64::from(matrices + attention));
+}

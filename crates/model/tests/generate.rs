@@ -1,0 +1,403 @@
+//! Sessions and generation: against the whole forward, in any chunks, beyond the context, and to every kind of end.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use smallmind_graph::op::Gelu;
+use smallmind_graph::{Batch, Bindings, Executor, Limits, NoProbe, Plan, Pool, Scalars};
+use smallmind_model::sampler::{SamplerConfig, SamplerError};
+use smallmind_model::tokenizer::{BpeTraining, Tokenizer};
+use smallmind_model::{
+    Biases, DropoutConfig, Family, Finish, GenerateOptions, Generation, Generator, Head, LOGITS, Model, ModelConfig,
+    ModelError, Purpose, RopeConfig, Session, SessionOptions, architecture,
+};
+use smallmind_simd::IsaKind;
+
+const CONTEXT: usize = 12;
+const LETTERS: &str = "abcdefghijklmnopqrstuvwxyzé";
+
+fn config(family: Family) -> ModelConfig {
+    ModelConfig {
+        family,
+        vocab_size: 27,
+        context: CONTEXT,
+        d_model: 16,
+        layers: 2,
+        heads: 4,
+        kv_heads: if family == Family::Gpt2 { 4 } else { 2 },
+        head_dim: 4,
+        d_ff: 40,
+        norm_eps: 1e-5,
+        head: Head::Untied,
+        biases: Biases::Present,
+        gelu: Gelu::Tanh,
+        rope: RopeConfig { theta: 10_000.0, scaling: None },
+        dropout: DropoutConfig { embedding: 0.5, attention: 0.5, residual: 0.5 },
+        // Large, so that the tokens before matter.
+        init_std: 0.4,
+        bos: None,
+        eos: vec![],
+    }
+}
+
+fn model(family: Family) -> Arc<Model> {
+    Arc::new(Model::random(config(family), 11).unwrap())
+}
+
+fn session(model: &Arc<Model>, chunk: usize) -> Session {
+    let options = SessionOptions { chunk, ..SessionOptions::single(CONTEXT, 2, IsaKind::best()) };
+    Session::new(model.clone(), options).unwrap()
+}
+
+fn generator(model: &Arc<Model>) -> Generator {
+    Generator::new(session(model, 5), Arc::new(Tokenizer::characters(LETTERS).unwrap())).unwrap()
+}
+
+/// The logits of every position of whole sequences, without a cache.
+fn whole(model: &Model, tokens: &[u32]) -> Vec<f32> {
+    let graph = architecture::graph(model.config(), Purpose::Logits).unwrap();
+    let n = tokens.len();
+    let limits = Limits { tokens: n, outputs: n, spans: 1, context: n, slots: 0 };
+    let mut executor = Executor::new(Plan::new(graph, limits, 1, IsaKind::best()).unwrap()).unwrap();
+    let mut batch = Batch::with_capacity(&limits);
+    batch.push(tokens, 0, 0);
+    batch.want_all();
+    let mut pool = Pool::new(1).unwrap();
+    executor.run(&mut pool, &batch, &Scalars::default(), Bindings::inference(model.weights()), &NoProbe).unwrap();
+    executor.result_slice(LOGITS).unwrap().to_vec()
+}
+
+/// The logits after the last of `tokens`.
+fn last(model: &Model, tokens: &[u32]) -> Vec<f32> {
+    whole(model, tokens).split_off((tokens.len() - 1) * model.config().vocab_size)
+}
+
+fn close(what: &str, got: &[f32], expected: &[f32]) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(1.0f32, |m, x| m.max(x.abs()));
+    for (got, expected) in got.iter().zip(expected) {
+        assert!((got - expected).abs() <= 1e-5 * largest, "{what}: {got}, {expected} expected");
+    }
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    (0..logits.len()).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32
+}
+
+fn greedy(max_tokens: usize) -> GenerateOptions {
+    GenerateOptions { max_tokens, sampler: SamplerConfig::greedy(), stops: vec![] }
+}
+
+/// What is generated, as text and as numbers.
+fn generate(generator: &mut Generator, prompt: &[u32], options: &GenerateOptions) -> (String, Generation) {
+    let mut text = String::new();
+    let generation = generator.generate(prompt, options, |piece| {
+        text.push_str(piece);
+        ControlFlow::Continue(())
+    });
+    (text, generation.unwrap())
+}
+
+fn text(tokens: &[u32]) -> String {
+    tokens.iter().map(|t| LETTERS.chars().nth(*t as usize).unwrap()).collect()
+}
+
+const FAMILIES: [Family; 3] = [Family::Gpt2, Family::Llama, Family::Qwen2];
+
+#[test]
+fn chunks_of_any_size_give_the_logits_of_the_whole() {
+    let tokens = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8];
+    for family in FAMILIES {
+        let model = model(family);
+        let expected = whole(&model, &tokens);
+        let vocab = model.config().vocab_size;
+        for chunk in [1, 2, 3, 5, 64] {
+            for len in 1..=tokens.len() {
+                let mut session = session(&model, chunk);
+                let logits = session.append(0, &tokens[..len]).unwrap().to_vec();
+                close(
+                    &format!("{family} {len} in chunks of {chunk}"),
+                    &logits,
+                    &expected[(len - 1) * vocab..len * vocab],
+                );
+                assert!(session.logits() == logits);
+                assert_eq!((session.len(0), session.is_empty(0)), (len, false));
+            }
+        }
+        // In two appends, cut anywhere, and after tokens that were taken back.
+        for cut in 1..tokens.len() {
+            let mut session = session(&model, 3);
+            session.append(0, &tokens[..cut]).unwrap();
+            session.append(0, &[20; CONTEXT][..CONTEXT - cut]).unwrap();
+            session.truncate(0, cut);
+            let logits = session.append(0, &tokens[cut..]).unwrap();
+            close(&format!("{family} cut at {cut}"), logits, &expected[11 * vocab..]);
+        }
+    }
+}
+
+#[test]
+fn several_sequences_do_not_see_each_other() {
+    let model = model(Family::Llama);
+    let vocab = model.config().vocab_size;
+    let options = SessionOptions { slots: 3, chunk: 4, ..SessionOptions::single(CONTEXT, 2, IsaKind::best()) };
+    let mut session = Session::new(model.clone(), options).unwrap();
+    let mut texts = [vec![1, 2, 3, 4, 5], vec![7], vec![9, 8, 7]];
+    for (slot, text) in texts.iter().enumerate() {
+        session.append(slot, text).unwrap();
+    }
+    for round in 0..5u32 {
+        let next = [(2, 5 + round), (0, 3 * round), (1, 20 - round)];
+        let logits = session.decode(&next).unwrap().to_vec();
+        for ((slot, token), row) in next.iter().zip(logits.chunks(vocab)) {
+            texts[*slot].push(*token);
+            close(&format!("slot {slot}, round {round}"), row, &last(&model, &texts[*slot]));
+        }
+    }
+    assert_eq!([0, 1, 2].map(|slot| session.len(slot)), texts.map(|t| t.len()));
+    assert_eq!((session.len(3), session.is_empty(3)), (0, true));
+}
+
+#[test]
+fn greedy_takes_the_likeliest_of_the_whole_forward() {
+    for family in FAMILIES {
+        let model = model(family);
+        let mut tokens = vec![2, 7, 1];
+        let (text_found, generation) = generate(&mut generator(&model), &tokens, &greedy(9));
+        for _ in 0..9 {
+            tokens.push(argmax(&last(&model, &tokens)));
+        }
+        assert_eq!(text_found, text(&tokens[3..]), "{family}");
+        assert_eq!((generation.finish, generation.prompt_tokens, generation.tokens), (Finish::Length, 3, 9));
+    }
+}
+
+#[test]
+fn beyond_the_context_it_goes_on_with_the_latest_half() {
+    for family in FAMILIES {
+        let model = model(family);
+        let mut tokens = vec![2, 7, 1];
+        let (found, generation) = generate(&mut generator(&model), &tokens, &greedy(40));
+        // What the cache holds of the text: a window that starts anew from its latest half when it is full.
+        let mut start = 0;
+        for _ in 0..40 {
+            if tokens.len() - start > CONTEXT {
+                start = tokens.len() - CONTEXT / 2;
+            }
+            let next = argmax(&last(&model, &tokens[start..]));
+            tokens.push(next);
+        }
+        assert_eq!(found, text(&tokens[3..]), "{family}");
+        assert_eq!((generation.finish, generation.tokens), (Finish::Length, 40));
+    }
+    // The narrowest context there is.
+    let narrow = ModelConfig { context: 1, ..config(Family::Llama) };
+    let model = Arc::new(Model::random(narrow, 3).unwrap());
+    let session = Session::new(model.clone(), SessionOptions::single(1, 1, IsaKind::best())).unwrap();
+    let mut generator = Generator::new(session, Arc::new(Tokenizer::characters(LETTERS).unwrap())).unwrap();
+    let mut tokens = vec![4];
+    for _ in 0..6 {
+        tokens.push(argmax(&last(&model, &tokens[tokens.len() - 1..])));
+    }
+    assert_eq!(generate(&mut generator, &[4], &greedy(6)).0, text(&tokens[1..]));
+}
+
+#[test]
+fn the_same_seed_writes_the_same_text() {
+    let model = model(Family::Gpt2);
+    let of_seed = |seed| GenerateOptions { sampler: SamplerConfig { seed, ..SamplerConfig::default() }, ..greedy(30) };
+    let mut one = generator(&model);
+    let (first, _) = generate(&mut one, &[1, 2], &of_seed(7));
+    assert_eq!(first.chars().count(), 30);
+    // Whatever was generated in between, and on whichever generator.
+    assert_ne!(generate(&mut one, &[1, 2], &of_seed(8)).0, first);
+    assert_eq!(generate(&mut one, &[1, 2], &of_seed(7)).0, first);
+    assert_eq!(generate(&mut generator(&model), &[1, 2], &of_seed(7)).0, first);
+    assert_ne!(generate(&mut one, &[1, 3], &of_seed(7)).0, first);
+}
+
+#[test]
+fn stop_strings_end_the_text_and_are_not_in_it() {
+    let model = model(Family::Llama);
+    let (whole, _) = generate(&mut generator(&model), &[5], &greedy(30));
+    let characters: Vec<char> = whole.chars().collect();
+    for at in [0, 1, 4, 9, 20] {
+        for len in [1, 2, 3] {
+            let stop: String = characters[at..at + len].iter().collect();
+            let end = whole.find(&stop).unwrap();
+            let options = GenerateOptions { stops: vec!["never in it!".into(), stop.clone()], ..greedy(30) };
+            let (text, generation) = generate(&mut generator(&model), &[5], &options);
+            assert_eq!(text, whole[..end], "stopped by {stop:?}");
+            assert_eq!(generation.finish, Finish::Stop(stop.clone()));
+            assert_eq!(generation.tokens, whole[..end].chars().count() + len);
+        }
+    }
+    // The beginning of a stop string at the very end is text after all.
+    let half: String = characters[28..30].iter().collect::<String>() + "!";
+    let (text, generation) =
+        generate(&mut generator(&model), &[5], &GenerateOptions { stops: vec![half], ..greedy(30) });
+    assert_eq!((text, generation.finish), (whole, Finish::Length));
+}
+
+#[test]
+fn the_end_of_a_text_is_not_part_of_it() {
+    let model = model(Family::Gpt2);
+    let (whole, _) = generate(&mut generator(&model), &[5, 6], &greedy(20));
+    let letter = whole.chars().nth(4).unwrap();
+    let id = LETTERS.chars().position(|c| c == letter).unwrap() as u32;
+    let end = whole.chars().position(|c| c == letter).unwrap();
+    let ending = ModelConfig { eos: vec![26, id], ..config(Family::Gpt2) };
+    let mut ending = Model::random(ending, 11).unwrap();
+    ending.weights_mut().copy_from_slice(model.weights());
+    let (text, generation) = generate(&mut generator(&Arc::new(ending)), &[5, 6], &greedy(20));
+    assert_eq!((text, generation.tokens), (whole.chars().take(end).collect(), end));
+    assert_eq!(generation.finish, Finish::EndOfText);
+}
+
+#[test]
+fn a_text_can_be_broken_off() {
+    let model = model(Family::Llama);
+    let (whole, _) = generate(&mut generator(&model), &[5], &greedy(20));
+    let mut generator = generator(&model);
+    let mut text = String::new();
+    let generation = generator.generate(&[5], &greedy(20), |piece| {
+        text.push_str(piece);
+        if text.chars().count() == 6 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let generation = generation.unwrap();
+    assert_eq!((text, generation.finish), (whole.chars().take(6).collect(), Finish::Interrupted));
+    assert_eq!(generation.tokens, 6);
+    // The generator is as good as new.
+    assert_eq!(generate(&mut generator, &[5], &greedy(20)).0, whole);
+}
+
+#[test]
+fn no_tokens_no_text() {
+    let model = model(Family::Llama);
+    let (text, generation) = generate(&mut generator(&model), &[5, 6], &greedy(0));
+    assert_eq!((text.as_str(), generation.tokens, generation.finish), ("", 0, Finish::Length));
+}
+
+#[test]
+fn an_empty_prompt_is_the_token_that_begins_a_text() {
+    let beginning = ModelConfig { bos: Some(9), ..config(Family::Llama) };
+    let beginning = Arc::new(Model::random(beginning, 11).unwrap());
+    let (text, generation) = generate(&mut generator(&beginning), &[], &greedy(5));
+    assert_eq!(text, generate(&mut generator(&beginning), &[9], &greedy(5)).0);
+    assert_eq!(generation.prompt_tokens, 1);
+    let error = generator(&model(Family::Llama)).generate(&[], &greedy(5), |_| ControlFlow::Continue(()));
+    assert!(matches!(error, Err(ModelError::EmptyPrompt)));
+    // A byte-level vocabulary brings one of its own.
+    let tokenizer = Tokenizer::train_bpe(["aaa"], &BpeTraining { vocab_size: 257, ..BpeTraining::default() }).unwrap();
+    let wide = ModelConfig { vocab_size: 257, ..config(Family::Llama) };
+    let session = session(&Arc::new(Model::random(wide, 1).unwrap()), 5);
+    let mut generator = Generator::new(session, Arc::new(tokenizer)).unwrap();
+    assert_eq!(generate(&mut generator, &[], &greedy(1)).1.prompt_tokens, 1);
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let model = model(Family::Llama);
+    let mut one = session(&model, 5);
+    let too_long = |result: Result<&[f32], ModelError>| match result {
+        Err(ModelError::TooLong { tokens, context, max }) => (tokens, context, max),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(too_long(one.append(0, &[1; CONTEXT + 1])), (13, 12, 12));
+    assert_eq!(one.len(0), 0, "none of them was appended");
+    one.append(0, &[1; CONTEXT - 1]).unwrap();
+    assert_eq!(too_long(one.append(0, &[1, 2])), (13, 12, 12));
+    one.append(0, &[2]).unwrap();
+    assert_eq!(too_long(one.append(0, &[1])), (13, 12, 12));
+    assert_eq!(too_long(one.decode(&[(0, 1)])), (13, 12, 12));
+    // The session goes on after each.
+    one.truncate(0, 3);
+    close("after all that", one.append(0, &[6]).unwrap(), &last(&model, &[1, 1, 1, 6]));
+    let error = generator(&model).generate(&[1; CONTEXT + 1], &greedy(5), |_| ControlFlow::Continue(()));
+    assert!(error.as_ref().is_err_and(|e| e.to_string().contains("13 tokens don't fit")), "{error:?}");
+
+    let narrow = Session::new(model.clone(), SessionOptions::single(4, 1, IsaKind::best())).unwrap();
+    let mut narrow = narrow;
+    assert_eq!(too_long(narrow.append(0, &[1; 5])), (5, 4, 12));
+    for context in [0, CONTEXT + 1] {
+        let error = Session::new(model.clone(), SessionOptions::single(context, 1, IsaKind::best())).err();
+        assert!(matches!(error, Some(ModelError::TooLong { max: CONTEXT, .. })));
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let model = model(Family::Gpt2);
+    let mut session = session(&model, 5);
+    assert!(matches!(session.append(0, &[]), Err(ModelError::EmptyPrompt)));
+    for tokens in [&[27][..], &[1, u32::MAX, 2]] {
+        assert!(session.append(0, tokens).unwrap_err().to_string().contains("token id"), "beyond the vocabulary");
+    }
+    session.truncate(0, 0);
+    for slot in [1, usize::MAX] {
+        assert!(session.append(slot, &[1]).is_err());
+        assert!(session.append(slot, &[1, 2]).is_err());
+        assert!(session.decode(&[(0, 1), (slot, 1)]).is_err());
+        session.truncate(slot, 0);
+    }
+    assert!(session.decode(&[(0, 1), (0, 2)]).is_err(), "one sequence twice");
+    assert_eq!(session.decode(&[]).unwrap(), &[] as &[f32]);
+    close("after all that", session.append(0, &[3, 4]).unwrap(), &last(&model, &[3, 4]));
+
+    let more = Tokenizer::characters(&format!("{LETTERS}ABC")).unwrap();
+    let error = Generator::new(self::session(&model, 5), Arc::new(more)).err();
+    assert!(matches!(error, Some(ModelError::Vocabulary { tokenizer: 30, model: 27 })));
+    let bad = SamplerConfig { temperature: -1.0, ..SamplerConfig::default() };
+    let error =
+        generator(&model).generate(&[1], &GenerateOptions { sampler: bad, ..greedy(1) }, |_| ControlFlow::Continue(()));
+    assert!(matches!(error, Err(ModelError::Sampler(SamplerError::Setting { field: "temperature", .. }))));
+    let empty = GenerateOptions { stops: vec![String::new()], ..greedy(1) };
+    let error = generator(&model).generate(&[1], &empty, |_| ControlFlow::Continue(()));
+    assert!(matches!(error, Err(ModelError::Stop(_))));
+}
+
+#[test]
+fn logits_that_are_not_finite_are_an_error() {
+    for bad in [f32::NAN, f32::INFINITY, 3e38] {
+        let mut model = Model::random(config(Family::Gpt2), 11).unwrap();
+        let head = model.layout().offset(model.params().find("head.weight").unwrap());
+        model.weights_mut()[head..head + 16].fill(bad);
+        let norm = model.layout().offset(model.params().find("norm.bias").unwrap());
+        model.weights_mut()[norm..norm + 16].fill(2.0);
+        let model = Arc::new(model);
+        let mut session = session(&model, 5);
+        assert!(matches!(session.append(0, &[1, 2, 3]), Err(ModelError::NonFinite { position: 3 })), "{bad}");
+        let error = generator(&model).generate(&[1, 2], &greedy(3), |_| ControlFlow::Continue(()));
+        assert!(matches!(error, Err(ModelError::NonFinite { position: 2 })), "{bad}");
+    }
+}
+
+#[test]
+fn other_weights_are_another_model() {
+    let (first, second) = (model(Family::Llama), Arc::new(Model::random(config(Family::Llama), 12).unwrap()));
+    let mut session = session(&first, 5);
+    session.append(0, &[1, 2, 3]).unwrap();
+    // The model is held here too, and stays as it was.
+    session.set_weights(second.weights()).unwrap();
+    assert_eq!(session.len(0), 0);
+    close("the other", session.append(0, &[4, 5]).unwrap(), &last(&second, &[4, 5]));
+    assert!(first.weights() == model(Family::Llama).weights());
+    // Now the session's is its own.
+    session.set_weights(first.weights()).unwrap();
+    close("the first again", session.append(0, &[4, 5]).unwrap(), &last(&first, &[4, 5]));
+}
+
+#[test]
+fn bit_equal_for_any_number_of_threads() {
+    for family in FAMILIES {
+        let model = model(family);
+        let results = [1, 2, 3, 8].map(|threads| {
+            let options = SessionOptions { chunk: 4, ..SessionOptions::single(CONTEXT, threads, IsaKind::best()) };
+            let mut session = Session::new(model.clone(), options).unwrap();
+            let mut all = session.append(0, &[3, 1, 4, 1, 5, 9]).unwrap().to_vec();
+            all.extend(session.append(0, &[2]).unwrap());
+            all.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        });
+        assert!(results.iter().all(|r| *r == results[0]), "{family}");
+    }
+}
