@@ -396,14 +396,16 @@ fn random_windows_are_uniform() {
     assert!(over_rows < 60.0 && over_steps < 60.0 && mixed < 60.0, "{over_rows} {over_steps} {mixed}");
 }
 
-/// Independent draws would leave about 2,000 of the 100,000 stretches without a window and put up to 14 into one.
+/// A training of 1.5 epochs: independent draws would leave a fifth of the tokens out.
 #[test]
 fn random_windows_cover_the_text_evenly() {
     let windows = RandomWindows::new(1_003_854, 64, 1337).unwrap();
-    let mut counts = vec![0; 100_000];
-    (0..400_000).for_each(|i| counts[windows.start(i / 12, i % 12) * counts.len() / 1_003_790] += 1);
-    let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
-    assert!(*least >= 1 && *most <= 9, "{least} to {most}");
+    let mut seen = vec![false; 1_003_854];
+    for start in (0..24_000).map(|i| windows.start(i / 12, i % 12)) {
+        seen[start..start + 64].fill(true);
+    }
+    let left_out = seen.iter().filter(|s| !**s).count();
+    assert!(left_out < seen.len() / 30, "{left_out} tokens are never seen");
 }
 
 /// Frozen: another mapping would silently change every recorded run.
