@@ -4,14 +4,16 @@ mod common;
 
 use std::collections::HashSet;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use common::{begin, checkpoint, finish, losses, state, text_file, tiny};
 use smallmind_checkpoint::{ModelFolder, TOKENIZER_FILE, WEIGHTS_FILE};
-use smallmind_model::tokenizer::{SpecialText, Tokenizer};
-use smallmind_model::{Model, Session, SessionOptions};
+use smallmind_model::sampler::SamplerConfig;
+use smallmind_model::tokenizer::{SpecialText, SpecialTokens, Tokenizer};
+use smallmind_model::{GenerateOptions, Generator, Model, Session, SessionOptions};
 use smallmind_simd::IsaKind;
 use smallmind_train::data::{Dataset, OpenOptions, Split};
 use smallmind_train::{
@@ -266,6 +268,37 @@ fn samples_begin_with_their_prompt() {
     assert_eq!(first, samples("again", &["sample.prompt=One day"], 2));
     assert_ne!(first, samples("hot", &["sample.prompt=One day", "sample.temperature=1.5"], 1));
     assert!(samples("without", &[], 1).iter().all(|s| s.chars().count() == 30));
+}
+
+#[test]
+fn a_sample_is_of_the_model_as_it_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let samples = ["sample.interval=5", "sample.tokens=20", "sample.prompt=One", "sample.temperature=0"];
+    let rest = ["train.lr=1e-2", "checkpoint.interval=5", "checkpoint.keep=9"];
+    let (_, events) = finish(&mut begin(dir.path(), "run", &tiny(&[&samples[..], &rest].concat()), 1).unwrap());
+    let run = dir.path().join("run");
+    let tokenizer = Arc::new(Tokenizer::from_file(run.join(TOKENIZER_FILE)).unwrap());
+    let written = |step: u64| {
+        let model = Arc::new(Model::load(checkpoint(&run, step)).unwrap());
+        let session = Session::new(model, SessionOptions::single(8, 1, IsaKind::best())).unwrap();
+        let options = GenerateOptions { max_tokens: 20, sampler: SamplerConfig::greedy(), stops: vec![] };
+        let mut text = String::from("One");
+        let prompt = tokenizer.encode(&text, SpecialTokens::AsText).unwrap();
+        let mut generator = Generator::new(session, tokenizer.clone()).unwrap();
+        let generated = generator.generate(&prompt, &options, |piece| {
+            text.push_str(piece);
+            ControlFlow::Continue(())
+        });
+        generated.map(|_| text).unwrap()
+    };
+    let mut steps = Vec::new();
+    for event in &events {
+        let Event::Sample { step, text } = event else { continue };
+        assert_eq!(*text, written(*step), "step {step}");
+        steps.push(*step);
+    }
+    assert_eq!(steps, [5, 10, 15]);
+    assert!(written(15) != written(0), "nothing was learnt, so that nothing is shown");
 }
 
 #[test]
