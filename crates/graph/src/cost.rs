@@ -142,7 +142,8 @@ mod tests {
     #[test]
     fn a_linear_layer_costs_two_operations_a_weight_and_token() {
         let mut b = GraphBuilder::new();
-        let spec = |rows, cols| ParamSpec { name: String::new(), rows, cols, init: Init::Constant(0.0), decay: Decay::No };
+        let spec =
+            |rows, cols| ParamSpec { name: String::new(), rows, cols, init: Init::Constant(0.0), decay: Decay::No };
         let table = b.param("t", spec(10, 8)).unwrap();
         let weight = b.param("w", spec(6, 8)).unwrap();
         let x = b.value_of(Op::Embedding { table, index: crate::op::Index::Tokens }, &[]).unwrap();

@@ -68,7 +68,7 @@ impl SpinBarrier {
         }
         let mut spins = 0;
         while self.generation.0.load(Ordering::Acquire) == generation {
-            assert!(!self.poisoned.load(Ordering::Relaxed), "another worker panicked");
+            assert!(!self.poisoned.load(Ordering::Acquire), "another worker panicked");
             spin(&mut spins, self.patience);
         }
     }
@@ -149,10 +149,11 @@ impl Pool {
         let job = |index: usize| {
             let team = Team { barrier: Some(&shared.barrier) };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(index, &team))) {
-                shared.barrier.poisoned.store(true, Ordering::Relaxed);
+                // The first panic is kept before others can come of it.
                 if let Ok(mut first) = shared.panic.lock() {
                     first.get_or_insert(panic);
                 }
+                shared.barrier.poisoned.store(true, Ordering::Release);
             }
         };
         self.start(&job);

@@ -409,8 +409,10 @@ fn gpt2(f: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
         "gelu_new" | "gelu_pytorch_tanh" => Gelu::Tanh,
         other => return Err(ConfigError::invalid("activation_function", other, "gelu and gelu_new are supported")),
     };
-    if f.flag("scale_attn_by_inverse_layer_idx", false)? || !f.flag("scale_attn_weights", true)? {
-        return Err(ConfigError::invalid("scale_attn_weights", "unusual", "only the scale 1/√head_dim is supported"));
+    for (key, usual) in [("scale_attn_by_inverse_layer_idx", false), ("scale_attn_weights", true)] {
+        if f.flag(key, usual)? != usual {
+            return Err(ConfigError::invalid(key, !usual, "only the scale 1/√head_dim is supported"));
+        }
     }
     Ok(ModelConfig {
         family: Family::Gpt2,

@@ -52,7 +52,9 @@ pub enum ModelError {
         model: usize,
     },
     /// A sequence that does not fit.
-    #[error("{tokens} tokens don't fit into the context of {context}; shorten the prompt or raise --context (the model allows {max})")]
+    #[error(
+        "{tokens} tokens don't fit into the context of {context}; shorten the prompt or raise --context (the model allows {max})"
+    )]
     TooLong {
         /// What was asked for.
         tokens: usize,

@@ -75,7 +75,13 @@ fn gpt(vocab_size: usize, context: usize, d_model: usize, layers: usize, heads: 
 
 /// A LLaMA of the given sizes with an untied head and as many key heads as query heads.
 fn llama(vocab_size: usize, context: usize, d_model: usize, layers: usize, heads: usize, d_ff: usize) -> ModelConfig {
-    ModelConfig { family: Family::Llama, d_ff, biases: Biases::Absent, gelu: Gelu::Exact, ..gpt(vocab_size, context, d_model, layers, heads) }
+    ModelConfig {
+        family: Family::Llama,
+        d_ff,
+        biases: Biases::Absent,
+        gelu: Gelu::Exact,
+        ..gpt(vocab_size, context, d_model, layers, heads)
+    }
 }
 
 fn quickstart() -> ModelConfig {
@@ -129,12 +135,8 @@ fn qwen25_05b() -> ModelConfig {
 }
 
 fn llama32_1b() -> ModelConfig {
-    let scaling = RopeScaling {
-        factor: 32.0,
-        low_freq_factor: 1.0,
-        high_freq_factor: 4.0,
-        original_max_position: 8192,
-    };
+    let scaling =
+        RopeScaling { factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position: 8192 };
     ModelConfig {
         head: Head::Tied,
         kv_heads: 8,

@@ -291,7 +291,7 @@ fn values_that_make_no_model_are_named() {
         (gpt2(), "bos_token_id", json!(97), "bos_token_id"),
         (gpt2(), "eos_token_id", json!([0, 97]), "eos_token_id"),
         (gpt2(), "scale_attn_weights", json!(false), "scale_attn_weights"),
-        (gpt2(), "scale_attn_by_inverse_layer_idx", json!(true), "scale_attn_weights"),
+        (gpt2(), "scale_attn_by_inverse_layer_idx", json!(true), "scale_attn_by_inverse_layer_idx"),
         (llama(), "num_attention_heads", json!(0), "num_attention_heads"),
         (llama(), "num_attention_heads", json!(5), "num_key_value_heads"),
         (llama(), "num_key_value_heads", json!(0), "num_key_value_heads"),

@@ -55,7 +55,16 @@ impl Summary {
             let line = match lines.iter_mut().find(same) {
                 Some(line) => line,
                 None => {
-                    lines.push(Line { operation, path, phase, calls: 0, seconds: 0.0, share: 0.0, flops: 0.0, bytes: 0.0 });
+                    lines.push(Line {
+                        operation,
+                        path,
+                        phase,
+                        calls: 0,
+                        seconds: 0.0,
+                        share: 0.0,
+                        flops: 0.0,
+                        bytes: 0.0,
+                    });
                     let last = lines.len() - 1;
                     &mut lines[last]
                 }
@@ -94,7 +103,12 @@ impl fmt::Display for Summary {
                 line.path,
             )?;
         }
-        writeln!(f, "{:>5.1}%  {:>9.1}  in the rest", (1.0 - shown).max(0.0) * 100.0, self.seconds * (1.0 - shown).max(0.0) * 1e6)
+        writeln!(
+            f,
+            "{:>5.1}%  {:>9.1}  in the rest",
+            (1.0 - shown).max(0.0) * 100.0,
+            self.seconds * (1.0 - shown).max(0.0) * 1e6
+        )
     }
 }
 

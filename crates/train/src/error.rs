@@ -30,7 +30,7 @@ pub enum TrainError {
         source: std::io::Error,
     },
     /// A file that can't be written.
-    #[error("{path}: can't be written: {source}; what was there before is untouched", path = .path.display())]
+    #[error("{path}: can't be written: {source}", path = .path.display())]
     Write {
         /// The file.
         path: PathBuf,
@@ -99,7 +99,9 @@ pub enum TrainError {
         why: String,
     },
     /// The training has diverged.
-    #[error("step {step}: {what} is not finite; the last checkpoint is from step {checkpoint}. Lower train.lr, raise train.warmup, or look for damage in the data")]
+    #[error(
+        "step {step}: {what} is not finite; the last checkpoint is from step {checkpoint}. Lower train.lr, raise train.warmup, or look for damage in the data"
+    )]
     NonFinite {
         /// The step.
         step: u64,
@@ -148,15 +150,31 @@ impl TrainError {
 /// The kind of a model's error.
 pub fn model_class(error: &ModelError) -> ErrorClass {
     match error {
-        ModelError::Config(ConfigError::Missing { path, .. } | ConfigError::Type { path, .. } | ConfigError::Invalid { path, .. }) => {
-            if path.is_some() { ErrorClass::BadFile } else { ErrorClass::Usage }
+        ModelError::Config(
+            ConfigError::Missing { path, .. } | ConfigError::Type { path, .. } | ConfigError::Invalid { path, .. },
+        ) => {
+            if path.is_some() {
+                ErrorClass::BadFile
+            } else {
+                ErrorClass::Usage
+            }
         }
-        ModelError::Checkpoint(e) => if e.is_bad_file() { ErrorClass::BadFile } else { ErrorClass::Failed },
+        ModelError::Checkpoint(e) => {
+            if e.is_bad_file() {
+                ErrorClass::BadFile
+            } else {
+                ErrorClass::Failed
+            }
+        }
         ModelError::Graph(GraphError::OutOfMemory { .. }) | ModelError::TooLong { .. } => ErrorClass::Limit,
         ModelError::Graph(_) | ModelError::NonFinite { .. } => ErrorClass::Failed,
         ModelError::Tokenizer(e) => tokenizer_class(e),
-        ModelError::TensorShape { .. } | ModelError::Vocabulary { .. } | ModelError::NoTokenizer(_) => ErrorClass::BadFile,
-        ModelError::Sampler(_) | ModelError::Stop(_) | ModelError::Preset { .. } | ModelError::EmptyPrompt => ErrorClass::Usage,
+        ModelError::TensorShape { .. } | ModelError::Vocabulary { .. } | ModelError::NoTokenizer(_) => {
+            ErrorClass::BadFile
+        }
+        ModelError::Sampler(_) | ModelError::Stop(_) | ModelError::Preset { .. } | ModelError::EmptyPrompt => {
+            ErrorClass::Usage
+        }
     }
 }
 

@@ -81,10 +81,5 @@ pub(crate) fn whole_set(
         }
     }
     let loss = total / windows.targets() as f64;
-    Ok(Evaluation {
-        loss,
-        perplexity: loss.exp(),
-        bits_per_byte: data.bits_per_byte(loss),
-        tokens: windows.targets(),
-    })
+    Ok(Evaluation { loss, perplexity: loss.exp(), bits_per_byte: data.bits_per_byte(loss), tokens: windows.targets() })
 }

@@ -254,10 +254,16 @@ pub fn latest(run: &Path) -> Result<(ValidCheckpoint, TrainerState, Vec<String>)
     let path = checkpoint.path.join(STATE_FILE);
     let bytes = std::fs::read(&path).map_err(|source| TrainError::Read { path: path.clone(), source })?;
     let bad = |why: String| TrainError::NoRun { path: path.clone(), why };
-    let state: TrainerState = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-    if state.schema_version != STATE_VERSION {
-        return Err(bad(format!("its version is {}, this program reads {STATE_VERSION}", state.schema_version)));
+    // The version first: another one may have other fields.
+    let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+    match value.get("schema_version").and_then(Value::as_u64) {
+        Some(version) if version == u64::from(STATE_VERSION) => {}
+        version => {
+            let version = version.map_or_else(|| "missing".to_owned(), |v| v.to_string());
+            return Err(bad(format!("its version is {version}, this program reads {STATE_VERSION}")));
+        }
     }
+    let state: TrainerState = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
     Ok((checkpoint, state, warnings))
 }
 

@@ -1,7 +1,9 @@
 //! One model in training: its plans, gradients and moments.
 
 use smallmind_graph::op::AdamWSpec;
-use smallmind_graph::{Batch, Bindings, Buffer, Executor, Limits, NoProbe, Plan, Pool, Probe, Scalars, Weights, update_graph};
+use smallmind_graph::{
+    Batch, Bindings, Buffer, Executor, Limits, NoProbe, Plan, Pool, Probe, Scalars, Weights, update_graph,
+};
 use smallmind_model::{LOSS, Model, ModelConfig, ModelError, Purpose, architecture};
 use smallmind_simd::IsaKind;
 

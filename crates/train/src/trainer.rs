@@ -208,7 +208,7 @@ impl Trainer {
             if self.due_on_the_way(self.state.config.eval.interval) {
                 self.estimate(on_event)?;
             }
-            if self.due_on_the_way(self.state.config.sample.interval) {
+            if self.due(self.state.config.sample.interval) {
                 self.sample(on_event)?;
             }
             if self.due_on_the_way(self.state.config.checkpoint.interval) {

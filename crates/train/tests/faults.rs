@@ -134,7 +134,8 @@ fn texts_that_are_none() {
     let dir = tempfile::tempdir().unwrap();
     for (path, says) in [(dir.path().join("missing.txt"), "no such file"), (dir.path().to_owned(), "folder")] {
         let error =
-            prepare(&dir.path().join("run"), &tiny(&[]), Source::Files(std::slice::from_ref(&path)), &mut |_| {}).unwrap_err();
+            prepare(&dir.path().join("run"), &tiny(&[]), Source::Files(std::slice::from_ref(&path)), &mut |_| {})
+                .unwrap_err();
         assert_eq!(error.class(), ErrorClass::BadFile);
         let message = error.to_string();
         assert!(message.contains(path.to_str().unwrap()) && message.contains(says), "{message}");

@@ -48,7 +48,10 @@ impl Golden {
 
 fn worst(got: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(got.len(), expected.len());
-    got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, |m: f32, d| if d.is_nan() { f32::NAN } else { m.max(d) })
+    got.iter()
+        .zip(expected)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |m: f32, d| if d.is_nan() { f32::NAN } else { m.max(d) })
 }
 
 const MODELS: [&str; 4] = ["tiny-gpt2", "tiny-llama", "tiny-qwen2", "tiny-llama3"];
@@ -127,7 +130,10 @@ fn loss_and_every_gradient() {
             let file = TensorFile::open(folder(name).join("golden.safetensors")).unwrap();
             let (mut learner, batch, counted) = learner(golden, *isa);
             let loss = learner.accumulate(&batch, counted, (0, 0), &NoProbe).unwrap() / counted as f64;
-            assert!((loss - f64::from(expected_loss)).abs() < 1e-5, "{name} {isa}: loss {loss}, {expected_loss} expected");
+            assert!(
+                (loss - f64::from(expected_loss)).abs() < 1e-5,
+                "{name} {isa}: loss {loss}, {expected_loss} expected"
+            );
             let mut compared = 0;
             for (tensor, shape, gradient) in learner.model().named_tensors(learner.grads()) {
                 let mut expected = vec![0.0; gradient.len()];

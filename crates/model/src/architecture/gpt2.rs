@@ -24,7 +24,13 @@ pub(super) fn trunk(b: &mut GraphBuilder, c: &ModelConfig, purpose: Purpose) -> 
     Ok(Trunk { hidden, embedding })
 }
 
-fn block(b: &mut GraphBuilder, c: &ModelConfig, purpose: Purpose, layer: usize, x: ValueId) -> Result<ValueId, GraphError> {
+fn block(
+    b: &mut GraphBuilder,
+    c: &ModelConfig,
+    purpose: Purpose,
+    layer: usize,
+    x: ValueId,
+) -> Result<ValueId, GraphError> {
     let attended = b.scope("attn", |b| {
         let y = b.scope("norm", |b| norm(b, c, x))?;
         let qkv = b.scope("qkv", |b| linear(b, c, y, matrix(c, 3 * c.d_model, c.d_model)))?;

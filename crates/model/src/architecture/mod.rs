@@ -173,7 +173,12 @@ pub(crate) fn tensor_slots(config: &ModelConfig) -> Vec<TensorSlot> {
         Family::Llama | Family::Qwen2 => llama::tensor_slots(config),
     };
     if config.head == Head::Untied {
-        slots.push(TensorSlot::matrix("lm_head.weight".into(), "head.weight".into(), config.vocab_size, config.d_model));
+        slots.push(TensorSlot::matrix(
+            "lm_head.weight".into(),
+            "head.weight".into(),
+            config.vocab_size,
+            config.d_model,
+        ));
     }
     slots
 }
