@@ -24,7 +24,7 @@ fn child() {
         "model.d_model=128",
         "model.layers=2",
         "model.context=64",
-        "train.batch=2",
+        "train.batch=16",
         "dropout=0.1",
         "eval.interval=100",
         "sample.interval=150",
