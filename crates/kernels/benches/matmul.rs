@@ -38,7 +38,9 @@ struct Case {
 /// Squares, then the layers of a small GPT over 768 tokens forward and backward, one head of its attention, and single tokens.
 fn cases() -> Vec<Case> {
     use Form::{Gemv, Nn, Nt, Tn};
-    let squares = [64, 128, 256, 512, 1024].into_iter().flat_map(|s| [(Nn, s, s, s), (Nt, s, s, s), (Tn, s, s, s)]);
+    let squares = [64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048]
+        .into_iter()
+        .flat_map(|s| [(Nn, s, s, s), (Nt, s, s, s), (Tn, s, s, s)]);
     let layers =
         [384, 128, 512, 65].into_iter().flat_map(|out| [(Nt, 768, out, 128), (Nn, 768, 128, out), (Tn, out, 128, 768)]);
     let wide = [(Nt, 768, 128, 512), (Nn, 768, 512, 128), (Tn, 128, 512, 768)];

@@ -148,7 +148,7 @@ pub struct Gemm<'a> {
 /// Elements of scratch that [`gemm`] asks for at `[m, k] · [k, n]`: an upper bound in both layouts of both factors, monotone in each of
 /// `m`, `n`, `k`, so that it also covers every smaller problem.
 pub fn gemm_scratch_len<I: Isa>(_isa: I, m: usize, n: usize, k: usize) -> usize {
-    if m == 0 { 0 } else { nest::scratch_len(tile::kernels::<I>(), n, k) }
+    nest::scratch_len(tile::kernels::<I>(), m, n, k)
 }
 
 /// `C = [C +] scale · op(A) · op(B) [+ bias] [+ residual]`.

@@ -2,16 +2,13 @@
 #![allow(unsafe_code)]
 
 use std::ops::Range;
-use std::ptr::null;
+use std::ptr::{null, null_mut};
 
 use smallmind_simd::Isa;
 
-use super::tile::{Kernels, Tile, kernels};
+use super::tile::{KernelFn, Kernels, Tile, kernels};
 use super::{Epilogue, Gemm, Layout, Operand, Update};
 use crate::MatMut;
-
-/// Rows of A a multiple of this apart lie in the same few sets of the caches, which don't hold a block of them: pages of 4 KiB.
-const CONFLICTING_STRIDE: usize = 1024;
 
 /// Room to start the packed blocks on a cache line.
 const ALIGNMENT_SLACK: usize = 15;
@@ -22,33 +19,55 @@ const LINE: usize = 16;
 /// The depth of a block of k but for the last is a multiple of this, whole blocks for the transposing packers.
 const DEPTH_GRANULE: usize = 16;
 
-/// A block of rows of the output and what it is made of.
-struct Rows<'a> {
-    /// `op(A)`, `[at most the micro-kernels' rows, depth]`.
+/// Panels of B from which on packing A can pay: each of them reads A once more.
+const PACK_FROM_PANELS: usize = 8;
+
+/// Rows of an A in normal layout this far apart, or farther, lie on pages of their own.
+const PAGE_STRIDE: usize = 1024;
+
+/// Elements of a transposed A beyond which it does not stay in a second-level cache of 1 MiB while it is read a part of a line at a time.
+const RESIDENT_ELEMENTS: usize = 320 * 1024;
+
+/// A block of the output, `[rows, cols]`, and what it is made of.
+struct Block<'a> {
+    /// `op(A)`, `[rows, depth]`.
     a: Operand<'a>,
-    /// Packed panels of `op(B)`, `[depth, n]`.
-    b: *const f32,
-    /// `[rows, n]`.
+    /// `op(B)`, `[depth, cols]`.
+    b: Operand<'a>,
+    /// `[rows, cols]`.
     c: MatMut<'a>,
     /// Its windows on these rows and columns.
     epilogue: Epilogue<'a>,
 }
 
-/// Scratch for any `m`: the greatest block of B, and one of A.
-pub(super) fn scratch_len<I: Isa>(kernels: &Kernels<I>, n: usize, k: usize) -> usize {
+/// The packed operands of a block.
+#[derive(Clone, Copy)]
+struct Packed {
+    /// Panels of A, one behind another; null where A is read where it lies.
+    a: *mut f32,
+    /// One panel of B.
+    b: *mut f32,
+}
+
+/// Scratch for any problem of at most these sizes.
+pub(super) fn scratch_len<I: Isa>(kernels: &Kernels<I>, m: usize, n: usize, k: usize) -> usize {
+    if m == 0 || n == 0 {
+        return 0;
+    }
     let depth = k.min(kernels.max_depth);
-    let a = (depth * width_a(kernels)).next_multiple_of(LINE);
-    ALIGNMENT_SLACK + a + (depth * n.next_multiple_of(I::LANES)).min(kernels.max_block)
+    let panel = n.next_multiple_of(I::LANES).min(kernels.width()) * depth;
+    ALIGNMENT_SLACK + packed_a_len(kernels, m, k) + panel
 }
 
-/// Elements from step to step in the widest packed block of A.
-fn width_a<I: Isa>(kernels: &Kernels<I>) -> usize {
-    kernels.rows().next_multiple_of(I::LANES)
+/// Elements of the panels of a block of A: no more than a block holds, whatever its depth.
+fn packed_a_len<I: Isa>(kernels: &Kernels<I>, m: usize, k: usize) -> usize {
+    let whole = m.next_multiple_of(kernels.a_panel()).saturating_mul(k.min(kernels.max_depth));
+    whole.min(kernels.max_block).next_multiple_of(LINE)
 }
 
-/// Columns of B packed at a time: as many whole panels as a block of that depth holds.
-fn block_columns<I: Isa>(kernels: &Kernels<I>, depth: usize) -> usize {
-    kernels.max_block / (depth.max(1) * kernels.width()) * kernels.width()
+/// Most rows of a block of A of that depth, in whole panels.
+fn block_rows<I: Isa>(kernels: &Kernels<I>, depth: usize) -> usize {
+    (kernels.max_block / depth.max(1) / kernels.a_panel()).max(1) * kernels.a_panel()
 }
 
 /// `0..len` cut into the fewest pieces of at most `most`, nearly equal, all but the last a multiple of `granule`; one empty piece for 0.
@@ -60,42 +79,53 @@ fn pieces(len: usize, most: usize, granule: usize) -> impl Iterator<Item = Range
     (0..count).map(move |i| (i * piece).min(len)..((i + 1) * piece).min(len))
 }
 
+/// The panels of `n` columns: as many vectors as a tile has at most, and the last two nearly equal, as narrow tiles are slow.
+fn panels<I: Isa>(kernels: &Kernels<I>, n: usize) -> impl Iterator<Item = Range<usize>> {
+    let most = kernels.vectors;
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let left = (n - start).div_ceil(I::LANES);
+        let vectors = if left > most && left < 2 * most { left.div_ceil(2) } else { left.min(most) };
+        let panel = start..(start + vectors * I::LANES).min(n);
+        start = panel.end;
+        (!panel.is_empty()).then_some(panel)
+    })
+}
+
 /// The product `problem`, whose shapes agree; neither `m` nor `n` is zero.
 pub(super) fn run<I: Isa>(isa: I, problem: Gemm, scratch: &mut [f32]) {
     let kernels = kernels::<I>();
-    let Gemm { a, b, mut c, epilogue } = problem;
+    let Gemm { a, b, mut c, mut epilogue } = problem;
     let (m, n, k) = (c.rows(), c.cols(), a.cols());
-    let need = scratch_len(kernels, n, k);
-    assert!(scratch.len() >= need, "a product with n = {n}, k = {k} needs {need} of scratch, got {}", scratch.len());
-    let deepest = k.min(kernels.max_depth);
+    let need = scratch_len(kernels, m, n, k);
+    assert!(scratch.len() >= need, "a product of {m} × {n} × {k} needs {need} of scratch, got {}", scratch.len());
     let skip = scratch.as_ptr().align_offset(64).min(ALIGNMENT_SLACK);
-    let packed_a = scratch[skip..].as_mut_ptr();
-    let packed_b = packed_a.wrapping_add((deepest * width_a(kernels)).next_multiple_of(LINE));
-    let block = block_columns(kernels, deepest);
-
-    for columns in (0..n).step_by(block).map(|j| j..(j + block).min(n)) {
-        let mut epilogue = columns_of(&epilogue, &columns);
-        let mut c = c.reborrow().cols_range(columns.clone());
-        for depth in pieces(k, kernels.max_depth, DEPTH_GRANULE) {
-            let b = part(b, depth.clone(), columns.clone());
-            // SAFETY: at most `deepest` deep and `block` wide, as `scratch_len` has it.
-            unsafe { pack_block(isa, kernels, b, packed_b) };
-            for rows in pieces(m, kernels.rows(), 1) {
-                let a = part(a, rows.clone(), depth.clone());
-                let c = c.reborrow().rows_range(rows.clone());
-                // SAFETY: `packed_b` holds that block of B, and `scratch_len` leaves room for a block of A before it.
-                unsafe {
-                    multiply_rows(
-                        isa,
-                        kernels,
-                        Rows { a, b: packed_b, c, epilogue: rows_of(&epilogue, &rows) },
-                        packed_a,
-                    )
-                };
-            }
-            epilogue = Epilogue { scale: epilogue.scale, ..Epilogue::ACCUMULATE };
+    let panel_a = scratch[skip..].as_mut_ptr();
+    let packed_b = panel_a.wrapping_add(packed_a_len(kernels, m, k));
+    let packed = Packed { a: if packs_a(kernels, a, n) { panel_a } else { null_mut() }, b: packed_b };
+    for depth in pieces(k, kernels.max_depth, DEPTH_GRANULE) {
+        for rows in pieces(m, block_rows(kernels, depth.len()), kernels.a_panel()) {
+            let block = Block {
+                a: part(a, rows.clone(), depth.clone()),
+                b: part(b, depth.clone(), 0..n),
+                c: c.reborrow().rows_range(rows.clone()),
+                epilogue: epilogue_of(&epilogue, &rows, &(0..n)),
+            };
+            // SAFETY: `scratch_len` leaves room for panels of A of at most `max_block` elements, and behind them for one of B.
+            unsafe { multiply_block(isa, kernels, block, packed) };
         }
+        epilogue = Epilogue { scale: epilogue.scale, ..Epilogue::ACCUMULATE };
     }
+}
+
+/// Whether A is packed: where it is read often and lies so that the caches don't hold it.
+fn packs_a<I: Isa>(kernels: &Kernels<I>, a: Operand, n: usize) -> bool {
+    let often = n >= PACK_FROM_PANELS * kernels.width();
+    let scattered = match a.layout {
+        Layout::Normal => a.mat.stride() >= PAGE_STRIDE,
+        Layout::Transposed => a.mat.rows() * a.mat.stride() > RESIDENT_ELEMENTS,
+    };
+    often && scattered
 }
 
 /// The elements `[rows, cols]` of `op(mat)`.
@@ -107,84 +137,175 @@ fn part<'a>(operand: Operand<'a>, rows: Range<usize>, cols: Range<usize>) -> Ope
     Operand { mat: operand.mat.rows_range(rows).cols_range(cols), ..operand }
 }
 
-/// The epilogue of some columns of the output.
-fn columns_of<'a>(whole: &Epilogue<'a>, columns: &Range<usize>) -> Epilogue<'a> {
+/// The epilogue of a window of the output.
+fn epilogue_of<'a>(whole: &Epilogue<'a>, rows: &Range<usize>, cols: &Range<usize>) -> Epilogue<'a> {
     Epilogue {
-        bias: whole.bias.map(|bias| &bias[columns.clone()]),
-        residual: whole.residual.map(|residual| residual.cols_range(columns.clone())),
+        bias: whole.bias.map(|bias| &bias[cols.clone()]),
+        residual: whole.residual.map(|residual| residual.rows_range(rows.clone()).cols_range(cols.clone())),
         ..*whole
     }
 }
 
-/// The epilogue of some rows of the output.
-fn rows_of<'a>(whole: &Epilogue<'a>, rows: &Range<usize>) -> Epilogue<'a> {
-    Epilogue { residual: whole.residual.map(|residual| residual.rows_range(rows.clone())), ..*whole }
-}
-
-/// Packs `op(B)` `[depth, n]` into panels, one behind another.
+/// A block of the output, panel by panel of B.
 ///
 /// # Safety
-/// `panels` must be writable over `depth * n` elements, `n` rounded up to whole vectors.
-unsafe fn pack_block<I: Isa>(isa: I, kernels: &Kernels<I>, b: Operand, panels: *mut f32) {
-    let (depth, n) = (b.rows(), b.cols());
-    if let Layout::Normal = b.layout {
+/// `packed.b` must be writable over a panel of B; `packed.a`, unless null, over the panels of A.
+unsafe fn multiply_block<I: Isa>(isa: I, kernels: &Kernels<I>, block: Block, packed: Packed) {
+    let Block { a, b, mut c, epilogue } = block;
+    let (m, depth) = (c.rows(), a.cols());
+    if !packed.a.is_null() {
         // SAFETY: the caller's guarantee.
-        return unsafe { (kernels.copy)(isa, b.mat, panels) };
+        unsafe { pack_a(isa, kernels, a, packed.a) };
     }
-    for j in (0..n).step_by(kernels.width()) {
-        let columns = j..(j + kernels.width()).min(n);
-        let width = columns.len().next_multiple_of(I::LANES);
-        // SAFETY: the caller's guarantee, and the panels before this one hold j * depth elements.
-        unsafe { (kernels.transpose)(isa, b.mat.rows_range(columns), panels.wrapping_add(j * depth), width) };
+    for columns in panels(kernels, c.cols()) {
+        let panel = part(b, 0..depth, columns.clone());
+        let c = c.reborrow().cols_range(columns.clone());
+        let epilogue = epilogue_of(&epilogue, &(0..m), &columns);
+        // SAFETY: the caller's guarantee, and A is packed as asked for.
+        unsafe { multiply_panel(isa, kernels, Block { a, b: panel, c, epilogue }, packed) };
     }
 }
 
-/// A block of rows of the output, tile by tile.
+/// Packs `op(A)` `[m, depth]` into panels of [`Kernels::a_panel`] rows, `[depth, rows rounded up to whole vectors]`.
 ///
 /// # Safety
-/// `rows.b` must be what [`pack_block`] made of `[depth, n]`; `packed_a` writable over the depth times [`width_a`] elements.
-unsafe fn multiply_rows<I: Isa>(isa: I, kernels: &Kernels<I>, rows: Rows, packed_a: *mut f32) {
-    let Rows { a, b, mut c, epilogue } = rows;
-    let (m, n, k, width) = (c.rows(), c.cols(), a.cols(), kernels.width());
-    let (a_start, a_stride) = (a.mat.as_ptr(), a.mat.stride());
-    let (a_start, a_stride, kernels) = match a.layout {
-        Layout::Normal => (a_start, a_stride, &kernels.along_rows[m - 1]),
-        Layout::Transposed if a_stride.is_multiple_of(CONFLICTING_STRIDE) && n / width >= kernels.pack_a_from => {
-            // SAFETY: the caller's guarantee; a block of A is a single panel, at most `width_a` wide.
-            unsafe { (kernels.copy)(isa, a.mat, packed_a) };
-            (packed_a.cast_const(), m.next_multiple_of(I::LANES), &kernels.along_columns[m - 1])
+/// `panels` must be writable over them.
+unsafe fn pack_a<I: Isa>(isa: I, kernels: &Kernels<I>, a: Operand, panels: *mut f32) {
+    let (m, depth) = (a.rows(), a.cols());
+    if let Layout::Transposed = a.layout {
+        // SAFETY: the caller's guarantee.
+        return unsafe { (kernels.copy_a)(isa, a.mat, panels) };
+    }
+    for first in (0..m).step_by(kernels.a_panel()) {
+        let rows = first..(first + kernels.a_panel()).min(m);
+        let width = rows.len().next_multiple_of(I::LANES);
+        // SAFETY: the caller's guarantee; the panels before this one hold `first * depth` elements.
+        unsafe { (kernels.transpose)(isa, a.mat.rows_range(rows), panels.wrapping_add(first * depth), width) };
+    }
+}
+
+/// How the micro-kernels get at a panel of B.
+enum Panel {
+    /// It lies in the scratch.
+    Packed,
+    /// It is read where it lies, once.
+    InPlace,
+    /// The first block of rows reads it where it lies and packs it on the way.
+    PackedByFirst,
+}
+
+/// A block of the output one panel wide, tile by tile.
+///
+/// # Safety
+/// As [`multiply_block`]; `packed.a`, unless null, must hold the panels of `block.a`.
+unsafe fn multiply_panel<I: Isa>(isa: I, kernels: &Kernels<I>, block: Block, packed: Packed) {
+    let Block { a, b, c, epilogue } = block;
+    let (m, k, vectors) = (c.rows(), a.cols(), c.cols().div_ceil(I::LANES));
+    let width = vectors * I::LANES;
+    let whole = b.layout == Layout::Normal && c.cols() == width;
+    let panel = match b.layout {
+        Layout::Normal if whole && m <= kernels.rows() => Panel::InPlace,
+        Layout::Normal if whole && m >= 2 * kernels.rows() => Panel::PackedByFirst,
+        Layout::Normal => {
+            // SAFETY: the caller's guarantee; a panel is the widest that is copied as one.
+            unsafe { (kernels.copy)(isa, b.mat, packed.b) };
+            Panel::Packed
         }
-        Layout::Transposed => (a_start, a_stride, &kernels.along_columns[m - 1]),
+        Layout::Transposed => {
+            // SAFETY: the caller's guarantee.
+            unsafe { (kernels.transpose)(isa, b.mat, packed.b, width) };
+            Panel::Packed
+        }
     };
-    let (c_stride, c) = (c.stride(), c.as_mut_ptr());
+    let base = base_tile(&c, &epilogue, k);
+    let in_place = Tile { b: b.mat.as_ptr(), b_stride: b.mat.stride(), packed: packed.b, ..base };
+    let from_packed = Tile { b: packed.b, b_stride: width, ..base };
+    for rows in row_blocks(m, kernels.rows(), !packed.a.is_null()) {
+        let (a, a_stride, walk) = a_of(kernels, a, packed.a, &rows);
+        let (tile, packs) = match panel {
+            Panel::Packed => (from_packed, false),
+            Panel::InPlace => (in_place, false),
+            Panel::PackedByFirst => (if rows.start == 0 { in_place } else { from_packed }, rows.start == 0),
+        };
+        let kernel = walk.kernel(rows.len(), vectors, packs);
+        // SAFETY: A and B hold k steps of this many rows and vectors; C, the addend, the residual and the bias hold these rows and
+        // columns, as their matrices have been cut to them.
+        unsafe { kernel(isa, &tile.at_rows(&rows, a, a_stride)) };
+    }
+}
+
+/// The blocks of rows of a panel of the output: of `most` rows. Where A isn't packed into panels, which blocks must not straddle, the last
+/// two are nearly equal, as low tiles are slow.
+fn row_blocks(m: usize, most: usize, packed: bool) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let left = m - start;
+        let rows = if !packed && left > most && left < 2 * most { left.div_ceil(2) } else { left.min(most) };
+        let block = start..start + rows;
+        start = block.end;
+        (rows > 0).then_some(block)
+    })
+}
+
+/// The micro-kernels for a way of reading A.
+struct WalkKernels<I: Isa> {
+    plain: &'static [[KernelFn<I>; 3]],
+    packing: &'static [KernelFn<I>; 3],
+}
+
+impl<I: Isa> WalkKernels<I> {
+    fn kernel(&self, rows: usize, vectors: usize, packs: bool) -> KernelFn<I> {
+        if packs { self.packing[vectors - 1] } else { self.plain[rows - 1][vectors - 1] }
+    }
+}
+
+/// Where a block of rows of A begins, its stride, and who reads it.
+fn a_of<I: Isa>(
+    kernels: &Kernels<I>,
+    a: Operand,
+    packed: *const f32,
+    rows: &Range<usize>,
+) -> (*const f32, usize, WalkKernels<I>) {
+    let along_columns = WalkKernels { plain: kernels.along_columns, packing: kernels.along_columns_packing };
+    let (start, stride) = (a.mat.as_ptr(), a.mat.stride());
+    if !packed.is_null() {
+        let (panel, row) = (rows.start / kernels.a_panel(), rows.start % kernels.a_panel());
+        let first = panel * kernels.a_panel();
+        let width = (a.rows() - first).min(kernels.a_panel()).next_multiple_of(I::LANES);
+        return (packed.wrapping_add(first * a.cols() + row), width, along_columns);
+    }
+    match a.layout {
+        Layout::Normal => {
+            let along_rows = WalkKernels { plain: kernels.along_rows, packing: kernels.along_rows_packing };
+            (start.wrapping_add(rows.start * stride), stride, along_rows)
+        }
+        Layout::Transposed => (start.wrapping_add(rows.start), stride, along_columns),
+    }
+}
+
+/// The tile at the top of a panel, without A and B.
+fn base_tile(c: &MatMut, epilogue: &Epilogue, k: usize) -> Tile {
     let residual = epilogue.residual.map_or((null(), 0), |r| (r.as_ptr(), r.stride()));
+    let start = c.as_mat().as_ptr();
     let (addend, residual) = match epilogue.update {
         Update::Overwrite => (residual, (null(), 0)),
-        Update::Accumulate => ((c.cast_const(), c_stride), residual),
+        Update::Accumulate => ((start, c.stride()), residual),
     };
-    let bias = epilogue.bias.map_or(null(), <[f32]>::as_ptr);
-    let at = |start: *const f32, j: usize| if start.is_null() { start } else { start.wrapping_add(j) };
-    for j in (0..n).step_by(width) {
-        let cols = (n - j).min(width);
-        let vectors = cols.div_ceil(I::LANES);
-        let tile = Tile {
-            k,
-            a: a_start,
-            a_stride,
-            b: b.wrapping_add(j * k),
-            b_stride: vectors * I::LANES,
-            c: c.wrapping_add(j),
-            c_stride,
-            cols,
-            scale: epilogue.scale,
-            addend: at(addend.0, j),
-            addend_stride: addend.1,
-            bias: at(bias, j),
-            residual: at(residual.0, j),
-            residual_stride: residual.1,
-        };
-        // SAFETY: A and the panel of B hold k steps of this many rows and vectors; C, the addend, the residual and the bias hold these
-        // rows and columns, as their matrices have been cut to them.
-        unsafe { kernels[vectors - 1](isa, &tile) };
+    Tile {
+        k,
+        a: null(),
+        a_stride: 0,
+        b: null(),
+        b_stride: 0,
+        packed: null_mut(),
+        c: start.cast_mut(),
+        c_stride: c.stride(),
+        cols: c.cols(),
+        scale: epilogue.scale,
+        addend: addend.0,
+        addend_stride: addend.1,
+        bias: epilogue.bias.map_or(null(), <[f32]>::as_ptr),
+        residual: residual.0,
+        residual_stride: residual.1,
     }
 }

@@ -260,11 +260,12 @@ fn random<I: Isa>(isa: I) {
 on_every_isa!(windows_are_bit_equal_to_the_whole, windows);
 fn windows<I: Isa>(isa: I) {
     let depth = kernels::<I>().max_depth;
-    let wide = kernels::<I>().max_block / depth + 70;
+    let (wide, many) = (3 * kernels::<I>().width() + 70, kernels::<I>().max_block / 150 + 5);
     for seed in 0..120 {
         let mut noise = Noise(seed);
         let shape = match seed {
-            0..4 => [14, wide, depth + 20],
+            0..2 => [14, wide, depth + 20],
+            2..4 => [many, 70, 150],
             4..12 => [40, 90, 2 * depth + 1],
             _ => [1 + noise.below(50), 1 + noise.below(100), noise.below(150)],
         };

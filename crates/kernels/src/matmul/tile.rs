@@ -8,16 +8,21 @@
 use std::any::Any;
 use std::hint::black_box;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 use smallmind_simd::{Avx2, Avx512};
 use smallmind_simd::{Isa, IsaKind, Scalar};
 
+use super::arch::{prefetch, prefetch_early};
 use super::gemv::{self, GEMV_MAX_ROWS, GemvFn};
 use super::pack::{self, CopyFn, TransposeFn};
 
 /// The most elements that a tile of any instruction set has.
 const MAX_TILE: usize = 512;
+
+/// Elements in a cache line.
+const LINE: usize = 16;
 
 /// Steps in depth that the loop over k takes at a time.
 const UNROLL: usize = 4;
@@ -37,6 +42,8 @@ pub(super) struct Tile {
     pub b: *const f32,
     /// From step to step.
     pub b_stride: usize,
+    /// Where a packing kernel writes the vectors of B, one behind another.
+    pub packed: *mut f32,
     /// The output.
     pub c: *mut f32,
     /// From row to row of the output.
@@ -57,35 +64,58 @@ pub(super) struct Tile {
     pub residual_stride: usize,
 }
 
+impl Tile {
+    /// The tile at these rows of the panel that this one is the top of.
+    pub fn at_rows(self, rows: &Range<usize>, a: *const f32, a_stride: usize) -> Self {
+        let below = |start: *const f32, stride: usize| {
+            if start.is_null() { start } else { start.wrapping_add(rows.start * stride) }
+        };
+        Self {
+            a,
+            a_stride,
+            c: self.c.wrapping_add(rows.start * self.c_stride),
+            addend: below(self.addend, self.addend_stride),
+            residual: below(self.residual, self.residual_stride),
+            ..self
+        }
+    }
+}
+
 /// A micro-kernel.
 ///
 /// # Safety
 /// The pointers of the tile must be valid for what its fields say: A and B for reads over the kernel's rows and vectors and the tile's
 /// depth; the addend and the residual for reads, C for writes, over the kernel's rows and the tile's `cols` columns, the bias over
-/// those columns. `cols` is at least 1 and at most the kernel's width.
+/// those columns; `packed`, in a packing kernel, for writes over the depth times the kernel's vectors. `cols` is at least 1 and at most the
+/// kernel's width.
 pub(super) type KernelFn<I> = unsafe fn(I, &Tile);
 
 /// The micro-kernels of an instruction set, and what must be known to feed them.
 pub(super) struct Kernels<I: 'static> {
     /// Vectors in a full panel of B.
     pub vectors: usize,
-    /// Most steps in depth between two visits of an element of C: a block of A of that depth and the stream of B share a first-level
-    /// cache of 48 KiB.
+    /// Vectors in a full panel of A.
+    pub a_vectors: usize,
+    /// Most steps in depth between two visits of an element of C.
     pub max_depth: usize,
-    /// Most elements of a packed block of B: fitted to a second-level cache of 1 MiB, of which it may fill a quarter.
+    /// Most elements of a block of A that all panels of B pass by: fitted to a second-level cache of 1 MiB, of which it may fill two thirds
+    /// beside a panel of B and the passing tiles of C.
     pub max_block: usize,
-    /// Panels of B from which on a transposed A is packed whose rows conflict in the caches. Wide tiles read a whole line of A at a time
-    /// and come back seldom: they never gain by it.
-    pub pack_a_from: usize,
     /// `[rows - 1][vectors - 1]`, A in normal layout.
-    pub along_rows: &'static [[KernelFn<I>; 2]],
+    pub along_rows: &'static [[KernelFn<I>; 3]],
     /// `[rows - 1][vectors - 1]`, A transposed or packed.
-    pub along_columns: &'static [[KernelFn<I>; 2]],
+    pub along_columns: &'static [[KernelFn<I>; 3]],
+    /// `[vectors - 1]`, for the most rows, A in normal layout; they pack B as they read it.
+    pub along_rows_packing: &'static [KernelFn<I>; 3],
+    /// `[vectors - 1]`, for the most rows, A transposed or packed; they pack B as they read it.
+    pub along_columns_packing: &'static [KernelFn<I>; 3],
     /// `[rows of x - 1]`.
     pub gemv: [GemvFn<I>; GEMV_MAX_ROWS],
-    /// Packs all panels of B from an operand in normal layout.
+    /// Packs a panel of B from an operand in normal layout.
     pub copy: CopyFn<I>,
-    /// Packs a panel of B from a transposed operand.
+    /// Packs all panels of A from a transposed operand.
+    pub copy_a: CopyFn<I>,
+    /// Packs a panel of B from a transposed operand, or one of A from an operand in normal layout.
     pub transpose: TransposeFn<I>,
 }
 
@@ -100,6 +130,12 @@ impl<I: Isa> Kernels<I> {
     #[inline(always)]
     pub fn width(&self) -> usize {
         self.vectors * I::LANES
+    }
+
+    /// Rows of a full panel of A: some tiles' one below another.
+    #[inline(always)]
+    pub fn a_panel(&self) -> usize {
+        self.a_vectors * I::LANES
     }
 }
 
@@ -119,8 +155,8 @@ trait Walk: Copy {
 /// pointers and indices hang together: it would compute a pointer for each row, and has no registers for them.
 #[derive(Clone, Copy)]
 struct AlongRows {
-    /// Rows 0, 4, 8.
-    groups: [*const f32; 3],
+    /// Rows 0 and 4.
+    groups: [*const f32; 2],
     /// From row to row.
     one: usize,
     /// Three times that.
@@ -139,7 +175,7 @@ struct AlongColumns {
 impl Walk for AlongRows {
     #[inline(always)]
     fn start(a: *const f32, stride: usize) -> Self {
-        let groups = [a, black_box(a.wrapping_add(4 * stride)), black_box(a.wrapping_add(8 * stride))];
+        let groups = [a, black_box(a.wrapping_add(4 * stride))];
         Self { groups, one: stride, three: black_box(3 * stride) }
     }
 
@@ -156,8 +192,8 @@ impl Walk for AlongRows {
 
     #[inline(always)]
     fn step(self) -> Self {
-        let [a, b, c] = self.groups;
-        Self { groups: [a.wrapping_add(1), b.wrapping_add(1), c.wrapping_add(1)], ..self }
+        let [a, b] = self.groups;
+        Self { groups: [a.wrapping_add(1), b.wrapping_add(1)], ..self }
     }
 }
 
@@ -178,72 +214,96 @@ impl Walk for AlongColumns {
     }
 }
 
-/// The micro-kernel of `R` rows and `V` vectors.
+/// The micro-kernel of `R` rows and `V` vectors; with `PACK` it also packs B.
 ///
 /// # Safety
 /// As [`KernelFn`].
-unsafe fn kernel<I: Isa, W: Walk, const R: usize, const V: usize>(isa: I, tile: &Tile) {
+unsafe fn kernel<I: Isa, W: Walk, const R: usize, const V: usize, const PACK: bool>(isa: I, tile: &Tile) {
     isa.vectorize(
         #[inline(always)]
         || {
             // SAFETY: the caller's guarantee, handed on.
             unsafe {
-                let sums = multiply::<I, W, R, V>(isa, tile);
+                let sums = multiply::<I, W, R, V, PACK>(isa, tile);
                 write(isa, tile, &sums);
             }
         },
     );
 }
 
-/// `Σ_p A[r, p] · B[p, v]`: for each element one chain of multiply-adds in rising `p`.
+/// `Σ_p A[r, p] · B[p, v]`: for each element one chain of multiply-adds in rising `p`. Meanwhile C comes into the cache.
 ///
 /// # Safety
 /// As [`KernelFn`].
 #[inline(always)]
-unsafe fn multiply<I: Isa, W: Walk, const R: usize, const V: usize>(isa: I, tile: &Tile) -> [[I::F32; V]; R] {
+unsafe fn multiply<I: Isa, W: Walk, const R: usize, const V: usize, const PACK: bool>(
+    isa: I,
+    tile: &Tile,
+) -> [[I::F32; V]; R] {
+    for r in 0..R {
+        for j in (0..V * I::LANES).step_by(LINE) {
+            prefetch(tile.c.wrapping_add(r * tile.c_stride + j));
+        }
+    }
     let mut sums = [[isa.zero(); V]; R];
-    let (mut a, mut b) = (W::start(tile.a, tile.a_stride), tile.b);
-    // SAFETY: the pointers visit A[0..R, 0..k] and B[0..k, 0..V vectors], readable by the caller's guarantee; they are moved by
-    // `wrapping_add` since after the last step they may lie past the end.
+    let mut step = Step { a: W::start(tile.a, tile.a_stride), b: tile.b, packed: tile.packed };
+    // SAFETY: the pointers visit A[0..R, 0..k], B[0..k, 0..V vectors] and as much of the packed panel, by the caller's guarantee; they are
+    // moved by `wrapping_add` since after the last step they may lie past the end.
     unsafe {
         for _ in 0..tile.k / UNROLL {
             for _ in 0..UNROLL {
-                step_once(isa, a, b, &mut sums);
-                a = a.step();
-                b = b.wrapping_add(tile.b_stride);
+                step = step.multiply_add::<I, R, V, PACK>(isa, tile.b_stride, &mut sums);
             }
         }
         for _ in 0..tile.k % UNROLL {
-            step_once(isa, a, b, &mut sums);
-            a = a.step();
-            b = b.wrapping_add(tile.b_stride);
+            step = step.multiply_add::<I, R, V, PACK>(isa, tile.b_stride, &mut sums);
         }
     }
     sums
 }
 
-/// One step in depth: a column of A times a row of B.
-///
-/// # Safety
-/// `a.row(r)` for `r < R` and `V` vectors at `b` must be readable.
-#[inline(always)]
-unsafe fn step_once<I: Isa, W: Walk, const R: usize, const V: usize>(
-    isa: I,
+/// A step in depth: where the column of A and the row of B begin that it multiplies.
+#[derive(Clone, Copy)]
+struct Step<W> {
     a: W,
     b: *const f32,
-    sums: &mut [[I::F32; V]; R],
-) {
-    let mut b_vectors = [isa.zero(); V];
-    for (v, vector) in b_vectors.iter_mut().enumerate() {
-        // SAFETY: the caller's guarantee.
-        *vector = unsafe { isa.load_ptr(b.add(v * I::LANES)) };
-    }
-    for (r, sums) in sums.iter_mut().enumerate() {
-        // SAFETY: the caller's guarantee.
-        let a = isa.splat(unsafe { *a.row(r) });
-        for (sum, &b) in sums.iter_mut().zip(&b_vectors) {
-            *sum = isa.mul_add(a, b, *sum);
+    packed: *mut f32,
+}
+
+impl<W: Walk> Step<W> {
+    /// Adds a column of A times a row of B to the sums, and gives the next step.
+    ///
+    /// # Safety
+    /// `a.row(r)` for `r < R` and `V` vectors at `b` must be readable; with `PACK`, as many at `packed` writable.
+    #[inline(always)]
+    unsafe fn multiply_add<I: Isa, const R: usize, const V: usize, const PACK: bool>(
+        self,
+        isa: I,
+        b_stride: usize,
+        sums: &mut [[I::F32; V]; R],
+    ) -> Self {
+        let Self { a, b, packed } = self;
+        let mut b_vectors = [isa.zero(); V];
+        for (v, vector) in b_vectors.iter_mut().enumerate() {
+            // SAFETY: the caller's guarantee.
+            unsafe {
+                *vector = isa.load_ptr(b.add(v * I::LANES));
+                if PACK {
+                    isa.store_ptr(*vector, packed.add(v * I::LANES));
+                    // The same row of the next panel.
+                    prefetch_early(b.wrapping_add((V + v) * I::LANES));
+                }
+            }
         }
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller's guarantee.
+            let a = isa.splat(unsafe { *a.row(r) });
+            for (sum, &b) in sums.iter_mut().zip(&b_vectors) {
+                *sum = isa.mul_add(a, b, *sum);
+            }
+        }
+        let packed = if PACK { packed.wrapping_add(V * I::LANES) } else { packed };
+        Self { a: a.step(), b: b.wrapping_add(b_stride), packed }
     }
 }
 
@@ -394,23 +454,41 @@ macro_rules! gemv_instances {
     };
 }
 
-/// The kernels of `$isa` with 1, 2, … rows, each one and two vectors wide.
+/// The kernels of `$isa` with 1, 2, … rows, each one, two and three vectors wide.
 macro_rules! instances {
     ($isa:ty, $walk:ty, $($rows:literal)*) => {
-        &[$([kernel::<$isa, $walk, $rows, 1>, kernel::<$isa, $walk, $rows, 2>]),*]
+        &[$([
+            kernel::<$isa, $walk, $rows, 1, false>,
+            kernel::<$isa, $walk, $rows, 2, false>,
+            kernel::<$isa, $walk, $rows, 3, false>,
+        ]),*]
+    };
+}
+
+/// The packing kernels of `$isa` with the most rows, one, two and three vectors wide.
+macro_rules! packing_instances {
+    ($isa:ty, $walk:ty, $rows:literal) => {
+        &[
+            kernel::<$isa, $walk, $rows, 1, true>,
+            kernel::<$isa, $walk, $rows, 2, true>,
+            kernel::<$isa, $walk, $rows, 3, true>,
+        ]
     };
 }
 
 // Eight lanes are two registers of the sixteen of SSE2 or four of NEON's: 12 sums, 2 of B, 1 of A and a product.
 static SCALAR: Kernels<Scalar> = Kernels {
     vectors: 1,
+    a_vectors: 3,
     max_depth: 256,
-    max_block: 64 * 1024,
-    pack_a_from: 3,
+    max_block: 160 * 1024,
     along_rows: instances!(Scalar, AlongRows, 1 2 3 4 5 6),
     along_columns: instances!(Scalar, AlongColumns, 1 2 3 4 5 6),
+    along_rows_packing: packing_instances!(Scalar, AlongRows, 6),
+    along_columns_packing: packing_instances!(Scalar, AlongColumns, 6),
     gemv: gemv_instances!(Scalar, 1 4, 2 2, 3 2, 4 2, 5 1, 6 1, 7 1, 8 1),
     copy: pack::copy::<_, 1>,
+    copy_a: pack::copy::<_, 3>,
     transpose: pack::transpose,
 };
 
@@ -418,27 +496,33 @@ static SCALAR: Kernels<Scalar> = Kernels {
 #[cfg(target_arch = "x86_64")]
 static AVX2: Kernels<Avx2> = Kernels {
     vectors: 2,
-    max_depth: 256,
-    max_block: 64 * 1024,
-    pack_a_from: 3,
+    a_vectors: 3,
+    max_depth: 384,
+    max_block: 160 * 1024,
     along_rows: instances!(Avx2, AlongRows, 1 2 3 4 5 6),
     along_columns: instances!(Avx2, AlongColumns, 1 2 3 4 5 6),
+    along_rows_packing: packing_instances!(Avx2, AlongRows, 6),
+    along_columns_packing: packing_instances!(Avx2, AlongColumns, 6),
     gemv: gemv_instances!(Avx2, 1 8, 2 4, 3 3, 4 2, 5 2, 6 2, 7 1, 8 1),
     copy: pack::copy::<_, 2>,
+    copy_a: pack::copy::<_, 3>,
     transpose: super::arch::avx2::transpose,
 };
 
-// Thirty-two registers: 24 sums, 2 of B, 1 of A; more rows would need more pointers than there are integer registers.
+// Thirty-two registers: 24 sums, 3 of B, 1 of A. A wide tile loads little of A, whose elements must be broadcast.
 #[cfg(target_arch = "x86_64")]
 static AVX512: Kernels<Avx512> = Kernels {
-    vectors: 2,
-    max_depth: 256,
-    max_block: 64 * 1024,
-    pack_a_from: usize::MAX,
-    along_rows: instances!(Avx512, AlongRows, 1 2 3 4 5 6 7 8 9 10 11 12),
-    along_columns: instances!(Avx512, AlongColumns, 1 2 3 4 5 6 7 8 9 10 11 12),
+    vectors: 3,
+    a_vectors: 1,
+    max_depth: 384,
+    max_block: 160 * 1024,
+    along_rows: instances!(Avx512, AlongRows, 1 2 3 4 5 6 7 8),
+    along_columns: instances!(Avx512, AlongColumns, 1 2 3 4 5 6 7 8),
+    along_rows_packing: packing_instances!(Avx512, AlongRows, 8),
+    along_columns_packing: packing_instances!(Avx512, AlongColumns, 8),
     gemv: gemv_instances!(Avx512, 1 8, 2 8, 3 6, 4 5, 5 4, 6 4, 7 3, 8 3),
-    copy: pack::copy::<_, 2>,
+    copy: pack::copy::<_, 3>,
+    copy_a: pack::copy::<_, 1>,
     transpose: super::arch::avx512::transpose,
 };
 

@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 
 use smallmind_simd::Avx512;
 
+use super::prefetch_early;
 use crate::Mat;
 
 /// Rows and columns of a block.
@@ -26,20 +27,56 @@ unsafe fn transpose_blocks(mat: Mat, panel: *mut f32, width: usize) {
     let (cols, depth) = (mat.rows(), mat.cols());
     for p in (0..depth).step_by(BLOCK) {
         for j in (0..width).step_by(BLOCK) {
-            let (rows, steps) = (cols.saturating_sub(j).min(BLOCK), (depth - p).min(BLOCK));
-            let mask = (u32::MAX >> (32 - steps)) as __mmask16;
-            let start = mat.as_ptr().wrapping_add(j * mat.stride() + p);
-            let mut block = [_mm512_setzero_ps(); BLOCK];
-            for (i, row) in block.iter_mut().enumerate().take(rows) {
-                // SAFETY: i < rows, so this is row j + i of the matrix, the steps from p on that the mask leaves.
-                *row = unsafe { _mm512_maskz_loadu_ps(mask, start.add(i * mat.stride())) };
-            }
-            let columns = transpose_block(block);
-            for (i, &column) in columns.iter().enumerate().take(steps) {
-                // SAFETY: step p + i < depth, columns j..j + BLOCK of at most width, within the panel by the caller's guarantee.
-                unsafe { _mm512_storeu_ps(panel.add((p + i) * width + j), column) };
+            let from = mat.as_ptr().wrapping_add(j * mat.stride() + p);
+            let to = panel.wrapping_add(p * width + j);
+            let (rows, steps) = (cols.saturating_sub(j), depth - p);
+            // SAFETY: from row j and step p on, `rows` rows and `steps` steps of the matrix are readable; columns j..j + BLOCK of at most
+            // width are within the panel by the caller's guarantee.
+            unsafe {
+                if rows >= BLOCK && steps >= BLOCK {
+                    whole_block(from, mat.stride(), to, width);
+                } else {
+                    edge_block([rows.min(BLOCK), steps.min(BLOCK)], from, mat.stride(), to, width);
+                }
             }
         }
+    }
+}
+
+/// A block of 16 × 16; meanwhile the block at its place in the next panel, `width` rows on, comes into the cache.
+///
+/// # Safety
+/// `from` must be readable and `to` writable over 16 rows of 16, `stride` and `width` apart.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn whole_block(from: *const f32, stride: usize, to: *mut f32, width: usize) {
+    let mut block = [_mm512_setzero_ps(); BLOCK];
+    for (i, row) in block.iter_mut().enumerate() {
+        // SAFETY: the caller's guarantee.
+        *row = unsafe { _mm512_loadu_ps(from.add(i * stride)) };
+        prefetch_early(from.wrapping_add((i + width) * stride));
+    }
+    for (i, &column) in transpose_block(block).iter().enumerate() {
+        // SAFETY: the caller's guarantee.
+        unsafe { _mm512_storeu_ps(to.add(i * width), column) };
+    }
+}
+
+/// A block of fewer rows or steps; zeros take the place of the rows.
+///
+/// # Safety
+/// `from` must be readable over `rows` rows of `steps`, at most 16 and at least one step; `to` writable over `steps` rows of 16.
+#[target_feature(enable = "avx512f")]
+unsafe fn edge_block([rows, steps]: [usize; 2], from: *const f32, stride: usize, to: *mut f32, width: usize) {
+    let mask = (u32::MAX >> (32 - steps)) as __mmask16;
+    let mut block = [_mm512_setzero_ps(); BLOCK];
+    for (i, row) in block.iter_mut().enumerate().take(rows) {
+        // SAFETY: the caller's guarantee; the mask leaves the steps there are.
+        *row = unsafe { _mm512_maskz_loadu_ps(mask, from.add(i * stride)) };
+    }
+    for (i, &column) in transpose_block(block).iter().enumerate().take(steps) {
+        // SAFETY: the caller's guarantee.
+        unsafe { _mm512_storeu_ps(to.add(i * width), column) };
     }
 }
 

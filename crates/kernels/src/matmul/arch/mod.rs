@@ -17,3 +17,15 @@ pub(super) fn prefetch(address: *const f32) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
 }
+
+/// [`prefetch`] for what is needed later than the first-level cache would keep it: into the second level.
+#[inline(always)]
+pub(super) fn prefetch_early(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
