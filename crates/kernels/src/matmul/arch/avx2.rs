@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 use smallmind_simd::Avx2;
 
 use super::super::pack::transpose_part;
+use super::prefetch_early;
 use crate::Mat;
 
 /// Rows and columns of a block.
@@ -28,21 +29,58 @@ unsafe fn transpose_blocks(mat: Mat, panel: *mut f32, width: usize) {
     let whole = depth - depth % BLOCK;
     for p in (0..whole).step_by(BLOCK) {
         for j in (0..width).step_by(BLOCK) {
-            let rows = cols.saturating_sub(j).min(BLOCK);
-            let start = mat.as_ptr().wrapping_add(j * mat.stride() + p);
-            let mut block = [_mm256_setzero_ps(); BLOCK];
-            for (i, row) in block.iter_mut().enumerate().take(rows) {
-                // SAFETY: i < rows, so this is row j + i of the matrix; p + BLOCK ≤ depth.
-                *row = unsafe { _mm256_loadu_ps(start.add(i * mat.stride())) };
-            }
-            for (i, column) in transpose_block(block).into_iter().enumerate() {
-                // SAFETY: step p + i < depth, columns j..j + BLOCK of at most width, within the panel by the caller's guarantee.
-                unsafe { _mm256_storeu_ps(panel.add((p + i) * width + j), column) };
+            let from = mat.as_ptr().wrapping_add(j * mat.stride() + p);
+            let to = panel.wrapping_add(p * width + j);
+            let rows = cols.saturating_sub(j);
+            // SAFETY: from row j and step p on, `rows` rows and a block's steps of the matrix are readable; columns j..j + BLOCK of at most
+            // width are within the panel by the caller's guarantee.
+            unsafe {
+                if rows >= BLOCK {
+                    whole_block(from, mat.stride(), to, width);
+                } else {
+                    edge_block(rows, from, mat.stride(), to, width);
+                }
             }
         }
     }
     // SAFETY: the caller's guarantee.
     unsafe { transpose_part(mat, panel, width, whole) };
+}
+
+/// A block of 8 × 8; meanwhile the block at its place in the next panel, `width` rows on, comes into the cache.
+///
+/// # Safety
+/// `from` must be readable and `to` writable over 8 rows of 8, `stride` and `width` apart.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn whole_block(from: *const f32, stride: usize, to: *mut f32, width: usize) {
+    let mut block = [_mm256_setzero_ps(); BLOCK];
+    for (i, row) in block.iter_mut().enumerate() {
+        // SAFETY: the caller's guarantee.
+        *row = unsafe { _mm256_loadu_ps(from.add(i * stride)) };
+        prefetch_early(from.wrapping_add((i + width) * stride));
+    }
+    for (i, column) in transpose_block(block).into_iter().enumerate() {
+        // SAFETY: the caller's guarantee.
+        unsafe { _mm256_storeu_ps(to.add(i * width), column) };
+    }
+}
+
+/// A block of fewer rows; zeros take their place.
+///
+/// # Safety
+/// As [`whole_block`], with `rows` rows to read.
+#[target_feature(enable = "avx2")]
+unsafe fn edge_block(rows: usize, from: *const f32, stride: usize, to: *mut f32, width: usize) {
+    let mut block = [_mm256_setzero_ps(); BLOCK];
+    for (i, row) in block.iter_mut().enumerate().take(rows) {
+        // SAFETY: the caller's guarantee.
+        *row = unsafe { _mm256_loadu_ps(from.add(i * stride)) };
+    }
+    for (i, column) in transpose_block(block).into_iter().enumerate() {
+        // SAFETY: the caller's guarantee.
+        unsafe { _mm256_storeu_ps(to.add(i * width), column) };
+    }
 }
 
 /// The transpose of 8 rows of 8.
