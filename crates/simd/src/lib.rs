@@ -97,16 +97,19 @@
 //! }
 //! ```
 //!
-//! [`math`] holds the elementary functions over this language, each with its error bound. The crate knows nothing of
+//! [`math`] holds the elementary functions over this language, each with its error bound. [`Bf16Dot`] and [`Int8Dot`] are the dot
+//! products of narrow numbers that some CPUs have beside an instruction set, with tokens of their own. The crate knows nothing of
 //! matrices, and makes no choice of its own: who holds a token decides what runs.
 
 mod arch;
+mod dot;
 mod isa;
 mod kind;
 pub mod math;
 
 pub use arch::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
-pub use arch::{avx2::Avx2, avx512::Avx512};
+pub use arch::{avx2::Avx2, avx512::Avx512, avx512_bf16::Avx512Bf16, avx512_vnni::Avx512Vnni};
+pub use dot::{Bf16Dot, Int8Dot};
 pub use isa::Isa;
 pub use kind::{ISA_VARIABLE, IsaError, IsaKind, WithIsa};

@@ -4,7 +4,14 @@
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512_bf16;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512_vnni;
+#[cfg(test)]
+mod dot_tests;
 pub(crate) mod scalar;
+mod scalar_dot;
 
 #[cfg(test)]
 #[allow(unsafe_code)]

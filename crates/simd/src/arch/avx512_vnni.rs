@@ -1,0 +1,100 @@
+//! AVX-512 with dot products of bytes: four multiply-adds a lane and instruction.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use crate::{Avx512, Int8Dot};
+
+const LANES: usize = 16;
+
+/// A CPU with AVX-512 VNNI beside all that [`Avx512`] needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512Vnni(Avx512);
+
+impl Avx512Vnni {
+    /// The token, where this CPU and operating system have the features.
+    pub fn detect() -> Option<Self> {
+        let base = Avx512::detect()?;
+        is_x86_feature_detected!("avx512vnni").then_some(Self(base))
+    }
+}
+
+/// Calls intrinsics that touch registers only.
+macro_rules! compute {
+    ($calls:expr) => {
+        // SAFETY: the intrinsics ask for nothing but the CPU features, and `self`, an `Avx512Vnni`, exists only after `detect`
+        // found them all.
+        unsafe { $calls }
+    };
+}
+
+/// Reads or writes memory as the caller of the enclosing function guarantees.
+macro_rules! memory {
+    ($calls:expr) => {
+        // SAFETY: the caller guarantees the elements that the mask, or the whole vector, covers; the features as in `compute`.
+        unsafe { $calls }
+    };
+}
+
+impl Int8Dot for Avx512Vnni {
+    const LANES: usize = LANES;
+    type Isa = Avx512;
+    type I32 = __m512i;
+    type Bytes = __m512i;
+
+    #[inline(always)]
+    fn isa(self) -> Avx512 {
+        self.0
+    }
+
+    #[inline(always)]
+    fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,bmi1,bmi2")]
+        fn enter<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        compute!(enter(f))
+    }
+
+    #[inline(always)]
+    fn zero(self) -> __m512i {
+        compute!(_mm512_setzero_si512())
+    }
+
+    #[inline(always)]
+    fn dot(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        compute!(_mm512_dpbusd_epi32(acc, a, b))
+    }
+
+    #[inline(always)]
+    fn splat_quad(self, bits: u32) -> __m512i {
+        compute!(_mm512_set1_epi32(bits as i32))
+    }
+
+    #[inline(always)]
+    unsafe fn splat_quad_ptr(self, src: *const u8) -> __m512i {
+        self.splat_quad(memory!(src.cast::<u32>().read_unaligned()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(self, src: *const u8) -> __m512i {
+        memory!(_mm512_loadu_si512(src.cast()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes_first(self, src: *const u8, len: usize) -> __m512i {
+        let mask = u64::MAX.checked_shr((4 * LANES).saturating_sub(len) as u32).unwrap_or(0);
+        memory!(_mm512_maskz_loadu_epi8(mask, src.cast()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_ptr(self, src: *const i32) -> __m512i {
+        memory!(_mm512_loadu_si512(src.cast()))
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, v: __m512i, dst: *mut i32, len: usize) {
+        let mask = ((1u32 << len.min(LANES)) - 1) as __mmask16;
+        memory!(_mm512_mask_storeu_epi32(dst, mask, v))
+    }
+}
