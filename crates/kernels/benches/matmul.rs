@@ -150,8 +150,38 @@ impl WithIsa for Run<'_> {
     }
 }
 
+fn bf16(filter: &[String]) {
+    use smallmind_kernels::matmul::{gemm_bf16, gemm_bf16_scratch_len};
+    let Some(dot) = smallmind_simd::Avx512Bf16::detect() else { return };
+    let narrow = |x: &[f32]| x.iter().map(|x| half::bf16::from_f32(*x)).collect::<Vec<_>>();
+    for case in cases() {
+        let Case { form, m, n, k } = case;
+        let name = format!("bf16 {form:?} {m}x{n}x{k}").to_lowercase();
+        if form == Form::Gemv || !filter.iter().all(|w| name.contains(w.as_str())) {
+            continue;
+        }
+        let (a, b) = (narrow(&noise(m * k)), narrow(&noise(k * n)));
+        let mut c = vec![0.0; m * n];
+        let mut scratch = vec![0.0; gemm_bf16_scratch_len(dot, m, n, k)];
+        let a = if form == Form::Tn {
+            Operand::transposed(Mat::new(&a, k, m))
+        } else {
+            Operand::normal(Mat::new(&a, m, k))
+        };
+        let b = if form == Form::Nt {
+            Operand::transposed(Mat::new(&b, n, k))
+        } else {
+            Operand::normal(Mat::new(&b, k, n))
+        };
+        let seconds =
+            best(|| gemm_bf16(dot, a, b, MatMut::new(black_box(&mut c), m, n), Epilogue::default(), &mut scratch));
+        println!("{name:<28} {:>9.1} us {:>7.1} GFLOP/s", seconds * 1e6, (2 * m * n * k) as f64 / seconds / 1e9);
+    }
+}
+
 fn main() {
     let filter: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    bf16(&filter);
     for kind in IsaKind::available() {
         if kind.with(Run { filter: &filter }).is_err() {
             println!("{kind} is not available");

@@ -1,39 +1,48 @@
-//! Row-strided matrices of `f32` that borrow their elements.
+//! Row-strided matrices that borrow their elements.
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
 /// A borrowed matrix `[rows, cols]`, rows `stride` elements apart, columns adjacent.
-#[derive(Clone, Copy)]
-pub struct Mat<'a> {
-    ptr: *const f32,
+pub struct Mat<'a, T = f32> {
+    ptr: *const T,
     rows: usize,
     cols: usize,
     stride: usize,
-    borrow: PhantomData<&'a [f32]>,
+    borrow: PhantomData<&'a [T]>,
 }
 
 /// A mutably borrowed matrix `[rows, cols]`, rows `stride` elements apart, columns adjacent.
 ///
 /// It borrows exactly its `rows × cols` elements, not the gaps between rows: two matrices with disjoint columns of the same rows may
 /// live side by side.
-pub struct MatMut<'a> {
-    ptr: *mut f32,
+pub struct MatMut<'a, T = f32> {
+    ptr: *mut T,
     rows: usize,
     cols: usize,
     stride: usize,
-    borrow: PhantomData<&'a mut [f32]>,
+    borrow: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: a Mat is a shared borrow of f32, which is Sync.
-unsafe impl Send for Mat<'_> {}
+// SAFETY: a Mat is a shared borrow of its elements.
+unsafe impl<T: Sync> Send for Mat<'_, T> {}
 // SAFETY: as above.
-unsafe impl Sync for Mat<'_> {}
-// SAFETY: a MatMut is an exclusive borrow of f32, which is Send.
-unsafe impl Send for MatMut<'_> {}
+unsafe impl<T: Sync> Sync for Mat<'_, T> {}
+// SAFETY: a MatMut is an exclusive borrow of its elements.
+unsafe impl<T: Send> Send for MatMut<'_, T> {}
 // SAFETY: a shared MatMut gives only shared access.
-unsafe impl Sync for MatMut<'_> {}
+unsafe impl<T: Sync> Sync for MatMut<'_, T> {}
+
+// Not derived, which would ask it of the elements too.
+impl<T> Clone for Mat<'_, T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Mat<'_, T> {}
 
 fn check_extent(len: usize, rows: usize, cols: usize, stride: usize) {
     assert!(cols <= stride || rows <= 1, "a row of {cols} elements overlaps the next, {stride} elements on");
@@ -45,13 +54,13 @@ fn check_range(range: &Range<usize>, len: usize, what: &str) {
     assert!(range.start <= range.end && range.end <= len, "{what} {range:?} of a matrix with {len}");
 }
 
-impl<'a> Mat<'a> {
+impl<'a, T> Mat<'a, T> {
     /// The matrix `[rows, cols]` at the front of `data`, dense.
     ///
     /// # Panics
     /// If `data` is too short.
     #[inline(always)]
-    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+    pub fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
         Self::with_stride(data, rows, cols, cols)
     }
 
@@ -60,7 +69,7 @@ impl<'a> Mat<'a> {
     /// # Panics
     /// If `data` is too short or rows overlap.
     #[inline(always)]
-    pub fn with_stride(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
+    pub fn with_stride(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
         check_extent(data.len(), rows, cols, stride);
         Self { ptr: data.as_ptr(), rows, cols, stride, borrow: PhantomData }
     }
@@ -71,7 +80,7 @@ impl<'a> Mat<'a> {
     /// For `'a`, the elements `ptr[r * stride + c]` with `r < rows`, `c < cols` must be valid for reads, and those that are read through this matrix
     /// or a window of it must not be written.
     #[inline(always)]
-    pub unsafe fn from_raw(ptr: *const f32, rows: usize, cols: usize, stride: usize) -> Self {
+    pub unsafe fn from_raw(ptr: *const T, rows: usize, cols: usize, stride: usize) -> Self {
         Self { ptr, rows, cols, stride, borrow: PhantomData }
     }
 
@@ -95,7 +104,7 @@ impl<'a> Mat<'a> {
 
     /// The first element.
     #[inline(always)]
-    pub fn as_ptr(self) -> *const f32 {
+    pub fn as_ptr(self) -> *const T {
         self.ptr
     }
 
@@ -104,7 +113,7 @@ impl<'a> Mat<'a> {
     /// # Panics
     /// If `r` is not a row.
     #[inline(always)]
-    pub fn row(self, r: usize) -> &'a [f32] {
+    pub fn row(self, r: usize) -> &'a [T] {
         assert!(r < self.rows, "row {r} of a matrix with {}", self.rows);
         // SAFETY: construction guarantees that the elements of every row are readable for 'a.
         unsafe { std::slice::from_raw_parts(self.ptr.add(r * self.stride), self.cols) }
@@ -115,7 +124,7 @@ impl<'a> Mat<'a> {
     /// # Panics
     /// If `range` leaves the matrix.
     #[inline(always)]
-    pub fn rows_range(self, range: Range<usize>) -> Mat<'a> {
+    pub fn rows_range(self, range: Range<usize>) -> Mat<'a, T> {
         check_range(&range, self.rows, "rows");
         // SAFETY: an offset of at most the extent of the matrix; an empty range makes no element reachable.
         Self { ptr: unsafe { offset(self.ptr, &range, self.stride) }, rows: range.len(), ..self }
@@ -126,7 +135,7 @@ impl<'a> Mat<'a> {
     /// # Panics
     /// If `range` leaves the matrix.
     #[inline(always)]
-    pub fn cols_range(self, range: Range<usize>) -> Mat<'a> {
+    pub fn cols_range(self, range: Range<usize>) -> Mat<'a, T> {
         check_range(&range, self.cols, "columns");
         // SAFETY: an offset within the first row, or one past it where no element is reachable.
         Self { ptr: unsafe { offset(self.ptr, &range, usize::from(self.rows > 0)) }, cols: range.len(), ..self }
@@ -138,18 +147,18 @@ impl<'a> Mat<'a> {
 /// # Safety
 /// Unless the range is empty, the moved pointer must lie in the allocation of `ptr`.
 #[inline(always)]
-unsafe fn offset(ptr: *const f32, range: &Range<usize>, stride: usize) -> *const f32 {
+unsafe fn offset<T>(ptr: *const T, range: &Range<usize>, stride: usize) -> *const T {
     // SAFETY: the caller's guarantee.
     if range.is_empty() { ptr } else { unsafe { ptr.add(range.start * stride) } }
 }
 
-impl<'a> MatMut<'a> {
+impl<'a, T> MatMut<'a, T> {
     /// The matrix `[rows, cols]` at the front of `data`, dense.
     ///
     /// # Panics
     /// If `data` is too short.
     #[inline(always)]
-    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+    pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Self {
         Self::with_stride(data, rows, cols, cols)
     }
 
@@ -158,7 +167,7 @@ impl<'a> MatMut<'a> {
     /// # Panics
     /// If `data` is too short or rows overlap.
     #[inline(always)]
-    pub fn with_stride(data: &'a mut [f32], rows: usize, cols: usize, stride: usize) -> Self {
+    pub fn with_stride(data: &'a mut [T], rows: usize, cols: usize, stride: usize) -> Self {
         check_extent(data.len(), rows, cols, stride);
         Self { ptr: data.as_mut_ptr(), rows, cols, stride, borrow: PhantomData }
     }
@@ -169,7 +178,7 @@ impl<'a> MatMut<'a> {
     /// For `'a`, every element `ptr[r * stride + c]` with `r < rows`, `c < cols` must be valid for reads and writes, and be reached
     /// through this matrix alone.
     #[inline(always)]
-    pub unsafe fn from_raw(ptr: *mut f32, rows: usize, cols: usize, stride: usize) -> Self {
+    pub unsafe fn from_raw(ptr: *mut T, rows: usize, cols: usize, stride: usize) -> Self {
         Self { ptr, rows, cols, stride, borrow: PhantomData }
     }
 
@@ -193,19 +202,19 @@ impl<'a> MatMut<'a> {
 
     /// The first element.
     #[inline(always)]
-    pub fn as_mut_ptr(&mut self) -> *mut f32 {
+    pub fn as_mut_ptr(&mut self) -> *mut T {
         self.ptr
     }
 
     /// The same matrix, read-only.
     #[inline(always)]
-    pub fn as_mat(&self) -> Mat<'_> {
+    pub fn as_mat(&self) -> Mat<'_, T> {
         Mat { ptr: self.ptr, rows: self.rows, cols: self.cols, stride: self.stride, borrow: PhantomData }
     }
 
     /// The same matrix, for a shorter time.
     #[inline(always)]
-    pub fn reborrow(&mut self) -> MatMut<'_> {
+    pub fn reborrow(&mut self) -> MatMut<'_, T> {
         MatMut { ptr: self.ptr, rows: self.rows, cols: self.cols, stride: self.stride, borrow: PhantomData }
     }
 
@@ -214,7 +223,7 @@ impl<'a> MatMut<'a> {
     /// # Panics
     /// If `r` is not a row.
     #[inline(always)]
-    pub fn row(&self, r: usize) -> &[f32] {
+    pub fn row(&self, r: usize) -> &[T] {
         self.as_mat().row(r)
     }
 
@@ -223,7 +232,7 @@ impl<'a> MatMut<'a> {
     /// # Panics
     /// If `r` is not a row.
     #[inline(always)]
-    pub fn row_mut(&mut self, r: usize) -> &mut [f32] {
+    pub fn row_mut(&mut self, r: usize) -> &mut [T] {
         assert!(r < self.rows, "row {r} of a matrix with {}", self.rows);
         // SAFETY: construction guarantees that this matrix alone reaches the row for 'a, and &mut self that this borrow does now.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(r * self.stride), self.cols) }
@@ -234,7 +243,7 @@ impl<'a> MatMut<'a> {
     /// # Panics
     /// If `range` leaves the matrix.
     #[inline(always)]
-    pub fn rows_range(self, range: Range<usize>) -> MatMut<'a> {
+    pub fn rows_range(self, range: Range<usize>) -> MatMut<'a, T> {
         check_range(&range, self.rows, "rows");
         // SAFETY: an offset of at most the extent of the matrix; an empty range makes no element reachable.
         Self { ptr: unsafe { offset(self.ptr, &range, self.stride) }.cast_mut(), rows: range.len(), ..self }
@@ -245,7 +254,7 @@ impl<'a> MatMut<'a> {
     /// # Panics
     /// If `range` leaves the matrix.
     #[inline(always)]
-    pub fn cols_range(self, range: Range<usize>) -> MatMut<'a> {
+    pub fn cols_range(self, range: Range<usize>) -> MatMut<'a, T> {
         check_range(&range, self.cols, "columns");
         let step = usize::from(self.rows > 0);
         // SAFETY: an offset within the first row, or none where no element is reachable.
@@ -257,7 +266,7 @@ impl<'a> MatMut<'a> {
     /// # Panics
     /// If there are fewer rows.
     #[inline(always)]
-    pub fn split_at_row(self, row: usize) -> (MatMut<'a>, MatMut<'a>) {
+    pub fn split_at_row(self, row: usize) -> (MatMut<'a, T>, MatMut<'a, T>) {
         let rows = self.rows;
         let twin = MatMut { ptr: self.ptr, ..self };
         (twin.rows_range(0..row), self.rows_range(row..rows))
@@ -268,14 +277,17 @@ impl<'a> MatMut<'a> {
     /// # Panics
     /// If there are fewer columns.
     #[inline(always)]
-    pub fn split_at_col(self, col: usize) -> (MatMut<'a>, MatMut<'a>) {
+    pub fn split_at_col(self, col: usize) -> (MatMut<'a, T>, MatMut<'a, T>) {
         let cols = self.cols;
         let twin = MatMut { ptr: self.ptr, ..self };
         (twin.cols_range(0..col), self.cols_range(col..cols))
     }
 
     /// Sets every element to `value`.
-    pub fn fill(&mut self, value: f32) {
+    pub fn fill(&mut self, value: T)
+    where
+        T: Copy,
+    {
         for r in 0..self.rows {
             self.row_mut(r).fill(value);
         }

@@ -1,10 +1,13 @@
 //! Few rows times a transposed weight matrix: the weights stream by once, unpacked.
 #![allow(unsafe_code)]
 
-use smallmind_simd::Isa;
+use std::any::Any;
+
+#[cfg(target_arch = "x86_64")]
+use smallmind_simd::{Avx2, Avx512};
+use smallmind_simd::{Isa, IsaKind, Scalar};
 
 use super::arch::prefetch;
-use super::tile::kernels;
 use super::{Epilogue, Update};
 use crate::{Mat, MatMut};
 
@@ -35,21 +38,15 @@ pub fn gemv_nt<I: Isa>(isa: I, x: Mat, w: Mat, out: MatMut, epilogue: Epilogue) 
     assert!(shape == (m, n), "an output [{}, {}] for x [{m}, {k}] and w [{n}, {k}]", shape.0, shape.1);
     epilogue.check(m, n);
     if let Some(index) = m.checked_sub(1) {
-        kernels::<I>().gemv[index](isa, x, w, out, &epilogue);
+        instances_of::<I>()[index](isa, x, w, out, &epilogue);
     }
 }
 
 /// [`gemv_nt`] for one number of rows of `x`.
-pub(super) type GemvFn<I> = fn(I, x: Mat, w: Mat, out: MatMut, epilogue: &Epilogue);
+type GemvFn<I> = fn(I, x: Mat, w: Mat, out: MatMut, epilogue: &Epilogue);
 
 /// `M` rows of x, `N` rows of w at a time.
-pub(super) fn rows<I: Isa, const M: usize, const N: usize>(
-    isa: I,
-    x: Mat,
-    w: Mat,
-    mut out: MatMut,
-    epilogue: &Epilogue,
-) {
+fn rows<I: Isa, const M: usize, const N: usize>(isa: I, x: Mat, w: Mat, mut out: MatMut, epilogue: &Epilogue) {
     isa.vectorize(
         #[inline(always)]
         || {
@@ -183,4 +180,34 @@ fn finish(out: &mut MatMut, epilogue: &Epilogue, i: usize, j: usize, sum: f32) {
         y += residual.row(i)[j];
     }
     out.row_mut(i)[j] = y;
+}
+
+/// The kernels of one instruction set: for 1, 2, … rows of x, with as many rows of w as given.
+macro_rules! instances {
+    ($isa:ty, $($m:literal $n:literal),*) => {
+        [$(rows::<$isa, $m, $n>),*]
+    };
+}
+
+/// `[rows of x - 1]`.
+type Instances<I> = [GemvFn<I>; GEMV_MAX_ROWS];
+
+static SCALAR: Instances<Scalar> = instances!(Scalar, 1 4, 2 2, 3 2, 4 2, 5 1, 6 1, 7 1, 8 1);
+#[cfg(target_arch = "x86_64")]
+static AVX2: Instances<Avx2> = instances!(Avx2, 1 8, 2 4, 3 3, 4 2, 5 2, 6 2, 7 1, 8 1);
+#[cfg(target_arch = "x86_64")]
+static AVX512: Instances<Avx512> = instances!(Avx512, 1 8, 2 8, 3 6, 4 5, 5 4, 6 4, 7 3, 8 3);
+
+/// The kernels of `I`.
+fn instances_of<I: Isa>() -> &'static Instances<I> {
+    let table: &'static dyn Any = match I::KIND {
+        IsaKind::Scalar => &SCALAR,
+        #[cfg(target_arch = "x86_64")]
+        IsaKind::Avx2 => &AVX2,
+        #[cfg(target_arch = "x86_64")]
+        IsaKind::Avx512 => &AVX512,
+        #[cfg(not(target_arch = "x86_64"))]
+        IsaKind::Avx2 | IsaKind::Avx512 => &SCALAR,
+    };
+    table.downcast_ref().expect("each instruction set has one token")
 }

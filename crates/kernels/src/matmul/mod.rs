@@ -1,22 +1,24 @@
-//! Matrix products: packed, cache-blocked, register-tiled.
+//! Matrix products: packed where it pays, cache-blocked, register-tiled.
 //!
 //! `C = [C +] scale · op(A) · op(B) [+ bias] [+ residual]`, where `op(X)` is `X` or `Xᵀ`. The loops follow Goto and van de Geijn,
-//! "Anatomy of high-performance matrix multiplication" (2008), with the roles of A and B exchanged:
+//! "Anatomy of high-performance matrix multiplication" (2008):
 //!
 //! ```text
-//! for columns jc of C, NC at a time
-//!   for depth pc, KC at a time (a function of k alone)
-//!     pack B[pc, jc] into panels of NR columns           (1: stays in the second-level cache)
-//!     for rows ic of C, at most MR at a time
-//!       A[ic, pc], mostly read where it lies              (2: stays in the first-level cache)
-//!       for panels jr of B
-//!         C[ic, jr] += A[ic, pc] · B[pc, jr]              (3: one micro-kernel call, sums in registers)
+//! for depth pc, at most max_depth at a time (a function of k alone)
+//!   for rows ic of C, as many as a block of A may have
+//!     A[ic, pc], packed or where it lies                  (1: stays in the second-level cache)
+//!     for columns jr of C, a panel at a time
+//!       B[pc, jr] as a panel                              (2: between the two caches)
+//!       for rows ir of the block, a tile at a time
+//!         C[ir, jr] += A[ir, pc] · B[pc, jr]              (3: one micro-kernel call, sums in registers)
 //! ```
 //!
-//! 1. Packing makes the vectors of B adjacent in the order in which they are read, zero-padded to whole vectors.
-//! 2. The micro-kernel broadcasts single elements of A, so it takes A in either layout; packed is only a transposed A whose rows would
-//!    push each other out of the caches.
-//! 3. There is one micro-kernel for each number of rows, so no row is computed in vain, and the epilogue is part of it.
+//! 1. The micro-kernel broadcasts single elements of A, so it takes A in either layout. A is packed only where it is read often and lies so
+//!    scattered that caches and address translation suffer; packing fetches the next rows while it transposes these.
+//! 2. The vectors of a panel are adjacent in the order in which they are read. B in normal layout is packed by the first tile, which
+//!    reads it where it lies and stores what it reads beside its multiply-adds; a transposed B is transposed in registers.
+//! 3. There is one micro-kernel for each number of rows and vectors, so no row is computed in vain, and the epilogue is part of it. It asks
+//!    for its tile of C before it begins to multiply.
 //!
 //! **Order of sums.** An element of C is a chain of multiply-adds in rising depth, broken only between blocks
 //! whose depths follow from k alone, whatever the size of C and wherever the element lies. So any window of C, by rows or by columns, comes out bit-equal to the same part of the whole.
@@ -25,16 +27,20 @@
 #![allow(unsafe_code)]
 
 mod arch;
+mod arithmetic;
 mod gemv;
 mod nest;
 mod pack;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod tile;
 
 pub use gemv::{GEMV_MAX_ROWS, gemv_nt};
 
-use smallmind_simd::Isa;
+use arithmetic::{Arithmetic, Pairs, Single};
+use half::bf16;
+use smallmind_simd::{Bf16Dot, Isa};
 
 use crate::{Mat, MatMut};
 
@@ -58,24 +64,33 @@ pub enum Update {
 }
 
 /// `op(mat)`: a factor of a product.
-#[derive(Clone, Copy)]
-pub struct Operand<'a> {
+pub struct Operand<'a, T = f32> {
     /// The elements as they lie in memory.
-    pub mat: Mat<'a>,
+    pub mat: Mat<'a, T>,
     /// Whether the factor is the matrix or its transpose.
     pub layout: Layout,
 }
 
-impl<'a> Operand<'a> {
+// Not derived, which would ask it of the elements too.
+impl<T> Clone for Operand<'_, T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Operand<'_, T> {}
+
+impl<'a, T> Operand<'a, T> {
     /// The matrix itself.
     #[inline(always)]
-    pub fn normal(mat: Mat<'a>) -> Self {
+    pub fn normal(mat: Mat<'a, T>) -> Self {
         Self { mat, layout: Layout::Normal }
     }
 
     /// The transpose of the matrix.
     #[inline(always)]
-    pub fn transposed(mat: Mat<'a>) -> Self {
+    pub fn transposed(mat: Mat<'a, T>) -> Self {
         Self { mat, layout: Layout::Transposed }
     }
 
@@ -134,11 +149,11 @@ impl Epilogue<'_> {
 }
 
 /// One product among those of [`batched_gemm`].
-pub struct Gemm<'a> {
+pub struct Gemm<'a, T = f32> {
     /// `op(A)`, `[m, k]`.
-    pub a: Operand<'a>,
+    pub a: Operand<'a, T>,
     /// `op(B)`, `[k, n]`.
-    pub b: Operand<'a>,
+    pub b: Operand<'a, T>,
     /// The output, `[m, n]`.
     pub c: MatMut<'a>,
     /// What happens to the product on its way there.
@@ -148,7 +163,12 @@ pub struct Gemm<'a> {
 /// Elements of scratch that [`gemm`] asks for at `[m, k] · [k, n]`: an upper bound in both layouts of both factors, monotone in each of
 /// `m`, `n`, `k`, so that it also covers every smaller problem.
 pub fn gemm_scratch_len<I: Isa>(_isa: I, m: usize, n: usize, k: usize) -> usize {
-    nest::scratch_len(tile::kernels::<I>(), m, n, k)
+    nest::scratch_len(Single::<I>::kernels(), m, n, k)
+}
+
+/// [`gemm_scratch_len`] for [`gemm_bf16`].
+pub fn gemm_bf16_scratch_len<D: Bf16Dot>(_dot: D, m: usize, n: usize, k: usize) -> usize {
+    nest::scratch_len(Pairs::<D>::kernels(), m, n, k)
 }
 
 /// `C = [C +] scale · op(A) · op(B) [+ bias] [+ residual]`.
@@ -157,20 +177,40 @@ pub fn gemm_scratch_len<I: Isa>(_isa: I, m: usize, n: usize, k: usize) -> usize 
 /// [`gemm_scratch_len`] elements, whatever their values and alignment. See the module on the order of sums: a window of `c` (with the
 /// same window of A's rows or B's columns, of the bias and the residual) gets the bits that the whole would.
 ///
-/// A window of columns is the cheaper cut: B is packed once in all, while windows of rows pack it once each.
-///
 /// # Panics
 /// If the shapes disagree or `scratch` is too short.
 pub fn gemm<I: Isa>(isa: I, a: Operand, b: Operand, c: MatMut, epilogue: Epilogue, scratch: &mut [f32]) {
+    product(Single(isa), Gemm { a, b, c, epilogue }, scratch);
+}
+
+/// [`gemm`] of factors in `bf16`, with sums, output, bias and residual in `f32`.
+///
+/// Products are exact, two of them join a sum at a time: see [`Bf16Dot::dot`] for the roundings. Windows get the bits of the whole, as
+/// there. `scratch` holds at least [`gemm_bf16_scratch_len`] elements.
+///
+/// # Panics
+/// As [`gemm`].
+pub fn gemm_bf16<D: Bf16Dot>(
+    dot: D,
+    a: Operand<bf16>,
+    b: Operand<bf16>,
+    c: MatMut,
+    epilogue: Epilogue,
+    scratch: &mut [f32],
+) {
+    product(Pairs(dot), Gemm { a, b, c, epilogue }, scratch);
+}
+
+fn product<P: Arithmetic>(arithmetic: P, problem: Gemm<P::Element>, scratch: &mut [f32]) {
+    let Gemm { a, b, c, epilogue } = &problem;
     let (m, n, k) = (c.rows(), c.cols(), a.cols());
     assert!(a.rows() == m, "A has {} rows, C has {m}", a.rows());
     assert!(b.rows() == k, "A has {k} columns, B has {} rows", b.rows());
     assert!(b.cols() == n, "B has {} columns, C has {n}", b.cols());
     epilogue.check(m, n);
-    if m == 0 || n == 0 {
-        return;
+    if m > 0 && n > 0 {
+        nest::run(arithmetic, problem, scratch);
     }
-    nest::run(isa, Gemm { a, b, c, epilogue }, scratch);
 }
 
 /// [`gemm`] for each of `problems`, in their order; `scratch` covers the largest.

@@ -6,34 +6,37 @@ use std::ptr::{null, null_mut};
 
 use smallmind_simd::Isa;
 
-use super::tile::{KernelFn, Kernels, Tile, kernels};
+use super::arithmetic::Arithmetic;
+use super::pack::WordRows;
+use super::tables::Kernels;
+use super::tile::{KernelFn, Tile};
 use super::{Epilogue, Gemm, Layout, Operand, Update};
 use crate::MatMut;
 
-/// Room to start the packed blocks on a cache line.
+/// Words by which to start the packed blocks on a cache line.
 const ALIGNMENT_SLACK: usize = 15;
 
-/// Elements in a cache line.
+/// Words in a cache line.
 const LINE: usize = 16;
 
-/// The depth of a block of k but for the last is a multiple of this, whole blocks for the transposing packers.
+/// The depth of a block of k but for the last is a multiple of so many words, whole blocks for the transposing packers.
 const DEPTH_GRANULE: usize = 16;
 
 /// Panels of B from which on packing A can pay: each of them reads A once more.
 const PACK_FROM_PANELS: usize = 8;
 
-/// Rows of an A in normal layout this far apart, or farther, lie on pages of their own.
+/// Rows of an A in normal layout this many words apart, or farther, lie on pages of their own.
 const PAGE_STRIDE: usize = 1024;
 
-/// Elements of a transposed A beyond which it does not stay in a second-level cache of 1 MiB while it is read a part of a line at a time.
-const RESIDENT_ELEMENTS: usize = 320 * 1024;
+/// Words of a transposed A beyond which it does not stay in a second-level cache of 1 MiB while it is read a part of a line at a time.
+const RESIDENT_WORDS: usize = 320 * 1024;
 
 /// A block of the output, `[rows, cols]`, and what it is made of.
-struct Block<'a> {
+struct Block<'a, T> {
     /// `op(A)`, `[rows, depth]`.
-    a: Operand<'a>,
+    a: Operand<'a, T>,
     /// `op(B)`, `[depth, cols]`.
-    b: Operand<'a>,
+    b: Operand<'a, T>,
     /// `[rows, cols]`.
     c: MatMut<'a>,
     /// Its windows on these rows and columns.
@@ -50,23 +53,23 @@ struct Packed {
 }
 
 /// Scratch for any problem of at most these sizes.
-pub(super) fn scratch_len<I: Isa>(kernels: &Kernels<I>, m: usize, n: usize, k: usize) -> usize {
+pub(super) fn scratch_len<P: Arithmetic>(kernels: &Kernels<P>, m: usize, n: usize, k: usize) -> usize {
     if m == 0 || n == 0 {
         return 0;
     }
-    let depth = k.min(kernels.max_depth);
-    let panel = n.next_multiple_of(I::LANES).min(kernels.width()) * depth;
+    let depth = k.div_ceil(P::STEP).min(kernels.max_depth);
+    let panel = n.next_multiple_of(P::Isa::LANES).min(kernels.width()) * depth;
     ALIGNMENT_SLACK + packed_a_len(kernels, m, k) + panel
 }
 
-/// Elements of the panels of a block of A: no more than a block holds, whatever its depth.
-fn packed_a_len<I: Isa>(kernels: &Kernels<I>, m: usize, k: usize) -> usize {
-    let whole = m.next_multiple_of(kernels.a_panel()).saturating_mul(k.min(kernels.max_depth));
+/// Words of the panels of a block of A: no more than a block holds, whatever its depth.
+fn packed_a_len<P: Arithmetic>(kernels: &Kernels<P>, m: usize, k: usize) -> usize {
+    let whole = m.next_multiple_of(kernels.a_panel()).saturating_mul(k.div_ceil(P::STEP).min(kernels.max_depth));
     whole.min(kernels.max_block).next_multiple_of(LINE)
 }
 
-/// Most rows of a block of A of that depth, in whole panels.
-fn block_rows<I: Isa>(kernels: &Kernels<I>, depth: usize) -> usize {
+/// Most rows of a block of A of that depth in words, in whole panels.
+fn block_rows<P: Arithmetic>(kernels: &Kernels<P>, depth: usize) -> usize {
     (kernels.max_block / depth.max(1) / kernels.a_panel()).max(1) * kernels.a_panel()
 }
 
@@ -80,21 +83,21 @@ fn pieces(len: usize, most: usize, granule: usize) -> impl Iterator<Item = Range
 }
 
 /// The panels of `n` columns: as many vectors as a tile has at most, and the last two nearly equal, as narrow tiles are slow.
-fn panels<I: Isa>(kernels: &Kernels<I>, n: usize) -> impl Iterator<Item = Range<usize>> {
+fn panels<P: Arithmetic>(kernels: &Kernels<P>, n: usize) -> impl Iterator<Item = Range<usize>> {
     let most = kernels.vectors;
     let mut start = 0;
     std::iter::from_fn(move || {
-        let left = (n - start).div_ceil(I::LANES);
+        let left = (n - start).div_ceil(P::Isa::LANES);
         let vectors = if left > most && left < 2 * most { left.div_ceil(2) } else { left.min(most) };
-        let panel = start..(start + vectors * I::LANES).min(n);
+        let panel = start..(start + vectors * P::Isa::LANES).min(n);
         start = panel.end;
         (!panel.is_empty()).then_some(panel)
     })
 }
 
 /// The product `problem`, whose shapes agree; neither `m` nor `n` is zero.
-pub(super) fn run<I: Isa>(isa: I, problem: Gemm, scratch: &mut [f32]) {
-    let kernels = kernels::<I>();
+pub(super) fn run<P: Arithmetic>(arithmetic: P, problem: Gemm<P::Element>, scratch: &mut [f32]) {
+    let kernels = P::kernels();
     let Gemm { a, b, mut c, mut epilogue } = problem;
     let (m, n, k) = (c.rows(), c.cols(), a.cols());
     let need = scratch_len(kernels, m, n, k);
@@ -102,9 +105,10 @@ pub(super) fn run<I: Isa>(isa: I, problem: Gemm, scratch: &mut [f32]) {
     let skip = scratch.as_ptr().align_offset(64).min(ALIGNMENT_SLACK);
     let panel_a = scratch[skip..].as_mut_ptr();
     let packed_b = panel_a.wrapping_add(packed_a_len(kernels, m, k));
-    let packed = Packed { a: if packs_a(kernels, a, n) { panel_a } else { null_mut() }, b: packed_b };
-    for depth in pieces(k, kernels.max_depth, DEPTH_GRANULE) {
-        for rows in pieces(m, block_rows(kernels, depth.len()), kernels.a_panel()) {
+    for depth in pieces(k, kernels.max_depth * P::STEP, DEPTH_GRANULE * P::STEP) {
+        let packs = packs_a(kernels, a, n) || !depth.len().is_multiple_of(P::STEP) || !in_words::<P>(a.layout);
+        let packed = Packed { a: if packs { panel_a } else { null_mut() }, b: packed_b };
+        for rows in pieces(m, block_rows(kernels, depth.len().div_ceil(P::STEP)), kernels.a_panel()) {
             let block = Block {
                 a: part(a, rows.clone(), depth.clone()),
                 b: part(b, depth.clone(), 0..n),
@@ -112,24 +116,29 @@ pub(super) fn run<I: Isa>(isa: I, problem: Gemm, scratch: &mut [f32]) {
                 epilogue: epilogue_of(&epilogue, &rows, &(0..n)),
             };
             // SAFETY: `scratch_len` leaves room for panels of A of at most `max_block` elements, and behind them for one of B.
-            unsafe { multiply_block(isa, kernels, block, packed) };
+            unsafe { multiply_block(arithmetic, kernels, block, packed) };
         }
         epilogue = Epilogue { scale: epilogue.scale, ..Epilogue::ACCUMULATE };
     }
 }
 
-/// Whether A is packed: where it is read often and lies so that the caches don't hold it.
-fn packs_a<I: Isa>(kernels: &Kernels<I>, a: Operand, n: usize) -> bool {
+/// Whether whole words of a factor A of that layout are adjacent in memory.
+fn in_words<P: Arithmetic>(layout: Layout) -> bool {
+    P::STEP == 1 || layout == Layout::Normal
+}
+
+/// Whether it pays to pack A: where it is read often and lies so that the caches don't hold it.
+fn packs_a<P: Arithmetic>(kernels: &Kernels<P>, a: Operand<P::Element>, n: usize) -> bool {
     let often = n >= PACK_FROM_PANELS * kernels.width();
     let scattered = match a.layout {
-        Layout::Normal => a.mat.stride() >= PAGE_STRIDE,
-        Layout::Transposed => a.mat.rows() * a.mat.stride() > RESIDENT_ELEMENTS,
+        Layout::Normal => a.mat.stride() >= PAGE_STRIDE * P::STEP,
+        Layout::Transposed => a.mat.rows() * a.mat.stride() > RESIDENT_WORDS * P::STEP,
     };
     often && scattered
 }
 
 /// The elements `[rows, cols]` of `op(mat)`.
-fn part<'a>(operand: Operand<'a>, rows: Range<usize>, cols: Range<usize>) -> Operand<'a> {
+fn part<'a, T>(operand: Operand<'a, T>, rows: Range<usize>, cols: Range<usize>) -> Operand<'a, T> {
     let (rows, cols) = match operand.layout {
         Layout::Normal => (rows, cols),
         Layout::Transposed => (cols, rows),
@@ -150,37 +159,40 @@ fn epilogue_of<'a>(whole: &Epilogue<'a>, rows: &Range<usize>, cols: &Range<usize
 ///
 /// # Safety
 /// `packed.b` must be writable over a panel of B; `packed.a`, unless null, over the panels of A.
-unsafe fn multiply_block<I: Isa>(isa: I, kernels: &Kernels<I>, block: Block, packed: Packed) {
+unsafe fn multiply_block<P: Arithmetic>(arithmetic: P, kernels: &Kernels<P>, block: Block<P::Element>, packed: Packed) {
     let Block { a, b, mut c, epilogue } = block;
     let (m, depth) = (c.rows(), a.cols());
     if !packed.a.is_null() {
         // SAFETY: the caller's guarantee.
-        unsafe { pack_a(isa, kernels, a, packed.a) };
+        unsafe { pack_a(arithmetic, kernels, a, packed.a) };
     }
     for columns in panels(kernels, c.cols()) {
         let panel = part(b, 0..depth, columns.clone());
         let c = c.reborrow().cols_range(columns.clone());
         let epilogue = epilogue_of(&epilogue, &(0..m), &columns);
         // SAFETY: the caller's guarantee, and A is packed as asked for.
-        unsafe { multiply_panel(isa, kernels, Block { a, b: panel, c, epilogue }, packed) };
+        unsafe { multiply_panel(arithmetic, kernels, Block { a, b: panel, c, epilogue }, packed) };
     }
 }
 
-/// Packs `op(A)` `[m, depth]` into panels of [`Kernels::a_panel`] rows, `[depth, rows rounded up to whole vectors]`.
+/// Packs `op(A)` into panels of [`Kernels::a_panel`] rows, `[depth in words, rows rounded up to whole vectors]`.
 ///
 /// # Safety
 /// `panels` must be writable over them.
-unsafe fn pack_a<I: Isa>(isa: I, kernels: &Kernels<I>, a: Operand, panels: *mut f32) {
-    let (m, depth) = (a.rows(), a.cols());
+unsafe fn pack_a<P: Arithmetic>(arithmetic: P, kernels: &Kernels<P>, a: Operand<P::Element>, panels: *mut f32) {
+    let (m, depth) = (a.rows(), a.cols().div_ceil(P::STEP));
     if let Layout::Transposed = a.layout {
         // SAFETY: the caller's guarantee.
-        return unsafe { (kernels.copy_a)(isa, a.mat, panels) };
+        return unsafe { (kernels.copy_a)(arithmetic, a.mat, panels) };
     }
     for first in (0..m).step_by(kernels.a_panel()) {
         let rows = first..(first + kernels.a_panel()).min(m);
-        let width = rows.len().next_multiple_of(I::LANES);
+        let width = rows.len().next_multiple_of(P::Isa::LANES);
         // SAFETY: the caller's guarantee; the panels before this one hold `first * depth` elements.
-        unsafe { (kernels.transpose)(isa, a.mat.rows_range(rows), panels.wrapping_add(first * depth), width) };
+        unsafe {
+            let rows = WordRows::of(a.mat.rows_range(rows));
+            (kernels.transpose)(arithmetic.isa(), rows, panels.wrapping_add(first * depth), width);
+        };
     }
 }
 
@@ -198,28 +210,29 @@ enum Panel {
 ///
 /// # Safety
 /// As [`multiply_block`]; `packed.a`, unless null, must hold the panels of `block.a`.
-unsafe fn multiply_panel<I: Isa>(isa: I, kernels: &Kernels<I>, block: Block, packed: Packed) {
+unsafe fn multiply_panel<P: Arithmetic>(arithmetic: P, kernels: &Kernels<P>, block: Block<P::Element>, packed: Packed) {
     let Block { a, b, c, epilogue } = block;
-    let (m, k, vectors) = (c.rows(), a.cols(), c.cols().div_ceil(I::LANES));
-    let width = vectors * I::LANES;
-    let whole = b.layout == Layout::Normal && c.cols() == width;
+    let (m, k, vectors) = (c.rows(), a.cols().div_ceil(P::STEP), c.cols().div_ceil(P::Isa::LANES));
+    let width = vectors * P::Isa::LANES;
+    let whole = P::STEP == 1 && c.cols() == width;
     let panel = match b.layout {
         Layout::Normal if whole && m <= kernels.rows() => Panel::InPlace,
         Layout::Normal if whole && m >= 2 * kernels.rows() => Panel::PackedByFirst,
         Layout::Normal => {
             // SAFETY: the caller's guarantee; a panel is the widest that is copied as one.
-            unsafe { (kernels.copy)(isa, b.mat, packed.b) };
+            unsafe { (kernels.copy)(arithmetic, b.mat, packed.b) };
             Panel::Packed
         }
         Layout::Transposed => {
             // SAFETY: the caller's guarantee.
-            unsafe { (kernels.transpose)(isa, b.mat, packed.b, width) };
+            unsafe { (kernels.transpose)(arithmetic.isa(), WordRows::of(b.mat), packed.b, width) };
             Panel::Packed
         }
     };
     let base = base_tile(&c, &epilogue, k);
-    let in_place = Tile { b: b.mat.as_ptr(), b_stride: b.mat.stride(), packed: packed.b, ..base };
-    let from_packed = Tile { b: packed.b, b_stride: width, ..base };
+    let scratch = packed.b.cast::<P::Element>();
+    let in_place = Tile { b: b.mat.as_ptr(), b_stride: b.mat.stride(), packed: scratch, ..base };
+    let from_packed = Tile { b: scratch.cast_const(), b_stride: width * P::STEP, ..base };
     for rows in row_blocks(m, kernels.rows(), !packed.a.is_null()) {
         let (a, a_stride, walk) = a_of(kernels, a, packed.a, &rows);
         let (tile, packs) = match panel {
@@ -230,7 +243,7 @@ unsafe fn multiply_panel<I: Isa>(isa: I, kernels: &Kernels<I>, block: Block, pac
         let kernel = walk.kernel(rows.len(), vectors, packs);
         // SAFETY: A and B hold k steps of this many rows and vectors; C, the addend, the residual and the bias hold these rows and
         // columns, as their matrices have been cut to them.
-        unsafe { kernel(isa, &tile.at_rows(&rows, a, a_stride)) };
+        unsafe { kernel(arithmetic, &tile.at_rows(&rows, a, a_stride)) };
     }
 }
 
@@ -248,31 +261,35 @@ fn row_blocks(m: usize, most: usize, packed: bool) -> impl Iterator<Item = Range
 }
 
 /// The micro-kernels for a way of reading A.
-struct WalkKernels<I: Isa> {
-    plain: &'static [[KernelFn<I>; 3]],
-    packing: &'static [KernelFn<I>; 3],
+struct WalkKernels<P: Arithmetic> {
+    plain: &'static [[KernelFn<P>; 3]],
+    packing: Option<&'static [KernelFn<P>; 3]>,
 }
 
-impl<I: Isa> WalkKernels<I> {
-    fn kernel(&self, rows: usize, vectors: usize, packs: bool) -> KernelFn<I> {
-        if packs { self.packing[vectors - 1] } else { self.plain[rows - 1][vectors - 1] }
+impl<P: Arithmetic> WalkKernels<P> {
+    fn kernel(&self, rows: usize, vectors: usize, packs: bool) -> KernelFn<P> {
+        match self.packing {
+            Some(packing) if packs => packing[vectors - 1],
+            _ => self.plain[rows - 1][vectors - 1],
+        }
     }
 }
 
 /// Where a block of rows of A begins, its stride, and who reads it.
-fn a_of<I: Isa>(
-    kernels: &Kernels<I>,
-    a: Operand,
+fn a_of<P: Arithmetic>(
+    kernels: &Kernels<P>,
+    a: Operand<P::Element>,
     packed: *const f32,
     rows: &Range<usize>,
-) -> (*const f32, usize, WalkKernels<I>) {
+) -> (*const P::Element, usize, WalkKernels<P>) {
     let along_columns = WalkKernels { plain: kernels.along_columns, packing: kernels.along_columns_packing };
     let (start, stride) = (a.mat.as_ptr(), a.mat.stride());
     if !packed.is_null() {
         let (panel, row) = (rows.start / kernels.a_panel(), rows.start % kernels.a_panel());
         let first = panel * kernels.a_panel();
-        let width = (a.rows() - first).min(kernels.a_panel()).next_multiple_of(I::LANES);
-        return (packed.wrapping_add(first * a.cols() + row), width, along_columns);
+        let width = (a.rows() - first).min(kernels.a_panel()).next_multiple_of(P::Isa::LANES);
+        let start = packed.wrapping_add(first * a.cols().div_ceil(P::STEP) + row);
+        return (start.cast(), width * P::STEP, along_columns);
     }
     match a.layout {
         Layout::Normal => {
@@ -284,7 +301,7 @@ fn a_of<I: Isa>(
 }
 
 /// The tile at the top of a panel, without A and B.
-fn base_tile(c: &MatMut, epilogue: &Epilogue, k: usize) -> Tile {
+fn base_tile<E>(c: &MatMut, epilogue: &Epilogue, k: usize) -> Tile<E> {
     let residual = epilogue.residual.map_or((null(), 0), |r| (r.as_ptr(), r.stride()));
     let start = c.as_mat().as_ptr();
     let (addend, residual) = match epilogue.update {

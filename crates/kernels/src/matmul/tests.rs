@@ -4,10 +4,14 @@ use std::ops::Range;
 
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
-use super::tile::kernels;
+use super::tables::Kernels;
 use super::*;
 use crate::reference::Matrix;
 use crate::reference::matmul::matmul;
+
+fn kernels<I: Isa>() -> &'static Kernels<Single<I>> {
+    Single::<I>::kernels()
+}
 
 /// What no kernel may write.
 const SENTINEL: f32 = -7.5e20;
@@ -62,7 +66,12 @@ impl Buffer {
     }
 
     fn mat(&self) -> Mat<'_> {
-        Mat::with_stride(&self.data[self.offset..], self.rows, self.cols, self.stride)
+        self.shaped(&self.data)
+    }
+
+    /// The matrix of that shape in other data of the same length.
+    fn shaped<'a, T>(&self, data: &'a [T]) -> Mat<'a, T> {
+        Mat::with_stride(&data[self.offset..], self.rows, self.cols, self.stride)
     }
 
     fn mat_mut(&mut self) -> MatMut<'_> {
@@ -378,7 +387,7 @@ fn transposes<I: Isa>(isa: I) {
             let [fast, portable] = [kernels::<I>().transpose, pack::transpose].map(|transpose| {
                 let mut panel = vec![SENTINEL; depth * width + 1];
                 // SAFETY: the panel holds depth * width elements, and width is a multiple of the lanes.
-                unsafe { transpose(isa, source.mat(), panel.as_mut_ptr(), width) };
+                unsafe { transpose(isa, pack::WordRows::of(source.mat()), panel.as_mut_ptr(), width) };
                 panel
             });
             assert_eq!(fast, portable, "{} [{cols}, {depth}]", I::KIND);
@@ -403,4 +412,101 @@ fn shapes_that_disagree_are_refused() {
     let data = [1.0; 64];
     let [a, b] = [Mat::new(&data, 8, 8), Mat::new(&data, 4, 8)].map(Operand::normal);
     gemm(smallmind_simd::Scalar::new(), a, b, MatMut::new(&mut [0.0; 64], 8, 8), Epilogue::default(), &mut [0.0; 999]);
+}
+
+/// Runs a generic function for every token of `bf16` dot products of this CPU.
+macro_rules! on_every_dot {
+    ($test:ident, $body:ident) => {
+        #[test]
+        fn $test() {
+            $body(smallmind_simd::Scalar::new());
+            #[cfg(target_arch = "x86_64")]
+            if let Some(dot) = smallmind_simd::Avx512Bf16::detect() {
+                $body(dot);
+            }
+        }
+    };
+}
+
+/// Factors in `bf16`: a problem, and its factors rounded, with the same values in `f32` in the problem.
+struct NarrowProblem {
+    problem: Problem,
+    a: Vec<bf16>,
+    b: Vec<bf16>,
+}
+
+impl NarrowProblem {
+    fn new(noise: &mut Noise, shape: [usize; 3], layouts: [Layout; 2], epilogue: usize) -> Self {
+        let mut problem = problem(noise, shape, layouts, epilogue);
+        let [a, b] = [&mut problem.a, &mut problem.b].map(|buffer| {
+            let narrow: Vec<bf16> = buffer.data.iter().copied().map(bf16::from_f32).collect();
+            buffer.data = narrow.iter().map(|x| x.to_f32()).collect();
+            narrow
+        });
+        Self { problem, a, b }
+    }
+
+    fn run<D: Bf16Dot>(&self, dot: D, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
+        let p = &self.problem;
+        let mut c = Buffer { data: p.c.data.clone(), ..p.c };
+        let k = if p.layouts[0] == Layout::Normal { p.a.cols } else { p.a.rows };
+        let end = 3 + gemm_bf16_scratch_len(dot, c.rows, c.cols, k);
+        let mut scratch = vec![f32::NAN; end];
+        scratch.resize(end + 64, SENTINEL);
+        let (a, b) = (p.a.shaped(&self.a), p.b.shaped(&self.b));
+        for (rows, columns) in windows {
+            let a = match p.layouts[0] {
+                Layout::Normal => Operand::normal(a.rows_range(rows.clone())),
+                Layout::Transposed => Operand::transposed(a.cols_range(rows.clone())),
+            };
+            let b = match p.layouts[1] {
+                Layout::Normal => Operand::normal(b.cols_range(columns.clone())),
+                Layout::Transposed => Operand::transposed(b.rows_range(columns.clone())),
+            };
+            let window = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
+            gemm_bf16(dot, a, b, window, p.epilogue(rows.clone(), columns.clone()), &mut scratch[3..end]);
+        }
+        assert!(scratch[end..].iter().all(|&x| x == SENTINEL), "wrote past the scratch");
+        c
+    }
+}
+
+on_every_dot!(bf16_of_awkward_sizes_in_every_layout, narrow_sizes);
+fn narrow_sizes<D: Bf16Dot>(dot: D) {
+    let kernels = Pairs::<D>::kernels();
+    let (mr, nr, depth, lanes) = (kernels.rows(), kernels.width(), 2 * kernels.max_depth, D::LANES);
+    let mut noise = Noise(2);
+    for layouts in LAYOUTS {
+        for m in [0, 1, 2, mr - 1, mr, mr + 1, 2 * mr + 1] {
+            for n in [0, 1, lanes - 1, lanes, lanes + 1, nr, nr + 1, 2 * nr + 3] {
+                for k in [0, 1, 2, 3, 8, 15, 31, 32, 33, 34, 67] {
+                    let narrow = NarrowProblem::new(&mut noise, [m, n, k], layouts, (m + n + k) % 16);
+                    let c = narrow.run(dot, &[narrow.problem.whole()]);
+                    narrow.problem.check(&c, k, &format!("{dot:?} {layouts:?} {m}x{n}x{k}"));
+                }
+            }
+        }
+        for k in [depth - 1, depth, depth + 1, 2 * depth + 1] {
+            let narrow = NarrowProblem::new(&mut noise, [3 * mr + 1, nr + 1, k], layouts, k % 16);
+            let c = narrow.run(dot, &[narrow.problem.whole()]);
+            narrow.problem.check(&c, k, &format!("{dot:?} {layouts:?} k {k}"));
+        }
+    }
+}
+
+on_every_dot!(random_bf16_problems, random_narrow);
+fn random_narrow<D: Bf16Dot>(dot: D) {
+    for seed in 0..2500 {
+        let mut noise = Noise(seed);
+        let most = [8, 40, 80][noise.below(3)];
+        let [m, n, k] = [0; 3].map(|_| noise.below(most));
+        let (layouts, epilogue) = (LAYOUTS[noise.below(4)], noise.below(16));
+        let narrow = NarrowProblem::new(&mut noise, [m, n, k], layouts, epilogue);
+        let whole = narrow.run(dot, &[narrow.problem.whole()]);
+        narrow.problem.check(&whole, k, &format!("{dot:?} seed {seed}"));
+        let (row, column) = (noise.below(m + 1), noise.below(n + 1));
+        let cut = narrow.run(dot, &[(0..row, 0..n), (row..m, 0..column), (row..m, column..n)]);
+        let same = cut.data.iter().zip(&whole.data).all(|(x, y)| x.to_bits() == y.to_bits());
+        assert!(same, "{dot:?} seed {seed}: windows change the bits");
+    }
 }

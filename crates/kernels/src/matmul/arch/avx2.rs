@@ -5,9 +5,8 @@ use std::arch::x86_64::*;
 
 use smallmind_simd::Avx2;
 
-use super::super::pack::transpose_part;
+use super::super::pack::{WORD, WordRows, transpose_part};
 use super::prefetch_early;
-use crate::Mat;
 
 /// Rows and columns of a block.
 const BLOCK: usize = 8;
@@ -16,48 +15,47 @@ const BLOCK: usize = 8;
 ///
 /// # Safety
 /// As there.
-pub(in crate::matmul) unsafe fn transpose(_isa: Avx2, mat: Mat, panel: *mut f32, width: usize) {
+pub(in crate::matmul) unsafe fn transpose(_isa: Avx2, rows: WordRows, panel: *mut f32, width: usize) {
     // SAFETY: the token proves that the CPU has AVX2; the rest is the caller's guarantee.
-    unsafe { transpose_blocks(mat, panel, width) }
+    unsafe { transpose_blocks(rows, panel, width) }
 }
 
 /// # Safety
 /// As [`transpose`].
 #[target_feature(enable = "avx2")]
-unsafe fn transpose_blocks(mat: Mat, panel: *mut f32, width: usize) {
-    let (cols, depth) = (mat.rows(), mat.cols());
-    let whole = depth - depth % BLOCK;
+unsafe fn transpose_blocks(all: WordRows, panel: *mut f32, width: usize) {
+    let whole = all.bytes / (BLOCK * WORD) * BLOCK;
     for p in (0..whole).step_by(BLOCK) {
         for j in (0..width).step_by(BLOCK) {
-            let from = mat.as_ptr().wrapping_add(j * mat.stride() + p);
+            let from = all.start.wrapping_add(j * all.stride + p * WORD);
             let to = panel.wrapping_add(p * width + j);
-            let rows = cols.saturating_sub(j);
-            // SAFETY: from row j and step p on, `rows` rows and a block's steps of the matrix are readable; columns j..j + BLOCK of at most
-            // width are within the panel by the caller's guarantee.
+            let rows = all.rows.saturating_sub(j);
+            // SAFETY: from row j and word p on, `rows` rows of a block's words are readable; columns j..j + BLOCK of at most width are within
+            // the panel by the caller's guarantee.
             unsafe {
                 if rows >= BLOCK {
-                    whole_block(from, mat.stride(), to, width);
+                    whole_block(from, all.stride, to, width);
                 } else {
-                    edge_block(rows, from, mat.stride(), to, width);
+                    edge_block(rows, from, all.stride, to, width);
                 }
             }
         }
     }
     // SAFETY: the caller's guarantee.
-    unsafe { transpose_part(mat, panel, width, whole) };
+    unsafe { transpose_part(all, panel, width, whole) };
 }
 
-/// A block of 8 × 8; meanwhile the block at its place in the next panel, `width` rows on, comes into the cache.
+/// A block of 8 × 8 words; meanwhile the block at its place in the next panel, `width` rows on, comes into the cache.
 ///
 /// # Safety
-/// `from` must be readable and `to` writable over 8 rows of 8, `stride` and `width` apart.
+/// `from` must be readable and `to` writable over 8 rows of 8 words, `stride` bytes and `width` words apart.
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn whole_block(from: *const f32, stride: usize, to: *mut f32, width: usize) {
+unsafe fn whole_block(from: *const u8, stride: usize, to: *mut f32, width: usize) {
     let mut block = [_mm256_setzero_ps(); BLOCK];
     for (i, row) in block.iter_mut().enumerate() {
         // SAFETY: the caller's guarantee.
-        *row = unsafe { _mm256_loadu_ps(from.add(i * stride)) };
+        *row = unsafe { _mm256_loadu_ps(from.add(i * stride).cast()) };
         prefetch_early(from.wrapping_add((i + width) * stride));
     }
     for (i, column) in transpose_block(block).into_iter().enumerate() {
@@ -71,11 +69,11 @@ unsafe fn whole_block(from: *const f32, stride: usize, to: *mut f32, width: usiz
 /// # Safety
 /// As [`whole_block`], with `rows` rows to read.
 #[target_feature(enable = "avx2")]
-unsafe fn edge_block(rows: usize, from: *const f32, stride: usize, to: *mut f32, width: usize) {
+unsafe fn edge_block(rows: usize, from: *const u8, stride: usize, to: *mut f32, width: usize) {
     let mut block = [_mm256_setzero_ps(); BLOCK];
     for (i, row) in block.iter_mut().enumerate().take(rows) {
         // SAFETY: the caller's guarantee.
-        *row = unsafe { _mm256_loadu_ps(from.add(i * stride)) };
+        *row = unsafe { _mm256_loadu_ps(from.add(i * stride).cast()) };
     }
     for (i, column) in transpose_block(block).into_iter().enumerate() {
         // SAFETY: the caller's guarantee.

@@ -5,8 +5,8 @@ use std::arch::x86_64::*;
 
 use smallmind_simd::Avx512;
 
+use super::super::pack::{WORD, WordRows};
 use super::prefetch_early;
-use crate::Mat;
 
 /// Rows and columns of a block.
 const BLOCK: usize = 16;
@@ -15,45 +15,44 @@ const BLOCK: usize = 16;
 ///
 /// # Safety
 /// As there.
-pub(in crate::matmul) unsafe fn transpose(_isa: Avx512, mat: Mat, panel: *mut f32, width: usize) {
+pub(in crate::matmul) unsafe fn transpose(_isa: Avx512, rows: WordRows, panel: *mut f32, width: usize) {
     // SAFETY: the token proves that the CPU has AVX-512; the rest is the caller's guarantee.
-    unsafe { transpose_blocks(mat, panel, width) }
+    unsafe { transpose_blocks(rows, panel, width) }
 }
 
 /// # Safety
 /// As [`transpose`].
 #[target_feature(enable = "avx512f")]
-unsafe fn transpose_blocks(mat: Mat, panel: *mut f32, width: usize) {
-    let (cols, depth) = (mat.rows(), mat.cols());
-    for p in (0..depth).step_by(BLOCK) {
+unsafe fn transpose_blocks(all: WordRows, panel: *mut f32, width: usize) {
+    for p in (0..all.depth()).step_by(BLOCK) {
         for j in (0..width).step_by(BLOCK) {
-            let from = mat.as_ptr().wrapping_add(j * mat.stride() + p);
+            let from = all.start.wrapping_add(j * all.stride + p * WORD);
             let to = panel.wrapping_add(p * width + j);
-            let (rows, steps) = (cols.saturating_sub(j), depth - p);
-            // SAFETY: from row j and step p on, `rows` rows and `steps` steps of the matrix are readable; columns j..j + BLOCK of at most
-            // width are within the panel by the caller's guarantee.
+            let (rows, bytes) = (all.rows.saturating_sub(j), all.bytes - p * WORD);
+            // SAFETY: from row j and word p on, `rows` rows of `bytes` bytes are readable; columns j..j + BLOCK of at most width are within
+            // the panel by the caller's guarantee.
             unsafe {
-                if rows >= BLOCK && steps >= BLOCK {
-                    whole_block(from, mat.stride(), to, width);
+                if rows >= BLOCK && bytes >= BLOCK * WORD {
+                    whole_block(from, all.stride, to, width);
                 } else {
-                    edge_block([rows.min(BLOCK), steps.min(BLOCK)], from, mat.stride(), to, width);
+                    edge_block([rows.min(BLOCK), bytes.min(BLOCK * WORD)], from, all.stride, to, width);
                 }
             }
         }
     }
 }
 
-/// A block of 16 × 16; meanwhile the block at its place in the next panel, `width` rows on, comes into the cache.
+/// A block of 16 × 16 words; meanwhile the block at its place in the next panel, `width` rows on, comes into the cache.
 ///
 /// # Safety
-/// `from` must be readable and `to` writable over 16 rows of 16, `stride` and `width` apart.
+/// `from` must be readable and `to` writable over 16 rows of 16 words, `stride` bytes and `width` words apart.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn whole_block(from: *const f32, stride: usize, to: *mut f32, width: usize) {
+unsafe fn whole_block(from: *const u8, stride: usize, to: *mut f32, width: usize) {
     let mut block = [_mm512_setzero_ps(); BLOCK];
     for (i, row) in block.iter_mut().enumerate() {
         // SAFETY: the caller's guarantee.
-        *row = unsafe { _mm512_loadu_ps(from.add(i * stride)) };
+        *row = unsafe { _mm512_loadu_ps(from.add(i * stride).cast()) };
         prefetch_early(from.wrapping_add((i + width) * stride));
     }
     for (i, &column) in transpose_block(block).iter().enumerate() {
@@ -62,19 +61,20 @@ unsafe fn whole_block(from: *const f32, stride: usize, to: *mut f32, width: usiz
     }
 }
 
-/// A block of fewer rows or steps; zeros take the place of the rows.
+/// A block of fewer rows or words; zeros take the place of rows and of the bytes that the last word lacks.
 ///
 /// # Safety
-/// `from` must be readable over `rows` rows of `steps`, at most 16 and at least one step; `to` writable over `steps` rows of 16.
-#[target_feature(enable = "avx512f")]
-unsafe fn edge_block([rows, steps]: [usize; 2], from: *const f32, stride: usize, to: *mut f32, width: usize) {
-    let mask = (u32::MAX >> (32 - steps)) as __mmask16;
+/// `from` must be readable over `rows` rows of `bytes`, an even number, at least 2 and at most 64; `to` writable over as many rows of 16
+/// words as that makes words.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn edge_block([rows, bytes]: [usize; 2], from: *const u8, stride: usize, to: *mut f32, width: usize) {
+    let mask = u32::MAX >> (32 - bytes / 2);
     let mut block = [_mm512_setzero_ps(); BLOCK];
     for (i, row) in block.iter_mut().enumerate().take(rows) {
-        // SAFETY: the caller's guarantee; the mask leaves the steps there are.
-        *row = unsafe { _mm512_maskz_loadu_ps(mask, from.add(i * stride)) };
+        // SAFETY: the caller's guarantee; the mask leaves the bytes there are.
+        *row = _mm512_castsi512_ps(unsafe { _mm512_maskz_loadu_epi16(mask, from.add(i * stride).cast()) });
     }
-    for (i, &column) in transpose_block(block).iter().enumerate().take(steps) {
+    for (i, &column) in transpose_block(block).iter().enumerate().take(bytes.div_ceil(WORD)) {
         // SAFETY: the caller's guarantee.
         unsafe { _mm512_storeu_ps(to.add(i * width), column) };
     }

@@ -8,7 +8,7 @@ pub(super) mod avx512;
 
 /// Asks for the cache line at `address`, any address, where the CPU can be asked.
 #[inline(always)]
-pub(super) fn prefetch(address: *const f32) {
+pub(super) fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE is part of x86-64, and a prefetch neither faults nor changes memory.
     unsafe {
@@ -20,7 +20,7 @@ pub(super) fn prefetch(address: *const f32) {
 
 /// [`prefetch`] for what is needed later than the first-level cache would keep it: into the second level.
 #[inline(always)]
-pub(super) fn prefetch_early(address: *const f32) {
+pub(super) fn prefetch_early<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: as above.
     unsafe {
