@@ -112,18 +112,6 @@ pub(crate) fn scale_row<I: Isa>(isa: I, row: &mut [f32], factor: f32) {
     isa.store_partial(isa.mul(isa.load_partial(tail), factor), tail);
 }
 
-/// Multiplies `row` by `factors`, of its length, element by element.
-#[inline(always)]
-pub(crate) fn multiply_row<I: Isa>(isa: I, row: &mut [f32], factors: &[f32]) {
-    let mut vectors = row.chunks_exact_mut(I::LANES);
-    let mut factors = factors.chunks_exact(I::LANES);
-    for (x, factor) in (&mut vectors).zip(&mut factors) {
-        isa.store(isa.mul(isa.load(x), isa.load(factor)), x);
-    }
-    let (tail, factor) = (vectors.into_remainder(), factors.remainder());
-    isa.store_partial(isa.mul(isa.load_partial(tail), isa.load_partial(factor)), tail);
-}
-
 /// True in the first `n` lanes.
 #[inline(always)]
 fn first_lanes<I: Isa>(isa: I, n: usize) -> I::Mask {

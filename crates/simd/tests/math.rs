@@ -13,6 +13,8 @@ trait Function: Copy {
 #[derive(Clone, Copy)]
 struct Exp;
 #[derive(Clone, Copy)]
+struct Exp2;
+#[derive(Clone, Copy)]
 struct Tanh;
 #[derive(Clone, Copy)]
 struct Erf;
@@ -30,6 +32,18 @@ impl Function for Exp {
     }
     fn exact(x: f64) -> f64 {
         libm::exp(x)
+    }
+}
+
+impl Function for Exp2 {
+    const NAME: &'static str = "exp2";
+    const MAX_ULP: f64 = 1.25;
+    #[inline(always)]
+    fn vector<I: Isa>(isa: I, v: I::F32) -> I::F32 {
+        math::exp2(isa, v)
+    }
+    fn exact(x: f64) -> f64 {
+        libm::exp2(x)
     }
 }
 
@@ -153,6 +167,11 @@ fn exp_keeps_its_bound() {
 }
 
 #[test]
+fn exp2_keeps_its_bound() {
+    sweep(Exp2, STEP);
+}
+
+#[test]
 fn tanh_keeps_its_bound() {
     sweep(Tanh, STEP);
 }
@@ -202,6 +221,18 @@ fn exp_at_its_edges() {
 }
 
 #[test]
+fn exp2_is_exact_at_whole_numbers() {
+    let powers: Vec<f32> = (-149..128).map(|n| n as f32).collect();
+    let edges = [128.0, f32::INFINITY, -150.1, f32::NEG_INFINITY];
+    for &kind in IsaKind::available() {
+        for (x, y) in powers.iter().zip(apply(kind, Exp2, &powers)) {
+            assert_eq!(f64::from(y), libm::exp2(f64::from(*x)), "{kind}: 2^{x}");
+        }
+        assert_eq!(apply(kind, Exp2, &edges), [f32::INFINITY, f32::INFINITY, 0.0, 0.0], "{kind}");
+    }
+}
+
+#[test]
 fn saturating_functions_at_their_edges() {
     let xs = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, f32::from_bits(1), -f32::from_bits(77)];
     for &kind in IsaKind::available() {
@@ -241,6 +272,7 @@ fn nan_stays_nan() {
     for &kind in IsaKind::available() {
         for ys in [
             apply(kind, Exp, &xs),
+            apply(kind, Exp2, &xs),
             apply(kind, Tanh, &xs),
             apply(kind, Erf, &xs),
             apply(kind, Rsqrt, &xs),

@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use smallmind_simd::{Isa, math};
+use smallmind_simd::Isa;
 
+use super::columns::{Columns, GradientTerms, exp_columns, gradient_columns, mask_columns};
 use super::single::{attend_single, dot};
 use super::{HeadDropout, QUERY_BLOCK, score_stride};
 use crate::matmul::{Epilogue, Operand, Update, gemm};
-use crate::softmax::{exp_row, multiply_row, scale_row};
+use crate::softmax::scale_row;
 use crate::{Mat, MatMut};
 
 /// The arguments of [`attention_forward_head`]: one query head of one sequence, or a run of its queries.
@@ -110,50 +111,43 @@ pub(super) struct Queries<'a> {
     pub first: usize,
 }
 
-impl Queries<'_> {
-    /// How many keys row `r` sees.
-    #[inline(always)]
-    fn seen(&self, r: usize) -> usize {
-        self.k.rows() - self.q.rows() + r + 1
-    }
-}
-
 fn attend_block<I: Isa>(isa: I, block: Queries, mut out: MatMut, mut lse: Option<MatMut>, scratch: &mut [f32]) {
-    let (rows, limit) = (block.q.rows(), block.k.rows());
-    let stride = score_stride(limit);
-    let (scores, rest) = scratch.split_at_mut(rows * stride);
-    let (mask, rest) = rest.split_at_mut(stride);
-    let mut scores = MatMut::with_stride(scores, rows, limit, stride);
-    gemm(isa, Operand::normal(block.q), Operand::transposed(block.k), scores.reborrow(), Epilogue::default(), rest);
-    let mut sums = [0.0; QUERY_BLOCK];
-    isa.vectorize(
+    let columns = block.columns();
+    let Columns { limit, queries, stride, .. } = columns;
+    let (scores, rest) = scratch.split_at_mut(limit * stride);
+    let product = MatMut::with_stride(scores, limit, queries, stride);
+    gemm(isa, Operand::normal(block.k), Operand::transposed(block.q), product, Epilogue::default(), rest);
+    let totals = isa.vectorize(
         #[inline(always)]
-        || {
-            for (r, sum) in sums[..rows].iter_mut().enumerate() {
-                let (seen, unseen) = scores.row_mut(r).split_at_mut(block.seen(r));
-                let total = exp_row(isa, seen, block.scale);
-                unseen.fill(0.0);
-                *sum = total.sum;
-                if let Some(lse) = &mut lse {
-                    lse.row_mut(r)[0] = total.log_sum_exp();
-                }
-                if let Some(dropout) = block.dropout {
-                    let mask = &mut mask[..seen.len()];
-                    dropout.mask_row(isa, block.first + r, mask);
-                    multiply_row(isa, seen, mask);
-                }
-            }
-        },
+        || exp_columns(isa, columns, scores),
     );
-    gemm(isa, Operand::normal(scores.as_mat()), Operand::normal(block.v), out.reborrow(), Epilogue::default(), rest);
+    if let Some(lse) = &mut lse {
+        (0..queries).for_each(|r| lse.row_mut(r)[0] = totals.log_sum_exp(r));
+    }
+    if let Some(dropout) = block.dropout {
+        isa.vectorize(
+            #[inline(always)]
+            || mask_columns(isa, columns, dropout, block.first, scores),
+        );
+    }
+    let weights = Operand::transposed(Mat::with_stride(scores, limit, queries, stride));
+    gemm(isa, weights, Operand::normal(block.v), out.reborrow(), Epilogue::default(), rest);
     isa.vectorize(
         #[inline(always)]
         || {
-            for (r, sum) in sums[..rows].iter().enumerate() {
+            for (r, sum) in totals.sum[..queries].iter().enumerate() {
                 scale_row(isa, out.row_mut(r), 1.0 / sum);
             }
         },
     );
+}
+
+impl Queries<'_> {
+    /// The shape of the block's transposed scores.
+    fn columns(&self) -> Columns {
+        let queries = self.q.rows();
+        Columns { limit: self.k.rows(), queries, stride: score_stride(queries), scale: self.scale }
+    }
 }
 
 /// The gradients of a group of query heads and their shared key/value head, from `dout`; see the [module](super).
@@ -237,99 +231,35 @@ struct BackwardBlock<'a> {
 }
 
 fn backward_block<I: Isa>(isa: I, block: BackwardBlock, scratch: &mut [f32]) {
-    let BackwardBlock { queries, out, dout, lse, dq, dk, dv, update } = block;
-    let (rows, limit) = (queries.q.rows(), queries.k.rows());
-    let stride = score_stride(limit);
-    let (scores, rest) = scratch.split_at_mut(rows * stride);
-    let (d_scores, rest) = rest.split_at_mut(rows * stride);
-    let (mask, rest) = rest.split_at_mut(stride);
-    let mut scores = MatMut::with_stride(scores, rows, limit, stride);
-    let mut d_scores = MatMut::with_stride(d_scores, rows, limit, stride);
-    gemm(isa, Operand::normal(queries.q), Operand::transposed(queries.k), scores.reborrow(), Epilogue::default(), rest);
-    gemm(isa, Operand::normal(dout), Operand::transposed(queries.v), d_scores.reborrow(), Epilogue::default(), rest);
+    let BackwardBlock { queries: block, out, dout, lse, dq, dk, dv, update } = block;
+    let columns = block.columns();
+    let Columns { limit, queries, stride, .. } = columns;
+    let (scores, rest) = scratch.split_at_mut(limit * stride);
+    let (grads, rest) = rest.split_at_mut(limit * stride);
+    for (keys, rows, product) in [(block.k, block.q, &mut *scores), (block.v, dout, &mut *grads)] {
+        let product = MatMut::with_stride(product, limit, queries, stride);
+        gemm(isa, Operand::normal(keys), Operand::transposed(rows), product, Epilogue::default(), rest);
+    }
+    let mut terms = GradientTerms { lse: [0.0; QUERY_BLOCK], delta: [0.0; QUERY_BLOCK] };
     isa.vectorize(
         #[inline(always)]
         || {
-            for r in 0..rows {
-                let seen = queries.seen(r);
-                let (p, unseen) = scores.row_mut(r).split_at_mut(seen);
-                unseen.fill(0.0);
-                let (ds, unseen) = d_scores.row_mut(r).split_at_mut(seen);
-                unseen.fill(0.0);
-                let terms =
-                    RowTerms { lse: lse.row(r)[0], delta: dot(isa, dout.row(r), out.row(r)), scale: queries.scale };
-                match queries.dropout {
-                    None => gradient_row(isa, p, ds, terms),
-                    Some(dropout) => {
-                        let mask = &mut mask[..seen];
-                        dropout.mask_row(isa, queries.first + r, mask);
-                        masked_gradient_row(isa, p, ds, mask, terms);
-                    }
-                }
+            for r in 0..queries {
+                terms.lse[r] = lse.row(r)[0];
+                terms.delta[r] = dot(isa, dout.row(r), out.row(r));
+            }
+            if let Some(dropout) = block.dropout {
+                mask_columns(isa, columns, dropout, block.first, grads);
+            }
+            gradient_columns(isa, columns, scores, grads, &terms);
+            if let Some(dropout) = block.dropout {
+                mask_columns(isa, columns, dropout, block.first, scores);
             }
         },
     );
     let sum = Epilogue { update, ..Epilogue::default() };
-    let (p, ds) = (scores.as_mat(), d_scores.as_mat());
-    gemm(isa, Operand::normal(ds), Operand::normal(queries.k), dq, Epilogue::default(), rest);
-    gemm(isa, Operand::transposed(ds), Operand::normal(queries.q), dk, sum, rest);
-    gemm(isa, Operand::transposed(p), Operand::normal(dout), dv, sum, rest);
-}
-
-/// What the gradient of one query's scores needs besides the row itself.
-#[derive(Clone, Copy)]
-struct RowTerms {
-    lse: f32,
-    /// `D = dO·O`.
-    delta: f32,
-    scale: f32,
-}
-
-impl RowTerms {
-    /// `P = exp(scale·S − lse)` and `dS = scale·P ∘ (dP − D)`, for a vector of `S` and `dP`.
-    #[inline(always)]
-    fn gradient<I: Isa>(self, isa: I, s: I::F32, dp: I::F32) -> (I::F32, I::F32) {
-        let p = math::exp(isa, isa.mul_add(s, isa.splat(self.scale), isa.splat(-self.lse)));
-        (p, isa.mul(isa.mul(p, isa.splat(self.scale)), isa.sub(dp, isa.splat(self.delta))))
-    }
-
-    /// The same with dropout: gives `P ∘ M` and the `dS` of `dP = M ∘ G`.
-    #[inline(always)]
-    fn masked_gradient<I: Isa>(self, isa: I, s: I::F32, g: I::F32, m: I::F32) -> (I::F32, I::F32) {
-        let (p, ds) = self.gradient(isa, s, isa.mul(m, g));
-        (isa.mul(p, m), ds)
-    }
-}
-
-/// `S` becomes `P`, and `dP = dO·Vᵀ` becomes `dS`.
-#[inline(always)]
-fn gradient_row<I: Isa>(isa: I, scores: &mut [f32], grads: &mut [f32], terms: RowTerms) {
-    let mut s = scores.chunks_exact_mut(I::LANES);
-    let mut g = grads.chunks_exact_mut(I::LANES);
-    for (s, g) in (&mut s).zip(&mut g) {
-        let (p, ds) = terms.gradient(isa, isa.load(s), isa.load(g));
-        isa.store(p, s);
-        isa.store(ds, g);
-    }
-    let (s, g) = (s.into_remainder(), g.into_remainder());
-    let (p, ds) = terms.gradient(isa, isa.load_partial(s), isa.load_partial(g));
-    isa.store_partial(p, s);
-    isa.store_partial(ds, g);
-}
-
-/// `S` becomes `P ∘ M`, and `G = dO·Vᵀ` becomes `dS`.
-#[inline(always)]
-fn masked_gradient_row<I: Isa>(isa: I, scores: &mut [f32], grads: &mut [f32], mask: &[f32], terms: RowTerms) {
-    let mut s = scores.chunks_exact_mut(I::LANES);
-    let mut g = grads.chunks_exact_mut(I::LANES);
-    let mut m = mask.chunks_exact(I::LANES);
-    for ((s, g), m) in (&mut s).zip(&mut g).zip(&mut m) {
-        let (p, ds) = terms.masked_gradient(isa, isa.load(s), isa.load(g), isa.load(m));
-        isa.store(p, s);
-        isa.store(ds, g);
-    }
-    let (s, g, m) = (s.into_remainder(), g.into_remainder(), m.remainder());
-    let (p, ds) = terms.masked_gradient(isa, isa.load_partial(s), isa.load_partial(g), isa.load_partial(m));
-    isa.store_partial(p, s);
-    isa.store_partial(ds, g);
+    let (p, ds) = (Mat::with_stride(scores, limit, queries, stride), Mat::with_stride(grads, limit, queries, stride));
+    gemm(isa, Operand::transposed(ds), Operand::normal(block.k), dq, Epilogue::default(), rest);
+    gemm(isa, Operand::normal(ds), Operand::normal(block.q), dk, sum, rest);
+    gemm(isa, Operand::normal(p), Operand::normal(dout), dv, sum, rest);
 }

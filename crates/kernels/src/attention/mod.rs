@@ -7,15 +7,18 @@
 //!
 //! ```text
 //! forward, for each block of QUERY_BLOCK queries, with the keys 0..limit that its last query sees:
-//!   S = Q_b·Kᵀ                       gemm into the scratch, [block, limit]
-//!   E = exp(scale·S − max)           on the visible scores of each row, 0 on the others; lse = max + log ΣE
-//!   O_b = (E ∘ M)·V / ΣE             gemm; M is the dropout mask
+//!   S = K·Q_bᵀ                       gemm into the scratch, [limit, block]
+//!   E = exp(scale·S − max)           on the visible scores of each column, 0 on the others; lse = max + log ΣE
+//!   O_b = (E ∘ M)ᵀ·V / ΣE            gemm; M is the dropout mask
 //! backward, for each query head of a group, for each block, the last block first:
 //!   D = rowsum(dO_b ∘ O_b)           = rowsum(P ∘ dP)
-//!   S = Q_b·Kᵀ,  G = dO_b·Vᵀ         two gemms, [block, limit]
+//!   S = K·Q_bᵀ,  G = V·dO_bᵀ         two gemms, [limit, block]
 //!   P = exp(scale·S − lse),  dS = scale·P ∘ (M ∘ G − D)
-//!   dQ_b = dS·K,  dK += dSᵀ·Q_b,  dV += (P ∘ M)ᵀ·dO_b
+//!   dQ_b = dSᵀ·K,  dK += dS·Q_b,  dV += (P ∘ M)·dO_b
 //! ```
+//!
+//! Scores lie transposed, a row for each key: so keys and values enter every product as they lie, only the few queries of a block must be
+//! transposed, and the softmax needs no sums across lanes.
 //!
 //! 1. The last block sees every key, so it overwrites `dK` and `dV` and the others add: neither needs to be cleared.
 //! 2. A block's output depends on its own queries and the keys up to its end alone: a caller may cut the queries at multiples of
@@ -26,6 +29,7 @@
 //!    block.
 
 mod blocks;
+mod columns;
 mod single;
 
 pub use blocks::{AttentionBackward, AttentionForward, attention_backward_group, attention_forward_head};
@@ -108,19 +112,19 @@ impl HeadDropout {
     ///
     /// It is a function of the dropout key, the head, the query's row in the batch and the key's position alone.
     pub fn mask(&self, row: usize, key: usize) -> f32 {
-        scaled_mask(self.key, self.p, self.row_index(row) + key as u64)
+        scaled_mask(self.key, self.p, self.index(row, key))
     }
 
-    /// The index of the random number for query `row` and key position 0. Positions fill 32 bits, rows and heads the 32 above.
+    /// The index of a random number. Rows fill 32 bits, key positions and heads the 32 above: the queries of a block are adjacent.
     #[inline(always)]
-    fn row_index(&self, row: usize) -> u64 {
-        (((self.first_row + row) * self.heads + self.head) as u64) << 32
+    fn index(&self, row: usize, key: usize) -> u64 {
+        (((key * self.heads + self.head) as u64) << 32) + (self.first_row + row) as u64
     }
 
-    /// Writes the mask of query `row` of the call and the first keys to `out` `[keys]`.
+    /// Writes the masks of the queries of the call from `row` on and of key position `key` to `out` `[queries]`.
     #[inline(always)]
-    fn mask_row<I: Isa>(&self, isa: I, row: usize, out: &mut [f32]) {
-        scaled_mask_row(isa, self.key, self.p, self.row_index(row), out);
+    fn mask_queries<I: Isa>(&self, isa: I, row: usize, key: usize, out: &mut [f32]) {
+        scaled_mask_row(isa, self.key, self.p, self.index(row, key), out);
     }
 
     /// The dropout of the head `offset` heads on.
@@ -132,38 +136,29 @@ impl HeadDropout {
 /// The scratch that [`attention_forward_head`] needs for up to `len` queries of up to `context` keys (`past + len`) and `head_dim` columns.
 pub fn attention_forward_scratch_len<I: Isa>(isa: I, len: usize, context: usize, head_dim: usize) -> usize {
     let rows = len.min(QUERY_BLOCK);
-    let scores = gemm_scratch_len(isa, rows, context, head_dim);
+    let scores = gemm_scratch_len(isa, context, rows, head_dim);
     let out = gemm_scratch_len(isa, rows, head_dim, context);
-    (rows + 1) * score_stride(context) + scores.max(out)
+    context * score_stride(rows) + scores.max(out)
 }
 
 /// The scratch that [`attention_backward_group`] needs for up to `len` queries of `head_dim` columns.
 pub fn attention_backward_scratch_len<I: Isa>(isa: I, len: usize, head_dim: usize) -> usize {
     let rows = len.min(QUERY_BLOCK);
-    let scores = gemm_scratch_len(isa, rows, len, head_dim);
+    let scores = gemm_scratch_len(isa, len, rows, head_dim);
     let d_query = gemm_scratch_len(isa, rows, head_dim, len);
     let d_key = gemm_scratch_len(isa, len, head_dim, rows);
-    (2 * rows + 1) * score_stride(len) + scores.max(d_query).max(d_key)
+    2 * len * score_stride(rows) + scores.max(d_query).max(d_key)
 }
 
-/// Elements between rows of a score block with `cols` columns: whole cache lines, so that rows are aligned where the scratch is, and an odd
-/// number of them, so that the rows of a column spread over all sets of the cache.
-fn score_stride(cols: usize) -> usize {
+/// Elements between rows of a block of scores for that many queries: whole cache lines, and so whole vectors of every instruction set.
+fn score_stride(queries: usize) -> usize {
     const LINE: usize = 16;
-    (cols.div_ceil(LINE) | 1) * LINE
+    queries.next_multiple_of(LINE)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn strides_are_odd_numbers_of_lines_and_monotone() {
-        for cols in 0..300 {
-            let stride = score_stride(cols);
-            assert!(stride >= cols && stride % 32 == 16 && stride <= score_stride(cols + 1), "{cols}: {stride}");
-        }
-    }
 
     #[test]
     fn masks_differ_by_head_row_and_key_alone() {

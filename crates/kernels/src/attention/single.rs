@@ -3,8 +3,7 @@
 use smallmind_simd::Isa;
 
 use super::blocks::Queries;
-use super::score_stride;
-use crate::softmax::{exp_row, multiply_row};
+use crate::softmax::exp_row;
 use crate::{Mat, MatMut};
 
 /// The output `[1, head_dim]` and log-sum-exp `[1, 1]` of a block of one query.
@@ -16,8 +15,7 @@ pub(super) fn attend_single<I: Isa>(
     scratch: &mut [f32],
 ) {
     let keys = block.k.rows();
-    let (scores, rest) = scratch.split_at_mut(score_stride(keys));
-    let (scores, mask) = (&mut scores[..keys], &mut rest[..keys]);
+    let scores = &mut scratch[..keys];
     isa.vectorize(
         #[inline(always)]
         || {
@@ -27,8 +25,9 @@ pub(super) fn attend_single<I: Isa>(
                 lse.row_mut(0)[0] = total.log_sum_exp();
             }
             if let Some(dropout) = block.dropout {
-                dropout.mask_row(isa, block.first, mask);
-                multiply_row(isa, scores, mask);
+                for (key, score) in scores.iter_mut().enumerate() {
+                    *score *= dropout.mask(block.first, key);
+                }
             }
             weighted_sum(isa, scores, block.v, 1.0 / total.sum, out.row_mut(0));
         },
