@@ -2,23 +2,25 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
+use std::mem::MaybeUninit;
 
 #[cfg(target_arch = "x86_64")]
 use smallmind_simd::{Avx2, Avx512};
 use smallmind_simd::{Isa, IsaKind, Scalar};
 
-use super::arch::prefetch;
+use super::arch::prefetch_early;
 use super::{Epilogue, Update};
 use crate::{Mat, MatMut};
 
 /// The most rows that [`gemv_nt`] takes.
 pub const GEMV_MAX_ROWS: usize = 8;
 
-/// Depth of a block: that much of eight rows of x stays in a first-level cache of 48 KiB beside the rows of w.
+/// Depth of a block: that much of eight rows of x stays between the first two levels of cache beside the rows of w.
 const DEPTH: usize = 1024;
 
-/// Rows of w that use a block of x before the next one takes its place.
-const REUSE: usize = 64;
+/// How many elements ahead of their use the rows of w are asked for: far enough for the latency of memory, near enough for the second level
+/// of cache.
+const AHEAD: usize = 512;
 
 /// `out = [out +] scale · x · wᵀ [+ bias] [+ residual]` for few rows: `x` `[m, k]` with `m` at most [`GEMV_MAX_ROWS`], `w` `[n, k]`,
 /// `out` `[m, n]`.
@@ -47,27 +49,27 @@ type GemvFn<I> = fn(I, x: Mat, w: Mat, out: MatMut, epilogue: &Epilogue);
 
 /// `M` rows of x, `N` rows of w at a time.
 fn rows<I: Isa, const M: usize, const N: usize>(isa: I, x: Mat, w: Mat, mut out: MatMut, epilogue: &Epilogue) {
+    let mut interleaved = MaybeUninit::<[f32; GEMV_MAX_ROWS * DEPTH]>::uninit();
+    // Rows of w that pass by each block of x: one row of x need not be interleaved, so rows of w are read from end to end.
+    let passing = if M == 1 && x.cols() > DEPTH { N } else { w.rows().max(1) };
     isa.vectorize(
         #[inline(always)]
         || {
-            for first in (0..w.rows()).step_by(REUSE) {
-                let last = (first + REUSE).min(w.rows());
+            for first in (0..w.rows()).step_by(passing) {
+                let last = (first + passing).min(w.rows());
                 let mut epilogue = *epilogue;
                 // For k = 0, one empty block.
                 for p in (0..x.cols().max(1)).step_by(DEPTH) {
                     let depth = p..(p + DEPTH).min(x.cols());
-                    let (x, w) = (x.cols_range(depth.clone()), w.cols_range(depth));
-                    let mut x_rows: [&[f32]; M] = [&[]; M];
-                    for (i, row) in x_rows.iter_mut().enumerate() {
-                        *row = x.row(i);
-                    }
+                    let w = w.cols_range(depth.clone());
+                    let x = Interleaved::<M>::new(isa, x.cols_range(depth), &mut interleaved);
                     let mut j = first;
                     while j + N <= last {
-                        some_rows::<I, M, N>(isa, &x_rows, w, j, &mut out, &epilogue);
+                        some_rows::<I, M, N>(isa, x, w, j, &mut out, &epilogue);
                         j += N;
                     }
                     for j in j..last {
-                        some_rows::<I, M, 1>(isa, &x_rows, w, j, &mut out, &epilogue);
+                        some_rows::<I, M, 1>(isa, x, w, j, &mut out, &epilogue);
                     }
                     epilogue = Epilogue { scale: epilogue.scale, ..Epilogue::ACCUMULATE };
                 }
@@ -76,91 +78,98 @@ fn rows<I: Isa, const M: usize, const N: usize>(isa: I, x: Mat, w: Mat, mut out:
     );
 }
 
+/// A block of `M` rows of x, vector by vector: the first vector of each row, then the second of each, the last filled up with zeros. So they are read in
+/// the order in which they lie, wherever the rows lie.
+#[derive(Clone, Copy)]
+struct Interleaved<'a, const M: usize> {
+    vectors: &'a [f32],
+    /// Elements of a row.
+    depth: usize,
+}
+
+impl<'a, const M: usize> Interleaved<'a, M> {
+    #[inline(always)]
+    fn new<I: Isa>(isa: I, x: Mat<'a>, buffer: &'a mut MaybeUninit<[f32; GEMV_MAX_ROWS * DEPTH]>) -> Self {
+        let depth = x.cols();
+        if M == 1 && depth.is_multiple_of(I::LANES) {
+            return Self { vectors: x.row(0), depth };
+        }
+        let start = buffer.as_mut_ptr().cast::<f32>();
+        for p in (0..depth).step_by(I::LANES) {
+            for i in 0..M {
+                let row = x.row(i);
+                let vector = isa.load_partial(&row[p..(p + I::LANES).min(depth)]);
+                // SAFETY: vector p / LANES of M rows is within M rows of whole vectors of at most DEPTH, a multiple of the lanes.
+                unsafe { isa.store_ptr(vector, start.add(p * M + i * I::LANES)) };
+            }
+        }
+        let len = depth.next_multiple_of(I::LANES) * M;
+        // SAFETY: so many elements have been written.
+        Self { vectors: unsafe { std::slice::from_raw_parts(start, len) }, depth }
+    }
+}
+
 /// Rows `j..j + N` of w against all of x.
 #[inline(always)]
 fn some_rows<I: Isa, const M: usize, const N: usize>(
     isa: I,
-    x: &[&[f32]; M],
+    x: Interleaved<M>,
     w: Mat,
     j: usize,
     out: &mut MatMut,
     epilogue: &Epilogue,
 ) {
-    let mut w_rows: [&[f32]; N] = [&[]; N];
-    for (r, row) in w_rows.iter_mut().enumerate() {
-        *row = w.row(j + r);
-    }
-    let sums = dot(isa, x, &w_rows, N * w.stride());
+    let sums = dot::<I, M, N>(isa, x, w.rows_range(j..j + N));
     for (i, sums) in sums.iter().enumerate() {
         for (r, &sum) in sums.iter().enumerate() {
-            finish(out, epilogue, i, j + r, sum);
+            finish(out, epilogue, i, j + r, isa.sum(sum));
         }
     }
 }
 
-/// `x[i] · w[j]` for all pairs; all slices have one length. Meanwhile asks for what lies `ahead` elements behind the rows of w.
+/// For all pairs of rows the sums, lane by lane, whose sum is `x[i] · w[j]`. Meanwhile asks for what follows.
 #[inline(always)]
-fn dot<I: Isa, const M: usize, const N: usize>(
-    isa: I,
-    x: &[&[f32]; M],
-    w: &[&[f32]; N],
-    ahead: usize,
-) -> [[f32; N]; M] {
-    let k = x.iter().chain(w).map(|row| row.len()).min().unwrap_or(0);
-    let whole = k - k % I::LANES;
+fn dot<I: Isa, const M: usize, const N: usize>(isa: I, x: Interleaved<M>, w: Mat) -> [[I::F32; N]; M] {
+    let (depth, stride) = (x.depth, w.stride());
+    let whole = depth - depth % I::LANES;
+    // At the end of these rows the next ones follow.
+    let turn = (depth.saturating_sub(AHEAD) / I::LANES * I::LANES).min(whole);
     let mut sums = [[isa.zero(); N]; M];
-    for p in (0..whole).step_by(I::LANES) {
-        // With a single row of x the loads themselves run far enough ahead.
-        if M > 1 {
-            for row in w {
-                prefetch(row.as_ptr().wrapping_add(p + ahead));
+    for (range, ahead) in [(0..turn, AHEAD), (turn..whole, (N * stride + AHEAD).wrapping_sub(depth))] {
+        for p in range.step_by(I::LANES) {
+            let mut vectors = [isa.zero(); N];
+            for (r, vector) in vectors.iter_mut().enumerate() {
+                let at = w.as_ptr().wrapping_add(r * stride + p);
+                prefetch_early(at.wrapping_add(ahead));
+                // SAFETY: p + LANES ≤ depth, and r is one of w's rows.
+                *vector = unsafe { isa.load_ptr(at) };
             }
-        }
-        multiply_add(
-            isa,
-            x,
-            w,
-            &mut sums,
-            #[inline(always)]
-            // SAFETY: p + LANES ≤ k, at most the length of each row.
-            |row| unsafe { isa.load_ptr(row.as_ptr().add(p)) },
-        );
-    }
-    if whole < k {
-        multiply_add(
-            isa,
-            x,
-            w,
-            &mut sums,
-            #[inline(always)]
-            |row| isa.load_partial(&row[whole..k]),
-        );
-    }
-    let mut totals = [[0.0; N]; M];
-    for (totals, sums) in totals.iter_mut().zip(sums) {
-        for (total, sum) in totals.iter_mut().zip(sums) {
-            *total = isa.sum(sum);
+            multiply_add(isa, x, p, &vectors, &mut sums);
         }
     }
-    totals
+    if whole < depth {
+        let mut vectors = [isa.zero(); N];
+        for (r, vector) in vectors.iter_mut().enumerate() {
+            *vector = isa.load_partial(&w.row(r)[whole..]);
+        }
+        multiply_add(isa, x, whole, &vectors, &mut sums);
+    }
+    sums
 }
 
-/// One vector of each row into the sums.
+/// The vectors of x at step `p` times a vector of each row of w into the sums.
 #[inline(always)]
 fn multiply_add<I: Isa, const M: usize, const N: usize>(
     isa: I,
-    x: &[&[f32]; M],
-    w: &[&[f32]; N],
+    x: Interleaved<M>,
+    p: usize,
+    w: &[I::F32; N],
     sums: &mut [[I::F32; N]; M],
-    load: impl Fn(&[f32]) -> I::F32,
 ) {
-    let mut w_vectors = [isa.zero(); N];
-    for (vector, row) in w_vectors.iter_mut().zip(w) {
-        *vector = load(row);
-    }
-    for (x, sums) in x.iter().zip(sums) {
-        let x = load(x);
-        for (sum, &w) in sums.iter_mut().zip(&w_vectors) {
+    let x = &x.vectors[p * M..(p + I::LANES) * M];
+    for (x, sums) in x.chunks_exact(I::LANES).zip(sums) {
+        let x = isa.load(x);
+        for (sum, &w) in sums.iter_mut().zip(w) {
             *sum = isa.mul_add(x, w, *sum);
         }
     }
@@ -194,9 +203,9 @@ type Instances<I> = [GemvFn<I>; GEMV_MAX_ROWS];
 
 static SCALAR: Instances<Scalar> = instances!(Scalar, 1 4, 2 2, 3 2, 4 2, 5 1, 6 1, 7 1, 8 1);
 #[cfg(target_arch = "x86_64")]
-static AVX2: Instances<Avx2> = instances!(Avx2, 1 8, 2 4, 3 3, 4 2, 5 2, 6 2, 7 1, 8 1);
+static AVX2: Instances<Avx2> = instances!(Avx2, 1 4, 2 4, 3 3, 4 2, 5 2, 6 2, 7 1, 8 1);
 #[cfg(target_arch = "x86_64")]
-static AVX512: Instances<Avx512> = instances!(Avx512, 1 8, 2 8, 3 6, 4 5, 5 4, 6 4, 7 3, 8 3);
+static AVX512: Instances<Avx512> = instances!(Avx512, 1 4, 2 6, 3 6, 4 5, 5 4, 6 4, 7 3, 8 3);
 
 /// The kernels of `I`.
 fn instances_of<I: Isa>() -> &'static Instances<I> {
