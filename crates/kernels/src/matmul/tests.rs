@@ -256,9 +256,9 @@ fn awkward_sizes<I: Isa>(isa: I) {
 
 on_every_isa!(random_problems, random);
 fn random<I: Isa>(isa: I) {
-    for seed in 0..2500 {
+    for seed in 0..10_000 {
         let mut noise = Noise(seed);
-        let most = [8, 40, 80][noise.below(3)];
+        let most = [8, 16, 40, 80][noise.below(4)];
         let [m, n, k] = [0; 3].map(|_| noise.below(most));
         let (layouts, epilogue) = (LAYOUTS[noise.below(4)], noise.below(16));
         let problem = problem(&mut noise, [m, n, k], layouts, epilogue);
@@ -496,9 +496,9 @@ fn narrow_sizes<D: Bf16Dot>(dot: D) {
 
 on_every_dot!(random_bf16_problems, random_narrow);
 fn random_narrow<D: Bf16Dot>(dot: D) {
-    for seed in 0..2500 {
+    for seed in 0..10_000 {
         let mut noise = Noise(seed);
-        let most = [8, 40, 80][noise.below(3)];
+        let most = [8, 16, 40, 80][noise.below(4)];
         let [m, n, k] = [0; 3].map(|_| noise.below(most));
         let (layouts, epilogue) = (LAYOUTS[noise.below(4)], noise.below(16));
         let narrow = NarrowProblem::new(&mut noise, [m, n, k], layouts, epilogue);
