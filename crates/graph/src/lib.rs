@@ -114,6 +114,7 @@ pub use executor::{Bindings, Executor, Weights};
 pub use fuse::fuse;
 pub use grad::grad;
 pub use graph::{Graph, GraphBuilder, Node, NodeId, Phase, ValueId};
+pub use lower::{SHARED_ELEMENTS, UPDATE_GRANULE};
 pub use op::Op;
 pub use params::{Decay, Init, Layout, ParamId, ParamSpec, Params};
 pub use plan::{Limits, Placement, Plan, Step, Workers};

@@ -31,12 +31,15 @@
 //! # Ok(()) }
 //! ```
 //!
-//! What this is *not* yet: a roofline. The machine's peaks are not measured here, so nothing says how fast an operation could be.
+//! [`Roofs`] are the machine's limits, measured on a pool: arithmetic, memory, and what it costs to work together. What this is *not*
+//! yet: a roofline, which sets an operation's time beside them.
 //!
 //! [`Probe`]: smallmind_graph::Probe
 
 mod recorder;
+pub mod roofs;
 mod summary;
 
 pub use recorder::Recorder;
+pub use roofs::Roofs;
 pub use summary::{Line, Summary};

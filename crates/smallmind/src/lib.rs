@@ -1,7 +1,7 @@
 //! SmallMind trains, runs and profiles small language models on an ordinary CPU.
 //!
 //! This crate is the library's face: it gathers the crates that do the work, each under its own name ([`model`], [`train`], [`graph`],
-//! [`checkpoint`], [`kernels`], [`simd`]), and brings forward the types that most programs need. The command line `smallmind` is made
+//! [`checkpoint`], [`kernels`], [`simd`], [`profile`], [`bench`]), and brings forward the types that most programs need. The command line `smallmind` is made
 //! of nothing else.
 //!
 //! # From text to a model to text
@@ -56,6 +56,7 @@
 //! A model is saved with [`Model::save`] in the layout of Hugging Face and read with [`Model::load`]. Training, from text files to such
 //! a folder, is [`train`]'s subject.
 
+pub use smallmind_bench as bench;
 pub use smallmind_checkpoint as checkpoint;
 pub use smallmind_graph as graph;
 pub use smallmind_kernels as kernels;

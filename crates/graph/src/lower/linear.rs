@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use smallmind_kernels::Part;
-use smallmind_kernels::matmul::{Epilogue, GEMV_MAX_ROWS, Layout, Operand, Update, gemm, gemm_scratch_len, gemv_nt};
+use smallmind_kernels::matmul::{Cut, Epilogue, Layout, Operand, Route, Update, gemm, gemm_scratch_len, gemv_nt};
 use smallmind_simd::Isa;
 
 use crate::arena::{Access, Frame, Sharing, View};
 use crate::graph::Node;
-use crate::lower::{COL_GRANULE, Lowering, ROW_GRANULE};
+use crate::lower::Lowering;
 use crate::plan::Workers;
 use crate::{ParamId, Rows};
 
@@ -80,13 +80,6 @@ impl Product {
     }
 }
 
-/// Along which dimension of the output workers share a product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cut {
-    Rows,
-    Columns,
-}
-
 impl<I: Isa> Lowering<'_, I> {
     pub(super) fn linear(&mut self, node: &Node, weight: ParamId, bias: Option<ParamId>) {
         let product = Product {
@@ -134,13 +127,10 @@ impl<I: Isa> Lowering<'_, I> {
             Layout::Normal => p.a.view.cols,
             Layout::Transposed => p.a.chunk.map_or(self.max_rows(&p.a.view), |c| c.max),
         };
-        let few_rows = m <= GEMV_MAX_ROWS
-            && (p.a.layout, p.b.layout, p.update) == (Layout::Normal, Layout::Transposed, Update::Overwrite);
-        if few_rows {
-            return self.few_rows_product(p);
-        }
-        // A cut by rows needs no barrier between row-wise neighbours but packs B once a worker, a cut by columns the other way round.
-        let cut = if m >= n { Cut::Rows } else { Cut::Columns };
+        let cut = match Route::choose((p.a.layout, p.b.layout), p.update, m, n) {
+            Route::FewRows => return self.few_rows_product(p),
+            Route::Tiles(cut) => cut,
+        };
         let isa = self.isa;
         let scratch = gemm_scratch_len(isa, m, n, k);
         let accesses = self.product_accesses(&p, cut);
@@ -151,11 +141,7 @@ impl<I: Isa> Lowering<'_, I> {
             Box::new(move |frame, part| {
                 let (a, b) = (p.a.operand(frame), p.b.operand(frame));
                 let rows = p.output_rows(frame);
-                let (mut own_rows, mut own_cols) = (0..rows.len(), 0..n);
-                match cut {
-                    Cut::Rows => own_rows = part.range(rows.len(), ROW_GRANULE),
-                    Cut::Columns => own_cols = part.range(n, COL_GRANULE),
-                }
+                let (own_rows, own_cols) = cut.window(rows.len(), n, part);
                 let c = frame.mat_mut(&p.c, rows.start + own_rows.start..rows.start + own_rows.end, own_cols.clone());
                 let epilogue = Epilogue {
                     scale: 1.0,
@@ -166,8 +152,7 @@ impl<I: Isa> Lowering<'_, I> {
                         .as_ref()
                         .map(|r| frame.mat(r).rows_range(own_rows.clone()).cols_range(own_cols.clone())),
                 };
-                let a = window(a, Side::Rows, own_rows);
-                let b = window(b, Side::Columns, own_cols);
+                let (a, b) = (a.rows_range(own_rows), b.cols_range(own_cols));
                 gemm(isa, a, b, c, epilogue, frame.scratch(part.index));
             }),
         );
@@ -176,7 +161,8 @@ impl<I: Isa> Lowering<'_, I> {
     /// `y = x·Wᵀ` for a few rows of x, each worker with its own rows of W.
     fn few_rows_product(&mut self, p: Product) {
         let isa = self.isa;
-        let accesses = self.product_accesses(&p, Cut::Columns);
+        let cut = Route::FewRows.cut();
+        let accesses = self.product_accesses(&p, cut);
         self.push(
             Workers::All,
             accesses,
@@ -184,7 +170,7 @@ impl<I: Isa> Lowering<'_, I> {
             Box::new(move |frame: &Frame<'_>, part: Part| {
                 let (x, w) = (p.a.operand(frame).mat, p.b.operand(frame).mat);
                 let rows = p.output_rows(frame);
-                let cols = part.range(p.c.cols, COL_GRANULE);
+                let (_, cols) = cut.window(rows.len(), p.c.cols, part);
                 let epilogue = Epilogue {
                     bias: p.bias.as_ref().map(|b| &frame.slice(b)[cols.clone()]),
                     residual: p.residual.as_ref().map(|r| frame.mat(r).cols_range(cols.clone())),
@@ -233,18 +219,4 @@ impl<I: Isa> Lowering<'_, I> {
             smallmind_kernels::elementwise::column_sum(isa, frame.mat(&dy).cols_range(cols), sums);
         });
     }
-}
-
-enum Side {
-    Rows,
-    Columns,
-}
-
-/// The rows or columns of a factor that belong to a window of the product.
-fn window(factor: Operand<'_>, side: Side, range: Range<usize>) -> Operand<'_> {
-    let mat = match (side, factor.layout) {
-        (Side::Rows, Layout::Normal) | (Side::Columns, Layout::Transposed) => factor.mat.rows_range(range),
-        (Side::Rows, Layout::Transposed) | (Side::Columns, Layout::Normal) => factor.mat.cols_range(range),
-    };
-    Operand { mat, layout: factor.layout }
 }

@@ -10,10 +10,13 @@ mod linear;
 mod loss;
 mod update;
 
+pub use update::UPDATE_GRANULE;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use smallmind_kernels::Part;
+use smallmind_kernels::matmul::{COL_GRANULE, ROW_GRANULE};
 use smallmind_kernels::rope::RopeTable;
 use smallmind_simd::Isa;
 
@@ -24,12 +27,8 @@ use crate::params::Layout;
 use crate::plan::{Limits, Placed, Step, StepFn, Workers};
 use crate::{CacheShape, ParamId, Rows};
 
-/// Rows that go to one worker together, so that cuts fall between the kernels' row blocks more often than not.
-const ROW_GRANULE: usize = 4;
-/// Columns that go to one worker together: a cache line.
-const COL_GRANULE: usize = 16;
-/// Elements below which sharing a row-wise step costs more than it saves: a barrier is worth some thousand elements.
-const SHARED_ELEMENTS: usize = 8192;
+/// Elements that a row-wise step reads and writes below which sharing it costs more than it saves: a barrier is worth some thousand elements.
+pub const SHARED_ELEMENTS: usize = 8192;
 
 /// Memory beside its values that `node` needs while it runs, as rows and columns.
 pub(crate) fn temporary(graph: &Graph, node: &Node, limits: &Limits) -> Option<(usize, usize)> {

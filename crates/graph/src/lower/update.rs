@@ -12,8 +12,8 @@ use crate::op::AdamWSpec;
 use crate::params::Decay;
 use crate::plan::Workers;
 
-/// Elements that go to one worker together.
-const UPDATE_GRANULE: usize = 1024;
+/// Elements of the optimizer's step that go to one worker together.
+pub const UPDATE_GRANULE: usize = 1024;
 
 impl<I: Isa> Lowering<'_, I> {
     /// All parameters, or their gradients or moments, as one row.

@@ -28,6 +28,7 @@
 
 mod arch;
 mod arithmetic;
+mod cut;
 mod gemv;
 mod nest;
 mod pack;
@@ -36,6 +37,7 @@ mod tables;
 mod tests;
 mod tile;
 
+pub use cut::{COL_GRANULE, Cut, ROW_GRANULE, Route};
 pub use gemv::{GEMV_MAX_ROWS, gemv_nt};
 
 use arithmetic::{Arithmetic, Pairs, Single};

@@ -2,7 +2,8 @@
 
 use clap::Args;
 use serde_json::json;
-use smallmind::graph::available_threads;
+use smallmind::graph::{Pool, available_threads};
+use smallmind::profile::roofs::{Bandwidth, Effort, Roofs};
 use smallmind::simd::{ISA_VARIABLE, IsaKind};
 
 use super::failure::Outcome;
@@ -12,7 +13,11 @@ use super::{output, units};
 
 /// Options of `doctor`.
 #[derive(Debug, Args)]
-pub struct Doctor {}
+pub struct Doctor {
+    /// Measure in about a second what the machine can do
+    #[arg(long)]
+    roofs: bool,
+}
 
 impl Doctor {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
@@ -23,6 +28,11 @@ impl Doctor {
         let isa_why =
             if forced { format!("{ISA_VARIABLE} asks for it") } else { "the widest that this CPU runs".to_owned() };
         let threads_why = threads_why(settings);
+        let roofs = if self.roofs {
+            Some(Roofs::measure(&mut Pool::new(settings.threads())?, isa, Effort::QUICK)?)
+        } else {
+            None
+        };
         if settings.is_json() {
             return output::document(json!({
                 "version": env!("CARGO_PKG_VERSION"),
@@ -30,6 +40,7 @@ impl Doctor {
                 "isa": { "chosen": isa.name(), "why": isa_why, "available": available },
                 "cpus_usable": available_threads(),
                 "threads": { "chosen": settings.threads(), "why": threads_why },
+                "roofs": roofs,
             }));
         }
         let rows = [
@@ -45,7 +56,8 @@ impl Doctor {
             ("memory", memory(&machine)),
             ("threads", format!("{}: {threads_why}", settings.threads())),
         ];
-        let lines: String = rows.iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect();
+        let measured = roofs.as_ref().map(roof_rows).unwrap_or_default();
+        let lines: String = rows.iter().chain(&measured).map(|(name, value)| format!("{name:<14} {value}\n")).collect();
         output::print(&lines)?;
         if settings.threads() > available_threads() {
             super::note!(
@@ -55,6 +67,32 @@ impl Doctor {
         }
         Ok(())
     }
+}
+
+/// The roofs, all threads together.
+fn roof_rows(roofs: &Roofs) -> Vec<(&'static str, String)> {
+    let optional =
+        |rate: Option<f64>, unit: &str| rate.map_or_else(|| "none".to_owned(), |rate| format!("{rate:.0} {unit}"));
+    let level = |level: &Bandwidth| {
+        let Bandwidth { bytes, read, write, copy, update } = level;
+        let size = units::bytes(*bytes as u64);
+        format!("{read:.0} read, {write:.0} write, {copy:.0} copy, {update:.0} update GB/s over {size}")
+    };
+    vec![
+        (
+            "arithmetic",
+            format!(
+                "f32 {:.0} GFLOP/s; dot products: bf16 {}, int8 {}",
+                roofs.f32_gflops,
+                optional(roofs.bf16_gflops, "GFLOP/s"),
+                optional(roofs.int8_gops, "GOP/s")
+            ),
+        ),
+        ("in L2", level(&roofs.l2)),
+        ("in L3", level(&roofs.l3)),
+        ("in memory", level(&roofs.memory)),
+        ("waiting", format!("{:.0} ns to start all threads, {:.0} ns a barrier", roofs.entry_ns, roofs.barrier_ns)),
+    ]
 }
 
 fn threads_why(settings: &Settings) -> String {

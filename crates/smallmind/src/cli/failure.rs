@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use smallmind::bench::BenchError;
 use smallmind::checkpoint::CheckpointError;
 use smallmind::graph::GraphError;
 use smallmind::model::tokenizer::TokenizerError;
@@ -21,6 +22,8 @@ pub enum Failure {
     Usage(String),
     /// A file is not what it has to be.
     BadFile(String),
+    /// A measurement is slower than it should be.
+    Regression(String),
     /// Ctrl-C; what is left to say about it.
     Interrupted(String),
     /// Standard output takes no more.
@@ -37,7 +40,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(text) | Self::BadFile(text) | Self::Interrupted(text) => f.write_str(text),
+            Self::Usage(text) | Self::BadFile(text) | Self::Regression(text) | Self::Interrupted(text) => {
+                f.write_str(text)
+            }
             Self::Output(error) => write!(f, "standard output can't be written: {error}"),
         }
     }
@@ -76,7 +81,7 @@ fn message(error: &anyhow::Error) -> String {
     text
 }
 
-/// 1 failed, 2 wrong usage, 3 bad model or data file, 4 out of memory or over a limit, 130 interrupted.
+/// 1 failed, 2 wrong usage, 3 bad model or data file, 4 out of memory or over a limit, 5 slower than it should be, 130 interrupted.
 fn exit_code(error: &anyhow::Error) -> u8 {
     if error.chain().any(is_disk_failure) { 1 } else { error.chain().find_map(code_of).unwrap_or(1) }
 }
@@ -93,12 +98,16 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(match failure {
             Failure::Usage(_) => 2,
             Failure::BadFile(_) => 3,
+            Failure::Regression(_) => 5,
             Failure::Interrupted(_) => 130,
             Failure::Output(_) => 1,
         });
     }
     if cause.is::<IsaError>() {
         return Some(2);
+    }
+    if let Some(BenchError::Record { .. }) = cause.downcast_ref::<BenchError>() {
+        return Some(3);
     }
     class_of(cause).map(|class| match class {
         ErrorClass::Failed => 1,
@@ -158,6 +167,9 @@ mod tests {
         assert_eq!(code(usage("x")), 2);
         assert_eq!(code(bad_file("x").context("while reading")), 3);
         assert_eq!(code(Failure::Interrupted(String::new()).into()), 130);
+        assert_eq!(code(Failure::Regression("x".into()).into()), 5);
+        assert_eq!(code(BenchError::Record { path: "x".into(), why: String::new() }.into()), 3);
+        assert_eq!(code(BenchError::Rival { command: "x".into(), why: String::new() }.into()), 1);
         assert_eq!(code(anyhow::anyhow!("anything else")), 1);
         assert_eq!(code(GraphError::OutOfMemory { bytes: 1 }.into()), 4);
         assert_eq!(code(ModelError::from(GraphError::OutOfMemory { bytes: 1 }).into()), 4);

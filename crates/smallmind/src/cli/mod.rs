@@ -1,5 +1,6 @@
 //! The command line: verbs and what they share. Each verb has a file, which wires the library's parts and prints.
 
+mod bench;
 mod completions;
 mod doctor;
 mod eval;
@@ -36,7 +37,7 @@ use smallmind::train::Layer;
 /// Train, run and profile small language models on an ordinary CPU.
 ///
 /// Answers go to standard output, progress and hints to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad model or
-/// data file, 4 out of memory or over a limit, 130 interrupted.
+/// data file, 4 out of memory or over a limit, 5 slower than it should be, 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "smallmind", version, arg_required_else_help = true, subcommand_required = true, max_term_width = 110)]
 struct Cli {
@@ -64,6 +65,8 @@ enum Verb {
     New(new::New),
     /// Show what a model is made of
     Inspect(inspect::Inspect),
+    /// Time kernels beside what this machine can do, beside rivals and beside an earlier record
+    Bench(bench::Bench),
     /// Show the CPU, its features, and what will be used of it
     Doctor(doctor::Doctor),
     /// Print a completion script for a shell
@@ -93,6 +96,7 @@ fn perform(cli: Cli, layers: Vec<Layer>) -> Outcome {
         Verb::Tokenizer(verb) => verb.run(&settings),
         Verb::New(verb) => verb.run(&settings),
         Verb::Inspect(verb) => verb.run(&settings),
+        Verb::Bench(verb) => verb.run(&settings),
         Verb::Doctor(verb) => verb.run(&settings),
         Verb::Completions(verb) => verb.run(),
     }

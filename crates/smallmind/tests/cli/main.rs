@@ -3,6 +3,7 @@
 mod arguments;
 mod bad_data;
 mod bad_models;
+mod bench;
 mod models;
 mod signals;
 mod support;

@@ -1,0 +1,238 @@
+//! The list of cases.
+
+use smallmind_graph::{GraphError, Op};
+use smallmind_kernels::activation::Gelu;
+use smallmind_model::{Purpose, architecture, preset};
+
+use crate::case::{Attention, Case, Dtype, NormKind, Pass, Problem, Product};
+
+/// Sides of the square products.
+const SQUARES: [usize; 11] = [64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048];
+/// Tokens of a linear layer's product.
+const FORWARD_TOKENS: [usize; 5] = [1, 8, 64, 512, 2048];
+/// Tokens of the products of its gradients.
+const BACKWARD_TOKENS: [usize; 3] = [64, 512, 2048];
+/// Tokens of an output head: the engine computes the logits of more in chunks.
+const HEAD_TOKENS: usize = 512;
+/// Presets whose linear layers are measured.
+const PRESETS: [&str; 7] =
+    ["nanogpt-cpu", "gpt2-124m", "nanogpt-gpu", "seed-deep", "smollm2-135m", "qwen2.5-0.5b", "llama-3.2-1b"];
+/// Of these, how many belong to the cases that are measured unasked.
+const DEFAULT_PRESETS: usize = 2;
+/// Bytes that the operands of a case may take.
+const MAX_BYTES: f64 = 2.0 * (1u64 << 30) as f64;
+
+/// Cases, and those that can't be measured.
+#[derive(Clone, Debug, Default)]
+pub struct Cases {
+    /// To be measured.
+    pub cases: Vec<Case>,
+    /// Left out, with the reason.
+    pub left_out: Vec<String>,
+}
+
+/// How many of the cases are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All but the layers of most presets.
+    Default,
+    /// Everything.
+    All,
+}
+
+impl Cases {
+    /// All cases of an extent.
+    ///
+    /// # Errors
+    /// A preset whose graph can't be built.
+    pub fn of(extent: Extent) -> Result<Self, GraphError> {
+        let mut list = Self::default();
+        for side in SQUARES {
+            for product in [Product::nn, Product::nt, Product::tn] {
+                list.product(product(side, side, side), &["square"]);
+            }
+        }
+        let presets = match extent {
+            Extent::Default => &PRESETS[..DEFAULT_PRESETS],
+            Extent::All => &PRESETS,
+        };
+        for name in presets {
+            list.preset(name)?;
+        }
+        list.few_rows();
+        list.gemv();
+        list.attention();
+        list.norms();
+        list.elements();
+        list.losses();
+        list.optimizer();
+        Ok(list)
+    }
+
+    /// Those that `filters` meet.
+    pub fn filtered(mut self, filters: &[String]) -> Self {
+        self.cases.retain(|case| case.matches(filters));
+        self.left_out.retain(|text| filters.iter().all(|f| f.split(',').any(|word| text.contains(word.trim()))));
+        self
+    }
+
+    /// Adds a case, or its tags to the one that is there.
+    fn add(&mut self, problem: Problem, tags: &[&str]) {
+        let case = Case { problem, dtype: Dtype::F32, tags: tags.iter().map(|t| t.to_string()).collect() };
+        let cost = problem.cost();
+        if cost.read + if cost.in_place { 0.0 } else { cost.written } > MAX_BYTES {
+            self.left_out.push(format!(
+                "{case} ({}): more than {} GiB",
+                tags.join(" "),
+                MAX_BYTES / f64::from(1 << 30)
+            ));
+            return;
+        }
+        match self.cases.iter_mut().find(|c| c.problem == problem && c.dtype == case.dtype) {
+            Some(known) => {
+                for tag in case.tags {
+                    if !known.tags.contains(&tag) {
+                        known.tags.push(tag);
+                    }
+                }
+            }
+            None => self.cases.push(case),
+        }
+    }
+
+    fn product(&mut self, product: Product, tags: &[&str]) {
+        self.add(Problem::Matmul(product), tags);
+    }
+
+    /// The linear layers of a preset and their gradients; its layers are alike, so one of them stands for all.
+    fn preset(&mut self, name: &str) -> Result<(), GraphError> {
+        let Some(preset) = preset::PRESETS.iter().find(|preset| preset.name == name) else { return Ok(()) };
+        let mut config = preset.config();
+        config.layers = 1;
+        let graph = architecture::graph(&config, Purpose::Generation)?;
+        for node in graph.nodes() {
+            let Op::Linear { weight, .. } = node.op else { continue };
+            let Some(spec) = graph.params().get(weight) else { continue };
+            let (n, k, layer) = (spec.rows, spec.cols, node.path.trim_start_matches("blocks.0."));
+            let max = if n == config.vocab_size { HEAD_TOKENS } else { usize::MAX };
+            for tokens in FORWARD_TOKENS.into_iter().filter(|t| *t <= max) {
+                self.product(Product::nt(tokens, n, k), &[name, layer]);
+            }
+            for tokens in BACKWARD_TOKENS.into_iter().filter(|t| *t <= max) {
+                self.product(Product::nn(tokens, k, n), &[name, layer]);
+                self.product(Product { accumulate: true, ..Product::tn(n, k, tokens) }, &[name, layer]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a product by rows of the weights gives way to one by tiles.
+    fn few_rows(&mut self) {
+        for rows in 1..=16 {
+            for (n, k) in [(512, 128), (768, 768), (3072, 768), (2048, 2048)] {
+                self.product(Product::nt(rows, n, k), &["few-rows"]);
+            }
+        }
+    }
+
+    fn gemv(&mut self) {
+        for (n, k) in [(4096, 4096), (2048, 8192), (49_152, 576)] {
+            self.add(Problem::Gemv { n, k }, &["decode"]);
+        }
+    }
+
+    fn attention(&mut self) {
+        let eight = Attention { heads: 8, kv_heads: 8, len: 1024, context: 1024, head_dim: 64, pass: Pass::Forward };
+        let grouped = Attention { heads: 32, kv_heads: 8, ..eight };
+        for pass in [Pass::Forward, Pass::Backward] {
+            for context in [64, 128, 256, 512, 1024, 2048, 4096] {
+                self.add(Problem::Attention(Attention { len: context, context, pass, ..eight }), &[]);
+            }
+            for context in [256, 1024] {
+                self.add(Problem::Attention(Attention { len: context, context, pass, ..grouped }), &["grouped"]);
+            }
+        }
+        for context in [512, 2048, 8192, 32_768] {
+            for (heads, tag) in [(eight, "decode"), (grouped, "decode grouped")] {
+                self.add(Problem::Attention(Attention { len: 1, context, ..heads }), &[tag]);
+            }
+        }
+    }
+
+    fn norms(&mut self) {
+        for kind in [NormKind::Layer, NormKind::Rms] {
+            for pass in [Pass::Forward, Pass::Backward] {
+                for (rows, cols, tag) in [(1024, 512, "in-cache"), (8192, 768, "step"), (65_536, 768, "out-of-cache")] {
+                    self.add(Problem::Norm { kind, rows, cols, pass }, &[tag]);
+                }
+            }
+        }
+    }
+
+    fn elements(&mut self) {
+        for pass in [Pass::Forward, Pass::Backward] {
+            for kind in [Gelu::Exact, Gelu::Tanh] {
+                self.add(Problem::Gelu { elements: 1 << 20, kind, pass }, &[]);
+            }
+            self.add(Problem::SwiGlu { rows: 512, cols: 1536, pass }, &["smollm2-135m"]);
+            self.add(Problem::SwiGlu { rows: 512, cols: 8192, pass }, &["llama-3.2-1b"]);
+            self.add(Problem::Embedding { rows: 1024, vocab: 50_257, cols: 768, pass }, &["gpt2-124m"]);
+        }
+        self.add(Problem::Softmax { rows: 1000, cols: 1000 }, &[]);
+        self.add(Problem::Rope { rows: 512, heads: 12, head_dim: 64 }, &["smollm2-135m"]);
+        self.add(Problem::Rope { rows: 512, heads: 40, head_dim: 64 }, &["llama-3.2-1b"]);
+    }
+
+    fn losses(&mut self) {
+        for pass in [Pass::Forward, Pass::Backward] {
+            for vocab in [2048, 50_257] {
+                self.add(Problem::CrossEntropy { rows: 512, vocab, pass }, &[]);
+            }
+        }
+    }
+
+    fn optimizer(&mut self) {
+        for (elements, tag) in [(2_359_296, "step"), (124_000_000, "out-of-cache")] {
+            self.add(Problem::AdamW { elements }, &[tag]);
+            self.add(Problem::SumOfSquares { elements }, &[tag]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_case_stands_once_and_presets_are_found() {
+        let all = Cases::of(Extent::All).unwrap();
+        let names: HashSet<String> = all.cases.iter().map(Case::to_string).collect();
+        assert_eq!(names.len(), all.cases.len());
+        for preset in PRESETS {
+            assert!(all.cases.iter().filter(|c| c.matches(&[preset.to_owned()])).count() > 20, "{preset}");
+        }
+        for kernel in ["matmul", "gemv", "attention", "layer_norm", "rms_norm", "gelu", "swiglu", "softmax", "rope"] {
+            assert!(all.cases.iter().any(|c| c.problem.kernel() == kernel), "{kernel}");
+        }
+        let default = Cases::of(Extent::Default).unwrap();
+        assert!(default.cases.len() < all.cases.len());
+        assert!(default.cases.iter().all(|case| names.contains(&case.to_string())));
+    }
+
+    #[test]
+    fn what_is_too_large_is_named() {
+        let mut list = Cases::default();
+        list.product(Product::nt(1, 151_936, 8192), &["giant"]);
+        assert!(list.cases.is_empty() && list.left_out[0].contains("giant"), "{list:?}");
+    }
+
+    #[test]
+    fn gpt2_has_its_layers() {
+        let list = Cases::of(Extent::Default).unwrap().filtered(&["gpt2-124m".into(), "matmul".into()]);
+        let has = |product| list.cases.iter().any(|c| c.problem == Problem::Matmul(product));
+        assert!(has(Product::nt(512, 2304, 768)) && has(Product::nt(1, 50_257, 768)));
+        assert!(has(Product::nn(64, 768, 3072)) && has(Product { accumulate: true, ..Product::tn(768, 3072, 2048) }));
+    }
+}

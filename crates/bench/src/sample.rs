@@ -1,0 +1,113 @@
+//! How long an iteration takes: contenders in turn, medians of samples.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use smallmind_graph::{GraphError, Pool};
+use smallmind_simd::IsaKind;
+
+use crate::error::BenchError;
+use crate::rival::Rival;
+use crate::work::Work;
+
+/// Between samples of different contenders, so that threads of one which wait in a loop go to sleep.
+const PAUSE: Duration = Duration::from_millis(2);
+/// Iterations of a sample at most.
+const MAX_ITERATIONS: usize = 1_000_000;
+
+/// How samples are taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Sampling {
+    /// Samples of each contender.
+    pub runs: usize,
+    /// The least time of a sample.
+    pub sample: Duration,
+}
+
+/// Who computes a case.
+pub(crate) enum Player<'r> {
+    /// This library, by a route of its work.
+    Own(usize),
+    /// The contender that this process has prepared.
+    Rival(&'r mut Rival),
+}
+
+/// The engine's side of a case.
+pub(crate) struct Stage<'a> {
+    pub(crate) work: &'a mut dyn Work,
+    pub(crate) pool: &'a mut Pool,
+    pub(crate) isa: IsaKind,
+}
+
+impl Stage<'_> {
+    /// The seconds of `iterations` iterations by a route, on all workers, each iteration ending at a barrier.
+    pub(crate) fn run(&mut self, route: usize, iterations: usize) -> Result<f64, GraphError> {
+        let shares = self.work.shares(self.isa, route, self.pool.threads())?;
+        let shares: Vec<_> = shares.into_iter().map(Mutex::new).collect();
+        let begin = Instant::now();
+        self.pool.run(|worker, team| {
+            let mut share = shares.get(worker).map(|share| share.lock().unwrap_or_else(PoisonError::into_inner));
+            for _ in 0..iterations {
+                if let Some(share) = &mut share {
+                    share();
+                }
+                team.barrier();
+            }
+        });
+        Ok(begin.elapsed().as_secs_f64())
+    }
+
+    fn sample(&mut self, player: &mut Player<'_>, iterations: usize) -> Result<f64, BenchError> {
+        match player {
+            Player::Own(route) => Ok(self.run(*route, iterations)?),
+            Player::Rival(rival) => rival.sample(iterations),
+        }
+    }
+
+    /// Iterations that take at least the time of a sample. Warms up.
+    fn calibrate(&mut self, player: &mut Player<'_>, sampling: Sampling) -> Result<usize, BenchError> {
+        let wanted = sampling.sample.as_secs_f64();
+        self.sample(player, 1)?;
+        let mut iterations = 1;
+        let mut seconds = self.sample(player, iterations)?;
+        while seconds < 0.8 * wanted && iterations < MAX_ITERATIONS {
+            let factor = (wanted / seconds.max(1e-9)).clamp(1.5, 1000.0);
+            iterations = ((iterations as f64 * factor).ceil() as usize).min(MAX_ITERATIONS);
+            seconds = self.sample(player, iterations)?;
+        }
+        Ok(iterations)
+    }
+
+    /// Seconds of an iteration in each sample, for each player; the error of a player that fails.
+    pub(crate) fn samples(
+        &mut self,
+        players: &mut [Player<'_>],
+        sampling: Sampling,
+    ) -> Vec<Result<Vec<f64>, BenchError>> {
+        let crowd = players.iter().any(|player| matches!(player, Player::Rival(_)));
+        let pause = || {
+            if crowd {
+                std::thread::sleep(PAUSE);
+            }
+        };
+        let mut iterations = Vec::with_capacity(players.len());
+        let mut samples = Vec::with_capacity(players.len());
+        for player in players.iter_mut() {
+            pause();
+            let count = self.calibrate(player, sampling);
+            iterations.push(count.as_ref().copied().unwrap_or(0));
+            samples.push(count.map(|_| Vec::with_capacity(sampling.runs)));
+        }
+        for _ in 0..sampling.runs {
+            for (i, player) in players.iter_mut().enumerate() {
+                let Ok(seconds) = &mut samples[i] else { continue };
+                pause();
+                match self.sample(player, iterations[i]) {
+                    Ok(total) => seconds.push(total / iterations[i] as f64),
+                    Err(error) => samples[i] = Err(error),
+                }
+            }
+        }
+        samples
+    }
+}

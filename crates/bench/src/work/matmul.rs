@@ -1,0 +1,209 @@
+//! Products of matrices, shared out as the engine shares them.
+
+use smallmind_graph::{Buffer, GraphError};
+use smallmind_kernels::matmul::{
+    Cut, Epilogue, GEMV_MAX_ROWS, Layout, Operand, Route, Update, gemm, gemm_scratch_len, gemv_nt,
+};
+use smallmind_kernels::reference::{Matrix, matmul};
+use smallmind_kernels::{Mat, MatMut};
+use smallmind_simd::{Isa, IsaKind, WithIsa};
+
+use super::{Share, Work, Wrong, magnitudes, noise, noisy, parts, sampled, split_cols, split_rows};
+use crate::case::Product;
+
+/// Rows of a product up to which its other route is worth a look.
+const FEW_ROWS: usize = 16;
+/// Rows and columns of which a check takes the elements.
+const SAMPLES: (usize, usize) = (12, 24);
+
+/// The operands of a product.
+pub(super) struct Matmul {
+    product: Product,
+    a: Buffer,
+    b: Buffer,
+    c: Buffer,
+    scratch: Vec<Buffer>,
+}
+
+/// Seeds of the operands' noise.
+const SEED_A: u64 = 1;
+const SEED_B: u64 = 2;
+const SEED_C: u64 = 3;
+
+impl Matmul {
+    pub(super) fn new(product: Product) -> Result<Self, GraphError> {
+        let Product { m, n, k, .. } = product;
+        let (a, b) = (noisy(SEED_A, m * k)?, noisy(SEED_B, k * n)?);
+        Ok(Self { product, a, b, c: Buffer::zeroed(m * n)?, scratch: vec![] })
+    }
+
+    fn update(&self) -> Update {
+        if self.product.accumulate { Update::Accumulate } else { Update::Overwrite }
+    }
+
+    /// The engine's route, then the others that are to be had.
+    fn candidates(&self, threads: usize) -> Vec<(Route, &'static str)> {
+        let Product { a, b, m, n, .. } = self.product;
+        let chosen = Route::choose((a, b), self.update(), m, n);
+        let streams = (a, b, self.update()) == (Layout::Normal, Layout::Transposed, Update::Overwrite);
+        let mut all = vec![];
+        if streams && m <= GEMV_MAX_ROWS {
+            all.push((Route::FewRows, "gemv"));
+        }
+        match threads {
+            // Alone, a worker has the whole output either way.
+            1 => all.push((Route::Tiles(Cut::choose(m, n)), "gemm")),
+            _ => {
+                all.extend([(Route::Tiles(Cut::Rows), "gemm by rows"), (Route::Tiles(Cut::Columns), "gemm by columns")])
+            }
+        }
+        if streams && (GEMV_MAX_ROWS + 1..=FEW_ROWS).contains(&m) {
+            all.push((Route::FewRows, "gemv in passes"));
+        }
+        all.sort_by_key(|(route, _)| *route != chosen);
+        all
+    }
+
+    /// Rows `rows` and columns `cols` of the factor that lies in `data`.
+    fn factor(&self, data: &[f32], layout: Layout, size: (usize, usize), rows: &[usize], cols: &[usize]) -> Matrix {
+        Matrix::from_fn(rows.len(), cols.len(), |r, c| {
+            let (r, c) = (rows[r], cols[c]);
+            f64::from(match layout {
+                Layout::Normal => data[r * size.1 + c],
+                Layout::Transposed => data[c * size.0 + r],
+            })
+        })
+    }
+}
+
+/// A factor `[rows, cols]` that lies in `data` in a layout.
+fn operand(data: &[f32], layout: Layout, rows: usize, cols: usize) -> Operand<'_> {
+    let mat = match layout {
+        Layout::Normal => Mat::new(data, rows, cols),
+        Layout::Transposed => Mat::new(data, cols, rows),
+    };
+    Operand { mat, layout }
+}
+
+impl Work for Matmul {
+    fn routes(&self, threads: usize) -> Vec<&'static str> {
+        self.candidates(threads).into_iter().map(|(_, name)| name).collect()
+    }
+
+    fn reset(&mut self) {
+        let accumulate = self.product.accumulate;
+        self.c.iter_mut().enumerate().for_each(|(i, c)| *c = if accumulate { noise(SEED_C, i) } else { f32::NAN });
+    }
+
+    fn shares(&mut self, isa: IsaKind, route: usize, threads: usize) -> Result<Vec<Share<'_>>, GraphError> {
+        let candidates = self.candidates(threads);
+        let route = candidates.get(route).unwrap_or(&candidates[0]).0;
+        isa.with(Shares { work: self, route, threads })?
+    }
+
+    fn check(&self) -> Result<(), Wrong> {
+        Wrong::unless_finite("C", &self.c)?;
+        let Product { a, b, m, n, k, accumulate } = self.product;
+        let (rows, cols, depth) = (sampled(m, SAMPLES.0), sampled(n, SAMPLES.1), (0..k).collect::<Vec<_>>());
+        let left = self.factor(&self.a, a, (m, k), &rows, &depth);
+        let right = self.factor(&self.b, b, (k, n), &depth, &cols);
+        let want = matmul::matmul(&left, Layout::Normal, &right, Layout::Normal);
+        let size = matmul::matmul(&magnitudes(&left), Layout::Normal, &magnitudes(&right), Layout::Normal);
+        // Errors of a sum add up like a random walk: far below this, while a term that is missing or wrong lies far above.
+        let relative = f64::from(f32::EPSILON) * (8.0 + 2.0 * (k as f64).sqrt());
+        for (r, &row) in rows.iter().enumerate() {
+            for (c, &col) in cols.iter().enumerate() {
+                let index = row * n + col;
+                let old = if accumulate { f64::from(noise(SEED_C, index)) } else { 0.0 };
+                let bound = relative * (size.at(r, c) + old.abs());
+                Wrong::unless_close(|| format!("C[{row}, {col}]"), self.c[index], want.at(r, c) + old, bound)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Shares<'a> {
+    work: &'a mut Matmul,
+    route: Route,
+    threads: usize,
+}
+
+impl<'a> WithIsa for Shares<'a> {
+    type Output = Result<Vec<Share<'a>>, GraphError>;
+
+    fn call<I: Isa>(self, isa: I) -> Self::Output {
+        let Self { work, route, threads } = self;
+        let update = work.update();
+        let Product { m, n, k, .. } = work.product;
+        let scratch = gemm_scratch_len(isa, m, n, k);
+        while work.scratch.len() < threads {
+            work.scratch.push(Buffer::zeroed(0)?);
+        }
+        for buffer in work.scratch.iter_mut().filter(|buffer| buffer.len() < scratch) {
+            *buffer = Buffer::zeroed(scratch)?;
+        }
+        let a = operand(&work.a, work.product.a, m, k);
+        let b = operand(&work.b, work.product.b, k, n);
+        let cut = route.cut();
+        let windows: Vec<_> = parts(threads).map(|part| cut.window(m, n, part)).collect();
+        let c = MatMut::new(&mut work.c, m, n);
+        let outputs = match cut {
+            Cut::Rows => split_rows(c, &windows.iter().map(|w| w.0.clone()).collect::<Vec<_>>()),
+            Cut::Columns => split_cols(c, &windows.iter().map(|w| w.1.clone()).collect::<Vec<_>>()),
+        };
+        let share = |(((rows, cols), mut c), scratch): ((_, MatMut<'a>), &'a mut Buffer)| -> Share<'a> {
+            let (a, b) = (a.rows_range(rows), b.cols_range(cols));
+            let epilogue = Epilogue { update, ..Epilogue::default() };
+            match route {
+                Route::FewRows => Box::new(move || {
+                    for first in (0..m).step_by(GEMV_MAX_ROWS) {
+                        let rows = first..(first + GEMV_MAX_ROWS).min(m);
+                        let x = a.mat.rows_range(rows.clone());
+                        gemv_nt(isa, x, b.mat, c.reborrow().rows_range(rows), epilogue);
+                    }
+                }),
+                Route::Tiles(_) => Box::new(move || gemm(isa, a, b, c.reborrow(), epilogue, scratch)),
+            }
+        };
+        Ok(windows.into_iter().zip(outputs).zip(&mut work.scratch).map(share).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::holds;
+    use super::*;
+    use crate::case::Problem;
+
+    #[test]
+    fn products_of_all_forms_hold() {
+        for (m, n, k) in [(1, 1, 1), (5, 70, 33), (70, 5, 33), (16, 48, 300), (40, 40, 40)] {
+            for product in [Product::nn, Product::nt, Product::tn] {
+                holds(Problem::Matmul(product(m, n, k)));
+                holds(Problem::Matmul(Product { accumulate: true, ..product(m, n, k) }));
+            }
+        }
+        holds(Problem::Gemv { n: 100, k: 77 });
+    }
+
+    #[test]
+    fn a_wrong_element_is_found() {
+        let mut work = Matmul::new(Product::nn(4, 4, 300)).unwrap();
+        work.reset();
+        work.shares(IsaKind::Scalar, 0, 1).unwrap().into_iter().for_each(|mut share| share());
+        assert_eq!(work.check(), Ok(()));
+        work.c[5] += 1e-4;
+        let wrong = work.check().unwrap_err();
+        assert!(wrong.to_string().contains("C[1, 1]"), "{wrong}");
+    }
+
+    #[test]
+    fn the_engines_route_comes_first() {
+        let routes = |product: Product, threads| Matmul::new(product).unwrap().routes(threads);
+        assert_eq!(routes(Product::nt(4, 64, 8), 1), ["gemv", "gemm"]);
+        assert_eq!(routes(Product::nt(12, 64, 8), 2), ["gemm by columns", "gemm by rows", "gemv in passes"]);
+        assert_eq!(routes(Product::nn(64, 12, 8), 2)[0], "gemm by rows");
+        assert_eq!(routes(Product::tn(64, 12, 8), 1), ["gemm"]);
+    }
+}

@@ -1,0 +1,126 @@
+//! Which kernel computes a product, and how workers share its output: one definition for everybody who runs products on several threads.
+
+use std::ops::Range;
+
+use super::{GEMV_MAX_ROWS, Layout, Operand, Update};
+use crate::Part;
+
+/// Rows that go to one worker together, so that cuts fall between the kernels' row blocks more often than not.
+pub const ROW_GRANULE: usize = 4;
+/// Columns that go to one worker together: a cache line.
+pub const COL_GRANULE: usize = 16;
+
+/// Along which dimension of the output workers share a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Each has rows of its own, and packs all of B.
+    Rows,
+    /// Each has columns of its own, and reads all of A.
+    Columns,
+}
+
+impl Cut {
+    /// The cut of an output `[m, n]`. One by rows needs no barrier between row-wise neighbours but packs B once a worker, one by columns
+    /// the other way round.
+    pub fn choose(m: usize, n: usize) -> Self {
+        if m >= n { Self::Rows } else { Self::Columns }
+    }
+
+    /// The rows and columns of an output `[m, n]` that are `part`'s.
+    pub fn window(self, m: usize, n: usize, part: Part) -> (Range<usize>, Range<usize>) {
+        match self {
+            Self::Rows => (part.range(m, ROW_GRANULE), 0..n),
+            Self::Columns => (0..m, part.range(n, COL_GRANULE)),
+        }
+    }
+}
+
+/// How a product is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// By [`super::gemv_nt`], each worker with its own rows of the weights: they are read once.
+    FewRows,
+    /// By [`super::gemm`].
+    Tiles(Cut),
+}
+
+impl Route {
+    /// The route for an output `[m, n]`, where `layouts` are those of A and B.
+    pub fn choose(layouts: (Layout, Layout), update: Update, m: usize, n: usize) -> Self {
+        let streams = (layouts, update) == ((Layout::Normal, Layout::Transposed), Update::Overwrite);
+        if streams && m <= GEMV_MAX_ROWS { Self::FewRows } else { Self::Tiles(Cut::choose(m, n)) }
+    }
+
+    /// How the output is cut.
+    pub fn cut(self) -> Cut {
+        match self {
+            Self::FewRows => Cut::Columns,
+            Self::Tiles(cut) => cut,
+        }
+    }
+}
+
+impl Operand<'_> {
+    /// The rows of the factor that belong to a window of the product's rows.
+    #[inline(always)]
+    pub fn rows_range(self, range: Range<usize>) -> Self {
+        let mat = match self.layout {
+            Layout::Normal => self.mat.rows_range(range),
+            Layout::Transposed => self.mat.cols_range(range),
+        };
+        Self { mat, ..self }
+    }
+
+    /// The columns of the factor that belong to a window of the product's columns.
+    #[inline(always)]
+    pub fn cols_range(self, range: Range<usize>) -> Self {
+        let mat = match self.layout {
+            Layout::Normal => self.mat.cols_range(range),
+            Layout::Transposed => self.mat.rows_range(range),
+        };
+        Self { mat, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Mat;
+
+    #[test]
+    fn windows_cover_the_output_once() {
+        for (m, n) in [(1, 1), (3, 40), (40, 3), (64, 64), (0, 5)] {
+            for cut in [Cut::Rows, Cut::Columns] {
+                for count in 1..5 {
+                    let areas = (0..count).map(|index| {
+                        let (rows, cols) = cut.window(m, n, Part { index, count });
+                        rows.len() * cols.len()
+                    });
+                    assert_eq!(areas.sum::<usize>(), m * n);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn few_rows_stream_the_weights_where_nothing_is_added() {
+        let nt = (Layout::Normal, Layout::Transposed);
+        assert_eq!(Route::choose(nt, Update::Overwrite, GEMV_MAX_ROWS, 7), Route::FewRows);
+        assert_eq!(Route::choose(nt, Update::Overwrite, GEMV_MAX_ROWS + 1, 7), Route::Tiles(Cut::Rows));
+        assert_eq!(Route::choose(nt, Update::Accumulate, 1, 7), Route::Tiles(Cut::Columns));
+        assert_eq!(
+            Route::choose((Layout::Normal, Layout::Normal), Update::Overwrite, 1, 7),
+            Route::Tiles(Cut::Columns)
+        );
+    }
+
+    #[test]
+    fn windows_of_a_factor_follow_its_layout() {
+        let data: Vec<f32> = (0..6).map(|i| i as f32).collect();
+        let mat = Mat::new(&data, 2, 3);
+        assert_eq!(Operand::normal(mat).rows_range(1..2).mat.row(0), [3.0, 4.0, 5.0]);
+        assert_eq!(Operand::transposed(mat).rows_range(1..2).mat.row(1), [4.0]);
+        assert_eq!(Operand::normal(mat).cols_range(1..2).mat.row(1), [4.0]);
+        assert_eq!(Operand::transposed(mat).cols_range(1..2).mat.row(0), [3.0, 4.0, 5.0]);
+    }
+}

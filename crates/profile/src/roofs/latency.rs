@@ -1,0 +1,30 @@
+//! What it costs that several threads work together.
+
+use smallmind_graph::Pool;
+
+use super::{Effort, best};
+
+/// Nanoseconds to enter the pool with nothing to do and to leave it, its workers being awake.
+pub(super) fn entry_ns(pool: &mut Pool, effort: Effort) -> f64 {
+    let seconds = best(effort, |iterations| {
+        for _ in 0..iterations {
+            pool.run(|worker, _| {
+                std::hint::black_box(worker);
+            });
+        }
+    });
+    1e9 * seconds
+}
+
+/// Nanoseconds of a barrier at which all workers arrive together.
+pub(super) fn barrier_ns(pool: &mut Pool, effort: Effort) -> f64 {
+    let seconds = best(effort, |iterations| {
+        pool.run(|_, team| {
+            for _ in 0..iterations {
+                team.barrier();
+                std::hint::black_box(team);
+            }
+        });
+    });
+    1e9 * seconds
+}

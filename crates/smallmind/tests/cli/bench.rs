@@ -1,0 +1,139 @@
+//! `bench kernels`: rows of every form, comparison with a record, rivals.
+
+use serde_json::Value;
+
+use crate::support::{Bench, Ran};
+
+/// The smallest square products, in a hurry.
+const SQUARES: &str = "bench kernels --quick --threads 1 --filter matmul --filter square --filter 64x64x64";
+
+fn rows(ran: &Ran) -> Vec<Value> {
+    let value: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:#?}"));
+    value.as_array().expect("an array").clone()
+}
+
+#[test]
+fn rows_are_an_array_of_objects() {
+    let ran = Bench::new().run(&format!("{SQUARES} --json"));
+    let rows = rows(&ran);
+    ran.ok();
+    assert_eq!(rows.len(), 3);
+    for row in &rows {
+        for key in ["median_us", "min_us", "gflops", "gbps", "peak_fraction"] {
+            assert!(row[key].as_f64() > Some(0.0), "{key} in {row}");
+        }
+        assert_eq!((&row["kernel"], &row["dtype"], &row["threads"]), (&"matmul".into(), &"f32".into(), &1.into()));
+        assert!(row["shape"].as_str().unwrap().ends_with(" 64x64x64") && row["isa"].is_string(), "{row}");
+        assert_eq!(
+            (&row["contender"], &row["runs"], &row["schema_version"]),
+            (&"smallmind".into(), &5.into(), &1.into())
+        );
+    }
+}
+
+#[test]
+fn every_kernel_can_be_measured() {
+    let bench = Bench::new();
+    let words = "softmax,rope,1048576,in-cache,512x2048,64x64x64,1000x1000,2359296,512x1536";
+    let rows = rows(&bench.run(&format!("bench kernels --quick --threads 2 --runs 1 --filter {words} -o json")));
+    for kernel in
+        ["matmul", "attention", "layer_norm", "rms_norm", "gelu", "swiglu", "softmax", "rope", "cross_entropy", "adamw"]
+    {
+        assert!(rows.iter().any(|row| row["kernel"] == kernel), "{kernel} in {rows:#?}");
+    }
+    assert!(rows.iter().all(|row| row["error"].is_null() && row["median_us"].is_number()), "{rows:#?}");
+}
+
+#[test]
+fn roofs_are_rows_when_they_are_asked_for() {
+    let rows = rows(&Bench::new().run("bench kernels --quick --threads 1 --filter roof --json"));
+    assert!(rows.len() >= 15 && rows.iter().all(|row| row["kernel"] == "roof"), "{rows:#?}");
+}
+
+#[test]
+fn a_slower_kernel_ends_with_5() {
+    let bench = Bench::new();
+    let csv = bench.run(&format!("{SQUARES} -o csv")).ok();
+    assert!(csv.starts_with("kernel,dtype,shape,") && csv.lines().count() == 4, "{csv}");
+    // A record of a machine that is a hundred times as fast, and one of a slow machine.
+    for (factor, code) in [(0.01, 5), (100.0, 0)] {
+        let mut record = csv.lines().next().unwrap().to_owned();
+        for line in csv.lines().skip(1) {
+            let mut fields: Vec<String> = line.split(',').map(str::to_owned).collect();
+            fields[9] = (fields[9].parse::<f64>().unwrap() * factor).to_string();
+            record += &format!("\n{}", fields.join(","));
+        }
+        bench.write("before.csv", record);
+        let ran = bench.run(&format!("{SQUARES} --against before.csv --json"));
+        assert_eq!(ran.code, Some(code), "{ran:#?}");
+        assert!(rows(&ran).iter().all(|row| row["ratio"].is_number()), "{ran:#?}");
+        assert!(
+            code == 0 || (ran.stderr.contains("slower than before") && ran.stderr.contains("nt 64x64x64")),
+            "{ran:#?}"
+        );
+    }
+}
+
+#[test]
+fn choices_are_marked() {
+    let ran = Bench::new()
+        .run("bench kernels --quick --threads 1 --assert-choice --filter few-rows --filter 1x512x128 --json");
+    assert!(matches!(ran.code, Some(0 | 5)), "{ran:#?}");
+    let rows = rows(&ran);
+    assert!(rows.len() >= 2 && rows.iter().all(|row| row["chosen"].is_boolean()), "{rows:#?}");
+    assert!(rows.iter().any(|row| row["contender"] == "smallmind/gemv" && row["chosen"] == true), "{rows:#?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn rivals_take_part_and_one_that_dies_is_an_error() {
+    let bench = Bench::new();
+    let hello = r#"echo '{"rival":"fake","version":"1","contenders":[{"name":"fake","kernels":["matmul/f32"]}]}'"#;
+    let answers = r#"
+while read -r line; do
+    id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
+    case $line in
+    *quit*) exit ;;
+    *'"op":"sample"'*) echo "{\"id\":$id,\"seconds\":[0.001]}" ;;
+    *) echo "{\"id\":$id,\"ok\":true}" ;;
+    esac
+done"#;
+    bench.write("lives", format!("{hello}\n{answers}"));
+    bench.write("dies", format!("{hello}\nread -r line\nexit 4\n"));
+    let mut command = bench.command(SQUARES);
+    let ran = Ran::of(command.args(["--json", "--rival", "sh lives"]).output().unwrap());
+    let found = rows(&ran);
+    ran.ok();
+    assert_eq!(found.iter().filter(|row| row["contender"] == "fake" && row["vs_smallmind"].is_number()).count(), 3);
+
+    let mut command = bench.command(SQUARES);
+    let ran = Ran::of(command.args(["--json", "--rival", "sh dies"]).output().unwrap());
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    assert!(ran.stderr.contains("rival `sh dies`: ended at `prepare`"), "{ran:#?}");
+    assert_eq!(rows(&ran).iter().filter(|row| row["contender"] == "smallmind" && row["error"].is_null()).count(), 3);
+}
+
+#[test]
+fn cases_are_listed() {
+    let bench = Bench::new();
+    let text = bench.run("bench kernels --list --all --filter matmul,attention").ok();
+    assert!(
+        ["llama-3.2-1b", "nt 2048x2304x768", "decode", "mlp.down"].iter().all(|word| text.contains(word)),
+        "{text}"
+    );
+    let listed = bench.run("bench kernels --list --json --filter seed-deep").json();
+    assert!(
+        listed["cases"].as_array().unwrap().len() > 20 && listed["cases"][0]["params"]["layout"] == "nt",
+        "{listed}"
+    );
+}
+
+#[test]
+fn wrong_usage_is_told() {
+    let bench = Bench::new();
+    bench.run("bench kernels --filter nothing-like-that").fails(2, &["nothing-like-that", "--list --all"]);
+    bench.write("bad.csv", "what,is,this\n1,2,3\n");
+    bench.run(&format!("{SQUARES} --against bad.csv")).fails(3, &["bad.csv", "kernel"]);
+    bench.run(&format!("{SQUARES} --rival false")).fails(1, &["rival `false`", "ended"]);
+    bench.run("bench kernels --fail-on 3 --list").fails(2, &["--against"]);
+}
