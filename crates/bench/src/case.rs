@@ -371,6 +371,16 @@ pub struct Case {
 }
 
 impl Case {
+    /// What it costs at least. Of the operands of `bf16` products only the output, and what it is added to, is `f32`.
+    pub fn cost(&self) -> Cost {
+        let mut cost = self.problem.cost();
+        if let (Dtype::Bf16, Problem::Matmul(Product { m, n, accumulate, .. })) = (self.dtype, self.problem) {
+            let added = if accumulate { 4.0 * (m * n) as f64 } else { 0.0 };
+            cost.read = (cost.read - added) / 2.0 + added;
+        }
+        cost
+    }
+
     /// Whether each of `filters` is met: one of its words, which commas part, is found in the kernel's name, the shape or a tag.
     pub fn matches(&self, filters: &[String]) -> bool {
         let text = format!("{}/{} {} {}", self.problem.kernel(), self.dtype, self.problem.shape(), self.tags.join(" "));
@@ -404,6 +414,12 @@ mod tests {
     #[test]
     fn costs_are_counted_from_shapes() {
         let product = Problem::Matmul(Product { accumulate: true, ..Product::tn(2, 3, 5) }).cost();
+        let narrow = Case {
+            problem: Problem::Matmul(Product { accumulate: true, ..Product::tn(2, 3, 5) }),
+            dtype: Dtype::Bf16,
+            tags: vec![],
+        };
+        assert_eq!(narrow.cost().read, 2.0 * (10.0 + 15.0) + 4.0 * 6.0);
         assert_eq!(product, Cost { flops: 60.0, read: 4.0 * (10.0 + 15.0 + 6.0), written: 24.0, in_place: false });
         let decode = Attention { heads: 4, kv_heads: 2, len: 1, context: 10, head_dim: 8, pass: Pass::Forward };
         let cost = Problem::Attention(decode).cost();

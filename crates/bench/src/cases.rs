@@ -17,6 +17,8 @@ const HEAD_TOKENS: usize = 512;
 /// Presets whose linear layers are measured.
 const PRESETS: [&str; 7] =
     ["nanogpt-cpu", "gpt2-124m", "nanogpt-gpu", "seed-deep", "smollm2-135m", "qwen2.5-0.5b", "llama-3.2-1b"];
+/// The one of which they are measured in `bf16` too.
+const NARROW_PRESET: &str = "gpt2-124m";
 /// Of these, how many belong to the cases that are measured unasked.
 const DEFAULT_PRESETS: usize = 2;
 /// Bytes that the operands of a case may take.
@@ -59,6 +61,7 @@ impl Cases {
         for name in presets {
             list.preset(name)?;
         }
+        list.narrow();
         list.few_rows();
         list.gemv();
         list.attention();
@@ -78,17 +81,20 @@ impl Cases {
 
     /// Adds a case, or its tags to the one that is there.
     fn add(&mut self, problem: Problem, tags: &[&str]) {
-        let case = Case { problem, dtype: Dtype::F32, tags: tags.iter().map(|t| t.to_string()).collect() };
-        let cost = problem.cost();
+        self.add_case(Case { problem, dtype: Dtype::F32, tags: tags.iter().map(|t| t.to_string()).collect() });
+    }
+
+    fn add_case(&mut self, case: Case) {
+        let cost = case.cost();
         if cost.read + if cost.in_place { 0.0 } else { cost.written } > MAX_BYTES {
             self.left_out.push(format!(
                 "{case} ({}): more than {} GiB",
-                tags.join(" "),
+                case.tags.join(" "),
                 MAX_BYTES / f64::from(1 << 30)
             ));
             return;
         }
-        match self.cases.iter_mut().find(|c| c.problem == problem && c.dtype == case.dtype) {
+        match self.cases.iter_mut().find(|c| c.problem == case.problem && c.dtype == case.dtype) {
             Some(known) => {
                 for tag in case.tags {
                     if !known.tags.contains(&tag) {
@@ -124,6 +130,14 @@ impl Cases {
             }
         }
         Ok(())
+    }
+
+    /// The squares and the layers of a preset in `bf16`.
+    fn narrow(&mut self) {
+        let wanted = |case: &&Case| case.tags.iter().any(|tag| tag == "square" || tag == NARROW_PRESET);
+        let narrow: Vec<Case> =
+            self.cases.iter().filter(wanted).map(|case| Case { dtype: Dtype::Bf16, ..case.clone() }).collect();
+        narrow.into_iter().for_each(|case| self.add_case(case));
     }
 
     /// Where a product by rows of the weights gives way to one by tiles.

@@ -11,7 +11,7 @@
 //! use smallmind_profile::roofs::Effort;
 //! use smallmind_simd::IsaKind;
 //!
-//! let filters = vec!["matmul".to_owned(), "nn 64x64x64".to_owned()];
+//! let filters = vec!["matmul/f32".to_owned(), "nn 64x64x64".to_owned()];
 //! let bench = Bench {
 //!     isa: IsaKind::best(),
 //!     threads: vec![1],

@@ -102,8 +102,8 @@ impl Bench {
                 }
             }
             for case in &self.cases.cases {
-                let Some(mut work) = work::prepare(case).map_err(BenchError::from)? else {
-                    outcome.left_out.push(format!("{case}: no kernel yet"));
+                let Some(mut work) = work::prepare(case, self.isa).map_err(BenchError::from)? else {
+                    outcome.left_out.push(format!("{case}: {} has no such kernel", self.isa));
                     continue;
                 };
                 for row in self.case(case, &mut *work, &mut pool, &roofs, rivals, &mut outcome)? {
@@ -146,7 +146,7 @@ impl Bench {
             entries.push(Entry { row, samples: vec![] });
         }
         self.compete(case, &mut stage, &mut entries, rivals)?;
-        let cost = case.problem.cost();
+        let cost = case.cost();
         for entry in &mut entries {
             entry.row.enter(&entry.samples, &cost, case.dtype, roofs);
             entry.row.ratio = self.baseline.as_ref().and_then(|baseline| baseline.ratio(&entry.row));
@@ -307,7 +307,7 @@ mod tests {
     #[test]
     fn a_wrong_kernel_has_an_error_and_no_time() {
         let case = case(Product::nn(8, 8, 8));
-        let mut work = Planted { right: prepare(&case).unwrap().unwrap(), wrong_route: 0 };
+        let mut work = Planted { right: prepare(&case, IsaKind::Scalar).unwrap().unwrap(), wrong_route: 0 };
         let (rows, outcome) = rows(&bench(Routes::Chosen), &case, &mut work);
         assert_eq!((rows.len(), rows[0].median_us, rows[0].runs), (1, None, 0));
         assert!(rows[0].error.as_ref().unwrap().contains("wrong result: C[0]"), "{rows:?}");
@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn a_right_kernel_has_a_time() {
         let case = case(Product::nn(8, 8, 8));
-        let mut work = prepare(&case).unwrap().unwrap();
+        let mut work = prepare(&case, IsaKind::Scalar).unwrap().unwrap();
         let (rows, outcome) = rows(&bench(Routes::Chosen), &case, &mut *work);
         assert!(rows[0].median_us >= rows[0].min_us && rows[0].min_us > Some(0.0) && outcome.errors.is_empty());
         assert_eq!((rows[0].contender.as_str(), rows[0].runs, rows[0].chosen), ("smallmind", 3, None));
@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn candidates_are_side_by_side_and_the_choice_is_marked() {
         let case = case(Product::nt(2, 64, 64));
-        let mut work = Planted { right: prepare(&case).unwrap().unwrap(), wrong_route: 1 };
+        let mut work = Planted { right: prepare(&case, IsaKind::Scalar).unwrap().unwrap(), wrong_route: 1 };
         let (rows, outcome) = rows(&bench(Routes::All), &case, &mut work);
         assert_eq!(rows.iter().map(|row| row.chosen).collect::<Vec<_>>(), [Some(true), Some(false)]);
         assert!(rows[0].error.is_none() && rows[1].error.is_some(), "{rows:?}");

@@ -7,7 +7,7 @@
 //!
 //! Everything rests on one reduction: `e^x = 2^n · e^r` with a whole `n` and `|r| ≤ ln 2 / 2`.
 
-use std::f32::consts::LOG2_E;
+use std::f32::consts::{LN_2, LOG2_E};
 
 use crate::Isa;
 
@@ -20,7 +20,7 @@ const LN_2_LOW: f32 = -2.121_944_4e-4;
 const EXPM1: [f32; 5] = [0.5, 0.166_665_48, 0.041_666_854, 0.008_366_148, 0.001_389_838];
 
 /// `q` of `2^r = 1 + r·q(r)`; the relative error it leaves in `2^r` is below 2e-9 where `|r| ≤ 1/2`.
-const EXP2: [f32; 6] = [0.693_147_2, 0.240_226_48, 0.055_503_324, 0.009_618_436, 0.001_339_885_2, 1.535_36e-4];
+const EXP2: [f32; 6] = [LN_2, 0.240_226_48, 0.055_503_324, 0.009_618_436, 0.001_339_885_2, 1.535_36e-4];
 
 /// `2/√π`, where [`ERF_EXPONENT`] starts.
 const TWO_OVER_SQRT_PI: f32 = std::f32::consts::FRAC_2_SQRT_PI;

@@ -1,5 +1,7 @@
 //! Products of matrices, shared out as the engine shares them.
 
+use std::ops::Range;
+
 use smallmind_graph::{Buffer, GraphError};
 use smallmind_kernels::matmul::{
     Cut, Epilogue, GEMV_MAX_ROWS, Layout, Operand, Route, Update, gemm, gemm_scratch_len, gemv_nt,
@@ -37,15 +39,11 @@ impl Matmul {
         Ok(Self { product, a, b, c: Buffer::zeroed(m * n)?, scratch: vec![] })
     }
 
-    fn update(&self) -> Update {
-        if self.product.accumulate { Update::Accumulate } else { Update::Overwrite }
-    }
-
     /// The engine's route, then the others that are to be had.
     fn candidates(&self, threads: usize) -> Vec<(Route, &'static str)> {
         let Product { a, b, m, n, .. } = self.product;
-        let chosen = Route::choose((a, b), self.update(), m, n);
-        let streams = (a, b, self.update()) == (Layout::Normal, Layout::Transposed, Update::Overwrite);
+        let chosen = Route::choose((a, b), update_of(self.product), m, n);
+        let streams = (a, b, update_of(self.product)) == (Layout::Normal, Layout::Transposed, Update::Overwrite);
         let mut all = vec![];
         if streams && m <= GEMV_MAX_ROWS {
             all.push((Route::FewRows, "gemv"));
@@ -63,21 +61,88 @@ impl Matmul {
         all.sort_by_key(|(route, _)| *route != chosen);
         all
     }
+}
 
-    /// Rows `rows` and columns `cols` of the factor that lies in `data`.
-    fn factor(&self, data: &[f32], layout: Layout, size: (usize, usize), rows: &[usize], cols: &[usize]) -> Matrix {
-        Matrix::from_fn(rows.len(), cols.len(), |r, c| {
-            let (r, c) = (rows[r], cols[c]);
-            f64::from(match layout {
-                Layout::Normal => data[r * size.1 + c],
-                Layout::Transposed => data[c * size.0 + r],
-            })
-        })
+/// Rows `rows` and columns `cols` of the factor of that size that lies in `data`.
+fn factor<T: Copy + Into<f64>>(
+    data: &[T],
+    layout: Layout,
+    size: (usize, usize),
+    rows: &[usize],
+    cols: &[usize],
+) -> Matrix {
+    Matrix::from_fn(rows.len(), cols.len(), |r, c| {
+        let (r, c) = (rows[r], cols[c]);
+        match layout {
+            Layout::Normal => data[r * size.1 + c].into(),
+            Layout::Transposed => data[c * size.0 + r].into(),
+        }
+    })
+}
+
+/// Holds samples of `c` against the reference.
+pub(super) fn check_product<T: Copy + Into<f64>>(product: Product, a: &[T], b: &[T], c: &[f32]) -> Result<(), Wrong> {
+    Wrong::unless_finite("C", c)?;
+    let Product { m, n, k, accumulate, .. } = product;
+    let (rows, cols, depth) = (sampled(m, SAMPLES.0), sampled(n, SAMPLES.1), (0..k).collect::<Vec<_>>());
+    let left = factor(a, product.a, (m, k), &rows, &depth);
+    let right = factor(b, product.b, (k, n), &depth, &cols);
+    let want = matmul::matmul(&left, Layout::Normal, &right, Layout::Normal);
+    let size = matmul::matmul(&magnitudes(&left), Layout::Normal, &magnitudes(&right), Layout::Normal);
+    // Errors of a sum add up like a random walk: far below this, while a term that is missing or wrong lies far above.
+    let relative = f64::from(f32::EPSILON) * (8.0 + 2.0 * (k as f64).sqrt());
+    for (r, &row) in rows.iter().enumerate() {
+        for (j, &col) in cols.iter().enumerate() {
+            let index = row * n + col;
+            let old = if accumulate { f64::from(noise(SEED_C, index)) } else { 0.0 };
+            let bound = relative * (size.at(r, j) + old.abs());
+            Wrong::unless_close(|| format!("C[{row}, {col}]"), c[index], want.at(r, j) + old, bound)?;
+        }
     }
+    Ok(())
+}
+
+/// The output before a product: NaN, or what it is added to.
+pub(super) fn reset_output(product: Product, c: &mut [f32]) {
+    let before = |i| if product.accumulate { noise(SEED_C, i) } else { f32::NAN };
+    c.iter_mut().enumerate().for_each(|(i, c)| *c = before(i));
+}
+
+/// What becomes of the output's earlier contents.
+pub(super) fn update_of(product: Product) -> Update {
+    if product.accumulate { Update::Accumulate } else { Update::Overwrite }
+}
+
+/// Each worker's rows, columns and window of the output under a cut.
+pub(super) fn windows<'a>(
+    cut: Cut,
+    product: Product,
+    threads: usize,
+    c: &'a mut [f32],
+) -> impl Iterator<Item = (Range<usize>, Range<usize>, MatMut<'a>)> {
+    let Product { m, n, .. } = product;
+    let windows: Vec<_> = parts(threads).map(|part| cut.window(m, n, part)).collect();
+    let c = MatMut::new(c, m, n);
+    let outputs = match cut {
+        Cut::Rows => split_rows(c, &windows.iter().map(|w| w.0.clone()).collect::<Vec<_>>()),
+        Cut::Columns => split_cols(c, &windows.iter().map(|w| w.1.clone()).collect::<Vec<_>>()),
+    };
+    windows.into_iter().zip(outputs).map(|((rows, cols), c)| (rows, cols, c))
+}
+
+/// As many buffers as workers, each of at least `len` elements.
+pub(super) fn scratch_of(buffers: &mut Vec<Buffer>, threads: usize, len: usize) -> Result<(), GraphError> {
+    while buffers.len() < threads {
+        buffers.push(Buffer::zeroed(0)?);
+    }
+    for buffer in buffers.iter_mut().filter(|buffer| buffer.len() < len) {
+        *buffer = Buffer::zeroed(len)?;
+    }
+    Ok(())
 }
 
 /// A factor `[rows, cols]` that lies in `data` in a layout.
-fn operand(data: &[f32], layout: Layout, rows: usize, cols: usize) -> Operand<'_> {
+pub(super) fn operand<T>(data: &[T], layout: Layout, rows: usize, cols: usize) -> Operand<'_, T> {
     let mat = match layout {
         Layout::Normal => Mat::new(data, rows, cols),
         Layout::Transposed => Mat::new(data, cols, rows),
@@ -91,8 +156,7 @@ impl Work for Matmul {
     }
 
     fn reset(&mut self) {
-        let accumulate = self.product.accumulate;
-        self.c.iter_mut().enumerate().for_each(|(i, c)| *c = if accumulate { noise(SEED_C, i) } else { f32::NAN });
+        reset_output(self.product, &mut self.c);
     }
 
     fn shares(&mut self, isa: IsaKind, route: usize, threads: usize) -> Result<Vec<Share<'_>>, GraphError> {
@@ -102,24 +166,7 @@ impl Work for Matmul {
     }
 
     fn check(&self) -> Result<(), Wrong> {
-        Wrong::unless_finite("C", &self.c)?;
-        let Product { a, b, m, n, k, accumulate } = self.product;
-        let (rows, cols, depth) = (sampled(m, SAMPLES.0), sampled(n, SAMPLES.1), (0..k).collect::<Vec<_>>());
-        let left = self.factor(&self.a, a, (m, k), &rows, &depth);
-        let right = self.factor(&self.b, b, (k, n), &depth, &cols);
-        let want = matmul::matmul(&left, Layout::Normal, &right, Layout::Normal);
-        let size = matmul::matmul(&magnitudes(&left), Layout::Normal, &magnitudes(&right), Layout::Normal);
-        // Errors of a sum add up like a random walk: far below this, while a term that is missing or wrong lies far above.
-        let relative = f64::from(f32::EPSILON) * (8.0 + 2.0 * (k as f64).sqrt());
-        for (r, &row) in rows.iter().enumerate() {
-            for (c, &col) in cols.iter().enumerate() {
-                let index = row * n + col;
-                let old = if accumulate { f64::from(noise(SEED_C, index)) } else { 0.0 };
-                let bound = relative * (size.at(r, c) + old.abs());
-                Wrong::unless_close(|| format!("C[{row}, {col}]"), self.c[index], want.at(r, c) + old, bound)?;
-            }
-        }
-        Ok(())
+        check_product(self.product, &self.a, &self.b, &self.c)
     }
 }
 
@@ -134,27 +181,14 @@ impl<'a> WithIsa for Shares<'a> {
 
     fn call<I: Isa>(self, isa: I) -> Self::Output {
         let Self { work, route, threads } = self;
-        let update = work.update();
-        let Product { m, n, k, .. } = work.product;
-        let scratch = gemm_scratch_len(isa, m, n, k);
-        while work.scratch.len() < threads {
-            work.scratch.push(Buffer::zeroed(0)?);
-        }
-        for buffer in work.scratch.iter_mut().filter(|buffer| buffer.len() < scratch) {
-            *buffer = Buffer::zeroed(scratch)?;
-        }
-        let a = operand(&work.a, work.product.a, m, k);
-        let b = operand(&work.b, work.product.b, k, n);
-        let cut = route.cut();
-        let windows: Vec<_> = parts(threads).map(|part| cut.window(m, n, part)).collect();
-        let c = MatMut::new(&mut work.c, m, n);
-        let outputs = match cut {
-            Cut::Rows => split_rows(c, &windows.iter().map(|w| w.0.clone()).collect::<Vec<_>>()),
-            Cut::Columns => split_cols(c, &windows.iter().map(|w| w.1.clone()).collect::<Vec<_>>()),
-        };
-        let share = |(((rows, cols), mut c), scratch): ((_, MatMut<'a>), &'a mut Buffer)| -> Share<'a> {
+        let product = work.product;
+        let Product { m, n, k, .. } = product;
+        scratch_of(&mut work.scratch, threads, gemm_scratch_len(isa, m, n, k))?;
+        let a = operand(&work.a, product.a, m, k);
+        let b = operand(&work.b, product.b, k, n);
+        let epilogue = Epilogue { update: update_of(product), ..Epilogue::default() };
+        let share = |((rows, cols, mut c), scratch): ((_, _, MatMut<'a>), &'a mut Buffer)| -> Share<'a> {
             let (a, b) = (a.rows_range(rows), b.cols_range(cols));
-            let epilogue = Epilogue { update, ..Epilogue::default() };
             match route {
                 Route::FewRows => Box::new(move || {
                     for first in (0..m).step_by(GEMV_MAX_ROWS) {
@@ -166,7 +200,7 @@ impl<'a> WithIsa for Shares<'a> {
                 Route::Tiles(_) => Box::new(move || gemm(isa, a, b, c.reborrow(), epilogue, scratch)),
             }
         };
-        Ok(windows.into_iter().zip(outputs).zip(&mut work.scratch).map(share).collect())
+        Ok(windows(route.cut(), product, threads, &mut work.c).zip(&mut work.scratch).map(share).collect())
     }
 }
 

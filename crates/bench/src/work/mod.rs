@@ -3,6 +3,7 @@
 mod attention;
 mod elements;
 mod matmul;
+mod narrow;
 mod norm;
 mod optimizer;
 mod tables;
@@ -74,13 +75,18 @@ impl Wrong {
     }
 }
 
-/// The memory of a case, filled; `None` for a kernel that has no such number format.
+/// The memory of a case, filled; `None` for a kernel that has no such number format, or not on that instruction set.
 ///
 /// # Errors
 /// Memory that can't be had.
-pub fn prepare(case: &Case) -> Result<Option<Box<dyn Work>>, GraphError> {
-    if case.dtype != Dtype::F32 {
-        return Ok(None);
+pub fn prepare(case: &Case, isa: IsaKind) -> Result<Option<Box<dyn Work>>, GraphError> {
+    if case.dtype == Dtype::Bf16 {
+        return match case.problem {
+            Problem::Matmul(product) if narrow::has_bf16(isa) => {
+                Ok(Some(Box::new(narrow::NarrowMatmul::new(product)?)))
+            }
+            _ => Ok(None),
+        };
     }
     Ok(Some(match case.problem {
         Problem::Matmul(product) => Box::new(matmul::Matmul::new(product)?),
@@ -186,7 +192,7 @@ pub(crate) mod tests {
     /// one after another and sees the check fail.
     pub(crate) fn holds(problem: Problem) {
         let case = Case { problem, dtype: Dtype::F32, tags: vec![] };
-        let mut work = prepare(&case).unwrap().unwrap_or_else(|| panic!("{case} has no kernel"));
+        let mut work = prepare(&case, IsaKind::best()).unwrap().unwrap_or_else(|| panic!("{case} has no kernel"));
         for isa in IsaKind::available() {
             for threads in [1, 2, 3] {
                 for route in 0..work.routes(threads).len() {

@@ -60,7 +60,7 @@ impl Route {
     }
 }
 
-impl Operand<'_> {
+impl<T> Operand<'_, T> {
     /// The rows of the factor that belong to a window of the product's rows.
     #[inline(always)]
     pub fn rows_range(self, range: Range<usize>) -> Self {

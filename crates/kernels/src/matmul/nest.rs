@@ -110,8 +110,8 @@ pub(super) fn run<P: Arithmetic>(arithmetic: P, problem: Gemm<P::Element>, scrat
         let packed = Packed { a: if packs { panel_a } else { null_mut() }, b: packed_b };
         for rows in pieces(m, block_rows(kernels, depth.len().div_ceil(P::STEP)), kernels.a_panel()) {
             let block = Block {
-                a: part(a, rows.clone(), depth.clone()),
-                b: part(b, depth.clone(), 0..n),
+                a: a.rows_range(rows.clone()).cols_range(depth.clone()),
+                b: b.rows_range(depth.clone()),
                 c: c.reborrow().rows_range(rows.clone()),
                 epilogue: epilogue_of(&epilogue, &rows, &(0..n)),
             };
@@ -137,15 +137,6 @@ fn packs_a<P: Arithmetic>(kernels: &Kernels<P>, a: Operand<P::Element>, n: usize
     often && scattered
 }
 
-/// The elements `[rows, cols]` of `op(mat)`.
-fn part<'a, T>(operand: Operand<'a, T>, rows: Range<usize>, cols: Range<usize>) -> Operand<'a, T> {
-    let (rows, cols) = match operand.layout {
-        Layout::Normal => (rows, cols),
-        Layout::Transposed => (cols, rows),
-    };
-    Operand { mat: operand.mat.rows_range(rows).cols_range(cols), ..operand }
-}
-
 /// The epilogue of a window of the output.
 fn epilogue_of<'a>(whole: &Epilogue<'a>, rows: &Range<usize>, cols: &Range<usize>) -> Epilogue<'a> {
     Epilogue {
@@ -161,13 +152,13 @@ fn epilogue_of<'a>(whole: &Epilogue<'a>, rows: &Range<usize>, cols: &Range<usize
 /// `packed.b` must be writable over a panel of B; `packed.a`, unless null, over the panels of A.
 unsafe fn multiply_block<P: Arithmetic>(arithmetic: P, kernels: &Kernels<P>, block: Block<P::Element>, packed: Packed) {
     let Block { a, b, mut c, epilogue } = block;
-    let (m, depth) = (c.rows(), a.cols());
+    let m = c.rows();
     if !packed.a.is_null() {
         // SAFETY: the caller's guarantee.
         unsafe { pack_a(arithmetic, kernels, a, packed.a) };
     }
     for columns in panels(kernels, c.cols()) {
-        let panel = part(b, 0..depth, columns.clone());
+        let panel = b.cols_range(columns.clone());
         let c = c.reborrow().cols_range(columns.clone());
         let epilogue = epilogue_of(&epilogue, &(0..m), &columns);
         // SAFETY: the caller's guarantee, and A is packed as asked for.
