@@ -206,11 +206,11 @@ pub fn roof_rows(roofs: &Roofs, version: &str) -> Vec<Row> {
     let mut rows = vec![compute("f32", roofs.f32_gflops)];
     rows.extend(roofs.bf16_gflops.map(|rate| compute("bf16", rate)));
     rows.extend(roofs.int8_gops.map(|rate| compute("int8", rate)));
-    for (name, level) in [("L2", &roofs.l2), ("L3", &roofs.l3), ("memory", &roofs.memory)] {
+    for level in &roofs.levels {
         for (access, rate) in
             [("read", level.read), ("write", level.write), ("copy", level.copy), ("update", level.update)]
         {
-            let shape = format!("{access} {name} {} KiB", level.bytes >> 10);
+            let shape = format!("{access} {} {} KiB", level.name, level.bytes >> 10);
             rows.push(row("f32", shape, 1e6 * ROOF_UNIT / 1e9 / rate, 0.0, rate, Bound::Memory));
         }
     }
@@ -228,16 +228,25 @@ pub(crate) mod tests {
     use crate::case::{Problem, Product};
 
     pub(crate) fn roofs() -> Roofs {
-        let level = |bytes, rate| Bandwidth { bytes, read: rate, write: rate / 2.0, copy: rate, update: 1.5 * rate };
+        let level = |name, bytes, rate| Bandwidth {
+            name,
+            bytes,
+            read: rate,
+            write: rate / 2.0,
+            copy: rate,
+            update: 1.5 * rate,
+        };
         Roofs {
             isa: "avx2",
             threads: 2,
             f32_gflops: 100.0,
             bf16_gflops: Some(200.0),
             int8_gops: None,
-            l2: level(1 << 20, 100.0),
-            l3: level(16 << 20, 50.0),
-            memory: level(256 << 20, 10.0),
+            levels: vec![
+                level("L2/2", 1 << 20, 100.0),
+                level("L3/2", 16 << 20, 50.0),
+                level("memory", 256 << 20, 10.0),
+            ],
             entry_ns: 1000.0,
             barrier_ns: 100.0,
         }

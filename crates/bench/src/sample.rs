@@ -1,9 +1,10 @@
 //! How long an iteration takes: contenders in turn, medians of samples.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use smallmind_graph::{GraphError, Pool};
+use smallmind_profile::roofs::seconds_together;
 use smallmind_simd::IsaKind;
 
 use crate::error::BenchError;
@@ -44,8 +45,7 @@ impl Stage<'_> {
     pub(crate) fn run(&mut self, route: usize, iterations: usize) -> Result<f64, GraphError> {
         let shares = self.work.shares(self.isa, route, self.pool.threads())?;
         let shares: Vec<_> = shares.into_iter().map(Mutex::new).collect();
-        let begin = Instant::now();
-        self.pool.run(|worker, team| {
+        Ok(seconds_together(self.pool, |worker, team| {
             let mut share = shares.get(worker).map(|share| share.lock().unwrap_or_else(PoisonError::into_inner));
             for _ in 0..iterations {
                 if let Some(share) = &mut share {
@@ -53,8 +53,7 @@ impl Stage<'_> {
                 }
                 team.barrier();
             }
-        });
-        Ok(begin.elapsed().as_secs_f64())
+        }))
     }
 
     fn sample(&mut self, player: &mut Player<'_>, iterations: usize) -> Result<f64, BenchError> {

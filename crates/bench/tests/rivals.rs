@@ -41,7 +41,7 @@ fn run(mut rival: Rival) -> (Vec<Row>, Outcome) {
         cases: Cases { cases: vec![case(), case()], left_out: vec![] },
         filters: vec!["matmul".into()],
         sampling: Sampling { runs: 3, sample: Duration::from_micros(50) },
-        effort: Effort::QUICK,
+        effort: Effort { samples: 1, sample: Duration::from_micros(100), memory_bytes: 0 },
         routes: Routes::Chosen,
         baseline: None,
         version: "0".into(),

@@ -7,11 +7,13 @@ use serde::Serialize;
 use smallmind_graph::{Buffer, GraphError, Pool};
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
-use super::{Effort, best};
+use super::{Effort, best, seconds_together};
 
 /// GB/s of a level of memory, all threads together: bytes that the program reads and writes, not what the hardware moves for them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Bandwidth {
+    /// Its size in words: `L2/2` is half of the second-level caches.
+    pub name: &'static str,
     /// Bytes that all threads together went over.
     pub bytes: usize,
     /// Reading.
@@ -133,42 +135,45 @@ impl Memory {
         Ok(memory)
     }
 
-    /// Calls `work` once on every worker with its share of the first `bytes` of its part; the bytes of all shares.
-    fn on_each(&mut self, pool: &mut Pool, bytes: usize, work: impl Fn(&mut [f32]) + Sync) -> usize {
+    /// Calls `work` once on every worker with its share of `bytes`: the bytes of all shares, and the seconds that it took.
+    fn on_each(&mut self, pool: &mut Pool, bytes: usize, work: impl Fn(&mut [f32]) + Sync) -> (usize, f64) {
         let threads = pool.threads();
         let whole = self.buffer.len() / threads;
         let share = (bytes / 4 / threads).clamp(PAGE.min(whole), whole);
         let parts: Vec<Mutex<&mut [f32]>> =
             self.buffer.chunks_exact_mut(whole).map(|part| Mutex::new(&mut part[..share])).collect();
-        pool.run(|worker, _| {
+        let seconds = seconds_together(pool, |worker, _| {
             let mut part = parts[worker].lock().unwrap_or_else(PoisonError::into_inner);
             work(&mut part);
         });
-        4 * share * threads
+        (4 * share * threads, seconds)
     }
 
-    /// The rates of all accesses to the first `bytes`.
+    /// The rates of all accesses to `bytes`, shared out.
     pub(super) fn bandwidth(
         &mut self,
         pool: &mut Pool,
         isa: IsaKind,
         effort: Effort,
+        name: &'static str,
         bytes: usize,
     ) -> Result<Bandwidth, GraphError> {
         // Shows that the set is there, so that the passes below can't fail.
         isa.with(Pass { access: Access::Read, memory: &mut [] })?;
-        let bytes = self.on_each(pool, bytes, |_| {});
+        let (bytes, _) = self.on_each(pool, bytes, |_| {});
         let mut rate = |access: Access| {
             let seconds = best(effort, |iterations| {
-                self.on_each(pool, bytes, |memory| {
+                let passes = |memory: &mut [f32]| {
                     for _ in 0..iterations {
                         let _ = isa.with(Pass { access, memory: black_box(&mut *memory) });
                     }
-                });
+                };
+                self.on_each(pool, bytes, passes).1
             });
             access.counted() * bytes as f64 / seconds / 1e9
         };
         Ok(Bandwidth {
+            name,
             bytes,
             read: rate(Access::Read),
             write: rate(Access::Write),

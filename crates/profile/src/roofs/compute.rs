@@ -5,7 +5,7 @@ use std::hint::black_box;
 use smallmind_graph::{GraphError, Pool};
 use smallmind_simd::{Bf16Dot, Int8Dot, Isa, IsaKind, WithIsa};
 
-use super::{Effort, best};
+use super::{Effort, best, seconds_together};
 
 /// Independent chains: two units of four or five cycles of latency each, and some to spare.
 const CHAINS: usize = 12;
@@ -16,11 +16,11 @@ const STEPS: usize = 2000;
 fn rate(pool: &mut Pool, effort: Effort, operations: usize, work: impl Fn() + Sync) -> f64 {
     let all = (operations * pool.threads()) as f64;
     let seconds = best(effort, |iterations| {
-        pool.run(|_, _| {
+        seconds_together(pool, |_, _| {
             for _ in 0..iterations {
                 work();
             }
-        });
+        })
     });
     all / seconds / 1e9
 }

@@ -1,17 +1,21 @@
 //! What it costs that several threads work together.
 
+use std::time::Instant;
+
 use smallmind_graph::Pool;
 
-use super::{Effort, best};
+use super::{Effort, best, seconds_together};
 
 /// Nanoseconds to enter the pool with nothing to do and to leave it, its workers being awake.
 pub(super) fn entry_ns(pool: &mut Pool, effort: Effort) -> f64 {
     let seconds = best(effort, |iterations| {
+        let begin = Instant::now();
         for _ in 0..iterations {
             pool.run(|worker, _| {
                 std::hint::black_box(worker);
             });
         }
+        begin.elapsed().as_secs_f64()
     });
     1e9 * seconds
 }
@@ -19,12 +23,12 @@ pub(super) fn entry_ns(pool: &mut Pool, effort: Effort) -> f64 {
 /// Nanoseconds of a barrier at which all workers arrive together.
 pub(super) fn barrier_ns(pool: &mut Pool, effort: Effort) -> f64 {
     let seconds = best(effort, |iterations| {
-        pool.run(|_, team| {
+        seconds_together(pool, |_, team| {
             for _ in 0..iterations {
                 team.barrier();
                 std::hint::black_box(team);
             }
-        });
+        })
     });
     1e9 * seconds
 }

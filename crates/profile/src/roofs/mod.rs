@@ -8,10 +8,11 @@ mod caches;
 mod compute;
 mod latency;
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use smallmind_graph::{GraphError, Pool};
+use smallmind_graph::{GraphError, Pool, Team};
 use smallmind_simd::IsaKind;
 
 pub use bandwidth::Bandwidth;
@@ -48,12 +49,9 @@ pub struct Roofs {
     pub bf16_gflops: Option<f64>,
     /// Multiply-adds of bytes by the CPU's dot product, where it has one: GOP/s.
     pub int8_gops: Option<f64>,
-    /// Within the second-level caches, half of each filled.
-    pub l2: Bandwidth,
-    /// Within the third-level cache, half of it filled.
-    pub l3: Bandwidth,
-    /// Beyond all caches.
-    pub memory: Bandwidth,
+    /// Memory of several sizes, in rising order: within the second-level caches, around the size of the third-level cache, and beyond all
+    /// caches.
+    pub levels: Vec<Bandwidth>,
     /// Entering the pool with nothing to do, and leaving it: nanoseconds.
     pub entry_ns: f64,
     /// A barrier of all threads: nanoseconds.
@@ -68,58 +66,76 @@ impl Roofs {
     pub fn measure(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Result<Self, GraphError> {
         let caches = CacheSizes::read();
         let threads = pool.threads();
-        let l2_bytes = caches.l2 / 2 * threads;
-        let l3_bytes = (caches.l3 / 2).max(2 * l2_bytes);
-        let memory_bytes = effort.memory_bytes.max(4 * caches.l3);
-        let mut buffer = bandwidth::Memory::new(pool, memory_bytes)?;
-        let mut level = |bytes| buffer.bandwidth(pool, isa, effort, bytes);
-        let (l2, l3, memory) = (level(l2_bytes)?, level(l3_bytes)?, level(memory_bytes)?);
+        let largest = effort.memory_bytes.max(4 * caches.l3);
+        let mut buffer = bandwidth::Memory::new(pool, largest)?;
+        let mut levels: Vec<Bandwidth> = vec![];
+        for (name, bytes) in [
+            ("L2/2", caches.l2 / 2 * threads),
+            ("L3/8", caches.l3 / 8),
+            ("L3/2", caches.l3 / 2),
+            ("L3", caches.l3),
+            ("2 L3", 2 * caches.l3),
+            ("memory", largest),
+        ] {
+            // Many small caches may be as large as the shared one.
+            if levels.last().is_none_or(|level| level.bytes < bytes) {
+                levels.push(buffer.bandwidth(pool, isa, effort, name, bytes)?);
+            }
+        }
         Ok(Self {
             isa: isa.name(),
             threads,
             f32_gflops: compute::f32_gflops(pool, isa, effort)?,
             bf16_gflops: compute::bf16_gflops(pool, isa, effort),
             int8_gops: compute::int8_gops(pool, isa, effort),
-            l2,
-            l3,
-            memory,
+            levels,
             entry_ns: latency::entry_ns(pool, effort),
             barrier_ns: latency::barrier_ns(pool, effort),
         })
     }
 
-    /// The level of memory that a working set of `bytes`, shared out among the threads, fits into.
+    /// The measured level that is nearest to a working set of `bytes`, shared out among the threads.
+    ///
+    /// # Panics
+    /// If there are no levels; [`Roofs::measure`] gives several.
     pub fn level(&self, bytes: f64) -> &Bandwidth {
-        // Each cache was measured half full.
-        let fits = |level: &Bandwidth| bytes <= 2.0 * level.bytes as f64;
-        if fits(&self.l2) {
-            &self.l2
-        } else if fits(&self.l3) {
-            &self.l3
-        } else {
-            &self.memory
-        }
+        let distance = |level: &Bandwidth| (bytes.max(1.0) / level.bytes as f64).ln().abs();
+        let nearest = self.levels.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)));
+        nearest.unwrap_or_else(|| panic!("roofs without levels of memory"))
     }
 }
 
-/// Seconds an iteration in the best of several samples; `run` does some iterations.
-fn best(effort: Effort, mut run: impl FnMut(usize)) -> f64 {
-    let mut timed = |iterations: usize| {
-        let begin = Instant::now();
-        run(iterations);
-        begin.elapsed().as_secs_f64()
-    };
+/// The seconds that all workers of `pool` together spend on `work`: from the moment at which the first of them begins it, all being awake,
+/// to that at which the last one ends it.
+pub fn seconds_together(pool: &mut Pool, work: impl Fn(usize, &Team<'_>) + Sync) -> f64 {
+    let begin = Instant::now();
+    let span = Mutex::new((Duration::MAX, Duration::ZERO));
+    pool.run(|worker, team| {
+        team.barrier();
+        let start = begin.elapsed();
+        work(worker, team);
+        let end = begin.elapsed();
+        let mut span = span.lock().unwrap_or_else(PoisonError::into_inner);
+        *span = (span.0.min(start), span.1.max(end));
+    });
+    let (start, end) = span.into_inner().unwrap_or_else(PoisonError::into_inner);
+    end.saturating_sub(start).as_secs_f64()
+}
+
+/// Seconds an iteration in the best of several samples; `run` does some iterations and gives their seconds.
+fn best(effort: Effort, mut run: impl FnMut(usize) -> f64) -> f64 {
+    // The least of some: one sample may have had to wait for another program.
+    let mut least = |iterations: usize, samples: usize| (0..samples).map(|_| run(iterations)).fold(f64::MAX, f64::min);
     let mut iterations = 1;
-    // The first call touches memory and wakes threads, so it says little about the number of iterations.
-    timed(iterations);
-    let mut seconds = timed(iterations);
+    // The first one touches memory.
+    least(iterations, 1);
+    let mut seconds = least(iterations, 2);
     while seconds < effort.sample.as_secs_f64() && iterations < 1 << 30 {
         let wanted = 1.2 * effort.sample.as_secs_f64() / seconds.max(1e-9);
         iterations = (iterations as f64 * wanted.clamp(1.1, 1000.0)).ceil() as usize;
-        seconds = timed(iterations);
+        seconds = least(iterations, 2);
     }
-    let samples = (1..effort.samples).map(|_| timed(iterations));
-    samples.fold(seconds, f64::min) / iterations as f64
+    least(iterations, effort.samples).min(seconds) / iterations as f64
 }
 
 #[cfg(test)]
@@ -137,14 +153,13 @@ mod tests {
             let rates =
                 [roofs.f32_gflops, roofs.entry_ns, roofs.bf16_gflops.unwrap_or(1.0), roofs.int8_gops.unwrap_or(1.0)];
             assert!(rates.iter().all(|x| x.is_finite() && *x > 0.0), "{roofs:?}");
-            for level in [&roofs.l2, &roofs.l3, &roofs.memory] {
+            for level in &roofs.levels {
                 let rates = [level.read, level.write, level.copy, level.update];
                 assert!(rates.iter().all(|x| x.is_finite() && *x > 0.0), "{roofs:?}");
+                assert_eq!(roofs.level(1.1 * level.bytes as f64), level);
             }
-            assert!(roofs.l2.bytes < roofs.l3.bytes && roofs.l3.bytes < roofs.memory.bytes, "{roofs:?}");
-            assert_eq!(roofs.level(1.0), &roofs.l2);
-            assert_eq!(roofs.level(roofs.l3.bytes as f64), &roofs.l3);
-            assert_eq!(roofs.level(1e12), &roofs.memory);
+            assert!(roofs.levels.len() >= 2 && roofs.levels.is_sorted_by(|a, b| a.bytes < b.bytes), "{roofs:?}");
+            assert_eq!((roofs.level(1.0).name, roofs.level(1e12).name), ("L2/2", "memory"));
         }
     }
 
@@ -159,7 +174,9 @@ mod tests {
     #[test]
     fn the_best_sample_is_an_iterations_time() {
         let pause = Duration::from_micros(300);
-        let seconds = best(TINY, |n| (0..n).for_each(|_| std::thread::sleep(pause)));
+        let mut pool = Pool::new(2).unwrap();
+        let seconds =
+            best(TINY, |n| seconds_together(&mut pool, |_, _| (0..n).for_each(|_| std::thread::sleep(pause))));
         assert!((3e-4..3e-2).contains(&seconds), "{seconds}");
     }
 }

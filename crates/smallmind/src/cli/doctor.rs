@@ -74,25 +74,19 @@ fn roof_rows(roofs: &Roofs) -> Vec<(&'static str, String)> {
     let optional =
         |rate: Option<f64>, unit: &str| rate.map_or_else(|| "none".to_owned(), |rate| format!("{rate:.0} {unit}"));
     let level = |level: &Bandwidth| {
-        let Bandwidth { bytes, read, write, copy, update } = level;
+        let Bandwidth { bytes, read, write, copy, update, .. } = level;
         let size = units::bytes(*bytes as u64);
         format!("{read:.0} read, {write:.0} write, {copy:.0} copy, {update:.0} update GB/s over {size}")
     };
-    vec![
-        (
-            "arithmetic",
-            format!(
-                "f32 {:.0} GFLOP/s; dot products: bf16 {}, int8 {}",
-                roofs.f32_gflops,
-                optional(roofs.bf16_gflops, "GFLOP/s"),
-                optional(roofs.int8_gops, "GOP/s")
-            ),
-        ),
-        ("in L2", level(&roofs.l2)),
-        ("in L3", level(&roofs.l3)),
-        ("in memory", level(&roofs.memory)),
-        ("waiting", format!("{:.0} ns to start all threads, {:.0} ns a barrier", roofs.entry_ns, roofs.barrier_ns)),
-    ]
+    let arithmetic = format!(
+        "f32 {:.0} GFLOP/s; dot products: bf16 {}, int8 {}",
+        roofs.f32_gflops,
+        optional(roofs.bf16_gflops, "GFLOP/s"),
+        optional(roofs.int8_gops, "GOP/s")
+    );
+    let waiting = format!("{:.0} ns to start all threads, {:.0} ns a barrier", roofs.entry_ns, roofs.barrier_ns);
+    let levels = roofs.levels.iter().map(|one| (one.name, level(one)));
+    std::iter::once(("arithmetic", arithmetic)).chain(levels).chain([("waiting", waiting)]).collect()
 }
 
 fn threads_why(settings: &Settings) -> String {
