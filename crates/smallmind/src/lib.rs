@@ -1,7 +1,7 @@
 //! SmallMind trains, runs and profiles small language models on an ordinary CPU.
 //!
 //! This crate is the library's face: it gathers the crates that do the work, each under its own name ([`model`], [`train`], [`graph`],
-//! [`checkpoint`], [`kernels`], [`simd`], [`profile`], [`bench`]), and brings forward the types that most programs need. The command line `smallmind` is made
+//! [`checkpoint`], [`kernels`], [`simd`], [`profile`], [`bench`](mod@bench)), and brings forward the types that most programs need. The command line `smallmind` is made
 //! of nothing else.
 //!
 //! # From text to a model to text
