@@ -142,7 +142,7 @@ impl Cases {
 
     /// Where a product by rows of the weights gives way to one by tiles.
     fn few_rows(&mut self) {
-        for rows in 1..=16 {
+        for rows in (1..=16).chain([20, 24]) {
             for (n, k) in [(512, 128), (768, 768), (3072, 768), (2048, 2048)] {
                 self.product(Product::nt(rows, n, k), &["few-rows"]);
             }

@@ -14,7 +14,7 @@ use super::{Share, Work, Wrong, magnitudes, noise, noisy, parts, sampled, split_
 use crate::case::Product;
 
 /// Rows of a product up to which its other route is worth a look.
-const FEW_ROWS: usize = 16;
+const FEW_ROWS: usize = 24;
 /// Rows and columns of which a check takes the elements.
 const SAMPLES: (usize, usize) = (12, 24);
 
@@ -41,8 +41,8 @@ impl Matmul {
 
     /// The engine's route, then the others that are to be had.
     fn candidates(&self, threads: usize) -> Vec<(Route, &'static str)> {
-        let Product { a, b, m, n, .. } = self.product;
-        let chosen = Route::choose((a, b), update_of(self.product), m, n);
+        let Product { a, b, m, n, k, .. } = self.product;
+        let chosen = Route::choose((a, b), update_of(self.product), [m, n, k]);
         let streams = (a, b, update_of(self.product)) == (Layout::Normal, Layout::Transposed, Update::Overwrite);
         let mut all = vec![];
         if streams && m <= GEMV_MAX_ROWS {
@@ -236,7 +236,7 @@ mod tests {
     fn the_engines_route_comes_first() {
         let routes = |product: Product, threads| Matmul::new(product).unwrap().routes(threads);
         assert_eq!(routes(Product::nt(4, 64, 8), 1), ["gemv", "gemm"]);
-        assert_eq!(routes(Product::nt(12, 64, 8), 2), ["gemm by columns", "gemm by rows", "gemv in passes"]);
+        assert_eq!(routes(Product::nt(20, 64, 8), 2), ["gemm by columns", "gemm by rows", "gemv in passes"]);
         assert_eq!(routes(Product::nn(64, 12, 8), 2)[0], "gemm by rows");
         assert_eq!(routes(Product::tn(64, 12, 8), 1), ["gemm"]);
     }

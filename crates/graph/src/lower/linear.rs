@@ -127,7 +127,7 @@ impl<I: Isa> Lowering<'_, I> {
             Layout::Normal => p.a.view.cols,
             Layout::Transposed => p.a.chunk.map_or(self.max_rows(&p.a.view), |c| c.max),
         };
-        let cut = match Route::choose((p.a.layout, p.b.layout), p.update, m, n) {
+        let cut = match Route::choose((p.a.layout, p.b.layout), p.update, [m, n, k]) {
             Route::FewRows => return self.few_rows_product(p),
             Route::Tiles(cut) => cut,
         };

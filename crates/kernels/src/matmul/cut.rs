@@ -10,6 +10,13 @@ pub const ROW_GRANULE: usize = 4;
 /// Columns that go to one worker together: a cache line.
 pub const COL_GRANULE: usize = 16;
 
+/// Rows that make up for a panel of B that every worker packs for itself.
+const MANY_ROWS: usize = 256;
+/// Depth from which on the sums across lanes at the end of a row of weights cost little beside the row.
+const DEEP: usize = 256;
+/// The most rows that stream shallower weights: fitted to `bench kernels --assert-choice`.
+const FEW_SHALLOW_ROWS: usize = 8;
+
 /// Along which dimension of the output workers share a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
@@ -21,9 +28,9 @@ pub enum Cut {
 
 impl Cut {
     /// The cut of an output `[m, n]`. One by rows needs no barrier between row-wise neighbours but packs B once a worker, one by columns
-    /// the other way round.
+    /// the other way round: few rows don't make up for packing.
     pub fn choose(m: usize, n: usize) -> Self {
-        if m >= n { Self::Rows } else { Self::Columns }
+        if m >= n.max(MANY_ROWS) || n < 2 * COL_GRANULE { Self::Rows } else { Self::Columns }
     }
 
     /// The rows and columns of an output `[m, n]` that are `part`'s.
@@ -45,10 +52,11 @@ pub enum Route {
 }
 
 impl Route {
-    /// The route for an output `[m, n]`, where `layouts` are those of A and B.
-    pub fn choose(layouts: (Layout, Layout), update: Update, m: usize, n: usize) -> Self {
+    /// The route for `[m, k] · [k, n]`, where `layouts` are those of A and B.
+    pub fn choose(layouts: (Layout, Layout), update: Update, [m, n, k]: [usize; 3]) -> Self {
         let streams = (layouts, update) == ((Layout::Normal, Layout::Transposed), Update::Overwrite);
-        if streams && m <= GEMV_MAX_ROWS { Self::FewRows } else { Self::Tiles(Cut::choose(m, n)) }
+        let few = if k < DEEP { FEW_SHALLOW_ROWS } else { GEMV_MAX_ROWS };
+        if streams && m <= few { Self::FewRows } else { Self::Tiles(Cut::choose(m, n)) }
     }
 
     /// How the output is cut.
@@ -105,11 +113,13 @@ mod tests {
     #[test]
     fn few_rows_stream_the_weights_where_nothing_is_added() {
         let nt = (Layout::Normal, Layout::Transposed);
-        assert_eq!(Route::choose(nt, Update::Overwrite, GEMV_MAX_ROWS, 7), Route::FewRows);
-        assert_eq!(Route::choose(nt, Update::Overwrite, GEMV_MAX_ROWS + 1, 7), Route::Tiles(Cut::Rows));
-        assert_eq!(Route::choose(nt, Update::Accumulate, 1, 7), Route::Tiles(Cut::Columns));
+        assert_eq!(Route::choose(nt, Update::Overwrite, [GEMV_MAX_ROWS, 7, DEEP]), Route::FewRows);
+        assert_eq!(Route::choose(nt, Update::Overwrite, [GEMV_MAX_ROWS, 7, DEEP - 1]), Route::Tiles(Cut::Rows));
+        assert_eq!(Route::choose(nt, Update::Overwrite, [FEW_SHALLOW_ROWS, 7, 1]), Route::FewRows);
+        assert_eq!(Route::choose(nt, Update::Overwrite, [GEMV_MAX_ROWS + 1, 7, DEEP]), Route::Tiles(Cut::Rows));
+        assert_eq!(Route::choose(nt, Update::Accumulate, [1, 70, DEEP]), Route::Tiles(Cut::Columns));
         assert_eq!(
-            Route::choose((Layout::Normal, Layout::Normal), Update::Overwrite, 1, 7),
+            Route::choose((Layout::Normal, Layout::Normal), Update::Overwrite, [1, 70, DEEP]),
             Route::Tiles(Cut::Columns)
         );
     }

@@ -12,8 +12,14 @@ use super::arch::prefetch_early;
 use super::{Epilogue, Update};
 use crate::{Mat, MatMut};
 
-/// The most rows that [`gemv_nt`] takes.
-pub const GEMV_MAX_ROWS: usize = 8;
+/// The most rows that [`gemv_nt`] takes: with more, a product by tiles is the faster one.
+pub const GEMV_MAX_ROWS: usize = 16;
+
+/// The most rows that pass by w at a time: their sums stay in registers.
+const PASS_ROWS: usize = 8;
+
+/// Elements of w that stay in a second-level cache of 1 MiB from one pass to the next.
+const RESIDENT: usize = 64 * 1024;
 
 /// Depth of a block: that much of eight rows of x stays between the first two levels of cache beside the rows of w.
 const DEPTH: usize = 1024;
@@ -25,22 +31,38 @@ const AHEAD: usize = 512;
 /// `out = [out +] scale · x · wᵀ [+ bias] [+ residual]` for few rows: `x` `[m, k]` with `m` at most [`GEMV_MAX_ROWS`], `w` `[n, k]`,
 /// `out` `[m, n]`.
 ///
-/// It reads `w` once and packs nothing, as fits a decoding step, whose time is that of reading the weights. For each block of 1024 steps
+/// It reads `w` once from memory and packs nothing, as fits a decoding step, whose time is that of reading the weights. For each block of 1024 steps
 /// in depth, an element grows by the sum over the lanes of one vector of partial sums, lane `l` adding up the terms `l`, `l + LANES`, … in
 /// rising order: it depends on its row of `x` and its row of `w` alone, so windows of the output, and other rows beside it, leave its bits
 /// unchanged. They differ from those of [`super::gemm`]; so choose by the rows of the whole problem, not of a window.
 ///
 /// # Panics
 /// If the shapes disagree or `m` is too large.
-pub fn gemv_nt<I: Isa>(isa: I, x: Mat, w: Mat, out: MatMut, epilogue: Epilogue) {
+pub fn gemv_nt<I: Isa>(isa: I, x: Mat, w: Mat, mut out: MatMut, epilogue: Epilogue) {
     let (m, n, k) = (x.rows(), w.rows(), x.cols());
     assert!(m <= GEMV_MAX_ROWS, "{m} rows, gemv takes at most {GEMV_MAX_ROWS}");
     assert!(w.cols() == k, "x has {k} columns, w has {}", w.cols());
     let shape = (out.rows(), out.cols());
     assert!(shape == (m, n), "an output [{}, {}] for x [{m}, {k}] and w [{n}, {k}]", shape.0, shape.1);
     epilogue.check(m, n);
-    if let Some(index) = m.checked_sub(1) {
-        instances_of::<I>()[index](isa, x, w, out, &epilogue);
+    if m == 0 {
+        return;
+    }
+    let passes = m.div_ceil(PASS_ROWS);
+    let (pass, chunk) = (m.div_ceil(passes), if passes == 1 { n } else { RESIDENT / k.max(1) }.max(PASS_ROWS));
+    for j in (0..n).step_by(chunk) {
+        let columns = j..(j + chunk).min(n);
+        for i in (0..m).step_by(pass) {
+            let rows = i..(i + pass).min(m);
+            let window = out.reborrow().rows_range(rows.clone()).cols_range(columns.clone());
+            let epilogue = Epilogue {
+                bias: epilogue.bias.map(|bias| &bias[columns.clone()]),
+                residual: epilogue.residual.map(|r| r.rows_range(rows.clone()).cols_range(columns.clone())),
+                ..epilogue
+            };
+            let kernel = instances_of::<I>()[rows.len() - 1];
+            kernel(isa, x.rows_range(rows), w.rows_range(columns.clone()), window, &epilogue);
+        }
     }
 }
 
@@ -49,7 +71,7 @@ type GemvFn<I> = fn(I, x: Mat, w: Mat, out: MatMut, epilogue: &Epilogue);
 
 /// `M` rows of x, `N` rows of w at a time.
 fn rows<I: Isa, const M: usize, const N: usize>(isa: I, x: Mat, w: Mat, mut out: MatMut, epilogue: &Epilogue) {
-    let mut interleaved = MaybeUninit::<[f32; GEMV_MAX_ROWS * DEPTH]>::uninit();
+    let mut interleaved = MaybeUninit::<[f32; PASS_ROWS * DEPTH]>::uninit();
     // Rows of w that pass by each block of x: one row of x need not be interleaved, so rows of w are read from end to end.
     let passing = if M == 1 && x.cols() > DEPTH { N } else { w.rows().max(1) };
     isa.vectorize(
@@ -89,7 +111,7 @@ struct Interleaved<'a, const M: usize> {
 
 impl<'a, const M: usize> Interleaved<'a, M> {
     #[inline(always)]
-    fn new<I: Isa>(isa: I, x: Mat<'a>, buffer: &'a mut MaybeUninit<[f32; GEMV_MAX_ROWS * DEPTH]>) -> Self {
+    fn new<I: Isa>(isa: I, x: Mat<'a>, buffer: &'a mut MaybeUninit<[f32; PASS_ROWS * DEPTH]>) -> Self {
         let depth = x.cols();
         if M == 1 && depth.is_multiple_of(I::LANES) {
             return Self { vectors: x.row(0), depth };
@@ -199,7 +221,7 @@ macro_rules! instances {
 }
 
 /// `[rows of x - 1]`.
-type Instances<I> = [GemvFn<I>; GEMV_MAX_ROWS];
+type Instances<I> = [GemvFn<I>; PASS_ROWS];
 
 static SCALAR: Instances<Scalar> = instances!(Scalar, 1 4, 2 2, 3 2, 4 2, 5 1, 6 1, 7 1, 8 1);
 #[cfg(target_arch = "x86_64")]
