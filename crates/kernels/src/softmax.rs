@@ -40,7 +40,7 @@ pub fn causal_softmax<I: Isa>(isa: I, mut scores: MatMut, past: usize, scale: f3
 /// What [`exp_row`] divided out and has still to divide by.
 #[derive(Clone, Copy)]
 pub(crate) struct RowTotal {
-    /// `max(scale · s)`.
+    /// `max(scale · s)`, at least the lowest finite number.
     pub max: f32,
     /// `Σ exp(scale · s − max)`.
     pub sum: f32,
@@ -56,9 +56,11 @@ impl RowTotal {
 
 /// Overwrites `row` with `exp(scale · s − max)`, not yet divided by the sum: attention divides the `head_dim` columns of its output
 /// instead of the `context` columns here.
+///
+/// A row of nothing but `-inf` becomes zeros, which add nothing to a sum over several rows.
 #[inline(always)]
 pub(crate) fn exp_row<I: Isa>(isa: I, row: &mut [f32], scale: f32) -> RowTotal {
-    let max = scaled_max(isa, row, scale);
+    let max = scaled_max(isa, row, scale).max(f32::MIN);
     let (factor, shift) = (isa.splat(scale), isa.splat(-max));
     let mut sum = isa.zero();
     let mut vectors = row.chunks_exact_mut(I::LANES);

@@ -5,10 +5,10 @@ use std::ops::Range;
 use smallmind_simd::Isa;
 
 use super::columns::{Columns, GradientTerms, exp_columns, gradient_columns, mask_columns};
-use super::single::{attend_single, dot};
+use super::decode::{dots, weighted_sums};
 use super::{HeadDropout, QUERY_BLOCK, score_stride};
 use crate::matmul::{Epilogue, Operand, Update, gemm};
-use crate::softmax::scale_row;
+use crate::softmax::{exp_row, scale_row};
 use crate::{Mat, MatMut};
 
 /// The arguments of [`attention_forward_head`]: one query head of one sequence, or a run of its queries.
@@ -98,17 +98,40 @@ fn blocks(len: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
 
 /// Up to [`QUERY_BLOCK`] queries and what the last of them sees.
 #[derive(Clone, Copy)]
-pub(super) struct Queries<'a> {
+struct Queries<'a> {
     /// `[rows, head_dim]`.
-    pub q: Mat<'a>,
+    q: Mat<'a>,
     /// `[limit, head_dim]`; row `r` of `q` sees `limit - rows + r + 1` of them.
-    pub k: Mat<'a>,
+    k: Mat<'a>,
     /// `[limit, head_dim]`.
-    pub v: Mat<'a>,
-    pub scale: f32,
-    pub dropout: Option<HeadDropout>,
+    v: Mat<'a>,
+    scale: f32,
+    dropout: Option<HeadDropout>,
     /// The first query's row in the call, which dropout counts from.
-    pub first: usize,
+    first: usize,
+}
+
+/// The output `[1, head_dim]` and log-sum-exp `[1, 1]` of a block of one query: nothing is packed.
+fn attend_single<I: Isa>(isa: I, block: Queries, mut out: MatMut, mut lse: Option<MatMut>, scratch: &mut [f32]) {
+    let keys = block.k.rows();
+    let mut scores = MatMut::new(scratch, 1, keys);
+    isa.vectorize(
+        #[inline(always)]
+        || {
+            dots(isa, block.q, block.k, scores.reborrow());
+            let total = exp_row(isa, scores.row_mut(0), block.scale);
+            if let Some(lse) = &mut lse {
+                lse.row_mut(0)[0] = total.log_sum_exp();
+            }
+            if let Some(dropout) = block.dropout {
+                for (key, score) in scores.row_mut(0).iter_mut().enumerate() {
+                    *score *= dropout.mask(block.first, key);
+                }
+            }
+            weighted_sums(isa, scores.as_mat(), block.v, out.reborrow());
+            scale_row(isa, out.row_mut(0), 1.0 / total.sum);
+        },
+    );
 }
 
 fn attend_block<I: Isa>(isa: I, block: Queries, mut out: MatMut, mut lse: Option<MatMut>, scratch: &mut [f32]) {
@@ -192,6 +215,17 @@ pub fn attention_backward_group<I: Isa>(isa: I, mut call: AttentionBackward, scr
             update = Update::Accumulate;
         }
     }
+}
+
+/// `a·b`, of one length.
+#[inline(always)]
+fn dot<I: Isa>(isa: I, a: &[f32], b: &[f32]) -> f32 {
+    let (mut a, mut b) = (a.chunks_exact(I::LANES), b.chunks_exact(I::LANES));
+    let mut sum = isa.zero();
+    for (a, b) in (&mut a).zip(&mut b) {
+        sum = isa.mul_add(isa.load(a), isa.load(b), sum);
+    }
+    isa.sum(isa.mul_add(isa.load_partial(a.remainder()), isa.load_partial(b.remainder()), sum))
 }
 
 /// Asserts that the shapes agree; gives the number of query heads.

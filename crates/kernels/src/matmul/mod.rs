@@ -37,6 +37,7 @@ mod tables;
 mod tests;
 mod tile;
 
+pub(crate) use arch::prefetch_early;
 pub use cut::{COL_GRANULE, Cut, ROW_GRANULE, Route};
 pub use gemv::{GEMV_MAX_ROWS, gemv_nt};
 

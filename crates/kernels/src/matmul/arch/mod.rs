@@ -20,7 +20,7 @@ pub(super) fn prefetch<T>(address: *const T) {
 
 /// [`prefetch`] for what is needed later than the first-level cache would keep it: into the second level.
 #[inline(always)]
-pub(super) fn prefetch_early<T>(address: *const T) {
+pub(crate) fn prefetch_early<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: as above.
     unsafe {

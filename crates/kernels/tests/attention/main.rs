@@ -1,5 +1,7 @@
 //! Attention against its `f64` twin: every instruction set, strided windows between NaNs, outputs and scratch that hold NaN.
 
+mod decode;
+
 use smallmind_kernels::attention::{
     AttentionBackward, AttentionDropout, AttentionForward, AttentionShape, HeadDropout, QUERY_BLOCK,
     attention_backward_group, attention_backward_scratch_len, attention_forward_head, attention_forward_scratch_len,

@@ -1,0 +1,318 @@
+//! One query of each head of a group against a block of keys, and the sum over blocks: the decode of a token.
+//!
+//! 1. Keys and values stream through once for all heads of the group: a tile of heads and keys, or of heads and columns, keeps its sums in
+//!    registers.
+//! 2. A group of more heads than a tile takes a few keys at a time, which stay in the first level of cache from tile to tile.
+//! 3. Each score and each column is summed in an order of its own, whatever the tile: the heads beside it change no bit.
+
+use smallmind_simd::{Isa, math};
+
+use crate::matmul::prefetch_early;
+use crate::softmax::{exp_row, scale_row};
+use crate::{Mat, MatMut};
+
+/// Keys of a block of the cache.
+///
+/// Fitted to heads of 64 columns: shorter blocks, of less than a quarter of a megabyte, cost more a key; with longer ones a few thousand
+/// keys make too few blocks to share out.
+pub const DECODE_BLOCK: usize = 512;
+
+/// Keys that all heads of a group are worked on with before the next: of 64 columns, 8 kilobytes.
+const KEYS: usize = 32;
+
+/// How many elements ahead of their use keys and values are asked for, where rows are adjacent: beyond the page, at which the CPU's own
+/// prefetching ends.
+const AHEAD: usize = 2048;
+
+/// The most heads of a tile.
+const HEADS: usize = 4;
+
+/// The arguments of [`attention_decode_block`]: one query of a group of heads, and a block of the keys that it sees.
+pub struct AttentionDecodeBlock<'a> {
+    /// The query of each head of the group, `[group, head_dim]`.
+    pub q: Mat<'a>,
+    /// The keys of the block, `[keys, head_dim]`.
+    pub k: Mat<'a>,
+    /// The values of the block, `[keys, head_dim]`.
+    pub v: Mat<'a>,
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// Receives the outputs, not yet divided: `Σ_j e^(s_j − m)·V_j` with the scaled scores `s`, `[group, head_dim]`.
+    pub out: MatMut<'a>,
+    /// Receives `m = max s` and `l = Σ_j e^(s_j − m)` of each head, `[group, 2]`.
+    pub stats: MatMut<'a>,
+}
+
+/// The arguments of [`attention_decode_combine`]: what the blocks of keys gave for one head, in the order of the keys.
+pub struct AttentionDecodeCombine<'a> {
+    /// The outputs of the blocks, not yet divided, `[blocks, head_dim]`.
+    pub partials: Mat<'a>,
+    /// The maximum and the sum of the blocks, `[blocks, 2]`.
+    pub stats: Mat<'a>,
+    /// Receives the output, `[head_dim]`.
+    pub out: &'a mut [f32],
+}
+
+/// The scratch that [`attention_decode_block`] needs for a group of heads and that many keys.
+pub fn attention_decode_scratch_len(group: usize, keys: usize) -> usize {
+    group * keys
+}
+
+/// What a block of keys adds to the outputs of one query of a group of heads; see the [module](super).
+///
+/// What the outputs and the scratch hold before is never read. The scratch holds [`attention_decode_scratch_len`] elements.
+///
+/// # Panics
+/// If shapes disagree or the scratch is too short.
+pub fn attention_decode_block<I: Isa>(isa: I, call: AttentionDecodeBlock, scratch: &mut [f32]) {
+    let AttentionDecodeBlock { q, k, v, scale, mut out, mut stats } = call;
+    let (group, head_dim, keys) = (q.rows(), q.cols(), k.rows());
+    assert_eq!(k.cols(), head_dim, "keys as wide as queries");
+    assert_eq!((v.rows(), v.cols()), (keys, head_dim), "a value for each key");
+    assert_eq!((out.rows(), out.cols()), (group, head_dim), "an output for each head");
+    assert_eq!((stats.rows(), stats.cols()), (group, 2), "a maximum and a sum for each head");
+    let mut scores = MatMut::new(scratch, group, keys);
+    isa.vectorize(
+        #[inline(always)]
+        || {
+            dots(isa, q, k, scores.reborrow());
+            for head in 0..group {
+                let total = exp_row(isa, scores.row_mut(head), scale);
+                stats.row_mut(head).copy_from_slice(&[total.max, total.sum]);
+            }
+            weighted_sums(isa, scores.as_mat(), v, out.reborrow());
+        },
+    );
+}
+
+/// The output of a head from those of the blocks of keys; see the [module](super).
+///
+/// # Panics
+/// If shapes disagree or there is no block.
+pub fn attention_decode_combine<I: Isa>(isa: I, call: AttentionDecodeCombine) {
+    let AttentionDecodeCombine { partials, stats, out } = call;
+    let blocks = partials.rows();
+    assert!(blocks > 0, "an output of no blocks");
+    assert_eq!((stats.rows(), stats.cols()), (blocks, 2), "a maximum and a sum for each block");
+    assert_eq!(partials.cols(), out.len(), "an output as wide as those of the blocks");
+    isa.vectorize(
+        #[inline(always)]
+        || {
+            let max = (0..blocks).fold(f32::NEG_INFINITY, |max, b| max.max(stats.row(b)[0]));
+            let mut total = isa.zero();
+            out.fill(0.0);
+            for b in 0..blocks {
+                let [block_max, block_sum] = [stats.row(b)[0], stats.row(b)[1]];
+                let weight = math::exp(isa, isa.splat(block_max - max));
+                total = isa.mul_add(weight, isa.splat(block_sum), total);
+                let partial = partials.row(b).chunks(I::LANES);
+                for (out, partial) in out.chunks_mut(I::LANES).zip(partial) {
+                    let sum = isa.mul_add(weight, isa.load_partial(partial), isa.load_partial(out));
+                    isa.store_partial(sum, out);
+                }
+            }
+            let mut divisor = [0.0; 1];
+            isa.store_partial(total, &mut divisor);
+            scale_row(isa, out, 1.0 / divisor[0]);
+        },
+    );
+}
+
+/// Sums that find room in the registers, beside what they are made from.
+#[inline(always)]
+const fn sums<I: Isa>() -> usize {
+    if I::LANES == 16 { 16 } else { 8 }
+}
+
+/// `scores = q·kᵀ`: `q` `[heads, head_dim]`, `k` `[keys, head_dim]`, `scores` `[heads, keys]`.
+#[inline(always)]
+pub(super) fn dots<I: Isa>(isa: I, q: Mat, k: Mat, mut scores: MatMut) {
+    for first in (0..k.rows()).step_by(KEYS) {
+        let keys = first..(first + KEYS).min(k.rows());
+        let k = k.rows_range(keys.clone());
+        let mut head = 0;
+        while head < q.rows() {
+            let heads = head..(head + HEADS).min(q.rows());
+            let (q, scores) = (q.rows_range(heads.clone()), scores.reborrow().rows_range(heads.clone()));
+            let scores = scores.cols_range(keys.clone());
+            match heads.len() {
+                1 => dots_of_heads::<I, 1, 8>(isa, q, k, scores),
+                2 => dots_of_heads::<I, 2, 4>(isa, q, k, scores),
+                3 if sums::<I>() >= 12 => dots_of_heads::<I, 3, 4>(isa, q, k, scores),
+                3 => dots_of_heads::<I, 3, 2>(isa, q, k, scores),
+                _ if sums::<I>() >= 16 => dots_of_heads::<I, 4, 4>(isa, q, k, scores),
+                _ => dots_of_heads::<I, 4, 2>(isa, q, k, scores),
+            }
+            head = heads.end;
+        }
+    }
+}
+
+/// [`dots`] of `H` heads, `N` keys at a time.
+#[inline(always)]
+fn dots_of_heads<I: Isa, const H: usize, const N: usize>(isa: I, q: Mat, k: Mat, mut scores: MatMut) {
+    let whole = k.rows() / N * N;
+    for key in (0..whole).step_by(N) {
+        dot_tile::<I, H, N>(isa, q, k, key, &mut scores);
+    }
+    for key in whole..k.rows() {
+        dot_tile::<I, H, 1>(isa, q, k, key, &mut scores);
+    }
+}
+
+/// [`dots`] of `H` heads and the `N` keys from `key` on.
+///
+/// Lane `l` of a sum adds up the products `l`, `l + LANES`, … in rising order, then the lanes are added.
+#[inline(always)]
+fn dot_tile<I: Isa, const H: usize, const N: usize>(isa: I, q: Mat, k: Mat, key: usize, scores: &mut MatMut) {
+    let (q, k): ([&[f32]; H], [&[f32]; N]) = (
+        std::array::from_fn(
+            #[inline(always)]
+            |h| q.row(h),
+        ),
+        std::array::from_fn(
+            #[inline(always)]
+            |n| k.row(key + n),
+        ),
+    );
+    let len = q[0].len();
+    let whole = len / I::LANES * I::LANES;
+    let mut sums = [[isa.zero(); N]; H];
+    for c in (0..whole).step_by(I::LANES) {
+        for k in k {
+            prefetch_early(k.as_ptr().wrapping_add(c + AHEAD));
+        }
+        let k = k.map(
+            #[inline(always)]
+            |k| isa.load(&k[c..]),
+        );
+        for (sums, q) in sums.iter_mut().zip(q) {
+            let q = isa.load(&q[c..]);
+            for (sum, k) in sums.iter_mut().zip(k) {
+                *sum = isa.mul_add(q, k, *sum);
+            }
+        }
+    }
+    if whole < len {
+        let k = k.map(
+            #[inline(always)]
+            |k| isa.load_partial(&k[whole..len]),
+        );
+        for (sums, q) in sums.iter_mut().zip(q) {
+            let q = isa.load_partial(&q[whole..len]);
+            for (sum, k) in sums.iter_mut().zip(k) {
+                *sum = isa.mul_add(q, k, *sum);
+            }
+        }
+    }
+    for (h, sums) in sums.iter().enumerate() {
+        for (score, sum) in scores.row_mut(h)[key..key + N].iter_mut().zip(sums) {
+            *score = isa.sum(*sum);
+        }
+    }
+}
+
+/// `out = weights·v`: `weights` `[heads, keys]`, `v` `[keys, head_dim]`, `out` `[heads, head_dim]`.
+#[inline(always)]
+pub(super) fn weighted_sums<I: Isa>(isa: I, weights: Mat, v: Mat, mut out: MatMut) {
+    let group = weights.rows();
+    for head in 0..group {
+        out.row_mut(head).fill(0.0);
+    }
+    // A tile that takes all heads may as well take all keys.
+    let keys = if group <= HEADS { v.rows().max(1) } else { KEYS };
+    for first in (0..v.rows()).step_by(keys) {
+        let keys = first..(first + keys).min(v.rows());
+        let v = v.rows_range(keys.clone());
+        for head in (0..group).step_by(HEADS) {
+            let heads = head..(head + HEADS).min(group);
+            let weights = weights.rows_range(heads.clone()).cols_range(keys.clone());
+            let out = out.reborrow().rows_range(heads.clone());
+            match heads.len() {
+                1 => add_strips::<I, 1>(isa, weights, v, out),
+                2 => add_strips::<I, 2>(isa, weights, v, out),
+                3 => add_strips::<I, 3>(isa, weights, v, out),
+                _ => add_strips::<I, HEADS>(isa, weights, v, out),
+            }
+        }
+    }
+}
+
+/// `out += weights·v` for `H` heads, by strips of columns whose sums stay in registers over all keys.
+#[inline(always)]
+fn add_strips<I: Isa, const H: usize>(isa: I, weights: Mat, v: Mat, mut out: MatMut) {
+    let mut at = 0;
+    while at < out.cols() {
+        at += match (out.cols() - at) / I::LANES {
+            8.. if 8 * H <= sums::<I>() => add_strip::<I, H, 8>(isa, weights, v, &mut out, at),
+            4.. if 4 * H <= sums::<I>() => add_strip::<I, H, 4>(isa, weights, v, &mut out, at),
+            2.. => add_strip::<I, H, 2>(isa, weights, v, &mut out, at),
+            1 => add_strip::<I, H, 1>(isa, weights, v, &mut out, at),
+            0 => add_last_strip::<I, H>(isa, weights, v, &mut out, at),
+        };
+    }
+}
+
+/// The `N` vectors of columns from column `at` on. Gives how many columns that is.
+#[inline(always)]
+fn add_strip<I: Isa, const H: usize, const N: usize>(
+    isa: I,
+    weights: Mat,
+    v: Mat,
+    out: &mut MatMut,
+    at: usize,
+) -> usize {
+    let width = N * I::LANES;
+    let weights: [&[f32]; H] = std::array::from_fn(
+        #[inline(always)]
+        |h| &weights.row(h)[..v.rows()],
+    );
+    let mut sums = [[isa.zero(); N]; H];
+    for (h, sums) in sums.iter_mut().enumerate() {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = isa.load(&out.row(h)[at + i * I::LANES..]);
+        }
+    }
+    for key in 0..v.rows() {
+        let row = &v.row(key)[at..at + width];
+        let row: [I::F32; N] = std::array::from_fn(
+            #[inline(always)]
+            |i| {
+                let row = &row[i * I::LANES..];
+                prefetch_early(row.as_ptr().wrapping_add(AHEAD));
+                isa.load(row)
+            },
+        );
+        for (sums, weights) in sums.iter_mut().zip(weights) {
+            let weight = isa.splat(weights[key]);
+            for (sum, v) in sums.iter_mut().zip(row) {
+                *sum = isa.mul_add(weight, v, *sum);
+            }
+        }
+    }
+    for (h, sums) in sums.iter().enumerate() {
+        for (i, sum) in sums.iter().enumerate() {
+            isa.store(*sum, &mut out.row_mut(h)[at + i * I::LANES..]);
+        }
+    }
+    width
+}
+
+/// The last columns, fewer than a vector.
+#[inline(always)]
+fn add_last_strip<I: Isa, const H: usize>(isa: I, weights: Mat, v: Mat, out: &mut MatMut, at: usize) -> usize {
+    let mut sums: [I::F32; H] = std::array::from_fn(
+        #[inline(always)]
+        |h| isa.load_partial(&out.row(h)[at..]),
+    );
+    for key in 0..v.rows() {
+        let row = isa.load_partial(&v.row(key)[at..]);
+        for (h, sum) in sums.iter_mut().enumerate() {
+            *sum = isa.mul_add(isa.splat(weights.row(h)[key]), row, *sum);
+        }
+    }
+    for (h, sum) in sums.iter().enumerate() {
+        isa.store_partial(*sum, &mut out.row_mut(h)[at..]);
+    }
+    out.cols() - at
+}
