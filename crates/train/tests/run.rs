@@ -64,8 +64,8 @@ fn the_folder_is_a_hugging_face_folder() {
 #[test]
 fn the_model_of_the_run_is_the_best_so_far() {
     let dir = tempfile::tempdir().unwrap();
-    // A rate at which the loss leaps about.
-    let leaps = ["train.steps=60", "train.lr=1", "train.schedule=constant", "train.warmup=0", "grad_clip=0"];
+    // A rate that rises from one that learns to one at which the loss leaps up.
+    let leaps = ["train.steps=60", "train.lr=10", "train.schedule=constant", "train.warmup=60", "grad_clip=0"];
     let kept = ["eval.interval=3", "checkpoint.interval=3", "checkpoint.keep=99"];
     let (summary, events) = finish(&mut begin(dir.path(), "run", &tiny(&[&leaps[..], &kept].concat()), 1).unwrap());
     let mut lowest: Option<(u64, f64)> = None;
