@@ -2,7 +2,7 @@
 
 use crate::{Buffer, GraphError};
 
-/// The sizes of a key-value cache: for each layer and slot, `context` rows of keys and values side by side.
+/// The sizes of a key-value cache: for each layer and slot, the keys and the values of `context` tokens, head by head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheShape {
     /// Layers of the model.
@@ -16,19 +16,9 @@ pub struct CacheShape {
 }
 
 impl CacheShape {
-    /// Columns of a row: keys, then values.
-    pub(crate) fn cols(&self) -> usize {
-        2 * self.kv_cols
-    }
-
-    /// Rows of a layer.
-    pub(crate) fn rows(&self) -> usize {
-        self.slots * self.context
-    }
-
     /// Elements in all.
     pub fn len(&self) -> usize {
-        self.layers * self.rows() * self.cols()
+        self.layers * self.slots * self.context * 2 * self.kv_cols
     }
 
     /// Whether it holds nothing.

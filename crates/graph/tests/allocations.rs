@@ -97,8 +97,10 @@ fn training(model: &Model, threads: usize) {
 }
 
 fn decoding(model: &Model, threads: usize) {
+    // Of more keys than a block.
+    let model = &Model { context: 1100, ..model.clone() };
     let graph = fuse(&model.graph(Head::Cached).unwrap());
-    let limits = Limits { tokens: 8, outputs: 2, spans: 2, context: 64, slots: 2 };
+    let limits = Limits { tokens: 8, outputs: 2, spans: 2, context: 1100, slots: 2 };
     let mut runner = counted(graph, limits, threads);
     let mut memory = Memory::new(runner.plan().graph().params(), 1).with_cache(runner.plan());
     let mut batch = Batch::with_capacity(&limits);

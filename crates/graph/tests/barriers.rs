@@ -148,6 +148,22 @@ fn cases() -> Vec<Case> {
         }
         cases.push(Case { what: format!("inference {model:?}"), graph, limits, batches: chunks });
     }
+    // Tokens after more keys than a block, whose outputs are added up in a second step.
+    let model = Model { context: 1100, ..Model::random(Family::Llama, 2) };
+    let rng = &mut Rng::new(9);
+    let limits = Limits { tokens: 1100, outputs: 4, spans: 3, context: 1100, slots: 3 };
+    let mut sequence = |len: usize, past: usize, slot: usize, mut batch: Batch| {
+        batch.push(&batches::tokens(rng, len, model.vocab), past, slot);
+        batch.want_last();
+        batch
+    };
+    let mut chunks = vec![sequence(1050, 0, 0, Batch::default()), sequence(600, 0, 1, Batch::default())];
+    let decode = sequence(1, 1050, 0, Batch::default());
+    let decode = sequence(1, 600, 1, decode);
+    chunks.push(sequence(2, 0, 2, decode));
+    let graph = fuse(&model.graph(Head::Cached).unwrap());
+    cases.push(Case { what: format!("long caches {model:?}"), graph, limits, batches: chunks });
+
     // Gradients made by chunks of rows, read by workers' shares of all rows.
     let limits = Limits { tokens: 300, outputs: 0, spans: 3, context: 120, slots: 0 };
     let graph = fuse(&grad(&chunked(MANY, 33).unwrap(), "loss").unwrap());

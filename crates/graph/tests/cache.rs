@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::batches::Conversation;
+use common::batches::{self, Conversation};
+use common::close::bits;
 use common::memory::{Memory, Runner};
 use common::model::{Family, Head, Model};
 use common::rng::Rng;
@@ -76,4 +77,81 @@ fn chunks_give_the_logits_of_the_whole() {
         }
     }
     assert!(with_attention > 20, "{with_attention} models read the cache");
+}
+
+/// Lengths on both sides of one and of two blocks of keys.
+const LENGTHS: [usize; 8] = [1, 2, 512, 513, 514, 700, 1025, 1299];
+
+/// A model with a context of several blocks of keys, and sequences of [`LENGTHS`].
+fn long(family: Family, seed: u64) -> (Model, Vec<Vec<u32>>) {
+    let model = Model { context: 1300, ..Model::random(family, seed) };
+    assert!(model.has_attention(), "{model:?}");
+    let rng = &mut Rng::new(seed);
+    let sequences = LENGTHS.map(|len| batches::tokens(rng, len, model.vocab)).to_vec();
+    (model, sequences)
+}
+
+/// The logits of the last token of each sequence, decoded in one batch after the tokens before it were read, each in a batch of its own.
+fn last(model: &Model, sequences: &[&[u32]], limits: Limits, threads: usize, isa: IsaKind) -> Vec<Vec<f32>> {
+    let mut runner = Runner::new(fuse(&model.graph(Head::Cached).unwrap()), limits, threads, isa);
+    let mut memory = Memory::new(runner.plan().graph().params(), model.seed).with_cache(runner.plan());
+    let (mut before, mut decode) = (Batch::default(), Batch::default());
+    for (i, sequence) in sequences.iter().enumerate() {
+        let (last, earlier) = sequence.split_last().unwrap();
+        let slot = limits.slots - 1 - i;
+        before.clear();
+        before.push(earlier, 0, slot);
+        runner.run(&before, &Scalars::default(), &mut memory);
+        decode.push(&[*last], earlier.len(), slot);
+        decode.want_last();
+    }
+    runner.run(&decode, &Scalars::default(), &mut memory);
+    runner.result("logits").chunks(model.vocab).map(<[f32]>::to_vec).collect()
+}
+
+const LONG: Limits = Limits { tokens: 1300, outputs: 8, spans: 8, context: 1300, slots: 8 };
+
+#[test]
+fn a_token_after_many_gives_the_logits_of_the_whole() {
+    for &isa in IsaKind::available() {
+        for (family, seed) in [(Family::Gpt2, 1), (Family::Llama, 2)] {
+            let (model, sequences) = long(family, seed);
+            let want = at_once(&model, &sequences, isa);
+            let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+            let got = last(&model, &sequences, LONG, 2, isa);
+            for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                let allowed = TOLERANCE * want.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+                let want = &want[want.len() - model.vocab..];
+                for (g, w) in got.iter().zip(want) {
+                    assert!((g - w).abs() <= allowed, "{isa}, sequence {i}: {g} for {w}; {model:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sequence_has_the_same_bits_alone_and_in_any_batch() {
+    for &isa in IsaKind::available() {
+        for (family, seed) in [(Family::Gpt2, 1), (Family::Llama, 2)] {
+            let (model, sequences) = long(family, seed);
+            let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+            let want = last(&model, &sequences, LONG, 1, isa);
+            let same = |got: Vec<Vec<f32>>, first: usize, what: &str| {
+                for (i, (got, want)) in got.iter().zip(&want[first..]).enumerate() {
+                    assert!(bits(got) == bits(want), "{isa}, sequence {} {what}: {model:?}", first + i);
+                }
+            };
+            for threads in [2, 3, 5] {
+                same(last(&model, &sequences, LONG, threads, isa), 0, &format!("on {threads} threads"));
+            }
+            for (i, sequence) in sequences.iter().enumerate() {
+                let limits = Limits { spans: 2, slots: 3, ..LONG };
+                same(last(&model, &[sequence], limits, 2, isa), i, "alone");
+            }
+            // Plans whose sequences fit one block of keys have no second step.
+            let limits = Limits { context: 512, ..LONG };
+            same(last(&model, &sequences[..3], limits, 2, isa), 0, "in a plan of one block");
+        }
+    }
 }

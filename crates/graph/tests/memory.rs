@@ -376,14 +376,17 @@ fn impossible_plans_are_errors() {
         assert!(matches!(error, Err(GraphError::OutOfMemory { .. })), "{error:?}");
     }
 
-    let mut b = GraphBuilder::new();
-    let table = matrix(&mut b, "wte", 5, 6, 1.0).unwrap();
-    let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap();
-    for (layer, (heads, kv_heads)) in [(1, 1), (2, 2)].into_iter().enumerate() {
-        let heads = Heads { heads, kv_heads, head_dim: 2 };
-        let qkv = Layer::new(&format!("qkv{layer}"), x, heads.qkv_cols()).apply(&mut b).unwrap();
-        b.apply(Op::CacheAppend { layer, heads }, &[qkv]).unwrap();
+    // Layers of one cache with keys of different widths, and one layer divided into different heads.
+    for (layers, heads) in [([0, 1], [(1, 1, 2), (2, 2, 2)]), ([0, 0], [(2, 2, 2), (1, 1, 4)])] {
+        let mut b = GraphBuilder::new();
+        let table = matrix(&mut b, "wte", 5, 6, 1.0).unwrap();
+        let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap();
+        for (i, (layer, (heads, kv_heads, head_dim))) in layers.into_iter().zip(heads).enumerate() {
+            let heads = Heads { heads, kv_heads, head_dim };
+            let qkv = Layer::new(&format!("qkv{i}"), x, heads.qkv_cols()).apply(&mut b).unwrap();
+            b.apply(Op::CacheAppend { layer, heads }, &[qkv]).unwrap();
+        }
+        let error = Plan::new(b.finish(), limits, 1, IsaKind::best()).map(|_| ());
+        assert!(matches!(error, Err(GraphError::Batch(_))), "{error:?}");
     }
-    let error = Plan::new(b.finish(), limits, 1, IsaKind::best()).map(|_| ());
-    assert!(matches!(error, Err(GraphError::Batch(_))), "{error:?}");
 }

@@ -5,6 +5,7 @@
 
 mod attention;
 mod backward;
+mod cache;
 mod forward;
 mod linear;
 mod loss;
@@ -35,6 +36,9 @@ pub(crate) fn temporary(graph: &Graph, node: &Node, limits: &Limits) -> Option<(
     if let Op::LinearCrossEntropy { weight } | Op::LinearCrossEntropyGrad { weight } = node.op {
         let vocab = graph.params.get(weight)?.rows;
         return Some((loss::chunk_rows(vocab, limits.tokens), vocab));
+    }
+    if let Op::CachedAttention { heads, .. } = node.op {
+        return cache::partials(heads, limits);
     }
     None
 }

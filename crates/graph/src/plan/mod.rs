@@ -241,6 +241,7 @@ fn needs(graph: &Graph) -> Needs {
 /// The one cache that all layers share.
 fn cache_shape(graph: &Graph, limits: &Limits) -> Result<Option<CacheShape>, GraphError> {
     let mut shape: Option<CacheShape> = None;
+    let mut kv_heads: Vec<(usize, usize)> = Vec::new();
     for node in &graph.nodes {
         if let Op::CacheAppend { layer, heads } | Op::CachedAttention { layer, heads } = node.op {
             let (slots, context, kv_cols) = (limits.slots, limits.context, heads.kv_cols());
@@ -248,6 +249,11 @@ fn cache_shape(graph: &Graph, limits: &Limits) -> Result<Option<CacheShape>, Gra
             if shape.is_some_and(|s| s.kv_cols != kv_cols) {
                 return Err(GraphError::Batch("layers of one cache have keys of different widths".into()));
             }
+            // A head's keys lie together, so who reads a layer must divide it as who writes it.
+            if kv_heads.iter().any(|(l, n)| *l == layer && *n != heads.kv_heads) {
+                return Err(GraphError::Batch(format!("layer {layer} of the cache is divided into different heads")));
+            }
+            kv_heads.push((layer, heads.kv_heads));
             shape = Some(CacheShape { layers, slots, context, kv_cols });
         }
     }
