@@ -21,6 +21,13 @@ use crate::message::quote;
 pub enum TensorData<'a> {
     /// `f32`, stored bit for bit, NaN and infinities included.
     F32(&'a [f32]),
+    /// `f32` of a matrix of so many rows, stored bit for bit as its transpose: the file holds `[cols, rows]`.
+    F32Transposed {
+        /// `[rows, cols]`.
+        values: &'a [f32],
+        /// Rows in memory.
+        rows: usize,
+    },
     /// `f32`, stored as half precision; a finite value too large for it fails the writing.
     F16(&'a [f32]),
     /// `f32`, stored as `BF16`, rounded to nearest; a finite value that would round to infinity fails the writing.
@@ -35,7 +42,7 @@ impl TensorData<'_> {
     /// The type in the file.
     pub fn dtype(&self) -> Dtype {
         match self {
-            Self::F32(_) => Dtype::F32,
+            Self::F32(_) | Self::F32Transposed { .. } => Dtype::F32,
             Self::F16(_) => Dtype::F16,
             Self::Bf16(_) => Dtype::Bf16,
             Self::U8(_) => Dtype::U8,
@@ -46,7 +53,9 @@ impl TensorData<'_> {
     /// Elements.
     pub fn len(&self) -> usize {
         match self {
-            Self::F32(values) | Self::F16(values) | Self::Bf16(values) => values.len(),
+            Self::F32(values) | Self::F16(values) | Self::Bf16(values) | Self::F32Transposed { values, .. } => {
+                values.len()
+            }
             Self::U8(values) => values.len(),
             Self::I64(values) => values.len(),
         }
@@ -135,7 +144,11 @@ impl<'a> TensorWriter<'a> {
         let nonzero = shape.iter().filter(|&&dim| dim != 0);
         let product = nonzero.copied().try_fold(data.dtype().size(), usize::checked_mul);
         let elements = if shape.contains(&0) { 0 } else { product.unwrap_or(0) / data.dtype().size() };
-        if product.is_none() || elements != data.len() {
+        let turned = match data {
+            TensorData::F32Transposed { rows, .. } => shape.len() == 2 && shape[1] == rows,
+            _ => true,
+        };
+        if product.is_none() || elements != data.len() || !turned {
             return Some(WriteFault::SizeMismatch { shape: format!("{shape:?}"), found: data.len() });
         }
         None
@@ -190,6 +203,7 @@ fn write_data(name: &str, data: TensorData<'_>, buffer: &mut ChunkBuffer, out: &
         TensorData::F32(values) => {
             values.chunks(CHUNK).try_for_each(|part| out.write_all(buffer.encode(Dtype::F32, part)))
         }
+        TensorData::F32Transposed { values, rows } => write_transposed(values, rows, buffer, out),
         TensorData::F16(values) | TensorData::Bf16(values) => {
             let dtype = data.dtype();
             for (chunk, part) in values.chunks(CHUNK).enumerate() {
@@ -205,6 +219,22 @@ fn write_data(name: &str, data: TensorData<'_>, buffer: &mut ChunkBuffer, out: &
             Ok(())
         }
     }
+}
+
+/// Writes the matrix `values` of `rows` rows column by column, in pieces of a bounded size.
+fn write_transposed(values: &[f32], rows: usize, buffer: &mut ChunkBuffer, out: &mut dyn Write) -> io::Result<()> {
+    /// On the stack.
+    const PART: usize = 1024;
+    let cols = values.len().checked_div(rows).unwrap_or(0);
+    let mut part = [0.0; PART];
+    for first in (0..values.len()).step_by(PART) {
+        let part = &mut part[..(values.len() - first).min(PART)];
+        for (place, at) in part.iter_mut().zip(first..) {
+            *place = values[at % rows * cols + at / rows];
+        }
+        out.write_all(buffer.encode(Dtype::F32, part))?;
+    }
+    Ok(())
 }
 
 /// The smallest magnitude that rounds to infinity: half a step above the largest value of the type.

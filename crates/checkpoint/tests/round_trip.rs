@@ -291,3 +291,27 @@ fn shards_read_as_one() {
     let error = weights.read_bytes("aa").unwrap_err();
     assert!(error.to_string().contains("no such tensor among the 2"), "{error}");
 }
+
+/// Over sizes around the pieces in which a matrix is turned, and in both refusals.
+#[test]
+fn a_matrix_is_stored_as_its_transpose() {
+    for (rows, cols) in
+        [(0, 3), (3, 0), (1, 1), (1, 7), (7, 1), (3, 5), (31, 33), (32, 32), (33, 31), (1024, 2), (2, 1025)]
+    {
+        let values: Vec<f32> = (0..rows * cols).map(|i| i as f32).collect();
+        let turned: Vec<f32> = (0..cols).flat_map(|c| (0..rows).map(move |r| (r * cols + c) as f32)).collect();
+        let bytes = |data| {
+            let (mut writer, mut bytes) = (TensorWriter::new(), Vec::new());
+            writer.add("x", &[cols, rows], data).unwrap();
+            writer.write_to(&mut bytes).unwrap();
+            bytes
+        };
+        let found = bytes(TensorData::F32Transposed { values: &values, rows });
+        assert_eq!(found, bytes(TensorData::F32(&turned)), "{rows} x {cols}");
+    }
+    let values = [0.0; 6];
+    for shape in [&[2, 3][..], &[6], &[3, 2, 1]] {
+        let refused = TensorWriter::new().add("x", shape, TensorData::F32Transposed { values: &values, rows: 2 }).err();
+        assert!(refused.is_some(), "{shape:?}");
+    }
+}

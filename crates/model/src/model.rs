@@ -121,7 +121,8 @@ impl Model {
         pretty(&self.config.to_json())
     }
 
-    /// Calls `write` with the tensors of `model.safetensors`, under Hugging Face's names.
+    /// Calls `write` with the tensors of `model.safetensors`, under Hugging Face's names. The writer borrows the weights and turns
+    /// what lies otherwise in the file on its way there, so that writing takes no memory that grows with the model.
     ///
     /// # Errors
     /// Those of `write`.
@@ -130,29 +131,21 @@ impl Model {
         write: impl FnOnce(&TensorWriter<'_>) -> Result<R, CheckpointError>,
     ) -> Result<R, ModelError> {
         let slots = architecture::tensor_slots(&self.config);
-        let turned: Vec<Option<Vec<f32>>> = slots.iter().map(|slot| self.file_order(slot)).collect();
         let zeros = architecture::zero_tensors(&self.config);
         let zero = vec![0.0; zeros.iter().map(|z| z.len).max().unwrap_or(0)];
         let mut writer = TensorWriter::new();
-        for (slot, turned) in slots.iter().zip(&turned) {
-            let data = turned.as_deref().unwrap_or(&self.weights[self.slot_range(slot)]);
-            writer.add(&slot.name, &slot.shape, TensorData::F32(data))?;
+        for slot in &slots {
+            let values = &self.weights[self.slot_range(slot)];
+            let data = match slot.orientation {
+                Orientation::Same => TensorData::F32(values),
+                Orientation::Transposed => TensorData::F32Transposed { values, rows: slot.shape[1] },
+            };
+            writer.add(&slot.name, &slot.shape, data)?;
         }
         for z in &zeros {
             writer.add(&z.name, &[z.len], TensorData::F32(&zero[..z.len]))?;
         }
         Ok(write(&writer)?)
-    }
-
-    /// The elements of a slot as the file has them, where they lie otherwise in memory.
-    fn file_order(&self, slot: &TensorSlot) -> Option<Vec<f32>> {
-        if slot.orientation == Orientation::Same {
-            return None;
-        }
-        let from = &self.weights[self.slot_range(slot)];
-        let mut to = vec![0.0; from.len()];
-        transpose(from, slot.shape[1], slot.shape[0], &mut to);
-        Some(to)
     }
 
     /// The gradient or another twin of a parameter, under Hugging Face's name and in its order; `twin` is laid out like the weights.
