@@ -7,7 +7,7 @@ use smallmind_graph::op::{AdamWSpec, Gelu};
 use smallmind_model::{Biases, ConfigError, Family, Head, ModelConfig, preset};
 use toml::{Table, Value};
 
-use crate::{BatchShape, Optimizer, TrainError};
+use crate::{BatchShape, Optimizer, TrainError, Windows};
 
 /// The model's shape. What is absent comes from the preset.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -49,6 +49,9 @@ pub struct DataSection {
     pub vocab_size: usize,
     /// The last part of the text that is kept for validation.
     pub validation: f64,
+    /// `uniform`, or `documents`: where the windows of a training begin.
+    #[serde(default)]
+    pub windows: Windows,
 }
 
 /// The course of the learning rate.
@@ -171,6 +174,7 @@ const KEYS: &[(&str, &str)] = &[
     ("data.tokenizer", ""),
     ("data.vocab_size", ""),
     ("data.validation", ""),
+    ("data.windows", ""),
     ("train.steps", "max_iters"),
     ("train.batch", "batch_size"),
     ("train.total_tokens", ""),
@@ -407,7 +411,7 @@ impl TrainConfig {
     fn of_preset(name: Option<&str>) -> Result<Self, TrainError> {
         let base = Self {
             model: ModelSection { preset: name.map(str::to_owned), ..ModelSection::default() },
-            data: DataSection { tokenizer: "bpe".into(), vocab_size: 4096, validation: 0.1 },
+            data: DataSection { tokenizer: "bpe".into(), vocab_size: 4096, validation: 0.1, windows: Windows::Uniform },
             train: TrainSection {
                 steps: 2000,
                 batch: 12,
@@ -442,7 +446,7 @@ impl TrainConfig {
             },
             "quickstart" => Self {
                 data: DataSection { vocab_size: 2048, ..base.data.clone() },
-                train: TrainSection { batch: 4, lr: 3e-3, min_lr: 3e-4, beta2: 0.95, ..base.train.clone() },
+                train: TrainSection { batch: 4, lr: 1.5e-3, min_lr: 5e-5, ..base.train.clone() },
                 sample: SampleSection { interval: 0, ..base.sample.clone() },
                 ..base
             },
@@ -652,8 +656,15 @@ fn model_setting(error: ConfigError) -> TrainError {
 }
 
 /// Keys that hold text, whatever it looks like.
-const TEXTS: &[&str] =
-    &["model.preset", "model.family", "model.gelu", "data.tokenizer", "train.schedule", "sample.prompt"];
+const TEXTS: &[&str] = &[
+    "model.preset",
+    "model.family",
+    "model.gelu",
+    "data.tokenizer",
+    "data.windows",
+    "train.schedule",
+    "sample.prompt",
+];
 
 /// Optional keys that are floats, which a preset may leave absent.
 const FLOATS: &[&str] = &["model.dropout", "model.rope_theta"];

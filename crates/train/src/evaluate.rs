@@ -5,7 +5,7 @@ use smallmind_model::tokenizer::Tokenizer;
 use smallmind_model::{Model, ModelError};
 use smallmind_simd::IsaKind;
 
-use crate::data::{Dataset, SequentialWindows};
+use crate::data::{Dataset, SequentialWindows, Window};
 use crate::{BatchShape, Evaluator, TrainError};
 
 /// How well a model predicts a set.
@@ -44,7 +44,8 @@ pub fn evaluate_text(
     let context = settings.max_context.min(model.config().context).min(ids.len().saturating_sub(1)).max(1);
     let shape = BatchShape { sequences: (BATCH_TOKENS / context).max(1), context };
     let mut evaluator = Evaluator::new(model.config(), shape, settings.threads, settings.isa)?;
-    whole_set(&data, shape, &mut |batch| evaluator.run(model.weights(), batch), progress)
+    let windows: Vec<_> = SequentialWindows::new(data.tokens(), context)?.iter().collect();
+    whole_set(&data, &windows, shape, &mut |batch| evaluator.run(model.weights(), batch), progress)
 }
 
 /// How an evaluation runs.
@@ -58,28 +59,29 @@ pub struct EvaluateSettings {
     pub max_context: usize,
 }
 
-/// The loss over all windows of `data`; `sum` gives the sum of the losses of a batch.
+/// The loss over `windows` of `data`; `sum` gives the sum of the losses of a batch.
 pub(crate) fn whole_set(
     data: &Dataset,
+    windows: &[Window],
     shape: BatchShape,
     sum: &mut dyn FnMut(&Batch) -> Result<f64, ModelError>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Evaluation, TrainError> {
-    let windows = SequentialWindows::new(data.tokens(), shape.context)?;
     let (mut x, mut y) = (vec![0; shape.context], vec![0; shape.context]);
     let mut batch = Batch::default();
+    let tokens: usize = windows.iter().map(|window| window.len).sum();
     let (mut total, mut done) = (0.0, 0);
     for (i, window) in windows.iter().enumerate() {
         let (x, y) = (&mut x[..window.len], &mut y[..window.len]);
         window.fill(data, x, y)?;
         batch.push_with_targets(x, y);
         done += window.len;
-        if (i + 1) % shape.sequences == 0 || i + 1 == windows.count() {
+        if windows.get(i + 1).is_none_or(|next| batch.len() + next.len > shape.tokens()) {
             total += sum(&batch)?;
             batch.clear();
-            progress(done, windows.targets());
+            progress(done, tokens);
         }
     }
-    let loss = total / windows.targets() as f64;
-    Ok(Evaluation { loss, perplexity: loss.exp(), bits_per_byte: data.bits_per_byte(loss), tokens: windows.targets() })
+    let loss = total / tokens as f64;
+    Ok(Evaluation { loss, perplexity: loss.exp(), bits_per_byte: data.bits_per_byte(loss), tokens })
 }

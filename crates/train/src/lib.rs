@@ -54,6 +54,7 @@
 //! | settings | [`TrainConfig`], [`Layer`] |
 //! | text to token shards to windows | [`prepare`](fn@prepare), [`data`](mod@data) |
 //! | text without a file | [`stories`](mod@stories) |
+//! | windows to batches | [`Batches`] |
 //! | forward, backward, clip, update | [`Learner`] |
 //! | the loop around it, checkpoints, logs | [`Trainer`] |
 //! | the loss of a model over a whole text | [`evaluate_text`] |
@@ -62,6 +63,7 @@
 //! Batches, dropout masks and samples are functions of the seed and the step, so a checkpoint holds no random state; results are the
 //! same bit for bit for any number of threads, and across a stop and a continuation.
 
+mod batches;
 pub mod config;
 pub mod data;
 mod error;
@@ -76,6 +78,7 @@ mod step;
 pub mod stories;
 mod trainer;
 
+pub use batches::{Batches, Draw, Windows};
 pub use config::{Layer, TrainConfig};
 pub use error::{ErrorClass, TrainError, model_class, tokenizer_class};
 pub use evaluate::{EvaluateSettings, Evaluation, evaluate_text};

@@ -32,7 +32,7 @@ impl BatchShape {
     }
 
     fn limits(&self) -> Limits {
-        Limits { tokens: self.tokens(), outputs: 0, spans: self.sequences, context: self.context, slots: 0 }
+        Limits { tokens: self.tokens(), outputs: 0, spans: self.tokens(), context: self.context, slots: 0 }
     }
 }
 

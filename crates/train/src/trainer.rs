@@ -11,8 +11,9 @@ use smallmind_model::tokenizer::Tokenizer;
 use smallmind_model::{Model, ModelConfig};
 use smallmind_simd::IsaKind;
 
+use crate::batches::{Batches, Draw};
 use crate::config::{Layer, ScheduleKind, TrainConfig};
-use crate::data::{Dataset, RandomWindows, Split};
+use crate::data::{Dataset, Split};
 use crate::evaluate::whole_set;
 use crate::event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
 use crate::prepare::{self, Prepared};
@@ -37,14 +38,13 @@ pub struct Trainer {
     validation: Dataset,
     folder: RunFolder,
     rolling: Rolling,
-    windows: RandomWindows,
+    batches: Batches,
+    validation_batches: Batches,
     shape: BatchShape,
     micro_batches: usize,
     threads: usize,
     isa: IsaKind,
     batch: Batch,
-    x: Vec<u32>,
-    y: Vec<u32>,
     resumed_from: Option<u64>,
     warnings: Vec<String>,
     last_checkpoint: Option<u64>,
@@ -125,7 +125,8 @@ impl Trainer {
         let shape = config.batch_shape()?;
         prepare::check_length(Split::Train, train.tokens(), shape.context)?;
         prepare::check_length(Split::Validation, validation.tokens(), shape.context)?;
-        let windows = RandomWindows::new(train.tokens(), shape.context, config.train.seed)?;
+        let batches = |data: &Dataset| Batches::new(config.data.windows, data, tokenizer.eos(), shape);
+        let (batches, validation_batches) = (batches(&train)?, batches(&validation)?);
         let micro_batches = config.micro_batches()?;
         let rolling = run_folder::checkpoints(folder.path(), config.checkpoint.keep);
         rolling.clean()?;
@@ -135,14 +136,13 @@ impl Trainer {
             learner: Learner::new(model, shape, config.optimizer(), threads, isa)?,
             tokenizer_json: tokenizer.to_json()?.into_bytes(),
             batch: Batch::default(),
-            x: vec![0; shape.tokens()],
-            y: vec![0; shape.tokens()],
             state,
             train,
             validation,
             folder,
             rolling,
-            windows,
+            batches,
+            validation_batches,
             shape,
             micro_batches,
             threads,
@@ -151,6 +151,11 @@ impl Trainer {
             warnings: vec![],
             last_checkpoint: None,
         })
+    }
+
+    /// The last batch that was worked on.
+    pub fn batch(&self) -> &Batch {
+        &self.batch
     }
 
     /// The learner.
@@ -237,8 +242,8 @@ impl Trainer {
         let mut total = 0.0;
         for i in 0..micro_batches {
             let first_row = (i * self.shape.sequences) as u64;
-            self.windows.fill(&self.train, step, first_row, &mut self.x, &mut self.y)?;
-            self.fill_batch();
+            let draw = Draw { seed: self.state.config.train.seed, step, first_row };
+            self.batches.fill(&self.train, draw, &mut self.batch)?;
             // After 2³² micro-batches of a training its masks repeat.
             let dropout_step = (step as u32).wrapping_mul(micro_batches as u32).wrapping_add(i as u32);
             let dropout = (self.state.config.train.seed, dropout_step);
@@ -274,15 +279,6 @@ impl Trainer {
         Ok(())
     }
 
-    /// The batch of the windows in `x` and `y`.
-    fn fill_batch(&mut self) {
-        self.batch.clear();
-        let context = self.shape.context;
-        for (x, y) in self.x.chunks_exact(context).zip(self.y.chunks_exact(context)) {
-            self.batch.push_with_targets(x, y);
-        }
-    }
-
     /// nanoGPT's estimate: the mean loss of random batches, of the training part and of the validation part.
     fn estimate(&mut self, on_event: &mut dyn FnMut(&Event)) -> Result<(), TrainError> {
         let seed = self.state.config.train.seed;
@@ -303,14 +299,12 @@ impl Trainer {
         let batches = self.state.config.eval.batches as u64;
         let mut total = 0.0;
         for i in 0..batches {
-            let data = match set {
-                Set::Train => &self.train,
-                Set::Validation => &self.validation,
+            let (windows, data) = match set {
+                Set::Train => (&mut self.batches, &self.train),
+                Set::Validation => (&mut self.validation_batches, &self.validation),
             };
-            let windows = RandomWindows::new(data.tokens(), self.shape.context, seed)?;
-            let index = self.state.step.wrapping_mul(batches).wrapping_add(i);
-            windows.fill(data, index, 0, &mut self.x, &mut self.y)?;
-            self.fill_batch();
+            let step = self.state.step.wrapping_mul(batches).wrapping_add(i);
+            windows.fill(data, Draw { seed, step, first_row: 0 }, &mut self.batch)?;
             total += self.learner.evaluate(&self.batch)?;
         }
         let mean = total / (batches as usize * self.shape.tokens()) as f64;
@@ -344,8 +338,10 @@ impl Trainer {
         let mut whole = None;
         if completed {
             self.estimate(on_event)?;
-            let (learner, validation, shape) = (&mut self.learner, &self.validation, self.shape);
-            whole = Some(whole_set(validation, shape, &mut |batch| learner.evaluate(batch), &mut |_, _| {})?);
+            let (learner, batches, shape) = (&mut self.learner, &self.validation_batches, self.shape);
+            let windows = batches.sequential(&self.validation)?;
+            let sum = &mut |batch: &Batch| learner.evaluate(batch);
+            whole = Some(whole_set(&self.validation, &windows, shape, sum, &mut |_, _| {})?);
         }
         if completed {
             // Once more, with the last estimates.

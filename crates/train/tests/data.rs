@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use smallmind_train::data::{
-    DataError, Dataset, Dtype, MANIFEST_FILE, Manifest, OpenOptions, RandomWindows, SequentialWindows, ShardOptions,
-    ShardWriter, Split, Storage, Verify, read_text, read_texts, split,
+    DataError, Dataset, DocumentWindows, Dtype, MANIFEST_FILE, Manifest, OpenOptions, RandomWindows, SequentialWindows,
+    ShardOptions, ShardWriter, Split, Storage, Verify, read_text, read_texts, split,
 };
 use std::fs;
 use std::path::Path;
@@ -442,6 +442,42 @@ proptest! {
             windows.fill(&data, step, row + r as u64, &mut x1, &mut y1).unwrap();
             prop_assert!(x1 == x[at.clone()] && y1 == y[at]);
         }
+    }
+
+    #[test]
+    fn documents_are_sequences_of_their_own(
+        lens in prop::collection::vec(1_usize..9, 2..30),
+        context in 1_usize..12,
+        seed: u64,
+        step in 0_u64..1000,
+    ) {
+        const END: u32 = 7;
+        let of_len = |len: usize| (1..=len as u32).map(move |i| if i == len as u32 { END } else { 100 + i });
+        let tokens: Vec<u32> = lens.iter().flat_map(|&len| of_len(len)).collect();
+        let data = Dataset::from_tokens(&tokens, 200, 0).unwrap();
+        let Ok(windows) = DocumentWindows::new(&data, END, context) else {
+            prop_assert!(tokens.len() <= context || lens[0] - 1 + context >= tokens.len());
+            return Ok(());
+        };
+        let (mut x, mut y) = (vec![0; 3 * context], vec![0; 3 * context]);
+        windows.fill(&data, (seed, step, 5), &mut x, &mut y).unwrap();
+        for (row, (x, y)) in x.chunks(context).zip(y.chunks(context)).enumerate() {
+            let start = windows.start(seed, step, 5 + row as u64);
+            prop_assert_eq!((&tokens[start..start + context], &tokens[start + 1..=start + context]), (x, y));
+            prop_assert_eq!(windows.sequences(x).map(|range| range.len()).sum::<usize>(), context);
+            for range in windows.sequences(x) {
+                prop_assert_eq!(x[range.start], END);
+                prop_assert!(!x[range.start + 1..range.end].contains(&END));
+            }
+        }
+        let mut targets = Vec::new();
+        for window in windows.sequential() {
+            prop_assert!((1..=context).contains(&window.len));
+            prop_assert_eq!(targets.len(), window.start);
+            prop_assert!(!tokens[window.start + 1..window.start + window.len].contains(&END));
+            targets.extend(window.start..window.start + window.len);
+        }
+        prop_assert_eq!(targets.len(), tokens.len() - 1);
     }
 
     #[test]

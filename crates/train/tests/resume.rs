@@ -13,7 +13,7 @@ use common::{
 use smallmind_checkpoint::{CONFIG_FILE, Rolling, TOKENIZER_FILE, TensorData, TensorWriter, WEIGHTS_FILE};
 use smallmind_model::Model;
 use smallmind_simd::IsaKind;
-use smallmind_train::{ErrorClass, Finish, Layer, Source, TrainConfig, TrainError, Trainer, prepare};
+use smallmind_train::{ErrorClass, Event, Finish, Layer, Source, TrainConfig, TrainError, Trainer, prepare};
 
 /// Everything that a step depends on is on: dropout, accumulation, clipping, a rate that changes.
 const FULL: &[&str] =
@@ -64,6 +64,45 @@ fn a_stop_changes_no_bit() {
         assert_eq!(expected_losses.steps.len(), 100);
         assert_eq!(expected_losses.estimates.iter().map(|e| e.0).collect::<Vec<_>>(), [20, 40, 60, 80, 100]);
     }
+}
+
+/// Windows that begin with stories are functions of seed and step as well, whatever the number of micro-batches.
+#[test]
+fn documents_go_on_where_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = ["data.windows=documents", "data.tokenizer=bpe", "data.vocab_size=300", "model.context=64"];
+    let begin = |name: &str, changed: &[&str]| {
+        let run = dir.path().join(name);
+        let config = tiny(&[&settings, changed].concat());
+        let source = Source::Stories { seed: 1, bytes: 60_000 };
+        let prepared = prepare(&run, &config, source, &mut |_| {}).unwrap();
+        (Trainer::create(&run, config, prepared, 1, IsaKind::best()).unwrap(), run)
+    };
+    let (mut whole, _) = begin("whole", &["eval.interval=8"]);
+    let (summary, events) = finish(&mut whole);
+    assert!(summary.full_val_loss.unwrap().is_finite());
+
+    let (mut half, run) = begin("half", &["eval.interval=8"]);
+    let (_, mut in_parts) = stop_after(&mut half, 9);
+    drop(half);
+    let mut half = resume(&run, 2);
+    in_parts.extend(finish(&mut half).1);
+    assert_eq!(losses(&in_parts), losses(&events));
+    assert!(state(&half) == state(&whole), "other weights or moments");
+
+    // The same rows in two micro-batches: sums of the same losses, in another order.
+    let (mut cut, _) = begin("cut", &["train.batch=1", "train.total_tokens=128"]);
+    let first = |events: &[Event]| f64::from_bits(losses(events).steps[0].1);
+    let (_, cut) = finish(&mut cut);
+    assert!((first(&cut) - first(&events)).abs() < 1e-5, "{} {}", first(&cut), first(&events));
+}
+
+#[test]
+fn a_text_of_one_document_has_no_beginnings() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = begin(dir.path(), "run", &tiny(&["data.windows=documents"]), 1).err().unwrap();
+    assert_eq!(error.class(), ErrorClass::BadFile, "{error}");
+    assert!(error.to_string().contains("data.windows=uniform"), "{error}");
 }
 
 #[test]

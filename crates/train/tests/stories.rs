@@ -12,15 +12,13 @@ fn fnv(text: &str) -> u64 {
 
 #[test]
 fn a_seed_means_the_same_corpus_for_ever() {
-    let golden = [(Part::Train, 0_u64, GOLDEN[0]), (Part::Train, 1337, GOLDEN[1]), (Part::Validation, 1337, GOLDEN[2])];
-    for (part, seed, expected) in golden {
-        let found = fnv(&write_corpus(seed, 100_000, part));
-        assert_eq!(found, expected, "{part:?} of seed {seed}: {found:#018x}");
-    }
+    let parts = [(Part::Train, 0), (Part::Train, 1337), (Part::Validation, 1337)];
+    let found = parts.map(|(part, seed)| fnv(&write_corpus(seed, 100_000, part)));
+    assert_eq!(found, GOLDEN, "{found:#018x?}");
 }
 
 /// Change these only together with the grammar: a changed corpus changes every recorded loss on it.
-const GOLDEN: [u64; 3] = [0x747d_ed55_4d72_3373, 0x3cd6_5483_d2a4_5789, 0x6c65_10df_7f2c_2662];
+const GOLDEN: [u64; 3] = [0xb0ca_8781_e4be_e494, 0x9c42_ff2f_d6ac_a85c, 0x857b_5833_7ccc_b671];
 
 #[test]
 fn seeds_give_different_stories() {

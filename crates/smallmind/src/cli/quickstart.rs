@@ -11,8 +11,9 @@ use smallmind::model::sampler::SamplerConfig;
 use smallmind::model::{Finish as TextFinish, GenerateOptions, Generator, Model, Session, SessionOptions};
 use smallmind::profile::{Recorder, Summary as Profile};
 use smallmind::simd::IsaKind;
-use smallmind::train::data::RandomWindows;
-use smallmind::train::{Event, Finish, Layer, Learner, Prepared, Source, TrainConfig, TrainError, Trainer, prepare};
+use smallmind::train::{
+    Batches, Draw, Event, Finish, Layer, Learner, Prepared, Source, TrainConfig, TrainError, Trainer, Windows, prepare,
+};
 
 use super::failure::{Failure, Outcome, usage};
 use super::generate::{Sink, tell};
@@ -28,6 +29,8 @@ const FOLDER: &str = "smallmind-quickstart";
 /// How many steps are timed at most, and for how long, to know how many fit into the time.
 const TIMED_STEPS: usize = 12;
 const TIMING: Duration = Duration::from_secs(2);
+/// The share of the time that is trained at least, however long the preparations took.
+const LEAST_TRAINING: f64 = 0.5;
 /// How many steps a training has at least and at most.
 const STEPS: std::ops::RangeInclusive<u64> = 20..=50_000;
 /// Stories told at the end, and the most tokens of each.
@@ -40,8 +43,8 @@ pub struct Quickstart {
     /// The folder of the run [default: smallmind-quickstart, with a number where that exists]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
-    /// How long to train
-    #[arg(long, default_value_t = 55, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    /// How long to write text, learn a vocabulary and train
+    #[arg(long, default_value_t = 70, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: u32,
     /// Train exactly so many steps instead
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -53,6 +56,7 @@ pub struct Quickstart {
 
 impl Quickstart {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
+        let started = Instant::now();
         let isa = settings.isa()?;
         let out = self.folder()?;
         let stop = interrupt::watch(train::STOPPING)?;
@@ -60,7 +64,7 @@ impl Quickstart {
         reporter.say(&format!("a small model learns to tell stories; its folder is {}", out.display()));
 
         let room = Room::make(&out)?;
-        let mut trainer = room.settle(self.begin(&out, settings, isa, &mut reporter))?;
+        let mut trainer = room.settle(self.begin(&out, started, settings, isa, &mut reporter))?;
         let recorder = Recorder::new(trainer.learner().plans().0);
         let summary = trainer.run_probed(stop, &mut |event: &Event| reporter.event(event), &recorder)?;
         if summary.finish == Finish::Interrupted {
@@ -70,7 +74,7 @@ impl Quickstart {
         reporter.say(&format!("\n{}", train::describe(&summary, &out).trim_end()));
         reporter.say(&format!(
             "\nwhere the time of a step's forward and backward went:\n\n{}",
-            profile(&trainer, &recorder)?
+            profile(&trainer, &recorder)
         ));
         reporter.finish()?;
         tell_stories(&out, trainer.config().train.seed, settings, isa, stop)?;
@@ -95,17 +99,25 @@ impl Quickstart {
     fn begin(
         &self,
         out: &Path,
+        started: Instant,
         settings: &Settings,
         isa: IsaKind,
         reporter: &mut Reporter,
     ) -> Result<Trainer, TrainError> {
         let seed = settings.seed.map(|seed| Layer::assignment(&format!("train.seed={seed}"))).transpose()?;
         let mut config = TrainConfig::layered(Some(PRESET), seed.as_slice())?;
+        // The built-in stories are documents, which the files that the preset may be used with are not.
+        config.data.windows = Windows::Documents;
         let source = Source::Stories { seed: config.train.seed, bytes: self.text };
         let prepared = prepare(out, &config, source, &mut |progress| reporter.prepare(progress))?;
         let steps = match self.steps {
             Some(steps) => steps,
-            None => steps_within(f64::from(self.seconds), &config, &prepared, settings.threads(), isa)?,
+            None => {
+                let step = seconds_of_a_step(&config, &prepared, settings.threads(), isa)?;
+                let seconds = f64::from(self.seconds);
+                let left = (seconds - started.elapsed().as_secs_f64()).max(LEAST_TRAINING * seconds);
+                ((left / step) as u64).clamp(*STEPS.start(), *STEPS.end())
+            }
         };
         config.train.steps = steps;
         config.train.warmup = config.train.warmup.min(steps / 10);
@@ -118,38 +130,30 @@ impl Quickstart {
 }
 
 /// Where the time of the training's forward and backward passes went.
-fn profile(trainer: &Trainer, recorder: &Recorder) -> Result<Profile, TrainError> {
-    let shape = trainer.config().batch_shape()?;
-    let mut batch = Batch::default();
-    let row = vec![0; shape.context];
-    (0..shape.sequences).for_each(|_| batch.push_with_targets(&row, &row));
+fn profile(trainer: &Trainer, recorder: &Recorder) -> Profile {
+    let batch = trainer.batch();
     let runs = usize::try_from(trainer.learner().steps()).unwrap_or(usize::MAX);
-    Ok(Profile::new(trainer.learner().plans().0, &batch, recorder, runs))
+    Profile::new(trainer.learner().plans().0, batch, recorder, runs)
 }
 
-/// How many steps fit into `seconds`: some are timed on a learner that is thrown away.
-fn steps_within(
-    seconds: f64,
+/// The seconds of a step: some are timed on a learner that is thrown away.
+fn seconds_of_a_step(
     config: &TrainConfig,
     prepared: &Prepared,
     threads: usize,
     isa: IsaKind,
-) -> Result<u64, TrainError> {
+) -> Result<f64, TrainError> {
     let shape = config.batch_shape()?;
     let model = Model::random(config.model_config(prepared.tokenizer.vocab_size())?, config.train.seed)?;
     let mut learner = Learner::new(model, shape, config.optimizer(), threads, isa)?;
-    let windows = RandomWindows::new(prepared.train.tokens(), shape.context, config.train.seed)?;
-    let (mut x, mut y) = (vec![0; shape.tokens()], vec![0; shape.tokens()]);
+    let mut batches = Batches::new(config.data.windows, &prepared.train, prepared.tokenizer.eos(), shape)?;
     let mut batch = Batch::default();
     let mut laps = Vec::with_capacity(TIMED_STEPS);
     let started = Instant::now();
     for step in 0..TIMED_STEPS {
         let lap = Instant::now();
-        windows.fill(&prepared.train, step as u64, 0, &mut x, &mut y)?;
-        batch.clear();
-        for (x, y) in x.chunks_exact(shape.context).zip(y.chunks_exact(shape.context)) {
-            batch.push_with_targets(x, y);
-        }
+        let draw = Draw { seed: config.train.seed, step: step as u64, first_row: 0 };
+        batches.fill(&prepared.train, draw, &mut batch)?;
         learner.accumulate(&batch, shape.tokens(), (config.train.seed, step as u32), &NoProbe)?;
         learner.update(0.0, &NoProbe)?;
         laps.push(lap.elapsed().as_secs_f64());
@@ -160,8 +164,7 @@ fn steps_within(
     }
     let rest = &mut laps[1..];
     rest.sort_by(f64::total_cmp);
-    let median = rest[rest.len() / 2].max(1e-9);
-    Ok(((seconds / median) as u64).clamp(*STEPS.start(), *STEPS.end()))
+    Ok(rest[rest.len() / 2].max(1e-9))
 }
 
 /// Lets the model tell its stories.
@@ -174,8 +177,13 @@ fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: 
         note!("\nstories from the model, word by word:\n");
     }
     for story in 0..STORIES {
-        let sampler =
-            SamplerConfig { temperature: 0.7, top_k: 40, seed: seed.wrapping_add(story), ..SamplerConfig::default() };
+        let sampler = SamplerConfig {
+            temperature: 0.7,
+            top_k: 40,
+            min_p: 0.1,
+            seed: seed.wrapping_add(story),
+            ..SamplerConfig::default()
+        };
         let options = GenerateOptions { max_tokens: STORY_TOKENS, sampler, stops: vec![] };
         // An empty prompt stands for the token that ended the story before.
         if settings.is_json() {

@@ -184,6 +184,14 @@ pub enum DataError {
         /// Which context would do.
         remedy: String,
     },
+    /// A text in which no window can begin at the beginning of a document.
+    #[error(
+        "no document of the text begins {context} tokens or more before its end: this text is one document, or a short one; use data.windows=uniform or a smaller context"
+    )]
+    NoDocuments {
+        /// The context asked for.
+        context: usize,
+    },
     /// Tokens asked for beyond the end.
     #[error("tokens {start} to {end} were asked for, but there are only {tokens}")]
     Range {

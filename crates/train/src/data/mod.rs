@@ -23,6 +23,7 @@
 //! replacement, need none.
 
 mod dataset;
+mod documents;
 mod error;
 mod manifest;
 mod text;
@@ -30,6 +31,7 @@ mod windows;
 mod writer;
 
 pub use dataset::{Dataset, OpenOptions, Storage, Verify};
+pub use documents::DocumentWindows;
 pub use error::DataError;
 pub use manifest::{Dtype, MANIFEST_FILE, Manifest, SCHEMA_VERSION, ShardManifest, Split, SplitManifest};
 pub use text::{read_text, read_texts, split};

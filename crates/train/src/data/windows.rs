@@ -42,8 +42,13 @@ impl RandomWindows {
     /// Index of the first token of row `row` of step `step`: the fraction of `u + step·√2 + row·φ`, scaled, with `u` from the seed.
     #[must_use]
     pub fn start(&self, step: u64, row: u64) -> usize {
-        let of_step = mix(self.seed).wrapping_add(step.wrapping_mul(SQRT_2));
-        scale(of_step.wrapping_add(row.wrapping_mul(GAMMA)), self.starts) as usize
+        Self::draw(self.seed, step, row, self.starts)
+    }
+
+    /// One of `count` places.
+    pub(super) fn draw(seed: u64, step: u64, row: u64, count: u64) -> usize {
+        let of_step = mix(seed).wrapping_add(step.wrapping_mul(SQRT_2));
+        scale(of_step.wrapping_add(row.wrapping_mul(GAMMA)), count) as usize
     }
 
     /// Fills rows `first_row` … of the batch of `step`: inputs `x` and targets `y`, both `[rows, context]`. Allocates nothing.
@@ -133,7 +138,7 @@ impl Window {
 }
 
 /// `x = t[start ..]`, `y = t[start + 1 ..]`, of the same length, at least 1.
-fn fill_window(data: &Dataset, start: usize, x: &mut [u32], y: &mut [u32]) -> Result<(), DataError> {
+pub(super) fn fill_window(data: &Dataset, start: usize, x: &mut [u32], y: &mut [u32]) -> Result<(), DataError> {
     let Some((first, others)) = x.split_first_mut() else { return Ok(()) };
     data.copy(start, std::slice::from_mut(first))?;
     data.copy(start.saturating_add(1), y)?;

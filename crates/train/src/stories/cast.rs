@@ -100,8 +100,6 @@ pub(super) struct Cast {
 
 /// What the draws of one world are made from.
 struct Pool {
-    girls: &'static [&'static str],
-    boys: &'static [&'static str],
     girl_kinds: &'static [&'static str],
     boy_kinds: &'static [&'static str],
     elders: &'static [(&'static str, Gender)],
@@ -112,23 +110,23 @@ struct Pool {
     trails: &'static [&'static str],
 }
 
-const COLORS: &[&str] = &["red", "blue", "green", "yellow", "orange", "purple", "white", "pink"];
+/// The names of all worlds: few, so that a model of a minute has met each of them often, and each of one gender only.
+const GIRLS: &[&str] = &["Lily", "Mia", "Anna", "Ruby"];
+const BOYS: &[&str] = &["Tom", "Ben", "Max", "Leo"];
+const ELDERS: &[(&str, Gender)] = &[("Mom", Gender::Female), ("Grandpa", Gender::Male)];
+pub(super) const COLORS: &[&str] = &["red", "blue", "green", "yellow", "orange", "purple", "white", "pink"];
 const WEATHERS: &[&str] = &["sunny", "warm", "bright", "windy", "fine", "quiet"];
 const TRAITS: &[&str] = &["kind", "brave", "clever", "cheerful", "gentle", "curious", "funny", "sweet"];
 const TINY: &[&str] = &["ant", "beetle", "ladybug", "snail", "cricket"];
 const GOALS: &[&str] = &["old oak tree", "bridge", "river", "big rock", "red barn"];
 /// Animals walk, have no wings, and don't appear in any frame as somebody else.
-const ANIMALS: &[&str] =
-    &["rabbit", "fox", "bear", "mouse", "squirrel", "hedgehog", "frog", "duck", "pig", "lamb", "beaver", "deer"];
-const TOYS: &[&str] =
-    &["toy robot", "rag doll", "tin soldier", "toy elephant", "puppet", "toy lion", "wooden duck", "toy monkey"];
+const ANIMALS: &[&str] = &["rabbit", "fox", "bear", "mouse", "squirrel", "frog", "duck", "pig"];
+const TOYS: &[&str] = &["toy robot", "rag doll", "tin soldier", "toy lion", "wooden duck", "toy monkey"];
 
 const CHILDREN: Pool = Pool {
-    girls: &["Lily", "Mia", "Anna", "Sara", "Nora", "Lucy", "Zoe", "Amy", "Ruby", "Emma", "Maya"],
-    boys: &["Tom", "Ben", "Max", "Sam", "Leo", "Jack", "Tim", "Finn", "Noah", "Oscar", "Luke"],
     girl_kinds: &["girl"],
     boy_kinds: &["boy"],
-    elders: &[("Mom", Gender::Female), ("Dad", Gender::Male), ("Grandma", Gender::Female), ("Grandpa", Gender::Male)],
+    elders: ELDERS,
     places: &[
         Place {
             at: "in the park",
@@ -170,18 +168,9 @@ const CHILDREN: Pool = Pool {
 };
 
 const FOREST: Pool = Pool {
-    girls: &["Daisy", "Poppy", "Hazel", "Bella", "Luna", "Penny", "Willow", "Pearl", "Dot"],
-    boys: &["Pip", "Bruno", "Toby", "Rusty", "Oliver", "Milo", "Basil", "Chip"],
     girl_kinds: ANIMALS,
     boy_kinds: ANIMALS,
-    elders: &[
-        ("Mama", Gender::Female),
-        ("Papa", Gender::Male),
-        ("Grandma", Gender::Female),
-        ("Grandpa", Gender::Male),
-        ("Old Owl", Gender::Female),
-        ("Old Turtle", Gender::Male),
-    ],
+    elders: ELDERS,
     places: &[
         Place { at: "in the forest", to: "to the forest", spots: ["under a log", "behind an oak tree", "in a hole"] },
         Place {
@@ -214,11 +203,9 @@ const FOREST: Pool = Pool {
 };
 
 const TOY_ROOM: Pool = Pool {
-    girls: &["Dolly", "Pixie", "Tilly", "Stella", "Coco"],
-    boys: &["Zip", "Bolt", "Rex", "Patch", "Buddy"],
     girl_kinds: TOYS,
     boy_kinds: TOYS,
-    elders: &[("Old Bear", Gender::Male), ("Old Clock", Gender::Male), ("Grandma Doll", Gender::Female)],
+    elders: &[("Old Bear", Gender::Male), ("Old Doll", Gender::Female)],
     places: &[
         Place {
             at: "in the playroom",
@@ -266,8 +253,8 @@ impl Cast {
             World::Toys => &TOY_ROOM,
         };
         let gender = if rng.below(2) == 0 { Gender::Female } else { Gender::Male };
-        // Mostly the friend takes the other pronoun, so that "she" and "he" tell the two apart.
-        let friend_gender = if rng.below(4) == 0 { gender } else { gender.other() };
+        // The friend takes the other pronoun, so that "she" and "he" tell the two apart.
+        let friend_gender = gender.other();
         let hero = character(pool, gender, None, rng);
         let friend = character(pool, friend_gender, Some(hero), rng);
         let (mut elder, mut elder_gender) = draw(pool.elders, rng);
@@ -300,11 +287,49 @@ impl Cast {
     }
 }
 
+/// The worlds' pools.
+const POOLS: [&Pool; 3] = [&CHILDREN, &FOREST, &TOY_ROOM];
+
+/// The gender that a name always has; `None` for a word that names nobody.
+pub(super) fn gender_of_name(word: &str) -> Option<Gender> {
+    let female = GIRLS.contains(&word).then_some(Gender::Female);
+    female.or_else(|| BOYS.contains(&word).then_some(Gender::Male))
+}
+
+/// All kinds of heroes and friends.
+pub(super) fn kinds() -> impl Iterator<Item = &'static str> {
+    POOLS.iter().flat_map(|pool| pool.girl_kinds.iter().chain(pool.boy_kinds)).copied()
+}
+
+/// The gender that a kind always has.
+pub(super) fn gender_of_kind(kind: &str) -> Option<Gender> {
+    match kind {
+        "girl" => Some(Gender::Female),
+        "boy" => Some(Gender::Male),
+        _ => None,
+    }
+}
+
+/// The kind that `text` begins with, as whole words.
+pub(super) fn kind_at(text: &str) -> Option<&'static str> {
+    kinds().find(|kind| begins_with(text, kind))
+}
+
+/// The elder whom `text` begins with, as whole words; the longest name where one begins another.
+pub(super) fn elder_at(text: &str) -> Option<(&'static str, Gender)> {
+    let elders = POOLS.iter().flat_map(|pool| pool.elders).filter(|(name, _)| begins_with(text, name));
+    elders.max_by_key(|(name, _)| name.len()).copied()
+}
+
+fn begins_with(text: &str, words: &str) -> bool {
+    text.strip_prefix(words).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphabetic()))
+}
+
 /// A character who shares neither name nor, among animals and toys, kind with `besides`.
 fn character(pool: &Pool, gender: Gender, besides: Option<Character>, rng: &mut SplitMix64) -> Character {
     let (names, kinds) = match gender {
-        Gender::Female => (pool.girls, pool.girl_kinds),
-        Gender::Male => (pool.boys, pool.boy_kinds),
+        Gender::Female => (GIRLS, pool.girl_kinds),
+        Gender::Male => (BOYS, pool.boy_kinds),
     };
     let name = other_than(names, besides.map(|c| c.name), rng);
     let kind = other_than(kinds, besides.map(|c| c.kind), rng);

@@ -2,7 +2,7 @@
 
 use super::cast::{Gender, World};
 use super::tell::Told;
-use super::{built_in, plots, story};
+use super::{built_in, plots, slips, story};
 use crate::random::SplitMix64;
 use std::collections::HashSet;
 
@@ -40,19 +40,20 @@ fn every_plot_and_world_is_told() {
     assert!(worlds.iter().all(|&n| n > 250), "{worlds:?}");
 }
 
-/// With everyone of one gender, no pronoun of the other appears.
+/// With nobody but the hero and an elder of the hero's gender, no pronoun of the other appears.
 #[test]
 fn pronouns_agree() {
     // Plots with somebody else in them: owners of lost things, a snowman, a boy at a window.
     let others = ["the honest finder", "the snowman", "the wish"];
     let mut checked = 0;
     each(11, 20_000, |told, text| {
-        let genders = [told.cast.hero.gender, told.cast.friend.gender, told.cast.elder_gender];
-        if others.contains(&told.plot.title) || genders.iter().any(|&g| g != genders[0]) {
+        let hero = told.cast.hero.gender;
+        let elder = told.cast.elder_gender == hero || !text.contains(told.cast.elder);
+        if others.contains(&told.plot.title) || text.contains(told.cast.friend.name) || !elder {
             return;
         }
         checked += 1;
-        let wrong: &[&str] = match genders[0] {
+        let wrong: &[&str] = match hero {
             Gender::Female => &["he", "him", "his", "himself"],
             Gender::Male => &["she", "her", "hers", "herself"],
         };
@@ -69,7 +70,7 @@ fn only_the_cast_is_named() {
     each(1, 5000, |told, _| {
         names.extend([told.cast.hero.name, told.cast.friend.name]);
     });
-    assert!(names.len() > 40, "{names:?}");
+    assert_eq!(names.len(), 8, "{names:?}");
     each(3, 5000, |told, text| {
         let cast = &told.cast;
         for word in words(text).filter(|word| names.contains(word)) {
@@ -78,6 +79,12 @@ fn only_the_cast_is_named() {
         let first = text.lines().next().unwrap();
         assert!(first.contains(cast.hero.name) && first.contains(cast.hero.kind), "{text}");
     });
+}
+
+/// What the reader of texts finds in what models write, it finds nowhere in the corpus.
+#[test]
+fn nothing_slips() {
+    each(23, 20_000, |told, text| assert_eq!(slips(text), [], "{}: {text}", told.plot.title));
 }
 
 /// The first mention of the friend says who that is.

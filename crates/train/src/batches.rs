@@ -1,0 +1,107 @@
+//! The batches of a training: windows of its text, as sequences with their targets.
+
+use serde::{Deserialize, Serialize};
+use smallmind_graph::Batch;
+
+use crate::BatchShape;
+use crate::data::{DataError, Dataset, DocumentWindows, RandomWindows, SequentialWindows, Window};
+
+/// Where the windows of a training begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Windows {
+    /// Anywhere, each place as likely as any other; a window is one sequence, whatever documents it holds.
+    #[default]
+    Uniform,
+    /// At the beginnings of documents; each document in a window is a sequence of its own, so that none sees what came before it. Text
+    /// that is one document, such as a file, has no such beginnings and is refused.
+    Documents,
+}
+
+/// Fills batches from a data set. A batch is a function of its [`Draw`] alone, so a resumed run needs only the number of its step, and a batch
+/// may be cut into micro-batches, or over machines, by rows.
+#[derive(Debug)]
+pub struct Batches {
+    starts: Starts,
+    context: usize,
+    /// Inputs and targets, both `[sequences, context]`.
+    x: Vec<u32>,
+    y: Vec<u32>,
+}
+
+#[derive(Debug)]
+enum Starts {
+    Uniform { tokens: usize },
+    Documents(DocumentWindows),
+}
+
+/// Which batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw {
+    /// Of the windows.
+    pub seed: u64,
+    /// The step, counted from 0.
+    pub step: u64,
+    /// Its first row in the step's batch.
+    pub first_row: u64,
+}
+
+impl Batches {
+    /// Batches of `shape` from `data`, whose documents end with the token `end`.
+    ///
+    /// # Errors
+    /// Less text than a window, or no beginnings of documents where they are asked for.
+    pub fn new(windows: Windows, data: &Dataset, end: Option<u32>, shape: BatchShape) -> Result<Self, DataError> {
+        let context = shape.context;
+        let starts = match windows {
+            Windows::Uniform => {
+                // The error for text that is too short.
+                RandomWindows::new(data.tokens(), context, 0)?;
+                Starts::Uniform { tokens: data.tokens() }
+            }
+            Windows::Documents => {
+                let end = end.ok_or(DataError::NoDocuments { context })?;
+                Starts::Documents(DocumentWindows::new(data, end, context)?)
+            }
+        };
+        Ok(Self { starts, context, x: vec![0; shape.tokens()], y: vec![0; shape.tokens()] })
+    }
+
+    /// Fills `batch` with the rows from `draw.first_row` on of a step: a function of the draw alone.
+    ///
+    /// # Errors
+    /// Files that can't be read.
+    pub fn fill(&mut self, data: &Dataset, draw: Draw, batch: &mut Batch) -> Result<(), DataError> {
+        let Draw { seed, step, first_row } = draw;
+        let (x, y) = (&mut self.x, &mut self.y);
+        batch.clear();
+        match &self.starts {
+            Starts::Uniform { tokens } => {
+                RandomWindows::new(*tokens, self.context, seed)?.fill(data, step, first_row, x, y)?;
+                for (x, y) in x.chunks_exact(self.context).zip(y.chunks_exact(self.context)) {
+                    batch.push_with_targets(x, y);
+                }
+            }
+            Starts::Documents(windows) => {
+                windows.fill(data, (seed, step, first_row), x, y)?;
+                for (x, y) in x.chunks_exact(self.context).zip(y.chunks_exact(self.context)) {
+                    for range in windows.sequences(x) {
+                        batch.push_with_targets(&x[range.clone()], &y[range]);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The windows in which a whole set is measured: every token but the first is a target exactly once.
+    ///
+    /// # Errors
+    /// A set of less than two tokens.
+    pub fn sequential(&self, data: &Dataset) -> Result<Vec<Window>, DataError> {
+        Ok(match &self.starts {
+            Starts::Uniform { .. } => SequentialWindows::new(data.tokens(), self.context)?.iter().collect(),
+            Starts::Documents(windows) => windows.sequential().collect(),
+        })
+    }
+}

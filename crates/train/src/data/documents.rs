@@ -1,0 +1,98 @@
+//! Windows that begin where documents begin.
+
+use std::ops::Range;
+
+use super::dataset::Dataset;
+use super::error::DataError;
+use super::windows::{RandomWindows, Window, fill_window};
+
+/// Windows as those of [`RandomWindows`], but each begins with the token that ended the document before: what a model is given too where
+/// a text is to begin. Every document but the first, and but the last ones that leave no room for a window, is as likely as any other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DocumentWindows {
+    context: usize,
+    end: u32,
+    tokens: usize,
+    /// Indices of the ends of documents, but for one that is the very last token.
+    ends: Vec<usize>,
+    /// How many of them a window may begin with.
+    starts: usize,
+}
+
+impl DocumentWindows {
+    /// Windows of `context` tokens of `data`, in which the token `end` stands after each document.
+    ///
+    /// # Errors
+    /// No end that is followed by as many tokens.
+    pub fn new(data: &Dataset, end: u32, context: usize) -> Result<Self, DataError> {
+        // Before anything is read: the context, and the length of the text.
+        RandomWindows::new(data.tokens(), context, 0)?;
+        let tokens = data.tokens();
+        let mut ends = Vec::new();
+        let mut part = [0; 4096];
+        for first in (0..tokens - 1).step_by(part.len()) {
+            let part = &mut part[..(tokens - 1 - first).min(4096)];
+            data.copy(first, part)?;
+            ends.extend((first..).zip(part.iter()).filter(|(_, token)| **token == end).map(|(at, _)| at));
+        }
+        let starts = ends.partition_point(|at| at + context < tokens);
+        if starts == 0 {
+            return Err(DataError::NoDocuments { context });
+        }
+        Ok(Self { context, end, tokens, ends, starts })
+    }
+
+    /// Index of the first token of row `row` of step `step`: documents are drawn as [`RandomWindows`] draws places.
+    #[must_use]
+    pub fn start(&self, seed: u64, step: u64, row: u64) -> usize {
+        self.ends[RandomWindows::draw(seed, step, row, self.starts as u64)]
+    }
+
+    /// Fills rows `first_row` … of the batch of `step`: inputs `x` and targets `y`, both `[rows, context]`. Allocates nothing.
+    ///
+    /// # Panics
+    /// If `x` and `y` aren't of the same whole number of rows.
+    ///
+    /// # Errors
+    /// Files that can't be read.
+    pub fn fill(
+        &self,
+        data: &Dataset,
+        (seed, step, first_row): (u64, u64, u64),
+        x: &mut [u32],
+        y: &mut [u32],
+    ) -> Result<(), DataError> {
+        assert_eq!(x.len(), y.len(), "x and y are both [rows, context]");
+        assert_eq!(x.len() % self.context, 0, "x is [rows, context] with a context of {}", self.context);
+        let rows = x.chunks_exact_mut(self.context).zip(y.chunks_exact_mut(self.context));
+        for ((x, y), row) in rows.zip(0_u64..) {
+            fill_window(data, self.start(seed, step, first_row.wrapping_add(row)), x, y)?;
+        }
+        Ok(())
+    }
+
+    /// The sequences of a window: each begins with an end of a document and goes on to the next.
+    pub fn sequences<'a>(&self, window: &'a [u32]) -> impl Iterator<Item = Range<usize>> + use<'a> {
+        let end = self.end;
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let rest = window.get(start + 1..);
+            let len = rest.map_or(window.len() - start, |rest| {
+                1 + rest.iter().position(|&token| token == end).unwrap_or(rest.len())
+            });
+            let range = start..start + len;
+            start = range.end;
+            (!range.is_empty()).then_some(range)
+        })
+    }
+
+    /// All documents in order, each from the end before it on, in windows of at most the context: every token but the first is a target
+    /// exactly once.
+    pub fn sequential(&self) -> impl Iterator<Item = Window> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied().filter(|&at| at > 0));
+        let ends = self.ends.iter().copied().filter(|&at| at > 0).chain([self.tokens - 1]);
+        starts.zip(ends).flat_map(move |(from, to)| {
+            (from..to).step_by(self.context).map(move |start| Window { start, len: self.context.min(to - start) })
+        })
+    }
+}

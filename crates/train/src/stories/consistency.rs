@@ -1,0 +1,251 @@
+//! What in a story doesn't hold together: names, kinds and pronouns that change on the way.
+//!
+//! This reads a text alone, without the cast that it was told from, and so it measures what a model writes as well as the corpus itself.
+//! It finds what is certainly wrong and lets pass what may be right; it is no judge of the plot.
+
+use std::fmt;
+
+use super::cast::{self, Gender};
+
+/// Something that does not fit what the story said before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Slip {
+    /// A name that nobody introduced, or the third one of a story of two.
+    Name(String),
+    /// A kind of animal or toy that neither hero nor friend is, or a second kind for one of them.
+    Kind(String),
+    /// A pronoun of a gender that nobody has so far.
+    Pronoun(String),
+    /// A second one of Mom, Dad, Grandma … in a story that has one.
+    Elder(String),
+    /// A second colour in a story that has one.
+    Color(String),
+}
+
+impl fmt::Display for Slip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(word) => write!(f, "{word} was never introduced"),
+            Self::Kind(word) => write!(f, "nobody is a {word}"),
+            Self::Pronoun(word) => write!(f, "\"{word}\" is nobody"),
+            Self::Elder(word) => write!(f, "{word} takes the place of another"),
+            Self::Color(word) => write!(f, "{word} is another colour"),
+        }
+    }
+}
+
+/// People who walk on in a plot beside the cast, by the last word of what they are called.
+const OTHERS: &[(&str, Gender)] = &[
+    ("woman", Gender::Female),
+    ("man", Gender::Male),
+    ("goat", Gender::Female),
+    ("badger", Gender::Male),
+    ("snowman", Gender::Male),
+    ("sister", Gender::Female),
+];
+
+/// What a colour may stand beside without being the colour of the story's thing.
+const OWN_COLOR: &[(&str, &str)] = &[
+    ("red", "barn"),
+    ("red", "and"),
+    ("white", "kitten"),
+    ("tiny", "white"),
+    ("was", "white"),
+    ("green", "leaf"),
+    ("something", "green"),
+];
+
+/// Everything in `story` that doesn't fit what it said before, in the order of the text.
+///
+/// ```
+/// use smallmind_train::stories::{self, Slip};
+///
+/// assert_eq!(stories::slips("Once there was a kind girl named Lily. She loved to sing."), []);
+/// let slips = stories::slips("Once there was a kind girl named Lily. He met Tom.");
+/// assert_eq!(slips, [Slip::Pronoun("He".into()), Slip::Name("Tom".into())]);
+/// ```
+#[must_use]
+pub fn slips(story: &str) -> Vec<Slip> {
+    let mut reader = Reader::default();
+    let words: Vec<(usize, &str)> = words(story);
+    for at in 0..words.len() {
+        reader.read(story, &words, at);
+    }
+    reader.slips
+}
+
+/// What a reader remembers.
+#[derive(Default)]
+struct Reader<'a> {
+    /// Names with the kinds that they were given.
+    names: Vec<(&'a str, Option<&'static str>)>,
+    kinds: Vec<&'static str>,
+    genders: Vec<Gender>,
+    elder: Option<&'static str>,
+    color: Option<&'a str>,
+    /// Where the kind that was read last ends: "wooden duck" is no "duck".
+    read_to: usize,
+    slips: Vec<Slip>,
+}
+
+impl<'a> Reader<'a> {
+    fn read(&mut self, story: &'a str, words: &[(usize, &'a str)], at: usize) {
+        let (start, word) = words[at];
+        if start < self.read_to {
+            return;
+        }
+        let rest = &story[start..];
+        let next = |ahead: usize| words.get(at + ahead).map_or("", |w| w.1);
+        if let Some(gender) = cast::gender_of_name(word) {
+            self.name(story, words, at, gender);
+        } else if let Some((elder, gender)) = cast::elder_at(rest) {
+            self.genders.push(gender);
+            if self.elder.is_some_and(|known| known != elder) {
+                self.slips.push(Slip::Elder(elder.to_owned()));
+            }
+            self.elder = self.elder.or(Some(elder));
+        } else if let Some(kind) = cast::kind_at(rest) {
+            self.read_to = start + kind.len();
+            self.kind(kind, previous(words, at));
+        } else if let Some(gender) = pronoun(word) {
+            // "Her name was Lily" says who she is.
+            if !self.genders.contains(&gender) && next(1) != "name" {
+                self.slips.push(Slip::Pronoun(word.to_owned()));
+            }
+        } else if cast::COLORS.contains(&word) {
+            let own = |&(a, b): &(&str, &str)| (a, b) == (word, next(1)) || (a, b) == (previous(words, at), word);
+            if OWN_COLOR.iter().any(own) {
+                return;
+            }
+            if self.color.is_some_and(|known| known != word) {
+                self.slips.push(Slip::Color(word.to_owned()));
+            }
+            self.color = self.color.or(Some(word));
+        }
+        if let Some((_, gender)) = OTHERS.iter().find(|(other, _)| *other == word) {
+            self.genders.push(*gender);
+        }
+    }
+
+    fn name(&mut self, story: &'a str, words: &[(usize, &'a str)], at: usize, gender: Gender) {
+        let (start, name) = words[at];
+        let after = &story[start + name.len()..];
+        // "Daisy the duck", "a duck called Daisy".
+        let apposed = after.strip_prefix(" the ").and_then(cast::kind_at);
+        let called = match previous(words, at) {
+            "named" | "called" => at.checked_sub(2).and_then(|at| kind_ending(story, words[at])),
+            _ => None,
+        };
+        let kind = apposed.or(called);
+        if let Some(wrong) = kind.filter(|kind| cast::gender_of_kind(kind).is_some_and(|other| other != gender)) {
+            self.slips.push(Slip::Kind(wrong.to_owned()));
+        }
+        if let Some((_, known)) = self.names.iter_mut().find(|(known, _)| *known == name) {
+            if let (Some(known), Some(kind)) = (*known, kind)
+                && known != kind
+            {
+                self.slips.push(Slip::Kind(kind.to_owned()));
+            }
+            *known = known.or(kind);
+            return;
+        }
+        let before: Vec<&str> = words[at.saturating_sub(2)..at].iter().map(|w| w.1).collect();
+        let introduced =
+            kind.is_some() || before.iter().any(|word| ["named", "called", "friend", "name"].contains(word));
+        if self.names.len() >= 2 || (!self.names.is_empty() && !introduced) {
+            self.slips.push(Slip::Name(name.to_owned()));
+            return;
+        }
+        self.genders.push(gender);
+        self.names.push((name, kind));
+    }
+
+    fn kind(&mut self, kind: &'static str, before: &str) {
+        if let Some(gender) = cast::gender_of_kind(kind) {
+            // Of those there may be others.
+            self.genders.push(gender);
+            return;
+        }
+        // A tiny frog, or the fish that a cloud looks like, is nobody of the cast.
+        if before == "tiny" || self.kinds.contains(&kind) {
+            return;
+        }
+        if self.kinds.len() >= 2 {
+            self.slips.push(Slip::Kind(kind.to_owned()));
+        } else {
+            self.kinds.push(kind);
+        }
+    }
+}
+
+/// The words of a text with where they begin.
+fn words(text: &str) -> Vec<(usize, &str)> {
+    let mut words = Vec::new();
+    let mut rest = text;
+    while let Some(begin) = rest.find(|c: char| c.is_ascii_alphabetic()) {
+        let start = text.len() - rest.len() + begin;
+        let end = text[start..].find(|c: char| !c.is_ascii_alphabetic()).map_or(text.len(), |len| start + len);
+        words.push((start, &text[start..end]));
+        rest = &text[end..];
+    }
+    words
+}
+
+fn previous<'a>(words: &[(usize, &'a str)], at: usize) -> &'a str {
+    at.checked_sub(1).map_or("", |at| words[at].1)
+}
+
+/// The kind whose last word this is: kinds have up to two words.
+fn kind_ending(story: &str, (start, word): (usize, &str)) -> Option<&'static str> {
+    let end = start + word.len();
+    cast::kinds().find(|kind| story[..end].ends_with(kind))
+}
+
+fn pronoun(word: &str) -> Option<Gender> {
+    match word.to_ascii_lowercase().as_str() {
+        "she" | "her" | "hers" | "herself" => Some(Gender::Female),
+        "he" | "him" | "his" | "himself" => Some(Gender::Male),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What slips in a story that goes on like this.
+    fn after(text: &str) -> Vec<String> {
+        let begin = "Once there was a kind fox named Lily. She had a red ball from Mom.";
+        assert_eq!(slips(begin), []);
+        slips(&format!("{begin} {text}")).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_fits_passes() {
+        for text in [
+            "Then Ben the pig came by. \"Hello,\" he said. Ben and Lily played with her red ball.",
+            "A new duck came to the pond. His name was Max. The duck was shy.",
+            "She met her friend Tom. Mom gave him a cup, and the fox was happy.",
+            "They walked to the red barn and found a tiny frog and a white kitten.",
+            "An old man lost his ring. A boy found it, and he gave it back.",
+        ] {
+            assert_eq!(after(text), Vec::<String>::new(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_changes_slips() {
+        for (text, found) in [
+            ("\"Hello,\" said Anna.", "Anna was never introduced"),
+            ("Her friend Ben came, and her friend Max.", "Max was never introduced"),
+            ("He laughed.", "\"He\" is nobody"),
+            ("Ben the pig came. Ben the duck laughed.", "nobody is a duck"),
+            ("A pig and a duck came.", "nobody is a duck"),
+            ("A girl named Tom came, her friend.", "nobody is a girl"),
+            ("Then Grandpa came.", "Grandpa takes the place of another"),
+            ("Her blue ball was gone.", "blue is another colour"),
+        ] {
+            assert!(after(text).iter().any(|slip| slip == found), "{text}: {:?}", after(text));
+        }
+    }
+}
