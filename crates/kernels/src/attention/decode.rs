@@ -160,49 +160,50 @@ fn dots_of_heads<I: Isa, const H: usize, const N: usize>(isa: I, q: Mat, k: Mat,
     }
 }
 
+/// The `N` rows from `first` on.
+#[inline(always)]
+fn rows<'a, const N: usize>(mat: Mat<'a>, first: usize) -> [&'a [f32]; N] {
+    let mut rows: [&[f32]; N] = [&[]; N];
+    for (i, row) in rows.iter_mut().enumerate() {
+        *row = mat.row(first + i);
+    }
+    rows
+}
+
+/// `sums[i] += x · vectors[i]`.
+#[inline(always)]
+fn multiply_add<I: Isa, const N: usize>(isa: I, x: I::F32, vectors: &[I::F32; N], sums: &mut [I::F32; N]) {
+    for (sum, &vector) in sums.iter_mut().zip(vectors) {
+        *sum = isa.mul_add(x, vector, *sum);
+    }
+}
+
 /// [`dots`] of `H` heads and the `N` keys from `key` on.
 ///
 /// Lane `l` of a sum adds up the products `l`, `l + LANES`, … in rising order, then the lanes are added.
 #[inline(always)]
 fn dot_tile<I: Isa, const H: usize, const N: usize>(isa: I, q: Mat, k: Mat, key: usize, scores: &mut MatMut) {
-    let (q, k): ([&[f32]; H], [&[f32]; N]) = (
-        std::array::from_fn(
-            #[inline(always)]
-            |h| q.row(h),
-        ),
-        std::array::from_fn(
-            #[inline(always)]
-            |n| k.row(key + n),
-        ),
-    );
+    let (q, k) = (rows::<H>(q, 0), rows::<N>(k, key));
     let len = q[0].len();
     let whole = len / I::LANES * I::LANES;
     let mut sums = [[isa.zero(); N]; H];
     for c in (0..whole).step_by(I::LANES) {
-        for k in k {
+        let mut keys = [isa.zero(); N];
+        for (vector, k) in keys.iter_mut().zip(k) {
             prefetch_early(k.as_ptr().wrapping_add(c + AHEAD));
+            *vector = isa.load(&k[c..]);
         }
-        let k = k.map(
-            #[inline(always)]
-            |k| isa.load(&k[c..]),
-        );
         for (sums, q) in sums.iter_mut().zip(q) {
-            let q = isa.load(&q[c..]);
-            for (sum, k) in sums.iter_mut().zip(k) {
-                *sum = isa.mul_add(q, k, *sum);
-            }
+            multiply_add(isa, isa.load(&q[c..]), &keys, sums);
         }
     }
     if whole < len {
-        let k = k.map(
-            #[inline(always)]
-            |k| isa.load_partial(&k[whole..len]),
-        );
+        let mut keys = [isa.zero(); N];
+        for (vector, k) in keys.iter_mut().zip(k) {
+            *vector = isa.load_partial(&k[whole..len]);
+        }
         for (sums, q) in sums.iter_mut().zip(q) {
-            let q = isa.load_partial(&q[whole..len]);
-            for (sum, k) in sums.iter_mut().zip(k) {
-                *sum = isa.mul_add(q, k, *sum);
-            }
+            multiply_add(isa, isa.load_partial(&q[whole..len]), &keys, sums);
         }
     }
     for (h, sums) in sums.iter().enumerate() {
@@ -263,10 +264,7 @@ fn add_strip<I: Isa, const H: usize, const N: usize>(
     at: usize,
 ) -> usize {
     let width = N * I::LANES;
-    let weights: [&[f32]; H] = std::array::from_fn(
-        #[inline(always)]
-        |h| &weights.row(h)[..v.rows()],
-    );
+    let weights = rows::<H>(weights, 0);
     let mut sums = [[isa.zero(); N]; H];
     for (h, sums) in sums.iter_mut().enumerate() {
         for (i, sum) in sums.iter_mut().enumerate() {
@@ -275,19 +273,14 @@ fn add_strip<I: Isa, const H: usize, const N: usize>(
     }
     for key in 0..v.rows() {
         let row = &v.row(key)[at..at + width];
-        let row: [I::F32; N] = std::array::from_fn(
-            #[inline(always)]
-            |i| {
-                let row = &row[i * I::LANES..];
-                prefetch_early(row.as_ptr().wrapping_add(AHEAD));
-                isa.load(row)
-            },
-        );
+        let mut values = [isa.zero(); N];
+        for (i, vector) in values.iter_mut().enumerate() {
+            let row = &row[i * I::LANES..];
+            prefetch_early(row.as_ptr().wrapping_add(AHEAD));
+            *vector = isa.load(row);
+        }
         for (sums, weights) in sums.iter_mut().zip(weights) {
-            let weight = isa.splat(weights[key]);
-            for (sum, v) in sums.iter_mut().zip(row) {
-                *sum = isa.mul_add(weight, v, *sum);
-            }
+            multiply_add(isa, isa.splat(weights[key]), &values, sums);
         }
     }
     for (h, sums) in sums.iter().enumerate() {
@@ -301,10 +294,10 @@ fn add_strip<I: Isa, const H: usize, const N: usize>(
 /// The last columns, fewer than a vector.
 #[inline(always)]
 fn add_last_strip<I: Isa, const H: usize>(isa: I, weights: Mat, v: Mat, out: &mut MatMut, at: usize) -> usize {
-    let mut sums: [I::F32; H] = std::array::from_fn(
-        #[inline(always)]
-        |h| isa.load_partial(&out.row(h)[at..]),
-    );
+    let mut sums = [isa.zero(); H];
+    for (h, sum) in sums.iter_mut().enumerate() {
+        *sum = isa.load_partial(&out.row(h)[at..]);
+    }
     for key in 0..v.rows() {
         let row = isa.load_partial(&v.row(key)[at..]);
         for (h, sum) in sums.iter_mut().enumerate() {
