@@ -23,6 +23,8 @@ pub trait Isa: Copy + Debug + Send + Sync + 'static {
 
     /// `LANES` values of `f32`.
     type F32: Copy;
+    /// `LANES` values of `f64`.
+    type F64: Copy;
     /// `LANES` values of `i32`.
     type I32: Copy;
     /// One truth value for each lane.
@@ -96,6 +98,9 @@ pub trait Isa: Copy + Debug + Send + Sync + 'static {
     /// `a` where the mask is true, else `b`.
     fn select(self, mask: Self::Mask, a: Self::F32, b: Self::F32) -> Self::F32;
 
+    /// `table[index % 16]` for each lane.
+    fn lookup(self, table: &[f32; 16], index: Self::I32) -> Self::F32;
+
     /// `x` in every lane.
     fn splat_i32(self, x: i32) -> Self::I32;
     /// The nearest integer, ties to even; unspecified outside the range of `i32`.
@@ -128,6 +133,13 @@ pub trait Isa: Copy + Debug + Send + Sync + 'static {
     fn sum(self, v: Self::F32) -> f32;
     /// The greatest lane; unspecified if one is NaN.
     fn max_lane(self, v: Self::F32) -> f32;
+
+    /// `0.0` in every lane.
+    fn zero_f64(self) -> Self::F64;
+    /// `sums + x²` for the first [`Isa::LANES`] elements `x` of `src`: the squares are exact, the sums rounded to `f64`.
+    fn add_squares(self, src: &[f32], sums: Self::F64) -> Self::F64;
+    /// Writes all lanes to the front of `dst`.
+    fn store_f64(self, v: Self::F64, dst: &mut [f64]);
 
     /// The first [`Isa::LANES`] elements of `src`, widened.
     fn load_f16(self, src: &[f16]) -> Self::F32;

@@ -361,3 +361,37 @@ fn reductions_take_every_lane_once() {
         kind.with(Reductions).unwrap();
     }
 }
+
+/// Looks up the first in a table whose entry `i` is `i` + ½, and adds the squares of the second twice to 0.
+struct Wide<'a>(&'a [i32], &'a [f32]);
+
+impl WithIsa for Wide<'_> {
+    type Output = (Vec<f32>, Vec<f64>);
+
+    fn call<I: Isa>(self, isa: I) -> (Vec<f32>, Vec<f64>) {
+        let table: [f32; 16] = std::array::from_fn(|i| i as f32 + 0.5);
+        let (mut found, mut sums) = (vec![f32::NAN; 16], vec![f64::NAN; 16]);
+        for at in (0..16).step_by(I::LANES) {
+            let lanes: Vec<f32> = self.0[at..at + I::LANES].iter().map(|i| f32::from_bits(*i as u32)).collect();
+            isa.store(isa.lookup(&table, isa.bits(isa.load(&lanes))), &mut found[at..]);
+            let once = isa.add_squares(&self.1[at..], isa.zero_f64());
+            isa.store_f64(isa.add_squares(&self.1[at..], once), &mut sums[at..]);
+        }
+        (found, sums)
+    }
+}
+
+#[test]
+fn lookups_take_the_lowest_four_bits_and_squares_are_exact() {
+    let mut random = Random(9);
+    for _ in 0..1000 {
+        let index: Vec<i32> = (0..16).map(|_| random.next() as i32).collect();
+        let x: Vec<f32> =
+            (0..16).map(|_| f32::from_bits(random.next())).map(|x| if x.is_nan() { 1.5 } else { x }).collect();
+        let found: Vec<f32> = index.iter().map(|i| (i & 15) as f32 + 0.5).collect();
+        let sums: Vec<f64> = x.iter().map(|x| 2.0 * f64::from(*x) * f64::from(*x)).collect();
+        for kind in IsaKind::available() {
+            assert_eq!(kind.with(Wide(&index, &x)), Ok((found.clone(), sums.clone())), "{kind}");
+        }
+    }
+}

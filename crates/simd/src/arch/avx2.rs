@@ -46,6 +46,7 @@ impl Isa for Avx2 {
     const LANES: usize = LANES;
 
     type F32 = __m256;
+    type F64 = [__m256d; 2];
     type I32 = __m256i;
     type Mask = __m256;
 
@@ -194,6 +195,15 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn lookup(self, table: &[f32; 16], index: Self::I32) -> Self::F32 {
+        let (low, high) = (self.load(&table[..8]), self.load(&table[8..]));
+        compute!({
+            let (low, high) = (_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index));
+            _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index)))
+        })
+    }
+
+    #[inline(always)]
     fn splat_i32(self, x: i32) -> Self::I32 {
         compute!(_mm256_set1_epi32(x))
     }
@@ -280,6 +290,29 @@ impl Isa for Avx2 {
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         })
+    }
+
+    #[inline(always)]
+    fn zero_f64(self) -> Self::F64 {
+        compute!([_mm256_setzero_pd(); 2])
+    }
+
+    #[inline(always)]
+    fn add_squares(self, src: &[f32], mut sums: Self::F64) -> Self::F64 {
+        for (x, sum) in src[..LANES].chunks_exact(4).zip(&mut sums) {
+            // SAFETY: a chunk has four elements; the features as in `compute`.
+            let x = unsafe { _mm256_cvtps_pd(_mm_loadu_ps(x.as_ptr())) };
+            *sum = compute!(_mm256_fmadd_pd(x, x, *sum));
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn store_f64(self, v: Self::F64, dst: &mut [f64]) {
+        for (v, dst) in v.into_iter().zip(dst[..LANES].chunks_exact_mut(4)) {
+            // SAFETY: a chunk has four elements; the features as in `compute`.
+            unsafe { _mm256_storeu_pd(dst.as_mut_ptr(), v) }
+        }
     }
 
     #[inline(always)]

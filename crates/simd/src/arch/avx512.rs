@@ -49,6 +49,7 @@ impl Isa for Avx512 {
     const LANES: usize = LANES;
 
     type F32 = __m512;
+    type F64 = [__m256d; 4];
     type I32 = __m512i;
     type Mask = __mmask16;
 
@@ -188,6 +189,11 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn lookup(self, table: &[f32; 16], index: Self::I32) -> Self::F32 {
+        compute!(_mm512_permutexvar_ps(index, self.load(table)))
+    }
+
+    #[inline(always)]
     fn splat_i32(self, x: i32) -> Self::I32 {
         compute!(_mm512_set1_epi32(x))
     }
@@ -277,6 +283,30 @@ impl Isa for Avx512 {
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         })
+    }
+
+    #[inline(always)]
+    fn zero_f64(self) -> Self::F64 {
+        compute!([_mm256_setzero_pd(); 4])
+    }
+
+    #[inline(always)]
+    fn add_squares(self, src: &[f32], mut sums: Self::F64) -> Self::F64 {
+        // Four at a time: wider conversions take more than as much longer.
+        for (x, sum) in src[..LANES].chunks_exact(4).zip(&mut sums) {
+            // SAFETY: a chunk has four elements; the features as in `compute`.
+            let x = unsafe { _mm256_cvtps_pd(_mm_loadu_ps(x.as_ptr())) };
+            *sum = compute!(_mm256_fmadd_pd(x, x, *sum));
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn store_f64(self, v: Self::F64, dst: &mut [f64]) {
+        for (v, dst) in v.into_iter().zip(dst[..LANES].chunks_exact_mut(4)) {
+            // SAFETY: a chunk has four elements; the features as in `compute`.
+            unsafe { _mm256_storeu_pd(dst.as_mut_ptr(), v) }
+        }
     }
 
     #[inline(always)]

@@ -45,6 +45,7 @@ impl Isa for Scalar {
     const LANES: usize = LANES;
 
     type F32 = [f32; LANES];
+    type F64 = [f64; LANES];
     type I32 = [i32; LANES];
     type Mask = [bool; LANES];
 
@@ -201,6 +202,11 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn lookup(self, table: &[f32; 16], index: Self::I32) -> Self::F32 {
+        map(index, |i| table[i as usize % 16])
+    }
+
+    #[inline(always)]
     fn splat_i32(self, x: i32) -> Self::I32 {
         [x; LANES]
     }
@@ -274,6 +280,24 @@ impl Isa for Scalar {
     #[inline(always)]
     fn max_lane(self, v: Self::F32) -> f32 {
         v.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    #[inline(always)]
+    fn zero_f64(self) -> Self::F64 {
+        [0.0; LANES]
+    }
+
+    #[inline(always)]
+    fn add_squares(self, src: &[f32], mut sums: Self::F64) -> Self::F64 {
+        for (x, sum) in src[..LANES].iter().zip(&mut sums) {
+            *sum += f64::from(*x) * f64::from(*x);
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn store_f64(self, v: Self::F64, dst: &mut [f64]) {
+        dst[..LANES].copy_from_slice(&v);
     }
 
     #[inline(always)]
