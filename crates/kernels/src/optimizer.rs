@@ -115,8 +115,11 @@ fn splat<I: Isa>(isa: I, x: f64) -> I::F32 {
 /// Elements of a block of [`sum_of_squares`].
 pub const SUM_BLOCK: usize = 4096;
 
-/// Independent sums within a block.
-const SUM_LANES: usize = 16;
+/// Independent sums within a block: enough to hide the latency of an addition.
+const SUM_LANES: usize = 32;
+
+/// Vectors of the narrowest instruction set that hold the sums of a block.
+const SUM_VECTORS: usize = 4;
 
 /// `Σ xᵢ²` in double precision, so that it neither overflows nor loses digits; the same on every instruction set.
 ///
@@ -129,25 +132,45 @@ pub fn sum_of_squares<I: Isa>(isa: I, x: &[f32]) -> f64 {
         || {
             let mut total = 0.0;
             for block in x.chunks(SUM_BLOCK) {
-                total += block_sum_of_squares(block);
+                total += block_sum_of_squares(isa, block);
             }
             total
         },
     )
 }
 
-/// `Σ xᵢ²` over one block; the squares are exact in `f64`.
+/// `Σ xᵢ²` over one block.
 #[inline(always)]
-fn block_sum_of_squares(block: &[f32]) -> f64 {
-    let mut sums = [0.0f64; SUM_LANES];
+fn block_sum_of_squares<I: Isa>(isa: I, block: &[f32]) -> f64 {
+    const { assert!(SUM_LANES.is_multiple_of(I::LANES) && SUM_LANES / I::LANES <= SUM_VECTORS) };
+    let mut vectors = [isa.zero_f64(); SUM_VECTORS];
     let (whole, rest) = block.as_chunks::<SUM_LANES>();
     for x in whole {
-        for (sum, &x) in sums.iter_mut().zip(x) {
-            *sum += f64::from(x) * f64::from(x);
+        add_squares(isa, x, &mut vectors);
+    }
+    if !rest.is_empty() {
+        let mut last = [0.0; SUM_LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        add_squares(isa, &last, &mut vectors);
+    }
+    let mut sums = [0.0; SUM_LANES];
+    for (vector, sums) in vectors.into_iter().zip(sums.chunks_exact_mut(I::LANES)) {
+        isa.store_f64(vector, sums);
+    }
+    let mut half = SUM_LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            sums[i] += sums[i + half];
         }
+        half /= 2;
     }
-    for (sum, &x) in sums.iter_mut().zip(rest) {
-        *sum += f64::from(x) * f64::from(x);
+    sums[0]
+}
+
+/// Adds the squares of `x` to the sums, lane by lane.
+#[inline(always)]
+fn add_squares<I: Isa>(isa: I, x: &[f32; SUM_LANES], vectors: &mut [I::F64; SUM_VECTORS]) {
+    for (x, vector) in x.chunks_exact(I::LANES).zip(vectors) {
+        *vector = isa.add_squares(x, *vector);
     }
-    sums.iter().sum()
 }
