@@ -49,7 +49,7 @@ impl Stage<'_> {
             let mut share = shares.get(worker).map(|share| share.lock().unwrap_or_else(PoisonError::into_inner));
             for _ in 0..iterations {
                 if let Some(share) = &mut share {
-                    share();
+                    share(team);
                 }
                 team.barrier();
             }

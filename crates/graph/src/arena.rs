@@ -109,8 +109,8 @@ pub(crate) struct View {
 /// How the workers of a step share what it touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sharing {
-    /// Worker `i` touches only its part of the rows `first..first + max`.
-    OwnRows { first: usize, max: usize },
+    /// Worker `i` touches only its part of the rows `first..first + max`, cut at multiples of `granule`.
+    OwnRows { first: usize, max: usize, granule: usize },
     /// Worker 0 does everything.
     First,
     /// Any worker may read any element; a written element belongs to one worker, but not by rows.
@@ -289,11 +289,13 @@ mod tests {
 
     #[test]
     fn conflicts_are_writes_to_shared_elements() {
-        let own = Sharing::OwnRows { first: 0, max: 10 };
-        let chunk = Sharing::OwnRows { first: 0, max: 5 };
+        let own = Sharing::OwnRows { first: 0, max: 10, granule: 4 };
+        let chunk = Sharing::OwnRows { first: 0, max: 5, granule: 4 };
+        let coarse = Sharing::OwnRows { first: 0, max: 10, granule: 8 };
         assert!(!access(0, own, true).conflicts(&access(0, own, false)), "own rows after own rows");
         assert!(access(0, own, true).conflicts(&access(8, own, false)), "rows of different views");
         assert!(access(0, own, true).conflicts(&access(0, chunk, false)), "different cuts");
+        assert!(access(0, own, true).conflicts(&access(0, coarse, false)), "cuts at other multiples");
         assert!(access(0, own, true).conflicts(&access(0, Sharing::Mixed, false)), "read by all");
         assert!(!access(0, own, true).conflicts(&access(40, Sharing::Mixed, true)), "elsewhere");
         assert!(!access(0, Sharing::Mixed, false).conflicts(&access(0, Sharing::Mixed, false)), "reads only");

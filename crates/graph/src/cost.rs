@@ -87,8 +87,8 @@ pub fn cost(graph: &Graph, node: &Node, batch: &Batch) -> Cost {
         Op::Dropout(_) => c.cost(2.0 * c.outputs(), 0.0, 0.0),
         Op::Norm(_) => c.cost(7.0 * first_input(), c.params(), 0.0),
         Op::AddNorm(_) => c.cost(8.0 * first_input(), c.params(), 0.0),
-        Op::NormGrad(_) => c.cost(11.0 * first_input(), c.params(), 0.0),
-        Op::NormParamGrad(_) => c.cost(5.0 * first_input(), c.params(), c.params()),
+        // The parameters are read to scale, and their gradients to be added to.
+        Op::NormGrad(_) => c.cost(13.0 * first_input(), 2.0 * c.params(), c.params()),
         Op::Linear { weight, .. } => c.cost(2.0 * rows() * c.param(weight) + c.outputs(), c.params(), 0.0),
         Op::LinearGradInput { weight } => c.cost(2.0 * rows() * c.param(weight), c.params(), 0.0),
         Op::LinearGradWeight { weight } => c.cost(2.0 * rows() * c.param(weight), c.params(), c.params()),

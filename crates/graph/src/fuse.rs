@@ -27,7 +27,6 @@ fn takes_addend(node: &Node) -> bool {
         | Op::Dropout(_)
         | Op::Norm(_)
         | Op::AddNorm(_)
-        | Op::NormParamGrad(_)
         | Op::LinearGradWeight { .. }
         | Op::BiasGrad { .. }
         | Op::Rope { .. }

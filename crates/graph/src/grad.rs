@@ -87,7 +87,6 @@ impl Backward {
             Op::Norm(norm) => {
                 let inputs = [dy, x(0), node.outputs[1]];
                 let dx = self.one(Op::NormGrad(norm), &inputs, path)?;
-                self.b.apply_at(Op::NormParamGrad(norm), &inputs, path.to_owned())?;
                 self.send(x(0), dx);
             }
             Op::Linear { weight, bias } => {
@@ -121,7 +120,6 @@ impl Backward {
             Op::EmbeddingGrad { .. }
             | Op::AddNorm(_)
             | Op::NormGrad(_)
-            | Op::NormParamGrad(_)
             | Op::LinearGradInput { .. }
             | Op::LinearGradWeight { .. }
             | Op::BiasGrad { .. }

@@ -104,14 +104,11 @@ impl Interpreter {
                 vec![sum, y, stats]
             }
             Op::NormGrad(n) => {
-                let dx = self.norm_backward(n, x(0), x(1)).0;
-                vec![self.plus(dx, node, 3)]
-            }
-            Op::NormParamGrad(n) => {
-                let (_, dweight, dbias) = self.norm_backward(n, x(0), x(1));
+                let (dx, dweight, dbias) = self.norm_backward(n, x(0), x(1));
+                let dx = self.plus(dx, node, 3);
                 self.accumulate(n.weight(), &dweight);
                 n.bias().into_iter().for_each(|b| self.accumulate(b, &dbias));
-                vec![]
+                vec![dx]
             }
             Op::Linear { weight, bias } => {
                 let mut y = matmul::matmul(x(0), Layout::Normal, self.param(weight), Layout::Transposed);

@@ -168,10 +168,8 @@ pub enum Op {
     Norm(Norm),
     /// `[x, r] → [sum, y, stats]`: `sum = x + r`, `y = norm(sum)`.
     AddNorm(Norm),
-    /// `[dy, x, stats] or [dy, x, stats, add] → [dx (+ add)]`.
+    /// `[dy, x, stats] or [dy, x, stats, add] → [dx (+ add)]`, accumulates into the gradients of scale and shift.
     NormGrad(Norm),
-    /// `[dy, x, stats] → []`, accumulates into the gradients of scale and shift.
-    NormParamGrad(Norm),
     /// `[x] or [x, residual] → [x·Wᵀ (+ bias) (+ residual)]`.
     Linear {
         /// `[out, in]`.
@@ -298,8 +296,6 @@ impl Op {
             Op::AddNorm(Norm::Rms { .. }) => "add_rms_norm",
             Op::NormGrad(Norm::Layer { .. }) => "layer_norm_grad",
             Op::NormGrad(Norm::Rms { .. }) => "rms_norm_grad",
-            Op::NormParamGrad(Norm::Layer { .. }) => "layer_norm_param_grad",
-            Op::NormParamGrad(Norm::Rms { .. }) => "rms_norm_param_grad",
             Op::Linear { .. } => "linear",
             Op::LinearGradInput { .. } => "linear_grad_input",
             Op::LinearGradWeight { .. } => "linear_grad_weight",
@@ -327,9 +323,7 @@ impl Op {
     pub fn params(&self) -> Vec<ParamId> {
         match *self {
             Op::Embedding { table, .. } | Op::EmbeddingGrad { table, .. } => vec![table],
-            Op::Norm(n) | Op::AddNorm(n) | Op::NormGrad(n) | Op::NormParamGrad(n) => {
-                std::iter::once(n.weight()).chain(n.bias()).collect()
-            }
+            Op::Norm(n) | Op::AddNorm(n) | Op::NormGrad(n) => std::iter::once(n.weight()).chain(n.bias()).collect(),
             Op::Linear { weight, bias } => std::iter::once(weight).chain(bias).collect(),
             Op::LinearGradInput { weight }
             | Op::LinearGradWeight { weight }
@@ -360,7 +354,7 @@ impl Op {
         let cache = Effects { cache: true, ..Effects::default() };
         match self {
             Op::EmbeddingGrad { .. }
-            | Op::NormParamGrad(_)
+            | Op::NormGrad(_)
             | Op::LinearGradWeight { .. }
             | Op::BiasGrad { .. }
             | Op::LinearCrossEntropyGrad { .. }
@@ -372,7 +366,6 @@ impl Op {
             | Op::Dropout(_)
             | Op::Norm(_)
             | Op::AddNorm(_)
-            | Op::NormGrad(_)
             | Op::Linear { .. }
             | Op::LinearGradInput { .. }
             | Op::Rope { .. }
@@ -433,11 +426,6 @@ impl Op {
                     cx.same(0, 3)?;
                 }
                 Ok(vec![cx.shape(0)])
-            }
-            Op::NormParamGrad(norm) => {
-                cx.arity(3..=3)?;
-                cx.norm_grad_inputs(norm)?;
-                Ok(vec![])
             }
             Op::Linear { weight, bias } => {
                 cx.arity(1..=2)?;

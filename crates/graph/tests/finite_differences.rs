@@ -247,12 +247,10 @@ fn the_list_is_complete() {
         "embedding_grad",
         "gelu_grad",
         "layer_norm_grad",
-        "layer_norm_param_grad",
         "linear_cross_entropy_grad",
         "linear_grad_input",
         "linear_grad_weight",
         "rms_norm_grad",
-        "rms_norm_param_grad",
         "rope_grad",
         "swiglu_grad",
     ] {

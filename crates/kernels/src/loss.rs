@@ -83,7 +83,7 @@ fn row_loss<I: Isa>(isa: I, row: &[f32], target: u32) -> f32 {
         #[inline(always)]
         |[sum], [v], live| [isa.mul_add(exp_shifted(isa, v, shift, live), live, sum)],
     );
-    loss(sum, max, row[target as usize])
+    loss(isa.sum(sum), max, row[target as usize])
 }
 
 /// Turns a row of logits into their gradient and returns its loss.
@@ -91,20 +91,14 @@ fn row_loss<I: Isa>(isa: I, row: &[f32], target: u32) -> f32 {
 fn row_backward<I: Isa>(isa: I, row: &mut [f32], target: u32, scale: f32) -> f32 {
     let max = sweep::max(isa, row);
     let logit = row[target as usize];
-    let (shift, all) = (isa.splat(max), isa.splat(1.0));
-    sweep::update(
+    let shift = isa.splat(max);
+    let sum = sweep::update_and_sum(
         isa,
-        [],
         row,
         #[inline(always)]
-        |v, []| exp_shifted(isa, v, shift, all),
+        |v, live| exp_shifted(isa, v, shift, live),
     );
-    let [sum] = sweep::sums(
-        isa,
-        [&*row],
-        #[inline(always)]
-        |[sum], [v], live| [isa.mul_add(v, live, sum)],
-    );
+    let sum = isa.sum(sum);
     let factor = isa.splat(scale / sum);
     sweep::update(
         isa,

@@ -119,6 +119,19 @@ impl<'a, T> Mat<'a, T> {
         unsafe { std::slice::from_raw_parts(self.ptr.add(r * self.stride), self.cols) }
     }
 
+    /// The `R` rows from row `first` on, each `[cols]`.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[inline(always)]
+    pub fn rows_from<const R: usize>(self, first: usize) -> [&'a [T]; R] {
+        check_range(&(first..first + R), self.rows, "rows");
+        std::array::from_fn(
+            #[inline(always)]
+            |r| self.row(first + r),
+        )
+    }
+
     /// The rows of `range`.
     ///
     /// # Panics
@@ -236,6 +249,20 @@ impl<'a, T> MatMut<'a, T> {
         assert!(r < self.rows, "row {r} of a matrix with {}", self.rows);
         // SAFETY: construction guarantees that this matrix alone reaches the row for 'a, and &mut self that this borrow does now.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(r * self.stride), self.cols) }
+    }
+
+    /// The `R` rows from row `first` on, each `[cols]`.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[inline(always)]
+    pub fn rows_mut<const R: usize>(&mut self, first: usize) -> [&mut [T]; R] {
+        check_range(&(first..first + R), self.rows, "rows");
+        std::array::from_fn(
+            #[inline(always)]
+            // SAFETY: as for row_mut, and the elements of different rows are different.
+            |r| unsafe { std::slice::from_raw_parts_mut(self.ptr.add((first + r) * self.stride), self.cols) },
+        )
     }
 
     /// The rows of `range`.

@@ -14,7 +14,9 @@
 //! rstd = 1 / √(Σ x² / n + eps)      x̂ = x · rstd      y = x̂ · weight      dx = rstd · (g − x̂ · Σ (g x̂) / n)
 //! ```
 //!
-//! Forward and `dx` are cut by rows, the gradients of the parameters by columns.
+//! All kernels are cut by rows. The backward reads `dy` and `x` once: with `dx` it leaves the terms of `dweight` and
+//! `dbias` summed over blocks of [`PARTIAL_ROWS`] rows, so its windows start at multiples of that; the sum of these partial
+//! sums ([`column_sum`](crate::elementwise::column_sum)) is the gradient of the parameters, cut by columns.
 //!
 //! Where `X` is the greatest `|x|` of a row and `G` its greatest `|g|`, the error is at most about `(16 + n / 32) · ε`
 //! times `X · rstd · |weight|` for an element of `y`, and times `rstd · G · (1 + X · rstd)²` for one of `dx`: small
@@ -22,8 +24,14 @@
 
 use smallmind_simd::Isa;
 
-use crate::elementwise::{ROW_BLOCK, add_rows, column_sum};
 use crate::{Mat, MatMut, sweep};
+
+/// Rows of the input that make one row of the partial sums of a norm's backward.
+pub const PARTIAL_ROWS: usize = 32;
+
+/// Rows that are taken together: the latency of one's sums over lanes hides behind the others', and the backward loads the
+/// weight and updates the partial sums once for them.
+const QUAD: usize = 4;
 
 /// An addition in front of a norm.
 pub struct Residual<'a> {
@@ -51,34 +59,23 @@ pub struct LayerNorm<'a> {
     pub stats: Option<MatMut<'a>>,
 }
 
-/// The arguments of [`layer_norm_backward`].
-pub struct LayerNormBackward<'a> {
+/// The arguments of [`layer_norm_backward`] and of [`rms_norm_backward`].
+pub struct NormBackward<'a> {
     /// The gradient of the result, `[tokens, d_model]`.
     pub dy: Mat<'a>,
     /// What was normalised (the sum, if a residual was added), `[tokens, d_model]`.
     pub x: Mat<'a>,
     /// `[d_model]`
     pub weight: &'a [f32],
-    /// Mean and rstd of the forward, `[tokens, 2]`.
+    /// The statistics that the forward stored: mean and rstd, `[tokens, 2]`, or rstd alone, `[tokens, 1]`.
     pub stats: Mat<'a>,
     /// A gradient that reaches `x` on another way and is added to `dx`, `[tokens, d_model]`.
     pub add: Option<Mat<'a>>,
     /// The gradient of `x`, `[tokens, d_model]`.
     pub dx: MatMut<'a>,
-}
-
-/// The arguments of [`layer_norm_param_backward`]. All but `stats` may be windows of columns.
-pub struct NormParamBackward<'a> {
-    /// The gradient of the result, `[tokens, d_model]`.
-    pub dy: Mat<'a>,
-    /// What was normalised, `[tokens, d_model]`.
-    pub x: Mat<'a>,
-    /// Mean and rstd of the forward, `[tokens, 2]`.
-    pub stats: Mat<'a>,
-    /// What the gradient of the weight is added to, `[d_model]`.
-    pub dweight: &'a mut [f32],
-    /// What the gradient of the bias is added to, `[d_model]`.
-    pub dbias: Option<&'a mut [f32]>,
+    /// For each block of [`PARTIAL_ROWS`] rows the sums of `dy · x̂`, the terms of `dweight`, and, where there is a bias,
+    /// beside them those of `dy`, the terms of `dbias`: `[⌈tokens / PARTIAL_ROWS⌉, d_model]` or `[…, 2 · d_model]`.
+    pub partials: MatMut<'a>,
 }
 
 /// The arguments of [`rms_norm`].
@@ -97,134 +94,89 @@ pub struct RmsNorm<'a> {
     pub stats: Option<MatMut<'a>>,
 }
 
-/// The arguments of [`rms_norm_backward`].
-pub struct RmsNormBackward<'a> {
-    /// The gradient of the result, `[tokens, d_model]`.
-    pub dy: Mat<'a>,
-    /// What was normalised (the sum, if a residual was added), `[tokens, d_model]`.
-    pub x: Mat<'a>,
-    /// `[d_model]`
-    pub weight: &'a [f32],
-    /// rstd of the forward, `[tokens, 1]`.
-    pub stats: Mat<'a>,
-    /// A gradient that reaches `x` on another way and is added to `dx`, `[tokens, d_model]`.
-    pub add: Option<Mat<'a>>,
-    /// The gradient of `x`, `[tokens, d_model]`.
-    pub dx: MatMut<'a>,
-}
-
-/// The arguments of [`rms_norm_param_backward`]. All but `stats` may be windows of columns.
-pub struct RmsNormParamBackward<'a> {
-    /// The gradient of the result, `[tokens, d_model]`.
-    pub dy: Mat<'a>,
-    /// What was normalised, `[tokens, d_model]`.
-    pub x: Mat<'a>,
-    /// rstd of the forward, `[tokens, 1]`.
-    pub stats: Mat<'a>,
-    /// What the gradient of the weight is added to, `[d_model]`.
-    pub dweight: &'a mut [f32],
-}
-
 /// LayerNorm of every row of `x`, or of `x + residual.add`.
 ///
 /// # Panics
 /// If shapes disagree.
-pub fn layer_norm<I: Isa>(isa: I, args: LayerNorm) {
-    let LayerNorm { x, mut residual, weight, bias, eps, mut out, mut stats } = args;
-    check_forward(x, &residual, weight, &out);
-    check_stats(stats.as_ref().map(MatMut::as_mat), x.rows(), 2);
-    assert!(bias.is_none_or(|bias| bias.len() == x.cols()), "one bias for each feature");
+pub fn layer_norm<I: Isa>(isa: I, mut args: LayerNorm) {
+    let (rows, cols) = (args.x.rows(), args.x.cols());
+    check_forward(args.x, &args.residual, args.weight, &args.out);
+    check_stats(args.stats.as_ref().map(MatMut::as_mat), rows, 2);
+    assert!(args.bias.is_none_or(|bias| bias.len() == cols), "one bias for each feature");
     isa.vectorize(
         #[inline(always)]
         || {
-            for r in 0..x.rows() {
-                let x = add_residual(isa, x.row(r), &mut residual, r);
-                let moments = mean_and_rstd(isa, x, eps);
-                if let Some(stats) = &mut stats {
-                    stats.row_mut(r).copy_from_slice(&[moments.0, moments.1]);
-                }
-                let row = Centred::new(isa, moments);
-                match bias {
-                    None => sweep::map(
-                        isa,
-                        [x, weight],
-                        out.row_mut(r),
-                        #[inline(always)]
-                        |[x, weight]| isa.mul(row.normalised(isa, x), weight),
-                    ),
-                    Some(bias) => sweep::map(
-                        isa,
-                        [x, weight, bias],
-                        out.row_mut(r),
-                        #[inline(always)]
-                        |[x, weight, bias]| isa.mul_add(row.normalised(isa, x), weight, bias),
-                    ),
-                }
+            let whole = rows - rows % QUAD;
+            for r in (0..whole).step_by(QUAD) {
+                layer_norm_rows::<I, QUAD>(isa, &mut args, r);
+            }
+            for r in whole..rows {
+                layer_norm_rows::<I, 1>(isa, &mut args, r);
             }
         },
     );
 }
 
-/// The gradient of the input of [`layer_norm`], plus `add`.
-///
-/// # Panics
-/// If shapes disagree.
-pub fn layer_norm_backward<I: Isa>(isa: I, args: LayerNormBackward) {
-    let LayerNormBackward { dy, x, weight, stats, add, mut dx } = args;
-    check_backward(&[Some(dy), Some(x), add], weight, &dx);
-    check_stats(Some(stats), x.rows(), 2);
+/// [`layer_norm`] of the `R` rows from row `first` on.
+#[inline(always)]
+fn layer_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut LayerNorm, first: usize) {
+    let LayerNorm { x, residual, weight, bias, eps, out, stats } = args;
     let inverse_n = 1.0 / x.cols().max(1) as f32;
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for r in 0..x.rows() {
-                let row = Centred::new(isa, (stats.row(r)[0], stats.row(r)[1]));
-                let [g_sum, gx_sum] = sweep::sums(
-                    isa,
-                    [dy.row(r), x.row(r), weight],
-                    #[inline(always)]
-                    |[g_sum, gx_sum], [dy, x, weight], _| {
-                        let g = isa.mul(dy, weight);
-                        [isa.add(g_sum, g), isa.mul_add(g, row.normalised(isa, x), gx_sum)]
-                    },
-                );
-                let (g_mean, gx_mean) = (isa.splat(g_sum * inverse_n), isa.splat(gx_sum * inverse_n));
-                store_gradient(
-                    isa,
-                    [dy.row(r), x.row(r), weight],
-                    add.map(|add| add.row(r)),
-                    dx.row_mut(r),
-                    #[inline(always)]
-                    |[dy, x, weight], add| {
-                        let g = isa.sub(isa.mul(dy, weight), g_mean);
-                        isa.mul_add(row.rstd, isa.neg_mul_add(row.normalised(isa, x), gx_mean, g), add)
-                    },
-                );
-            }
-        },
-    );
+    let (x, mut means): ([&[f32]; R], [f32; R]) = rows_and_sums(isa, x.rows_from(first), residual, first);
+    let mut squares = [isa.zero(); R];
+    for r in 0..R {
+        means[r] *= inverse_n;
+        // The variance takes a sweep of its own: from Σ x² and Σ x alone it would cancel.
+        let mean = isa.splat(means[r]);
+        [squares[r]] = sweep::sums(
+            isa,
+            [x[r]],
+            #[inline(always)]
+            |[sum], [x], live| {
+                let deviation = isa.neg_mul_add(mean, live, x);
+                [isa.mul_add(deviation, deviation, sum)]
+            },
+        );
+    }
+    let rstds = rstd_of_rows(isa, squares, inverse_n, *eps);
+    for r in 0..R {
+        if let Some(stats) = stats {
+            stats.row_mut(first + r).copy_from_slice(&[means[r], rstds[r]]);
+        }
+        let (mean, rstd) = (isa.splat(means[r]), isa.splat(rstds[r]));
+        let out = out.row_mut(first + r);
+        match bias {
+            None => sweep::map(
+                isa,
+                [x[r], *weight],
+                out,
+                #[inline(always)]
+                |[x, weight]| isa.mul(isa.mul(isa.sub(x, mean), rstd), weight),
+            ),
+            Some(bias) => sweep::map(
+                isa,
+                [x[r], *weight, *bias],
+                out,
+                #[inline(always)]
+                |[x, weight, bias]| isa.mul_add(isa.mul(isa.sub(x, mean), rstd), weight, bias),
+            ),
+        }
+    }
 }
 
-/// Adds the gradients of the weight and the bias of [`layer_norm`].
+/// The gradient of the input of [`layer_norm`], plus `add`, and the partial sums of the gradients of weight and bias.
 ///
-/// The tokens are summed in blocks of eight, the blocks in order: the result does not depend on the window of columns.
-/// Its error is at most about `(16 + tokens / 8) · ε` times `Σ_r |dy[r]| · (|x[r]| + |mean_r|) · rstd_r`.
+/// The sums over all rows have an error of at most about `(24 + tokens / 256) · ε` times
+/// `Σ_r |dy[r]| · (|x[r]| + |mean_r|) · rstd_r` for the weight and `Σ_r |dy[r]|` for the bias.
 ///
 /// # Panics
 /// If shapes disagree.
-pub fn layer_norm_param_backward<I: Isa>(isa: I, args: NormParamBackward) {
-    let NormParamBackward { dy, x, stats, dweight, dbias } = args;
-    check_stats(Some(stats), x.rows(), 2);
-    weight_backward(
-        isa,
-        dy,
-        x,
-        dweight,
-        #[inline(always)]
-        |r| (stats.row(r)[0], stats.row(r)[1]),
-    );
-    if let Some(dbias) = dbias {
-        column_sum(isa, dy, dbias);
+pub fn layer_norm_backward<I: Isa>(isa: I, args: NormBackward) {
+    check_backward(&args, 2);
+    if args.partials.cols() == 2 * args.x.cols() {
+        backward::<I, true, 2>(isa, args);
+    } else {
+        backward::<I, true, 1>(isa, args);
     }
 }
 
@@ -232,84 +184,67 @@ pub fn layer_norm_param_backward<I: Isa>(isa: I, args: NormParamBackward) {
 ///
 /// # Panics
 /// If shapes disagree.
-pub fn rms_norm<I: Isa>(isa: I, args: RmsNorm) {
-    let RmsNorm { x, mut residual, weight, eps, mut out, mut stats } = args;
-    check_forward(x, &residual, weight, &out);
-    check_stats(stats.as_ref().map(MatMut::as_mat), x.rows(), 1);
+pub fn rms_norm<I: Isa>(isa: I, mut args: RmsNorm) {
+    let rows = args.x.rows();
+    check_forward(args.x, &args.residual, args.weight, &args.out);
+    check_stats(args.stats.as_ref().map(MatMut::as_mat), rows, 1);
     isa.vectorize(
         #[inline(always)]
         || {
-            for r in 0..x.rows() {
-                let x = add_residual(isa, x.row(r), &mut residual, r);
-                let rstd = rms_rstd(isa, x, eps);
-                if let Some(stats) = &mut stats {
-                    stats.row_mut(r)[0] = rstd;
-                }
-                let rstd = isa.splat(rstd);
-                sweep::map(
-                    isa,
-                    [x, weight],
-                    out.row_mut(r),
-                    #[inline(always)]
-                    |[x, weight]| isa.mul(isa.mul(x, rstd), weight),
-                );
+            let whole = rows - rows % QUAD;
+            for r in (0..whole).step_by(QUAD) {
+                rms_norm_rows::<I, QUAD>(isa, &mut args, r);
+            }
+            for r in whole..rows {
+                rms_norm_rows::<I, 1>(isa, &mut args, r);
             }
         },
     );
 }
 
-/// The gradient of the input of [`rms_norm`], plus `add`.
-///
-/// # Panics
-/// If shapes disagree.
-pub fn rms_norm_backward<I: Isa>(isa: I, args: RmsNormBackward) {
-    let RmsNormBackward { dy, x, weight, stats, add, mut dx } = args;
-    check_backward(&[Some(dy), Some(x), add], weight, &dx);
-    check_stats(Some(stats), x.rows(), 1);
+/// [`rms_norm`] of the `R` rows from row `first` on.
+#[inline(always)]
+fn rms_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut RmsNorm, first: usize) {
+    let RmsNorm { x, residual, weight, eps, out, stats } = args;
     let inverse_n = 1.0 / x.cols().max(1) as f32;
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for r in 0..x.rows() {
-                let rstd = isa.splat(stats.row(r)[0]);
-                let [gx_sum] = sweep::sums(
-                    isa,
-                    [dy.row(r), x.row(r), weight],
-                    #[inline(always)]
-                    |[sum], [dy, x, weight], _| [isa.mul_add(isa.mul(dy, weight), isa.mul(x, rstd), sum)],
-                );
-                let gx_mean = isa.splat(gx_sum * inverse_n);
-                store_gradient(
-                    isa,
-                    [dy.row(r), x.row(r), weight],
-                    add.map(|add| add.row(r)),
-                    dx.row_mut(r),
-                    #[inline(always)]
-                    |[dy, x, weight], add| {
-                        let inner = isa.neg_mul_add(isa.mul(x, rstd), gx_mean, isa.mul(dy, weight));
-                        isa.mul_add(rstd, inner, add)
-                    },
-                );
-            }
-        },
-    );
+    let x: [&[f32]; R] = match residual {
+        None => x.rows_from(first),
+        Some(_) => rows_and_sums(isa, x.rows_from(first), residual, first).0,
+    };
+    let mut squares = [isa.zero(); R];
+    for r in 0..R {
+        [squares[r]] = sweep::sums(
+            isa,
+            [x[r]],
+            #[inline(always)]
+            |[sum], [x], _| [isa.mul_add(x, x, sum)],
+        );
+    }
+    let rstds = rstd_of_rows(isa, squares, inverse_n, *eps);
+    for r in 0..R {
+        if let Some(stats) = stats {
+            stats.row_mut(first + r)[0] = rstds[r];
+        }
+        let rstd = isa.splat(rstds[r]);
+        sweep::map(
+            isa,
+            [x[r], *weight],
+            out.row_mut(first + r),
+            #[inline(always)]
+            |[x, weight]| isa.mul(isa.mul(x, rstd), weight),
+        );
+    }
 }
 
-/// Adds the gradient of the weight of [`rms_norm`]; order and error as in [`layer_norm_param_backward`].
+/// The gradient of the input of [`rms_norm`], plus `add`, and the partial sums of the gradient of the weight, whose error
+/// is that of [`layer_norm_backward`].
 ///
 /// # Panics
 /// If shapes disagree.
-pub fn rms_norm_param_backward<I: Isa>(isa: I, args: RmsNormParamBackward) {
-    let RmsNormParamBackward { dy, x, stats, dweight } = args;
-    check_stats(Some(stats), x.rows(), 1);
-    weight_backward(
-        isa,
-        dy,
-        x,
-        dweight,
-        #[inline(always)]
-        |r| (0.0, stats.row(r)[0]),
-    );
+pub fn rms_norm_backward<I: Isa>(isa: I, args: NormBackward) {
+    check_backward(&args, 1);
+    assert_eq!(args.partials.cols(), args.x.cols(), "RMSNorm has no bias");
+    backward::<I, false, 1>(isa, args);
 }
 
 fn check_forward(x: Mat, residual: &Option<Residual>, weight: &[f32], out: &MatMut) {
@@ -322,11 +257,16 @@ fn check_forward(x: Mat, residual: &Option<Residual>, weight: &[f32], out: &MatM
     }
 }
 
-fn check_backward(inputs: &[Option<Mat>], weight: &[f32], dx: &MatMut) {
-    for input in inputs.iter().flatten() {
-        assert_eq!((input.rows(), input.cols()), (dx.rows(), dx.cols()), "the shape of an input of a norm's backward");
+fn check_backward(args: &NormBackward, stats_cols: usize) {
+    let (rows, cols) = (args.dx.rows(), args.dx.cols());
+    for input in [Some(args.dy), Some(args.x), args.add].iter().flatten() {
+        assert_eq!((input.rows(), input.cols()), (rows, cols), "the shape of an input of a norm's backward");
     }
-    assert_eq!(weight.len(), dx.cols(), "one weight for each feature");
+    assert_eq!(args.weight.len(), cols, "one weight for each feature");
+    check_stats(Some(args.stats), rows, stats_cols);
+    assert_eq!(args.partials.rows(), rows.div_ceil(PARTIAL_ROWS), "one row of partial sums for each block of rows");
+    let sums = args.partials.cols();
+    assert!(sums == cols || sums == 2 * cols, "partial sums of the weight, or of weight and bias");
 }
 
 fn check_stats(stats: Option<Mat>, rows: usize, cols: usize) {
@@ -334,151 +274,217 @@ fn check_stats(stats: Option<Mat>, rows: usize, cols: usize) {
     assert!(fits, "the statistics of a norm of {rows} rows are [{rows}, {cols}]");
 }
 
-/// Mean and rstd of a row, in every lane.
-#[derive(Clone, Copy)]
-struct Centred<I: Isa> {
-    mean: I::F32,
-    rstd: I::F32,
-}
-
-impl<I: Isa> Centred<I> {
-    #[inline(always)]
-    fn new(isa: I, (mean, rstd): (f32, f32)) -> Self {
-        Self { mean: isa.splat(mean), rstd: isa.splat(rstd) }
+/// `1 / √(mean of squares + eps)` of rows whose sums of squares are spread over lanes.
+#[inline(always)]
+fn rstd_of_rows<I: Isa, const R: usize>(isa: I, squares: [I::F32; R], inverse_n: f32, eps: f32) -> [f32; R] {
+    let mut rstds = [0.0; R];
+    for (rstd, squares) in rstds.iter_mut().zip(squares) {
+        *rstd = 1.0 / (isa.sum(squares) * inverse_n + eps).sqrt();
     }
-
-    /// `(x − mean) · rstd`.
-    #[inline(always)]
-    fn normalised(self, isa: I, x: I::F32) -> I::F32 {
-        isa.mul(isa.sub(x, self.mean), self.rstd)
-    }
+    rstds
 }
 
-/// Row `r` of what is to be normalised: `x` itself, or its sum with the residual, which is stored.
+/// What is to be normalised of the `R` rows from row `first` on: `x` itself, or its sum with the residual, which is stored.
+/// With it the sum over the columns of each row.
 #[inline(always)]
-fn add_residual<'s, I: Isa>(isa: I, x: &'s [f32], residual: &'s mut Option<Residual>, r: usize) -> &'s [f32] {
-    let Some(Residual { add, sum }) = residual else { return x };
-    add_rows(isa, x, add.row(r), sum.row_mut(r));
-    sum.row(r)
-}
-
-/// Mean and `1 / √(variance + eps)`. The variance takes a sweep of its own: from `Σ x²` and `Σ x` alone it would cancel.
-#[inline(always)]
-fn mean_and_rstd<I: Isa>(isa: I, x: &[f32], eps: f32) -> (f32, f32) {
-    let n = x.len().max(1) as f32;
-    let [sum] = sweep::sums(
-        isa,
-        [x],
-        #[inline(always)]
-        |[sum], [x], _| [isa.add(sum, x)],
-    );
-    let mean = isa.splat(sum / n);
-    let [squares] = sweep::sums(
-        isa,
-        [x],
-        #[inline(always)]
-        |[sum], [x], live| {
-            let deviation = isa.neg_mul_add(mean, live, x);
-            [isa.mul_add(deviation, deviation, sum)]
-        },
-    );
-    (sum / n, 1.0 / (squares / n + eps).sqrt())
-}
-
-/// `1 / √(mean of squares + eps)`.
-#[inline(always)]
-fn rms_rstd<I: Isa>(isa: I, x: &[f32], eps: f32) -> f32 {
-    let [squares] = sweep::sums(
-        isa,
-        [x],
-        #[inline(always)]
-        |[sum], [x], _| [isa.mul_add(x, x, sum)],
-    );
-    1.0 / (squares / x.len().max(1) as f32 + eps).sqrt()
-}
-
-/// `dx = f(columns of dy, x and weight; columns of add, or zero)`.
-#[inline(always)]
-fn store_gradient<I: Isa>(
+fn rows_and_sums<'s, I: Isa, const R: usize>(
     isa: I,
-    [dy, x, weight]: [&[f32]; 3],
-    add: Option<&[f32]>,
-    dx: &mut [f32],
-    f: impl Fn([I::F32; 3], I::F32) -> I::F32,
-) {
-    match add {
-        None => sweep::map(
-            isa,
-            [dy, x, weight],
-            dx,
-            #[inline(always)]
-            |columns| f(columns, isa.zero()),
-        ),
-        Some(add) => sweep::map(
-            isa,
-            [dy, x, weight, add],
-            dx,
-            #[inline(always)]
-            |[dy, x, weight, add]| f([dy, x, weight], add),
-        ),
+    x: [&'s [f32]; R],
+    residual: &'s mut Option<Residual>,
+    first: usize,
+) -> ([&'s [f32]; R], [f32; R]) {
+    let mut lanes = [isa.zero(); R];
+    let mut rows = x;
+    match residual {
+        None => {
+            for r in 0..R {
+                [lanes[r]] = sweep::sums(
+                    isa,
+                    [x[r]],
+                    #[inline(always)]
+                    |[sum], [x], _| [isa.add(sum, x)],
+                );
+            }
+        }
+        Some(Residual { add, sum }) => {
+            for r in 0..R {
+                lanes[r] = sweep::map_and_sum(
+                    isa,
+                    [x[r], add.row(first + r)],
+                    sum.row_mut(first + r),
+                    #[inline(always)]
+                    |[x, add]| isa.add(x, add),
+                );
+            }
+            rows = sum.as_mat().rows_from(first);
+        }
     }
+    let mut sums = [0.0; R];
+    for (sum, lanes) in sums.iter_mut().zip(lanes) {
+        *sum = isa.sum(lanes);
+    }
+    (rows, sums)
 }
 
-/// `dweight += Σ_r dy[r] · (x[r] − mean_r) · rstd_r`, where `moments(r)` is mean and rstd of row `r`.
+/// The backward of LayerNorm, or, without a `MEAN`, of RMSNorm, with `T` gradients of parameters.
 #[inline(always)]
-fn weight_backward<I: Isa>(isa: I, dy: Mat, x: Mat, dweight: &mut [f32], moments: impl Fn(usize) -> (f32, f32)) {
-    assert_eq!((dy.rows(), dy.cols()), (x.rows(), x.cols()), "the shape of the gradient of a norm");
-    assert_eq!(dweight.len(), x.cols(), "one weight for each feature");
+fn backward<I: Isa, const MEAN: bool, const T: usize>(isa: I, mut args: NormBackward) {
+    let rows = args.x.rows();
     isa.vectorize(
         #[inline(always)]
         || {
-            let blocks = x.rows() / ROW_BLOCK;
-            for first in (0..blocks).map(|block| block * ROW_BLOCK) {
-                add_block_of_terms(isa, [dy, x], first, dweight, &moments);
-            }
-            for r in blocks * ROW_BLOCK..x.rows() {
-                let row = Centred::new(isa, moments(r));
-                sweep::update(
-                    isa,
-                    [dy.row(r), x.row(r)],
-                    dweight,
-                    #[inline(always)]
-                    |total, [dy, x]| isa.mul_add(dy, row.normalised(isa, x), total),
-                );
+            for block in 0..args.partials.rows() {
+                let (mut r, end) = (block * PARTIAL_ROWS, ((block + 1) * PARTIAL_ROWS).min(rows));
+                args.partials.row_mut(block).fill(0.0);
+                while end - r >= QUAD {
+                    let slopes = Slopes::of_rows::<MEAN, QUAD>(isa, &args, r);
+                    gradient_rows::<I, MEAN, T, QUAD>(isa, &mut args, block, r, slopes);
+                    r += QUAD;
+                }
+                while r < end {
+                    let slopes = Slopes::of_rows::<MEAN, 1>(isa, &args, r);
+                    gradient_rows::<I, MEAN, T, 1>(isa, &mut args, block, r, slopes);
+                    r += 1;
+                }
             }
         },
     );
 }
 
-/// The part of [`weight_backward`] for the block of rows that starts at `first`: their sum, then added to `dweight`.
-#[inline(always)]
-fn add_block_of_terms<I: Isa>(
-    isa: I,
-    [dy, x]: [Mat; 2],
-    first: usize,
-    dweight: &mut [f32],
-    moments: impl Fn(usize) -> (f32, f32),
-) {
-    // dy of the block's rows, then x of them.
-    let rows: [&[f32]; 2 * ROW_BLOCK] = std::array::from_fn(|i| match i.checked_sub(ROW_BLOCK) {
-        None => dy.row(first + i),
-        Some(i) => x.row(first + i),
-    });
-    let mut centred = [Centred::new(isa, (0.0, 0.0)); ROW_BLOCK];
-    for (i, centred) in centred.iter_mut().enumerate() {
-        *centred = Centred::new(isa, moments(first + i));
+/// What the gradient of a row is made of, in every lane: `dx = dy · rstd · weight − (x − mean) · slope − level`.
+#[derive(Clone, Copy)]
+struct Slopes<I: Isa> {
+    mean: I::F32,
+    rstd: I::F32,
+    /// `rstd² · Σ (g x̂) / n`.
+    slope: I::F32,
+    /// `rstd · Σ g / n`.
+    level: I::F32,
+}
+
+impl<I: Isa> Slopes<I> {
+    /// Of the `R` rows from row `first` on.
+    #[inline(always)]
+    fn of_rows<const MEAN: bool, const R: usize>(isa: I, args: &NormBackward, first: usize) -> [Self; R] {
+        let inverse_n = 1.0 / args.x.cols().max(1) as f32;
+        let mut slopes = [Self { mean: isa.zero(), rstd: isa.zero(), slope: isa.zero(), level: isa.zero() }; R];
+        let mut sums = [[isa.zero(); 2]; R];
+        for r in 0..R {
+            let mean = isa.splat(if MEAN { args.stats.row(first + r)[0] } else { 0.0 });
+            slopes[r].mean = mean;
+            sums[r] = sweep::sums(
+                isa,
+                [args.dy.row(first + r), args.x.row(first + r), args.weight],
+                #[inline(always)]
+                |[g_sum, gx_sum], [dy, x, weight], _| {
+                    let g = isa.mul(dy, weight);
+                    if MEAN {
+                        [isa.add(g_sum, g), isa.mul_add(g, isa.sub(x, mean), gx_sum)]
+                    } else {
+                        [g_sum, isa.mul_add(g, x, gx_sum)]
+                    }
+                },
+            );
+        }
+        for r in 0..R {
+            let rstd = args.stats.row(first + r)[usize::from(MEAN)];
+            let (g_mean, gx_mean) = (isa.sum(sums[r][0]) * inverse_n, isa.sum(sums[r][1]) * inverse_n);
+            slopes[r].rstd = isa.splat(rstd);
+            slopes[r].slope = isa.splat(rstd * rstd * (rstd * gx_mean));
+            slopes[r].level = isa.splat(rstd * g_mean);
+        }
+        slopes
     }
-    sweep::update(
-        isa,
-        rows,
-        dweight,
-        #[inline(always)]
-        |total, v| {
-            let mut sum = isa.zero();
-            for (i, row) in centred.iter().enumerate() {
-                sum = isa.mul_add(v[i], row.normalised(isa, v[ROW_BLOCK + i]), sum);
+}
+
+/// `dx` of the `R` rows from row `first` on. The terms of the gradients of the parameters, summed over these rows in order, are
+/// added to the `T` partial sums of `block`: of the weight, or of weight and bias.
+#[inline(always)]
+fn gradient_rows<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
+    isa: I,
+    args: &mut NormBackward,
+    block: usize,
+    first: usize,
+    slopes: [Slopes<I>; R],
+) {
+    let NormBackward { dy, x, weight, add, dx, partials, .. } = args;
+    let (dx, totals) = (dx.rows_mut(first), split(partials.row_mut(block)));
+    match add {
+        None => {
+            let mut rows = [[*weight; 2]; R];
+            for (r, row) in rows.iter_mut().enumerate() {
+                *row = [dy.row(first + r), x.row(first + r)];
             }
-            isa.add(total, sum)
+            sweep::map_rows_and_total(
+                isa,
+                rows,
+                [*weight],
+                dx,
+                totals,
+                #[inline(always)]
+                |rows, [weight], totals| {
+                    let mut terms = [[isa.zero(); 3]; R];
+                    for r in 0..R {
+                        terms[r] = [rows[r][0], rows[r][1], isa.zero()];
+                    }
+                    gradients::<I, MEAN, T, R>(isa, slopes, terms, weight, totals)
+                },
+            );
+        }
+        Some(add) => {
+            let mut rows = [[*weight; 3]; R];
+            for (r, row) in rows.iter_mut().enumerate() {
+                *row = [dy.row(first + r), x.row(first + r), add.row(first + r)];
+            }
+            sweep::map_rows_and_total(
+                isa,
+                rows,
+                [*weight],
+                dx,
+                totals,
+                #[inline(always)]
+                |rows, [weight], totals| gradients::<I, MEAN, T, R>(isa, slopes, rows, weight, totals),
+            );
+        }
+    }
+}
+
+/// The `T` equal parts of a row of partial sums.
+#[inline(always)]
+fn split<const T: usize>(sums: &mut [f32]) -> [&mut [f32]; T] {
+    let n = sums.len() / T;
+    let mut rest = sums;
+    std::array::from_fn(
+        #[inline(always)]
+        |_| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(n);
+            rest = after;
+            part
         },
-    );
+    )
+}
+
+/// For a vector of columns of `[dy, x, add]` of `R` rows: `dx`, and the totals with the rows' terms added.
+#[inline(always)]
+fn gradients<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
+    isa: I,
+    slopes: [Slopes<I>; R],
+    rows: [[I::F32; 3]; R],
+    weight: I::F32,
+    mut totals: [I::F32; T],
+) -> ([I::F32; R], [I::F32; T]) {
+    let (mut weight_sum, mut bias_sum) = (isa.zero(), isa.zero());
+    let mut dx = [isa.zero(); R];
+    for r in 0..R {
+        let (Slopes { mean, rstd, slope, level }, [dy, x, add]) = (slopes[r], rows[r]);
+        let scaled = isa.mul(dy, rstd);
+        let (centred, rest) = if MEAN { (isa.sub(x, mean), isa.sub(add, level)) } else { (x, add) };
+        weight_sum = isa.mul_add(scaled, centred, weight_sum);
+        bias_sum = isa.add(bias_sum, dy);
+        dx[r] = isa.mul_add(scaled, weight, isa.neg_mul_add(centred, slope, rest));
+    }
+    for (total, sum) in totals.iter_mut().zip([weight_sum, bias_sum]) {
+        *total = isa.add(*total, sum);
+    }
+    (dx, totals)
 }

@@ -179,19 +179,14 @@ fn turn_head<I: Isa>(isa: I, x: &[f32], cos: &[f32], sin: &[f32], direction: Dir
         Direction::Backward => -1.0,
     });
     let (first, second) = x.split_at(cos.len());
-    let (out_first, out_second) = out.split_at_mut(cos.len());
-    sweep::map(
+    sweep::map_to(
         isa,
         [first, second, cos, sin],
-        out_first,
+        out.split_at_mut(cos.len()).into(),
         #[inline(always)]
-        |[a, b, cos, sin]| isa.neg_mul_add(b, isa.mul(sin, sign), isa.mul(a, cos)),
-    );
-    sweep::map(
-        isa,
-        [first, second, cos, sin],
-        out_second,
-        #[inline(always)]
-        |[a, b, cos, sin]| isa.mul_add(a, isa.mul(sin, sign), isa.mul(b, cos)),
+        |[a, b, cos, sin]| {
+            let sin = isa.mul(sin, sign);
+            [isa.neg_mul_add(b, sin, isa.mul(a, cos)), isa.mul_add(a, sin, isa.mul(b, cos))]
+        },
     );
 }

@@ -4,43 +4,91 @@
 //! What is computed for a column never depends on which other columns the sweep covers; only [`sums`] and [`max`] join
 //! columns, in an order fixed by the length of the row.
 
+#![allow(unsafe_code)]
+
 use smallmind_simd::Isa;
 
-/// Independent accumulators of a sum: enough to hide the latency of an addition.
+/// Independent accumulators of a sum or a maximum: enough to hide the latency of an operation.
 const ACCUMULATORS: usize = 4;
 
 /// Lanes of the widest instruction set.
 const MAX_LANES: usize = 16;
 
-/// The vectors that start at column `at` of each row.
-#[inline(always)]
-fn load<I: Isa, const K: usize>(isa: I, rows: &[&[f32]; K], at: usize) -> [I::F32; K] {
-    let mut v = [isa.zero(); K];
-    for (v, row) in v.iter_mut().zip(rows) {
-        *v = isa.load(&row[at..]);
-    }
-    v
+/// A vector of columns of rows of one length.
+#[derive(Clone, Copy)]
+struct Columns {
+    at: usize,
+    /// Whether all lanes hold columns.
+    whole: bool,
 }
 
-/// The columns from `at` on, fewer than a vector, of each row; then zeros.
-#[inline(always)]
-fn load_tail<I: Isa, const K: usize>(isa: I, rows: &[&[f32]; K], at: usize) -> [I::F32; K] {
-    let mut v = [isa.zero(); K];
-    for (v, row) in v.iter_mut().zip(rows) {
-        *v = isa.load_partial(&row[at..]);
+impl Columns {
+    /// These columns of `row`; zeros beyond its end.
+    ///
+    /// # Safety
+    /// `row` has at least the length that the columns are of.
+    #[inline(always)]
+    unsafe fn load<I: Isa>(self, isa: I, row: &[f32]) -> I::F32 {
+        if self.whole {
+            // SAFETY: whole columns end within the row.
+            unsafe { isa.load_ptr(row.as_ptr().add(self.at)) }
+        } else {
+            isa.load_partial(&row[self.at..])
+        }
     }
-    v
+
+    /// Writes these columns of `row`.
+    ///
+    /// # Safety
+    /// As for [`Columns::load`].
+    #[inline(always)]
+    unsafe fn store<I: Isa>(self, isa: I, v: I::F32, row: &mut [f32]) {
+        if self.whole {
+            // SAFETY: whole columns end within the row.
+            unsafe { isa.store_ptr(v, row.as_mut_ptr().add(self.at)) }
+        } else {
+            isa.store_partial(v, &mut row[self.at..])
+        }
+    }
+
+    /// These columns of each of `rows`.
+    ///
+    /// # Safety
+    /// As for [`Columns::load`], for each row.
+    #[inline(always)]
+    unsafe fn load_all<I: Isa, const K: usize>(self, isa: I, rows: &[&[f32]; K]) -> [I::F32; K] {
+        let mut v = [isa.zero(); K];
+        for (v, row) in v.iter_mut().zip(rows) {
+            // SAFETY: the caller's guarantee.
+            *v = unsafe { self.load(isa, row) };
+        }
+        v
+    }
+}
+
+/// Calls `f` for the columns `0..n`, a vector at a time.
+#[inline(always)]
+fn for_columns<I: Isa>(n: usize, mut f: impl FnMut(Columns)) {
+    let mut at = 0;
+    while n - at >= I::LANES {
+        f(Columns { at, whole: true });
+        at += I::LANES;
+    }
+    if at < n {
+        f(Columns { at, whole: false });
+    }
 }
 
 /// `1.0` in the first `len` lanes, `0.0` in the others.
 #[inline(always)]
-pub(crate) fn live_lanes<I: Isa>(isa: I, len: usize) -> I::F32 {
+fn live_lanes<I: Isa>(isa: I, len: usize) -> I::F32 {
     const ONES: [f32; MAX_LANES] = [1.0; MAX_LANES];
     isa.load_partial(&ONES[..len])
 }
 
+/// That all rows have `len` columns, on which the unchecked loads and stores rest.
 #[inline(always)]
-fn check_lengths<const K: usize>(rows: &[&[f32]; K], len: usize) {
+fn check_lengths<'a>(rows: impl IntoIterator<Item = &'a [f32]>, len: usize) {
     for row in rows {
         assert_eq!(row.len(), len, "rows of different lengths");
     }
@@ -55,15 +103,81 @@ pub(crate) fn map<I: Isa, const K: usize>(
     f: impl Fn([I::F32; K]) -> I::F32,
 ) {
     let n = out.len();
-    check_lengths(&rows, n);
-    let mut at = 0;
-    while n - at >= I::LANES {
-        isa.store(f(load(isa, &rows, at)), &mut out[at..]);
-        at += I::LANES;
-    }
-    if at < n {
-        isa.store_partial(f(load_tail(isa, &rows, at)), &mut out[at..]);
-    }
+    check_lengths(rows, n);
+    for_columns::<I>(
+        n,
+        #[inline(always)]
+        |columns| {
+            // SAFETY: the rows were checked to have n columns, as `out` has.
+            unsafe { columns.store(isa, f(columns.load_all(isa, &rows)), out) }
+        },
+    );
+}
+
+/// `out[0][c], out[1][c], … = f(rows[..][c])` for every column `c`.
+#[inline(always)]
+pub(crate) fn map_to<I: Isa, const K: usize, const N: usize>(
+    isa: I,
+    rows: [&[f32]; K],
+    mut out: [&mut [f32]; N],
+    f: impl Fn([I::F32; K]) -> [I::F32; N],
+) {
+    let n = out[0].len();
+    check_lengths(rows, n);
+    check_lengths(out.iter().map(|out| &**out), n);
+    for_columns::<I>(
+        n,
+        #[inline(always)]
+        |columns| {
+            // SAFETY: all rows were checked to have n columns.
+            let v = f(unsafe { columns.load_all(isa, &rows) });
+            for (v, out) in v.into_iter().zip(&mut out) {
+                // SAFETY: as above.
+                unsafe { columns.store(isa, v, out) };
+            }
+        },
+    );
+}
+
+/// `(out[..][c], totals[..][c]) = f(rows[..][..][c], shared[..][c], totals[..][c])` for every column `c` of `R` rows: what the
+/// rows share is loaded, and what they are added to is updated, once.
+#[inline(always)]
+pub(crate) fn map_rows_and_total<I: Isa, const R: usize, const K: usize, const S: usize, const T: usize>(
+    isa: I,
+    rows: [[&[f32]; K]; R],
+    shared: [&[f32]; S],
+    mut out: [&mut [f32]; R],
+    mut totals: [&mut [f32]; T],
+    f: impl Fn([[I::F32; K]; R], [I::F32; S], [I::F32; T]) -> ([I::F32; R], [I::F32; T]),
+) {
+    let n = out[0].len();
+    check_lengths(rows.into_iter().flatten().chain(shared), n);
+    check_lengths(out.iter().chain(&totals).map(|row| &**row), n);
+    for_columns::<I>(
+        n,
+        #[inline(always)]
+        |columns| {
+            let (mut v, mut old) = ([[isa.zero(); K]; R], [isa.zero(); T]);
+            for (v, rows) in v.iter_mut().zip(&rows) {
+                // SAFETY: all rows were checked to have n columns.
+                *v = unsafe { columns.load_all(isa, rows) };
+            }
+            for (old, total) in old.iter_mut().zip(&totals) {
+                // SAFETY: as above.
+                *old = unsafe { columns.load(isa, total) };
+            }
+            // SAFETY: as above.
+            let (v, new) = f(v, unsafe { columns.load_all(isa, &shared) }, old);
+            for (v, out) in v.into_iter().zip(&mut out) {
+                // SAFETY: as above.
+                unsafe { columns.store(isa, v, out) };
+            }
+            for (new, total) in new.into_iter().zip(&mut totals) {
+                // SAFETY: as above.
+                unsafe { columns.store(isa, new, total) };
+            }
+        },
+    );
 }
 
 /// `out[c] = f(out[c], rows[..][c])` for every column `c`.
@@ -75,20 +189,47 @@ pub(crate) fn update<I: Isa, const K: usize>(
     f: impl Fn(I::F32, [I::F32; K]) -> I::F32,
 ) {
     let n = out.len();
-    check_lengths(&rows, n);
+    check_lengths(rows, n);
+    for_columns::<I>(
+        n,
+        #[inline(always)]
+        |columns| {
+            // SAFETY: the rows were checked to have n columns, as `out` has.
+            unsafe { columns.store(isa, f(columns.load(isa, out), columns.load_all(isa, &rows)), out) }
+        },
+    );
+}
+
+/// Calls `step(accumulator, columns, live)` for the columns `0..n`: vectors go to the accumulators in turn as long as there is
+/// one for each, the remaining ones to the first, what is less than a vector to the last. `live` is `1.0` in lanes that hold a
+/// column and `0.0` beyond the end of the rows.
+#[inline(always)]
+fn accumulate<I: Isa>(isa: I, n: usize, mut step: impl FnMut(usize, Columns, I::F32)) {
+    let all = isa.splat(1.0);
     let mut at = 0;
+    while n - at >= ACCUMULATORS * I::LANES {
+        for i in 0..ACCUMULATORS {
+            step(i, Columns { at: at + i * I::LANES, whole: true }, all);
+        }
+        at += ACCUMULATORS * I::LANES;
+    }
     while n - at >= I::LANES {
-        let old = isa.load(&out[at..]);
-        isa.store(f(old, load(isa, &rows, at)), &mut out[at..]);
+        step(0, Columns { at, whole: true }, all);
         at += I::LANES;
     }
     if at < n {
-        let old = isa.load_partial(&out[at..]);
-        isa.store_partial(f(old, load_tail(isa, &rows, at)), &mut out[at..]);
+        step(ACCUMULATORS - 1, Columns { at, whole: false }, live_lanes(isa, n - at));
     }
 }
 
-/// `N` sums over the columns of `K` rows.
+/// The sum of all accumulators, lane by lane.
+#[inline(always)]
+fn join<I: Isa>(isa: I, [a, b, c, d]: [I::F32; ACCUMULATORS]) -> I::F32 {
+    isa.add(isa.add(a, b), isa.add(c, d))
+}
+
+/// `N` sums over the columns of `K` rows, still spread over the lanes of vectors: [`Isa::sum`] of each is to follow. Between the
+/// sweeps of several rows and their sums over lanes, the latter hide each other's latency.
 ///
 /// `step(sums, columns, live)` adds the terms of a vector of columns to the sums; `live` is `1.0` in lanes that hold a
 /// column and `0.0` beyond the end of the rows, where the columns read as zero: a term that isn't zero there must be
@@ -98,30 +239,69 @@ pub(crate) fn sums<I: Isa, const K: usize, const N: usize>(
     isa: I,
     rows: [&[f32]; K],
     step: impl Fn([I::F32; N], [I::F32; K], I::F32) -> [I::F32; N],
-) -> [f32; N] {
+) -> [I::F32; N] {
     let n = rows[0].len();
-    check_lengths(&rows, n);
-    let all = isa.splat(1.0);
+    check_lengths(rows, n);
     let mut acc = [[isa.zero(); N]; ACCUMULATORS];
-    let mut at = 0;
-    while n - at >= ACCUMULATORS * I::LANES {
-        for (i, acc) in acc.iter_mut().enumerate() {
-            *acc = step(*acc, load(isa, &rows, at + i * I::LANES), all);
-        }
-        at += ACCUMULATORS * I::LANES;
-    }
-    while n - at >= I::LANES {
-        acc[0] = step(acc[0], load(isa, &rows, at), all);
-        at += I::LANES;
-    }
-    if at < n {
-        acc[1] = step(acc[1], load_tail(isa, &rows, at), live_lanes(isa, n - at));
-    }
-    let mut total = [0.0; N];
+    accumulate::<I>(
+        isa,
+        n,
+        #[inline(always)]
+        |i, columns, live| {
+            // SAFETY: all rows were checked to have n columns.
+            acc[i] = step(acc[i], unsafe { columns.load_all(isa, &rows) }, live);
+        },
+    );
+    let mut total = [isa.zero(); N];
     for (i, total) in total.iter_mut().enumerate() {
-        *total = isa.sum(isa.add(isa.add(acc[0][i], acc[1][i]), isa.add(acc[2][i], acc[3][i])));
+        *total = join(isa, [acc[0][i], acc[1][i], acc[2][i], acc[3][i]]);
     }
     total
+}
+
+/// `out[c] = f(rows[..][c])`, and the sum over the columns of `out`, spread over lanes as that of [`sums`].
+#[inline(always)]
+pub(crate) fn map_and_sum<I: Isa, const K: usize>(
+    isa: I,
+    rows: [&[f32]; K],
+    out: &mut [f32],
+    f: impl Fn([I::F32; K]) -> I::F32,
+) -> I::F32 {
+    let n = out.len();
+    check_lengths(rows, n);
+    let mut acc = [isa.zero(); ACCUMULATORS];
+    accumulate::<I>(
+        isa,
+        n,
+        #[inline(always)]
+        |i, columns, live| {
+            // SAFETY: all rows were checked to have n columns.
+            let v = f(unsafe { columns.load_all(isa, &rows) });
+            // SAFETY: as above.
+            unsafe { columns.store(isa, v, out) };
+            acc[i] = isa.add(acc[i], if columns.whole { v } else { isa.mul(v, live) });
+        },
+    );
+    join(isa, acc)
+}
+
+/// `row[c] = f(row[c], live)`, and the sum over the columns of what was written, spread over lanes as that of [`sums`].
+#[inline(always)]
+pub(crate) fn update_and_sum<I: Isa>(isa: I, row: &mut [f32], f: impl Fn(I::F32, I::F32) -> I::F32) -> I::F32 {
+    let mut acc = [isa.zero(); ACCUMULATORS];
+    accumulate::<I>(
+        isa,
+        row.len(),
+        #[inline(always)]
+        |i, columns, live| {
+            // SAFETY: the columns are those of `row`.
+            let v = f(unsafe { columns.load(isa, row) }, live);
+            // SAFETY: as above.
+            unsafe { columns.store(isa, v, row) };
+            acc[i] = isa.add(acc[i], if columns.whole { v } else { isa.mul(v, live) });
+        },
+    );
+    join(isa, acc)
 }
 
 /// The greatest element of `row`, not counting NaN; `-∞` if there is none.
@@ -132,17 +312,15 @@ pub(crate) fn max<I: Isa>(isa: I, row: &[f32]) -> f32 {
         return row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     }
     let mut acc = [isa.splat(f32::NEG_INFINITY); ACCUMULATORS];
-    let mut at = 0;
-    while n - at >= ACCUMULATORS * I::LANES {
-        for (i, acc) in acc.iter_mut().enumerate() {
-            *acc = isa.max(isa.load(&row[at + i * I::LANES..]), *acc);
-        }
-        at += ACCUMULATORS * I::LANES;
-    }
-    while n - at >= I::LANES {
-        acc[0] = isa.max(isa.load(&row[at..]), acc[0]);
-        at += I::LANES;
-    }
+    accumulate::<I>(
+        isa,
+        n - n % I::LANES,
+        #[inline(always)]
+        |i, columns, _| {
+            // SAFETY: the whole columns of `row` are below n.
+            acc[i] = isa.max(unsafe { columns.load(isa, row) }, acc[i]);
+        },
+    );
     // The last vector may overlap the one before: counting an element twice does not change the maximum.
     acc[1] = isa.max(isa.load(&row[n - I::LANES..]), acc[1]);
     isa.max_lane(isa.max(isa.max(acc[0], acc[1]), isa.max(acc[2], acc[3])))

@@ -4,8 +4,7 @@ use serde_json::Value;
 use smallmind_kernels::activation::{Gelu, gelu, gelu_backward};
 use smallmind_kernels::loss::{IGNORE, cross_entropy, cross_entropy_backward};
 use smallmind_kernels::norm::{
-    LayerNorm, LayerNormBackward, NormParamBackward, RmsNorm, RmsNormBackward, RmsNormParamBackward, layer_norm,
-    layer_norm_backward, layer_norm_param_backward, rms_norm, rms_norm_backward, rms_norm_param_backward,
+    LayerNorm, NormBackward, PARTIAL_ROWS, RmsNorm, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward,
 };
 use smallmind_kernels::optimizer::{AdamW, adamw};
 use smallmind_kernels::{Mat, MatMut};
@@ -269,8 +268,12 @@ impl WithIsa for RunLayerNorm<'_> {
         );
         let stats = Mat::new(stats, rows, 2);
         let dx = MatMut::new(dx, rows, cols);
-        layer_norm_backward(isa, LayerNormBackward { dy, x, weight, stats, add: None, dx });
-        layer_norm_param_backward(isa, NormParamBackward { dy, x, stats, dweight, dbias: Some(dbias) });
+        const { assert!(NORM.0 <= PARTIAL_ROWS) };
+        let mut sums = vec![0.0; 2 * cols];
+        let partials = MatMut::new(&mut sums, 1, 2 * cols);
+        layer_norm_backward(isa, NormBackward { dy, x, weight, stats, add: None, dx, partials });
+        dweight.copy_from_slice(&sums[..cols]);
+        dbias.copy_from_slice(&sums[cols..]);
         result
     }
 }
@@ -289,8 +292,8 @@ impl WithIsa for RunRmsNorm<'_> {
         rms_norm(isa, RmsNorm { x, residual: None, weight, eps, out, stats: Some(MatMut::new(stats, rows, 1)) });
         let stats = Mat::new(stats, rows, 1);
         let dx = MatMut::new(dx, rows, cols);
-        rms_norm_backward(isa, RmsNormBackward { dy, x, weight, stats, add: None, dx });
-        rms_norm_param_backward(isa, RmsNormParamBackward { dy, x, stats, dweight });
+        let partials = MatMut::new(dweight, 1, cols);
+        rms_norm_backward(isa, NormBackward { dy, x, weight, stats, add: None, dx, partials });
         result
     }
 }

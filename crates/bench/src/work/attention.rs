@@ -11,7 +11,7 @@ use smallmind_kernels::reference::{Matrix, attention};
 use smallmind_kernels::{Mat, MatMut};
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
-use super::{Share, Work, Wrong, noisy_within, parts, sampled, split_cols, split_rows};
+use super::{Share, Work, Wrong, noisy_within, parts, run_once, sampled, split_cols, split_rows};
 use crate::case::{Attention as Shape, Pass};
 
 /// Queries whose outputs a check looks at.
@@ -78,7 +78,7 @@ impl Attention {
         };
         if backward {
             // The backward needs what the forward kept.
-            work.forward(IsaKind::best(), 1)?.into_iter().for_each(|mut share| share());
+            run_once(work.forward(IsaKind::best(), 1)?, 1)?;
         }
         Ok(work)
     }
@@ -265,7 +265,7 @@ impl<'a> WithIsa for Forward<'a> {
         };
         let hands = dealt(units.zip(outs).zip(lses).map(block), threads);
         let share = |(mut hand, scratch): (Vec<Block<'a>>, &'a mut Buffer)| -> Share<'a> {
-            Box::new(move || {
+            Box::new(move |_| {
                 for block in &mut hand {
                     let Block { q, k, v, past, .. } = *block;
                     let (out, lse) = (block.out.reborrow(), block.lse.as_mut().map(MatMut::reborrow));
@@ -334,7 +334,7 @@ impl<'a> WithIsa for Backward<'a> {
         };
         let hands = dealt((0..kv_heads).zip(dq).zip(dk).zip(dv).map(unit), threads);
         let share = |(mut hand, scratch): (Vec<Group<'a>>, &'a mut Buffer)| -> Share<'a> {
-            Box::new(move || {
+            Box::new(move |_| {
                 for unit in &mut hand {
                     let Group { q, k, v, out, dout, lse, .. } = *unit;
                     let (dq, dk, dv) = (unit.dq.reborrow(), unit.dk.reborrow(), unit.dv.reborrow());

@@ -151,13 +151,13 @@ impl<'a> WithIsa for Shares<'a> {
         let share = |(range, mut out): (std::ops::Range<usize>, MatMut<'a>)| -> Share<'a> {
             let (x, dy) = (x.rows_range(range.clone()), dy.rows_range(range.clone()));
             match operation {
-                Operation::Gelu(kind, Pass::Forward) => Box::new(move || gelu(isa, *kind, x, out.reborrow())),
+                Operation::Gelu(kind, Pass::Forward) => Box::new(move |_| gelu(isa, *kind, x, out.reborrow())),
                 Operation::Gelu(kind, Pass::Backward) => {
-                    Box::new(move || gelu_backward(isa, *kind, x, dy, out.reborrow()))
+                    Box::new(move |_| gelu_backward(isa, *kind, x, dy, out.reborrow()))
                 }
-                Operation::SwiGlu(Pass::Forward) => Box::new(move || swiglu(isa, x, out.reborrow())),
-                Operation::SwiGlu(Pass::Backward) => Box::new(move || swiglu_backward(isa, x, dy, out.reborrow())),
-                Operation::Softmax => Box::new(move || {
+                Operation::SwiGlu(Pass::Forward) => Box::new(move |_| swiglu(isa, x, out.reborrow())),
+                Operation::SwiGlu(Pass::Backward) => Box::new(move |_| swiglu_backward(isa, x, dy, out.reborrow())),
+                Operation::Softmax => Box::new(move |_| {
                     // A row of a causal softmax that stands behind all others sees every column.
                     for r in 0..out.rows() {
                         causal_softmax(isa, out.reborrow().rows_range(r..r + 1), cols.saturating_sub(1), 1.0, None);
@@ -165,7 +165,7 @@ impl<'a> WithIsa for Shares<'a> {
                 }),
                 Operation::Rope { table, positions, heads } => {
                     let positions = &positions[range];
-                    Box::new(move || {
+                    Box::new(move |_| {
                         let (heads, direction, out) = (*heads, Direction::Forward, out.reborrow());
                         rope(isa, Rope { x, positions, table, heads, direction, out });
                     })

@@ -9,8 +9,9 @@ mod optimizer;
 mod tables;
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
-use smallmind_graph::{Buffer, GraphError, SHARED_ELEMENTS};
+use smallmind_graph::{Buffer, GraphError, Pool, SHARED_ELEMENTS, Team};
 use smallmind_kernels::matmul::{COL_GRANULE, ROW_GRANULE};
 use smallmind_kernels::reference::Matrix;
 use smallmind_kernels::{MatMut, Part};
@@ -18,8 +19,8 @@ use smallmind_simd::IsaKind;
 
 use crate::case::{Case, Dtype, Problem, Product};
 
-/// What one worker does in each iteration.
-pub type Share<'a> = Box<dyn FnMut() + Send + 'a>;
+/// What one worker does in each iteration; a share with a barrier needs as many shares as workers.
+pub type Share<'a> = Box<dyn FnMut(&Team<'_>) + Send + 'a>;
 
 /// A problem ready to be run.
 pub trait Work {
@@ -163,6 +164,17 @@ fn split_cols<'a>(mat: MatMut<'a>, ranges: &[Range<usize>]) -> Vec<MatMut<'a>> {
         .collect()
 }
 
+/// One iteration of the shares of `threads` workers, on threads of their own.
+fn run_once(shares: Vec<Share<'_>>, threads: usize) -> Result<(), GraphError> {
+    let shares: Vec<_> = shares.into_iter().map(Mutex::new).collect();
+    Pool::new(threads)?.run(|worker, team| {
+        if let Some(share) = shares.get(worker) {
+            share.lock().unwrap_or_else(PoisonError::into_inner)(team);
+        }
+    });
+    Ok(())
+}
+
 /// All parts of `threads` workers.
 fn parts(threads: usize) -> impl Iterator<Item = Part> {
     (0..threads).map(move |index| Part { index, count: threads })
@@ -200,7 +212,7 @@ pub(crate) mod tests {
                     assert!(work.check().is_err(), "{case}: nothing has been computed yet");
                     let shares = work.shares(*isa, route, threads).unwrap();
                     assert!(shares.len() <= threads, "{case}");
-                    shares.into_iter().for_each(|mut share| share());
+                    run_once(shares, threads).unwrap();
                     work.check().unwrap_or_else(|wrong| panic!("{case} on {isa}, {threads} threads: {wrong}"));
                 }
             }

@@ -44,7 +44,7 @@ impl NarrowMatmul {
         let all = windows(Cut::choose(m, n), product, threads, &mut self.c).zip(&mut self.scratch);
         let shares = all.map(|((rows, cols, mut c), scratch)| -> Share<'_> {
             let (a, b) = (a.rows_range(rows), b.cols_range(cols));
-            Box::new(move || gemm_bf16(dot, a, b, c.reborrow(), epilogue, scratch))
+            Box::new(move |_| gemm_bf16(dot, a, b, c.reborrow(), epilogue, scratch))
         });
         Ok(shares.collect())
     }
@@ -79,6 +79,7 @@ pub(crate) fn has_bf16(isa: IsaKind) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::run_once;
     use super::*;
 
     #[test]
@@ -92,7 +93,7 @@ mod tests {
                     let mut work = NarrowMatmul::new(Product { accumulate, ..product(m, n, k) }).unwrap();
                     for threads in [1, 2, 3] {
                         work.reset();
-                        work.shares(IsaKind::Avx512, 0, threads).unwrap().into_iter().for_each(|mut share| share());
+                        run_once(work.shares(IsaKind::Avx512, 0, threads).unwrap(), threads).unwrap();
                         work.check().unwrap_or_else(|wrong| panic!("{m} x {n} x {k}, {threads} threads: {wrong}"));
                     }
                     work.c[0] += 0.25;

@@ -1,15 +1,18 @@
-//! LayerNorm and RMSNorm: the result and the input's gradient by rows, the parameters' gradients by columns.
+//! LayerNorm and RMSNorm: the result and the input's gradient by rows, the parameters' gradients from partial sums, by columns.
+
+use std::ops::Range;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use smallmind_graph::{Buffer, GraphError};
+use smallmind_kernels::elementwise::column_sum;
 use smallmind_kernels::norm::{
-    LayerNorm, LayerNormBackward, NormParamBackward, RmsNorm, RmsNormBackward, RmsNormParamBackward, layer_norm,
-    layer_norm_backward, layer_norm_param_backward, rms_norm, rms_norm_backward, rms_norm_param_backward,
+    LayerNorm, NormBackward, PARTIAL_ROWS, RmsNorm, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward,
 };
 use smallmind_kernels::reference::{Matrix, norm};
 use smallmind_kernels::{Mat, MatMut};
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
-use super::{Share, Work, Wrong, col_parts, noisy, row_parts, sampled, split_cols, split_rows};
+use super::{Share, Work, Wrong, col_parts, noisy, parts, row_parts, sampled, split_cols, split_rows};
 use crate::case::{NormKind, Pass};
 
 /// Added to the variance.
@@ -31,6 +34,8 @@ pub(super) struct Norm {
     out: Buffer,
     /// Mean and rstd of each row, or rstd alone.
     stats: Buffer,
+    /// Sums over blocks of rows, which the gradients of the parameters add up.
+    partials: Buffer,
     dweight: Buffer,
     dbias: Buffer,
 }
@@ -49,6 +54,11 @@ impl Norm {
             bias: noisy(4, cols)?,
             out: Buffer::zeroed(rows * cols)?,
             stats: Buffer::zeroed(rows * Self::stats_cols(kind))?,
+            partials: Buffer::zeroed(if backward {
+                rows.div_ceil(PARTIAL_ROWS) * Self::gradients(kind) * cols
+            } else {
+                0
+            })?,
             dweight: Buffer::zeroed(cols)?,
             dbias: Buffer::zeroed(cols)?,
         };
@@ -65,6 +75,14 @@ impl Norm {
     }
 
     fn stats_cols(kind: NormKind) -> usize {
+        match kind {
+            NormKind::Layer => 2,
+            NormKind::Rms => 1,
+        }
+    }
+
+    /// How many parameters of a column have a gradient: the scale, and the shift if there is one.
+    fn gradients(kind: NormKind) -> usize {
         match kind {
             NormKind::Layer => 2,
             NormKind::Rms => 1,
@@ -179,7 +197,7 @@ impl<'a> WithIsa for Forward<'a> {
         let stats = split_rows(MatMut::new(stats, rows, stats_cols), &ranges);
         let share = |((range, mut out), mut stats): ((_, MatMut<'a>), MatMut<'a>)| -> Share<'a> {
             let x = x.rows_range(range);
-            Box::new(move || {
+            Box::new(move |_| {
                 let (out, stats, residual) = (out.reborrow(), Some(stats.reborrow()), None);
                 match kind {
                     NormKind::Layer => {
@@ -202,43 +220,49 @@ impl<'a> WithIsa for Backward<'a> {
     type Output = Vec<Share<'a>>;
 
     fn call<I: Isa>(self, isa: I) -> Self::Output {
-        let Norm { kind, rows, cols, x, dy, weight, out, stats, dweight, dbias, .. } = self.norm;
+        let Norm { kind, rows, cols, x, dy, weight, out, stats, partials, dweight, dbias, .. } = self.norm;
         let (kind, rows, cols) = (*kind, *rows, *cols);
         let (x, dy, weight): (_, _, &'a [f32]) = (Mat::new(x, rows, cols), Mat::new(dy, rows, cols), weight);
         let stats = Mat::new(stats, rows, Norm::stats_cols(kind));
-        // The engine's two steps touch nothing in common, so no barrier stands between them.
-        let row_ranges = row_parts(rows, 3 * rows * cols, self.threads);
-        let mut outs = split_rows(MatMut::new(out, rows, cols), &row_ranges).into_iter();
-        let col_ranges = col_parts(cols, self.threads);
-        let dweights = split_cols(MatMut::new(dweight, 1, cols), &col_ranges);
-        let dbiases = split_cols(MatMut::new(dbias, 1, cols), &col_ranges);
-        let mut row_ranges = row_ranges.into_iter();
-        let share =
-            |((range, mut dweight), mut dbias): ((std::ops::Range<usize>, MatMut<'a>), MatMut<'a>)| -> Share<'a> {
-                let mut own_rows = row_ranges.next().zip(outs.next());
-                let (dy_cols, x_cols) = (dy.cols_range(range.clone()), x.cols_range(range));
-                Box::new(move || {
-                    if let Some((range, dx)) = &mut own_rows {
-                        let read = |mat: Mat<'a>| mat.rows_range(range.clone());
-                        let (dy, x, stats, add, dx) = (read(dy), read(x), read(stats), None, dx.reborrow());
-                        match kind {
-                            NormKind::Layer => {
-                                layer_norm_backward(isa, LayerNormBackward { dy, x, weight, stats, add, dx });
-                            }
-                            NormKind::Rms => rms_norm_backward(isa, RmsNormBackward { dy, x, weight, stats, add, dx }),
-                        }
-                    }
-                    let (dy, x, dweight) = (dy_cols, x_cols, dweight.row_mut(0));
+        let rows_of: Vec<_> = parts(self.threads).map(|part| part.range(rows, PARTIAL_ROWS)).collect();
+        let blocks_of: Vec<_> =
+            rows_of.iter().map(|r| r.start.div_ceil(PARTIAL_ROWS)..r.end.div_ceil(PARTIAL_ROWS)).collect();
+        let partials = MatMut::new(partials, rows.div_ceil(PARTIAL_ROWS), Norm::gradients(kind) * cols);
+        let partials: Arc<Vec<RwLock<MatMut<'a>>>> =
+            Arc::new(split_rows(partials, &blocks_of).into_iter().map(RwLock::new).collect());
+        let outs = split_rows(MatMut::new(out, rows, cols), &rows_of);
+        let cols_of = col_parts(cols, self.threads);
+        let dweights = split_cols(MatMut::new(dweight, 1, cols), &cols_of);
+        let dbiases = split_cols(MatMut::new(dbias, 1, cols), &cols_of);
+        let shares = rows_of.into_iter().zip(outs).zip(cols_of).zip(dweights.into_iter().zip(dbiases)).enumerate();
+        type Own<'a> = (((Range<usize>, MatMut<'a>), Range<usize>), (MatMut<'a>, MatMut<'a>));
+        let share = |(worker, own): (usize, Own<'a>)| -> Share<'a> {
+            let (((own_rows, mut dx), own_cols), (mut dweight, mut dbias)) = own;
+            let partials = Arc::clone(&partials);
+            Box::new(move |team| {
+                {
+                    let mut own = partials[worker].write().unwrap_or_else(PoisonError::into_inner);
+                    let read = |mat: Mat<'a>| mat.rows_range(own_rows.clone());
+                    let (dy, x, stats, dx, partials) = (read(dy), read(x), read(stats), dx.reborrow(), own.reborrow());
+                    let args = NormBackward { dy, x, weight, stats, add: None, dx, partials };
                     match kind {
-                        NormKind::Layer => {
-                            let dbias = Some(dbias.row_mut(0));
-                            layer_norm_param_backward(isa, NormParamBackward { dy, x, stats, dweight, dbias });
-                        }
-                        NormKind::Rms => rms_norm_param_backward(isa, RmsNormParamBackward { dy, x, stats, dweight }),
+                        NormKind::Layer => layer_norm_backward(isa, args),
+                        NormKind::Rms => rms_norm_backward(isa, args),
                     }
-                })
-            };
-        col_ranges.iter().cloned().zip(dweights).zip(dbiases).map(share).collect()
+                }
+                team.barrier();
+                for block in partials.iter() {
+                    let block = block.read().unwrap_or_else(PoisonError::into_inner);
+                    let terms =
+                        |i: usize| block.as_mat().cols_range(i * cols + own_cols.start..i * cols + own_cols.end);
+                    column_sum(isa, terms(0), dweight.row_mut(0));
+                    if kind == NormKind::Layer {
+                        column_sum(isa, terms(1), dbias.row_mut(0));
+                    }
+                }
+            })
+        };
+        shares.map(share).collect()
     }
 }
 

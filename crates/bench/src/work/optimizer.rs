@@ -87,7 +87,7 @@ impl<'a> WithIsa for UpdateShares<'a> {
         let [p, g, m, v] = self.state.each_mut().map(|buffer| split_cols(MatMut::new(buffer, 1, len), &ranges));
         let share =
             |(((mut p, mut g), mut m), mut v): (((MatMut<'a>, MatMut<'a>), MatMut<'a>), MatMut<'a>)| -> Share<'a> {
-                Box::new(move || adamw(isa, &CONFIG, p.row_mut(0), g.row_mut(0), m.row_mut(0), v.row_mut(0)))
+                Box::new(move |_| adamw(isa, &CONFIG, p.row_mut(0), g.row_mut(0), m.row_mut(0), v.row_mut(0)))
             };
         p.into_iter().zip(g).zip(m).zip(v).map(share).collect()
     }
@@ -138,7 +138,7 @@ impl<'a> WithIsa for SquaresShares<'a> {
         let ranges: Vec<_> = parts(threads).map(|part| part.range(count, 1)).collect();
         let sums = split_cols(MatMut::new(sums, 1, count), &ranges);
         let share = |(range, mut sums): (std::ops::Range<usize>, MatMut<'a>)| -> Share<'a> {
-            Box::new(move || {
+            Box::new(move |_| {
                 for (block, sum) in range.clone().zip(sums.row_mut(0)) {
                     let end = ((block + 1) * SUM_BLOCK).min(x.len());
                     *sum = sum_of_squares(isa, &x[block * SUM_BLOCK..end]) as f32;

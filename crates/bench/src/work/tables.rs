@@ -97,7 +97,7 @@ impl<'a> WithIsa for EmbeddingShares<'a> {
                 let ranges = row_parts(rows, rows * cols, self.threads);
                 let outs = split_rows(MatMut::new(tokens, rows, cols), &ranges);
                 let share = |(range, mut out): (std::ops::Range<usize>, MatMut<'a>)| -> Share<'a> {
-                    Box::new(move || embedding(isa, table, &ids[range.clone()], out.reborrow()))
+                    Box::new(move |_| embedding(isa, table, &ids[range.clone()], out.reborrow()))
                 };
                 ranges.iter().cloned().zip(outs).map(share).collect()
             }
@@ -107,7 +107,7 @@ impl<'a> WithIsa for EmbeddingShares<'a> {
                 let outs = split_cols(MatMut::new(table, vocab, cols), &ranges);
                 let share = |(range, mut dtable): (std::ops::Range<usize>, MatMut<'a>)| -> Share<'a> {
                     let dy = dy.cols_range(range);
-                    Box::new(move || embedding_backward(isa, dy, ids, dtable.reborrow()))
+                    Box::new(move |_| embedding_backward(isa, dy, ids, dtable.reborrow()))
                 };
                 ranges.iter().cloned().zip(outs).map(share).collect()
             }
@@ -190,8 +190,8 @@ impl<'a> WithIsa for LossShares<'a> {
         let share = |((range, mut logits), mut losses): ((_, MatMut<'a>), MatMut<'a>)| -> Share<'a> {
             let targets = &targets[range];
             match pass {
-                Pass::Forward => Box::new(move || cross_entropy(isa, logits.as_mat(), targets, losses.reborrow())),
-                Pass::Backward => Box::new(move || {
+                Pass::Forward => Box::new(move |_| cross_entropy(isa, logits.as_mat(), targets, losses.reborrow())),
+                Pass::Backward => Box::new(move |_| {
                     cross_entropy_backward(isa, logits.reborrow(), targets, scale, losses.reborrow());
                 }),
             }

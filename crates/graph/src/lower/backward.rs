@@ -1,17 +1,21 @@
 //! The gradients of the row-wise operations.
 
 use smallmind_kernels::activation::{Gelu, gelu_backward, swiglu_backward};
+use smallmind_kernels::elementwise::column_sum;
 use smallmind_kernels::embedding::embedding_backward;
-use smallmind_kernels::norm::{
-    LayerNormBackward, NormParamBackward, RmsNormBackward, RmsNormParamBackward, layer_norm_backward,
-    layer_norm_param_backward, rms_norm_backward, rms_norm_param_backward,
-};
+use smallmind_kernels::norm::{NormBackward, PARTIAL_ROWS, layer_norm_backward, rms_norm_backward};
 use smallmind_simd::Isa;
 
 use crate::ParamId;
+use crate::arena::View;
 use crate::graph::Node;
 use crate::lower::{Lowering, forward};
 use crate::op::{Index, Norm};
+
+/// How many parameters of a norm have a gradient: the scale, and the shift if there is one.
+pub(super) fn norm_gradients(norm: Norm) -> usize {
+    1 + usize::from(norm.bias().is_some())
+}
 
 impl<I: Isa> Lowering<'_, I> {
     pub(super) fn embedding_grad(&mut self, node: &Node, table: ParamId, index: Index) {
@@ -23,40 +27,48 @@ impl<I: Isa> Lowering<'_, I> {
         });
     }
 
+    /// The gradient of the input, by rows, with partial sums of the gradients of scale and shift; then the sums of these, by
+    /// columns.
     pub(super) fn norm_grad(&mut self, node: &Node, norm: Norm) {
+        let Some(partials) = self.placed.temporaries[self.at.index()] else {
+            unreachable!("the planner gives every norm's gradient its partial sums")
+        };
+        self.norm_grad_rows(node, norm, partials);
+        let (isa, rows, d) = (self.isa, self.view(node.inputs[0]), self.view(node.inputs[0]).cols);
+        let grads: Vec<View> =
+            std::iter::once(norm.weight()).chain(norm.bias()).map(|id| self.vector(self.grad(id))).collect();
+        let targets = grads.clone();
+        self.columnwise(&[partials], d, &grads, move |frame, cols| {
+            let blocks = frame.rows(&rows).div_ceil(PARTIAL_ROWS);
+            let partials = frame.mat(&partials).rows_range(0..blocks);
+            for (i, grad) in targets.iter().enumerate() {
+                let terms = partials.cols_range(i * d + cols.start..i * d + cols.end);
+                column_sum(isa, terms, frame.slice_mut(grad, cols.clone()));
+            }
+        });
+    }
+
+    fn norm_grad_rows(&mut self, node: &Node, norm: Norm, partials: View) {
         let isa = self.isa;
         let (inputs, outputs) = self.views(node);
         let [dy, x, stats] = [inputs[0], inputs[1], inputs[2]];
         let (add, dx) = (inputs.get(3).copied(), outputs[0]);
         let weight = self.vector(self.param(norm.weight()));
-        self.rowwise(&inputs, &[weight], &[dx], move |frame, rows| {
+        self.rowwise_by(PARTIAL_ROWS, &inputs, &[weight], &[dx], &[partials], move |frame, rows| {
             let read = |v| frame.mat(v).rows_range(rows.clone());
-            let (dy, x, stats, add) = (read(&dy), read(&x), read(&stats), add.as_ref().map(read));
-            let dx = frame.mat_mut(&dx, rows.clone(), 0..dx.cols);
-            let weight = frame.slice(&weight);
+            let blocks = rows.start.div_ceil(PARTIAL_ROWS)..rows.end.div_ceil(PARTIAL_ROWS);
+            let args = NormBackward {
+                dy: read(&dy),
+                x: read(&x),
+                weight: frame.slice(&weight),
+                stats: read(&stats),
+                add: add.as_ref().map(read),
+                dx: frame.mat_mut(&dx, rows.clone(), 0..dx.cols),
+                partials: frame.mat_mut(&partials, blocks, 0..partials.cols),
+            };
             match norm {
-                Norm::Layer { .. } => layer_norm_backward(isa, LayerNormBackward { dy, x, weight, stats, add, dx }),
-                Norm::Rms { .. } => rms_norm_backward(isa, RmsNormBackward { dy, x, weight, stats, add, dx }),
-            }
-        });
-    }
-
-    pub(super) fn norm_param_grad(&mut self, node: &Node, norm: Norm) {
-        let isa = self.isa;
-        let [dy, x, stats] = [0, 1, 2].map(|i| self.view(node.inputs[i]));
-        let weight = self.vector(self.grad(norm.weight()));
-        let bias = norm.bias().map(|b| self.vector(self.grad(b)));
-        let grads: Vec<_> = std::iter::once(weight).chain(bias).collect();
-        self.columnwise(&[dy, x, stats], dy.cols, &grads, move |frame, cols| {
-            let (dy, x) = (frame.mat(&dy).cols_range(cols.clone()), frame.mat(&x).cols_range(cols.clone()));
-            let stats = frame.mat(&stats);
-            let dweight = frame.slice_mut(&weight, cols.clone());
-            match norm {
-                Norm::Layer { .. } => {
-                    let dbias = bias.as_ref().map(|b| frame.slice_mut(b, cols));
-                    layer_norm_param_backward(isa, NormParamBackward { dy, x, stats, dweight, dbias });
-                }
-                Norm::Rms { .. } => rms_norm_param_backward(isa, RmsNormParamBackward { dy, x, stats, dweight }),
+                Norm::Layer { .. } => layer_norm_backward(isa, args),
+                Norm::Rms { .. } => rms_norm_backward(isa, args),
             }
         });
     }

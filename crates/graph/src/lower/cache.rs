@@ -85,7 +85,7 @@ impl<I: Isa> Lowering<'_, I> {
     pub(super) fn cache_append(&mut self, node: &Node, layer: usize, heads: Heads) {
         let (isa, qkv) = (self.isa, self.view(node.inputs[0]));
         let layer = self.cache_layer(layer, heads);
-        let own = Sharing::OwnRows { first: 0, max: self.max_rows(&qkv) };
+        let own = Sharing::OwnRows { first: 0, max: self.max_rows(&qkv), granule: ROW_GRANULE };
         let accesses = vec![self.access(qkv, own, false), self.access(layer.view, Sharing::Mixed, true)];
         let run = move |frame: &Frame<'_>, part: Part| {
             let own = part.range(frame.batch.len(), ROW_GRANULE);

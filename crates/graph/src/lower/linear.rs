@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use smallmind_kernels::Part;
-use smallmind_kernels::matmul::{Cut, Epilogue, Layout, Operand, Route, Update, gemm, gemm_scratch_len, gemv_nt};
+use smallmind_kernels::matmul::{
+    Cut, Epilogue, Layout, Operand, ROW_GRANULE, Route, Update, gemm, gemm_scratch_len, gemv_nt,
+};
 use smallmind_simd::Isa;
 
 use crate::arena::{Access, Frame, Sharing, View};
@@ -186,7 +188,7 @@ impl<I: Isa> Lowering<'_, I> {
     fn product_accesses(&self, p: &Product, cut: Cut) -> Vec<Access> {
         let rows = p.c_chunk.map_or(self.max_rows(&p.c), |c| c.max);
         let first = p.c_chunk.map_or(0, |c| c.first);
-        let own = Sharing::OwnRows { first, max: rows };
+        let own = Sharing::OwnRows { first, max: rows, granule: ROW_GRANULE };
         let by_rows = if cut == Cut::Rows { own } else { Sharing::Mixed };
         let a_sharing = if p.a.layout == Layout::Normal { by_rows } else { Sharing::Mixed };
         let mut accesses = vec![

@@ -82,7 +82,7 @@ impl<I: Isa> Lowering<'_, I> {
 
     fn cross_entropy(&mut self, views: &Views, chunk: Chunk, mode: Mode) {
         let (isa, logits, loss) = (self.isa, views.logits, views.loss);
-        let sharing = Sharing::OwnRows { first: chunk.first, max: chunk.max };
+        let sharing = Sharing::OwnRows { first: chunk.first, max: chunk.max, granule: ROW_GRANULE };
         let accesses = vec![
             self.chunk_access(logits, Some(chunk), sharing, true),
             self.chunk_access(loss, Some(chunk), sharing, true),

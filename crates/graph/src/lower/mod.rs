@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use smallmind_kernels::Part;
 use smallmind_kernels::matmul::{COL_GRANULE, ROW_GRANULE};
+use smallmind_kernels::norm::PARTIAL_ROWS;
 use smallmind_kernels::rope::RopeTable;
 use smallmind_simd::Isa;
 
@@ -33,14 +34,40 @@ pub const SHARED_ELEMENTS: usize = 8192;
 
 /// Memory beside its values that `node` needs while it runs, as rows and columns.
 pub(crate) fn temporary(graph: &Graph, node: &Node, limits: &Limits) -> Option<(usize, usize)> {
-    if let Op::LinearCrossEntropy { weight } | Op::LinearCrossEntropyGrad { weight } = node.op {
-        let vocab = graph.params.get(weight)?.rows;
-        return Some((loss::chunk_rows(vocab, limits.tokens), vocab));
+    match node.op {
+        Op::LinearCrossEntropy { weight } | Op::LinearCrossEntropyGrad { weight } => {
+            let vocab = graph.params.get(weight)?.rows;
+            Some((loss::chunk_rows(vocab, limits.tokens), vocab))
+        }
+        Op::CachedAttention { heads, .. } => cache::partials(heads, limits),
+        Op::NormGrad(norm) => {
+            let x = graph.shape(node.inputs[1]);
+            let rows = x.rows.resolve(limits.tokens, limits.outputs);
+            Some((rows.div_ceil(PARTIAL_ROWS), backward::norm_gradients(norm) * x.cols))
+        }
+        Op::Embedding { .. }
+        | Op::Linear { .. }
+        | Op::LinearGradInput { .. }
+        | Op::EmbeddingGrad { .. }
+        | Op::Add
+        | Op::Dropout(_)
+        | Op::Norm(_)
+        | Op::AddNorm(_)
+        | Op::LinearGradWeight { .. }
+        | Op::BiasGrad { .. }
+        | Op::Rope { .. }
+        | Op::Gelu(_)
+        | Op::GeluGrad(_)
+        | Op::SwiGlu
+        | Op::SwiGluGrad
+        | Op::Attention { .. }
+        | Op::AttentionGrad { .. }
+        | Op::CacheAppend { .. }
+        | Op::SelectRows
+        | Op::GradSquares
+        | Op::ClipFactor { .. }
+        | Op::AdamW(_) => None,
     }
-    if let Op::CachedAttention { heads, .. } = node.op {
-        return cache::partials(heads, limits);
-    }
-    None
 }
 
 pub(crate) struct Lowering<'g, I: Isa> {
@@ -79,7 +106,6 @@ impl<'g, I: Isa> Lowering<'g, I> {
             Op::Dropout(spec) => self.dropout(node, spec),
             Op::Norm(norm) | Op::AddNorm(norm) => self.norm(node, norm),
             Op::NormGrad(norm) => self.norm_grad(node, norm),
-            Op::NormParamGrad(norm) => self.norm_param_grad(node, norm),
             Op::Linear { weight, bias } => self.linear(node, weight, bias),
             Op::LinearGradInput { weight } => self.linear_grad_input(node, weight),
             Op::LinearGradWeight { weight } => self.linear_grad_weight(node, weight),
@@ -164,25 +190,40 @@ impl<'g, I: Isa> Lowering<'g, I> {
         writes: &[View],
         run: impl Fn(&Frame<'_>, Range<usize>) + Send + Sync + 'static,
     ) {
+        self.rowwise_by(ROW_GRANULE, reads, shared, writes, &[], run);
+    }
+
+    /// [`Lowering::rowwise`] with rows cut at multiples of `granule`, where a worker also writes what belongs to its rows in
+    /// `partials`.
+    fn rowwise_by(
+        &mut self,
+        granule: usize,
+        reads: &[View],
+        shared: &[View],
+        writes: &[View],
+        partials: &[View],
+        run: impl Fn(&Frame<'_>, Range<usize>) + Send + Sync + 'static,
+    ) {
         let rows = writes.first().map_or(0, |v| self.max_rows(v));
         let elements: usize = reads.iter().chain(writes).map(|v| self.max_rows(v) * v.cols).sum();
         let tokens = writes.first().map_or(Rows::Fixed(0), |v| v.rows);
         let (workers, sharing) = if elements < SHARED_ELEMENTS {
             (Workers::First, Sharing::First)
         } else {
-            (Workers::All, Sharing::OwnRows { first: 0, max: rows })
+            (Workers::All, Sharing::OwnRows { first: 0, max: rows, granule })
         };
         let mut accesses: Vec<Access> = reads.iter().map(|v| self.access(*v, sharing, false)).collect();
         let shared_sharing = if workers == Workers::First { Sharing::First } else { Sharing::Mixed };
         accesses.extend(shared.iter().map(|v| self.access(*v, shared_sharing, false)));
         accesses.extend(writes.iter().map(|v| self.access(*v, sharing, true)));
+        accesses.extend(partials.iter().map(|v| self.access(*v, shared_sharing, true)));
         self.push(
             workers,
             accesses,
             0,
             Box::new(move |frame, part| {
                 let rows = tokens.resolve(frame.batch.len(), frame.batch.outputs().len());
-                run(frame, part.range(rows, ROW_GRANULE));
+                run(frame, part.range(rows, granule));
             }),
         );
     }

@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use smallmind_kernels::MatMut;
+use smallmind_kernels::elementwise::column_sum;
 use smallmind_kernels::norm::{
-    LayerNorm, LayerNormBackward, NormParamBackward, Residual, RmsNorm, RmsNormBackward, RmsNormParamBackward,
-    layer_norm, layer_norm_backward, layer_norm_param_backward, rms_norm, rms_norm_backward, rms_norm_param_backward,
+    LayerNorm, NormBackward, PARTIAL_ROWS, Residual, RmsNorm, layer_norm, layer_norm_backward, rms_norm,
+    rms_norm_backward,
 };
 use smallmind_kernels::reference::Matrix;
 use smallmind_kernels::reference::elementwise::add;
@@ -142,6 +143,13 @@ fn rms_norm_forward() {
     check_forward(Kind::Rms, 41);
 }
 
+/// The statistics of `x`, as the forward stores them.
+fn stored_stats(rng: &mut Rng, kind: Kind, x: &Matrix, eps: f32) -> (Matrix, Buffer) {
+    let stats = Forward::new(kind, x, &vec![1.0; x.cols], None, eps).stats;
+    let stored = Buffer::from_fn(rng, x.rows, stats.cols, |_, r, c| stats.at(r, c));
+    (stats, stored)
+}
+
 struct BackwardCase {
     kind: Kind,
     dy: Buffer,
@@ -150,148 +158,107 @@ struct BackwardCase {
     stats: Buffer,
     add: Option<Buffer>,
     dx: Buffer,
+    partials: Buffer,
+    /// The gradients of weight and bias so far, one row.
+    gradients: Buffer,
 }
 
-impl Case for BackwardCase {
-    fn run<I: Isa>(&self, isa: I, windows: &[Range<usize>]) -> Vec<Buffer> {
-        let mut dx = self.dx.clone();
-        for rows in windows {
-            let [dy, x, stats] = [&self.dy, &self.x, &self.stats].map(|b| b.mat().rows_range(rows.clone()));
-            let add = self.add.as_ref().map(|add| add.mat().rows_range(rows.clone()));
-            let (weight, dx) = (&self.weight[..], dx.mat_mut().rows_range(rows.clone()));
-            match self.kind {
-                Kind::Layer => layer_norm_backward(isa, LayerNormBackward { dy, x, weight, stats, add, dx }),
-                Kind::Rms => rms_norm_backward(isa, RmsNormBackward { dy, x, weight, stats, add, dx }),
-            }
-        }
-        vec![dx]
-    }
-}
-
-/// The statistics of `x`, as the forward stores them.
-fn stored_stats(rng: &mut Rng, kind: Kind, x: &Matrix, eps: f32) -> (Matrix, Buffer) {
-    let stats = Forward::new(kind, x, &vec![1.0; x.cols], None, eps).stats;
-    let stored = Buffer::from_fn(rng, x.rows, stats.cols, |_, r, c| stats.at(r, c));
-    (stats, stored)
-}
-
-fn check_backward(kind: Kind, seed: u64) {
-    let eps = 1e-5;
-    for_shapes(seed, |rng, rows, cols| {
-        let x = input(rng, rows, cols);
-        let (stats, stored) = stored_stats(rng, kind, &x.matrix(), eps);
-        let case = BackwardCase {
+impl BackwardCase {
+    fn new(rng: &mut Rng, kind: Kind, rows: usize, cols: usize, x: Buffer, stats: Buffer) -> Self {
+        let sums = if kind == Kind::Layer && rng.flip() { 2 * cols } else { cols };
+        Self {
             kind,
             dy: Buffer::random(rng, rows, cols),
             x,
             weight: rng.values(cols, 2.0),
-            stats: stored,
+            stats,
             add: rng.flip().then(|| Buffer::random(rng, rows, cols)),
             dx: Buffer::empty(rng, rows, cols),
-        };
-        let (dy, x, weight) = (case.dy.matrix(), case.x.matrix(), widen(&case.weight));
-        let dx = match kind {
-            Kind::Layer => naive::layer_norm_backward(&dy, &x, &weight, f64::from(eps)).0,
-            Kind::Rms => naive::rms_norm_backward(&dy, &x, &weight, f64::from(eps)).0,
-        };
-        let want = case.add.as_ref().map_or(dx.clone(), |b| add(&dx, &b.matrix()));
-        let steps = 16.0 + cols as f64 / 32.0;
-        let (x_reach, g) = (greatest(&x), greatest(&Matrix::from_fn(rows, cols, |r, c| dy.at(r, c) * weight[c])));
-        on_every_isa(rng, &case, rows, |out| {
-            out[0].assert_close(&want, "dx", |r, c| {
-                let rstd = stats.at(r, stats.cols - 1);
-                let reach = 1.0 + x_reach[r] * rstd;
-                EPSILON * (steps * rstd * g[r] * reach * reach + want.at(r, c).abs())
-            });
+            partials: Buffer::empty(rng, rows.div_ceil(PARTIAL_ROWS), sums),
+            gradients: Buffer::random(rng, 1, sums),
+        }
+    }
+}
+
+impl Case for BackwardCase {
+    /// `windows` are of blocks of rows.
+    fn run<I: Isa>(&self, isa: I, windows: &[Range<usize>]) -> Vec<Buffer> {
+        let (mut dx, mut partials, mut gradients) = (self.dx.clone(), self.partials.clone(), self.gradients.clone());
+        let all = self.dy.mat().rows();
+        for blocks in windows {
+            let rows = (blocks.start * PARTIAL_ROWS).min(all)..(blocks.end * PARTIAL_ROWS).min(all);
+            let [dy, x, stats] = [&self.dy, &self.x, &self.stats].map(|b| b.mat().rows_range(rows.clone()));
+            let args = NormBackward {
+                dy,
+                x,
+                weight: &self.weight,
+                stats,
+                add: self.add.as_ref().map(|add| add.mat().rows_range(rows.clone())),
+                dx: dx.mat_mut().rows_range(rows.clone()),
+                partials: partials.mat_mut().rows_range(blocks.clone()),
+            };
+            match self.kind {
+                Kind::Layer => layer_norm_backward(isa, args),
+                Kind::Rms => rms_norm_backward(isa, args),
+            }
+        }
+        column_sum(isa, partials.mat(), gradients.mat_mut().row_mut(0));
+        vec![dx, partials, gradients]
+    }
+}
+
+fn check_backward(kind: Kind, seed: u64) {
+    for_shapes(seed, |rng, rows, cols| check_backward_of_shape(kind, rng, rows, cols));
+    // Several blocks of partial sums, the last of them cut short.
+    let mut rng = Rng::new(seed);
+    for rows in [PARTIAL_ROWS - 1, PARTIAL_ROWS, PARTIAL_ROWS + 1, 3 * PARTIAL_ROWS, 9 * PARTIAL_ROWS + 7] {
+        for cols in [1, 31, 64, 129] {
+            check_backward_of_shape(kind, &mut rng, rows, cols);
+        }
+    }
+}
+
+fn check_backward_of_shape(kind: Kind, rng: &mut Rng, rows: usize, cols: usize) {
+    let eps = 1e-5;
+    let x = input(rng, rows, cols);
+    let (stats, stored) = stored_stats(rng, kind, &x.matrix(), eps);
+    let case = BackwardCase::new(rng, kind, rows, cols, x, stored);
+    let (dy, x, weight) = (case.dy.matrix(), case.x.matrix(), widen(&case.weight));
+    let (dx, dweight, dbias) = match kind {
+        Kind::Layer => naive::layer_norm_backward(&dy, &x, &weight, f64::from(eps)),
+        Kind::Rms => {
+            let (dx, dweight) = naive::rms_norm_backward(&dy, &x, &weight, f64::from(eps));
+            (dx, dweight, vec![])
+        }
+    };
+    let dx = case.add.as_ref().map_or(dx.clone(), |b| add(&dx, &b.matrix()));
+    let before = |c| f64::from(case.gradients.mat().row(0)[c]);
+    let gradients: Vec<f64> = dweight.into_iter().chain(dbias).collect();
+    let gradients = Matrix::from_fn(1, case.gradients.mat().cols(), |_, c| gradients[c] + before(c));
+
+    let steps = 16.0 + cols as f64 / 32.0;
+    let (x_reach, g) = (greatest(&x), greatest(&Matrix::from_fn(rows, cols, |r, c| dy.at(r, c) * weight[c])));
+    let rstd = |r| stats.at(r, stats.cols - 1);
+    let x_size = |r, c| (x.at(r, c).abs() + if stats.cols == 2 { stats.at(r, 0).abs() } else { 0.0 }) * rstd(r);
+    on_every_isa(rng, &case, rows.div_ceil(PARTIAL_ROWS), |out| {
+        out[0].assert_close(&dx, "dx", |r, c| {
+            let reach = 1.0 + x_reach[r] * rstd(r);
+            EPSILON * (steps * rstd(r) * g[r] * reach * reach + dx.at(r, c).abs())
+        });
+        out[2].assert_close(&gradients, "gradients of the parameters", |_, c| {
+            let size = |r| if c < cols { x_size(r, c) } else { 1.0 };
+            let terms: f64 = (0..rows).map(|r| dy.at(r, c % cols).abs() * size(r)).sum();
+            EPSILON * (24 + rows / 256) as f64 * (terms + before(c).abs())
         });
     });
 }
 
 #[test]
-fn layer_norm_input_gradient() {
+fn layer_norm_gradients() {
     check_backward(Kind::Layer, 42);
 }
 
 #[test]
-fn rms_norm_input_gradient() {
+fn rms_norm_gradients() {
     check_backward(Kind::Rms, 43);
-}
-
-struct ParamCase {
-    kind: Kind,
-    dy: Buffer,
-    x: Buffer,
-    stats: Buffer,
-    dweight: Buffer,
-    dbias: Option<Buffer>,
-}
-
-impl Case for ParamCase {
-    fn run<I: Isa>(&self, isa: I, windows: &[Range<usize>]) -> Vec<Buffer> {
-        let (mut dweight, mut dbias) = (self.dweight.clone(), self.dbias.clone());
-        for cols in windows {
-            let [dy, x] = [&self.dy, &self.x].map(|b| b.mat().cols_range(cols.clone()));
-            let (mut whole_weight, mut whole_bias) = (dweight.mat_mut(), dbias.as_mut().map(Buffer::mat_mut));
-            let stats = self.stats.mat();
-            let dweight = &mut whole_weight.row_mut(0)[cols.clone()];
-            let dbias = whole_bias.as_mut().map(|dbias| &mut dbias.row_mut(0)[cols.clone()]);
-            match self.kind {
-                Kind::Layer => layer_norm_param_backward(isa, NormParamBackward { dy, x, stats, dweight, dbias }),
-                Kind::Rms => rms_norm_param_backward(isa, RmsNormParamBackward { dy, x, stats, dweight }),
-            }
-        }
-        [Some(dweight), dbias].into_iter().flatten().collect()
-    }
-}
-
-fn check_param_backward(kind: Kind, seed: u64) {
-    let eps = 1e-5;
-    for_shapes(seed, |rng, rows, cols| {
-        let x = input(rng, rows, cols);
-        let (stats, stored) = stored_stats(rng, kind, &x.matrix(), eps);
-        let case = ParamCase {
-            kind,
-            dy: Buffer::random(rng, rows, cols),
-            x,
-            stats: stored,
-            dweight: Buffer::random(rng, 1, cols),
-            dbias: (kind == Kind::Layer && rng.flip()).then(|| Buffer::random(rng, 1, cols)),
-        };
-        let (dy, x, weight) = (case.dy.matrix(), case.x.matrix(), vec![1.0; cols]);
-        let (dweight, dbias) = match kind {
-            Kind::Layer => {
-                let (_, dweight, dbias) = naive::layer_norm_backward(&dy, &x, &weight, f64::from(eps));
-                (dweight, dbias)
-            }
-            Kind::Rms => (naive::rms_norm_backward(&dy, &x, &weight, f64::from(eps)).1, Vec::new()),
-        };
-        let before = |buffer: &Buffer, c| f64::from(buffer.mat().row(0)[c]);
-        let dweight = Matrix::from_fn(1, cols, |_, c| dweight[c] + before(&case.dweight, c));
-        let steps = (16 + rows / 8) as f64;
-        on_every_isa(rng, &case, cols, |out| {
-            out[0].assert_close(&dweight, "dweight", |_, c| {
-                let mean = |r| if stats.cols == 2 { stats.at(r, 0) } else { 0.0 };
-                let size = |r| (x.at(r, c).abs() + f64::abs(mean(r))) * stats.at(r, stats.cols - 1);
-                let terms: f64 = (0..rows).map(|r| dy.at(r, c).abs() * size(r)).sum();
-                EPSILON * steps * (terms + before(&case.dweight, c).abs())
-            });
-            if let Some(start) = &case.dbias {
-                let dbias = Matrix::from_fn(1, cols, |_, c| dbias[c] + before(start, c));
-                out[1].assert_close(&dbias, "dbias", |_, c| {
-                    let terms: f64 = (0..rows).map(|r| dy.at(r, c).abs()).sum();
-                    EPSILON * steps * (terms + before(start, c).abs())
-                });
-            }
-        });
-    });
-}
-
-#[test]
-fn layer_norm_parameter_gradients() {
-    check_param_backward(Kind::Layer, 44);
-}
-
-#[test]
-fn rms_norm_parameter_gradient() {
-    check_param_backward(Kind::Rms, 45);
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::{Bench, Ran};
 
 /// The smallest square products, in a hurry.
-const SQUARES: &str = "bench kernels --quick --threads 1 --filter matmul --filter square --filter 64x64x64";
+const SQUARES: &str = "bench kernels --quick --threads 1 --filter matmul/f32 --filter square --filter 64x64x64";
 
 fn rows(ran: &Ran) -> Vec<Value> {
     let value: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:#?}"));
