@@ -45,8 +45,8 @@ impl Kernel {
     fn allowed(self, x: &Matrix, dy: &Matrix) -> Matrix {
         let f = dy.cols;
         match self {
-            Self::Gelu(_) => x.map(|x| 4e-7 * x.abs()),
-            Self::GeluBackward(_) => dy.map(|dy| 2e-6 * dy.abs()),
+            Self::Gelu(_) => x.map(|x| 2e-7 * x.abs()),
+            Self::GeluBackward(_) => dy.map(|dy| 4e-7 * dy.abs()),
             Self::Swiglu => reference::swiglu(x).map(|y| 5e-7 * y.abs()),
             Self::SwigluBackward => Matrix::from_fn(x.rows, 2 * f, |r, c| {
                 let (gate, up, dy) = (x.at(r, c % f), x.at(r, f + c % f), dy.at(r, c % f));
@@ -177,6 +177,37 @@ fn twins_of_the_gradients_match_finite_differences() {
         check(&x, reference::gelu_backward(kind, &x, &dy), &|x| reference::gelu(kind, x));
     }
     check(&gate_up, reference::swiglu_backward(&gate_up, &dy), &reference::swiglu);
+}
+
+/// The stated bounds over the range where the curves bend, and beyond it.
+#[test]
+fn gelu_is_within_its_bounds_everywhere() {
+    let xs: Vec<f32> = (-80_000..=80_000).map(|i| i as f32 * 1.001e-4).collect();
+    let (x, dy) = (Mat::new(&xs, 1, xs.len()), vec![1.0; xs.len()]);
+    let dy = Mat::new(&dy, 1, xs.len());
+    for kernel in KERNELS.into_iter().filter(|k| matches!(k, Kernel::Gelu(_) | Kernel::GeluBackward(_))) {
+        let (x64, dy64) = (Matrix::from_f32(x), Matrix::from_f32(dy));
+        let (exact, allowed) = (kernel.exact(&x64, &dy64), kernel.allowed(&x64, &dy64));
+        for &kind in IsaKind::available() {
+            let mut out = Window::nan(1, xs.len(), 0);
+            kind.with(Run { kernel, x, dy, out: out.mat_mut() }).unwrap();
+            assert_close(&format!("{kernel:?}"), kind, &out, &exact, &allowed);
+        }
+    }
+}
+
+#[test]
+fn values_keep_to_their_limits_far_out() {
+    let xs = [0.0, -0.0, 6.5, -6.5, 1e30, -1e30, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+    for &kind in IsaKind::available() {
+        for gelu in [Gelu::Exact, Gelu::Tanh] {
+            let mut y = [f32::NAN; 9];
+            let (x, out) = (Mat::new(&xs, 1, 9), MatMut::new(&mut y, 1, 9));
+            kind.with(Run { kernel: Kernel::Gelu(gelu), x, dy: x, out }).unwrap();
+            assert_eq!(y[..8], [0.0, 0.0, 6.5, 0.0, 1e30, 0.0, f32::INFINITY, 0.0], "{gelu:?} on {kind}");
+            assert!(y[8].is_nan(), "{gelu:?} on {kind}");
+        }
+    }
 }
 
 #[test]
