@@ -80,6 +80,7 @@ fn row_loss<I: Isa>(isa: I, row: &[f32], target: u32) -> f32 {
     let [sum] = sweep::sums(
         isa,
         [row],
+        [],
         #[inline(always)]
         |[sum], [v], live| [isa.mul_add(exp_shifted(isa, v, shift, live), live, sum)],
     );

@@ -119,19 +119,6 @@ impl<'a, T> Mat<'a, T> {
         unsafe { std::slice::from_raw_parts(self.ptr.add(r * self.stride), self.cols) }
     }
 
-    /// The `R` rows from row `first` on, each `[cols]`.
-    ///
-    /// # Panics
-    /// If there are fewer.
-    #[inline(always)]
-    pub fn rows_from<const R: usize>(self, first: usize) -> [&'a [T]; R] {
-        check_range(&(first..first + R), self.rows, "rows");
-        std::array::from_fn(
-            #[inline(always)]
-            |r| self.row(first + r),
-        )
-    }
-
     /// The rows of `range`.
     ///
     /// # Panics
@@ -251,18 +238,16 @@ impl<'a, T> MatMut<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(r * self.stride), self.cols) }
     }
 
-    /// The `R` rows from row `first` on, each `[cols]`.
+    /// The rows `r` and `r + 1`, each `[cols]`.
     ///
     /// # Panics
-    /// If there are fewer.
+    /// If they are not both rows.
     #[inline(always)]
-    pub fn rows_mut<const R: usize>(&mut self, first: usize) -> [&mut [T]; R] {
-        check_range(&(first..first + R), self.rows, "rows");
-        std::array::from_fn(
-            #[inline(always)]
-            // SAFETY: as for row_mut, and the elements of different rows are different.
-            |r| unsafe { std::slice::from_raw_parts_mut(self.ptr.add((first + r) * self.stride), self.cols) },
-        )
+    pub fn pair_mut(&mut self, r: usize) -> [&mut [T]; 2] {
+        check_range(&(r..r + 2), self.rows, "rows");
+        // SAFETY: as for row_mut, and the elements of different rows are different.
+        let row = |r: usize| unsafe { std::slice::from_raw_parts_mut(self.ptr.add(r * self.stride), self.cols) };
+        [row(r), row(r + 1)]
     }
 
     /// The rows of `range`.

@@ -24,14 +24,16 @@
 
 use smallmind_simd::Isa;
 
-use crate::{Mat, MatMut, sweep};
+use crate::sweep::{self, each};
+use crate::{Mat, MatMut};
 
 /// Rows of the input that make one row of the partial sums of a norm's backward.
 pub const PARTIAL_ROWS: usize = 32;
 
-/// Rows that are taken together: the latency of one's sums over lanes hides behind the others', and the backward loads the
-/// weight and updates the partial sums once for them.
-const QUAD: usize = 4;
+/// Rows that are taken together: the latency of one's sums over lanes hides behind the other's, and the backward loads the weight
+/// and updates the partial sums once for both. With more rows the memory stands still for longer between them, although each
+/// sweep asks for the rows of the next pair.
+const PAIR: usize = 2;
 
 /// An addition in front of a norm.
 pub struct Residual<'a> {
@@ -106,9 +108,9 @@ pub fn layer_norm<I: Isa>(isa: I, mut args: LayerNorm) {
     isa.vectorize(
         #[inline(always)]
         || {
-            let whole = rows - rows % QUAD;
-            for r in (0..whole).step_by(QUAD) {
-                layer_norm_rows::<I, QUAD>(isa, &mut args, r);
+            let whole = rows - rows % PAIR;
+            for r in (0..whole).step_by(PAIR) {
+                layer_norm_rows::<I, PAIR>(isa, &mut args, r);
             }
             for r in whole..rows {
                 layer_norm_rows::<I, 1>(isa, &mut args, r);
@@ -121,47 +123,56 @@ pub fn layer_norm<I: Isa>(isa: I, mut args: LayerNorm) {
 #[inline(always)]
 fn layer_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut LayerNorm, first: usize) {
     let LayerNorm { x, residual, weight, bias, eps, out, stats } = args;
-    let inverse_n = 1.0 / x.cols().max(1) as f32;
-    let (x, mut means): ([&[f32]; R], [f32; R]) = rows_and_sums(isa, x.rows_from(first), residual, first);
-    let mut squares = [isa.zero(); R];
-    for r in 0..R {
-        means[r] *= inverse_n;
-        // The variance takes a sweep of its own: from Σ x² and Σ x alone it would cancel.
-        let mean = isa.splat(means[r]);
-        [squares[r]] = sweep::sums(
-            isa,
-            [x[r]],
-            #[inline(always)]
-            |[sum], [x], live| {
-                let deviation = isa.neg_mul_add(mean, live, x);
-                [isa.mul_add(deviation, deviation, sum)]
-            },
-        );
-    }
+    let (inverse_n, stride) = (1.0 / x.cols().max(1) as f32, x.stride());
+    let (x, means): ([&[f32]; R], [f32; R]) = rows_and_means(isa, *x, residual, first);
+    // The variance takes a sweep of its own: from Σ x² and Σ x alone it would cancel.
+    let squares: [_; R] = each(
+        #[inline(always)]
+        |r| {
+            let mean = isa.splat(means[r]);
+            let [squares] = sweep::sums(
+                isa,
+                [x[r]],
+                [],
+                #[inline(always)]
+                |[sum], [x], live| {
+                    let deviation = isa.neg_mul_add(mean, live, x);
+                    [isa.mul_add(deviation, deviation, sum)]
+                },
+            );
+            squares
+        },
+    );
     let rstds = rstd_of_rows(isa, squares, inverse_n, *eps);
-    for r in 0..R {
-        if let Some(stats) = stats {
-            stats.row_mut(first + r).copy_from_slice(&[means[r], rstds[r]]);
-        }
-        let (mean, rstd) = (isa.splat(means[r]), isa.splat(rstds[r]));
-        let out = out.row_mut(first + r);
-        match bias {
-            None => sweep::map(
-                isa,
-                [x[r], *weight],
-                out,
-                #[inline(always)]
-                |[x, weight]| isa.mul(isa.mul(isa.sub(x, mean), rstd), weight),
-            ),
-            Some(bias) => sweep::map(
-                isa,
-                [x[r], *weight, *bias],
-                out,
-                #[inline(always)]
-                |[x, weight, bias]| isa.mul_add(isa.mul(isa.sub(x, mean), rstd), weight, bias),
-            ),
-        }
-    }
+    each::<(), R>(
+        #[inline(always)]
+        |r| {
+            if let Some(stats) = stats {
+                stats.row_mut(first + r).copy_from_slice(&[means[r], rstds[r]]);
+            }
+            let (mean, rstd) = (isa.splat(means[r]), isa.splat(rstds[r]));
+            let out = out.row_mut(first + r);
+            let ahead = [x[r].as_ptr().wrapping_add(R * stride)];
+            match bias {
+                None => sweep::map_ahead(
+                    isa,
+                    [x[r], *weight],
+                    out,
+                    ahead,
+                    #[inline(always)]
+                    |[x, weight]| isa.mul(isa.mul(isa.sub(x, mean), rstd), weight),
+                ),
+                Some(bias) => sweep::map_ahead(
+                    isa,
+                    [x[r], *weight, *bias],
+                    out,
+                    ahead,
+                    #[inline(always)]
+                    |[x, weight, bias]| isa.mul_add(isa.mul(isa.sub(x, mean), rstd), weight, bias),
+                ),
+            }
+        },
+    );
 }
 
 /// The gradient of the input of [`layer_norm`], plus `add`, and the partial sums of the gradients of weight and bias.
@@ -174,9 +185,9 @@ fn layer_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut LayerNorm, first: 
 pub fn layer_norm_backward<I: Isa>(isa: I, args: NormBackward) {
     check_backward(&args, 2);
     if args.partials.cols() == 2 * args.x.cols() {
-        backward::<I, true, 2>(isa, args);
+        backward::<I, true, 2>(isa, args, halves);
     } else {
-        backward::<I, true, 1>(isa, args);
+        backward::<I, true, 1>(isa, args, whole);
     }
 }
 
@@ -191,9 +202,9 @@ pub fn rms_norm<I: Isa>(isa: I, mut args: RmsNorm) {
     isa.vectorize(
         #[inline(always)]
         || {
-            let whole = rows - rows % QUAD;
-            for r in (0..whole).step_by(QUAD) {
-                rms_norm_rows::<I, QUAD>(isa, &mut args, r);
+            let whole = rows - rows % PAIR;
+            for r in (0..whole).step_by(PAIR) {
+                rms_norm_rows::<I, PAIR>(isa, &mut args, r);
             }
             for r in whole..rows {
                 rms_norm_rows::<I, 1>(isa, &mut args, r);
@@ -206,34 +217,42 @@ pub fn rms_norm<I: Isa>(isa: I, mut args: RmsNorm) {
 #[inline(always)]
 fn rms_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut RmsNorm, first: usize) {
     let RmsNorm { x, residual, weight, eps, out, stats } = args;
-    let inverse_n = 1.0 / x.cols().max(1) as f32;
+    let (inverse_n, stride) = (1.0 / x.cols().max(1) as f32, x.stride());
     let x: [&[f32]; R] = match residual {
-        None => x.rows_from(first),
-        Some(_) => rows_and_sums(isa, x.rows_from(first), residual, first).0,
+        None => rows_of(*x, first),
+        Some(_) => rows_and_means(isa, *x, residual, first).0,
     };
-    let mut squares = [isa.zero(); R];
-    for r in 0..R {
-        [squares[r]] = sweep::sums(
-            isa,
-            [x[r]],
-            #[inline(always)]
-            |[sum], [x], _| [isa.mul_add(x, x, sum)],
-        );
-    }
+    let squares: [_; R] = each(
+        #[inline(always)]
+        |r| {
+            let [squares] = sweep::sums(
+                isa,
+                [x[r]],
+                [],
+                #[inline(always)]
+                |[sum], [x], _| [isa.mul_add(x, x, sum)],
+            );
+            squares
+        },
+    );
     let rstds = rstd_of_rows(isa, squares, inverse_n, *eps);
-    for r in 0..R {
-        if let Some(stats) = stats {
-            stats.row_mut(first + r)[0] = rstds[r];
-        }
-        let rstd = isa.splat(rstds[r]);
-        sweep::map(
-            isa,
-            [x[r], *weight],
-            out.row_mut(first + r),
-            #[inline(always)]
-            |[x, weight]| isa.mul(isa.mul(x, rstd), weight),
-        );
-    }
+    each::<(), R>(
+        #[inline(always)]
+        |r| {
+            if let Some(stats) = stats {
+                stats.row_mut(first + r)[0] = rstds[r];
+            }
+            let rstd = isa.splat(rstds[r]);
+            sweep::map_ahead(
+                isa,
+                [x[r], *weight],
+                out.row_mut(first + r),
+                [x[r].as_ptr().wrapping_add(R * stride)],
+                #[inline(always)]
+                |[x, weight]| isa.mul(isa.mul(x, rstd), weight),
+            );
+        },
+    );
 }
 
 /// The gradient of the input of [`rms_norm`], plus `add`, and the partial sums of the gradient of the weight, whose error
@@ -244,7 +263,7 @@ fn rms_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut RmsNorm, first: usiz
 pub fn rms_norm_backward<I: Isa>(isa: I, args: NormBackward) {
     check_backward(&args, 1);
     assert_eq!(args.partials.cols(), args.x.cols(), "RMSNorm has no bias");
-    backward::<I, false, 1>(isa, args);
+    backward::<I, false, 1>(isa, args, whole);
 }
 
 fn check_forward(x: Mat, residual: &Option<Residual>, weight: &[f32], out: &MatMut) {
@@ -274,76 +293,90 @@ fn check_stats(stats: Option<Mat>, rows: usize, cols: usize) {
     assert!(fits, "the statistics of a norm of {rows} rows are [{rows}, {cols}]");
 }
 
+/// The `R` rows from row `first` on.
+#[inline(always)]
+fn rows_of<const R: usize>(x: Mat<'_>, first: usize) -> [&[f32]; R] {
+    each(
+        #[inline(always)]
+        |r| x.row(first + r),
+    )
+}
+
 /// `1 / √(mean of squares + eps)` of rows whose sums of squares are spread over lanes.
 #[inline(always)]
 fn rstd_of_rows<I: Isa, const R: usize>(isa: I, squares: [I::F32; R], inverse_n: f32, eps: f32) -> [f32; R] {
-    let mut rstds = [0.0; R];
-    for (rstd, squares) in rstds.iter_mut().zip(squares) {
-        *rstd = 1.0 / (isa.sum(squares) * inverse_n + eps).sqrt();
-    }
-    rstds
+    each(
+        #[inline(always)]
+        |r| 1.0 / (isa.sum(squares[r]) * inverse_n + eps).sqrt(),
+    )
 }
 
 /// What is to be normalised of the `R` rows from row `first` on: `x` itself, or its sum with the residual, which is stored.
-/// With it the sum over the columns of each row.
+/// With it the mean of each row.
 #[inline(always)]
-fn rows_and_sums<'s, I: Isa, const R: usize>(
+fn rows_and_means<'s, I: Isa, const R: usize>(
     isa: I,
-    x: [&'s [f32]; R],
+    x: Mat<'s>,
     residual: &'s mut Option<Residual>,
     first: usize,
 ) -> ([&'s [f32]; R], [f32; R]) {
-    let mut lanes = [isa.zero(); R];
-    let mut rows = x;
-    match residual {
-        None => {
-            for r in 0..R {
-                [lanes[r]] = sweep::sums(
+    let inverse_n = 1.0 / x.cols().max(1) as f32;
+    let sums: [_; R] = each(
+        #[inline(always)]
+        |r| match residual {
+            None => {
+                let [sum] = sweep::sums(
                     isa,
-                    [x[r]],
+                    [x.row(first + r)],
+                    [],
                     #[inline(always)]
                     |[sum], [x], _| [isa.add(sum, x)],
                 );
+                sum
             }
-        }
-        Some(Residual { add, sum }) => {
-            for r in 0..R {
-                lanes[r] = sweep::map_and_sum(
-                    isa,
-                    [x[r], add.row(first + r)],
-                    sum.row_mut(first + r),
-                    #[inline(always)]
-                    |[x, add]| isa.add(x, add),
-                );
-            }
-            rows = sum.as_mat().rows_from(first);
-        }
-    }
-    let mut sums = [0.0; R];
-    for (sum, lanes) in sums.iter_mut().zip(lanes) {
-        *sum = isa.sum(lanes);
-    }
-    (rows, sums)
+            Some(Residual { add, sum }) => sweep::map_and_sum(
+                isa,
+                [x.row(first + r), add.row(first + r)],
+                sum.row_mut(first + r),
+                #[inline(always)]
+                |[x, add]| isa.add(x, add),
+            ),
+        },
+    );
+    let rows = residual.as_ref().map_or(x, |residual| residual.sum.as_mat());
+    let means = each(
+        #[inline(always)]
+        |r| isa.sum(sums[r]) * inverse_n,
+    );
+    (rows_of(rows, first), means)
 }
 
-/// The backward of LayerNorm, or, without a `MEAN`, of RMSNorm, with `T` gradients of parameters.
+/// The backward of LayerNorm, or, without a `MEAN`, of RMSNorm; `split` divides a row of partial sums between the `T`
+/// parameters.
 #[inline(always)]
-fn backward<I: Isa, const MEAN: bool, const T: usize>(isa: I, mut args: NormBackward) {
+fn backward<I: Isa, const MEAN: bool, const T: usize>(
+    isa: I,
+    mut args: NormBackward,
+    split: impl Fn(&mut [f32]) -> [&mut [f32]; T],
+) {
     let rows = args.x.rows();
+    let inputs = Inputs { dy: args.dy, x: args.x, weight: args.weight, add: args.add };
     isa.vectorize(
         #[inline(always)]
         || {
             for block in 0..args.partials.rows() {
                 let (mut r, end) = (block * PARTIAL_ROWS, ((block + 1) * PARTIAL_ROWS).min(rows));
                 args.partials.row_mut(block).fill(0.0);
-                while end - r >= QUAD {
-                    let slopes = Slopes::of_rows::<MEAN, QUAD>(isa, &args, r);
-                    gradient_rows::<I, MEAN, T, QUAD>(isa, &mut args, block, r, slopes);
-                    r += QUAD;
+                while end - r >= PAIR {
+                    let slopes = Slopes::of_rows::<MEAN, PAIR>(isa, &args, r);
+                    let outputs = (args.dx.pair_mut(r), split(args.partials.row_mut(block)));
+                    gradient_rows::<I, MEAN, T, PAIR>(isa, inputs, r, slopes, outputs);
+                    r += PAIR;
                 }
                 while r < end {
                     let slopes = Slopes::of_rows::<MEAN, 1>(isa, &args, r);
-                    gradient_rows::<I, MEAN, T, 1>(isa, &mut args, block, r, slopes);
+                    let outputs = ([args.dx.row_mut(r)], split(args.partials.row_mut(block)));
+                    gradient_rows::<I, MEAN, T, 1>(isa, inputs, r, slopes, outputs);
                     r += 1;
                 }
             }
@@ -367,101 +400,117 @@ impl<I: Isa> Slopes<I> {
     #[inline(always)]
     fn of_rows<const MEAN: bool, const R: usize>(isa: I, args: &NormBackward, first: usize) -> [Self; R] {
         let inverse_n = 1.0 / args.x.cols().max(1) as f32;
-        let mut slopes = [Self { mean: isa.zero(), rstd: isa.zero(), slope: isa.zero(), level: isa.zero() }; R];
-        let mut sums = [[isa.zero(); 2]; R];
-        for r in 0..R {
-            let mean = isa.splat(if MEAN { args.stats.row(first + r)[0] } else { 0.0 });
-            slopes[r].mean = mean;
-            sums[r] = sweep::sums(
-                isa,
-                [args.dy.row(first + r), args.x.row(first + r), args.weight],
-                #[inline(always)]
-                |[g_sum, gx_sum], [dy, x, weight], _| {
-                    let g = isa.mul(dy, weight);
-                    if MEAN {
-                        [isa.add(g_sum, g), isa.mul_add(g, isa.sub(x, mean), gx_sum)]
-                    } else {
-                        [g_sum, isa.mul_add(g, x, gx_sum)]
-                    }
-                },
-            );
-        }
-        for r in 0..R {
-            let rstd = args.stats.row(first + r)[usize::from(MEAN)];
-            let (g_mean, gx_mean) = (isa.sum(sums[r][0]) * inverse_n, isa.sum(sums[r][1]) * inverse_n);
-            slopes[r].rstd = isa.splat(rstd);
-            slopes[r].slope = isa.splat(rstd * rstd * (rstd * gx_mean));
-            slopes[r].level = isa.splat(rstd * g_mean);
-        }
-        slopes
+        let sums: [_; R] = each(
+            #[inline(always)]
+            |r| Self::sums_of_row::<MEAN>(isa, args, first + r),
+        );
+        each(
+            #[inline(always)]
+            |r| {
+                let stats = args.stats.row(first + r);
+                let rstd = stats[usize::from(MEAN)];
+                let [g_mean, gx_mean] = [isa.sum(sums[r][0]) * inverse_n, isa.sum(sums[r][1]) * inverse_n];
+                Self {
+                    mean: isa.splat(if MEAN { stats[0] } else { 0.0 }),
+                    rstd: isa.splat(rstd),
+                    slope: isa.splat(rstd * rstd * (rstd * gx_mean)),
+                    level: isa.splat(rstd * g_mean),
+                }
+            },
+        )
     }
+
+    /// `Σ g`, which RMSNorm does without, and `Σ g (x − mean)` of row `r`, spread over lanes.
+    #[inline(always)]
+    fn sums_of_row<const MEAN: bool>(isa: I, args: &NormBackward, r: usize) -> [I::F32; 2] {
+        let mean = isa.splat(if MEAN { args.stats.row(r)[0] } else { 0.0 });
+        sweep::sums(
+            isa,
+            [args.dy.row(r), args.x.row(r), args.weight],
+            // Whose lines are about to be written.
+            [args.dx.row(r).as_ptr()],
+            #[inline(always)]
+            |[g_sum, gx_sum], [dy, x, weight], _| {
+                let g = isa.mul(dy, weight);
+                if MEAN {
+                    [isa.add(g_sum, g), isa.mul_add(g, isa.sub(x, mean), gx_sum)]
+                } else {
+                    [g_sum, isa.mul_add(g, x, gx_sum)]
+                }
+            },
+        )
+    }
+}
+
+/// What the gradients of a norm are computed from, as in [`NormBackward`].
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    dy: Mat<'a>,
+    x: Mat<'a>,
+    weight: &'a [f32],
+    add: Option<Mat<'a>>,
 }
 
 /// `dx` of the `R` rows from row `first` on. The terms of the gradients of the parameters, summed over these rows in order, are
-/// added to the `T` partial sums of `block`: of the weight, or of weight and bias.
+/// added to the `T` partial sums: of the weight, or of weight and bias.
 #[inline(always)]
 fn gradient_rows<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
     isa: I,
-    args: &mut NormBackward,
-    block: usize,
+    Inputs { dy, x, weight, add }: Inputs,
     first: usize,
     slopes: [Slopes<I>; R],
+    (dx, totals): ([&mut [f32]; R], [&mut [f32]; T]),
 ) {
-    let NormBackward { dy, x, weight, add, dx, partials, .. } = args;
-    let (dx, totals) = (dx.rows_mut(first), split(partials.row_mut(block)));
+    let ahead: [_; R] = each(
+        #[inline(always)]
+        |r| [dy, x].map(|mat| mat.as_ptr().wrapping_add((first + R + r) * mat.stride())),
+    );
     match add {
-        None => {
-            let mut rows = [[*weight; 2]; R];
-            for (r, row) in rows.iter_mut().enumerate() {
-                *row = [dy.row(first + r), x.row(first + r)];
-            }
-            sweep::map_rows_and_total(
-                isa,
-                rows,
-                [*weight],
-                dx,
-                totals,
+        None => sweep::map_rows_and_total(
+            isa,
+            each::<_, R>(
                 #[inline(always)]
-                |rows, [weight], totals| {
-                    let mut terms = [[isa.zero(); 3]; R];
-                    for r in 0..R {
-                        terms[r] = [rows[r][0], rows[r][1], isa.zero()];
-                    }
-                    gradients::<I, MEAN, T, R>(isa, slopes, terms, weight, totals)
-                },
-            );
-        }
-        Some(add) => {
-            let mut rows = [[*weight; 3]; R];
-            for (r, row) in rows.iter_mut().enumerate() {
-                *row = [dy.row(first + r), x.row(first + r), add.row(first + r)];
-            }
-            sweep::map_rows_and_total(
-                isa,
-                rows,
-                [*weight],
-                dx,
-                totals,
+                |r| [dy.row(first + r), x.row(first + r)],
+            ),
+            [weight],
+            dx,
+            totals,
+            ahead,
+            #[inline(always)]
+            |rows, [weight], totals| {
+                let rows = each(
+                    #[inline(always)]
+                    |r: usize| [rows[r][0], rows[r][1], isa.zero()],
+                );
+                gradients::<I, MEAN, T, R>(isa, slopes, rows, weight, totals)
+            },
+        ),
+        Some(add) => sweep::map_rows_and_total(
+            isa,
+            each::<_, R>(
                 #[inline(always)]
-                |rows, [weight], totals| gradients::<I, MEAN, T, R>(isa, slopes, rows, weight, totals),
-            );
-        }
+                |r| [dy.row(first + r), x.row(first + r), add.row(first + r)],
+            ),
+            [weight],
+            dx,
+            totals,
+            ahead,
+            #[inline(always)]
+            |rows, [weight], totals| gradients::<I, MEAN, T, R>(isa, slopes, rows, weight, totals),
+        ),
     }
 }
 
-/// The `T` equal parts of a row of partial sums.
+/// A row of partial sums, of the weight.
 #[inline(always)]
-fn split<const T: usize>(sums: &mut [f32]) -> [&mut [f32]; T] {
-    let n = sums.len() / T;
-    let mut rest = sums;
-    std::array::from_fn(
-        #[inline(always)]
-        |_| {
-            let (part, after) = std::mem::take(&mut rest).split_at_mut(n);
-            rest = after;
-            part
-        },
-    )
+fn whole(sums: &mut [f32]) -> [&mut [f32]; 1] {
+    [sums]
+}
+
+/// A row of partial sums, of weight and bias.
+#[inline(always)]
+fn halves(sums: &mut [f32]) -> [&mut [f32]; 2] {
+    sums.split_at_mut(sums.len() / 2).into()
 }
 
 /// For a vector of columns of `[dy, x, add]` of `R` rows: `dx`, and the totals with the rows' terms added.

@@ -23,6 +23,14 @@ struct Columns {
 }
 
 impl Columns {
+    /// Asks for these columns of the rows that start at `ahead`.
+    #[inline(always)]
+    fn prefetch<I: Isa, const P: usize>(self, isa: I, ahead: &[*const f32; P]) {
+        for row in ahead {
+            isa.prefetch(row.wrapping_add(self.at));
+        }
+    }
+
     /// These columns of `row`; zeros beyond its end.
     ///
     /// # Safety
@@ -86,9 +94,30 @@ fn live_lanes<I: Isa>(isa: I, len: usize) -> I::F32 {
     isa.load_partial(&ONES[..len])
 }
 
+/// `[f(0), f(1)]`, or `[f(0)]`: written out, as the elements of an array that a loop fills stay in memory, where what is stored in
+/// parts and loaded as one makes the processor wait.
+#[inline(always)]
+pub(crate) fn each<T: Copy, const R: usize>(mut f: impl FnMut(usize) -> T) -> [T; R] {
+    const { assert!(R == 1 || R == 2) };
+    let first = f(0);
+    let second = if R == 2 { f(1) } else { first };
+    match [first, second].first_chunk() {
+        Some(all) => *all,
+        None => unreachable!("an array of one or two"),
+    }
+}
+
 /// That all rows have `len` columns, on which the unchecked loads and stores rest.
 #[inline(always)]
-fn check_lengths<'a>(rows: impl IntoIterator<Item = &'a [f32]>, len: usize) {
+fn check_lengths<const K: usize>(rows: &[&[f32]; K], len: usize) {
+    for row in rows {
+        assert_eq!(row.len(), len, "rows of different lengths");
+    }
+}
+
+/// [`check_lengths`] of rows to be written.
+#[inline(always)]
+fn check_lengths_mut<const K: usize>(rows: &[&mut [f32]; K], len: usize) {
     for row in rows {
         assert_eq!(row.len(), len, "rows of different lengths");
     }
@@ -102,12 +131,25 @@ pub(crate) fn map<I: Isa, const K: usize>(
     out: &mut [f32],
     f: impl Fn([I::F32; K]) -> I::F32,
 ) {
+    map_ahead(isa, rows, out, [], f);
+}
+
+/// [`map`] that asks for the rows that start at `ahead` on its way: those that come next.
+#[inline(always)]
+pub(crate) fn map_ahead<I: Isa, const K: usize, const P: usize>(
+    isa: I,
+    rows: [&[f32]; K],
+    out: &mut [f32],
+    ahead: [*const f32; P],
+    f: impl Fn([I::F32; K]) -> I::F32,
+) {
     let n = out.len();
-    check_lengths(rows, n);
+    check_lengths(&rows, n);
     for_columns::<I>(
         n,
         #[inline(always)]
         |columns| {
+            columns.prefetch(isa, &ahead);
             // SAFETY: the rows were checked to have n columns, as `out` has.
             unsafe { columns.store(isa, f(columns.load_all(isa, &rows)), out) }
         },
@@ -123,8 +165,8 @@ pub(crate) fn map_to<I: Isa, const K: usize, const N: usize>(
     f: impl Fn([I::F32; K]) -> [I::F32; N],
 ) {
     let n = out[0].len();
-    check_lengths(rows, n);
-    check_lengths(out.iter().map(|out| &**out), n);
+    check_lengths(&rows, n);
+    check_lengths_mut(&out, n);
     for_columns::<I>(
         n,
         #[inline(always)]
@@ -140,23 +182,39 @@ pub(crate) fn map_to<I: Isa, const K: usize, const N: usize>(
 }
 
 /// `(out[..][c], totals[..][c]) = f(rows[..][..][c], shared[..][c], totals[..][c])` for every column `c` of `R` rows: what the
-/// rows share is loaded, and what they are added to is updated, once.
+/// rows share is loaded, and what they are added to is updated, once. On its way it asks for the rows that start
+/// at `ahead`.
 #[inline(always)]
-pub(crate) fn map_rows_and_total<I: Isa, const R: usize, const K: usize, const S: usize, const T: usize>(
+pub(crate) fn map_rows_and_total<
+    I: Isa,
+    const R: usize,
+    const K: usize,
+    const S: usize,
+    const T: usize,
+    const P: usize,
+>(
     isa: I,
     rows: [[&[f32]; K]; R],
     shared: [&[f32]; S],
     mut out: [&mut [f32]; R],
     mut totals: [&mut [f32]; T],
+    ahead: [[*const f32; P]; R],
     f: impl Fn([[I::F32; K]; R], [I::F32; S], [I::F32; T]) -> ([I::F32; R], [I::F32; T]),
 ) {
     let n = out[0].len();
-    check_lengths(rows.into_iter().flatten().chain(shared), n);
-    check_lengths(out.iter().chain(&totals).map(|row| &**row), n);
+    for rows in &rows {
+        check_lengths(rows, n);
+    }
+    check_lengths(&shared, n);
+    check_lengths_mut(&out, n);
+    check_lengths_mut(&totals, n);
     for_columns::<I>(
         n,
         #[inline(always)]
         |columns| {
+            for ahead in &ahead {
+                columns.prefetch(isa, ahead);
+            }
             let (mut v, mut old) = ([[isa.zero(); K]; R], [isa.zero(); T]);
             for (v, rows) in v.iter_mut().zip(&rows) {
                 // SAFETY: all rows were checked to have n columns.
@@ -189,7 +247,7 @@ pub(crate) fn update<I: Isa, const K: usize>(
     f: impl Fn(I::F32, [I::F32; K]) -> I::F32,
 ) {
     let n = out.len();
-    check_lengths(rows, n);
+    check_lengths(&rows, n);
     for_columns::<I>(
         n,
         #[inline(always)]
@@ -233,21 +291,23 @@ fn join<I: Isa>(isa: I, [a, b, c, d]: [I::F32; ACCUMULATORS]) -> I::F32 {
 ///
 /// `step(sums, columns, live)` adds the terms of a vector of columns to the sums; `live` is `1.0` in lanes that hold a
 /// column and `0.0` beyond the end of the rows, where the columns read as zero: a term that isn't zero there must be
-/// multiplied with it.
+/// multiplied with it. On its way the sweep asks for the rows that start at `ahead`.
 #[inline(always)]
-pub(crate) fn sums<I: Isa, const K: usize, const N: usize>(
+pub(crate) fn sums<I: Isa, const K: usize, const N: usize, const P: usize>(
     isa: I,
     rows: [&[f32]; K],
+    ahead: [*const f32; P],
     step: impl Fn([I::F32; N], [I::F32; K], I::F32) -> [I::F32; N],
 ) -> [I::F32; N] {
     let n = rows[0].len();
-    check_lengths(rows, n);
+    check_lengths(&rows, n);
     let mut acc = [[isa.zero(); N]; ACCUMULATORS];
     accumulate::<I>(
         isa,
         n,
         #[inline(always)]
         |i, columns, live| {
+            columns.prefetch(isa, &ahead);
             // SAFETY: all rows were checked to have n columns.
             acc[i] = step(acc[i], unsafe { columns.load_all(isa, &rows) }, live);
         },
@@ -268,7 +328,7 @@ pub(crate) fn map_and_sum<I: Isa, const K: usize>(
     f: impl Fn([I::F32; K]) -> I::F32,
 ) -> I::F32 {
     let n = out.len();
-    check_lengths(rows, n);
+    check_lengths(&rows, n);
     let mut acc = [isa.zero(); ACCUMULATORS];
     accumulate::<I>(
         isa,

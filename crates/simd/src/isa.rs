@@ -61,6 +61,13 @@ pub trait Isa: Copy + Debug + Send + Sync + 'static {
     #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
     unsafe fn store_ptr(self, v: Self::F32, dst: *mut f32);
 
+    /// Asks for the cache line at `address`, which need not be valid, to be brought into the second-level cache; nothing where
+    /// there is no such instruction.
+    #[inline(always)]
+    fn prefetch(self, address: *const f32) {
+        let _ = address;
+    }
+
     /// `a + b`.
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a - b`.

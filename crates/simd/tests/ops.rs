@@ -395,3 +395,24 @@ fn lookups_take_the_lowest_four_bits_and_squares_are_exact() {
         }
     }
 }
+
+/// Asks for lines that exist and for one that doesn't.
+struct Prefetch;
+
+impl WithIsa for Prefetch {
+    type Output = ();
+
+    fn call<I: Isa>(self, isa: I) {
+        let x = [1.0; 32];
+        isa.prefetch(x.as_ptr());
+        isa.prefetch(x.as_ptr().wrapping_add(1 << 40));
+        isa.prefetch(std::ptr::null());
+    }
+}
+
+#[test]
+fn prefetching_what_is_not_there_is_harmless() {
+    for kind in IsaKind::available() {
+        assert_eq!(kind.with(Prefetch), Ok(()), "{kind}");
+    }
+}

@@ -29,7 +29,7 @@ impl Avx512 {
     }
 }
 
-/// Calls intrinsics that touch registers only.
+/// Calls intrinsics that touch registers only, or prefetch, which neither faults nor changes memory.
 macro_rules! compute {
     ($calls:expr) => {
         // SAFETY: the intrinsics ask for nothing but the CPU features, and `self`, an `Avx512`, exists only after `detect`
@@ -101,6 +101,11 @@ impl Isa for Avx512 {
     unsafe fn store_ptr(self, v: Self::F32, dst: *mut f32) {
         // SAFETY: the caller guarantees LANES writable elements; the features as in `compute`.
         unsafe { _mm512_storeu_ps(dst, v) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const f32) {
+        compute!(_mm_prefetch::<_MM_HINT_T1>(address.cast()))
     }
 
     #[inline(always)]
