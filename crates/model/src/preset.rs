@@ -86,7 +86,7 @@ fn llama(vocab_size: usize, context: usize, d_model: usize, layers: usize, heads
 
 fn quickstart() -> ModelConfig {
     // Near 1 / √d_model: a small model learns the sooner, and above all to copy names, when its embeddings differ from the beginning.
-    ModelConfig { head: Head::Tied, init_std: 0.08, ..llama(2048, 256, 128, 4, 4, 384) }
+    ModelConfig { head: Head::Tied, init_std: 0.08, ..llama(2048, 256, 128, 4, 4, 256) }
 }
 
 fn nanogpt_cpu() -> ModelConfig {

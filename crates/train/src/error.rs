@@ -82,6 +82,9 @@ pub enum TrainError {
     /// A folder that holds another run already.
     #[error("{path}: there is a run already; go on with --resume, or choose another folder", path = .0.display())]
     Exists(PathBuf),
+    /// A folder that another training writes to.
+    #[error("{path}: another training is at work here; wait for it, stop it, or choose another folder", path = .0.display())]
+    Busy(PathBuf),
     /// A folder that holds no run.
     #[error("{path}: this is no run that can be resumed: {why}", path = .path.display())]
     NoRun {
@@ -142,7 +145,8 @@ impl TrainError {
             | Self::UnknownKey { .. }
             | Self::Value { .. }
             | Self::NotResumable { .. }
-            | Self::Exists(_) => ErrorClass::Usage,
+            | Self::Exists(_)
+            | Self::Busy(_) => ErrorClass::Usage,
         }
     }
 }

@@ -4,11 +4,12 @@
 //! RUN/config.json, tokenizer.json, model.safetensors   the model: the best so far by validation loss
 //! RUN/train.toml                                       what the training was told
 //! RUN/log.jsonl, log.csv                               a line for each logged step and estimate
+//! RUN/train.lock                                       empty; locked while a training writes here
 //! RUN/data/                                            token shards
 //! RUN/checkpoints/step-00000250/                       a model like the above, and trainer.json, trainer.safetensors, manifest.json
 //! ```
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ const MOMENTS_FILE: &str = "trainer.safetensors";
 const CONFIG_COPY: &str = "train.toml";
 const LOG_FILE: &str = "log.jsonl";
 const CSV_FILE: &str = "log.csv";
+const LOCK_FILE: &str = "train.lock";
 const CSV_HEADER: &str = "step,loss,lr,grad_norm,tokens_per_second,seconds,train_loss,val_loss,bits_per_byte";
 
 /// What a training has to remember beside weights and moments. The batches and the dropout masks are functions of seed and step.
@@ -57,6 +59,8 @@ pub const STATE_VERSION: u32 = 1;
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    /// Keeps other trainings out until it is closed.
+    _lock: File,
     log: File,
     csv: File,
     /// A line in the making; kept, so that a step that is logged allocates nothing.
@@ -67,12 +71,12 @@ impl RunFolder {
     /// A new run in `path`, which may hold the data that `prepare` put there, but no run.
     ///
     /// # Errors
-    /// A run that is there already; a disk that is full.
+    /// A run that is there already, or a training at work there; a disk that is full.
     pub fn create(path: &Path, config: &TrainConfig) -> Result<Self, TrainError> {
         if has_checkpoint(path)? {
             return Err(TrainError::Exists(path.to_owned()));
         }
-        let run = Self::open_logs(path, true)?;
+        let run = Self::open_logs(path, lock(path)?, true)?;
         run.write_config(config)?;
         Ok(run)
     }
@@ -81,8 +85,9 @@ impl RunFolder {
     /// a training that has nothing more to do makes again.
     ///
     /// # Errors
-    /// Logs that can't be read or written.
+    /// Another training at work there; logs that can't be read or written.
     pub fn reopen(path: &Path, config: &TrainConfig, step: u64) -> Result<Self, TrainError> {
+        let lock = lock(path)?;
         let stays = |s: u64, estimate: bool| s <= step && !(estimate && s >= config.train.steps);
         truncate(&path.join(LOG_FILE), None, |line| {
             let Ok(event) = serde_json::from_str::<Value>(line) else { return false };
@@ -96,21 +101,20 @@ impl RunFolder {
             let step = cells[0].parse().ok().filter(|_| cells.len() == columns);
             step.is_some_and(|s| stays(s, cells[1].is_empty()))
         })?;
-        let run = Self::open_logs(path, false)?;
+        let run = Self::open_logs(path, lock, false)?;
         run.write_config(config)?;
         Ok(run)
     }
 
-    fn open_logs(path: &Path, new: bool) -> Result<Self, TrainError> {
-        std::fs::create_dir_all(path).map_err(|source| TrainError::Write { path: path.to_owned(), source })?;
+    fn open_logs(path: &Path, lock: File, new: bool) -> Result<Self, TrainError> {
         let open = |name: &str| {
             let file = path.join(name);
             let mut options = OpenOptions::new();
             options.create(true).append(!new).write(true).truncate(new);
             options.open(&file).map_err(|source| TrainError::Write { path: file, source })
         };
-        let mut run =
-            Self { log: open(LOG_FILE)?, csv: open(CSV_FILE)?, path: path.to_owned(), line: Vec::with_capacity(512) };
+        let (log, csv) = (open(LOG_FILE)?, open(CSV_FILE)?);
+        let mut run = Self { path: path.to_owned(), _lock: lock, log, csv, line: Vec::with_capacity(512) };
         if new {
             run.csv_line(format_args!("{CSV_HEADER}"))?;
         }
@@ -168,6 +172,20 @@ impl RunFolder {
     /// A disk that is full; the earlier model is then untouched.
     pub fn publish_model(&self, model: &Model) -> Result<(), TrainError> {
         Ok(model.save(&self.path)?)
+    }
+}
+
+/// Makes the folder of a run and locks it, where its file system has locks.
+fn lock(run: &Path) -> Result<File, TrainError> {
+    std::fs::create_dir_all(run).map_err(|source| TrainError::Write { path: run.to_owned(), source })?;
+    let path = run.join(LOCK_FILE);
+    let file = match OpenOptions::new().create(true).append(true).open(&path) {
+        Ok(file) => file,
+        Err(source) => return Err(TrainError::Write { path, source }),
+    };
+    match file.try_lock() {
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(TrainError::Busy(run.to_owned())),
     }
 }
 

@@ -12,10 +12,11 @@ use smallmind_model::{Model, ModelConfig};
 use smallmind_simd::IsaKind;
 
 use crate::batches::{Batches, Draw};
-use crate::config::{Layer, ScheduleKind, TrainConfig};
+use crate::config::{ScheduleKind, TrainConfig};
 use crate::data::{Dataset, Split};
 use crate::evaluate::whole_set;
 use crate::event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
+use crate::layer::Layer;
 use crate::prepare::{self, Prepared};
 use crate::run_folder::{self, RunFolder, STATE_VERSION, TrainerState};
 use crate::sample::Samples;

@@ -235,6 +235,9 @@ fn more_steps_are_as_if_asked_for_at_first() {
     // The new settings hold, and are the ones to go on with.
     let kept = fs::read_dir(dir.path().join("run/checkpoints")).unwrap().count();
     assert_eq!(kept, 1);
+    let error = Trainer::resume(&dir.path().join("run"), &[], 1, IsaKind::best()).err().unwrap();
+    assert!(matches!(&error, TrainError::Busy(path) if path.ends_with("run")), "{error}");
+    drop(trainer);
     assert_eq!(resume(&dir.path().join("run"), 1).config().train.steps, 30);
 }
 

@@ -188,6 +188,7 @@ fn a_run_that_is_to_stop_at_once_can_be_gone_on_with() {
     assert_eq!(outline(&events), [("started", 0), ("checkpoint", 0), ("done", 0)]);
     assert_eq!(summary.checkpoint, checkpoint(&dir.path().join("run"), 0));
     assert!(Model::load(dir.path().join("run")).is_ok(), "the run's folder holds a model in any case");
+    drop(trainer);
     assert_eq!(finish(&mut common::resume(&dir.path().join("run"), 1)).0.steps, 20);
 }
 
@@ -307,7 +308,7 @@ fn a_sample_is_of_the_model_as_it_stands() {
 #[test]
 fn a_prompt_that_can_not_be_is_refused_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    for (prompt, says) in [("語", "語"), ("A story that is longer than the context", "39 tokens")] {
+    for (prompt, says) in [("語", "語"), ("A story that is longer than the window", "38 tokens")] {
         let setting = format!("sample.prompt={prompt}");
         let error = begin(dir.path(), prompt, &tiny(&["sample.interval=5", &setting]), 1).err().unwrap();
         assert_eq!(error.class(), ErrorClass::Usage);

@@ -18,7 +18,7 @@ fn a_seed_means_the_same_corpus_for_ever() {
 }
 
 /// Change these only together with the grammar: a changed corpus changes every recorded loss on it.
-const GOLDEN: [u64; 3] = [0xb0ca_8781_e4be_e494, 0x9c42_ff2f_d6ac_a85c, 0x857b_5833_7ccc_b671];
+const GOLDEN: [u64; 3] = [0xcbfb_8c17_fda1_6b1e, 0x6f3e_e0c4_feca_91ab, 0xb2d3_24df_7309_762f];
 
 #[test]
 fn seeds_give_different_stories() {

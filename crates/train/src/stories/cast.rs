@@ -102,7 +102,8 @@ pub(super) struct Cast {
 struct Pool {
     girl_kinds: &'static [&'static str],
     boy_kinds: &'static [&'static str],
-    elders: &'static [(&'static str, Gender)],
+    /// The woman and the man with whom heroes live.
+    elders: [(&'static str, Gender); 2],
     places: &'static [Place],
     homes: &'static [&'static str],
     everyone: &'static str,
@@ -113,7 +114,9 @@ struct Pool {
 /// The names of all worlds: few, so that a model of a minute has met each of them often, and each of one gender only.
 const GIRLS: &[&str] = &["Lily", "Mia", "Anna", "Ruby"];
 const BOYS: &[&str] = &["Tom", "Ben", "Max", "Leo"];
-const ELDERS: &[(&str, Gender)] = &[("Mom", Gender::Female), ("Grandpa", Gender::Male)];
+/// Those who live with an elder of their own gender; the others tell hero and elder apart by the pronoun.
+const LIKE_THEIR_ELDER: &[&str] = &["Lily", "Max"];
+const ELDERS: [(&str, Gender); 2] = [("Mom", Gender::Female), ("Grandpa", Gender::Male)];
 pub(super) const COLORS: &[&str] = &["red", "blue", "green", "yellow", "orange", "purple", "white", "pink"];
 const WEATHERS: &[&str] = &["sunny", "warm", "bright", "windy", "fine", "quiet"];
 const TRAITS: &[&str] = &["kind", "brave", "clever", "cheerful", "gentle", "curious", "funny", "sweet"];
@@ -205,7 +208,7 @@ const FOREST: Pool = Pool {
 const TOY_ROOM: Pool = Pool {
     girl_kinds: TOYS,
     boy_kinds: TOYS,
-    elders: &[("Old Bear", Gender::Male), ("Old Doll", Gender::Female)],
+    elders: [("Old Doll", Gender::Female), ("Old Bear", Gender::Male)],
     places: &[
         Place {
             at: "in the playroom",
@@ -257,11 +260,9 @@ impl Cast {
         let friend_gender = gender.other();
         let hero = character(pool, gender, None, rng);
         let friend = character(pool, friend_gender, Some(hero), rng);
-        let (mut elder, mut elder_gender) = draw(pool.elders, rng);
-        if elder_gender == gender {
-            // A second draw, for the same reason.
-            (elder, elder_gender) = draw(pool.elders, rng);
-        }
+        // A name has the same elder in all stories of a world: a small model then knows one by the other.
+        let alike = LIKE_THEIR_ELDER.contains(&hero.name);
+        let (elder, elder_gender) = pool.elders[usize::from((gender == Gender::Male) == alike)];
         let place = &pool.places[rng.below(pool.places.len())];
         let mut spots = place.spots;
         spots.swap(0, rng.below(3));
@@ -318,7 +319,7 @@ pub(super) fn kind_at(text: &str) -> Option<&'static str> {
 /// The elder whom `text` begins with, as whole words; the longest name where one begins another.
 pub(super) fn elder_at(text: &str) -> Option<(&'static str, Gender)> {
     let elders = POOLS.iter().flat_map(|pool| pool.elders).filter(|(name, _)| begins_with(text, name));
-    elders.max_by_key(|(name, _)| name.len()).copied()
+    elders.max_by_key(|(name, _)| name.len())
 }
 
 fn begins_with(text: &str, words: &str) -> bool {
