@@ -11,8 +11,11 @@ use crate::error::BenchError;
 use crate::rival::Rival;
 use crate::work::Work;
 
-/// Between samples of different contenders, so that threads of one which wait in a loop go to sleep.
+/// Between samples of different contenders.
 const PAUSE: Duration = Duration::from_millis(2);
+/// The same with several threads: those which still wait in a loop for more work would take the next contender's CPU. OpenBLAS's do so for
+/// 2²⁶ cycles, some 20 ms, and libgomp's for a few.
+const PAUSE_OF_MANY: Duration = Duration::from_millis(30);
 /// Iterations of a sample at most.
 const MAX_ITERATIONS: usize = 1_000_000;
 
@@ -84,9 +87,10 @@ impl Stage<'_> {
         sampling: Sampling,
     ) -> Vec<Result<Vec<f64>, BenchError>> {
         let crowd = players.iter().any(|player| matches!(player, Player::Rival(_)));
+        let length = if self.pool.threads() > 1 { PAUSE_OF_MANY } else { PAUSE };
         let pause = || {
             if crowd {
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(length);
             }
         };
         let mut iterations = Vec::with_capacity(players.len());
