@@ -180,6 +180,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn agrees_with_f64_at_random_shapes() {
+        let below = |i: usize, n: usize| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % n;
+        for i in 0..10_000 {
+            let (rows, past, spare) = (below(i, 9), below(i + 1_000_003, 70), below(i + 5_000_011, 5));
+            for kind in IsaKind::available() {
+                kind.with(AgainstF64 { rows, cols: past + rows + spare, past, scale: 0.25 }).unwrap();
+            }
+        }
+    }
+
     struct Extremes;
 
     impl WithIsa for Extremes {

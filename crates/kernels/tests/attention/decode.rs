@@ -106,6 +106,11 @@ impl WithIsa for AgainstReference {
                 }
             }
         }
+        let mut noise = Noise(31);
+        cases.extend(
+            (0..10_000)
+                .map(|_| Case::new(1 + noise.below(9), 1 + noise.below(60), 1 + noise.below(70), 1 + noise.below(40))),
+        );
         for keys in [DECODE_BLOCK, DECODE_BLOCK + 1, 3 * DECODE_BLOCK - 1] {
             cases.push(Case::new(3, keys, 64, DECODE_BLOCK));
         }
@@ -118,7 +123,7 @@ impl WithIsa for AgainstReference {
 }
 
 #[test]
-fn agrees_with_the_reference_at_awkward_sizes() {
+fn agrees_with_the_reference_at_awkward_and_at_random_sizes() {
     for kind in IsaKind::available() {
         kind.with(AgainstReference).unwrap();
     }

@@ -243,11 +243,13 @@ fn agrees_with_the_reference_at_random_shapes() {
         let kv_heads = 1 + noise.below(3);
         let heads = [kv_heads * [1, 2, 4][noise.below(3)], kv_heads];
         let past = [0, 0, 1, noise.below(70)][noise.below(4)];
-        let case = Case::new(1 + noise.below(150), past, heads, 1 + noise.below(80));
+        // Most are small, since the reference takes long.
+        let (len, head_dim) = if seed.is_multiple_of(40) { (150, 80) } else { (20, 40) };
+        let case = Case::new(1 + noise.below(len), past, heads, 1 + noise.below(head_dim));
         let case = Case { seed, size: 0.1 + 3.0 * noise.unit().abs(), ..case };
         if noise.below(4) == 0 { case.with_dropout(0.05 + 0.9 * noise.unit().abs()) } else { case }
     };
-    let cases: Vec<Case> = (1..=300).map(random).collect();
+    let cases: Vec<Case> = (1..=10_000).map(random).collect();
     check_all(&cases);
 }
 

@@ -81,7 +81,7 @@ impl WithIsa for Run<'_> {
 #[test]
 fn kernels_match_their_twins_in_any_window() {
     let mut random = Random(1);
-    for [rows, f] in shapes(1000, &mut random) {
+    for [rows, f] in shapes(10_000, &mut random) {
         for kernel in KERNELS {
             let [x_cols, dy_cols, out_cols] = kernel.cols(f);
             let x = Window::random(rows, x_cols, random.below(20), &mut random);

@@ -45,7 +45,7 @@ fn config(step: i32, grad_scale: f64) -> AdamW {
 #[test]
 fn steps_match_the_twin_in_any_window() {
     let mut random = Random(31);
-    let lengths: Vec<usize> = AWKWARD.into_iter().chain((0..1000).map(|_| random.below(200))).collect();
+    let lengths: Vec<usize> = AWKWARD.into_iter().chain((0..10_000).map(|_| random.below(100))).collect();
     for n in lengths {
         let cut = random.below(n + 1);
         let start: Vec<f32> = (0..n).map(|_| random.unit()).collect();
@@ -105,7 +105,7 @@ fn one_step_by_hand() {
 fn sums_are_exact_to_double_precision() {
     let mut random = Random(32);
     let lengths = [SUM_BLOCK - 1, SUM_BLOCK, SUM_BLOCK + 1, 3 * SUM_BLOCK + 17, 100_003];
-    for n in AWKWARD.into_iter().chain(lengths).chain((0..1000).map(|i| i * 7 % 1009)) {
+    for n in AWKWARD.into_iter().chain(lengths).chain((0..10_000).map(|i| i * 7 % 1009)) {
         let x: Vec<f32> = (0..n).map(|_| random.value()).collect();
         let wide: Vec<f64> = x.iter().copied().map(f64::from).collect();
         let exact = reference::sum_of_squares(&wide);

@@ -172,7 +172,7 @@ pub fn on_every_isa(rng: &mut Rng, case: &impl Case, len: usize, check: impl Fn(
     }
 }
 
-/// Calls `test(rng, rows, cols)` for awkward shapes, then for a thousand random ones.
+/// Calls `test(rng, rows, cols)` for awkward shapes, then for ten thousand random ones.
 pub fn for_shapes(seed: u64, mut test: impl FnMut(&mut Rng, usize, usize)) {
     let mut rng = Rng::new(seed);
     for rows in [0, 1, 2, 7, 8, 9, 17] {
@@ -180,7 +180,7 @@ pub fn for_shapes(seed: u64, mut test: impl FnMut(&mut Rng, usize, usize)) {
             test(&mut rng, rows, cols);
         }
     }
-    for _ in 0..1000 {
+    for _ in 0..10_000 {
         let (rows, cols) = (1 + rng.below(20), 1 + rng.below(200));
         test(&mut rng, rows, cols);
     }

@@ -13,7 +13,8 @@ use super::note;
 
 const CHECKPOINTS: &str = "checkpoints";
 const DATA: &str = "data";
-const FILES: [&str; 6] = [CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, "train.toml", "log.jsonl", "log.csv"];
+const FILES: [&str; 7] =
+    [CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, "train.toml", "log.jsonl", "log.csv", "train.lock"];
 /// What names of files begin with that were being written when a process ended.
 const UNFINISHED: &str = ".tmp-";
 

@@ -92,7 +92,9 @@ fn interrupted_generation_keeps_what_it_has_said() {
     signal(&child, "INT");
     let ran = end(child, lines);
     assert_eq!(ran.code, Some(130), "{}", ran.stderr);
-    assert!(ran.stdout.ends_with('\n') && ran.stderr.contains("tokens/s"), "{}", ran.stderr);
+    // What was read before may have been all: not every token of this model has a text.
+    let last = ran.stdout.bytes().next_back().unwrap_or(first[9]);
+    assert!(last == b'\n' && ran.stderr.contains("tokens/s"), "{}", ran.stderr);
 }
 
 #[test]
