@@ -16,6 +16,9 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// The same with several threads: those which still wait in a loop for more work would take the next contender's CPU. OpenBLAS's do so for
 /// 2²⁶ cycles, some 20 ms, and libgomp's for a few.
 const PAUSE_OF_MANY: Duration = Duration::from_millis(30);
+/// The least length of a sample with several threads and rivals, and of what runs before it: a virtual CPU that has slept takes up to a
+/// millisecond to wake, and its threads another one to find their step.
+const SAMPLE_OF_MANY: Duration = Duration::from_millis(20);
 /// Iterations of a sample at most.
 const MAX_ITERATIONS: usize = 1_000_000;
 
@@ -87,10 +90,12 @@ impl Stage<'_> {
         sampling: Sampling,
     ) -> Vec<Result<Vec<f64>, BenchError>> {
         let crowd = players.iter().any(|player| matches!(player, Player::Rival(_)));
-        let length = if self.pool.threads() > 1 { PAUSE_OF_MANY } else { PAUSE };
+        let many = crowd && self.pool.threads() > 1;
+        let sampling =
+            if many { Sampling { sample: sampling.sample.max(SAMPLE_OF_MANY), ..sampling } } else { sampling };
         let pause = || {
             if crowd {
-                std::thread::sleep(length);
+                std::thread::sleep(if many { PAUSE_OF_MANY } else { PAUSE });
             }
         };
         let mut iterations = Vec::with_capacity(players.len());
@@ -105,6 +110,10 @@ impl Stage<'_> {
             for (i, player) in players.iter_mut().enumerate() {
                 let Ok(seconds) = &mut samples[i] else { continue };
                 pause();
+                if many {
+                    // Threads that have slept begin at different times, and perhaps on the same CPU.
+                    let _ = self.sample(player, iterations[i]);
+                }
                 match self.sample(player, iterations[i]) {
                     Ok(total) => seconds.push(total / iterations[i] as f64),
                     Err(error) => samples[i] = Err(error),

@@ -99,6 +99,7 @@ pub mod interpret;
 mod lower;
 pub mod op;
 mod params;
+mod placement;
 mod plan;
 mod pool;
 mod probe;

@@ -4,21 +4,22 @@
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::GraphError;
+use crate::placement::Placement;
 
-/// How often a worker at a barrier looks before it sleeps: about 20 µs, what it costs to be woken.
-///
-/// Chosen by measurement on a Zen 4 with two CPUs, training `nanogpt-cpu` on two threads: 100, 1,000, 3,000 and 10,000 give 34.0, 35.2, 35.3
-/// and 35.2 thousand tokens a second, and beside a process that keeps one CPU busy 18.3, 17.7, 16.5 and 14.2 (one thread: 18.6).
-const SPINS: u32 = 1_000;
-/// The same for a worker without a job: about 200 µs, longer than the pause between two tokens. Nobody waits for it.
-const IDLE_SPINS: u32 = 10_000;
-/// The same for both where there are more workers than CPUs: those that are waited for may be waiting for this CPU. Eight threads on two CPUs
-/// then train at 0.85 to 0.9 times the rate of two.
+/// How often a worker looks whether it may go on before it sleeps: about 1 ms. An idle CPU of a virtual machine takes that long to wake at
+/// worst, and workers that slept sooner would have to wake each other at every barrier, each late in its turn.
+const SPINS: u32 = 50_000;
+/// The same after that was in vain, unless it has just woken others: about 20 µs. Another process has taken a CPU, and the worker that it has
+/// displaced needs this one.
+const IMPATIENT_SPINS: u32 = 1_000;
+/// How many times a worker is impatient then.
+const IMPATIENT_WAITS: u32 = 64;
+/// The same where there are more workers than CPUs: those that are waited for may always be waiting for this CPU.
 const CROWDED_SPINS: u32 = 20;
 
 /// The CPUs that this process may use: its affinity and its cgroup's quota count.
@@ -43,9 +44,6 @@ struct Shared {
     barrier: Barrier,
     bell: Bell,
     threads: usize,
-    /// How often to look before sleep, within a job and without one.
-    spins: u32,
-    idle_spins: u32,
     shutdown: AtomicBool,
     /// Whether a worker's job has panicked.
     poisoned: AtomicBool,
@@ -71,24 +69,65 @@ struct Bell {
     sleepers: Line<AtomicUsize>,
     lock: Mutex<()>,
     rung: Condvar,
+    placement: Placement,
+    /// By worker.
+    patience: Vec<Line<Patience>>,
+    /// How often to look before sleep.
+    spins: u32,
+}
+
+/// What decides how long a worker waits before it sleeps.
+#[derive(Default)]
+struct Patience {
+    /// How many times more it is impatient.
+    impatient: AtomicU32,
+    /// Whether it has woken others since it last waited: they will be late.
+    woke: AtomicBool,
+}
+
+/// Looks up to `spins` times whether `may_go_on` holds, and says whether it did.
+#[inline(always)]
+fn spin(spins: u32, may_go_on: &dyn Fn() -> bool) -> bool {
+    for _ in 0..spins {
+        if may_go_on() {
+            return true;
+        }
+        std::hint::spin_loop();
+    }
+    false
 }
 
 impl Bell {
-    /// Returns when `may_go_on` holds, which loads with [`Ordering::SeqCst`], having looked `spins` times before it sleeps.
+    /// Returns to `worker` when its companions have made `may_go_on` true, which loads with [`Ordering::SeqCst`].
     #[inline(always)]
-    fn wait(&self, spins: u32, may_go_on: impl Fn() -> bool) {
-        for _ in 0..spins {
-            if may_go_on() {
-                return;
-            }
-            std::hint::spin_loop();
+    fn wait(&self, worker: usize, may_go_on: impl Fn() -> bool) {
+        if !may_go_on() {
+            self.wait_long(worker, &may_go_on);
         }
-        self.sleep(&may_go_on);
     }
 
-    #[cold]
     #[inline(never)]
-    fn sleep(&self, may_go_on: &dyn Fn() -> bool) {
+    fn wait_long(&self, worker: usize, may_go_on: &dyn Fn() -> bool) {
+        let Patience { impatient, woke } = &self.patience[worker].0;
+        let left = impatient.load(Ordering::Relaxed);
+        impatient.store(left.saturating_sub(1), Ordering::Relaxed);
+        let patient = woke.swap(false, Ordering::Relaxed) || left == 0;
+        if !spin(if patient { self.spins } else { IMPATIENT_SPINS.min(self.spins) }, may_go_on) {
+            if left == 0 {
+                impatient.store(IMPATIENT_WAITS, Ordering::Relaxed);
+            }
+            self.sleep(worker, may_go_on);
+        }
+    }
+
+    /// [`Bell::wait`] of a worker that has nothing to do.
+    fn idle(&self, worker: usize, may_go_on: impl Fn() -> bool) {
+        if !spin(self.spins, &may_go_on) {
+            self.sleep(worker, &may_go_on);
+        }
+    }
+
+    fn sleep(&self, worker: usize, may_go_on: &dyn Fn() -> bool) {
         // As all four accesses are sequentially consistent, either this thread sees what `ring` was called for, or `ring` sees the sleeper.
         self.sleepers.0.fetch_add(1, Ordering::SeqCst);
         let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,18 +136,21 @@ impl Bell {
         }
         drop(lock);
         self.sleepers.0.fetch_sub(1, Ordering::Relaxed);
+        self.placement.settle(worker);
     }
 
-    /// Wakes those that sleep, after what they wait for has been written with [`Ordering::SeqCst`].
+    /// `worker` wakes those that sleep, after what they wait for has been written with [`Ordering::SeqCst`].
     #[inline(always)]
-    fn ring(&self) {
+    fn ring(&self, worker: usize) {
         if self.sleepers.0.load(Ordering::SeqCst) != 0 {
-            self.wake();
+            self.wake(worker);
         }
     }
 
     #[cold]
-    fn wake(&self) {
+    fn wake(&self, worker: usize) {
+        self.placement.note(worker);
+        self.patience[worker].0.woke.store(true, Ordering::Relaxed);
         // Under the lock nobody is between looking and sleeping.
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
         self.rung.notify_all();
@@ -116,17 +158,17 @@ impl Bell {
 }
 
 impl Shared {
-    fn barrier(&self) {
+    fn barrier(&self, worker: usize) {
         let Barrier { arrived: Line(arrived), generation: Line(generation) } = &self.barrier;
         let current = generation.load(Ordering::Acquire);
         if arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.threads {
             arrived.store(0, Ordering::Relaxed);
             generation.store(current.wrapping_add(1), Ordering::SeqCst);
-            self.bell.ring();
+            self.bell.ring(worker);
             return;
         }
         let passed = || generation.load(Ordering::SeqCst) != current;
-        self.bell.wait(self.spins, || passed() || self.poisoned.load(Ordering::SeqCst));
+        self.bell.wait(worker, || passed() || self.poisoned.load(Ordering::SeqCst));
         assert!(passed(), "another worker panicked");
     }
 }
@@ -139,6 +181,7 @@ pub struct Pool {
 
 /// What a worker sees of its companions while a job runs.
 pub struct Team<'a> {
+    worker: usize,
     /// Absent where a worker is alone.
     shared: Option<&'a Shared>,
 }
@@ -148,7 +191,7 @@ impl Team<'_> {
     #[inline(always)]
     pub fn barrier(&self) {
         if let Some(shared) = self.shared {
-            shared.barrier();
+            shared.barrier(self.worker);
         }
     }
 }
@@ -166,10 +209,15 @@ impl Pool {
             job: UnsafeCell::new(None),
             running: Line(AtomicUsize::new(0)),
             barrier: Barrier { arrived: Line(AtomicUsize::new(0)), generation: Line(AtomicUsize::new(0)) },
-            bell: Bell { sleepers: Line(AtomicUsize::new(0)), lock: Mutex::new(()), rung: Condvar::new() },
+            bell: Bell {
+                sleepers: Line(AtomicUsize::new(0)),
+                lock: Mutex::new(()),
+                rung: Condvar::new(),
+                placement: Placement::new(if crowded { 0 } else { threads }),
+                patience: (0..threads).map(|_| Line(Patience::default())).collect(),
+                spins: if crowded { CROWDED_SPINS } else { SPINS },
+            },
             threads,
-            spins: if crowded { CROWDED_SPINS } else { SPINS },
-            idle_spins: if crowded { CROWDED_SPINS } else { IDLE_SPINS },
             shutdown: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
             panic: Mutex::new(None),
@@ -195,23 +243,23 @@ impl Pool {
     /// If `work` panics on any worker; the pool can be used again.
     pub fn run(&mut self, work: impl Fn(usize, &Team<'_>) + Sync) {
         if self.workers.is_empty() {
-            return work(0, &Team { shared: None });
+            return work(0, &Team { worker: 0, shared: None });
         }
         let shared = &*self.shared;
         let job = |index: usize| {
-            let team = Team { shared: Some(shared) };
+            let team = Team { worker: index, shared: Some(shared) };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(index, &team))) {
                 // The first panic is kept before others can come of it.
                 if let Ok(mut first) = shared.panic.lock() {
                     first.get_or_insert(panic);
                 }
                 shared.poisoned.store(true, Ordering::SeqCst);
-                shared.bell.ring();
+                shared.bell.ring(index);
             }
         };
         self.start(&job);
         job(0);
-        shared.bell.wait(shared.spins, || shared.running.0.load(Ordering::SeqCst) == 0);
+        shared.bell.wait(0, || shared.running.0.load(Ordering::SeqCst) == 0);
         if shared.poisoned.swap(false, Ordering::Relaxed) {
             shared.barrier.arrived.0.store(0, Ordering::Relaxed);
             let panic = shared.panic.lock().ok().and_then(|mut p| p.take());
@@ -231,7 +279,7 @@ impl Pool {
 
     fn call_workers(&self) {
         self.shared.epoch.0.fetch_add(1, Ordering::SeqCst);
-        self.shared.bell.ring();
+        self.shared.bell.ring(0);
     }
 }
 
@@ -256,7 +304,7 @@ impl std::fmt::Debug for Pool {
 fn worker(shared: &Shared, index: usize) {
     let mut seen = 0;
     loop {
-        shared.bell.wait(shared.idle_spins, || shared.epoch.0.load(Ordering::SeqCst) != seen);
+        shared.bell.idle(index, || shared.epoch.0.load(Ordering::SeqCst) != seen);
         // Every worker runs every job, so no epoch is missed.
         seen += 1;
         if shared.shutdown.load(Ordering::Relaxed) {
@@ -268,7 +316,7 @@ fn worker(shared: &Shared, index: usize) {
             unsafe { (*job)(index) };
         }
         if shared.running.0.fetch_sub(1, Ordering::SeqCst) == 1 {
-            shared.bell.ring();
+            shared.bell.ring(index);
         }
     }
 }

@@ -1,0 +1,116 @@
+//! A CPU of its own for each worker.
+//!
+//! The scheduler wakes a thread near the one that wakes it, or where it ran before, and after a busy time it doesn't look for an idle CPU. Two
+//! workers may then share one CPU while another idles: until the scheduler balances its load, which takes some 10 ms where workers wait
+//! in loops, and has no end where they sleep, since hardly ever two of them want to run when it looks.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// No CPU.
+const UNKNOWN: usize = usize::MAX;
+
+/// Where workers were last seen when one of them woke another.
+pub(crate) struct Placement {
+    cpus: Vec<AtomicUsize>,
+}
+
+impl Placement {
+    /// For `workers` workers; with none it does nothing.
+    pub(crate) fn new(workers: usize) -> Self {
+        Self { cpus: (0..workers).map(|_| AtomicUsize::new(UNKNOWN)).collect() }
+    }
+
+    /// Notes where `worker`, the calling thread, runs.
+    pub(crate) fn note(&self, worker: usize) {
+        if let Some(cpu) = self.cpus.get(worker) {
+            cpu.store(system::current_cpu().unwrap_or(UNKNOWN), Ordering::Relaxed);
+        }
+    }
+
+    /// Moves `worker`, the calling thread, to a CPU that it may use and no other worker was seen on, if another was seen on its own.
+    pub(crate) fn settle(&self, worker: usize) {
+        self.note(worker);
+        let Some(here) = self.cpus.get(worker).map(|cpu| cpu.load(Ordering::Relaxed)) else { return };
+        let taken = |cpu: usize| {
+            self.cpus.iter().enumerate().any(|(other, c)| other != worker && c.load(Ordering::Relaxed) == cpu)
+        };
+        if here != UNKNOWN
+            && taken(here)
+            && let Some(cpu) = system::move_to(|cpu| !taken(cpu))
+        {
+            self.cpus[worker].store(cpu, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+
+    pub(super) fn current_cpu() -> Option<usize> {
+        Some(sched_getcpu())
+    }
+
+    /// Moves the calling thread to the first CPU that it may use and that is `free`, and says to which; afterwards it may use all of them as
+    /// before.
+    pub(super) fn move_to(free: impl Fn(usize) -> bool) -> Option<usize> {
+        let allowed = sched_getaffinity(None).ok()?;
+        let cpu = (0..CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu) && free(*cpu))?;
+        let mut alone = CpuSet::new();
+        alone.set(cpu);
+        sched_setaffinity(None, &alone).ok()?;
+        // What was allowed is allowed still: this can fail only if it has just been forbidden from outside.
+        sched_setaffinity(None, &allowed).ok()?;
+        Some(cpu)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    pub(super) fn current_cpu() -> Option<usize> {
+        None
+    }
+
+    pub(super) fn move_to(_: impl Fn(usize) -> bool) -> Option<usize> {
+        None
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+    use super::*;
+
+    #[test]
+    fn a_worker_leaves_a_shared_cpu_and_keeps_its_affinity() {
+        let before = sched_getaffinity(None).unwrap();
+        let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| before.is_set(*cpu)).take(2).collect();
+        let [first, second] = cpus[..] else { return };
+        let mut alone = CpuSet::new();
+        alone.set(first);
+        sched_setaffinity(None, &alone).unwrap();
+        sched_setaffinity(None, &before).unwrap();
+        let placement = Placement::new(2);
+        placement.cpus[1].store(first, Ordering::Relaxed);
+        placement.settle(0);
+        // The scheduler may have moved the thread before it settled, and then there was no need to.
+        assert_ne!(placement.cpus[0].load(Ordering::Relaxed), first);
+        assert!(cpus.len() > 2 || placement.cpus[0].load(Ordering::Relaxed) == second);
+        assert_eq!(sched_getaffinity(None).unwrap(), before);
+    }
+
+    #[test]
+    fn a_thread_with_one_cpu_stays() {
+        let before = sched_getaffinity(None).unwrap();
+        let mut alone = CpuSet::new();
+        alone.set((0..CpuSet::MAX_CPU).find(|cpu| before.is_set(*cpu)).unwrap());
+        sched_setaffinity(None, &alone).unwrap();
+        let placement = Placement::new(2);
+        placement.note(1);
+        placement.settle(0);
+        let places = placement.cpus.iter().map(|cpu| cpu.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        assert_eq!((places[0], sched_getaffinity(None).unwrap()), (places[1], alone));
+        sched_setaffinity(None, &before).unwrap();
+    }
+}
