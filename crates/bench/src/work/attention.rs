@@ -19,13 +19,10 @@ const SAMPLES: usize = 6;
 /// Queries at the end, with as many keys, whose gradients a check looks at: only they see those keys.
 const TAIL: usize = 64;
 
-/// The memory of an attention: `qkv` is `[context, (heads + 2·kv_heads)·head_dim]` in training. In decoding it holds the queries alone,
-/// and keys and values lie in a cache.
+/// The memory of an attention: `qkv` is `[len, (heads + 2·kv_heads)·head_dim]`.
 pub(super) struct Attention {
     shape: Shape,
     qkv: Buffer,
-    /// Keys, then values, `[context, 2·kv_heads·head_dim]`; empty in training.
-    cache: Buffer,
     out: Buffer,
     lse: Buffer,
     dout: Buffer,
@@ -63,13 +60,11 @@ fn shifted(range: Range<usize>, by: usize) -> Range<usize> {
 impl Attention {
     pub(super) fn new(shape: Shape) -> Result<Self, GraphError> {
         let columns = Columns::of(&shape);
-        let Shape { len, context, .. } = shape;
-        let decoding = len < context;
+        let Shape { len, .. } = shape;
         let backward = shape.pass == Pass::Backward;
         let mut work = Self {
             shape,
             qkv: noisy_within(1.0, 1, len * columns.all())?,
-            cache: noisy_within(1.0, 2, if decoding { context * 2 * columns.kv } else { 0 })?,
             out: Buffer::zeroed(len * columns.q)?,
             lse: Buffer::zeroed(len * shape.heads)?,
             dout: noisy_within(0.5, 3, if backward { len * columns.q } else { 0 })?,
@@ -102,14 +97,9 @@ impl Attention {
             Matrix::from_fn(rows.len(), cols.len(), |r, c| f64::from(data[(rows.start + r) * width + cols.start + c]))
         };
         let q = take(&self.qkv, columns.all(), queries, columns.head(head));
-        let (source, width, first): (&[f32], _, _) = if self.cache.is_empty() {
-            (&self.qkv, columns.all(), columns.q)
-        } else {
-            (&self.cache, 2 * columns.kv, 0)
-        };
-        let own = shifted(columns.head(head / self.group()), first);
-        let k = take(source, width, keys.clone(), own.clone());
-        let v = take(source, width, keys, shifted(own, columns.kv));
+        let own = shifted(columns.head(head / self.group()), columns.q);
+        let k = take(&self.qkv, columns.all(), keys.clone(), own.clone());
+        let v = take(&self.qkv, columns.all(), keys, shifted(own, columns.kv));
         [q, k, v]
     }
 
@@ -120,12 +110,11 @@ impl Attention {
 
     fn check_forward(&self) -> Result<(), Wrong> {
         Wrong::unless_finite("the output", &self.out)?;
-        let Shape { heads, len, context, head_dim, .. } = self.shape;
+        let Shape { heads, len, head_dim, .. } = self.shape;
         for row in sampled(len, SAMPLES) {
             for head in sampled(heads, 3) {
-                let past = context - len + row;
-                let [q, k, v] = self.head(head, row..row + 1, 0..past + 1);
-                let want = attention::causal_attention(&q, &k, &v, &self.one_head(), past).0;
+                let [q, k, v] = self.head(head, row..row + 1, 0..row + 1);
+                let want = attention::causal_attention(&q, &k, &v, &self.one_head(), row).0;
                 for c in 0..head_dim {
                     let got = self.out[row * heads * head_dim + head * head_dim + c];
                     Wrong::unless_close(|| format!("query {row}, head {head}, column {c}"), got, want.at(0, c), 1e-5)?;
@@ -225,7 +214,7 @@ struct Block<'a> {
     v: Mat<'a>,
     past: usize,
     out: MatMut<'a>,
-    lse: Option<MatMut<'a>>,
+    lse: MatMut<'a>,
 }
 
 impl<'a> WithIsa for Forward<'a> {
@@ -233,15 +222,12 @@ impl<'a> WithIsa for Forward<'a> {
 
     fn call<I: Isa>(self, isa: I) -> Self::Output {
         let Self { work, threads } = self;
-        let Shape { heads, len, context, head_dim, .. } = work.shape;
+        let Shape { heads, len, head_dim, .. } = work.shape;
         let (columns, scale, group) = (Columns::of(&work.shape), work.scale(), work.group());
-        let need = attention_forward_scratch_len(isa, len, context, head_dim);
-        let Attention { qkv, cache, out, lse, scratch: buffers, .. } = work;
+        let need = attention_forward_scratch_len(isa, len, len, head_dim);
+        let Attention { qkv, out, lse, scratch: buffers, .. } = work;
         let buffers = scratch(buffers, threads, need)?;
         let qkv = Mat::new(qkv, len, columns.all());
-        // In training, keys and values lie beside the queries; in decoding, in a cache, and no log-sum-exp is kept.
-        let decoding = len < context;
-        let (kv, first) = if decoding { (Mat::new(cache, context, 2 * columns.kv), 0) } else { (qkv, columns.q) };
         let blocks: Vec<Range<usize>> =
             (0..len).step_by(QUERY_BLOCK).map(|start| start..(start + QUERY_BLOCK).min(len)).collect();
         let of_heads = |width: usize| -> Vec<Range<usize>> { (0..heads).map(|h| h * width..(h + 1) * width).collect() };
@@ -251,16 +237,15 @@ impl<'a> WithIsa for Forward<'a> {
         let lses = lses.into_iter().flat_map(|rows| split_cols(rows, &of_heads(1)));
         let units = blocks.iter().flat_map(|rows| (0..heads).map(move |head| (rows.clone(), head)));
         let block = |(((rows, head), out), lse): (((Range<usize>, usize), MatMut<'a>), MatMut<'a>)| {
-            let past = context - len + rows.start;
-            let seen = kv.rows_range(0..past + rows.len());
-            let own = shifted(columns.head(head / group), first);
+            let (past, seen) = (rows.start, qkv.rows_range(0..rows.end));
+            let own = shifted(columns.head(head / group), columns.q);
             Block {
                 q: qkv.rows_range(rows).cols_range(columns.head(head)),
                 k: seen.cols_range(own.clone()),
                 v: seen.cols_range(shifted(own, columns.kv)),
                 past,
                 out,
-                lse: (!decoding).then_some(lse),
+                lse,
             }
         };
         let hands = dealt(units.zip(outs).zip(lses).map(block), threads);
@@ -268,7 +253,7 @@ impl<'a> WithIsa for Forward<'a> {
             Box::new(move |_| {
                 for block in &mut hand {
                     let Block { q, k, v, past, .. } = *block;
-                    let (out, lse) = (block.out.reborrow(), block.lse.as_mut().map(MatMut::reborrow));
+                    let (out, lse) = (block.out.reborrow(), Some(block.lse.reborrow()));
                     let call = AttentionForward { q, k, v, past, scale, dropout: None, out, lse };
                     attention_forward_head(isa, call, scratch);
                 }
@@ -360,7 +345,6 @@ mod tests {
                 let shape = Shape { heads, kv_heads, len: context, context, head_dim: 16, pass: Pass::Forward };
                 holds(Problem::Attention(shape));
                 holds(Problem::Attention(Shape { pass: Pass::Backward, ..shape }));
-                holds(Problem::Attention(Shape { len: 1, ..shape }));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Problems with their memory: what the engine's workers do, and how a result is checked.
 
 mod attention;
+mod decode;
 mod elements;
 mod matmul;
 mod narrow;
@@ -92,7 +93,9 @@ pub fn prepare(case: &Case, isa: IsaKind) -> Result<Option<Box<dyn Work>>, Graph
     Ok(Some(match case.problem {
         Problem::Matmul(product) => Box::new(matmul::Matmul::new(product)?),
         Problem::Gemv { n, k } => Box::new(matmul::Matmul::new(Product::nt(1, n, k))?),
-        Problem::Attention(shape) => Box::new(attention::Attention::new(shape)?),
+        Problem::Attention(shape) if shape.len == shape.context => Box::new(attention::Attention::new(shape)?),
+        Problem::Attention(shape) if shape.len == 1 => Box::new(decode::Decode::new(shape)?),
+        Problem::Attention(_) => return Ok(None),
         Problem::Norm { kind, rows, cols, pass } => Box::new(norm::Norm::new(kind, rows, cols, pass)?),
         Problem::Gelu { elements, kind, pass } => Box::new(elements::Elements::gelu(elements, kind, pass)?),
         Problem::SwiGlu { rows, cols, pass } => Box::new(elements::Elements::swiglu(rows, cols, pass)?),
