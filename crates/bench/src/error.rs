@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use smallmind_graph::GraphError;
+use smallmind_model::ModelError;
 
 /// A measurement that can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +11,15 @@ pub enum BenchError {
     /// Threads, memory, or an instruction set.
     #[error(transparent)]
     Graph(#[from] GraphError),
+    /// A model that can't be made or run.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The workload's model is no GPT-2 with biases and a head of its own.
+    #[error("the workload's model has no parameter `{name}`")]
+    Parameter {
+        /// What it lacks.
+        name: String,
+    },
     /// No case meets the filters.
     #[error("no case matches {filters}; `--list --all` shows all")]
     NoCase {

@@ -121,7 +121,7 @@ fn csv_line(row: &Row) -> String {
 }
 
 /// A field of a CSV file, quoted where it has to be.
-fn quoted(field: String) -> String {
+pub(crate) fn quoted(field: String) -> String {
     if field.contains([',', '"', '\n', '\r']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
 }
 

@@ -40,8 +40,9 @@
 //! | how a kernel is shared out and checked | [`Work`] |
 //! | rivals | [`Rival`], with the protocol in its module |
 //! | what comes of it | [`Row`], [`Format`], [`Baseline`] |
+//! | the first SmallMind's workload, and what each remedy is worth | [`SeedBench`] |
 //!
-//! Not here: training and generation as a whole, and the rivals themselves.
+//! Not here: training as a whole, and the rivals themselves.
 //!
 //! [`Roofs`]: smallmind_profile::Roofs
 
@@ -54,6 +55,7 @@ pub mod rival;
 mod row;
 mod run;
 mod sample;
+mod seed;
 mod work;
 
 pub use against::Baseline;
@@ -65,4 +67,5 @@ pub use rival::Rival;
 pub use row::{Bound, Row, SCHEMA_VERSION, Who, median, roof_rows};
 pub use run::{Bench, OWN, Outcome, Routes};
 pub use sample::Sampling;
+pub use seed::{SEED_CSV_HEADER, SeedBench, SeedPart, SeedRow, SeedWriter, TOLERANCE, Workload};
 pub use work::{Share, Work, Wrong};

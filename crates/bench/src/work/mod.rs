@@ -109,7 +109,7 @@ pub fn prepare(case: &Case, isa: IsaKind) -> Result<Option<Box<dyn Work>>, Graph
 }
 
 /// A number in `-0.5..0.5` that is a function of the seed and the index.
-fn noise(seed: u64, index: usize) -> f32 {
+pub(crate) fn noise(seed: u64, index: usize) -> f32 {
     let mixed = (seed << 40 ^ index as u64).wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ mixed >> 31).wrapping_mul(0x94d0_49bb_1331_11eb);
     (mixed >> 40) as f32 / (1u64 << 24) as f32 - 0.5

@@ -1,0 +1,148 @@
+//! The engine's ways to the same logits: plans over the whole text, with and without fusions, and a session with its cache.
+
+use std::sync::Arc;
+
+use smallmind_graph::op::{DropoutSpec, Heads, Index, Norm};
+use smallmind_graph::{
+    Batch, Bindings, Executor, Graph, GraphBuilder, GraphError, Limits, NoProbe, Op, Plan, Pool, Scalars, ValueId,
+};
+use smallmind_model::{LOGITS, Model, Session, SessionOptions};
+use smallmind_simd::IsaKind;
+
+use super::Forward;
+use super::names::{Names, Pair};
+use crate::BenchError;
+
+/// Whose logits are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outputs {
+    /// Of every token.
+    All,
+    /// Of what follows the last.
+    Last,
+}
+
+/// The graph of a model's logits, not fused; with dropout where `dropout` is above 0.
+pub(super) fn logits_graph(model: &Model, dropout: f32) -> Result<Graph, BenchError> {
+    let names = Names::of(model)?;
+    let mut b = GraphBuilder::with_params(model.params().clone());
+    let c = model.config();
+    let heads = Heads { heads: c.heads, kv_heads: c.kv_heads, head_dim: c.head_dim };
+    let spec = |b: &mut GraphBuilder| (dropout > 0.0).then(|| DropoutSpec { probability: dropout, salt: b.salt() });
+    let drop = |b: &mut GraphBuilder, x: ValueId| match spec(b) {
+        Some(spec) => b.value_of(Op::Dropout(spec), &[x]),
+        None => Ok(x),
+    };
+    let norm = |b: &mut GraphBuilder, x: ValueId, pair: Pair| {
+        let norm = Norm::Layer { weight: pair.weight, bias: Some(pair.bias), eps: c.norm_eps };
+        b.value_of(Op::Norm(norm), &[x])
+    };
+    let linear = |b: &mut GraphBuilder, x: ValueId, pair: Pair| {
+        b.value_of(Op::Linear { weight: pair.weight, bias: Some(pair.bias) }, &[x])
+    };
+    let t = b.value_of(Op::Embedding { table: names.tokens, index: Index::Tokens }, &[])?;
+    let p = b.value_of(Op::Embedding { table: names.positions, index: Index::Positions }, &[])?;
+    let sum = b.value_of(Op::Add, &[t, p])?;
+    let mut x = drop(&mut b, sum)?;
+    for block in &names.blocks {
+        let y = norm(&mut b, x, block.attn_norm)?;
+        let qkv = linear(&mut b, y, block.qkv)?;
+        let dropout = spec(&mut b);
+        let a = b.value_of(Op::Attention { heads, dropout }, &[qkv])?;
+        let y = linear(&mut b, a, block.out)?;
+        let y = drop(&mut b, y)?;
+        x = b.value_of(Op::Add, &[x, y])?;
+        let y = norm(&mut b, x, block.mlp_norm)?;
+        let up = linear(&mut b, y, block.up)?;
+        let a = b.value_of(Op::Gelu(c.gelu), &[up])?;
+        let y = linear(&mut b, a, block.down)?;
+        let y = drop(&mut b, y)?;
+        x = b.value_of(Op::Add, &[x, y])?;
+    }
+    let y = norm(&mut b, x, names.norm)?;
+    let rows = b.value_of(Op::SelectRows, &[y])?;
+    let logits = b.value_of(Op::Linear { weight: names.head, bias: None }, &[rows])?;
+    b.result(LOGITS, logits);
+    Ok(b.finish())
+}
+
+/// The numbers of every run: masks are the same for each token, so that they can be checked.
+pub(super) fn scalars() -> Scalars {
+    Scalars { dropout_seed: 1, ..Scalars::default() }
+}
+
+/// A batch of one text.
+pub(super) fn one_text(limits: &Limits, tokens: &[u32], outputs: Outputs) -> Batch {
+    let mut batch = Batch::with_capacity(limits);
+    fill(&mut batch, tokens, outputs);
+    batch
+}
+
+fn fill(batch: &mut Batch, tokens: &[u32], outputs: Outputs) {
+    batch.clear();
+    batch.push(tokens, 0, 0);
+    match outputs {
+        Outputs::All => batch.want_all(),
+        Outputs::Last => batch.want_last(),
+    }
+}
+
+/// Batches of one text of up to `tokens` tokens.
+pub(super) fn limits(tokens: usize) -> Limits {
+    Limits { tokens, outputs: tokens, spans: 1, context: tokens, slots: 0 }
+}
+
+/// A plan for the whole text.
+pub(super) struct Planned {
+    model: Arc<Model>,
+    pool: Pool,
+    executor: Executor,
+    batch: Batch,
+    outputs: Outputs,
+}
+
+impl Planned {
+    /// Plans `graph` for texts of up to `tokens` tokens.
+    pub(super) fn new(
+        model: Arc<Model>,
+        graph: Graph,
+        tokens: usize,
+        (threads, isa): (usize, IsaKind),
+        outputs: Outputs,
+    ) -> Result<Self, GraphError> {
+        let limits = limits(tokens);
+        let executor = Executor::new(Plan::new(graph, limits, threads, isa)?)?;
+        Ok(Self { model, pool: Pool::new(threads)?, executor, batch: Batch::with_capacity(&limits), outputs })
+    }
+}
+
+impl Forward for Planned {
+    fn logits(&mut self, tokens: &[u32]) -> Result<&[f32], BenchError> {
+        fill(&mut self.batch, tokens, self.outputs);
+        let bindings = Bindings::inference(self.model.weights());
+        self.executor.run(&mut self.pool, &self.batch, &scalars(), bindings, &NoProbe)?;
+        let vocab = self.model.config().vocab_size;
+        let logits = self.executor.result_slice(LOGITS).unwrap_or_default();
+        Ok(&logits[logits.len().saturating_sub(vocab)..])
+    }
+}
+
+/// A session: of a text that goes on, only what is new is worked on.
+pub(super) struct Cached(Session);
+
+impl Cached {
+    pub(super) fn new(model: Arc<Model>, threads: usize, isa: IsaKind) -> Result<Self, BenchError> {
+        let options = SessionOptions::single(model.config().context, threads, isa);
+        Ok(Self(Session::new(model, options)?))
+    }
+}
+
+impl Forward for Cached {
+    fn logits(&mut self, tokens: &[u32]) -> Result<&[f32], BenchError> {
+        if tokens.len() <= self.0.len(0) {
+            self.0.truncate(0, 0);
+        }
+        let known = self.0.len(0);
+        Ok(self.0.append(0, &tokens[known..])?)
+    }
+}

@@ -1,0 +1,201 @@
+//! The first SmallMind's own workload, as it ran then and as it runs now, and what each remedy on the way is worth.
+//!
+//! The first SmallMind, a C# engine, published a profile of the model `seed-deep` on four cores: for each of 50 tokens it ran the whole text
+//! through the model anew. [`SeedBench`] does the same in plain loops, then switches on one remedy after another (the **ladder**), up to
+//! the engine with its key-value cache, and times a few kernels beside that profile's figures. Each way's logits are held against the engine's
+//! first: a wrong one has no time.
+//!
+//! The slow ways stand here, in [`plain`] and [`loops`]; the engine has no switch for them.
+
+mod engine;
+mod format;
+mod kernel;
+mod kernels;
+mod ladder;
+mod loops;
+mod names;
+mod plain;
+mod row;
+mod tensors;
+#[cfg(test)]
+mod tests;
+mod workload;
+
+use smallmind_simd::IsaKind;
+
+pub use format::{SEED_CSV_HEADER, SeedWriter};
+pub use row::{SeedPart, SeedRow};
+pub use workload::Workload;
+
+use crate::row::median;
+use crate::{BenchError, Sampling};
+use engine::Outputs;
+use ladder::{Rung, Timed, Way, check, rungs, time};
+use workload::{DROPOUT, Prepared};
+
+/// By how much a logit may differ from the engine's, as a part of the greatest of them.
+pub const TOLERANCE: f32 = 1e-4;
+
+/// Tokens a second of the first SmallMind's first version.
+const FIRST_VERSION: f64 = 6.4;
+/// Tokens a second of its last.
+const LAST_VERSION: f64 = 19.7;
+/// Bytes that it allocated for a token.
+const THEN_BYTES: f64 = 51.5e6;
+/// Tokens a second that its authors hoped for, and megabytes.
+const HOPED: f64 = 75.0;
+const HOPED_MB: f64 = 3.0;
+/// Tokens a second that this engine ought to reach over the whole text, and with its cache.
+const FULL_TARGET: f64 = 500.0;
+const CACHED_TARGET: f64 = 5000.0;
+
+/// Computes logits in one way or another.
+trait Forward {
+    /// The logits `[vocab]` of what follows the last of `tokens`, which are at least one.
+    ///
+    /// A way with a memory takes a text longer than the one before as its continuation.
+    fn logits(&mut self, tokens: &[u32]) -> Result<&[f32], BenchError>;
+}
+
+/// The place of the greatest number.
+fn greatest(logits: &[f32]) -> usize {
+    let mut best = 0;
+    for (i, x) in logits.iter().enumerate() {
+        if *x > logits[best] {
+            best = i;
+        }
+    }
+    best
+}
+
+/// A measurement to be made.
+#[derive(Clone, Debug)]
+pub struct SeedBench {
+    /// What is generated.
+    pub workload: Workload,
+    /// Chooses weights and prompt.
+    pub seed: u64,
+    /// The best instruction set of the ladder.
+    pub isa: IsaKind,
+    /// Workers of the engine at its best.
+    pub threads: usize,
+    /// How often the text is generated at least; fast ways do it more often.
+    pub runs: usize,
+    /// How kernels are timed.
+    pub sampling: Sampling,
+    /// Bytes that this process has asked of its allocator so far.
+    pub allocated: fn() -> u64,
+    /// This library's version.
+    pub version: String,
+}
+
+impl SeedBench {
+    /// Measures, and hands on each row as soon as it is there. What was wrong, a sentence each: such rows have an error and no time.
+    ///
+    /// # Errors
+    /// Threads or memory that can't be had, or an error of `on_row`.
+    pub fn run<E: From<BenchError>>(
+        &self,
+        mut on_row: impl FnMut(&SeedRow) -> Result<(), E>,
+    ) -> Result<Vec<String>, E> {
+        let mut errors = kernels::measure(self, &mut on_row)?;
+        let prepared = Prepared::new(self.workload.clone(), self.seed)?;
+        let mut rows = Vec::new();
+        for rung in rungs(self.threads, self.isa) {
+            let mut row = self.measure(&prepared, &rung, &prepared.references, false)?;
+            let rate = |row: Option<&SeedRow>| row.and_then(|row| row.now);
+            let before = rows.iter().rev().find_map(|(_, row): &(Rung, SeedRow)| row.now);
+            row.factor = rate(Some(&row)).zip(before).map(|(now, before)| now / before);
+            row.over_naive =
+                rate(Some(&row)).zip(rate(rows.first().map(|(_, row)| row))).map(|(now, naive)| now / naive);
+            on_row(&row)?;
+            rows.push((rung, row));
+        }
+        errors.extend(rows.iter().filter_map(|(_, row)| complaint(row)));
+        for row in self.then_and_now(&prepared, &rows)? {
+            on_row(&row)?;
+            // Rows of the ladder that stand here once more have been complained about.
+            errors.extend(complaint(&row).filter(|text| !errors.contains(text)));
+        }
+        Ok(errors)
+    }
+
+    /// Checks a rung and times it.
+    fn measure(
+        &self,
+        prepared: &Prepared,
+        rung: &Rung,
+        references: &[(usize, Vec<f32>)],
+        decode_only: bool,
+    ) -> Result<SeedRow, BenchError> {
+        let mut forward = rung.open(prepared)?;
+        let mut row = SeedRow::new(SeedPart::Ladder, &rung.name, rung.threads, rung.isa.name(), "tokens/s");
+        row.note = rung.note.to_owned();
+        if let Err(wrong) = check(&mut *forward, &prepared.tokens, references)? {
+            row.error = Some(wrong);
+            return Ok(row);
+        }
+        let timed = Timed { stride: rung.stride(), decode_only, runs: self.runs, allocated: self.allocated };
+        let timing = time(&mut *forward, prepared, timed)?;
+        let seconds = median(&timing.seconds).unwrap_or(f64::NAN) / timing.tokens as f64;
+        row.runs = timing.seconds.len();
+        row.tokens = Some(timing.tokens);
+        row.now = Some(1.0 / seconds);
+        row.ms_per_forward = Some(1e3 * seconds);
+        row.bytes_per_token = Some(timing.bytes_per_token);
+        if rung.stride() > 1 {
+            row.note += &format!("; {} of {} tokens timed", timing.tokens, self.workload.generated);
+        }
+        Ok(row)
+    }
+
+    /// The engine's figures beside those of the first SmallMind.
+    fn then_and_now(&self, prepared: &Prepared, rows: &[(Rung, SeedRow)]) -> Result<Vec<SeedRow>, BenchError> {
+        let found = |wanted: fn(&Way) -> bool| rows.iter().rev().find(|(rung, _)| wanted(&rung.way));
+        let full = found(|way| matches!(way, Way::Planned { fused: true, outputs: Outputs::All, .. }));
+        let cached = found(|way| matches!(way, Way::Cached));
+        let named = |row: &SeedRow, name: &str, note: &str| SeedRow {
+            part: SeedPart::Workload,
+            name: name.to_owned(),
+            note: note.to_owned(),
+            factor: None,
+            over_naive: None,
+            ..row.clone()
+        };
+        let published = self.workload.is_published();
+        let mut all = vec![];
+        if let Some((_, row)) = full {
+            let mut row = named(row, "full forward, no cache", "all logits of the whole text for each token");
+            if published {
+                row.note += &format!("; then {FIRST_VERSION} at first");
+                (row.then, row.then_bytes_per_token) = (Some(LAST_VERSION), Some(THEN_BYTES));
+                row.target = Some(FULL_TARGET);
+            }
+            all.push(row);
+        }
+        let training = Rung {
+            name: "full forward, training mode".into(),
+            note: "",
+            threads: self.threads,
+            isa: self.isa,
+            way: Way::Planned { fused: true, outputs: Outputs::All, dropout: DROPOUT },
+        };
+        let row = self.measure(prepared, &training, &prepared.training_reference()?, false)?;
+        all.push(named(&row, &training.name, &format!("with dropout of {DROPOUT}")));
+        if let Some((rung, row)) = cached {
+            let mut whole = named(row, "key-value cache", "the prompt's time counts");
+            if published {
+                whole.note += &format!("; hoped for then: {HOPED} tokens/s, {HOPED_MB} MB a token");
+                whole.target = Some(CACHED_TARGET);
+            }
+            all.push(whole);
+            let row = self.measure(prepared, rung, &prepared.references, true)?;
+            all.push(named(&row, "key-value cache, after the prompt", "tokens one by one"));
+        }
+        Ok(all)
+    }
+}
+
+fn complaint(row: &SeedRow) -> Option<String> {
+    row.error.as_ref().map(|error| format!("{}: {error}", row.name))
+}

@@ -1,0 +1,83 @@
+//! A line of the record.
+
+use serde::Serialize;
+
+use crate::row::SCHEMA_VERSION;
+
+/// Which table a row belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SeedPart {
+    /// A kernel, beside the first SmallMind's.
+    Kernel,
+    /// A rung of the ladder.
+    Ladder,
+    /// The workload then and now.
+    Workload,
+}
+
+/// One measurement. Figures of the first SmallMind are those that its own profile gave, on four cores of another machine.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SeedRow {
+    /// Version of this layout.
+    pub schema_version: u32,
+    /// Which table it belongs to.
+    pub part: SeedPart,
+    /// The kernel with its shape, the rung, or the way of generating.
+    pub name: String,
+    /// Workers.
+    pub threads: usize,
+    /// The instruction set, on the ladder that of the products.
+    pub isa: &'static str,
+    /// Samples; of each the median counts.
+    pub runs: usize,
+    /// Tokens generated in a run.
+    pub tokens: Option<usize>,
+    /// What `now` and `then` count.
+    pub unit: &'static str,
+    /// The rate measured.
+    pub now: Option<f64>,
+    /// Milliseconds of a forward pass.
+    pub ms_per_forward: Option<f64>,
+    /// Bytes asked of the allocator for a token.
+    pub bytes_per_token: Option<f64>,
+    /// The rate over that of the rung before.
+    pub factor: Option<f64>,
+    /// The rate over that of the first rung.
+    pub over_naive: Option<f64>,
+    /// The first SmallMind's rate.
+    pub then: Option<f64>,
+    /// The first SmallMind's bytes for a token.
+    pub then_bytes_per_token: Option<f64>,
+    /// What the rate ought to reach.
+    pub target: Option<f64>,
+    /// What there is to know.
+    pub note: String,
+    /// Why there is no rate.
+    pub error: Option<String>,
+}
+
+impl SeedRow {
+    pub(super) fn new(part: SeedPart, name: &str, threads: usize, isa: &'static str, unit: &'static str) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            part,
+            name: name.to_owned(),
+            threads,
+            isa,
+            runs: 0,
+            tokens: None,
+            unit,
+            now: None,
+            ms_per_forward: None,
+            bytes_per_token: None,
+            factor: None,
+            over_naive: None,
+            then: None,
+            then_bytes_per_token: None,
+            target: None,
+            note: String::new(),
+            error: None,
+        }
+    }
+}
