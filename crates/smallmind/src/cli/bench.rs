@@ -1,5 +1,7 @@
 //! `smallmind bench kernels`: every kernel beside the machine's roofs, beside rivals and beside an earlier record.
 
+mod seed;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +29,8 @@ pub struct Bench {
 enum What {
     /// Time every kernel beside what this machine can do
     Kernels(Kernels),
+    /// Run the first SmallMind's workload as it ran then and as it runs now, one remedy after the other
+    Seed(seed::Seed),
 }
 
 /// Options of `bench kernels`.
@@ -80,10 +84,23 @@ enum Written {
     Csv,
 }
 
+/// The form asked for: of a record that goes to a terminal, a table.
+fn format(asked: Option<Written>, settings: &Settings) -> Format {
+    match asked {
+        Some(Written::Md) => Format::Markdown,
+        Some(Written::Json) => Format::Json,
+        Some(Written::Jsonl) => Format::JsonLines,
+        Some(Written::Csv) => Format::Csv,
+        None if settings.is_json() => Format::Json,
+        None => Format::Text,
+    }
+}
+
 impl Bench {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         match self.what {
             What::Kernels(kernels) => kernels.run(settings),
+            What::Seed(seed) => seed.run(settings),
         }
     }
 }
@@ -94,7 +111,7 @@ impl Kernels {
         if self.list {
             return list(&cases, settings);
         }
-        let format = self.format(settings);
+        let format = format(self.output, settings);
         let mut rivals = self.rivals.iter().map(|command| Rival::start(command)).collect::<Result<Vec<_>, _>>()?;
         let fail_on = self.fail_on;
         let bench = self.measurement(cases, settings)?;
@@ -122,17 +139,6 @@ impl Kernels {
             return Err(usage(format!("no case matches {words}; `smallmind bench kernels --list --all` shows all")));
         }
         Ok(cases)
-    }
-
-    fn format(&self, settings: &Settings) -> Format {
-        match self.output {
-            Some(Written::Md) => Format::Markdown,
-            Some(Written::Json) => Format::Json,
-            Some(Written::Jsonl) => Format::JsonLines,
-            Some(Written::Csv) => Format::Csv,
-            None if settings.is_json() => Format::Json,
-            None => Format::Text,
-        }
     }
 
     fn measurement(self, cases: Cases, settings: &Settings) -> anyhow::Result<Measurement> {

@@ -1,4 +1,4 @@
-//! `bench kernels`: rows of every form, comparison with a record, rivals.
+//! `bench kernels`: rows of every form, comparison with a record, rivals; `bench seed`: its rows.
 
 use serde_json::Value;
 
@@ -136,4 +136,39 @@ fn wrong_usage_is_told() {
     bench.run(&format!("{SQUARES} --against bad.csv")).fails(3, &["bad.csv", "kernel"]);
     bench.run(&format!("{SQUARES} --rival false")).fails(1, &["rival `false`", "ended"]);
     bench.run("bench kernels --fail-on 3 --list").fails(2, &["--against"]);
+}
+
+#[test]
+fn the_ladder_of_the_first_workload_is_climbed() {
+    let ran = Bench::new().run("bench seed --quick --threads 2 --seed 3 --json");
+    let rows = rows(&ran);
+    ran.ok();
+    let of = |part: &str| rows.iter().filter(|row| row["part"] == part).collect::<Vec<_>>();
+    let (ladder, workload) = (of("ladder"), of("workload"));
+    assert_eq!((of("kernel").len(), workload.len()), (7, 4));
+    assert!(rows.iter().all(|row| row["schema_version"] == 1 && row["error"].is_null()), "{rows:#?}");
+    assert!(rows.iter().all(|row| row["now"].as_f64() > Some(0.0)), "{rows:#?}");
+    assert_eq!((&ladder[0]["name"], &ladder[1]["name"]), (&"naive".into(), &"+ tensor pool".into()));
+    let bytes = |row: &Value| row["bytes_per_token"].as_f64().expect("a number");
+    assert!(bytes(ladder[0]) > 10_000.0, "a vector for each value: {}", ladder[0]);
+    for row in ladder[1..].iter().chain(&workload) {
+        assert_eq!(bytes(row), 0.0, "{row}");
+    }
+    assert!(ladder[1..].iter().all(|row| row["factor"].is_number() && row["over_naive"].is_number()), "{ladder:#?}");
+}
+
+#[test]
+fn the_ladder_has_every_form() {
+    let bench = Bench::new();
+    let run = |output: &str| bench.run(&format!("bench seed --quick --threads 1 {output}")).ok();
+    let text = run("");
+    for word in ["matmul nn 128x128x128", "rung", "naive", "+ key-value cache", "x before", "training mode"] {
+        assert!(text.contains(word), "{word} in {text}");
+    }
+    assert!(!text.contains("1 threads"), "one thread is no rung: {text}");
+    assert_eq!(run("-o md").lines().filter(|line| line.starts_with("|---")).count(), 3);
+    let csv = run("-o csv");
+    assert!(csv.starts_with("part,name,threads,") && csv.contains("\nladder,naive,1,scalar,"), "{csv}");
+    assert!(run("-o jsonl").lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+    bench.run("bench seed --runs 0").fails(2, &["--runs"]);
 }
