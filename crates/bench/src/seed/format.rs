@@ -1,4 +1,4 @@
-//! The record as text: three tables for people, or one of all columns for programs.
+//! The record as text: four tables for people, or one of all columns for programs.
 
 use crate::format::{Format, quoted};
 
@@ -73,6 +73,9 @@ fn headings(part: SeedPart) -> &'static [&'static str] {
         SeedPart::Ladder => {
             &["rung", "threads", "products", "tokens/s", "ms a forward", "bytes a token", "x before", "x naive", "note"]
         }
+        SeedPart::Without => {
+            &["without", "threads", "products", "tokens/s", "ms a forward", "bytes a token", "x with it", "note"]
+        }
         SeedPart::Workload => &[
             "workload",
             "threads",
@@ -92,6 +95,7 @@ fn widths(part: SeedPart) -> &'static [usize] {
     match part {
         SeedPart::Kernel => &[26, 7, 10, 9, 9, 7],
         SeedPart::Ladder => &[26, 7, 8, 9, 12, 13, 8, 8],
+        SeedPart::Without => &[26, 7, 8, 9, 12, 13, 9],
         SeedPart::Workload => &[34, 7, 19, 13, 7, 12, 19, 18],
     }
 }
@@ -119,6 +123,10 @@ fn cells(row: &SeedRow) -> Vec<String> {
             let isa = row.isa.to_owned();
             let (ms, bytes) = (number(row.ms_per_forward), whole(row.bytes_per_token));
             vec![name, threads, isa, now, ms, bytes, number(row.factor), number(row.over_naive), note]
+        }
+        SeedPart::Without => {
+            let (ms, bytes) = (number(row.ms_per_forward), whole(row.bytes_per_token));
+            vec![name, threads, row.isa.to_owned(), now, ms, bytes, number(row.factor), note]
         }
         SeedPart::Workload => {
             let (ms, target) = (number(row.ms_per_forward), row.target.map_or_else(none, |x| format!(">= {x}")));
@@ -152,6 +160,7 @@ fn csv_line(row: &SeedRow) -> String {
     let part = match row.part {
         SeedPart::Kernel => "kernel",
         SeedPart::Ladder => "ladder",
+        SeedPart::Without => "without",
         SeedPart::Workload => "workload",
     };
     let fields = [

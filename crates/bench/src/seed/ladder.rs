@@ -12,7 +12,7 @@ use super::workload::Prepared;
 use super::{Forward, TOLERANCE};
 use crate::BenchError;
 
-/// Of the tokens of a text every fifth is timed on the rungs that multiply by three loops.
+/// Of the tokens of a text every fifth is timed where three loops multiply.
 const SLOW_STRIDE: usize = 5;
 /// Texts are generated again until this time is over, so that fast rungs have samples enough.
 const LEAST_TIME: Duration = Duration::from_millis(500);
@@ -87,7 +87,7 @@ pub(super) fn rungs(threads: usize, isa: IsaKind) -> Vec<Rung> {
     r.softmax = Softmax::Causal;
     push("+ fused causal softmax", "in place, over the keys that a query sees", 1, scalar, Way::Plain(r));
     r.rows = Rows::Vectors(isa);
-    push("+ vectors by rows", "norms, softmax, GELU and sums by the engine's kernels", 1, isa, Way::Plain(r));
+    push("+ vectors by rows", "norms, softmax, GELU and sums by the engine's kernels", 1, scalar, Way::Plain(r));
     for kind in IsaKind::available().iter().filter(|kind| **kind <= isa) {
         r.products = Products::Blocked(*kind);
         let (name, note) = match kind {
@@ -106,6 +106,28 @@ pub(super) fn rungs(threads: usize, isa: IsaKind) -> Vec<Rung> {
     push("+ head of the last token", "no logits that nobody reads", threads, isa, planned(true, Outputs::Last));
     push("+ key-value cache", "the engine's session; the prompt's time counts", threads, isa, Way::Cached);
     rungs
+}
+
+/// The plain way with every remedy, and then with each of them taken away by itself: what a remedy is worth where the others are at work.
+pub(super) fn all_but_one(isa: IsaKind) -> (Rung, Vec<Rung>) {
+    let all = Remedies {
+        memory: Memory::Pooled,
+        attention: Attention::Products,
+        softmax: Softmax::Causal,
+        rows: Rows::Vectors(isa),
+        products: Products::Blocked(isa),
+    };
+    let rung =
+        |name: &str, note, remedies| Rung { name: name.to_owned(), note, threads: 1, isa, way: Way::Plain(remedies) };
+    let none = Remedies::NONE;
+    let without = vec![
+        rung("tensor pool", "a vector a value", Remedies { memory: none.memory, ..all }),
+        rung("attention as products", "a dot product a pair", Remedies { attention: none.attention, ..all }),
+        rung("fused causal softmax", "six passes over T x T", Remedies { softmax: none.softmax, ..all }),
+        rung("vectors by rows", "norms, softmax, GELU and sums in loops", Remedies { rows: none.rows, ..all }),
+        rung("blocked products", "three loops", Remedies { products: none.products, ..all }),
+    ];
+    (rung("nothing", "all remedies of the plain way", all), without)
 }
 
 /// Whether a way computes the right logits.

@@ -2,7 +2,7 @@
 //!
 //! The first SmallMind, a C# engine, published a profile of the model `seed-deep` on four cores: for each of 50 tokens it ran the whole text
 //! through the model anew. [`SeedBench`] does the same in plain loops, then switches on one remedy after another (the **ladder**), up to
-//! the engine with its key-value cache, and times a few kernels beside that profile's figures. Each way's logits are held against the engine's
+//! the engine with its key-value cache; takes each remedy of the plain way away by itself; and times a few kernels beside that profile's figures. Each way's logits are held against the engine's
 //! first: a wrong one has no time.
 //!
 //! The slow ways stand here, in [`plain`] and [`loops`]; the engine has no switch for them.
@@ -30,7 +30,7 @@ pub use workload::Workload;
 use crate::row::median;
 use crate::{BenchError, Sampling};
 use engine::Outputs;
-use ladder::{Rung, Timed, Way, check, rungs, time};
+use ladder::{Rung, Timed, Way, all_but_one, check, rungs, time};
 use workload::{DROPOUT, Prepared};
 
 /// By how much a logit may differ from the engine's, as a part of the greatest of them.
@@ -100,24 +100,44 @@ impl SeedBench {
     ) -> Result<Vec<String>, E> {
         let mut errors = kernels::measure(self, &mut on_row)?;
         let prepared = Prepared::new(self.workload.clone(), self.seed)?;
-        let mut rows = Vec::new();
+        let mut rows: Vec<(Rung, SeedRow)> = Vec::new();
         for rung in rungs(self.threads, self.isa) {
             let mut row = self.measure(&prepared, &rung, &prepared.references, false)?;
-            let rate = |row: Option<&SeedRow>| row.and_then(|row| row.now);
-            let before = rows.iter().rev().find_map(|(_, row): &(Rung, SeedRow)| row.now);
-            row.factor = rate(Some(&row)).zip(before).map(|(now, before)| now / before);
-            row.over_naive =
-                rate(Some(&row)).zip(rate(rows.first().map(|(_, row)| row))).map(|(now, naive)| now / naive);
+            let over = |earlier: Option<f64>| row.now.zip(earlier).map(|(now, earlier)| now / earlier);
+            // A rung that is wrong has no rate: the next one compares with the last that has.
+            let before = over(rows.iter().rev().find_map(|(_, row)| row.now));
+            let naive = over(rows.first().and_then(|(_, row)| row.now));
+            (row.factor, row.over_naive) = (before, naive);
             on_row(&row)?;
             rows.push((rung, row));
         }
         errors.extend(rows.iter().filter_map(|(_, row)| complaint(row)));
+        for row in self.without(&prepared)? {
+            on_row(&row)?;
+            errors.extend(complaint(&row));
+        }
         for row in self.then_and_now(&prepared, &rows)? {
             on_row(&row)?;
             // Rows of the ladder that stand here once more have been complained about.
             errors.extend(complaint(&row).filter(|text| !errors.contains(text)));
         }
         Ok(errors)
+    }
+
+    /// What each remedy of the plain way is worth where the others are at work.
+    fn without(&self, prepared: &Prepared) -> Result<Vec<SeedRow>, BenchError> {
+        let (all, without) = all_but_one(self.isa);
+        let measure = |rung: &Rung| {
+            let row = self.measure(prepared, rung, &prepared.references, false)?;
+            Ok::<_, BenchError>(SeedRow { part: SeedPart::Without, ..row })
+        };
+        let mut rows = vec![measure(&all)?];
+        for rung in &without {
+            let mut row = measure(rung)?;
+            row.factor = rows[0].now.zip(row.now).map(|(with, without)| with / without);
+            rows.push(row);
+        }
+        Ok(rows)
     }
 
     /// Checks a rung and times it.

@@ -12,6 +12,8 @@ pub enum SeedPart {
     Kernel,
     /// A rung of the ladder.
     Ladder,
+    /// The plain way with every remedy but one.
+    Without,
     /// The workload then and now.
     Workload,
 }
@@ -23,7 +25,7 @@ pub struct SeedRow {
     pub schema_version: u32,
     /// Which table it belongs to.
     pub part: SeedPart,
-    /// The kernel with its shape, the rung, or the way of generating.
+    /// The kernel with its shape, the rung, the remedy that is missing, or the way of generating.
     pub name: String,
     /// Workers.
     pub threads: usize,
@@ -41,7 +43,7 @@ pub struct SeedRow {
     pub ms_per_forward: Option<f64>,
     /// Bytes asked of the allocator for a token.
     pub bytes_per_token: Option<f64>,
-    /// The rate over that of the rung before.
+    /// The rate over that of the rung before; where a remedy is missing, the rate with it over that without.
     pub factor: Option<f64>,
     /// The rate over that of the first rung.
     pub over_naive: Option<f64>,

@@ -44,7 +44,8 @@ fn each_rung_has_the_engines_logits() {
     let prepared = prepared();
     let rungs = rungs(2, IsaKind::best());
     assert_eq!((rungs[0].name.as_str(), rungs[rungs.len() - 1].name.as_str()), ("naive", "+ key-value cache"));
-    for rung in rungs {
+    let (all, without) = all_but_one(IsaKind::best());
+    for rung in rungs.into_iter().chain([all]).chain(without) {
         let mut forward = rung.open(&prepared).unwrap();
         let distance = distance(&mut *forward, &prepared.tokens, &prepared.references);
         assert!(distance < 1e-5, "{}: {distance}", rung.name);
@@ -124,7 +125,7 @@ fn a_measurement_has_all_rows() {
     assert_eq!(errors, [""; 0]);
     let of = |part| rows.iter().filter(|row| row.part == part).collect::<Vec<_>>();
     let ladder = of(SeedPart::Ladder);
-    assert_eq!((of(SeedPart::Kernel).len(), of(SeedPart::Workload).len()), (7, 4));
+    assert_eq!((of(SeedPart::Kernel).len(), of(SeedPart::Without).len(), of(SeedPart::Workload).len()), (7, 6, 4));
     assert_eq!(ladder.len(), 10 + IsaKind::available().len());
     assert!(rows.iter().all(|row| row.now > Some(0.0)), "{rows:#?}");
     assert_eq!((ladder[0].factor, ladder[0].over_naive, ladder[0].tokens), (None, None, Some(2)));

@@ -145,7 +145,7 @@ fn the_ladder_of_the_first_workload_is_climbed() {
     ran.ok();
     let of = |part: &str| rows.iter().filter(|row| row["part"] == part).collect::<Vec<_>>();
     let (ladder, workload) = (of("ladder"), of("workload"));
-    assert_eq!((of("kernel").len(), workload.len()), (7, 4));
+    assert_eq!((of("kernel").len(), of("without").len(), workload.len()), (7, 6, 4));
     assert!(rows.iter().all(|row| row["schema_version"] == 1 && row["error"].is_null()), "{rows:#?}");
     assert!(rows.iter().all(|row| row["now"].as_f64() > Some(0.0)), "{rows:#?}");
     assert_eq!((&ladder[0]["name"], &ladder[1]["name"]), (&"naive".into(), &"+ tensor pool".into()));
@@ -166,7 +166,7 @@ fn the_ladder_has_every_form() {
         assert!(text.contains(word), "{word} in {text}");
     }
     assert!(!text.contains("1 threads"), "one thread is no rung: {text}");
-    assert_eq!(run("-o md").lines().filter(|line| line.starts_with("|---")).count(), 3);
+    assert_eq!(run("-o md").lines().filter(|line| line.starts_with("|---")).count(), 4);
     let csv = run("-o csv");
     assert!(csv.starts_with("part,name,threads,") && csv.contains("\nladder,naive,1,scalar,"), "{csv}");
     assert!(run("-o jsonl").lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
