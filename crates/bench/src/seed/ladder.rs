@@ -145,8 +145,7 @@ pub(super) fn check(
             return Ok(Err(format!("{} logits instead of {}", got.len(), want.len())));
         }
         let bound = TOLERANCE * want.iter().fold(0.0_f32, |size, x| size.max(x.abs()));
-        // Not the other way round: NaN is wrong too.
-        let wrong = |(_, (got, want)): &(usize, (&f32, &f32))| !((*got - *want).abs() <= bound);
+        let wrong = |(_, (got, want)): &(usize, (&f32, &f32))| (*got - *want).is_nan() || (*got - *want).abs() > bound;
         if let Some((i, (got, want))) = got.iter().zip(want).enumerate().find(wrong) {
             return Ok(Err(format!("wrong result: logit {i} after {len} tokens is {got} instead of {want}")));
         }

@@ -217,5 +217,6 @@ impl SeedBench {
 }
 
 fn complaint(row: &SeedRow) -> Option<String> {
-    row.error.as_ref().map(|error| format!("{}: {error}", row.name))
+    let without = if row.part == SeedPart::Without { "without " } else { "" };
+    row.error.as_ref().map(|error| format!("{without}{}: {error}", row.name))
 }
