@@ -82,7 +82,9 @@ impl Executor {
         }
         let mut frame = Frame::new(&mut self.arena, plan.scratch.clone(), plan.threads, batch, scalars);
         bind(&mut frame, bindings);
+        probe.enter();
         pool.run(|worker, team| work(&plan.steps, &frame, Part { index: worker, count: plan.threads }, team, probe));
+        probe.leave();
         self.tokens = batch.len();
         self.outputs = batch.outputs().len();
         Ok(())

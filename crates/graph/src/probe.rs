@@ -6,6 +6,10 @@
 pub trait Probe: Sync {
     /// Whether the executor calls it at all.
     const ENABLED: bool = true;
+    /// A run begins: told once, by the thread that calls for it, before any step.
+    fn enter(&self) {}
+    /// All workers have ended the run.
+    fn leave(&self) {}
     /// Worker `worker` starts with step `step` of the plan.
     fn start(&self, worker: usize, step: usize);
     /// Worker `worker` has done its part of step `step`.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use smallmind_graph::{Batch, Bindings, Buffer, Executor, Limits, NoProbe, Plan, Pool, Scalars};
+use smallmind_graph::{Batch, Bindings, Buffer, Executor, Limits, NoProbe, Plan, Pool, Probe, Scalars};
 use smallmind_simd::IsaKind;
 
 use crate::architecture::{self, LOGITS, Purpose};
@@ -153,13 +153,21 @@ impl Session {
     /// # Errors
     /// No token; more than fit, of which then none is appended; ids beyond the vocabulary; logits that are not finite.
     pub fn append(&mut self, slot: usize, tokens: &[u32]) -> Result<&[f32], ModelError> {
+        if let [one] = tokens {
+            return self.decode(&[(slot, *one)]);
+        }
+        self.append_probed(slot, tokens, &NoProbe)
+    }
+
+    /// [`Session::append`] with a probe on every run of the plan for chunks of prompts, which a single token goes through as well.
+    ///
+    /// # Errors
+    /// As [`Session::append`].
+    pub fn append_probed<P: Probe>(&mut self, slot: usize, tokens: &[u32], probe: &P) -> Result<&[f32], ModelError> {
         let past = self.len(slot);
         let context = self.options.context;
         if past + tokens.len() > context {
             return Err(ModelError::TooLong { tokens: past + tokens.len(), context, max: self.model.config().context });
-        }
-        if let [one] = tokens {
-            return self.decode(&[(slot, *one)]);
         }
         let chunks = tokens.chunks(self.options.chunk);
         let last = chunks.len().checked_sub(1).ok_or(ModelError::EmptyPrompt)?;
@@ -170,7 +178,7 @@ impl Session {
                 self.batch.want_last();
             }
             let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::inference(self.model.weights()) };
-            self.prefill.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, &NoProbe)?;
+            self.prefill.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, probe)?;
             self.lens[slot] += chunk.len();
         }
         self.latest = Latest::Prefill;
@@ -182,6 +190,14 @@ impl Session {
     /// # Errors
     /// A sequence that is full or named twice; ids beyond the vocabulary; logits that are not finite.
     pub fn decode(&mut self, tokens: &[(usize, u32)]) -> Result<&[f32], ModelError> {
+        self.decode_probed(tokens, &NoProbe)
+    }
+
+    /// [`Session::decode`] with a probe on the run.
+    ///
+    /// # Errors
+    /// As [`Session::decode`].
+    pub fn decode_probed<P: Probe>(&mut self, tokens: &[(usize, u32)], probe: &P) -> Result<&[f32], ModelError> {
         self.batch.clear();
         for (slot, token) in tokens {
             let past = self.len(*slot);
@@ -193,7 +209,7 @@ impl Session {
             self.batch.want_last();
         }
         let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::inference(self.model.weights()) };
-        self.decode.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, &NoProbe)?;
+        self.decode.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, probe)?;
         tokens.iter().for_each(|(slot, _)| self.lens[*slot] += 1);
         let position = tokens.first().map_or(0, |(slot, _)| self.len(*slot));
         self.latest = Latest::Decode;

@@ -39,7 +39,9 @@
 mod recorder;
 pub mod roofs;
 mod summary;
+mod times;
 
-pub use recorder::Recorder;
+pub use recorder::{Allocated, AllocationCounter, Recorder};
 pub use roofs::Roofs;
 pub use summary::{Line, Summary};
+pub use times::RunTimes;

@@ -1,38 +1,129 @@
 //! The times of steps.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use smallmind_graph::{Plan, Probe};
 
-/// Adds up the time of each step on each worker. Nothing is allocated once it is made.
+/// How much memory a thread has asked for so far: how often, and how many bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allocated {
+    /// Calls of the allocator.
+    pub calls: u64,
+    /// Bytes asked for.
+    pub bytes: u64,
+}
+
+/// What the calling thread has asked for so far; a program that counts gives one of these to [`Recorder::counting`].
+pub type AllocationCounter = fn() -> Allocated;
+
+/// Writes down when each worker begins and ends each step, for the latest runs, and adds the times up for all of them.
+///
+/// Nothing is allocated once it is made. Where a step follows another without a barrier, its beginning is the other's end, so that the
+/// clock is read once for both.
 #[derive(Debug)]
 pub struct Recorder {
     origin: Instant,
     steps: usize,
+    kept: usize,
+    /// For each step, how many barriers stand before it.
+    segments: Vec<u32>,
+    /// Runs entered so far.
+    runs: AtomicUsize,
+    /// Begin and end of the latest runs, in nanoseconds since the origin.
+    spans: Vec<(AtomicU64, AtomicU64)>,
     workers: Vec<Worker>,
+    counter: Option<AllocationCounter>,
 }
 
 /// What one worker writes; on cache lines of its own.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Worker {
-    /// When its current step began, in nanoseconds since the origin.
-    began: AtomicU64,
+    /// The step that it ended last, and when; none is [`usize::MAX`].
+    ended: AtomicUsize,
+    at: AtomicU64,
     /// Nanoseconds spent, by step.
     spent: Vec<AtomicU64>,
+    /// Begin and end by run kept and step.
+    times: Vec<(AtomicU64, AtomicU64)>,
+    /// What the current step found allocated when it began, and what steps have allocated.
+    before: (AtomicU64, AtomicU64),
+    allocated: Vec<(AtomicU64, AtomicU64)>,
+}
+
+fn zeros(n: usize) -> Vec<AtomicU64> {
+    (0..n).map(|_| AtomicU64::new(0)).collect()
+}
+
+fn pairs(n: usize) -> Vec<(AtomicU64, AtomicU64)> {
+    (0..n).map(|_| Default::default()).collect()
+}
+
+fn load(pair: &(AtomicU64, AtomicU64)) -> (u64, u64) {
+    (pair.0.load(Ordering::Relaxed), pair.1.load(Ordering::Relaxed))
+}
+
+/// Only one thread writes here at a time: a load and a store do.
+fn add(sum: &AtomicU64, more: u64) {
+    sum.store(sum.load(Ordering::Relaxed) + more, Ordering::Relaxed);
 }
 
 impl Recorder {
-    /// A recorder for runs of `plan`.
+    /// A recorder for runs of `plan` that keeps sums only.
     pub fn new(plan: &Plan) -> Self {
-        let steps = plan.steps().len();
-        let worker = || Worker { began: AtomicU64::new(0), spent: (0..steps).map(|_| AtomicU64::new(0)).collect() };
-        Self { origin: Instant::now(), steps, workers: (0..plan.threads()).map(|_| worker()).collect() }
+        Self::keeping(plan, 1)
+    }
+
+    /// A recorder for runs of `plan` that keeps the times of the latest `runs` runs, at least one.
+    pub fn keeping(plan: &Plan, runs: usize) -> Self {
+        let (steps, kept) = (plan.steps().len(), runs.max(1));
+        let mut barriers = 0;
+        let segment = |step: &smallmind_graph::Step| {
+            barriers += u32::from(step.has_barrier());
+            barriers
+        };
+        let worker = |_| Worker {
+            ended: AtomicUsize::new(usize::MAX),
+            at: AtomicU64::new(0),
+            spent: zeros(steps),
+            times: pairs(steps * kept),
+            before: Default::default(),
+            allocated: pairs(steps),
+        };
+        Self {
+            origin: Instant::now(),
+            steps,
+            kept,
+            segments: plan.steps().iter().map(segment).collect(),
+            runs: AtomicUsize::new(0),
+            spans: pairs(kept),
+            workers: (0..plan.threads()).map(worker).collect(),
+            counter: None,
+        }
+    }
+
+    /// The same, asking `counter` at each boundary what the worker's thread has allocated.
+    #[must_use]
+    pub fn counting(self, counter: Option<AllocationCounter>) -> Self {
+        Self { counter, ..self }
     }
 
     fn now(&self) -> u64 {
         self.origin.elapsed().as_nanos() as u64
+    }
+
+    /// Forgets all runs.
+    pub fn reset(&mut self) {
+        self.runs.store(0, Ordering::Relaxed);
+        for worker in &mut self.workers {
+            worker.spent.iter().for_each(|sum| sum.store(0, Ordering::Relaxed));
+            worker.times.iter().chain(&worker.allocated).for_each(|pair| {
+                pair.0.store(0, Ordering::Relaxed);
+                pair.1.store(0, Ordering::Relaxed);
+            });
+        }
     }
 
     /// Seconds that `worker` has spent in `step` so far; 0 for one that does not exist.
@@ -45,18 +136,80 @@ impl Recorder {
     pub fn size(&self) -> (usize, usize) {
         (self.workers.len(), self.steps)
     }
+
+    /// Runs recorded so far, of which the latest are kept.
+    pub fn runs(&self) -> usize {
+        self.runs.load(Ordering::Relaxed)
+    }
+
+    /// The runs whose times are kept, by number.
+    pub fn kept(&self) -> Range<usize> {
+        let runs = self.runs();
+        runs.saturating_sub(self.kept)..runs
+    }
+
+    /// Begin and end of a run that is kept, in nanoseconds since the recorder was made.
+    pub fn span(&self, run: usize) -> (u64, u64) {
+        load(&self.spans[run % self.kept])
+    }
+
+    /// When `worker` began and ended `step` in a run that is kept; none for a step that the worker has no part in.
+    pub fn times(&self, run: usize, worker: usize, step: usize) -> Option<(u64, u64)> {
+        let (begin, end) = load(&self.workers[worker].times[run % self.kept * self.steps + step]);
+        (end != 0).then_some((begin, end))
+    }
+
+    /// What `step` has allocated on all workers in all runs; none where nobody counts.
+    pub fn allocated(&self, step: usize) -> Option<Allocated> {
+        self.counter?;
+        let sum = |all: Allocated, worker: &Worker| {
+            let (calls, bytes) = load(&worker.allocated[step]);
+            Allocated { calls: all.calls + calls, bytes: all.bytes + bytes }
+        };
+        Some(self.workers.iter().fold(Allocated::default(), sum))
+    }
 }
 
 impl Probe for Recorder {
-    fn start(&self, worker: usize, _: usize) {
-        self.workers[worker].began.store(self.now(), Ordering::Relaxed);
+    fn enter(&self) {
+        let run = self.runs.load(Ordering::Relaxed);
+        self.workers.iter().for_each(|worker| worker.ended.store(usize::MAX, Ordering::Relaxed));
+        self.spans[run % self.kept].0.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn leave(&self) {
+        let run = self.runs.load(Ordering::Relaxed);
+        self.spans[run % self.kept].1.store(self.now(), Ordering::Relaxed);
+        self.runs.store(run + 1, Ordering::Relaxed);
+    }
+
+    fn start(&self, worker: usize, step: usize) {
+        let row = self.runs.load(Ordering::Relaxed) % self.kept * self.steps;
+        let worker = &self.workers[worker];
+        let ended = worker.ended.load(Ordering::Relaxed);
+        let follows = self.segments.get(ended) == Some(&self.segments[step]);
+        let now = if follows { worker.at.load(Ordering::Relaxed) } else { self.now() };
+        worker.times[row + step].0.store(now, Ordering::Relaxed);
+        if let Some(counter) = self.counter {
+            let Allocated { calls, bytes } = counter();
+            worker.before.0.store(calls, Ordering::Relaxed);
+            worker.before.1.store(bytes, Ordering::Relaxed);
+        }
     }
 
     fn end(&self, worker: usize, step: usize) {
+        let row = self.runs.load(Ordering::Relaxed) % self.kept * self.steps;
         let worker = &self.workers[worker];
-        let spent = self.now() - worker.began.load(Ordering::Relaxed);
-        // Only this worker writes here: a load and a store do.
-        let sum = worker.spent[step].load(Ordering::Relaxed) + spent;
-        worker.spent[step].store(sum, Ordering::Relaxed);
+        let now = self.now();
+        let (begin, end) = &worker.times[row + step];
+        end.store(now, Ordering::Relaxed);
+        add(&worker.spent[step], now - begin.load(Ordering::Relaxed));
+        worker.at.store(now, Ordering::Relaxed);
+        worker.ended.store(step, Ordering::Relaxed);
+        if let Some(counter) = self.counter {
+            let Allocated { calls, bytes } = counter();
+            add(&worker.allocated[step].0, calls - worker.before.0.load(Ordering::Relaxed));
+            add(&worker.allocated[step].1, bytes - worker.before.1.load(Ordering::Relaxed));
+        }
     }
 }

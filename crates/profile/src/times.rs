@@ -1,0 +1,109 @@
+//! From beginnings and ends to a run's time, divided among its steps.
+
+use smallmind_graph::Plan;
+
+use crate::Recorder;
+
+/// One run's time, in seconds, each the mean over the workers: together with `outside` they are `wall`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunTimes {
+    /// From the beginning of the run to its end.
+    pub wall: f64,
+    /// Before the first step and after the last: waking workers, and waiting for them.
+    pub outside: f64,
+    /// Within each step.
+    pub work: Vec<f64>,
+    /// What workers waited for other workers' part of each step.
+    pub wait: Vec<f64>,
+    /// Each step's slowest worker.
+    pub slowest: Vec<f64>,
+}
+
+impl RunTimes {
+    /// The times of all runs that `recorder`, which saw runs of `plan`, has kept.
+    pub fn of(plan: &Plan, recorder: &Recorder) -> Vec<Self> {
+        recorder.kept().map(|run| Self::of_run(plan, recorder, run)).collect()
+    }
+
+    /// Each worker's line of time is cut completely: into the steps that it does, the gaps between them, and what lies before the first
+    /// and behind the last.
+    ///
+    /// A gap belongs to the steps that others were still at, in proportion to how much longer they took; where nobody took longer it is
+    /// the barrier's own cost and stays with the step before it.
+    fn of_run(plan: &Plan, recorder: &Recorder, run: usize) -> Self {
+        let (workers, steps) = recorder.size();
+        let (begin, end) = recorder.span(run);
+        let seconds = |from: u64, to: u64| to.saturating_sub(from) as f64 * 1e-9;
+        let work_of = |worker, step| recorder.times(run, worker, step).map_or(0.0, |(from, to)| seconds(from, to));
+        let slowest: Vec<f64> =
+            (0..steps).map(|step| (0..workers).map(|w| work_of(w, step)).fold(0.0, f64::max)).collect();
+        let mut found = Self {
+            wall: seconds(begin, end),
+            outside: 0.0,
+            work: vec![0.0; steps],
+            wait: vec![0.0; steps],
+            slowest,
+        };
+        let share = 1.0 / workers.max(1) as f64;
+        for worker in 0..workers {
+            let deficit = |step: usize, found: &Self| found.slowest[step] - work_of(worker, step);
+            // The first step since the last barrier that this worker passed, and where its line of time has come to.
+            let (mut first, mut at, mut begun) = (0, begin, false);
+            for step in 0..steps {
+                let Some((from, to)) = recorder.times(run, worker, step) else { continue };
+                let gap = seconds(at, from);
+                found.divide(first..step, gap * share, share, &deficit, if begun { Edge::Within } else { Edge::Outer });
+                if (first..=step).any(|s| plan.steps()[s].has_barrier()) {
+                    first = (first..=step).rev().find(|s| plan.steps()[*s].has_barrier()).unwrap_or(step);
+                }
+                found.work[step] += seconds(from, to) * share;
+                (at, begun) = (to, true);
+            }
+            found.divide(first..steps, seconds(at, end) * share, share, &deficit, Edge::Outer);
+        }
+        found
+    }
+
+    /// Divides `gap` among the steps in which this worker did less than the slowest.
+    fn divide(
+        &mut self,
+        steps: std::ops::Range<usize>,
+        gap: f64,
+        share: f64,
+        deficit: &dyn Fn(usize, &Self) -> f64,
+        edge: Edge,
+    ) {
+        if gap <= 0.0 {
+            return;
+        }
+        let missing: f64 = steps.clone().map(|step| deficit(step, self)).sum::<f64>() * share;
+        let waited = match edge {
+            Edge::Outer => gap.min(missing),
+            Edge::Within => gap,
+        };
+        self.outside += gap - waited;
+        if missing > 0.0 {
+            for step in steps {
+                self.wait[step] += waited * deficit(step, self) * share / missing;
+            }
+        } else if let Some(last) = steps.last() {
+            self.wait[last] += waited;
+        } else {
+            self.outside += waited;
+        }
+    }
+
+    /// Seconds within steps, waiting for one another included.
+    pub fn inside(&self) -> f64 {
+        self.work.iter().chain(&self.wait).sum()
+    }
+}
+
+/// Where a gap lies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Edge {
+    /// Between two steps.
+    Within,
+    /// Before the first or behind the last.
+    Outer,
+}
