@@ -37,11 +37,17 @@
 //! [`Probe`]: smallmind_graph::Probe
 
 mod recorder;
+pub mod report;
 pub mod roofs;
+pub mod statistics;
 mod summary;
+mod system;
 mod times;
+pub mod traffic;
 
 pub use recorder::{Allocated, AllocationCounter, Recorder};
+pub use report::Report;
 pub use roofs::Roofs;
 pub use summary::{Line, Summary};
+pub use system::{SystemCounters, SystemUse};
 pub use times::RunTimes;

@@ -121,7 +121,7 @@ fn name(phase: Phase) -> &'static str {
 }
 
 /// A path with its layer numbers replaced by stars.
-fn folded(path: &str) -> String {
+pub(crate) fn folded(path: &str) -> String {
     let star = |part| if str::parse::<usize>(part).is_ok() { "*" } else { part };
     path.split('.').map(star).collect::<Vec<_>>().join(".")
 }

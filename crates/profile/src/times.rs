@@ -37,13 +37,8 @@ impl RunTimes {
         let work_of = |worker, step| recorder.times(run, worker, step).map_or(0.0, |(from, to)| seconds(from, to));
         let slowest: Vec<f64> =
             (0..steps).map(|step| (0..workers).map(|w| work_of(w, step)).fold(0.0, f64::max)).collect();
-        let mut found = Self {
-            wall: seconds(begin, end),
-            outside: 0.0,
-            work: vec![0.0; steps],
-            wait: vec![0.0; steps],
-            slowest,
-        };
+        let mut found =
+            Self { wall: seconds(begin, end), outside: 0.0, work: vec![0.0; steps], wait: vec![0.0; steps], slowest };
         let share = 1.0 / workers.max(1) as f64;
         for worker in 0..workers {
             let deficit = |step: usize, found: &Self| found.slowest[step] - work_of(worker, step);

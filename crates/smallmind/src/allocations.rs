@@ -2,10 +2,18 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use smallmind::profile::Allocated;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// Calls and bytes of this thread. It needs neither memory nor a destructor, so that an allocator may have it.
+    static OWN: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
 
 /// How often any thread of this process has asked for memory so far, growing included.
 pub fn count() -> u64 {
@@ -17,15 +25,22 @@ pub fn bytes() -> u64 {
     BYTES.load(Ordering::Relaxed)
 }
 
+/// What the calling thread has asked for so far.
+pub fn of_this_thread() -> Allocated {
+    let (calls, bytes) = OWN.try_with(Cell::get).unwrap_or_default();
+    Allocated { calls, bytes }
+}
+
 /// [`System`], counting.
 pub struct Counting;
 
 fn one_more(bytes: usize) {
     CALLS.fetch_add(1, Ordering::Relaxed);
     BYTES.fetch_add(bytes as u64, Ordering::Relaxed);
+    let _ = OWN.try_with(|own| own.set((own.get().0 + 1, own.get().1 + bytes as u64)));
 }
 
-// SAFETY: every call goes to `System` unchanged, which keeps the contract of `GlobalAlloc`; counting touches two statics and allocates
+// SAFETY: every call goes to `System` unchanged, which keeps the contract of `GlobalAlloc`; counting touches statics and allocates
 // nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

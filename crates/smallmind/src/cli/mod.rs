@@ -16,6 +16,7 @@ mod new;
 mod output;
 mod overrides;
 mod place;
+mod profile;
 mod progress;
 mod quickstart;
 mod settings;
@@ -67,6 +68,8 @@ enum Verb {
     Inspect(inspect::Inspect),
     /// Time kernels beside what this machine can do, beside rivals and beside an earlier record
     Bench(bench::Bench),
+    /// Show where the time of a generation or a training goes, beside what this machine can do
+    Profile(profile::Profile),
     /// Show the CPU, its features, and what will be used of it
     Doctor(doctor::Doctor),
     /// Print a completion script for a shell
@@ -97,6 +100,7 @@ fn perform(cli: Cli, layers: Vec<Layer>) -> Outcome {
         Verb::New(verb) => verb.run(&settings),
         Verb::Inspect(verb) => verb.run(&settings),
         Verb::Bench(verb) => verb.run(&settings),
+        Verb::Profile(verb) => verb.run(&settings),
         Verb::Doctor(verb) => verb.run(&settings),
         Verb::Completions(verb) => verb.run(),
     }

@@ -1,0 +1,271 @@
+//! `smallmind profile generate`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use smallmind::graph::{Batch, NoProbe, Pool, available_threads};
+use smallmind::model::{Model, Session, SessionOptions};
+use smallmind::profile::report::join::{Measurement, Part};
+use smallmind::profile::report::{Report, RoofTable, SCHEMA_VERSION, words};
+use smallmind::profile::roofs::Effort;
+use smallmind::profile::{Recorder, Roofs, SystemCounters};
+use smallmind::simd::IsaKind;
+
+use super::super::failure::Outcome;
+use super::super::note;
+use super::super::settings::Settings;
+use super::interleave::{Profiler, Samples, interleave, samples_of_a_repeat, seconds_of};
+use super::subject::{self, SubjectArg};
+use super::written::Written;
+use crate::allocations;
+
+/// Tokens of the prompt and depth of the context, where nobody says and the model has room.
+const PROMPT: usize = 256;
+const DEPTH: usize = 256;
+
+/// Options of `profile generate`.
+#[derive(Debug, Args)]
+pub struct Generate {
+    #[command(flatten)]
+    subject: SubjectArg,
+    /// Tokens before the one that is decoded [default: 256, or half of the model's context]
+    #[arg(long, value_name = "N")]
+    depth: Option<usize>,
+    /// Tokens of the prompt [default: 256, or the model's context]
+    #[arg(long, value_name = "N")]
+    prompt_tokens: Option<usize>,
+    /// Tokens decoded in each repeat [default: what fits into about two seconds]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    tokens: Option<u32>,
+    /// Repeats, whose differences tell how sure the figures are
+    #[arg(short, long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
+    runs: u16,
+    #[command(flatten)]
+    written: Written,
+}
+
+/// A session with what its samples need.
+struct Bench {
+    session: Session,
+    /// Tokens for the prompt and for the context before a decoded token.
+    text: Vec<u32>,
+    prompt: usize,
+    depth: usize,
+}
+
+impl Generate {
+    pub(super) fn run(self, settings: &Settings) -> Outcome {
+        let (isa, threads) = (settings.isa()?, settings.threads());
+        let load = Instant::now();
+        let (model, name) = self.subject.open(settings)?;
+        let load = load.elapsed().as_secs_f64();
+        let context = model.config().context;
+        let depth = self.depth.unwrap_or(DEPTH.min(context / 2).max(1));
+        let depth = subject::at_most("depth", depth, context.saturating_sub(1).max(1))?;
+        let prompt = self.prompt_tokens.unwrap_or(PROMPT.min(context));
+        let prompt = subject::at_most("prompt-tokens", prompt, context)?;
+        note!("profiling {name}: a prompt of {prompt} tokens, then tokens at depth {depth}, on {threads} threads");
+
+        let roofs = RoofTable::from(&Roofs::measure(&mut Pool::new(threads)?, isa, Effort::QUICK)?);
+        let counters = SystemCounters::read();
+        let mut bench = Bench::new(&model, prompt, depth, threads, isa)?;
+        let repeats = usize::from(self.runs);
+        let prefill = bench.prefill(repeats, &roofs, load)?;
+        let decode = bench.decode(repeats, self.tokens.map(|n| n as usize), &roofs)?;
+        let mut report = Report {
+            schema_version: SCHEMA_VERSION,
+            subject: subject::subject("generate", name, &model, threads, isa),
+            roofs,
+            system: counters.since(),
+            summary: vec![],
+            warnings: vec![],
+            phases: vec![prefill, decode],
+            baseline: None,
+        };
+        words::summarize(&mut report);
+        self.written.write(&report, settings)
+    }
+}
+
+impl Bench {
+    fn new(model: &Arc<Model>, prompt: usize, depth: usize, threads: usize, isa: IsaKind) -> anyhow::Result<Self> {
+        let config = model.config();
+        let deepest = (2 * depth).min(config.context - 1).max(depth);
+        let session = Session::new(model.clone(), SessionOptions::single(prompt.max(deepest + 1), threads, isa))?;
+        let text = subject::tokens(prompt.max(deepest), config.vocab_size, subject::SEED);
+        Ok(Self { session, text, prompt, depth })
+    }
+
+    /// The same with another number of threads.
+    fn with_threads(&self, threads: usize) -> anyhow::Result<Self> {
+        let options = SessionOptions { threads, ..*self.session.options() };
+        let session = Session::new(self.session.model().clone(), options)?;
+        Ok(Self { session, text: self.text.clone(), prompt: self.prompt, depth: self.depth })
+    }
+
+    /// The numbers of threads beside the one that is profiled.
+    fn other_threads(&self) -> Vec<usize> {
+        let now = self.session.options().threads;
+        [now.saturating_sub(1), now + 1].into_iter().filter(|n| (1..=available_threads()).contains(n)).collect()
+    }
+
+    fn fill(&mut self, depth: usize) -> anyhow::Result<()> {
+        let have = self.session.len(0);
+        self.session.truncate(0, depth);
+        if have < depth {
+            self.session.append(0, &self.text[have..depth])?;
+        }
+        Ok(())
+    }
+
+    fn prompt_seconds(&mut self) -> anyhow::Result<f64> {
+        seconds_of(|| {
+            self.session.truncate(0, 0);
+            self.session.append_probed(0, &self.text[..self.prompt], &NoProbe)?;
+            Ok(())
+        })
+    }
+
+    fn token_seconds(&mut self, depth: usize) -> anyhow::Result<f64> {
+        self.fill(depth)?;
+        let token = self.text[0];
+        seconds_of(|| {
+            self.session.truncate(0, depth);
+            self.session.decode(&[(0, token)])?;
+            Ok(())
+        })
+    }
+
+    fn prefill(
+        &mut self,
+        repeats: usize,
+        roofs: &RoofTable,
+        load: f64,
+    ) -> anyhow::Result<smallmind::profile::report::Phase> {
+        let tokens = self.prompt;
+        let once = self.prompt_seconds()?;
+        let count = repeats * samples_of_a_repeat(once, repeats, 1);
+        let batches = chunks(&self.text[..tokens], self.session.options().chunk);
+        let recorder = recorder(self.session.plans().0, count * batches.len());
+        let samples = interleave(
+            count,
+            self,
+            |bench| {
+                bench.session.truncate(0, 0);
+                Ok(())
+            },
+            |bench, profiler| {
+                match profiler {
+                    Profiler::On => bench.session.append_probed(0, &bench.text[..bench.prompt], &recorder)?,
+                    Profiler::Off => bench.session.append_probed(0, &bench.text[..bench.prompt], &NoProbe)?,
+                };
+                Ok(())
+            },
+        )?;
+        let threads = self.other_threads();
+        let mut others = vec![];
+        for n in threads {
+            others.push((n, self.with_threads(n)?.prompt_seconds()? / tokens as f64));
+        }
+        let plan = self.session.plans().0;
+        let about = format!("{tokens} tokens in chunks of {}", self.session.options().chunk.min(tokens));
+        let part = Part { name: "prefill", plan, recorder: &recorder, batches: &batches };
+        let stages = vec![("load".to_owned(), load), ("prefill".to_owned(), once)];
+        let measured = measurement("prefill", about, tokens as f64, repeats, part, samples);
+        Ok(Measurement { threads: others, stages, ..measured }.phase(roofs))
+    }
+
+    fn decode(
+        &mut self,
+        repeats: usize,
+        tokens: Option<usize>,
+        roofs: &RoofTable,
+    ) -> anyhow::Result<smallmind::profile::report::Phase> {
+        let depth = self.depth;
+        let mut drift = vec![];
+        let deepest = self.text.len().min(self.session.options().context - 1);
+        for at in [1, depth / 2, depth, 2 * depth] {
+            if (1..=deepest).contains(&at) && drift.iter().all(|(d, _)| *d != at) {
+                drift.push((at, self.token_seconds(at)?));
+            }
+        }
+        let once = self.token_seconds(depth)?;
+        let count = repeats * tokens.unwrap_or_else(|| samples_of_a_repeat(once, repeats, 8));
+        let token = [(0, self.text[0])];
+        let mut batch = Batch::default();
+        batch.push(&[token[0].1], depth, 0);
+        batch.want_last();
+        let batches = [batch];
+        let recorder = recorder(self.session.plans().1, count);
+        let samples = interleave(
+            count,
+            self,
+            |bench| {
+                bench.session.truncate(0, depth);
+                Ok(())
+            },
+            |bench, profiler| {
+                match profiler {
+                    Profiler::On => bench.session.decode_probed(&token, &recorder)?,
+                    Profiler::Off => bench.session.decode_probed(&token, &NoProbe)?,
+                };
+                Ok(())
+            },
+        )?;
+        let mut others = vec![];
+        for n in self.other_threads() {
+            others.push((n, self.with_threads(n)?.token_seconds(depth)?));
+        }
+        let plan = self.session.plans().1;
+        let part = Part { name: "decode", plan, recorder: &recorder, batches: &batches };
+        let about = format!("one token behind {depth}");
+        let measured = measurement("decode", about, 1.0, repeats, part, samples);
+        Ok(Measurement { threads: others, drift, ..measured }.phase(roofs))
+    }
+}
+
+/// A recorder that counts allocations, as this program has an allocator that does.
+fn recorder(plan: &smallmind::graph::Plan, runs: usize) -> Recorder {
+    Recorder::keeping(plan, runs).counting(Some(allocations::of_this_thread))
+}
+
+/// The batches that a prompt is worked on in.
+fn chunks(prompt: &[u32], chunk: usize) -> Vec<Batch> {
+    let mut past = 0;
+    let mut batches = vec![];
+    for tokens in prompt.chunks(chunk) {
+        let mut batch = Batch::default();
+        batch.push(tokens, past, 0);
+        past += tokens.len();
+        batches.push(batch);
+    }
+    if let Some(last) = batches.last_mut() {
+        last.want_last();
+    }
+    batches
+}
+
+fn measurement<'a>(
+    name: &'a str,
+    about: String,
+    tokens: f64,
+    repeats: usize,
+    part: Part<'a>,
+    samples: Samples,
+) -> Measurement<'a> {
+    let Samples { on, off, allocations } = samples;
+    Measurement {
+        name,
+        about,
+        tokens,
+        repeats,
+        parts: vec![part],
+        on,
+        off,
+        allocations: Some(allocations),
+        drift: vec![],
+        threads: vec![],
+        stages: vec![],
+    }
+}

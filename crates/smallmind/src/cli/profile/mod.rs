@@ -1,0 +1,32 @@
+//! `smallmind profile`: where time goes, operation by operation, beside what this machine can do.
+
+mod generate;
+mod interleave;
+mod subject;
+mod written;
+
+use clap::{Args, Subcommand};
+
+use super::failure::Outcome;
+use super::settings::Settings;
+
+/// Options of `profile`.
+#[derive(Debug, Args)]
+pub struct Profile {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Prefill and decode of a model, or of a preset's shape with random weights
+    Generate(generate::Generate),
+}
+
+impl Profile {
+    pub(super) fn run(self, settings: &Settings) -> Outcome {
+        match self.what {
+            What::Generate(verb) => verb.run(settings),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What is profiled: a model from a folder, or a preset's shape with random weights.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use smallmind::model::{Model, ModelConfig, preset};
+use smallmind::profile::report::Subject;
+use smallmind::simd::IsaKind;
+
+use super::super::failure::usage;
+use super::super::machine::Machine;
+use super::super::models;
+use super::super::settings::Settings;
+
+/// The seed of random weights and tokens, unless somebody says otherwise.
+pub const SEED: u64 = 1337;
+/// What is profiled when nobody says what.
+pub const PRESET: &str = "quickstart";
+
+/// `-m` or `--preset`.
+#[derive(Debug, Args)]
+pub struct SubjectArg {
+    /// The model: a run folder or a Hugging Face folder
+    #[arg(short, long, value_name = "FOLDER", conflicts_with = "preset")]
+    model: Option<PathBuf>,
+    /// The shape of a preset with random weights [default: quickstart]
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+}
+
+impl SubjectArg {
+    /// The model and its name.
+    pub fn open(&self, settings: &Settings) -> anyhow::Result<(Arc<Model>, String)> {
+        let named = || std::env::var_os("SMALLMIND_MODEL").filter(|_| self.preset.is_none()).map(PathBuf::from);
+        let Some(folder) = self.model.clone().or_else(named) else {
+            let name = self.preset.as_deref().unwrap_or(PRESET);
+            let config = preset::find(name)?.config();
+            let model = Model::random(config, settings.seed.unwrap_or(SEED))?;
+            return Ok((Arc::new(model), name.to_owned()));
+        };
+        let model = Model::from_folder(&models::open_folder(&folder)?)?;
+        Ok((Arc::new(model), name_of(&folder)))
+    }
+}
+
+fn name_of(folder: &Path) -> String {
+    folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// What ran where, for the report.
+pub fn subject(verb: &str, name: String, model: &Model, threads: usize, isa: IsaKind) -> Subject {
+    let c = model.config();
+    Subject {
+        verb: verb.to_owned(),
+        model: name,
+        shape: shape(c),
+        parameters: model.params().elements() as u64,
+        format: "f32".to_owned(),
+        bits_per_weight: 32.0,
+        threads,
+        isa: isa.name().to_owned(),
+        cpu: Machine::read().cpu.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+fn shape(c: &ModelConfig) -> String {
+    format!("{} layers of width {}, {}/{} heads, vocabulary {}", c.layers, c.d_model, c.heads, c.kv_heads, c.vocab_size)
+}
+
+/// Tokens that are no text: any will do, as the time of a token does not depend on it.
+pub fn tokens(count: usize, vocabulary: usize, seed: u64) -> Vec<u32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % vocabulary.max(1)
+    };
+    (0..count).map(|_| next() as u32).collect()
+}
+
+/// At least one, or wrong usage.
+pub fn at_most(what: &str, asked: usize, limit: usize) -> anyhow::Result<usize> {
+    if (1..=limit).contains(&asked) {
+        return Ok(asked);
+    }
+    Err(usage(format!("--{what} {asked}: this model takes 1 to {limit}")))
+}
