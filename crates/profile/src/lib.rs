@@ -36,6 +36,8 @@
 //!
 //! [`Probe`]: smallmind_graph::Probe
 
+mod clock;
+pub mod diff;
 mod recorder;
 pub mod report;
 pub mod roofs;
@@ -45,6 +47,7 @@ mod system;
 mod times;
 pub mod traffic;
 
+pub use diff::Diff;
 pub use recorder::{Allocated, AllocationCounter, Recorder};
 pub use report::Report;
 pub use roofs::Roofs;

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
 
 use smallmind_graph::{Plan, Probe};
+
+use crate::clock::Clock;
 
 /// How much memory a thread has asked for so far: how often, and how many bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,14 +25,16 @@ pub type AllocationCounter = fn() -> Allocated;
 /// clock is read once for both.
 #[derive(Debug)]
 pub struct Recorder {
-    origin: Instant,
+    clock: Clock,
     steps: usize,
     kept: usize,
     /// For each step, how many barriers stand before it.
     segments: Vec<u32>,
     /// Runs entered so far.
     runs: AtomicUsize,
-    /// Begin and end of the latest runs, in nanoseconds since the origin.
+    /// Where the times of the current run begin among those kept.
+    row: AtomicUsize,
+    /// Begin and end of the latest runs, in the clock's counts.
     spans: Vec<(AtomicU64, AtomicU64)>,
     workers: Vec<Worker>,
     counter: Option<AllocationCounter>,
@@ -44,11 +47,11 @@ struct Worker {
     /// The step that it ended last, and when; none is [`usize::MAX`].
     ended: AtomicUsize,
     at: AtomicU64,
-    /// Nanoseconds spent, by step.
+    /// Counts of the clock spent, by step.
     spent: Vec<AtomicU64>,
     /// Begin and end by run kept and step.
     times: Vec<(AtomicU64, AtomicU64)>,
-    /// What the current step found allocated when it began, and what steps have allocated.
+    /// What the last step left allocated behind it, and what steps have allocated.
     before: (AtomicU64, AtomicU64),
     allocated: Vec<(AtomicU64, AtomicU64)>,
 }
@@ -93,11 +96,12 @@ impl Recorder {
             allocated: pairs(steps),
         };
         Self {
-            origin: Instant::now(),
+            clock: Clock::get(),
             steps,
             kept,
             segments: plan.steps().iter().map(segment).collect(),
             runs: AtomicUsize::new(0),
+            row: AtomicUsize::new(0),
             spans: pairs(kept),
             workers: (0..plan.threads()).map(worker).collect(),
             counter: None,
@@ -108,10 +112,6 @@ impl Recorder {
     #[must_use]
     pub fn counting(self, counter: Option<AllocationCounter>) -> Self {
         Self { counter, ..self }
-    }
-
-    fn now(&self) -> u64 {
-        self.origin.elapsed().as_nanos() as u64
     }
 
     /// Forgets all runs.
@@ -128,8 +128,8 @@ impl Recorder {
 
     /// Seconds that `worker` has spent in `step` so far; 0 for one that does not exist.
     pub fn seconds(&self, worker: usize, step: usize) -> f64 {
-        let nanoseconds = self.workers.get(worker).and_then(|w| w.spent.get(step));
-        nanoseconds.map_or(0.0, |ns| ns.load(Ordering::Relaxed) as f64 * 1e-9)
+        let counts = self.workers.get(worker).and_then(|w| w.spent.get(step));
+        counts.map_or(0.0, |counts| self.clock.seconds(counts.load(Ordering::Relaxed)))
     }
 
     /// Workers and steps.
@@ -148,15 +148,19 @@ impl Recorder {
         runs.saturating_sub(self.kept)..runs
     }
 
-    /// Begin and end of a run that is kept, in nanoseconds since the recorder was made.
-    pub fn span(&self, run: usize) -> (u64, u64) {
-        load(&self.spans[run % self.kept])
+    /// Begin and end of a run that is kept, in seconds since a moment that all recorders of this process share.
+    pub fn span(&self, run: usize) -> (f64, f64) {
+        self.seconds_of(load(&self.spans[run % self.kept]))
+    }
+
+    fn seconds_of(&self, (begin, end): (u64, u64)) -> (f64, f64) {
+        (self.clock.seconds(begin), self.clock.seconds(end))
     }
 
     /// When `worker` began and ended `step` in a run that is kept; none for a step that the worker has no part in.
-    pub fn times(&self, run: usize, worker: usize, step: usize) -> Option<(u64, u64)> {
+    pub fn times(&self, run: usize, worker: usize, step: usize) -> Option<(f64, f64)> {
         let (begin, end) = load(&self.workers[worker].times[run % self.kept * self.steps + step]);
-        (end != 0).then_some((begin, end))
+        (end != 0).then(|| self.seconds_of((begin, end)))
     }
 
     /// What `step` has allocated on all workers in all runs; none where nobody counts.
@@ -173,24 +177,26 @@ impl Recorder {
 impl Probe for Recorder {
     fn enter(&self) {
         let run = self.runs.load(Ordering::Relaxed);
+        self.row.store(run % self.kept * self.steps, Ordering::Relaxed);
         self.workers.iter().for_each(|worker| worker.ended.store(usize::MAX, Ordering::Relaxed));
-        self.spans[run % self.kept].0.store(self.now(), Ordering::Relaxed);
+        self.spans[run % self.kept].0.store(self.clock.now(), Ordering::Relaxed);
     }
 
     fn leave(&self) {
         let run = self.runs.load(Ordering::Relaxed);
-        self.spans[run % self.kept].1.store(self.now(), Ordering::Relaxed);
+        self.spans[run % self.kept].1.store(self.clock.now(), Ordering::Relaxed);
         self.runs.store(run + 1, Ordering::Relaxed);
     }
 
     fn start(&self, worker: usize, step: usize) {
-        let row = self.runs.load(Ordering::Relaxed) % self.kept * self.steps;
+        let row = self.row.load(Ordering::Relaxed);
         let worker = &self.workers[worker];
         let ended = worker.ended.load(Ordering::Relaxed);
         let follows = self.segments.get(ended) == Some(&self.segments[step]);
-        let now = if follows { worker.at.load(Ordering::Relaxed) } else { self.now() };
+        let now = if follows { worker.at.load(Ordering::Relaxed) } else { self.clock.now() };
         worker.times[row + step].0.store(now, Ordering::Relaxed);
-        if let Some(counter) = self.counter {
+        // Later steps begin where the one before has ended: between steps nothing allocates.
+        if let Some(counter) = self.counter.filter(|_| ended == usize::MAX) {
             let Allocated { calls, bytes } = counter();
             worker.before.0.store(calls, Ordering::Relaxed);
             worker.before.1.store(bytes, Ordering::Relaxed);
@@ -198,9 +204,9 @@ impl Probe for Recorder {
     }
 
     fn end(&self, worker: usize, step: usize) {
-        let row = self.runs.load(Ordering::Relaxed) % self.kept * self.steps;
+        let row = self.row.load(Ordering::Relaxed);
         let worker = &self.workers[worker];
-        let now = self.now();
+        let now = self.clock.now();
         let (begin, end) = &worker.times[row + step];
         end.store(now, Ordering::Relaxed);
         add(&worker.spent[step], now - begin.load(Ordering::Relaxed));
@@ -208,8 +214,10 @@ impl Probe for Recorder {
         worker.ended.store(step, Ordering::Relaxed);
         if let Some(counter) = self.counter {
             let Allocated { calls, bytes } = counter();
-            add(&worker.allocated[step].0, calls - worker.before.0.load(Ordering::Relaxed));
-            add(&worker.allocated[step].1, bytes - worker.before.1.load(Ordering::Relaxed));
+            if calls != worker.before.0.load(Ordering::Relaxed) {
+                add(&worker.allocated[step].0, calls - worker.before.0.swap(calls, Ordering::Relaxed));
+                add(&worker.allocated[step].1, bytes - worker.before.1.swap(bytes, Ordering::Relaxed));
+            }
         }
     }
 }

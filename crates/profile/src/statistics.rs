@@ -35,7 +35,7 @@ fn variance(values: &[f64]) -> f64 {
 }
 
 /// The relative change from one sample's mean to another's, with the interval that holds it with 99 % confidence.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Change {
     /// New over old, less 1.
     pub estimate: f64,

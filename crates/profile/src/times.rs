@@ -33,7 +33,7 @@ impl RunTimes {
     fn of_run(plan: &Plan, recorder: &Recorder, run: usize) -> Self {
         let (workers, steps) = recorder.size();
         let (begin, end) = recorder.span(run);
-        let seconds = |from: u64, to: u64| to.saturating_sub(from) as f64 * 1e-9;
+        let seconds = |from: f64, to: f64| (to - from).max(0.0);
         let work_of = |worker, step| recorder.times(run, worker, step).map_or(0.0, |(from, to)| seconds(from, to));
         let slowest: Vec<f64> =
             (0..steps).map(|step| (0..workers).map(|w| work_of(w, step)).fold(0.0, f64::max)).collect();

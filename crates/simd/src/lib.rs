@@ -108,6 +108,7 @@ mod kind;
 pub mod math;
 
 pub use arch::scalar::Scalar;
+pub use arch::ticks::ticks;
 #[cfg(target_arch = "x86_64")]
 pub use arch::{avx2::Avx2, avx512::Avx512, avx512_bf16::Avx512Bf16, avx512_vnni::Avx512Vnni};
 pub use dot::{Bf16Dot, Int8Dot};

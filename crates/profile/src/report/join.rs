@@ -205,7 +205,7 @@ impl Measurement<'_> {
             first + sample * per..first + (sample + 1) * per
         };
         let begins = self.parts.iter().filter_map(|part| runs(part).next().map(|run| part.recorder.span(run).0));
-        let origin = begins.min().unwrap_or(0);
+        let origin = begins.fold(f64::MAX, f64::min);
         let mut slices = vec![];
         for (part, owners) in self.parts.iter().zip(&owners) {
             for run in runs(part) {
@@ -359,12 +359,12 @@ fn run_slices(
     owners: &[(usize, usize)],
     run: usize,
     worker: usize,
-    origin: u64,
+    origin: f64,
     slices: &mut Vec<Slice>,
 ) {
     let (begin, end) = part.recorder.span(run);
-    let seconds = |from: u64, to: u64| to.saturating_sub(from) as f64 * 1e-9;
-    let wait = |from: u64, to: u64| Slice {
+    let seconds = |from: f64, to: f64| (to - from).max(0.0);
+    let wait = |from: f64, to: f64| Slice {
         worker,
         operation: None,
         path: String::new(),

@@ -3,16 +3,16 @@
 //! [`Report`] is data with a stable schema ([`SCHEMA_VERSION`]); each of its forms is a file: [`terminal`], [`markdown`], [`html`],
 //! [`folded`]. All times are seconds and all work is a token's, unless a field says otherwise.
 
-//pub mod folded;
-//pub mod html;
+pub mod folded;
+pub mod html;
 pub mod join;
-//pub mod markdown;
-//mod plot;
+pub mod markdown;
+mod plot;
 pub mod terminal;
-//pub mod trace;
+pub mod trace;
 pub mod units;
 mod what_if;
-pub mod words;
+mod words;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,34 @@ pub struct Report {
 }
 
 impl Report {
+    /// A report with its summary and its warnings.
+    pub fn new(subject: Subject, roofs: RoofTable, system: SystemUse, phases: Vec<Phase>) -> Self {
+        let mut report = Self {
+            schema_version: SCHEMA_VERSION,
+            subject,
+            roofs,
+            system,
+            summary: vec![],
+            warnings: vec![],
+            phases,
+            baseline: None,
+        };
+        words::summarize(&mut report);
+        report
+    }
+
+    /// Sets the times of `old` beside this report's: a column of the tables.
+    pub fn set_beside(&mut self, old: &Report, name: &str) {
+        self.baseline = Some(name.to_owned());
+        for phase in &mut self.phases {
+            let Some(before) = old.phase(&phase.name) else { continue };
+            for operation in &mut phase.operations {
+                let same = before.operations.iter().find(|o| o.key() == operation.key());
+                operation.baseline = same.map(|o| o.seconds);
+            }
+        }
+    }
+
     /// The phase of that name.
     pub fn phase(&self, name: &str) -> Option<&Phase> {
         self.phases.iter().find(|phase| phase.name == name)
@@ -196,6 +224,18 @@ pub struct Phase {
     pub timeline: Vec<Slice>,
     /// Seconds a token of each repeat, without the profiler.
     pub repeats: Vec<f64>,
+}
+
+impl Phase {
+    /// The passes in order of time, with the seconds of a sample that each takes, waiting included.
+    pub fn passes(&self) -> Vec<(String, f64)> {
+        let one = |name: &&str| {
+            let of_pass = self.operations.iter().filter(|o| o.pass == *name);
+            (name.to_string(), self.tokens * of_pass.map(|o| o.seconds).sum::<f64>())
+        };
+        let all = ["forward", "backward", "clip", "update"].iter().map(one);
+        all.filter(|(_, seconds)| *seconds > 0.0).collect()
+    }
 }
 
 /// An operation at one place of the model, all layers together.

@@ -76,7 +76,7 @@ fn bound(operation: &Operation) -> String {
 }
 
 /// The executive summary and the warnings of a report.
-pub fn summarize(report: &mut Report) {
+pub(super) fn summarize(report: &mut Report) {
     report.summary = report.phases.iter().flat_map(summary).collect();
     report.warnings = warnings(report);
 }

@@ -12,6 +12,7 @@ pub(crate) mod avx512_vnni;
 mod dot_tests;
 pub(crate) mod scalar;
 mod scalar_dot;
+pub(crate) mod ticks;
 
 #[cfg(test)]
 #[allow(unsafe_code)]

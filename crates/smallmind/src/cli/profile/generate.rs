@@ -7,7 +7,8 @@ use clap::Args;
 use smallmind::graph::{Batch, NoProbe, Pool, available_threads};
 use smallmind::model::{Model, Session, SessionOptions};
 use smallmind::profile::report::join::{Measurement, Part};
-use smallmind::profile::report::{Report, RoofTable, SCHEMA_VERSION, words};
+use smallmind::profile::report::trace::Trace;
+use smallmind::profile::report::{Phase, Report, RoofTable};
 use smallmind::profile::roofs::Effort;
 use smallmind::profile::{Recorder, Roofs, SystemCounters};
 use smallmind::simd::IsaKind;
@@ -57,6 +58,7 @@ struct Bench {
 impl Generate {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let (isa, threads) = (settings.isa()?, settings.threads());
+        self.written.check()?;
         let load = Instant::now();
         let (model, name) = self.subject.open(settings)?;
         let load = load.elapsed().as_secs_f64();
@@ -71,20 +73,12 @@ impl Generate {
         let counters = SystemCounters::read();
         let mut bench = Bench::new(&model, prompt, depth, threads, isa)?;
         let repeats = usize::from(self.runs);
-        let prefill = bench.prefill(repeats, &roofs, load)?;
-        let decode = bench.decode(repeats, self.tokens.map(|n| n as usize), &roofs)?;
-        let mut report = Report {
-            schema_version: SCHEMA_VERSION,
-            subject: subject::subject("generate", name, &model, threads, isa),
-            roofs,
-            system: counters.since(),
-            summary: vec![],
-            warnings: vec![],
-            phases: vec![prefill, decode],
-            baseline: None,
-        };
-        words::summarize(&mut report);
-        self.written.write(&report, settings)
+        let mut trace = self.written.trace();
+        let prefill = bench.prefill(repeats, &roofs, load, trace.as_mut())?;
+        let decode = bench.decode(repeats, self.tokens.map(|n| n as usize), &roofs, trace.as_mut())?;
+        let subject = subject::subject("generate", name, &model, threads, isa);
+        let report = Report::new(subject, roofs, counters.since(), vec![prefill, decode]);
+        self.written.write(report, trace.as_ref(), settings)
     }
 }
 
@@ -142,7 +136,8 @@ impl Bench {
         repeats: usize,
         roofs: &RoofTable,
         load: f64,
-    ) -> anyhow::Result<smallmind::profile::report::Phase> {
+        trace: Option<&mut Trace>,
+    ) -> anyhow::Result<Phase> {
         let tokens = self.prompt;
         let once = self.prompt_seconds()?;
         let count = repeats * samples_of_a_repeat(once, repeats, 1);
@@ -173,7 +168,7 @@ impl Bench {
         let part = Part { name: "prefill", plan, recorder: &recorder, batches: &batches };
         let stages = vec![("load".to_owned(), load), ("prefill".to_owned(), once)];
         let measured = measurement("prefill", about, tokens as f64, repeats, part, samples);
-        Ok(Measurement { threads: others, stages, ..measured }.phase(roofs))
+        Ok(phase_of(&Measurement { threads: others, stages, ..measured }, roofs, trace))
     }
 
     fn decode(
@@ -181,7 +176,8 @@ impl Bench {
         repeats: usize,
         tokens: Option<usize>,
         roofs: &RoofTable,
-    ) -> anyhow::Result<smallmind::profile::report::Phase> {
+        trace: Option<&mut Trace>,
+    ) -> anyhow::Result<Phase> {
         let depth = self.depth;
         let mut drift = vec![];
         let deepest = self.text.len().min(self.session.options().context - 1);
@@ -221,8 +217,17 @@ impl Bench {
         let part = Part { name: "decode", plan, recorder: &recorder, batches: &batches };
         let about = format!("one token behind {depth}");
         let measured = measurement("decode", about, 1.0, repeats, part, samples);
-        Ok(Measurement { threads: others, drift, ..measured }.phase(roofs))
+        Ok(phase_of(&Measurement { threads: others, drift, ..measured }, roofs, trace))
     }
+}
+
+/// The phase of the report, with its samples in the trace.
+pub fn phase_of(measured: &Measurement<'_>, roofs: &RoofTable, trace: Option<&mut Trace>) -> Phase {
+    let phase = measured.phase(roofs);
+    if let Some(trace) = trace {
+        trace.add(measured, &phase);
+    }
+    phase
 }
 
 /// A recorder that counts allocations, as this program has an allocator that does.

@@ -1,8 +1,10 @@
 //! `smallmind profile`: where time goes, operation by operation, beside what this machine can do.
 
+mod diff;
 mod generate;
 mod interleave;
 mod subject;
+mod train;
 mod written;
 
 use clap::{Args, Subcommand};
@@ -21,12 +23,18 @@ pub struct Profile {
 enum What {
     /// Prefill and decode of a model, or of a preset's shape with random weights
     Generate(generate::Generate),
+    /// A step of training: forward, backward, clip, update
+    Train(train::Train),
+    /// What has become slower or faster from one report to another
+    Diff(diff::Diff),
 }
 
 impl Profile {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         match self.what {
             What::Generate(verb) => verb.run(settings),
+            What::Train(verb) => verb.run(settings),
+            What::Diff(verb) => verb.run(settings),
         }
     }
 }

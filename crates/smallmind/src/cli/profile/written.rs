@@ -1,12 +1,18 @@
-//! Where a report goes.
+//! Where a report goes: standard output, a folder, the shelf of baselines.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
 use clap::Args;
 use smallmind::profile::Report;
 use smallmind::profile::report::terminal::{self, Extent};
+use smallmind::profile::report::trace::Trace;
+use smallmind::profile::report::{folded, html, markdown};
 
-use super::super::failure::Outcome;
-use super::super::output;
+use super::super::failure::{Outcome, bad_file, usage};
 use super::super::settings::Settings;
+use super::super::{note, output};
 
 /// How a report is written.
 #[derive(Debug, Args)]
@@ -15,14 +21,104 @@ pub struct Written {
     /// Print all of the report, not one screen of it
     #[arg(long)]
     full: bool,
+    /// Write report.md, report.json, report.html, trace.json and stacks.folded into this folder
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Keep the report under this name
+    #[arg(long, value_name = "NAME")]
+    save_baseline: Option<String>,
+    /// Set a kept report, or a report.json, beside this one
+    #[arg(long, value_name = "NAME")]
+    baseline: Option<String>,
 }
 
+/// The folder of baselines, unless SMALLMIND_BASELINES names another.
+const SHELF: &str = "smallmind/baselines";
+
 impl Written {
-    /// Prints the report and writes what was asked for.
-    pub fn write(&self, report: &Report, settings: &Settings) -> Outcome {
-        if settings.is_json() {
-            return output::document(serde_json::to_value(report)?);
+    /// What can be wrong is wrong before anything is measured.
+    pub fn check(&self) -> Outcome {
+        if let Some(name) = &self.save_baseline {
+            place_of(name)?;
         }
-        output::print(&terminal::render(report, if self.full { Extent::Full } else { Extent::Screen }))
+        if let Some(name) = &self.baseline {
+            kept(name)?;
+        }
+        if let Some(out) = self.out.as_ref().filter(|out| out.is_file()) {
+            return Err(usage(format!("--out {}: that is a file; name a folder", out.display())));
+        }
+        Ok(())
     }
+
+    /// A trace, where one will be written.
+    pub fn trace(&self) -> Option<Trace> {
+        self.out.as_ref().map(|_| Trace::default())
+    }
+
+    /// Prints the report and writes what was asked for.
+    pub fn write(&self, mut report: Report, trace: Option<&Trace>, settings: &Settings) -> Outcome {
+        if let Some(name) = &self.baseline {
+            report.set_beside(&kept(name)?, name);
+        }
+        if let Some(out) = &self.out {
+            fs::create_dir_all(out).with_context(|| format!("{}: can't make the folder", out.display()))?;
+            let trace = trace.map(Trace::render).unwrap_or_default();
+            for (name, text) in [
+                ("report.md", markdown::render(&report)),
+                ("report.json", serde_json::to_string_pretty(&report)?),
+                ("report.html", html::render(&report)),
+                ("trace.json", trace),
+                ("stacks.folded", folded::render(&report)),
+            ] {
+                save(&out.join(name), &text)?;
+            }
+            note!("written to {}: report.html opens in a browser, trace.json in Perfetto", out.display());
+        }
+        if let Some(name) = &self.save_baseline {
+            let path = place_of(name)?;
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder).with_context(|| format!("{}: can't make the folder", folder.display()))?;
+            }
+            save(&path, &serde_json::to_string(&report)?)?;
+            note!("kept as baseline {name}");
+        }
+        if settings.is_json() {
+            return output::document(serde_json::to_value(&report)?);
+        }
+        output::print(&terminal::render(&report, if self.full { Extent::Full } else { Extent::Screen }))
+    }
+}
+
+fn save(path: &Path, text: &str) -> Outcome {
+    fs::write(path, text).with_context(|| format!("{}: can't be written", path.display()))
+}
+
+/// Where the baseline of that name lies.
+fn place_of(name: &str) -> anyhow::Result<PathBuf> {
+    let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+        return Err(usage(format!("a baseline is named by letters, digits, -, _ and dots, not {name:?}")));
+    }
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let shelf = variable("SMALLMIND_BASELINES")
+        .or_else(|| Some(variable("XDG_DATA_HOME")?.join(SHELF)))
+        .or_else(|| Some(variable("HOME")?.join(".local/share").join(SHELF)));
+    let shelf = shelf.ok_or_else(|| usage("there is no home folder for baselines; set SMALLMIND_BASELINES"))?;
+    Ok(shelf.join(format!("{name}.json")))
+}
+
+/// The report of a baseline or of a file.
+pub fn kept(name: &str) -> anyhow::Result<Report> {
+    let file = Path::new(name);
+    let path = if file.exists() { file.to_owned() } else { place_of(name)? };
+    let path = if path.is_dir() { path.join("report.json") } else { path };
+    let say = |why: &dyn std::fmt::Display| bad_file(format!("{}: no report of a profile: {why}", path.display()));
+    let text = fs::read_to_string(&path).map_err(|error| say(&error))?;
+    let version = serde_json::from_str::<serde_json::Value>(&text).map_err(|error| say(&error))?;
+    let version = version["schema_version"].as_u64();
+    if version != Some(u64::from(smallmind::profile::report::SCHEMA_VERSION)) {
+        let ours = smallmind::profile::report::SCHEMA_VERSION;
+        return Err(say(&format!("its schema_version is {version:?}, this program reads {ours}")));
+    }
+    serde_json::from_str(&text).map_err(|error| say(&error))
 }

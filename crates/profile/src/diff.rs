@@ -1,0 +1,174 @@
+//! Two reports of one subject, compared: what has become slower or faster, and how sure that is.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::Report;
+use crate::report::units::{change, percent, seconds};
+use crate::report::{Operation, Phase};
+use crate::statistics::{Change, mean};
+
+/// The differences between two reports.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Diff {
+    /// What keeps the reports from being comparable; empty where nothing does.
+    pub mismatches: Vec<String>,
+    /// Phases that both have.
+    pub phases: Vec<PhaseDiff>,
+}
+
+/// The differences of a phase.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PhaseDiff {
+    /// Its name.
+    pub name: String,
+    /// Seconds a token, before and now.
+    pub seconds: (f64, f64),
+    /// Of the time without the profiler.
+    pub total: Change,
+    /// Operations that both have, in the same shape, the largest change of time first.
+    pub operations: Vec<OperationDiff>,
+    /// Operations that came.
+    pub new: Vec<String>,
+    /// Operations that went.
+    pub gone: Vec<String>,
+    /// Operations whose shape is another: name, shape before, shape now.
+    pub reshaped: Vec<(String, String, String)>,
+}
+
+/// The difference of an operation.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OperationDiff {
+    /// Pass, operation and path.
+    pub name: String,
+    /// Seconds a token, before and now.
+    pub seconds: (f64, f64),
+    /// Of its time.
+    pub change: Change,
+}
+
+impl Diff {
+    /// Compares `new` with `old`.
+    pub fn between(old: &Report, new: &Report) -> Self {
+        let phases = new.phases.iter().filter_map(|phase| Some(PhaseDiff::between(old.phase(&phase.name)?, phase)));
+        Self { mismatches: mismatches(old, new), phases: phases.collect() }
+    }
+
+    /// The phases that are slower for certain, and perhaps by as much as the share `limit` of their time.
+    pub fn slower(&self, limit: f64) -> Vec<&PhaseDiff> {
+        self.phases.iter().filter(|phase| phase.total.low > 0.0 && phase.total.high >= limit).collect()
+    }
+
+    /// The comparison as text.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        for what in &self.mismatches {
+            let _ = writeln!(text, "not the same: {what}");
+        }
+        for phase in &self.phases {
+            text += &phase.render();
+        }
+        text
+    }
+}
+
+/// What tells two subjects apart.
+fn mismatches(old: &Report, new: &Report) -> Vec<String> {
+    let (a, b) = (&old.subject, &new.subject);
+    let pairs = [
+        ("verb", a.verb.clone(), b.verb.clone()),
+        ("CPU", a.cpu.clone(), b.cpu.clone()),
+        ("threads", a.threads.to_string(), b.threads.to_string()),
+        ("instruction set", a.isa.clone(), b.isa.clone()),
+        ("model", a.shape.clone(), b.shape.clone()),
+        ("parameters", a.parameters.to_string(), b.parameters.to_string()),
+        ("weight format", a.format.clone(), b.format.clone()),
+    ];
+    let differ = pairs.into_iter().filter(|(_, a, b)| a != b);
+    let mut found: Vec<String> = differ.map(|(what, a, b)| format!("{what}: {a}, now {b}")).collect();
+    for phase in &new.phases {
+        if let Some(before) = old.phase(&phase.name).filter(|before| before.about != phase.about) {
+            found.push(format!("{}: {}, now {}", phase.name, before.about, phase.about));
+        }
+    }
+    found
+}
+
+fn name(operation: &Operation) -> String {
+    format!("{} {} @ {}", operation.pass, operation.operation, operation.path)
+}
+
+impl PhaseDiff {
+    fn between(old: &Phase, new: &Phase) -> Self {
+        let other = |phase: &'_ Phase, key| phase.operations.iter().position(|o: &Operation| o.key() == key);
+        let (mut operations, mut arrived, mut reshaped) = (vec![], vec![], vec![]);
+        for now in &new.operations {
+            let Some(before) = other(old, now.key()).map(|i| &old.operations[i]) else {
+                arrived.push(name(now));
+                continue;
+            };
+            if before.shape != now.shape {
+                reshaped.push((name(now), before.shape.clone(), now.shape.clone()));
+                continue;
+            }
+            let change = Change::between(&before.repeats, &now.repeats);
+            let seconds = (mean(&before.repeats), mean(&now.repeats));
+            operations.push(OperationDiff { name: name(now), seconds, change });
+        }
+        operations.sort_by(|a, b| {
+            let size = |d: &OperationDiff| (d.seconds.1 - d.seconds.0).abs();
+            size(b).total_cmp(&size(a))
+        });
+        let gone = old.operations.iter().filter(|o| other(new, o.key()).is_none()).map(name).collect();
+        Self {
+            name: new.name.clone(),
+            seconds: (mean(&old.repeats), mean(&new.repeats)),
+            total: Change::between(&old.repeats, &new.repeats),
+            operations,
+            new: arrived,
+            gone,
+            reshaped,
+        }
+    }
+
+    fn render(&self) -> String {
+        let (before, now) = self.seconds;
+        let mut text = format!(
+            "{}: {} a token, now {}: {} {}\n",
+            self.name,
+            seconds(before),
+            seconds(now),
+            change(self.total.estimate),
+            interval(&self.total)
+        );
+        for one in self.operations.iter().filter(|one| one.seconds.0 > 0.0) {
+            let mark = if one.change.is_certain() { "*" } else { " " };
+            let _ = writeln!(
+                text,
+                "  {mark} {:>9} → {:>9} {:>9} {:<22} {}",
+                seconds(one.seconds.0),
+                seconds(one.seconds.1),
+                change(one.change.estimate),
+                interval(&one.change),
+                one.name
+            );
+        }
+        for (what, names) in [("new", &self.new), ("gone", &self.gone)] {
+            names.iter().for_each(|name| text += &format!("  {what}: {name}\n"));
+        }
+        for (name, before, now) in &self.reshaped {
+            let _ = writeln!(text, "  another shape: {name}: {before}, now {now}");
+        }
+        text
+    }
+}
+
+/// The 99 % interval, in words.
+fn interval(change: &Change) -> String {
+    if change.low.is_finite() {
+        format!("({} to {})", percent(change.low), percent(change.high))
+    } else {
+        "(too few repeats)".to_owned()
+    }
+}

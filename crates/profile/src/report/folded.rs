@@ -1,0 +1,30 @@
+//! Folded stacks: a line a place, `phase;blocks;3;attn;qkv;linear 1234`, as flame graphs take them. The number is nanoseconds a sample;
+//! what workers wait is a frame of its own.
+
+use super::{Phase, Report};
+
+/// All phases of the report.
+pub fn render(report: &Report) -> String {
+    report.phases.iter().map(of_phase).collect()
+}
+
+fn of_phase(phase: &Phase) -> String {
+    let nanoseconds = |seconds: f64| (seconds * phase.tokens * 1e9).round() as u64;
+    let mut text = String::new();
+    let mut line = |frames: &str, seconds: f64| {
+        if nanoseconds(seconds) > 0 {
+            text += &format!("{};{frames} {}\n", phase.name, nanoseconds(seconds));
+        }
+    };
+    for operation in &phase.operations {
+        let waits = operation.wait / operation.seconds.max(f64::MIN_POSITIVE);
+        for (path, seconds) in &operation.members {
+            let frames = format!("{};{};{}", operation.pass, path.replace('.', ";"), operation.operation);
+            line(&frames, seconds * (1.0 - waits));
+            line(&format!("{frames};waiting"), seconds * waits);
+        }
+    }
+    line("entering the pool", phase.entering);
+    line("between runs", phase.between);
+    text
+}
