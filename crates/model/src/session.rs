@@ -227,8 +227,8 @@ impl Session {
 
     fn finite_logits(&self, position: usize) -> Result<&[f32], ModelError> {
         let logits = self.logits();
-        // The product of zero with NaN or an infinity is NaN, and so is any sum with it.
-        let zero: f32 = logits.iter().map(|x| x * 0.0).sum();
-        if zero.is_nan() { Err(ModelError::NonFinite { position }) } else { Ok(logits) }
+        // Without a way out of the loop it works on many at once.
+        let bad = logits.iter().fold(false, |bad, x| bad | !x.is_finite());
+        if bad { Err(ModelError::NonFinite { position }) } else { Ok(logits) }
     }
 }

@@ -5,6 +5,7 @@ mod bad_data;
 mod bad_models;
 mod bench;
 mod models;
+mod profile;
 mod signals;
 mod support;
 mod text;

@@ -1,0 +1,137 @@
+//! `profile`: reports in every form, comparison of two of them, slips.
+
+use serde_json::Value;
+
+use crate::support::Bench;
+
+/// Few samples of a small model.
+const QUICK: &str = "--threads 1 --runs 2 -n 3";
+/// Few steps of a small training.
+const TRAIN: &str = "profile train --preset nanogpt-cpu --batch 1 --threads 1 --runs 3 -n 2";
+
+/// The program with baselines in the test's own folder.
+fn run(bench: &Bench, line: &str) -> crate::support::Ran {
+    let mut command = bench.command(line);
+    command.env("SMALLMIND_BASELINES", bench.path("baselines"));
+    crate::support::Ran::of(command.output().expect("the program starts"))
+}
+
+fn check_phase(phase: &Value) {
+    for key in ["tokens_per_second", "ceiling", "share_of_ceiling", "coverage", "seconds", "profiled_seconds"] {
+        assert!(phase[key].as_f64() > Some(0.0), "{key} in {phase}");
+    }
+    assert_eq!(phase["allocations"], 0.0, "{phase}");
+    let operations = phase["operations"].as_array().expect("operations");
+    let sum = |key: &str| operations.iter().map(|o| o[key].as_f64().expect("a number")).sum::<f64>();
+    let covered = phase["coverage"].as_f64().unwrap() * phase["profiled_seconds"].as_f64().unwrap();
+    assert!((sum("seconds") / covered - 1.0).abs() < 1e-6, "{phase}");
+    for (i, operation) in operations.iter().enumerate() {
+        assert_eq!(operation["rank"], i + 1);
+        assert!(["memory", "compute", "latency", "waiting"].iter().any(|b| operation["bound"] == **b), "{operation}");
+        assert_eq!(operation["allocations"], serde_json::json!([0.0, 0.0]), "{operation}");
+    }
+    let gains: Vec<f64> = operations.iter().map(|o| o["gain"].as_f64().unwrap()).collect();
+    assert!(gains.is_sorted_by(|a, b| a >= b), "{gains:?}");
+    assert!(operations.iter().take(10).all(|o| o["why"].as_str() > Some("")), "{phase}");
+    assert!(!phase["what_ifs"].as_array().unwrap().is_empty() && phase["latency"]["p50"].as_f64() > Some(0.0));
+}
+
+#[test]
+fn a_generation_is_profiled_without_a_model() {
+    let report = Bench::new().run(&format!("profile generate {QUICK} --json")).json();
+    assert_eq!(report["subject"]["model"], "quickstart");
+    let phases = report["phases"].as_array().unwrap();
+    assert_eq!((&phases[0]["name"], &phases[1]["name"]), (&"prefill".into(), &"decode".into()));
+    phases.iter().for_each(check_phase);
+    // Every weight but the table's other rows is read once a token: the head is the table.
+    let weights = phases[1]["traffic"]["weights"].as_f64().unwrap();
+    let parameters = report["subject"]["parameters"].as_f64().unwrap();
+    assert!((weights / (4.0 * parameters) - 1.0).abs() < 0.001, "{weights} bytes of {parameters} parameters");
+}
+
+#[test]
+fn a_training_is_profiled() {
+    let line = format!("profile train --preset nanogpt-cpu --batch 2 {QUICK} --json");
+    let report = Bench::new().run(&line).json();
+    let phase = &report["phases"][0];
+    check_phase(phase);
+    let stages: Vec<&str> = phase["stages"].as_array().unwrap().iter().map(|s| s[0].as_str().unwrap()).collect();
+    assert_eq!(stages, ["forward", "backward", "clip", "update"]);
+}
+
+#[test]
+fn a_folder_gets_all_forms() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    let text = bench.run(&format!("profile generate -m model {QUICK} --depth 8 --prompt-tokens 20 --out report")).ok();
+    assert!(text.lines().count() <= 50 && text.lines().all(|line| line.chars().count() <= 130), "{text}");
+    for word in ["tokens/s of a ceiling of", "coverage", "operation", "what to do"] {
+        assert!(text.contains(word), "{word} in {text}");
+    }
+    let read = |name: &str| std::fs::read_to_string(bench.path("report").join(name)).unwrap();
+    let html = read("report.html");
+    assert!(html.contains("<svg") && html.contains("class=\"operations\"") && !html.contains("http"), "{html}");
+    assert!(read("report.md").contains("### Roadmap"));
+    assert!(read("stacks.folded").lines().all(|line| line.rsplit(' ').next().unwrap().parse::<u64>().is_ok()));
+    let report: Value = serde_json::from_str(&read("report.json")).unwrap();
+    let trace: Value = serde_json::from_str(&read("trace.json")).unwrap();
+    slices_are_the_report(&report, &trace);
+}
+
+/// The trace's slices of each operation add up to its time in the report, within 1 %.
+fn slices_are_the_report(report: &Value, trace: &Value) {
+    for (process, phase) in report["phases"].as_array().unwrap().iter().enumerate() {
+        let slices = trace["traceEvents"].as_array().unwrap().iter();
+        let own = slices.filter(|e| e["ph"] == "X" && e["pid"] == process + 1 && e["name"] != "waiting");
+        let micros: f64 = own.map(|e| e["dur"].as_f64().unwrap()).sum();
+        let tokens = phase["tokens"].as_f64().unwrap() * phase["samples"].as_f64().unwrap();
+        let work = |o: &Value| o["seconds"].as_f64().unwrap() - o["wait"].as_f64().unwrap();
+        let expected: f64 = phase["operations"].as_array().unwrap().iter().map(work).sum();
+        assert!((micros * 1e-6 / tokens / expected - 1.0).abs() < 0.01, "{} {micros} {expected}", phase["name"]);
+    }
+}
+
+#[test]
+fn reports_are_compared() {
+    let bench = Bench::new();
+    run(&bench, &format!("{TRAIN} --save-baseline before")).ok();
+    let text = run(&bench, &format!("{TRAIN} --baseline before --out now")).ok();
+    assert!(text.contains("ratio"), "{text}");
+    assert!(run(&bench, "profile diff before now").ok().starts_with("step: "));
+    run(&bench, "profile diff before before --fail-on 3%").ok();
+
+    // Half as fast, with certainty.
+    let mut slow: Value =
+        serde_json::from_str(&std::fs::read_to_string(bench.path("now/report.json")).unwrap()).unwrap();
+    let phase = &mut slow["phases"][0];
+    phase["repeats"] = serde_json::json!([2.0, 2.01, 1.99, 2.0]);
+    bench.write("slow.json", slow.to_string());
+    slow["phases"][0]["repeats"] = serde_json::json!([1.0, 1.01, 0.99, 1.0]);
+    bench.write("fast.json", slow.to_string());
+    let ran = run(&bench, "profile diff fast.json slow.json --fail-on 3% --json");
+    assert_eq!(ran.code, Some(5), "{ran:#?}");
+    assert!(ran.stderr.contains("slower: step by 100.0 %"), "{ran:#?}");
+    run(&bench, "profile diff slow.json fast.json --fail-on 3").ok();
+
+    slow["subject"]["threads"] = 7.into();
+    bench.write("other.json", slow.to_string());
+    run(&bench, "profile diff fast.json other.json").fails(2, &["threads: 1, now 7", "--force"]);
+    run(&bench, "profile diff fast.json other.json --force").ok();
+}
+
+#[test]
+fn slips_are_told() {
+    let bench = Bench::new();
+    bench.run("profile generate --preset nothing").fails(2, &["nothing"]);
+    bench.run("profile generate -m nowhere").fails(3, &["nowhere"]);
+    bench.run("profile generate -m x --preset quickstart").fails(2, &["--preset"]);
+    bench.run("profile generate --depth 256").fails(2, &["--depth 256", "1 to 255"]);
+    bench.run("profile generate --prompt-tokens 0").fails(2, &["--prompt-tokens 0"]);
+    bench.run("profile generate --baseline not-kept").fails(3, &["not-kept"]);
+    bench.run("profile generate --save-baseline ../up").fails(2, &["named by letters"]);
+    bench.run("profile train --preset nanogpt-cpu --context 65").fails(2, &["--context 65"]);
+    bench.run("profile diff a").fails(2, &["<NEW>"]);
+    bench.write("bad.json", "{}");
+    bench.run("profile diff bad.json bad.json").fails(3, &["bad.json", "schema_version"]);
+    bench.run("profile diff bad.json bad.json --fail-on much").fails(2, &["--fail-on"]);
+}
