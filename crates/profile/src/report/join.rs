@@ -50,6 +50,10 @@ pub struct Measurement<'a> {
 
 /// A sample that took so many times the median had to share its CPUs.
 const DISTURBED: f64 = 1.5;
+/// The share of a repeat's samples below the one that stands for it.
+const UNDISTURBED: f64 = 0.1;
+/// Samples in a report at most.
+const LISTED: usize = 2000;
 /// How much of its time an operation waits when waiting is what bounds it.
 const WAITING: f64 = 0.5;
 /// Below this share of its roof an operation that is short is bound by its beginning and end.
@@ -70,7 +74,7 @@ impl Measurement<'_> {
         let of = |all: &[f64], kept: &[usize]| mean(&kept.iter().map(|i| all[*i]).collect::<Vec<_>>());
         let (profiled, plain) = (of(&self.on, &on) / self.tokens, of(&self.off, &off) / self.tokens);
         let ratios: Vec<f64> = self.on.iter().zip(&self.off).map(|(on, off)| on / off).collect();
-        let repeats = self.by_repeat(&off, |i| self.off[i] / self.tokens);
+        let repeats = self.by_repeat(|i| self.off[i] / self.tokens);
         let (rows, runs) = (self.rows(roofs), self.run_times());
         let (mut inside, mut walls) = (0.0, 0.0);
         for run in on.iter().flat_map(|i| runs.iter().flat_map(move |(times, per)| &times[i * per..(i + 1) * per])) {
@@ -125,11 +129,14 @@ impl Measurement<'_> {
         self.parts.iter().map(|part| (RunTimes::of(part.plan, part.recorder), part.batches.len())).collect()
     }
 
-    /// The mean of `value` over the samples of each repeat that are in `kept`; a repeat without any is left out.
-    fn by_repeat(&self, kept: &[usize], value: impl Fn(usize) -> f64) -> Vec<f64> {
+    /// For each repeat what nine of ten of its samples exceed.
+    ///
+    /// On a machine that others use too, means of repeats differ by several percent and medians now and then by more, as whole repeats are
+    /// disturbed; the quick samples of each differ by less than a percent, so that two reports can be told apart.
+    fn by_repeat(&self, value: impl Fn(usize) -> f64) -> Vec<f64> {
         let size = (self.on.len() / self.repeats.max(1)).max(1);
-        let repeat = |r: usize| kept.iter().filter(|i| **i / size == r).map(|i| value(*i)).collect::<Vec<_>>();
-        (0..self.repeats).map(repeat).filter(|all| !all.is_empty()).map(|all| mean(&all)).collect()
+        let repeat = |r: usize| (r * size..((r + 1) * size).min(self.on.len())).map(&value).collect::<Vec<_>>();
+        (0..self.repeats).map(repeat).filter(|all| !all.is_empty()).map(|all| quantile(&all, UNDISTURBED)).collect()
     }
 
     /// The rows of the table with their work, still without times.
@@ -160,10 +167,13 @@ impl Measurement<'_> {
             for (step, one) in part.plan.steps().iter().enumerate() {
                 let (row, member) = owners[one.node().index()];
                 let operation = &mut phase.operations[row];
-                for sample in on {
+                for (sample, kept) in (0..self.on.len()).map(|i| (i, on.binary_search(&i).is_ok())) {
                     for run in &times[sample * per..(sample + 1) * per] {
                         let seconds = run.work[step] + run.wait[step];
-                        by_sample[row][*sample] += seconds / self.tokens;
+                        by_sample[row][sample] += seconds / self.tokens;
+                        if !kept {
+                            continue;
+                        }
                         operation.seconds += seconds * scale;
                         operation.wait += run.wait[step] * scale;
                         operation.members[member].1 += seconds * scale;
@@ -179,7 +189,7 @@ impl Measurement<'_> {
             }
         }
         for ((operation, samples), slowest) in phase.operations.iter_mut().zip(&by_sample).zip(&slowest) {
-            operation.repeats = self.by_repeat(on, |i| samples[i]);
+            operation.repeats = self.by_repeat(|i| samples[i]);
             operation.imbalance = slowest / (operation.seconds - operation.wait).max(f64::MIN_POSITIVE);
         }
     }
@@ -332,7 +342,8 @@ fn finish(phase: &mut Phase, roofs: &RoofTable) {
 
 fn latency(samples: &[f64]) -> Latency {
     let at = |q| quantile(samples, q);
-    Latency { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0), all: samples.to_vec() }
+    let all = samples.iter().copied().step_by(samples.len().div_ceil(LISTED).max(1)).collect();
+    Latency { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0), all }
 }
 
 fn arena(part: &Part<'_>) -> Arena {

@@ -222,7 +222,7 @@ pub struct Phase {
     pub arenas: Vec<Arena>,
     /// One sample, the one in the middle of all, worker by worker.
     pub timeline: Vec<Slice>,
-    /// Seconds a token of each repeat, without the profiler.
+    /// Seconds a token of each repeat, without the profiler: of the sample that nine of ten exceed.
     pub repeats: Vec<f64>,
 }
 
@@ -285,7 +285,7 @@ pub struct Operation {
     pub gain: f64,
     /// Where it happens: path and seconds of each.
     pub members: Vec<(String, f64)>,
-    /// Seconds of each repeat.
+    /// Seconds of each repeat, as the phase has them.
     pub repeats: Vec<f64>,
     /// Why it takes its time, for the first ones.
     pub why: String,
@@ -378,7 +378,7 @@ pub struct Latency {
     pub p99: f64,
     /// The slowest.
     pub max: f64,
-    /// All of them, in order of time.
+    /// All of them in order of time, or evenly chosen ones where there are many.
     pub all: Vec<f64>,
 }
 

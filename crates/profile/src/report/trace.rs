@@ -6,7 +6,7 @@ use super::join::Measurement;
 use super::{Phase, Slice};
 
 /// Slices of a phase at most, so that a trace stays small enough for a browser.
-const MOST: usize = 60_000;
+const MOST: usize = 30_000;
 
 /// A trace that grows by phases.
 #[derive(Debug, Default)]

@@ -52,7 +52,7 @@ fn bound(operation: &Operation) -> String {
     let call = operation.seconds / operation.calls.max(f64::MIN_POSITIVE);
     match operation.bound {
         Bound::Memory => format!(
-            "Bound by memory: {} a token pass at {} GB/s, {} of what the memory under it has.",
+            "Bound by memory: {} a token at {} GB/s, {} of what the memory under it has.",
             bytes(work.bytes()),
             number(operation.gbps()),
             percent(operation.share_of_roof)

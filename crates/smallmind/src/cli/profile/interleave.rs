@@ -30,7 +30,7 @@ const SECONDS: f64 = 2.0;
 /// How many samples a repeat has: as many as fit into the time, but at least `least`, and no more than a report can hold.
 pub fn samples_of_a_repeat(seconds: f64, repeats: usize, least: usize) -> usize {
     let fit = SECONDS / (2.0 * repeats as f64 * seconds.max(1e-9));
-    (fit as usize).clamp(least, 400)
+    (fit as usize).clamp(least, 2000)
 }
 
 /// Takes `count` samples of each kind; which of a pair comes first changes from pair to pair. What `prepare` does is not timed.
