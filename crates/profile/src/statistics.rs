@@ -34,6 +34,15 @@ fn variance(values: &[f64]) -> f64 {
     if values.len() < 2 { 0.0 } else { squares / (values.len() - 1) as f64 }
 }
 
+/// A repeat that takes so many times a quick one of its report had to share a CPU.
+const DISTURBED: f64 = 1.08;
+
+/// Repeats without those that were disturbed. All repeats of a slower program are slower, so that none is left out for that.
+fn undisturbed(repeats: &[f64]) -> Vec<f64> {
+    let limit = DISTURBED * quantile(repeats, 0.25);
+    repeats.iter().copied().filter(|x| *x <= limit).collect()
+}
+
 /// The relative change from one sample's mean to another's, with the interval that holds it with 99 % confidence.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Change {
@@ -47,8 +56,10 @@ pub struct Change {
 
 impl Change {
     /// Welch's interval for the difference of means (Welch, "The generalization of Student's problem when several different population
-    /// variances are involved", 1947), over the old mean. Without repeats the interval is everything.
+    /// variances are involved", 1947), over the old mean, of the repeats that nothing disturbed as a whole. Without repeats the interval is
+    /// everything. It holds for what differs from repeat to repeat; a machine that becomes slower or faster in between is a change too.
     pub fn between(old: &[f64], new: &[f64]) -> Self {
+        let (old, new) = (&undisturbed(old)[..], &undisturbed(new)[..]);
         let (a, b) = (mean(old), mean(new));
         let estimate = b / a - 1.0;
         if old.len() < 2 || new.len() < 2 {

@@ -36,7 +36,7 @@ pub struct Train {
     #[arg(long, value_name = "N")]
     context: Option<usize>,
     /// Repeats, whose differences tell how sure the figures are
-    #[arg(short, long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
+    #[arg(short, long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
     runs: u16,
     /// Steps in each repeat [default: what fits into about two seconds]
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
