@@ -31,8 +31,11 @@
 //! # Ok(()) }
 //! ```
 //!
-//! [`Roofs`] are the machine's limits, measured on a pool: arithmetic, memory, and what it costs to work together. What this is *not*
-//! yet: a roofline, which sets an operation's time beside them.
+//! [`Roofs`] are the machine's limits, measured on a pool: arithmetic, memory, and what it costs to work together. A [`Report`] sets an
+//! operation's time beside them: a [`Measurement`](report::join::Measurement) of recorded samples becomes a phase of it. [`Diff`] compares
+//! two reports.
+//!
+//! Not here: models and trainings. Who has one runs it and hands the recorders over.
 //!
 //! [`Probe`]: smallmind_graph::Probe
 

@@ -32,13 +32,13 @@ fn half_weights(operation: &Operation) -> Option<Traffic> {
 fn quantized_cache(operation: &Operation) -> Option<Traffic> {
     let t = operation.traffic;
     let cached = t.kv_read + t.kv_write > 0.0;
-    cached.then(|| Traffic { kv_read: t.kv_read * QUANTIZED, kv_write: t.kv_write * QUANTIZED, ..t })
+    cached.then_some(Traffic { kv_read: t.kv_read * QUANTIZED, kv_write: t.kv_write * QUANTIZED, ..t })
 }
 
 fn twice_the_context(operation: &Operation) -> Option<Traffic> {
     let t = operation.traffic;
     let attends = operation.operation.contains("attention");
-    attends.then(|| Traffic { flops: 2.0 * t.flops, kv_read: 2.0 * t.kv_read, ..t })
+    attends.then_some(Traffic { flops: 2.0 * t.flops, kv_read: 2.0 * t.kv_read, ..t })
 }
 
 /// The alternatives of work, by name.
