@@ -12,7 +12,7 @@ use smallmind::profile::report::join::{Measurement, Part};
 use smallmind::profile::report::{Phase, RoofTable};
 use smallmind::profile::roofs::Effort;
 use smallmind::profile::traffic::{Traffic, traffic};
-use smallmind::profile::{Allocated, Recorder, Roofs};
+use smallmind::profile::{Allocated, Recorder, Roofs, RunTimes};
 use smallmind::simd::IsaKind;
 
 thread_local! {
@@ -211,5 +211,27 @@ fn a_planted_allocation_is_found_and_there_are_no_others() {
     for operation in &phase.operations {
         let planted = (operation.operation.as_str(), operation.path.as_str()) == VICTIM;
         assert_eq!(operation.allocations, Some(if planted { (1.0, 100.0) } else { (0.0, 0.0) }), "{operation:#?}");
+    }
+}
+
+/// Work, waiting and what lies outside of steps are a run's time, with any number of threads.
+#[test]
+fn a_runs_time_is_divided_completely() {
+    let config = preset::find("quickstart").unwrap().config();
+    let model = Arc::new(Model::random(config, 1).unwrap());
+    for threads in [1, 2, 3] {
+        let options = SessionOptions::single(64, threads, IsaKind::best());
+        let mut session = Session::new(model.clone(), options).unwrap();
+        let recorder = Recorder::keeping(session.plans().1, 5);
+        for _ in 0..8 {
+            session.decode_probed(&[(0, 5)], &recorder).unwrap();
+        }
+        let runs = RunTimes::of(session.plans().1, &recorder);
+        assert_eq!((recorder.runs(), runs.len()), (8, 5));
+        for run in &runs {
+            assert!((run.inside() + run.outside - run.wall).abs() < 1e-6 * run.wall, "{threads}: {run:?}");
+            assert!(run.work.iter().chain(&run.wait).all(|seconds| *seconds >= 0.0), "{threads}: {run:?}");
+            assert!(threads > 1 || run.wait.iter().all(|seconds| *seconds == 0.0), "{run:?}");
+        }
     }
 }

@@ -160,12 +160,16 @@ fn row(o: &Operation, phase: &Phase, training: bool, based: bool) -> String {
 /// What a phase's reader should do next, in a line or two.
 fn next(phase: &Phase) -> Option<String> {
     let first = phase.operations.first()?;
-    let best =
-        phase.what_ifs.iter().filter(|w| !w.what.starts_with("every")).max_by(|a, b| a.change.total_cmp(&b.change));
+    let best = phase.what_ifs.iter().filter(|w| advises(w)).max_by(|a, b| a.change.total_cmp(&b.change));
     let best = best.filter(|w| w.change > 0.01);
     let other = best.map_or_else(String::new, |w| format!(" Or: {} {} ({}).", w.what, change(w.change), w.by));
     let text = format!("{}: {} @ {}. {}{other}", phase.name, first.kernel, first.path, first.why);
     Some(wrapped(&text, "  · ", "    "))
+}
+
+/// Whether an alternative is advice: the sum of all gains isn't, nor are threads for which there is no CPU.
+fn advises(what: &super::WhatIf) -> bool {
+    !what.what.starts_with("every") && !(what.what.contains("thread") && what.by == "computed")
 }
 
 fn details(phase: &Phase) -> String {

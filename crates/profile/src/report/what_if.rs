@@ -84,7 +84,12 @@ pub(super) fn all(phase: &Phase, threads: &[(usize, f64)], now: usize) -> Vec<Wh
         found.push(of(format!("{} instead of {now}", count(*n)), *seconds, phase.seconds, "measured"));
     }
     if threads.iter().all(|(n, _)| *n <= now) {
-        found.push(of(format!("{} instead of {now}", count(now + 1)), with_a_thread(phase, now), total, "computed"));
+        found.push(of(
+            format!("{} instead of {now}, had it a CPU of its own", count(now + 1)),
+            with_a_thread(phase, now),
+            total,
+            "computed",
+        ));
     }
     let roof: f64 = phase.operations.iter().map(|o| (o.seconds - o.roof_seconds).max(0.0)).sum();
     found.push(of("every operation at its roof".to_owned(), total - roof, total, "computed"));

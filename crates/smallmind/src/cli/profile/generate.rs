@@ -36,7 +36,7 @@ pub struct Generate {
     /// Tokens of the prompt [default: 256, or the model's context]
     #[arg(long, value_name = "N")]
     prompt_tokens: Option<usize>,
-    /// Tokens decoded in each repeat [default: what fits into about two seconds]
+    /// Tokens decoded in each repeat, and prompts read at most [default: what fits into about two seconds]
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     tokens: Option<u32>,
     /// Repeats, whose differences tell how sure the figures are
@@ -74,8 +74,9 @@ impl Generate {
         let mut bench = Bench::new(&model, prompt, depth, threads, isa)?;
         let repeats = usize::from(self.runs);
         let mut trace = self.written.trace();
-        let prefill = bench.prefill(repeats, &roofs, load, trace.as_mut())?;
-        let decode = bench.decode(repeats, self.tokens.map(|n| n as usize), &roofs, trace.as_mut())?;
+        let tokens = self.tokens.map(|n| n as usize);
+        let prefill = bench.prefill(repeats, tokens, &roofs, load, trace.as_mut())?;
+        let decode = bench.decode(repeats, tokens, &roofs, trace.as_mut())?;
         let subject = subject::subject("generate", name, &model, threads, isa);
         let report = Report::new(subject, roofs, counters.since(), vec![prefill, decode]);
         self.written.write(report, trace.as_ref(), settings)
@@ -134,13 +135,14 @@ impl Bench {
     fn prefill(
         &mut self,
         repeats: usize,
+        most: Option<usize>,
         roofs: &RoofTable,
         load: f64,
         trace: Option<&mut Trace>,
     ) -> anyhow::Result<Phase> {
         let tokens = self.prompt;
         let once = self.prompt_seconds()?;
-        let count = repeats * samples_of_a_repeat(once, repeats, 1);
+        let count = repeats * samples_of_a_repeat(once, repeats, 1).min(most.unwrap_or(usize::MAX));
         let batches = chunks(&self.text[..tokens], self.session.options().chunk);
         let recorder = recorder(self.session.plans().0, count * batches.len());
         let samples = interleave(
