@@ -169,7 +169,9 @@ fn next(phase: &Phase) -> Option<String> {
 
 /// Whether an alternative is advice: the sum of all gains isn't, nor are threads for which there is no CPU.
 fn advises(what: &super::WhatIf) -> bool {
-    !what.what.starts_with("every") && !(what.what.contains("thread") && what.by == "computed")
+    let sum_of_all = what.what.starts_with("every");
+    let no_cpu = what.what.contains("thread") && what.by == "computed";
+    !sum_of_all && !no_cpu
 }
 
 fn details(phase: &Phase) -> String {
