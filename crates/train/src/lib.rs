@@ -36,7 +36,8 @@
 //! assert_eq!((summary.steps, losses.len()), (30, 2));
 //! assert!(losses[1] < losses[0]);
 //!
-//! // Twenty steps more, from the last checkpoint, with another number of threads.
+//! // Twenty steps more, from the last checkpoint, with another number of threads. A folder has one trainer at a time.
+//! drop(trainer);
 //! let more = [Layer::assignment("train.steps=50")?];
 //! let mut trainer = Trainer::resume(&run, &more, 1, IsaKind::best())?;
 //! assert_eq!(trainer.run(&never, &mut |_| {})?.steps, 50);
