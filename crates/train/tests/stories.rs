@@ -18,7 +18,7 @@ fn a_seed_means_the_same_corpus_for_ever() {
 }
 
 /// Change these only together with the grammar: a changed corpus changes every recorded loss on it.
-const GOLDEN: [u64; 3] = [0xcbfb_8c17_fda1_6b1e, 0x6f3e_e0c4_feca_91ab, 0xb2d3_24df_7309_762f];
+const GOLDEN: [u64; 3] = [0x1f02_6c56_26b0_f0d4, 0xf663_40e7_5950_e3ec, 0x57d3_b111_a9cd_1541];
 
 #[test]
 fn seeds_give_different_stories() {
