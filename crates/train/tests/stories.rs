@@ -18,7 +18,7 @@ fn a_seed_means_the_same_corpus_for_ever() {
 }
 
 /// Change these only together with the grammar: a changed corpus changes every recorded loss on it.
-const GOLDEN: [u64; 3] = [0x1f02_6c56_26b0_f0d4, 0xf663_40e7_5950_e3ec, 0x57d3_b111_a9cd_1541];
+const GOLDEN: [u64; 3] = [0x9360_0bbc_aed2_f14b, 0xfc9c_c22e_65cc_9595, 0xa8fa_0ed7_9b19_362e];
 
 #[test]
 fn seeds_give_different_stories() {

@@ -21,7 +21,7 @@ impl World {
     }
 }
 
-/// Pronouns of a character.
+/// Pronouns of the hero. Everybody else is called by name, so that "he" and "she" are never two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gender {
     Female,
@@ -29,13 +29,6 @@ pub(super) enum Gender {
 }
 
 impl Gender {
-    fn other(self) -> Self {
-        match self {
-            Self::Female => Self::Male,
-            Self::Male => Self::Female,
-        }
-    }
-
     fn choose(self, female: &'static str, male: &'static str) -> &'static str {
         match self {
             Self::Female => female,
@@ -66,7 +59,6 @@ pub(super) struct Character {
     pub(super) name: &'static str,
     /// "boy", "fox", "rag doll".
     pub(super) kind: &'static str,
-    pub(super) gender: Gender,
 }
 
 /// Where a story plays, with the preposition that its name wants, and three places to look in.
@@ -82,9 +74,9 @@ pub(super) struct Place {
 pub(super) struct Cast {
     pub(super) world: World,
     pub(super) hero: Character,
+    pub(super) gender: Gender,
     pub(super) friend: Character,
     pub(super) elder: &'static str,
-    pub(super) elder_gender: Gender,
     pub(super) place: &'static Place,
     pub(super) spots: [&'static str; 3],
     pub(super) home: &'static str,
@@ -102,8 +94,8 @@ pub(super) struct Cast {
 struct Pool {
     girl_kinds: &'static [&'static str],
     boy_kinds: &'static [&'static str],
-    /// The woman and the man with whom heroes live.
-    elders: [(&'static str, Gender); 2],
+    /// With whom heroes live: the even and the odd places of the lists of names.
+    elders: [&'static str; 2],
     places: &'static [Place],
     homes: &'static [&'static str],
     everyone: &'static str,
@@ -111,12 +103,11 @@ struct Pool {
     trails: &'static [&'static str],
 }
 
-/// The names of all worlds: few, so that a model of a minute has met each of them often, and each of one gender only.
-const GIRLS: &[&str] = &["Lily", "Mia", "Anna", "Ruby"];
-const BOYS: &[&str] = &["Tom", "Ben", "Max", "Leo"];
-/// Those who live with an elder of their own gender; the others tell hero and elder apart by the pronoun.
-const LIKE_THEIR_ELDER: &[&str] = &["Lily", "Max"];
-const ELDERS: [(&str, Gender); 2] = [("Mom", Gender::Female), ("Grandpa", Gender::Male)];
+/// The names of all worlds: few, so that a model of a minute has met each of them often, and each of one gender only. The girl
+/// and the boy of one place in the lists are friends of each other in all stories.
+const GIRLS: [&str; 4] = ["Lily", "Mia", "Anna", "Ruby"];
+const BOYS: [&str; 4] = ["Tom", "Ben", "Max", "Leo"];
+const ELDERS: [&str; 2] = ["Mom", "Grandpa"];
 pub(super) const COLORS: &[&str] = &["red", "blue", "green", "yellow", "orange", "purple", "white", "pink"];
 const WEATHERS: &[&str] = &["sunny", "warm", "bright", "windy", "fine", "quiet"];
 const TRAITS: &[&str] = &["kind", "brave", "clever", "cheerful", "gentle", "curious", "funny", "sweet"];
@@ -208,7 +199,7 @@ const FOREST: Pool = Pool {
 const TOY_ROOM: Pool = Pool {
     girl_kinds: TOYS,
     boy_kinds: TOYS,
-    elders: [("Old Doll", Gender::Female), ("Old Bear", Gender::Male)],
+    elders: ["Old Doll", "Old Bear"],
     places: &[
         Place {
             at: "in the playroom",
@@ -256,13 +247,13 @@ impl Cast {
             World::Toys => &TOY_ROOM,
         };
         let gender = if rng.below(2) == 0 { Gender::Female } else { Gender::Male };
-        // The friend takes the other pronoun, so that "she" and "he" tell the two apart.
-        let friend_gender = gender.other();
-        let hero = character(pool, gender, None, rng);
-        let friend = character(pool, friend_gender, Some(hero), rng);
-        // A name has the same elder in all stories of a world: a small model then knows one by the other.
-        let alike = LIKE_THEIR_ELDER.contains(&hero.name);
-        let (elder, elder_gender) = pool.elders[usize::from((gender == Gender::Male) == alike)];
+        // A name has the same friend, and in a world the same elder, in all stories: a small model then knows one by the other.
+        let pair = rng.below(GIRLS.len());
+        let elder = pool.elders[pair % 2];
+        let [girl, boy] = [(GIRLS[pair], pool.girl_kinds), (BOYS[pair], pool.boy_kinds)];
+        let (hero, friend) = if gender == Gender::Female { (girl, boy) } else { (boy, girl) };
+        let hero = Character { name: hero.0, kind: draw(hero.1, rng) };
+        let friend = Character { name: friend.0, kind: other_than(friend.1, Some(hero.kind), rng) };
         let place = &pool.places[rng.below(pool.places.len())];
         let mut spots = place.spots;
         spots.swap(0, rng.below(3));
@@ -270,9 +261,9 @@ impl Cast {
         Self {
             world,
             hero,
+            gender,
             friend,
             elder,
-            elder_gender,
             place,
             spots,
             home: draw(pool.homes, rng),
@@ -317,24 +308,12 @@ pub(super) fn kind_at(text: &str) -> Option<&'static str> {
 }
 
 /// The elder whom `text` begins with, as whole words; the longest name where one begins another.
-pub(super) fn elder_at(text: &str) -> Option<(&'static str, Gender)> {
-    let elders = POOLS.iter().flat_map(|pool| pool.elders).filter(|(name, _)| begins_with(text, name));
-    elders.max_by_key(|(name, _)| name.len())
+pub(super) fn elder_at(text: &str) -> Option<&'static str> {
+    POOLS.iter().flat_map(|pool| pool.elders).filter(|name| begins_with(text, name)).max_by_key(|name| name.len())
 }
 
 fn begins_with(text: &str, words: &str) -> bool {
     text.strip_prefix(words).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphabetic()))
-}
-
-/// A character who shares neither name nor, among animals and toys, kind with `besides`.
-fn character(pool: &Pool, gender: Gender, besides: Option<Character>, rng: &mut SplitMix64) -> Character {
-    let (names, kinds) = match gender {
-        Gender::Female => (GIRLS, pool.girl_kinds),
-        Gender::Male => (BOYS, pool.boy_kinds),
-    };
-    let name = other_than(names, besides.map(|c| c.name), rng);
-    let kind = other_than(kinds, besides.map(|c| c.kind), rng);
-    Character { name, kind, gender }
 }
 
 /// One of the items of a table of this file; none of them is empty.
@@ -365,7 +344,7 @@ mod tests {
                 let cast = Cast::draw(world, &mut SplitMix64::of_item(7, i));
                 assert_ne!(cast.hero.name, cast.friend.name);
                 if world == World::Children {
-                    assert_eq!(cast.hero.kind == "girl", cast.hero.gender == Gender::Female);
+                    assert_eq!(cast.hero.kind == "girl", cast.gender == Gender::Female);
                 } else {
                     assert_ne!(cast.hero.kind, cast.friend.kind);
                 }

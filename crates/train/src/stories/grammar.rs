@@ -74,17 +74,11 @@ pub(super) enum CastSlot {
     Home,
     /// `{f}`: the friend's name.
     Friend,
-    /// `{fk}`: "his friend Mia" or "Daisy the duck" at the first mention, the name alone from then on.
+    /// `{fk}`: "his friend Mia" or "her friend Tom the duck" at the first mention, the name alone from then on.
     FriendKnown,
-    FriendHe,
-    FriendHim,
-    FriendHis,
     FriendKind,
     /// `{e}`: "Mom", "Old Owl".
     Elder,
-    ElderHe,
-    ElderHim,
-    ElderHis,
     /// `{all}`: "the other animals".
     Everyone,
     At,
@@ -112,14 +106,8 @@ impl CastSlot {
             "home" => Self::Home,
             "f" => Self::Friend,
             "fk" => Self::FriendKnown,
-            "fhe" => Self::FriendHe,
-            "fhim" => Self::FriendHim,
-            "fhis" => Self::FriendHis,
             "fkind" => Self::FriendKind,
             "e" => Self::Elder,
-            "ehe" => Self::ElderHe,
-            "ehim" => Self::ElderHim,
-            "ehis" => Self::ElderHis,
             "all" => Self::Everyone,
             "at" => Self::At,
             "to" => Self::To,

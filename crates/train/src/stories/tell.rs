@@ -1,6 +1,6 @@
 //! Telling a story: a plot, a frame and a cast are drawn, then every step is worded.
 
-use super::cast::Cast;
+use super::cast::{Cast, World};
 use super::grammar::{CastSlot, Frame, Grammar, Node, Plot, Slot, Step, Template};
 use crate::random::SplitMix64;
 
@@ -118,17 +118,15 @@ impl Writer<'_> {
     }
 
     fn known_friend(&mut self) {
-        let Cast { world, hero, friend, .. } = &self.told.cast;
-        if self.friend_known {
-            self.push(friend.name);
-        } else if *world == super::cast::World::Children {
-            for text in [hero.gender.his(), " friend ", friend.name] {
-                self.push(text);
-            }
-        } else {
-            for text in [friend.name, " the ", friend.kind] {
-                self.push(text);
-            }
+        let Cast { world, gender, friend, .. } = &self.told.cast;
+        if !self.friend_known {
+            self.push(gender.his());
+            self.push(" friend ");
+        }
+        self.push(friend.name);
+        if !self.friend_known && *world != World::Children {
+            self.push(" the ");
+            self.push(friend.kind);
         }
         self.friend_known = true;
     }
@@ -137,22 +135,16 @@ impl Writer<'_> {
 fn cast_text(cast: &Cast, slot: CastSlot) -> &'static str {
     match slot {
         CastSlot::Name => cast.hero.name,
-        CastSlot::He => cast.hero.gender.he(),
-        CastSlot::Him => cast.hero.gender.him(),
-        CastSlot::His => cast.hero.gender.his(),
-        CastSlot::Himself => cast.hero.gender.himself(),
+        CastSlot::He => cast.gender.he(),
+        CastSlot::Him => cast.gender.him(),
+        CastSlot::His => cast.gender.his(),
+        CastSlot::Himself => cast.gender.himself(),
         CastSlot::Kind => cast.hero.kind,
         CastSlot::Trait => cast.trait_,
         CastSlot::Home => cast.home,
         CastSlot::Friend | CastSlot::FriendKnown => cast.friend.name,
-        CastSlot::FriendHe => cast.friend.gender.he(),
-        CastSlot::FriendHim => cast.friend.gender.him(),
-        CastSlot::FriendHis => cast.friend.gender.his(),
         CastSlot::FriendKind => cast.friend.kind,
         CastSlot::Elder => cast.elder,
-        CastSlot::ElderHe => cast.elder_gender.he(),
-        CastSlot::ElderHim => cast.elder_gender.him(),
-        CastSlot::ElderHis => cast.elder_gender.his(),
         CastSlot::Everyone => cast.everyone,
         CastSlot::At => cast.place.at,
         CastSlot::To => cast.place.to,

@@ -40,27 +40,17 @@ fn every_plot_and_world_is_told() {
     assert!(worlds.iter().all(|&n| n > 250), "{worlds:?}");
 }
 
-/// With nobody but the hero and an elder of the hero's gender, no pronoun of the other appears.
+/// "He" and "she" are the hero, whoever else is there.
 #[test]
 fn pronouns_agree() {
-    // Plots with somebody else in them: owners of lost things, a snowman, a boy at a window.
-    let others = ["the honest finder", "the snowman", "the wish"];
-    let mut checked = 0;
     each(11, 20_000, |told, text| {
-        let hero = told.cast.hero.gender;
-        let elder = told.cast.elder_gender == hero || !text.contains(told.cast.elder);
-        if others.contains(&told.plot.title) || text.contains(told.cast.friend.name) || !elder {
-            return;
-        }
-        checked += 1;
-        let wrong: &[&str] = match hero {
+        let wrong: &[&str] = match told.cast.gender {
             Gender::Female => &["he", "him", "his", "himself"],
             Gender::Male => &["she", "her", "hers", "herself"],
         };
         let found = words(text).find(|word| wrong.contains(&word.to_ascii_lowercase().as_str()));
         assert_eq!(found, None, "{}: {text}", told.plot.title);
     });
-    assert!(checked > 500, "{checked}");
 }
 
 /// No name but those of the cast, and the hero is named in every paragraph but perhaps the last.
