@@ -10,8 +10,10 @@ pub const ROW_GRANULE: usize = 4;
 /// Columns that go to one worker together: a cache line.
 pub const COL_GRANULE: usize = 16;
 
-/// Rows that make up for a panel of B that every worker packs for itself.
+/// Rows that make up for a panel of B that every worker packs for itself, in an output that is no wider.
 const MANY_ROWS: usize = 256;
+/// Rows that make up for it at any width: fitted to `bench kernels --assert-choice`.
+const MANY_ROWS_OF_WIDE: usize = 512;
 /// Depth from which on the sums across lanes at the end of a row of weights cost little beside the row.
 const DEEP: usize = 256;
 /// The most rows that stream shallower weights: fitted to `bench kernels --assert-choice`.
@@ -30,7 +32,7 @@ impl Cut {
     /// The cut of an output `[m, n]`. One by rows needs no barrier between row-wise neighbours but packs B once a worker, one by columns
     /// the other way round: few rows don't make up for packing.
     pub fn choose(m: usize, n: usize) -> Self {
-        if m >= n.max(MANY_ROWS) || n < 2 * COL_GRANULE { Self::Rows } else { Self::Columns }
+        if m >= n.clamp(MANY_ROWS, MANY_ROWS_OF_WIDE) || n < 2 * COL_GRANULE { Self::Rows } else { Self::Columns }
     }
 
     /// The rows and columns of an output `[m, n]` that are `part`'s.
