@@ -25,6 +25,10 @@ const DEPTH_GRANULE: usize = 16;
 /// Panels of B from which on packing A can pay: each of them reads A once more.
 const PACK_FROM_PANELS: usize = 8;
 
+/// The most columns whose transposed panels of B are kept until all blocks of rows have passed by, so that none is packed twice: a multiple
+/// of every kernel's width, and with the deepest block 1.5 MiB, which a third-level cache holds.
+const KEPT_COLUMNS: usize = 1008;
+
 /// Rows of an A in normal layout this many words apart, or farther, lie on pages of their own.
 const PAGE_STRIDE: usize = 1024;
 
@@ -48,8 +52,12 @@ struct Block<'a, T> {
 struct Packed {
     /// Panels of A, one behind another; null where A is read where it lies.
     a: *mut f32,
-    /// One panel of B.
+    /// The panels of B.
     b: *mut f32,
+    /// Whether they lie one behind another, and not each in the place of the one before.
+    keeps_b: bool,
+    /// Whether they have been packed with an earlier block.
+    has_b: bool,
 }
 
 /// Scratch for any problem of at most these sizes.
@@ -58,8 +66,8 @@ pub(super) fn scratch_len<P: Arithmetic>(kernels: &Kernels<P>, m: usize, n: usiz
         return 0;
     }
     let depth = k.div_ceil(P::STEP).min(kernels.max_depth);
-    let panel = n.next_multiple_of(P::Isa::LANES).min(kernels.width()) * depth;
-    ALIGNMENT_SLACK + packed_a_len(kernels, m, k) + panel
+    let columns = if m > block_rows(kernels, depth) { KEPT_COLUMNS } else { kernels.width() };
+    ALIGNMENT_SLACK + packed_a_len(kernels, m, k) + n.next_multiple_of(P::Isa::LANES).min(columns) * depth
 }
 
 /// Words of the panels of a block of A: no more than a block holds, whatever its depth.
@@ -107,16 +115,24 @@ pub(super) fn run<P: Arithmetic>(arithmetic: P, problem: Gemm<P::Element>, scrat
     let packed_b = panel_a.wrapping_add(packed_a_len(kernels, m, k));
     for depth in pieces(k, kernels.max_depth * P::STEP, DEPTH_GRANULE * P::STEP) {
         let packs = packs_a(kernels, a, n) || !depth.len().is_multiple_of(P::STEP) || !in_words::<P>(a.layout);
-        let packed = Packed { a: if packs { panel_a } else { null_mut() }, b: packed_b };
-        for rows in pieces(m, block_rows(kernels, depth.len().div_ceil(P::STEP)), kernels.a_panel()) {
-            let block = Block {
-                a: a.rows_range(rows.clone()).cols_range(depth.clone()),
-                b: b.rows_range(depth.clone()),
-                c: c.reborrow().rows_range(rows.clone()),
-                epilogue: epilogue_of(&epilogue, &rows, &(0..n)),
-            };
-            // SAFETY: `scratch_len` leaves room for panels of A of at most `max_block` elements, and behind them for one of B.
-            unsafe { multiply_block(arithmetic, kernels, block, packed) };
+        let words = depth.len().div_ceil(P::STEP);
+        let most_rows = block_rows(kernels, words);
+        // To copy a panel again costs less than to fetch it from farther away; to transpose it again costs more.
+        let keeps_b = m > most_rows && b.layout == Layout::Transposed;
+        let most_columns = if keeps_b { KEPT_COLUMNS } else { n.next_multiple_of(kernels.width()) };
+        for columns in pieces(n, most_columns, kernels.width()) {
+            for rows in pieces(m, most_rows, kernels.a_panel()) {
+                let block = Block {
+                    a: a.rows_range(rows.clone()).cols_range(depth.clone()),
+                    b: b.rows_range(depth.clone()).cols_range(columns.clone()),
+                    c: c.reborrow().rows_range(rows.clone()).cols_range(columns.clone()),
+                    epilogue: epilogue_of(&epilogue, &rows, &columns),
+                };
+                let a = if packs { panel_a } else { null_mut() };
+                let packed = Packed { a, b: packed_b, keeps_b, has_b: keeps_b && rows.start > 0 };
+                // SAFETY: `scratch_len` leaves room for panels of A of at most `max_block` elements, and behind them for those of B.
+                unsafe { multiply_block(arithmetic, kernels, block, packed) };
+            }
         }
         epilogue = Epilogue { scale: epilogue.scale, ..Epilogue::ACCUMULATE };
     }
@@ -149,7 +165,8 @@ fn epilogue_of<'a>(whole: &Epilogue<'a>, rows: &Range<usize>, cols: &Range<usize
 /// A block of the output, panel by panel of B.
 ///
 /// # Safety
-/// `packed.b` must be writable over a panel of B; `packed.a`, unless null, over the panels of A.
+/// `packed.b` must be writable over a panel of B, or over all of the block's if they are kept, and hold them where it says so; `packed.a`,
+/// unless null, over the panels of A.
 unsafe fn multiply_block<P: Arithmetic>(arithmetic: P, kernels: &Kernels<P>, block: Block<P::Element>, packed: Packed) {
     let Block { a, b, mut c, epilogue } = block;
     let m = c.rows();
@@ -161,7 +178,10 @@ unsafe fn multiply_block<P: Arithmetic>(arithmetic: P, kernels: &Kernels<P>, blo
         let panel = b.cols_range(columns.clone());
         let c = c.reborrow().cols_range(columns.clone());
         let epilogue = epilogue_of(&epilogue, &(0..m), &columns);
-        // SAFETY: the caller's guarantee, and A is packed as asked for.
+        let before = if packed.keeps_b { columns.start * a.cols().div_ceil(P::STEP) } else { 0 };
+        let packed = Packed { b: packed.b.wrapping_add(before), ..packed };
+        // SAFETY: the caller's guarantee, and A is packed as asked for; panels are whole vectors but for the last, so that this one begins
+        // behind those before it.
         unsafe { multiply_panel(arithmetic, kernels, Block { a, b: panel, c, epilogue }, packed) };
     }
 }
@@ -207,6 +227,7 @@ unsafe fn multiply_panel<P: Arithmetic>(arithmetic: P, kernels: &Kernels<P>, blo
     let width = vectors * P::Isa::LANES;
     let whole = P::STEP == 1 && c.cols() == width;
     let panel = match b.layout {
+        _ if packed.has_b => Panel::Packed,
         Layout::Normal if whole && m <= kernels.rows() => Panel::InPlace,
         Layout::Normal if whole && m >= 2 * kernels.rows() => Panel::PackedByFirst,
         Layout::Normal => {
