@@ -57,6 +57,7 @@
 //! | text without a file | [`stories`](mod@stories) |
 //! | windows to batches | [`Batches`] |
 //! | forward, backward, clip, update | [`Learner`] |
+//! | batches and micro-batches of a step | [`Stepper`] |
 //! | the loop around it, checkpoints, logs | [`Trainer`] |
 //! | the loss of a model over a whole text | [`evaluate_text`] |
 //! | the course of the learning rate | [`schedule`](mod@schedule) |
@@ -77,6 +78,7 @@ mod run_folder;
 mod sample;
 pub mod schedule;
 mod step;
+mod stepper;
 pub mod stories;
 mod trainer;
 
@@ -89,4 +91,5 @@ pub use layer::Layer;
 pub use prepare::{Prepared, Progress, Source, prepare};
 pub use run_folder::{TrainerState, is_run};
 pub use step::{BatchShape, Evaluator, Learner, Optimizer, Update};
+pub use stepper::{RunParts, StepSettings, Stepper};
 pub use trainer::Trainer;

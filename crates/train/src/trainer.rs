@@ -21,7 +21,8 @@ use crate::prepare::{self, Prepared};
 use crate::run_folder::{self, RunFolder, STATE_VERSION, TrainerState};
 use crate::sample::Samples;
 use crate::schedule::{Cosine, Schedule, Warmup, WarmupFrom, WarmupStableDecay};
-use crate::{BatchShape, Learner, TrainError};
+use crate::stepper::{StepSettings, Stepper};
+use crate::{Learner, TrainError};
 
 /// What tells the windows of estimates from those that are trained on, beside the seed.
 const EVAL_TRAIN: u64 = 0x6576_616c_0001;
@@ -32,20 +33,15 @@ const DECAY_FRACTION: f64 = 0.2;
 /// A training: a learner, its data, its run folder.
 pub struct Trainer {
     state: TrainerState,
-    learner: Learner,
+    stepper: Stepper,
     samples: Option<Samples>,
     tokenizer_json: Vec<u8>,
-    train: Dataset,
     validation: Dataset,
     folder: RunFolder,
     rolling: Rolling,
-    batches: Batches,
     validation_batches: Batches,
-    shape: BatchShape,
-    micro_batches: usize,
     threads: usize,
     isa: IsaKind,
-    batch: Batch,
     resumed_from: Option<u64>,
     warnings: Vec<String>,
     last_checkpoint: Option<u64>,
@@ -104,7 +100,7 @@ impl Trainer {
         let folder = RunFolder::reopen(run, &state.config, state.step)?;
         let step = state.step;
         let mut trainer = Self::assemble(state, model, prepared, folder, threads, isa)?;
-        let (_, m, v, steps) = trainer.learner.state_mut();
+        let (_, m, v, steps) = trainer.stepper.learner.state_mut();
         run_folder::read_moments(&checkpoint.path, m, v)?;
         *steps = step;
         trainer.resumed_from = Some(step);
@@ -123,29 +119,22 @@ impl Trainer {
     ) -> Result<Self, TrainError> {
         let Prepared { tokenizer, train, validation } = prepared;
         let config = &state.config;
-        let shape = config.batch_shape()?;
-        prepare::check_length(Split::Train, train.tokens(), shape.context)?;
-        prepare::check_length(Split::Validation, validation.tokens(), shape.context)?;
-        let batches = |data: &Dataset| Batches::new(config.data.windows, data, tokenizer.eos(), shape);
-        let (batches, validation_batches) = (batches(&train)?, batches(&validation)?);
-        let micro_batches = config.micro_batches()?;
+        let settings = StepSettings::of(config)?;
+        prepare::check_length(Split::Train, train.tokens(), settings.shape.context)?;
+        prepare::check_length(Split::Validation, validation.tokens(), settings.shape.context)?;
+        let end = tokenizer.eos();
         let rolling = run_folder::checkpoints(folder.path(), config.checkpoint.keep);
         rolling.clean()?;
         let tokenizer = Arc::new(tokenizer);
         Ok(Self {
             samples: Samples::new(config, &model, &tokenizer, &validation, threads, isa)?,
-            learner: Learner::new(model, shape, config.optimizer(), threads, isa)?,
+            validation_batches: Batches::new(settings.windows, &validation, end, settings.shape)?,
+            stepper: Stepper::new(model, settings, (train, end), threads, isa)?,
             tokenizer_json: tokenizer.to_json()?.into_bytes(),
-            batch: Batch::default(),
             state,
-            train,
             validation,
             folder,
             rolling,
-            batches,
-            validation_batches,
-            shape,
-            micro_batches,
             threads,
             isa,
             resumed_from: None,
@@ -156,12 +145,12 @@ impl Trainer {
 
     /// The last batch that was worked on.
     pub fn batch(&self) -> &Batch {
-        &self.batch
+        self.stepper.batch()
     }
 
     /// The learner.
     pub fn learner(&self) -> &Learner {
-        &self.learner
+        self.stepper.learner()
     }
 
     /// What the training was told.
@@ -237,26 +226,20 @@ impl Trainer {
 
     /// One update: the mean loss of its tokens and the norm of its gradients.
     fn step<P: Probe>(&mut self, lr: f64, probe: &P) -> Result<(f64, f32), TrainError> {
-        let micro_batches = self.micro_batches;
-        let targets = micro_batches * self.shape.tokens();
         let step = self.state.step;
         let mut total = 0.0;
-        for i in 0..micro_batches {
-            let first_row = (i * self.shape.sequences) as u64;
-            let draw = Draw { seed: self.state.config.train.seed, step, first_row };
-            self.batches.fill(&self.train, draw, &mut self.batch)?;
-            // After 2³² micro-batches of a training its masks repeat.
-            let dropout_step = (step as u32).wrapping_mul(micro_batches as u32).wrapping_add(i as u32);
-            let dropout = (self.state.config.train.seed, dropout_step);
-            total += self.learner.accumulate(&self.batch, targets, dropout, probe)?;
+        for micro_batch in 0..self.stepper.settings.micro_batches {
+            self.stepper.draw(step, micro_batch)?;
+            total += self.stepper.accumulate(step, micro_batch, probe)?;
         }
-        let loss = total / targets as f64;
+        let loss = total / self.stepper.settings.tokens() as f64;
         if !loss.is_finite() {
             return Err(self.non_finite(step + 1, "the loss".into()));
         }
-        let update = self.learner.update(lr, probe)?;
+        let update = self.stepper.update(lr, probe)?;
         if !update.grad_norm.is_finite() {
-            let name = self.learner.model().first_non_finite(self.learner.grads());
+            let learner = self.stepper.learner();
+            let name = learner.model().first_non_finite(learner.grads());
             let what = name.map_or_else(|| "the norm of the gradients".into(), |n| format!("the gradient of `{n}`"));
             return Err(self.non_finite(step + 1, what));
         }
@@ -270,14 +253,7 @@ impl Trainer {
 
     /// A checkpoint that could not be loaded again would push out one that can.
     fn check_finite(&self) -> Result<(), TrainError> {
-        let model = self.learner.model();
-        let (m, v) = self.learner.moments();
-        for (kind, values) in [("", model.weights()), ("the first moment of ", m), ("the second moment of ", v)] {
-            if let Some(name) = model.first_non_finite(values) {
-                return Err(self.non_finite(self.state.step, format!("{kind}`{name}`")));
-            }
-        }
-        Ok(())
+        self.stepper.first_non_finite().map_or(Ok(()), |what| Err(self.non_finite(self.state.step, what)))
     }
 
     /// nanoGPT's estimate: the mean loss of random batches, of the training part and of the validation part.
@@ -290,7 +266,7 @@ impl Trainer {
         if best {
             self.check_finite()?;
             self.state.best_val_loss = Some(val_loss);
-            self.folder.publish_model(self.learner.model())?;
+            self.folder.publish_model(self.stepper.learner.model())?;
         }
         let bits_per_byte = self.validation.bits_per_byte(val_loss);
         self.tell(Event::Eval(EvalEvent { step: self.state.step, train_loss, val_loss, bits_per_byte, best }), on_event)
@@ -300,28 +276,30 @@ impl Trainer {
         let batches = self.state.config.eval.batches as u64;
         let mut total = 0.0;
         for i in 0..batches {
+            let stepper = &mut self.stepper;
             let (windows, data) = match set {
-                Set::Train => (&mut self.batches, &self.train),
+                Set::Train => (&mut stepper.batches, &*stepper.data),
                 Set::Validation => (&mut self.validation_batches, &self.validation),
             };
             let step = self.state.step.wrapping_mul(batches).wrapping_add(i);
-            windows.fill(data, Draw { seed, step, first_row: 0 }, &mut self.batch)?;
-            total += self.learner.evaluate(&self.batch)?;
+            windows.fill(data, Draw { seed, step, first_row: 0 }, &mut stepper.batch)?;
+            total += stepper.learner.evaluate(&stepper.batch)?;
         }
-        let mean = total / (batches as usize * self.shape.tokens()) as f64;
+        let mean = total / (batches as usize * self.stepper.settings.shape.tokens()) as f64;
         if mean.is_finite() { Ok(mean) } else { Err(self.non_finite(self.state.step, "the estimated loss".into())) }
     }
 
     fn sample(&mut self, on_event: &mut dyn FnMut(&Event)) -> Result<(), TrainError> {
         let Some(samples) = &mut self.samples else { return Ok(()) };
         let step = self.state.step;
-        let text = samples.text(self.learner.model().weights(), step)?;
+        let text = samples.text(self.stepper.learner.model().weights(), step)?;
         self.tell(Event::Sample { step, text }, on_event)
     }
 
     fn checkpoint(&mut self, on_event: &mut dyn FnMut(&Event)) -> Result<(), TrainError> {
         self.check_finite()?;
-        let published = run_folder::write_checkpoint(&self.rolling, &self.learner, &self.state, &self.tokenizer_json)?;
+        let published =
+            run_folder::write_checkpoint(&self.rolling, &self.stepper.learner, &self.state, &self.tokenizer_json)?;
         self.last_checkpoint = Some(self.state.step);
         if let Some(error) = published.not_removed {
             on_event(&Event::Warning { message: format!("an old checkpoint could not be removed: {error}") });
@@ -339,8 +317,9 @@ impl Trainer {
         let mut whole = None;
         if completed {
             self.estimate(on_event)?;
-            let (learner, batches, shape) = (&mut self.learner, &self.validation_batches, self.shape);
+            let (shape, batches) = (self.stepper.settings.shape, &self.validation_batches);
             let windows = batches.sequential(&self.validation)?;
+            let learner = &mut self.stepper.learner;
             let sum = &mut |batch: &Batch| learner.evaluate(batch);
             whole = Some(whole_set(&self.validation, &windows, shape, sum, &mut |_, _| {})?);
         }
@@ -349,7 +328,7 @@ impl Trainer {
             self.checkpoint(on_event)?;
         }
         if self.state.best_val_loss.is_none() {
-            self.folder.publish_model(self.learner.model())?;
+            self.folder.publish_model(self.stepper.learner.model())?;
         }
         let summary = Summary {
             steps: self.state.step,
@@ -374,17 +353,17 @@ impl Trainer {
     }
 
     fn tokens_per_step(&self) -> usize {
-        self.micro_batches * self.shape.tokens()
+        self.stepper.settings.tokens()
     }
 
     fn started(&self) -> Started {
-        let model = self.learner.model();
-        let (gradient, update) = self.learner.plans();
+        let model = self.stepper.learner.model();
+        let (gradient, update) = self.stepper.learner.plans();
         Started {
             parameters: model.params().elements(),
             steps: self.state.config.train.steps,
             tokens_per_step: self.tokens_per_step(),
-            train_tokens: self.train.tokens(),
+            train_tokens: self.stepper.data.tokens(),
             validation_tokens: self.validation.tokens(),
             vocab_size: model.config().vocab_size,
             threads: self.threads,
@@ -409,7 +388,7 @@ impl Trainer {
             tokens_per_second: per_second * tokens,
             flops_per_second: per_second
                 * tokens
-                * self.learner.model().config().training_flops_per_token(self.shape.context),
+                * self.stepper.learner.model().config().training_flops_per_token(self.stepper.settings.shape.context),
             seconds: self.state.seconds,
             remaining_seconds: (steps - step) as f64 / per_second,
         }

@@ -107,6 +107,7 @@ impl Measurement<'_> {
             latency: latency(&self.off),
             drift: self.drift.clone(),
             stages: self.stages.clone(),
+            checkpoint: None,
             arenas: self.parts.iter().map(arena).collect(),
             timeline: vec![],
             repeats,

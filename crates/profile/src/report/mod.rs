@@ -218,6 +218,9 @@ pub struct Phase {
     pub drift: Vec<(usize, f64)>,
     /// Parts of a sample by name, seconds a sample.
     pub stages: Vec<(String, f64)>,
+    /// What keeping a training's state costs; its share of a step is a stage.
+    #[serde(default)]
+    pub checkpoint: Option<Checkpointing>,
     /// Memory of the plans.
     pub arenas: Vec<Arena>,
     /// One sample, the one in the middle of all, worker by worker.
@@ -236,6 +239,35 @@ impl Phase {
         let all = ["forward", "backward", "clip", "update"].iter().map(one);
         all.filter(|(_, seconds)| *seconds > 0.0).collect()
     }
+
+    /// The stages in a line: those of a prompt end with the first token.
+    pub(crate) fn staged(&self) -> Option<String> {
+        if self.stages.is_empty() {
+            return None;
+        }
+        let one = |(name, at): &(String, f64)| format!("{name} {}", units::seconds(*at));
+        let stages = self.stages.iter().map(one).collect::<Vec<_>>().join(" · ");
+        let all = units::seconds(self.stages.iter().map(|(_, at)| at).sum());
+        Some(match &self.checkpoint {
+            Some(c) => format!(
+                "a step: {stages} ({} each {} steps)",
+                units::seconds(c.seconds),
+                units::number(c.interval as f64)
+            ),
+            None => format!("first token after {all}: {stages}"),
+        })
+    }
+}
+
+/// A training's checkpoints: weights, moments and state, written and synced.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checkpointing {
+    /// Seconds of one.
+    pub seconds: f64,
+    /// Bytes of weights and moments in it.
+    pub bytes: f64,
+    /// Steps between two.
+    pub interval: u64,
 }
 
 /// An operation at one place of the model, all layers together.

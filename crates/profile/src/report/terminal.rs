@@ -85,14 +85,15 @@ fn header(report: &Report) -> String {
     )
 }
 
-/// The figures of a phase, three lines.
+/// The figures of a phase, and what its samples are made of.
 fn figures(phase: &Phase) -> String {
     let t = &phase.traffic;
     let allocations = phase.allocations.map_or_else(String::new, |n| format!(" · allocations {}", number(n)));
+    let stages = phase.staged().map_or_else(String::new, |line| wrapped(&line, "  ", "    "));
     format!(
         "\n{}: {}\n  {} tokens/s of a ceiling of {} = {} · {} a token, p99 of a sample {}{allocations}\n  \
          a token: {}; weights {}, KV read {}, KV write {}, values {}\n  \
-         coverage {} · profiler {} · waiting {} · entering {} · between runs {}\n",
+         coverage {} · profiler {} · waiting {} · entering {} · between runs {}\n{stages}",
         phase.name,
         phase.about,
         number(phase.tokens_per_second),
@@ -196,9 +197,6 @@ fn details(phase: &Phase) -> String {
     let _ = writeln!(text, "\n  latency of a sample: {}", points.join(", "));
     for (depth, at) in &phase.drift {
         let _ = writeln!(text, "    {} a token behind {depth} tokens", seconds(*at));
-    }
-    for (name, at) in &phase.stages {
-        let _ = writeln!(text, "    {:<12} {} a sample", name, seconds(*at));
     }
     for arena in &phase.arenas {
         let _ = writeln!(

@@ -49,14 +49,74 @@ fn a_generation_is_profiled_without_a_model() {
     assert!((weights / (4.0 * parameters) - 1.0).abs() < 0.001, "{weights} bytes of {parameters} parameters");
 }
 
+/// The stages of a training's step: all of them there, and together with what lies around the runs the step's time.
+fn check_step(report: &Value) -> &Value {
+    let phase = &report["phases"][0];
+    check_phase(phase);
+    let stages = phase["stages"].as_array().unwrap();
+    let names: Vec<&str> = stages.iter().map(|stage| stage[0].as_str().unwrap()).collect();
+    assert_eq!(names, ["data", "forward", "backward", "clip", "update", "checkpoint"]);
+    let seconds: Vec<f64> = stages.iter().map(|stage| stage[1].as_f64().unwrap()).collect();
+    assert!(seconds.iter().all(|s| *s > 0.0), "{stages:?}");
+    let a_step = |key: &str| phase[key].as_f64().unwrap() * phase["tokens"].as_f64().unwrap();
+    let inside = a_step("coverage") * phase["profiled_seconds"].as_f64().unwrap();
+    assert!((seconds[1..5].iter().sum::<f64>() / inside - 1.0).abs() < 1e-6, "{phase}");
+    assert!(seconds[0] < seconds[1], "drawing copies tokens, and no more: {stages:?}");
+    let (one, interval) = (&phase["checkpoint"]["seconds"], &phase["checkpoint"]["interval"]);
+    assert!((one.as_f64().unwrap() / interval.as_f64().unwrap() / seconds[5] - 1.0).abs() < 1e-9, "{phase}");
+    phase
+}
+
 #[test]
 fn a_training_is_profiled() {
     let line = format!("profile train --preset nanogpt-cpu --batch 2 {QUICK} --json");
     let report = Bench::new().run(&line).json();
-    let phase = &report["phases"][0];
-    check_phase(phase);
-    let stages: Vec<&str> = phase["stages"].as_array().unwrap().iter().map(|s| s[0].as_str().unwrap()).collect();
-    assert_eq!(stages, ["forward", "backward", "clip", "update"]);
+    let phase = check_step(&report);
+    assert_eq!(phase["about"], "2 sequences of 64 tokens of random tokens");
+    assert_eq!(phase["checkpoint"]["interval"], 250);
+}
+
+#[test]
+fn a_training_on_a_text_is_profiled() {
+    let line = format!("profile train --preset nanogpt-cpu --data text.txt --batch 2 {QUICK} --json");
+    let report = Bench::with_text().run(&line).json();
+    assert_eq!(check_step(&report)["about"], "2 sequences of 64 tokens of a text");
+    // The characters of the text are the vocabulary, not those of the preset.
+    assert!(report["subject"]["shape"].as_str().unwrap().ends_with("vocabulary 16"), "{}", report["subject"]);
+}
+
+/// A run's own model, text, accumulation and interval; and nothing is written to it.
+#[test]
+fn a_run_is_profiled_as_it_trains() {
+    let bench = Bench::with_text();
+    bench.train("run", "--train.total_tokens=96 --checkpoint.interval=3").ok();
+    let files = || {
+        let mut all = vec![];
+        let mut folders = vec![bench.path("run")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap()) {
+                let (path, about) = (entry.path(), entry.metadata().unwrap());
+                all.push((path.clone(), about.len(), about.modified().unwrap()));
+                folders.extend(about.is_dir().then_some(path));
+            }
+        }
+        all.sort();
+        all
+    };
+    let before = files();
+    let report = bench.run(&format!("profile train -m run {QUICK} --json")).json();
+    assert_eq!(files(), before);
+    let phase = check_step(&report);
+    assert_eq!(phase["about"], "3 micro-batches, 2 sequences of 16 tokens each, of the run's text");
+    assert_eq!((&phase["tokens"], &phase["checkpoint"]["interval"]), (&96.0.into(), &3.into()));
+    let head = phase["operations"].as_array().unwrap().iter().find(|o| o["path"] == "head").unwrap();
+    assert_eq!((head["calls"].as_f64().unwrap() * 96.0).round(), 3.0, "one a micro-batch: {head}");
+    let update = phase["operations"].as_array().unwrap().iter().find(|o| o["operation"] == "adamw").unwrap();
+    assert_eq!((update["calls"].as_f64().unwrap() * 96.0).round(), 1.0, "one a step: {update}");
+    bench.run("profile train -m run --batch 5").fails(2, &["96 tokens", "5 sequences"]);
+    bench.run("profile train -m run --preset quickstart").fails(2, &["--preset"]);
+    bench.run("profile train -m text.txt").fails(3, &["text.txt"]);
+    bench.run("profile train --data nothing.txt").fails(3, &["nothing.txt"]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod generate;
 mod interleave;
 mod subject;
 mod train;
+mod training;
 mod written;
 
 use clap::{Args, Subcommand};
@@ -23,7 +24,7 @@ pub struct Profile {
 enum What {
     /// Prefill and decode of a model, or of a preset's shape with random weights
     Generate(generate::Generate),
-    /// A step of training: forward, backward, clip, update
+    /// A step of training: data, forward, backward, clip, update, checkpoint
     Train(train::Train),
     /// What has become slower or faster from one report to another
     Diff(diff::Diff),

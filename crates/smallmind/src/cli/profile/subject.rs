@@ -44,7 +44,8 @@ impl SubjectArg {
     }
 }
 
-fn name_of(folder: &Path) -> String {
+/// What a folder is called.
+pub fn name_of(folder: &Path) -> String {
     folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned()
 }
 

@@ -1,40 +1,37 @@
 //! `smallmind profile train`.
 
+use std::time::Instant;
+
 use clap::Args;
-use smallmind::graph::{Batch, NoProbe, Pool, available_threads};
-use smallmind::model::{Model, ModelConfig, preset};
+use smallmind::graph::{Batch, NoProbe, Plan, Pool, Probe, available_threads};
 use smallmind::profile::report::join::{Measurement, Part};
 use smallmind::profile::report::trace::Trace;
-use smallmind::profile::report::{Phase, Report, RoofTable};
+use smallmind::profile::report::{Checkpointing, Phase, Report, RoofTable};
 use smallmind::profile::roofs::Effort;
+use smallmind::profile::statistics::median;
 use smallmind::profile::{Recorder, Roofs, SystemCounters};
-use smallmind::simd::IsaKind;
-use smallmind::train::{BatchShape, Learner, TrainConfig};
+use smallmind::train::Stepper;
 
-use super::super::failure::{Outcome, usage};
+use super::super::failure::Outcome;
 use super::super::note;
 use super::super::settings::Settings;
 use super::generate::phase_of;
 use super::interleave::{Profiler, interleave, samples_of_a_repeat, seconds_of};
-use super::subject::{self, PRESET, SEED};
+use super::subject;
+use super::training::{Training, TrainingArg};
 use super::written::Written;
 use crate::allocations;
 
 /// A rate that changes weights little, so that all samples train the same model.
 const RATE: f64 = 1e-5;
+/// Checkpoints that are timed.
+const CHECKPOINTS: usize = 5;
 
 /// Options of `profile train`.
 #[derive(Debug, Args)]
 pub struct Train {
-    /// The preset whose shape and settings are trained, from random weights on random tokens
-    #[arg(long, default_value = PRESET, value_name = "NAME")]
-    preset: String,
-    /// Sequences in a step [default: the preset's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    batch: Option<u32>,
-    /// Tokens of a sequence [default: the preset's]
-    #[arg(long, value_name = "N")]
-    context: Option<usize>,
+    #[command(flatten)]
+    training: TrainingArg,
     /// Repeats, whose differences tell how sure the figures are
     #[arg(short, long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
     runs: u16,
@@ -45,110 +42,109 @@ pub struct Train {
     written: Written,
 }
 
-/// What a step needs.
+/// Steps that are sampled.
 struct Bench {
-    learner: Learner,
-    config: TrainConfig,
-    shape: BatchShape,
-    model: ModelConfig,
-    batch: Batch,
-    seed: u64,
+    stepper: Stepper,
+    /// Samples that were begun: each step is sampled twice, with the profiler and without.
+    begun: u64,
+    /// Seconds of drawing batches, by sample.
+    drawing: Vec<f64>,
 }
 
 impl Train {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let (isa, threads) = (settings.isa()?, settings.threads());
         self.written.check()?;
-        let model = preset::find(&self.preset)?.config();
-        let config = TrainConfig::layered(Some(&self.preset), &[])?;
-        let sequences = self.batch.map_or(config.train.batch, |n| n as usize);
-        let context = subject::at_most("context", self.context.unwrap_or(model.context.min(1024)), model.context)?;
-        if sequences.saturating_mul(context) > 1 << 20 {
-            return Err(usage(format!("{sequences} sequences of {context} tokens are more than a step should have")));
-        }
-        let shape = BatchShape { sequences, context };
-        let mut bench = Bench::new(config, model, shape, threads, isa, settings.seed.unwrap_or(SEED))?;
-        note!("profiling steps of {}: {sequences} sequences of {context} tokens, on {threads} threads", self.preset);
+        let Training { stepper, config, name, text, tokenizer, folder } = self.training.open(settings, threads, isa)?;
+        let about = format!("{} of {text}", sizes(&stepper));
+        note!("profiling steps of {name}: {about}, on {threads} threads");
         let roofs = RoofTable::from(&Roofs::measure(&mut Pool::new(threads)?, isa, Effort::QUICK)?);
         let counters = SystemCounters::read();
-        let subject = subject::subject("train", self.preset.clone(), bench.learner.model(), threads, isa);
+        let subject = subject::subject("train", name, stepper.learner().model(), threads, isa);
         let mut trace = self.written.trace();
         let steps = self.steps.map(|n| n as usize);
-        let phase = bench.step(usize::from(self.runs), steps, &roofs, trace.as_mut())?;
+        let mut bench = Bench { stepper, begun: 0, drawing: vec![] };
+        let mut phase = bench.step((usize::from(self.runs), steps), about, &roofs, trace.as_mut())?;
+        let seconds = bench.stepper.time_checkpoints(folder.path(), &config, &tokenizer, CHECKPOINTS)?;
+        let interval = config.checkpoint.interval;
+        let checkpoint = Checkpointing {
+            seconds: median(&seconds),
+            bytes: (3 * 4 * bench.stepper.learner().model().params().elements()) as f64,
+            // Where none stands on the way, one stands at the end.
+            interval: if interval == 0 { config.train.steps } else { interval },
+        };
+        phase.stages.push(("checkpoint".to_owned(), checkpoint.seconds / checkpoint.interval as f64));
+        phase.checkpoint = Some(checkpoint);
         let report = Report::new(subject, roofs, counters.since(), vec![phase]);
         self.written.write(report, trace.as_ref(), settings)
     }
 }
 
+/// A step's size in words.
+fn sizes(stepper: &Stepper) -> String {
+    let settings = stepper.settings();
+    let each = format!("{} sequences of {} tokens", settings.shape.sequences, settings.shape.context);
+    if settings.micro_batches == 1 { each } else { format!("{} micro-batches, {each} each,", settings.micro_batches) }
+}
+
 impl Bench {
-    fn new(
-        config: TrainConfig,
-        model: ModelConfig,
-        shape: BatchShape,
-        threads: usize,
-        isa: IsaKind,
-        seed: u64,
-    ) -> anyhow::Result<Self> {
-        let weights = Model::random(model.clone(), seed)?;
-        let learner = Learner::new(weights, shape, config.optimizer(), threads, isa)?;
-        let tokens = subject::tokens(shape.tokens() + 1, model.vocab_size, seed);
-        let mut batch = Batch::default();
-        for first in (0..shape.tokens()).step_by(shape.context) {
-            let window = &tokens[first..=first + shape.context];
-            batch.push_with_targets(&window[..shape.context], &window[1..]);
+    /// What the trainer does in a step; gives the seconds of drawing.
+    fn one<P: Probe>(&mut self, step: u64, gradient: &P, update: &P) -> anyhow::Result<f64> {
+        let mut drawing = 0.0;
+        for micro_batch in 0..self.stepper.settings().micro_batches {
+            let begin = Instant::now();
+            self.stepper.draw(step, micro_batch)?;
+            drawing += begin.elapsed().as_secs_f64();
+            self.stepper.accumulate(step, micro_batch, gradient)?;
         }
-        Ok(Self { learner, config, shape, model, batch, seed })
+        self.stepper.update(RATE, update)?;
+        Ok(drawing)
     }
 
     fn step_seconds(&mut self) -> anyhow::Result<f64> {
+        let mut step = 0;
         seconds_of(|| {
-            self.learner.accumulate(&self.batch, self.shape.tokens(), (self.seed, 0), &NoProbe)?;
-            self.learner.update(RATE, &NoProbe)?;
+            self.one(step, &NoProbe, &NoProbe)?;
+            step += 1;
             Ok(())
         })
     }
 
     fn step(
         &mut self,
-        repeats: usize,
-        steps: Option<usize>,
+        (repeats, steps): (usize, Option<usize>),
+        about: String,
         roofs: &RoofTable,
         trace: Option<&mut Trace>,
     ) -> anyhow::Result<Phase> {
         let once = self.step_seconds()?;
         let count = repeats * steps.unwrap_or_else(|| samples_of_a_repeat(once, repeats, 1));
-        let (gradient, update) = self.learner.plans();
-        let recorder = |plan| Recorder::keeping(plan, count).counting(Some(allocations::of_this_thread));
-        let recorders = (recorder(gradient), recorder(update));
-        let tokens = self.shape.tokens();
-        let samples = interleave(
-            count,
-            self,
-            |_| Ok(()),
-            |bench, profiler| {
-                let dropout = (bench.seed, 0);
-                match profiler {
-                    Profiler::On => {
-                        bench.learner.accumulate(&bench.batch, tokens, dropout, &recorders.0)?;
-                        bench.learner.update(RATE, &recorders.1)?;
-                    }
-                    Profiler::Off => {
-                        bench.learner.accumulate(&bench.batch, tokens, dropout, &NoProbe)?;
-                        bench.learner.update(RATE, &NoProbe)?;
-                    }
-                }
-                Ok(())
-            },
-        )?;
+        let (micro_batches, tokens) = (self.stepper.settings().micro_batches, self.stepper.settings().tokens());
+        let batches = self.middle_batches(count as u64)?;
+        self.drawing.reserve(2 * count);
+        let (gradient, update) = self.stepper.learner().plans();
+        let recorder = |plan: &Plan, runs| Recorder::keeping(plan, runs).counting(Some(allocations::of_this_thread));
+        let recorders = (recorder(gradient, count * micro_batches), recorder(update, count));
+        let begin = |bench: &mut Self| {
+            bench.begun += 1;
+            Ok(())
+        };
+        let samples = interleave(count, self, begin, |bench, profiler| {
+            let step = (bench.begun - 1) / 2;
+            let drawing = match profiler {
+                Profiler::On => bench.one(step, &recorders.0, &recorders.1)?,
+                Profiler::Off => bench.one(step, &NoProbe, &NoProbe)?,
+            };
+            bench.drawing.push(drawing);
+            Ok(())
+        })?;
         let threads = self.other_threads()?;
-        let (gradient, update) = self.learner.plans();
+        let (gradient, update) = self.stepper.learner().plans();
         let none = [Batch::default()];
-        let gradients = std::slice::from_ref(&self.batch);
         let parts = vec![
-            Part { name: "forward and backward", plan: gradient, recorder: &recorders.0, batches: gradients },
+            Part { name: "forward and backward", plan: gradient, recorder: &recorders.0, batches: &batches },
             Part { name: "update", plan: update, recorder: &recorders.1, batches: &none },
         ];
-        let about = format!("{} sequences of {} tokens", self.shape.sequences, self.shape.context);
         let measured = Measurement {
             name: "step",
             about,
@@ -164,16 +160,40 @@ impl Bench {
         };
         let mut phase = phase_of(&measured, roofs, trace);
         phase.stages = phase.passes();
+        phase.stages.insert(0, ("data".to_owned(), median(&self.drawing)));
         Ok(phase)
+    }
+
+    /// The micro-batches of the step that has as many pairs of a token and one before it as half of the first `count` steps exceed: where
+    /// windows are documents, that differs from step to step. Drawing all of them also makes room for the largest.
+    fn middle_batches(&mut self, count: u64) -> anyhow::Result<Vec<Batch>> {
+        let micro_batches = self.stepper.settings().micro_batches;
+        let mut pairs = Vec::with_capacity(count as usize);
+        for step in 0..count {
+            let mut sum = 0;
+            for micro_batch in 0..micro_batches {
+                self.stepper.draw(step, micro_batch)?;
+                sum += self.stepper.batch().spans().iter().map(|span| span.len * span.len).sum::<usize>();
+            }
+            pairs.push((sum, step));
+        }
+        pairs.sort_unstable();
+        let step = pairs.get(pairs.len() / 2).map_or(0, |(_, step)| *step);
+        let mut batches = Vec::with_capacity(micro_batches);
+        for micro_batch in 0..micro_batches {
+            self.stepper.draw(step, micro_batch)?;
+            batches.push(self.stepper.batch().clone());
+        }
+        Ok(batches)
     }
 
     /// Seconds a token with one thread less and one more, where there are CPUs for them.
     fn other_threads(&self) -> anyhow::Result<Vec<(usize, f64)>> {
-        let (now, isa) = (self.learner.plans().0.threads(), self.learner.plans().0.isa());
+        let (now, tokens) = (self.stepper.learner().plans().0.threads(), self.stepper.settings().tokens());
         let mut found = vec![];
         for n in [now.saturating_sub(1), now + 1].into_iter().filter(|n| (1..=available_threads()).contains(n)) {
-            let mut other = Self::new(self.config.clone(), self.model.clone(), self.shape, n, isa, self.seed)?;
-            found.push((n, other.step_seconds()? / self.shape.tokens() as f64));
+            let mut other = Self { stepper: self.stepper.with_threads(n)?, begun: 0, drawing: vec![] };
+            found.push((n, other.step_seconds()? / tokens as f64));
         }
         Ok(found)
     }

@@ -1,0 +1,145 @@
+//! What `profile train` trains: a run that is there, a preset on a text, or a preset on what needs no file.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use smallmind::model::{Model, preset};
+use smallmind::simd::IsaKind;
+use smallmind::train::data::Dataset;
+use smallmind::train::{RunParts, Source, StepSettings, Stepper, TrainConfig, Windows, prepare};
+use tempfile::TempDir;
+
+use super::super::failure::usage;
+use super::super::settings::Settings;
+use super::subject::{self, PRESET, SEED, name_of};
+
+/// Bytes of the built-in stories: enough for the vocabulary and for more windows than a profile draws.
+const STORIES: usize = 2 << 20;
+/// Random tokens, where a step doesn't need more.
+const RANDOM: usize = 1 << 18;
+/// Tokens of a step at most.
+const MOST: usize = 1 << 20;
+/// The longest sequences of a preset's step, unless somebody asks for others.
+const LONG: usize = 1024;
+
+/// `-m`, `--preset`, `--data` and the sizes of a step.
+#[derive(Debug, Args)]
+pub struct TrainingArg {
+    /// A run of `smallmind train`: its own model, settings and text
+    #[arg(short, long, value_name = "RUN", conflicts_with_all = ["preset", "data"])]
+    model: Option<PathBuf>,
+    /// The preset whose shape and settings are trained, from random weights [default: quickstart]
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// Text files to train on [default: the built-in stories for quickstart, random tokens for others]
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    data: Vec<PathBuf>,
+    /// Sequences in a micro-batch [default: the run's or the preset's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: Option<u32>,
+    /// Tokens of a sequence [default: the run's or the preset's]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+}
+
+/// A training that is ready for its steps.
+pub struct Training {
+    /// The steps.
+    pub stepper: Stepper,
+    /// What the training is told.
+    pub config: TrainConfig,
+    /// The folder of the run, or the preset.
+    pub name: String,
+    /// What the text is, in words.
+    pub text: &'static str,
+    /// `tokenizer.json`, where there is one.
+    pub tokenizer: Vec<u8>,
+    /// For files; gone when this is.
+    pub folder: TempDir,
+}
+
+/// What a training is assembled of.
+struct Found {
+    model: Model,
+    config: TrainConfig,
+    data: Dataset,
+    end: Option<u32>,
+    tokenizer: Vec<u8>,
+    text: &'static str,
+}
+
+impl TrainingArg {
+    /// Reads or makes all that steps need.
+    pub fn open(&self, settings: &Settings, threads: usize, isa: IsaKind) -> anyhow::Result<Training> {
+        let folder = tempfile::Builder::new().prefix("smallmind-profile-").tempdir()?;
+        let (name, found) = match &self.model {
+            Some(run) => (name_of(run), of_run(run)?),
+            None => {
+                let name = self.preset.as_deref().unwrap_or(PRESET);
+                (name.to_owned(), self.of_preset(name, folder.path(), settings)?)
+            }
+        };
+        let steps = self.steps(&found, settings)?;
+        let Found { model, config, data, end, tokenizer, text } = found;
+        let stepper = Stepper::new(model, steps, (data, end), threads, isa)?;
+        Ok(Training { stepper, config, name, text, tokenizer, folder })
+    }
+
+    fn of_preset(&self, name: &str, folder: &Path, settings: &Settings) -> anyhow::Result<Found> {
+        let mut config = TrainConfig::layered(Some(name), &[])?;
+        config.train.seed = settings.seed.unwrap_or(SEED);
+        let source = match (self.data.is_empty(), name == PRESET) {
+            (false, _) => Source::Files(&self.data),
+            (true, true) => {
+                config.data.windows = Windows::Documents;
+                Source::Stories { seed: config.train.seed, bytes: STORIES }
+            }
+            (true, false) => return random_tokens(name, config),
+        };
+        let text = if self.data.is_empty() { "the built-in stories" } else { "a text" };
+        let prepared = prepare(folder, &config, source, &mut |_| {})?;
+        let model = Model::random(config.model_config(prepared.tokenizer.vocab_size())?, config.train.seed)?;
+        let (end, tokenizer) = (prepared.tokenizer.eos(), prepared.tokenizer.to_json()?.into_bytes());
+        Ok(Found { model, config, data: prepared.train, end, tokenizer, text })
+    }
+
+    /// The settings of a step, with the sizes that were asked for.
+    fn steps(&self, found: &Found, settings: &Settings) -> anyhow::Result<StepSettings> {
+        let mut steps = StepSettings::of(&found.config)?;
+        let longest = found.model.config().context;
+        let usual = if self.model.is_some() { longest } else { longest.min(LONG) };
+        steps.shape.context = subject::at_most("context", self.context.unwrap_or(usual), longest)?;
+        steps.shape.sequences = self.batch.map_or(steps.shape.sequences, |n| n as usize);
+        steps.seed = settings.seed.unwrap_or(steps.seed);
+        let (sequences, context) = (steps.shape.sequences, steps.shape.context);
+        let (total, micro) = (found.config.train.total_tokens, sequences.saturating_mul(context));
+        if micro > MOST || total > MOST {
+            return Err(usage(format!("{sequences} sequences of {context} tokens are more than a step should have")));
+        }
+        if !total.is_multiple_of(micro) {
+            return Err(usage(format!(
+                "a step of {total} tokens can't be gathered over micro-batches of {sequences} sequences of {context} tokens"
+            )));
+        }
+        steps.micro_batches = (total / micro).max(1);
+        Ok(steps)
+    }
+}
+
+fn of_run(run: &Path) -> anyhow::Result<Found> {
+    let RunParts { model, config, prepared } = RunParts::open(run)?;
+    let (end, tokenizer) = (prepared.tokenizer.eos(), prepared.tokenizer.to_json()?.into_bytes());
+    Ok(Found { model, config, data: prepared.train, end, tokenizer, text: "the run's text" })
+}
+
+/// A preset's own vocabulary and no text: a step takes as long on any tokens.
+fn random_tokens(name: &str, config: TrainConfig) -> anyhow::Result<Found> {
+    let shape = preset::find(name)?.config();
+    let seed = config.train.seed;
+    let count = RANDOM.max(2 * config.train.batch * shape.context);
+    let tokens = subject::tokens(count, shape.vocab_size, seed);
+    let vocabulary = u32::try_from(shape.vocab_size).unwrap_or(u32::MAX);
+    let data = Dataset::from_tokens(&tokens, vocabulary, 0)?;
+    let model = Model::random(shape, seed)?;
+    Ok(Found { model, config, data, end: None, tokenizer: vec![], text: "random tokens" })
+}

@@ -1,0 +1,208 @@
+//! The steps of a training: batches drawn, gradients gathered over micro-batches, one update.
+//!
+//! [`Trainer`](crate::Trainer) adds the course of the learning rate, estimates, checkpoints and logs; who only wants to know what a step
+//! takes does without those.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use smallmind_graph::{Batch, Probe};
+use smallmind_model::{Model, ModelError};
+use smallmind_simd::IsaKind;
+
+use crate::batches::{Batches, Draw};
+use crate::config::TrainConfig;
+use crate::data::{DataError, Dataset};
+use crate::run_folder::{self, STATE_VERSION, TrainerState};
+use crate::{BatchShape, Learner, Optimizer, TrainError, Update, Windows, prepare};
+
+/// What a step of a training is made of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepSettings {
+    /// Of a micro-batch.
+    pub shape: BatchShape,
+    /// Micro-batches in a step.
+    pub micro_batches: usize,
+    /// Where their windows begin.
+    pub windows: Windows,
+    /// What the gradients are turned into steps by.
+    pub optimizer: Optimizer,
+    /// Of batches and dropout.
+    pub seed: u64,
+}
+
+impl StepSettings {
+    /// What a training that is told `config` does in a step.
+    ///
+    /// # Errors
+    /// Numbers that make no model.
+    pub fn of(config: &TrainConfig) -> Result<Self, TrainError> {
+        Ok(Self {
+            shape: config.batch_shape()?,
+            micro_batches: config.micro_batches()?,
+            windows: config.data.windows,
+            optimizer: config.optimizer(),
+            seed: config.train.seed,
+        })
+    }
+
+    /// Tokens in a step.
+    pub fn tokens(&self) -> usize {
+        self.micro_batches * self.shape.tokens()
+    }
+}
+
+/// Seconds of checkpoints after which no other one is timed.
+const ENOUGH: f64 = 1.0;
+
+/// A learner with the data that it learns from. Step and micro-batch are counted from 0.
+pub struct Stepper {
+    pub(crate) learner: Learner,
+    pub(crate) data: Arc<Dataset>,
+    /// The token that ends documents.
+    end: Option<u32>,
+    pub(crate) batches: Batches,
+    pub(crate) batch: Batch,
+    pub(crate) settings: StepSettings,
+}
+
+impl Stepper {
+    /// Plans the steps of `model` on `data`, whose documents end with the token `end`.
+    ///
+    /// # Errors
+    /// Less text than a window, a context beyond the model's, or too little memory.
+    pub fn new(
+        model: Model,
+        settings: StepSettings,
+        (data, end): (impl Into<Arc<Dataset>>, Option<u32>),
+        threads: usize,
+        isa: IsaKind,
+    ) -> Result<Self, TrainError> {
+        let data = data.into();
+        let batches = Batches::new(settings.windows, &data, end, settings.shape)?;
+        let learner = Learner::new(model, settings.shape, settings.optimizer, threads, isa)?;
+        Ok(Self { learner, data, end, batches, batch: Batch::default(), settings })
+    }
+
+    /// The same model and data on another number of threads, with moments of zero.
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub fn with_threads(&self, threads: usize) -> Result<Self, TrainError> {
+        let (model, isa) = (self.learner.model().try_clone()?, self.learner.plans().0.isa());
+        Self::new(model, self.settings, (self.data.clone(), self.end), threads, isa)
+    }
+
+    /// Draws the sequences of a micro-batch.
+    ///
+    /// # Errors
+    /// Files that can't be read.
+    pub fn draw(&mut self, step: u64, micro_batch: usize) -> Result<(), DataError> {
+        let first_row = (micro_batch * self.settings.shape.sequences) as u64;
+        self.batches.fill(&self.data, Draw { seed: self.settings.seed, step, first_row }, &mut self.batch)
+    }
+
+    /// Forward and backward of the micro-batch that was drawn: the sum of its losses.
+    ///
+    /// # Errors
+    /// Tokens beyond the model's vocabulary.
+    pub fn accumulate<P: Probe>(&mut self, step: u64, micro_batch: usize, probe: &P) -> Result<f64, ModelError> {
+        let all = self.settings.micro_batches;
+        // After 2³² micro-batches of a training its masks repeat.
+        let dropout_step = (step as u32).wrapping_mul(all as u32).wrapping_add(micro_batch as u32);
+        self.learner.accumulate(&self.batch, self.settings.tokens(), (self.settings.seed, dropout_step), probe)
+    }
+
+    /// Clips what has been gathered and updates the weights by it.
+    ///
+    /// # Errors
+    /// None that a learner's own shapes could cause.
+    pub fn update<P: Probe>(&mut self, learning_rate: f64, probe: &P) -> Result<Update, ModelError> {
+        self.learner.update(learning_rate, probe)
+    }
+
+    /// The learner.
+    pub fn learner(&self) -> &Learner {
+        &self.learner
+    }
+
+    /// The micro-batch that was drawn last.
+    pub fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    /// What a step is made of.
+    pub fn settings(&self) -> &StepSettings {
+        &self.settings
+    }
+
+    /// Seconds that each of some checkpoints takes, written as a training writes them into the folder `run`, each in the place of the one
+    /// before: `count` of them, or fewer where those take longer than a second.
+    ///
+    /// # Errors
+    /// A disk that is full or failing, or weights that are not finite.
+    pub fn time_checkpoints(
+        &self,
+        run: &Path,
+        config: &TrainConfig,
+        tokenizer: &[u8],
+        count: usize,
+    ) -> Result<Vec<f64>, TrainError> {
+        let rolling = run_folder::checkpoints(run, 1);
+        let mut state = TrainerState {
+            schema_version: STATE_VERSION,
+            step: 0,
+            config: config.clone(),
+            best_val_loss: None,
+            last_losses: None,
+            seconds: 0.0,
+        };
+        let mut seconds = Vec::with_capacity(count);
+        for step in 0..count as u64 {
+            state.step = step;
+            let begin = Instant::now();
+            if let Some(what) = self.first_non_finite() {
+                return Err(TrainError::NonFinite { step, what, checkpoint: 0 });
+            }
+            let published = run_folder::write_checkpoint(&rolling, &self.learner, &state, tokenizer)?;
+            seconds.push(begin.elapsed().as_secs_f64());
+            if let Some(error) = published.not_removed {
+                return Err(error.into());
+            }
+            if seconds.iter().sum::<f64>() > ENOUGH {
+                break;
+            }
+        }
+        Ok(seconds)
+    }
+
+    /// What of weights and moments is not finite: a checkpoint of it could not be loaded again.
+    pub(crate) fn first_non_finite(&self) -> Option<String> {
+        let model = self.learner.model();
+        let (m, v) = self.learner.moments();
+        let all = [("", model.weights()), ("the first moment of ", m), ("the second moment of ", v)];
+        all.into_iter().find_map(|(kind, values)| Some(format!("{kind}`{}`", model.first_non_finite(values)?)))
+    }
+}
+
+/// What the run in a folder goes on with, read and not locked: its model as of its newest whole checkpoint, its settings, its data.
+pub struct RunParts {
+    /// The model.
+    pub model: Model,
+    /// What the training was told.
+    pub config: TrainConfig,
+    /// Its text.
+    pub prepared: crate::Prepared,
+}
+
+impl RunParts {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// No run, no whole checkpoint, or data that are missing or damaged.
+    pub fn open(run: &Path) -> Result<Self, TrainError> {
+        let (checkpoint, state, _) = run_folder::latest(run)?;
+        Ok(Self { model: Model::load(&checkpoint.path)?, config: state.config, prepared: prepare::open(run)? })
+    }
+}

@@ -1,0 +1,70 @@
+//! A stepper's steps are those of the trainer, bit for bit, and its timed checkpoints are checkpoints.
+
+mod common;
+
+use std::sync::atomic::AtomicBool;
+
+use common::{begin, tiny};
+use smallmind_graph::NoProbe;
+use smallmind_model::Model;
+use smallmind_simd::IsaKind;
+use smallmind_train::{Event, RunParts, StepSettings, Stepper, Trainer};
+
+/// Settings under which the rate is the same at each step.
+const STEADY: [&str; 5] =
+    ["train.schedule=constant", "train.warmup=0", "train.steps=6", "gradient_accumulation_steps=3", "dropout=0.1"];
+
+#[test]
+fn its_steps_are_the_trainers() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = tiny(&STEADY);
+    let mut trainer = begin(dir.path(), "run", &config, 2).unwrap();
+    let mut losses = vec![];
+    let mut keep = |event: &Event| {
+        if let Event::Step(step) = event {
+            losses.push(step.loss);
+        }
+    };
+    trainer.run(&AtomicBool::new(false), &mut keep).unwrap();
+
+    let RunParts { config: told, prepared, model } = RunParts::open(&dir.path().join("run")).unwrap();
+    assert_eq!((&told, model.weights()), (&config, trainer.learner().model().weights()));
+    let begun = Model::random(model.config().clone(), config.train.seed).unwrap();
+    let settings = StepSettings::of(&told).unwrap();
+    assert_eq!((settings.micro_batches, settings.tokens()), (3, 48));
+    let end = prepared.tokenizer.eos();
+    let stepper = Stepper::new(begun, settings, (prepared.train, end), 2, IsaKind::best()).unwrap();
+    for threads in [1, 2] {
+        let mut stepper = stepper.with_threads(threads).unwrap();
+        let mut found = vec![];
+        for step in 0..told.train.steps {
+            let mut sum = 0.0;
+            for micro_batch in 0..settings.micro_batches {
+                stepper.draw(step, micro_batch).unwrap();
+                sum += stepper.accumulate(step, micro_batch, &NoProbe).unwrap();
+            }
+            stepper.update(told.train.lr, &NoProbe).unwrap();
+            found.push(sum / settings.tokens() as f64);
+        }
+        assert_eq!(found, losses, "{threads} threads");
+        assert_eq!(stepper.learner().model().weights(), trainer.learner().model().weights());
+    }
+}
+
+#[test]
+fn a_timed_checkpoint_can_be_gone_on_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = tiny(&["train.steps=3"]);
+    let run = dir.path().join("run");
+    drop(begin(dir.path(), "run", &config, 1).unwrap());
+    let prepared = smallmind_train::prepare::open(&run).unwrap();
+    let tokenizer = prepared.tokenizer.to_json().unwrap();
+    let model = Model::random(config.model_config(prepared.tokenizer.vocab_size()).unwrap(), 1).unwrap();
+    let data = (prepared.train, prepared.tokenizer.eos());
+    let stepper = Stepper::new(model, StepSettings::of(&config).unwrap(), data, 1, IsaKind::best()).unwrap();
+    let seconds = stepper.time_checkpoints(&run, &config, tokenizer.as_bytes(), 3).unwrap();
+    assert!((1..=3).contains(&seconds.len()) && seconds.iter().all(|s| *s > 0.0), "{seconds:?}");
+    assert_eq!(std::fs::read_dir(run.join("checkpoints")).unwrap().count(), 1);
+    let trainer = Trainer::resume(&run, &[], 1, IsaKind::best()).unwrap();
+    assert_eq!(trainer.learner().model().weights(), stepper.learner().model().weights());
+}
