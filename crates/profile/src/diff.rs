@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::Report;
 use crate::report::units::{change, percent, seconds};
-use crate::report::{Operation, Phase};
+use crate::report::{Bound, Operation, Phase};
 use crate::statistics::{Change, mean};
+use crate::{Beat, Report};
 
 /// The differences between two reports.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -25,6 +25,8 @@ pub struct PhaseDiff {
     pub name: String,
     /// Seconds a token, before and now.
     pub seconds: (f64, f64),
+    /// The machine's own change between the reports: of arithmetic and of reading memory.
+    pub machine: (Change, Change),
     /// Of the time without the profiler.
     pub total: Change,
     /// Operations that both have, in the same shape, the largest change of time first.
@@ -95,6 +97,16 @@ fn mismatches(old: &Report, new: &Report) -> Vec<String> {
     found
 }
 
+/// How the machine itself changed: no change, for certain, where it wasn't felt.
+fn machine(old: &Phase, new: &Phase) -> (Change, Change) {
+    let of = |speed: fn(&Beat) -> f64| {
+        let beats = |phase: &Phase| phase.beats.iter().map(speed).collect::<Vec<_>>();
+        let (old, new) = (beats(old), beats(new));
+        if old.is_empty() || new.is_empty() { Change::NONE } else { Change::between(&old, &new) }
+    };
+    (of(|beat| beat.arithmetic), of(|beat| beat.memory))
+}
+
 fn name(operation: &Operation) -> String {
     format!("{} {} @ {}", operation.pass, operation.operation, operation.path)
 }
@@ -103,6 +115,7 @@ impl PhaseDiff {
     fn between(old: &Phase, new: &Phase) -> Self {
         let other = |phase: &'_ Phase, key| phase.operations.iter().position(|o: &Operation| o.key() == key);
         let (mut operations, mut arrived, mut reshaped) = (vec![], vec![], vec![]);
+        let machine = machine(old, new);
         for now in &new.operations {
             let Some(before) = other(old, now.key()).map(|i| &old.operations[i]) else {
                 arrived.push(name(now));
@@ -112,7 +125,9 @@ impl PhaseDiff {
                 reshaped.push((name(now), before.shape.clone(), now.shape.clone()));
                 continue;
             }
-            let change = Change::between(&before.repeats, &now.repeats);
+            let change = Change::between(&before.repeats, &now.repeats).allowing(&machine.0);
+            let by_memory = now.bound == Bound::Memory;
+            let change = if by_memory { change.allowing(&machine.1) } else { change };
             let seconds = (mean(&before.repeats), mean(&now.repeats));
             operations.push(OperationDiff { name: name(now), seconds, change });
         }
@@ -120,11 +135,15 @@ impl PhaseDiff {
             let size = |d: &OperationDiff| (d.seconds.1 - d.seconds.0).abs();
             size(b).total_cmp(&size(a))
         });
+        let bound = |o: &&Operation| o.bound == Bound::Memory;
+        let by_memory: f64 = new.operations.iter().filter(bound).map(|o| o.share).sum();
+        let of_memory = machine.1.times(by_memory);
         let gone = old.operations.iter().filter(|o| other(new, o.key()).is_none()).map(name).collect();
         Self {
             name: new.name.clone(),
             seconds: (mean(&old.repeats), mean(&new.repeats)),
-            total: Change::between(&old.repeats, &new.repeats),
+            machine,
+            total: Change::between(&old.repeats, &new.repeats).allowing(&machine.0).allowing(&of_memory),
             operations,
             new: arrived,
             gone,
@@ -142,6 +161,15 @@ impl PhaseDiff {
             change(self.total.estimate),
             interval(&self.total)
         );
+        let (arithmetic, memory) = self.machine;
+        if arithmetic.is_certain() || memory.is_certain() {
+            let _ = writeln!(
+                text,
+                "  the machine itself: arithmetic {}, reading memory {}; what that explains is not held for certain",
+                change(arithmetic.estimate),
+                change(memory.estimate)
+            );
+        }
         for one in self.operations.iter().filter(|one| one.seconds.0 > 0.0) {
             let mark = if one.change.is_certain() { "*" } else { " " };
             let _ = writeln!(

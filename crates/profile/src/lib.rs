@@ -40,7 +40,9 @@
 //! [`Probe`]: smallmind_graph::Probe
 
 mod clock;
+mod counters;
 pub mod diff;
+mod pulse;
 mod recorder;
 pub mod report;
 pub mod roofs;
@@ -50,7 +52,9 @@ mod system;
 mod times;
 pub mod traffic;
 
+pub use counters::{Counters, Events};
 pub use diff::Diff;
+pub use pulse::{Beat, Pulse};
 pub use recorder::{Allocated, AllocationCounter, Recorder};
 pub use report::Report;
 pub use roofs::Roofs;

@@ -55,9 +55,19 @@ pub struct Change {
 }
 
 impl Change {
+    /// No change.
+    pub const NONE: Self = Self { estimate: 0.0, low: 0.0, high: 0.0 };
+
+    /// The change of what is changed by this in a part only that takes a `share` of its time.
+    #[must_use]
+    pub fn times(self, share: f64) -> Self {
+        Self { estimate: self.estimate * share, low: self.low * share, high: self.high * share }
+    }
+
     /// Welch's interval for the difference of means (Welch, "The generalization of Student's problem when several different population
     /// variances are involved", 1947), over the old mean, of the repeats that nothing disturbed as a whole. Without repeats the interval is
-    /// everything. It holds for what differs from repeat to repeat; a machine that becomes slower or faster in between is a change too.
+    /// everything. It holds for what differs from repeat to repeat; a machine that becomes slower or faster in between is a change too, see
+    /// [`Change::allowing`].
     pub fn between(old: &[f64], new: &[f64]) -> Self {
         let (old, new) = (&undisturbed(old)[..], &undisturbed(new)[..]);
         let (a, b) = (mean(old), mean(new));
@@ -70,6 +80,16 @@ impl Change {
         let freedom = if parts > 0.0 { (va + vb) * (va + vb) / parts } else { f64::INFINITY };
         let half = student_99(freedom) * (va + vb).sqrt() / a;
         Self { estimate, low: estimate - half, high: estimate + half }
+    }
+
+    /// The same, if the machine was changed by `machine` in the meantime: what that explains is no longer certain. A change of the machine
+    /// that is not certain itself explains nothing.
+    #[must_use]
+    pub fn allowing(self, machine: &Self) -> Self {
+        if !machine.is_certain() || !machine.estimate.is_finite() {
+            return self;
+        }
+        Self { low: self.low - machine.estimate.max(0.0), high: self.high - machine.estimate.min(0.0), ..self }
     }
 
     /// Whether no change at all is outside of the interval.

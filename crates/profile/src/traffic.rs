@@ -8,6 +8,9 @@ use smallmind_graph::{Batch, Graph, Node, Op, ParamId, cost};
 pub struct Traffic {
     /// Floating-point operations.
     pub flops: f64,
+    /// Exponentials, which are not among `flops`: of softmaxes and sigmoids.
+    #[serde(default)]
+    pub exponentials: f64,
     /// Bytes of parameters, their gradients and moments.
     pub weights: f64,
     /// Bytes read from the key-value cache.
@@ -29,6 +32,7 @@ impl Traffic {
     pub fn times(self, factor: f64) -> Self {
         Self {
             flops: self.flops * factor,
+            exponentials: self.exponentials * factor,
             weights: self.weights * factor,
             kv_read: self.kv_read * factor,
             kv_write: self.kv_write * factor,
@@ -40,6 +44,7 @@ impl Traffic {
 impl std::ops::AddAssign for Traffic {
     fn add_assign(&mut self, other: Self) {
         self.flops += other.flops;
+        self.exponentials += other.exponentials;
         self.weights += other.weights;
         self.kv_read += other.kv_read;
         self.kv_write += other.kv_write;
@@ -89,7 +94,60 @@ pub fn traffic(graph: &Graph, node: &Node, batch: &Batch) -> Traffic {
         | Op::SelectRows
         | Op::ClipFactor { .. } => (0.0, 0.0, 0.0),
     };
-    Traffic { flops: all.flops, weights, kv_read, kv_write, activations: bytes - weights - kv_read - kv_write }
+    let exponentials = exponentials(graph, node, batch);
+    Traffic {
+        flops: all.flops,
+        exponentials,
+        weights,
+        kv_read,
+        kv_write,
+        activations: bytes - weights - kv_read - kv_write,
+    }
+}
+
+/// The exponentials that `node` can't do without on `batch`.
+fn exponentials(graph: &Graph, node: &Node, batch: &Batch) -> f64 {
+    let size = |v: &smallmind_graph::ValueId| {
+        let shape = graph.shape(*v);
+        (shape.rows.resolve(batch.len(), batch.outputs().len()) * shape.cols) as f64
+    };
+    let outputs = || node.outputs.iter().map(size).sum::<f64>();
+    match node.op {
+        Op::SwiGlu => outputs(),
+        // The gradients of gate and input, each as large as the sigmoid.
+        Op::SwiGluGrad => outputs() / 2.0,
+        // One for each pair of a query and a key that it sees.
+        Op::Attention { heads, .. } | Op::AttentionGrad { heads, .. } | Op::CachedAttention { heads, .. } => {
+            let pairs = batch.spans().iter().map(|s| s.len * s.past + s.len * (s.len + 1) / 2).sum::<usize>();
+            (pairs * heads.heads) as f64
+        }
+        Op::LinearCrossEntropy { weight } | Op::LinearCrossEntropyGrad { weight } => {
+            let rows = node.inputs.first().map_or(0, |v| {
+                graph.shape(*v).rows.resolve(batch.len(), batch.outputs().len())
+            });
+            graph.params().get(weight).map_or(0.0, |table| (rows * table.rows) as f64)
+        }
+        Op::Embedding { .. }
+        | Op::EmbeddingGrad { .. }
+        | Op::Add
+        | Op::Dropout(_)
+        | Op::Norm(_)
+        | Op::AddNorm(_)
+        | Op::NormGrad(_)
+        | Op::Linear { .. }
+        | Op::LinearGradInput { .. }
+        | Op::LinearGradWeight { .. }
+        | Op::BiasGrad { .. }
+        | Op::Rope { .. }
+        // A polynomial in pieces: its operations are counted as such.
+        | Op::Gelu(_)
+        | Op::GeluGrad(_)
+        | Op::CacheAppend { .. }
+        | Op::SelectRows
+        | Op::GradSquares
+        | Op::ClipFactor { .. }
+        | Op::AdamW(_) => 0.0,
+    }
 }
 
 /// What computes the operation, in words: its name, and for products the kernel that its shape leads to.

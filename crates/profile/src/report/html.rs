@@ -109,6 +109,9 @@ fn figures(phase: &Phase) -> String {
         ("between runs", of(phase.between)),
     ];
     rows.extend(phase.allocations.map(|n| ("allocations", number(n))));
+    let (hardware, kernel) = phase.counted();
+    rows.extend(hardware.map(|counted| ("counted by the CPU", counted)));
+    rows.extend(kernel.map(|counted| ("counted by the kernel", counted)));
     rows.extend(phase.stages.iter().map(|(name, at)| (name.as_str(), seconds(*at))));
     let one =
         |(name, value): &(&str, String)| format!("<div><b>{}</b><span>{}</span></div>", escaped(value), escaped(name));

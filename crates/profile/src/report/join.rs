@@ -8,7 +8,7 @@ use super::{Arena, ArenaValue, Bound, Latency, Operation, Phase, RoofTable, Slic
 use crate::statistics::{mean, median, quantile, spread};
 use crate::summary::folded;
 use crate::traffic::{Traffic, kernel, shape, traffic};
-use crate::{Recorder, RunTimes};
+use crate::{Beat, Events, Recorder, RunTimes};
 
 /// Runs of one plan within a sample.
 pub struct Part<'a> {
@@ -46,6 +46,10 @@ pub struct Measurement<'a> {
     pub threads: Vec<(usize, f64)>,
     /// Parts of a sample by name, seconds.
     pub stages: Vec<(String, f64)>,
+    /// What was counted in a sample.
+    pub events: Events,
+    /// The machine's speed before each repeat; may be empty.
+    pub beats: Vec<Beat>,
 }
 
 /// A sample that took so many times the median had to share its CPUs.
@@ -108,9 +112,11 @@ impl Measurement<'_> {
             drift: self.drift.clone(),
             stages: self.stages.clone(),
             checkpoint: None,
+            events: self.events.per(self.tokens),
             arenas: self.parts.iter().map(arena).collect(),
             timeline: vec![],
             repeats,
+            beats: self.beats.clone(),
         };
         self.fill_times(&mut phase, &on, &runs);
         finish(&mut phase, roofs);
@@ -262,8 +268,9 @@ fn row_of(rows: &mut Vec<Row>, m: &Measurement<'_>, part: &Part<'_>, node: &Node
         cumulative: 0.0,
         traffic: Traffic::default(),
         held_gbps: held,
-        near_gbps: roofs.gbps(one.activations.max(1.0), |level| level.best),
+        near_gbps: roofs.gbps(one.activations.max(1.0), |level| level.values),
         peak_gflops: roofs.f32_gflops,
+        exp_gops: roofs.exp_gops,
         roof_seconds: 0.0,
         share_of_roof: 0.0,
         bound: Bound::Latency,

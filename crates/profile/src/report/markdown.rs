@@ -83,6 +83,10 @@ fn of_phase(phase: &Phase) -> String {
     if let Some(n) = phase.allocations {
         row("allocations a token", number(n));
     }
+    let counted: Vec<String> = <[_; 2]>::from(phase.counted()).into_iter().flatten().collect();
+    if !counted.is_empty() {
+        row("counted a token", counted.join("; "));
+    }
     row("samples, left out", format!("{}, {}", phase.samples, phase.left_out));
     row("spread of repeats", percent(phase.noise));
     text += &table(phase);

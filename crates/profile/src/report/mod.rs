@@ -16,9 +16,9 @@ mod words;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Roofs;
 use crate::system::SystemUse;
 use crate::traffic::Traffic;
+use crate::{Beat, Events, Roofs};
 
 /// Version of a report's JSON. A field that changes its meaning or goes raises it; a field that is added does not.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -109,6 +109,9 @@ pub struct Subject {
 pub struct RoofTable {
     /// Multiply-adds of `f32`: GFLOP/s.
     pub f32_gflops: f64,
+    /// Exponentials of `f32`: 1e9 a second.
+    #[serde(default)]
+    pub exp_gops: f64,
     /// Memory by size, in rising order.
     pub levels: Vec<RoofLevel>,
     /// Entering and leaving the pool: nanoseconds.
@@ -130,6 +133,9 @@ pub struct RoofLevel {
     pub update: f64,
     /// The fastest of all ways to use it.
     pub best: f64,
+    /// Reading, or reading one place and writing another, whichever is faster: what operations on values do.
+    #[serde(default)]
+    pub values: f64,
 }
 
 impl From<&Roofs> for RoofTable {
@@ -140,9 +146,11 @@ impl From<&Roofs> for RoofTable {
             read: b.read,
             update: b.update,
             best: b.read.max(b.copy).max(b.update),
+            values: b.read.max(b.copy),
         };
         Self {
             f32_gflops: roofs.f32_gflops,
+            exp_gops: roofs.exp_gops,
             levels: roofs.levels.iter().map(level).collect(),
             entry_ns: roofs.entry_ns,
             barrier_ns: roofs.barrier_ns,
@@ -151,6 +159,21 @@ impl From<&Roofs> for RoofTable {
 }
 
 impl RoofTable {
+    /// Takes from `other`, measured at another moment in the same process, what is better there: something else may have had a CPU.
+    pub fn raise(&mut self, other: &Self) {
+        let up = |a: &mut f64, b: f64| *a = a.max(b);
+        up(&mut self.f32_gflops, other.f32_gflops);
+        up(&mut self.exp_gops, other.exp_gops);
+        for (level, other) in self.levels.iter_mut().zip(&other.levels) {
+            up(&mut level.read, other.read);
+            up(&mut level.update, other.update);
+            up(&mut level.best, other.best);
+            up(&mut level.values, other.values);
+        }
+        self.entry_ns = self.entry_ns.min(other.entry_ns);
+        self.barrier_ns = self.barrier_ns.min(other.barrier_ns);
+    }
+
     /// GB/s of a working set of `bytes`, between the two levels that are nearest in size; `rate` says which of a level's rates.
     pub fn gbps(&self, bytes: f64, rate: impl Fn(&RoofLevel) -> f64) -> f64 {
         let above = self.levels.iter().position(|level| level.bytes >= bytes);
@@ -221,12 +244,18 @@ pub struct Phase {
     /// What keeping a training's state costs; its share of a step is a stage.
     #[serde(default)]
     pub checkpoint: Option<Checkpointing>,
+    /// What the CPU and the kernel counted; what they don't count is absent.
+    #[serde(default)]
+    pub events: Events,
     /// Memory of the plans.
     pub arenas: Vec<Arena>,
     /// One sample, the one in the middle of all, worker by worker.
     pub timeline: Vec<Slice>,
     /// Seconds a token of each repeat, without the profiler: of the sample that nine of ten exceed.
     pub repeats: Vec<f64>,
+    /// The machine's own speed before each repeat.
+    #[serde(default)]
+    pub beats: Vec<Beat>,
 }
 
 impl Phase {
@@ -238,6 +267,27 @@ impl Phase {
         };
         let all = ["forward", "backward", "clip", "update"].iter().map(one);
         all.filter(|(_, seconds)| *seconds > 0.0).collect()
+    }
+
+    /// What was counted a token, in words: by the CPU, and by the kernel.
+    pub(crate) fn counted(&self) -> (Option<String>, Option<String>) {
+        let e = &self.events;
+        let said = |all: [Option<String>; 3]| {
+            let all: Vec<String> = all.into_iter().flatten().collect();
+            (!all.is_empty()).then(|| all.join(", "))
+        };
+        let rate = e.instructions.zip(e.cycles).map(|(n, cycles)| n / cycles.max(1.0));
+        let hardware = [
+            e.instructions.map(|n| format!("{} instructions", units::count(n))),
+            rate.map(|n| format!("{} a cycle", units::number(n))),
+            e.cache_misses.map(|n| format!("{} cache misses", units::count(n))),
+        ];
+        let kernel = [
+            e.cpu_seconds.map(|s| format!("{} CPUs at work", units::number(s / self.seconds))),
+            e.page_faults.map(|n| format!("{} page faults", units::number(n))),
+            e.switches.map(|n| format!("{} switches", units::number(n))),
+        ];
+        (said(hardware), said(kernel))
     }
 
     /// The stages in a line: those of a prompt end with the first token.
@@ -301,7 +351,10 @@ pub struct Operation {
     pub near_gbps: f64,
     /// GFLOP/s of the arithmetic.
     pub peak_gflops: f64,
-    /// Seconds at the roof: the larger of bytes over bandwidth and operations over peak.
+    /// Exponentials of the arithmetic: 1e9 a second.
+    #[serde(default)]
+    pub exp_gops: f64,
+    /// Seconds at the roof: the larger of bytes over bandwidth and arithmetic over peak.
     pub roof_seconds: f64,
     /// `roof_seconds / seconds`.
     pub share_of_roof: f64,
@@ -345,7 +398,10 @@ impl Operation {
     pub fn roof(&self, traffic: &Traffic) -> (f64, f64) {
         let held = traffic.weights + traffic.kv_read + traffic.kv_write;
         let memory = held / self.held_gbps + traffic.activations / self.near_gbps;
-        (memory * 1e-9, traffic.flops / self.peak_gflops * 1e-9)
+        let products = traffic.flops / self.peak_gflops;
+        // The same units do both, one after the other.
+        let exponentials = if traffic.exponentials > 0.0 { traffic.exponentials / self.exp_gops } else { 0.0 };
+        (memory * 1e-9, (products + exponentials) * 1e-9)
     }
 }
 

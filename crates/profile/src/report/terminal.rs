@@ -89,11 +89,12 @@ fn header(report: &Report) -> String {
 fn figures(phase: &Phase) -> String {
     let t = &phase.traffic;
     let allocations = phase.allocations.map_or_else(String::new, |n| format!(" · allocations {}", number(n)));
+    let counted = phase.counted().0.map_or_else(String::new, |line| format!("  counted a token: {line}\n"));
     let stages = phase.staged().map_or_else(String::new, |line| wrapped(&line, "  ", "    "));
     format!(
         "\n{}: {}\n  {} tokens/s of a ceiling of {} = {} · {} a token, p99 of a sample {}{allocations}\n  \
          a token: {}; weights {}, KV read {}, KV write {}, values {}\n  \
-         coverage {} · profiler {} · waiting {} · entering {} · between runs {}\n{stages}",
+         coverage {} · profiler {} · waiting {} · entering {} · between runs {}\n{counted}{stages}",
         phase.name,
         phase.about,
         number(phase.tokens_per_second),
@@ -198,6 +199,10 @@ fn details(phase: &Phase) -> String {
     for (depth, at) in &phase.drift {
         let _ = writeln!(text, "    {} a token behind {depth} tokens", seconds(*at));
     }
+    let (hardware, kernel) = phase.counted();
+    let hardware = hardware.unwrap_or_else(|| "the CPU's counters are not open here".to_owned());
+    let counted: Vec<String> = [Some(hardware), kernel].into_iter().flatten().collect();
+    let _ = writeln!(text, "  counted a token: {}", counted.join("; "));
     for arena in &phase.arenas {
         let _ = writeln!(
             text,

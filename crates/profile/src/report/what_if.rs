@@ -38,7 +38,8 @@ fn quantized_cache(operation: &Operation) -> Option<Traffic> {
 fn twice_the_context(operation: &Operation) -> Option<Traffic> {
     let t = operation.traffic;
     let attends = operation.operation.contains("attention");
-    attends.then_some(Traffic { flops: 2.0 * t.flops, kv_read: 2.0 * t.kv_read, ..t })
+    let twice = Traffic { flops: 2.0 * t.flops, exponentials: 2.0 * t.exponentials, kv_read: 2.0 * t.kv_read, ..t };
+    attends.then_some(twice)
 }
 
 /// The alternatives of work, by name.

@@ -1,6 +1,6 @@
 //! Sentences made from the numbers.
 
-use super::units::{bytes, change, flops, number, percent, seconds};
+use super::units::{bytes, change, count, flops, number, percent, seconds};
 use super::{Bound, Operation, Phase, Report, what_if};
 
 /// How many operations are explained.
@@ -55,6 +55,11 @@ fn bound(operation: &Operation) -> String {
             "Bound by memory: {} a token at {} GB/s, {} of what the memory under it has.",
             bytes(work.bytes()),
             number(operation.gbps()),
+            percent(operation.share_of_roof)
+        ),
+        Bound::Compute if work.exponentials * operation.peak_gflops > work.flops * operation.exp_gops => format!(
+            "Bound by arithmetic: {} exponentials a token, most of its work, at {} of what the vector units have.",
+            count(work.exponentials),
             percent(operation.share_of_roof)
         ),
         Bound::Compute => format!(

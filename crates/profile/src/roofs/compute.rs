@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use smallmind_graph::{GraphError, Pool};
-use smallmind_simd::{Bf16Dot, Int8Dot, Isa, IsaKind, WithIsa};
+use smallmind_simd::{Bf16Dot, Int8Dot, Isa, IsaKind, WithIsa, math};
 
 use super::{Effort, best, seconds_together};
 
@@ -51,6 +51,36 @@ impl WithIsa for MultiplyAdd {
     }
 }
 
+/// Independent values in the making: each takes a dozen instructions, so that a few keep all units busy.
+const EXPONENTIALS: usize = 8;
+
+struct Exponential;
+
+impl WithIsa for Exponential {
+    type Output = ();
+
+    fn call<I: Isa>(self, isa: I) {
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                // From 1 the values fall to the fixed point of 2⁻ˣ.
+                let sign = isa.splat(black_box(-1.0));
+                let mut values = [isa.splat(1.0); EXPONENTIALS];
+                for _ in 0..STEPS {
+                    for value in &mut values {
+                        *value = math::exp2(isa, isa.mul(*value, sign));
+                    }
+                }
+                let mut total = isa.zero();
+                for value in values {
+                    total = isa.add(total, value);
+                }
+                black_box(isa.sum(total));
+            },
+        );
+    }
+}
+
 struct Lanes;
 
 impl WithIsa for Lanes {
@@ -67,6 +97,14 @@ pub(super) fn f32_gflops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Resul
     Ok(rate(pool, effort, 2 * CHAINS * STEPS * lanes, || {
         // The line above has shown that the set is there.
         let _ = isa.with(MultiplyAdd);
+    }))
+}
+
+/// One for each lane.
+pub(super) fn exp_gops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Result<f64, GraphError> {
+    let lanes = isa.with(Lanes)?;
+    Ok(rate(pool, effort, EXPONENTIALS * STEPS * lanes, || {
+        let _ = isa.with(Exponential);
     }))
 }
 

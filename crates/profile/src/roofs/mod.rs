@@ -49,6 +49,8 @@ pub struct Roofs {
     pub bf16_gflops: Option<f64>,
     /// Multiply-adds of bytes by the CPU's dot product, where it has one: GOP/s.
     pub int8_gops: Option<f64>,
+    /// Exponentials of `f32`, the cheapest that the vector language has: 1e9 a second.
+    pub exp_gops: f64,
     /// Memory of several sizes, in rising order: within the second-level caches, around the size of the third-level cache, and beyond all
     /// caches.
     pub levels: Vec<Bandwidth>,
@@ -88,6 +90,7 @@ impl Roofs {
             f32_gflops: compute::f32_gflops(pool, isa, effort)?,
             bf16_gflops: compute::bf16_gflops(pool, isa, effort),
             int8_gops: compute::int8_gops(pool, isa, effort),
+            exp_gops: compute::exp_gops(pool, isa, effort)?,
             levels,
             entry_ns: latency::entry_ns(pool, effort),
             barrier_ns: latency::barrier_ns(pool, effort),
@@ -150,9 +153,15 @@ mod tests {
             let mut pool = Pool::new(threads).unwrap();
             let roofs = Roofs::measure(&mut pool, IsaKind::best(), TINY).unwrap();
             assert_eq!((roofs.threads, roofs.isa), (threads, IsaKind::best().name()));
-            let rates =
-                [roofs.f32_gflops, roofs.entry_ns, roofs.bf16_gflops.unwrap_or(1.0), roofs.int8_gops.unwrap_or(1.0)];
+            let rates = [
+                roofs.f32_gflops,
+                roofs.exp_gops,
+                roofs.entry_ns,
+                roofs.bf16_gflops.unwrap_or(1.0),
+                roofs.int8_gops.unwrap_or(1.0),
+            ];
             assert!(rates.iter().all(|x| x.is_finite() && *x > 0.0), "{roofs:?}");
+            assert!(4.0 * roofs.exp_gops < roofs.f32_gflops, "it takes some multiply-adds: {roofs:?}");
             for level in &roofs.levels {
                 let rates = [level.read, level.write, level.copy, level.update];
                 assert!(rates.iter().all(|x| x.is_finite() && *x > 0.0), "{roofs:?}");

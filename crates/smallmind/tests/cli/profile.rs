@@ -43,10 +43,29 @@ fn a_generation_is_profiled_without_a_model() {
     let phases = report["phases"].as_array().unwrap();
     assert_eq!((&phases[0]["name"], &phases[1]["name"]), (&"prefill".into(), &"decode".into()));
     phases.iter().for_each(check_phase);
+    phases.iter().for_each(check_events);
+    assert!(phases.iter().all(|phase| phase["beats"].as_array().unwrap().len() == 2), "one a repeat");
+    assert_eq!(stages(&phases[0]), ["making weights up", "plan", "prefill", "sample"]);
+    assert!(stages(&phases[1]).is_empty());
     // Every weight but the table's other rows is read once a token: the head is the table.
     let weights = phases[1]["traffic"]["weights"].as_f64().unwrap();
     let parameters = report["subject"]["parameters"].as_f64().unwrap();
     assert!((weights / (4.0 * parameters) - 1.0).abs() < 0.001, "{weights} bytes of {parameters} parameters");
+}
+
+fn stages(phase: &Value) -> Vec<&str> {
+    phase["stages"].as_array().unwrap().iter().map(|stage| stage[0].as_str().unwrap()).collect()
+}
+
+/// What is counted is there or null; CPU time, where it is, is that of the threads at work.
+fn check_events(phase: &Value) {
+    let events = phase["events"].as_object().expect("events");
+    let names = ["instructions", "cycles", "cache_misses", "page_faults", "switches", "cpu_seconds"];
+    assert!(names.iter().all(|name| events[*name].is_null() || events[*name].as_f64() >= Some(0.0)), "{events:?}");
+    if let Some(seconds) = events["cpu_seconds"].as_f64() {
+        let at_work = seconds / phase["seconds"].as_f64().unwrap();
+        assert!((0.3..3.0).contains(&at_work), "{at_work} CPUs of one: {events:?}");
+    }
 }
 
 /// The stages of a training's step: all of them there, and together with what lies around the runs the step's time.
@@ -54,8 +73,8 @@ fn check_step(report: &Value) -> &Value {
     let phase = &report["phases"][0];
     check_phase(phase);
     let stages = phase["stages"].as_array().unwrap();
-    let names: Vec<&str> = stages.iter().map(|stage| stage[0].as_str().unwrap()).collect();
-    assert_eq!(names, ["data", "forward", "backward", "clip", "update", "checkpoint"]);
+    assert_eq!(self::stages(phase), ["data", "forward", "backward", "clip", "update", "checkpoint"]);
+    check_events(phase);
     let seconds: Vec<f64> = stages.iter().map(|stage| stage[1].as_f64().unwrap()).collect();
     assert!(seconds.iter().all(|s| *s > 0.0), "{stages:?}");
     let a_step = |key: &str| phase[key].as_f64().unwrap() * phase["tokens"].as_f64().unwrap();
@@ -82,7 +101,7 @@ fn a_training_on_a_text_is_profiled() {
     let report = Bench::with_text().run(&line).json();
     assert_eq!(check_step(&report)["about"], "2 sequences of 64 tokens of a text");
     // The characters of the text are the vocabulary, not those of the preset.
-    assert!(report["subject"]["shape"].as_str().unwrap().ends_with("vocabulary 16"), "{}", report["subject"]);
+    assert!(report["subject"]["shape"].as_str().unwrap().ends_with("vocabulary 17"), "{}", report["subject"]);
 }
 
 /// A run's own model, text, accumulation and interval; and nothing is written to it.
@@ -138,6 +157,30 @@ fn a_folder_gets_all_forms() {
     slices_are_the_report(&report, &trace);
 }
 
+#[test]
+fn the_way_to_the_first_token_is_told() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    let line = format!("profile generate -m model {QUICK} --depth 8 --prompt=the,cat --out report");
+    let text = bench.run(&line).ok();
+    assert!(text.contains("first token after ") && text.contains(" · tokenize "), "{text}");
+    let read = |name: &str| std::fs::read_to_string(bench.path("report").join(name)).unwrap();
+    let report: Value = serde_json::from_str(&read("report.json")).unwrap();
+    let prefill = &report["phases"][0];
+    assert_eq!(stages(prefill), ["load", "tokenize", "plan", "prefill", "sample"]);
+    assert!(prefill["stages"].as_array().unwrap().iter().all(|stage| stage[1].as_f64() > Some(0.0)), "{prefill}");
+    assert_eq!((&prefill["tokens"], &prefill["about"]), (&7.0.into(), &"7 tokens in chunks of 7".into()));
+    for form in ["report.md", "report.html"] {
+        assert!(["load", "tokenize", "plan", "sample"].iter().all(|stage| read(form).contains(stage)), "{form}");
+    }
+    bench.run("profile generate -m model --prompt=the --prompt-tokens 3").fails(2, &["--prompt-tokens"]);
+    bench.run("profile generate -m model --prompt=Ω").fails(2, &["the prompt can't be turned into tokens"]);
+    bench.run("profile generate -m model --prompt=").fails(2, &["0 tokens", "1 to 64"]);
+    let long = "the".repeat(30);
+    bench.run(&format!("profile generate -m model -p {long}")).fails(2, &["90 tokens", "1 to 64"]);
+    bench.run("profile generate --prompt=the").fails(2, &["tokenizer", "-m"]);
+}
+
 /// The trace's slices of each operation add up to its time in the report, within 1 %.
 fn slices_are_the_report(report: &Value, trace: &Value) {
     for (process, phase) in report["phases"].as_array().unwrap().iter().enumerate() {
@@ -172,6 +215,18 @@ fn reports_are_compared() {
     assert_eq!(ran.code, Some(5), "{ran:#?}");
     assert!(ran.stderr.contains("slower: step by 100.0 %"), "{ran:#?}");
     run(&bench, "profile diff slow.json fast.json --fail-on 3").ok();
+
+    // The machine itself is half as fast: that explains it.
+    let mut beats = |factor: f64| {
+        let beat = |noise: f64| serde_json::json!({ "arithmetic": factor * noise, "memory": factor * noise });
+        slow["phases"][0]["beats"] = [1.0, 1.001, 0.999].into_iter().map(beat).collect();
+        slow["phases"][0]["repeats"] = [1.0, 1.01, 0.99, 1.0].into_iter().map(|s: f64| factor * s).collect();
+        bench.write(&format!("machine-{factor}.json"), slow.to_string());
+    };
+    beats(1.0);
+    beats(2.0);
+    let text = run(&bench, "profile diff machine-1.json machine-2.json --fail-on 3%").ok();
+    assert!(text.contains("the machine itself: arithmetic +100.0 %, reading memory +100.0 %"), "{text}");
 
     slow["subject"]["threads"] = 7.into();
     bench.write("other.json", slow.to_string());

@@ -4,20 +4,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use smallmind::graph::{Batch, NoProbe, Pool, available_threads};
-use smallmind::model::{Model, Session, SessionOptions};
+use smallmind::graph::{Batch, NoProbe, available_threads};
+use smallmind::model::sampler::{Sampler, SamplerConfig};
+use smallmind::model::tokenizer::SpecialTokens;
+use smallmind::model::{Model, ModelError, Session, SessionOptions};
 use smallmind::profile::report::join::{Measurement, Part};
 use smallmind::profile::report::trace::Trace;
 use smallmind::profile::report::{Phase, Report, RoofTable};
-use smallmind::profile::roofs::Effort;
-use smallmind::profile::{Recorder, Roofs, SystemCounters};
+use smallmind::profile::{Counters, Pulse, Recorder, SystemCounters};
 use smallmind::simd::IsaKind;
 
-use super::super::failure::Outcome;
+use super::super::failure::{Outcome, usage};
 use super::super::note;
 use super::super::settings::Settings;
-use super::interleave::{Profiler, Samples, interleave, samples_of_a_repeat, seconds_of};
-use super::subject::{self, SubjectArg};
+use super::interleave::{Profiler, Samples, Watched, interleave, samples_of_a_repeat, seconds_of};
+use super::subject::{self, Ceiling, Opened, SubjectArg};
 use super::written::Written;
 use crate::allocations;
 
@@ -30,6 +31,9 @@ const DEPTH: usize = 256;
 pub struct Generate {
     #[command(flatten)]
     subject: SubjectArg,
+    /// The text to read, for a model with a tokenizer [default: tokens that are no text]
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "prompt_tokens", allow_hyphen_values = true)]
+    prompt: Option<String>,
     /// Tokens before the one that is decoded [default: 256, or half of the model's context]
     #[arg(long, value_name = "N")]
     depth: Option<usize>,
@@ -55,41 +59,100 @@ struct Bench {
     depth: usize,
 }
 
+/// What is done up to the first token, with its seconds, as it happens once: nothing is warm.
+#[derive(Default)]
+struct FirstToken {
+    stages: Vec<(String, f64)>,
+}
+
+impl FirstToken {
+    fn stage<T>(&mut self, name: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let begin = Instant::now();
+        let result = work()?;
+        self.stages.push((name.to_owned(), begin.elapsed().as_secs_f64()));
+        Ok(result)
+    }
+}
+
 impl Generate {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let (isa, threads) = (settings.isa()?, settings.threads());
         self.written.check()?;
-        let load = Instant::now();
-        let (model, name) = self.subject.open(settings)?;
-        let load = load.elapsed().as_secs_f64();
-        let context = model.config().context;
+        // Before there are workers, so that these are counted too.
+        let mut watched = Watched { counters: Counters::open(), pulse: Pulse::new(isa)? };
+        let mut first = FirstToken::default();
+        let making = if self.subject.is_preset() { "making weights up" } else { "load" };
+        let opened = first.stage(making, || self.subject.open(settings))?;
+        let context = opened.model.config().context;
         let depth = self.depth.unwrap_or(DEPTH.min(context / 2).max(1));
         let depth = subject::at_most("depth", depth, context.saturating_sub(1).max(1))?;
-        let prompt = self.prompt_tokens.unwrap_or(PROMPT.min(context));
-        let prompt = subject::at_most("prompt-tokens", prompt, context)?;
-        note!("profiling {name}: a prompt of {prompt} tokens, then tokens at depth {depth}, on {threads} threads");
+        let prompt = self.prompt(&opened, &mut first)?;
+        let (tokens, name) = (prompt.len(), opened.name.clone());
+        note!("profiling {name}: a prompt of {tokens} tokens, then tokens at depth {depth}, on {threads} threads");
 
-        let roofs = RoofTable::from(&Roofs::measure(&mut Pool::new(threads)?, isa, Effort::QUICK)?);
+        let mut bench = first.stage("plan", || Bench::new(&opened.model, prompt, depth, (threads, isa)))?;
+        bench.first_token(&mut first)?;
+        let mut roofs = Ceiling::new(threads, isa)?;
         let counters = SystemCounters::read();
-        let mut bench = Bench::new(&model, prompt, depth, threads, isa)?;
         let repeats = usize::from(self.runs);
         let mut trace = self.written.trace();
         let tokens = self.tokens.map(|n| n as usize);
-        let prefill = bench.prefill(repeats, tokens, &roofs, load, trace.as_mut())?;
-        let decode = bench.decode(repeats, tokens, &roofs, trace.as_mut())?;
-        let subject = subject::subject("generate", name, &model, threads, isa);
-        let report = Report::new(subject, roofs, counters.since(), vec![prefill, decode]);
+        let prefill = bench.prefill(repeats, tokens, (&mut roofs, &mut watched), first.stages, trace.as_mut())?;
+        let decode = bench.decode(repeats, tokens, (&mut roofs, &mut watched), trace.as_mut())?;
+        let subject = subject::subject("generate", name, &opened.model, threads, isa);
+        let report = Report::new(subject, roofs.into_table(), counters.since(), vec![prefill, decode]);
         self.written.write(report, trace.as_ref(), settings)
+    }
+
+    /// The tokens of the prompt: those of the text that was given, or any.
+    fn prompt(&self, opened: &Opened, first: &mut FirstToken) -> anyhow::Result<Vec<u32>> {
+        let config = opened.model.config();
+        let Some(text) = &self.prompt else {
+            let tokens = self.prompt_tokens.unwrap_or(PROMPT.min(config.context));
+            let tokens = subject::at_most("prompt-tokens", tokens, config.context)?;
+            return Ok(subject::tokens(tokens, config.vocab_size, subject::SEED));
+        };
+        let tokenizer = opened.tokenizer.as_ref();
+        let tokenizer = tokenizer.ok_or_else(|| usage("--prompt is for a model with a tokenizer: name one with -m"))?;
+        let mut prompt = tokenizer.prompt_prefix().to_vec();
+        first.stage("tokenize", || {
+            let encoded = tokenizer.encoder(SpecialTokens::Parse).encode(text, &mut prompt);
+            encoded.map_err(|error| usage(format!("the prompt can't be turned into tokens: {error}")))
+        })?;
+        if (1..=config.context).contains(&prompt.len()) {
+            return Ok(prompt);
+        }
+        Err(usage(format!("--prompt has {} tokens: this model takes 1 to {}", prompt.len(), config.context)))
     }
 }
 
 impl Bench {
-    fn new(model: &Arc<Model>, prompt: usize, depth: usize, threads: usize, isa: IsaKind) -> anyhow::Result<Self> {
-        let config = model.config();
-        let deepest = (2 * depth).min(config.context - 1).max(depth);
-        let session = Session::new(model.clone(), SessionOptions::single(prompt.max(deepest + 1), threads, isa))?;
-        let text = subject::tokens(prompt.max(deepest), config.vocab_size, subject::SEED);
-        Ok(Self { session, text, prompt, depth })
+    fn new(
+        model: &Arc<Model>,
+        prompt: Vec<u32>,
+        depth: usize,
+        (threads, isa): (usize, IsaKind),
+    ) -> anyhow::Result<Self> {
+        let deepest = (2 * depth).min(model.config().context - 1).max(depth);
+        let room = prompt.len().max(deepest + 1);
+        let session = Session::new(model.clone(), SessionOptions::single(room, threads, isa))?;
+        let text = prompt.iter().copied().cycle().take(prompt.len().max(deepest)).collect();
+        Ok(Self { session, text, prompt: prompt.len(), depth })
+    }
+
+    /// Reads the prompt for the first time and chooses a token, as `generate` does unless it is told otherwise.
+    fn first_token(&mut self, first: &mut FirstToken) -> Outcome {
+        let prompt = &self.text[..self.prompt];
+        first.stage("prefill", || Ok(self.session.append(0, prompt).map(drop)?))?;
+        first.stage("sample", || {
+            let sampling =
+                SamplerConfig { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, ..SamplerConfig::default() };
+            let vocabulary = self.session.model().config().vocab_size;
+            let mut sampler = Sampler::new(sampling, vocabulary).map_err(ModelError::from)?;
+            sampler.observe(prompt);
+            Ok(sampler.sample(self.session.logits()).map_err(ModelError::from)?)
+        })?;
+        Ok(())
     }
 
     /// The same with another number of threads.
@@ -136,8 +199,8 @@ impl Bench {
         &mut self,
         repeats: usize,
         most: Option<usize>,
-        roofs: &RoofTable,
-        load: f64,
+        (roofs, watched): (&mut Ceiling, &mut Watched),
+        stages: Vec<(String, f64)>,
         trace: Option<&mut Trace>,
     ) -> anyhow::Result<Phase> {
         let tokens = self.prompt;
@@ -146,7 +209,8 @@ impl Bench {
         let batches = chunks(&self.text[..tokens], self.session.options().chunk);
         let recorder = recorder(self.session.plans().0, count * batches.len());
         let samples = interleave(
-            count,
+            (count, repeats),
+            watched,
             self,
             |bench| {
                 bench.session.truncate(0, 0);
@@ -168,16 +232,15 @@ impl Bench {
         let plan = self.session.plans().0;
         let about = format!("{tokens} tokens in chunks of {}", self.session.options().chunk.min(tokens));
         let part = Part { name: "prefill", plan, recorder: &recorder, batches: &batches };
-        let stages = vec![("load".to_owned(), load), ("prefill".to_owned(), once)];
         let measured = measurement("prefill", about, tokens as f64, repeats, part, samples);
-        Ok(phase_of(&Measurement { threads: others, stages, ..measured }, roofs, trace))
+        Ok(phase_of(&Measurement { threads: others, stages, ..measured }, roofs.again()?, trace))
     }
 
     fn decode(
         &mut self,
         repeats: usize,
         tokens: Option<usize>,
-        roofs: &RoofTable,
+        (roofs, watched): (&mut Ceiling, &mut Watched),
         trace: Option<&mut Trace>,
     ) -> anyhow::Result<Phase> {
         let depth = self.depth;
@@ -197,7 +260,8 @@ impl Bench {
         let batches = [batch];
         let recorder = recorder(self.session.plans().1, count);
         let samples = interleave(
-            count,
+            (count, repeats),
+            watched,
             self,
             |bench| {
                 bench.session.truncate(0, depth);
@@ -219,7 +283,7 @@ impl Bench {
         let part = Part { name: "decode", plan, recorder: &recorder, batches: &batches };
         let about = format!("one token behind {depth}");
         let measured = measurement("decode", about, 1.0, repeats, part, samples);
-        Ok(phase_of(&Measurement { threads: others, drift, ..measured }, roofs, trace))
+        Ok(phase_of(&Measurement { threads: others, drift, ..measured }, roofs.again()?, trace))
     }
 }
 
@@ -261,7 +325,7 @@ fn measurement<'a>(
     part: Part<'a>,
     samples: Samples,
 ) -> Measurement<'a> {
-    let Samples { on, off, allocations } = samples;
+    let Samples { on, off, allocations, events, beats } = samples;
     Measurement {
         name,
         about,
@@ -274,5 +338,7 @@ fn measurement<'a>(
         drift: vec![],
         threads: vec![],
         stages: vec![],
+        events,
+        beats,
     }
 }

@@ -2,6 +2,9 @@
 
 use std::time::Instant;
 
+use smallmind::profile::statistics::median;
+use smallmind::profile::{Beat, Counters, Events, Pulse};
+
 use crate::allocations;
 
 /// Whether a sample is recorded.
@@ -22,7 +25,22 @@ pub struct Samples {
     pub off: Vec<f64>,
     /// Calls of the allocator in the samples that were not recorded, a sample.
     pub allocations: f64,
+    /// What the kernel and the CPU counted in a sample that was not recorded.
+    pub events: Events,
+    /// The machine's speed before each repeat.
+    pub beats: Vec<Beat>,
 }
+
+/// What is watched beside times.
+pub struct Watched {
+    /// Of the kernel and the CPU.
+    pub counters: Counters,
+    /// Of the machine.
+    pub pulse: Pulse,
+}
+
+/// Seconds over which events are counted.
+const COUNTED: f64 = 0.2;
 
 /// Seconds that all samples of an activity should take together, recorded ones and others.
 const SECONDS: f64 = 2.0;
@@ -33,15 +51,21 @@ pub fn samples_of_a_repeat(seconds: f64, repeats: usize, least: usize) -> usize 
     (fit as usize).clamp(least, 2000)
 }
 
-/// Takes `count` samples of each kind; which of a pair comes first changes from pair to pair. What `prepare` does is not timed.
+/// Takes `count` samples of each kind; which of a pair comes first changes from pair to pair. What `prepare` does is not timed. Some more
+/// samples follow for what is counted, so that reading the counters disturbs no time.
 pub fn interleave<S>(
-    count: usize,
+    (count, repeats): (usize, usize),
+    watched: &mut Watched,
     state: &mut S,
     mut prepare: impl FnMut(&mut S) -> anyhow::Result<()>,
     mut sample: impl FnMut(&mut S, Profiler) -> anyhow::Result<()>,
 ) -> anyhow::Result<Samples> {
-    let mut samples = Samples { on: Vec::with_capacity(count), off: Vec::with_capacity(count), allocations: 0.0 };
+    let list = || Vec::with_capacity(count);
+    let mut samples = Samples { on: list(), off: list(), beats: Vec::with_capacity(repeats), ..Samples::default() };
     for pair in 0..count {
+        if pair.is_multiple_of((count / repeats.max(1)).max(1)) && samples.beats.len() < repeats {
+            samples.beats.push(watched.pulse.beat());
+        }
         let order = if pair % 2 == 0 { [Profiler::On, Profiler::Off] } else { [Profiler::Off, Profiler::On] };
         for profiler in order {
             prepare(state)?;
@@ -58,6 +82,15 @@ pub fn interleave<S>(
             }
         }
     }
+    let before = watched.counters.read();
+    if before != Events::default() {
+        let more = ((COUNTED / median(&samples.off).max(1e-9)) as usize).clamp(1, count.max(1));
+        for _ in 0..more {
+            prepare(state)?;
+            sample(state, Profiler::Off)?;
+        }
+        samples.events = watched.counters.read().since(before).per(more as f64);
+    }
     Ok(samples)
 }
 
@@ -71,5 +104,5 @@ pub fn seconds_of(mut sample: impl FnMut() -> anyhow::Result<()>) -> anyhow::Res
         sample()?;
         all.push(begin.elapsed().as_secs_f64());
     }
-    Ok(smallmind::profile::statistics::median(&all))
+    Ok(median(&all))
 }

@@ -4,8 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use smallmind::graph::Pool;
+use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{Model, ModelConfig, preset};
-use smallmind::profile::report::Subject;
+use smallmind::profile::Roofs;
+use smallmind::profile::report::{RoofTable, Subject};
+use smallmind::profile::roofs::Effort;
 use smallmind::simd::IsaKind;
 
 use super::super::failure::usage;
@@ -29,18 +33,40 @@ pub struct SubjectArg {
     preset: Option<String>,
 }
 
+/// A model with its name and, where it has one and that can be read, its tokenizer.
+pub struct Opened {
+    /// The model.
+    pub model: Arc<Model>,
+    /// Its folder or preset.
+    pub name: String,
+    /// Its tokenizer.
+    pub tokenizer: Option<Tokenizer>,
+}
+
 impl SubjectArg {
-    /// The model and its name.
-    pub fn open(&self, settings: &Settings) -> anyhow::Result<(Arc<Model>, String)> {
+    /// The folder of the model, where one is named.
+    fn folder(&self) -> Option<PathBuf> {
         let named = || std::env::var_os("SMALLMIND_MODEL").filter(|_| self.preset.is_none()).map(PathBuf::from);
-        let Some(folder) = self.model.clone().or_else(named) else {
+        self.model.clone().or_else(named)
+    }
+
+    /// Whether the weights are made up.
+    pub fn is_preset(&self) -> bool {
+        self.folder().is_none()
+    }
+
+    /// Reads the model, or makes it up.
+    pub fn open(&self, settings: &Settings) -> anyhow::Result<Opened> {
+        let Some(folder) = self.folder() else {
             let name = self.preset.as_deref().unwrap_or(PRESET);
             let config = preset::find(name)?.config();
-            let model = Model::random(config, settings.seed.unwrap_or(SEED))?;
-            return Ok((Arc::new(model), name.to_owned()));
+            let model = Arc::new(Model::random(config, settings.seed.unwrap_or(SEED))?);
+            return Ok(Opened { model, name: name.to_owned(), tokenizer: None });
         };
-        let model = Model::from_folder(&models::open_folder(&folder)?)?;
-        Ok((Arc::new(model), name_of(&folder)))
+        let model = Arc::new(Model::from_folder(&models::open_folder(&folder)?)?);
+        // A model can be profiled without.
+        let tokenizer = models::tokenizer_of(&folder).ok();
+        Ok(Opened { model, name: name_of(&folder), tokenizer })
     }
 }
 
@@ -86,4 +112,31 @@ pub fn at_most(what: &str, asked: usize, limit: usize) -> anyhow::Result<usize> 
         return Ok(asked);
     }
     Err(usage(format!("--{what} {asked}: this model takes 1 to {limit}")))
+}
+
+/// Measures the roofs, and once more before each phase is set beneath them: something else may have had a CPU in the meantime.
+pub struct Ceiling {
+    pool: Pool,
+    isa: IsaKind,
+    table: RoofTable,
+}
+
+impl Ceiling {
+    /// Measures them for the first time.
+    pub fn new(threads: usize, isa: IsaKind) -> anyhow::Result<Self> {
+        let mut pool = Pool::new(threads)?;
+        let table = RoofTable::from(&Roofs::measure(&mut pool, isa, Effort::QUICK)?);
+        Ok(Self { pool, isa, table })
+    }
+
+    /// Measures them again: the best of all times.
+    pub fn again(&mut self) -> anyhow::Result<&RoofTable> {
+        self.table.raise(&RoofTable::from(&Roofs::measure(&mut self.pool, self.isa, Effort::QUICK)?));
+        Ok(&self.table)
+    }
+
+    /// The best of all times so far.
+    pub fn into_table(self) -> RoofTable {
+        self.table
+    }
 }

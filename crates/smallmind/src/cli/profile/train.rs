@@ -3,21 +3,20 @@
 use std::time::Instant;
 
 use clap::Args;
-use smallmind::graph::{Batch, NoProbe, Plan, Pool, Probe, available_threads};
+use smallmind::graph::{Batch, NoProbe, Plan, Probe, available_threads};
 use smallmind::profile::report::join::{Measurement, Part};
 use smallmind::profile::report::trace::Trace;
-use smallmind::profile::report::{Checkpointing, Phase, Report, RoofTable};
-use smallmind::profile::roofs::Effort;
+use smallmind::profile::report::{Checkpointing, Phase, Report};
 use smallmind::profile::statistics::median;
-use smallmind::profile::{Recorder, Roofs, SystemCounters};
+use smallmind::profile::{Counters, Pulse, Recorder, SystemCounters};
 use smallmind::train::Stepper;
 
 use super::super::failure::Outcome;
 use super::super::note;
 use super::super::settings::Settings;
 use super::generate::phase_of;
-use super::interleave::{Profiler, interleave, samples_of_a_repeat, seconds_of};
-use super::subject;
+use super::interleave::{Profiler, Watched, interleave, samples_of_a_repeat, seconds_of};
+use super::subject::{self, Ceiling};
 use super::training::{Training, TrainingArg};
 use super::written::Written;
 use crate::allocations;
@@ -55,16 +54,19 @@ impl Train {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let (isa, threads) = (settings.isa()?, settings.threads());
         self.written.check()?;
+        // Before there are workers, so that these are counted too.
+        let mut watched = Watched { counters: Counters::open(), pulse: Pulse::new(isa)? };
         let Training { stepper, config, name, text, tokenizer, folder } = self.training.open(settings, threads, isa)?;
         let about = format!("{} of {text}", sizes(&stepper));
         note!("profiling steps of {name}: {about}, on {threads} threads");
-        let roofs = RoofTable::from(&Roofs::measure(&mut Pool::new(threads)?, isa, Effort::QUICK)?);
+        let mut roofs = Ceiling::new(threads, isa)?;
         let counters = SystemCounters::read();
         let subject = subject::subject("train", name, stepper.learner().model(), threads, isa);
         let mut trace = self.written.trace();
         let steps = self.steps.map(|n| n as usize);
         let mut bench = Bench { stepper, begun: 0, drawing: vec![] };
-        let mut phase = bench.step((usize::from(self.runs), steps), about, &roofs, trace.as_mut())?;
+        let mut phase =
+            bench.step((usize::from(self.runs), steps), about, (&mut roofs, &mut watched), trace.as_mut())?;
         let seconds = bench.stepper.time_checkpoints(folder.path(), &config, &tokenizer, CHECKPOINTS)?;
         let interval = config.checkpoint.interval;
         let checkpoint = Checkpointing {
@@ -75,7 +77,7 @@ impl Train {
         };
         phase.stages.push(("checkpoint".to_owned(), checkpoint.seconds / checkpoint.interval as f64));
         phase.checkpoint = Some(checkpoint);
-        let report = Report::new(subject, roofs, counters.since(), vec![phase]);
+        let report = Report::new(subject, roofs.into_table(), counters.since(), vec![phase]);
         self.written.write(report, trace.as_ref(), settings)
     }
 }
@@ -114,7 +116,7 @@ impl Bench {
         &mut self,
         (repeats, steps): (usize, Option<usize>),
         about: String,
-        roofs: &RoofTable,
+        (roofs, watched): (&mut Ceiling, &mut Watched),
         trace: Option<&mut Trace>,
     ) -> anyhow::Result<Phase> {
         let once = self.step_seconds()?;
@@ -129,7 +131,7 @@ impl Bench {
             bench.begun += 1;
             Ok(())
         };
-        let samples = interleave(count, self, begin, |bench, profiler| {
+        let samples = interleave((count, repeats), watched, self, begin, |bench, profiler| {
             let step = (bench.begun - 1) / 2;
             let drawing = match profiler {
                 Profiler::On => bench.one(step, &recorders.0, &recorders.1)?,
@@ -157,8 +159,10 @@ impl Bench {
             drift: vec![],
             threads,
             stages: vec![],
+            events: samples.events,
+            beats: samples.beats,
         };
-        let mut phase = phase_of(&measured, roofs, trace);
+        let mut phase = phase_of(&measured, roofs.again()?, trace);
         phase.stages = phase.passes();
         phase.stages.insert(0, ("data".to_owned(), median(&self.drawing)));
         Ok(phase)

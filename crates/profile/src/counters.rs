@@ -1,0 +1,197 @@
+//! What the kernel's performance events count of this thread and of those that it starts, on Linux; elsewhere nothing is counted.
+//!
+//! Instructions, cycles and cache misses need a unit of the CPU that many virtual machines don't show and many systems don't open: what
+//! can't be had is absent. Faults, switches and CPU time are counted by the kernel itself.
+
+use serde::{Deserialize, Serialize};
+
+/// Events of a stretch of time, or between two; what can't be counted is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Events {
+    /// Instructions, outside of the kernel.
+    pub instructions: Option<f64>,
+    /// Cycles of the CPU, outside of the kernel.
+    pub cycles: Option<f64>,
+    /// Accesses that no cache could serve, outside of the kernel.
+    pub cache_misses: Option<f64>,
+    /// Pages that were not there, or not yet.
+    pub page_faults: Option<f64>,
+    /// How often a CPU went to another thread.
+    pub switches: Option<f64>,
+    /// Seconds of CPU, all threads together.
+    pub cpu_seconds: Option<f64>,
+}
+
+impl Events {
+    /// Each by a function of its own value in `self` and in `other`.
+    fn with(self, other: Self, f: impl Fn(f64, f64) -> f64) -> Self {
+        let both = |a: Option<f64>, b: Option<f64>| Some(f(a?, b?));
+        Self {
+            instructions: both(self.instructions, other.instructions),
+            cycles: both(self.cycles, other.cycles),
+            cache_misses: both(self.cache_misses, other.cache_misses),
+            page_faults: both(self.page_faults, other.page_faults),
+            switches: both(self.switches, other.switches),
+            cpu_seconds: both(self.cpu_seconds, other.cpu_seconds),
+        }
+    }
+
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        self.with(earlier, |now, then| (now - then).max(0.0))
+    }
+
+    /// Each divided by `count`.
+    #[must_use]
+    pub fn per(self, count: f64) -> Self {
+        self.with(self, |all, _| all / count)
+    }
+
+    /// Whether the CPU's own unit has counted anything.
+    pub fn has_hardware(&self) -> bool {
+        self.instructions.or(self.cycles).or(self.cache_misses).is_some()
+    }
+}
+
+/// Open counters.
+#[derive(Default)]
+pub struct Counters {
+    #[cfg(target_os = "linux")]
+    open: linux::Open,
+}
+
+impl Counters {
+    /// Opens all that the system gives; threads that are started later are counted too.
+    pub fn open() -> Self {
+        #[cfg(target_os = "linux")]
+        return Self { open: linux::Open::all() };
+        #[cfg(not(target_os = "linux"))]
+        Self::default()
+    }
+
+    /// What was counted since they were opened.
+    pub fn read(&mut self) -> Events {
+        #[cfg(target_os = "linux")]
+        return self.open.read();
+        #[cfg(not(target_os = "linux"))]
+        Events::default()
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use perf_event::events::{Event, Hardware, Software};
+    use perf_event::{Builder, Counter};
+
+    use super::Events;
+
+    /// Nanoseconds in a second, which the kernel counts CPU time in.
+    const SECOND: f64 = 1e9;
+
+    #[derive(Default)]
+    pub(super) struct Open {
+        instructions: Option<Counter>,
+        cycles: Option<Counter>,
+        cache_misses: Option<Counter>,
+        page_faults: Option<Counter>,
+        switches: Option<Counter>,
+        cpu_time: Option<Counter>,
+    }
+
+    /// Where the kernel's work counts as well.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Side {
+        User,
+        Both,
+    }
+
+    /// Counting for this thread and those that it starts; none where the system refuses.
+    fn counting(event: impl Event, side: Side) -> Option<Counter> {
+        let mut builder = Builder::new(event);
+        builder.inherit(true);
+        if side == Side::Both {
+            builder.include_kernel();
+        }
+        let mut counter = builder.build().ok()?;
+        counter.enable().ok()?;
+        Some(counter)
+    }
+
+    /// The count, extrapolated where the CPU had to share its unit among more counters than it has places for.
+    fn value(counter: &mut Option<Counter>) -> Option<f64> {
+        let read = counter.as_mut()?.read_count_and_time().ok()?;
+        let share = read.time_running as f64 / read.time_enabled.max(1) as f64;
+        (share > 0.0).then(|| read.count as f64 / share.min(1.0))
+    }
+
+    impl Open {
+        pub(super) fn all() -> Self {
+            Self {
+                instructions: counting(Hardware::INSTRUCTIONS, Side::User),
+                cycles: counting(Hardware::CPU_CYCLES, Side::User),
+                cache_misses: counting(Hardware::CACHE_MISSES, Side::User),
+                page_faults: counting(Software::PAGE_FAULTS, Side::User),
+                // They happen in the kernel; who may not count there counts none.
+                switches: counting(Software::CONTEXT_SWITCHES, Side::Both),
+                cpu_time: counting(Software::TASK_CLOCK, Side::User),
+            }
+        }
+
+        pub(super) fn read(&mut self) -> Events {
+            Events {
+                instructions: value(&mut self.instructions),
+                cycles: value(&mut self.cycles),
+                cache_misses: value(&mut self.cache_misses),
+                page_faults: value(&mut self.page_faults),
+                switches: value(&mut self.switches),
+                cpu_seconds: value(&mut self.cpu_time).map(|nanoseconds| nanoseconds / SECOND),
+            }
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Some systems let no one count: then everything is absent, and nothing fails.
+    #[test]
+    fn other_threads_are_counted_and_what_is_refused_is_absent() {
+        let mut counters = Counters::open();
+        let before = counters.read();
+        let pages = 4096;
+        std::thread::spawn(move || {
+            let touched = vec![1_u8; pages * 4096];
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_millis(20) {
+                std::hint::spin_loop();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            drop(std::hint::black_box(touched));
+        })
+        .join()
+        .unwrap();
+        let counted = counters.read().since(before);
+        println!("{counted:?}");
+        // A page may be a large one; the thread's stack and the join are there anyway.
+        assert!(counted.page_faults.is_none_or(|n| n >= 8.0), "{counted:?}");
+        assert!(counted.cpu_seconds.is_none_or(|s| (0.005..2.0).contains(&s)), "{counted:?}");
+        assert!(counted.switches.is_none_or(|n| n >= 1.0), "{counted:?}");
+        assert!(counted.instructions.is_none_or(|n| n > 1e5), "{counted:?}");
+        if counted.cpu_seconds.is_none() {
+            assert_eq!(counted, Events::default());
+        }
+    }
+
+    #[test]
+    fn events_are_divided_and_what_is_absent_stays_so() {
+        let before = Events { instructions: Some(10.0), switches: Some(1.0), ..Events::default() };
+        let now = Events { instructions: Some(30.0), cycles: Some(7.0), switches: Some(1.0), ..Events::default() };
+        let expected = Events { instructions: Some(5.0), switches: Some(0.0), ..Events::default() };
+        assert_eq!(now.since(before).per(4.0), expected);
+        assert!(expected.has_hardware() && !Events::default().has_hardware());
+    }
+}
