@@ -4,7 +4,7 @@
 set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-git -C "$(dirname "$0")" archive --format=tar HEAD: | tar -x -C "$work"
+git -C "$(dirname "$0")/.." archive --format=tar HEAD | tar -x -C "$work"
 source="$work/crates/graph/src/executor.rs"
 
 # Assembly without debugging information, so that nothing but code and data is compared.
