@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::report::units::{change, percent, seconds};
+use crate::report::units::{change, number, percent, seconds};
 use crate::report::{Bound, Operation, Phase};
 use crate::statistics::{Change, mean};
 use crate::{Beat, Report};
@@ -50,6 +50,10 @@ pub struct OperationDiff {
     pub change: Change,
 }
 
+/// What the intervals don't hold.
+const LIMITS: &str = "The intervals hold what differs from repeat to repeat and what the machine's own speed explains, with 99 % confidence (*: certain). \
+                      \nWhere a process's memory happens to lie is in neither: a small change wants several reports on each side.\n";
+
 impl Diff {
     /// Compares `new` with `old`.
     pub fn between(old: &Report, new: &Report) -> Self {
@@ -71,11 +75,16 @@ impl Diff {
         for phase in &self.phases {
             text += &phase.render();
         }
+        text += LIMITS;
         text
     }
 }
 
-/// What tells two subjects apart.
+/// Where barriers of two reports differ by more than this factor, a virtual machine's CPUs were placed on other cores: all that passes between
+/// them costs something else then.
+const NEIGHBOURS: f64 = 1.6;
+
+/// What tells two subjects, or the machine under them, apart.
 fn mismatches(old: &Report, new: &Report) -> Vec<String> {
     let (a, b) = (&old.subject, &new.subject);
     let pairs = [
@@ -89,6 +98,14 @@ fn mismatches(old: &Report, new: &Report) -> Vec<String> {
     ];
     let differ = pairs.into_iter().filter(|(_, a, b)| a != b);
     let mut found: Vec<String> = differ.map(|(what, a, b)| format!("{what}: {a}, now {b}")).collect();
+    let (before, now) = (old.roofs.barrier_ns, new.roofs.barrier_ns);
+    if a.threads > 1 && before.max(now) > NEIGHBOURS * before.min(now) {
+        found.push(format!(
+            "CPUs: a barrier takes {} ns, now {}, so that they lie otherwise to one another; measure again",
+            number(before),
+            number(now)
+        ));
+    }
     for phase in &new.phases {
         if let Some(before) = old.phase(&phase.name).filter(|before| before.about != phase.about) {
             found.push(format!("{}: {}, now {}", phase.name, before.about, phase.about));

@@ -124,6 +124,8 @@ fn operations_are_those_of_the_formulas() {
         batch.push_with_targets(&prompt, &prompt);
         let expected = 3.0 * tokens * (2.0 * (blocks + head) + attention(&config, keys));
         close(all(&graph, &batch).flops, expected, 0.08, &format!("{name}, training"));
+        let told = config.training_flops_per_token(prompt.len());
+        close(told, expected / tokens, 1e-9, &format!("{name}, what a training's log counts"));
     }
 }
 

@@ -30,6 +30,7 @@ pub fn render(report: &Report) -> String {
     }
     let _ = writeln!(text, "\n## What this machine can do\n\n| roof | measured |\n|---|---:|");
     let _ = writeln!(text, "| f32 | {} GFLOP/s |", number(r.f32_gflops));
+    let _ = writeln!(text, "| exponentials of f32 | {} G/s |", number(r.exp_gops));
     for level in &r.levels {
         let _ = writeln!(text, "| {}, {} | {} GB/s read |", level.name, bytes(level.bytes), number(level.read));
     }

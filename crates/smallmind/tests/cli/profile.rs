@@ -228,6 +228,16 @@ fn reports_are_compared() {
     let text = run(&bench, "profile diff machine-1.json machine-2.json --fail-on 3%").ok();
     assert!(text.contains("the machine itself: arithmetic +100.0 %, reading memory +100.0 %"), "{text}");
 
+    // CPUs that lie otherwise to one another are another machine.
+    slow["subject"]["threads"] = 2.into();
+    for barrier in [80.0, 120.0, 320.0] {
+        slow["roofs"]["barrier_ns"] = barrier.into();
+        bench.write(&format!("barrier-{barrier}.json"), slow.to_string());
+    }
+    run(&bench, "profile diff barrier-80.json barrier-120.json").ok();
+    run(&bench, "profile diff barrier-320.json barrier-80.json")
+        .fails(2, &["a barrier takes 320 ns, now 80.0", "--force"]);
+
     slow["subject"]["threads"] = 7.into();
     bench.write("other.json", slow.to_string());
     run(&bench, "profile diff fast.json other.json").fails(2, &["threads: 1, now 7", "--force"]);
