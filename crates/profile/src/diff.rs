@@ -98,13 +98,16 @@ fn mismatches(old: &Report, new: &Report) -> Vec<String> {
     ];
     let differ = pairs.into_iter().filter(|(_, a, b)| a != b);
     let mut found: Vec<String> = differ.map(|(what, a, b)| format!("{what}: {a}, now {b}")).collect();
-    let (before, now) = (old.roofs.barrier_ns, new.roofs.barrier_ns);
-    if a.threads > 1 && before.max(now) > NEIGHBOURS * before.min(now) {
-        found.push(format!(
-            "CPUs: a barrier takes {} ns, now {}, so that they lie otherwise to one another; measure again",
-            number(before),
-            number(now)
-        ));
+    for (before, now) in new.phases.iter().filter_map(|now| Some((old.phase(&now.name)?, now))) {
+        let (then, today) = (before.barrier_ns, now.barrier_ns);
+        if a.threads > 1 && then.min(today) > 0.0 && then.max(today) > NEIGHBOURS * then.min(today) {
+            found.push(format!(
+                "{}: a barrier took {} ns, now {}, so that the CPUs lie otherwise to one another; measure again",
+                now.name,
+                number(then),
+                number(today)
+            ));
+        }
     }
     for phase in &new.phases {
         if let Some(before) = old.phase(&phase.name).filter(|before| before.about != phase.about) {

@@ -116,6 +116,7 @@ impl Measurement<'_> {
             arenas: self.parts.iter().map(arena).collect(),
             timeline: vec![],
             repeats,
+            barrier_ns: 0.0,
             beats: self.beats.clone(),
         };
         self.fill_times(&mut phase, &on, &runs);

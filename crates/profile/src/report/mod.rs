@@ -253,6 +253,9 @@ pub struct Phase {
     pub timeline: Vec<Slice>,
     /// Seconds a token of each repeat, without the profiler: of the sample that nine of ten exceed.
     pub repeats: Vec<f64>,
+    /// A barrier right behind the samples: nanoseconds; 0 where it wasn't measured.
+    #[serde(default)]
+    pub barrier_ns: f64,
     /// The machine's own speed before each repeat.
     #[serde(default)]
     pub beats: Vec<Beat>,

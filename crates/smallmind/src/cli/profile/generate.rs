@@ -10,7 +10,7 @@ use smallmind::model::tokenizer::SpecialTokens;
 use smallmind::model::{Model, ModelError, Session, SessionOptions};
 use smallmind::profile::report::join::{Measurement, Part};
 use smallmind::profile::report::trace::Trace;
-use smallmind::profile::report::{Phase, Report, RoofTable};
+use smallmind::profile::report::{Phase, Report};
 use smallmind::profile::{Counters, Pulse, Recorder, SystemCounters};
 use smallmind::simd::IsaKind;
 
@@ -100,7 +100,7 @@ impl Generate {
         let prefill = bench.prefill(repeats, tokens, (&mut roofs, &mut watched), first.stages, trace.as_mut())?;
         let decode = bench.decode(repeats, tokens, (&mut roofs, &mut watched), trace.as_mut())?;
         let subject = subject::subject("generate", name, &opened.model, threads, isa);
-        let report = Report::new(subject, roofs.into_table(), counters.since(), vec![prefill, decode]);
+        let report = Report::new(subject, roofs.table().clone(), counters.since(), vec![prefill, decode]);
         self.written.write(report, trace.as_ref(), settings)
     }
 
@@ -233,7 +233,7 @@ impl Bench {
         let about = format!("{tokens} tokens in chunks of {}", self.session.options().chunk.min(tokens));
         let part = Part { name: "prefill", plan, recorder: &recorder, batches: &batches };
         let measured = measurement("prefill", about, tokens as f64, repeats, part, samples);
-        Ok(phase_of(&Measurement { threads: others, stages, ..measured }, roofs.again()?, trace))
+        phase_of(&Measurement { threads: others, stages, ..measured }, roofs, trace)
     }
 
     fn decode(
@@ -283,17 +283,18 @@ impl Bench {
         let part = Part { name: "decode", plan, recorder: &recorder, batches: &batches };
         let about = format!("one token behind {depth}");
         let measured = measurement("decode", about, 1.0, repeats, part, samples);
-        Ok(phase_of(&Measurement { threads: others, drift, ..measured }, roofs.again()?, trace))
+        phase_of(&Measurement { threads: others, drift, ..measured }, roofs, trace)
     }
 }
 
 /// The phase of the report, with its samples in the trace.
-pub fn phase_of(measured: &Measurement<'_>, roofs: &RoofTable, trace: Option<&mut Trace>) -> Phase {
-    let phase = measured.phase(roofs);
+pub fn phase_of(measured: &Measurement<'_>, roofs: &mut Ceiling, trace: Option<&mut Trace>) -> anyhow::Result<Phase> {
+    let barrier_ns = roofs.again()?;
+    let phase = Phase { barrier_ns, ..measured.phase(roofs.table()) };
     if let Some(trace) = trace {
         trace.add(measured, &phase);
     }
-    phase
+    Ok(phase)
 }
 
 /// A recorder that counts allocations, as this program has an allocator that does.

@@ -77,7 +77,7 @@ impl Train {
         };
         phase.stages.push(("checkpoint".to_owned(), checkpoint.seconds / checkpoint.interval as f64));
         phase.checkpoint = Some(checkpoint);
-        let report = Report::new(subject, roofs.into_table(), counters.since(), vec![phase]);
+        let report = Report::new(subject, roofs.table().clone(), counters.since(), vec![phase]);
         self.written.write(report, trace.as_ref(), settings)
     }
 }
@@ -162,7 +162,7 @@ impl Bench {
             events: samples.events,
             beats: samples.beats,
         };
-        let mut phase = phase_of(&measured, roofs.again()?, trace);
+        let mut phase = phase_of(&measured, roofs, trace)?;
         phase.stages = phase.passes();
         phase.stages.insert(0, ("data".to_owned(), median(&self.drawing)));
         Ok(phase)
