@@ -215,6 +215,21 @@ impl Measurement<'_> {
         self.parts.iter().map(|part| part.plan.graph().nodes().iter().map(&mut owner).collect()).collect()
     }
 
+    /// Seconds that each recorded sample spent at work in each of `operations`, those of the phase: `[samples][operations]`.
+    pub fn work_by_sample(&self, operations: &[Operation]) -> Vec<Vec<f64>> {
+        let mut work = vec![vec![0.0; operations.len()]; self.on.len()];
+        for ((times, per), (part, owners)) in
+            self.run_times().iter().zip(self.parts.iter().zip(self.owners(operations)))
+        {
+            for (run, times) in times.iter().enumerate() {
+                for (step, seconds) in part.plan.steps().iter().zip(&times.work) {
+                    work[run / per][owners[step.node().index()].0] += seconds;
+                }
+            }
+        }
+        work
+    }
+
     /// The stretches of time of one sample on all workers; `operations` are those of the phase.
     pub fn slices(&self, sample: usize, operations: &[Operation]) -> Vec<Slice> {
         let owners = self.owners(operations);
