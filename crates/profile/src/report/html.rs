@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::plot::{self, escaped};
+use super::html_table;
+use super::plot::{self, color, escaped};
 use super::units::{bytes, change, count, flops, number, percent, seconds};
 use super::{Operation, Phase, Report};
 
@@ -13,22 +14,28 @@ const SCRIPT: &str = include_str!("report.js");
 pub fn render(report: &Report) -> String {
     let s = &report.subject;
     let title = escaped(&format!("Profile of {} ({})", s.model, s.verb));
-    let mut body = format!("<h1>{title}</h1>\n<p>{}</p>\n", escaped(&subject(report)));
-    body += &list("Summary", &report.summary);
-    body += &list("Doubtful", &report.warnings);
-    for phase in &report.phases {
-        body += &of_phase(phase, report);
-    }
+    let links: String = report.phases.iter().map(|phase| link(&phase.name)).chain([link("machine")]).collect();
+    let mut body =
+        format!("<header><h1>{title}</h1>\n<p>{}</p>\n<nav>{links}</nav></header>\n<main>\n", subject(report));
+    body += &list("Summary", "summary", &report.summary);
+    body += &list("Doubtful", "doubtful", &report.warnings);
+    report.phases.iter().for_each(|phase| body += &of_phase(phase, report));
+    body += &machine(report);
     format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\n<style>{STYLE}</style></head>\n<body>\n{body}<script>{SCRIPT}</script>\n</body></html>\n"
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><link rel=\"icon\" href=\"data:,\">\
+         <title>{title}</title>\n<style>{STYLE}</style></head>\n<body>\n{body}</main>\n<script>{SCRIPT}</script>\n</body></html>\n"
     )
 }
 
+fn link(name: &str) -> String {
+    format!("<a href=\"#{0}\">{0}</a> ", escaped(name))
+}
+
 fn subject(report: &Report) -> String {
-    let (s, r) = (&report.subject, &report.roofs);
-    let memory = r.levels.last().map_or(0.0, |level| level.read);
-    format!(
-        "{}; {} parameters in {}, {} bits each. {}, {} threads of {}, smallmind {}. Measured here: {} GFLOP/s, memory {} GB/s, a barrier {} ns.",
+    let s = &report.subject;
+    let line = format!(
+        "{}; {} parameters in {}, {} bits each. {}, {} threads, {}. smallmind {}.",
         s.shape,
         count(s.parameters as f64),
         s.format,
@@ -36,57 +43,141 @@ fn subject(report: &Report) -> String {
         s.cpu,
         s.threads,
         s.isa,
-        s.version,
-        number(r.f32_gflops),
-        number(memory),
-        number(r.barrier_ns)
-    )
+        s.version
+    );
+    let against = report.baseline.as_ref().map_or_else(String::new, |name| format!(" Set beside the baseline {name}."));
+    escaped(&(line + &against))
 }
 
-fn list(title: &str, lines: &[String]) -> String {
+/// A sentence whose percentages are not torn apart at the end of a line.
+fn sentence(words: &str) -> String {
+    escaped(words).replace(" %", "\u{a0}%")
+}
+
+fn list(title: &str, class: &str, lines: &[String]) -> String {
     if lines.is_empty() {
         return String::new();
     }
-    let items: String = lines.iter().map(|line| format!("<li>{}</li>", escaped(line))).collect();
-    format!("<h2>{title}</h2><ul>{items}</ul>\n")
+    let items: String = lines.iter().map(|line| format!("<li>{}</li>", sentence(line))).collect();
+    format!("<section class=\"{class}\"><h2>{title}</h2><ul>{items}</ul></section>\n")
 }
 
 fn of_phase(phase: &Phase, report: &Report) -> String {
     let name = escaped(&phase.name);
-    let mut text = format!("<section id=\"{name}\"><h2>{name}: {}</h2>\n{}", escaped(&phase.about), figures(phase));
-    text += &format!("<h3>Roofline: a dot an operation, area as time</h3>\n{}", plot::roofline(phase, &report.roofs));
-    text += "<h3>Operations, by what would be gained</h3>\n<p>A click on a heading sorts, a click on a row unfolds its layers.</p>\n";
-    text += &table(phase);
-    text += "<h3>Why</h3><ol>";
-    for o in phase.operations.iter().filter(|o| !o.why.is_empty()) {
-        let _ = write!(text, "<li><b>{} @ {}</b> {}</li>", escaped(&o.kernel), escaped(&o.path), escaped(&o.why));
-    }
-    text += "</ol>\n<h3>What if</h3><table><tr><th>what</th><th>tokens/s</th><th>change</th><th>by</th></tr>";
-    for w in &phase.what_ifs {
-        text += &cells(&[&w.what, &number(w.tokens_per_second), &change(w.change), &w.by]);
-    }
-    text += "</table>\n<h3>Roadmap</h3><table><tr><th>step</th><th>then tokens/s</th><th>change</th></tr>";
-    for m in &phase.roadmap {
-        text += &cells(&[&m.what, &number(m.tokens_per_second), &change(m.change)]);
-    }
-    let _ = write!(text, "</table>\n<h3>One sample, worker by worker</h3>\n{}", plot::timeline(phase));
-    let _ = write!(text, "<h3>Latency of a sample</h3>\n{}", plot::histogram(&phase.latency));
+    let mut text = format!(
+        "<section class=\"phase\" id=\"{name}\"><h2>{name}: {}</h2>\n{}",
+        escaped(&phase.about),
+        figures(phase)
+    );
+    text += &part(&name, "roofline", "Roofline");
+    text += &note(
+        "A dot is an operation, its area the time, its number the rank in the table. Up to the slopes memory and caches allow, up to the plain the vector units. Point at a dot for its figures.",
+    );
+    text += &plot::roofline(phase, &report.roofs);
+    text += &without_arithmetic(phase);
+    text += &part(&name, "operations", "Operations, ranked by what would be gained");
+    text += &html_table::render(phase);
+    text += &sentences(phase);
+    text += &part(&name, "timeline", "One sample, worker by worker");
+    text += &note("The sample in the middle of all. Grey is waiting: for another worker, or to be woken.");
+    text += "<p class=\"tools\"><label>zoom <input type=\"range\" class=\"zoom\" min=\"1\" max=\"40\" value=\"1\" step=\"0.5\"></label></p>\n";
+    text += &plot::timeline(phase);
+    text += &legend(phase);
+    text += &part(&name, "latency", "Latency of a sample");
+    text += &latency(phase);
+    text += &part(&name, "arena", "Arena: which value lies where, and when");
     for arena in &phase.arenas {
-        let _ = write!(
-            text,
-            "<h3>Arena of {}: {} where one buffer a value would take {}</h3>\n{}",
-            escaped(&arena.plan),
+        text += &note(&format!(
+            "Plan of {}: {} for {} values; one buffer a value would take {}. A rectangle is a value, from the operation that makes it to the last that reads it.",
+            arena.plan,
             bytes(arena.bytes as f64),
-            bytes(arena.unplanned_bytes as f64),
-            plot::arena(arena)
-        );
+            arena.values.len(),
+            bytes(arena.unplanned_bytes as f64)
+        ));
+        text += &plot::arena(arena, phase);
     }
     text + "</section>\n"
 }
 
-fn cells(all: &[&str]) -> String {
-    let one: String = all.iter().map(|text| format!("<td>{}</td>", escaped(text))).collect();
-    format!("<tr>{one}</tr>")
+/// The heading of a phase's part, which a link can lead to.
+fn part(phase: &str, id: &str, title: &str) -> String {
+    format!("<h3 id=\"{phase}-{id}\">{title}</h3>\n")
+}
+
+fn note(words: &str) -> String {
+    format!("<p class=\"note\">{}</p>\n", escaped(words))
+}
+
+/// Names of the operations that a roofline can't hold.
+fn without_arithmetic(phase: &Phase) -> String {
+    let name = |o: &Operation| format!("#{} {}", o.rank, o.kernel);
+    let moving: Vec<String> = phase.operations.iter().filter(|o| o.traffic.flops <= 0.0).map(name).collect();
+    if moving.is_empty() {
+        String::new()
+    } else {
+        note(&format!("Not drawn, as they only move bytes: {}.", moving.join(", ")))
+    }
+}
+
+/// Which colour is which operation, for those that can be seen.
+fn legend(phase: &Phase) -> String {
+    let mut shown: Vec<&Operation> = phase.operations.iter().filter(|o| o.share > 0.005).collect();
+    shown.sort_by(|a, b| b.share.total_cmp(&a.share));
+    let one = |o: &&Operation| {
+        let (kernel, path) = (escaped(&o.kernel), escaped(&o.path));
+        format!("<span><i style=\"background:{}\"></i>#{} {kernel} @ {path}</span>", color(o.rank), o.rank)
+    };
+    let waiting = "<span><i style=\"background:#8884\"></i>waiting</span>";
+    format!("<p class=\"legend\">{}{waiting}</p>\n", shown.iter().map(one).collect::<String>())
+}
+
+/// Why, what if, roadmap.
+fn sentences(phase: &Phase) -> String {
+    let name = escaped(&phase.name);
+    let mut text = part(&name, "why", "Why they take their time") + "<ol>";
+    for o in phase.operations.iter().filter(|o| !o.why.is_empty()) {
+        let _ = write!(text, "<li><b>{} @ {}</b> {}</li>", escaped(&o.kernel), escaped(&o.path), sentence(&o.why));
+    }
+    text += "</ol>\n<div class=\"columns\"><div>";
+    text += &part(&name, "what-if", "What if");
+    text += "<table><thead><tr><th class=\"word\">what</th><th>tokens/s</th><th>change</th><th class=\"word\">by</th></tr></thead>";
+    for w in &phase.what_ifs {
+        text += &row(&[&w.what, &number(w.tokens_per_second), &change(w.change), &w.by]);
+    }
+    text += "</table></div><div>";
+    text += &part(&name, "roadmap", "Roadmap: what to fix, in order");
+    text += "<table><thead><tr><th class=\"word\">step</th><th>then tokens/s</th><th>change</th></tr></thead>";
+    for (i, m) in phase.roadmap.iter().enumerate() {
+        text += &row(&[&format!("{}. {}", i + 1, m.what), &number(m.tokens_per_second), &change(m.change)]);
+    }
+    text + "</table></div></div>\n"
+}
+
+/// A row: words at its ends, numbers between.
+fn row(cells: &[&str]) -> String {
+    let class = |i: usize| if i == 0 || i == 3 { "word" } else { "number" };
+    let one = |(i, text): (usize, &&str)| format!("<td class=\"{}\">{}</td>", class(i), escaped(text));
+    format!("<tr>{}</tr>", cells.iter().enumerate().map(one).collect::<String>())
+}
+
+fn latency(phase: &Phase) -> String {
+    let l = &phase.latency;
+    let points = [("p50", l.p50), ("p90", l.p90), ("p99", l.p99), ("slowest", l.max)];
+    let mut text = plot::histogram(l);
+    text += "<div class=\"columns\"><table><thead><tr><th class=\"word\">of a sample</th><th>time</th></tr></thead>";
+    points.iter().for_each(|(name, at)| text += &row(&[name, &seconds(*at)]));
+    text += "</table>";
+    if !phase.drift.is_empty() {
+        text += "<table><thead><tr><th class=\"word\">tokens before it</th><th>a token</th></tr></thead>";
+        phase.drift.iter().for_each(|(depth, at)| text += &row(&[&depth.to_string(), &seconds(*at)]));
+        text += "</table>";
+    }
+    if !phase.stages.is_empty() {
+        text += "<table><thead><tr><th class=\"word\">part</th><th>time</th></tr></thead>";
+        phase.stages.iter().for_each(|(name, at)| text += &row(&[name, &seconds(*at)]));
+        text += "</table>";
+    }
+    text + "</div>\n"
 }
 
 fn figures(phase: &Phase) -> String {
@@ -97,18 +188,20 @@ fn figures(phase: &Phase) -> String {
         ("ceiling", format!("{} tokens/s", number(phase.ceiling))),
         ("share of the ceiling", percent(phase.share_of_ceiling)),
         ("a token", seconds(phase.seconds)),
-        ("work", flops(t.flops)),
-        ("weights", bytes(t.weights)),
-        ("KV read", bytes(t.kv_read)),
-        ("KV written", bytes(t.kv_write)),
-        ("values", bytes(t.activations)),
+        ("work a token", flops(t.flops)),
+        ("weights a token", bytes(t.weights)),
+        ("KV read a token", bytes(t.kv_read)),
+        ("KV written a token", bytes(t.kv_write)),
+        ("values a token", bytes(t.activations)),
         ("coverage", percent(phase.coverage)),
-        ("profiler", change(phase.overhead)),
+        ("the profiler's overhead", change(phase.overhead)),
         ("waiting", of(phase.waiting)),
-        ("entering", of(phase.entering)),
+        ("entering the pool", of(phase.entering)),
         ("between runs", of(phase.between)),
     ];
-    rows.extend(phase.allocations.map(|n| ("allocations", number(n))));
+    rows.extend(phase.allocations.map(|n| ("allocations a token", number(n))));
+    rows.push(("samples", format!("{} and {} left out", phase.samples, phase.left_out)));
+    rows.push(("spread of repeats", percent(phase.noise)));
     let (hardware, kernel) = phase.counted();
     rows.extend(hardware.map(|counted| ("counted by the CPU", counted)));
     rows.extend(kernel.map(|counted| ("counted by the kernel", counted)));
@@ -118,60 +211,33 @@ fn figures(phase: &Phase) -> String {
     format!("<div class=\"figures\">{}</div>\n", rows.iter().map(one).collect::<String>())
 }
 
-/// The columns: heading, and the value to sort by with its text.
-type Column = (&'static str, fn(&Operation, f64) -> (f64, String));
-
-const COLUMNS: [Column; 15] = [
-    ("#", |o, _| (o.rank as f64, o.rank.to_string())),
-    ("calls", |o, _| (o.calls, number(o.calls))),
-    ("µs/token", |o, _| (o.seconds, number(o.seconds * 1e6))),
-    ("time", |o, _| (o.share, percent(o.share))),
-    ("cumulative", |o, _| (o.cumulative, percent(o.cumulative))),
-    ("kB", |o, _| (o.traffic.bytes(), number(o.traffic.bytes() * 1e-3))),
-    ("kFLOP", |o, _| (o.traffic.flops, number(o.traffic.flops * 1e-3))),
-    ("GB/s", |o, _| (o.gbps(), number(o.gbps()))),
-    ("GFLOP/s", |o, _| (o.gflops(), number(o.gflops()))),
-    ("of roof", |o, _| (o.share_of_roof, percent(o.share_of_roof))),
-    ("wait", |o, _| (o.wait / o.seconds.max(f64::MIN_POSITIVE), percent(o.wait / o.seconds.max(f64::MIN_POSITIVE)))),
-    ("imbalance", |o, _| (o.imbalance, format!("{:.2}", o.imbalance))),
-    ("allocations", |o, _| o.allocations.map_or((0.0, "-".to_owned()), |(calls, _)| (calls, number(calls)))),
-    ("gain", |o, total| (o.gain, change(o.gain * total))),
-    ("ratio", |o, _| match o.baseline {
-        Some(before) => {
-            (o.seconds / before.max(f64::MIN_POSITIVE), format!("{:.3}", o.seconds / before.max(f64::MIN_POSITIVE)))
-        }
-        None => (0.0, "-".to_owned()),
-    }),
-];
-
-fn table(phase: &Phase) -> String {
-    let mut text = "<table class=\"operations\"><thead><tr>".to_owned();
-    for (name, _) in &COLUMNS {
-        let _ = write!(text, "<th>{name}</th>");
+/// What the machine can do, and what its system counted.
+fn machine(report: &Report) -> String {
+    let (r, u) = (&report.roofs, &report.system);
+    let mut text = String::from(
+        "<section id=\"machine\"><h2>machine: what it can do, measured in the same process</h2>\n<div class=\"columns\">",
+    );
+    text += "<table><thead><tr><th class=\"word\">roof</th><th>measured</th></tr></thead>";
+    text += &row(&["f32 multiply-adds", &format!("{} GFLOP/s", number(r.f32_gflops))]);
+    text += &row(&["a barrier", &format!("{} ns", number(r.barrier_ns))]);
+    text += &row(&["entering the pool", &format!("{} ns", number(r.entry_ns))]);
+    text += "</table><table><thead><tr><th class=\"word\">memory</th><th>size</th><th>read</th></tr></thead>";
+    for level in &r.levels {
+        text += &row(&[&level.name, &bytes(level.bytes), &format!("{} GB/s", number(level.read))]);
     }
-    text += "<th>bound</th><th>pass</th><th>operation</th><th>shape</th></tr></thead><tbody>";
-    for o in &phase.operations {
-        text += "<tr class=\"row\">";
-        for (_, value) in &COLUMNS {
-            let (sort, shown) = value(o, phase.profiled_seconds);
-            let _ = write!(text, "<td data-v=\"{sort:e}\">{shown}</td>");
-        }
-        let name = escaped(&format!("{} @ {}", o.kernel, o.path));
-        let _ = write!(
-            text,
-            "<td>{}</td><td>{}</td><td>{name}</td><td>{}</td></tr>",
-            o.bound.name(),
-            escaped(&o.pass),
-            escaped(&o.shape)
-        );
-        let members: String = o
-            .members
-            .iter()
-            .map(|(path, at)| format!("<tr><td>{}</td><td>{}</td></tr>", escaped(path), seconds(*at)))
-            .collect();
-        let columns = COLUMNS.len() + 4;
-        let _ =
-            write!(text, "<tr class=\"members\" hidden><td colspan=\"{columns}\"><table>{members}</table></td></tr>");
+    text += "</table><table><thead><tr><th class=\"word\">the system counted</th><th></th></tr></thead>";
+    let counted = [
+        ("CPU seconds", u.cpu_seconds),
+        ("page faults", u.minor_faults),
+        ("page faults from disk", u.major_faults),
+        ("switches of threads", u.voluntary_switches),
+        ("switches that were forced", u.involuntary_switches),
+    ];
+    for (name, value) in counted {
+        text += &value.map_or_else(String::new, |n| row(&[name, &number(n)]));
     }
-    text + "</tbody></table>\n"
+    text += &u.steal.map_or_else(String::new, |share| row(&["stolen by the host", &percent(share)]));
+    text +=
+        &u.mhz.map_or_else(String::new, |(low, high)| row(&["MHz", &format!("{} to {}", number(low), number(high))]));
+    text + "</table></div></section>\n"
 }

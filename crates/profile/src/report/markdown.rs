@@ -110,7 +110,7 @@ fn table(phase: &Phase) -> String {
     let based = phase.operations.iter().any(|o| o.baseline.is_some());
     let (head, line) = if based { (" baseline µs | ratio |", "---:|---:|") } else { ("", "") };
     let mut text = format!(
-        "\n| # | pass | operation | shape | calls | µs/token | time | cumulative | kB | kFLOP | GB/s | GFLOP/s | of roof | bound | wait | imbalance | allocations | gain |{head}\n\
+        "\n| # | pass | operation | shape | calls a sample | µs/token | time | cumulative | kB | kFLOP | GB/s | GFLOP/s | of roof | bound | wait | imbalance | allocations | gain |{head}\n\
          |---:|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|---:|---:|---:|---:|{line}\n"
     );
     for o in &phase.operations {
@@ -119,7 +119,7 @@ fn table(phase: &Phase) -> String {
             o.pass.clone(),
             format!("{} @ {}", o.kernel, o.path),
             o.shape.clone(),
-            number(o.calls),
+            count((o.calls * phase.tokens).round()),
             number(o.seconds * 1e6),
             percent(o.share),
             percent(o.cumulative),

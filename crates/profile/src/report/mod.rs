@@ -5,6 +5,7 @@
 
 pub mod folded;
 pub mod html;
+mod html_table;
 pub mod join;
 pub mod markdown;
 mod plot;

@@ -1,23 +1,45 @@
 "use strict";
+const show = (group, open) => {
+  const fold = group.querySelector("button.fold");
+  if (!fold) return;
+  fold.setAttribute("aria-expanded", open);
+  for (const row of group.querySelectorAll("tr.member")) row.hidden = !open;
+};
 for (const table of document.querySelectorAll("table.operations")) {
-  const body = table.tBodies[0];
   const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => head.addEventListener("click", () => {
-    const down = !head.classList.contains("down");
-    heads.forEach((other) => other.classList.remove("up", "down"));
-    head.classList.add(down ? "down" : "up");
-    const value = (row) => {
-      const cell = row.cells[column];
-      return cell.dataset.v === undefined ? cell.textContent : Number(cell.dataset.v);
-    };
-    const order = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b));
-    // A row's layers lie in the row behind it and move along.
-    const pairs = [...body.querySelectorAll(":scope > tr.row")].map((row) => [row, row.nextElementSibling]);
-    pairs.sort(([a], [b]) => (down ? -1 : 1) * order(value(a), value(b)));
-    for (const [row, members] of pairs) body.append(row, members);
+  const value = (group, column) => {
+    const cell = group.rows[0].cells[column];
+    return cell.dataset.v === undefined ? cell.textContent : Number(cell.dataset.v);
+  };
+  heads.forEach((head, column) => head.firstChild.addEventListener("click", () => {
+    const groups = [...table.tBodies];
+    const words = typeof value(groups[0], column) === "string";
+    // Words and ranks begin at the front, numbers with the largest.
+    const first = words || column === 0 ? "ascending" : "descending";
+    const second = first === "ascending" ? "descending" : "ascending";
+    const order = head.getAttribute("aria-sort") === first ? second : first;
+    heads.forEach((other) => other.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", order);
+    const sign = order === "ascending" ? 1 : -1;
+    groups.sort((a, b) => {
+      const [x, y] = [value(a, column), value(b, column)];
+      return sign * (words ? x.localeCompare(y) : x - y);
+    });
+    table.append(...groups);
   }));
-  body.addEventListener("click", (event) => {
-    const row = event.target.closest("tr.row");
-    if (row) row.nextElementSibling.hidden = !row.nextElementSibling.hidden;
+  table.addEventListener("click", (event) => {
+    const fold = event.target.closest("button.fold");
+    if (fold) show(fold.closest("tbody"), fold.getAttribute("aria-expanded") !== "true");
   });
+  const all = table.closest("section").querySelector("button.unfold");
+  all.addEventListener("click", () => {
+    const open = all.getAttribute("aria-expanded") !== "true";
+    all.setAttribute("aria-expanded", open);
+    all.textContent = open ? "fold all layers" : "unfold all layers";
+    for (const group of table.tBodies) show(group, open);
+  });
+}
+for (const zoom of document.querySelectorAll("input.zoom")) {
+  const wide = zoom.closest("section").querySelector(".wide");
+  zoom.addEventListener("input", () => { wide.style.width = `${100 * zoom.value}%`; });
 }
