@@ -9,6 +9,10 @@ const EXPLAINED: usize = 10;
 const NOISY: f64 = 0.05;
 /// A share of time that the host gave to others above which that is said.
 const STOLEN: f64 = 0.01;
+/// A change of the rate that is worth a word.
+const WORTH: f64 = 0.005;
+/// A share of the ceiling that only a roof measured too low explains.
+const ABOVE: f64 = 1.02;
 /// The profiler's own bounds.
 const COVERED: f64 = 0.97;
 const OVERHEAD: f64 = 0.02;
@@ -39,7 +43,8 @@ fn why(operation: &Operation, total: f64, rate: f64) -> String {
         seconds(operation.seconds),
         change(operation.gain / rate)
     );
-    let alternatives = what_if::of_operation(operation, total);
+    let mut alternatives = what_if::of_operation(operation, total);
+    alternatives.retain(|(_, then)| (then / rate - 1.0).abs() >= WORTH);
     if !alternatives.is_empty() {
         let one = |(name, then): &(&str, f64)| format!("{name} {}", change(then / rate - 1.0));
         text += &format!(" Computed: {}.", alternatives.iter().map(one).collect::<Vec<_>>().join(", "));
@@ -131,10 +136,19 @@ fn warnings(report: &Report) -> Vec<String> {
     for phase in &report.phases {
         let name = &phase.name;
         if phase.noise > NOISY {
-            said.push(format!("{name}: repeats differ by {}: this machine is not quiet", percent(phase.noise)));
+            said.push(format!(
+                "{name}: repeats differ by {}: this machine is not quiet, differences smaller than that mean nothing",
+                percent(phase.noise)
+            ));
         }
         if 10 * phase.left_out > phase.left_out + phase.samples {
             said.push(format!("{name}: {} samples were disturbed and left out", phase.left_out));
+        }
+        if phase.share_of_ceiling > ABOVE {
+            said.push(format!(
+                "{name}: faster than its ceiling ({}): a roof was measured too low, so that gains and ranks are too; measure again",
+                percent(phase.share_of_ceiling)
+            ));
         }
         if phase.coverage < COVERED {
             said.push(format!("{name}: only {} of the time lies within operations", percent(phase.coverage)));
