@@ -242,6 +242,7 @@ pub(crate) mod tests {
             f32_gflops: 100.0,
             bf16_gflops: Some(200.0),
             int8_gops: None,
+            exp_gops: 10.0,
             levels: vec![
                 level("L2/2", 1 << 20, 100.0),
                 level("L3/2", 16 << 20, 50.0),
