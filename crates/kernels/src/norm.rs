@@ -24,7 +24,7 @@
 
 use smallmind_simd::Isa;
 
-use crate::sweep::{self, each};
+use crate::sweep::{self, Destination, each};
 use crate::{Mat, MatMut};
 
 /// Rows of the input that make one row of the partial sums of a norm's backward.
@@ -105,23 +105,25 @@ pub fn layer_norm<I: Isa>(isa: I, mut args: LayerNorm) {
     check_forward(args.x, &args.residual, args.weight, &args.out);
     check_stats(args.stats.as_ref().map(MatMut::as_mat), rows, 2);
     assert!(args.bias.is_none_or(|bias| bias.len() == cols), "one bias for each feature");
+    let destination = Destination::of(&args.out);
     isa.vectorize(
         #[inline(always)]
         || {
             let whole = rows - rows % PAIR;
             for r in (0..whole).step_by(PAIR) {
-                layer_norm_rows::<I, PAIR>(isa, &mut args, r);
+                layer_norm_rows::<I, PAIR>(isa, &mut args, r, destination);
             }
             for r in whole..rows {
-                layer_norm_rows::<I, 1>(isa, &mut args, r);
+                layer_norm_rows::<I, 1>(isa, &mut args, r, destination);
             }
+            destination.finish(isa);
         },
     );
 }
 
 /// [`layer_norm`] of the `R` rows from row `first` on.
 #[inline(always)]
-fn layer_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut LayerNorm, first: usize) {
+fn layer_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut LayerNorm, first: usize, destination: Destination) {
     let LayerNorm { x, residual, weight, bias, eps, out, stats } = args;
     let (inverse_n, stride) = (1.0 / x.cols().max(1) as f32, x.stride());
     let (x, means): ([&[f32]; R], [f32; R]) = rows_and_means(isa, *x, residual, first);
@@ -151,7 +153,7 @@ fn layer_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut LayerNorm, first: 
                 stats.row_mut(first + r).copy_from_slice(&[means[r], rstds[r]]);
             }
             let (mean, rstd) = (isa.splat(means[r]), isa.splat(rstds[r]));
-            let out = out.row_mut(first + r);
+            let out = (out.row_mut(first + r), destination);
             let ahead = [x[r].as_ptr().wrapping_add(R * stride)];
             match bias {
                 None => sweep::map_ahead(
@@ -199,23 +201,25 @@ pub fn rms_norm<I: Isa>(isa: I, mut args: RmsNorm) {
     let rows = args.x.rows();
     check_forward(args.x, &args.residual, args.weight, &args.out);
     check_stats(args.stats.as_ref().map(MatMut::as_mat), rows, 1);
+    let destination = Destination::of(&args.out);
     isa.vectorize(
         #[inline(always)]
         || {
             let whole = rows - rows % PAIR;
             for r in (0..whole).step_by(PAIR) {
-                rms_norm_rows::<I, PAIR>(isa, &mut args, r);
+                rms_norm_rows::<I, PAIR>(isa, &mut args, r, destination);
             }
             for r in whole..rows {
-                rms_norm_rows::<I, 1>(isa, &mut args, r);
+                rms_norm_rows::<I, 1>(isa, &mut args, r, destination);
             }
+            destination.finish(isa);
         },
     );
 }
 
 /// [`rms_norm`] of the `R` rows from row `first` on.
 #[inline(always)]
-fn rms_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut RmsNorm, first: usize) {
+fn rms_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut RmsNorm, first: usize, destination: Destination) {
     let RmsNorm { x, residual, weight, eps, out, stats } = args;
     let (inverse_n, stride) = (1.0 / x.cols().max(1) as f32, x.stride());
     let x: [&[f32]; R] = match residual {
@@ -246,7 +250,7 @@ fn rms_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut RmsNorm, first: usiz
             sweep::map_ahead(
                 isa,
                 [x[r], *weight],
-                out.row_mut(first + r),
+                (out.row_mut(first + r), destination),
                 [x[r].as_ptr().wrapping_add(R * stride)],
                 #[inline(always)]
                 |[x, weight]| isa.mul(isa.mul(x, rstd), weight),
@@ -360,6 +364,7 @@ fn backward<I: Isa, const MEAN: bool, const T: usize>(
     split: impl Fn(&mut [f32]) -> [&mut [f32]; T],
 ) {
     let rows = args.x.rows();
+    let destination = Destination::of(&args.dx);
     let inputs = Inputs { dy: args.dy, x: args.x, weight: args.weight, add: args.add };
     isa.vectorize(
         #[inline(always)]
@@ -368,18 +373,19 @@ fn backward<I: Isa, const MEAN: bool, const T: usize>(
                 let (mut r, end) = (block * PARTIAL_ROWS, ((block + 1) * PARTIAL_ROWS).min(rows));
                 args.partials.row_mut(block).fill(0.0);
                 while end - r >= PAIR {
-                    let slopes = Slopes::of_rows::<MEAN, PAIR>(isa, &args, r);
-                    let outputs = (args.dx.pair_mut(r), split(args.partials.row_mut(block)));
+                    let slopes = Slopes::of_rows::<MEAN, PAIR>(isa, &args, r, destination);
+                    let outputs = ((args.dx.pair_mut(r), destination), split(args.partials.row_mut(block)));
                     gradient_rows::<I, MEAN, T, PAIR>(isa, inputs, r, slopes, outputs);
                     r += PAIR;
                 }
                 while r < end {
-                    let slopes = Slopes::of_rows::<MEAN, 1>(isa, &args, r);
-                    let outputs = ([args.dx.row_mut(r)], split(args.partials.row_mut(block)));
+                    let slopes = Slopes::of_rows::<MEAN, 1>(isa, &args, r, destination);
+                    let outputs = (([args.dx.row_mut(r)], destination), split(args.partials.row_mut(block)));
                     gradient_rows::<I, MEAN, T, 1>(isa, inputs, r, slopes, outputs);
                     r += 1;
                 }
             }
+            destination.finish(isa);
         },
     );
 }
@@ -398,11 +404,16 @@ struct Slopes<I: Isa> {
 impl<I: Isa> Slopes<I> {
     /// Of the `R` rows from row `first` on.
     #[inline(always)]
-    fn of_rows<const MEAN: bool, const R: usize>(isa: I, args: &NormBackward, first: usize) -> [Self; R] {
+    fn of_rows<const MEAN: bool, const R: usize>(
+        isa: I,
+        args: &NormBackward,
+        first: usize,
+        destination: Destination,
+    ) -> [Self; R] {
         let inverse_n = 1.0 / args.x.cols().max(1) as f32;
         let sums: [_; R] = each(
             #[inline(always)]
-            |r| Self::sums_of_row::<MEAN>(isa, args, first + r),
+            |r| Self::sums_of_row::<MEAN>(isa, args, first + r, destination),
         );
         each(
             #[inline(always)]
@@ -422,13 +433,17 @@ impl<I: Isa> Slopes<I> {
 
     /// `Σ g`, which RMSNorm does without, and `Σ g (x − mean)` of row `r`, spread over lanes.
     #[inline(always)]
-    fn sums_of_row<const MEAN: bool>(isa: I, args: &NormBackward, r: usize) -> [I::F32; 2] {
+    fn sums_of_row<const MEAN: bool>(isa: I, args: &NormBackward, r: usize, destination: Destination) -> [I::F32; 2] {
         let mean = isa.splat(if MEAN { args.stats.row(r)[0] } else { 0.0 });
         sweep::sums(
             isa,
             [args.dy.row(r), args.x.row(r), args.weight],
-            // Whose lines are about to be written.
-            [args.dx.row(r).as_ptr()],
+            [match destination {
+                // Whose lines are about to be written.
+                Destination::Caches => args.dx.row(r).as_ptr(),
+                // Which are there.
+                Destination::Memory => args.dy.row(r).as_ptr(),
+            }],
             #[inline(always)]
             |[g_sum, gx_sum], [dy, x, weight], _| {
                 let g = isa.mul(dy, weight);
@@ -459,7 +474,7 @@ fn gradient_rows<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
     Inputs { dy, x, weight, add }: Inputs,
     first: usize,
     slopes: [Slopes<I>; R],
-    (dx, totals): ([&mut [f32]; R], [&mut [f32]; T]),
+    (dx, totals): (([&mut [f32]; R], Destination), [&mut [f32]; T]),
 ) {
     let ahead: [_; R] = each(
         #[inline(always)]

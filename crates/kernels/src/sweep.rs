@@ -8,11 +8,47 @@
 
 use smallmind_simd::Isa;
 
+use crate::MatMut;
+
 /// Independent accumulators of a sum or a maximum: enough to hide the latency of an operation.
 const ACCUMULATORS: usize = 4;
 
 /// Lanes of the widest instruction set.
 const MAX_LANES: usize = 16;
+
+/// Where the results of a kernel go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// The caches, from where the next kernel reads them.
+    Caches,
+    /// Memory: they are so many that the first would be gone from the caches before the last are there.
+    Memory,
+}
+
+impl Destination {
+    /// Bytes from which on results go to memory: more than the caches of most CPUs hold.
+    const MEMORY_FROM: usize = 64 << 20;
+
+    /// That of a whole matrix.
+    pub fn of(out: &MatMut) -> Self {
+        let bytes = out.rows() * out.cols() * size_of::<f32>();
+        if bytes >= Self::MEMORY_FROM { Self::Memory } else { Self::Caches }
+    }
+
+    /// To be called after the last result.
+    #[inline(always)]
+    pub fn finish<I: Isa>(self, isa: I) {
+        if self == Self::Memory {
+            isa.fence();
+        }
+    }
+
+    /// Whether whole vectors of this row go past the caches.
+    #[inline(always)]
+    fn passes<I: Isa>(self, row: &[f32]) -> bool {
+        self == Self::Memory && row.as_ptr().addr().is_multiple_of(I::LANES * size_of::<f32>())
+    }
+}
 
 /// A vector of columns of rows of one length.
 #[derive(Clone, Copy)]
@@ -56,6 +92,21 @@ impl Columns {
             unsafe { isa.store_ptr(v, row.as_mut_ptr().add(self.at)) }
         } else {
             isa.store_partial(v, &mut row[self.at..])
+        }
+    }
+
+    /// [`Columns::store`], past the caches if asked for.
+    ///
+    /// # Safety
+    /// As for [`Columns::load`]; to go past the caches the row must begin at a whole vector.
+    #[inline(always)]
+    unsafe fn store_to<I: Isa>(self, isa: I, v: I::F32, row: &mut [f32], past_caches: bool) {
+        if past_caches && self.whole {
+            // SAFETY: whole columns end within the row, and begin whole vectors after its aligned start.
+            unsafe { isa.store_past_caches_ptr(v, row.as_mut_ptr().add(self.at)) }
+        } else {
+            // SAFETY: the caller's guarantee.
+            unsafe { self.store(isa, v, row) }
         }
     }
 
@@ -131,7 +182,7 @@ pub(crate) fn map<I: Isa, const K: usize>(
     out: &mut [f32],
     f: impl Fn([I::F32; K]) -> I::F32,
 ) {
-    map_ahead(isa, rows, out, [], f);
+    map_ahead(isa, rows, (out, Destination::Caches), [], f);
 }
 
 /// [`map`] that asks for the rows that start at `ahead` on its way: those that come next.
@@ -139,19 +190,19 @@ pub(crate) fn map<I: Isa, const K: usize>(
 pub(crate) fn map_ahead<I: Isa, const K: usize, const P: usize>(
     isa: I,
     rows: [&[f32]; K],
-    out: &mut [f32],
+    (out, destination): (&mut [f32], Destination),
     ahead: [*const f32; P],
     f: impl Fn([I::F32; K]) -> I::F32,
 ) {
-    let n = out.len();
+    let (n, past_caches) = (out.len(), destination.passes::<I>(out));
     check_lengths(&rows, n);
     for_columns::<I>(
         n,
         #[inline(always)]
         |columns| {
             columns.prefetch(isa, &ahead);
-            // SAFETY: the rows were checked to have n columns, as `out` has.
-            unsafe { columns.store(isa, f(columns.load_all(isa, &rows)), out) }
+            // SAFETY: the rows were checked to have n columns, as `out` has, whose start was looked at.
+            unsafe { columns.store_to(isa, f(columns.load_all(isa, &rows)), out, past_caches) }
         },
     );
 }
@@ -196,12 +247,12 @@ pub(crate) fn map_rows_and_total<
     isa: I,
     rows: [[&[f32]; K]; R],
     shared: [&[f32]; S],
-    mut out: [&mut [f32]; R],
+    (mut out, destination): ([&mut [f32]; R], Destination),
     mut totals: [&mut [f32]; T],
     ahead: [[*const f32; P]; R],
     f: impl Fn([[I::F32; K]; R], [I::F32; S], [I::F32; T]) -> ([I::F32; R], [I::F32; T]),
 ) {
-    let n = out[0].len();
+    let (n, past_caches) = (out[0].len(), out.iter().all(|out| destination.passes::<I>(out)));
     for rows in &rows {
         check_lengths(rows, n);
     }
@@ -227,8 +278,8 @@ pub(crate) fn map_rows_and_total<
             // SAFETY: as above.
             let (v, new) = f(v, unsafe { columns.load_all(isa, &shared) }, old);
             for (v, out) in v.into_iter().zip(&mut out) {
-                // SAFETY: as above.
-                unsafe { columns.store(isa, v, out) };
+                // SAFETY: as above; their starts were looked at.
+                unsafe { columns.store_to(isa, v, out, past_caches) };
             }
             for (new, total) in new.into_iter().zip(&mut totals) {
                 // SAFETY: as above.

@@ -68,6 +68,22 @@ pub trait Isa: Copy + Debug + Send + Sync + 'static {
         let _ = address;
     }
 
+    /// [`Isa::store_ptr`] past the caches, where there is such an instruction: no line is read to be overwritten, and none that a cache holds
+    /// makes room. Other threads may see it only after a [`Isa::fence`].
+    ///
+    /// # Safety
+    /// `dst` must be valid for writes of `LANES` elements, and aligned to the bytes of as many.
+    #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
+    #[inline(always)]
+    unsafe fn store_past_caches_ptr(self, v: Self::F32, dst: *mut f32) {
+        // SAFETY: the caller's guarantee.
+        unsafe { self.store_ptr(v, dst) }
+    }
+
+    /// Lets what was written past the caches be seen before anything that is written later.
+    #[inline(always)]
+    fn fence(self) {}
+
     /// `a + b`.
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a - b`.

@@ -396,6 +396,35 @@ fn lookups_take_the_lowest_four_bits_and_squares_are_exact() {
     }
 }
 
+/// A vector written past the caches, between others.
+struct PastCaches;
+
+impl WithIsa for PastCaches {
+    type Output = Vec<f32>;
+
+    #[allow(unsafe_code)]
+    fn call<I: Isa>(self, isa: I) -> Vec<f32> {
+        let mut buffer = vec![0.0; 4 * I::LANES];
+        let start = buffer.as_ptr().align_offset(I::LANES * size_of::<f32>());
+        let values: Vec<f32> = (0..I::LANES).map(|i| 1.0 + i as f32).collect();
+        // SAFETY: of the four vectors at most the first lies before the aligned start, so that this is the second after it, whole.
+        unsafe { isa.store_past_caches_ptr(isa.load(&values), buffer.as_mut_ptr().add(start + I::LANES)) };
+        isa.fence();
+        buffer.drain(..start);
+        buffer
+    }
+}
+
+#[test]
+fn what_goes_past_the_caches_is_there_behind_a_fence() {
+    for kind in IsaKind::available() {
+        let found = kind.with(PastCaches).unwrap();
+        let lanes = found.iter().filter(|x| **x != 0.0).count();
+        let want = |i: usize| if (lanes..2 * lanes).contains(&i) { (i - lanes + 1) as f32 } else { 0.0 };
+        assert!(lanes > 0 && found.iter().enumerate().all(|(i, &x)| x == want(i)), "{kind}: {found:?}");
+    }
+}
+
 /// Asks for lines that exist and for one that doesn't.
 struct Prefetch;
 

@@ -7,4 +7,5 @@ mod embedding;
 mod gradients;
 mod loss;
 mod norm;
+mod past_caches;
 mod rope;

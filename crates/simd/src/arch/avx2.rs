@@ -101,6 +101,17 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn store_past_caches_ptr(self, v: Self::F32, dst: *mut f32) {
+        // SAFETY: the caller guarantees LANES writable elements, aligned to a vector; the features as in `compute`.
+        unsafe { _mm256_stream_ps(dst, v) }
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        compute!(_mm_sfence())
+    }
+
+    #[inline(always)]
     fn prefetch(self, address: *const f32) {
         compute!(_mm_prefetch::<_MM_HINT_T1>(address.cast()))
     }
