@@ -374,13 +374,15 @@ fn backward<I: Isa, const MEAN: bool, const T: usize>(
                 args.partials.row_mut(block).fill(0.0);
                 while end - r >= PAIR {
                     let slopes = Slopes::of_rows::<MEAN, PAIR>(isa, &args, r, destination);
-                    let outputs = ((args.dx.pair_mut(r), destination), split(args.partials.row_mut(block)));
+                    let (dx, totals) = (args.dx.pair_mut(r), split(args.partials.row_mut(block)));
+                    let outputs = Outputs { dx, destination, totals };
                     gradient_rows::<I, MEAN, T, PAIR>(isa, inputs, r, slopes, outputs);
                     r += PAIR;
                 }
                 while r < end {
                     let slopes = Slopes::of_rows::<MEAN, 1>(isa, &args, r, destination);
-                    let outputs = (([args.dx.row_mut(r)], destination), split(args.partials.row_mut(block)));
+                    let (dx, totals) = ([args.dx.row_mut(r)], split(args.partials.row_mut(block)));
+                    let outputs = Outputs { dx, destination, totals };
                     gradient_rows::<I, MEAN, T, 1>(isa, inputs, r, slopes, outputs);
                     r += 1;
                 }
@@ -466,15 +468,23 @@ struct Inputs<'a> {
     add: Option<Mat<'a>>,
 }
 
+/// What `R` rows of the gradient are written to.
+struct Outputs<'a, const R: usize, const T: usize> {
+    dx: [&'a mut [f32]; R],
+    destination: Destination,
+    /// The partial sums: of the weight, or of weight and bias.
+    totals: [&'a mut [f32]; T],
+}
+
 /// `dx` of the `R` rows from row `first` on. The terms of the gradients of the parameters, summed over these rows in order, are
-/// added to the `T` partial sums: of the weight, or of weight and bias.
+/// added to the `T` partial sums.
 #[inline(always)]
 fn gradient_rows<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
     isa: I,
     Inputs { dy, x, weight, add }: Inputs,
     first: usize,
     slopes: [Slopes<I>; R],
-    (dx, totals): (([&mut [f32]; R], Destination), [&mut [f32]; T]),
+    Outputs { dx, destination, totals }: Outputs<R, T>,
 ) {
     let ahead: [_; R] = each(
         #[inline(always)]
@@ -488,7 +498,7 @@ fn gradient_rows<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
                 |r| [dy.row(first + r), x.row(first + r)],
             ),
             [weight],
-            dx,
+            (dx, destination),
             totals,
             ahead,
             #[inline(always)]
@@ -507,7 +517,7 @@ fn gradient_rows<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
                 |r| [dy.row(first + r), x.row(first + r), add.row(first + r)],
             ),
             [weight],
-            dx,
+            (dx, destination),
             totals,
             ahead,
             #[inline(always)]
