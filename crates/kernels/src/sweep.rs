@@ -21,21 +21,22 @@ const MAX_LANES: usize = 16;
 pub(crate) enum Destination {
     /// The caches, from where the next kernel reads them.
     Caches,
-    /// Memory: they are so many that the first would be gone from the caches before the last are there.
+    /// Memory: they are so many that the first would be gone from the caches before the last are there. Who chooses this calls
+    /// [`Destination::finish`] before anybody may look at them.
     Memory,
 }
 
 impl Destination {
-    /// Bytes from which on results go to memory: more than the caches of most CPUs hold.
+    /// Bytes from which on the results of one worker go to memory: more than the caches of most CPUs hold.
     const MEMORY_FROM: usize = 64 << 20;
 
-    /// That of a whole matrix.
+    /// That of all that a worker writes.
     pub fn of(out: &MatMut) -> Self {
         let bytes = out.rows() * out.cols() * size_of::<f32>();
         if bytes >= Self::MEMORY_FROM { Self::Memory } else { Self::Caches }
     }
 
-    /// To be called after the last result.
+    /// To be called after the last result, by the kernel that asked for [`Destination::of`].
     #[inline(always)]
     pub fn finish<I: Isa>(self, isa: I) {
         if self == Self::Memory {
@@ -98,11 +99,11 @@ impl Columns {
     /// [`Columns::store`], past the caches if asked for.
     ///
     /// # Safety
-    /// As for [`Columns::load`]; to go past the caches the row must begin at a whole vector.
+    /// As for [`Columns::load`]; to go past the caches the row must begin at a whole vector, and nobody may look at it before a fence.
     #[inline(always)]
     unsafe fn store_to<I: Isa>(self, isa: I, v: I::F32, row: &mut [f32], past_caches: bool) {
         if past_caches && self.whole {
-            // SAFETY: whole columns end within the row, and begin whole vectors after its aligned start.
+            // SAFETY: whole columns end within the row, and begin whole vectors after its aligned start; the fence is the caller's.
             unsafe { isa.store_past_caches_ptr(v, row.as_mut_ptr().add(self.at)) }
         } else {
             // SAFETY: the caller's guarantee.
@@ -201,7 +202,7 @@ pub(crate) fn map_ahead<I: Isa, const K: usize, const P: usize>(
         #[inline(always)]
         |columns| {
             columns.prefetch(isa, &ahead);
-            // SAFETY: the rows were checked to have n columns, as `out` has, whose start was looked at.
+            // SAFETY: the rows were checked to have n columns, as `out` has, whose start was looked at; `Destination::finish` is the fence.
             unsafe { columns.store_to(isa, f(columns.load_all(isa, &rows)), out, past_caches) }
         },
     );
@@ -278,7 +279,7 @@ pub(crate) fn map_rows_and_total<
             // SAFETY: as above.
             let (v, new) = f(v, unsafe { columns.load_all(isa, &shared) }, old);
             for (v, out) in v.into_iter().zip(&mut out) {
-                // SAFETY: as above; their starts were looked at.
+                // SAFETY: as above; their starts were looked at, and `Destination::finish` is the fence.
                 unsafe { columns.store_to(isa, v, out, past_caches) };
             }
             for (new, total) in new.into_iter().zip(&mut totals) {
@@ -442,6 +443,40 @@ mod tests {
     use smallmind_simd::{IsaKind, WithIsa};
 
     use super::*;
+
+    #[test]
+    fn results_go_to_memory_from_64_mib_on() {
+        let cols = 1024;
+        for (rows, destination) in
+            [(1, Destination::Caches), (16_383, Destination::Caches), (16_384, Destination::Memory)]
+        {
+            let mut out = vec![0.0; rows * cols];
+            assert_eq!(Destination::of(&MatMut::new(&mut out, rows, cols)), destination, "{rows} rows of 4 KiB");
+        }
+    }
+
+    struct Passes<'a>(Destination, &'a [f32]);
+
+    impl WithIsa for Passes<'_> {
+        type Output = bool;
+
+        fn call<I: Isa>(self, _isa: I) -> bool {
+            self.0.passes::<I>(self.1)
+        }
+    }
+
+    #[test]
+    fn only_rows_that_begin_at_a_vector_pass_the_caches() {
+        let buffer = vec![0.0; 64];
+        let start = buffer.as_ptr().align_offset(64);
+        for kind in IsaKind::available() {
+            for (destination, skip, passes) in
+                [(Destination::Memory, 0, true), (Destination::Memory, 1, false), (Destination::Caches, 0, false)]
+            {
+                assert_eq!(kind.with(Passes(destination, &buffer[start + skip..])), Ok(passes), "{kind} {skip}");
+            }
+        }
+    }
 
     struct Max<'a>(&'a [f32]);
 

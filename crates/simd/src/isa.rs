@@ -69,20 +69,15 @@ pub trait Isa: Copy + Debug + Send + Sync + 'static {
     }
 
     /// [`Isa::store_ptr`] past the caches, where there is such an instruction: no line is read to be overwritten, and none that a cache holds
-    /// makes room. Other threads may see it only after a [`Isa::fence`].
+    /// makes room.
     ///
     /// # Safety
-    /// `dst` must be valid for writes of `LANES` elements, and aligned to the bytes of as many.
+    /// `dst` must be valid for writes of `LANES` elements, and aligned to the bytes of as many. Nobody, this thread included, may read or write
+    /// these elements again before this thread has called [`Isa::fence`].
     #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
-    #[inline(always)]
-    unsafe fn store_past_caches_ptr(self, v: Self::F32, dst: *mut f32) {
-        // SAFETY: the caller's guarantee.
-        unsafe { self.store_ptr(v, dst) }
-    }
-
+    unsafe fn store_past_caches_ptr(self, v: Self::F32, dst: *mut f32);
     /// Lets what was written past the caches be seen before anything that is written later.
-    #[inline(always)]
-    fn fence(self) {}
+    fn fence(self);
 
     /// `a + b`.
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;

@@ -12,7 +12,7 @@ pub const COL_GRANULE: usize = 16;
 
 /// Rows that make up for a panel of B that every worker packs for itself, in an output that is no wider.
 const MANY_ROWS: usize = 256;
-/// Rows that make up for it at any width: fitted to `bench kernels --assert-choice`.
+/// Rows that make up for it at any width: fitted to `bench kernels --assert-choice` with two workers on a Zen 4.
 const MANY_ROWS_OF_WIDE: usize = 512;
 /// Depth from which on the sums across lanes at the end of a row of weights cost little beside the row.
 const DEEP: usize = 256;

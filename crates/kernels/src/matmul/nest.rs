@@ -27,7 +27,7 @@ const PACK_FROM_PANELS: usize = 8;
 
 /// The most columns whose transposed panels of B are kept until all blocks of rows have passed by, so that none is packed twice: a multiple
 /// of every kernel's width, and with the deepest block 1.5 MiB, which a third-level cache holds.
-const KEPT_COLUMNS: usize = 1008;
+pub(super) const KEPT_COLUMNS: usize = 1008;
 
 /// Rows of an A in normal layout this many words apart, or farther, lie on pages of their own.
 const PAGE_STRIDE: usize = 1024;

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
+use super::nest::KEPT_COLUMNS;
 use super::tables::Kernels;
 use super::*;
 use crate::reference::Matrix;
@@ -269,13 +270,17 @@ fn random<I: Isa>(isa: I) {
 on_every_isa!(windows_are_bit_equal_to_the_whole, windows);
 fn windows<I: Isa>(isa: I) {
     let depth = kernels::<I>().max_depth;
-    let (wide, many) = (3 * kernels::<I>().width() + 70, kernels::<I>().max_block / 150 + 5);
+    let (width, max_block) = (kernels::<I>().width(), kernels::<I>().max_block);
+    let (wide, many) = (3 * width + 70, max_block / 150 + 5);
+    assert!(KEPT_COLUMNS.is_multiple_of(width), "kept panels are whole");
     for seed in 0..120 {
         let mut noise = Noise(seed);
         let shape = match seed {
             0..2 => [14, wide, depth + 20],
             2..4 => [many, 70, 150],
-            4..12 => [40, 90, 2 * depth + 1],
+            // Several blocks of rows, of depth and of kept columns.
+            4..8 => [max_block / depth + 5, KEPT_COLUMNS + width + 3, depth + 200],
+            8..16 => [40, 90, 2 * depth + 1],
             _ => [1 + noise.below(50), 1 + noise.below(100), noise.below(150)],
         };
         let epilogue = noise.below(16);

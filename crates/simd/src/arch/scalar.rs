@@ -101,6 +101,15 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn store_past_caches_ptr(self, v: Self::F32, dst: *mut f32) {
+        // SAFETY: the caller guarantees LANES writable elements.
+        unsafe { self.store_ptr(v, dst) }
+    }
+
+    #[inline(always)]
+    fn fence(self) {}
+
+    #[inline(always)]
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         zip(a, b, |a, b| a + b)
     }
