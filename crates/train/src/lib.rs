@@ -91,5 +91,5 @@ pub use layer::Layer;
 pub use prepare::{Prepared, Progress, Source, prepare};
 pub use run_folder::{TrainerState, is_run};
 pub use step::{BatchShape, Evaluator, Learner, Optimizer, Update};
-pub use stepper::{RunParts, StepSettings, Stepper};
+pub use stepper::{RunParts, StepSettings, Stepper, TimedCheckpoint};
 pub use trainer::Trainer;

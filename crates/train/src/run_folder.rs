@@ -248,6 +248,11 @@ pub fn write_checkpoint(
     Ok(published)
 }
 
+/// The warning of an old checkpoint that stays.
+pub fn not_removed(error: &CheckpointError) -> String {
+    format!("an old checkpoint could not be removed: {error}")
+}
+
 /// The newest whole checkpoint of a run with its state, and warnings about newer ones that are damaged.
 ///
 /// # Errors

@@ -53,8 +53,14 @@ impl StepSettings {
     }
 }
 
-/// Seconds of checkpoints after which no other one is timed.
-const ENOUGH: f64 = 1.0;
+/// A checkpoint that was written to see how long that takes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TimedCheckpoint {
+    /// Seconds of checking, writing and syncing it and of removing the one before.
+    pub seconds: f64,
+    /// What a training would warn of.
+    pub warning: Option<String>,
+}
 
 /// A learner with the data that it learns from. Step and micro-batch are counted from 0.
 pub struct Stepper {
@@ -137,44 +143,33 @@ impl Stepper {
         &self.settings
     }
 
-    /// Seconds that each of some checkpoints takes, written as a training writes them into the folder `run`, each in the place of the one
-    /// before: `count` of them, or fewer where those take longer than a second.
+    /// Writes a checkpoint as a training writes it after `step` steps into the folder `run`, in the place of the one before, and times it.
     ///
     /// # Errors
     /// A disk that is full or failing, or weights that are not finite.
-    pub fn time_checkpoints(
+    pub fn time_checkpoint(
         &self,
         run: &Path,
+        step: u64,
         config: &TrainConfig,
         tokenizer: &[u8],
-        count: usize,
-    ) -> Result<Vec<f64>, TrainError> {
+    ) -> Result<TimedCheckpoint, TrainError> {
         let rolling = run_folder::checkpoints(run, 1);
-        let mut state = TrainerState {
+        let state = TrainerState {
             schema_version: STATE_VERSION,
-            step: 0,
+            step,
             config: config.clone(),
             best_val_loss: None,
             last_losses: None,
             seconds: 0.0,
         };
-        let mut seconds = Vec::with_capacity(count);
-        for step in 0..count as u64 {
-            state.step = step;
-            let begin = Instant::now();
-            if let Some(what) = self.first_non_finite() {
-                return Err(TrainError::NonFinite { step, what, checkpoint: 0 });
-            }
-            let published = run_folder::write_checkpoint(&rolling, &self.learner, &state, tokenizer)?;
-            seconds.push(begin.elapsed().as_secs_f64());
-            if let Some(error) = published.not_removed {
-                return Err(error.into());
-            }
-            if seconds.iter().sum::<f64>() > ENOUGH {
-                break;
-            }
+        let begin = Instant::now();
+        if let Some(what) = self.first_non_finite() {
+            return Err(TrainError::NonFinite { step, what, checkpoint: 0 });
         }
-        Ok(seconds)
+        let published = run_folder::write_checkpoint(&rolling, &self.learner, &state, tokenizer)?;
+        let seconds = begin.elapsed().as_secs_f64();
+        Ok(TimedCheckpoint { seconds, warning: published.not_removed.as_ref().map(run_folder::not_removed) })
     }
 
     /// What of weights and moments is not finite: a checkpoint of it could not be loaded again.

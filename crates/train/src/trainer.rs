@@ -301,8 +301,8 @@ impl Trainer {
         let published =
             run_folder::write_checkpoint(&self.rolling, &self.stepper.learner, &self.state, &self.tokenizer_json)?;
         self.last_checkpoint = Some(self.state.step);
-        if let Some(error) = published.not_removed {
-            on_event(&Event::Warning { message: format!("an old checkpoint could not be removed: {error}") });
+        if let Some(error) = &published.not_removed {
+            on_event(&Event::Warning { message: run_folder::not_removed(error) });
         }
         self.tell(Event::Checkpoint { step: self.state.step, path: published.path }, on_event)
     }

@@ -302,14 +302,13 @@ impl Phase {
         let one = |(name, at): &(String, f64)| format!("{name} {}", units::seconds(*at));
         let stages = self.stages.iter().map(one).collect::<Vec<_>>().join(" · ");
         let all = units::seconds(self.stages.iter().map(|(_, at)| at).sum());
-        Some(match &self.checkpoint {
-            Some(c) => format!(
-                "a step: {stages} ({} each {} steps)",
-                units::seconds(c.seconds),
-                units::number(c.interval as f64)
-            ),
-            None => format!("first token after {all}: {stages}"),
-        })
+        if self.name == "prefill" {
+            return Some(format!("first token after {all}: {stages}"));
+        }
+        let one = |c: &Checkpointing| {
+            format!(" ({} each {} steps)", units::seconds(c.seconds), units::number(c.interval as f64))
+        };
+        Some(format!("a step: {stages}{}", self.checkpoint.as_ref().map(one).unwrap_or_default()))
     }
 }
 

@@ -71,7 +71,7 @@ pub fn report(error: &anyhow::Error) -> u8 {
 }
 
 /// The error and its causes, each said once: a cause that the message before quotes is left out.
-fn message(error: &anyhow::Error) -> String {
+pub fn message(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !text.contains(&cause) {

@@ -139,6 +139,35 @@ fn a_run_is_profiled_as_it_trains() {
     bench.run("profile train --data nothing.txt").fails(3, &["nothing.txt"]);
 }
 
+/// A disk that takes no checkpoint costs the figures of checkpoints, not the report.
+#[test]
+#[cfg(unix)]
+fn a_training_is_reported_without_room_for_checkpoints() {
+    let bench = Bench::new();
+    // Writing more than a hundred blocks fails.
+    let limited = |line: &str| {
+        let whole = bench.command(line);
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; ulimit -f 100; exec \"$0\" \"$@\""]).arg(whole.get_program());
+        command.args(whole.get_args()).current_dir(bench.path(""));
+        for (name, _) in whole.get_envs().filter(|(_, value)| value.is_none()) {
+            command.env_remove(name);
+        }
+        crate::support::Ran::of(command.output().expect("a shell"))
+    };
+    let ran = limited(&format!("profile train --preset nanogpt-cpu --batch 2 {QUICK}"));
+    assert!(ran.stderr.contains("warning: checkpoints can't be timed: "), "{ran:#?}");
+    let text = ran.ok();
+    assert!(text.contains("a step: data ") && !text.contains("first token") && !text.contains("checkpoint"), "{text}");
+    let report = limited(&format!("profile train --preset nanogpt-cpu --batch 2 {QUICK} --json")).json();
+    let phase = &report["phases"][0];
+    check_phase(phase);
+    assert_eq!(
+        (stages(phase), &phase["checkpoint"]),
+        (vec!["data", "forward", "backward", "clip", "update"], &Value::Null)
+    );
+}
+
 #[test]
 fn a_folder_gets_all_forms() {
     let bench = Bench::with_text();

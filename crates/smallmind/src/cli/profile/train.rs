@@ -1,5 +1,6 @@
 //! `smallmind profile train`.
 
+use std::path::Path;
 use std::time::Instant;
 
 use clap::Args;
@@ -9,9 +10,9 @@ use smallmind::profile::report::trace::Trace;
 use smallmind::profile::report::{Checkpointing, Phase, Report};
 use smallmind::profile::statistics::median;
 use smallmind::profile::{Counters, Pulse, Recorder, SystemCounters};
-use smallmind::train::Stepper;
+use smallmind::train::{Stepper, TrainConfig, TrainError};
 
-use super::super::failure::Outcome;
+use super::super::failure::{self, Outcome};
 use super::super::note;
 use super::super::settings::Settings;
 use super::generate::phase_of;
@@ -23,8 +24,10 @@ use crate::allocations;
 
 /// A rate that changes weights little, so that all samples train the same model.
 const RATE: f64 = 1e-5;
-/// Checkpoints that are timed.
+/// Checkpoints that are timed at most.
 const CHECKPOINTS: usize = 5;
+/// Seconds of checkpoints after which no other one is timed.
+const ENOUGH: f64 = 1.0;
 
 /// Options of `profile train`.
 #[derive(Debug, Args)]
@@ -67,16 +70,14 @@ impl Train {
         let mut bench = Bench { stepper, begun: 0, drawing: vec![] };
         let mut phase =
             bench.step((usize::from(self.runs), steps), about, (&mut roofs, &mut watched), trace.as_mut())?;
-        let seconds = bench.stepper.time_checkpoints(folder.path(), &config, &tokenizer, CHECKPOINTS)?;
-        let interval = config.checkpoint.interval;
-        let checkpoint = Checkpointing {
-            seconds: median(&seconds),
-            bytes: (3 * 4 * bench.stepper.learner().model().params().elements()) as f64,
-            // Where none stands on the way, one stands at the end.
-            interval: if interval == 0 { config.train.steps } else { interval },
-        };
-        phase.stages.push(("checkpoint".to_owned(), checkpoint.seconds / checkpoint.interval as f64));
-        phase.checkpoint = Some(checkpoint);
+        // What has been measured is told, whether the disk takes checkpoints or not.
+        match bench.checkpointing(folder.path(), &config, &tokenizer) {
+            Ok(checkpoint) => {
+                phase.stages.push(("checkpoint".to_owned(), checkpoint.seconds / checkpoint.interval as f64));
+                phase.checkpoint = Some(checkpoint);
+            }
+            Err(error) => note!("warning: checkpoints can't be timed: {}", failure::message(&error.into())),
+        }
         let report = Report::new(subject, roofs.table().clone(), counters.since(), vec![phase]);
         self.written.write(report, trace.as_ref(), settings)
     }
@@ -166,6 +167,25 @@ impl Bench {
         phase.stages = phase.passes();
         phase.stages.insert(0, ("data".to_owned(), median(&self.drawing)));
         Ok(phase)
+    }
+
+    /// What checkpoints cost that are written into the folder `run`, each in the place of the one before.
+    fn checkpointing(&self, run: &Path, config: &TrainConfig, tokenizer: &[u8]) -> Result<Checkpointing, TrainError> {
+        let mut seconds = Vec::with_capacity(CHECKPOINTS);
+        while seconds.len() < CHECKPOINTS && seconds.iter().sum::<f64>() < ENOUGH {
+            let timed = self.stepper.time_checkpoint(run, seconds.len() as u64, config, tokenizer)?;
+            seconds.push(timed.seconds);
+            if let Some(warning) = timed.warning {
+                note!("warning: {warning}");
+            }
+        }
+        let interval = config.checkpoint.interval;
+        Ok(Checkpointing {
+            seconds: median(&seconds),
+            bytes: (3 * 4 * self.stepper.learner().model().params().elements()) as f64,
+            // Where none stands on the way, one stands at the end.
+            interval: if interval == 0 { config.train.steps } else { interval },
+        })
     }
 
     /// The micro-batches of the step that has as many pairs of a token and one before it as half of the first `count` steps exceed: where
