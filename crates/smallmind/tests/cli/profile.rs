@@ -168,6 +168,32 @@ fn a_training_is_reported_without_room_for_checkpoints() {
     );
 }
 
+/// Checkpoints are timed on the run's disk, or else on that of the report; only where nobody may write there, somewhere else, and that is said.
+#[test]
+#[cfg(target_os = "linux")]
+fn checkpoints_are_timed_where_the_run_lies() {
+    let bench = Bench::with_text();
+    bench.train("run", "").ok();
+    // No folder can be made in the current one.
+    let run = |line: &str, temporary: &str| {
+        let mut command = bench.command(&format!("profile train {line} {QUICK}"));
+        command.current_dir("/proc").env("TMPDIR", bench.path(temporary));
+        crate::support::Ran::of(command.output().expect("the program starts"))
+    };
+    let absolute = |name: &str| bench.path(name).display().to_string();
+    let preset = "--preset nanogpt-cpu --batch 2";
+    for line in [format!("-m {}", absolute("run")), format!("{preset} --out {}", absolute("new/report"))] {
+        let ran = run(&line, "text.txt");
+        assert!(!ran.stderr.contains("checkpoints"), "{ran:#?}");
+        ran.ok();
+    }
+    let ran = run(preset, "");
+    assert!(ran.stderr.contains("note: /proc takes no files, so that checkpoints are timed in "), "{ran:#?}");
+    ran.ok();
+    let names = std::fs::read_dir(bench.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(names.filter(|name| name.to_string_lossy().starts_with("smallmind-profile-")).count(), 0);
+}
+
 #[test]
 fn a_folder_gets_all_forms() {
     let bench = Bench::with_text();

@@ -59,7 +59,8 @@ impl Train {
         self.written.check()?;
         // Before there are workers, so that these are counted too.
         let mut watched = Watched { counters: Counters::open(), pulse: Pulse::new(isa)? };
-        let Training { stepper, config, name, text, tokenizer, folder } = self.training.open(settings, threads, isa)?;
+        let training = self.training.open(settings, self.written.folder(), (threads, isa))?;
+        let Training { stepper, config, name, text, tokenizer, folder } = training;
         let about = format!("{} of {text}", sizes(&stepper));
         note!("profiling steps of {name}: {about}, on {threads} threads");
         let mut roofs = Ceiling::new(threads, isa)?;

@@ -10,6 +10,7 @@ use smallmind::train::{RunParts, Source, StepSettings, Stepper, TrainConfig, Win
 use tempfile::TempDir;
 
 use super::super::failure::usage;
+use super::super::note;
 use super::super::settings::Settings;
 use super::subject::{self, PRESET, SEED, name_of};
 
@@ -69,9 +70,14 @@ struct Found {
 }
 
 impl TrainingArg {
-    /// Reads or makes all that steps need.
-    pub fn open(&self, settings: &Settings, threads: usize, isa: IsaKind) -> anyhow::Result<Training> {
-        let folder = tempfile::Builder::new().prefix("smallmind-profile-").tempdir()?;
+    /// Reads or makes all that steps need; `out` is the folder of the report, where one is written.
+    pub fn open(
+        &self,
+        settings: &Settings,
+        out: Option<&Path>,
+        (threads, isa): (usize, IsaKind),
+    ) -> anyhow::Result<Training> {
+        let folder = folder_beside(self.model.as_deref().or(out))?;
         let (name, found) = match &self.model {
             Some(run) => (name_of(run), of_run(run)?),
             None => {
@@ -124,6 +130,28 @@ impl TrainingArg {
         steps.micro_batches = (total / micro).max(1);
         Ok(steps)
     }
+}
+
+/// A folder for files on the disk of `neighbour`, or of the current folder: the system's temporary folder may be memory, where a checkpoint
+/// takes no time. It is used where nothing else can be written, and that is said.
+fn folder_beside(neighbour: Option<&Path>) -> anyhow::Result<TempDir> {
+    let mut named = tempfile::Builder::new();
+    named.prefix("smallmind-profile-");
+    let place = match neighbour {
+        // A link is followed to the disk that its files are on; what isn't there yet will be below the first folder that is.
+        Some(path) => {
+            let whole = path.canonicalize().or_else(|_| std::path::absolute(path))?;
+            whole.ancestors().skip(1).find(|above| above.is_dir()).unwrap_or(&whole).to_owned()
+        }
+        None => std::env::current_dir()?,
+    };
+    named.tempdir_in(&place).or_else(|error| {
+        let folder = named.tempdir()?;
+        let temporary = folder.path().parent().unwrap_or(folder.path());
+        let (place, temporary) = (place.display(), temporary.display());
+        note!("note: {place} takes no files, so that checkpoints are timed in {temporary}: {error}");
+        Ok(folder)
+    })
 }
 
 fn of_run(run: &Path) -> anyhow::Result<Found> {

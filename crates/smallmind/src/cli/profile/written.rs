@@ -50,6 +50,11 @@ impl Written {
         Ok(())
     }
 
+    /// The folder that the report's forms are written into.
+    pub fn folder(&self) -> Option<&Path> {
+        self.out.as_deref()
+    }
+
     /// A trace, where one will be written.
     pub fn trace(&self) -> Option<Trace> {
         self.out.as_ref().map(|_| Trace::default())
