@@ -98,6 +98,32 @@ fn interrupted_generation_keeps_what_it_has_said() {
 }
 
 #[test]
+fn an_interrupted_profile_leaves_nothing_behind() {
+    for name in ["INT", "TERM"] {
+        let bench = Bench::new();
+        let left = || {
+            let names = std::fs::read_dir(bench.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+            names.filter(|name| name.to_string_lossy().starts_with("smallmind-profile-")).count()
+        };
+        // Minutes of samples.
+        let line = "profile train --preset nanogpt-cpu --batch 1 --threads 1 --runs 100 -n 100";
+        let mut child = bench.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        while !said.contains("profiling steps of") {
+            assert!(lines.read_line(&mut said).unwrap() > 0, "the profile ended: {said}");
+        }
+        assert_eq!(left(), 1);
+        signal(&child, name);
+        lines.read_to_string(&mut said).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), output.stdout), (Some(130), vec![]), "{said}");
+        assert!(said.contains("stopping without a report") && !said.contains("error"), "{said}");
+        assert_eq!(left(), 0);
+    }
+}
+
+#[test]
 fn a_killed_training_goes_on_from_its_last_checkpoint() {
     let bench = Bench::with_text();
     let (mut child, mut lines) = endless_training(&bench, "--checkpoint.interval=2");

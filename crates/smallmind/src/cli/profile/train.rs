@@ -1,6 +1,7 @@
 //! `smallmind profile train`.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use clap::Args;
@@ -12,9 +13,9 @@ use smallmind::profile::statistics::median;
 use smallmind::profile::{Counters, Pulse, Recorder, SystemCounters};
 use smallmind::train::{Stepper, TrainConfig, TrainError};
 
-use super::super::failure::{self, Outcome};
-use super::super::note;
+use super::super::failure::{self, Failure, Outcome};
 use super::super::settings::Settings;
+use super::super::{interrupt, note};
 use super::generate::phase_of;
 use super::interleave::{Profiler, Watched, interleave, samples_of_a_repeat, seconds_of};
 use super::subject::{self, Ceiling};
@@ -51,12 +52,15 @@ struct Bench {
     begun: u64,
     /// Seconds of drawing batches, by sample.
     drawing: Vec<f64>,
+    /// Set by Ctrl-C.
+    stop: &'static AtomicBool,
 }
 
 impl Train {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let (isa, threads) = (settings.isa()?, settings.threads());
         self.written.check()?;
+        let stop = interrupt::watch("stopping without a report (Ctrl-C again ends at once)")?;
         // Before there are workers, so that these are counted too.
         let mut watched = Watched { counters: Counters::open(), pulse: Pulse::new(isa)? };
         let training = self.training.open(settings, self.written.folder(), (threads, isa))?;
@@ -68,7 +72,7 @@ impl Train {
         let subject = subject::subject("train", name, stepper.learner().model(), threads, isa);
         let mut trace = self.written.trace();
         let steps = self.steps.map(|n| n as usize);
-        let mut bench = Bench { stepper, begun: 0, drawing: vec![] };
+        let mut bench = Bench { stepper, begun: 0, drawing: vec![], stop };
         let mut phase =
             bench.step((usize::from(self.runs), steps), about, (&mut roofs, &mut watched), trace.as_mut())?;
         // What has been measured is told, whether the disk takes checkpoints or not.
@@ -79,6 +83,7 @@ impl Train {
             }
             Err(error) => note!("warning: checkpoints can't be timed: {}", failure::message(&error.into())),
         }
+        bench.go_on()?;
         let report = Report::new(subject, roofs.table().clone(), counters.since(), vec![phase]);
         self.written.write(report, trace.as_ref(), settings)
     }
@@ -92,8 +97,17 @@ fn sizes(stepper: &Stepper) -> String {
 }
 
 impl Bench {
-    /// What the trainer does in a step; gives the seconds of drawing.
+    /// Ends the profile where Ctrl-C asks for that.
+    fn go_on(&self) -> Outcome {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Failure::Interrupted("interrupted".to_owned()).into());
+        }
+        Ok(())
+    }
+
+    /// What the trainer does in a step, unless Ctrl-C comes first; gives the seconds of drawing.
     fn one<P: Probe>(&mut self, step: u64, gradient: &P, update: &P) -> anyhow::Result<f64> {
+        self.go_on()?;
         let mut drawing = 0.0;
         for micro_batch in 0..self.stepper.settings().micro_batches {
             let begin = Instant::now();
@@ -173,7 +187,7 @@ impl Bench {
     /// What checkpoints cost that are written into the folder `run`, each in the place of the one before.
     fn checkpointing(&self, run: &Path, config: &TrainConfig, tokenizer: &[u8]) -> Result<Checkpointing, TrainError> {
         let mut seconds = Vec::with_capacity(CHECKPOINTS);
-        while seconds.len() < CHECKPOINTS && seconds.iter().sum::<f64>() < ENOUGH {
+        while seconds.len() < CHECKPOINTS && seconds.iter().sum::<f64>() < ENOUGH && self.go_on().is_ok() {
             let timed = self.stepper.time_checkpoint(run, seconds.len() as u64, config, tokenizer)?;
             seconds.push(timed.seconds);
             if let Some(warning) = timed.warning {
@@ -195,6 +209,7 @@ impl Bench {
         let micro_batches = self.stepper.settings().micro_batches;
         let mut pairs = Vec::with_capacity(count as usize);
         for step in 0..count {
+            self.go_on()?;
             let mut sum = 0;
             for micro_batch in 0..micro_batches {
                 self.stepper.draw(step, micro_batch)?;
@@ -217,7 +232,7 @@ impl Bench {
         let (now, tokens) = (self.stepper.learner().plans().0.threads(), self.stepper.settings().tokens());
         let mut found = vec![];
         for n in [now.saturating_sub(1), now + 1].into_iter().filter(|n| (1..=available_threads()).contains(n)) {
-            let mut other = Self { stepper: self.stepper.with_threads(n)?, begun: 0, drawing: vec![] };
+            let mut other = Self { stepper: self.stepper.with_threads(n)?, begun: 0, drawing: vec![], stop: self.stop };
             found.push((n, other.step_seconds()? / tokens as f64));
         }
         Ok(found)
