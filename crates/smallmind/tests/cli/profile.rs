@@ -260,6 +260,12 @@ fn the_way_to_the_first_token_is_told() {
     let long = "the".repeat(30);
     bench.run(&format!("profile generate -m model -p {long}")).fails(2, &["90 tokens", "1 to 64"]);
     bench.run("profile generate --prompt=the").fails(2, &["tokenizer", "-m"]);
+    // A tokenizer is missed only where there is text for it, and then for its own reason.
+    bench.write("model/tokenizer.json", "{");
+    bench.run("profile generate -m model --prompt=the").fails(3, &["tokenizer.json"]);
+    std::fs::remove_file(bench.path("model/tokenizer.json")).unwrap();
+    bench.run("profile generate -m model --prompt=the").fails(3, &["tokenizer"]);
+    bench.run(&format!("profile generate -m model {QUICK} --depth 8 --prompt-tokens 7")).ok();
 }
 
 /// The trace's slices of each operation add up to its time in the report, within 1 %.

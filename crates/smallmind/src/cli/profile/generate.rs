@@ -6,8 +6,8 @@ use std::time::Instant;
 use clap::Args;
 use smallmind::graph::{Batch, NoProbe, available_threads};
 use smallmind::model::sampler::{Sampler, SamplerConfig};
-use smallmind::model::tokenizer::SpecialTokens;
-use smallmind::model::{Model, ModelError, Session, SessionOptions};
+use smallmind::model::tokenizer::{SpecialTokens, Tokenizer};
+use smallmind::model::{Model, ModelConfig, ModelError, Session, SessionOptions};
 use smallmind::profile::report::join::{Measurement, Part};
 use smallmind::profile::report::trace::Trace;
 use smallmind::profile::report::{Phase, Report};
@@ -82,15 +82,15 @@ impl Generate {
         let mut watched = Watched { counters: Counters::open(), pulse: Pulse::new(isa)? };
         let mut first = FirstToken::default();
         let making = if self.subject.is_preset() { "making weights up" } else { "load" };
-        let opened = first.stage(making, || self.subject.open(settings))?;
-        let context = opened.model.config().context;
+        let Opened { model, name, tokenizer } = first.stage(making, || self.subject.open(settings))?;
+        let context = model.config().context;
         let depth = self.depth.unwrap_or(DEPTH.min(context / 2).max(1));
         let depth = subject::at_most("depth", depth, context.saturating_sub(1).max(1))?;
-        let prompt = self.prompt(&opened, &mut first)?;
-        let (tokens, name) = (prompt.len(), opened.name.clone());
+        let prompt = self.prompt(model.config(), tokenizer, &mut first)?;
+        let tokens = prompt.len();
         note!("profiling {name}: a prompt of {tokens} tokens, then tokens at depth {depth}, on {threads} threads");
 
-        let mut bench = first.stage("plan", || Bench::new(&opened.model, prompt, depth, (threads, isa)))?;
+        let mut bench = first.stage("plan", || Bench::new(&model, prompt, depth, (threads, isa)))?;
         bench.first_token(&mut first)?;
         let mut roofs = Ceiling::new(threads, isa)?;
         let counters = SystemCounters::read();
@@ -99,21 +99,24 @@ impl Generate {
         let tokens = self.tokens.map(|n| n as usize);
         let prefill = bench.prefill(repeats, tokens, (&mut roofs, &mut watched), first.stages, trace.as_mut())?;
         let decode = bench.decode(repeats, tokens, (&mut roofs, &mut watched), trace.as_mut())?;
-        let subject = subject::subject("generate", name, &opened.model, threads, isa);
+        let subject = subject::subject("generate", name, &model, threads, isa);
         let report = Report::new(subject, roofs.table().clone(), counters.since(), vec![prefill, decode]);
         self.written.write(report, trace.as_ref(), settings)
     }
 
     /// The tokens of the prompt: those of the text that was given, or any.
-    fn prompt(&self, opened: &Opened, first: &mut FirstToken) -> anyhow::Result<Vec<u32>> {
-        let config = opened.model.config();
+    fn prompt(
+        &self,
+        config: &ModelConfig,
+        tokenizer: anyhow::Result<Tokenizer>,
+        first: &mut FirstToken,
+    ) -> anyhow::Result<Vec<u32>> {
         let Some(text) = &self.prompt else {
             let tokens = self.prompt_tokens.unwrap_or(PROMPT.min(config.context));
             let tokens = subject::at_most("prompt-tokens", tokens, config.context)?;
             return Ok(subject::tokens(tokens, config.vocab_size, subject::SEED));
         };
-        let tokenizer = opened.tokenizer.as_ref();
-        let tokenizer = tokenizer.ok_or_else(|| usage("--prompt is for a model with a tokenizer: name one with -m"))?;
+        let tokenizer = tokenizer?;
         let mut prompt = tokenizer.prompt_prefix().to_vec();
         first.stage("tokenize", || {
             let encoded = tokenizer.encoder(SpecialTokens::Parse).encode(text, &mut prompt);

@@ -33,14 +33,14 @@ pub struct SubjectArg {
     preset: Option<String>,
 }
 
-/// A model with its name and, where it has one and that can be read, its tokenizer.
+/// A model with its name and its tokenizer.
 pub struct Opened {
     /// The model.
     pub model: Arc<Model>,
     /// Its folder or preset.
     pub name: String,
-    /// Its tokenizer.
-    pub tokenizer: Option<Tokenizer>,
+    /// Its tokenizer, or why there is none: a model can be profiled without.
+    pub tokenizer: anyhow::Result<Tokenizer>,
 }
 
 impl SubjectArg {
@@ -61,12 +61,11 @@ impl SubjectArg {
             let name = self.preset.as_deref().unwrap_or(PRESET);
             let config = preset::find(name)?.config();
             let model = Arc::new(Model::random(config, settings.seed.unwrap_or(SEED))?);
-            return Ok(Opened { model, name: name.to_owned(), tokenizer: None });
+            let tokenizer = Err(usage("--prompt is for a model with a tokenizer: name one with -m"));
+            return Ok(Opened { model, name: name.to_owned(), tokenizer });
         };
         let model = Arc::new(Model::from_folder(&models::open_folder(&folder)?)?);
-        // A model can be profiled without.
-        let tokenizer = models::tokenizer_of(&folder).ok();
-        Ok(Opened { model, name: name_of(&folder), tokenizer })
+        Ok(Opened { model, name: name_of(&folder), tokenizer: models::tokenizer_of(&folder) })
     }
 }
 
