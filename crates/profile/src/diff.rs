@@ -51,7 +51,7 @@ pub struct OperationDiff {
 }
 
 /// What the intervals don't hold.
-const LIMITS: &str = "The intervals hold what differs from repeat to repeat and what the machine's own speed explains, with 99 % confidence (*: certain). \
+const LIMITS: &str = "The intervals hold what differs from repeat to repeat and what the machine's own speed explains, with 99 % confidence (*: certain).\
                       \nWhere a process's memory happens to lie is in neither: a small change wants several reports on each side.\n";
 
 impl Diff {
@@ -145,9 +145,8 @@ impl PhaseDiff {
                 reshaped.push((name(now), before.shape.clone(), now.shape.clone()));
                 continue;
             }
-            let change = Change::between(&before.repeats, &now.repeats).allowing(&machine.0);
-            let by_memory = now.bound == Bound::Memory;
-            let change = if by_memory { change.allowing(&machine.1) } else { change };
+            let felt = if now.bound == Bound::Memory { &machine.1 } else { &machine.0 };
+            let change = Change::between(&before.repeats, &now.repeats).allowing(felt);
             let seconds = (mean(&before.repeats), mean(&now.repeats));
             operations.push(OperationDiff { name: name(now), seconds, change });
         }
@@ -156,14 +155,15 @@ impl PhaseDiff {
             size(b).total_cmp(&size(a))
         });
         let bound = |o: &&Operation| o.bound == Bound::Memory;
-        let by_memory: f64 = new.operations.iter().filter(bound).map(|o| o.share).sum();
-        let of_memory = machine.1.times(by_memory);
+        // Each part of the time feels one of the two, so that a machine's change is allowed for once.
+        let by_memory = new.operations.iter().filter(bound).map(|o| o.share).sum::<f64>().clamp(0.0, 1.0);
+        let (of_arithmetic, of_memory) = (machine.0.times(1.0 - by_memory), machine.1.times(by_memory));
         let gone = old.operations.iter().filter(|o| other(new, o.key()).is_none()).map(name).collect();
         Self {
             name: new.name.clone(),
             seconds: (mean(&old.repeats), mean(&new.repeats)),
             machine,
-            total: Change::between(&old.repeats, &new.repeats).allowing(&machine.0).allowing(&of_memory),
+            total: Change::between(&old.repeats, &new.repeats).allowing(&of_arithmetic).allowing(&of_memory),
             operations,
             new: arrived,
             gone,
