@@ -45,6 +45,11 @@ fn a_generation_is_profiled_without_a_model() {
     phases.iter().for_each(check_phase);
     phases.iter().for_each(check_events);
     assert!(phases.iter().all(|phase| phase["barrier_ns"].as_f64() > Some(0.0)));
+    // The roofs that are printed are those that every operation stands under.
+    for operation in phases.iter().flat_map(|phase| phase["operations"].as_array().unwrap()) {
+        assert_eq!(operation["peak_gflops"], report["roofs"]["f32_gflops"], "{operation}");
+        assert_eq!(operation["exp_gops"], report["roofs"]["exp_gops"], "{operation}");
+    }
     assert!(phases.iter().all(|phase| phase["beats"].as_array().unwrap().len() == 2), "one a repeat");
     assert_eq!(stages(&phases[0]), ["making weights up", "plan", "prefill", "sample"]);
     assert!(stages(&phases[1]).is_empty());

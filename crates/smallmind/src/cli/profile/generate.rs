@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use smallmind::graph::{Batch, NoProbe, available_threads};
+use smallmind::graph::{Batch, NoProbe, Plan, available_threads};
 use smallmind::model::sampler::{Sampler, SamplerConfig};
 use smallmind::model::tokenizer::{SpecialTokens, Tokenizer};
 use smallmind::model::{Model, ModelConfig, ModelError, Session, SessionOptions};
 use smallmind::profile::report::join::{Measurement, Part};
 use smallmind::profile::report::trace::Trace;
-use smallmind::profile::report::{Phase, Report};
+use smallmind::profile::report::{Phase, Report, RoofTable};
 use smallmind::profile::{Counters, Pulse, Recorder, SystemCounters};
 use smallmind::simd::IsaKind;
 
@@ -59,6 +59,20 @@ struct Bench {
     depth: usize,
 }
 
+/// Samples of prefill or decode, with all that their phase is made of but plan and roofs.
+struct Sampled {
+    about: String,
+    tokens: f64,
+    repeats: usize,
+    recorder: Recorder,
+    batches: Vec<Batch>,
+    samples: Samples,
+    /// A barrier right behind the samples: nanoseconds.
+    barrier_ns: f64,
+    drift: Vec<(usize, f64)>,
+    threads: Vec<(usize, f64)>,
+}
+
 /// What is done up to the first token, with its seconds, as it happens once: nothing is warm.
 #[derive(Default)]
 struct FirstToken {
@@ -95,10 +109,13 @@ impl Generate {
         let mut roofs = Ceiling::new(threads, isa)?;
         let counters = SystemCounters::read();
         let repeats = usize::from(self.runs);
-        let mut trace = self.written.trace();
         let tokens = self.tokens.map(|n| n as usize);
-        let prefill = bench.prefill(repeats, tokens, (&mut roofs, &mut watched), first.stages, trace.as_mut())?;
-        let decode = bench.decode(repeats, tokens, (&mut roofs, &mut watched), trace.as_mut())?;
+        let prefill = bench.prefill(repeats, tokens, (&mut roofs, &mut watched))?;
+        let decode = bench.decode(repeats, tokens, (&mut roofs, &mut watched))?;
+        // Under the same roofs, those that were measured last among them.
+        let (plans, mut trace) = (bench.session.plans(), self.written.trace());
+        let prefill = prefill.phase(("prefill", plans.0), first.stages, roofs.table(), trace.as_mut());
+        let decode = decode.phase(("decode", plans.1), vec![], roofs.table(), trace.as_mut());
         let subject = subject::subject("generate", name, &model, threads, isa);
         let report = Report::new(subject, roofs.table().clone(), counters.since(), vec![prefill, decode]);
         self.written.write(report, trace.as_ref(), settings)
@@ -203,9 +220,7 @@ impl Bench {
         repeats: usize,
         most: Option<usize>,
         (roofs, watched): (&mut Ceiling, &mut Watched),
-        stages: Vec<(String, f64)>,
-        trace: Option<&mut Trace>,
-    ) -> anyhow::Result<Phase> {
+    ) -> anyhow::Result<Sampled> {
         let tokens = self.prompt;
         let once = self.prompt_seconds()?;
         let count = repeats * samples_of_a_repeat(once, repeats, 1).min(most.unwrap_or(usize::MAX));
@@ -227,16 +242,14 @@ impl Bench {
                 Ok(())
             },
         )?;
-        let threads = self.other_threads();
-        let mut others = vec![];
-        for n in threads {
-            others.push((n, self.with_threads(n)?.prompt_seconds()? / tokens as f64));
+        let barrier_ns = roofs.again()?;
+        let mut threads = vec![];
+        for n in self.other_threads() {
+            threads.push((n, self.with_threads(n)?.prompt_seconds()? / tokens as f64));
         }
-        let plan = self.session.plans().0;
         let about = format!("{tokens} tokens in chunks of {}", self.session.options().chunk.min(tokens));
-        let part = Part { name: "prefill", plan, recorder: &recorder, batches: &batches };
-        let measured = measurement("prefill", about, tokens as f64, repeats, part, samples);
-        phase_of(&Measurement { threads: others, stages, ..measured }, roofs, trace)
+        let (tokens, drift) = (tokens as f64, vec![]);
+        Ok(Sampled { about, tokens, repeats, recorder, batches, samples, barrier_ns, drift, threads })
     }
 
     fn decode(
@@ -244,8 +257,7 @@ impl Bench {
         repeats: usize,
         tokens: Option<usize>,
         (roofs, watched): (&mut Ceiling, &mut Watched),
-        trace: Option<&mut Trace>,
-    ) -> anyhow::Result<Phase> {
+    ) -> anyhow::Result<Sampled> {
         let depth = self.depth;
         let mut drift = vec![];
         let deepest = self.text.len().min(self.session.options().context - 1);
@@ -260,7 +272,6 @@ impl Bench {
         let mut batch = Batch::default();
         batch.push(&[token[0].1], depth, 0);
         batch.want_last();
-        let batches = [batch];
         let recorder = recorder(self.session.plans().1, count);
         let samples = interleave(
             (count, repeats),
@@ -278,30 +289,56 @@ impl Bench {
                 Ok(())
             },
         )?;
-        let mut others = vec![];
+        let barrier_ns = roofs.again()?;
+        let mut threads = vec![];
         for n in self.other_threads() {
-            others.push((n, self.with_threads(n)?.token_seconds(depth)?));
+            threads.push((n, self.with_threads(n)?.token_seconds(depth)?));
         }
-        let plan = self.session.plans().1;
-        let part = Part { name: "decode", plan, recorder: &recorder, batches: &batches };
-        let about = format!("one token behind {depth}");
-        let measured = measurement("decode", about, 1.0, repeats, part, samples);
-        phase_of(&Measurement { threads: others, drift, ..measured }, roofs, trace)
+        let (about, batches) = (format!("one token behind {depth}"), vec![batch]);
+        Ok(Sampled { about, tokens: 1.0, repeats, recorder, batches, samples, barrier_ns, drift, threads })
+    }
+}
+
+impl Sampled {
+    /// The phase of that name, of the samples that `plan` ran in.
+    fn phase(
+        self,
+        (name, plan): (&str, &Plan),
+        stages: Vec<(String, f64)>,
+        roofs: &RoofTable,
+        trace: Option<&mut Trace>,
+    ) -> Phase {
+        let Samples { on, off, allocations, events, beats } = self.samples;
+        let measured = Measurement {
+            name,
+            about: self.about,
+            tokens: self.tokens,
+            repeats: self.repeats,
+            parts: vec![Part { name, plan, recorder: &self.recorder, batches: &self.batches }],
+            on,
+            off,
+            allocations: Some(allocations),
+            drift: self.drift,
+            threads: self.threads,
+            stages,
+            events,
+            beats,
+        };
+        phase_of(&measured, roofs, self.barrier_ns, trace)
     }
 }
 
 /// The phase of the report, with its samples in the trace.
-pub fn phase_of(measured: &Measurement<'_>, roofs: &mut Ceiling, trace: Option<&mut Trace>) -> anyhow::Result<Phase> {
-    let barrier_ns = roofs.again()?;
-    let phase = Phase { barrier_ns, ..measured.phase(roofs.table()) };
+pub fn phase_of(measured: &Measurement<'_>, roofs: &RoofTable, barrier_ns: f64, trace: Option<&mut Trace>) -> Phase {
+    let phase = Phase { barrier_ns, ..measured.phase(roofs) };
     if let Some(trace) = trace {
         trace.add(measured, &phase);
     }
-    Ok(phase)
+    phase
 }
 
 /// A recorder that counts allocations, as this program has an allocator that does.
-fn recorder(plan: &smallmind::graph::Plan, runs: usize) -> Recorder {
+fn recorder(plan: &Plan, runs: usize) -> Recorder {
     Recorder::keeping(plan, runs).counting(Some(allocations::of_this_thread))
 }
 
@@ -319,30 +356,4 @@ fn chunks(prompt: &[u32], chunk: usize) -> Vec<Batch> {
         last.want_last();
     }
     batches
-}
-
-fn measurement<'a>(
-    name: &'a str,
-    about: String,
-    tokens: f64,
-    repeats: usize,
-    part: Part<'a>,
-    samples: Samples,
-) -> Measurement<'a> {
-    let Samples { on, off, allocations, events, beats } = samples;
-    Measurement {
-        name,
-        about,
-        tokens,
-        repeats,
-        parts: vec![part],
-        on,
-        off,
-        allocations: Some(allocations),
-        drift: vec![],
-        threads: vec![],
-        stages: vec![],
-        events,
-        beats,
-    }
 }

@@ -113,7 +113,7 @@ pub fn at_most(what: &str, asked: usize, limit: usize) -> anyhow::Result<usize> 
     Err(usage(format!("--{what} {asked}: this model takes 1 to {limit}")))
 }
 
-/// Measures the roofs, and once more before each phase is set beneath them: something else may have had a CPU in the meantime.
+/// Measures the roofs, and once more behind the samples of each phase: something else may have had a CPU in the meantime.
 pub struct Ceiling {
     pool: Pool,
     isa: IsaKind,

@@ -156,6 +156,7 @@ impl Bench {
             bench.drawing.push(drawing);
             Ok(())
         })?;
+        let barrier_ns = roofs.again()?;
         let threads = self.other_threads()?;
         let (gradient, update) = self.stepper.learner().plans();
         let none = [Batch::default()];
@@ -178,7 +179,7 @@ impl Bench {
             events: samples.events,
             beats: samples.beats,
         };
-        let mut phase = phase_of(&measured, roofs, trace)?;
+        let mut phase = phase_of(&measured, roofs.table(), barrier_ns, trace);
         phase.stages = phase.passes();
         phase.stages.insert(0, ("data".to_owned(), median(&self.drawing)));
         Ok(phase)
