@@ -44,7 +44,7 @@ pub struct Measurement<'a> {
     pub drift: Vec<(usize, f64)>,
     /// Seconds a token with other numbers of threads.
     pub threads: Vec<(usize, f64)>,
-    /// Parts of a sample by name, seconds.
+    /// Seconds by name, see [`Phase::stages`]: for `prefill` the way to the first token, which is no part of a sample.
     pub stages: Vec<(String, f64)>,
     /// What was counted in a sample.
     pub events: Events,
@@ -265,9 +265,8 @@ fn row_of(rows: &mut Vec<Row>, m: &Measurement<'_>, part: &Part<'_>, node: &Node
         return at;
     }
     let graph = part.plan.graph();
-    // A sample's batches differ at most in their last: the first stands for all.
     let none = Batch::default();
-    let batch = part.batches.first().unwrap_or(&none);
+    let batch = largest(part.batches).unwrap_or(&none);
     let one = traffic(graph, node, batch);
     let writes = node.op.effects().gradients || node.op.effects().parameters;
     let held = roofs.gbps(held_bytes(part, batch), |level| if writes { level.update } else { level.read });
@@ -301,6 +300,14 @@ fn row_of(rows: &mut Vec<Row>, m: &Measurement<'_>, part: &Part<'_>, node: &Node
     };
     rows.push(Row { operation, nodes: vec![] });
     rows.len() - 1
+}
+
+/// The batch that stands for all of a sample's: chunks of a prompt are equal but for the last, and micro-batches of documents hold as many
+/// tokens in other spans. The one with most tokens; of those, with most pairs of a token and one that it sees; of those, the last, as that is
+/// the one whose outputs are asked for.
+fn largest(batches: &[Batch]) -> Option<&Batch> {
+    let seen = |span: &smallmind_graph::Span| span.len * (2 * span.past + span.len);
+    batches.iter().max_by_key(|batch| (batch.len(), batch.spans().iter().map(seen).sum::<usize>()))
 }
 
 /// Bytes that a run goes over again and again: weights with what is laid out like them, the cache's tokens, the arena.
@@ -423,5 +430,27 @@ fn run_slices(
     }
     if end > at {
         slices.push(wait(at, end));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_batch_stands_for_all() {
+        let of = |spans: &[usize]| {
+            let mut batch = Batch::default();
+            spans.iter().for_each(|len| batch.push(&vec![0; *len], 0, 0));
+            batch
+        };
+        let micro_batches = [of(&[4, 4]), of(&[1, 7]), of(&[5, 3])];
+        assert_eq!(largest(&micro_batches).unwrap().spans()[1].len, 7, "as many tokens, most pairs");
+        let chunks = [of(&[8]), of(&[3])];
+        assert_eq!(largest(&chunks).unwrap().len(), 8);
+        let mut equal = [of(&[8]), of(&[8])];
+        equal[1].want_last();
+        assert_eq!(largest(&equal).unwrap().outputs().len(), 1, "the last of equal ones");
+        assert!(largest(&[]).is_none());
     }
 }

@@ -240,7 +240,8 @@ pub struct Phase {
     pub latency: Latency,
     /// Seconds at other depths of the context.
     pub drift: Vec<(usize, f64)>,
-    /// Parts of a sample by name, seconds a sample.
+    /// Seconds by name. Of a training: parts of a step. Of `prefill`: what the first token waited for when everything was done for the first
+    /// time, from reading the model on; its own prefill is none of the samples.
     pub stages: Vec<(String, f64)>,
     /// What keeping a training's state costs; its share of a step is a stage.
     #[serde(default)]
