@@ -156,7 +156,6 @@ fn elementwise_operations_are_bound_by_what_they_do() {
         bytes,
         read,
         update: 1.5 * values,
-        best: 1.5 * values,
         values,
     };
     let roofs = RoofTable {

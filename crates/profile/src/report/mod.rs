@@ -132,8 +132,6 @@ pub struct RoofLevel {
     pub read: f64,
     /// Reading, changing and writing back.
     pub update: f64,
-    /// The fastest of all ways to use it.
-    pub best: f64,
     /// Reading, or reading one place and writing another, whichever is faster: what operations on values do.
     #[serde(default)]
     pub values: f64,
@@ -146,7 +144,6 @@ impl From<&Roofs> for RoofTable {
             bytes: b.bytes as f64,
             read: b.read,
             update: b.update,
-            best: b.read.max(b.copy).max(b.update),
             values: b.read.max(b.copy),
         };
         Self {
@@ -168,7 +165,6 @@ impl RoofTable {
         for (level, other) in self.levels.iter_mut().zip(&other.levels) {
             up(&mut level.read, other.read);
             up(&mut level.update, other.update);
-            up(&mut level.best, other.best);
             up(&mut level.values, other.values);
         }
         self.entry_ns = self.entry_ns.min(other.entry_ns);
