@@ -138,6 +138,10 @@ fn a_run_is_profiled_as_it_trains() {
     assert_eq!((head["calls"].as_f64().unwrap() * 96.0).round(), 3.0, "one a micro-batch: {head}");
     let update = phase["operations"].as_array().unwrap().iter().find(|o| o["operation"] == "adamw").unwrap();
     assert_eq!((update["calls"].as_f64().unwrap() * 96.0).round(), 1.0, "one a step: {update}");
+    // A training that ends before its first checkpoint is due has one at its end.
+    bench.train("short", "--checkpoint.interval=250").ok();
+    let short = bench.run(&format!("profile train -m short {QUICK} --json")).json();
+    assert_eq!(check_step(&short)["checkpoint"]["interval"], 6);
     bench.run("profile train -m run --batch 5").fails(2, &["96 tokens", "5 sequences"]);
     bench.run("profile train -m run --preset quickstart").fails(2, &["--preset"]);
     bench.run("profile train -m text.txt").fails(3, &["text.txt"]);

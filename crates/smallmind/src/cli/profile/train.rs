@@ -195,12 +195,12 @@ impl Bench {
                 note!("warning: {warning}");
             }
         }
-        let interval = config.checkpoint.interval;
+        let (interval, all) = (config.checkpoint.interval, config.train.steps);
         Ok(Checkpointing {
             seconds: median(&seconds),
             bytes: (3 * 4 * self.stepper.learner().model().params().elements()) as f64,
             // Where none stands on the way, one stands at the end.
-            interval: if interval == 0 { config.train.steps } else { interval },
+            interval: if interval == 0 { all } else { interval.min(all) },
         })
     }
 
