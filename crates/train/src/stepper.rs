@@ -181,7 +181,8 @@ impl Stepper {
     }
 }
 
-/// What the run in a folder goes on with, read and not locked: its model as of its newest whole checkpoint, its settings, its data.
+/// What the run in a folder goes on with: its model as of its newest whole checkpoint, its settings, its data. The run is read and not
+/// locked, and what a killed process left in it stays there: a training may be at work.
 pub struct RunParts {
     /// The model.
     pub model: Model,
@@ -189,6 +190,8 @@ pub struct RunParts {
     pub config: TrainConfig,
     /// Its text.
     pub prepared: crate::Prepared,
+    /// Newer checkpoints that are damaged.
+    pub warnings: Vec<String>,
 }
 
 impl RunParts {
@@ -197,7 +200,8 @@ impl RunParts {
     /// # Errors
     /// No run, no whole checkpoint, or data that are missing or damaged.
     pub fn open(run: &Path) -> Result<Self, TrainError> {
-        let (checkpoint, state, _) = run_folder::latest(run)?;
-        Ok(Self { model: Model::load(&checkpoint.path)?, config: state.config, prepared: prepare::open(run)? })
+        let (checkpoint, state, warnings) = run_folder::latest(run)?;
+        let model = Model::load(&checkpoint.path)?;
+        Ok(Self { model, config: state.config, prepared: prepare::open(run)?, warnings })
     }
 }

@@ -27,8 +27,9 @@ fn its_steps_are_the_trainers() {
     };
     trainer.run(&AtomicBool::new(false), &mut keep).unwrap();
 
-    let RunParts { config: told, prepared, model } = RunParts::open(&dir.path().join("run")).unwrap();
+    let RunParts { config: told, prepared, model, warnings } = RunParts::open(&dir.path().join("run")).unwrap();
     assert_eq!((&told, model.weights()), (&config, trainer.learner().model().weights()));
+    assert!(warnings.is_empty(), "{warnings:?}");
     let begun = Model::random(model.config().clone(), config.train.seed).unwrap();
     let settings = StepSettings::of(&told).unwrap();
     assert_eq!((settings.micro_batches, settings.tokens()), (3, 48));

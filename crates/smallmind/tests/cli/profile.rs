@@ -142,6 +142,11 @@ fn a_run_is_profiled_as_it_trains() {
     bench.train("short", "--checkpoint.interval=250").ok();
     let short = bench.run(&format!("profile train -m short {QUICK} --json")).json();
     assert_eq!(check_step(&short)["checkpoint"]["interval"], 6);
+    // The newest checkpoint is damaged: the one before is profiled, and that is said.
+    bench.write("run/checkpoints/step-00000006/model.safetensors", "cut short");
+    let ran = bench.run(&format!("profile train -m run {QUICK}"));
+    assert!(ran.stderr.contains("warning: ") && ran.stderr.contains("step-00000006"), "{ran:#?}");
+    ran.ok();
     bench.run("profile train -m run --batch 5").fails(2, &["96 tokens", "5 sequences"]);
     bench.run("profile train -m run --preset quickstart").fails(2, &["--preset"]);
     bench.run("profile train -m text.txt").fails(3, &["text.txt"]);

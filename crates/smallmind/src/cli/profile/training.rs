@@ -155,7 +155,8 @@ fn folder_beside(neighbour: Option<&Path>) -> anyhow::Result<TempDir> {
 }
 
 fn of_run(run: &Path) -> anyhow::Result<Found> {
-    let RunParts { model, config, prepared } = RunParts::open(run)?;
+    let RunParts { model, config, prepared, warnings } = RunParts::open(run)?;
+    warnings.iter().for_each(|warning| note!("warning: {warning}"));
     let (end, tokenizer) = (prepared.tokenizer.eos(), prepared.tokenizer.to_json()?.into_bytes());
     Ok(Found { model, config, data: prepared.train, end, tokenizer, text: "the run's text" })
 }
