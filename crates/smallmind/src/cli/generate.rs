@@ -44,27 +44,38 @@ pub struct Generate {
     sampling: Sampling,
 }
 
+/// How tokens are chosen where nobody says how; the seed is another each time.
+pub const USUAL: SamplerConfig = SamplerConfig {
+    temperature: 0.8,
+    top_k: 40,
+    top_p: 0.95,
+    min_p: 0.05,
+    repetition_penalty: 1.0,
+    repetition_window: 64,
+    seed: 0,
+};
+
 /// How tokens are chosen.
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct Sampling {
     /// Above 1 bolder, below 1 more careful, 0 always the likeliest token
-    #[arg(long, default_value_t = 0.8, value_name = "T", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = USUAL.temperature, value_name = "T", allow_negative_numbers = true)]
     temp: f32,
     /// Only the K likeliest tokens; 0 for all
-    #[arg(long, default_value_t = 40, value_name = "K")]
+    #[arg(long, default_value_t = USUAL.top_k, value_name = "K")]
     top_k: usize,
     /// Only the likeliest tokens that together carry this share
-    #[arg(long, default_value_t = 0.95, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = USUAL.top_p, value_name = "P", allow_negative_numbers = true)]
     top_p: f32,
     /// Only tokens at least this many times as likely as the likeliest
-    #[arg(long, default_value_t = 0.05, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = USUAL.min_p, value_name = "P", allow_negative_numbers = true)]
     min_p: f32,
     /// Above 1: make the latest tokens less likely
-    #[arg(long, default_value_t = 1.0, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = USUAL.repetition_penalty, value_name = "X", allow_negative_numbers = true)]
     repeat_penalty: f32,
     /// How many of the latest tokens that concerns
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(long, default_value_t = USUAL.repetition_window, value_name = "N")]
     repeat_window: usize,
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use smallmind::graph::{Batch, NoProbe, Plan, available_threads};
-use smallmind::model::sampler::{Sampler, SamplerConfig};
+use smallmind::model::sampler::Sampler;
 use smallmind::model::tokenizer::{SpecialTokens, Tokenizer};
 use smallmind::model::{Model, ModelConfig, ModelError, Session, SessionOptions};
 use smallmind::profile::report::join::{Measurement, Part};
@@ -15,9 +15,10 @@ use smallmind::profile::{Counters, Pulse, Recorder, SystemCounters};
 use smallmind::simd::IsaKind;
 
 use super::super::failure::{Outcome, usage};
+use super::super::generate::USUAL;
 use super::super::note;
 use super::super::settings::Settings;
-use super::interleave::{Profiler, Samples, Watched, interleave, samples_of_a_repeat, seconds_of};
+use super::interleave::{Count, Profiler, Samples, Watched, interleave, samples_of_a_repeat, seconds_of};
 use super::subject::{self, Ceiling, Opened, SubjectArg};
 use super::written::Written;
 use crate::allocations;
@@ -165,10 +166,8 @@ impl Bench {
         let prompt = &self.text[..self.prompt];
         first.stage("prefill", || Ok(self.session.append(0, prompt).map(drop)?))?;
         first.stage("sample", || {
-            let sampling =
-                SamplerConfig { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, ..SamplerConfig::default() };
             let vocabulary = self.session.model().config().vocab_size;
-            let mut sampler = Sampler::new(sampling, vocabulary).map_err(ModelError::from)?;
+            let mut sampler = Sampler::new(USUAL, vocabulary).map_err(ModelError::from)?;
             sampler.observe(prompt);
             Ok(sampler.sample(self.session.logits()).map_err(ModelError::from)?)
         })?;
@@ -227,7 +226,7 @@ impl Bench {
         let batches = chunks(&self.text[..tokens], self.session.options().chunk);
         let recorder = recorder(self.session.plans().0, count * batches.len());
         let samples = interleave(
-            (count, repeats),
+            Count { samples: count, repeats },
             watched,
             self,
             |bench| {
@@ -274,7 +273,7 @@ impl Bench {
         batch.want_last();
         let recorder = recorder(self.session.plans().1, count);
         let samples = interleave(
-            (count, repeats),
+            Count { samples: count, repeats },
             watched,
             self,
             |bench| {

@@ -16,6 +16,15 @@ pub enum Profiler {
     Off,
 }
 
+/// How much is sampled.
+#[derive(Clone, Copy, Debug)]
+pub struct Count {
+    /// Samples of each kind.
+    pub samples: usize,
+    /// Into how many repeats they fall.
+    pub repeats: usize,
+}
+
 /// Seconds of samples.
 #[derive(Debug, Default)]
 pub struct Samples {
@@ -51,10 +60,10 @@ pub fn samples_of_a_repeat(seconds: f64, repeats: usize, least: usize) -> usize 
     (fit as usize).clamp(least, 2000)
 }
 
-/// Takes `count` samples of each kind; which of a pair comes first changes from pair to pair. What `prepare` does is not timed. Some more
+/// Takes samples of both kinds; which of a pair comes first changes from pair to pair. What `prepare` does is not timed. Some more
 /// samples follow for what is counted, so that reading the counters disturbs no time.
 pub fn interleave<S>(
-    (count, repeats): (usize, usize),
+    Count { samples: count, repeats }: Count,
     watched: &mut Watched,
     state: &mut S,
     mut prepare: impl FnMut(&mut S) -> anyhow::Result<()>,

@@ -17,7 +17,7 @@ use super::super::failure::{self, Failure, Outcome};
 use super::super::settings::Settings;
 use super::super::{interrupt, note};
 use super::generate::phase_of;
-use super::interleave::{Profiler, Watched, interleave, samples_of_a_repeat, seconds_of};
+use super::interleave::{Count, Profiler, Watched, interleave, samples_of_a_repeat, seconds_of};
 use super::subject::{self, Ceiling};
 use super::training::{Training, TrainingArg};
 use super::written::Written;
@@ -147,7 +147,7 @@ impl Bench {
             bench.begun += 1;
             Ok(())
         };
-        let samples = interleave((count, repeats), watched, self, begin, |bench, profiler| {
+        let samples = interleave(Count { samples: count, repeats }, watched, self, begin, |bench, profiler| {
             let step = (bench.begun - 1) / 2;
             let drawing = match profiler {
                 Profiler::On => bench.one(step, &recorders.0, &recorders.1)?,
