@@ -18,7 +18,7 @@ fn a_seed_means_the_same_corpus_for_ever() {
 }
 
 /// Change these only together with the grammar: a changed corpus changes every recorded loss on it.
-const GOLDEN: [u64; 3] = [0x9360_0bbc_aed2_f14b, 0xfc9c_c22e_65cc_9595, 0xa8fa_0ed7_9b19_362e];
+const GOLDEN: [u64; 3] = [0x6aed_fec1_b99a_f183, 0xfaa8_79d6_b206_0a19, 0x8fe4_25d7_e38a_fd28];
 
 #[test]
 fn seeds_give_different_stories() {

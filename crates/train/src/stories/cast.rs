@@ -80,7 +80,6 @@ pub(super) struct Cast {
     pub(super) place: &'static Place,
     pub(super) spots: [&'static str; 3],
     pub(super) home: &'static str,
-    pub(super) everyone: &'static str,
     pub(super) hobbies: [&'static str; 2],
     pub(super) trails: [&'static str; 2],
     pub(super) goal: &'static str,
@@ -98,7 +97,6 @@ struct Pool {
     elders: [&'static str; 2],
     places: &'static [Place],
     homes: &'static [&'static str],
-    everyone: &'static str,
     hobbies: &'static [&'static str],
     trails: &'static [&'static str],
 }
@@ -156,7 +154,6 @@ const CHILDREN: Pool = Pool {
         "near a farm",
         "at the end of a long street",
     ],
-    everyone: "the other children",
     hobbies: &["sing", "draw", "run", "tell stories", "look at the clouds", "pick flowers", "laugh"],
     trails: OUTDOORS,
 };
@@ -191,7 +188,6 @@ const FOREST: Pool = Pool {
         "behind the hill",
         "at the end of the woods",
     ],
-    everyone: "the other animals",
     hobbies: &["sing", "run", "jump", "tell stories", "look at the clouds", "pick flowers", "count the stars", "laugh"],
     trails: OUTDOORS,
 };
@@ -218,7 +214,6 @@ const TOY_ROOM: Pool = Pool {
         },
     ],
     homes: &["in a toy shop", "in an old toy box", "on a high shelf", "in a basket by the window"],
-    everyone: "the other toys",
     hobbies: &["sing", "run", "jump", "tell stories", "look at the moon", "count the stars", "laugh"],
     trails: &[
         "climbed over the books",
@@ -267,7 +262,6 @@ impl Cast {
             place,
             spots,
             home: draw(pool.homes, rng),
-            everyone: pool.everyone,
             hobbies: two(pool.hobbies, rng),
             trails: two(pool.trails, rng),
             goal: draw(GOALS, rng),

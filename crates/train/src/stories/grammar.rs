@@ -79,8 +79,6 @@ pub(super) enum CastSlot {
     FriendKind,
     /// `{e}`: "Mom", "Old Owl".
     Elder,
-    /// `{all}`: "the other animals".
-    Everyone,
     At,
     To,
     /// `{s1}`, `{s2}`, `{s3}`: where one looks for a thing at this place.
@@ -108,7 +106,6 @@ impl CastSlot {
             "fk" => Self::FriendKnown,
             "fkind" => Self::FriendKind,
             "e" => Self::Elder,
-            "all" => Self::Everyone,
             "at" => Self::At,
             "to" => Self::To,
             "s1" => Self::Spot(0),

@@ -145,7 +145,6 @@ fn cast_text(cast: &Cast, slot: CastSlot) -> &'static str {
         CastSlot::Friend | CastSlot::FriendKnown => cast.friend.name,
         CastSlot::FriendKind => cast.friend.kind,
         CastSlot::Elder => cast.elder,
-        CastSlot::Everyone => cast.everyone,
         CastSlot::At => cast.place.at,
         CastSlot::To => cast.place.to,
         CastSlot::Spot(i) => cast.spots.get(i).copied().unwrap_or_default(),
