@@ -29,7 +29,7 @@ gain: tokens/s more if that operation alone ran at its roof. Ceiling: all of the
 More: --full for all rows and what-ifs, --out FOLDER for HTML and a trace to open in Perfetto.
 ";
 
-/// The report as text of at most [`WIDTH`] columns; the table of everything is wider.
+/// The report as text of at most `WIDTH` columns; the table of everything is wider.
 pub fn render(report: &Report, extent: Extent) -> String {
     let mut text = header(report);
     let rows = match extent {
