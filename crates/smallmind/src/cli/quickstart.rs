@@ -44,7 +44,7 @@ pub struct Quickstart {
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// How long to write text, learn a vocabulary and train
-    #[arg(long, default_value_t = 66, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    #[arg(long, default_value_t = 62, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: u32,
     /// Train exactly so many steps instead
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
