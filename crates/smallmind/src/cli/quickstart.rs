@@ -164,7 +164,7 @@ fn seconds_of_a_step(
     }
     let rest = &mut laps[1..];
     rest.sort_by(f64::total_cmp);
-    // A neighbour on the machine who is busy for a moment would halve the training: the fast quarter tells what it will mostly be.
+    // A neighbour on the machine who is busy for a moment would shorten the training: the fast quarter tells what it will mostly be.
     Ok(rest[rest.len() / 4].max(1e-9))
 }
 
