@@ -17,6 +17,7 @@
 //!    scattered that caches and address translation suffer; packing fetches the next rows while it transposes these.
 //! 2. The vectors of a panel are adjacent in the order in which they are read. B in normal layout is packed by the first tile, which
 //!    reads it where it lies and stores what it reads beside its multiply-adds; a transposed B is transposed in registers.
+//!    Weights that don't change are packed once and for all, by [`pack_weight`]: [`gemm_packed`] reads them where they lie.
 //! 3. There is one micro-kernel for each number of rows and vectors, so no row is computed in vain, and the epilogue is part of it. It asks
 //!    for its tile of C before it begins to multiply.
 //!
@@ -32,6 +33,7 @@ mod cut;
 mod gemv;
 mod nest;
 mod pack;
+mod packed;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -40,9 +42,11 @@ mod tile;
 pub(crate) use arch::prefetch_early;
 pub use cut::{COL_GRANULE, Cut, ROW_GRANULE, Route};
 pub use gemv::{GEMV_MAX_ROWS, gemv_nt};
+pub use packed::{PackedWeight, gemm_packed, gemm_packed_scratch_len, pack_weight, pack_weight_scratch_len};
 
 use arithmetic::{Arithmetic, Pairs, Single};
 use half::bf16;
+use nest::Right;
 use smallmind_simd::{Bf16Dot, Isa};
 
 use crate::{Mat, MatMut};
@@ -205,14 +209,14 @@ pub fn gemm_bf16<D: Bf16Dot>(
 }
 
 fn product<P: Arithmetic>(arithmetic: P, problem: Gemm<P::Element>, scratch: &mut [f32]) {
-    let Gemm { a, b, c, epilogue } = &problem;
+    let Gemm { a, b, c, epilogue } = problem;
     let (m, n, k) = (c.rows(), c.cols(), a.cols());
     assert!(a.rows() == m, "A has {} rows, C has {m}", a.rows());
     assert!(b.rows() == k, "A has {k} columns, B has {} rows", b.rows());
     assert!(b.cols() == n, "B has {} columns, C has {n}", b.cols());
     epilogue.check(m, n);
     if m > 0 && n > 0 {
-        nest::run(arithmetic, problem, scratch);
+        nest::run(arithmetic, a, Right::Operand(b), c, epilogue, scratch);
     }
 }
 

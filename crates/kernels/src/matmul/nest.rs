@@ -8,9 +8,10 @@ use smallmind_simd::Isa;
 
 use super::arithmetic::Arithmetic;
 use super::pack::WordRows;
-use super::tables::Kernels;
-use super::tile::{KernelFn, Tile};
-use super::{Epilogue, Gemm, Layout, Operand, Update};
+use super::packed::{Ahead, Strips};
+use super::tables::{Kernels, WalkKernels};
+use super::tile::Tile;
+use super::{Epilogue, Layout, Operand, Update};
 use crate::MatMut;
 
 /// Words by which to start the packed blocks on a cache line.
@@ -35,12 +36,31 @@ const PAGE_STRIDE: usize = 1024;
 /// Words of a transposed A beyond which it does not stay in a second-level cache of 1 MiB while it is read a part of a line at a time.
 const RESIDENT_WORDS: usize = 320 * 1024;
 
+/// The right factor of a product.
+#[derive(Clone, Copy)]
+pub(super) enum Right<'a, T> {
+    /// As it lies.
+    Operand(Operand<'a, T>),
+    /// Packed beforehand.
+    Strips(Strips<'a, T>),
+}
+
+impl<T: Copy> Right<'_, T> {
+    /// The window of this depth, in elements, and these columns, which of strips begin with one.
+    fn window<P: Arithmetic<Element = T>>(self, depth: &Range<usize>, columns: &Range<usize>) -> Self {
+        match self {
+            Self::Operand(b) => Self::Operand(b.rows_range(depth.clone()).cols_range(columns.clone())),
+            Self::Strips(b) => Self::Strips(b.window(P::Isa::LANES, depth.start, columns.start)),
+        }
+    }
+}
+
 /// A block of the output, `[rows, cols]`, and what it is made of.
 struct Block<'a, T> {
     /// `op(A)`, `[rows, depth]`.
     a: Operand<'a, T>,
     /// `op(B)`, `[depth, cols]`.
-    b: Operand<'a, T>,
+    b: Right<'a, T>,
     /// `[rows, cols]`.
     c: MatMut<'a>,
     /// Its windows on these rows and columns.
@@ -103,12 +123,21 @@ fn panels<P: Arithmetic>(kernels: &Kernels<P>, n: usize) -> impl Iterator<Item =
     })
 }
 
-/// The product `problem`, whose shapes agree; neither `m` nor `n` is zero.
-pub(super) fn run<P: Arithmetic>(arithmetic: P, problem: Gemm<P::Element>, scratch: &mut [f32]) {
+/// The product of `a` and `b`, whose shapes agree with those of `c`; neither `m` nor `n` is zero.
+pub(super) fn run<'a, P: Arithmetic>(
+    arithmetic: P,
+    a: Operand<'a, P::Element>,
+    b: Right<'a, P::Element>,
+    mut c: MatMut<'a>,
+    mut epilogue: Epilogue<'a>,
+    scratch: &mut [f32],
+) {
     let kernels = P::kernels();
-    let Gemm { a, b, mut c, mut epilogue } = problem;
     let (m, n, k) = (c.rows(), c.cols(), a.cols());
-    let need = scratch_len(kernels, m, n, k);
+    let need = match b {
+        Right::Operand(_) => scratch_len(kernels, m, n, k),
+        Right::Strips(_) => ALIGNMENT_SLACK + packed_a_len(kernels, m, k),
+    };
     assert!(scratch.len() >= need, "a product of {m} × {n} × {k} needs {need} of scratch, got {}", scratch.len());
     let skip = scratch.as_ptr().align_offset(64).min(ALIGNMENT_SLACK);
     let panel_a = scratch[skip..].as_mut_ptr();
@@ -118,13 +147,14 @@ pub(super) fn run<P: Arithmetic>(arithmetic: P, problem: Gemm<P::Element>, scrat
         let words = depth.len().div_ceil(P::STEP);
         let most_rows = block_rows(kernels, words);
         // To copy a panel again costs less than to fetch it from farther away; to transpose it again costs more.
-        let keeps_b = m > most_rows && b.layout == Layout::Transposed;
+        let transposed = matches!(b, Right::Operand(Operand { layout: Layout::Transposed, .. }));
+        let keeps_b = m > most_rows && transposed;
         let most_columns = if keeps_b { KEPT_COLUMNS } else { n.next_multiple_of(kernels.width()) };
         for columns in pieces(n, most_columns, kernels.width()) {
             for rows in pieces(m, most_rows, kernels.a_panel()) {
                 let block = Block {
                     a: a.rows_range(rows.clone()).cols_range(depth.clone()),
-                    b: b.rows_range(depth.clone()).cols_range(columns.clone()),
+                    b: b.window::<P>(&depth, &columns),
                     c: c.reborrow().rows_range(rows.clone()).cols_range(columns.clone()),
                     epilogue: epilogue_of(&epilogue, &rows, &columns),
                 };
@@ -154,7 +184,7 @@ fn packs_a<P: Arithmetic>(kernels: &Kernels<P>, a: Operand<P::Element>, n: usize
 }
 
 /// The epilogue of a window of the output.
-fn epilogue_of<'a>(whole: &Epilogue<'a>, rows: &Range<usize>, cols: &Range<usize>) -> Epilogue<'a> {
+pub(super) fn epilogue_of<'a>(whole: &Epilogue<'a>, rows: &Range<usize>, cols: &Range<usize>) -> Epilogue<'a> {
     Epilogue {
         bias: whole.bias.map(|bias| &bias[cols.clone()]),
         residual: whole.residual.map(|residual| residual.rows_range(rows.clone()).cols_range(cols.clone())),
@@ -167,7 +197,12 @@ fn epilogue_of<'a>(whole: &Epilogue<'a>, rows: &Range<usize>, cols: &Range<usize
 /// # Safety
 /// `packed.b` must be writable over a panel of B, or over all of the block's if they are kept, and hold them where it says so; `packed.a`,
 /// unless null, over the panels of A.
-unsafe fn multiply_block<P: Arithmetic>(arithmetic: P, kernels: &Kernels<P>, block: Block<P::Element>, packed: Packed) {
+unsafe fn multiply_block<P: Arithmetic>(
+    arithmetic: P,
+    kernels: &'static Kernels<P>,
+    block: Block<P::Element>,
+    packed: Packed,
+) {
     let Block { a, b, mut c, epilogue } = block;
     let m = c.rows();
     if !packed.a.is_null() {
@@ -175,7 +210,7 @@ unsafe fn multiply_block<P: Arithmetic>(arithmetic: P, kernels: &Kernels<P>, blo
         unsafe { pack_a(arithmetic, kernels, a, packed.a) };
     }
     for columns in panels(kernels, c.cols()) {
-        let panel = b.cols_range(columns.clone());
+        let panel = b.window::<P>(&(0..a.cols()), &columns);
         let c = c.reborrow().cols_range(columns.clone());
         let epilogue = epilogue_of(&epilogue, &(0..m), &columns);
         let before = if packed.keeps_b { columns.start * a.cols().div_ceil(P::STEP) } else { 0 };
@@ -208,11 +243,12 @@ unsafe fn pack_a<P: Arithmetic>(arithmetic: P, kernels: &Kernels<P>, a: Operand<
 }
 
 /// How the micro-kernels get at a panel of B.
+#[derive(Clone, Copy)]
 enum Panel {
-    /// It lies in the scratch.
-    Packed,
-    /// It is read where it lies, once.
-    InPlace,
+    /// It is read where it is: in the scratch, or where it lies, once.
+    Read,
+    /// It is read where it lies, in strips.
+    Strips,
     /// The first block of rows reads it where it lies and packs it on the way.
     PackedByFirst,
 }
@@ -221,42 +257,70 @@ enum Panel {
 ///
 /// # Safety
 /// As [`multiply_block`]; `packed.a`, unless null, must hold the panels of `block.a`.
-unsafe fn multiply_panel<P: Arithmetic>(arithmetic: P, kernels: &Kernels<P>, block: Block<P::Element>, packed: Packed) {
+unsafe fn multiply_panel<P: Arithmetic>(
+    arithmetic: P,
+    kernels: &'static Kernels<P>,
+    block: Block<P::Element>,
+    packed: Packed,
+) {
     let Block { a, b, c, epilogue } = block;
     let (m, k, vectors) = (c.rows(), a.cols().div_ceil(P::STEP), c.cols().div_ceil(P::Isa::LANES));
-    let width = vectors * P::Isa::LANES;
-    let whole = P::STEP == 1 && c.cols() == width;
-    let panel = match b.layout {
-        _ if packed.has_b => Panel::Packed,
-        Layout::Normal if whole && m <= kernels.rows() => Panel::InPlace,
-        Layout::Normal if whole && m >= 2 * kernels.rows() => Panel::PackedByFirst,
-        Layout::Normal => {
-            // SAFETY: the caller's guarantee; a panel is the widest that is copied as one.
-            unsafe { (kernels.copy)(arithmetic, b.mat, packed.b) };
-            Panel::Packed
-        }
-        Layout::Transposed => {
-            // SAFETY: the caller's guarantee.
-            unsafe { (kernels.transpose)(arithmetic.isa(), WordRows::of(b.mat), packed.b, width) };
-            Panel::Packed
-        }
-    };
     let base = base_tile(&c, &epilogue, k);
-    let scratch = packed.b.cast::<P::Element>();
-    let in_place = Tile { b: b.mat.as_ptr(), b_stride: b.mat.stride(), packed: scratch, ..base };
-    let from_packed = Tile { b: scratch.cast_const(), b_stride: width * P::STEP, ..base };
+    // SAFETY: the caller's guarantee.
+    let (panel, first) = unsafe { panel_of(arithmetic, kernels, b, packed, m, base) };
+    let packed_b = Tile { b: first.packed.cast_const(), b_stride: vectors * P::Isa::LANES * P::STEP, ..first };
+    let mut ahead = Ahead::new(m, kernels.rows(), &first, vectors);
     for rows in row_blocks(m, kernels.rows(), !packed.a.is_null()) {
         let (a, a_stride, walk) = a_of(kernels, a, packed.a, &rows);
-        let (tile, packs) = match panel {
-            Panel::Packed => (from_packed, false),
-            Panel::InPlace => (in_place, false),
-            Panel::PackedByFirst => (if rows.start == 0 { in_place } else { from_packed }, rows.start == 0),
+        let (tile, kernels) = match (panel, walk.packing, walk.strips) {
+            (Panel::Strips, _, Some(strips)) => (ahead.next(&first), &strips[rows.len() - 1]),
+            (Panel::PackedByFirst, Some(packing), _) if rows.start == 0 => (first, packing),
+            (Panel::PackedByFirst, ..) => (packed_b, &walk.plain[rows.len() - 1]),
+            (Panel::Read | Panel::Strips, ..) => (first, &walk.plain[rows.len() - 1]),
         };
-        let kernel = walk.kernel(rows.len(), vectors, packs);
         // SAFETY: A and B hold k steps of this many rows and vectors; C, the addend, the residual and the bias hold these rows and
         // columns, as their matrices have been cut to them.
-        unsafe { kernel(arithmetic, &tile.at_rows(&rows, a, a_stride)) };
+        unsafe { kernels[vectors - 1](arithmetic, &tile.at_rows(&rows, a, a_stride)) };
     }
+}
+
+/// How the first of `m` rows get at a panel of B, which is packed if it can't be read where it lies: their tile, made of `base`.
+///
+/// # Safety
+/// As [`multiply_block`].
+unsafe fn panel_of<P: Arithmetic>(
+    arithmetic: P,
+    kernels: &Kernels<P>,
+    b: Right<P::Element>,
+    packed: Packed,
+    m: usize,
+    base: Tile<P::Element>,
+) -> (Panel, Tile<P::Element>) {
+    let width = base.cols.next_multiple_of(P::Isa::LANES);
+    let whole = P::STEP == 1 && base.cols == width;
+    let scratch = packed.b.cast::<P::Element>();
+    let in_scratch =
+        Tile { b: scratch, b_stride: width * P::STEP, b_vector: P::Isa::LANES * P::STEP, packed: scratch, ..base };
+    let b = match b {
+        Right::Strips(b) => {
+            let b_stride = P::Isa::LANES * P::STEP;
+            return (Panel::Strips, Tile { b: b.start, b_stride, b_vector: b.strip, ..base });
+        }
+        Right::Operand(_) if packed.has_b => return (Panel::Read, in_scratch),
+        Right::Operand(b) => b,
+    };
+    let in_place = Tile { b: b.mat.as_ptr(), b_stride: b.mat.stride(), ..in_scratch };
+    match b.layout {
+        Layout::Normal if whole && m <= kernels.rows() => return (Panel::Read, in_place),
+        Layout::Normal if whole && m >= 2 * kernels.rows() => return (Panel::PackedByFirst, in_place),
+        // SAFETY: the caller's guarantee; a panel is the widest that is copied as one.
+        Layout::Normal => unsafe { (kernels.copy)(arithmetic, b.mat, packed.b) },
+        // SAFETY: the caller's guarantee.
+        Layout::Transposed => unsafe {
+            (kernels.transpose)(arithmetic.isa(), WordRows::of(b.mat), packed.b, width);
+        },
+    }
+    (Panel::Read, in_scratch)
 }
 
 /// The blocks of rows of a panel of the output: of `most` rows. Where A isn't packed into panels, which blocks must not straddle, the last
@@ -272,43 +336,24 @@ fn row_blocks(m: usize, most: usize, packed: bool) -> impl Iterator<Item = Range
     })
 }
 
-/// The micro-kernels for a way of reading A.
-struct WalkKernels<P: Arithmetic> {
-    plain: &'static [[KernelFn<P>; 3]],
-    packing: Option<&'static [KernelFn<P>; 3]>,
-}
-
-impl<P: Arithmetic> WalkKernels<P> {
-    fn kernel(&self, rows: usize, vectors: usize, packs: bool) -> KernelFn<P> {
-        match self.packing {
-            Some(packing) if packs => packing[vectors - 1],
-            _ => self.plain[rows - 1][vectors - 1],
-        }
-    }
-}
-
 /// Where a block of rows of A begins, its stride, and who reads it.
 fn a_of<P: Arithmetic>(
-    kernels: &Kernels<P>,
+    kernels: &'static Kernels<P>,
     a: Operand<P::Element>,
     packed: *const f32,
     rows: &Range<usize>,
-) -> (*const P::Element, usize, WalkKernels<P>) {
-    let along_columns = WalkKernels { plain: kernels.along_columns, packing: kernels.along_columns_packing };
+) -> (*const P::Element, usize, &'static WalkKernels<P>) {
     let (start, stride) = (a.mat.as_ptr(), a.mat.stride());
     if !packed.is_null() {
         let (panel, row) = (rows.start / kernels.a_panel(), rows.start % kernels.a_panel());
         let first = panel * kernels.a_panel();
         let width = (a.rows() - first).min(kernels.a_panel()).next_multiple_of(P::Isa::LANES);
         let start = packed.wrapping_add(first * a.cols().div_ceil(P::STEP) + row);
-        return (start.cast(), width * P::STEP, along_columns);
+        return (start.cast(), width * P::STEP, &kernels.along_columns);
     }
     match a.layout {
-        Layout::Normal => {
-            let along_rows = WalkKernels { plain: kernels.along_rows, packing: kernels.along_rows_packing };
-            (start.wrapping_add(rows.start * stride), stride, along_rows)
-        }
-        Layout::Transposed => (start.wrapping_add(rows.start), stride, along_columns),
+        Layout::Normal => (start.wrapping_add(rows.start * stride), stride, &kernels.along_rows),
+        Layout::Transposed => (start.wrapping_add(rows.start), stride, &kernels.along_columns),
     }
 }
 
@@ -326,6 +371,9 @@ fn base_tile<E>(c: &MatMut, epilogue: &Epilogue, k: usize) -> Tile<E> {
         a_stride: 0,
         b: null(),
         b_stride: 0,
+        b_vector: 0,
+        ahead: null(),
+        ahead_lines: 0,
         packed: null_mut(),
         c: start.cast_mut(),
         c_stride: c.stride(),

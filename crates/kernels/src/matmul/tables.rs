@@ -11,7 +11,17 @@ use smallmind_simd::{Bf16Dot, Isa, IsaKind, Scalar};
 
 use super::arithmetic::{Arithmetic, Pairs, Single};
 use super::pack::{self, CopyFn, TransposeFn};
-use super::tile::{AlongColumns, AlongRows, KernelFn, kernel};
+use super::tile::{Adjacent, AlongColumns, AlongRows, InStrips, KernelFn, Packing, kernel};
+
+/// The micro-kernels for a way of walking through A, by their rows and vectors, each less one.
+pub(super) struct WalkKernels<P: Arithmetic> {
+    /// They read a panel of B, or a B in normal layout where it lies.
+    pub plain: &'static [[KernelFn<P>; 3]],
+    /// Those of the most rows, packing B as they read it; none where B can't be read unpacked.
+    pub packing: Option<&'static [KernelFn<P>; 3]>,
+    /// They read strips of B; none where there are no strips.
+    pub strips: Option<&'static [[KernelFn<P>; 3]]>,
+}
 
 /// The micro-kernels of an instruction set, and what must be known to feed them.
 pub(super) struct Kernels<P: Arithmetic> {
@@ -24,14 +34,10 @@ pub(super) struct Kernels<P: Arithmetic> {
     /// Most words of a block of A that all panels of B pass by: fitted to a second-level cache of 1 MiB, of which it may fill two thirds
     /// beside a panel of B and the passing tiles of C.
     pub max_block: usize,
-    /// `[rows - 1][vectors - 1]`, A in normal layout.
-    pub along_rows: &'static [[KernelFn<P>; 3]],
-    /// `[rows - 1][vectors - 1]`, A transposed or packed.
-    pub along_columns: &'static [[KernelFn<P>; 3]],
-    /// `[vectors - 1]`, for the most rows, A in normal layout; they pack B as they read it. None where B can't be read unpacked.
-    pub along_rows_packing: Option<&'static [KernelFn<P>; 3]>,
-    /// The same, A transposed or packed.
-    pub along_columns_packing: Option<&'static [KernelFn<P>; 3]>,
+    /// For an A in normal layout.
+    pub along_rows: WalkKernels<P>,
+    /// For an A that is transposed or packed.
+    pub along_columns: WalkKernels<P>,
     /// Packs a panel of B from an operand in normal layout.
     pub copy: CopyFn<P>,
     /// Packs all panels of A from a transposed operand.
@@ -44,7 +50,7 @@ impl<P: Arithmetic> Kernels<P> {
     /// Most rows of a tile.
     #[inline(always)]
     pub fn rows(&self) -> usize {
-        self.along_rows.len()
+        self.along_rows.plain.len()
     }
 
     /// Columns of a full panel of B.
@@ -62,23 +68,33 @@ impl<P: Arithmetic> Kernels<P> {
 
 /// The kernels of an arithmetic with 1, 2, … rows, each one, two and three vectors wide.
 macro_rules! instances {
-    ($arithmetic:ty, $walk:ty, $($rows:literal)*) => {
-        &[$([
-            kernel::<$arithmetic, $walk, $rows, 1, false>,
-            kernel::<$arithmetic, $walk, $rows, 2, false>,
-            kernel::<$arithmetic, $walk, $rows, 3, false>,
-        ]),*]
+    ($arithmetic:ty, $walk:ty, $source:ty, $($rows:literal)*) => {
+        &[$(instances!(row $arithmetic, $walk, $source, $rows)),*]
+    };
+    (row $arithmetic:ty, $walk:ty, $source:ty, $rows:literal) => {
+        [
+            kernel::<$arithmetic, $walk, $source, $rows, 1>,
+            kernel::<$arithmetic, $walk, $source, $rows, 2>,
+            kernel::<$arithmetic, $walk, $source, $rows, 3>,
+        ]
     };
 }
 
-/// The packing kernels of an arithmetic with the most rows, one, two and three vectors wide.
-macro_rules! packing_instances {
-    ($arithmetic:ty, $walk:ty, $rows:literal) => {
-        Some(&[
-            kernel::<$arithmetic, $walk, $rows, 1, true>,
-            kernel::<$arithmetic, $walk, $rows, 2, true>,
-            kernel::<$arithmetic, $walk, $rows, 3, true>,
-        ])
+/// The kernels of `f32` for a walk, of 1, 2, … rows and, packing, of the most.
+macro_rules! single_kernels {
+    ($isa:ty, $walk:ty, [$($rows:literal)*], $most:literal) => {
+        WalkKernels {
+            plain: instances!(Single<$isa>, $walk, Adjacent, $($rows)*),
+            packing: Some(&instances!(row Single<$isa>, $walk, Packing, $most)),
+            strips: Some(instances!(Single<$isa>, $walk, InStrips, $($rows)*)),
+        }
+    };
+}
+
+/// The kernels of `bf16` for a walk.
+macro_rules! pair_kernels {
+    ($dot:ty, $walk:ty, [$($rows:literal)*]) => {
+        WalkKernels { plain: instances!(Pairs<$dot>, $walk, Adjacent, $($rows)*), packing: None, strips: None }
     };
 }
 
@@ -88,10 +104,8 @@ static SCALAR: Kernels<Single<Scalar>> = Kernels {
     a_vectors: 3,
     max_depth: 256,
     max_block: 160 * 1024,
-    along_rows: instances!(Single<Scalar>, AlongRows<f32>, 1 2 3 4 5 6),
-    along_columns: instances!(Single<Scalar>, AlongColumns<f32>, 1 2 3 4 5 6),
-    along_rows_packing: packing_instances!(Single<Scalar>, AlongRows<f32>, 6),
-    along_columns_packing: packing_instances!(Single<Scalar>, AlongColumns<f32>, 6),
+    along_rows: single_kernels!(Scalar, AlongRows<f32>, [1 2 3 4 5 6], 6),
+    along_columns: single_kernels!(Scalar, AlongColumns<f32>, [1 2 3 4 5 6], 6),
     copy: pack::copy::<_, 1>,
     copy_a: pack::copy::<_, 3>,
     transpose: pack::transpose,
@@ -104,10 +118,8 @@ static AVX2: Kernels<Single<Avx2>> = Kernels {
     a_vectors: 3,
     max_depth: 384,
     max_block: 160 * 1024,
-    along_rows: instances!(Single<Avx2>, AlongRows<f32>, 1 2 3 4 5 6),
-    along_columns: instances!(Single<Avx2>, AlongColumns<f32>, 1 2 3 4 5 6),
-    along_rows_packing: packing_instances!(Single<Avx2>, AlongRows<f32>, 6),
-    along_columns_packing: packing_instances!(Single<Avx2>, AlongColumns<f32>, 6),
+    along_rows: single_kernels!(Avx2, AlongRows<f32>, [1 2 3 4 5 6], 6),
+    along_columns: single_kernels!(Avx2, AlongColumns<f32>, [1 2 3 4 5 6], 6),
     copy: pack::copy::<_, 2>,
     copy_a: pack::copy::<_, 3>,
     transpose: super::arch::avx2::transpose,
@@ -120,10 +132,8 @@ static AVX512: Kernels<Single<Avx512>> = Kernels {
     a_vectors: 1,
     max_depth: 384,
     max_block: 160 * 1024,
-    along_rows: instances!(Single<Avx512>, AlongRows<f32>, 1 2 3 4 5 6 7 8),
-    along_columns: instances!(Single<Avx512>, AlongColumns<f32>, 1 2 3 4 5 6 7 8),
-    along_rows_packing: packing_instances!(Single<Avx512>, AlongRows<f32>, 8),
-    along_columns_packing: packing_instances!(Single<Avx512>, AlongColumns<f32>, 8),
+    along_rows: single_kernels!(Avx512, AlongRows<f32>, [1 2 3 4 5 6 7 8], 8),
+    along_columns: single_kernels!(Avx512, AlongColumns<f32>, [1 2 3 4 5 6 7 8], 8),
     copy: pack::copy::<_, 3>,
     copy_a: pack::copy::<_, 1>,
     transpose: super::arch::avx512::transpose,
@@ -135,10 +145,8 @@ static SCALAR_PAIRS: Kernels<Pairs<Scalar>> = Kernels {
     a_vectors: 3,
     max_depth: 256,
     max_block: 160 * 1024,
-    along_rows: instances!(Pairs<Scalar>, AlongRows<bf16>, 1 2 3 4 5 6),
-    along_columns: instances!(Pairs<Scalar>, AlongColumns<bf16>, 1 2 3 4 5 6),
-    along_rows_packing: None,
-    along_columns_packing: None,
+    along_rows: pair_kernels!(Scalar, AlongRows<bf16>, [1 2 3 4 5 6]),
+    along_columns: pair_kernels!(Scalar, AlongColumns<bf16>, [1 2 3 4 5 6]),
     copy: pack::copy::<_, 1>,
     copy_a: pack::copy::<_, 3>,
     transpose: pack::transpose,
@@ -151,10 +159,8 @@ static AVX512_PAIRS: Kernels<Pairs<Avx512Bf16>> = Kernels {
     a_vectors: 1,
     max_depth: 384,
     max_block: 160 * 1024,
-    along_rows: instances!(Pairs<Avx512Bf16>, AlongRows<bf16>, 1 2 3 4 5 6 7 8),
-    along_columns: instances!(Pairs<Avx512Bf16>, AlongColumns<bf16>, 1 2 3 4 5 6 7 8),
-    along_rows_packing: None,
-    along_columns_packing: None,
+    along_rows: pair_kernels!(Avx512Bf16, AlongRows<bf16>, [1 2 3 4 5 6 7 8]),
+    along_columns: pair_kernels!(Avx512Bf16, AlongColumns<bf16>, [1 2 3 4 5 6 7 8]),
     copy: pack::copy::<_, 3>,
     copy_a: pack::copy::<_, 1>,
     transpose: super::arch::avx512::transpose,

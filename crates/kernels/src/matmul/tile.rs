@@ -17,10 +17,10 @@ use super::arithmetic::{Arithmetic, F32};
 const MAX_TILE: usize = 512;
 
 /// Elements in a cache line.
-const LINE: usize = 16;
+pub(super) const LINE: usize = 16;
 
 /// Steps in depth that the loop over k takes at a time.
-const UNROLL: usize = 4;
+pub(super) const UNROLL: usize = 4;
 
 /// One call of a micro-kernel: `C[r, j] = [addend[r, j] +] scale · Σ_p A[r, p] · B[p, j] [+ bias[j]] [+ residual[r, j]]`.
 ///
@@ -32,10 +32,16 @@ pub(super) struct Tile<E> {
     pub a: *const E,
     /// From row to row, or from step to step.
     pub a_stride: usize,
-    /// The word `B[p, j]`, at `p * b_stride` and `j` words on, whole vectors readable.
+    /// The vector `v` of step `p` of B, at `p * b_stride + v * b_vector`, all of it readable.
     pub b: *const E,
     /// From step to step.
     pub b_stride: usize,
+    /// From vector to vector.
+    pub b_vector: usize,
+    /// Where in the first strip lies what a kernel that reads strips asks for meanwhile, any address.
+    pub ahead: *const E,
+    /// How many lines of each strip it asks for with every [`UNROLL`] steps.
+    pub ahead_lines: usize,
     /// Where a packing kernel writes the vectors of B, one behind another.
     pub packed: *mut E,
     /// The output.
@@ -168,21 +174,93 @@ impl<P: Arithmetic> Walk<P> for AlongColumns<P::Element> {
     }
 }
 
-/// The micro-kernel of `R` rows and `V` vectors; with `PACK` it also packs B.
+/// How a micro-kernel finds the vectors of B.
+pub(super) trait Source<P: Arithmetic>: Copy {
+    /// Whether it packs what it reads.
+    const PACKS: bool;
+    /// Whether it asks for what comes later, as the tile says.
+    const STREAMS: bool;
+    /// Vectors that are that many elements apart.
+    fn start(apart: usize) -> Self;
+    /// Elements from the first vector of a step to vector `v`.
+    fn vector(self, v: usize) -> usize;
+}
+
+/// The vectors of a step are adjacent.
+#[derive(Clone, Copy)]
+pub(super) struct Adjacent;
+
+/// They are adjacent, and become a panel of their own.
+#[derive(Clone, Copy)]
+pub(super) struct Packing;
+
+/// They lie in strips.
+///
+/// As with [`AlongRows`] the compiler must not see how the offsets hang together.
+#[derive(Clone, Copy)]
+pub(super) struct InStrips([usize; 3]);
+
+impl<P: Arithmetic> Source<P> for Adjacent {
+    const PACKS: bool = false;
+    const STREAMS: bool = false;
+
+    #[inline(always)]
+    fn start(_: usize) -> Self {
+        Self
+    }
+
+    #[inline(always)]
+    fn vector(self, v: usize) -> usize {
+        v * P::Isa::LANES * P::STEP
+    }
+}
+
+impl<P: Arithmetic> Source<P> for Packing {
+    const PACKS: bool = true;
+    const STREAMS: bool = false;
+
+    #[inline(always)]
+    fn start(_: usize) -> Self {
+        Self
+    }
+
+    #[inline(always)]
+    fn vector(self, v: usize) -> usize {
+        v * P::Isa::LANES * P::STEP
+    }
+}
+
+impl<P: Arithmetic> Source<P> for InStrips {
+    const PACKS: bool = false;
+    const STREAMS: bool = true;
+
+    #[inline(always)]
+    fn start(apart: usize) -> Self {
+        Self([0, apart, black_box(2 * apart)])
+    }
+
+    #[inline(always)]
+    fn vector(self, v: usize) -> usize {
+        self.0[v]
+    }
+}
+
+/// The micro-kernel of `R` rows and `V` vectors.
 ///
 /// # Safety
 /// As [`KernelFn`].
-pub(super) unsafe fn kernel<P, W, const R: usize, const V: usize, const PACK: bool>(p: P, tile: &Tile<P::Element>)
+pub(super) unsafe fn kernel<P, W, S, const R: usize, const V: usize>(p: P, tile: &Tile<P::Element>)
 where
     P: Arithmetic,
     W: Walk<P>,
+    S: Source<P>,
 {
     p.vectorize(
         #[inline(always)]
         || {
             // SAFETY: the caller's guarantee, handed on.
             unsafe {
-                let sums = multiply::<P, W, R, V, PACK>(p, tile);
+                let sums = multiply::<P, W, S, R, V>(p, tile);
                 write(p.isa(), tile, &sums);
             }
         },
@@ -194,7 +272,7 @@ where
 /// # Safety
 /// As [`KernelFn`].
 #[inline(always)]
-unsafe fn multiply<P: Arithmetic, W: Walk<P>, const R: usize, const V: usize, const PACK: bool>(
+unsafe fn multiply<P: Arithmetic, W: Walk<P>, S: Source<P>, const R: usize, const V: usize>(
     p: P,
     tile: &Tile<P::Element>,
 ) -> [[F32<P>; V]; R] {
@@ -203,18 +281,27 @@ unsafe fn multiply<P: Arithmetic, W: Walk<P>, const R: usize, const V: usize, co
             prefetch(tile.c.wrapping_add(r * tile.c_stride + j));
         }
     }
+    let (source, mut ahead) = (S::start(tile.b_vector), tile.ahead);
     let mut sums = [[p.isa().zero(); V]; R];
     let mut step = Step { a: W::start(tile.a, tile.a_stride), b: tile.b, packed: tile.packed };
     // SAFETY: the pointers visit A[0..R, 0..k], B[0..k, 0..V vectors] and as much of the packed panel, by the caller's guarantee; they are
     // moved by `wrapping_add` since after the last step they may lie past the end.
     unsafe {
         for _ in 0..tile.k / UNROLL {
+            if S::STREAMS {
+                for _ in 0..tile.ahead_lines {
+                    for v in 0..V {
+                        prefetch_early(ahead.wrapping_add(source.vector(v)));
+                    }
+                    ahead = ahead.wrapping_add(LINE);
+                }
+            }
             for _ in 0..UNROLL {
-                step = step.multiply_add::<R, V, PACK>(p, tile.b_stride, &mut sums);
+                step = step.multiply_add::<S, R, V>(p, tile.b_stride, source, &mut sums);
             }
         }
         for _ in 0..tile.k % UNROLL {
-            step = step.multiply_add::<R, V, PACK>(p, tile.b_stride, &mut sums);
+            step = step.multiply_add::<S, R, V>(p, tile.b_stride, source, &mut sums);
         }
     }
     sums
@@ -233,23 +320,24 @@ impl<P: Arithmetic, W: Walk<P>> Step<P, W> {
     /// # Safety
     /// `a.row(r)` for `r < R` and `V` vectors at `b` must be readable; with `PACK`, as many at `packed` writable.
     #[inline(always)]
-    unsafe fn multiply_add<const R: usize, const V: usize, const PACK: bool>(
+    unsafe fn multiply_add<S: Source<P>, const R: usize, const V: usize>(
         self,
         p: P,
         b_stride: usize,
+        source: S,
         sums: &mut [[F32<P>; V]; R],
     ) -> Self {
         let Self { a, b, packed } = self;
         let mut b_vectors = [p.zero(); V];
         for (v, vector) in b_vectors.iter_mut().enumerate() {
-            let at = v * P::Isa::LANES * P::STEP;
+            let from = b.wrapping_add(source.vector(v));
             // SAFETY: the caller's guarantee.
             unsafe {
-                *vector = p.load(b.add(at));
-                if PACK {
-                    p.store(*vector, packed.add(at));
+                *vector = p.load(from);
+                if S::PACKS {
+                    p.store(*vector, packed.add(source.vector(v)));
                     // The same row of the next panel.
-                    prefetch_early(b.wrapping_add(V * P::Isa::LANES * P::STEP + at));
+                    prefetch_early(from.wrapping_add(V * P::Isa::LANES * P::STEP));
                 }
             }
         }
@@ -260,7 +348,7 @@ impl<P: Arithmetic, W: Walk<P>> Step<P, W> {
                 *sum = p.multiply_add(a, b, *sum);
             }
         }
-        let packed = if PACK { packed.wrapping_add(V * P::Isa::LANES * P::STEP) } else { packed };
+        let packed = if S::PACKS { packed.wrapping_add(V * P::Isa::LANES * P::STEP) } else { packed };
         Self { a: a.step(), b: b.wrapping_add(b_stride), packed }
     }
 }

@@ -225,6 +225,8 @@ macro_rules! on_every_isa {
     };
 }
 
+mod packed;
+
 on_every_isa!(awkward_sizes_in_every_layout, awkward_sizes);
 fn awkward_sizes<I: Isa>(isa: I) {
     let (mr, nr, depth, lanes) = (kernels::<I>().rows(), kernels::<I>().width(), kernels::<I>().max_depth, I::LANES);

@@ -1,0 +1,81 @@
+//! Packed weights: where their elements lie, and that products of them have the bits of those of the same weights in rows.
+
+use super::*;
+
+/// The product of `problem`, whose B is transposed, window by window, with B packed.
+fn run_packed<I: Isa>(isa: I, problem: &Problem, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
+    let (b, mut c) = (&problem.b, Buffer { data: problem.c.data.clone(), ..problem.c });
+    let (n, k) = (b.rows, b.cols);
+    let mut weight: Vec<f32> = (0..n).flat_map(|j| b.mat().row(j)).copied().collect();
+    pack_weight(isa, &mut weight, n, k, &mut vec![f32::NAN; pack_weight_scratch_len(isa, k)]);
+    let end = 3 + gemm_packed_scratch_len(isa, c.rows, k);
+    let mut scratch = vec![f32::NAN; end];
+    scratch.resize(end + 64, SENTINEL);
+    let a = Operand { mat: problem.a.mat(), layout: problem.layouts[0] };
+    for (rows, columns) in windows {
+        let (a, b) = (part(a, rows.clone(), 0..k), PackedWeight::new(isa, &weight, n, k).cols_range(columns.clone()));
+        let window = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
+        let epilogue = problem.epilogue(rows.clone(), columns.clone());
+        gemm_packed(isa, a, b, window, epilogue, &mut scratch[3..end]);
+    }
+    assert!(scratch[end..].iter().all(|&x| x == SENTINEL), "wrote past the scratch");
+    c
+}
+
+fn assert_same<I: Isa>(problem: &Problem, windows: &[(Range<usize>, Range<usize>)], isa: I, what: &str) {
+    let expected = problem.run(isa, &[problem.whole()]);
+    let got = run_packed(isa, problem, windows);
+    let same = |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits();
+    assert!(got.data.iter().zip(&expected.data).all(same), "{} {what}: other bits than in rows", I::KIND);
+}
+
+on_every_isa!(products_of_packed_weights_have_the_bits_of_those_in_rows, random_packed);
+fn random_packed<I: Isa>(isa: I) {
+    for seed in 0..10_000 {
+        let mut noise = Noise(seed);
+        let most = [8, 16, 40, 80][noise.below(4)];
+        let [m, n, k] = [0; 3].map(|_| noise.below(most));
+        let (layout, epilogue) = (LAYOUTS[noise.below(4)][0], noise.below(16));
+        let problem = problem(&mut noise, [m, n, k], [layout, Layout::Transposed], epilogue);
+        assert_same(&problem, &[problem.whole()], isa, &format!("seed {seed}"));
+    }
+}
+
+on_every_isa!(blocks_and_windows_leave_the_bits_of_packed_weights_alone, packed_windows);
+fn packed_windows<I: Isa>(isa: I) {
+    let (rows, width, depth) = (kernels::<I>().rows(), kernels::<I>().width(), kernels::<I>().max_depth);
+    for (i, m) in [1, 2, rows, rows + 1, 5 * rows + 3, kernels::<I>().max_block / depth + 9].into_iter().enumerate() {
+        // Few and many panels, beyond which a scattered A is packed; one block of the depth and several.
+        for (n, k) in [(width + 3, depth), (2 * width - 1, 2 * depth + 7), (9 * width + I::LANES, 1500)] {
+            let mut noise = Noise(i as u64);
+            let epilogue = noise.below(16);
+            let problem = problem(&mut noise, [m, n, k], [Layout::Normal, Layout::Transposed], epilogue);
+            let (row, column) = (m / 2, I::LANES * (n / I::LANES / 2));
+            let quarters = [(0..row, 0..column), (0..row, column..n), (row..m, 0..column), (row..m, column..n)];
+            assert_same(&problem, &[problem.whole()], isa, &format!("{m}x{n}x{k}"));
+            assert_same(&problem, &quarters, isa, &format!("{m}x{n}x{k} in windows"));
+        }
+    }
+}
+
+on_every_isa!(strips_stand_where_their_rows_stood, strips);
+fn strips<I: Isa>(isa: I) {
+    for (n, k) in [(0, 3), (1, 5), (I::LANES, 0), (I::LANES, 1), (3 * I::LANES + 2, 37)] {
+        let rows: Vec<f32> = (0..n * k).map(|i| i as f32).collect();
+        let mut packed = rows.clone();
+        pack_weight(isa, &mut packed, n, k, &mut vec![0.0; pack_weight_scratch_len(isa, k)]);
+        for (j, p) in (0..n).flat_map(|j| (0..k).map(move |p| (j, p))) {
+            let (strip, column) = (j / I::LANES, j % I::LANES);
+            let in_strip = strip < n / I::LANES;
+            let at = if in_strip { strip * I::LANES * k + p * I::LANES + column } else { j * k + p };
+            assert_eq!(packed[at], rows[j * k + p], "{} [{n}, {k}]: row {j}, column {p}", I::KIND);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "cut a strip")]
+fn windows_cut_no_strip() {
+    let data = [0.0; 64];
+    let _ = PackedWeight::new(smallmind_simd::Scalar::new(), &data, 16, 4).cols_range(3..16);
+}
