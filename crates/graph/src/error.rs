@@ -74,6 +74,14 @@ pub enum GraphError {
     /// A batch that makes no sense.
     #[error("bad batch: {0}")]
     Batch(String),
+    /// Parameters that lie otherwise than the plan reads them.
+    #[error("the plan reads parameters {need}, the run was given parameters {got}")]
+    Packing {
+        /// How the plan reads them.
+        need: String,
+        /// How they lie.
+        got: String,
+    },
     /// Memory that the plan touches was not given to the run, or is of another size.
     #[error("the plan needs {what} of {need} elements, the run was given {got}")]
     Binding {

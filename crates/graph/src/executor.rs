@@ -5,13 +5,15 @@ use smallmind_kernels::{Mat, Part};
 use crate::arena::{Buffer, Frame, Space};
 use crate::plan::{Plan, Step, Workers};
 use crate::pool::Team;
-use crate::{Batch, GraphError, Pool, Probe, Scalars};
+use crate::{Batch, GraphError, PackedParams, Packing, Pool, Probe, Scalars};
 
 /// Parameters, to read or also to write.
 #[derive(Debug)]
 pub enum Weights<'a> {
     /// Inference and gradients: read only.
     Shared(&'a [f32]),
+    /// Inference by a [`Plan::packed`].
+    Packed(&'a PackedParams),
     /// An optimizer's update writes them.
     Exclusive(&'a mut [f32]),
 }
@@ -33,6 +35,11 @@ impl<'a> Bindings<'a> {
     /// Parameters to read, nothing else.
     pub fn inference(params: &'a [f32]) -> Self {
         Self { params: Weights::Shared(params), grads: None, moments: None, cache: None }
+    }
+
+    /// Packed parameters to read, nothing else.
+    pub fn packed(params: &'a PackedParams) -> Self {
+        Self { params: Weights::Packed(params), grads: None, moments: None, cache: None }
     }
 }
 
@@ -137,9 +144,21 @@ fn check(plan: &Plan, bindings: &Bindings<'_>) -> Result<(), GraphError> {
     };
     let (params, writable) = match &bindings.params {
         Weights::Shared(params) => (params.len(), 0),
+        Weights::Packed(params) => (params.values().len(), 0),
         Weights::Exclusive(params) => (params.len(), params.len()),
     };
     sized("parameters", params, need)?;
+    let packing = match &bindings.params {
+        Weights::Packed(params) => Some(params.packing()),
+        Weights::Shared(_) | Weights::Exclusive(_) => None,
+    };
+    if packing != plan.packing.as_ref() {
+        let words = |packing: Option<&Packing>| match packing {
+            Some(packing) => packing.to_string(),
+            None => "in rows".to_owned(),
+        };
+        return Err(GraphError::Packing { need: words(plan.packing.as_ref()), got: words(packing) });
+    }
     if plan.effects.parameters {
         sized("writable parameters", writable, need)?;
         let (m, v) = bindings.moments.as_ref().map_or((0, 0), |(m, v)| (m.len(), v.len()));
@@ -159,6 +178,7 @@ fn check(plan: &Plan, bindings: &Bindings<'_>) -> Result<(), GraphError> {
 fn bind<'a>(frame: &mut Frame<'a>, bindings: Bindings<'a>) {
     match bindings.params {
         Weights::Shared(params) => frame.bind(Space::Params, params),
+        Weights::Packed(params) => frame.bind(Space::Params, params.values()),
         Weights::Exclusive(params) => frame.bind_mut(Space::Params, params),
     }
     if let Some(grads) = bindings.grads {

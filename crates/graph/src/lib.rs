@@ -78,6 +78,7 @@
 //! | what there is to compute | [`Op`], its shape rule [`Op::outputs`] and its [`cost`](fn@cost) |
 //! | building and changing graphs | [`GraphBuilder`], [`Graph`], [`grad`](fn@grad), [`fuse`](fn@fuse), [`update_graph`] |
 //! | planning | [`Plan`]: liveness and places in the arena, steps, barriers; [`Limits`] |
+//! | weights as products read them | [`PackedParams`], [`Plan::packed`] |
 //! | running | [`Executor`], [`Pool`], [`Batch`] with its [`Span`]s, [`Bindings`], [`Probe`] |
 //! | checking | [`interpret`](mod@interpret): the same graph on the naive kernels, in `f64`, one buffer a value |
 //!
@@ -98,6 +99,7 @@ mod graph;
 pub mod interpret;
 mod lower;
 pub mod op;
+mod packing;
 mod params;
 mod placement;
 mod plan;
@@ -117,6 +119,7 @@ pub use grad::grad;
 pub use graph::{Graph, GraphBuilder, Node, NodeId, Phase, ValueId};
 pub use lower::{SHARED_ELEMENTS, UPDATE_GRANULE};
 pub use op::Op;
+pub use packing::{PackedParams, Packing};
 pub use params::{Decay, Init, Layout, ParamId, ParamSpec, Params};
 pub use plan::{Limits, Placement, Plan, Step, Workers};
 pub use pool::{Pool, Team, available_threads};

@@ -12,7 +12,7 @@ use common::memory::{Memory, Runner};
 use common::model::{Family, Head, Model};
 use common::rng::Rng;
 use smallmind_graph::op::AdamWSpec;
-use smallmind_graph::{Batch, Graph, Limits, Scalars, fuse, grad, update_graph};
+use smallmind_graph::{Batch, Limits, Scalars, fuse, grad, update_graph};
 use smallmind_simd::IsaKind;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
@@ -51,8 +51,7 @@ fn allocations(work: impl FnOnce()) -> usize {
 }
 
 /// A runner whose workers' allocations count.
-fn counted(graph: Graph, limits: Limits, threads: usize) -> Runner {
-    let mut runner = Runner::new(graph, limits, threads, IsaKind::best());
+fn counted(mut runner: Runner) -> Runner {
     runner.pool.run(|_, _| WORKER.set(true));
     runner
 }
@@ -65,7 +64,12 @@ fn runs_allocate_nothing() {
             training(&Model::random(family, 12), threads);
             decoding(&Model::random(family, 12), threads);
         }
-        let mut runner = counted(Model::random(Family::Odd, 1).graph(Head::Loss).unwrap(), TRAINING, threads);
+        let mut runner = counted(Runner::new(
+            Model::random(Family::Odd, 1).graph(Head::Loss).unwrap(),
+            TRAINING,
+            threads,
+            IsaKind::best(),
+        ));
         let count = allocations(|| runner.pool.run(|_, _| drop(std::hint::black_box(vec![1u8; 100]))));
         assert_eq!(count, threads, "the counter counts every worker");
     }
@@ -81,8 +85,8 @@ fn training(model: &Model, threads: usize) {
     let mut memory = Memory::new(graph.params(), 1);
     let adamw = AdamWSpec { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
     let update = update_graph(graph.params().clone(), adamw, 1.0).unwrap();
-    let mut step = counted(graph, TRAINING, threads);
-    let mut update = counted(update, TRAINING, threads);
+    let mut step = counted(Runner::new(graph, TRAINING, threads, IsaKind::best()));
+    let mut update = counted(Runner::new(update, TRAINING, threads, IsaKind::best()));
     let none = Batch::default();
     let scalars = Scalars { loss_scale: 0.01, learning_rate: 0.01, ..Scalars::default() };
     step.run(&batch, &scalars, &mut memory);
@@ -101,8 +105,8 @@ fn decoding(model: &Model, threads: usize) {
     let model = &Model { context: 1100, ..model.clone() };
     let graph = fuse(&model.graph(Head::Cached).unwrap());
     let limits = Limits { tokens: 8, outputs: 2, spans: 2, context: 1100, slots: 2 };
-    let mut runner = counted(graph, limits, threads);
-    let mut memory = Memory::new(runner.plan().graph().params(), 1).with_cache(runner.plan());
+    let mut runner = counted(Runner::packed(graph, limits, threads, IsaKind::best()));
+    let mut memory = Memory::new(runner.plan().graph().params(), 1).for_plan(runner.plan());
     let mut batch = Batch::with_capacity(&limits);
     let mut decode = |batch: &mut Batch, past: usize| {
         batch.clear();

@@ -116,7 +116,16 @@ struct Case {
     what: String,
     graph: Graph,
     limits: Limits,
+    /// Whether its plans read parameters packed.
+    packed: bool,
     batches: Vec<Batch>,
+}
+
+impl Case {
+    fn runner(&self, threads: usize) -> Runner {
+        let new = if self.packed { Runner::packed } else { Runner::new };
+        new(self.graph.clone(), self.limits, threads, IsaKind::best())
+    }
 }
 
 fn cases() -> Vec<Case> {
@@ -130,7 +139,7 @@ fn cases() -> Vec<Case> {
         let training = grad(&model.graph(Head::Loss).unwrap(), "loss").unwrap();
         let graph = if case % 2 == 0 { fuse(&training) } else { training };
         let batch = batches::training(rng, model.vocab, &limits);
-        cases.push(Case { what: format!("training {model:?}"), graph, limits, batches: vec![batch] });
+        cases.push(Case { what: format!("training {model:?}"), graph, limits, packed: false, batches: vec![batch] });
 
         let graph = fuse(&model.graph(Head::Cached).unwrap());
         // A batch that fills the plan first: in a smaller one values may lie apart that touch in a large one.
@@ -146,7 +155,7 @@ fn cases() -> Vec<Case> {
             batch.want_all();
             chunks.push(batch);
         }
-        cases.push(Case { what: format!("inference {model:?}"), graph, limits, batches: chunks });
+        cases.push(Case { what: format!("inference {model:?}"), graph, limits, packed: true, batches: chunks });
     }
     // Tokens after more keys than a block, whose outputs are added up in a second step.
     let model = Model { context: 1100, ..Model::random(Family::Llama, 2) };
@@ -162,26 +171,26 @@ fn cases() -> Vec<Case> {
     let decode = sequence(1, 600, 1, decode);
     chunks.push(sequence(2, 0, 2, decode));
     let graph = fuse(&model.graph(Head::Cached).unwrap());
-    cases.push(Case { what: format!("long caches {model:?}"), graph, limits, batches: chunks });
+    cases.push(Case { what: format!("long caches {model:?}"), graph, limits, packed: true, batches: chunks });
 
     // Gradients made by chunks of rows, read by workers' shares of all rows.
     let limits = Limits { tokens: 300, outputs: 0, spans: 3, context: 120, slots: 0 };
     let graph = fuse(&grad(&chunked(MANY, 33).unwrap(), "loss").unwrap());
     let batch = batches::training(&mut Rng::new(8), MANY, &limits);
-    cases.push(Case { what: "chunks".into(), graph, limits, batches: vec![batch] });
+    cases.push(Case { what: "chunks".into(), graph, limits, packed: false, batches: vec![batch] });
 
     let model = Model::random(Family::Gpt2, 4);
     let params = model.graph(Head::Loss).unwrap().params().clone();
     let adamw = smallmind_graph::op::AdamWSpec { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
     let limits = Limits { tokens: 0, outputs: 0, spans: 0, context: 0, slots: 0 };
     let graph = update_graph(params, adamw, 0.1).unwrap();
-    cases.push(Case { what: "update".into(), graph, limits, batches: vec![Batch::default(); 2] });
+    cases.push(Case { what: "update".into(), graph, limits, packed: false, batches: vec![Batch::default(); 2] });
     cases
 }
 
 /// All that a run writes, as bits: results and memories.
 fn outcome<P: Probe>(case: &Case, runner: &mut Runner, probe: impl Fn(&Plan) -> P) -> Vec<Vec<u32>> {
-    let mut memory = Memory::new(case.graph.params(), 5).with_cache(runner.plan());
+    let mut memory = Memory::new(case.graph.params(), 5).for_plan(runner.plan());
     memory.grads.iter_mut().enumerate().for_each(|(i, g)| *g = (i % 7) as f32);
     let scalars = Scalars { loss_scale: 0.1, learning_rate: 0.01, ..Scalars::default() };
     let mut outcome = vec![];
@@ -190,7 +199,7 @@ fn outcome<P: Probe>(case: &Case, runner: &mut Runner, probe: impl Fn(&Plan) -> 
         runner.run_with(batch, &scalars, &mut memory, &probe);
         outcome.extend(case.graph.results().iter().map(|(name, _)| bits(&runner.result(name))));
     }
-    let Memory { params, grads, moments, cache } = memory;
+    let Memory { params, grads, moments, cache, .. } = memory;
     outcome.extend([params, grads, moments.0, moments.1, cache].iter().map(|m| bits(m)));
     outcome
 }
@@ -198,10 +207,10 @@ fn outcome<P: Probe>(case: &Case, runner: &mut Runner, probe: impl Fn(&Plan) -> 
 #[test]
 fn workers_may_take_any_order_between_barriers() {
     for case in cases() {
-        let mut alone = Runner::new(case.graph.clone(), case.limits, 1, IsaKind::best());
+        let mut alone = case.runner(1);
         let want = outcome(&case, &mut alone, |plan| Turns::new(plan, Order::Ascending));
         for threads in [2, 4] {
-            let mut runner = Runner::new(case.graph.clone(), case.limits, threads, IsaKind::best());
+            let mut runner = case.runner(threads);
             for order in [Order::Ascending, Order::Descending, Order::Random(1)] {
                 let got = outcome(&case, &mut runner, |plan| Turns::new(plan, order));
                 assert!(got == want, "{threads} workers, {order:?}: {}", case.what);
@@ -213,9 +222,9 @@ fn workers_may_take_any_order_between_barriers() {
 #[test]
 fn workers_may_sleep_anywhere() {
     for case in cases().into_iter().step_by(4) {
-        let mut alone = Runner::new(case.graph.clone(), case.limits, 1, IsaKind::best());
+        let mut alone = case.runner(1);
         let want = outcome(&case, &mut alone, |plan| Turns::new(plan, Order::Ascending));
-        let mut runner = Runner::new(case.graph.clone(), case.limits, 8, IsaKind::best());
+        let mut runner = case.runner(8);
         for round in 0..3u64 {
             let got = outcome(&case, &mut runner, |_| Sleeps(AtomicU64::new(round << 20)));
             assert!(got == want, "round {round}: {}", case.what);

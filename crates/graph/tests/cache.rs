@@ -1,4 +1,4 @@
-//! Logits over the key-value cache are those of the whole sequence at once.
+//! Logits over the key-value cache, with packed weights, are those of the whole sequence at once, with weights in rows.
 
 mod common;
 
@@ -37,8 +37,8 @@ fn by_chunks(
     isa: IsaKind,
 ) -> Vec<Vec<f32>> {
     let graph = fuse(&model.graph(Head::Cached).unwrap());
-    let mut runner = Runner::new(graph, limits, 2, isa);
-    let mut memory = Memory::new(runner.plan().graph().params(), model.seed).with_cache(runner.plan());
+    let mut runner = Runner::packed(graph, limits, 2, isa);
+    let mut memory = Memory::new(runner.plan().graph().params(), model.seed).for_plan(runner.plan());
     let mut logits = vec![vec![]; conversation.sequences.len()];
     while let Some((mut batch, members)) = conversation.next(rng, &limits) {
         batch.want_all();
@@ -93,8 +93,8 @@ fn long(family: Family, seed: u64) -> (Model, Vec<Vec<u32>>) {
 
 /// The logits of the last token of each sequence, decoded in one batch after the tokens before it were read, each in a batch of its own.
 fn last(model: &Model, sequences: &[&[u32]], limits: Limits, threads: usize, isa: IsaKind) -> Vec<Vec<f32>> {
-    let mut runner = Runner::new(fuse(&model.graph(Head::Cached).unwrap()), limits, threads, isa);
-    let mut memory = Memory::new(runner.plan().graph().params(), model.seed).with_cache(runner.plan());
+    let mut runner = Runner::packed(fuse(&model.graph(Head::Cached).unwrap()), limits, threads, isa);
+    let mut memory = Memory::new(runner.plan().graph().params(), model.seed).for_plan(runner.plan());
     let (mut before, mut decode) = (Batch::default(), Batch::default());
     for (i, sequence) in sequences.iter().enumerate() {
         let (last, earlier) = sequence.split_last().unwrap();

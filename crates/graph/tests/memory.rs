@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::batches::{self, Conversation};
 use common::build::{Layer, matrix};
 use common::close::bits;
-use common::memory::{Memory, Runner};
+use common::memory::{Memory, Runner, pack};
 use common::model::{Family, Head, Model};
 use common::rng::Rng;
 use smallmind_graph::op::{Heads, Index};
 use smallmind_graph::{
-    Batch, Bindings, Graph, GraphBuilder, GraphError, Limits, Op, Plan, Pool, Probe, Scalars, Weights, fuse, grad,
-    update_graph,
+    Batch, Bindings, Graph, GraphBuilder, GraphError, Limits, Op, Packing, Plan, Pool, Probe, Scalars, Weights, fuse,
+    grad, update_graph,
 };
 use smallmind_kernels::loss::IGNORE;
 use smallmind_simd::IsaKind;
@@ -139,11 +139,11 @@ fn a_slot_is_used_again() {
     let limits = Limits { tokens: 12, outputs: 12, spans: 3, context: 40, slots: 3 };
     let start = Memory::new(graph.params(), 1);
     let mut used = Runner::new(graph.clone(), limits, 2, IsaKind::best());
-    let mut memory = start.clone().with_cache(used.plan());
+    let mut memory = start.clone().for_plan(used.plan());
     for _ in 0..4 {
         let mut conversation = Conversation::random(rng, model.vocab, &limits, 30);
         let mut fresh = Runner::new(graph.clone(), limits, 2, IsaKind::best());
-        let mut clean = start.clone().with_cache(fresh.plan());
+        let mut clean = start.clone().for_plan(fresh.plan());
         while let Some((mut batch, _)) = conversation.next(rng, &limits) {
             batch.want_all();
             used.run(&batch, &Scalars::default(), &mut memory);
@@ -174,8 +174,11 @@ struct Refusals {
 
 impl Refusals {
     fn new(graph: Graph, limits: Limits, good: &Batch, result: &'static str) -> Self {
-        let mut runner = Runner::new(graph, limits, 2, IsaKind::best());
-        let mut memory = Memory::new(runner.plan().graph().params(), 1).with_cache(runner.plan());
+        Self::of(Runner::new(graph, limits, 2, IsaKind::best()), good, result)
+    }
+
+    fn of(mut runner: Runner, good: &Batch, result: &'static str) -> Self {
+        let mut memory = Memory::new(runner.plan().graph().params(), 1).for_plan(runner.plan());
         let count = Count::default();
         runner.run_with(good, &Scalars::default(), &mut memory, &count);
         assert!(count.0.into_inner() > 0, "a good run has steps");
@@ -351,6 +354,45 @@ fn missing_memories_are_refused() {
         run(Bindings { params: Weights::Exclusive(&mut m.params), grads: Some(&mut m.grads), moments, cache: None })
     });
     binding(error, ("second moments", need, need - 1));
+}
+
+/// A plan runs on the parameters that lie as it reads them, and on no others.
+#[test]
+fn parameters_that_lie_otherwise_are_refused() {
+    let (graph, batch) = (small(Head::Cached), sequence(&[1], 0, 0));
+    let limits = Limits { tokens: 4, outputs: 4, spans: 2, context: 8, slots: 2 };
+    let best = IsaKind::best();
+    let mut refusals = Refusals::new(graph.clone(), limits, &batch, "logits");
+    let mut packed = Refusals::of(Runner::packed(graph.clone(), limits, 2, best), &batch, "logits");
+    let params = refusals.memory.params.clone();
+    let refuse = |refusals: &mut Refusals, params: Weights<'_>, need: &str, got: &str| {
+        let bindings = |m: &mut Memory, run: &mut dyn FnMut(Bindings<'_>) -> Result<(), GraphError>| {
+            run(Bindings { params, grads: None, moments: None, cache: Some(&mut m.cache) })
+        };
+        let error = refusals.refuse_with(&batch, bindings).to_string();
+        assert_eq!(error, format!("the plan reads parameters {need}, the run was given parameters {got}"));
+    };
+    let lie = |count: usize, isa: IsaKind| format!("of which {count} are packed for {}", isa.name());
+    let same = pack(&graph, best, &params);
+    refuse(&mut refusals, Weights::Packed(&same), "in rows", &lie(2, best));
+    refuse(&mut packed, Weights::Shared(&params), &lie(2, best), "in rows");
+    for &isa in IsaKind::available().iter().filter(|isa| **isa != best) {
+        let other = pack(&graph, isa, &params);
+        refuse(&mut packed, Weights::Packed(&other), &lie(2, best), &lie(2, isa));
+    }
+}
+
+#[test]
+fn packing_is_for_products_and_what_looks_rows_up() {
+    let held = |graph: &Graph| {
+        let packing = Packing::of(graph, IsaKind::best());
+        let names = graph.params().iter().filter(|(id, _)| packing.holds(*id)).map(|(_, spec)| spec.name.clone());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(held(&small(Head::Cached)), ["qkv.weight", "head.weight"]);
+    // The loss reads its table otherwise, gradients all of them.
+    assert_eq!(held(&small(Head::Loss)), ["qkv.weight"]);
+    assert_eq!(held(&grad(&small(Head::Loss), "loss").unwrap()), [""; 0]);
 }
 
 #[test]

@@ -271,20 +271,22 @@ fn check_inference(case: u64) {
     for &isa in IsaKind::available() {
         // Fused or not: both meet every instruction set in some case.
         let graph = if (case + isa as u64).is_multiple_of(2) { fuse(&graph) } else { graph.clone() };
-        let mut outcomes: Vec<Tensors<f32>> = vec![];
-        for &threads in threads(isa) {
-            let mut runner = Runner::new(graph.clone(), limits, threads, isa);
-            let mut memory = start.clone().with_cache(runner.plan());
-            let logits = |(i, batch)| {
-                runner.run(batch, &scalars, &mut memory);
-                (format!("logits {i}"), runner.result("logits"))
-            };
-            outcomes.push(batches.iter().enumerate().map(logits).collect());
-        }
-        assert_close(&format!("{isa}, {what}"), &outcomes[0], &want, VALUES);
-        for (threads, other) in threads(isa).iter().zip(&outcomes) {
-            for ((name, a), (_, b)) in outcomes[0].iter().zip(other) {
-                assert_eq!(bits(a), bits(b), "{threads} threads, {name}, {isa}, {what}");
+        for new in [Runner::new, Runner::packed] {
+            let mut outcomes: Vec<Tensors<f32>> = vec![];
+            for &threads in threads(isa) {
+                let mut runner = new(graph.clone(), limits, threads, isa);
+                let mut memory = start.clone().for_plan(runner.plan());
+                let logits = |(i, batch)| {
+                    runner.run(batch, &scalars, &mut memory);
+                    (format!("logits {i}"), runner.result("logits"))
+                };
+                outcomes.push(batches.iter().enumerate().map(logits).collect());
+            }
+            assert_close(&format!("{isa}, {what}"), &outcomes[0], &want, VALUES);
+            for (threads, other) in threads(isa).iter().zip(&outcomes) {
+                for ((name, a), (_, b)) in outcomes[0].iter().zip(other) {
+                    assert_eq!(bits(a), bits(b), "{threads} threads, {name}, {isa}, {what}");
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 use smallmind_simd::Isa;
 
 use crate::elementwise::{accumulate_row, copy_row};
+use crate::matmul::PackedWeight;
 use crate::{Mat, MatMut};
 
 /// `out[r] = table[ids[r]]` with `table` `[vocab, d_model]` and `out` `[tokens, d_model]`.
@@ -19,6 +20,17 @@ pub fn embedding<I: Isa>(isa: I, table: Mat, ids: &[u32], mut out: MatMut) {
             }
         },
     );
+}
+
+/// [`embedding`] of a table that is packed as the weight of a product.
+///
+/// # Panics
+/// As [`embedding`].
+pub fn embedding_packed(table: PackedWeight, ids: &[u32], mut out: MatMut) {
+    assert_eq!((ids.len(), table.rows()), (out.rows(), out.cols()), "the shape of the embedded tokens");
+    for (r, &id) in ids.iter().enumerate() {
+        table.copy_column(id as usize, out.row_mut(r));
+    }
 }
 
 /// `dtable[ids[r]] += dy[r]` for `r = 0, 1, …`, with `dy` `[tokens, d_model]` and `dtable` `[vocab, d_model]`.

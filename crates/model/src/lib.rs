@@ -2,8 +2,8 @@
 //!
 //! # Several sequences at once
 //!
-//! A [`Model`] is a shape and weights, a [`Session`] a model at work: its plans, its workers, and a cache of keys and values with a
-//! slot for each sequence. What is appended to a sequence follows what its slot holds; logits say what comes next.
+//! A [`Model`] is a shape and weights, a [`PackedModel`] the same laid out to be run, a [`Session`] a model at work: its plans, its
+//! workers, and a cache of keys and values with a slot for each sequence. What is appended to a sequence follows what its slot holds; logits say what comes next.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -13,10 +13,17 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = ModelConfig { vocab_size: 50, context: 32, layers: 2, ..preset::find("nanogpt-cpu")?.config() };
-//! let model = Arc::new(Model::random(config, 1337)?);
+//! let model = Model::random(config, 1337)?;
 //!
-//! let options = SessionOptions { threads: 2, isa: IsaKind::best(), slots: 2, context: 32, chunk: 4 };
-//! let mut session = Session::new(model.clone(), options)?;
+//! // A folder in the layout of Hugging Face holds a model.
+//! # let folder = tempfile::tempdir()?;
+//! # let folder = folder.path();
+//! model.save(folder)?;
+//! assert_eq!(Model::load(folder)?.weights(), model.weights());
+//!
+//! let model = Arc::new(model.pack(IsaKind::best())?);
+//! let options = SessionOptions { threads: 2, slots: 2, context: 32, chunk: 4 };
+//! let mut session = Session::new(model, options)?;
 //!
 //! // Two prompts, each read in chunks of four tokens.
 //! session.append(0, &[1, 2, 3, 4, 5, 6])?;
@@ -32,12 +39,6 @@
 //! session.truncate(0, 0);
 //! let again = session.append(0, &[1, 2, 3, 4, 5, 6, 7])?;
 //! assert!(both.iter().zip(again).all(|(a, b)| (a - b).abs() < 1e-5));
-//!
-//! // A folder in the layout of Hugging Face holds a model.
-//! # let folder = tempfile::tempdir()?;
-//! # let folder = folder.path();
-//! model.save(folder)?;
-//! assert_eq!(Model::load(folder)?.weights(), model.weights());
 //! # Ok(()) }
 //! ```
 //!
@@ -59,6 +60,7 @@ mod config;
 mod error;
 mod generator;
 mod model;
+mod packed;
 pub mod preset;
 pub mod sampler;
 mod session;
@@ -70,4 +72,5 @@ pub use config::{Biases, ConfigError, DropoutConfig, Family, Head, ModelConfig, 
 pub use error::ModelError;
 pub use generator::{Finish, GenerateOptions, Generation, Generator};
 pub use model::Model;
+pub use packed::PackedModel;
 pub use session::{Session, SessionOptions};

@@ -175,6 +175,11 @@ impl Model {
         Ok(copy)
     }
 
+    /// The shape and the values of all parameters.
+    pub(crate) fn into_parts(self) -> (ModelConfig, Buffer) {
+        (self.config, self.weights)
+    }
+
     /// The shape.
     pub fn config(&self) -> &ModelConfig {
         &self.config

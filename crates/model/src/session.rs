@@ -2,19 +2,15 @@
 
 use std::sync::Arc;
 
+use crate::architecture::LOGITS;
+use crate::{ModelError, PackedModel};
 use smallmind_graph::{Batch, Bindings, Buffer, Executor, Limits, NoProbe, Plan, Pool, Probe, Scalars};
-use smallmind_simd::IsaKind;
-
-use crate::architecture::{self, LOGITS, Purpose};
-use crate::{Model, ModelError};
 
 /// How a session is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionOptions {
     /// Worker threads.
     pub threads: usize,
-    /// The instruction set.
-    pub isa: IsaKind,
     /// Sequences held at once.
     pub slots: usize,
     /// Tokens that each may have, at most the model's.
@@ -29,8 +25,8 @@ impl SessionOptions {
     pub const CHUNK: usize = 64;
 
     /// One sequence of up to `context` tokens.
-    pub fn single(context: usize, threads: usize, isa: IsaKind) -> Self {
-        Self { threads, isa, slots: 1, context, chunk: Self::CHUNK }
+    pub fn single(context: usize, threads: usize) -> Self {
+        Self { threads, slots: 1, context, chunk: Self::CHUNK }
     }
 }
 
@@ -39,7 +35,7 @@ impl SessionOptions {
 /// It keeps two plans over the same weights: one for chunks of prompts, one for single tokens of all slots. Once it is made, appending
 /// and decoding allocate nothing.
 pub struct Session {
-    model: Arc<Model>,
+    model: Arc<PackedModel>,
     options: SessionOptions,
     pool: Pool,
     prefill: Executor,
@@ -62,19 +58,18 @@ impl Session {
     ///
     /// # Errors
     /// A context beyond the model's, or too little memory.
-    pub fn new(model: Arc<Model>, options: SessionOptions) -> Result<Self, ModelError> {
+    pub fn new(model: Arc<PackedModel>, options: SessionOptions) -> Result<Self, ModelError> {
         let max = model.config().context;
-        let SessionOptions { threads, isa, slots, context, .. } = options;
+        let SessionOptions { threads, slots, context, .. } = options;
         if context == 0 || context > max {
             return Err(ModelError::TooLong { tokens: context, context: max, max });
         }
         let slots = slots.max(1);
         let chunk = options.chunk.clamp(1, context);
-        let graph = architecture::graph(model.config(), Purpose::Generation)?;
         let prefill = Limits { tokens: chunk, outputs: 1, spans: 1, context, slots };
         let decode = Limits { tokens: slots, outputs: slots, spans: slots, context, slots };
-        let prefill = Plan::new(graph.clone(), prefill, threads, isa)?;
-        let decode = Plan::new(graph, decode, threads, isa)?;
+        let prefill = Plan::packed(model.graph().clone(), prefill, threads, model.isa())?;
+        let decode = Plan::packed(model.graph().clone(), decode, threads, model.isa())?;
         let cache = match decode.cache() {
             Some(shape) => shape.allocate()?,
             None => Buffer::zeroed(0)?,
@@ -94,23 +89,19 @@ impl Session {
     }
 
     /// The model.
-    pub fn model(&self) -> &Arc<Model> {
+    pub fn model(&self) -> &Arc<PackedModel> {
         &self.model
     }
 
-    /// Gives the model other weights, laid out like its own, and forgets all tokens.
+    /// Gives the model other weights, laid out as [`crate::Model::weights`], and forgets all tokens. Others who hold the model keep it
+    /// as it was.
     ///
     /// # Errors
-    /// Too little memory for a copy of the model, where others hold it too.
-    ///
-    /// # Panics
-    /// If there are more or fewer weights than the model has.
+    /// More or fewer weights than the model has; too little memory for a copy of it, where others hold it too.
     pub fn set_weights(&mut self, weights: &[f32]) -> Result<(), ModelError> {
-        if Arc::get_mut(&mut self.model).is_none() {
-            self.model = Arc::new(self.model.try_clone()?);
-        }
-        if let Some(model) = Arc::get_mut(&mut self.model) {
-            model.weights_mut().copy_from_slice(weights);
+        match Arc::get_mut(&mut self.model) {
+            Some(model) => model.set_weights(weights)?,
+            None => self.model = Arc::new(self.model.with_weights(weights)?),
         }
         self.lens.fill(0);
         Ok(())
@@ -177,7 +168,7 @@ impl Session {
             if i == last {
                 self.batch.want_last();
             }
-            let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::inference(self.model.weights()) };
+            let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::packed(self.model.weights()) };
             self.prefill.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, probe)?;
             self.lens[slot] += chunk.len();
         }
@@ -208,7 +199,7 @@ impl Session {
             self.batch.push(std::slice::from_ref(token), past, *slot);
             self.batch.want_last();
         }
-        let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::inference(self.model.weights()) };
+        let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::packed(self.model.weights()) };
         self.decode.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, probe)?;
         tokens.iter().for_each(|(slot, _)| self.lens[*slot] += 1);
         let position = tokens.first().map_or(0, |(slot, _)| self.len(*slot));

@@ -9,7 +9,7 @@ use smallmind_model::sampler::{SamplerConfig, SamplerError};
 use smallmind_model::tokenizer::{BpeTraining, Tokenizer};
 use smallmind_model::{
     Biases, DropoutConfig, Family, Finish, GenerateOptions, Generation, Generator, Head, LOGITS, Model, ModelConfig,
-    ModelError, Purpose, RopeConfig, Session, SessionOptions, architecture,
+    ModelError, PackedModel, Purpose, RopeConfig, Session, SessionOptions, architecture,
 };
 use smallmind_simd::IsaKind;
 
@@ -40,16 +40,20 @@ fn config(family: Family) -> ModelConfig {
     }
 }
 
-fn model(family: Family) -> Arc<Model> {
-    Arc::new(Model::random(config(family), 11).unwrap())
+fn model(family: Family) -> Model {
+    Model::random(config(family), 11).unwrap()
 }
 
-fn session(model: &Arc<Model>, chunk: usize) -> Session {
-    let options = SessionOptions { chunk, ..SessionOptions::single(CONTEXT, 2, IsaKind::best()) };
-    Session::new(model.clone(), options).unwrap()
+fn packed(model: &Model) -> Arc<PackedModel> {
+    Arc::new(model.try_clone().unwrap().pack(IsaKind::best()).unwrap())
 }
 
-fn generator(model: &Arc<Model>) -> Generator {
+fn session(model: &Model, chunk: usize) -> Session {
+    let options = SessionOptions { chunk, ..SessionOptions::single(CONTEXT, 2) };
+    Session::new(packed(model), options).unwrap()
+}
+
+fn generator(model: &Model) -> Generator {
     Generator::new(session(model, 5), Arc::new(Tokenizer::characters(LETTERS).unwrap())).unwrap()
 }
 
@@ -140,8 +144,8 @@ fn chunks_of_any_size_give_the_logits_of_the_whole() {
 fn several_sequences_do_not_see_each_other() {
     let model = model(Family::Llama);
     let vocab = model.config().vocab_size;
-    let options = SessionOptions { slots: 3, chunk: 4, ..SessionOptions::single(CONTEXT, 2, IsaKind::best()) };
-    let mut session = Session::new(model.clone(), options).unwrap();
+    let options = SessionOptions { slots: 3, chunk: 4, ..SessionOptions::single(CONTEXT, 2) };
+    let mut session = Session::new(packed(&model), options).unwrap();
     let mut texts = [vec![1, 2, 3, 4, 5], vec![7], vec![9, 8, 7]];
     for (slot, text) in texts.iter().enumerate() {
         session.append(slot, text).unwrap();
@@ -192,8 +196,8 @@ fn beyond_the_context_it_goes_on_with_the_latest_half() {
     }
     // The narrowest context there is.
     let narrow = ModelConfig { context: 1, ..config(Family::Llama) };
-    let model = Arc::new(Model::random(narrow, 3).unwrap());
-    let session = Session::new(model.clone(), SessionOptions::single(1, 1, IsaKind::best())).unwrap();
+    let model = Model::random(narrow, 3).unwrap();
+    let session = Session::new(packed(&model), SessionOptions::single(1, 1)).unwrap();
     let mut generator = Generator::new(session, Arc::new(Tokenizer::characters(LETTERS).unwrap())).unwrap();
     let mut tokens = vec![4];
     for _ in 0..6 {
@@ -249,7 +253,7 @@ fn the_end_of_a_text_is_not_part_of_it() {
     let ending = ModelConfig { eos: vec![26, id], ..config(Family::Gpt2) };
     let mut ending = Model::random(ending, 11).unwrap();
     ending.weights_mut().copy_from_slice(model.weights());
-    let (text, generation) = generate(&mut generator(&Arc::new(ending)), &[5, 6], &greedy(20));
+    let (text, generation) = generate(&mut generator(&ending), &[5, 6], &greedy(20));
     assert_eq!((text, generation.tokens), (whole.chars().take(end).collect(), end));
     assert_eq!(generation.finish, Finish::EndOfText);
 }
@@ -316,11 +320,11 @@ fn what_does_not_fit_is_refused() {
     let error = generator(&model).generate(&[1; CONTEXT + 1], &greedy(5), |_| ControlFlow::Continue(()));
     assert!(error.as_ref().is_err_and(|e| e.to_string().contains("13 tokens don't fit")), "{error:?}");
 
-    let narrow = Session::new(model.clone(), SessionOptions::single(4, 1, IsaKind::best())).unwrap();
+    let narrow = Session::new(packed(&model), SessionOptions::single(4, 1)).unwrap();
     let mut narrow = narrow;
     assert_eq!(too_long(narrow.append(0, &[1; 5])), (5, 4, 12));
     for context in [0, CONTEXT + 1] {
-        let error = Session::new(model.clone(), SessionOptions::single(context, 1, IsaKind::best())).err();
+        let error = Session::new(packed(&model), SessionOptions::single(context, 1)).err();
         assert!(matches!(error, Some(ModelError::TooLong { max: CONTEXT, .. })));
     }
 }
@@ -364,7 +368,6 @@ fn logits_that_are_not_finite_are_an_error() {
         model.weights_mut()[head..head + 16].fill(bad);
         let norm = model.layout().offset(model.params().find("norm.bias").unwrap());
         model.weights_mut()[norm..norm + 16].fill(2.0);
-        let model = Arc::new(model);
         let mut session = session(&model, 5);
         assert!(matches!(session.append(0, &[1, 2, 3]), Err(ModelError::NonFinite { position: 3 })), "{bad}");
         let error = generator(&model).generate(&[1, 2], &greedy(3), |_| ControlFlow::Continue(()));
@@ -374,14 +377,17 @@ fn logits_that_are_not_finite_are_an_error() {
 
 #[test]
 fn other_weights_are_another_model() {
-    let (first, second) = (model(Family::Llama), Arc::new(Model::random(config(Family::Llama), 12).unwrap()));
-    let mut session = session(&first, 5);
+    let (first, second) = (model(Family::Llama), Model::random(config(Family::Llama), 12).unwrap());
+    let shared = packed(&first);
+    let options = SessionOptions { chunk: 5, ..SessionOptions::single(CONTEXT, 2) };
+    let mut session = Session::new(shared.clone(), options).unwrap();
     session.append(0, &[1, 2, 3]).unwrap();
     // The model is held here too, and stays as it was.
     session.set_weights(second.weights()).unwrap();
     assert_eq!(session.len(0), 0);
     close("the other", session.append(0, &[4, 5]).unwrap(), &last(&second, &[4, 5]));
-    assert!(first.weights() == model(Family::Llama).weights());
+    let mut held = Session::new(shared, options).unwrap();
+    close("the first beside it", held.append(0, &[4, 5]).unwrap(), &last(&first, &[4, 5]));
     // Now the session's is its own.
     session.set_weights(first.weights()).unwrap();
     close("the first again", session.append(0, &[4, 5]).unwrap(), &last(&first, &[4, 5]));
@@ -392,8 +398,8 @@ fn bit_equal_for_any_number_of_threads() {
     for family in FAMILIES {
         let model = model(family);
         let results = [1, 2, 3, 8].map(|threads| {
-            let options = SessionOptions { chunk: 4, ..SessionOptions::single(CONTEXT, threads, IsaKind::best()) };
-            let mut session = Session::new(model.clone(), options).unwrap();
+            let options = SessionOptions { chunk: 4, ..SessionOptions::single(CONTEXT, threads) };
+            let mut session = Session::new(packed(&model), options).unwrap();
             let mut all = session.append(0, &[3, 1, 4, 1, 5, 9]).unwrap().to_vec();
             all.extend(session.append(0, &[2]).unwrap());
             all.into_iter().map(f32::to_bits).collect::<Vec<_>>()

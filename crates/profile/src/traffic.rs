@@ -1,7 +1,7 @@
 //! What an operation moves and computes, told apart by what the bytes are.
 
 use serde::{Deserialize, Serialize};
-use smallmind_graph::{Batch, Graph, Node, Op, ParamId, cost};
+use smallmind_graph::{Batch, Graph, Node, Op, ParamId, Plan, cost};
 
 /// Floating-point operations and bytes; the bytes are those that [`cost`](fn@cost) counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -150,11 +150,15 @@ fn exponentials(graph: &Graph, node: &Node, batch: &Batch) -> f64 {
     }
 }
 
-/// What computes the operation, in words: its name, and for products the kernel that its shape leads to.
-pub fn kernel(graph: &Graph, node: &Node, batch: &Batch) -> String {
+/// What computes the operation, in words: its name, and for products the kernel that its shape and its weights lead to.
+pub fn kernel(plan: &Plan, node: &Node, batch: &Batch) -> String {
     use smallmind_kernels::matmul::{Layout, Route, Update};
     let name = node.op.name();
     let Op::Linear { weight, .. } = node.op else { return name.to_owned() };
+    if plan.packing().is_some_and(|packing| packing.holds(weight)) {
+        return format!("{name} (packed)");
+    }
+    let graph = plan.graph();
     let (Some(weight), Some(input)) = (graph.params().get(weight), node.inputs.first()) else { return name.to_owned() };
     let rows = graph.shape(*input).rows.resolve(batch.len(), batch.outputs().len());
     let layouts = (Layout::Normal, Layout::Transposed);

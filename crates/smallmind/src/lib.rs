@@ -25,11 +25,12 @@
 //!     ..preset::find("nanogpt-cpu")?.config()
 //! };
 //! assert_eq!(config.head, Head::Tied);
-//! let model = Arc::new(Model::random(config, 1337)?);
+//! let model = Model::random(config, 1337)?;
 //! println!("{} parameters", model.params().elements());
 //!
-//! // At work, on two threads and with the best instructions of this CPU. What comes out depends on neither.
-//! let session = Session::new(model, SessionOptions::single(64, 2, IsaKind::best()))?;
+//! // At work, with the best instructions of this CPU and on two threads. What comes out does not depend on their number.
+//! let model = Arc::new(model.pack(IsaKind::best())?);
+//! let session = Session::new(model, SessionOptions::single(64, 2))?;
 //! let mut generator = Generator::new(session, tokenizer.clone())?;
 //!
 //! // Pieces of text come as soon as they are certain.
@@ -69,6 +70,6 @@ pub use smallmind_graph::available_threads;
 pub use smallmind_model::sampler::SamplerConfig;
 pub use smallmind_model::tokenizer::Tokenizer;
 pub use smallmind_model::{
-    GenerateOptions, Generation, Generator, Model, ModelConfig, ModelError, Session, SessionOptions,
+    GenerateOptions, Generation, Generator, Model, ModelConfig, ModelError, PackedModel, Session, SessionOptions,
 };
 pub use smallmind_simd::IsaKind;

@@ -263,8 +263,8 @@ fn measurement<'a>(
 /// A profile of decode at depth 32 with `plant` in the last norm.
 fn decode(repeats: usize, plant: Option<fn()>) -> Phase {
     let config = preset::find("quickstart").unwrap().config();
-    let model = Arc::new(Model::random(config, 1).unwrap());
-    let mut session = Session::new(model, SessionOptions::single(64, 1, IsaKind::best())).unwrap();
+    let model = Arc::new(Model::random(config, 1).unwrap().pack(IsaKind::best()).unwrap());
+    let mut session = Session::new(model, SessionOptions::single(64, 1)).unwrap();
     let roofs = Roofs::measure(&mut Pool::new(1).unwrap(), IsaKind::best(), Effort::QUICK).unwrap();
     session.append(0, &[3; 32]).unwrap();
     let samples = repeats * 20;
@@ -335,9 +335,9 @@ fn a_planted_allocation_is_found_and_there_are_no_others() {
 #[test]
 fn a_runs_time_is_divided_completely() {
     let config = preset::find("quickstart").unwrap().config();
-    let model = Arc::new(Model::random(config, 1).unwrap());
+    let model = Arc::new(Model::random(config, 1).unwrap().pack(IsaKind::best()).unwrap());
     for threads in [1, 2, 3] {
-        let options = SessionOptions::single(64, threads, IsaKind::best());
+        let options = SessionOptions::single(64, threads);
         let mut session = Session::new(model.clone(), options).unwrap();
         let recorder = Recorder::keeping(session.plans().1, 5);
         for _ in 0..8 {

@@ -46,8 +46,8 @@ impl Samples {
             prompt = vec![0];
             validation.copy(0, &mut prompt)?;
         }
-        let options = SessionOptions::single(model.config().context, threads, isa);
-        let session = Session::new(Arc::new(model.try_clone()?), options)?;
+        let options = SessionOptions::single(model.config().context, threads);
+        let session = Session::new(Arc::new(model.try_clone()?.pack(isa)?), options)?;
         let sampler = SamplerConfig { temperature: config.sample.temperature, ..SamplerConfig::default() };
         Ok(Some(Self {
             generator: Generator::new(session, tokenizer.clone())?,

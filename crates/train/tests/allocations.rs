@@ -94,9 +94,8 @@ fn decoding(threads: usize, family: &str) {
     const TOKENS: usize = 60;
     let tokenizer = Tokenizer::characters("abcdefghijklmnopqrstuvwxyz é").unwrap();
     let config = tiny(&[family]).model_config(tokenizer.vocab_size()).unwrap();
-    let model = Arc::new(Model::random(config, 1).unwrap());
-    let session =
-        Session::new(model, SessionOptions { chunk: 3, ..SessionOptions::single(8, threads, IsaKind::best()) });
+    let model = Arc::new(Model::random(config, 1).unwrap().pack(IsaKind::best()).unwrap());
+    let session = Session::new(model, SessionOptions { chunk: 3, ..SessionOptions::single(8, threads) });
     let mut generator = Generator::new(session.unwrap(), Arc::new(tokenizer)).unwrap();
     let filters =
         SamplerConfig { top_k: 20, top_p: 0.9, min_p: 0.01, repetition_penalty: 1.1, ..SamplerConfig::default() };

@@ -26,8 +26,8 @@ const LLAMA: &[&str] = &["model.family=llama", "model.heads=4", "model.kv_heads=
 const QWEN: &[&str] = &["model.family=qwen2", "model.kv_heads=1"];
 
 fn logits(model: Model) -> Vec<u32> {
-    let options = SessionOptions::single(model.config().context, 1, IsaKind::best());
-    let mut session = Session::new(Arc::new(model), options).unwrap();
+    let options = SessionOptions::single(model.config().context, 1);
+    let mut session = Session::new(Arc::new(model.pack(IsaKind::best()).unwrap()), options).unwrap();
     session.append(0, &[1, 2, 3, 5, 8, 13]).unwrap().iter().map(|x| x.to_bits()).collect()
 }
 
@@ -283,8 +283,8 @@ fn a_sample_is_of_the_model_as_it_stands() {
     let run = dir.path().join("run");
     let tokenizer = Arc::new(Tokenizer::from_file(run.join(TOKENIZER_FILE)).unwrap());
     let written = |step: u64| {
-        let model = Arc::new(Model::load(checkpoint(&run, step)).unwrap());
-        let session = Session::new(model, SessionOptions::single(8, 1, IsaKind::best())).unwrap();
+        let model = Model::load(checkpoint(&run, step)).unwrap().pack(IsaKind::best()).unwrap();
+        let session = Session::new(Arc::new(model), SessionOptions::single(8, 1)).unwrap();
         let options = GenerateOptions { max_tokens: 20, sampler: SamplerConfig::greedy(), stops: vec![] };
         let mut text = String::from("One");
         let prompt = tokenizer.encode(&text, SpecialTokens::AsText).unwrap();

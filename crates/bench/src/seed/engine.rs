@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use smallmind_graph::op::{DropoutSpec, Heads, Index, Norm};
 use smallmind_graph::{
-    Batch, Bindings, Executor, Graph, GraphBuilder, GraphError, Limits, NoProbe, Op, Plan, Pool, Scalars, ValueId,
+    Batch, Bindings, Executor, Graph, GraphBuilder, Limits, NoProbe, Op, Plan, Pool, Scalars, ValueId,
 };
-use smallmind_model::{LOGITS, Model, Session, SessionOptions};
+use smallmind_model::{LOGITS, Model, PackedModel, Session, SessionOptions};
 use smallmind_simd::IsaKind;
 
 use super::Forward;
@@ -92,9 +92,25 @@ pub(super) fn limits(tokens: usize) -> Limits {
     Limits { tokens, outputs: tokens, spans: 1, context: tokens, slots: 0 }
 }
 
+/// How weights lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lying {
+    /// As in a file.
+    InRows,
+    /// As products read them.
+    Packed,
+}
+
+/// Weights that lie so.
+enum Weights {
+    InRows(Arc<Model>),
+    Packed(Arc<PackedModel>),
+}
+
 /// A plan for the whole text.
 pub(super) struct Planned {
-    model: Arc<Model>,
+    weights: Weights,
+    vocab: usize,
     pool: Pool,
     executor: Executor,
     batch: Batch,
@@ -104,26 +120,35 @@ pub(super) struct Planned {
 impl Planned {
     /// Plans `graph` for texts of up to `tokens` tokens.
     pub(super) fn new(
-        model: Arc<Model>,
+        model: &Arc<Model>,
+        lying: Lying,
         graph: Graph,
         tokens: usize,
         (threads, isa): (usize, IsaKind),
         outputs: Outputs,
-    ) -> Result<Self, GraphError> {
-        let limits = limits(tokens);
-        let executor = Executor::new(Plan::new(graph, limits, threads, isa)?)?;
-        Ok(Self { model, pool: Pool::new(threads)?, executor, batch: Batch::with_capacity(&limits), outputs })
+    ) -> Result<Self, BenchError> {
+        let (limits, vocab) = (limits(tokens), model.config().vocab_size);
+        let (weights, plan) = match lying {
+            Lying::InRows => (Weights::InRows(model.clone()), Plan::new(graph, limits, threads, isa)?),
+            Lying::Packed => {
+                (Weights::Packed(Arc::new(model.try_clone()?.pack(isa)?)), Plan::packed(graph, limits, threads, isa)?)
+            }
+        };
+        let (executor, batch) = (Executor::new(plan)?, Batch::with_capacity(&limits));
+        Ok(Self { weights, vocab, pool: Pool::new(threads)?, executor, batch, outputs })
     }
 }
 
 impl Forward for Planned {
     fn logits(&mut self, tokens: &[u32]) -> Result<&[f32], BenchError> {
         fill(&mut self.batch, tokens, self.outputs);
-        let bindings = Bindings::inference(self.model.weights());
+        let bindings = match &self.weights {
+            Weights::InRows(model) => Bindings::inference(model.weights()),
+            Weights::Packed(model) => Bindings::packed(model.weights()),
+        };
         self.executor.run(&mut self.pool, &self.batch, &scalars(), bindings, &NoProbe)?;
-        let vocab = self.model.config().vocab_size;
         let logits = self.executor.result_slice(LOGITS).unwrap_or_default();
-        Ok(&logits[logits.len().saturating_sub(vocab)..])
+        Ok(&logits[logits.len().saturating_sub(self.vocab)..])
     }
 }
 
@@ -131,9 +156,9 @@ impl Forward for Planned {
 pub(super) struct Cached(Session);
 
 impl Cached {
-    pub(super) fn new(model: Arc<Model>, threads: usize, isa: IsaKind) -> Result<Self, BenchError> {
-        let options = SessionOptions::single(model.config().context, threads, isa);
-        Ok(Self(Session::new(model, options)?))
+    pub(super) fn new(model: &Model, threads: usize, isa: IsaKind) -> Result<Self, BenchError> {
+        let options = SessionOptions::single(model.config().context, threads);
+        Ok(Self(Session::new(Arc::new(model.try_clone()?.pack(isa)?), options)?))
     }
 }
 

@@ -172,7 +172,7 @@ impl SeedBench {
     /// The engine's figures beside those of the first SmallMind.
     fn then_and_now(&self, prepared: &Prepared, rows: &[(Rung, SeedRow)]) -> Result<Vec<SeedRow>, BenchError> {
         let found = |wanted: fn(&Way) -> bool| rows.iter().rev().find(|(rung, _)| wanted(&rung.way));
-        let full = found(|way| matches!(way, Way::Planned { fused: true, outputs: Outputs::All, .. }));
+        let full = found(|way| matches!(way, Way::Planned { fused: true, packed: true, outputs: Outputs::All, .. }));
         let cached = found(|way| matches!(way, Way::Cached));
         let named = |row: &SeedRow, name: &str, note: &str| SeedRow {
             part: SeedPart::Workload,
@@ -198,7 +198,8 @@ impl SeedBench {
             note: "",
             threads: self.threads,
             isa: self.isa,
-            way: Way::Planned { fused: true, outputs: Outputs::All, dropout: DROPOUT },
+            // Training changes its weights with every step.
+            way: Way::Planned { fused: true, packed: false, outputs: Outputs::All, dropout: DROPOUT },
         };
         let row = self.measure(prepared, &training, &prepared.training_reference()?, false)?;
         all.push(named(&row, &training.name, &format!("with dropout of {DROPOUT}")));

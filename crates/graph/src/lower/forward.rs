@@ -3,13 +3,14 @@
 use smallmind_kernels::activation::{Gelu, gelu, swiglu};
 use smallmind_kernels::dropout::{Dropout, dropout};
 use smallmind_kernels::elementwise::{add, gather_rows};
-use smallmind_kernels::embedding::embedding;
+use smallmind_kernels::embedding::{embedding, embedding_packed};
 use smallmind_kernels::norm::{LayerNorm, Residual, RmsNorm, layer_norm, rms_norm};
 use smallmind_kernels::rope::{Direction, Rope, rope};
 use smallmind_simd::Isa;
 
 use crate::graph::Node;
 use crate::lower::Lowering;
+use crate::lower::linear::packed_weight;
 use crate::op::{DropoutSpec, Index, Norm, RopeSpec};
 use crate::{Batch, ParamId};
 
@@ -23,10 +24,16 @@ pub(super) fn ids(batch: &Batch, index: Index) -> &[u32] {
 
 impl<I: Isa> Lowering<'_, I> {
     pub(super) fn embedding(&mut self, node: &Node, table: ParamId, index: Index) {
-        let (isa, table, y) = (self.isa, self.param(table), self.view(node.outputs[0]));
+        let (isa, packed) = (self.isa, self.packs(table));
+        let (table, y) = (self.param(table), self.view(node.outputs[0]));
         self.rowwise(&[], &[table], &[y], move |frame, rows| {
             let out = frame.mat_mut(&y, rows.clone(), 0..y.cols);
-            embedding(isa, frame.mat(&table), &ids(frame.batch, index)[rows], out);
+            let ids = &ids(frame.batch, index)[rows];
+            if packed {
+                embedding_packed(packed_weight(isa, frame, &table), ids, out);
+            } else {
+                embedding(isa, frame.mat(&table), ids, out);
+            }
         });
     }
 

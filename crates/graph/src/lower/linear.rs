@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use smallmind_kernels::Part;
 use smallmind_kernels::matmul::{
-    Cut, Epilogue, Layout, Operand, ROW_GRANULE, Route, Update, gemm, gemm_scratch_len, gemv_nt,
+    Cut, Epilogue, Layout, Operand, PackedWeight, ROW_GRANULE, Route, Update, gemm, gemm_packed,
+    gemm_packed_scratch_len, gemm_scratch_len, gemv_nt,
 };
 use smallmind_simd::Isa;
 
@@ -80,6 +81,22 @@ impl Product {
             None => 0..frame.rows(&self.c),
         }
     }
+
+    /// What is added to a window of the output.
+    fn epilogue<'f>(&self, frame: &'f Frame<'_>, rows: &Range<usize>, cols: &Range<usize>) -> Epilogue<'f> {
+        let residual = |r| frame.mat(r).rows_range(rows.clone()).cols_range(cols.clone());
+        Epilogue {
+            scale: 1.0,
+            update: self.update,
+            bias: self.bias.as_ref().map(|b| &frame.slice(b)[cols.clone()]),
+            residual: self.residual.as_ref().map(residual),
+        }
+    }
+}
+
+/// A packed parameter.
+pub(super) fn packed_weight<'f, I: Isa>(isa: I, frame: &'f Frame<'_>, view: &View) -> PackedWeight<'f> {
+    PackedWeight::new(isa, frame.slice(view), frame.rows(view), view.cols)
 }
 
 impl<I: Isa> Lowering<'_, I> {
@@ -93,7 +110,11 @@ impl<I: Isa> Lowering<'_, I> {
             bias: bias.map(|b| self.vector(self.param(b))),
             residual: node.inputs.get(1).map(|r| self.view(*r)),
         };
-        self.product(product);
+        if self.packs(weight) {
+            self.packed_product(product);
+        } else {
+            self.product(product);
+        }
     }
 
     pub(super) fn linear_grad_input(&mut self, node: &Node, weight: ParamId) {
@@ -145,17 +166,29 @@ impl<I: Isa> Lowering<'_, I> {
                 let rows = p.output_rows(frame);
                 let (own_rows, own_cols) = cut.window(rows.len(), n, part);
                 let c = frame.mat_mut(&p.c, rows.start + own_rows.start..rows.start + own_rows.end, own_cols.clone());
-                let epilogue = Epilogue {
-                    scale: 1.0,
-                    update: p.update,
-                    bias: p.bias.as_ref().map(|b| &frame.slice(b)[own_cols.clone()]),
-                    residual: p
-                        .residual
-                        .as_ref()
-                        .map(|r| frame.mat(r).rows_range(own_rows.clone()).cols_range(own_cols.clone())),
-                };
+                let epilogue = p.epilogue(frame, &own_rows, &own_cols);
                 let (a, b) = (a.rows_range(own_rows), b.cols_range(own_cols));
                 gemm(isa, a, b, c, epilogue, frame.scratch(part.index));
+            }),
+        );
+    }
+
+    /// `y = x·Wᵀ [+ bias] [+ residual]` with packed weights, of few rows as of many.
+    fn packed_product(&mut self, p: Product) {
+        let (isa, m, n) = (self.isa, self.max_rows(&p.c), p.c.cols);
+        let cut = Cut::choose(m, n);
+        let accesses = self.product_accesses(&p, cut);
+        self.push(
+            Workers::All,
+            accesses,
+            gemm_packed_scratch_len(isa, m, p.a.view.cols),
+            Box::new(move |frame, part| {
+                let (rows, cols) = cut.window(frame.rows(&p.c), n, part);
+                let c = frame.mat_mut(&p.c, rows.clone(), cols.clone());
+                let epilogue = p.epilogue(frame, &rows, &cols);
+                let a = p.a.operand(frame).rows_range(rows);
+                let b = packed_weight(isa, frame, &p.b.view).cols_range(cols);
+                gemm_packed(isa, a, b, c, epilogue, frame.scratch(part.index));
             }),
         );
     }
@@ -173,11 +206,7 @@ impl<I: Isa> Lowering<'_, I> {
                 let (x, w) = (p.a.operand(frame).mat, p.b.operand(frame).mat);
                 let rows = p.output_rows(frame);
                 let (_, cols) = cut.window(rows.len(), p.c.cols, part);
-                let epilogue = Epilogue {
-                    bias: p.bias.as_ref().map(|b| &frame.slice(b)[cols.clone()]),
-                    residual: p.residual.as_ref().map(|r| frame.mat(r).cols_range(cols.clone())),
-                    ..Epilogue::default()
-                };
+                let epilogue = p.epilogue(frame, &(0..rows.len()), &cols);
                 let out = frame.mat_mut(&p.c, rows, cols.clone());
                 gemv_nt(isa, x, w.rows_range(cols), out, epilogue);
             }),

@@ -27,7 +27,7 @@ use crate::graph::{Graph, Node, NodeId, ValueId};
 use crate::op::{Op, RopeSpec};
 use crate::params::Layout;
 use crate::plan::{Limits, Placed, Step, StepFn, Workers};
-use crate::{CacheShape, ParamId, Rows};
+use crate::{CacheShape, Packing, ParamId, Rows};
 
 /// Elements that a row-wise step reads and writes below which sharing it costs more than it saves: a barrier is worth some thousand elements.
 pub const SHARED_ELEMENTS: usize = 8192;
@@ -76,6 +76,7 @@ pub(crate) struct Lowering<'g, I: Isa> {
     limits: Limits,
     placed: &'g Placed,
     cache: Option<CacheShape>,
+    packing: Option<&'g Packing>,
     layout: Layout,
     ropes: Vec<(RopeSpec, Arc<RopeTable>)>,
     steps: Vec<Step>,
@@ -84,9 +85,28 @@ pub(crate) struct Lowering<'g, I: Isa> {
 }
 
 impl<'g, I: Isa> Lowering<'g, I> {
-    pub(crate) fn new(isa: I, graph: &'g Graph, limits: Limits, placed: &'g Placed, cache: Option<CacheShape>) -> Self {
+    pub(crate) fn new(
+        isa: I,
+        graph: &'g Graph,
+        limits: Limits,
+        placed: &'g Placed,
+        cache: Option<CacheShape>,
+        packing: Option<&'g Packing>,
+    ) -> Self {
         let layout = graph.params.layout();
-        Self { isa, graph, limits, placed, cache, layout, ropes: vec![], steps: vec![], scratch: 0, at: NodeId(0) }
+        Self {
+            isa,
+            graph,
+            limits,
+            placed,
+            cache,
+            packing,
+            layout,
+            ropes: vec![],
+            steps: vec![],
+            scratch: 0,
+            at: NodeId(0),
+        }
     }
 
     /// The steps, and the scratch that each worker needs.
@@ -152,6 +172,11 @@ impl<'g, I: Isa> Lowering<'g, I> {
 
     fn grad(&self, id: ParamId) -> View {
         self.param_in(Space::Grads, id)
+    }
+
+    /// Whether a parameter is packed.
+    fn packs(&self, id: ParamId) -> bool {
+        self.packing.is_some_and(|packing| packing.holds(id))
     }
 
     /// The parameter as one row: a vector, whatever shape it was declared with.

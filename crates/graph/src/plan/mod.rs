@@ -14,7 +14,7 @@ use crate::batch::Needs;
 use crate::graph::{Graph, NodeId};
 use crate::lower::Lowering;
 use crate::op::{Effects, Index, Op};
-use crate::{CacheShape, GraphError, ValueId};
+use crate::{CacheShape, GraphError, Packing, ValueId};
 
 pub(crate) use place::Placed;
 
@@ -98,6 +98,8 @@ pub struct Plan {
     pub(crate) params_len: usize,
     /// What the nodes touch beside their values.
     pub(crate) effects: Effects,
+    /// How parameters lie, where they are packed.
+    pub(crate) packing: Option<Packing>,
 }
 
 impl Plan {
@@ -106,7 +108,16 @@ impl Plan {
     /// # Errors
     /// Instruction sets that this CPU lacks; sizes beyond memory; layers of one cache that disagree.
     pub fn new(graph: Graph, limits: Limits, threads: usize, isa: IsaKind) -> Result<Plan, GraphError> {
-        isa.with(Planner { graph, limits, threads: threads.max(1) })?
+        isa.with(Planner { graph, limits, threads: threads.max(1), packing: None })?
+    }
+
+    /// [`Plan::new`] to be run on [`crate::PackedParams`].
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn packed(graph: Graph, limits: Limits, threads: usize, isa: IsaKind) -> Result<Plan, GraphError> {
+        let packing = Some(Packing::of(&graph, isa));
+        isa.with(Planner { graph, limits, threads: threads.max(1), packing })?
     }
 
     /// The graph that runs.
@@ -122,6 +133,11 @@ impl Plan {
     /// The instruction set chosen.
     pub fn isa(&self) -> IsaKind {
         self.isa
+    }
+
+    /// How it reads its parameters, where they are packed.
+    pub fn packing(&self) -> Option<&Packing> {
+        self.packing.as_ref()
     }
 
     /// The number of workers it was made for.
@@ -168,16 +184,17 @@ struct Planner {
     graph: Graph,
     limits: Limits,
     threads: usize,
+    packing: Option<Packing>,
 }
 
 impl WithIsa for Planner {
     type Output = Result<Plan, GraphError>;
 
     fn call<I: Isa>(self, isa: I) -> Result<Plan, GraphError> {
-        let Self { graph, limits, threads } = self;
+        let Self { graph, limits, threads, packing } = self;
         let cache = cache_shape(&graph, &limits)?;
         let placed = place::place(&graph, &limits)?;
-        let mut lowering = Lowering::new(isa, &graph, limits, &placed, cache);
+        let mut lowering = Lowering::new(isa, &graph, limits, &placed, cache, packing.as_ref());
         for i in 0..graph.nodes.len() {
             lowering.node(NodeId(i as u32));
         }
@@ -207,6 +224,7 @@ impl WithIsa for Planner {
             threads,
             needs,
             cache,
+            packing,
         })
     }
 }

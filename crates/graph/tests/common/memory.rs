@@ -1,8 +1,11 @@
 //! The memories that a plan runs on, and short ways to run one.
 
+use std::sync::Arc;
+
 use smallmind_graph::interpret::Interpreter;
 use smallmind_graph::{
-    Batch, Bindings, Executor, Graph, GraphError, Init, Limits, NoProbe, Params, Plan, Pool, Probe, Scalars, Weights,
+    Batch, Bindings, Buffer, Executor, Graph, GraphError, Init, Limits, NoProbe, PackedParams, Params, Plan, Pool,
+    Probe, Scalars, Weights,
 };
 use smallmind_simd::IsaKind;
 
@@ -25,6 +28,13 @@ pub fn random_params(params: &Params, seed: u64) -> Vec<f32> {
     flat
 }
 
+/// The parameters of a graph, packed.
+pub fn pack(graph: &Graph, isa: IsaKind, params: &[f32]) -> PackedParams {
+    let mut values = Buffer::zeroed(params.len()).expect("memory for parameters");
+    values.copy_from_slice(params);
+    PackedParams::new(graph, isa, values).expect("parameters of the graph")
+}
+
 /// Everything beside the arena.
 #[derive(Clone)]
 pub struct Memory {
@@ -32,6 +42,8 @@ pub struct Memory {
     pub grads: Vec<f32>,
     pub moments: (Vec<f32>, Vec<f32>),
     pub cache: Vec<f32>,
+    /// Instead of `params`, where a plan reads them packed.
+    pub packed: Option<Arc<PackedParams>>,
 }
 
 impl Memory {
@@ -39,18 +51,22 @@ impl Memory {
     pub fn new(params: &Params, seed: u64) -> Self {
         let params = random_params(params, seed);
         let zeros = vec![0.0; params.len()];
-        Self { params, grads: zeros.clone(), moments: (zeros.clone(), zeros), cache: vec![] }
+        Self { params, grads: zeros.clone(), moments: (zeros.clone(), zeros), cache: vec![], packed: None }
     }
 
-    /// With a cache for `plan`, full of NaN: nothing may be read before it is written.
-    pub fn with_cache(mut self, plan: &Plan) -> Self {
+    /// With a cache for `plan`, full of NaN: nothing may be read before it is written. The parameters are packed if `plan` reads them so.
+    pub fn for_plan(mut self, plan: &Plan) -> Self {
         self.cache = vec![f32::NAN; plan.cache().map_or(0, |c| c.len())];
+        self.packed = plan.packing().map(|packing| Arc::new(pack(plan.graph(), packing.isa(), &self.params)));
         self
     }
 
     pub fn bindings(&mut self) -> Bindings<'_> {
         Bindings {
-            params: Weights::Exclusive(&mut self.params),
+            params: match &self.packed {
+                Some(packed) => Weights::Packed(packed),
+                None => Weights::Exclusive(&mut self.params),
+            },
             grads: Some(&mut self.grads),
             moments: Some((&mut self.moments.0, &mut self.moments.1)),
             cache: Some(&mut self.cache),
@@ -86,7 +102,16 @@ pub struct Runner {
 
 impl Runner {
     pub fn new(graph: Graph, limits: Limits, threads: usize, isa: IsaKind) -> Self {
-        let plan = Plan::new(graph, limits, threads, isa).expect("a plan");
+        Self::of(Plan::new(graph, limits, threads, isa).expect("a plan"))
+    }
+
+    /// With a plan that reads its parameters packed.
+    pub fn packed(graph: Graph, limits: Limits, threads: usize, isa: IsaKind) -> Self {
+        Self::of(Plan::packed(graph, limits, threads, isa).expect("a plan"))
+    }
+
+    fn of(plan: Plan) -> Self {
+        let threads = plan.threads();
         Self { executor: Executor::new(plan).expect("memory for an arena"), pool: Pool::new(threads).expect("threads") }
     }
 

@@ -64,6 +64,21 @@ impl<'a> PackedWeight<'a> {
         assert!(whole(range.start) && whole(range.end), "columns {range:?} cut a strip of {}", self.lanes);
         Self { data: &self.data[range.start * self.k..range.end * self.k], n: range.len(), ..self }
     }
+
+    /// Copies a column of the factor, a row of the weight, to `out` `[k]`.
+    ///
+    /// # Panics
+    /// If it has no such column or `out` is of another length.
+    pub fn copy_column(self, j: usize, out: &mut [f32]) {
+        assert!(j < self.n && out.len() == self.k, "column {j} of {} to {} elements", self.n, out.len());
+        let (strip, column) = (j / self.lanes, j % self.lanes);
+        if strip < self.n / self.lanes {
+            let steps = self.data[strip * self.lanes * self.k..][..self.lanes * self.k].chunks_exact(self.lanes);
+            steps.zip(out).for_each(|(step, x)| *x = step[column]);
+        } else {
+            out.copy_from_slice(&self.data[j * self.k..][..self.k]);
+        }
+    }
 }
 
 /// Elements of scratch that [`pack_weight`] asks for.

@@ -274,7 +274,7 @@ fn row_of(rows: &mut Vec<Row>, m: &Measurement<'_>, part: &Part<'_>, node: &Node
         rank: 0,
         pass: pass(node).to_owned(),
         operation: node.op.name().to_owned(),
-        kernel: kernel(graph, node, batch),
+        kernel: kernel(part.plan, node, batch),
         shape: shape(graph, node, batch),
         path,
         calls: 0.0,

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
@@ -124,7 +125,8 @@ impl Generate {
 
         let needed = prompt.len().saturating_add(self.tokens).max(1);
         let context = self.context.unwrap_or(needed.min(model.config().context));
-        let session = Session::new(model, SessionOptions::single(context, settings.threads(), isa))?;
+        let model = Arc::new(model.pack(isa)?);
+        let session = Session::new(model, SessionOptions::single(context, settings.threads()))?;
         let mut generator = Generator::new(session, tokenizer)?;
         let options = GenerateOptions { max_tokens: self.tokens, sampler, stops: self.stop };
 

@@ -115,7 +115,11 @@ impl Inspect {
 
     fn plan_for(&self, used_for: Use, config: &ModelConfig, settings: &Settings) -> anyhow::Result<Plan> {
         let graph = architecture::graph(config, used_for.purpose())?;
-        Ok(Plan::new(graph, used_for.limits(self.context(config)), settings.threads(), settings.isa()?)?)
+        let (limits, threads, isa) = (used_for.limits(self.context(config)), settings.threads(), settings.isa()?);
+        Ok(match used_for {
+            Use::Decode | Use::Prefill => Plan::packed(graph, limits, threads, isa)?,
+            Use::Training | Use::Evaluation => Plan::new(graph, limits, threads, isa)?,
+        })
     }
 
     /// Of a session with one sequence.

@@ -23,7 +23,7 @@ pub struct ModelArg {
 
 impl ModelArg {
     /// Reads weights and tokenizer.
-    pub fn open(&self) -> anyhow::Result<(Arc<Model>, Arc<Tokenizer>)> {
+    pub fn open(&self) -> anyhow::Result<(Model, Arc<Tokenizer>)> {
         let folder = open_folder(&self.model)?;
         let tokenizer = tokenizer_of(&self.model)?;
         let model = Model::from_folder(&folder)?;
@@ -31,7 +31,7 @@ impl ModelArg {
             let (tokenizer, model) = (tokenizer.vocab_size(), model.config().vocab_size);
             return Err(ModelError::Vocabulary { tokenizer, model }.into());
         }
-        Ok((Arc::new(model), Arc::new(tokenizer)))
+        Ok((model, Arc::new(tokenizer)))
     }
 }
 

@@ -1,6 +1,7 @@
 //! `smallmind quickstart`: from nothing to a model that tells stories, in about a minute.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -172,7 +173,8 @@ fn seconds_of_a_step(
 fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: &AtomicBool) -> Outcome {
     let (model, tokenizer) = ModelArg { model: run.to_owned() }.open()?;
     let context = model.config().context;
-    let session = Session::new(model, SessionOptions::single(context, settings.threads(), isa))?;
+    let model = Arc::new(model.pack(isa)?);
+    let session = Session::new(model, SessionOptions::single(context, settings.threads()))?;
     let mut generator = Generator::new(session, tokenizer)?;
     if !settings.is_json() {
         note!("\nstories from the model, word by word:\n");

@@ -51,7 +51,7 @@ fn a_generation_is_profiled_without_a_model() {
         assert_eq!(operation["exp_gops"], report["roofs"]["exp_gops"], "{operation}");
     }
     assert!(phases.iter().all(|phase| phase["beats"].as_array().unwrap().len() == 2), "one a repeat");
-    assert_eq!(stages(&phases[0]), ["making weights up", "plan", "prefill", "sample"]);
+    assert_eq!(stages(&phases[0]), ["making weights up", "pack", "plan", "prefill", "sample"]);
     assert!(stages(&phases[1]).is_empty());
     // Every weight but the table's other rows is read once a token: the head is the table.
     let weights = phases[1]["traffic"]["weights"].as_f64().unwrap();
@@ -259,11 +259,11 @@ fn the_way_to_the_first_token_is_told() {
     let read = |name: &str| std::fs::read_to_string(bench.path("report").join(name)).unwrap();
     let report: Value = serde_json::from_str(&read("report.json")).unwrap();
     let prefill = &report["phases"][0];
-    assert_eq!(stages(prefill), ["load", "tokenize", "plan", "prefill", "sample"]);
+    assert_eq!(stages(prefill), ["load", "tokenize", "pack", "plan", "prefill", "sample"]);
     assert!(prefill["stages"].as_array().unwrap().iter().all(|stage| stage[1].as_f64() > Some(0.0)), "{prefill}");
     assert_eq!((&prefill["tokens"], &prefill["about"]), (&7.0.into(), &"7 tokens in chunks of 7".into()));
     for form in ["report.md", "report.html"] {
-        assert!(["load", "tokenize", "plan", "sample"].iter().all(|stage| read(form).contains(stage)), "{form}");
+        assert!(["load", "tokenize", "pack", "plan", "sample"].iter().all(|stage| read(form).contains(stage)), "{form}");
     }
     bench.run("profile generate -m model --prompt=the --prompt-tokens 3").fails(2, &["--prompt-tokens"]);
     bench.run("profile generate -m model --prompt=Ω").fails(2, &["the prompt can't be turned into tokens"]);

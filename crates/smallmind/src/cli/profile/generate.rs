@@ -7,12 +7,11 @@ use clap::Args;
 use smallmind::graph::{Batch, NoProbe, Plan, available_threads};
 use smallmind::model::sampler::Sampler;
 use smallmind::model::tokenizer::{SpecialTokens, Tokenizer};
-use smallmind::model::{Model, ModelConfig, ModelError, Session, SessionOptions};
+use smallmind::model::{ModelConfig, ModelError, PackedModel, Session, SessionOptions};
 use smallmind::profile::report::join::{Measurement, Part};
 use smallmind::profile::report::trace::Trace;
 use smallmind::profile::report::{Phase, Report, RoofTable};
 use smallmind::profile::{Counters, Pulse, Recorder, SystemCounters};
-use smallmind::simd::IsaKind;
 
 use super::super::failure::{Outcome, usage};
 use super::super::generate::USUAL;
@@ -105,7 +104,8 @@ impl Generate {
         let tokens = prompt.len();
         note!("profiling {name}: a prompt of {tokens} tokens, then tokens at depth {depth}, on {threads} threads");
 
-        let mut bench = first.stage("plan", || Bench::new(&model, prompt, depth, (threads, isa)))?;
+        let model = first.stage("pack", || Ok(Arc::new(model.pack(isa)?)))?;
+        let mut bench = first.stage("plan", || Bench::new(model, prompt, depth, threads))?;
         bench.first_token(&mut first)?;
         let mut roofs = Ceiling::new(threads, isa)?;
         let counters = SystemCounters::read();
@@ -117,7 +117,8 @@ impl Generate {
         let (plans, mut trace) = (bench.session.plans(), self.written.trace());
         let prefill = prefill.phase(("prefill", plans.0), first.stages, roofs.table(), trace.as_mut());
         let decode = decode.phase(("decode", plans.1), vec![], roofs.table(), trace.as_mut());
-        let subject = subject::subject("generate", name, &model, threads, isa);
+        let model = bench.session.model();
+        let subject = subject::subject("generate", name, model.config(), model.params(), (threads, isa));
         let report = Report::new(subject, roofs.table().clone(), counters.since(), vec![prefill, decode]);
         self.written.write(report, trace.as_ref(), settings)
     }
@@ -148,15 +149,10 @@ impl Generate {
 }
 
 impl Bench {
-    fn new(
-        model: &Arc<Model>,
-        prompt: Vec<u32>,
-        depth: usize,
-        (threads, isa): (usize, IsaKind),
-    ) -> anyhow::Result<Self> {
+    fn new(model: Arc<PackedModel>, prompt: Vec<u32>, depth: usize, threads: usize) -> anyhow::Result<Self> {
         let deepest = (2 * depth).min(model.config().context - 1).max(depth);
         let room = prompt.len().max(deepest + 1);
-        let session = Session::new(model.clone(), SessionOptions::single(room, threads, isa))?;
+        let session = Session::new(model, SessionOptions::single(room, threads))?;
         let text = prompt.iter().copied().cycle().take(prompt.len().max(deepest)).collect();
         Ok(Self { session, text, prompt: prompt.len(), depth })
     }

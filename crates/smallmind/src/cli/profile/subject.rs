@@ -1,10 +1,9 @@
 //! What is profiled: a model from a folder, or a preset's shape with random weights.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
-use smallmind::graph::Pool;
+use smallmind::graph::{Params, Pool};
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{Model, ModelConfig, preset};
 use smallmind::profile::Roofs;
@@ -36,7 +35,7 @@ pub struct SubjectArg {
 /// A model with its name and its tokenizer.
 pub struct Opened {
     /// The model.
-    pub model: Arc<Model>,
+    pub model: Model,
     /// Its folder or preset.
     pub name: String,
     /// Its tokenizer, or why there is none: a model can be profiled without.
@@ -60,11 +59,11 @@ impl SubjectArg {
         let Some(folder) = self.folder() else {
             let name = self.preset.as_deref().unwrap_or(PRESET);
             let config = preset::find(name)?.config();
-            let model = Arc::new(Model::random(config, settings.seed.unwrap_or(SEED))?);
+            let model = Model::random(config, settings.seed.unwrap_or(SEED))?;
             let tokenizer = Err(usage("--prompt is for a model with a tokenizer: name one with -m"));
             return Ok(Opened { model, name: name.to_owned(), tokenizer });
         };
-        let model = Arc::new(Model::from_folder(&models::open_folder(&folder)?)?);
+        let model = Model::from_folder(&models::open_folder(&folder)?)?;
         Ok(Opened { model, name: name_of(&folder), tokenizer: models::tokenizer_of(&folder) })
     }
 }
@@ -75,13 +74,18 @@ pub fn name_of(folder: &Path) -> String {
 }
 
 /// What ran where, for the report.
-pub fn subject(verb: &str, name: String, model: &Model, threads: usize, isa: IsaKind) -> Subject {
-    let c = model.config();
+pub fn subject(
+    verb: &str,
+    name: String,
+    c: &ModelConfig,
+    params: &Params,
+    (threads, isa): (usize, IsaKind),
+) -> Subject {
     Subject {
         verb: verb.to_owned(),
         model: name,
         shape: shape(c),
-        parameters: model.params().elements() as u64,
+        parameters: params.elements() as u64,
         format: "f32".to_owned(),
         bits_per_weight: 32.0,
         threads,

@@ -69,7 +69,8 @@ impl Train {
         note!("profiling steps of {name}: {about}, on {threads} threads");
         let mut roofs = Ceiling::new(threads, isa)?;
         let counters = SystemCounters::read();
-        let subject = subject::subject("train", name, stepper.learner().model(), threads, isa);
+        let model = stepper.learner().model();
+        let subject = subject::subject("train", name, model.config(), model.params(), (threads, isa));
         let mut trace = self.written.trace();
         let steps = self.steps.map(|n| n as usize);
         let mut bench = Bench { stepper, begun: 0, drawing: vec![], stop };
