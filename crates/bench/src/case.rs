@@ -116,6 +116,15 @@ pub struct Attention {
 pub enum Problem {
     /// A product of matrices.
     Matmul(Product),
+    /// A product `x·Wᵀ` whose weight has been packed once and for all.
+    PackedMatmul {
+        /// Rows of x.
+        m: usize,
+        /// Rows of W.
+        n: usize,
+        /// Terms of a sum.
+        k: usize,
+    },
     /// One row times the transpose of a matrix too large for the caches.
     Gemv {
         /// Rows of the matrix.
@@ -222,7 +231,7 @@ impl Problem {
     /// The kernel's name.
     pub fn kernel(&self) -> &'static str {
         match self {
-            Self::Matmul(_) => "matmul",
+            Self::Matmul(_) | Self::PackedMatmul { .. } => "matmul",
             Self::Gemv { .. } => "gemv",
             Self::Attention(_) => "attention",
             Self::Norm { kind: NormKind::Layer, .. } => "layer_norm",
@@ -245,6 +254,7 @@ impl Problem {
                 let plus = if p.accumulate { "+" } else { "" };
                 format!("{}{plus} {}x{}x{}", p.layouts(), p.m, p.n, p.k)
             }
+            Self::PackedMatmul { m, n, k } => format!("packed {m}x{n}x{k}"),
             Self::Gemv { n, k } => format!("{n}x{k}"),
             Self::Attention(a) => {
                 format!("{} {}/{} heads {}x{}x{}", a.pass, a.heads, a.kv_heads, a.len, a.context, a.head_dim)
@@ -266,7 +276,8 @@ impl Problem {
             Self::Matmul(p) => {
                 json!({ "layout": p.layouts(), "m": p.m, "n": p.n, "k": p.k, "accumulate": p.accumulate })
             }
-            Self::Gemv { n, k } => json!({ "layout": "nt", "m": 1, "n": n, "k": k, "accumulate": false }),
+            Self::PackedMatmul { m, n, k } => Self::Matmul(Product::nt(m, n, k)).params(),
+            Self::Gemv { n, k } => Self::Matmul(Product::nt(1, n, k)).params(),
             Self::Attention(a) => json!({
                 "heads": a.heads, "kv_heads": a.kv_heads, "len": a.len, "context": a.context, "head_dim": a.head_dim,
                 "causal": true, "direction": a.pass.to_string(),
@@ -299,6 +310,7 @@ impl Problem {
                 let old = if p.accumulate { m * n } else { 0.0 };
                 cost(2.0 * m * n * k, m * k + k * n + old, m * n)
             }
+            Self::PackedMatmul { m, n, k } => Self::Matmul(Product::nt(m, n, k)).cost(),
             Self::Gemv { n, k } => Self::Matmul(Product::nt(1, n, k)).cost(),
             Self::Attention(a) => attention_cost(a, cost),
             Self::Norm { rows, cols, pass, .. } => {

@@ -123,6 +123,7 @@ impl Cases {
             let max = if n == config.vocab_size { HEAD_TOKENS } else { usize::MAX };
             for tokens in FORWARD_TOKENS.into_iter().filter(|t| *t <= max) {
                 self.product(Product::nt(tokens, n, k), &[name, layer]);
+                self.add(Problem::PackedMatmul { m: tokens, n, k }, &[name, layer]);
             }
             for tokens in BACKWARD_TOKENS.into_iter().filter(|t| *t <= max) {
                 self.product(Product::nn(tokens, k, n), &[name, layer]);
@@ -152,6 +153,7 @@ impl Cases {
     fn gemv(&mut self) {
         for (n, k) in [(4096, 4096), (2048, 8192), (49_152, 576)] {
             self.add(Problem::Gemv { n, k }, &["decode"]);
+            self.add(Problem::PackedMatmul { m: 1, n, k }, &["decode"]);
         }
     }
 

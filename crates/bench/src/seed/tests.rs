@@ -126,7 +126,7 @@ fn a_measurement_has_all_rows() {
     let of = |part| rows.iter().filter(|row| row.part == part).collect::<Vec<_>>();
     let ladder = of(SeedPart::Ladder);
     assert_eq!((of(SeedPart::Kernel).len(), of(SeedPart::Without).len(), of(SeedPart::Workload).len()), (7, 6, 4));
-    assert_eq!(ladder.len(), 10 + IsaKind::available().len());
+    assert_eq!(ladder.len(), 11 + IsaKind::available().len());
     assert!(rows.iter().all(|row| row.now > Some(0.0)), "{rows:#?}");
     assert_eq!((ladder[0].factor, ladder[0].over_naive, ladder[0].tokens), (None, None, Some(2)));
     let product: f64 = ladder.iter().filter_map(|row| row.factor).product();

@@ -28,8 +28,8 @@ pub(super) struct Matmul {
 }
 
 /// Seeds of the operands' noise.
-const SEED_A: u64 = 1;
-const SEED_B: u64 = 2;
+pub(super) const SEED_A: u64 = 1;
+pub(super) const SEED_B: u64 = 2;
 const SEED_C: u64 = 3;
 
 impl Matmul {

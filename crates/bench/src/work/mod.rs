@@ -7,6 +7,7 @@ mod matmul;
 mod narrow;
 mod norm;
 mod optimizer;
+mod packed;
 mod tables;
 
 use std::ops::Range;
@@ -92,6 +93,7 @@ pub fn prepare(case: &Case, isa: IsaKind) -> Result<Option<Box<dyn Work>>, Graph
     }
     Ok(Some(match case.problem {
         Problem::Matmul(product) => Box::new(matmul::Matmul::new(product)?),
+        Problem::PackedMatmul { m, n, k } => Box::new(packed::PackedMatmul::new(m, n, k)?),
         Problem::Gemv { n, k } => Box::new(matmul::Matmul::new(Product::nt(1, n, k))?),
         Problem::Attention(shape) if shape.len == shape.context => Box::new(attention::Attention::new(shape)?),
         Problem::Attention(shape) if shape.len == 1 => Box::new(decode::Decode::new(shape)?),

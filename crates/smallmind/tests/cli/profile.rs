@@ -263,7 +263,10 @@ fn the_way_to_the_first_token_is_told() {
     assert!(prefill["stages"].as_array().unwrap().iter().all(|stage| stage[1].as_f64() > Some(0.0)), "{prefill}");
     assert_eq!((&prefill["tokens"], &prefill["about"]), (&7.0.into(), &"7 tokens in chunks of 7".into()));
     for form in ["report.md", "report.html"] {
-        assert!(["load", "tokenize", "pack", "plan", "sample"].iter().all(|stage| read(form).contains(stage)), "{form}");
+        assert!(
+            ["load", "tokenize", "pack", "plan", "sample"].iter().all(|stage| read(form).contains(stage)),
+            "{form}"
+        );
     }
     bench.run("profile generate -m model --prompt=the --prompt-tokens 3").fails(2, &["--prompt-tokens"]);
     bench.run("profile generate -m model --prompt=Ω").fails(2, &["the prompt can't be turned into tokens"]);
