@@ -22,7 +22,7 @@ pub struct SessionOptions {
 impl SessionOptions {
     /// Tokens of a prompt that are worked on at once, unless somebody says otherwise: enough rows for the matrix products to be bound by
     /// arithmetic, few enough for the values of a chunk to stay in the cache.
-    pub const CHUNK: usize = 64;
+    pub const CHUNK: usize = 128;
 
     /// One sequence of up to `context` tokens.
     pub fn single(context: usize, threads: usize) -> Self {

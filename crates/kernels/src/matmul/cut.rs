@@ -14,6 +14,8 @@ pub const COL_GRANULE: usize = 16;
 const MANY_ROWS: usize = 256;
 /// Rows that make up for it at any width: fitted to `bench kernels --assert-choice` with two workers on a Zen 4.
 const MANY_ROWS_OF_WIDE: usize = 512;
+/// Columns below which an output is narrow: fitted to `bench kernels --assert-choice` with two workers on a Zen 4.
+const NARROW: usize = 128;
 /// Depth from which on the sums across lanes at the end of a row of weights cost little beside the row.
 const DEEP: usize = 256;
 /// The most rows that stream shallower weights: fitted to `bench kernels --assert-choice`.
@@ -33,6 +35,12 @@ impl Cut {
     /// the other way round: few rows don't make up for packing.
     pub fn choose(m: usize, n: usize) -> Self {
         if m >= n.clamp(MANY_ROWS, MANY_ROWS_OF_WIDE) || n < 2 * COL_GRANULE { Self::Rows } else { Self::Columns }
+    }
+
+    /// [`Cut::choose`] where B is packed. Of a narrow output a vector of columns more or less is much, so it is cut by rows as soon as each
+    /// worker has some.
+    pub fn choose_packed(m: usize, n: usize) -> Self {
+        if m >= 2 * ROW_GRANULE && n < NARROW { Self::Rows } else { Self::choose(m, n) }
     }
 
     /// The rows and columns of an output `[m, n]` that are `part`'s.
@@ -124,6 +132,13 @@ mod tests {
             Route::choose((Layout::Normal, Layout::Normal), Update::Overwrite, [1, 70, DEEP]),
             Route::Tiles(Cut::Columns)
         );
+    }
+
+    #[test]
+    fn narrow_outputs_of_packed_weights_are_cut_by_rows() {
+        assert_eq!(Cut::choose_packed(8, NARROW - 1), Cut::Rows);
+        assert_eq!(Cut::choose_packed(8, NARROW), Cut::Columns);
+        assert_eq!(Cut::choose_packed(7, NARROW - 1), Cut::Columns);
     }
 
     #[test]
