@@ -31,7 +31,8 @@ impl PackedMatmul {
 
     /// The engine's cut, then the other one where workers share the output.
     fn candidates(&self, threads: usize) -> Vec<(Cut, &'static str)> {
-        let chosen = Cut::choose_packed(self.product.m, self.product.n);
+        let Product { m, n, k, .. } = self.product;
+        let chosen = Cut::choose_packed(m, n, k);
         let mut all = vec![(Cut::Rows, "packed by rows"), (Cut::Columns, "packed by columns")];
         all.sort_by_key(|(cut, _)| *cut != chosen);
         all.truncate(if threads == 1 { 1 } else { 2 });

@@ -176,7 +176,7 @@ impl<I: Isa> Lowering<'_, I> {
     /// `y = x·Wᵀ [+ bias] [+ residual]` with packed weights, of few rows as of many.
     fn packed_product(&mut self, p: Product) {
         let (isa, m, n) = (self.isa, self.max_rows(&p.c), p.c.cols);
-        let cut = Cut::choose_packed(m, n);
+        let cut = Cut::choose_packed(m, n, p.a.view.cols);
         let accesses = self.product_accesses(&p, cut);
         self.push(
             Workers::All,

@@ -14,6 +14,10 @@ pub const COL_GRANULE: usize = 16;
 const MANY_ROWS: usize = 256;
 /// Rows that make up for it at any width: fitted to `bench kernels --assert-choice` with two workers on a Zen 4.
 const MANY_ROWS_OF_WIDE: usize = 512;
+/// Elements of a packed B that stay in a second-level cache of 1 MiB.
+const RESIDENT: usize = 256 * 1024;
+/// Rows that make up for reading such a B: fitted to the prefill of small models with two workers on a Zen 4.
+const ROWS_OF_RESIDENT: usize = 64;
 /// Columns below which an output is narrow: fitted to `bench kernels --assert-choice` with two workers on a Zen 4.
 const NARROW: usize = 128;
 /// Depth from which on the sums across lanes at the end of a row of weights cost little beside the row.
@@ -37,10 +41,18 @@ impl Cut {
         if m >= n.clamp(MANY_ROWS, MANY_ROWS_OF_WIDE) || n < 2 * COL_GRANULE { Self::Rows } else { Self::Columns }
     }
 
-    /// [`Cut::choose`] where B is packed. Of a narrow output a vector of columns more or less is much, so it is cut by rows as soon as each
-    /// worker has some.
-    pub fn choose_packed(m: usize, n: usize) -> Self {
-        if m >= 2 * ROW_GRANULE && n < NARROW { Self::Rows } else { Self::choose(m, n) }
+    /// The cut of an output `[m, n]` where a B of depth `k` is packed: by rows, which then stay with their worker from product to product, as soon
+    /// as these make up for reading all of B from a second-level cache. Of a narrow output a vector of columns more or less is much, so
+    /// it is cut by rows as soon as each worker has some.
+    pub fn choose_packed(m: usize, n: usize, k: usize) -> Self {
+        let rows = if n < NARROW {
+            2 * ROW_GRANULE
+        } else if n * k <= RESIDENT {
+            ROWS_OF_RESIDENT
+        } else {
+            MANY_ROWS_OF_WIDE
+        };
+        if m >= rows { Self::Rows } else { Self::Columns }
     }
 
     /// The rows and columns of an output `[m, n]` that are `part`'s.
@@ -136,9 +148,16 @@ mod tests {
 
     #[test]
     fn narrow_outputs_of_packed_weights_are_cut_by_rows() {
-        assert_eq!(Cut::choose_packed(8, NARROW - 1), Cut::Rows);
-        assert_eq!(Cut::choose_packed(8, NARROW), Cut::Columns);
-        assert_eq!(Cut::choose_packed(7, NARROW - 1), Cut::Columns);
+        assert_eq!(Cut::choose_packed(8, NARROW - 1, 4096), Cut::Rows);
+        assert_eq!(Cut::choose_packed(7, NARROW - 1, 4096), Cut::Columns);
+    }
+
+    #[test]
+    fn a_packed_factor_that_stays_in_the_cache_is_cut_by_rows() {
+        assert_eq!(Cut::choose_packed(ROWS_OF_RESIDENT, 1024, 256), Cut::Rows);
+        assert_eq!(Cut::choose_packed(ROWS_OF_RESIDENT - 1, 1024, 256), Cut::Columns);
+        assert_eq!(Cut::choose_packed(ROWS_OF_RESIDENT, 1024, 257), Cut::Columns);
+        assert_eq!(Cut::choose_packed(MANY_ROWS_OF_WIDE, 1024, 257), Cut::Rows);
     }
 
     #[test]
