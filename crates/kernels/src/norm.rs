@@ -443,8 +443,8 @@ impl<I: Isa> Slopes<I> {
             [match destination {
                 // Whose lines are about to be written.
                 Destination::Caches => args.dx.row(r).as_ptr(),
-                // Which are there.
-                Destination::Memory => args.dy.row(r).as_ptr(),
+                // Half of what is read next, so that memory has work in both passes.
+                Destination::Memory => args.dy.as_ptr().wrapping_add((r + PAIR) * args.dy.stride()),
             }],
             #[inline(always)]
             |[g_sum, gx_sum], [dy, x, weight], _| {
@@ -488,7 +488,14 @@ fn gradient_rows<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
 ) {
     let ahead: [_; R] = each(
         #[inline(always)]
-        |r| [dy, x].map(|mat| mat.as_ptr().wrapping_add((first + R + r) * mat.stride())),
+        |r| {
+            let next = |mat: Mat| mat.as_ptr().wrapping_add((first + R + r) * mat.stride());
+            match destination {
+                Destination::Caches => [next(dy), next(x)],
+                // The sums of this row have asked for the other.
+                Destination::Memory => [next(x); 2],
+            }
+        },
     );
     match add {
         None => sweep::map_rows_and_total(
