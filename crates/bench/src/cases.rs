@@ -2,7 +2,7 @@
 
 use smallmind_graph::{GraphError, Op};
 use smallmind_kernels::activation::Gelu;
-use smallmind_model::{Purpose, architecture, preset};
+use smallmind_model::{Purpose, SessionOptions, architecture, preset};
 
 use crate::case::{Attention, Case, Dtype, NormKind, Pass, Problem, Product};
 
@@ -10,6 +10,8 @@ use crate::case::{Attention, Case, Dtype, NormKind, Pass, Problem, Product};
 const SQUARES: [usize; 11] = [64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048];
 /// Tokens of a linear layer's product.
 const FORWARD_TOKENS: [usize; 5] = [1, 8, 64, 512, 2048];
+/// Tokens of a layer's product with packed weights, a session's chunk among them.
+const PACKED_TOKENS: [usize; 5] = [1, 8, 64, SessionOptions::CHUNK, 512];
 /// Tokens of the products of its gradients.
 const BACKWARD_TOKENS: [usize; 3] = [64, 512, 2048];
 /// Tokens of an output head: the engine computes the logits of more in chunks.
@@ -123,7 +125,9 @@ impl Cases {
             let max = if n == config.vocab_size { HEAD_TOKENS } else { usize::MAX };
             for tokens in FORWARD_TOKENS.into_iter().filter(|t| *t <= max) {
                 self.product(Product::nt(tokens, n, k), &[name, layer]);
-                self.add(Problem::PackedMatmul { m: tokens, n, k }, &[name, layer]);
+            }
+            for m in PACKED_TOKENS {
+                self.add(Problem::PackedMatmul { m, n, k }, &[name, layer]);
             }
             for tokens in BACKWARD_TOKENS.into_iter().filter(|t| *t <= max) {
                 self.product(Product::nn(tokens, k, n), &[name, layer]);
@@ -135,7 +139,9 @@ impl Cases {
 
     /// The squares and the layers of a preset in `bf16`.
     fn narrow(&mut self) {
-        let wanted = |case: &&Case| case.tags.iter().any(|tag| tag == "square" || tag == NARROW_PRESET);
+        let is_product = |case: &Case| matches!(case.problem, Problem::Matmul(_));
+        let wanted =
+            |case: &&Case| is_product(case) && case.tags.iter().any(|tag| tag == "square" || tag == NARROW_PRESET);
         let narrow: Vec<Case> =
             self.cases.iter().filter(wanted).map(|case| Case { dtype: Dtype::Bf16, ..case.clone() }).collect();
         narrow.into_iter().for_each(|case| self.add_case(case));
@@ -152,7 +158,7 @@ impl Cases {
 
     fn gemv(&mut self) {
         for (n, k) in [(4096, 4096), (2048, 8192), (49_152, 576)] {
-            self.add(Problem::Gemv { n, k }, &["decode"]);
+            self.add(Problem::Gemv { n, k }, &["few-rows"]);
             self.add(Problem::PackedMatmul { m: 1, n, k }, &["decode"]);
         }
     }

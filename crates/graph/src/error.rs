@@ -74,6 +74,14 @@ pub enum GraphError {
     /// A batch that makes no sense.
     #[error("bad batch: {0}")]
     Batch(String),
+    /// More or fewer values than the parameters have.
+    #[error("the parameters have {need} values, gaps between them included, and {got} were given")]
+    ParamsLen {
+        /// What they have.
+        need: usize,
+        /// What was given.
+        got: usize,
+    },
     /// Parameters that lie otherwise than the plan reads them.
     #[error("the plan reads parameters {need}, the run was given parameters {got}")]
     Packing {

@@ -153,11 +153,11 @@ fn check(plan: &Plan, bindings: &Bindings<'_>) -> Result<(), GraphError> {
         Weights::Shared(_) | Weights::Exclusive(_) => None,
     };
     if packing != plan.packing.as_ref() {
-        let words = |packing: Option<&Packing>| match packing {
-            Some(packing) => packing.to_string(),
-            None => "in rows".to_owned(),
-        };
-        return Err(GraphError::Packing { need: words(plan.packing.as_ref()), got: words(packing) });
+        let (need, mut got) = (Packing::words(plan.packing.as_ref()), Packing::words(packing));
+        if need == got {
+            got.push_str(", for another graph");
+        }
+        return Err(GraphError::Packing { need, got });
     }
     if plan.effects.parameters {
         sized("writable parameters", writable, need)?;

@@ -13,8 +13,8 @@ use common::model::{Family, Head, Model};
 use common::rng::Rng;
 use smallmind_graph::op::{Heads, Index};
 use smallmind_graph::{
-    Batch, Bindings, Graph, GraphBuilder, GraphError, Limits, Op, Packing, Plan, Pool, Probe, Scalars, Weights, fuse,
-    grad, update_graph,
+    Batch, Bindings, Buffer, Graph, GraphBuilder, GraphError, Limits, Op, PackedParams, Packing, Plan, Pool, Probe,
+    Scalars, Weights, fuse, grad, update_graph,
 };
 use smallmind_kernels::loss::IGNORE;
 use smallmind_simd::IsaKind;
@@ -372,14 +372,48 @@ fn parameters_that_lie_otherwise_are_refused() {
         let error = refusals.refuse_with(&batch, bindings).to_string();
         assert_eq!(error, format!("the plan reads parameters {need}, the run was given parameters {got}"));
     };
-    let lie = |count: usize, isa: IsaKind| format!("of which {count} are packed for {}", isa.name());
+    let lie =
+        |elements: usize, isa: IsaKind| format!("of which 2 with {elements} elements are packed for {}", isa.name());
     let same = pack(&graph, best, &params);
-    refuse(&mut refusals, Weights::Packed(&same), "in rows", &lie(2, best));
-    refuse(&mut packed, Weights::Shared(&params), &lie(2, best), "in rows");
+    refuse(&mut refusals, Weights::Packed(&same), "in rows", &lie(52, best));
+    refuse(&mut packed, Weights::Shared(&params), &lie(52, best), "in rows");
     for &isa in IsaKind::available().iter().filter(|isa| **isa != best) {
         let other = pack(&graph, isa, &params);
-        refuse(&mut packed, Weights::Packed(&other), &lie(2, best), &lie(2, isa));
+        refuse(&mut packed, Weights::Packed(&other), &lie(52, best), &lie(52, isa));
     }
+}
+
+/// Two graphs with as many parameters and elements, which lie elsewhere.
+#[test]
+fn parameters_packed_for_another_graph_are_refused() {
+    let graph = |[hidden, outputs]: [usize; 2]| {
+        let mut b = GraphBuilder::new();
+        let table = matrix(&mut b, "wte", 5, 16, 1.0)?;
+        let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[])?;
+        let weight = matrix(&mut b, "up", hidden, 16, 1.0)?;
+        let x = b.value_of(Op::Linear { weight, bias: None }, &[x])?;
+        let weight = matrix(&mut b, "head", outputs, hidden, 1.0)?;
+        let y = b.value_of(Op::Linear { weight, bias: None }, &[x])?;
+        b.result("logits", y);
+        Ok::<Graph, GraphError>(b.finish())
+    };
+    let (one, other) = (graph([32, 16]).unwrap(), graph([16, 48]).unwrap());
+    let (limits, batch) = (Limits { tokens: 4, outputs: 4, spans: 2, context: 8, slots: 0 }, sequence(&[1], 0, 0));
+    let mut refusals = Refusals::of(Runner::packed(one, limits, 2, IsaKind::best()), &batch, "logits");
+    let params = pack(&other, IsaKind::best(), &refusals.memory.params);
+    let error = refusals.refuse_with(&batch, |_, run| run(Bindings::packed(&params)));
+    assert!(error.to_string().ends_with(", for another graph"), "{error}");
+}
+
+#[test]
+fn values_of_another_length_are_not_packed() {
+    let graph = small(Head::Cached);
+    let need = graph.params().layout().len();
+    let values = |len| Buffer::zeroed(len).unwrap();
+    let error = PackedParams::new(&graph, IsaKind::best(), values(need + 1)).unwrap_err();
+    assert!(matches!(error, GraphError::ParamsLen { got, .. } if got == need + 1), "{error}");
+    let mut packed = PackedParams::new(&graph, IsaKind::best(), values(need)).unwrap();
+    assert!(matches!(packed.set(&vec![0.0; need - 1]), Err(GraphError::ParamsLen { .. })));
 }
 
 #[test]

@@ -492,8 +492,8 @@ fn gradient_rows<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
             let next = |mat: Mat| mat.as_ptr().wrapping_add((first + R + r) * mat.stride());
             match destination {
                 Destination::Caches => [next(dy), next(x)],
-                // The sums of this row have asked for the other.
-                Destination::Memory => [next(x); 2],
+                // The sums of these rows have asked for dy.
+                Destination::Memory => [next(x), add.map_or_else(|| next(x), next)],
             }
         },
     );

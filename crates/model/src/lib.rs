@@ -3,7 +3,8 @@
 //! # Several sequences at once
 //!
 //! A [`Model`] is a shape and weights, a [`PackedModel`] the same laid out to be run, a [`Session`] a model at work: its plans, its
-//! workers, and a cache of keys and values with a slot for each sequence. What is appended to a sequence follows what its slot holds; logits say what comes next.
+//! workers, and a cache of keys and values with a slot for each sequence. What is appended to a sequence follows what its slot holds;
+//! logits say what comes next.
 //!
 //! ```
 //! use std::sync::Arc;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use smallmind_graph::op::Gelu;
-use smallmind_graph::{Batch, Bindings, Executor, Limits, NoProbe, Plan, Pool, Scalars};
+use smallmind_graph::{Batch, Bindings, Executor, GraphError, Limits, NoProbe, Plan, Pool, Scalars};
 use smallmind_model::sampler::{SamplerConfig, SamplerError};
 use smallmind_model::tokenizer::{BpeTraining, Tokenizer};
 use smallmind_model::{
@@ -388,7 +388,14 @@ fn other_weights_are_another_model() {
     close("the other", session.append(0, &[4, 5]).unwrap(), &last(&second, &[4, 5]));
     let mut held = Session::new(shared, options).unwrap();
     close("the first beside it", held.append(0, &[4, 5]).unwrap(), &last(&first, &[4, 5]));
+    // What has another length is refused, and nothing changes.
+    let short = &second.weights()[1..];
+    assert!(matches!(session.set_weights(short), Err(ModelError::Graph(GraphError::ParamsLen { .. }))));
+    assert!(held.model().with_weights(short).is_err());
+    assert_eq!(session.len(0), 2);
+    close("still the other", session.append(0, &[6]).unwrap(), &last(&second, &[4, 5, 6]));
     // Now the session's is its own.
+    assert!(session.set_weights(short).is_err());
     session.set_weights(first.weights()).unwrap();
     close("the first again", session.append(0, &[4, 5]).unwrap(), &last(&first, &[4, 5]));
 }

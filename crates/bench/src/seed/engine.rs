@@ -94,22 +94,22 @@ pub(super) fn limits(tokens: usize) -> Limits {
 
 /// How weights lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lying {
+pub(super) enum WeightLayout {
     /// As in a file.
-    InRows,
+    Rows,
     /// As products read them.
     Packed,
 }
 
-/// Weights that lie so.
-enum Weights {
-    InRows(Arc<Model>),
-    Packed(Arc<PackedModel>),
+/// A model whose weights lie so.
+enum LaidOut {
+    Rows(Arc<Model>),
+    Packed(Box<PackedModel>),
 }
 
 /// A plan for the whole text.
 pub(super) struct Planned {
-    weights: Weights,
+    model: LaidOut,
     vocab: usize,
     pool: Pool,
     executor: Executor,
@@ -121,30 +121,30 @@ impl Planned {
     /// Plans `graph` for texts of up to `tokens` tokens.
     pub(super) fn new(
         model: &Arc<Model>,
-        lying: Lying,
+        layout: WeightLayout,
         graph: Graph,
         tokens: usize,
         (threads, isa): (usize, IsaKind),
         outputs: Outputs,
     ) -> Result<Self, BenchError> {
         let (limits, vocab) = (limits(tokens), model.config().vocab_size);
-        let (weights, plan) = match lying {
-            Lying::InRows => (Weights::InRows(model.clone()), Plan::new(graph, limits, threads, isa)?),
-            Lying::Packed => {
-                (Weights::Packed(Arc::new(model.try_clone()?.pack(isa)?)), Plan::packed(graph, limits, threads, isa)?)
+        let (model, plan) = match layout {
+            WeightLayout::Rows => (LaidOut::Rows(model.clone()), Plan::new(graph, limits, threads, isa)?),
+            WeightLayout::Packed => {
+                (LaidOut::Packed(Box::new(model.try_clone()?.pack(isa)?)), Plan::packed(graph, limits, threads, isa)?)
             }
         };
         let (executor, batch) = (Executor::new(plan)?, Batch::with_capacity(&limits));
-        Ok(Self { weights, vocab, pool: Pool::new(threads)?, executor, batch, outputs })
+        Ok(Self { model, vocab, pool: Pool::new(threads)?, executor, batch, outputs })
     }
 }
 
 impl Forward for Planned {
     fn logits(&mut self, tokens: &[u32]) -> Result<&[f32], BenchError> {
         fill(&mut self.batch, tokens, self.outputs);
-        let bindings = match &self.weights {
-            Weights::InRows(model) => Bindings::inference(model.weights()),
-            Weights::Packed(model) => Bindings::packed(model.weights()),
+        let bindings = match &self.model {
+            LaidOut::Rows(model) => Bindings::inference(model.weights()),
+            LaidOut::Packed(model) => Bindings::packed(model.weights()),
         };
         self.executor.run(&mut self.pool, &self.batch, &scalars(), bindings, &NoProbe)?;
         let logits = self.executor.result_slice(LOGITS).unwrap_or_default();

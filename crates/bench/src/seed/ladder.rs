@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use smallmind_graph::fuse;
 use smallmind_simd::IsaKind;
 
-use super::engine::{Cached, Lying, Outputs, Planned, logits_graph};
+use super::engine::{Cached, Outputs, Planned, WeightLayout, logits_graph};
 use super::plain::{Attention, Plain, Products, Remedies, Rows, Softmax};
 use super::tensors::Memory;
 use super::workload::Prepared;
@@ -25,7 +25,7 @@ pub(super) enum Way {
     /// By the plain pass with some remedies.
     Plain(Remedies),
     /// By a plan over the whole text.
-    Planned { fused: bool, packed: bool, outputs: Outputs, dropout: f32 },
+    Planned { fused: bool, weights: WeightLayout, outputs: Outputs, dropout: f32 },
     /// By a session with its cache.
     Cached,
 }
@@ -46,10 +46,9 @@ impl Rung {
         let model = prepared.model.clone();
         Ok(match self.way {
             Way::Plain(remedies) => Box::new(Plain::new(model, remedies)?),
-            Way::Planned { fused, packed, outputs, dropout } => {
+            Way::Planned { fused, weights, outputs, dropout } => {
                 let graph = logits_graph(&model, dropout)?;
                 let graph = if fused { fuse(&graph) } else { graph };
-                let weights = if packed { Lying::Packed } else { Lying::InRows };
                 let place = (self.threads, self.isa);
                 Box::new(Planned::new(&model, weights, graph, prepared.tokens.len(), place, outputs)?)
             }
@@ -98,14 +97,38 @@ pub(super) fn rungs(threads: usize, isa: IsaKind) -> Vec<Rung> {
         };
         push(name, note, 1, *kind, Way::Plain(r));
     }
-    let planned = |fused, packed, outputs| Way::Planned { fused, packed, outputs, dropout: 0.0 };
-    push("+ plan, one arena", "the engine; attention in blocks", 1, isa, planned(false, false, Outputs::All));
-    push("+ fused graph", "sums within products and norms", 1, isa, planned(true, false, Outputs::All));
-    push("+ weights packed once", "strips that products read in place", 1, isa, planned(true, true, Outputs::All));
+    let planned = |fused, weights, outputs| Way::Planned { fused, weights, outputs, dropout: 0.0 };
+    push(
+        "+ plan, one arena",
+        "the engine; attention in blocks",
+        1,
+        isa,
+        planned(false, WeightLayout::Rows, Outputs::All),
+    );
+    push("+ fused graph", "sums within products and norms", 1, isa, planned(true, WeightLayout::Rows, Outputs::All));
+    push(
+        "+ weights packed once",
+        "strips that products read in place",
+        1,
+        isa,
+        planned(true, WeightLayout::Packed, Outputs::All),
+    );
     if threads > 1 {
-        push(&format!("+ {threads} threads"), "full forward as then", threads, isa, planned(true, true, Outputs::All));
+        push(
+            &format!("+ {threads} threads"),
+            "full forward as then",
+            threads,
+            isa,
+            planned(true, WeightLayout::Packed, Outputs::All),
+        );
     }
-    push("+ head of the last token", "no logits that nobody reads", threads, isa, planned(true, true, Outputs::Last));
+    push(
+        "+ head of the last token",
+        "no logits that nobody reads",
+        threads,
+        isa,
+        planned(true, WeightLayout::Packed, Outputs::Last),
+    );
     push("+ key-value cache", "the engine's session; the prompt's time counts", threads, isa, Way::Cached);
     rungs
 }

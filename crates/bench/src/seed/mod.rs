@@ -29,7 +29,7 @@ pub use workload::Workload;
 
 use crate::row::median;
 use crate::{BenchError, Sampling};
-use engine::Outputs;
+use engine::{Outputs, WeightLayout};
 use ladder::{Rung, Timed, Way, all_but_one, check, rungs, time};
 use workload::{DROPOUT, Prepared};
 
@@ -172,7 +172,9 @@ impl SeedBench {
     /// The engine's figures beside those of the first SmallMind.
     fn then_and_now(&self, prepared: &Prepared, rows: &[(Rung, SeedRow)]) -> Result<Vec<SeedRow>, BenchError> {
         let found = |wanted: fn(&Way) -> bool| rows.iter().rev().find(|(rung, _)| wanted(&rung.way));
-        let full = found(|way| matches!(way, Way::Planned { fused: true, packed: true, outputs: Outputs::All, .. }));
+        let full = found(|way| {
+            matches!(way, Way::Planned { fused: true, weights: WeightLayout::Packed, outputs: Outputs::All, .. })
+        });
         let cached = found(|way| matches!(way, Way::Cached));
         let named = |row: &SeedRow, name: &str, note: &str| SeedRow {
             part: SeedPart::Workload,
@@ -199,7 +201,7 @@ impl SeedBench {
             threads: self.threads,
             isa: self.isa,
             // Training changes its weights with every step.
-            way: Way::Planned { fused: true, packed: false, outputs: Outputs::All, dropout: DROPOUT },
+            way: Way::Planned { fused: true, weights: WeightLayout::Rows, outputs: Outputs::All, dropout: DROPOUT },
         };
         let row = self.measure(prepared, &training, &prepared.training_reference()?, false)?;
         all.push(named(&row, &training.name, &format!("with dropout of {DROPOUT}")));

@@ -95,7 +95,7 @@ fn a_way_without_dropout_is_wrong_in_training_mode() {
         note: "",
         threads: 1,
         isa: IsaKind::best(),
-        way: Way::Planned { fused: true, packed: false, outputs: Outputs::All, dropout },
+        way: Way::Planned { fused: true, weights: WeightLayout::Rows, outputs: Outputs::All, dropout },
     };
     let found =
         |dropout| check(&mut *planned(dropout).open(&prepared).unwrap(), &prepared.tokens, &references).unwrap();

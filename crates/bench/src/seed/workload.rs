@@ -7,7 +7,7 @@ use smallmind_graph::{Init, fuse};
 use smallmind_model::{LOGITS, Model, ModelConfig, preset};
 use smallmind_simd::IsaKind;
 
-use super::engine::{Lying, Outputs, Planned, limits, logits_graph, one_text, scalars};
+use super::engine::{Outputs, Planned, WeightLayout, limits, logits_graph, one_text, scalars};
 use super::{Forward, greatest};
 use crate::BenchError;
 use crate::work::noise;
@@ -102,7 +102,7 @@ impl Prepared {
         let random = |i| ((noise(seed ^ 0xbee, i) + 0.5) * vocab as f32) as u32;
         let mut tokens: Vec<u32> = (0..prompt).map(|i| random(i).min(vocab as u32 - 1)).collect();
         let graph = fuse(&logits_graph(&model, 0.0)?);
-        let mut engine = Planned::new(&model, Lying::InRows, graph, len, (1, IsaKind::best()), Outputs::Last)?;
+        let mut engine = Planned::new(&model, WeightLayout::Rows, graph, len, (1, IsaKind::best()), Outputs::Last)?;
         let mut references = vec![(1, engine.logits(&tokens[..1])?.to_vec())];
         // The last two follow each other: a cache is checked at a single token too.
         loop {

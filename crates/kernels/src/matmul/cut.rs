@@ -14,12 +14,18 @@ pub const COL_GRANULE: usize = 16;
 const MANY_ROWS: usize = 256;
 /// Rows that make up for it at any width: fitted to `bench kernels --assert-choice` with two workers on a Zen 4.
 const MANY_ROWS_OF_WIDE: usize = 512;
-/// Elements of a packed B that stay in a second-level cache of 1 MiB.
+// What follows is fitted with two workers on a Zen 4: to `bench kernels --assert-choice`, and what is resident to the prefill of whole models.
+
+/// Elements of a packed B that come from a second-level cache of 1 MiB as fast as they are multiplied.
 const RESIDENT: usize = 256 * 1024;
-/// Rows that make up for reading such a B: fitted to the prefill of small models with two workers on a Zen 4.
+/// Rows that make up for reading all of such a B.
 const ROWS_OF_RESIDENT: usize = 64;
-/// Columns below which an output is narrow: fitted to `bench kernels --assert-choice` with two workers on a Zen 4.
+/// Rows that make up for reading all of a larger one.
+const ROWS_OF_LARGE: usize = 512;
+/// Columns below which an output is narrow.
 const NARROW: usize = 128;
+/// Rows from which on a narrow output is cut by rows.
+const ROWS_OF_NARROW: usize = 8;
 /// Depth from which on the sums across lanes at the end of a row of weights cost little beside the row.
 const DEEP: usize = 256;
 /// The most rows that stream shallower weights: fitted to `bench kernels --assert-choice`.
@@ -28,7 +34,7 @@ const FEW_SHALLOW_ROWS: usize = 8;
 /// Along which dimension of the output workers share a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// Each has rows of its own, and packs all of B.
+    /// Each has rows of its own, and reads all of B, packing it unless it is packed.
     Rows,
     /// Each has columns of its own, and reads all of A.
     Columns,
@@ -41,16 +47,16 @@ impl Cut {
         if m >= n.clamp(MANY_ROWS, MANY_ROWS_OF_WIDE) || n < 2 * COL_GRANULE { Self::Rows } else { Self::Columns }
     }
 
-    /// The cut of an output `[m, n]` where a B of depth `k` is packed: by rows, which then stay with their worker from product to product, as soon
-    /// as these make up for reading all of B from a second-level cache. Of a narrow output a vector of columns more or less is much, so
-    /// it is cut by rows as soon as each worker has some.
+    /// The cut of an output of at most `m` rows and of `n` columns where a B of depth `k` is packed: by rows, which then stay with their
+    /// worker from product to product, as soon as these make up for reading all of B. Of a narrow output a vector of columns more or
+    /// less is much, so that it is cut by rows early.
     pub fn choose_packed(m: usize, n: usize, k: usize) -> Self {
         let rows = if n < NARROW {
-            2 * ROW_GRANULE
+            ROWS_OF_NARROW
         } else if n * k <= RESIDENT {
             ROWS_OF_RESIDENT
         } else {
-            MANY_ROWS_OF_WIDE
+            ROWS_OF_LARGE
         };
         if m >= rows { Self::Rows } else { Self::Columns }
     }
@@ -148,8 +154,8 @@ mod tests {
 
     #[test]
     fn narrow_outputs_of_packed_weights_are_cut_by_rows() {
-        assert_eq!(Cut::choose_packed(8, NARROW - 1, 4096), Cut::Rows);
-        assert_eq!(Cut::choose_packed(7, NARROW - 1, 4096), Cut::Columns);
+        assert_eq!(Cut::choose_packed(ROWS_OF_NARROW, NARROW - 1, 4096), Cut::Rows);
+        assert_eq!(Cut::choose_packed(ROWS_OF_NARROW - 1, NARROW - 1, 4096), Cut::Columns);
     }
 
     #[test]
@@ -157,7 +163,7 @@ mod tests {
         assert_eq!(Cut::choose_packed(ROWS_OF_RESIDENT, 1024, 256), Cut::Rows);
         assert_eq!(Cut::choose_packed(ROWS_OF_RESIDENT - 1, 1024, 256), Cut::Columns);
         assert_eq!(Cut::choose_packed(ROWS_OF_RESIDENT, 1024, 257), Cut::Columns);
-        assert_eq!(Cut::choose_packed(MANY_ROWS_OF_WIDE, 1024, 257), Cut::Rows);
+        assert_eq!(Cut::choose_packed(ROWS_OF_LARGE, 1024, 257), Cut::Rows);
     }
 
     #[test]

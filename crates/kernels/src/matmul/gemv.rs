@@ -31,7 +31,7 @@ const AHEAD: usize = 512;
 /// `out = [out +] scale · x · wᵀ [+ bias] [+ residual]` for few rows: `x` `[m, k]` with `m` at most [`GEMV_MAX_ROWS`], `w` `[n, k]`,
 /// `out` `[m, n]`.
 ///
-/// It reads `w` once from memory and packs nothing, as fits a decoding step, whose time is that of reading the weights. For each block of 1024 steps
+/// It reads `w` once from memory and packs nothing, as fits few rows of a weight that changes; one that doesn't is for [`super::gemm_packed`]. For each block of 1024 steps
 /// in depth, an element grows by the sum over the lanes of one vector of partial sums, lane `l` adding up the terms `l`, `l + LANES`, … in
 /// rising order: it depends on its row of `x` and its row of `w` alone, so windows of the output, and other rows beside it, leave its bits
 /// unchanged. They differ from those of [`super::gemm`]; so choose by the rows of the whole problem, not of a window.

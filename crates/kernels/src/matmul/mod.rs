@@ -34,6 +34,7 @@ mod gemv;
 mod nest;
 mod pack;
 mod packed;
+mod strips;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -46,7 +47,7 @@ pub use packed::{PackedWeight, gemm_packed, gemm_packed_scratch_len, pack_weight
 
 use arithmetic::{Arithmetic, Pairs, Single};
 use half::bf16;
-use nest::Right;
+use nest::{Block, Right};
 use smallmind_simd::{Bf16Dot, Isa};
 
 use crate::{Mat, MatMut};
@@ -216,7 +217,7 @@ fn product<P: Arithmetic>(arithmetic: P, problem: Gemm<P::Element>, scratch: &mu
     assert!(b.cols() == n, "B has {} columns, C has {n}", b.cols());
     epilogue.check(m, n);
     if m > 0 && n > 0 {
-        nest::run(arithmetic, a, Right::Operand(b), c, epilogue, scratch);
+        nest::run(arithmetic, Block { a, b: Right::Operand(b), c, epilogue }, scratch);
     }
 }
 

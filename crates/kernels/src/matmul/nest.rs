@@ -8,17 +8,14 @@ use smallmind_simd::Isa;
 
 use super::arithmetic::Arithmetic;
 use super::pack::WordRows;
-use super::packed::{Ahead, Strips};
+use super::strips::{Ahead, Strips};
 use super::tables::{Kernels, WalkKernels};
-use super::tile::Tile;
+use super::tile::{LINE, Tile};
 use super::{Epilogue, Layout, Operand, Update};
 use crate::MatMut;
 
 /// Words by which to start the packed blocks on a cache line.
 const ALIGNMENT_SLACK: usize = 15;
-
-/// Words in a cache line.
-const LINE: usize = 16;
 
 /// The depth of a block of k but for the last is a multiple of so many words, whole blocks for the transposing packers.
 const DEPTH_GRANULE: usize = 16;
@@ -41,30 +38,30 @@ const RESIDENT_WORDS: usize = 320 * 1024;
 pub(super) enum Right<'a, T> {
     /// As it lies.
     Operand(Operand<'a, T>),
-    /// Packed beforehand.
+    /// Packed beforehand; only `f32` is.
     Strips(Strips<'a, T>),
 }
 
 impl<T: Copy> Right<'_, T> {
-    /// The window of this depth, in elements, and these columns, which of strips begin with one.
+    /// The window of this depth, in elements, and these columns, which cut no strip.
     fn window<P: Arithmetic<Element = T>>(self, depth: &Range<usize>, columns: &Range<usize>) -> Self {
         match self {
             Self::Operand(b) => Self::Operand(b.rows_range(depth.clone()).cols_range(columns.clone())),
-            Self::Strips(b) => Self::Strips(b.window(P::Isa::LANES, depth.start, columns.start)),
+            Self::Strips(b) => Self::Strips(b.window::<P>(depth, columns)),
         }
     }
 }
 
-/// A block of the output, `[rows, cols]`, and what it is made of.
-struct Block<'a, T> {
+/// The output of a product or a block of it, `[rows, cols]`, and what it is made of.
+pub(super) struct Block<'a, T> {
     /// `op(A)`, `[rows, depth]`.
-    a: Operand<'a, T>,
+    pub a: Operand<'a, T>,
     /// `op(B)`, `[depth, cols]`.
-    b: Right<'a, T>,
+    pub b: Right<'a, T>,
     /// `[rows, cols]`.
-    c: MatMut<'a>,
+    pub c: MatMut<'a>,
     /// Its windows on these rows and columns.
-    epilogue: Epilogue<'a>,
+    pub epilogue: Epilogue<'a>,
 }
 
 /// The packed operands of a block.
@@ -123,16 +120,10 @@ fn panels<P: Arithmetic>(kernels: &Kernels<P>, n: usize) -> impl Iterator<Item =
     })
 }
 
-/// The product of `a` and `b`, whose shapes agree with those of `c`; neither `m` nor `n` is zero.
-pub(super) fn run<'a, P: Arithmetic>(
-    arithmetic: P,
-    a: Operand<'a, P::Element>,
-    b: Right<'a, P::Element>,
-    mut c: MatMut<'a>,
-    mut epilogue: Epilogue<'a>,
-    scratch: &mut [f32],
-) {
+/// The product that `whole` is the output of. The shapes agree; neither `m` nor `n` is zero.
+pub(super) fn run<P: Arithmetic>(arithmetic: P, whole: Block<P::Element>, scratch: &mut [f32]) {
     let kernels = P::kernels();
+    let Block { a, b, mut c, mut epilogue } = whole;
     let (m, n, k) = (c.rows(), c.cols(), a.cols());
     let need = match b {
         Right::Operand(_) => scratch_len(kernels, m, n, k),
@@ -160,7 +151,8 @@ pub(super) fn run<'a, P: Arithmetic>(
                 };
                 let a = if packs { panel_a } else { null_mut() };
                 let packed = Packed { a, b: packed_b, keeps_b, has_b: keeps_b && rows.start > 0 };
-                // SAFETY: `scratch_len` leaves room for panels of A of at most `max_block` elements, and behind them for those of B.
+                // SAFETY: the scratch has room for panels of A of at most `max_block` elements, and behind them for those of an operand B;
+                // of strips nothing is packed.
                 unsafe { multiply_block(arithmetic, kernels, block, packed) };
             }
         }
@@ -195,8 +187,8 @@ pub(super) fn epilogue_of<'a>(whole: &Epilogue<'a>, rows: &Range<usize>, cols: &
 /// A block of the output, panel by panel of B.
 ///
 /// # Safety
-/// `packed.b` must be writable over a panel of B, or over all of the block's if they are kept, and hold them where it says so; `packed.a`,
-/// unless null, over the panels of A.
+/// `packed.b`, unless B is strips, must be writable over a panel of B, or over all of the block's if they are kept, and hold them where it
+/// says so; `packed.a`, unless null, over the panels of A.
 unsafe fn multiply_block<P: Arithmetic>(
     arithmetic: P,
     kernels: &'static Kernels<P>,
@@ -269,17 +261,18 @@ unsafe fn multiply_panel<P: Arithmetic>(
     // SAFETY: the caller's guarantee.
     let (panel, first) = unsafe { panel_of(arithmetic, kernels, b, packed, m, base) };
     let packed_b = Tile { b: first.packed.cast_const(), b_stride: vectors * P::Isa::LANES * P::STEP, ..first };
-    let mut ahead = Ahead::new(m, kernels.rows(), &first, vectors);
+    let mut ahead = Ahead::new([m, kernels.rows()], [k, vectors], P::Isa::LANES, first.b_vector);
     for rows in row_blocks(m, kernels.rows(), !packed.a.is_null()) {
         let (a, a_stride, walk) = a_of(kernels, a, packed.a, &rows);
         let (tile, kernels) = match (panel, walk.packing, walk.strips) {
             (Panel::Strips, _, Some(strips)) => (ahead.next(&first), &strips[rows.len() - 1]),
             (Panel::PackedByFirst, Some(packing), _) if rows.start == 0 => (first, packing),
-            (Panel::PackedByFirst, ..) => (packed_b, &walk.plain[rows.len() - 1]),
-            (Panel::Read | Panel::Strips, ..) => (first, &walk.plain[rows.len() - 1]),
+            (Panel::PackedByFirst, Some(_), _) => (packed_b, &walk.plain[rows.len() - 1]),
+            (Panel::Read, ..) => (first, &walk.plain[rows.len() - 1]),
+            (Panel::Strips, _, None) | (Panel::PackedByFirst, None, _) => unreachable!("only `f32` is read so"),
         };
         // SAFETY: A and B hold k steps of this many rows and vectors; C, the addend, the residual and the bias hold these rows and
-        // columns, as their matrices have been cut to them.
+        // columns, as their matrices, and the strips, have been cut to them.
         unsafe { kernels[vectors - 1](arithmetic, &tile.at_rows(&rows, a, a_stride)) };
     }
 }
@@ -303,8 +296,8 @@ unsafe fn panel_of<P: Arithmetic>(
         Tile { b: scratch, b_stride: width * P::STEP, b_vector: P::Isa::LANES * P::STEP, packed: scratch, ..base };
     let b = match b {
         Right::Strips(b) => {
-            let b_stride = P::Isa::LANES * P::STEP;
-            return (Panel::Strips, Tile { b: b.start, b_stride, b_vector: b.strip, ..base });
+            debug_assert_eq!(b.shape(), [base.k, base.cols], "a panel of strips");
+            return (Panel::Strips, b.tile(P::Isa::LANES, base));
         }
         Right::Operand(_) if packed.has_b => return (Panel::Read, in_scratch),
         Right::Operand(b) => b,

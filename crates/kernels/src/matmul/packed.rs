@@ -5,15 +5,15 @@
 //! by products of one row as of many.
 #![allow(unsafe_code)]
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use smallmind_simd::Isa;
 
 use super::arithmetic::{Arithmetic, Single};
-use super::nest::{self, Right, epilogue_of};
+use super::cut::COL_GRANULE;
+use super::nest::{self, Block, Right, epilogue_of};
 use super::pack::WordRows;
-use super::tile::{LINE, Tile, UNROLL};
+use super::strips::Strips;
 use super::{Epilogue, Operand};
 use crate::{Mat, MatMut};
 
@@ -37,8 +37,10 @@ impl<'a> PackedWeight<'a> {
     /// If `data` is too short.
     #[inline(always)]
     pub fn new<I: Isa>(_isa: I, data: &'a [f32], n: usize, k: usize) -> Self {
-        assert!(data.len() >= n * k, "a weight [{n}, {k}] in {} elements", data.len());
-        Self { data: &data[..n * k], n, k, lanes: I::LANES }
+        const { assert!(COL_GRANULE.is_multiple_of(I::LANES), "workers' columns cut no strip") };
+        let len = elements(n, k).filter(|len| *len <= data.len());
+        let Some(len) = len else { panic!("a weight [{n}, {k}] in {} elements", data.len()) };
+        Self { data: &data[..len], n, k, lanes: I::LANES }
     }
 
     /// Columns of the factor.
@@ -81,6 +83,11 @@ impl<'a> PackedWeight<'a> {
     }
 }
 
+/// Elements of a weight, unless they are more than can be.
+fn elements(n: usize, k: usize) -> Option<usize> {
+    n.checked_mul(k)
+}
+
 /// Elements of scratch that [`pack_weight`] asks for.
 pub fn pack_weight_scratch_len<I: Isa>(_isa: I, k: usize) -> usize {
     I::LANES * k
@@ -91,7 +98,7 @@ pub fn pack_weight_scratch_len<I: Isa>(_isa: I, k: usize) -> usize {
 /// # Panics
 /// If `weight` is not of that size, or if `scratch` has fewer than [`pack_weight_scratch_len`] elements.
 pub fn pack_weight<I: Isa>(isa: I, weight: &mut [f32], n: usize, k: usize, scratch: &mut [f32]) {
-    assert!(weight.len() == n * k, "a weight [{n}, {k}] in {} elements", weight.len());
+    assert!(elements(n, k) == Some(weight.len()), "a weight [{n}, {k}] in {} elements", weight.len());
     let scratch = &mut scratch[..I::LANES * k];
     if k == 0 {
         return;
@@ -141,85 +148,13 @@ pub fn gemm_packed<I: Isa>(
     let most = if passes_once { kernels.width() } else { whole.max(1) };
     for start in (0..whole).step_by(most) {
         let columns = start..(start + most).min(whole);
-        let strips = Strips::new(isa, b.cols_range(columns.clone()));
+        let strips = Strips::new(isa, b.cols_range(columns.clone()).data, k, columns.len());
         let (c, epilogue) = (c.reborrow().cols_range(columns.clone()), epilogue_of(&epilogue, &(0..m), &columns));
-        nest::run(Single(isa), a, Right::Strips(strips), c, epilogue, scratch);
+        nest::run(Single(isa), Block { a, b: Right::Strips(strips), c, epilogue }, scratch);
     }
     if whole < n {
         let rest = Operand::transposed(Mat::new(&b.data[whole * k..], n - whole, k));
         let (c, epilogue) = (c.cols_range(whole..n), epilogue_of(&epilogue, &(0..m), &(whole..n)));
-        nest::run(Single(isa), a, Right::Operand(rest), c, epilogue, scratch);
-    }
-}
-
-/// Whole strips, as the loops over a product reach them.
-pub(super) struct Strips<'a, T> {
-    /// The first word of the window.
-    pub start: *const T,
-    /// Elements from strip to strip.
-    pub strip: usize,
-    borrow: PhantomData<&'a [T]>,
-}
-
-// Not derived, which would ask it of the elements too.
-impl<T> Clone for Strips<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Strips<'_, T> {}
-
-impl<'a> Strips<'a, f32> {
-    /// The strips of a weight that has no other columns.
-    fn new<I: Isa>(_isa: I, weight: PackedWeight<'a>) -> Self {
-        debug_assert!(weight.n.is_multiple_of(I::LANES));
-        Self { start: weight.data.as_ptr(), strip: I::LANES * weight.k, borrow: PhantomData }
-    }
-}
-
-impl<T> Strips<'_, T> {
-    /// The window from a step in depth and a column on with which a strip begins.
-    pub fn window(self, lanes: usize, depth: usize, column: usize) -> Self {
-        Self { start: self.start.wrapping_add(column / lanes * self.strip + depth * lanes), ..self }
-    }
-}
-
-/// How many elements ahead of their use the strips are asked for that pass by one tile: far enough for the latency of memory.
-const AHEAD: usize = 512;
-
-/// The most rows of which a core overlaps so many steps that it needs nobody to ask ahead for it.
-const FEW_ROWS: usize = 4;
-
-/// What the tiles of a panel ask for while they multiply: the next panel, each of them a part of it, since together they take the time that memory needs.
-/// A lone tile asks for its own strips a little ahead.
-pub(super) struct Ahead<T> {
-    /// Where in the first strip the next tile begins to ask.
-    next: *const T,
-    /// Lines of each strip that a tile asks for with every [`UNROLL`] steps.
-    lines: usize,
-    /// Lines of each strip nobody has asked for.
-    left: usize,
-}
-
-impl<T> Ahead<T> {
-    /// For the tiles of `m` rows one below another, of which `first` is the top one, `vectors` wide.
-    pub fn new(m: usize, rows: usize, first: &Tile<T>, vectors: usize) -> Self {
-        let tiles = m.div_ceil(rows);
-        let distance = if tiles == 1 { AHEAD } else { vectors * first.b_vector };
-        let lines = if m <= FEW_ROWS { 0 } else { UNROLL.div_ceil(tiles) };
-        Self { next: first.b.wrapping_add(distance), lines, left: if lines == 0 { 0 } else { first.k } }
-    }
-
-    /// `tile` with what it is to ask for.
-    pub fn next(&mut self, tile: &Tile<T>) -> Tile<T> {
-        if self.left == 0 {
-            return *tile;
-        }
-        let ahead = Tile { ahead: self.next, ahead_lines: self.lines, ..*tile };
-        let lines = tile.k / UNROLL * self.lines;
-        self.next = self.next.wrapping_add(lines * LINE);
-        self.left = self.left.saturating_sub(lines.max(1));
-        ahead
+        nest::run(Single(isa), Block { a, b: Right::Operand(rest), c, epilogue }, scratch);
     }
 }

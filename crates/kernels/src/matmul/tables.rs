@@ -11,7 +11,7 @@ use smallmind_simd::{Bf16Dot, Isa, IsaKind, Scalar};
 
 use super::arithmetic::{Arithmetic, Pairs, Single};
 use super::pack::{self, CopyFn, TransposeFn};
-use super::tile::{Adjacent, AlongColumns, AlongRows, InStrips, KernelFn, Packing, kernel};
+use super::tile::{Adjacent, AlongColumns, AlongRows, InStrips, KernelFn, kernel};
 
 /// The micro-kernels for a way of walking through A, by their rows and vectors, each less one.
 pub(super) struct WalkKernels<P: Arithmetic> {
@@ -84,8 +84,8 @@ macro_rules! instances {
 macro_rules! single_kernels {
     ($isa:ty, $walk:ty, [$($rows:literal)*], $most:literal) => {
         WalkKernels {
-            plain: instances!(Single<$isa>, $walk, Adjacent, $($rows)*),
-            packing: Some(&instances!(row Single<$isa>, $walk, Packing, $most)),
+            plain: instances!(Single<$isa>, $walk, Adjacent<false>, $($rows)*),
+            packing: Some(&instances!(row Single<$isa>, $walk, Adjacent<true>, $most)),
             strips: Some(instances!(Single<$isa>, $walk, InStrips, $($rows)*)),
         }
     };
@@ -94,7 +94,7 @@ macro_rules! single_kernels {
 /// The kernels of `bf16` for a walk.
 macro_rules! pair_kernels {
     ($dot:ty, $walk:ty, [$($rows:literal)*]) => {
-        WalkKernels { plain: instances!(Pairs<$dot>, $walk, Adjacent, $($rows)*), packing: None, strips: None }
+        WalkKernels { plain: instances!(Pairs<$dot>, $walk, Adjacent<false>, $($rows)*), packing: None, strips: None }
     };
 }
 

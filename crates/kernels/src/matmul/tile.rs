@@ -186,13 +186,9 @@ pub(super) trait Source<P: Arithmetic>: Copy {
     fn vector(self, v: usize) -> usize;
 }
 
-/// The vectors of a step are adjacent.
+/// The vectors of a step are adjacent; with `PACKS` they become a panel of their own.
 #[derive(Clone, Copy)]
-pub(super) struct Adjacent;
-
-/// They are adjacent, and become a panel of their own.
-#[derive(Clone, Copy)]
-pub(super) struct Packing;
+pub(super) struct Adjacent<const PACKS: bool>;
 
 /// They lie in strips.
 ///
@@ -200,23 +196,8 @@ pub(super) struct Packing;
 #[derive(Clone, Copy)]
 pub(super) struct InStrips([usize; 3]);
 
-impl<P: Arithmetic> Source<P> for Adjacent {
-    const PACKS: bool = false;
-    const STREAMS: bool = false;
-
-    #[inline(always)]
-    fn start(_: usize) -> Self {
-        Self
-    }
-
-    #[inline(always)]
-    fn vector(self, v: usize) -> usize {
-        v * P::Isa::LANES * P::STEP
-    }
-}
-
-impl<P: Arithmetic> Source<P> for Packing {
-    const PACKS: bool = true;
+impl<P: Arithmetic, const PACKS: bool> Source<P> for Adjacent<PACKS> {
+    const PACKS: bool = PACKS;
     const STREAMS: bool = false;
 
     #[inline(always)]
@@ -318,7 +299,7 @@ impl<P: Arithmetic, W: Walk<P>> Step<P, W> {
     /// Adds a column of A times a row of B to the sums, and gives the next step.
     ///
     /// # Safety
-    /// `a.row(r)` for `r < R` and `V` vectors at `b` must be readable; with `PACK`, as many at `packed` writable.
+    /// `a.row(r)` for `r < R` and `V` vectors at `b` must be readable; if `S::PACKS`, as many at `packed` writable.
     #[inline(always)]
     unsafe fn multiply_add<S: Source<P>, const R: usize, const V: usize>(
         self,

@@ -79,8 +79,9 @@ fn roof_rows(roofs: &Roofs) -> Vec<(&'static str, String)> {
         format!("{read:.0} read, {write:.0} write, {copy:.0} copy, {update:.0} update GB/s over {size}")
     };
     let arithmetic = format!(
-        "f32 {:.0} GFLOP/s; dot products: bf16 {}, int8 {}",
+        "f32 {:.0} GFLOP/s; exponentials {:.1} G/s; dot products: bf16 {}, int8 {}",
         roofs.f32_gflops,
+        roofs.exp_gops,
         optional(roofs.bf16_gflops, "GFLOP/s"),
         optional(roofs.int8_gops, "GOP/s")
     );

@@ -53,6 +53,11 @@ fn a_generation_is_profiled_without_a_model() {
     assert!(phases.iter().all(|phase| phase["beats"].as_array().unwrap().len() == 2), "one a repeat");
     assert_eq!(stages(&phases[0]), ["making weights up", "pack", "plan", "prefill", "sample"]);
     assert!(stages(&phases[1]).is_empty());
+    let linear = |phase: &Value| {
+        let operations = phase["operations"].as_array().unwrap();
+        operations.iter().filter(|o| o["operation"] == "linear").all(|o| o["kernel"] == "linear (packed)")
+    };
+    assert!(phases.iter().all(linear), "{report}");
     // Every weight but the table's other rows is read once a token: the head is the table.
     let weights = phases[1]["traffic"]["weights"].as_f64().unwrap();
     let parameters = report["subject"]["parameters"].as_f64().unwrap();

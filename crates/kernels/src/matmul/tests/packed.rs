@@ -1,6 +1,7 @@
 //! Packed weights: where their elements lie, and that products of them have the bits of those of the same weights in rows.
 
 use super::*;
+use crate::embedding::{embedding, embedding_packed};
 
 /// The product of `problem`, whose B is transposed, window by window, with B packed.
 fn run_packed<I: Isa>(isa: I, problem: &Problem, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
@@ -71,6 +72,30 @@ fn strips<I: Isa>(isa: I) {
             assert_eq!(packed[at], rows[j * k + p], "{} [{n}, {k}]: row {j}, column {p}", I::KIND);
         }
     }
+}
+
+on_every_isa!(rows_of_a_packed_table_are_those_of_the_table, lookups);
+fn lookups<I: Isa>(isa: I) {
+    for (n, k) in
+        [1, I::LANES - 1, I::LANES, I::LANES + 1, 3 * I::LANES + 2].map(|n| [0, 1, 37].map(|k| (n, k))).concat()
+    {
+        let rows: Vec<f32> = (0..n * k).map(|i| i as f32).collect();
+        let mut packed = rows.clone();
+        pack_weight(isa, &mut packed, n, k, &mut vec![0.0; pack_weight_scratch_len(isa, k)]);
+        let ids: Vec<u32> = (0..n as u32).rev().collect();
+        let mut found = [vec![f32::NAN; n * k], vec![f32::NAN; n * k]];
+        let [plain, of_packed] = &mut found;
+        embedding(isa, Mat::new(&rows, n, k), &ids, MatMut::new(plain, n, k));
+        embedding_packed(PackedWeight::new(isa, &packed, n, k), &ids, MatMut::new(of_packed, n, k));
+        assert_eq!(found[0], found[1], "{} [{n}, {k}]", I::KIND);
+    }
+}
+
+#[test]
+#[should_panic(expected = "column 16 of 16")]
+fn a_packed_table_has_no_row_beyond_its_last() {
+    let table = PackedWeight::new(smallmind_simd::Scalar::new(), &[0.0; 64], 16, 4);
+    embedding_packed(table, &[16], MatMut::new(&mut [0.0; 4], 1, 4));
 }
 
 #[test]
