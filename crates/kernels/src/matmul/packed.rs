@@ -38,7 +38,7 @@ impl<'a> PackedWeight<'a> {
     #[inline(always)]
     pub fn new<I: Isa>(_isa: I, data: &'a [f32], n: usize, k: usize) -> Self {
         const { assert!(COL_GRANULE.is_multiple_of(I::LANES), "workers' columns cut no strip") };
-        let len = elements(n, k).filter(|len| *len <= data.len());
+        let len = n.checked_mul(k).filter(|len| *len <= data.len());
         let Some(len) = len else { panic!("a weight [{n}, {k}] in {} elements", data.len()) };
         Self { data: &data[..len], n, k, lanes: I::LANES }
     }
@@ -83,11 +83,6 @@ impl<'a> PackedWeight<'a> {
     }
 }
 
-/// Elements of a weight, unless they are more than can be.
-fn elements(n: usize, k: usize) -> Option<usize> {
-    n.checked_mul(k)
-}
-
 /// Elements of scratch that [`pack_weight`] asks for.
 pub fn pack_weight_scratch_len<I: Isa>(_isa: I, k: usize) -> usize {
     I::LANES * k
@@ -98,7 +93,7 @@ pub fn pack_weight_scratch_len<I: Isa>(_isa: I, k: usize) -> usize {
 /// # Panics
 /// If `weight` is not of that size, or if `scratch` has fewer than [`pack_weight_scratch_len`] elements.
 pub fn pack_weight<I: Isa>(isa: I, weight: &mut [f32], n: usize, k: usize, scratch: &mut [f32]) {
-    assert!(elements(n, k) == Some(weight.len()), "a weight [{n}, {k}] in {} elements", weight.len());
+    assert!(n.checked_mul(k) == Some(weight.len()), "a weight [{n}, {k}] in {} elements", weight.len());
     let scratch = &mut scratch[..I::LANES * k];
     if k == 0 {
         return;

@@ -96,13 +96,21 @@ impl Ahead {
 
     /// `tile` with what it is to ask for.
     pub fn next<T>(&mut self, tile: &Tile<T>) -> Tile<T> {
-        if self.left == 0 || self.of_tile == 0 {
-            return *tile;
+        match self.take() {
+            Some(distance) => Tile { ahead: tile.b.wrapping_add(distance), ahead_lines: self.lines, ..*tile },
+            None => *tile,
         }
-        let ahead = Tile { ahead: tile.b.wrapping_add(self.distance), ahead_lines: self.lines, ..*tile };
+    }
+
+    /// The distance at which the next tile begins to ask; none if nothing is left for it.
+    fn take(&mut self) -> Option<usize> {
+        if self.left == 0 || self.of_tile == 0 {
+            return None;
+        }
+        let distance = self.distance;
         self.distance += self.of_tile * LINE;
         self.left = self.left.saturating_sub(self.of_tile);
-        ahead
+        Some(distance)
     }
 }
 
@@ -112,18 +120,17 @@ mod tests {
 
     /// Of each strip, how many lines the tiles of a panel ask for, from the first on without a gap.
     fn asked(m: usize, rows: usize, depth: usize, lanes: usize) -> usize {
-        let mut ahead = Ahead::new([m, rows], [depth, 3], lanes, 10_000);
-        let (mut at, mut lines) = (ahead.distance, 0);
-        for _ in 0..m.div_ceil(rows) {
-            assert_eq!(ahead.distance, at, "a gap");
-            if ahead.left > 0 {
-                lines += ahead.of_tile;
-                at += ahead.of_tile * LINE;
-            }
-            ahead.left = ahead.left.saturating_sub(ahead.of_tile);
-            ahead.distance = at;
+        const APART: usize = 10_000;
+        let mut ahead = Ahead::new([m, rows], [depth, 3], lanes, APART);
+        let of_tile = depth / UNROLL * ahead.lines;
+        let first = if m <= rows { AHEAD } else { 3 * APART };
+        let mut tiles = 0;
+        while let Some(distance) = ahead.take() {
+            assert_eq!(distance, first + tiles * of_tile * LINE, "tile {tiles} of {m} rows");
+            tiles += 1;
         }
-        lines
+        assert!(tiles <= m.div_ceil(rows), "{tiles} tiles ask, of {m} rows");
+        tiles * of_tile
     }
 
     #[test]
