@@ -101,7 +101,7 @@ mod suggest;
 mod weights;
 mod write;
 
-pub use atomic::{AtomicFolder, clean_stale, write_file_atomic, write_file_atomic_on};
+pub use atomic::{AtomicFolder, PendingFile, clean_stale, write_file_atomic, write_file_atomic_on};
 pub use dtype::Dtype;
 pub use error::{CheckpointError, DamageFault, HeaderFault, IndexFault, JsonFault, TensorFault, WriteFault};
 pub use file::{TensorFile, TensorInfo};

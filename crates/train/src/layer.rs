@@ -268,6 +268,19 @@ impl TrainConfig {
         meaningful.chain(IGNORED.iter().copied()).chain(["gradient_accumulation_steps"]).collect()
     }
 
+    /// The settings that `other` has with another value, such as `train.steps = 40 instead of 20`.
+    pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
+        let table = |config: &Self| Table::try_from(config).unwrap_or_default();
+        let (ours, theirs) = (table(self), table(other));
+        let value = |table: &Table, key: &str| {
+            let (section, name) = split(key);
+            table.get(section).and_then(|keys| keys.get(name)).map_or_else(|| "nothing".to_owned(), Value::to_string)
+        };
+        let differs = |key: &&str| value(&ours, key) != value(&theirs, key);
+        let told = |key: &str| format!("{key} = {} instead of {}", value(&theirs, key), value(&ours, key));
+        KEYS.iter().map(|(key, _)| *key).filter(differs).map(told).collect()
+    }
+
     /// The keys of `layers`, applied to a training that goes on.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use smallmind::train::data::{read_text, read_texts};
 
 use super::failure::{Outcome, usage};
 use super::output;
+use super::output_files::{OutputFile, Overwrite};
 use super::settings::Settings;
 
 /// Options of `tokenizer`.
@@ -39,6 +40,8 @@ struct Train {
     /// The tokenizer.json to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    overwrite: Overwrite,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -52,8 +55,10 @@ enum Kind {
 impl Tokenizer {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let Verb::Train(train) = self.verb;
+        let out = OutputFile::claim(&train.out, train.overwrite)?;
         let tokenizer = train.learn()?;
-        tokenizer.save(&train.out)?;
+        let json = tokenizer.to_json()?;
+        out.write(|out| out.write_all(json.as_bytes()))?;
         let (kind, tokens) = (tokenizer.kind().to_string(), tokenizer.vocab_size());
         if settings.is_json() {
             return output::document(json!({ "tokenizer": train.out, "kind": kind, "vocab_size": tokens }));

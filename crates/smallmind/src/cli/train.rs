@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use smallmind::train::{Event, Finish, Layer, Source, Summary, TrainConfig, TrainError, Trainer, prepare};
+use smallmind::train::{Event, Existing, Finish, Layer, RunDir, Source, Summary, TrainConfig, Trainer, prepare};
 
 use super::failure::{Failure, Outcome};
-use super::place::{self, Place, Room};
 use super::progress::Reporter;
 use super::settings::Settings;
 use super::{hints, interrupt, note, output, units};
@@ -33,7 +32,7 @@ pub struct Train {
     /// Go on with the run in FOLDER
     #[arg(long)]
     resume: bool,
-    /// Replace the run in FOLDER
+    /// Replace the run or the model in FOLDER, once the new run has its first checkpoint
     #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
 }
@@ -77,10 +76,13 @@ impl Train {
             Trainer::resume(&self.out, &layers, settings.threads(), isa)?
         } else {
             let config = TrainConfig::layered(self.preset.as_deref(), &layers)?;
-            let room = self.make_room()?;
-            let prepared = prepare(&self.out, &config, Source::Files(&self.data), &mut |p| reporter.prepare(p));
-            let create = |prepared| Trainer::create(&self.out, config, prepared, settings.threads(), isa);
-            room.settle(prepared.and_then(create))?
+            let dir = RunDir::claim(&self.out, if self.overwrite { Existing::Replace } else { Existing::Refuse })?;
+            if let Some(found) = dir.replaces() {
+                note!("note: in {} the new run will replace {found}", self.out.display());
+            }
+            let source = Source::Files(&self.data);
+            let prepared = prepare(&dir.staging(), &config, source, &mut |p| reporter.prepare(p))?;
+            Trainer::create(dir, config, prepared, settings.threads(), isa)?
         };
         let ended = trainer.run(stop, &mut |event: &Event| reporter.event(event));
         let told = reporter.finish();
@@ -111,14 +113,6 @@ impl Train {
         }
         layers.extend(assignments);
         Ok(layers)
-    }
-
-    /// Makes sure that a run can begin in the folder.
-    fn make_room(&self) -> anyhow::Result<Room> {
-        match place::look(&self.out)? {
-            Place::Run if !self.overwrite => Err(TrainError::Exists(self.out.clone()).into()),
-            _ => Room::make(&self.out),
-        }
     }
 }
 
