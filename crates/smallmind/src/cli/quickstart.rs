@@ -68,7 +68,7 @@ impl Quickstart {
         let mut reporter = Reporter::new(settings, stop);
         reporter.say(&format!("a small model learns to tell stories; its folder is {}", out.display()));
 
-        let mut trainer = self.begin(dir, started, settings, isa, &mut reporter)?;
+        let mut trainer = self.begin(dir, started, settings, isa, (&mut reporter, stop))?;
         let recorder = Recorder::new(trainer.learner().plans().0);
         let summary = trainer.run_probed(stop, &mut |event: &Event| reporter.event(event), &recorder)?;
         if summary.finish == Finish::Interrupted {
@@ -113,8 +113,8 @@ impl Quickstart {
         started: Instant,
         settings: &Settings,
         isa: IsaKind,
-        reporter: &mut Reporter,
-    ) -> Result<Trainer, TrainError> {
+        (reporter, stop): (&mut Reporter, &AtomicBool),
+    ) -> anyhow::Result<Trainer> {
         let seed = settings.seed.map(|seed| Layer::assignment(&format!("train.seed={seed}"))).transpose()?;
         let mut config = TrainConfig::layered(Some(PRESET), seed.as_slice())?;
         // The built-in stories are documents, which the files that the preset may be used with are not.
@@ -130,13 +130,14 @@ impl Quickstart {
                 ((left / step) as u64).clamp(*STEPS.start(), *STEPS.end())
             }
         };
+        interrupt::check_before_training(stop)?;
         config.train.steps = steps;
         config.train.warmup = config.train.warmup.min(steps / 10);
         config.eval.interval = (steps / 4).max(1);
         config.eval.batches = config.eval.batches.min(5);
         config.checkpoint.interval = (steps / 4).max(1);
         config.log.interval = (steps / 200).max(1);
-        Trainer::create(dir, config, prepared, settings.threads(), isa)
+        Ok(Trainer::create(dir, config, prepared, settings.threads(), isa)?)
     }
 }
 

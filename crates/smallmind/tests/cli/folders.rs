@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use crate::profile::QUICK;
 use crate::support::{Bench, Ran, TINY};
 
 /// Every file below a folder with its content; links as their targets.
@@ -246,4 +247,55 @@ fn fewer_steps_than_are_done_are_refused() {
     let ran = bench.run("train --out run --resume --threads 1");
     assert!(!ran.stderr.contains("an earlier one was better"), "{ran:#?}");
     ran.ok();
+}
+
+#[test]
+fn an_earlier_report_stays_unless_asked() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    fs::create_dir_all(bench.path("report")).unwrap();
+    bench.write("report/report.md", "mine");
+    let before = tree(&bench.path(""));
+    let line = format!("profile generate -m model {QUICK} --depth 8 --prompt-tokens 20 --out report");
+    bench.run(&line).fails(2, &["report/report.md", "already", "--overwrite"]);
+    assert_eq!(tree(&bench.path("")), before);
+    #[cfg(unix)]
+    {
+        with_small_disk(&bench, 0, &format!("{line} --overwrite")).fails(1, &["report", "large"]);
+        assert_eq!(tree(&bench.path("")), before);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_during_preparation_changes_nothing() {
+    use std::io::{BufRead, BufReader};
+    let bench = Bench::with_run();
+    let words: String = (0..400_000_u64).map(|i| format!("{} ", i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40)).collect();
+    bench.write("long.txt", words);
+    let before = tree(&bench.path(""));
+    for times in [1, 2] {
+        let line =
+            format!("train --data long.txt --out run --overwrite {TINY} --data.tokenizer=bpe --data.vocab_size=2000");
+        let mut child = bench.command(&line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        while !said.contains("vocabulary") {
+            assert!(lines.read_line(&mut said).unwrap() > 0, "{said}");
+        }
+        for _ in 0..times {
+            let kill = std::process::Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status();
+            assert!(kill.unwrap().success());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        std::io::Read::read_to_string(&mut lines, &mut said).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
+        assert!(times == 2 || said.contains("no run was written"), "{said}");
+        let mut after = tree(&bench.path(""));
+        // What the second interrupt leaves is hidden, and goes with the next training.
+        after.retain(|name, _| !name.starts_with("run/.tmp-new-run"));
+        assert_eq!(after, before);
+    }
+    bench.train("run", "--overwrite").ok();
+    assert!(!bench.path("run/.tmp-new-run").exists());
 }

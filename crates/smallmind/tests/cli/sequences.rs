@@ -165,7 +165,9 @@ impl Sequence {
     }
 
     fn newest(&self) -> Option<u64> {
-        let names = fs::read_dir(self.real.join("checkpoints")).ok()?;
+        // A replacement that was interrupted is completed by whoever comes next.
+        let places = ["checkpoints", ".next-run/checkpoints"].map(|name| fs::read_dir(self.real.join(name)));
+        let names = places.into_iter().flatten().flatten();
         names.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("step-")?.parse().ok()).max()
     }
 
@@ -200,7 +202,7 @@ impl Sequence {
 
     /// What is left can be gone on with, or it is said why not. It is only looked at: a copy is resumed.
     fn goes_on(&mut self) {
-        if self.newest().is_none() && !self.real.join(".next-run").exists() {
+        if self.newest().is_none() {
             return;
         }
         let copied = Command::new("cp").args(["-a"]).arg(&self.real).arg(self.bench.path("mounted")).status().unwrap();
