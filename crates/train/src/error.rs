@@ -61,6 +61,16 @@ pub enum TrainError {
         /// The nearest one.
         suggestion: Option<String>,
     },
+    /// A name of nanoGPT's in a file of settings, where it is none.
+    #[error("{origin}: nanoGPT's `{name}` is no setting here: {why}")]
+    NotInAFile {
+        /// The name.
+        name: String,
+        /// The file.
+        origin: String,
+        /// What is there instead.
+        why: &'static str,
+    },
     /// A setting of the wrong type or out of range.
     #[error("{origin}: `{key}` can't be that: {why}")]
     Value {
@@ -139,10 +149,12 @@ impl TrainError {
             Self::Model(e) => model_class(e),
             Self::Checkpoint(e) if e.is_bad_file() => ErrorClass::BadFile,
             Self::Checkpoint(_) | Self::Write { .. } | Self::NonFinite { .. } => ErrorClass::Failed,
+            Self::Data(DataError::StdinAgain) => ErrorClass::Usage,
             Self::Data(_) | Self::Read { .. } | Self::NoRun { .. } | Self::Damaged { .. } => ErrorClass::BadFile,
             Self::Toml { .. }
             | Self::Assignment { .. }
             | Self::UnknownKey { .. }
+            | Self::NotInAFile { .. }
             | Self::Value { .. }
             | Self::NotResumable { .. }
             | Self::Exists(_)

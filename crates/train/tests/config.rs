@@ -49,6 +49,8 @@ fn the_environment_is_a_layer() {
         .args(["--exact", "shows_the_environment", "--ignored", "--nocapture"])
         .env(name, "42")
         .env("SMALLMIND_TRAIN_LR", "0.25")
+        .env("SMALLMIND_MODEL_LAYERS", "")
+        .env("SMALLMIND_DATA_TOKENIZER", "")
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -60,7 +62,7 @@ fn the_environment_is_a_layer() {
 #[test]
 #[ignore = "a part of `the_environment_is_a_layer`"]
 fn shows_the_environment() {
-    let layers = Layer::environment();
+    let layers = Layer::environment().unwrap();
     let config = TrainConfig::layered(None, &layers).unwrap();
     println!("\nprompt {:?} lr {}", config.sample.prompt, config.train.lr);
     println!("from {:?}", layers.iter().map(|l| l.origin.as_str()).collect::<Vec<_>>());
@@ -118,7 +120,6 @@ fn nanogpts_command_line_is_understood() {
 fn every_alias_and_key_is_known() {
     for name in TrainConfig::keys().into_iter().chain(TrainConfig::aliases()) {
         assert!(Layer::is_known(name), "{name}");
-        assert!(Layer::assignment(&format!("{name}=1")).is_ok(), "{name}");
     }
     // Every field has a key.
     let config = with(
@@ -192,7 +193,7 @@ fn values_that_make_no_training_are_refused() {
         (&["model.rope_theta=+inf"], "model.rope_theta"),
         (&["model.family=gpt5"], "model.family"),
         (&["model.gelu=relu"], "model.gelu"),
-        (&["model.family=llama", "n_embd=12", "n_head=4"], "model.head_dim"),
+        (&["model.family=llama", "n_embd=12", "n_head=4"], "model.heads"),
         (&["model.tied=maybe"], "model.tied"),
         (&["bias=2"], "model.biases"),
         (&["batch_size=0"], "train.batch"),
@@ -210,7 +211,7 @@ fn values_that_make_no_training_are_refused() {
         (&["learning_rate=1e999"], "train.lr"),
         (&["learning_rate=fast"], "train.lr"),
         (&["min_lr=-1"], "train.min_lr"),
-        (&["learning_rate=1e-5"], "train.min_lr"),
+        (&["learning_rate=1e-5", "min_lr=1e-4"], "train.min_lr"),
         (&["warmup_iters=-1"], "train.warmup"),
         (&["train.schedule=linear"], "train.schedule"),
         (&["beta1=1"], "train.beta1"),
@@ -251,6 +252,228 @@ fn values_that_make_no_training_are_refused() {
         assert_eq!(named, key, "{assignments:?}: {error}");
         assert!(error.to_string().contains(key), "{error}");
     }
+}
+
+/// Words of Rust's that mean nothing to whoever trains a model.
+const RUST_WORDS: &[&str] = &[
+    "u8",
+    "u16",
+    "u32",
+    "u64",
+    "usize",
+    "i64",
+    "f32",
+    "f64",
+    "String",
+    "bool",
+    "boolean",
+    "Option",
+    "invalid type",
+    "expected",
+    "sequence",
+    "target type",
+    "TOML",
+];
+
+#[track_caller]
+fn plain(message: &str, typed: &str) {
+    assert!(message.starts_with(&format!("{typed}: ")), "{typed} in {message}");
+    let words: Vec<&str> = message.split(|c: char| !c.is_alphanumeric()).collect();
+    for word in RUST_WORDS {
+        let found = if word.contains(' ') { message.contains(word) } else { words.contains(word) };
+        assert!(!found, "{word:?} in {message}");
+    }
+    assert!(!message.contains("000000149"), "digits that nobody wrote: {message}");
+}
+
+#[test]
+fn errors_name_the_setting_as_it_was_typed() {
+    // Whatever a setting does not take, by its own name, by nanoGPT's, and from a file.
+    let values =
+        ["banana", "", "-1", "-0.1", "2.5", "nan", "+nan", "+inf", "True", "1e999", "99999999999999999999", "[1]"];
+    let nanogpt = [
+        ("model.layers", "n_layer"),
+        ("model.dropout", "dropout"),
+        ("model.biases", "bias"),
+        ("train.lr", "learning_rate"),
+        ("train.steps", "max_iters"),
+        ("train.seed", "seed"),
+        ("log.interval", "log_interval"),
+    ];
+    let mut refusals = 0;
+    for key in TrainConfig::keys() {
+        let mut names = vec![key];
+        names.extend(nanogpt.iter().filter(|(k, _)| *k == key).map(|(_, alias)| *alias));
+        let mut refused_values = 0;
+        for (name, value) in names.iter().flat_map(|name| values.map(|value| (*name, value))) {
+            let layer = Layer::assignment(&format!("{name}={value}")).unwrap();
+            let Err(error) = TrainConfig::layered(None, &[layer.clone()]) else { continue };
+            plain(&error.to_string(), &format!("--{name}={value}"));
+            let variable = Layer { origin: "SMALLMIND_X".into(), ..layer };
+            let error = TrainConfig::layered(None, &[variable]).unwrap_err();
+            plain(&error.to_string(), "SMALLMIND_X");
+            refused_values += 1;
+        }
+        let (section, name) = key.split_once('.').unwrap();
+        for value in ["[1]", "{ a = 1 }", "1979-05-27"] {
+            let layer = file_layer(&format!("[{section}]\n{name} = {value}\n")).unwrap();
+            let error = TrainConfig::layered(None, &[layer.clone()]).unwrap_err();
+            plain(&error.to_string(), &layer.origin);
+        }
+        assert!(refused_values > 0 || key == "sample.prompt", "{key} takes anything");
+        refusals += refused_values;
+    }
+    assert!(refusals > 300, "{refusals}");
+}
+
+#[test]
+fn settings_that_disagree_name_the_one_that_was_typed() {
+    let cases: &[(&[&str], &str)] = &[
+        (&["n_head=3"], "--n_head=3"),
+        (&["n_embd=130"], "--n_embd=130"),
+        (&["model.family=llama", "model.kv_heads=3"], "--model.kv_heads=3"),
+        (&["model.family=llama", "n_embd=12"], "--n_embd=12"),
+        (&["batch_size=5", "train.total_tokens=64"], "--train.total_tokens=64"),
+        (&["train.total_tokens=64"], "--train.total_tokens=64"),
+        (&["gradient_accumulation_steps=9223372036854775807"], "--gradient_accumulation_steps=9223372036854775807"),
+        (&["gradient_accumulation_steps=72057594037927936"], "--gradient_accumulation_steps=72057594037927936"),
+        (&["min_lr=0.5"], "--min_lr=0.5"),
+        (&["data.vocab_size=100"], "--data.vocab_size=100"),
+        (&["data.tokenizer=character"], "--data.tokenizer=character"),
+        (&["model.preset=nanogpt-cpo"], "--model.preset=nanogpt-cpo"),
+    ];
+    for (assignments, typed) in cases {
+        plain(&refused(assignments).to_string(), typed);
+    }
+    // In a file, the value stands beside it.
+    let layer = file_layer("[model]\nheads = 3\n").unwrap();
+    let message = TrainConfig::layered(None, &[layer.clone()]).unwrap_err().to_string();
+    plain(&message, &layer.origin);
+    assert!(message.contains("(model.heads = 3)"), "{message}");
+}
+
+#[test]
+fn a_tokenizer_is_one_of_the_kinds_or_a_file() {
+    for (word, says) in
+        [("character", "did you mean characters"), ("words", "characters, bpe, or the path"), ("", "bpe")]
+    {
+        let message = refused(&[&format!("data.tokenizer={word}")]).to_string();
+        assert!(message.contains(says) && message.contains("tokenizer.json"), "{message}");
+    }
+    // What looks like a path is one, and is looked for when it is read.
+    for path in ["tok.json", "folder/tokenizer", "./x"] {
+        assert_eq!(with(None, &[&format!("data.tokenizer={path}")]).data.tokenizer, path);
+    }
+}
+
+#[test]
+fn seeds_have_64_bits() {
+    for seed in ["0", "9223372036854775807", "9223372036854775808", "18446744073709551615"] {
+        let config = with(None, &[&format!("train.seed={seed}"), "n_layer=2", "model.dropout=0.1"]);
+        assert_eq!(config.train.seed.to_string(), seed);
+        let text = toml::to_string_pretty(&config).unwrap();
+        assert_eq!(TrainConfig::layered(None, &[file_layer(&text).unwrap()]).unwrap(), config, "{text}");
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<TrainConfig>(&json).unwrap(), config);
+        assert_eq!(config.resumed(&layers(&[&format!("seed={seed}")])).unwrap(), config);
+    }
+    for seed in ["18446744073709551616", "-1", "1.5", "many"] {
+        plain(&refused(&[&format!("seed={seed}")]).to_string(), &format!("--seed={seed}"));
+    }
+    for number in ["9223372036854775808", "-9223372036854775809", "999999999999999999999999999999999999999999"] {
+        let error = file_layer(&format!("[train]\nseed = {number}\n")).unwrap_err().to_string();
+        assert!(error.contains("seed = \"18446744073709551615\"") && !error.contains("u64"), "{error}");
+    }
+}
+
+#[test]
+fn the_lowest_rate_follows_where_it_would_lie_above() {
+    let of = |assignments: &[&str]| {
+        let train = with(Some("nanogpt-cpu"), assignments).train;
+        (train.lr, train.min_lr)
+    };
+    assert_eq!(of(&["learning_rate=3e-5"]), (3e-5, 3e-5 / 10.0));
+    assert_eq!(of(&["train.lr=0"]), (0.0, 0.0));
+    // Everything that made a training before makes the same.
+    assert_eq!(of(&["learning_rate=3e-4"]), (3e-4, 1e-4));
+    assert_eq!(of(&["learning_rate=3e-2"]), (3e-2, 1e-4));
+    assert_eq!(of(&["learning_rate=3e-5", "decay_lr=False"]), (3e-5, 1e-4));
+    assert_eq!(of(&[]), (1e-3, 1e-4));
+    assert_eq!(TrainConfig::implied_min_lr(None, &layers(&["learning_rate=3e-5"])).unwrap(), Some(3e-5 / 10.0));
+    assert_eq!(TrainConfig::implied_min_lr(None, &layers(&["learning_rate=3e-4"])).unwrap(), None);
+    // What is said holds, and is refused where it makes no sense.
+    assert_eq!(of(&["learning_rate=3e-5", "min_lr=1e-5"]), (3e-5, 1e-5));
+    refused(&["learning_rate=3e-5", "min_lr=1e-4"]);
+}
+
+#[test]
+fn each_name_of_nanogpt_is_obeyed_passed_over_or_refused() {
+    use smallmind_train::nanogpt::{Meaning, meaning};
+    // Every setting of nanoGPT's train.py, with its default there or what its own lines give.
+    let names = "out_dir eval_interval log_interval eval_iters eval_only always_save_checkpoint init_from wandb_log \
+                 wandb_project wandb_run_name dataset gradient_accumulation_steps batch_size block_size n_layer n_head n_embd \
+                 dropout bias learning_rate max_iters weight_decay beta1 beta2 grad_clip decay_lr warmup_iters lr_decay_iters \
+                 min_lr backend device dtype compile";
+    for name in names.split_whitespace() {
+        assert!(Layer::is_known(name) && meaning(name, "1").is_some(), "{name}");
+        assert!(TrainConfig::aliases().contains(&name), "{name}");
+        // In a file each is named, with the key or the reason.
+        let layer = file_layer(&format!("{name} = 1\n")).unwrap();
+        let error = TrainConfig::layered(None, &[layer]).unwrap_err();
+        let (class, message) = (error.class(), error.to_string());
+        assert!(class == ErrorClass::Usage && message.contains(&format!("`{name}`")), "{message}");
+        let helps = message.contains("did you mean") || message.contains("nanoGPT's");
+        assert!(helps, "{message}");
+    }
+    let of = |name: &str, value: &str| meaning(name, value).unwrap();
+    for (name, value) in [
+        ("init_from", "scratch"),
+        ("init_from", "'scratch'"),
+        ("wandb_log", "False"),
+        ("eval_only", "False"),
+        ("device", "cpu"),
+        ("dtype", "float32"),
+        ("compile", "False"),
+    ] {
+        assert_eq!(of(name, value).unwrap(), Meaning::Usual, "{name}={value}");
+    }
+    for (name, value, word) in [
+        ("wandb_log", "True", "log.jsonl"),
+        ("wandb_project", "owt", "sent"),
+        ("wandb_run_name", "gpt2", "--out"),
+        ("dataset", "shakespeare_char", "--data FILE"),
+        ("backend", "nccl", "--threads"),
+        ("device", "cuda", "CPU"),
+        ("dtype", "bfloat16", "float32"),
+        ("compile", "True", "compile"),
+        ("always_save_checkpoint", "False", "always"),
+    ] {
+        let Meaning::PassedOver(why) = of(name, value).unwrap() else { panic!("{name}={value}") };
+        assert!(why.contains(word), "{name}: {why}");
+    }
+    assert_eq!(of("out_dir", "out-x").unwrap(), Meaning::Out("out-x".into()));
+    assert_eq!(of("init_from", "resume").unwrap(), Meaning::Resume);
+    for (name, value, word) in [
+        ("init_from", "gpt2", "generate"),
+        ("init_from", "gpt2-medium", "--preset"),
+        ("init_from", "llama", "scratch"),
+        ("eval_only", "True", "smallmind eval"),
+        ("eval_only", "maybe", "True or False"),
+        ("decay_lr", "2", "True or False"),
+    ] {
+        let error = of(name, value).unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Usage);
+        let message = error.to_string();
+        plain(&message, &format!("--{name}={value}"));
+        assert!(message.contains(word), "{message}");
+    }
+    assert!(meaning("train.lr", "1").is_none() && meaning("banana", "1").is_none());
+    let schedule = |value: &str| with(None, &[&format!("decay_lr={value}")]).train.schedule;
+    assert_eq!((schedule("False"), schedule("True")), (ScheduleKind::Constant, ScheduleKind::Cosine));
+    let Meaning::Setting(_, Some(differs)) = of("decay_lr", "False").unwrap() else { panic!() };
+    assert!(differs.contains("--warmup_iters=0"), "{differs}");
+    let out = Layer::assignment("out_dir=x").unwrap_err();
+    assert!(out.to_string().contains("option of the command line"), "{out}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use smallmind::model::{Finish as TextFinish, GenerateOptions, Generator, Model, 
 use smallmind::profile::{Recorder, Summary as Profile};
 use smallmind::simd::IsaKind;
 use smallmind::train::{
-    Batches, Draw, Event, Finish, Layer, Learner, Prepared, Source, TrainConfig, TrainError, Trainer, Windows, prepare,
+    Batches, Draw, Event, Finish, Learner, Prepared, Source, TrainConfig, TrainError, Trainer, Windows, prepare,
 };
 
 use super::failure::{Failure, Outcome, usage};
@@ -105,7 +105,7 @@ impl Quickstart {
         isa: IsaKind,
         reporter: &mut Reporter,
     ) -> Result<Trainer, TrainError> {
-        let seed = settings.seed.map(|seed| Layer::assignment(&format!("train.seed={seed}"))).transpose()?;
+        let seed = settings.seed_layer()?;
         let mut config = TrainConfig::layered(Some(PRESET), seed.as_slice())?;
         // The built-in stories are documents, which the files that the preset may be used with are not.
         config.data.windows = Windows::Documents;

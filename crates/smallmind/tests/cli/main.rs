@@ -6,6 +6,7 @@ mod bad_models;
 mod bench;
 mod models;
 mod profile;
+mod settings;
 mod signals;
 mod support;
 mod text;
