@@ -307,7 +307,7 @@ fn errors_name_the_setting_as_it_was_typed() {
         let mut refused_values = 0;
         for (name, value) in names.iter().flat_map(|name| values.map(|value| (*name, value))) {
             let layer = Layer::assignment(&format!("{name}={value}")).unwrap();
-            let Err(error) = TrainConfig::layered(None, &[layer.clone()]) else { continue };
+            let Err(error) = TrainConfig::layered(None, std::slice::from_ref(&layer)) else { continue };
             plain(&error.to_string(), &format!("--{name}={value}"));
             let variable = Layer { origin: "SMALLMIND_X".into(), ..layer };
             let error = TrainConfig::layered(None, &[variable]).unwrap_err();
@@ -317,7 +317,7 @@ fn errors_name_the_setting_as_it_was_typed() {
         let (section, name) = key.split_once('.').unwrap();
         for value in ["[1]", "{ a = 1 }", "1979-05-27"] {
             let layer = file_layer(&format!("[{section}]\n{name} = {value}\n")).unwrap();
-            let error = TrainConfig::layered(None, &[layer.clone()]).unwrap_err();
+            let error = TrainConfig::layered(None, std::slice::from_ref(&layer)).unwrap_err();
             plain(&error.to_string(), &layer.origin);
         }
         assert!(refused_values > 0 || key == "sample.prompt", "{key} takes anything");
@@ -347,7 +347,7 @@ fn settings_that_disagree_name_the_one_that_was_typed() {
     }
     // In a file, the value stands beside it.
     let layer = file_layer("[model]\nheads = 3\n").unwrap();
-    let message = TrainConfig::layered(None, &[layer.clone()]).unwrap_err().to_string();
+    let message = TrainConfig::layered(None, std::slice::from_ref(&layer)).unwrap_err().to_string();
     plain(&message, &layer.origin);
     assert!(message.contains("(model.heads = 3)"), "{message}");
 }
