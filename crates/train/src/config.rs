@@ -320,9 +320,8 @@ impl TrainConfig {
     /// Checks each key by itself.
     fn check_each(&self) -> Result<(), TrainError> {
         // The number of tokens may be a product that TOML has no integer for.
-        let storable = Self { train: TrainSection { total_tokens: 0, ..self.train.clone() }, ..self.clone() };
-        let why = |e: toml::ser::Error| value_error("train", "what it is", &e.to_string());
-        let table = toml::Table::try_from(storable).map_err(why)?;
+        let train = TrainSection { total_tokens: 0, ..self.train.clone() };
+        let table = Self { train, ..self.clone() }.to_table()?;
         for key in KEYS {
             let (section, name) = keys::split(key.name);
             let value = table.get(section).and_then(|keys| keys.get(name));
@@ -331,6 +330,16 @@ impl TrainConfig {
             }
         }
         Ok(())
+    }
+
+    /// Each section with its keys.
+    pub(crate) fn to_table(&self) -> Result<toml::Table, TrainError> {
+        // Nothing else can't be written as TOML.
+        toml::Table::try_from(self).map_err(|_| TrainError::Value {
+            key: "train".to_owned(),
+            origin: "the settings".to_owned(),
+            why: "one of its numbers is above 2^63 - 1".to_owned(),
+        })
     }
 
     pub(crate) fn check_batch(&self) -> Result<(), TrainError> {

@@ -17,7 +17,7 @@ const RESUMABLE: &[&str] = &["train.steps", "eval.", "sample.", "checkpoint.", "
 /// Some keys and their values, and where they come from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
-    /// Such as `--config run.toml` or `--train.lr=1e-3`.
+    /// As errors call it: `run.toml`, `SMALLMIND_TRAIN_LR` or `--train.lr=1e-3`. Where it holds no `=`, errors add the value.
     pub origin: String,
     /// By section.
     pub table: Table,
@@ -202,7 +202,7 @@ impl TrainConfig {
         let bad = |why: String| TrainError::Value { key: key.to_owned(), origin: origin.to_owned(), why };
         let Some(known) = keys::find(key) else { return Err(unknown_key(key, origin)) };
         let value = known.takes.check(value).map_err(|why| bad(with_value(why, origin, key, value)))?;
-        let mut table = Table::try_from(self).map_err(|e| bad(e.to_string()))?;
+        let mut table = self.to_table()?;
         let (section, name) = split(key);
         if let Some(Value::Table(section)) = table.get_mut(section) {
             section.insert(name.to_owned(), value);

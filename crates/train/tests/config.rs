@@ -380,6 +380,11 @@ fn seeds_have_64_bits() {
     for seed in ["18446744073709551616", "-1", "1.5", "many"] {
         plain(&refused(&[&format!("seed={seed}")]).to_string(), &format!("--seed={seed}"));
     }
+    // What a file of a run holds may be anything.
+    let mut config = with(None, &[]);
+    config.train.steps = u64::MAX;
+    let message = config.resumed(&layers(&["log.interval=3"])).unwrap_err().to_string();
+    assert!(message.contains("2^63") && !message.contains("u64"), "{message}");
     for number in ["9223372036854775808", "-9223372036854775809", "999999999999999999999999999999999999999999"] {
         let error = file_layer(&format!("[train]\nseed = {number}\n")).unwrap_err().to_string();
         assert!(error.contains("seed = \"18446744073709551615\"") && !error.contains("u64"), "{error}");

@@ -46,7 +46,7 @@ pub fn read_each<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<String>, DataError> 
 }
 
 /// Checks that standard input is named once at most: it can be read only once.
-fn check_stdin<P: AsRef<Path>>(paths: &[P]) -> Result<(), DataError> {
+pub(super) fn check_stdin<P: AsRef<Path>>(paths: &[P]) -> Result<(), DataError> {
     let times = paths.iter().filter(|path| path.as_ref().as_os_str() == STDIN.0).count();
     if times > 1 { Err(DataError::StdinAgain) } else { Ok(()) }
 }
