@@ -62,6 +62,16 @@ pub enum TrainError {
         /// The nearest one.
         suggestion: Option<String>,
     },
+    /// A name of nanoGPT's in a file of settings, where it is none.
+    #[error("{origin}: nanoGPT's `{name}` is no setting here: {why}")]
+    NotInAFile {
+        /// The name.
+        name: String,
+        /// The file.
+        origin: String,
+        /// What is there instead.
+        why: &'static str,
+    },
     /// A setting of the wrong type or out of range.
     #[error("{origin}: `{key}` can't be that: {why}")]
     Value {
@@ -191,10 +201,12 @@ impl TrainError {
             Self::Checkpoint(_) | Self::Write { .. } | Self::MakeFolder { .. } | Self::NonFinite { .. } => {
                 ErrorClass::Failed
             }
+            Self::Data(DataError::StdinAgain) => ErrorClass::Usage,
             Self::Data(_) | Self::Read { .. } | Self::NoRun { .. } | Self::Damaged { .. } => ErrorClass::BadFile,
             Self::Toml { .. }
             | Self::Assignment { .. }
             | Self::UnknownKey { .. }
+            | Self::NotInAFile { .. }
             | Self::Value { .. }
             | Self::NotResumable { .. }
             | Self::Exists { .. }

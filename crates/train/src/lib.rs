@@ -54,6 +54,7 @@
 //! | subject | items |
 //! |---|---|
 //! | settings | [`TrainConfig`], [`Layer`] |
+//! | nanoGPT's names for them | [`nanogpt`](mod@nanogpt) |
 //! | text to token shards to windows | [`prepare`](fn@prepare), [`data`](mod@data) |
 //! | text without a file | [`stories`](mod@stories) |
 //! | windows to batches | [`Batches`] |
@@ -73,7 +74,9 @@ pub mod data;
 mod error;
 mod evaluate;
 mod event;
+mod keys;
 mod layer;
+pub mod nanogpt;
 pub mod prepare;
 mod random;
 mod run_dir;

@@ -152,8 +152,8 @@ fn class_of(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorClass> {
             ErrorClass::Failed
         });
     }
-    if cause.is::<DataError>() {
-        return Some(ErrorClass::BadFile);
+    if let Some(error) = cause.downcast_ref::<DataError>() {
+        return Some(if matches!(error, DataError::StdinAgain) { ErrorClass::Usage } else { ErrorClass::BadFile });
     }
     cause.is::<ConfigError>().then_some(ErrorClass::Usage)
 }

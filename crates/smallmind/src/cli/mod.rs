@@ -78,8 +78,9 @@ enum Verb {
 
 /// Runs a command line, the program's name included.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
-    let outcome = overrides::extract(arguments, &Cli::command()).and_then(|extracted| {
-        let parsed = Cli::command().try_get_matches_from(extracted.arguments);
+    let command = settings::without_empty_variables(Cli::command());
+    let outcome = overrides::extract(arguments, &command).and_then(|extracted| {
+        let parsed = command.try_get_matches_from(extracted.arguments);
         match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
             Ok(cli) => perform(cli, extracted.layers).map(|()| 0),
             Err(error) => print_parse_error(&error),
@@ -89,7 +90,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn perform(cli: Cli, layers: Vec<Layer>) -> Outcome {
-    let settings = Settings::new(cli.global);
+    let settings = Settings::new(cli.global)?;
     match cli.verb {
         Verb::Quickstart(verb) => verb.run(&settings),
         Verb::Train(verb) => verb.run(&settings, layers),

@@ -12,18 +12,23 @@ use smallmind::train::is_run;
 
 use super::failure::{bad_file, usage};
 use super::note;
+use super::settings::{MODEL_VARIABLE, of_model};
 
 /// `-m`.
 #[derive(Debug, Args)]
 pub struct ModelArg {
     /// The model: a run folder or a Hugging Face folder
-    #[arg(short, long, env = "SMALLMIND_MODEL", value_name = "FOLDER")]
+    #[arg(short, long, env = MODEL_VARIABLE, value_name = "FOLDER")]
     pub model: PathBuf,
 }
 
 impl ModelArg {
     /// Reads weights and tokenizer.
     pub fn open(&self) -> anyhow::Result<(Model, Arc<Tokenizer>)> {
+        self.read().map_err(|error| of_model(&self.model, error))
+    }
+
+    fn read(&self) -> anyhow::Result<(Model, Arc<Tokenizer>)> {
         let folder = open_folder(&self.model)?;
         let tokenizer = tokenizer_of(&self.model)?;
         let model = Model::from_folder(&folder)?;

@@ -13,7 +13,7 @@ use smallmind::model::{Finish as TextFinish, GenerateOptions, Generator, Model, 
 use smallmind::profile::{Recorder, Summary as Profile};
 use smallmind::simd::IsaKind;
 use smallmind::train::{
-    Batches, Draw, Event, Existing, Finish, Layer, Learner, Prepared, RunDir, Source, TrainConfig, TrainError, Trainer,
+    Batches, Draw, Event, Existing, Finish, Learner, Prepared, RunDir, Source, TrainConfig, TrainError, Trainer,
     Windows, prepare,
 };
 
@@ -115,7 +115,7 @@ impl Quickstart {
         isa: IsaKind,
         (reporter, stop): (&mut Reporter, &AtomicBool),
     ) -> anyhow::Result<Trainer> {
-        let seed = settings.seed.map(|seed| Layer::assignment(&format!("train.seed={seed}"))).transpose()?;
+        let seed = settings.seed_layer()?;
         let mut config = TrainConfig::layered(Some(PRESET), seed.as_slice())?;
         // The built-in stories are documents, which the files that the preset may be used with are not.
         config.data.windows = Windows::Documents;

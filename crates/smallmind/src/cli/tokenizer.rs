@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 use smallmind::model::tokenizer::{self, BpeTraining};
-use smallmind::train::data::{read_text, read_texts};
+use smallmind::train::data::{read_each, read_texts};
 
 use super::failure::{Outcome, usage};
 use super::output;
@@ -28,7 +28,7 @@ enum Verb {
 /// Options of `tokenizer train`.
 #[derive(Debug, Args)]
 struct Train {
-    /// Text files
+    /// Text files; - for standard input
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
     /// The kind of vocabulary
@@ -77,7 +77,7 @@ impl Train {
             Kind::Bpe => {
                 let default = BpeTraining::default();
                 let training = BpeTraining { vocab_size: self.vocab_size.unwrap_or(default.vocab_size), ..default };
-                let texts = self.data.iter().map(read_text).collect::<Result<Vec<_>, _>>()?;
+                let texts = read_each(&self.data)?;
                 Ok(tokenizer::Tokenizer::train_bpe(texts, &training)?)
             }
         }

@@ -17,7 +17,7 @@ pub const STOPPING: &str = "stopping after this step; a checkpoint is written (C
 #[derive(Debug, Args)]
 #[command(after_help = settings_help())]
 pub struct Train {
-    /// Text files, joined end to end; their last tenth is for validation
+    /// Text files, joined end to end, - for standard input; their last tenth is for validation
     #[arg(long, num_args = 1.., value_name = "FILE", required_unless_present = "resume")]
     data: Vec<PathBuf>,
     /// The folder of the run
@@ -56,8 +56,8 @@ fn settings_help() -> String {
     let presets = super::new::presets();
     format!(
         "Settings, as --section.key=value, in a file as [section] key = value, or in the environment as SMALLMIND_SECTION_KEY \
-         (a flag beats the environment, which beats the file, which beats the preset):{}\n\n\
-         nanoGPT's names for them are understood too, as --n_layer=4:{}\n\n{presets}",
+         (a flag beats the environment, which beats the file, which beats the preset; an empty variable counts as unset):{}\n\n\
+         nanoGPT's names are understood too, as --n_layer=4; what has no counterpart is passed over or refused, with the reason:{}\n\n{presets}",
         wrapped(TrainConfig::keys()),
         wrapped(TrainConfig::aliases()),
     )
@@ -108,12 +108,21 @@ impl Train {
         for path in &self.config {
             layers.push(Layer::file(path)?);
         }
-        layers.extend(Layer::environment());
-        if let Some(seed) = settings.seed {
-            layers.push(Layer::assignment(&format!("train.seed={seed}"))?);
-        }
+        layers.extend(Layer::environment()?);
+        layers.extend(settings.seed_layer()?);
         layers.extend(assignments);
+        self.tell_min_lr(&layers)?;
         Ok(layers)
+    }
+
+    /// Says where the lowest learning rate follows from the highest.
+    fn tell_min_lr(&self, layers: &[Layer]) -> anyhow::Result<()> {
+        if !self.resume
+            && let Some(min_lr) = TrainConfig::implied_min_lr(self.preset.as_deref(), layers)?
+        {
+            note!("note: train.min_lr is {min_lr}, a tenth of train.lr, as the preset's lies above that");
+        }
+        Ok(())
     }
 }
 

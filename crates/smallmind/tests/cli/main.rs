@@ -8,6 +8,7 @@ mod folders;
 mod models;
 mod profile;
 mod sequences;
+mod settings;
 mod signals;
 mod support;
 mod text;

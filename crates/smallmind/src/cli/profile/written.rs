@@ -12,7 +12,7 @@ use smallmind::profile::report::{folded, html, markdown};
 
 use super::super::failure::{Outcome, bad_file, usage};
 use super::super::output_files::{OutputFile, OutputFolder, Overwrite};
-use super::super::settings::Settings;
+use super::super::settings::{Settings, variable};
 use super::super::{note, output};
 
 /// How a report is written.
@@ -111,8 +111,12 @@ fn place_of(name: &str) -> anyhow::Result<PathBuf> {
     if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
         return Err(usage(format!("a baseline is named by letters, digits, -, _ and dots, not {name:?}")));
     }
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let shelf = variable("SMALLMIND_BASELINES")
+    let variable = |name: &str| variable(name).map(PathBuf::from);
+    let named = variable("SMALLMIND_BASELINES");
+    if let Some(file) = named.as_ref().filter(|path| path.exists() && !path.is_dir()) {
+        return Err(usage(format!("SMALLMIND_BASELINES={}: this is a file; name a folder", file.display())));
+    }
+    let shelf = named
         .or_else(|| Some(variable("XDG_DATA_HOME")?.join(SHELF)))
         .or_else(|| Some(variable("HOME")?.join(".local/share").join(SHELF)));
     let shelf = shelf.ok_or_else(|| usage("there is no home folder for baselines; set SMALLMIND_BASELINES"))?;
