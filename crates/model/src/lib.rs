@@ -69,7 +69,10 @@ pub mod stream;
 pub mod tokenizer;
 
 pub use architecture::{LOGITS, LOSS, Purpose};
-pub use config::{Biases, ConfigError, DropoutConfig, Family, Head, ModelConfig, RopeConfig};
+pub use config::{
+    Biases, ConfigError, DropoutConfig, Family, Head, KeyRule, ModelConfig, RopeConfig, Supported, UnknownKeys,
+    config_keys,
+};
 pub use error::ModelError;
 pub use generator::{Finish, GenerateOptions, Generation, Generator};
 pub use model::Model;

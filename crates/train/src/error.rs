@@ -155,7 +155,10 @@ impl TrainError {
 pub fn model_class(error: &ModelError) -> ErrorClass {
     match error {
         ModelError::Config(
-            ConfigError::Missing { path, .. } | ConfigError::Type { path, .. } | ConfigError::Invalid { path, .. },
+            ConfigError::Missing { path, .. }
+            | ConfigError::Type { path, .. }
+            | ConfigError::Invalid { path, .. }
+            | ConfigError::Unknown { path, .. },
         ) => {
             if path.is_some() {
                 ErrorClass::BadFile
