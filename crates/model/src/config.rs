@@ -10,6 +10,7 @@ mod json;
 mod keys;
 mod rope;
 
+pub(crate) use json::Fields;
 pub use keys::{KeyRule, Supported, config_keys};
 
 /// The families of models.
@@ -194,7 +195,7 @@ fn file(path: &Option<PathBuf>) -> String {
 }
 
 impl ConfigError {
-    fn invalid(key: &str, got: impl fmt::Display, why: impl Into<String>) -> Self {
+    pub(crate) fn invalid(key: &str, got: impl fmt::Display, why: impl Into<String>) -> Self {
         // A value from a file may be of any length.
         let got = got.to_string().chars().take(MAX_SHOWN).collect();
         Self::Invalid { path: None, key: key.to_owned(), got, why: why.into() }

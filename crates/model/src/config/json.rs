@@ -54,7 +54,7 @@ impl ModelConfig {
     /// # Errors
     /// As [`ModelConfig::from_json`].
     pub fn from_json_with(value: &Value, unknown: UnknownKeys) -> Result<Self, ConfigError> {
-        let fields = top_level(value)?;
+        let fields = Fields::top_level(value)?;
         let family = family(&fields)?;
         let unknown_keys = keys::check(fields.map, family)?;
         if unknown == UnknownKeys::Refuse && !unknown_keys.is_empty() {
@@ -73,7 +73,7 @@ impl ModelConfig {
     /// # Errors
     /// A `model_type` that is missing or not supported, or a known key with a value that is not.
     pub fn unknown_keys(value: &Value) -> Result<Vec<String>, ConfigError> {
-        let fields = top_level(value)?;
+        let fields = Fields::top_level(value)?;
         keys::check(fields.map, family(&fields)?)
     }
 
@@ -146,13 +146,6 @@ impl ModelConfig {
 /// An `f32` as the shortest decimal that reads back as it.
 fn short(x: f32) -> f64 {
     x.to_string().parse().unwrap_or(f64::from(x))
-}
-
-fn top_level(value: &Value) -> Result<Fields<'_>, ConfigError> {
-    match value {
-        Value::Object(map) => Ok(Fields { map, of: "" }),
-        _ => Err(ConfigError::invalid("config", kind(value), "a model's configuration is a JSON object")),
-    }
 }
 
 fn family(fields: &Fields<'_>) -> Result<Family, ConfigError> {
@@ -257,7 +250,7 @@ fn full_attention(f: &Fields<'_>, layers: usize) -> Result<(), ConfigError> {
 }
 
 /// The fields of a JSON object.
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     map: &'a Map<String, Value>,
     /// The key of the object within the file, with a dot behind it; empty for the file's own.
     of: &'static str,
@@ -266,6 +259,14 @@ pub(super) struct Fields<'a> {
 type Reader<'a, T> = fn(&'a Value) -> Result<T, &'static str>;
 
 impl<'a> Fields<'a> {
+    /// Those of a whole file.
+    pub(crate) fn top_level(value: &'a Value) -> Result<Self, ConfigError> {
+        match value {
+            Value::Object(map) => Ok(Self { map, of: "" }),
+            _ => Err(ConfigError::invalid("config", kind(value), "a model's configuration is a JSON object")),
+        }
+    }
+
     /// Whether the field is set: `null` is as good as absent.
     pub(super) fn has(&self, key: &str) -> bool {
         self.map.get(key).is_some_and(|value| !value.is_null())
@@ -276,7 +277,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The names of the fields that are set.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &'a str> {
         self.map.iter().filter(|(_, value)| !value.is_null()).map(|(key, _)| key.as_str())
     }
 
@@ -302,7 +303,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A field that may be absent or `null`.
-    pub(super) fn optional<T>(&self, key: &str, read: Reader<'a, T>) -> Result<Option<T>, ConfigError> {
+    pub(crate) fn optional<T>(&self, key: &str, read: Reader<'a, T>) -> Result<Option<T>, ConfigError> {
         self.map.get(key).filter(|value| !value.is_null()).map(|value| self.read(key, value, read)).transpose()
     }
 
@@ -319,19 +320,19 @@ impl<'a> Fields<'a> {
         value.as_str().ok_or("a string")
     }
 
-    fn as_size(value: &'a Value) -> Result<usize, &'static str> {
+    pub(crate) fn as_size(value: &'a Value) -> Result<usize, &'static str> {
         value.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or("a whole number, not negative")
     }
 
-    fn as_id(value: &'a Value) -> Result<u32, &'static str> {
+    pub(crate) fn as_id(value: &'a Value) -> Result<u32, &'static str> {
         value.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or("a token id")
     }
 
-    fn as_number(value: &'a Value) -> Result<f64, &'static str> {
+    pub(crate) fn as_number(value: &'a Value) -> Result<f64, &'static str> {
         value.as_f64().filter(|x| x.is_finite()).ok_or("a number")
     }
 
-    fn as_flag(value: &'a Value) -> Result<bool, &'static str> {
+    pub(crate) fn as_flag(value: &'a Value) -> Result<bool, &'static str> {
         value.as_bool().ok_or("true or false")
     }
 
@@ -365,7 +366,7 @@ impl<'a> Fields<'a> {
     }
 
     /// One id or a list of them.
-    fn ids(&self, key: &str) -> Result<Vec<u32>, ConfigError> {
+    pub(crate) fn ids(&self, key: &str) -> Result<Vec<u32>, ConfigError> {
         match self.map.get(key) {
             Some(Value::Array(list)) => {
                 let id = |v| Self::as_id(v).map_err(|expected| (v, expected));

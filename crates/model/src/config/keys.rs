@@ -34,6 +34,18 @@ pub enum Supported {
     Empty,
 }
 
+impl Supported {
+    /// Whether `value` is this one.
+    pub(crate) fn is(self, value: &Value) -> bool {
+        match self {
+            Null => value.is_null(),
+            Is(flag) => value.as_bool() == Some(flag),
+            Number(number) => value.as_f64() == Some(number),
+            Empty => value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty),
+        }
+    }
+}
+
 /// A line of the table.
 #[derive(Clone, Copy, Debug)]
 struct Line {
@@ -282,13 +294,7 @@ fn find(table: &[Line], key: &str, family: Family) -> Option<KeyRule> {
 }
 
 fn supported_value(key: &str, value: &Value, supported: &[Supported]) -> Result<(), ConfigError> {
-    let is = |supported: &Supported| match supported {
-        Null => value.is_null(),
-        Is(flag) => value.as_bool() == Some(*flag),
-        Number(number) => value.as_f64() == Some(*number),
-        Empty => value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty),
-    };
-    if supported.iter().any(is) {
+    if supported.iter().any(|supported| supported.is(value)) {
         return Ok(());
     }
     if matches!(supported, [Is(_)]) && !value.is_boolean() {
