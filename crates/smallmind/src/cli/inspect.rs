@@ -81,6 +81,7 @@ impl Inspect {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let folder = models::open_folder(&self.model)?;
         let config = ModelConfig::from_folder(&folder, self.allowed.unknown_keys()).map_err(models::with_flag)?;
+        self.allowed.tell(&folder, &config)?;
         let unused = unused_tensors(&config, folder.weights())?;
         let memory = self.memory(&config, settings)?;
         let graph = architecture::graph(&config, self.used_for.purpose())?;

@@ -4,6 +4,7 @@ mod arguments;
 mod bad_data;
 mod bad_models;
 mod bench;
+mod model_files;
 mod models;
 mod profile;
 mod signals;
