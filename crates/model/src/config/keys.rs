@@ -279,7 +279,7 @@ fn check_object(
             None => unknown.push(path()),
             Some(Read | NoMatter(_)) => {}
             Some(Only(supported)) => supported_value(&path(), value, supported)?,
-            Some(Same(other)) if value.is_null() || map.get(other) == Some(value) => {}
+            Some(Same(other)) if map.get(other) == Some(value) => {}
             Some(Same(other)) => {
                 let why = format!("it is another name for {other} and must have the same value");
                 return Err(ConfigError::invalid(&path(), kind(value), why));

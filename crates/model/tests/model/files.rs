@@ -110,7 +110,7 @@ fn biases_that_the_configuration_denies_must_be_zero() {
     // One that is not zero is enough, and so is a shape that is none of a bias.
     let bare = ModelConfig { biases: Biases::Absent, ..gpt2() };
     for bias in [tensor("transformer.ln_f.bias", &[16], 1e-30), tensor("h.1.mlp.c_fc.bias", &[39], 0.0)] {
-        let dir = folder_with(bare.clone(), &[bias.clone()]);
+        let dir = folder_with(bare.clone(), std::slice::from_ref(&bias));
         let ModelError::UnusedTensors { names, .. } = Model::load(dir.path()).unwrap_err() else { panic!() };
         assert_eq!(names, [bias.0]);
     }
