@@ -222,7 +222,10 @@ impl TrainError {
 pub fn model_class(error: &ModelError) -> ErrorClass {
     match error {
         ModelError::Config(
-            ConfigError::Missing { path, .. } | ConfigError::Type { path, .. } | ConfigError::Invalid { path, .. },
+            ConfigError::Missing { path, .. }
+            | ConfigError::Type { path, .. }
+            | ConfigError::Invalid { path, .. }
+            | ConfigError::Unknown { path, .. },
         ) => {
             if path.is_some() {
                 ErrorClass::BadFile
@@ -240,9 +243,11 @@ pub fn model_class(error: &ModelError) -> ErrorClass {
         ModelError::Graph(GraphError::OutOfMemory { .. }) | ModelError::TooLong { .. } => ErrorClass::Limit,
         ModelError::Graph(_) | ModelError::NonFinite { .. } => ErrorClass::Failed,
         ModelError::Tokenizer(e) => tokenizer_class(e),
-        ModelError::TensorShape { .. } | ModelError::Vocabulary { .. } | ModelError::NoTokenizer(_) => {
-            ErrorClass::BadFile
-        }
+        ModelError::TensorShape { .. }
+        | ModelError::UnusedTensors { .. }
+        | ModelError::SecondHead { .. }
+        | ModelError::Vocabulary { .. }
+        | ModelError::NoTokenizer(_) => ErrorClass::BadFile,
         ModelError::Sampler(_) | ModelError::Stop(_) | ModelError::Preset { .. } | ModelError::EmptyPrompt => {
             ErrorClass::Usage
         }

@@ -182,7 +182,7 @@ fn seconds_of_a_step(
 
 /// Lets the model tell its stories.
 fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: &AtomicBool) -> Outcome {
-    let (model, tokenizer) = ModelArg { model: run.to_owned() }.open()?;
+    let (model, tokenizer) = ModelArg::own(run).open()?;
     let context = model.config().context;
     let model = Arc::new(model.pack(isa)?);
     let session = Session::new(model, SessionOptions::single(context, settings.threads()))?;

@@ -5,6 +5,7 @@ mod bad_data;
 mod bad_models;
 mod bench;
 mod folders;
+mod model_files;
 mod models;
 mod profile;
 mod sequences;

@@ -30,6 +30,8 @@ pub struct SubjectArg {
     /// The shape of a preset with random weights [default: quickstart]
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
+    #[command(flatten)]
+    allowed: models::Allowed,
 }
 
 /// A model with its name and its tokenizer.
@@ -63,7 +65,7 @@ impl SubjectArg {
             let tokenizer = Err(usage("--prompt is for a model with a tokenizer: name one with -m"));
             return Ok(Opened { model, name: name.to_owned(), tokenizer });
         };
-        let read = || Ok(Model::from_folder(&models::open_folder(&folder)?)?);
+        let read = || self.allowed.load(&models::open_folder(&folder)?);
         let model = read().map_err(|error| of_model(&folder, error))?;
         Ok(Opened { model, name: name_of(&folder), tokenizer: models::tokenizer_of(&folder) })
     }
