@@ -8,5 +8,6 @@ mod models;
 mod profile;
 mod signals;
 mod support;
+mod terminal;
 mod text;
 mod training;
