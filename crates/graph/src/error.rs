@@ -53,12 +53,10 @@ pub enum GraphError {
         /// The name asked for.
         name: String,
     },
-    /// A plan that does not fit into memory.
-    #[error(
-        "the plan needs {bytes} bytes of working memory, more than can be allocated; use a smaller batch or context"
-    )]
+    /// Weights, or a plan, that don't fit into memory.
+    #[error("{} are needed at once, more than can be allocated", amount(.bytes))]
     OutOfMemory {
-        /// What was asked for.
+        /// What was asked for; `usize::MAX` for more than can be addressed.
         bytes: usize,
     },
     /// A batch beyond what the plan was made for.
@@ -71,6 +69,17 @@ pub enum GraphError {
         /// What the plan allows.
         limit: usize,
     },
+    /// A pool of another size than the plan's.
+    #[error("the plan was made for {} and runs on a pool of {}", threads(*.plan), threads(*.pool))]
+    Threads {
+        /// Of the plan.
+        plan: usize,
+        /// Of the pool.
+        pool: usize,
+    },
+    /// A graph whose layers can't share a key-value cache.
+    #[error("the graph can't be planned: {0}")]
+    Cache(String),
     /// A batch that makes no sense.
     #[error("bad batch: {0}")]
     Batch(String),
@@ -111,6 +120,18 @@ pub enum GraphError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+fn amount(bytes: &usize) -> String {
+    if *bytes == usize::MAX {
+        "more bytes of memory than can be addressed".to_owned()
+    } else {
+        format!("{bytes} bytes of memory")
+    }
+}
+
+fn threads(n: usize) -> String {
+    if n == 1 { "1 thread".to_owned() } else { format!("{n} threads") }
 }
 
 fn shapes(shapes: &[Shape]) -> String {

@@ -81,7 +81,7 @@ impl Executor {
         let plan = &self.plan;
         batch.check(&plan.limits, &plan.needs)?;
         if pool.threads() != plan.threads {
-            return Err(GraphError::Limit { what: "threads", got: pool.threads(), limit: plan.threads });
+            return Err(GraphError::Threads { plan: plan.threads, pool: pool.threads() });
         }
         check(plan, &bindings)?;
         if cfg!(debug_assertions) {

@@ -175,9 +175,10 @@ impl GraphBuilder {
         Self::extend(Graph { params, nodes: vec![], shapes: vec![], results: vec![] })
     }
 
-    /// Goes on with `graph`.
+    /// Goes on with `graph`, whose salts stay its own.
     pub(crate) fn extend(graph: Graph) -> Self {
-        Self { graph, scope: vec![], phase: Phase::Forward, salts: 0 }
+        let salts = graph.nodes.iter().filter_map(|node| node.op.dropout()).map(|dropout| dropout.salt).max();
+        Self { graph, scope: vec![], phase: Phase::Forward, salts: salts.unwrap_or(0) }
     }
 
     /// What is added next belongs to `phase`.
@@ -260,5 +261,29 @@ impl GraphBuilder {
     /// The graph.
     pub fn finish(self) -> Graph {
         self.graph
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::{DropoutSpec, Heads, Index};
+    use crate::{Decay, Init};
+
+    #[test]
+    fn a_builder_that_goes_on_gives_new_salts() {
+        let (probability, heads) = (0.5, Heads { heads: 1, kv_heads: 1, head_dim: 4 });
+        let mut b = GraphBuilder::new();
+        let spec = ParamSpec { name: String::new(), rows: 3, cols: 12, init: Init::Constant(0.0), decay: Decay::No };
+        let table = b.param("table", spec).unwrap();
+        let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap();
+        let dropout = DropoutSpec { probability, salt: b.salt() };
+        let x = b.value_of(Op::Dropout(dropout), &[x]).unwrap();
+        let mut b = GraphBuilder::extend(b.finish());
+        assert_eq!(b.salt(), 2, "after the salt of a dropout");
+        let dropout = DropoutSpec { probability, salt: b.salt() };
+        b.apply(Op::Attention { heads, dropout: Some(dropout) }, &[x]).unwrap();
+        assert_eq!(GraphBuilder::extend(b.finish()).salt(), 4, "after the salt of an attention");
+        assert_eq!(GraphBuilder::new().salt(), 1);
     }
 }

@@ -283,6 +283,17 @@ impl Effects {
 }
 
 impl Op {
+    /// The dropout that it is or that it holds.
+    pub(crate) fn dropout(&self) -> Option<DropoutSpec> {
+        if let Self::Dropout(dropout) = self {
+            Some(*dropout)
+        } else if let Self::Attention { dropout, .. } | Self::AttentionGrad { dropout, .. } = self {
+            *dropout
+        } else {
+            None
+        }
+    }
+
     /// The name in dumps and profiles.
     pub fn name(&self) -> &'static str {
         match self {

@@ -69,9 +69,7 @@ pub enum ModelError {
         model: usize,
     },
     /// A sequence that does not fit.
-    #[error(
-        "{tokens} tokens don't fit into the context of {context}; shorten the prompt or raise --context (the model allows {max})"
-    )]
+    #[error("{tokens} tokens don't fit into the context of {context}")]
     TooLong {
         /// What was asked for.
         tokens: usize,
@@ -80,12 +78,24 @@ pub enum ModelError {
         /// What the model could be given room for.
         max: usize,
     },
+    /// Room for fewer tokens than one, or for more than the model has positions.
+    #[error("there can't be a context of {asked} tokens: this model's is 1 to {max}")]
+    Context {
+        /// What was asked for.
+        asked: usize,
+        /// The model's.
+        max: usize,
+    },
     /// Nothing to go on from.
     #[error("the prompt is empty and the model has no token that begins a text; give a prompt")]
     EmptyPrompt,
     /// A result that is not a number.
-    #[error("the model's logits are not finite at token {position}: its weights are damaged or have diverged")]
+    #[error(
+        "the model's logits are not finite at token {position} of sequence {slot}: its weights are damaged or have diverged"
+    )]
     NonFinite {
+        /// The sequence's slot.
+        slot: usize,
         /// Where in the sequence.
         position: usize,
     },

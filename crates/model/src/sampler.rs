@@ -74,21 +74,23 @@ impl SamplerConfig {
     /// # Errors
     /// [`SamplerError::Setting`] for the first one outside its range.
     pub fn check(&self) -> Result<(), SamplerError> {
-        let setting = |field, value: f64, allowed| Err(SamplerError::Setting { field, value, allowed });
+        let setting = |field, value: &dyn ToString, allowed| {
+            Err(SamplerError::Setting { field, value: value.to_string(), allowed })
+        };
         if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            return setting("temperature", self.temperature.into(), "a finite number, 0 or more");
+            return setting("temperature", &self.temperature, "a finite number, 0 or more");
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return setting("top_p", self.top_p.into(), "above 0 and at most 1");
+            return setting("top_p", &self.top_p, "above 0 and at most 1");
         }
         if !(self.min_p >= 0.0 && self.min_p <= 1.0) {
-            return setting("min_p", self.min_p.into(), "from 0 to 1");
+            return setting("min_p", &self.min_p, "from 0 to 1");
         }
         if !(self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0) {
-            return setting("repetition_penalty", self.repetition_penalty.into(), "a finite number above 0");
+            return setting("repetition_penalty", &self.repetition_penalty, "a finite number above 0");
         }
         if self.repetition_window > MAX_REPETITION_WINDOW {
-            return setting("repetition_window", self.repetition_window as f64, "from 0 to 1048576");
+            return setting("repetition_window", &self.repetition_window, "from 0 to 1048576");
         }
         Ok(())
     }
@@ -103,7 +105,7 @@ pub enum SamplerError {
         /// Name of the field of [`SamplerConfig`].
         field: &'static str,
         /// What it was set to.
-        value: f64,
+        value: String,
         /// What it may be.
         allowed: &'static str,
     },

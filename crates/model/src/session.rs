@@ -5,7 +5,7 @@ use std::sync::Arc;
 use smallmind_graph::{Batch, Bindings, Buffer, Executor, Limits, NoProbe, Plan, Pool, Probe, Scalars};
 
 use crate::architecture::LOGITS;
-use crate::{ModelError, PackedModel};
+use crate::{ModelConfig, ModelError, PackedModel};
 
 /// How a session is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,17 @@ impl SessionOptions {
     /// One sequence of up to `context` tokens.
     pub fn single(context: usize, threads: usize) -> Self {
         Self { threads, slots: 1, context, chunk: Self::CHUNK }
+    }
+}
+
+impl ModelConfig {
+    /// Whether there can be room for `asked` tokens of a sequence.
+    ///
+    /// # Errors
+    /// [`ModelError::Context`] for none, or for more than the model's.
+    pub fn check_context(&self, asked: usize) -> Result<(), ModelError> {
+        let max = self.context;
+        if (1..=max).contains(&asked) { Ok(()) } else { Err(ModelError::Context { asked, max }) }
     }
 }
 
@@ -60,11 +71,8 @@ impl Session {
     /// # Errors
     /// A context beyond the model's, or too little memory.
     pub fn new(model: Arc<PackedModel>, options: SessionOptions) -> Result<Self, ModelError> {
-        let max = model.config().context;
         let SessionOptions { threads, slots, context, .. } = options;
-        if context == 0 || context > max {
-            return Err(ModelError::TooLong { tokens: context, context: max, max });
-        }
+        model.config().check_context(context)?;
         let slots = slots.max(1);
         let chunk = options.chunk.clamp(1, context);
         let prefill = Limits { tokens: chunk, outputs: 1, spans: 1, context, slots };
@@ -143,7 +151,8 @@ impl Session {
     /// Appends tokens to the sequence in `slot`; the logits `[vocab]` of what follows the last of them.
     ///
     /// # Errors
-    /// No token; more than fit, of which then none is appended; ids beyond the vocabulary; logits that are not finite.
+    /// No token; more than fit; ids beyond the vocabulary; logits that are not finite. After an error nothing is appended, and
+    /// [`Session::logits`] are of no use.
     pub fn append(&mut self, slot: usize, tokens: &[u32]) -> Result<&[f32], ModelError> {
         if let [one] = tokens {
             return self.decode(&[(slot, *one)]);
@@ -163,24 +172,29 @@ impl Session {
         }
         let chunks = tokens.chunks(self.options.chunk);
         let last = chunks.len().checked_sub(1).ok_or(ModelError::EmptyPrompt)?;
+        let mut end = past;
         for (i, chunk) in chunks.enumerate() {
             self.batch.clear();
-            self.batch.push(chunk, self.len(slot), slot);
+            self.batch.push(chunk, end, slot);
             if i == last {
                 self.batch.want_last();
             }
             let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::packed(self.model.weights()) };
             self.prefill.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, probe)?;
-            self.lens[slot] += chunk.len();
+            end += chunk.len();
         }
         self.latest = Latest::Prefill;
-        self.finite_logits(past + tokens.len())
+        self.check_logits(|_| slot, |_| end)?;
+        // What the cache holds beyond the length of a sequence is nobody's: only here do the tokens become the sequence's.
+        self.lens[slot] = end;
+        Ok(self.logits())
     }
 
     /// Appends one token to each of several sequences, given as (slot, token); the logits `[sequences, vocab]`, row by row.
     ///
     /// # Errors
-    /// A sequence that is full or named twice; ids beyond the vocabulary; logits that are not finite.
+    /// A sequence that is full or named twice; ids beyond the vocabulary; logits that are not finite. After an error nothing is appended
+    /// to any of the sequences.
     pub fn decode(&mut self, tokens: &[(usize, u32)]) -> Result<&[f32], ModelError> {
         self.decode_probed(tokens, &NoProbe)
     }
@@ -202,10 +216,11 @@ impl Session {
         }
         let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::packed(self.model.weights()) };
         self.decode.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, probe)?;
-        tokens.iter().for_each(|(slot, _)| self.lens[*slot] += 1);
-        let position = tokens.first().map_or(0, |(slot, _)| self.len(*slot));
         self.latest = Latest::Decode;
-        self.finite_logits(position)
+        let slot = |row: usize| tokens.get(row).map_or(0, |(slot, _)| *slot);
+        self.check_logits(slot, |row| self.len(slot(row)) + 1)?;
+        tokens.iter().for_each(|(slot, _)| self.lens[*slot] += 1);
+        Ok(self.logits())
     }
 
     /// The logits of the latest [`Session::append`] or [`Session::decode`], row after row; empty before the first.
@@ -217,10 +232,16 @@ impl Session {
         executor.result_slice(LOGITS).unwrap_or_default()
     }
 
-    fn finite_logits(&self, position: usize) -> Result<&[f32], ModelError> {
+    /// Refuses logits that are not finite; `slot` and `tokens` tell the sequence of a row and how many tokens it has with the new ones.
+    fn check_logits(&self, slot: impl Fn(usize) -> usize, tokens: impl Fn(usize) -> usize) -> Result<(), ModelError> {
         let logits = self.logits();
         // Without a way out of the loop it works on many at once.
         let bad = logits.iter().fold(false, |bad, x| bad | !x.is_finite());
-        if bad { Err(ModelError::NonFinite { position }) } else { Ok(logits) }
+        if !bad {
+            return Ok(());
+        }
+        let first = logits.iter().position(|x| !x.is_finite()).unwrap_or(0);
+        let row = first / self.model.config().vocab_size.max(1);
+        Err(ModelError::NonFinite { slot: slot(row), position: tokens(row) })
     }
 }

@@ -325,7 +325,7 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(too_long(narrow.append(0, &[1; 5])), (5, 4, 12));
     for context in [0, CONTEXT + 1] {
         let error = Session::new(packed(&model), SessionOptions::single(context, 1)).err();
-        assert!(matches!(error, Some(ModelError::TooLong { max: CONTEXT, .. })));
+        assert!(matches!(error, Some(ModelError::Context { asked, max: CONTEXT }) if asked == context));
     }
 }
 
@@ -337,6 +337,12 @@ fn what_makes_no_sense_is_refused() {
     for tokens in [&[27][..], &[1, u32::MAX, 2]] {
         assert!(session.append(0, tokens).unwrap_err().to_string().contains("token id"), "beyond the vocabulary");
     }
+    // All or nothing: neither the chunk before the bad one nor a good sequence beside a bad one is appended.
+    close("before", session.append(0, &[3, 4]).unwrap(), &last(&model, &[3, 4]));
+    let long = [1, 2, 3, 4, 5, 6, 27];
+    assert!(session.append(0, &long).is_err());
+    assert_eq!(session.len(0), 2, "chunks of 5: the second has the bad token");
+    close("after", session.append(0, &[5]).unwrap(), &last(&model, &[3, 4, 5]));
     session.truncate(0, 0);
     for slot in [1, usize::MAX] {
         assert!(session.append(slot, &[1]).is_err());
@@ -369,10 +375,30 @@ fn logits_that_are_not_finite_are_an_error() {
         let norm = model.layout().offset(model.params().find("norm.bias").unwrap());
         model.weights_mut()[norm..norm + 16].fill(2.0);
         let mut session = session(&model, 5);
-        assert!(matches!(session.append(0, &[1, 2, 3]), Err(ModelError::NonFinite { position: 3 })), "{bad}");
+        assert!(matches!(session.append(0, &[1, 2, 3]), Err(ModelError::NonFinite { position: 3, .. })), "{bad}");
+        assert_eq!(session.len(0), 0, "{bad}: nothing is appended");
         let error = generator(&model).generate(&[1, 2], &greedy(3), |_| ControlFlow::Continue(()));
-        assert!(matches!(error, Err(ModelError::NonFinite { position: 2 })), "{bad}");
+        assert!(matches!(error, Err(ModelError::NonFinite { position: 2, .. })), "{bad}");
     }
+}
+
+#[test]
+fn logits_that_are_not_finite_name_their_sequence() {
+    let mut model = Model::random(config(Family::Gpt2), 11).unwrap();
+    // Only a sequence that holds this token has anything but numbers.
+    let table = model.layout().offset(model.params().find("embed.tokens.weight").unwrap());
+    let row = table + 7 * model.config().d_model;
+    model.weights_mut()[row..row + 16].fill(f32::NAN);
+    let options = SessionOptions { slots: 3, ..SessionOptions::single(CONTEXT, 1) };
+    let mut session = Session::new(packed(&model), options).unwrap();
+    session.append(0, &[1]).unwrap();
+    session.append(2, &[1, 2, 3]).unwrap();
+    let error = session.decode(&[(0, 1), (2, 7), (1, 1)]).map(drop).unwrap_err();
+    assert!(matches!(error, ModelError::NonFinite { slot: 2, position: 4 }), "{error}");
+    assert_eq!([0, 1, 2].map(|slot| session.len(slot)), [1, 0, 3], "nothing is appended to any");
+    let error = session.append(1, &[1, 7]).map(drop).unwrap_err();
+    assert!(matches!(error, ModelError::NonFinite { slot: 1, position: 2 }), "{error}");
+    close("after", session.append(2, &[4]).unwrap(), &last(&model, &[1, 2, 3, 4]));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::report::units::{change, number, percent, seconds};
-use crate::report::{Bound, Operation, Phase};
+use crate::report::{Bound, Operation, Phase, Subject};
 use crate::statistics::{Change, mean};
 use crate::{Beat, Report};
 
@@ -84,9 +84,10 @@ impl Diff {
 /// them costs something else then.
 const NEIGHBOURS: f64 = 1.6;
 
-/// What tells two subjects, or the machine under them, apart.
-fn mismatches(old: &Report, new: &Report) -> Vec<String> {
-    let (a, b) = (&old.subject, &new.subject);
+/// What keeps `old` from being compared with a report that is still to be measured, of `subject` and with `phases`, given by name and by
+/// what a sample of them is; empty where nothing does.
+pub fn mismatches_before(old: &Report, subject: &Subject, phases: &[(&str, &str)]) -> Vec<String> {
+    let (a, b) = (&old.subject, subject);
     let pairs = [
         ("verb", a.verb.clone(), b.verb.clone()),
         ("CPU", a.cpu.clone(), b.cpu.clone()),
@@ -98,20 +99,27 @@ fn mismatches(old: &Report, new: &Report) -> Vec<String> {
     ];
     let differ = pairs.into_iter().filter(|(_, a, b)| a != b);
     let mut found: Vec<String> = differ.map(|(what, a, b)| format!("{what}: {a}, now {b}")).collect();
+    for (name, about) in phases {
+        if let Some(before) = old.phase(name).filter(|before| before.about != *about) {
+            found.push(format!("{name}: {}, now {about}", before.about));
+        }
+    }
+    found
+}
+
+/// What keeps two reports from being compared: what tells their subjects apart, or the machine under them; empty where nothing does.
+pub fn mismatches(old: &Report, new: &Report) -> Vec<String> {
+    let phases: Vec<(&str, &str)> = new.phases.iter().map(|phase| (&phase.name[..], &phase.about[..])).collect();
+    let mut found = mismatches_before(old, &new.subject, &phases);
     for (before, now) in new.phases.iter().filter_map(|now| Some((old.phase(&now.name)?, now))) {
         let (then, today) = (before.barrier_ns, now.barrier_ns);
-        if a.threads > 1 && then.min(today) > 0.0 && then.max(today) > NEIGHBOURS * then.min(today) {
+        if old.subject.threads > 1 && then.min(today) > 0.0 && then.max(today) > NEIGHBOURS * then.min(today) {
             found.push(format!(
                 "{}: a barrier took {} ns, now {}, so that the CPUs lie otherwise to one another; measure again",
                 now.name,
                 number(then),
                 number(today)
             ));
-        }
-    }
-    for phase in &new.phases {
-        if let Some(before) = old.phase(&phase.name).filter(|before| before.about != phase.about) {
-            found.push(format!("{}: {}, now {}", phase.name, before.about, phase.about));
         }
     }
     found

@@ -2,6 +2,8 @@
 //!
 //! Not here: anything that could be called from Rust as well; that is the library's.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod allocations;
 mod cli;
 

@@ -240,7 +240,10 @@ pub fn model_class(error: &ModelError) -> ErrorClass {
                 ErrorClass::Failed
             }
         }
-        ModelError::Graph(GraphError::OutOfMemory { .. }) | ModelError::TooLong { .. } => ErrorClass::Limit,
+        ModelError::Context { asked: 0, .. } => ErrorClass::Usage,
+        ModelError::Graph(GraphError::OutOfMemory { .. }) | ModelError::TooLong { .. } | ModelError::Context { .. } => {
+            ErrorClass::Limit
+        }
         ModelError::Graph(_) | ModelError::NonFinite { .. } => ErrorClass::Failed,
         ModelError::Tokenizer(e) => tokenizer_class(e),
         ModelError::TensorShape { .. }

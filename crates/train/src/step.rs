@@ -202,8 +202,7 @@ fn losses(evaluation: &mut Executor, pool: &mut Pool, weights: &[f32], batch: &B
 }
 
 fn check_context(config: &ModelConfig, context: usize) -> Result<(), ModelError> {
-    let max = config.context;
-    if context == 0 || context > max { Err(ModelError::TooLong { tokens: context, context: max, max }) } else { Ok(()) }
+    config.check_context(context)
 }
 
 /// The sum, in order.

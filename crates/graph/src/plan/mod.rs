@@ -265,11 +265,11 @@ fn cache_shape(graph: &Graph, limits: &Limits) -> Result<Option<CacheShape>, Gra
             let (slots, context, kv_cols) = (limits.slots, limits.context, heads.kv_cols());
             let layers = shape.map_or(0, |s| s.layers).max(layer.saturating_add(1));
             if shape.is_some_and(|s| s.kv_cols != kv_cols) {
-                return Err(GraphError::Batch("layers of one cache have keys of different widths".into()));
+                return Err(GraphError::Cache("layers of one cache have keys of different widths".into()));
             }
             // A head's keys lie together, so who reads a layer must divide it as who writes it.
             if kv_heads.iter().any(|(l, n)| *l == layer && *n != heads.kv_heads) {
-                return Err(GraphError::Batch(format!("layer {layer} of the cache is divided into different heads")));
+                return Err(GraphError::Cache(format!("layer {layer} of the cache is divided into different heads")));
             }
             kv_heads.push((layer, heads.kv_heads));
             shape = Some(CacheShape { layers, slots, context, kv_cols });

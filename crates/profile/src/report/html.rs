@@ -45,8 +45,8 @@ fn subject(report: &Report) -> String {
         s.isa,
         s.version
     );
-    let against = report.baseline.as_ref().map_or_else(String::new, |name| format!(" Set beside the baseline {name}."));
-    escaped(&(line + &against))
+    let beside = report.beside().map(|beside| format!(" Beside a baseline: {beside}")).unwrap_or_default();
+    escaped(&(line + &beside))
 }
 
 /// A sentence whose percentages are not torn apart at the end of a line.

@@ -22,6 +22,9 @@ pub fn render(report: &Report) -> String {
         s.isa,
         s.version
     );
+    if let Some(beside) = report.beside() {
+        let _ = writeln!(text, "Beside a baseline: {beside}\n");
+    }
     text += "## Summary\n\n";
     text += &list(&report.summary);
     if !report.warnings.is_empty() {

@@ -43,6 +43,9 @@ pub struct Report {
     pub phases: Vec<Phase>,
     /// The name of the report that the baseline columns are from.
     pub baseline: Option<String>,
+    /// What differs between the two beyond their times; empty where they may be compared.
+    #[serde(default)]
+    pub baseline_mismatches: Vec<String>,
 }
 
 impl Report {
@@ -57,14 +60,17 @@ impl Report {
             warnings: vec![],
             phases,
             baseline: None,
+            baseline_mismatches: vec![],
         };
         words::summarize(&mut report);
         report
     }
 
-    /// Sets the times of `old` beside this report's: a column of the tables.
+    /// Sets the times of `old` beside this report's: a column of the tables. Whether the two may be compared is the caller's to decide
+    /// ([`crate::diff::mismatches`]); what differs is said with the column.
     pub fn set_beside(&mut self, old: &Report, name: &str) {
         self.baseline = Some(name.to_owned());
+        self.baseline_mismatches = crate::diff::mismatches(old, self);
         for phase in &mut self.phases {
             let Some(before) = old.phase(&phase.name) else { continue };
             for operation in &mut phase.operations {
@@ -72,6 +78,18 @@ impl Report {
                 operation.baseline = same.map(|o| o.seconds);
             }
         }
+    }
+
+    /// What the column of ratios means and how the baseline differs, where there is one.
+    pub(crate) fn beside(&self) -> Option<String> {
+        let name = self.baseline.as_ref()?;
+        let mut text = format!(
+            "ratio: an operation's time now over its time in the baseline {name}; 0.900 is 10 % faster, new is not in the baseline."
+        );
+        if !self.baseline_mismatches.is_empty() {
+            text += &format!(" Not the same as there: {}.", self.baseline_mismatches.join("; "));
+        }
+        Some(text)
     }
 
     /// The phase of that name.

@@ -32,6 +32,7 @@ More: --full for all rows and what-ifs, --out FOLDER for HTML and a trace to ope
 /// The report as text of at most `WIDTH` columns; the table of everything is wider.
 pub fn render(report: &Report, extent: Extent) -> String {
     let mut text = header(report);
+    text += &report.beside().map(|beside| wrapped(&beside, "", "  ")).unwrap_or_default();
     let rows = match extent {
         Extent::Full => usize::MAX,
         Extent::Screen => ROWS[usize::from(report.phases.len() > 1)],

@@ -8,8 +8,9 @@ use smallmind::train::{EvaluateSettings, data::read_texts, evaluate_text};
 
 use super::failure::Outcome;
 use super::models::ModelArg;
+use super::progress::Bar;
 use super::settings::Settings;
-use super::{output, progress, units};
+use super::{output, units};
 
 /// Options of `eval`.
 #[derive(Debug, Args)]
@@ -31,7 +32,7 @@ impl Eval {
         let (model, tokenizer) = self.model.open()?;
         let max_context = self.context.map_or(model.config().context, |context| context as usize);
         let how = EvaluateSettings { threads: settings.threads(), isa, max_context };
-        let bar = progress::bar(0, "{bar:24} {percent:>3}%  {pos}/{len} tokens  {eta} left");
+        let bar = Bar::new(0, "{bar:24} {percent:>3}%  {pos}/{len} tokens  {eta} left");
         let told = evaluate_text(&model, &tokenizer, &text, how, &mut |done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);

@@ -225,7 +225,7 @@ pub fn tell(
         ends_line = piece.ends_with('\n');
         match sink {
             Sink::Keep => text.push_str(piece),
-            Sink::Print { .. } => output = output::model_text(piece),
+            Sink::Print { .. } => output = output::print(piece),
         }
         stop.load(Ordering::Relaxed) || output.is_err()
     };

@@ -1,4 +1,6 @@
-//! Ctrl-C: the first time a request to end well, the second time the end.
+//! Signals that ask the program to end: the first is a request to end well, a second Ctrl-C ends it at once.
+//!
+//! A signal that was ignored when the program started stays ignored, as `nohup` and `trap '' HUP` ask for.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,18 +10,32 @@ use super::failure::{Failure, Outcome};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// From now on Ctrl-C (and a request to terminate) sets the flag that is returned and says `first`; again, the process ends with code 130.
+/// What a signal means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// Ctrl-C or a request to terminate. A second one comes from somebody who is impatient.
+    Asked,
+    /// The terminal is gone. The system and the shell both send this signal, and a request to terminate may come with it.
+    #[cfg(unix)]
+    HungUp,
+}
+
+/// From now on Ctrl-C, a request to terminate and the loss of the terminal set the flag that is returned, and the first of them says
+/// `first`. A second Ctrl-C or request to terminate ends the process with code 130.
 ///
 /// # Errors
-/// A system that refuses the handler, or a second call.
+/// A system that refuses the handler.
 pub fn watch(first: &'static str) -> anyhow::Result<&'static AtomicBool> {
-    ctrlc::set_handler(move || {
-        if STOP.swap(true, Ordering::SeqCst) {
+    let asked = AtomicBool::new(false);
+    let on_signal = move |cause| {
+        if cause == Cause::Asked && asked.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        super::note!("\n{first}");
-    })
-    .context("can't watch for Ctrl-C")?;
+        if !STOP.swap(true, Ordering::SeqCst) {
+            super::note!("\n{first}");
+        }
+    };
+    install(on_signal).context("can't watch for Ctrl-C")?;
     Ok(&STOP)
 }
 
@@ -32,4 +48,72 @@ pub fn check_before_training(stop: &AtomicBool) -> Outcome {
         return Err(Failure::Interrupted("interrupted before the first step; no run was written".into()).into());
     }
     Ok(())
+}
+
+#[cfg(not(unix))]
+fn install(on_signal: impl Fn(Cause) + Send + 'static) -> Result<(), ctrlc::Error> {
+    ctrlc::set_handler(move || on_signal(Cause::Asked))
+}
+
+#[cfg(unix)]
+fn install(on_signal: impl Fn(Cause) + Send + 'static) -> std::io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let ignored = ignored::at_start();
+    let watched = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !ignored(*signal));
+    let mut signals = signal_hook::iterator::Signals::new(watched)?;
+    let wait = move || {
+        for signal in signals.forever() {
+            on_signal(if signal == SIGHUP { Cause::HungUp } else { Cause::Asked });
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
+}
+
+/// Which signals this process ignores.
+#[cfg(unix)]
+mod ignored {
+    use std::process::{Command, Stdio};
+
+    /// Whether a signal is ignored, as it was at the start of the program: asked before there are handlers.
+    pub fn at_start() -> Box<dyn Fn(i32) -> bool> {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        match mask(&status) {
+            Some(mask) => Box::new(move |signal| mask >> (signal - 1) & 1 == 1),
+            None => Box::new(by_a_shell),
+        }
+    }
+
+    /// Linux's bit mask, whose lowest bit is signal 1.
+    pub fn mask(status: &str) -> Option<u64> {
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    }
+
+    /// The same where the system has no such file: a process inherits what is ignored, so a shell that sends itself the signal survives.
+    pub fn by_a_shell(signal: i32) -> bool {
+        const SURVIVED: i32 = 7;
+        let script = format!("kill -{signal} $$; exit {SURVIVED}");
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        shell.status().is_ok_and(|status| status.code() == Some(SURVIVED))
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::ignored::{at_start, by_a_shell, mask};
+
+    #[test]
+    fn ignored_signals_are_read_from_the_system() {
+        assert_eq!(mask("Name:\tx\nSigIgn:\t0000000000001003\nSigCgt:\t1\n"), Some(0x1003));
+        assert_eq!(mask("Name:\tx\n"), None);
+        assert_eq!(mask("SigIgn:\tmany\n"), None);
+    }
+
+    #[test]
+    fn a_shell_says_the_same() {
+        for signal in [1, 2, 15] {
+            assert_eq!(by_a_shell(signal), at_start()(signal), "signal {signal}");
+        }
+    }
 }

@@ -28,7 +28,8 @@ mod units;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::builder::Styles;
+use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use failure::Outcome;
 pub(crate) use output::note;
@@ -79,13 +80,11 @@ enum Verb {
 /// Runs a command line, the program's name included.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
     let command = settings::without_empty_variables(Cli::command());
-    let outcome = overrides::extract(arguments, &command).and_then(|extracted| {
-        let parsed = command.try_get_matches_from(extracted.arguments);
-        match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+    let outcome =
+        overrides::extract(arguments, &command).and_then(|extracted| match parse(command, &extracted.arguments) {
             Ok(cli) => perform(cli, extracted.layers).map(|()| 0),
-            Err(error) => print_parse_error(&error),
-        }
-    });
+            Err(error) => print_parse_error(&error, &extracted.arguments),
+        });
     ExitCode::from(outcome.unwrap_or_else(|error| failure::report(&error)))
 }
 
@@ -107,12 +106,15 @@ fn perform(cli: Cli, layers: Vec<Layer>) -> Outcome {
     }
 }
 
+fn parse(command: Command, arguments: &[OsString]) -> Result<Cli, clap::Error> {
+    command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches))
+}
+
 /// Help and version are answers; anything else is wrong usage.
-fn print_parse_error(error: &clap::Error) -> anyhow::Result<u8> {
-    match error.print() {
-        Err(output) if !error.use_stderr() => Err(failure::Failure::Output(output).into()),
-        _ => Ok(u8::try_from(error.exit_code()).unwrap_or(2)),
-    }
+fn print_parse_error(error: &clap::Error, arguments: &[OsString]) -> anyhow::Result<u8> {
+    let plain = parse(settings::without_empty_variables(Cli::command()).styles(Styles::plain()), arguments);
+    output::parser_message(error, plain.as_ref().err().unwrap_or(error))?;
+    Ok(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 #[cfg(test)]

@@ -1,7 +1,13 @@
-//! Standard output for answers, standard error for everything else.
+//! The only door to the terminal: standard output for answers, standard error for everything else.
+//!
+//! Names, values and texts from files may hold control characters that steer a terminal: move its cursor, set its title, fill its clipboard.
+//! All that this program writes goes through [`harmless`] where it is meant for a person: standard error always, standard output where it is
+//! a terminal. A file or a pipe gets the answer byte by byte. `clippy.toml` forbids other ways to these streams.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
@@ -10,30 +16,52 @@ use super::failure::{Failure, Outcome};
 /// Version of every JSON document that the command line prints.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// A line on standard error. Unlike `eprintln!` it survives a standard error that can't be written.
+/// A line on standard error, see [`write_note`].
 macro_rules! note {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($text)*);
-    }};
+    ($($text:tt)*) => { $crate::cli::output::write_note(format_args!($($text)*)) };
 }
 pub(crate) use note;
 
-/// Prints `text` as it is, and at once.
+/// Writes a line to standard error. Unlike `eprintln!` it survives a standard error that can't be written.
+#[allow(clippy::disallowed_methods)]
+pub fn write_note(text: fmt::Arguments<'_>) {
+    let line = format!("{text}\n");
+    let _ = io::stderr().write_all(harmless(&line).as_bytes());
+}
+
+/// Prints text, at once: as it is, but [`harmless`] on a terminal.
+#[allow(clippy::disallowed_methods)]
 pub fn print(text: &str) -> Outcome {
+    static TERMINAL: LazyLock<bool> = LazyLock::new(|| io::stdout().is_terminal());
+    let text = if *TERMINAL { harmless(text) } else { text.into() };
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| Failure::Output(error).into())
 }
 
-/// Prints text that a model wrote. What would steer a terminal is shown there as a replacement character; a file or pipe gets all.
-pub fn model_text(text: &str) -> Outcome {
-    if io::stdout().is_terminal() { print(&harmless(text)) } else { print(text) }
+/// Prints what the parser of the command line has to say: help and version are answers, anything else is an error. `plain` is the same
+/// message without colours, which shows whether something that was typed would steer the terminal: then it is printed without colours.
+#[allow(clippy::disallowed_methods)]
+pub fn parser_message(message: &clap::Error, plain: &clap::Error) -> Outcome {
+    let text = plain.render().ansi().to_string();
+    match (harmless(&text), message.use_stderr()) {
+        (Cow::Borrowed(_), true) => message.print().unwrap_or_default(),
+        (Cow::Borrowed(_), false) => message.print().map_err(Failure::Output)?,
+        (Cow::Owned(_), true) => write_note(format_args!("{}", text.trim_end())),
+        (Cow::Owned(_), false) => print(&text)?,
+    }
+    Ok(())
 }
 
-/// The text without control characters but line feeds and tabs.
-fn harmless(text: &str) -> Cow<'_, str> {
-    let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+/// The text with U+FFFD in place of every character that steers a terminal.
+pub fn harmless(text: &str) -> Cow<'_, str> {
     if text.contains(steers) { text.replace(steers, "\u{fffd}").into() } else { text.into() }
+}
+
+/// Control characters but line feed and tab (C0, DEL, C1), and those that turn the direction of what follows, so that a text reads otherwise
+/// than it is.
+fn steers(c: char) -> bool {
+    let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || c.is_control() && !matches!(c, '\n' | '\t')
 }
 
 /// Prints a line.
@@ -66,6 +94,7 @@ mod tests {
     #[test]
     fn text_does_not_steer_a_terminal() {
         assert_eq!(harmless("a\tb\n\u{1b}[2J\r\u{9b}c"), "a\tb\n\u{fffd}[2J\u{fffd}\u{fffd}c");
+        assert_eq!(harmless("\u{202e}x\u{2069}\u{7f}\0"), "\u{fffd}x\u{fffd}\u{fffd}\u{fffd}");
         assert!(matches!(harmless("plain\n"), Cow::Borrowed(_)));
     }
 

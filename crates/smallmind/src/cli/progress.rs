@@ -17,19 +17,53 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(15);
 /// Characters of the bar that the first loss gets in each line.
 const LOSS_WIDTH: f64 = 24.0;
 
-/// A bar on standard error, invisible where that is no terminal.
-pub fn bar(len: u64, template: &str) -> ProgressBar {
-    let target =
-        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::with_draw_target(Some(len), target).with_style(style.progress_chars("█▉▊▋▌▍▎▏ "))
+/// A bar on standard error, invisible where that is no terminal. What is said in it is made harmless as everything else is.
+pub struct Bar(ProgressBar);
+
+impl Bar {
+    /// A bar of `len` steps. The template is this program's own.
+    #[allow(clippy::disallowed_methods)]
+    pub fn new(len: u64, template: &'static str) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        Self(ProgressBar::with_draw_target(Some(len), target).with_style(style.progress_chars("█▉▊▋▌▍▎▏ ")))
+    }
+
+    /// Sets how many steps there are.
+    pub fn set_length(&self, len: u64) {
+        self.0.set_length(len);
+    }
+
+    /// Sets how many steps are done.
+    pub fn set_position(&self, position: u64) {
+        self.0.set_position(position);
+    }
+
+    /// Removes the bar.
+    pub fn finish_and_clear(&self) {
+        self.0.finish_and_clear();
+    }
+
+    fn set_message(&self, text: &str) {
+        self.0.set_message(output::harmless(text).into_owned());
+    }
+
+    /// Writes lines while the bar is out of the way.
+    fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.0.suspend(write)
+    }
+
+    fn is_hidden(&self) -> bool {
+        self.0.is_hidden()
+    }
 }
 
 /// Tells of a training while it runs.
 pub struct Reporter {
     format: Format,
     stop: &'static AtomicBool,
-    bar: ProgressBar,
+    bar: Bar,
     first_loss: Option<f64>,
     next_line: u64,
     last_line: Instant,
@@ -42,7 +76,7 @@ impl Reporter {
         Self {
             format: settings.format,
             stop,
-            bar: bar(0, "{bar:24} {percent:>3}%  {msg}"),
+            bar: Bar::new(0, "{bar:24} {percent:>3}%  {msg}"),
             first_loss: None,
             next_line: 0,
             last_line: Instant::now(),
@@ -119,7 +153,7 @@ impl Reporter {
         let rate = units::rate(step.tokens_per_second);
         let left = units::seconds(step.remaining_seconds);
         self.bar.set_position(step.step);
-        self.bar.set_message(format!("loss {:.3}  {rate} tokens/s  {left} left", step.loss));
+        self.bar.set_message(&format!("loss {:.3}  {rate} tokens/s  {left} left", step.loss));
         let silent = self.bar.is_hidden() && self.last_line.elapsed() >= LONGEST_SILENCE;
         if step.step < self.next_line && step.step < step.steps && !silent {
             return;

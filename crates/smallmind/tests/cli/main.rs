@@ -12,5 +12,6 @@ mod sequences;
 mod settings;
 mod signals;
 mod support;
+mod terminal;
 mod text;
 mod training;

@@ -305,7 +305,7 @@ fn reports_are_compared() {
     let bench = Bench::new();
     run(&bench, &format!("{TRAIN} --save-baseline before")).ok();
     let text = run(&bench, &format!("{TRAIN} --baseline before --out now")).ok();
-    assert!(text.contains("ratio"), "{text}");
+    assert!(text.contains("over its time in the baseline before; 0.900 is"), "{text}");
     assert!(run(&bench, "profile diff before now").ok().starts_with("step: "));
     run(&bench, "profile diff before before --fail-on 3%").ok();
 
@@ -348,6 +348,32 @@ fn reports_are_compared() {
     bench.write("other.json", slow.to_string());
     run(&bench, "profile diff fast.json other.json").fails(2, &["threads: 1, now 7", "--force"]);
     run(&bench, "profile diff fast.json other.json --force").ok();
+
+    // The same rule for --baseline, before anything is measured.
+    let mut shape = slow.clone();
+    shape["subject"]["shape"] = "1 layer".into();
+    bench.write("shape.json", shape.to_string());
+    for (baseline, line, why) in [
+        ("other.json", TRAIN, "threads: 7, now 1"),
+        ("shape.json", TRAIN, "model: 1 layer, now 4 layers"),
+        ("before", "profile train --preset nanogpt-cpu --batch 2 --threads 1 --runs 3 -n 2", "step: 1 sequences"),
+        ("before", "profile generate --preset nanogpt-cpu --threads 1 --runs 3 -n 2", "verb: train, now generate"),
+    ] {
+        run(&bench, &format!("{line} --baseline {baseline}")).fails(2, &[baseline, why, "--force"]);
+    }
+    let text = run(&bench, &format!("{TRAIN} --baseline other.json --force")).ok();
+    assert!(
+        text.contains("in the baseline other.json") && text.contains("Not the same as there: threads: 7"),
+        "{text}"
+    );
+    // What only the measurement shows keeps the columns away, and nothing else.
+    slow["subject"]["threads"] = 2.into();
+    slow["phases"][0]["barrier_ns"] = 1e9.into();
+    bench.write("far.json", slow.to_string());
+    let line = TRAIN.replace("--threads 1", "--threads 2");
+    let text = run(&bench, &format!("{line} --baseline far.json --full")).ok();
+    assert!(!text.contains(" ratio ") && text.contains("can't be compared") && text.contains("doubtful"), "{text}");
+    run(&bench, &format!("{TRAIN} --force")).fails(2, &["--baseline"]);
 }
 
 #[test]

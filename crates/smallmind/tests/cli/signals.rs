@@ -9,6 +9,16 @@ use serde_json::Value;
 
 use crate::support::{Bench, Ran, TINY};
 
+/// Whether a process of these tests gets the signal: `nohup cargo test` has all of them ignore some.
+fn is_received(name: &str) -> bool {
+    let script = format!("kill -s {name} $$");
+    let received = Command::new("sh").args(["-c", &script]).status().unwrap().code().is_none();
+    if !received {
+        eprintln!("skipped: SIG{name} is ignored here");
+    }
+    received
+}
+
 fn signal(child: &Child, name: &str) {
     let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
@@ -19,12 +29,18 @@ fn endless_training(bench: &Bench, more: &str) -> (Child, BufReader<std::process
     let line = format!("train --data text.txt --out run {TINY} --max_iters=100000000 --log.interval=1 --json {more}");
     let mut child = bench.command(&line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap());
+    next_step(&mut lines);
+    (child, lines)
+}
+
+/// Reads the next event of a step; its number.
+fn next_step(lines: &mut BufReader<std::process::ChildStdout>) -> u64 {
     let mut line = String::new();
     while !line.contains("\"step\"") || !line.contains("loss") {
         line.clear();
         assert!(lines.read_line(&mut line).unwrap() > 0, "the training ended");
     }
-    (child, lines)
+    serde_json::from_str::<Value>(&line).unwrap()["step"].as_u64().unwrap()
 }
 
 /// Waits for the end, reading what is left of standard output meanwhile.
@@ -36,7 +52,7 @@ fn end(child: Child, mut lines: BufReader<std::process::ChildStdout>) -> Ran {
 
 #[test]
 fn an_interrupted_training_writes_a_checkpoint_and_goes_on() {
-    for name in ["INT", "TERM"] {
+    for name in ["INT", "TERM", "HUP"].into_iter().filter(|name| is_received(name)) {
         let bench = Bench::with_text();
         let (child, lines) = endless_training(&bench, "--checkpoint.interval=0");
         signal(&child, name);
@@ -50,6 +66,48 @@ fn an_interrupted_training_writes_a_checkpoint_and_goes_on() {
             bench.run(&format!("train --out run --resume --json --threads 1 --max_iters={}", step + 2)).events();
         assert_eq!(events[0]["resumed_from"], step);
         assert_eq!(events.last().unwrap()["steps"], step + 2);
+    }
+}
+
+/// Starts an endless training by a shell's script, in which `"$@"` is its command.
+fn training_by_a_script(bench: &Bench, script: &str) -> (Child, BufReader<std::process::ChildStdout>) {
+    let line = format!("train --data text.txt --out run {TINY} --max_iters=100000000 --log.interval=1 --json");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "sh", env!("CARGO_BIN_EXE_smallmind")]).args(line.split_whitespace());
+    shell.current_dir(bench.path("")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = shell.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    next_step(&mut lines);
+    (child, lines)
+}
+
+#[test]
+fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
+    for (script, ignored) in [
+        ("trap '' HUP; exec \"$@\"", &["HUP"] as &[&str]),
+        ("exec nohup \"$@\"", &["HUP"]),
+        ("trap '' HUP INT TERM; exec \"$@\"", &["HUP", "INT", "TERM"]),
+    ] {
+        let bench = Bench::with_text();
+        let (mut child, mut lines) = training_by_a_script(&bench, script);
+        for name in ignored {
+            signal(&child, name);
+        }
+        let sent = Instant::now();
+        while sent.elapsed() < Duration::from_millis(100) {
+            next_step(&mut lines);
+        }
+        // What isn't ignored still ends it well.
+        if !ignored.contains(&"TERM") {
+            signal(&child, "TERM");
+            let ran = end(child, lines);
+            assert_eq!(ran.code, Some(130), "{script}: {}", ran.stderr);
+            assert!(ran.stdout.contains("\"interrupted\""), "{script}: {}", ran.stderr);
+        } else {
+            child.kill().unwrap();
+            let ran = end(child, lines);
+            assert!(!ran.stderr.contains("stopping"), "{script}: {}", ran.stderr);
+        }
     }
 }
 
@@ -67,7 +125,10 @@ fn the_second_interrupt_ends_at_once() {
     }
     // Time to begin the step.
     std::thread::sleep(Duration::from_secs(1));
+    // The loss of a terminal, of which the system and the shell both tell, is no first Ctrl-C and no second one.
+    signal(&child, "HUP");
     signal(&child, "INT");
+    signal(&child, "HUP");
     std::thread::sleep(Duration::from_millis(200));
     if child.try_wait().unwrap().is_some() {
         panic!("the first interrupt waits for the step: {:#?}", end(child, lines));

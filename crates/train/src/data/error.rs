@@ -26,7 +26,7 @@ pub enum DataError {
         path: PathBuf,
     },
     /// A file without a byte.
-    #[error("{path}: the file is empty: training needs text")]
+    #[error("{path}: the file is empty: name one with text in it")]
     Empty {
         /// The file.
         path: PathBuf,

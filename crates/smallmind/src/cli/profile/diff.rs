@@ -4,10 +4,10 @@ use clap::Args;
 use serde_json::json;
 use smallmind::profile::Diff as Differences;
 
-use super::super::failure::{Failure, Outcome, usage};
+use super::super::failure::{Failure, Outcome};
 use super::super::output;
 use super::super::settings::Settings;
-use super::written::kept;
+use super::written::{comparable, kept};
 
 /// Options of `profile diff`.
 #[derive(Debug, Args)]
@@ -37,9 +37,8 @@ fn share(text: &str) -> Result<f64, String> {
 impl Diff {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let differences = Differences::between(&kept(&self.old)?, &kept(&self.new)?);
-        if !self.force && !differences.mismatches.is_empty() {
-            let what = differences.mismatches.join("; ");
-            return Err(usage(format!("these reports can't be compared ({what}); --force does it all the same")));
+        if !self.force {
+            comparable("these reports", &differences.mismatches)?;
         }
         if settings.is_json() {
             output::document(json!({ "mismatches": differences.mismatches, "phases": differences.phases }))?;

@@ -106,6 +106,10 @@ impl Generate {
 
         let model = first.stage("pack", || Ok(Arc::new(model.pack(isa)?)))?;
         let mut bench = first.stage("plan", || Bench::new(model, prompt, depth, threads))?;
+        let model = bench.session.model();
+        let subject = subject::subject("generate", name, model.config(), model.params(), (threads, isa));
+        self.written
+            .check_baseline(&subject, &[("prefill", &bench.about_prefill()), ("decode", &bench.about_decode())])?;
         bench.first_token(&mut first)?;
         let mut roofs = Ceiling::new(threads, isa)?;
         let counters = SystemCounters::read();
@@ -117,8 +121,6 @@ impl Generate {
         let (plans, mut trace) = (bench.session.plans(), self.written.trace());
         let prefill = prefill.phase(("prefill", plans.0), first.stages, roofs.table(), trace.as_mut());
         let decode = decode.phase(("decode", plans.1), vec![], roofs.table(), trace.as_mut());
-        let model = bench.session.model();
-        let subject = subject::subject("generate", name, model.config(), model.params(), (threads, isa));
         let report = Report::new(subject, roofs.table().clone(), counters.since(), vec![prefill, decode]);
         self.written.write(places, report, trace.as_ref(), settings)
     }
@@ -155,6 +157,16 @@ impl Bench {
         let session = Session::new(model, SessionOptions::single(room, threads))?;
         let text = prompt.iter().copied().cycle().take(prompt.len().max(deepest)).collect();
         Ok(Self { session, text, prompt: prompt.len(), depth })
+    }
+
+    /// What a sample of prefill is.
+    fn about_prefill(&self) -> String {
+        format!("{} tokens in chunks of {}", self.prompt, self.session.options().chunk.min(self.prompt))
+    }
+
+    /// What a sample of decode is.
+    fn about_decode(&self) -> String {
+        format!("one token behind {}", self.depth)
     }
 
     /// Reads the prompt for the first time and chooses a token, as `generate` does unless it is told otherwise.
@@ -242,7 +254,7 @@ impl Bench {
         for n in self.other_threads() {
             threads.push((n, self.with_threads(n)?.prompt_seconds()? / tokens as f64));
         }
-        let about = format!("{tokens} tokens in chunks of {}", self.session.options().chunk.min(tokens));
+        let about = self.about_prefill();
         let (tokens, drift) = (tokens as f64, vec![]);
         Ok(Sampled { about, tokens, repeats, recorder, batches, samples, barrier_ns, drift, threads })
     }
@@ -289,7 +301,7 @@ impl Bench {
         for n in self.other_threads() {
             threads.push((n, self.with_threads(n)?.token_seconds(depth)?));
         }
-        let (about, batches) = (format!("one token behind {depth}"), vec![batch]);
+        let (about, batches) = (self.about_decode(), vec![batch]);
         Ok(Sampled { about, tokens: 1.0, repeats, recorder, batches, samples, barrier_ns, drift, threads })
     }
 }

@@ -67,10 +67,11 @@ impl Train {
         let Training { stepper, config, name, text, tokenizer, folder } = training;
         let about = format!("{} of {text}", sizes(&stepper));
         note!("profiling steps of {name}: {about}, on {threads} threads");
-        let mut roofs = Ceiling::new(threads, isa)?;
-        let counters = SystemCounters::read();
         let model = stepper.learner().model();
         let subject = subject::subject("train", name, model.config(), model.params(), (threads, isa));
+        self.written.check_baseline(&subject, &[("step", &about)])?;
+        let mut roofs = Ceiling::new(threads, isa)?;
+        let counters = SystemCounters::read();
         let mut trace = self.written.trace();
         let steps = self.steps.map(|n| n as usize);
         let mut bench = Bench { stepper, begun: 0, drawing: vec![], stop };

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use smallmind::profile::Report;
+use smallmind::profile::diff::{mismatches, mismatches_before};
+use smallmind::profile::report::Subject;
 use smallmind::profile::report::terminal::{self, Extent};
 use smallmind::profile::report::trace::Trace;
 use smallmind::profile::report::{folded, html, markdown};
@@ -31,6 +33,9 @@ pub struct Written {
     /// Set a kept report, or a report.json, beside this one
     #[arg(long, value_name = "NAME")]
     baseline: Option<String>,
+    /// Set a baseline beside this report also where it isn't of the same machine, model or number of threads
+    #[arg(long, requires = "baseline")]
+    force: bool,
     #[command(flatten)]
     overwrite: Overwrite,
 }
@@ -69,6 +74,28 @@ impl Written {
         Ok(Places { folder, shelf })
     }
 
+    /// Refuses a baseline that isn't comparable with what is about to be measured: `phases` by name and by what a sample of them is.
+    pub fn check_baseline(&self, subject: &Subject, phases: &[(&str, &str)]) -> Outcome {
+        match &self.baseline {
+            Some(name) if !self.force => comparable(
+                &format!("baseline {name} and this profile"),
+                &mismatches_before(&kept(name)?, subject, phases),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets the baseline beside the report. Where the measurement itself shows that the two can't be compared, the report goes without.
+    fn set_baseline_beside(&self, report: &mut Report) -> Outcome {
+        let Some(name) = &self.baseline else { return Ok(()) };
+        let old = kept(name)?;
+        match comparable(&format!("baseline {name} and this profile"), &mismatches(&old, report)) {
+            Err(error) if !self.force => report.warnings.push(error.to_string()),
+            _ => report.set_beside(&old, name),
+        }
+        Ok(())
+    }
+
     /// The folder that the report's forms are written into.
     pub fn folder(&self) -> Option<&Path> {
         self.out.as_deref()
@@ -81,9 +108,7 @@ impl Written {
 
     /// Prints the report and writes what was asked for.
     pub fn write(&self, places: Places, mut report: Report, trace: Option<&Trace>, settings: &Settings) -> Outcome {
-        if let Some(name) = &self.baseline {
-            report.set_beside(&kept(name)?, name);
-        }
+        self.set_baseline_beside(&mut report)?;
         if let (Some(out), Some(mut folder)) = (&self.out, places.folder) {
             let trace = trace.map(Trace::render).unwrap_or_default();
             let json = serde_json::to_string_pretty(&report)?;
@@ -103,6 +128,15 @@ impl Written {
         }
         output::print(&terminal::render(&report, if self.full { Extent::Full } else { Extent::Screen }))
     }
+}
+
+/// The one rule for `--baseline` and `profile diff`: what differs in more than its times is no comparison, unless `--force` asks for it.
+pub fn comparable(what: &str, mismatches: &[String]) -> Outcome {
+    if mismatches.is_empty() {
+        return Ok(());
+    }
+    let differs = mismatches.join("; ");
+    Err(usage(format!("{what} can't be compared ({differs}); --force does it all the same")))
 }
 
 /// Where the baseline of that name lies.
