@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use smallmind_graph::op::{AdamWSpec, Gelu};
+use smallmind_model::tokenizer::END_OF_TEXT;
 use smallmind_model::{Biases, ConfigError, Family, Head, ModelConfig, preset};
 
+use crate::data::{Division, Documents};
 use crate::{BatchShape, Optimizer, TrainError, Windows};
 
 /// The model's shape. What is absent comes from the preset.
@@ -53,6 +55,24 @@ pub struct DataSection {
     /// `uniform`, or `documents`: where the windows of a training begin.
     #[serde(default)]
     pub windows: Windows,
+    /// `separated`, or `files`: what a document is.
+    #[serde(default)]
+    pub documents: Documents,
+    /// The text between documents; empty: none. Where it is absent, [`END_OF_TEXT`] for vocabularies with a token that ends documents.
+    #[serde(default)]
+    pub separator: Option<String>,
+}
+
+impl DataSection {
+    /// How text is divided for a vocabulary that has a token that ends documents, or hasn't.
+    #[must_use]
+    pub fn division(&self, has_end: bool) -> Division<'_> {
+        let separator = match self.separator.as_deref() {
+            None => has_end.then_some(END_OF_TEXT),
+            named => named.filter(|separator| !separator.is_empty()),
+        };
+        Division { documents: self.documents, separator: separator.filter(|_| self.documents == Documents::Separated) }
+    }
 }
 
 /// The course of the learning rate.
@@ -162,7 +182,14 @@ impl TrainConfig {
     pub(crate) fn of_preset(name: Option<&str>) -> Result<Self, TrainError> {
         let base = Self {
             model: ModelSection { preset: name.map(str::to_owned), ..ModelSection::default() },
-            data: DataSection { tokenizer: "bpe".into(), vocab_size: 4096, validation: 0.1, windows: Windows::Uniform },
+            data: DataSection {
+                tokenizer: "bpe".into(),
+                vocab_size: 4096,
+                validation: 0.1,
+                windows: Windows::Uniform,
+                documents: Documents::Separated,
+                separator: None,
+            },
             train: TrainSection {
                 steps: 2000,
                 batch: 12,
@@ -319,6 +346,10 @@ impl TrainConfig {
         require(fits, "data.vocab_size", vocab.to_string(), "from 257 (the bytes and the end of a text) to 1048576")?;
         let v = self.data.validation;
         require(v > 0.0 && v < 1.0, "data.validation", v.to_string(), "a share of the text between 0 and 1")?;
+        let divides = self.data.separator.as_deref().filter(|separator| !separator.is_empty());
+        if let (Some(separator), Documents::Files) = (divides, self.data.documents) {
+            return Err(value_error("data.separator", separator, "data.documents=files makes each file a document"));
+        }
         require(self.eval.batches > 0, "eval.batches", "0".into(), "at least one batch")?;
         require(self.checkpoint.keep > 0, "checkpoint.keep", "0".into(), "at least one checkpoint")?;
         require(self.log.interval > 0, "log.interval", "0".into(), "at least one step")?;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use smallmind_checkpoint::without_byte_order_mark;
 use toml::{Table, Value};
 
 use crate::{TrainConfig, TrainError};
@@ -25,6 +26,8 @@ const KEYS: &[(&str, &str)] = &[
     ("data.vocab_size", ""),
     ("data.validation", ""),
     ("data.windows", ""),
+    ("data.documents", ""),
+    ("data.separator", ""),
     ("train.steps", "max_iters"),
     ("train.batch", "batch_size"),
     ("train.total_tokens", ""),
@@ -76,12 +79,9 @@ impl Layer {
     /// # Errors
     /// A file that can't be read or isn't TOML.
     pub fn file(path: &Path) -> Result<Self, TrainError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| TrainError::Read { path: path.to_owned(), source })?;
-        let table = text.parse().map_err(|e: toml::de::Error| TrainError::Toml {
-            path: path.to_owned(),
-            why: e.to_string().trim_end().to_owned(),
-        })?;
+        let bytes = std::fs::read(path).map_err(|source| TrainError::Read { path: path.to_owned(), source })?;
+        let table = toml::from_slice(without_byte_order_mark(&bytes))
+            .map_err(|e| TrainError::Toml { path: path.to_owned(), why: e.to_string().trim_end().to_owned() })?;
         Ok(Self { origin: path.display().to_string(), table })
     }
 
@@ -312,6 +312,8 @@ const TEXTS: &[&str] = &[
     "model.gelu",
     "data.tokenizer",
     "data.windows",
+    "data.documents",
+    "data.separator",
     "train.schedule",
     "sample.prompt",
 ];

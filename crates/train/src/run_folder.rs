@@ -29,7 +29,7 @@ use crate::{Learner, TrainError};
 const CHECKPOINTS: &str = "checkpoints";
 const STATE_FILE: &str = "trainer.json";
 const MOMENTS_FILE: &str = "trainer.safetensors";
-const CONFIG_COPY: &str = "train.toml";
+pub(crate) const CONFIG_COPY: &str = "train.toml";
 const LOG_FILE: &str = "log.jsonl";
 const CSV_FILE: &str = "log.csv";
 const LOCK_FILE: &str = "train.lock";

@@ -22,6 +22,7 @@
 //! What this is *not*: a tokenizer (floor 4 has them), nor a shuffle. An epoch isn't counted either; random windows, drawn with
 //! replacement, need none.
 
+mod corpus;
 mod dataset;
 mod documents;
 mod error;
@@ -30,6 +31,7 @@ mod text;
 mod windows;
 mod writer;
 
+pub use corpus::{Corpus, Division, DocumentTexts, Documents};
 pub use dataset::{Dataset, OpenOptions, Storage, Verify};
 pub use documents::DocumentWindows;
 pub use error::DataError;
