@@ -6,6 +6,7 @@ mod bad_models;
 mod bench;
 mod folders;
 mod model_files;
+mod documents;
 mod models;
 mod profile;
 mod sequences;
