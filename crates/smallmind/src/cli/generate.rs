@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use serde_json::json;
 use smallmind::model::sampler::SamplerConfig;
-use smallmind::model::tokenizer::{SpecialTokens, Tokenizer};
+use smallmind::model::tokenizer::{SpecialText, SpecialTokens, Tokenizer};
 use smallmind::model::{Finish, GenerateOptions, Generation, Generator, ModelConfig, Session, SessionOptions};
 
 use super::failure::{Failure, Outcome, usage};
@@ -119,9 +119,7 @@ impl Generate {
             Some(text) => text,
             None => default_prompt(model.config(), &tokenizer),
         };
-        let mut prompt = tokenizer.prompt_prefix().to_vec();
-        let encoded = tokenizer.encoder(SpecialTokens::Parse).encode(&text, &mut prompt);
-        encoded.map_err(|error| usage(format!("the prompt can't be turned into tokens: {error}")))?;
+        let prompt = prompt_tokens(&tokenizer, &text)?;
 
         let needed = prompt.len().saturating_add(self.tokens).max(1);
         let context = self.context.unwrap_or(needed.min(model.config().context));
@@ -153,6 +151,17 @@ impl Generate {
             (None, None) => Ok(None),
         }
     }
+}
+
+/// The tokens of a prompt with what the tokenizer puts around it. What it puts behind a text would end that; it is left out.
+pub fn prompt_tokens(tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Vec<u32>> {
+    let ids = tokenizer.encode(text, SpecialTokens::Parse);
+    let ids = ids.map_err(|error| usage(format!("the prompt can't be turned into tokens: {error}")))?;
+    if !tokenizer.suffix().is_empty() {
+        let suffix = tokenizer.decode(tokenizer.suffix(), SpecialText::Show)?;
+        note!("note: the tokenizer puts {suffix:?} behind a text; it is left out, so that the model goes on");
+    }
+    Ok(tokenizer.prompt(&ids))
 }
 
 /// What a text begins with when nobody says so: the token that begins texts, for a model that has one; else a new line, as nanoGPT does.
