@@ -159,7 +159,7 @@ impl Cut {
 
     /// Whether no match of an added token can lie across a cut, or take white space from the other side of it.
     fn keeps_whole(self, token: &AddedEntry) -> bool {
-        // What a normalizer makes of ASCII is ASCII, and the same.
+        // NFC, the one normalizer under which texts are cut, leaves ASCII as it is.
         let changed = token.normalized && !token.content.is_ascii();
         let spaced = token.lstrip || token.rstrip || token.single_word || changed;
         let mut pairs = token.content.chars().zip(token.content.chars().skip(1));
