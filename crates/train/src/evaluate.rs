@@ -48,7 +48,7 @@ pub fn evaluate_text(
     // Its last token is what the first one of the text is predicted from.
     let mut ids: Vec<u32> = prefix.last().copied().into_iter().collect();
     let mut bytes = 0;
-    encode(&corpus.documents(), tokenizer, &mut |tokens, of_document| {
+    encode(&corpus.documents(), tokenizer, |tokens, of_document| {
         ids.extend_from_slice(tokens);
         bytes += of_document;
         Ok(())

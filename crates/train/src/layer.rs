@@ -30,9 +30,13 @@ impl Layer {
     /// # Errors
     /// A file that can't be read or isn't TOML.
     pub fn file(path: &Path) -> Result<Self, TrainError> {
-        let bytes = std::fs::read(path).map_err(|source| TrainError::Read { path: path.to_owned(), source })?;
-        let table = toml::from_slice(without_byte_order_mark(&bytes))
-            .map_err(|e| TrainError::Toml { path: path.to_owned(), why: in_plain_words(&e) })?;
+        let unreadable = |source| TrainError::Read { path: path.to_owned(), source };
+        let bytes = std::fs::read(path).map_err(unreadable)?;
+        let text = std::str::from_utf8(without_byte_order_mark(&bytes))
+            .map_err(|error| unreadable(std::io::Error::new(std::io::ErrorKind::InvalidData, error)))?;
+        let table = text
+            .parse()
+            .map_err(|e: toml::de::Error| TrainError::Toml { path: path.to_owned(), why: in_plain_words(&e) })?;
         Ok(Self { origin: path.display().to_string(), table })
     }
 

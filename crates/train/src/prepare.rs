@@ -109,7 +109,7 @@ pub fn prepare(
     let context = config.batch_shape()?.context;
     for (split, documents) in [(Split::Train, &train), (Split::Validation, &validation)] {
         let mut tokens = 0;
-        encode(documents, &tokenizer, &mut |ids, bytes| {
+        encode(documents, &tokenizer, |ids, bytes| {
             tokens += ids.len();
             Ok(writer.push(split, ids, bytes)?)
         })?;
@@ -147,7 +147,7 @@ pub(crate) fn check_length(split: Split, tokens: usize, context: usize) -> Resul
 pub(crate) fn encode(
     documents: &DocumentTexts<'_>,
     tokenizer: &Tokenizer,
-    sink: &mut dyn FnMut(&[u32], u64) -> Result<(), TrainError>,
+    mut sink: impl FnMut(&[u32], u64) -> Result<(), TrainError>,
 ) -> Result<(), TrainError> {
     let mut encoder = tokenizer.encoder(SpecialTokens::AsText);
     let mut ids = Vec::new();

@@ -4,7 +4,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::error::TokenizerError;
-use super::file::{AddedEntry, BpeEntry, MAX_TOKENS, Part, PatternEntry, TemplatePiece, TokenizerFile};
+use super::file::{AddedEntry, BpeEntry, MAX_TOKENS, Part, PatternEntry, TokenizerFile};
+use super::{pattern, template};
 
 /// The longest token, in bytes; real ones stay in the hundreds.
 const MAX_TOKEN_BYTES: usize = 8 << 10;
@@ -107,6 +108,8 @@ fn tokens_by_id(vocab: &HashMap<String, u32>, added: &[AddedEntry]) -> Result<Ve
         }
     }
     let mut contents = HashSet::new();
+    // Other readers number the tokens that the vocabulary lacks on from it, whatever ids they declare.
+    let mut next = vocab.len() as u32;
     for (index, token) in added.iter().enumerate() {
         let field = || format!("added_tokens[{index}]");
         if token.content.is_empty() {
@@ -116,10 +119,19 @@ fn tokens_by_id(vocab: &HashMap<String, u32>, added: &[AddedEntry]) -> Result<Ve
         if !contents.insert(&token.content) {
             return Err(TokenizerError::field(field(), format!("{:?} appears twice", token.content)));
         }
-        if let Some(id) = vocab.get(&token.content).filter(|id| **id != token.id) {
+        let id = vocab.get(&token.content);
+        if let Some(id) = id.filter(|id| **id != token.id) {
             let problem = format!("{:?} has the id {} here and {id} in model.vocab", token.content, token.id);
             return Err(TokenizerError::field(field(), problem));
         }
+        if id.is_none() && token.id != next {
+            let problem = format!(
+                "{:?} has the id {}, where other readers give it {next}, the next after the tokens before it",
+                token.content, token.id
+            );
+            return Err(TokenizerError::field(field(), problem));
+        }
+        next += u32::from(id.is_none());
         let slot = &mut tokens[token.id as usize];
         if let Some(other) = slot.as_ref().filter(|other| other.text != token.content) {
             let problem = format!("{:?} has the id {} of {:?}", token.content, token.id, other.text);
@@ -207,7 +219,7 @@ fn check_pre_tokenizer(path: &str, part: &Part) -> Result<(), TokenizerError> {
             let field = format!("{path}.pattern");
             let pattern = match require(path, "pattern", &part.pattern)? {
                 PatternEntry::Regex(regex) => {
-                    check_regex(&field, regex)?;
+                    pattern::translate(&field, regex)?;
                     regex
                 }
                 PatternEntry::String(text) => text,
@@ -221,47 +233,10 @@ fn check_pre_tokenizer(path: &str, part: &Part) -> Result<(), TokenizerError> {
     }
 }
 
-/// Refuses what only a backtracking matcher can do, whose time may grow without bound with the text. The one exception
-/// is the `(?!\S)` of nearly every pre-tokenizer, which looks one character ahead.
-fn check_regex(field: &str, regex: &str) -> Result<(), TokenizerError> {
-    let plain = regex.replace(r"(?!\S)", "");
-    let mut rest = plain.as_str();
-    while let Some(start) = rest.find(['\\', '(']) {
-        rest = &rest[start..];
-        let after = rest.chars().nth(1);
-        let refused = ["(?=", "(?!", "(?<=", "(?<!", "(?("].iter().any(|group| rest.starts_with(group))
-            || (rest.starts_with('\\') && after.is_some_and(|c| c.is_ascii_digit() || "kgGK".contains(c)));
-        if refused {
-            return Err(TokenizerError::unsupported(
-                field,
-                format!("{:?}", rest.chars().take(4).collect::<String>()),
-                "regular expressions without look-around, except (?!\\S), and without back-references",
-            ));
-        }
-        // An escaped character is passed over with its backslash.
-        let skipped = if rest.starts_with('\\') { 1 + after.map_or(0, char::len_utf8) } else { 1 };
-        rest = &rest[skipped..];
-    }
-    Ok(())
-}
-
 fn check_post_processor(path: &str, part: &Part) -> Result<(), TokenizerError> {
     match part.kind.as_str() {
         "ByteLevel" => Ok(()),
-        "TemplateProcessing" => {
-            let known = part.special_tokens.as_ref();
-            for piece in require(path, "single", &part.single)? {
-                if let TemplatePiece::SpecialToken { id, .. } = piece
-                    && !known.is_some_and(|known| known.contains_key(id))
-                {
-                    return Err(TokenizerError::field(
-                        format!("{path}.single"),
-                        format!("{id:?} is not among special_tokens"),
-                    ));
-                }
-            }
-            Ok(())
-        }
+        "TemplateProcessing" => template::check(path, part),
         _ => unsupported(path, part, "Sequence, ByteLevel, TemplateProcessing"),
     }
 }
@@ -319,7 +294,7 @@ fn check_length(field: &str, what: &str, text: &str, limit: usize) -> Result<(),
     Err(TokenizerError::field(field, format!("a {what} of {} bytes is over the limit of {limit}", text.len())))
 }
 
-fn require<'a, T>(path: &str, key: &str, value: &'a Option<T>) -> Result<&'a T, TokenizerError> {
+pub(super) fn require<'a, T>(path: &str, key: &str, value: &'a Option<T>) -> Result<&'a T, TokenizerError> {
     value.as_ref().ok_or_else(|| TokenizerError::field(format!("{path}.{key}"), "the key is missing"))
 }
 

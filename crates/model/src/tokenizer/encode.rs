@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 
-use tokenizers::{AddedVocabulary, Model, OffsetReferential, OffsetType, PreTokenizer};
+use tokenizers::{Model, OffsetReferential, OffsetType, PreTokenizer};
 
 use super::error::TokenizerError;
 use super::split::{Splitter, each_word};
 use super::table::{byte_character, character_byte};
-use super::{SpecialTokens, Tokenizer, TokenizerKind};
+use super::{AddedTokens, SpecialTokens, Tokenizer, TokenizerKind};
 
 /// Words that are remembered, and the longest that is: enough for the frequent words of any language.
 const REMEMBERED_WORDS: usize = 1 << 16;
@@ -107,7 +107,7 @@ impl<'t> Encoder<'t> {
     }
 
     /// The added tokens that count in this text.
-    fn added(&self) -> &'t AddedVocabulary {
+    fn added(&self) -> &'t AddedTokens {
         match self.special {
             SpecialTokens::Parse => &self.tokenizer.added,
             SpecialTokens::AsText => &self.tokenizer.added_plain,
@@ -116,10 +116,10 @@ impl<'t> Encoder<'t> {
 
     /// Whether neither the normalizer nor an added token has anything to do with this piece.
     fn is_plain(&self, piece: &str) -> bool {
-        let added = self.added().get_vocab();
+        let needles = &self.added().needles;
         (self.tokenizer.normalizer.is_none() || (self.tokenizer.normalizer_keeps_ascii && piece.is_ascii()))
-            && added.len() <= FEW_ADDED
-            && !added.keys().any(|token| piece.contains(token.as_str()))
+            && needles.len() <= FEW_ADDED
+            && !needles.iter().any(|needle| piece.contains(needle))
     }
 
     fn encode_characters(&self, piece: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
@@ -136,7 +136,7 @@ impl<'t> Encoder<'t> {
 
     fn encode_by_library(&mut self, piece: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
         let tokenizer = self.tokenizer;
-        let mut text = self.added().extract_and_normalize(tokenizer.normalizer.as_ref(), piece);
+        let mut text = self.added().vocabulary.extract_and_normalize(tokenizer.normalizer.as_ref(), piece);
         let spelling = match &tokenizer.splitter {
             Splitter::Words(_) => Spelling::Text,
             _ => Spelling::Vocabulary,

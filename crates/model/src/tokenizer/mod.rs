@@ -25,8 +25,10 @@ mod check;
 mod encode;
 mod error;
 mod file;
+mod pattern;
 mod split;
 mod table;
+mod template;
 mod train;
 
 use std::fmt;
@@ -46,9 +48,10 @@ pub use file::{MAX_FILE_BYTES, MAX_TOKENS};
 pub use train::{BpeTraining, END_OF_TEXT};
 
 use check::TokenEntry;
-use file::{AddedEntry, BpeEntry, Part, TemplatePiece, TokenizerFile};
+use file::{AddedEntry, BpeEntry, Part, PatternEntry, TokenizerFile};
 use split::{Cut, Splitter};
 use table::{Decoding, TokenTable};
+use template::Template;
 
 /// Names by which vocabularies call the token that ends a text, most telling first.
 const END_NAMES: [&str; 5] = [END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>"];
@@ -103,8 +106,8 @@ pub struct Tokenizer {
     normalizer_keeps_ascii: bool,
     pre_tokenizer: Option<PreTokenizerWrapper>,
     /// All added tokens, and those of them that are not special.
-    added: AddedVocabulary,
-    added_plain: AddedVocabulary,
+    added: AddedTokens,
+    added_plain: AddedTokens,
     splitter: Splitter,
     cut: Cut,
     table: TokenTable,
@@ -112,7 +115,7 @@ pub struct Tokenizer {
     unknown: Option<u32>,
     bos: Option<u32>,
     eos: Option<u32>,
-    prompt_prefix: Vec<u32>,
+    template: Template,
     /// The file without its model, for saving.
     parts: TokenizerFile<()>,
 }
@@ -224,19 +227,20 @@ impl Tokenizer {
         let splitter = Splitter::new(&file)?;
         let cut = Cut::new(&file);
         let decoding = Decoding::new(file.decoder.as_ref())?;
-        let table = TokenTable::new(&tokens, &decoding)?;
         let kind = match &splitter {
             Splitter::Characters => TokenizerKind::Characters,
             _ if decoding.byte_level => TokenizerKind::ByteLevelBpe,
             _ => TokenizerKind::CharacterBpe,
         };
         let normalizer: Option<NormalizerWrapper> = library_part("normalizer", file.normalizer.as_ref())?;
-        let pre_tokenizer = library_part("pre_tokenizer", file.pre_tokenizer.as_ref())?;
+        let pre_tokenizer = file.pre_tokenizer.clone().map(translated).transpose()?;
+        let pre_tokenizer = library_part("pre_tokenizer", pre_tokenizer.as_ref())?;
         let ids = declared_ids(&tokens)?;
-        let added = added_vocabulary(file.added_tokens.iter(), &ids, normalizer.as_ref())?;
+        let added = AddedTokens::new(file.added_tokens.iter(), &ids, normalizer.as_ref())?;
         let plain = file.added_tokens.iter().filter(|token| !token.special);
-        let added_plain = added_vocabulary(plain, &ids, normalizer.as_ref())?;
-        let prompt_prefix = prompt_prefix(file.post_processor.as_ref(), table.len())?;
+        let added_plain = AddedTokens::new(plain, &ids, normalizer.as_ref())?;
+        let table = TokenTable::new(&tokens, &decoding, |id| added.vocabulary.simple_id_to_token(id))?;
+        let template = Template::new(file.post_processor.as_ref(), table.len())?;
         let special = |name: &&str| file.added_tokens.iter().find(|token| token.special && token.content == *name);
         let named = |names: &[&str]| names.iter().find_map(special).map(|token| token.id);
         let unknown = file.model.unk_token.as_ref().and_then(|unknown| file.model.vocab.get(unknown)).copied();
@@ -254,9 +258,9 @@ impl Tokenizer {
             table,
             leading_space: decoding.leading_space,
             unknown,
-            bos: prompt_prefix.first().copied().or_else(|| named(&BEGIN_NAMES)),
+            bos: template.prefix.first().copied().or_else(|| named(&BEGIN_NAMES)),
             eos: named(&END_NAMES),
-            prompt_prefix,
+            template,
             parts: TokenizerFile {
                 added_tokens: file.added_tokens,
                 normalizer: file.normalizer,
@@ -272,7 +276,7 @@ impl Tokenizer {
 
 /// Applying it.
 impl Tokenizer {
-    /// The ids of a text. Adds nothing around it; see [`prompt_prefix`](Self::prompt_prefix).
+    /// The ids of a text. Adds nothing around it; see [`completed`](Self::completed) and [`prompt`](Self::prompt).
     ///
     /// # Errors
     /// [`TokenizerError::UnknownCharacter`] when the vocabulary cannot express the text,
@@ -351,14 +355,31 @@ impl Tokenizer {
         self.bos
     }
 
-    /// The tokens that the file's post-processor puts before a prompt, often none.
+    /// The tokens that the file's post-processor puts before a text, often none.
     pub fn prompt_prefix(&self) -> &[u32] {
-        &self.prompt_prefix
+        &self.template.prefix
+    }
+
+    /// The tokens that it puts behind a text, mostly none.
+    pub fn suffix(&self) -> &[u32] {
+        &self.template.suffix
+    }
+
+    /// The ids of a text as the file's post-processor completes them: with its tokens around the text, which may stand there several times.
+    pub fn completed(&self, text: &[u32]) -> Vec<u32> {
+        let mut ids = self.template.open(text);
+        ids.extend_from_slice(&self.template.suffix);
+        ids
+    }
+
+    /// [`completed`](Self::completed) without the [`suffix`](Self::suffix): for a text that a model is to continue.
+    pub fn prompt(&self, text: &[u32]) -> Vec<u32> {
+        self.template.open(text)
     }
 
     /// The id of a token in the spelling of the file, in which a byte-level vocabulary writes a space as `Ġ`.
     pub fn id_of(&self, token: &str) -> Option<u32> {
-        self.added.token_to_id(token, &self.model)
+        self.added.vocabulary.token_to_id(token, &self.model)
     }
 
     /// How this vocabulary spells text.
@@ -403,42 +424,41 @@ fn declared_ids(tokens: &[Option<TokenEntry>]) -> Result<WordLevel, TokenizerErr
     WordLevel::builder().vocab(vocab).build().map_err(TokenizerError::library("added_tokens"))
 }
 
-/// The added tokens with the ids that the file declares: left alone, the library would count on from the model's.
-fn added_vocabulary<'a>(
-    tokens: impl Iterator<Item = &'a AddedEntry>,
-    ids: &WordLevel,
-    normalizer: Option<&NormalizerWrapper>,
-) -> Result<AddedVocabulary, TokenizerError> {
-    let tokens = tokens.map(|token| {
-        AddedToken::from(token.content.as_str(), token.special)
-            .single_word(token.single_word)
-            .lstrip(token.lstrip)
-            .rstrip(token.rstrip)
-            .normalized(token.normalized)
-    });
-    let mut added = AddedVocabulary::new();
-    added.add_tokens(tokens, ids, normalizer).map_err(TokenizerError::library("added_tokens"))?;
-    Ok(added)
+/// Tokens that are looked for in the text.
+struct AddedTokens {
+    vocabulary: AddedVocabulary,
+    /// As they stand in the text, normalised where the token asks for that.
+    needles: Vec<String>,
 }
 
-/// The special tokens that a template puts before the text.
-fn prompt_prefix(part: Option<&Part>, vocabulary: usize) -> Result<Vec<u32>, TokenizerError> {
-    let mut prefix = Vec::new();
-    let Some(part) = part else { return Ok(prefix) };
-    for child in part.processors.iter().flatten() {
-        prefix.extend(prompt_prefix(Some(child), vocabulary)?);
+impl AddedTokens {
+    /// With the ids that the file declares: left alone, the library would count on from the model's.
+    fn new<'a>(
+        tokens: impl Iterator<Item = &'a AddedEntry>,
+        ids: &WordLevel,
+        normalizer: Option<&NormalizerWrapper>,
+    ) -> Result<Self, TokenizerError> {
+        let tokens = tokens.map(|token| {
+            AddedToken::from(token.content.as_str(), token.special)
+                .single_word(token.single_word)
+                .lstrip(token.lstrip)
+                .rstrip(token.rstrip)
+                .normalized(token.normalized)
+        });
+        let mut vocabulary = AddedVocabulary::new();
+        vocabulary.add_tokens(tokens, ids, normalizer).map_err(TokenizerError::library("added_tokens"))?;
+        let ids = vocabulary.get_added_tokens_decoder().keys();
+        let needles = ids.filter_map(|id| vocabulary.simple_id_to_token(*id)).collect();
+        Ok(Self { vocabulary, needles })
     }
-    for piece in part.single.iter().flatten() {
-        match piece {
-            TemplatePiece::Sequence { .. } => break,
-            TemplatePiece::SpecialToken { id: name, .. } => {
-                let token = part.special_tokens.as_ref().and_then(|known| known.get(name));
-                prefix.extend(token.iter().flat_map(|token| &token.ids));
-            }
-        }
+}
+
+/// A checked pre-tokenizer with its regular expressions in the syntax of our engine.
+fn translated(mut part: Part) -> Result<Part, TokenizerError> {
+    if let Some(PatternEntry::Regex(regex)) = &mut part.pattern {
+        *regex = pattern::translate("pre_tokenizer.pattern", regex)?;
     }
-    match prefix.iter().find(|id| **id as usize >= vocabulary) {
-        None => Ok(prefix),
-        Some(id) => Err(TokenizerError::field("post_processor", format!("the id {id} is not in the vocabulary"))),
-    }
+    let parts = part.pretokenizers.take();
+    part.pretokenizers = parts.map(|parts| parts.into_iter().map(translated).collect()).transpose()?;
+    Ok(part)
 }

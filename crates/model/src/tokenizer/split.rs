@@ -4,6 +4,7 @@ use tokenizers::utils::SysRegex;
 
 use super::error::TokenizerError;
 use super::file::{AddedEntry, BpeEntry, Part, PatternEntry, TokenizerFile};
+use super::pattern;
 
 /// The words of GPT-2 (Radford et al., 2019, `encoder.py`): contractions, a run of letters, digits or other characters
 /// with the space before it, and white space.
@@ -46,7 +47,7 @@ impl Splitter {
         match pre_tokenizer.pretokenizers.as_deref() {
             Some([split, bytes]) if plain_byte_level(bytes) && bytes.use_regex == Some(false) => match isolating(split)
             {
-                Some(regex) => Self::words(regex),
+                Some(regex) => Self::words(&pattern::translate("pre_tokenizer.pattern", regex)?),
                 None => Ok(Self::Library),
             },
             _ => Ok(Self::Library),
@@ -158,7 +159,9 @@ impl Cut {
 
     /// Whether no match of an added token can lie across a cut, or take white space from the other side of it.
     fn keeps_whole(self, token: &AddedEntry) -> bool {
-        let spaced = token.lstrip || token.rstrip || token.single_word;
+        // NFC, the one normalizer under which texts are cut, leaves ASCII as it is.
+        let changed = token.normalized && !token.content.is_ascii();
+        let spaced = token.lstrip || token.rstrip || token.single_word || changed;
         let mut pairs = token.content.chars().zip(token.content.chars().skip(1));
         self == Self::Never || (!spaced && !pairs.any(|(before, after)| self.allows(before, after)))
     }

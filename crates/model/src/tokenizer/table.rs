@@ -157,19 +157,20 @@ enum Nature {
 }
 
 impl TokenTable {
-    pub fn new(tokens: &[Option<TokenEntry>], decoding: &Decoding) -> Result<Self, TokenizerError> {
+    /// `added`: an added token as it is found in a text, by id. Decoders take it for a token like any other.
+    pub fn new(
+        tokens: &[Option<TokenEntry>],
+        decoding: &Decoding,
+        added: impl Fn(u32) -> Option<String>,
+    ) -> Result<Self, TokenizerError> {
         let mut table = Self { starts: vec![0], ..Self::default() };
-        for token in tokens {
+        for (token, id) in tokens.iter().zip(0..) {
             let nature = match token {
                 None => Nature::Missing,
-                Some(token) if token.added => {
-                    // Added tokens are found in the text as they are written.
-                    table.bytes.extend_from_slice(token.text.as_bytes());
-                    if token.special { Nature::Special } else { Nature::Text }
-                }
                 Some(token) => {
-                    table.bytes.extend(decoding.bytes(&token.text));
-                    Nature::Text
+                    let found = if token.added { added(id) } else { None };
+                    table.bytes.extend(decoding.bytes(found.as_deref().unwrap_or(&token.text)));
+                    if token.special { Nature::Special } else { Nature::Text }
                 }
             };
             if table.bytes.len() > MAX_TABLE_BYTES {

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::json;
 use smallmind::checkpoint::GENERATION_FILE;
 use smallmind::model::sampler::{MAX_REPETITION_WINDOW, SamplerConfig};
-use smallmind::model::tokenizer::{SpecialTokens, Tokenizer};
+use smallmind::model::tokenizer::{SpecialText, SpecialTokens, Tokenizer};
 use smallmind::model::{
     Finish, GenerateOptions, Generation, GenerationConfig, Generator, ModelConfig, Session, SessionOptions,
 };
@@ -154,9 +154,7 @@ impl Generate {
             Some(text) => text,
             None => default_prompt(model.config(), &tokenizer),
         };
-        let mut prompt = tokenizer.prompt_prefix().to_vec();
-        let encoded = tokenizer.encoder(SpecialTokens::Parse).encode(&text, &mut prompt);
-        encoded.map_err(|error| usage(format!("the prompt can't be turned into tokens: {error}")))?;
+        let prompt = prompt_tokens(&tokenizer, &text)?;
 
         let needed = prompt.len().saturating_add(self.tokens).max(1);
         let sampler = self.sampling.for_model(model.generation(), needed, seed);
@@ -189,6 +187,17 @@ impl Generate {
             (None, None) => Ok(None),
         }
     }
+}
+
+/// The tokens of a prompt with what the tokenizer puts around it. What it puts behind a text would end that; it is left out.
+pub fn prompt_tokens(tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Vec<u32>> {
+    let ids = tokenizer.encode(text, SpecialTokens::Parse);
+    let ids = ids.map_err(|error| usage(format!("the prompt can't be turned into tokens: {error}")))?;
+    if !tokenizer.suffix().is_empty() {
+        let suffix = tokenizer.decode(tokenizer.suffix(), SpecialText::Show)?;
+        note!("note: the tokenizer puts {suffix:?} behind a text; it is left out, so that the model goes on");
+    }
+    Ok(tokenizer.prompt(&ids))
 }
 
 /// What a text begins with when nobody says so: the token that begins texts, for a model that has one; else a new line, as nanoGPT does.

@@ -56,9 +56,7 @@ impl Tokenize {
         if self.no_special {
             return Ok(tokenizer.encode(text, SpecialTokens::AsText)?);
         }
-        let mut ids = tokenizer.prompt_prefix().to_vec();
-        tokenizer.encoder(SpecialTokens::Parse).encode(text, &mut ids)?;
-        Ok(ids)
+        Ok(tokenizer.completed(&tokenizer.encode(text, SpecialTokens::Parse)?))
     }
 
     /// Ids between blanks and commas; or an array of them in JSON, or what `tokenize --json` prints.

@@ -1,5 +1,9 @@
 //! Tokenizers: text to ids and back.
 
+use std::fs;
+
+use serde_json::{Value, json};
+
 use crate::support::Bench;
 
 #[test]
@@ -82,4 +86,27 @@ fn vocabularies_have_their_limits() {
     bench.run("tokenizer train --data wide.txt --kind characters --out wide.json").ok();
     bench.run("new --preset seed-deep --out wide --tokenizer wide.json").fails(3, &["600", "512"]);
     assert!(!bench.path("wide").exists());
+}
+
+#[test]
+fn a_token_that_ends_texts_is_shown_but_does_not_end_a_prompt() {
+    let bench = Bench::with_text();
+    bench.train("run", "").ok();
+    let path = bench.path("run/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let token = |name: &str| json!({"SpecialToken": {"id": name, "type_id": 0}});
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    for (pieces, ids, prompt) in [
+        (json!([text, token("end")]), &[4u64, 0] as &[u64], 1),
+        (json!([token("end"), text, token("end"), text]), &[0, 4, 0, 4], 4),
+    ] {
+        tokenizer["post_processor"] = json!({"type": "TemplateProcessing", "single": pieces, "pair": [],
+            "special_tokens": {"end": {"id": "end", "ids": [0], "tokens": ["\n"]}}});
+        fs::write(&path, tokenizer.to_string()).unwrap();
+        let told = bench.run_with_input("tokenize -m run --json -", b"a").json();
+        assert_eq!(told["ids"], json!(ids));
+        let ran = bench.run("generate -m run -p a -n 2 --json");
+        assert_eq!(ran.stderr.contains("\"\\n\" behind a text; it is left out"), ids.last() == Some(&0), "{ran:#?}");
+        assert_eq!(ran.json()["prompt_tokens"], prompt);
+    }
 }

@@ -303,8 +303,8 @@ mod tests {
         let one = corpus("0123456789|");
         let (train, validation) = one.split(0.5);
         assert_eq!((texts(&train), texts(&validation)), (vec![("01234", false)], vec![("56789", true)]));
-        let empty = corpus("");
-        let (train, validation) = empty.split(0.5);
+        let nothing = corpus("");
+        let (train, validation) = nothing.split(0.5);
         assert!(texts(&train).is_empty() && texts(&validation).is_empty());
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use smallmind::graph::{Batch, NoProbe, Plan, available_threads};
 use smallmind::model::sampler::Sampler;
-use smallmind::model::tokenizer::{SpecialTokens, Tokenizer};
+use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{ModelConfig, ModelError, PackedModel, Session, SessionOptions};
 use smallmind::profile::report::join::{Measurement, Part};
 use smallmind::profile::report::trace::Trace;
@@ -14,7 +14,7 @@ use smallmind::profile::report::{Phase, Report, RoofTable};
 use smallmind::profile::{Counters, Pulse, Recorder, SystemCounters};
 
 use super::super::failure::{Outcome, usage};
-use super::super::generate::USUAL;
+use super::super::generate::{USUAL, prompt_tokens};
 use super::super::note;
 use super::super::settings::Settings;
 use super::interleave::{Count, Profiler, Samples, Watched, interleave, samples_of_a_repeat, seconds_of};
@@ -138,11 +138,7 @@ impl Generate {
             return Ok(subject::tokens(tokens, config.vocab_size, subject::SEED));
         };
         let tokenizer = tokenizer?;
-        let mut prompt = tokenizer.prompt_prefix().to_vec();
-        first.stage("tokenize", || {
-            let encoded = tokenizer.encoder(SpecialTokens::Parse).encode(text, &mut prompt);
-            encoded.map_err(|error| usage(format!("the prompt can't be turned into tokens: {error}")))
-        })?;
+        let prompt = first.stage("tokenize", || prompt_tokens(&tokenizer, text))?;
         if (1..=config.context).contains(&prompt.len()) {
             return Ok(prompt);
         }
