@@ -58,18 +58,74 @@ pub fn write_file_atomic_on(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), CheckpointError> {
-    let (parent, name) = split(path)?;
-    let (staging, file) = create_unique(|| temporary(&parent, NEW, name), |path| storage.create_file(path))
-        .map_err(CheckpointError::io(path, "create a temporary file beside"))?;
-    let written = fill(file, write)
-        .map_err(CheckpointError::io(path, "write"))
-        .and_then(|_| storage.rename(&staging, path).map_err(CheckpointError::io(path, "move the new content to")));
-    if written.is_err() {
-        // The error that led here matters more than a file left over, which `clean_stale` removes.
-        let _ = storage.remove_file(&staging);
-        return written;
+    PendingFile::create_on(storage, path)?.finish(write)
+}
+
+/// A file that will appear under its name with [`finish`](Self::finish); dropped before, it leaves nothing.
+///
+/// Created before long work, it shows that the result can be written.
+pub struct PendingFile<'a> {
+    storage: &'a dyn Storage,
+    path: PathBuf,
+    parent: PathBuf,
+    staging: PathBuf,
+    /// Absent once it is written.
+    file: Option<Box<dyn StorageFile>>,
+}
+
+impl PendingFile<'static> {
+    /// Makes a temporary file beside `path`.
+    ///
+    /// # Errors
+    /// A folder that is not there or can't be written.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        Self::create_on(&Disk, path.as_ref())
     }
-    storage.sync_folder(&parent).map_err(CheckpointError::io(&parent, "sync the folder"))
+}
+
+impl<'a> PendingFile<'a> {
+    /// [`create`](PendingFile::create) on a [`Storage`] of choice.
+    ///
+    /// # Errors
+    /// As [`create`](PendingFile::create).
+    pub fn create_on(storage: &'a dyn Storage, path: &Path) -> Result<Self, CheckpointError> {
+        let (parent, name) = split(path)?;
+        let (staging, file) = create_unique(|| temporary(&parent, NEW, name), |path| storage.create_file(path))
+            .map_err(CheckpointError::io(path, "create a temporary file beside"))?;
+        Ok(Self { storage, path: path.to_path_buf(), parent, staging, file: Some(file) })
+    }
+
+    /// Writes the file, syncs it, and moves it to its name.
+    ///
+    /// # Errors
+    /// A disk that is full or failing. What was there under the name stays.
+    pub fn finish(mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), CheckpointError> {
+        if let Some(file) = self.file.take() {
+            fill(file, write).map_err(CheckpointError::io(&self.path, "write")).inspect_err(|_| self.remove())?;
+        }
+        let moved = self.storage.rename(&self.staging, &self.path);
+        moved.map_err(CheckpointError::io(&self.path, "move the new content to")).inspect_err(|_| self.remove())?;
+        self.storage.sync_folder(&self.parent).map_err(CheckpointError::io(&self.parent, "sync the folder"))
+    }
+
+    /// An error that led here matters more than a file left over, which `clean_stale` removes.
+    fn remove(&self) {
+        let _ = self.storage.remove_file(&self.staging);
+    }
+}
+
+impl Drop for PendingFile<'_> {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            self.remove();
+        }
+    }
+}
+
+impl std::fmt::Debug for PendingFile<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PendingFile").field("path", &self.path).finish()
+    }
 }
 
 /// A folder in the making, which appears under its name with [`publish`](Self::publish) and vanishes when it is dropped.

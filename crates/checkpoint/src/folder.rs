@@ -10,6 +10,8 @@ use crate::json::read_json;
 
 /// The model's shape.
 pub const CONFIG_FILE: &str = "config.json";
+/// How text is generated; it may be absent.
+pub const GENERATION_FILE: &str = "generation_config.json";
 /// The tokenizer.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Weights in one file.
@@ -24,6 +26,7 @@ pub const INDEX_FILE: &str = "model.safetensors.index.json";
 pub struct ModelFolder {
     dir: PathBuf,
     config: Value,
+    generation_config: Option<Value>,
     tokenizer: Option<PathBuf>,
     weights: Weights,
 }
@@ -47,6 +50,8 @@ impl ModelFolder {
             );
         }
         let config = read_config(&config)?;
+        let generation = Some(dir.join(GENERATION_FILE)).filter(|path| path.exists());
+        let generation_config = generation.map(read_config).transpose()?;
         let tokenizer = Some(dir.join(TOKENIZER_FILE)).filter(|path| path.is_file());
 
         let (single, index) = (dir.join(WEIGHTS_FILE), dir.join(INDEX_FILE));
@@ -59,7 +64,7 @@ impl ModelFolder {
         } else {
             return missing(single, "not there, nor model.safetensors.index.json; the folder holds no weights");
         };
-        Ok(Self { dir: dir.to_path_buf(), config, tokenizer, weights })
+        Ok(Self { dir: dir.to_path_buf(), config, generation_config, tokenizer, weights })
     }
 
     /// The folder.
@@ -70,6 +75,11 @@ impl ModelFolder {
     /// What `config.json` holds: always an object.
     pub fn config(&self) -> &Value {
         &self.config
+    }
+
+    /// What `generation_config.json` holds, if it is there: always an object.
+    pub fn generation_config(&self) -> Option<&Value> {
+        self.generation_config.as_ref()
     }
 
     /// Where `tokenizer.json` is, if it is there.

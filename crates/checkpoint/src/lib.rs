@@ -101,11 +101,11 @@ mod suggest;
 mod weights;
 mod write;
 
-pub use atomic::{AtomicFolder, clean_stale, write_file_atomic, write_file_atomic_on};
+pub use atomic::{AtomicFolder, PendingFile, clean_stale, write_file_atomic, write_file_atomic_on};
 pub use dtype::Dtype;
 pub use error::{CheckpointError, DamageFault, HeaderFault, IndexFault, JsonFault, TensorFault, WriteFault};
 pub use file::{TensorFile, TensorInfo};
-pub use folder::{CONFIG_FILE, INDEX_FILE, ModelFolder, TOKENIZER_FILE, WEIGHTS_FILE, read_config};
+pub use folder::{CONFIG_FILE, GENERATION_FILE, INDEX_FILE, ModelFolder, TOKENIZER_FILE, WEIGHTS_FILE, read_config};
 pub use header::{
     Header, MAX_HEADER_BYTES, MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_RANK, MAX_STRING_BYTES, MAX_TENSORS, parse_header,
 };

@@ -36,7 +36,8 @@ impl Weights {
 
     /// The weights in the files that an index (`model.safetensors.index.json`) names; they lie beside it.
     ///
-    /// The index decides: a tensor of a file that the index does not place there is not part of the weights.
+    /// The index decides: a tensor of a file that the index does not place there is not part of the weights. Its `metadata`, which some
+    /// programs ask for, may be absent: it holds a size that the headers of the files tell.
     pub fn open_index(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
         let refuse = |fault| CheckpointError::Index { path: path.to_path_buf(), fault };

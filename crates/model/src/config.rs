@@ -3,9 +3,15 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use serde_json::Value;
 use smallmind_graph::op::{Gelu, RopeScaling};
 
 mod json;
+mod keys;
+mod rope;
+
+pub(crate) use json::Fields;
+pub use keys::{KeyRule, Supported, config_keys};
 
 /// The families of models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +120,16 @@ pub struct ModelConfig {
     pub eos: Vec<u32>,
 }
 
+/// What happens to keys of a `config.json` that are not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownKeys {
+    /// They are an error: they may change what the model computes.
+    #[default]
+    Refuse,
+    /// They are passed over.
+    Allow,
+}
+
 /// A configuration that makes no model.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -149,6 +165,29 @@ pub enum ConfigError {
         /// What is wrong with it, and what would do.
         why: String,
     },
+    /// Keys that are not known.
+    #[error(
+        "{}{} not known and may change what the model computes; take {} out of the file, or allow unknown keys",
+        file(.path), listed(.keys), if .keys.len() == 1 { "it" } else { "them" }
+    )]
+    Unknown {
+        /// The file, where there is one.
+        path: Option<PathBuf>,
+        /// Their paths in the file; there is at least one.
+        keys: Vec<String>,
+    },
+}
+
+/// The first few of some keys, as the beginning of a sentence.
+fn listed(keys: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let short = |key: &String| format!("`{}`", key.chars().take(MAX_SHOWN).collect::<String>());
+    let shown = keys.iter().take(SHOWN).map(short).collect::<Vec<_>>().join(", ");
+    match keys.len() {
+        1 => format!("the key {shown} is"),
+        n if n > SHOWN => format!("{n} keys ({shown}, …) are"),
+        _ => format!("the keys {shown} are"),
+    }
 }
 
 fn file(path: &Option<PathBuf>) -> String {
@@ -156,7 +195,7 @@ fn file(path: &Option<PathBuf>) -> String {
 }
 
 impl ConfigError {
-    fn invalid(key: &str, got: impl fmt::Display, why: impl Into<String>) -> Self {
+    pub(crate) fn invalid(key: &str, got: impl fmt::Display, why: impl Into<String>) -> Self {
         // A value from a file may be of any length.
         let got = got.to_string().chars().take(MAX_SHOWN).collect();
         Self::Invalid { path: None, key: key.to_owned(), got, why: why.into() }
@@ -165,11 +204,24 @@ impl ConfigError {
     /// The same error, saying in which file.
     pub fn in_file(mut self, file: impl Into<PathBuf>) -> Self {
         match &mut self {
-            Self::Missing { path, .. } | Self::Type { path, .. } | Self::Invalid { path, .. } => {
-                *path = Some(file.into())
-            }
+            Self::Missing { path, .. }
+            | Self::Type { path, .. }
+            | Self::Invalid { path, .. }
+            | Self::Unknown { path, .. } => *path = Some(file.into()),
         }
         self
+    }
+}
+
+/// A JSON value as a message shows it.
+fn kind(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(b) => b.to_string(),
+        Value::Number(n) => n.to_string(),
+        Value::String(s) => format!("\"{}\"", s.chars().take(MAX_SHOWN).collect::<String>()),
+        Value::Array(a) => format!("an array of {}", a.len()),
+        Value::Object(_) => "an object".into(),
     }
 }
 

@@ -43,6 +43,23 @@ pub enum ModelError {
         /// The shape that it must have.
         expected: Vec<usize>,
     },
+    /// Tensors that the configuration has no use for.
+    #[error("{path}: {}, so the model would compute something else than the one that was stored", unused(.names), path = .path.display())]
+    UnusedTensors {
+        /// The file, or the index.
+        path: PathBuf,
+        /// Their names; there is at least one.
+        names: Vec<String>,
+    },
+    /// An output head beside token embeddings that the configuration makes one.
+    #[error(
+        "{path}: `lm_head.weight` differs from the token embeddings, although `tie_word_embeddings` in config.json makes them one; \
+         set it to false to use both", path = .path.display()
+    )]
+    SecondHead {
+        /// The file, or the index.
+        path: PathBuf,
+    },
     /// More token ids than the model has entries for.
     #[error("the tokenizer has {tokenizer} tokens, the model's vocabulary {model}: they don't belong together")]
     Vocabulary {
@@ -95,6 +112,19 @@ pub enum ModelError {
     /// The model folder has no tokenizer.
     #[error("{path}: there is no tokenizer.json, so text can't be turned into tokens", path = .0.display())]
     NoTokenizer(PathBuf),
+}
+
+/// The first few of some tensors and their number.
+fn unused(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    const MAX_SHOWN: usize = 80;
+    let short = |name: &String| format!("`{}`", name.chars().take(MAX_SHOWN).collect::<String>());
+    let shown = names.iter().take(SHOWN).map(short).collect::<Vec<_>>().join(", ");
+    match names.len() {
+        1 => format!("config.json has no use for the tensor {shown}"),
+        n if n > SHOWN => format!("config.json has no use for {n} tensors ({shown}, …)"),
+        n => format!("config.json has no use for {n} tensors ({shown})"),
+    }
 }
 
 fn hint(name: &Option<String>) -> String {

@@ -47,7 +47,7 @@
 //!
 //! | subject | items |
 //! |---|---|
-//! | shapes | [`ModelConfig`], in Hugging Face's `config.json`; [`preset`](mod@preset) has some by name |
+//! | shapes | [`ModelConfig`], in Hugging Face's `config.json`, of which [`config_keys`] says what each key means; [`preset`](mod@preset) has some by name |
 //! | graphs of a shape | [`architecture`](mod@architecture): one file for each family, one graph for each [`Purpose`] |
 //! | text and tokens | [`tokenizer`](mod@tokenizer): characters, byte-level BPE, `tokenizer.json` |
 //! | from logits to a token | [`sampler`](mod@sampler) |
@@ -59,7 +59,9 @@
 pub mod architecture;
 mod config;
 mod error;
+mod generation_config;
 mod generator;
+mod load;
 mod model;
 mod packed;
 pub mod preset;
@@ -67,11 +69,18 @@ pub mod sampler;
 mod session;
 pub mod stream;
 pub mod tokenizer;
+mod unused;
 
 pub use architecture::{LOGITS, LOSS, Purpose};
-pub use config::{Biases, ConfigError, DropoutConfig, Family, Head, ModelConfig, RopeConfig};
+pub use config::{
+    Biases, ConfigError, DropoutConfig, Family, Head, KeyRule, ModelConfig, RopeConfig, Supported, UnknownKeys,
+    config_keys,
+};
 pub use error::ModelError;
+pub use generation_config::GenerationConfig;
 pub use generator::{Finish, GenerateOptions, Generation, Generator};
+pub use load::{LoadOptions, UnusedTensors};
 pub use model::Model;
 pub use packed::PackedModel;
 pub use session::{Session, SessionOptions};
+pub use unused::unused_tensors;

@@ -3,14 +3,12 @@
 use std::path::Path;
 
 use serde_json::Value;
-use smallmind_checkpoint::{
-    CONFIG_FILE, CheckpointError, ModelFolder, TensorData, TensorWriter, WEIGHTS_FILE, Weights, write_file_atomic,
-};
+use smallmind_checkpoint::{CONFIG_FILE, CheckpointError, TensorData, TensorWriter, WEIGHTS_FILE, write_file_atomic};
 use smallmind_graph::{Buffer, Init, Layout, ParamId, Params};
 use smallmind_kernels::dropout::philox4x32;
 
 use crate::architecture::{self, Orientation, TensorSlot};
-use crate::{ConfigError, ModelConfig, ModelError};
+use crate::{GenerationConfig, ModelConfig, ModelError};
 
 /// A model: shape, parameters, and their values in one buffer of `f32`.
 #[derive(Debug)]
@@ -19,16 +17,17 @@ pub struct Model {
     params: Params,
     layout: Layout,
     weights: Buffer,
+    generation: GenerationConfig,
 }
 
 impl Model {
     /// A model whose parameters are all zero.
-    fn zeroed(config: ModelConfig) -> Result<Self, ModelError> {
+    pub(crate) fn zeroed(config: ModelConfig) -> Result<Self, ModelError> {
         config.check()?;
         let params = architecture::params(&config)?;
         let layout = params.layout();
         let weights = Buffer::zeroed(layout.len())?;
-        Ok(Self { config, params, layout, weights })
+        Ok(Self { config, params, layout, weights, generation: GenerationConfig::default() })
     }
 
     /// A model with random weights: each parameter as its [`Init`] says, from `seed` alone, whatever the machine.
@@ -47,46 +46,6 @@ impl Model {
         Ok(model)
     }
 
-    /// Reads the model in a Hugging Face folder: `config.json` and `model.safetensors` (or its shards).
-    ///
-    /// # Errors
-    /// Files that are missing, damaged, or don't fit the configuration; weights that are not finite.
-    pub fn load(dir: impl AsRef<Path>) -> Result<Self, ModelError> {
-        Self::from_folder(&ModelFolder::open(dir)?)
-    }
-
-    /// [`Model::load`] of a folder that is open already.
-    ///
-    /// # Errors
-    /// As [`Model::load`].
-    pub fn from_folder(folder: &ModelFolder) -> Result<Self, ModelError> {
-        let in_file = |e: ConfigError| e.in_file(folder.dir().join(CONFIG_FILE));
-        let config = ModelConfig::from_json(folder.config()).map_err(in_file)?;
-        // Before anything is allocated: a small file may come with a configuration that promises terabytes.
-        check_shapes(&config, folder.weights())?;
-        let mut model = Self::zeroed(config)?;
-        model.read(folder.weights())?;
-        Ok(model)
-    }
-
-    /// Reads every parameter from `file`, whose shapes [`check_shapes`] has found right.
-    fn read(&mut self, file: &Weights) -> Result<(), ModelError> {
-        let mut transposed = Vec::new();
-        for slot in architecture::tensor_slots(&self.config) {
-            let name = stored_name(&slot.name, architecture::optional_prefix(&self.config), file);
-            let to = self.slot_mut(&slot);
-            match slot.orientation {
-                Orientation::Same => file.read_finite_f32(name, to)?,
-                Orientation::Transposed => {
-                    transposed.resize(to.len(), 0.0);
-                    file.read_finite_f32(name, &mut transposed)?;
-                    transpose(&transposed, slot.shape[0], slot.shape[1], to);
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Where a slot's elements lie in the flat buffer.
     fn slot_range(&self, slot: &TensorSlot) -> std::ops::Range<usize> {
         let found = self.params.find(&slot.param).and_then(|id| Some((id, self.params.get(id)?)));
@@ -99,7 +58,7 @@ impl Model {
         start..start + slot.part.len() * per_row
     }
 
-    fn slot_mut(&mut self, slot: &TensorSlot) -> &mut [f32] {
+    pub(crate) fn slot_mut(&mut self, slot: &TensorSlot) -> &mut [f32] {
         let range = self.slot_range(slot);
         &mut self.weights[range]
     }
@@ -172,6 +131,7 @@ impl Model {
     pub fn try_clone(&self) -> Result<Self, ModelError> {
         let mut copy = Self::zeroed(self.config.clone())?;
         copy.weights.copy_from_slice(&self.weights);
+        copy.generation.clone_from(&self.generation);
         Ok(copy)
     }
 
@@ -183,6 +143,15 @@ impl Model {
     /// The shape.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// What the folder that it was read from says about generation; nothing for a model that was not read.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.generation
+    }
+
+    pub(crate) fn set_generation(&mut self, generation: GenerationConfig) {
+        self.generation = generation;
     }
 
     /// The parameters.
@@ -226,33 +195,8 @@ fn pretty(value: &Value) -> Vec<u8> {
     format!("{value:#}\n").into_bytes()
 }
 
-/// Whether a file has every tensor of a configuration, in its shape.
-fn check_shapes(config: &ModelConfig, file: &Weights) -> Result<(), ModelError> {
-    for slot in architecture::tensor_slots(config) {
-        let name = stored_name(&slot.name, architecture::optional_prefix(config), file);
-        let info = file.info(name)?;
-        if info.shape != slot.shape {
-            return Err(ModelError::TensorShape {
-                path: file.path().to_owned(),
-                name: name.to_owned(),
-                got: info.shape.clone(),
-                expected: slot.shape,
-            });
-        }
-    }
-    Ok(())
-}
-
-/// The name under which a file has a tensor: with or without the architecture's prefix.
-fn stored_name<'n>(name: &'n str, prefix: &str, file: &Weights) -> &'n str {
-    match name.strip_prefix(prefix) {
-        Some(bare) if !file.contains(name) && file.contains(bare) => bare,
-        _ => name,
-    }
-}
-
 /// `to` `[cols, rows]` = `from` `[rows, cols]` transposed.
-fn transpose(from: &[f32], rows: usize, cols: usize, to: &mut [f32]) {
+pub(crate) fn transpose(from: &[f32], rows: usize, cols: usize, to: &mut [f32]) {
     for (r, row) in from.chunks_exact(cols).enumerate().take(rows) {
         for (c, x) in row.iter().enumerate() {
             to[c * rows + r] = *x;

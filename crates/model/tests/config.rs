@@ -1,5 +1,8 @@
 //! `config.json`: what is written is read again, and what makes no model is refused by name.
 
+#[path = "config/keys.rs"]
+mod keys;
+
 use serde_json::{Value, json};
 use smallmind_graph::op::{Gelu, RopeScaling};
 use smallmind_model::preset::{self, PRESETS};
@@ -183,6 +186,7 @@ fn error(base: Value, path: &str, wrong: Wrong) -> ConfigError {
 
 fn key(error: &ConfigError) -> &str {
     match error {
+        ConfigError::Unknown { keys, .. } => &keys[0],
         ConfigError::Missing { key, .. } | ConfigError::Type { key, .. } | ConfigError::Invalid { key, .. } => key,
     }
 }
@@ -210,7 +214,7 @@ fn fields_that_are_missing_or_of_the_wrong_type_are_named() {
     ];
     for (base, fields) in needed {
         for field in fields {
-            let name = field.rsplit('.').next().unwrap();
+            let name = field;
             for wrong in [Wrong::Missing, Wrong::Is(Value::Null)] {
                 let error = error(base.clone(), field, wrong);
                 assert!(matches!(error, ConfigError::Missing { .. }), "{error}");
@@ -251,7 +255,7 @@ fn fields_that_are_missing_or_of_the_wrong_type_are_named() {
     for (base, field, wrong) in optional {
         let error = error(base, field, Wrong::Is(wrong));
         assert!(matches!(error, ConfigError::Type { .. }), "{field}: {error}");
-        assert_eq!(key(&error), field.rsplit('.').next().unwrap());
+        assert_eq!(key(&error), field);
     }
 }
 
@@ -311,11 +315,11 @@ fn values_that_make_no_model_are_named() {
         (llama(), "use_sliding_window", json!(true), "use_sliding_window"),
         (llama(), "rope_theta", json!(0), "rope_theta"),
         (llama(), "rope_theta", json!(-1e4), "rope_theta"),
-        (llama(), "rope_scaling.rope_type", json!("yarn"), "rope_scaling"),
-        (llama(), "rope_scaling.factor", json!(0), "factor"),
-        (llama(), "rope_scaling.factor", json!(-8), "factor"),
-        (llama(), "rope_scaling.low_freq_factor", json!(4.0), "high_freq_factor"),
-        (llama(), "rope_scaling.high_freq_factor", json!(0.5), "high_freq_factor"),
+        (llama(), "rope_scaling.rope_type", json!("yarn"), "rope_scaling.rope_type"),
+        (llama(), "rope_scaling.factor", json!(0), "rope_scaling.factor"),
+        (llama(), "rope_scaling.factor", json!(-8), "rope_scaling.factor"),
+        (llama(), "rope_scaling.low_freq_factor", json!(4.0), "rope_scaling.high_freq_factor"),
+        (llama(), "rope_scaling.high_freq_factor", json!(0.5), "rope_scaling.high_freq_factor"),
         (llama(), "rms_norm_eps", json!(1.0), "rms_norm_eps"),
         (llama(), "attention_dropout", json!(1.5), "attention_dropout"),
         (llama(), "vocab_size", json!(3), "eos_token_id"),

@@ -1,5 +1,8 @@
 //! Models as folders: what is saved is loaded again, bit for bit, and what does not fit is refused by name.
 
+#[path = "model/files.rs"]
+mod files;
+
 use std::fs;
 use std::path::Path;
 

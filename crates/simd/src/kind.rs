@@ -35,6 +35,13 @@ pub enum IsaError {
     Unknown(String),
     /// This CPU, or this build's target, lacks it.
     Unavailable(IsaKind),
+    /// [`ISA_VARIABLE`] asks for one of those.
+    Variable {
+        /// What it holds.
+        value: String,
+        /// What is wrong with that.
+        why: Box<IsaError>,
+    },
 }
 
 impl fmt::Display for IsaError {
@@ -45,6 +52,7 @@ impl fmt::Display for IsaError {
             Self::Unavailable(kind) => {
                 write!(f, "this CPU can't run {kind} code: it has {have}; unset {ISA_VARIABLE} to use the best")
             }
+            Self::Variable { value, why } => write!(f, "{ISA_VARIABLE}={value}: {why}"),
         }
     }
 }
@@ -83,10 +91,10 @@ impl IsaKind {
     /// What [`ISA_VARIABLE`] asks for, or the best where it is unset or empty.
     ///
     /// # Errors
-    /// An unknown name, or a kind that this CPU lacks.
+    /// An unknown name, or a kind that this CPU lacks, by the variable's name.
     pub fn from_environment() -> Result<IsaKind, IsaError> {
-        let value = std::env::var_os(ISA_VARIABLE).unwrap_or_default();
-        Self::requested(&value.to_string_lossy())
+        let value = std::env::var_os(ISA_VARIABLE).unwrap_or_default().to_string_lossy().into_owned();
+        Self::requested(&value).map_err(|why| IsaError::Variable { value, why: Box::new(why) })
     }
 
     /// The kind of that name, or the best for the empty name.
@@ -197,5 +205,8 @@ mod tests {
         assert!(unknown.contains("`neon`") && unknown.contains("scalar"), "{unknown}");
         let unavailable = IsaError::Unavailable(IsaKind::Avx512).to_string();
         assert!(unavailable.contains("avx512") && unavailable.contains(ISA_VARIABLE), "{unavailable}");
+        let why = Box::new(IsaError::Unknown("neon".to_owned()));
+        let asked = IsaError::Variable { value: "neon".to_owned(), why }.to_string();
+        assert!(asked.starts_with("SMALLMIND_ISA=neon: "), "{asked}");
     }
 }

@@ -5,9 +5,11 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use smallmind_checkpoint::did_you_mean;
 use smallmind_graph::op::{AdamWSpec, Gelu};
 use smallmind_model::{Biases, ConfigError, Family, Head, ModelConfig, preset};
 
+use crate::keys::{self, KEYS, MOST_SEQUENCES};
 use crate::{BatchShape, Optimizer, TrainError, Windows};
 
 /// The model's shape. What is absent comes from the preset.
@@ -96,7 +98,8 @@ pub struct TrainSection {
     pub weight_decay: f64,
     /// The greatest global norm of gradients; 0: no clipping.
     pub clip: f64,
-    /// Of initial weights, batches, dropout and samples.
+    /// Of initial weights, batches, dropout and samples. Above 2^63 - 1 it is stored as text: TOML has no integers there.
+    #[serde(with = "crate::keys::seed")]
     pub seed: u64,
 }
 
@@ -285,64 +288,82 @@ impl TrainConfig {
 
     /// The path of a tokenizer that is read, not trained.
     pub fn tokenizer_file(&self) -> Option<PathBuf> {
-        match self.data.tokenizer.as_str() {
-            "characters" | "bpe" => None,
-            path => Some(PathBuf::from(path)),
-        }
+        let path = self.data.tokenizer.as_str();
+        (!TOKENIZERS.contains(&path)).then(|| PathBuf::from(path))
     }
 
     /// Checks that the numbers make a training.
     pub(crate) fn check(&self) -> Result<(), TrainError> {
-        let t = &self.train;
+        self.check_each()?;
         self.model_config(1)?;
-        self.check_batch()?;
-        require(t.steps > 0, "train.steps", t.steps.to_string(), "at least one step")?;
-        let finite = |x: f64| x.is_finite() && x >= 0.0;
-        for (key, x) in [
-            ("train.lr", t.lr),
-            ("train.min_lr", t.min_lr),
-            ("train.weight_decay", t.weight_decay),
-            ("train.clip", t.clip),
-        ] {
-            require(finite(x), key, x.to_string(), "a finite number, not negative")?;
-        }
-        for (key, x) in [("train.beta1", t.beta1), ("train.beta2", t.beta2)] {
-            require((0.0..1.0).contains(&x), key, x.to_string(), "it lies in [0, 1)")?;
-        }
-        require(t.eps > 0.0 && t.eps.is_finite(), "train.eps", t.eps.to_string(), "a positive number")?;
-        let why = format!("at most train.lr = {}", t.lr);
+        let t = &self.train;
+        let why = format!("it must be at most train.lr = {}", t.lr);
         let falls = t.schedule != ScheduleKind::Constant;
         require(!falls || t.min_lr <= t.lr, "train.min_lr", t.min_lr.to_string(), &why)?;
         let bytes_and_merges = 257..=1 << 20;
         let vocab = self.data.vocab_size;
         let fits = self.data.tokenizer != "bpe" || bytes_and_merges.contains(&vocab);
-        require(fits, "data.vocab_size", vocab.to_string(), "from 257 (the bytes and the end of a text) to 1048576")?;
-        let v = self.data.validation;
-        require(v > 0.0 && v < 1.0, "data.validation", v.to_string(), "a share of the text between 0 and 1")?;
-        require(self.eval.batches > 0, "eval.batches", "0".into(), "at least one batch")?;
-        require(self.checkpoint.keep > 0, "checkpoint.keep", "0".into(), "at least one checkpoint")?;
-        require(self.log.interval > 0, "log.interval", "0".into(), "at least one step")?;
-        let temperature = self.sample.temperature;
         require(
-            temperature.is_finite() && temperature >= 0.0,
-            "sample.temperature",
-            temperature.to_string(),
-            "0 or more",
+            fits,
+            "data.vocab_size",
+            vocab.to_string(),
+            "it must be from 257 (the bytes and the end of a text) to 1048576",
         )?;
         let tokens = self.batch_shape()?.tokens();
         let total = t.total_tokens;
-        let why = format!("a multiple of batch × context = {tokens} tokens, or 0 for one micro-batch");
-        require(total.is_multiple_of(tokens), "train.total_tokens", total.to_string(), &why)
+        let why =
+            format!("it must be a multiple of batch × context = {tokens} tokens, below 2^63, or 0 for one micro-batch");
+        let fits = total.is_multiple_of(tokens) && i64::try_from(total).is_ok();
+        require(fits, "train.total_tokens", total.to_string(), &why)
+    }
+
+    /// Checks each key by itself.
+    fn check_each(&self) -> Result<(), TrainError> {
+        // The number of tokens may be a product that TOML has no integer for.
+        let train = TrainSection { total_tokens: 0, ..self.train.clone() };
+        let table = Self { train, ..self.clone() }.to_table()?;
+        for key in KEYS {
+            let (section, name) = keys::split(key.name);
+            let value = table.get(section).and_then(|keys| keys.get(name));
+            if let Some((value, why)) = value.and_then(|value| Some((value, key.takes.check(value).err()?))) {
+                return Err(value_error(key.name, &keys::shown(value), &why));
+            }
+        }
+        Ok(())
+    }
+
+    /// Each section with its keys.
+    pub(crate) fn to_table(&self) -> Result<toml::Table, TrainError> {
+        // Nothing else can't be written as TOML.
+        toml::Table::try_from(self).map_err(|_| TrainError::Value {
+            key: "train".to_owned(),
+            origin: "the settings".to_owned(),
+            why: "one of its numbers is above 2^63 - 1".to_owned(),
+        })
     }
 
     pub(crate) fn check_batch(&self) -> Result<(), TrainError> {
         let batch = self.train.batch;
-        require((1..=MAX_BATCH).contains(&batch), "train.batch", batch.to_string(), "from 1 to 16777216 sequences")
+        let why = format!("it must be from 1 to {MOST_SEQUENCES} sequences");
+        require((1..=MOST_SEQUENCES).contains(&(batch as u64)), "train.batch", batch.to_string(), &why)
+    }
+
+    /// Checks that a word for the tokenizer is a kind of vocabulary, or else the name of a file. Paths are looked for when they are read.
+    pub(crate) fn check_tokenizer(&self) -> Result<(), TrainError> {
+        let Some(path) = self.tokenizer_file() else { return Ok(()) };
+        let word = &self.data.tokenizer;
+        if word.contains(['/', '\\', '.']) || path.exists() {
+            return Ok(());
+        }
+        let near = did_you_mean(word, TOKENIZERS).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+        let why =
+            format!("it must be characters, bpe, or the path of a tokenizer.json, and there is no such file{near}");
+        Err(value_error("data.tokenizer", &format!("{word:?}"), &why))
     }
 }
 
-/// More sequences than memory could hold, few enough for the number of their tokens not to overflow.
-const MAX_BATCH: usize = 1 << 24;
+/// The kinds of vocabularies that are made from the text.
+const TOKENIZERS: [&str; 2] = ["characters", "bpe"];
 
 fn require(holds: bool, key: &str, got: String, why: &str) -> Result<(), TrainError> {
     if holds { Ok(()) } else { Err(value_error(key, &got, why)) }
@@ -352,6 +373,14 @@ fn require(holds: bool, key: &str, got: String, why: &str) -> Result<(), TrainEr
 fn model_setting(error: ConfigError) -> TrainError {
     match error {
         ConfigError::Invalid { key, got, why, .. } => {
+            // Features of a head are no setting: they follow from the width and the number of heads.
+            if key == "head_dim" {
+                return value_error(
+                    "model.heads",
+                    &format!("width / {got}"),
+                    &format!("with {got} features a head: {why}"),
+                );
+            }
             let name = if key.starts_with("dropout") { "dropout" } else { key.as_str() };
             value_error(&format!("model.{name}"), &got, &why)
         }

@@ -8,6 +8,7 @@ use smallmind_model::tokenizer::TokenizerError;
 use smallmind_model::{ConfigError, ModelError};
 
 use crate::data::DataError;
+use crate::run_dir::Found;
 
 /// A training that can't begin, go on or end.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,16 @@ pub enum TrainError {
         /// The nearest one.
         suggestion: Option<String>,
     },
+    /// A name of nanoGPT's in a file of settings, where it is none.
+    #[error("{origin}: nanoGPT's `{name}` is no setting here: {why}")]
+    NotInAFile {
+        /// The name.
+        name: String,
+        /// The file.
+        origin: String,
+        /// What is there instead.
+        why: &'static str,
+    },
     /// A setting of the wrong type or out of range.
     #[error("{origin}: `{key}` can't be that: {why}")]
     Value {
@@ -79,9 +90,48 @@ pub enum TrainError {
         /// Where it was set.
         origin: String,
     },
-    /// A folder that holds another run already.
-    #[error("{path}: there is a run already; go on with --resume, or choose another folder", path = .0.display())]
-    Exists(PathBuf),
+    /// A folder that holds what a new run would replace.
+    #[error("{path}: there is already {found}", path = .path.display())]
+    Exists {
+        /// The folder.
+        path: PathBuf,
+        /// What it holds.
+        found: Found,
+    },
+    /// A folder with something in it that is no run's.
+    #[error("{path}: there is something else in it ({name}); choose a folder for the run alone", path = .path.display())]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// The first such file.
+        name: String,
+    },
+    /// A place that can't be the folder of a run.
+    #[error("{path}: this can't be the folder of a run: {why}", path = .path.display())]
+    NoFolder {
+        /// The place.
+        path: PathBuf,
+        /// What it is.
+        why: String,
+    },
+    /// A folder that can't be made.
+    #[error("{path}: the folder can't be made: {source}", path = .path.display())]
+    MakeFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Fewer steps than the run has done already.
+    #[error(
+        "train.steps = {asked}, but the run has done {done} steps; ask for {done} or more, or train anew in another folder"
+    )]
+    StepsDone {
+        /// Steps in all that were asked for.
+        asked: u64,
+        /// Steps of the checkpoint.
+        done: u64,
+    },
     /// A folder that another training writes to.
     #[error("{path}: another training is at work here; wait for it, stop it, or choose another folder", path = .0.display())]
     Busy(PathBuf),
@@ -115,6 +165,16 @@ pub enum TrainError {
     },
 }
 
+impl std::fmt::Display for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Run => f.write_str("a run"),
+            Self::Model => f.write_str("a model"),
+            Self::Files(names) => f.write_str(&names.join(", ")),
+        }
+    }
+}
+
 fn hint(name: &Option<String>) -> String {
     name.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default()
 }
@@ -138,14 +198,21 @@ impl TrainError {
         match self {
             Self::Model(e) => model_class(e),
             Self::Checkpoint(e) if e.is_bad_file() => ErrorClass::BadFile,
-            Self::Checkpoint(_) | Self::Write { .. } | Self::NonFinite { .. } => ErrorClass::Failed,
+            Self::Checkpoint(_) | Self::Write { .. } | Self::MakeFolder { .. } | Self::NonFinite { .. } => {
+                ErrorClass::Failed
+            }
+            Self::Data(DataError::StdinAgain) => ErrorClass::Usage,
             Self::Data(_) | Self::Read { .. } | Self::NoRun { .. } | Self::Damaged { .. } => ErrorClass::BadFile,
             Self::Toml { .. }
             | Self::Assignment { .. }
             | Self::UnknownKey { .. }
+            | Self::NotInAFile { .. }
             | Self::Value { .. }
             | Self::NotResumable { .. }
-            | Self::Exists(_)
+            | Self::Exists { .. }
+            | Self::Foreign { .. }
+            | Self::NoFolder { .. }
+            | Self::StepsDone { .. }
             | Self::Busy(_) => ErrorClass::Usage,
         }
     }
@@ -155,7 +222,10 @@ impl TrainError {
 pub fn model_class(error: &ModelError) -> ErrorClass {
     match error {
         ModelError::Config(
-            ConfigError::Missing { path, .. } | ConfigError::Type { path, .. } | ConfigError::Invalid { path, .. },
+            ConfigError::Missing { path, .. }
+            | ConfigError::Type { path, .. }
+            | ConfigError::Invalid { path, .. }
+            | ConfigError::Unknown { path, .. },
         ) => {
             if path.is_some() {
                 ErrorClass::BadFile
@@ -176,9 +246,11 @@ pub fn model_class(error: &ModelError) -> ErrorClass {
         }
         ModelError::Graph(_) | ModelError::NonFinite { .. } => ErrorClass::Failed,
         ModelError::Tokenizer(e) => tokenizer_class(e),
-        ModelError::TensorShape { .. } | ModelError::Vocabulary { .. } | ModelError::NoTokenizer(_) => {
-            ErrorClass::BadFile
-        }
+        ModelError::TensorShape { .. }
+        | ModelError::UnusedTensors { .. }
+        | ModelError::SecondHead { .. }
+        | ModelError::Vocabulary { .. }
+        | ModelError::NoTokenizer(_) => ErrorClass::BadFile,
         ModelError::Sampler(_) | ModelError::Stop(_) | ModelError::Preset { .. } | ModelError::EmptyPrompt => {
             ErrorClass::Usage
         }

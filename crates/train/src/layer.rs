@@ -2,60 +2,13 @@
 
 use std::path::Path;
 
+use smallmind_model::ModelError;
 use toml::{Table, Value};
 
+use crate::config::ScheduleKind;
+use crate::keys::{self, KEYS, SECTIONS, split};
+use crate::nanogpt::{self, Meaning};
 use crate::{TrainConfig, TrainError};
-
-/// Every key, with nanoGPT's name for it where it has one.
-const KEYS: &[(&str, &str)] = &[
-    ("model.preset", ""),
-    ("model.family", ""),
-    ("model.layers", "n_layer"),
-    ("model.heads", "n_head"),
-    ("model.kv_heads", ""),
-    ("model.d_model", "n_embd"),
-    ("model.d_ff", ""),
-    ("model.context", "block_size"),
-    ("model.dropout", "dropout"),
-    ("model.biases", "bias"),
-    ("model.tied", ""),
-    ("model.gelu", ""),
-    ("model.rope_theta", ""),
-    ("data.tokenizer", ""),
-    ("data.vocab_size", ""),
-    ("data.validation", ""),
-    ("data.windows", ""),
-    ("train.steps", "max_iters"),
-    ("train.batch", "batch_size"),
-    ("train.total_tokens", ""),
-    ("train.lr", "learning_rate"),
-    ("train.min_lr", "min_lr"),
-    ("train.warmup", "warmup_iters"),
-    ("train.schedule", ""),
-    ("train.decay_steps", "lr_decay_iters"),
-    ("train.beta1", "beta1"),
-    ("train.beta2", "beta2"),
-    ("train.eps", ""),
-    ("train.weight_decay", "weight_decay"),
-    ("train.clip", "grad_clip"),
-    ("train.seed", "seed"),
-    ("eval.interval", "eval_interval"),
-    ("eval.batches", "eval_iters"),
-    ("sample.interval", ""),
-    ("sample.tokens", ""),
-    ("sample.prompt", ""),
-    ("sample.temperature", ""),
-    ("checkpoint.interval", ""),
-    ("checkpoint.keep", ""),
-    ("log.interval", "log_interval"),
-];
-
-/// What keys begin with.
-const SECTIONS: &[&str] = &["model", "data", "train", "eval", "sample", "checkpoint", "log"];
-
-/// nanoGPT's names that mean nothing here and may stand in a command line that is copied.
-const IGNORED: &[&str] =
-    &["device", "compile", "dtype", "wandb_log", "always_save_checkpoint", "init_from", "eval_only"];
 
 /// The keys that may change when a training goes on. The number of steps moves the end of the schedule, and so the learning rates to come, unless
 /// `train.decay_steps` fixes it; the others change nothing that a step computes.
@@ -64,7 +17,7 @@ const RESUMABLE: &[&str] = &["train.steps", "eval.", "sample.", "checkpoint.", "
 /// Some keys and their values, and where they come from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
-    /// Such as `--config run.toml` or `--train.lr=1e-3`.
+    /// As errors call it: `run.toml`, `SMALLMIND_TRAIN_LR` or `--train.lr=1e-3`. Where it holds no `=`, errors add the value.
     pub origin: String,
     /// By section.
     pub table: Table,
@@ -78,50 +31,80 @@ impl Layer {
     pub fn file(path: &Path) -> Result<Self, TrainError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| TrainError::Read { path: path.to_owned(), source })?;
-        let table = text.parse().map_err(|e: toml::de::Error| TrainError::Toml {
-            path: path.to_owned(),
-            why: e.to_string().trim_end().to_owned(),
-        })?;
+        let table = text
+            .parse()
+            .map_err(|e: toml::de::Error| TrainError::Toml { path: path.to_owned(), why: in_plain_words(&e) })?;
         Ok(Self { origin: path.display().to_string(), table })
     }
 
-    /// `section.key=value`, or `name=value` with a name of nanoGPT's. A layer without keys where the name means nothing here.
+    /// `section.key=value`, or `name=value` with a name of nanoGPT's. A layer without keys where nanoGPT's name changes nothing here.
     ///
     /// # Errors
-    /// No `=`, or a name that does not exist.
+    /// No `=`, a name that does not exist, or one of nanoGPT's that is refused or no setting: [`nanogpt::meaning`].
     pub fn assignment(text: &str) -> Result<Self, TrainError> {
         let origin = format!("--{text}");
         let Some((name, value)) = text.split_once('=') else {
             return Err(TrainError::Assignment { text: origin });
         };
-        if IGNORED.contains(&name) {
-            return Ok(Self { origin, table: Table::new() });
+        match nanogpt::meaning(name, value).transpose()? {
+            Some(Meaning::Setting(layer, _)) => return Ok(layer),
+            Some(Meaning::Usual | Meaning::PassedOver(_)) => return Ok(Self { origin, table: Table::new() }),
+            Some(Meaning::Out(_) | Meaning::Resume) => {
+                let why = "it is an option of the command line, not a setting".to_owned();
+                return Err(TrainError::Value { key: name.to_owned(), origin, why });
+            }
+            None => {}
         }
-        if name == "gradient_accumulation_steps" {
-            // Only known together with batch and context: `TrainConfig::layered` turns it into tokens.
-            return Ok(Self { origin, table: nested("train", "accumulation", parse_value(value)) });
+        match keys::find(name) {
+            Some(key) => Ok(Self::of_text(key.name, value, origin)),
+            None => Err(unknown(name, &origin)),
         }
-        let known = KEYS.iter().find(|(key, alias)| *key == name || (!alias.is_empty() && *alias == name));
-        let Some((key, _)) = known else { return Err(unknown(name, &origin)) };
+    }
+
+    /// One key, with the value that `text` stands for.
+    pub(crate) fn of_text(key: &str, text: &str, origin: String) -> Self {
+        let value = keys::find(key).map_or_else(|| keys::parse_value(text), |key| key.takes.read(text));
+        Self::of(key, value, origin)
+    }
+
+    /// One key with its value.
+    pub(crate) fn of(key: &str, value: Value, origin: String) -> Self {
         let (section, name) = split(key);
-        Ok(Self { table: nested(section, name, value_of(key, value)), origin })
+        let inner = Table::from_iter([(name.to_owned(), value)]);
+        Self { origin, table: Table::from_iter([(section.to_owned(), Value::Table(inner))]) }
     }
 
     /// Whether `name` is a key or one of nanoGPT's names.
     pub fn is_known(name: &str) -> bool {
-        let named = |(key, alias): &(&str, &str)| *key == name || (!alias.is_empty() && *alias == name);
-        KEYS.iter().any(named) || IGNORED.contains(&name) || name == "gradient_accumulation_steps"
+        keys::find(name).is_some() || nanogpt::names().any(|known| known == name)
     }
 
-    /// One layer for each variable `SMALLMIND_SECTION_KEY`.
-    pub fn environment() -> Vec<Layer> {
-        let of_key = |(key, _): &(&str, &str)| {
-            let variable = format!("SMALLMIND_{}", key.replace('.', "_").to_uppercase());
-            let value = std::env::var(&variable).ok()?;
-            let (section, name) = split(key);
-            Some(Layer { origin: variable, table: nested(section, name, value_of(key, &value)) })
-        };
-        KEYS.iter().filter_map(of_key).collect()
+    /// One layer for each variable `SMALLMIND_SECTION_KEY` that is set. An empty one counts as unset, for keys that hold text too: an
+    /// empty text can be had as `--section.key=` or in a file.
+    ///
+    /// # Errors
+    /// A variable that isn't UTF-8.
+    pub fn environment() -> Result<Vec<Layer>, TrainError> {
+        let mut layers = Vec::new();
+        for key in KEYS {
+            let variable = format!("SMALLMIND_{}", key.name.replace('.', "_").to_uppercase());
+            let value = std::env::var_os(&variable).unwrap_or_default();
+            match value.to_str() {
+                Some("") => {}
+                Some(text) => layers.push(Self::of_text(key.name, text, variable)),
+                None => {
+                    let why = "it is not UTF-8 text".to_owned();
+                    return Err(TrainError::Value { key: key.name.to_owned(), origin: variable, why });
+                }
+            }
+        }
+        Ok(layers)
+    }
+
+    /// Whether it sets this key.
+    fn sets(&self, key: &str) -> bool {
+        let (section, name) = split(key);
+        self.table.get(section).and_then(Value::as_table).is_some_and(|keys| keys.contains_key(name))
     }
 
     /// Each key with its value.
@@ -134,7 +117,7 @@ impl Layer {
             }
             for (key, value) in keys {
                 let name = format!("{section}.{key}");
-                if !KEYS.iter().any(|(k, _)| *k == name) && name != "train.accumulation" {
+                if keys::find(&name).is_none() && name != ACCUMULATION {
                     return Err(unknown_key(&name, &self.origin));
                 }
                 entries.push((name, value));
@@ -144,59 +127,35 @@ impl Layer {
     }
 }
 
-fn nested(section: &str, key: &str, value: Value) -> Table {
-    let inner = Table::from_iter([(key.to_owned(), value)]);
-    Table::from_iter([(section.to_owned(), Value::Table(inner))])
+/// What the parser says of a file, without the names of its types.
+fn in_plain_words(error: &toml::de::Error) -> String {
+    let (text, message) = (error.to_string(), error.message());
+    let too_large = ["u64", "i128", "u128", "integer number overflowed"].iter().any(|word| message.contains(word));
+    let plain =
+        format!("a whole number lies between -2^63 and 2^63 - 1; a greater seed is text: seed = \"{}\"", u64::MAX);
+    let text = if too_large { text.replace(message, &plain) } else { text };
+    text.trim_end().to_owned()
 }
 
-fn split(key: &str) -> (&str, &str) {
-    key.split_once('.').unwrap_or((key, ""))
-}
-
-/// The value of a key written as text: for a key that holds text, that text.
-fn value_of(key: &str, text: &str) -> Value {
-    if TEXTS.contains(&key) { Value::String(unquoted(text).to_owned()) } else { parse_value(text) }
-}
-
-/// Without a pair of quotation marks around it.
-fn unquoted(text: &str) -> &str {
-    let inner = |mark: char| text.strip_prefix(mark).and_then(|rest| rest.strip_suffix(mark));
-    inner('"').or_else(|| inner('\'')).unwrap_or(text)
-}
-
-/// A number or truth value (Python's spelling too) if the text is one, else the text.
-fn parse_value(text: &str) -> Value {
-    match text {
-        "True" => return Value::Boolean(true),
-        "False" => return Value::Boolean(false),
-        _ => {}
-    }
-    if let Ok(n) = text.parse::<i64>() {
-        Value::Integer(n)
-    } else if let Some(x) =
-        text.parse::<f64>().ok().filter(|_| text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)))
-    {
-        Value::Float(x)
-    } else if let Ok(b) = text.parse::<bool>() {
-        Value::Boolean(b)
-    } else {
-        Value::String(unquoted(text).to_owned())
-    }
-}
+/// What stands for nanoGPT's number of micro-batches among the keys; no setting of its own.
+const ACCUMULATION: &str = "train.accumulation";
 
 /// A name of a command line, where nanoGPT's count.
 fn unknown(name: &str, origin: &str) -> TrainError {
-    let names = KEYS.iter().flat_map(|(key, alias)| [*key, *alias]).filter(|n| !n.is_empty());
+    let names = KEYS.iter().map(|key| key.name).chain(nanogpt::names());
     unknown_among(name, origin, smallmind_checkpoint::did_you_mean(name, names))
 }
 
-/// A key of a file, or a section, where nanoGPT's names don't count; whoever writes one is told the key for it.
+/// A key of a file, or a section, where nanoGPT's names don't count; whoever writes one is told the key for it, or why there is none.
 fn unknown_key(name: &str, origin: &str) -> TrainError {
     let last = name.rsplit('.').next().unwrap_or(name);
-    let renamed = KEYS.iter().find(|(_, alias)| !alias.is_empty() && *alias == last).map(|(key, _)| *key);
+    if let Some(why) = nanogpt::not_in_a_file(last) {
+        let (name, origin) = (name.to_owned(), origin.to_owned());
+        return TrainError::NotInAFile { name, origin, why };
+    }
     let section = || smallmind_checkpoint::did_you_mean(name, SECTIONS.iter().copied());
-    let key = || smallmind_checkpoint::did_you_mean(name, KEYS.iter().map(|(key, _)| *key));
-    unknown_among(name, origin, renamed.or_else(section).or_else(key))
+    let key = || smallmind_checkpoint::did_you_mean(name, KEYS.iter().map(|key| key.name));
+    unknown_among(name, origin, nanogpt::key_of(last).or_else(section).or_else(key))
 }
 
 fn unknown_among(name: &str, origin: &str, suggestion: Option<&str>) -> TrainError {
@@ -208,50 +167,44 @@ fn unknown_among(name: &str, origin: &str, suggestion: Option<&str>) -> TrainErr
 }
 
 impl TrainConfig {
-    /// The settings of a preset, or of none, with `layers` over them in order.
+    /// The settings of a preset, or of none, with `layers` over them in order. Where a layer sets `train.lr` and none sets
+    /// `train.min_lr`, see [`TrainConfig::implied_min_lr`].
     ///
     /// # Errors
     /// An unknown preset or key, a value of the wrong type, or settings that make no training; the error names the layer.
     pub fn layered(preset: Option<&str>, layers: &[Layer]) -> Result<Self, TrainError> {
-        let mut name = preset.map(str::to_owned);
-        for layer in layers {
-            for (key, value) in layer.entries()? {
-                if key == "model.preset" && preset.is_none() {
-                    let text = value.as_str().ok_or_else(|| not_a(&key, &layer.origin, "a name"))?;
-                    name = Some(text.to_owned());
-                }
-            }
+        let mut merged = Merged::new(preset, layers)?;
+        merged.config.train.min_lr = merged.implied_min_lr(layers).unwrap_or(merged.config.train.min_lr);
+        let mut config = merged.config;
+        let named = |error: TrainError| named_as_set(error, layers);
+        if let Some(count) = merged.accumulation {
+            config.check_batch().map_err(named)?;
+            let tokens = config.batch_shape().map_err(named)?.tokens();
+            config.train.total_tokens = count.saturating_mul(tokens);
         }
-        let mut config = Self::of_preset(name.as_deref())?;
-        let mut accumulation = None;
-        for layer in layers {
-            for (key, value) in layer.entries()? {
-                match key.as_str() {
-                    "model.preset" => {}
-                    "train.accumulation" => accumulation = Some(micro_batches(value, &layer.origin)?),
-                    _ => config = config.with(&key, value, &layer.origin)?,
-                }
-            }
-        }
-        if let Some(count) = accumulation {
-            config.check_batch()?;
-            config.train.total_tokens = count.saturating_mul(config.batch_shape()?.tokens());
-        }
-        config.check()?;
+        config.check().map_err(named)?;
+        config.check_tokenizer().map_err(named)?;
         Ok(config)
     }
 
-    /// The same settings with one key changed. Goes through TOML, so that types and error messages are those of a file.
+    /// The lowest learning rate, where [`TrainConfig::layered`] takes a tenth of `train.lr` for it, as is nanoGPT's convention: where a
+    /// layer sets `train.lr`, none sets `train.min_lr`, and the preset's lies above it, so that the settings would make no training.
+    /// Everywhere else the preset's holds, so that a preset with another rate trains as it always did.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::layered`].
+    pub fn implied_min_lr(preset: Option<&str>, layers: &[Layer]) -> Result<Option<f64>, TrainError> {
+        Ok(Merged::new(preset, layers)?.implied_min_lr(layers))
+    }
+
+    /// The same settings with one key changed. Goes through TOML, so that a file and a command line set the same.
     fn with(&self, key: &str, value: &Value, origin: &str) -> Result<Self, TrainError> {
         let bad = |why: String| TrainError::Value { key: key.to_owned(), origin: origin.to_owned(), why };
-        let mut table = Table::try_from(self).map_err(|e| bad(e.to_string()))?;
+        let Some(known) = keys::find(key) else { return Err(unknown_key(key, origin)) };
+        let value = known.takes.check(value).map_err(|why| bad(with_value(why, origin, key, value)))?;
+        let mut table = self.to_table()?;
         let (section, name) = split(key);
         if let Some(Value::Table(section)) = table.get_mut(section) {
-            let is_float = matches!(section.get(name), Some(Value::Float(_))) || FLOATS.contains(&key);
-            let value = match value {
-                Value::Integer(n) if is_float => Value::Float(*n as f64),
-                other => other.clone(),
-            };
             section.insert(name.to_owned(), value);
         }
         table.try_into().map_err(|e: toml::de::Error| bad(e.message().to_owned()))
@@ -259,13 +212,25 @@ impl TrainConfig {
 
     /// Every key.
     pub fn keys() -> Vec<&'static str> {
-        KEYS.iter().map(|(key, _)| *key).collect()
+        KEYS.iter().map(|key| key.name).collect()
     }
 
     /// nanoGPT's names, those that mean nothing here too.
     pub fn aliases() -> Vec<&'static str> {
-        let meaningful = KEYS.iter().map(|(_, alias)| *alias).filter(|a| !a.is_empty());
-        meaningful.chain(IGNORED.iter().copied()).chain(["gradient_accumulation_steps"]).collect()
+        nanogpt::names().collect()
+    }
+
+    /// The settings that `other` has with another value, such as `train.steps = 40 instead of 20`.
+    pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
+        let table = |config: &Self| Table::try_from(config).unwrap_or_default();
+        let (ours, theirs) = (table(self), table(other));
+        let value = |table: &Table, key: &str| {
+            let (section, name) = split(key);
+            table.get(section).and_then(|keys| keys.get(name)).map_or_else(|| "nothing".to_owned(), Value::to_string)
+        };
+        let differs = |key: &&str| value(&ours, key) != value(&theirs, key);
+        let told = |key: &str| format!("{key} = {} instead of {}", value(&theirs, key), value(&ours, key));
+        KEYS.iter().map(|key| key.name).filter(differs).map(told).collect()
     }
 
     /// The keys of `layers`, applied to a training that goes on.
@@ -295,6 +260,92 @@ impl TrainConfig {
     }
 }
 
+/// Settings of several layers, not yet checked together.
+struct Merged {
+    config: TrainConfig,
+    /// nanoGPT's micro-batches in a step, where the last word on tokens in a step is a number of those.
+    accumulation: Option<usize>,
+}
+
+impl Merged {
+    fn new(preset: Option<&str>, layers: &[Layer]) -> Result<Self, TrainError> {
+        let mut config = base(preset, layers)?;
+        let mut accumulation = None;
+        for layer in layers {
+            for (key, value) in layer.entries()? {
+                match key.as_str() {
+                    "model.preset" => {}
+                    ACCUMULATION => accumulation = Some(micro_batches(value, &layer.origin)?),
+                    _ => config = config.with(&key, value, &layer.origin)?,
+                }
+                if key == "train.total_tokens" {
+                    accumulation = None;
+                }
+            }
+        }
+        Ok(Self { config, accumulation })
+    }
+
+    fn implied_min_lr(&self, layers: &[Layer]) -> Option<f64> {
+        let train = &self.config.train;
+        let sets = |key: &str| layers.iter().any(|layer| layer.sets(key));
+        let too_high = train.schedule != ScheduleKind::Constant && train.min_lr > train.lr;
+        (too_high && sets("train.lr") && !sets("train.min_lr")).then_some(train.lr / 10.0)
+    }
+}
+
+/// The settings of the preset that is named beside the layers, or by the last of them that names one.
+fn base(preset: Option<&str>, layers: &[Layer]) -> Result<TrainConfig, TrainError> {
+    if preset.is_some() {
+        return TrainConfig::of_preset(preset);
+    }
+    let mut named = None;
+    for layer in layers {
+        for (key, value) in layer.entries()? {
+            if key == "model.preset" {
+                named = Some((value.as_str().ok_or_else(|| not_a(&key, &layer.origin, "a name"))?, &layer.origin));
+            }
+        }
+    }
+    let Some((name, origin)) = named else { return TrainConfig::of_preset(None) };
+    TrainConfig::of_preset(Some(name)).map_err(|error| match error {
+        TrainError::Model(error @ ModelError::Preset { .. }) => {
+            TrainError::Value { key: "model.preset".to_owned(), origin: origin.clone(), why: error.to_string() }
+        }
+        other => other,
+    })
+}
+
+/// The settings that a check of each of these keys looks at too.
+const CHECKED_TOGETHER: &[(&str, &[&str])] = &[
+    ("model.heads", &["model.d_model", "model.family"]),
+    ("model.kv_heads", &["model.heads", "model.family"]),
+    ("model.d_model", &["model.layers", "model.d_ff", "model.context", "model.family"]),
+    ("model.d_ff", &["model.d_model"]),
+    ("data.vocab_size", &["data.tokenizer"]),
+    ("train.min_lr", &["train.lr", "train.schedule"]),
+    ("train.total_tokens", &[ACCUMULATION, "train.batch", "model.context"]),
+];
+
+/// The error of a check of settings together, by the name that somebody typed: of the layer that set the key last, else of the last
+/// layer that set one of those that are checked with it.
+fn named_as_set(error: TrainError, layers: &[Layer]) -> TrainError {
+    let TrainError::Value { key, origin: setting, why } = error else { return error };
+    let others = CHECKED_TOGETHER.iter().find(|(name, _)| *name == key).map_or(&[][..], |(_, others)| others);
+    let last = |names: &[&str]| layers.iter().rfind(|layer| names.iter().any(|name| layer.sets(name)));
+    match last(&[&key]).or_else(|| last(others)) {
+        // A command line holds the value, a file and a variable don't.
+        Some(layer) if layer.origin.contains('=') => TrainError::Value { key, origin: layer.origin.clone(), why },
+        Some(layer) => TrainError::Value { key, origin: layer.origin.clone(), why: format!("{why} ({setting})") },
+        None => TrainError::Value { key, origin: setting, why },
+    }
+}
+
+/// The reason, and the value where the layer's name doesn't hold it.
+fn with_value(why: String, origin: &str, key: &str, value: &Value) -> String {
+    if origin.contains('=') { why } else { format!("{why} ({key} = {})", keys::shown(value)) }
+}
+
 /// nanoGPT's number of micro-batches in a step.
 fn micro_batches(value: &Value, origin: &str) -> Result<usize, TrainError> {
     let count = value.as_integer().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
@@ -304,17 +355,3 @@ fn micro_batches(value: &Value, origin: &str) -> Result<usize, TrainError> {
 fn not_a(key: &str, origin: &str, what: &str) -> TrainError {
     TrainError::Value { key: key.to_owned(), origin: origin.to_owned(), why: format!("it must be {what}") }
 }
-
-/// Keys that hold text, whatever it looks like.
-const TEXTS: &[&str] = &[
-    "model.preset",
-    "model.family",
-    "model.gelu",
-    "data.tokenizer",
-    "data.windows",
-    "train.schedule",
-    "sample.prompt",
-];
-
-/// Optional keys that are floats, which a preset may leave absent.
-const FLOATS: &[&str] = &["model.dropout", "model.rope_theta"];

@@ -10,7 +10,7 @@
 //!
 //! use smallmind_model::Model;
 //! use smallmind_simd::IsaKind;
-//! use smallmind_train::{Event, Layer, Source, TrainConfig, Trainer, prepare};
+//! use smallmind_train::{Event, Existing, Layer, RunDir, Source, TrainConfig, Trainer, prepare};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
@@ -22,9 +22,10 @@
 //! layers.push(Layer::assignment("eval.interval=15")?);
 //! let config = TrainConfig::layered(Some("quickstart"), &layers)?;
 //!
-//! // The built-in stories need no file.
-//! let prepared = prepare(&run, &config, Source::Stories { seed: 1337, bytes: 60_000 }, &mut |_| {})?;
-//! let mut trainer = Trainer::create(&run, config, prepared, 2, IsaKind::best())?;
+//! // The folder is this training's alone from here on. The built-in stories need no file.
+//! let dir = RunDir::claim(&run, Existing::Refuse)?;
+//! let prepared = prepare(&dir.staging(), &config, Source::Stories { seed: 1337, bytes: 60_000 }, &mut |_| {})?;
+//! let mut trainer = Trainer::create(dir, config, prepared, 2, IsaKind::best())?;
 //!
 //! let never = AtomicBool::new(false);
 //! let mut losses = Vec::new();
@@ -53,11 +54,13 @@
 //! | subject | items |
 //! |---|---|
 //! | settings | [`TrainConfig`], [`Layer`] |
+//! | nanoGPT's names for them | [`nanogpt`](mod@nanogpt) |
 //! | text to token shards to windows | [`prepare`](fn@prepare), [`data`](mod@data) |
 //! | text without a file | [`stories`](mod@stories) |
 //! | windows to batches | [`Batches`] |
 //! | forward, backward, clip, update | [`Learner`] |
 //! | batches and micro-batches of a step | [`Stepper`] |
+//! | the folder of a run and its lock | [`RunDir`] |
 //! | the loop around it, checkpoints, logs | [`Trainer`] |
 //! | the loss of a model over a whole text | [`evaluate_text`] |
 //! | the course of the learning rate | [`schedule`](mod@schedule) |
@@ -71,9 +74,12 @@ pub mod data;
 mod error;
 mod evaluate;
 mod event;
+mod keys;
 mod layer;
+pub mod nanogpt;
 pub mod prepare;
 mod random;
+mod run_dir;
 mod run_folder;
 mod sample;
 pub mod schedule;
@@ -89,7 +95,8 @@ pub use evaluate::{EvaluateSettings, Evaluation, evaluate_text};
 pub use event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
 pub use layer::Layer;
 pub use prepare::{Prepared, Progress, Source, prepare};
-pub use run_folder::{TrainerState, is_run};
+pub use run_dir::{Existing, Found, RunDir, is_run};
+pub use run_folder::TrainerState;
 pub use step::{BatchShape, Evaluator, Learner, Optimizer, Update};
 pub use stepper::{RunParts, StepSettings, Stepper, TimedCheckpoint};
 pub use trainer::Trainer;

@@ -9,7 +9,6 @@ use smallmind_model::tokenizer::{BpeTraining, SpecialTokens, Tokenizer};
 use crate::TrainError;
 use crate::config::TrainConfig;
 use crate::data::{DataError, Dataset, OpenOptions, ShardOptions, ShardWriter, Split, read_texts, split};
-use crate::run_folder::has_checkpoint;
 use crate::stories::{Part, Stories};
 
 /// The folder of a run that holds its token shards.
@@ -58,7 +57,8 @@ struct Text {
     separated: bool,
 }
 
-/// Reads the source, makes `RUN/tokenizer.json` and the shards in `RUN/data`, and opens them.
+/// Reads the source, makes `tokenizer.json` and the shards in `data` in the folder `run`, which is a new run's
+/// [staging folder](crate::RunDir::staging), and opens them.
 ///
 /// # Errors
 /// Files that are missing, empty or no UTF-8; text that is too short; a vocabulary that can't be made; a disk that is full.
@@ -68,9 +68,6 @@ pub fn prepare(
     source: Source<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Prepared, TrainError> {
-    if has_checkpoint(run)? {
-        return Err(TrainError::Exists(run.to_owned()));
-    }
     progress(Progress::Text);
     let text = read(config, source)?;
     progress(Progress::Tokenizer);

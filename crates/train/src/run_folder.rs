@@ -4,12 +4,12 @@
 //! RUN/config.json, tokenizer.json, model.safetensors   the model: the best so far by validation loss
 //! RUN/train.toml                                       what the training was told
 //! RUN/log.jsonl, log.csv                               a line for each logged step and estimate
-//! RUN/train.lock                                       empty; locked while a training writes here
+//! RUN/train.lock                                       empty; locked while a training writes here: see `run_dir`
 //! RUN/data/                                            token shards
 //! RUN/checkpoints/step-00000250/                       a model like the above, and trainer.json, trainer.safetensors, manifest.json
 //! ```
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -24,15 +24,16 @@ use smallmind_model::Model;
 
 use crate::config::TrainConfig;
 use crate::event::{EvalEvent, Event, StepEvent};
+use crate::layer::Layer;
+use crate::run_dir::{RunDir, is_run};
 use crate::{Learner, TrainError};
 
-const CHECKPOINTS: &str = "checkpoints";
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
 const STATE_FILE: &str = "trainer.json";
 const MOMENTS_FILE: &str = "trainer.safetensors";
-const CONFIG_COPY: &str = "train.toml";
-const LOG_FILE: &str = "log.jsonl";
-const CSV_FILE: &str = "log.csv";
-const LOCK_FILE: &str = "train.lock";
+pub(crate) const CONFIG_COPY: &str = "train.toml";
+pub(crate) const LOG_FILE: &str = "log.jsonl";
+pub(crate) const CSV_FILE: &str = "log.csv";
 const CSV_HEADER: &str = "step,loss,lr,grad_norm,tokens_per_second,seconds,train_loss,val_loss,bits_per_byte";
 
 /// What a training has to remember beside weights and moments. The batches and the dropout masks are functions of seed and step.
@@ -58,9 +59,7 @@ pub const STATE_VERSION: u32 = 1;
 /// A run on the disk.
 #[derive(Debug)]
 pub struct RunFolder {
-    path: PathBuf,
-    /// Keeps other trainings out until it is closed.
-    _lock: File,
+    dir: RunDir,
     log: File,
     csv: File,
     /// A line in the making; kept, so that a step that is logged allocates nothing.
@@ -68,26 +67,25 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// A new run in `path`, which may hold the data that `prepare` put there, but no run.
+    /// Logs and settings of a new run, in the staging folder of `dir`.
     ///
     /// # Errors
-    /// A run that is there already, or a training at work there; a disk that is full.
-    pub fn create(path: &Path, config: &TrainConfig) -> Result<Self, TrainError> {
-        if has_checkpoint(path)? {
-            return Err(TrainError::Exists(path.to_owned()));
-        }
-        let run = Self::open_logs(path, lock(path)?, true)?;
-        run.write_config(config)?;
+    /// A disk that is full.
+    pub fn create(dir: RunDir, config: &TrainConfig) -> Result<Self, TrainError> {
+        let staging = dir.staging();
+        write_config(&staging, config)?;
+        let mut run = Self::open_logs(dir, &staging)?;
+        run.csv_line(format_args!("{CSV_HEADER}"))?;
         Ok(run)
     }
 
-    /// Goes on with the run in `path` after `step` updates: later lines of its logs are dropped. So are the estimates of the very end, which
+    /// Goes on with the run in `dir` after `step` updates: later lines of its logs are dropped. So are the estimates of the very end, which
     /// a training that has nothing more to do makes again.
     ///
     /// # Errors
-    /// Another training at work there; logs that can't be read or written.
-    pub fn reopen(path: &Path, config: &TrainConfig, step: u64) -> Result<Self, TrainError> {
-        let lock = lock(path)?;
+    /// Logs that can't be read or written.
+    pub fn reopen(dir: RunDir, config: &TrainConfig, step: u64) -> Result<Self, TrainError> {
+        let path = dir.path().to_owned();
         let stays = |s: u64, estimate: bool| s <= step && !(estimate && s >= config.train.steps);
         truncate(&path.join(LOG_FILE), None, |line| {
             let Ok(event) = serde_json::from_str::<Value>(line) else { return false };
@@ -101,36 +99,36 @@ impl RunFolder {
             let step = cells[0].parse().ok().filter(|_| cells.len() == columns);
             step.is_some_and(|s| stays(s, cells[1].is_empty()))
         })?;
-        let run = Self::open_logs(path, lock, false)?;
-        run.write_config(config)?;
-        Ok(run)
+        write_config(&path, config)?;
+        Self::open_logs(dir, &path)
     }
 
-    fn open_logs(path: &Path, lock: File, new: bool) -> Result<Self, TrainError> {
+    fn open_logs(dir: RunDir, place: &Path) -> Result<Self, TrainError> {
         let open = |name: &str| {
-            let file = path.join(name);
-            let mut options = OpenOptions::new();
-            options.create(true).append(!new).write(true).truncate(new);
-            options.open(&file).map_err(|source| TrainError::Write { path: file, source })
+            let file = place.join(name);
+            let opened = OpenOptions::new().create(true).append(true).open(&file);
+            opened.map_err(|source| TrainError::Write { path: file, source })
         };
         let (log, csv) = (open(LOG_FILE)?, open(CSV_FILE)?);
-        let mut run = Self { path: path.to_owned(), _lock: lock, log, csv, line: Vec::with_capacity(512) };
-        if new {
-            run.csv_line(format_args!("{CSV_HEADER}"))?;
-        }
-        Ok(run)
+        Ok(Self { dir, log, csv, line: Vec::with_capacity(512) })
     }
 
-    fn write_config(&self, config: &TrainConfig) -> Result<(), TrainError> {
-        let path = self.path.join(CONFIG_COPY);
-        let text =
-            toml::to_string_pretty(config).map_err(|e| TrainError::Toml { path: path.clone(), why: e.to_string() })?;
-        Ok(write_file_atomic(path, |out| out.write_all(text.as_bytes()))?)
+    /// Puts a new run in its place, with all that is in the staging folder.
+    ///
+    /// # Errors
+    /// A disk that refuses.
+    pub fn publish(&mut self) -> Result<(), TrainError> {
+        self.dir.publish()
+    }
+
+    /// Where the files of a new run are written until it is published.
+    pub fn staging(&self) -> PathBuf {
+        self.dir.staging()
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.dir.path()
     }
 
     /// Appends an event to the logs, if it belongs there. Allocates nothing for a step.
@@ -157,13 +155,13 @@ impl RunFolder {
         self.line.push(b'\n');
         // In one piece, so that a process that is killed leaves whole lines.
         let written = put.and_then(|()| self.log.write_all(&self.line));
-        written.map_err(|source| TrainError::Write { path: self.path.join(LOG_FILE), source })
+        written.map_err(|source| TrainError::Write { path: self.path().join(LOG_FILE), source })
     }
 
     fn csv_line(&mut self, line: std::fmt::Arguments<'_>) -> Result<(), TrainError> {
         self.line.clear();
         let written = writeln!(self.line, "{line}").and_then(|()| self.csv.write_all(&self.line));
-        written.map_err(|source| TrainError::Write { path: self.path.join(CSV_FILE), source })
+        written.map_err(|source| TrainError::Write { path: self.path().join(CSV_FILE), source })
     }
 
     /// Writes `model` as the run's model.
@@ -171,22 +169,39 @@ impl RunFolder {
     /// # Errors
     /// A disk that is full; the earlier model is then untouched.
     pub fn publish_model(&self, model: &Model) -> Result<(), TrainError> {
-        Ok(model.save(&self.path)?)
+        Ok(model.save(self.path())?)
     }
 }
 
-/// Makes the folder of a run and locks it, where its file system has locks.
-fn lock(run: &Path) -> Result<File, TrainError> {
-    std::fs::create_dir_all(run).map_err(|source| TrainError::Write { path: run.to_owned(), source })?;
-    let path = run.join(LOCK_FILE);
-    let file = match OpenOptions::new().create(true).append(true).open(&path) {
-        Ok(file) => file,
-        Err(source) => return Err(TrainError::Write { path, source }),
-    };
-    match file.try_lock() {
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(TrainError::Busy(run.to_owned())),
+fn write_config(folder: &Path, config: &TrainConfig) -> Result<(), TrainError> {
+    let path = folder.join(CONFIG_COPY);
+    let text =
+        toml::to_string_pretty(config).map_err(|e| TrainError::Toml { path: path.clone(), why: e.to_string() })?;
+    Ok(write_file_atomic(path, |out| out.write_all(text.as_bytes()))?)
+}
+
+/// What `RUN/train.toml` says, which somebody may have edited since the last checkpoint; none where it is gone.
+///
+/// # Errors
+/// A file that can't be read or isn't TOML.
+pub fn told(run: &Path) -> Result<Option<Layer>, TrainError> {
+    let path = run.join(CONFIG_COPY);
+    if path.symlink_metadata().is_err() { Ok(None) } else { Layer::file(&path).map(Some) }
+}
+
+/// Copies the tokenizer of a checkpoint to `run` where that has none. Answers whether it did.
+///
+/// # Errors
+/// A disk that is full.
+pub fn restore_tokenizer(run: &Path, checkpoint: &Path) -> Result<bool, TrainError> {
+    let path = run.join(TOKENIZER_FILE);
+    if path.exists() {
+        return Ok(false);
     }
+    let from = checkpoint.join(TOKENIZER_FILE);
+    let bytes = std::fs::read(&from).map_err(|source| TrainError::Read { path: from, source })?;
+    write_file_atomic(path, |out| out.write_all(&bytes))?;
+    Ok(true)
 }
 
 /// Keeps the lines of a log for which `keep` holds, under its header.
@@ -205,16 +220,6 @@ fn truncate(path: &Path, header: Option<&str>, keep: impl Fn(&str) -> bool) -> R
 /// The checkpoints of a run.
 pub fn checkpoints(run: &Path, keep: usize) -> Rolling {
     Rolling::new(run.join(CHECKPOINTS), "step-", NonZeroUsize::new(keep).unwrap_or(NonZeroUsize::MIN))
-}
-
-/// Whether `path` holds a run.
-pub fn is_run(path: &Path) -> bool {
-    path.join(CHECKPOINTS).is_dir()
-}
-
-/// Whether `path` holds a checkpoint, whole or not: something that must not be overwritten.
-pub fn has_checkpoint(path: &Path) -> Result<bool, TrainError> {
-    Ok(!checkpoints(path, 1).steps()?.is_empty())
 }
 
 /// Publishes a checkpoint of `learner`: a whole model and all that going on bit for bit needs.
@@ -269,7 +274,7 @@ pub fn latest(run: &Path) -> Result<(ValidCheckpoint, TrainerState, Vec<String>)
         return Err(match warnings.len() {
             0 => TrainError::NoRun {
                 path: run.to_owned(),
-                why: "it was stopped before its first checkpoint; remove the folder and train anew".into(),
+                why: "its folder `checkpoints` is empty, so that weights and moments to go on from are lost".into(),
             },
             _ => TrainError::Damaged { path: rolling.dir().to_owned(), why: warnings.join("; ") },
         });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use smallmind_checkpoint::Rolling;
+use smallmind_checkpoint::{CONFIG_FILE, Rolling, TOKENIZER_FILE, WEIGHTS_FILE};
 use smallmind_graph::{Batch, NoProbe, Probe};
 use smallmind_model::tokenizer::Tokenizer;
 use smallmind_model::{Model, ModelConfig};
@@ -18,6 +18,7 @@ use crate::evaluate::whole_set;
 use crate::event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
 use crate::layer::Layer;
 use crate::prepare::{self, Prepared};
+use crate::run_dir::RunDir;
 use crate::run_folder::{self, RunFolder, STATE_VERSION, TrainerState};
 use crate::sample::Samples;
 use crate::schedule::{Cosine, Schedule, Warmup, WarmupFrom, WarmupStableDecay};
@@ -43,6 +44,8 @@ pub struct Trainer {
     threads: usize,
     isa: IsaKind,
     resumed_from: Option<u64>,
+    /// The first checkpoint of a new run, until it has been told of.
+    first_checkpoint: Option<PathBuf>,
     warnings: Vec<String>,
     last_checkpoint: Option<u64>,
 }
@@ -56,19 +59,21 @@ struct Lap {
 }
 
 impl Trainer {
-    /// Begins a run in the folder `run`, with data that [`prepare::prepare`] put there.
+    /// Begins a run with data that [`prepare::prepare`] put into the staging folder of `dir`. Writes the first checkpoint, and puts the run in its
+    /// place: from here on it can be resumed, whenever it is killed.
     ///
     /// # Errors
-    /// A run that is there already, settings that make no training, text shorter than a window, too little memory.
+    /// Settings that make no training, text shorter than a window, too little memory, a disk that is full. Then `dir` is as it was before the
+    /// claim.
     pub fn create(
-        run: &Path,
+        dir: RunDir,
         config: TrainConfig,
         prepared: Prepared,
         threads: usize,
         isa: IsaKind,
     ) -> Result<Self, TrainError> {
         let model = Model::random(model_config(&config, &prepared.tokenizer)?, config.train.seed)?;
-        let folder = RunFolder::create(run, &config)?;
+        let folder = RunFolder::create(dir, &config)?;
         let state = TrainerState {
             schema_version: STATE_VERSION,
             step: 0,
@@ -77,19 +82,35 @@ impl Trainer {
             last_losses: None,
             seconds: 0.0,
         };
-        Self::assemble(state, model, prepared, folder, threads, isa)
+        let mut trainer = Self::assemble(state, model, prepared, folder, threads, isa)?;
+        trainer.check_finite()?;
+        let first = run_folder::checkpoints(&trainer.folder.staging(), 1);
+        let (learner, state) = (&trainer.stepper.learner, &trainer.state);
+        let _ = run_folder::write_checkpoint(&first, learner, state, &trainer.tokenizer_json)?;
+        trainer.folder.publish()?;
+        trainer.last_checkpoint = Some(0);
+        trainer.first_checkpoint = Some(trainer.rolling.path_of(0));
+        Ok(trainer)
     }
 
     /// Goes on with the run in the folder `run` from its newest whole checkpoint, bit for bit, with any number of threads. `layers` may
-    /// change how long it trains and what it tells.
+    /// change how long it trains and what it tells; so may `train.toml` in the folder, below them. A file of the model that is missing is
+    /// written again.
     ///
     /// # Errors
-    /// No run, no whole checkpoint, data of another run, or a setting that is fixed.
+    /// No run, another training at work on it, no whole checkpoint, data of another run, a setting that is fixed, or fewer steps than are done.
     pub fn resume(run: &Path, layers: &[Layer], threads: usize, isa: IsaKind) -> Result<Self, TrainError> {
+        let dir = RunDir::open(run)?;
         // A checkpoint may be set aside under another name, where a process was killed while it replaced that.
         run_folder::checkpoints(run, 1).clean()?;
-        let (checkpoint, mut state, warnings) = run_folder::latest(run)?;
-        state.config = state.config.resumed(layers)?;
+        let (checkpoint, mut state, mut warnings) = run_folder::latest(run)?;
+        state.config = resumed_config(run, &state.config, layers, &mut warnings)?;
+        if state.config.train.steps < state.step {
+            return Err(TrainError::StepsDone { asked: state.config.train.steps, done: state.step });
+        }
+        if run_folder::restore_tokenizer(run, &checkpoint.path)? {
+            warnings.push(restored(TOKENIZER_FILE, state.step));
+        }
         let prepared = prepare::open(run)?;
         let model = Model::load(&checkpoint.path)?;
         // Compared as they are stored: a field that a family does not have says nothing.
@@ -97,8 +118,15 @@ impl Trainer {
             let why = "its model has another shape than its settings and its tokenizer say".to_owned();
             return Err(TrainError::NoRun { path: checkpoint.path, why });
         }
-        let folder = RunFolder::reopen(run, &state.config, state.step)?;
+        let folder = RunFolder::reopen(dir, &state.config, state.step)?;
         let step = state.step;
+        let missing = [CONFIG_FILE, WEIGHTS_FILE].into_iter().find(|name| !run.join(name).exists());
+        if let Some(name) = missing.filter(|_| state.best_val_loss.is_some()) {
+            // The best model may be lost. This one takes its place until an estimate is better than none.
+            folder.publish_model(&model)?;
+            state.best_val_loss = None;
+            warnings.push(restored(name, step));
+        }
         let mut trainer = Self::assemble(state, model, prepared, folder, threads, isa)?;
         let (_, m, v, steps) = trainer.stepper.learner.state_mut();
         run_folder::read_moments(&checkpoint.path, m, v)?;
@@ -124,7 +152,6 @@ impl Trainer {
         prepare::check_length(Split::Validation, validation.tokens(), settings.shape.context)?;
         let end = tokenizer.eos();
         let rolling = run_folder::checkpoints(folder.path(), config.checkpoint.keep);
-        rolling.clean()?;
         let tokenizer = Arc::new(tokenizer);
         Ok(Self {
             samples: Samples::new(config, &model, &tokenizer, &validation, threads, isa)?,
@@ -138,6 +165,7 @@ impl Trainer {
             threads,
             isa,
             resumed_from: None,
+            first_checkpoint: None,
             warnings: vec![],
             last_checkpoint: None,
         })
@@ -182,9 +210,8 @@ impl Trainer {
         on_event(&Event::Started(self.started()));
         let steps = self.state.config.train.steps;
         let schedule = schedule(&self.state.config);
-        if self.last_checkpoint.is_none() {
-            // From here on the run can be resumed, whenever it is killed.
-            self.checkpoint(on_event)?;
+        if let Some(path) = self.first_checkpoint.take() {
+            self.tell(Event::Checkpoint { step: 0, path }, on_event)?;
         }
         let before = self.state.seconds;
         let started = Instant::now();
@@ -261,9 +288,10 @@ impl Trainer {
         let seed = self.state.config.train.seed;
         let train_loss = self.estimate_on(Set::Train, seed ^ EVAL_TRAIN)?;
         let val_loss = self.estimate_on(Set::Validation, seed ^ EVAL_VALIDATION)?;
-        let best = self.state.best_val_loss.is_none_or(|b| val_loss < b);
+        let best = self.state.best_val_loss.is_none_or(|b| val_loss <= b);
         self.state.last_losses = Some((train_loss, val_loss));
-        if best {
+        // The same loss again is that of a finished run that is resumed.
+        if self.state.best_val_loss != Some(val_loss) && best {
             self.check_finite()?;
             self.state.best_val_loss = Some(val_loss);
             self.folder.publish_model(self.stepper.learner.model())?;
@@ -393,6 +421,29 @@ impl Trainer {
             remaining_seconds: (steps - step) as f64 / per_second,
         }
     }
+}
+
+/// What a run goes on with: the settings of its checkpoint, below what its `train.toml` says, below `layers`.
+fn resumed_config(
+    run: &Path,
+    before: &TrainConfig,
+    layers: &[Layer],
+    warnings: &mut Vec<String>,
+) -> Result<TrainConfig, TrainError> {
+    let mut config = before.clone();
+    if let Some(told) = run_folder::told(run)? {
+        config = before.resumed(std::slice::from_ref(&told))?;
+        if config != *before {
+            let changes = before.differences(&config).join(", ");
+            warnings.push(format!("{} is obeyed where it differs from the last checkpoint: {changes}", told.origin));
+        }
+    }
+    config.resumed(layers)
+}
+
+/// The warning of a file that a checkpoint has replaced.
+fn restored(name: &str, step: u64) -> String {
+    format!("{name} was missing in the run's folder; it is written again from the checkpoint of step {step}")
 }
 
 /// The shape of the model for a vocabulary.

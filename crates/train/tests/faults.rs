@@ -10,7 +10,7 @@ use common::{begin, checkpoint, copy, finish, resume, resumed_from, state, stop_
 use smallmind_checkpoint::{CONFIG_FILE, Rolling, TOKENIZER_FILE, WEIGHTS_FILE};
 use smallmind_model::Model;
 use smallmind_simd::IsaKind;
-use smallmind_train::{ErrorClass, Source, TrainError, Trainer, prepare};
+use smallmind_train::{ErrorClass, Existing, RunDir, Source, TrainError, Trainer, prepare};
 
 /// Runs to the error that is expected.
 fn failure(trainer: &mut Trainer) -> TrainError {
@@ -176,18 +176,21 @@ mod full_disk {
         {
             let dir = tempfile::tempdir().unwrap();
             let run = dir.path().join("run");
-            fs::create_dir(&run).unwrap();
             let config = tiny(&["log.interval=1000", interval]);
+            let claim = RunDir::claim(&run, Existing::Refuse).unwrap();
+            let staging = claim.staging();
             let prepared =
-                prepare(&run, &config, Source::Files(&[common::text_file(dir.path())]), &mut |_| {}).unwrap();
-            std::os::unix::fs::symlink("/dev/full", run.join(log)).unwrap();
-            let error = Trainer::create(&run, config, prepared, 1, IsaKind::best())
+                prepare(&staging, &config, Source::Files(&[common::text_file(dir.path())]), &mut |_| {}).unwrap();
+            std::os::unix::fs::symlink("/dev/full", staging.join(log)).unwrap();
+            let error = Trainer::create(claim, config, prepared, 1, IsaKind::best())
                 .map_or_else(|error| error, |mut trainer| failure(&mut trainer));
             let TrainError::Write { path, .. } = &error else { panic!("{error}") };
             assert_eq!((path, error.class()), (&run.join(log), ErrorClass::Failed));
             assert!(error.to_string().to_lowercase().contains("no space"), "{error}");
-            fs::remove_file(run.join(log)).unwrap();
+            // The header of the table is written before the run begins.
+            assert_eq!(run.exists(), log == "log.jsonl");
             if log == "log.jsonl" {
+                fs::remove_file(run.join(log)).unwrap();
                 assert_eq!(resumed_from(&finish(&mut resume(&run, 1)).1), Some(0));
             }
         }

@@ -13,7 +13,9 @@ use common::{
 use smallmind_checkpoint::{CONFIG_FILE, Rolling, TOKENIZER_FILE, TensorData, TensorWriter, WEIGHTS_FILE};
 use smallmind_model::Model;
 use smallmind_simd::IsaKind;
-use smallmind_train::{ErrorClass, Event, Finish, Layer, Source, TrainConfig, TrainError, Trainer, prepare};
+use smallmind_train::{
+    ErrorClass, Event, Existing, Finish, Found, Layer, RunDir, Source, TrainConfig, TrainError, Trainer, prepare,
+};
 
 /// Everything that a step depends on is on: dropout, accumulation, clipping, a rate that changes.
 const FULL: &[&str] =
@@ -75,8 +77,9 @@ fn documents_go_on_where_they_were() {
         let run = dir.path().join(name);
         let config = tiny(&[&settings, changed].concat());
         let source = Source::Stories { seed: 1, bytes: 60_000 };
-        let prepared = prepare(&run, &config, source, &mut |_| {}).unwrap();
-        (Trainer::create(&run, config, prepared, 1, IsaKind::best()).unwrap(), run)
+        let claim = RunDir::claim(&run, Existing::Refuse).unwrap();
+        let prepared = prepare(&claim.staging(), &config, source, &mut |_| {}).unwrap();
+        (Trainer::create(claim, config, prepared, 1, IsaKind::best()).unwrap(), run)
     };
     let (mut whole, _) = begin("whole", &["eval.interval=8"]);
     let (summary, events) = finish(&mut whole);
@@ -314,7 +317,7 @@ fn without_a_whole_checkpoint_there_is_a_clear_error() {
     assert!(fs::read(run.join("log.jsonl")).unwrap() == before, "nothing is touched");
     // Nor may a new run take its place.
     let error = begin(dir.path(), "stopped", &tiny(&[]), 1).err().unwrap();
-    assert!(matches!(error, TrainError::Exists(_)), "{error}");
+    assert!(matches!(error, TrainError::Exists { .. }), "{error}");
 }
 
 #[test]
@@ -418,6 +421,8 @@ fn a_checkpoint_of_another_shape_is_refused() {
         let run = dir.path().join("forged");
         copy(&stopped, &run);
         forge(&run, &replaced);
+        // Settings beside the checkpoint would be found to differ first.
+        fs::remove_file(run.join("train.toml")).unwrap();
         let error =
             Trainer::resume(&run, &[], 1, IsaKind::best()).err().unwrap_or_else(|| panic!("{what} was accepted"));
         assert_eq!(error.class(), ErrorClass::BadFile, "{what}: {error}");
@@ -442,9 +447,9 @@ fn a_folder_that_is_no_run() {
     let cases = [
         (missing, "there is no such folder"),
         (empty, "no folder `checkpoints`"),
-        (file, "there is no such folder"),
+        (file, "it is a file"),
         (model, "no folder `checkpoints`"),
-        (unborn, "before its first checkpoint"),
+        (unborn, "`checkpoints` is empty"),
     ];
     for (path, why) in cases {
         let error = Trainer::resume(&path, &[], 1, IsaKind::best()).err().unwrap();
@@ -474,7 +479,6 @@ fn data_that_is_not_the_runs_is_refused() {
     refused(&|run| cut(&run.join("data/validation-00000.bin")), "validation-00000.bin");
     refused(&|run| fs::remove_file(run.join("data/manifest.json")).unwrap(), "manifest.json");
     refused(&|run| fs::remove_dir_all(run.join("data")).unwrap(), "data: no such file");
-    refused(&|run| fs::remove_file(run.join(TOKENIZER_FILE)).unwrap(), TOKENIZER_FILE);
     refused(&|run| fs::write(run.join(TOKENIZER_FILE), b"{}").unwrap(), TOKENIZER_FILE);
     let other = smallmind_model::tokenizer::Tokenizer::characters("another alphabet").unwrap();
     refused(&|run| other.save(run.join(TOKENIZER_FILE)).unwrap(), "another tokenizer");
@@ -487,14 +491,15 @@ fn a_run_is_never_overwritten() {
     let files = ["tokenizer.json", "train.toml", "log.jsonl", "log.csv", "data/manifest.json", "data/train-00000.bin"];
     let read = || files.map(|file| fs::read(run.join(file)).unwrap());
     let before = read();
-    let config = tiny(&["data.tokenizer=bpe", "data.vocab_size=300"]);
-    let error = prepare(&run, &config, Source::Stories { seed: 1, bytes: 9000 }, &mut |_| {}).err().unwrap();
-    assert!(matches!(&error, TrainError::Exists(path) if *path == run), "{error}");
+    let error = RunDir::claim(&run, Existing::Refuse).err().unwrap();
+    assert!(matches!(&error, TrainError::Exists { path, found: Found::Run } if *path == run), "{error}");
     assert_eq!(error.class(), ErrorClass::Usage);
-    assert!(error.to_string().contains("--resume"), "{error}");
-    let prepared = smallmind_train::prepare::open(&run).unwrap();
-    let error = Trainer::create(&run, config, prepared, 1, IsaKind::best()).err().unwrap();
-    assert!(matches!(error, TrainError::Exists(_)), "{error}");
+    // A new run that comes to nothing leaves the old one as it was, though that was to be replaced.
+    let claim = RunDir::claim(&run, Existing::Replace).unwrap();
+    let config = tiny(&["data.tokenizer=bpe", "data.vocab_size=300"]);
+    let prepared = prepare(&claim.staging(), &config, Source::Stories { seed: 1, bytes: 9000 }, &mut |_| {}).unwrap();
+    let error = Trainer::create(claim, tiny(&["block_size=8000"]), prepared, 1, IsaKind::best()).err().unwrap();
+    assert_eq!(error.class(), ErrorClass::BadFile, "{error}");
     assert!(read() == before);
     let mut trainer = resume(&run, 1);
     finish(&mut trainer);
@@ -507,4 +512,86 @@ fn a_run_is_never_overwritten() {
     let again = prepare(&shards, &tiny(&["data.tokenizer=bpe"]), Source::Stories { seed: 2, bytes: 9000 }, &mut |_| {});
     assert_eq!(again.err().map(|e| e.class()), Some(ErrorClass::BadFile));
     assert!(fs::read(shards.join(TOKENIZER_FILE)).unwrap() == tokenizer);
+}
+
+#[test]
+fn files_of_the_model_that_are_missing_are_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = tiny(&["train.steps=12", "eval.interval=4"]);
+    let run = dir.path().join("run");
+    finish(&mut begin(dir.path(), "run", &config, 1).unwrap());
+    let all = [WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE];
+    let read = || all.map(|name| fs::read(run.join(name)).unwrap());
+    let before = read();
+    for name in all {
+        fs::remove_file(run.join(name)).unwrap();
+        let (_, events) = finish(&mut resume(&run, 1));
+        assert!(warnings(&events).iter().any(|w| w.contains(name) && w.contains("step 12")), "{events:?}");
+        // The last model was the best one.
+        assert!(read() == before, "{name}");
+    }
+}
+
+#[test]
+fn a_finished_run_that_is_resumed_tells_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, first) = finish(&mut begin(dir.path(), "run", &tiny(&["train.steps=12"]), 1).unwrap());
+    let (_, again) = finish(&mut resume(&dir.path().join("run"), 1));
+    let last = |events: &[Event]| {
+        events.iter().rev().find_map(|e| if let Event::Eval(e) = e { Some(e.clone()) } else { None })
+    };
+    assert_eq!(last(&again), last(&first));
+    assert!(last(&again).unwrap().best);
+}
+
+#[test]
+fn fewer_steps_than_are_done_are_refused_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    finish(&mut begin(dir.path(), "run", &tiny(&["train.steps=12", "eval.interval=3"]), 1).unwrap());
+    let files = ["train.toml", "log.jsonl", "log.csv"];
+    let read = || files.map(|name| fs::read(run.join(name)).unwrap());
+    let before = read();
+    for asked in ["train.steps=11", "max_iters=1"] {
+        let error = Trainer::resume(&run, &layers(&[asked]), 1, IsaKind::best()).err().unwrap();
+        assert!(matches!(error, TrainError::StepsDone { done: 12, .. }), "{error}");
+        assert_eq!(error.class(), ErrorClass::Usage);
+        assert!(read() == before);
+    }
+    assert!(Trainer::resume(&run, &layers(&["train.steps=12"]), 1, IsaKind::best()).is_ok());
+}
+
+#[test]
+fn settings_that_were_edited_by_hand_are_obeyed_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    finish(&mut begin(dir.path(), "run", &tiny(&["train.steps=12"]), 1).unwrap());
+    let path = run.join("train.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let edit = |from: &str, to: &str| {
+        assert!(text.contains(from), "{text}");
+        fs::write(&path, text.replace(from, to)).unwrap();
+    };
+    edit("steps = 12", "steps = 15");
+    let (summary, events) = finish(&mut resume(&run, 1));
+    assert_eq!(summary.steps, 15);
+    let told = warnings(&events);
+    assert!(told.iter().any(|w| w.contains("train.steps = 15 instead of 12") && w.contains("train.toml")), "{told:?}");
+    // A flag is over it.
+    edit("steps = 12", "steps = 20");
+    let (summary, _) = finish(&mut Trainer::resume(&run, &layers(&["train.steps=16"]), 1, IsaKind::best()).unwrap());
+    assert_eq!(summary.steps, 16);
+
+    for (from, to, class, word) in [
+        ("d_model = 16", "d_model = 32", ErrorClass::Usage, "model.d_model"),
+        ("[eval]", "[evaluation]", ErrorClass::Usage, "evaluation"),
+        ("[eval]", "[eval", ErrorClass::Usage, "TOML"),
+    ] {
+        edit(from, to);
+        let error = Trainer::resume(&run, &[], 1, IsaKind::best()).err().unwrap();
+        let message = error.to_string();
+        assert_eq!(error.class(), class, "{message}");
+        assert!(message.contains("train.toml") && message.contains(word), "{message}");
+        assert!(fs::read_to_string(&path).unwrap().contains(to), "the file was written over");
+    }
 }

@@ -17,7 +17,7 @@ use smallmind_model::{GenerateOptions, Generator, Model, Session, SessionOptions
 use smallmind_simd::IsaKind;
 use smallmind_train::data::{Dataset, OpenOptions, Split};
 use smallmind_train::{
-    ErrorClass, EvaluateSettings, Event, Finish, Source, TrainError, Trainer, evaluate_text, prepare,
+    ErrorClass, EvaluateSettings, Event, Existing, Finish, RunDir, Source, TrainError, Trainer, evaluate_text, prepare,
 };
 
 const GPT: &[&str] = &["model.family=gpt2", "model.biases=false"];
@@ -323,9 +323,11 @@ fn a_prompt_that_can_not_be_is_refused_at_once() {
 fn a_context_or_a_tokenizer_that_does_not_fit() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
-    let prepared = prepare(&run, &tiny(&[]), Source::Files(&[text_file(dir.path())]), &mut |_| {}).unwrap();
+    let claim = RunDir::claim(&run, Existing::Refuse).unwrap();
+    let source = [text_file(dir.path())];
+    let prepared = prepare(&claim.staging(), &tiny(&[]), Source::Files(&source), &mut |_| {}).unwrap();
     // Prepared for a context of 8, trained with one that the validation part is too short for.
-    let error = Trainer::create(&run, tiny(&["block_size=800"]), prepared, 1, IsaKind::best()).err().unwrap();
+    let error = Trainer::create(claim, tiny(&["block_size=800"]), prepared, 1, IsaKind::best()).err().unwrap();
     assert_eq!(error.class(), ErrorClass::BadFile);
     assert!(error.to_string().contains("validation part") && error.to_string().contains("800"), "{error}");
 
@@ -335,6 +337,7 @@ fn a_context_or_a_tokenizer_that_does_not_fit() {
     assert_eq!(error.class(), ErrorClass::BadFile);
     assert!(error.to_string().contains("tokenizer-of-mine.json"), "{error}");
     // The tokenizer of one run serves the next.
+    begin(dir.path(), "run", &tiny(&[]), 1).unwrap();
     let setting = format!("data.tokenizer={}", run.join(TOKENIZER_FILE).display());
     let mut trainer = begin(dir.path(), "third", &tiny(&[&setting]), 1).unwrap();
     finish(&mut trainer);

@@ -191,6 +191,14 @@ pub(crate) fn zero_tensors(config: &ModelConfig) -> Vec<ZeroTensor> {
     }
 }
 
+/// The file's name for the table of token embeddings.
+pub(crate) fn embedding_name(config: &ModelConfig) -> &'static str {
+    match config.family {
+        Family::Gpt2 => "transformer.wte.weight",
+        Family::Llama | Family::Qwen2 => "model.embed_tokens.weight",
+    }
+}
+
 /// The prefix that files may lack: published GPT-2 weights come without it.
 pub(crate) fn optional_prefix(config: &ModelConfig) -> &'static str {
     match config.family {

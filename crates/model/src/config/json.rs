@@ -1,9 +1,12 @@
 //! `config.json` as Hugging Face has it: reading it strictly, and writing it.
 
 use serde_json::{Map, Value, json};
-use smallmind_graph::op::{Gelu, RopeScaling};
+use smallmind_graph::op::Gelu;
 
-use super::{Biases, ConfigError, DropoutConfig, Family, Head, MAX_SHOWN, ModelConfig, RopeConfig, heads_must_divide};
+use super::{
+    Biases, ConfigError, DropoutConfig, Family, Head, ModelConfig, RopeConfig, UnknownKeys, heads_must_divide, keys,
+    kind, rope,
+};
 
 /// The names of [`ModelConfig::check`] and those that `config.json` has for the same: of a GPT-2, and of the LLaMA family.
 const FILE_KEYS: &[[&str; 3]] = &[
@@ -37,25 +40,41 @@ impl ConfigError {
 }
 
 impl ModelConfig {
-    /// Reads what Hugging Face's `config.json` holds.
+    /// Reads what Hugging Face's `config.json` holds. Every key must be known: one that isn't may change what the model computes.
     ///
     /// # Errors
-    /// A field that is missing, of the wrong type, or of a value that makes no model or that SmallMind does not run.
+    /// A key that is not known; a field that is missing, of the wrong type, or of a value that makes no model or that SmallMind does
+    /// not run.
     pub fn from_json(value: &Value) -> Result<Self, ConfigError> {
-        let Value::Object(map) = value else {
-            return Err(ConfigError::invalid("config", kind(value), "a model's configuration is a JSON object"));
-        };
-        let fields = Fields { map };
-        let (family, read) = match fields.str("model_type")? {
-            "gpt2" => (Family::Gpt2, gpt2(&fields)),
-            "llama" => (Family::Llama, llama(&fields, Family::Llama)),
-            "qwen2" => (Family::Qwen2, llama(&fields, Family::Qwen2)),
-            other => {
-                return Err(ConfigError::invalid("model_type", other, "SmallMind runs gpt2, llama and qwen2"));
-            }
+        Self::from_json_with(value, UnknownKeys::Refuse)
+    }
+
+    /// [`ModelConfig::from_json`], which may pass over keys that are not known.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::from_json`].
+    pub fn from_json_with(value: &Value, unknown: UnknownKeys) -> Result<Self, ConfigError> {
+        let fields = Fields::top_level(value)?;
+        let family = family(&fields)?;
+        let unknown_keys = keys::check(fields.map, family)?;
+        if unknown == UnknownKeys::Refuse && !unknown_keys.is_empty() {
+            return Err(ConfigError::Unknown { path: None, keys: unknown_keys });
+        }
+        let read = match family {
+            Family::Gpt2 => gpt2(&fields),
+            Family::Llama | Family::Qwen2 => llama(&fields, family),
         };
         let checked = read.and_then(|config| config.check().map(|()| config));
         checked.map_err(|error| error.in_terms_of(family))
+    }
+
+    /// The keys of a `config.json` that are not known, by their paths: those that [`UnknownKeys::Allow`] passes over.
+    ///
+    /// # Errors
+    /// A `model_type` that is missing or not supported, or a known key with a value that is not.
+    pub fn unknown_keys(value: &Value) -> Result<Vec<String>, ConfigError> {
+        let fields = Fields::top_level(value)?;
+        keys::check(fields.map, family(&fields)?)
     }
 
     /// The `config.json` that [`ModelConfig::from_json`] reads, and other tools too.
@@ -129,21 +148,25 @@ fn short(x: f32) -> f64 {
     x.to_string().parse().unwrap_or(f64::from(x))
 }
 
+fn family(fields: &Fields<'_>) -> Result<Family, ConfigError> {
+    match fields.str("model_type")? {
+        "gpt2" => Ok(Family::Gpt2),
+        "llama" => Ok(Family::Llama),
+        "qwen2" => Ok(Family::Qwen2),
+        other => Err(ConfigError::invalid("model_type", other, "SmallMind runs gpt2, llama and qwen2")),
+    }
+}
+
 fn gpt2(f: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
     let (d_model, heads) = (f.size("n_embd")?, f.size("n_head")?);
     if heads == 0 || !d_model.is_multiple_of(heads) {
         return Err(heads_must_divide(heads, d_model));
     }
-    let gelu = match f.optional("activation_function", Fields::as_str)?.unwrap_or("gelu_new") {
+    let gelu = match f.or("activation_function", Fields::as_str, "gelu_new")? {
         "gelu" => Gelu::Exact,
         "gelu_new" | "gelu_pytorch_tanh" => Gelu::Tanh,
         other => return Err(ConfigError::invalid("activation_function", other, "gelu and gelu_new are supported")),
     };
-    for (key, usual) in [("scale_attn_by_inverse_layer_idx", false), ("scale_attn_weights", true)] {
-        if f.flag(key, usual)? != usual {
-            return Err(ConfigError::invalid(key, !usual, "only the scale 1/√head_dim is supported"));
-        }
-    }
     Ok(ModelConfig {
         family: Family::Gpt2,
         vocab_size: f.size("vocab_size")?,
@@ -158,7 +181,7 @@ fn gpt2(f: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
         head: f.head(true)?,
         biases: if f.flag("bias", true)? { Biases::Present } else { Biases::Absent },
         gelu,
-        rope: RopeConfig { theta: 10_000.0, scaling: None },
+        rope: RopeConfig { theta: rope::THETA, scaling: None },
         dropout: DropoutConfig {
             embedding: f.number("embd_pdrop", 0.1)? as f32,
             attention: f.number("attn_pdrop", 0.1)? as f32,
@@ -177,21 +200,18 @@ fn llama(f: &Fields<'_>, family: Family) -> Result<ModelConfig, ConfigError> {
         None if heads > 0 && d_model.is_multiple_of(heads) => d_model / heads,
         None => return Err(heads_must_divide(heads, d_model)),
     };
-    let act = f.optional("hidden_act", Fields::as_str)?.unwrap_or("silu");
+    let act = f.or("hidden_act", Fields::as_str, "silu")?;
     if act != "silu" {
         return Err(ConfigError::invalid("hidden_act", act, "only silu is supported"));
     }
-    for (key, usual) in [("attention_bias", false), ("mlp_bias", false), ("use_sliding_window", false)] {
-        if f.flag(key, usual)? != usual {
-            return Err(ConfigError::invalid(key, !usual, "such a model is not supported"));
-        }
-    }
+    let layers = f.size("num_hidden_layers")?;
+    full_attention(f, layers)?;
     Ok(ModelConfig {
         family,
         vocab_size: f.size("vocab_size")?,
         context: f.size("max_position_embeddings")?,
         d_model,
-        layers: f.size("num_hidden_layers")?,
+        layers,
         heads,
         kv_heads: f.optional("num_key_value_heads", Fields::as_size)?.unwrap_or(heads),
         head_dim,
@@ -200,7 +220,7 @@ fn llama(f: &Fields<'_>, family: Family) -> Result<ModelConfig, ConfigError> {
         head: f.head(false)?,
         biases: Biases::Absent,
         gelu: Gelu::Exact,
-        rope: rope(f)?,
+        rope: rope::read(f)?,
         dropout: DropoutConfig {
             embedding: f.number("embd_pdrop", 0.0)? as f32,
             attention: f.number("attention_dropout", 0.0)? as f32,
@@ -212,83 +232,107 @@ fn llama(f: &Fields<'_>, family: Family) -> Result<ModelConfig, ConfigError> {
     })
 }
 
-/// Older files hold `rope_theta` and `rope_scaling`, newer ones `rope_parameters` with both in it.
-fn rope(f: &Fields<'_>) -> Result<RopeConfig, ConfigError> {
-    let parameters = f.optional("rope_parameters", Fields::as_object)?;
-    let scaling = parameters.or(f.optional("rope_scaling", Fields::as_object)?);
-    let inner = parameters.map(|map| Fields { map });
-    let inner_theta = inner.as_ref().map(|p| p.number("rope_theta", f64::NAN)).transpose()?.filter(|t| !t.is_nan());
-    let theta = inner_theta.map_or_else(|| f.number("rope_theta", 10_000.0), Ok)?;
-    let Some(map) = scaling else { return Ok(RopeConfig { theta, scaling: None }) };
-    let s = Fields { map };
-    let old_name = s.optional("type", Fields::as_str)?;
-    match s.optional("rope_type", Fields::as_str)?.or(old_name).unwrap_or("default") {
-        "default" => Ok(RopeConfig { theta, scaling: None }),
-        "llama3" => {
-            let scaling = RopeScaling {
-                factor: s.positive("factor")?,
-                low_freq_factor: s.positive("low_freq_factor")?,
-                high_freq_factor: s.positive("high_freq_factor")?,
-                original_max_position: s.size("original_max_position_embeddings")?,
-            };
-            if scaling.high_freq_factor <= scaling.low_freq_factor || scaling.original_max_position == 0 {
-                let got = scaling.high_freq_factor;
-                return Err(ConfigError::invalid("high_freq_factor", got, "it must exceed low_freq_factor"));
-            }
-            Ok(RopeConfig { theta, scaling: Some(scaling) })
+/// Newer files name the kind of attention of each layer.
+fn full_attention(f: &Fields<'_>, layers: usize) -> Result<(), ConfigError> {
+    const KEY: &str = "layer_types";
+    let Some(list) = f.optional(KEY, |value| value.as_array().ok_or("an array"))? else { return Ok(()) };
+    for kind_of_layer in list {
+        // The second is the older name.
+        if !["full_attention", "attention"].iter().any(|known| kind_of_layer == known) {
+            return Err(ConfigError::invalid(KEY, kind(kind_of_layer), "only layers of full_attention are supported"));
         }
-        other => Err(ConfigError::invalid("rope_scaling", other, "default and llama3 are supported")),
     }
+    if list.len() != layers {
+        let why = format!("it must name the attention of each of the {layers} layers");
+        return Err(ConfigError::invalid(KEY, kind(f.map.get(KEY).unwrap_or(&Value::Null)), why));
+    }
+    Ok(())
 }
 
-fn kind(value: &Value) -> String {
-    match value {
-        Value::Null => "null".into(),
-        Value::Bool(b) => b.to_string(),
-        Value::Number(n) => n.to_string(),
-        Value::String(s) => format!("\"{}\"", s.chars().take(MAX_SHOWN).collect::<String>()),
-        Value::Array(a) => format!("an array of {}", a.len()),
-        Value::Object(_) => "an object".into(),
-    }
-}
-
-/// The fields of a JSON object; `null` is as good as absent.
-struct Fields<'a> {
+/// The fields of a JSON object.
+pub(crate) struct Fields<'a> {
     map: &'a Map<String, Value>,
+    /// The key of the object within the file, with a dot behind it; empty for the file's own.
+    of: &'static str,
 }
+
+type Reader<'a, T> = fn(&'a Value) -> Result<T, &'static str>;
 
 impl<'a> Fields<'a> {
-    fn get(&self, key: &str) -> Option<&'a Value> {
-        self.map.get(key).filter(|v| !v.is_null())
+    /// Those of a whole file.
+    pub(crate) fn top_level(value: &'a Value) -> Result<Self, ConfigError> {
+        match value {
+            Value::Object(map) => Ok(Self { map, of: "" }),
+            _ => Err(ConfigError::invalid("config", kind(value), "a model's configuration is a JSON object")),
+        }
     }
 
-    fn optional<T>(&self, key: &str, read: fn(&'a Value) -> Result<T, &'static str>) -> Result<Option<T>, ConfigError> {
-        let wrong =
-            |value: &Value, expected| ConfigError::Type { path: None, key: key.to_owned(), expected, got: kind(value) };
-        self.get(key).map(|value| read(value).map_err(|expected| wrong(value, expected))).transpose()
+    /// Whether the field is set: `null` is as good as absent.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(|value| !value.is_null())
     }
 
-    fn required<T>(&self, key: &str, read: fn(&'a Value) -> Result<T, &'static str>) -> Result<T, ConfigError> {
-        self.optional(key, read)?.ok_or_else(|| ConfigError::Missing { path: None, key: key.to_owned() })
+    pub(super) fn is_empty(&self) -> bool {
+        self.map.is_empty()
     }
 
-    fn as_str(value: &'a Value) -> Result<&'a str, &'static str> {
+    /// The names of the fields that are set.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &'a str> {
+        self.map.iter().filter(|(_, value)| !value.is_null()).map(|(key, _)| key.as_str())
+    }
+
+    /// A field's name as the file's reader finds it.
+    pub(super) fn path(&self, key: &str) -> String {
+        format!("{}{key}", self.of)
+    }
+
+    /// A field's value as a message shows it.
+    pub(super) fn shown(&self, key: &str) -> String {
+        kind(self.map.get(key).unwrap_or(&Value::Null))
+    }
+
+    /// The object under `key`, which is `rope_scaling` or `rope_parameters`.
+    pub(super) fn object(&self, key: &'static str) -> Result<Option<Fields<'a>>, ConfigError> {
+        let of = if key == "rope_scaling" { "rope_scaling." } else { "rope_parameters." };
+        Ok(self.optional(key, Self::as_object)?.map(|map| Fields { map, of }))
+    }
+
+    fn read<T>(&self, key: &str, value: &'a Value, read: Reader<'a, T>) -> Result<T, ConfigError> {
+        let wrong = |expected| ConfigError::Type { path: None, key: self.path(key), expected, got: kind(value) };
+        read(value).map_err(wrong)
+    }
+
+    /// A field that may be absent or `null`.
+    pub(crate) fn optional<T>(&self, key: &str, read: Reader<'a, T>) -> Result<Option<T>, ConfigError> {
+        self.map.get(key).filter(|value| !value.is_null()).map(|value| self.read(key, value, read)).transpose()
+    }
+
+    /// A field that may be absent, but not `null`: then `default` holds.
+    fn or<T>(&self, key: &str, read: Reader<'a, T>, default: T) -> Result<T, ConfigError> {
+        self.map.get(key).map_or(Ok(default), |value| self.read(key, value, read))
+    }
+
+    fn required<T>(&self, key: &str, read: Reader<'a, T>) -> Result<T, ConfigError> {
+        self.optional(key, read)?.ok_or_else(|| ConfigError::Missing { path: None, key: self.path(key) })
+    }
+
+    pub(super) fn as_str(value: &'a Value) -> Result<&'a str, &'static str> {
         value.as_str().ok_or("a string")
     }
 
-    fn as_size(value: &'a Value) -> Result<usize, &'static str> {
+    pub(crate) fn as_size(value: &'a Value) -> Result<usize, &'static str> {
         value.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or("a whole number, not negative")
     }
 
-    fn as_id(value: &'a Value) -> Result<u32, &'static str> {
+    pub(crate) fn as_id(value: &'a Value) -> Result<u32, &'static str> {
         value.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or("a token id")
     }
 
-    fn as_number(value: &'a Value) -> Result<f64, &'static str> {
+    pub(crate) fn as_number(value: &'a Value) -> Result<f64, &'static str> {
         value.as_f64().filter(|x| x.is_finite()).ok_or("a number")
     }
 
-    fn as_flag(value: &'a Value) -> Result<bool, &'static str> {
+    pub(crate) fn as_flag(value: &'a Value) -> Result<bool, &'static str> {
         value.as_bool().ok_or("true or false")
     }
 
@@ -300,21 +344,21 @@ impl<'a> Fields<'a> {
         self.required(key, Self::as_str)
     }
 
-    fn size(&self, key: &str) -> Result<usize, ConfigError> {
+    pub(super) fn size(&self, key: &str) -> Result<usize, ConfigError> {
         self.required(key, Self::as_size)
     }
 
-    fn number(&self, key: &str, default: f64) -> Result<f64, ConfigError> {
-        Ok(self.optional(key, Self::as_number)?.unwrap_or(default))
+    pub(super) fn number(&self, key: &str, default: f64) -> Result<f64, ConfigError> {
+        self.or(key, Self::as_number, default)
     }
 
-    fn positive(&self, key: &str) -> Result<f64, ConfigError> {
+    pub(super) fn positive(&self, key: &str) -> Result<f64, ConfigError> {
         let x = self.required(key, Self::as_number)?;
-        if x > 0.0 { Ok(x) } else { Err(ConfigError::invalid(key, x, "it must be positive")) }
+        if x > 0.0 { Ok(x) } else { Err(ConfigError::invalid(&self.path(key), x, "it must be positive")) }
     }
 
     fn flag(&self, key: &str, default: bool) -> Result<bool, ConfigError> {
-        Ok(self.optional(key, Self::as_flag)?.unwrap_or(default))
+        self.or(key, Self::as_flag, default)
     }
 
     fn head(&self, tied: bool) -> Result<Head, ConfigError> {
@@ -322,8 +366,8 @@ impl<'a> Fields<'a> {
     }
 
     /// One id or a list of them.
-    fn ids(&self, key: &str) -> Result<Vec<u32>, ConfigError> {
-        match self.get(key) {
+    pub(crate) fn ids(&self, key: &str) -> Result<Vec<u32>, ConfigError> {
+        match self.map.get(key) {
             Some(Value::Array(list)) => {
                 let id = |v| Self::as_id(v).map_err(|expected| (v, expected));
                 list.iter().map(id).collect::<Result<_, _>>().map_err(|(v, expected)| ConfigError::Type {

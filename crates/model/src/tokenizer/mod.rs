@@ -35,6 +35,7 @@ use std::io::Read;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
+use smallmind_checkpoint::{CheckpointError, write_file_atomic};
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::models::wordlevel::WordLevel;
 use tokenizers::{AddedToken, AddedVocabulary, NormalizerWrapper, PreTokenizerWrapper};
@@ -201,13 +202,20 @@ impl Tokenizer {
         serde_json::to_string_pretty(&file).map_err(|error| TokenizerError::library("model")(error.into()))
     }
 
-    /// Writes [`to_json`](Self::to_json) to a file, over what is there.
+    /// Writes [`to_json`](Self::to_json) to a file. What was there is replaced once the new file is complete.
     ///
     /// # Errors
-    /// [`TokenizerError::Write`].
+    /// [`TokenizerError::Write`]; what was there stays.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), TokenizerError> {
         let path = path.as_ref();
-        std::fs::write(path, self.to_json()?).map_err(|source| TokenizerError::Write { path: path.to_owned(), source })
+        let json = self.to_json()?;
+        write_file_atomic(path, |out| out.write_all(json.as_bytes())).map_err(|error| {
+            let source = match error {
+                CheckpointError::Io { source, .. } => source,
+                other => std::io::Error::other(other),
+            };
+            TokenizerError::Write { path: path.to_owned(), source }
+        })
     }
 
     /// Checks a file and prepares everything that applying it needs.

@@ -17,7 +17,7 @@ use super::{output, units};
 pub struct Eval {
     #[command(flatten)]
     model: ModelArg,
-    /// Text files, joined end to end
+    /// Text files, joined end to end; - for standard input
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
     /// Tokens that a prediction may look back on [default: the model's context]

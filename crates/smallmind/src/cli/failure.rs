@@ -10,7 +10,7 @@ use smallmind::model::tokenizer::TokenizerError;
 use smallmind::model::{ConfigError, ModelError};
 use smallmind::simd::IsaError;
 use smallmind::train::data::DataError;
-use smallmind::train::{ErrorClass, TrainError};
+use smallmind::train::{ErrorClass, Found, TrainError};
 
 /// What a verb returns.
 pub type Outcome = anyhow::Result<()>;
@@ -78,7 +78,21 @@ pub fn message(error: &anyhow::Error) -> String {
             text = format!("{text}: {cause}");
         }
     }
-    text
+    match error.chain().find_map(advice) {
+        Some(advice) => format!("{text}; {advice}"),
+        None => text,
+    }
+}
+
+/// What to do about an error of the libraries, in the words of the command line.
+fn advice(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    match cause.downcast_ref::<TrainError>()? {
+        TrainError::Exists { found: Found::Run, .. } => {
+            Some("go on with it with train --resume, replace it with --overwrite, or choose another folder")
+        }
+        TrainError::Exists { .. } => Some("replace it with --overwrite, or choose another folder"),
+        _ => None,
+    }
 }
 
 /// 1 failed, 2 wrong usage, 3 bad model or data file, 4 out of memory or over a limit, 5 slower than it should be, 130 interrupted.
@@ -138,8 +152,8 @@ fn class_of(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorClass> {
             ErrorClass::Failed
         });
     }
-    if cause.is::<DataError>() {
-        return Some(ErrorClass::BadFile);
+    if let Some(error) = cause.downcast_ref::<DataError>() {
+        return Some(if matches!(error, DataError::StdinAgain) { ErrorClass::Usage } else { ErrorClass::BadFile });
     }
     cause.is::<ConfigError>().then_some(ErrorClass::Usage)
 }

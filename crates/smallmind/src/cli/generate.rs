@@ -7,13 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use serde_json::json;
-use smallmind::model::sampler::SamplerConfig;
+use smallmind::checkpoint::GENERATION_FILE;
+use smallmind::model::sampler::{MAX_REPETITION_WINDOW, SamplerConfig};
 use smallmind::model::tokenizer::{SpecialTokens, Tokenizer};
-use smallmind::model::{Finish, GenerateOptions, Generation, Generator, ModelConfig, Session, SessionOptions};
+use smallmind::model::{
+    Finish, GenerateOptions, Generation, GenerationConfig, Generator, ModelConfig, Session, SessionOptions,
+};
 
 use super::failure::{Failure, Outcome, usage};
 use super::input::{self, STDIN};
-use super::models::ModelArg;
+use super::models::{self, ModelArg};
 use super::settings::Settings;
 use super::{interrupt, note, output, units};
 use crate::allocations;
@@ -56,42 +59,74 @@ pub const USUAL: SamplerConfig = SamplerConfig {
     seed: 0,
 };
 
-/// How tokens are chosen.
+/// How tokens are chosen. What no flag says, the model's `generation_config.json` says, and else [`USUAL`].
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct Sampling {
-    /// Above 1 bolder, below 1 more careful, 0 always the likeliest token
-    #[arg(long, default_value_t = USUAL.temperature, value_name = "T", allow_negative_numbers = true)]
-    temp: f32,
-    /// Only the K likeliest tokens; 0 for all
-    #[arg(long, default_value_t = USUAL.top_k, value_name = "K")]
-    top_k: usize,
-    /// Only the likeliest tokens that together carry this share
-    #[arg(long, default_value_t = USUAL.top_p, value_name = "P", allow_negative_numbers = true)]
-    top_p: f32,
-    /// Only tokens at least this many times as likely as the likeliest
-    #[arg(long, default_value_t = USUAL.min_p, value_name = "P", allow_negative_numbers = true)]
-    min_p: f32,
-    /// Above 1: make the latest tokens less likely
-    #[arg(long, default_value_t = USUAL.repetition_penalty, value_name = "X", allow_negative_numbers = true)]
-    repeat_penalty: f32,
-    /// How many of the latest tokens that concerns
-    #[arg(long, default_value_t = USUAL.repetition_window, value_name = "N")]
-    repeat_window: usize,
+    /// Above 1 bolder, below 1 more careful, 0 always the likeliest token [default: the model's, else 0.8]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    temp: Option<f32>,
+    /// Only the K likeliest tokens; 0 for all [default: the model's, else 40]
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Only the likeliest tokens that together carry this share [default: the model's, else 0.95]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    top_p: Option<f32>,
+    /// Only tokens at least this many times as likely as the likeliest [default: the model's, else 0.05]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    min_p: Option<f32>,
+    /// Above 1: make the latest tokens less likely [default: the model's, else 1]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    repeat_penalty: Option<f32>,
+    /// How many of the latest tokens that concerns [default: 64; the whole text with the model's penalty]
+    #[arg(long, value_name = "N")]
+    repeat_window: Option<usize>,
 }
 
 impl Sampling {
-    /// For the sampler.
-    pub fn config(&self, seed: u64) -> SamplerConfig {
+    /// For the sampler, where the model's file says nothing or is not known yet.
+    fn config(&self, seed: u64) -> SamplerConfig {
+        self.over(&SamplerConfig { seed, ..USUAL })
+    }
+
+    /// `defaults` with what the flags say in their place.
+    fn over(&self, defaults: &SamplerConfig) -> SamplerConfig {
         SamplerConfig {
-            temperature: self.temp,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            repetition_penalty: self.repeat_penalty,
-            repetition_window: self.repeat_window,
-            seed,
+            temperature: self.temp.unwrap_or(defaults.temperature),
+            top_k: self.top_k.unwrap_or(defaults.top_k),
+            top_p: self.top_p.unwrap_or(defaults.top_p),
+            min_p: self.min_p.unwrap_or(defaults.min_p),
+            repetition_penalty: self.repeat_penalty.unwrap_or(defaults.repetition_penalty),
+            repetition_window: self.repeat_window.unwrap_or(defaults.repetition_window),
+            seed: defaults.seed,
         }
+    }
+
+    /// For a text of at most `length` tokens, prompt included, of a model with `file`; says what comes from there.
+    fn for_model(&self, file: &GenerationConfig, length: usize, seed: u64) -> SamplerConfig {
+        let mut defaults = file.sampler(&SamplerConfig { seed, ..USUAL });
+        if file.repetition_penalty.is_some() && self.repeat_penalty.is_none() {
+            // The penalty of such a file is meant for the whole text.
+            defaults.repetition_window = length.min(MAX_REPETITION_WINDOW);
+        }
+        let taken = [
+            ("--temp", self.temp.is_none(), file.temperature.map(f64::from)),
+            ("--top-k", self.top_k.is_none(), file.top_k.map(|k| k as f64)),
+            ("--top-p", self.top_p.is_none(), file.top_p.map(f64::from)),
+            ("--min-p", self.min_p.is_none(), file.min_p.map(f64::from)),
+            ("--repeat-penalty", self.repeat_penalty.is_none(), file.repetition_penalty.map(f64::from)),
+        ];
+        let taken = taken.iter().filter(|(_, free, _)| *free);
+        // As `f32`, as the sampler takes them: 0.7 and not 0.699999988079071.
+        let taken = taken.filter_map(|(flag, _, value)| value.map(|value| format!("{flag} {}", value as f32)));
+        let taken = taken.collect::<Vec<_>>().join(", ");
+        if !taken.is_empty() {
+            note!("note: defaults from {GENERATION_FILE}: {taken}");
+        }
+        if !file.not_obeyed.is_empty() {
+            note!("note: not supported and not obeyed in {GENERATION_FILE}: {}", models::few(&file.not_obeyed));
+        }
+        self.over(&defaults)
     }
 }
 
@@ -110,8 +145,8 @@ impl Generate {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let isa = settings.isa()?;
         let seed = settings.seed_or_any();
-        let sampler = self.sampling.config(seed);
-        sampler.check().map_err(smallmind::model::ModelError::from)?;
+        // Before the model is read, which may take a while.
+        self.sampling.config(seed).check().map_err(smallmind::model::ModelError::from)?;
         let stop = interrupt::watch("stopping (Ctrl-C again ends at once)")?;
         let given = self.given_prompt()?;
         let (model, tokenizer) = self.model.open()?;
@@ -124,6 +159,7 @@ impl Generate {
         encoded.map_err(|error| usage(format!("the prompt can't be turned into tokens: {error}")))?;
 
         let needed = prompt.len().saturating_add(self.tokens).max(1);
+        let sampler = self.sampling.for_model(model.generation(), needed, seed);
         let context = self.context.unwrap_or(needed.min(model.config().context));
         let model = Arc::new(model.pack(isa)?);
         let session = Session::new(model, SessionOptions::single(context, settings.threads()))?;

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use smallmind::checkpoint::{CONFIG_FILE, ModelFolder, TensorInfo};
+use smallmind::checkpoint::{ModelFolder, TensorInfo};
 use smallmind::graph::{Graph, Limits, Plan};
-use smallmind::model::{ConfigError, ModelConfig, Purpose, SessionOptions, architecture};
+use smallmind::model::{ModelConfig, Purpose, SessionOptions, architecture, unused_tensors};
 
 use super::failure::Outcome;
 use super::settings::Settings;
@@ -18,6 +18,8 @@ pub struct Inspect {
     /// A run folder or a Hugging Face folder
     #[arg(value_name = "FOLDER")]
     model: PathBuf,
+    #[command(flatten)]
+    allowed: models::Allowed,
     /// List the tensors of its files
     #[arg(long)]
     tensors: bool,
@@ -78,13 +80,14 @@ struct Memory {
 impl Inspect {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let folder = models::open_folder(&self.model)?;
-        let in_file = |error: ConfigError| error.in_file(folder.dir().join(CONFIG_FILE));
-        let config = ModelConfig::from_json(folder.config()).map_err(in_file)?;
+        let config = ModelConfig::from_folder(&folder, self.allowed.unknown_keys()).map_err(models::with_flag)?;
+        self.allowed.tell(&folder, &config)?;
+        let unused = unused_tensors(&config, folder.weights())?;
         let memory = self.memory(&config, settings)?;
         let graph = architecture::graph(&config, self.used_for.purpose())?;
         let plan = if self.plan { Some(self.plan_for(self.used_for, &config, settings)?.to_string()) } else { None };
         if settings.is_json() {
-            let mut document = summary(&folder, &config, &graph, &memory);
+            let mut document = summary(&folder, &config, &graph, &memory, &unused);
             let mut add = |key: &str, value: Value| {
                 document.as_object_mut().map(|object| object.insert(key.to_owned(), value));
             };
@@ -100,6 +103,7 @@ impl Inspect {
             return output::document(document);
         }
         output::print(&describe(&folder, &config, &graph, &memory))?;
+        output::print(&unused_rows(&unused))?;
         if self.tensors {
             output::print(&table(&folder))?;
         }
@@ -143,13 +147,14 @@ fn stored_bytes(folder: &ModelFolder) -> u64 {
     folder.weights().tensors().map(|info| info.bytes).sum()
 }
 
-fn summary(folder: &ModelFolder, config: &ModelConfig, graph: &Graph, memory: &Memory) -> Value {
+fn summary(folder: &ModelFolder, config: &ModelConfig, graph: &Graph, memory: &Memory, unused: &[String]) -> Value {
     json!({
         "model": folder.dir(),
         "config": config.to_json(),
         "parameters": graph.params().elements(),
         "stored_tensors": folder.weights().tensors().len(),
         "stored_bytes": stored_bytes(folder),
+        "unused_tensors": unused,
         "tokenizer": folder.tokenizer(),
         "memory": {
             "context": memory.context,
@@ -196,6 +201,12 @@ fn describe(folder: &ModelFolder, config: &ModelConfig, graph: &Graph, memory: &
         ),
     ];
     rows.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect()
+}
+
+/// The tensors that the configuration has no use for; nothing where there are none.
+fn unused_rows(unused: &[String]) -> String {
+    let name = |i: usize| if i == 0 { "unused" } else { "" };
+    unused.iter().enumerate().map(|(i, tensor)| format!("{:<12} {}\n", name(i), tensor.escape_debug())).collect()
 }
 
 fn plural(n: usize) -> &'static str {

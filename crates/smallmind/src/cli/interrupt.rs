@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 
+use super::failure::{Failure, Outcome};
+
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// What a signal means.
@@ -35,6 +37,17 @@ pub fn watch(first: &'static str) -> anyhow::Result<&'static AtomicBool> {
     };
     install(on_signal).context("can't watch for Ctrl-C")?;
     Ok(&STOP)
+}
+
+/// Ends a training that was interrupted while it prepared its text: nothing that was there has been changed yet.
+///
+/// # Errors
+/// An interrupt.
+pub fn check_before_training(stop: &AtomicBool) -> Outcome {
+    if stop.load(Ordering::SeqCst) {
+        return Err(Failure::Interrupted("interrupted before the first step; no run was written".into()).into());
+    }
+    Ok(())
 }
 
 #[cfg(not(unix))]

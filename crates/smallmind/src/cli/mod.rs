@@ -14,8 +14,8 @@ mod machine;
 mod models;
 mod new;
 mod output;
+mod output_files;
 mod overrides;
-mod place;
 mod profile;
 mod progress;
 mod quickstart;
@@ -79,17 +79,17 @@ enum Verb {
 
 /// Runs a command line, the program's name included.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
-    let outcome = overrides::extract(arguments, &Cli::command()).and_then(|extracted| {
-        match parse(Cli::command(), &extracted.arguments) {
+    let command = settings::without_empty_variables(Cli::command());
+    let outcome =
+        overrides::extract(arguments, &command).and_then(|extracted| match parse(command, &extracted.arguments) {
             Ok(cli) => perform(cli, extracted.layers).map(|()| 0),
             Err(error) => print_parse_error(&error, &extracted.arguments),
-        }
-    });
+        });
     ExitCode::from(outcome.unwrap_or_else(|error| failure::report(&error)))
 }
 
 fn perform(cli: Cli, layers: Vec<Layer>) -> Outcome {
-    let settings = Settings::new(cli.global);
+    let settings = Settings::new(cli.global)?;
     match cli.verb {
         Verb::Quickstart(verb) => verb.run(&settings),
         Verb::Train(verb) => verb.run(&settings, layers),
@@ -112,7 +112,8 @@ fn parse(command: Command, arguments: &[OsString]) -> Result<Cli, clap::Error> {
 
 /// Help and version are answers; anything else is wrong usage.
 fn print_parse_error(error: &clap::Error, arguments: &[OsString]) -> anyhow::Result<u8> {
-    let plain = parse(Cli::command().styles(Styles::plain()), arguments);
+    let command = settings::without_empty_variables(Cli::command());
+    let plain = parse(command.styles(Styles::plain()), arguments);
     output::parser_message(error, plain.as_ref().err().unwrap_or(error))?;
     Ok(u8::try_from(error.exit_code()).unwrap_or(2))
 }

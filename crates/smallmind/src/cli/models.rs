@@ -7,26 +7,103 @@ use std::sync::Arc;
 use clap::Args;
 use smallmind::checkpoint::{CONFIG_FILE, ModelFolder, Rolling, TOKENIZER_FILE};
 use smallmind::model::tokenizer::Tokenizer;
-use smallmind::model::{Model, ModelError};
+use smallmind::model::{ConfigError, LoadOptions, Model, ModelConfig, ModelError, UnknownKeys, UnusedTensors};
 use smallmind::train::is_run;
 
 use super::failure::{bad_file, usage};
 use super::note;
+use super::settings::{MODEL_VARIABLE, of_model};
 
 /// `-m`.
 #[derive(Debug, Args)]
 pub struct ModelArg {
     /// The model: a run folder or a Hugging Face folder
-    #[arg(short, long, env = "SMALLMIND_MODEL", value_name = "FOLDER")]
+    #[arg(short, long, env = MODEL_VARIABLE, value_name = "FOLDER")]
     pub model: PathBuf,
+    #[command(flatten)]
+    pub allowed: Allowed,
+}
+
+/// What of a model's files is passed over.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct Allowed {
+    /// Pass over keys of config.json that are not known: they may change what the model computes
+    #[arg(long)]
+    allow_unknown_keys: bool,
+    /// Pass over tensors that config.json has no use for
+    #[arg(long)]
+    allow_unused: bool,
+}
+
+impl Allowed {
+    /// For [`ModelConfig::from_folder`].
+    pub fn unknown_keys(self) -> UnknownKeys {
+        if self.allow_unknown_keys { UnknownKeys::Allow } else { UnknownKeys::Refuse }
+    }
+
+    /// Reads the weights of an open folder; says what is passed over.
+    pub fn load(self, folder: &ModelFolder) -> anyhow::Result<Model> {
+        let unused_tensors = if self.allow_unused { UnusedTensors::Allow } else { UnusedTensors::Refuse };
+        let options = LoadOptions { unknown_keys: self.unknown_keys(), unused_tensors };
+        let model = Model::from_folder(folder, options).map_err(with_flag)?;
+        self.tell(folder, model.config())?;
+        Ok(model)
+    }
+
+    /// Says what is passed over.
+    pub fn tell(self, folder: &ModelFolder, config: &ModelConfig) -> anyhow::Result<()> {
+        if self.allow_unknown_keys {
+            let keys = ModelConfig::unknown_keys(folder.config())?;
+            note_passed_over(&format!("unknown keys of {CONFIG_FILE}"), &keys);
+        }
+        if self.allow_unused {
+            let names = smallmind::model::unused_tensors(config, folder.weights())?;
+            note_passed_over("tensors without use", &names);
+        }
+        Ok(())
+    }
+}
+
+fn note_passed_over(what: &str, names: &[String]) {
+    if !names.is_empty() {
+        note!("note: passed over {what}: {}", few(names));
+    }
+}
+
+/// The first few of some names out of a file, and how many more there are.
+pub fn few(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names.iter().take(SHOWN).map(|name| name.escape_debug().take(80).collect::<String>());
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
+}
+
+/// The error, with the flag that goes on in spite of it.
+pub fn with_flag(error: ModelError) -> anyhow::Error {
+    let way = match &error {
+        ModelError::Config(ConfigError::Unknown { .. }) => " with --allow-unknown-keys",
+        ModelError::UnusedTensors { .. } => "; --allow-unused loads it without them",
+        ModelError::SecondHead { .. } => ", or use the embeddings alone with --allow-unused",
+        _ => return error.into(),
+    };
+    bad_file(format!("{error}{way}"))
 }
 
 impl ModelArg {
+    /// A folder of this program's own making: nothing in it is passed over.
+    pub fn own(model: &Path) -> Self {
+        Self { model: model.to_owned(), allowed: Allowed::default() }
+    }
+
     /// Reads weights and tokenizer.
     pub fn open(&self) -> anyhow::Result<(Model, Arc<Tokenizer>)> {
+        self.read().map_err(|error| of_model(&self.model, error))
+    }
+
+    fn read(&self) -> anyhow::Result<(Model, Arc<Tokenizer>)> {
         let folder = open_folder(&self.model)?;
         let tokenizer = tokenizer_of(&self.model)?;
-        let model = Model::from_folder(&folder)?;
+        let model = self.allowed.load(&folder)?;
         if tokenizer.vocab_size() > model.config().vocab_size {
             let (tokenizer, model) = (tokenizer.vocab_size(), model.config().vocab_size);
             return Err(ModelError::Vocabulary { tokenizer, model }.into());

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
 use serde_json::json;
-use smallmind::checkpoint::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
+use smallmind::checkpoint::{CONFIG_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{Model, ModelError, preset};
 
 use super::failure::{Outcome, usage};
+use super::output_files::{OutputFolder, Overwrite};
 use super::settings::Settings;
 use super::{models, note, output, units};
 
@@ -29,6 +29,8 @@ pub struct New {
     /// A tokenizer.json to put beside the weights
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
+    #[command(flatten)]
+    overwrite: Overwrite,
 }
 
 /// The presets, a line each.
@@ -41,23 +43,25 @@ impl New {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         models::refuse_gguf(&self.out)?;
         let config = preset::find(&self.preset)?.config();
-        for file in [CONFIG_FILE, WEIGHTS_FILE] {
-            if self.out.join(file).exists() {
-                let out = self.out.display();
-                return Err(usage(format!("{out}: there is a {file} already; choose another folder")));
-            }
+        if self.out.join(INDEX_FILE).exists() {
+            let out = self.out.display();
+            return Err(usage(format!("{out}: there is a model of several files already; choose another folder")));
         }
+        let mut names = vec![WEIGHTS_FILE, CONFIG_FILE];
+        names.extend(self.tokenizer.is_some().then_some(TOKENIZER_FILE));
+        let mut files = OutputFolder::claim(&self.out, &names, self.overwrite)?;
         let tokenizer = self.tokenizer.as_ref().map(Tokenizer::from_file).transpose()?;
         if let Some(tokenizer) = tokenizer.as_ref().map(Tokenizer::vocab_size).filter(|n| *n > config.vocab_size) {
             return Err(ModelError::Vocabulary { tokenizer, model: config.vocab_size }.into());
         }
         let seed = settings.seed.unwrap_or(SEED);
         let model = Model::random(config, seed)?;
-        std::fs::create_dir_all(&self.out).with_context(|| format!("{}: can't make the folder", self.out.display()))?;
-        model.save(&self.out)?;
+        model.with_writer(|weights| Ok(files.write(WEIGHTS_FILE, |out| weights.write_to(out))))??;
+        files.write(CONFIG_FILE, |out| out.write_all(&model.config_bytes()))?;
         if let Some(tokenizer) = &tokenizer {
-            tokenizer.save(self.out.join(TOKENIZER_FILE))?;
-        } else {
+            let json = tokenizer.to_json()?;
+            files.write(TOKENIZER_FILE, |out| out.write_all(json.as_bytes()))?;
+        } else if !self.out.join(TOKENIZER_FILE).exists() {
             note!("note: the folder has no tokenizer.json; --tokenizer FILE adds one");
         }
         let parameters = model.params().elements();

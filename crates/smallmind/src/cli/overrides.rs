@@ -6,6 +6,7 @@ use std::ffi::OsString;
 
 use clap::Command;
 use smallmind::checkpoint::did_you_mean;
+use smallmind::train::nanogpt::{self, Meaning};
 use smallmind::train::{Layer, TrainConfig};
 
 use super::failure::usage;
@@ -21,6 +22,8 @@ pub struct Extracted {
     pub arguments: Vec<OsString>,
     /// The settings, in order.
     pub layers: Vec<Layer>,
+    /// Whether nanoGPT's word for `--resume` was among them.
+    resume: bool,
 }
 
 /// Takes the settings out of the arguments of `train`; those of other verbs stay as they are.
@@ -28,7 +31,7 @@ pub struct Extracted {
 /// # Errors
 /// A setting without a value; a name that is neither an option nor a setting.
 pub fn extract(arguments: Vec<OsString>, command: &Command) -> anyhow::Result<Extracted> {
-    let mut extracted = Extracted { arguments: Vec::with_capacity(arguments.len()), layers: vec![] };
+    let mut extracted = Extracted { arguments: Vec::with_capacity(arguments.len()), layers: vec![], resume: false };
     let Some(verb) = verb_position(&arguments).filter(|at| arguments[*at] == VERB) else {
         extracted.arguments = arguments;
         return Ok(extracted);
@@ -36,6 +39,10 @@ pub fn extract(arguments: Vec<OsString>, command: &Command) -> anyhow::Result<Ex
     let options = long_options(command);
     let mut rest = arguments.into_iter();
     extracted.arguments.extend(rest.by_ref().take(verb + 1));
+    if let Some(file) = rest.as_slice().first().and_then(|first| first.to_str()).filter(|text| text.ends_with(".py")) {
+        let why = "files of settings are TOML here (--config FILE); its lines can also be typed, as --batch_size=12";
+        return Err(usage(format!("{file}: nanoGPT's files of settings are Python and are not run: {why}")));
+    }
     while let Some(argument) = rest.next() {
         let text = argument.to_str().unwrap_or_default();
         if text == "--" {
@@ -50,7 +57,7 @@ pub fn extract(arguments: Vec<OsString>, command: &Command) -> anyhow::Result<Ex
         let name = assignment.split('=').next().unwrap_or_default();
         if options.iter().any(|option| option == name) {
             extracted.arguments.push(argument);
-        } else if !name.contains('.') && !Layer::is_known(name) && name != "out_dir" {
+        } else if !name.contains('.') && !Layer::is_known(name) {
             return Err(unknown(name, &options));
         } else if assignment.contains('=') {
             extracted.set(assignment)?;
@@ -61,27 +68,28 @@ pub fn extract(arguments: Vec<OsString>, command: &Command) -> anyhow::Result<Ex
             extracted.set(&format!("{name}={value}"))?;
         }
     }
+    if extracted.resume && !extracted.arguments.iter().any(|argument| argument == "--resume") {
+        extracted.arguments.insert(verb + 1, "--resume".into());
+    }
     Ok(extracted)
 }
 
 impl Extracted {
     /// Takes `name=value` as a setting, or as the option that it stands for in nanoGPT.
     fn set(&mut self, assignment: &str) -> anyhow::Result<()> {
-        match assignment.split_once('=') {
-            Some(("out_dir", folder)) => self.arguments.push(format!("--out={folder}").into()),
-            Some(("init_from", "resume")) => self.arguments.push("--resume".into()),
-            Some(("eval_only", "True" | "true" | "1")) => {
-                return Err(usage(
-                    "--eval_only: measuring a model is a verb of its own: smallmind eval -m MODEL --data FILE",
-                ));
-            }
-            _ => {
-                let layer = Layer::assignment(assignment)?;
-                if layer.table.is_empty() {
-                    note!("note: --{assignment} has no meaning here and is passed over");
+        let (name, value) = assignment.split_once('=').unwrap_or((assignment, ""));
+        match nanogpt::meaning(name, value).transpose()? {
+            None => self.layers.push(Layer::assignment(assignment)?),
+            Some(Meaning::Setting(layer, differs)) => {
+                if let Some(differs) = differs {
+                    note!("note: --{assignment}: {differs}");
                 }
                 self.layers.push(layer);
             }
+            Some(Meaning::Out(folder)) => self.arguments.push(format!("--out={folder}").into()),
+            Some(Meaning::Resume) => self.resume = true,
+            Some(Meaning::Usual) => {}
+            Some(Meaning::PassedOver(why)) => note!("note: --{assignment} is passed over: {why}"),
         }
         Ok(())
     }
@@ -147,8 +155,12 @@ mod tests {
     #[test]
     fn nanogpts_words_become_options() {
         let (left, settings) = extract("smallmind train --out_dir=run --init_from=resume --device=cpu").unwrap();
+        assert_eq!(left, "smallmind train --resume --out=run");
+        assert_eq!(settings, [""; 0]);
+        let line = "smallmind train --init_from resume --out_dir run --resume --decay_lr=False --wandb_log=True";
+        let (left, settings) = extract(line).unwrap();
         assert_eq!(left, "smallmind train --out=run --resume");
-        assert_eq!(settings, ["--device=cpu"]);
+        assert_eq!(settings, ["--decay_lr=False"]);
     }
 
     #[test]
@@ -160,6 +172,8 @@ mod tests {
             ("smallmind train --max_iters", "--max_iters=VALUE"),
             ("smallmind train --max_iters --json", "--max_iters=VALUE"),
             ("smallmind train --eval_only=True", "smallmind eval"),
+            ("smallmind train --init_from=gpt2-xl", "--preset gpt2-124m"),
+            ("smallmind train config/train_shakespeare_char.py --device=cpu", "--config FILE"),
         ] {
             let message = extract(line).unwrap_err().to_string();
             assert!(message.contains(near), "{line}: {message}");

@@ -13,13 +13,13 @@ use smallmind::model::{Finish as TextFinish, GenerateOptions, Generator, Model, 
 use smallmind::profile::{Recorder, Summary as Profile};
 use smallmind::simd::IsaKind;
 use smallmind::train::{
-    Batches, Draw, Event, Finish, Layer, Learner, Prepared, Source, TrainConfig, TrainError, Trainer, Windows, prepare,
+    Batches, Draw, Event, Existing, Finish, Learner, Prepared, RunDir, Source, TrainConfig, TrainError, Trainer,
+    Windows, prepare,
 };
 
 use super::failure::{Failure, Outcome, usage};
 use super::generate::{Sink, tell};
 use super::models::ModelArg;
-use super::place::{self, Place, Room};
 use super::progress::Reporter;
 use super::settings::Settings;
 use super::{hints, interrupt, note, output, train};
@@ -44,6 +44,9 @@ pub struct Quickstart {
     /// The folder of the run [default: smallmind-quickstart, with a number where that exists]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+    /// Replace the run or the model in FOLDER
+    #[arg(long, requires = "out")]
+    overwrite: bool,
     /// How long to write text, learn a vocabulary and train
     #[arg(long, default_value_t = 62, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: u32,
@@ -59,13 +62,13 @@ impl Quickstart {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let started = Instant::now();
         let isa = settings.isa()?;
-        let out = self.folder()?;
+        let dir = self.folder()?;
+        let out = dir.path().to_owned();
         let stop = interrupt::watch(train::STOPPING)?;
         let mut reporter = Reporter::new(settings, stop);
         reporter.say(&format!("a small model learns to tell stories; its folder is {}", out.display()));
 
-        let room = Room::make(&out)?;
-        let mut trainer = room.settle(self.begin(&out, started, settings, isa, &mut reporter))?;
+        let mut trainer = self.begin(dir, started, settings, isa, (&mut reporter, stop))?;
         let recorder = Recorder::new(trainer.learner().plans().0);
         let summary = trainer.run_probed(stop, &mut |event: &Event| reporter.event(event), &recorder)?;
         if summary.finish == Finish::Interrupted {
@@ -84,33 +87,40 @@ impl Quickstart {
     }
 
     /// The folder asked for, or the first of `smallmind-quickstart`, `smallmind-quickstart-2` … that is free.
-    fn folder(&self) -> anyhow::Result<PathBuf> {
-        let Some(out) = &self.out else {
-            let numbered = |i: u32| PathBuf::from(if i == 1 { FOLDER.to_owned() } else { format!("{FOLDER}-{i}") });
-            let free = (1..10_000).map(numbered).find(|path| !path.exists());
-            return free.ok_or_else(|| usage(format!("there are too many folders {FOLDER}-…; name one with --out")));
-        };
-        match place::look(out)? {
-            Place::Run => Err(TrainError::Exists(out.clone()).into()),
-            Place::Free | Place::Leftover => Ok(out.clone()),
+    fn folder(&self) -> anyhow::Result<RunDir> {
+        if let Some(out) = &self.out {
+            let existing = if self.overwrite { Existing::Replace } else { Existing::Refuse };
+            return Ok(RunDir::claim(out, existing)?);
         }
+        for i in 1..10_000 {
+            let path = PathBuf::from(if i == 1 { FOLDER.to_owned() } else { format!("{FOLDER}-{i}") });
+            if path.symlink_metadata().is_ok() {
+                continue;
+            }
+            match RunDir::claim(&path, Existing::Refuse) {
+                // Another quick start has just taken it.
+                Err(TrainError::Busy(_) | TrainError::Exists { .. }) => {}
+                claimed => return Ok(claimed?),
+            }
+        }
+        Err(usage(format!("there are too many folders {FOLDER}-…; name one with --out")))
     }
 
     /// Text, vocabulary, number of steps, trainer.
     fn begin(
         &self,
-        out: &Path,
+        dir: RunDir,
         started: Instant,
         settings: &Settings,
         isa: IsaKind,
-        reporter: &mut Reporter,
-    ) -> Result<Trainer, TrainError> {
-        let seed = settings.seed.map(|seed| Layer::assignment(&format!("train.seed={seed}"))).transpose()?;
+        (reporter, stop): (&mut Reporter, &AtomicBool),
+    ) -> anyhow::Result<Trainer> {
+        let seed = settings.seed_layer()?;
         let mut config = TrainConfig::layered(Some(PRESET), seed.as_slice())?;
         // The built-in stories are documents, which the files that the preset may be used with are not.
         config.data.windows = Windows::Documents;
         let source = Source::Stories { seed: config.train.seed, bytes: self.text };
-        let prepared = prepare(out, &config, source, &mut |progress| reporter.prepare(progress))?;
+        let prepared = prepare(&dir.staging(), &config, source, &mut |progress| reporter.prepare(progress))?;
         let steps = match self.steps {
             Some(steps) => steps,
             None => {
@@ -120,13 +130,14 @@ impl Quickstart {
                 ((left / step) as u64).clamp(*STEPS.start(), *STEPS.end())
             }
         };
+        interrupt::check_before_training(stop)?;
         config.train.steps = steps;
         config.train.warmup = config.train.warmup.min(steps / 10);
         config.eval.interval = (steps / 4).max(1);
         config.eval.batches = config.eval.batches.min(5);
         config.checkpoint.interval = (steps / 4).max(1);
         config.log.interval = (steps / 200).max(1);
-        Trainer::create(out, config, prepared, settings.threads(), isa)
+        Ok(Trainer::create(dir, config, prepared, settings.threads(), isa)?)
     }
 }
 
@@ -171,7 +182,7 @@ fn seconds_of_a_step(
 
 /// Lets the model tell its stories.
 fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: &AtomicBool) -> Outcome {
-    let (model, tokenizer) = ModelArg { model: run.to_owned() }.open()?;
+    let (model, tokenizer) = ModelArg::own(run).open()?;
     let context = model.config().context;
     let model = Arc::new(model.pack(isa)?);
     let session = Session::new(model, SessionOptions::single(context, settings.threads()))?;

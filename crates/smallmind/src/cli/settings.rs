@@ -1,17 +1,61 @@
 //! What every verb takes.
 
-use std::ops::RangeInclusive;
+use std::ffi::OsString;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::Args;
+use clap::builder::Resettable;
+use clap::{Args, Command};
 use smallmind::graph::available_threads;
 use smallmind::simd::{IsaError, IsaKind};
+use smallmind::train::{Layer, TrainError};
+
+use super::failure::usage;
 
 /// The variable behind `--threads`.
 pub const THREADS_VARIABLE: &str = "SMALLMIND_THREADS";
+/// The variable behind `--seed`.
+const SEED_VARIABLE: &str = "SMALLMIND_SEED";
+/// The variable behind `--model`.
+pub const MODEL_VARIABLE: &str = "SMALLMIND_MODEL";
 
 /// More workers than any machine of today has CPUs are a slip of the finger.
-const THREADS: RangeInclusive<i64> = 1..=1024;
+const MOST_THREADS: u16 = 1024;
+
+/// A variable of the environment, if it is set; an empty one counts as unset, for every variable of this program.
+pub fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The same command, to which empty variables of the environment say nothing.
+pub fn without_empty_variables(command: Command) -> Command {
+    let unset = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| variable(name).is_none());
+    let command = command.mut_args(|argument| {
+        if argument.get_env().is_some_and(unset) { argument.env(Resettable::Reset) } else { argument }
+    });
+    command.mut_subcommands(without_empty_variables)
+}
+
+/// An error about the model at `path`; where the environment names that, so does the error.
+pub fn of_model(path: &Path, error: anyhow::Error) -> anyhow::Error {
+    if variable(MODEL_VARIABLE).is_some_and(|value| value == path) { error.context(MODEL_VARIABLE) } else { error }
+}
+
+fn threads(text: &str) -> Result<u16, String> {
+    let count = text.parse().ok().filter(|count| (1..=MOST_THREADS).contains(count));
+    count.ok_or_else(|| format!("it must be a whole number from 1 to {MOST_THREADS}"))
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("it must be a whole number from 0 to {}", u64::MAX))
+}
+
+/// The value of a variable, where it is set.
+fn read<T>(name: &str, parse: fn(&str) -> Result<T, String>) -> anyhow::Result<Option<T>> {
+    let Some(value) = variable(name) else { return Ok(None) };
+    let text = value.to_string_lossy();
+    parse(&text).map(Some).map_err(|why| usage(format!("{name}={text}: {why}")))
+}
 
 /// Options of every verb.
 #[derive(Clone, Copy, Debug, Args)]
@@ -19,12 +63,13 @@ pub struct Global {
     /// Print JSON: one document, or one line an event
     #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
-    /// Worker threads [default: the CPUs that this process may use]
-    #[arg(long, global = true, env = THREADS_VARIABLE, value_name = "N", help_heading = "Global options",
-          value_parser = clap::value_parser!(u16).range(THREADS))]
+    /// Worker threads [default: the CPUs that this process may use] [env: SMALLMIND_THREADS]
+    #[arg(long, global = true, value_name = "N", help_heading = "Global options", value_parser = threads,
+          allow_negative_numbers = true)]
     threads: Option<u16>,
-    /// Where random numbers start
-    #[arg(long, global = true, env = "SMALLMIND_SEED", value_name = "N", help_heading = "Global options")]
+    /// Where random numbers start [env: SMALLMIND_SEED]
+    #[arg(long, global = true, value_name = "N", help_heading = "Global options", value_parser = seed,
+          allow_negative_numbers = true)]
     seed: Option<u64>,
 }
 
@@ -46,16 +91,30 @@ pub struct Settings {
     pub threads_asked: Option<usize>,
     /// Where random numbers start, if somebody said so.
     pub seed: Option<u64>,
+    /// What said so.
+    seed_named: &'static str,
 }
 
 impl Settings {
-    /// From the options given.
-    pub fn new(global: Global) -> Self {
-        Self {
-            format: if global.json { Format::Json } else { Format::Text },
-            threads_asked: global.threads.map(usize::from),
-            seed: global.seed,
-        }
+    /// From the options given, or else from variables of the environment.
+    ///
+    /// # Errors
+    /// A variable that is neither empty nor a number as its option takes it, and whose option isn't given.
+    pub fn new(global: Global) -> anyhow::Result<Self> {
+        let threads = global.threads.map_or_else(|| read(THREADS_VARIABLE, threads), |given| Ok(Some(given)))?;
+        let (seed, seed_named) = match global.seed {
+            Some(seed) => (Some(seed), "--seed"),
+            None => (read(SEED_VARIABLE, seed)?, SEED_VARIABLE),
+        };
+        let format = if global.json { Format::Json } else { Format::Text };
+        Ok(Self { format, threads_asked: threads.map(usize::from), seed, seed_named })
+    }
+
+    /// The seed as a setting of a training, by the name of what set it.
+    pub fn seed_layer(&self) -> Result<Option<Layer>, TrainError> {
+        let Some(seed) = self.seed else { return Ok(None) };
+        let origin = format!("{}={seed}", self.seed_named);
+        Ok(Some(Layer { origin, ..Layer::assignment(&format!("train.seed={seed}"))? }))
     }
 
     /// Whether the answer is JSON.

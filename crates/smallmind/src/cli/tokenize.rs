@@ -8,14 +8,14 @@ use smallmind::model::tokenizer::{SpecialText, SpecialTokens, Tokenizer};
 
 use super::failure::{Outcome, bad_file};
 use super::input::{self, STDIN};
-use super::settings::Settings;
+use super::settings::{MODEL_VARIABLE, Settings, of_model};
 use super::{models, output};
 
 /// Options of `tokenize`.
 #[derive(Debug, Args)]
 pub struct Tokenize {
     /// A model folder, or a tokenizer.json
-    #[arg(short, long, env = "SMALLMIND_MODEL", value_name = "FOLDER|FILE")]
+    #[arg(short, long, env = MODEL_VARIABLE, value_name = "FOLDER|FILE")]
     model: PathBuf,
     /// Turn ids (numbers between blanks or commas, or JSON) into text
     #[arg(long)]
@@ -30,7 +30,7 @@ pub struct Tokenize {
 
 impl Tokenize {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
-        let tokenizer = models::tokenizer_of(&self.model)?;
+        let tokenizer = models::tokenizer_of(&self.model).map_err(|error| of_model(&self.model, error))?;
         let input = input::read(&self.file)?;
         if self.decode {
             let special = if self.no_special { SpecialText::Skip } else { SpecialText::Show };

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 use smallmind::model::tokenizer::{self, BpeTraining};
-use smallmind::train::data::{read_text, read_texts};
+use smallmind::train::data::{read_each, read_texts};
 
 use super::failure::{Outcome, usage};
 use super::output;
+use super::output_files::{OutputFile, Overwrite};
 use super::settings::Settings;
 
 /// Options of `tokenizer`.
@@ -27,7 +28,7 @@ enum Verb {
 /// Options of `tokenizer train`.
 #[derive(Debug, Args)]
 struct Train {
-    /// Text files
+    /// Text files; - for standard input
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
     /// The kind of vocabulary
@@ -39,6 +40,8 @@ struct Train {
     /// The tokenizer.json to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    overwrite: Overwrite,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -52,8 +55,10 @@ enum Kind {
 impl Tokenizer {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let Verb::Train(train) = self.verb;
+        let out = OutputFile::claim(&train.out, train.overwrite)?;
         let tokenizer = train.learn()?;
-        tokenizer.save(&train.out)?;
+        let json = tokenizer.to_json()?;
+        out.write(|out| out.write_all(json.as_bytes()))?;
         let (kind, tokens) = (tokenizer.kind().to_string(), tokenizer.vocab_size());
         if settings.is_json() {
             return output::document(json!({ "tokenizer": train.out, "kind": kind, "vocab_size": tokens }));
@@ -72,7 +77,7 @@ impl Train {
             Kind::Bpe => {
                 let default = BpeTraining::default();
                 let training = BpeTraining { vocab_size: self.vocab_size.unwrap_or(default.vocab_size), ..default };
-                let texts = self.data.iter().map(read_text).collect::<Result<Vec<_>, _>>()?;
+                let texts = read_each(&self.data)?;
                 Ok(tokenizer::Tokenizer::train_bpe(texts, &training)?)
             }
         }

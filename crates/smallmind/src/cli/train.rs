@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use smallmind::train::{Event, Finish, Layer, Source, Summary, TrainConfig, TrainError, Trainer, prepare};
+use smallmind::train::{Event, Existing, Finish, Layer, RunDir, Source, Summary, TrainConfig, Trainer, prepare};
 
 use super::failure::{Failure, Outcome};
-use super::place::{self, Place, Room};
 use super::progress::Reporter;
 use super::settings::Settings;
 use super::{hints, interrupt, note, output, units};
@@ -18,7 +17,7 @@ pub const STOPPING: &str = "stopping after this step; a checkpoint is written (C
 #[derive(Debug, Args)]
 #[command(after_help = settings_help())]
 pub struct Train {
-    /// Text files, joined end to end; their last tenth is for validation
+    /// Text files, joined end to end, - for standard input; their last tenth is for validation
     #[arg(long, num_args = 1.., value_name = "FILE", required_unless_present = "resume")]
     data: Vec<PathBuf>,
     /// The folder of the run
@@ -33,7 +32,7 @@ pub struct Train {
     /// Go on with the run in FOLDER
     #[arg(long)]
     resume: bool,
-    /// Replace the run in FOLDER
+    /// Replace the run or the model in FOLDER, once the new run has its first checkpoint
     #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
 }
@@ -57,8 +56,8 @@ fn settings_help() -> String {
     let presets = super::new::presets();
     format!(
         "Settings, as --section.key=value, in a file as [section] key = value, or in the environment as SMALLMIND_SECTION_KEY \
-         (a flag beats the environment, which beats the file, which beats the preset):{}\n\n\
-         nanoGPT's names for them are understood too, as --n_layer=4:{}\n\n{presets}",
+         (a flag beats the environment, which beats the file, which beats the preset; an empty variable counts as unset):{}\n\n\
+         nanoGPT's names are understood too, as --n_layer=4; what has no counterpart is passed over or refused, with the reason:{}\n\n{presets}",
         wrapped(TrainConfig::keys()),
         wrapped(TrainConfig::aliases()),
     )
@@ -77,10 +76,14 @@ impl Train {
             Trainer::resume(&self.out, &layers, settings.threads(), isa)?
         } else {
             let config = TrainConfig::layered(self.preset.as_deref(), &layers)?;
-            let room = self.make_room()?;
-            let prepared = prepare(&self.out, &config, Source::Files(&self.data), &mut |p| reporter.prepare(p));
-            let create = |prepared| Trainer::create(&self.out, config, prepared, settings.threads(), isa);
-            room.settle(prepared.and_then(create))?
+            let dir = RunDir::claim(&self.out, if self.overwrite { Existing::Replace } else { Existing::Refuse })?;
+            if let Some(found) = dir.replaces() {
+                note!("note: in {} the new run will replace {found}", self.out.display());
+            }
+            let source = Source::Files(&self.data);
+            let prepared = prepare(&dir.staging(), &config, source, &mut |p| reporter.prepare(p))?;
+            interrupt::check_before_training(stop)?;
+            Trainer::create(dir, config, prepared, settings.threads(), isa)?
         };
         let ended = trainer.run(stop, &mut |event: &Event| reporter.event(event));
         let told = reporter.finish();
@@ -105,20 +108,21 @@ impl Train {
         for path in &self.config {
             layers.push(Layer::file(path)?);
         }
-        layers.extend(Layer::environment());
-        if let Some(seed) = settings.seed {
-            layers.push(Layer::assignment(&format!("train.seed={seed}"))?);
-        }
+        layers.extend(Layer::environment()?);
+        layers.extend(settings.seed_layer()?);
         layers.extend(assignments);
+        self.tell_min_lr(&layers)?;
         Ok(layers)
     }
 
-    /// Makes sure that a run can begin in the folder.
-    fn make_room(&self) -> anyhow::Result<Room> {
-        match place::look(&self.out)? {
-            Place::Run if !self.overwrite => Err(TrainError::Exists(self.out.clone()).into()),
-            _ => Room::make(&self.out),
+    /// Says where the lowest learning rate follows from the highest.
+    fn tell_min_lr(&self, layers: &[Layer]) -> anyhow::Result<()> {
+        if !self.resume
+            && let Some(min_lr) = TrainConfig::implied_min_lr(self.preset.as_deref(), layers)?
+        {
+            note!("note: train.min_lr is {min_lr}, a tenth of train.lr, as the preset's lies above that");
         }
+        Ok(())
     }
 }
 

@@ -156,7 +156,11 @@ fn a_run_without_a_model_of_its_own_has_checkpoints() {
 #[test]
 fn the_leavings_of_a_training_that_never_began_make_room() {
     let bench = Bench::with_text();
-    bench.train("run", "").ok();
-    fs::remove_dir_all(bench.path("run/checkpoints")).unwrap();
+    for name in ["run/train.lock", "run/.tmp-new-run/tokenizer.json", "run/.tmp-new-run/data/train-00000.bin"] {
+        fs::create_dir_all(bench.path(name).parent().unwrap()).unwrap();
+        bench.write(name, "");
+    }
+    bench.run("train --out run --resume").fails(3, &["run"]);
     bench.run(&format!("train --data text.txt --out run {TINY}")).ok();
+    assert!(!bench.path("run/.tmp-new-run").exists());
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::Bench;
 
 /// Few samples of a small model.
-const QUICK: &str = "--threads 1 --runs 2 -n 3";
+pub const QUICK: &str = "--threads 1 --runs 2 -n 3";
 /// Few steps of a small training.
 const TRAIN: &str = "profile train --preset nanogpt-cpu --batch 1 --threads 1 --runs 3 -n 2";
 

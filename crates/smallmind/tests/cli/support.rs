@@ -71,6 +71,9 @@ pub struct Bench {
 }
 
 impl Bench {
+    /// The line that `text.txt` is made of.
+    pub const TEXT: &str = "the cat sat on the mat, and the dog sat by the cat.\n";
+
     pub fn new() -> Self {
         Self { dir: tempfile::tempdir().expect("a temporary folder") }
     }
@@ -78,7 +81,7 @@ impl Bench {
     /// The same with `text.txt`, a text that is long enough for the tiny model.
     pub fn with_text() -> Self {
         let bench = Self::new();
-        bench.write("text.txt", "the cat sat on the mat, and the dog sat by the cat.\n".repeat(60));
+        bench.write("text.txt", Self::TEXT.repeat(60));
         bench
     }
 

@@ -5,7 +5,7 @@ use crate::support::Bench;
 #[test]
 fn text_comes_back() {
     let bench = Bench::with_text();
-    for kind in ["bpe --vocab-size 300", "characters"] {
+    for kind in ["bpe --vocab-size 300", "characters --overwrite"] {
         let told = bench.run(&format!("tokenizer train --data text.txt --kind {kind} --out t.json --json")).json();
         let vocab = told["vocab_size"].as_u64().unwrap();
         let ids = bench.run("tokenize -m t.json text.txt").ok();

@@ -37,8 +37,8 @@ fn events_are_lines_of_json() {
 #[test]
 fn a_run_is_a_model_for_every_verb() {
     let bench = Bench::with_text();
-    let ran = bench.train("run", "--eval.interval=0 --compile=False --device=cpu");
-    assert!(ran.stderr.contains("--compile=False") && ran.stderr.contains("--device=cpu"), "{ran:#?}");
+    let ran = bench.train("run", "--eval.interval=0 --compile=True --device=cuda");
+    assert!(ran.stderr.contains("--compile=True") && ran.stderr.contains("--device=cuda"), "{ran:#?}");
     assert!(ran.stderr.contains("step") && ran.stderr.contains("next:"), "{ran:#?}");
     let summary = ran.ok();
     for word in ["validation loss", "bits a byte", "tokens/s", "run/checkpoints/step-"] {

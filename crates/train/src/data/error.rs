@@ -10,6 +10,9 @@ pub enum DataError {
     /// No file was named.
     #[error("no text file was given: name at least one")]
     NoFiles,
+    /// Standard input named twice.
+    #[error("standard input (-) is named more than once, but can be read only once")]
+    StdinAgain,
     /// A file or folder isn't there.
     #[error("{path}: no such file: check the path")]
     Missing {

@@ -34,6 +34,7 @@ pub use dataset::{Dataset, OpenOptions, Storage, Verify};
 pub use documents::DocumentWindows;
 pub use error::DataError;
 pub use manifest::{Dtype, MANIFEST_FILE, Manifest, SCHEMA_VERSION, ShardManifest, Split, SplitManifest};
-pub use text::{read_text, read_texts, split};
+pub use text::{read_each, read_text, read_texts, split};
 pub use windows::{RandomWindows, SequentialWindows, Window};
+pub(crate) use writer::is_shard_name;
 pub use writer::{ShardOptions, ShardWriter};

@@ -2,15 +2,21 @@
 
 use super::error::DataError;
 use std::fs;
+use std::io::{self, Read};
 use std::path::Path;
 
-/// Reads a text file: it must exist, hold at least one byte, and be UTF-8. The text is the file's bytes, unchanged.
+/// The path that stands for standard input, and what errors call it.
+const STDIN: (&str, &str) = ("-", "standard input");
+
+/// Reads a text file, or standard input where `path` is `-`: it must exist, hold at least one byte, and be UTF-8. The text is the file's bytes, unchanged.
 pub fn read_text(path: impl AsRef<Path>) -> Result<String, DataError> {
     let path = path.as_ref();
-    if path.is_dir() {
+    let is_stdin = path.as_os_str() == STDIN.0;
+    let path = if is_stdin { Path::new(STDIN.1) } else { path };
+    if !is_stdin && path.is_dir() {
         return Err(DataError::Folder { path: path.into() });
     }
-    let bytes = fs::read(path).map_err(DataError::io("read the file", path))?;
+    let bytes = if is_stdin { read_stdin() } else { fs::read(path) }.map_err(DataError::io("read the file", path))?;
     if bytes.is_empty() {
         return Err(DataError::Empty { path: path.into() });
     }
@@ -25,11 +31,30 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<String, DataError> {
 /// Reads text files and joins them end to end, with nothing between them: the text has as many bytes as the files together.
 pub fn read_texts<P: AsRef<Path>>(paths: &[P]) -> Result<String, DataError> {
     let (first, others) = paths.split_first().ok_or(DataError::NoFiles)?;
+    check_stdin(paths)?;
     let mut text = read_text(first)?;
     for path in others {
         text.push_str(&read_text(path)?);
     }
     Ok(text)
+}
+
+/// Reads text files, each for itself.
+pub fn read_each<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<String>, DataError> {
+    check_stdin(paths)?;
+    paths.iter().map(read_text).collect()
+}
+
+/// Checks that standard input is named once at most: it can be read only once.
+pub(super) fn check_stdin<P: AsRef<Path>>(paths: &[P]) -> Result<(), DataError> {
+    let times = paths.iter().filter(|path| path.as_ref().as_os_str() == STDIN.0).count();
+    if times > 1 { Err(DataError::StdinAgain) } else { Ok(()) }
+}
+
+fn read_stdin() -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// What a file that isn't UTF-8 may be. `bad` is the length of the bad sequence, `None` at an unexpected end.

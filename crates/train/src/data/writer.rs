@@ -164,6 +164,12 @@ impl OpenShard {
     }
 }
 
+/// Whether a file of that name in a folder of shards is one that [`ShardWriter`] writes.
+pub(crate) fn is_shard_name(name: &str) -> bool {
+    let is_shard = |part: &str| name.starts_with(part) && name.ends_with(".bin");
+    name.starts_with(MANIFEST_FILE) || ["train-", "validation-"].into_iter().any(is_shard)
+}
+
 /// Makes the rename last over a power cut, where the system can.
 fn sync_folder(dir: &Path) -> Result<(), DataError> {
     #[cfg(unix)]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallmind_simd::IsaKind;
 use smallmind_train::stories::{Part, write_corpus};
-use smallmind_train::{Event, Layer, Source, Summary, TrainConfig, TrainError, Trainer, prepare};
+use smallmind_train::{Event, Existing, Layer, RunDir, Source, Summary, TrainConfig, TrainError, Trainer, prepare};
 
 /// Settings of a model that takes microseconds a step. Every step is logged.
 const TINY: &[&str] = &[
@@ -49,9 +49,9 @@ pub fn text_file(dir: &Path) -> PathBuf {
 
 /// A new run in `dir/name` on the text of `dir`.
 pub fn begin(dir: &Path, name: &str, config: &TrainConfig, threads: usize) -> Result<Trainer, TrainError> {
-    let run = dir.join(name);
-    let prepared = prepare(&run, config, Source::Files(&[text_file(dir)]), &mut |_| {})?;
-    Trainer::create(&run, config.clone(), prepared, threads, IsaKind::best())
+    let run = RunDir::claim(&dir.join(name), Existing::Refuse)?;
+    let prepared = prepare(&run.staging(), config, Source::Files(&[text_file(dir)]), &mut |_| {})?;
+    Trainer::create(run, config.clone(), prepared, threads, IsaKind::best())
 }
 
 /// Goes on with the run in `run` as it is.

@@ -91,7 +91,7 @@ impl FirstToken {
 impl Generate {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let (isa, threads) = (settings.isa()?, settings.threads());
-        self.written.check()?;
+        let places = self.written.claim()?;
         // Before there are workers, so that these are counted too.
         let mut watched = Watched { counters: Counters::open(), pulse: Pulse::new(isa)? };
         let mut first = FirstToken::default();
@@ -122,7 +122,7 @@ impl Generate {
         let prefill = prefill.phase(("prefill", plans.0), first.stages, roofs.table(), trace.as_mut());
         let decode = decode.phase(("decode", plans.1), vec![], roofs.table(), trace.as_mut());
         let report = Report::new(subject, roofs.table().clone(), counters.since(), vec![prefill, decode]);
-        self.written.write(report, trace.as_ref(), settings)
+        self.written.write(places, report, trace.as_ref(), settings)
     }
 
     /// The tokens of the prompt: those of the text that was given, or any.

@@ -14,7 +14,7 @@ use smallmind::simd::IsaKind;
 use super::super::failure::usage;
 use super::super::machine::Machine;
 use super::super::models;
-use super::super::settings::Settings;
+use super::super::settings::{MODEL_VARIABLE, Settings, of_model, variable};
 
 /// The seed of random weights and tokens, unless somebody says otherwise.
 pub const SEED: u64 = 1337;
@@ -30,6 +30,8 @@ pub struct SubjectArg {
     /// The shape of a preset with random weights [default: quickstart]
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
+    #[command(flatten)]
+    allowed: models::Allowed,
 }
 
 /// A model with its name and its tokenizer.
@@ -45,7 +47,7 @@ pub struct Opened {
 impl SubjectArg {
     /// The folder of the model, where one is named.
     fn folder(&self) -> Option<PathBuf> {
-        let named = || std::env::var_os("SMALLMIND_MODEL").filter(|_| self.preset.is_none()).map(PathBuf::from);
+        let named = || variable(MODEL_VARIABLE).filter(|_| self.preset.is_none()).map(PathBuf::from);
         self.model.clone().or_else(named)
     }
 
@@ -63,7 +65,8 @@ impl SubjectArg {
             let tokenizer = Err(usage("--prompt is for a model with a tokenizer: name one with -m"));
             return Ok(Opened { model, name: name.to_owned(), tokenizer });
         };
-        let model = Model::from_folder(&models::open_folder(&folder)?)?;
+        let read = || self.allowed.load(&models::open_folder(&folder)?);
+        let model = read().map_err(|error| of_model(&folder, error))?;
         Ok(Opened { model, name: name_of(&folder), tokenizer: models::tokenizer_of(&folder) })
     }
 }

@@ -59,7 +59,7 @@ struct Bench {
 impl Train {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let (isa, threads) = (settings.isa()?, settings.threads());
-        self.written.check()?;
+        let places = self.written.claim()?;
         let stop = interrupt::watch("stopping without a report (Ctrl-C again ends at once)")?;
         // Before there are workers, so that these are counted too.
         let mut watched = Watched { counters: Counters::open(), pulse: Pulse::new(isa)? };
@@ -87,7 +87,7 @@ impl Train {
         }
         bench.go_on()?;
         let report = Report::new(subject, roofs.table().clone(), counters.since(), vec![phase]);
-        self.written.write(report, trace.as_ref(), settings)
+        self.written.write(places, report, trace.as_ref(), settings)
     }
 }
 

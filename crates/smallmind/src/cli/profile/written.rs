@@ -13,7 +13,8 @@ use smallmind::profile::report::trace::Trace;
 use smallmind::profile::report::{folded, html, markdown};
 
 use super::super::failure::{Outcome, bad_file, usage};
-use super::super::settings::Settings;
+use super::super::output_files::{OutputFile, OutputFolder, Overwrite};
+use super::super::settings::{Settings, variable};
 use super::super::{note, output};
 
 /// How a report is written.
@@ -35,6 +36,18 @@ pub struct Written {
     /// Set a baseline beside this report also where it isn't of the same machine, model or number of threads
     #[arg(long, requires = "baseline")]
     force: bool,
+    #[command(flatten)]
+    overwrite: Overwrite,
+}
+
+/// The forms of a report in a folder.
+const FORMS: [&str; 5] = ["report.md", "report.json", "report.html", "trace.json", "stacks.folded"];
+
+/// The places of a report, claimed before anything is measured.
+#[derive(Debug)]
+pub struct Places {
+    folder: Option<OutputFolder>,
+    shelf: Option<OutputFile>,
 }
 
 /// The folder of baselines, unless SMALLMIND_BASELINES names another.
@@ -42,17 +55,23 @@ const SHELF: &str = "smallmind/baselines";
 
 impl Written {
     /// What can be wrong is wrong before anything is measured.
-    pub fn check(&self) -> Outcome {
-        if let Some(name) = &self.save_baseline {
-            place_of(name)?;
-        }
+    pub fn claim(&self) -> anyhow::Result<Places> {
         if let Some(name) = &self.baseline {
             kept(name)?;
         }
-        if let Some(out) = self.out.as_ref().filter(|out| out.is_file()) {
-            return Err(usage(format!("--out {}: that is a file; name a folder", out.display())));
-        }
-        Ok(())
+        let shelf = match &self.save_baseline {
+            Some(name) => {
+                let path = place_of(name)?;
+                if let Some(folder) = path.parent() {
+                    let made = fs::create_dir_all(folder);
+                    made.with_context(|| format!("{}: the folder can't be made", folder.display()))?;
+                }
+                Some(OutputFile::claim(&path, self.overwrite)?)
+            }
+            None => None,
+        };
+        let folder = self.out.as_ref().map(|out| OutputFolder::claim(out, &FORMS, self.overwrite)).transpose()?;
+        Ok(Places { folder, shelf })
     }
 
     /// Refuses a baseline that isn't comparable with what is about to be measured: `phases` by name and by what a sample of them is.
@@ -88,28 +107,20 @@ impl Written {
     }
 
     /// Prints the report and writes what was asked for.
-    pub fn write(&self, mut report: Report, trace: Option<&Trace>, settings: &Settings) -> Outcome {
+    pub fn write(&self, places: Places, mut report: Report, trace: Option<&Trace>, settings: &Settings) -> Outcome {
         self.set_baseline_beside(&mut report)?;
-        if let Some(out) = &self.out {
-            fs::create_dir_all(out).with_context(|| format!("{}: can't make the folder", out.display()))?;
+        if let (Some(out), Some(mut folder)) = (&self.out, places.folder) {
             let trace = trace.map(Trace::render).unwrap_or_default();
-            for (name, text) in [
-                ("report.md", markdown::render(&report)),
-                ("report.json", serde_json::to_string_pretty(&report)?),
-                ("report.html", html::render(&report)),
-                ("trace.json", trace),
-                ("stacks.folded", folded::render(&report)),
-            ] {
-                save(&out.join(name), &text)?;
+            let json = serde_json::to_string_pretty(&report)?;
+            let texts = [markdown::render(&report), json, html::render(&report), trace, folded::render(&report)];
+            for (name, text) in FORMS.iter().zip(texts) {
+                folder.write(name, |out| out.write_all(text.as_bytes()))?;
             }
             note!("written to {}: report.html opens in a browser, trace.json in Perfetto", out.display());
         }
-        if let Some(name) = &self.save_baseline {
-            let path = place_of(name)?;
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder).with_context(|| format!("{}: can't make the folder", folder.display()))?;
-            }
-            save(&path, &serde_json::to_string(&report)?)?;
+        if let (Some(name), Some(file)) = (&self.save_baseline, places.shelf) {
+            let text = serde_json::to_string(&report)?;
+            file.write(|out| out.write_all(text.as_bytes()))?;
             note!("kept as baseline {name}");
         }
         if settings.is_json() {
@@ -128,18 +139,18 @@ pub fn comparable(what: &str, mismatches: &[String]) -> Outcome {
     Err(usage(format!("{what} can't be compared ({differs}); --force does it all the same")))
 }
 
-fn save(path: &Path, text: &str) -> Outcome {
-    fs::write(path, text).with_context(|| format!("{}: can't be written", path.display()))
-}
-
 /// Where the baseline of that name lies.
 fn place_of(name: &str) -> anyhow::Result<PathBuf> {
     let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
         return Err(usage(format!("a baseline is named by letters, digits, -, _ and dots, not {name:?}")));
     }
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let shelf = variable("SMALLMIND_BASELINES")
+    let variable = |name: &str| variable(name).map(PathBuf::from);
+    let named = variable("SMALLMIND_BASELINES");
+    if let Some(file) = named.as_ref().filter(|path| path.exists() && !path.is_dir()) {
+        return Err(usage(format!("SMALLMIND_BASELINES={}: this is a file; name a folder", file.display())));
+    }
+    let shelf = named
         .or_else(|| Some(variable("XDG_DATA_HOME")?.join(SHELF)))
         .or_else(|| Some(variable("HOME")?.join(".local/share").join(SHELF)));
     let shelf = shelf.ok_or_else(|| usage("there is no home folder for baselines; set SMALLMIND_BASELINES"))?;

@@ -1,0 +1,329 @@
+//! The keys of `config.json`: which are understood, which do not matter, and which are supported with one value only.
+//!
+//! A key that stands in no line of the table is refused by name, since it may change what the model computes. `null` under such a key
+//! passes, as it means everywhere that nothing is set. `benchmarks/config_keys.py` reads this table and holds every line of it against
+//! what transformers computes.
+
+use serde_json::{Map, Value};
+
+use super::{ConfigError, Family, kind};
+
+/// What a key of `config.json` means for a family of models.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum KeyRule {
+    /// It is read; its value is checked where it is read.
+    Read,
+    /// It changes nothing of what the model computes, and why.
+    NoMatter(&'static str),
+    /// It changes what the model computes, and only these values are supported.
+    Only(&'static [Supported]),
+    /// It is another name for this key and must have the same value.
+    Same(&'static str),
+}
+
+/// A value that [`KeyRule::Only`] supports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Supported {
+    /// `null`.
+    Null,
+    /// `true` or `false`.
+    Is(bool),
+    /// A number.
+    Number(f64),
+    /// An object or an array without members.
+    Empty,
+}
+
+impl Supported {
+    /// Whether `value` is this one.
+    pub(crate) fn is(self, value: &Value) -> bool {
+        match self {
+            Null => value.is_null(),
+            Is(flag) => value.as_bool() == Some(flag),
+            Number(number) => value.as_f64() == Some(number),
+            Empty => value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty),
+        }
+    }
+}
+
+/// A line of the table.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    key: &'static str,
+    families: &'static [Family],
+    rule: KeyRule,
+}
+
+const fn line(key: &'static str, families: &'static [Family], rule: KeyRule) -> Line {
+    Line { key, families, rule }
+}
+
+use KeyRule::{NoMatter, Only, Read, Same};
+use Supported::{Empty, Is, Null, Number};
+
+const ALL: &[Family] = &[Family::Gpt2, Family::Llama, Family::Qwen2];
+const GPT2: &[Family] = &[Family::Gpt2];
+const LLAMA: &[Family] = &[Family::Llama];
+const QWEN2: &[Family] = &[Family::Qwen2];
+/// The families with rotary positions.
+const ROTARY: &[Family] = &[Family::Llama, Family::Qwen2];
+
+const CLASSES: &str = "for classifiers";
+const ENCODERS: &str = "for models with an encoder";
+const FORM: &str = "the form in which another program returns results";
+const GENERATION: &str = "for generation, where generation_config.json is read instead, as transformers 5 does";
+const ORIGIN: &str = "where the file comes from";
+const SPEED: &str = "how another program computes the same";
+const TEXT: &str = "a token that the tokenizer knows, or padding, which does not occur here";
+
+/// The top level of `config.json`.
+#[rustfmt::skip]
+const KEYS: &[Line] = &[
+    // What every family has.
+    line("model_type", ALL, Read),
+    line("vocab_size", ALL, Read),
+    line("tie_word_embeddings", ALL, Read),
+    line("initializer_range", ALL, Read),
+    line("bos_token_id", ALL, Read),
+    line("eos_token_id", ALL, Read),
+    line("embd_pdrop", ALL, Read),
+    line("resid_pdrop", ALL, Read),
+    // GPT-2.
+    line("n_positions", GPT2, Read),
+    line("n_embd", GPT2, Read),
+    line("n_layer", GPT2, Read),
+    line("n_head", GPT2, Read),
+    line("n_inner", GPT2, Read),
+    line("activation_function", GPT2, Read),
+    line("layer_norm_epsilon", GPT2, Read),
+    line("bias", GPT2, Read),
+    line("attn_pdrop", GPT2, Read),
+    line("hidden_size", GPT2, Same("n_embd")),
+    line("num_hidden_layers", GPT2, Same("n_layer")),
+    line("num_attention_heads", GPT2, Same("n_head")),
+    line("max_position_embeddings", GPT2, Same("n_positions")),
+    line("scale_attn_weights", GPT2, Only(&[Is(true)])),
+    line("scale_attn_by_inverse_layer_idx", GPT2, Only(&[Is(false)])),
+    line("reorder_and_upcast_attn", GPT2, NoMatter(SPEED)),
+    line("n_ctx", GPT2, NoMatter("n_positions is the length that counts")),
+    line("n_special", GPT2, NoMatter("vocab_size counts these tokens too")),
+    line("predict_special_tokens", GPT2, NoMatter("vocab_size counts these tokens too")),
+    line("summary_type", GPT2, NoMatter(CLASSES)),
+    line("summary_use_proj", GPT2, NoMatter(CLASSES)),
+    line("summary_activation", GPT2, NoMatter(CLASSES)),
+    line("summary_proj_to_labels", GPT2, NoMatter(CLASSES)),
+    line("summary_first_dropout", GPT2, NoMatter(CLASSES)),
+    line("summary_last_dropout", GPT2, NoMatter(CLASSES)),
+    // LLaMA and Qwen2.
+    line("max_position_embeddings", ROTARY, Read),
+    line("hidden_size", ROTARY, Read),
+    line("num_hidden_layers", ROTARY, Read),
+    line("num_attention_heads", ROTARY, Read),
+    line("num_key_value_heads", ROTARY, Read),
+    line("head_dim", ROTARY, Read),
+    line("intermediate_size", ROTARY, Read),
+    line("hidden_act", ROTARY, Read),
+    line("rms_norm_eps", ROTARY, Read),
+    line("rope_theta", ROTARY, Read),
+    line("rope_scaling", ROTARY, Read),
+    line("rope_parameters", ROTARY, Read),
+    line("attention_dropout", ROTARY, Read),
+    line("layer_types", ROTARY, Read),
+    line("attention_bias", ROTARY, Only(&[Is(false)])),
+    line("mlp_bias", ROTARY, Only(&[Is(false)])),
+    line("use_sliding_window", ROTARY, Only(&[Is(false)])),
+    line("partial_rotary_factor", ROTARY, Only(&[Number(1.0), Null])),
+    line("rope_interleaved", ROTARY, Only(&[Is(false)])),
+    line("rope_traditional", ROTARY, Only(&[Is(false)])),
+    line("use_mrope", QWEN2, Only(&[Is(false)])),
+    line("sliding_window", QWEN2, NoMatter("use_sliding_window is false")),
+    line("sliding_window", LLAMA, Only(&[Null])),
+    line("max_window_layers", ROTARY, NoMatter("use_sliding_window is false")),
+    line("pretraining_tp", ROTARY, NoMatter(SPEED)),
+    line("max_sequence_length", ROTARY, NoMatter("max_position_embeddings is the length that counts")),
+    line("is_llama_config", ROTARY, NoMatter(ORIGIN)),
+    // What would be another model.
+    line("is_causal", ALL, Only(&[Is(true)])),
+    line("quantization_config", ALL, Only(&[Null])),
+    line("is_encoder_decoder", ALL, Only(&[Is(false)])),
+    line("add_cross_attention", ALL, Only(&[Is(false)])),
+    line("cross_attention_hidden_size", ALL, Only(&[Null])),
+    line("pruned_heads", ALL, Only(&[Empty, Null])),
+    line("per_layer_config", ALL, Only(&[Empty, Null])),
+    line("auto_map", ALL, Only(&[Empty, Null])),
+    // What changes nothing.
+    line("is_decoder", ALL, NoMatter(ENCODERS)),
+    line("tie_encoder_decoder", ALL, NoMatter(ENCODERS)),
+    line("decoder_start_token_id", ALL, NoMatter(ENCODERS)),
+    line("architectures", ALL, NoMatter("model_type says it, and the weights are checked")),
+    line("transformers_version", ALL, NoMatter(ORIGIN)),
+    line("_name_or_path", ALL, NoMatter(ORIGIN)),
+    line("name_or_path", ALL, NoMatter(ORIGIN)),
+    line("_commit_hash", ALL, NoMatter(ORIGIN)),
+    line("finetuning_task", ALL, NoMatter(ORIGIN)),
+    line("unsloth_version", ALL, NoMatter(ORIGIN)),
+    line("unsloth_fixed", ALL, NoMatter(ORIGIN)),
+    line("transformers.js_config", ALL, NoMatter(SPEED)),
+    line("torch_dtype", ALL, NoMatter("the files say how weights are stored; arithmetic is in f32")),
+    line("dtype", ALL, NoMatter("the files say how weights are stored; arithmetic is in f32")),
+    line("use_bfloat16", ALL, NoMatter("arithmetic is in f32")),
+    line("use_cache", ALL, NoMatter(SPEED)),
+    line("torchscript", ALL, NoMatter(SPEED)),
+    line("chunk_size_feed_forward", ALL, NoMatter(SPEED)),
+    line("gradient_checkpointing", ALL, NoMatter(SPEED)),
+    line("attn_implementation", ALL, NoMatter(SPEED)),
+    line("_attn_implementation", ALL, NoMatter(SPEED)),
+    line("_attn_implementation_autoset", ALL, NoMatter(SPEED)),
+    line("return_dict", ALL, NoMatter(FORM)),
+    line("output_hidden_states", ALL, NoMatter(FORM)),
+    line("output_attentions", ALL, NoMatter(FORM)),
+    line("output_past", ALL, NoMatter(FORM)),
+    line("output_scores", ALL, NoMatter(FORM)),
+    line("return_dict_in_generate", ALL, NoMatter(FORM)),
+    line("tf_legacy_loss", ALL, NoMatter(FORM)),
+    line("id2label", ALL, NoMatter(CLASSES)),
+    line("label2id", ALL, NoMatter(CLASSES)),
+    line("num_labels", ALL, NoMatter(CLASSES)),
+    line("_num_labels", ALL, NoMatter(CLASSES)),
+    line("problem_type", ALL, NoMatter(CLASSES)),
+    line("classifier_dropout", ALL, NoMatter(CLASSES)),
+    line("task_specific_params", ALL, NoMatter("for the tasks that it names, and not the model itself")),
+    line("prefix", ALL, NoMatter("for the tasks of a pipeline, and not the model itself")),
+    line("tokenizer_class", ALL, NoMatter("tokenizer.json says it")),
+    line("pad_token_id", ALL, NoMatter(TEXT)),
+    line("unk_token_id", ALL, NoMatter(TEXT)),
+    line("sep_token_id", ALL, NoMatter(TEXT)),
+    line("cls_token_id", ALL, NoMatter(TEXT)),
+    line("mask_token_id", ALL, NoMatter(TEXT)),
+    // What transformers 4 writes for generation.
+    line("max_length", ALL, NoMatter(GENERATION)),
+    line("min_length", ALL, NoMatter(GENERATION)),
+    line("do_sample", ALL, NoMatter(GENERATION)),
+    line("early_stopping", ALL, NoMatter(GENERATION)),
+    line("num_beams", ALL, NoMatter(GENERATION)),
+    line("num_beam_groups", ALL, NoMatter(GENERATION)),
+    line("diversity_penalty", ALL, NoMatter(GENERATION)),
+    line("temperature", ALL, NoMatter(GENERATION)),
+    line("top_k", ALL, NoMatter(GENERATION)),
+    line("top_p", ALL, NoMatter(GENERATION)),
+    line("typical_p", ALL, NoMatter(GENERATION)),
+    line("repetition_penalty", ALL, NoMatter(GENERATION)),
+    line("length_penalty", ALL, NoMatter(GENERATION)),
+    line("no_repeat_ngram_size", ALL, NoMatter(GENERATION)),
+    line("encoder_no_repeat_ngram_size", ALL, NoMatter(GENERATION)),
+    line("bad_words_ids", ALL, NoMatter(GENERATION)),
+    line("num_return_sequences", ALL, NoMatter(GENERATION)),
+    line("forced_bos_token_id", ALL, NoMatter(GENERATION)),
+    line("forced_eos_token_id", ALL, NoMatter(GENERATION)),
+    line("remove_invalid_values", ALL, NoMatter(GENERATION)),
+    line("exponential_decay_length_penalty", ALL, NoMatter(GENERATION)),
+    line("suppress_tokens", ALL, NoMatter(GENERATION)),
+    line("begin_suppress_tokens", ALL, NoMatter(GENERATION)),
+];
+
+/// The members of `rope_scaling` and `rope_parameters`. Which of them a kind of scaling knows, `rope.rs` says.
+#[rustfmt::skip]
+const ROPE_KEYS: &[Line] = &[
+    line("rope_type", ROTARY, Read),
+    line("type", ROTARY, Read),
+    line("rope_theta", ROTARY, Read),
+    line("factor", ROTARY, Read),
+    line("low_freq_factor", ROTARY, Read),
+    line("high_freq_factor", ROTARY, Read),
+    line("original_max_position_embeddings", ROTARY, Read),
+    line("partial_rotary_factor", ROTARY, Only(&[Number(1.0), Null])),
+];
+
+/// The objects within `config.json` that have a table of their own.
+const NESTED: &[(&str, &[Line])] = &[("rope_scaling", ROPE_KEYS), ("rope_parameters", ROPE_KEYS)];
+
+/// What each known key of `config.json` means for a family, by its path in the file: `rope_scaling.factor`.
+///
+/// ```
+/// use smallmind_model::{Family, KeyRule, config_keys};
+///
+/// let rule = |name: &str| config_keys(Family::Llama).find(|(key, _)| key == name).map(|(_, rule)| rule);
+/// assert_eq!(rule("rope_scaling.factor"), Some(KeyRule::Read));
+/// assert!(matches!(rule("use_cache"), Some(KeyRule::NoMatter(_))));
+/// assert_eq!(rule("n_embd"), None);
+/// ```
+pub fn config_keys(family: Family) -> impl Iterator<Item = (String, KeyRule)> {
+    let nested =
+        NESTED.iter().flat_map(|(key, table)| table.iter().map(move |line| (format!("{key}.{}", line.key), line)));
+    let all = KEYS.iter().map(|line| (line.key.to_owned(), line)).chain(nested);
+    all.filter(move |(_, line)| line.families.contains(&family)).map(|(path, line)| (path, line.rule))
+}
+
+/// Checks the values of all keys that the table knows without reading them, and returns the keys that it doesn't know.
+pub(super) fn check(map: &Map<String, Value>, family: Family) -> Result<Vec<String>, ConfigError> {
+    let mut unknown = check_object(map, family, KEYS, "")?;
+    for (key, table) in NESTED {
+        if let Some(Value::Object(inner)) = map.get(*key).filter(|_| find(KEYS, key, family).is_some()) {
+            unknown.extend(check_object(inner, family, table, &format!("{key}."))?);
+        }
+    }
+    Ok(unknown)
+}
+
+fn check_object(
+    map: &Map<String, Value>,
+    family: Family,
+    table: &[Line],
+    prefix: &str,
+) -> Result<Vec<String>, ConfigError> {
+    let mut unknown = Vec::new();
+    for (key, value) in map {
+        let path = || format!("{prefix}{key}");
+        match find(table, key, family) {
+            None if value.is_null() => {}
+            None => unknown.push(path()),
+            Some(Read | NoMatter(_)) => {}
+            Some(Only(supported)) => supported_value(&path(), value, supported)?,
+            Some(Same(other)) if map.get(other) == Some(value) => {}
+            Some(Same(other)) => {
+                let why = format!("it is another name for {other} and must have the same value");
+                return Err(ConfigError::invalid(&path(), kind(value), why));
+            }
+        }
+    }
+    Ok(unknown)
+}
+
+fn find(table: &[Line], key: &str, family: Family) -> Option<KeyRule> {
+    table.iter().find(|line| line.key == key && line.families.contains(&family)).map(|line| line.rule)
+}
+
+fn supported_value(key: &str, value: &Value, supported: &[Supported]) -> Result<(), ConfigError> {
+    if supported.iter().any(|supported| supported.is(value)) {
+        return Ok(());
+    }
+    if matches!(supported, [Is(_)]) && !value.is_boolean() {
+        return Err(ConfigError::Type { path: None, key: key.to_owned(), expected: "true or false", got: kind(value) });
+    }
+    let names = supported.iter().map(|value| match value {
+        Null => "null".to_owned(),
+        Is(flag) => flag.to_string(),
+        Number(number) => format!("{number:?}"),
+        Empty => "an empty one".to_owned(),
+    });
+    let names = names.collect::<Vec<_>>().join(" or ");
+    let why = format!("such a model is not supported; only {names} is");
+    Err(ConfigError::invalid(key, kind(value), why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_has_one_rule_for_a_family() {
+        for table in [KEYS, ROPE_KEYS] {
+            for (i, line) in table.iter().enumerate() {
+                let twice = |other: &&Line| {
+                    other.key == line.key && other.families.iter().any(|family| line.families.contains(family))
+                };
+                assert!(!table[i + 1..].iter().any(|other| twice(&other)), "{} stands twice", line.key);
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! `generation_config.json`: the tokens that end a text, and how tokens are chosen where nobody says how.
+
+use serde_json::Value;
+
+use crate::ConfigError;
+use crate::config::{Fields, KeyRule, Supported};
+use crate::sampler::{SamplerConfig, SamplerError};
+
+use KeyRule::{NoMatter, Only, Read};
+use Supported::{Empty, Is, Null, Number};
+
+/// What a `generation_config.json` says. What it leaves open is `None` or empty.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GenerationConfig {
+    /// The token that begins a text.
+    pub bos: Option<u32>,
+    /// The tokens that end one.
+    pub eos: Vec<u32>,
+    /// As in [`SamplerConfig`]; 0 where the file says `"do_sample": false`.
+    pub temperature: Option<f32>,
+    /// As in [`SamplerConfig`].
+    pub top_k: Option<usize>,
+    /// As in [`SamplerConfig`].
+    pub top_p: Option<f32>,
+    /// As in [`SamplerConfig`].
+    pub min_p: Option<f32>,
+    /// As in [`SamplerConfig`]. transformers applies it to the whole text, prompt included: give the sampler a window as long as that.
+    pub repetition_penalty: Option<f32>,
+    /// Keys that change how text is generated and that SmallMind does not obey.
+    pub not_obeyed: Vec<String>,
+}
+
+const BEAMS: &str = "for beam search";
+const ENCODERS: &str = "for models with an encoder";
+const FORM: &str = "the form in which another program returns results";
+const LENGTH: &str = "whoever generates says how much";
+const ORIGIN: &str = "where the file comes from";
+const SPEED: &str = "how another program computes the same";
+
+/// The keys. One that stands in no line, or has another value than its line supports, is not obeyed: [`GenerationConfig::not_obeyed`].
+#[rustfmt::skip]
+const KEYS: &[(&str, KeyRule)] = &[
+    ("bos_token_id", Read),
+    ("eos_token_id", Read),
+    ("do_sample", Read),
+    ("temperature", Read),
+    ("top_k", Read),
+    ("top_p", Read),
+    ("min_p", Read),
+    ("repetition_penalty", Read),
+    ("max_length", NoMatter(LENGTH)),
+    ("max_new_tokens", NoMatter(LENGTH)),
+    ("max_time", NoMatter(LENGTH)),
+    ("min_length", Only(&[Number(0.0)])),
+    ("min_new_tokens", Only(&[Number(0.0)])),
+    ("stop_strings", Only(&[Empty])),
+    ("num_return_sequences", Only(&[Number(1.0)])),
+    ("num_beams", Only(&[Number(1.0)])),
+    ("num_beam_groups", Only(&[Number(1.0)])),
+    ("diversity_penalty", NoMatter(BEAMS)),
+    ("length_penalty", NoMatter(BEAMS)),
+    ("early_stopping", NoMatter(BEAMS)),
+    ("low_memory", NoMatter(SPEED)),
+    ("penalty_alpha", Only(&[Number(0.0)])),
+    ("dola_layers", Only(&[Empty])),
+    ("typical_p", Only(&[Number(1.0)])),
+    ("top_h", Only(&[])),
+    ("epsilon_cutoff", Only(&[Number(0.0)])),
+    ("eta_cutoff", Only(&[Number(0.0)])),
+    ("no_repeat_ngram_size", Only(&[Number(0.0)])),
+    ("bad_words_ids", Only(&[Empty])),
+    ("force_words_ids", Only(&[Empty])),
+    ("constraints", Only(&[Empty])),
+    ("suppress_tokens", Only(&[Empty])),
+    ("begin_suppress_tokens", Only(&[Empty])),
+    ("sequence_bias", Only(&[Empty])),
+    ("forced_bos_token_id", Only(&[])),
+    ("forced_eos_token_id", Only(&[])),
+    ("forced_decoder_ids", Only(&[Empty])),
+    ("exponential_decay_length_penalty", Only(&[])),
+    ("guidance_scale", Only(&[Number(1.0)])),
+    ("token_healing", Only(&[Is(false)])),
+    ("watermarking_config", Only(&[])),
+    ("renormalize_logits", NoMatter("what is left after the filters is always normalised")),
+    ("remove_invalid_values", NoMatter("logits that are not finite are an error")),
+    ("encoder_repetition_penalty", NoMatter(ENCODERS)),
+    ("encoder_no_repeat_ngram_size", NoMatter(ENCODERS)),
+    ("decoder_start_token_id", NoMatter(ENCODERS)),
+    ("pad_token_id", NoMatter("there is no padding")),
+    ("use_cache", NoMatter(SPEED)),
+    ("cache_implementation", NoMatter(SPEED)),
+    ("cache_config", NoMatter(SPEED)),
+    ("max_cache_len", NoMatter(SPEED)),
+    ("return_legacy_cache", NoMatter(SPEED)),
+    ("compile_config", NoMatter(SPEED)),
+    ("disable_compile", NoMatter(SPEED)),
+    ("use_mtp", NoMatter(SPEED)),
+    ("is_assistant", NoMatter(SPEED)),
+    ("num_assistant_tokens", NoMatter(SPEED)),
+    ("num_assistant_tokens_schedule", NoMatter(SPEED)),
+    ("assistant_confidence_threshold", NoMatter(SPEED)),
+    ("assistant_early_exit", NoMatter(SPEED)),
+    ("assistant_lookbehind", NoMatter(SPEED)),
+    ("target_lookbehind", NoMatter(SPEED)),
+    ("prompt_lookup_num_tokens", NoMatter(SPEED)),
+    ("max_matching_ngram_size", NoMatter(SPEED)),
+    ("output_attentions", NoMatter(FORM)),
+    ("output_hidden_states", NoMatter(FORM)),
+    ("output_scores", NoMatter(FORM)),
+    ("output_logits", NoMatter(FORM)),
+    ("return_dict_in_generate", NoMatter(FORM)),
+    ("transformers_version", NoMatter(ORIGIN)),
+    ("_from_model_config", NoMatter(ORIGIN)),
+    ("_commit_hash", NoMatter(ORIGIN)),
+    ("trust_remote_code", NoMatter(ORIGIN)),
+];
+
+impl GenerationConfig {
+    /// Reads what a `generation_config.json` holds, for a model of `vocab_size` tokens. A key that is `null` says nothing.
+    ///
+    /// # Errors
+    /// A field of the wrong type or out of range.
+    pub fn from_json(value: &Value, vocab_size: usize) -> Result<Self, ConfigError> {
+        let f = Fields::top_level(value)?;
+        let mut read = Self {
+            bos: f.optional("bos_token_id", Fields::as_id)?,
+            eos: f.ids("eos_token_id")?,
+            temperature: f.optional("temperature", Fields::as_number)?.map(|x| x as f32),
+            top_k: f.optional("top_k", Fields::as_size)?,
+            top_p: f.optional("top_p", Fields::as_number)?.map(|x| x as f32),
+            min_p: f.optional("min_p", Fields::as_number)?.map(|x| x as f32),
+            repetition_penalty: f.optional("repetition_penalty", Fields::as_number)?.map(|x| x as f32),
+            not_obeyed: f.keys().filter(|key| !is_obeyed(key, value)).map(str::to_owned).collect(),
+        };
+        for (key, id) in
+            [("bos_token_id", read.bos)].into_iter().chain(read.eos.iter().map(|id| ("eos_token_id", Some(*id))))
+        {
+            if let Some(id) = id.filter(|id| *id as usize >= vocab_size) {
+                return Err(ConfigError::invalid(key, id, format!("the vocabulary ends at {}", vocab_size - 1)));
+            }
+        }
+        if let Err(SamplerError::Setting { field, value, allowed }) = read.sampler(&SamplerConfig::default()).check() {
+            return Err(ConfigError::invalid(field, value, format!("it must be {allowed}")));
+        }
+        if f.optional("do_sample", Fields::as_flag)? == Some(false) {
+            read.temperature = Some(0.0);
+        }
+        Ok(read)
+    }
+
+    /// `usual` with what the file says in its place.
+    pub fn sampler(&self, usual: &SamplerConfig) -> SamplerConfig {
+        SamplerConfig {
+            temperature: self.temperature.unwrap_or(usual.temperature),
+            top_k: self.top_k.unwrap_or(usual.top_k),
+            top_p: self.top_p.unwrap_or(usual.top_p),
+            min_p: self.min_p.unwrap_or(usual.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(usual.repetition_penalty),
+            ..usual.clone()
+        }
+    }
+}
+
+fn is_obeyed(key: &str, value: &Value) -> bool {
+    let rule = KEYS.iter().find(|(name, _)| *name == key).map(|(_, rule)| *rule);
+    match rule {
+        Some(Read | NoMatter(_) | KeyRule::Same(_)) => true,
+        Some(Only(supported)) => [Null].iter().chain(supported).any(|supported| supported.is(&value[key])),
+        None => false,
+    }
+}

@@ -1,0 +1,207 @@
+//! Files that a verb writes, claimed before its work begins.
+//!
+//! A claim finds out whether the place can be written and whether something would be lost, and changes nothing. Each file appears whole,
+//! under its name, when it is written; a claim that is dropped leaves nothing. (`train` and `quickstart` write whole runs:
+//! `smallmind::train::RunDir` is their claim.)
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use smallmind::checkpoint::PendingFile;
+
+use super::failure::{Outcome, usage};
+
+/// `--overwrite`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Overwrite {
+    /// Replace files that are there already
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// A file that will be written.
+#[derive(Debug)]
+pub struct OutputFile {
+    path: PathBuf,
+    sink: Sink,
+}
+
+#[derive(Debug)]
+enum Sink {
+    /// A temporary file beside the place.
+    Pending(PendingFile<'static>),
+    /// A terminal, a pipe, `/dev/null`: what keeps nothing and can't be replaced.
+    Device(File),
+}
+
+impl OutputFile {
+    /// Claims `path`. A link is followed.
+    ///
+    /// # Errors
+    /// A file that is there already, without `--overwrite`; a folder; a link to nothing; a place that can't be written.
+    pub fn claim(path: &Path, overwrite: Overwrite) -> anyhow::Result<Self> {
+        let name = path.display();
+        let metadata = path.metadata();
+        let sink = match &metadata {
+            Ok(there) if there.is_dir() => return Err(usage(format!("{name}: this is a folder; name a file"))),
+            Ok(there) if there.is_file() => {
+                if !overwrite.overwrite {
+                    return Err(usage(format!("{name}: this file is there already; --overwrite replaces it")));
+                }
+                Sink::Pending(PendingFile::create(path.canonicalize().with_context(|| format!("{name}"))?)?)
+            }
+            Ok(_) => {
+                let file = OpenOptions::new().write(true).open(path);
+                Sink::Device(file.with_context(|| format!("{name}: can't be written"))?)
+            }
+            Err(_) if path.is_symlink() => {
+                let target = fs::read_link(path).unwrap_or_default();
+                let target = target.display();
+                return Err(usage(format!("{name}: this is a link to {target}, which is not there; remove the link")));
+            }
+            Err(_) => Sink::Pending(PendingFile::create(path)?),
+        };
+        Ok(Self { path: path.to_owned(), sink })
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// A disk that is full or failing; what was there before stays.
+    pub fn write(self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
+        match self.sink {
+            Sink::Pending(file) => Ok(file.finish(write)?),
+            Sink::Device(mut file) => {
+                let written = write(&mut file).and_then(|()| file.flush());
+                written.with_context(|| format!("{}: can't be written", self.path.display()))
+            }
+        }
+    }
+}
+
+/// Files of one folder that will be written.
+#[derive(Debug)]
+pub struct OutputFolder {
+    // Dropped before the folders that were made for them.
+    files: Vec<(&'static str, OutputFile)>,
+    _made: MadeFolders,
+}
+
+/// Folders that were made; those that are still empty are removed at the end.
+#[derive(Debug)]
+struct MadeFolders(Vec<PathBuf>);
+
+impl OutputFolder {
+    /// Claims the files `names` in `folder`, which is made if need be.
+    ///
+    /// # Errors
+    /// As [`OutputFile::claim`]; a file where the folder should be.
+    pub fn claim(folder: &Path, names: &[&'static str], overwrite: Overwrite) -> anyhow::Result<Self> {
+        if folder.exists() && !folder.is_dir() {
+            return Err(usage(format!("{}: this is a file; name a folder", folder.display())));
+        }
+        let new = folder.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
+        let made = MadeFolders(new.map(Path::to_owned).collect());
+        fs::create_dir_all(folder).with_context(|| format!("{}: the folder can't be made", folder.display()))?;
+        let claim = |name: &&'static str| Ok((*name, OutputFile::claim(&folder.join(name), overwrite)?));
+        let files = names.iter().map(claim).collect::<anyhow::Result<_>>()?;
+        Ok(Self { files, _made: made })
+    }
+
+    /// Writes one of the files.
+    ///
+    /// # Errors
+    /// As [`OutputFile::write`]; a name that was not claimed.
+    pub fn write(&mut self, name: &str, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
+        let at = self.files.iter().position(|(claimed, _)| *claimed == name);
+        let at = at.ok_or_else(|| anyhow::anyhow!("{name} was not claimed"))?;
+        self.files.swap_remove(at).1.write(write)
+    }
+}
+
+impl Drop for MadeFolders {
+    fn drop(&mut self) {
+        for folder in &self.0 {
+            // Refused where something is in it, which is what is wanted.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFUSE: Overwrite = Overwrite { overwrite: false };
+    const REPLACE: Overwrite = Overwrite { overwrite: true };
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_is_there_stays_until_it_is_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        fs::write(&path, "old").unwrap();
+        let error = OutputFile::claim(&path, REFUSE).unwrap_err().to_string();
+        assert!(error.contains("a.json") && error.contains("--overwrite"), "{error}");
+        drop(OutputFile::claim(&path, REPLACE).unwrap());
+        let failed = OutputFile::claim(&path, REPLACE).unwrap().write(|out| {
+            out.write_all(b"half")?;
+            Err(std::io::ErrorKind::StorageFull.into())
+        });
+        assert!(failed.is_err());
+        assert_eq!((fs::read(&path).unwrap(), names(dir.path())), (b"old".to_vec(), vec!["a.json".to_owned()]));
+        OutputFile::claim(&path, REPLACE).unwrap().write(|out| out.write_all(b"new")).unwrap();
+        assert_eq!((fs::read(&path).unwrap(), names(dir.path())), (b"new".to_vec(), vec!["a.json".to_owned()]));
+    }
+
+    #[test]
+    fn places_that_take_no_file_are_found_before() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(OutputFile::claim(dir.path(), REPLACE).unwrap_err().to_string().contains("folder"));
+        assert!(OutputFile::claim(&dir.path().join("none/a.json"), REFUSE).is_err());
+        fs::write(dir.path().join("file"), "x").unwrap();
+        assert!(OutputFolder::claim(&dir.path().join("file"), &["a"], REPLACE).is_err());
+        assert_eq!(names(dir.path()), ["file"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_devices_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        std::os::unix::fs::symlink("real", &link).unwrap();
+        let error = OutputFile::claim(&link, REPLACE).unwrap_err().to_string();
+        assert!(error.contains("link to real"), "{error}");
+        fs::write(&real, "old").unwrap();
+        OutputFile::claim(&link, REPLACE).unwrap().write(|out| out.write_all(b"new")).unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(&real).unwrap(), b"new");
+        // Writing to /dev/null must not put a file in its place.
+        OutputFile::claim(Path::new("/dev/null"), REFUSE).unwrap().write(|out| out.write_all(b"x")).unwrap();
+        assert!(!Path::new("/dev/null").is_file());
+    }
+
+    #[test]
+    fn a_folder_is_made_for_its_files_and_goes_with_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("a/b");
+        drop(OutputFolder::claim(&folder, &["x", "y"], REFUSE).unwrap());
+        assert_eq!(names(dir.path()), Vec::<String>::new());
+        let mut claim = OutputFolder::claim(&folder, &["x", "y"], REFUSE).unwrap();
+        claim.write("x", |out| out.write_all(b"1")).unwrap();
+        assert!(claim.write("z", |_| Ok(())).is_err());
+        drop(claim);
+        assert_eq!(names(&folder), ["x"]);
+        assert!(OutputFolder::claim(&folder, &["y", "x"], REFUSE).is_err());
+        assert_eq!(names(&folder), ["x"]);
+    }
+}

@@ -1,0 +1,154 @@
+//! nanoGPT's command line: what becomes of each name of its `train.py`.
+//!
+//! Each name is obeyed (it means here what it means there), passed over with the reason, or refused with the reason.
+
+use toml::Value;
+
+use crate::keys::parse_value;
+use crate::{Layer, TrainError};
+
+/// What a name with a value comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Meaning {
+    /// A setting, and what differs from nanoGPT, if anything does.
+    Setting(Layer, Option<&'static str>),
+    /// The folder of the run.
+    Out(String),
+    /// The training in that folder goes on.
+    Resume,
+    /// What happens here anyway.
+    Usual,
+    /// Passed over, for this reason.
+    PassedOver(&'static str),
+}
+
+/// What becomes of a name.
+enum Rule {
+    /// It is this setting.
+    Key(&'static str),
+    /// It is the number of micro-batches in a step.
+    Accumulation,
+    /// It chooses between two schedules.
+    DecayLr,
+    /// It is the folder of the run.
+    OutDir,
+    /// It says what weights a training begins with.
+    InitFrom,
+    /// Where it is true, another verb does it.
+    EvalOnly,
+    /// It is passed over for this reason; without a word at the values that say what happens anyway.
+    PassedOver(&'static [&'static str], &'static str),
+}
+
+const NO: &[&str] = &["False", "false"];
+
+/// Every name of nanoGPT's `train.py`, and `seed` of its `sample.py`.
+const NAMES: &[(&str, Rule)] = &[
+    ("out_dir", Rule::OutDir),
+    ("eval_interval", Rule::Key("eval.interval")),
+    ("log_interval", Rule::Key("log.interval")),
+    ("eval_iters", Rule::Key("eval.batches")),
+    ("eval_only", Rule::EvalOnly),
+    (
+        "always_save_checkpoint",
+        Rule::PassedOver(&[], "checkpoints are always written (checkpoint.interval), and the best model beside them"),
+    ),
+    ("init_from", Rule::InitFrom),
+    ("wandb_log", Rule::PassedOver(NO, "nothing is sent anywhere; the run's log.jsonl and log.csv hold what would be")),
+    ("wandb_project", Rule::PassedOver(&[], "nothing is sent to Weights & Biases")),
+    ("wandb_run_name", Rule::PassedOver(&[], "nothing is sent to Weights & Biases; --out names the run")),
+    ("dataset", Rule::PassedOver(&[], "there are no data sets by name; --data FILE names the text")),
+    ("gradient_accumulation_steps", Rule::Accumulation),
+    ("batch_size", Rule::Key("train.batch")),
+    ("block_size", Rule::Key("model.context")),
+    ("n_layer", Rule::Key("model.layers")),
+    ("n_head", Rule::Key("model.heads")),
+    ("n_embd", Rule::Key("model.d_model")),
+    ("dropout", Rule::Key("model.dropout")),
+    ("bias", Rule::Key("model.biases")),
+    ("learning_rate", Rule::Key("train.lr")),
+    ("max_iters", Rule::Key("train.steps")),
+    ("weight_decay", Rule::Key("train.weight_decay")),
+    ("beta1", Rule::Key("train.beta1")),
+    ("beta2", Rule::Key("train.beta2")),
+    ("grad_clip", Rule::Key("train.clip")),
+    ("decay_lr", Rule::DecayLr),
+    ("warmup_iters", Rule::Key("train.warmup")),
+    ("lr_decay_iters", Rule::Key("train.decay_steps")),
+    ("min_lr", Rule::Key("train.min_lr")),
+    ("backend", Rule::PassedOver(&[], "a training is one process; --threads says how many CPUs it uses")),
+    ("device", Rule::PassedOver(&["cpu"], "the CPU is what computes")),
+    ("dtype", Rule::PassedOver(&["float32"], "trainings compute in float32")),
+    ("compile", Rule::PassedOver(NO, "there is nothing to compile at run time")),
+    ("seed", Rule::Key("train.seed")),
+];
+
+fn rule(name: &str) -> Option<&'static Rule> {
+    NAMES.iter().find(|(known, _)| *known == name).map(|(_, rule)| rule)
+}
+
+/// Every name.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.iter().map(|(name, _)| *name)
+}
+
+/// The key that means the same as the name.
+pub(crate) fn key_of(name: &str) -> Option<&'static str> {
+    match rule(name)? {
+        Rule::Key(key) => Some(key),
+        _ => None,
+    }
+}
+
+/// What stands in a file instead of a name that is no key: the reason why it can't stand there.
+pub(crate) fn not_in_a_file(name: &str) -> Option<&'static str> {
+    Some(match rule(name)? {
+        Rule::Key(_) => return None,
+        Rule::Accumulation => "set train.total_tokens, which is batch_size * block_size * gradient_accumulation_steps",
+        Rule::DecayLr => "set train.schedule to \"cosine\" or \"constant\"",
+        Rule::OutDir => "the folder of the run is named by --out in the command line",
+        Rule::InitFrom => "a training begins from scratch, or goes on with --resume in the command line",
+        Rule::EvalOnly => "a model is measured by `smallmind eval`",
+        Rule::PassedOver(_, why) => why,
+    })
+}
+
+/// What `name=value` comes to; nothing where the name is none of nanoGPT's.
+///
+/// # Errors
+/// What this program can't do, with what it does instead; a value that the name doesn't take.
+pub fn meaning(name: &str, value: &str) -> Option<Result<Meaning, TrainError>> {
+    let origin = format!("--{name}={value}");
+    let refused = |why: &str| TrainError::Value { key: name.to_owned(), origin: origin.clone(), why: why.to_owned() };
+    let truth = || match parse_value(value) {
+        Value::Boolean(truth) => Ok(truth),
+        _ => Err(refused("it must be True or False")),
+    };
+    Some(match rule(name)? {
+        Rule::Key(key) => Ok(Meaning::Setting(Layer::of_text(key, value, origin), None)),
+        // Only known together with batch and context: `TrainConfig::layered` turns it into tokens.
+        Rule::Accumulation => Ok(Meaning::Setting(Layer::of("train.accumulation", parse_value(value), origin), None)),
+        Rule::DecayLr => truth().map(|falls| {
+            let (schedule, differs) = if falls { ("cosine", None) } else { ("constant", Some(NO_WARMUP)) };
+            Meaning::Setting(Layer::of_text("train.schedule", schedule, origin.clone()), differs)
+        }),
+        Rule::OutDir => Ok(Meaning::Out(value.to_owned())),
+        Rule::InitFrom => match value.trim_matches(['"', '\'']) {
+            "scratch" => Ok(Meaning::Usual),
+            "resume" => Ok(Meaning::Resume),
+            word if word.starts_with("gpt2") => Err(refused(NO_FINE_TUNING)),
+            _ => Err(refused("it must be scratch or resume")),
+        },
+        Rule::EvalOnly => truth().and_then(|only| match only {
+            true => Err(refused("measuring a model is a verb of its own: smallmind eval -m MODEL --data FILE")),
+            false => Ok(Meaning::Usual),
+        }),
+        Rule::PassedOver(usual, _) if usual.contains(&value.trim_matches(['"', '\''])) => Ok(Meaning::Usual),
+        Rule::PassedOver(_, why) => Ok(Meaning::PassedOver(why)),
+    })
+}
+
+const NO_WARMUP: &str =
+    "the rate is constant after train.warmup steps; nanoGPT has no warm-up then, which is --warmup_iters=0";
+const NO_FINE_TUNING: &str = "a training can't begin with published weights; --preset gpt2-124m trains that shape from scratch, and \
+                              `smallmind generate -m FOLDER` runs weights that were downloaded";

@@ -1,0 +1,490 @@
+//! The folder of a run: who may write there, what would be lost by it, and how a new run takes the place of an old one.
+//!
+//! ```text
+//! new run:  make the folder ─► lock it ─► look what is in it ─► write the run into .tmp-new-run ─► rename that to .next-run
+//!           ─► for each name of a run: RUN/name to .tmp-old-run, .next-run/name to RUN ─► remove .tmp-old-run
+//! ```
+//!
+//! The folder itself is never renamed or removed, so it may be a link, a mount point or the current folder. What was in it stays as it
+//! was until the new run has its first checkpoint. A process that ends before the rename to `.next-run` changes nothing; one that ends
+//! after it leaves a replacement that the next [`RunDir::open`] or [`RunDir::claim`] completes.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use smallmind_checkpoint::{CONFIG_FILE, Disk, Storage, TOKENIZER_FILE, WEIGHTS_FILE, clean_stale};
+
+use crate::TrainError;
+use crate::data::is_shard_name;
+use crate::prepare::DATA_FOLDER;
+use crate::run_folder::{CHECKPOINTS, CONFIG_COPY, CSV_FILE, LOG_FILE};
+
+const LOCK_FILE: &str = "train.lock";
+/// The new run while it is being written.
+const STAGING: &str = ".tmp-new-run";
+/// The new run, complete, on its way into the folder.
+const NEXT: &str = ".next-run";
+/// The old run on its way out.
+const OLD: &str = ".tmp-old-run";
+
+/// All names that a run writes into its folder, hidden ones apart.
+const NAMES: [&str; 8] =
+    [CHECKPOINTS, DATA_FOLDER, CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, CONFIG_COPY, LOG_FILE, CSV_FILE];
+
+/// How often a lock is tried again whose file another process has just removed.
+const TRIES: usize = 100;
+
+/// What becomes of a run or a model that is in the folder already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and the claim is refused.
+    Refuse,
+    /// The new run replaces it, once that has its first checkpoint.
+    Replace,
+}
+
+/// What a folder holds that a new run would replace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A run of an earlier training.
+    Run,
+    /// A model without checkpoints.
+    Model,
+    /// Files with names that a run writes.
+    Files(Vec<String>),
+}
+
+/// A folder that this process alone may write a run into, until this is dropped.
+///
+/// Dropped before [`publish`](Self::publish), it leaves the folder as it was before the claim.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    /// Keeps other trainings out until it is closed.
+    _lock: File,
+    /// Folders that were made for it, the innermost first.
+    made: Vec<PathBuf>,
+    /// What a new run will replace.
+    replaces: Option<Found>,
+    /// Whether the run is in its place.
+    published: bool,
+}
+
+impl RunDir {
+    /// Claims `path` for a new run: makes the folder if need be, locks it, and looks what is in it. Nothing that was there is changed.
+    ///
+    /// # Errors
+    /// A training at work there; a run, a model or other files in it; a file, a link to nothing, or a folder that can't be written.
+    pub fn claim(path: &Path, existing: Existing) -> Result<Self, TrainError> {
+        check_place(path)?;
+        let mut made = Vec::new();
+        let lock = make_and_lock(path, &mut made).inspect_err(|_| remove_empty(&made))?;
+        let mut dir = Self { path: path.to_owned(), _lock: lock, made, replaces: None, published: false };
+        dir.clean()?;
+        dir.replaces = look(path)?;
+        if let Some(found) = dir.replaces.clone().filter(|_| existing == Existing::Refuse) {
+            return Err(TrainError::Exists { path: path.to_owned(), found });
+        }
+        let staging = dir.staging();
+        fs::create_dir(&staging).map_err(write_error(&staging))?;
+        Ok(dir)
+    }
+
+    /// Locks a folder with a run in it, which is gone on with. Completes a replacement that was interrupted.
+    ///
+    /// # Errors
+    /// No run; a training at work there; a folder that can't be written.
+    pub fn open(path: &Path) -> Result<Self, TrainError> {
+        if !path.is_dir() {
+            let why = if path.exists() { "it is a file" } else { "there is no such folder" };
+            return Err(TrainError::NoRun { path: path.to_owned(), why: why.into() });
+        }
+        if !path.join(CHECKPOINTS).is_dir() && !path.join(NEXT).is_dir() {
+            let why = "it has no folder `checkpoints`".into();
+            return Err(TrainError::NoRun { path: path.to_owned(), why });
+        }
+        let lock = make_and_lock(path, &mut vec![])?;
+        let dir = Self { path: path.to_owned(), _lock: lock, made: vec![], replaces: None, published: true };
+        dir.clean()?;
+        Ok(dir)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the new run will replace.
+    pub fn replaces(&self) -> Option<&Found> {
+        self.replaces.as_ref()
+    }
+
+    /// Where the files of a new run are written until it is published.
+    pub fn staging(&self) -> PathBuf {
+        self.path.join(STAGING)
+    }
+
+    /// Puts the run that was written into [`staging`](Self::staging) in its place; what it replaces is removed.
+    ///
+    /// # Errors
+    /// A disk that refuses. Then the old run is there, or the next [`open`](Self::open) completes the new one.
+    pub fn publish(&mut self) -> Result<(), TrainError> {
+        let (staging, next) = (self.staging(), self.path.join(NEXT));
+        Disk.sync_folder(&staging).map_err(write_error(&staging))?;
+        Disk.rename(&staging, &next).map_err(write_error(&next))?;
+        self.published = true;
+        Disk.sync_folder(&self.path).map_err(write_error(&self.path))?;
+        self.move_in()
+    }
+
+    /// Moves what is in `.next-run` to its names, and what these names held before out. Can be done again after it was interrupted at any point.
+    fn move_in(&self) -> Result<(), TrainError> {
+        let (next, old) = (self.path.join(NEXT), self.path.join(OLD));
+        remove_tree(&old)?;
+        fs::create_dir(&old).map_err(write_error(&old))?;
+        for name in NAMES {
+            let (from, to) = (next.join(name), self.path.join(name));
+            let arrives = from.symlink_metadata().is_ok();
+            // The new run has no model of its own yet: one that is there is the old run's.
+            let leaves = arrives || matches!(name, CONFIG_FILE | WEIGHTS_FILE);
+            if leaves && to.symlink_metadata().is_ok() {
+                Disk.rename(&to, &old.join(name)).map_err(write_error(&to))?;
+            }
+            if arrives {
+                Disk.rename(&from, &to).map_err(write_error(&to))?;
+            }
+        }
+        Disk.sync_folder(&self.path).map_err(write_error(&self.path))?;
+        remove_tree(&next)?;
+        remove_tree(&old)
+    }
+
+    /// Removes what a process that was ended left here, and completes its replacement.
+    fn clean(&self) -> Result<(), TrainError> {
+        remove_tree(&self.staging())?;
+        if self.path.join(NEXT).is_dir() {
+            self.move_in()?;
+        }
+        remove_tree(&self.path.join(OLD))?;
+        clean_stale(&self.path)?;
+        Ok(())
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        if self.published {
+            return;
+        }
+        // What can't be removed is hidden, and removed by the next claim.
+        let _ = fs::remove_dir_all(self.staging());
+        if self.replaces.is_none() {
+            let _ = fs::remove_file(self.path.join(LOCK_FILE));
+            remove_empty(&self.made);
+        }
+    }
+}
+
+/// Whether `path` holds a run.
+pub fn is_run(path: &Path) -> bool {
+    path.join(CHECKPOINTS).is_dir()
+}
+
+/// Refuses what can't be a folder, before anything is made.
+fn check_place(path: &Path) -> Result<(), TrainError> {
+    let refuse = |why: String| Err(TrainError::NoFolder { path: path.to_owned(), why });
+    if path.as_os_str().is_empty() {
+        return refuse("the name is empty".into());
+    }
+    match (path.symlink_metadata(), path.metadata()) {
+        (Ok(link), Err(_)) if link.is_symlink() => {
+            let target = fs::read_link(path).unwrap_or_default();
+            refuse(format!(
+                "it is a link to {}, which is not there; make that folder, or remove the link",
+                target.display()
+            ))
+        }
+        (_, Ok(there)) if !there.is_dir() => refuse("it is a file".into()),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the folder and locks it, where its file system has locks. `made` receives the folders that are new.
+fn make_and_lock(run: &Path, made: &mut Vec<PathBuf>) -> Result<File, TrainError> {
+    let path = run.join(LOCK_FILE);
+    for _ in 0..TRIES {
+        make_folder(run, made)?;
+        let file = match OpenOptions::new().create(true).append(true).open(&path) {
+            Ok(file) => file,
+            // Another process made the folder, failed, and has just removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(write_error(&path)(error)),
+        };
+        match file.try_lock() {
+            // The other process removed the file that is locked here: no third one would see this lock.
+            Ok(()) if !is_file_at(&file, &path) => {}
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
+            Err(TryLockError::WouldBlock) => return Err(TrainError::Busy(run.to_owned())),
+        }
+    }
+    Err(TrainError::Busy(run.to_owned()))
+}
+
+fn make_folder(run: &Path, made: &mut Vec<PathBuf>) -> Result<(), TrainError> {
+    for folder in run.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()) {
+        if !made.iter().any(|known| known == folder) {
+            made.push(folder.to_owned());
+        }
+    }
+    fs::create_dir_all(run).map_err(|source| TrainError::MakeFolder { path: run.to_owned(), source })
+}
+
+/// Whether an open file is the one under `path`.
+#[cfg(unix)]
+fn is_file_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    file.metadata().and_then(|open| Ok(same(open, path.metadata()?))).unwrap_or(false)
+}
+
+#[cfg(not(unix))]
+fn is_file_at(_file: &File, path: &Path) -> bool {
+    // A file that is open can't be removed there.
+    path.exists()
+}
+
+/// Removes folders that were made for nothing, the innermost first; one with something in it stays.
+fn remove_empty(made: &[PathBuf]) {
+    for folder in made {
+        let _ = fs::remove_dir(folder);
+    }
+}
+
+fn remove_tree(path: &Path) -> Result<(), TrainError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(write_error(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// What a new run would replace. Hidden files and a file system's own folder are nobody's work.
+///
+/// # Errors
+/// Something that is not a run's, which would get mixed with it.
+fn look(path: &Path) -> Result<Option<Found>, TrainError> {
+    let mut names = names_in(path)?;
+    names.retain(|name| !name.starts_with('.') && name != LOCK_FILE && name != "lost+found");
+    let foreign = |name: String| Err(TrainError::Foreign { path: path.to_owned(), name });
+    for (folder, own) in [(DATA_FOLDER, is_shard_name as fn(&str) -> bool), (CHECKPOINTS, is_checkpoint_name)] {
+        if !names.iter().any(|name| name == folder) {
+            continue;
+        }
+        let inside = path.join(folder);
+        if !inside.is_dir() {
+            return foreign(folder.to_owned());
+        }
+        if let Some(name) = names_in(&inside)?.into_iter().find(|name| !own(name)) {
+            return foreign(format!("{folder}/{name}"));
+        }
+    }
+    let has = |name: &str| names.iter().any(|there| there == name);
+    let checkpoints = path.join(CHECKPOINTS);
+    if has(CONFIG_COPY) || (has(CHECKPOINTS) && !names_in(&checkpoints)?.is_empty()) {
+        return Ok(Some(Found::Run));
+    }
+    if let Some(name) = names.iter().find(|name| !NAMES.contains(&name.as_str())) {
+        return foreign(name.clone());
+    }
+    if has(WEIGHTS_FILE) || has(CONFIG_FILE) {
+        return Ok(Some(Found::Model));
+    }
+    Ok(if names.is_empty() { None } else { Some(Found::Files(names)) })
+}
+
+fn is_checkpoint_name(name: &str) -> bool {
+    name.starts_with("step-") || name.starts_with(".tmp-")
+}
+
+/// The names in a folder, in order.
+fn names_in(folder: &Path) -> Result<Vec<String>, TrainError> {
+    let read = || -> io::Result<Vec<String>> {
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    };
+    let mut names = read().map_err(|source| TrainError::Read { path: folder.to_owned(), source })?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn write_error(path: &Path) -> impl FnOnce(io::Error) -> TrainError {
+    let path = path.to_owned();
+    move |source| TrainError::Write { path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(folder: &Path, names: &[&str]) {
+        for name in names {
+            let path = folder.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "old").unwrap();
+        }
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        names_in(folder).unwrap()
+    }
+
+    fn refusal(path: &Path, existing: Existing) -> TrainError {
+        let before = if path.is_dir() { names(path) } else { vec![] };
+        let error = RunDir::claim(path, existing).unwrap_err();
+        let after = if path.is_dir() { names(path) } else { vec![] };
+        assert_eq!(after.into_iter().filter(|name| name != LOCK_FILE).collect::<Vec<_>>(), before, "{error}");
+        error
+    }
+
+    #[test]
+    fn what_would_be_lost_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let all: [(&[&str], Found); 6] = [
+            (&["checkpoints/step-00000001/config.json"], Found::Run),
+            (&["train.toml", "model.safetensors", "notes.txt"], Found::Run),
+            (&["config.json", "tokenizer.json", "model.safetensors"], Found::Model),
+            (&["model.safetensors"], Found::Model),
+            (&["tokenizer.json"], Found::Files(vec!["tokenizer.json".into()])),
+            (&["data/train-00000.bin", "log.csv"], Found::Files(vec!["data".into(), "log.csv".into()])),
+        ];
+        for (i, (files, expected)) in all.into_iter().enumerate() {
+            let run = dir.path().join(i.to_string());
+            write(&run, files);
+            let TrainError::Exists { found, .. } = refusal(&run, Existing::Refuse) else { panic!("{files:?}") };
+            assert_eq!(found, expected);
+            // A claim that comes to nothing changes nothing.
+            drop(RunDir::claim(&run, Existing::Replace).unwrap());
+            for file in files {
+                assert_eq!(fs::read(run.join(file)).unwrap(), b"old");
+            }
+        }
+    }
+
+    #[test]
+    fn other_peoples_files_are_refused_and_hidden_ones_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        for (i, name) in ["notes.txt", "data/my-corpus.txt", "checkpoints/mine.bin", "model-00001-of-00002.safetensors"]
+            .into_iter()
+            .enumerate()
+        {
+            let run = dir.path().join(i.to_string());
+            write(&run, &["tokenizer.json", name]);
+            for existing in [Existing::Refuse, Existing::Replace] {
+                let error = refusal(&run, existing);
+                assert!(matches!(&error, TrainError::Foreign { name: told, .. } if told == name), "{error}");
+            }
+        }
+        let run = dir.path().join("hidden");
+        write(&run, &[".gitignore", "lost+found/x"]);
+        drop(RunDir::claim(&run, Existing::Refuse).unwrap());
+        assert_eq!(names(&run), [".gitignore", "lost+found"]);
+    }
+
+    #[test]
+    fn a_claim_that_comes_to_nothing_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("a/b/run");
+        drop(RunDir::claim(&run, Existing::Refuse).unwrap());
+        assert_eq!(names(dir.path()), Vec::<String>::new());
+        fs::create_dir(dir.path().join("empty")).unwrap();
+        drop(RunDir::claim(&dir.path().join("empty"), Existing::Refuse).unwrap());
+        assert_eq!(names(dir.path()), ["empty"]);
+        assert_eq!(names(&dir.path().join("empty")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn one_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        let first = RunDir::claim(&run, Existing::Refuse).unwrap();
+        for existing in [Existing::Refuse, Existing::Replace] {
+            assert!(matches!(RunDir::claim(&run, existing), Err(TrainError::Busy(_))));
+        }
+        assert!(first.staging().is_dir(), "the second claim touched the first one's files");
+        drop(first);
+        RunDir::claim(&run, Existing::Refuse).unwrap();
+    }
+
+    /// A claim of an old run, with a new one written.
+    fn replacing(run: &Path) -> RunDir {
+        write(run, &["train.toml", "config.json", "model.safetensors", "checkpoints/step-00000009/x", "notes.txt"]);
+        let claim = RunDir::claim(run, Existing::Replace).unwrap();
+        for name in ["train.toml", "tokenizer.json", "data/train-00000.bin", "checkpoints/step-00000000/x"] {
+            let path = claim.staging().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "new").unwrap();
+        }
+        claim
+    }
+
+    fn is_replaced(run: &Path) {
+        let expected = ["checkpoints", "data", "notes.txt", "tokenizer.json", "train.lock", "train.toml"];
+        assert_eq!(names(run), expected);
+        assert_eq!(names(&run.join("checkpoints")), ["step-00000000"]);
+        assert_eq!(fs::read(run.join("train.toml")).unwrap(), b"new");
+        assert_eq!(fs::read(run.join("notes.txt")).unwrap(), b"old");
+    }
+
+    #[test]
+    fn a_new_run_takes_the_place_of_an_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        let mut claim = replacing(&run);
+        assert_eq!(fs::read(run.join("model.safetensors")).unwrap(), b"old");
+        claim.publish().unwrap();
+        drop(claim);
+        is_replaced(&run);
+    }
+
+    /// As a process leaves it that is killed between any two of the renames.
+    #[test]
+    fn a_replacement_that_was_interrupted_is_completed() {
+        let moves = NAMES.len() * 2;
+        for done in 0..=moves {
+            let dir = tempfile::tempdir().unwrap();
+            let run = dir.path().join("run");
+            let claim = replacing(&run);
+            fs::rename(claim.staging(), run.join(NEXT)).unwrap();
+            std::mem::forget(claim);
+            fs::create_dir(run.join(OLD)).unwrap();
+            for i in 0..done {
+                let name = NAMES[i / 2];
+                let arrives = run.join(NEXT).join(name).exists();
+                if i % 2 == 0 && (arrives || matches!(name, CONFIG_FILE | WEIGHTS_FILE)) && run.join(name).exists() {
+                    fs::rename(run.join(name), run.join(OLD).join(name)).unwrap();
+                } else if i % 2 == 1 && arrives {
+                    fs::rename(run.join(NEXT).join(name), run.join(name)).unwrap();
+                }
+            }
+            // The forgotten claim still holds the lock of this process's file; another file is another lock.
+            fs::remove_file(run.join(LOCK_FILE)).unwrap();
+            drop(RunDir::open(&run).unwrap());
+            is_replaced(&run);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let error = refusal(&link, Existing::Replace);
+        assert!(matches!(error, TrainError::NoFolder { .. }) && error.to_string().contains("real"), "{error}");
+        fs::create_dir(&real).unwrap();
+        let mut claim = replacing(&link);
+        claim.publish().unwrap();
+        drop(claim);
+        is_replaced(&real);
+        assert!(link.is_symlink());
+    }
+}
