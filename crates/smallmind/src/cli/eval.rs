@@ -31,6 +31,7 @@ impl Eval {
         let text = read_texts(&self.data)?;
         let (model, tokenizer) = self.model.open()?;
         let max_context = self.context.map_or(model.config().context, |context| context as usize);
+        model.config().check_context(max_context)?;
         let how = EvaluateSettings { threads: settings.threads(), isa, max_context };
         let bar = Bar::new(0, "{bar:24} {percent:>3}%  {pos}/{len} tokens  {eta} left");
         let told = evaluate_text(&model, &tokenizer, &text, how, &mut |done, total| {

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use serde_json::json;
 use smallmind::checkpoint::GENERATION_FILE;
-use smallmind::model::sampler::{MAX_REPETITION_WINDOW, SamplerConfig};
+use smallmind::model::sampler::{MAX_REPETITION_WINDOW, SamplerConfig, SamplerError};
 use smallmind::model::tokenizer::{SpecialTokens, Tokenizer};
 use smallmind::model::{
-    Finish, GenerateOptions, Generation, GenerationConfig, Generator, ModelConfig, Session, SessionOptions,
+    Finish, GenerateOptions, Generation, GenerationConfig, Generator, ModelConfig, ModelError, Session, SessionOptions,
 };
 
 use super::failure::{Failure, Outcome, usage};
@@ -84,9 +84,14 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    /// For the sampler, where the model's file says nothing or is not known yet.
-    fn config(&self, seed: u64) -> SamplerConfig {
-        self.over(&SamplerConfig { seed, ..USUAL })
+    /// Refuses flags that are out of their range.
+    fn check(&self) -> Outcome {
+        self.over(&USUAL).check().map_err(|error| match error {
+            SamplerError::Setting { field, value, allowed } => {
+                usage(format!("{} is {value}; allowed: {allowed}", flag(field)))
+            }
+            other => ModelError::from(other).into(),
+        })
     }
 
     /// `defaults` with what the flags say in their place.
@@ -130,6 +135,18 @@ impl Sampling {
     }
 }
 
+/// The flag of a field of [`SamplerConfig`].
+fn flag(field: &str) -> &str {
+    match field {
+        "temperature" => "--temp",
+        "top_p" => "--top-p",
+        "min_p" => "--min-p",
+        "repetition_penalty" => "--repeat-penalty",
+        "repetition_window" => "--repeat-window",
+        other => other,
+    }
+}
+
 /// A text with the allocations that its tokens caused.
 pub struct Told {
     /// The continuation, kept where it isn't printed at once.
@@ -146,10 +163,11 @@ impl Generate {
         let isa = settings.isa()?;
         let seed = settings.seed_or_any();
         // Before the model is read, which may take a while.
-        self.sampling.config(seed).check().map_err(smallmind::model::ModelError::from)?;
+        self.sampling.check()?;
         let stop = interrupt::watch("stopping (Ctrl-C again ends at once)")?;
         let given = self.given_prompt()?;
         let (model, tokenizer) = self.model.open()?;
+        self.context.map_or(Ok(()), |asked| model.config().check_context(asked))?;
         let text = match given {
             Some(text) => text,
             None => default_prompt(model.config(), &tokenizer),
