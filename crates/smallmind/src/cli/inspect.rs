@@ -33,7 +33,7 @@ pub struct Inspect {
     #[arg(long = "for", value_enum, default_value_t = Use::Decode, value_name = "USE")]
     used_for: Use,
     /// Tokens of a sequence that plans make room for [default: the model's]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = units::whole)]
     context: Option<usize>,
 }
 

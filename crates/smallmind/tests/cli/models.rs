@@ -80,7 +80,8 @@ fn impossible_wishes_are_refused() {
     bench.random_model();
     for (wish, code, words) in [
         ("--temp -0.1", 2, &["--temp is -0.1;"] as &[&str]),
-        ("--temp warm", 2, &["--temp"]),
+        ("--temp warm", 2, &["--temp", "it must be a number"]),
+        ("-n 99999999999999999999", 2, &["--tokens", "it must be a whole number"]),
         ("--top-p 0", 2, &["--top-p is 0;"]),
         ("--min-p 2", 2, &["--min-p is 2;"]),
         ("--repeat-penalty 0", 2, &["--repeat-penalty is 0;"]),
