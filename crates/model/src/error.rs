@@ -79,7 +79,7 @@ pub enum ModelError {
         max: usize,
     },
     /// Room for fewer tokens than one, or for more than the model has positions.
-    #[error("there can't be a context of {asked} tokens: this model's is 1 to {max}")]
+    #[error("there can't be a context of {asked} tokens: the model's is {max}")]
     Context {
         /// What was asked for.
         asked: usize,
@@ -87,7 +87,7 @@ pub enum ModelError {
         max: usize,
     },
     /// Nothing to go on from.
-    #[error("the prompt is empty and the model has no token that begins a text; give a prompt")]
+    #[error("the prompt is empty and the model has no token that begins a text")]
     EmptyPrompt,
     /// A result that is not a number.
     #[error(

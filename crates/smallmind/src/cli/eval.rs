@@ -36,6 +36,7 @@ impl Eval {
         let (model, tokenizer) = self.model.open()?;
         let corpus = self.corpus(&tokenizer)?;
         let max_context = self.context.map_or(model.config().context, |context| context as usize);
+        model.config().check_context(max_context)?;
         let how = EvaluateSettings { threads: settings.threads(), isa, max_context };
         let bar = Bar::new(0, "{bar:24} {percent:>3}%  {pos}/{len} tokens  {eta} left");
         let told = evaluate_text(&model, &tokenizer, &corpus, how, &mut |done, total| {

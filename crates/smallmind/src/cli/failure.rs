@@ -60,14 +60,22 @@ pub fn bad_file(text: impl Into<String>) -> anyhow::Error {
     Failure::BadFile(text.into()).into()
 }
 
-/// Says what went wrong, once, on standard error; the exit code.
-pub fn report(error: &anyhow::Error) -> u8 {
+/// Says what went wrong in `verb`, once, on standard error; the exit code.
+pub fn report(error: &anyhow::Error, verb: &str) -> u8 {
     match error.downcast_ref::<Failure>() {
         Some(failure) if failure.is_quiet() => return 0,
         Some(Failure::Interrupted(text)) => super::note!("{text}"),
-        _ => super::note!("error: {}", message(error)),
+        _ => super::note!("error: {}", advised(error, verb)),
     }
     exit_code(error)
+}
+
+/// The error, and what to do about it.
+fn advised(error: &anyhow::Error, verb: &str) -> String {
+    match error.chain().find_map(|cause| advice(cause, verb)) {
+        Some(advice) => format!("{}; {advice}", message(error)),
+        None => message(error),
+    }
 }
 
 /// The error and its causes, each said once: a cause that the message before quotes is left out.
@@ -78,20 +86,64 @@ pub fn message(error: &anyhow::Error) -> String {
             text = format!("{text}: {cause}");
         }
     }
-    match error.chain().find_map(advice) {
-        Some(advice) => format!("{text}; {advice}"),
-        None => text,
+    without_type_names(text)
+}
+
+/// Parsers of JSON name the number that they want by its type in Rust: `expected u64`.
+fn without_type_names(text: String) -> String {
+    const EXPECTED: &str = "expected ";
+    let mut pieces = text.split(EXPECTED);
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let end = piece.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(piece.len());
+        let word = match &piece[..end] {
+            "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
+            "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+            "f32" | "f64" => "a number",
+            other => other,
+        };
+        plain = plain + EXPECTED + word + &piece[end..];
+    }
+    plain
+}
+
+/// What to do about an error of the libraries, in the words of the command line: the flags of `verb`.
+fn advice(cause: &(dyn std::error::Error + 'static), verb: &str) -> Option<String> {
+    let advice = match (cause.downcast_ref::<TrainError>(), model_error(cause)) {
+        (Some(TrainError::Exists { found: Found::Run, .. }), _) => {
+            "go on with it with train --resume, replace it with --overwrite, or choose another folder"
+        }
+        (Some(TrainError::Exists { .. }), _) => "replace it with --overwrite, or choose another folder",
+        (_, Some(ModelError::EmptyPrompt)) => "give a prompt with -p",
+        (_, Some(ModelError::Context { max, .. })) => return Some(format!("--context takes 1 to {max}")),
+        (_, Some(ModelError::TooLong { context, max, .. })) if context < max => {
+            return Some(format!("shorten the prompt or raise --context, to {max} at most"));
+        }
+        (_, Some(ModelError::TooLong { .. })) => "shorten the prompt: the model has room for no more",
+        _ if graph_error(cause).is_some_and(|error| matches!(error, GraphError::OutOfMemory { .. })) => match verb {
+            "train" => "lower --train.batch or --model.context, or train a smaller model",
+            "generate" | "eval" | "inspect" => "lower --context or use a smaller model",
+            "new" => "choose a smaller preset",
+            _ => "use a smaller model",
+        },
+        _ => return None,
+    };
+    Some(advice.to_owned())
+}
+
+/// The error of a model that `cause` is or holds.
+fn model_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a ModelError> {
+    match cause.downcast_ref::<TrainError>() {
+        Some(TrainError::Model(error)) => Some(error),
+        _ => cause.downcast_ref(),
     }
 }
 
-/// What to do about an error of the libraries, in the words of the command line.
-fn advice(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
-    match cause.downcast_ref::<TrainError>()? {
-        TrainError::Exists { found: Found::Run, .. } => {
-            Some("go on with it with train --resume, replace it with --overwrite, or choose another folder")
-        }
-        TrainError::Exists { .. } => Some("replace it with --overwrite, or choose another folder"),
-        _ => None,
+/// The error of a graph that `cause` is or holds.
+fn graph_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a GraphError> {
+    match model_error(cause) {
+        Some(ModelError::Graph(error)) => Some(error),
+        _ => cause.downcast_ref(),
     }
 }
 
@@ -197,6 +249,30 @@ mod tests {
     }
 
     #[test]
+    fn advice_is_in_the_words_of_the_verb() {
+        let out_of_memory = || GraphError::OutOfMemory { bytes: 7 };
+        let said = |error: anyhow::Error, verb| advised(&error, verb);
+        for (verb, word) in [("new", "preset"), ("train", "--train.batch"), ("eval", "--context"), ("bench", "model")] {
+            assert!(said(out_of_memory().into(), verb).contains(word), "{verb}");
+            assert!(said(ModelError::from(out_of_memory()).into(), verb).contains(word), "{verb}");
+            let nested = anyhow::Error::new(TrainError::from(ModelError::from(out_of_memory()))).context("at work");
+            assert!(said(nested, verb).contains(word), "{verb}");
+        }
+        let too_long = |context| said(ModelError::TooLong { tokens: 9, context, max: 8 }.into(), "generate");
+        assert!(too_long(4).contains("raise --context, to 8"), "{}", too_long(4));
+        assert!(!too_long(8).contains("--context"), "{}", too_long(8));
+    }
+
+    #[test]
+    fn types_of_rust_are_no_words_for_users() {
+        let error = serde_json::from_str::<(u64, f32)>("[1, \"expected u\"]").unwrap_err();
+        let said = message(&error.into());
+        assert!(said.starts_with("invalid type: string \"expected u\", expected a number at"), "{said}");
+        let error = serde_json::from_str::<usize>("-1").unwrap_err();
+        assert!(message(&error.into()).contains("expected a whole number, 0 or more at line 1"));
+    }
+
+    #[test]
     fn causes_are_said_once() {
         let inner = io::Error::other("no space");
         let quoted = anyhow::Error::new(TrainError::Write { path: "a".into(), source: inner });
@@ -208,8 +284,8 @@ mod tests {
     #[test]
     fn a_closed_pipe_is_quiet() {
         let closed = Failure::Output(io::ErrorKind::BrokenPipe.into());
-        assert_eq!(report(&closed.into()), 0);
+        assert_eq!(report(&closed.into(), "generate"), 0);
         let full = Failure::Output(io::ErrorKind::StorageFull.into());
-        assert_eq!(report(&full.into()), 1);
+        assert_eq!(report(&full.into(), "generate"), 1);
     }
 }

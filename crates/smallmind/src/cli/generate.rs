@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use serde_json::json;
 use smallmind::checkpoint::GENERATION_FILE;
-use smallmind::model::sampler::{MAX_REPETITION_WINDOW, SamplerConfig};
+use smallmind::model::sampler::{MAX_REPETITION_WINDOW, SamplerConfig, SamplerError};
 use smallmind::model::tokenizer::{SpecialText, SpecialTokens, Tokenizer};
 use smallmind::model::{
-    Finish, GenerateOptions, Generation, GenerationConfig, Generator, ModelConfig, Session, SessionOptions,
+    Finish, GenerateOptions, Generation, GenerationConfig, Generator, ModelConfig, ModelError, Session, SessionOptions,
 };
 
 use super::failure::{Failure, Outcome, usage};
@@ -33,10 +33,10 @@ pub struct Generate {
     #[arg(long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
     /// How many tokens at most
-    #[arg(short = 'n', long, default_value_t = 128, value_name = "N")]
+    #[arg(short = 'n', long, default_value_t = 128, value_name = "N", value_parser = units::whole)]
     tokens: usize,
     /// Room for prompt and text together [default: what they need, at most the model's]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = units::whole)]
     context: Option<usize>,
     /// End before this text; may be given several times
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -64,29 +64,34 @@ pub const USUAL: SamplerConfig = SamplerConfig {
 #[command(next_help_heading = "Sampling")]
 pub struct Sampling {
     /// Above 1 bolder, below 1 more careful, 0 always the likeliest token [default: the model's, else 0.8]
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = units::number)]
     temp: Option<f32>,
     /// Only the K likeliest tokens; 0 for all [default: the model's, else 40]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = units::whole)]
     top_k: Option<usize>,
     /// Only the likeliest tokens that together carry this share [default: the model's, else 0.95]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = units::number)]
     top_p: Option<f32>,
     /// Only tokens at least this many times as likely as the likeliest [default: the model's, else 0.05]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = units::number)]
     min_p: Option<f32>,
     /// Above 1: make the latest tokens less likely [default: the model's, else 1]
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = units::number)]
     repeat_penalty: Option<f32>,
     /// How many of the latest tokens that concerns [default: 64; the whole text with the model's penalty]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = units::whole)]
     repeat_window: Option<usize>,
 }
 
 impl Sampling {
-    /// For the sampler, where the model's file says nothing or is not known yet.
-    fn config(&self, seed: u64) -> SamplerConfig {
-        self.over(&SamplerConfig { seed, ..USUAL })
+    /// Refuses flags that are out of their range.
+    fn check(&self) -> Outcome {
+        self.over(&USUAL).check().map_err(|error| match error {
+            SamplerError::Setting { field, value, allowed } => {
+                usage(format!("{} is {value}; allowed: {allowed}", flag(field)))
+            }
+            other => ModelError::from(other).into(),
+        })
     }
 
     /// `defaults` with what the flags say in their place.
@@ -130,6 +135,18 @@ impl Sampling {
     }
 }
 
+/// The flag of a field of [`SamplerConfig`].
+fn flag(field: &str) -> &str {
+    match field {
+        "temperature" => "--temp",
+        "top_p" => "--top-p",
+        "min_p" => "--min-p",
+        "repetition_penalty" => "--repeat-penalty",
+        "repetition_window" => "--repeat-window",
+        other => other,
+    }
+}
+
 /// A text with the allocations that its tokens caused.
 pub struct Told {
     /// The continuation, kept where it isn't printed at once.
@@ -146,10 +163,11 @@ impl Generate {
         let isa = settings.isa()?;
         let seed = settings.seed_or_any();
         // Before the model is read, which may take a while.
-        self.sampling.config(seed).check().map_err(smallmind::model::ModelError::from)?;
+        self.sampling.check()?;
         let stop = interrupt::watch("stopping (Ctrl-C again ends at once)")?;
         let given = self.given_prompt()?;
         let (model, tokenizer) = self.model.open()?;
+        self.context.map_or(Ok(()), |asked| model.config().check_context(asked))?;
         let text = match given {
             Some(text) => text,
             None => default_prompt(model.config(), &tokenizer),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::note;
+use super::{note, output};
 
 /// This program as it was called, so that a hint can be pasted.
 pub fn program() -> String {
@@ -16,8 +16,19 @@ pub fn quoted(path: &Path) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.into_owned()
+    } else if text.contains(output::steers) {
+        format!("$'{}'", text.chars().map(escaped).collect::<String>())
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+/// A character between `$'` and `'`, in the words of bash and zsh: what steers a terminal by the values of its bytes.
+fn escaped(c: char) -> String {
+    match c {
+        '\'' | '\\' => format!("\\{c}"),
+        _ if output::steers(c) => c.encode_utf8(&mut [0; 4]).bytes().map(|byte| format!("\\x{byte:02x}")).collect(),
+        _ => c.to_string(),
     }
 }
 
@@ -42,5 +53,6 @@ mod tests {
         {
             assert_eq!(quoted(Path::new(path)), expected);
         }
+        assert_eq!(quoted(Path::new("a\u{1b}[2J'\u{9b}")), r"$'a\x1b[2J\'\xc2\x9b'");
     }
 }

@@ -33,7 +33,7 @@ pub struct Inspect {
     #[arg(long = "for", value_enum, default_value_t = Use::Decode, value_name = "USE")]
     used_for: Use,
     /// Tokens of a sequence that plans make room for [default: the model's]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = units::whole)]
     context: Option<usize>,
 }
 
@@ -82,6 +82,7 @@ impl Inspect {
         let folder = models::open_folder(&self.model)?;
         let config = ModelConfig::from_folder(&folder, self.allowed.unknown_keys()).map_err(models::with_flag)?;
         self.allowed.tell(&folder, &config)?;
+        config.check_context(self.context(&config))?;
         let unused = unused_tensors(&config, folder.weights())?;
         let memory = self.memory(&config, settings)?;
         let graph = architecture::graph(&config, self.used_for.purpose())?;
@@ -114,7 +115,7 @@ impl Inspect {
     }
 
     fn context(&self, config: &ModelConfig) -> usize {
-        self.context.unwrap_or(config.context).clamp(1, config.context)
+        self.context.unwrap_or(config.context)
     }
 
     fn plan_for(&self, used_for: Use, config: &ModelConfig, settings: &Settings) -> anyhow::Result<Plan> {

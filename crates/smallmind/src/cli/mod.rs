@@ -80,12 +80,15 @@ enum Verb {
 /// Runs a command line, the program's name included.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
     let command = settings::without_empty_variables(Cli::command());
-    let outcome =
-        overrides::extract(arguments, &command).and_then(|extracted| match parse(command, &extracted.arguments) {
-            Ok(cli) => perform(cli, extracted.layers).map(|()| 0),
-            Err(error) => print_parse_error(&error, &extracted.arguments),
-        });
-    ExitCode::from(outcome.unwrap_or_else(|error| failure::report(&error)))
+    let extracted = match overrides::extract(arguments, &command) {
+        Ok(extracted) => extracted,
+        Err(error) => return failure::report(&error, "train").into(),
+    };
+    let code = match parse(command, &extracted.arguments) {
+        Ok((cli, verb)) => perform(cli, extracted.layers).map_or_else(|error| failure::report(&error, &verb), |()| 0),
+        Err(error) => print_parse_error(&error, &extracted.arguments),
+    };
+    ExitCode::from(code)
 }
 
 fn perform(cli: Cli, layers: Vec<Layer>) -> Outcome {
@@ -106,15 +109,20 @@ fn perform(cli: Cli, layers: Vec<Layer>) -> Outcome {
     }
 }
 
-fn parse(command: Command, arguments: &[OsString]) -> Result<Cli, clap::Error> {
-    command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches))
+/// The options and the verb's name.
+fn parse(command: Command, arguments: &[OsString]) -> Result<(Cli, String), clap::Error> {
+    let matches = command.try_get_matches_from(arguments)?;
+    Ok((Cli::from_arg_matches(&matches)?, matches.subcommand_name().unwrap_or_default().to_owned()))
 }
 
 /// Help and version are answers; anything else is wrong usage.
-fn print_parse_error(error: &clap::Error, arguments: &[OsString]) -> anyhow::Result<u8> {
-    let plain = parse(settings::without_empty_variables(Cli::command()).styles(Styles::plain()), arguments);
-    output::parser_message(error, plain.as_ref().err().unwrap_or(error))?;
-    Ok(u8::try_from(error.exit_code()).unwrap_or(2))
+fn print_parse_error(error: &clap::Error, arguments: &[OsString]) -> u8 {
+    let command = settings::without_empty_variables(Cli::command());
+    let plain = parse(command.styles(Styles::plain()), arguments);
+    match output::parser_message(error, plain.as_ref().err().unwrap_or(error)) {
+        Ok(()) => u8::try_from(error.exit_code()).unwrap_or(2),
+        Err(error) => failure::report(&error, ""),
+    }
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
 
 /// Control characters but line feed and tab (C0, DEL, C1), and those that turn the direction of what follows, so that a text reads otherwise
 /// than it is.
-fn steers(c: char) -> bool {
+pub fn steers(c: char) -> bool {
     let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     turns || c.is_control() && !matches!(c, '\n' | '\t')
 }

@@ -1,4 +1,14 @@
-//! Numbers as people read them.
+//! Numbers as people write and read them.
+
+/// A whole number that somebody typed.
+pub fn whole(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("it must be a whole number from 0 to {}", usize::MAX))
+}
+
+/// A number that somebody typed.
+pub fn number(text: &str) -> Result<f32, String> {
+    text.parse().map_err(|_| "it must be a number".to_owned())
+}
 
 /// A count: `65`, `12,345`, `1.23 M`.
 pub fn count(n: u64) -> String {

@@ -44,7 +44,7 @@ fn generate_prints_text_and_nothing_else() {
     assert!(text.starts_with("the cat") && text.ends_with('\n'), "{text:?}");
 
     let told = bench.run("generate -m model -n 20 --seed 5 --threads 2 --json --prompt-file text.txt --context 64");
-    told.fails(4, &["--context"]);
+    told.fails(4, &["context of 64"]);
     bench.write("prompt.txt", "the cat");
     let told = bench.run("generate -m model -n 20 --seed 5 --threads 2 --json --prompt-file prompt.txt").json();
     assert_eq!(format!("the cat{}", told["text"].as_str().unwrap()), text.trim_end_matches('\n'));
@@ -79,13 +79,15 @@ fn impossible_wishes_are_refused() {
     let bench = Bench::with_text();
     bench.random_model();
     for (wish, code, words) in [
-        ("--temp -1", 2, &["temperature"] as &[&str]),
-        ("--temp warm", 2, &["--temp"]),
-        ("--top-p 0", 2, &["top_p"]),
-        ("--min-p 2", 2, &["min_p"]),
-        ("--repeat-penalty 0", 2, &["repetition_penalty"]),
-        ("--context 100000", 4, &["64"]),
-        ("--context 0", 4, &["64"]),
+        ("--temp -0.1", 2, &["--temp is -0.1;"] as &[&str]),
+        ("--temp warm", 2, &["--temp", "it must be a number"]),
+        ("-n 99999999999999999999", 2, &["--tokens", "it must be a whole number"]),
+        ("--top-p 0", 2, &["--top-p is 0;"]),
+        ("--min-p 2", 2, &["--min-p is 2;"]),
+        ("--repeat-penalty 0", 2, &["--repeat-penalty is 0;"]),
+        ("--repeat-window 1048577", 2, &["--repeat-window is 1048577;"]),
+        ("--context 100000", 4, &["100000 tokens: the model's is 64; --context takes 1 to 64"]),
+        ("--context 0", 2, &["--context takes 1 to 64"]),
         ("-p x --prompt-file text.txt", 2, &["--prompt-file"]),
         ("--prompt-file missing.txt", 3, &["missing.txt"]),
         ("-p \u{1F3A9}", 2, &["prompt", "U+1F3A9"]),
@@ -96,6 +98,42 @@ fn impossible_wishes_are_refused() {
     Ran::of(empty_stop).fails(2, &["empty"]);
     let ran = bench.run_with_input("generate -m model -p -", b"caf\xe9");
     ran.fails(3, &["standard input", "offset 3"]);
+}
+
+#[test]
+fn advice_is_in_the_words_of_the_verb() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    for verb in ["inspect model", "inspect model --plan", "eval -m model --data text.txt"] {
+        bench.run(&format!("{verb} --context 65")).fails(4, &["--context takes 1 to 64"]);
+        bench.run(&format!("{verb} --context 0")).fails(2, &["--context"]);
+        bench.run(&format!("{verb} --context 63 --threads 1")).ok();
+    }
+    let long = "x".repeat(70).replace('x', "a");
+    let ran = bench.run(&format!("generate -m model -p {long} --context 64"));
+    assert!(!ran.stderr.contains("--context"), "{ran:#?}");
+    ran.fails(4, &["70 tokens", "64", "shorten the prompt"]);
+    bench.run(&format!("generate -m model -p {long} --context 8")).fails(4, &["raise --context, to 64 at most"]);
+    bench.write("empty.txt", "");
+    let ran = bench.run("eval -m model --data empty.txt");
+    assert!(!ran.stderr.contains("training"), "{ran:#?}");
+    ran.fails(3, &["empty.txt: the file is empty"]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn too_little_memory_is_told_in_the_words_of_the_verb() {
+    let bench = Bench::new();
+    let ran = |line: &str| {
+        let mut shell = std::process::Command::new("sh");
+        // KiB of address space.
+        shell.args(["-c", "ulimit -v 600000; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_smallmind")]);
+        Ran::of(shell.args(line.split_whitespace()).current_dir(bench.path("")).output().unwrap())
+    };
+    let told = ran("new --preset llama-3.2-1b --out big --threads 1");
+    assert!(!told.stderr.contains("batch"), "{told:#?}");
+    told.fails(4, &["choose a smaller preset"]);
+    assert!(!bench.path("big").exists());
 }
 
 #[test]

@@ -390,5 +390,7 @@ fn slips_are_told() {
     bench.run("profile diff a").fails(2, &["<NEW>"]);
     bench.write("bad.json", "{}");
     bench.run("profile diff bad.json bad.json").fails(3, &["bad.json", "schema_version"]);
+    bench.write("typed.json", r#"{"schema_version":1,"subject":{"verb":"a","model":"b","shape":"c","parameters":-1}}"#);
+    bench.run("profile diff typed.json typed.json").fails(3, &["expected a whole number, 0 or more"]);
     bench.run("profile diff bad.json bad.json --fail-on much").fails(2, &["--fail-on"]);
 }

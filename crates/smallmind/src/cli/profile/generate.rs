@@ -15,8 +15,8 @@ use smallmind::profile::{Counters, Pulse, Recorder, SystemCounters};
 
 use super::super::failure::{Outcome, usage};
 use super::super::generate::{USUAL, prompt_tokens};
-use super::super::note;
 use super::super::settings::Settings;
+use super::super::{note, units};
 use super::interleave::{Count, Profiler, Samples, Watched, interleave, samples_of_a_repeat, seconds_of};
 use super::subject::{self, Ceiling, Opened, SubjectArg};
 use super::written::Written;
@@ -35,10 +35,10 @@ pub struct Generate {
     #[arg(short, long, value_name = "TEXT", conflicts_with = "prompt_tokens", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// Tokens before the one that is decoded [default: 256, or half of the model's context]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = units::whole)]
     depth: Option<usize>,
     /// Tokens of the prompt [default: 256, or the model's context]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = units::whole)]
     prompt_tokens: Option<usize>,
     /// Tokens decoded in each repeat, and prompts read at most [default: what fits into about two seconds]
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
