@@ -15,6 +15,7 @@ use serde_json::{Map, Number, Value};
 
 use crate::error::{CheckpointError, JsonFault};
 use crate::header::without_place;
+use crate::text::without_byte_order_mark;
 
 /// The longest JSON file accepted, in bytes.
 pub const MAX_JSON_BYTES: u64 = 16 << 20;
@@ -51,13 +52,14 @@ pub fn read_json(path: impl AsRef<Path>) -> Result<Value, CheckpointError> {
     parse_json(path, &text)
 }
 
-/// Parses JSON text in which no object has a key twice; `path` only names it in errors.
-pub fn parse_json(path: &Path, text: &[u8]) -> Result<Value, CheckpointError> {
+/// Parses JSON text in which no object has a key twice; a byte-order mark before it is skipped. `path` only names it in errors.
+pub fn parse_json(path: &Path, bytes: &[u8]) -> Result<Value, CheckpointError> {
+    let text = without_byte_order_mark(bytes);
     if let Err(error) = std::str::from_utf8(text) {
         let offset = error.valid_up_to();
         let line = 1 + text[..offset].iter().filter(|&&byte| byte == b'\n').count();
         let column = 1 + text[..offset].iter().rev().take_while(|&&byte| byte != b'\n').count();
-        let fault = JsonFault::NotUtf8 { offset };
+        let fault = JsonFault::NotUtf8 { offset: offset + bytes.len() - text.len() };
         return Err(CheckpointError::Json { path: path.to_path_buf(), line, column, fault });
     }
     let state = RefCell::new(State { left: BUDGET, fault: None });

@@ -98,6 +98,7 @@ mod positioned;
 mod rolling;
 mod storage;
 mod suggest;
+mod text;
 mod weights;
 mod write;
 
@@ -114,5 +115,6 @@ pub use manifest::{FileRecord, MANIFEST_FILE, Manifest, verify_folder};
 pub use rolling::{Latest, Published, Rolling, ValidCheckpoint};
 pub use storage::{Disk, Storage, StorageFile};
 pub use suggest::did_you_mean;
+pub use text::without_byte_order_mark;
 pub use weights::{MAX_SHARDS, Weights};
 pub use write::{TensorData, TensorWriter};

@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use smallmind_checkpoint::did_you_mean;
 use smallmind_graph::op::{AdamWSpec, Gelu};
+use smallmind_model::tokenizer::END_OF_TEXT;
 use smallmind_model::{Biases, ConfigError, Family, Head, ModelConfig, preset};
 
+use crate::data::{Division, Documents};
 use crate::keys::{self, KEYS, MOST_SEQUENCES};
 use crate::{BatchShape, Optimizer, TrainError, Windows};
 
@@ -55,6 +57,24 @@ pub struct DataSection {
     /// `uniform`, or `documents`: where the windows of a training begin.
     #[serde(default)]
     pub windows: Windows,
+    /// `separated`, or `files`: what a document is.
+    #[serde(default)]
+    pub documents: Documents,
+    /// The text between documents; empty: none. Where it is absent, [`END_OF_TEXT`] for vocabularies with a token that ends documents.
+    #[serde(default)]
+    pub separator: Option<String>,
+}
+
+impl DataSection {
+    /// How text is divided for a vocabulary that has a token that ends documents, or hasn't.
+    #[must_use]
+    pub fn division(&self, has_end: bool) -> Division<'_> {
+        let separator = match self.separator.as_deref() {
+            None => has_end.then_some(END_OF_TEXT),
+            named => named.filter(|separator| !separator.is_empty()),
+        };
+        Division { documents: self.documents, separator: separator.filter(|_| self.documents == Documents::Separated) }
+    }
 }
 
 /// The course of the learning rate.
@@ -165,7 +185,14 @@ impl TrainConfig {
     pub(crate) fn of_preset(name: Option<&str>) -> Result<Self, TrainError> {
         let base = Self {
             model: ModelSection { preset: name.map(str::to_owned), ..ModelSection::default() },
-            data: DataSection { tokenizer: "bpe".into(), vocab_size: 4096, validation: 0.1, windows: Windows::Uniform },
+            data: DataSection {
+                tokenizer: "bpe".into(),
+                vocab_size: 4096,
+                validation: 0.1,
+                windows: Windows::Uniform,
+                documents: Documents::Separated,
+                separator: None,
+            },
             train: TrainSection {
                 steps: 2000,
                 batch: 12,
@@ -303,6 +330,10 @@ impl TrainConfig {
         let bytes_and_merges = 257..=1 << 20;
         let vocab = self.data.vocab_size;
         let fits = self.data.tokenizer != "bpe" || bytes_and_merges.contains(&vocab);
+        let divides = self.data.separator.as_deref().filter(|separator| !separator.is_empty());
+        if let (Some(separator), Documents::Files) = (divides, self.data.documents) {
+            return Err(value_error("data.separator", separator, "data.documents=files makes each file a document"));
+        }
         require(
             fits,
             "data.vocab_size",

@@ -1,11 +1,13 @@
 //! The loss of a model over a whole set.
 
 use smallmind_graph::Batch;
+use smallmind_kernels::loss::IGNORE;
 use smallmind_model::tokenizer::Tokenizer;
 use smallmind_model::{Model, ModelError};
 use smallmind_simd::IsaKind;
 
-use crate::data::{Dataset, SequentialWindows, Window};
+use crate::data::{Corpus, Dataset, SequentialWindows, Window};
+use crate::prepare::encode;
 use crate::{BatchShape, Evaluator, TrainError};
 
 /// How well a model predicts a set.
@@ -17,21 +19,24 @@ pub struct Evaluation {
     pub perplexity: f64,
     /// Comparable across tokenizers.
     pub bits_per_byte: Option<f64>,
-    /// Targets: all tokens but the first.
+    /// Targets: all tokens of the text, or all but the first where nothing comes before that one.
     pub tokens: usize,
 }
 
 /// Tokens that an evaluation works on at once.
 const BATCH_TOKENS: usize = 2048;
 
-/// The mean loss of `model` over `text`, in windows of the model's context (at most `max_context`), end to end.
+/// The mean loss of `model` over the documents of `corpus`, in windows of the model's context (at most `max_context`), end to end.
+///
+/// The tokens are those of a training: what ends a document is followed by the token for that, and counts. The tokens that the tokenizer puts before a
+/// prompt stand at the beginning of every window, where the model expects them; they are not predicted, and count nowhere.
 ///
 /// # Errors
-/// A tokenizer of another vocabulary, characters without a token, or a text of less than two tokens.
+/// A tokenizer of another vocabulary, characters without a token, or a text of less than two tokens, the tokenizer's among them.
 pub fn evaluate_text(
     model: &Model,
     tokenizer: &Tokenizer,
-    text: &str,
+    corpus: &Corpus,
     settings: EvaluateSettings,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Evaluation, TrainError> {
@@ -39,13 +44,28 @@ pub fn evaluate_text(
     if tokenizer.vocab_size() > vocab {
         return Err(ModelError::Vocabulary { tokenizer: tokenizer.vocab_size(), model: vocab }.into());
     }
-    let ids = tokenizer.encode(text, smallmind_model::tokenizer::SpecialTokens::AsText)?;
-    let data = Dataset::from_tokens(&ids, u32::try_from(vocab).unwrap_or(u32::MAX), text.len() as u64)?;
-    let context = settings.max_context.min(model.config().context).min(ids.len().saturating_sub(1)).max(1);
-    let shape = BatchShape { sequences: (BATCH_TOKENS / context).max(1), context };
+    let prefix = tokenizer.prompt_prefix();
+    // Its last token is what the first one of the text is predicted from.
+    let mut ids: Vec<u32> = prefix.last().copied().into_iter().collect();
+    let mut bytes = 0;
+    encode(&corpus.documents(), tokenizer, &mut |tokens, of_document| {
+        ids.extend_from_slice(tokens);
+        bytes += of_document;
+        Ok(())
+    })?;
+    let data = Dataset::from_tokens(&ids, u32::try_from(vocab).unwrap_or(u32::MAX), bytes)?;
+    let context = settings.max_context.max(prefix.len() + 1).min(model.config().context);
+    let of_text = context.saturating_sub(prefix.len()).min(ids.len().saturating_sub(1)).max(1);
+    let shape = BatchShape { sequences: (BATCH_TOKENS / context).max(1), context: prefix.len() + of_text };
     let mut evaluator = Evaluator::new(model.config(), shape, settings.threads, settings.isa)?;
-    let windows: Vec<_> = SequentialWindows::new(data.tokens(), context)?.iter().collect();
-    whole_set(&data, &windows, shape, &mut |batch| evaluator.run(model.weights(), batch), progress)
+    let windows: Vec<_> = SequentialWindows::new(data.tokens(), of_text)?.iter().collect();
+    let set = WholeSet { data: &data, windows: &windows, prefix, shape };
+    let told = set.losses(&mut |batch| evaluator.run(model.weights(), batch), progress)?;
+    if prefix.is_empty() {
+        return Ok(told);
+    }
+    let bits = told.loss / std::f64::consts::LN_2 * told.tokens as f64 / bytes as f64;
+    Ok(Evaluation { bits_per_byte: (bytes > 0).then_some(bits), ..told })
 }
 
 /// How an evaluation runs.
@@ -67,21 +87,50 @@ pub(crate) fn whole_set(
     sum: &mut dyn FnMut(&Batch) -> Result<f64, ModelError>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Evaluation, TrainError> {
-    let (mut x, mut y) = (vec![0; shape.context], vec![0; shape.context]);
-    let mut batch = Batch::default();
-    let tokens: usize = windows.iter().map(|window| window.len).sum();
-    let (mut total, mut done) = (0.0, 0);
-    for (i, window) in windows.iter().enumerate() {
-        let (x, y) = (&mut x[..window.len], &mut y[..window.len]);
-        window.fill(data, x, y)?;
-        batch.push_with_targets(x, y);
-        done += window.len;
-        if windows.get(i + 1).is_none_or(|next| batch.len() + next.len > shape.tokens()) {
-            total += sum(&batch)?;
-            batch.clear();
-            progress(done, tokens);
+    WholeSet { data, windows, prefix: &[], shape }.losses(sum, progress)
+}
+
+/// What is measured.
+struct WholeSet<'a> {
+    data: &'a Dataset,
+    windows: &'a [Window],
+    /// Tokens before each window that are no targets. The data begins with the last of them.
+    prefix: &'a [u32],
+    shape: BatchShape,
+}
+
+impl WholeSet<'_> {
+    fn losses(
+        &self,
+        sum: &mut dyn FnMut(&Batch) -> Result<f64, ModelError>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Evaluation, TrainError> {
+        let (mut x, mut y) = (vec![0; self.shape.context], vec![0; self.shape.context]);
+        let mut batch = Batch::default();
+        let tokens: usize = self.windows.iter().map(|window| window.len).sum();
+        let (mut total, mut done) = (0.0, 0);
+        for (i, window) in self.windows.iter().enumerate() {
+            let before = if window.start == 0 {
+                self.prefix.split_last().map_or(&[][..], |(_, first)| first)
+            } else {
+                self.prefix
+            };
+            let len = before.len() + window.len;
+            let (x, y) = (&mut x[..len], &mut y[..len]);
+            x[..before.len()].copy_from_slice(before);
+            y[..before.len()].fill(IGNORE);
+            window.fill(self.data, &mut x[before.len()..], &mut y[before.len()..])?;
+            batch.push_with_targets(x, y);
+            done += window.len;
+            let next = self.windows.get(i + 1).map(|next| self.prefix.len() + next.len);
+            if next.is_none_or(|next| batch.len() + next > self.shape.tokens()) {
+                total += sum(&batch)?;
+                batch.clear();
+                progress(done, tokens);
+            }
         }
+        let loss = total / tokens as f64;
+        let bits_per_byte = self.data.bits_per_byte(loss);
+        Ok(Evaluation { loss, perplexity: loss.exp(), bits_per_byte, tokens })
     }
-    let loss = total / tokens as f64;
-    Ok(Evaluation { loss, perplexity: loss.exp(), bits_per_byte: data.bits_per_byte(loss), tokens })
 }

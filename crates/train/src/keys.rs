@@ -66,6 +66,8 @@ pub(crate) const KEYS: &[Key] = &[
     key("data.vocab_size", FROM_ONE),
     key("data.validation", SHARE),
     key("data.windows", Takes::Choice(&["uniform", "documents"])),
+    key("data.documents", Takes::Choice(&["separated", "files"])),
+    key("data.separator", Takes::Text),
     key("train.steps", FROM_ONE),
     key("train.batch", Takes::Whole(1, MOST_SEQUENCES)),
     key("train.total_tokens", FROM_ZERO),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use smallmind_checkpoint::without_byte_order_mark;
 use smallmind_model::ModelError;
 use toml::{Table, Value};
 
@@ -29,11 +30,9 @@ impl Layer {
     /// # Errors
     /// A file that can't be read or isn't TOML.
     pub fn file(path: &Path) -> Result<Self, TrainError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| TrainError::Read { path: path.to_owned(), source })?;
-        let table = text
-            .parse()
-            .map_err(|e: toml::de::Error| TrainError::Toml { path: path.to_owned(), why: in_plain_words(&e) })?;
+        let bytes = std::fs::read(path).map_err(|source| TrainError::Read { path: path.to_owned(), source })?;
+        let table = toml::from_slice(without_byte_order_mark(&bytes))
+            .map_err(|e| TrainError::Toml { path: path.to_owned(), why: in_plain_words(&e) })?;
         Ok(Self { origin: path.display().to_string(), table })
     }
 
@@ -323,6 +322,7 @@ const CHECKED_TOGETHER: &[(&str, &[&str])] = &[
     ("model.d_model", &["model.layers", "model.d_ff", "model.context", "model.family"]),
     ("model.d_ff", &["model.d_model"]),
     ("data.vocab_size", &["data.tokenizer"]),
+    ("data.separator", &["data.documents"]),
     ("train.min_lr", &["train.lr", "train.schedule"]),
     ("train.total_tokens", &[ACCUMULATION, "train.batch", "model.context"]),
 ];

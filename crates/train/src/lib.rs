@@ -89,12 +89,12 @@ pub mod stories;
 mod trainer;
 
 pub use batches::{Batches, Draw, Windows};
-pub use config::TrainConfig;
+pub use config::{DataSection, TrainConfig};
 pub use error::{ErrorClass, TrainError, model_class, tokenizer_class};
 pub use evaluate::{EvaluateSettings, Evaluation, evaluate_text};
 pub use event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
 pub use layer::Layer;
-pub use prepare::{Prepared, Progress, Source, prepare};
+pub use prepare::{Prepared, Progress, Source, data_settings, prepare, read_corpus};
 pub use run_dir::{Existing, Found, RunDir, is_run};
 pub use run_folder::TrainerState;
 pub use step::{BatchShape, Evaluator, Learner, Optimizer, Update};

@@ -6,10 +6,14 @@ use sha2::{Digest, Sha256};
 use smallmind_checkpoint::{TOKENIZER_FILE, write_file_atomic};
 use smallmind_model::tokenizer::{BpeTraining, SpecialTokens, Tokenizer};
 
-use crate::TrainError;
-use crate::config::TrainConfig;
-use crate::data::{DataError, Dataset, OpenOptions, ShardOptions, ShardWriter, Split, read_texts, split};
+use crate::config::{DataSection, TrainConfig};
+use crate::data::{
+    Corpus, DataError, Dataset, DocumentTexts, Documents, OpenOptions, ShardOptions, ShardWriter, Split,
+};
+use crate::layer::Layer;
+use crate::run_folder::CONFIG_COPY;
 use crate::stories::{Part, Stories};
+use crate::{TrainError, Windows};
 
 /// The folder of a run that holds its token shards.
 pub const DATA_FOLDER: &str = "data";
@@ -17,7 +21,7 @@ pub const DATA_FOLDER: &str = "data";
 /// Where the text comes from.
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'a> {
-    /// Files, joined end to end; their last part is for validation.
+    /// Files, divided into documents as [`DataSection`] says; the last part is for validation.
     Files(&'a [PathBuf]),
     /// The built-in stories, each of them a document; validation never repeats one that is trained on.
     Stories {
@@ -29,8 +33,10 @@ pub enum Source<'a> {
 }
 
 /// What [`prepare`] is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
+    /// Something about the text that is worth knowing.
+    Note(String),
     /// Reading or writing the text.
     Text,
     /// Learning a vocabulary.
@@ -50,11 +56,23 @@ pub struct Prepared {
     pub validation: Dataset,
 }
 
-/// The text of a source, in the two parts, as documents.
+/// The text of a source.
 struct Text {
-    train: Vec<String>,
-    validation: Vec<String>,
-    separated: bool,
+    corpus: Corpus,
+    /// A text of its own for validation.
+    validation: Option<Corpus>,
+    /// The part of `corpus` that is trained on, where validation has no text of its own.
+    share: f64,
+}
+
+impl Text {
+    /// What is trained on and what is measured on.
+    fn parts(&self) -> (DocumentTexts<'_>, DocumentTexts<'_>) {
+        match &self.validation {
+            Some(validation) => (self.corpus.documents(), validation.documents()),
+            None => self.corpus.split(self.share),
+        }
+    }
 }
 
 /// Reads the source, makes `tokenizer.json` and the shards in `data` in the folder `run`, which is a new run's
@@ -69,9 +87,17 @@ pub fn prepare(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Prepared, TrainError> {
     progress(Progress::Text);
-    let text = read(config, source)?;
+    let ready = config.tokenizer_file().map(Tokenizer::from_file).transpose()?;
+    let text = read(config, source, ready.as_ref())?;
+    for file in text.corpus.marks() {
+        progress(Progress::Note(format!("{file}: a byte-order mark at the beginning is left out")));
+    }
     progress(Progress::Tokenizer);
-    let tokenizer = tokenizer(config, &text)?;
+    let (train, validation) = text.parts();
+    let tokenizer = match ready {
+        Some(ready) => ready,
+        None => new_tokenizer(config, &train, &validation)?,
+    };
     progress(Progress::Tokens);
     std::fs::create_dir_all(run).map_err(|source| TrainError::Write { path: run.to_owned(), source })?;
     let json = tokenizer.to_json()?;
@@ -81,18 +107,12 @@ pub fn prepare(
     // Not before it is certain that no shards of another tokenizer are there.
     write_file_atomic(run.join(TOKENIZER_FILE), |out| out.write_all(json.as_bytes()))?;
     let context = config.batch_shape()?.context;
-    let end = if text.separated { tokenizer.eos() } else { None };
-    for (split, documents) in [(Split::Train, &text.train), (Split::Validation, &text.validation)] {
-        let mut encoder = tokenizer.encoder(SpecialTokens::AsText);
-        let mut ids = Vec::new();
+    for (split, documents) in [(Split::Train, &train), (Split::Validation, &validation)] {
         let mut tokens = 0;
-        for document in documents {
-            ids.clear();
-            encoder.encode(document, &mut ids)?;
-            ids.extend(end);
+        encode(documents, &tokenizer, &mut |ids, bytes| {
             tokens += ids.len();
-            writer.push(split, &ids, document.len() as u64)?;
-        }
+            Ok(writer.push(split, ids, bytes)?)
+        })?;
         check_length(split, tokens, context)?;
     }
     writer.finish()?;
@@ -122,53 +142,113 @@ pub(crate) fn check_length(split: Split, tokens: usize, context: usize) -> Resul
     Err(DataError::PartTooShort { part: split.name(), tokens, context, needed: context.saturating_add(1) })
 }
 
-fn read(config: &TrainConfig, source: Source<'_>) -> Result<Text, TrainError> {
+/// Turns documents into tokens: `sink` gets those of each, with the token that ends it behind them, and the bytes of its text. What looks like a
+/// special token in a document is text.
+pub(crate) fn encode(
+    documents: &DocumentTexts<'_>,
+    tokenizer: &Tokenizer,
+    sink: &mut dyn FnMut(&[u32], u64) -> Result<(), TrainError>,
+) -> Result<(), TrainError> {
+    let mut encoder = tokenizer.encoder(SpecialTokens::AsText);
+    let mut ids = Vec::new();
+    for (document, ends) in documents.iter() {
+        ids.clear();
+        encoder.encode(document, &mut ids)?;
+        ids.extend(tokenizer.eos().filter(|_| ends));
+        sink(&ids, document.len() as u64)?;
+    }
+    Ok(())
+}
+
+/// Reads text files as documents, for a vocabulary that has a token that ends them, or hasn't.
+///
+/// # Errors
+/// Files that can't be read as text, or documents that the vocabulary can't end.
+pub fn read_corpus(paths: &[PathBuf], data: &DataSection, has_end: bool) -> Result<Corpus, DataError> {
+    let corpus = Corpus::read(paths, data.division(has_end))?;
+    if has_end || !corpus.is_divided() {
+        return Ok(corpus);
+    }
+    let why = match data.documents {
+        Documents::Files => "data.documents=files",
+        Documents::Separated if data.separator.is_some() => "data.separator",
+        Documents::Separated => "a .jsonl file",
+    };
+    Err(DataError::NoEndToken { why: why.to_owned() })
+}
+
+/// The settings by which a run divided its text.
+///
+/// # Errors
+/// Settings of the run that can't be read.
+pub fn data_settings(run: &Path) -> Result<DataSection, TrainError> {
+    Ok(TrainConfig::layered(None, &[Layer::file(&run.join(CONFIG_COPY))?])?.data)
+}
+
+/// `ready`: a tokenizer that is not learned from the text.
+fn read(config: &TrainConfig, source: Source<'_>, ready: Option<&Tokenizer>) -> Result<Text, TrainError> {
+    let share = 1.0 - config.data.validation;
     match source {
         Source::Files(paths) => {
-            let text = read_texts(paths)?;
-            let (train, validation) = split(&text, 1.0 - config.data.validation);
-            Ok(Text { train: vec![train.to_owned()], validation: vec![validation.to_owned()], separated: false })
+            let has_end = ready.map_or(config.data.tokenizer != "characters", |ready| ready.eos().is_some());
+            let corpus = read_corpus(paths, &config.data, has_end)?;
+            check_divided(&corpus, &config.data, has_end)?;
+            Ok(Text { corpus, validation: None, share })
         }
         Source::Stories { seed, bytes } => {
             let validation = (bytes as f64 * config.data.validation) as usize;
             Ok(Text {
-                train: stories(seed, Part::Train, bytes),
-                validation: stories(seed, Part::Validation, validation),
-                separated: true,
+                corpus: stories(seed, Part::Train, bytes),
+                validation: Some(stories(seed, Part::Validation, validation)),
+                share,
             })
         }
     }
 }
 
-fn stories(seed: u64, part: Part, bytes: usize) -> Vec<String> {
+/// Refuses a text without documents where they are asked for.
+fn check_divided(corpus: &Corpus, data: &DataSection, has_end: bool) -> Result<(), DataError> {
+    let asked = data.separator.is_some() || data.windows == Windows::Documents;
+    match data.division(has_end).separator {
+        Some(separator) if asked && !corpus.is_divided() => {
+            Err(DataError::NoSeparator { separator: separator.to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn stories(seed: u64, part: Part, bytes: usize) -> Corpus {
     let mut sum = 0;
     let enough = |story: &String| {
         let more = sum < bytes;
         sum += story.len();
         more
     };
-    Stories::of(seed, part).take_while(enough).collect()
+    Corpus::of_documents(Stories::of(seed, part).take_while(enough))
 }
 
-fn tokenizer(config: &TrainConfig, text: &Text) -> Result<Tokenizer, TrainError> {
-    if let Some(path) = config.tokenizer_file() {
-        return Ok(Tokenizer::from_file(path)?);
-    }
-    let documents = || text.train.iter().chain(&text.validation).map(String::as_str);
+/// A vocabulary learned from the text.
+fn new_tokenizer(
+    config: &TrainConfig,
+    train: &DocumentTexts<'_>,
+    validation: &DocumentTexts<'_>,
+) -> Result<Tokenizer, TrainError> {
     Ok(match config.data.tokenizer.as_str() {
-        "characters" => Tokenizer::characters(&documents().collect::<String>())?,
+        "characters" => {
+            Tokenizer::characters(&train.iter().chain(validation.iter()).map(|(text, _)| text).collect::<String>())?
+        }
         _ => {
             let training = BpeTraining { vocab_size: config.data.vocab_size, ..BpeTraining::default() };
-            Tokenizer::train_bpe(sample(&text.train), &training)?
+            Tokenizer::train_bpe(sample(train), &training)?
         }
     })
 }
 
 /// Enough of the text to learn a vocabulary from.
-fn sample(documents: &[String]) -> impl Iterator<Item = &str> {
+fn sample<'a>(documents: &DocumentTexts<'a>) -> impl Iterator<Item = &'a str> {
     const BYTES: usize = 8 << 20;
     let mut left = BYTES;
-    documents.iter().map_while(move |document| {
+    documents.iter().map_while(move |(document, _)| {
         let cut = document.floor_char_boundary(left.min(document.len()));
         left -= cut;
         (cut > 0).then(|| &document[..cut])

@@ -15,7 +15,7 @@ use smallmind_model::sampler::SamplerConfig;
 use smallmind_model::tokenizer::{SpecialText, SpecialTokens, Tokenizer};
 use smallmind_model::{GenerateOptions, Generator, Model, Session, SessionOptions};
 use smallmind_simd::IsaKind;
-use smallmind_train::data::{Dataset, OpenOptions, Split};
+use smallmind_train::data::{Corpus, Dataset, OpenOptions, Split};
 use smallmind_train::{
     ErrorClass, EvaluateSettings, Event, Existing, Finish, RunDir, Source, TrainError, Trainer, evaluate_text, prepare,
 };
@@ -202,7 +202,8 @@ fn the_loss_over_the_whole_validation_part() {
     let tokenizer = Tokenizer::from_file(dir.path().join("run").join(TOKENIZER_FILE)).unwrap();
     let model = Model::load(dir.path().join("run")).unwrap();
     let settings = EvaluateSettings { threads: 1, isa: IsaKind::best(), max_context: 8 };
-    let whole = evaluate_text(&model, &tokenizer, &validation, settings, &mut |_, _| {}).unwrap();
+    let corpus = Corpus::of_text(validation.clone(), None);
+    let whole = evaluate_text(&model, &tokenizer, &corpus, settings, &mut |_, _| {}).unwrap();
     assert!((whole.loss - summary.full_val_loss.unwrap()).abs() < 1e-6, "{whole:?} {summary:?}");
     assert_eq!(whole.tokens, validation.chars().count() - 1);
     let bits = whole.loss / std::f64::consts::LN_2 * validation.chars().count() as f64 / validation.len() as f64;

@@ -10,6 +10,7 @@ use std::marker::PhantomData;
 
 use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use smallmind_checkpoint::without_byte_order_mark;
 
 use super::error::TokenizerError;
 
@@ -191,7 +192,7 @@ impl TokenizerFile<BpeEntry> {
         if length > MAX_FILE_BYTES {
             return Err(TokenizerError::TooLarge { bytes: length, limit: MAX_FILE_BYTES });
         }
-        serde_json::from_slice(bytes).map_err(TokenizerError::json)
+        serde_json::from_slice(without_byte_order_mark(bytes)).map_err(TokenizerError::json)
     }
 }
 

@@ -3,12 +3,14 @@
 use std::io::Read;
 use std::path::Path;
 
+use smallmind::checkpoint::without_byte_order_mark;
+
 use super::failure::bad_file;
 
 /// The name that stands for standard input.
 pub const STDIN: &str = "-";
 
-/// All of a file, or of standard input where `path` is `-`. May be empty; must be UTF-8.
+/// All of a file, or of standard input where `path` is `-`, without a byte-order mark. May be empty; must be UTF-8.
 pub fn read(path: &Path) -> anyhow::Result<String> {
     let (name, bytes) = if path.as_os_str() == STDIN {
         let mut bytes = Vec::new();
@@ -17,10 +19,13 @@ pub fn read(path: &Path) -> anyhow::Result<String> {
     } else {
         (path.display().to_string(), std::fs::read(path))
     };
-    let bytes = bytes.map_err(|error| bad_file(format!("{name}: can't be read: {error}")))?;
+    let mut bytes = bytes.map_err(|error| bad_file(format!("{name}: can't be read: {error}")))?;
+    let mark = bytes.len() - without_byte_order_mark(&bytes).len();
+    bytes.drain(..mark);
     String::from_utf8(bytes).map_err(|error| {
-        let offset = error.utf8_error().valid_up_to();
-        let byte = error.as_bytes().get(offset).copied().unwrap_or_default();
+        let at = error.utf8_error().valid_up_to();
+        let offset = mark + at;
+        let byte = error.as_bytes().get(at).copied().unwrap_or_default();
         bad_file(format!("{name}: not UTF-8 text: byte 0x{byte:02x} at offset {offset}; convert it to UTF-8"))
     })
 }

@@ -86,11 +86,12 @@ impl Reporter {
 
     /// Tells what is done to the text before training.
     pub fn prepare(&mut self, progress: Progress) {
-        self.say(match progress {
-            Progress::Text => "reading text",
-            Progress::Tokenizer => "making the vocabulary",
-            Progress::Tokens => "turning text into tokens",
-        });
+        match progress {
+            Progress::Note(text) => self.bar.suspend(|| note!("note: {text}")),
+            Progress::Text => self.say("reading text"),
+            Progress::Tokenizer => self.say("making the vocabulary"),
+            Progress::Tokens => self.say("turning text into tokens"),
+        }
     }
 
     /// A line for people, above the bar.

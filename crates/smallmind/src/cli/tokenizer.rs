@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 use smallmind::model::tokenizer::{self, BpeTraining};
-use smallmind::train::data::{read_each, read_texts};
+use smallmind::train::data::{Corpus, Division, Documents};
 
 use super::failure::{Outcome, usage};
-use super::output;
 use super::output_files::{OutputFile, Overwrite};
 use super::settings::Settings;
+use super::{note, output};
 
 /// Options of `tokenizer`.
 #[derive(Debug, Args)]
@@ -73,13 +73,26 @@ impl Train {
             Kind::Characters if self.vocab_size.is_some() => {
                 Err(usage("--vocab-size is for --kind bpe: a vocabulary of characters has as many tokens as the text"))
             }
-            Kind::Characters => Ok(tokenizer::Tokenizer::characters(&read_texts(&self.data)?)?),
+            Kind::Characters => {
+                let texts: String = self.corpus()?.documents().iter().map(|(text, _)| text).collect();
+                Ok(tokenizer::Tokenizer::characters(&texts)?)
+            }
             Kind::Bpe => {
                 let default = BpeTraining::default();
                 let training = BpeTraining { vocab_size: self.vocab_size.unwrap_or(default.vocab_size), ..default };
-                let texts = read_each(&self.data)?;
-                Ok(tokenizer::Tokenizer::train_bpe(texts, &training)?)
+                let corpus = self.corpus()?;
+                let texts = corpus.documents();
+                Ok(tokenizer::Tokenizer::train_bpe(texts.iter().map(|(text, _)| text), &training)?)
             }
         }
+    }
+
+    /// The text of the files, which have no words in common.
+    fn corpus(&self) -> anyhow::Result<Corpus> {
+        let corpus = Corpus::read(&self.data, Division { documents: Documents::Files, separator: None })?;
+        for file in corpus.marks() {
+            note!("note: {file}: a byte-order mark at the beginning is left out");
+        }
+        Ok(corpus)
     }
 }

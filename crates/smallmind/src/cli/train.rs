@@ -17,7 +17,8 @@ pub const STOPPING: &str = "stopping after this step; a checkpoint is written (C
 #[derive(Debug, Args)]
 #[command(after_help = settings_help())]
 pub struct Train {
-    /// Text files, joined end to end, - for standard input; their last tenth is for validation
+    /// Text files, - for standard input, joined end to end and divided into documents at data.separator; each line of a .jsonl file is a
+    /// document. The last tenth is for validation
     #[arg(long, num_args = 1.., value_name = "FILE", required_unless_present = "resume")]
     data: Vec<PathBuf>,
     /// The folder of the run

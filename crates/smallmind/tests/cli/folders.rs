@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use crate::profile::QUICK;
 use crate::support::{Bench, Ran, TINY};
@@ -123,11 +123,21 @@ fn a_place_that_can_not_be_written_is_found_before_the_work() {
     }
 }
 
+/// A child that ends with the test, however that ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_run_that_is_being_trained_is_left_alone() {
     let bench = Bench::with_run();
     let mut endless = bench.command(&format!("train --data text.txt --out busy {TINY} --max_iters=100000000"));
-    let mut child = endless.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = Running(endless.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
     while !bench.path("busy/checkpoints").exists() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
@@ -136,9 +146,8 @@ fn a_run_that_is_being_trained_is_left_alone() {
         bench.train("busy", more).fails(2, &["another training"]);
     }
     bench.run("train --out busy --resume").fails(2, &["another training"]);
-    assert!(child.try_wait().unwrap().is_none(), "the training ended");
-    child.kill().unwrap();
-    child.wait().unwrap();
+    assert!(child.0.try_wait().unwrap().is_none(), "the training ended");
+    drop(child);
     assert_eq!(fs::read(bench.path("busy/train.toml")).unwrap(), toml);
     let ran = bench.run("profile train -m busy --threads 1 --runs 1 -n 1");
     assert_eq!(ran.code, Some(0), "the run is whole: {ran:#?}");

@@ -4,6 +4,7 @@ mod arguments;
 mod bad_data;
 mod bad_models;
 mod bench;
+mod documents;
 mod folders;
 mod model_files;
 mod models;

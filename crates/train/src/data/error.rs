@@ -43,6 +43,33 @@ pub enum DataError {
         /// What the file may be and how to convert it.
         hint: &'static str,
     },
+    /// A line of a `.jsonl` file that is no document.
+    #[error("{path}: line {line}: {why}: each line is a document, as {{\"text\": \"...\"}} or as \"...\"")]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A separator that divides nothing.
+    #[error(
+        "{separator:?} does not occur in the text, so the text is one document: name what stands between its documents as data.separator, give a \
+         .jsonl file, or set data.documents=files"
+    )]
+    NoSeparator {
+        /// What was looked for.
+        separator: String,
+    },
+    /// Documents for a vocabulary that can't tell where one ends.
+    #[error(
+        "the text is divided into documents ({why}), but the vocabulary has no token that ends one: use a BPE vocabulary"
+    )]
+    NoEndToken {
+        /// The setting or the file that divides it.
+        why: String,
+    },
     /// The operating system refused.
     #[error("{path}: cannot {action}: {source}")]
     Io {
@@ -189,7 +216,7 @@ pub enum DataError {
     },
     /// A text in which no window can begin at the beginning of a document.
     #[error(
-        "no document of the text begins {context} tokens or more before its end: this text is one document, or a short one; use data.windows=uniform or a smaller context"
+        "no document but the first begins {context} tokens or more before the end of the training or validation part: use more text, data.windows=uniform or a smaller context"
     )]
     NoDocuments {
         /// The context asked for.

@@ -22,6 +22,7 @@
 //! What this is *not*: a tokenizer (floor 4 has them), nor a shuffle. An epoch isn't counted either; random windows, drawn with
 //! replacement, need none.
 
+mod corpus;
 mod dataset;
 mod documents;
 mod error;
@@ -30,11 +31,12 @@ mod text;
 mod windows;
 mod writer;
 
+pub use corpus::{Corpus, Division, DocumentTexts, Documents};
 pub use dataset::{Dataset, OpenOptions, Storage, Verify};
 pub use documents::DocumentWindows;
 pub use error::DataError;
 pub use manifest::{Dtype, MANIFEST_FILE, Manifest, SCHEMA_VERSION, ShardManifest, Split, SplitManifest};
-pub use text::{read_each, read_text, read_texts, split};
+pub use text::{read_text, read_texts, split};
 pub use windows::{RandomWindows, SequentialWindows, Window};
 pub(crate) use writer::is_shard_name;
 pub use writer::{ShardOptions, ShardWriter};

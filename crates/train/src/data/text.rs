@@ -1,6 +1,7 @@
 //! Text files in, and nanoGPT's division into training and validation text.
 
 use super::error::DataError;
+use smallmind_checkpoint::without_byte_order_mark;
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
@@ -8,24 +9,34 @@ use std::path::Path;
 /// The path that stands for standard input, and what errors call it.
 const STDIN: (&str, &str) = ("-", "standard input");
 
-/// Reads a text file, or standard input where `path` is `-`: it must exist, hold at least one byte, and be UTF-8. The text is the file's bytes, unchanged.
+/// Reads a text file, or standard input where `path` is `-`: it must exist, hold at least one byte, and be UTF-8. The text is the file's
+/// bytes, unchanged but for a byte-order mark at their beginning, which is left out.
 pub fn read_text(path: impl AsRef<Path>) -> Result<String, DataError> {
-    let path = path.as_ref();
+    Ok(read_marked(path.as_ref())?.0)
+}
+
+/// [`read_text`], and whether the file begins with a byte-order mark.
+pub(super) fn read_marked(path: &Path) -> Result<(String, bool), DataError> {
     let is_stdin = path.as_os_str() == STDIN.0;
     let path = if is_stdin { Path::new(STDIN.1) } else { path };
     if !is_stdin && path.is_dir() {
         return Err(DataError::Folder { path: path.into() });
     }
-    let bytes = if is_stdin { read_stdin() } else { fs::read(path) }.map_err(DataError::io("read the file", path))?;
+    let read = if is_stdin { read_stdin() } else { fs::read(path) };
+    let mut bytes = read.map_err(DataError::io("read the file", path))?;
+    let mark = bytes.len() - without_byte_order_mark(&bytes).len();
+    bytes.drain(..mark);
     if bytes.is_empty() {
         return Err(DataError::Empty { path: path.into() });
     }
-    String::from_utf8(bytes).map_err(|error| {
-        let offset = error.utf8_error().valid_up_to();
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
         let bytes = error.as_bytes();
-        let byte = bytes.get(offset).copied().unwrap_or_default();
-        DataError::NotUtf8 { path: path.into(), offset, byte, hint: hint(bytes, error.utf8_error().error_len()) }
-    })
+        let byte = bytes.get(at).copied().unwrap_or_default();
+        let hint = hint(bytes, error.utf8_error().error_len());
+        DataError::NotUtf8 { path: path.into(), offset: mark + at, byte, hint }
+    })?;
+    Ok((text, mark > 0))
 }
 
 /// Reads text files and joins them end to end, with nothing between them: the text has as many bytes as the files together.
@@ -37,12 +48,6 @@ pub fn read_texts<P: AsRef<Path>>(paths: &[P]) -> Result<String, DataError> {
         text.push_str(&read_text(path)?);
     }
     Ok(text)
-}
-
-/// Reads text files, each for itself.
-pub fn read_each<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<String>, DataError> {
-    check_stdin(paths)?;
-    paths.iter().map(read_text).collect()
 }
 
 /// Checks that standard input is named once at most: it can be read only once.
@@ -78,6 +83,10 @@ fn hint(bytes: &[u8], bad: Option<usize>) -> &'static str {
 #[must_use]
 pub fn split(text: &str, share: f64) -> (&str, &str) {
     let train = (text.chars().count() as f64 * share) as usize;
-    let at = text.char_indices().nth(train).map_or(text.len(), |(at, _)| at);
-    text.split_at(at)
+    text.split_at(character_start(text, train))
+}
+
+/// The byte at which character `index` begins; the length of a text that has no more than `index` characters.
+pub(super) fn character_start(text: &str, index: usize) -> usize {
+    text.char_indices().nth(index).map_or(text.len(), |(at, _)| at)
 }

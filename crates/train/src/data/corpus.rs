@@ -1,0 +1,309 @@
+//! Text files as documents, and their division into training and validation text.
+
+use std::ops::Range;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::error::DataError;
+use super::text::{character_start, check_stdin, read_marked};
+
+/// What a document of text files is. Each line of a `.jsonl` file is one whatever this says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Documents {
+    /// What lies between separators. Files are joined end to end, so a document may go on in the next file.
+    #[default]
+    Separated,
+    /// Each file; separators in it are text.
+    Files,
+}
+
+/// How text is divided into documents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Division<'a> {
+    /// What a document is.
+    pub documents: Documents,
+    /// The text between documents, which belongs to none of them; `None` where text is not divided.
+    pub separator: Option<&'a str>,
+}
+
+/// The text of files as documents.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Corpus {
+    text: String,
+    /// In order; none is empty.
+    documents: Vec<Document>,
+    /// Files that began with a byte-order mark.
+    marks: Vec<String>,
+}
+
+/// A document, or a part of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Document {
+    /// Bytes of the text.
+    range: Range<usize>,
+    /// Whether it ends here; `false` for text that no document's end divides, and where validation cuts a document.
+    ends: bool,
+}
+
+/// Documents of one part of a corpus: each with whether it ends where its text does, so that the token that ends documents belongs behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DocumentTexts<'a> {
+    text: &'a str,
+    documents: Vec<Document>,
+}
+
+impl Corpus {
+    /// Reads text files, and `.jsonl` files of which each line is a document: an object with a field `text`, or a string. A byte-order
+    /// mark at the beginning of a file is left out.
+    ///
+    /// # Errors
+    /// No file; a file that is missing, empty or not UTF-8; a line that is no document.
+    pub fn read<P: AsRef<Path>>(paths: &[P], division: Division<'_>) -> Result<Self, DataError> {
+        if paths.is_empty() {
+            return Err(DataError::NoFiles);
+        }
+        check_stdin(paths)?;
+        let mut corpus = Self::default();
+        // Where text begins that is still to be divided.
+        let mut open = 0;
+        for path in paths {
+            let path = path.as_ref();
+            let lines = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"));
+            if lines || division.documents == Documents::Files {
+                corpus.divide(open, division.separator);
+            }
+            let (text, marked) = read_marked(path)?;
+            if marked {
+                corpus.marks.push(path.display().to_string());
+            }
+            if lines {
+                corpus.push_lines(path, &text)?;
+            } else if corpus.text.is_empty() {
+                // The usual single file is not copied.
+                corpus.text = text;
+            } else {
+                corpus.text.push_str(&text);
+            }
+            if !lines && division.documents == Documents::Files {
+                corpus.push(open..corpus.text.len(), true);
+            }
+            if lines || division.documents == Documents::Files {
+                open = corpus.text.len();
+            }
+        }
+        corpus.divide(open, division.separator);
+        if corpus.documents.len() > 1 {
+            // Text without a separator beside documents is one of them.
+            corpus.documents.iter_mut().for_each(|document| document.ends = true);
+        }
+        Ok(corpus)
+    }
+
+    /// A text that is in memory.
+    #[must_use]
+    pub fn of_text(text: String, separator: Option<&str>) -> Self {
+        let mut corpus = Self { text, ..Self::default() };
+        corpus.divide(0, separator);
+        corpus
+    }
+
+    /// Texts in memory, a document each.
+    pub fn of_documents<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Self {
+        let mut corpus = Self::default();
+        for text in texts {
+            let start = corpus.text.len();
+            corpus.text.push_str(text.as_ref());
+            corpus.push(start..corpus.text.len(), true);
+        }
+        corpus
+    }
+
+    /// The documents of a `.jsonl` file.
+    fn push_lines(&mut self, path: &Path, lines: &str) -> Result<(), DataError> {
+        for (index, line) in lines.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let why = |why: String| DataError::Line { path: path.into(), line: index + 1, why };
+            let text = match serde_json::from_str(line).map_err(|error| why(not_json(&error)))? {
+                Value::String(text) => text,
+                Value::Object(mut fields) => match fields.remove("text") {
+                    Some(Value::String(text)) => text,
+                    Some(_) => return Err(why("the field `text` is no string".into())),
+                    None => return Err(why("the field `text` is missing".into())),
+                },
+                _ => return Err(why("neither an object nor a string".into())),
+            };
+            let start = self.text.len();
+            self.text.push_str(&text);
+            self.push(start..self.text.len(), true);
+        }
+        Ok(())
+    }
+
+    /// Divides the text from byte `from` on at each separator. Text without one is a document that does not end.
+    fn divide(&mut self, from: usize, separator: Option<&str>) {
+        let text = std::mem::take(&mut self.text);
+        let mut start = from;
+        let mut divided = false;
+        for (at, found) in separator.into_iter().flat_map(|separator| text[from..].match_indices(separator)) {
+            divided = true;
+            self.push(start..from + at, true);
+            start = from + at + found.len();
+        }
+        self.push(start..text.len(), divided);
+        self.text = text;
+    }
+
+    /// Appends a document; an empty one has nothing to learn from.
+    fn push(&mut self, range: Range<usize>, ends: bool) {
+        if !range.is_empty() {
+            self.documents.push(Document { range, ends });
+        }
+    }
+
+    /// Whether there is a document that ends.
+    #[must_use]
+    pub fn is_divided(&self) -> bool {
+        self.documents.iter().any(|document| document.ends)
+    }
+
+    /// The files that began with a byte-order mark, which is no part of the text.
+    #[must_use]
+    pub fn marks(&self) -> &[String] {
+        &self.marks
+    }
+
+    /// All documents.
+    #[must_use]
+    pub fn documents(&self) -> DocumentTexts<'_> {
+        DocumentTexts { text: &self.text, documents: self.documents.clone() }
+    }
+
+    /// About the first `share` of the characters for training and the others for validation. The cut lies at an end of a document where there is
+    /// one inside the text, the nearest to that share; else inside the text, as nanoGPT's `prepare.py` does with 0.9.
+    #[must_use]
+    pub fn split(&self, share: f64) -> (DocumentTexts<'_>, DocumentTexts<'_>) {
+        let whole = self.documents();
+        match self.boundary(share) {
+            Some(boundary) => {
+                let (train, validation) = whole.documents.split_at(boundary);
+                let part = |documents: &[Document]| DocumentTexts { text: &self.text, documents: documents.to_vec() };
+                (part(train), part(validation))
+            }
+            None => whole.split(share),
+        }
+    }
+
+    /// The index of the first document for validation, where the document before it ends.
+    fn boundary(&self, share: f64) -> Option<usize> {
+        let characters = |document: &Document| self.text[document.range.clone()].chars().count();
+        let sizes: Vec<usize> = self.documents.iter().map(characters).collect();
+        let target = sizes.iter().sum::<usize>() as f64 * share;
+        let mut done = 0;
+        let ends = self.documents.iter().zip(&sizes).enumerate().filter_map(|(index, (document, size))| {
+            done += size;
+            let inside = index + 1 < sizes.len();
+            (document.ends && inside).then_some((index + 1, (done as f64 - target).abs()))
+        });
+        ends.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index)
+    }
+}
+
+impl<'a> DocumentTexts<'a> {
+    /// Each document's text, and whether the document ends with it.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, bool)> + Clone {
+        let text = self.text;
+        self.documents.iter().map(move |document| (&text[document.range.clone()], document.ends))
+    }
+
+    /// Bytes of all documents.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.documents.iter().map(|document| document.range.len()).sum()
+    }
+
+    /// Cuts the documents after `share` of their characters, inside of one if need be.
+    fn split(mut self, share: f64) -> (Self, Self) {
+        let total: usize = self.iter().map(|(text, _)| text.chars().count()).sum();
+        let mut left = (total as f64 * share) as usize;
+        let mut first = Vec::new();
+        let mut rest = std::mem::take(&mut self.documents).into_iter();
+        let mut second = Vec::new();
+        for Document { range, ends } in rest.by_ref() {
+            let text = &self.text[range.clone()];
+            let characters = text.chars().count();
+            if characters <= left {
+                left -= characters;
+                first.push(Document { range, ends });
+                continue;
+            }
+            let cut = range.start + character_start(text, left);
+            if cut > range.start {
+                first.push(Document { range: range.start..cut, ends: false });
+            }
+            second.push(Document { range: cut..range.end, ends });
+            break;
+        }
+        second.extend(rest);
+        let part = |documents| Self { text: self.text, documents };
+        (part(first), part(second))
+    }
+}
+
+/// What the parser says, without the line that it counts: there is only one.
+fn not_json(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    format!("not JSON: {} at column {}", text.split(" at line ").next().unwrap_or(&text), error.column())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn corpus(text: &str) -> Corpus {
+        Corpus::of_text(text.to_owned(), Some("|"))
+    }
+
+    fn texts<'a>(documents: &DocumentTexts<'a>) -> Vec<(&'a str, bool)> {
+        documents.iter().collect()
+    }
+
+    #[test]
+    fn text_is_divided_at_separators_and_nothing_else() {
+        assert_eq!(texts(&corpus("a b|c||d").documents()), [("a b", true), ("c", true), ("d", true)]);
+        assert_eq!(texts(&corpus("|a|").documents()), [("a", true)]);
+        assert_eq!(texts(&corpus("a b").documents()), [("a b", false)]);
+        assert_eq!(texts(&corpus("").documents()), []);
+        assert!(!corpus("a").is_divided() && corpus("a|").is_divided());
+        assert_eq!(texts(&Corpus::of_text("a|b".into(), None).documents()), [("a|b", false)]);
+    }
+
+    #[test]
+    fn validation_begins_at_the_end_of_a_document_nearest_to_its_share() {
+        for (text, share, first) in [
+            ("aaaa|bbbb|cc", 0.9, 2),
+            ("aaaa|bbbb|cc", 0.5, 1),
+            ("aa|bbbbbbbb", 0.9, 1),
+            ("aaaaaaaa|b", 0.1, 1),
+            ("ééééé|bbbb|c", 0.5, 1),
+        ] {
+            let corpus = corpus(text);
+            let (train, validation) = corpus.split(share);
+            assert_eq!(texts(&train).len(), first, "{text} {share}");
+            assert_eq!([texts(&train), texts(&validation)].concat(), texts(&corpus.documents()));
+        }
+    }
+
+    #[test]
+    fn text_without_an_end_inside_is_cut_at_its_share() {
+        let undivided = Corpus::of_text("0123456789".into(), None);
+        let (train, validation) = undivided.split(0.9);
+        assert_eq!((texts(&train), texts(&validation)), (vec![("012345678", false)], vec![("9", false)]));
+        let one = corpus("0123456789|");
+        let (train, validation) = one.split(0.5);
+        assert_eq!((texts(&train), texts(&validation)), (vec![("01234", false)], vec![("56789", true)]));
+        let (train, validation) = corpus("").split(0.5);
+        assert!(texts(&train).is_empty() && texts(&validation).is_empty());
+    }
+}
