@@ -360,16 +360,11 @@ impl Sequence {
         // Settings of the continuation are in train.toml, and hold for the next one.
         let toml = fs::read_to_string(self.real.join("train.toml")).unwrap_or_default();
         let told = toml.lines().find_map(|line| line.strip_prefix("steps = ")?.parse::<u64>().ok());
-        if let (Some(told), Some(newest)) = (told, self.newest()) {
-            if told > 10_000 {
-                // So that the next one ends.
-                fs::write(
-                    self.real.join("train.toml"),
-                    toml.replace(&format!("steps = {told}"), &format!("steps = {}", newest + 2)),
-                )
-                .unwrap();
-                self.steps = newest + 2;
-            }
+        if let (Some(told), Some(newest)) = (told.filter(|told| *told > 10_000), self.newest()) {
+            // So that the next one ends.
+            let fewer = toml.replace(&format!("steps = {told}"), &format!("steps = {}", newest + 2));
+            fs::write(self.real.join("train.toml"), fewer).unwrap();
+            self.steps = newest + 2;
         }
         flag == "--overwrite"
     }

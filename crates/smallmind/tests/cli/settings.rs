@@ -187,13 +187,9 @@ fn text_comes_from_standard_input_too() {
     assert_eq!(eval("-"), eval("text.txt"));
     for kind in ["characters", "bpe --vocab-size 270"] {
         let learn = |data: &str, out: &str| {
-<<<<<<< HEAD
-            bench.run_with_input(&format!("tokenizer train --kind {kind} --data {data} --out {out} --overwrite"), &text).ok();
-=======
             bench
                 .run_with_input(&format!("tokenizer train --kind {kind} --data {data} --out {out} --overwrite"), &text)
                 .ok();
->>>>>>> terminal/terminal
             fs::read(bench.path(out)).unwrap()
         };
         assert!(learn("-", "a.json") == learn("text.txt", "b.json"), "{kind}");
