@@ -281,7 +281,7 @@ def classes(program, folder):
     everything = "".join(chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000 and c != 0xFEFF)
     names = ["\\s", "\\d", "\\w", "\\h", "\\W", "[\\w]", "[\\W]", ".", "(?i:s)", "(?i:[k])", "(?i:i)"]
     names += [f"(?i:{chr(c)})" for c in range(ord("a"), ord("z") + 1)]
-    source = pathlib.Path(__file__).resolve().parents[2] / "crates/model/src/tokenizer/pattern.rs"
+    source = pathlib.Path(__file__).resolve().parents[2] / "crates/model/src/tokenizer/properties.rs"
     words = source.read_text()
     scripts = words[words.index("const SCRIPTS"):].split('"')[1::2]
     categories = words[words.index("const CATEGORIES"):words.index("const SCRIPTS")].split('"')[1::2]

@@ -26,6 +26,7 @@ mod encode;
 mod error;
 mod file;
 mod pattern;
+mod properties;
 mod split;
 mod table;
 mod template;

@@ -14,6 +14,7 @@
 //! one exception is the `(?!\S)` of nearly every pre-tokenizer, which looks one character ahead.
 
 use super::error::TokenizerError;
+use super::properties::{HEX, WORD, property};
 
 /// The longest piece of an expression that a message quotes, in characters.
 const QUOTED: usize = 12;
@@ -102,7 +103,7 @@ impl<'p> Reader<'p> {
                 before = None;
                 continue;
             }
-            let (at, start) = (self.rest, self.out.len());
+            let at = self.rest;
             let atom = self.atom()?;
             if let (Some(Atom::Letter(first)), Atom::Letter(second)) = (before, atom)
                 && FOLDED_PAIRS.contains(&[first, second])
@@ -110,7 +111,7 @@ impl<'p> Reader<'p> {
                 let supported = "no ss, st, ff, fi or fl inside of (?i:...), which single characters stand for too";
                 return Err(Refused { at, supported });
             }
-            let repeated = self.repeat(atom, at, start)?;
+            let repeated = self.repeat(atom, at)?;
             before = (!repeated).then_some(atom);
         }
         self.depth -= 1;
@@ -192,8 +193,9 @@ impl<'p> Reader<'p> {
         Ok(Atom::Group)
     }
 
-    /// A repeat behind an atom that began at `at`, if there is one.
-    fn repeat(&mut self, atom: Atom, at: &'p str, start: usize) -> Read<'p, bool> {
+    /// Reads a repeat behind the atom that began at `at`; whether there is one.
+    fn repeat(&mut self, atom: Atom, at: &'p str) -> Read<'p, bool> {
+        let is_optional = self.peek() == Some('?');
         let fixed = match self.peek() {
             Some(sign @ ('*' | '+' | '?')) => {
                 self.next();
@@ -209,23 +211,13 @@ impl<'p> Reader<'p> {
             Some('?') if !fixed => self.out.push('?'),
             Some('+') if !counted => self.out.push('+'),
             Some('?' | '+' | '*' | '{') => return Err(Refused { at, supported: "one repeat at a time" }),
-            _ => return self.check_repeated(atom, at, start),
+            _ => return check_repeated(atom, is_optional, at),
         }
         self.next();
         if self.rest.starts_with(['*', '+', '?', '{']) {
             return Err(Refused { at, supported: "one repeat at a time" });
         }
-        self.check_repeated(atom, at, start)
-    }
-
-    fn check_repeated(&self, atom: Atom, at: &'p str, start: usize) -> Read<'p, bool> {
-        let optional = self.out[start..].ends_with('?') || self.out[start..].ends_with("?+");
-        let supported = match atom {
-            Atom::Place => "no repeats of ^, $, \\A, \\z and (?!\\S)",
-            Atom::Letter(_) if !optional => "no repeats of letters inside of (?i:...) but ?",
-            _ => return Ok(true),
-        };
-        Err(Refused { at, supported })
+        check_repeated(atom, is_optional, at)
     }
 
     /// `{n}`, `{n,}`, `{,m}` or `{n,m}`; whether it is the first of these.
@@ -468,6 +460,16 @@ impl<'p> Reader<'p> {
     }
 }
 
+/// Whether the atom that began at `at` may be repeated.
+fn check_repeated(atom: Atom, is_optional: bool, at: &str) -> Read<'_, bool> {
+    let supported = match atom {
+        Atom::Place => "no repeats of ^, $, \\A, \\z and (?!\\S)",
+        Atom::Letter(_) if !is_optional => "no repeats of letters inside of (?i:...) but ?",
+        _ => return Ok(true),
+    };
+    Err(Refused { at, supported })
+}
+
 /// Members of a class.
 struct Set {
     /// As they stand between brackets.
@@ -487,10 +489,6 @@ impl Set {
         }
     }
 }
-
-/// Parts of words: without the joiners, which our engine's `\w` has.
-const WORD: &str = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
-const HEX: &str = "0-9a-fA-F";
 
 /// Pairs of letters that fold to the same as one character of Unicode (CaseFolding.txt, status F).
 const FOLDED_PAIRS: [[char; 2]; 5] = [['s', 's'], ['s', 't'], ['f', 'f'], ['f', 'i'], ['f', 'l']];
@@ -521,107 +519,3 @@ fn hexadecimal(digits: &str) -> Option<char> {
     let valid = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     valid.then(|| u32::from_str_radix(digits, 16).ok().and_then(char::from_u32)).flatten()
 }
-
-/// A property of Unicode under a name that both engines know, as it stands between brackets. Case, spaces, `-` and `_` in a name don't count.
-fn property(name: &str) -> Option<String> {
-    let plain: String = name.chars().filter(|c| !" -_".contains(*c)).map(|c| c.to_ascii_lowercase()).collect();
-    if let Some((_, category)) =
-        CATEGORIES.iter().find(|(long, short)| *long == plain || short.to_ascii_lowercase() == plain)
-    {
-        return Some(format!("\\p{{{category}}}"));
-    }
-    if let Some(script) = SCRIPTS.iter().find(|script| script.to_ascii_lowercase() == plain) {
-        return Some(format!("\\p{{Script={script}}}"));
-    }
-    let items = match plain.as_str() {
-        "alpha" | "alphabetic" => "\\p{Alphabetic}",
-        "upper" | "uppercase" => "\\p{Uppercase}",
-        "lower" | "lowercase" => "\\p{Lowercase}",
-        "digit" => "\\p{Nd}",
-        "alnum" => "\\p{Alphabetic}\\p{Nd}",
-        "punct" => "\\p{P}",
-        "space" | "whitespace" => "\\s",
-        "cntrl" => "\\p{Cc}",
-        "word" => WORD,
-        "xdigit" => HEX,
-        _ => return None,
-    };
-    Some(items.to_owned())
-}
-
-/// General categories: the long name without spaces, and the short one.
-const CATEGORIES: &[(&str, &str)] = &[
-    ("letter", "L"),
-    ("uppercaseletter", "Lu"),
-    ("lowercaseletter", "Ll"),
-    ("titlecaseletter", "Lt"),
-    ("casedletter", "LC"),
-    ("modifierletter", "Lm"),
-    ("otherletter", "Lo"),
-    ("mark", "M"),
-    ("nonspacingmark", "Mn"),
-    ("spacingmark", "Mc"),
-    ("enclosingmark", "Me"),
-    ("number", "N"),
-    ("decimalnumber", "Nd"),
-    ("letternumber", "Nl"),
-    ("othernumber", "No"),
-    ("punctuation", "P"),
-    ("connectorpunctuation", "Pc"),
-    ("dashpunctuation", "Pd"),
-    ("openpunctuation", "Ps"),
-    ("closepunctuation", "Pe"),
-    ("initialpunctuation", "Pi"),
-    ("finalpunctuation", "Pf"),
-    ("otherpunctuation", "Po"),
-    ("symbol", "S"),
-    ("mathsymbol", "Sm"),
-    ("currencysymbol", "Sc"),
-    ("modifiersymbol", "Sk"),
-    ("othersymbol", "So"),
-    ("separator", "Z"),
-    ("spaceseparator", "Zs"),
-    ("lineseparator", "Zl"),
-    ("paragraphseparator", "Zp"),
-    ("other", "C"),
-    ("control", "Cc"),
-    ("format", "Cf"),
-    ("privateuse", "Co"),
-    ("unassigned", "Cn"),
-];
-
-/// The scripts with the most text.
-const SCRIPTS: &[&str] = &[
-    "Arabic",
-    "Armenian",
-    "Bengali",
-    "Bopomofo",
-    "Cherokee",
-    "Common",
-    "Cyrillic",
-    "Devanagari",
-    "Ethiopic",
-    "Georgian",
-    "Greek",
-    "Gujarati",
-    "Gurmukhi",
-    "Han",
-    "Hangul",
-    "Hebrew",
-    "Hiragana",
-    "Inherited",
-    "Kannada",
-    "Katakana",
-    "Khmer",
-    "Lao",
-    "Latin",
-    "Malayalam",
-    "Mongolian",
-    "Myanmar",
-    "Sinhala",
-    "Tamil",
-    "Telugu",
-    "Thaana",
-    "Thai",
-    "Tibetan",
-];
