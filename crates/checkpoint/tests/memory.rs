@@ -6,9 +6,8 @@ mod common;
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::process::Command;
 
-use common::{Scratch, safetensors};
+use common::{Scratch, safetensors, this_program};
 use smallmind_checkpoint::{CheckpointError, TensorFile, Weights, read_json};
 
 const SPARE: u64 = 64 << 20;
@@ -85,7 +84,7 @@ fn hostile_files_take_bounded_memory() {
     ];
     for (name, kind, content, expected) in cases {
         let path = scratch.file("hostile", &content);
-        let output = Command::new(std::env::current_exe().unwrap())
+        let output = this_program()
             .args(["child_opens_a_file_and_measures_itself", "--exact", "--ignored", "--nocapture"])
             .envs([("CHECKPOINT_TEST_KIND", kind), ("CHECKPOINT_TEST_EXPECTED", expected)])
             .env("CHECKPOINT_TEST_FILE", &path)

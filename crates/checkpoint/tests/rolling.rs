@@ -5,7 +5,7 @@ mod common;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use common::Scratch;
+use common::{Scratch, on_processor, this_program};
 use smallmind_checkpoint::{
     AtomicFolder, CheckpointError, DamageFault, MANIFEST_FILE, Manifest, Rolling, WriteFault, clean_stale,
     verify_folder,
@@ -267,19 +267,20 @@ fn child_publishes_until_killed() {
 #[cfg(unix)]
 #[test]
 fn killed_at_random_moments() {
-    use std::process::{Command, Stdio};
+    use std::process::Stdio;
+    use std::time::Duration;
     let scratch = Scratch::on_disk();
     let rolling = rolling(scratch.path(), 2);
     let mut newest = 0;
     for round in 0..30u64 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let mut child = this_program()
             .args(["child_publishes_until_killed", "--exact", "--ignored"])
             .env("CHECKPOINT_TEST_DIR", scratch.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        std::thread::sleep(std::time::Duration::from_micros(20_000 + round * 7919 % 60_000));
+        std::thread::sleep(on_processor(Duration::from_micros(20_000 + round * 7919 % 60_000)));
         child.kill().unwrap();
         child.wait().unwrap();
         // Before anything is cleaned, as `generate` would see it.

@@ -1,9 +1,9 @@
-//! Products of `bf16`, where the CPU has its dot product.
+//! Products of `bf16`: timed where the CPU has their dot product, tested on the scalar twin everywhere.
 
 use half::bf16;
 use smallmind_graph::{Buffer, GraphError};
 use smallmind_kernels::matmul::{Cut, Epilogue, gemm_bf16, gemm_bf16_scratch_len};
-use smallmind_simd::{Bf16Dot, IsaError, IsaKind};
+use smallmind_simd::{Bf16Dot, IsaError, IsaKind, Scalar};
 
 use super::matmul::{check_product, operand, reset_output, scratch_of, update_of, windows};
 use super::{Share, Work, Wrong, noise};
@@ -56,6 +56,9 @@ impl Work for NarrowMatmul {
     }
 
     fn shares(&mut self, isa: IsaKind, _: usize, threads: usize) -> Result<Vec<Share<'_>>, GraphError> {
+        if isa == IsaKind::Scalar {
+            return self.shares_on(Scalar::new(), threads);
+        }
         #[cfg(target_arch = "x86_64")]
         if let (IsaKind::Avx512, Some(dot)) = (isa, smallmind_simd::Avx512Bf16::detect()) {
             return self.shares_on(dot, threads);
@@ -68,7 +71,7 @@ impl Work for NarrowMatmul {
     }
 }
 
-/// Whether products of `bf16` are to be had on an instruction set.
+/// Whether an instruction set has the dot product of `bf16` in hardware, so that a time of it says something.
 pub(crate) fn has_bf16(isa: IsaKind) -> bool {
     #[cfg(target_arch = "x86_64")]
     let detected = smallmind_simd::Avx512Bf16::detect().is_some();
@@ -84,22 +87,25 @@ mod tests {
 
     #[test]
     fn products_of_all_forms_hold() {
-        if !has_bf16(IsaKind::best()) {
-            return;
-        }
-        for (m, n, k) in [(1, 1, 1), (5, 70, 33), (70, 5, 33), (16, 48, 301), (40, 40, 40)] {
-            for product in [Product::nn, Product::nt, Product::tn] {
-                for accumulate in [false, true] {
-                    let mut work = NarrowMatmul::new(Product { accumulate, ..product(m, n, k) }).unwrap();
-                    for threads in [1, 2, 3] {
-                        work.reset();
-                        run_once(work.shares(IsaKind::Avx512, 0, threads).unwrap(), threads).unwrap();
-                        work.check().unwrap_or_else(|wrong| panic!("{m} x {n} x {k}, {threads} threads: {wrong}"));
+        for isa in IsaKind::available().iter().copied().filter(|&isa| isa == IsaKind::Scalar || has_bf16(isa)) {
+            for (m, n, k) in [(1, 1, 1), (5, 70, 33), (70, 5, 33), (16, 48, 301), (40, 40, 40)] {
+                for product in [Product::nn, Product::nt, Product::tn] {
+                    for accumulate in [false, true] {
+                        check(isa, Product { accumulate, ..product(m, n, k) });
                     }
-                    work.c[0] += 0.25;
-                    assert!(work.check().is_err());
                 }
             }
         }
+    }
+
+    fn check(isa: IsaKind, product: Product) {
+        let mut work = NarrowMatmul::new(product).unwrap();
+        for threads in [1, 2, 3] {
+            work.reset();
+            run_once(work.shares(isa, 0, threads).unwrap(), threads).unwrap();
+            work.check().unwrap_or_else(|wrong| panic!("{product:?} on {isa}, {threads} threads: {wrong}"));
+        }
+        work.c[0] += 0.25;
+        assert!(work.check().is_err());
     }
 }

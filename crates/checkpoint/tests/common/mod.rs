@@ -1,7 +1,10 @@
-//! Files made by hand.
+//! Files made by hand, and what tests need to run under an emulator.
 #![allow(dead_code)]
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -45,4 +48,25 @@ impl Scratch {
         std::fs::write(&path, content).unwrap();
         path
     }
+}
+
+/// The emulator that runs these tests and its arguments, separated by blanks; unset or empty where a processor runs them.
+/// A program can't see it, and the system may be unable to start a program for another processor by its name alone.
+fn emulator() -> Option<String> {
+    std::env::var("SMALLMIND_TEST_EMULATOR").ok().filter(|command| !command.trim().is_empty())
+}
+
+/// The command that starts this test program anew.
+pub fn this_program() -> Command {
+    let program = std::env::current_exe().unwrap();
+    let mut words: Vec<OsString> = emulator().iter().flat_map(|e| e.split_whitespace()).map(OsString::from).collect();
+    words.push(program.into());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    command
+}
+
+/// A stretch of time on a processor; ten times as long under an emulator, which takes about so much longer.
+pub fn on_processor(time: Duration) -> Duration {
+    if emulator().is_some() { 10 * time } else { time }
 }

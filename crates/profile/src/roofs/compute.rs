@@ -3,7 +3,9 @@
 use std::hint::black_box;
 
 use smallmind_graph::{GraphError, Pool};
-use smallmind_simd::{Bf16Dot, Int8Dot, Isa, IsaKind, WithIsa, math};
+#[cfg(target_arch = "x86_64")]
+use smallmind_simd::{Bf16Dot, Int8Dot};
+use smallmind_simd::{Isa, IsaKind, WithIsa, math};
 
 use super::{Effort, best, seconds_together};
 
@@ -109,7 +111,7 @@ pub(super) fn exp_gops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Result<
 }
 
 /// Four operations for each lane: a pair of products, each added.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg(target_arch = "x86_64")]
 fn dot_pairs<D: Bf16Dot>(token: D) {
     token.vectorize(
         #[inline(always)]
@@ -133,7 +135,7 @@ fn dot_pairs<D: Bf16Dot>(token: D) {
 }
 
 /// Eight operations for each lane: four products, each added.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg(target_arch = "x86_64")]
 fn dot_quads<D: Int8Dot>(token: D) {
     token.vectorize(
         #[inline(always)]
