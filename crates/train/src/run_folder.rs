@@ -99,7 +99,11 @@ impl RunFolder {
             let step = cells[0].parse().ok().filter(|_| cells.len() == columns);
             step.is_some_and(|s| stays(s, cells[1].is_empty()))
         })?;
-        write_config(&path, config)?;
+        // A file that says the same stays as it was edited, comments too.
+        let told = told(&path)?.map(|told| config.resumed(&[told])).transpose();
+        if !told.is_ok_and(|told| told.as_ref() == Some(config)) {
+            write_config(&path, config)?;
+        }
         Self::open_logs(dir, &path)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use smallmind_checkpoint::{CONFIG_FILE, Rolling, TOKENIZER_FILE, WEIGHTS_FILE};
+use smallmind_checkpoint::{CONFIG_FILE, ModelFolder, Rolling, TOKENIZER_FILE, WEIGHTS_FILE};
 use smallmind_graph::{Batch, NoProbe, Probe};
 use smallmind_model::tokenizer::Tokenizer;
 use smallmind_model::{Model, ModelConfig};
@@ -121,11 +121,17 @@ impl Trainer {
         let folder = RunFolder::reopen(dir, &state.config, state.step)?;
         let step = state.step;
         let missing = [CONFIG_FILE, WEIGHTS_FILE].into_iter().find(|name| !run.join(name).exists());
-        if let Some(name) = missing.filter(|_| state.best_val_loss.is_some()) {
+        let damage = match missing {
+            Some(name) => Some(restored(name, step)),
+            None => ModelFolder::open(run).err().map(|error| {
+                format!("{error}; the model in the run's folder is written again from the checkpoint of step {step}")
+            }),
+        };
+        if let Some(damage) = damage.filter(|_| state.best_val_loss.is_some()) {
             // The best model may be lost. This one takes its place until an estimate is better than none.
             folder.publish_model(&model)?;
             state.best_val_loss = None;
-            warnings.push(restored(name, step));
+            warnings.push(damage);
         }
         let mut trainer = Self::assemble(state, model, prepared, folder, threads, isa)?;
         let (_, m, v, steps) = trainer.stepper.learner.state_mut();

@@ -572,9 +572,10 @@ fn settings_that_were_edited_by_hand_are_obeyed_or_refused() {
         assert!(text.contains(from), "{text}");
         fs::write(&path, text.replace(from, to)).unwrap();
     };
-    edit("steps = 12", "steps = 15");
+    edit("steps = 12", "steps = 15 # longer");
     let (summary, events) = finish(&mut resume(&run, 1));
     assert_eq!(summary.steps, 15);
+    assert!(fs::read_to_string(&path).unwrap().contains("# longer"), "the file was written over");
     let told = warnings(&events);
     assert!(told.iter().any(|w| w.contains("train.steps = 15 instead of 12") && w.contains("train.toml")), "{told:?}");
     // A flag is over it.

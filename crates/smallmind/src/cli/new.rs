@@ -7,6 +7,7 @@ use serde_json::json;
 use smallmind::checkpoint::{CONFIG_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{Model, ModelError, preset};
+use smallmind::train::is_run;
 
 use super::failure::{Outcome, usage};
 use super::output_files::{OutputFolder, Overwrite};
@@ -43,6 +44,10 @@ impl New {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         models::refuse_gguf(&self.out)?;
         let config = preset::find(&self.preset)?.config();
+        if is_run(&self.out) {
+            let out = self.out.display();
+            return Err(usage(format!("{out}: this is the folder of a training; choose another folder for the model")));
+        }
         if self.out.join(INDEX_FILE).exists() {
             let out = self.out.display();
             return Err(usage(format!("{out}: there is a model of several files already; choose another folder")));

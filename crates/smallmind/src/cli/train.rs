@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use smallmind::checkpoint::did_you_mean;
 use smallmind::train::{Event, Existing, Finish, Layer, RunDir, Source, Summary, TrainConfig, Trainer, prepare};
 
 use super::failure::{Failure, Outcome};
@@ -11,7 +12,7 @@ use super::settings::Settings;
 use super::{hints, interrupt, note, output, units};
 
 /// What Ctrl-C says.
-pub const STOPPING: &str = "stopping after this step; a checkpoint is written (Ctrl-C again ends at once)";
+pub const STOPPING: &str = "stopping; a training that has begun ends with a checkpoint (Ctrl-C again ends at once)";
 
 /// Options of `train`.
 #[derive(Debug, Args)]
@@ -110,6 +111,7 @@ impl Train {
             layers.push(Layer::file(path)?);
         }
         layers.extend(Layer::environment()?);
+        tell_unknown_variables();
         layers.extend(settings.seed_layer()?);
         layers.extend(assignments);
         self.tell_min_lr(&layers)?;
@@ -124,6 +126,21 @@ impl Train {
             note!("note: train.min_lr is {min_lr}, a tenth of train.lr, as the preset's lies above that");
         }
         Ok(())
+    }
+}
+
+/// Names variables of the environment that look like settings and are none.
+fn tell_unknown_variables() {
+    let keys = TrainConfig::keys().into_iter().map(|key| format!("SMALLMIND_{}", key.replace('.', "_").to_uppercase()));
+    let others = ["THREADS", "SEED", "ISA", "MODEL", "BASELINES"].map(|name| format!("SMALLMIND_{name}"));
+    let known: Vec<String> = keys.chain(others).collect();
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("SMALLMIND_") && !name.starts_with("SMALLMIND_TEST_") && !known.iter().any(|k| *k == name) {
+            let near = did_you_mean(&name, known.iter().map(String::as_str));
+            let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+            note!("note: there is no setting for the variable {name}{near}");
+        }
     }
 }
 

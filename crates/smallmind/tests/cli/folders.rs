@@ -192,10 +192,12 @@ fn a_file_that_is_there_is_not_replaced_unless_asked() {
         ("tokenizer train --data text.txt --out tokenizer.json", "tokenizer.json"),
         ("tokenizer train --data text.txt --out run/tokenizer.json", "run/tokenizer.json"),
         ("new --preset quickstart --out model", "model"),
-        ("new --preset quickstart --out run --tokenizer tokenizer.json", "run"),
+        ("new --preset quickstart --out model --tokenizer tokenizer.json", "model"),
     ] {
         bench.run(line).fails(2, &[names, "already", "--overwrite"]);
     }
+    // A run has a tokenizer, checkpoints and perhaps a training at work: no place for another model.
+    bench.run("new --preset quickstart --out run --overwrite").fails(2, &["run", "a training"]);
     assert_eq!(tree(&bench.path("")), before);
     bench.run("tokenizer train --kind characters --data text.txt --out tokenizer.json --overwrite").ok();
     bench.run("new --preset nanogpt-cpu --out model --overwrite --seed 3").ok();
@@ -244,6 +246,11 @@ fn a_model_that_was_deleted_is_written_again() {
         ran.ok();
         assert_eq!(tree(&bench.path("run"))[Path::new(name)], before[Path::new(name)]);
     }
+    bench.write("run/model.safetensors", "cut");
+    let ran = bench.run("train --out run --resume --threads 1");
+    assert!(ran.stderr.contains("model.safetensors") && ran.stderr.contains("written again"), "{ran:#?}");
+    ran.ok();
+    assert_eq!(tree(&bench.path("run"))[Path::new("model.safetensors")], before[Path::new("model.safetensors")]);
 }
 
 #[test]

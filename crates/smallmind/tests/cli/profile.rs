@@ -215,7 +215,10 @@ fn a_folder_gets_all_forms() {
     let bench = Bench::with_text();
     bench.random_model();
     let text = bench.run(&format!("profile generate -m model {QUICK} --depth 8 --prompt-tokens 20 --out report")).ok();
-    assert!(text.lines().count() <= 55 && text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    // How much is doubtful depends on who else uses the machine.
+    let doubtful = text.lines().skip_while(|line| *line != "doubtful").take_while(|line| !line.is_empty()).count();
+    let lines = text.lines().count() - doubtful;
+    assert!(lines <= 55 && text.lines().all(|line| line.chars().count() <= 100), "{text}");
     for word in ["tokens/s of a ceiling of", "coverage", "operation", "what to do next", "code: make"] {
         assert!(text.contains(word), "{word} in {text}");
     }

@@ -205,3 +205,12 @@ fn text_comes_from_standard_input_too() {
     bench.write("-", &text);
     bench.run_with_input("tokenizer train --kind characters --data ./- --out c.json", b"").ok();
 }
+
+#[test]
+fn a_variable_that_is_no_setting_is_named() {
+    let bench = Bench::with_text();
+    let mut command = bench.command(&format!("train --data text.txt --out run {TINY}"));
+    let ran = Ran::of(command.env("SMALLMIND_TRAIN_LRR", "1").output().unwrap());
+    assert!(ran.stderr.contains("SMALLMIND_TRAIN_LRR; did you mean SMALLMIND_TRAIN_LR?"), "{ran:#?}");
+    ran.ok();
+}
