@@ -264,11 +264,16 @@ pub fn clean_stale(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>, CheckpointErro
         let entry = entry.map_err(CheckpointError::io(dir, "list the folder"))?;
         let path = entry.path();
         let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
-        let Some((kind, original)) = parse_temporary(&name) else { continue };
+        let Some((kind, process, original)) = parse_temporary(&name) else { continue };
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if kind == NEW && !is_folder && process != std::process::id() && is_running(process) {
+            // A file that another program is about to move to its name.
+            continue;
+        }
         let home = dir.join(original);
         let result = if kind == OLD && home.symlink_metadata().is_err() {
             Disk.rename(&path, &home)
-        } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+        } else if is_folder {
             Disk.remove_folder(&path)
         } else {
             Disk.remove_file(&path)
@@ -341,13 +346,20 @@ fn temporary(parent: &Path, kind: &str, name: &OsStr) -> PathBuf {
     parent.join(temporary)
 }
 
-/// The kind and the original name of a temporary name.
-fn parse_temporary(name: &str) -> Option<(&'static str, &str)> {
+/// Whether a process is running, where the system shows it.
+fn is_running(process: u32) -> bool {
+    Path::new("/proc").join(process.to_string()).exists()
+}
+
+/// The kind, the process and the original name of a temporary name.
+fn parse_temporary(name: &str) -> Option<(&'static str, u32, &str)> {
     let kind = [NEW, OLD, REMOVED].into_iter().find(|kind| name.starts_with(kind))?;
     let (unique, original) = name[kind.len()..].split_once('-')?;
     let (process, count) = unique.split_once('.')?;
+    // A number that is none of a process's is that of one that has ended.
+    let id = process.parse().unwrap_or(u32::MAX);
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    (digits(process) && digits(count) && is_plain_name(original)).then_some((kind, original))
+    (digits(process) && digits(count) && is_plain_name(original)).then_some((kind, id, original))
 }
 
 /// Calls `create` with new names until one is free: an earlier process of the same id may have left some behind.

@@ -226,13 +226,24 @@ fn only_what_was_left_behind_is_cleaned() {
     for name in [".tmp-new-1.0-step-00000002/f", ".tmp-del-1.1-step-00000003/f", ".tmp-old-12.0-step-00000001/f"] {
         scratch.file(name, "x");
     }
-    scratch.file(".tmp-new-3.4-state.json", "half");
+    // No process has so large a number.
+    scratch.file(".tmp-new-4000000000.4-state.json", "half");
     scratch.file(".tmp-old-5.6-step-00000007/f", "set aside");
     assert_eq!(clean_stale(scratch.path()).unwrap().len(), 5);
     assert!(stays.iter().all(|name| scratch.path().join(name).exists()));
     assert_eq!(std::fs::read(scratch.path().join("step-00000007/f")).unwrap(), b"set aside");
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), stays.len() + 1);
     assert_eq!(clean_stale(scratch.path()).unwrap().len(), 0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_another_program_is_writing_stays() {
+    let scratch = Scratch::new();
+    // The first process of a machine always runs.
+    scratch.file(".tmp-new-1.0-state.json", "half");
+    assert_eq!(clean_stale(scratch.path()).unwrap().len(), 0);
+    assert!(scratch.path().join(".tmp-new-1.0-state.json").exists());
 }
 
 #[test]

@@ -210,7 +210,8 @@ fn read(config: &TrainConfig, source: Source<'_>, ready: Option<&Tokenizer>) -> 
 fn check_divided(corpus: &Corpus, data: &DataSection, has_end: bool) -> Result<(), DataError> {
     let asked = data.separator.is_some() || data.windows == Windows::Documents;
     match data.division(has_end).separator {
-        Some(separator) if asked && !corpus.is_divided() => {
+        // Without any document the text is found to be too short later on.
+        Some(separator) if asked && !corpus.is_divided() && !corpus.is_empty() => {
             Err(DataError::NoSeparator { separator: separator.to_owned() })
         }
         _ => Ok(()),

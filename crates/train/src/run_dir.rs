@@ -63,12 +63,21 @@ pub struct RunDir {
     path: PathBuf,
     /// Keeps other trainings out until it is closed.
     _lock: File,
-    /// Folders that were made for it, the innermost first.
-    made: Vec<PathBuf>,
+    /// What was made for it.
+    made: Made,
     /// What a new run will replace.
     replaces: Option<Found>,
     /// Whether the run is in its place.
     published: bool,
+}
+
+/// What a claim made.
+#[derive(Debug, Default)]
+struct Made {
+    /// Folders, the innermost first.
+    folders: Vec<PathBuf>,
+    /// Whether the file of the lock is new.
+    lock: bool,
 }
 
 impl RunDir {
@@ -78,13 +87,17 @@ impl RunDir {
     /// A training at work there; a run, a model or other files in it; a file, a link to nothing, or a folder that can't be written.
     pub fn claim(path: &Path, existing: Existing) -> Result<Self, TrainError> {
         check_place(path)?;
-        let mut made = Vec::new();
-        let lock = make_and_lock(path, &mut made).inspect_err(|_| remove_empty(&made))?;
+        let mut made = Made::default();
+        let lock = make_and_lock(path, &mut made).inspect_err(|_| remove_empty(&made.folders))?;
+        let used_before = !made.lock;
         let mut dir = Self { path: path.to_owned(), _lock: lock, made, replaces: None, published: false };
-        dir.clean()?;
+        dir.complete()?;
         dir.replaces = look(path)?;
         if let Some(found) = dir.replaces.clone().filter(|_| existing == Existing::Refuse) {
             return Err(TrainError::Exists { path: path.to_owned(), found });
+        }
+        if used_before {
+            dir.clean()?;
         }
         let staging = dir.staging();
         fs::create_dir(&staging).map_err(write_error(&staging))?;
@@ -104,8 +117,10 @@ impl RunDir {
             let why = "it has no folder `checkpoints`".into();
             return Err(TrainError::NoRun { path: path.to_owned(), why });
         }
-        let lock = make_and_lock(path, &mut vec![])?;
-        let dir = Self { path: path.to_owned(), _lock: lock, made: vec![], replaces: None, published: true };
+        let mut made = Made::default();
+        let lock = make_and_lock(path, &mut made)?;
+        let dir = Self { path: path.to_owned(), _lock: lock, made, replaces: None, published: true };
+        dir.complete()?;
         dir.clean()?;
         Ok(dir)
     }
@@ -128,14 +143,38 @@ impl RunDir {
     /// Puts the run that was written into [`staging`](Self::staging) in its place; what it replaces is removed.
     ///
     /// # Errors
-    /// A disk that refuses. Then the old run is there, or the next [`open`](Self::open) completes the new one.
+    /// A run or a model that somebody put there since the claim. A system that refuses; then the old run is back in its place.
     pub fn publish(&mut self) -> Result<(), TrainError> {
+        if self.replaces.is_none()
+            && let Some(found) = look(&self.path)?
+        {
+            return Err(TrainError::Exists { path: self.path.clone(), found });
+        }
         let (staging, next) = (self.staging(), self.path.join(NEXT));
         Disk.sync_folder(&staging).map_err(write_error(&staging))?;
         Disk.rename(&staging, &next).map_err(write_error(&next))?;
         self.published = true;
         Disk.sync_folder(&self.path).map_err(write_error(&self.path))?;
-        self.move_in()
+        self.move_in().inspect_err(|_| self.move_out())
+    }
+
+    /// Takes back what [`move_in`](Self::move_in) has done so far, after an error that matters more than one in here.
+    fn move_out(&self) {
+        let (next, old) = (self.path.join(NEXT), self.path.join(OLD));
+        for name in NAMES {
+            let (new, here, before) = (next.join(name), self.path.join(name), old.join(name));
+            let is_new = new.symlink_metadata().is_err() && !matches!(name, CONFIG_FILE | WEIGHTS_FILE);
+            if is_new && here.symlink_metadata().is_ok() {
+                let _ = Disk.rename(&here, &new);
+            }
+            if before.symlink_metadata().is_ok() {
+                let _ = Disk.rename(&before, &here);
+            }
+        }
+        // Empty, if all came back.
+        if fs::remove_dir(&old).is_ok() {
+            let _ = fs::remove_dir_all(&next);
+        }
     }
 
     /// Moves what is in `.next-run` to its names, and what these names held before out. Can be done again after it was interrupted at any point.
@@ -160,12 +199,17 @@ impl RunDir {
         remove_tree(&old)
     }
 
-    /// Removes what a process that was ended left here, and completes its replacement.
-    fn clean(&self) -> Result<(), TrainError> {
-        remove_tree(&self.staging())?;
-        if self.path.join(NEXT).is_dir() {
+    /// Completes a replacement in which a process was ended.
+    fn complete(&self) -> Result<(), TrainError> {
+        if self.path.join(NEXT).is_dir() && self.path.join(LOCK_FILE).exists() && !self.made.lock {
             self.move_in()?;
         }
+        Ok(())
+    }
+
+    /// Removes what a process that was ended left here. Only for a folder that a training has used.
+    fn clean(&self) -> Result<(), TrainError> {
+        remove_tree(&self.staging())?;
         remove_tree(&self.path.join(OLD))?;
         clean_stale(&self.path)?;
         Ok(())
@@ -179,9 +223,9 @@ impl Drop for RunDir {
         }
         // What can't be removed is hidden, and removed by the next claim.
         let _ = fs::remove_dir_all(self.staging());
-        if self.replaces.is_none() {
+        if self.made.lock {
             let _ = fs::remove_file(self.path.join(LOCK_FILE));
-            remove_empty(&self.made);
+            remove_empty(&self.made.folders);
         }
     }
 }
@@ -210,12 +254,23 @@ fn check_place(path: &Path) -> Result<(), TrainError> {
     }
 }
 
-/// Makes the folder and locks it, where its file system has locks. `made` receives the folders that are new.
-fn make_and_lock(run: &Path, made: &mut Vec<PathBuf>) -> Result<File, TrainError> {
+/// Makes the folder and locks it, where its file system has locks. `made` receives what is new.
+fn make_and_lock(run: &Path, made: &mut Made) -> Result<File, TrainError> {
     let path = run.join(LOCK_FILE);
     for _ in 0..TRIES {
-        make_folder(run, made)?;
-        let file = match OpenOptions::new().create(true).append(true).open(&path) {
+        make_folder(run, &mut made.folders)?;
+        // A link could lead elsewhere, and a pipe would be waited for.
+        if path.symlink_metadata().is_ok_and(|there| !there.is_file()) {
+            let why = format!("its {LOCK_FILE} is no file; remove it");
+            return Err(TrainError::NoFolder { path: run.to_owned(), why });
+        }
+        let new = OpenOptions::new().create_new(true).append(true).open(&path);
+        made.lock = new.is_ok();
+        let opened = match new {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => OpenOptions::new().append(true).open(&path),
+            opened => opened,
+        };
+        let file = match opened {
             Ok(file) => file,
             // Another process made the folder, failed, and has just removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -303,7 +358,8 @@ fn look(path: &Path) -> Result<Option<Found>, TrainError> {
 }
 
 fn is_checkpoint_name(name: &str) -> bool {
-    name.starts_with("step-") || name.starts_with(".tmp-")
+    let is_step = |digits: &str| digits.len() >= 8 && digits.bytes().all(|digit| digit.is_ascii_digit());
+    name.strip_prefix("step-").is_some_and(is_step) || name.starts_with(".tmp-")
 }
 
 /// The names in a folder, in order.
@@ -372,10 +428,14 @@ mod tests {
     #[test]
     fn other_peoples_files_are_refused_and_hidden_ones_are_not() {
         let dir = tempfile::tempdir().unwrap();
-        for (i, name) in ["notes.txt", "data/my-corpus.txt", "checkpoints/mine.bin", "model-00001-of-00002.safetensors"]
-            .into_iter()
-            .enumerate()
-        {
+        let foreign = [
+            "notes.txt",
+            "data/my-corpus.txt",
+            "checkpoints/mine.bin",
+            "checkpoints/step-by-step.txt",
+            "model-00001-of-00002.safetensors",
+        ];
+        for (i, name) in foreign.into_iter().enumerate() {
             let run = dir.path().join(i.to_string());
             write(&run, &["tokenizer.json", name]);
             for existing in [Existing::Refuse, Existing::Replace] {
@@ -467,8 +527,64 @@ mod tests {
             }
             // The forgotten claim still holds the lock of this process's file; another file is another lock.
             fs::remove_file(run.join(LOCK_FILE)).unwrap();
+            fs::write(run.join(LOCK_FILE), "").unwrap();
             drop(RunDir::open(&run).unwrap());
             is_replaced(&run);
+        }
+    }
+
+    #[test]
+    fn what_comes_after_the_claim_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        let mut claim = RunDir::claim(&run, Existing::Refuse).unwrap();
+        write(&run, &["model.safetensors", "config.json"]);
+        assert!(matches!(claim.publish(), Err(TrainError::Exists { found: Found::Model, .. })));
+        drop(claim);
+        assert_eq!(names(&run), ["config.json", "model.safetensors"]);
+    }
+
+    #[test]
+    fn a_folder_that_no_training_used_keeps_its_hidden_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        write(&run, &[".next-run/mine", ".tmp-old-run/mine", ".tmp-new-1.2-mine", "train.lock/mine"]);
+        assert!(matches!(RunDir::claim(&run, Existing::Replace), Err(TrainError::NoFolder { .. })));
+        fs::rename(run.join("train.lock"), run.join(".lock")).unwrap();
+        drop(RunDir::claim(&run, Existing::Refuse).unwrap());
+        assert_eq!(names(&run), [".lock", ".next-run", ".tmp-new-1.2-mine", ".tmp-old-run"]);
+        // A lock that was there stays, whatever it holds.
+        write(&run, &["train.lock"]);
+        fs::remove_dir_all(run.join(".next-run")).unwrap();
+        drop(RunDir::claim(&run, Existing::Refuse).unwrap());
+        assert_eq!(fs::read(run.join("train.lock")).unwrap(), b"old");
+    }
+
+    /// As when one of the renames is refused, since a folder is a mount point.
+    #[test]
+    fn a_replacement_that_is_refused_is_taken_back() {
+        for done in 0..=NAMES.len() {
+            let dir = tempfile::tempdir().unwrap();
+            let run = dir.path().join("run");
+            let claim = replacing(&run);
+            let visible = || names(&run).into_iter().filter(|name| !name.starts_with('.')).collect::<Vec<_>>();
+            let before = visible();
+            fs::rename(claim.staging(), run.join(NEXT)).unwrap();
+            fs::create_dir(run.join(OLD)).unwrap();
+            for name in &NAMES[..done] {
+                let arrives = run.join(NEXT).join(name).exists();
+                if run.join(name).exists() && (arrives || matches!(*name, CONFIG_FILE | WEIGHTS_FILE)) {
+                    fs::rename(run.join(name), run.join(OLD).join(name)).unwrap();
+                }
+                if arrives {
+                    fs::rename(run.join(NEXT).join(name), run.join(name)).unwrap();
+                }
+            }
+            claim.move_out();
+            assert_eq!(visible(), before, "after {done} names");
+            assert_eq!(names(&run.join("checkpoints")), ["step-00000009"]);
+            assert_eq!(fs::read(run.join("train.toml")).unwrap(), b"old");
+            assert!(!run.join(NEXT).exists() && !run.join(OLD).exists());
         }
     }
 

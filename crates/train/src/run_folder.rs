@@ -179,6 +179,8 @@ impl RunFolder {
 
 fn write_config(folder: &Path, config: &TrainConfig) -> Result<(), TrainError> {
     let path = folder.join(CONFIG_COPY);
+    // A link to a file of the user's stays one.
+    let path = path.canonicalize().unwrap_or(path);
     let text =
         toml::to_string_pretty(config).map_err(|e| TrainError::Toml { path: path.clone(), why: e.to_string() })?;
     Ok(write_file_atomic(path, |out| out.write_all(text.as_bytes()))?)

@@ -241,7 +241,8 @@ impl<'de> Visitor<'de> for FileVisitor {
                 "post_processor" => once(&mut map, "post_processor", &mut post_processor)?,
                 "decoder" => once(&mut map, "decoder", &mut decoder)?,
                 "model" => once(&mut map, "model", &mut model)?,
-                _ => drop(named(&key, map.next_value::<IgnoredAny>())?),
+                "truncation" | "padding" => drop(named(&key, map.next_value::<IgnoredAny>())?),
+                _ => return Err(A::Error::custom(format_args!("{key}: there is no such key in a tokenizer"))),
             }
         }
         let Some(model) = model else {

@@ -5,7 +5,7 @@
 //! `smallmind::train::RunDir` is their claim.)
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -13,6 +13,7 @@ use clap::Args;
 use smallmind::checkpoint::PendingFile;
 
 use super::failure::{Outcome, usage};
+use super::output;
 
 /// `--overwrite`.
 #[derive(Clone, Copy, Debug, Args)]
@@ -31,8 +32,10 @@ pub struct OutputFile {
 
 #[derive(Debug)]
 enum Sink {
-    /// A temporary file beside the place.
+    /// A temporary file beside the place, for a file that is to be replaced.
     Pending(PendingFile<'static>),
+    /// The same for a file that was not there.
+    New(PendingFile<'static>),
     /// A terminal, a pipe, `/dev/null`: what keeps nothing and can't be replaced.
     Device(File),
 }
@@ -62,7 +65,7 @@ impl OutputFile {
                 let target = target.display();
                 return Err(usage(format!("{name}: this is a link to {target}, which is not there; remove the link")));
             }
-            Err(_) => Sink::Pending(PendingFile::create(path)?),
+            Err(_) => Sink::New(PendingFile::create(path)?),
         };
         Ok(Self { path: path.to_owned(), sink })
     }
@@ -70,12 +73,24 @@ impl OutputFile {
     /// Writes the file.
     ///
     /// # Errors
-    /// A disk that is full or failing; what was there before stays.
+    /// A disk that is full or failing; what was there before stays. A file that somebody put there since the claim.
     pub fn write(self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
         match self.sink {
-            Sink::Pending(file) => Ok(file.finish(write)?),
+            Sink::New(_) if self.path.symlink_metadata().is_ok() => {
+                Err(usage(format!("{}: somebody else has just made this file; it is left alone", self.path.display())))
+            }
+            Sink::Pending(file) | Sink::New(file) => Ok(file.finish(write)?),
             Sink::Device(mut file) => {
-                let written = write(&mut file).and_then(|()| file.flush());
+                let mut bytes = Vec::new();
+                let text = write(&mut bytes).map(|()| {
+                    // What a file may hold could steer a terminal.
+                    if file.is_terminal() {
+                        output::harmless(&String::from_utf8_lossy(&bytes)).into_owned().into_bytes()
+                    } else {
+                        bytes
+                    }
+                });
+                let written = text.and_then(|text| file.write_all(&text)).and_then(|()| file.flush());
                 written.with_context(|| format!("{}: can't be written", self.path.display()))
             }
         }
@@ -161,6 +176,16 @@ mod tests {
         assert_eq!((fs::read(&path).unwrap(), names(dir.path())), (b"old".to_vec(), vec!["a.json".to_owned()]));
         OutputFile::claim(&path, REPLACE).unwrap().write(|out| out.write_all(b"new")).unwrap();
         assert_eq!((fs::read(&path).unwrap(), names(dir.path())), (b"new".to_vec(), vec!["a.json".to_owned()]));
+    }
+
+    #[test]
+    fn a_file_that_comes_after_the_claim_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        let claim = OutputFile::claim(&path, REFUSE).unwrap();
+        fs::write(&path, "mine").unwrap();
+        assert!(claim.write(|out| out.write_all(b"new")).unwrap_err().to_string().contains("left alone"));
+        assert_eq!((fs::read(&path).unwrap(), names(dir.path())), (b"mine".to_vec(), vec!["a.json".to_owned()]));
     }
 
     #[test]

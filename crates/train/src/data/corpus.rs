@@ -162,6 +162,12 @@ impl Corpus {
         }
     }
 
+    /// Whether there is no document that holds anything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.documents.is_empty()
+    }
+
     /// Whether there is a document that ends.
     #[must_use]
     pub fn is_divided(&self) -> bool {
