@@ -81,7 +81,8 @@ struct Made {
 }
 
 impl RunDir {
-    /// Claims `path` for a new run: makes the folder if need be, locks it, and looks what is in it. Nothing that was there is changed.
+    /// Claims `path` for a new run: makes the folder if need be, locks it, and looks what is in it. Completes a replacement that was
+    /// interrupted; nothing else that was there is changed.
     ///
     /// # Errors
     /// A training at work there; a run, a model or other files in it; a file, a link to nothing, or a folder that can't be written.
