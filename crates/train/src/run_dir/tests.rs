@@ -1,0 +1,226 @@
+//! Claims, replacements, and what they leave alone.
+
+use super::*;
+
+fn write(folder: &Path, names: &[&str]) {
+    for name in names {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "old").unwrap();
+    }
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    names_in(folder).unwrap()
+}
+
+fn refusal(path: &Path, existing: Existing) -> TrainError {
+    let before = if path.is_dir() { names(path) } else { vec![] };
+    let error = RunDir::claim(path, existing).unwrap_err();
+    let after = if path.is_dir() { names(path) } else { vec![] };
+    assert_eq!(after.into_iter().filter(|name| name != LOCK_FILE).collect::<Vec<_>>(), before, "{error}");
+    error
+}
+
+#[test]
+fn what_would_be_lost_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let all: [(&[&str], Found); 6] = [
+        (&["checkpoints/step-00000001/config.json"], Found::Run),
+        (&["train.toml", "model.safetensors", "notes.txt"], Found::Run),
+        (&["config.json", "tokenizer.json", "model.safetensors"], Found::Model),
+        (&["model.safetensors"], Found::Model),
+        (&["tokenizer.json"], Found::Files(vec!["tokenizer.json".into()])),
+        (&["data/train-00000.bin", "log.csv"], Found::Files(vec!["data".into(), "log.csv".into()])),
+    ];
+    for (i, (files, expected)) in all.into_iter().enumerate() {
+        let run = dir.path().join(i.to_string());
+        write(&run, files);
+        let TrainError::Exists { found, .. } = refusal(&run, Existing::Refuse) else { panic!("{files:?}") };
+        assert_eq!(found, expected);
+        // A claim that comes to nothing changes nothing.
+        drop(RunDir::claim(&run, Existing::Replace).unwrap());
+        for file in files {
+            assert_eq!(fs::read(run.join(file)).unwrap(), b"old");
+        }
+    }
+}
+
+#[test]
+fn other_peoples_files_are_refused_and_hidden_ones_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let foreign = [
+        "notes.txt",
+        "data/my-corpus.txt",
+        "checkpoints/mine.bin",
+        "checkpoints/step-by-step.txt",
+        "model-00001-of-00002.safetensors",
+    ];
+    for (i, name) in foreign.into_iter().enumerate() {
+        let run = dir.path().join(i.to_string());
+        write(&run, &["tokenizer.json", name]);
+        for existing in [Existing::Refuse, Existing::Replace] {
+            let error = refusal(&run, existing);
+            assert!(matches!(&error, TrainError::Foreign { name: told, .. } if told == name), "{error}");
+        }
+    }
+    let run = dir.path().join("hidden");
+    write(&run, &[".gitignore", "lost+found/x"]);
+    drop(RunDir::claim(&run, Existing::Refuse).unwrap());
+    assert_eq!(names(&run), [".gitignore", "lost+found"]);
+}
+
+#[test]
+fn a_claim_that_comes_to_nothing_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("a/b/run");
+    drop(RunDir::claim(&run, Existing::Refuse).unwrap());
+    assert_eq!(names(dir.path()), Vec::<String>::new());
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    drop(RunDir::claim(&dir.path().join("empty"), Existing::Refuse).unwrap());
+    assert_eq!(names(dir.path()), ["empty"]);
+    assert_eq!(names(&dir.path().join("empty")), Vec::<String>::new());
+}
+
+#[test]
+fn one_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let first = RunDir::claim(&run, Existing::Refuse).unwrap();
+    for existing in [Existing::Refuse, Existing::Replace] {
+        assert!(matches!(RunDir::claim(&run, existing), Err(TrainError::Busy(_))));
+    }
+    assert!(first.staging().is_dir(), "the second claim touched the first one's files");
+    drop(first);
+    RunDir::claim(&run, Existing::Refuse).unwrap();
+}
+
+/// A claim of an old run, with a new one written.
+fn replacing(run: &Path) -> RunDir {
+    write(run, &["train.toml", "config.json", "model.safetensors", "checkpoints/step-00000009/x", "notes.txt"]);
+    let claim = RunDir::claim(run, Existing::Replace).unwrap();
+    for name in ["train.toml", "tokenizer.json", "data/train-00000.bin", "checkpoints/step-00000000/x"] {
+        let path = claim.staging().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "new").unwrap();
+    }
+    claim
+}
+
+fn is_replaced(run: &Path) {
+    let expected = ["checkpoints", "data", "notes.txt", "tokenizer.json", "train.lock", "train.toml"];
+    assert_eq!(names(run), expected);
+    assert_eq!(names(&run.join("checkpoints")), ["step-00000000"]);
+    assert_eq!(fs::read(run.join("train.toml")).unwrap(), b"new");
+    assert_eq!(fs::read(run.join("notes.txt")).unwrap(), b"old");
+}
+
+#[test]
+fn a_new_run_takes_the_place_of_an_old_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let mut claim = replacing(&run);
+    assert_eq!(fs::read(run.join("model.safetensors")).unwrap(), b"old");
+    claim.publish().unwrap();
+    drop(claim);
+    is_replaced(&run);
+}
+
+/// As a process leaves it that is killed between any two of the renames.
+#[test]
+fn a_replacement_that_was_interrupted_is_completed() {
+    let moves = NAMES.len() * 2;
+    for done in 0..=moves {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        let claim = replacing(&run);
+        fs::rename(claim.staging(), run.join(NEXT)).unwrap();
+        std::mem::forget(claim);
+        fs::create_dir(run.join(OLD)).unwrap();
+        for i in 0..done {
+            let name = NAMES[i / 2];
+            let arrives = run.join(NEXT).join(name).exists();
+            if i % 2 == 0 && (arrives || matches!(name, CONFIG_FILE | WEIGHTS_FILE)) && run.join(name).exists() {
+                fs::rename(run.join(name), run.join(OLD).join(name)).unwrap();
+            } else if i % 2 == 1 && arrives {
+                fs::rename(run.join(NEXT).join(name), run.join(name)).unwrap();
+            }
+        }
+        // The forgotten claim still holds the lock of this process's file; another file is another lock.
+        fs::remove_file(run.join(LOCK_FILE)).unwrap();
+        fs::write(run.join(LOCK_FILE), "").unwrap();
+        drop(RunDir::open(&run).unwrap());
+        is_replaced(&run);
+    }
+}
+
+#[test]
+fn what_comes_after_the_claim_is_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let mut claim = RunDir::claim(&run, Existing::Refuse).unwrap();
+    write(&run, &["model.safetensors", "config.json"]);
+    assert!(matches!(claim.publish(), Err(TrainError::Exists { found: Found::Model, .. })));
+    drop(claim);
+    assert_eq!(names(&run), ["config.json", "model.safetensors"]);
+}
+
+#[test]
+fn a_folder_that_no_training_used_keeps_its_hidden_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    write(&run, &[".next-run/mine", ".tmp-old-run/mine", ".tmp-new-1.2-mine", "train.lock/mine"]);
+    assert!(matches!(RunDir::claim(&run, Existing::Replace), Err(TrainError::NoFolder { .. })));
+    fs::rename(run.join("train.lock"), run.join(".lock")).unwrap();
+    drop(RunDir::claim(&run, Existing::Refuse).unwrap());
+    assert_eq!(names(&run), [".lock", ".next-run", ".tmp-new-1.2-mine", ".tmp-old-run"]);
+    // A lock that was there stays, whatever it holds.
+    write(&run, &["train.lock"]);
+    fs::remove_dir_all(run.join(".next-run")).unwrap();
+    drop(RunDir::claim(&run, Existing::Refuse).unwrap());
+    assert_eq!(fs::read(run.join("train.lock")).unwrap(), b"old");
+}
+
+/// As when one of the renames is refused, since a folder is a mount point.
+#[test]
+fn a_replacement_that_is_refused_is_taken_back() {
+    for done in 0..=NAMES.len() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        let claim = replacing(&run);
+        let visible = || names(&run).into_iter().filter(|name| !name.starts_with('.')).collect::<Vec<_>>();
+        let before = visible();
+        fs::rename(claim.staging(), run.join(NEXT)).unwrap();
+        fs::create_dir(run.join(OLD)).unwrap();
+        for name in &NAMES[..done] {
+            let arrives = run.join(NEXT).join(name).exists();
+            if run.join(name).exists() && (arrives || matches!(*name, CONFIG_FILE | WEIGHTS_FILE)) {
+                fs::rename(run.join(name), run.join(OLD).join(name)).unwrap();
+            }
+            if arrives {
+                fs::rename(run.join(NEXT).join(name), run.join(name)).unwrap();
+            }
+        }
+        claim.move_out();
+        assert_eq!(visible(), before, "after {done} names");
+        assert_eq!(names(&run.join("checkpoints")), ["step-00000009"]);
+        assert_eq!(fs::read(run.join("train.toml")).unwrap(), b"old");
+        assert!(!run.join(NEXT).exists() && !run.join(OLD).exists());
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_and_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let error = refusal(&link, Existing::Replace);
+    assert!(matches!(error, TrainError::NoFolder { .. }) && error.to_string().contains("real"), "{error}");
+    fs::create_dir(&real).unwrap();
+    let mut claim = replacing(&link);
+    claim.publish().unwrap();
+    drop(claim);
+    is_replaced(&real);
+    assert!(link.is_symlink());
+}
