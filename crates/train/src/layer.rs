@@ -105,7 +105,7 @@ impl Layer {
     }
 
     /// Whether it sets this key.
-    fn sets(&self, key: &str) -> bool {
+    pub fn sets(&self, key: &str) -> bool {
         let (section, name) = split(key);
         self.table.get(section).and_then(Value::as_table).is_some_and(|keys| keys.contains_key(name))
     }

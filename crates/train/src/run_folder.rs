@@ -88,16 +88,15 @@ impl RunFolder {
         let path = dir.path().to_owned();
         let stays = |s: u64, estimate: bool| s <= step && !(estimate && s >= config.train.steps);
         truncate(&path.join(LOG_FILE), None, |line| {
-            let Ok(event) = serde_json::from_str::<Value>(line) else { return false };
-            let step = event.get("step").and_then(Value::as_u64);
-            step.is_some_and(|s| stays(s, event.get("event").is_some_and(|kind| kind == "eval")))
+            let event = serde_json::from_slice::<Value>(line).ok()?;
+            let step = event.get("step").and_then(Value::as_u64)?;
+            Some(stays(step, event.get("event").is_some_and(|kind| kind == "eval")))
         })?;
         let columns = CSV_HEADER.split(',').count();
         truncate(&path.join(CSV_FILE), Some(CSV_HEADER), |row| {
-            // Less than a row is what a process that was killed had left to write.
-            let cells: Vec<&str> = row.split(',').collect();
-            let step = cells[0].parse().ok().filter(|_| cells.len() == columns);
-            step.is_some_and(|s| stays(s, cells[1].is_empty()))
+            let cells: Vec<&str> = std::str::from_utf8(row).ok()?.split(',').collect();
+            let step = cells[0].parse().ok().filter(|_| cells.len() == columns)?;
+            Some(stays(step, cells[1].is_empty()))
         })?;
         // A file that says the same stays as it was edited, comments too.
         let told = told(&path)?.map(|told| config.resumed(&[told])).transpose();
@@ -210,17 +209,24 @@ pub fn restore_tokenizer(run: &Path, checkpoint: &Path) -> Result<bool, TrainErr
     Ok(true)
 }
 
-/// Keeps the lines of a log for which `keep` holds, under its header.
-fn truncate(path: &Path, header: Option<&str>, keep: impl Fn(&str) -> bool) -> Result<(), TrainError> {
+/// Keeps the lines of a log under its header, but those of which `stays` says no. It says nothing of lines that are none of ours: they stay,
+/// but for a last line without an end, which is what a process that was killed had begun to write.
+fn truncate(path: &Path, header: Option<&str>, stays: impl Fn(&[u8]) -> Option<bool>) -> Result<(), TrainError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => vec![],
         Err(source) => return Err(TrainError::Read { path: path.to_owned(), source }),
     };
-    let text = String::from_utf8_lossy(&bytes);
-    let lines = header.into_iter().chain(text.lines().filter(|l| keep(l)));
-    let kept: String = lines.flat_map(|l| [l, "\n"]).collect();
-    Ok(write_file_atomic(path, |out| out.write_all(kept.as_bytes()))?)
+    let mut kept = header.map(|header| format!("{header}\n").into_bytes()).unwrap_or_default();
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        let text = line.strip_suffix(b"\n");
+        let is_header = header.is_some_and(|header| text == Some(header.as_bytes()));
+        if !is_header && stays(text.unwrap_or(line)).unwrap_or(text.is_some()) {
+            kept.extend_from_slice(text.unwrap_or(line));
+            kept.push(b'\n');
+        }
+    }
+    Ok(write_file_atomic(path, |out| out.write_all(&kept))?)
 }
 
 /// The checkpoints of a run.

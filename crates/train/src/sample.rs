@@ -24,7 +24,8 @@ pub(crate) struct Samples {
 }
 
 impl Samples {
-    /// Samples as `config` asks for them, of models shaped like `model`; none where it asks for none.
+    /// Samples as `config` asks for them, of models shaped like `model`; none where it asks for none. `data`: what is trained on and
+    /// what is measured on.
     ///
     /// # Errors
     /// A prompt that has no tokens for its characters or does not fit into the context: better said now than after hundreds of steps.
@@ -32,7 +33,7 @@ impl Samples {
         config: &TrainConfig,
         model: &Model,
         tokenizer: &Arc<Tokenizer>,
-        validation: &Dataset,
+        data: (&Dataset, &Dataset),
         threads: usize,
         isa: IsaKind,
     ) -> Result<Option<Self>, TrainError> {
@@ -41,8 +42,9 @@ impl Samples {
         }
         let beginning = config.sample.prompt.clone();
         let mut prompt = encode(&beginning, tokenizer, model.config().context)?;
-        if prompt.is_empty() && tokenizer.bos().or(tokenizer.eos()).is_none() {
-            // Without a token that begins texts, the first token of the validation text does as well as any.
+        let (train, validation) = data;
+        if prompt.is_empty() && !begins_texts(tokenizer, train)? {
+            // The first token of the validation text does as well as any.
             prompt = vec![0];
             validation.copy(0, &mut prompt)?;
         }
@@ -72,6 +74,15 @@ impl Samples {
         })?;
         Ok(text)
     }
+}
+
+/// Whether a model that is trained on `train` learns how texts begin: whether that holds the token which begins texts. One undivided text
+/// holds none.
+pub(crate) fn begins_texts(tokenizer: &Tokenizer, train: &Dataset) -> Result<bool, TrainError> {
+    Ok(match tokenizer.bos().or(tokenizer.eos()) {
+        Some(token) => train.contains(token)?,
+        None => false,
+    })
 }
 
 /// The tokens of a prompt.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use smallmind_checkpoint::{CONFIG_FILE, ModelFolder, Rolling, TOKENIZER_FILE, WEIGHTS_FILE};
 use smallmind_graph::{Batch, NoProbe, Probe};
-use smallmind_model::tokenizer::Tokenizer;
+use smallmind_model::tokenizer::{SpecialText, Tokenizer};
 use smallmind_model::{Model, ModelConfig};
 use smallmind_simd::IsaKind;
 
@@ -20,7 +20,7 @@ use crate::layer::Layer;
 use crate::prepare::{self, Prepared};
 use crate::run_dir::RunDir;
 use crate::run_folder::{self, RunFolder, STATE_VERSION, TrainerState};
-use crate::sample::Samples;
+use crate::sample::{self, Samples};
 use crate::schedule::{Cosine, Schedule, Warmup, WarmupFrom, WarmupStableDecay};
 use crate::stepper::{StepSettings, Stepper};
 use crate::{Learner, TrainError};
@@ -160,7 +160,7 @@ impl Trainer {
         let rolling = run_folder::checkpoints(folder.path(), config.checkpoint.keep);
         let tokenizer = Arc::new(tokenizer);
         Ok(Self {
-            samples: Samples::new(config, &model, &tokenizer, &validation, threads, isa)?,
+            samples: Samples::new(config, &model, &tokenizer, (&train, &validation), threads, isa)?,
             validation_batches: Batches::new(settings.windows, &validation, end, settings.shape)?,
             stepper: Stepper::new(model, settings, (train, end), threads, isa)?,
             tokenizer_json: tokenizer.to_json()?.into_bytes(),
@@ -175,6 +175,23 @@ impl Trainer {
             warnings: vec![],
             last_checkpoint: None,
         })
+    }
+
+    /// A few words of the validation text for a model that has a token to begin texts with, but has not learned it: its training text is
+    /// undivided. `None` where the model begins texts by itself, or by a new line.
+    pub fn first_words(&self) -> Option<String> {
+        const TOKENS: usize = 32;
+        let tokenizer = Tokenizer::from_bytes(&self.tokenizer_json).ok()?;
+        let has_token = tokenizer.bos().or(tokenizer.eos()).is_some();
+        if !has_token || sample::begins_texts(&tokenizer, &self.stepper.data).ok()? {
+            return None;
+        }
+        let mut ids = vec![0; self.validation.tokens().min(TOKENS)];
+        self.validation.copy(0, &mut ids).ok()?;
+        let text = tokenizer.decode(&ids, SpecialText::Skip).ok()?;
+        // The text may begin within a word, and the tokens end within one.
+        let words: Vec<&str> = text.split_whitespace().skip(1).take(3).collect();
+        (!words.is_empty()).then(|| words.join(" "))
     }
 
     /// The last batch that was worked on.

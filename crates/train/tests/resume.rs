@@ -172,6 +172,14 @@ fn logs_have_each_step_once() {
     assert_eq!(logged(&run), expected(24, &[8, 16, 24]));
     assert!(fs::read(checkpoint(&run, 24).join(WEIGHTS_FILE)).unwrap() == before);
 
+    // Lines that are none of ours stay.
+    for (log, line) in [("log.jsonl", &b"a remark\xff\n"[..]), ("log.csv", b"# a remark\n")] {
+        let text = [&fs::read(run.join(log)).unwrap()[..], line].concat();
+        fs::write(run.join(log), &text).unwrap();
+        finish(&mut resume(&run, 1));
+        assert!(fs::read(run.join(log)).unwrap().windows(line.len()).any(|part| part == line), "{log}");
+    }
+
     // And with more to do, although the logs are gone.
     fs::remove_file(run.join("log.jsonl")).unwrap();
     fs::remove_file(run.join("log.csv")).unwrap();

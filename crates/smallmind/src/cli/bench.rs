@@ -12,8 +12,8 @@ use smallmind::bench::{
 use smallmind::profile::roofs::Effort;
 
 use super::failure::{Failure, Outcome, usage};
-use super::output;
 use super::settings::Settings;
+use super::{output, units};
 
 /// By how much the engine's choice of a kernel may lag the best candidate, in percent.
 const TOLERATED_LAG: f64 = 10.0;
@@ -46,10 +46,10 @@ struct Kernels {
     #[arg(long)]
     quick: bool,
     /// Samples of each contender
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = units::within::<u32>(1..))]
     runs: Option<u32>,
     /// Measure with each of these numbers of threads
-    #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = units::within::<u16>(1..=1024))]
     threads_list: Vec<u16>,
     /// A program to compare with, which speaks JSON lines (benchmarks/README.md)
     #[arg(long = "rival", value_name = "COMMAND")]

@@ -46,7 +46,7 @@ impl Doctor {
         let rows = [
             ("smallmind", env!("CARGO_PKG_VERSION").to_owned()),
             ("CPU", format!("{} ({})", machine.cpu.as_deref().unwrap_or("unknown"), machine.architecture)),
-            ("features", list(&machine.features, " ")),
+            ("features", features(&machine)),
             (
                 "instructions",
                 format!("{isa}: {isa_why} ({} can be had; {ISA_VARIABLE} forces one)", list(&available, ", ")),
@@ -66,6 +66,15 @@ impl Doctor {
             );
         }
         Ok(())
+    }
+}
+
+/// The vector features that SmallMind has kernels for.
+fn features(machine: &Machine) -> String {
+    if machine.architecture == "x86_64" {
+        list(&machine.features, " ")
+    } else {
+        format!("none are looked for: there are no vector kernels for {}", machine.architecture)
     }
 }
 

@@ -23,7 +23,7 @@ pub struct Eval {
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
     /// Tokens that a prediction may look back on [default: the model's context]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = units::within::<u32>(1..))]
     context: Option<u32>,
     /// The text between documents, empty for none [default: as the run was trained, or <|endoftext|>]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]

@@ -86,7 +86,21 @@ pub fn message(error: &anyhow::Error) -> String {
             text = format!("{text}: {cause}");
         }
     }
-    without_type_names(text)
+    in_plain_words(without_type_names(text))
+}
+
+/// The system's words for a missing file, and its number of an error, say nothing to most people.
+fn in_plain_words(text: String) -> String {
+    const NUMBER: &str = " (os error ";
+    let mut pieces = text.split(NUMBER);
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        match piece.split_once(')') {
+            Some((number, rest)) if number.parse::<i32>().is_ok() => plain += rest,
+            _ => plain = plain + NUMBER + piece,
+        }
+    }
+    plain.replace("No such file or directory", "there is no such file or folder")
 }
 
 /// Parsers of JSON name the number that they want by its type in Rust: `expected u64`.

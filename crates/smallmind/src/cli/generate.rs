@@ -39,7 +39,7 @@ pub struct Generate {
     #[arg(long, value_name = "N", value_parser = units::whole)]
     context: Option<usize>,
     /// End before this text; may be given several times
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = units::not_empty)]
     stop: Vec<String>,
     /// Print the continuation only
     #[arg(long)]
@@ -64,19 +64,19 @@ pub const USUAL: SamplerConfig = SamplerConfig {
 #[command(next_help_heading = "Sampling")]
 pub struct Sampling {
     /// Above 1 bolder, below 1 more careful, 0 always the likeliest token [default: the model's, else 0.8]
-    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = units::number)]
+    #[arg(long, value_name = "T", value_parser = units::number)]
     temp: Option<f32>,
     /// Only the K likeliest tokens; 0 for all [default: the model's, else 40]
     #[arg(long, value_name = "K", value_parser = units::whole)]
     top_k: Option<usize>,
     /// Only the likeliest tokens that together carry this share [default: the model's, else 0.95]
-    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = units::number)]
+    #[arg(long, value_name = "P", value_parser = units::number)]
     top_p: Option<f32>,
     /// Only tokens at least this many times as likely as the likeliest [default: the model's, else 0.05]
-    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = units::number)]
+    #[arg(long, value_name = "P", value_parser = units::number)]
     min_p: Option<f32>,
     /// Above 1: make the latest tokens less likely [default: the model's, else 1]
-    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = units::number)]
+    #[arg(long, value_name = "X", value_parser = units::number)]
     repeat_penalty: Option<f32>,
     /// How many of the latest tokens that concerns [default: 64; the whole text with the model's penalty]
     #[arg(long, value_name = "N", value_parser = units::whole)]

@@ -32,11 +32,12 @@ fn escaped(c: char) -> String {
     }
 }
 
-/// After a training.
-pub fn after_training(run: &Path) {
+/// After a training. `first_words`: what to begin a text with, where the model can't begin one by itself.
+pub fn after_training(run: &Path, first_words: Option<&str>) {
     let (program, run) = (program(), quoted(run));
+    let prompt = first_words.map(|words| format!(" -p {}", quoted(Path::new(words)))).unwrap_or_default();
     note!("\nnext:");
-    note!("  {program} generate -m {run} -n 200");
+    note!("  {program} generate -m {run}{prompt} -n 200");
     note!("  {program} eval -m {run} --data FILE");
     note!("  {program} train --out {run} --resume --train.steps=MORE");
     note!("  {program} inspect {run}");

@@ -79,7 +79,7 @@ enum Verb {
 
 /// Runs a command line, the program's name included.
 pub fn run(arguments: Vec<OsString>) -> ExitCode {
-    let command = settings::without_empty_variables(Cli::command());
+    let command = settings::prepared(Cli::command());
     let extracted = match overrides::extract(arguments, &command) {
         Ok(extracted) => extracted,
         Err(error) => return failure::report(&error, "train").into(),
@@ -117,7 +117,7 @@ fn parse(command: Command, arguments: &[OsString]) -> Result<(Cli, String), clap
 
 /// Help and version are answers; anything else is wrong usage.
 fn print_parse_error(error: &clap::Error, arguments: &[OsString]) -> u8 {
-    let command = settings::without_empty_variables(Cli::command());
+    let command = settings::prepared(Cli::command());
     let plain = parse(command.styles(Styles::plain()), arguments);
     match output::parser_message(error, plain.as_ref().err().unwrap_or(error)) {
         Ok(()) => u8::try_from(error.exit_code()).unwrap_or(2),

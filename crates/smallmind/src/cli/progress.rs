@@ -145,7 +145,11 @@ impl Reporter {
         ));
         if let Some(step) = started.resumed_from {
             self.bar.set_position(step);
-            self.say(&format!("going on after step {step}"));
+            self.say(&if step < started.steps {
+                format!("going on after step {step}")
+            } else {
+                format!("all {step} steps are done: give --train.steps=MORE to train on")
+            });
         }
     }
 

@@ -22,7 +22,7 @@ use super::generate::{Sink, tell};
 use super::models::ModelArg;
 use super::progress::Reporter;
 use super::settings::Settings;
-use super::{hints, interrupt, note, output, train};
+use super::{hints, interrupt, note, output, train, units};
 
 /// The preset that is trained, and the folder's name.
 const PRESET: &str = "quickstart";
@@ -48,13 +48,13 @@ pub struct Quickstart {
     #[arg(long, requires = "out")]
     overwrite: bool,
     /// How long to write text, learn a vocabulary and train
-    #[arg(long, default_value_t = 62, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    #[arg(long, default_value_t = 62, value_name = "SECONDS", value_parser = units::within::<u32>(1..=86_400))]
     seconds: u32,
     /// Train exactly so many steps instead
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = units::within::<u64>(1..))]
     steps: Option<u64>,
     /// How much text to write for it; the default is about what two CPUs get through in a minute
-    #[arg(long, default_value_t = 10 << 20, value_name = "BYTES")]
+    #[arg(long, default_value_t = 10 << 20, value_name = "BYTES", value_parser = units::whole)]
     text: usize,
 }
 

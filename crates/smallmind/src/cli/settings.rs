@@ -27,13 +27,13 @@ pub fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// The same command, to which empty variables of the environment say nothing.
-pub fn without_empty_variables(command: Command) -> Command {
+/// The same command, to which empty variables of the environment say nothing, and to which `-1` is a number and no option.
+pub fn prepared(command: Command) -> Command {
     let unset = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| variable(name).is_none());
     let command = command.mut_args(|argument| {
         if argument.get_env().is_some_and(unset) { argument.env(Resettable::Reset) } else { argument }
     });
-    command.mut_subcommands(without_empty_variables)
+    command.allow_negative_numbers(true).mut_subcommands(prepared)
 }
 
 /// An error about the model at `path`; where the environment names that, so does the error.
@@ -64,12 +64,10 @@ pub struct Global {
     #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
     /// Worker threads [default: the CPUs that this process may use] [env: SMALLMIND_THREADS]
-    #[arg(long, global = true, value_name = "N", help_heading = "Global options", value_parser = threads,
-          allow_negative_numbers = true)]
+    #[arg(long, global = true, value_name = "N", help_heading = "Global options", value_parser = threads)]
     threads: Option<u16>,
     /// Where random numbers start [env: SMALLMIND_SEED]
-    #[arg(long, global = true, value_name = "N", help_heading = "Global options", value_parser = seed,
-          allow_negative_numbers = true)]
+    #[arg(long, global = true, value_name = "N", help_heading = "Global options", value_parser = seed)]
     seed: Option<u64>,
 }
 
@@ -115,6 +113,11 @@ impl Settings {
         let Some(seed) = self.seed else { return Ok(None) };
         let origin = format!("{}={seed}", self.seed_named);
         Ok(Some(Layer { origin, ..Layer::assignment(&format!("train.seed={seed}"))? }))
+    }
+
+    /// Whether `--seed` was given.
+    pub fn seed_is_flag(&self) -> bool {
+        self.seed.is_some() && self.seed_named != SEED_VARIABLE
     }
 
     /// Whether the answer is JSON.

@@ -6,10 +6,13 @@ use clap::Args;
 use smallmind::checkpoint::did_you_mean;
 use smallmind::train::{Event, Existing, Finish, Layer, RunDir, Source, Summary, TrainConfig, Trainer, prepare};
 
-use super::failure::{Failure, Outcome};
+use super::failure::{Failure, Outcome, usage};
 use super::progress::Reporter;
 use super::settings::Settings;
 use super::{hints, interrupt, note, output, units};
+
+/// The setting behind `--seed`.
+const SEED_KEY: &str = "train.seed";
 
 /// What Ctrl-C says.
 pub const STOPPING: &str = "stopping; a training that has begun ends with a checkpoint (Ctrl-C again ends at once)";
@@ -97,7 +100,7 @@ impl Train {
         if summary.finish == Finish::Interrupted {
             return Err(interrupted(&summary, &self.out));
         }
-        hints::after_training(&self.out);
+        hints::after_training(&self.out, trainer.first_words().as_deref());
         Ok(())
     }
 
@@ -112,7 +115,12 @@ impl Train {
         }
         layers.extend(Layer::environment()?);
         tell_unknown_variables();
-        layers.extend(settings.seed_layer()?);
+        if let Some(seed) = settings.seed_layer()? {
+            if settings.seed_is_flag() && assignments.iter().any(|layer| layer.sets(SEED_KEY)) {
+                return Err(usage(format!("--seed and --{SEED_KEY} are one setting: give one of them")));
+            }
+            layers.push(seed);
+        }
         layers.extend(assignments);
         self.tell_min_lr(&layers)?;
         Ok(layers)
@@ -154,13 +162,15 @@ pub fn interrupted(summary: &Summary, run: &Path) -> anyhow::Error {
 pub fn describe(summary: &Summary, run: &Path) -> String {
     let loss = |loss: Option<f64>| loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"));
     let bits = summary.bits_per_byte.map(|bits| format!(", {bits:.3} bits a byte")).unwrap_or_default();
+    let earlier = summary.best_val_loss < summary.val_loss && summary.full_val_loss.is_some();
+    let of_last = if earlier { ", of the last weights; the folder keeps the best" } else { "" };
     let rows = [
         ("training loss", loss(summary.train_loss)),
         (
             "validation loss",
             format!("{} on random batches, at best {}", loss(summary.val_loss), loss(summary.best_val_loss)),
         ),
-        ("whole validation", format!("{}{bits}", loss(summary.full_val_loss))),
+        ("whole validation", format!("{}{bits}{of_last}", loss(summary.full_val_loss))),
         ("steps", format!("{} in {}", units::grouped(summary.steps), units::seconds(summary.seconds))),
         ("speed", format!("{} tokens/s", units::rate(summary.tokens_per_second))),
         ("model", run.display().to_string()),

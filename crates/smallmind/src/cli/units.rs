@@ -1,8 +1,41 @@
 //! Numbers as people write and read them.
 
+use std::fmt::Display;
+use std::ops::{Bound, RangeBounds};
+use std::str::FromStr;
+
+use clap::builder::TypedValueParser;
+
 /// A whole number that somebody typed.
 pub fn whole(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|_| format!("it must be a whole number from 0 to {}", usize::MAX))
+    text.parse().map_err(|_| "it must be a whole number, 0 or more".to_owned())
+}
+
+/// A parser of whole numbers within a range.
+pub fn within<T>(range: impl RangeBounds<T> + Clone + Send + Sync + 'static) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    move |text: &str| {
+        text.parse().ok().filter(|n| range.contains(n)).ok_or_else(|| {
+            let end = match range.end_bound() {
+                Bound::Included(end) => format!("to {end}"),
+                Bound::Excluded(end) => format!("to below {end}"),
+                Bound::Unbounded => "up".to_owned(),
+            };
+            match range.start_bound() {
+                Bound::Included(start) | Bound::Excluded(start) => {
+                    format!("it must be a whole number from {start} {end}")
+                }
+                Bound::Unbounded => format!("it must be a whole number {end}"),
+            }
+        })
+    }
+}
+
+/// A text that says something.
+pub fn not_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("it is empty; give at least one character".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 /// A number that somebody typed.

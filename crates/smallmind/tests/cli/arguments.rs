@@ -28,6 +28,18 @@ fn wrong_usage_ends_with_two_and_suggests() {
     bench.run("generate --modle x").fails(2, &["--model"]);
     bench.run("doctor --threads 0").fails(2, &["--threads"]);
     bench.run("doctor --threads many").fails(2, &["--threads"]);
+    for (line, flag, range) in [
+        ("generate -m x -n -1", "--tokens", "0 or more"),
+        ("generate -m x --context abc", "--context", "0 or more"),
+        ("quickstart --seconds 0", "--seconds", "from 1 to 86400"),
+        ("quickstart --steps -3", "--steps", "from 1 up"),
+        ("quickstart --text 1e6", "--text", "0 or more"),
+        ("bench kernels --threads -1", "--threads", "from 1 to 1024"),
+    ] {
+        bench.run(line).fails(2, &[flag, "it must be a whole number", range]);
+    }
+    bench.run("generate -m x --stop=").fails(2, &["--stop", "at least one character"]);
+    bench.run("train --data x --out y --seed 3 --train.seed=4").fails(2, &["--seed and --train.seed"]);
     bench.run("eval -m x").fails(2, &["--data"]);
     bench.run("train --out x").fails(2, &["--data"]);
     bench.run("train --data x").fails(2, &["--out"]);

@@ -29,6 +29,11 @@ impl OkOr for crate::support::Ran {
 #[test]
 fn a_missing_file() {
     refused(None, 3, &["text.txt", "no such file"]);
+    for line in ["train --data x --out y --config none", "eval -m none --data x", "profile diff none none"] {
+        let ran = Bench::new().run(line);
+        assert!(!ran.stderr.contains("os error"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("none: ") && ran.stderr.contains("no such f"), "{}", ran.stderr);
+    }
 }
 
 #[test]

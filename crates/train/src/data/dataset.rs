@@ -156,6 +156,22 @@ impl Dataset {
             .then(|| mean_loss / std::f64::consts::LN_2 * self.tokens as f64 / self.source_bytes as f64)
     }
 
+    /// Whether `token` is among the tokens.
+    ///
+    /// # Errors
+    /// A shard that can't be read any more.
+    pub fn contains(&self, token: u32) -> Result<bool, DataError> {
+        let mut some = [0; 1024];
+        for start in (0..self.tokens).step_by(some.len()) {
+            let some = &mut some[..(self.tokens - start).min(1024)];
+            self.copy(start, some)?;
+            if some.contains(&token) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Copies the tokens from index `start` on into `out`, which they must fill.
     pub fn copy(&self, start: usize, out: &mut [u32]) -> Result<(), DataError> {
         let end = start.saturating_add(out.len());

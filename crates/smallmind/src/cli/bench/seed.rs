@@ -8,8 +8,8 @@ use smallmind::bench::{Sampling, SeedBench, SeedWriter, Workload};
 use super::{Written, format};
 use crate::allocations;
 use crate::cli::failure::Outcome;
-use crate::cli::output;
 use crate::cli::settings::Settings;
+use crate::cli::{output, units};
 
 /// Options of `bench seed`.
 #[derive(Debug, Args)]
@@ -18,7 +18,7 @@ pub(super) struct Seed {
     #[arg(long)]
     quick: bool,
     /// How often the text is generated at least [default: 3]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = units::within::<u32>(1..))]
     runs: Option<u32>,
     /// How the record is written [default: tables; json with --json]
     #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT")]

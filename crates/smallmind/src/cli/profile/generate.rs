@@ -41,10 +41,10 @@ pub struct Generate {
     #[arg(long, value_name = "N", value_parser = units::whole)]
     prompt_tokens: Option<usize>,
     /// Tokens decoded in each repeat, and prompts read at most [default: what fits into about two seconds]
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(short = 'n', long, value_name = "N", value_parser = units::within::<u32>(1..=10_000))]
     tokens: Option<u32>,
     /// Repeats, whose differences tell how sure the figures are
-    #[arg(short, long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
+    #[arg(short, long, default_value_t = 16, value_name = "N", value_parser = units::within::<u16>(1..=100))]
     runs: u16,
     #[command(flatten)]
     written: Written,

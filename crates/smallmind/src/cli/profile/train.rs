@@ -15,7 +15,7 @@ use smallmind::train::{Stepper, TrainConfig, TrainError};
 
 use super::super::failure::{self, Failure, Outcome};
 use super::super::settings::Settings;
-use super::super::{interrupt, note};
+use super::super::{interrupt, note, units};
 use super::generate::phase_of;
 use super::interleave::{Count, Profiler, Watched, interleave, samples_of_a_repeat, seconds_of};
 use super::subject::{self, Ceiling};
@@ -36,10 +36,10 @@ pub struct Train {
     #[command(flatten)]
     training: TrainingArg,
     /// Repeats, whose differences tell how sure the figures are
-    #[arg(short, long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
+    #[arg(short, long, default_value_t = 16, value_name = "N", value_parser = units::within::<u16>(1..=100))]
     runs: u16,
     /// Steps in each repeat [default: what fits into about two seconds]
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(short = 'n', long, value_name = "N", value_parser = units::within::<u32>(1..=10_000))]
     steps: Option<u32>,
     #[command(flatten)]
     written: Written,

@@ -10,8 +10,8 @@ use smallmind::train::{RunParts, Source, StepSettings, Stepper, TrainConfig, Win
 use tempfile::TempDir;
 
 use super::super::failure::usage;
-use super::super::note;
 use super::super::settings::Settings;
+use super::super::{note, units};
 use super::subject::{self, PRESET, SEED, name_of};
 
 /// Bytes of the built-in stories: enough for the vocabulary and for more windows than a profile draws.
@@ -36,7 +36,7 @@ pub struct TrainingArg {
     #[arg(long, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
     /// Sequences in a micro-batch [default: the run's or the preset's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "N", value_parser = units::within::<u32>(1..=4096))]
     batch: Option<u32>,
     /// Tokens of a sequence [default: the run's or the preset's]
     #[arg(long, value_name = "N")]

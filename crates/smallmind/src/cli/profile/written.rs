@@ -161,6 +161,9 @@ fn place_of(name: &str) -> anyhow::Result<PathBuf> {
 pub fn kept(name: &str) -> anyhow::Result<Report> {
     let file = Path::new(name);
     let path = if file.exists() { file.to_owned() } else { place_of(name)? };
+    if !path.exists() {
+        return Err(bad_file(format!("{name}: no such file, and no baseline of that name at {}", path.display())));
+    }
     let path = if path.is_dir() { path.join("report.json") } else { path };
     let say = |why: &dyn std::fmt::Display| bad_file(format!("{}: no report of a profile: {why}", path.display()));
     let text = fs::read_to_string(&path).map_err(|error| say(&error))?;
