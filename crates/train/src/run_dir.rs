@@ -2,16 +2,19 @@
 //!
 //! ```text
 //! new run:  make the folder ─► lock it ─► look what is in it ─► write the run into .tmp-new-run ─► rename that to .next-run
-//!           ─► for each name of a run: RUN/name to .tmp-old-run, .next-run/name to RUN ─► remove .tmp-old-run
+//!           ─► for each name of a run: RUN/name to .tmp-old-run, .next-run/name to RUN ─► remove .next-run, then .tmp-old-run
 //! ```
 //!
 //! The folder itself is never renamed or removed, so it may be a link, a mount point or the current folder. What was in it stays as it
 //! was until the new run has its first checkpoint. A process that ends before the rename to `.next-run` changes nothing; one that ends
-//! after it leaves a replacement that the next [`RunDir::open`] or [`RunDir::claim`] completes.
+//! after it leaves a replacement that the next [`RunDir::open`] or [`RunDir::claim`] completes. If a rename is refused, those before it are
+//! taken back.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use smallmind_checkpoint::{CONFIG_FILE, Disk, Storage, TOKENIZER_FILE, WEIGHTS_FILE, clean_stale};
 
@@ -25,7 +28,7 @@ const LOCK_FILE: &str = "train.lock";
 const STAGING: &str = ".tmp-new-run";
 /// The new run, complete, on its way into the folder.
 const NEXT: &str = ".next-run";
-/// The old run on its way out.
+/// What the name of the folder for an old run on its way out begins with; a number follows where that can't be removed.
 const OLD: &str = ".tmp-old-run";
 
 /// All names that a run writes into its folder, hidden ones apart.
@@ -58,17 +61,43 @@ pub enum Found {
 /// A folder that this process alone may write a run into, until this is dropped.
 ///
 /// Dropped before [`publish`](Self::publish), it leaves the folder as it was before the claim.
-#[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
+    storage: Arc<dyn Storage>,
     /// Keeps other trainings out until it is closed.
-    _lock: File,
+    lock: Lock,
     /// What was made for it.
     made: Made,
     /// What a new run will replace.
     replaces: Option<Found>,
-    /// Whether the run is in its place.
-    published: bool,
+    /// How far the new run has come.
+    stage: Stage,
+}
+
+/// The file of a lock.
+#[derive(Debug)]
+enum Lock {
+    Locked {
+        _file: File,
+    },
+    /// The file system has no locks.
+    Impossible,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The staging folder is not there yet.
+    Claimed,
+    /// The new run is being written into the staging folder.
+    Staged,
+    /// It is in its place, or was there before.
+    Published,
+}
+
+/// A rename that was done.
+struct Move {
+    from: PathBuf,
+    to: PathBuf,
 }
 
 /// What a claim made.
@@ -91,7 +120,7 @@ impl RunDir {
         let mut made = Made::default();
         let lock = make_and_lock(path, &mut made).inspect_err(|_| remove_empty(&made.folders))?;
         let used_before = !made.lock;
-        let mut dir = Self { path: path.to_owned(), _lock: lock, made, replaces: None, published: false };
+        let mut dir = Self::new(path, lock, made, Stage::Claimed);
         dir.complete()?;
         dir.replaces = look(path)?;
         if let Some(found) = dir.replaces.clone().filter(|_| existing == Existing::Refuse) {
@@ -101,11 +130,17 @@ impl RunDir {
             dir.clean()?;
         }
         let staging = dir.staging();
-        fs::create_dir(&staging).map_err(write_error(&staging))?;
+        match fs::create_dir(&staging) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(TrainError::Foreign { path: path.to_owned(), name: STAGING.to_owned() });
+            }
+            made => made.map_err(write_error(&staging))?,
+        }
+        dir.stage = Stage::Staged;
         Ok(dir)
     }
 
-    /// Locks a folder with a run in it, which is gone on with. Completes a replacement that was interrupted.
+    /// Locks the folder of a run that is to be resumed. Completes a replacement that was interrupted.
     ///
     /// # Errors
     /// No run; a training at work there; a folder that can't be written.
@@ -120,10 +155,14 @@ impl RunDir {
         }
         let mut made = Made::default();
         let lock = make_and_lock(path, &mut made)?;
-        let dir = Self { path: path.to_owned(), _lock: lock, made, replaces: None, published: true };
+        let dir = Self::new(path, lock, made, Stage::Published);
         dir.complete()?;
         dir.clean()?;
         Ok(dir)
+    }
+
+    fn new(path: &Path, lock: Lock, made: Made, stage: Stage) -> Self {
+        Self { path: path.to_owned(), storage: Arc::new(Disk), lock, made, replaces: None, stage }
     }
 
     /// The folder.
@@ -136,74 +175,107 @@ impl RunDir {
         self.replaces.as_ref()
     }
 
+    /// Whether other trainings are kept out: false where the file system has no locks.
+    pub fn is_locked(&self) -> bool {
+        matches!(self.lock, Lock::Locked { .. })
+    }
+
     /// Where the files of a new run are written until it is published.
     pub fn staging(&self) -> PathBuf {
         self.path.join(STAGING)
     }
 
-    /// Puts the run that was written into [`staging`](Self::staging) in its place; what it replaces is removed.
+    /// Puts the run that was written into [`staging`](Self::staging) in its place, and removes what it replaces. Returns the reason why some of
+    /// that could not be removed; it is hidden then.
     ///
     /// # Errors
-    /// A run or a model that somebody put there since the claim. A system that refuses; then the old run is back in its place.
-    pub fn publish(&mut self) -> Result<(), TrainError> {
+    /// A run or a model that somebody put there since the claim. A system that refuses a rename; then the old run is back in its place.
+    pub fn publish(&mut self) -> Result<Option<TrainError>, TrainError> {
         if self.replaces.is_none()
             && let Some(found) = look(&self.path)?
         {
             return Err(TrainError::Exists { path: self.path.clone(), found });
         }
         let (staging, next) = (self.staging(), self.path.join(NEXT));
-        Disk.sync_folder(&staging).map_err(write_error(&staging))?;
-        Disk.rename(&staging, &next).map_err(write_error(&next))?;
-        self.published = true;
-        Disk.sync_folder(&self.path).map_err(write_error(&self.path))?;
-        self.move_in().inspect_err(|_| self.move_out())
+        self.storage.sync_folder(&staging).map_err(write_error(&staging))?;
+        self.storage.rename(&staging, &next).map_err(write_error(&next))?;
+        let mut moves = Vec::new();
+        let moved = self.storage.sync_folder(&self.path).map_err(write_error(&self.path));
+        if let Err(error) = moved.and_then(|()| self.move_in(&mut moves)) {
+            self.take_back(&moves);
+            return Err(error);
+        }
+        self.stage = Stage::Published;
+        Ok(self.remove_old().err())
     }
 
-    /// Takes back what [`move_in`](Self::move_in) has done so far, after an error that matters more than one in here.
-    fn move_out(&self) {
-        let (next, old) = (self.path.join(NEXT), self.path.join(OLD));
-        for name in NAMES {
-            let (new, here, before) = (next.join(name), self.path.join(name), old.join(name));
-            let is_new = new.symlink_metadata().is_err() && !matches!(name, CONFIG_FILE | WEIGHTS_FILE);
-            if is_new && here.symlink_metadata().is_ok() {
-                let _ = Disk.rename(&here, &new);
-            }
-            if before.symlink_metadata().is_ok() {
-                let _ = Disk.rename(&before, &here);
+    /// Takes back what [`move_in`](Self::move_in) has done, after an error that matters more than one in here.
+    fn take_back(&self, moves: &[Move]) {
+        for Move { from, to } in moves.iter().rev() {
+            if self.storage.rename(to, from).is_err() {
+                // Neither the old run nor the new one is whole: `.next-run` stays, and the next claim tries to complete the replacement.
+                return;
             }
         }
-        // Empty, if all came back.
-        if fs::remove_dir(&old).is_ok() {
-            let _ = fs::remove_dir_all(&next);
-        }
+        let _ = self.storage.rename(&self.path.join(NEXT), &self.staging());
+        let _ = self.storage.sync_folder(&self.path);
     }
 
-    /// Moves what is in `.next-run` to its names, and what these names held before out. Can be done again after it was interrupted at any point.
-    fn move_in(&self) -> Result<(), TrainError> {
-        let (next, old) = (self.path.join(NEXT), self.path.join(OLD));
-        remove_tree(&old)?;
-        fs::create_dir(&old).map_err(write_error(&old))?;
-        for name in NAMES {
+    /// Moves what is in `.next-run` to its names, and what these names held before out; `moves` receives each rename. Can be done again after
+    /// it was interrupted at any point.
+    fn move_in(&self, moves: &mut Vec<Move>) -> Result<(), TrainError> {
+        let (next, old) = (self.path.join(NEXT), self.make_old()?);
+        let mut rename = |from: &Path, to: &Path| {
+            self.storage.rename(from, to).map_err(write_error(to))?;
+            moves.push(Move { from: from.to_owned(), to: to.to_owned() });
+            Ok::<(), TrainError>(())
+        };
+        // Without anything left to arrive, a model that is there is the new run's.
+        let done = NAMES.iter().all(|name| next.join(name).symlink_metadata().is_err());
+        for name in NAMES.into_iter().filter(|_| !done) {
             let (from, to) = (next.join(name), self.path.join(name));
             let arrives = from.symlink_metadata().is_ok();
             // The new run has no model of its own yet: one that is there is the old run's.
             let leaves = arrives || matches!(name, CONFIG_FILE | WEIGHTS_FILE);
             if leaves && to.symlink_metadata().is_ok() {
-                Disk.rename(&to, &old.join(name)).map_err(write_error(&to))?;
+                rename(&to, &old.join(name))?;
             }
             if arrives {
-                Disk.rename(&from, &to).map_err(write_error(&to))?;
+                rename(&from, &to)?;
             }
         }
-        Disk.sync_folder(&self.path).map_err(write_error(&self.path))?;
-        remove_tree(&next)?;
-        remove_tree(&old)
+        self.storage.sync_folder(&self.path).map_err(write_error(&self.path))
+    }
+
+    /// An empty folder for the old run.
+    fn make_old(&self) -> Result<PathBuf, TrainError> {
+        let mut old = self.path.join(OLD);
+        for count in 1.. {
+            match self.storage.create_folder(&old) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    old = self.path.join(format!("{OLD}-{count}"));
+                }
+                made => {
+                    made.map_err(write_error(&old))?;
+                    break;
+                }
+            }
+        }
+        Ok(old)
+    }
+
+    /// Removes what replacements have left.
+    fn remove_old(&self) -> Result<(), TrainError> {
+        let left = names_in(&self.path)?;
+        let left = left.iter().filter(|name| *name == NEXT || name.strip_prefix(OLD).is_some_and(is_old_suffix));
+        let remove = |path: PathBuf| self.storage.remove_folder(&path).map_err(write_error(&path));
+        left.map(|name| remove(self.path.join(name))).fold(Ok(()), Result::and)
     }
 
     /// Completes a replacement in which a process was ended.
     fn complete(&self) -> Result<(), TrainError> {
         if self.path.join(NEXT).is_dir() && self.path.join(LOCK_FILE).exists() && !self.made.lock {
-            self.move_in()?;
+            self.move_in(&mut Vec::new())?;
         }
         Ok(())
     }
@@ -211,20 +283,26 @@ impl RunDir {
     /// Removes what a process that was ended left here. Only for a folder that a training has used.
     fn clean(&self) -> Result<(), TrainError> {
         remove_tree(&self.staging())?;
-        remove_tree(&self.path.join(OLD))?;
+        // Who published the run was told of what could not be removed.
+        let _ = self.remove_old();
         clean_stale(&self.path)?;
         Ok(())
     }
 }
 
+impl fmt::Debug for RunDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunDir").field("path", &self.path).field("stage", &self.stage).finish_non_exhaustive()
+    }
+}
+
 impl Drop for RunDir {
     fn drop(&mut self) {
-        if self.published {
-            return;
+        if self.stage == Stage::Staged {
+            // What can't be removed is hidden, and removed by the next claim.
+            let _ = fs::remove_dir_all(self.staging());
         }
-        // What can't be removed is hidden, and removed by the next claim.
-        let _ = fs::remove_dir_all(self.staging());
-        if self.made.lock {
+        if self.stage != Stage::Published && self.made.lock {
             let _ = fs::remove_file(self.path.join(LOCK_FILE));
             remove_empty(&self.made.folders);
         }
@@ -256,7 +334,7 @@ fn check_place(path: &Path) -> Result<(), TrainError> {
 }
 
 /// Makes the folder and locks it, where its file system has locks. `made` receives what is new.
-fn make_and_lock(run: &Path, made: &mut Made) -> Result<File, TrainError> {
+fn make_and_lock(run: &Path, made: &mut Made) -> Result<Lock, TrainError> {
     let path = run.join(LOCK_FILE);
     for _ in 0..TRIES {
         make_folder(run, &mut made.folders)?;
@@ -280,11 +358,20 @@ fn make_and_lock(run: &Path, made: &mut Made) -> Result<File, TrainError> {
         match file.try_lock() {
             // The other process removed the file that is locked here: no third one would see this lock.
             Ok(()) if !is_file_at(&file, &path) => {}
-            Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
+            Ok(()) => return Ok(Lock::Locked { _file: file }),
+            Err(TryLockError::Error(error)) if has_no_locks(&error) => return Ok(Lock::Impossible),
+            Err(TryLockError::Error(error)) => return Err(write_error(&path)(error)),
             Err(TryLockError::WouldBlock) => return Err(TrainError::Busy(run.to_owned())),
         }
     }
     Err(TrainError::Busy(run.to_owned()))
+}
+
+/// Whether a lock failed since the file system has none.
+fn has_no_locks(error: &io::Error) -> bool {
+    // "No locks available", what a network file system without a lock service answers.
+    const ENOLCK: i32 = 37;
+    error.kind() == io::ErrorKind::Unsupported || cfg!(target_os = "linux") && error.raw_os_error() == Some(ENOLCK)
 }
 
 fn make_folder(run: &Path, made: &mut Vec<PathBuf>) -> Result<(), TrainError> {
@@ -361,6 +448,11 @@ fn look(path: &Path) -> Result<Option<Found>, TrainError> {
 fn is_checkpoint_name(name: &str) -> bool {
     let is_step = |digits: &str| digits.len() >= 8 && digits.bytes().all(|digit| digit.is_ascii_digit());
     name.strip_prefix("step-").is_some_and(is_step) || name.starts_with(".tmp-")
+}
+
+/// What follows [`OLD`] in the name of a folder for an old run.
+fn is_old_suffix(suffix: &str) -> bool {
+    suffix.is_empty() || suffix.strip_prefix('-').is_some_and(|count| count.parse::<u32>().is_ok())
 }
 
 /// The names in a folder, in order.

@@ -116,17 +116,22 @@ impl RunFolder {
         Ok(Self { dir, log, csv, line: Vec::with_capacity(512) })
     }
 
-    /// Puts a new run in its place, with all that is in the staging folder.
+    /// Puts a new run in its place, with all that is in the staging folder: [`RunDir::publish`].
     ///
     /// # Errors
     /// A disk that refuses.
-    pub fn publish(&mut self) -> Result<(), TrainError> {
+    pub fn publish(&mut self) -> Result<Option<TrainError>, TrainError> {
         self.dir.publish()
     }
 
     /// Where the files of a new run are written until it is published.
     pub fn staging(&self) -> PathBuf {
         self.dir.staging()
+    }
+
+    /// Whether other trainings are kept out.
+    pub fn is_locked(&self) -> bool {
+        self.dir.is_locked()
     }
 
     /// The folder.

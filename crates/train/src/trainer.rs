@@ -87,7 +87,9 @@ impl Trainer {
         let first = run_folder::checkpoints(&trainer.folder.staging(), 1);
         let (learner, state) = (&trainer.stepper.learner, &trainer.state);
         let _ = run_folder::write_checkpoint(&first, learner, state, &trainer.tokenizer_json)?;
-        trainer.folder.publish()?;
+        if let Some(error) = trainer.folder.publish()? {
+            trainer.warnings.push(format!("some of the run that was replaced could not be removed: {error}"));
+        }
         trainer.last_checkpoint = Some(0);
         trainer.first_checkpoint = Some(trainer.rolling.path_of(0));
         Ok(trainer)
@@ -139,7 +141,7 @@ impl Trainer {
         *steps = step;
         trainer.resumed_from = Some(step);
         trainer.last_checkpoint = Some(step);
-        trainer.warnings = warnings;
+        trainer.warnings.extend(warnings);
         Ok(trainer)
     }
 
@@ -159,6 +161,11 @@ impl Trainer {
         let end = tokenizer.eos();
         let rolling = run_folder::checkpoints(folder.path(), config.checkpoint.keep);
         let tokenizer = Arc::new(tokenizer);
+        let mut warnings = vec![];
+        if !folder.is_locked() {
+            let path = folder.path().display();
+            warnings.push(format!("{path}: its file system has no locks, so nothing keeps a second training out"));
+        }
         Ok(Self {
             samples: Samples::new(config, &model, &tokenizer, (&train, &validation), threads, isa)?,
             validation_batches: Batches::new(settings.windows, &validation, end, settings.shape)?,
@@ -172,7 +179,7 @@ impl Trainer {
             isa,
             resumed_from: None,
             first_checkpoint: None,
-            warnings: vec![],
+            warnings,
             last_checkpoint: None,
         })
     }

@@ -1,5 +1,9 @@
 //! Claims, replacements, and what they leave alone.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use smallmind_checkpoint::StorageFile;
+
 use super::*;
 
 fn write(folder: &Path, names: &[&str]) {
@@ -174,6 +178,9 @@ fn a_folder_that_no_training_used_keeps_its_hidden_files() {
     fs::rename(run.join("train.lock"), run.join(".lock")).unwrap();
     drop(RunDir::claim(&run, Existing::Refuse).unwrap());
     assert_eq!(names(&run), [".lock", ".next-run", ".tmp-new-1.2-mine", ".tmp-old-run"]);
+    write(&run, &[".tmp-new-run/mine"]);
+    assert!(matches!(RunDir::claim(&run, Existing::Refuse), Err(TrainError::Foreign { .. })));
+    assert_eq!(names(&run.join(".tmp-new-run")), ["mine"]);
     // A lock that was there stays, whatever it holds.
     write(&run, &["train.lock"]);
     fs::remove_dir_all(run.join(".next-run")).unwrap();
@@ -181,32 +188,100 @@ fn a_folder_that_no_training_used_keeps_its_hidden_files() {
     assert_eq!(fs::read(run.join("train.lock")).unwrap(), b"old");
 }
 
-/// As when one of the renames is refused, since a folder is a mount point.
+/// A disk that refuses one call of those that publish a run, or to remove any folder.
+struct Refusing {
+    /// How many calls are obeyed before the one that is refused.
+    left: AtomicUsize,
+    removals: bool,
+}
+
+impl Refusing {
+    fn refuse<T>(&self, done: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let refused = self.left.fetch_sub(1, Ordering::Relaxed) == 0;
+        if refused { Err(io::ErrorKind::ResourceBusy.into()) } else { done() }
+    }
+}
+
+impl Storage for Refusing {
+    fn create_file(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
+        Disk.create_file(path)
+    }
+
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        self.refuse(|| Disk.create_folder(path))
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        self.refuse(|| Disk.sync_folder(path))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.refuse(|| Disk.rename(from, to))
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        Disk.remove_file(path)
+    }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        self.refuse(
+            || if self.removals { Err(io::ErrorKind::PermissionDenied.into()) } else { Disk.remove_folder(path) },
+        )
+    }
+}
+
+/// As where one of the folders is a mount point, or the disk fails.
 #[test]
 fn a_replacement_that_is_refused_is_taken_back() {
-    for done in 0..=NAMES.len() {
+    let mut calls = 0;
+    loop {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join("run");
-        let claim = replacing(&run);
-        let visible = || names(&run).into_iter().filter(|name| !name.starts_with('.')).collect::<Vec<_>>();
-        let before = visible();
-        fs::rename(claim.staging(), run.join(NEXT)).unwrap();
-        fs::create_dir(run.join(OLD)).unwrap();
-        for name in &NAMES[..done] {
-            let arrives = run.join(NEXT).join(name).exists();
-            if run.join(name).exists() && (arrives || matches!(*name, CONFIG_FILE | WEIGHTS_FILE)) {
-                fs::rename(run.join(name), run.join(OLD).join(name)).unwrap();
+        let mut claim = replacing(&run);
+        claim.storage = Arc::new(Refusing { left: AtomicUsize::new(calls), removals: false });
+        match claim.publish() {
+            Ok(None) => break,
+            // The old run could not be removed: the new one is in its place.
+            Ok(Some(_)) => {
+                drop(claim);
+                drop(RunDir::open(&run).unwrap());
+                is_replaced(&run);
             }
-            if arrives {
-                fs::rename(run.join(NEXT).join(name), run.join(name)).unwrap();
+            Err(_) => {
+                drop(claim);
+                let hidden = |name: &String| name.starts_with(OLD) || name == STAGING;
+                assert_eq!(names(&run).into_iter().filter(|name| !hidden(name)).count(), 5, "after {calls} calls");
+                drop(RunDir::open(&run).unwrap());
+                fs::remove_file(run.join(LOCK_FILE)).unwrap();
+                let expected = ["checkpoints", "config.json", "model.safetensors", "notes.txt", "train.toml"];
+                assert_eq!(names(&run), expected, "after {calls} calls");
+                assert_eq!(names(&run.join("checkpoints")), ["step-00000009"]);
+                assert_eq!(fs::read(run.join("train.toml")).unwrap(), b"old");
             }
         }
-        claim.move_out();
-        assert_eq!(visible(), before, "after {done} names");
-        assert_eq!(names(&run.join("checkpoints")), ["step-00000009"]);
-        assert_eq!(fs::read(run.join("train.toml")).unwrap(), b"old");
-        assert!(!run.join(NEXT).exists() && !run.join(OLD).exists());
+        calls += 1;
     }
+    assert!(calls > 10, "{calls}");
+}
+
+#[test]
+fn an_old_run_that_can_not_be_removed_is_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    for _ in 0..3 {
+        let mut claim = replacing(&run);
+        claim.storage = Arc::new(Refusing { left: AtomicUsize::new(usize::MAX), removals: true });
+        assert!(matches!(claim.publish(), Ok(Some(TrainError::Write { .. }))));
+        drop(claim);
+        let visible: Vec<String> = names(&run).into_iter().filter(|name| !name.starts_with('.')).collect();
+        assert_eq!(visible, ["checkpoints", "data", "notes.txt", "tokenizer.json", "train.lock", "train.toml"]);
+        assert_eq!(names(&run.join("checkpoints")), ["step-00000000"]);
+    }
+    fs::write(run.join(WEIGHTS_FILE), "best").unwrap();
+    drop(RunDir::open(&run).unwrap());
+    assert_eq!(fs::read(run.join(WEIGHTS_FILE)).unwrap(), b"best");
+    fs::remove_file(run.join(WEIGHTS_FILE)).unwrap();
+    is_replaced(&run);
 }
 
 #[cfg(unix)]
