@@ -88,6 +88,10 @@ pub fn prepare(
 ) -> Result<Prepared, TrainError> {
     progress(Progress::Text);
     let ready = config.tokenizer_file().map(Tokenizer::from_file).transpose()?;
+    let why = ready.as_ref().and_then(Tokenizer::not_applied);
+    if let (Some(file), Some(why)) = (config.tokenizer_file(), why) {
+        progress(Progress::Note(format!("{}: {why}", file.display())));
+    }
     let text = read(config, source, ready.as_ref())?;
     for file in text.corpus.marks() {
         progress(Progress::Note(format!("{file}: a byte-order mark at the beginning is left out")));

@@ -139,7 +139,7 @@ pub fn open_folder(path: &Path) -> anyhow::Result<ModelFolder> {
 pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
     refuse_gguf(path)?;
     if path.is_file() {
-        return Ok(Tokenizer::from_file(path)?);
+        return read_tokenizer(path);
     }
     let file = path.join(TOKENIZER_FILE);
     if !path.exists() {
@@ -148,7 +148,16 @@ pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
     if !file.exists() {
         return Err(ModelError::NoTokenizer(path.to_owned()).into());
     }
-    Ok(Tokenizer::from_file(file)?)
+    read_tokenizer(&file)
+}
+
+/// Reads a `tokenizer.json`; says what of it is not applied.
+pub fn read_tokenizer(file: &Path) -> anyhow::Result<Tokenizer> {
+    let tokenizer = Tokenizer::from_file(file)?;
+    if let Some(why) = tokenizer.not_applied() {
+        note!("note: {}: {why}", file.display());
+    }
+    Ok(tokenizer)
 }
 
 /// GGUF files are for llama.cpp; this program does not read or write them.

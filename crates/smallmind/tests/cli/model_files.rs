@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use smallmind::checkpoint::{TensorData, TensorWriter};
 use smallmind::model::Model;
 
-use crate::support::Bench;
+use crate::support::{Bench, TINY};
 
 /// A folder `model` with random weights, tokenizer included.
 fn bench() -> Bench {
@@ -130,4 +130,30 @@ fn a_text_ends_with_the_token_that_only_generation_config_names() {
         let ran = bench.run("generate -m model -n 30 --temp 0 --threads 1 --json -p c").json();
         assert_eq!((&ran["finish"], &ran["text"]), (&json!("end_of_text"), &json!(whole.split(last).next().unwrap())));
     }
+}
+
+#[test]
+fn keys_of_a_tokenizer_that_are_not_applied_are_told() {
+    let bench = bench();
+    let path = bench.path("model/tokenizer.json");
+    let mut file: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    file["padding"] = json!({"strategy": {"Fixed": 512}, "pad_id": 0});
+    fs::write(&path, file.to_string()).unwrap();
+    bench.write("some.json", file.to_string());
+    for verb in [
+        "tokenize -m model short.txt",
+        "tokenize -m some.json short.txt",
+        "generate -m model -n 2 --threads 1",
+        "eval -m model --data short.txt --threads 1",
+        "inspect model",
+        "new --preset nanogpt-cpu --out new --tokenizer some.json",
+        &format!("train --data text.txt --out run {TINY} --data.tokenizer=some.json"),
+    ] {
+        let ran = bench.run(verb);
+        assert_eq!(ran.stderr.matches("`padding` is not applied").count(), 1, "{verb}: {ran:#?}");
+        ran.ok();
+    }
+    file["model"]["alpha"] = json!(1);
+    fs::write(&path, file.to_string()).unwrap();
+    bench.run("generate -m model -n 2").fails(3, &["model/tokenizer.json", "alpha"]);
 }
