@@ -50,8 +50,14 @@ impl Allowed {
         Ok(model)
     }
 
-    /// Says what is passed over.
+    /// Says what is passed over, and where the weights say more than config.json. `config`: as it was read from `folder`.
     pub fn tell(self, folder: &ModelFolder, config: &ModelConfig) -> anyhow::Result<()> {
+        if ModelConfig::from_json_with(folder.config(), self.unknown_keys())?.head != config.head {
+            note!(
+                "note: lm_head.weight differs from the token embeddings, although `tie_word_embeddings` in {CONFIG_FILE} makes them \
+                 one: it is used as the output head, as in transformers"
+            );
+        }
         if self.allow_unknown_keys {
             let keys = ModelConfig::unknown_keys(folder.config())?;
             note_passed_over(&format!("unknown keys of {CONFIG_FILE}"), &keys);
@@ -83,7 +89,6 @@ pub fn with_flag(error: ModelError) -> anyhow::Error {
     let way = match &error {
         ModelError::Config(ConfigError::Unknown { .. }) => " with --allow-unknown-keys",
         ModelError::UnusedTensors { .. } => "; --allow-unused loads it without them",
-        ModelError::SecondHead { .. } => ", or use the embeddings alone with --allow-unused",
         _ => return error.into(),
     };
     bad_file(format!("{error}{way}"))
