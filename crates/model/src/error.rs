@@ -51,15 +51,6 @@ pub enum ModelError {
         /// Their names; there is at least one.
         names: Vec<String>,
     },
-    /// An output head beside token embeddings that the configuration makes one.
-    #[error(
-        "{path}: `lm_head.weight` differs from the token embeddings, although `tie_word_embeddings` in config.json makes them one; \
-         set it to false to use both", path = .path.display()
-    )]
-    SecondHead {
-        /// The file, or the index.
-        path: PathBuf,
-    },
     /// More token ids than the model has entries for.
     #[error("the tokenizer has {tokenizer} tokens, the model's vocabulary {model}: they don't belong together")]
     Vocabulary {

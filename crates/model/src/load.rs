@@ -6,8 +6,8 @@ use smallmind_checkpoint::{CONFIG_FILE, GENERATION_FILE, ModelFolder, Weights};
 
 use crate::architecture::{self, Orientation};
 use crate::model::transpose;
-use crate::unused::{OUTPUT_HEAD, stored_name, unused_tensors};
-use crate::{ConfigError, GenerationConfig, Model, ModelConfig, ModelError, UnknownKeys};
+use crate::unused::{has_second_head, stored_name, unused_tensors};
+use crate::{ConfigError, GenerationConfig, Head, Model, ModelConfig, ModelError, UnknownKeys};
 
 /// What is passed over when a model is read. The default refuses everything that could make it another model than was meant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,10 +30,11 @@ pub enum UnusedTensors {
 
 impl ModelConfig {
     /// The shape of the model in a folder. Tokens that `generation_config.json` names as the first and the last of a text take the place
-    /// of those in `config.json`.
+    /// of those in `config.json`. Where `tie_word_embeddings` makes the output head and the token embeddings one, but the weights hold an
+    /// `lm_head.weight` that differs from the embeddings, the model is an untied one, as in transformers 5.
     ///
     /// # Errors
-    /// As [`ModelConfig::from_json`], and those of [`GenerationConfig::from_json`]; each names the file.
+    /// As [`ModelConfig::from_json`], files that can't be read, and those of [`GenerationConfig::from_json`]; each names the file.
     pub fn from_folder(folder: &ModelFolder, unknown: UnknownKeys) -> Result<Self, ModelError> {
         Ok(read_configs(folder, unknown)?.0)
     }
@@ -49,6 +50,9 @@ fn read_configs(folder: &ModelFolder, unknown: UnknownKeys) -> Result<(ModelConf
     config.bos = generation.bos.or(config.bos);
     if !generation.eos.is_empty() {
         config.eos.clone_from(&generation.eos);
+    }
+    if has_second_head(&config, folder.weights())? {
+        config.head = Head::Untied;
     }
     Ok((config, generation))
 }
@@ -120,9 +124,5 @@ fn check_shapes(config: &ModelConfig, file: &Weights) -> Result<(), ModelError> 
 fn refuse_unused(config: &ModelConfig, file: &Weights) -> Result<(), ModelError> {
     let names = unused_tensors(config, file)?;
     let path = file.path().to_owned();
-    match &names[..] {
-        [] => Ok(()),
-        [name] if name == OUTPUT_HEAD => Err(ModelError::SecondHead { path }),
-        _ => Err(ModelError::UnusedTensors { path, names }),
-    }
+    if names.is_empty() { Ok(()) } else { Err(ModelError::UnusedTensors { path, names }) }
 }

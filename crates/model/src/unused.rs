@@ -7,7 +7,7 @@ use smallmind_checkpoint::Weights;
 use crate::{Family, Head, ModelConfig, ModelError, architecture};
 
 /// The file's name for the output head.
-pub(crate) const OUTPUT_HEAD: &str = "lm_head.weight";
+const OUTPUT_HEAD: &str = "lm_head.weight";
 
 /// The name under which a file has a tensor: with or without the architecture's prefix.
 pub(crate) fn stored_name<'n>(name: &'n str, prefix: &str, file: &Weights) -> &'n str {
@@ -21,8 +21,8 @@ pub(crate) fn stored_name<'n>(name: &'n str, prefix: &str, file: &Weights) -> &'
 /// without them computes something else than the one that they belong to.
 ///
 /// Left out are those that change nothing: buffers that follow from the configuration (rotary `inv_freq`, causal masks), an output head
-/// that equals the token embeddings where `tie_word_embeddings` makes them one, and biases that are all zero where the configuration
-/// says that there are none.
+/// that equals the token embeddings where `tie_word_embeddings` makes them one (one that differs is used, see
+/// [`ModelConfig::from_folder`]), and biases that are all zero where the configuration says that there are none.
 ///
 /// # Errors
 /// Files that can't be read.
@@ -70,6 +70,15 @@ fn is_zero_bias(config: &ModelConfig, name: &str, file: &Weights) -> Result<bool
     let mut values = vec![0.0; zero.len];
     file.read_f32(name, &mut values)?;
     Ok(values.iter().all(|value| *value == 0.0))
+}
+
+/// Whether the file has an output head of its own although the configuration ties it to the token embeddings. transformers 5 uses it then.
+///
+/// # Errors
+/// Files that can't be read.
+pub(crate) fn has_second_head(config: &ModelConfig, file: &Weights) -> Result<bool, ModelError> {
+    let has_head = config.head == Head::Tied && file.contains(OUTPUT_HEAD);
+    Ok(has_head && !is_tied_head(config, OUTPUT_HEAD, file)?)
 }
 
 /// Whether it is an output head that equals the token embeddings, of which a tied model's is made.

@@ -330,6 +330,63 @@ fn malformed_files_are_refused_by_name() {
     }
 }
 
+/// A key that no such section has, and the section.
+const UNKNOWN_KEYS: &[Case] = &[
+    ("min_chars: there is no such key in a model of type BPE", |file| file["model"]["min_chars"] = json!(3)),
+    ("unk_id", |file| drop(file["model"].as_object_mut().unwrap().insert("unk_id".into(), Value::Null))),
+    ("added_tokens: [0]: unknown field `lower`", |file| file["added_tokens"][0]["lower"] = json!(true)),
+    ("normalizer.form", |file| file["normalizer"] = json!({"type": "NFC", "form": "short"})),
+    ("normalizer.strip_accents", |file| {
+        file["normalizer"] = json!({"type": "Sequence", "normalizers": [], "strip_accents": true});
+    }),
+    ("pre_tokenizer.pretokenizers[1].individual_digits", |file| {
+        file["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [{"type": "Punctuation"},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "individual_digits": true}]});
+    }),
+    ("post_processor.every", |file| file["post_processor"] = json!({"type": "ByteLevel", "every": 2})),
+    ("post_processor", |file| {
+        file["post_processor"] = json!({"type": "TemplateProcessing", "pair": [], "special_tokens": {},
+            "single": [{"Sequence": {"id": "A", "type_id": 0, "times": 2}}]});
+    }),
+    ("decoder.cleanup", |file| file["decoder"]["cleanup"] = json!(true)),
+    ("decoder.strip_left", |file| {
+        file["decoder"] = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0, "strip_left": true});
+    }),
+];
+
+#[test]
+fn unknown_keys_of_a_section_are_refused_by_name() {
+    for (name, change) in UNKNOWN_KEYS {
+        let mut file = byte_level();
+        change(&mut file);
+        let error = read(&file).expect_err(name).to_string();
+        assert!(error.contains(name), "{error:?} does not name {name}");
+    }
+    // Keys that older versions of the library wrote.
+    let mut file = byte_fallback();
+    file["normalizer"] = Value::Null;
+    file["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "▁", "str_rep": "▁", "add_prefix_space": true});
+    agrees(&file, &["the"]);
+}
+
+#[test]
+fn what_cuts_and_fills_up_texts_is_not_applied_and_told() {
+    let mut file = byte_level();
+    assert_eq!(read(&file).unwrap().not_applied(), None);
+    let whole = read(&file).unwrap().encode(TEXT, SpecialTokens::Parse).unwrap();
+    file["truncation"] = json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
+    let tokenizer = read(&file).unwrap();
+    assert_eq!(tokenizer.encode(TEXT, SpecialTokens::Parse).unwrap(), whole);
+    assert!(tokenizer.not_applied().unwrap().starts_with("`truncation` is not applied"));
+    file["padding"] = json!({"strategy": "BatchLongest"});
+    assert!(read(&file).unwrap().not_applied().unwrap().starts_with("`truncation` and `padding` are not applied"));
+    let again = Tokenizer::from_bytes(tokenizer.to_json().unwrap().as_bytes()).unwrap();
+    assert_eq!(again.not_applied(), None);
+    let twice = file.to_string().replacen('{', "{\"padding\": null, ", 1);
+    let error = Tokenizer::from_bytes(twice.as_bytes()).unwrap_err().to_string();
+    assert!(error.contains("padding: the key appears twice"), "{error}");
+}
+
 #[test]
 fn text_that_is_no_file_is_refused() {
     let good = byte_level().to_string();
@@ -424,6 +481,6 @@ fn damaged_files_never_panic() {
                 }
             }
         }
-        assert!(accepted > 100, "only {accepted} changes were accepted: the test looks at nothing");
+        assert!(accepted > 20, "only {accepted} changes were accepted: the test looks at nothing");
     }
 }

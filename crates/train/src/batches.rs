@@ -5,6 +5,7 @@ use smallmind_graph::Batch;
 
 use crate::BatchShape;
 use crate::data::{DataError, Dataset, DocumentWindows, RandomWindows, SequentialWindows, Window};
+use crate::prepare::WINDOWS_WITHOUT_END;
 
 /// Where the windows of a training begin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +61,7 @@ impl Batches {
                 Starts::Uniform { tokens: data.tokens() }
             }
             Windows::Documents => {
-                let end = end.ok_or(DataError::NoDocuments { context })?;
+                let end = end.ok_or(WINDOWS_WITHOUT_END)?;
                 Starts::Documents(DocumentWindows::new(data, end, context)?)
             }
         };

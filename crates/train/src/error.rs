@@ -248,7 +248,6 @@ pub fn model_class(error: &ModelError) -> ErrorClass {
         ModelError::Tokenizer(e) => tokenizer_class(e),
         ModelError::TensorShape { .. }
         | ModelError::UnusedTensors { .. }
-        | ModelError::SecondHead { .. }
         | ModelError::Vocabulary { .. }
         | ModelError::NoTokenizer(_) => ErrorClass::BadFile,
         ModelError::Sampler(_) | ModelError::Stop(_) | ModelError::Preset { .. } | ModelError::EmptyPrompt => {

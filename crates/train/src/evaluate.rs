@@ -6,7 +6,7 @@ use smallmind_model::tokenizer::Tokenizer;
 use smallmind_model::{Model, ModelError};
 use smallmind_simd::IsaKind;
 
-use crate::data::{Corpus, Dataset, SequentialWindows, Window};
+use crate::data::{Corpus, DataError, Dataset, SequentialWindows, Window};
 use crate::prepare::encode;
 use crate::{BatchShape, Evaluator, TrainError};
 
@@ -53,6 +53,9 @@ pub fn evaluate_text(
         bytes += of_document;
         Ok(())
     })?;
+    if ids.len() < 2 {
+        return Err(DataError::NothingToPredict { tokens: ids.len() - prefix.len().min(1) }.into());
+    }
     let data = Dataset::from_tokens(&ids, u32::try_from(vocab).unwrap_or(u32::MAX), bytes)?;
     let context = settings.max_context.max(prefix.len() + 1).min(model.config().context);
     let of_text = context.saturating_sub(prefix.len()).min(ids.len().saturating_sub(1)).max(1);

@@ -8,7 +8,7 @@ use smallmind_model::tokenizer::{BpeTraining, SpecialTokens, Tokenizer};
 
 use crate::config::{DataSection, TrainConfig};
 use crate::data::{
-    Corpus, DataError, Dataset, DocumentTexts, Documents, OpenOptions, ShardOptions, ShardWriter, Split,
+    Corpus, DataError, Dataset, DocumentTexts, Documents, MANIFEST_FILE, OpenOptions, ShardOptions, ShardWriter, Split,
 };
 use crate::layer::Layer;
 use crate::run_folder::CONFIG_COPY;
@@ -88,6 +88,10 @@ pub fn prepare(
 ) -> Result<Prepared, TrainError> {
     progress(Progress::Text);
     let ready = config.tokenizer_file().map(Tokenizer::from_file).transpose()?;
+    let why = ready.as_ref().and_then(Tokenizer::not_applied);
+    if let (Some(file), Some(why)) = (config.tokenizer_file(), why) {
+        progress(Progress::Note(format!("{}: {why}", file.display())));
+    }
     let text = read(config, source, ready.as_ref())?;
     for file in text.corpus.marks() {
         progress(Progress::Note(format!("{file}: a byte-order mark at the beginning is left out")));
@@ -128,10 +132,20 @@ pub fn open(run: &Path) -> Result<Prepared, TrainError> {
     let json = std::fs::read(&path).map_err(|source| TrainError::Read { path: path.clone(), source })?;
     let tokenizer = Tokenizer::from_file(&path)?;
     let dir = run.join(DATA_FOLDER);
-    let train = Dataset::open(&dir, Split::Train, OpenOptions::default())?;
+    let open = |split| Dataset::open(&dir, split, OpenOptions::default()).map_err(missing_shards);
+    let train = open(Split::Train)?;
     train.check_tokenizer(&sha256(&json))?;
-    let validation = Dataset::open(&dir, Split::Validation, OpenOptions::default())?;
+    let validation = open(Split::Validation)?;
     Ok(Prepared { tokenizer, train, validation })
+}
+
+/// The error of a run's folder of shards, which nobody has named and of which a part is missing.
+fn missing_shards(error: DataError) -> DataError {
+    match error {
+        DataError::Missing { path } => DataError::NoShards { path },
+        DataError::NoManifest { dir } => DataError::NoShards { path: dir.join(MANIFEST_FILE) },
+        other => other,
+    }
 }
 
 /// Whether a part of the text holds at least one window.
@@ -169,12 +183,12 @@ pub fn read_corpus(paths: &[PathBuf], data: &DataSection, has_end: bool) -> Resu
     if has_end || !corpus.is_divided() {
         return Ok(corpus);
     }
-    let why = match data.documents {
-        Documents::Files => "data.documents=files",
-        Documents::Separated if data.separator.is_some() => "data.separator",
-        Documents::Separated => "a .jsonl file",
+    let (why, instead) = match data.documents {
+        Documents::Files => ("data.documents=files", "leave data.documents out"),
+        Documents::Separated if data.separator.is_some() => ("data.separator", "leave data.separator out"),
+        Documents::Separated => ("a .jsonl file", "give the text in another file"),
     };
-    Err(DataError::NoEndToken { why: why.to_owned() })
+    Err(DataError::NoEndToken { why, instead })
 }
 
 /// The settings by which a run divided its text.
@@ -191,6 +205,9 @@ fn read(config: &TrainConfig, source: Source<'_>, ready: Option<&Tokenizer>) -> 
     match source {
         Source::Files(paths) => {
             let has_end = ready.map_or(config.data.tokenizer != "characters", |ready| ready.eos().is_some());
+            if config.data.windows == Windows::Documents && !has_end {
+                return Err(WINDOWS_WITHOUT_END.into());
+            }
             let corpus = read_corpus(paths, &config.data, has_end)?;
             check_divided(&corpus, &config.data, has_end)?;
             Ok(Text { corpus, validation: None, share })
@@ -205,6 +222,10 @@ fn read(config: &TrainConfig, source: Source<'_>, ready: Option<&Tokenizer>) -> 
         }
     }
 }
+
+/// Windows at the beginnings of documents, of a vocabulary that can't tell where those are.
+pub(crate) const WINDOWS_WITHOUT_END: DataError =
+    DataError::NoEndToken { why: "data.windows=documents", instead: "set data.windows=uniform" };
 
 /// Refuses a text without documents where they are asked for.
 fn check_divided(corpus: &Corpus, data: &DataSection, has_end: bool) -> Result<(), DataError> {

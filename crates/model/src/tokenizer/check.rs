@@ -170,9 +170,11 @@ type Rule = fn(&str, &Part) -> Result<(), TokenizerError>;
 /// Applies the rule of a position to a part and to the parts of a sequence.
 fn check_part(path: &str, part: &Part, rule: Rule, depth: usize) -> Result<(), TokenizerError> {
     if part.kind != "Sequence" {
-        return rule(path, part);
+        rule(path, part)?;
+        return check_keys(path, part, keys_of(path, &part.kind));
     }
     let (list, children) = sequence(path, part);
+    check_keys(path, part, &[list])?;
     let Some(children) = children else {
         return Err(TokenizerError::field(format!("{path}.{list}"), "the key is missing"));
     };
@@ -192,6 +194,37 @@ fn sequence<'a>(path: &str, part: &'a Part) -> (&'static str, Option<&'a Vec<Par
         Some("pre_tokenizer") => ("pretokenizers", part.pretokenizers.as_ref()),
         Some("decoder") => ("decoders", part.decoders.as_ref()),
         _ => ("processors", part.processors.as_ref()),
+    }
+}
+
+/// The keys of a supported part beside its type, as the tokenizers library writes or has written them.
+#[rustfmt::skip]
+fn keys_of(path: &str, kind: &str) -> &'static [&'static str] {
+    match kind {
+        "ByteLevel" => &["add_prefix_space", "trim_offsets", "use_regex"],
+        "Digits" => &["individual_digits"],
+        "Metaspace" => &["replacement", "prepend_scheme", "split", "add_prefix_space", "str_rep"],
+        "Prepend" => &["prepend"],
+        "Punctuation" => &["behavior"],
+        "Replace" => &["pattern", "content"],
+        "Split" => &["pattern", "behavior", "invert"],
+        "Strip" if path.starts_with("decoder") => &["content", "start", "stop"],
+        "Strip" => &["strip_left", "strip_right"],
+        "TemplateProcessing" => &["single", "pair", "special_tokens"],
+        _ => &[],
+    }
+}
+
+/// A key that a part of this kind does not have would be passed over.
+fn check_keys(path: &str, part: &Part, known: &[&str]) -> Result<(), TokenizerError> {
+    let given = serde_json::to_value(part).map_err(|error| TokenizerError::library("tokenizer")(error.into()))?;
+    let given = given.as_object().into_iter().flat_map(|fields| fields.keys()).chain(part.other.keys());
+    match given.filter(|key| *key != "type").find(|key| !known.contains(&key.as_str())) {
+        Some(key) => {
+            let problem = format!("there is no such key in a part of type {}", part.kind);
+            Err(TokenizerError::field(format!("{path}.{key}"), problem))
+        }
+        None => Ok(()),
     }
 }
 

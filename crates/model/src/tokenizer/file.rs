@@ -1,8 +1,8 @@
 //! The words of `tokenizer.json`: the format of Hugging Face's tokenizers, version 1.0.
 //!
 //! Reading is strict where a file could mean two things or ask for unbounded memory: a key twice, a list longer than any
-//! real one, an id that is no small whole number. Unknown keys are skipped, as the format's own reader does. What the
-//! values mean together is checked in `check.rs`.
+//! real one, an id that is no small whole number, a key that is not known. Which keys a part of some kind may have, and
+//! what the values mean together, is checked in `check.rs`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -23,10 +23,13 @@ const MAX_ADDED: usize = 1 << 16;
 /// Parts of a sequence, pieces of a template.
 const MAX_PARTS: usize = 64;
 
-/// A whole file. `truncation` and `padding` are left out on purpose: an engine that silently drops or adds tokens would
-/// train and answer on another text than it was given.
+/// A whole file. `truncation` and `padding` are left out on purpose: an engine that drops or adds tokens would train and
+/// answer on another text than it was given.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct TokenizerFile<M> {
+    /// The keys of the file that have a value which is not applied.
+    #[serde(skip)]
+    pub not_applied: Vec<&'static str>,
     pub version: String,
     pub truncation: (),
     pub padding: (),
@@ -55,6 +58,7 @@ pub(super) struct BpeEntry {
 
 /// A token beside the model: found in the text before anything else is done with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct AddedEntry {
     pub id: u32,
     pub content: String,
@@ -122,6 +126,9 @@ pub(super) struct Part {
     pub pair: Option<Vec<TemplatePiece>>,
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "names")]
     pub special_tokens: Option<BTreeMap<String, TemplateToken>>,
+    /// The keys that no part has.
+    #[serde(flatten, skip_serializing)]
+    pub other: BTreeMap<String, IgnoredAny>,
 }
 
 /// What a replacement or a split looks for.
@@ -133,6 +140,7 @@ pub(super) enum PatternEntry {
 
 /// A piece of a post-processor's template.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) enum TemplatePiece {
     SpecialToken { id: String, type_id: u32 },
     Sequence { id: String, type_id: u32 },
@@ -140,6 +148,7 @@ pub(super) enum TemplatePiece {
 
 /// What a name in a template stands for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct TemplateToken {
     pub id: String,
     #[serde(deserialize_with = "few")]
@@ -169,6 +178,7 @@ impl<M> TokenizerFile<M> {
     /// A file around a model, without any other part.
     pub fn new(model: M) -> Self {
         Self {
+            not_applied: Vec::new(),
             version: "1.0".to_owned(),
             truncation: (),
             padding: (),
@@ -232,6 +242,7 @@ impl<'de> Visitor<'de> for FileVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let (mut version, mut added, mut model) = (None::<Option<String>>, None::<Capped<AddedEntry, MAX_ADDED>>, None);
         let (mut normalizer, mut pre_tokenizer, mut post_processor, mut decoder) = (None, None, None, None);
+        let (mut truncation, mut padding) = (None::<Option<IgnoredAny>>, None::<Option<IgnoredAny>>);
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
                 "version" => once(&mut map, "version", &mut version)?,
@@ -241,14 +252,17 @@ impl<'de> Visitor<'de> for FileVisitor {
                 "post_processor" => once(&mut map, "post_processor", &mut post_processor)?,
                 "decoder" => once(&mut map, "decoder", &mut decoder)?,
                 "model" => once(&mut map, "model", &mut model)?,
-                "truncation" | "padding" => drop(named(&key, map.next_value::<IgnoredAny>())?),
+                "truncation" => once(&mut map, "truncation", &mut truncation)?,
+                "padding" => once(&mut map, "padding", &mut padding)?,
                 _ => return Err(A::Error::custom(format_args!("{key}: there is no such key in a tokenizer"))),
             }
         }
         let Some(model) = model else {
             return Err(A::Error::custom("model: the key is missing"));
         };
+        let given = [("truncation", truncation.flatten()), ("padding", padding.flatten())];
         Ok(TokenizerFile {
+            not_applied: given.iter().filter_map(|(key, value)| value.map(|_| *key)).collect(),
             version: version.flatten().unwrap_or_else(|| "1.0".to_owned()),
             added_tokens: added.map(|list| list.0).unwrap_or_default(),
             normalizer: normalizer.flatten(),
@@ -279,6 +293,7 @@ impl<'de> Visitor<'de> for ModelVisitor {
         let (mut kind, mut dropout, mut unk_token, mut prefix, mut suffix) = (None, None, None, None, None);
         let (mut fuse_unk, mut byte_fallback, mut ignore_merges) = (None, None, None);
         let (mut vocab, mut merges) = (None::<VocabEntry>, None::<Capped<MergeEntry, MAX_MERGES>>);
+        let mut unknown = None;
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
                 "type" => once(&mut map, "type", &mut kind)?,
@@ -295,10 +310,17 @@ impl<'de> Visitor<'de> for ModelVisitor {
                 }
                 "vocab" => once(&mut map, "vocab", &mut vocab)?,
                 "merges" => once(&mut map, "merges", &mut merges)?,
-                _ => drop(named(&key, map.next_value::<IgnoredAny>())?),
+                _ => {
+                    named(&key, map.next_value::<IgnoredAny>())?;
+                    unknown.get_or_insert(key);
+                }
             }
         }
         let is_bpe = kind.as_ref().is_none_or(|kind| kind == "BPE");
+        // Another kind of model has other keys; it is refused by its kind.
+        if let Some(key) = unknown.filter(|_| is_bpe) {
+            return Err(A::Error::custom(format_args!("{key}: there is no such key in a model of type BPE")));
+        }
         let missing = |key| A::Error::custom(format_args!("{key}: the key is missing"));
         let vocab = match vocab {
             None if is_bpe => return Err(missing("vocab")),

@@ -178,7 +178,8 @@ impl Tokenizer {
             .map_err(|source| TokenizerError::InFile { path: path.to_owned(), source: Box::new(source) })
     }
 
-    /// Reads the text of a `tokenizer.json`. Its `truncation` and `padding` are ignored.
+    /// Reads the text of a `tokenizer.json`. Its `truncation` and `padding` are not applied, see
+    /// [`not_applied`](Self::not_applied).
     ///
     /// # Errors
     /// [`TokenizerError::TooLarge`] beyond [`MAX_FILE_BYTES`], [`TokenizerError::Json`] for what is no such file,
@@ -186,6 +187,14 @@ impl Tokenizer {
     /// not for language models of the GPT and LLaMA families.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TokenizerError> {
         Self::assemble(TokenizerFile::parse(bytes)?)
+    }
+
+    /// What the file says and the tokenizer does not do, in words: `truncation` and `padding` that are not null. They cut
+    /// and fill up the texts of a batch. [`to_json`](Self::to_json) writes them as null.
+    pub fn not_applied(&self) -> Option<String> {
+        let keys: Vec<String> = self.parts.not_applied.iter().map(|key| format!("`{key}`")).collect();
+        let verb = if keys.len() == 1 { "is" } else { "are" };
+        (!keys.is_empty()).then(|| format!("{} {verb} not applied: no text is cut or filled up", keys.join(" and ")))
     }
 
     /// The text of a `tokenizer.json` that any reader of the format understands. The same vocabulary gives the same
@@ -263,6 +272,7 @@ impl Tokenizer {
             eos: named(&END_NAMES),
             template,
             parts: TokenizerFile {
+                not_applied: file.not_applied,
                 added_tokens: file.added_tokens,
                 normalizer: file.normalizer,
                 pre_tokenizer: file.pre_tokenizer,

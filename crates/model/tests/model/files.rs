@@ -73,8 +73,10 @@ fn buffers_that_follow_from_the_configuration_are_no_weights() {
 }
 
 #[test]
-fn a_tied_model_has_one_table_or_is_refused() {
-    for config in [gpt2(), ModelConfig { head: Head::Tied, ..llama() }] {
+fn a_tied_model_uses_an_output_head_that_its_file_has() {
+    let qwen2 = ModelConfig { family: Family::Qwen2, ..llama() };
+    for config in [gpt2(), llama(), qwen2] {
+        let config = ModelConfig { head: Head::Tied, ..config };
         let dir = folder(config.clone());
         let head = |change: f32| {
             rewrite(dir.path(), |tensors| {
@@ -87,17 +89,27 @@ fn a_tied_model_has_one_table_or_is_refused() {
             });
         };
         head(0.0);
-        let model = Model::load(dir.path()).unwrap();
+        let tied = Model::load(dir.path()).unwrap();
+        assert_eq!(tied.config().head, Head::Tied);
         head(0.5);
-        let error = Model::load(dir.path()).unwrap_err();
-        assert!(matches!(error, ModelError::SecondHead { .. }), "{error}");
-        assert!(error.to_string().contains("`lm_head.weight`") && error.to_string().contains("tie_word_embeddings"));
-        let open = ModelFolder::open(dir.path()).unwrap();
-        let allowed = LoadOptions { unused_tensors: ALLOWED, ..LoadOptions::default() };
-        assert!(Model::from_folder(&open, allowed).unwrap().weights() == model.weights());
-        // The remedy that the message names.
+        let model = Model::load(dir.path()).unwrap();
+        assert_eq!(model.config(), &ModelConfig { head: Head::Untied, ..config });
+        let table = |model: &Model, name: &str| model.param(model.params().find(name).unwrap()).to_vec();
+        let mut expected = table(&tied, "embed.tokens.weight");
+        assert_eq!(table(&model, "embed.tokens.weight"), expected);
+        *expected.last_mut().unwrap() += 0.5;
+        assert_eq!(table(&model, "head.weight"), expected);
+        // The same model as one whose configuration says that it is untied, also when it is written.
         edit_config(dir.path(), "tie_word_embeddings", json!(false));
-        assert_eq!(Model::load(dir.path()).unwrap().config().head, Head::Untied);
+        assert!(Model::load(dir.path()).unwrap().weights() == model.weights());
+        let copy = tempfile::tempdir().unwrap();
+        model.save(copy.path()).unwrap();
+        assert!(Model::load(copy.path()).unwrap().weights() == model.weights());
+        // A head of another shape is no head of this model.
+        edit_config(dir.path(), "tie_word_embeddings", json!(true));
+        rewrite(dir.path(), |tensors| *tensors.last_mut().unwrap() = tensor("lm_head.weight", &[3], 1.0));
+        let error = Model::load(dir.path()).unwrap_err();
+        assert!(matches!(&error, ModelError::TensorShape { name, .. } if name == "lm_head.weight"), "{error}");
     }
 }
 

@@ -219,3 +219,24 @@ fn expressions_mean_what_they_mean_to_oniguruma() {
         assert!(error.starts_with("pre_tokenizer.pattern: ") && error.contains("in a regular expression"), "{error}");
     }
 }
+
+/// The library looks for the normal form among the special tokens, does not find it, and shows it in a text without special tokens.
+#[test]
+fn special_tokens_with_another_normal_form_are_special_too() {
+    let mut file = with_added("<TOOL>", true, json!({"type": "Lowercase"}));
+    file["added_tokens"][1]["special"] = json!(true);
+    let tokenizer = read(&file).unwrap();
+    let mut library = tokenizers::Tokenizer::from_bytes(file.to_string()).unwrap();
+    for text in ["a<TOOL>b", "a<tool>b", "a <Tool> b<|endoftext|>"] {
+        let ids = tokenizer.encode(text, SpecialTokens::Parse).unwrap();
+        assert_eq!(ids, library.encode(text, false).unwrap().get_ids(), "{text}");
+        assert_eq!(tokenizer.decode(&ids, SpecialText::Show).unwrap(), library.decode(&ids, false).unwrap(), "{text}");
+        let without = library.decode(&ids, true).unwrap().replace("<tool>", "");
+        assert_eq!(tokenizer.decode(&ids, SpecialText::Skip).unwrap(), without, "{text}");
+        library.set_encode_special_tokens(true);
+        let plain = tokenizer.encode(text, SpecialTokens::AsText).unwrap();
+        assert_eq!(plain, library.encode(text, false).unwrap().get_ids(), "{text}");
+        assert_eq!(tokenizer.decode(&plain, SpecialText::Skip).unwrap(), text.to_lowercase());
+        library.set_encode_special_tokens(false);
+    }
+}

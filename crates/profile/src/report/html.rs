@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use super::escape::html as escaped;
 use super::html_table;
-use super::plot::{self, color, escaped};
+use super::plot::{self, color};
 use super::units::{bytes, change, count, flops, number, percent, seconds};
 use super::{Operation, Phase, Report};
 

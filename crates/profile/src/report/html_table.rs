@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::plot::{color, escaped};
+use super::escape::html as escaped;
+use super::plot::color;
 use super::units::{change, count, number, percent};
 use super::{Operation, Phase};
 

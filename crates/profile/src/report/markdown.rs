@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::escape::markdown as plain;
 use super::units::{bytes, change, count, flops, number, percent, seconds};
 use super::{Phase, Report};
 
@@ -9,21 +10,21 @@ use super::{Phase, Report};
 pub fn render(report: &Report) -> String {
     let s = &report.subject;
     let r = &report.roofs;
-    let mut text = format!("# Profile of {} ({})\n\n", s.model, s.verb);
+    let mut text = format!("# Profile of {} ({})\n\n", plain(&s.model), plain(&s.verb));
     let _ = writeln!(
         text,
         "{}; {} parameters in {}, {} bits each. {}, {} threads of {}, smallmind {}.\n",
-        s.shape,
+        plain(&s.shape),
         count(s.parameters as f64),
-        s.format,
+        plain(&s.format),
         s.bits_per_weight,
-        s.cpu,
+        plain(&s.cpu),
         s.threads,
-        s.isa,
-        s.version
+        plain(&s.isa),
+        plain(&s.version)
     );
     if let Some(beside) = report.beside() {
-        let _ = writeln!(text, "Beside a baseline: {beside}\n");
+        let _ = writeln!(text, "Beside a baseline: {}\n", plain(&beside));
     }
     text += "## Summary\n\n";
     text += &list(&report.summary);
@@ -35,7 +36,7 @@ pub fn render(report: &Report) -> String {
     let _ = writeln!(text, "| f32 | {} GFLOP/s |", number(r.f32_gflops));
     let _ = writeln!(text, "| exponentials of f32 | {} G/s |", number(r.exp_gops));
     for level in &r.levels {
-        let _ = writeln!(text, "| {}, {} | {} GB/s read |", level.name, bytes(level.bytes), number(level.read));
+        let _ = writeln!(text, "| {}, {} | {} GB/s read |", plain(&level.name), bytes(level.bytes), number(level.read));
     }
     let _ =
         writeln!(text, "| barrier | {} ns |\n| entering the pool | {} ns |", number(r.barrier_ns), number(r.entry_ns));
@@ -47,7 +48,7 @@ pub fn render(report: &Report) -> String {
 }
 
 fn list(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("* {line}\n")).collect()
+    lines.iter().map(|line| format!("* {}\n", plain(line))).collect()
 }
 
 fn system(report: &Report) -> String {
@@ -66,7 +67,8 @@ fn system(report: &Report) -> String {
 
 fn of_phase(phase: &Phase) -> String {
     let t = &phase.traffic;
-    let mut text = format!("\n## {}: {}\n\n| figure | value |\n|---|---:|\n", capital(&phase.name), phase.about);
+    let mut text =
+        format!("\n## {}: {}\n\n| figure | value |\n|---|---:|\n", capital(&plain(&phase.name)), plain(&phase.about));
     let mut row = |name: &str, value: String| {
         let _ = writeln!(text, "| {name} | {value} |");
     };
@@ -96,15 +98,30 @@ fn of_phase(phase: &Phase) -> String {
     text += &table(phase);
     text += "\n### Why\n\n";
     for o in phase.operations.iter().filter(|o| !o.why.is_empty()) {
-        let _ = writeln!(text, "{}. **{} @ {}** ({}). {}", o.rank, o.kernel, o.path, o.shape, o.why);
+        let _ = writeln!(
+            text,
+            "{}. **{} @ {}** ({}). {}",
+            o.rank,
+            plain(&o.kernel),
+            plain(&o.path),
+            plain(&o.shape),
+            plain(&o.why)
+        );
     }
     text += "\n### What if\n\n| what | tokens/s | change | by |\n|---|---:|---:|---|\n";
     for w in &phase.what_ifs {
-        let _ = writeln!(text, "| {} | {} | {} | {} |", w.what, number(w.tokens_per_second), change(w.change), w.by);
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} |",
+            plain(&w.what),
+            number(w.tokens_per_second),
+            change(w.change),
+            plain(&w.by)
+        );
     }
     text += "\n### Roadmap\n\n| step | then tokens/s | change |\n|---|---:|---:|\n";
     for m in &phase.roadmap {
-        let _ = writeln!(text, "| {} | {} | {} |", m.what, number(m.tokens_per_second), change(m.change));
+        let _ = writeln!(text, "| {} | {} | {} |", plain(&m.what), number(m.tokens_per_second), change(m.change));
     }
     text + &rest(phase)
 }
@@ -119,9 +136,9 @@ fn table(phase: &Phase) -> String {
     for o in &phase.operations {
         let columns = [
             o.rank.to_string(),
-            o.pass.clone(),
-            format!("{} @ {}", o.kernel, o.path),
-            o.shape.clone(),
+            plain(&o.pass),
+            plain(&format!("{} @ {}", o.kernel, o.path)),
+            plain(&o.shape),
             count((o.calls * phase.tokens).round()),
             number(o.seconds * 1e6),
             percent(o.share),
@@ -163,14 +180,14 @@ fn rest(phase: &Phase) -> String {
         let _ = writeln!(text, "* {} a token behind {depth} tokens", seconds(*at));
     }
     for (name, at) in &phase.stages {
-        let _ = writeln!(text, "* {name}: {}", seconds(*at));
+        let _ = writeln!(text, "* {}: {}", plain(name), seconds(*at));
     }
     text += "\n### Memory\n\n";
     for arena in &phase.arenas {
         let _ = writeln!(
             text,
             "* {}: {} for {} values; one buffer a value would take {}",
-            arena.plan,
+            plain(&arena.plan),
             bytes(arena.bytes as f64),
             arena.values.len(),
             bytes(arena.unplanned_bytes as f64)

@@ -3,6 +3,7 @@
 //! [`Report`] is data with a stable schema ([`SCHEMA_VERSION`]); each of its forms is a file: [`terminal`], [`markdown`], [`html`],
 //! [`folded`]. All times are seconds and all work is a token's, unless a field says otherwise.
 
+mod escape;
 pub mod folded;
 pub mod html;
 mod html_table;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::escape::html as escaped;
 use super::units::{bytes, number, percent, seconds};
 use super::{Arena, Latency, Operation, Phase, RoofTable};
 use crate::summary::folded;
@@ -19,11 +20,6 @@ const LETTER: f64 = 7.0;
 const LINE: f64 = 14.0;
 /// Shapes in a picture at most: browsers slow down beyond.
 const MOST: usize = 6000;
-
-/// Text that may stand in HTML and in attributes.
-pub(super) fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
 
 fn svg(name: &str, height: f64, body: &str) -> String {
     format!("<svg class=\"{name}\" viewBox=\"0 0 {W} {height}\" role=\"img\" aria-label=\"{name}\">{body}</svg>\n")

@@ -50,8 +50,14 @@ impl Allowed {
         Ok(model)
     }
 
-    /// Says what is passed over.
+    /// Says what is passed over, and where the weights say more than config.json. `config`: as it was read from `folder`.
     pub fn tell(self, folder: &ModelFolder, config: &ModelConfig) -> anyhow::Result<()> {
+        if ModelConfig::from_json_with(folder.config(), self.unknown_keys())?.head != config.head {
+            note!(
+                "note: lm_head.weight differs from the token embeddings, although `tie_word_embeddings` in {CONFIG_FILE} makes them \
+                 one: it is used as the output head, as in transformers"
+            );
+        }
         if self.allow_unknown_keys {
             let keys = ModelConfig::unknown_keys(folder.config())?;
             note_passed_over(&format!("unknown keys of {CONFIG_FILE}"), &keys);
@@ -83,7 +89,6 @@ pub fn with_flag(error: ModelError) -> anyhow::Error {
     let way = match &error {
         ModelError::Config(ConfigError::Unknown { .. }) => " with --allow-unknown-keys",
         ModelError::UnusedTensors { .. } => "; --allow-unused loads it without them",
-        ModelError::SecondHead { .. } => ", or use the embeddings alone with --allow-unused",
         _ => return error.into(),
     };
     bad_file(format!("{error}{way}"))
@@ -139,7 +144,7 @@ pub fn open_folder(path: &Path) -> anyhow::Result<ModelFolder> {
 pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
     refuse_gguf(path)?;
     if path.is_file() {
-        return Ok(Tokenizer::from_file(path)?);
+        return read_tokenizer(path);
     }
     let file = path.join(TOKENIZER_FILE);
     if !path.exists() {
@@ -148,7 +153,16 @@ pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
     if !file.exists() {
         return Err(ModelError::NoTokenizer(path.to_owned()).into());
     }
-    Ok(Tokenizer::from_file(file)?)
+    read_tokenizer(&file)
+}
+
+/// Reads a `tokenizer.json`; says what of it is not applied.
+pub fn read_tokenizer(file: &Path) -> anyhow::Result<Tokenizer> {
+    let tokenizer = Tokenizer::from_file(file)?;
+    if let Some(why) = tokenizer.not_applied() {
+        note!("note: {}: {why}", file.display());
+    }
+    Ok(tokenizer)
 }
 
 /// GGUF files are for llama.cpp; this program does not read or write them.

@@ -97,12 +97,14 @@ fn eval_names_what_it_cannot_read() {
     bench.write("empty.txt", "");
     bench.write("latin1.txt", b"caf\xe9 noir");
     bench.write("one.txt", "t");
+    bench.write("none.jsonl", "\"\"\n");
     bench.write("other.txt", "the cat sat on the \u{1F3A9}");
     for (file, words) in [
         ("missing.txt", &["missing.txt"] as &[&str]),
         ("empty.txt", &["empty"]),
         ("latin1.txt", &["offset 3"]),
-        ("one.txt", &["token"]),
+        ("one.txt", &["the text has 1 token,", "nothing to predict", "two tokens or more"]),
+        ("none.jsonl", &["the text has 0 tokens,", "nothing to predict"]),
         ("other.txt", &["U+1F3A9", "19"]),
     ] {
         bench.run(&format!("eval -m model --threads 1 --data {file}")).fails(3, words);

@@ -71,7 +71,10 @@ fn what_is_no_run_cannot_go_on() {
     bench.run("train --out text.txt --resume").fails(3, &["text.txt"]);
     bench.train("run", "").ok();
     fs::remove_file(bench.path("run/data/manifest.json")).unwrap();
-    bench.run("train --out run --resume").fails(3, &["manifest.json"]);
+    let missing = "put them back from a copy, or train a new run";
+    bench.run("train --out run --resume").fails(3, &["run/data/manifest.json", "token shards", missing]);
+    fs::remove_dir_all(bench.path("run/data")).unwrap();
+    bench.run("train --out run --resume").fails(3, &["run/data: ", "token shards", missing]);
 }
 
 #[test]
@@ -80,8 +83,10 @@ fn data_of_another_run_is_refused() {
     let shard = bench.path("run/data/train-00000.bin");
     flip_a_byte(shard.clone());
     bench.run("train --out run --resume").fails(3, &["train-00000.bin"]);
-    cut_short(shard);
+    cut_short(shard.clone());
     bench.run("train --out run --resume").fails(3, &["train-00000.bin"]);
+    fs::remove_file(shard).unwrap();
+    bench.run("train --out run --resume").fails(3, &["train-00000.bin", "put them back from a copy"]);
 }
 
 #[test]

@@ -82,8 +82,12 @@ fn text_without_documents_is_refused_where_they_are_asked_for() {
     for (more, words) in [
         ("--data.windows=documents", &["<|endoftext|>", "data.separator", ".jsonl"] as &[&str]),
         ("--data.separator=%%", &["%%", "does not occur"]),
-        ("--data.tokenizer=characters --data.separator=cat", &["data.separator", "no token that ends"]),
-        ("--data.tokenizer=characters --data.documents=files", &["data.documents=files", "no token that ends"]),
+        ("--data.tokenizer=characters --data.separator=cat", &["data.separator needs a token for the end", "=bpe"]),
+        ("--data.tokenizer=characters --data.documents=files", &["data.documents=files needs a token", "=bpe"]),
+        (
+            "--data.tokenizer=characters --data.windows=documents",
+            &["data.windows=documents needs a token for the end", "data.tokenizer=bpe", "data.windows=uniform"],
+        ),
     ] {
         bench.run(&format!("train --data text.txt --out run {BPE} {more}")).fails(3, words);
         assert!(!bench.path("run/train.toml").exists());
@@ -97,6 +101,8 @@ fn text_without_documents_is_refused_where_they_are_asked_for() {
     for (line, words) in [
         ("{\"text\": 7}", &["lines.jsonl", "line 3", "`text` is no string"] as &[&str]),
         ("{\"txt\": \"a\"}", &["line 3", "`text` is missing"]),
+        ("{\"text\": \"a\", \"n\": 1, \"te\\u0078t\": \"b\"}", &["line 3", "`text` is there twice"]),
+        ("{\"text\": 7, \"text\": \"b\"}", &["line 3", "`text` is there twice"]),
         ("[\"a\"]", &["line 3", "neither an object"]),
         ("{\"text\": \"a\"", &["line 3", "not JSON", "column 12"]),
         ("the cat", &["line 3", "not JSON"]),

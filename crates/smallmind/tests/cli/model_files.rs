@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use smallmind::checkpoint::{TensorData, TensorWriter};
 use smallmind::model::Model;
 
-use crate::support::Bench;
+use crate::support::{Bench, TINY};
 
 /// A folder `model` with random weights, tokenizer included.
 fn bench() -> Bench {
@@ -32,14 +32,14 @@ fn set_keys(bench: &Bench, keys: &Value) {
 }
 
 /// Writes the weights again with one more tensor.
-fn add_tensor(bench: &Bench, name: &str) {
+fn add_tensor(bench: &Bench, name: &str, shape: &[usize], values: &[f32]) {
     let model = Model::load(bench.path("model")).unwrap();
     let tensors = model.named_tensors(model.weights());
     let mut writer = TensorWriter::new();
     for (name, shape, data) in &tensors {
         writer.add(name, shape, TensorData::F32(data)).unwrap();
     }
-    writer.add(name, &[2], TensorData::F32(&[1.0, 2.0])).unwrap();
+    writer.add(name, shape, TensorData::F32(values)).unwrap();
     let mut bytes = Vec::new();
     writer.write_to(&mut bytes).unwrap();
     fs::write(bench.path("model/model.safetensors"), bytes).unwrap();
@@ -69,7 +69,7 @@ fn unused_tensors_need_a_flag_and_are_shown() {
     let bench = bench();
     assert_eq!(bench.run("inspect model --json").json()["unused_tensors"], json!([]));
     assert!(!bench.run("inspect model").ok().contains("unused"));
-    add_tensor(&bench, "transformer.h.0.q_norm.weight");
+    add_tensor(&bench, "transformer.h.0.q_norm.weight", &[2], &[1.0, 2.0]);
     for verb in &VERBS[1..] {
         bench.run(verb).fails(3, &["model.safetensors", "`transformer.h.0.q_norm.weight`", "--allow-unused"]);
     }
@@ -130,4 +130,47 @@ fn a_text_ends_with_the_token_that_only_generation_config_names() {
         let ran = bench.run("generate -m model -n 30 --temp 0 --threads 1 --json -p c").json();
         assert_eq!((&ran["finish"], &ran["text"]), (&json!("end_of_text"), &json!(whole.split(last).next().unwrap())));
     }
+}
+
+#[test]
+fn keys_of_a_tokenizer_that_are_not_applied_are_told() {
+    let bench = bench();
+    let path = bench.path("model/tokenizer.json");
+    let mut file: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    file["padding"] = json!({"strategy": {"Fixed": 512}, "pad_id": 0});
+    fs::write(&path, file.to_string()).unwrap();
+    bench.write("some.json", file.to_string());
+    for verb in [
+        "tokenize -m model short.txt",
+        "tokenize -m some.json short.txt",
+        "generate -m model -n 2 --threads 1",
+        "eval -m model --data short.txt --threads 1",
+        "inspect model",
+        "new --preset nanogpt-cpu --out new --tokenizer some.json",
+        &format!("train --data text.txt --out run {TINY} --data.tokenizer=some.json"),
+    ] {
+        let ran = bench.run(verb);
+        assert_eq!(ran.stderr.matches("`padding` is not applied").count(), 1, "{verb}: {ran:#?}");
+        ran.ok();
+    }
+    file["model"]["alpha"] = json!(1);
+    fs::write(&path, file.to_string()).unwrap();
+    bench.run("generate -m model -n 2").fails(3, &["model/tokenizer.json", "alpha"]);
+}
+
+#[test]
+fn a_second_output_head_is_used_and_told() {
+    let bench = bench();
+    let model = Model::load(bench.path("model")).unwrap();
+    let shape = [model.config().vocab_size, model.config().d_model];
+    add_tensor(&bench, "lm_head.weight", &shape, &vec![0.0; shape[0] * shape[1]]);
+    for verb in &VERBS[..3] {
+        let ran = bench.run(verb);
+        assert_eq!(ran.stderr.matches("note: lm_head.weight differs").count(), 1, "{verb}: {ran:#?}");
+        ran.ok();
+    }
+    // Each token is as likely as any other.
+    let told = bench.run("eval -m model --data short.txt --threads 1 --json").json();
+    assert!((told["loss"].as_f64().unwrap() - (shape[0] as f64).ln()).abs() < 1e-5, "{told}");
+    assert_eq!(bench.run("inspect model --json").json()["config"]["tie_word_embeddings"], false);
 }

@@ -1,9 +1,11 @@
 //! Text files as documents, and their division into training and validation text.
 
+use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::error::DataError;
@@ -125,15 +127,7 @@ impl Corpus {
     fn push_lines(&mut self, path: &Path, lines: &str) -> Result<(), DataError> {
         for (index, line) in lines.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let why = |why: String| DataError::Line { path: path.into(), line: index + 1, why };
-            let text = match serde_json::from_str(line).map_err(|error| why(not_json(&error)))? {
-                Value::String(text) => text,
-                Value::Object(mut fields) => match fields.remove("text") {
-                    Some(Value::String(text)) => text,
-                    Some(_) => return Err(why("the field `text` is no string".into())),
-                    None => return Err(why("the field `text` is missing".into())),
-                },
-                _ => return Err(why("neither an object nor a string".into())),
-            };
+            let text = text_of_line(line).map_err(why)?;
             let start = self.text.len();
             self.text.push_str(&text);
             self.push(start..self.text.len(), true);
@@ -254,6 +248,53 @@ impl<'a> DocumentTexts<'a> {
         second.extend(rest);
         let part = |documents| Self { text: self.text, documents };
         (part(first), part(second))
+    }
+}
+
+/// The document in a line of JSON, or what is wrong with the line.
+fn text_of_line(line: &str) -> Result<String, String> {
+    let mut texts = if line.trim_start().starts_with('{') {
+        serde_json::from_str::<Texts>(line).map_err(|error| not_json(&error))?.0
+    } else {
+        match serde_json::from_str(line).map_err(|error| not_json(&error))? {
+            text @ Value::String(_) => vec![text],
+            _ => return Err("neither an object nor a string".into()),
+        }
+    };
+    match (texts.pop(), texts.is_empty()) {
+        (_, false) => Err("the field `text` is there twice".into()),
+        (Some(Value::String(text)), _) => Ok(text),
+        (Some(_), _) => Err("the field `text` is no string".into()),
+        (None, _) => Err("the field `text` is missing".into()),
+    }
+}
+
+/// The values of all fields `text` of an object.
+struct Texts(Vec<Value>);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Texts;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Texts, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == "text" {
+                        texts.push(map.next_value()?);
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Texts(texts))
+            }
+        }
+        deserializer.deserialize_map(Fields)
     }
 }
 

@@ -64,11 +64,14 @@ pub enum DataError {
     },
     /// Documents for a vocabulary that can't tell where one ends.
     #[error(
-        "the text is divided into documents ({why}), but the vocabulary has no token that ends one: use a BPE vocabulary"
+        "{why} needs a token for the end of a document, and this vocabulary has none; one of characters never has: use a BPE vocabulary \
+         (data.tokenizer=bpe), or {instead}"
     )]
     NoEndToken {
-        /// The setting or the file that divides it.
-        why: String,
+        /// The setting or the file that asks for documents.
+        why: &'static str,
+        /// What does without.
+        instead: &'static str,
     },
     /// The operating system refused.
     #[error("{path}: cannot {action}: {source}")]
@@ -87,6 +90,15 @@ pub enum DataError {
     NoManifest {
         /// The folder.
         dir: PathBuf,
+    },
+    /// A run without its shards.
+    #[error(
+        "{path}: there is no such file or folder, but a run goes on with the token shards that it began with: put them back from a copy, or \
+         train a new run on the text"
+    )]
+    NoShards {
+        /// What is missing.
+        path: PathBuf,
     },
     /// A folder that already holds shards.
     #[error("{dir}: token shards are here already: choose another folder or remove this one")]
@@ -213,6 +225,15 @@ pub enum DataError {
         needed: usize,
         /// Which context would do.
         remedy: String,
+    },
+    /// An evaluation of no target.
+    #[error(
+        "the text has {tokens} token{}, and nothing comes before the first: there is nothing to predict; give a text of two tokens or more",
+        if *tokens == 1 { "" } else { "s" }
+    )]
+    NothingToPredict {
+        /// Tokens there are: 0 or 1.
+        tokens: usize,
     },
     /// A text in which no window can begin at the beginning of a document.
     #[error(
