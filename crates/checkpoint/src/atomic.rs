@@ -58,19 +58,28 @@ pub fn write_file_atomic_on(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), CheckpointError> {
-    PendingFile::create_on(storage, path)?.finish(write)
+    let mut file = PendingFile::create_on(storage, path)?;
+    file.fill(write)?;
+    file.publish(Earlier::Replace)
 }
 
-/// A file that will appear under its name with [`finish`](Self::finish); dropped before, it leaves nothing.
-///
-/// Created before long work, it shows that the result can be written.
+/// A file that will appear under its name with [`publish`](Self::publish); dropped before, it leaves nothing.
 pub struct PendingFile<'a> {
     storage: &'a dyn Storage,
     path: PathBuf,
     parent: PathBuf,
     staging: PathBuf,
-    /// Absent once it is written.
     file: Option<Box<dyn StorageFile>>,
+    published: bool,
+}
+
+/// What becomes of a file that is there when another is published under its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Earlier {
+    /// It is replaced; the new file has its permissions.
+    Replace,
+    /// It stays, and the new file is refused.
+    Keep,
 }
 
 impl PendingFile<'static> {
@@ -91,33 +100,47 @@ impl<'a> PendingFile<'a> {
     pub fn create_on(storage: &'a dyn Storage, path: &Path) -> Result<Self, CheckpointError> {
         let (parent, name) = split(path)?;
         let (staging, file) = create_unique(|| temporary(&parent, NEW, name), |path| storage.create_file(path))
-            .map_err(CheckpointError::io(path, "create a temporary file beside"))?;
-        Ok(Self { storage, path: path.to_path_buf(), parent, staging, file: Some(file) })
+            .map_err(CheckpointError::io(path, "create a temporary file in its folder"))?;
+        Ok(Self { storage, path: path.to_path_buf(), parent, staging, file: Some(file), published: false })
     }
 
-    /// Writes the file, syncs it, and moves it to its name.
+    /// Writes the content and syncs it, once.
     ///
     /// # Errors
-    /// A disk that is full or failing. What was there under the name stays.
-    pub fn finish(mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), CheckpointError> {
-        if let Some(file) = self.file.take() {
-            fill(file, write).map_err(CheckpointError::io(&self.path, "write")).inspect_err(|_| self.remove())?;
-        }
-        let moved = self.storage.rename(&self.staging, &self.path);
-        moved.map_err(CheckpointError::io(&self.path, "move the new content to")).inspect_err(|_| self.remove())?;
-        self.storage.sync_folder(&self.parent).map_err(CheckpointError::io(&self.parent, "sync the folder"))
+    /// A disk that is full or failing.
+    pub fn fill(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), CheckpointError> {
+        let file = self.file.take().ok_or_else(|| io::Error::other("it is written already"));
+        file.and_then(|file| fill(file, write)).map(drop).map_err(CheckpointError::io(&self.path, "write"))
     }
 
-    /// An error that led here matters more than a file left over, which `clean_stale` removes.
-    fn remove(&self) {
-        let _ = self.storage.remove_file(&self.staging);
+    /// Moves the file to its name.
+    ///
+    /// # Errors
+    /// A disk that refuses; a file of that name that is to stay. What was there under the name is there then.
+    pub fn publish(mut self, earlier: Earlier) -> Result<(), CheckpointError> {
+        let moved = match earlier {
+            Earlier::Replace => {
+                if let Ok(there) = self.path.symlink_metadata()
+                    && there.is_file()
+                {
+                    // Not worth an error: the content is what matters.
+                    let _ = std::fs::set_permissions(&self.staging, there.permissions());
+                }
+                self.storage.rename(&self.staging, &self.path)
+            }
+            Earlier::Keep => self.storage.rename_new(&self.staging, &self.path),
+        };
+        moved.map_err(CheckpointError::io(&self.path, "move the new content to"))?;
+        self.published = true;
+        self.storage.sync_folder(&self.parent).map_err(CheckpointError::io(&self.parent, "sync the folder"))
     }
 }
 
 impl Drop for PendingFile<'_> {
     fn drop(&mut self) {
-        if self.file.take().is_some() {
-            self.remove();
+        if !self.published {
+            // An error that led here matters more than a file left over, which `clean_stale` removes.
+            let _ = self.storage.remove_file(&self.staging);
         }
     }
 }
@@ -158,7 +181,7 @@ impl AtomicFolder {
     pub fn create_on(storage: Arc<dyn Storage>, target: &Path) -> Result<Self, CheckpointError> {
         let (parent, name) = split(target)?;
         let (staging, ()) = create_unique(|| temporary(&parent, NEW, name), |path| storage.create_folder(path))
-            .map_err(CheckpointError::io(target, "create a temporary folder beside"))?;
+            .map_err(CheckpointError::io(target, "create a temporary folder beside it"))?;
         let target = target.to_path_buf();
         Ok(Self { storage, target, parent, staging, manifest: Manifest::default(), state: State::Whole })
     }
@@ -346,9 +369,10 @@ fn temporary(parent: &Path, kind: &str, name: &OsStr) -> PathBuf {
     parent.join(temporary)
 }
 
-/// Whether a process is running, where the system shows it.
+/// Whether a process may be running: true where the system doesn't show processes.
 fn is_running(process: u32) -> bool {
-    Path::new("/proc").join(process.to_string()).exists()
+    let processes = Path::new("/proc");
+    !processes.join("self").exists() || processes.join(process.to_string()).exists()
 }
 
 /// The kind, the process and the original name of a temporary name.
@@ -374,7 +398,7 @@ fn create_unique<T>(name: impl Fn() -> PathBuf, create: impl Fn(&Path) -> io::Re
     }
 }
 
-/// Renames to a name that must be free; `AlreadyExists` where it is not.
+/// Renames a folder to a name that must be free; `AlreadyExists` where it is not.
 fn rename_free(storage: &dyn Storage, from: &Path, to: &Path) -> io::Result<()> {
     if to.symlink_metadata().is_ok() {
         return Err(io::ErrorKind::AlreadyExists.into());

@@ -20,6 +20,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visit
 
 use crate::error::{CheckpointError, HeaderFault};
 use crate::layout::{Placed, check_layout};
+use crate::text::json_problem;
 use crate::{Dtype, TensorInfo};
 
 /// The longest header accepted, in bytes.
@@ -115,7 +116,7 @@ fn byte_offset(text: &[u8], line: usize, column: usize) -> usize {
 
 /// The text of a parser's error, less the line and column that the caller reports in its own way.
 pub(crate) fn without_place(error: &serde_json::Error) -> String {
-    let text = error.to_string();
+    let text = json_problem(error);
     let end = text.rfind(" at line ").unwrap_or(text.len());
     text[..end].to_owned()
 }

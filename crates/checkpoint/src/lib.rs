@@ -102,7 +102,7 @@ mod text;
 mod weights;
 mod write;
 
-pub use atomic::{AtomicFolder, PendingFile, clean_stale, write_file_atomic, write_file_atomic_on};
+pub use atomic::{AtomicFolder, Earlier, PendingFile, clean_stale, write_file_atomic, write_file_atomic_on};
 pub use dtype::Dtype;
 pub use error::{CheckpointError, DamageFault, HeaderFault, IndexFault, JsonFault, TensorFault, WriteFault};
 pub use file::{TensorFile, TensorInfo};
@@ -115,6 +115,6 @@ pub use manifest::{FileRecord, MANIFEST_FILE, Manifest, verify_folder};
 pub use rolling::{Latest, Published, Rolling, ValidCheckpoint};
 pub use storage::{Disk, Storage, StorageFile};
 pub use suggest::did_you_mean;
-pub use text::without_byte_order_mark;
+pub use text::{json_problem, without_byte_order_mark};
 pub use weights::{MAX_SHARDS, Weights};
 pub use write::{TensorData, TensorWriter};

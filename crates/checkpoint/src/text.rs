@@ -1,4 +1,4 @@
-//! How text begins.
+//! How text begins, and how what is wrong with it is said.
 
 /// U+FEFF in UTF-8. Editors on Windows put it before a text to mark its encoding; it is no part of the text.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
@@ -10,9 +10,36 @@ pub fn without_byte_order_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
 }
 
+/// What a parser of JSON says, in plain words: it names the number that it wants by its type in Rust, as `expected u64`.
+#[must_use]
+pub fn json_problem(error: &serde_json::Error) -> String {
+    const EXPECTED: &str = ", expected ";
+    let text = error.to_string();
+    // The last one: what stands before it may quote the file.
+    let Some(at) = text.rfind(EXPECTED) else { return text };
+    let (before, wanted) = text.split_at(at + EXPECTED.len());
+    let end = wanted.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(wanted.len());
+    let word = match &wanted[..end] {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        other => other,
+    };
+    format!("{before}{word}{}", &wanted[end..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn types_of_rust_are_no_words_for_users() {
+        let error = serde_json::from_str::<(u64, f32)>("[1, \", expected u64\"]").unwrap_err();
+        let said = json_problem(&error);
+        assert!(said.starts_with("invalid type: string \", expected u64\", expected a number at"), "{said}");
+        let error = serde_json::from_str::<usize>("-1").unwrap_err();
+        assert!(json_problem(&error).contains("expected a whole number, 0 or more at line 1"));
+    }
 
     #[test]
     fn one_mark_at_the_beginning_is_left_out() {

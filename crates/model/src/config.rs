@@ -305,7 +305,7 @@ impl ModelConfig {
         }
         for (key, id) in self.bos.iter().map(|id| ("bos", id)).chain(self.eos.iter().map(|id| ("eos", id))) {
             if *id as usize >= self.vocab_size {
-                let why = format!("the vocabulary ends at {}", self.vocab_size - 1);
+                let why = format!("the vocabulary has {} tokens", self.vocab_size);
                 return Err(ConfigError::invalid(key, id, why));
             }
         }

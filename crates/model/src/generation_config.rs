@@ -136,7 +136,7 @@ impl GenerationConfig {
             [("bos_token_id", read.bos)].into_iter().chain(read.eos.iter().map(|id| ("eos_token_id", Some(*id))))
         {
             if let Some(id) = id.filter(|id| *id as usize >= vocab_size) {
-                return Err(ConfigError::invalid(key, id, format!("the vocabulary ends at {}", vocab_size - 1)));
+                return Err(ConfigError::invalid(key, id, format!("the vocabulary has {vocab_size} tokens")));
             }
         }
         if let Err(SamplerError::Setting { field, value, allowed }) = read.sampler(&SamplerConfig::default()).check() {

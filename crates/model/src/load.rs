@@ -40,6 +40,28 @@ impl ModelConfig {
     }
 }
 
+impl ModelConfig {
+    /// Whether `file` has every tensor of such a model, in its shape.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape.
+    pub fn check_tensors(&self, file: &Weights) -> Result<(), ModelError> {
+        for slot in architecture::tensor_slots(self) {
+            let name = stored_name(&slot.name, architecture::optional_prefix(self), file);
+            let info = file.info(name)?;
+            if info.shape != slot.shape {
+                return Err(ModelError::TensorShape {
+                    path: file.path().to_owned(),
+                    name: name.to_owned(),
+                    got: info.shape.clone(),
+                    expected: slot.shape,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
 fn read_configs(folder: &ModelFolder, unknown: UnknownKeys) -> Result<(ModelConfig, GenerationConfig), ModelError> {
     let in_file = |file: &'static str| move |error: ConfigError| error.in_file(folder.dir().join(file));
     let mut config = ModelConfig::from_json_with(folder.config(), unknown).map_err(in_file(CONFIG_FILE))?;
@@ -75,7 +97,7 @@ impl Model {
     pub fn from_folder(folder: &ModelFolder, options: LoadOptions) -> Result<Self, ModelError> {
         let (config, generation) = read_configs(folder, options.unknown_keys)?;
         // Before anything is allocated: a small file may come with a configuration that promises terabytes.
-        check_shapes(&config, folder.weights())?;
+        config.check_tensors(folder.weights())?;
         if options.unused_tensors == UnusedTensors::Refuse {
             refuse_unused(&config, folder.weights())?;
         }
@@ -85,7 +107,7 @@ impl Model {
         Ok(model)
     }
 
-    /// Reads every parameter from `file`, whose shapes [`check_shapes`] has found right.
+    /// Reads every parameter from `file`, whose shapes [`ModelConfig::check_tensors`] has found right.
     fn read(&mut self, file: &Weights) -> Result<(), ModelError> {
         let mut transposed = Vec::new();
         for slot in architecture::tensor_slots(self.config()) {
@@ -102,23 +124,6 @@ impl Model {
         }
         Ok(())
     }
-}
-
-/// Whether a file has every tensor of a configuration, in its shape.
-fn check_shapes(config: &ModelConfig, file: &Weights) -> Result<(), ModelError> {
-    for slot in architecture::tensor_slots(config) {
-        let name = stored_name(&slot.name, architecture::optional_prefix(config), file);
-        let info = file.info(name)?;
-        if info.shape != slot.shape {
-            return Err(ModelError::TensorShape {
-                path: file.path().to_owned(),
-                name: name.to_owned(),
-                got: info.shape.clone(),
-                expected: slot.shape,
-            });
-        }
-    }
-    Ok(())
 }
 
 fn refuse_unused(config: &ModelConfig, file: &Weights) -> Result<(), ModelError> {

@@ -6,7 +6,7 @@ use smallmind_checkpoint::without_byte_order_mark;
 use smallmind_model::ModelError;
 use toml::{Table, Value};
 
-use crate::config::ScheduleKind;
+use crate::config::{DataSection, ScheduleKind};
 use crate::keys::{self, KEYS, SECTIONS, split};
 use crate::nanogpt::{self, Meaning};
 use crate::{TrainConfig, TrainError};
@@ -37,7 +37,8 @@ impl Layer {
         let table = text
             .parse()
             .map_err(|e: toml::de::Error| TrainError::Toml { path: path.to_owned(), why: in_plain_words(&e) })?;
-        Ok(Self { origin: path.display().to_string(), table })
+        let layer = Self { origin: path.display().to_string(), table };
+        if layer.sets(ACCUMULATION) { Err(unknown_key(ACCUMULATION, &layer.origin)) } else { Ok(layer) }
     }
 
     /// `section.key=value`, or `name=value` with a name of nanoGPT's. A layer without keys where nanoGPT's name changes nothing here.
@@ -52,7 +53,7 @@ impl Layer {
         match nanogpt::meaning(name, value).transpose()? {
             Some(Meaning::Setting(layer, _)) => return Ok(layer),
             Some(Meaning::Usual | Meaning::PassedOver(_)) => return Ok(Self { origin, table: Table::new() }),
-            Some(Meaning::Out(_) | Meaning::Resume) => {
+            Some(Meaning::Out(_) | Meaning::Resume(_)) => {
                 let why = "it is an option of the command line, not a setting".to_owned();
                 return Err(TrainError::Value { key: name.to_owned(), origin, why });
             }
@@ -141,7 +142,7 @@ fn in_plain_words(error: &toml::de::Error) -> String {
 }
 
 /// What stands for nanoGPT's number of micro-batches among the keys; no setting of its own.
-const ACCUMULATION: &str = "train.accumulation";
+pub(crate) const ACCUMULATION: &str = "train.accumulation";
 
 /// A name of a command line, where nanoGPT's count.
 fn unknown(name: &str, origin: &str) -> TrainError {
@@ -213,6 +214,11 @@ impl TrainConfig {
         table.try_into().map_err(|e: toml::de::Error| bad(e.message().to_owned()))
     }
 
+    /// The section `data` that `layers` make of the usual one. The other settings are not looked at.
+    pub(crate) fn data_of(layers: &[Layer]) -> Result<DataSection, TrainError> {
+        Ok(Merged::new(None, layers)?.config.data)
+    }
+
     /// Every key.
     pub fn keys() -> Vec<&'static str> {
         KEYS.iter().map(|key| key.name).collect()
@@ -244,7 +250,7 @@ impl TrainConfig {
         let mut config = self.clone();
         for layer in layers {
             for (key, value) in layer.entries()? {
-                if key == "train.accumulation" {
+                if key == ACCUMULATION {
                     if micro_batches(value, &layer.origin)? != config.micro_batches()? {
                         return Err(TrainError::NotResumable { key, origin: layer.origin.clone() });
                     }

@@ -5,6 +5,7 @@
 use toml::Value;
 
 use crate::keys::parse_value;
+use crate::layer::ACCUMULATION;
 use crate::{Layer, TrainError};
 
 /// What a name with a value comes to.
@@ -14,8 +15,8 @@ pub enum Meaning {
     Setting(Layer, Option<&'static str>),
     /// The folder of the run.
     Out(String),
-    /// The training in that folder goes on.
-    Resume,
+    /// Whether the training in that folder goes on.
+    Resume(bool),
     /// What happens here anyway.
     Usual,
     /// Passed over, for this reason.
@@ -127,15 +128,15 @@ pub fn meaning(name: &str, value: &str) -> Option<Result<Meaning, TrainError>> {
     Some(match rule(name)? {
         Rule::Key(key) => Ok(Meaning::Setting(Layer::of_text(key, value, origin), None)),
         // Only known together with batch and context: `TrainConfig::layered` turns it into tokens.
-        Rule::Accumulation => Ok(Meaning::Setting(Layer::of("train.accumulation", parse_value(value), origin), None)),
+        Rule::Accumulation => Ok(Meaning::Setting(Layer::of(ACCUMULATION, parse_value(value), origin), None)),
         Rule::DecayLr => truth().map(|falls| {
             let (schedule, differs) = if falls { ("cosine", None) } else { ("constant", Some(NO_WARMUP)) };
             Meaning::Setting(Layer::of_text("train.schedule", schedule, origin.clone()), differs)
         }),
         Rule::OutDir => Ok(Meaning::Out(value.to_owned())),
         Rule::InitFrom => match value.trim_matches(['"', '\'']) {
-            "scratch" => Ok(Meaning::Usual),
-            "resume" => Ok(Meaning::Resume),
+            "scratch" => Ok(Meaning::Resume(false)),
+            "resume" => Ok(Meaning::Resume(true)),
             word if word.starts_with("gpt2") => Err(refused(NO_FINE_TUNING)),
             _ => Err(refused("it must be scratch or resume")),
         },

@@ -10,8 +10,6 @@ use crate::config::{DataSection, TrainConfig};
 use crate::data::{
     Corpus, DataError, Dataset, DocumentTexts, Documents, MANIFEST_FILE, OpenOptions, ShardOptions, ShardWriter, Split,
 };
-use crate::layer::Layer;
-use crate::run_folder::CONFIG_COPY;
 use crate::stories::{Part, Stories};
 use crate::{TrainError, Windows};
 
@@ -189,14 +187,6 @@ pub fn read_corpus(paths: &[PathBuf], data: &DataSection, has_end: bool) -> Resu
         Documents::Separated => ("a .jsonl file", "give the text in another file"),
     };
     Err(DataError::NoEndToken { why, instead })
-}
-
-/// The settings by which a run divided its text.
-///
-/// # Errors
-/// Settings of the run that can't be read.
-pub fn data_settings(run: &Path) -> Result<DataSection, TrainError> {
-    Ok(TrainConfig::layered(None, &[Layer::file(&run.join(CONFIG_COPY))?])?.data)
 }
 
 /// `ready`: a tokenizer that is not learned from the text.

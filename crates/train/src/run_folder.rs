@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use smallmind_checkpoint::{
     CONFIG_FILE, CheckpointError, Rolling, TOKENIZER_FILE, TensorData, TensorFile, TensorWriter, ValidCheckpoint,
-    WEIGHTS_FILE, write_file_atomic,
+    WEIGHTS_FILE, json_problem, write_file_atomic,
 };
 use smallmind_model::Model;
 
-use crate::config::TrainConfig;
+use crate::config::{DataSection, TrainConfig};
 use crate::event::{EvalEvent, Event, StepEvent};
 use crate::layer::Layer;
 use crate::run_dir::{RunDir, is_run};
@@ -199,6 +199,17 @@ pub fn told(run: &Path) -> Result<Option<Layer>, TrainError> {
     if path.symlink_metadata().is_err() { Ok(None) } else { Layer::file(&path).map(Some) }
 }
 
+/// The settings by which a run divided its text: those of its newest whole checkpoint; without one, what its `train.toml` says.
+///
+/// # Errors
+/// A `train.toml` that can't be read, where that has to say it.
+pub fn data_settings(run: &Path) -> Result<DataSection, TrainError> {
+    match latest(run) {
+        Ok((_, state, _)) => Ok(state.config.data),
+        Err(_) => TrainConfig::data_of(told(run)?.as_slice()),
+    }
+}
+
 /// Copies the tokenizer of a checkpoint to `run` where that has none. Answers whether it did.
 ///
 /// # Errors
@@ -300,7 +311,7 @@ pub fn latest(run: &Path) -> Result<(ValidCheckpoint, TrainerState, Vec<String>)
     let bytes = std::fs::read(&path).map_err(|source| TrainError::Read { path: path.clone(), source })?;
     let bad = |why: String| TrainError::NoRun { path: path.clone(), why };
     // The version first: another one may have other fields.
-    let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+    let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(json_problem(&e)))?;
     match value.get("schema_version").and_then(Value::as_u64) {
         Some(version) if version == u64::from(STATE_VERSION) => {}
         version => {
@@ -308,7 +319,7 @@ pub fn latest(run: &Path) -> Result<(ValidCheckpoint, TrainerState, Vec<String>)
             return Err(bad(format!("its version is {version}, this program reads {STATE_VERSION}")));
         }
     }
-    let state: TrainerState = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
+    let state: TrainerState = serde_json::from_value(value).map_err(|e| bad(json_problem(&e)))?;
     Ok((checkpoint, state, warnings))
 }
 

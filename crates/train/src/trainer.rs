@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use smallmind_checkpoint::{CONFIG_FILE, ModelFolder, Rolling, TOKENIZER_FILE, WEIGHTS_FILE};
+use smallmind_checkpoint::{
+    CONFIG_FILE, Rolling, TOKENIZER_FILE, WEIGHTS_FILE, Weights, read_config, write_file_atomic,
+};
 use smallmind_graph::{Batch, NoProbe, Probe};
 use smallmind_model::tokenizer::{SpecialText, Tokenizer};
-use smallmind_model::{Model, ModelConfig};
+use smallmind_model::{Model, ModelConfig, ModelError};
 use smallmind_simd::IsaKind;
 
 use crate::batches::{Batches, Draw};
@@ -96,8 +98,8 @@ impl Trainer {
     }
 
     /// Goes on with the run in the folder `run` from its newest whole checkpoint, bit for bit, with any number of threads. `layers` may
-    /// change how long it trains and what it tells; so may `train.toml` in the folder, below them. A file of the model that is missing is
-    /// written again.
+    /// change how long it trains and what it tells; so may `train.toml` in the folder, below them. A file of the model that is missing or
+    /// damaged is written again.
     ///
     /// # Errors
     /// No run, another training at work on it, no whole checkpoint, data of another run, a setting that is fixed, or fewer steps than are done.
@@ -122,18 +124,8 @@ impl Trainer {
         }
         let folder = RunFolder::reopen(dir, &state.config, state.step)?;
         let step = state.step;
-        let missing = [CONFIG_FILE, WEIGHTS_FILE].into_iter().find(|name| !run.join(name).exists());
-        let damage = match missing {
-            Some(name) => Some(restored(name, step)),
-            None => ModelFolder::open(run).err().map(|error| {
-                format!("{error}; the model in the run's folder is written again from the checkpoint of step {step}")
-            }),
-        };
-        if let Some(damage) = damage.filter(|_| state.best_val_loss.is_some()) {
-            // The best model may be lost. This one takes its place until an estimate is better than none.
-            folder.publish_model(&model)?;
-            state.best_val_loss = None;
-            warnings.push(damage);
+        if state.best_val_loss.is_some() {
+            mend_model(&folder, &model, &mut state, &mut warnings)?;
         }
         let mut trainer = Self::assemble(state, model, prepared, folder, threads, isa)?;
         let (_, m, v, steps) = trainer.stepper.learner.state_mut();
@@ -469,6 +461,38 @@ fn resumed_config(
         }
     }
     config.resumed(layers)
+}
+
+/// Writes the files of the best model again, those that are missing or damaged. Weights that are whole stay, whatever became of the others.
+///
+/// # Errors
+/// A disk that is full.
+fn mend_model(
+    folder: &RunFolder,
+    last: &Model,
+    state: &mut TrainerState,
+    warnings: &mut Vec<String>,
+) -> Result<(), TrainError> {
+    let (run, step) = (folder.path(), state.step);
+    let damage = |name: &str, error: String| {
+        let missing = run.join(name).symlink_metadata().is_err();
+        if missing { restored(name, step) } else { format!("{error}; {name} is written again from step {step}") }
+    };
+    let config = run.join(CONFIG_FILE);
+    if let Err(error) = read_config(&config) {
+        warnings.push(damage(CONFIG_FILE, error.to_string()));
+        let bytes = last.config_bytes();
+        write_file_atomic(config, |out| out.write_all(&bytes))?;
+    }
+    let weights = Weights::open_file(run.join(WEIGHTS_FILE)).map_err(ModelError::from);
+    if let Err(error) = weights.and_then(|weights| last.config().check_tensors(&weights)) {
+        let lost = state.best_val_loss.map(|loss| format!(" (validation loss {loss:.4})")).unwrap_or_default();
+        warnings.push(format!("{}; the best model{lost} is lost", damage(WEIGHTS_FILE, error.to_string())));
+        // This one takes its place until an estimate is better than none.
+        folder.publish_model(last)?;
+        state.best_val_loss = None;
+    }
+    Ok(())
 }
 
 /// The warning of a file that a checkpoint has replaced.

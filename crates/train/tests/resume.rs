@@ -540,6 +540,43 @@ fn files_of_the_model_that_are_missing_are_written_again() {
     }
 }
 
+/// The model in a run's folder is the best one, which no checkpoint may hold any more.
+#[test]
+fn weights_that_are_whole_stay_whatever_became_of_other_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    finish(
+        &mut begin(dir.path(), "run", &tiny(&["train.steps=12", "eval.interval=4", "checkpoint.interval=4"]), 1)
+            .unwrap(),
+    );
+    let best = fs::read(checkpoint(&run, 8).join(WEIGHTS_FILE)).unwrap();
+    let config = fs::read(run.join(CONFIG_FILE)).unwrap();
+    fs::write(run.join(WEIGHTS_FILE), &best).unwrap();
+    let damages: [&dyn Fn(); 3] = [
+        &|| fs::write(run.join("generation_config.json"), "{").unwrap(),
+        &|| fs::remove_file(run.join(CONFIG_FILE)).unwrap(),
+        &|| fs::write(run.join(CONFIG_FILE), "{\"model_type\"").unwrap(),
+    ];
+    for damage in damages {
+        damage();
+        let (_, events) = finish(&mut resume(&run, 1));
+        assert!(fs::read(run.join(WEIGHTS_FILE)).unwrap() == best, "{events:?}");
+        assert!(fs::read(run.join(CONFIG_FILE)).unwrap() == config);
+        assert!(warnings(&events).iter().all(|w| w.contains(CONFIG_FILE)), "{events:?}");
+    }
+    // Of other weights it is told that the best are lost.
+    let others: [&dyn Fn(); 2] = [&|| fs::write(run.join(WEIGHTS_FILE), &best[..best.len() - 1]).unwrap(), &|| {
+        fs::write(run.join(WEIGHTS_FILE), tensors(&[("other", &[1.0])])).unwrap()
+    }];
+    for damage in others {
+        damage();
+        let (_, events) = finish(&mut resume(&run, 1));
+        assert!(warnings(&events).iter().any(|w| w.contains(WEIGHTS_FILE) && w.contains("is lost")), "{events:?}");
+        let last = fs::read(checkpoint(&run, 12).join(WEIGHTS_FILE)).unwrap();
+        assert!(fs::read(run.join(WEIGHTS_FILE)).unwrap() == last);
+    }
+}
+
 #[test]
 fn a_finished_run_that_is_resumed_tells_the_same() {
     let dir = tempfile::tempdir().unwrap();

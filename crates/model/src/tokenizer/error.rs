@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use smallmind_checkpoint::json_problem;
 use thiserror::Error;
 
 /// The most that a message repeats of what a file says.
@@ -124,7 +125,7 @@ impl TokenizerError {
 
     /// A [`TokenizerError::Json`].
     pub(super) fn json(error: serde_json::Error) -> Self {
-        Self::Json { problem: clipped(error.to_string()) }
+        Self::Json { problem: clipped(json_problem(&error)) }
     }
 
     /// Turns the library's boxed error into a [`TokenizerError::Library`].

@@ -38,7 +38,7 @@ use std::io::Read;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
-use smallmind_checkpoint::{CheckpointError, write_file_atomic};
+use smallmind_checkpoint::{CheckpointError, json_problem, write_file_atomic};
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::models::wordlevel::WordLevel;
 use tokenizers::{AddedToken, AddedVocabulary, NormalizerWrapper, PreTokenizerWrapper};
@@ -408,7 +408,7 @@ impl Tokenizer {
 /// Hands a checked part to the library.
 fn library_part<T: DeserializeOwned>(name: &'static str, part: Option<&Part>) -> Result<Option<T>, TokenizerError> {
     let Some(part) = part else { return Ok(None) };
-    let refused = |error: serde_json::Error| TokenizerError::library(name)(error.into());
+    let refused = |error: serde_json::Error| TokenizerError::library(name)(json_problem(&error).into());
     let value = serde_json::to_value(part).map_err(refused)?;
     serde_json::from_value(value).map(Some).map_err(refused)
 }

@@ -86,11 +86,11 @@ pub fn message(error: &anyhow::Error) -> String {
             text = format!("{text}: {cause}");
         }
     }
-    in_plain_words(without_type_names(text))
+    in_plain_words(&text)
 }
 
 /// The system's words for a missing file, and its number of an error, say nothing to most people.
-fn in_plain_words(text: String) -> String {
+fn in_plain_words(text: &str) -> String {
     const NUMBER: &str = " (os error ";
     let mut pieces = text.split(NUMBER);
     let mut plain = pieces.next().unwrap_or_default().to_owned();
@@ -101,24 +101,6 @@ fn in_plain_words(text: String) -> String {
         }
     }
     plain.replace("No such file or directory", "there is no such file or folder")
-}
-
-/// Parsers of JSON name the number that they want by its type in Rust: `expected u64`.
-fn without_type_names(text: String) -> String {
-    const EXPECTED: &str = "expected ";
-    let mut pieces = text.split(EXPECTED);
-    let mut plain = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
-        let end = piece.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(piece.len());
-        let word = match &piece[..end] {
-            "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
-            "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
-            "f32" | "f64" => "a number",
-            other => other,
-        };
-        plain = plain + EXPECTED + word + &piece[end..];
-    }
-    plain
 }
 
 /// What to do about an error of the libraries, in the words of the command line: the flags of `verb`.
@@ -275,15 +257,6 @@ mod tests {
         let too_long = |context| said(ModelError::TooLong { tokens: 9, context, max: 8 }.into(), "generate");
         assert!(too_long(4).contains("raise --context, to 8"), "{}", too_long(4));
         assert!(!too_long(8).contains("--context"), "{}", too_long(8));
-    }
-
-    #[test]
-    fn types_of_rust_are_no_words_for_users() {
-        let error = serde_json::from_str::<(u64, f32)>("[1, \"expected u\"]").unwrap_err();
-        let said = message(&error.into());
-        assert!(said.starts_with("invalid type: string \"expected u\", expected a number at"), "{said}");
-        let error = serde_json::from_str::<usize>("-1").unwrap_err();
-        assert!(message(&error.into()).contains("expected a whole number, 0 or more at line 1"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use smallmind::checkpoint::{CONFIG_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
+use smallmind::checkpoint::{CONFIG_FILE, GENERATION_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{Model, ModelError, preset};
 use smallmind::train::is_run;
@@ -52,6 +52,10 @@ impl New {
             let out = self.out.display();
             return Err(usage(format!("{out}: there is a model of several files already; choose another folder")));
         }
+        if self.out.join(GENERATION_FILE).exists() {
+            let out = self.out.display();
+            return Err(usage(format!("{out}: there is a {GENERATION_FILE} of another model; choose another folder")));
+        }
         let mut names = vec![WEIGHTS_FILE, CONFIG_FILE];
         names.extend(self.tokenizer.is_some().then_some(TOKENIZER_FILE));
         let mut files = OutputFolder::claim(&self.out, &names, self.overwrite)?;
@@ -69,6 +73,7 @@ impl New {
         } else if !self.out.join(TOKENIZER_FILE).exists() {
             note!("note: the folder has no tokenizer.json; --tokenizer FILE adds one");
         }
+        files.publish()?;
         let parameters = model.params().elements();
         if settings.is_json() {
             let preset = &self.preset;

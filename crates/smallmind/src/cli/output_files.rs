@@ -1,8 +1,7 @@
 //! Files that a verb writes, claimed before its work begins.
 //!
-//! A claim finds out whether the place can be written and whether something would be lost, and changes nothing. Each file appears whole,
-//! under its name, when it is written; a claim that is dropped leaves nothing. (`train` and `quickstart` write whole runs:
-//! `smallmind::train::RunDir` is their claim.)
+//! A claim finds out whether the place can be written and whether something would be lost; it leaves nothing there. Each file appears whole,
+//! under its name, when it is published. (`train` and `quickstart` write whole runs: `smallmind::train::RunDir` is their claim.)
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{IsTerminal, Write};
@@ -10,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use smallmind::checkpoint::PendingFile;
+use smallmind::checkpoint::{Earlier, PendingFile};
 
 use super::failure::{Outcome, usage};
 use super::output;
@@ -32,10 +31,10 @@ pub struct OutputFile {
 
 #[derive(Debug)]
 enum Sink {
-    /// A temporary file beside the place, for a file that is to be replaced.
-    Pending(PendingFile<'static>),
-    /// The same for a file that was not there.
-    New(PendingFile<'static>),
+    /// A file that was there, where links to it lead.
+    Replace(PathBuf),
+    /// A file that was not there.
+    Create,
     /// A terminal, a pipe, `/dev/null`: what keeps nothing and can't be replaced.
     Device(File),
 }
@@ -54,7 +53,9 @@ impl OutputFile {
                 if !overwrite.overwrite {
                     return Err(usage(format!("{name}: this file is there already; --overwrite replaces it")));
                 }
-                Sink::Pending(PendingFile::create(path.canonicalize().with_context(|| format!("{name}"))?)?)
+                let place = path.canonicalize().with_context(|| format!("{name}"))?;
+                drop(PendingFile::create(&place)?);
+                Sink::Replace(place)
             }
             Ok(_) => {
                 let file = OpenOptions::new().write(true).open(path);
@@ -65,52 +66,87 @@ impl OutputFile {
                 let target = target.display();
                 return Err(usage(format!("{name}: this is a link to {target}, which is not there; remove the link")));
             }
-            Err(_) => Sink::New(PendingFile::create(path)?),
+            Err(_) => {
+                drop(PendingFile::create(path)?);
+                Sink::Create
+            }
         };
         Ok(Self { path: path.to_owned(), sink })
     }
 
-    /// Writes the file.
+    /// Writes the file and publishes it.
     ///
     /// # Errors
     /// A disk that is full or failing; what was there before stays. A file that somebody put there since the claim.
     pub fn write(self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
-        match self.sink {
-            Sink::New(_) if self.path.symlink_metadata().is_ok() => {
-                Err(usage(format!("{}: somebody else has just made this file; it is left alone", self.path.display())))
-            }
-            Sink::Pending(file) | Sink::New(file) => Ok(file.finish(write)?),
-            Sink::Device(mut file) => {
-                let mut bytes = Vec::new();
-                let text = write(&mut bytes).map(|()| {
-                    // What a file may hold could steer a terminal.
-                    if file.is_terminal() {
-                        output::harmless(&String::from_utf8_lossy(&bytes)).into_owned().into_bytes()
-                    } else {
-                        bytes
-                    }
-                });
-                let written = text.and_then(|text| file.write_all(&text)).and_then(|()| file.flush());
-                written.with_context(|| format!("{}: can't be written", self.path.display()))
-            }
+        match self.fill(write)? {
+            Some(filled) => filled.publish(),
+            None => Ok(()),
         }
+    }
+
+    /// Writes the content to a device, or to a temporary file, which is still to be published.
+    fn fill(self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> anyhow::Result<Option<Filled>> {
+        let (place, earlier) = match self.sink {
+            Sink::Replace(place) => (place, Earlier::Replace),
+            Sink::Create => (self.path, Earlier::Keep),
+            Sink::Device(file) => return write_device(file, &self.path, write).map(|()| None),
+        };
+        let mut file = PendingFile::create(&place)?;
+        file.fill(write)?;
+        Ok(Some(Filled { place, file, earlier }))
     }
 }
 
-/// Files of one folder that will be written.
+fn write_device(mut file: File, path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
+    let mut bytes = Vec::new();
+    let text = write(&mut bytes).map(|()| {
+        // What a file may hold could steer a terminal.
+        if file.is_terminal() {
+            output::harmless(&String::from_utf8_lossy(&bytes)).into_owned().into_bytes()
+        } else {
+            bytes
+        }
+    });
+    let written = text.and_then(|text| file.write_all(&text)).and_then(|()| file.flush());
+    written.with_context(|| format!("{}: can't be written", path.display()))
+}
+
+/// A file that is written, under a temporary name.
+#[derive(Debug)]
+struct Filled {
+    place: PathBuf,
+    file: PendingFile<'static>,
+    earlier: Earlier,
+}
+
+impl Filled {
+    fn publish(self) -> Outcome {
+        let Self { place, file, earlier } = self;
+        file.publish(earlier).map_err(|error| {
+            if earlier == Earlier::Keep && place.symlink_metadata().is_ok() {
+                let place = place.display();
+                anyhow::anyhow!("{place}: somebody else has just made this file; it is left alone")
+            } else {
+                error.into()
+            }
+        })
+    }
+}
+
+/// Files of one folder that will be written, and appear together.
 #[derive(Debug)]
 pub struct OutputFolder {
-    // Dropped before the folders that were made for them.
-    files: Vec<(&'static str, OutputFile)>,
-    _made: MadeFolders,
+    folder: PathBuf,
+    claimed: Vec<(&'static str, OutputFile)>,
+    filled: Vec<Filled>,
 }
 
 /// Folders that were made; those that are still empty are removed at the end.
-#[derive(Debug)]
 struct MadeFolders(Vec<PathBuf>);
 
 impl OutputFolder {
-    /// Claims the files `names` in `folder`, which is made if need be.
+    /// Claims the files `names` in `folder`, which is made with the first of them.
     ///
     /// # Errors
     /// As [`OutputFile::claim`]; a file where the folder should be.
@@ -118,12 +154,10 @@ impl OutputFolder {
         if folder.exists() && !folder.is_dir() {
             return Err(usage(format!("{}: this is a file; name a folder", folder.display())));
         }
-        let new = folder.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
-        let made = MadeFolders(new.map(Path::to_owned).collect());
-        fs::create_dir_all(folder).with_context(|| format!("{}: the folder can't be made", folder.display()))?;
+        let _made = MadeFolders::make(folder)?;
         let claim = |name: &&'static str| Ok((*name, OutputFile::claim(&folder.join(name), overwrite)?));
-        let files = names.iter().map(claim).collect::<anyhow::Result<_>>()?;
-        Ok(Self { files, _made: made })
+        let claimed = names.iter().map(claim).collect::<anyhow::Result<_>>()?;
+        Ok(Self { folder: folder.to_owned(), claimed, filled: vec![] })
     }
 
     /// Writes one of the files.
@@ -131,9 +165,31 @@ impl OutputFolder {
     /// # Errors
     /// As [`OutputFile::write`]; a name that was not claimed.
     pub fn write(&mut self, name: &str, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
-        let at = self.files.iter().position(|(claimed, _)| *claimed == name);
+        let at = self.claimed.iter().position(|(claimed, _)| *claimed == name);
         let at = at.ok_or_else(|| anyhow::anyhow!("{name} was not claimed"))?;
-        self.files.swap_remove(at).1.write(write)
+        let made = MadeFolders::make(&self.folder)?;
+        let filled = self.claimed.swap_remove(at).1.fill(write);
+        drop(made);
+        self.filled.extend(filled?);
+        Ok(())
+    }
+
+    /// Moves the files that were written to their names, in the order in which they were.
+    ///
+    /// # Errors
+    /// As [`OutputFile::write`]; the files before the one that is refused are in their places.
+    pub fn publish(self) -> Outcome {
+        self.filled.into_iter().try_for_each(Filled::publish)
+    }
+}
+
+impl MadeFolders {
+    /// Makes `folder` and those above it, as far as they are not there.
+    fn make(folder: &Path) -> anyhow::Result<Self> {
+        let new = folder.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
+        let made = Self(new.map(Path::to_owned).collect());
+        fs::create_dir_all(folder).with_context(|| format!("{}: the folder can't be made", folder.display()))?;
+        Ok(made)
     }
 }
 
@@ -222,9 +278,11 @@ mod tests {
         drop(OutputFolder::claim(&folder, &["x", "y"], REFUSE).unwrap());
         assert_eq!(names(dir.path()), Vec::<String>::new());
         let mut claim = OutputFolder::claim(&folder, &["x", "y"], REFUSE).unwrap();
+        assert_eq!(names(dir.path()), Vec::<String>::new(), "an interrupt would leave it");
         claim.write("x", |out| out.write_all(b"1")).unwrap();
         assert!(claim.write("z", |_| Ok(())).is_err());
-        drop(claim);
+        assert!(!folder.join("x").exists(), "files appear together");
+        claim.publish().unwrap();
         assert_eq!(names(&folder), ["x"]);
         assert!(OutputFolder::claim(&folder, &["y", "x"], REFUSE).is_err());
         assert_eq!(names(&folder), ["x"]);

@@ -87,7 +87,7 @@ impl Extracted {
                 self.layers.push(layer);
             }
             Some(Meaning::Out(folder)) => self.arguments.push(format!("--out={folder}").into()),
-            Some(Meaning::Resume) => self.resume = true,
+            Some(Meaning::Resume(resume)) => self.resume = resume,
             Some(Meaning::Usual) => {}
             Some(Meaning::PassedOver(why)) => note!("note: --{assignment} is passed over: {why}"),
         }

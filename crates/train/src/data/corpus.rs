@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use smallmind_checkpoint::json_problem;
 
 use super::error::DataError;
 use super::text::{character_start, check_stdin, read_marked};
@@ -300,7 +301,7 @@ impl<'de> Deserialize<'de> for Texts {
 
 /// What the parser says, without the line that it counts: there is only one.
 fn not_json(error: &serde_json::Error) -> String {
-    let text = error.to_string();
+    let text = json_problem(error);
     format!("not JSON: {} at column {}", text.split(" at line ").next().unwrap_or(&text), error.column())
 }
 

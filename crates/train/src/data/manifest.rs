@@ -3,6 +3,7 @@
 use super::error::DataError;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use smallmind_checkpoint::json_problem;
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs;
@@ -128,12 +129,12 @@ impl Manifest {
         }
         let text = fs::read(&path).map_err(DataError::io("read the manifest", &path))?;
         // The version first: a manifest of another version may have other keys.
-        let version: Version = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        let version: Version = serde_json::from_slice(&text).map_err(|error| wrong(json_problem(&error)))?;
         if version.schema_version != SCHEMA_VERSION {
             let (found, expected) = (version.schema_version, SCHEMA_VERSION);
             return Err(DataError::SchemaVersion { path, found, expected });
         }
-        let manifest: Self = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        let manifest: Self = serde_json::from_slice(&text).map_err(|error| wrong(json_problem(&error)))?;
         manifest.check().map_err(wrong)?;
         Ok(manifest)
     }

@@ -72,7 +72,7 @@ fn each_name_of_nanogpt_is_obeyed_passed_over_or_refused() {
         assert!(why.contains(word), "{name}: {why}");
     }
     assert_eq!(of("out_dir", "out-x").unwrap(), Meaning::Out("out-x".into()));
-    assert_eq!(of("init_from", "resume").unwrap(), Meaning::Resume);
+    assert_eq!(of("init_from", "resume").unwrap(), Meaning::Resume(true));
     for (name, value, word) in [
         ("init_from", "gpt2", "generate"),
         ("init_from", "gpt2-medium", "--preset"),

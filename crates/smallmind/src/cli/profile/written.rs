@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use smallmind::checkpoint::json_problem;
 use smallmind::profile::Report;
 use smallmind::profile::diff::{mismatches, mismatches_before};
 use smallmind::profile::report::Subject;
@@ -116,6 +117,7 @@ impl Written {
             for (name, text) in FORMS.iter().zip(texts) {
                 folder.write(name, |out| out.write_all(text.as_bytes()))?;
             }
+            folder.publish()?;
             note!("written to {}: report.html opens in a browser, trace.json in Perfetto", out.display());
         }
         if let (Some(name), Some(file)) = (&self.save_baseline, places.shelf) {
@@ -167,11 +169,11 @@ pub fn kept(name: &str) -> anyhow::Result<Report> {
     let path = if path.is_dir() { path.join("report.json") } else { path };
     let say = |why: &dyn std::fmt::Display| bad_file(format!("{}: no report of a profile: {why}", path.display()));
     let text = fs::read_to_string(&path).map_err(|error| say(&error))?;
-    let version = serde_json::from_str::<serde_json::Value>(&text).map_err(|error| say(&error))?;
+    let version = serde_json::from_str::<serde_json::Value>(&text).map_err(|error| say(&json_problem(&error)))?;
     let version = version["schema_version"].as_u64();
     if version != Some(u64::from(smallmind::profile::report::SCHEMA_VERSION)) {
         let ours = smallmind::profile::report::SCHEMA_VERSION;
         return Err(say(&format!("its schema_version is {version:?}, this program reads {ours}")));
     }
-    serde_json::from_str(&text).map_err(|error| say(&error))
+    serde_json::from_str(&text).map_err(|error| say(&json_problem(&error)))
 }
