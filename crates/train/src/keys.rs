@@ -23,9 +23,9 @@ pub(crate) enum Takes {
     Switch,
     /// A whole number from the first to the second.
     Whole(u64, u64),
-    /// Any whole number of 64 bits, whose upper half TOML has no integers for: text there.
+    /// An unsigned integer of 64 bits. TOML's integers end at 2^63 - 1; greater seeds are stored as text.
     Seed,
-    /// A number: which, in words, and whether one is among them.
+    /// A number: its range in words, and the test for it.
     Number(&'static str, fn(f64) -> bool),
 }
 

@@ -325,7 +325,7 @@ fn base(preset: Option<&str>, layers: &[Layer]) -> Result<TrainConfig, TrainErro
     })
 }
 
-/// The settings that a check of each of these keys looks at too.
+/// For keys that are checked together with others: the other keys that the check reads.
 const CHECKED_TOGETHER: &[(&str, &[&str])] = &[
     ("model.heads", &["model.d_model", "model.family"]),
     ("model.kv_heads", &["model.heads", "model.family"]),

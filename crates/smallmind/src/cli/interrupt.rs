@@ -13,7 +13,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// What a signal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
-    /// Ctrl-C or a request to terminate. A second one comes from somebody who is impatient.
+    /// Ctrl-C or SIGTERM. The second one ends the process at once.
     Asked,
     /// The terminal is gone. The system and the shell both send this signal, and a request to terminate may come with it.
     #[cfg(unix)]

@@ -87,7 +87,7 @@ impl Train {
         }
     }
 
-    /// The text of the files, which have no words in common.
+    /// The text of the files. Each is a document, so no word spans two of them.
     fn corpus(&self) -> anyhow::Result<Corpus> {
         let corpus = Corpus::read(&self.data, Division { documents: Documents::Files, separator: None })?;
         for file in corpus.marks() {

@@ -138,6 +138,28 @@ fn eval_measures_the_tokens_that_training_measures() {
     assert_eq!(bench.run("eval -m run --data plain.txt --json").json()["bytes"], documents[0].len());
 }
 
+/// How a run divided its text is read from its checkpoint, whatever became of `train.toml` and of the files that it names.
+#[test]
+fn eval_divides_as_the_run_was_trained() {
+    let bench = Bench::new();
+    bench.write("docs.txt", &documents().join("|"));
+    let line = "--data.tokenizer=bpe --data.vocab_size=270 --data.separator=|";
+    bench.run("tokenizer train --data docs.txt --vocab-size 270 --out vocab.json").ok();
+    train(&bench, "docs.txt", &line.replace("bpe --data.vocab_size=270", "vocab.json"));
+    let loss = || bench.run("eval -m run --data docs.txt --json").json()["loss"].as_f64();
+    let expected = loss();
+    assert_ne!(bench.run("eval -m run --data docs.txt --json --separator=").json()["loss"].as_f64(), expected);
+    for (name, change) in
+        [("vocab.json", None), ("run/train.toml", Some("[data]\nseparator = \"the\"\n")), ("run/train.toml", None)]
+    {
+        match change {
+            Some(text) => bench.write(name, text),
+            None => std::fs::remove_file(bench.path(name)).unwrap(),
+        }
+        assert_eq!(loss(), expected, "{name}");
+    }
+}
+
 #[test]
 fn eval_gives_the_model_what_stands_before_a_prompt() {
     let bench = Bench::with_text();

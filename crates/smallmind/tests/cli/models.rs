@@ -27,6 +27,10 @@ fn a_new_model_is_shown() {
     again.fails(2, &["model", "already"]);
     let same = bench.run("new --preset nanogpt-cpu --out same --json").json();
     assert_eq!(same["seed"], 1337);
+    std::fs::create_dir(bench.path("other")).unwrap();
+    bench.write("other/generation_config.json", r#"{"do_sample": false}"#);
+    bench.run("new --preset nanogpt-cpu --out other").fails(2, &["other", "generation_config.json"]);
+    std::fs::remove_file(bench.path("other/generation_config.json")).unwrap();
     let read = |name: &str| std::fs::read(bench.path(name)).unwrap();
     assert_eq!(read("same/model.safetensors"), read("model/model.safetensors"));
     bench.run("new --preset nanogpt-cpu --out other --seed 2").ok();

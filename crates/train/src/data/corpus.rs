@@ -47,11 +47,11 @@ pub struct Corpus {
 struct Document {
     /// Bytes of the text.
     range: Range<usize>,
-    /// Whether it ends here; `false` for text that no document's end divides, and where validation cuts a document.
+    /// Whether it is complete: false for text that isn't divided into documents, and where a document is cut for validation.
     ends: bool,
 }
 
-/// Documents of one part of a corpus: each with whether it ends where its text does, so that the token that ends documents belongs behind it.
+/// The documents of one part of a corpus. A document that is complete is followed by the token that ends documents; one that is cut is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DocumentTexts<'a> {
     text: &'a str,
