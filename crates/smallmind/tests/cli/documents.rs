@@ -142,7 +142,7 @@ fn eval_measures_the_tokens_that_training_measures() {
 #[test]
 fn eval_divides_as_the_run_was_trained() {
     let bench = Bench::new();
-    bench.write("docs.txt", &documents().join("|"));
+    bench.write("docs.txt", documents().join("|"));
     let line = "--data.tokenizer=bpe --data.vocab_size=270 --data.separator=|";
     bench.run("tokenizer train --data docs.txt --vocab-size 270 --out vocab.json").ok();
     train(&bench, "docs.txt", &line.replace("bpe --data.vocab_size=270", "vocab.json"));
