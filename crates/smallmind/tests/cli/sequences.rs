@@ -191,6 +191,7 @@ impl Sequence {
         assert!(before.files.get(name).is_none_or(|mine| after.files.get(name) == Some(mine)), "{log:#?}");
         if is_new {
             assert!(may == May::Replace || (may == May::Begin && !before.exists()), "{may:?} {log:#?}");
+            before.is_gone_from(&after, log);
         } else if may == May::GoOn {
             before.goes_on_in(&after, log);
             // A process that is killed may leave a better model that its log does not tell of yet.
@@ -262,6 +263,7 @@ impl Sequence {
                 // From a disk that takes nothing to one where it all fits.
                 let wrap = format!("trap '' XFSZ; ulimit -f {};", random.below(70));
                 let flag = *random.one(&["", "--overwrite", "--resume"]);
+                self.steps += random.below(4);
                 let line;
                 (line, may) = self.begin_or_go_on("run", flag);
                 self.run(&wrap, &line);

@@ -109,6 +109,17 @@ impl Worth {
         assert!(changed.is_empty(), "{changed:?} {log:#?}");
     }
 
+    /// `after` is another run, and no mixture of both.
+    #[track_caller]
+    pub fn is_gone_from(&self, after: &Self, log: &[String]) {
+        for name in ["model.safetensors", "train.toml", "log.jsonl"] {
+            let [old, new] =
+                [self, after].map(|worth| worth.files.get(Path::new(name)).filter(|file| !file.is_empty()));
+            assert!(new.is_none() || new != old, "{name} {log:#?}");
+        }
+        assert!(after.step.is_some(), "{log:#?}");
+    }
+
     /// `after` is the same run, perhaps after more steps; its model is no worse.
     #[track_caller]
     pub fn goes_on_in(&self, after: &Self, log: &[String]) {
