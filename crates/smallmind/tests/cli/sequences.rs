@@ -18,7 +18,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{Bench, Ran};
 use worth::Worth;
@@ -376,7 +376,16 @@ impl Sequence {
         let line = format!("{line} --train.steps={ENDLESS} --checkpoint.interval=2");
         let here = self.bench.path("");
         let mut child = self.command(&here, "", &line).spawn().unwrap();
-        std::thread::sleep(Duration::from_micros(random.below(60_000)));
+        // At any moment, or while the new run replaces the old one.
+        if random.below(2) == 0 {
+            std::thread::sleep(Duration::from_micros(random.below(60_000)));
+        } else {
+            let started = Instant::now();
+            while !self.real.join(".next-run").exists() && started.elapsed() < Duration::from_millis(60) {
+                std::thread::sleep(Duration::from_micros(20));
+            }
+            std::thread::sleep(Duration::from_micros(random.below(1_000)));
+        }
         if act == Act::Kill {
             child.kill().unwrap();
         } else {
