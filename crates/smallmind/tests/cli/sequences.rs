@@ -269,16 +269,21 @@ impl Sequence {
                 self.run(&wrap, &line);
             }
             Act::ReadOnly => {
-                if self.real.is_dir() {
-                    let mode = |mode| fs::set_permissions(&self.real, fs::Permissions::from_mode(mode)).unwrap();
+                let inside = *random.one(&["", "", "data", "checkpoints"]);
+                let place = self.real.join(inside);
+                if place.is_dir() {
+                    let mode = |mode| fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
                     mode(0o555);
-                    for flag in ["", "--overwrite", "--resume"] {
+                    // A folder that can't be written can't be moved away either, which is found in the middle of a replacement.
+                    let flags: &[_] =
+                        if inside.is_empty() { &["", "--overwrite", "--resume"] } else { &["--overwrite"] };
+                    for flag in flags {
                         let (line, _) = self.begin_or_go_on("run", flag);
                         // The user that the program runs as is not root, so nothing new gets into the folder.
                         let ran = self.run("", &line);
                         assert_ne!(ran.code, Some(0), "{:#?} {ran:#?}", self.log);
                     }
-                    fs::set_permissions(&self.real, fs::Permissions::from_mode(0o755)).unwrap();
+                    mode(0o755);
                 }
             }
             Act::LoseCheckpoints => {
