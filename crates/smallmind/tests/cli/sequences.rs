@@ -256,7 +256,7 @@ impl Sequence {
             Act::Link => self.put_behind_a_link(),
             Act::Here | Act::Mount => {
                 if self.real.is_dir() && (act == Act::Here || self.can_mount) {
-                    may = self.within_its_folder(act, exists, *random.one(&["", "--overwrite"]));
+                    may = self.within_its_folder(act, exists, random);
                 }
             }
             Act::FullDisk => {
@@ -266,26 +266,12 @@ impl Sequence {
                 self.steps += random.below(4);
                 let line;
                 (line, may) = self.begin_or_go_on("run", flag);
-                self.run(&wrap, &line);
-            }
-            Act::ReadOnly => {
-                let inside = *random.one(&["", "", "data", "checkpoints"]);
-                let place = self.real.join(inside);
-                if place.is_dir() {
-                    let mode = |mode| fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
-                    mode(0o555);
-                    // A folder that can't be written can't be moved away either, which is found in the middle of a replacement.
-                    let flags: &[_] =
-                        if inside.is_empty() { &["", "--overwrite", "--resume"] } else { &["--overwrite"] };
-                    for flag in flags {
-                        let (line, _) = self.begin_or_go_on("run", flag);
-                        // The user that the program runs as is not root, so nothing new gets into the folder.
-                        let ran = self.run("", &line);
-                        assert_ne!(ran.code, Some(0), "{:#?} {ran:#?}", self.log);
-                    }
-                    mode(0o755);
+                let ran = self.run(&wrap, &line);
+                if may == May::Replace && ran.code == Some(0) {
+                    self.is_replaced();
                 }
             }
+            Act::ReadOnly => self.without_permission(random),
             Act::LoseCheckpoints => {
                 let folder = self.real.join("checkpoints");
                 if folder.is_dir() && self.real.join("model.safetensors").exists() {
@@ -317,6 +303,26 @@ impl Sequence {
         self.make_it_end();
     }
 
+    /// The folder, or one in it, can't be written for a while.
+    fn without_permission(&mut self, random: &mut Random) {
+        let inside = *random.one(&["", "", "data", "checkpoints"]);
+        let place = self.real.join(inside);
+        if !place.is_dir() {
+            return;
+        }
+        let set = |mode| fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
+        set(0o555);
+        // A folder that can't be written can't be moved away either, which is found in the middle of a replacement.
+        let flags: &[_] = if inside.is_empty() { &["", "--overwrite", "--resume"] } else { &["--overwrite"] };
+        for flag in flags {
+            let (line, _) = self.begin_or_go_on("run", flag);
+            // The user that the program runs as is not root, so nothing new gets into the folder.
+            let ran = self.run("", &line);
+            assert_ne!(ran.code, Some(0), "{:#?} {ran:#?}", self.log);
+        }
+        set(0o755);
+    }
+
     /// The run in the folder is the one that was begun last.
     fn is_replaced(&self) {
         let seed = Worth::of(&self.real).seed();
@@ -324,7 +330,8 @@ impl Sequence {
     }
 
     /// A training in the folder as `.`, or in a mount of the folder; what it may change.
-    fn within_its_folder(&mut self, act: Act, exists: bool, flag: &str) -> May {
+    fn within_its_folder(&mut self, act: Act, exists: bool, random: &mut Random) -> May {
+        let flag = *random.one(&["", "--overwrite"]);
         let real = self.real.clone();
         let ran;
         let may;
@@ -376,7 +383,8 @@ impl Sequence {
 
     /// A training or a continuation that is ended after a moment; what it may change.
     fn end_early(&mut self, act: Act, random: &mut Random) -> May {
-        let flag = *random.one(&["", "--overwrite", "--resume"]);
+        let begins = if Worth::of(&self.real).step.is_none() { "" } else { "--resume" };
+        let flag = *random.one(&[begins, "--overwrite"]);
         let (line, may) = self.begin_or_go_on("run", flag);
         let line = format!("{line} --train.steps={ENDLESS} --checkpoint.interval=2");
         let here = self.bench.path("");
