@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use smallmind_train::data::{
-    DataError, Dataset, DocumentWindows, Dtype, MANIFEST_FILE, Manifest, OpenOptions, RandomWindows, SequentialWindows,
-    ShardOptions, ShardWriter, Split, Storage, Verify, read_text, read_texts, split,
+    Corpus, DataError, Dataset, Division, DocumentWindows, Dtype, MANIFEST_FILE, Manifest, OpenOptions, RandomWindows,
+    SequentialWindows, ShardOptions, ShardWriter, Split, Storage, Verify, read_text,
 };
 use std::fs;
 use std::path::Path;
@@ -52,8 +52,9 @@ fn text_is_read_as_it_is() {
     fs::write(&one, "na\u{ef}ve\r\n").unwrap();
     fs::write(&two, "second").unwrap();
     assert_eq!(read_text(&one).unwrap(), "na\u{ef}ve\r\n");
-    assert_eq!(read_texts(&[&one, &two]).unwrap(), "na\u{ef}ve\r\nsecond");
-    assert!(matches!(read_texts::<&Path>(&[]), Err(DataError::NoFiles)));
+    let corpus = Corpus::read(&[&one, &two], Division::default()).unwrap();
+    assert_eq!(corpus.documents().iter().collect::<Vec<_>>(), [("na\u{ef}ve\r\nsecond", false)]);
+    assert!(matches!(Corpus::read::<&Path>(&[], Division::default()), Err(DataError::NoFiles)));
 }
 
 #[test]
@@ -69,7 +70,7 @@ fn missing_empty_and_folder_are_told_apart() {
     let good = dir.path().join("good.txt");
     fs::write(&good, "x").unwrap();
     // The file to blame is named, not the first one.
-    let message = read_texts(&[&good, &path]).unwrap_err().to_string();
+    let message = Corpus::read(&[&good, &path], Division::default()).unwrap_err().to_string();
     assert!(message.contains("text.txt") && message.contains("empty"), "{message}");
 }
 
@@ -93,18 +94,25 @@ fn bytes_that_are_not_utf8_are_located() {
     }
 }
 
+/// A text without documents, cut after nine tenths of its characters.
+fn split(text: &str) -> (String, String) {
+    let corpus = Corpus::of_text(text.to_owned(), None);
+    let (train, validation) = corpus.split(0.9);
+    (train.iter().map(|(text, _)| text).collect(), validation.iter().map(|(text, _)| text).collect())
+}
+
 #[test]
 fn ninety_percent_of_the_characters_are_for_training() {
     let text = "0123456789".repeat(3);
-    assert_eq!(split(&text, 0.9), (&text[..27], &text[27..]));
+    assert_eq!(split(&text), (text[..27].to_owned(), text[27..].to_owned()));
     // nanoGPT's count for its Shakespeare: int(1115394 * 0.9).
     let (train, validation) = (1_003_854, 111_540);
     let text = "x".repeat(train + validation);
-    assert_eq!((split(&text, 0.9).0.len(), split(&text, 0.9).1.len()), (train, validation));
+    assert_eq!((split(&text).0.len(), split(&text).1.len()), (train, validation));
     // Characters, not bytes.
-    assert_eq!(split("\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}aaaaa", 0.9).0, "\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}aaaa");
-    assert_eq!(split("", 0.9), ("", ""));
-    assert_eq!(split("x", 0.9), ("", "x"));
+    assert_eq!(split("\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}aaaaa").0, "\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}aaaa");
+    assert_eq!(split(""), (String::new(), String::new()));
+    assert_eq!(split("x"), (String::new(), "x".to_owned()));
 }
 
 // Shards
@@ -525,7 +533,7 @@ proptest! {
 
     #[test]
     fn a_split_text_is_whole(text in "\\PC{0,60}") {
-        let (train, validation) = split(&text, 0.9);
+        let (train, validation) = split(&text);
         prop_assert_eq!(format!("{train}{validation}"), text.clone());
         prop_assert_eq!(train.chars().count(), (text.chars().count() as f64 * 0.9) as usize);
     }

@@ -110,10 +110,28 @@ mod tests {
         assert_eq!(mask("SigIgn:\tmany\n"), None);
     }
 
+    /// Names a child of this test the signals that it ignores.
+    const IGNORED: &str = "SMALLMIND_TEST_IGNORED";
+
+    /// In children of this test, since what a process ignores is settled when it starts.
     #[test]
     fn a_shell_says_the_same() {
-        for signal in [1, 2, 15] {
-            assert_eq!(by_a_shell(signal), at_start()(signal), "signal {signal}");
+        if let Ok(ignored) = std::env::var(IGNORED) {
+            for (signal, name) in [(1, "HUP"), (2, "INT"), (15, "TERM")] {
+                assert_eq!(by_a_shell(signal), at_start()(signal), "signal {name} where {ignored:?} are ignored");
+                assert!(by_a_shell(signal) || !ignored.contains(name), "signal {name} where {ignored:?} are ignored");
+            }
+            return;
+        }
+        let (_, module) = module_path!().split_once("::").unwrap();
+        for ignored in ["", "HUP", "INT TERM"] {
+            let trap = if ignored.is_empty() { String::new() } else { format!("trap '' {ignored};") };
+            let mut child = std::process::Command::new("/bin/sh");
+            child.args(["-c", &format!("{trap} exec \"$0\" \"$@\"")]).arg(std::env::current_exe().unwrap());
+            child.args(["--exact", &format!("{module}::a_shell_says_the_same")]).env(IGNORED, ignored);
+            let output = child.output().unwrap();
+            let stdout = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && stdout.contains("1 passed"), "{ignored:?}: {stdout}");
         }
     }
 }

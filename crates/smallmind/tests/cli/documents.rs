@@ -3,6 +3,10 @@
 use std::fs;
 
 use serde_json::{Value, json};
+use smallmind::graph::Batch;
+use smallmind::kernels::loss::IGNORE;
+use smallmind::train::{BatchShape, Evaluator};
+use smallmind::{IsaKind, Model};
 
 use crate::support::Bench;
 
@@ -183,13 +187,64 @@ fn eval_gives_the_model_what_stands_before_a_prompt() {
     assert_eq!(with_prefix["bytes"], text.len());
     let bits = with_prefix["loss"].as_f64().unwrap() / std::f64::consts::LN_2;
     assert!((with_prefix["bits_per_byte"].as_f64().unwrap() - bits).abs() < 1e-9);
-    for context in [1, 2, 3, 5] {
-        let told = told("text.txt", &format!("--context {context}"));
-        assert_eq!(told["tokens"], text.len());
-        assert!(told["loss"].as_f64().unwrap().is_finite());
-    }
     let ids = bench.run("tokenize -m run --json text.txt").json();
     assert_eq!((ids["ids"].as_array().unwrap().len(), &ids["ids"][0]), (text.len() + 1, &json!(0)));
+}
+
+/// The mean loss of `text` in windows of `context` tokens, each of them a sequence by itself that begins with `prefix`.
+fn loss_of_windows(model: &Model, prefix: &[u32], text: &[u32], context: usize) -> f64 {
+    let shape = BatchShape { sequences: 1, context: model.config().context };
+    let mut evaluator = Evaluator::new(model.config(), shape, 1, IsaKind::best()).unwrap();
+    let mut batch = Batch::default();
+    let targets = context.saturating_sub(prefix.len()).max(1);
+    let mut total = 0.0;
+    for start in (0..text.len()).step_by(targets) {
+        let end = text.len().min(start + targets);
+        // A window after the first begins with the last token of the one before.
+        let tokens = [prefix, &text[start.saturating_sub(1)..end]].concat();
+        let counts = end - start;
+        let (inputs, nexts) = (&tokens[..tokens.len() - 1], &tokens[1..]);
+        let unpredicted = nexts.len() - counts;
+        batch.clear();
+        batch.push_with_targets(inputs, &[&vec![IGNORE; unpredicted], &nexts[unpredicted..]].concat());
+        total += evaluator.run(model.weights(), &batch).unwrap();
+    }
+    total / text.len() as f64
+}
+
+#[test]
+fn every_window_of_eval_begins_with_what_stands_before_a_prompt() {
+    let bench = Bench::with_text();
+    // Steps enough that the beginning of a window tells.
+    bench.train("run", "--max_iters=40 --train.lr=0.02").ok();
+    let path = bench.path("run/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let text = "the cat sat";
+    bench.write("text.txt", text);
+    let ids = |text: &str| -> Vec<u32> {
+        text.chars().map(|c| tokenizer["model"]["vocab"][c.to_string()].as_u64().unwrap() as u32).collect()
+    };
+    let (text, prefixes) = (ids(text), ["\n", "\n."].map(|prefix| (prefix, ids(prefix))));
+    let model = Model::load(bench.path("run")).unwrap();
+    for (letters, prefix) in prefixes {
+        let letters: Vec<_> = letters.chars().map(|c| c.to_string()).collect();
+        let token = |c: &String| json!({"SpecialToken": {"id": c, "type_id": 0}});
+        let mut single: Vec<_> = letters.iter().map(token).collect();
+        single.push(json!({"Sequence": {"id": "A", "type_id": 0}}));
+        let special = |(c, id): (&String, &u32)| (c.clone(), json!({"id": c, "ids": [id], "tokens": [c]}));
+        let special: serde_json::Map<_, _> = letters.iter().zip(&prefix).map(special).collect();
+        tokenizer["post_processor"] =
+            json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": special});
+        fs::write(&path, tokenizer.to_string()).unwrap();
+        for context in [1, 2, 3, 4, 5, 16] {
+            let line = format!("eval -m run --data text.txt --json --threads 1 --context {context}");
+            let told = bench.run(&line).json();
+            let expected = loss_of_windows(&model, &prefix, &text, context);
+            let difference = told["loss"].as_f64().unwrap() - expected;
+            assert!(difference.abs() < 1e-5, "{letters:?} --context {context}: {told} {expected}");
+            assert_eq!(told["tokens"], text.len());
+        }
+    }
 }
 
 #[test]

@@ -199,9 +199,17 @@ fn a_file_that_is_there_is_not_replaced_unless_asked() {
     // A run has a tokenizer, checkpoints and perhaps a training at work: no place for another model.
     bench.run("new --preset quickstart --out run --overwrite").fails(2, &["run", "a training"]);
     assert_eq!(tree(&bench.path("")), before);
-    bench.run("tokenizer train --kind characters --data text.txt --out tokenizer.json --overwrite").ok();
-    bench.run("new --preset nanogpt-cpu --out model --overwrite --seed 3").ok();
-    assert_ne!(tree(&bench.path("model")), before);
+    bench.write("other.txt", "0123456789".repeat(20));
+    bench.run("tokenizer train --kind characters --data other.txt --out tokenizer.json --overwrite").ok();
+    bench.run("new --preset nanogpt-cpu --out model --tokenizer tokenizer.json --overwrite --seed 3").ok();
+    // Each file that was asked for is another one, and all others are as they were.
+    let mut after = tree(&bench.path(""));
+    after.remove(Path::new("other.txt"));
+    let changed: Vec<_> = before.keys().filter(|name| after.remove(*name).as_ref() != before.get(*name)).collect();
+    let expected = ["model/model.safetensors", "model/tokenizer.json", "tokenizer.json"].map(PathBuf::from);
+    assert_eq!(changed, expected.iter().collect::<Vec<_>>());
+    assert!(after.is_empty(), "{:?}", after.keys());
+    assert_eq!(fs::read(bench.path("model/tokenizer.json")).unwrap(), fs::read(bench.path("tokenizer.json")).unwrap());
     // Nothing is lost in what keeps nothing.
     #[cfg(unix)]
     bench.run("tokenizer train --kind characters --data text.txt --out /dev/null").ok();

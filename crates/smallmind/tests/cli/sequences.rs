@@ -1,6 +1,6 @@
 //! Random sequences of what people do to a run: train, resume, overwrite, kill, interrupt, two at once, links, the current folder, mounts, a
 //! full disk, a folder that can't be written. After each act nothing that was there is gone, unless `--overwrite` said so, and what is left can
-//! be gone on with, or the program says why not.
+//! be gone on with, or the program says why not. Each training has a seed of its own, which tells one run from another.
 //!
 //! The seed is printed. The ordinary test makes 50 sequences; the long one 500:
 //!
@@ -10,17 +10,18 @@
 //! ```
 #![cfg(unix)]
 
-use std::collections::BTreeMap;
+mod worth;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::folders::tree;
 use crate::support::{Bench, Ran};
+use worth::Worth;
 
 /// A user who is refused what root is not.
 const NOBODY: u32 = 65534;
@@ -28,6 +29,9 @@ const NOBODY: u32 = 65534;
 /// Settings of a model that trains in milliseconds, with checkpoints and estimates on the way.
 const TINY: &str = "--preset nanogpt-cpu --threads 1 --model.layers=1 --model.heads=2 --model.d_model=16 --model.context=16 --train.batch=2 \
                     --train.warmup=2 --eval.interval=2 --eval.batches=1 --sample.interval=0 --checkpoint.interval=2";
+
+/// Steps of a training that is ended early.
+const ENDLESS: u64 = 1_000_000;
 
 /// SplitMix64.
 struct Random(u64);
@@ -94,19 +98,23 @@ struct Sequence {
     /// Where the folder of the run really is.
     real: PathBuf,
     steps: u64,
+    /// Seeds of trainings that were begun; the next one is one more.
+    seeds: u64,
     /// Whether children are to be somebody else, since root may write everything.
     as_nobody: bool,
     can_mount: bool,
     log: Vec<String>,
 }
 
-/// What must not get lost.
-#[derive(Debug)]
-struct Worth {
-    /// Steps of the newest checkpoint, with a training that can be gone on with.
-    step: Option<u64>,
-    /// Files that are nobody's but the user's, and the model where there is no checkpoint.
-    files: BTreeMap<PathBuf, Vec<u8>>,
+/// What an act may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum May {
+    /// Nothing; where there was nothing, it may begin a run.
+    Begin,
+    /// The run is trained further, or stays.
+    GoOn,
+    /// A new run is in the place of what was there, or all of that stays.
+    Replace,
 }
 
 impl Sequence {
@@ -118,7 +126,7 @@ impl Sequence {
         if as_nobody {
             fs::set_permissions(bench.path(""), fs::Permissions::from_mode(0o777)).unwrap();
         }
-        Self { bench, real, steps: 6, as_nobody, can_mount, log: vec![] }
+        Self { bench, real, steps: 6, seeds: 0, as_nobody, can_mount, log: vec![] }
     }
 
     /// The program, as a user who is refused something.
@@ -155,160 +163,115 @@ impl Sequence {
         ran
     }
 
-    fn train(&mut self, wrap: &str, out: &str, more: &str) -> Ran {
-        let line = format!("train --data {} --out {out} {TINY} --train.steps={} {more}", self.text(), self.steps);
-        self.run(wrap, &line)
+    /// The line of a training that is new, with a seed that no other has.
+    fn begin(&mut self, out: &str, flag: &str) -> String {
+        self.seeds += 1;
+        let (text, steps, seed) = (self.bench.path("text.txt"), self.steps, self.seeds);
+        format!("train --data {} --out {out} {TINY} --train.steps={steps} --train.seed={seed} {flag}", text.display())
     }
 
-    fn text(&self) -> String {
-        self.bench.path("text.txt").to_str().unwrap().to_owned()
-    }
-
-    fn newest(&self) -> Option<u64> {
-        // A replacement that was interrupted is completed by whoever comes next.
-        let next = self.real.join(".next-run/checkpoints");
-        let place = if next.is_dir() { next } else { self.real.join("checkpoints") };
-        let names = fs::read_dir(place).ok()?;
-        names.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("step-")?.parse().ok()).max()
-    }
-
-    fn worth(&self) -> Worth {
-        let step = self.newest();
-        let mut files = tree(&self.real);
-        let a_model =
-            |name: &Path| ["config.json", "tokenizer.json", "model.safetensors"].iter().any(|own| name == *own);
-        files.retain(|name, _| name.starts_with("mine.txt") || (step.is_none() && a_model(name)));
-        Worth { step, files }
-    }
-
-    /// Nothing of `before` is lost.
-    fn check(&mut self, before: &Worth, overwritten: bool) {
-        let after = self.worth();
-        let log = &self.log;
-        for (name, content) in &before.files {
-            if overwritten && name != Path::new("mine.txt") {
-                continue;
+    /// The same, or the line of a continuation; and what it may change.
+    fn begin_or_go_on(&mut self, out: &str, flag: &str) -> (String, May) {
+        match flag {
+            "--resume" => {
+                self.steps = self.steps.max(Worth::of(&self.real).step.unwrap_or(0));
+                (format!("train --out {out} --resume --threads 1 --train.steps={}", self.steps), May::GoOn)
             }
-            assert_eq!(after.files.get(name).or(tree(&self.real).get(name)), Some(content), "{name:?} {log:#?}");
+            "--overwrite" => (self.begin(out, flag), May::Replace),
+            _ => (self.begin(out, flag), May::Begin),
         }
-        if !overwritten {
-            assert!(after.step >= before.step, "{before:?} {after:?} {log:#?}");
+    }
+
+    /// Nothing of `before` is lost, and nothing but what the act may change is changed. `seeds` is how many there were before the act.
+    fn check(&mut self, before: &Worth, act: Act, may: May, seeds: u64) {
+        let after = Worth::of(&self.real);
+        let log = &self.log;
+        let is_new = after.seed().is_some_and(|seed| seed > seeds && seed <= self.seeds);
+        let name = Path::new("mine.txt");
+        assert!(before.files.get(name).is_none_or(|mine| after.files.get(name) == Some(mine)), "{log:#?}");
+        if is_new {
+            assert!(may == May::Replace || (may == May::Begin && !before.exists()), "{may:?} {log:#?}");
+            before.is_gone_from(&after, log);
+        } else if may == May::GoOn {
+            before.goes_on_in(&after, log);
+            // A process that is killed may leave a better model that its log does not tell of yet.
+            if act != Act::Kill {
+                before.keeps_its_model(&after, log);
+            }
+        } else {
+            before.is_same(&after, log);
         }
         assert_eq!(fs::read_to_string(self.bench.path("text.txt")).unwrap(), Bench::TEXT.repeat(60), "{log:#?}");
         let beside: Vec<_> = fs::read_dir(self.bench.path("")).unwrap().map(|e| e.unwrap().file_name()).collect();
         let known = ["text.txt", "real", "run", "mounted"];
         assert!(beside.iter().all(|name| known.iter().any(|known| name == known)), "{beside:?} {log:#?}");
-        self.goes_on();
+        self.check_copy(&after);
     }
 
-    /// What is left can be gone on with, or it is said why not. It is only looked at: a copy is resumed.
-    fn goes_on(&mut self) {
-        if self.newest().is_none() {
-            return;
-        }
-        let copied = Command::new("cp").args(["-a"]).arg(&self.real).arg(self.bench.path("mounted")).status().unwrap();
+    /// What is left can be gone on with, without a file that had to be restored. It is only looked at: a copy is resumed.
+    fn check_copy(&mut self, left: &Worth) {
+        let Some(newest) = left.step else { return };
+        let copy = self.bench.path("mounted");
+        let copied = Command::new("cp").args(["-a"]).arg(&self.real).arg(&copy).status().unwrap();
         assert!(copied.success());
-        let line = format!(
-            "train --out mounted --resume --threads 1 --train.steps={}",
-            self.newest().unwrap_or(0).max(self.steps) + 1
-        );
-        let ran = self.run("", &line);
+        let steps = newest.max(self.steps) + 1;
+        let ran = self.run("", &format!("train --out mounted --resume --threads 1 --train.steps={steps}"));
         assert_eq!(ran.code, Some(0), "{:#?} {ran:#?}", self.log);
-        fs::remove_dir_all(self.bench.path("mounted")).unwrap();
+        assert!(!ran.stderr.contains("written again"), "{:#?} {ran:#?}", self.log);
+        let trained = Worth::of(&copy);
+        assert_eq!(trained.step, Some(steps), "{:#?}", self.log);
+        left.goes_on_in(&trained, &self.log);
+        left.keeps_its_model(&trained, &self.log);
+        fs::remove_dir_all(copy).unwrap();
     }
 
     fn act(&mut self, act: Act, random: &mut Random) {
-        let before = self.worth();
-        let exists = before.step.is_some() || !before.files.is_empty();
+        let mut before = Worth::of(&self.real);
+        let (exists, seeds) = (before.exists(), self.seeds);
         self.log.push(format!("{act:?}"));
-        let mut overwritten = false;
+        let mut may = May::Begin;
         match act {
             Act::Train => {
-                let ran = self.train("", "run", "");
-                assert!(ran.code == Some(0) || exists, "{:#?} {ran:#?}", self.log);
-                assert!(!exists || ran.code == Some(2), "{:#?} {ran:#?}", self.log);
+                let line = self.begin("run", "");
+                let ran = self.run("", &line);
+                assert_eq!(ran.code, Some(if exists { 2 } else { 0 }), "{:#?} {ran:#?}", self.log);
             }
             Act::Resume => {
+                may = May::GoOn;
                 self.steps = self.steps.max(before.step.unwrap_or(0)) + random.below(4);
                 let line = format!("train --out run --resume --threads 1 --train.steps={}", self.steps);
                 let ran = self.run("", &line);
                 assert_eq!(ran.code == Some(0), before.step.is_some(), "{:#?} {ran:#?}", self.log);
+                assert!(ran.code != Some(0) || Worth::of(&self.real).step == Some(self.steps), "{:#?}", self.log);
             }
             Act::Overwrite => {
-                overwritten = true;
-                let ran = self.train("", "run", "--overwrite");
+                may = May::Replace;
+                let line = self.begin("run", "--overwrite");
+                let ran = self.run("", &line);
                 assert_eq!(ran.code, Some(0), "{:#?} {ran:#?}", self.log);
+                self.is_replaced();
             }
-            Act::Kill | Act::Interrupt => overwritten = self.end_early(act, random),
-            Act::TwoAtOnce => {
-                let flag = *random.one(&["", "--overwrite"]);
-                overwritten = !flag.is_empty();
-                let line = format!("train --data {} --out run {TINY} --train.steps={} {flag}", self.text(), self.steps);
-                let here = self.bench.path("");
-                let children = [(); 2].map(|()| self.command(&here, "", &line).spawn().unwrap());
-                let ended = children.map(|child| Ran::of(child.wait_with_output().unwrap()));
-                self.log.push(format!("{line}: {ended:?}"));
-                let good = ended.iter().filter(|ran| ran.code == Some(0)).count();
-                // With the flag the second may begin when the first has ended.
-                let expected = if overwritten {
-                    1..=2
-                } else if exists {
-                    0..=0
-                } else {
-                    1..=1
-                };
-                assert!(expected.contains(&good), "{:#?}", self.log);
-            }
+            Act::Kill | Act::Interrupt => may = self.end_early(act, random),
+            Act::TwoAtOnce => may = self.two_at_once(&before, random),
             Act::Link => self.put_behind_a_link(),
-            Act::Here => {
-                if self.real.is_dir() {
-                    let flag = *random.one(&["", "--overwrite"]);
-                    overwritten = !flag.is_empty();
-                    let line =
-                        format!("train --data {} --out . {TINY} --train.steps={} {flag}", self.text(), self.steps);
-                    let real = self.real.clone();
-                    let ran = self.run_in(&real, "", &line);
-                    assert!(real.is_dir());
-                    assert_eq!(ran.code == Some(0), overwritten || !exists, "{:#?} {ran:#?}", self.log);
-                }
-            }
-            Act::Mount => {
-                if self.can_mount && self.real.is_dir() {
-                    let flag = *random.one(&["", "--overwrite"]);
-                    overwritten = !flag.is_empty();
-                    fs::create_dir(self.bench.path("mounted")).unwrap();
-                    let wrap = format!("mount --bind {} mounted &&", self.real.display());
-                    let ran = self.train(&wrap, "mounted", flag);
-                    assert_eq!(ran.code == Some(0), overwritten || !exists, "{:#?} {ran:#?}", self.log);
-                    fs::remove_dir(self.bench.path("mounted")).unwrap();
-                    self.give_to_nobody();
+            Act::Here | Act::Mount => {
+                if self.real.is_dir() && (act == Act::Here || self.can_mount) {
+                    may = self.within_its_folder(act, exists, random);
                 }
             }
             Act::FullDisk => {
-                let wrap = format!("trap '' XFSZ; ulimit -f {};", random.below(24));
+                // From a disk that takes nothing to one where it all fits.
+                let wrap = format!("trap '' XFSZ; ulimit -f {};", random.below(70));
                 let flag = *random.one(&["", "--overwrite", "--resume"]);
-                // Where it all fits, the old run is replaced.
-                let ran = self.train(&wrap, "run", flag);
-                overwritten = flag == "--overwrite" && (ran.code == Some(0) || self.newest() != before.step);
-            }
-            Act::ReadOnly => {
-                if self.real.is_dir() {
-                    let mode = |mode| fs::set_permissions(&self.real, fs::Permissions::from_mode(mode)).unwrap();
-                    mode(0o555);
-                    let files = tree(&self.real);
-                    let locked = self.real.join("train.lock").exists();
-                    for flag in ["", "--overwrite", "--resume"] {
-                        let ran = self.train("", "run", flag);
-                        // Root and a lock that is there already let it begin; then the folder does not take the new run.
-                        assert!(ran.code != Some(0) || !self.as_nobody || (locked && flag == "--resume"), "{ran:#?}");
-                    }
-                    fs::set_permissions(&self.real, fs::Permissions::from_mode(0o755)).unwrap();
-                    let after = tree(&self.real);
-                    // What a killed process left unfinished may be cleaned up.
-                    let is_worth = |name: &&PathBuf| !name.to_string_lossy().contains(".tmp-");
-                    assert!(files.keys().filter(is_worth).all(|name| after.contains_key(name)), "{:#?}", self.log);
+                self.steps += random.below(4);
+                let line;
+                (line, may) = self.begin_or_go_on("run", flag);
+                let ran = self.run(&wrap, &line);
+                if may == May::Replace && ran.code == Some(0) {
+                    self.is_replaced();
                 }
             }
+            Act::ReadOnly => self.without_permission(random),
             Act::LoseCheckpoints => {
                 let folder = self.real.join("checkpoints");
                 if folder.is_dir() && self.real.join("model.safetensors").exists() {
@@ -319,34 +282,123 @@ impl Sequence {
                 }
             }
             Act::LoseModel => {
+                may = May::GoOn;
                 let _ = fs::remove_file(self.real.join("model.safetensors"));
+                before.lose_model();
                 if before.step.is_some() {
-                    let steps = self.steps.max(before.step.unwrap_or(0));
-                    let line = format!("train --out run --resume --threads 1 --train.steps={steps}");
+                    let (line, _) = self.begin_or_go_on("run", "--resume");
                     let ran = self.run("", &line);
                     assert_eq!(ran.code, Some(0), "{:#?} {ran:#?}", self.log);
                     assert!(self.real.join("model.safetensors").exists(), "{:#?}", self.log);
                 }
-                return;
             }
             Act::OwnFile => {
                 if exists && self.real.join("train.toml").exists() {
                     fs::write(self.real.join("mine.txt"), "mine").unwrap();
+                    before = Worth::of(&self.real);
                 }
             }
         }
-        self.check(&before, overwritten);
+        self.check(&before, act, may, seeds);
+        self.make_it_end();
     }
 
-    /// A training or a continuation that is ended after a moment; whether it was one that overwrites.
-    fn end_early(&mut self, act: Act, random: &mut Random) -> bool {
+    /// The folder, or one in it, can't be written for a while.
+    fn without_permission(&mut self, random: &mut Random) {
+        let inside = *random.one(&["", "", "data", "checkpoints"]);
+        let place = self.real.join(inside);
+        if !place.is_dir() {
+            return;
+        }
+        let set = |mode| fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
+        set(0o555);
+        // A folder that can't be written can't be moved away either, which is found in the middle of a replacement.
+        let flags: &[_] = if inside.is_empty() { &["", "--overwrite", "--resume"] } else { &["--overwrite"] };
+        for flag in flags {
+            let (line, _) = self.begin_or_go_on("run", flag);
+            // The user that the program runs as is not root, so nothing new gets into the folder.
+            let ran = self.run("", &line);
+            assert_ne!(ran.code, Some(0), "{:#?} {ran:#?}", self.log);
+        }
+        set(0o755);
+    }
+
+    /// The run in the folder is the one that was begun last.
+    fn is_replaced(&self) {
+        let seed = Worth::of(&self.real).seed();
+        assert_eq!(seed, Some(self.seeds), "{:#?}", self.log);
+    }
+
+    /// A training in the folder as `.`, or in a mount of the folder; what it may change.
+    fn within_its_folder(&mut self, act: Act, exists: bool, random: &mut Random) -> May {
+        let flag = *random.one(&["", "--overwrite"]);
+        let real = self.real.clone();
+        let ran;
+        let may;
+        if act == Act::Here {
+            let line;
+            (line, may) = self.begin_or_go_on(".", flag);
+            ran = self.run_in(&real, "", &line);
+        } else {
+            let line;
+            (line, may) = self.begin_or_go_on("mounted", flag);
+            fs::create_dir(self.bench.path("mounted")).unwrap();
+            ran = self.run(&format!("mount --bind {} mounted &&", real.display()), &line);
+            fs::remove_dir(self.bench.path("mounted")).unwrap();
+            self.give_to_nobody();
+        }
+        assert!(real.is_dir());
+        let trains = may == May::Replace || !exists;
+        assert_eq!(ran.code == Some(0), trains, "{:#?} {ran:#?}", self.log);
+        if trains {
+            self.is_replaced();
+        }
+        may
+    }
+
+    /// Two trainings, or two continuations, in the same folder; what they may change.
+    fn two_at_once(&mut self, before: &Worth, random: &mut Random) -> May {
         let flag = *random.one(&["", "--overwrite", "--resume"]);
-        let steps = self.steps.max(self.newest().unwrap_or(0)) + 100_000;
-        let data = if flag == "--resume" { "--threads 1".to_owned() } else { format!("--data {} {TINY}", self.text()) };
-        let line = format!("train {data} --out run {flag} --train.steps={steps} --checkpoint.interval=2");
+        let here = self.bench.path("");
+        let (lines, may) = {
+            let ((first, may), (second, _)) = (self.begin_or_go_on("run", flag), self.begin_or_go_on("run", flag));
+            ([first, second], may)
+        };
+        let children = lines.each_ref().map(|line| self.command(&here, "", line).spawn().unwrap());
+        let ended = children.map(|child| Ran::of(child.wait_with_output().unwrap()));
+        self.log.push(format!("{lines:?}: {ended:?}"));
+        let good = ended.iter().filter(|ran| ran.code == Some(0)).count();
+        let expected = match may {
+            // The second may begin when the first has ended.
+            May::Replace => 1..=2,
+            May::GoOn if before.step.is_some() => 1..=2,
+            May::Begin if !before.exists() => 1..=1,
+            _ => 0..=0,
+        };
+        assert!(expected.contains(&good), "{:#?}", self.log);
+        let seed = Worth::of(&self.real).seed();
+        assert!(may == May::GoOn || good == 0 || seed.is_some_and(|seed| seed + 1 >= self.seeds), "{:#?}", self.log);
+        may
+    }
+
+    /// A training or a continuation that is ended after a moment; what it may change.
+    fn end_early(&mut self, act: Act, random: &mut Random) -> May {
+        let begins = if Worth::of(&self.real).step.is_none() { "" } else { "--resume" };
+        let flag = *random.one(&[begins, "--overwrite"]);
+        let (line, may) = self.begin_or_go_on("run", flag);
+        let line = format!("{line} --train.steps={ENDLESS} --checkpoint.interval=2");
         let here = self.bench.path("");
         let mut child = self.command(&here, "", &line).spawn().unwrap();
-        std::thread::sleep(Duration::from_micros(random.below(60_000)));
+        // At any moment, or while the new run replaces the old one.
+        if random.below(2) == 0 {
+            std::thread::sleep(Duration::from_micros(random.below(60_000)));
+        } else {
+            let started = Instant::now();
+            while !self.real.join(".next-run").exists() && started.elapsed() < Duration::from_millis(60) {
+                std::thread::sleep(Duration::from_micros(20));
+            }
+            std::thread::sleep(Duration::from_micros(random.below(1_000)));
+        }
         if act == Act::Kill {
             child.kill().unwrap();
         } else {
@@ -357,16 +409,18 @@ impl Sequence {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         self.log.push(format!("{line}: {:?} {}", output.status, last_line(&stderr)));
         assert!(!stderr.contains("panicked"), "{:#?} {stderr}", self.log);
-        // Settings of the continuation are in train.toml, and hold for the next one.
-        let toml = fs::read_to_string(self.real.join("train.toml")).unwrap_or_default();
-        let told = toml.lines().find_map(|line| line.strip_prefix("steps = ")?.parse::<u64>().ok());
-        if let (Some(told), Some(newest)) = (told.filter(|told| *told > 10_000), self.newest()) {
-            // So that the next one ends.
-            let fewer = toml.replace(&format!("steps = {told}"), &format!("steps = {}", newest + 2));
-            fs::write(self.real.join("train.toml"), fewer).unwrap();
+        may
+    }
+
+    /// Somebody writes fewer steps into `train.toml` where a training that was ended early left many, so that the next one ends.
+    fn make_it_end(&mut self) {
+        let path = self.real.join("train.toml");
+        let toml = fs::read_to_string(&path).unwrap_or_default();
+        let many = format!("steps = {ENDLESS}");
+        if let Some(newest) = Worth::of(&self.real).step.filter(|_| toml.contains(&many)) {
             self.steps = newest + 2;
+            fs::write(path, toml.replace(&many, &format!("steps = {}", self.steps))).unwrap();
         }
-        flag == "--overwrite"
     }
 
     /// The folder is the target of a link from now on.

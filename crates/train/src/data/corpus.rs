@@ -10,7 +10,7 @@ use serde_json::Value;
 use smallmind_checkpoint::json_problem;
 
 use super::error::DataError;
-use super::text::{character_start, check_stdin, read_marked};
+use super::text::{check_stdin, read_marked};
 
 /// What a document of text files is. Each line of a `.jsonl` file is one whatever this says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,15 +185,29 @@ impl Corpus {
     /// one inside the text, the nearest to that share; else inside the text, as nanoGPT's `prepare.py` does with 0.9.
     #[must_use]
     pub fn split(&self, share: f64) -> (DocumentTexts<'_>, DocumentTexts<'_>) {
-        let whole = self.documents();
-        match self.boundary(share) {
+        let (train, validation) = match self.boundary(share) {
             Some(boundary) => {
-                let (train, validation) = whole.documents.split_at(boundary);
-                let part = |documents: &[Document]| DocumentTexts { text: &self.text, documents: documents.to_vec() };
-                (part(train), part(validation))
+                let (train, validation) = self.documents.split_at(boundary);
+                (train.to_vec(), validation.to_vec())
             }
-            None => whole.split(share),
-        }
+            // Of several documents all end, so this is the only one.
+            None => self.documents.first().map(|only| self.cut(only, share)).unwrap_or_default(),
+        };
+        let part = |documents| DocumentTexts { text: &self.text, documents };
+        (part(train), part(validation))
+    }
+
+    /// Cuts a document after `share` of its characters; a part without text holds none.
+    fn cut(&self, document: &Document, share: f64) -> (Vec<Document>, Vec<Document>) {
+        let Range { start, end } = document.range;
+        let text = &self.text[start..end];
+        let train = (text.chars().count() as f64 * share) as usize;
+        let cut = start + text.char_indices().nth(train).map_or(text.len(), |(at, _)| at);
+        let part = |range: Range<usize>| {
+            let ends = document.ends && range.end == end;
+            if range.is_empty() { vec![] } else { vec![Document { range, ends }] }
+        };
+        (part(start..cut), part(cut..end))
     }
 
     /// The index of the first document for validation, where the document before it ends.
@@ -222,33 +236,6 @@ impl<'a> DocumentTexts<'a> {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.documents.iter().map(|document| document.range.len()).sum()
-    }
-
-    /// Cuts the documents after `share` of their characters, inside of one if need be.
-    fn split(mut self, share: f64) -> (Self, Self) {
-        let total: usize = self.iter().map(|(text, _)| text.chars().count()).sum();
-        let mut left = (total as f64 * share) as usize;
-        let mut first = Vec::new();
-        let mut rest = std::mem::take(&mut self.documents).into_iter();
-        let mut second = Vec::new();
-        for Document { range, ends } in rest.by_ref() {
-            let text = &self.text[range.clone()];
-            let characters = text.chars().count();
-            if characters <= left {
-                left -= characters;
-                first.push(Document { range, ends });
-                continue;
-            }
-            let cut = range.start + character_start(text, left);
-            if cut > range.start {
-                first.push(Document { range: range.start..cut, ends: false });
-            }
-            second.push(Document { range: cut..range.end, ends });
-            break;
-        }
-        second.extend(rest);
-        let part = |documents| Self { text: self.text, documents };
-        (part(first), part(second))
     }
 }
 
@@ -351,6 +338,8 @@ mod tests {
         let one = corpus("0123456789|");
         let (train, validation) = one.split(0.5);
         assert_eq!((texts(&train), texts(&validation)), (vec![("01234", false)], vec![("56789", true)]));
+        assert_eq!(texts(&one.split(1.0).0), texts(&one.documents()));
+        assert!(texts(&one.split(1.0).1).is_empty());
         let nothing = corpus("");
         let (train, validation) = nothing.split(0.5);
         assert!(texts(&train).is_empty() && texts(&validation).is_empty());

@@ -1,12 +1,13 @@
 //! Data of a training run: text in, token shards with a manifest, windows out.
 //!
 //! ```
-//! use smallmind_train::data::{Dataset, RandomWindows, SequentialWindows, split};
+//! use smallmind_train::data::{Corpus, Dataset, RandomWindows, SequentialWindows};
 //!
-//! let (train, validation) = split("the cat sat on the mat, and the dog sat beside the cat", 0.9);
+//! let corpus = Corpus::of_text("the cat sat on the mat, and the dog sat beside the cat".into(), None);
+//! let (train, validation) = corpus.split(0.9);
 //! // Any tokenizer does; here a token is a byte.
-//! let tokens: Vec<u32> = train.bytes().map(u32::from).collect();
-//! let data = Dataset::from_tokens(&tokens, 256, train.len() as u64)?;
+//! let tokens: Vec<u32> = train.iter().flat_map(|(text, _)| text.bytes()).map(u32::from).collect();
+//! let data = Dataset::from_tokens(&tokens, 256, train.bytes() as u64)?;
 //!
 //! let windows = RandomWindows::new(data.tokens(), 8, 1337)?;
 //! let (mut x, mut y) = ([0; 4 * 8], [0; 4 * 8]);
@@ -15,7 +16,7 @@
 //!
 //! let all = SequentialWindows::new(data.tokens(), 8)?;
 //! assert_eq!(all.iter().map(|window| window.len).sum::<usize>(), data.tokens() - 1);
-//! # assert_eq!(validation, "he cat");
+//! # assert_eq!(validation.iter().collect::<Vec<_>>(), [("he cat", false)]);
 //! # Ok::<(), smallmind_train::data::DataError>(())
 //! ```
 //!
@@ -36,7 +37,7 @@ pub use dataset::{Dataset, OpenOptions, Storage, Verify};
 pub use documents::DocumentWindows;
 pub use error::DataError;
 pub use manifest::{Dtype, MANIFEST_FILE, Manifest, SCHEMA_VERSION, ShardManifest, Split, SplitManifest};
-pub use text::{read_text, read_texts, split};
+pub use text::read_text;
 pub use windows::{RandomWindows, SequentialWindows, Window};
 pub(crate) use writer::is_shard_name;
 pub use writer::{ShardOptions, ShardWriter};

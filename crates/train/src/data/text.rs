@@ -1,4 +1,4 @@
-//! Text files in, and nanoGPT's division into training and validation text.
+//! Text files in.
 
 use super::error::DataError;
 use smallmind_checkpoint::without_byte_order_mark;
@@ -39,17 +39,6 @@ pub(super) fn read_marked(path: &Path) -> Result<(String, bool), DataError> {
     Ok((text, mark > 0))
 }
 
-/// Reads text files and joins them end to end, with nothing between them: the text has as many bytes as the files together.
-pub fn read_texts<P: AsRef<Path>>(paths: &[P]) -> Result<String, DataError> {
-    let (first, others) = paths.split_first().ok_or(DataError::NoFiles)?;
-    check_stdin(paths)?;
-    let mut text = read_text(first)?;
-    for path in others {
-        text.push_str(&read_text(path)?);
-    }
-    Ok(text)
-}
-
 /// Checks that standard input is named once at most: it can be read only once.
 pub(super) fn check_stdin<P: AsRef<Path>>(paths: &[P]) -> Result<(), DataError> {
     let times = paths.iter().filter(|path| path.as_ref().as_os_str() == STDIN.0).count();
@@ -75,18 +64,4 @@ fn hint(bytes: &[u8], bad: Option<usize>) -> &'static str {
     } else {
         "if it is Latin-1, convert it with `iconv -f ISO-8859-1 -t UTF-8`"
     }
-}
-
-/// The first `share` of the characters for training and the others for validation, as nanoGPT's `prepare.py` does with 0.9.
-///
-/// Characters are Unicode scalar values, like Python's. Texts of one character leave the first part empty.
-#[must_use]
-pub fn split(text: &str, share: f64) -> (&str, &str) {
-    let train = (text.chars().count() as f64 * share) as usize;
-    text.split_at(character_start(text, train))
-}
-
-/// The byte at which character `index` begins; the length of a text that has no more than `index` characters.
-pub(super) fn character_start(text: &str, index: usize) -> usize {
-    text.char_indices().nth(index).map_or(text.len(), |(at, _)| at)
 }
