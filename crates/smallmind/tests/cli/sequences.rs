@@ -283,8 +283,17 @@ impl Sequence {
             }
             Act::LoseModel => {
                 may = May::GoOn;
-                let _ = fs::remove_file(self.real.join("model.safetensors"));
-                before.lose_model();
+                // The weights of the best model, or only what stands beside them.
+                if random.below(2) == 0 {
+                    let _ = fs::remove_file(self.real.join("model.safetensors"));
+                    before.lose_model();
+                } else {
+                    let _ = fs::remove_file(self.real.join("config.json"));
+                    if before.step.is_none() {
+                        // There is no checkpoint to restore it from.
+                        before.files.remove(Path::new("config.json"));
+                    }
+                }
                 if before.step.is_some() {
                     let (line, _) = self.begin_or_go_on("run", "--resume");
                     let ran = self.run("", &line);
