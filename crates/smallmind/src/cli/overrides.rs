@@ -161,6 +161,9 @@ mod tests {
         let (left, settings) = extract(line).unwrap();
         assert_eq!(left, "smallmind train --out=run --resume");
         assert_eq!(settings, ["--decay_lr=False"]);
+        // The last word counts.
+        let (left, _) = extract("smallmind train --init_from=resume --init_from=scratch --out=run").unwrap();
+        assert_eq!(left, "smallmind train --out=run");
     }
 
     #[test]

@@ -46,15 +46,9 @@ fn each_name_of_nanogpt_is_obeyed_passed_over_or_refused() {
         assert!(helps, "{message}");
     }
     let of = |name: &str, value: &str| meaning(name, value).unwrap();
-    for (name, value) in [
-        ("init_from", "scratch"),
-        ("init_from", "'scratch'"),
-        ("wandb_log", "False"),
-        ("eval_only", "False"),
-        ("device", "cpu"),
-        ("dtype", "float32"),
-        ("compile", "False"),
-    ] {
+    for (name, value) in
+        [("wandb_log", "False"), ("eval_only", "False"), ("device", "cpu"), ("dtype", "float32"), ("compile", "False")]
+    {
         assert_eq!(of(name, value).unwrap(), Meaning::Usual, "{name}={value}");
     }
     for (name, value, word) in [
@@ -72,7 +66,9 @@ fn each_name_of_nanogpt_is_obeyed_passed_over_or_refused() {
         assert!(why.contains(word), "{name}: {why}");
     }
     assert_eq!(of("out_dir", "out-x").unwrap(), Meaning::Out("out-x".into()));
-    assert_eq!(of("init_from", "resume").unwrap(), Meaning::Resume(true));
+    for (value, resumes) in [("scratch", false), ("'scratch'", false), ("resume", true)] {
+        assert_eq!(of("init_from", value).unwrap(), Meaning::Resume(resumes));
+    }
     for (name, value, word) in [
         ("init_from", "gpt2", "generate"),
         ("init_from", "gpt2-medium", "--preset"),
