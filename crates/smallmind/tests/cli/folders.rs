@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use crate::profile::QUICK;
-use crate::support::{Bench, Ran, TINY};
+use crate::support::{Bench, Ran, TINY, interrupt};
 
 /// Every file below a folder with its content; links as their targets.
 pub fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -308,7 +308,7 @@ fn an_interrupt_during_preparation_changes_nothing() {
             assert!(lines.read_line(&mut said).unwrap() > 0, "{said}");
         }
         for _ in 0..times {
-            let kill = std::process::Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status();
+            let kill = std::process::Command::new("kill").args(["-s", interrupt(), &child.id().to_string()]).status();
             assert!(kill.unwrap().success());
             std::thread::sleep(std::time::Duration::from_millis(50));
         }

@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{Bench, Ran};
+use crate::support::{Bench, Ran, interrupt};
 use worth::Worth;
 
 /// A user who is refused what root is not.
@@ -412,7 +412,8 @@ impl Sequence {
             child.kill().unwrap();
         } else {
             // It may have ended by itself.
-            let _ = Command::new("kill").args(["-s", "INT", &child.id().to_string()]).stderr(Stdio::null()).status();
+            let _ =
+                Command::new("kill").args(["-s", interrupt(), &child.id().to_string()]).stderr(Stdio::null()).status();
         }
         let output = child.wait_with_output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -132,3 +132,20 @@ impl Bench {
 /// Settings of a model that trains in no time, in nanoGPT's words and in ours.
 pub const TINY: &str = "--threads 1 --data.tokenizer=characters --n_layer=1 --n_head=2 --n_embd=16 --block_size=16 \
                         --batch_size=2 --eval_iters=1 --max_iters=6 --train.warmup=2";
+
+/// Whether a process of these tests gets the signal: `nohup cargo test` has all of them ignore some.
+#[cfg(unix)]
+pub fn is_received(name: &str) -> bool {
+    let script = format!("kill -s {name} $$");
+    let received = Command::new("sh").args(["-c", &script]).status().unwrap().code().is_none();
+    if !received {
+        eprintln!("skipped: SIG{name} is ignored here");
+    }
+    received
+}
+
+/// The signal that interrupts: that of Ctrl-C, or where these tests ignore it, as in the background of a script, a request to terminate.
+#[cfg(unix)]
+pub fn interrupt() -> &'static str {
+    if is_received("INT") { "INT" } else { "TERM" }
+}
