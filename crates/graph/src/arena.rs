@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 
 use smallmind_kernels::{Mat, MatMut};
 
-use crate::{Batch, GraphError, Rows, Scalars};
+use crate::{Batch, GraphError, ParamStore, Rows, Scalars};
 
 /// Bytes to which buffers are aligned: a cache line, and the widest vector.
 const ALIGN: usize = 64;
@@ -80,8 +80,10 @@ impl DerefMut for Buffer {
 pub(crate) enum Space {
     /// Values and scratch, owned by the executor.
     Arena,
-    /// Parameters.
+    /// Parameters, all flat.
     Params,
+    /// The parameter of this number, as it is stored.
+    Stored(u32),
     /// Their gradients, laid out alike.
     Grads,
     /// AdamW's mean of gradients.
@@ -93,7 +95,22 @@ pub(crate) enum Space {
 }
 
 impl Space {
-    pub(crate) const COUNT: usize = 6;
+    /// How many spaces have one memory.
+    const COUNT: usize = 6;
+
+    /// The number of a space that has one memory.
+    #[inline(always)]
+    fn index(self) -> Option<usize> {
+        Some(match self {
+            Self::Arena => 0,
+            Self::Params => 1,
+            Self::Grads => 2,
+            Self::Moment1 => 3,
+            Self::Moment2 => 4,
+            Self::Cache => 5,
+            Self::Stored(_) => return None,
+        })
+    }
 }
 
 /// Where a dense matrix lies.
@@ -162,6 +179,8 @@ impl Base {
 /// What the steps of one run see.
 pub(crate) struct Frame<'a> {
     bases: [Base; Space::COUNT],
+    /// Parameters, where they don't lie flat.
+    pub(crate) store: Option<&'a ParamStore>,
     /// The run's tokens.
     pub(crate) batch: &'a Batch,
     /// The run's numbers.
@@ -182,19 +201,23 @@ impl<'a> Frame<'a> {
         batch: &'a Batch,
         scalars: &'a Scalars,
     ) -> Self {
-        let mut frame = Self { bases: [Base::NONE; Space::COUNT], batch, scalars, scratch, workers };
+        let mut frame = Self { bases: [Base::NONE; Space::COUNT], store: None, batch, scalars, scratch, workers };
         frame.bind_mut(Space::Arena, arena);
         frame
     }
 
     /// Lets steps read `memory` as `space`.
     pub(crate) fn bind(&mut self, space: Space, memory: &'a [f32]) {
-        self.bases[space as usize] = Base { ptr: memory.as_ptr().cast_mut(), len: memory.len(), writable: false };
+        if let Some(i) = space.index() {
+            self.bases[i] = Base { ptr: memory.as_ptr().cast_mut(), len: memory.len(), writable: false };
+        }
     }
 
     /// Lets steps read and write `memory` as `space`.
     pub(crate) fn bind_mut(&mut self, space: Space, memory: &'a mut [f32]) {
-        self.bases[space as usize] = Base { ptr: memory.as_mut_ptr(), len: memory.len(), writable: true };
+        if let Some(i) = space.index() {
+            self.bases[i] = Base { ptr: memory.as_mut_ptr(), len: memory.len(), writable: true };
+        }
     }
 
     /// The rows that a view has in this run.
@@ -206,9 +229,27 @@ impl<'a> Frame<'a> {
     /// Checks that a view lies within its space and gives the space.
     #[inline(always)]
     fn base(&self, view: &View, rows: usize) -> Base {
-        let base = self.bases[view.space as usize];
+        let base = match view.space.index() {
+            Some(i) => self.bases[i],
+            None => {
+                let words = self.words(view);
+                Base { ptr: words.as_ptr().cast_mut(), len: words.len(), writable: false }
+            }
+        };
         assert!(view.offset + rows * view.cols <= base.len, "{view:?} leaves its memory of {} elements", base.len);
         base
+    }
+
+    /// All words of a parameter, in whatever format it is stored.
+    ///
+    /// # Panics
+    /// If the view is of no such parameter.
+    #[inline(always)]
+    pub(crate) fn words(&self, view: &View) -> &'a [f32] {
+        match (view.space, self.store) {
+            (Space::Stored(param), Some(store)) => store.words(param as usize),
+            _ => panic!("{view:?} is no stored parameter"),
+        }
     }
 
     /// The matrix of a view, to read.
@@ -260,7 +301,7 @@ impl<'a> Frame<'a> {
     pub(crate) fn scratch(&self, worker: usize) -> &mut [f32] {
         assert!(worker < self.workers);
         let each = self.scratch.len() / self.workers;
-        let base = self.bases[Space::Arena as usize];
+        let base = self.bases[0];
         assert!(self.scratch.end <= base.len);
         // SAFETY: the stretches of different workers are disjoint and no value lies in them; a worker runs one step at a time.
         unsafe { std::slice::from_raw_parts_mut(base.ptr.add(self.scratch.start + worker * each), each) }

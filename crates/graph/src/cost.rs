@@ -2,7 +2,7 @@
 
 use crate::graph::{Graph, Node};
 use crate::op::{Heads, Op};
-use crate::{Batch, ParamId, ValueId};
+use crate::{Batch, ParamId, Storage, ValueId};
 
 /// The work of one operation on one batch. Bytes are those of operands, each counted once: what must pass at least.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -31,6 +31,7 @@ struct Count<'a> {
     graph: &'a Graph,
     node: &'a Node,
     batch: &'a Batch,
+    storage: Option<&'a Storage>,
 }
 
 impl Count<'_> {
@@ -54,8 +55,14 @@ impl Count<'_> {
         self.graph.params().get(id).map_or(0.0, |p| p.len() as f64)
     }
 
+    /// Words of four bytes that a parameter takes.
+    fn param_words(&self, id: ParamId) -> f64 {
+        self.storage.map_or_else(|| self.param(id), |storage| storage.get(id).words as f64)
+    }
+
+    /// Words of all parameters of the operation.
     fn params(&self) -> f64 {
-        self.node.op.params().into_iter().map(|id| self.param(id)).sum()
+        self.node.op.params().into_iter().map(|id| self.param_words(id)).sum()
     }
 
     /// Pairs of a query and a key that it sees, over all spans.
@@ -75,13 +82,16 @@ impl Count<'_> {
     }
 }
 
-/// The cost of `node` on `batch`.
-pub fn cost(graph: &Graph, node: &Node, batch: &Batch) -> Cost {
-    let c = Count { graph, node, batch };
+/// The cost of `node` on `batch`, with parameters that lie as `storage` says, or else in `f32`.
+pub fn cost(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Storage>) -> Cost {
+    let c = Count { graph, node, batch, storage };
     let first_input = || node.inputs.first().map_or(0.0, |v| c.size(*v));
     let rows = || node.inputs.first().map_or(0.0, |v| c.rows(*v));
     match node.op {
-        Op::Embedding { .. } => c.cost(0.0, c.outputs(), 0.0),
+        Op::Embedding { table, .. } => {
+            let words_of_element = c.param_words(table) / c.param(table).max(1.0);
+            c.cost(0.0, c.outputs() * words_of_element, 0.0)
+        }
         Op::EmbeddingGrad { .. } => c.cost(c.inputs(), c.inputs(), c.inputs()),
         Op::Add => c.cost(c.outputs(), 0.0, 0.0),
         Op::Dropout(_) => c.cost(2.0 * c.outputs(), 0.0, 0.0),
@@ -151,7 +161,7 @@ mod tests {
         let graph = b.finish();
         let mut batch = Batch::default();
         batch.push(&[1, 2, 3], 0, 0);
-        let found = cost(&graph, &graph.nodes()[1], &batch);
+        let found = cost(&graph, &graph.nodes()[1], &batch, None);
         assert_eq!(found.flops, 2.0 * 3.0 * 48.0 + 18.0);
         assert_eq!((found.bytes_read, found.bytes_written), (4.0 * (24.0 + 48.0), 4.0 * 18.0));
     }

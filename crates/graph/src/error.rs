@@ -93,7 +93,7 @@ pub enum GraphError {
     },
     /// Parameters that lie otherwise than the plan reads them.
     #[error("the plan reads parameters {need}, the run was given parameters {got}")]
-    Packing {
+    Storage {
         /// How the plan reads them.
         need: String,
         /// How they lie.

@@ -1,19 +1,21 @@
 //! Runs a plan.
 
+use std::sync::Arc;
+
 use smallmind_kernels::{Mat, Part};
 
 use crate::arena::{Buffer, Frame, Space};
 use crate::plan::{Plan, Step, Workers};
 use crate::pool::Team;
-use crate::{Batch, GraphError, PackedParams, Packing, Pool, Probe, Scalars};
+use crate::{Batch, GraphError, ParamStore, Pool, Probe, Scalars, Storage};
 
-/// Parameters, to read or also to write.
+/// The memory of parameters, to read or also to write.
 #[derive(Debug)]
-pub enum Weights<'a> {
-    /// Inference and gradients: read only.
+pub enum ParamMemory<'a> {
+    /// Flat `f32`, read only: inference and gradients.
     Shared(&'a [f32]),
-    /// Inference by a [`Plan::packed`].
-    Packed(&'a PackedParams),
+    /// As the storage of the plan says, read only: inference.
+    Stored(&'a ParamStore),
     /// An optimizer's update writes them.
     Exclusive(&'a mut [f32]),
 }
@@ -22,7 +24,7 @@ pub enum Weights<'a> {
 #[derive(Debug)]
 pub struct Bindings<'a> {
     /// The parameters.
-    pub params: Weights<'a>,
+    pub params: ParamMemory<'a>,
     /// Their gradients, for training.
     pub grads: Option<&'a mut [f32]>,
     /// AdamW's moments: means of gradients and of their squares.
@@ -34,12 +36,12 @@ pub struct Bindings<'a> {
 impl<'a> Bindings<'a> {
     /// Parameters to read, nothing else.
     pub fn inference(params: &'a [f32]) -> Self {
-        Self { params: Weights::Shared(params), grads: None, moments: None, cache: None }
+        Self { params: ParamMemory::Shared(params), grads: None, moments: None, cache: None }
     }
 
-    /// Packed parameters to read, nothing else.
-    pub fn packed(params: &'a PackedParams) -> Self {
-        Self { params: Weights::Packed(params), grads: None, moments: None, cache: None }
+    /// Stored parameters to read, nothing else.
+    pub fn stored(params: &'a ParamStore) -> Self {
+        Self { params: ParamMemory::Stored(params), grads: None, moments: None, cache: None }
     }
 }
 
@@ -142,22 +144,27 @@ fn check(plan: &Plan, bindings: &Bindings<'_>) -> Result<(), GraphError> {
     let sized = |what, got: usize, need: usize| {
         if got == need { Ok(()) } else { Err(GraphError::Binding { what, need, got }) }
     };
-    let (params, writable) = match &bindings.params {
-        Weights::Shared(params) => (params.len(), 0),
-        Weights::Packed(params) => (params.values().len(), 0),
-        Weights::Exclusive(params) => (params.len(), params.len()),
+    let (storage, writable) = match &bindings.params {
+        ParamMemory::Shared(params) => {
+            sized("parameters", params.len(), need)?;
+            (None, 0)
+        }
+        ParamMemory::Stored(params) => (Some(params.storage()), 0),
+        ParamMemory::Exclusive(params) => {
+            sized("parameters", params.len(), need)?;
+            (None, params.len())
+        }
     };
-    sized("parameters", params, need)?;
-    let packing = match &bindings.params {
-        Weights::Packed(params) => Some(params.packing()),
-        Weights::Shared(_) | Weights::Exclusive(_) => None,
-    };
-    if packing != plan.packing.as_ref() {
-        let (need, mut got) = (Packing::words(plan.packing.as_ref()), Packing::words(packing));
+    if storage != plan.storage.as_ref() {
+        let words = |storage: Option<&Arc<Storage>>| match storage {
+            Some(storage) => storage.to_string(),
+            None => "flat, in rows of f32".to_owned(),
+        };
+        let (need, mut got) = (words(plan.storage.as_ref()), words(storage));
         if need == got {
             got.push_str(", for another graph");
         }
-        return Err(GraphError::Packing { need, got });
+        return Err(GraphError::Storage { need, got });
     }
     if plan.effects.parameters {
         sized("writable parameters", writable, need)?;
@@ -177,9 +184,9 @@ fn check(plan: &Plan, bindings: &Bindings<'_>) -> Result<(), GraphError> {
 /// Lets the steps reach what was given; steps touch only what [`check`] has seen.
 fn bind<'a>(frame: &mut Frame<'a>, bindings: Bindings<'a>) {
     match bindings.params {
-        Weights::Shared(params) => frame.bind(Space::Params, params),
-        Weights::Packed(params) => frame.bind(Space::Params, params.values()),
-        Weights::Exclusive(params) => frame.bind_mut(Space::Params, params),
+        ParamMemory::Shared(params) => frame.bind(Space::Params, params),
+        ParamMemory::Stored(params) => frame.store = Some(params),
+        ParamMemory::Exclusive(params) => frame.bind_mut(Space::Params, params),
     }
     if let Some(grads) = bindings.grads {
         frame.bind_mut(Space::Grads, grads);

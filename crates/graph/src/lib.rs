@@ -8,8 +8,8 @@
 //! ```
 //! use smallmind_graph::op::{AdamWSpec, Gelu, Index};
 //! use smallmind_graph::{
-//!     Batch, Bindings, Buffer, Decay, Executor, GraphBuilder, Init, Limits, NoProbe, Op, ParamSpec, Plan, Pool, Scalars, Weights,
-//!     fuse, grad, update_graph,
+//!     Batch, Bindings, Buffer, Decay, Executor, GraphBuilder, Init, Limits, NoProbe, Op, ParamMemory, ParamSpec, Plan, PlanOptions, Pool,
+//!     Scalars, fuse, grad, update_graph,
 //! };
 //! use smallmind_simd::IsaKind;
 //!
@@ -41,8 +41,8 @@
 //! let limits = Limits { tokens: 8, outputs: 0, spans: 2, context: 4, slots: 0 };
 //! let (threads, isa) = (2, IsaKind::best());
 //! let len = training.params().layout().len();
-//! let mut step = Executor::new(Plan::new(training, limits, threads, isa)?)?;
-//! let mut update = Executor::new(Plan::new(optimizer, limits, threads, isa)?)?;
+//! let mut step = Executor::new(Plan::new(training, PlanOptions::flat(limits, threads, isa))?)?;
+//! let mut update = Executor::new(Plan::new(optimizer, PlanOptions::flat(limits, threads, isa))?)?;
 //! let mut pool = Pool::new(threads)?;
 //! println!("{}", step.plan());
 //!
@@ -63,7 +63,7 @@
 //!     step.run(&mut pool, &batch, &scalars, bindings, &NoProbe)?;
 //!     losses.push(step.result_slice("loss").map_or(f32::NAN, |loss| loss.iter().sum()));
 //!
-//!     let params = Weights::Exclusive(&mut weights);
+//!     let params = ParamMemory::Exclusive(&mut weights);
 //!     let bindings = Bindings { params, grads: Some(&mut grads), moments: Some((&mut m, &mut v)), cache: None };
 //!     update.run(&mut pool, &Batch::default(), &scalars, bindings, &NoProbe)?;
 //! }
@@ -78,7 +78,7 @@
 //! | what there is to compute | [`Op`], its shape rule [`Op::outputs`] and its [`cost`](fn@cost) |
 //! | building and changing graphs | [`GraphBuilder`], [`Graph`], [`grad`](fn@grad), [`fuse`](fn@fuse), [`update_graph`] |
 //! | planning | [`Plan`]: liveness and places in the arena, steps, barriers; [`Limits`] |
-//! | weights as products read them | [`PackedParams`], [`Plan::packed`] |
+//! | weights that are only read, in several formats | [`Storage`], [`ParamStore`], [`PlanOptions`] |
 //! | running | [`Executor`], [`Pool`], [`Batch`] with its [`Span`]s, [`Bindings`], [`Probe`] |
 //! | checking | [`interpret`](mod@interpret): the same graph on the naive kernels, in `f64`, one buffer a value |
 //!
@@ -99,13 +99,13 @@ mod graph;
 pub mod interpret;
 mod lower;
 pub mod op;
-mod packing;
 mod params;
 mod placement;
 mod plan;
 mod pool;
 mod probe;
 mod shape;
+mod storage;
 mod update;
 
 pub use arena::Buffer;
@@ -113,16 +113,16 @@ pub use batch::{Batch, Scalars, Span};
 pub use cache::CacheShape;
 pub use cost::{Cost, cost};
 pub use error::GraphError;
-pub use executor::{Bindings, Executor, Weights};
+pub use executor::{Bindings, Executor, ParamMemory};
 pub use fuse::fuse;
 pub use grad::grad;
 pub use graph::{Graph, GraphBuilder, Node, NodeId, Phase, ValueId};
 pub use lower::{SHARED_ELEMENTS, UPDATE_GRANULE};
 pub use op::Op;
-pub use packing::{PackedParams, Packing};
 pub use params::{Decay, Init, Layout, ParamId, ParamSpec, Params};
-pub use plan::{Limits, Placement, Plan, Step, Workers};
+pub use plan::{Limits, Placement, Plan, PlanOptions, Step, Workers};
 pub use pool::{Pool, Team, available_threads};
 pub use probe::{NoProbe, Probe};
 pub use shape::{Rows, Shape, ShapeContext};
+pub use storage::{Order, ParamStore, Storage, Stored};
 pub use update::{CLIP, update_graph};

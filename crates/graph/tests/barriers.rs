@@ -14,7 +14,7 @@ use common::close::bits;
 use common::memory::{Memory, Runner};
 use common::model::{Family, Head, Model};
 use common::rng::Rng;
-use smallmind_graph::{Batch, Graph, Limits, Plan, Probe, Scalars, Workers, fuse, grad, update_graph};
+use smallmind_graph::{Batch, Graph, Limits, Plan, PlanOptions, Probe, Scalars, Workers, fuse, grad, update_graph};
 use smallmind_simd::IsaKind;
 
 /// Makes workers take turns: within each stretch of steps between two barriers, one worker does all its work, then the next.
@@ -236,9 +236,9 @@ fn workers_may_sleep_anywhere() {
 #[test]
 fn one_thread_has_no_barrier() {
     for case in cases() {
-        let plan = Plan::new(case.graph.clone(), case.limits, 1, IsaKind::best()).unwrap();
+        let plan = Plan::new(case.graph.clone(), PlanOptions::flat(case.limits, 1, IsaKind::best())).unwrap();
         assert_eq!(plan.barriers(), 0);
-        let plan = Plan::new(case.graph, case.limits, 2, IsaKind::best()).unwrap();
+        let plan = Plan::new(case.graph, PlanOptions::flat(case.limits, 2, IsaKind::best())).unwrap();
         assert!(plan.barriers() > 0 && plan.barriers() < plan.steps().len(), "{}", case.what);
     }
 }

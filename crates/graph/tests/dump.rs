@@ -5,7 +5,7 @@ mod common;
 use common::build::{Layer, matrix, norm};
 use common::model::NormKind;
 use smallmind_graph::op::{Gelu, Heads, Index};
-use smallmind_graph::{Graph, GraphBuilder, GraphError, Limits, Op, Plan, fuse, grad};
+use smallmind_graph::{Graph, GraphBuilder, GraphError, Limits, Op, Plan, PlanOptions, fuse, grad};
 use smallmind_simd::IsaKind;
 
 fn model() -> Result<Graph, GraphError> {
@@ -87,7 +87,7 @@ fn gradients_and_fusions_show() {
 fn a_plan_shows_barriers_workers_and_memory() {
     let graph = fuse(&grad(&model().unwrap(), "loss").unwrap());
     let limits = Limits { tokens: 1024, outputs: 0, spans: 4, context: 512, slots: 0 };
-    let plan = Plan::new(graph.clone(), limits, 2, IsaKind::Scalar).unwrap();
+    let plan = Plan::new(graph.clone(), PlanOptions::flat(limits, 2, IsaKind::Scalar)).unwrap();
     let dump = plan.to_string();
     let head = format!(
         "plan: 1024 tokens, 0 outputs, 4 spans, context 512, 0 slots; scalar on 2 threads; {} steps, {} barriers; arena {} bytes, \
@@ -107,6 +107,6 @@ fn a_plan_shows_barriers_workers_and_memory() {
     assert!(line("rms_norm").contains(" rows; ←param 800+16 mixed; →"), "{dump}");
     assert!(line("embedding_grad").contains("→grad 0+800 mixed;"), "{dump}");
 
-    let alone = Plan::new(graph, limits, 1, IsaKind::Scalar).unwrap().to_string();
+    let alone = Plan::new(graph, PlanOptions::flat(limits, 1, IsaKind::Scalar)).unwrap().to_string();
     assert!(alone.contains("scalar on 1 threads") && alone.contains(" one attention ") && !alone.contains(" | "));
 }

@@ -3,6 +3,7 @@
 mod common;
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::batches::{self, Conversation};
@@ -13,9 +14,10 @@ use common::model::{Family, Head, Model};
 use common::rng::Rng;
 use smallmind_graph::op::{Heads, Index};
 use smallmind_graph::{
-    Batch, Bindings, Buffer, Graph, GraphBuilder, GraphError, Limits, Op, PackedParams, Packing, Plan, Pool, Probe,
-    Scalars, Weights, fuse, grad, update_graph,
+    Batch, Bindings, Buffer, Graph, GraphBuilder, GraphError, Limits, Op, Order, ParamMemory, ParamStore, Plan,
+    PlanOptions, Pool, Probe, Scalars, Storage, fuse, grad, update_graph,
 };
+use smallmind_kernels::Format;
 use smallmind_kernels::loss::IGNORE;
 use smallmind_simd::IsaKind;
 
@@ -89,7 +91,7 @@ fn live_values_share_no_element() {
         let limits = Limits { tokens, outputs: tokens.min(5), spans: 4, context: 160, slots: 4 };
         for (i, graph) in graphs.into_iter().enumerate() {
             let what = format!("graph {i} of {limits:?}, {model:?}");
-            let plan = Plan::new(graph, limits, rng.range(1..=3), IsaKind::best()).unwrap();
+            let plan = Plan::new(graph, PlanOptions::flat(limits, rng.range(1..=3), IsaKind::best())).unwrap();
             check_placements(&what, &plan);
             let values = plan.placements().iter().map(|p| p.elements.end).max().unwrap_or(0);
             assert!(values <= peak(&plan) * 3 / 2, "{what}: {values} elements where {} would do", peak(&plan));
@@ -345,13 +347,13 @@ fn missing_memories_are_refused() {
     });
     binding(error, ("writable parameters", need, 0));
     let error = updates.refuse_with(&none, |m, run| {
-        let params = Weights::Exclusive(&mut m.params);
+        let params = ParamMemory::Exclusive(&mut m.params);
         run(Bindings { params, grads: Some(&mut m.grads), moments: None, cache: None })
     });
     binding(error, ("first moments", need, 0));
     let error = updates.refuse_with(&none, |m, run| {
         let moments = Some((&mut m.moments.0[..], &mut m.moments.1[..need - 1]));
-        run(Bindings { params: Weights::Exclusive(&mut m.params), grads: Some(&mut m.grads), moments, cache: None })
+        run(Bindings { params: ParamMemory::Exclusive(&mut m.params), grads: Some(&mut m.grads), moments, cache: None })
     });
     binding(error, ("second moments", need, need - 1));
 }
@@ -365,21 +367,22 @@ fn parameters_that_lie_otherwise_are_refused() {
     let mut refusals = Refusals::new(graph.clone(), limits, &batch, "logits");
     let mut packed = Refusals::of(Runner::packed(graph.clone(), limits, 2, best), &batch, "logits");
     let params = refusals.memory.params.clone();
-    let refuse = |refusals: &mut Refusals, params: Weights<'_>, need: &str, got: &str| {
+    let refuse = |refusals: &mut Refusals, params: ParamMemory<'_>, need: &str, got: &str| {
         let bindings = |m: &mut Memory, run: &mut dyn FnMut(Bindings<'_>) -> Result<(), GraphError>| {
             run(Bindings { params, grads: None, moments: None, cache: Some(&mut m.cache) })
         };
         let error = refusals.refuse_with(&batch, bindings).to_string();
         assert_eq!(error, format!("the plan reads parameters {need}, the run was given parameters {got}"));
     };
-    let lie =
-        |elements: usize, isa: IsaKind| format!("of which 2 with {elements} elements are packed for {}", isa.name());
+    let lie = |isa: IsaKind| Storage::of(&graph, isa, Format::F32).unwrap().to_string();
+    assert!(lie(best).starts_with(&format!("2 packed for {}, ", best.name())), "{}", lie(best));
+    let flat = "flat, in rows of f32";
     let same = pack(&graph, best, &params);
-    refuse(&mut refusals, Weights::Packed(&same), "in rows", &lie(52, best));
-    refuse(&mut packed, Weights::Shared(&params), &lie(52, best), "in rows");
+    refuse(&mut refusals, ParamMemory::Stored(&same), flat, &lie(best));
+    refuse(&mut packed, ParamMemory::Shared(&params), &lie(best), flat);
     for &isa in IsaKind::available().iter().filter(|isa| **isa != best) {
         let other = pack(&graph, isa, &params);
-        refuse(&mut packed, Weights::Packed(&other), &lie(52, best), &lie(52, isa));
+        refuse(&mut packed, ParamMemory::Stored(&other), &lie(best), &lie(isa));
     }
 }
 
@@ -401,7 +404,7 @@ fn parameters_packed_for_another_graph_are_refused() {
     let (limits, batch) = (Limits { tokens: 4, outputs: 4, spans: 2, context: 8, slots: 0 }, sequence(&[1], 0, 0));
     let mut refusals = Refusals::of(Runner::packed(one, limits, 2, IsaKind::best()), &batch, "logits");
     let params = pack(&other, IsaKind::best(), &refusals.memory.params);
-    let error = refusals.refuse_with(&batch, |_, run| run(Bindings::packed(&params)));
+    let error = refusals.refuse_with(&batch, |_, run| run(Bindings::stored(&params)));
     assert!(error.to_string().ends_with(", for another graph"), "{error}");
 }
 
@@ -410,22 +413,24 @@ fn values_of_another_length_are_not_packed() {
     let graph = small(Head::Cached);
     let need = graph.params().layout().len();
     let values = |len| Buffer::zeroed(len).unwrap();
-    let error = PackedParams::new(&graph, IsaKind::best(), values(need + 1)).unwrap_err();
+    let storage = Arc::new(Storage::of(&graph, IsaKind::best(), Format::F32).unwrap());
+    let error = ParamStore::new(graph.params(), storage.clone(), values(need + 1)).unwrap_err();
     assert!(matches!(error, GraphError::ParamsLen { got, .. } if got == need + 1), "{error}");
-    let mut packed = PackedParams::new(&graph, IsaKind::best(), values(need)).unwrap();
+    let mut packed = ParamStore::new(graph.params(), storage, values(need)).unwrap();
     assert!(matches!(packed.set(&vec![0.0; need - 1]), Err(GraphError::ParamsLen { .. })));
 }
 
 #[test]
 fn packing_is_for_products_and_what_looks_rows_up() {
     let held = |graph: &Graph| {
-        let packing = Packing::of(graph, IsaKind::best());
-        let names = graph.params().iter().filter(|(id, _)| packing.holds(*id)).map(|(_, spec)| spec.name.clone());
+        let storage = Storage::of(graph, IsaKind::best(), Format::F32).unwrap();
+        let strips = |id| storage.get(id).order == Order::Strips;
+        let names = graph.params().iter().filter(|(id, _)| strips(*id)).map(|(_, spec)| spec.name.clone());
         names.collect::<Vec<_>>()
     };
     assert_eq!(held(&small(Head::Cached)), ["qkv.weight", "head.weight"]);
-    // The loss reads its table otherwise, gradients all of them.
-    assert_eq!(held(&small(Head::Loss)), ["qkv.weight"]);
+    assert_eq!(held(&small(Head::Loss)), ["wte", "qkv.weight"]);
+    // Gradients read all of them otherwise.
     assert_eq!(held(&grad(&small(Head::Loss), "loss").unwrap()), [""; 0]);
 }
 
@@ -441,7 +446,7 @@ fn a_pool_of_another_size_is_refused() {
 
 #[test]
 fn impossible_plans_are_errors() {
-    let plan = |head, limits| Plan::new(small(head), limits, 2, IsaKind::best()).map(|_| ());
+    let plan = |head, limits| Plan::new(small(head), PlanOptions::flat(limits, 2, IsaKind::best())).map(|_| ());
     let limits = Limits { tokens: 4, outputs: 2, spans: 3, context: 8, slots: 2 };
     assert!(plan(Head::Loss, limits).is_ok() && plan(Head::Cached, limits).is_ok());
     for tokens in [usize::MAX / 2, 1 << 58] {
@@ -463,7 +468,7 @@ fn impossible_plans_are_errors() {
             let qkv = Layer::new(&format!("qkv{i}"), x, heads.qkv_cols()).apply(&mut b).unwrap();
             b.apply(Op::CacheAppend { layer, heads }, &[qkv]).unwrap();
         }
-        let error = Plan::new(b.finish(), limits, 1, IsaKind::best()).map(|_| ());
+        let error = Plan::new(b.finish(), PlanOptions::flat(limits, 1, IsaKind::best())).map(|_| ());
         assert!(matches!(error, Err(GraphError::Cache(_))), "{error:?}");
     }
 }

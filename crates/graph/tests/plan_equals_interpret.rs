@@ -11,7 +11,9 @@ use common::model::{Family, Head, Model};
 use common::rng::Rng;
 use smallmind_graph::interpret::Interpreter;
 use smallmind_graph::op::AdamWSpec;
-use smallmind_graph::{Batch, CLIP, Graph, Limits, Op, Params, Scalars, fuse, grad, update_graph};
+use smallmind_graph::{Batch, CLIP, Graph, Limits, Op, Params, Scalars, Storage, fuse, grad, update_graph};
+use smallmind_kernels::Format;
+use smallmind_kernels::reference::formats::stored;
 use smallmind_simd::IsaKind;
 
 /// Losses, hidden values and logits in `f32` against the interpreter's `f64`.
@@ -241,58 +243,157 @@ fn an_update_without_a_finite_norm_changes_nothing() {
 }
 
 /// Chunks of several sequences over the cache, batch after batch.
-fn check_inference(case: u64) {
-    let family = [Family::Gpt2, Family::Llama, Family::Odd][case as usize % 3];
-    let model = Model::random(family, 500 + case);
-    let graph = model.graph(Head::Cached).unwrap();
-    let rng = &mut Rng::new(2000 + case);
-    let spans = rng.range(1..=4);
-    let tokens = rng.pick(&[1, 4, 9, 33, 70]);
-    let limits = Limits { tokens, outputs: tokens, spans, context: 90, slots: spans + rng.below(3) };
-    let mut conversation = Conversation::random(rng, model.vocab, &limits, 2 * tokens + 5);
-    let mut batches = vec![];
-    while let Some((mut batch, _)) = conversation.next(rng, &limits).filter(|_| batches.len() < 8) {
-        match rng.below(3) {
-            0 => batch.want_all(),
-            1 => batch.want_last(),
-            _ => {}
+struct Inference {
+    what: String,
+    graph: Graph,
+    limits: Limits,
+    batches: Vec<Batch>,
+    start: Memory,
+}
+
+impl Inference {
+    fn random(case: u64) -> Self {
+        let family = [Family::Gpt2, Family::Llama, Family::Odd][case as usize % 3];
+        let model = Model::random(family, 500 + case);
+        let graph = model.graph(Head::Cached).unwrap();
+        let rng = &mut Rng::new(2000 + case);
+        let spans = rng.range(1..=4);
+        let tokens = rng.pick(&[1, 4, 9, 33, 70]);
+        let limits = Limits { tokens, outputs: tokens, spans, context: 90, slots: spans + rng.below(3) };
+        let mut conversation = Conversation::random(rng, model.vocab, &limits, 2 * tokens + 5);
+        let mut batches = vec![];
+        while let Some((mut batch, _)) = conversation.next(rng, &limits).filter(|_| batches.len() < 8) {
+            match rng.below(3) {
+                0 => batch.want_all(),
+                1 => batch.want_last(),
+                _ => {}
+            }
+            batches.push(batch);
         }
-        batches.push(batch);
+        let start = Memory::new(graph.params(), case);
+        Self { what: format!("case {case}, {limits:?}, {model:?}"), graph, limits, batches, start }
     }
-    let what = format!("case {case}, {limits:?}, {model:?}");
-    let scalars = Scalars::default();
-    let start = Memory::new(graph.params(), case);
-    let mut interpreter = Interpreter::new(&graph, &start.params).unwrap();
-    let interpret = |(i, batch)| {
-        interpreter.run(&graph, batch, &scalars);
-        (format!("logits {i}"), interpreter.result(&graph, "logits").unwrap().data.clone())
-    };
-    let want: Tensors<f64> = batches.iter().enumerate().map(interpret).collect();
-    for &isa in IsaKind::available() {
-        // Fused or not: both meet every instruction set in some case.
-        let graph = if (case + isa as u64).is_multiple_of(2) { fuse(&graph) } else { graph.clone() };
-        for new in [Runner::new, Runner::packed] {
-            let mut outcomes: Vec<Tensors<f32>> = vec![];
-            for &threads in threads(isa) {
-                let mut runner = new(graph.clone(), limits, threads, isa);
-                let mut memory = start.clone().for_plan(runner.plan());
-                let logits = |(i, batch)| {
-                    runner.run(batch, &scalars, &mut memory);
-                    (format!("logits {i}"), runner.result("logits"))
-                };
-                outcomes.push(batches.iter().enumerate().map(logits).collect());
-            }
-            assert_close(&format!("{isa}, {what}"), &outcomes[0], &want, VALUES);
-            for (threads, other) in threads(isa).iter().zip(&outcomes) {
-                for ((name, a), (_, b)) in outcomes[0].iter().zip(other) {
-                    assert_eq!(bits(a), bits(b), "{threads} threads, {name}, {isa}, {what}");
-                }
-            }
+
+    /// The logits of all batches, computed with parameters laid out flat like these.
+    fn interpret(&self, params: &[f32]) -> Tensors<f64> {
+        let mut interpreter = Interpreter::new(&self.graph, params).unwrap();
+        let interpret = |(i, batch)| {
+            interpreter.run(&self.graph, batch, &Scalars::default());
+            (format!("logits {i}"), interpreter.result(&self.graph, "logits").unwrap().data.clone())
+        };
+        self.batches.iter().enumerate().map(interpret).collect()
+    }
+
+    fn execute(&self, mut runner: Runner, start: &Memory) -> Tensors<f32> {
+        let mut memory = start.clone().for_plan(runner.plan());
+        let logits = |(i, batch)| {
+            runner.run(batch, &Scalars::default(), &mut memory);
+            (format!("logits {i}"), runner.result("logits"))
+        };
+        self.batches.iter().enumerate().map(logits).collect()
+    }
+
+    /// The logits of `runner` with any number of threads, which changes no bit.
+    fn on_all_threads(&self, isa: IsaKind, runner: impl Fn(usize) -> Runner, start: &Memory) -> Tensors<f32> {
+        let first = self.execute(runner(1), start);
+        for &threads in &threads(isa)[1..] {
+            let other = self.execute(runner(threads), start);
+            same_bits(&first, &other, &format!("{threads} threads, {isa}, {}", self.what));
         }
+        first
+    }
+}
+
+fn same_bits(one: &Tensors<f32>, other: &Tensors<f32>, what: &str) {
+    for ((name, a), (_, b)) in one.iter().zip(other) {
+        assert_eq!(bits(a), bits(b), "{name}, {what}");
     }
 }
 
 #[test]
 fn inference_over_the_cache() {
-    (0..24).for_each(check_inference);
+    for case in 0..24 {
+        let inference = Inference::random(case);
+        let (limits, what) = (inference.limits, &inference.what);
+        let want = inference.interpret(&inference.start.params);
+        for &isa in IsaKind::available() {
+            // Fused or not: both meet every instruction set in some case.
+            let is_fused = (case + isa as u64).is_multiple_of(2);
+            let graph = if is_fused { fuse(&inference.graph) } else { inference.graph.clone() };
+            for new in [Runner::new, Runner::packed] {
+                let runner = |threads| new(graph.clone(), limits, threads, isa);
+                let logits = inference.on_all_threads(isa, runner, &inference.start);
+                assert_close(&format!("{isa}, {what}"), &logits, &want, VALUES);
+            }
+        }
+    }
+}
+
+/// The parameters as a storage holds them, flat.
+fn as_stored(graph: &Graph, storage: &Storage, flat: &[f32]) -> Vec<f32> {
+    let (mut rounded, layout) = (flat.to_vec(), graph.params().layout());
+    for (id, spec) in graph.params().iter() {
+        for row in rounded[layout.offset(id)..][..spec.len()].chunks_exact_mut(spec.cols) {
+            let values = stored(storage.get(id).format, row);
+            row.iter_mut().zip(values).for_each(|(x, value)| *x = value as f32);
+        }
+    }
+    rounded
+}
+
+/// Plans on weights in other formats do what the interpreter does with the weights as they are stored.
+#[test]
+fn inference_with_stored_weights() {
+    // Activations are rounded to bytes too: half a step of 1/127 of the greatest of 32, in each of some layers.
+    const BYTES: Bound = Bound { relative: 0.05, of_all: 0.05 };
+    for case in 0..24 {
+        let inference = Inference::random(case);
+        let (graph, limits) = (&inference.graph, inference.limits);
+        for &isa in IsaKind::available() {
+            for format in [Format::F16, Format::Bf16, Format::Q8_0] {
+                let what = format!("{format}, {isa}, {}", inference.what);
+                let runner = |threads| Runner::stored(graph.clone(), limits, threads, isa, format);
+                let logits = inference.on_all_threads(isa, runner, &inference.start);
+                let storage = Storage::of(graph, isa, format).unwrap();
+                let rounded = as_stored(graph, &storage, &inference.start.params);
+                if storage.bytes_by_format().iter().any(|(format, _)| *format == Format::Q8_0) {
+                    assert_close(&what, &logits, &inference.interpret(&rounded), BYTES);
+                    continue;
+                }
+                // Without bytes the arithmetic is that of `f32` with the rounded weights.
+                let start = Memory { params: rounded, ..inference.start.clone() };
+                let expected = inference.execute(Runner::packed(graph.clone(), limits, 1, isa), &start);
+                same_bits(&expected, &logits, &what);
+            }
+        }
+    }
+}
+
+/// The loss of an evaluation with stored weights, its head in several chunks.
+#[test]
+fn losses_with_stored_weights() {
+    const BYTES: Bound = Bound { relative: 0.02, of_all: 0.02 };
+    let (vocab, d) = (MANY, 32);
+    let graph = chunked(vocab, d).unwrap();
+    let limits = Limits { tokens: 150, outputs: 0, spans: 4, context: 100, slots: 0 };
+    let batch = batches::training(&mut Rng::new(5), vocab, &limits);
+    let start = Memory::new(graph.params(), 7);
+    for &isa in IsaKind::available() {
+        for format in Format::ALL {
+            let losses = |threads, start: &Memory, format| {
+                let mut runner = Runner::stored(graph.clone(), limits, threads, isa, format);
+                let mut memory = start.clone().for_plan(runner.plan());
+                runner.run(&batch, &Scalars::default(), &mut memory);
+                vec![("loss".to_owned(), runner.result("loss"))]
+            };
+            let what = format!("{format}, {isa}");
+            let found = losses(1, &start, format);
+            same_bits(&found, &losses(3, &start, format), &what);
+            let rounded = as_stored(&graph, &Storage::of(&graph, isa, format).unwrap(), &start.params);
+            let mut interpreter = Interpreter::new(&graph, &rounded).unwrap();
+            interpreter.run(&graph, &batch, &Scalars::default());
+            let want = vec![("loss".to_owned(), interpreter.result(&graph, "loss").unwrap().data.clone())];
+            assert_close(&what, &found, &want, if format == Format::Q8_0 { BYTES } else { VALUES });
+        }
+    }
 }

@@ -106,6 +106,7 @@ pub mod attention;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
+mod format;
 pub mod loss;
 pub mod matmul;
 mod matrix;
@@ -117,5 +118,6 @@ pub mod rope;
 pub mod softmax;
 mod sweep;
 
+pub use format::{Block, Format};
 pub use matrix::{Mat, MatMut};
 pub use part::Part;

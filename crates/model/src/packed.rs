@@ -1,6 +1,9 @@
 //! A model made ready to run.
 
-use smallmind_graph::{Buffer, Graph, PackedParams, Params};
+use std::sync::Arc;
+
+use smallmind_graph::{Buffer, Graph, ParamStore, Params, Storage};
+use smallmind_kernels::Format;
 use smallmind_simd::IsaKind;
 
 use crate::architecture::{self, Purpose};
@@ -13,7 +16,7 @@ use crate::{Model, ModelConfig, ModelError};
 pub struct PackedModel {
     config: ModelConfig,
     graph: Graph,
-    weights: PackedParams,
+    weights: ParamStore,
 }
 
 impl Model {
@@ -22,15 +25,39 @@ impl Model {
     /// # Errors
     /// An instruction set that this CPU lacks.
     pub fn pack(self, isa: IsaKind) -> Result<PackedModel, ModelError> {
-        let (config, weights) = self.into_parts();
-        PackedModel::new(config, weights, isa)
+        self.pack_as(isa, Format::F32)
+    }
+
+    /// [`Model::pack`] with weights converted to another format: those that linear layers multiply, and tables of embeddings. Norms, biases and
+    /// position embeddings stay `f32`; rows that are not whole blocks of the format are stored as F16.
+    ///
+    /// # Errors
+    /// As [`Model::pack`]; too little memory for the converted weights beside those that are converted.
+    pub fn pack_as(self, isa: IsaKind, weights: Format) -> Result<PackedModel, ModelError> {
+        let (config, values) = self.into_parts();
+        let graph = architecture::graph(&config, Purpose::Generation)?;
+        let storage = Arc::new(Storage::of(&graph, isa, weights)?);
+        PackedModel::new(config, graph, storage, values)
+    }
+}
+
+impl Model {
+    /// A copy of the weights for plans of its graph for `purpose`, in another format: see [`Model::pack_as`].
+    ///
+    /// # Errors
+    /// An instruction set that this CPU lacks; too little memory.
+    pub fn store_for(&self, purpose: Purpose, isa: IsaKind, weights: Format) -> Result<ParamStore, ModelError> {
+        let graph = architecture::graph(self.config(), purpose)?;
+        let storage = Arc::new(Storage::of(&graph, isa, weights)?);
+        let mut copy = Buffer::zeroed(self.weights().len())?;
+        copy.copy_from_slice(self.weights());
+        Ok(ParamStore::new(graph.params(), storage, copy)?)
     }
 }
 
 impl PackedModel {
-    fn new(config: ModelConfig, weights: Buffer, isa: IsaKind) -> Result<Self, ModelError> {
-        let graph = architecture::graph(&config, Purpose::Generation)?;
-        let weights = PackedParams::new(&graph, isa, weights)?;
+    fn new(config: ModelConfig, graph: Graph, storage: Arc<Storage>, values: Buffer) -> Result<Self, ModelError> {
+        let weights = ParamStore::new(graph.params(), storage, values)?;
         Ok(Self { config, graph, weights })
     }
 
@@ -41,7 +68,7 @@ impl PackedModel {
     pub fn with_weights(&self, weights: &[f32]) -> Result<Self, ModelError> {
         let mut copy = Buffer::zeroed(weights.len())?;
         copy.copy_from_slice(weights);
-        Self::new(self.config.clone(), copy, self.isa())
+        Self::new(self.config.clone(), self.graph.clone(), self.weights.storage().clone(), copy)
     }
 
     /// Gives it other weights, laid out as [`Model::weights`].
@@ -69,11 +96,16 @@ impl PackedModel {
 
     /// The instruction set that can run it.
     pub fn isa(&self) -> IsaKind {
-        self.weights.packing().isa()
+        self.weights.storage().isa()
+    }
+
+    /// How the parameters lie.
+    pub fn storage(&self) -> &Arc<Storage> {
+        self.weights.storage()
     }
 
     /// The values of all parameters, for plans of its graph or of others that read them alike.
-    pub fn weights(&self) -> &PackedParams {
+    pub fn weights(&self) -> &ParamStore {
         &self.weights
     }
 }

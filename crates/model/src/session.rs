@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use smallmind_graph::{Batch, Bindings, Buffer, Executor, Limits, NoProbe, Plan, Pool, Probe, Scalars};
+use smallmind_graph::{Batch, Bindings, Buffer, Executor, Limits, NoProbe, Plan, PlanOptions, Pool, Probe, Scalars};
 
 use crate::architecture::LOGITS;
 use crate::{ModelConfig, ModelError, PackedModel};
@@ -77,8 +77,8 @@ impl Session {
         let chunk = options.chunk.clamp(1, context);
         let prefill = Limits { tokens: chunk, outputs: 1, spans: 1, context, slots };
         let decode = Limits { tokens: slots, outputs: slots, spans: slots, context, slots };
-        let prefill = Plan::packed(model.graph().clone(), prefill, threads, model.isa())?;
-        let decode = Plan::packed(model.graph().clone(), decode, threads, model.isa())?;
+        let prefill = Plan::new(model.graph().clone(), PlanOptions::stored(prefill, threads, model.storage().clone()))?;
+        let decode = Plan::new(model.graph().clone(), PlanOptions::stored(decode, threads, model.storage().clone()))?;
         let cache = match decode.cache() {
             Some(shape) => shape.allocate()?,
             None => Buffer::zeroed(0)?,
@@ -179,7 +179,7 @@ impl Session {
             if i == last {
                 self.batch.want_last();
             }
-            let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::packed(self.model.weights()) };
+            let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::stored(self.model.weights()) };
             self.prefill.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, probe)?;
             end += chunk.len();
         }
@@ -214,7 +214,7 @@ impl Session {
             self.batch.push(std::slice::from_ref(token), past, *slot);
             self.batch.want_last();
         }
-        let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::packed(self.model.weights()) };
+        let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::stored(self.model.weights()) };
         self.decode.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, probe)?;
         self.latest = Latest::Decode;
         let slot = |row: usize| tokens.get(row).map_or(0, |(slot, _)| *slot);

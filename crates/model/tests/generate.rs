@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use smallmind_graph::op::Gelu;
-use smallmind_graph::{Batch, Bindings, Executor, GraphError, Limits, NoProbe, Plan, Pool, Scalars};
+use smallmind_graph::{Batch, Bindings, Executor, GraphError, Limits, NoProbe, Plan, PlanOptions, Pool, Scalars};
 use smallmind_model::sampler::{SamplerConfig, SamplerError};
 use smallmind_model::tokenizer::{BpeTraining, Tokenizer};
 use smallmind_model::{
@@ -62,7 +62,7 @@ fn whole(model: &Model, tokens: &[u32]) -> Vec<f32> {
     let graph = architecture::graph(model.config(), Purpose::Logits).unwrap();
     let n = tokens.len();
     let limits = Limits { tokens: n, outputs: n, spans: 1, context: n, slots: 0 };
-    let mut executor = Executor::new(Plan::new(graph, limits, 1, IsaKind::best()).unwrap()).unwrap();
+    let mut executor = Executor::new(Plan::new(graph, PlanOptions::flat(limits, 1, IsaKind::best())).unwrap()).unwrap();
     let mut batch = Batch::with_capacity(&limits);
     batch.push(tokens, 0, 0);
     batch.want_all();

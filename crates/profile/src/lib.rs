@@ -6,7 +6,7 @@
 //! ```
 //! use smallmind_profile::{Recorder, Summary};
 //! use smallmind_graph::{
-//!     Batch, Bindings, Buffer, Decay, Executor, GraphBuilder, Init, Limits, Op, ParamSpec, Plan, Pool, Scalars, op::Index,
+//!     Batch, Bindings, Buffer, Decay, Executor, GraphBuilder, Init, Limits, Op, ParamSpec, Plan, PlanOptions, Pool, Scalars, op::Index,
 //! };
 //! use smallmind_simd::IsaKind;
 //!
@@ -18,7 +18,7 @@
 //! let y = b.value_of(Op::Linear { weight: table, bias: None }, &[x])?;
 //! b.result("y", y);
 //! let limits = Limits { tokens: 4, outputs: 0, spans: 1, context: 4, slots: 0 };
-//! let plan = Plan::new(b.finish(), limits, 1, IsaKind::Scalar)?;
+//! let plan = Plan::new(b.finish(), PlanOptions::flat(limits, 1, IsaKind::Scalar))?;
 //! let recorder = Recorder::new(&plan);
 //! let weights = Buffer::zeroed(plan.graph().params().layout().len())?;
 //! let (mut executor, mut pool, mut batch) = (Executor::new(plan)?, Pool::new(1)?, Batch::default());

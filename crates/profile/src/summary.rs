@@ -49,7 +49,7 @@ impl Summary {
         }
         let mut lines: Vec<Line> = Vec::new();
         for (node, seconds) in plan.graph().nodes().iter().zip(&seconds) {
-            let work = cost(plan.graph(), node, batch);
+            let work = cost(plan.graph(), node, batch, plan.storage().map(|storage| &**storage));
             let (operation, path, phase) = (node.op.name(), folded(&node.path), name(node.phase));
             let same = |l: &&mut Line| l.operation == operation && l.path == path && l.phase == phase;
             let line = match lines.iter_mut().find(same) {

@@ -1,7 +1,8 @@
 //! What an operation moves and computes, told apart by what the bytes are.
 
 use serde::{Deserialize, Serialize};
-use smallmind_graph::{Batch, Graph, Node, Op, ParamId, Plan, cost};
+use smallmind_graph::{Batch, Graph, Node, Op, Order, ParamId, Plan, Storage, cost};
+use smallmind_kernels::Format;
 
 /// Floating-point operations and bytes; the bytes are those that [`cost`](fn@cost) counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -55,9 +56,9 @@ impl std::ops::AddAssign for Traffic {
 /// Bytes of an element.
 const F32: f64 = 4.0;
 
-/// The work of `node` on `batch`.
-pub fn traffic(graph: &Graph, node: &Node, batch: &Batch) -> Traffic {
-    let all = cost(graph, node, batch);
+/// The work of `node` on `batch`, with parameters that lie as `storage` says, or else in `f32`.
+pub fn traffic(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Storage>) -> Traffic {
+    let all = cost(graph, node, batch, storage);
     let bytes = all.bytes_read + all.bytes_written;
     let size = |v: &smallmind_graph::ValueId| {
         let shape = graph.shape(*v);
@@ -65,10 +66,11 @@ pub fn traffic(graph: &Graph, node: &Node, batch: &Batch) -> Traffic {
     };
     let inputs = || node.inputs.iter().map(size).sum::<f64>();
     let outputs = || node.outputs.iter().map(size).sum::<f64>();
-    let param = |id: ParamId| graph.params().get(id).map_or(0.0, |p| p.len() as f64 * F32);
+    let elements = |id: ParamId| graph.params().get(id).map_or(0.0, |p| p.len() as f64);
+    let param = |id: ParamId| storage.map_or_else(|| elements(id), |storage| storage.get(id).words as f64) * F32;
     let params = || node.op.params().into_iter().map(param).sum::<f64>();
     let (weights, kv_read, kv_write) = match node.op {
-        Op::Embedding { .. } => (outputs(), 0.0, 0.0),
+        Op::Embedding { table, .. } => (outputs() / F32 * param(table) / elements(table).max(1.0), 0.0, 0.0),
         Op::EmbeddingGrad { .. } => (2.0 * inputs(), 0.0, 0.0),
         Op::Norm(_)
         | Op::AddNorm(_)
@@ -150,13 +152,22 @@ fn exponentials(graph: &Graph, node: &Node, batch: &Batch) -> f64 {
     }
 }
 
+/// The format of the parameters that an operation reads: that of the first, which is its weight; none for an operation without any.
+pub fn weight_format(plan: &Plan, node: &Node) -> Option<Format> {
+    let first = node.op.params().into_iter().next()?;
+    Some(plan.storage().map_or(Format::F32, |storage| storage.get(first).format))
+}
+
 /// What computes the operation, in words: its name, and for products the kernel that its shape and its weights lead to.
 pub fn kernel(plan: &Plan, node: &Node, batch: &Batch) -> String {
     use smallmind_kernels::matmul::{Layout, Route, Update};
     let name = node.op.name();
     let Op::Linear { weight, .. } = node.op else { return name.to_owned() };
-    if plan.packing().is_some_and(|packing| packing.holds(weight)) {
-        return format!("{name} (packed)");
+    if let Some(stored) = plan.storage().map(|storage| storage.get(weight)).filter(|s| s.order == Order::Strips) {
+        return match stored.format {
+            Format::F32 => format!("{name} (packed)"),
+            format => format!("{name} (packed {format})"),
+        };
     }
     let graph = plan.graph();
     let (Some(weight), Some(input)) = (graph.params().get(weight), node.inputs.first()) else { return name.to_owned() };

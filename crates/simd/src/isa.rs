@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use half::{bf16, f16};
 
-use crate::IsaKind;
+use crate::{Int8Dot, IsaKind};
 
 /// A zero-sized proof that this CPU has an instruction set, and the operations of that set.
 ///
@@ -32,6 +32,9 @@ pub trait Isa: Copy + Debug + Send + Sync + 'static {
 
     /// Runs `f` compiled for this instruction set: the single `#[target_feature]` entry.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
+
+    /// Runs `work` with the best dot products of bytes that go with this instruction set on this CPU.
+    fn with_int8<W: WithInt8<Self>>(self, work: W) -> W::Output;
 
     /// `x` in every lane.
     fn splat(self, x: f32) -> Self::F32;
@@ -167,4 +170,13 @@ pub trait Isa: Copy + Debug + Send + Sync + 'static {
     fn load_bf16(self, src: &[bf16]) -> Self::F32;
     /// Writes all lanes, rounded to nearest even; a NaN stays a NaN.
     fn store_bf16(self, v: Self::F32, dst: &mut [bf16]);
+}
+
+/// Work over the dot products of bytes that go with an instruction set: closures can't be generic over the token.
+pub trait WithInt8<I: Isa> {
+    /// What comes of it.
+    type Output;
+
+    /// Does the work.
+    fn call<D: Int8Dot<Isa = I>>(self, dot: D) -> Self::Output;
 }

@@ -112,5 +112,5 @@ pub use arch::ticks::ticks;
 #[cfg(target_arch = "x86_64")]
 pub use arch::{avx2::Avx2, avx512::Avx512, avx512_bf16::Avx512Bf16, avx512_vnni::Avx512Vnni};
 pub use dot::{Bf16Dot, Int8Dot};
-pub use isa::Isa;
+pub use isa::{Isa, WithInt8};
 pub use kind::{ISA_VARIABLE, IsaError, IsaKind, WithIsa};

@@ -47,7 +47,7 @@ fn own() -> Allocated {
 /// The work of all nodes on a batch.
 fn all(graph: &Graph, batch: &Batch) -> Traffic {
     let mut sum = Traffic::default();
-    graph.nodes().iter().for_each(|node| sum += traffic(graph, node, batch));
+    graph.nodes().iter().for_each(|node| sum += traffic(graph, node, batch, None));
     sum
 }
 
@@ -159,6 +159,7 @@ fn elementwise_operations_are_bound_by_what_they_do() {
         values,
     };
     let roofs = RoofTable {
+        int8_gops: None,
         f32_gflops: 236.0,
         exp_gops: 12.0,
         levels: vec![level("L2/2", 1e6, 195.0, 195.0), level("L3", 3e7, 60.0, 90.0), level("memory", 1e8, 30.0, 40.0)],

@@ -1,9 +1,10 @@
 //! The loss of a model over a whole set.
 
-use smallmind_graph::Batch;
+use smallmind_graph::{Batch, ParamMemory, PlanOptions};
+use smallmind_kernels::Format;
 use smallmind_kernels::loss::IGNORE;
 use smallmind_model::tokenizer::Tokenizer;
-use smallmind_model::{Model, ModelError};
+use smallmind_model::{Model, ModelError, Purpose};
 use smallmind_simd::IsaKind;
 
 use crate::data::{Corpus, DataError, Dataset, SequentialWindows, Window};
@@ -60,10 +61,17 @@ pub fn evaluate_text(
     let context = settings.max_context.max(prefix.len() + 1).min(model.config().context);
     let of_text = context.saturating_sub(prefix.len()).min(ids.len().saturating_sub(1)).max(1);
     let shape = BatchShape { sequences: (BATCH_TOKENS / context).max(1), context: prefix.len() + of_text };
-    let mut evaluator = Evaluator::new(model.config(), shape, settings.threads, settings.isa)?;
+    let store = match settings.weights {
+        Format::F32 => None,
+        format => Some(model.store_for(Purpose::Evaluation, settings.isa, format)?),
+    };
+    let storage = store.as_ref().map(|store| store.storage().clone());
+    let options = PlanOptions { limits: shape.limits(), threads: settings.threads, isa: settings.isa, storage };
+    let mut evaluator = Evaluator::new(model.config(), options)?;
+    let weights = || store.as_ref().map_or(ParamMemory::Shared(model.weights()), ParamMemory::Stored);
     let windows: Vec<_> = SequentialWindows::new(data.tokens(), of_text)?.iter().collect();
     let set = WholeSet { data: &data, windows: &windows, prefix, shape };
-    let told = set.losses(&mut |batch| evaluator.run(model.weights(), batch), progress)?;
+    let told = set.losses(&mut |batch| evaluator.run(weights(), batch), progress)?;
     if prefix.is_empty() {
         return Ok(told);
     }
@@ -80,6 +88,8 @@ pub struct EvaluateSettings {
     pub isa: IsaKind,
     /// The longest window; the model's context where that is shorter.
     pub max_context: usize,
+    /// The format of the weights while they are evaluated.
+    pub weights: Format,
 }
 
 /// The loss over `windows` of `data`; `sum` gives the sum of the losses of a batch.

@@ -2,7 +2,8 @@
 
 use smallmind_graph::op::AdamWSpec;
 use smallmind_graph::{
-    Batch, Bindings, Buffer, Executor, Limits, NoProbe, Plan, Pool, Probe, Scalars, Weights, update_graph,
+    Batch, Bindings, Buffer, Executor, Limits, NoProbe, ParamMemory, Plan, PlanOptions, Pool, Probe, Scalars,
+    update_graph,
 };
 use smallmind_model::{LOSS, Model, ModelConfig, ModelError, Purpose, architecture};
 use smallmind_simd::IsaKind;
@@ -31,7 +32,8 @@ impl BatchShape {
         self.sequences * self.context
     }
 
-    fn limits(&self) -> Limits {
+    /// The largest batch: no more than this shape holds.
+    pub fn limits(&self) -> Limits {
         Limits { tokens: self.tokens(), outputs: 0, spans: self.tokens(), context: self.context, slots: 0 }
     }
 }
@@ -80,9 +82,9 @@ impl Learner {
             grads: Buffer::zeroed(len)?,
             moments: (Buffer::zeroed(len)?, Buffer::zeroed(len)?),
             pool: Pool::new(threads)?,
-            gradient: Executor::new(Plan::new(training, shape.limits(), threads, isa)?)?,
-            evaluation: Executor::new(Plan::new(evaluation, shape.limits(), threads, isa)?)?,
-            update: Executor::new(Plan::new(update, none, threads, isa)?)?,
+            gradient: Executor::new(Plan::new(training, PlanOptions::flat(shape.limits(), threads, isa))?)?,
+            evaluation: Executor::new(Plan::new(evaluation, PlanOptions::flat(shape.limits(), threads, isa))?)?,
+            update: Executor::new(Plan::new(update, PlanOptions::flat(none, threads, isa))?)?,
             model,
             steps: 0,
         })
@@ -117,7 +119,7 @@ impl Learner {
     pub fn update<P: Probe>(&mut self, learning_rate: f64, probe: &P) -> Result<Update, ModelError> {
         let scalars = Scalars { learning_rate, step: self.steps + 1, ..Scalars::default() };
         let bindings = Bindings {
-            params: Weights::Exclusive(self.model.weights_mut()),
+            params: ParamMemory::Exclusive(self.model.weights_mut()),
             grads: Some(&mut self.grads),
             moments: Some((&mut self.moments.0, &mut self.moments.1)),
             cache: None,
@@ -134,7 +136,7 @@ impl Learner {
     /// # Errors
     /// A batch beyond the shape or the vocabulary.
     pub fn evaluate(&mut self, batch: &Batch) -> Result<f64, ModelError> {
-        losses(&mut self.evaluation, &mut self.pool, self.model.weights(), batch)
+        losses(&mut self.evaluation, &mut self.pool, ParamMemory::Shared(self.model.weights()), batch)
     }
 
     /// The model as it stands.
@@ -179,25 +181,31 @@ impl Evaluator {
     ///
     /// # Errors
     /// A context beyond the model's, or too little memory.
-    pub fn new(config: &ModelConfig, shape: BatchShape, threads: usize, isa: IsaKind) -> Result<Self, ModelError> {
-        check_context(config, shape.context)?;
+    pub fn new(config: &ModelConfig, options: PlanOptions) -> Result<Self, ModelError> {
+        check_context(config, options.limits.context)?;
         let graph = architecture::graph(config, Purpose::Evaluation)?;
-        let evaluation = Executor::new(Plan::new(graph, shape.limits(), threads, isa)?)?;
-        Ok(Self { evaluation, pool: Pool::new(threads)? })
+        let pool = Pool::new(options.threads)?;
+        Ok(Self { evaluation: Executor::new(Plan::new(graph, options)?)?, pool })
     }
 
     /// The sum of the losses of a batch.
     ///
     /// # Errors
-    /// A batch beyond the shape or the vocabulary; weights of another model.
-    pub fn run(&mut self, weights: &[f32], batch: &Batch) -> Result<f64, ModelError> {
+    /// A batch beyond the limits or the vocabulary; weights of another model, or that lie otherwise.
+    pub fn run(&mut self, weights: ParamMemory<'_>, batch: &Batch) -> Result<f64, ModelError> {
         losses(&mut self.evaluation, &mut self.pool, weights, batch)
     }
 }
 
 /// The sum of the losses of a batch, without dropout.
-fn losses(evaluation: &mut Executor, pool: &mut Pool, weights: &[f32], batch: &Batch) -> Result<f64, ModelError> {
-    evaluation.run(pool, batch, &Scalars::default(), Bindings::inference(weights), &NoProbe)?;
+fn losses(
+    evaluation: &mut Executor,
+    pool: &mut Pool,
+    params: ParamMemory<'_>,
+    batch: &Batch,
+) -> Result<f64, ModelError> {
+    let bindings = Bindings { params, grads: None, moments: None, cache: None };
+    evaluation.run(pool, batch, &Scalars::default(), bindings, &NoProbe)?;
     Ok(sum(evaluation.result_slice(LOSS)))
 }
 

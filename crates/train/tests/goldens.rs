@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use smallmind_checkpoint::TensorFile;
 use smallmind_graph::op::AdamWSpec;
-use smallmind_graph::{Batch, Bindings, Executor, Limits, NoProbe, Plan, Pool, Scalars};
+use smallmind_graph::{Batch, Bindings, Executor, Limits, NoProbe, Plan, PlanOptions, Pool, Scalars};
 use smallmind_kernels::loss::IGNORE;
 use smallmind_model::{LOGITS, Model, Purpose, Session, SessionOptions, architecture};
 use smallmind_simd::IsaKind;
@@ -66,7 +66,7 @@ fn logits_of_whole_sequences() {
             let graph = architecture::graph(golden.model.config(), Purpose::Logits).unwrap();
             let tokens = sequences * len;
             let limits = Limits { tokens, outputs: tokens, spans: sequences, context: len, slots: 0 };
-            let mut executor = Executor::new(Plan::new(graph, limits, 2, *isa).unwrap()).unwrap();
+            let mut executor = Executor::new(Plan::new(graph, PlanOptions::flat(limits, 2, *isa)).unwrap()).unwrap();
             let mut batch = Batch::with_capacity(&limits);
             golden.tokens.chunks(len).enumerate().for_each(|(i, t)| batch.push(t, 0, i));
             batch.want_all();

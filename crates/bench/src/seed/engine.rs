@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallmind_graph::op::{DropoutSpec, Heads, Index, Norm};
 use smallmind_graph::{
-    Batch, Bindings, Executor, Graph, GraphBuilder, Limits, NoProbe, Op, Plan, Pool, Scalars, ValueId,
+    Batch, Bindings, Executor, Graph, GraphBuilder, Limits, NoProbe, Op, Plan, PlanOptions, Pool, Scalars, ValueId,
 };
 use smallmind_model::{LOGITS, Model, PackedModel, Session, SessionOptions};
 use smallmind_simd::IsaKind;
@@ -129,9 +129,13 @@ impl Planned {
     ) -> Result<Self, BenchError> {
         let (limits, vocab) = (limits(tokens), model.config().vocab_size);
         let (model, plan) = match layout {
-            WeightLayout::Rows => (LaidOut::Rows(model.clone()), Plan::new(graph, limits, threads, isa)?),
+            WeightLayout::Rows => {
+                (LaidOut::Rows(model.clone()), Plan::new(graph, PlanOptions::flat(limits, threads, isa))?)
+            }
             WeightLayout::Packed => {
-                (LaidOut::Packed(Box::new(model.try_clone()?.pack(isa)?)), Plan::packed(graph, limits, threads, isa)?)
+                let model = model.try_clone()?.pack(isa)?;
+                let plan = Plan::new(graph, PlanOptions::stored(limits, threads, model.storage().clone()))?;
+                (LaidOut::Packed(Box::new(model)), plan)
             }
         };
         let (executor, batch) = (Executor::new(plan)?, Batch::with_capacity(&limits));
@@ -144,7 +148,7 @@ impl Forward for Planned {
         fill(&mut self.batch, tokens, self.outputs);
         let bindings = match &self.model {
             LaidOut::Rows(model) => Bindings::inference(model.weights()),
-            LaidOut::Packed(model) => Bindings::packed(model.weights()),
+            LaidOut::Packed(model) => Bindings::stored(model.weights()),
         };
         self.executor.run(&mut self.pool, &self.batch, &scalars(), bindings, &NoProbe)?;
         let logits = self.executor.result_slice(LOGITS).unwrap_or_default();

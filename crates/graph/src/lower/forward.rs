@@ -24,15 +24,14 @@ pub(super) fn ids(batch: &Batch, index: Index) -> &[u32] {
 
 impl<I: Isa> Lowering<'_, I> {
     pub(super) fn embedding(&mut self, node: &Node, table: ParamId, index: Index) {
-        let (isa, packed) = (self.isa, self.packs(table));
+        let (isa, packed) = (self.isa, self.packed(table));
         let (table, y) = (self.param(table), self.view(node.outputs[0]));
         self.rowwise(&[], &[table], &[y], move |frame, rows| {
             let out = frame.mat_mut(&y, rows.clone(), 0..y.cols);
             let ids = &ids(frame.batch, index)[rows];
-            if packed {
-                embedding_packed(packed_weight(isa, frame, &table), ids, out);
-            } else {
-                embedding(isa, frame.mat(&table), ids, out);
+            match packed {
+                Some(format) => embedding_packed(isa, packed_weight(isa, frame, &table, format), ids, out),
+                None => embedding(isa, frame.mat(&table), ids, out),
             }
         });
     }

@@ -2,16 +2,16 @@
 
 use std::ops::Range;
 
-use smallmind_kernels::Part;
 use smallmind_kernels::matmul::{
     Cut, Epilogue, Layout, Operand, PackedWeight, ROW_GRANULE, Route, Update, gemm, gemm_packed,
-    gemm_packed_scratch_len, gemm_scratch_len, gemv_nt,
+    gemm_packed_scratch_len, gemm_q8, gemm_scratch_len, gemv_nt, quantize_rows,
 };
+use smallmind_kernels::{Format, Part};
 use smallmind_simd::Isa;
 
 use crate::arena::{Access, Frame, Sharing, View};
 use crate::graph::Node;
-use crate::lower::Lowering;
+use crate::lower::{Lowering, SHARED_ELEMENTS};
 use crate::plan::Workers;
 use crate::{ParamId, Rows};
 
@@ -95,8 +95,8 @@ impl Product {
 }
 
 /// A packed parameter.
-pub(super) fn packed_weight<'f, I: Isa>(isa: I, frame: &'f Frame<'_>, view: &View) -> PackedWeight<'f> {
-    PackedWeight::new(isa, frame.slice(view), frame.rows(view), view.cols)
+pub(super) fn packed_weight<'f, I: Isa>(isa: I, frame: &Frame<'f>, view: &View, format: Format) -> PackedWeight<'f> {
+    PackedWeight::new(isa, format, frame.words(view), frame.rows(view), view.cols)
 }
 
 impl<I: Isa> Lowering<'_, I> {
@@ -110,10 +110,13 @@ impl<I: Isa> Lowering<'_, I> {
             bias: bias.map(|b| self.vector(self.param(b))),
             residual: node.inputs.get(1).map(|r| self.view(*r)),
         };
-        if self.packs(weight) {
-            self.packed_product(product);
-        } else {
-            self.product(product);
+        let temporary = self.placed.temporaries[self.at.index()];
+        match self.packed(weight) {
+            Some(format) => {
+                let rows_of_x = |view| Factor::new(View { rows: product.a.view.rows, ..view }, Layout::Normal);
+                self.packed_product(product, format, temporary.map(rows_of_x));
+            }
+            None => self.product(product),
         }
     }
 
@@ -173,22 +176,66 @@ impl<I: Isa> Lowering<'_, I> {
         );
     }
 
-    /// `y = x·Wᵀ [+ bias] [+ residual]` with packed weights, of few rows as of many.
-    fn packed_product(&mut self, p: Product) {
-        let (isa, m, n) = (self.isa, self.max_rows(&p.c), p.c.cols);
-        let cut = Cut::choose_packed(m, n, p.a.view.cols);
+    /// A product with a parameter that is packed in `format`, of few rows as of many. `quantized`: room for the rows of x in bytes, where the
+    /// format asks for them.
+    pub(super) fn packed_product(&mut self, p: Product, format: Format, quantized: Option<Factor>) {
+        let (isa, n, k) = (self.isa, p.c.cols, p.a.view.cols);
+        let m = p.c_chunk.map_or(self.max_rows(&p.c), |c| c.max);
+        let cut = Cut::choose_packed(m, n, k);
+        let p = match quantized {
+            Some(quantized) => {
+                self.quantize(p.a, quantized);
+                Product { a: quantized, ..p }
+            }
+            None => p,
+        };
+        let scratch = if quantized.is_some() { 0 } else { gemm_packed_scratch_len(isa, format, m, k) };
         let accesses = self.product_accesses(&p, cut);
         self.push(
             Workers::All,
             accesses,
-            gemm_packed_scratch_len(isa, m, p.a.view.cols),
+            scratch,
             Box::new(move |frame, part| {
-                let (rows, cols) = cut.window(frame.rows(&p.c), n, part);
-                let c = frame.mat_mut(&p.c, rows.clone(), cols.clone());
-                let epilogue = p.epilogue(frame, &rows, &cols);
-                let a = p.a.operand(frame).rows_range(rows);
-                let b = packed_weight(isa, frame, &p.b.view).cols_range(cols);
-                gemm_packed(isa, a, b, c, epilogue, frame.scratch(part.index));
+                let rows = p.output_rows(frame);
+                let (own_rows, own_cols) = cut.window(rows.len(), n, part);
+                let c = frame.mat_mut(&p.c, rows.start + own_rows.start..rows.start + own_rows.end, own_cols.clone());
+                let epilogue = p.epilogue(frame, &own_rows, &own_cols);
+                let a = p.a.operand(frame).rows_range(own_rows);
+                let b = packed_weight(isa, frame, &p.b.view, format).cols_range(own_cols);
+                match format {
+                    Format::Q8_0 => gemm_q8(isa, a.mat, b, c, epilogue),
+                    Format::F32 | Format::F16 | Format::Bf16 => {
+                        gemm_packed(isa, a, b, c, epilogue, frame.scratch(part.index));
+                    }
+                }
+            }),
+        );
+    }
+
+    /// Quantizes the rows of x, each worker its own.
+    fn quantize(&mut self, x: Factor, quantized: Factor) {
+        let isa = self.isa;
+        let rows = x.chunk.map_or(self.max_rows(&x.view), |c| c.max);
+        let (workers, sharing) = if rows * x.view.cols < SHARED_ELEMENTS {
+            (Workers::First, Sharing::First)
+        } else {
+            let first = x.chunk.map_or(0, |c| c.first);
+            (Workers::All, Sharing::OwnRows { first, max: rows, granule: ROW_GRANULE })
+        };
+        let accesses = vec![
+            self.chunk_access(x.view, x.chunk, sharing, false),
+            self.chunk_access(quantized.view, quantized.chunk, sharing, true),
+        ];
+        self.push(
+            workers,
+            accesses,
+            0,
+            Box::new(move |frame, part| {
+                let x = x.operand(frame).mat;
+                let own = part.range(x.rows(), ROW_GRANULE);
+                let first = quantized.chunk.map_or(0, |c| c.rows_of(&quantized.view, frame.batch.len()).start);
+                let out = frame.mat_mut(&quantized.view, first + own.start..first + own.end, 0..quantized.view.cols);
+                quantize_rows(isa, x.rows_range(own), out);
             }),
         );
     }

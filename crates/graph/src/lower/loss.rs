@@ -1,16 +1,16 @@
 //! The output head with its loss, by chunks of rows: logits of the whole batch are never stored.
 
-use smallmind_kernels::Part;
 use smallmind_kernels::loss::{cross_entropy, cross_entropy_backward};
-use smallmind_kernels::matmul::{Layout, Update};
+use smallmind_kernels::matmul::{Layout, Update, quantized_words};
+use smallmind_kernels::{Format, Part};
 use smallmind_simd::Isa;
 
-use crate::ParamId;
 use crate::arena::{Frame, Sharing, View};
 use crate::graph::Node;
 use crate::lower::linear::{Chunk, Factor, Product};
 use crate::lower::{Lowering, ROW_GRANULE};
 use crate::plan::Workers;
+use crate::{ParamId, Rows};
 
 /// Bytes of logits that a chunk may take: they should stay in the cache between their product, their softmax and their gradients.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -20,6 +20,14 @@ const MIN_CHUNK_ROWS: usize = 128;
 /// Rows of a chunk for a vocabulary.
 pub(super) fn chunk_rows(vocab: usize, tokens: usize) -> usize {
     (CHUNK_BYTES / 4 / vocab.max(1)).max(MIN_CHUNK_ROWS).next_multiple_of(ROW_GRANULE).min(tokens).max(1)
+}
+
+/// Rows and columns of what a loss holds beside its values: the logits of a chunk, and behind them its rows in bytes where the weight is in blocks
+/// of bytes.
+pub(super) fn room(vocab: usize, d_model: usize, tokens: usize, is_q8: bool) -> (usize, usize) {
+    let rows = chunk_rows(vocab, tokens);
+    let of_bytes = if is_q8 { (rows * quantized_words(d_model)).div_ceil(vocab.max(1)) } else { 0 };
+    (rows + of_bytes, vocab)
 }
 
 /// What the loss is wanted for.
@@ -35,6 +43,8 @@ pub(super) enum Mode {
 #[derive(Clone, Copy)]
 struct Views {
     x: View,
+    /// Behind the logits: a chunk of x in bytes, where the weight's format asks for them.
+    quantized: View,
     weight: View,
     weight_grad: View,
     logits: View,
@@ -46,21 +56,24 @@ impl<I: Isa> Lowering<'_, I> {
     /// For each chunk of rows: `logits = x·Wᵀ`; the loss and, in place, `d logits = scale·(softmax − onehot)`; then `dx = d logits·W`
     /// and `dW += d logitsᵀ·x`.
     pub(super) fn linear_cross_entropy(&mut self, node: &Node, weight: ParamId, mode: Mode) {
-        let Some(logits) = self.placed.temporaries[self.at.index()] else {
+        let Some(room) = self.placed.temporaries[self.at.index()] else {
             unreachable!("the planner gives every loss its logits")
         };
+        let max = chunk_rows(room.cols, self.limits.tokens);
+        let logits = View { rows: Rows::Fixed(max), ..room };
+        let x = self.view(node.inputs[0]);
         let views = Views {
-            x: self.view(node.inputs[0]),
+            x,
+            quantized: View { offset: room.offset + max * room.cols, cols: quantized_words(x.cols), ..logits },
             weight: self.param(weight),
             weight_grad: self.grad(weight),
             logits,
             loss: self.view(node.outputs[0]),
             dx: node.outputs.get(1).map(|v| self.view(*v)),
         };
-        let max = self.max_rows(&logits);
         for first in (0..self.limits.tokens).step_by(max) {
             let chunk = Chunk { first, max };
-            self.logits(&views, chunk);
+            self.logits(&views, chunk, self.packed(weight));
             self.cross_entropy(&views, chunk, mode);
             if let (Mode::LossAndGradient, Some(dx)) = (mode, views.dx) {
                 self.loss_gradients(&views, dx, chunk);
@@ -68,8 +81,8 @@ impl<I: Isa> Lowering<'_, I> {
         }
     }
 
-    fn logits(&mut self, views: &Views, chunk: Chunk) {
-        self.product(Product {
+    fn logits(&mut self, views: &Views, chunk: Chunk, packed: Option<Format>) {
+        let product = Product {
             a: Factor { view: views.x, layout: Layout::Normal, chunk: Some(chunk) },
             b: Factor::new(views.weight, Layout::Transposed),
             c: views.logits,
@@ -77,7 +90,12 @@ impl<I: Isa> Lowering<'_, I> {
             update: Update::Overwrite,
             bias: None,
             residual: None,
-        });
+        };
+        let quantized = Factor { view: views.quantized, layout: Layout::Normal, chunk: Some(chunk) };
+        match packed {
+            Some(format) => self.packed_product(product, format, (format == Format::Q8_0).then_some(quantized)),
+            None => self.product(product),
+        }
     }
 
     fn cross_entropy(&mut self, views: &Views, chunk: Chunk, mode: Mode) {

@@ -16,10 +16,10 @@ pub use update::UPDATE_GRANULE;
 use std::ops::Range;
 use std::sync::Arc;
 
-use smallmind_kernels::Part;
-use smallmind_kernels::matmul::{COL_GRANULE, ROW_GRANULE};
+use smallmind_kernels::matmul::{COL_GRANULE, ROW_GRANULE, quantized_words};
 use smallmind_kernels::norm::PARTIAL_ROWS;
 use smallmind_kernels::rope::RopeTable;
+use smallmind_kernels::{Format, Part};
 use smallmind_simd::Isa;
 
 use crate::arena::{Access, Frame, Sharing, Space, View};
@@ -27,17 +27,27 @@ use crate::graph::{Graph, Node, NodeId, ValueId};
 use crate::op::{Op, RopeSpec};
 use crate::params::Layout;
 use crate::plan::{Limits, Placed, Step, StepFn, Workers};
-use crate::{CacheShape, Packing, ParamId, Rows};
+use crate::{CacheShape, Order, ParamId, Rows, Storage};
 
 /// Elements that a row-wise step reads and writes below which sharing it costs more than it saves: a barrier is worth some thousand elements.
 pub const SHARED_ELEMENTS: usize = 8192;
 
 /// Memory beside its values that `node` needs while it runs, as rows and columns.
-pub(crate) fn temporary(graph: &Graph, node: &Node, limits: &Limits) -> Option<(usize, usize)> {
+pub(crate) fn temporary(
+    graph: &Graph,
+    node: &Node,
+    limits: &Limits,
+    storage: Option<&Storage>,
+) -> Option<(usize, usize)> {
+    let is_q8 = |id| storage.is_some_and(|storage| storage.get(id).format == Format::Q8_0);
     match node.op {
+        Op::Linear { weight, .. } => {
+            let x = graph.shape(node.inputs[0]);
+            is_q8(weight).then(|| (x.rows.resolve(limits.tokens, limits.outputs), quantized_words(x.cols)))
+        }
         Op::LinearCrossEntropy { weight } | Op::LinearCrossEntropyGrad { weight } => {
-            let vocab = graph.params.get(weight)?.rows;
-            Some((loss::chunk_rows(vocab, limits.tokens), vocab))
+            let table = graph.params.get(weight)?;
+            Some(loss::room(table.rows, table.cols, limits.tokens, is_q8(weight)))
         }
         Op::CachedAttention { heads, .. } => cache::partials(heads, limits),
         Op::NormGrad(norm) => {
@@ -46,7 +56,6 @@ pub(crate) fn temporary(graph: &Graph, node: &Node, limits: &Limits) -> Option<(
             Some((rows.div_ceil(PARTIAL_ROWS), backward::norm_gradients(norm) * x.cols))
         }
         Op::Embedding { .. }
-        | Op::Linear { .. }
         | Op::LinearGradInput { .. }
         | Op::EmbeddingGrad { .. }
         | Op::Add
@@ -76,7 +85,7 @@ pub(crate) struct Lowering<'g, I: Isa> {
     limits: Limits,
     placed: &'g Placed,
     cache: Option<CacheShape>,
-    packing: Option<&'g Packing>,
+    storage: Option<&'g Storage>,
     layout: Layout,
     ropes: Vec<(RopeSpec, Arc<RopeTable>)>,
     steps: Vec<Step>,
@@ -91,7 +100,7 @@ impl<'g, I: Isa> Lowering<'g, I> {
         limits: Limits,
         placed: &'g Placed,
         cache: Option<CacheShape>,
-        packing: Option<&'g Packing>,
+        storage: Option<&'g Storage>,
     ) -> Self {
         let layout = graph.params.layout();
         Self {
@@ -100,7 +109,7 @@ impl<'g, I: Isa> Lowering<'g, I> {
             limits,
             placed,
             cache,
-            packing,
+            storage,
             layout,
             ropes: vec![],
             steps: vec![],
@@ -167,16 +176,21 @@ impl<'g, I: Isa> Lowering<'g, I> {
     }
 
     fn param(&self, id: ParamId) -> View {
-        self.param_in(Space::Params, id)
+        let flat = self.param_in(Space::Params, id);
+        match self.storage {
+            Some(_) => View { space: Space::Stored(id.index() as u32), offset: 0, ..flat },
+            None => flat,
+        }
     }
 
     fn grad(&self, id: ParamId) -> View {
         self.param_in(Space::Grads, id)
     }
 
-    /// Whether a parameter is packed.
-    fn packs(&self, id: ParamId) -> bool {
-        self.packing.is_some_and(|packing| packing.holds(id))
+    /// The format of a parameter that is packed.
+    fn packed(&self, id: ParamId) -> Option<Format> {
+        let stored = self.storage?.get(id);
+        (stored.order == Order::Strips).then_some(stored.format)
     }
 
     /// The parameter as one row: a vector, whatever shape it was declared with.

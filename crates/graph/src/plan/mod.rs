@@ -5,6 +5,7 @@ mod place;
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use smallmind_kernels::Part;
 use smallmind_simd::{Isa, IsaKind, WithIsa};
@@ -14,7 +15,7 @@ use crate::batch::Needs;
 use crate::graph::{Graph, NodeId};
 use crate::lower::Lowering;
 use crate::op::{Effects, Index, Op};
-use crate::{CacheShape, GraphError, Packing, ValueId};
+use crate::{CacheShape, GraphError, Storage, ValueId};
 
 pub(crate) use place::Placed;
 
@@ -98,26 +99,44 @@ pub struct Plan {
     pub(crate) params_len: usize,
     /// What the nodes touch beside their values.
     pub(crate) effects: Effects,
-    /// How parameters lie, where they are packed.
-    pub(crate) packing: Option<Packing>,
+    /// How parameters lie, where they are not flat.
+    pub(crate) storage: Option<Arc<Storage>>,
+}
+
+/// What a plan is made for.
+#[derive(Clone, Debug)]
+pub struct PlanOptions {
+    /// The largest batch.
+    pub limits: Limits,
+    /// Workers, at least one.
+    pub threads: usize,
+    /// The instruction set.
+    pub isa: IsaKind,
+    /// How parameters lie where they are only read; without it they lie flat, in rows of `f32`.
+    pub storage: Option<Arc<Storage>>,
+}
+
+impl PlanOptions {
+    /// For parameters in one flat buffer.
+    pub fn flat(limits: Limits, threads: usize, isa: IsaKind) -> Self {
+        Self { limits, threads, isa, storage: None }
+    }
+
+    /// For parameters that lie as `storage` says, and its instruction set.
+    pub fn stored(limits: Limits, threads: usize, storage: Arc<Storage>) -> Self {
+        Self { limits, threads, isa: storage.isa(), storage: Some(storage) }
+    }
 }
 
 impl Plan {
-    /// Plans `graph` for batches within `limits`, `threads` workers and an instruction set.
+    /// Plans `graph` for what `options` say.
     ///
     /// # Errors
     /// Instruction sets that this CPU lacks; sizes beyond memory; layers of one cache that disagree.
-    pub fn new(graph: Graph, limits: Limits, threads: usize, isa: IsaKind) -> Result<Plan, GraphError> {
-        isa.with(Planner { graph, limits, threads: threads.max(1), packing: None })?
-    }
-
-    /// [`Plan::new`] to be run on [`crate::PackedParams`].
-    ///
-    /// # Errors
-    /// As [`Plan::new`].
-    pub fn packed(graph: Graph, limits: Limits, threads: usize, isa: IsaKind) -> Result<Plan, GraphError> {
-        let packing = Some(Packing::of(&graph, isa));
-        isa.with(Planner { graph, limits, threads: threads.max(1), packing })?
+    pub fn new(graph: Graph, options: PlanOptions) -> Result<Plan, GraphError> {
+        let PlanOptions { limits, threads, isa, storage } = options;
+        storage.as_ref().map_or(Ok(()), |storage| storage.check(&graph))?;
+        isa.with(Planner { graph, limits, threads: threads.max(1), storage })?
     }
 
     /// The graph that runs.
@@ -135,9 +154,9 @@ impl Plan {
         self.isa
     }
 
-    /// How it reads its parameters, where they are packed.
-    pub fn packing(&self) -> Option<&Packing> {
-        self.packing.as_ref()
+    /// How it reads its parameters, where they don't lie flat.
+    pub fn storage(&self) -> Option<&Arc<Storage>> {
+        self.storage.as_ref()
     }
 
     /// The number of workers it was made for.
@@ -184,17 +203,17 @@ struct Planner {
     graph: Graph,
     limits: Limits,
     threads: usize,
-    packing: Option<Packing>,
+    storage: Option<Arc<Storage>>,
 }
 
 impl WithIsa for Planner {
     type Output = Result<Plan, GraphError>;
 
     fn call<I: Isa>(self, isa: I) -> Result<Plan, GraphError> {
-        let Self { graph, limits, threads, packing } = self;
+        let Self { graph, limits, threads, storage } = self;
         let cache = cache_shape(&graph, &limits)?;
-        let placed = place::place(&graph, &limits)?;
-        let mut lowering = Lowering::new(isa, &graph, limits, &placed, cache, packing.as_ref());
+        let placed = place::place(&graph, &limits, storage.as_deref())?;
+        let mut lowering = Lowering::new(isa, &graph, limits, &placed, cache, storage.as_deref());
         for i in 0..graph.nodes.len() {
             lowering.node(NodeId(i as u32));
         }
@@ -224,7 +243,7 @@ impl WithIsa for Planner {
             threads,
             needs,
             cache,
-            packing,
+            storage,
         })
     }
 }
@@ -317,7 +336,7 @@ impl fmt::Display for Plan {
                 };
                 let space = match a.view.space {
                     Space::Arena => "",
-                    Space::Params => "param ",
+                    Space::Params | Space::Stored(_) => "param ",
                     Space::Grads => "grad ",
                     Space::Moment1 => "m ",
                     Space::Moment2 => "v ",

@@ -6,7 +6,7 @@ use crate::arena::{Space, View};
 use crate::graph::Graph;
 use crate::lower;
 use crate::plan::{Limits, Placement};
-use crate::{GraphError, Rows, ValueId};
+use crate::{GraphError, Rows, Storage, ValueId};
 
 /// Elements to which values are aligned: 64 bytes.
 pub(crate) const ALIGN: usize = 16;
@@ -25,10 +25,10 @@ pub(crate) struct Placed {
 ///
 /// Largest first, each at the lowest offset where no placed value is that is alive at the same time ("greedy by size": Pisarchyk and
 /// Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020).
-pub(super) fn place(graph: &Graph, limits: &Limits) -> Result<Placed, GraphError> {
+pub(super) fn place(graph: &Graph, limits: &Limits, storage: Option<&Storage>) -> Result<Placed, GraphError> {
     let mut wanted = lifetimes(graph, limits)?;
     for (i, node) in graph.nodes.iter().enumerate() {
-        if let Some((rows, cols)) = lower::temporary(graph, node, limits) {
+        if let Some((rows, cols)) = lower::temporary(graph, node, limits, storage) {
             wanted.push(Wanted {
                 owner: Owner::Node(i),
                 rows: Rows::Fixed(rows),

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use smallmind_graph::interpret::Interpreter;
 use smallmind_graph::{
-    Batch, Bindings, Buffer, Executor, Graph, GraphError, Init, Limits, NoProbe, PackedParams, Params, Plan, Pool,
-    Probe, Scalars, Weights,
+    Batch, Bindings, Buffer, Executor, Graph, GraphError, Init, Limits, NoProbe, ParamMemory, ParamStore, Params, Plan,
+    PlanOptions, Pool, Probe, Scalars, Storage,
 };
+use smallmind_kernels::Format;
 use smallmind_simd::IsaKind;
 
 use super::close::Tensors;
@@ -29,10 +30,15 @@ pub fn random_params(params: &Params, seed: u64) -> Vec<f32> {
 }
 
 /// The parameters of a graph, packed.
-pub fn pack(graph: &Graph, isa: IsaKind, params: &[f32]) -> PackedParams {
+pub fn pack(graph: &Graph, isa: IsaKind, params: &[f32]) -> ParamStore {
+    store(graph, Arc::new(Storage::of(graph, isa, Format::F32).expect("a storage")), params)
+}
+
+/// The parameters of a graph, as a storage says.
+pub fn store(graph: &Graph, storage: Arc<Storage>, params: &[f32]) -> ParamStore {
     let mut values = Buffer::zeroed(params.len()).expect("memory for parameters");
     values.copy_from_slice(params);
-    PackedParams::new(graph, isa, values).expect("parameters of the graph")
+    ParamStore::new(graph.params(), storage, values).expect("parameters of the graph")
 }
 
 /// Everything beside the arena.
@@ -43,7 +49,7 @@ pub struct Memory {
     pub moments: (Vec<f32>, Vec<f32>),
     pub cache: Vec<f32>,
     /// Instead of `params`, where a plan reads them packed.
-    pub packed: Option<Arc<PackedParams>>,
+    pub packed: Option<Arc<ParamStore>>,
 }
 
 impl Memory {
@@ -57,15 +63,15 @@ impl Memory {
     /// With a cache for `plan`, full of NaN: nothing may be read before it is written. The parameters are packed if `plan` reads them so.
     pub fn for_plan(mut self, plan: &Plan) -> Self {
         self.cache = vec![f32::NAN; plan.cache().map_or(0, |c| c.len())];
-        self.packed = plan.packing().map(|packing| Arc::new(pack(plan.graph(), packing.isa(), &self.params)));
+        self.packed = plan.storage().map(|storage| Arc::new(store(plan.graph(), storage.clone(), &self.params)));
         self
     }
 
     pub fn bindings(&mut self) -> Bindings<'_> {
         Bindings {
             params: match &self.packed {
-                Some(packed) => Weights::Packed(packed),
-                None => Weights::Exclusive(&mut self.params),
+                Some(packed) => ParamMemory::Stored(packed),
+                None => ParamMemory::Exclusive(&mut self.params),
             },
             grads: Some(&mut self.grads),
             moments: Some((&mut self.moments.0, &mut self.moments.1)),
@@ -102,12 +108,18 @@ pub struct Runner {
 
 impl Runner {
     pub fn new(graph: Graph, limits: Limits, threads: usize, isa: IsaKind) -> Self {
-        Self::of(Plan::new(graph, limits, threads, isa).expect("a plan"))
+        Self::of(Plan::new(graph, PlanOptions::flat(limits, threads, isa)).expect("a plan"))
     }
 
     /// With a plan that reads its parameters packed.
     pub fn packed(graph: Graph, limits: Limits, threads: usize, isa: IsaKind) -> Self {
-        Self::of(Plan::packed(graph, limits, threads, isa).expect("a plan"))
+        Self::stored(graph, limits, threads, isa, Format::F32)
+    }
+
+    /// With a plan that reads its weights in this format.
+    pub fn stored(graph: Graph, limits: Limits, threads: usize, isa: IsaKind, weights: Format) -> Self {
+        let storage = Arc::new(Storage::of(&graph, isa, weights).expect("a storage"));
+        Self::of(Plan::new(graph, PlanOptions::stored(limits, threads, storage)).expect("a plan"))
     }
 
     fn of(plan: Plan) -> Self {

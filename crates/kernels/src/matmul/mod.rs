@@ -31,9 +31,11 @@ mod arch;
 mod arithmetic;
 mod cut;
 mod gemv;
+mod half_strips;
 mod nest;
 mod pack;
 mod packed;
+mod q8;
 mod strips;
 mod tables;
 #[cfg(test)]
@@ -43,7 +45,11 @@ mod tile;
 pub(crate) use arch::prefetch_early;
 pub use cut::{COL_GRANULE, Cut, ROW_GRANULE, Route};
 pub use gemv::{GEMV_MAX_ROWS, gemv_nt};
-pub use packed::{PackedWeight, gemm_packed, gemm_packed_scratch_len, pack_weight, pack_weight_scratch_len};
+pub use packed::{
+    PackedWeight, gemm_packed, gemm_packed_scratch_len, pack_weight, pack_weight_as, pack_weight_scratch_len,
+    packed_len,
+};
+pub use q8::{gemm_q8, quantize_rows, quantize_weight, quantized_words};
 
 use arithmetic::{Arithmetic, Pairs, Single};
 use half::bf16;

@@ -7,12 +7,13 @@ use std::ptr::{null, null_mut};
 use smallmind_simd::Isa;
 
 use super::arithmetic::Arithmetic;
+use super::half_strips::{DIRECT_ROWS, HalfStrips};
 use super::pack::WordRows;
 use super::strips::{Ahead, Strips};
 use super::tables::{Kernels, WalkKernels};
 use super::tile::{LINE, Tile};
 use super::{Epilogue, Layout, Operand, Update};
-use crate::MatMut;
+use crate::{Format, MatMut};
 
 /// Words by which to start the packed blocks on a cache line.
 const ALIGNMENT_SLACK: usize = 15;
@@ -40,6 +41,8 @@ pub(super) enum Right<'a, T> {
     Operand(Operand<'a, T>),
     /// Packed beforehand; only `f32` is.
     Strips(Strips<'a, T>),
+    /// Packed beforehand in elements of 16 bits, for products of `f32`.
+    Half(HalfStrips<'a>),
 }
 
 impl<T: Copy> Right<'_, T> {
@@ -48,6 +51,7 @@ impl<T: Copy> Right<'_, T> {
         match self {
             Self::Operand(b) => Self::Operand(b.rows_range(depth.clone()).cols_range(columns.clone())),
             Self::Strips(b) => Self::Strips(b.window::<P>(depth, columns)),
+            Self::Half(b) => Self::Half(b.window(P::Isa::LANES, depth, columns)),
         }
     }
 }
@@ -85,6 +89,12 @@ pub(super) fn scratch_len<P: Arithmetic>(kernels: &Kernels<P>, m: usize, n: usiz
     let depth = k.div_ceil(P::STEP).min(kernels.max_depth);
     let columns = if m > block_rows(kernels, depth) { KEPT_COLUMNS } else { kernels.width() };
     ALIGNMENT_SLACK + packed_a_len(kernels, m, k) + n.next_multiple_of(P::Isa::LANES).min(columns) * depth
+}
+
+/// [`scratch_len`] where B is packed in elements of 16 bits: one panel of it is widened at a time.
+pub(super) fn half_scratch_len<P: Arithmetic>(kernels: &Kernels<P>, m: usize, k: usize) -> usize {
+    let depth = k.div_ceil(P::STEP).min(kernels.max_depth);
+    ALIGNMENT_SLACK + packed_a_len(kernels, m, k) + kernels.width() * depth
 }
 
 /// Words of the panels of a block of A: no more than a block holds, whatever its depth.
@@ -128,13 +138,16 @@ pub(super) fn run<P: Arithmetic>(arithmetic: P, whole: Block<P::Element>, scratc
     let need = match b {
         Right::Operand(_) => scratch_len(kernels, m, n, k),
         Right::Strips(_) => ALIGNMENT_SLACK + packed_a_len(kernels, m, k),
+        Right::Half(_) => half_scratch_len(kernels, m, k),
     };
     assert!(scratch.len() >= need, "a product of {m} × {n} × {k} needs {need} of scratch, got {}", scratch.len());
     let skip = scratch.as_ptr().align_offset(64).min(ALIGNMENT_SLACK);
     let panel_a = scratch[skip..].as_mut_ptr();
     let packed_b = panel_a.wrapping_add(packed_a_len(kernels, m, k));
     for depth in pieces(k, kernels.max_depth * P::STEP, DEPTH_GRANULE * P::STEP) {
-        let packs = packs_a(kernels, a, n) || !depth.len().is_multiple_of(P::STEP) || !in_words::<P>(a.layout);
+        let packs = packs_a(kernels, a, n) && !reads_half(&b, a, m)
+            || !depth.len().is_multiple_of(P::STEP)
+            || !in_words::<P>(a.layout);
         let words = depth.len().div_ceil(P::STEP);
         let most_rows = block_rows(kernels, words);
         // To copy a panel again costs less than to fetch it from farther away; to transpose it again costs more.
@@ -158,6 +171,11 @@ pub(super) fn run<P: Arithmetic>(arithmetic: P, whole: Block<P::Element>, scratc
         }
         epilogue = Epilogue { scale: epilogue.scale, ..Epilogue::ACCUMULATE };
     }
+}
+
+/// Whether the micro-kernels read a B in elements of 16 bits where it lies, for `m` rows of `a`.
+fn reads_half<T>(b: &Right<'_, T>, a: Operand<T>, m: usize) -> bool {
+    matches!(b, Right::Half(_)) && m <= DIRECT_ROWS && a.layout == Layout::Normal
 }
 
 /// Whether whole words of a factor A of that layout are adjacent in memory.
@@ -241,6 +259,8 @@ enum Panel {
     Read,
     /// It is read where it lies, in strips.
     Strips,
+    /// It is read where it lies, in strips of elements in this format.
+    Half(Format),
     /// The first block of rows reads it where it lies and packs it on the way.
     PackedByFirst,
 }
@@ -259,7 +279,7 @@ unsafe fn multiply_panel<P: Arithmetic>(
     let (m, k, vectors) = (c.rows(), a.cols().div_ceil(P::STEP), c.cols().div_ceil(P::Isa::LANES));
     let base = base_tile(&c, &epilogue, k);
     // SAFETY: the caller's guarantee.
-    let (panel, first) = unsafe { panel_of(arithmetic, kernels, b, packed, m, base) };
+    let (panel, first) = unsafe { panel_of(arithmetic, kernels, (b, reads_half(&b, a, m)), packed, m, base) };
     let packed_b = Tile { b: first.packed.cast_const(), b_stride: vectors * P::Isa::LANES * P::STEP, ..first };
     let mut ahead = Ahead::new([m, kernels.rows()], [k, vectors], P::Isa::LANES, first.b_vector);
     for rows in row_blocks(m, kernels.rows(), !packed.a.is_null()) {
@@ -268,6 +288,7 @@ unsafe fn multiply_panel<P: Arithmetic>(
             (Panel::Strips, _, Some(strips)) => (ahead.next(&first), &strips[rows.len() - 1]),
             (Panel::PackedByFirst, Some(packing), _) if rows.start == 0 => (first, packing),
             (Panel::PackedByFirst, Some(_), _) => (packed_b, &walk.plain[rows.len() - 1]),
+            (Panel::Half(format), ..) => (first, &kernels.of_half(format)[rows.len() - 1]),
             (Panel::Read, ..) => (first, &walk.plain[rows.len() - 1]),
             (Panel::Strips, _, None) | (Panel::PackedByFirst, None, _) => unreachable!("only `f32` is read so"),
         };
@@ -284,7 +305,7 @@ unsafe fn multiply_panel<P: Arithmetic>(
 unsafe fn panel_of<P: Arithmetic>(
     arithmetic: P,
     kernels: &Kernels<P>,
-    b: Right<P::Element>,
+    (b, reads_half): (Right<P::Element>, bool),
     packed: Packed,
     m: usize,
     base: Tile<P::Element>,
@@ -298,6 +319,12 @@ unsafe fn panel_of<P: Arithmetic>(
         Right::Strips(b) => {
             debug_assert_eq!(b.shape(), [base.k, base.cols], "a panel of strips");
             return (Panel::Strips, b.tile(P::Isa::LANES, base));
+        }
+        Right::Half(b) if reads_half => return (Panel::Half(b.format()), b.tile(P::Isa::LANES, base)),
+        Right::Half(b) => {
+            // SAFETY: the caller's guarantee.
+            unsafe { b.widen(arithmetic.isa(), packed.b) };
+            return (Panel::Read, in_scratch);
         }
         Right::Operand(_) if packed.has_b => return (Panel::Read, in_scratch),
         Right::Operand(b) => b,
@@ -351,7 +378,7 @@ fn a_of<P: Arithmetic>(
 }
 
 /// The tile at the top of a panel, without A and B.
-fn base_tile<E>(c: &MatMut, epilogue: &Epilogue, k: usize) -> Tile<E> {
+pub(super) fn base_tile<E>(c: &MatMut, epilogue: &Epilogue, k: usize) -> Tile<E> {
     let residual = epilogue.residual.map_or((null(), 0), |r| (r.as_ptr(), r.stride()));
     let start = c.as_mat().as_ptr();
     let (addend, residual) = match epilogue.update {

@@ -11,17 +11,19 @@ use smallmind_simd::Isa;
 
 use super::arithmetic::{Arithmetic, Single};
 use super::cut::COL_GRANULE;
+use super::half_strips::{self, HalfStrips};
 use super::nest::{self, Block, Right, epilogue_of};
 use super::pack::WordRows;
 use super::strips::Strips;
-use super::{Epilogue, Operand};
-use crate::{Mat, MatMut};
+use super::{Epilogue, Operand, q8};
+use crate::{Format, Mat, MatMut};
 
-/// A weight `[n, k]` that [`pack_weight`] has laid out, as the factor `[k, n]` of a product.
+/// A weight `[n, k]` that [`pack_weight`] or [`pack_weight_as`] has laid out, as the factor `[k, n]` of a product.
 #[derive(Clone, Copy)]
 pub struct PackedWeight<'a> {
-    /// Strips, one behind another, and then the other rows.
-    data: &'a [f32],
+    /// Strips, one behind another, and of `f32` then the other rows.
+    words: &'a [f32],
+    format: Format,
     /// Columns of the factor.
     n: usize,
     /// Depth of the factor.
@@ -30,17 +32,36 @@ pub struct PackedWeight<'a> {
     lanes: usize,
 }
 
+/// Words that a weight `[n, k]` takes when it is packed in `format`; `None` if its rows are not whole blocks, or for more than memory holds.
+pub fn packed_len<I: Isa>(_isa: I, format: Format, n: usize, k: usize) -> Option<usize> {
+    let strips = n.div_ceil(I::LANES);
+    match format {
+        Format::F32 => n.checked_mul(k),
+        _ if !format.divides(k) => None,
+        _ => strips.checked_mul(strip_words(format, I::LANES, k)),
+    }
+}
+
+/// Words of a strip.
+fn strip_words(format: Format, lanes: usize, k: usize) -> usize {
+    match format {
+        Format::F32 => lanes * k,
+        Format::F16 | Format::Bf16 => lanes * k / 2,
+        Format::Q8_0 => q8::strip_words(lanes, k),
+    }
+}
+
 impl<'a> PackedWeight<'a> {
-    /// The weight `[n, k]` at the front of `data`, packed for `I`.
+    /// The weight `[n, k]` at the front of `words`, packed for `I` in `format`.
     ///
     /// # Panics
-    /// If `data` is too short.
+    /// If `words` is too short, or rows of `k` are not whole blocks.
     #[inline(always)]
-    pub fn new<I: Isa>(_isa: I, data: &'a [f32], n: usize, k: usize) -> Self {
+    pub fn new<I: Isa>(isa: I, format: Format, words: &'a [f32], n: usize, k: usize) -> Self {
         const { assert!(COL_GRANULE.is_multiple_of(I::LANES), "workers' columns cut no strip") };
-        let len = n.checked_mul(k).filter(|len| *len <= data.len());
-        let Some(len) = len else { panic!("a weight [{n}, {k}] in {} elements", data.len()) };
-        Self { data: &data[..len], n, k, lanes: I::LANES }
+        let len = packed_len(isa, format, n, k).filter(|len| *len <= words.len());
+        let Some(len) = len else { panic!("a weight [{n}, {k}] in {format} in {} words", words.len()) };
+        Self { words: &words[..len], format, n, k, lanes: I::LANES }
     }
 
     /// Columns of the factor.
@@ -55,6 +76,17 @@ impl<'a> PackedWeight<'a> {
         self.k
     }
 
+    /// The format of its elements.
+    #[inline(always)]
+    pub fn format(self) -> Format {
+        self.format
+    }
+
+    /// Its memory.
+    pub(super) fn words(self) -> &'a [f32] {
+        self.words
+    }
+
     /// A window of columns.
     ///
     /// # Panics
@@ -64,22 +96,54 @@ impl<'a> PackedWeight<'a> {
         let whole = |j: usize| j.is_multiple_of(self.lanes) || j == self.n;
         assert!(range.start <= range.end && range.end <= self.n, "columns {range:?} of a weight with {}", self.n);
         assert!(whole(range.start) && whole(range.end), "columns {range:?} cut a strip of {}", self.lanes);
-        Self { data: &self.data[range.start * self.k..range.end * self.k], n: range.len(), ..self }
+        let words = match self.format {
+            Format::F32 => range.start * self.k..range.end * self.k,
+            format => {
+                let strip = strip_words(format, self.lanes, self.k);
+                range.start.div_ceil(self.lanes) * strip..range.end.div_ceil(self.lanes) * strip
+            }
+        };
+        Self { words: &self.words[words], n: range.len(), ..self }
     }
 
     /// Copies a column of the factor, a row of the weight, to `out` `[k]`.
     ///
     /// # Panics
     /// If it has no such column or `out` is of another length.
-    pub fn copy_column(self, j: usize, out: &mut [f32]) {
+    pub fn copy_column<I: Isa>(self, isa: I, j: usize, out: &mut [f32]) {
         assert!(j < self.n && out.len() == self.k, "column {j} of {} to {} elements", self.n, out.len());
+        match self.format {
+            Format::F32 => self.copy_f32(j, out),
+            Format::F16 | Format::Bf16 => self.halves(isa).copy_column(self.lanes, j, out),
+            Format::Q8_0 => q8::copy_column(self.words, self.lanes, self.k, j, out),
+        }
+    }
+
+    fn copy_f32(self, j: usize, out: &mut [f32]) {
         let (strip, column) = (j / self.lanes, j % self.lanes);
         if strip < self.n / self.lanes {
-            let steps = self.data[strip * self.lanes * self.k..][..self.lanes * self.k].chunks_exact(self.lanes);
+            let steps = self.words[strip * self.lanes * self.k..][..self.lanes * self.k].chunks_exact(self.lanes);
             steps.zip(out).for_each(|(step, x)| *x = step[column]);
         } else {
-            out.copy_from_slice(&self.data[j * self.k..][..self.k]);
+            out.copy_from_slice(&self.words[j * self.k..][..self.k]);
         }
+    }
+
+    fn halves<I: Isa>(self, isa: I) -> HalfStrips<'a> {
+        HalfStrips::new(isa, self.words, self.format, self.k, self.n)
+    }
+}
+
+/// Writes the rows of `weight` `[n, k]` to `words` as [`gemm_packed`], or [`super::gemm_q8`], reads them in `format`. Elements are rounded to
+/// nearest even; for [`Format::Q8_0`] see [`super::quantize_weight`].
+///
+/// # Panics
+/// If `words` has another length than [`packed_len`]; for [`Format::F32`], which [`pack_weight`] packs in its place.
+pub fn pack_weight_as<I: Isa>(isa: I, format: Format, weight: Mat, words: &mut [f32]) {
+    match format {
+        Format::F32 => panic!("a weight in f32 is packed in its place"),
+        Format::F16 | Format::Bf16 => half_strips::pack(isa, format, weight, words),
+        Format::Q8_0 => q8::pack(isa, weight, words),
     }
 }
 
@@ -106,18 +170,21 @@ pub fn pack_weight<I: Isa>(isa: I, weight: &mut [f32], n: usize, k: usize, scrat
     }
 }
 
-/// Elements of scratch that [`gemm_packed`] asks for with `m` rows and depth `k`: monotone in both.
-pub fn gemm_packed_scratch_len<I: Isa>(_isa: I, m: usize, k: usize) -> usize {
-    nest::scratch_len(Single::<I>::kernels(), m, I::LANES, k)
+/// Elements of scratch that [`gemm_packed`] asks for with `m` rows and depth `k` of a weight in `format`: monotone in both.
+pub fn gemm_packed_scratch_len<I: Isa>(_isa: I, format: Format, m: usize, k: usize) -> usize {
+    match format {
+        Format::F16 | Format::Bf16 => nest::half_scratch_len(Single::<I>::kernels(), m, k),
+        Format::F32 | Format::Q8_0 => nest::scratch_len(Single::<I>::kernels(), m, I::LANES, k),
+    }
 }
 
-/// [`super::gemm`] with a packed B.
+/// [`super::gemm`] with a packed B in [`Format::F32`], [`Format::F16`] or [`Format::Bf16`].
 ///
-/// An element gets the bits that [`super::gemm`] would give it, whatever the number of rows: so few rows need no kernel of their own, and
-/// windows by rows or by strips may be computed apart. `scratch` holds at least [`gemm_packed_scratch_len`] elements.
+/// An element gets the bits that [`super::gemm`] would give it with the weights as they are stored, whatever the number of rows: so few rows need
+/// no kernel of their own, and windows by rows or by strips may be computed apart. `scratch` holds at least [`gemm_packed_scratch_len`] elements.
 ///
 /// # Panics
-/// As [`super::gemm`].
+/// As [`super::gemm`]; for [`Format::Q8_0`], whose products are [`super::gemm_q8`]'s.
 pub fn gemm_packed<I: Isa>(
     isa: I,
     a: Operand,
@@ -132,23 +199,28 @@ pub fn gemm_packed<I: Isa>(
     assert!(b.cols() == n, "B has {} columns, C has {n}", b.cols());
     assert!(b.lanes == I::LANES, "strips of {} columns, vectors of {}", b.lanes, I::LANES);
     epilogue.check(m, n);
-    if m == 0 {
+    if m == 0 || n == 0 {
         return;
     }
     let kernels = Single::<I>::kernels();
     // Rows of a single tile pass by a panel in all its depth, so that strips are read from end to end; those of more
     // tiles go a block of the depth at a time, for which they stay in the cache.
     let passes_once = m <= kernels.rows() && k > kernels.max_depth;
-    let whole = n - n % I::LANES;
+    let whole = if b.format == Format::F32 { n - n % I::LANES } else { n };
     let most = if passes_once { kernels.width() } else { whole.max(1) };
     for start in (0..whole).step_by(most) {
         let columns = start..(start + most).min(whole);
-        let strips = Strips::new(isa, b.cols_range(columns.clone()).data, k, columns.len());
+        let window = b.cols_range(columns.clone());
+        let strips = match b.format {
+            Format::F32 => Right::Strips(Strips::new(isa, window.words, k, columns.len())),
+            Format::F16 | Format::Bf16 => Right::Half(window.halves(isa)),
+            Format::Q8_0 => panic!("a weight in q8_0 is multiplied by quantized rows"),
+        };
         let (c, epilogue) = (c.reborrow().cols_range(columns.clone()), epilogue_of(&epilogue, &(0..m), &columns));
-        nest::run(Single(isa), Block { a, b: Right::Strips(strips), c, epilogue }, scratch);
+        nest::run(Single(isa), Block { a, b: strips, c, epilogue }, scratch);
     }
     if whole < n {
-        let rest = Operand::transposed(Mat::new(&b.data[whole * k..], n - whole, k));
+        let rest = Operand::transposed(Mat::new(&b.words[whole * k..], n - whole, k));
         let (c, epilogue) = (c.cols_range(whole..n), epilogue_of(&epilogue, &(0..m), &(whole..n)));
         nest::run(Single(isa), Block { a, b: Right::Operand(rest), c, epilogue }, scratch);
     }

@@ -4,14 +4,17 @@
 
 use std::any::Any;
 
-use half::bf16;
+use half::{bf16, f16};
 #[cfg(target_arch = "x86_64")]
-use smallmind_simd::{Avx2, Avx512, Avx512Bf16};
-use smallmind_simd::{Bf16Dot, Isa, IsaKind, Scalar};
+use smallmind_simd::{Avx2, Avx512, Avx512Bf16, Avx512Vnni};
+use smallmind_simd::{Bf16Dot, Int8Dot, Isa, IsaKind, Scalar};
 
 use super::arithmetic::{Arithmetic, Pairs, Single};
+use super::half_strips::DIRECT_ROWS;
 use super::pack::{self, CopyFn, TransposeFn};
-use super::tile::{Adjacent, AlongColumns, AlongRows, InStrips, KernelFn, kernel};
+use super::q8::{self, Q8_STRIPS, Q8KernelFn};
+use super::tile::{Adjacent, AlongColumns, AlongRows, InHalfStrips, InStrips, KernelFn, kernel};
+use crate::Format;
 
 /// The micro-kernels for a way of walking through A, by their rows and vectors, each less one.
 pub(super) struct WalkKernels<P: Arithmetic> {
@@ -34,6 +37,9 @@ pub(super) struct Kernels<P: Arithmetic> {
     /// Most words of a block of A that all panels of B pass by: fitted to a second-level cache of 1 MiB, of which it may fill two thirds
     /// beside a panel of B and the passing tiles of C.
     pub max_block: usize,
+    /// They read a B in strips of 16-bit elements where it lies, for an A in normal layout of at most [`DIRECT_ROWS`] rows: `f16`, then
+    /// `bf16`; none where the arithmetic has no such factors.
+    pub half: Option<[&'static [[KernelFn<P>; 3]; DIRECT_ROWS]; 2]>,
     /// For an A in normal layout.
     pub along_rows: WalkKernels<P>,
     /// For an A that is transposed or packed.
@@ -51,6 +57,18 @@ impl<P: Arithmetic> Kernels<P> {
     #[inline(always)]
     pub fn rows(&self) -> usize {
         self.along_rows.plain.len()
+    }
+
+    /// The kernels that read a B in this format where it lies.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn of_half(&self, format: Format) -> &'static [[KernelFn<P>; 3]; DIRECT_ROWS] {
+        match (format, self.half) {
+            (Format::F16, Some([f16, _])) => f16,
+            (Format::Bf16, Some([_, bf16])) => bf16,
+            _ => unreachable!("no product of these factors reads {format}"),
+        }
     }
 
     /// Columns of a full panel of B.
@@ -91,6 +109,16 @@ macro_rules! single_kernels {
     };
 }
 
+/// The kernels of `f32` that read a B in elements of 16 bits.
+macro_rules! half_kernels {
+    ($isa:ty) => {
+        Some([
+            instances!(Single<$isa>, AlongRows<f32>, InHalfStrips<f16>, 1 2 3 4),
+            instances!(Single<$isa>, AlongRows<f32>, InHalfStrips<bf16>, 1 2 3 4),
+        ])
+    };
+}
+
 /// The kernels of `bf16` for a walk.
 macro_rules! pair_kernels {
     ($dot:ty, $walk:ty, [$($rows:literal)*]) => {
@@ -104,6 +132,7 @@ static SCALAR: Kernels<Single<Scalar>> = Kernels {
     a_vectors: 3,
     max_depth: 256,
     max_block: 160 * 1024,
+    half: half_kernels!(Scalar),
     along_rows: single_kernels!(Scalar, AlongRows<f32>, [1 2 3 4 5 6], 6),
     along_columns: single_kernels!(Scalar, AlongColumns<f32>, [1 2 3 4 5 6], 6),
     copy: pack::copy::<_, 1>,
@@ -118,6 +147,7 @@ static AVX2: Kernels<Single<Avx2>> = Kernels {
     a_vectors: 3,
     max_depth: 384,
     max_block: 160 * 1024,
+    half: half_kernels!(Avx2),
     along_rows: single_kernels!(Avx2, AlongRows<f32>, [1 2 3 4 5 6], 6),
     along_columns: single_kernels!(Avx2, AlongColumns<f32>, [1 2 3 4 5 6], 6),
     copy: pack::copy::<_, 2>,
@@ -132,6 +162,7 @@ static AVX512: Kernels<Single<Avx512>> = Kernels {
     a_vectors: 1,
     max_depth: 384,
     max_block: 160 * 1024,
+    half: half_kernels!(Avx512),
     along_rows: single_kernels!(Avx512, AlongRows<f32>, [1 2 3 4 5 6 7 8], 8),
     along_columns: single_kernels!(Avx512, AlongColumns<f32>, [1 2 3 4 5 6 7 8], 8),
     copy: pack::copy::<_, 3>,
@@ -145,6 +176,7 @@ static SCALAR_PAIRS: Kernels<Pairs<Scalar>> = Kernels {
     a_vectors: 3,
     max_depth: 256,
     max_block: 160 * 1024,
+    half: None,
     along_rows: pair_kernels!(Scalar, AlongRows<bf16>, [1 2 3 4 5 6]),
     along_columns: pair_kernels!(Scalar, AlongColumns<bf16>, [1 2 3 4 5 6]),
     copy: pack::copy::<_, 1>,
@@ -159,6 +191,7 @@ static AVX512_PAIRS: Kernels<Pairs<Avx512Bf16>> = Kernels {
     a_vectors: 1,
     max_depth: 384,
     max_block: 160 * 1024,
+    half: None,
     along_rows: pair_kernels!(Avx512Bf16, AlongRows<bf16>, [1 2 3 4 5 6 7 8]),
     along_columns: pair_kernels!(Avx512Bf16, AlongColumns<bf16>, [1 2 3 4 5 6 7 8]),
     copy: pack::copy::<_, 3>,
@@ -194,6 +227,45 @@ pub(super) fn pairs<D: Bf16Dot>() -> &'static Kernels<Pairs<D>> {
         &SCALAR_PAIRS,
         #[cfg(target_arch = "x86_64")]
         &AVX512_PAIRS,
+    ];
+    tables.iter().find_map(|table| table.downcast_ref()).expect("each token has a table")
+}
+
+/// The most rows of a tile of a product with [`Format::Q8_0`].
+pub(super) const Q8_ROWS: usize = 4;
+
+/// The micro-kernels of such products, by their rows and strips, each less one.
+pub(super) type Q8Kernels<D> = [[Q8KernelFn<D>; Q8_STRIPS]; Q8_ROWS];
+
+/// The kernels of a token.
+macro_rules! q8_kernels {
+    ($dot:ty, $($rows:literal)*) => {
+        [$([q8::kernel::<$dot, $rows, 1>, q8::kernel::<$dot, $rows, 2>]),*]
+    };
+}
+
+static SCALAR_Q8: Q8Kernels<Scalar> = q8_kernels!(Scalar, 1 2 3 4);
+#[cfg(target_arch = "x86_64")]
+static AVX2_Q8: Q8Kernels<Avx2> = q8_kernels!(Avx2, 1 2 3 4);
+#[cfg(target_arch = "x86_64")]
+static AVX512_Q8: Q8Kernels<Avx512> = q8_kernels!(Avx512, 1 2 3 4);
+#[cfg(target_arch = "x86_64")]
+static AVX512_VNNI_Q8: Q8Kernels<Avx512Vnni> = q8_kernels!(Avx512Vnni, 1 2 3 4);
+
+/// The kernels for bytes of `D`.
+///
+/// # Panics
+/// Never for the tokens of `smallmind-simd`.
+#[inline(always)]
+pub(super) fn q8<D: Int8Dot>() -> &'static Q8Kernels<D> {
+    let tables: &[&'static dyn Any] = &[
+        &SCALAR_Q8,
+        #[cfg(target_arch = "x86_64")]
+        &AVX2_Q8,
+        #[cfg(target_arch = "x86_64")]
+        &AVX512_Q8,
+        #[cfg(target_arch = "x86_64")]
+        &AVX512_VNNI_Q8,
     ];
     tables.iter().find_map(|table| table.downcast_ref()).expect("each token has a table")
 }

@@ -5,13 +5,15 @@
 #![allow(unsafe_code)]
 
 use std::hint::black_box;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use smallmind_simd::Isa;
 
 use super::arch::{prefetch, prefetch_early};
-use super::arithmetic::{Arithmetic, F32};
+use super::arithmetic::{Arithmetic, F32, Single};
+use super::half_strips::Half;
 
 /// The most elements that a tile of any instruction set has.
 const MAX_TILE: usize = 512;
@@ -184,6 +186,15 @@ pub(super) trait Source<P: Arithmetic>: Copy {
     fn start(apart: usize) -> Self;
     /// Elements from the first vector of a step to vector `v`.
     fn vector(self, v: usize) -> usize;
+    /// The vector at `at`.
+    ///
+    /// # Safety
+    /// It must be readable there.
+    #[inline(always)]
+    unsafe fn load(p: P, at: *const P::Element) -> P::Words {
+        // SAFETY: the caller's guarantee.
+        unsafe { p.load(at) }
+    }
 }
 
 /// The vectors of a step are adjacent; with `PACKS` they become a panel of their own.
@@ -223,6 +234,31 @@ impl<P: Arithmetic> Source<P> for InStrips {
     #[inline(always)]
     fn vector(self, v: usize) -> usize {
         self.0[v]
+    }
+}
+
+/// They lie in strips of 16-bit elements, which are widened. Offsets count words of two elements.
+#[derive(Clone, Copy)]
+pub(super) struct InHalfStrips<H>([usize; 3], PhantomData<H>);
+
+impl<I: Isa, H: Half> Source<Single<I>> for InHalfStrips<H> {
+    const PACKS: bool = false;
+    const STREAMS: bool = false;
+
+    #[inline(always)]
+    fn start(apart: usize) -> Self {
+        Self([0, apart, black_box(2 * apart)], PhantomData)
+    }
+
+    #[inline(always)]
+    fn vector(self, v: usize) -> usize {
+        self.0[v]
+    }
+
+    #[inline(always)]
+    unsafe fn load(p: Single<I>, at: *const f32) -> I::F32 {
+        // SAFETY: the caller's guarantee.
+        unsafe { H::load(p.0, at.cast()) }
     }
 }
 
@@ -314,7 +350,7 @@ impl<P: Arithmetic, W: Walk<P>> Step<P, W> {
             let from = b.wrapping_add(source.vector(v));
             // SAFETY: the caller's guarantee.
             unsafe {
-                *vector = p.load(from);
+                *vector = S::load(p, from);
                 if S::PACKS {
                     p.store(*vector, packed.add(source.vector(v)));
                     // The same row of the next panel.
@@ -339,7 +375,7 @@ impl<P: Arithmetic, W: Walk<P>> Step<P, W> {
 /// # Safety
 /// As [`KernelFn`].
 #[inline(always)]
-unsafe fn write<I: Isa, E, const R: usize, const V: usize>(isa: I, tile: &Tile<E>, sums: &[[I::F32; V]; R]) {
+pub(super) unsafe fn write<I: Isa, E, const R: usize, const V: usize>(isa: I, tile: &Tile<E>, sums: &[[I::F32; V]; R]) {
     // SAFETY: the caller's guarantee; all columns are written in the first four arms, so whole vectors are in bounds.
     unsafe {
         if tile.cols < V * I::LANES || !tile.residual.is_null() {

@@ -8,6 +8,7 @@ pub mod attention;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
+pub mod formats;
 pub mod loss;
 pub mod matmul;
 pub mod norm;

@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use smallmind_graph::{Batch, Node, Phase as Pass, Plan};
+use smallmind_graph::{Batch, Node, Op, Phase as Pass, Plan};
+use smallmind_kernels::Format;
 
 use super::{Arena, ArenaValue, Bound, Latency, Operation, Phase, RoofTable, Slice, what_if, words};
 use crate::statistics::{mean, median, quantile, spread};
 use crate::summary::folded;
-use crate::traffic::{Traffic, kernel, shape, traffic};
+use crate::traffic::{Traffic, kernel, shape, traffic, weight_format};
 use crate::{Beat, Events, Recorder, RunTimes};
 
 /// Runs of one plan within a sample.
@@ -158,7 +159,8 @@ impl Measurement<'_> {
                 row.operation.members.push((node.path.clone(), 0.0));
                 for batch in part.batches {
                     row.operation.calls += 1.0 / self.tokens;
-                    row.operation.traffic += traffic(part.plan.graph(), node, batch).times(1.0 / self.tokens);
+                    row.operation.traffic += traffic(part.plan.graph(), node, batch, part.plan.storage().map(|s| &**s))
+                        .times(1.0 / self.tokens);
                 }
             }
         }
@@ -267,7 +269,7 @@ fn row_of(rows: &mut Vec<Row>, m: &Measurement<'_>, part: &Part<'_>, node: &Node
     let graph = part.plan.graph();
     let none = Batch::default();
     let batch = largest(part.batches).unwrap_or(&none);
-    let one = traffic(graph, node, batch);
+    let one = traffic(graph, node, batch, part.plan.storage().map(|s| &**s));
     let writes = node.op.effects().gradients || node.op.effects().parameters;
     let held = roofs.gbps(held_bytes(part, batch), |level| if writes { level.update } else { level.read });
     let operation = Operation {
@@ -275,6 +277,7 @@ fn row_of(rows: &mut Vec<Row>, m: &Measurement<'_>, part: &Part<'_>, node: &Node
         pass: pass(node).to_owned(),
         operation: node.op.name().to_owned(),
         kernel: kernel(part.plan, node, batch),
+        weights: weight_format(part.plan, node).map(|format| format.name().to_owned()),
         shape: shape(graph, node, batch),
         path,
         calls: 0.0,
@@ -284,7 +287,10 @@ fn row_of(rows: &mut Vec<Row>, m: &Measurement<'_>, part: &Part<'_>, node: &Node
         traffic: Traffic::default(),
         held_gbps: held,
         near_gbps: roofs.gbps(one.activations.max(1.0), |level| level.values),
-        peak_gflops: roofs.f32_gflops,
+        peak_gflops: match weight_format(part.plan, node) {
+            Some(Format::Q8_0) if matches!(node.op, Op::Linear { .. }) => roofs.int8_gops.unwrap_or(roofs.f32_gflops),
+            _ => roofs.f32_gflops,
+        },
         exp_gops: roofs.exp_gops,
         roof_seconds: 0.0,
         share_of_roof: 0.0,
@@ -317,10 +323,13 @@ fn held_bytes(part: &Part<'_>, batch: &Batch) -> f64 {
     let gradients = effects(|node| node.op.effects().gradients);
     let parameters = effects(|node| node.op.effects().parameters);
     let copies = 1 + usize::from(gradients) + 2 * usize::from(parameters);
-    let all: Vec<Traffic> = graph.nodes().iter().map(|node| traffic(graph, node, batch)).collect();
+    let all: Vec<Traffic> =
+        graph.nodes().iter().map(|node| traffic(graph, node, batch, part.plan.storage().map(|s| &**s))).collect();
     let values: f64 = all.iter().map(|t| t.activations).sum();
     let cache: f64 = all.iter().map(|t| t.kv_read).sum();
-    (4 * copies * graph.params().layout().len()) as f64 + cache + values.min(part.plan.arena_bytes() as f64)
+    let flat = 4 * copies * graph.params().layout().len();
+    let params = part.plan.storage().map_or(flat, |storage| storage.bytes());
+    params as f64 + cache + values.min(part.plan.arena_bytes() as f64)
 }
 
 /// Forward, backward, clip or update.

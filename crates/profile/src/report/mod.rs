@@ -129,6 +129,9 @@ pub struct Subject {
 pub struct RoofTable {
     /// Multiply-adds of `f32`: GFLOP/s.
     pub f32_gflops: f64,
+    /// Products of bytes, with sums in `i32`: 1e9 multiplications and additions a second; none where there is no such dot product.
+    #[serde(default)]
+    pub int8_gops: Option<f64>,
     /// Exponentials of `f32`: 1e9 a second.
     #[serde(default)]
     pub exp_gops: f64,
@@ -167,6 +170,7 @@ impl From<&Roofs> for RoofTable {
         };
         Self {
             f32_gflops: roofs.f32_gflops,
+            int8_gops: roofs.int8_gops,
             exp_gops: roofs.exp_gops,
             levels: roofs.levels.iter().map(level).collect(),
             entry_ns: roofs.entry_ns,
@@ -181,6 +185,9 @@ impl RoofTable {
         let up = |a: &mut f64, b: f64| *a = a.max(b);
         up(&mut self.f32_gflops, other.f32_gflops);
         up(&mut self.exp_gops, other.exp_gops);
+        if let (Some(mine), Some(other)) = (&mut self.int8_gops, other.int8_gops) {
+            up(mine, other);
+        }
         for (level, other) in self.levels.iter_mut().zip(&other.levels) {
             up(&mut level.read, other.read);
             up(&mut level.update, other.update);
@@ -352,6 +359,9 @@ pub struct Operation {
     pub path: String,
     /// What computes it.
     pub kernel: String,
+    /// The format of the weights that it reads; none where it reads none.
+    #[serde(default)]
+    pub weights: Option<String>,
     /// What goes in and comes out.
     pub shape: String,
     /// Calls a token.

@@ -2,6 +2,8 @@
 //!
 //! An operation whose work changes is taken to keep its share of its roof; what it waits shrinks or grows with it.
 
+use smallmind_kernels::Format;
+
 use super::{Bound, Milestone, Operation, Phase, WhatIf};
 use crate::traffic::Traffic;
 
@@ -23,9 +25,10 @@ fn seconds_with(operation: &Operation, traffic: &Traffic) -> f64 {
 /// The change of `operation`'s work by an alternative; none where it has no part in that.
 type Change = fn(&Operation) -> Option<Traffic>;
 
-/// Half as many bytes of weights, where they are only read.
+/// Half as many bytes of weights, where they are `f32` and only read.
 fn half_weights(operation: &Operation) -> Option<Traffic> {
-    let reads = operation.pass == "forward" && operation.traffic.weights > 0.0;
+    let is_f32 = operation.weights.as_deref() == Some(Format::F32.name());
+    let reads = operation.pass == "forward" && is_f32 && operation.traffic.weights > 0.0;
     reads.then(|| Traffic { weights: operation.traffic.weights / 2.0, ..operation.traffic })
 }
 

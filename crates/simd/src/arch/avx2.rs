@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use crate::{Isa, IsaKind};
+use crate::{Isa, IsaKind, WithInt8};
 
 const LANES: usize = 8;
 
@@ -57,6 +57,11 @@ impl Isa for Avx2 {
             f()
         }
         compute!(enter(f))
+    }
+
+    #[inline(always)]
+    fn with_int8<W: WithInt8<Self>>(self, work: W) -> W::Output {
+        work.call(self)
     }
 
     #[inline(always)]

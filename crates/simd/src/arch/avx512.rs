@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use crate::{Isa, IsaKind};
+use crate::{Avx512Vnni, Isa, IsaKind, WithInt8};
 
 const LANES: usize = 16;
 
@@ -60,6 +60,14 @@ impl Isa for Avx512 {
             f()
         }
         compute!(enter(f))
+    }
+
+    #[inline(always)]
+    fn with_int8<W: WithInt8<Self>>(self, work: W) -> W::Output {
+        match Avx512Vnni::detect() {
+            Some(dot) => work.call(dot),
+            None => work.call(self),
+        }
     }
 
     #[inline(always)]

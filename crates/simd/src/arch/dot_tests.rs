@@ -190,8 +190,10 @@ mod checks {
 fn bytes_are_multiplied_and_added() {
     check_bytes(Scalar::new());
     #[cfg(target_arch = "x86_64")]
-    if let Some(token) = crate::Avx512Vnni::detect() {
-        check_bytes(token);
+    {
+        crate::Avx2::detect().map(check_bytes);
+        crate::Avx512::detect().map(check_bytes);
+        crate::Avx512Vnni::detect().map(check_bytes);
     }
 }
 

@@ -3,9 +3,13 @@
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_bytes;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512_bf16;
+#[cfg(target_arch = "x86_64")]
+mod avx512_bytes;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512_vnni;
 #[cfg(test)]

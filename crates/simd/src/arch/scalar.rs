@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 
-use crate::{Isa, IsaKind};
+use crate::{Isa, IsaKind, WithInt8};
 
 const LANES: usize = 8;
 
@@ -52,6 +52,11 @@ impl Isa for Scalar {
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         f()
+    }
+
+    #[inline(always)]
+    fn with_int8<W: WithInt8<Self>>(self, work: W) -> W::Output {
+        work.call(self)
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use smallmind::train::data::{Corpus, Documents};
 use smallmind::train::{EvaluateSettings, TrainConfig, data_settings, evaluate_text, is_run, read_corpus};
 
 use super::failure::Outcome;
-use super::models::ModelArg;
+use super::models::{ModelArg, WeightsArg};
 use super::progress::Bar;
 use super::settings::Settings;
 use super::{note, output, units};
@@ -28,6 +28,8 @@ pub struct Eval {
     /// The text between documents, empty for none [default: as the run was trained, or <|endoftext|>]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     separator: Option<String>,
+    #[command(flatten)]
+    weights: WeightsArg,
 }
 
 impl Eval {
@@ -37,7 +39,7 @@ impl Eval {
         let corpus = self.corpus(&tokenizer)?;
         let max_context = self.context.map_or(model.config().context, |context| context as usize);
         model.config().check_context(max_context)?;
-        let how = EvaluateSettings { threads: settings.threads(), isa, max_context };
+        let how = EvaluateSettings { threads: settings.threads(), isa, max_context, weights: self.weights.weights };
         let bar = Bar::new(0, "{bar:24} {percent:>3}%  {pos}/{len} tokens  {eta} left");
         let told = evaluate_text(&model, &tokenizer, &corpus, how, &mut |done, total| {
             bar.set_length(total as u64);

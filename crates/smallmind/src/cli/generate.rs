@@ -16,7 +16,7 @@ use smallmind::model::{
 
 use super::failure::{Failure, Outcome, usage};
 use super::input::{self, STDIN};
-use super::models::{self, ModelArg};
+use super::models::{self, ModelArg, WeightsArg};
 use super::settings::Settings;
 use super::{interrupt, note, output, units};
 use crate::allocations;
@@ -44,6 +44,8 @@ pub struct Generate {
     /// Print the continuation only
     #[arg(long)]
     no_echo: bool,
+    #[command(flatten)]
+    weights: WeightsArg,
     #[command(flatten)]
     sampling: Sampling,
 }
@@ -177,7 +179,7 @@ impl Generate {
         let needed = prompt.len().saturating_add(self.tokens).max(1);
         let sampler = self.sampling.for_model(model.generation(), needed, seed);
         let context = self.context.unwrap_or(needed.min(model.config().context));
-        let model = Arc::new(model.pack(isa)?);
+        let model = Arc::new(model.pack_as(isa, self.weights.weights)?);
         let session = Session::new(model, SessionOptions::single(context, settings.threads()))?;
         let mut generator = Generator::new(session, tokenizer)?;
         let options = GenerateOptions { max_tokens: self.tokens, sampler, stops: self.stop };

@@ -1,11 +1,13 @@
 //! `smallmind inspect M [--tensors] [--graph] [--plan]`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use smallmind::checkpoint::{ModelFolder, TensorInfo};
-use smallmind::graph::{Graph, Limits, Plan};
+use smallmind::graph::{Graph, Limits, Plan, PlanOptions, Storage};
+use smallmind::kernels::Format;
 use smallmind::model::{ModelConfig, Purpose, SessionOptions, architecture, unused_tensors};
 
 use super::failure::Outcome;
@@ -122,8 +124,11 @@ impl Inspect {
         let graph = architecture::graph(config, used_for.purpose())?;
         let (limits, threads, isa) = (used_for.limits(self.context(config)), settings.threads(), settings.isa()?);
         Ok(match used_for {
-            Use::Decode | Use::Prefill => Plan::packed(graph, limits, threads, isa)?,
-            Use::Training | Use::Evaluation => Plan::new(graph, limits, threads, isa)?,
+            Use::Decode | Use::Prefill => {
+                let storage = Arc::new(Storage::of(&graph, isa, Format::F32)?);
+                Plan::new(graph, PlanOptions::stored(limits, threads, storage))?
+            }
+            Use::Training | Use::Evaluation => Plan::new(graph, PlanOptions::flat(limits, threads, isa))?,
         })
     }
 

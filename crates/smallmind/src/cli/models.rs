@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use smallmind::checkpoint::{CONFIG_FILE, ModelFolder, Rolling, TOKENIZER_FILE};
+use smallmind::kernels::Format;
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{ConfigError, LoadOptions, Model, ModelConfig, ModelError, UnknownKeys, UnusedTensors};
 use smallmind::train::is_run;
@@ -22,6 +24,20 @@ pub struct ModelArg {
     pub model: PathBuf,
     #[command(flatten)]
     pub allowed: Allowed,
+}
+
+/// `--weights`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct WeightsArg {
+    /// The format of weights in memory. Those of linear layers and embeddings are converted when they have been read; f16 and bf16 take half of f32's
+    /// bytes, q8_0 about a quarter, and texts differ a little
+    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = format_parser())]
+    pub weights: Format,
+}
+
+fn format_parser() -> impl TypedValueParser<Value = Format> {
+    let names = PossibleValuesParser::new(Format::ALL.map(Format::name));
+    names.map(|name| Format::from_name(&name).unwrap_or(Format::F32))
 }
 
 /// What of a model's files is passed over.

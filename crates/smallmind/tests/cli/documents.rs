@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use smallmind::graph::Batch;
+use smallmind::graph::{Batch, ParamMemory, PlanOptions};
 use smallmind::kernels::loss::IGNORE;
 use smallmind::train::{BatchShape, Evaluator};
 use smallmind::{IsaKind, Model};
@@ -194,7 +194,7 @@ fn eval_gives_the_model_what_stands_before_a_prompt() {
 /// The mean loss of `text` in windows of `context` tokens, each of them a sequence by itself that begins with `prefix`.
 fn loss_of_windows(model: &Model, prefix: &[u32], text: &[u32], context: usize) -> f64 {
     let shape = BatchShape { sequences: 1, context: model.config().context };
-    let mut evaluator = Evaluator::new(model.config(), shape, 1, IsaKind::best()).unwrap();
+    let mut evaluator = Evaluator::new(model.config(), PlanOptions::flat(shape.limits(), 1, IsaKind::best())).unwrap();
     let mut batch = Batch::default();
     let targets = context.saturating_sub(prefix.len()).max(1);
     let mut total = 0.0;
@@ -207,7 +207,7 @@ fn loss_of_windows(model: &Model, prefix: &[u32], text: &[u32], context: usize) 
         let unpredicted = nexts.len() - counts;
         batch.clear();
         batch.push_with_targets(inputs, &[&vec![IGNORE; unpredicted], &nexts[unpredicted..]].concat());
-        total += evaluator.run(model.weights(), &batch).unwrap();
+        total += evaluator.run(ParamMemory::Shared(model.weights()), &batch).unwrap();
     }
     total / text.len() as f64
 }

@@ -175,3 +175,28 @@ fn a_full_or_closed_standard_output() {
         assert!(!ran.stderr.contains("error") && !ran.stderr.contains("panicked"), "{ran:#?}");
     }
 }
+
+/// Weights in other formats: a little less exact, with half and a quarter of the bytes, and the same text on any number of threads.
+#[test]
+fn weights_are_converted_on_request() {
+    let bench = Bench::with_text();
+    bench.train("run", "--model.d_model=64 --model.heads=2 --train.steps=30").ok();
+    let loss = |flags: &str| {
+        bench.run(&format!("eval -m run --data text.txt --json {flags}")).json()["loss"].as_f64().unwrap()
+    };
+    let exact = loss("");
+    assert_eq!(loss("--weights f32"), exact);
+    for (format, off) in [("f16", 1e-3), ("bf16", 2e-2), ("q8_0", 2e-2)] {
+        let other = loss(&format!("--weights {format}"));
+        assert!(other != exact && (other - exact).abs() < off, "{format}: {other}, not {exact}");
+        let text = |threads: usize| {
+            let line =
+                format!("generate -m run -n 40 --temp 0 --weights {format} --threads {threads} --no-echo -p the");
+            bench.run(&line).ok()
+        };
+        assert_eq!(text(1), text(2), "{format}");
+    }
+    for verb in ["generate -m run", "eval -m run --data text.txt", "profile generate -m run"] {
+        bench.run(&format!("{verb} --weights q9")).fails(2, &["q9", "f32", "bf16", "q8_0"]);
+    }
+}

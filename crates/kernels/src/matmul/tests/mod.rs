@@ -225,6 +225,7 @@ macro_rules! on_every_isa {
     };
 }
 
+mod formats;
 mod packed;
 
 on_every_isa!(awkward_sizes_in_every_layout, awkward_sizes);

@@ -1,6 +1,7 @@
 //! Packed weights: where their elements lie, and that products of them have the bits of those of the same weights in rows.
 
 use super::*;
+use crate::Format;
 use crate::embedding::{embedding, embedding_packed};
 
 /// The product of `problem`, whose B is transposed, window by window, with B packed.
@@ -9,12 +10,13 @@ fn run_packed<I: Isa>(isa: I, problem: &Problem, windows: &[(Range<usize>, Range
     let (n, k) = (b.rows, b.cols);
     let mut weight: Vec<f32> = (0..n).flat_map(|j| b.mat().row(j)).copied().collect();
     pack_weight(isa, &mut weight, n, k, &mut vec![f32::NAN; pack_weight_scratch_len(isa, k)]);
-    let end = 3 + gemm_packed_scratch_len(isa, c.rows, k);
+    let end = 3 + gemm_packed_scratch_len(isa, Format::F32, c.rows, k);
     let mut scratch = vec![f32::NAN; end];
     scratch.resize(end + 64, SENTINEL);
     let a = Operand { mat: problem.a.mat(), layout: problem.layouts[0] };
     for (rows, columns) in windows {
-        let (a, b) = (part(a, rows.clone(), 0..k), PackedWeight::new(isa, &weight, n, k).cols_range(columns.clone()));
+        let b = PackedWeight::new(isa, Format::F32, &weight, n, k).cols_range(columns.clone());
+        let a = part(a, rows.clone(), 0..k);
         let window = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
         let epilogue = problem.epilogue(rows.clone(), columns.clone());
         gemm_packed(isa, a, b, window, epilogue, &mut scratch[3..end]);
@@ -86,7 +88,7 @@ fn lookups<I: Isa>(isa: I) {
         let mut found = [vec![f32::NAN; n * k], vec![f32::NAN; n * k]];
         let [plain, of_packed] = &mut found;
         embedding(isa, Mat::new(&rows, n, k), &ids, MatMut::new(plain, n, k));
-        embedding_packed(PackedWeight::new(isa, &packed, n, k), &ids, MatMut::new(of_packed, n, k));
+        embedding_packed(isa, PackedWeight::new(isa, Format::F32, &packed, n, k), &ids, MatMut::new(of_packed, n, k));
         assert_eq!(found[0], found[1], "{} [{n}, {k}]", I::KIND);
     }
 }
@@ -94,13 +96,13 @@ fn lookups<I: Isa>(isa: I) {
 #[test]
 #[should_panic(expected = "column 16 of 16")]
 fn a_packed_table_has_no_row_beyond_its_last() {
-    let table = PackedWeight::new(smallmind_simd::Scalar::new(), &[0.0; 64], 16, 4);
-    embedding_packed(table, &[16], MatMut::new(&mut [0.0; 4], 1, 4));
+    let table = PackedWeight::new(smallmind_simd::Scalar::new(), Format::F32, &[0.0; 64], 16, 4);
+    embedding_packed(smallmind_simd::Scalar::new(), table, &[16], MatMut::new(&mut [0.0; 4], 1, 4));
 }
 
 #[test]
 #[should_panic(expected = "cut a strip")]
 fn windows_cut_no_strip() {
     let data = [0.0; 64];
-    let _ = PackedWeight::new(smallmind_simd::Scalar::new(), &data, 16, 4).cols_range(3..16);
+    let _ = PackedWeight::new(smallmind_simd::Scalar::new(), Format::F32, &data, 16, 4).cols_range(3..16);
 }

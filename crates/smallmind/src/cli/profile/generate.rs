@@ -47,6 +47,8 @@ pub struct Generate {
     #[arg(short, long, default_value_t = 16, value_name = "N", value_parser = units::within::<u16>(1..=100))]
     runs: u16,
     #[command(flatten)]
+    weights: WeightsArg,
+    #[command(flatten)]
     written: Written,
 }
 
@@ -104,10 +106,16 @@ impl Generate {
         let tokens = prompt.len();
         note!("profiling {name}: a prompt of {tokens} tokens, then tokens at depth {depth}, on {threads} threads");
 
-        let model = first.stage("pack", || Ok(Arc::new(model.pack(isa)?)))?;
+        let model = first.stage("pack", || Ok(Arc::new(model.pack_as(isa, self.weights.weights)?)))?;
         let mut bench = first.stage("plan", || Bench::new(model, prompt, depth, threads))?;
         let model = bench.session.model();
-        let subject = subject::subject("generate", name, model.config(), model.params(), (threads, isa));
+        let subject = subject::subject(
+            "generate",
+            name,
+            model.config(),
+            &Stored::of(model.params(), Some(model.storage())),
+            (threads, isa),
+        );
         self.written
             .check_baseline(&subject, &[("prefill", &bench.about_prefill()), ("decode", &bench.about_decode())])?;
         bench.first_token(&mut first)?;

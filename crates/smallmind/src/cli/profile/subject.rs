@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use smallmind::graph::{Params, Pool};
+use smallmind::graph::{Params, Pool, Storage};
+use smallmind::kernels::Format;
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{Model, ModelConfig, preset};
 use smallmind::profile::Roofs;
@@ -76,21 +77,43 @@ pub fn name_of(folder: &Path) -> String {
     folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned()
 }
 
+/// How the parameters of a model lie, for the report.
+pub struct Stored {
+    elements: usize,
+    bytes: usize,
+    /// Such as `q8_0`, or `q8_0 and f32`: the formats of all parameters, that of the most bytes first.
+    format: String,
+}
+
+impl Stored {
+    /// Parameters stored so, or flat in `f32`.
+    pub fn of(params: &Params, storage: Option<&Storage>) -> Self {
+        let elements = params.elements();
+        let Some(storage) = storage else {
+            return Self { elements, bytes: 4 * elements, format: Format::F32.to_string() };
+        };
+        let mut formats = storage.bytes_by_format();
+        formats.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        let names: Vec<&str> = formats.iter().map(|(format, _)| format.name()).collect();
+        Self { elements, bytes: storage.bytes(), format: names.join(" and ") }
+    }
+}
+
 /// What ran where, for the report.
 pub fn subject(
     verb: &str,
     name: String,
     c: &ModelConfig,
-    params: &Params,
+    stored: &Stored,
     (threads, isa): (usize, IsaKind),
 ) -> Subject {
     Subject {
         verb: verb.to_owned(),
         model: name,
         shape: shape(c),
-        parameters: params.elements() as u64,
-        format: "f32".to_owned(),
-        bits_per_weight: 32.0,
+        parameters: stored.elements as u64,
+        format: stored.format.clone(),
+        bits_per_weight: 8.0 * stored.bytes as f64 / stored.elements.max(1) as f64,
         threads,
         isa: isa.name().to_owned(),
         cpu: Machine::read().cpu.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),

@@ -68,7 +68,8 @@ impl Train {
         let about = format!("{} of {text}", sizes(&stepper));
         note!("profiling steps of {name}: {about}, on {threads} threads");
         let model = stepper.learner().model();
-        let subject = subject::subject("train", name, model.config(), model.params(), (threads, isa));
+        let subject =
+            subject::subject("train", name, model.config(), &Stored::of(model.params(), None), (threads, isa));
         self.written.check_baseline(&subject, &[("step", &about)])?;
         let mut roofs = Ceiling::new(threads, isa)?;
         let counters = SystemCounters::read();

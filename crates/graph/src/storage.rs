@@ -1,0 +1,291 @@
+//! How parameters lie in memory where they are only read: each in a format of its own, in rows or packed for the kernels.
+//!
+//! What is trained (weights, gradients, moments) lies in one flat buffer of `f32` instead, as [`crate::Layout`] says.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use smallmind_kernels::matmul::{pack_weight, pack_weight_as, pack_weight_scratch_len, packed_len};
+use smallmind_kernels::{Format, Mat};
+use smallmind_simd::{Isa, IsaKind, WithIsa};
+
+use crate::op::Op;
+use crate::{Buffer, Graph, GraphError, Layout, ParamId, ParamSpec, Params};
+
+/// The order in which the elements of a parameter lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Row by row.
+    Rows,
+    /// In strips, as the products of the storage's instruction set read them.
+    Strips,
+}
+
+/// How a parameter lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The format of its elements.
+    pub format: Format,
+    /// Their order.
+    pub order: Order,
+    /// Its rows and columns.
+    pub shape: [usize; 2],
+    /// Words of four bytes that it takes.
+    pub words: usize,
+}
+
+/// How each parameter of a graph lies in a [`ParamStore`], and how a [`crate::Plan`] made for it reads them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storage {
+    isa: IsaKind,
+    params: Vec<Stored>,
+}
+
+impl Storage {
+    /// For the parameters of `graph`, read by `isa`. Weights that only linear layers, losses and embeddings read are packed, in `weights`; tables that only
+    /// embeddings of tokens read are stored in `weights`; so long as their rows are whole blocks of that format, and else in F16. All other
+    /// parameters (norms, biases, position embeddings) stay rows of `f32`.
+    ///
+    /// # Errors
+    /// An instruction set that this CPU lacks; a parameter beyond memory.
+    pub fn of(graph: &Graph, isa: IsaKind, weights: Format) -> Result<Self, GraphError> {
+        isa.with(Choose { graph, isa, weights })?
+    }
+
+    /// Whether `graph` can be run on parameters that lie so: they are its own, and those in strips are read by nothing but linear layers, losses and
+    /// embeddings.
+    ///
+    /// # Errors
+    /// [`GraphError::Storage`].
+    pub(crate) fn check(&self, graph: &Graph) -> Result<(), GraphError> {
+        let refuse = |need: String| Err(GraphError::Storage { need, got: self.to_string() });
+        if !self.fits(graph.params()) {
+            return refuse("of another graph".to_owned());
+        }
+        for node in graph.nodes() {
+            for id in node.op.params() {
+                let reads_strips = multiplies(&node.op, id) || matches!(node.op, Op::Embedding { .. });
+                if self.get(id).order == Order::Strips && !reads_strips {
+                    return refuse(format!("of `{}` in rows", node.path));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether parameters are those that it was made for.
+    fn fits(&self, params: &Params) -> bool {
+        params.iter().map(|(_, spec)| [spec.rows, spec.cols]).eq(self.params.iter().map(|stored| stored.shape))
+    }
+
+    /// The instruction set.
+    pub fn isa(&self) -> IsaKind {
+        self.isa
+    }
+
+    /// How a parameter lies.
+    pub fn get(&self, id: ParamId) -> Stored {
+        self.params[id.index()]
+    }
+
+    /// Whether all parameters are `f32`.
+    pub fn is_f32(&self) -> bool {
+        self.params.iter().all(|stored| stored.format == Format::F32)
+    }
+
+    /// Bytes of all parameters.
+    pub fn bytes(&self) -> usize {
+        self.params.iter().map(|stored| stored.words * 4).sum()
+    }
+
+    /// Bytes of the parameters in each format that occurs.
+    pub fn bytes_by_format(&self) -> Vec<(Format, usize)> {
+        let of =
+            |format| self.params.iter().filter(|stored| stored.format == format).map(|stored| stored.words * 4).sum();
+        Format::ALL.into_iter().map(|format| (format, of(format))).filter(|(_, bytes)| *bytes > 0).collect()
+    }
+}
+
+impl fmt::Display for Storage {
+    /// Such as `53 packed for avx512, 212 in rows; bf16 270 MB, f32 1 MB`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let packed = self.params.iter().filter(|stored| stored.order == Order::Strips).count();
+        write!(f, "{packed} packed for {}, {} in rows", self.isa.name(), self.params.len() - packed)?;
+        let mut separator = "; ";
+        for (format, bytes) in self.bytes_by_format() {
+            write!(f, "{separator}{bytes} bytes in {format}")?;
+            separator = ", ";
+        }
+        Ok(())
+    }
+}
+
+/// Whether an operation multiplies rows by the parameter, and reads nothing else of it.
+fn multiplies(op: &Op, id: ParamId) -> bool {
+    matches!(*op, Op::Linear { weight, .. } | Op::LinearCrossEntropy { weight } if weight == id)
+}
+
+struct Choose<'a> {
+    graph: &'a Graph,
+    isa: IsaKind,
+    weights: Format,
+}
+
+impl WithIsa for Choose<'_> {
+    type Output = Result<Storage, GraphError>;
+
+    fn call<I: Isa>(self, isa: I) -> Self::Output {
+        let params = self.graph.params();
+        let (mut multiplied, mut looked_up) = (vec![false; params.len()], vec![false; params.len()]);
+        let mut read_otherwise = vec![false; params.len()];
+        for node in self.graph.nodes() {
+            for id in node.op.params() {
+                let multiplies = multiplies(&node.op, id);
+                let looks_up = matches!(node.op, Op::Embedding { .. });
+                multiplied[id.index()] |= multiplies;
+                looked_up[id.index()] |= looks_up;
+                read_otherwise[id.index()] |= !multiplies && !looks_up;
+            }
+        }
+        let stored = |(id, spec): (ParamId, &ParamSpec)| -> Result<Stored, GraphError> {
+            let (i, shape) = (id.index(), [spec.rows, spec.cols]);
+            let narrow = self.weights != Format::F32 && looked_up[i] && spec.rows > 1;
+            if read_otherwise[i] || !(multiplied[i] || narrow) {
+                return Ok(Stored { format: Format::F32, order: Order::Rows, shape, words: spec.len() });
+            }
+            let format = if self.weights.divides(spec.cols) { self.weights } else { Format::F16 };
+            let too_large = GraphError::OutOfMemory { bytes: usize::MAX };
+            let words = packed_len(isa, format, spec.rows, spec.cols).ok_or(too_large)?;
+            Ok(Stored { format, order: Order::Strips, shape, words })
+        };
+        Ok(Storage { isa: self.isa, params: params.iter().map(stored).collect::<Result<_, GraphError>>()? })
+    }
+}
+
+/// The values of the parameters of a graph, laid out as a [`Storage`] says: what a [`crate::Plan`] that was made for it runs on.
+#[derive(Debug)]
+pub struct ParamStore {
+    params: Params,
+    storage: Arc<Storage>,
+    /// Memory of all parameters, or of one each.
+    buffers: Vec<Buffer>,
+    /// Where each parameter lies: which buffer, and which of its words.
+    places: Vec<(usize, Range<usize>)>,
+}
+
+impl ParamStore {
+    /// Stores `values`, laid out flat as `params` are. Where all are stored as `f32`, packing takes place within that buffer and takes no memory
+    /// but, meanwhile, one strip's. Else each parameter is converted into memory of its own, and the buffer is freed.
+    ///
+    /// # Errors
+    /// Values of another size; a storage for other parameters; an instruction set that this CPU lacks; too little memory.
+    pub fn new(params: &Params, storage: Arc<Storage>, values: Buffer) -> Result<Self, GraphError> {
+        let layout = params.layout();
+        check_len(&layout, values.len())?;
+        if !storage.fits(params) {
+            return Err(GraphError::Storage { need: storage.to_string(), got: "for another graph".to_owned() });
+        }
+        let places = |(i, (id, spec)): (usize, (ParamId, &ParamSpec))| match storage.is_f32() {
+            true => (0, layout.offset(id)..layout.offset(id) + spec.len()),
+            false => (i, 0..storage.get(id).words),
+        };
+        let mut store = Self {
+            places: params.iter().enumerate().map(places).collect(),
+            params: params.clone(),
+            buffers: vec![],
+            storage,
+        };
+        if store.storage.is_f32() {
+            store.buffers.push(values);
+            store.pack()?;
+        } else {
+            let words = store.storage.params.iter().map(|stored| stored.words);
+            store.buffers = words.map(Buffer::zeroed).collect::<Result<_, _>>()?;
+            store.convert(&values)?;
+        }
+        Ok(store)
+    }
+
+    /// Replaces all values by those of `rows`, laid out flat as the parameters are.
+    ///
+    /// # Errors
+    /// Values of another size, and then nothing has changed; no memory for a strip.
+    pub fn set(&mut self, rows: &[f32]) -> Result<(), GraphError> {
+        check_len(&self.params.layout(), rows.len())?;
+        match &mut self.buffers[..] {
+            [all] if self.storage.is_f32() => {
+                all.copy_from_slice(rows);
+                self.pack()
+            }
+            _ => self.convert(rows),
+        }
+    }
+
+    /// How the parameters lie.
+    pub fn storage(&self) -> &Arc<Storage> {
+        &self.storage
+    }
+
+    /// The memory of the parameter with this number, as plans read it.
+    #[inline(always)]
+    pub(crate) fn words(&self, param: usize) -> &[f32] {
+        let (buffer, range) = &self.places[param];
+        &self.buffers[*buffer][range.clone()]
+    }
+
+    /// Packs rows of `f32` in their places.
+    fn pack(&mut self) -> Result<(), GraphError> {
+        self.storage.isa.with(Pack(self))?
+    }
+
+    /// Fills the memory of each parameter from flat rows.
+    fn convert(&mut self, rows: &[f32]) -> Result<(), GraphError> {
+        self.storage.isa.with(Convert { store: self, rows })?
+    }
+}
+
+fn check_len(layout: &Layout, got: usize) -> Result<(), GraphError> {
+    let need = layout.len();
+    if got == need { Ok(()) } else { Err(GraphError::ParamsLen { need, got }) }
+}
+
+struct Pack<'a>(&'a mut ParamStore);
+
+impl WithIsa for Pack<'_> {
+    type Output = Result<(), GraphError>;
+
+    fn call<I: Isa>(self, isa: I) -> Self::Output {
+        let ParamStore { params, storage, buffers, places } = self.0;
+        let deepest = params.iter().map(|(_, spec)| spec.cols).max().unwrap_or(0);
+        let mut scratch = Buffer::zeroed(pack_weight_scratch_len(isa, deepest))?;
+        for ((id, spec), (buffer, range)) in params.iter().zip(places) {
+            if storage.get(id).order == Order::Strips {
+                pack_weight(isa, &mut buffers[*buffer][range.clone()], spec.rows, spec.cols, &mut scratch);
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Convert<'a> {
+    store: &'a mut ParamStore,
+    rows: &'a [f32],
+}
+
+impl WithIsa for Convert<'_> {
+    type Output = Result<(), GraphError>;
+
+    fn call<I: Isa>(self, isa: I) -> Self::Output {
+        let Self { store: ParamStore { params, storage, buffers, .. }, rows } = self;
+        let layout = params.layout();
+        for ((id, spec), words) in params.iter().zip(buffers) {
+            let rows = &rows[layout.offset(id)..][..spec.len()];
+            match storage.get(id).format {
+                Format::F32 => words.copy_from_slice(rows),
+                format => pack_weight_as(isa, format, Mat::new(rows, spec.rows, spec.cols), words),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,79 @@
+//! Formats in which weights are stored.
+
+use std::fmt;
+
+/// How the elements of a weight are stored. All arithmetic on them is in `f32`, or in bytes with sums in `i32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// 32-bit IEEE floats.
+    F32,
+    /// 16-bit IEEE floats: 11 bits of significand, magnitudes from 6·10⁻⁸ to 65,504.
+    F16,
+    /// The upper half of an `f32`: 8 bits of significand, the magnitudes of `f32`.
+    Bf16,
+    /// Blocks of 32 elements along a row, as GGML's `Q8_0`: a scale in `f16` and 32 signed bytes; an element is `scale · byte`.
+    Q8_0,
+}
+
+/// The smallest stretch of a row that a format stores by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Elements along the row.
+    pub elements: usize,
+    /// Bytes that they take.
+    pub bytes: usize,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Q8_0];
+
+    /// Its name, as command lines and reports have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Q8_0 => "q8_0",
+        }
+    }
+
+    /// The format of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
+
+    /// Its block.
+    pub const fn block(self) -> Block {
+        match self {
+            Self::F32 => Block { elements: 1, bytes: 4 },
+            Self::F16 | Self::Bf16 => Block { elements: 1, bytes: 2 },
+            Self::Q8_0 => Block { elements: 32, bytes: 34 },
+        }
+    }
+
+    /// Whether rows of `cols` elements are whole blocks.
+    pub fn divides(self, cols: usize) -> bool {
+        cols.is_multiple_of(self.block().elements)
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_have_names() {
+        for format in Format::ALL {
+            assert_eq!(Format::from_name(format.name()), Some(format));
+        }
+        assert_eq!(Format::from_name("q9"), None);
+        assert!(Format::Q8_0.divides(64) && !Format::Q8_0.divides(48) && Format::Bf16.divides(7));
+    }
+}

@@ -1,0 +1,179 @@
+//! Weights in other formats than `f32`: what is stored, and products with it.
+
+use super::*;
+use crate::Format;
+use crate::embedding::embedding_packed;
+use crate::reference::formats::{quantized, stored};
+
+const NARROW: [Format; 3] = [Format::F16, Format::Bf16, Format::Q8_0];
+const HALVES: [Format; 2] = [Format::F16, Format::Bf16];
+
+/// The weight `[n, k]` packed in `format`, in memory that begins anywhere.
+fn packed<I: Isa>(isa: I, format: Format, weight: Mat) -> Vec<f32> {
+    let len = packed_len(isa, format, weight.rows(), weight.cols()).unwrap();
+    let mut words = vec![f32::NAN; len];
+    pack_weight_as(isa, format, weight, &mut words);
+    words
+}
+
+on_every_isa!(rows_come_back_as_they_are_stored, rows_come_back);
+fn rows_come_back<I: Isa>(isa: I) {
+    for (format, n, k) in
+        NARROW.iter().flat_map(|f| [(*f, 1, 64), (*f, I::LANES, 32), (*f, 2 * I::LANES + 3, 96), (*f, 3, 0)])
+    {
+        let weight = Buffer::new(&mut Noise(n as u64), n, k, f32::NAN);
+        let words = packed(isa, format, weight.mat());
+        let expected: Vec<f64> = (0..n).flat_map(|j| stored(format, weight.mat().row(j))).collect();
+        let mut found = vec![f32::NAN; n * k];
+        let ids: Vec<u32> = (0..n as u32).collect();
+        let table = PackedWeight::new(isa, format, &words, n, k);
+        embedding_packed(isa, table, &ids, MatMut::new(&mut found, n, k));
+        let same = |(x, y): (&f32, &f64)| f64::from(*x) == f64::from(*y as f32);
+        assert!(found.iter().zip(&expected).all(same), "{} {format} [{n}, {k}]", I::KIND);
+        // A parameter takes its format's bytes, but for rows that fill the last strip.
+        let block = format.block();
+        assert_eq!(words.len() * 4, n.next_multiple_of(I::LANES) * k / block.elements * block.bytes);
+    }
+    assert_eq!(packed_len(isa, Format::Q8_0, 8, 48), None);
+}
+
+/// The products of `problem`, window by window, with B in `format`.
+fn run_halves<I: Isa>(isa: I, problem: &Problem, format: Format, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
+    let mut c = Buffer { data: problem.c.data.clone(), ..problem.c };
+    let (n, k) = (problem.b.rows, problem.b.cols);
+    let words = packed(isa, format, problem.b.mat());
+    let end = 3 + gemm_packed_scratch_len(isa, format, c.rows, k);
+    let mut scratch = vec![f32::NAN; end];
+    scratch.resize(end + 64, SENTINEL);
+    let a = Operand { mat: problem.a.mat(), layout: problem.layouts[0] };
+    for (rows, columns) in windows {
+        let b = PackedWeight::new(isa, format, &words, n, k).cols_range(columns.clone());
+        let window = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
+        let epilogue = problem.epilogue(rows.clone(), columns.clone());
+        gemm_packed(isa, part(a, rows.clone(), 0..k), b, window, epilogue, &mut scratch[3..end]);
+    }
+    assert!(scratch[end..].iter().all(|&x| x == SENTINEL), "wrote past the scratch");
+    c
+}
+
+/// Products with stored weights have the bits of products in `f32` with the weights that are stored.
+fn check_halves<I: Isa>(isa: I, problem: &mut Problem, windows: &[(Range<usize>, Range<usize>)], what: &str) {
+    for format in HALVES {
+        let got = run_halves(isa, problem, format, windows);
+        let rows: Vec<f32> =
+            (0..problem.b.rows).flat_map(|j| stored(format, problem.b.mat().row(j))).map(|x| x as f32).collect();
+        let mut next = rows.into_iter();
+        problem.b.fill(|| next.next().unwrap());
+        let expected = problem.run(isa, &[problem.whole()]);
+        let same = |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits();
+        assert!(got.data.iter().zip(&expected.data).all(same), "{} {format} {what}", I::KIND);
+    }
+}
+
+on_every_isa!(products_of_halves_have_the_bits_of_the_rounded_weights, random_halves);
+fn random_halves<I: Isa>(isa: I) {
+    for seed in 0..2_000 {
+        let mut noise = Noise(seed);
+        let most = [8, 16, 40, 80][noise.below(4)];
+        let [m, n, k] = [0; 3].map(|_| noise.below(most));
+        let (layout, epilogue) = (LAYOUTS[noise.below(4)][0], noise.below(16));
+        let mut problem = problem(&mut noise, [m, n, k], [layout, Layout::Transposed], epilogue);
+        let whole = [problem.whole()];
+        check_halves(isa, &mut problem, &whole, &format!("seed {seed}"));
+    }
+}
+
+on_every_isa!(blocks_and_windows_leave_the_bits_of_halves_alone, windows_of_halves);
+fn windows_of_halves<I: Isa>(isa: I) {
+    let (rows, width, depth) = (kernels::<I>().rows(), kernels::<I>().width(), kernels::<I>().max_depth);
+    for (i, m) in [1, 4, rows + 1, 5 * rows + 3, kernels::<I>().max_block / depth + 9].into_iter().enumerate() {
+        for (n, k) in [(width + 3, depth), (2 * width - 1, 2 * depth + 7), (9 * width + I::LANES, 1500)] {
+            let mut noise = Noise(i as u64);
+            let epilogue = noise.below(16);
+            let mut problem = problem(&mut noise, [m, n, k], [Layout::Normal, Layout::Transposed], epilogue);
+            let (row, column) = (m / 2, I::LANES * (n / I::LANES / 2));
+            let quarters = [(0..row, 0..column), (0..row, column..n), (row..m, 0..column), (row..m, column..n)];
+            check_halves(isa, &mut problem, &quarters, &format!("{m}x{n}x{k} in windows"));
+        }
+    }
+}
+
+/// The products of `problem`, window by window, with B in blocks of bytes.
+fn run_q8<I: Isa>(isa: I, problem: &Problem, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
+    let mut c = Buffer { data: problem.c.data.clone(), ..problem.c };
+    let (m, n, k) = (c.rows, problem.b.rows, problem.b.cols);
+    let words = packed(isa, Format::Q8_0, problem.b.mat());
+    let mut x = vec![f32::NAN; m * quantized_words(k)];
+    quantize_rows(isa, problem.a.mat(), MatMut::new(&mut x, m, quantized_words(k)));
+    let x = Mat::new(&x, m, quantized_words(k));
+    for (rows, columns) in windows {
+        let w = PackedWeight::new(isa, Format::Q8_0, &words, n, k).cols_range(columns.clone());
+        let window = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
+        gemm_q8(isa, x.rows_range(rows.clone()), w, window, problem.epilogue(rows.clone(), columns.clone()));
+    }
+    c
+}
+
+on_every_isa!(products_of_blocks_of_bytes, random_q8);
+fn random_q8<I: Isa>(isa: I) {
+    for seed in 0..500 {
+        let mut noise = Noise(seed);
+        let (m, n, k) = (noise.below(11), noise.below(5 * I::LANES), 32 * noise.below(8));
+        let epilogue = noise.below(16);
+        let mut problem = problem(&mut noise, [m, n, k], [Layout::Normal, Layout::Transposed], epilogue);
+        let whole = run_q8(isa, &problem, &[problem.whole()]);
+        let (row, column) = (m / 2, I::LANES * (n / I::LANES / 2));
+        let quarters = [(0..row, 0..column), (0..row, column..n), (row..m, 0..column), (row..m, column..n)];
+        let parts = run_q8(isa, &problem, &quarters);
+        let same = |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits();
+        assert!(whole.data.iter().zip(&parts.data).all(same), "{} seed {seed}: windows", I::KIND);
+        // The twin multiplies what both factors are stored as.
+        let of = |values: Vec<f64>| values.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
+        let a: Vec<f32> = (0..m).flat_map(|i| of(quantized(problem.a.mat().row(i)))).collect();
+        let b: Vec<f32> = (0..n).flat_map(|j| of(stored(Format::Q8_0, problem.b.mat().row(j)))).collect();
+        let (mut a, mut b) = (a.into_iter(), b.into_iter());
+        problem.a.fill(|| a.next().unwrap());
+        problem.b.fill(|| b.next().unwrap());
+        problem.check(&whole, k, &format!("{} seed {seed} {m}x{n}x{k}", I::KIND));
+    }
+}
+
+on_every_isa!(what_is_not_finite_stays_so, not_finite);
+fn not_finite<I: Isa>(isa: I) {
+    let weight: Vec<f32> = (0..64 * 40).map(|i| (i % 13) as f32 - 6.0).collect();
+    let words = packed(isa, Format::Q8_0, Mat::new(&weight, 40, 64));
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for at in [0, 31, 32, 63] {
+            let mut x = [0.25; 2 * 64];
+            x[at] = bad;
+            let mut bytes = vec![0.0; 2 * quantized_words(64)];
+            quantize_rows(isa, Mat::new(&x, 2, 64), MatMut::new(&mut bytes, 2, quantized_words(64)));
+            let mut y = [0.0; 2 * 40];
+            let w = PackedWeight::new(isa, Format::Q8_0, &words, 40, 64);
+            let x = Mat::new(&bytes, 2, quantized_words(64));
+            gemm_q8(isa, x, w, MatMut::new(&mut y, 2, 40), Epilogue::default());
+            assert!(
+                y[..40].iter().all(|y| y.is_nan()) && y[40..].iter().all(|y| y.is_finite()),
+                "{bad} at {at}: {y:?}"
+            );
+        }
+    }
+    // Numbers so small that their scale has no inverse count as zero.
+    let (mut bytes, mut y) = (vec![0.0; quantized_words(64)], [f32::NAN; 40]);
+    quantize_rows(isa, Mat::new(&[1e-44; 64], 1, 64), MatMut::new(&mut bytes, 1, quantized_words(64)));
+    let w = PackedWeight::new(isa, Format::Q8_0, &words, 40, 64);
+    gemm_q8(isa, Mat::new(&bytes, 1, quantized_words(64)), w, MatMut::new(&mut y, 1, 40), Epilogue::default());
+    assert!(y.iter().all(|y| *y == 0.0), "{y:?}");
+}
+
+#[test]
+fn a_block_is_quantized_as_ggml_does() {
+    // Half away from zero, the greatest magnitude to 127, a scale in f16.
+    let mut block = [0.0_f32; 32];
+    block[..6].copy_from_slice(&[127.0, -127.0, 0.5, -0.5, 1.5, 2.49]);
+    let (scale, values) = quantize_weight(&block);
+    assert_eq!(scale.to_f32(), 1.0);
+    assert_eq!(values[..6], [127, -127, 1, -1, 2, 2]);
+    let (scale, values) = quantize_weight(&[0.0; 32]);
+    assert_eq!((scale.to_f32(), values), (0.0, [0; 32]));
+}
