@@ -15,6 +15,7 @@ use smallmind::profile::{Counters, Pulse, Recorder, SystemCounters};
 
 use super::super::failure::{Outcome, usage};
 use super::super::generate::{USUAL, prompt_tokens};
+use super::super::models::WeightsArg;
 use super::super::settings::Settings;
 use super::super::{note, units};
 use super::interleave::{Count, Profiler, Samples, Watched, interleave, samples_of_a_repeat, seconds_of};
@@ -113,7 +114,7 @@ impl Generate {
             "generate",
             name,
             model.config(),
-            &Stored::of(model.params(), Some(model.storage())),
+            &subject::Stored::of(model.params(), Some(model.storage())),
             (threads, isa),
         );
         self.written

@@ -69,7 +69,7 @@ impl Train {
         note!("profiling steps of {name}: {about}, on {threads} threads");
         let model = stepper.learner().model();
         let subject =
-            subject::subject("train", name, model.config(), &Stored::of(model.params(), None), (threads, isa));
+            subject::subject("train", name, model.config(), &subject::Stored::of(model.params(), None), (threads, isa));
         self.written.check_baseline(&subject, &[("step", &about)])?;
         let mut roofs = Ceiling::new(threads, isa)?;
         let counters = SystemCounters::read();
