@@ -125,9 +125,12 @@ impl<'a> HalfStrips<'a> {
     /// `panel` must be writable over it.
     pub unsafe fn widen<I: Isa>(&self, isa: I, panel: *mut f32) {
         // SAFETY: the caller's guarantee, handed on.
-        match self.format {
-            Format::F16 => unsafe { self.widen_as::<I, f16>(isa, panel) },
-            _ => unsafe { self.widen_as::<I, bf16>(isa, panel) },
+        unsafe {
+            if self.format == Format::F16 {
+                self.widen_as::<I, f16>(isa, panel);
+            } else {
+                self.widen_as::<I, bf16>(isa, panel);
+            }
         }
     }
 
