@@ -27,7 +27,7 @@ pub(super) fn logits_graph(model: &Model, dropout: f32) -> Result<Graph, BenchEr
     let names = Names::of(model)?;
     let mut b = GraphBuilder::with_params(model.params().clone());
     let c = model.config();
-    let heads = Heads { heads: c.heads, kv_heads: c.kv_heads, head_dim: c.head_dim };
+    let heads = Heads::new(c.heads, c.kv_heads, c.head_dim);
     let spec = |b: &mut GraphBuilder| (dropout > 0.0).then(|| DropoutSpec { probability: dropout, salt: b.salt() });
     let drop = |b: &mut GraphBuilder, x: ValueId| match spec(b) {
         Some(spec) => b.value_of(Op::Dropout(spec), &[x]),

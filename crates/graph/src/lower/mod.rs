@@ -75,7 +75,7 @@ pub(crate) struct Lowering<'g, I: Isa> {
     graph: &'g Graph,
     limits: Limits,
     placed: &'g Placed,
-    cache: Option<CacheShape>,
+    cache: Option<&'g CacheShape>,
     packing: Option<&'g Packing>,
     layout: Layout,
     ropes: Vec<(RopeSpec, Arc<RopeTable>)>,
@@ -90,7 +90,7 @@ impl<'g, I: Isa> Lowering<'g, I> {
         graph: &'g Graph,
         limits: Limits,
         placed: &'g Placed,
-        cache: Option<CacheShape>,
+        cache: Option<&'g CacheShape>,
         packing: Option<&'g Packing>,
     ) -> Self {
         let layout = graph.params.layout();

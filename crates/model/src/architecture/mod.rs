@@ -91,7 +91,7 @@ fn vector(len: usize, value: f32) -> ParamSpec {
 }
 
 fn heads(config: &ModelConfig) -> Heads {
-    Heads { heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim }
+    Heads::new(config.heads, config.kv_heads, config.head_dim)
 }
 
 /// Dropout of `x`, where training has it.
