@@ -54,7 +54,7 @@ pub(super) fn logits_graph(model: &Model, dropout: f32) -> Result<Graph, BenchEr
         x = b.value_of(Op::Add, &[x, y])?;
         let y = norm(&mut b, x, block.mlp_norm)?;
         let up = linear(&mut b, y, block.up)?;
-        let a = b.value_of(Op::Gelu(c.gelu), &[up])?;
+        let a = b.value_of(Op::Gelu(names.gelu), &[up])?;
         let y = linear(&mut b, a, block.down)?;
         let y = drop(&mut b, y)?;
         x = b.value_of(Op::Add, &[x, y])?;
