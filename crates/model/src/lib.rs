@@ -81,7 +81,7 @@ pub use error::ModelError;
 pub use generation_config::GenerationConfig;
 pub use generator::{Finish, GenerateOptions, Generation, Generator};
 pub use load::{LoadOptions, UnusedTensors};
-pub use model::Model;
+pub use model::{Model, NamedTensor};
 pub use packed::PackedModel;
 pub use session::{Session, SessionOptions};
 pub use unused::unused_tensors;

@@ -11,6 +11,9 @@ use crate::architecture;
 use crate::tensor_names::{Orientation, TensorNames, TensorSlot};
 use crate::{GenerationConfig, ModelConfig, ModelError};
 
+/// A tensor as a file has it: its name, its shape, its elements.
+pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
+
 /// A model: shape, parameters, and their values in one buffer of `f32`.
 #[derive(Debug)]
 pub struct Model {
@@ -118,7 +121,7 @@ impl Model {
     ///
     /// # Panics
     /// If `twin` has another length than the weights.
-    pub fn named_tensors(&self, twin: &[f32]) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>, ModelError> {
+    pub fn named_tensors(&self, twin: &[f32]) -> Result<Vec<NamedTensor>, ModelError> {
         assert_eq!(twin.len(), self.weights.len(), "a twin of the weights");
         let tensor = |slot: TensorSlot| {
             let from = &twin[self.slot_range(&slot)];

@@ -1,12 +1,15 @@
 //! The trunk of every model: blocks of attention and MLP on a residual stream, with norms before them, up to the last norm.
 //!
-//!     x = tokens (+ positions)
-//!     for each block:  x = x + out(attention(rope(qkv(norm(x)))))
-//!                      x = x + down(activation(up(norm(x))))
-//!     norm(x)
+//! ```text
+//! x = tokens (+ positions)
+//! for each block:
+//!     x = x + out(attention(rope(qkv(norm(x)))))
+//!     x = x + down(activation(up(norm(x))))
+//! norm(x)
+//! ```
 //!
-//! Which norm, biases, positions, gate and activation, [`ModelConfig`] says. Parameters get their ids in the order in which they are named
-//! here, and dropouts their salts, so that a change of that order changes random weights and masks.
+//! [`ModelConfig`] says which norm, biases, positions, gate and activation. Parameters get their ids, and dropouts their salts, in the order
+//! in which they stand here: another order makes other random weights and other masks.
 
 use smallmind_graph::op::{Direction, DropoutSpec, Index, Norm, RopeSpec};
 use smallmind_graph::{Decay, GraphBuilder, GraphError, Init, Op, ParamId, ParamSpec, ValueId};
