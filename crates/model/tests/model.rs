@@ -3,6 +3,7 @@
 #[path = "model/files.rs"]
 mod files;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -118,6 +119,39 @@ fn a_gpt2_without_biases_has_zeros_for_other_tools() {
         let mut data = vec![f32::NAN; bias.elements()];
         file.read_f32(&bias.name, &mut data).unwrap();
         assert!(data.iter().all(|x| *x == 0.0), "{}", bias.name);
+    }
+}
+
+#[test]
+fn features_have_their_parameters_and_no_others() {
+    for flags in 0..32 {
+        let on = |bit: usize| flags >> bit & 1 == 1;
+        let biases = Biases { qkv: on(0), attn_out: on(1), mlp: on(2) };
+        let norm = NormKind::LayerNorm { bias: on(3) };
+        let (mlp, up) = if on(4) { (Mlp::SwiGlu, "mlp.gate_up") } else { (Mlp::Gelu(Gelu::Exact), "mlp.up") };
+        let positions = if on(4) { Positions::Learned } else { llama().positions };
+        let config = ModelConfig { layers: 1, biases, norm, mlp, positions, ..llama() };
+        let model = Model::random(config, 1).unwrap();
+        let mut expected =
+            vec![("embed.tokens".to_owned(), false), ("norm".to_owned(), on(3)), ("head".to_owned(), false)];
+        expected.extend(on(4).then(|| ("embed.positions".to_owned(), false)));
+        for (part, bias) in [
+            ("attn.norm", on(3)),
+            ("attn.qkv", on(0)),
+            ("attn.out", on(1)),
+            ("mlp.norm", on(3)),
+            (up, on(2)),
+            ("mlp.down", on(2)),
+        ] {
+            expected.push((format!("blocks.0.{part}"), bias));
+        }
+        let expected: BTreeSet<String> = expected
+            .into_iter()
+            .flat_map(|(part, bias)| [Some(format!("{part}.weight")), bias.then(|| format!("{part}.bias"))])
+            .flatten()
+            .collect();
+        let found: BTreeSet<String> = model.params().iter().map(|(_, spec)| spec.name.clone()).collect();
+        assert_eq!(found, expected, "{:?}", model.config());
     }
 }
 
