@@ -175,7 +175,7 @@ fn check(plan: &Plan, bindings: &Bindings<'_>) -> Result<(), GraphError> {
     if plan.effects.gradients {
         sized("gradients", bindings.grads.as_ref().map_or(0, |g| g.len()), need)?;
     }
-    if let Some(shape) = plan.cache {
+    if let Some(shape) = &plan.cache {
         sized("key-value cache", bindings.cache.as_ref().map_or(0, |c| c.len()), shape.len())?;
     }
     Ok(())

@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_builder_that_goes_on_gives_new_salts() {
-        let (probability, heads) = (0.5, Heads { heads: 1, kv_heads: 1, head_dim: 4 });
+        let (probability, heads) = (0.5, Heads::new(1, 1, 4));
         let mut b = GraphBuilder::new();
         let spec = ParamSpec { name: String::new(), rows: 3, cols: 12, init: Init::Constant(0.0), decay: Decay::No };
         let table = b.param("table", spec).unwrap();

@@ -271,8 +271,8 @@ fn ids(batch: &Batch, index: Index) -> &[u32] {
 }
 
 fn shape(heads: Heads, dropout: Option<AttentionDropout>) -> AttentionShape {
-    let Heads { heads: count, kv_heads, head_dim } = heads;
-    AttentionShape { heads: count, kv_heads, head_dim, scale: heads.scale(), dropout }
+    let Heads { heads, kv_heads, head_dim, scale } = heads;
+    AttentionShape { heads, kv_heads, head_dim, scale, dropout }
 }
 
 fn span_shape(heads: Heads, spec: Option<DropoutSpec>, scalars: &Scalars, span: &Span) -> AttentionShape {

@@ -85,9 +85,16 @@ pub struct Heads {
     pub kv_heads: usize,
     /// Features in a head.
     pub head_dim: usize,
+    /// What each score, the product of a query and a key, is multiplied by before the softmax. Finite.
+    pub scale: f32,
 }
 
 impl Heads {
+    /// Heads whose scores are multiplied by 1/√head_dim (Vaswani et al., "Attention Is All You Need", 2017).
+    pub fn new(heads: usize, kv_heads: usize, head_dim: usize) -> Self {
+        Self { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() }
+    }
+
     /// Columns of the queries.
     pub fn q_cols(self) -> usize {
         self.heads * self.head_dim
@@ -101,11 +108,6 @@ impl Heads {
     /// Columns of queries, keys and values side by side.
     pub fn qkv_cols(self) -> usize {
         self.q_cols() + 2 * self.kv_cols()
-    }
-
-    /// What scores are multiplied by: 1/√head_dim.
-    pub fn scale(self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
     }
 
     /// How many query heads share a key head.

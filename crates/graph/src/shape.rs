@@ -120,6 +120,7 @@ impl ShapeContext<'_> {
     pub(crate) fn qkv(&self, input: usize, heads: Heads) -> Result<(), GraphError> {
         let divides = heads.kv_heads > 0 && heads.heads > 0 && heads.heads.is_multiple_of(heads.kv_heads);
         self.require(divides && heads.head_dim > 0, "key heads divide query heads")?;
+        self.require(heads.scale.is_finite(), "scores are multiplied by a finite number")?;
         self.expect(input, Shape::tokens(heads.qkv_cols()))
     }
 

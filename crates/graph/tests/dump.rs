@@ -12,7 +12,7 @@ fn model() -> Result<Graph, GraphError> {
     let (mut b, vocab, d) = (GraphBuilder::new(), 50, 16);
     let table = matrix(&mut b, "wte", vocab, d, 1.0)?;
     let x = b.scope("embed", |b| b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]))?;
-    let heads = Heads { heads: 2, kv_heads: 1, head_dim: 8 };
+    let heads = Heads::new(2, 1, 8);
     let x = b.scope("blocks.0.attn", |b| {
         let y = norm(b, NormKind::Rms, x)?;
         let qkv = Layer::new("qkv", y, heads.qkv_cols()).apply(b)?;

@@ -66,7 +66,7 @@ fn around_width(width: usize, middle: impl FnOnce(&mut GraphBuilder, ValueId) ->
 }
 
 fn attention(heads: usize, kv_heads: usize, dropout: Option<f32>) -> Graph {
-    let heads = Heads { heads, kv_heads, head_dim: 3 };
+    let heads = Heads::new(heads, kv_heads, 3);
     around_width(heads.qkv_cols(), |b, x| {
         let dropout = dropout.map(|probability| DropoutSpec { probability, salt: b.salt() });
         b.value_of(Op::Attention { heads, dropout }, &[x])
@@ -261,7 +261,7 @@ fn the_list_is_complete() {
 /// Without a rule there is an error, not a wrong gradient.
 #[test]
 fn what_has_no_gradient_says_so() {
-    let heads = Heads { heads: 1, kv_heads: 1, head_dim: 2 };
+    let heads = Heads::new(1, 1, 2);
     let cached = around_width(heads.qkv_cols(), |b, x| b.value_of(Op::CachedAttention { layer: 0, heads }, &[x]));
     assert!(matches!(grad(&cached, "loss"), Err(GraphError::NotDifferentiable { op: "cached_attention", .. })));
     assert!(matches!(grad(&cached, "perplexity"), Err(GraphError::NoLoss { name }) if name == "perplexity"));

@@ -229,7 +229,7 @@ fn small(head: Head) -> Graph {
         let positions = matrix(&mut b, "wpe", 8, d, 1.0)?;
         let p = b.value_of(Op::Embedding { table: positions, index: Index::Positions }, &[])?;
         let x = b.value_of(Op::Add, &[x, p])?;
-        let heads = Heads { heads: 2, kv_heads: 1, head_dim: 2 };
+        let heads = Heads::new(2, 1, 2);
         let qkv = Layer::new("qkv", x, heads.qkv_cols()).apply(&mut b)?;
         if head == Head::Cached {
             b.apply(Op::CacheAppend { layer: 0, heads }, &[qkv])?;
@@ -458,17 +458,24 @@ fn impossible_plans_are_errors() {
         assert!(matches!(error, Err(GraphError::OutOfMemory { .. })), "{error:?}");
     }
 
-    // Layers of one cache with keys of different widths, and one layer divided into different heads.
-    for (layers, heads) in [([0, 1], [(1, 1, 2), (2, 2, 2)]), ([0, 0], [(2, 2, 2), (1, 1, 4)])] {
+    // One layer divided into different heads, of another width and of the same; layers that no operation has, of which one is vast.
+    let (wide, narrow) = ((2, 2, 2), (1, 1, 2));
+    for (layers, heads) in [
+        ([0, 0], [wide, narrow]),
+        ([0, 0], [wide, (1, 1, 4)]),
+        ([0, 2], [wide, narrow]),
+        ([1, 2], [wide, narrow]),
+        ([0, usize::MAX], [wide, narrow]),
+    ] {
         let mut b = GraphBuilder::new();
         let table = matrix(&mut b, "wte", 5, 6, 1.0).unwrap();
         let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap();
         for (i, (layer, (heads, kv_heads, head_dim))) in layers.into_iter().zip(heads).enumerate() {
-            let heads = Heads { heads, kv_heads, head_dim };
+            let heads = Heads::new(heads, kv_heads, head_dim);
             let qkv = Layer::new(&format!("qkv{i}"), x, heads.qkv_cols()).apply(&mut b).unwrap();
             b.apply(Op::CacheAppend { layer, heads }, &[qkv]).unwrap();
         }
         let error = Plan::new(b.finish(), PlanOptions::flat(limits, 1, IsaKind::best())).map(|_| ());
-        assert!(matches!(error, Err(GraphError::Cache(_))), "{error:?}");
+        assert!(matches!(error, Err(GraphError::Cache(_))), "{layers:?}: {error:?}");
     }
 }

@@ -47,7 +47,7 @@ fn what_does_not_fit_is_refused() {
     let mut given = Given::new();
     let (x, vector, matrix) = (given.x, given.vector, given.matrix);
     let narrow = given.b.value_of(Op::SwiGlu, &[x]).unwrap();
-    let heads = |heads, kv_heads, head_dim| Heads { heads, kv_heads, head_dim };
+    let heads = Heads::new;
     let rope = |head_dim, heads| Op::Rope {
         rope: RopeSpec { head_dim, theta: 1e4, scaling: None },
         heads,
@@ -71,6 +71,8 @@ fn what_does_not_fit_is_refused() {
         (heads(0, 1, 3), "key heads divide query heads"),
         (heads(1, 1, 0), "key heads divide query heads"),
         (heads(1, 1, 3), "input 0 must be [tokens, 9]"),
+        (Heads { scale: f32::INFINITY, ..heads(1, 1, 2) }, "multiplied by a finite number"),
+        (Heads { scale: f32::NAN, ..heads(1, 1, 2) }, "multiplied by a finite number"),
     ] {
         given.refuse(Op::Attention { heads: bad, dropout: None }, &[x], why);
         given.refuse(Op::CacheAppend { layer: 0, heads: bad }, &[x], why);
@@ -89,7 +91,7 @@ fn what_does_not_fit_is_refused() {
 #[test]
 fn an_operation_without_output_has_no_value() {
     let mut given = Given::new();
-    let heads = Heads { heads: 1, kv_heads: 1, head_dim: 2 };
+    let heads = Heads::new(1, 1, 2);
     let error = given.b.value_of(Op::CacheAppend { layer: 0, heads }, &[given.x]);
     assert!(matches!(error, Err(GraphError::NoOutput { op: "cache_append" })));
 }

@@ -1,43 +1,107 @@
-//! The shape of a model, as Hugging Face's `config.json` states it.
+//! What a model computes, feature by feature, and its sizes.
+//!
+//! Nothing here says which published family a model belongs to: that is a matter of files, see [`Family`].
 
-use std::fmt;
-use std::path::PathBuf;
+use smallmind_graph::op::{Gelu, Heads, RopeScaling};
 
-use serde_json::Value;
-use smallmind_graph::op::{Gelu, RopeScaling};
-
+mod error;
+mod family;
+mod fields;
+mod gpt2;
 mod json;
 mod keys;
+mod llama;
 mod rope;
 
-pub(crate) use json::Fields;
+pub use error::ConfigError;
+pub use family::Family;
+pub(crate) use fields::Fields;
+pub use json::UnknownKeys;
 pub use keys::{KeyRule, Supported, config_keys};
 
-/// The families of models.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// Learned positions, LayerNorm, GELU: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
-    Gpt2,
-    /// Rotary positions, RMSNorm, SwiGLU, grouped heads: Touvron et al., "LLaMA" (2023).
-    Llama,
-    /// LLaMA with biases on queries, keys and values: Yang et al., "Qwen2 Technical Report" (2024).
-    Qwen2,
+/// How the model knows where in its sequence a token stands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Positions {
+    /// A learned vector of `d_model` features for each of the `context` positions, added to the token's embedding.
+    Learned,
+    /// Rotary positions: queries and keys are rotated by angles that grow with the position; Su et al., "RoFormer" (2021).
+    Rope(RopeConfig),
 }
 
-impl Family {
-    /// The `model_type` of `config.json`.
-    pub fn name(self) -> &'static str {
+impl Positions {
+    /// The rotation, where positions are rotary.
+    pub fn rope(self) -> Option<RopeConfig> {
         match self {
-            Family::Gpt2 => "gpt2",
-            Family::Llama => "llama",
-            Family::Qwen2 => "qwen2",
+            Positions::Learned => None,
+            Positions::Rope(rope) => Some(rope),
         }
     }
 }
 
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+/// The angles of rotary positions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RopeConfig {
+    /// The base of the frequencies: pair `i` of a head turns by `theta^(-2i / head_dim)` a token. Positive.
+    pub theta: f64,
+    /// How frequencies are stretched for longer contexts.
+    pub scaling: Option<RopeScaling>,
+}
+
+impl Default for RopeConfig {
+    /// The base 10,000 of Su et al. (2021), not stretched.
+    fn default() -> Self {
+        Self { theta: 10_000.0, scaling: None }
+    }
+}
+
+/// How rows are normalized: before attention, before the MLP, and before the output head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// To mean 0 and variance 1, then scaled: Ba et al., "Layer Normalization" (2016).
+    LayerNorm {
+        /// Whether a learned shift is added.
+        bias: bool,
+    },
+    /// To mean square 1, then scaled: Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
+    RmsNorm,
+}
+
+/// Which linear layers of a block add a bias.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Biases {
+    /// The projections to queries, keys and values.
+    pub qkv: bool,
+    /// The projection of the attention's output.
+    pub attn_out: bool,
+    /// All linear layers of the MLP.
+    pub mlp: bool,
+}
+
+impl Biases {
+    /// No layer.
+    pub const NONE: Self = Self { qkv: false, attn_out: false, mlp: false };
+    /// The projections to queries, keys and values alone.
+    pub const QKV: Self = Self { qkv: true, ..Self::NONE };
+    /// Every layer of a block.
+    pub const ALL: Self = Self { qkv: true, attn_out: true, mlp: true };
+}
+
+/// The MLP of a block, with `d_ff` features inside: its activation, and whether it is gated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mlp {
+    /// `down(gelu(up(x)))`: Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016).
+    Gelu(Gelu),
+    /// `down(silu(gate(x)) * up(x))`: Shazeer, "GLU Variants Improve Transformer" (2020).
+    SwiGlu,
+}
+
+impl Mlp {
+    /// Its matrices, each with `d_model · d_ff` elements: up and down, and gate where it is gated.
+    pub fn matrices(self) -> usize {
+        match self {
+            Mlp::Gelu(_) => 2,
+            Mlp::SwiGlu => 3,
+        }
     }
 }
 
@@ -50,43 +114,26 @@ pub enum Head {
     Untied,
 }
 
-/// Whether linear layers (and LayerNorms) of a GPT-2 have biases; published ones have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Biases {
-    /// They have.
-    Present,
-    /// They have none.
-    Absent,
-}
-
-/// Probabilities of dropping, for training.
+/// Probabilities of dropping, for training; each in `[0, 1)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DropoutConfig {
     /// Of elements of the embeddings.
     pub embedding: f32,
     /// Of attention weights.
     pub attention: f32,
-    /// Of elements of what attention and feed-forward add to the residual stream.
+    /// Of elements of what attention and MLP add to the residual stream.
     pub residual: f32,
 }
 
-/// Rotary positions.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RopeConfig {
-    /// The base of the frequencies.
-    pub theta: f64,
-    /// Stretching for longer contexts.
-    pub scaling: Option<RopeScaling>,
-}
-
-/// The shape of a model.
+/// A decoder: its sizes, and what it computes.
+///
+/// Every model is one trunk of blocks on a residual stream, `x + attention(norm(x))`, then `x + mlp(norm(x))`. The fields below say how each
+/// part is made. A new model is written as its difference to [`ModelConfig::default`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
-    /// Which architecture.
-    pub family: Family,
-    /// Token ids.
+    /// Entries of the vocabulary.
     pub vocab_size: usize,
-    /// The longest sequence.
+    /// Tokens of the longest sequence.
     pub context: usize,
     /// Features of the residual stream.
     pub d_model: usize,
@@ -94,25 +141,29 @@ pub struct ModelConfig {
     pub layers: usize,
     /// Query heads.
     pub heads: usize,
-    /// Key and value heads.
+    /// Key and value heads, a divisor of `heads`.
     pub kv_heads: usize,
-    /// Features of a head.
+    /// Features of a head; even where positions are rotary.
     pub head_dim: usize,
-    /// Features inside the feed-forward.
+    /// Features inside the MLP.
     pub d_ff: usize,
-    /// Added to variances.
+    /// How the model knows positions.
+    pub positions: Positions,
+    /// What each score of a query and a key is multiplied by; `None` for 1/√head_dim. Positive.
+    pub attention_scale: Option<f32>,
+    /// How rows are normalized.
+    pub norm: NormKind,
+    /// Added to the variance or mean square of a norm, in `(0, 1)`.
     pub norm_eps: f32,
+    /// The activation and the gate of the MLP.
+    pub mlp: Mlp,
+    /// Which linear layers add a bias.
+    pub biases: Biases,
     /// Whether the output head has weights of its own.
     pub head: Head,
-    /// Of a GPT-2.
-    pub biases: Biases,
-    /// Of a GPT-2.
-    pub gelu: Gelu,
-    /// Of a LLaMA or Qwen2.
-    pub rope: RopeConfig,
-    /// For training.
+    /// What training drops.
     pub dropout: DropoutConfig,
-    /// Standard deviation of initial weights.
+    /// Standard deviation of initial matrices; those that add to the residual stream get it divided by √(2·layers).
     pub init_std: f32,
     /// The token that begins a text.
     pub bos: Option<u32>,
@@ -120,113 +171,33 @@ pub struct ModelConfig {
     pub eos: Vec<u32>,
 }
 
-/// What happens to keys of a `config.json` that are not known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum UnknownKeys {
-    /// They are an error: they may change what the model computes.
-    #[default]
-    Refuse,
-    /// They are passed over.
-    Allow,
-}
-
-/// A configuration that makes no model.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// A field is missing.
-    #[error("{}`{key}` is missing", file(.path))]
-    Missing {
-        /// The file, where there is one.
-        path: Option<PathBuf>,
-        /// The field.
-        key: String,
-    },
-    /// A field has the wrong type.
-    #[error("{}`{key}` must be {expected}, not {got}", file(.path))]
-    Type {
-        /// The file, where there is one.
-        path: Option<PathBuf>,
-        /// The field.
-        key: String,
-        /// What it must be.
-        expected: &'static str,
-        /// What it is.
-        got: String,
-    },
-    /// A field has an impossible or unsupported value.
-    #[error("{}`{key}` = {got}: {why}", file(.path))]
-    Invalid {
-        /// The file, where there is one.
-        path: Option<PathBuf>,
-        /// The field.
-        key: String,
-        /// Its value.
-        got: String,
-        /// What is wrong with it, and what would do.
-        why: String,
-    },
-    /// Keys that are not known.
-    #[error(
-        "{}{} not known and may change what the model computes; take {} out of the file, or allow unknown keys",
-        file(.path), listed(.keys), if .keys.len() == 1 { "it" } else { "them" }
-    )]
-    Unknown {
-        /// The file, where there is one.
-        path: Option<PathBuf>,
-        /// Their paths in the file; there is at least one.
-        keys: Vec<String>,
-    },
-}
-
-/// The first few of some keys, as the beginning of a sentence.
-fn listed(keys: &[String]) -> String {
-    const SHOWN: usize = 5;
-    let short = |key: &String| format!("`{}`", key.chars().take(MAX_SHOWN).collect::<String>());
-    let shown = keys.iter().take(SHOWN).map(short).collect::<Vec<_>>().join(", ");
-    match keys.len() {
-        1 => format!("the key {shown} is"),
-        n if n > SHOWN => format!("{n} keys ({shown}, …) are"),
-        _ => format!("the keys {shown} are"),
-    }
-}
-
-fn file(path: &Option<PathBuf>) -> String {
-    path.as_ref().map(|p| format!("{}: ", p.display())).unwrap_or_default()
-}
-
-impl ConfigError {
-    pub(crate) fn invalid(key: &str, got: impl fmt::Display, why: impl Into<String>) -> Self {
-        // A value from a file may be of any length.
-        let got = got.to_string().chars().take(MAX_SHOWN).collect();
-        Self::Invalid { path: None, key: key.to_owned(), got, why: why.into() }
-    }
-
-    /// The same error, saying in which file.
-    pub fn in_file(mut self, file: impl Into<PathBuf>) -> Self {
-        match &mut self {
-            Self::Missing { path, .. }
-            | Self::Type { path, .. }
-            | Self::Invalid { path, .. }
-            | Self::Unknown { path, .. } => *path = Some(file.into()),
+impl Default for ModelConfig {
+    /// The features that most models of today share, for a `..` in a literal: rope, RMSNorm, SwiGLU, no biases, no dropout, a head of its
+    /// own. All sizes are 0 and must be set: [`ModelConfig::check`] refuses 0.
+    fn default() -> Self {
+        Self {
+            vocab_size: 0,
+            context: 0,
+            d_model: 0,
+            layers: 0,
+            heads: 0,
+            kv_heads: 0,
+            head_dim: 0,
+            d_ff: 0,
+            positions: Positions::Rope(RopeConfig::default()),
+            attention_scale: None,
+            norm: NormKind::RmsNorm,
+            norm_eps: 1e-5,
+            mlp: Mlp::SwiGlu,
+            biases: Biases::NONE,
+            head: Head::Untied,
+            dropout: DropoutConfig::default(),
+            init_std: 0.02,
+            bos: None,
+            eos: vec![],
         }
-        self
     }
 }
-
-/// A JSON value as a message shows it.
-fn kind(value: &Value) -> String {
-    match value {
-        Value::Null => "null".into(),
-        Value::Bool(b) => b.to_string(),
-        Value::Number(n) => n.to_string(),
-        Value::String(s) => format!("\"{}\"", s.chars().take(MAX_SHOWN).collect::<String>()),
-        Value::Array(a) => format!("an array of {}", a.len()),
-        Value::Object(_) => "an object".into(),
-    }
-}
-
-/// Characters of a value that a message repeats.
-const MAX_SHOWN: usize = 40;
 
 /// Beyond these no model is known, and products of them could overflow.
 const MAX_DIMENSION: usize = 1 << 24;
@@ -234,17 +205,29 @@ const MAX_LAYERS: usize = 1 << 10;
 const MAX_PARAMETERS: f64 = (1u64 << 42) as f64;
 
 impl ModelConfig {
+    /// The heads of a block's attention.
+    pub(crate) fn attention_heads(&self) -> Heads {
+        let heads = Heads::new(self.heads, self.kv_heads, self.head_dim);
+        Heads { scale: self.attention_scale.unwrap_or(heads.scale), ..heads }
+    }
+
     /// Floating-point operations that training does for a token: three times those of the forward, whose matrix products take two for
     /// each weight, and two for each pair of query and visible key, in scores and in outputs.
     pub fn training_flops_per_token(&self, context: usize) -> f64 {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let ff = match self.family {
-            Family::Gpt2 => 2 * self.d_ff,
-            Family::Llama | Family::Qwen2 => 3 * self.d_ff,
-        };
-        let weights = self.layers * self.d_model * (2 * q + 2 * kv + ff) + self.vocab_size * self.d_model;
+        let mlp = self.mlp.matrices() * self.d_ff;
+        let weights = self.layers * self.d_model * (2 * q + 2 * kv + mlp) + self.vocab_size * self.d_model;
         let attention = self.layers * 2 * q * (context + 1) / 2;
         6.0 * (weights as f64 + attention as f64)
+    }
+
+    /// Elements of all matrices, nearly all of the parameters.
+    fn matrix_elements(&self) -> f64 {
+        let [d, q, kv] = [self.d_model, self.heads * self.head_dim, self.kv_heads * self.head_dim].map(|n| n as f64);
+        let positions = if self.positions == Positions::Learned { self.context as f64 } else { 0.0 };
+        let tables = if self.head == Head::Tied { 1.0 } else { 2.0 };
+        let block = d * (2.0 * q + 2.0 * kv + self.mlp.matrices() as f64 * self.d_ff as f64);
+        d * (self.vocab_size as f64 * tables + positions) + self.layers as f64 * block
     }
 
     /// Checks that the numbers make a model.
@@ -252,6 +235,40 @@ impl ModelConfig {
     /// # Errors
     /// The first field that doesn't, by the name that it has in a run's configuration.
     pub fn check(&self) -> Result<(), ConfigError> {
+        self.check_sizes()?;
+        if let Some(rope) = self.positions.rope() {
+            if !self.head_dim.is_multiple_of(2) {
+                return Err(ConfigError::invalid("head_dim", self.head_dim, "rotary positions need an even number"));
+            }
+            if !(rope.theta > 0.0 && rope.theta.is_finite()) {
+                return Err(ConfigError::invalid("rope_theta", rope.theta, "it must be finite and positive"));
+            }
+        }
+        if let Some(scale) = self.attention_scale.filter(|scale| !(*scale > 0.0 && scale.is_finite())) {
+            return Err(ConfigError::invalid("attention_scale", scale, "it must be finite and positive"));
+        }
+        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
+            return Err(ConfigError::invalid("norm_eps", self.norm_eps, "it must lie between 0 and 1"));
+        }
+        if !(self.init_std >= 0.0 && self.init_std.is_finite()) {
+            return Err(ConfigError::invalid("init_std", self.init_std, "it must be finite and not negative"));
+        }
+        let d = &self.dropout;
+        for (key, p) in [("embedding", d.embedding), ("attention", d.attention), ("residual", d.residual)] {
+            if !(0.0..1.0).contains(&p) {
+                return Err(ConfigError::invalid(&format!("dropout ({key})"), p, "it must lie in [0, 1)"));
+            }
+        }
+        for (key, id) in self.bos.iter().map(|id| ("bos", id)).chain(self.eos.iter().map(|id| ("eos", id))) {
+            if *id as usize >= self.vocab_size {
+                let why = format!("the vocabulary has {} tokens", self.vocab_size);
+                return Err(ConfigError::invalid(key, id, why));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_sizes(&self) -> Result<(), ConfigError> {
         for (key, n) in [
             ("vocab_size", self.vocab_size),
             ("context", self.context),
@@ -278,56 +295,6 @@ impl ModelConfig {
             let why = format!("it must divide the number of query heads, {}", self.heads);
             return Err(ConfigError::invalid("kv_heads", self.kv_heads, why));
         }
-        if self.family == Family::Gpt2 && self.heads * self.head_dim != self.d_model {
-            return Err(heads_must_divide(self.heads, self.d_model));
-        }
-        if self.family == Family::Gpt2 && self.kv_heads != self.heads {
-            let why = format!("a GPT-2 has as many key heads as query heads, {}", self.heads);
-            return Err(ConfigError::invalid("kv_heads", self.kv_heads, why));
-        }
-        if self.family != Family::Gpt2 && !self.head_dim.is_multiple_of(2) {
-            return Err(ConfigError::invalid("head_dim", self.head_dim, "rotary positions need an even number"));
-        }
-        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
-            return Err(ConfigError::invalid("norm_eps", self.norm_eps, "it must lie between 0 and 1"));
-        }
-        if !(self.init_std >= 0.0 && self.init_std.is_finite()) {
-            return Err(ConfigError::invalid("init_std", self.init_std, "it must be finite and not negative"));
-        }
-        if !(self.rope.theta > 0.0 && self.rope.theta.is_finite()) {
-            return Err(ConfigError::invalid("rope_theta", self.rope.theta, "it must be finite and positive"));
-        }
-        let d = &self.dropout;
-        for (key, p) in [("embedding", d.embedding), ("attention", d.attention), ("residual", d.residual)] {
-            if !(0.0..1.0).contains(&p) {
-                return Err(ConfigError::invalid(&format!("dropout ({key})"), p, "it must lie in [0, 1)"));
-            }
-        }
-        for (key, id) in self.bos.iter().map(|id| ("bos", id)).chain(self.eos.iter().map(|id| ("eos", id))) {
-            if *id as usize >= self.vocab_size {
-                let why = format!("the vocabulary has {} tokens", self.vocab_size);
-                return Err(ConfigError::invalid(key, id, why));
-            }
-        }
         Ok(())
     }
-}
-
-impl ModelConfig {
-    /// Elements of all matrices, nearly all of the parameters.
-    fn matrix_elements(&self) -> f64 {
-        let [d, q, kv] = [self.d_model, self.heads * self.head_dim, self.kv_heads * self.head_dim].map(|n| n as f64);
-        let (positions, ff) = match self.family {
-            Family::Gpt2 => (self.context, 2.0),
-            Family::Llama | Family::Qwen2 => (0, 3.0),
-        };
-        let heads = if self.head == Head::Tied { 1.0 } else { 2.0 };
-        let block = d * (2.0 * q + 2.0 * kv + ff * self.d_ff as f64);
-        d * (self.vocab_size as f64 * heads + positions as f64) + self.layers as f64 * block
-    }
-}
-
-/// The error for a width that heads don't divide.
-pub(crate) fn heads_must_divide(heads: usize, d_model: usize) -> ConfigError {
-    ConfigError::invalid("heads", heads, format!("the heads must divide the width {d_model} evenly"))
 }

@@ -47,8 +47,8 @@
 //!
 //! | subject | items |
 //! |---|---|
-//! | shapes | [`ModelConfig`], in Hugging Face's `config.json`, of which [`config_keys`] says what each key means; [`preset`](mod@preset) has some by name |
-//! | graphs of a shape | [`architecture`](mod@architecture): one file for each family, one graph for each [`Purpose`] |
+//! | shapes | [`ModelConfig`]: sizes and features, in Hugging Face's `config.json`, of which [`config_keys`] says what each key means; [`preset`](mod@preset) has some by name |
+//! | graphs of a shape | [`architecture`](mod@architecture): one builder for all models, one graph for each [`Purpose`] |
 //! | text and tokens | [`tokenizer`](mod@tokenizer): characters, byte-level BPE, `tokenizer.json` |
 //! | from logits to a token | [`sampler`](mod@sampler) |
 //! | from tokens to a stream of text | [`stream`](mod@stream): UTF-8 is never split, stop strings never leak |
@@ -68,19 +68,20 @@ pub mod preset;
 pub mod sampler;
 mod session;
 pub mod stream;
+mod tensor_names;
 pub mod tokenizer;
 mod unused;
 
 pub use architecture::{LOGITS, LOSS, Purpose};
 pub use config::{
-    Biases, ConfigError, DropoutConfig, Family, Head, KeyRule, ModelConfig, RopeConfig, Supported, UnknownKeys,
-    config_keys,
+    Biases, ConfigError, DropoutConfig, Family, Head, KeyRule, Mlp, ModelConfig, NormKind, Positions, RopeConfig,
+    Supported, UnknownKeys, config_keys,
 };
 pub use error::ModelError;
 pub use generation_config::GenerationConfig;
 pub use generator::{Finish, GenerateOptions, Generation, Generator};
 pub use load::{LoadOptions, UnusedTensors};
-pub use model::Model;
+pub use model::{Model, NamedTensor};
 pub use packed::PackedModel;
 pub use session::{Session, SessionOptions};
 pub use unused::unused_tensors;

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use smallmind_checkpoint::{CONFIG_FILE, GENERATION_FILE, ModelFolder, Weights};
 
-use crate::architecture::{self, Orientation};
 use crate::model::transpose;
-use crate::unused::{has_second_head, stored_name, unused_tensors};
+use crate::tensor_names::{Orientation, TensorNames};
+use crate::unused::{has_second_head, unused_tensors};
 use crate::{ConfigError, GenerationConfig, Head, Model, ModelConfig, ModelError, UnknownKeys};
 
 /// What is passed over when a model is read. The default refuses everything that could make it another model than was meant.
@@ -44,10 +44,11 @@ impl ModelConfig {
     /// Whether `file` has every tensor of such a model, in its shape.
     ///
     /// # Errors
-    /// A tensor that is missing or of another shape.
+    /// A tensor that is missing or of another shape; [`ConfigError::NotStorable`].
     pub fn check_tensors(&self, file: &Weights) -> Result<(), ModelError> {
-        for slot in architecture::tensor_slots(self) {
-            let name = stored_name(&slot.name, architecture::optional_prefix(self), file);
+        let names = TensorNames::of(self)?;
+        for slot in names.slots() {
+            let name = names.stored(&slot.name, file);
             let info = file.info(name)?;
             if info.shape != slot.shape {
                 return Err(ModelError::TensorShape {
@@ -110,8 +111,10 @@ impl Model {
     /// Reads every parameter from `file`, whose shapes [`ModelConfig::check_tensors`] has found right.
     fn read(&mut self, file: &Weights) -> Result<(), ModelError> {
         let mut transposed = Vec::new();
-        for slot in architecture::tensor_slots(self.config()) {
-            let name = stored_name(&slot.name, architecture::optional_prefix(self.config()), file);
+        let config = self.config().clone();
+        let names = TensorNames::of(&config)?;
+        for slot in names.slots() {
+            let name = names.stored(&slot.name, file);
             let to = self.slot_mut(&slot);
             match slot.orientation {
                 Orientation::Same => file.read_finite_f32(name, to)?,

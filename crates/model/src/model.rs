@@ -7,8 +7,12 @@ use smallmind_checkpoint::{CONFIG_FILE, CheckpointError, TensorData, TensorWrite
 use smallmind_graph::{Buffer, Init, Layout, ParamId, Params};
 use smallmind_kernels::dropout::philox4x32;
 
-use crate::architecture::{self, Orientation, TensorSlot};
+use crate::architecture;
+use crate::tensor_names::{Orientation, TensorNames, TensorSlot};
 use crate::{GenerationConfig, ModelConfig, ModelError};
+
+/// A tensor as a file has it: its name, its shape, its elements.
+pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
 
 /// A model: shape, parameters, and their values in one buffer of `f32`.
 #[derive(Debug)]
@@ -50,7 +54,7 @@ impl Model {
     fn slot_range(&self, slot: &TensorSlot) -> std::ops::Range<usize> {
         let found = self.params.find(&slot.param).and_then(|id| Some((id, self.params.get(id)?)));
         let Some((id, spec)) = found else {
-            unreachable!("the architecture declares no parameter `{}` that its names refer to", slot.param)
+            unreachable!("the graph declares no parameter `{}`, which the names of tensors refer to", slot.param)
         };
         // Of a vector the part counts elements, of a matrix rows, also of one that has a single row.
         let per_row = if slot.shape.len() == 1 { 1 } else { spec.cols };
@@ -66,31 +70,34 @@ impl Model {
     /// Writes `config.json` and `model.safetensors` into the existing folder `dir`, each whole or not at all.
     ///
     /// # Errors
-    /// A disk that is full, read-only or failing.
+    /// A disk that is full, read-only or failing; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<(), ModelError> {
         let dir = dir.as_ref();
         self.with_writer(|writer| write_file_atomic(dir.join(WEIGHTS_FILE), |out| writer.write_to(out)))?;
-        let config = self.config_bytes();
+        let config = self.config_bytes()?;
         write_file_atomic(dir.join(CONFIG_FILE), |out| out.write_all(&config))?;
         Ok(())
     }
 
     /// The bytes of `config.json`.
-    pub fn config_bytes(&self) -> Vec<u8> {
-        pretty(&self.config.to_json())
+    ///
+    /// # Errors
+    /// As [`ModelConfig::to_json`].
+    pub fn config_bytes(&self) -> Result<Vec<u8>, ModelError> {
+        Ok(pretty(&self.config.to_json()?))
     }
 
     /// Calls `write` with the tensors of `model.safetensors`, under Hugging Face's names. The writer borrows the weights and turns
     /// what lies otherwise in the file on its way there, so that writing takes no memory that grows with the model.
     ///
     /// # Errors
-    /// Those of `write`.
+    /// Those of `write`; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
     pub fn with_writer<R>(
         &self,
         write: impl FnOnce(&TensorWriter<'_>) -> Result<R, CheckpointError>,
     ) -> Result<R, ModelError> {
-        let slots = architecture::tensor_slots(&self.config);
-        let zeros = architecture::zero_tensors(&self.config);
+        let names = TensorNames::of(&self.config)?;
+        let (slots, zeros) = (names.slots(), names.zeros());
         let zero = vec![0.0; zeros.iter().map(|z| z.len).max().unwrap_or(0)];
         let mut writer = TensorWriter::new();
         for slot in &slots {
@@ -109,9 +116,12 @@ impl Model {
 
     /// The gradient or another twin of a parameter, under Hugging Face's name and in its order; `twin` is laid out like the weights.
     ///
+    /// # Errors
+    /// [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
+    ///
     /// # Panics
     /// If `twin` has another length than the weights.
-    pub fn named_tensors(&self, twin: &[f32]) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    pub fn named_tensors(&self, twin: &[f32]) -> Result<Vec<NamedTensor>, ModelError> {
         assert_eq!(twin.len(), self.weights.len(), "a twin of the weights");
         let tensor = |slot: TensorSlot| {
             let from = &twin[self.slot_range(&slot)];
@@ -121,7 +131,7 @@ impl Model {
             }
             (slot.name, slot.shape, data)
         };
-        architecture::tensor_slots(&self.config).into_iter().map(tensor).collect()
+        Ok(TensorNames::of(&self.config)?.slots().into_iter().map(tensor).collect())
     }
 
     /// A copy with weights of its own.

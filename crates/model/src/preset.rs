@@ -2,7 +2,7 @@
 
 use smallmind_graph::op::{Gelu, RopeScaling};
 
-use crate::{Biases, DropoutConfig, Family, Head, ModelConfig, ModelError, RopeConfig};
+use crate::{Biases, DropoutConfig, Head, Mlp, ModelConfig, ModelError, NormKind, Positions, RopeConfig};
 
 /// A named shape, and where it comes from.
 #[derive(Clone, Copy, Debug)]
@@ -52,54 +52,58 @@ pub fn find(name: &str) -> Result<&'static Preset, ModelError> {
 /// A GPT-2 of the given sizes; `d_ff` is four times the width.
 fn gpt(vocab_size: usize, context: usize, d_model: usize, layers: usize, heads: usize) -> ModelConfig {
     ModelConfig {
-        family: Family::Gpt2,
-        vocab_size,
-        context,
-        d_model,
-        layers,
-        heads,
-        kv_heads: heads,
-        head_dim: d_model / heads,
         d_ff: 4 * d_model,
-        norm_eps: 1e-5,
+        positions: Positions::Learned,
+        norm: NormKind::LayerNorm { bias: true },
+        mlp: Mlp::Gelu(Gelu::Tanh),
+        biases: Biases::ALL,
         head: Head::Tied,
-        biases: Biases::Present,
-        gelu: Gelu::Tanh,
-        rope: RopeConfig { theta: 10_000.0, scaling: None },
-        dropout: DropoutConfig::default(),
-        init_std: 0.02,
-        bos: None,
-        eos: vec![],
+        ..sizes(vocab_size, context, d_model, layers, heads)
     }
 }
 
-/// A LLaMA of the given sizes with an untied head and as many key heads as query heads.
-fn llama(vocab_size: usize, context: usize, d_model: usize, layers: usize, heads: usize, d_ff: usize) -> ModelConfig {
+/// nanoGPT's GPT-2: GELU as it is defined, and no biases.
+fn nanogpt(vocab_size: usize, context: usize, d_model: usize, layers: usize, heads: usize) -> ModelConfig {
     ModelConfig {
-        family: Family::Llama,
-        d_ff,
-        biases: Biases::Absent,
-        gelu: Gelu::Exact,
+        norm: NormKind::LayerNorm { bias: false },
+        mlp: Mlp::Gelu(Gelu::Exact),
+        biases: Biases::NONE,
         ..gpt(vocab_size, context, d_model, layers, heads)
     }
 }
 
+/// A LLaMA of the given sizes with a tied head and as many key heads as query heads.
+fn llama(vocab_size: usize, context: usize, d_model: usize, layers: usize, heads: usize, d_ff: usize) -> ModelConfig {
+    ModelConfig { d_ff, head: Head::Tied, ..sizes(vocab_size, context, d_model, layers, heads) }
+}
+
+/// The default features with as many key heads as query heads.
+fn sizes(vocab_size: usize, context: usize, d_model: usize, layers: usize, heads: usize) -> ModelConfig {
+    let head_dim = d_model / heads;
+    ModelConfig { vocab_size, context, d_model, layers, heads, kv_heads: heads, head_dim, ..ModelConfig::default() }
+}
+
+/// Rotary positions with another base.
+fn rope(theta: f64) -> Positions {
+    Positions::Rope(RopeConfig { theta, scaling: None })
+}
+
 fn quickstart() -> ModelConfig {
     // Near 1 / √d_model: a small model learns the sooner, and above all to copy names, when its embeddings differ from the beginning.
-    ModelConfig { head: Head::Tied, init_std: 0.08, ..llama(2048, 256, 128, 4, 4, 256) }
+    ModelConfig { init_std: 0.08, ..llama(2048, 256, 128, 4, 4, 256) }
 }
 
 fn nanogpt_cpu() -> ModelConfig {
-    ModelConfig { biases: Biases::Absent, gelu: Gelu::Exact, ..gpt(65, 64, 128, 4, 4) }
+    nanogpt(65, 64, 128, 4, 4)
 }
 
 fn nanogpt_gpu() -> ModelConfig {
     let dropout = DropoutConfig { embedding: 0.2, attention: 0.2, residual: 0.2 };
-    ModelConfig { biases: Biases::Absent, gelu: Gelu::Exact, dropout, ..gpt(65, 256, 384, 6, 6) }
+    ModelConfig { dropout, ..nanogpt(65, 256, 384, 6, 6) }
 }
 
 fn seed_deep() -> ModelConfig {
-    ModelConfig { head: Head::Untied, gelu: Gelu::Exact, ..gpt(512, 128, 256, 4, 8) }
+    ModelConfig { head: Head::Untied, mlp: Mlp::Gelu(Gelu::Exact), ..gpt(512, 128, 256, 4, 8) }
 }
 
 fn gpt2_124m() -> ModelConfig {
@@ -108,14 +112,13 @@ fn gpt2_124m() -> ModelConfig {
 }
 
 fn stories_15m() -> ModelConfig {
-    ModelConfig { head: Head::Tied, bos: Some(1), eos: vec![2], ..llama(32_000, 256, 288, 6, 6, 768) }
+    ModelConfig { bos: Some(1), eos: vec![2], ..llama(32_000, 256, 288, 6, 6, 768) }
 }
 
 fn smollm2_135m() -> ModelConfig {
     ModelConfig {
-        head: Head::Tied,
         kv_heads: 3,
-        rope: RopeConfig { theta: 100_000.0, scaling: None },
+        positions: rope(100_000.0),
         bos: Some(0),
         eos: vec![0],
         ..llama(49_152, 8192, 576, 30, 9, 1536)
@@ -124,11 +127,10 @@ fn smollm2_135m() -> ModelConfig {
 
 fn qwen25_05b() -> ModelConfig {
     ModelConfig {
-        family: Family::Qwen2,
-        head: Head::Tied,
+        biases: Biases::QKV,
         kv_heads: 2,
         norm_eps: 1e-6,
-        rope: RopeConfig { theta: 1_000_000.0, scaling: None },
+        positions: rope(1_000_000.0),
         bos: Some(151_643),
         eos: vec![151_643],
         ..llama(151_936, 32_768, 896, 24, 14, 4864)
@@ -139,9 +141,8 @@ fn llama32_1b() -> ModelConfig {
     let scaling =
         RopeScaling { factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position: 8192 };
     ModelConfig {
-        head: Head::Tied,
         kv_heads: 8,
-        rope: RopeConfig { theta: 500_000.0, scaling: Some(scaling) },
+        positions: Positions::Rope(RopeConfig { theta: 500_000.0, scaling: Some(scaling) }),
         bos: Some(128_000),
         eos: vec![128_001],
         ..llama(128_256, 131_072, 2048, 16, 32, 8192)

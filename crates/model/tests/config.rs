@@ -6,16 +6,23 @@ mod keys;
 use serde_json::{Value, json};
 use smallmind_graph::op::{Gelu, RopeScaling};
 use smallmind_model::preset::{self, PRESETS};
-use smallmind_model::{Biases, ConfigError, DropoutConfig, Family, Head, ModelConfig, RopeConfig};
+use smallmind_model::{
+    Biases, ConfigError, DropoutConfig, Family, Head, Mlp, Model, ModelConfig, ModelError, NormKind, Positions,
+    RopeConfig,
+};
+
+fn read_again(config: &ModelConfig) -> ModelConfig {
+    ModelConfig::from_json(&config.to_json().unwrap()).unwrap()
+}
 
 #[test]
 fn presets_are_read_as_they_were_written() {
     for preset in PRESETS {
         let config = preset.config();
         config.check().unwrap_or_else(|error| panic!("{}: {error}", preset.name));
-        assert_eq!(ModelConfig::from_json(&config.to_json()).unwrap(), config, "{}", preset.name);
+        assert_eq!(read_again(&config), config, "{}", preset.name);
         // Through the text of a file as well.
-        let text = format!("{:#}", config.to_json());
+        let text = format!("{:#}", config.to_json().unwrap());
         assert_eq!(ModelConfig::from_json(&serde_json::from_str(&text).unwrap()).unwrap(), config, "{}", preset.name);
         assert_eq!(preset::find(preset.name).unwrap().config(), config);
     }
@@ -27,28 +34,100 @@ fn presets_are_read_as_they_were_written() {
 fn everything_that_can_be_set_survives() {
     let base = preset::find("llama-3.2-1b").unwrap().config();
     let scaling = RopeScaling { factor: 8.0, low_freq_factor: 1.5, high_freq_factor: 3.25, original_max_position: 777 };
+    let rope = RopeConfig { theta: 12_345.5, scaling: Some(scaling) };
     let dropout = DropoutConfig { embedding: 0.1, attention: 0.2, residual: 0.3 };
     let common = ModelConfig { vocab_size: 300, norm_eps: 3e-6, init_std: 0.013, dropout, bos: Some(7), ..base };
     let variants = [
         ModelConfig { eos: vec![], ..common.clone() },
         ModelConfig { eos: vec![1, 2, 299], bos: None, ..common.clone() },
         ModelConfig { eos: vec![0], head: Head::Untied, ..common.clone() },
-        ModelConfig { eos: vec![0], rope: RopeConfig { theta: 12_345.5, scaling: Some(scaling) }, ..common.clone() },
+        ModelConfig { eos: vec![0], positions: Positions::Rope(rope), ..common.clone() },
         ModelConfig { eos: vec![0], head_dim: 6, heads: 10, kv_heads: 5, d_model: 33, d_ff: 17, ..common.clone() },
-        ModelConfig { eos: vec![0], family: Family::Qwen2, ..common },
+        ModelConfig { eos: vec![0], biases: Biases::QKV, ..common },
     ];
     for config in variants {
-        assert_eq!(ModelConfig::from_json(&config.to_json()).unwrap(), config);
+        assert_eq!(read_again(&config), config);
     }
     let base = preset::find("nanogpt-gpu").unwrap().config();
-    for biases in [Biases::Present, Biases::Absent] {
+    for (biases, bias) in [(Biases::ALL, true), (Biases::NONE, false)] {
         for gelu in [Gelu::Exact, Gelu::Tanh] {
             for head in [Head::Tied, Head::Untied] {
-                let config = ModelConfig { biases, gelu, head, d_ff: 100, bos: Some(3), ..base.clone() };
-                assert_eq!(ModelConfig::from_json(&config.to_json()).unwrap(), config);
+                let (norm, mlp) = (NormKind::LayerNorm { bias }, Mlp::Gelu(gelu));
+                let config = ModelConfig { biases, norm, mlp, head, d_ff: 100, bos: Some(3), ..base.clone() };
+                assert_eq!(read_again(&config), config);
             }
         }
     }
+}
+
+#[test]
+fn what_no_file_can_state_is_named() {
+    let gpt2 = || preset::find("nanogpt-cpu").unwrap().config();
+    let llama = || preset::find("quickstart").unwrap().config();
+    let qwen2 = || ModelConfig { biases: Biases::QKV, ..llama() };
+    let (rope, shift) = (Positions::Rope(RopeConfig::default()), NormKind::LayerNorm { bias: true });
+    let attn_out = Biases { attn_out: true, ..Biases::QKV };
+    for (config, model_type, key, takes) in [
+        (ModelConfig { kv_heads: 2, ..gpt2() }, "gpt2", "kv_heads", "as many as query heads, 4"),
+        (ModelConfig { head_dim: 16, ..gpt2() }, "gpt2", "head_dim", "128 / 4"),
+        (ModelConfig { positions: rope, ..gpt2() }, "gpt2", "positions", "Learned"),
+        (ModelConfig { biases: Biases::QKV, ..gpt2() }, "gpt2", "biases", "all of them or none"),
+        (ModelConfig { norm: shift, ..gpt2() }, "gpt2", "biases", "all of them or none"),
+        (ModelConfig { attention_scale: Some(1.0), ..gpt2() }, "gpt2", "attention_scale", "1/√head_dim"),
+        (ModelConfig { norm: NormKind::RmsNorm, ..gpt2() }, "gpt2", "norm", "LayerNorm"),
+        (ModelConfig { norm: shift, ..llama() }, "llama", "norm", "RmsNorm"),
+        (ModelConfig { positions: Positions::Learned, ..llama() }, "llama", "positions", "Rope"),
+        (ModelConfig { mlp: Mlp::Gelu(Gelu::Exact), ..qwen2() }, "qwen2", "mlp", "SwiGlu"),
+        (ModelConfig { biases: attn_out, ..llama() }, "llama", "biases", "Biases"),
+        (ModelConfig { attention_scale: Some(0.1), ..qwen2() }, "qwen2", "attention_scale", "1/√head_dim"),
+    ] {
+        config.check().unwrap();
+        let error = config.to_json().unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains(&format!("`{key}` = ")) && message.contains(takes), "{message}");
+        let ConfigError::NotStorable { key: named, model_type: nearest, .. } = error else { panic!("{error}") };
+        assert_eq!((named, nearest), (key, model_type));
+    }
+    // The scale that is the usual one needs no word.
+    let usual = ModelConfig { attention_scale: Some(1.0 / (32.0f32).sqrt()), ..gpt2() };
+    assert_eq!(usual.to_json().unwrap(), gpt2().to_json().unwrap());
+    // Such a model runs, and nothing of it is written.
+    let dir = tempfile::tempdir().unwrap();
+    let model = Model::random(ModelConfig { layers: 1, vocab_size: 9, kv_heads: 2, ..gpt2() }, 1).unwrap();
+    let error = model.save(dir.path()).unwrap_err();
+    assert!(matches!(error, ModelError::Config(ConfigError::NotStorable { .. })), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    for scale in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        let error = ModelConfig { attention_scale: Some(scale), ..llama() }.check().unwrap_err();
+        assert_eq!(key(&error), "attention_scale");
+    }
+    assert_eq!(key(&ModelConfig::default().check().unwrap_err()), "vocab_size");
+}
+
+#[test]
+fn a_family_gives_a_model_its_features_and_keeps_the_rest() {
+    for preset in PRESETS {
+        for family in Family::ALL {
+            let (before, config) = (preset.config(), family.applied_to(preset.config()));
+            let sizes = |c: &ModelConfig| (c.d_model, c.layers, c.heads, c.kv_heads, c.d_ff, c.head, c.eos.clone());
+            assert_eq!(sizes(&config), sizes(&before));
+            if family == Family::Gpt2 && config.kv_heads != config.heads {
+                assert!(config.model_type().is_err());
+                continue;
+            }
+            assert_eq!(config.model_type().unwrap(), family.name(), "{}", preset.name);
+            if before.model_type().unwrap() == family.name() {
+                assert_eq!(config, before);
+            }
+        }
+    }
+    let from_gpt2 = Family::Qwen2.applied_to(preset::find("gpt2-124m").unwrap().config());
+    assert_eq!(from_gpt2.positions, Positions::Rope(RopeConfig { theta: 10_000.0, scaling: None }));
+    let from_llama = Family::Gpt2.applied_to(preset::find("quickstart").unwrap().config());
+    assert_eq!(
+        (from_llama.norm, from_llama.mlp, from_llama.biases),
+        (NormKind::LayerNorm { bias: false }, Mlp::Gelu(Gelu::Exact), Biases::NONE)
+    );
 }
 
 /// The `config.json` of a published GPT-2, but smaller.
@@ -111,16 +190,20 @@ fn llama() -> Value {
 fn published_files_are_understood() {
     let config = ModelConfig::from_json(&gpt2()).unwrap();
     assert_eq!(
-        (config.family, config.biases, config.head, config.gelu),
-        (Family::Gpt2, Biases::Present, Head::Tied, Gelu::Tanh)
+        (config.positions, config.norm, config.biases, config.mlp, config.head),
+        (Positions::Learned, NormKind::LayerNorm { bias: true }, Biases::ALL, Mlp::Gelu(Gelu::Tanh), Head::Tied)
     );
     assert_eq!((config.d_ff, config.kv_heads, config.head_dim, config.context), (128, 4, 8, 64));
     assert_eq!((config.dropout.embedding, config.bos, config.eos), (0.1, Some(96), vec![96]));
 
     let config = ModelConfig::from_json(&llama()).unwrap();
-    assert_eq!((config.family, config.head, config.heads, config.kv_heads), (Family::Llama, Head::Tied, 4, 2));
-    assert_eq!((config.eos, config.rope.theta), (vec![2, 3], 500_000.0));
-    assert_eq!(config.rope.scaling.unwrap().original_max_position, 16);
+    assert_eq!(
+        (config.norm, config.biases, config.mlp, config.head),
+        (NormKind::RmsNorm, Biases::NONE, Mlp::SwiGlu, Head::Tied)
+    );
+    let rope = config.positions.rope().unwrap();
+    assert_eq!((config.heads, config.kv_heads, config.eos, rope.theta), (4, 2, vec![2, 3], 500_000.0));
+    assert_eq!(rope.scaling.unwrap().original_max_position, 16);
 
     // As transformers 5 writes it: `dtype`, and everything about positions in one object.
     let mut newer = llama();
@@ -131,8 +214,8 @@ fn published_files_are_understood() {
     scaling["rope_theta"] = json!(250_000.0);
     map.insert("rope_parameters".into(), scaling);
     map.insert("dtype".into(), json!("float32"));
-    let config = ModelConfig::from_json(&newer).unwrap();
-    assert_eq!((config.rope.theta, config.rope.scaling.unwrap().factor), (250_000.0, 32.0));
+    let rope = ModelConfig::from_json(&newer).unwrap().positions.rope().unwrap();
+    assert_eq!((rope.theta, rope.scaling.unwrap().factor), (250_000.0, 32.0));
 
     // What may be absent, is: then the defaults of transformers hold.
     let mut bare = llama();
@@ -150,7 +233,8 @@ fn published_files_are_understood() {
     }
     let config = ModelConfig::from_json(&bare).unwrap();
     assert_eq!((config.head_dim, config.kv_heads, config.head, config.norm_eps), (8, 4, Head::Untied, 1e-6));
-    assert_eq!((config.rope, config.bos, config.eos), (RopeConfig { theta: 10_000.0, scaling: None }, None, vec![]));
+    let plain = Positions::Rope(RopeConfig { theta: 10_000.0, scaling: None });
+    assert_eq!((config.positions, config.bos, config.eos), (plain, None, vec![]));
     // And so it is where it is null.
     let mut null = llama();
     for key in ["head_dim", "num_key_value_heads", "rope_scaling", "bos_token_id", "eos_token_id"] {
@@ -187,6 +271,7 @@ fn error(base: Value, path: &str, wrong: Wrong) -> ConfigError {
 fn key(error: &ConfigError) -> &str {
     match error {
         ConfigError::Unknown { keys, .. } => &keys[0],
+        ConfigError::NotStorable { key, .. } => key,
         ConfigError::Missing { key, .. } | ConfigError::Type { key, .. } | ConfigError::Invalid { key, .. } => key,
     }
 }

@@ -8,40 +8,58 @@ use smallmind_graph::{Batch, Bindings, Executor, GraphError, Limits, NoProbe, Pl
 use smallmind_model::sampler::{SamplerConfig, SamplerError};
 use smallmind_model::tokenizer::{BpeTraining, Tokenizer};
 use smallmind_model::{
-    Biases, DropoutConfig, Family, Finish, GenerateOptions, Generation, Generator, Head, LOGITS, Model, ModelConfig,
-    ModelError, PackedModel, Purpose, RopeConfig, Session, SessionOptions, architecture,
+    Biases, DropoutConfig, Finish, GenerateOptions, Generation, Generator, LOGITS, Mlp, Model, ModelConfig, ModelError,
+    NormKind, PackedModel, Positions, Purpose, Session, SessionOptions, architecture,
 };
 use smallmind_simd::IsaKind;
 
 const CONTEXT: usize = 12;
 const LETTERS: &str = "abcdefghijklmnopqrstuvwxyzé";
 
-fn config(family: Family) -> ModelConfig {
-    ModelConfig {
-        family,
+/// Models of different features.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// Learned positions, LayerNorm, GELU, biases.
+    Gpt2,
+    /// Rope, RMSNorm, SwiGLU, grouped heads.
+    Llama,
+    /// The same with biases of queries, keys and values.
+    Qwen2,
+    /// What no file can state: rope, LayerNorm, GELU, some biases, another scale of scores.
+    Mixed,
+}
+
+fn config(kind: Kind) -> ModelConfig {
+    let llama = ModelConfig {
         vocab_size: 27,
         context: CONTEXT,
         d_model: 16,
         layers: 2,
         heads: 4,
-        kv_heads: if family == Family::Gpt2 { 4 } else { 2 },
+        kv_heads: 2,
         head_dim: 4,
         d_ff: 40,
-        norm_eps: 1e-5,
-        head: Head::Untied,
-        biases: Biases::Present,
-        gelu: Gelu::Tanh,
-        rope: RopeConfig { theta: 10_000.0, scaling: None },
         dropout: DropoutConfig { embedding: 0.5, attention: 0.5, residual: 0.5 },
         // Large, so that the tokens before matter.
         init_std: 0.4,
-        bos: None,
-        eos: vec![],
+        ..ModelConfig::default()
+    };
+    let (norm, mlp) = (NormKind::LayerNorm { bias: true }, Mlp::Gelu(Gelu::Tanh));
+    match kind {
+        Kind::Gpt2 => {
+            ModelConfig { kv_heads: 4, positions: Positions::Learned, norm, mlp, biases: Biases::ALL, ..llama }
+        }
+        Kind::Llama => llama,
+        Kind::Qwen2 => ModelConfig { biases: Biases::QKV, ..llama },
+        Kind::Mixed => {
+            let biases = Biases { qkv: false, ..Biases::ALL };
+            ModelConfig { head_dim: 6, attention_scale: Some(0.9), norm, mlp, biases, ..llama }
+        }
     }
 }
 
-fn model(family: Family) -> Model {
-    Model::random(config(family), 11).unwrap()
+fn model(kind: Kind) -> Model {
+    Model::random(config(kind), 11).unwrap()
 }
 
 fn packed(model: &Model) -> Arc<PackedModel> {
@@ -106,13 +124,13 @@ fn text(tokens: &[u32]) -> String {
     tokens.iter().map(|t| LETTERS.chars().nth(*t as usize).unwrap()).collect()
 }
 
-const FAMILIES: [Family; 3] = [Family::Gpt2, Family::Llama, Family::Qwen2];
+const KINDS: [Kind; 4] = [Kind::Gpt2, Kind::Llama, Kind::Qwen2, Kind::Mixed];
 
 #[test]
 fn chunks_of_any_size_give_the_logits_of_the_whole() {
     let tokens = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8];
-    for family in FAMILIES {
-        let model = model(family);
+    for kind in KINDS {
+        let model = model(kind);
         let expected = whole(&model, &tokens);
         let vocab = model.config().vocab_size;
         for chunk in [1, 2, 3, 5, 64] {
@@ -120,7 +138,7 @@ fn chunks_of_any_size_give_the_logits_of_the_whole() {
                 let mut session = session(&model, chunk);
                 let logits = session.append(0, &tokens[..len]).unwrap().to_vec();
                 close(
-                    &format!("{family} {len} in chunks of {chunk}"),
+                    &format!("{kind:?} {len} in chunks of {chunk}"),
                     &logits,
                     &expected[(len - 1) * vocab..len * vocab],
                 );
@@ -135,14 +153,14 @@ fn chunks_of_any_size_give_the_logits_of_the_whole() {
             session.append(0, &[20; CONTEXT][..CONTEXT - cut]).unwrap();
             session.truncate(0, cut);
             let logits = session.append(0, &tokens[cut..]).unwrap();
-            close(&format!("{family} cut at {cut}"), logits, &expected[11 * vocab..]);
+            close(&format!("{kind:?} cut at {cut}"), logits, &expected[11 * vocab..]);
         }
     }
 }
 
 #[test]
 fn several_sequences_do_not_see_each_other() {
-    let model = model(Family::Llama);
+    let model = model(Kind::Llama);
     let vocab = model.config().vocab_size;
     let options = SessionOptions { slots: 3, chunk: 4, ..SessionOptions::single(CONTEXT, 2) };
     let mut session = Session::new(packed(&model), options).unwrap();
@@ -164,22 +182,22 @@ fn several_sequences_do_not_see_each_other() {
 
 #[test]
 fn greedy_takes_the_likeliest_of_the_whole_forward() {
-    for family in FAMILIES {
-        let model = model(family);
+    for kind in KINDS {
+        let model = model(kind);
         let mut tokens = vec![2, 7, 1];
         let (text_found, generation) = generate(&mut generator(&model), &tokens, &greedy(9));
         for _ in 0..9 {
             tokens.push(argmax(&last(&model, &tokens)));
         }
-        assert_eq!(text_found, text(&tokens[3..]), "{family}");
+        assert_eq!(text_found, text(&tokens[3..]), "{kind:?}");
         assert_eq!((generation.finish, generation.prompt_tokens, generation.tokens), (Finish::Length, 3, 9));
     }
 }
 
 #[test]
 fn beyond_the_context_it_goes_on_with_the_latest_half() {
-    for family in FAMILIES {
-        let model = model(family);
+    for kind in KINDS {
+        let model = model(kind);
         let mut tokens = vec![2, 7, 1];
         let (found, generation) = generate(&mut generator(&model), &tokens, &greedy(40));
         // What the cache holds of the text: a window that starts anew from its latest half when it is full.
@@ -191,11 +209,11 @@ fn beyond_the_context_it_goes_on_with_the_latest_half() {
             let next = argmax(&last(&model, &tokens[start..]));
             tokens.push(next);
         }
-        assert_eq!(found, text(&tokens[3..]), "{family}");
+        assert_eq!(found, text(&tokens[3..]), "{kind:?}");
         assert_eq!((generation.finish, generation.tokens), (Finish::Length, 40));
     }
     // The narrowest context there is.
-    let narrow = ModelConfig { context: 1, ..config(Family::Llama) };
+    let narrow = ModelConfig { context: 1, ..config(Kind::Llama) };
     let model = Model::random(narrow, 3).unwrap();
     let session = Session::new(packed(&model), SessionOptions::single(1, 1)).unwrap();
     let mut generator = Generator::new(session, Arc::new(Tokenizer::characters(LETTERS).unwrap())).unwrap();
@@ -208,7 +226,7 @@ fn beyond_the_context_it_goes_on_with_the_latest_half() {
 
 #[test]
 fn the_same_seed_writes_the_same_text() {
-    let model = model(Family::Gpt2);
+    let model = model(Kind::Gpt2);
     let of_seed = |seed| GenerateOptions { sampler: SamplerConfig { seed, ..SamplerConfig::default() }, ..greedy(30) };
     let mut one = generator(&model);
     let (first, _) = generate(&mut one, &[1, 2], &of_seed(7));
@@ -222,7 +240,7 @@ fn the_same_seed_writes_the_same_text() {
 
 #[test]
 fn stop_strings_end_the_text_and_are_not_in_it() {
-    let model = model(Family::Llama);
+    let model = model(Kind::Llama);
     let (whole, _) = generate(&mut generator(&model), &[5], &greedy(30));
     let characters: Vec<char> = whole.chars().collect();
     for at in [0, 1, 4, 9, 20] {
@@ -245,12 +263,12 @@ fn stop_strings_end_the_text_and_are_not_in_it() {
 
 #[test]
 fn the_end_of_a_text_is_not_part_of_it() {
-    let model = model(Family::Gpt2);
+    let model = model(Kind::Gpt2);
     let (whole, _) = generate(&mut generator(&model), &[5, 6], &greedy(20));
     let letter = whole.chars().nth(4).unwrap();
     let id = LETTERS.chars().position(|c| c == letter).unwrap() as u32;
     let end = whole.chars().position(|c| c == letter).unwrap();
-    let ending = ModelConfig { eos: vec![26, id], ..config(Family::Gpt2) };
+    let ending = ModelConfig { eos: vec![26, id], ..config(Kind::Gpt2) };
     let mut ending = Model::random(ending, 11).unwrap();
     ending.weights_mut().copy_from_slice(model.weights());
     let (text, generation) = generate(&mut generator(&ending), &[5, 6], &greedy(20));
@@ -260,7 +278,7 @@ fn the_end_of_a_text_is_not_part_of_it() {
 
 #[test]
 fn a_text_can_be_broken_off() {
-    let model = model(Family::Llama);
+    let model = model(Kind::Llama);
     let (whole, _) = generate(&mut generator(&model), &[5], &greedy(20));
     let mut generator = generator(&model);
     let mut text = String::new();
@@ -277,23 +295,23 @@ fn a_text_can_be_broken_off() {
 
 #[test]
 fn no_tokens_no_text() {
-    let model = model(Family::Llama);
+    let model = model(Kind::Llama);
     let (text, generation) = generate(&mut generator(&model), &[5, 6], &greedy(0));
     assert_eq!((text.as_str(), generation.tokens, generation.finish), ("", 0, Finish::Length));
 }
 
 #[test]
 fn an_empty_prompt_is_the_token_that_begins_a_text() {
-    let beginning = ModelConfig { bos: Some(9), ..config(Family::Llama) };
+    let beginning = ModelConfig { bos: Some(9), ..config(Kind::Llama) };
     let beginning = Arc::new(Model::random(beginning, 11).unwrap());
     let (text, generation) = generate(&mut generator(&beginning), &[], &greedy(5));
     assert_eq!(text, generate(&mut generator(&beginning), &[9], &greedy(5)).0);
     assert_eq!(generation.prompt_tokens, 1);
-    let error = generator(&model(Family::Llama)).generate(&[], &greedy(5), |_| ControlFlow::Continue(()));
+    let error = generator(&model(Kind::Llama)).generate(&[], &greedy(5), |_| ControlFlow::Continue(()));
     assert!(matches!(error, Err(ModelError::EmptyPrompt)));
     // A byte-level vocabulary brings one of its own.
     let tokenizer = Tokenizer::train_bpe(["aaa"], &BpeTraining { vocab_size: 257, ..BpeTraining::default() }).unwrap();
-    let wide = ModelConfig { vocab_size: 257, ..config(Family::Llama) };
+    let wide = ModelConfig { vocab_size: 257, ..config(Kind::Llama) };
     let session = session(&Arc::new(Model::random(wide, 1).unwrap()), 5);
     let mut generator = Generator::new(session, Arc::new(tokenizer)).unwrap();
     assert_eq!(generate(&mut generator, &[], &greedy(1)).1.prompt_tokens, 1);
@@ -301,7 +319,7 @@ fn an_empty_prompt_is_the_token_that_begins_a_text() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let model = model(Family::Llama);
+    let model = model(Kind::Llama);
     let mut one = session(&model, 5);
     let too_long = |result: Result<&[f32], ModelError>| match result {
         Err(ModelError::TooLong { tokens, context, max }) => (tokens, context, max),
@@ -331,7 +349,7 @@ fn what_does_not_fit_is_refused() {
 
 #[test]
 fn what_makes_no_sense_is_refused() {
-    let model = model(Family::Gpt2);
+    let model = model(Kind::Gpt2);
     let mut session = session(&model, 5);
     assert!(matches!(session.append(0, &[]), Err(ModelError::EmptyPrompt)));
     for tokens in [&[27][..], &[1, u32::MAX, 2]] {
@@ -369,7 +387,7 @@ fn what_makes_no_sense_is_refused() {
 #[test]
 fn logits_that_are_not_finite_are_an_error() {
     for bad in [f32::NAN, f32::INFINITY, 3e38] {
-        let mut model = Model::random(config(Family::Gpt2), 11).unwrap();
+        let mut model = Model::random(config(Kind::Gpt2), 11).unwrap();
         let head = model.layout().offset(model.params().find("head.weight").unwrap());
         model.weights_mut()[head..head + 16].fill(bad);
         let norm = model.layout().offset(model.params().find("norm.bias").unwrap());
@@ -384,7 +402,7 @@ fn logits_that_are_not_finite_are_an_error() {
 
 #[test]
 fn logits_that_are_not_finite_name_their_sequence() {
-    let mut model = Model::random(config(Family::Gpt2), 11).unwrap();
+    let mut model = Model::random(config(Kind::Gpt2), 11).unwrap();
     // Only a sequence that holds this token has anything but numbers.
     let table = model.layout().offset(model.params().find("embed.tokens.weight").unwrap());
     let row = table + 7 * model.config().d_model;
@@ -403,7 +421,7 @@ fn logits_that_are_not_finite_name_their_sequence() {
 
 #[test]
 fn other_weights_are_another_model() {
-    let (first, second) = (model(Family::Llama), Model::random(config(Family::Llama), 12).unwrap());
+    let (first, second) = (model(Kind::Llama), Model::random(config(Kind::Llama), 12).unwrap());
     let shared = packed(&first);
     let options = SessionOptions { chunk: 5, ..SessionOptions::single(CONTEXT, 2) };
     let mut session = Session::new(shared.clone(), options).unwrap();
@@ -428,8 +446,8 @@ fn other_weights_are_another_model() {
 
 #[test]
 fn bit_equal_for_any_number_of_threads() {
-    for family in FAMILIES {
-        let model = model(family);
+    for kind in KINDS {
+        let model = model(kind);
         let results = [1, 2, 3, 8].map(|threads| {
             let options = SessionOptions { chunk: 4, ..SessionOptions::single(CONTEXT, threads) };
             let mut session = Session::new(packed(&model), options).unwrap();
@@ -437,6 +455,6 @@ fn bit_equal_for_any_number_of_threads() {
             all.extend(session.append(0, &[2]).unwrap());
             all.into_iter().map(f32::to_bits).collect::<Vec<_>>()
         });
-        assert!(results.iter().all(|r| *r == results[0]), "{family}");
+        assert!(results.iter().all(|r| *r == results[0]), "{kind:?}");
     }
 }

@@ -3,17 +3,17 @@
 #[path = "model/files.rs"]
 mod files;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
 use smallmind_checkpoint::{CONFIG_FILE, CheckpointError, TensorData, TensorFile, TensorWriter, WEIGHTS_FILE};
 use smallmind_graph::op::Gelu;
-use smallmind_model::{Biases, ConfigError, DropoutConfig, Family, Head, Model, ModelConfig, ModelError, RopeConfig};
+use smallmind_model::{Biases, ConfigError, Head, Mlp, Model, ModelConfig, ModelError, NormKind, Positions};
 
 fn gpt2() -> ModelConfig {
     ModelConfig {
-        family: Family::Gpt2,
         vocab_size: 31,
         context: 12,
         d_model: 16,
@@ -22,28 +22,36 @@ fn gpt2() -> ModelConfig {
         kv_heads: 4,
         head_dim: 4,
         d_ff: 40,
-        norm_eps: 1e-5,
+        positions: Positions::Learned,
+        norm: NormKind::LayerNorm { bias: true },
+        mlp: Mlp::Gelu(Gelu::Tanh),
+        biases: Biases::ALL,
         head: Head::Tied,
-        biases: Biases::Present,
-        gelu: Gelu::Tanh,
-        rope: RopeConfig { theta: 10_000.0, scaling: None },
-        dropout: DropoutConfig::default(),
-        init_std: 0.02,
-        bos: None,
-        eos: vec![],
+        ..ModelConfig::default()
     }
 }
 
+/// A GPT-2 without biases.
+fn bare_gpt2() -> ModelConfig {
+    ModelConfig { norm: NormKind::LayerNorm { bias: false }, biases: Biases::NONE, ..gpt2() }
+}
+
 fn llama() -> ModelConfig {
-    let grouped = ModelConfig {
+    ModelConfig {
+        vocab_size: 31,
+        context: 12,
+        d_model: 16,
+        layers: 2,
+        heads: 4,
         kv_heads: 2,
         head_dim: 6,
-        head: Head::Untied,
-        biases: Biases::Absent,
-        gelu: Gelu::Exact,
-        ..gpt2()
-    };
-    ModelConfig { family: Family::Llama, ..grouped }
+        d_ff: 40,
+        ..ModelConfig::default()
+    }
+}
+
+fn qwen2() -> ModelConfig {
+    ModelConfig { biases: Biases::QKV, ..llama() }
 }
 
 /// One of each kind, and the smallest there are.
@@ -55,12 +63,12 @@ fn shapes() -> Vec<ModelConfig> {
         layers: 1,
         heads: 1,
         kv_heads: 1,
-        head_dim: if config.family == Family::Gpt2 { 1 } else { 2 },
+        head_dim: if config.positions == Positions::Learned { 1 } else { 2 },
         d_ff: 1,
         ..config
     };
-    let bare = ModelConfig { biases: Biases::Absent, head: Head::Untied, ..gpt2() };
-    let qwen = ModelConfig { family: Family::Qwen2, head: Head::Tied, ..llama() };
+    let bare = ModelConfig { head: Head::Untied, ..bare_gpt2() };
+    let qwen = ModelConfig { head: Head::Tied, ..qwen2() };
     vec![gpt2(), bare.clone(), llama(), qwen.clone(), one(gpt2()), one(bare), one(llama()), one(qwen)]
 }
 
@@ -90,7 +98,7 @@ fn what_is_saved_is_loaded() {
         assert!(loaded.weights() == model.weights(), "{:?}", model.config());
         // The tensors by their names are those of the file.
         let file = TensorFile::open(dir.path().join(WEIGHTS_FILE)).unwrap();
-        for (name, shape, expected) in model.named_tensors(model.weights()) {
+        for (name, shape, expected) in model.named_tensors(model.weights()).unwrap() {
             assert_eq!(file.info(&name).unwrap().shape, shape, "{name}");
             let mut data = vec![f32::NAN; expected.len()];
             file.read_f32(&name, &mut data).unwrap();
@@ -103,7 +111,7 @@ fn what_is_saved_is_loaded() {
 #[test]
 fn a_gpt2_without_biases_has_zeros_for_other_tools() {
     let dir = tempfile::tempdir().unwrap();
-    distinct(ModelConfig { biases: Biases::Absent, ..gpt2() }).save(dir.path()).unwrap();
+    distinct(bare_gpt2()).save(dir.path()).unwrap();
     let file = TensorFile::open(dir.path().join(WEIGHTS_FILE)).unwrap();
     let biases: Vec<_> = file.tensors().filter(|t| t.name.ends_with(".bias")).collect();
     assert_eq!(biases.len(), 13);
@@ -111,6 +119,39 @@ fn a_gpt2_without_biases_has_zeros_for_other_tools() {
         let mut data = vec![f32::NAN; bias.elements()];
         file.read_f32(&bias.name, &mut data).unwrap();
         assert!(data.iter().all(|x| *x == 0.0), "{}", bias.name);
+    }
+}
+
+#[test]
+fn features_have_their_parameters_and_no_others() {
+    for flags in 0..32 {
+        let on = |bit: usize| flags >> bit & 1 == 1;
+        let biases = Biases { qkv: on(0), attn_out: on(1), mlp: on(2) };
+        let norm = NormKind::LayerNorm { bias: on(3) };
+        let (mlp, up) = if on(4) { (Mlp::SwiGlu, "mlp.gate_up") } else { (Mlp::Gelu(Gelu::Exact), "mlp.up") };
+        let positions = if on(4) { Positions::Learned } else { llama().positions };
+        let config = ModelConfig { layers: 1, biases, norm, mlp, positions, ..llama() };
+        let model = Model::random(config, 1).unwrap();
+        let mut expected =
+            vec![("embed.tokens".to_owned(), false), ("norm".to_owned(), on(3)), ("head".to_owned(), false)];
+        expected.extend(on(4).then(|| ("embed.positions".to_owned(), false)));
+        for (part, bias) in [
+            ("attn.norm", on(3)),
+            ("attn.qkv", on(0)),
+            ("attn.out", on(1)),
+            ("mlp.norm", on(3)),
+            (up, on(2)),
+            ("mlp.down", on(2)),
+        ] {
+            expected.push((format!("blocks.0.{part}"), bias));
+        }
+        let expected: BTreeSet<String> = expected
+            .into_iter()
+            .flat_map(|(part, bias)| [Some(format!("{part}.weight")), bias.then(|| format!("{part}.bias"))])
+            .flatten()
+            .collect();
+        let found: BTreeSet<String> = model.params().iter().map(|(_, spec)| spec.name.clone()).collect();
+        assert_eq!(found, expected, "{:?}", model.config());
     }
 }
 
@@ -151,7 +192,7 @@ fn folder(config: ModelConfig) -> tempfile::TempDir {
 /// The tensors of a folder, written again as `change` leaves them.
 fn rewrite(dir: &Path, change: impl Fn(&mut Vec<(String, Vec<usize>, Vec<f32>)>)) {
     let model = Model::load(dir).unwrap();
-    let mut tensors = model.named_tensors(model.weights());
+    let mut tensors = model.named_tensors(model.weights()).unwrap();
     change(&mut tensors);
     let mut writer = TensorWriter::new();
     for (name, shape, data) in &tensors {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smallmind::graph::{Batch, Graph, NoProbe, Plan, Pool, Probe};
-use smallmind::model::{Family, Model, ModelConfig, Purpose, Session, SessionOptions, architecture, preset};
+use smallmind::model::{Mlp, Model, ModelConfig, Purpose, Session, SessionOptions, architecture, preset};
 use smallmind::profile::report::join::{Measurement, Part};
 use smallmind::profile::report::{Bound, Phase, RoofLevel, RoofTable};
 use smallmind::profile::roofs::Effort;
@@ -58,13 +58,13 @@ fn close(found: f64, expected: f64, within: f64, what: &str) {
 /// Weights that a token is multiplied by in the blocks and in the head, as papers count them.
 fn product_weights(c: &ModelConfig) -> (f64, f64) {
     let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-    let feed_forward = match c.family {
+    let mlp = match c.mlp {
         // Up and down.
-        Family::Gpt2 => 2,
+        Mlp::Gelu(_) => 2,
         // Gate as well.
-        Family::Llama | Family::Qwen2 => 3,
+        Mlp::SwiGlu => 3,
     };
-    let block = c.d_model * (q + 2 * kv) + q * c.d_model + feed_forward * c.d_model * c.d_ff;
+    let block = c.d_model * (q + 2 * kv) + q * c.d_model + mlp * c.d_model * c.d_ff;
     ((c.layers * block) as f64, (c.d_model * c.vocab_size) as f64)
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use smallmind_checkpoint::did_you_mean;
 use smallmind_graph::op::{AdamWSpec, Gelu};
 use smallmind_model::tokenizer::END_OF_TEXT;
-use smallmind_model::{Biases, ConfigError, Family, Head, ModelConfig, preset};
+use smallmind_model::{Biases, ConfigError, Family, Head, Mlp, ModelConfig, NormKind, Positions, preset};
 
 use crate::data::{Division, Documents};
 use crate::keys::{self, KEYS, MOST_SEQUENCES};
@@ -35,14 +35,41 @@ pub struct ModelSection {
     pub context: Option<usize>,
     /// Probability of dropping: embeddings, attention weights, residual additions.
     pub dropout: Option<f32>,
-    /// Whether a GPT-2 has biases.
+    /// Whether linear layers and norms add biases; passed over where norms are no LayerNorms.
     pub biases: Option<bool>,
     /// Whether the output head is the embedding table.
     pub tied: Option<bool>,
-    /// `exact` or `tanh`.
+    /// `exact` or `tanh`; passed over where the MLP is gated.
     pub gelu: Option<String>,
-    /// The base of rotary positions.
+    /// The base of rotary positions; passed over where positions are learned.
     pub rope_theta: Option<f64>,
+}
+
+impl ModelSection {
+    /// `config` with the features that the settings name. A setting of a feature that the model doesn't have is passed over.
+    fn with_features(&self, mut config: ModelConfig) -> Result<ModelConfig, TrainError> {
+        if let Some(name) = self.family.as_deref() {
+            let unknown = || value_error("model.family", name, "gpt2, llama and qwen2 are there");
+            config = Family::from_name(name).ok_or_else(unknown)?.applied_to(config);
+        }
+        if let (Some(present), NormKind::LayerNorm { bias }) = (self.biases, &mut config.norm) {
+            *bias = present;
+            config.biases = if present { Biases::ALL } else { Biases::NONE };
+        }
+        let gelu = match self.gelu.as_deref() {
+            None => None,
+            Some("exact") => Some(Gelu::Exact),
+            Some("tanh") => Some(Gelu::Tanh),
+            Some(other) => return Err(value_error("model.gelu", other, "exact and tanh are there")),
+        };
+        if let (Some(gelu), Mlp::Gelu(kind)) = (gelu, &mut config.mlp) {
+            *kind = gelu;
+        }
+        if let (Some(theta), Positions::Rope(rope)) = (self.rope_theta, &mut config.positions) {
+            rope.theta = theta;
+        }
+        Ok(config)
+    }
 }
 
 /// The data and what it is cut into.
@@ -244,30 +271,16 @@ impl TrainConfig {
         let base = preset::find(m.preset.as_deref().unwrap_or("nanogpt-cpu"))?.config();
         let heads = m.heads.unwrap_or(base.heads);
         let d_model = m.d_model.unwrap_or(base.d_model);
-        let family = match m.family.as_deref() {
-            None => base.family,
-            Some("gpt2") => Family::Gpt2,
-            Some("llama") => Family::Llama,
-            Some("qwen2") => Family::Qwen2,
-            Some(other) => return Err(value_error("model.family", other, "gpt2, llama and qwen2 are there")),
-        };
         if heads == 0 || !d_model.is_multiple_of(heads) {
             let why = format!("the {heads} heads must divide the width {d_model} evenly");
             return Err(value_error("model.heads", &heads.to_string(), &why));
         }
-        let gelu = match m.gelu.as_deref() {
-            None => base.gelu,
-            Some("exact") => Gelu::Exact,
-            Some("tanh") => Gelu::Tanh,
-            Some(other) => return Err(value_error("model.gelu", other, "exact and tanh are there")),
-        };
         let same_heads = m.heads.is_none();
         let mut dropout = base.dropout;
         if let Some(p) = m.dropout {
             (dropout.embedding, dropout.attention, dropout.residual) = (p, p, p);
         }
-        let mut config = ModelConfig {
-            family,
+        let config = ModelConfig {
             vocab_size,
             context: m.context.unwrap_or(base.context),
             d_model,
@@ -277,15 +290,15 @@ impl TrainConfig {
             head_dim: d_model / heads,
             d_ff: m.d_ff.unwrap_or(base.d_ff.saturating_mul(d_model) / base.d_model),
             head: m.tied.map_or(base.head, |tied| if tied { Head::Tied } else { Head::Untied }),
-            biases: m.biases.map_or(base.biases, |b| if b { Biases::Present } else { Biases::Absent }),
-            gelu,
             dropout,
             bos: None,
             eos: vec![],
             ..base
         };
-        config.rope.theta = m.rope_theta.unwrap_or(config.rope.theta);
+        let config = m.with_features(config)?;
         config.check().map_err(model_setting)?;
+        // What is trained is also written.
+        config.model_type().map_err(model_setting)?;
         Ok(config)
     }
 
@@ -414,6 +427,10 @@ fn model_setting(error: ConfigError) -> TrainError {
             }
             let name = if key.starts_with("dropout") { "dropout" } else { key.as_str() };
             value_error(&format!("model.{name}"), &got, &why)
+        }
+        ConfigError::NotStorable { key, got, model_type, takes } => {
+            let why = format!("no config.json could state the model; a {model_type} takes {takes}");
+            value_error(&format!("model.{key}"), &got, &why)
         }
         other => smallmind_model::ModelError::from(other).into(),
     }

@@ -233,6 +233,8 @@ pub fn model_class(error: &ModelError) -> ErrorClass {
                 ErrorClass::Usage
             }
         }
+        // A model that was made here.
+        ModelError::Config(ConfigError::NotStorable { .. }) => ErrorClass::Usage,
         ModelError::Checkpoint(e) => {
             if e.is_bad_file() {
                 ErrorClass::BadFile

@@ -264,7 +264,7 @@ pub fn write_checkpoint(
     let mut moments = TensorWriter::new();
     moments.add("moment1", &[m.len()], TensorData::F32(m))?;
     moments.add("moment2", &[v.len()], TensorData::F32(v))?;
-    let config = learner.model().config_bytes();
+    let config = learner.model().config_bytes()?;
     let json = serde_json::to_vec_pretty(state).map_err(|e| TrainError::Write {
         path: rolling.path_of(state.step).join(STATE_FILE),
         source: std::io::Error::other(e),

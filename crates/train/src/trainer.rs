@@ -117,8 +117,7 @@ impl Trainer {
         }
         let prepared = prepare::open(run)?;
         let model = Model::load(&checkpoint.path)?;
-        // Compared as they are stored: a field that a family does not have says nothing.
-        if model.config().to_json() != model_config(&state.config, &prepared.tokenizer)?.to_json() {
+        if *model.config() != model_config(&state.config, &prepared.tokenizer)? {
             let why = "its model has another shape than its settings and its tokenizer say".to_owned();
             return Err(TrainError::NoRun { path: checkpoint.path, why });
         }
@@ -481,7 +480,7 @@ fn mend_model(
     let config = run.join(CONFIG_FILE);
     if let Err(error) = read_config(&config) {
         warnings.push(damage(CONFIG_FILE, error.to_string()));
-        let bytes = last.config_bytes();
+        let bytes = last.config_bytes()?;
         write_file_atomic(config, |out| out.write_all(&bytes))?;
     }
     let weights = Weights::open_file(run.join(WEIGHTS_FILE)).map_err(ModelError::from);

@@ -8,7 +8,7 @@ mod nanogpt;
 use std::fs;
 
 use smallmind_graph::op::Gelu;
-use smallmind_model::{Biases, Family, Head};
+use smallmind_model::{Biases, Head, Mlp, NormKind, Positions};
 use smallmind_train::config::ScheduleKind;
 use smallmind_train::{BatchShape, ErrorClass, Layer, TrainConfig, TrainError};
 
@@ -41,7 +41,7 @@ fn later_layers_win() {
     assert_eq!(config.model_config(65).unwrap().d_model, 384);
     let quick = TrainConfig::layered(Some("quickstart"), &layers).unwrap();
     assert_eq!(quick.model.preset.as_deref(), Some("quickstart"));
-    assert_eq!(quick.model_config(65).unwrap().family, Family::Llama);
+    assert_eq!(quick.model_config(65).unwrap().mlp, Mlp::SwiGlu);
     // In the other order, the other value.
     let reversed = [Layer::assignment("train.steps=9").unwrap(), file];
     assert_eq!(TrainConfig::layered(None, &reversed).unwrap().train.steps, 7);
@@ -109,8 +109,8 @@ fn nanogpts_command_line_is_understood() {
     let written_out = smallmind_train::config::TrainSection { decay_steps: 2000, ..alone.train.clone() };
     assert_eq!((&config.train, &config.data), (&written_out, &alone.data));
     assert_eq!(
-        (model.family, model.biases, model.head, model.gelu),
-        (Family::Gpt2, Biases::Absent, Head::Tied, Gelu::Exact)
+        (model.positions, model.norm, model.biases, model.mlp, model.head),
+        (Positions::Learned, NormKind::LayerNorm { bias: false }, Biases::NONE, Mlp::Gelu(Gelu::Exact), Head::Tied)
     );
 
     let others = ["learning_rate=1e-3", "min_lr=1e-4", "beta1=0.8", "beta2=0.95", "weight_decay=0.2", "grad_clip=0.5"];
@@ -387,9 +387,7 @@ fn a_file_says_what_the_settings_say() {
         }
     }
     let model = with(Some("nanogpt-cpu"), &changed).model_config(70).unwrap();
-    assert_eq!((model.family, model.layers, model.heads, model.kv_heads, model.head_dim), (Family::Llama, 3, 4, 2, 12));
-    assert_eq!(
-        (model.d_ff, model.context, model.vocab_size, model.head, model.rope.theta),
-        (100, 33, 70, Head::Untied, 5e5)
-    );
+    assert_eq!((model.layers, model.heads, model.kv_heads, model.head_dim), (3, 4, 2, 12));
+    assert_eq!((model.d_ff, model.context, model.vocab_size, model.head), (100, 33, 70, Head::Untied));
+    assert_eq!((model.positions.rope().unwrap().theta, model.model_type().unwrap()), (5e5, "llama"));
 }

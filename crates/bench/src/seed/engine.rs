@@ -27,7 +27,7 @@ pub(super) fn logits_graph(model: &Model, dropout: f32) -> Result<Graph, BenchEr
     let names = Names::of(model)?;
     let mut b = GraphBuilder::with_params(model.params().clone());
     let c = model.config();
-    let heads = Heads { heads: c.heads, kv_heads: c.kv_heads, head_dim: c.head_dim };
+    let heads = Heads::new(c.heads, c.kv_heads, c.head_dim);
     let spec = |b: &mut GraphBuilder| (dropout > 0.0).then(|| DropoutSpec { probability: dropout, salt: b.salt() });
     let drop = |b: &mut GraphBuilder, x: ValueId| match spec(b) {
         Some(spec) => b.value_of(Op::Dropout(spec), &[x]),
@@ -54,7 +54,7 @@ pub(super) fn logits_graph(model: &Model, dropout: f32) -> Result<Graph, BenchEr
         x = b.value_of(Op::Add, &[x, y])?;
         let y = norm(&mut b, x, block.mlp_norm)?;
         let up = linear(&mut b, y, block.up)?;
-        let a = b.value_of(Op::Gelu(c.gelu), &[up])?;
+        let a = b.value_of(Op::Gelu(names.gelu), &[up])?;
         let y = linear(&mut b, a, block.down)?;
         let y = drop(&mut b, y)?;
         x = b.value_of(Op::Add, &[x, y])?;

@@ -1,7 +1,8 @@
 //! The parameters of the workload's model by their places in a GPT-2.
 
 use smallmind_graph::ParamId;
-use smallmind_model::Model;
+use smallmind_graph::op::Gelu;
+use smallmind_model::{Mlp, Model};
 
 use crate::BenchError;
 
@@ -23,7 +24,7 @@ pub(super) struct Block {
     pub(super) down: Pair,
 }
 
-/// The parameters of a GPT-2 with biases and a head of its own.
+/// The parameters of a GPT-2 with biases and a head of its own, and its activation.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     pub(super) tokens: ParamId,
@@ -31,6 +32,7 @@ pub(super) struct Names {
     pub(super) blocks: Vec<Block>,
     pub(super) norm: Pair,
     pub(super) head: ParamId,
+    pub(super) gelu: Gelu,
 }
 
 impl Names {
@@ -51,12 +53,16 @@ impl Names {
                 down: part("mlp.down")?,
             })
         };
+        let Mlp::Gelu(gelu) = model.config().mlp else {
+            return Err(BenchError::Parameter { name: "blocks.0.mlp.up.weight".to_owned() });
+        };
         Ok(Self {
             tokens: find("embed.tokens.weight")?,
             positions: find("embed.positions.weight")?,
             blocks: (0..model.config().layers).map(block).collect::<Result<_, _>>()?,
             norm: pair("norm")?,
             head: find("head.weight")?,
+            gelu,
         })
     }
 }

@@ -195,11 +195,11 @@ impl Plain {
     fn gelu(&mut self, config: &ModelConfig, x: Vec<f32>) -> Result<Vec<f32>, BenchError> {
         let mut y = self.tensors.take(x.len());
         match self.remedies.rows {
-            Rows::Loops => loops::gelu(config.gelu, &x, &mut y),
+            Rows::Loops => loops::gelu(self.names.gelu, &x, &mut y),
             Rows::Vectors(isa) => {
                 let (rows, cols) = (x.len() / config.d_ff, config.d_ff);
                 let (x, out) = (Mat::new(&x, rows, cols), MatMut::new(&mut y, rows, cols));
-                Kernel::Gelu { kind: config.gelu, x, out }.run(isa)?;
+                Kernel::Gelu { kind: self.names.gelu, x, out }.run(isa)?;
             }
         }
         self.tensors.give(x);

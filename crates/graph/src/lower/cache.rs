@@ -78,7 +78,7 @@ impl<I: Isa> Lowering<'_, I> {
     fn cache_layer(&self, layer: usize, heads: Heads) -> Layer {
         let Some(shape) = self.cache else { unreachable!("the planner gives every plan with cached layers a cache") };
         let (rows, cols) = (shape.slots * 2 * heads.kv_heads * shape.context, heads.head_dim);
-        let view = View { space: Space::Cache, offset: layer * rows * cols, rows: Rows::Fixed(rows), cols };
+        let view = View { space: Space::Cache, offset: shape.offset(layer), rows: Rows::Fixed(rows), cols };
         Layer { view, context: shape.context, heads }
     }
 
@@ -174,7 +174,7 @@ impl<I: Isa> Attend<I> {
                     k,
                     v,
                     past: span.past + queries.start,
-                    scale: heads.scale(),
+                    scale: heads.scale,
                     dropout: None,
                     out: frame.mat_mut(&self.out, rows, heads.q(head)),
                     lse: None,
@@ -220,7 +220,7 @@ impl<I: Isa> Attend<I> {
             q: Mat::new(q, group, heads.head_dim),
             k,
             v,
-            scale: heads.scale(),
+            scale: heads.scale,
             out,
             stats: stats.cols_range(0..2),
         };

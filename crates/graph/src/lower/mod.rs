@@ -84,7 +84,7 @@ pub(crate) struct Lowering<'g, I: Isa> {
     graph: &'g Graph,
     limits: Limits,
     placed: &'g Placed,
-    cache: Option<CacheShape>,
+    cache: Option<&'g CacheShape>,
     storage: Option<&'g Storage>,
     layout: Layout,
     ropes: Vec<(RopeSpec, Arc<RopeTable>)>,
@@ -99,7 +99,7 @@ impl<'g, I: Isa> Lowering<'g, I> {
         graph: &'g Graph,
         limits: Limits,
         placed: &'g Placed,
-        cache: Option<CacheShape>,
+        cache: Option<&'g CacheShape>,
         storage: Option<&'g Storage>,
     ) -> Self {
         let layout = graph.params.layout();

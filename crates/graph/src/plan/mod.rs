@@ -3,6 +3,7 @@
 mod barriers;
 mod place;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::arena::{Access, Frame, Sharing, Space, View};
 use crate::batch::Needs;
 use crate::graph::{Graph, NodeId};
 use crate::lower::Lowering;
-use crate::op::{Effects, Index, Op};
+use crate::op::{Effects, Heads, Index, Op};
 use crate::{CacheShape, GraphError, Storage, ValueId};
 
 pub(crate) use place::Placed;
@@ -190,8 +191,8 @@ impl Plan {
     }
 
     /// The key-value cache that a run needs.
-    pub fn cache(&self) -> Option<CacheShape> {
-        self.cache
+    pub fn cache(&self) -> Option<&CacheShape> {
+        self.cache.as_ref()
     }
 
     pub(crate) fn view(&self, value: ValueId) -> Option<&View> {
@@ -213,7 +214,7 @@ impl WithIsa for Planner {
         let Self { graph, limits, threads, storage } = self;
         let cache = cache_shape(&graph, &limits)?;
         let placed = place::place(&graph, &limits, storage.as_deref())?;
-        let mut lowering = Lowering::new(isa, &graph, limits, &placed, cache, storage.as_deref());
+        let mut lowering = Lowering::new(isa, &graph, limits, &placed, cache.as_ref(), storage.as_deref());
         for i in 0..graph.nodes.len() {
             lowering.node(NodeId(i as u32));
         }
@@ -277,27 +278,26 @@ fn needs(graph: &Graph) -> Needs {
 
 /// The one cache that all layers share.
 fn cache_shape(graph: &Graph, limits: &Limits) -> Result<Option<CacheShape>, GraphError> {
-    let mut shape: Option<CacheShape> = None;
-    let mut kv_heads: Vec<(usize, usize)> = Vec::new();
+    let mut layers: BTreeMap<usize, Heads> = BTreeMap::new();
     for node in &graph.nodes {
         if let Op::CacheAppend { layer, heads } | Op::CachedAttention { layer, heads } = node.op {
-            let (slots, context, kv_cols) = (limits.slots, limits.context, heads.kv_cols());
-            let layers = shape.map_or(0, |s| s.layers).max(layer.saturating_add(1));
-            if shape.is_some_and(|s| s.kv_cols != kv_cols) {
-                return Err(GraphError::Cache("layers of one cache have keys of different widths".into()));
-            }
+            let known = *layers.entry(layer).or_insert(heads);
             // A head's keys lie together, so who reads a layer must divide it as who writes it.
-            if kv_heads.iter().any(|(l, n)| *l == layer && *n != heads.kv_heads) {
+            if (known.kv_heads, known.head_dim) != (heads.kv_heads, heads.head_dim) {
                 return Err(GraphError::Cache(format!("layer {layer} of the cache is divided into different heads")));
             }
-            kv_heads.push((layer, heads.kv_heads));
-            shape = Some(CacheShape { layers, slots, context, kv_cols });
         }
     }
-    if let Some(shape) = shape {
-        shape.checked_len()?;
+    if layers.is_empty() {
+        return Ok(None);
     }
-    Ok(shape)
+    if let Some((missing, layer)) = (0..).zip(layers.keys()).find(|(i, layer)| i != *layer) {
+        return Err(GraphError::Cache(format!("the cache has a layer {layer} but no layer {missing}")));
+    }
+    let layers = layers.values().map(|heads| heads.kv_cols()).collect();
+    let shape = CacheShape { layers, slots: limits.slots, context: limits.context };
+    shape.checked_len()?;
+    Ok(Some(shape))
 }
 
 impl fmt::Display for Plan {

@@ -91,8 +91,12 @@ impl Build<'_> {
     }
 
     fn attention(&mut self, b: &mut GraphBuilder, a: &AttentionPart, x: ValueId) -> Built<ValueId> {
-        let Model { d, kv_heads, head_dim, .. } = *self.model;
-        let heads = Heads { heads: kv_heads * a.group, kv_heads, head_dim };
+        let Model { d, head_dim, .. } = *self.model;
+        // Every second layer has more heads than the one before, and larger scores.
+        let odd = self.layers % 2;
+        let kv_heads = self.model.kv_heads + odd;
+        let heads = Heads::new(kv_heads * a.group, kv_heads, head_dim);
+        let heads = Heads { scale: heads.scale * (1.0 + odd as f32), ..heads };
         let y = optional_norm(b, a.norm, x)?;
         let mut qkv = Layer::new("qkv", y, heads.qkv_cols()).bias(a.bias).apply(b)?;
         if let Some(scaling) = a.rope {

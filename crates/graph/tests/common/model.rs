@@ -87,6 +87,7 @@ pub struct Model {
     pub vocab: usize,
     pub d: usize,
     pub context: usize,
+    /// Key heads of the layers with an even number; the others have one more.
     pub kv_heads: usize,
     pub head_dim: usize,
     pub positions: bool,

@@ -6,7 +6,8 @@
 
 use serde_json::{Map, Value};
 
-use super::{ConfigError, Family, kind};
+use super::error::kind;
+use super::{ConfigError, Family};
 
 /// What a key of `config.json` means for a family of models.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -2,11 +2,7 @@
 
 use smallmind_graph::op::RopeScaling;
 
-use super::json::Fields;
-use super::{ConfigError, RopeConfig};
-
-/// The base of the frequencies where no file says another: that of transformers.
-pub(super) const THETA: f64 = 10_000.0;
+use super::{ConfigError, Fields, RopeConfig};
 
 /// Older files hold `rope_theta` and `rope_scaling`, newer ones `rope_parameters` with both in it. Where several of them stand, those
 /// count that count in transformers: `rope_scaling` before `rope_parameters`, unless it is empty, and a `rope_theta` within the object
@@ -14,7 +10,8 @@ pub(super) const THETA: f64 = 10_000.0;
 pub(super) fn read(f: &Fields<'_>) -> Result<RopeConfig, ConfigError> {
     let object = |key| Ok::<_, ConfigError>(f.object(key)?.filter(|object| !object.is_empty()));
     let (scaling, parameters) = (object("rope_scaling")?, object("rope_parameters")?);
-    let beside = f.number("rope_theta", THETA)?;
+    // The default is that of transformers too.
+    let beside = f.number("rope_theta", RopeConfig::default().theta)?;
     let Some(s) = scaling.or(parameters) else { return Ok(RopeConfig { theta: beside, scaling: None }) };
     let theta = s.number("rope_theta", beside)?;
     if s.has("rope_theta") && theta <= 0.0 {

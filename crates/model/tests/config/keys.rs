@@ -6,7 +6,7 @@ use smallmind_model::{ConfigError, Family, KeyRule, ModelConfig, RopeConfig, Sup
 
 use super::{gpt2, key, llama};
 
-const FAMILIES: [Family; 3] = [Family::Gpt2, Family::Llama, Family::Qwen2];
+const FAMILIES: [Family; 3] = Family::ALL;
 
 fn base(family: Family) -> Value {
     let mut base = if family == Family::Gpt2 { gpt2() } else { llama() };
@@ -158,7 +158,7 @@ fn the_rope_that_counts_is_the_one_that_counts_in_transformers() {
         let map = config.as_object_mut().unwrap();
         map.retain(|key, _| key != "rope_theta" && key != "rope_scaling");
         map.extend(keys.as_object().unwrap().clone());
-        ModelConfig::from_json(&config).map(|config| config.rope)
+        ModelConfig::from_json(&config).map(|config| config.positions.rope().unwrap())
     };
     let plain = |theta| RopeConfig { theta, scaling: None };
     let llama3 = |theta, factor| RopeConfig {

@@ -5,11 +5,9 @@ use std::fs;
 use serde_json::{Value, json};
 use smallmind_checkpoint::{GENERATION_FILE, INDEX_FILE, ModelFolder, WEIGHTS_FILE};
 use smallmind_model::sampler::SamplerConfig;
-use smallmind_model::{
-    Biases, ConfigError, Family, Head, LoadOptions, Model, ModelConfig, ModelError, UnusedTensors, unused_tensors,
-};
+use smallmind_model::{ConfigError, Head, LoadOptions, Model, ModelConfig, ModelError, UnusedTensors, unused_tensors};
 
-use super::{edit_config, folder, gpt2, llama, rewrite};
+use super::{bare_gpt2, edit_config, folder, gpt2, llama, qwen2, rewrite};
 
 type Tensor = (String, Vec<usize>, Vec<f32>);
 
@@ -28,13 +26,12 @@ const ALLOWED: UnusedTensors = UnusedTensors::Allow;
 
 #[test]
 fn tensors_without_use_are_named() {
-    let qwen2 = ModelConfig { family: Family::Qwen2, ..llama() };
     for (config, name) in [
         (llama(), "model.layers.0.self_attn.q_proj.bias"),
         (llama(), "model.layers.1.self_attn.q_norm.weight"),
         (llama(), "model.layers.2.self_attn.rotary_emb.inv_freq"),
         (llama(), "model.layers.0.attn.bias"),
-        (qwen2, "model.layers.0.self_attn.o_proj.bias"),
+        (qwen2(), "model.layers.0.self_attn.o_proj.bias"),
         (gpt2(), "transformer.h.0.crossattention.c_attn.weight"),
         (gpt2(), "transformer.h.2.ln_1.weight"),
         (gpt2(), "transformer.h.2.attn.bias"),
@@ -74,8 +71,7 @@ fn buffers_that_follow_from_the_configuration_are_no_weights() {
 
 #[test]
 fn a_tied_model_uses_an_output_head_that_its_file_has() {
-    let qwen2 = ModelConfig { family: Family::Qwen2, ..llama() };
-    for config in [gpt2(), llama(), qwen2] {
+    for config in [gpt2(), llama(), qwen2()] {
         let config = ModelConfig { head: Head::Tied, ..config };
         let dir = folder(config.clone());
         let head = |change: f32| {
@@ -120,7 +116,7 @@ fn biases_that_the_configuration_denies_must_be_zero() {
     let ModelError::UnusedTensors { names, .. } = Model::load(dir.path()).unwrap_err() else { panic!() };
     assert_eq!(names.len(), 13);
     // One that is not zero is enough, and so is a shape that is none of a bias.
-    let bare = ModelConfig { biases: Biases::Absent, ..gpt2() };
+    let bare = bare_gpt2();
     for bias in [tensor("transformer.ln_f.bias", &[16], 1e-30), tensor("h.1.mlp.c_fc.bias", &[39], 0.0)] {
         let dir = folder_with(bare.clone(), std::slice::from_ref(&bias));
         let ModelError::UnusedTensors { names, .. } = Model::load(dir.path()).unwrap_err() else { panic!() };
@@ -135,7 +131,11 @@ fn what_an_index_leaves_out_of_its_shards_is_unused_too() {
     let dir = folder_with(llama(), &[tensor("model.layers.0.self_attn.q_proj.bias", &[24], 1.0)]);
     fs::rename(dir.path().join(WEIGHTS_FILE), dir.path().join("one.safetensors")).unwrap();
     let tensors = Model::random(llama(), 1).unwrap();
-    let names = tensors.named_tensors(tensors.weights()).into_iter().map(|tensor| (tensor.0, json!("one.safetensors")));
+    let names = tensors
+        .named_tensors(tensors.weights())
+        .unwrap()
+        .into_iter()
+        .map(|tensor| (tensor.0, json!("one.safetensors")));
     // Without `metadata`: that is no reason to refuse.
     let index = json!({ "weight_map": Value::Object(names.collect()) });
     fs::write(dir.path().join(INDEX_FILE), index.to_string()).unwrap();

@@ -90,7 +90,7 @@ impl Inspect {
         let graph = architecture::graph(&config, self.used_for.purpose())?;
         let plan = if self.plan { Some(self.plan_for(self.used_for, &config, settings)?.to_string()) } else { None };
         if settings.is_json() {
-            let mut document = summary(&folder, &config, &graph, &memory, &unused);
+            let mut document = summary(&folder, &config, &graph, &memory, &unused)?;
             let mut add = |key: &str, value: Value| {
                 document.as_object_mut().map(|object| object.insert(key.to_owned(), value));
             };
@@ -105,7 +105,7 @@ impl Inspect {
             }
             return output::document(document);
         }
-        output::print(&describe(&folder, &config, &graph, &memory))?;
+        output::print(&describe(&folder, &config, &graph, &memory)?)?;
         output::print(&unused_rows(&unused))?;
         if self.tensors {
             output::print(&table(&folder))?;
@@ -153,10 +153,16 @@ fn stored_bytes(folder: &ModelFolder) -> u64 {
     folder.weights().tensors().map(|info| info.bytes).sum()
 }
 
-fn summary(folder: &ModelFolder, config: &ModelConfig, graph: &Graph, memory: &Memory, unused: &[String]) -> Value {
-    json!({
+fn summary(
+    folder: &ModelFolder,
+    config: &ModelConfig,
+    graph: &Graph,
+    memory: &Memory,
+    unused: &[String],
+) -> anyhow::Result<Value> {
+    Ok(json!({
         "model": folder.dir(),
-        "config": config.to_json(),
+        "config": config.to_json()?,
         "parameters": graph.params().elements(),
         "stored_tensors": folder.weights().tensors().len(),
         "stored_bytes": stored_bytes(folder),
@@ -168,10 +174,10 @@ fn summary(folder: &ModelFolder, config: &ModelConfig, graph: &Graph, memory: &M
             "cache_bytes": memory.cache,
             "work_bytes": memory.work,
         },
-    })
+    }))
 }
 
-fn describe(folder: &ModelFolder, config: &ModelConfig, graph: &Graph, memory: &Memory) -> String {
+fn describe(folder: &ModelFolder, config: &ModelConfig, graph: &Graph, memory: &Memory) -> anyhow::Result<String> {
     let c = config;
     let files = folder.weights().shards().len();
     let tensors = folder.weights().tensors().len();
@@ -183,7 +189,7 @@ fn describe(folder: &ModelFolder, config: &ModelConfig, graph: &Graph, memory: &
     let total = units::bytes(memory.weights + memory.cache + memory.work);
     let rows = [
         ("model", folder.dir().display().to_string()),
-        ("family", c.family.to_string()),
+        ("family", c.model_type()?.to_owned()),
         ("parameters", units::grouped(graph.params().elements() as u64)),
         ("layers", c.layers.to_string()),
         ("width", format!("{}, feed-forward {}", c.d_model, c.d_ff)),
@@ -206,7 +212,7 @@ fn describe(folder: &ModelFolder, config: &ModelConfig, graph: &Graph, memory: &
             ),
         ),
     ];
-    rows.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect()
+    Ok(rows.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect())
 }
 
 /// The tensors that the configuration has no use for; nothing where there are none.

@@ -66,7 +66,8 @@ impl New {
         let seed = settings.seed.unwrap_or(SEED);
         let model = Model::random(config, seed)?;
         model.with_writer(|weights| Ok(files.write(WEIGHTS_FILE, |out| weights.write_to(out))))??;
-        files.write(CONFIG_FILE, |out| out.write_all(&model.config_bytes()))?;
+        let config = model.config_bytes()?;
+        files.write(CONFIG_FILE, |out| out.write_all(&config))?;
         if let Some(tokenizer) = &tokenizer {
             let json = tokenizer.to_json()?;
             files.write(TOKENIZER_FILE, |out| out.write_all(json.as_bytes()))?;

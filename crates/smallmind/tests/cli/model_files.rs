@@ -34,7 +34,7 @@ fn set_keys(bench: &Bench, keys: &Value) {
 /// Writes the weights again with one more tensor.
 fn add_tensor(bench: &Bench, name: &str, shape: &[usize], values: &[f32]) {
     let model = Model::load(bench.path("model")).unwrap();
-    let tensors = model.named_tensors(model.weights());
+    let tensors = model.named_tensors(model.weights()).unwrap();
     let mut writer = TensorWriter::new();
     for (name, shape, data) in &tensors {
         writer.add(name, shape, TensorData::F32(data)).unwrap();

@@ -83,6 +83,9 @@ fn settings_that_disagree_name_the_one_that_was_typed() {
         (&["n_head=3"], "--n_head=3"),
         (&["n_embd=130"], "--n_embd=130"),
         (&["model.family=llama", "model.kv_heads=3"], "--model.kv_heads=3"),
+        // A GPT-2's files can't say it, nor can those of a LLaMA with the features of a GPT-2.
+        (&["model.kv_heads=2"], "--model.kv_heads=2"),
+        (&["model.preset=smollm2-135m", "model.family=gpt2"], "--model.family=gpt2"),
         (&["model.family=llama", "n_embd=12"], "--n_embd=12"),
         (&["batch_size=5", "train.total_tokens=64"], "--train.total_tokens=64"),
         (&["train.total_tokens=64"], "--train.total_tokens=64"),

@@ -1,0 +1,160 @@
+//! The trunk of every model: blocks of attention and MLP on a residual stream, with norms before them, up to the last norm.
+//!
+//! ```text
+//! x = tokens (+ positions)
+//! for each block:
+//!     x = x + out(attention(rope(qkv(norm(x)))))
+//!     x = x + down(activation(up(norm(x))))
+//! norm(x)
+//! ```
+//!
+//! [`ModelConfig`] says which norm, biases, positions, gate and activation. Parameters get their ids, and dropouts their salts, in the order
+//! in which they stand here: another order makes other random weights and other masks.
+
+use smallmind_graph::op::{Direction, DropoutSpec, Index, Norm, RopeSpec};
+use smallmind_graph::{Decay, GraphBuilder, GraphError, Init, Op, ParamId, ParamSpec, ValueId};
+
+use super::Purpose;
+use crate::{Mlp, ModelConfig, NormKind, Positions, RopeConfig};
+
+type Built<T> = Result<T, GraphError>;
+
+/// What [`Decoder::trunk`] gives.
+pub(super) struct Trunk {
+    /// The hidden states after the last norm, `[tokens, d_model]`.
+    pub(super) hidden: ValueId,
+    /// The table of token embeddings.
+    pub(super) embedding: ParamId,
+}
+
+/// Builds graphs of a model for a purpose.
+#[derive(Clone, Copy)]
+pub(super) struct Decoder<'c> {
+    pub(super) config: &'c ModelConfig,
+    pub(super) purpose: Purpose,
+}
+
+impl Decoder<'_> {
+    /// The model up to and including the last norm.
+    pub(super) fn trunk(&self, b: &mut GraphBuilder) -> Built<Trunk> {
+        let (embedding, mut x) = b.scope("embed", |b| self.embed(b))?;
+        for layer in 0..self.config.layers {
+            x = b.scope(format!("blocks.{layer}"), |b| self.block(b, layer, x))?;
+        }
+        let hidden = b.scope("norm", |b| self.norm(b, x))?;
+        Ok(Trunk { hidden, embedding })
+    }
+
+    fn embed(&self, b: &mut GraphBuilder) -> Built<(ParamId, ValueId)> {
+        let c = self.config;
+        let table = b.param("tokens.weight", matrix(c.vocab_size, c.d_model, c.init_std))?;
+        let positions = match c.positions {
+            Positions::Learned => Some(b.param("positions.weight", matrix(c.context, c.d_model, c.init_std))?),
+            Positions::Rope(_) => None,
+        };
+        let mut x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[])?;
+        if let Some(positions) = positions {
+            let p = b.value_of(Op::Embedding { table: positions, index: Index::Positions }, &[])?;
+            x = b.value_of(Op::Add, &[x, p])?;
+        }
+        Ok((table, self.dropout(b, c.dropout.embedding, x)?))
+    }
+
+    fn block(&self, b: &mut GraphBuilder, layer: usize, x: ValueId) -> Built<ValueId> {
+        let x = b.scope("attn", |b| {
+            let attended = self.attention(b, layer, x)?;
+            b.value_of(Op::Add, &[x, attended])
+        })?;
+        b.scope("mlp", |b| {
+            let fed = self.mlp(b, x)?;
+            b.value_of(Op::Add, &[x, fed])
+        })
+    }
+
+    /// What attention adds to the residual stream `x`.
+    fn attention(&self, b: &mut GraphBuilder, layer: usize, x: ValueId) -> Built<ValueId> {
+        let (c, heads) = (self.config, self.config.attention_heads());
+        let y = b.scope("norm", |b| self.norm(b, x))?;
+        let weight = matrix(heads.qkv_cols(), c.d_model, c.init_std);
+        let mut qkv = b.scope("qkv", |b| linear(b, y, weight, c.biases.qkv))?;
+        if let Positions::Rope(RopeConfig { theta, scaling }) = c.positions {
+            let rope = RopeSpec { head_dim: c.head_dim, theta, scaling };
+            let heads = c.heads + c.kv_heads;
+            qkv = b.value_of(Op::Rope { rope, heads, direction: Direction::Forward }, &[qkv])?;
+        }
+        let attended = if self.purpose == Purpose::Generation {
+            b.apply(Op::CacheAppend { layer, heads }, &[qkv])?;
+            b.value_of(Op::CachedAttention { layer, heads }, &[qkv])?
+        } else {
+            let dropout = self.dropout_spec(b, c.dropout.attention);
+            b.value_of(Op::Attention { heads, dropout }, &[qkv])?
+        };
+        let weight = matrix(c.d_model, heads.q_cols(), self.residual_std());
+        let out = b.scope("out", |b| linear(b, attended, weight, c.biases.attn_out))?;
+        self.dropout(b, c.dropout.residual, out)
+    }
+
+    /// What the MLP adds to the residual stream `x`.
+    fn mlp(&self, b: &mut GraphBuilder, x: ValueId) -> Built<ValueId> {
+        let c = self.config;
+        let y = b.scope("norm", |b| self.norm(b, x))?;
+        let (name, width, activation) = match c.mlp {
+            Mlp::Gelu(kind) => ("up", c.d_ff, Op::Gelu(kind)),
+            Mlp::SwiGlu => ("gate_up", 2 * c.d_ff, Op::SwiGlu),
+        };
+        let up = b.scope(name, |b| linear(b, y, matrix(width, c.d_model, c.init_std), c.biases.mlp))?;
+        let a = b.value_of(activation, &[up])?;
+        let weight = matrix(c.d_model, c.d_ff, self.residual_std());
+        let down = b.scope("down", |b| linear(b, a, weight, c.biases.mlp))?;
+        self.dropout(b, c.dropout.residual, down)
+    }
+
+    fn norm(&self, b: &mut GraphBuilder, x: ValueId) -> Built<ValueId> {
+        let (len, eps) = (self.config.d_model, self.config.norm_eps);
+        let weight = b.param("weight", vector(len, 1.0))?;
+        let norm = match self.config.norm {
+            NormKind::LayerNorm { bias } => Norm::Layer { weight, bias: optional_bias(b, bias, len)?, eps },
+            NormKind::RmsNorm => Norm::Rms { weight, eps },
+        };
+        b.value_of(Op::Norm(norm), &[x])
+    }
+
+    /// Dropout of `x`, where training has it.
+    fn dropout(&self, b: &mut GraphBuilder, probability: f32, x: ValueId) -> Built<ValueId> {
+        match self.dropout_spec(b, probability) {
+            Some(spec) => b.value_of(Op::Dropout(spec), &[x]),
+            None => Ok(x),
+        }
+    }
+
+    fn dropout_spec(&self, b: &mut GraphBuilder, probability: f32) -> Option<DropoutSpec> {
+        (self.purpose == Purpose::Training && probability > 0.0).then(|| DropoutSpec { probability, salt: b.salt() })
+    }
+
+    /// Standard deviation of matrices whose output is added to the residual stream: smaller, by the number of such additions (Radford et
+    /// al., 2019).
+    fn residual_std(&self) -> f32 {
+        self.config.init_std / (2.0 * self.config.layers as f32).sqrt()
+    }
+}
+
+/// A linear layer of a weight with `spec.rows` outputs.
+fn linear(b: &mut GraphBuilder, x: ValueId, spec: ParamSpec, bias: bool) -> Built<ValueId> {
+    let outputs = spec.rows;
+    let weight = b.param("weight", spec)?;
+    let bias = optional_bias(b, bias, outputs)?;
+    b.value_of(Op::Linear { weight, bias }, &[x])
+}
+
+fn optional_bias(b: &mut GraphBuilder, present: bool, len: usize) -> Built<Option<ParamId>> {
+    present.then(|| b.param("bias", vector(len, 0.0))).transpose()
+}
+
+/// A matrix `[rows, cols]` of normal numbers.
+pub(super) fn matrix(rows: usize, cols: usize, std: f32) -> ParamSpec {
+    ParamSpec { name: String::new(), rows, cols, init: Init::Normal { std }, decay: Decay::Yes }
+}
+
+fn vector(len: usize, value: f32) -> ParamSpec {
+    ParamSpec { name: String::new(), rows: 1, cols: len, init: Init::Constant(value), decay: Decay::No }
+}

@@ -1,0 +1,125 @@
+//! What is wrong with a model's configuration.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+/// A configuration that makes no model, or that no file can state.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A field is missing.
+    #[error("{}`{key}` is missing", file(.path))]
+    Missing {
+        /// The file, where there is one.
+        path: Option<PathBuf>,
+        /// The field.
+        key: String,
+    },
+    /// A field has the wrong type.
+    #[error("{}`{key}` must be {expected}, not {got}", file(.path))]
+    Type {
+        /// The file, where there is one.
+        path: Option<PathBuf>,
+        /// The field.
+        key: String,
+        /// What it must be.
+        expected: &'static str,
+        /// What it is.
+        got: String,
+    },
+    /// A field has an impossible or unsupported value.
+    #[error("{}`{key}` = {got}: {why}", file(.path))]
+    Invalid {
+        /// The file, where there is one.
+        path: Option<PathBuf>,
+        /// The field.
+        key: String,
+        /// Its value.
+        got: String,
+        /// What is wrong with it, and what would do.
+        why: String,
+    },
+    /// Keys that are not known.
+    #[error(
+        "{}{} not known and may change what the model computes; take {} out of the file, or allow unknown keys",
+        file(.path), listed(.keys), if .keys.len() == 1 { "it" } else { "them" }
+    )]
+    Unknown {
+        /// The file, where there is one.
+        path: Option<PathBuf>,
+        /// Their paths in the file; there is at least one.
+        keys: Vec<String>,
+    },
+    /// A model that runs here, but that no `model_type` of `config.json` can state.
+    #[error(
+        "`{key}` = {got}: config.json can't state such a model; {model_type}, the nearest model_type, takes {takes}"
+    )]
+    NotStorable {
+        /// The field of [`ModelConfig`](crate::ModelConfig).
+        key: &'static str,
+        /// Its value.
+        got: String,
+        /// The `model_type` that can state most of the model.
+        model_type: &'static str,
+        /// What that one takes for the field.
+        takes: String,
+    },
+}
+
+/// The first few of some keys, as the beginning of a sentence.
+fn listed(keys: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let short = |key: &String| format!("`{}`", key.chars().take(MAX_SHOWN).collect::<String>());
+    let shown = keys.iter().take(SHOWN).map(short).collect::<Vec<_>>().join(", ");
+    match keys.len() {
+        1 => format!("the key {shown} is"),
+        n if n > SHOWN => format!("{n} keys ({shown}, …) are"),
+        _ => format!("the keys {shown} are"),
+    }
+}
+
+fn file(path: &Option<PathBuf>) -> String {
+    path.as_ref().map(|p| format!("{}: ", p.display())).unwrap_or_default()
+}
+
+impl ConfigError {
+    pub(crate) fn invalid(key: &str, got: impl fmt::Display, why: impl Into<String>) -> Self {
+        // A value from a file may be of any length.
+        let got = got.to_string().chars().take(MAX_SHOWN).collect();
+        Self::Invalid { path: None, key: key.to_owned(), got, why: why.into() }
+    }
+
+    /// The error for a width that heads don't divide.
+    pub(crate) fn heads_must_divide(heads: usize, d_model: usize) -> Self {
+        Self::invalid("heads", heads, format!("the heads must divide the width {d_model} evenly"))
+    }
+
+    /// The same error, saying in which file.
+    pub fn in_file(mut self, file: impl Into<PathBuf>) -> Self {
+        match &mut self {
+            Self::Missing { path, .. }
+            | Self::Type { path, .. }
+            | Self::Invalid { path, .. }
+            | Self::Unknown { path, .. } => *path = Some(file.into()),
+            // It is about a model in memory.
+            Self::NotStorable { .. } => {}
+        }
+        self
+    }
+}
+
+/// A JSON value as a message shows it.
+pub(super) fn kind(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(b) => b.to_string(),
+        Value::Number(n) => n.to_string(),
+        Value::String(s) => format!("\"{}\"", s.chars().take(MAX_SHOWN).collect::<String>()),
+        Value::Array(a) => format!("an array of {}", a.len()),
+        Value::Object(_) => "an object".into(),
+    }
+}
+
+/// Characters of a value that a message repeats.
+const MAX_SHOWN: usize = 40;
