@@ -99,6 +99,18 @@ pub enum GraphError {
         /// How they lie.
         got: String,
     },
+    /// A value that a format can't hold.
+    #[error("`{param}`: element {at} is {value}, which {format} can't hold: its largest magnitude is {}", format.largest())]
+    Range {
+        /// The parameter.
+        param: String,
+        /// Its element.
+        at: usize,
+        /// The value.
+        value: f32,
+        /// The format that was asked for.
+        format: smallmind_kernels::Format,
+    },
     /// Memory that the plan touches was not given to the run, or is of another size.
     #[error("the plan needs {what} of {need} elements, the run was given {got}")]
     Binding {

@@ -10,7 +10,7 @@ use smallmind_kernels::matmul::{pack_weight, pack_weight_as, pack_weight_scratch
 use smallmind_kernels::{Format, Mat};
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
-use crate::op::Op;
+use crate::op::{Index, Op};
 use crate::{Buffer, Graph, GraphError, Layout, ParamId, ParamSpec, Params};
 
 /// The order in which the elements of a parameter lie.
@@ -43,9 +43,9 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// For the parameters of `graph`, read by `isa`. Weights that only linear layers, losses and embeddings read are packed, in `weights`; tables that only
-    /// embeddings of tokens read are stored in `weights`; so long as their rows are whole blocks of that format, and else in F16. All other
-    /// parameters (norms, biases, position embeddings) stay rows of `f32`.
+    /// Packs every weight that only linear layers, losses and embeddings of tokens read, and stores it in `weights`. A table that only embeddings of
+    /// tokens read is packed too, unless `weights` is F32. If a row is not whole blocks of `weights`, the parameter is stored in F16. All else (norms,
+    /// biases, position embeddings) stays rows of `f32`. `isa` will read them.
     ///
     /// # Errors
     /// An instruction set that this CPU lacks; a parameter beyond memory.
@@ -58,20 +58,30 @@ impl Storage {
     ///
     /// # Errors
     /// [`GraphError::Storage`].
-    pub(crate) fn check(&self, graph: &Graph) -> Result<(), GraphError> {
+    pub(crate) fn check(&self, graph: &Graph, isa: IsaKind) -> Result<(), GraphError> {
         let refuse = |need: String| Err(GraphError::Storage { need, got: self.to_string() });
+        if self.isa != isa {
+            return refuse(format!("packed for {}", isa.name()));
+        }
         if !self.fits(graph.params()) {
             return refuse("of another graph".to_owned());
         }
         for node in graph.nodes() {
             for id in node.op.params() {
-                let reads_strips = multiplies(&node.op, id) || matches!(node.op, Op::Embedding { .. });
+                let reads_strips = multiplies(&node.op, id) || looks_up(&node.op);
                 if self.get(id).order == Order::Strips && !reads_strips {
                     return refuse(format!("of `{}` in rows", node.path));
                 }
             }
         }
         Ok(())
+    }
+
+    fn check_fits(&self, params: &Params) -> Result<(), GraphError> {
+        if self.fits(params) {
+            return Ok(());
+        }
+        Err(GraphError::Storage { need: self.to_string(), got: "for another graph".to_owned() })
     }
 
     /// Whether parameters are those that it was made for.
@@ -108,7 +118,7 @@ impl Storage {
 }
 
 impl fmt::Display for Storage {
-    /// Such as `53 packed for avx512, 212 in rows; bf16 270 MB, f32 1 MB`.
+    /// Such as `121 packed for avx512, 61 in rows; 140544 bytes in f32, 269119488 bytes in bf16`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let packed = self.params.iter().filter(|stored| stored.order == Order::Strips).count();
         write!(f, "{packed} packed for {}, {} in rows", self.isa.name(), self.params.len() - packed)?;
@@ -124,6 +134,11 @@ impl fmt::Display for Storage {
 /// Whether an operation multiplies rows by the parameter, and reads nothing else of it.
 fn multiplies(op: &Op, id: ParamId) -> bool {
     matches!(*op, Op::Linear { weight, .. } | Op::LinearCrossEntropy { weight } if weight == id)
+}
+
+/// Whether an operation looks up the rows of tokens.
+fn looks_up(op: &Op) -> bool {
+    matches!(op, Op::Embedding { index: Index::Tokens, .. })
 }
 
 struct Choose<'a> {
@@ -142,7 +157,7 @@ impl WithIsa for Choose<'_> {
         for node in self.graph.nodes() {
             for id in node.op.params() {
                 let multiplies = multiplies(&node.op, id);
-                let looks_up = matches!(node.op, Op::Embedding { .. });
+                let looks_up = looks_up(&node.op);
                 multiplied[id.index()] |= multiplies;
                 looked_up[id.index()] |= looks_up;
                 read_otherwise[id.index()] |= !multiplies && !looks_up;
@@ -150,7 +165,7 @@ impl WithIsa for Choose<'_> {
         }
         let stored = |(id, spec): (ParamId, &ParamSpec)| -> Result<Stored, GraphError> {
             let (i, shape) = (id.index(), [spec.rows, spec.cols]);
-            let narrow = self.weights != Format::F32 && looked_up[i] && spec.rows > 1;
+            let narrow = self.weights != Format::F32 && looked_up[i];
             if read_otherwise[i] || !(multiplied[i] || narrow) {
                 return Ok(Stored { format: Format::F32, order: Order::Rows, shape, words: spec.len() });
             }
@@ -183,27 +198,32 @@ impl ParamStore {
     pub fn new(params: &Params, storage: Arc<Storage>, values: Buffer) -> Result<Self, GraphError> {
         let layout = params.layout();
         check_len(&layout, values.len())?;
-        if !storage.fits(params) {
-            return Err(GraphError::Storage { need: storage.to_string(), got: "for another graph".to_owned() });
+        if !storage.is_f32() {
+            return Self::of_rows(params, storage, &values);
         }
-        let places = |(i, (id, spec)): (usize, (ParamId, &ParamSpec))| match storage.is_f32() {
-            true => (0, layout.offset(id)..layout.offset(id) + spec.len()),
-            false => (i, 0..storage.get(id).words),
-        };
-        let mut store = Self {
-            places: params.iter().enumerate().map(places).collect(),
-            params: params.clone(),
-            buffers: vec![],
-            storage,
-        };
-        if store.storage.is_f32() {
-            store.buffers.push(values);
-            store.pack()?;
-        } else {
-            let words = store.storage.params.iter().map(|stored| stored.words);
-            store.buffers = words.map(Buffer::zeroed).collect::<Result<_, _>>()?;
-            store.convert(&values)?;
+        storage.check_fits(params)?;
+        let places = params.iter().map(|(id, spec)| (0, layout.offset(id)..layout.offset(id) + spec.len())).collect();
+        let mut store = Self { places, params: params.clone(), buffers: vec![values], storage };
+        store.pack()?;
+        Ok(store)
+    }
+
+    /// [`ParamStore::new`] with a copy of `rows`, laid out flat as `params` are.
+    ///
+    /// # Errors
+    /// As [`ParamStore::new`].
+    pub fn of_rows(params: &Params, storage: Arc<Storage>, rows: &[f32]) -> Result<Self, GraphError> {
+        check_len(&params.layout(), rows.len())?;
+        if storage.is_f32() {
+            let mut copy = Buffer::zeroed(rows.len())?;
+            copy.copy_from_slice(rows);
+            return Self::new(params, storage, copy);
         }
+        storage.check_fits(params)?;
+        let buffers = storage.params.iter().map(|stored| Buffer::zeroed(stored.words)).collect::<Result<_, _>>()?;
+        let places = storage.params.iter().enumerate().map(|(i, stored)| (i, 0..stored.words)).collect();
+        let mut store = Self { places, params: params.clone(), buffers, storage };
+        store.convert(rows)?;
         Ok(store)
     }
 
@@ -279,6 +299,14 @@ impl WithIsa for Convert<'_> {
     fn call<I: Isa>(self, isa: I) -> Self::Output {
         let Self { store: ParamStore { params, storage, buffers, .. }, rows } = self;
         let layout = params.layout();
+        for (id, spec) in params.iter() {
+            let (rows, format) = (&rows[layout.offset(id)..][..spec.len()], storage.get(id).format);
+            let beyond = |x: &f32| x.is_nan() || x.abs() > format.largest();
+            if let Some(at) = rows.iter().position(beyond).filter(|_| format != Format::F32) {
+                let (param, value) = (spec.name.clone(), rows[at]);
+                return Err(GraphError::Range { param, at, value, format });
+            }
+        }
         for ((id, spec), words) in params.iter().zip(buffers) {
             let rows = &rows[layout.offset(id)..][..spec.len()];
             match storage.get(id).format {

@@ -15,6 +15,7 @@ use common::memory::{Memory, Runner};
 use common::model::{Family, Head, Model};
 use common::rng::Rng;
 use smallmind_graph::{Batch, Graph, Limits, Plan, PlanOptions, Probe, Scalars, Workers, fuse, grad, update_graph};
+use smallmind_kernels::Format;
 use smallmind_simd::IsaKind;
 
 /// Makes workers take turns: within each stretch of steps between two barriers, one worker does all its work, then the next.
@@ -116,15 +117,18 @@ struct Case {
     what: String,
     graph: Graph,
     limits: Limits,
-    /// Whether its plans read parameters packed.
-    packed: bool,
+    /// The format in which its plans read weights packed; none where they read parameters flat.
+    packed: Option<Format>,
     batches: Vec<Batch>,
 }
 
 impl Case {
     fn runner(&self, threads: usize) -> Runner {
-        let new = if self.packed { Runner::packed } else { Runner::new };
-        new(self.graph.clone(), self.limits, threads, IsaKind::best())
+        let (graph, limits, isa) = (self.graph.clone(), self.limits, IsaKind::best());
+        match self.packed {
+            Some(format) => Runner::stored(graph, limits, threads, isa, format),
+            None => Runner::new(graph, limits, threads, isa),
+        }
     }
 }
 
@@ -139,7 +143,7 @@ fn cases() -> Vec<Case> {
         let training = grad(&model.graph(Head::Loss).unwrap(), "loss").unwrap();
         let graph = if case % 2 == 0 { fuse(&training) } else { training };
         let batch = batches::training(rng, model.vocab, &limits);
-        cases.push(Case { what: format!("training {model:?}"), graph, limits, packed: false, batches: vec![batch] });
+        cases.push(Case { what: format!("training {model:?}"), graph, limits, packed: None, batches: vec![batch] });
 
         let graph = fuse(&model.graph(Head::Cached).unwrap());
         // A batch that fills the plan first: in a smaller one values may lie apart that touch in a large one.
@@ -155,7 +159,13 @@ fn cases() -> Vec<Case> {
             batch.want_all();
             chunks.push(batch);
         }
-        cases.push(Case { what: format!("inference {model:?}"), graph, limits, packed: true, batches: chunks });
+        cases.push(Case {
+            what: format!("inference {model:?}"),
+            graph,
+            limits,
+            packed: Some(Format::F32),
+            batches: chunks,
+        });
     }
     // Tokens after more keys than a block, whose outputs are added up in a second step.
     let model = Model { context: 1100, ..Model::random(Family::Llama, 2) };
@@ -171,20 +181,32 @@ fn cases() -> Vec<Case> {
     let decode = sequence(1, 600, 1, decode);
     chunks.push(sequence(2, 0, 2, decode));
     let graph = fuse(&model.graph(Head::Cached).unwrap());
-    cases.push(Case { what: format!("long caches {model:?}"), graph, limits, packed: true, batches: chunks });
+    cases.push(Case {
+        what: format!("long caches {model:?}"),
+        graph,
+        limits,
+        packed: Some(Format::F32),
+        batches: chunks,
+    });
 
     // Gradients made by chunks of rows, read by workers' shares of all rows.
     let limits = Limits { tokens: 300, outputs: 0, spans: 3, context: 120, slots: 0 };
     let graph = fuse(&grad(&chunked(MANY, 33).unwrap(), "loss").unwrap());
     let batch = batches::training(&mut Rng::new(8), MANY, &limits);
-    cases.push(Case { what: "chunks".into(), graph, limits, packed: false, batches: vec![batch] });
+    cases.push(Case { what: "chunks".into(), graph, limits, packed: None, batches: vec![batch] });
+
+    // Rows enough for workers to quantize their own, in several chunks of the loss.
+    let graph = chunked(MANY, 64).unwrap();
+    let limits = Limits { tokens: 300, outputs: 0, spans: 4, context: 100, slots: 0 };
+    let batch = batches::training(&mut Rng::new(6), MANY, &limits);
+    cases.push(Case { what: "bytes".into(), graph, limits, packed: Some(Format::Q8_0), batches: vec![batch] });
 
     let model = Model::random(Family::Gpt2, 4);
     let params = model.graph(Head::Loss).unwrap().params().clone();
     let adamw = smallmind_graph::op::AdamWSpec { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
     let limits = Limits { tokens: 0, outputs: 0, spans: 0, context: 0, slots: 0 };
     let graph = update_graph(params, adamw, 0.1).unwrap();
-    cases.push(Case { what: "update".into(), graph, limits, packed: false, batches: vec![Batch::default(); 2] });
+    cases.push(Case { what: "update".into(), graph, limits, packed: None, batches: vec![Batch::default(); 2] });
     cases
 }
 

@@ -479,3 +479,36 @@ fn impossible_plans_are_errors() {
         assert!(matches!(error, Err(GraphError::Cache(_))), "{layers:?}: {error:?}");
     }
 }
+
+#[test]
+fn storages_that_a_plan_can_not_read_and_values_that_a_format_can_not_hold_are_refused() {
+    let graph = small(Head::Cached);
+    let limits = Limits { tokens: 4, outputs: 4, spans: 2, context: 8, slots: 2 };
+    let best = IsaKind::best();
+    let storage = Arc::new(Storage::of(&graph, best, Format::Bf16).unwrap());
+    for &isa in IsaKind::available().iter().filter(|isa| **isa != best) {
+        let options = PlanOptions { limits, threads: 1, isa, storage: Some(storage.clone()) };
+        assert!(matches!(Plan::new(graph.clone(), options), Err(GraphError::Storage { .. })), "{isa}");
+    }
+    // Of training graphs the gradients read weights in rows.
+    let training = grad(&small(Head::Loss), "loss").unwrap();
+    let of_loss = Arc::new(Storage::of(&small(Head::Loss), best, Format::F32).unwrap());
+    let options = PlanOptions::stored(Limits { outputs: 0, slots: 0, ..limits }, 1, of_loss);
+    assert!(matches!(Plan::new(training, options), Err(GraphError::Storage { .. })));
+
+    let id = graph.params().find("qkv.weight").unwrap();
+    let at = graph.params().layout().offset(id) + 2;
+    for format in [Format::F16, Format::Bf16, Format::Q8_0] {
+        let storage = Arc::new(Storage::of(&graph, best, format).unwrap());
+        let stored = storage.get(id).format;
+        let mut values = vec![0.25; graph.params().layout().len()];
+        let mut store = ParamStore::of_rows(graph.params(), storage, &values).unwrap();
+        for bad in [f32::NAN, f32::INFINITY, -2.0 * stored.largest()] {
+            values[at] = bad;
+            let error = store.set(&values).unwrap_err();
+            assert!(matches!(&error, GraphError::Range { param, at: 2, .. } if param == "qkv.weight"), "{error}");
+        }
+        values[at] = stored.largest();
+        store.set(&values).unwrap();
+    }
+}

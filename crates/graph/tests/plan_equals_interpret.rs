@@ -4,16 +4,18 @@
 mod common;
 
 use common::batches::{self, Conversation};
-use common::build::{MANY, chunked};
+use common::build::{MANY, chunked, matrix};
 use common::close::{Bound, Tensors, assert_close, assert_close_wide, bits, wide};
 use common::memory::{Memory, Runner, interpreted_grads, named};
 use common::model::{Family, Head, Model};
 use common::rng::Rng;
 use smallmind_graph::interpret::Interpreter;
-use smallmind_graph::op::AdamWSpec;
-use smallmind_graph::{Batch, CLIP, Graph, Limits, Op, Params, Scalars, Storage, fuse, grad, update_graph};
+use smallmind_graph::op::{AdamWSpec, Index};
+use smallmind_graph::{
+    Batch, CLIP, Graph, GraphBuilder, Limits, Op, Params, Scalars, Storage, fuse, grad, update_graph,
+};
 use smallmind_kernels::Format;
-use smallmind_kernels::reference::formats::stored;
+use smallmind_kernels::reference::formats::{quantized, stored};
 use smallmind_simd::IsaKind;
 
 /// Losses, hidden values and logits in `f32` against the interpreter's `f64`.
@@ -373,9 +375,10 @@ fn inference_with_stored_weights() {
 #[test]
 fn losses_with_stored_weights() {
     const BYTES: Bound = Bound { relative: 0.02, of_all: 0.02 };
-    let (vocab, d) = (MANY, 32);
+    // Rows enough for workers to quantize their own, of several blocks.
+    let (vocab, d) = (MANY, 96);
     let graph = chunked(vocab, d).unwrap();
-    let limits = Limits { tokens: 150, outputs: 0, spans: 4, context: 100, slots: 0 };
+    let limits = Limits { tokens: 300, outputs: 0, spans: 4, context: 100, slots: 0 };
     let batch = batches::training(&mut Rng::new(5), vocab, &limits);
     let start = Memory::new(graph.params(), 7);
     for &isa in IsaKind::available() {
@@ -394,6 +397,55 @@ fn losses_with_stored_weights() {
             interpreter.run(&graph, &batch, &Scalars::default());
             let want = vec![("loss".to_owned(), interpreter.result(&graph, "loss").unwrap().data.clone())];
             assert_close(&what, &found, &want, if format == Format::Q8_0 { BYTES } else { VALUES });
+        }
+    }
+}
+
+/// Products with bytes against their exact twin: what rows and weights are quantized to, multiplied in `f64`. Rows that one worker quantizes and rows
+/// that all do, with a residual in the product.
+#[test]
+fn products_of_bytes_are_those_of_what_is_stored() {
+    const EXACT: Bound = Bound { relative: 2e-6, of_all: 2e-6 };
+    let (vocab, d, n) = (50, 160, 75);
+    let mut b = GraphBuilder::new();
+    let table = matrix(&mut b, "wte", vocab, d, 1.0).unwrap();
+    let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap();
+    let residual = matrix(&mut b, "residual", vocab, n, 1.0).unwrap();
+    let residual = b.value_of(Op::Embedding { table: residual, index: Index::Tokens }, &[]).unwrap();
+    let weight = matrix(&mut b, "weight", n, d, 1.0).unwrap();
+    let y = b.value_of(Op::Linear { weight, bias: None }, &[x, residual]).unwrap();
+    b.result("y", y);
+    let graph = b.finish();
+    let limits = Limits { tokens: 130, outputs: 0, spans: 1, context: 130, slots: 0 };
+    let start = Memory::new(graph.params(), 11);
+    for tokens in [1, 3, 130] {
+        let ids = batches::tokens(&mut Rng::new(tokens as u64), tokens, vocab);
+        let mut batch = Batch::with_capacity(&limits);
+        batch.push(&ids, 0, 0);
+        for &isa in IsaKind::available() {
+            let storage = Storage::of(&graph, isa, Format::Q8_0).unwrap();
+            let formats: Vec<Format> = graph.params().iter().map(|(id, _)| storage.get(id).format).collect();
+            assert_eq!(formats, [Format::Q8_0, Format::F16, Format::Q8_0], "rows of 75 are not whole blocks");
+            let rounded = as_stored(&graph, &storage, &start.params);
+            let values = named(graph.params(), &rounded);
+            let row = |param: usize, i: usize, len: usize| &values[param].1[i * len..(i + 1) * len];
+            let element = |(token, j): (u32, usize)| {
+                let x = quantized(row(0, token as usize, d));
+                let w = row(2, j, d).iter().map(|w| f64::from(*w));
+                x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>() + f64::from(row(1, token as usize, n)[j])
+            };
+            let want: Vec<f64> = ids.iter().flat_map(|id| (0..n).map(move |j| (*id, j))).map(element).collect();
+            let run = |threads| {
+                let mut runner = Runner::stored(graph.clone(), limits, threads, isa, Format::Q8_0);
+                let mut memory = start.clone().for_plan(runner.plan());
+                runner.run(&batch, &Scalars::default(), &mut memory);
+                vec![("y".to_owned(), runner.result("y"))]
+            };
+            let found = run(1);
+            assert_close(&format!("{tokens} tokens, {isa}"), &found, &vec![("y".to_owned(), want)], EXACT);
+            for threads in [2, 3] {
+                same_bits(&found, &run(threads), &format!("{tokens} tokens, {threads} threads, {isa}"));
+            }
         }
     }
 }

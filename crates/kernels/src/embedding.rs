@@ -26,10 +26,10 @@ pub fn embedding<I: Isa>(isa: I, table: Mat, ids: &[u32], mut out: MatMut) {
 ///
 /// # Panics
 /// As [`embedding`].
-pub fn embedding_packed<I: Isa>(isa: I, table: PackedWeight, ids: &[u32], mut out: MatMut) {
+pub fn embedding_packed(table: PackedWeight, ids: &[u32], mut out: MatMut) {
     assert_eq!((ids.len(), table.rows()), (out.rows(), out.cols()), "the shape of the embedded tokens");
     for (r, &id) in ids.iter().enumerate() {
-        table.copy_column(isa, id as usize, out.row_mut(r));
+        table.copy_column(id as usize, out.row_mut(r));
     }
 }
 

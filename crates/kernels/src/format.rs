@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use half::{bf16, f16};
+
 /// How the elements of a weight are stored. All arithmetic on them is in `f32`, or in bytes with sums in `i32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
@@ -49,6 +51,16 @@ impl Format {
             Self::F32 => Block { elements: 1, bytes: 4 },
             Self::F16 | Self::Bf16 => Block { elements: 1, bytes: 2 },
             Self::Q8_0 => Block { elements: 32, bytes: 34 },
+        }
+    }
+
+    /// The largest magnitude of an element of a weight in this format.
+    pub fn largest(self) -> f32 {
+        match self {
+            Self::F32 => f32::MAX,
+            Self::F16 => f16::MAX.to_f32(),
+            Self::Bf16 => bf16::MAX.to_f32(),
+            Self::Q8_0 => 127.0 * f16::MAX.to_f32(),
         }
     }
 

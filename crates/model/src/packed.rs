@@ -49,9 +49,7 @@ impl Model {
     pub fn store_for(&self, purpose: Purpose, isa: IsaKind, weights: Format) -> Result<ParamStore, ModelError> {
         let graph = architecture::graph(self.config(), purpose)?;
         let storage = Arc::new(Storage::of(&graph, isa, weights)?);
-        let mut copy = Buffer::zeroed(self.weights().len())?;
-        copy.copy_from_slice(self.weights());
-        Ok(ParamStore::new(graph.params(), storage, copy)?)
+        Ok(ParamStore::of_rows(graph.params(), storage, self.weights())?)
     }
 }
 
@@ -66,9 +64,9 @@ impl PackedModel {
     /// # Errors
     /// More or fewer weights than it has, or too little memory.
     pub fn with_weights(&self, weights: &[f32]) -> Result<Self, ModelError> {
-        let mut copy = Buffer::zeroed(weights.len())?;
-        copy.copy_from_slice(weights);
-        Self::new(self.config.clone(), self.graph.clone(), self.weights.storage().clone(), copy)
+        let (config, graph) = (self.config.clone(), self.graph.clone());
+        let weights = ParamStore::of_rows(graph.params(), self.storage().clone(), weights)?;
+        Ok(Self { config, graph, weights })
     }
 
     /// Gives it other weights, laid out as [`Model::weights`].

@@ -30,7 +30,7 @@ impl<I: Isa> Lowering<'_, I> {
             let out = frame.mat_mut(&y, rows.clone(), 0..y.cols);
             let ids = &ids(frame.batch, index)[rows];
             match packed {
-                Some(format) => embedding_packed(isa, packed_weight(isa, frame, &table, format), ids, out),
+                Some(format) => embedding_packed(packed_weight(isa, frame, &table, format), ids, out),
                 None => embedding(isa, frame.mat(&table), ids, out),
             }
         });

@@ -136,7 +136,7 @@ impl Plan {
     /// Instruction sets that this CPU lacks; sizes beyond memory; layers of one cache that disagree.
     pub fn new(graph: Graph, options: PlanOptions) -> Result<Plan, GraphError> {
         let PlanOptions { limits, threads, isa, storage } = options;
-        storage.as_ref().map_or(Ok(()), |storage| storage.check(&graph))?;
+        storage.as_ref().map_or(Ok(()), |storage| storage.check(&graph, isa))?;
         isa.with(Planner { graph, limits, threads: threads.max(1), storage })?
     }
 

@@ -1,8 +1,8 @@
 //! Weights in `f16` and `bf16`, in strips: as the packed weights of `f32`, with half the bytes.
 //!
-//! A strip is `[depth, lanes]` elements of 16 bits. Rows of the weight that fill no strip are filled up with zeros. Few rows of an output read
-//! the strips where they lie, each vector widened on its way into the multiply-adds; for more rows a panel is widened once, into scratch,
-//! and multiplied as a panel of `f32`. Either way an element of the output is the same chain of multiply-adds.
+//! A strip is `[depth, lanes]` elements of 16 bits. The last strip is padded with zeros. Up to [`DIRECT_ROWS`] rows of an output read the strips in
+//! place, each vector widened on its way into the multiply-adds; for more rows a panel is widened once into scratch, and multiplied as a panel of
+//! `f32`. Either way an element of the output is the same chain of multiply-adds.
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
@@ -14,7 +14,7 @@ use smallmind_simd::Isa;
 use super::tile::Tile;
 use crate::{Format, Mat};
 
-/// The most rows of an output that read strips where they lie: fitted to the time that widening a panel takes.
+/// Up to this many rows of an output read strips in place: widening a panel takes about as long as multiplying two rows by it.
 pub(super) const DIRECT_ROWS: usize = 4;
 
 /// An element of 16 bits.
@@ -79,21 +79,23 @@ pub(super) struct HalfStrips<'a> {
     strip: usize,
     depth: usize,
     cols: usize,
+    /// Columns of a strip.
+    lanes: usize,
     /// [`Format::F16`] or [`Format::Bf16`].
     format: Format,
     borrow: PhantomData<&'a [f32]>,
 }
 
 impl<'a> HalfStrips<'a> {
-    /// The strips of `I` in `words`, for `cols` columns and those that fill the last strip.
+    /// The strips of `lanes` columns in `words`, for `cols` columns and those that fill the last strip.
     ///
     /// # Panics
     /// If they have another length, or another format.
-    pub fn new<I: Isa>(_isa: I, words: &'a [f32], format: Format, depth: usize, cols: usize) -> Self {
+    pub fn new(words: &'a [f32], format: Format, lanes: usize, depth: usize, cols: usize) -> Self {
         assert!(matches!(format, Format::F16 | Format::Bf16), "{format} has no elements of 16 bits");
-        let len = cols.next_multiple_of(I::LANES) * depth / 2;
+        let len = cols.next_multiple_of(lanes) * depth / 2;
         assert!(words.len() == len, "strips [{depth}, {cols}] in {} words", words.len());
-        Self { start: words.as_ptr().cast(), strip: I::LANES * depth, depth, cols, format, borrow: PhantomData }
+        Self { start: words.as_ptr().cast(), strip: lanes * depth, depth, cols, lanes, format, borrow: PhantomData }
     }
 
     /// The format of the elements.
@@ -105,18 +107,18 @@ impl<'a> HalfStrips<'a> {
     ///
     /// # Panics
     /// If it leaves the factor or begins within a strip.
-    pub fn window(self, lanes: usize, depth: &Range<usize>, cols: &Range<usize>) -> Self {
+    pub fn window(self, depth: &Range<usize>, cols: &Range<usize>) -> Self {
         assert!(depth.start <= depth.end && depth.end <= self.depth, "steps {depth:?} of {}", self.depth);
         assert!(cols.start <= cols.end && cols.end <= self.cols, "columns {cols:?} of {}", self.cols);
-        assert!(cols.start.is_multiple_of(lanes), "columns {cols:?} cut a strip");
-        let start = self.start.wrapping_add(cols.start / lanes * self.strip + depth.start * lanes);
+        assert!(cols.start.is_multiple_of(self.lanes), "columns {cols:?} cut a strip");
+        let start = self.start.wrapping_add(cols.start / self.lanes * self.strip + depth.start * self.lanes);
         Self { start, depth: depth.len(), cols: cols.len(), ..self }
     }
 
     /// `base` with these strips, a panel of them, as its B. Its offsets count words of two elements.
-    pub fn tile<E>(&self, lanes: usize, base: Tile<E>) -> Tile<E> {
+    pub fn tile<E>(&self, base: Tile<E>) -> Tile<E> {
         debug_assert_eq!([self.depth, self.cols], [base.k, base.cols], "a panel of strips");
-        Tile { b: self.start.cast(), b_stride: lanes / 2, b_vector: self.strip / 2, ..base }
+        Tile { b: self.start.cast(), b_stride: self.lanes / 2, b_vector: self.strip / 2, ..base }
     }
 
     /// Widens a panel of strips into `panel` `[depth, columns rounded up to whole vectors]`.
@@ -137,6 +139,7 @@ impl<'a> HalfStrips<'a> {
     /// # Safety
     /// As [`HalfStrips::widen`].
     unsafe fn widen_as<I: Isa, H: Half>(&self, isa: I, panel: *mut f32) {
+        assert!(self.lanes == I::LANES, "strips of {} columns, vectors of {}", self.lanes, I::LANES);
         let vectors = self.cols.div_ceil(I::LANES);
         isa.vectorize(
             #[inline(always)]
@@ -156,12 +159,12 @@ impl<'a> HalfStrips<'a> {
     }
 
     /// Copies column `j` to `out` `[depth]`.
-    pub fn copy_column(&self, lanes: usize, j: usize, out: &mut [f32]) {
+    pub fn copy_column(&self, j: usize, out: &mut [f32]) {
         assert!(j < self.cols && out.len() == self.depth, "column {j} of {} to {} elements", self.cols, out.len());
         let widen = if self.format == Format::F16 { f16::widen } else { bf16::widen };
         for (p, x) in out.iter_mut().enumerate() {
             // SAFETY: step p of the strip of column j, which is one of the factor's.
-            *x = widen(unsafe { *self.start.add(j / lanes * self.strip + p * lanes + j % lanes) });
+            *x = widen(unsafe { *self.start.add(j / self.lanes * self.strip + p * self.lanes + j % self.lanes) });
         }
     }
 }
@@ -180,6 +183,7 @@ pub(super) fn pack<I: Isa>(isa: I, format: Format, weight: Mat, words: &mut [f32
 
 fn pack_as<I: Isa, H: Half>(isa: I, weight: Mat, words: &mut [f32]) {
     let (n, k) = (weight.rows(), weight.cols());
+    const { assert!(I::LANES <= MAX_LANES) };
     assert!(words.len() == n.next_multiple_of(I::LANES) * k / 2, "a weight [{n}, {k}] in {} words", words.len());
     isa.vectorize(
         #[inline(always)]

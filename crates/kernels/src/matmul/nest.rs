@@ -51,7 +51,7 @@ impl<T: Copy> Right<'_, T> {
         match self {
             Self::Operand(b) => Self::Operand(b.rows_range(depth.clone()).cols_range(columns.clone())),
             Self::Strips(b) => Self::Strips(b.window::<P>(depth, columns)),
-            Self::Half(b) => Self::Half(b.window(P::Isa::LANES, depth, columns)),
+            Self::Half(b) => Self::Half(b.window(depth, columns)),
         }
     }
 }
@@ -165,7 +165,7 @@ pub(super) fn run<P: Arithmetic>(arithmetic: P, whole: Block<P::Element>, scratc
                 let a = if packs { panel_a } else { null_mut() };
                 let packed = Packed { a, b: packed_b, keeps_b, has_b: keeps_b && rows.start > 0 };
                 // SAFETY: the scratch has room for panels of A of at most `max_block` elements, and behind them for those of an operand B;
-                // of strips nothing is packed.
+                // of strips of `f32` nothing is packed, those of 16 bits are widened where B's panels are.
                 unsafe { multiply_block(arithmetic, kernels, block, packed) };
             }
         }
@@ -279,7 +279,8 @@ unsafe fn multiply_panel<P: Arithmetic>(
     let (m, k, vectors) = (c.rows(), a.cols().div_ceil(P::STEP), c.cols().div_ceil(P::Isa::LANES));
     let base = base_tile(&c, &epilogue, k);
     // SAFETY: the caller's guarantee.
-    let (panel, first) = unsafe { panel_of(arithmetic, kernels, (b, reads_half(&b, a, m)), packed, m, base) };
+    let (panel, first) =
+        unsafe { panel_of(arithmetic, kernels, (b, packed.a.is_null() && reads_half(&b, a, m)), packed, m, base) };
     let packed_b = Tile { b: first.packed.cast_const(), b_stride: vectors * P::Isa::LANES * P::STEP, ..first };
     let mut ahead = Ahead::new([m, kernels.rows()], [k, vectors], P::Isa::LANES, first.b_vector);
     for rows in row_blocks(m, kernels.rows(), !packed.a.is_null()) {
@@ -320,7 +321,7 @@ unsafe fn panel_of<P: Arithmetic>(
             debug_assert_eq!(b.shape(), [base.k, base.cols], "a panel of strips");
             return (Panel::Strips, b.tile(P::Isa::LANES, base));
         }
-        Right::Half(b) if reads_half => return (Panel::Half(b.format()), b.tile(P::Isa::LANES, base)),
+        Right::Half(b) if reads_half => return (Panel::Half(b.format()), b.tile(base)),
         Right::Half(b) => {
             // SAFETY: the caller's guarantee.
             unsafe { b.widen(arithmetic.isa(), packed.b) };

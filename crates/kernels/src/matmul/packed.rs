@@ -34,11 +34,12 @@ pub struct PackedWeight<'a> {
 
 /// Words that a weight `[n, k]` takes when it is packed in `format`; `None` if its rows are not whole blocks, or for more than memory holds.
 pub fn packed_len<I: Isa>(_isa: I, format: Format, n: usize, k: usize) -> Option<usize> {
-    let strips = n.div_ceil(I::LANES);
+    // With room to count the bytes of a strip.
+    n.checked_next_multiple_of(I::LANES)?.checked_mul(k)?.checked_mul(4)?;
     match format {
-        Format::F32 => n.checked_mul(k),
+        Format::F32 => Some(n * k),
         _ if !format.divides(k) => None,
-        _ => strips.checked_mul(strip_words(format, I::LANES, k)),
+        _ => Some(n.div_ceil(I::LANES) * strip_words(format, I::LANES, k)),
     }
 }
 
@@ -82,6 +83,11 @@ impl<'a> PackedWeight<'a> {
         self.format
     }
 
+    /// Columns of a strip.
+    pub(super) fn lanes(self) -> usize {
+        self.lanes
+    }
+
     /// Its memory.
     pub(super) fn words(self) -> &'a [f32] {
         self.words
@@ -110,11 +116,11 @@ impl<'a> PackedWeight<'a> {
     ///
     /// # Panics
     /// If it has no such column or `out` is of another length.
-    pub fn copy_column<I: Isa>(self, isa: I, j: usize, out: &mut [f32]) {
+    pub fn copy_column(self, j: usize, out: &mut [f32]) {
         assert!(j < self.n && out.len() == self.k, "column {j} of {} to {} elements", self.n, out.len());
         match self.format {
             Format::F32 => self.copy_f32(j, out),
-            Format::F16 | Format::Bf16 => self.halves(isa).copy_column(self.lanes, j, out),
+            Format::F16 | Format::Bf16 => self.halves().copy_column(j, out),
             Format::Q8_0 => q8::copy_column(self.words, self.lanes, self.k, j, out),
         }
     }
@@ -129,8 +135,8 @@ impl<'a> PackedWeight<'a> {
         }
     }
 
-    fn halves<I: Isa>(self, isa: I) -> HalfStrips<'a> {
-        HalfStrips::new(isa, self.words, self.format, self.k, self.n)
+    fn halves(self) -> HalfStrips<'a> {
+        HalfStrips::new(self.words, self.format, self.lanes, self.k, self.n)
     }
 }
 
@@ -213,7 +219,7 @@ pub fn gemm_packed<I: Isa>(
         let window = b.cols_range(columns.clone());
         let strips = match b.format {
             Format::F32 => Right::Strips(Strips::new(isa, window.words, k, columns.len())),
-            Format::F16 | Format::Bf16 => Right::Half(window.halves(isa)),
+            Format::F16 | Format::Bf16 => Right::Half(window.halves()),
             Format::Q8_0 => panic!("a weight in q8_0 is multiplied by quantized rows"),
         };
         let (c, epilogue) = (c.reborrow().cols_range(columns.clone()), epilogue_of(&epilogue, &(0..m), &columns));

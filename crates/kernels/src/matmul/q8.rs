@@ -43,8 +43,8 @@ pub fn quantized_words(k: usize) -> usize {
 }
 
 /// Quantizes the rows of `x` `[tokens, k]`: `out` is `[tokens, quantized_words(k)]`. In each block the greatest magnitude becomes 127 or -127,
-/// the others are rounded to nearest, ties to even. A block with an element that is not finite has a scale that is not a number, and so is every
-/// product with it.
+/// the others are rounded to nearest, ties to even. If an element of a block is not finite, the block's scale is NaN, and so is every product
+/// with it.
 ///
 /// # Panics
 /// If the shapes disagree or `k` is no multiple of 32.
@@ -70,6 +70,7 @@ pub fn quantize_rows<I: Isa>(isa: I, x: Mat, mut out: MatMut) {
 /// Quantizes a block into its words; its scale, and the bits of what its sum begins with.
 #[inline(always)]
 fn quantize_block<I: Isa>(isa: I, block: &[f32], words: &mut [f32]) -> (f32, f32) {
+    const { assert!(I::LANES >= QUADS) };
     // Eight lanes of each quarter: a vector may have more.
     let quarter = |j: usize| isa.load_partial(&block[j * QUADS..(j + 1) * QUADS]);
     let parts = [quarter(0), quarter(1), quarter(2), quarter(3)];
@@ -89,7 +90,7 @@ fn quantize_block<I: Isa>(isa: I, block: &[f32], words: &mut [f32]) -> (f32, f32
         word = isa.or_i32(isa.shl_i32::<8>(word), isa.and_i32(byte, low));
     }
     isa.store_partial(isa.from_bits(word), words);
-    // Whole numbers of at most 32 · 127, exact; anything where the scale is not a number.
+    // Exact: a whole number of magnitude at most 32 · 127. Meaningless where the scale is NaN.
     let sum = isa.sum(isa.to_f32(sum)) as i32;
     (scale, f32::from_bits((-SHIFT).wrapping_mul(sum) as u32))
 }
@@ -171,6 +172,7 @@ pub(super) fn copy_column(words: &[f32], lanes: usize, k: usize, j: usize, out: 
 pub fn gemm_q8<I: Isa>(isa: I, x: Mat, w: PackedWeight, c: MatMut, epilogue: Epilogue) {
     let (m, n, k) = (c.rows(), c.cols(), w.rows());
     assert!(w.format() == Format::Q8_0, "a weight in {}", w.format());
+    assert!(w.lanes() == I::LANES, "strips of {} columns, vectors of {}", w.lanes(), I::LANES);
     assert!(x.rows() == m, "X has {} rows, C has {m}", x.rows());
     assert!(x.cols() == quantized_words(k), "X has {} words, W has {k} columns", x.cols());
     assert!(w.cols() == n, "W has {} rows, C has {n} columns", w.cols());

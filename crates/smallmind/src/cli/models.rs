@@ -37,7 +37,7 @@ pub struct WeightsArg {
 
 fn format_parser() -> impl TypedValueParser<Value = Format> {
     let names = PossibleValuesParser::new(Format::ALL.map(Format::name));
-    names.map(|name| Format::from_name(&name).unwrap_or(Format::F32))
+    names.try_map(|name| Format::from_name(&name).ok_or("there is no such format"))
 }
 
 /// What of a model's files is passed over.

@@ -27,7 +27,7 @@ fn rows_come_back<I: Isa>(isa: I) {
         let mut found = vec![f32::NAN; n * k];
         let ids: Vec<u32> = (0..n as u32).collect();
         let table = PackedWeight::new(isa, format, &words, n, k);
-        embedding_packed(isa, table, &ids, MatMut::new(&mut found, n, k));
+        embedding_packed(table, &ids, MatMut::new(&mut found, n, k));
         let same = |(x, y): (&f32, &f64)| f64::from(*x) == f64::from(*y as f32);
         assert!(found.iter().zip(&expected).all(same), "{} {format} [{n}, {k}]", I::KIND);
         // A parameter takes its format's bytes, but for rows that fill the last strip.
@@ -176,4 +176,60 @@ fn a_block_is_quantized_as_ggml_does() {
     assert_eq!(values[..6], [127, -127, 1, -1, 2, 2]);
     let (scale, values) = quantize_weight(&[0.0; 32]);
     assert_eq!((scale.to_f32(), values), (0.0, [0; 32]));
+}
+
+/// Many rows with a scattered A, which is packed: the last block of them has few rows.
+#[test]
+fn few_rows_behind_many_are_multiplied_as_many() {
+    fn check<I: Isa>(isa: I) {
+        let (n, k) = (8 * kernels::<I>().width(), 1024);
+        let rows =
+            kernels::<I>().max_block / kernels::<I>().max_depth / kernels::<I>().a_panel() * kernels::<I>().a_panel();
+        // Blocks are nearly equal in whole panels: as many rows more as leave few for the last.
+        for m in (rows + 1..rows * 40).filter(|m| last_block::<I>(*m, k) <= 4).take(1) {
+            let mut noise = Noise(m as u64);
+            let mut problem = problem(&mut noise, [m, n, k], [Layout::Normal, Layout::Transposed], 0);
+            problem.a = Buffer::with_stride(&mut noise, m, k, k + 3, f32::NAN);
+            let whole = [problem.whole()];
+            check_halves(isa, &mut problem, &whole, &format!("{m}x{n}x{k}"));
+        }
+    }
+    struct Check;
+    impl WithIsa for Check {
+        type Output = ();
+        fn call<I: Isa>(self, isa: I) {
+            check(isa);
+        }
+    }
+    IsaKind::best().with(Check).unwrap();
+}
+
+/// Rows of the last block of `m` rows of A.
+fn last_block<I: Isa>(m: usize, k: usize) -> usize {
+    let (kernels, depth) = (kernels::<I>(), k.div_ceil(k.div_ceil(kernels::<I>().max_depth)).next_multiple_of(16));
+    let most = kernels.max_block / depth / kernels.a_panel() * kernels.a_panel();
+    let count = m.div_ceil(most);
+    let piece = m.div_ceil(count).next_multiple_of(kernels.a_panel());
+    m - (count - 1) * piece
+}
+
+/// A weight that was packed for other lanes is refused, not read beyond its end.
+#[test]
+fn strips_of_another_width_are_refused() {
+    struct Multiply;
+    impl WithIsa for Multiply {
+        type Output = bool;
+        fn call<I: Isa>(self, isa: I) -> bool {
+            let scalar = smallmind_simd::Scalar::new();
+            let words = packed(scalar, Format::Q8_0, Mat::new(&[1.0; 8 * 32], 8, 32));
+            let w = PackedWeight::new(scalar, Format::Q8_0, &words, 8, 32);
+            let x = vec![0.0; quantized_words(32)];
+            let call = std::panic::AssertUnwindSafe(|| {
+                let mut y = [0.0; 8];
+                gemm_q8(isa, Mat::new(&x, 1, quantized_words(32)), w, MatMut::new(&mut y, 1, 8), Epilogue::default());
+            });
+            I::LANES == 8 || std::panic::catch_unwind(call).is_err()
+        }
+    }
+    assert!(IsaKind::available().iter().all(|isa| isa.with(Multiply).unwrap()));
 }

@@ -88,7 +88,7 @@ fn lookups<I: Isa>(isa: I) {
         let mut found = [vec![f32::NAN; n * k], vec![f32::NAN; n * k]];
         let [plain, of_packed] = &mut found;
         embedding(isa, Mat::new(&rows, n, k), &ids, MatMut::new(plain, n, k));
-        embedding_packed(isa, PackedWeight::new(isa, Format::F32, &packed, n, k), &ids, MatMut::new(of_packed, n, k));
+        embedding_packed(PackedWeight::new(isa, Format::F32, &packed, n, k), &ids, MatMut::new(of_packed, n, k));
         assert_eq!(found[0], found[1], "{} [{n}, {k}]", I::KIND);
     }
 }
@@ -97,7 +97,7 @@ fn lookups<I: Isa>(isa: I) {
 #[should_panic(expected = "column 16 of 16")]
 fn a_packed_table_has_no_row_beyond_its_last() {
     let table = PackedWeight::new(smallmind_simd::Scalar::new(), Format::F32, &[0.0; 64], 16, 4);
-    embedding_packed(smallmind_simd::Scalar::new(), table, &[16], MatMut::new(&mut [0.0; 4], 1, 4));
+    embedding_packed(table, &[16], MatMut::new(&mut [0.0; 4], 1, 4));
 }
 
 #[test]
