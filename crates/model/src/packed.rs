@@ -32,20 +32,18 @@ impl Model {
     /// position embeddings stay `f32`; rows that are not whole blocks of the format are stored as F16.
     ///
     /// # Errors
-    /// As [`Model::pack`]; too little memory for the converted weights beside those that are converted.
+    /// As [`Model::pack`]; a weight that the format can't hold; too little memory for the converted weights beside those that are converted.
     pub fn pack_as(self, isa: IsaKind, weights: Format) -> Result<PackedModel, ModelError> {
         let (config, values) = self.into_parts();
         let graph = architecture::graph(&config, Purpose::Generation)?;
         let storage = Arc::new(Storage::of(&graph, isa, weights)?);
         PackedModel::new(config, graph, storage, values)
     }
-}
 
-impl Model {
     /// A copy of the weights for plans of its graph for `purpose`, in another format: see [`Model::pack_as`].
     ///
     /// # Errors
-    /// An instruction set that this CPU lacks; too little memory.
+    /// As [`Model::pack_as`].
     pub fn store_for(&self, purpose: Purpose, isa: IsaKind, weights: Format) -> Result<ParamStore, ModelError> {
         let graph = architecture::graph(self.config(), purpose)?;
         let storage = Arc::new(Storage::of(&graph, isa, weights)?);
