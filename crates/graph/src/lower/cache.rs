@@ -1,68 +1,64 @@
-//! The key-value cache: how it lies in memory, appending to it, and attention over it.
+//! The key-value cache: appending to its pages, and attention over them.
 
 use std::ops::Range;
 
 use smallmind_kernels::attention::{
-    AttentionDecodeBlock, AttentionDecodeCombine, AttentionForward, DECODE_BLOCK, attention_decode_block,
-    attention_decode_combine, attention_decode_scratch_len, attention_forward_head, attention_forward_scratch_len,
+    BlockQueries, KEY_BLOCK, PAGE, append_to_page, attend_block, attend_block_scratch_len, fold, fold_end, fold_start,
+    page_len, partial_cols,
 };
-use smallmind_kernels::elementwise::copy;
 use smallmind_kernels::{Mat, MatMut, Part};
 use smallmind_simd::Isa;
 
 use crate::arena::{Frame, Sharing, Space, View};
 use crate::graph::Node;
 use crate::lower::attention::Deal;
-use crate::lower::{COL_GRANULE, Lowering, ROW_GRANULE};
+use crate::lower::{COL_GRANULE, Lowering, SHARED_ELEMENTS};
 use crate::op::Heads;
 use crate::plan::{Limits, Workers};
 use crate::{Rows, Span};
 
-/// A layer of the cache `[slots · parts · context, head_dim]`: the parts of a slot are the keys of each head, then the values of each. So what
-/// a head reads of a sequence is adjacent: with all heads side by side, every key of a wide model would lie in a page of its own.
+/// The most query rows that are worked on at once: few enough for their scores to stay in the second-level cache.
+const UNIT_ROWS: usize = 96;
+
+/// The most tokens of a span that is cut over keys as well: fewer than make units enough for all workers by themselves.
+const SHORT_SPAN: usize = 32;
+
+/// A layer of the cache: page after page, in each the keys and the values of one head after the other.
 #[derive(Clone, Copy)]
 struct Layer {
     view: View,
-    context: usize,
     heads: Heads,
 }
 
 impl Layer {
-    /// The rows of `positions` of a part of a slot.
-    fn rows(&self, slot: usize, part: usize, positions: Range<usize>) -> Range<usize> {
-        let first = (slot * 2 * self.heads.kv_heads + part) * self.context;
-        first + positions.start..first + positions.end
-    }
-
-    /// The keys and the values of a head at `positions` of a slot, `[positions, head_dim]` each.
-    fn read<'a>(
-        &self,
-        frame: &'a Frame<'_>,
-        slot: usize,
-        kv_head: usize,
-        positions: Range<usize>,
-    ) -> (Mat<'a>, Mat<'a>) {
-        let part = |part| frame.mat(&self.view).rows_range(self.rows(slot, part, positions.clone()));
-        (part(kv_head), part(self.heads.kv_heads + kv_head))
+    /// The elements of a head in a page.
+    fn page(&self, page: u32, kv_head: usize) -> Range<usize> {
+        let len = page_len(self.heads.head_dim);
+        let start = (page as usize * self.heads.kv_heads + kv_head) * len;
+        start..start + len
     }
 }
 
-/// Columns of what a block of keys gives for a head: the output, the maximum and the sum; whole cache lines.
-fn partial_cols(head_dim: usize) -> usize {
-    (head_dim + 2).next_multiple_of(COL_GRANULE)
+/// Tokens of a span that are worked on at once.
+fn unit_tokens(heads: Heads) -> usize {
+    (UNIT_ROWS / heads.group()).max(1)
 }
 
-/// Blocks of keys of a sequence, at most.
-fn key_blocks(context: usize) -> usize {
-    context.div_ceil(DECODE_BLOCK)
+/// Columns of what a block of keys gives for a head: whole cache lines.
+fn padded_partial_cols(head_dim: usize) -> usize {
+    partial_cols(head_dim).next_multiple_of(COL_GRANULE)
 }
 
-/// Rows and columns of what all blocks of keys give: a row for each sequence of one token and each head, side by side the blocks. None where
-/// one block holds all keys.
+/// Rows and columns of what blocks of keys give for the spans that are cut over keys: a row for each token and each head, side by side the
+/// blocks. None where one block holds all keys.
 pub(super) fn partials(heads: Heads, limits: &Limits) -> Option<(usize, usize)> {
-    let sequences = limits.spans.min(limits.tokens);
-    let cols = key_blocks(limits.context).saturating_mul(partial_cols(heads.head_dim));
-    (limits.context > DECODE_BLOCK).then(|| (sequences.saturating_mul(heads.heads), cols))
+    let cols = limits.context.div_ceil(KEY_BLOCK).saturating_mul(padded_partial_cols(heads.head_dim));
+    (limits.context > KEY_BLOCK).then(|| (partial_tokens(limits).saturating_mul(heads.heads), cols))
+}
+
+/// Tokens of a batch that can be cut over keys.
+fn partial_tokens(limits: &Limits) -> usize {
+    limits.tokens.min(limits.spans.max(SHORT_SPAN))
 }
 
 /// Attention over a layer of the cache.
@@ -72,135 +68,124 @@ struct Attend<I: Isa> {
     qkv: View,
     layer: Layer,
     out: View,
+    /// What blocks of keys give, and for how many tokens there is room.
+    partials: Option<(View, usize)>,
+}
+
+/// Adjacent tokens of a span, for the query heads that share a key/value head.
+struct Unit<'a> {
+    span: &'a Span,
+    /// Tokens, counted within the span.
+    tokens: Range<usize>,
+    kv_head: usize,
 }
 
 impl<I: Isa> Lowering<'_, I> {
     fn cache_layer(&self, layer: usize, heads: Heads) -> Layer {
         let Some(shape) = self.cache else { unreachable!("the planner gives every plan with cached layers a cache") };
-        let (rows, cols) = (shape.slots * 2 * heads.kv_heads * shape.context, heads.head_dim);
+        let (rows, cols) = (shape.pages * heads.kv_heads * 2 * PAGE, heads.head_dim);
         let view = View { space: Space::Cache, offset: shape.offset(layer), rows: Rows::Fixed(rows), cols };
-        Layer { view, context: shape.context, heads }
+        Layer { view, heads }
     }
 
+    /// Workers share the pages of spans by heads: tokens of one page lie in the same vectors.
     pub(super) fn cache_append(&mut self, node: &Node, layer: usize, heads: Heads) {
         let (isa, qkv) = (self.isa, self.view(node.inputs[0]));
         let layer = self.cache_layer(layer, heads);
-        let own = Sharing::OwnRows { first: 0, max: self.max_rows(&qkv), granule: ROW_GRANULE };
-        let accesses = vec![self.access(qkv, own, false), self.access(layer.view, Sharing::Mixed, true)];
+        let few = self.limits.tokens * 2 * heads.kv_cols() < SHARED_ELEMENTS;
+        let (workers, sharing) = if few { (Workers::First, Sharing::First) } else { (Workers::All, Sharing::Mixed) };
+        let accesses = vec![self.access(qkv, sharing, false), self.access(layer.view, sharing, true)];
         let run = move |frame: &Frame<'_>, part: Part| {
-            let own = part.range(frame.batch.len(), ROW_GRANULE);
+            let (qkv, mut deal) = (frame.mat(&qkv), Deal::new(part));
             for span in frame.batch.spans() {
-                let rows = span.start.max(own.start)..(span.start + span.len).min(own.end);
-                if rows.is_empty() {
-                    continue;
-                }
-                let first = span.past + (rows.start - span.start);
-                let kv = frame.mat(&qkv).rows_range(rows).cols_range(heads.q_cols()..heads.qkv_cols());
-                for part in 0..2 * heads.kv_heads {
-                    let to = layer.rows(span.slot, part, first..first + kv.rows());
-                    let cols = part * heads.head_dim..(part + 1) * heads.head_dim;
-                    copy(isa, kv.cols_range(cols), frame.mat_mut(&layer.view, to, 0..heads.head_dim));
+                let end = span.past + span.len;
+                for index in span.past / PAGE..end.div_ceil(PAGE) {
+                    let places = span.past.max(index * PAGE)..end.min((index + 1) * PAGE);
+                    let rows = span.start + places.start - span.past..span.start + places.end - span.past;
+                    for kv_head in (0..heads.kv_heads).filter(|_| deal.next()) {
+                        let page = layer.page(frame.batch.pages(span)[index], kv_head);
+                        let page = frame.slice_mut(&layer.view, page);
+                        let of = |cols| qkv.rows_range(rows.clone()).cols_range(cols);
+                        append_to_page(isa, page, places.start % PAGE, of(heads.k(kv_head)), of(heads.v(kv_head)));
+                    }
                 }
             }
         };
-        self.push(Workers::All, accesses, 0, Box::new(run));
+        self.push(workers, accesses, 0, Box::new(run));
     }
 
-    /// Sequences of several tokens go by blocks of queries. Those of one token go by blocks of keys, and where a sequence can have several, a
-    /// second step adds up what they give.
+    /// Short spans over several blocks of keys are cut over the blocks too, and a second step adds up what these give. All others are cut
+    /// over their tokens and the key/value heads. A query gets the same bits either way.
     pub(super) fn cached_attention(&mut self, node: &Node, layer: usize, heads: Heads) {
+        let partials = self.placed.temporaries[self.at.index()];
         let attend = Attend {
             isa: self.isa,
             qkv: self.view(node.inputs[0]),
             layer: self.cache_layer(layer, heads),
             out: self.view(node.outputs[0]),
+            partials: partials.map(|view| (view, partial_tokens(&self.limits))),
         };
-        let partials = self.placed.temporaries[self.at.index()];
         let mut accesses = vec![
             self.access(attend.qkv, Sharing::Mixed, false),
             self.access(attend.layer.view, Sharing::Mixed, false),
             self.access(attend.out, Sharing::Mixed, true),
         ];
         accesses.extend(partials.map(|p| self.access(p, Sharing::Mixed, true)));
-        let run = move |frame: &Frame<'_>, part: Part| {
-            let (mut deal, scratch) = (Deal::new(part), frame.scratch(part.index));
-            attend.queries(frame, &mut deal, scratch);
-            attend.keys(frame, &mut deal, partials, scratch);
-        };
-        self.push(Workers::All, accesses, self.cached_attention_scratch_len(heads), Box::new(run));
+        let rows = unit_tokens(heads).min(self.limits.tokens) * heads.group();
+        let scratch = rows * (heads.head_dim + 2 * padded_partial_cols(heads.head_dim))
+            + attend_block_scratch_len(self.isa, rows, heads.head_dim);
+        let run = move |frame: &Frame<'_>, part: Part| attend.run(frame, part, frame.scratch(part.index));
+        self.push(Workers::All, accesses, scratch, Box::new(run));
 
         if let Some(partials) = partials {
             let accesses =
                 vec![self.access(partials, Sharing::Mixed, false), self.access(attend.out, Sharing::Mixed, true)];
-            let run = move |frame: &Frame<'_>, part: Part| attend.combine_all(frame, part, partials);
-            self.push(Workers::All, accesses, 0, Box::new(run));
+            let scratch = partial_cols(heads.head_dim);
+            let run = move |frame: &Frame<'_>, part: Part| attend.fold_partials(frame, part, frame.scratch(part.index));
+            self.push(Workers::All, accesses, scratch, Box::new(run));
         }
     }
-
-    fn cached_attention_scratch_len(&self, heads: Heads) -> usize {
-        let Limits { tokens, context, .. } = self.limits;
-        let keys = context.min(DECODE_BLOCK);
-        let partials = heads.group() * partial_cols(heads.head_dim);
-        let single = partials + attention_decode_scratch_len(heads.group(), keys);
-        match context.min(tokens) {
-            0..2 => single,
-            len => single.max(attention_forward_scratch_len(self.isa, len, context, heads.head_dim)),
-        }
-    }
-}
-
-/// The sequences of one token, in order.
-fn single<'a>(frame: &Frame<'a>) -> impl Iterator<Item = &'a Span> {
-    frame.batch.spans().iter().filter(|s| s.len == 1)
-}
-
-/// A block of keys, for one sequence of one token and the query heads that share a key/value head.
-struct Unit<'a> {
-    span: &'a Span,
-    kv_head: usize,
-    keys: Range<usize>,
 }
 
 impl<I: Isa> Attend<I> {
-    /// Sequences of several tokens.
-    fn queries(&self, frame: &Frame<'_>, deal: &mut Deal, scratch: &mut [f32]) {
-        let (qkv, heads) = (frame.mat(&self.qkv), self.layer.heads);
-        for span in frame.batch.spans().iter().filter(|s| s.len > 1) {
-            deal.blocks(span.len, heads.heads, |queries, head| {
-                let rows = span.start + queries.start..span.start + queries.end;
-                let (k, v) = self.layer.read(frame, span.slot, head / heads.group(), 0..span.past + queries.end);
-                let call = AttentionForward {
-                    q: qkv.rows_range(rows.clone()).cols_range(heads.q(head)),
-                    k,
-                    v,
-                    past: span.past + queries.start,
-                    scale: heads.scale,
-                    dropout: None,
-                    out: frame.mat_mut(&self.out, rows, heads.q(head)),
-                    lse: None,
-                };
-                attention_forward_head(self.isa, call, scratch);
-            });
-        }
+    /// The spans of the batch, each with the first of its tokens' partials where it is cut over keys.
+    fn spans<'f>(&self, frame: &Frame<'f>) -> impl Iterator<Item = (&'f Span, Option<(View, usize)>)> + use<'f, I> {
+        let (partials, mut used) = (self.partials, 0);
+        frame.batch.spans().iter().map(move |span| {
+            let (view, room) = match partials {
+                Some(partials) if span.past + span.len > KEY_BLOCK => partials,
+                _ => return (span, None),
+            };
+            if span.len > SHORT_SPAN.min(room - used) {
+                return (span, None);
+            }
+            used += span.len;
+            (span, Some((view, used - span.len)))
+        })
     }
 
-    /// Sequences of one token, into `partials`, or where there are none into the output.
-    fn keys(&self, frame: &Frame<'_>, deal: &mut Deal, partials: Option<View>, scratch: &mut [f32]) {
-        let heads = self.layer.heads;
-        let (group, cols) = (heads.group(), partial_cols(heads.head_dim));
-        for (i, span) in single(frame).enumerate() {
-            for (block, first) in (0..=span.past).step_by(DECODE_BLOCK).enumerate() {
-                for kv_head in (0..heads.kv_heads).filter(|_| deal.next()) {
-                    let unit = Unit { span, kv_head, keys: first..(first + DECODE_BLOCK).min(span.past + 1) };
-                    if let Some(partials) = partials {
-                        let row = i * heads.heads + kv_head * group;
-                        let to = frame.mat_mut(&partials, row..row + group, block * cols..(block + 1) * cols);
-                        self.block(frame, unit, to, scratch);
-                    } else {
-                        let (partial, scratch) = scratch.split_at_mut(group * cols);
-                        self.block(frame, unit, MatMut::new(partial, group, cols), scratch);
-                        for (i, partial) in partial.chunks(cols).enumerate() {
-                            self.combine(frame, span, kv_head * group + i, Mat::new(partial, 1, cols));
+    fn run(&self, frame: &Frame<'_>, part: Part, scratch: &mut [f32]) {
+        let (heads, mut deal) = (self.layer.heads, Deal::new(part));
+        for (span, partials) in self.spans(frame) {
+            let step = unit_tokens(heads);
+            for first in (0..span.len).step_by(step) {
+                let tokens = first..(first + step).min(span.len);
+                let unit = |kv_head| Unit { span, tokens: tokens.clone(), kv_head };
+                match partials {
+                    None => {
+                        for kv_head in (0..heads.kv_heads).filter(|_| deal.next()) {
+                            self.all_blocks(frame, unit(kv_head), scratch);
+                        }
+                    }
+                    Some((view, row)) => {
+                        for block in 0..(span.past + tokens.end).div_ceil(KEY_BLOCK) {
+                            for kv_head in (0..heads.kv_heads).filter(|_| deal.next()) {
+                                let rows = self.partial_rows(span, row, tokens.clone(), kv_head);
+                                let first = block * padded_partial_cols(heads.head_dim);
+                                let cols = first..first + partial_cols(heads.head_dim);
+                                let to = frame.mat_mut(&view, rows, cols);
+                                self.block(frame, &unit(kv_head), block, to, scratch);
+                            }
                         }
                     }
                 }
@@ -208,46 +193,83 @@ impl<I: Isa> Attend<I> {
         }
     }
 
-    /// What one block of keys gives: for each head of the group a row of `to`.
-    fn block(&self, frame: &Frame<'_>, unit: Unit<'_>, to: MatMut<'_>, scratch: &mut [f32]) {
-        let Unit { span, kv_head, keys } = unit;
+    /// The rows of the partials of a span, of which the tokens before it take `row`.
+    fn partial_rows(&self, span: &Span, row: usize, tokens: Range<usize>, kv_head: usize) -> Range<usize> {
         let heads = self.layer.heads;
-        let group = heads.group();
-        let q = &frame.mat(&self.qkv).row(span.start)[heads.q(kv_head * group).start..];
-        let (k, v) = self.layer.read(frame, span.slot, kv_head, keys);
-        let (out, stats) = to.split_at_col(heads.head_dim);
-        let call = AttentionDecodeBlock {
-            q: Mat::new(q, group, heads.head_dim),
-            k,
-            v,
-            scale: heads.scale,
-            out,
-            stats: stats.cols_range(0..2),
-        };
-        attention_decode_block(self.isa, call, scratch);
+        let first = row * heads.heads + kv_head * span.len * heads.group();
+        first + tokens.start * heads.group()..first + tokens.end * heads.group()
     }
 
-    /// The output of a head from a row for each block of keys.
-    fn combine(&self, frame: &Frame<'_>, span: &Span, head: usize, blocks: Mat<'_>) {
-        let Heads { head_dim, .. } = self.layer.heads;
-        let mut out = frame.mat_mut(&self.out, span.rows(), self.layer.heads.q(head));
-        let call = AttentionDecodeCombine {
-            partials: blocks.cols_range(0..head_dim),
-            stats: blocks.cols_range(head_dim..head_dim + 2),
-            out: out.row_mut(0),
-        };
-        attention_decode_combine(self.isa, call);
+    /// The output of a unit.
+    fn all_blocks(&self, frame: &Frame<'_>, unit: Unit<'_>, scratch: &mut [f32]) {
+        let heads = self.layer.heads;
+        let (rows, cols) = (unit.tokens.len() * heads.group(), partial_cols(heads.head_dim));
+        let (state, scratch) = scratch.split_at_mut(rows * cols);
+        let (partials, scratch) = scratch.split_at_mut(rows * cols);
+        let mut state = MatMut::new(state, rows, cols);
+        fold_start(state.reborrow());
+        for block in 0..(unit.span.past + unit.tokens.end).div_ceil(KEY_BLOCK) {
+            self.block(frame, &unit, block, MatMut::new(partials, rows, cols), scratch);
+            fold(self.isa, state.reborrow(), Mat::new(partials, rows, cols));
+        }
+        let out_rows = unit.span.start + unit.tokens.start..unit.span.start + unit.tokens.end;
+        let out_cols = self.group_cols(unit.kv_head);
+        let mut out = frame.mat_mut(&self.out, out_rows, out_cols);
+        for row in 0..rows {
+            let (token, head) = (row / heads.group(), row % heads.group());
+            let out = &mut out.row_mut(token)[head * heads.head_dim..][..heads.head_dim];
+            fold_end(self.isa, state.row_mut(row), out);
+        }
     }
 
-    /// [`Attend::combine`] of all heads, where sequences have several blocks.
-    fn combine_all(&self, frame: &Frame<'_>, part: Part, partials: View) {
+    /// The columns of the query heads that share a key/value head.
+    fn group_cols(&self, kv_head: usize) -> Range<usize> {
         let heads = self.layer.heads;
-        let mut deal = Deal::new(part);
-        for (i, span) in single(frame).enumerate() {
-            for head in (0..heads.heads).filter(|_| deal.next()) {
-                let blocks = frame.mat(&partials).row(i * heads.heads + head);
-                let blocks = Mat::new(blocks, key_blocks(span.past + 1), partial_cols(heads.head_dim));
-                self.combine(frame, span, head, blocks);
+        heads.q(kv_head * heads.group()).start..heads.q((kv_head + 1) * heads.group() - 1).end
+    }
+
+    /// What one block of keys gives for a unit.
+    fn block(&self, frame: &Frame<'_>, unit: &Unit<'_>, block: usize, to: MatMut<'_>, scratch: &mut [f32]) {
+        let heads = self.layer.heads;
+        let (group, head_dim, tokens) = (heads.group(), heads.head_dim, unit.tokens.len());
+        let rows = unit.span.start + unit.tokens.start..unit.span.start + unit.tokens.end;
+        let qkv = frame.mat(&self.qkv).rows_range(rows).cols_range(self.group_cols(unit.kv_head));
+        let (copy, scratch) = scratch.split_at_mut(tokens * group * head_dim);
+        let q = match (tokens, group) {
+            (1, _) => Mat::new(qkv.row(0), group, head_dim),
+            (_, 1) => qkv,
+            _ => {
+                copy.chunks_exact_mut(group * head_dim).enumerate().for_each(|(i, to)| to.copy_from_slice(qkv.row(i)));
+                Mat::new(copy, tokens * group, head_dim)
+            }
+        };
+        let queries = BlockQueries { q, group, past: unit.span.past + unit.tokens.start, scale: heads.scale };
+        let (memory, pages) = (frame.slice(&self.layer.view), frame.batch.pages(unit.span));
+        let page = |i: usize| &memory[self.layer.page(pages[i], unit.kv_head)];
+        attend_block(self.isa, queries, block, page, to, scratch);
+    }
+
+    /// The outputs of the spans that are cut over keys.
+    fn fold_partials(&self, frame: &Frame<'_>, part: Part, scratch: &mut [f32]) {
+        let (heads, mut deal) = (self.layer.heads, Deal::new(part));
+        let (cols, padded) = (partial_cols(heads.head_dim), padded_partial_cols(heads.head_dim));
+        let state = &mut scratch[..cols];
+        for (span, partials) in self.spans(frame) {
+            let Some((view, row)) = partials else { continue };
+            for token in 0..span.len {
+                for head in (0..heads.heads).filter(|_| deal.next()) {
+                    let kv_head = head / heads.group();
+                    let rows = self.partial_rows(span, row, token..token + 1, kv_head);
+                    let partials = frame.mat(&view).row(rows.start + head % heads.group());
+                    fold_start(MatMut::new(state, 1, cols));
+                    for block in 0..(span.past + token + 1).div_ceil(KEY_BLOCK) {
+                        let partial = Mat::new(&partials[block * padded..], 1, cols);
+                        fold(self.isa, MatMut::new(state, 1, cols), partial);
+                    }
+                    let row = span.start + token;
+                    let mut out = frame.mat_mut(&self.out, row..row + 1, heads.q(head));
+                    fold_end(self.isa, state, out.row_mut(0));
+                }
             }
         }
     }

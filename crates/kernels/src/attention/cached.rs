@@ -1,0 +1,231 @@
+//! Attention over a key-value cache in pages: queries against one block of keys, and the fold over blocks.
+//!
+//! ```text
+//! for each block b of KEY_BLOCK keys that the last query of the call sees
+//!   S   = scale · Q·K_bᵀ                 a product for each page of PAGE keys, packed already
+//!   m_b = max S,  E = exp(S − m_b),  l_b = Σ E     row by row, over the keys that the row sees; 0 on the others
+//!   O_b = E·V_b                          a product for each page, added up in the order of the keys
+//! fold over b, row by row, from m = lowest, l = 0, O = 0
+//!   M = max(m, m_b),  O = e^(m − M)·O + e^(m_b − M)·O_b,  l likewise,  m = M
+//! O / l
+//! ```
+//!
+//! This is the forward of Dao et al. 2022, "FlashAttention", algorithm 1, with blocks of keys that may also be computed apart
+//! (Dao et al. 2023, "Flash-Decoding for long-context inference").
+//!
+//! **Order of sums.** Blocks begin at multiples of [`KEY_BLOCK`] and pages at multiples of [`PAGE`], whatever the queries of a call. An
+//! element of a product is a chain in rising depth, and a key that a row doesn't see adds an exact zero. So a query gets the same bits alone,
+//! beside other queries, and whether one worker folds the blocks or several compute them and one folds.
+//!
+//! **Pages.** A page of a key/value head holds `PAGE · head_dim` elements of keys, packed as the weight `[PAGE, head_dim]` of the product with
+//! `Qᵀ`, then as many of values, packed as the weight `[head_dim, PAGE]`. So neither product packs anything, for one query as for many.
+
+use smallmind_simd::{Isa, math};
+
+use crate::matmul::{
+    Epilogue, Operand, PackedWeight, Update, gemm_packed, gemm_packed_scratch_len,
+};
+use crate::softmax::{exp_row, scale_row};
+use crate::{Format, Mat, MatMut};
+
+/// Keys of a page of the cache: a multiple of the lanes of every instruction set.
+pub const PAGE: usize = 64;
+
+/// Keys of a block, whose scores are computed before any is used: a multiple of [`PAGE`].
+///
+/// Fitted to heads of 64 columns: shorter blocks, of less than a quarter of a megabyte, cost more a key; with longer ones a few thousand
+/// keys make too few blocks to share out.
+pub const KEY_BLOCK: usize = 512;
+
+const _: () = assert!(KEY_BLOCK.is_multiple_of(PAGE));
+
+/// Elements of a page of one key/value head: keys, then values.
+pub fn page_len(head_dim: usize) -> usize {
+    2 * PAGE * head_dim
+}
+
+/// Writes `keys` `[n, head_dim]` to the places `first..first + n` of a page of one key/value head, and `values` `[n, head_dim]` likewise.
+///
+/// # Panics
+/// If `page` has another length than [`page_len`], if shapes disagree, or if the page has no such places.
+pub fn append_to_page<I: Isa>(_isa: I, page: &mut [f32], first: usize, keys: Mat, values: Mat) {
+    let (n, head_dim) = (keys.rows(), keys.cols());
+    assert_eq!(page.len(), page_len(head_dim), "a page for heads of {head_dim} columns");
+    assert_eq!((values.rows(), values.cols()), (n, head_dim), "a value for each key");
+    assert!(first + n <= PAGE, "places {first}..{} of a page of {PAGE}", first + n);
+    let (key_panels, value_panels) = page.split_at_mut(PAGE * head_dim);
+    for i in 0..n {
+        let (panel, lane) = ((first + i) / I::LANES, (first + i) % I::LANES);
+        let panel = &mut key_panels[panel * I::LANES * head_dim..][..I::LANES * head_dim];
+        for (step, &x) in panel.chunks_exact_mut(I::LANES).zip(keys.row(i)) {
+            step[lane] = x;
+        }
+        let whole = head_dim / I::LANES * I::LANES;
+        let (panels, rest) = value_panels.split_at_mut(whole * PAGE);
+        let (vectors, last) = values.row(i).split_at(whole);
+        for (panel, vector) in panels.chunks_exact_mut(I::LANES * PAGE).zip(vectors.chunks_exact(I::LANES)) {
+            panel[(first + i) * I::LANES..][..I::LANES].copy_from_slice(vector);
+        }
+        for (row, &x) in rest.chunks_exact_mut(PAGE).zip(last) {
+            row[first + i] = x;
+        }
+    }
+}
+
+/// Queries against a block of keys: rows `[tokens · group, head_dim]`, the heads of a group beside each other for each of several adjacent
+/// tokens.
+#[derive(Clone, Copy)]
+pub struct BlockQueries<'a> {
+    /// The queries.
+    pub q: Mat<'a>,
+    /// Query heads that share the key/value head: rows for each token.
+    pub group: usize,
+    /// The position of the first token in its sequence.
+    pub past: usize,
+    /// What scores are multiplied by.
+    pub scale: f32,
+}
+
+impl BlockQueries<'_> {
+    /// How many keys of `block` the row sees.
+    #[inline(always)]
+    fn seen(&self, row: usize, block: usize) -> usize {
+        (self.past + row / self.group + 1).saturating_sub(block * KEY_BLOCK).min(KEY_BLOCK)
+    }
+
+    /// How many blocks of keys the last row sees.
+    #[inline(always)]
+    pub fn blocks(&self) -> usize {
+        (self.past + self.q.rows() / self.group).div_ceil(KEY_BLOCK)
+    }
+}
+
+/// The columns of what a block of keys gives for a row: the output `O_b` not yet divided, then `m_b` and `l_b`.
+pub fn partial_cols(head_dim: usize) -> usize {
+    head_dim + 2
+}
+
+/// Elements of scratch that [`attend_block`] asks for with so many rows: monotone in both.
+pub fn attend_block_scratch_len<I: Isa>(isa: I, rows: usize, head_dim: usize) -> usize {
+    rows * KEY_BLOCK + gemm_packed_scratch_len(isa, Format::F32, rows, head_dim.max(PAGE))
+}
+
+/// What block number `block` of the keys gives for each row of `queries`, to `partials` `[rows, partial_cols(head_dim)]`; see the
+/// [module](self).
+///
+/// `page` gives the page that holds the keys from `PAGE · i` on, for each `i` that a row sees. `scratch` holds at least
+/// [`attend_block_scratch_len`] elements. What `partials` and the scratch hold before is never read; nor are places of pages that no row sees.
+///
+/// # Panics
+/// If shapes disagree, a page has another length than [`page_len`], or the scratch is too short.
+pub fn attend_block<'p, I: Isa>(
+    isa: I,
+    queries: BlockQueries,
+    block: usize,
+    page: impl Fn(usize) -> &'p [f32],
+    partials: MatMut,
+    scratch: &mut [f32],
+) {
+    let q = queries.q;
+    let (rows, head_dim) = (q.rows(), q.cols());
+    assert!(rows > 0 && rows.is_multiple_of(queries.group), "{rows} rows for groups of {}", queries.group);
+    assert_eq!((partials.rows(), partials.cols()), (rows, partial_cols(head_dim)), "a row for each query");
+    let keys = queries.seen(rows - 1, block);
+    let (scores, scratch) = scratch.split_at_mut(rows * KEY_BLOCK);
+    let mut scores = MatMut::new(scores, rows, KEY_BLOCK);
+    let (mut out, mut stats) = partials.split_at_col(head_dim);
+    let page = |i: usize| -> (&'p [f32], &'p [f32]) {
+        let page = page(block * (KEY_BLOCK / PAGE) + i);
+        assert_eq!(page.len(), page_len(head_dim), "a page for heads of {head_dim} columns");
+        page.split_at(PAGE * head_dim)
+    };
+    for (i, first) in (0..keys).step_by(PAGE).enumerate() {
+        let n = (keys - first).min(PAGE).next_multiple_of(I::LANES);
+        let k = PackedWeight::new(isa, Format::F32, page(i).0, PAGE, head_dim).cols_range(0..n);
+        let scores = scores.reborrow().cols_range(first..first + n);
+        gemm_packed(isa, Operand::normal(q), k, scores, Epilogue::default(), scratch);
+    }
+    isa.vectorize(
+        #[inline(always)]
+        || {
+            for row in 0..rows {
+                let (seen, unseen) = scores.row_mut(row)[..keys].split_at_mut(queries.seen(row, block).min(keys));
+                let total = exp_row(isa, seen, queries.scale);
+                stats.row_mut(row).copy_from_slice(&[total.max, total.sum]);
+                unseen.fill(0.0);
+            }
+        },
+    );
+    if keys == 0 {
+        (0..rows).for_each(|row| out.row_mut(row).fill(0.0));
+    }
+    for (i, first) in (0..keys).step_by(PAGE).enumerate() {
+        let n = (keys - first).min(PAGE);
+        let v = PackedWeight::new(isa, Format::F32, page(i).1, head_dim, PAGE).rows_range(0..n);
+        let update = if i == 0 { Update::Overwrite } else { Update::Accumulate };
+        let weights = scores.as_mat().cols_range(first..first + n);
+        gemm_packed(isa, Operand::normal(weights), v, out.reborrow(), Epilogue { update, ..Epilogue::default() }, scratch);
+    }
+}
+
+/// Begins the fold of each row of `state` `[rows, partial_cols(head_dim)]`.
+pub fn fold_start(mut state: MatMut) {
+    let head_dim = state.cols() - 2;
+    for row in 0..state.rows() {
+        let (out, stats) = state.row_mut(row).split_at_mut(head_dim);
+        out.fill(0.0);
+        stats.copy_from_slice(&[f32::MIN, 0.0]);
+    }
+}
+
+/// Adds what a block of keys gave, `partials`, to `state`, row by row; both are `[rows, partial_cols(head_dim)]`.
+///
+/// # Panics
+/// If shapes disagree.
+#[inline(always)]
+pub fn fold<I: Isa>(isa: I, mut state: MatMut, partials: Mat) {
+    let (rows, cols) = (state.rows(), state.cols());
+    assert_eq!((partials.rows(), partials.cols()), (rows, cols), "partials of the fold's shape");
+    isa.vectorize(
+        #[inline(always)]
+        || (0..rows).for_each(|row| fold_row(isa, state.row_mut(row), partials.row(row))),
+    );
+}
+
+#[inline(always)]
+fn fold_row<I: Isa>(isa: I, state: &mut [f32], partial: &[f32]) {
+    let head_dim = partial.len() - 2;
+    let (out, stats) = state.split_at_mut(head_dim);
+    let (of_block, stats_of_block) = partial.split_at(head_dim);
+    let [max, sum, block_max, block_sum] = [stats[0], stats[1], stats_of_block[0], stats_of_block[1]];
+    let new_max = max.max(block_max);
+    let keep = math::exp(isa, isa.splat(max - new_max));
+    let weight = math::exp(isa, isa.splat(block_max - new_max));
+    let add = |old, new| isa.mul_add(weight, new, isa.mul(keep, old));
+    let mut vectors = out.chunks_exact_mut(I::LANES);
+    let mut of_vectors = of_block.chunks_exact(I::LANES);
+    for (x, y) in vectors.by_ref().zip(of_vectors.by_ref()) {
+        isa.store(add(isa.load(x), isa.load(y)), x);
+    }
+    let (x, y) = (vectors.into_remainder(), of_vectors.remainder());
+    isa.store_partial(add(isa.load_partial(x), isa.load_partial(y)), x);
+    stats[0] = new_max;
+    isa.store_partial(add(isa.splat(sum), isa.splat(block_sum)), &mut stats[1..]);
+}
+
+/// The output `[head_dim]` of a row whose fold `state` `[partial_cols(head_dim)]` is complete.
+///
+/// # Panics
+/// If lengths disagree.
+#[inline(always)]
+pub fn fold_end<I: Isa>(isa: I, state: &[f32], out: &mut [f32]) {
+    let head_dim = out.len();
+    assert_eq!(state.len(), partial_cols(head_dim), "a fold as wide as its output");
+    isa.vectorize(
+        #[inline(always)]
+        || {
+            out.copy_from_slice(&state[..head_dim]);
+            scale_row(isa, out, 1.0 / state[head_dim + 1]);
+        },
+    );
+}
