@@ -1,6 +1,7 @@
 //! What a run works on: sequences end to end, described by spans.
 
 use crate::GraphError;
+use crate::cache::{CacheShape, PAGE_TOKENS};
 use crate::plan::Limits;
 
 /// A run of tokens of one sequence within a batch.
@@ -12,14 +13,19 @@ pub struct Span {
     pub len: usize,
     /// How many tokens of the sequence came before: what the cache holds of it.
     pub past: usize,
-    /// Which slot of the cache holds the sequence.
-    pub slot: usize,
+    /// Where in the batch's table of pages those of the sequence begin, if it has any.
+    pub pages: usize,
 }
 
 impl Span {
     /// The batch's tokens that are this span's.
     pub fn rows(&self) -> std::ops::Range<usize> {
         self.start..self.start + self.len
+    }
+
+    /// Those of the span's pages to which its tokens are appended.
+    fn written<'t>(&self, table: &'t [u32]) -> &'t [u32] {
+        if self.len == 0 { &[] } else { &table[self.past / PAGE_TOKENS..] }
     }
 }
 
@@ -32,6 +38,8 @@ pub struct Batch {
     pub(crate) targets: Vec<u32>,
     pub(crate) spans: Vec<Span>,
     pub(crate) outputs: Vec<u32>,
+    /// The pages of the cache that hold the sequences, span after span.
+    pub(crate) pages: Vec<u32>,
 }
 
 impl Batch {
@@ -43,6 +51,11 @@ impl Batch {
             targets: Vec::with_capacity(limits.tokens),
             spans: Vec::with_capacity(limits.spans),
             outputs: Vec::with_capacity(limits.outputs),
+            pages: Vec::with_capacity(if limits.pages == 0 {
+                0
+            } else {
+                limits.spans * CacheShape::pages_for(limits.context)
+            }),
         }
     }
 
@@ -53,21 +66,31 @@ impl Batch {
         self.targets.clear();
         self.spans.clear();
         self.outputs.clear();
+        self.pages.clear();
     }
 
-    /// Appends tokens of the sequence in `slot` that follow `past` earlier ones.
-    pub fn push(&mut self, tokens: &[u32], past: usize, slot: usize) {
+    /// Appends tokens of a sequence that follow `past` earlier ones. No cache holds the sequence: a plan with a cache wants
+    /// [`Batch::push_cached`].
+    pub fn push(&mut self, tokens: &[u32], past: usize) {
+        self.push_cached(tokens, past, &[]);
+    }
+
+    /// Appends tokens of a sequence that follow `past` earlier ones. `pages` of the cache hold it, in the order of its tokens, the new ones
+    /// included: at least `(past + tokens) / PAGE_TOKENS` of them, rounded up.
+    pub fn push_cached(&mut self, tokens: &[u32], past: usize, pages: &[u32]) {
         let start = self.tokens.len();
         self.tokens.extend_from_slice(tokens);
         // Positions beyond any context stop at the largest: `check` refuses them, it does not overflow.
         let position = |i: usize| u32::try_from(past.saturating_add(i)).unwrap_or(u32::MAX);
         self.positions.extend((0..tokens.len()).map(position));
-        self.spans.push(Span { start, len: tokens.len(), past, slot });
+        self.spans.push(Span { start, len: tokens.len(), past, pages: self.pages.len() });
+        let needed = CacheShape::pages_for(past.saturating_add(tokens.len())).min(pages.len());
+        self.pages.extend_from_slice(&pages[..needed]);
     }
 
     /// Appends a whole sequence for training or evaluation: `targets[i]` should follow `tokens[i]`.
     pub fn push_with_targets(&mut self, tokens: &[u32], targets: &[u32]) {
-        self.push(tokens, 0, self.spans.len());
+        self.push(tokens, 0);
         self.targets.extend_from_slice(targets);
     }
 
@@ -75,6 +98,13 @@ impl Batch {
     pub fn want_last(&mut self) {
         if let Some(last) = self.tokens.len().checked_sub(1) {
             self.outputs.push(last as u32);
+        }
+    }
+
+    /// Asks for the output rows of all tokens of the last span.
+    pub fn want_span(&mut self) {
+        if let Some(span) = self.spans.last() {
+            self.outputs.extend(span.rows().map(|row| row as u32));
         }
     }
 
@@ -99,6 +129,12 @@ impl Batch {
         &self.spans
     }
 
+    /// The pages of the cache that hold the sequence of one of the spans, in the order of its tokens.
+    pub fn pages(&self, span: &Span) -> &[u32] {
+        let len = CacheShape::pages_for(span.past.saturating_add(span.len));
+        self.pages.get(span.pages..span.pages + len).unwrap_or_default()
+    }
+
     /// The token ids.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
@@ -119,17 +155,14 @@ impl Batch {
         &self.outputs
     }
 
-    /// Checks the batch against what a plan was made for.
-    pub(crate) fn check(&self, limits: &Limits, needs: &Needs) -> Result<(), GraphError> {
+    /// Checks the batch against what a plan was made for. `written` has a bit for each page of the cache.
+    pub(crate) fn check(&self, limits: &Limits, needs: &Needs, written: &mut [u64]) -> Result<(), GraphError> {
         let within = |what, got, limit| if got <= limit { Ok(()) } else { Err(GraphError::Limit { what, got, limit }) };
         within("tokens", self.tokens.len(), limits.tokens)?;
         within("outputs", self.outputs.len(), limits.outputs)?;
         within("spans", self.spans.len(), limits.spans)?;
         for span in &self.spans {
             within("past + len", span.past.saturating_add(span.len), limits.context)?;
-            if needs.cache {
-                within("slot + 1", span.slot.saturating_add(1), limits.slots)?;
-            }
         }
         let largest = |ids: &[u32]| ids.iter().copied().max().map_or(0, |id| id as usize + 1);
         within("token id + 1", largest(&self.tokens), needs.token_entries)?;
@@ -147,16 +180,39 @@ impl Batch {
             return Err(GraphError::Batch(format!("output row {row} of a batch of {} tokens", self.tokens.len())));
         }
         if needs.cache {
-            self.check_slots()?;
+            self.check_pages(limits.pages, written)?;
         }
         Ok(())
     }
 
-    /// Two spans of one slot in a batch would race for its cache.
-    fn check_slots(&self) -> Result<(), GraphError> {
-        for (i, a) in self.spans.iter().enumerate() {
-            if self.spans[..i].iter().any(|b| b.slot == a.slot) {
-                return Err(GraphError::Batch(format!("two spans in slot {}", a.slot)));
+    /// Two spans that write a page, or one that reads what another writes, would race.
+    fn check_pages(&self, pages: usize, written: &mut [u64]) -> Result<(), GraphError> {
+        let refuse = |why: String| Err(GraphError::Batch(why));
+        written.fill(0);
+        for (i, span) in self.spans.iter().enumerate() {
+            let table = self.pages(span);
+            if table.len() < CacheShape::pages_for(span.past.saturating_add(span.len)) {
+                return refuse(format!(
+                    "span {i} of {} tokens without pages of the cache for them",
+                    span.past + span.len
+                ));
+            }
+            if let Some(page) = table.iter().find(|page| **page as usize >= pages) {
+                return refuse(format!("page {page} of a cache of {pages}"));
+            }
+            for page in span.written(table) {
+                let (word, bit) = (*page as usize / 64, 1 << (*page % 64));
+                if written[word] & bit != 0 {
+                    return refuse(format!("page {page} of the cache written for two spans, or twice for one"));
+                }
+                written[word] |= bit;
+            }
+        }
+        for span in &self.spans {
+            let table = self.pages(span);
+            let read = &table[..table.len() - span.written(table).len()];
+            if let Some(page) = read.iter().find(|page| written[**page as usize / 64] & (1 << (**page % 64)) != 0) {
+                return refuse(format!("page {page} of the cache read for one span and written for another"));
             }
         }
         Ok(())
@@ -201,14 +257,14 @@ mod tests {
     /// No call makes such a batch; the check stands between its fields and the kernels all the same.
     #[test]
     fn an_output_row_beyond_the_batch_is_refused() {
-        let limits = Limits { tokens: 4, outputs: 4, spans: 1, context: 4, slots: 1 };
+        let limits = Limits { tokens: 4, outputs: 4, spans: 1, context: 4, pages: 1 };
         let needs = Needs { token_entries: 9, position_entries: 9, target_entries: 9, targets: false, cache: false };
         let mut batch = Batch::with_capacity(&limits);
-        batch.push(&[1, 2, 3], 0, 0);
+        batch.push(&[1, 2, 3], 0);
         batch.want_last();
-        assert!(batch.check(&limits, &needs).is_ok());
+        assert!(batch.check(&limits, &needs, &mut []).is_ok());
         batch.outputs.push(3);
-        let error = batch.check(&limits, &needs);
+        let error = batch.check(&limits, &needs, &mut []);
         assert!(matches!(&error, Err(GraphError::Batch(why)) if why == "output row 3 of a batch of 3 tokens"));
     }
 }

@@ -160,7 +160,7 @@ mod tests {
         b.value_of(Op::Linear { weight, bias: None }, &[x]).unwrap();
         let graph = b.finish();
         let mut batch = Batch::default();
-        batch.push(&[1, 2, 3], 0, 0);
+        batch.push(&[1, 2, 3], 0);
         let found = cost(&graph, &graph.nodes()[1], &batch, None);
         assert_eq!(found.flops, 2.0 * 3.0 * 48.0 + 18.0);
         assert_eq!((found.bytes_read, found.bytes_written), (4.0 * (24.0 + 48.0), 4.0 * 18.0));

@@ -45,12 +45,17 @@ impl<'a> Bindings<'a> {
     }
 }
 
-/// A plan with its arena.
+/// Plans with the arena that they share.
 pub struct Executor {
-    plan: Plan,
+    /// Rising in tokens.
+    plans: Vec<Plan>,
     arena: Buffer,
+    /// The plan of the last run, and its batch's tokens and outputs.
+    latest: usize,
     tokens: usize,
     outputs: usize,
+    /// A bit for each page of the cache: those that a batch writes.
+    written: Vec<u64>,
 }
 
 impl Executor {
@@ -59,13 +64,39 @@ impl Executor {
     /// # Errors
     /// [`GraphError::OutOfMemory`].
     pub fn new(plan: Plan) -> Result<Self, GraphError> {
-        let arena = Buffer::zeroed(plan.arena_len)?;
-        Ok(Self { plan, arena, tokens: 0, outputs: 0 })
+        Self::of_ladder(vec![plan])
     }
 
-    /// The plan.
+    /// An executor that runs each batch by the smallest of the `plans` of a [`Plan::ladder`] that it fits, all over one arena.
+    ///
+    /// # Errors
+    /// No plan; too little memory.
+    pub fn of_ladder(plans: Vec<Plan>) -> Result<Self, GraphError> {
+        if plans.is_empty() {
+            return Err(GraphError::Batch("no plan to run a batch by".to_owned()));
+        }
+        let arena = Buffer::zeroed(plans.iter().map(|plan| plan.arena_len).max().unwrap_or(0))?;
+        let pages = plans.iter().map(|plan| plan.limits.pages).max().unwrap_or(0);
+        Ok(Self { latest: plans.len() - 1, plans, arena, tokens: 0, outputs: 0, written: vec![0; pages.div_ceil(64)] })
+    }
+
+    /// The largest plan.
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        &self.plans[self.plans.len() - 1]
+    }
+
+    /// The plan that runs a batch of so many tokens: the smallest that it fits, else the largest.
+    pub fn plan_for(&self, tokens: usize) -> &Plan {
+        &self.plans[self.rung(tokens)]
+    }
+
+    /// Bytes of the arena.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena.len() * 4
+    }
+
+    fn rung(&self, tokens: usize) -> usize {
+        self.plans.iter().position(|plan| tokens <= plan.limits.tokens).unwrap_or(self.plans.len() - 1)
     }
 
     /// Runs all steps on `batch`.
@@ -80,8 +111,9 @@ impl Executor {
         bindings: Bindings<'_>,
         probe: &P,
     ) -> Result<(), GraphError> {
-        let plan = &self.plan;
-        batch.check(&plan.limits, &plan.needs)?;
+        let rung = self.rung(batch.len());
+        let plan = &self.plans[rung];
+        batch.check(&plan.limits, &plan.needs, &mut self.written)?;
         if pool.threads() != plan.threads {
             return Err(GraphError::Threads { plan: plan.threads, pool: pool.threads() });
         }
@@ -94,6 +126,7 @@ impl Executor {
         probe.enter();
         pool.run(|worker, team| work(&plan.steps, &frame, Part { index: worker, count: plan.threads }, team, probe));
         probe.leave();
+        self.latest = rung;
         self.tokens = batch.len();
         self.outputs = batch.outputs().len();
         Ok(())
@@ -101,16 +134,16 @@ impl Executor {
 
     /// A result of the last run, with as many rows as its batch had; none for a name that the graph lacks.
     pub fn result(&self, name: &str) -> Option<Mat<'_>> {
-        let value = self.plan.graph.result(name)?;
-        let view = self.plan.view(value)?;
+        let plan = &self.plans[self.latest];
+        let view = plan.view(plan.graph.result(name)?)?;
         let rows = view.rows.resolve(self.tokens, self.outputs);
         Some(Mat::new(&self.arena[view.offset..], rows, view.cols))
     }
 
     /// A result of the last run as one slice, row after row; none for a name that the graph lacks.
     pub fn result_slice(&self, name: &str) -> Option<&[f32]> {
-        let value = self.plan.graph.result(name)?;
-        let view = self.plan.view(value)?;
+        let plan = &self.plans[self.latest];
+        let view = plan.view(plan.graph.result(name)?)?;
         let rows = view.rows.resolve(self.tokens, self.outputs);
         Some(&self.arena[view.offset..view.offset + rows * view.cols])
     }

@@ -1,5 +1,7 @@
 //! The same graph on the reference kernels: in `f64`, one buffer a value, no fusion, no plan. What an optimised plan is held against.
 
+use std::collections::BTreeMap;
+
 use smallmind_kernels::attention::{AttentionDropout, AttentionShape};
 use smallmind_kernels::matmul::Layout;
 use smallmind_kernels::optimizer::{AdamW, SUM_BLOCK};
@@ -11,7 +13,7 @@ use smallmind_kernels::rope::RopeTable;
 use crate::graph::{Graph, Node, ValueId};
 use crate::op::{AdamWSpec, DropoutSpec, Heads, Index, Norm, Op};
 use crate::params::{Decay, ParamId};
-use crate::{Batch, GraphError, Scalars, Span};
+use crate::{Batch, GraphError, PAGE_TOKENS, Scalars, Span};
 
 /// A model's memories in `f64`, and the values of the last run.
 #[derive(Clone, Debug)]
@@ -22,8 +24,8 @@ pub struct Interpreter {
     pub grads: Vec<Matrix>,
     /// AdamW's means of gradients and of squares.
     pub moments: (Vec<Matrix>, Vec<Matrix>),
-    /// For each layer and slot, the keys and values of the positions so far.
-    cache: Vec<Vec<Matrix>>,
+    /// For each layer the pages that were written, `[PAGE_TOKENS, keys | values]`.
+    cache: Vec<BTreeMap<u32, Matrix>>,
     values: Vec<Option<Matrix>>,
 }
 
@@ -148,7 +150,7 @@ impl Interpreter {
             }
             Op::CacheAppend { layer, heads } => {
                 let kv = x(0).columns(heads.q_cols()..heads.qkv_cols());
-                batch.spans().iter().for_each(|span| self.append(layer, span, kv.rows_range(span.rows())));
+                batch.spans().iter().for_each(|span| self.append(layer, batch, span, kv.rows_range(span.rows())));
                 vec![]
             }
             Op::CachedAttention { layer, heads } => vec![self.attend_cache(x(0), layer, heads, batch)],
@@ -218,24 +220,27 @@ impl Interpreter {
         }
     }
 
-    fn append(&mut self, layer: usize, span: &Span, new: Matrix) {
+    /// Writes new rows `[keys | values]` of a span to its pages.
+    fn append(&mut self, layer: usize, batch: &Batch, span: &Span, new: Matrix) {
         if self.cache.len() <= layer {
-            self.cache.resize(layer + 1, vec![]);
+            self.cache.resize(layer + 1, BTreeMap::new());
         }
-        let slots = &mut self.cache[layer];
-        if slots.len() <= span.slot {
-            slots.resize(span.slot + 1, Matrix::zeros(0, new.cols));
+        for row in 0..new.rows {
+            let at = span.past + row;
+            let page = batch.pages(span)[at / PAGE_TOKENS];
+            let page = self.cache[layer].entry(page).or_insert_with(|| Matrix::zeros(PAGE_TOKENS, new.cols));
+            page.row_mut(at % PAGE_TOKENS).copy_from_slice(new.row(row));
         }
-        let mut data = slots[span.slot].data[..span.past * new.cols].to_vec();
-        data.extend(new.data);
-        slots[span.slot] = Matrix::new(span.past + span.len, new.cols, data);
     }
 
     fn attend_cache(&self, qkv: &Matrix, layer: usize, heads: Heads, batch: &Batch) -> Matrix {
         let mut out = Matrix::zeros(qkv.rows, heads.q_cols());
         for span in batch.spans() {
             let q = qkv.rows_range(span.rows()).columns(0..heads.q_cols());
-            let kv = &self.cache[layer][span.slot];
+            let kv: Vec<f64> =
+                batch.pages(span).iter().flat_map(|page| &self.cache[layer][page].data).copied().collect();
+            let kv = Matrix::new(batch.pages(span).len() * PAGE_TOKENS, 2 * heads.kv_cols(), kv);
+            let kv = kv.rows_range(0..span.past + span.len);
             let (k, v) = (kv.columns(0..heads.kv_cols()), kv.columns(heads.kv_cols()..2 * heads.kv_cols()));
             let part = attention::causal_attention(&q, &k, &v, &shape(heads, None), span.past).0;
             set_rows(&mut out, span.start, &part);

@@ -38,7 +38,7 @@
 //! println!("{training}");
 //!
 //! // 3. Plans, made for the largest batch. These are the last allocations.
-//! let limits = Limits { tokens: 8, outputs: 0, spans: 2, context: 4, slots: 0 };
+//! let limits = Limits { tokens: 8, outputs: 0, spans: 2, context: 4, pages: 0 };
 //! let (threads, isa) = (2, IsaKind::best());
 //! let len = training.params().layout().len();
 //! let mut step = Executor::new(Plan::new(training, PlanOptions::flat(limits, threads, isa))?)?;
@@ -110,7 +110,7 @@ mod update;
 
 pub use arena::Buffer;
 pub use batch::{Batch, Scalars, Span};
-pub use cache::CacheShape;
+pub use cache::{CacheShape, PAGE_TOKENS};
 pub use cost::{Cost, cost};
 pub use error::GraphError;
 pub use executor::{Bindings, Executor, ParamMemory};

@@ -75,7 +75,7 @@ fn runs_allocate_nothing() {
     }
 }
 
-const TRAINING: Limits = Limits { tokens: 150, outputs: 0, spans: 4, context: 160, slots: 0 };
+const TRAINING: Limits = Limits { tokens: 150, outputs: 0, spans: 4, context: 160, pages: 0 };
 
 fn training(model: &Model, threads: usize) {
     let rng = &mut Rng::new(1);
@@ -104,14 +104,15 @@ fn decoding(model: &Model, threads: usize) {
     // Of more keys than a block.
     let model = &Model { context: 1100, ..model.clone() };
     let graph = fuse(&model.graph(Head::Cached).unwrap());
-    let limits = Limits { tokens: 8, outputs: 2, spans: 2, context: 1100, slots: 2 };
+    let limits = Limits { tokens: 8, outputs: 2, spans: 2, context: 1100, pages: batches::pages_for(2, 1100) };
     let mut runner = counted(Runner::packed(graph, limits, threads, IsaKind::best()));
     let mut memory = Memory::new(runner.plan().graph().params(), 1).for_plan(runner.plan());
     let mut batch = Batch::with_capacity(&limits);
+    let pages = [0, 1].map(|i| batches::pages(&limits, i));
     let mut decode = |batch: &mut Batch, past: usize| {
         batch.clear();
-        for slot in [1, 0] {
-            batch.push(&[slot as u32], past, slot);
+        for i in [1, 0] {
+            batch.push_cached(&[i as u32], past, &pages[i]);
             batch.want_last();
         }
         runner.run(batch, &Scalars::default(), &mut memory);

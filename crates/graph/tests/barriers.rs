@@ -139,7 +139,13 @@ fn cases() -> Vec<Case> {
         let rng = &mut Rng::new(case as u64);
         // Many tokens: row-wise steps are shared among workers only above some thousand elements.
         let tokens = rng.pick(&[20, 300, 600]);
-        let limits = Limits { tokens, outputs: tokens, spans: 5, context: model.context, slots: 5 };
+        let limits = Limits {
+            tokens,
+            outputs: tokens,
+            spans: 5,
+            context: model.context,
+            pages: batches::pages_for(5, model.context),
+        };
         let training = grad(&model.graph(Head::Loss).unwrap(), "loss").unwrap();
         let graph = if case % 2 == 0 { fuse(&training) } else { training };
         let batch = batches::training(rng, model.vocab, &limits);
@@ -150,7 +156,7 @@ fn cases() -> Vec<Case> {
         let mut full = Batch::with_capacity(&limits);
         for slot in 0..limits.spans {
             let len = (tokens - full.len()).min(limits.context);
-            full.push(&batches::tokens(rng, len, model.vocab), 0, slot);
+            batches::push(&mut full, &limits, &batches::tokens(rng, len, model.vocab), 0, slot);
         }
         full.want_all();
         let mut conversation = Conversation::random(rng, model.vocab, &limits, 100);
@@ -170,9 +176,9 @@ fn cases() -> Vec<Case> {
     // Tokens after more keys than a block, whose outputs are added up in a second step.
     let model = Model { context: 1100, ..Model::random(Family::Llama, 2) };
     let rng = &mut Rng::new(9);
-    let limits = Limits { tokens: 1100, outputs: 4, spans: 3, context: 1100, slots: 3 };
+    let limits = Limits { tokens: 1100, outputs: 4, spans: 3, context: 1100, pages: batches::pages_for(3, 1100) };
     let mut sequence = |len: usize, past: usize, slot: usize, mut batch: Batch| {
-        batch.push(&batches::tokens(rng, len, model.vocab), past, slot);
+        batches::push(&mut batch, &limits, &batches::tokens(rng, len, model.vocab), past, slot);
         batch.want_last();
         batch
     };
@@ -190,21 +196,21 @@ fn cases() -> Vec<Case> {
     });
 
     // Gradients made by chunks of rows, read by workers' shares of all rows.
-    let limits = Limits { tokens: 300, outputs: 0, spans: 3, context: 120, slots: 0 };
+    let limits = Limits { tokens: 300, outputs: 0, spans: 3, context: 120, pages: 0 };
     let graph = fuse(&grad(&chunked(MANY, 33).unwrap(), "loss").unwrap());
     let batch = batches::training(&mut Rng::new(8), MANY, &limits);
     cases.push(Case { what: "chunks".into(), graph, limits, packed: None, batches: vec![batch] });
 
     // Rows enough for workers to quantize their own, in several chunks of the loss.
     let graph = chunked(MANY, 64).unwrap();
-    let limits = Limits { tokens: 300, outputs: 0, spans: 4, context: 100, slots: 0 };
+    let limits = Limits { tokens: 300, outputs: 0, spans: 4, context: 100, pages: 0 };
     let batch = batches::training(&mut Rng::new(6), MANY, &limits);
     cases.push(Case { what: "bytes".into(), graph, limits, packed: Some(Format::Q8_0), batches: vec![batch] });
 
     let model = Model::random(Family::Gpt2, 4);
     let params = model.graph(Head::Loss).unwrap().params().clone();
     let adamw = smallmind_graph::op::AdamWSpec { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
-    let limits = Limits { tokens: 0, outputs: 0, spans: 0, context: 0, slots: 0 };
+    let limits = Limits { tokens: 0, outputs: 0, spans: 0, context: 0, pages: 0 };
     let graph = update_graph(params, adamw, 0.1).unwrap();
     cases.push(Case { what: "update".into(), graph, limits, packed: None, batches: vec![Batch::default(); 2] });
     cases

@@ -7,7 +7,7 @@ use common::close::bits;
 use common::memory::{Memory, Runner};
 use common::model::{Family, Head, Model};
 use common::rng::Rng;
-use smallmind_graph::{Batch, Limits, Scalars, fuse};
+use smallmind_graph::{Batch, CacheShape, Limits, Scalars, fuse};
 use smallmind_simd::IsaKind;
 
 /// Of the largest logit of a sequence: the two ways add up in another order, as products of few rows and of many do.
@@ -17,11 +17,11 @@ const TOLERANCE: f32 = 2e-5;
 fn at_once(model: &Model, sequences: &[Vec<u32>], isa: IsaKind) -> Vec<Vec<f32>> {
     let graph = fuse(&model.graph(Head::Logits).unwrap());
     let tokens = sequences.iter().map(Vec::len).sum();
-    let limits = Limits { tokens, outputs: tokens, spans: sequences.len(), context: model.context, slots: 0 };
+    let limits = Limits { tokens, outputs: tokens, spans: sequences.len(), context: model.context, pages: 0 };
     let mut runner = Runner::new(graph, limits, 2, isa);
     let mut memory = Memory::new(runner.plan().graph().params(), model.seed);
     let mut batch = Batch::default();
-    sequences.iter().for_each(|s| batch.push(s, 0, 0));
+    sequences.iter().for_each(|s| batch.push(s, 0));
     batch.want_all();
     runner.run(&batch, &Scalars::default(), &mut memory);
     let mut logits = runner.result("logits").into_iter();
@@ -62,7 +62,13 @@ fn chunks_give_the_logits_of_the_whole() {
         let spans = rng.range(1..=5);
         // Chunks beyond a block of queries among them.
         let tokens = rng.pick(&[1, 3, 8, 40, 160, 160]);
-        let limits = Limits { tokens, outputs: tokens, spans, context: model.context, slots: spans + rng.below(4) };
+        let limits = Limits {
+            tokens,
+            outputs: tokens,
+            spans,
+            context: model.context,
+            pages: batches::pages_for(spans + rng.below(4), model.context),
+        };
         let conversation = Conversation::random(rng, model.vocab, &limits, [5, 20, 160][case / 3 % 3]);
         let want = at_once(&model, &conversation.sequences, isa);
         let got = by_chunks(&model, conversation, limits, rng, isa);
@@ -98,18 +104,18 @@ fn last(model: &Model, sequences: &[&[u32]], limits: Limits, threads: usize, isa
     let (mut before, mut decode) = (Batch::default(), Batch::default());
     for (i, sequence) in sequences.iter().enumerate() {
         let (last, earlier) = sequence.split_last().unwrap();
-        let slot = limits.slots - 1 - i;
+        let slot = limits.pages / CacheShape::pages_for(limits.context) - 1 - i;
         before.clear();
-        before.push(earlier, 0, slot);
+        batches::push(&mut before, &limits, earlier, 0, slot);
         runner.run(&before, &Scalars::default(), &mut memory);
-        decode.push(&[*last], earlier.len(), slot);
+        batches::push(&mut decode, &limits, &[*last], earlier.len(), slot);
         decode.want_last();
     }
     runner.run(&decode, &Scalars::default(), &mut memory);
     runner.result("logits").chunks(model.vocab).map(<[f32]>::to_vec).collect()
 }
 
-const LONG: Limits = Limits { tokens: 1300, outputs: 8, spans: 8, context: 1300, slots: 8 };
+const LONG: Limits = Limits { tokens: 1300, outputs: 8, spans: 8, context: 1300, pages: 8 * 21 };
 
 #[test]
 fn a_token_after_many_gives_the_logits_of_the_whole() {
@@ -146,7 +152,7 @@ fn a_sequence_has_the_same_bits_alone_and_in_any_batch() {
                 same(last(&model, &sequences, LONG, threads, isa), 0, &format!("on {threads} threads"));
             }
             for (i, sequence) in sequences.iter().enumerate() {
-                let limits = Limits { spans: 2, slots: 3, ..LONG };
+                let limits = Limits { spans: 2, pages: 3 * 21, ..LONG };
                 same(last(&model, &[sequence], limits, 2, isa), i, "alone");
             }
             // Plans whose sequences fit one block of keys have no second step.

@@ -86,11 +86,11 @@ fn gradients_and_fusions_show() {
 #[test]
 fn a_plan_shows_barriers_workers_and_memory() {
     let graph = fuse(&grad(&model().unwrap(), "loss").unwrap());
-    let limits = Limits { tokens: 1024, outputs: 0, spans: 4, context: 512, slots: 0 };
+    let limits = Limits { tokens: 1024, outputs: 0, spans: 4, context: 512, pages: 0 };
     let plan = Plan::new(graph.clone(), PlanOptions::flat(limits, 2, IsaKind::Scalar)).unwrap();
     let dump = plan.to_string();
     let head = format!(
-        "plan: 1024 tokens, 0 outputs, 4 spans, context 512, 0 slots; scalar on 2 threads; {} steps, {} barriers; arena {} bytes, \
+        "plan: 1024 tokens, 0 outputs, 4 spans, context 512, 0 pages; scalar on 2 threads; {} steps, {} barriers; arena {} bytes, \
          unplanned {} bytes",
         plan.steps().len(),
         plan.barriers(),

@@ -220,7 +220,7 @@ fn random_models() {
     for case in 0..12 {
         let model = Model::random([Family::Gpt2, Family::Llama, Family::Odd][case % 3], 40 + case as u64);
         let graph = model.graph(Head::Loss).unwrap();
-        let limits = Limits { tokens: 6, outputs: 0, spans: 3, context: 6, slots: 0 };
+        let limits = Limits { tokens: 6, outputs: 0, spans: 3, context: 6, pages: 0 };
         let rng = &mut Rng::new(case as u64 + 7);
         let batch = loop {
             let batch = batches::training(rng, model.vocab, &limits);

@@ -88,7 +88,8 @@ fn live_values_share_no_element() {
         ];
         let mut rng = Rng::new(case as u64);
         let tokens = rng.pick(&[0, 1, 17, 300]);
-        let limits = Limits { tokens, outputs: tokens.min(5), spans: 4, context: 160, slots: 4 };
+        let limits =
+            Limits { tokens, outputs: tokens.min(5), spans: 4, context: 160, pages: batches::pages_for(4, 160) };
         for (i, graph) in graphs.into_iter().enumerate() {
             let what = format!("graph {i} of {limits:?}, {model:?}");
             let plan = Plan::new(graph, PlanOptions::flat(limits, rng.range(1..=3), IsaKind::best())).unwrap();
@@ -112,7 +113,7 @@ fn a_small_batch_after_a_large_one() {
         let model = Model::random([Family::Gpt2, Family::Llama, Family::Odd][case % 3], 60 + case as u64);
         let graph = fuse(&grad(&model.graph(Head::Loss).unwrap(), "loss").unwrap());
         let rng = &mut Rng::new(case as u64);
-        let limits = Limits { tokens: rng.pick(&[40, 140]), outputs: 0, spans: 5, context: model.context, slots: 0 };
+        let limits = Limits { tokens: rng.pick(&[40, 140]), outputs: 0, spans: 5, context: model.context, pages: 0 };
         let less = |tokens| Limits { tokens, ..limits };
         let batches =
             [limits, less(7), less(1), less(0), less(30), limits].map(|l| batches::training(rng, model.vocab, &l));
@@ -138,7 +139,7 @@ fn a_slot_is_used_again() {
     let model = Model::random(Family::Llama, 3);
     let graph = fuse(&model.graph(Head::Cached).unwrap());
     let rng = &mut Rng::new(9);
-    let limits = Limits { tokens: 12, outputs: 12, spans: 3, context: 40, slots: 3 };
+    let limits = Limits { tokens: 12, outputs: 12, spans: 3, context: 40, pages: 3 };
     let start = Memory::new(graph.params(), 1);
     let mut used = Runner::new(graph.clone(), limits, 2, IsaKind::best());
     let mut memory = start.clone().for_plan(used.plan());
@@ -247,16 +248,17 @@ fn small(head: Head) -> Graph {
     build().unwrap()
 }
 
-fn sequence(tokens: &[u32], past: usize, slot: usize) -> Batch {
+/// Tokens of a sequence in one page of the cache.
+fn sequence(tokens: &[u32], past: usize, page: u32) -> Batch {
     let mut batch = Batch::default();
-    batch.push(tokens, past, slot);
+    batch.push_cached(tokens, past, &[page]);
     batch
 }
 
 #[test]
 fn bad_batches_for_training_are_refused() {
     let graph = grad(&small(Head::Loss), "loss").unwrap();
-    let limits = Limits { tokens: 12, outputs: 0, spans: 2, context: 10, slots: 0 };
+    let limits = Limits { tokens: 12, outputs: 0, spans: 2, context: 10, pages: 0 };
     let trained = |tokens: &[u32], targets: &[u32]| {
         let mut batch = Batch::default();
         batch.push_with_targets(tokens, targets);
@@ -288,29 +290,33 @@ fn bad_batches_for_training_are_refused() {
 
 #[test]
 fn bad_batches_for_a_cache_are_refused() {
-    let limits = Limits { tokens: 4, outputs: 2, spans: 3, context: 8, slots: 2 };
+    let limits = Limits { tokens: 4, outputs: 2, spans: 3, context: 8, pages: 2 };
     let mut good = sequence(&[0, 1], 0, 1);
     good.want_last();
     let mut refusals = Refusals::new(small(Head::Cached), limits, &good, "logits");
 
-    assert_limit(refusals.refuse(&sequence(&[0], 0, 2)), ("slot + 1", 3, 2));
-    assert_limit(refusals.refuse(&sequence(&[0], 0, usize::MAX)), ("slot + 1", usize::MAX, 2));
     assert_limit(refusals.refuse(&sequence(&[0, 1], 7, 0)), ("past + len", 9, 8));
     assert_limit(refusals.refuse(&sequence(&[0, 1], usize::MAX, 0)), ("past + len", usize::MAX, 8));
     assert_limit(refusals.refuse(&sequence(&[0, 1, 2], usize::MAX - 1, 0)), ("past + len", usize::MAX, 8));
     let mut all = sequence(&[0, 1, 2], 0, 0);
     all.want_all();
     assert_limit(refusals.refuse(&all), ("outputs", 3, 2));
-    let mut twice = sequence(&[0], 0, 1);
-    twice.push(&[1], 1, 1);
-    let error = refusals.refuse(&twice);
-    assert!(matches!(&error, GraphError::Batch(why) if why == "two spans in slot 1"), "{error}");
+    let mut refuse = |spans: &[(usize, &[u32])], words: &str| {
+        let mut batch = Batch::default();
+        spans.iter().for_each(|(past, pages)| batch.push_cached(&[0], *past, pages));
+        let error = refusals.refuse(&batch);
+        assert!(matches!(&error, GraphError::Batch(why) if why == words), "{error}");
+    };
+    refuse(&[(0, &[2])], "page 2 of a cache of 2");
+    refuse(&[(0, &[u32::MAX])], "page 4294967295 of a cache of 2");
+    refuse(&[(3, &[])], "span 0 of 4 tokens without pages of the cache for them");
+    refuse(&[(0, &[1]), (1, &[1])], "page 1 of the cache written for two spans, or twice for one");
 }
 
 #[test]
 fn missing_memories_are_refused() {
     let graph = grad(&small(Head::Loss), "loss").unwrap();
-    let limits = Limits { tokens: 4, outputs: 4, spans: 2, context: 8, slots: 2 };
+    let limits = Limits { tokens: 4, outputs: 4, spans: 2, context: 8, pages: 2 };
     let mut batch = Batch::default();
     batch.push_with_targets(&[1, 2], &[2, 3]);
     let need = graph.params().layout().len();
@@ -362,7 +368,7 @@ fn missing_memories_are_refused() {
 #[test]
 fn parameters_that_lie_otherwise_are_refused() {
     let (graph, batch) = (small(Head::Cached), sequence(&[1], 0, 0));
-    let limits = Limits { tokens: 4, outputs: 4, spans: 2, context: 8, slots: 2 };
+    let limits = Limits { tokens: 4, outputs: 4, spans: 2, context: 8, pages: 2 };
     let best = IsaKind::best();
     let mut refusals = Refusals::new(graph.clone(), limits, &batch, "logits");
     let mut packed = Refusals::of(Runner::packed(graph.clone(), limits, 2, best), &batch, "logits");
@@ -401,7 +407,7 @@ fn parameters_packed_for_another_graph_are_refused() {
         Ok::<Graph, GraphError>(b.finish())
     };
     let (one, other) = (graph([32, 16]).unwrap(), graph([16, 48]).unwrap());
-    let (limits, batch) = (Limits { tokens: 4, outputs: 4, spans: 2, context: 8, slots: 0 }, sequence(&[1], 0, 0));
+    let (limits, batch) = (Limits { tokens: 4, outputs: 4, spans: 2, context: 8, pages: 0 }, sequence(&[1], 0, 0));
     let mut refusals = Refusals::of(Runner::packed(one, limits, 2, IsaKind::best()), &batch, "logits");
     let params = pack(&other, IsaKind::best(), &refusals.memory.params);
     let error = refusals.refuse_with(&batch, |_, run| run(Bindings::stored(&params)));
@@ -436,7 +442,7 @@ fn packing_is_for_products_and_what_looks_rows_up() {
 
 #[test]
 fn a_pool_of_another_size_is_refused() {
-    let limits = Limits { tokens: 4, outputs: 2, spans: 3, context: 8, slots: 2 };
+    let limits = Limits { tokens: 4, outputs: 2, spans: 3, context: 8, pages: 2 };
     let batch = sequence(&[0, 1], 0, 1);
     let mut refusals = Refusals::new(small(Head::Cached), limits, &batch, "logits");
     refusals.runner.pool = Pool::new(3).unwrap();
@@ -447,14 +453,14 @@ fn a_pool_of_another_size_is_refused() {
 #[test]
 fn impossible_plans_are_errors() {
     let plan = |head, limits| Plan::new(small(head), PlanOptions::flat(limits, 2, IsaKind::best())).map(|_| ());
-    let limits = Limits { tokens: 4, outputs: 2, spans: 3, context: 8, slots: 2 };
+    let limits = Limits { tokens: 4, outputs: 2, spans: 3, context: 8, pages: 2 };
     assert!(plan(Head::Loss, limits).is_ok() && plan(Head::Cached, limits).is_ok());
     for tokens in [usize::MAX / 2, 1 << 58] {
         let error = plan(Head::Loss, Limits { tokens, ..limits });
         assert!(matches!(error, Err(GraphError::OutOfMemory { .. })), "{error:?}");
     }
-    for slots in [usize::MAX, 1 << 58] {
-        let error = plan(Head::Cached, Limits { slots, ..limits });
+    for pages in [usize::MAX, 1 << 58] {
+        let error = plan(Head::Cached, Limits { pages, ..limits });
         assert!(matches!(error, Err(GraphError::OutOfMemory { .. })), "{error:?}");
     }
 
@@ -483,7 +489,7 @@ fn impossible_plans_are_errors() {
 #[test]
 fn storages_that_a_plan_can_not_read_and_values_that_a_format_can_not_hold_are_refused() {
     let graph = small(Head::Cached);
-    let limits = Limits { tokens: 4, outputs: 4, spans: 2, context: 8, slots: 2 };
+    let limits = Limits { tokens: 4, outputs: 4, spans: 2, context: 8, pages: 2 };
     let best = IsaKind::best();
     let storage = Arc::new(Storage::of(&graph, best, Format::Bf16).unwrap());
     for &isa in IsaKind::available().iter().filter(|isa| **isa != best) {
@@ -493,7 +499,7 @@ fn storages_that_a_plan_can_not_read_and_values_that_a_format_can_not_hold_are_r
     // Of training graphs the gradients read weights in rows.
     let training = grad(&small(Head::Loss), "loss").unwrap();
     let of_loss = Arc::new(Storage::of(&small(Head::Loss), best, Format::F32).unwrap());
-    let options = PlanOptions::stored(Limits { outputs: 0, slots: 0, ..limits }, 1, of_loss);
+    let options = PlanOptions::stored(Limits { outputs: 0, pages: 0, ..limits }, 1, of_loss);
     assert!(matches!(Plan::new(training, options), Err(GraphError::Storage { .. })));
 
     let id = graph.params().find("qkv.weight").unwrap();

@@ -66,7 +66,7 @@ impl Training {
         let model = Model::random(family, case);
         let rng = &mut Rng::new(1000 + case);
         let tokens = rng.pick(&[1, 5, 17, 40, 140, 400]);
-        let limits = Limits { tokens, outputs: 0, spans: rng.range(1..=8), context: model.context, slots: 0 };
+        let limits = Limits { tokens, outputs: 0, spans: rng.range(1..=8), context: model.context, pages: 0 };
         let graph = model.graph(Head::Loss).unwrap();
         Self::new(format!("case {case}, {limits:?}, {model:?}"), &graph, limits, model.vocab, rng)
     }
@@ -144,7 +144,7 @@ fn check_training(training: &Training) -> Vec<Outcome> {
 /// Two steps of AdamW on the gradients in `memory` for every number of threads, each against the interpreter's from the same memory.
 fn check_update(what: &str, params: &Params, isa: IsaKind, start: &Memory, max_norm: f64) {
     let graph = update_graph(params.clone(), ADAMW, max_norm).unwrap();
-    let limits = Limits { tokens: 0, outputs: 0, spans: 0, context: 0, slots: 0 };
+    let limits = Limits { tokens: 0, outputs: 0, spans: 0, context: 0, pages: 0 };
     let mut outcomes = vec![];
     for &threads in threads(isa) {
         let mut memory = start.clone();
@@ -212,7 +212,7 @@ fn training() {
 fn the_loss_by_several_chunks() {
     let (vocab, d) = (MANY, 5);
     let graph = chunked(vocab, d).unwrap();
-    let limits = Limits { tokens: 150, outputs: 0, spans: 4, context: 100, slots: 0 };
+    let limits = Limits { tokens: 150, outputs: 0, spans: 4, context: 100, pages: 0 };
     let training = Training::new("chunks".into(), &graph, limits, vocab, &mut Rng::new(5));
     let plan = Runner::new(training.graph.clone(), limits, 1, IsaKind::Scalar);
     let steps = plan
@@ -230,7 +230,7 @@ fn an_update_without_a_finite_norm_changes_nothing() {
     let model = Model::random(Family::Gpt2, 1);
     let graph = model.graph(Head::Loss).unwrap();
     let update = update_graph(graph.params().clone(), ADAMW, 1.0).unwrap();
-    let limits = Limits { tokens: 0, outputs: 0, spans: 0, context: 0, slots: 0 };
+    let limits = Limits { tokens: 0, outputs: 0, spans: 0, context: 0, pages: 0 };
     for bad in [f32::NAN, f32::INFINITY] {
         let mut memory = Memory::new(graph.params(), 3);
         memory.grads.fill(0.5);
@@ -261,7 +261,8 @@ impl Inference {
         let rng = &mut Rng::new(2000 + case);
         let spans = rng.range(1..=4);
         let tokens = rng.pick(&[1, 4, 9, 33, 70]);
-        let limits = Limits { tokens, outputs: tokens, spans, context: 90, slots: spans + rng.below(3) };
+        let limits =
+            Limits { tokens, outputs: tokens, spans, context: 90, pages: batches::pages_for(spans + rng.below(3), 90) };
         let mut conversation = Conversation::random(rng, model.vocab, &limits, 2 * tokens + 5);
         let mut batches = vec![];
         while let Some((mut batch, _)) = conversation.next(rng, &limits).filter(|_| batches.len() < 8) {
@@ -378,7 +379,7 @@ fn losses_with_stored_weights() {
     // Rows enough for workers to quantize their own, of several blocks.
     let (vocab, d) = (MANY, 96);
     let graph = chunked(vocab, d).unwrap();
-    let limits = Limits { tokens: 300, outputs: 0, spans: 4, context: 100, slots: 0 };
+    let limits = Limits { tokens: 300, outputs: 0, spans: 4, context: 100, pages: 0 };
     let batch = batches::training(&mut Rng::new(5), vocab, &limits);
     let start = Memory::new(graph.params(), 7);
     for &isa in IsaKind::available() {
@@ -416,12 +417,12 @@ fn products_of_bytes_are_those_of_what_is_stored() {
     let y = b.value_of(Op::Linear { weight, bias: None }, &[x, residual]).unwrap();
     b.result("y", y);
     let graph = b.finish();
-    let limits = Limits { tokens: 130, outputs: 0, spans: 1, context: 130, slots: 0 };
+    let limits = Limits { tokens: 130, outputs: 0, spans: 1, context: 130, pages: 0 };
     let start = Memory::new(graph.params(), 11);
     for tokens in [1, 3, 130] {
         let ids = batches::tokens(&mut Rng::new(tokens as u64), tokens, vocab);
         let mut batch = Batch::with_capacity(&limits);
-        batch.push(&ids, 0, 0);
+        batch.push(&ids, 0);
         for &isa in IsaKind::available() {
             let storage = Storage::of(&graph, isa, Format::Q8_0).unwrap();
             let formats: Vec<Format> = graph.params().iter().map(|(id, _)| storage.get(id).format).collect();

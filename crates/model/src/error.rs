@@ -77,16 +77,39 @@ pub enum ModelError {
         /// The model's.
         max: usize,
     },
+    /// As many sequences are open as a session can hold.
+    #[error("there is no room for another sequence: {max} are open")]
+    Sequences {
+        /// What the session can hold.
+        max: usize,
+    },
+    /// A sequence that was closed, or that belongs to another session.
+    #[error("the sequence is not open")]
+    ClosedSequence,
+    /// A sequence in two jobs of one run.
+    #[error("a sequence stands in two jobs of one run")]
+    RepeatedSequence,
+    /// Too few free pages of the key-value cache.
+    #[error(
+        "the key-value cache has {free} free pages of {} tokens, and {need} are needed",
+        smallmind_graph::PAGE_TOKENS
+    )]
+    CacheFull {
+        /// What was asked for.
+        need: usize,
+        /// What there was.
+        free: usize,
+    },
     /// Nothing to go on from.
     #[error("the prompt is empty and the model has no token that begins a text")]
     EmptyPrompt,
     /// A result that is not a number.
     #[error(
-        "the model's logits are not finite at token {position} of sequence {slot}: its weights are damaged or have diverged"
+        "the model's logits are not finite at token {position} of sequence {sequence}: its weights are damaged or have diverged"
     )]
     NonFinite {
-        /// The sequence's slot.
-        slot: usize,
+        /// The number of the sequence within its session, from 0.
+        sequence: usize,
         /// Where in the sequence.
         position: usize,
     },

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::sampler::{Sampler, SamplerConfig};
 use crate::stream::{StopStrings, TextStream};
 use crate::tokenizer::Tokenizer;
-use crate::{ModelError, Session};
+use crate::{ModelError, SequenceId, Session};
 
 /// Tokens of a text for which room is made before it begins.
 const RESERVED_TOKENS: usize = 1 << 20;
@@ -56,6 +56,8 @@ pub struct Generation {
 /// A text may become longer than the context: when it is full, the generator goes on with the latest half of it, read anew.
 pub struct Generator {
     session: Session,
+    /// The sequence of the session that the text is.
+    sequence: SequenceId,
     tokenizer: Arc<Tokenizer>,
     /// All tokens of the text so far.
     history: Vec<u32>,
@@ -65,13 +67,14 @@ impl Generator {
     /// A generator over `session`.
     ///
     /// # Errors
-    /// A tokenizer with more tokens than the model has entries for.
-    pub fn new(session: Session, tokenizer: Arc<Tokenizer>) -> Result<Self, ModelError> {
+    /// A tokenizer with more tokens than the model has entries for; a session that has no room for another sequence.
+    pub fn new(mut session: Session, tokenizer: Arc<Tokenizer>) -> Result<Self, ModelError> {
         let model = session.model().config().vocab_size;
         if tokenizer.vocab_size() > model {
             return Err(ModelError::Vocabulary { tokenizer: tokenizer.vocab_size(), model });
         }
-        Ok(Self { session, tokenizer, history: vec![] })
+        let sequence = session.open()?;
+        Ok(Self { session, sequence, tokenizer, history: vec![] })
     }
 
     /// The session.
@@ -114,8 +117,8 @@ impl Generator {
         self.history.extend_from_slice(prompt);
 
         let started = Instant::now();
-        self.session.truncate(0, 0);
-        self.session.append(0, prompt)?;
+        self.session.truncate(self.sequence, 0);
+        self.session.append(self.sequence, prompt)?;
         let prefill = started.elapsed();
         let finish = self.extend(options.max_tokens, prompt.len(), &mut sampler, &mut stream, &mut on_text)?;
         let rest = stream.finish();
@@ -167,13 +170,13 @@ impl Generator {
     /// Appends the newest token; with a full context, reads the latest half of the text anew.
     fn append(&mut self, token: u32) -> Result<(), ModelError> {
         let context = self.session.options().context;
-        if self.session.len(0) < context {
-            self.session.append(0, &[token])?;
+        if self.session.len(self.sequence) < context {
+            self.session.append(self.sequence, &[token])?;
             return Ok(());
         }
         let keep = (context / 2).max(1);
-        self.session.truncate(0, 0);
-        self.session.append(0, &self.history[self.history.len() - keep..])?;
+        self.session.truncate(self.sequence, 0);
+        self.session.append(self.sequence, &self.history[self.history.len() - keep..])?;
         Ok(())
     }
 

@@ -3,13 +3,12 @@
 //! # Several sequences at once
 //!
 //! A [`Model`] is a shape and weights, a [`PackedModel`] the same laid out to be run, a [`Session`] a model at work: its plans, its
-//! workers, and a cache of keys and values with a slot for each sequence. What is appended to a sequence follows what its slot holds;
-//! logits say what comes next.
+//! workers, and a cache of keys and values in pages. Tokens are appended to sequences; logits say what comes next.
 //!
 //! ```
 //! use std::sync::Arc;
 //!
-//! use smallmind_model::{Model, ModelConfig, Session, SessionOptions, preset};
+//! use smallmind_model::{Job, Model, ModelConfig, Session, SessionOptions, preset};
 //! use smallmind_simd::IsaKind;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,23 +22,27 @@
 //! assert_eq!(Model::load(folder)?.weights(), model.weights());
 //!
 //! let model = Arc::new(model.pack(IsaKind::best())?);
-//! let options = SessionOptions { threads: 2, slots: 2, context: 32, chunk: 4 };
+//! let options = SessionOptions { sequences: 3, chunk: 4, ..SessionOptions::single(32, 2) };
 //! let mut session = Session::new(model, options)?;
 //!
 //! // Two prompts, each read in chunks of four tokens.
-//! session.append(0, &[1, 2, 3, 4, 5, 6])?;
-//! let logits = session.append(1, &[40, 41, 42])?;
+//! let (a, b) = (session.open()?, session.open()?);
+//! session.append(a, &[1, 2, 3, 4, 5, 6])?;
+//! let logits = session.append(b, &[40, 41, 42])?;
 //! assert_eq!(logits.len(), 50);
 //!
-//! // One more token for each of them, in one run over the weights: a row of logits each.
-//! let both = session.decode(&[(0, 7), (1, 43)])?.to_vec();
-//! assert_eq!(both.len(), 2 * 50);
-//! assert_eq!((session.len(0), session.len(1)), (7, 4));
+//! // A third sequence goes on from the first, whose pages it shares.
+//! let c = session.fork(a)?;
 //!
-//! // The same sequence read at once has the same logits, up to the order of sums.
-//! session.truncate(0, 0);
-//! let again = session.append(0, &[1, 2, 3, 4, 5, 6, 7])?;
-//! assert!(both.iter().zip(again).all(|(a, b)| (a - b).abs() < 1e-5));
+//! // One more token for one and two for another, in one run over the weights: a row of logits each.
+//! let logits = session.run(&[Job::last(a, &[7]), Job::last(b, &[43, 44])])?;
+//! let (of_a, of_b) = (logits.job(0)?.to_vec(), logits.job(1)?.to_vec());
+//! assert_eq!((of_a.len(), of_b.len()), (50, 50));
+//! assert_eq!([a, b, c].map(|sequence| session.len(sequence)), [7, 5, 6]);
+//!
+//! // The same tokens read at once have the same logits, bit for bit.
+//! session.truncate(c, 0);
+//! assert_eq!(session.append(c, &[1, 2, 3, 4, 5, 6, 7])?, of_a);
 //! # Ok(()) }
 //! ```
 //!
@@ -64,6 +67,7 @@ mod generator;
 mod load;
 mod model;
 mod packed;
+mod pages;
 pub mod preset;
 pub mod sampler;
 mod session;
@@ -83,5 +87,5 @@ pub use generator::{Finish, GenerateOptions, Generation, Generator};
 pub use load::{LoadOptions, UnusedTensors};
 pub use model::{Model, NamedTensor};
 pub use packed::PackedModel;
-pub use session::{Session, SessionOptions};
+pub use session::{Job, JobLogits, Logits, SequenceId, Session, SessionOptions};
 pub use unused::unused_tensors;

@@ -15,7 +15,7 @@ use crate::{Model, ModelConfig, ModelError};
 #[derive(Debug)]
 pub struct PackedModel {
     config: ModelConfig,
-    graph: Graph,
+    graph: Arc<Graph>,
     weights: ParamStore,
 }
 
@@ -35,7 +35,7 @@ impl Model {
     /// As [`Model::pack`]; a weight that the format can't hold; too little memory for the converted weights beside those that are converted.
     pub fn pack_as(self, isa: IsaKind, weights: Format) -> Result<PackedModel, ModelError> {
         let (config, values) = self.into_parts();
-        let graph = architecture::graph(&config, Purpose::Generation)?;
+        let graph = Arc::new(architecture::graph(&config, Purpose::Generation)?);
         let storage = Arc::new(Storage::of(&graph, isa, weights)?);
         PackedModel::new(config, graph, storage, values)
     }
@@ -52,7 +52,7 @@ impl Model {
 }
 
 impl PackedModel {
-    fn new(config: ModelConfig, graph: Graph, storage: Arc<Storage>, values: Buffer) -> Result<Self, ModelError> {
+    fn new(config: ModelConfig, graph: Arc<Graph>, storage: Arc<Storage>, values: Buffer) -> Result<Self, ModelError> {
         let weights = ParamStore::new(graph.params(), storage, values)?;
         Ok(Self { config, graph, weights })
     }
@@ -81,7 +81,7 @@ impl PackedModel {
     }
 
     /// The graph from tokens to logits, by way of a key-value cache.
-    pub fn graph(&self) -> &Graph {
+    pub fn graph(&self) -> &Arc<Graph> {
         &self.graph
     }
 

@@ -1,33 +1,61 @@
-//! A model at work: its plans, its cache, its workers.
+//! A model at work: its plans, its cache, its workers, its sequences.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use smallmind_graph::{Batch, Bindings, Buffer, Executor, Limits, NoProbe, Plan, PlanOptions, Pool, Probe, Scalars};
+use smallmind_graph::{
+    Batch, Bindings, Buffer, CacheShape, Executor, GraphError, Limits, NoProbe, PAGE_TOKENS, Plan, PlanOptions, Pool,
+    Probe, Scalars,
+};
 
 use crate::architecture::LOGITS;
+use crate::pages::Pages;
 use crate::{ModelConfig, ModelError, PackedModel};
+
+/// Tokens of the plans of a session below the largest: each about four times the one before, so that a run of few tokens is shared among
+/// the workers as few are.
+const RUNGS: [usize; 4] = [1, 4, 16, 64];
+
+/// Rows of logits of one run of the largest plan, unless there can be more sequences: jobs that ask for more are cut.
+const OUTPUTS: usize = 16;
 
 /// How a session is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionOptions {
     /// Worker threads.
     pub threads: usize,
-    /// Sequences held at once.
-    pub slots: usize,
+    /// Sequences that can be open at once.
+    pub sequences: usize,
     /// Tokens that each may have, at most the model's.
     pub context: usize,
-    /// Tokens of a prompt that are worked on at once.
+    /// Tokens that are worked on at once.
     pub chunk: usize,
+    /// Pages of [`smallmind_graph::PAGE_TOKENS`] tokens that the key-value cache has; by default as many as all sequences can fill.
+    pub pages: Option<usize>,
 }
 
 impl SessionOptions {
-    /// Tokens of a prompt that are worked on at once, unless somebody says otherwise: enough rows for the matrix products to be bound by
-    /// arithmetic, few enough for the values of a chunk to stay in the cache. Fitted to prompts of 128 to 1024 tokens on a Zen 4.
+    /// Tokens that are worked on at once, unless somebody says otherwise: enough rows for the matrix products to be bound by arithmetic, few
+    /// enough for the values of a chunk to stay in the cache. Fitted to prompts of 128 to 1024 tokens on a Zen 4.
     pub const CHUNK: usize = 128;
 
     /// One sequence of up to `context` tokens.
     pub fn single(context: usize, threads: usize) -> Self {
-        Self { threads, slots: 1, context, chunk: Self::CHUNK }
+        Self { threads, sequences: 1, context, chunk: Self::CHUNK, pages: None }
+    }
+
+    /// The largest batch of a session that is laid out so, or with fewer `tokens` the largest of its plan for so many.
+    pub fn limits(&self, tokens: usize) -> Limits {
+        let sequences = self.sequences.max(1);
+        let each = CacheShape::pages_for(self.context);
+        let chunk = self.chunk.clamp(1, self.context.max(1)).max(sequences).min(tokens);
+        Limits {
+            tokens: chunk,
+            outputs: sequences.max(OUTPUTS).min(chunk),
+            spans: sequences.min(chunk),
+            context: self.context,
+            pages: self.pages.unwrap_or_else(|| sequences.saturating_mul(each)).max(1),
+        }
     }
 }
 
@@ -42,57 +70,154 @@ impl ModelConfig {
     }
 }
 
-/// A model with a key-value cache for some sequences, each in a slot.
+/// A sequence of a session, from [`Session::open`] or [`Session::fork`] until [`Session::close`]. Its copies name the same sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SequenceId {
+    index: usize,
+    /// Tells sequences of the same index apart.
+    generation: u64,
+}
+
+/// Which logits a job asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Logits {
+    /// None: the tokens are only appended.
+    None,
+    /// What follows the last token.
+    #[default]
+    Last,
+    /// What follows each token.
+    All,
+}
+
+/// Tokens to append to a sequence in a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// The sequence.
+    pub sequence: SequenceId,
+    /// The tokens, at least one.
+    pub tokens: &'a [u32],
+    /// The logits wanted.
+    pub logits: Logits,
+}
+
+impl<'a> Job<'a> {
+    /// Tokens to append, and the logits of what follows the last.
+    pub fn last(sequence: SequenceId, tokens: &'a [u32]) -> Self {
+        Self { sequence, tokens, logits: Logits::Last }
+    }
+
+    /// Rows of logits that it asks for.
+    fn rows(&self) -> usize {
+        match self.logits {
+            Logits::None => 0,
+            Logits::Last => 1,
+            Logits::All => self.tokens.len(),
+        }
+    }
+}
+
+/// The logits of a run, job by job.
+#[derive(Debug)]
+pub struct JobLogits<'a> {
+    session: &'a Session,
+}
+
+impl<'a> JobLogits<'a> {
+    /// The logits that job number `job` of the run asked for, `[rows, vocab]`.
+    ///
+    /// # Errors
+    /// [`ModelError::NonFinite`] if one of them is not finite: the tokens of that job were not appended, those of the others were.
+    ///
+    /// # Panics
+    /// If the run had no such job.
+    pub fn job(&self, job: usize) -> Result<&'a [f32], ModelError> {
+        let result = &self.session.results[job];
+        match result.non_finite {
+            None => Ok(&self.session.logits[result.logits.clone()]),
+            Some(position) => Err(ModelError::NonFinite { sequence: result.sequence, position }),
+        }
+    }
+}
+
+/// A sequence, or a place for one.
+#[derive(Debug, Default)]
+struct Sequence {
+    open: bool,
+    generation: u64,
+    /// Tokens that it has.
+    len: usize,
+    /// The pages that hold them, in order: as many as `len` tokens need.
+    pages: Vec<u32>,
+    /// Whether a job of the present run has named it.
+    named: bool,
+}
+
+/// What became of a job.
+#[derive(Debug)]
+struct JobResult {
+    sequence: usize,
+    /// Its elements of the session's logits.
+    logits: Range<usize>,
+    /// How many tokens its sequence would have had at the first logits that are not finite.
+    non_finite: Option<usize>,
+}
+
+/// A model with a key-value cache for some sequences.
 ///
-/// It keeps two plans over the same weights: one for chunks of prompts, one for single tokens of all slots. Once it is made, appending
-/// and decoding allocate nothing.
+/// A sequence is opened, tokens are appended to it, and a run gives the logits of what follows. The cache is cut into pages of
+/// [`smallmind_graph::PAGE_TOKENS`] tokens, which sequences with a common beginning share. A run works on tokens of any sequences together;
+/// it gives each sequence the bits that it would get alone, in whatever runs its tokens come, on any number of threads.
+///
+/// It keeps plans for few and for many tokens over the same weights and the same arena. Once buffers have grown to the largest run, nothing
+/// allocates.
 pub struct Session {
     model: Arc<PackedModel>,
     options: SessionOptions,
     pool: Pool,
-    prefill: Executor,
-    decode: Executor,
+    executor: Executor,
     cache: Buffer,
+    pages: Pages,
+    sequences: Vec<Sequence>,
     batch: Batch,
-    lens: Vec<usize>,
-    latest: Latest,
+    /// The logits of the last run, job after job.
+    logits: Vec<f32>,
+    results: Vec<JobResult>,
 }
 
-/// Which plan ran last, and so has the logits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Latest {
-    Prefill,
-    Decode,
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("options", &self.options).finish_non_exhaustive()
+    }
 }
 
 impl Session {
-    /// Plans the model for `options` and allocates all that it will need.
+    /// Plans the model for `options` and allocates the arena and the cache.
     ///
     /// # Errors
     /// A context beyond the model's, or too little memory.
     pub fn new(model: Arc<PackedModel>, options: SessionOptions) -> Result<Self, ModelError> {
-        let SessionOptions { threads, slots, context, .. } = options;
-        model.config().check_context(context)?;
-        let slots = slots.max(1);
-        let chunk = options.chunk.clamp(1, context);
-        let prefill = Limits { tokens: chunk, outputs: 1, spans: 1, context, slots };
-        let decode = Limits { tokens: slots, outputs: slots, spans: slots, context, slots };
-        let prefill = Plan::new(model.graph().clone(), PlanOptions::stored(prefill, threads, model.storage().clone()))?;
-        let decode = Plan::new(model.graph().clone(), PlanOptions::stored(decode, threads, model.storage().clone()))?;
-        let cache = match decode.cache() {
+        model.config().check_context(options.context)?;
+        let limits = options.limits(usize::MAX);
+        let Limits { tokens: chunk, spans: sequences, pages, .. } = limits;
+        let plan_options = PlanOptions::stored(limits, options.threads, model.storage().clone());
+        let executor = Executor::of_ladder(Plan::ladder(model.graph().clone(), &plan_options, &RUNGS)?)?;
+        let cache = match executor.plan().cache() {
             Some(shape) => shape.allocate()?,
             None => Buffer::zeroed(0)?,
         };
-        let largest = Limits { tokens: chunk.max(slots), ..*decode.limits() };
+        let each = CacheShape::pages_for(options.context);
+        let sequence = || Sequence { pages: Vec::with_capacity(each), ..Sequence::default() };
         Ok(Self {
-            batch: Batch::with_capacity(&largest),
-            pool: Pool::new(threads)?,
-            prefill: Executor::new(prefill)?,
-            decode: Executor::new(decode)?,
+            pool: Pool::new(options.threads)?,
+            executor,
             cache,
-            lens: vec![0; slots],
-            latest: Latest::Decode,
-            options: SessionOptions { slots, chunk, ..options },
+            pages: Pages::new(pages),
+            sequences: std::iter::repeat_with(sequence).take(sequences).collect(),
+            batch: Batch::with_capacity(&limits),
+            logits: vec![],
+            results: vec![],
+            options: SessionOptions { sequences, chunk, pages: Some(pages), ..options },
             model,
         })
     }
@@ -102,8 +227,8 @@ impl Session {
         &self.model
     }
 
-    /// Gives the model other weights, laid out as [`crate::Model::weights`], and forgets all tokens. Others who hold the model keep it
-    /// as it was.
+    /// Gives the model other weights, laid out as [`crate::Model::weights`], and takes all tokens of all sequences back. Others who hold the
+    /// model keep it as it was.
     ///
     /// # Errors
     /// More or fewer weights than the model has; too little memory for a copy of it, where others hold it too.
@@ -112,7 +237,7 @@ impl Session {
             Some(model) => model.set_weights(weights)?,
             None => self.model = Arc::new(self.model.with_weights(weights)?),
         }
-        self.lens.fill(0);
+        (0..self.sequences.len()).for_each(|index| self.cut(index, 0));
         Ok(())
     }
 
@@ -121,127 +246,284 @@ impl Session {
         &self.options
     }
 
-    /// The plan for chunks of prompts and the plan for single tokens.
-    pub fn plans(&self) -> (&Plan, &Plan) {
-        (self.prefill.plan(), self.decode.plan())
+    /// The plan that runs so many tokens at once.
+    pub fn plan(&self, tokens: usize) -> &Plan {
+        self.executor.plan_for(tokens)
     }
 
-    /// Bytes of cache, and of both arenas.
+    /// Bytes of cache, and of the arena.
     pub fn working_bytes(&self) -> (usize, usize) {
-        (self.cache.len() * 4, self.prefill.plan().arena_bytes() + self.decode.plan().arena_bytes())
+        (self.cache.len() * 4, self.executor.arena_bytes())
     }
 
-    /// How many tokens the sequence in `slot` has.
-    pub fn len(&self, slot: usize) -> usize {
-        self.lens.get(slot).copied().unwrap_or(0)
+    /// Pages of the cache that hold no tokens.
+    pub fn free_pages(&self) -> usize {
+        self.pages.free()
     }
 
-    /// Whether the sequence in `slot` has no token.
-    pub fn is_empty(&self, slot: usize) -> bool {
-        self.len(slot) == 0
-    }
-
-    /// Forgets the tokens of `slot` from `len` on.
-    pub fn truncate(&mut self, slot: usize, len: usize) {
-        if let Some(have) = self.lens.get_mut(slot) {
-            *have = len.min(*have);
-        }
-    }
-
-    /// Appends tokens to the sequence in `slot`; the logits `[vocab]` of what follows the last of them.
+    /// A new sequence, without tokens.
     ///
     /// # Errors
-    /// No token; more than fit; ids beyond the vocabulary; logits that are not finite. After an error nothing is appended, and
-    /// [`Session::logits`] are of no use.
-    pub fn append(&mut self, slot: usize, tokens: &[u32]) -> Result<&[f32], ModelError> {
-        if let [one] = tokens {
-            return self.decode(&[(slot, *one)]);
-        }
-        self.append_probed(slot, tokens, &NoProbe)
+    /// [`ModelError::Sequences`] if as many are open as the session can hold.
+    pub fn open(&mut self) -> Result<SequenceId, ModelError> {
+        let index = self.sequences.iter().position(|sequence| !sequence.open);
+        let index = index.ok_or(ModelError::Sequences { max: self.sequences.len() })?;
+        let sequence = &mut self.sequences[index];
+        sequence.open = true;
+        Ok(SequenceId { index, generation: sequence.generation })
     }
 
-    /// [`Session::append`] with a probe on every run of the plan for chunks of prompts, which a single token goes through as well.
+    /// A new sequence with the tokens of another. Both hold its pages; one that appends to a page which others hold too gets a copy of it.
+    ///
+    /// # Errors
+    /// [`ModelError::ClosedSequence`]; [`ModelError::Sequences`] if as many are open as the session can hold.
+    pub fn fork(&mut self, of: SequenceId) -> Result<SequenceId, ModelError> {
+        let from = self.index(of)?;
+        let new = self.open()?;
+        for i in 0..self.sequences[from].pages.len() {
+            let page = self.sequences[from].pages[i];
+            self.pages.share(page);
+            self.sequences[new.index].pages.push(page);
+        }
+        self.sequences[new.index].len = self.sequences[from].len;
+        Ok(new)
+    }
+
+    /// Ends a sequence: its pages are free unless others hold them. Closing it again changes nothing.
+    pub fn close(&mut self, sequence: SequenceId) {
+        if let Ok(index) = self.index(sequence) {
+            self.cut(index, 0);
+            let sequence = &mut self.sequences[index];
+            (sequence.open, sequence.generation) = (false, sequence.generation + 1);
+        }
+    }
+
+    /// How many tokens a sequence has; none if it is closed.
+    pub fn len(&self, sequence: SequenceId) -> usize {
+        self.index(sequence).map_or(0, |index| self.sequences[index].len)
+    }
+
+    /// Whether a sequence has no token.
+    pub fn is_empty(&self, sequence: SequenceId) -> bool {
+        self.len(sequence) == 0
+    }
+
+    /// Takes the tokens of a sequence from number `len` on back; their pages are free unless others hold them.
+    pub fn truncate(&mut self, sequence: SequenceId, len: usize) {
+        if let Ok(index) = self.index(sequence) {
+            self.cut(index, len);
+        }
+    }
+
+    /// Appends tokens to a sequence; the logits `[vocab]` of what follows the last of them.
+    ///
+    /// # Errors
+    /// As [`Session::run`] and [`JobLogits::job`].
+    pub fn append(&mut self, sequence: SequenceId, tokens: &[u32]) -> Result<&[f32], ModelError> {
+        self.append_probed(sequence, tokens, &NoProbe)
+    }
+
+    /// [`Session::append`] with a probe on every run of a plan.
     ///
     /// # Errors
     /// As [`Session::append`].
-    pub fn append_probed<P: Probe>(&mut self, slot: usize, tokens: &[u32], probe: &P) -> Result<&[f32], ModelError> {
-        let past = self.len(slot);
-        let context = self.options.context;
-        if past + tokens.len() > context {
-            return Err(ModelError::TooLong { tokens: past + tokens.len(), context, max: self.model.config().context });
-        }
-        let chunks = tokens.chunks(self.options.chunk);
-        let last = chunks.len().checked_sub(1).ok_or(ModelError::EmptyPrompt)?;
-        let mut end = past;
-        for (i, chunk) in chunks.enumerate() {
-            self.batch.clear();
-            self.batch.push(chunk, end, slot);
-            if i == last {
-                self.batch.want_last();
-            }
-            let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::stored(self.model.weights()) };
-            self.prefill.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, probe)?;
-            end += chunk.len();
-        }
-        self.latest = Latest::Prefill;
-        self.check_logits(|_| slot, |_| end)?;
-        // What the cache holds beyond the length of a sequence is nobody's: only here do the tokens become the sequence's.
-        self.lens[slot] = end;
-        Ok(self.logits())
+    pub fn append_probed<P: Probe>(
+        &mut self,
+        sequence: SequenceId,
+        tokens: &[u32],
+        probe: &P,
+    ) -> Result<&[f32], ModelError> {
+        self.run_probed(&[Job::last(sequence, tokens)], probe)?.job(0)
     }
 
-    /// Appends one token to each of several sequences, given as (slot, token); the logits `[sequences, vocab]`, row by row.
+    /// Appends the tokens of all `jobs`, each to its sequence, and gives the logits that they ask for.
     ///
     /// # Errors
-    /// A sequence that is full or named twice; ids beyond the vocabulary; logits that are not finite. After an error nothing is appended
-    /// to any of the sequences.
-    pub fn decode(&mut self, tokens: &[(usize, u32)]) -> Result<&[f32], ModelError> {
-        self.decode_probed(tokens, &NoProbe)
+    /// [`ModelError::EmptyPrompt`] for a job without tokens; [`ModelError::TooLong`]; [`ModelError::ClosedSequence`];
+    /// [`ModelError::RepeatedSequence`]; [`ModelError::CacheFull`]; a token id beyond the vocabulary. Then nothing is appended for any
+    /// job. Logits that are not finite are an error of their job alone: see [`JobLogits::job`].
+    pub fn run(&mut self, jobs: &[Job<'_>]) -> Result<JobLogits<'_>, ModelError> {
+        self.run_probed(jobs, &NoProbe)
     }
 
-    /// [`Session::decode`] with a probe on the run.
+    /// [`Session::run`] with a probe on every run of a plan.
     ///
     /// # Errors
-    /// As [`Session::decode`].
-    pub fn decode_probed<P: Probe>(&mut self, tokens: &[(usize, u32)], probe: &P) -> Result<&[f32], ModelError> {
-        self.batch.clear();
-        for (slot, token) in tokens {
-            let past = self.len(*slot);
-            if past >= self.options.context {
-                let (context, max) = (self.options.context, self.model.config().context);
-                return Err(ModelError::TooLong { tokens: past + 1, context, max });
+    /// As [`Session::run`].
+    pub fn run_probed<P: Probe>(&mut self, jobs: &[Job<'_>], probe: &P) -> Result<JobLogits<'_>, ModelError> {
+        self.logits.clear();
+        self.results.clear();
+        self.check(jobs)?;
+        self.take_pages(jobs);
+        let outcome = self.run_batches(jobs, probe);
+        if outcome.is_ok() {
+            self.find_non_finite(jobs);
+            // What the cache holds beyond the length of a sequence is nobody's: only here do the tokens become the sequence's.
+            for (job, result) in jobs.iter().zip(&self.results) {
+                if result.non_finite.is_none() {
+                    self.sequences[job.sequence.index].len += job.tokens.len();
+                }
             }
-            self.batch.push(std::slice::from_ref(token), past, *slot);
-            self.batch.want_last();
+        } else {
+            self.logits.clear();
         }
-        let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::stored(self.model.weights()) };
-        self.decode.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, probe)?;
-        self.latest = Latest::Decode;
-        let slot = |row: usize| tokens.get(row).map_or(0, |(slot, _)| *slot);
-        self.check_logits(slot, |row| self.len(slot(row)) + 1)?;
-        tokens.iter().for_each(|(slot, _)| self.lens[*slot] += 1);
-        Ok(self.logits())
+        for job in jobs {
+            self.cut(job.sequence.index, usize::MAX);
+        }
+        outcome?;
+        Ok(JobLogits { session: self })
     }
 
-    /// The logits of the latest [`Session::append`] or [`Session::decode`], row after row; empty before the first.
+    /// The logits of the latest [`Session::run`], row after row; empty before the first and after an error.
     pub fn logits(&self) -> &[f32] {
-        let executor = match self.latest {
-            Latest::Prefill => &self.prefill,
-            Latest::Decode => &self.decode,
-        };
-        executor.result_slice(LOGITS).unwrap_or_default()
+        &self.logits
     }
 
-    /// Refuses logits that are not finite; `slot` and `tokens` tell the sequence of a row and how many tokens it has with the new ones.
-    fn check_logits(&self, slot: impl Fn(usize) -> usize, tokens: impl Fn(usize) -> usize) -> Result<(), ModelError> {
-        let logits = self.logits();
-        // Without a way out of the loop it works on many at once.
-        let bad = logits.iter().fold(false, |bad, x| bad | !x.is_finite());
-        if !bad {
+    fn index(&self, sequence: SequenceId) -> Result<usize, ModelError> {
+        let SequenceId { index, generation } = sequence;
+        let open = self.sequences.get(index).is_some_and(|s| s.open && s.generation == generation);
+        if open { Ok(index) } else { Err(ModelError::ClosedSequence) }
+    }
+
+    /// Takes the tokens of a sequence from number `len` on back, and gives up the pages that it doesn't need.
+    fn cut(&mut self, index: usize, len: usize) {
+        let sequence = &mut self.sequences[index];
+        sequence.len = sequence.len.min(len);
+        let needed = CacheShape::pages_for(sequence.len).min(sequence.pages.len());
+        sequence.pages.drain(needed..).for_each(|page| self.pages.release(page));
+    }
+
+    /// Checks that all jobs can be done.
+    fn check(&mut self, jobs: &[Job<'_>]) -> Result<(), ModelError> {
+        self.sequences.iter_mut().for_each(|sequence| sequence.named = false);
+        let (context, max, entries) =
+            (self.options.context, self.model.config().context, self.model.config().vocab_size);
+        let mut need = 0;
+        for job in jobs {
+            let index = self.index(job.sequence)?;
+            if std::mem::replace(&mut self.sequences[index].named, true) {
+                return Err(ModelError::RepeatedSequence);
+            }
+            if job.tokens.is_empty() {
+                return Err(ModelError::EmptyPrompt);
+            }
+            let tokens = self.sequences[index].len.saturating_add(job.tokens.len());
+            if tokens > context {
+                return Err(ModelError::TooLong { tokens, context, max });
+            }
+            if let Some(id) = job.tokens.iter().find(|id| **id as usize >= entries) {
+                let (got, limit) = (*id as usize + 1, entries);
+                return Err(GraphError::Limit { what: "token id + 1", got, limit }.into());
+            }
+            let new = CacheShape::pages_for(tokens) - self.sequences[index].pages.len();
+            need += new + usize::from(self.page_to_copy(index).is_some());
+        }
+        let free = self.pages.free();
+        if need > free { Err(ModelError::CacheFull { need, free }) } else { Ok(()) }
+    }
+
+    /// The page to which the next token of a sequence is appended, if others hold it too.
+    fn page_to_copy(&self, index: usize) -> Option<u32> {
+        let sequence = &self.sequences[index];
+        let last = *sequence.pages.last()?;
+        (!sequence.len.is_multiple_of(PAGE_TOKENS) && self.pages.is_shared(last)).then_some(last)
+    }
+
+    /// Gives the sequences of the jobs pages of their own for the new tokens: [`Session::check`] knows that there are enough.
+    fn take_pages(&mut self, jobs: &[Job<'_>]) {
+        for job in jobs {
+            let index = job.sequence.index;
+            let needed = CacheShape::pages_for(self.sequences[index].len + job.tokens.len());
+            let mut shared = self.page_to_copy(index);
+            while shared.is_some() || self.sequences[index].pages.len() < needed {
+                let Some(page) = self.pages.take() else { unreachable!("the pages were counted") };
+                let sequence = &mut self.sequences[index];
+                if let Some(shared) = shared.take() {
+                    if let Some(shape) = self.executor.plan().cache() {
+                        shape.copy_page(&mut self.cache, shared, page);
+                    }
+                    self.pages.release(shared);
+                    sequence.pages.pop();
+                }
+                sequence.pages.push(page);
+            }
+        }
+    }
+
+    /// Works on the tokens of all jobs, as many at once as the largest plan takes.
+    fn run_batches<P: Probe>(&mut self, jobs: &[Job<'_>], probe: &P) -> Result<(), ModelError> {
+        let vocab = self.model.config().vocab_size;
+        let mut start = 0;
+        for job in jobs {
+            let logits = start..start + job.rows() * vocab;
+            start = logits.end;
+            self.results.push(JobResult { sequence: job.sequence.index, logits, non_finite: None });
+        }
+        self.batch.clear();
+        for job in jobs {
+            let mut done = 0;
+            while done < job.tokens.len() {
+                done += self.push(job, done);
+                if done < job.tokens.len() {
+                    self.run_batch(probe)?;
+                }
+            }
+        }
+        self.run_batch(probe)
+    }
+
+    /// Adds tokens of a job, of which `done` have been worked on, to the batch, as many as it has room for. Gives how many.
+    fn push(&mut self, job: &Job<'_>, done: usize) -> usize {
+        let limits = self.executor.plan().limits();
+        if self.batch.spans().len() == limits.spans {
+            return 0;
+        }
+        let left = job.tokens.len() - done;
+        let room = (limits.tokens - self.batch.len()).min(left);
+        let outputs = limits.outputs - self.batch.outputs().len();
+        let count = match job.logits {
+            Logits::All => room.min(outputs),
+            // The last token waits for a batch that has room for its logits.
+            Logits::Last if outputs == 0 => room.min(left - 1),
+            Logits::Last | Logits::None => room,
+        };
+        if count == 0 {
+            return 0;
+        }
+        let sequence = &self.sequences[job.sequence.index];
+        self.batch.push_cached(&job.tokens[done..done + count], sequence.len + done, &sequence.pages);
+        match job.logits {
+            Logits::All => self.batch.want_span(),
+            Logits::Last if count == left => self.batch.want_last(),
+            Logits::Last | Logits::None => {}
+        }
+        count
+    }
+
+    /// Runs the batch, keeps its logits and empties it.
+    fn run_batch<P: Probe>(&mut self, probe: &P) -> Result<(), ModelError> {
+        if self.batch.is_empty() {
             return Ok(());
         }
-        let first = logits.iter().position(|x| !x.is_finite()).unwrap_or(0);
-        let row = first / self.model.config().vocab_size.max(1);
-        Err(ModelError::NonFinite { slot: slot(row), position: tokens(row) })
+        let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::stored(self.model.weights()) };
+        self.executor.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, probe)?;
+        self.logits.extend_from_slice(self.executor.result_slice(LOGITS).unwrap_or_default());
+        self.batch.clear();
+        Ok(())
+    }
+
+    /// Marks the jobs whose logits are not all finite.
+    fn find_non_finite(&mut self, jobs: &[Job<'_>]) {
+        let vocab = self.model.config().vocab_size.max(1);
+        for (job, result) in jobs.iter().zip(&mut self.results) {
+            let logits = &self.logits[result.logits.clone()];
+            // Without a way out of the loop it works on many at once.
+            if !logits.iter().fold(false, |bad, x| bad | !x.is_finite()) {
+                continue;
+            }
+            let row = logits.iter().position(|x| !x.is_finite()).unwrap_or(0) / vocab;
+            let tokens = job.tokens.len() - job.rows() + row + 1;
+            result.non_finite = Some(self.sequences[result.sequence].len + tokens);
+        }
     }
 }

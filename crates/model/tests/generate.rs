@@ -1,5 +1,8 @@
 //! Sessions and generation: against the whole forward, in any chunks, beyond the context, and to every kind of end.
 
+#[path = "generate/sessions.rs"]
+mod sessions;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -8,8 +11,9 @@ use smallmind_graph::{Batch, Bindings, Executor, GraphError, Limits, NoProbe, Pl
 use smallmind_model::sampler::{SamplerConfig, SamplerError};
 use smallmind_model::tokenizer::{BpeTraining, Tokenizer};
 use smallmind_model::{
-    Biases, DropoutConfig, Finish, GenerateOptions, Generation, Generator, LOGITS, Mlp, Model, ModelConfig, ModelError,
-    NormKind, PackedModel, Positions, Purpose, Session, SessionOptions, architecture,
+    Biases, DropoutConfig, Finish, GenerateOptions, Generation, Generator, Job, LOGITS, Logits, Mlp, Model,
+    ModelConfig, ModelError, NormKind, PackedModel, Positions, Purpose, SequenceId, Session, SessionOptions,
+    architecture,
 };
 use smallmind_simd::IsaKind;
 
@@ -71,6 +75,12 @@ fn session(model: &Model, chunk: usize) -> Session {
     Session::new(packed(model), options).unwrap()
 }
 
+/// A session with one sequence.
+fn opened(mut session: Session) -> (Session, SequenceId) {
+    let sequence = session.open().unwrap();
+    (session, sequence)
+}
+
 fn generator(model: &Model) -> Generator {
     Generator::new(session(model, 5), Arc::new(Tokenizer::characters(LETTERS).unwrap())).unwrap()
 }
@@ -79,10 +89,10 @@ fn generator(model: &Model) -> Generator {
 fn whole(model: &Model, tokens: &[u32]) -> Vec<f32> {
     let graph = architecture::graph(model.config(), Purpose::Logits).unwrap();
     let n = tokens.len();
-    let limits = Limits { tokens: n, outputs: n, spans: 1, context: n, slots: 0 };
+    let limits = Limits { tokens: n, outputs: n, spans: 1, context: n, pages: 0 };
     let mut executor = Executor::new(Plan::new(graph, PlanOptions::flat(limits, 1, IsaKind::best())).unwrap()).unwrap();
     let mut batch = Batch::with_capacity(&limits);
-    batch.push(tokens, 0, 0);
+    batch.push(tokens, 0);
     batch.want_all();
     let mut pool = Pool::new(1).unwrap();
     executor.run(&mut pool, &batch, &Scalars::default(), Bindings::inference(model.weights()), &NoProbe).unwrap();
@@ -135,24 +145,24 @@ fn chunks_of_any_size_give_the_logits_of_the_whole() {
         let vocab = model.config().vocab_size;
         for chunk in [1, 2, 3, 5, 64] {
             for len in 1..=tokens.len() {
-                let mut session = session(&model, chunk);
-                let logits = session.append(0, &tokens[..len]).unwrap().to_vec();
+                let (mut session, a) = opened(session(&model, chunk));
+                let logits = session.append(a, &tokens[..len]).unwrap().to_vec();
                 close(
                     &format!("{kind:?} {len} in chunks of {chunk}"),
                     &logits,
                     &expected[(len - 1) * vocab..len * vocab],
                 );
                 assert!(session.logits() == logits);
-                assert_eq!((session.len(0), session.is_empty(0)), (len, false));
+                assert_eq!((session.len(a), session.is_empty(a)), (len, false));
             }
         }
         // In two appends, cut anywhere, and after tokens that were taken back.
         for cut in 1..tokens.len() {
-            let mut session = session(&model, 3);
-            session.append(0, &tokens[..cut]).unwrap();
-            session.append(0, &[20; CONTEXT][..CONTEXT - cut]).unwrap();
-            session.truncate(0, cut);
-            let logits = session.append(0, &tokens[cut..]).unwrap();
+            let (mut session, a) = opened(session(&model, 3));
+            session.append(a, &tokens[..cut]).unwrap();
+            session.append(a, &[20; CONTEXT][..CONTEXT - cut]).unwrap();
+            session.truncate(a, cut);
+            let logits = session.append(a, &tokens[cut..]).unwrap();
             close(&format!("{kind:?} cut at {cut}"), logits, &expected[11 * vocab..]);
         }
     }
@@ -162,22 +172,25 @@ fn chunks_of_any_size_give_the_logits_of_the_whole() {
 fn several_sequences_do_not_see_each_other() {
     let model = model(Kind::Llama);
     let vocab = model.config().vocab_size;
-    let options = SessionOptions { slots: 3, chunk: 4, ..SessionOptions::single(CONTEXT, 2) };
+    let options = SessionOptions { sequences: 3, chunk: 4, ..SessionOptions::single(CONTEXT, 2) };
     let mut session = Session::new(packed(&model), options).unwrap();
+    let ids = [0; 3].map(|_| session.open().unwrap());
     let mut texts = [vec![1, 2, 3, 4, 5], vec![7], vec![9, 8, 7]];
-    for (slot, text) in texts.iter().enumerate() {
-        session.append(slot, text).unwrap();
+    for (id, text) in ids.iter().zip(&texts) {
+        session.append(*id, text).unwrap();
     }
     for round in 0..5u32 {
         let next = [(2, 5 + round), (0, 3 * round), (1, 20 - round)];
-        let logits = session.decode(&next).unwrap().to_vec();
-        for ((slot, token), row) in next.iter().zip(logits.chunks(vocab)) {
-            texts[*slot].push(*token);
-            close(&format!("slot {slot}, round {round}"), row, &last(&model, &texts[*slot]));
+        let jobs = next.each_ref().map(|(i, token)| Job::last(ids[*i], std::slice::from_ref(token)));
+        let logits = session.run(&jobs).unwrap();
+        for (job, (i, token)) in next.iter().enumerate() {
+            texts[*i].push(*token);
+            let got = logits.job(job).unwrap();
+            assert_eq!(got.len(), vocab);
+            close(&format!("sequence {i}, round {round}"), got, &last(&model, &texts[*i]));
         }
     }
-    assert_eq!([0, 1, 2].map(|slot| session.len(slot)), texts.map(|t| t.len()));
-    assert_eq!((session.len(3), session.is_empty(3)), (0, true));
+    assert_eq!(ids.map(|id| session.len(id)), texts.map(|t| t.len()));
 }
 
 #[test]
@@ -320,27 +333,25 @@ fn an_empty_prompt_is_the_token_that_begins_a_text() {
 #[test]
 fn what_does_not_fit_is_refused() {
     let model = model(Kind::Llama);
-    let mut one = session(&model, 5);
+    let (mut one, a) = opened(session(&model, 5));
     let too_long = |result: Result<&[f32], ModelError>| match result {
         Err(ModelError::TooLong { tokens, context, max }) => (tokens, context, max),
         other => panic!("{other:?}"),
     };
-    assert_eq!(too_long(one.append(0, &[1; CONTEXT + 1])), (13, 12, 12));
-    assert_eq!(one.len(0), 0, "none of them was appended");
-    one.append(0, &[1; CONTEXT - 1]).unwrap();
-    assert_eq!(too_long(one.append(0, &[1, 2])), (13, 12, 12));
-    one.append(0, &[2]).unwrap();
-    assert_eq!(too_long(one.append(0, &[1])), (13, 12, 12));
-    assert_eq!(too_long(one.decode(&[(0, 1)])), (13, 12, 12));
+    assert_eq!(too_long(one.append(a, &[1; CONTEXT + 1])), (13, 12, 12));
+    assert_eq!(one.len(a), 0, "none of them was appended");
+    one.append(a, &[1; CONTEXT - 1]).unwrap();
+    assert_eq!(too_long(one.append(a, &[1, 2])), (13, 12, 12));
+    one.append(a, &[2]).unwrap();
+    assert_eq!(too_long(one.append(a, &[1])), (13, 12, 12));
     // The session goes on after each.
-    one.truncate(0, 3);
-    close("after all that", one.append(0, &[6]).unwrap(), &last(&model, &[1, 1, 1, 6]));
+    one.truncate(a, 3);
+    close("after all that", one.append(a, &[6]).unwrap(), &last(&model, &[1, 1, 1, 6]));
     let error = generator(&model).generate(&[1; CONTEXT + 1], &greedy(5), |_| ControlFlow::Continue(()));
     assert!(error.as_ref().is_err_and(|e| e.to_string().contains("13 tokens don't fit")), "{error:?}");
 
-    let narrow = Session::new(packed(&model), SessionOptions::single(4, 1)).unwrap();
-    let mut narrow = narrow;
-    assert_eq!(too_long(narrow.append(0, &[1; 5])), (5, 4, 12));
+    let (mut narrow, a) = opened(Session::new(packed(&model), SessionOptions::single(4, 1)).unwrap());
+    assert_eq!(too_long(narrow.append(a, &[1; 5])), (5, 4, 12));
     for context in [0, CONTEXT + 1] {
         let error = Session::new(packed(&model), SessionOptions::single(context, 1)).err();
         assert!(matches!(error, Some(ModelError::Context { asked, max: CONTEXT }) if asked == context));
@@ -350,27 +361,18 @@ fn what_does_not_fit_is_refused() {
 #[test]
 fn what_makes_no_sense_is_refused() {
     let model = model(Kind::Gpt2);
-    let mut session = session(&model, 5);
-    assert!(matches!(session.append(0, &[]), Err(ModelError::EmptyPrompt)));
+    let (mut session, a) = opened(session(&model, 5));
+    assert!(matches!(session.append(a, &[]), Err(ModelError::EmptyPrompt)));
     for tokens in [&[27][..], &[1, u32::MAX, 2]] {
-        assert!(session.append(0, tokens).unwrap_err().to_string().contains("token id"), "beyond the vocabulary");
+        assert!(session.append(a, tokens).unwrap_err().to_string().contains("token id"), "beyond the vocabulary");
     }
-    // All or nothing: neither the chunk before the bad one nor a good sequence beside a bad one is appended.
-    close("before", session.append(0, &[3, 4]).unwrap(), &last(&model, &[3, 4]));
+    // All or nothing: the chunk before the bad one is not appended.
+    close("before", session.append(a, &[3, 4]).unwrap(), &last(&model, &[3, 4]));
     let long = [1, 2, 3, 4, 5, 6, 27];
-    assert!(session.append(0, &long).is_err());
-    assert_eq!(session.len(0), 2, "chunks of 5: the second has the bad token");
-    close("after", session.append(0, &[5]).unwrap(), &last(&model, &[3, 4, 5]));
-    session.truncate(0, 0);
-    for slot in [1, usize::MAX] {
-        assert!(session.append(slot, &[1]).is_err());
-        assert!(session.append(slot, &[1, 2]).is_err());
-        assert!(session.decode(&[(0, 1), (slot, 1)]).is_err());
-        session.truncate(slot, 0);
-    }
-    assert!(session.decode(&[(0, 1), (0, 2)]).is_err(), "one sequence twice");
-    assert_eq!(session.decode(&[]).unwrap(), &[] as &[f32]);
-    close("after all that", session.append(0, &[3, 4]).unwrap(), &last(&model, &[3, 4]));
+    assert!(session.append(a, &long).is_err());
+    assert_eq!(session.len(a), 2, "chunks of 5: the second has the bad token");
+    close("after", session.append(a, &[5]).unwrap(), &last(&model, &[3, 4, 5]));
+    assert!(session.run(&[]).is_ok() && session.logits().is_empty());
 
     let more = Tokenizer::characters(&format!("{LETTERS}ABC")).unwrap();
     let error = Generator::new(self::session(&model, 5), Arc::new(more)).err();
@@ -392,9 +394,9 @@ fn logits_that_are_not_finite_are_an_error() {
         model.weights_mut()[head..head + 16].fill(bad);
         let norm = model.layout().offset(model.params().find("norm.bias").unwrap());
         model.weights_mut()[norm..norm + 16].fill(2.0);
-        let mut session = session(&model, 5);
-        assert!(matches!(session.append(0, &[1, 2, 3]), Err(ModelError::NonFinite { position: 3, .. })), "{bad}");
-        assert_eq!(session.len(0), 0, "{bad}: nothing is appended");
+        let (mut session, a) = opened(session(&model, 5));
+        assert!(matches!(session.append(a, &[1, 2, 3]), Err(ModelError::NonFinite { position: 3, .. })), "{bad}");
+        assert_eq!(session.len(a), 0, "{bad}: nothing is appended");
         let error = generator(&model).generate(&[1, 2], &greedy(3), |_| ControlFlow::Continue(()));
         assert!(matches!(error, Err(ModelError::NonFinite { position: 2, .. })), "{bad}");
     }
@@ -407,16 +409,21 @@ fn logits_that_are_not_finite_name_their_sequence() {
     let table = model.layout().offset(model.params().find("embed.tokens.weight").unwrap());
     let row = table + 7 * model.config().d_model;
     model.weights_mut()[row..row + 16].fill(f32::NAN);
-    let options = SessionOptions { slots: 3, ..SessionOptions::single(CONTEXT, 1) };
+    let options = SessionOptions { sequences: 3, ..SessionOptions::single(CONTEXT, 1) };
     let mut session = Session::new(packed(&model), options).unwrap();
-    session.append(0, &[1]).unwrap();
-    session.append(2, &[1, 2, 3]).unwrap();
-    let error = session.decode(&[(0, 1), (2, 7), (1, 1)]).map(drop).unwrap_err();
-    assert!(matches!(error, ModelError::NonFinite { slot: 2, position: 4 }), "{error}");
-    assert_eq!([0, 1, 2].map(|slot| session.len(slot)), [1, 0, 3], "nothing is appended to any");
-    let error = session.append(1, &[1, 7]).map(drop).unwrap_err();
-    assert!(matches!(error, ModelError::NonFinite { slot: 1, position: 2 }), "{error}");
-    close("after", session.append(2, &[4]).unwrap(), &last(&model, &[1, 2, 3, 4]));
+    let ids = [0; 3].map(|_| session.open().unwrap());
+    session.append(ids[0], &[1]).unwrap();
+    session.append(ids[2], &[1, 2, 3]).unwrap();
+    let logits = session.run(&[Job::last(ids[0], &[1]), Job::last(ids[2], &[7]), Job::last(ids[1], &[1])]).unwrap();
+    let error = logits.job(1).map(drop).unwrap_err();
+    assert!(matches!(error, ModelError::NonFinite { sequence: 2, position: 4 }), "{error}");
+    close("the first", logits.job(0).unwrap(), &last(&model, &[1, 1]));
+    close("the third", logits.job(2).unwrap(), &last(&model, &[1]));
+    assert_eq!(ids.map(|id| session.len(id)), [2, 1, 3], "nothing is appended to the second");
+    let all = Job { sequence: ids[1], tokens: &[1, 7], logits: Logits::All };
+    let error = session.run(&[all]).unwrap().job(0).map(drop).unwrap_err();
+    assert!(matches!(error, ModelError::NonFinite { sequence: 1, .. }), "{error}");
+    close("after", session.append(ids[2], &[4]).unwrap(), &last(&model, &[1, 2, 3, 4]));
 }
 
 #[test]
@@ -424,24 +431,24 @@ fn other_weights_are_another_model() {
     let (first, second) = (model(Kind::Llama), Model::random(config(Kind::Llama), 12).unwrap());
     let shared = packed(&first);
     let options = SessionOptions { chunk: 5, ..SessionOptions::single(CONTEXT, 2) };
-    let mut session = Session::new(shared.clone(), options).unwrap();
-    session.append(0, &[1, 2, 3]).unwrap();
+    let (mut session, a) = opened(Session::new(shared.clone(), options).unwrap());
+    session.append(a, &[1, 2, 3]).unwrap();
     // The model is held here too, and stays as it was.
     session.set_weights(second.weights()).unwrap();
-    assert_eq!(session.len(0), 0);
-    close("the other", session.append(0, &[4, 5]).unwrap(), &last(&second, &[4, 5]));
-    let mut held = Session::new(shared, options).unwrap();
-    close("the first beside it", held.append(0, &[4, 5]).unwrap(), &last(&first, &[4, 5]));
+    assert_eq!(session.len(a), 0);
+    close("the other", session.append(a, &[4, 5]).unwrap(), &last(&second, &[4, 5]));
+    let (mut held, b) = opened(Session::new(shared, options).unwrap());
+    close("the first beside it", held.append(b, &[4, 5]).unwrap(), &last(&first, &[4, 5]));
     // What has another length is refused, and nothing changes.
     let short = &second.weights()[1..];
     assert!(matches!(session.set_weights(short), Err(ModelError::Graph(GraphError::ParamsLen { .. }))));
     assert!(held.model().with_weights(short).is_err());
-    assert_eq!(session.len(0), 2);
-    close("still the other", session.append(0, &[6]).unwrap(), &last(&second, &[4, 5, 6]));
+    assert_eq!(session.len(a), 2);
+    close("still the other", session.append(a, &[6]).unwrap(), &last(&second, &[4, 5, 6]));
     // Now the session's is its own.
     assert!(session.set_weights(short).is_err());
     session.set_weights(first.weights()).unwrap();
-    close("the first again", session.append(0, &[4, 5]).unwrap(), &last(&first, &[4, 5]));
+    close("the first again", session.append(a, &[4, 5]).unwrap(), &last(&first, &[4, 5]));
 }
 
 #[test]
@@ -450,9 +457,9 @@ fn bit_equal_for_any_number_of_threads() {
         let model = model(kind);
         let results = [1, 2, 3, 8].map(|threads| {
             let options = SessionOptions { chunk: 4, ..SessionOptions::single(CONTEXT, threads) };
-            let mut session = Session::new(packed(&model), options).unwrap();
-            let mut all = session.append(0, &[3, 1, 4, 1, 5, 9]).unwrap().to_vec();
-            all.extend(session.append(0, &[2]).unwrap());
+            let (mut session, a) = opened(Session::new(packed(&model), options).unwrap());
+            let mut all = session.append(a, &[3, 1, 4, 1, 5, 9]).unwrap().to_vec();
+            all.extend(session.append(a, &[2]).unwrap());
             all.into_iter().map(f32::to_bits).collect::<Vec<_>>()
         });
         assert!(results.iter().all(|r| *r == results[0]), "{kind:?}");

@@ -17,12 +17,12 @@
 //! let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[])?;
 //! let y = b.value_of(Op::Linear { weight: table, bias: None }, &[x])?;
 //! b.result("y", y);
-//! let limits = Limits { tokens: 4, outputs: 0, spans: 1, context: 4, slots: 0 };
+//! let limits = Limits { tokens: 4, outputs: 0, spans: 1, context: 4, pages: 0 };
 //! let plan = Plan::new(b.finish(), PlanOptions::flat(limits, 1, IsaKind::Scalar))?;
 //! let recorder = Recorder::new(&plan);
 //! let weights = Buffer::zeroed(plan.graph().params().layout().len())?;
 //! let (mut executor, mut pool, mut batch) = (Executor::new(plan)?, Pool::new(1)?, Batch::default());
-//! batch.push(&[1, 2, 3], 0, 0);
+//! batch.push(&[1, 2, 3], 0);
 //! executor.run(&mut pool, &batch, &Scalars::default(), Bindings::inference(&weights), &recorder)?;
 //!
 //! let summary = Summary::new(executor.plan(), &batch, &recorder, 1);

@@ -80,7 +80,7 @@ fn bytes_are_the_weights_and_operations_the_formulas() {
         let graph = architecture::graph(&config, Purpose::Generation).unwrap();
         let depth = config.context / 2;
         let mut batch = Batch::default();
-        batch.push(&[1], depth, 0);
+        batch.push(&[1], depth);
         batch.want_last();
         let token = all(&graph, &batch);
         // Of tables that are not the head too, one row is read: the head is tied, so only positions are such a table.
@@ -103,7 +103,7 @@ fn operations_are_those_of_the_formulas() {
         let graph = architecture::graph(&config, Purpose::Generation).unwrap();
         let depth = config.context / 2;
         let mut batch = Batch::default();
-        batch.push(&[1], depth, 0);
+        batch.push(&[1], depth);
         batch.want_last();
         let expected = 2.0 * (blocks + head) + attention(&config, depth as f64 + 1.0);
         close(all(&graph, &batch).flops, expected, 0.03, &format!("{name}, decode"));
@@ -112,7 +112,7 @@ fn operations_are_those_of_the_formulas() {
         let prompt = vec![1; config.context.min(512)];
         let tokens = prompt.len() as f64;
         batch.clear();
-        batch.push(&prompt, 0, 0);
+        batch.push(&prompt, 0);
         batch.want_last();
         let keys = (tokens + 1.0) / 2.0;
         let expected = tokens * (2.0 * blocks + attention(&config, keys)) + 2.0 * head;
@@ -136,7 +136,7 @@ fn a_reports_total_is_the_graphs() {
     let config = preset::find("quickstart").unwrap().config();
     let graph = architecture::graph(&config, Purpose::Generation).unwrap();
     let mut batch = Batch::default();
-    batch.push(&[5], 32, 0);
+    batch.push(&[5], 32);
     batch.want_last();
     let expected = all(&graph, &batch);
     close(phase.traffic.flops, expected.flops, 1e-9, "operations");
@@ -266,31 +266,32 @@ fn decode(repeats: usize, plant: Option<fn()>) -> Phase {
     let config = preset::find("quickstart").unwrap().config();
     let model = Arc::new(Model::random(config, 1).unwrap().pack(IsaKind::best()).unwrap());
     let mut session = Session::new(model, SessionOptions::single(64, 1)).unwrap();
+    let sequence = session.open().unwrap();
     let roofs = Roofs::measure(&mut Pool::new(1).unwrap(), IsaKind::best(), Effort::QUICK).unwrap();
-    session.append(0, &[3; 32]).unwrap();
+    session.append(sequence, &[3; 32]).unwrap();
     let samples = repeats * 20;
-    let recorder = Recorder::keeping(session.plans().1, samples).counting(Some(own));
-    let steps = steps_of(session.plans().1, VICTIM.0, VICTIM.1);
+    let recorder = Recorder::keeping(session.plan(1), samples).counting(Some(own));
+    let steps = steps_of(session.plan(1), VICTIM.0, VICTIM.1);
     let probe = Planted { recorder: &recorder, steps, plant: plant.unwrap_or(|| ()) };
     let (mut on, mut off) = (vec![], vec![]);
     for _ in 0..samples {
         for planted in [true, false] {
-            session.truncate(0, 32);
+            session.truncate(sequence, 32);
             let begin = Instant::now();
             if planted {
-                session.decode_probed(&[(0, 5)], &probe).unwrap();
+                session.append_probed(sequence, &[5], &probe).unwrap();
                 on.push(begin.elapsed().as_secs_f64());
             } else {
-                session.decode_probed(&[(0, 5)], &NoProbe).unwrap();
+                session.append_probed(sequence, &[5], &NoProbe).unwrap();
                 off.push(begin.elapsed().as_secs_f64());
             }
         }
     }
     let mut batch = Batch::default();
-    batch.push(&[5], 32, 0);
+    batch.push(&[5], 32);
     batch.want_last();
     let batches = [batch];
-    let part = Part { name: "decode", plan: session.plans().1, recorder: &recorder, batches: &batches };
+    let part = Part { name: "decode", plan: session.plan(1), recorder: &recorder, batches: &batches };
     measurement("decode", 1.0, repeats, part, (on, off)).phase(&RoofTable::from(&roofs))
 }
 
@@ -340,11 +341,12 @@ fn a_runs_time_is_divided_completely() {
     for threads in [1, 2, 3] {
         let options = SessionOptions::single(64, threads);
         let mut session = Session::new(model.clone(), options).unwrap();
-        let recorder = Recorder::keeping(session.plans().1, 5);
+        let sequence = session.open().unwrap();
+        let recorder = Recorder::keeping(session.plan(1), 5);
         for _ in 0..8 {
-            session.decode_probed(&[(0, 5)], &recorder).unwrap();
+            session.append_probed(sequence, &[5], &recorder).unwrap();
         }
-        let runs = RunTimes::of(session.plans().1, &recorder);
+        let runs = RunTimes::of(session.plan(1), &recorder);
         assert_eq!((recorder.runs(), runs.len()), (8, 5));
         for run in &runs {
             assert!((run.inside() + run.outside - run.wall).abs() < 1e-6 * run.wall, "{threads}: {run:?}");

@@ -243,10 +243,15 @@ pub fn model_class(error: &ModelError) -> ErrorClass {
             }
         }
         ModelError::Context { asked: 0, .. } => ErrorClass::Usage,
-        ModelError::Graph(GraphError::OutOfMemory { .. }) | ModelError::TooLong { .. } | ModelError::Context { .. } => {
-            ErrorClass::Limit
-        }
-        ModelError::Graph(_) | ModelError::NonFinite { .. } => ErrorClass::Failed,
+        ModelError::Graph(GraphError::OutOfMemory { .. })
+        | ModelError::TooLong { .. }
+        | ModelError::Context { .. }
+        | ModelError::Sequences { .. }
+        | ModelError::CacheFull { .. } => ErrorClass::Limit,
+        ModelError::Graph(_)
+        | ModelError::NonFinite { .. }
+        | ModelError::ClosedSequence
+        | ModelError::RepeatedSequence => ErrorClass::Failed,
         ModelError::Tokenizer(e) => tokenizer_class(e),
         ModelError::TensorShape { .. }
         | ModelError::UnusedTensors { .. }

@@ -34,7 +34,7 @@ impl BatchShape {
 
     /// The largest batch: no more than this shape holds.
     pub fn limits(&self) -> Limits {
-        Limits { tokens: self.tokens(), outputs: 0, spans: self.tokens(), context: self.context, slots: 0 }
+        Limits { tokens: self.tokens(), outputs: 0, spans: self.tokens(), context: self.context, pages: 0 }
     }
 }
 
@@ -76,7 +76,7 @@ impl Learner {
         let training = architecture::graph(model.config(), Purpose::Training)?;
         let evaluation = architecture::graph(model.config(), Purpose::Evaluation)?;
         let update = update_graph(model.params().clone(), optimizer.adamw, optimizer.max_norm)?;
-        let none = Limits { tokens: 0, outputs: 0, spans: 0, context: 1, slots: 0 };
+        let none = Limits { tokens: 0, outputs: 0, spans: 0, context: 1, pages: 0 };
         let len = model.layout().len();
         Ok(Self {
             grads: Buffer::zeroed(len)?,

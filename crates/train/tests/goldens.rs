@@ -65,10 +65,10 @@ fn logits_of_whole_sequences() {
         for isa in IsaKind::available() {
             let graph = architecture::graph(golden.model.config(), Purpose::Logits).unwrap();
             let tokens = sequences * len;
-            let limits = Limits { tokens, outputs: tokens, spans: sequences, context: len, slots: 0 };
+            let limits = Limits { tokens, outputs: tokens, spans: sequences, context: len, pages: 0 };
             let mut executor = Executor::new(Plan::new(graph, PlanOptions::flat(limits, 2, *isa)).unwrap()).unwrap();
             let mut batch = Batch::with_capacity(&limits);
-            golden.tokens.chunks(len).enumerate().for_each(|(i, t)| batch.push(t, 0, i));
+            golden.tokens.chunks(len).for_each(|t| batch.push(t, 0));
             batch.want_all();
             let bindings = Bindings::inference(golden.model.weights());
             let mut pool = Pool::new(2).unwrap();
@@ -91,10 +91,11 @@ fn logits_from_the_cache() {
             let options = SessionOptions { chunk: 5, ..SessionOptions::single(len, 2) };
             let model = Arc::new(golden.model.try_clone().unwrap().pack(*isa).unwrap());
             let mut session = Session::new(model, options).unwrap();
-            let first = session.append(0, &tokens[..13]).unwrap();
+            let sequence = session.open().unwrap();
+            let first = session.append(sequence, &tokens[..13]).unwrap();
             assert!(worst(first, &expected[12 * vocab..13 * vocab]) < 1e-5, "{name} {isa}");
             for i in 13..len {
-                let next = session.append(0, &tokens[i..=i]).unwrap();
+                let next = session.append(sequence, &tokens[i..=i]).unwrap();
                 let error = worst(next, &expected[i * vocab..(i + 1) * vocab]);
                 assert!(error < 1e-5, "{name} {isa} token {i}: {error}");
             }

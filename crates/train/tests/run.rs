@@ -29,7 +29,8 @@ const QWEN: &[&str] = &["model.family=qwen2", "model.kv_heads=1"];
 fn logits(model: Model) -> Vec<u32> {
     let options = SessionOptions::single(model.config().context, 1);
     let mut session = Session::new(Arc::new(model.pack(IsaKind::best()).unwrap()), options).unwrap();
-    session.append(0, &[1, 2, 3, 5, 8, 13]).unwrap().iter().map(|x| x.to_bits()).collect()
+    let sequence = session.open().unwrap();
+    session.append(sequence, &[1, 2, 3, 5, 8, 13]).unwrap().iter().map(|x| x.to_bits()).collect()
 }
 
 #[test]

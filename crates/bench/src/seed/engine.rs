@@ -6,7 +6,7 @@ use smallmind_graph::op::{DropoutSpec, Heads, Index, Norm};
 use smallmind_graph::{
     Batch, Bindings, Executor, Graph, GraphBuilder, Limits, NoProbe, Op, Plan, PlanOptions, Pool, Scalars, ValueId,
 };
-use smallmind_model::{LOGITS, Model, PackedModel, Session, SessionOptions};
+use smallmind_model::{LOGITS, Model, PackedModel, SequenceId, Session, SessionOptions};
 use smallmind_simd::IsaKind;
 
 use super::Forward;
@@ -80,7 +80,7 @@ pub(super) fn one_text(limits: &Limits, tokens: &[u32], outputs: Outputs) -> Bat
 
 fn fill(batch: &mut Batch, tokens: &[u32], outputs: Outputs) {
     batch.clear();
-    batch.push(tokens, 0, 0);
+    batch.push(tokens, 0);
     match outputs {
         Outputs::All => batch.want_all(),
         Outputs::Last => batch.want_last(),
@@ -89,7 +89,7 @@ fn fill(batch: &mut Batch, tokens: &[u32], outputs: Outputs) {
 
 /// Batches of one text of up to `tokens` tokens.
 pub(super) fn limits(tokens: usize) -> Limits {
-    Limits { tokens, outputs: tokens, spans: 1, context: tokens, slots: 0 }
+    Limits { tokens, outputs: tokens, spans: 1, context: tokens, pages: 0 }
 }
 
 /// How weights lie in memory.
@@ -157,21 +157,24 @@ impl Forward for Planned {
 }
 
 /// A session: of a text that goes on, only what is new is worked on.
-pub(super) struct Cached(Session);
+pub(super) struct Cached(Session, SequenceId);
 
 impl Cached {
     pub(super) fn new(model: &Model, threads: usize, isa: IsaKind) -> Result<Self, BenchError> {
         let options = SessionOptions::single(model.config().context, threads);
-        Ok(Self(Session::new(Arc::new(model.try_clone()?.pack(isa)?), options)?))
+        let mut session = Session::new(Arc::new(model.try_clone()?.pack(isa)?), options)?;
+        let sequence = session.open()?;
+        Ok(Self(session, sequence))
     }
 }
 
 impl Forward for Cached {
     fn logits(&mut self, tokens: &[u32]) -> Result<&[f32], BenchError> {
-        if tokens.len() <= self.0.len(0) {
-            self.0.truncate(0, 0);
+        let Self(session, sequence) = self;
+        if tokens.len() <= session.len(*sequence) {
+            session.truncate(*sequence, 0);
         }
-        let known = self.0.len(0);
-        Ok(self.0.append(0, &tokens[known..])?)
+        let known = session.len(*sequence);
+        Ok(session.append(*sequence, &tokens[known..])?)
     }
 }

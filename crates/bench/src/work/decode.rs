@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use smallmind_graph::{Buffer, GraphError};
 use smallmind_kernels::attention::{
-    AttentionDecodeBlock, AttentionDecodeCombine, AttentionShape, DECODE_BLOCK, attention_decode_block,
-    attention_decode_combine, attention_decode_scratch_len,
+    AttentionShape, BlockQueries, KEY_BLOCK, PAGE, append_to_page, attend_block, attend_block_scratch_len, fold,
+    fold_end, fold_start, page_len, partial_cols,
 };
 use smallmind_kernels::reference::{Matrix, attention};
 use smallmind_kernels::{Mat, MatMut};
@@ -21,6 +21,8 @@ pub(super) struct Decode {
     q: Buffer,
     /// For each head of keys, and then for each of values, `[context, head_dim]`.
     cache: Buffer,
+    /// The same in pages, for each head its pages.
+    pages: Buffer,
     /// For each head, block of keys after block, the output, the maximum and the sum.
     partials: Buffer,
     /// `[heads, head_dim]`
@@ -34,7 +36,8 @@ impl Decode {
             shape,
             q: noisy_within(1.0, 1, heads * head_dim)?,
             cache: noisy_within(1.0, 2, 2 * kv_heads * context * head_dim)?,
-            partials: Buffer::zeroed(heads * context.div_ceil(DECODE_BLOCK) * (head_dim + 2))?,
+            pages: Buffer::zeroed(kv_heads * context.div_ceil(PAGE) * page_len(head_dim))?,
+            partials: Buffer::zeroed(heads * context.div_ceil(KEY_BLOCK) * (head_dim + 2))?,
             out: Buffer::zeroed(heads * head_dim)?,
         })
     }
@@ -87,14 +90,22 @@ impl<'a> WithIsa for Deal<'a> {
 
     fn call<I: Isa>(self, isa: I) -> Self::Output {
         let Shape { heads, kv_heads, head_dim, context, .. } = self.work.shape;
-        let (group, blocks, scale) = (heads / kv_heads, context.div_ceil(DECODE_BLOCK), self.work.scale());
-        let (cols, width) = (head_dim + 2, blocks * (head_dim + 2));
-        let Decode { q, cache, partials, out, .. } = self.work;
+        let (group, blocks, scale) = (heads / kv_heads, context.div_ceil(KEY_BLOCK), self.work.scale());
+        let (cols, width) = (partial_cols(head_dim), blocks * partial_cols(head_dim));
+        let of_head = context.div_ceil(PAGE) * page_len(head_dim);
+        let Decode { q, cache, pages, partials, out, .. } = self.work;
         let q = Mat::new(q, heads, head_dim);
-        let cache: &'a [f32] = cache;
-        let cached = move |part: usize| {
+        let cached = |part: usize| {
             Mat::new(&cache[part * context * head_dim..(part + 1) * context * head_dim], context, head_dim)
         };
+        for (kv_head, pages) in pages.chunks_exact_mut(of_head).enumerate() {
+            for (i, page) in pages.chunks_exact_mut(page_len(head_dim)).enumerate() {
+                let rows = i * PAGE..((i + 1) * PAGE).min(context);
+                let of = |part| cached(part).rows_range(rows.clone());
+                append_to_page(isa, page, 0, of(kv_head), of(kv_heads + kv_head));
+            }
+        }
+        let pages: &'a [f32] = pages;
         let of_group: Vec<_> = (0..kv_heads).map(|g| g * group..(g + 1) * group).collect();
         let partials = split_rows(MatMut::new(partials, heads, width), &of_group).into_iter().map(Mutex::new).collect();
         let partials: Arc<Vec<Mutex<MatMut<'a>>>> = Arc::new(partials);
@@ -105,21 +116,16 @@ impl<'a> WithIsa for Deal<'a> {
             .map(|((part, own), mut out)| -> Share<'a> {
                 let partials = Arc::clone(&partials);
                 let mut result = vec![0.0; group * cols];
-                let mut scratch = vec![0.0; attention_decode_scratch_len(group, context.min(DECODE_BLOCK))];
+                let mut scratch = vec![0.0; attend_block_scratch_len(isa, group, head_dim)];
                 Box::new(move |team| {
                     for unit in part.interleaved(blocks * kv_heads) {
                         let (block, kv_head) = (unit / kv_heads, unit % kv_heads);
-                        let keys = block * DECODE_BLOCK..((block + 1) * DECODE_BLOCK).min(context);
-                        let (o, stats) = MatMut::new(&mut result, group, cols).split_at_col(head_dim);
-                        let call = AttentionDecodeBlock {
-                            q: q.rows_range(kv_head * group..(kv_head + 1) * group),
-                            k: cached(kv_head).rows_range(keys.clone()),
-                            v: cached(kv_heads + kv_head).rows_range(keys),
-                            scale,
-                            out: o,
-                            stats,
-                        };
-                        attention_decode_block(isa, call, &mut scratch);
+                        let q = q.rows_range(kv_head * group..(kv_head + 1) * group);
+                        let queries = BlockQueries { q, group, past: context - 1, scale };
+                        let of_head = &pages[kv_head * of_head..];
+                        let page = |i: usize| &of_head[i * page_len(head_dim)..][..page_len(head_dim)];
+                        let to = MatMut::new(&mut result, group, cols);
+                        attend_block(isa, queries, block, page, to, &mut scratch);
                         // Other blocks of this head may be another worker's. The engine writes where it belongs at once.
                         let mut all = partials[kv_head].lock().unwrap_or_else(PoisonError::into_inner);
                         for (r, row) in result.chunks(cols).enumerate() {
@@ -130,12 +136,12 @@ impl<'a> WithIsa for Deal<'a> {
                     for (i, head) in own.clone().enumerate() {
                         let all = partials[head / group].lock().unwrap_or_else(PoisonError::into_inner);
                         let of_blocks = Mat::new(all.as_mat().row(head % group), blocks, cols);
-                        let call = AttentionDecodeCombine {
-                            partials: of_blocks.cols_range(0..head_dim),
-                            stats: of_blocks.cols_range(head_dim..cols),
-                            out: out.row_mut(i),
-                        };
-                        attention_decode_combine(isa, call);
+                        let state = &mut result[..cols];
+                        fold_start(MatMut::new(state, 1, cols));
+                        for block in 0..blocks {
+                            fold(isa, MatMut::new(state, 1, cols), of_blocks.rows_range(block..block + 1));
+                        }
+                        fold_end(isa, state, out.row_mut(i));
                     }
                 })
             })

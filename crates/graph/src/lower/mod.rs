@@ -79,6 +79,9 @@ pub(crate) fn temporary(
     }
 }
 
+/// The tables of angles that plans of one graph share.
+pub(crate) type RopeTables = Vec<(RopeSpec, Arc<RopeTable>)>;
+
 pub(crate) struct Lowering<'g, I: Isa> {
     isa: I,
     graph: &'g Graph,
@@ -87,7 +90,7 @@ pub(crate) struct Lowering<'g, I: Isa> {
     cache: Option<&'g CacheShape>,
     storage: Option<&'g Storage>,
     layout: Layout,
-    ropes: Vec<(RopeSpec, Arc<RopeTable>)>,
+    ropes: &'g mut RopeTables,
     steps: Vec<Step>,
     scratch: usize,
     at: NodeId,
@@ -101,21 +104,10 @@ impl<'g, I: Isa> Lowering<'g, I> {
         placed: &'g Placed,
         cache: Option<&'g CacheShape>,
         storage: Option<&'g Storage>,
+        ropes: &'g mut RopeTables,
     ) -> Self {
         let layout = graph.params.layout();
-        Self {
-            isa,
-            graph,
-            limits,
-            placed,
-            cache,
-            storage,
-            layout,
-            ropes: vec![],
-            steps: vec![],
-            scratch: 0,
-            at: NodeId(0),
-        }
+        Self { isa, graph, limits, placed, cache, storage, layout, ropes, steps: vec![], scratch: 0, at: NodeId(0) }
     }
 
     /// The steps, and the scratch that each worker needs.

@@ -14,7 +14,7 @@ use smallmind_simd::{Isa, IsaKind, WithIsa};
 use crate::arena::{Access, Frame, Sharing, Space, View};
 use crate::batch::Needs;
 use crate::graph::{Graph, NodeId};
-use crate::lower::Lowering;
+use crate::lower::{Lowering, RopeTables};
 use crate::op::{Effects, Heads, Index, Op};
 use crate::{CacheShape, GraphError, Storage, ValueId};
 
@@ -31,8 +31,8 @@ pub struct Limits {
     pub spans: usize,
     /// Tokens of a sequence, past ones included.
     pub context: usize,
-    /// Slots of the key-value cache; 0 where there is none.
-    pub slots: usize,
+    /// Pages of the key-value cache; 0 where there is none.
+    pub pages: usize,
 }
 
 /// Which workers run a step.
@@ -85,7 +85,7 @@ pub struct Placement {
 
 /// A graph ready to run. It is made once for a model and a maximum; nothing allocates afterwards.
 pub struct Plan {
-    pub(crate) graph: Graph,
+    pub(crate) graph: Arc<Graph>,
     pub(crate) limits: Limits,
     pub(crate) isa: IsaKind,
     pub(crate) steps: Vec<Step>,
@@ -134,10 +134,40 @@ impl Plan {
     ///
     /// # Errors
     /// Instruction sets that this CPU lacks; sizes beyond memory; layers of one cache that disagree.
-    pub fn new(graph: Graph, options: PlanOptions) -> Result<Plan, GraphError> {
+    pub fn new(graph: impl Into<Arc<Graph>>, options: PlanOptions) -> Result<Plan, GraphError> {
+        Self::with_ropes(&graph.into(), options, &mut vec![])
+    }
+
+    /// Plans for batches of up to so many `tokens` each, rising, the last for what `options` say: for one [`crate::Executor`], which runs the
+    /// smallest that a batch fits. How workers share a product follows from a plan's limits, so few rows in a plan for many would leave
+    /// workers idle. The plans differ in that alone: they have the same steps in the same order.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn ladder(
+        graph: impl Into<Arc<Graph>>,
+        options: &PlanOptions,
+        tokens: &[usize],
+    ) -> Result<Vec<Plan>, GraphError> {
+        let (graph, mut ropes) = (graph.into(), vec![]);
+        let most = options.limits.tokens;
+        let rungs = tokens.iter().copied().filter(|tokens| *tokens < most).chain([most]);
+        let limits = |tokens: usize| Limits {
+            tokens,
+            outputs: options.limits.outputs.min(tokens),
+            spans: options.limits.spans.min(tokens),
+            ..options.limits
+        };
+        rungs
+            .map(|tokens| PlanOptions { limits: limits(tokens), ..options.clone() })
+            .map(|options| Self::with_ropes(&graph, options, &mut ropes))
+            .collect()
+    }
+
+    fn with_ropes(graph: &Arc<Graph>, options: PlanOptions, ropes: &mut RopeTables) -> Result<Plan, GraphError> {
         let PlanOptions { limits, threads, isa, storage } = options;
-        storage.as_ref().map_or(Ok(()), |storage| storage.check(&graph, isa))?;
-        isa.with(Planner { graph, limits, threads: threads.max(1), storage })?
+        storage.as_ref().map_or(Ok(()), |storage| storage.check(graph, isa))?;
+        isa.with(Planner { graph: graph.clone(), limits, threads: threads.max(1), storage, ropes })?
     }
 
     /// The graph that runs.
@@ -200,21 +230,22 @@ impl Plan {
     }
 }
 
-struct Planner {
-    graph: Graph,
+struct Planner<'r> {
+    graph: Arc<Graph>,
     limits: Limits,
     threads: usize,
     storage: Option<Arc<Storage>>,
+    ropes: &'r mut RopeTables,
 }
 
-impl WithIsa for Planner {
+impl WithIsa for Planner<'_> {
     type Output = Result<Plan, GraphError>;
 
     fn call<I: Isa>(self, isa: I) -> Result<Plan, GraphError> {
-        let Self { graph, limits, threads, storage } = self;
+        let Self { graph, limits, threads, storage, ropes } = self;
         let cache = cache_shape(&graph, &limits)?;
         let placed = place::place(&graph, &limits, storage.as_deref())?;
-        let mut lowering = Lowering::new(isa, &graph, limits, &placed, cache.as_ref(), storage.as_deref());
+        let mut lowering = Lowering::new(isa, &graph, limits, &placed, cache.as_ref(), storage.as_deref(), ropes);
         for i in 0..graph.nodes.len() {
             lowering.node(NodeId(i as u32));
         }
@@ -295,7 +326,7 @@ fn cache_shape(graph: &Graph, limits: &Limits) -> Result<Option<CacheShape>, Gra
         return Err(GraphError::Cache(format!("the cache has a layer {layer} but no layer {missing}")));
     }
     let layers = layers.values().map(|heads| heads.kv_cols()).collect();
-    let shape = CacheShape { layers, slots: limits.slots, context: limits.context };
+    let shape = CacheShape { layers, pages: limits.pages };
     shape.checked_len()?;
     Ok(Some(shape))
 }
@@ -306,12 +337,12 @@ impl fmt::Display for Plan {
         let l = &self.limits;
         writeln!(
             f,
-            "plan: {} tokens, {} outputs, {} spans, context {}, {} slots; {} on {} threads; {} steps, {} barriers; arena {} bytes, unplanned {} bytes",
+            "plan: {} tokens, {} outputs, {} spans, context {}, {} pages; {} on {} threads; {} steps, {} barriers; arena {} bytes, unplanned {} bytes",
             l.tokens,
             l.outputs,
             l.spans,
             l.context,
-            l.slots,
+            l.pages,
             self.isa,
             self.threads,
             self.steps.len(),

@@ -1,6 +1,6 @@
 //! Random batches: ragged sequences, for training and in chunks over the cache.
 
-use smallmind_graph::{Batch, Limits};
+use smallmind_graph::{Batch, CacheShape, Limits};
 use smallmind_kernels::loss::IGNORE;
 
 use super::rng::Rng;
@@ -24,23 +24,40 @@ pub fn training(rng: &mut Rng, vocab: usize, limits: &Limits) -> Batch {
     batch
 }
 
+/// Pages of a cache for so many sequences of up to `context` tokens.
+pub fn pages_for(sequences: usize, context: usize) -> usize {
+    sequences * CacheShape::pages_for(context)
+}
+
+/// The pages of sequence number `i`: far apart, and those of its last tokens first.
+pub fn pages(limits: &Limits, i: usize) -> Vec<u32> {
+    let each = CacheShape::pages_for(limits.context);
+    let sequences = limits.pages / each;
+    (0..each).rev().map(|page| (page * sequences + i) as u32).collect()
+}
+
+/// Appends tokens of sequence number `i`.
+pub fn push(batch: &mut Batch, limits: &Limits, tokens: &[u32], past: usize, i: usize) {
+    batch.push_cached(tokens, past, &pages(limits, i));
+}
+
 /// How many targets count.
 pub fn counted(batches: &[Batch]) -> usize {
     batches.iter().flat_map(|b| b.targets()).filter(|t| **t != IGNORE).count()
 }
 
-/// Sequences that grow by random chunks, each in a slot of its own.
+/// Sequences that grow by random chunks, each in pages of its own.
 pub struct Conversation {
     /// For each sequence, its tokens.
     pub sequences: Vec<Vec<u32>>,
-    /// For each sequence, its slot.
+    /// For each sequence, whose pages it has.
     pub slots: Vec<usize>,
     /// For each sequence, how many tokens the cache holds.
     pub past: Vec<usize>,
 }
 
 impl Conversation {
-    /// As many sequences as `limits.spans`, in slots of any order.
+    /// As many sequences as `limits.spans`, in pages of any order.
     pub fn random(rng: &mut Rng, vocab: usize, limits: &Limits, longest: usize) -> Self {
         let sequences: Vec<Vec<u32>> = (0..limits.spans)
             .map(|_| {
@@ -48,7 +65,7 @@ impl Conversation {
                 tokens(rng, len, vocab)
             })
             .collect();
-        let mut slots: Vec<usize> = (0..limits.slots).collect();
+        let mut slots: Vec<usize> = (0..limits.pages / CacheShape::pages_for(limits.context)).collect();
         rng.shuffle(&mut slots);
         slots.truncate(sequences.len());
         Self { past: vec![0; sequences.len()], slots, sequences }
@@ -75,7 +92,7 @@ impl Conversation {
             }
             let len = rng.range(1..=most);
             let past = self.past[i];
-            batch.push(&self.sequences[i][past..past + len], past, self.slots[i]);
+            push(&mut batch, limits, &self.sequences[i][past..past + len], past, self.slots[i]);
             self.past[i] += len;
             members.push(i);
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use smallmind_simd::Isa;
 
 use super::columns::{Columns, GradientTerms, exp_columns, gradient_columns, mask_columns};
-use super::decode::{dots, weighted_sums};
+use super::single::{dots, weighted_sums};
 use super::{HeadDropout, QUERY_BLOCK, score_stride};
 use crate::matmul::{Epilogue, Operand, Update, gemm};
 use crate::softmax::{exp_row, scale_row};

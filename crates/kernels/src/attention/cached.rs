@@ -22,9 +22,7 @@
 
 use smallmind_simd::{Isa, math};
 
-use crate::matmul::{
-    Epilogue, Operand, PackedWeight, Update, gemm_packed, gemm_packed_scratch_len,
-};
+use crate::matmul::{Epilogue, Operand, PackedWeight, Update, gemm_packed, gemm_packed_scratch_len};
 use crate::softmax::{exp_row, scale_row};
 use crate::{Format, Mat, MatMut};
 
@@ -164,7 +162,14 @@ pub fn attend_block<'p, I: Isa>(
         let v = PackedWeight::new(isa, Format::F32, page(i).1, head_dim, PAGE).rows_range(0..n);
         let update = if i == 0 { Update::Overwrite } else { Update::Accumulate };
         let weights = scores.as_mat().cols_range(first..first + n);
-        gemm_packed(isa, Operand::normal(weights), v, out.reborrow(), Epilogue { update, ..Epilogue::default() }, scratch);
+        gemm_packed(
+            isa,
+            Operand::normal(weights),
+            v,
+            out.reborrow(),
+            Epilogue { update, ..Epilogue::default() },
+            scratch,
+        );
     }
 }
 

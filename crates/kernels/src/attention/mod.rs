@@ -15,12 +15,7 @@
 //!   S = K·Q_bᵀ,  G = V·dO_bᵀ         two gemms, [limit, block]
 //!   P = exp(scale·S − lse),  dS = scale·P ∘ (M ∘ G − D)
 //!   dQ_b = dSᵀ·K,  dK += dS·Q_b,  dV += (P ∘ M)·dO_b
-//! decode of a token, for each block of DECODE_BLOCK keys, each key/value head with its group of query heads:
-//!   s = scale·q·K_bᵀ,  m_b = max s,  l_b = Σ e^(s − m_b),  o_b = e^(s − m_b)·V_b
-//!   then for each query head, with m = max_b m_b:  O = Σ_b e^(m_b − m)·o_b / Σ_b e^(m_b − m)·l_b
 //! ```
-//!
-//! The decode can share a long cache among many, since a block needs no other (Dao et al. 2023, "Flash-Decoding for long-context inference").
 //!
 //! Scores of a block of queries lie transposed, a row for each key: so keys and values enter every product as they lie, only the few
 //! queries of a block must be transposed, and the softmax needs no sums across lanes.
@@ -29,19 +24,19 @@
 //! 2. A block's output depends on its own queries and the keys up to its end alone: a caller may cut the queries at multiples of
 //!    [`QUERY_BLOCK`] and get the same bits.
 //! 3. A block of one query, such as the last of `QUERY_BLOCK·n + 1` queries, takes a path that streams keys and values once, without a
-//!    gemm. The choice falls by block, never by how the queries were cut. The decode of a token goes another way: see
-//!    [`attention_decode_block`].
+//!    gemm. The choice falls by block, never by how the queries were cut.
 //! 4. Unseen keys within a block count with weight 0, so the values there must be finite: they belong to later queries of the same
 //!    block.
 
 mod blocks;
+mod cached;
 mod columns;
-mod decode;
+mod single;
 
 pub use blocks::{AttentionBackward, AttentionForward, attention_backward_group, attention_forward_head};
-pub use decode::{
-    AttentionDecodeBlock, AttentionDecodeCombine, DECODE_BLOCK, attention_decode_block, attention_decode_combine,
-    attention_decode_scratch_len,
+pub use cached::{
+    BlockQueries, KEY_BLOCK, PAGE, append_to_page, attend_block, attend_block_scratch_len, fold, fold_end, fold_start,
+    page_len, partial_cols,
 };
 use smallmind_simd::Isa;
 

@@ -450,7 +450,7 @@ mod tests {
     fn the_largest_batch_stands_for_all() {
         let of = |spans: &[usize]| {
             let mut batch = Batch::default();
-            spans.iter().for_each(|len| batch.push(&vec![0; *len], 0, 0));
+            spans.iter().for_each(|len| batch.push(&vec![0; *len], 0));
             batch
         };
         let micro_batches = [of(&[4, 4]), of(&[1, 7]), of(&[5, 3])];

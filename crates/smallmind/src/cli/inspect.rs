@@ -62,12 +62,11 @@ impl Use {
     }
 
     fn limits(self, context: usize) -> Limits {
-        let (tokens, outputs, slots) = match self {
-            Self::Decode => (1, 1, 1),
-            Self::Prefill => (SessionOptions::CHUNK.min(context), 1, 1),
-            Self::Training | Self::Evaluation => (context, 0, 0),
-        };
-        Limits { tokens, outputs, spans: 1, context, slots }
+        match self {
+            Self::Decode => SessionOptions::single(context, 1).limits(1),
+            Self::Prefill => SessionOptions::single(context, 1).limits(usize::MAX),
+            Self::Training | Self::Evaluation => Limits { tokens: context, outputs: 0, spans: 1, context, pages: 0 },
+        }
     }
 }
 
@@ -134,13 +133,12 @@ impl Inspect {
 
     /// Of a session with one sequence.
     fn memory(&self, config: &ModelConfig, settings: &Settings) -> anyhow::Result<Memory> {
-        let decode = self.plan_for(Use::Decode, config, settings)?;
-        let prefill = self.plan_for(Use::Prefill, config, settings)?;
+        let plan = self.plan_for(Use::Prefill, config, settings)?;
         Ok(Memory {
             context: self.context(config),
-            weights: decode.graph().params().layout().len() as u64 * 4,
-            cache: decode.cache().map_or(0, |shape| shape.len() as u64 * 4),
-            work: (decode.arena_bytes() + prefill.arena_bytes()) as u64,
+            weights: plan.graph().params().layout().len() as u64 * 4,
+            cache: plan.cache().map_or(0, |shape| shape.len() as u64 * 4),
+            work: plan.arena_bytes() as u64,
         })
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use smallmind::graph::{Batch, NoProbe, Plan, available_threads};
 use smallmind::model::sampler::Sampler;
 use smallmind::model::tokenizer::Tokenizer;
-use smallmind::model::{ModelConfig, ModelError, PackedModel, Session, SessionOptions};
+use smallmind::model::{ModelConfig, ModelError, PackedModel, SequenceId, Session, SessionOptions};
 use smallmind::profile::report::join::{Measurement, Part};
 use smallmind::profile::report::trace::Trace;
 use smallmind::profile::report::{Phase, Report, RoofTable};
@@ -56,6 +56,7 @@ pub struct Generate {
 /// A session with what its samples need.
 struct Bench {
     session: Session,
+    sequence: SequenceId,
     /// Tokens for the prompt and for the context before a decoded token.
     text: Vec<u32>,
     prompt: usize,
@@ -127,9 +128,9 @@ impl Generate {
         let prefill = bench.prefill(repeats, tokens, (&mut roofs, &mut watched))?;
         let decode = bench.decode(repeats, tokens, (&mut roofs, &mut watched))?;
         // Under the same roofs, those that were measured last among them.
-        let (plans, mut trace) = (bench.session.plans(), self.written.trace());
-        let prefill = prefill.phase(("prefill", plans.0), first.stages, roofs.table(), trace.as_mut());
-        let decode = decode.phase(("decode", plans.1), vec![], roofs.table(), trace.as_mut());
+        let (plans, mut trace) = ([bench.prompt_plan(), bench.session.plan(1)], self.written.trace());
+        let prefill = prefill.phase(("prefill", plans[0]), first.stages, roofs.table(), trace.as_mut());
+        let decode = decode.phase(("decode", plans[1]), vec![], roofs.table(), trace.as_mut());
         let report = Report::new(subject, roofs.table().clone(), counters.since(), vec![prefill, decode]);
         self.written.write(places, report, trace.as_ref(), settings)
     }
@@ -159,9 +160,15 @@ impl Bench {
     fn new(model: Arc<PackedModel>, prompt: Vec<u32>, depth: usize, threads: usize) -> anyhow::Result<Self> {
         let deepest = (2 * depth).min(model.config().context - 1).max(depth);
         let room = prompt.len().max(deepest + 1);
-        let session = Session::new(model, SessionOptions::single(room, threads))?;
+        let mut session = Session::new(model, SessionOptions::single(room, threads))?;
+        let sequence = session.open()?;
         let text = prompt.iter().copied().cycle().take(prompt.len().max(deepest)).collect();
-        Ok(Self { session, text, prompt: prompt.len(), depth })
+        Ok(Self { session, sequence, text, prompt: prompt.len(), depth })
+    }
+
+    /// The plan for the chunks of the prompt.
+    fn prompt_plan(&self) -> &Plan {
+        self.session.plan(self.prompt.min(self.session.options().chunk))
     }
 
     /// What a sample of prefill is.
@@ -177,7 +184,7 @@ impl Bench {
     /// Reads the prompt for the first time and chooses a token, as `generate` does unless it is told otherwise.
     fn first_token(&mut self, first: &mut FirstToken) -> Outcome {
         let prompt = &self.text[..self.prompt];
-        first.stage("prefill", || Ok(self.session.append(0, prompt).map(drop)?))?;
+        first.stage("prefill", || Ok(self.session.append(self.sequence, prompt).map(drop)?))?;
         first.stage("sample", || {
             let vocabulary = self.session.model().config().vocab_size;
             let mut sampler = Sampler::new(USUAL, vocabulary).map_err(ModelError::from)?;
@@ -190,8 +197,9 @@ impl Bench {
     /// The same with another number of threads.
     fn with_threads(&self, threads: usize) -> anyhow::Result<Self> {
         let options = SessionOptions { threads, ..*self.session.options() };
-        let session = Session::new(self.session.model().clone(), options)?;
-        Ok(Self { session, text: self.text.clone(), prompt: self.prompt, depth: self.depth })
+        let mut session = Session::new(self.session.model().clone(), options)?;
+        let sequence = session.open()?;
+        Ok(Self { session, sequence, text: self.text.clone(), prompt: self.prompt, depth: self.depth })
     }
 
     /// The numbers of threads beside the one that is profiled.
@@ -201,18 +209,18 @@ impl Bench {
     }
 
     fn fill(&mut self, depth: usize) -> anyhow::Result<()> {
-        let have = self.session.len(0);
-        self.session.truncate(0, depth);
+        let have = self.session.len(self.sequence);
+        self.session.truncate(self.sequence, depth);
         if have < depth {
-            self.session.append(0, &self.text[have..depth])?;
+            self.session.append(self.sequence, &self.text[have..depth])?;
         }
         Ok(())
     }
 
     fn prompt_seconds(&mut self) -> anyhow::Result<f64> {
         seconds_of(|| {
-            self.session.truncate(0, 0);
-            self.session.append_probed(0, &self.text[..self.prompt], &NoProbe)?;
+            self.session.truncate(self.sequence, 0);
+            self.session.append_probed(self.sequence, &self.text[..self.prompt], &NoProbe)?;
             Ok(())
         })
     }
@@ -221,8 +229,8 @@ impl Bench {
         self.fill(depth)?;
         let token = self.text[0];
         seconds_of(|| {
-            self.session.truncate(0, depth);
-            self.session.decode(&[(0, token)])?;
+            self.session.truncate(self.sequence, depth);
+            self.session.append(self.sequence, &[token])?;
             Ok(())
         })
     }
@@ -237,19 +245,23 @@ impl Bench {
         let once = self.prompt_seconds()?;
         let count = repeats * samples_of_a_repeat(once, repeats, 1).min(most.unwrap_or(usize::MAX));
         let batches = chunks(&self.text[..tokens], self.session.options().chunk);
-        let recorder = recorder(self.session.plans().0, count * batches.len());
+        let recorder = recorder(self.prompt_plan(), count * batches.len());
         let samples = interleave(
             Count { samples: count, repeats },
             watched,
             self,
             |bench| {
-                bench.session.truncate(0, 0);
+                bench.session.truncate(bench.sequence, 0);
                 Ok(())
             },
             |bench, profiler| {
                 match profiler {
-                    Profiler::On => bench.session.append_probed(0, &bench.text[..bench.prompt], &recorder)?,
-                    Profiler::Off => bench.session.append_probed(0, &bench.text[..bench.prompt], &NoProbe)?,
+                    Profiler::On => {
+                        bench.session.append_probed(bench.sequence, &bench.text[..bench.prompt], &recorder)?
+                    }
+                    Profiler::Off => {
+                        bench.session.append_probed(bench.sequence, &bench.text[..bench.prompt], &NoProbe)?
+                    }
                 };
                 Ok(())
             },
@@ -280,23 +292,23 @@ impl Bench {
         }
         let once = self.token_seconds(depth)?;
         let count = repeats * tokens.unwrap_or_else(|| samples_of_a_repeat(once, repeats, 8));
-        let token = [(0, self.text[0])];
+        let token = [self.text[0]];
         let mut batch = Batch::default();
-        batch.push(&[token[0].1], depth, 0);
+        batch.push(&token, depth);
         batch.want_last();
-        let recorder = recorder(self.session.plans().1, count);
+        let recorder = recorder(self.session.plan(1), count);
         let samples = interleave(
             Count { samples: count, repeats },
             watched,
             self,
             |bench| {
-                bench.session.truncate(0, depth);
+                bench.session.truncate(bench.sequence, depth);
                 Ok(())
             },
             |bench, profiler| {
                 match profiler {
-                    Profiler::On => bench.session.decode_probed(&token, &recorder)?,
-                    Profiler::Off => bench.session.decode_probed(&token, &NoProbe)?,
+                    Profiler::On => bench.session.append_probed(bench.sequence, &token, &recorder)?,
+                    Profiler::Off => bench.session.append_probed(bench.sequence, &token, &NoProbe)?,
                 };
                 Ok(())
             },
@@ -360,7 +372,7 @@ fn chunks(prompt: &[u32], chunk: usize) -> Vec<Batch> {
     let mut batches = vec![];
     for tokens in prompt.chunks(chunk) {
         let mut batch = Batch::default();
-        batch.push(tokens, past, 0);
+        batch.push(tokens, past);
         past += tokens.len();
         batches.push(batch);
     }

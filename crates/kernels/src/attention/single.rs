@@ -1,21 +1,14 @@
-//! One query of each head of a group against a block of keys, and the sum over blocks: the decode of a token.
+//! Products of attention with few rows: a query, or the heads of a group, against keys and values as rows.
 //!
 //! 1. Keys and values stream through once for all heads of the group: a tile of heads and keys, or of heads and columns, keeps its sums in
 //!    registers.
 //! 2. A group of more heads than a tile takes a few keys at a time, which stay in the first level of cache from tile to tile.
 //! 3. Each score and each column is summed in an order of its own, whatever the tile: the heads beside it change no bit.
 
-use smallmind_simd::{Isa, math};
+use smallmind_simd::Isa;
 
 use crate::matmul::prefetch_early;
-use crate::softmax::{exp_row, scale_row};
 use crate::{Mat, MatMut};
-
-/// Keys of a block of the cache.
-///
-/// Fitted to heads of 64 columns: shorter blocks, of less than a quarter of a megabyte, cost more a key; with longer ones a few thousand
-/// keys make too few blocks to share out.
-pub const DECODE_BLOCK: usize = 512;
 
 /// Keys that all heads of a group are worked on with before the next: of 64 columns, 8 kilobytes.
 const KEYS: usize = 32;
@@ -26,97 +19,6 @@ const AHEAD: usize = 2048;
 
 /// The most heads of a tile.
 const HEADS: usize = 4;
-
-/// The arguments of [`attention_decode_block`]: one query of a group of heads, and a block of the keys that it sees.
-pub struct AttentionDecodeBlock<'a> {
-    /// The query of each head of the group, `[group, head_dim]`.
-    pub q: Mat<'a>,
-    /// The keys of the block, `[keys, head_dim]`.
-    pub k: Mat<'a>,
-    /// The values of the block, `[keys, head_dim]`.
-    pub v: Mat<'a>,
-    /// What scores are multiplied by.
-    pub scale: f32,
-    /// Receives the outputs, not yet divided: `Σ_j e^(s_j − m)·V_j` with the scaled scores `s`, `[group, head_dim]`.
-    pub out: MatMut<'a>,
-    /// Receives `m = max s` and `l = Σ_j e^(s_j − m)` of each head, `[group, 2]`.
-    pub stats: MatMut<'a>,
-}
-
-/// The arguments of [`attention_decode_combine`]: what the blocks of keys gave for one head, in the order of the keys.
-pub struct AttentionDecodeCombine<'a> {
-    /// The outputs of the blocks, not yet divided, `[blocks, head_dim]`.
-    pub partials: Mat<'a>,
-    /// The maximum and the sum of the blocks, `[blocks, 2]`.
-    pub stats: Mat<'a>,
-    /// Receives the output, `[head_dim]`.
-    pub out: &'a mut [f32],
-}
-
-/// The scratch that [`attention_decode_block`] needs for a group of heads and that many keys.
-pub fn attention_decode_scratch_len(group: usize, keys: usize) -> usize {
-    group * keys
-}
-
-/// What a block of keys adds to the outputs of one query of a group of heads; see the [module](super).
-///
-/// What the outputs and the scratch hold before is never read. The scratch holds [`attention_decode_scratch_len`] elements.
-///
-/// # Panics
-/// If shapes disagree or the scratch is too short.
-pub fn attention_decode_block<I: Isa>(isa: I, call: AttentionDecodeBlock, scratch: &mut [f32]) {
-    let AttentionDecodeBlock { q, k, v, scale, mut out, mut stats } = call;
-    let (group, head_dim, keys) = (q.rows(), q.cols(), k.rows());
-    assert_eq!(k.cols(), head_dim, "keys as wide as queries");
-    assert_eq!((v.rows(), v.cols()), (keys, head_dim), "a value for each key");
-    assert_eq!((out.rows(), out.cols()), (group, head_dim), "an output for each head");
-    assert_eq!((stats.rows(), stats.cols()), (group, 2), "a maximum and a sum for each head");
-    let mut scores = MatMut::new(scratch, group, keys);
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            dots(isa, q, k, scores.reborrow());
-            for head in 0..group {
-                let total = exp_row(isa, scores.row_mut(head), scale);
-                stats.row_mut(head).copy_from_slice(&[total.max, total.sum]);
-            }
-            weighted_sums(isa, scores.as_mat(), v, out.reborrow());
-        },
-    );
-}
-
-/// The output of a head from those of the blocks of keys; see the [module](super).
-///
-/// # Panics
-/// If shapes disagree or there is no block.
-pub fn attention_decode_combine<I: Isa>(isa: I, call: AttentionDecodeCombine) {
-    let AttentionDecodeCombine { partials, stats, out } = call;
-    let blocks = partials.rows();
-    assert!(blocks > 0, "an output of no blocks");
-    assert_eq!((stats.rows(), stats.cols()), (blocks, 2), "a maximum and a sum for each block");
-    assert_eq!(partials.cols(), out.len(), "an output as wide as those of the blocks");
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            let max = (0..blocks).fold(f32::NEG_INFINITY, |max, b| max.max(stats.row(b)[0]));
-            let mut total = isa.zero();
-            out.fill(0.0);
-            for b in 0..blocks {
-                let [block_max, block_sum] = [stats.row(b)[0], stats.row(b)[1]];
-                let weight = math::exp(isa, isa.splat(block_max - max));
-                total = isa.mul_add(weight, isa.splat(block_sum), total);
-                let partial = partials.row(b).chunks(I::LANES);
-                for (out, partial) in out.chunks_mut(I::LANES).zip(partial) {
-                    let sum = isa.mul_add(weight, isa.load_partial(partial), isa.load_partial(out));
-                    isa.store_partial(sum, out);
-                }
-            }
-            let mut divisor = [0.0; 1];
-            isa.store_partial(total, &mut divisor);
-            scale_row(isa, out, 1.0 / divisor[0]);
-        },
-    );
-}
 
 /// Sums that find room in the registers, beside what they are made from.
 #[inline(always)]
