@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use smallmind_graph::{Buffer, GraphError};
 use smallmind_kernels::attention::{
     AttentionShape, BlockQueries, KEY_BLOCK, PAGE, append_to_page, attend_block, attend_block_scratch_len, fold,
-    fold_end, fold_start, page_len, partial_cols,
+    fold_end, page_len, partial_cols,
 };
 use smallmind_kernels::reference::{Matrix, attention};
 use smallmind_kernels::{Mat, MatMut};
@@ -102,7 +102,7 @@ impl<'a> WithIsa for Deal<'a> {
             for (i, page) in pages.chunks_exact_mut(page_len(head_dim)).enumerate() {
                 let rows = i * PAGE..((i + 1) * PAGE).min(context);
                 let of = |part| cached(part).rows_range(rows.clone());
-                append_to_page(isa, page, 0, of(kv_head), of(kv_heads + kv_head));
+                append_to_page(page, 0, of(kv_head), of(kv_heads + kv_head));
             }
         }
         let pages: &'a [f32] = pages;
@@ -137,8 +137,8 @@ impl<'a> WithIsa for Deal<'a> {
                         let all = partials[head / group].lock().unwrap_or_else(PoisonError::into_inner);
                         let of_blocks = Mat::new(all.as_mat().row(head % group), blocks, cols);
                         let state = &mut result[..cols];
-                        fold_start(MatMut::new(state, 1, cols));
-                        for block in 0..blocks {
+                        state.copy_from_slice(&of_blocks.row(0)[..cols]);
+                        for block in 1..blocks {
                             fold(isa, MatMut::new(state, 1, cols), of_blocks.rows_range(block..block + 1));
                         }
                         fold_end(isa, state, out.row_mut(i));

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use smallmind_kernels::attention::{
-    BlockQueries, KEY_BLOCK, PAGE, append_to_page, attend_block, attend_block_scratch_len, fold, fold_end, fold_start,
+    BlockQueries, KEY_BLOCK, PAGE, QUERY_BLOCK, append_to_page, attend_block, attend_block_scratch_len, fold, fold_end,
     page_len, partial_cols,
 };
 use smallmind_kernels::{Mat, MatMut, Part};
@@ -41,7 +41,7 @@ impl Layer {
 
 /// Tokens of a span that are worked on at once.
 fn unit_tokens(heads: Heads) -> usize {
-    (UNIT_ROWS / heads.group()).max(1)
+    (UNIT_ROWS / heads.group()).clamp(1, QUERY_BLOCK)
 }
 
 /// Columns of what a block of keys gives for a head: whole cache lines.
@@ -106,7 +106,7 @@ impl<I: Isa> Lowering<'_, I> {
                         let page = layer.page(frame.batch.pages(span)[index], kv_head);
                         let page = frame.slice_mut(&layer.view, page);
                         let of = |cols| qkv.rows_range(rows.clone()).cols_range(cols);
-                        append_to_page(isa, page, places.start % PAGE, of(heads.k(kv_head)), of(heads.v(kv_head)));
+                        append_to_page(page, places.start % PAGE, of(heads.k(kv_head)), of(heads.v(kv_head)));
                     }
                 }
             }
@@ -207,8 +207,8 @@ impl<I: Isa> Attend<I> {
         let (state, scratch) = scratch.split_at_mut(rows * cols);
         let (partials, scratch) = scratch.split_at_mut(rows * cols);
         let mut state = MatMut::new(state, rows, cols);
-        fold_start(state.reborrow());
-        for block in 0..(unit.span.past + unit.tokens.end).div_ceil(KEY_BLOCK) {
+        self.block(frame, &unit, 0, state.reborrow(), scratch);
+        for block in 1..(unit.span.past + unit.tokens.end).div_ceil(KEY_BLOCK) {
             self.block(frame, &unit, block, MatMut::new(partials, rows, cols), scratch);
             fold(self.isa, state.reborrow(), Mat::new(partials, rows, cols));
         }
@@ -261,8 +261,8 @@ impl<I: Isa> Attend<I> {
                     let kv_head = head / heads.group();
                     let rows = self.partial_rows(span, row, token..token + 1, kv_head);
                     let partials = frame.mat(&view).row(rows.start + head % heads.group());
-                    fold_start(MatMut::new(state, 1, cols));
-                    for block in 0..(span.past + token + 1).div_ceil(KEY_BLOCK) {
+                    state.copy_from_slice(&partials[..cols]);
+                    for block in 1..(span.past + token + 1).div_ceil(KEY_BLOCK) {
                         let partial = Mat::new(&partials[block * padded..], 1, cols);
                         fold(self.isa, MatMut::new(state, 1, cols), partial);
                     }

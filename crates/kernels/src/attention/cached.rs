@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! for each block b of KEY_BLOCK keys that the last query of the call sees
-//!   S   = scale · Q·K_bᵀ                 a product for each page of PAGE keys, packed already
+//!   S   = scale · Q·K_bᵀ                 a product for each page of PAGE keys
 //!   m_b = max S,  E = exp(S − m_b),  l_b = Σ E     row by row, over the keys that the row sees; 0 on the others
 //!   O_b = E·V_b                          a product for each page, added up in the order of the keys
-//! fold over b, row by row, from m = lowest, l = 0, O = 0
+//! fold over b, row by row, from m = m_0, l = l_0, O = O_0
 //!   M = max(m, m_b),  O = e^(m − M)·O + e^(m_b − M)·O_b,  l likewise,  m = M
 //! O / l
 //! ```
@@ -17,14 +17,18 @@
 //! element of a product is a chain in rising depth, and a key that a row doesn't see adds an exact zero. So a query gets the same bits alone,
 //! beside other queries, and whether one worker folds the blocks or several compute them and one folds.
 //!
-//! **Pages.** A page of a key/value head holds `PAGE · head_dim` elements of keys, packed as the weight `[PAGE, head_dim]` of the product with
-//! `Qᵀ`, then as many of values, packed as the weight `[head_dim, PAGE]`. So neither product packs anything, for one query as for many.
+//! Few rows take kernels of their own, without the loops around the micro-kernels; they add up in the same order.
+//!
+//! **Pages.** A page of a key/value head holds the keys of [`PAGE`] tokens as `[head_dim, PAGE]`, then their values as `[PAGE, head_dim]`. So in both
+//! products the rows of the right factor are adjacent, and nothing is transposed.
 
 use smallmind_simd::{Isa, math};
 
-use crate::matmul::{Epilogue, Operand, PackedWeight, Update, gemm_packed, gemm_packed_scratch_len};
+use super::few::{self, FEW_ROWS};
+
+use crate::matmul::{Epilogue, Operand, Update, gemm, gemm_scratch_len};
 use crate::softmax::{exp_row, scale_row};
-use crate::{Format, Mat, MatMut};
+use crate::{Mat, MatMut};
 
 /// Keys of a page of the cache: a multiple of the lanes of every instruction set.
 pub const PAGE: usize = 64;
@@ -46,27 +50,17 @@ pub fn page_len(head_dim: usize) -> usize {
 ///
 /// # Panics
 /// If `page` has another length than [`page_len`], if shapes disagree, or if the page has no such places.
-pub fn append_to_page<I: Isa>(_isa: I, page: &mut [f32], first: usize, keys: Mat, values: Mat) {
+pub fn append_to_page(page: &mut [f32], first: usize, keys: Mat, values: Mat) {
     let (n, head_dim) = (keys.rows(), keys.cols());
     assert_eq!(page.len(), page_len(head_dim), "a page for heads of {head_dim} columns");
     assert_eq!((values.rows(), values.cols()), (n, head_dim), "a value for each key");
     assert!(first + n <= PAGE, "places {first}..{} of a page of {PAGE}", first + n);
-    let (key_panels, value_panels) = page.split_at_mut(PAGE * head_dim);
+    let (key_page, value_page) = page.split_at_mut(PAGE * head_dim);
     for i in 0..n {
-        let (panel, lane) = ((first + i) / I::LANES, (first + i) % I::LANES);
-        let panel = &mut key_panels[panel * I::LANES * head_dim..][..I::LANES * head_dim];
-        for (step, &x) in panel.chunks_exact_mut(I::LANES).zip(keys.row(i)) {
-            step[lane] = x;
-        }
-        let whole = head_dim / I::LANES * I::LANES;
-        let (panels, rest) = value_panels.split_at_mut(whole * PAGE);
-        let (vectors, last) = values.row(i).split_at(whole);
-        for (panel, vector) in panels.chunks_exact_mut(I::LANES * PAGE).zip(vectors.chunks_exact(I::LANES)) {
-            panel[(first + i) * I::LANES..][..I::LANES].copy_from_slice(vector);
-        }
-        for (row, &x) in rest.chunks_exact_mut(PAGE).zip(last) {
+        for (row, &x) in key_page.chunks_exact_mut(PAGE).zip(keys.row(i)) {
             row[first + i] = x;
         }
+        value_page[(first + i) * head_dim..][..head_dim].copy_from_slice(values.row(i));
     }
 }
 
@@ -103,9 +97,12 @@ pub fn partial_cols(head_dim: usize) -> usize {
     head_dim + 2
 }
 
+/// Elements between rows of scores: not a power of two, which would put the rows of a column into the same few sets of a cache.
+const SCORE_STRIDE: usize = KEY_BLOCK + 16;
+
 /// Elements of scratch that [`attend_block`] asks for with so many rows: monotone in both.
 pub fn attend_block_scratch_len<I: Isa>(isa: I, rows: usize, head_dim: usize) -> usize {
-    rows * KEY_BLOCK + gemm_packed_scratch_len(isa, Format::F32, rows, head_dim.max(PAGE))
+    rows * SCORE_STRIDE + gemm_scratch_len(isa, rows, PAGE, head_dim).max(gemm_scratch_len(isa, rows, head_dim, PAGE))
 }
 
 /// What block number `block` of the keys gives for each row of `queries`, to `partials` `[rows, partial_cols(head_dim)]`; see the
@@ -129,19 +126,23 @@ pub fn attend_block<'p, I: Isa>(
     assert!(rows > 0 && rows.is_multiple_of(queries.group), "{rows} rows for groups of {}", queries.group);
     assert_eq!((partials.rows(), partials.cols()), (rows, partial_cols(head_dim)), "a row for each query");
     let keys = queries.seen(rows - 1, block);
-    let (scores, scratch) = scratch.split_at_mut(rows * KEY_BLOCK);
-    let mut scores = MatMut::new(scores, rows, KEY_BLOCK);
+    let (scores, scratch) = scratch.split_at_mut(rows * SCORE_STRIDE);
+    let mut scores = MatMut::new(scores, rows, SCORE_STRIDE);
     let (mut out, mut stats) = partials.split_at_col(head_dim);
     let page = |i: usize| -> (&'p [f32], &'p [f32]) {
         let page = page(block * (KEY_BLOCK / PAGE) + i);
         assert_eq!(page.len(), page_len(head_dim), "a page for heads of {head_dim} columns");
         page.split_at(PAGE * head_dim)
     };
-    for (i, first) in (0..keys).step_by(PAGE).enumerate() {
-        let n = (keys - first).min(PAGE).next_multiple_of(I::LANES);
-        let k = PackedWeight::new(isa, Format::F32, page(i).0, PAGE, head_dim).cols_range(0..n);
-        let scores = scores.reborrow().cols_range(first..first + n);
-        gemm_packed(isa, Operand::normal(q), k, scores, Epilogue::default(), scratch);
+    if rows <= FEW_ROWS {
+        few::scores(isa, q, keys, |i| page(i).0, scores.reborrow());
+    } else {
+        for (i, first) in (0..keys).step_by(PAGE).enumerate() {
+            let n = (keys - first).min(PAGE).next_multiple_of(I::LANES);
+            let k = Operand::normal(Mat::new(page(i).0, head_dim, PAGE).cols_range(0..n));
+            let scores = scores.reborrow().cols_range(first..first + n);
+            gemm(isa, Operand::normal(q), k, scores, Epilogue::default(), scratch);
+        }
     }
     isa.vectorize(
         #[inline(always)]
@@ -157,33 +158,21 @@ pub fn attend_block<'p, I: Isa>(
     if keys == 0 {
         (0..rows).for_each(|row| out.row_mut(row).fill(0.0));
     }
+    let scores = scores.as_mat();
+    if rows <= FEW_ROWS {
+        return few::outputs(isa, scores, keys, |i| page(i).1, out);
+    }
     for (i, first) in (0..keys).step_by(PAGE).enumerate() {
         let n = (keys - first).min(PAGE);
-        let v = PackedWeight::new(isa, Format::F32, page(i).1, head_dim, PAGE).rows_range(0..n);
+        let v = Operand::normal(Mat::new(page(i).1, PAGE, head_dim).rows_range(0..n));
         let update = if i == 0 { Update::Overwrite } else { Update::Accumulate };
-        let weights = scores.as_mat().cols_range(first..first + n);
-        gemm_packed(
-            isa,
-            Operand::normal(weights),
-            v,
-            out.reborrow(),
-            Epilogue { update, ..Epilogue::default() },
-            scratch,
-        );
+        let weights = Operand::normal(scores.cols_range(first..first + n));
+        gemm(isa, weights, v, out.reborrow(), Epilogue { update, ..Epilogue::default() }, scratch);
     }
 }
 
-/// Begins the fold of each row of `state` `[rows, partial_cols(head_dim)]`.
-pub fn fold_start(mut state: MatMut) {
-    let head_dim = state.cols() - 2;
-    for row in 0..state.rows() {
-        let (out, stats) = state.row_mut(row).split_at_mut(head_dim);
-        out.fill(0.0);
-        stats.copy_from_slice(&[f32::MIN, 0.0]);
-    }
-}
-
-/// Adds what a block of keys gave, `partials`, to `state`, row by row; both are `[rows, partial_cols(head_dim)]`.
+/// Adds what a block of keys gave, `partials`, to what the blocks before it did, `state`, row by row. Both are `[rows, partial_cols(head_dim)]`, and
+/// the fold begins with what block 0 gave.
 ///
 /// # Panics
 /// If shapes disagree.

@@ -31,12 +31,13 @@
 mod blocks;
 mod cached;
 mod columns;
+mod few;
 mod single;
 
 pub use blocks::{AttentionBackward, AttentionForward, attention_backward_group, attention_forward_head};
 pub use cached::{
-    BlockQueries, KEY_BLOCK, PAGE, append_to_page, attend_block, attend_block_scratch_len, fold, fold_end, fold_start,
-    page_len, partial_cols,
+    BlockQueries, KEY_BLOCK, PAGE, append_to_page, attend_block, attend_block_scratch_len, fold, fold_end, page_len,
+    partial_cols,
 };
 use smallmind_simd::Isa;
 

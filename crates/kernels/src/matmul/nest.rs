@@ -28,6 +28,9 @@ const PACK_FROM_PANELS: usize = 8;
 /// of every kernel's width, and with the deepest block 1.5 MiB, which a third-level cache holds.
 pub(super) const KEPT_COLUMNS: usize = 1008;
 
+/// A panel of B that lies within so many elements is read where it lies, by any number of tiles: it stays in the first-level cache as well.
+const NEAR_ELEMENTS: usize = 8192;
+
 /// Rows of an A in normal layout this many words apart, or farther, lie on pages of their own.
 const PAGE_STRIDE: usize = 1024;
 
@@ -117,14 +120,12 @@ fn pieces(len: usize, most: usize, granule: usize) -> impl Iterator<Item = Range
     (0..count).map(move |i| (i * piece).min(len)..((i + 1) * piece).min(len))
 }
 
-/// The panels of `n` columns: as many vectors as a tile has at most, and the last two nearly equal, as narrow tiles are slow.
+/// The panels of `n` columns: as many vectors as a tile has at most.
 fn panels<P: Arithmetic>(kernels: &Kernels<P>, n: usize) -> impl Iterator<Item = Range<usize>> {
     let most = kernels.vectors;
     let mut start = 0;
     std::iter::from_fn(move || {
-        let left = (n - start).div_ceil(P::Isa::LANES);
-        let vectors = if left > most && left < 2 * most { left.div_ceil(2) } else { left.min(most) };
-        let panel = start..(start + vectors * P::Isa::LANES).min(n);
+        let panel = start..(start + most * P::Isa::LANES).min(n);
         start = panel.end;
         (!panel.is_empty()).then_some(panel)
     })
@@ -332,7 +333,9 @@ unsafe fn panel_of<P: Arithmetic>(
     };
     let in_place = Tile { b: b.mat.as_ptr(), b_stride: b.mat.stride(), ..in_scratch };
     match b.layout {
-        Layout::Normal if whole && m <= kernels.rows() => return (Panel::Read, in_place),
+        Layout::Normal if whole && (m <= kernels.rows() || base.k * b.mat.stride() <= NEAR_ELEMENTS) => {
+            return (Panel::Read, in_place);
+        }
         Layout::Normal if whole && m >= 2 * kernels.rows() => return (Panel::PackedByFirst, in_place),
         // SAFETY: the caller's guarantee; a panel is the widest that is copied as one.
         Layout::Normal => unsafe { (kernels.copy)(arithmetic, b.mat, packed.b) },

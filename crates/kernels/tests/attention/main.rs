@@ -1,6 +1,6 @@
 //! Attention against its `f64` twin: every instruction set, strided windows between NaNs, outputs and scratch that hold NaN.
 
-mod decode;
+mod cached;
 
 use smallmind_kernels::attention::{
     AttentionBackward, AttentionDropout, AttentionForward, AttentionShape, HeadDropout, QUERY_BLOCK,

@@ -1,0 +1,230 @@
+//! Queries against pages of a key-value cache.
+
+use smallmind_kernels::attention::{
+    AttentionShape, BlockQueries, KEY_BLOCK, PAGE, append_to_page, attend_block, attend_block_scratch_len, fold,
+    fold_end, page_len, partial_cols,
+};
+use smallmind_kernels::reference::Matrix;
+use smallmind_kernels::reference::attention::causal_attention;
+use smallmind_kernels::{Mat, MatMut};
+use smallmind_simd::{Isa, IsaKind, WithIsa};
+
+use super::{Noise, Window};
+
+/// A group of heads, and adjacent queries of a sequence.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    group: usize,
+    /// Tokens before the first query.
+    past: usize,
+    /// Queries of each head.
+    tokens: usize,
+    head_dim: usize,
+    /// Queries and keys lie in `[-size, size)`.
+    size: f32,
+}
+
+impl Case {
+    fn new(group: usize, past: usize, tokens: usize, head_dim: usize) -> Self {
+        Self { group, past, tokens, head_dim, size: 2.0 }
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    fn keys(&self) -> usize {
+        self.past + self.tokens
+    }
+
+    fn inputs(&self) -> Inputs {
+        let mut noise = Noise(self.keys() as u64);
+        Inputs {
+            q: Window::random(self.tokens, self.group * self.head_dim, self.size, &mut noise),
+            k: Window::random(self.keys(), self.head_dim, self.size, &mut noise),
+            v: Window::random(self.keys(), self.head_dim, 1.0, &mut noise),
+        }
+    }
+
+    /// What the reference gives, `[tokens, group · head_dim]`.
+    fn want(&self, inputs: &Inputs) -> Matrix {
+        let Self { group, head_dim, past, .. } = *self;
+        let shape = AttentionShape { heads: group, kv_heads: 1, head_dim, scale: self.scale(), dropout: None };
+        causal_attention(&inputs.q.reference(), &inputs.k.reference(), &inputs.v.reference(), &shape, past).0
+    }
+}
+
+struct Inputs {
+    /// `[tokens, group · head_dim]`.
+    q: Window,
+    /// `[keys, head_dim]`.
+    k: Window,
+    v: Window,
+}
+
+/// Pages of a cache that hold all keys and values, appended by runs of `step`, with NaN everywhere else.
+fn pages<I: Isa>(isa: I, case: &Case, inputs: &Inputs, step: usize) -> Vec<Vec<f32>> {
+    let mut pages = vec![vec![f32::NAN; page_len(case.head_dim)]; case.keys().div_ceil(PAGE)];
+    let mut at = 0;
+    while at < case.keys() {
+        let end = (at + step).min(case.keys()).min((at / PAGE + 1) * PAGE);
+        let [keys, values] = [&inputs.k, &inputs.v].map(|window| window.mat().rows_range(at..end));
+        append_to_page(&mut pages[at / PAGE], at % PAGE, keys, values);
+        at = end;
+    }
+    pages
+}
+
+/// The outputs of the queries of `tokens` and of `heads` of the group, computed together, `[tokens, heads · head_dim]`.
+fn attend<I: Isa>(
+    isa: I,
+    case: &Case,
+    inputs: &Inputs,
+    tokens: std::ops::Range<usize>,
+    heads: std::ops::Range<usize>,
+) -> Window {
+    let (group, head_dim, cols) = (heads.len(), case.head_dim, partial_cols(case.head_dim));
+    let pages = pages(isa, case, inputs, 1 + case.past % 70);
+    let rows = tokens.len() * group;
+    let columns = heads.start * head_dim..heads.end * head_dim;
+    let q: Vec<f32> =
+        tokens.clone().flat_map(|token| inputs.q.mat().row(token)[columns.clone()].iter().copied()).collect();
+    let queries =
+        BlockQueries { q: Mat::new(&q, rows, head_dim), group, past: case.past + tokens.start, scale: case.scale() };
+    let mut state = vec![f32::NAN; rows * cols];
+    for block in 0..(case.past + tokens.end).div_ceil(KEY_BLOCK) {
+        let mut partials = vec![f32::NAN; rows * cols];
+        let mut scratch = vec![f32::NAN; attend_block_scratch_len(isa, rows, head_dim)];
+        let page = |i: usize| -> &[f32] { &pages[i] };
+        attend_block(isa, queries, block, page, MatMut::new(&mut partials, rows, cols), &mut scratch);
+        if block == 0 {
+            state = partials;
+        } else {
+            fold(isa, MatMut::new(&mut state, rows, cols), Mat::new(&partials, rows, cols));
+        }
+    }
+    let mut out = Window::nan(tokens.len(), group * head_dim);
+    for (row, state) in state.chunks(cols).enumerate() {
+        let mut mat = out.mat_mut();
+        fold_end(isa, state, &mut mat.row_mut(row / group)[row % group * head_dim..][..head_dim]);
+    }
+    out
+}
+
+struct AgainstReference;
+
+impl WithIsa for AgainstReference {
+    type Output = ();
+
+    fn call<I: Isa>(self, isa: I) {
+        let mut cases = vec![];
+        for (i, past) in [0, 1, 6, 30, 63, 64, 70, 128].into_iter().enumerate() {
+            for (j, head_dim) in [1, 7, 8, 16, 17, 31, 32, 48, 64, 80, 128, 150].into_iter().enumerate() {
+                for (k, tokens) in [1, 2, 5, 33].into_iter().enumerate() {
+                    cases.push(Case::new((i + j + k) % 9 + 1, past, tokens, head_dim));
+                }
+            }
+        }
+        let mut noise = Noise(31);
+        cases.extend(
+            (0..3_000)
+                .map(|_| Case::new(1 + noise.below(9), noise.below(150), 1 + noise.below(6), 1 + noise.below(70))),
+        );
+        for past in [KEY_BLOCK - 2, KEY_BLOCK - 1, KEY_BLOCK, 3 * KEY_BLOCK - 2] {
+            cases.extend([1, 4, 40].map(|tokens| Case::new(3, past, tokens, 64)));
+        }
+        for case in cases {
+            let inputs = case.inputs();
+            let out = attend(isa, &case, &inputs, 0..case.tokens, 0..case.group);
+            out.assert_close(&case.want(&inputs), 4e-6, &format!("{isa:?} {case:?}"));
+        }
+    }
+}
+
+#[test]
+fn agrees_with_the_reference_at_awkward_and_at_random_sizes() {
+    for kind in IsaKind::available() {
+        kind.with(AgainstReference).unwrap();
+    }
+}
+
+struct Alone;
+
+impl WithIsa for Alone {
+    type Output = ();
+
+    fn call<I: Isa>(self, isa: I) {
+        for group in 1..=9 {
+            for head_dim in [5, 16, 64, 72, 128] {
+                for past in [3, 75, KEY_BLOCK - 5] {
+                    let case = Case::new(group, past, 9, head_dim);
+                    let inputs = case.inputs();
+                    let together = attend(isa, &case, &inputs, 0..9, 0..group);
+                    for (tokens, heads) in [(0..1, 0..1), (8..9, 0..group), (2..7, group - 1..group), (4..6, 0..1)] {
+                        let alone = attend(isa, &case, &inputs, tokens.clone(), heads.clone());
+                        for (row, token) in tokens.clone().enumerate() {
+                            let columns = heads.start * head_dim..heads.end * head_dim;
+                            let want = &together.mat().row(token)[columns];
+                            let same = want.iter().zip(alone.mat().row(row)).all(|(w, g)| w.to_bits() == g.to_bits());
+                            assert!(same, "{isa:?}: token {token} of {case:?} has other bits in {tokens:?}, {heads:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_queries_beside_it_change_no_bit_of_a_query() {
+    for kind in IsaKind::available() {
+        kind.with(Alone).unwrap();
+    }
+}
+
+struct Extremes;
+
+impl WithIsa for Extremes {
+    type Output = ();
+
+    fn call<I: Isa>(self, isa: I) {
+        for (group, past) in [(1, 0), (3, 39), (5, 2 * KEY_BLOCK + 9)] {
+            let attend = |case: &Case, inputs: &Inputs| attend(isa, case, inputs, 0..1, 0..case.group);
+            // Scores up to 50 · 50 · √8 = 7,000, and differences between blocks of thousands.
+            let case = Case { size: 50.0, ..Case::new(group, past, 1, 8) };
+            let out = attend(&case, &case.inputs());
+            out.assert_close(&case.want(&case.inputs()), 1e-2, &format!("{isa:?} {case:?}"));
+
+            // A block whose scores all overflow to -inf adds nothing, whether it comes first or last.
+            let case = Case { size: 2.0, ..case };
+            for blocks in [0..KEY_BLOCK, 2 * KEY_BLOCK..case.keys()] {
+                if case.keys() <= KEY_BLOCK {
+                    continue;
+                }
+                let mut inputs = case.inputs();
+                for head in 0..group {
+                    inputs.q.mat_mut().row_mut(0)[head * 8] = 1e20;
+                }
+                let below = |key: usize| if blocks.contains(&key) { -1e20 } else { 1e-20 };
+                (0..case.keys()).for_each(|key| inputs.k.mat_mut().row_mut(key)[0] = below(key));
+                let out = attend(&case, &inputs);
+                out.assert_close(&case.want(&inputs), 4e-6, &format!("{isa:?} {case:?}: {blocks:?} far below"));
+            }
+
+            for bad in [f32::NAN, f32::INFINITY] {
+                let mut inputs = case.inputs();
+                inputs.q.mat_mut().row_mut(0)[0] = 1.0;
+                inputs.k.mat_mut().row_mut(case.keys() / 2)[0] = bad;
+                let out = attend(&Case { group: 1, ..case }, &inputs);
+                assert!(out.mat().row(0).iter().all(|x| x.is_nan()), "{isa:?} {case:?} hides a {bad}");
+            }
+        }
+    }
+}
+
+#[test]
+fn extremes_stay_finite_and_non_finite_scores_show() {
+    for kind in IsaKind::available() {
+        kind.with(Extremes).unwrap();
+    }
+}
