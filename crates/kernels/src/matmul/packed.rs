@@ -26,8 +26,12 @@ pub struct PackedWeight<'a> {
     format: Format,
     /// Columns of the factor.
     n: usize,
+    /// The first row of the factor in the stored depth; 0 but for windows of rows.
+    first: usize,
     /// Depth of the factor.
     k: usize,
+    /// Depth as it is stored: at least `first + k`.
+    stored: usize,
     /// Columns of a strip.
     lanes: usize,
 }
@@ -62,7 +66,7 @@ impl<'a> PackedWeight<'a> {
         const { assert!(COL_GRANULE.is_multiple_of(I::LANES), "workers' columns cut no strip") };
         let len = packed_len(isa, format, n, k).filter(|len| *len <= words.len());
         let Some(len) = len else { panic!("a weight [{n}, {k}] in {format} in {} words", words.len()) };
-        Self { words: &words[..len], format, n, k, lanes: I::LANES }
+        Self { words: &words[..len], format, n, first: 0, k, stored: k, lanes: I::LANES }
     }
 
     /// Columns of the factor.
@@ -103,13 +107,25 @@ impl<'a> PackedWeight<'a> {
         assert!(range.start <= range.end && range.end <= self.n, "columns {range:?} of a weight with {}", self.n);
         assert!(whole(range.start) && whole(range.end), "columns {range:?} cut a strip of {}", self.lanes);
         let words = match self.format {
-            Format::F32 => range.start * self.k..range.end * self.k,
+            Format::F32 => range.start * self.stored..range.end * self.stored,
             format => {
-                let strip = strip_words(format, self.lanes, self.k);
+                let strip = strip_words(format, self.lanes, self.stored);
                 range.start.div_ceil(self.lanes) * strip..range.end.div_ceil(self.lanes) * strip
             }
         };
         Self { words: &self.words[words], n: range.len(), ..self }
+    }
+
+    /// A window of rows of the factor, for instance those of a cache that are filled. Its product has the bits of a product with these rows
+    /// alone: blocks of the depth begin at the window's first row.
+    ///
+    /// # Panics
+    /// If it leaves the factor; in any format but [`Format::F32`].
+    #[inline(always)]
+    pub fn rows_range(self, range: Range<usize>) -> Self {
+        assert!(self.format == Format::F32, "rows of a weight in {}", self.format);
+        assert!(range.start <= range.end && range.end <= self.k, "rows {range:?} of a weight with {}", self.k);
+        Self { first: self.first + range.start, k: range.len(), ..self }
     }
 
     /// Copies a column of the factor, a row of the weight, to `out` `[k]`.
@@ -128,11 +144,23 @@ impl<'a> PackedWeight<'a> {
     fn copy_f32(self, j: usize, out: &mut [f32]) {
         let (strip, column) = (j / self.lanes, j % self.lanes);
         if strip < self.n / self.lanes {
-            let steps = self.words[strip * self.lanes * self.k..][..self.lanes * self.k].chunks_exact(self.lanes);
+            let steps = self.words[strip * self.lanes * self.stored..].chunks_exact(self.lanes).skip(self.first);
             steps.zip(out).for_each(|(step, x)| *x = step[column]);
         } else {
-            out.copy_from_slice(&self.words[j * self.k..][..self.k]);
+            out.copy_from_slice(&self.words[j * self.stored + self.first..][..self.k]);
         }
+    }
+
+    /// The strips of a window that holds nothing but strips.
+    fn strips<I: Isa>(self, isa: I) -> Strips<'a, f32> {
+        let stored = Strips::new(isa, self.words, self.stored, self.n);
+        stored.window::<Single<I>>(&(self.first..self.first + self.k), &(0..self.n))
+    }
+
+    /// The rows of the weight that fill no strip, from column `from` of the factor on.
+    fn rest(self, from: usize) -> Operand<'a> {
+        let rows = Mat::new(&self.words[from * self.stored..], self.n - from, self.stored);
+        Operand::transposed(rows.cols_range(self.first..self.first + self.k))
     }
 
     fn halves(self) -> HalfStrips<'a> {
@@ -218,7 +246,7 @@ pub fn gemm_packed<I: Isa>(
         let columns = start..(start + most).min(whole);
         let window = b.cols_range(columns.clone());
         let strips = match b.format {
-            Format::F32 => Right::Strips(Strips::new(isa, window.words, k, columns.len())),
+            Format::F32 => Right::Strips(window.strips(isa)),
             Format::F16 | Format::Bf16 => Right::Half(window.halves()),
             Format::Q8_0 => panic!("a weight in q8_0 is multiplied by quantized rows"),
         };
@@ -226,7 +254,7 @@ pub fn gemm_packed<I: Isa>(
         nest::run(Single(isa), Block { a, b: strips, c, epilogue }, scratch);
     }
     if whole < n {
-        let rest = Operand::transposed(Mat::new(&b.words[whole * k..], n - whole, k));
+        let rest = b.rest(whole);
         let (c, epilogue) = (c.cols_range(whole..n), epilogue_of(&epilogue, &(0..m), &(whole..n)));
         nest::run(Single(isa), Block { a, b: Right::Operand(rest), c, epilogue }, scratch);
     }
