@@ -118,6 +118,6 @@ pub mod rope;
 pub mod softmax;
 mod sweep;
 
-pub use format::{Block, Format};
+pub use format::{Block, Format, FormatKind, HalfKind};
 pub use matrix::{Mat, MatMut};
 pub use part::Part;

@@ -6,15 +6,12 @@
 
 #![allow(unsafe_code)]
 
-use smallmind_simd::Isa;
+use smallmind_simd::{CacheLevel, Isa, MAX_LANES, prefetch};
 
 use crate::MatMut;
 
 /// Independent accumulators of a sum or a maximum: enough to hide the latency of an operation.
 const ACCUMULATORS: usize = 4;
-
-/// Lanes of the widest instruction set.
-const MAX_LANES: usize = 16;
 
 /// Where the results of a kernel go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +59,9 @@ struct Columns {
 impl Columns {
     /// Asks for these columns of the rows that start at `ahead`.
     #[inline(always)]
-    fn prefetch<I: Isa, const P: usize>(self, isa: I, ahead: &[*const f32; P]) {
+    fn prefetch<const P: usize>(self, ahead: &[*const f32; P]) {
         for row in ahead {
-            isa.prefetch(row.wrapping_add(self.at));
+            prefetch(row.wrapping_add(self.at), CacheLevel::Second);
         }
     }
 
@@ -201,7 +198,7 @@ pub(crate) fn map_ahead<I: Isa, const K: usize, const P: usize>(
         n,
         #[inline(always)]
         |columns| {
-            columns.prefetch(isa, &ahead);
+            columns.prefetch(&ahead);
             // SAFETY: the rows were checked to have n columns, as `out` has, whose start was looked at; `Destination::finish` is the fence.
             unsafe { columns.store_to(isa, f(columns.load_all(isa, &rows)), out, past_caches) }
         },
@@ -265,7 +262,7 @@ pub(crate) fn map_rows_and_total<
         #[inline(always)]
         |columns| {
             for ahead in &ahead {
-                columns.prefetch(isa, ahead);
+                columns.prefetch(ahead);
             }
             let (mut v, mut old) = ([[isa.zero(); K]; R], [isa.zero(); T]);
             for (v, rows) in v.iter_mut().zip(&rows) {
@@ -359,7 +356,7 @@ pub(crate) fn sums<I: Isa, const K: usize, const N: usize, const P: usize>(
         n,
         #[inline(always)]
         |i, columns, live| {
-            columns.prefetch(isa, &ahead);
+            columns.prefetch(&ahead);
             // SAFETY: all rows were checked to have n columns.
             acc[i] = step(acc[i], unsafe { columns.load_all(isa, &rows) }, live);
         },

@@ -100,17 +100,21 @@
 //! [`math`] holds the elementary functions over this language, each with its error bound. [`Bf16Dot`] and [`Int8Dot`] are the dot
 //! products of narrow numbers that some CPUs have beside an instruction set, with tokens of their own. The crate knows nothing of
 //! matrices, and makes no choice of its own: who holds a token decides what runs.
+//!
+//! Read it in this order: `kind` (names), `isa` (the traits), `arch` (their implementations; begin with `arch/scalar.rs`), [`math`],
+//! `dispatch` (from a name to a token).
 
 mod arch;
-mod dot;
+mod dispatch;
 mod isa;
 mod kind;
 pub mod math;
 
+pub use arch::prefetch::{CacheLevel, prefetch};
 pub use arch::scalar::Scalar;
 pub use arch::ticks::ticks;
 #[cfg(target_arch = "x86_64")]
 pub use arch::{avx2::Avx2, avx512::Avx512, avx512_bf16::Avx512Bf16, avx512_vnni::Avx512Vnni};
-pub use dot::{Bf16Dot, Int8Dot};
-pub use isa::{Isa, WithInt8};
-pub use kind::{ISA_VARIABLE, IsaError, IsaKind, WithIsa};
+pub use dispatch::{ISA_VARIABLE, IsaError, WithIsa};
+pub use isa::{Bf16Dot, Int8Dot, Isa, MAX_LANES, WithInt8};
+pub use kind::IsaKind;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use smallmind_graph::{Buffer, GraphError};
 use smallmind_kernels::matmul::{
-    Cut, Epilogue, GEMV_MAX_ROWS, Layout, Operand, Route, Update, gemm, gemm_scratch_len, gemv_nt,
+    Cut, Epilogue, GEMV_MAX_ROWS, Layout, Operand, RightFactor, Route, Update, gemm, gemm_scratch_len,
 };
 use smallmind_kernels::reference::{Matrix, matmul};
 use smallmind_kernels::{Mat, MatMut};
@@ -193,8 +193,8 @@ impl<'a> WithIsa for Shares<'a> {
                 Route::FewRows => Box::new(move |_| {
                     for first in (0..m).step_by(GEMV_MAX_ROWS) {
                         let rows = first..(first + GEMV_MAX_ROWS).min(m);
-                        let x = a.mat.rows_range(rows.clone());
-                        gemv_nt(isa, x, b.mat, c.reborrow().rows_range(rows), epilogue);
+                        let (x, out) = (a.rows_range(rows.clone()), c.reborrow().rows_range(rows));
+                        gemm(isa, x, RightFactor::Streamed(b.mat), out, epilogue, &mut []);
                     }
                 }),
                 Route::Tiles(_) => Box::new(move |_| gemm(isa, a, b, c.reborrow(), epilogue, scratch)),

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use smallmind_kernels::matmul::{
-    Cut, Epilogue, Layout, Operand, PackedWeight, ROW_GRANULE, Route, Update, gemm, gemm_packed,
-    gemm_packed_scratch_len, gemm_q8, gemm_scratch_len, gemv_nt, quantize_rows,
+    Cut, Epilogue, Layout, Operand, PackedWeight, ROW_GRANULE, RightFactor, Route, Update, gemm, gemm_scratch_len,
+    quantize_rows,
 };
 use smallmind_kernels::{Format, Part};
 use smallmind_simd::Isa;
@@ -189,7 +189,7 @@ impl<I: Isa> Lowering<'_, I> {
             }
             None => p,
         };
-        let scratch = if quantized.is_some() { 0 } else { gemm_packed_scratch_len(isa, format, m, k) };
+        let scratch = if quantized.is_some() { 0 } else { gemm_scratch_len(isa, m, n, k) };
         let accesses = self.product_accesses(&p, cut);
         self.push(
             Workers::All,
@@ -202,12 +202,7 @@ impl<I: Isa> Lowering<'_, I> {
                 let epilogue = p.epilogue(frame, &own_rows, &own_cols);
                 let a = p.a.operand(frame).rows_range(own_rows);
                 let b = packed_weight(isa, frame, &p.b.view, format).cols_range(own_cols);
-                match format {
-                    Format::Q8_0 => gemm_q8(isa, a.mat, b, c, epilogue),
-                    Format::F32 | Format::F16 | Format::Bf16 => {
-                        gemm_packed(isa, a, b, c, epilogue, frame.scratch(part.index));
-                    }
-                }
+                gemm(isa, a, b, c, epilogue, frame.scratch(part.index));
             }),
         );
     }
@@ -250,12 +245,12 @@ impl<I: Isa> Lowering<'_, I> {
             accesses,
             0,
             Box::new(move |frame: &Frame<'_>, part: Part| {
-                let (x, w) = (p.a.operand(frame).mat, p.b.operand(frame).mat);
+                let (x, w) = (p.a.operand(frame), p.b.operand(frame).mat);
                 let rows = p.output_rows(frame);
                 let (_, cols) = cut.window(rows.len(), p.c.cols, part);
                 let epilogue = p.epilogue(frame, &(0..rows.len()), &cols);
                 let out = frame.mat_mut(&p.c, rows, cols.clone());
-                gemv_nt(isa, x, w.rows_range(cols), out, epilogue);
+                gemm(isa, x, RightFactor::Streamed(w.rows_range(cols)), out, epilogue, &mut []);
             }),
         );
     }

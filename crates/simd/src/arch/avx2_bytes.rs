@@ -7,8 +7,6 @@ use std::arch::x86_64::*;
 
 use crate::{Avx2, Int8Dot};
 
-const LANES: usize = 8;
-
 /// Calls intrinsics that touch registers only.
 macro_rules! compute {
     ($calls:expr) => {
@@ -26,9 +24,7 @@ macro_rules! memory {
 }
 
 impl Int8Dot for Avx2 {
-    const LANES: usize = LANES;
     type Isa = Avx2;
-    type I32 = __m256i;
     type Bytes = __m256i;
 
     #[inline(always)]
@@ -39,11 +35,6 @@ impl Int8Dot for Avx2 {
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         crate::Isa::vectorize(self, f)
-    }
-
-    #[inline(always)]
-    fn zero(self) -> __m256i {
-        compute!(_mm256_setzero_si256())
     }
 
     #[inline(always)]
@@ -70,29 +61,5 @@ impl Int8Dot for Avx2 {
     #[inline(always)]
     unsafe fn load_bytes(self, src: *const u8) -> __m256i {
         memory!(_mm256_loadu_si256(src.cast()))
-    }
-
-    #[inline(always)]
-    unsafe fn load_bytes_first(self, src: *const u8, len: usize) -> __m256i {
-        let mut whole = [0_u8; 4 * LANES];
-        let len = len.min(whole.len());
-        memory!({
-            std::ptr::copy_nonoverlapping(src, whole.as_mut_ptr(), len);
-            _mm256_loadu_si256(whole.as_ptr().cast())
-        })
-    }
-
-    #[inline(always)]
-    unsafe fn load_ptr(self, src: *const i32) -> __m256i {
-        memory!(_mm256_loadu_si256(src.cast()))
-    }
-
-    #[inline(always)]
-    unsafe fn store_first(self, v: __m256i, dst: *mut i32, len: usize) {
-        let mut whole = [0_i32; LANES];
-        memory!({
-            _mm256_storeu_si256(whole.as_mut_ptr().cast(), v);
-            std::ptr::copy_nonoverlapping(whole.as_ptr(), dst, len.min(LANES));
-        })
     }
 }

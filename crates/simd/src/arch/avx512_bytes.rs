@@ -7,8 +7,6 @@ use std::arch::x86_64::*;
 
 use crate::{Avx512, Int8Dot};
 
-const LANES: usize = 16;
-
 /// Calls intrinsics that touch registers only.
 macro_rules! compute {
     ($calls:expr) => {
@@ -26,9 +24,7 @@ macro_rules! memory {
 }
 
 impl Int8Dot for Avx512 {
-    const LANES: usize = LANES;
     type Isa = Avx512;
-    type I32 = __m512i;
     type Bytes = __m512i;
 
     #[inline(always)]
@@ -39,11 +35,6 @@ impl Int8Dot for Avx512 {
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         crate::Isa::vectorize(self, f)
-    }
-
-    #[inline(always)]
-    fn zero(self) -> __m512i {
-        compute!(_mm512_setzero_si512())
     }
 
     #[inline(always)]
@@ -70,29 +61,5 @@ impl Int8Dot for Avx512 {
     #[inline(always)]
     unsafe fn load_bytes(self, src: *const u8) -> __m512i {
         memory!(_mm512_loadu_si512(src.cast()))
-    }
-
-    #[inline(always)]
-    unsafe fn load_bytes_first(self, src: *const u8, len: usize) -> __m512i {
-        let mut whole = [0_u8; 4 * LANES];
-        let len = len.min(whole.len());
-        memory!({
-            std::ptr::copy_nonoverlapping(src, whole.as_mut_ptr(), len);
-            _mm512_loadu_si512(whole.as_ptr().cast())
-        })
-    }
-
-    #[inline(always)]
-    unsafe fn load_ptr(self, src: *const i32) -> __m512i {
-        memory!(_mm512_loadu_si512(src.cast()))
-    }
-
-    #[inline(always)]
-    unsafe fn store_first(self, v: __m512i, dst: *mut i32, len: usize) {
-        let mut whole = [0_i32; LANES];
-        memory!({
-            _mm512_storeu_si512(whole.as_mut_ptr().cast(), v);
-            std::ptr::copy_nonoverlapping(whole.as_ptr(), dst, len.min(LANES));
-        })
     }
 }

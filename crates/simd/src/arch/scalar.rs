@@ -3,6 +3,7 @@
 
 use half::{bf16, f16};
 
+use crate::isa::sealed::Sealed;
 use crate::{Isa, IsaKind, WithInt8};
 
 const LANES: usize = 8;
@@ -39,6 +40,8 @@ fn zip<A: Copy, B: Copy, R>(a: [A; LANES], b: [B; LANES], f: impl Fn(A, B) -> R)
         |i| f(a[i], b[i]),
     )
 }
+
+impl Sealed for Scalar {}
 
 impl Isa for Scalar {
     const KIND: IsaKind = IsaKind::Scalar;
@@ -203,11 +206,6 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
-    fn eq(self, a: Self::F32, b: Self::F32) -> Self::Mask {
-        zip(a, b, |a, b| a == b)
-    }
-
-    #[inline(always)]
     fn select(self, mask: Self::Mask, a: Self::F32, b: Self::F32) -> Self::F32 {
         std::array::from_fn(
             #[inline(always)]
@@ -248,11 +246,6 @@ impl Isa for Scalar {
     #[inline(always)]
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
         zip(a, b, i32::wrapping_add)
-    }
-
-    #[inline(always)]
-    fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
-        zip(a, b, i32::wrapping_sub)
     }
 
     #[inline(always)]

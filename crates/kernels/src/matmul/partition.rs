@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{GEMV_MAX_ROWS, Layout, Operand, Update};
+use super::gemv::GEMV_MAX_ROWS;
+use super::operand::{Layout, Update};
 use crate::Part;
 
 /// Rows that go to one worker together, so that cuts fall between the kernels' row blocks more often than not.
@@ -73,9 +74,9 @@ impl Cut {
 /// How a product is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// By [`super::gemv_nt`], each worker with its own rows of the weights: they are read once.
+    /// With [`Streamed`](super::RightFactor::Streamed) rows, of which each worker has its own.
     FewRows,
-    /// By [`super::gemm`].
+    /// By tiles.
     Tiles(Cut),
 }
 
@@ -96,32 +97,9 @@ impl Route {
     }
 }
 
-impl<T> Operand<'_, T> {
-    /// The rows of the factor that belong to a window of the product's rows.
-    #[inline(always)]
-    pub fn rows_range(self, range: Range<usize>) -> Self {
-        let mat = match self.layout {
-            Layout::Normal => self.mat.rows_range(range),
-            Layout::Transposed => self.mat.cols_range(range),
-        };
-        Self { mat, ..self }
-    }
-
-    /// The columns of the factor that belong to a window of the product's columns.
-    #[inline(always)]
-    pub fn cols_range(self, range: Range<usize>) -> Self {
-        let mat = match self.layout {
-            Layout::Normal => self.mat.cols_range(range),
-            Layout::Transposed => self.mat.rows_range(range),
-        };
-        Self { mat, ..self }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Mat;
 
     #[test]
     fn windows_cover_the_output_once() {
@@ -164,15 +142,5 @@ mod tests {
         assert_eq!(Cut::choose_packed(ROWS_OF_RESIDENT - 1, 1024, 256), Cut::Columns);
         assert_eq!(Cut::choose_packed(ROWS_OF_RESIDENT, 1024, 257), Cut::Columns);
         assert_eq!(Cut::choose_packed(ROWS_OF_LARGE, 1024, 257), Cut::Rows);
-    }
-
-    #[test]
-    fn windows_of_a_factor_follow_its_layout() {
-        let data: Vec<f32> = (0..6).map(|i| i as f32).collect();
-        let mat = Mat::new(&data, 2, 3);
-        assert_eq!(Operand::normal(mat).rows_range(1..2).mat.row(0), [3.0, 4.0, 5.0]);
-        assert_eq!(Operand::transposed(mat).rows_range(1..2).mat.row(1), [4.0]);
-        assert_eq!(Operand::normal(mat).cols_range(1..2).mat.row(1), [4.0]);
-        assert_eq!(Operand::transposed(mat).cols_range(1..2).mat.row(0), [3.0, 4.0, 5.0]);
     }
 }
