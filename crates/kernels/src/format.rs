@@ -13,7 +13,8 @@ pub enum Format {
     F16,
     /// The upper half of an `f32`: 8 bits of significand, the magnitudes of `f32`.
     Bf16,
-    /// Blocks of 32 elements along a row, as GGML's `Q8_0`: a scale in `f16` and 32 signed bytes; an element is `scale · byte`.
+    /// Blocks of 32 elements along a row, as GGML's `Q8_0`: a scale in `f16` and 32 signed bytes; an element is `scale
+    /// · byte`.
     Q8_0,
 }
 

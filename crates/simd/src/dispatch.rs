@@ -1,4 +1,5 @@
-//! From the name of an instruction set to its token: what this CPU has, and what the environment variable asks for.
+//! From the name of an instruction set to its token: which ones this CPU has, and which one the environment variable
+//! names.
 
 use std::fmt;
 use std::str::FromStr;

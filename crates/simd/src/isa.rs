@@ -1,5 +1,5 @@
-//! The vector language: [`Isa`], what every instruction set can do, and [`Bf16Dot`] and [`Int8Dot`], the dot products of narrow
-//! numbers that some CPUs have beside it.
+//! The vector language: [`Isa`], what every instruction set can do, and [`Bf16Dot`] and [`Int8Dot`], the dot products
+//! of narrow numbers that some CPUs have beside it.
 //!
 //! All three are implemented in `arch` and nowhere else.
 
@@ -25,8 +25,8 @@ pub(crate) mod sealed {
 /// with `#[inline(always)]` on every function and closure below the one call of [`Isa::vectorize`]: only code that
 /// is inlined into it is compiled for the instruction set.
 ///
-/// The trait is sealed: unsafe code relies on [`Isa::LANES`], at most [`MAX_LANES`] and a power of two, and on how many elements loads and
-/// stores touch.
+/// The trait is sealed: unsafe code relies on [`Isa::LANES`], at most [`MAX_LANES`] and a power of two, and on how many
+/// elements loads and stores touch.
 ///
 /// Slices given to [`Isa::load`] and its kin must hold at least [`Isa::LANES`] elements; they panic otherwise. With
 /// `chunks_exact(I::LANES)` the check vanishes.
@@ -79,12 +79,12 @@ pub trait Isa: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
     unsafe fn store_ptr(self, v: Self::F32, dst: *mut f32);
 
-    /// [`Isa::store_ptr`] past the caches, where there is such an instruction: the line is not read before it is overwritten, and no line is
-    /// evicted for it.
+    /// [`Isa::store_ptr`] past the caches, where there is such an instruction: the line is not read before it is
+    /// overwritten, and no line is evicted for it.
     ///
     /// # Safety
-    /// `dst` must be valid for writes of `LANES` elements, and aligned to the bytes of as many. Nobody, this thread included, may read or write
-    /// these elements again before this thread has called [`Isa::fence`].
+    /// `dst` must be valid for writes of `LANES` elements, and aligned to the bytes of as many. Nobody, this thread
+    /// included, may read or write these elements again before this thread has called [`Isa::fence`].
     #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
     unsafe fn store_past_caches_ptr(self, v: Self::F32, dst: *mut f32);
     /// Lets what was written past the caches be seen before anything that is written later.
@@ -161,7 +161,8 @@ pub trait Isa: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
 
     /// `0.0` in every lane.
     fn zero_f64(self) -> Self::F64;
-    /// `sums + x²` for the first [`Isa::LANES`] elements `x` of `src`: the squares are exact, the sums rounded to `f64`.
+    /// `sums + x²` for the first [`Isa::LANES`] elements `x` of `src`: the squares are exact, the sums rounded to
+    /// `f64`.
     fn add_squares(self, src: &[f32], sums: Self::F64) -> Self::F64;
     /// Writes all lanes to the front of `dst`.
     fn store_f64(self, v: Self::F64, dst: &mut [f64]);
@@ -176,7 +177,8 @@ pub trait Isa: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     fn store_bf16(self, v: Self::F32, dst: &mut [bf16]);
 }
 
-/// A computation that is generic over the token of dot products of bytes; see [`Isa::with_int8`]. A closure can't be generic.
+/// A computation that is generic over the token of dot products of bytes; see [`Isa::with_int8`]. A closure can't be
+/// generic.
 pub trait WithInt8<I: Isa> {
     /// The result.
     type Output;
@@ -187,8 +189,9 @@ pub trait WithInt8<I: Isa> {
 
 /// A zero-sized proof of dot products of pairs of `bf16`, added up in `f32`.
 ///
-/// A vector of pairs holds `2 · LANES` numbers, where `LANES` is [`Isa::LANES`] of [`Bf16Dot::Isa`]; pair `i` belongs to lane `i` of the
-/// sum. The token's features include those of [`Bf16Dot::Isa`]: inside of [`Bf16Dot::vectorize`] the operations of both may be used.
+/// A vector of pairs holds `2 · LANES` numbers, where `LANES` is [`Isa::LANES`] of [`Bf16Dot::Isa`]; pair `i` belongs
+/// to lane `i` of the sum. The token's features include those of [`Bf16Dot::Isa`]: inside of [`Bf16Dot::vectorize`] the
+/// operations of both may be used.
 pub trait Bf16Dot: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     /// The instruction set whose vectors hold the sums.
     type Isa: Isa;
@@ -202,10 +205,10 @@ pub trait Bf16Dot: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
 
     /// `acc + a[0] · b[0] + a[1] · b[1]` in each lane.
     ///
-    /// Products are exact; the order and the roundings of the two additions are the CPU's. `vdpbf16ps` rounds to nearest whatever the
-    /// rounding mode, takes subnormal inputs as zero and gives zero for subnormal results; the scalar twin keeps both. For inputs
-    /// that aren't subnormal, tokens differ by at most `2^-22 · (|acc| + |a[0] · b[0]| + |a[1] · b[1]|) + 2^-125`. One token always gives
-    /// the same bits.
+    /// Products are exact; the order and the roundings of the two additions are the CPU's. `vdpbf16ps` rounds to
+    /// nearest whatever the rounding mode, takes subnormal inputs as zero and gives zero for subnormal results; the
+    /// scalar twin keeps both. For inputs that aren't subnormal, tokens differ by at most `2^-22 · (|acc| + |a[0] ·
+    /// b[0]| + |a[1] · b[1]|) + 2^-125`. One token always gives the same bits.
     fn dot(self, acc: <Self::Isa as Isa>::F32, a: Self::Pairs, b: Self::Pairs) -> <Self::Isa as Isa>::F32;
 
     /// The pair that `bits` holds, its first number in the lower half, in every lane.
@@ -238,9 +241,9 @@ pub trait Bf16Dot: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
 
 /// A zero-sized proof of dot products of four unsigned and four signed bytes, added up in `i32`.
 ///
-/// A vector holds `4 · LANES` bytes, where `LANES` is [`Isa::LANES`] of [`Int8Dot::Isa`]; four adjacent ones belong to a lane of the sum.
-/// All of it is exact: sums wrap and never saturate, and all tokens agree to the bit. As for [`Bf16Dot`], the features include those of
-/// [`Int8Dot::Isa`].
+/// A vector holds `4 · LANES` bytes, where `LANES` is [`Isa::LANES`] of [`Int8Dot::Isa`]; four adjacent ones belong to
+/// a lane of the sum. All of it is exact: sums wrap and never saturate, and all tokens agree to the bit. As for
+/// [`Bf16Dot`], the features include those of [`Int8Dot::Isa`].
 pub trait Int8Dot: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     /// The instruction set whose vectors hold the sums.
     type Isa: Isa;

@@ -5,10 +5,10 @@
 //!
 //! # 1. The arithmetic
 //!
-//! An implementation of [`Isa`] is a zero-sized *token*. It can be had only by detection, so to hold one is proof that the
-//! CPU has the instructions, and its methods need no `unsafe`. Vectors have the type `I::F32` and [`Isa::LANES`] elements.
-//! Everything is `#[inline(always)]`, closures too: what is not inlined into the entry of step 2 is not compiled for the
-//! instruction set.
+//! An implementation of [`Isa`] is a zero-sized *token*. It can be had only by detection, so to hold one is proof that
+//! the CPU has the instructions, and its methods need no `unsafe`. Vectors have the type `I::F32` and [`Isa::LANES`]
+//! elements. Everything is `#[inline(always)]`, closures too: what is not inlined into the entry of step 2 is not
+//! compiled for the instruction set.
 //!
 //! ```
 //! use smallmind_simd::Isa;
@@ -30,7 +30,8 @@
 //!
 //! # 2. The entry
 //!
-//! [`Isa::vectorize`] is the one function that is compiled with the instruction set enabled. A public kernel calls it once.
+//! [`Isa::vectorize`] is the one function that is compiled with the instruction set enabled. A public kernel calls it
+//! once.
 //!
 //! ```
 //! # use smallmind_simd::{Isa, Scalar};
@@ -52,8 +53,8 @@
 //!
 //! # 3. The choice
 //!
-//! [`IsaKind`] names an instruction set at run time; [`IsaKind::with`] turns the name into a token. As closures can't be
-//! generic, the work is a value that implements [`WithIsa`]. [`IsaKind::best`] is the widest kind of this CPU, and
+//! [`IsaKind`] names an instruction set at run time; [`IsaKind::with`] turns the name into a token. As closures can't
+//! be generic, the work is a value that implements [`WithIsa`]. [`IsaKind::best`] is the widest kind of this CPU, and
 //! [`IsaKind::from_environment`] lets the variable `SMALLMIND_ISA` choose another.
 //!
 //! ```
@@ -97,12 +98,12 @@
 //! }
 //! ```
 //!
-//! [`math`] holds the elementary functions over this language, each with its error bound. [`Bf16Dot`] and [`Int8Dot`] are the dot
-//! products of narrow numbers that some CPUs have beside an instruction set, with tokens of their own. The crate knows nothing of
-//! matrices, and makes no choice of its own: who holds a token decides what runs.
+//! [`math`] holds the elementary functions over this language, each with its error bound. [`Bf16Dot`] and [`Int8Dot`]
+//! are the dot products of narrow numbers that some CPUs have beside an instruction set, with tokens of their own. The
+//! crate knows nothing of matrices, and makes no choice of its own: who holds a token decides what runs.
 //!
-//! Read it in this order: `kind` (names), `isa` (the traits), `arch` (their implementations; begin with `arch/scalar.rs`), [`math`],
-//! `dispatch` (from a name to a token).
+//! Read it in this order: `kind` (names), `isa` (the traits), `arch` (their implementations; begin with
+//! `arch/scalar.rs`), [`math`], `dispatch` (from a name to a token).
 
 mod arch;
 mod dispatch;

@@ -402,7 +402,8 @@ impl WithIsa for PastCaches {
         let mut buffer = vec![0.0; 4 * I::LANES];
         let start = buffer.as_ptr().align_offset(I::LANES * size_of::<f32>());
         let values: Vec<f32> = (0..I::LANES).map(|i| 1.0 + i as f32).collect();
-        // SAFETY: of the four vectors at most the first lies before the aligned start, so that this is the second after it, whole.
+        // SAFETY: of the four vectors at most the first lies before the aligned start, so that this is the second after
+        // it, whole.
         unsafe { isa.store_past_caches_ptr(isa.load(&values), buffer.as_mut_ptr().add(start + I::LANES)) };
         isa.fence();
         buffer.drain(..start);

@@ -2,7 +2,7 @@
 
 use smallmind_graph::{Buffer, GraphError};
 use smallmind_kernels::matmul::{
-    Cut, Epilogue, Operand, PackedWeight, gemm, gemm_scratch_len, pack_weight, pack_weight_scratch_len,
+    Epilogue, Operand, PackedWeight, Partition, gemm, gemm_scratch_len, pack_weight, pack_weight_scratch_len,
 };
 use smallmind_kernels::{Format, Mat, MatMut};
 use smallmind_simd::{Isa, IsaKind, WithIsa};
@@ -30,10 +30,10 @@ impl PackedMatmul {
     }
 
     /// The engine's cut, then the other one where workers share the output.
-    fn candidates(&self, threads: usize) -> Vec<(Cut, &'static str)> {
+    fn candidates(&self, threads: usize) -> Vec<(Partition, &'static str)> {
         let Product { m, n, k, .. } = self.product;
-        let chosen = Cut::choose_packed(m, n, k);
-        let mut all = vec![(Cut::Rows, "packed by rows"), (Cut::Columns, "packed by columns")];
+        let chosen = Partition::choose_packed(m, n, k);
+        let mut all = vec![(Partition::Rows, "packed by rows"), (Partition::Columns, "packed by columns")];
         all.sort_by_key(|(cut, _)| *cut != chosen);
         all.truncate(if threads == 1 { 1 } else { 2 });
         all
@@ -74,7 +74,7 @@ impl Work for PackedMatmul {
 
 struct Shares<'a> {
     work: &'a mut PackedMatmul,
-    cut: Cut,
+    cut: Partition,
     threads: usize,
 }
 

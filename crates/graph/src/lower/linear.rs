@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use smallmind_kernels::matmul::{
-    Cut, Epilogue, Layout, Operand, PackedWeight, ROW_GRANULE, RightFactor, Route, Update, gemm, gemm_scratch_len,
-    quantize_rows,
+    Epilogue, KernelChoice, Layout, Operand, PackedWeight, Partition, ROW_GRANULE, RightFactor, Update, gemm,
+    gemm_scratch_len, quantize_rows,
 };
 use smallmind_kernels::{Format, Part};
 use smallmind_simd::Isa;
@@ -153,9 +153,9 @@ impl<I: Isa> Lowering<'_, I> {
             Layout::Normal => p.a.view.cols,
             Layout::Transposed => p.a.chunk.map_or(self.max_rows(&p.a.view), |c| c.max),
         };
-        let cut = match Route::choose((p.a.layout, p.b.layout), p.update, [m, n, k]) {
-            Route::FewRows => return self.few_rows_product(p),
-            Route::Tiles(cut) => cut,
+        let cut = match KernelChoice::choose((p.a.layout, p.b.layout), p.update, [m, n, k]) {
+            KernelChoice::Gemv => return self.few_rows_product(p),
+            KernelChoice::Gemm(cut) => cut,
         };
         let isa = self.isa;
         let scratch = gemm_scratch_len(isa, m, n, k);
@@ -181,7 +181,7 @@ impl<I: Isa> Lowering<'_, I> {
     pub(super) fn packed_product(&mut self, p: Product, format: Format, quantized: Option<Factor>) {
         let (isa, n, k) = (self.isa, p.c.cols, p.a.view.cols);
         let m = p.c_chunk.map_or(self.max_rows(&p.c), |c| c.max);
-        let cut = Cut::choose_packed(m, n, k);
+        let cut = Partition::choose_packed(m, n, k);
         let p = match quantized {
             Some(quantized) => {
                 self.quantize(p.a, quantized);
@@ -238,7 +238,7 @@ impl<I: Isa> Lowering<'_, I> {
     /// `y = x·Wᵀ` for a few rows of x, each worker with its own rows of W.
     fn few_rows_product(&mut self, p: Product) {
         let isa = self.isa;
-        let cut = Route::FewRows.cut();
+        let cut = KernelChoice::Gemv.partition();
         let accesses = self.product_accesses(&p, cut);
         self.push(
             Workers::All,
@@ -256,11 +256,11 @@ impl<I: Isa> Lowering<'_, I> {
     }
 
     /// What a product touches. Under a cut by rows, a worker reads its own rows of A and of the residual.
-    fn product_accesses(&self, p: &Product, cut: Cut) -> Vec<Access> {
+    fn product_accesses(&self, p: &Product, cut: Partition) -> Vec<Access> {
         let rows = p.c_chunk.map_or(self.max_rows(&p.c), |c| c.max);
         let first = p.c_chunk.map_or(0, |c| c.first);
         let own = Sharing::OwnRows { first, max: rows, granule: ROW_GRANULE };
-        let by_rows = if cut == Cut::Rows { own } else { Sharing::Mixed };
+        let by_rows = if cut == Partition::Rows { own } else { Sharing::Mixed };
         let a_sharing = if p.a.layout == Layout::Normal { by_rows } else { Sharing::Mixed };
         let mut accesses = vec![
             self.chunk_access(p.a.view, p.a.chunk, a_sharing, false),

@@ -1,7 +1,7 @@
 //! How the elements of two factors become sums of `f32`: [`F32Gemm`] multiplies `f32`, [`Bf16Gemm`] pairs of `bf16`.
 //!
-//! The loops and the micro-kernels are generic over an [`Arithmetic`] and count depth in *words* of 32 bits: one `f32`, or two `bf16`
-//! that follow each other in depth.
+//! The loops and the micro-kernels are generic over an [`Arithmetic`] and count depth in *words* of 32 bits: one `f32`,
+//! or two `bf16` that follow each other in depth.
 #![allow(unsafe_code)]
 
 use half::{bf16, f16};
@@ -49,8 +49,8 @@ pub(super) trait Arithmetic: Copy + Send + Sync + 'static {
     /// # Safety
     /// Each row must be valid for reads of as many elements as a vector has lanes.
     unsafe fn gather(self, at: *const Self::Element, stride: usize) -> Self::Words;
-    /// [`Arithmetic::gather`] of the first `rows` rows and `cols` columns; zeros beyond. Both are at least 1 and at most what
-    /// [`Arithmetic::gather`] reads.
+    /// [`Arithmetic::gather`] of the first `rows` rows and `cols` columns; zeros beyond. Both are at least 1 and at
+    /// most what [`Arithmetic::gather`] reads.
     ///
     /// # Safety
     /// These rows must be valid for reads of `cols` elements.

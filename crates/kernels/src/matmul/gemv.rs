@@ -34,18 +34,21 @@ const PASS_ROWS: usize = 8;
 /// Elements of a chunk of w, which stays in a second-level cache of 1 MiB from one pass to the next.
 const RESIDENT: usize = 64 * 1024;
 
-/// Depth of a block, in elements. Eight rows of it are 32 KiB, which the first two levels of cache hold beside the rows of w. A constant, since
-/// it decides the order of sums.
+/// Depth of a block, in elements. Eight rows of it are 32 KiB, which the first two levels of cache hold beside the rows
+/// of w. A constant, since it decides the order of sums.
 const DEPTH: usize = 1024;
 
-/// Prefetch distance in a row of w, in elements: farther than the latency of memory, nearer than the size of the second-level cache.
+/// Prefetch distance in a row of w, in elements: farther than the latency of memory, nearer than the size of the
+/// second-level cache.
 const PREFETCH_DISTANCE: usize = 512;
 
-/// `out = [out +] scale · x · wᵀ [+ bias] [+ residual]`: `x` `[m, k]`, `w` `[n, k]`, `out` `[m, n]`, whose shapes agree.
+/// `out = [out +] scale · x · wᵀ [+ bias] [+ residual]`: `x` `[m, k]`, `w` `[n, k]`, `out` `[m, n]`, whose shapes
+/// agree.
 ///
-/// For each block of [`DEPTH`] elements an element of the output grows by the sum over the lanes of one vector of partial sums, of which
-/// lane `l` adds up the terms `l`, `l + LANES`, … in rising order. This order depends on nothing but the depth, so that windows of the output
-/// have the bits of the whole. They differ from those of a product by tiles.
+/// For each block of [`DEPTH`] elements an element of the output grows by the sum over the lanes of one vector of
+/// partial sums, of which lane `l` adds up the terms `l`, `l + LANES`, … in rising order. This order depends on nothing
+/// but the depth, so that windows of the output have the bits of the whole. They differ from those of a product by
+/// tiles.
 ///
 /// # Panics
 /// If `m` is larger than [`GEMV_MAX_ROWS`].
@@ -76,7 +79,8 @@ type GemvFn<I> = fn(I, x: Mat, w: Mat, out: MatMut, epilogue: &Epilogue);
 /// [`gemv`] of `M` rows of x, `N` rows of w at a time.
 fn rows<I: Isa, const M: usize, const N: usize>(isa: I, x: Mat, w: Mat, mut out: MatMut, epilogue: &Epilogue) {
     let mut interleaved = MaybeUninit::<[f32; PASS_ROWS * DEPTH]>::uninit();
-    // Rows of w for each block of x. A single row of x needs no interleaving, so that rows of w can be read from end to end.
+    // Rows of w for each block of x. A single row of x needs no interleaving, so that rows of w can be read from end to
+    // end.
     let at_once = if M == 1 && x.cols() > DEPTH { N } else { w.rows().max(1) };
     isa.vectorize(
         #[inline(always)]
@@ -104,7 +108,8 @@ fn rows<I: Isa, const M: usize, const N: usize>(isa: I, x: Mat, w: Mat, mut out:
     );
 }
 
-/// A block of `M` rows of x, interleaved: the first vector of each row, then the second of each, …; the last ones padded with zeros.
+/// A block of `M` rows of x, interleaved: the first vector of each row, then the second of each, …; the last ones
+/// padded with zeros.
 #[derive(Clone, Copy)]
 struct Interleaved<'a, const M: usize> {
     vectors: &'a [f32],
@@ -124,7 +129,8 @@ impl<'a, const M: usize> Interleaved<'a, M> {
             for i in 0..M {
                 let row = x.row(i);
                 let vector = isa.load_partial(&row[p..(p + I::LANES).min(depth)]);
-                // SAFETY: the buffer holds M ≤ PASS_ROWS rows of DEPTH elements, a multiple of the lanes, and p is below DEPTH.
+                // SAFETY: the buffer holds M ≤ PASS_ROWS rows of DEPTH elements, a multiple of the lanes, and p is
+                // below DEPTH.
                 unsafe { isa.store_ptr(vector, start.add(p * M + i * I::LANES)) };
             }
         }
@@ -217,7 +223,8 @@ fn finish(out: &mut MatMut, epilogue: &Epilogue, i: usize, j: usize, sum: f32) {
     out.row_mut(i)[j] = y;
 }
 
-/// The kernels of one instruction set: pairs of a number of rows of x and the number of rows of w that are read at a time.
+/// The kernels of one instruction set: pairs of a number of rows of x and the number of rows of w that are read at a
+/// time.
 macro_rules! instances {
     ($isa:ty, $($m:literal $n:literal),*) => {
         [$(rows::<$isa, $m, $n>),*]

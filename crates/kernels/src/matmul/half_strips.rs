@@ -1,9 +1,9 @@
 //! Strips of 16-bit floats: as those of `f32`, with half the bytes, for products of `f32`.
 //!
 //! A strip is `[depth, lanes]` elements; the last one is padded with zeros. Up to
-//! [`DIRECT_ROWS`](super::tables::DIRECT_ROWS) rows of an output read the strips in place, each vector widened on its way into the
-//! multiply-adds. For more rows a panel is widened into scratch once, and then multiplied as a panel of `f32`. Either way an element of the
-//! output is the same chain of multiply-adds.
+//! [`DIRECT_ROWS`](super::tables::DIRECT_ROWS) rows of an output read the strips in place, each vector widened on its
+//! way into the multiply-adds. For more rows a panel is widened into scratch once, and then multiplied as a panel of
+//! `f32`. Either way an element of the output is the same chain of multiply-adds.
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
@@ -90,8 +90,8 @@ impl<'a> HalfStrips<'a> {
             || {
                 for p in 0..self.depth {
                     for v in 0..vectors {
-                        // SAFETY: row p of strip v lies within the strips, as `new` and `window` have checked; row p of the panel
-                        // has `vectors` vectors, which the caller keeps writable.
+                        // SAFETY: row p of strip v lies within the strips, as `new` and `window` have checked; row p of
+                        // the panel has `vectors` vectors, which the caller keeps writable.
                         unsafe {
                             let x = H::load(isa, self.start.add(v * self.strip + p * I::LANES));
                             isa.store_ptr(x, panel.add((p * vectors + v) * I::LANES));

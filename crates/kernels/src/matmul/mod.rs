@@ -9,20 +9,20 @@
 //! | `Packed`, `f32` or 16-bit floats | strips | tiles; B is read in place, or widened a panel at a time |
 //! | `Packed`, blocks of bytes | strips | dot products of bytes; A is quantized (`q8`) |
 //!
-//! The loops around tiles follow Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008); `nest` opens with their
-//! pseudo-code.
+//! The loops around tiles follow Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008);
+//! `nest` opens with their pseudo-code.
 //!
-//! **Words.** A *tile* is the part of C that one call of a micro-kernel computes. A *panel* is a block of B as wide as a tile, or of A some
-//! tiles high, with the vectors in the order in which tiles read them. A *strip* is a panel of B one vector wide that was packed beforehand. A
-//! *word* is 32 bits of a factor: one `f32` or two `bf16`.
+//! **Words.** A *tile* is the part of C that one call of a micro-kernel computes. A *panel* is a block of B as wide as
+//! a tile, or of A some tiles high, with the vectors in the order in which tiles read them. A *strip* is a panel of B
+//! one vector wide that was packed beforehand. A *word* is 32 bits of a factor: one `f32` or two `bf16`.
 //!
-//! **Order of sums.** In a product by tiles an element of C is a chain of multiply-adds in rising depth, broken only between blocks of the
-//! depth, which follow from k alone. So any window of C, by rows or by columns, has the bits of the same part of the whole, packed or not, in
-//! whichever layout. Streamed rows are summed in another order, by windows too; so the choice between both is made once for a product and not
-//! for a window: [`Route`] makes it.
+//! **Order of sums.** In a product by tiles an element of C is a chain of multiply-adds in rising depth, broken only
+//! between blocks of the depth, which follow from k alone. So any window of C, by rows or by columns, has the bits of
+//! the same part of the whole, packed or not, in whichever layout. Streamed rows are summed in another order, by
+//! windows too; so the choice between both is made once for a product and not for a window: [`KernelChoice`] makes it.
 //!
-//! **Reading order**: `operand`, `gemv`, `partition`, `arithmetic`, `tile`, `pack`, `arch`, `tables`, `strips`, `half_strips`, `nest`,
-//! `q8_blocks`, `packed`, `q8`, this file. Each uses only files before it.
+//! **Reading order**: `operand`, `gemv`, `partition`, `arithmetic`, `tile`, `pack`, `arch`, `tables`, `strips`,
+//! `half_strips`, `nest`, `q8_blocks`, `packed`, `q8`, this file. Each uses only files before it.
 #![allow(unsafe_code)]
 
 mod arch;
@@ -45,7 +45,7 @@ mod tile;
 pub use gemv::GEMV_MAX_ROWS;
 pub use operand::{Epilogue, Layout, Operand, Update};
 pub use packed::{PackedWeight, pack_weight, pack_weight_as, pack_weight_scratch_len, packed_len};
-pub use partition::{COL_GRANULE, Cut, ROW_GRANULE, Route};
+pub use partition::{COL_GRANULE, KernelChoice, Partition, ROW_GRANULE};
 pub use q8_blocks::{quantize_rows, quantize_weight, quantized_words};
 
 use std::ops::Range;
@@ -64,10 +64,11 @@ use crate::{Mat, MatMut};
 pub enum RightFactor<'a> {
     /// A matrix or its transpose.
     Operand(Operand<'a>),
-    /// The transpose of a weight `[n, k]` whose rows are each read once, for an A in normal layout of at most [`GEMV_MAX_ROWS`] rows. Faster
-    /// than tiles, with another order of sums.
+    /// The transpose of a weight `[n, k]` whose rows are each read once, for an A in normal layout of at most
+    /// [`GEMV_MAX_ROWS`] rows. Faster than tiles, with another order of sums.
     Streamed(Mat<'a>),
-    /// A packed weight. In a format of blocks its A is what [`quantize_rows`] has written, in normal layout: `[m, quantized_words(k)]`.
+    /// A packed weight. In a format of blocks its A is what [`quantize_rows`] has written, in normal layout: `[m,
+    /// quantized_words(k)]`.
     Packed(PackedWeight<'a>),
 }
 
@@ -117,20 +118,21 @@ impl RightFactor<'_> {
     }
 }
 
-/// Elements of scratch that suffice for [`gemm`] at `[m, k] · [k, n]`, whatever the right factor and the layouts: monotone in `m`, `n` and `k`,
-/// so that it covers every smaller product. Streamed rows and blocks of bytes need none.
+/// Elements of scratch that suffice for [`gemm`] at `[m, k] · [k, n]`, whatever the right factor and the layouts:
+/// monotone in `m`, `n` and `k`, so that it covers every smaller product. Streamed rows and blocks of bytes need none.
 pub fn gemm_scratch_len<I: Isa>(_isa: I, m: usize, n: usize, k: usize) -> usize {
     nest::scratch_len(F32Gemm::<I>::kernels(), m, n, k)
 }
 
 /// `C = [C +] scale · op(A) · B [+ bias] [+ residual]`.
 ///
-/// `op(A)` is `[m, k]`, B is `[k, n]`, `c` is `[m, n]`; for `k = 0` the product is zero. `scratch` holds at least [`gemm_scratch_len`]
-/// elements, of any values and alignment. A window of `c`, with the same window of A's rows or B's columns and of the epilogue, gets the bits
-/// that the whole would; see the [module](self) on the order of sums.
+/// `op(A)` is `[m, k]`, B is `[k, n]`, `c` is `[m, n]`; for `k = 0` the product is zero. `scratch` holds at least
+/// [`gemm_scratch_len`] elements, of any values and alignment. A window of `c`, with the same window of A's rows or B's
+/// columns and of the epilogue, gets the bits that the whole would; see the [module](self) on the order of sums.
 ///
 /// # Panics
-/// If the shapes disagree, `scratch` is too short, a weight was packed for other lanes, or A isn't as [`RightFactor`] demands.
+/// If the shapes disagree, `scratch` is too short, a weight was packed for other lanes, or A isn't as [`RightFactor`]
+/// demands.
 #[inline]
 pub fn gemm<'a, I: Isa>(
     isa: I,
@@ -180,8 +182,9 @@ fn multiply_packed<I: Isa>(
 ) {
     let (m, n, kernels) = (c.rows(), c.cols(), F32Gemm::<I>::kernels());
     let in_strips = if b.format().kind() == FormatKind::Single { n - n % I::LANES } else { n };
-    // Rows of a single tile multiply a panel in all its depth before the next panel, so that strips are read from end to end. Those of several
-    // tiles multiply all panels a block of the depth at a time, for which the block of A stays in the cache.
+    // Rows of a single tile multiply a panel in all its depth before the next panel, so that strips are read from end
+    // to end. Those of several tiles multiply all panels a block of the depth at a time, for which the block of A stays
+    // in the cache.
     let panel_by_panel = m <= kernels.rows() && b.rows() > kernels.max_depth;
     let at_once = if panel_by_panel { kernels.width() } else { in_strips.max(1) };
     for start in (0..in_strips).step_by(at_once) {
@@ -209,8 +212,8 @@ pub fn gemm_bf16_scratch_len<D: Bf16Dot>(_dot: D, m: usize, n: usize, k: usize) 
 
 /// [`gemm`] of operands in `bf16`, with sums, output, bias and residual in `f32`.
 ///
-/// Products are exact, two of them join a sum at a time: see [`Bf16Dot::dot`] for the roundings. Windows get the bits of the whole, as
-/// there. `scratch` holds at least [`gemm_bf16_scratch_len`] elements.
+/// Products are exact, two of them join a sum at a time: see [`Bf16Dot::dot`] for the roundings. Windows get the bits
+/// of the whole, as there. `scratch` holds at least [`gemm_bf16_scratch_len`] elements.
 ///
 /// # Panics
 /// If the shapes disagree or `scratch` is too short.

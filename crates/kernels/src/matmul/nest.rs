@@ -1,35 +1,39 @@
 //! The loops around the micro-kernels: blocks for the caches, and what is packed when.
 //!
 //! ```text
-//! for depth in pieces of k, at most max_depth words                          a function of k alone, as it decides the order of sums
-//!   for columns in pieces of n                                               (1: one piece, unless panels of B are kept)
-//!     for rows in pieces of m, at most max_block / depth                     run
-//!       pack A[rows, depth], or read it where it lies                        (2)
-//!       for panel in panels of columns, `vectors` wide                       multiply_block
-//!         get B[depth, panel] as a panel                                     (3)
-//!         for tile in blocks of rows, the kernel's `rows` high               multiply_panel
-//!           C[tile, panel] += A[tile, depth] · B[depth, panel]               tile.rs
+//! run
+//!   for depth in pieces of k, at most max_depth words       a function of k alone: it decides the order of sums
+//!     for columns in pieces of n                            (1: one piece, unless panels of B are kept)
+//!       for rows in pieces of m, at most max_block / depth
+//!         multiply_block
+//!           pack A[rows, depth], or read it in place        (2)
+//!           for panel in panels of columns, a tile wide
+//!             multiply_panel
+//!               pack B[depth, panel], or read it in place   (3)
+//!               for tile in tiles of rows
+//!                 C[tile, panel] += A[tile, depth] · B[depth, panel]      one call of a micro-kernel
 //!
-//!              n                              depth                   n
-//!         ┌─────┬───┬─────┐               ┌───────────┐       ┌─────┬───┬─────┐
-//!         │     │   │     │               │           │       │     │   │     │
-//!         │     │ p │     │               ├───────────┤       │     │ p │     │  depth
-//!      m  ├─────┤ a ├─────┤  rows     =   │ tile      │   ·   │     │ a │     │
-//!         │     │▓n▓│     │  of a block   ├───────────┤       │     │ n │     │
-//!         │     │ e │     │               │           │       │     │ e │     │
-//!         │     │ l │     │               │           │       │     │ l │     │
-//!         └─────┴───┴─────┘               └───────────┘       └─────┴───┴─────┘
-//!                C                              A                      B
+//!                    panel                                                      panel
+//!         ┌──────────┬───┬──────┐           depth                ┌──────────┬───┬──────┐
+//!         │          │   │      │         ┌───────┐              │          │▓▓▓│      │
+//!  rows   ├──────────┼───┼──────┤   rows  ├───────┤        depth │          │▓▓▓│      │
+//!  of a   │   tile   │▓▓▓│      │   of a  │▓▓▓▓▓▓▓│ tile         │          │▓▓▓│      │
+//!  block  │          │   │      │   block │       │              └──────────┴───┴──────┘
+//!         ├──────────┼───┼──────┤         ├───────┤                         B
+//!         └──────────┴───┴──────┘         └───────┘
+//!                    C                        A
 //! ```
 //!
-//! The block of A stays in the second-level cache while all panels of B pass by, the panel of B in the first while all tiles do.
+//! The block of A stays in the second-level cache while all panels of B pass by, the panel of B in the first while all
+//! tiles do.
 //!
-//! 1. Panels of a transposed B are kept for all blocks of rows, at most [`KEPT_COLUMNS`] at a time: to transpose a panel again costs more than
-//!    to fetch it from farther away. To copy a panel again costs less.
-//! 2. A is packed only where many panels read it and its rows lie so far apart that caches and address translation suffer ([`packs_a`]), or
-//!    where its words are not adjacent (`bf16`).
-//! 3. See [`PanelSource`]: strips are read in place; a B in normal layout is packed by the first tile, which stores the vectors that it reads
-//!    beside its multiply-adds, or read in place if there is only one tile; a transposed B is transposed.
+//! 1. Panels of a transposed B are kept for all blocks of rows, at most [`KEPT_COLUMNS`] at a time: to transpose a
+//!    panel again costs more than to fetch it from farther away. To copy a panel again costs less.
+//! 2. A is packed only where many panels read it and its rows lie so far apart that caches and address translation
+//!    suffer ([`packs_a`]), or where its words are not adjacent (`bf16`).
+//! 3. See [`PanelSource`]: strips are read in place; a B in normal layout is packed by the first tile, which stores the
+//!    vectors that it reads beside its multiply-adds, or read in place if there is only one tile; a transposed B is
+//!    transposed.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -50,20 +54,22 @@ use crate::format::HalfKind;
 /// Words that may be skipped so that the packed blocks start on a cache line.
 const ALIGNMENT_SLACK: usize = 15;
 
-/// Blocks of the depth are multiples of this many words, whole blocks for the packers that transpose; the last one may be shorter.
+/// Blocks of the depth are multiples of this many words, whole blocks for the packers that transpose; the last one may
+/// be shorter.
 const DEPTH_GRANULE: usize = 16;
 
 /// Panels of B from which on packing A can pay: each of them reads A once more.
 const PACK_FROM_PANELS: usize = 8;
 
-/// The most columns whose transposed panels of B are kept until all blocks of rows have passed by. It is a multiple of every kernel's width;
-/// with the deepest block these are 1.5 MiB, which a third-level cache holds.
+/// The most columns whose transposed panels of B are kept until all blocks of rows have passed by. It is a multiple of
+/// every kernel's width; with the deepest block these are 1.5 MiB, which a third-level cache holds.
 pub(super) const KEPT_COLUMNS: usize = 1008;
 
 /// From this stride on, in words, each row of an A in normal layout lies on a page of its own.
 const PAGE_STRIDE: usize = 1024;
 
-/// Words of a transposed A beyond which it does not stay in a second-level cache of 1 MiB, of whose lines only parts are read at a time.
+/// Words of a transposed A beyond which it does not stay in a second-level cache of 1 MiB, of whose lines only parts
+/// are read at a time.
 const RESIDENT_WORDS: usize = 320 * 1024;
 
 /// Where the panels of B come from.
@@ -134,7 +140,8 @@ fn block_rows<P: Arithmetic>(kernels: &Kernels<P>, depth: usize) -> usize {
     (kernels.max_block / depth.max(1) / kernels.a_panel()).max(1) * kernels.a_panel()
 }
 
-/// Cuts `0..len` into the fewest pieces of at most `most`: nearly equal, all but the last a multiple of `granule`. One empty piece for 0.
+/// Cuts `0..len` into the fewest pieces of at most `most`: nearly equal, all but the last a multiple of `granule`. One
+/// empty piece for 0.
 fn pieces(len: usize, most: usize, granule: usize) -> impl Iterator<Item = Range<usize>> {
     debug_assert!(most.is_multiple_of(granule), "pieces of {most} in granules of {granule}");
     let count = len.div_ceil(most).max(1);
@@ -142,7 +149,8 @@ fn pieces(len: usize, most: usize, granule: usize) -> impl Iterator<Item = Range
     (0..count).map(move |i| (i * piece).min(len)..((i + 1) * piece).min(len))
 }
 
-/// Cuts `n` columns into panels: of as many vectors as a tile has at most, but the last two nearly equal, since narrow tiles are slow.
+/// Cuts `n` columns into panels: of as many vectors as a tile has at most, but the last two nearly equal, since narrow
+/// tiles are slow.
 fn panels<P: Arithmetic>(kernels: &Kernels<P>, n: usize) -> impl Iterator<Item = Range<usize>> {
     let most = kernels.vectors;
     let mut start = 0;
@@ -187,8 +195,9 @@ pub(super) fn run<P: HasKernels>(arithmetic: P, product: Block<P::Element>, scra
                 };
                 let a = if packs { panel_a } else { null_mut() };
                 let packed = Packed { a, b: packed_b, keeps_b, has_b: keeps_b && rows.start > 0 };
-                // SAFETY: the scratch has `scratch_len` words: room for the panels of A of a block, and behind them for a panel of B, or for
-                // those of KEPT_COLUMNS where they are kept. `has_b` holds only after the first block of rows has packed the same panels.
+                // SAFETY: the scratch has `scratch_len` words: room for the panels of A of a block, and behind them for
+                // a panel of B, or for those of KEPT_COLUMNS where they are kept. `has_b` holds only after the first
+                // block of rows has packed the same panels.
                 unsafe { multiply_block(arithmetic, kernels, block, packed) };
             }
         }
@@ -219,8 +228,9 @@ fn packs_a<P: Arithmetic>(kernels: &Kernels<P>, a: Operand<P::Element>, n: usize
 /// Multiplies a block, panel by panel of B.
 ///
 /// # Safety
-/// `packed.a`, unless null, must be valid for writes of the panels of A. `packed.b`, unless B is in strips of `f32`, must be valid for writes of
-/// a panel of B or, if they are kept, of all panels of the block, and must hold them if `packed.has_b`.
+/// `packed.a`, unless null, must be valid for writes of the panels of A. `packed.b`, unless B is in strips of `f32`,
+/// must be valid for writes of a panel of B or, if they are kept, of all panels of the block, and must hold them if
+/// `packed.has_b`.
 unsafe fn multiply_block<P: Arithmetic>(
     arithmetic: P,
     kernels: &'static Kernels<P>,
@@ -240,8 +250,8 @@ unsafe fn multiply_block<P: Arithmetic>(
         let epilogue = epilogue.window(&(0..m), &columns);
         let before = if packed.keeps_b { columns.start * a.cols().div_ceil(P::STEP) } else { 0 };
         let packed = Packed { b: packed.b.wrapping_add(before), ..packed };
-        // SAFETY: A has been packed above if it is to be. Kept panels lie one after another: all panels before this one are whole vectors, so
-        // that they end where this one begins.
+        // SAFETY: A has been packed above if it is to be. Kept panels lie one after another: all panels before this one
+        // are whole vectors, so that they end where this one begins.
         unsafe { multiply_panel(arithmetic, kernels, Block { a, b: panel, c, epilogue }, packed) };
     }
 }
@@ -259,7 +269,8 @@ unsafe fn pack_a<P: Arithmetic>(arithmetic: P, kernels: &Kernels<P>, a: Operand<
     for first in (0..m).step_by(kernels.a_panel()) {
         let rows = first..(first + kernels.a_panel()).min(m);
         let width = rows.len().next_multiple_of(P::Isa::LANES);
-        // SAFETY: the rows are borrowed; the panels before this one are full and take `first * depth` words, and the caller keeps all writable.
+        // SAFETY: the rows are borrowed; the panels before this one are full and take `first * depth` words, and the
+        // caller keeps all writable.
         unsafe {
             let rows = WordRows::of(a.mat.rows_range(rows));
             (kernels.transpose)(arithmetic.isa(), rows, panels.wrapping_add(first * depth), width);
@@ -311,13 +322,14 @@ unsafe fn multiply_panel<P: Arithmetic>(
                 unreachable!("only products of f32 read B in strips or in place")
             }
         };
-        // SAFETY: the kernel is that of these rows and vectors. A, B, C and the epilogue have been cut to them; A and B have k words of depth;
-        // a packing kernel writes a panel into the scratch, which the caller keeps writable.
+        // SAFETY: the kernel is that of these rows and vectors. A, B, C and the epilogue have been cut to them; A and B
+        // have k words of depth; a packing kernel writes a panel into the scratch, which the caller keeps writable.
         unsafe { kernels[vectors - 1](arithmetic, &tile.at_rows(&rows, a, a_stride)) };
     }
 }
 
-/// Packs a panel of B if it can't be read in place; returns how it is read and `base` with B, for the first tile of `m` rows.
+/// Packs a panel of B if it can't be read in place; returns how it is read and `base` with B, for the first tile of `m`
+/// rows.
 ///
 /// # Safety
 /// `packed.b` must be as [`multiply_block`] demands.
@@ -352,7 +364,8 @@ unsafe fn panel_of<P: Arithmetic>(
     match b.layout {
         Layout::Normal if whole && m <= kernels.rows() => return (PanelRead::Plain, in_place),
         Layout::Normal if whole && m >= 2 * kernels.rows() => return (PanelRead::PackedByFirst, in_place),
-        // SAFETY: the caller keeps `packed.b` writable over a panel, and B is at most as wide as the panels that `copy` makes.
+        // SAFETY: the caller keeps `packed.b` writable over a panel, and B is at most as wide as the panels that `copy`
+        // makes.
         Layout::Normal => unsafe { (kernels.copy)(arithmetic, b.mat, packed.b) },
         // SAFETY: the rows are borrowed, and the caller keeps `packed.b` writable over a panel.
         Layout::Transposed => unsafe {
@@ -362,8 +375,8 @@ unsafe fn panel_of<P: Arithmetic>(
     (PanelRead::Plain, in_scratch)
 }
 
-/// Cuts the `m` rows of a block into those of tiles: of `most` rows each. The last two are nearly equal, since low tiles are slow, unless A is
-/// packed: a tile must not straddle two panels of A.
+/// Cuts the `m` rows of a block into those of tiles: of `most` rows each. The last two are nearly equal, since low
+/// tiles are slow, unless A is packed: a tile must not straddle two panels of A.
 fn row_blocks(m: usize, most: usize, packed: bool) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
     std::iter::from_fn(move || {

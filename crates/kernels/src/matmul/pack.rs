@@ -1,13 +1,13 @@
 //! Packing: copies of a block of a factor, in the order in which the micro-kernels read it.
 //!
 //! ```text
-//! panel [depth, width]           p = 0: columns 0, 1, … width−1
-//!                                p = 1: columns 0, 1, … width−1          width: whole vectors, zeros beyond the last column
-//!                                …
+//! panel [depth, width]      p = 0: columns 0, 1, … width−1      width: whole vectors, zeros beyond the last column
+//!                           p = 1: columns 0, 1, … width−1
+//!                           …
 //! ```
 //!
-//! A factor whose rows run along the panel's rows is copied ([`CopyFn`]), one whose rows run along the depth is transposed
-//! ([`TransposeFn`]); the latter has a twin in `arch` that transposes in registers.
+//! A factor whose rows run along the panel's rows is copied ([`CopyFn`]), one whose rows run along the depth is
+//! transposed ([`TransposeFn`]); the latter has a twin in `arch` that transposes in registers.
 #![allow(unsafe_code)]
 
 use smallmind_simd::Isa;
@@ -63,14 +63,15 @@ impl WordRows {
 /// The rows must be valid for reads, `panel` for writes of `depth * width` words.
 pub(super) type TransposeFn<I> = unsafe fn(I, rows: WordRows, panel: *mut f32, width: usize);
 
-/// Packs `mat` `[depth in elements, cols]` into panels, one after another: all of the function's width, but the last as wide as the columns that
-/// are left, rounded up to whole vectors.
+/// Packs `mat` `[depth in elements, cols]` into panels, one after another: all of the function's width, but the last as
+/// wide as the columns that are left, rounded up to whole vectors.
 ///
 /// # Safety
 /// `panels` must be valid for writes of the depth in words times `cols` rounded up to whole vectors.
 pub(super) type CopyFn<P> = unsafe fn(P, mat: Mat<<P as Arithmetic>::Element>, panels: *mut f32);
 
-/// Steps that are copied into all panels before the next steps: reads run along whole rows, and writes still fill several adjacent lines.
+/// Steps that are copied into all panels before the next steps: reads run along whole rows, and writes still fill
+/// several adjacent lines.
 const STEPS_AT_A_TIME: usize = 4;
 
 /// [`TransposeFn`] in portable code.
@@ -94,7 +95,8 @@ pub(super) unsafe fn transpose_part(rows: WordRows, panel: *mut f32, width: usiz
         let last = (first + BLOCK).min(depth);
         for j in 0..width {
             for p in first..last {
-                // SAFETY: p < depth and j < width, so that the word lies in the panel; only words of existing rows are read.
+                // SAFETY: p < depth and j < width, so that the word lies in the panel; only words of existing rows are
+                // read.
                 unsafe { *panel.add(p * width + j) = if j < rows.rows { rows.word(j, p) } else { 0.0 } };
             }
         }
@@ -116,7 +118,8 @@ pub(super) unsafe fn copy<P: Arithmetic, const V: usize>(arithmetic: P, mat: Mat
             // If the depth is no multiple of a word's elements, the last step lacks a row.
             let full = mat.rows() / P::STEP;
             let grouped = full - full % STEPS_AT_A_TIME;
-            // SAFETY: steps below `full` have all their rows in the matrix; the caller keeps the panels writable over the depth.
+            // SAFETY: steps below `full` have all their rows in the matrix; the caller keeps the panels writable over
+            // the depth.
             unsafe {
                 for p in (0..grouped).step_by(STEPS_AT_A_TIME) {
                     copy_steps::<P, V, STEPS_AT_A_TIME>(arithmetic, mat, p, panels);

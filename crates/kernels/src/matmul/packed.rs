@@ -9,9 +9,9 @@
 //! row 2·LANES    ─────────            row 2·LANES          rows that fill no strip stay as they are
 //! ```
 //!
-//! The rows of the weight are the columns of the factor that it is. A strip is one vector wide, and not as wide as a tile: so products of one
-//! row and of many read the same memory from end to end, and packing `f32` needs no second copy. In other formats the last strip is padded
-//! instead, and the weight is written anew.
+//! The rows of the weight are the columns of the factor that it is. A strip is one vector wide, and not as wide as a
+//! tile: so products of one row and of many read the same memory from end to end, and packing `f32` needs no second
+//! copy. In other formats the last strip is padded instead, and the weight is written anew.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -47,7 +47,8 @@ pub struct PackedWeight<'a> {
     lanes: usize,
 }
 
-/// Words of a weight `[n, k]` packed in `format`; `None` if its rows are not whole blocks, or if it is larger than memory can be.
+/// Words of a weight `[n, k]` packed in `format`; `None` if its rows are not whole blocks, or if it is larger than
+/// memory can be.
 pub fn packed_len<I: Isa>(_isa: I, format: Format, n: usize, k: usize) -> Option<usize> {
     // The bytes of the last strip, padded, must be countable too.
     n.checked_next_multiple_of(I::LANES)?.checked_mul(k)?.checked_mul(4)?;
@@ -127,8 +128,8 @@ impl<'a> PackedWeight<'a> {
         Self { words: &self.words[words], n: range.len(), ..self }
     }
 
-    /// A window of the factor's rows, such as those of a cache that is filled in part. A product with it has the bits of a product with a factor of
-    /// these rows alone: blocks of the depth begin at the window's first row.
+    /// A window of the factor's rows, such as those of a cache that is filled in part. A product with it has the bits
+    /// of a product with a factor of these rows alone: blocks of the depth begin at the window's first row.
     ///
     /// # Panics
     /// If it leaves the factor, or in any format but [`Format::F32`].

@@ -1,4 +1,5 @@
-//! Which kernel computes a product, and how workers share its output: one definition for everybody who runs products on several threads.
+//! Which kernels compute a product and how workers share its output. Both are chosen once for a product, by everybody
+//! who runs products on several threads.
 
 use std::ops::Range;
 
@@ -6,51 +7,55 @@ use super::gemv::GEMV_MAX_ROWS;
 use super::operand::{Layout, Update};
 use crate::Part;
 
-/// Rows that go to one worker together, so that cuts fall between the kernels' row blocks more often than not.
+/// Rows of an output are divided among workers in multiples of this, so that most boundaries are also boundaries of
+/// tiles.
 pub const ROW_GRANULE: usize = 4;
-/// Columns that go to one worker together: a cache line.
+/// Columns of an output are divided among workers in multiples of this: a cache line.
 pub const COL_GRANULE: usize = 16;
 
-/// Rows that make up for a panel of B that every worker packs for itself, in an output that is no wider.
-const MANY_ROWS: usize = 256;
-/// Rows that make up for it at any width: fitted to `bench kernels --assert-choice` with two workers on a Zen 4.
-const MANY_ROWS_OF_WIDE: usize = 512;
-// What follows is fitted with two workers on a Zen 4: to `bench kernels --assert-choice`, and what is resident to the prefill of whole models.
+// The constants below are fitted on a Zen 4 with 1 MiB of second-level cache a core and two workers: RESIDENT and
+// ROWS_OF_RESIDENT to the prefill of whole models, the others to `bench kernels --assert-choice`. On another CPU they
+// may cost speed, but change no result.
 
-/// Elements of a packed B that come from a second-level cache of 1 MiB as fast as they are multiplied.
+/// From this many rows on an output that is no wider is partitioned by rows, though every worker then packs all of B.
+const MANY_ROWS: usize = 256;
+/// From this many rows on an output of any width is partitioned by rows.
+const MANY_ROWS_OF_WIDE: usize = 512;
+
+/// A packed B of at most this many elements comes from the second-level cache as fast as it is multiplied.
 const RESIDENT: usize = 256 * 1024;
-/// Rows that make up for reading all of such a B.
+/// From this many rows on a product with such a B is partitioned by rows.
 const ROWS_OF_RESIDENT: usize = 64;
-/// Rows that make up for reading all of a larger one.
+/// From this many rows on a product with a larger packed B is partitioned by rows.
 const ROWS_OF_LARGE: usize = 512;
-/// Columns below which an output is narrow.
+/// An output of fewer columns is narrow: a vector of columns more or less is much of a worker's part.
 const NARROW: usize = 128;
-/// Rows from which on a narrow output is cut by rows.
+/// From this many rows on a narrow output is partitioned by rows.
 const ROWS_OF_NARROW: usize = 8;
-/// Depth from which on the sums across lanes at the end of a row of weights cost little beside the row.
+
+/// From this depth on the sums across lanes at the end of a streamed row cost little beside the row.
 const DEEP: usize = 256;
-/// The most rows that stream shallower weights: fitted to `bench kernels --assert-choice`.
+/// The most rows of A for which rows shallower than [`DEEP`] are streamed.
 const FEW_SHALLOW_ROWS: usize = 8;
 
-/// Along which dimension of the output workers share a product.
+/// The dimension of an output that is divided among workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// Each has rows of its own, and reads all of B, packing it unless it is packed.
+pub enum Partition {
+    /// Each worker has rows of its own. It reads all of B, and packs it unless it is packed.
     Rows,
-    /// Each has columns of its own, and reads all of A.
+    /// Each worker has columns of its own. It reads all of A.
     Columns,
 }
 
-impl Cut {
-    /// The cut of an output `[m, n]`. One by rows needs no barrier between row-wise neighbours but packs B once a worker, one by columns
-    /// the other way round: few rows don't make up for packing.
+impl Partition {
+    /// The partition of an output `[m, n]` where B is not packed. By rows, row-wise neighbours need no barrier, but
+    /// each worker packs all of B, which only many rows make up for.
     pub fn choose(m: usize, n: usize) -> Self {
         if m >= n.clamp(MANY_ROWS, MANY_ROWS_OF_WIDE) || n < 2 * COL_GRANULE { Self::Rows } else { Self::Columns }
     }
 
-    /// The cut of an output of at most `m` rows and of `n` columns where a B of depth `k` is packed: by rows, which then stay with their
-    /// worker from product to product, as soon as these make up for reading all of B. Of a narrow output a vector of columns more or
-    /// less is much, so that it is cut by rows early.
+    /// The partition of an output of at most `m` rows and of `n` columns where a B of depth `k` is packed: by rows,
+    /// which then stay with their worker from product to product, as soon as they make up for reading all of B.
     pub fn choose_packed(m: usize, n: usize, k: usize) -> Self {
         let rows = if n < NARROW {
             ROWS_OF_NARROW
@@ -71,28 +76,29 @@ impl Cut {
     }
 }
 
-/// How a product is computed.
+/// The kernels of a product whose B is not packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// With [`Streamed`](super::RightFactor::Streamed) rows, of which each worker has its own.
-    FewRows,
-    /// By tiles.
-    Tiles(Cut),
+pub enum KernelChoice {
+    /// Sums across lanes, with the rows of the weight [streamed](super::RightFactor::Streamed); each worker has rows of
+    /// the weight.
+    Gemv,
+    /// Tiles.
+    Gemm(Partition),
 }
 
-impl Route {
-    /// The route for `[m, k] · [k, n]`, where `layouts` are those of A and B.
+impl KernelChoice {
+    /// The kernels for `[m, k] · [k, n]`, where `layouts` are those of A and B.
     pub fn choose(layouts: (Layout, Layout), update: Update, [m, n, k]: [usize; 3]) -> Self {
         let streams = (layouts, update) == ((Layout::Normal, Layout::Transposed), Update::Overwrite);
         let few = if k < DEEP { FEW_SHALLOW_ROWS } else { GEMV_MAX_ROWS };
-        if streams && m <= few { Self::FewRows } else { Self::Tiles(Cut::choose(m, n)) }
+        if streams && m <= few { Self::Gemv } else { Self::Gemm(Partition::choose(m, n)) }
     }
 
-    /// How the output is cut.
-    pub fn cut(self) -> Cut {
+    /// The partition of the output.
+    pub fn partition(self) -> Partition {
         match self {
-            Self::FewRows => Cut::Columns,
-            Self::Tiles(cut) => cut,
+            Self::Gemv => Partition::Columns,
+            Self::Gemm(partition) => partition,
         }
     }
 }
@@ -104,10 +110,10 @@ mod tests {
     #[test]
     fn windows_cover_the_output_once() {
         for (m, n) in [(1, 1), (3, 40), (40, 3), (64, 64), (0, 5)] {
-            for cut in [Cut::Rows, Cut::Columns] {
+            for partition in [Partition::Rows, Partition::Columns] {
                 for count in 1..5 {
                     let areas = (0..count).map(|index| {
-                        let (rows, cols) = cut.window(m, n, Part { index, count });
+                        let (rows, cols) = partition.window(m, n, Part { index, count });
                         rows.len() * cols.len()
                     });
                     assert_eq!(areas.sum::<usize>(), m * n);
@@ -119,28 +125,34 @@ mod tests {
     #[test]
     fn few_rows_stream_the_weights_where_nothing_is_added() {
         let nt = (Layout::Normal, Layout::Transposed);
-        assert_eq!(Route::choose(nt, Update::Overwrite, [GEMV_MAX_ROWS, 7, DEEP]), Route::FewRows);
-        assert_eq!(Route::choose(nt, Update::Overwrite, [GEMV_MAX_ROWS, 7, DEEP - 1]), Route::Tiles(Cut::Rows));
-        assert_eq!(Route::choose(nt, Update::Overwrite, [FEW_SHALLOW_ROWS, 7, 1]), Route::FewRows);
-        assert_eq!(Route::choose(nt, Update::Overwrite, [GEMV_MAX_ROWS + 1, 7, DEEP]), Route::Tiles(Cut::Rows));
-        assert_eq!(Route::choose(nt, Update::Accumulate, [1, 70, DEEP]), Route::Tiles(Cut::Columns));
+        assert_eq!(KernelChoice::choose(nt, Update::Overwrite, [GEMV_MAX_ROWS, 7, DEEP]), KernelChoice::Gemv);
         assert_eq!(
-            Route::choose((Layout::Normal, Layout::Normal), Update::Overwrite, [1, 70, DEEP]),
-            Route::Tiles(Cut::Columns)
+            KernelChoice::choose(nt, Update::Overwrite, [GEMV_MAX_ROWS, 7, DEEP - 1]),
+            KernelChoice::Gemm(Partition::Rows)
+        );
+        assert_eq!(KernelChoice::choose(nt, Update::Overwrite, [FEW_SHALLOW_ROWS, 7, 1]), KernelChoice::Gemv);
+        assert_eq!(
+            KernelChoice::choose(nt, Update::Overwrite, [GEMV_MAX_ROWS + 1, 7, DEEP]),
+            KernelChoice::Gemm(Partition::Rows)
+        );
+        assert_eq!(KernelChoice::choose(nt, Update::Accumulate, [1, 70, DEEP]), KernelChoice::Gemm(Partition::Columns));
+        assert_eq!(
+            KernelChoice::choose((Layout::Normal, Layout::Normal), Update::Overwrite, [1, 70, DEEP]),
+            KernelChoice::Gemm(Partition::Columns)
         );
     }
 
     #[test]
     fn narrow_outputs_of_packed_weights_are_cut_by_rows() {
-        assert_eq!(Cut::choose_packed(ROWS_OF_NARROW, NARROW - 1, 4096), Cut::Rows);
-        assert_eq!(Cut::choose_packed(ROWS_OF_NARROW - 1, NARROW - 1, 4096), Cut::Columns);
+        assert_eq!(Partition::choose_packed(ROWS_OF_NARROW, NARROW - 1, 4096), Partition::Rows);
+        assert_eq!(Partition::choose_packed(ROWS_OF_NARROW - 1, NARROW - 1, 4096), Partition::Columns);
     }
 
     #[test]
     fn a_packed_factor_that_stays_in_the_cache_is_cut_by_rows() {
-        assert_eq!(Cut::choose_packed(ROWS_OF_RESIDENT, 1024, 256), Cut::Rows);
-        assert_eq!(Cut::choose_packed(ROWS_OF_RESIDENT - 1, 1024, 256), Cut::Columns);
-        assert_eq!(Cut::choose_packed(ROWS_OF_RESIDENT, 1024, 257), Cut::Columns);
-        assert_eq!(Cut::choose_packed(ROWS_OF_LARGE, 1024, 257), Cut::Rows);
+        assert_eq!(Partition::choose_packed(ROWS_OF_RESIDENT, 1024, 256), Partition::Rows);
+        assert_eq!(Partition::choose_packed(ROWS_OF_RESIDENT - 1, 1024, 256), Partition::Columns);
+        assert_eq!(Partition::choose_packed(ROWS_OF_RESIDENT, 1024, 257), Partition::Columns);
+        assert_eq!(Partition::choose_packed(ROWS_OF_LARGE, 1024, 257), Partition::Rows);
     }
 }

@@ -5,8 +5,8 @@
 //!                                            rounded to f32                  bytes, exact
 //! ```
 //!
-//! The blocks of an element are added in rising order, each by one multiply-add, so that windows and any number of rows give the same bits.
-//! For the order of bytes and their signs see `q8_blocks`.
+//! The blocks of an element are added in rising order, each by one multiply-add, so that windows and any number of rows
+//! give the same bits. For the order of bytes and their signs see `q8_blocks`.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -30,7 +30,8 @@ const ROWS: usize = 4;
 const STRIPS: usize = 2;
 
 /// `C = [C +] scale · X · Wᵀ [+ bias] [+ residual]`: `x` `[m, quantized_words(k)]` from
-/// [`quantize_rows`](super::quantize_rows), `w` in blocks of bytes, packed for `I`. The shapes agree; neither `m` nor `n` is zero.
+/// [`quantize_rows`](super::quantize_rows), `w` in blocks of bytes, packed for `I`. The shapes agree; neither `m` nor
+/// `n` is zero.
 pub(super) struct Product<'a> {
     pub x: Mat<'a>,
     pub w: PackedWeight<'a>,
@@ -61,8 +62,9 @@ impl<I: Isa> WithInt8<I> for Product<'_> {
                 let rows = first..(first + ROWS).min(m);
                 let factors = Factors { x: x.as_ptr().wrapping_add(first * x.stride()), stride: x.stride(), strips, k };
                 let tile = base.at_rows(&rows, null(), 0);
-                // SAFETY: the rows are those of `x`, each of `quantized_words(k)` words; the strips are the first `vectors` ones from
-                // column `start` on, which `w`, of n columns, has. The tile's pointers are those of matrices cut to these rows and columns.
+                // SAFETY: the rows are those of `x`, each of `quantized_words(k)` words; the strips are the first
+                // `vectors` ones from column `start` on, which `w`, of n columns, has. The tile's pointers are those of
+                // matrices cut to these rows and columns.
                 unsafe { kernels[rows.len() - 1][vectors - 1](dot, &factors, &tile) };
             }
         }
@@ -122,8 +124,8 @@ unsafe fn multiply<D: Int8Dot, const R: usize, const V: usize>(dot: D, f: &Facto
     let lanes = <D::Isa as Isa>::LANES;
     let mut sums = [[isa.zero(); V]; R];
     for b in 0..f.k / BLOCK {
-        // SAFETY: a row has k bytes, then k / 32 scales, then as many integers; a strip has `lanes` times k bytes and k / 32 scales. All are
-        // readable, and block b lies within them.
+        // SAFETY: a row has k bytes, then k / 32 scales, then as many integers; a strip has `lanes` times k bytes and k
+        // / 32 scales. All are readable, and block b lies within them.
         unsafe {
             let word = |r: usize, at: usize| f.x.add(r * f.stride + at);
             let mut dots = [[isa.splat_i32(0); V]; R];

@@ -1,18 +1,20 @@
-//! Weights in blocks of bytes ([`Format::Q8_0`]) and activations quantized to bytes: how both lie in memory. The products are `q8`'s.
+//! Weights in blocks of bytes ([`Format::Q8_0`]) and activations quantized to bytes: how both lie in memory. The
+//! products are `q8`'s.
 //!
 //! ```text
-//! quantized row of k elements        [k / 32][8] words of 4 bytes │ k / 32 scales, f32 │ k / 32 sums that products begin with, i32
-//!
-//! strip of a weight, LANES rows      [k / 32][8][LANES][4] bytes  │ [k / 32][LANES] scales, f16
+//! a quantized row of k elements:   [k / 32][8] words of 4 bytes, then k / 32 scales (f32),
+//!                                  then k / 32 sums that products begin with (i32)
+//! a strip of LANES rows:           [k / 32][8][LANES][4] bytes, then [k / 32][LANES] scales (f16)
 //! ```
 //!
 //! A strip takes 34 bytes for 32 elements, as GGML's blocks. Rows that pad the last strip are zeros.
 //!
-//! **Order of bytes.** The dot product of bytes adds four adjacent ones. Which four elements these are does not matter as long as both factors
-//! agree: word `q` of a block holds its elements `q`, `q + 8`, `q + 16` and `q + 24`, so that activations are quantized by whole vectors.
+//! **Order of bytes.** The dot product of bytes adds four adjacent ones. Which four elements these are does not matter
+//! as long as both factors agree: word `q` of a block holds its elements `q`, `q + 8`, `q + 16` and `q + 24`, so that
+//! activations are quantized by whole vectors.
 //!
-//! **Signs.** The dot product multiplies unsigned by signed bytes. Weights are stored as `w + 128`; the sum begins with `-128 · Σ_i x`, which
-//! quantizing computes.
+//! **Signs.** The dot product multiplies unsigned by signed bytes. Weights are stored as `w + 128`; the sum begins with
+//! `-128 · Σ_i x`, which quantizing computes.
 #![allow(unsafe_code)]
 
 use half::f16;
@@ -29,15 +31,17 @@ const SHIFT: i32 = 128;
 /// The largest magnitude of a quantized element.
 const MOST: f32 = 127.0;
 
-/// Words of a row of `k` quantized elements: its bytes, then a scale for each block, then the sum that each block's product begins with.
+/// Words of a row of `k` quantized elements: its bytes, then a scale for each block, then the sum that each block's
+/// product begins with.
 pub fn quantized_words(k: usize) -> usize {
     k / 4 + 2 * (k / BLOCK)
 }
 
-/// Quantizes the rows of `x` `[tokens, k]` into `out` `[tokens, quantized_words(k)]`, the left factor of products with [`Format::Q8_0`].
+/// Quantizes the rows of `x` `[tokens, k]` into `out` `[tokens, quantized_words(k)]`, the left factor of products with
+/// [`Format::Q8_0`].
 ///
-/// In each block the greatest magnitude becomes 127 or -127, the others are rounded to nearest, ties to even. If an element of a block is not
-/// finite, the block's scale is NaN, and so is every product with it.
+/// In each block the greatest magnitude becomes 127 or -127, the others are rounded to nearest, ties to even. If an
+/// element of a block is not finite, the block's scale is NaN, and so is every product with it.
 ///
 /// # Panics
 /// If the shapes disagree or `k` is no multiple of 32.
@@ -123,8 +127,8 @@ pub(super) fn pack<I: Isa>(_isa: I, weight: Mat, words: &mut [f32]) {
     }
 }
 
-/// Quantizes a block of a weight as GGML's reference does: the scale is the greatest magnitude over 127, rounded to `f16` only when it is
-/// stored; elements are rounded half away from zero.
+/// Quantizes a block of a weight as GGML's reference does: the scale is the greatest magnitude over 127, rounded to
+/// `f16` only when it is stored; elements are rounded half away from zero.
 pub fn quantize_weight(block: &[f32]) -> (f16, [i8; BLOCK]) {
     let most = block.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
     let scale = most / MOST;

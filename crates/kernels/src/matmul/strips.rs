@@ -16,7 +16,8 @@ use smallmind_simd::Isa;
 
 use super::tile::{LINE, Tile, UNROLL};
 
-/// A factor `[depth, cols]` in strips, each `[depth, lanes]` for as many columns as a vector has lanes; or a window of one.
+/// A factor `[depth, cols]` in strips, each `[depth, lanes]` for as many columns as a vector has lanes; or a window of
+/// one.
 #[derive(Clone, Copy)]
 pub(super) struct Strips<'a> {
     /// The first element.
@@ -67,13 +68,15 @@ impl<'a> Strips<'a> {
 /// Prefetch distance of a panel's only tile, in elements. Fitted to weights beyond the caches on a Zen 4.
 const PREFETCH_DISTANCE: usize = 512;
 
-/// Up to this many rows a core overlaps the loads of so many steps by itself that prefetches don't help. Fitted as [`PREFETCH_DISTANCE`].
+/// Up to this many rows a core overlaps the loads of so many steps by itself that prefetches don't help. Fitted as
+/// [`PREFETCH_DISTANCE`].
 const FEW_ROWS: usize = 4;
 
 /// Which cache lines each tile of a panel prefetches while it multiplies.
 ///
-/// Several tiles read the same panel, and prefetch the next one meanwhile: each tile an equal part of its lines, since memory takes about as
-/// long as all of them. A panel's only tile prefetches its own strips, [`PREFETCH_DISTANCE`] ahead.
+/// Several tiles read the same panel, and prefetch the next one meanwhile: each tile an equal part of its lines, since
+/// memory takes about as long as all of them. A panel's only tile prefetches its own strips, [`PREFETCH_DISTANCE`]
+/// ahead.
 pub(super) struct PrefetchSchedule {
     /// Elements from the panel's first vector to the first line that the next tile prefetches.
     distance: usize,
@@ -86,7 +89,8 @@ pub(super) struct PrefetchSchedule {
 }
 
 impl PrefetchSchedule {
-    /// The schedule of a panel `[depth, vectors]` for `m` rows, at most `rows` a tile; strips are `apart` elements from one another.
+    /// The schedule of a panel `[depth, vectors]` for `m` rows, at most `rows` a tile; strips are `apart` elements from
+    /// one another.
     pub fn new([m, rows]: [usize; 2], [depth, vectors]: [usize; 2], lanes: usize, apart: usize) -> Self {
         if m <= FEW_ROWS {
             return Self { distance: 0, lines: 0, left: 0, of_tile: 0 };

@@ -1,9 +1,11 @@
-//! The micro-kernels of each arithmetic and instruction set: a [`Kernels`] for each, with the sizes that the loops around them need.
+//! The micro-kernels of each arithmetic and instruction set: a [`Kernels`] for each, with the sizes that the loops
+//! around them need.
 //!
-//! The loops call through these tables, so that crates which call [`gemm`](super::gemm) don't compile the micro-kernels again.
+//! The loops call through these tables, so that crates which call [`gemm`](super::gemm) don't compile the micro-kernels
+//! again.
 //!
-//! `max_depth` is a constant and not derived from the caches of the CPU: the order of sums changes where the depth is cut, and results of one
-//! instruction set must not depend on the machine.
+//! `max_depth` is a constant and not derived from the caches of the CPU: the order of sums changes where the depth is
+//! cut, and results of one instruction set must not depend on the machine.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -18,15 +20,16 @@ use super::pack::{self, CopyFn, TransposeFn};
 use super::tile::{Adjacent, AlongColumns, AlongRows, InHalfStrips, InStrips, KernelFn, kernel};
 use crate::format::HalfKind;
 
-/// Up to this many rows of an output read strips of 16-bit floats in place. For more rows a panel of them is widened first, which takes about
-/// as long as multiplying two rows by it.
+/// Up to this many rows of an output read strips of 16-bit floats in place. For more rows a panel of them is widened
+/// first, which takes about as long as multiplying two rows by it.
 pub(super) const DIRECT_ROWS: usize = 4;
 
 /// The micro-kernels for one way of walking through A; the indices are the tile's rows and vectors, each less one.
 pub(super) struct WalkKernels<P: Arithmetic> {
     /// For a B that is a panel, or lies in normal layout.
     pub plain: &'static [[KernelFn<P>; 3]],
-    /// Those of `plain` with the most rows, but packing B as they read it; none where the arithmetic can't read B unpacked.
+    /// Those of `plain` with the most rows, but packing B as they read it; none where the arithmetic can't read B
+    /// unpacked.
     pub packing: Option<&'static [KernelFn<P>; 3]>,
     /// For a B in strips; none where the arithmetic has no strips.
     pub strips: Option<&'static [[KernelFn<P>; 3]]>,
@@ -43,10 +46,11 @@ pub(super) struct Kernels<P: Arithmetic> {
     pub a_vectors: usize,
     /// The most words in depth between two visits of an element of C.
     pub max_depth: usize,
-    /// The most words of a block of A, which all panels of B pass by. Fitted to a second-level cache of 1 MiB: a block may fill two thirds of it,
-    /// beside a panel of B and the tiles of C.
+    /// The most words of a block of A, which all panels of B pass by. Fitted to a second-level cache of 1 MiB: a block
+    /// may fill two thirds of it, beside a panel of B and the tiles of C.
     pub max_block: usize,
-    /// For a B in strips of [`HalfKind::F16`] and of [`HalfKind::Bf16`] and an A in normal layout; none where the arithmetic has no such strips.
+    /// For a B in strips of [`HalfKind::F16`] and of [`HalfKind::Bf16`] and an A in normal layout; none where the
+    /// arithmetic has no such strips.
     pub half: Option<[&'static HalfKernels<P>; 2]>,
     /// For an A in normal layout.
     pub along_rows: WalkKernels<P>,
@@ -136,11 +140,16 @@ macro_rules! half_kernels {
 /// The kernels of `bf16` for a walk, with the given numbers of rows.
 macro_rules! bf16_kernels {
     ($dot:ty, $walk:ty, [$($rows:literal)*]) => {
-        WalkKernels { plain: instances!(Bf16Gemm<$dot>, $walk, Adjacent<false>, $($rows)*), packing: None, strips: None }
+        WalkKernels {
+            plain: instances!(Bf16Gemm<$dot>, $walk, Adjacent<false>, $($rows)*),
+            packing: None,
+            strips: None,
+        }
     };
 }
 
-// A vector of eight lanes takes two of the sixteen registers of SSE2: 6 sums, 1 vector of B, 1 of A. On NEON it takes two of thirty-two.
+// A vector of eight lanes takes two of the sixteen registers of SSE2: 6 sums, 1 vector of B, 1 of A. On NEON it takes
+// two of thirty-two.
 static SCALAR: Kernels<F32Gemm<Scalar>> = Kernels {
     vectors: 1,
     a_vectors: 3,
@@ -169,7 +178,8 @@ static AVX2: Kernels<F32Gemm<Avx2>> = Kernels {
     transpose: super::arch::avx2::transpose,
 };
 
-// Thirty-two registers: 8 × 3 sums, 3 vectors of B, 1 of A. A wide tile loads few words of A, each of which must be broadcast.
+// Thirty-two registers: 8 × 3 sums, 3 vectors of B, 1 of A. A wide tile loads few words of A, each of which must be
+// broadcast.
 #[cfg(target_arch = "x86_64")]
 static AVX512: Kernels<F32Gemm<Avx512>> = Kernels {
     vectors: 3,

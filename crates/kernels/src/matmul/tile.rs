@@ -21,11 +21,12 @@
 //!
 //! There is one body, generic over the arithmetic, `R`, `V`, the [`Walk`] through A and the [`Source`] of B.
 //!
-//! 1. Before the first step the tile's lines of C are prefetched; with every four steps, lines of strips that a later tile reads
-//!    ([`Tile::prefetch`]).
+//! 1. Before the first step the tile's lines of C are prefetched; with every four steps, lines of strips that a later
+//!    tile reads ([`Tile::prefetch`]).
 //! 2. A [`Source`] knows where the vectors of a step lie, and whether they are packed or widened while they are read.
 //! 3. A [`Walk`] knows where the words of a step lie, so that A is read in either layout, packed or not.
-//! 4. A tile at the right edge of C, or one with a residual beside another addend, stores its sums and finishes them vector by vector.
+//! 4. A tile at the right edge of C, or one with a residual beside another addend, stores its sums and finishes them
+//!    vector by vector.
 //!
 //! Caches, blocks and threads are `nest`'s.
 #![allow(unsafe_code)]
@@ -154,10 +155,10 @@ impl<E> Tile<E> {
 /// A micro-kernel of some number of rows and vectors.
 ///
 /// # Safety
-/// The pointers of the tile must be valid for what its fields say: A and B for reads over the kernel's rows and vectors and the tile's
-/// depth; the addend and the residual for reads, C for writes, over the kernel's rows and the tile's `cols` columns, the bias over
-/// those columns; `packed`, in a packing kernel, for writes over the depth times the kernel's vectors. `cols` must be at least 1 and at most
-/// the kernel's width.
+/// The pointers of the tile must be valid for what its fields say: A and B for reads over the kernel's rows and vectors
+/// and the tile's depth; the addend and the residual for reads, C for writes, over the kernel's rows and the tile's
+/// `cols` columns, the bias over those columns; `packed`, in a packing kernel, for writes over the depth times the
+/// kernel's vectors. `cols` must be at least 1 and at most the kernel's width.
 pub(super) type KernelFn<P> = unsafe fn(P, &Tile<<P as Arithmetic>::Element>);
 
 /// Where a micro-kernel reads A: the addresses of the words of a step.
@@ -172,8 +173,9 @@ pub(super) trait Walk<P: Arithmetic>: Copy {
 
 /// The words of a row of A are adjacent.
 ///
-/// A row's address is that of row 0 or 4 plus 0, 1, 2 or 3 strides, which x86 addresses without further instructions. `black_box` hides from
-/// the compiler that these values depend on one another: it would compute a pointer for each row, for which there are no registers.
+/// A row's address is that of row 0 or 4 plus 0, 1, 2 or 3 strides, which x86 addresses without further instructions.
+/// `black_box` hides from the compiler that these values depend on one another: it would compute a pointer for each
+/// row, for which there are no registers.
 #[derive(Clone, Copy)]
 pub(super) struct AlongRows<E> {
     /// Addresses of rows 0 and 4.
@@ -296,7 +298,8 @@ impl<P: Arithmetic> Source<P> for InStrips {
     }
 }
 
-/// As [`InStrips`], in strips of 16-bit floats, which are widened as they are loaded. Offsets count words of two elements.
+/// As [`InStrips`], in strips of 16-bit floats, which are widened as they are loaded. Offsets count words of two
+/// elements.
 #[derive(Clone, Copy)]
 pub(super) struct InHalfStrips<H>([usize; 3], PhantomData<H>);
 
@@ -335,7 +338,8 @@ where
         #[inline(always)]
         || {
             debug_assert!((1..=V * P::Isa::LANES).contains(&tile.cols), "{} columns of {V} vectors", tile.cols);
-            // SAFETY: the tile's pointers are valid for a kernel of R rows and V vectors, which is all that both functions demand.
+            // SAFETY: the tile's pointers are valid for a kernel of R rows and V vectors, which is all that both
+            // functions demand.
             unsafe {
                 let sums = multiply::<P, W, S, R, V>(p, tile);
                 write(p.isa(), tile, &sums);
@@ -361,8 +365,9 @@ unsafe fn multiply<P: Arithmetic, W: Walk<P>, S: Source<P>, const R: usize, cons
     let (source, mut next) = (S::start(tile.b_vector), tile.prefetch);
     let mut sums = [[p.isa().zero(); V]; R];
     let mut step = Step { a: W::start(tile.a, tile.a_stride), b: tile.b, packed: tile.packed };
-    // SAFETY: at step p < k the pointers are those of A[0..R, p], of the V vectors of B[p] and of their place in the packed panel, all of which
-    // the caller keeps valid. They are moved by `wrapping_add`, since after the last step they may lie past the end.
+    // SAFETY: at step p < k the pointers are those of A[0..R, p], of the V vectors of B[p] and of their place in the
+    // packed panel, all of which the caller keeps valid. They are moved by `wrapping_add`, since after the last step
+    // they may lie past the end.
     unsafe {
         for _ in 0..tile.k / UNROLL {
             if S::PREFETCHES {
@@ -384,7 +389,8 @@ unsafe fn multiply<P: Arithmetic, W: Walk<P>, S: Source<P>, const R: usize, cons
     sums
 }
 
-/// A step in depth: the addresses of the column of A and the row of B that it multiplies, and of that row's packed copy.
+/// A step in depth: the addresses of the column of A and the row of B that it multiplies, and of that row's packed
+/// copy.
 struct Step<P: Arithmetic, W> {
     a: W,
     b: *const P::Element,
@@ -408,7 +414,8 @@ impl<P: Arithmetic, W: Walk<P>> Step<P, W> {
         let mut b_vectors = [p.zero(); V];
         for (v, vector) in b_vectors.iter_mut().enumerate() {
             let from = b.wrapping_add(source.vector(v));
-            // SAFETY: v < V, and the caller keeps V vectors at `b` readable and, if S packs, as many at `packed` writable.
+            // SAFETY: v < V, and the caller keeps V vectors at `b` readable and, if S packs, as many at `packed`
+            // writable.
             unsafe {
                 *vector = S::load(p, from);
                 if S::PACKS {
@@ -436,8 +443,8 @@ impl<P: Arithmetic, W: Walk<P>> Step<P, W> {
 /// As [`KernelFn`].
 #[inline(always)]
 pub(super) unsafe fn write<I: Isa, E, const R: usize, const V: usize>(isa: I, tile: &Tile<E>, sums: &[[I::F32; V]; R]) {
-    // SAFETY: C, the addend and the bias are valid over R rows and `cols` columns. In the calls of `write_full` these are all columns of the V
-    // vectors, so that whole vectors are in bounds.
+    // SAFETY: C, the addend and the bias are valid over R rows and `cols` columns. In the calls of `write_full` these
+    // are all columns of the V vectors, so that whole vectors are in bounds.
     unsafe {
         if tile.cols < V * I::LANES || !tile.residual.is_null() {
             write_edge(isa, tile, sums);
@@ -514,7 +521,8 @@ unsafe fn write_edge<I: Isa, E, const R: usize, const V: usize>(isa: I, tile: &T
     const { assert!(R * V * I::LANES <= MAX_TILE) };
     let mut stored = MaybeUninit::<[f32; MAX_TILE]>::uninit();
     let start = stored.as_mut_ptr().cast::<f32>();
-    // SAFETY: R rows of V vectors fit into the buffer, as asserted above, and `finish_edge` reads only these; the tile is valid for R rows.
+    // SAFETY: R rows of V vectors fit into the buffer, as asserted above, and `finish_edge` reads only these; the tile
+    // is valid for R rows.
     unsafe {
         for (r, sums) in sums.iter().enumerate() {
             for (v, &sum) in sums.iter().enumerate() {
@@ -536,7 +544,8 @@ unsafe fn finish_edge<I: Isa, E>(isa: I, tile: &Tile<E>, sums: *const f32, rows:
         || {
             for r in 0..rows {
                 for j in (0..tile.cols).step_by(I::LANES) {
-                    // SAFETY: j < cols ≤ width, a multiple of the lanes, so a whole vector of sums is readable; the tile is valid for row r.
+                    // SAFETY: j < cols ≤ width, a multiple of the lanes, so a whole vector of sums is readable; the
+                    // tile is valid for row r.
                     unsafe { finish_vector(isa, tile, isa.load_ptr(sums.add(r * width + j)), r, j) };
                 }
             }
@@ -552,8 +561,8 @@ unsafe fn finish_edge<I: Isa, E>(isa: I, tile: &Tile<E>, sums: *const f32, rows:
 unsafe fn finish_vector<I: Isa, E>(isa: I, tile: &Tile<E>, sum: I::F32, r: usize, j: usize) {
     let cols = (tile.cols - j).min(I::LANES);
     let scale = isa.splat(tile.scale);
-    // SAFETY: addend, bias and residual are readable over the columns of each row, and j + cols is at most their number. Each slice is
-    // dropped before C, which may be the addend, is written.
+    // SAFETY: addend, bias and residual are readable over the columns of each row, and j + cols is at most their
+    // number. Each slice is dropped before C, which may be the addend, is written.
     let read =
         |start: *const f32, stride: usize| unsafe { std::slice::from_raw_parts(start.add(r * stride + j), cols) };
     let mut x = if tile.addend.is_null() {

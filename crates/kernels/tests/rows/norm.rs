@@ -13,7 +13,7 @@ use smallmind_kernels::reference::elementwise::add;
 use smallmind_kernels::reference::norm as naive;
 use smallmind_simd::Isa;
 
-use crate::case::{Buffer, Case, EPSILON, Rng, for_shapes, greatest, on_every_isa, widen};
+use crate::support::{Buffer, Case, EPSILON, Rng, for_shapes, greatest, on_every_isa, widen};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {

@@ -8,7 +8,7 @@ use smallmind_kernels::reference::rope as naive;
 use smallmind_kernels::rope::{Direction, Rope, RopeScaling, RopeTable, rope};
 use smallmind_simd::{Isa, Scalar};
 
-use crate::case::{Buffer, Case, EPSILON, Rng, for_shapes, on_every_isa};
+use crate::support::{Buffer, Case, EPSILON, Rng, for_shapes, on_every_isa};
 
 struct Turn {
     x: Buffer,

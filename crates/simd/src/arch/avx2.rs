@@ -29,8 +29,8 @@ impl Avx2 {
 /// Calls intrinsics that touch registers only.
 macro_rules! compute {
     ($calls:expr) => {
-        // SAFETY: the intrinsics ask for nothing but the CPU features, and `self`, an `Avx2`, exists only after `detect`
-        // found them all.
+        // SAFETY: the intrinsics require nothing but the CPU features, and `self`, an `Avx2`, exists only after
+        // `detect` found them all.
         unsafe { $calls }
     };
 }

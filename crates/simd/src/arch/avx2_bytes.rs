@@ -1,6 +1,7 @@
 //! Dot products of bytes with AVX2: both factors widened to 16 bits, of which pairs of products are added exactly.
 //!
-//! The instruction that multiplies unsigned by signed bytes (`vpmaddubsw`) saturates sums of two products to 16 bits; here nothing does.
+//! The instruction that multiplies unsigned by signed bytes (`vpmaddubsw`) saturates sums of two products to 16 bits;
+//! here nothing does.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
@@ -10,7 +11,7 @@ use crate::{Avx2, Int8Dot};
 /// Calls intrinsics that touch registers only.
 macro_rules! compute {
     ($calls:expr) => {
-        // SAFETY: the intrinsics ask for nothing but AVX2, and `self`, an `Avx2`, exists only after `detect` found it.
+        // SAFETY: the intrinsics require nothing but AVX2, and `self`, an `Avx2`, exists only after `detect` found it.
         unsafe { $calls }
     };
 }
@@ -40,7 +41,8 @@ impl Int8Dot for Avx2 {
     #[inline(always)]
     fn dot(self, acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
         compute!({
-            // Bytes 0 and 2 of each lane, and bytes 1 and 3, as numbers of 16 bits: `a` with zeros above, `b` with its sign.
+            // Bytes 0 and 2 of each lane, and bytes 1 and 3, as numbers of 16 bits: `a` with zeros above, `b` with its
+            // sign.
             let (a_even, a_odd) = (_mm256_and_si256(a, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(a));
             let (b_even, b_odd) = (_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)), _mm256_srai_epi16::<8>(b));
             let sum = _mm256_add_epi32(_mm256_madd_epi16(a_even, b_even), _mm256_madd_epi16(a_odd, b_odd));

@@ -23,8 +23,8 @@ impl Avx512Bf16 {
 /// Calls intrinsics that touch registers only.
 macro_rules! compute {
     ($calls:expr) => {
-        // SAFETY: the intrinsics ask for nothing but the CPU features, and `self`, an `Avx512Bf16`, exists only after `detect`
-        // found them all.
+        // SAFETY: the intrinsics require nothing but the CPU features, and `self`, an `Avx512Bf16`, exists only after
+        // `detect` found them all.
         unsafe { $calls }
     };
 }

@@ -1,6 +1,8 @@
-//! Dot products of bytes with AVX-512 on CPUs without VNNI: both factors widened to 16 bits, of which pairs of products are added exactly.
+//! Dot products of bytes with AVX-512 on CPUs without VNNI: both factors widened to 16 bits, of which pairs of products
+//! are added exactly.
 //!
-//! The instruction that multiplies unsigned by signed bytes (`vpmaddubsw`) saturates sums of two products to 16 bits; here nothing does.
+//! The instruction that multiplies unsigned by signed bytes (`vpmaddubsw`) saturates sums of two products to 16 bits;
+//! here nothing does.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
@@ -10,7 +12,8 @@ use crate::{Avx512, Int8Dot};
 /// Calls intrinsics that touch registers only.
 macro_rules! compute {
     ($calls:expr) => {
-        // SAFETY: the intrinsics ask for nothing but AVX-512 F and BW, and `self`, an `Avx512`, exists only after `detect` found them.
+        // SAFETY: the intrinsics require nothing but AVX-512 F and BW, and `self`, an `Avx512`, exists only after
+        // `detect` found them.
         unsafe { $calls }
     };
 }
@@ -40,7 +43,8 @@ impl Int8Dot for Avx512 {
     #[inline(always)]
     fn dot(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
         compute!({
-            // Bytes 0 and 2 of each lane, and bytes 1 and 3, as numbers of 16 bits: `a` with zeros above, `b` with its sign.
+            // Bytes 0 and 2 of each lane, and bytes 1 and 3, as numbers of 16 bits: `a` with zeros above, `b` with its
+            // sign.
             let (a_even, a_odd) = (_mm512_and_si512(a, _mm512_set1_epi16(0xff)), _mm512_srli_epi16::<8>(a));
             let (b_even, b_odd) = (_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b)), _mm512_srai_epi16::<8>(b));
             let sum = _mm512_add_epi32(_mm512_madd_epi16(a_even, b_even), _mm512_madd_epi16(a_odd, b_odd));

@@ -1,7 +1,8 @@
-//! One file for each instruction set, with the same items in the same order; beside each the files of its dot products of narrow numbers.
+//! One file for each instruction set, with the same items in the same order; beside each the files of its dot products
+//! of narrow numbers.
 //!
-//! `avx512` and `avx512_vnni` know each other: the latter needs all that the former needs, and [`Isa::with_int8`](crate::Isa::with_int8)
-//! of the former looks for the latter.
+//! `avx512` and `avx512_vnni` know each other: the latter needs all that the former needs, and
+//! [`Isa::with_int8`](crate::Isa::with_int8) of the former looks for the latter.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;

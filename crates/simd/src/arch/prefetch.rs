@@ -10,8 +10,8 @@ pub enum CacheLevel {
     Second,
 }
 
-/// Prefetches the cache line at `address`, which need not be valid, into `level` and those below; nothing where the CPU has no such
-/// instruction. It changes no result.
+/// Prefetches the cache line at `address`, which need not be valid, into `level` and those below; nothing where the CPU
+/// has no such instruction. It changes no result.
 #[inline(always)]
 pub fn prefetch<T>(address: *const T, level: CacheLevel) {
     #[cfg(target_arch = "x86_64")]

@@ -97,8 +97,7 @@ impl Isa for Scalar {
 
     #[inline(always)]
     unsafe fn load_ptr(self, src: *const f32) -> Self::F32 {
-        // SAFETY: the caller guarantees LANES readable elements; arrays of f32 have its alignment, and
-        // read_unaligned asks for none.
+        // SAFETY: the caller guarantees LANES readable elements; read_unaligned requires no alignment.
         unsafe { src.cast::<Self::F32>().read_unaligned() }
     }
 
@@ -173,8 +172,8 @@ impl Isa for Scalar {
         map(a, f32::sqrt)
     }
 
-    // `f32::round_ties_even` is a library call on targets without the instruction. From 2^23 up all floats are whole, and
-    // adding 2^23 to a smaller one rounds its fraction away.
+    // `f32::round_ties_even` is a library call on targets without the instruction. From 2^23 up all floats are whole,
+    // and adding 2^23 to a smaller one rounds its fraction away.
     #[inline(always)]
     fn round(self, a: Self::F32) -> Self::F32 {
         const WHOLE: f32 = 8_388_608.0;

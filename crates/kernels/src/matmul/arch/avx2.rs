@@ -29,8 +29,8 @@ unsafe fn transpose_blocks(all: WordRows, panel: *mut f32, width: usize) {
             let from = all.start.wrapping_add(j * all.stride + p * WORD);
             let to = panel.wrapping_add(p * width + j);
             let rows = all.rows.saturating_sub(j);
-            // SAFETY: from row j and word p on, `rows` rows of a block's words are readable; columns j..j + BLOCK end within the width, a
-            // multiple of BLOCK, of the panel, which the caller keeps writable.
+            // SAFETY: from row j and word p on, `rows` rows of a block's words are readable; columns j..j + BLOCK end
+            // within the width, a multiple of BLOCK, of the panel, which the caller keeps writable.
             unsafe {
                 if rows >= BLOCK {
                     whole_block(from, all.stride, to, width);

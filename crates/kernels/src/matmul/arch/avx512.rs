@@ -28,8 +28,8 @@ unsafe fn transpose_blocks(all: WordRows, panel: *mut f32, width: usize) {
             let from = all.start.wrapping_add(j * all.stride + p * WORD);
             let to = panel.wrapping_add(p * width + j);
             let (rows, bytes) = (all.rows.saturating_sub(j), all.bytes - p * WORD);
-            // SAFETY: from row j and word p on, `rows` rows of `bytes` bytes are readable; columns j..j + BLOCK end within the width, a
-            // multiple of BLOCK, of the panel, which the caller keeps writable.
+            // SAFETY: from row j and word p on, `rows` rows of `bytes` bytes are readable; columns j..j + BLOCK end
+            // within the width, a multiple of BLOCK, of the panel, which the caller keeps writable.
             unsafe {
                 if rows >= BLOCK && bytes >= BLOCK * WORD {
                     whole_block(from, all.stride, to, width);
@@ -63,8 +63,8 @@ unsafe fn whole_block(from: *const u8, stride: usize, to: *mut f32, width: usize
 /// Transposes a block of fewer rows or words; zeros for missing rows and for bytes that the last word lacks.
 ///
 /// # Safety
-/// `from` must be valid for reads of `rows` rows of `bytes` bytes, `to` for writes of a row of 16 words for each word of these bytes. `bytes`
-/// must be even, at least 2 and at most 64.
+/// `from` must be valid for reads of `rows` rows of `bytes` bytes, `to` for writes of a row of 16 words for each word
+/// of these bytes. `bytes` must be even, at least 2 and at most 64.
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn edge_block([rows, bytes]: [usize; 2], from: *const u8, stride: usize, to: *mut f32, width: usize) {
     debug_assert!(bytes.is_multiple_of(2) && (2..=BLOCK * WORD).contains(&bytes), "{bytes} bytes");
@@ -80,7 +80,8 @@ unsafe fn edge_block([rows, bytes]: [usize; 2], from: *const u8, stride: usize, 
     }
 }
 
-/// The transpose of 16 rows of 16: four rounds, each of which exchanges halves of blocks of twice the size of the one before.
+/// The transpose of 16 rows of 16: four rounds, each of which exchanges halves of blocks of twice the size of the one
+/// before.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn transpose_block(r: [__m512; BLOCK]) -> [__m512; BLOCK] {

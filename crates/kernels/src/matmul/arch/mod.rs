@@ -1,5 +1,5 @@
-//! [`TransposeFn`](super::pack::TransposeFn) in registers, which the vector language can't express: one file for each instruction set, with the
-//! same items in the same order.
+//! [`TransposeFn`](super::pack::TransposeFn) in registers, which the vector language can't express: one file for each
+//! instruction set, with the same items in the same order.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]

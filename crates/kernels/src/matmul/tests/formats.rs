@@ -123,8 +123,8 @@ fn run_q8<I: Isa>(isa: I, problem: &Problem, windows: &[(Range<usize>, Range<usi
     run_q8_by(isa, problem, windows, |p| gemm(isa, Operand::normal(p.x), p.w, p.c, p.epilogue, &mut []))
 }
 
-/// Sums of bytes are exact, and blocks are added by multiply-adds that round once, in rising order: the bits are those of every other
-/// instruction set with such multiply-adds. The scalar twin rounds them twice.
+/// Sums of bytes are exact, and blocks are added by multiply-adds that round once, in rising order: the bits are those
+/// of every other instruction set with such multiply-adds. The scalar twin rounds them twice.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn products_of_blocks_have_the_same_bits_on_avx2_and_avx512() {

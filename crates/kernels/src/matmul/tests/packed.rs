@@ -1,4 +1,5 @@
-//! Packed weights: where their elements lie, and that products of them have the bits of those of the same weights in rows.
+//! Packed weights: where their elements lie, and that products of them have the bits of those of the same weights in
+//! rows.
 
 use super::*;
 use crate::Format;
