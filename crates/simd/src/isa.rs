@@ -28,8 +28,8 @@ pub(crate) mod sealed {
 /// The trait is sealed: unsafe code relies on [`Isa::LANES`], at most [`MAX_LANES`] and a power of two, and on how many
 /// elements loads and stores touch.
 ///
-/// Slices given to [`Isa::load`] and its kin must hold at least [`Isa::LANES`] elements; they panic otherwise. With
-/// `chunks_exact(I::LANES)` the check vanishes.
+/// Loads and stores of whole vectors panic if the slice has fewer than [`Isa::LANES`] elements. Over
+/// `chunks_exact(I::LANES)` the compiler removes the check.
 pub trait Isa: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     /// Which instruction set this is.
     const KIND: IsaKind;

@@ -1,5 +1,5 @@
-//! Norms of matrices so large that their results go past the caches: the same bits as window by window, each of which
-//! is small. Which do so is tested where it is decided, in `sweep`.
+//! Norms of matrices so large that their results are written past the caches have the bits of small windows, whose
+//! results are not. From which size on is tested in `row_ops`.
 
 use smallmind_kernels::norm::{
     LayerNorm, NormBackward, PARTIAL_ROWS, Residual, RmsNorm, layer_norm, layer_norm_backward, rms_norm,

@@ -23,6 +23,17 @@ pub(crate) mod scalar;
 mod scalar_dot;
 pub(crate) mod ticks;
 
+// What unsafe code relies on beside the loads and stores: see [`Isa`](crate::Isa).
+const _: () = {
+    use crate::{Isa, MAX_LANES};
+    const fn is_valid<I: Isa>() -> bool {
+        I::LANES <= MAX_LANES && I::LANES.is_power_of_two()
+    }
+    assert!(is_valid::<crate::Scalar>());
+    #[cfg(target_arch = "x86_64")]
+    assert!(is_valid::<crate::Avx2>() && is_valid::<crate::Avx512>());
+};
+
 #[cfg(test)]
 #[allow(unsafe_code)]
 mod tests {
