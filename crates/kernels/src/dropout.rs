@@ -132,7 +132,7 @@ struct Mask {
     key: DropoutKey,
     /// An element is dropped if its word, as 24 bits, lies below this.
     threshold: f32,
-    /// What an element that is kept is multiplied by.
+    /// Factor of an element that is kept.
     scale: f32,
 }
 

@@ -16,7 +16,7 @@
 //! use smallmind_kernels::{Mat, MatMut, Part};
 //! use smallmind_simd::{Isa, IsaKind, WithIsa};
 //!
-//! /// What the layer reads: `x` [tokens, 3], `gain` [3], `weight` [4, 3].
+//! /// The inputs of the layer: `x` [tokens, 3], `gain` [3], `weight` [4, 3].
 //! struct Layer<'a> {
 //!     x: Mat<'a>,
 //!     gain: &'a [f32],

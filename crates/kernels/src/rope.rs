@@ -92,7 +92,7 @@ impl RopeTable {
         2 * self.half
     }
 
-    /// How many positions the table holds.
+    /// Number of positions in the table.
     pub fn max_positions(&self) -> usize {
         self.positions
     }

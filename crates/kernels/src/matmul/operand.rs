@@ -1,4 +1,4 @@
-//! What goes into a product besides packed weights: operands that lie as matrices, and the epilogue. No arithmetic.
+//! The inputs of a product besides packed weights: operands that lie as matrices, and the epilogue.
 
 use std::ops::Range;
 
@@ -13,13 +13,13 @@ pub enum Layout {
     Transposed,
 }
 
-/// What becomes of the earlier contents of the output.
+/// Whether a product replaces the output or is added to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Update {
-    /// They are never read.
+    /// Replaces it; its earlier contents are never read.
     #[default]
     Overwrite,
-    /// The product is added to them.
+    /// Adds to it.
     Accumulate,
 }
 
@@ -99,7 +99,7 @@ impl<'a, T> Operand<'a, T> {
     }
 }
 
-/// What happens to a product on its way into the output.
+/// The operations on a product before it is written: `[C +] scale · product [+ bias] [+ residual]`.
 #[derive(Clone, Copy)]
 pub struct Epilogue<'a> {
     /// Factor of the product, not of what is added to it.

@@ -26,7 +26,7 @@ use crate::{Format, Mat, MatMut};
 pub(super) const BLOCK: usize = Format::Q8_0.block().elements;
 /// Words of a block: each holds the four bytes of a dot product.
 pub(super) const QUADS: usize = BLOCK / 4;
-/// What is added to a byte of a weight to make it unsigned.
+/// Added to a byte of a weight to make it unsigned.
 const SHIFT: i32 = 128;
 /// The largest magnitude of a quantized element.
 const MOST: f32 = 127.0;

@@ -28,7 +28,7 @@ pub(super) const DIRECT_ROWS: usize = 4;
 pub(super) struct WalkKernels<P: Arithmetic> {
     /// For a B that is a panel, or lies in normal layout.
     pub plain: &'static [[KernelFn<P>; 3]],
-    /// Those of `plain` with the most rows, but packing B as they read it; none where the arithmetic can't read B
+    /// As `plain`, for the most rows only, and packing B as they read it; none where the arithmetic can't read B
     /// unpacked.
     pub packing: Option<&'static [KernelFn<P>; 3]>,
     /// For a B in strips; none where the arithmetic has no strips.

@@ -101,7 +101,7 @@ fn the_table_holds_the_angles() {
     assert!(plain.sin(299)[24..] != scaled.sin(299)[24..], "low frequencies are stretched");
 }
 
-/// What rope is for: the dot product of a query and a key depends on their distance only.
+/// The purpose of rope: the dot product of a query and a key depends on their distance only.
 #[test]
 fn scores_depend_on_the_distance() {
     let mut rng = Rng::new(21);

@@ -23,7 +23,7 @@ pub(crate) mod scalar;
 mod scalar_dot;
 pub(crate) mod ticks;
 
-// What unsafe code relies on beside the loads and stores: see [`Isa`](crate::Isa).
+// Unsafe code relies on these bounds: see [`Isa`](crate::Isa).
 const _: () = {
     use crate::{Isa, MAX_LANES};
     const fn is_valid<I: Isa>() -> bool {

@@ -8,7 +8,7 @@ use super::super::*;
 use crate::reference::Matrix;
 use crate::reference::matmul::matmul;
 
-/// What no kernel may write.
+/// Fills memory that no kernel may write.
 pub(super) const SENTINEL: f32 = -7.5e20;
 
 /// Numbers from a seed.
@@ -99,7 +99,7 @@ pub(super) struct Problem {
     pub(super) residual: Option<Buffer>,
 }
 
-/// Which parts an epilogue has, from the bits of a number below 16.
+/// A random problem; the bits of `epilogue`, below 16, say which parts its epilogue has.
 pub(super) fn problem(noise: &mut Noise, [m, n, k]: [usize; 3], layouts: [Layout; 2], epilogue: usize) -> Problem {
     let shape = |layout, rows, cols| if layout == Layout::Normal { (rows, cols) } else { (cols, rows) };
     let ((a_rows, a_cols), (b_rows, b_cols)) = (shape(layouts[0], m, k), shape(layouts[1], k, n));
