@@ -85,6 +85,7 @@ impl Columns {
     }
 
     /// Whether `row` has these columns, and ends with them if they are not whole.
+    #[inline(always)]
     fn fits<I: Isa>(self, row: &[f32]) -> bool {
         if self.whole {
             self.at + I::LANES <= row.len()
