@@ -1,10 +1,11 @@
-//! Dropout whose mask is computed from the element's index, and so never stored.
+//! Dropout with a mask that is a function of the element's index and is never stored.
 //!
-//! The random numbers are Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC
-//! 2011): a function from a counter and a key to four words, without state. Element `i` of a matrix always gets the same
-//! word, whichever window and worker asks, so the backward pass applies [`dropout`] with the same key to the gradient.
+//! The random numbers are Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3",
+//! SC 2011): a function from a counter and a key to four words, without state. Element `i` of a matrix gets the same
+//! word in every window and on every worker, so the backward pass applies [`dropout`] with the same key to the
+//! gradient.
 //!
-//! Words are dealt out in groups so that lanes need no shuffling: the 64 elements of group `g` take the words of the 16
+//! Words are assigned in groups so that lanes need no shuffling: the 64 elements of group `g` take the words of the 16
 //! counters `16g … 16g + 15`, first all first words, then all second words, and so on.
 
 use smallmind_simd::Isa;
@@ -23,24 +24,24 @@ const ROUNDS: usize = 10;
 /// Words are compared to the probability in 24 bits, which `f32` holds exactly.
 const WORD_RANGE: f32 = (1 << 24) as f32;
 
-/// What a mask depends on beside the element's index.
+/// The key of a mask: with the element's index it determines the mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DropoutKey {
     /// The seed of the run.
     pub seed: u64,
-    /// The training step, so that each draws another mask.
+    /// The training step: each has masks of its own.
     pub step: u32,
-    /// Which dropout of the model this is.
+    /// The number of the dropout in the model.
     pub salt: u32,
 }
 
-/// The operands of [`dropout`]: a window of a matrix that is `width` columns wide.
+/// The arguments of [`dropout`]: a window of a matrix that is `width` columns wide.
 pub struct Dropout<'a> {
-    /// What the mask depends on.
+    /// The key of the mask.
     pub key: DropoutKey,
     /// The probability with which an element becomes 0, from 0 to 1.
     pub p: f32,
-    /// Columns of the whole matrix: element `(row, col)` of it has index `row·width + col`.
+    /// Columns of the whole matrix, whose element `(row, col)` has the index `row·width + col`.
     pub width: usize,
     /// The row of the whole matrix where the window begins.
     pub first_row: usize,
@@ -75,7 +76,7 @@ pub fn dropout<I: Isa>(isa: I, args: Dropout) {
 
 /// Writes the mask of the elements `first..first + out.len()` to `out`: 0 or `1/(1 - p)`.
 ///
-/// It is for kernels that multiply by the mask on their way, such as attention; it enters no `vectorize` of its own.
+/// For kernels that multiply by the mask themselves, such as attention: it must be called within [`Isa::vectorize`].
 ///
 /// # Panics
 /// If `p` is not a probability.
@@ -96,7 +97,7 @@ pub fn scaled_mask_row<I: Isa>(isa: I, key: DropoutKey, p: f32, first: u64, out:
 
 /// The mask of element `index`: 0 with probability `p`, else `1/(1 - p)`.
 ///
-/// One call computes four words and uses one: for more than a few elements take [`scaled_mask_row`].
+/// It computes four words and uses one: for more than a few elements use [`scaled_mask_row`].
 ///
 /// # Panics
 /// If `p` is not a probability.
@@ -131,7 +132,7 @@ struct Mask {
     key: DropoutKey,
     /// An element is dropped if its word, as 24 bits, lies below this.
     threshold: f32,
-    /// What an element that is kept is multiplied by.
+    /// Factor of an element that is kept.
     scale: f32,
 }
 

@@ -2,10 +2,10 @@
 
 use smallmind_simd::Isa;
 
-use crate::{Mat, MatMut, sweep};
+use crate::{Mat, MatMut, row_ops};
 
-/// Rows that are summed before their sum is added to the total of a column: one level of a pairwise sum, and as many
-/// streams as the hardware prefetcher follows.
+/// Rows that are summed before their sum is added to the total of a column: a first level of pairwise summation, with
+/// as many streams as hardware prefetchers follow.
 pub(crate) const ROW_BLOCK: usize = 8;
 
 /// `out = a + b`, all `[rows, cols]`.
@@ -41,7 +41,7 @@ pub fn copy<I: Isa>(isa: I, x: Mat, mut out: MatMut) {
     );
 }
 
-/// `out[i] = x[rows[i]]` with `x` `[_, cols]` and `out` `[rows.len(), cols]`: for instance the last position of every
+/// `out[i] = x[rows[i]]` with `x` `[_, cols]` and `out` `[rows.len(), cols]`: for example the last position of every
 /// sequence.
 ///
 /// Its backward is [`embedding_backward`](crate::embedding::embedding_backward) with the same `rows` into a matrix of
@@ -76,7 +76,7 @@ pub fn column_sum<I: Isa>(isa: I, x: Mat, out: &mut [f32]) {
             let blocks = x.rows() / ROW_BLOCK;
             for first in (0..blocks).map(|block| block * ROW_BLOCK) {
                 let rows: [&[f32]; ROW_BLOCK] = std::array::from_fn(|i| x.row(first + i));
-                sweep::update(
+                row_ops::update(
                     isa,
                     rows,
                     out,
@@ -101,7 +101,7 @@ fn sum_block<I: Isa>(isa: I, v: [I::F32; ROW_BLOCK]) -> I::F32 {
 /// `out = a + b`, all of one length.
 #[inline(always)]
 pub(crate) fn add_rows<I: Isa>(isa: I, a: &[f32], b: &[f32], out: &mut [f32]) {
-    sweep::map(
+    row_ops::map(
         isa,
         [a, b],
         out,
@@ -113,7 +113,7 @@ pub(crate) fn add_rows<I: Isa>(isa: I, a: &[f32], b: &[f32], out: &mut [f32]) {
 /// `out += x`, both of one length.
 #[inline(always)]
 pub(crate) fn accumulate_row<I: Isa>(isa: I, x: &[f32], out: &mut [f32]) {
-    sweep::update(
+    row_ops::update(
         isa,
         [x],
         out,
@@ -125,7 +125,7 @@ pub(crate) fn accumulate_row<I: Isa>(isa: I, x: &[f32], out: &mut [f32]) {
 /// `to = from`, both of one length.
 #[inline(always)]
 pub(crate) fn copy_row<I: Isa>(isa: I, from: &[f32], to: &mut [f32]) {
-    sweep::map(
+    row_ops::map(
         isa,
         [from],
         to,

@@ -1,4 +1,4 @@
-//! Looking up rows of a table, and adding their gradients back.
+//! Lookup of rows of a table, and the gradient of the table.
 
 use smallmind_simd::Isa;
 
@@ -22,7 +22,7 @@ pub fn embedding<I: Isa>(isa: I, table: Mat, ids: &[u32], mut out: MatMut) {
     );
 }
 
-/// [`embedding`] of a table that is packed as the weight of a product.
+/// [`embedding`] of a table that is a packed weight too.
 ///
 /// # Panics
 /// As [`embedding`].

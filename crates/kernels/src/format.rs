@@ -13,8 +13,29 @@ pub enum Format {
     F16,
     /// The upper half of an `f32`: 8 bits of significand, the magnitudes of `f32`.
     Bf16,
-    /// Blocks of 32 elements along a row, as GGML's `Q8_0`: a scale in `f16` and 32 signed bytes; an element is `scale · byte`.
+    /// Blocks of 32 elements along a row, as GGML's `Q8_0`: a scale in `f16` and 32 signed bytes; an element is `scale
+    /// · byte`.
     Q8_0,
+}
+
+/// What the elements of a format are, and with that how products read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FormatKind {
+    /// `f32`, multiplied as they are.
+    Single,
+    /// Floats of 16 bits, widened to `f32` on their way into the multiply-adds.
+    Half(HalfKind),
+    /// Blocks of bytes, multiplied by rows that [`quantize_rows`](crate::matmul::quantize_rows) has quantized.
+    Blocks,
+}
+
+/// The formats of 16-bit floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HalfKind {
+    /// [`Format::F16`].
+    F16,
+    /// [`Format::Bf16`].
+    Bf16,
 }
 
 /// The smallest stretch of a row that a format stores by itself.
@@ -30,7 +51,7 @@ impl Format {
     /// Every format.
     pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Q8_0];
 
-    /// Its name, as command lines and reports have it.
+    /// The name in command lines and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -45,7 +66,17 @@ impl Format {
         Self::ALL.into_iter().find(|format| format.name() == name)
     }
 
-    /// Its block.
+    /// What the elements are and how products read them.
+    pub const fn kind(self) -> FormatKind {
+        match self {
+            Self::F32 => FormatKind::Single,
+            Self::F16 => FormatKind::Half(HalfKind::F16),
+            Self::Bf16 => FormatKind::Half(HalfKind::Bf16),
+            Self::Q8_0 => FormatKind::Blocks,
+        }
+    }
+
+    /// The smallest stretch of a row that is stored by itself.
     pub const fn block(self) -> Block {
         match self {
             Self::F32 => Block { elements: 1, bytes: 4 },
@@ -87,5 +118,18 @@ mod tests {
         }
         assert_eq!(Format::from_name("q9"), None);
         assert!(Format::Q8_0.divides(64) && !Format::Q8_0.divides(48) && Format::Bf16.divides(7));
+    }
+
+    #[test]
+    fn a_format_that_is_multiplied_element_by_element_has_no_blocks() {
+        for format in Format::ALL {
+            let bytes = match format.kind() {
+                FormatKind::Single => Some(4),
+                FormatKind::Half(_) => Some(2),
+                FormatKind::Blocks => None,
+            };
+            let single = Some(format.block()).filter(|block| block.elements == 1).map(|block| block.bytes);
+            assert_eq!(single, bytes, "{format}");
+        }
     }
 }

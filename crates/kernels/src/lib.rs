@@ -1,7 +1,7 @@
 //! The arithmetic of a transformer, forward and backward, on matrices of `f32`.
 //!
 //! Every kernel is a pure function: it takes borrowed matrices, computes the window of the output that it is given, and
-//! returns. It allocates nothing, starts no thread, reads no global. Who calls decides where values live, which
+//! returns. It allocates nothing, starts no thread, reads no global. The caller decides where values live, which
 //! instruction set runs and how many workers share an output.
 //!
 //! # A norm and a linear layer
@@ -16,7 +16,7 @@
 //! use smallmind_kernels::{Mat, MatMut, Part};
 //! use smallmind_simd::{Isa, IsaKind, WithIsa};
 //!
-//! /// What the layer reads: `x` [tokens, 3], `gain` [3], `weight` [4, 3].
+//! /// The inputs of the layer: `x` [tokens, 3], `gain` [3], `weight` [4, 3].
 //! struct Layer<'a> {
 //!     x: Mat<'a>,
 //!     gain: &'a [f32],
@@ -48,7 +48,7 @@
 //!             );
 //!         }
 //!
-//!         // y = normed · weightᵀ. Memory that a kernel needs for itself is the caller's, and its size is asked for beforehand.
+//!         // y = normed · weightᵀ. A kernel allocates nothing: the caller lends it scratch of a stated length.
 //!         let mut scratch = vec![0.0; gemm_scratch_len(isa, tokens, 4, 3)];
 //!         gemm(
 //!             isa,
@@ -79,11 +79,11 @@
 //! # What holds for every kernel
 //!
 //! * **The window doesn't change the result.** Each element is computed in an order that depends on neither the rows
-//!   nor the columns of the window, so an output shared out among any number of workers comes out bit-equal. Row-wise
-//!   kernels (a norm, rope, the loss) are cut by rows; sums over rows (the gradients of weights, biases and tables) by
-//!   columns.
-//! * **Shapes are preconditions.** Disagreeing shapes, ids, targets or positions out of range are mistakes of the
-//!   program and panic; what comes from outside is checked before it gets here.
+//!   nor the columns of the window, so an output divided among any number of workers has the same bits. The outputs of
+//!   row-wise kernels (a norm, rope, the loss) are divided by rows; those of sums over rows (the gradients of weights,
+//!   biases and tables) by columns.
+//! * **Shapes are preconditions.** Shapes that disagree, and ids, targets or positions out of range, are mistakes of
+//!   the program and panic; input from outside is checked before it reaches a kernel.
 //! * **Outputs are written, never read**, unless the documentation says that the kernel adds to them.
 //! * **Forward and backward are neighbours**, with the formula, its source and the bound of the error;
 //!   [`reference`](mod@reference) holds the naive `f64` twin of each, which the tests compare with.
@@ -100,6 +100,12 @@
 //! | [`dropout`] | masks from a counter-based generator |
 //! | [`optimizer`] | AdamW, the sum of squares |
 //! | [`elementwise`] | sums, copies, sums over rows |
+//!
+//! # Reading order
+//!
+//! `matrix`, `part`, `format`; `row_ops` and the row-wise kernels over it ([`elementwise`], [`norm`], [`rope`],
+//! [`activation`], [`loss`], [`optimizer`], [`dropout`]); [`matmul`], which states an order of its own; [`embedding`],
+//! [`softmax`], [`attention`]; [`reference`](mod@reference). Each uses only those before it.
 
 pub mod activation;
 pub mod attention;
@@ -115,9 +121,9 @@ pub mod optimizer;
 mod part;
 pub mod reference;
 pub mod rope;
+mod row_ops;
 pub mod softmax;
-mod sweep;
 
-pub use format::{Block, Format};
+pub use format::{Block, Format, FormatKind, HalfKind};
 pub use matrix::{Mat, MatMut};
 pub use part::Part;

@@ -6,14 +6,14 @@
 //! ```
 //!
 //! Subtracting the maximum leaves the value as it is and keeps every exponential at most 1, so losses and gradients are
-//! finite for all logits up to ±1e30. A row is one chunk of the batch's `[tokens, vocab]`; the caller chooses how many
-//! rows exist at a time.
+//! finite for all logits up to ±1e30. The rows of a call may be a chunk of the batch's `[tokens, vocab]`: the caller
+//! chooses how many exist at a time.
 
 use smallmind_simd::{Isa, math};
 
-use crate::{Mat, MatMut, sweep};
+use crate::{Mat, MatMut, row_ops};
 
-/// The target of a row that takes no part in the loss.
+/// The target of a row whose loss and gradient are zero.
 pub const IGNORE: u32 = u32::MAX;
 
 /// The loss of each row of `logits` `[rows, vocab]` into `losses` `[rows, 1]`; zero where the target is [`IGNORE`].
@@ -34,8 +34,8 @@ pub fn cross_entropy<I: Isa>(isa: I, logits: Mat, targets: &[u32], mut losses: M
     );
 }
 
-/// The losses as [`cross_entropy`] computes them, and `logits` `[rows, vocab]` turned into their own gradient,
-/// `scale · (softmax(logits) − onehot(target))`; zero in rows whose target is [`IGNORE`].
+/// The losses as [`cross_entropy`] computes them; overwrites `logits` `[rows, vocab]` with their gradient,
+/// `scale · (softmax(logits) − onehot(target))`, or zeros in rows whose target is [`IGNORE`].
 ///
 /// The error of a gradient is at most `(16 + vocab / 32) · ε · scale`.
 ///
@@ -67,7 +67,7 @@ fn check_shapes(logits: Mat, targets: &[u32], losses: Mat) {
     }
 }
 
-/// `log sum + max − logit`: in `f64`, once a row.
+/// `log sum + max − logit`, in `f64`.
 #[inline(always)]
 fn loss(sum: f32, max: f32, logit: f32) -> f32 {
     (f64::from(sum).ln() + (f64::from(max) - f64::from(logit))) as f32
@@ -75,9 +75,9 @@ fn loss(sum: f32, max: f32, logit: f32) -> f32 {
 
 #[inline(always)]
 fn row_loss<I: Isa>(isa: I, row: &[f32], target: u32) -> f32 {
-    let max = sweep::max(isa, row);
+    let max = row_ops::max(isa, row, |v| v);
     let shift = isa.splat(max);
-    let [sum] = sweep::sums(
+    let [sum] = row_ops::sums(
         isa,
         [row],
         [],
@@ -87,13 +87,13 @@ fn row_loss<I: Isa>(isa: I, row: &[f32], target: u32) -> f32 {
     loss(isa.sum(sum), max, row[target as usize])
 }
 
-/// Turns a row of logits into their gradient and returns its loss.
+/// Overwrites a row of logits with their gradient and returns its loss.
 #[inline(always)]
 fn row_backward<I: Isa>(isa: I, row: &mut [f32], target: u32, scale: f32) -> f32 {
-    let max = sweep::max(isa, row);
+    let max = row_ops::max(isa, row, |v| v);
     let logit = row[target as usize];
     let shift = isa.splat(max);
-    let sum = sweep::update_and_sum(
+    let sum = row_ops::update_and_sum(
         isa,
         row,
         #[inline(always)]
@@ -101,7 +101,7 @@ fn row_backward<I: Isa>(isa: I, row: &mut [f32], target: u32, scale: f32) -> f32
     );
     let sum = isa.sum(sum);
     let factor = isa.splat(scale / sum);
-    sweep::update(
+    row_ops::update(
         isa,
         [],
         row,
@@ -112,7 +112,8 @@ fn row_backward<I: Isa>(isa: I, row: &mut [f32], target: u32, scale: f32) -> f32
     loss(sum, max, logit)
 }
 
-/// `exp(v − shift)`; `exp(0)` in lanes that aren't live, where the exponential of zero minus the maximum could overflow.
+/// `exp(v − shift)`; `exp(0)` in lanes that aren't live, where the exponential of zero minus the maximum could
+/// overflow.
 #[inline(always)]
 fn exp_shifted<I: Isa>(isa: I, v: I::F32, shift: I::F32, live: I::F32) -> I::F32 {
     math::exp(isa, isa.neg_mul_add(shift, live, v))

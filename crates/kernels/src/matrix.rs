@@ -15,8 +15,8 @@ pub struct Mat<'a, T = f32> {
 
 /// A mutably borrowed matrix `[rows, cols]`, rows `stride` elements apart, columns adjacent.
 ///
-/// It borrows exactly its `rows × cols` elements, not the gaps between rows: two matrices with disjoint columns of the same rows may
-/// live side by side.
+/// It borrows exactly its `rows × cols` elements, not the gaps between rows: two matrices with disjoint columns of the
+/// same rows may live side by side.
 pub struct MatMut<'a, T = f32> {
     ptr: *mut T,
     rows: usize,
@@ -25,16 +25,16 @@ pub struct MatMut<'a, T = f32> {
     borrow: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: a Mat is a shared borrow of its elements.
+// SAFETY: a Mat is a shared borrow of its elements, as `&[T]` is, which is Send for T: Sync.
 unsafe impl<T: Sync> Send for Mat<'_, T> {}
-// SAFETY: as above.
+// SAFETY: a Mat is a shared borrow of its elements, as `&[T]` is, which is Sync for T: Sync.
 unsafe impl<T: Sync> Sync for Mat<'_, T> {}
-// SAFETY: a MatMut is an exclusive borrow of its elements.
+// SAFETY: a MatMut is an exclusive borrow of its elements, as `&mut [T]` is, which is Send for T: Send.
 unsafe impl<T: Send> Send for MatMut<'_, T> {}
-// SAFETY: a shared MatMut gives only shared access.
+// SAFETY: a shared MatMut gives shared access only, as a shared `&mut [T]` does, which is Sync for T: Sync.
 unsafe impl<T: Sync> Sync for MatMut<'_, T> {}
 
-// Not derived, which would ask it of the elements too.
+// Derived, both would demand that the elements be `Clone` and `Copy`.
 impl<T> Clone for Mat<'_, T> {
     #[inline(always)]
     fn clone(&self) -> Self {
@@ -44,6 +44,7 @@ impl<T> Clone for Mat<'_, T> {
 
 impl<T> Copy for Mat<'_, T> {}
 
+/// Asserts that a matrix fits into `len` elements and that its rows don't overlap.
 fn check_extent(len: usize, rows: usize, cols: usize, stride: usize) {
     assert!(cols <= stride || rows <= 1, "a row of {cols} elements overlaps the next, {stride} elements on");
     let need = if rows == 0 { 0 } else { (rows - 1) * stride + cols };
@@ -77,20 +78,20 @@ impl<'a, T> Mat<'a, T> {
     /// The matrix at `ptr`.
     ///
     /// # Safety
-    /// For `'a`, the elements `ptr[r * stride + c]` with `r < rows`, `c < cols` must be valid for reads, and those that are read through this matrix
-    /// or a window of it must not be written.
+    /// For `'a`, the elements `ptr[r * stride + c]` with `r < rows`, `c < cols` must be valid for reads, and no element
+    /// that is read through this matrix or a window of it may be written.
     #[inline(always)]
     pub unsafe fn from_raw(ptr: *const T, rows: usize, cols: usize, stride: usize) -> Self {
         Self { ptr, rows, cols, stride, borrow: PhantomData }
     }
 
-    /// How many rows.
+    /// Number of rows.
     #[inline(always)]
     pub fn rows(self) -> usize {
         self.rows
     }
 
-    /// How many columns.
+    /// Number of columns.
     #[inline(always)]
     pub fn cols(self) -> usize {
         self.cols
@@ -115,7 +116,8 @@ impl<'a, T> Mat<'a, T> {
     #[inline(always)]
     pub fn row(self, r: usize) -> &'a [T] {
         assert!(r < self.rows, "row {r} of a matrix with {}", self.rows);
-        // SAFETY: construction guarantees that the elements of every row are readable for 'a.
+        // SAFETY: r is a row, whose elements are readable for 'a: the constructors have checked it, or `from_raw`
+        // demanded it.
         unsafe { std::slice::from_raw_parts(self.ptr.add(r * self.stride), self.cols) }
     }
 
@@ -126,7 +128,7 @@ impl<'a, T> Mat<'a, T> {
     #[inline(always)]
     pub fn rows_range(self, range: Range<usize>) -> Mat<'a, T> {
         check_range(&range, self.rows, "rows");
-        // SAFETY: an offset of at most the extent of the matrix; an empty range makes no element reachable.
+        // SAFETY: if the range isn't empty, its first row is one of the matrix, all of which lie in one allocation.
         Self { ptr: unsafe { offset(self.ptr, &range, self.stride) }, rows: range.len(), ..self }
     }
 
@@ -137,18 +139,18 @@ impl<'a, T> Mat<'a, T> {
     #[inline(always)]
     pub fn cols_range(self, range: Range<usize>) -> Mat<'a, T> {
         check_range(&range, self.cols, "columns");
-        // SAFETY: an offset within the first row, or one past it where no element is reachable.
+        // SAFETY: the offset ends within the first row; without rows it is 0.
         Self { ptr: unsafe { offset(self.ptr, &range, usize::from(self.rows > 0)) }, cols: range.len(), ..self }
     }
 }
 
-/// `ptr` moved on by `range.start * stride`; not at all for an empty range, whose start may lie beyond the allocation.
+/// `ptr + range.start * stride`, or `ptr` if the range is empty: its start may lie beyond the allocation.
 ///
 /// # Safety
-/// Unless the range is empty, the moved pointer must lie in the allocation of `ptr`.
+/// Unless the range is empty, the result must lie in the allocation of `ptr`.
 #[inline(always)]
 unsafe fn offset<T>(ptr: *const T, range: &Range<usize>, stride: usize) -> *const T {
-    // SAFETY: the caller's guarantee.
+    // SAFETY: the range isn't empty in the second case, so that the result lies in the allocation.
     if range.is_empty() { ptr } else { unsafe { ptr.add(range.start * stride) } }
 }
 
@@ -175,20 +177,20 @@ impl<'a, T> MatMut<'a, T> {
     /// The matrix at `ptr`.
     ///
     /// # Safety
-    /// For `'a`, every element `ptr[r * stride + c]` with `r < rows`, `c < cols` must be valid for reads and writes, and be reached
-    /// through this matrix alone.
+    /// For `'a`, every element `ptr[r * stride + c]` with `r < rows`, `c < cols` must be valid for reads and writes,
+    /// and be reached through this matrix alone.
     #[inline(always)]
     pub unsafe fn from_raw(ptr: *mut T, rows: usize, cols: usize, stride: usize) -> Self {
         Self { ptr, rows, cols, stride, borrow: PhantomData }
     }
 
-    /// How many rows.
+    /// Number of rows.
     #[inline(always)]
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// How many columns.
+    /// Number of columns.
     #[inline(always)]
     pub fn cols(&self) -> usize {
         self.cols
@@ -212,7 +214,7 @@ impl<'a, T> MatMut<'a, T> {
         Mat { ptr: self.ptr, rows: self.rows, cols: self.cols, stride: self.stride, borrow: PhantomData }
     }
 
-    /// The same matrix, for a shorter time.
+    /// The same matrix, borrowed for a shorter time.
     #[inline(always)]
     pub fn reborrow(&mut self) -> MatMut<'_, T> {
         MatMut { ptr: self.ptr, rows: self.rows, cols: self.cols, stride: self.stride, borrow: PhantomData }
@@ -234,7 +236,8 @@ impl<'a, T> MatMut<'a, T> {
     #[inline(always)]
     pub fn row_mut(&mut self, r: usize) -> &mut [T] {
         assert!(r < self.rows, "row {r} of a matrix with {}", self.rows);
-        // SAFETY: construction guarantees that this matrix alone reaches the row for 'a, and &mut self that this borrow does now.
+        // SAFETY: r is a row; the matrix borrows its elements exclusively for 'a, and `&mut self` lends them to one
+        // slice at a time.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(r * self.stride), self.cols) }
     }
 
@@ -245,7 +248,7 @@ impl<'a, T> MatMut<'a, T> {
     #[inline(always)]
     pub fn pair_mut(&mut self, r: usize) -> [&mut [T]; 2] {
         check_range(&(r..r + 2), self.rows, "rows");
-        // SAFETY: as for row_mut, and the elements of different rows are different.
+        // SAFETY: both are rows of the exclusively borrowed matrix, and rows don't overlap.
         let row = |r: usize| unsafe { std::slice::from_raw_parts_mut(self.ptr.add(r * self.stride), self.cols) };
         [row(r), row(r + 1)]
     }
@@ -257,7 +260,7 @@ impl<'a, T> MatMut<'a, T> {
     #[inline(always)]
     pub fn rows_range(self, range: Range<usize>) -> MatMut<'a, T> {
         check_range(&range, self.rows, "rows");
-        // SAFETY: an offset of at most the extent of the matrix; an empty range makes no element reachable.
+        // SAFETY: if the range isn't empty, its first row is one of the matrix, all of which lie in one allocation.
         Self { ptr: unsafe { offset(self.ptr, &range, self.stride) }.cast_mut(), rows: range.len(), ..self }
     }
 
@@ -269,7 +272,7 @@ impl<'a, T> MatMut<'a, T> {
     pub fn cols_range(self, range: Range<usize>) -> MatMut<'a, T> {
         check_range(&range, self.cols, "columns");
         let step = usize::from(self.rows > 0);
-        // SAFETY: an offset within the first row, or none where no element is reachable.
+        // SAFETY: the offset ends within the first row; without rows it is 0.
         Self { ptr: unsafe { offset(self.ptr, &range, step) }.cast_mut(), cols: range.len(), ..self }
     }
 

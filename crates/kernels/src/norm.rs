@@ -14,9 +14,9 @@
 //! rstd = 1 / √(Σ x² / n + eps)      x̂ = x · rstd      y = x̂ · weight      dx = rstd · (g − x̂ · Σ (g x̂) / n)
 //! ```
 //!
-//! All kernels are cut by rows. The backward reads `dy` and `x` once: with `dx` it leaves the terms of `dweight` and
-//! `dbias` summed over blocks of [`PARTIAL_ROWS`] rows, so its windows start at multiples of that; the sum of these partial
-//! sums ([`column_sum`](crate::elementwise::column_sum)) is the gradient of the parameters, cut by columns.
+//! Windows are cut by rows. The backward reads `dy` and `x` once: beside `dx` it writes the terms of `dweight` and
+//! `dbias`, summed over blocks of [`PARTIAL_ROWS`] rows, so that its windows start at multiples of these. The sum over
+//! the blocks ([`column_sum`](crate::elementwise::column_sum)), cut by columns, is the gradient of the parameters.
 //!
 //! Where `X` is the greatest `|x|` of a row and `G` its greatest `|g|`, the error is at most about `(16 + n / 32) · ε`
 //! times `X · rstd · |weight|` for an element of `y`, and times `rstd · G · (1 + X · rstd)²` for one of `dx`: small
@@ -24,22 +24,22 @@
 
 use smallmind_simd::Isa;
 
-use crate::sweep::{self, Destination, each};
+use crate::row_ops::{self, Destination, each};
 use crate::{Mat, MatMut};
 
 /// Rows of the input that make one row of the partial sums of a norm's backward.
 pub const PARTIAL_ROWS: usize = 32;
 
-/// Rows that are taken together: the latency of one's sums over lanes hides behind the other's, and the backward loads the weight
-/// and updates the partial sums once for both. With more rows the memory stands still for longer between them, although each
-/// sweep asks for the rows of the next pair.
+/// Rows that are computed together: their sums over lanes overlap, and the backward loads the weight and updates the
+/// partial sums once for both. With more rows memory idles for longer while sums over lanes are computed, although the
+/// rows of the next pair are prefetched.
 const PAIR: usize = 2;
 
-/// An addition in front of a norm.
+/// An addition before a norm: `sum = x + add`, of which the norm is taken.
 pub struct Residual<'a> {
-    /// What is added to `x`, `[tokens, d_model]`.
+    /// The other addend, `[tokens, d_model]`.
     pub add: Mat<'a>,
-    /// Where the sum is kept for the next residual and the backward, `[tokens, d_model]`.
+    /// The sum, which the next residual and the backward read, `[tokens, d_model]`.
     pub sum: MatMut<'a>,
 }
 
@@ -47,7 +47,7 @@ pub struct Residual<'a> {
 pub struct LayerNorm<'a> {
     /// The input, `[tokens, d_model]`.
     pub x: Mat<'a>,
-    /// What is added to `x` first: then the sum is normalised in its place.
+    /// An addition whose sum is normalised instead of `x`.
     pub residual: Option<Residual<'a>>,
     /// `[d_model]`
     pub weight: &'a [f32],
@@ -65,18 +65,18 @@ pub struct LayerNorm<'a> {
 pub struct NormBackward<'a> {
     /// The gradient of the result, `[tokens, d_model]`.
     pub dy: Mat<'a>,
-    /// What was normalised (the sum, if a residual was added), `[tokens, d_model]`.
+    /// The input of the norm, or the sum with the residual, `[tokens, d_model]`.
     pub x: Mat<'a>,
     /// `[d_model]`
     pub weight: &'a [f32],
     /// The statistics that the forward stored: mean and rstd, `[tokens, 2]`, or rstd alone, `[tokens, 1]`.
     pub stats: Mat<'a>,
-    /// A gradient that reaches `x` on another way and is added to `dx`, `[tokens, d_model]`.
+    /// Another gradient of `x`, which is added to `dx`, `[tokens, d_model]`.
     pub add: Option<Mat<'a>>,
     /// The gradient of `x`, `[tokens, d_model]`.
     pub dx: MatMut<'a>,
-    /// For each block of [`PARTIAL_ROWS`] rows the sums of `dy · x̂`, the terms of `dweight`, and, where there is a bias,
-    /// beside them those of `dy`, the terms of `dbias`: `[⌈tokens / PARTIAL_ROWS⌉, d_model]` or `[…, 2 · d_model]`.
+    /// Sums over each block of [`PARTIAL_ROWS`] rows: of `dy · x̂` for `dweight`, and, where there is a bias, beside
+    /// them of `dy` for `dbias`. `[⌈tokens / PARTIAL_ROWS⌉, d_model]`, or `[…, 2 · d_model]` with a bias.
     pub partials: MatMut<'a>,
 }
 
@@ -84,7 +84,7 @@ pub struct NormBackward<'a> {
 pub struct RmsNorm<'a> {
     /// The input, `[tokens, d_model]`.
     pub x: Mat<'a>,
-    /// What is added to `x` first: then the sum is normalised in its place.
+    /// An addition whose sum is normalised instead of `x`.
     pub residual: Option<Residual<'a>>,
     /// `[d_model]`
     pub weight: &'a [f32],
@@ -127,12 +127,12 @@ fn layer_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut LayerNorm, first: 
     let LayerNorm { x, residual, weight, bias, eps, out, stats } = args;
     let (inverse_n, stride) = (1.0 / x.cols().max(1) as f32, x.stride());
     let (x, means): ([&[f32]; R], [f32; R]) = rows_and_means(isa, *x, residual, first);
-    // The variance takes a sweep of its own: from Σ x² and Σ x alone it would cancel.
+    // The variance takes a second pass: computed from Σ x² and Σ x it would suffer cancellation.
     let squares: [_; R] = each(
         #[inline(always)]
         |r| {
             let mean = isa.splat(means[r]);
-            let [squares] = sweep::sums(
+            let [squares] = row_ops::sums(
                 isa,
                 [x[r]],
                 [],
@@ -154,21 +154,21 @@ fn layer_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut LayerNorm, first: 
             }
             let (mean, rstd) = (isa.splat(means[r]), isa.splat(rstds[r]));
             let out = (out.row_mut(first + r), destination);
-            let ahead = [x[r].as_ptr().wrapping_add(R * stride)];
+            let next = [x[r].as_ptr().wrapping_add(R * stride)];
             match bias {
-                None => sweep::map_ahead(
+                None => row_ops::map_prefetching(
                     isa,
                     [x[r], *weight],
                     out,
-                    ahead,
+                    next,
                     #[inline(always)]
                     |[x, weight]| isa.mul(isa.mul(isa.sub(x, mean), rstd), weight),
                 ),
-                Some(bias) => sweep::map_ahead(
+                Some(bias) => row_ops::map_prefetching(
                     isa,
                     [x[r], *weight, *bias],
                     out,
-                    ahead,
+                    next,
                     #[inline(always)]
                     |[x, weight, bias]| isa.mul_add(isa.mul(isa.sub(x, mean), rstd), weight, bias),
                 ),
@@ -229,7 +229,7 @@ fn rms_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut RmsNorm, first: usiz
     let squares: [_; R] = each(
         #[inline(always)]
         |r| {
-            let [squares] = sweep::sums(
+            let [squares] = row_ops::sums(
                 isa,
                 [x[r]],
                 [],
@@ -247,7 +247,7 @@ fn rms_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut RmsNorm, first: usiz
                 stats.row_mut(first + r)[0] = rstds[r];
             }
             let rstd = isa.splat(rstds[r]);
-            sweep::map_ahead(
+            row_ops::map_prefetching(
                 isa,
                 [x[r], *weight],
                 (out.row_mut(first + r), destination),
@@ -259,8 +259,8 @@ fn rms_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut RmsNorm, first: usiz
     );
 }
 
-/// The gradient of the input of [`rms_norm`], plus `add`, and the partial sums of the gradient of the weight, whose error
-/// is that of [`layer_norm_backward`].
+/// The gradient of the input of [`rms_norm`], plus `add`, and the partial sums of the gradient of the weight, whose
+/// error is that of [`layer_norm_backward`].
 ///
 /// # Panics
 /// If shapes disagree.
@@ -315,8 +315,8 @@ fn rstd_of_rows<I: Isa, const R: usize>(isa: I, squares: [I::F32; R], inverse_n:
     )
 }
 
-/// What is to be normalised of the `R` rows from row `first` on: `x` itself, or its sum with the residual, which is stored.
-/// With it the mean of each row.
+/// The `R` rows from row `first` on that are to be normalised, and their means: rows of `x`, or of its sum with the
+/// residual, which is written.
 #[inline(always)]
 fn rows_and_means<'s, I: Isa, const R: usize>(
     isa: I,
@@ -329,7 +329,7 @@ fn rows_and_means<'s, I: Isa, const R: usize>(
         #[inline(always)]
         |r| match residual {
             None => {
-                let [sum] = sweep::sums(
+                let [sum] = row_ops::sums(
                     isa,
                     [x.row(first + r)],
                     [],
@@ -338,7 +338,7 @@ fn rows_and_means<'s, I: Isa, const R: usize>(
                 );
                 sum
             }
-            Some(Residual { add, sum }) => sweep::map_and_sum(
+            Some(Residual { add, sum }) => row_ops::map_and_sum(
                 isa,
                 [x.row(first + r), add.row(first + r)],
                 sum.row_mut(first + r),
@@ -355,7 +355,7 @@ fn rows_and_means<'s, I: Isa, const R: usize>(
     (rows_of(rows, first), means)
 }
 
-/// The backward of LayerNorm, or, without a `MEAN`, of RMSNorm; `split` divides a row of partial sums between the `T`
+/// The backward of LayerNorm, or of RMSNorm without `MEAN`. `split` divides a row of partial sums between the `T`
 /// parameters.
 #[inline(always)]
 fn backward<I: Isa, const MEAN: bool, const T: usize>(
@@ -392,7 +392,7 @@ fn backward<I: Isa, const MEAN: bool, const T: usize>(
     );
 }
 
-/// What the gradient of a row is made of, in every lane: `dx = dy · rstd · weight − (x − mean) · slope − level`.
+/// The numbers of a row, in every lane, in its gradient `dx = dy · rstd · weight − (x − mean) · slope − level`.
 #[derive(Clone, Copy)]
 struct Slopes<I: Isa> {
     mean: I::F32,
@@ -404,7 +404,7 @@ struct Slopes<I: Isa> {
 }
 
 impl<I: Isa> Slopes<I> {
-    /// Of the `R` rows from row `first` on.
+    /// The numbers of the `R` rows from row `first` on.
     #[inline(always)]
     fn of_rows<const MEAN: bool, const R: usize>(
         isa: I,
@@ -433,17 +433,17 @@ impl<I: Isa> Slopes<I> {
         )
     }
 
-    /// `Σ g`, which RMSNorm does without, and `Σ g (x − mean)` of row `r`, spread over lanes.
+    /// `Σ g`, which RMSNorm doesn't need, and `Σ g (x − mean)` of row `r`, spread over lanes.
     #[inline(always)]
     fn sums_of_row<const MEAN: bool>(isa: I, args: &NormBackward, r: usize, destination: Destination) -> [I::F32; 2] {
         let mean = isa.splat(if MEAN { args.stats.row(r)[0] } else { 0.0 });
-        sweep::sums(
+        row_ops::sums(
             isa,
             [args.dy.row(r), args.x.row(r), args.weight],
             [match destination {
-                // Whose lines are about to be written.
+                // These lines are written next.
                 Destination::Caches => args.dx.row(r).as_ptr(),
-                // Half of what is read next, so that memory has work in both passes.
+                // Half of what is read next: the other pass prefetches the other half.
                 Destination::Memory => args.dy.as_ptr().wrapping_add((r + PAIR) * args.dy.stride()),
             }],
             #[inline(always)]
@@ -459,7 +459,7 @@ impl<I: Isa> Slopes<I> {
     }
 }
 
-/// What the gradients of a norm are computed from, as in [`NormBackward`].
+/// The inputs of [`NormBackward`].
 #[derive(Clone, Copy)]
 struct Inputs<'a> {
     dy: Mat<'a>,
@@ -468,7 +468,7 @@ struct Inputs<'a> {
     add: Option<Mat<'a>>,
 }
 
-/// What `R` rows of the gradient are written to.
+/// The outputs of `R` rows of the gradient.
 struct Outputs<'a, const R: usize, const T: usize> {
     dx: [&'a mut [f32]; R],
     destination: Destination,
@@ -476,8 +476,8 @@ struct Outputs<'a, const R: usize, const T: usize> {
     totals: [&'a mut [f32]; T],
 }
 
-/// `dx` of the `R` rows from row `first` on. The terms of the gradients of the parameters, summed over these rows in order, are
-/// added to the `T` partial sums.
+/// Writes `dx` of the `R` rows from row `first` on, and adds their terms of the gradients of the parameters, in the
+/// order of the rows, to the `T` partial sums.
 #[inline(always)]
 fn gradient_rows<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
     isa: I,
@@ -486,19 +486,19 @@ fn gradient_rows<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
     slopes: [Slopes<I>; R],
     Outputs { dx, destination, totals }: Outputs<R, T>,
 ) {
-    let ahead: [_; R] = each(
+    let next_rows: [_; R] = each(
         #[inline(always)]
         |r| {
             let next = |mat: Mat| mat.as_ptr().wrapping_add((first + R + r) * mat.stride());
             match destination {
                 Destination::Caches => [next(dy), next(x)],
-                // The sums of these rows have asked for dy.
+                // The sums of these rows have prefetched dy.
                 Destination::Memory => [next(x), add.map_or_else(|| next(x), next)],
             }
         },
     );
     match add {
-        None => sweep::map_rows_and_total(
+        None => row_ops::map_rows_and_total(
             isa,
             each::<_, R>(
                 #[inline(always)]
@@ -507,7 +507,7 @@ fn gradient_rows<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
             [weight],
             (dx, destination),
             totals,
-            ahead,
+            next_rows,
             #[inline(always)]
             |rows, [weight], totals| {
                 let rows = each(
@@ -517,7 +517,7 @@ fn gradient_rows<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
                 gradients::<I, MEAN, T, R>(isa, slopes, rows, weight, totals)
             },
         ),
-        Some(add) => sweep::map_rows_and_total(
+        Some(add) => row_ops::map_rows_and_total(
             isa,
             each::<_, R>(
                 #[inline(always)]
@@ -526,26 +526,26 @@ fn gradient_rows<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
             [weight],
             (dx, destination),
             totals,
-            ahead,
+            next_rows,
             #[inline(always)]
             |rows, [weight], totals| gradients::<I, MEAN, T, R>(isa, slopes, rows, weight, totals),
         ),
     }
 }
 
-/// A row of partial sums, of the weight.
+/// A row of partial sums: those of the weight.
 #[inline(always)]
 fn whole(sums: &mut [f32]) -> [&mut [f32]; 1] {
     [sums]
 }
 
-/// A row of partial sums, of weight and bias.
+/// A row of partial sums: those of the weight, then those of the bias.
 #[inline(always)]
 fn halves(sums: &mut [f32]) -> [&mut [f32]; 2] {
     sums.split_at_mut(sums.len() / 2).into()
 }
 
-/// For a vector of columns of `[dy, x, add]` of `R` rows: `dx`, and the totals with the rows' terms added.
+/// `dx` and the new totals from a vector of columns of `[dy, x, add]` of `R` rows.
 #[inline(always)]
 fn gradients<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
     isa: I,

@@ -1,8 +1,8 @@
-//! AdamW, and the sum of squares that gradients are clipped by.
+//! AdamW, and the sum of squares that the clip factor of gradients follows from.
 
 use smallmind_simd::Isa;
 
-/// The numbers of one AdamW step (Loshchilov and Hutter 2019, arXiv:1711.05101), in double precision, as small
+/// The numbers of one AdamW step (Loshchilov and Hutter 2019, arXiv:1711.05101), in double precision, since small
 /// differences such as `1 - β₂` enter the moments.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
@@ -12,11 +12,11 @@ pub struct AdamW {
     pub beta1: f64,
     /// The decay of the second moment.
     pub beta2: f64,
-    /// What keeps the denominator away from 0.
+    /// Added to the denominator.
     pub eps: f64,
     /// The decoupled weight decay; 0 for biases and norms.
     pub weight_decay: f64,
-    /// What every gradient is multiplied by before use: 1, or the clip factor.
+    /// Factor of every gradient: 1, or the clip factor.
     pub grad_scale: f64,
     /// `1 - β₁^t` in step `t`, counted from 1.
     pub bias_correction1: f64,
@@ -66,7 +66,7 @@ pub fn adamw<I: Isa>(isa: I, config: &AdamW, param: &mut [f32], grad: &mut [f32]
     );
 }
 
-/// What [`adamw`] multiplies by, in every lane.
+/// The numbers of [`AdamW`] as vectors.
 struct Step<I: Isa> {
     grad_scale: I::F32,
     decay: I::F32,
@@ -121,10 +121,10 @@ const SUM_LANES: usize = 32;
 /// Vectors of the narrowest instruction set that hold the sums of a block.
 const SUM_VECTORS: usize = 4;
 
-/// `Σ xᵢ²` in double precision, so that it neither overflows nor loses digits; the same on every instruction set.
+/// `Σ xᵢ²` in double precision, so that it neither overflows nor loses digits; the same bits on every instruction set.
 ///
-/// Each block of [`SUM_BLOCK`] elements is summed by itself in a fixed order, then the blocks from first to last. For a sum
-/// that is equal to the bit for any number of workers, call it for every block (or any fixed number of them) and add the
+/// Each block of [`SUM_BLOCK`] elements is summed by itself in a fixed order, then the blocks from first to last. For a
+/// sum with the same bits for any number of workers, call it for every block (or any fixed number of them) and add the
 /// results in order.
 pub fn sum_of_squares<I: Isa>(isa: I, x: &[f32]) -> f64 {
     isa.vectorize(

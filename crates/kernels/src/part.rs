@@ -1,13 +1,13 @@
-//! How the output of a kernel is shared out between workers.
+//! How the output of a kernel is divided among workers.
 
 use std::ops::Range;
 
 /// Worker `index` of `count`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Which worker, below `count`.
+    /// The worker, below `count`.
     pub index: usize,
-    /// How many workers share the output.
+    /// Number of workers that share the output.
     pub count: usize,
 }
 
@@ -15,7 +15,7 @@ impl Part {
     /// The whole output.
     pub const WHOLE: Part = Part { index: 0, count: 1 };
 
-    /// This worker's share of `0..len`, in multiples of `granule` (the last one may be cut short).
+    /// This worker's share of `0..len`, which begins and ends at multiples of `granule` or at `len`.
     ///
     /// The shares of all workers are disjoint, in order, and cover `0..len`.
     pub fn range(self, len: usize, granule: usize) -> Range<usize> {
@@ -25,7 +25,7 @@ impl Part {
         cut(self.index)..cut(self.index + 1)
     }
 
-    /// The units `index, index + count, …` below `units`: for units of unequal cost.
+    /// The units `index, index + count, …` below `units`, dealt round robin: for units of unequal cost.
     pub fn interleaved(self, units: usize) -> impl Iterator<Item = usize> {
         (self.index..units).step_by(self.count.max(1))
     }

@@ -1,34 +1,35 @@
 //! Rotary position embedding (Su et al., *RoFormer: Enhanced Transformer with Rotary Position Embedding*, 2021).
 //!
 //! Feature `i` and feature `i + head_dim / 2` of a head are the two coordinates of a point (the pairing that Hugging
-//! Face calls `rotate_half`). Position `p` turns it by the angle `p · f_i`, with `f_i = theta^(−2i / head_dim)`:
+//! Face calls `rotate_half`), which is rotated by the angle `p · f_i` at position `p`, with `f_i = theta^(−2i /
+//! head_dim)`:
 //!
 //! ```text
 //! y[i]        = x[i] · cos(p f_i) − x[i + half] · sin(p f_i)
 //! y[i + half] = x[i + half] · cos(p f_i) + x[i] · sin(p f_i)
 //! ```
 //!
-//! A rotation's transpose is its inverse: the backward turns the gradient by the negative angle.
+//! A rotation's transpose is its inverse: the backward rotates the gradient by the negative angle.
 
 use std::f64::consts::TAU;
 
 use smallmind_simd::Isa;
 
-use crate::{Mat, MatMut, elementwise::copy_row, sweep};
+use crate::{Mat, MatMut, elementwise::copy_row, row_ops};
 
-/// The stretching of low frequencies with which Llama 3.1 and later reach long contexts (`rope_type: "llama3"` in
+/// The scaling of low frequencies with which Llama 3.1 and later reach long contexts (`rope_type: "llama3"` in
 /// `config.json`).
 ///
-/// With the wavelength `λ = 2π / f` and `L = original_max_position`: a frequency with `λ < L / high_freq_factor` stays;
-/// one with `λ > L / low_freq_factor` is divided by `factor`; between them, `f' = (1 − s) · f / factor + s · f` with `s
-/// = (L / λ − low_freq_factor) / (high_freq_factor − low_freq_factor)`.
+/// With the wavelength `λ = 2π / f` and `L = original_max_position`: a frequency with `λ < L / high_freq_factor` is
+/// kept; one with `λ > L / low_freq_factor` is divided by `factor`; between both, `f' = (1 − s) · f / factor + s · f`
+/// with `s = (L / λ − low_freq_factor) / (high_freq_factor − low_freq_factor)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RopeScaling {
-    /// By what the lowest frequencies are divided.
+    /// Divisor of the lowest frequencies.
     pub factor: f64,
-    /// Wavelengths above `original_max_position / low_freq_factor` are stretched in full.
+    /// Wavelengths above `original_max_position / low_freq_factor` are multiplied by `factor`.
     pub low_freq_factor: f64,
-    /// Wavelengths below `original_max_position / high_freq_factor` are left alone.
+    /// Wavelengths below `original_max_position / high_freq_factor` are kept.
     pub high_freq_factor: f64,
     /// The context length that the model was first trained with.
     pub original_max_position: usize,
@@ -36,13 +37,13 @@ pub struct RopeScaling {
 
 impl RopeScaling {
     fn apply(&self, frequency: f64) -> f64 {
-        let turns = self.original_max_position as f64 * frequency / TAU;
-        if turns > self.high_freq_factor {
+        let periods = self.original_max_position as f64 * frequency / TAU;
+        if periods > self.high_freq_factor {
             frequency
-        } else if turns < self.low_freq_factor {
+        } else if periods < self.low_freq_factor {
             frequency / self.factor
         } else {
-            let s = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor);
+            let s = (periods - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor);
             (1.0 - s) * frequency / self.factor + s * frequency
         }
     }
@@ -60,13 +61,13 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// The table for the positions `0..max_positions` of heads of `head_dim` features, whose frequencies start at 1 and
-    /// fall towards `1 / theta`.
+    /// The table of the positions `0..max_positions` for heads of `head_dim` features. Frequencies fall from 1 towards
+    /// `1 / theta`.
     ///
     /// # Panics
     /// If `head_dim` is odd.
     pub fn new(head_dim: usize, theta: f64, scaling: Option<RopeScaling>, max_positions: usize) -> Self {
-        assert!(head_dim.is_multiple_of(2), "rope turns pairs of features, a head has {head_dim}");
+        assert!(head_dim.is_multiple_of(2), "rope rotates pairs of features, a head has {head_dim}");
         let half = head_dim / 2;
         let frequency = |i: usize| {
             let plain = theta.powf(-((2 * i) as f64) / head_dim as f64);
@@ -91,7 +92,7 @@ impl RopeTable {
         2 * self.half
     }
 
-    /// How many positions the table holds.
+    /// Number of positions in the table.
     pub fn max_positions(&self) -> usize {
         self.positions
     }
@@ -117,44 +118,44 @@ impl RopeTable {
     }
 }
 
-/// Which way to turn.
+/// The sign of the angle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// By the angle of the position: values.
+    /// The angle of the position: for values.
     Forward,
-    /// By its negative: gradients.
+    /// The negative angle: for gradients.
     Backward,
 }
 
 /// The arguments of [`rope`].
 pub struct Rope<'a> {
-    /// The heads, one after the other, then columns that are only copied: `[rows, width]`, `width ≥ heads · head_dim`.
+    /// Heads, one after another, then columns that are copied: `[rows, width]`, `width ≥ heads · head_dim`.
     pub x: Mat<'a>,
     /// The position of each row, `[rows]`, each below the table's number of positions.
     pub positions: &'a [u32],
     /// The angles.
     pub table: &'a RopeTable,
-    /// How many heads to turn.
+    /// Number of heads to rotate.
     pub heads: usize,
-    /// Which way.
+    /// The sign of the angle.
     pub direction: Direction,
     /// The result, `[rows, width]`.
     pub out: MatMut<'a>,
 }
 
-/// Turns the first `heads` heads of every row by the angles of the row's position and copies the other columns, so that
-/// queries, keys and values can lie side by side. Windows are cut by rows.
+/// Rotates the first `heads` heads of every row by the angles of the row's position and copies the other columns, so
+/// that queries, keys and values can lie side by side. Windows are cut by rows.
 ///
-/// An element's error is at most 2 ε times the length of the point that it is a coordinate of.
+/// The error of an element is at most 2 ε times the distance from the origin of the point that it is a coordinate of.
 ///
 /// # Panics
 /// If shapes disagree or a position lies beyond the table: positions from outside are checked before.
 pub fn rope<I: Isa>(isa: I, args: Rope) {
     let Rope { x, positions, table, heads, direction, mut out } = args;
-    let turned = heads * table.head_dim();
+    let rotated = heads * table.head_dim();
     assert_eq!((x.rows(), x.cols()), (out.rows(), out.cols()), "the shape of the result");
     assert_eq!(positions.len(), x.rows(), "one position for each row");
-    assert!(turned <= x.cols(), "{heads} heads of {} features in rows of {}", table.head_dim(), x.cols());
+    assert!(rotated <= x.cols(), "{heads} heads of {} features in rows of {}", table.head_dim(), x.cols());
     isa.vectorize(
         #[inline(always)]
         || {
@@ -163,23 +164,23 @@ pub fn rope<I: Isa>(isa: I, args: Rope) {
                 let (cos, sin) = (table.cos(position as usize), table.sin(position as usize));
                 for head in 0..heads {
                     let columns = head * table.head_dim()..(head + 1) * table.head_dim();
-                    turn_head(isa, &x[columns.clone()], cos, sin, direction, &mut out[columns]);
+                    rotate_head(isa, &x[columns.clone()], cos, sin, direction, &mut out[columns]);
                 }
-                copy_row(isa, &x[turned..], &mut out[turned..]);
+                copy_row(isa, &x[rotated..], &mut out[rotated..]);
             }
         },
     );
 }
 
-/// Turns one head: `x` and `out` `[head_dim]`, `cos` and `sin` `[head_dim / 2]`.
+/// Rotates one head: `x` and `out` `[head_dim]`, `cos` and `sin` `[head_dim / 2]`.
 #[inline(always)]
-fn turn_head<I: Isa>(isa: I, x: &[f32], cos: &[f32], sin: &[f32], direction: Direction, out: &mut [f32]) {
+fn rotate_head<I: Isa>(isa: I, x: &[f32], cos: &[f32], sin: &[f32], direction: Direction, out: &mut [f32]) {
     let sign = isa.splat(match direction {
         Direction::Forward => 1.0,
         Direction::Backward => -1.0,
     });
     let (first, second) = x.split_at(cos.len());
-    sweep::map_to(
+    row_ops::map_to(
         isa,
         [first, second, cos, sin],
         out.split_at_mut(cos.len()).into(),

@@ -1,19 +1,19 @@
-//! Softmax over the keys that a causal query may see.
-//!
-//! Not here: the softmax of the loss, which is fused with the cross-entropy.
+//! Softmax over the keys that a causal query may see. The softmax of the loss is fused with the cross-entropy, in
+//! [`loss`](crate::loss).
 
 use smallmind_simd::{Isa, math};
 
-use crate::MatMut;
+use crate::{MatMut, row_ops};
 
-/// Turns scores into probabilities, row by row: `P = softmax(scale · S)` over the columns that the row may see, 0 in the others.
+/// Turns scores into probabilities, row by row: `P = softmax(scale · S)` over the columns that the row may see, 0 in
+/// the others.
 ///
-/// Row `r` of `scores` `[rows, cols]` sees `past + r + 1` columns; what stands in the others is never read. `lse` `[rows]`, where given,
-/// receives `log Σ exp(scale · s)`, from which a backward recomputes `P` without the scores' maximum (Dao et al. 2022,
-/// "FlashAttention", section 3.1).
+/// Row `r` of `scores` `[rows, cols]` sees its first `past + r + 1` columns; the others are not read. `lse` `[rows]`,
+/// if given, receives `log Σ exp(scale · s)`, from which a backward recomputes `P` without the maximum of the scores
+/// (Dao et al. 2022, "FlashAttention", section 3.1).
 ///
-/// The maximum of a row is subtracted before `exp`, so that scores of any finite size give finite probabilities. A NaN or `+inf` among the
-/// visible scores makes the row NaN.
+/// The maximum of a row is subtracted before `exp`, so that all finite scores give finite probabilities. A NaN or
+/// `+inf` among the visible scores makes the row NaN.
 ///
 /// # Panics
 /// If a row would see more than `cols` columns, or `lse` is shorter than `rows`.
@@ -37,10 +37,10 @@ pub fn causal_softmax<I: Isa>(isa: I, mut scores: MatMut, past: usize, scale: f3
     );
 }
 
-/// What [`exp_row`] divided out and has still to divide by.
+/// The maximum that [`exp_row`] has subtracted, and the sum that the row is still to be divided by.
 #[derive(Clone, Copy)]
 pub(crate) struct RowTotal {
-    /// `max(scale · s)`, at least the lowest finite number.
+    /// `max(scale · s)`, or the lowest finite number where all are `-inf`.
     pub max: f32,
     /// `Σ exp(scale · s − max)`.
     pub sum: f32,
@@ -54,14 +54,22 @@ impl RowTotal {
     }
 }
 
-/// Overwrites `row` with `exp(scale · s − max)`, not yet divided by the sum: attention divides the `head_dim` columns of its output
-/// instead of the `context` columns here.
+/// Overwrites `row` with `exp(scale · s − max)`, not divided by the sum: attention divides the `head_dim` columns of
+/// its output instead of the `context` columns of a row.
 ///
-/// A row of nothing but `-inf` becomes zeros, which add nothing to a sum over several rows.
+/// A row of `-inf` alone becomes zeros, which add nothing to a sum over several rows.
 #[inline(always)]
 pub(crate) fn exp_row<I: Isa>(isa: I, row: &mut [f32], scale: f32) -> RowTotal {
-    let max = scaled_max(isa, row, scale).max(f32::MIN);
-    let (factor, shift) = (isa.splat(scale), isa.splat(-max));
+    let factor = isa.splat(scale);
+    // A NaN doesn't count here: it comes into the sum through the exponential.
+    let max = row_ops::max(
+        isa,
+        row,
+        #[inline(always)]
+        |s| isa.mul(s, factor),
+    );
+    let max = max.max(f32::MIN);
+    let shift = isa.splat(-max);
     let mut sum = isa.zero();
     let mut vectors = row.chunks_exact_mut(I::LANES);
     for x in &mut vectors {
@@ -73,52 +81,23 @@ pub(crate) fn exp_row<I: Isa>(isa: I, row: &mut [f32], scale: f32) -> RowTotal {
     if !tail.is_empty() {
         let e = math::exp(isa, isa.mul_add(isa.load_partial(tail), factor, shift));
         isa.store_partial(e, tail);
-        sum = isa.add(sum, isa.select(first_lanes(isa, tail.len()), e, isa.zero()));
+        let live = isa.lt(isa.zero(), row_ops::live_lanes(isa, tail.len()));
+        sum = isa.add(sum, isa.select(live, e, isa.zero()));
     }
     RowTotal { max, sum: isa.sum(sum) }
-}
-
-/// `max(scale · s)`; NaNs are passed over, since `exp` brings them into the sum.
-#[inline(always)]
-fn scaled_max<I: Isa>(isa: I, row: &[f32], scale: f32) -> f32 {
-    let factor = isa.splat(scale);
-    let mut max = [isa.splat(f32::NEG_INFINITY); 4];
-    let mut quads = row.chunks_exact(4 * I::LANES);
-    for quad in &mut quads {
-        for (i, max) in max.iter_mut().enumerate() {
-            *max = isa.max(isa.mul(isa.load(&quad[i * I::LANES..]), factor), *max);
-        }
-    }
-    let mut vectors = quads.remainder().chunks_exact(I::LANES);
-    for x in &mut vectors {
-        max[0] = isa.max(isa.mul(isa.load(x), factor), max[0]);
-    }
-    let tail = vectors.remainder();
-    if !tail.is_empty() {
-        let x = isa.mul(isa.load_partial(tail), factor);
-        let x = isa.select(first_lanes(isa, tail.len()), x, isa.splat(f32::NEG_INFINITY));
-        max[1] = isa.max(x, max[1]);
-    }
-    isa.max_lane(isa.max(isa.max(max[0], max[1]), isa.max(max[2], max[3])))
 }
 
 /// Multiplies `row` by `factor`.
 #[inline(always)]
 pub(crate) fn scale_row<I: Isa>(isa: I, row: &mut [f32], factor: f32) {
     let factor = isa.splat(factor);
-    let mut vectors = row.chunks_exact_mut(I::LANES);
-    for x in &mut vectors {
-        isa.store(isa.mul(isa.load(x), factor), x);
-    }
-    let tail = vectors.into_remainder();
-    isa.store_partial(isa.mul(isa.load_partial(tail), factor), tail);
-}
-
-/// True in the first `n` lanes.
-#[inline(always)]
-fn first_lanes<I: Isa>(isa: I, n: usize) -> I::Mask {
-    const INDICES: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
-    isa.lt(isa.load(&INDICES), isa.splat(n as f32))
+    row_ops::update(
+        isa,
+        [],
+        row,
+        #[inline(always)]
+        |v, []| isa.mul(v, factor),
+    );
 }
 
 #[cfg(test)]

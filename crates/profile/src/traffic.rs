@@ -160,7 +160,7 @@ pub fn weight_format(plan: &Plan, node: &Node) -> Option<Format> {
 
 /// What computes the operation, in words: its name, and for products the kernel that its shape and its weights lead to.
 pub fn kernel(plan: &Plan, node: &Node, batch: &Batch) -> String {
-    use smallmind_kernels::matmul::{Layout, Route, Update};
+    use smallmind_kernels::matmul::{KernelChoice, Layout, Update};
     let name = node.op.name();
     let Op::Linear { weight, .. } = node.op else { return name.to_owned() };
     if let Some(stored) = plan.storage().map(|storage| storage.get(weight)).filter(|s| s.order == Order::Strips) {
@@ -173,9 +173,9 @@ pub fn kernel(plan: &Plan, node: &Node, batch: &Batch) -> String {
     let (Some(weight), Some(input)) = (graph.params().get(weight), node.inputs.first()) else { return name.to_owned() };
     let rows = graph.shape(*input).rows.resolve(batch.len(), batch.outputs().len());
     let layouts = (Layout::Normal, Layout::Transposed);
-    match Route::choose(layouts, Update::Overwrite, [rows, weight.rows, weight.cols]) {
-        Route::FewRows => format!("{name} (gemv)"),
-        Route::Tiles(_) => format!("{name} (gemm)"),
+    match KernelChoice::choose(layouts, Update::Overwrite, [rows, weight.rows, weight.cols]) {
+        KernelChoice::Gemv => format!("{name} (gemv)"),
+        KernelChoice::Gemm(_) => format!("{name} (gemm)"),
     }
 }
 

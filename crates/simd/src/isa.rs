@@ -1,10 +1,22 @@
-//! The vector language: what every instruction set can do.
+//! The vector language: [`Isa`], what every instruction set can do, and [`Bf16Dot`] and [`Int8Dot`], the dot products
+//! of narrow numbers that some CPUs have beside it.
+//!
+//! All three are implemented in `arch` and nowhere else.
 
 use std::fmt::Debug;
 
 use half::{bf16, f16};
 
-use crate::{Int8Dot, IsaKind};
+use crate::IsaKind;
+
+/// The most lanes of a vector of `f32` on any instruction set.
+pub const MAX_LANES: usize = 16;
+
+/// Keeps [`Isa`], [`Bf16Dot`] and [`Int8Dot`] from being implemented by other crates.
+pub(crate) mod sealed {
+    /// A token of this crate.
+    pub trait Sealed {}
+}
 
 /// A zero-sized proof that this CPU has an instruction set, and the operations of that set.
 ///
@@ -13,9 +25,12 @@ use crate::{Int8Dot, IsaKind};
 /// with `#[inline(always)]` on every function and closure below the one call of [`Isa::vectorize`]: only code that
 /// is inlined into it is compiled for the instruction set.
 ///
-/// Slices given to [`Isa::load`] and its kin must hold at least [`Isa::LANES`] elements; they panic otherwise. With
-/// `chunks_exact(I::LANES)` the check vanishes.
-pub trait Isa: Copy + Debug + Send + Sync + 'static {
+/// The trait is sealed: unsafe code relies on [`Isa::LANES`], at most [`MAX_LANES`] and a power of two, and on how many
+/// elements loads and stores touch.
+///
+/// Loads and stores of whole vectors panic if the slice has fewer than [`Isa::LANES`] elements. Over
+/// `chunks_exact(I::LANES)` the compiler removes the check.
+pub trait Isa: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     /// Which instruction set this is.
     const KIND: IsaKind;
     /// `f32` lanes in a vector.
@@ -33,7 +48,7 @@ pub trait Isa: Copy + Debug + Send + Sync + 'static {
     /// Runs `f` compiled for this instruction set: the single `#[target_feature]` entry.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
 
-    /// Runs `work` with the best dot products of bytes that go with this instruction set on this CPU.
+    /// Runs `work` on the token of the fastest dot products of bytes that this CPU has beside this instruction set.
     fn with_int8<W: WithInt8<Self>>(self, work: W) -> W::Output;
 
     /// `x` in every lane.
@@ -64,19 +79,12 @@ pub trait Isa: Copy + Debug + Send + Sync + 'static {
     #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
     unsafe fn store_ptr(self, v: Self::F32, dst: *mut f32);
 
-    /// Asks for the cache line at `address`, which need not be valid, to be brought into the second-level cache; nothing where
-    /// there is no such instruction.
-    #[inline(always)]
-    fn prefetch(self, address: *const f32) {
-        let _ = address;
-    }
-
-    /// [`Isa::store_ptr`] past the caches, where there is such an instruction: no line is read to be overwritten, and none that a cache holds
-    /// makes room.
+    /// [`Isa::store_ptr`] past the caches, where there is such an instruction: the line is not read before it is
+    /// overwritten, and no line is evicted for it.
     ///
     /// # Safety
-    /// `dst` must be valid for writes of `LANES` elements, and aligned to the bytes of as many. Nobody, this thread included, may read or write
-    /// these elements again before this thread has called [`Isa::fence`].
+    /// `dst` must be valid for writes of `LANES` elements, and aligned to the bytes of as many. Nobody, this thread
+    /// included, may read or write these elements again before this thread has called [`Isa::fence`].
     #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
     unsafe fn store_past_caches_ptr(self, v: Self::F32, dst: *mut f32);
     /// Lets what was written past the caches be seen before anything that is written later.
@@ -114,8 +122,6 @@ pub trait Isa: Copy + Debug + Send + Sync + 'static {
     fn lt(self, a: Self::F32, b: Self::F32) -> Self::Mask;
     /// `a <= b`.
     fn le(self, a: Self::F32, b: Self::F32) -> Self::Mask;
-    /// `a == b`.
-    fn eq(self, a: Self::F32, b: Self::F32) -> Self::Mask;
     /// `a` where the mask is true, else `b`.
     fn select(self, mask: Self::Mask, a: Self::F32, b: Self::F32) -> Self::F32;
 
@@ -135,8 +141,6 @@ pub trait Isa: Copy + Debug + Send + Sync + 'static {
     fn from_bits(self, a: Self::I32) -> Self::F32;
     /// `a + b`, wrapping.
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
-    /// `a - b`, wrapping.
-    fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// The lower and the upper halves of the 64-bit products `a * b`, all of them unsigned.
     fn widening_mul_u32(self, a: Self::I32, b: Self::I32) -> (Self::I32, Self::I32);
     /// `a & b`.
@@ -157,7 +161,8 @@ pub trait Isa: Copy + Debug + Send + Sync + 'static {
 
     /// `0.0` in every lane.
     fn zero_f64(self) -> Self::F64;
-    /// `sums + x²` for the first [`Isa::LANES`] elements `x` of `src`: the squares are exact, the sums rounded to `f64`.
+    /// `sums + x²` for the first [`Isa::LANES`] elements `x` of `src`: the squares are exact, the sums rounded to
+    /// `f64`.
     fn add_squares(self, src: &[f32], sums: Self::F64) -> Self::F64;
     /// Writes all lanes to the front of `dst`.
     fn store_f64(self, v: Self::F64, dst: &mut [f64]);
@@ -172,11 +177,99 @@ pub trait Isa: Copy + Debug + Send + Sync + 'static {
     fn store_bf16(self, v: Self::F32, dst: &mut [bf16]);
 }
 
-/// Work over the dot products of bytes that go with an instruction set: closures can't be generic over the token.
+/// A computation that is generic over the token of dot products of bytes; see [`Isa::with_int8`]. A closure can't be
+/// generic.
 pub trait WithInt8<I: Isa> {
-    /// What comes of it.
+    /// The result.
     type Output;
 
-    /// Does the work.
+    /// Runs it on `dot`.
     fn call<D: Int8Dot<Isa = I>>(self, dot: D) -> Self::Output;
+}
+
+/// A zero-sized proof of dot products of pairs of `bf16`, added up in `f32`.
+///
+/// A vector of pairs holds `2 · LANES` numbers, where `LANES` is [`Isa::LANES`] of [`Bf16Dot::Isa`]; pair `i` belongs
+/// to lane `i` of the sum. The token's features include those of [`Bf16Dot::Isa`]: inside of [`Bf16Dot::vectorize`] the
+/// operations of both may be used.
+pub trait Bf16Dot: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
+    /// The instruction set whose vectors hold the sums.
+    type Isa: Isa;
+    /// `LANES` pairs of `bf16`.
+    type Pairs: Copy;
+
+    /// The token of the operations on sums.
+    fn isa(self) -> Self::Isa;
+    /// Runs `f` compiled for this token: the single `#[target_feature]` entry.
+    fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
+
+    /// `acc + a[0] · b[0] + a[1] · b[1]` in each lane.
+    ///
+    /// Products are exact; the order and the roundings of the two additions are the CPU's. `vdpbf16ps` rounds to
+    /// nearest whatever the rounding mode, takes subnormal inputs as zero and gives zero for subnormal results; the
+    /// scalar twin keeps both. For inputs that aren't subnormal, tokens differ by at most `2^-22 · (|acc| + |a[0] ·
+    /// b[0]| + |a[1] · b[1]|) + 2^-125`. One token always gives the same bits.
+    fn dot(self, acc: <Self::Isa as Isa>::F32, a: Self::Pairs, b: Self::Pairs) -> <Self::Isa as Isa>::F32;
+
+    /// The pair that `bits` holds, its first number in the lower half, in every lane.
+    fn splat_pair(self, bits: u32) -> Self::Pairs;
+    /// The two numbers at `src` in every lane.
+    ///
+    /// # Safety
+    /// `src` must be valid for reads of two elements.
+    #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
+    unsafe fn splat_pair_ptr(self, src: *const bf16) -> Self::Pairs;
+    /// `2 · LANES` adjacent numbers.
+    ///
+    /// # Safety
+    /// `src` must be valid for reads of `2 · LANES` elements.
+    #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
+    unsafe fn load_pairs(self, src: *const bf16) -> Self::Pairs;
+    /// Writes `2 · LANES` adjacent numbers.
+    ///
+    /// # Safety
+    /// `dst` must be valid for writes of `2 · LANES` elements.
+    #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
+    unsafe fn store_pairs(self, v: Self::Pairs, dst: *mut bf16);
+    /// Pair `i` is `(even[i], odd[i])` of two rows of `LANES` numbers.
+    ///
+    /// # Safety
+    /// `even` and `odd` must be valid for reads of `LANES` elements.
+    #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
+    unsafe fn load_zip(self, even: *const bf16, odd: *const bf16) -> Self::Pairs;
+}
+
+/// A zero-sized proof of dot products of four unsigned and four signed bytes, added up in `i32`.
+///
+/// A vector holds `4 · LANES` bytes, where `LANES` is [`Isa::LANES`] of [`Int8Dot::Isa`]; four adjacent ones belong to
+/// a lane of the sum. All of it is exact: sums wrap and never saturate, and all tokens agree to the bit. As for
+/// [`Bf16Dot`], the features include those of [`Int8Dot::Isa`].
+pub trait Int8Dot: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
+    /// The instruction set whose vectors hold the sums.
+    type Isa: Isa;
+    /// `4 · LANES` bytes.
+    type Bytes: Copy;
+
+    /// The token of the operations on sums.
+    fn isa(self) -> Self::Isa;
+    /// Runs `f` compiled for this token: the single `#[target_feature]` entry.
+    fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
+
+    /// `acc + Σ a[j] · b[j]` over the four bytes of each lane, those of `a` read as `u8`, those of `b` as `i8`.
+    fn dot(self, acc: <Self::Isa as Isa>::I32, a: Self::Bytes, b: Self::Bytes) -> <Self::Isa as Isa>::I32;
+
+    /// Four bytes, the first in the lowest bits, in every lane.
+    fn splat_quad(self, bits: u32) -> Self::Bytes;
+    /// The four bytes at `src` in every lane.
+    ///
+    /// # Safety
+    /// `src` must be valid for reads of four bytes.
+    #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
+    unsafe fn splat_quad_ptr(self, src: *const u8) -> Self::Bytes;
+    /// `4 · LANES` adjacent bytes.
+    ///
+    /// # Safety
+    /// `src` must be valid for reads of `4 · LANES` bytes.
+    #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
+    unsafe fn load_bytes(self, src: *const u8) -> Self::Bytes;
 }

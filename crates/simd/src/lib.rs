@@ -5,10 +5,10 @@
 //!
 //! # 1. The arithmetic
 //!
-//! An implementation of [`Isa`] is a zero-sized *token*. It can be had only by detection, so to hold one is proof that the
-//! CPU has the instructions, and its methods need no `unsafe`. Vectors have the type `I::F32` and [`Isa::LANES`] elements.
-//! Everything is `#[inline(always)]`, closures too: what is not inlined into the entry of step 2 is not compiled for the
-//! instruction set.
+//! An implementation of [`Isa`] is a zero-sized *token*. It can be had only by detection, so to hold one is proof that
+//! the CPU has the instructions, and its methods need no `unsafe`. Vectors have the type `I::F32` and [`Isa::LANES`]
+//! elements. Everything is `#[inline(always)]`, closures too: what is not inlined into the entry of step 2 is not
+//! compiled for the instruction set.
 //!
 //! ```
 //! use smallmind_simd::Isa;
@@ -30,7 +30,8 @@
 //!
 //! # 2. The entry
 //!
-//! [`Isa::vectorize`] is the one function that is compiled with the instruction set enabled. A public kernel calls it once.
+//! [`Isa::vectorize`] is the one function that is compiled with the instruction set enabled. A public kernel calls it
+//! once.
 //!
 //! ```
 //! # use smallmind_simd::{Isa, Scalar};
@@ -52,8 +53,8 @@
 //!
 //! # 3. The choice
 //!
-//! [`IsaKind`] names an instruction set at run time; [`IsaKind::with`] turns the name into a token. As closures can't be
-//! generic, the work is a value that implements [`WithIsa`]. [`IsaKind::best`] is the widest kind of this CPU, and
+//! [`IsaKind`] names an instruction set at run time; [`IsaKind::with`] turns the name into a token. As closures can't
+//! be generic, the work is a value that implements [`WithIsa`]. [`IsaKind::best`] is the widest kind of this CPU, and
 //! [`IsaKind::from_environment`] lets the variable `SMALLMIND_ISA` choose another.
 //!
 //! ```
@@ -97,20 +98,24 @@
 //! }
 //! ```
 //!
-//! [`math`] holds the elementary functions over this language, each with its error bound. [`Bf16Dot`] and [`Int8Dot`] are the dot
-//! products of narrow numbers that some CPUs have beside an instruction set, with tokens of their own. The crate knows nothing of
-//! matrices, and makes no choice of its own: who holds a token decides what runs.
+//! [`math`] holds the elementary functions over this language, each with its error bound. [`Bf16Dot`] and [`Int8Dot`]
+//! are the dot products of narrow numbers that some CPUs have beside an instruction set, with tokens of their own. The
+//! crate knows nothing of matrices, and makes no choice of its own: who holds a token decides what runs.
+//!
+//! Read it in this order: `kind` (names), `isa` (the traits), `arch` (their implementations; begin with
+//! `arch/scalar.rs`), [`math`], `dispatch` (from a name to a token).
 
 mod arch;
-mod dot;
+mod dispatch;
 mod isa;
 mod kind;
 pub mod math;
 
+pub use arch::prefetch::{CacheLevel, prefetch};
 pub use arch::scalar::Scalar;
 pub use arch::ticks::ticks;
 #[cfg(target_arch = "x86_64")]
 pub use arch::{avx2::Avx2, avx512::Avx512, avx512_bf16::Avx512Bf16, avx512_vnni::Avx512Vnni};
-pub use dot::{Bf16Dot, Int8Dot};
-pub use isa::{Isa, WithInt8};
-pub use kind::{ISA_VARIABLE, IsaError, IsaKind, WithIsa};
+pub use dispatch::{ISA_VARIABLE, IsaError, WithIsa};
+pub use isa::{Bf16Dot, Int8Dot, Isa, MAX_LANES, WithInt8};
+pub use kind::IsaKind;

@@ -101,8 +101,8 @@ pub fn exp<I: Isa>(isa: I, x: I::F32) -> I::F32 {
 
 /// `2^x`, within 1.25 ULP.
 ///
-/// From 128 up it is `+inf`; below −150 it is 0. Cheaper than [`exp`]: a softmax takes it with log₂e in the factor of its scores, whose
-/// rounding costs a relative error of `|x| · 2^-24`, most where the result counts least.
+/// From 128 up it is `+inf`; below −150 it is 0. Cheaper than [`exp`]: a softmax takes it with log₂e in the factor of
+/// its scores, whose rounding costs a relative error of `|x| · 2^-24`, most where the result counts least.
 #[inline(always)]
 pub fn exp2<I: Isa>(isa: I, x: I::F32) -> I::F32 {
     // As in `exp`.

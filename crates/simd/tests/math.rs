@@ -1,4 +1,5 @@
-//! Elementary functions against `f64` references: the error bounds of their documentation, over the whole range of `f32`.
+//! Elementary functions against `f64` references: the error bounds of their documentation, over the whole range of
+//! `f32`.
 
 use smallmind_simd::{Isa, IsaKind, WithIsa, math};
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use smallmind_graph::{Buffer, GraphError};
 use smallmind_kernels::matmul::{
-    Cut, Epilogue, GEMV_MAX_ROWS, Layout, Operand, Route, Update, gemm, gemm_scratch_len, gemv_nt,
+    Epilogue, GEMV_MAX_ROWS, KernelChoice, Layout, Operand, Partition, RightFactor, Update, gemm, gemm_scratch_len,
 };
 use smallmind_kernels::reference::{Matrix, matmul};
 use smallmind_kernels::{Mat, MatMut};
@@ -40,23 +40,24 @@ impl Matmul {
     }
 
     /// The engine's route, then the others that are to be had.
-    fn candidates(&self, threads: usize) -> Vec<(Route, &'static str)> {
+    fn candidates(&self, threads: usize) -> Vec<(KernelChoice, &'static str)> {
         let Product { a, b, m, n, k, .. } = self.product;
-        let chosen = Route::choose((a, b), update_of(self.product), [m, n, k]);
+        let chosen = KernelChoice::choose((a, b), update_of(self.product), [m, n, k]);
         let streams = (a, b, update_of(self.product)) == (Layout::Normal, Layout::Transposed, Update::Overwrite);
         let mut all = vec![];
         if streams && m <= GEMV_MAX_ROWS {
-            all.push((Route::FewRows, "gemv"));
+            all.push((KernelChoice::Gemv, "gemv"));
         }
         match threads {
             // Alone, a worker has the whole output either way.
-            1 => all.push((Route::Tiles(Cut::choose(m, n)), "gemm")),
-            _ => {
-                all.extend([(Route::Tiles(Cut::Rows), "gemm by rows"), (Route::Tiles(Cut::Columns), "gemm by columns")])
-            }
+            1 => all.push((KernelChoice::Gemm(Partition::choose(m, n)), "gemm")),
+            _ => all.extend([
+                (KernelChoice::Gemm(Partition::Rows), "gemm by rows"),
+                (KernelChoice::Gemm(Partition::Columns), "gemm by columns"),
+            ]),
         }
         if streams && (GEMV_MAX_ROWS + 1..=FEW_ROWS).contains(&m) {
-            all.push((Route::FewRows, "gemv in passes"));
+            all.push((KernelChoice::Gemv, "gemv in passes"));
         }
         all.sort_by_key(|(route, _)| *route != chosen);
         all
@@ -115,7 +116,7 @@ pub(super) fn update_of(product: Product) -> Update {
 
 /// Each worker's rows, columns and window of the output under a cut.
 pub(super) fn windows<'a>(
-    cut: Cut,
+    cut: Partition,
     product: Product,
     threads: usize,
     c: &'a mut [f32],
@@ -124,8 +125,8 @@ pub(super) fn windows<'a>(
     let windows: Vec<_> = parts(threads).map(|part| cut.window(m, n, part)).collect();
     let c = MatMut::new(c, m, n);
     let outputs = match cut {
-        Cut::Rows => split_rows(c, &windows.iter().map(|w| w.0.clone()).collect::<Vec<_>>()),
-        Cut::Columns => split_cols(c, &windows.iter().map(|w| w.1.clone()).collect::<Vec<_>>()),
+        Partition::Rows => split_rows(c, &windows.iter().map(|w| w.0.clone()).collect::<Vec<_>>()),
+        Partition::Columns => split_cols(c, &windows.iter().map(|w| w.1.clone()).collect::<Vec<_>>()),
     };
     windows.into_iter().zip(outputs).map(|((rows, cols), c)| (rows, cols, c))
 }
@@ -172,7 +173,7 @@ impl Work for Matmul {
 
 struct Shares<'a> {
     work: &'a mut Matmul,
-    route: Route,
+    route: KernelChoice,
     threads: usize,
 }
 
@@ -190,17 +191,17 @@ impl<'a> WithIsa for Shares<'a> {
         let share = |((rows, cols, mut c), scratch): ((_, _, MatMut<'a>), &'a mut Buffer)| -> Share<'a> {
             let (a, b) = (a.rows_range(rows), b.cols_range(cols));
             match route {
-                Route::FewRows => Box::new(move |_| {
+                KernelChoice::Gemv => Box::new(move |_| {
                     for first in (0..m).step_by(GEMV_MAX_ROWS) {
                         let rows = first..(first + GEMV_MAX_ROWS).min(m);
-                        let x = a.mat.rows_range(rows.clone());
-                        gemv_nt(isa, x, b.mat, c.reborrow().rows_range(rows), epilogue);
+                        let (x, out) = (a.rows_range(rows.clone()), c.reborrow().rows_range(rows));
+                        gemm(isa, x, RightFactor::Streamed(b.mat), out, epilogue, &mut []);
                     }
                 }),
-                Route::Tiles(_) => Box::new(move |_| gemm(isa, a, b, c.reborrow(), epilogue, scratch)),
+                KernelChoice::Gemm(_) => Box::new(move |_| gemm(isa, a, b, c.reborrow(), epilogue, scratch)),
             }
         };
-        Ok(windows(route.cut(), product, threads, &mut work.c).zip(&mut work.scratch).map(share).collect())
+        Ok(windows(route.partition(), product, threads, &mut work.c).zip(&mut work.scratch).map(share).collect())
     }
 }
 

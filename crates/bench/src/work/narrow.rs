@@ -2,7 +2,7 @@
 
 use half::bf16;
 use smallmind_graph::{Buffer, GraphError};
-use smallmind_kernels::matmul::{Cut, Epilogue, gemm_bf16, gemm_bf16_scratch_len};
+use smallmind_kernels::matmul::{Epilogue, Partition, gemm_bf16, gemm_bf16_scratch_len};
 use smallmind_simd::{Bf16Dot, IsaError, IsaKind, Scalar};
 
 use super::matmul::{check_product, operand, reset_output, scratch_of, update_of, windows};
@@ -41,7 +41,7 @@ impl NarrowMatmul {
         scratch_of(&mut self.scratch, threads, gemm_bf16_scratch_len(dot, m, n, k))?;
         let (a, b) = (operand(&self.a, product.a, m, k), operand(&self.b, product.b, k, n));
         let epilogue = Epilogue { update: update_of(product), ..Epilogue::default() };
-        let all = windows(Cut::choose(m, n), product, threads, &mut self.c).zip(&mut self.scratch);
+        let all = windows(Partition::choose(m, n), product, threads, &mut self.c).zip(&mut self.scratch);
         let shares = all.map(|((rows, cols, mut c), scratch)| -> Share<'_> {
             let (a, b) = (a.rows_range(rows), b.cols_range(cols));
             Box::new(move |_| gemm_bf16(dot, a, b, c.reborrow(), epilogue, scratch))

@@ -2,7 +2,7 @@
 
 use smallmind_graph::{Buffer, GraphError};
 use smallmind_kernels::matmul::{
-    Cut, Epilogue, Operand, PackedWeight, gemm_packed, gemm_packed_scratch_len, pack_weight, pack_weight_scratch_len,
+    Epilogue, Operand, PackedWeight, Partition, gemm, gemm_scratch_len, pack_weight, pack_weight_scratch_len,
 };
 use smallmind_kernels::{Format, Mat, MatMut};
 use smallmind_simd::{Isa, IsaKind, WithIsa};
@@ -30,10 +30,10 @@ impl PackedMatmul {
     }
 
     /// The engine's cut, then the other one where workers share the output.
-    fn candidates(&self, threads: usize) -> Vec<(Cut, &'static str)> {
+    fn candidates(&self, threads: usize) -> Vec<(Partition, &'static str)> {
         let Product { m, n, k, .. } = self.product;
-        let chosen = Cut::choose_packed(m, n, k);
-        let mut all = vec![(Cut::Rows, "packed by rows"), (Cut::Columns, "packed by columns")];
+        let chosen = Partition::choose_packed(m, n, k);
+        let mut all = vec![(Partition::Rows, "packed by rows"), (Partition::Columns, "packed by columns")];
         all.sort_by_key(|(cut, _)| *cut != chosen);
         all.truncate(if threads == 1 { 1 } else { 2 });
         all
@@ -74,7 +74,7 @@ impl Work for PackedMatmul {
 
 struct Shares<'a> {
     work: &'a mut PackedMatmul,
-    cut: Cut,
+    cut: Partition,
     threads: usize,
 }
 
@@ -85,13 +85,13 @@ impl<'a> WithIsa for Shares<'a> {
         let Self { work, cut, threads } = self;
         work.pack(isa)?;
         let Product { m, n, k, .. } = work.product;
-        scratch_of(&mut work.scratch, threads, gemm_packed_scratch_len(isa, Format::F32, m, k))?;
+        scratch_of(&mut work.scratch, threads, gemm_scratch_len(isa, m, n, k))?;
         let x = Operand::normal(Mat::new(&work.x, m, k));
         let weight = work.packed.as_ref().map_or(&[][..], |(_, packed)| packed);
         let weight = PackedWeight::new(isa, Format::F32, weight, n, k);
         let share = |((rows, cols, mut out), scratch): ((_, _, MatMut<'a>), &'a mut Buffer)| -> Share<'a> {
             let (x, weight) = (x.rows_range(rows), weight.cols_range(cols));
-            Box::new(move |_| gemm_packed(isa, x, weight, out.reborrow(), Epilogue::default(), scratch))
+            Box::new(move |_| gemm(isa, x, weight, out.reborrow(), Epilogue::default(), scratch))
         };
         Ok(windows(cut, work.product, threads, &mut work.out).zip(&mut work.scratch).map(share).collect())
     }

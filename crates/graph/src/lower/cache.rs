@@ -90,7 +90,7 @@ impl<I: Isa> Lowering<'_, I> {
 
     /// Workers share the pages of spans by heads: tokens of one page lie in the same vectors.
     pub(super) fn cache_append(&mut self, node: &Node, layer: usize, heads: Heads) {
-        let (isa, qkv) = (self.isa, self.view(node.inputs[0]));
+        let qkv = self.view(node.inputs[0]);
         let layer = self.cache_layer(layer, heads);
         let few = self.limits.tokens * 2 * heads.kv_cols() < SHARED_ELEMENTS;
         let (workers, sharing) = if few { (Workers::First, Sharing::First) } else { (Workers::All, Sharing::Mixed) };

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use smallmind_kernels::matmul::{
-    Cut, Epilogue, Layout, Operand, PackedWeight, ROW_GRANULE, Route, Update, gemm, gemm_packed,
-    gemm_packed_scratch_len, gemm_q8, gemm_scratch_len, gemv_nt, quantize_rows,
+    Epilogue, KernelChoice, Layout, Operand, PackedWeight, Partition, ROW_GRANULE, RightFactor, Update, gemm,
+    gemm_scratch_len, quantize_rows,
 };
 use smallmind_kernels::{Format, Part};
 use smallmind_simd::Isa;
@@ -153,9 +153,9 @@ impl<I: Isa> Lowering<'_, I> {
             Layout::Normal => p.a.view.cols,
             Layout::Transposed => p.a.chunk.map_or(self.max_rows(&p.a.view), |c| c.max),
         };
-        let cut = match Route::choose((p.a.layout, p.b.layout), p.update, [m, n, k]) {
-            Route::FewRows => return self.few_rows_product(p),
-            Route::Tiles(cut) => cut,
+        let cut = match KernelChoice::choose((p.a.layout, p.b.layout), p.update, [m, n, k]) {
+            KernelChoice::Gemv => return self.few_rows_product(p),
+            KernelChoice::Gemm(cut) => cut,
         };
         let isa = self.isa;
         let scratch = gemm_scratch_len(isa, m, n, k);
@@ -181,7 +181,7 @@ impl<I: Isa> Lowering<'_, I> {
     pub(super) fn packed_product(&mut self, p: Product, format: Format, quantized: Option<Factor>) {
         let (isa, n, k) = (self.isa, p.c.cols, p.a.view.cols);
         let m = p.c_chunk.map_or(self.max_rows(&p.c), |c| c.max);
-        let cut = Cut::choose_packed(m, n, k);
+        let cut = Partition::choose_packed(m, n, k);
         let p = match quantized {
             Some(quantized) => {
                 self.quantize(p.a, quantized);
@@ -189,7 +189,7 @@ impl<I: Isa> Lowering<'_, I> {
             }
             None => p,
         };
-        let scratch = if quantized.is_some() { 0 } else { gemm_packed_scratch_len(isa, format, m, k) };
+        let scratch = if quantized.is_some() { 0 } else { gemm_scratch_len(isa, m, n, k) };
         let accesses = self.product_accesses(&p, cut);
         self.push(
             Workers::All,
@@ -202,12 +202,7 @@ impl<I: Isa> Lowering<'_, I> {
                 let epilogue = p.epilogue(frame, &own_rows, &own_cols);
                 let a = p.a.operand(frame).rows_range(own_rows);
                 let b = packed_weight(isa, frame, &p.b.view, format).cols_range(own_cols);
-                match format {
-                    Format::Q8_0 => gemm_q8(isa, a.mat, b, c, epilogue),
-                    Format::F32 | Format::F16 | Format::Bf16 => {
-                        gemm_packed(isa, a, b, c, epilogue, frame.scratch(part.index));
-                    }
-                }
+                gemm(isa, a, b, c, epilogue, frame.scratch(part.index));
             }),
         );
     }
@@ -243,29 +238,29 @@ impl<I: Isa> Lowering<'_, I> {
     /// `y = x·Wᵀ` for a few rows of x, each worker with its own rows of W.
     fn few_rows_product(&mut self, p: Product) {
         let isa = self.isa;
-        let cut = Route::FewRows.cut();
+        let cut = KernelChoice::Gemv.partition();
         let accesses = self.product_accesses(&p, cut);
         self.push(
             Workers::All,
             accesses,
             0,
             Box::new(move |frame: &Frame<'_>, part: Part| {
-                let (x, w) = (p.a.operand(frame).mat, p.b.operand(frame).mat);
+                let (x, w) = (p.a.operand(frame), p.b.operand(frame).mat);
                 let rows = p.output_rows(frame);
                 let (_, cols) = cut.window(rows.len(), p.c.cols, part);
                 let epilogue = p.epilogue(frame, &(0..rows.len()), &cols);
                 let out = frame.mat_mut(&p.c, rows, cols.clone());
-                gemv_nt(isa, x, w.rows_range(cols), out, epilogue);
+                gemm(isa, x, RightFactor::Streamed(w.rows_range(cols)), out, epilogue, &mut []);
             }),
         );
     }
 
     /// What a product touches. Under a cut by rows, a worker reads its own rows of A and of the residual.
-    fn product_accesses(&self, p: &Product, cut: Cut) -> Vec<Access> {
+    fn product_accesses(&self, p: &Product, cut: Partition) -> Vec<Access> {
         let rows = p.c_chunk.map_or(self.max_rows(&p.c), |c| c.max);
         let first = p.c_chunk.map_or(0, |c| c.first);
         let own = Sharing::OwnRows { first, max: rows, granule: ROW_GRANULE };
-        let by_rows = if cut == Cut::Rows { own } else { Sharing::Mixed };
+        let by_rows = if cut == Partition::Rows { own } else { Sharing::Mixed };
         let a_sharing = if p.a.layout == Layout::Normal { by_rows } else { Sharing::Mixed };
         let mut accesses = vec![
             self.chunk_access(p.a.view, p.a.chunk, a_sharing, false),

@@ -2,7 +2,7 @@
 
 use smallmind_kernels::loss::{cross_entropy, cross_entropy_backward};
 use smallmind_kernels::matmul::{Layout, Update, quantized_words};
-use smallmind_kernels::{Format, Part};
+use smallmind_kernels::{Format, FormatKind, Part};
 use smallmind_simd::Isa;
 
 use crate::arena::{Frame, Sharing, View};
@@ -22,11 +22,10 @@ pub(super) fn chunk_rows(vocab: usize, tokens: usize) -> usize {
     (CHUNK_BYTES / 4 / vocab.max(1)).max(MIN_CHUNK_ROWS).next_multiple_of(ROW_GRANULE).min(tokens).max(1)
 }
 
-/// Rows and columns of what a loss holds beside its values: the logits of a chunk, and behind them its rows in bytes where the weight is in blocks
-/// of bytes.
-pub(super) fn room(vocab: usize, d_model: usize, tokens: usize, is_q8: bool) -> (usize, usize) {
+/// Rows and columns of the temporary of a loss: the logits of a chunk, and behind them its quantized rows if the weight's format has blocks.
+pub(super) fn room(vocab: usize, d_model: usize, tokens: usize, has_blocks: bool) -> (usize, usize) {
     let rows = chunk_rows(vocab, tokens);
-    let of_bytes = if is_q8 { (rows * quantized_words(d_model)).div_ceil(vocab.max(1)) } else { 0 };
+    let of_bytes = if has_blocks { (rows * quantized_words(d_model)).div_ceil(vocab.max(1)) } else { 0 };
     (rows + of_bytes, vocab)
 }
 
@@ -93,7 +92,9 @@ impl<I: Isa> Lowering<'_, I> {
         };
         let quantized = Factor { view: views.quantized, layout: Layout::Normal, chunk: Some(chunk) };
         match packed {
-            Some(format) => self.packed_product(product, format, (format == Format::Q8_0).then_some(quantized)),
+            Some(format) => {
+                self.packed_product(product, format, (format.kind() == FormatKind::Blocks).then_some(quantized))
+            }
             None => self.product(product),
         }
     }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use smallmind_kernels::matmul::{COL_GRANULE, ROW_GRANULE, quantized_words};
 use smallmind_kernels::norm::PARTIAL_ROWS;
 use smallmind_kernels::rope::RopeTable;
-use smallmind_kernels::{Format, Part};
+use smallmind_kernels::{Format, FormatKind, Part};
 use smallmind_simd::Isa;
 
 use crate::arena::{Access, Frame, Sharing, Space, View};
@@ -39,15 +39,15 @@ pub(crate) fn temporary(
     limits: &Limits,
     storage: Option<&Storage>,
 ) -> Option<(usize, usize)> {
-    let is_q8 = |id| storage.is_some_and(|storage| storage.get(id).format == Format::Q8_0);
+    let has_blocks = |id| storage.is_some_and(|storage| storage.get(id).format.kind() == FormatKind::Blocks);
     match node.op {
         Op::Linear { weight, .. } => {
             let x = graph.shape(node.inputs[0]);
-            is_q8(weight).then(|| (x.rows.resolve(limits.tokens, limits.outputs), quantized_words(x.cols)))
+            has_blocks(weight).then(|| (x.rows.resolve(limits.tokens, limits.outputs), quantized_words(x.cols)))
         }
         Op::LinearCrossEntropy { weight } | Op::LinearCrossEntropyGrad { weight } => {
             let table = graph.params.get(weight)?;
-            Some(loss::room(table.rows, table.cols, limits.tokens, is_q8(weight)))
+            Some(loss::room(table.rows, table.cols, limits.tokens, has_blocks(weight)))
         }
         Op::CachedAttention { heads, .. } => cache::partials(heads, limits),
         Op::NormGrad(norm) => {

@@ -1,15 +1,15 @@
 //! Activations: GELU in both forms and SwiGLU, each forward and backward.
 //!
-//! Every element is computed alone, so the results do not depend on how the output is cut into windows.
+//! Every element is computed by itself, so windows of the output have the bits of the whole.
 
 mod tables;
 
 use smallmind_simd::{Isa, math};
 
 use self::tables::Tail;
-use crate::{Mat, MatMut, sweep};
+use crate::{Mat, MatMut, row_ops};
 
-/// Which formula for the Gaussian error linear unit (Hendrycks and Gimpel 2016, arXiv:1606.08415).
+/// The formula of the Gaussian error linear unit (Hendrycks and Gimpel 2016, arXiv:1606.08415).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Gelu {
     /// `x·Φ(x)` with the normal distribution function `Φ(x) = ½(1 + erf(x/√2))`: PyTorch's `approximate="none"`.
@@ -38,7 +38,7 @@ pub fn gelu<I: Isa>(isa: I, kind: Gelu, x: Mat, out: MatMut) {
 fn gelu_of_tail<I: Isa>(isa: I, tail: &Tail, x: Mat, mut out: MatMut) {
     assert_eq!((x.rows(), x.cols()), (out.rows(), out.cols()), "shapes of x and out");
     for r in 0..x.rows() {
-        sweep::map(
+        row_ops::map(
             isa,
             [x.row(r)],
             out.row_mut(r),
@@ -74,7 +74,7 @@ fn gelu_backward_of_tail<I: Isa>(isa: I, tail: &Tail, x: Mat, dy: Mat, mut dx: M
     assert_eq!((x.rows(), x.cols()), (dx.rows(), dx.cols()), "shapes of the input and its gradient");
     assert_eq!((dy.rows(), dy.cols()), (dx.rows(), dx.cols()), "shapes of the gradients");
     for r in 0..x.rows() {
-        sweep::map(
+        row_ops::map(
             isa,
             [x.row(r), dy.row(r)],
             dx.row_mut(r),
@@ -89,8 +89,8 @@ fn gelu_backward_of_tail<I: Isa>(isa: I, tail: &Tail, x: Mat, dy: Mat, mut dx: M
 
 /// `out = silu(gate)·up`, `silu(g) = g·sigmoid(g)` (Shazeer 2020, arXiv:2002.05202).
 ///
-/// `gate_up` is `[rows, 2·f]`, the gate in the first `f` columns and up in the rest; `out` is `[rows, f]`. Windows of the
-/// output are cut by rows only.
+/// `gate_up` is `[rows, 2·f]`, the gate in the first `f` columns and up in the rest; `out` is `[rows, f]`. Windows of
+/// the output are cut by rows only.
 ///
 /// # Panics
 /// If the shapes don't fit.
@@ -102,7 +102,7 @@ pub fn swiglu<I: Isa>(isa: I, gate_up: Mat, mut out: MatMut) {
         || {
             for r in 0..gate_up.rows() {
                 let (gate, up) = gate_up.row(r).split_at(f);
-                sweep::map(
+                row_ops::map(
                     isa,
                     [gate, up],
                     out.row_mut(r),
@@ -137,7 +137,7 @@ pub fn swiglu_backward<I: Isa>(isa: I, gate_up: Mat, dy: Mat, mut d_gate_up: Mat
 #[inline(always)]
 fn swiglu_backward_row<I: Isa>(isa: I, gate_up: &[f32], dy: &[f32], d_gate_up: &mut [f32]) {
     let (gate, up) = gate_up.split_at(dy.len());
-    sweep::map_to(
+    row_ops::map_to(
         isa,
         [gate, up, dy],
         d_gate_up.split_at_mut(dy.len()).into(),

@@ -1,9 +1,10 @@
-//! The tails of both forms of GELU and of their derivatives, as polynomials in pieces.
+//! The tails of both forms of GELU and of their derivatives, as piecewise polynomials.
 //!
-//! With `a = |x|` both forms are `gelu(x) = max(x, 0) − a·T(a)`, where `T(a)` falls from ½ to 0, and the derivative of both is
-//! `U(a)` at `−a` and `1 − U(a)` at `a`. `T` and `U` are polynomials of the fifth degree on 15 pieces around the whole numbers of
-//! `a · per_unit`, and 0 on a sixteenth: cheaper than an exponential, and without a division. The coefficients are minimax
-//! fits of each piece by itself; `benchmarks/goldens/activation_tables.py` makes and prints them.
+//! With `a = |x|` both forms are `gelu(x) = max(x, 0) − a·T(a)`, where `T(a)` falls from ½ to 0, and the derivative of
+//! both is `U(a)` at `−a` and `1 − U(a)` at `a`. `T` and `U` are polynomials of the fifth degree on 15 pieces around
+//! the whole numbers of `a · per_unit`, and 0 on a sixteenth: cheaper than an exponential, and without a division. The
+//! coefficients are minimax fits of each piece by itself; `benchmarks/goldens/activation_tables.py` makes and prints
+//! them.
 
 use smallmind_simd::Isa;
 

@@ -5,9 +5,8 @@
 //! 2. A group of more heads than a tile takes a few keys at a time, which stay in the first level of cache from tile to tile.
 //! 3. Each score and each column is summed in an order of its own, whatever the tile: the heads beside it change no bit.
 
-use smallmind_simd::Isa;
+use smallmind_simd::{CacheLevel, Isa, prefetch};
 
-use crate::matmul::prefetch_early;
 use crate::{Mat, MatMut};
 
 /// Keys that all heads of a group are worked on with before the next: of 64 columns, 8 kilobytes.
@@ -92,7 +91,7 @@ fn dot_tile<I: Isa, const H: usize, const N: usize>(isa: I, q: Mat, k: Mat, key:
     for c in (0..whole).step_by(I::LANES) {
         let mut keys = [isa.zero(); N];
         for (vector, k) in keys.iter_mut().zip(k) {
-            prefetch_early(k.as_ptr().wrapping_add(c + AHEAD));
+            prefetch(k.as_ptr().wrapping_add(c + AHEAD), CacheLevel::Second);
             *vector = isa.load(&k[c..]);
         }
         for (sums, q) in sums.iter_mut().zip(q) {
@@ -178,7 +177,7 @@ fn add_strip<I: Isa, const H: usize, const N: usize>(
         let mut values = [isa.zero(); N];
         for (i, vector) in values.iter_mut().enumerate() {
             let row = &row[i * I::LANES..];
-            prefetch_early(row.as_ptr().wrapping_add(AHEAD));
+            prefetch(row.as_ptr().wrapping_add(AHEAD), CacheLevel::Second);
             *vector = isa.load(row);
         }
         for (sums, weights) in sums.iter_mut().zip(weights) {

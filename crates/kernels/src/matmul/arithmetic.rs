@@ -1,16 +1,14 @@
-//! What distinguishes products of `f32` from products of `bf16`: the word.
+//! How the elements of two factors become sums of `f32`: [`F32Gemm`] multiplies `f32`, [`Bf16Gemm`] pairs of `bf16`.
 //!
-//! A *word* is 32 bits of a factor, one `f32` or two `bf16` that follow each other in depth. The loops and the micro-kernels count depth in
-//! words; how words are multiplied, loaded and gathered is said here.
+//! The loops and the micro-kernels are generic over an [`Arithmetic`] and count depth in *words* of 32 bits: one `f32`,
+//! or two `bf16` that follow each other in depth.
 #![allow(unsafe_code)]
 
-use half::bf16;
-use smallmind_simd::{Bf16Dot, Isa};
+use half::{bf16, f16};
+use smallmind_simd::{Bf16Dot, Isa, MAX_LANES};
 
-use super::tables::{self, Kernels};
-
-/// The `f32` vectors of an arithmetic.
-pub(super) type F32<P> = <<P as Arithmetic>::Isa as Isa>::F32;
+/// A vector of sums.
+pub(super) type Sums<P> = <<P as Arithmetic>::Isa as Isa>::F32;
 
 /// How the elements of factors become sums of `f32`.
 pub(super) trait Arithmetic: Copy + Send + Sync + 'static {
@@ -27,44 +25,43 @@ pub(super) trait Arithmetic: Copy + Send + Sync + 'static {
     fn isa(self) -> Self::Isa;
     /// Runs `f` compiled for this arithmetic.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
-    /// The product of the words of each lane, added to its sum.
-    fn multiply_add(self, a: Self::Words, b: Self::Words, sum: F32<Self>) -> F32<Self>;
-    /// No words.
+    /// `sum` plus the product of the words of each lane.
+    fn multiply_add(self, a: Self::Words, b: Self::Words, sum: Sums<Self>) -> Sums<Self>;
+    /// A vector of zeros.
     fn zero(self) -> Self::Words;
     /// The word at `at` in every lane.
     ///
     /// # Safety
-    /// A word must be readable there.
+    /// `at` must be valid for reads of a word.
     unsafe fn splat(self, at: *const Self::Element) -> Self::Words;
-    /// A vector of adjacent words.
+    /// The vector of adjacent words at `at`.
     ///
     /// # Safety
-    /// They must be readable at `at`.
+    /// `at` must be valid for reads of a vector of words.
     unsafe fn load(self, at: *const Self::Element) -> Self::Words;
-    /// Writes a vector of words.
+    /// Writes a vector of words to `at`.
     ///
     /// # Safety
-    /// They must be writable at `at`.
+    /// `at` must be valid for writes of a vector of words.
     unsafe fn store(self, words: Self::Words, at: *mut Self::Element);
-    /// The words of adjacent columns of [`Arithmetic::STEP`] rows, `stride` apart.
+    /// The words that the adjacent columns of [`Arithmetic::STEP`] rows form, rows `stride` elements apart.
     ///
     /// # Safety
-    /// A vector's lanes of elements must be readable in each row.
+    /// Each row must be valid for reads of as many elements as a vector has lanes.
     unsafe fn gather(self, at: *const Self::Element, stride: usize) -> Self::Words;
-    /// The same of the first `rows` rows and `cols` columns, at least one and at most as many as [`Arithmetic::gather`] takes; zeros beyond.
+    /// [`Arithmetic::gather`] of the first `rows` rows and `cols` columns; zeros beyond. Both are at least 1 and at
+    /// most what [`Arithmetic::gather`] reads.
     ///
     /// # Safety
-    /// These elements must be readable.
+    /// These rows must be valid for reads of `cols` elements.
     unsafe fn gather_part(self, at: *const Self::Element, stride: usize, rows: usize, cols: usize) -> Self::Words;
-    /// The micro-kernels and what feeds them.
-    fn kernels() -> &'static Kernels<Self>;
 }
 
-/// `f32` factors: a word is an element.
+/// Products of `f32`: a word is an element.
 #[derive(Clone, Copy)]
-pub(super) struct Single<I>(pub I);
+pub(super) struct F32Gemm<I>(pub I);
 
-impl<I: Isa> Arithmetic for Single<I> {
+impl<I: Isa> Arithmetic for F32Gemm<I> {
     type Isa = I;
     type Element = f32;
     type Words = I::F32;
@@ -92,47 +89,41 @@ impl<I: Isa> Arithmetic for Single<I> {
 
     #[inline(always)]
     unsafe fn splat(self, at: *const f32) -> I::F32 {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: a word is one `f32`, which the caller keeps readable.
         self.0.splat(unsafe { *at })
     }
 
     #[inline(always)]
     unsafe fn load(self, at: *const f32) -> I::F32 {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: a vector of words is LANES elements, which the caller keeps readable.
         unsafe { self.0.load_ptr(at) }
     }
 
     #[inline(always)]
     unsafe fn store(self, words: I::F32, at: *mut f32) {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: a vector of words is LANES elements, which the caller keeps writable.
         unsafe { self.0.store_ptr(words, at) }
     }
 
     #[inline(always)]
     unsafe fn gather(self, at: *const f32, _: usize) -> I::F32 {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: the caller keeps LANES elements of the only row readable.
         unsafe { self.0.load_ptr(at) }
     }
 
     #[inline(always)]
-    unsafe fn gather_part(self, at: *const f32, _: usize, _: usize, cols: usize) -> I::F32 {
-        // SAFETY: the caller's guarantee for a row of `cols` elements.
+    unsafe fn gather_part(self, at: *const f32, _: usize, rows: usize, cols: usize) -> I::F32 {
+        debug_assert!(rows == 1 && (1..=I::LANES).contains(&cols), "{rows} rows of {cols} columns");
+        // SAFETY: the caller keeps `cols` elements of the only row readable.
         self.0.load_partial(unsafe { std::slice::from_raw_parts(at, cols) })
-    }
-
-    fn kernels() -> &'static Kernels<Self> {
-        tables::single::<I>()
     }
 }
 
-/// `bf16` factors: a word is two elements, whose products are added to one sum.
+/// Products of `bf16`: a word is two elements, whose products join the same sum.
 #[derive(Clone, Copy)]
-pub(super) struct Pairs<D>(pub D);
+pub(super) struct Bf16Gemm<D>(pub D);
 
-/// The most lanes of a vector of sums.
-const MAX_LANES: usize = 16;
-
-impl<D: Bf16Dot> Arithmetic for Pairs<D> {
+impl<D: Bf16Dot> Arithmetic for Bf16Gemm<D> {
     type Isa = D::Isa;
     type Element = bf16;
     type Words = D::Pairs;
@@ -149,7 +140,7 @@ impl<D: Bf16Dot> Arithmetic for Pairs<D> {
     }
 
     #[inline(always)]
-    fn multiply_add(self, a: D::Pairs, b: D::Pairs, sum: D::F32) -> D::F32 {
+    fn multiply_add(self, a: D::Pairs, b: D::Pairs, sum: Sums<Self>) -> Sums<Self> {
         self.0.dot(sum, a, b)
     }
 
@@ -160,40 +151,88 @@ impl<D: Bf16Dot> Arithmetic for Pairs<D> {
 
     #[inline(always)]
     unsafe fn splat(self, at: *const bf16) -> D::Pairs {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: a word is two elements, which the caller keeps readable.
         unsafe { self.0.splat_pair_ptr(at) }
     }
 
     #[inline(always)]
     unsafe fn load(self, at: *const bf16) -> D::Pairs {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: a vector of words is 2 · LANES elements, which the caller keeps readable.
         unsafe { self.0.load_pairs(at) }
     }
 
     #[inline(always)]
     unsafe fn store(self, words: D::Pairs, at: *mut bf16) {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: a vector of words is 2 · LANES elements, which the caller keeps writable.
         unsafe { self.0.store_pairs(words, at) }
     }
 
     #[inline(always)]
     unsafe fn gather(self, at: *const bf16, stride: usize) -> D::Pairs {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: the caller keeps LANES elements of both rows readable.
         unsafe { self.0.load_zip(at, at.add(stride)) }
     }
 
     #[inline(always)]
     unsafe fn gather_part(self, at: *const bf16, stride: usize, rows: usize, cols: usize) -> D::Pairs {
+        debug_assert!(rows <= 2 && (1..=MAX_LANES).contains(&cols), "{rows} rows of {cols} columns");
         let mut whole = [[bf16::ZERO; MAX_LANES]; 2];
         for (r, row) in whole.iter_mut().enumerate().take(rows) {
-            // SAFETY: the caller's guarantee for `rows` rows of `cols` elements.
+            // SAFETY: the caller keeps `cols` elements of each of `rows` rows readable.
             row[..cols].copy_from_slice(unsafe { std::slice::from_raw_parts(at.add(r * stride), cols) });
         }
-        // SAFETY: the arrays have at least a vector's lanes.
+        // SAFETY: each array has MAX_LANES elements, at least LANES.
         unsafe { self.0.load_zip(whole[0].as_ptr(), whole[1].as_ptr()) }
     }
+}
 
-    fn kernels() -> &'static Kernels<Self> {
-        tables::pairs::<D>()
+/// A float of 16 bits, which products of `f32` widen on its way into the multiply-adds.
+pub(super) trait HalfFloat: Copy + 'static {
+    /// The vector of adjacent elements at `at`, widened.
+    ///
+    /// # Safety
+    /// `at` must be valid for reads of [`Isa::LANES`] elements.
+    unsafe fn load<I: Isa>(isa: I, at: *const u16) -> I::F32;
+    /// Writes a vector to the front of `to`, rounded to nearest even.
+    fn store<I: Isa>(isa: I, v: I::F32, to: &mut [u16]);
+    /// One element, widened.
+    fn widen(bits: u16) -> f32;
+}
+
+impl HalfFloat for f16 {
+    #[inline(always)]
+    unsafe fn load<I: Isa>(isa: I, at: *const u16) -> I::F32 {
+        // SAFETY: the caller keeps LANES elements readable; an `f16` is its 16 bits.
+        isa.load_f16(unsafe { std::slice::from_raw_parts(at.cast(), I::LANES) })
+    }
+
+    #[inline(always)]
+    fn store<I: Isa>(isa: I, v: I::F32, to: &mut [u16]) {
+        let mut values = [f16::ZERO; MAX_LANES];
+        isa.store_f16(v, &mut values[..I::LANES]);
+        to.iter_mut().zip(values).for_each(|(to, x)| *to = x.to_bits());
+    }
+
+    fn widen(bits: u16) -> f32 {
+        f16::from_bits(bits).to_f32()
+    }
+}
+
+impl HalfFloat for bf16 {
+    #[inline(always)]
+    unsafe fn load<I: Isa>(isa: I, at: *const u16) -> I::F32 {
+        // SAFETY: the caller keeps LANES elements readable; a `bf16` is its 16 bits.
+        isa.load_bf16(unsafe { std::slice::from_raw_parts(at.cast(), I::LANES) })
+    }
+
+    #[inline(always)]
+    fn store<I: Isa>(isa: I, v: I::F32, to: &mut [u16]) {
+        let mut values = [bf16::ZERO; MAX_LANES];
+        isa.store_bf16(v, &mut values[..I::LANES]);
+        to.iter_mut().zip(values).for_each(|(to, x)| *to = x.to_bits());
+    }
+
+    fn widen(bits: u16) -> f32 {
+        bf16::from_bits(bits).to_f32()
     }
 }

@@ -1,4 +1,18 @@
-//! Few rows times a transposed weight matrix: the weights stream by once, unpacked.
+//! Few rows times the transpose of a weight that lies as rows: each row of the weight is read once, unpacked.
+//!
+//! ```text
+//! for rows of w, as many as stay in the cache                    (1: one chunk, if x takes one pass)
+//!   for rows of x, at most PASS_ROWS                             a pass
+//!     for depth, at most DEPTH elements at a time
+//!       interleave the rows of x                                 (2)
+//!       for rows of w, N at a time
+//!         for p in depth, a vector at a time
+//!           sums[M][N] += x[M][p] · w[N][p]                      lane by lane; prefetches w
+//!         out[M][N] = epilogue(sum over lanes)
+//! ```
+//!
+//! 1. With more than PASS_ROWS rows of x, a chunk of w stays in the second-level cache from one pass to the next.
+//! 2. Vectors of the M rows of x are stored alternately, so that they are read in the order in which they lie.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -6,45 +20,42 @@ use std::mem::MaybeUninit;
 
 #[cfg(target_arch = "x86_64")]
 use smallmind_simd::{Avx2, Avx512};
-use smallmind_simd::{Isa, IsaKind, Scalar};
+use smallmind_simd::{CacheLevel, Isa, IsaKind, Scalar, prefetch};
 
-use super::arch::prefetch_early;
-use super::{Epilogue, Update};
+use super::operand::{Epilogue, Update};
 use crate::{Mat, MatMut};
 
-/// The most rows that [`gemv_nt`] takes: with more, a product by tiles is the faster one.
+/// The most rows of the left factor of a product with streamed rows: with more, a product by tiles is faster.
 pub const GEMV_MAX_ROWS: usize = 16;
 
-/// The most rows that pass by w at a time: their sums stay in registers.
+/// The most rows of x in a pass over w: their sums stay in registers.
 const PASS_ROWS: usize = 8;
 
-/// Elements of w that stay in a second-level cache of 1 MiB from one pass to the next.
+/// Elements of a chunk of w, which stays in a second-level cache of 1 MiB from one pass to the next.
 const RESIDENT: usize = 64 * 1024;
 
-/// Depth of a block: that much of eight rows of x stays between the first two levels of cache beside the rows of w.
+/// Depth of a block, in elements. Eight rows of it are 32 KiB, which the first two levels of cache hold beside the rows
+/// of w. A constant, since it decides the order of sums.
 const DEPTH: usize = 1024;
 
-/// How many elements ahead of their use the rows of w are asked for: far enough for the latency of memory, near enough for the second level
-/// of cache.
-const AHEAD: usize = 512;
+/// Prefetch distance in a row of w, in elements: farther than the latency of memory, nearer than the size of the
+/// second-level cache.
+const PREFETCH_DISTANCE: usize = 512;
 
-/// `out = [out +] scale · x · wᵀ [+ bias] [+ residual]` for few rows: `x` `[m, k]` with `m` at most [`GEMV_MAX_ROWS`], `w` `[n, k]`,
-/// `out` `[m, n]`.
+/// `out = [out +] scale · x · wᵀ [+ bias] [+ residual]`: `x` `[m, k]`, `w` `[n, k]`, `out` `[m, n]`, whose shapes
+/// agree.
 ///
-/// It reads `w` once from memory and packs nothing, as fits few rows of a weight that changes; one that doesn't is for [`super::gemm_packed`]. For each block of 1024 steps
-/// in depth, an element grows by the sum over the lanes of one vector of partial sums, lane `l` adding up the terms `l`, `l + LANES`, … in
-/// rising order: it depends on its row of `x` and its row of `w` alone, so windows of the output, and other rows beside it, leave its bits
-/// unchanged. They differ from those of [`super::gemm`]; so choose by the rows of the whole problem, not of a window.
+/// For each block of [`DEPTH`] elements an element of the output grows by the sum over the lanes of one vector of
+/// partial sums, of which lane `l` adds up the terms `l`, `l + LANES`, … in rising order. This order depends on nothing
+/// but the depth, so that windows of the output have the bits of the whole. They differ from those of a product by
+/// tiles.
 ///
 /// # Panics
-/// If the shapes disagree or `m` is too large.
-pub fn gemv_nt<I: Isa>(isa: I, x: Mat, w: Mat, mut out: MatMut, epilogue: Epilogue) {
+/// If `m` is larger than [`GEMV_MAX_ROWS`].
+pub(super) fn gemv<I: Isa>(isa: I, x: Mat, w: Mat, mut out: MatMut, epilogue: &Epilogue) {
     let (m, n, k) = (x.rows(), w.rows(), x.cols());
-    assert!(m <= GEMV_MAX_ROWS, "{m} rows, gemv takes at most {GEMV_MAX_ROWS}");
-    assert!(w.cols() == k, "x has {k} columns, w has {}", w.cols());
-    let shape = (out.rows(), out.cols());
-    assert!(shape == (m, n), "an output [{}, {}] for x [{m}, {k}] and w [{n}, {k}]", shape.0, shape.1);
-    epilogue.check(m, n);
+    debug_assert_eq!((w.cols(), out.rows(), out.cols()), (k, m, n), "shapes that agree");
+    assert!(m <= GEMV_MAX_ROWS, "{m} rows times streamed rows, which at most {GEMV_MAX_ROWS} can be");
     if m == 0 {
         return;
     }
@@ -55,30 +66,27 @@ pub fn gemv_nt<I: Isa>(isa: I, x: Mat, w: Mat, mut out: MatMut, epilogue: Epilog
         for i in (0..m).step_by(pass) {
             let rows = i..(i + pass).min(m);
             let window = out.reborrow().rows_range(rows.clone()).cols_range(columns.clone());
-            let epilogue = Epilogue {
-                bias: epilogue.bias.map(|bias| &bias[columns.clone()]),
-                residual: epilogue.residual.map(|r| r.rows_range(rows.clone()).cols_range(columns.clone())),
-                ..epilogue
-            };
+            let epilogue = epilogue.window(&rows, &columns);
             let kernel = instances_of::<I>()[rows.len() - 1];
             kernel(isa, x.rows_range(rows), w.rows_range(columns.clone()), window, &epilogue);
         }
     }
 }
 
-/// [`gemv_nt`] for one number of rows of `x`.
+/// [`gemv`] for one number of rows of `x`.
 type GemvFn<I> = fn(I, x: Mat, w: Mat, out: MatMut, epilogue: &Epilogue);
 
-/// `M` rows of x, `N` rows of w at a time.
+/// [`gemv`] of `M` rows of x, `N` rows of w at a time.
 fn rows<I: Isa, const M: usize, const N: usize>(isa: I, x: Mat, w: Mat, mut out: MatMut, epilogue: &Epilogue) {
     let mut interleaved = MaybeUninit::<[f32; PASS_ROWS * DEPTH]>::uninit();
-    // Rows of w that pass by each block of x: one row of x need not be interleaved, so rows of w are read from end to end.
-    let passing = if M == 1 && x.cols() > DEPTH { N } else { w.rows().max(1) };
+    // Rows of w for each block of x. A single row of x needs no interleaving, so that rows of w can be read from end to
+    // end.
+    let at_once = if M == 1 && x.cols() > DEPTH { N } else { w.rows().max(1) };
     isa.vectorize(
         #[inline(always)]
         || {
-            for first in (0..w.rows()).step_by(passing) {
-                let last = (first + passing).min(w.rows());
+            for first in (0..w.rows()).step_by(at_once) {
+                let last = (first + at_once).min(w.rows());
                 let mut epilogue = *epilogue;
                 // For k = 0, one empty block.
                 for p in (0..x.cols().max(1)).step_by(DEPTH) {
@@ -93,19 +101,19 @@ fn rows<I: Isa, const M: usize, const N: usize>(isa: I, x: Mat, w: Mat, mut out:
                     for j in j..last {
                         some_rows::<I, M, 1>(isa, x, w, j, &mut out, &epilogue);
                     }
-                    epilogue = Epilogue { scale: epilogue.scale, ..Epilogue::ACCUMULATE };
+                    epilogue = epilogue.accumulate();
                 }
             }
         },
     );
 }
 
-/// A block of `M` rows of x, vector by vector: the first vector of each row, then the second of each, the last filled up with zeros. So they are read in
-/// the order in which they lie, wherever the rows lie.
+/// A block of `M` rows of x, interleaved: the first vector of each row, then the second of each, …; the last ones
+/// padded with zeros.
 #[derive(Clone, Copy)]
 struct Interleaved<'a, const M: usize> {
     vectors: &'a [f32],
-    /// Elements of a row.
+    /// Elements of a row, without padding.
     depth: usize,
 }
 
@@ -121,17 +129,18 @@ impl<'a, const M: usize> Interleaved<'a, M> {
             for i in 0..M {
                 let row = x.row(i);
                 let vector = isa.load_partial(&row[p..(p + I::LANES).min(depth)]);
-                // SAFETY: vector p / LANES of M rows is within M rows of whole vectors of at most DEPTH, a multiple of the lanes.
+                // SAFETY: the buffer holds M ≤ PASS_ROWS rows of DEPTH elements, a multiple of the lanes, and p is
+                // below DEPTH.
                 unsafe { isa.store_ptr(vector, start.add(p * M + i * I::LANES)) };
             }
         }
         let len = depth.next_multiple_of(I::LANES) * M;
-        // SAFETY: so many elements have been written.
+        // SAFETY: the loop has written every vector of `len` elements.
         Self { vectors: unsafe { std::slice::from_raw_parts(start, len) }, depth }
     }
 }
 
-/// Rows `j..j + N` of w against all of x.
+/// The outputs of rows `j..j + N` of w.
 #[inline(always)]
 fn some_rows<I: Isa, const M: usize, const N: usize>(
     isa: I,
@@ -149,21 +158,22 @@ fn some_rows<I: Isa, const M: usize, const N: usize>(
     }
 }
 
-/// For all pairs of rows the sums, lane by lane, whose sum is `x[i] · w[j]`. Meanwhile asks for what follows.
+/// For all pairs of rows the lanes whose sum is `x[i] · w[j]`. Prefetches what follows in w.
 #[inline(always)]
 fn dot<I: Isa, const M: usize, const N: usize>(isa: I, x: Interleaved<M>, w: Mat) -> [[I::F32; N]; M] {
     let (depth, stride) = (x.depth, w.stride());
     let whole = depth - depth % I::LANES;
-    // At the end of these rows the next ones follow.
-    let turn = (depth.saturating_sub(AHEAD) / I::LANES * I::LANES).min(whole);
+    // Near the end of the rows, the distance reaches into the next N rows.
+    let near_end = (depth.saturating_sub(PREFETCH_DISTANCE) / I::LANES * I::LANES).min(whole);
     let mut sums = [[isa.zero(); N]; M];
-    for (range, ahead) in [(0..turn, AHEAD), (turn..whole, (N * stride + AHEAD).wrapping_sub(depth))] {
+    let beyond = (N * stride + PREFETCH_DISTANCE).wrapping_sub(depth);
+    for (range, distance) in [(0..near_end, PREFETCH_DISTANCE), (near_end..whole, beyond)] {
         for p in range.step_by(I::LANES) {
             let mut vectors = [isa.zero(); N];
             for (r, vector) in vectors.iter_mut().enumerate() {
                 let at = w.as_ptr().wrapping_add(r * stride + p);
-                prefetch_early(at.wrapping_add(ahead));
-                // SAFETY: p + LANES ≤ depth, and r is one of w's rows.
+                prefetch(at.wrapping_add(distance), CacheLevel::Second);
+                // SAFETY: p + LANES ≤ depth, the columns of w, and r < N, its rows.
                 *vector = unsafe { isa.load_ptr(at) };
             }
             multiply_add(isa, x, p, &vectors, &mut sums);
@@ -179,7 +189,7 @@ fn dot<I: Isa, const M: usize, const N: usize>(isa: I, x: Interleaved<M>, w: Mat
     sums
 }
 
-/// The vectors of x at step `p` times a vector of each row of w into the sums.
+/// Adds the products of the vectors of x at element `p` with a vector of each row of w to the sums.
 #[inline(always)]
 fn multiply_add<I: Isa, const M: usize, const N: usize>(
     isa: I,
@@ -197,7 +207,7 @@ fn multiply_add<I: Isa, const M: usize, const N: usize>(
     }
 }
 
-/// The epilogue of one element.
+/// Writes one element through the epilogue.
 #[inline(always)]
 fn finish(out: &mut MatMut, epilogue: &Epilogue, i: usize, j: usize, sum: f32) {
     let mut y = sum * epilogue.scale;
@@ -213,14 +223,15 @@ fn finish(out: &mut MatMut, epilogue: &Epilogue, i: usize, j: usize, sum: f32) {
     out.row_mut(i)[j] = y;
 }
 
-/// The kernels of one instruction set: for 1, 2, … rows of x, with as many rows of w as given.
+/// The kernels of one instruction set: pairs of a number of rows of x and the number of rows of w that are read at a
+/// time.
 macro_rules! instances {
     ($isa:ty, $($m:literal $n:literal),*) => {
         [$(rows::<$isa, $m, $n>),*]
     };
 }
 
-/// `[rows of x - 1]`.
+/// The index is the number of rows of x less one.
 type Instances<I> = [GemvFn<I>; PASS_ROWS];
 
 static SCALAR: Instances<Scalar> = instances!(Scalar, 1 4, 2 2, 3 2, 4 2, 5 1, 6 1, 7 1, 8 1);

@@ -1,209 +1,222 @@
-//! Matrix products: packed where it pays, cache-blocked, register-tiled.
+//! Matrix products: `C = [C +] scale · op(A) · op(B) [+ bias] [+ residual]`, where `op(X)` is `X` or `Xᵀ`.
 //!
-//! `C = [C +] scale · op(A) · op(B) [+ bias] [+ residual]`, where `op(X)` is `X` or `Xᵀ`. The loops follow Goto and van de Geijn,
-//! "Anatomy of high-performance matrix multiplication" (2008):
+//! [`gemm`] is the one door; how B lies decides which kernels multiply it:
 //!
-//! ```text
-//! for depth pc, at most max_depth at a time (a function of k alone)
-//!   for rows ic of C, as many as a block of A may have
-//!     A[ic, pc], packed or where it lies                  (1: stays in the second-level cache)
-//!     for columns jr of C, a panel at a time
-//!       B[pc, jr] as a panel                              (2: between the two caches)
-//!       for rows ir of the block, a tile at a time
-//!         C[ir, jr] += A[ir, pc] · B[pc, jr]              (3: one micro-kernel call, sums in registers)
-//! ```
+//! | [`RightFactor`] | B | kernels |
+//! |---|---|---|
+//! | `Operand` | a matrix or its transpose | tiles; B is packed a panel at a time (`nest`, `tile`) |
+//! | `Streamed` | the rows of a weight, for few rows of A | sums across lanes; each row is read once (`gemv`) |
+//! | `Packed`, `f32` or 16-bit floats | strips | tiles; B is read in place, or widened a panel at a time |
+//! | `Packed`, blocks of bytes | strips | dot products of bytes; A is quantized (`q8`) |
 //!
-//! 1. The micro-kernel broadcasts single elements of A, so it takes A in either layout. A is packed only where it is read often and lies so
-//!    scattered that caches and address translation suffer; packing fetches the next rows while it transposes these.
-//! 2. The vectors of a panel are adjacent in the order in which they are read. B in normal layout is packed by the first tile, which
-//!    reads it where it lies and stores what it reads beside its multiply-adds; a transposed B is transposed in registers.
-//!    Weights that don't change are packed once and for all, by [`pack_weight`]: [`gemm_packed`] reads them where they lie.
-//! 3. There is one micro-kernel for each number of rows and vectors, so no row is computed in vain, and the epilogue is part of it. It asks
-//!    for its tile of C before it begins to multiply.
+//! The loops around tiles follow Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008);
+//! `nest` opens with their pseudo-code.
 //!
-//! **Order of sums.** An element of C is a chain of multiply-adds in rising depth, broken only between blocks
-//! whose depths follow from k alone, whatever the size of C and wherever the element lies. So any window of C, by rows or by columns, comes out bit-equal to the same part of the whole.
-//! For the same reason [`gemm`] never chooses a path by the number of rows or columns: [`gemv_nt`], whose sums run in another order, is
-//! the caller's choice, made once for the whole problem.
+//! **Words.** A *tile* is the part of C that one call of a micro-kernel computes. A *panel* is a block of B as wide as
+//! a tile, or of A some tiles high, with the vectors in the order in which tiles read them. A *strip* is a panel of B
+//! one vector wide that was packed beforehand. A *word* is 32 bits of a factor: one `f32` or two `bf16`.
+//!
+//! **Order of sums.** In a product by tiles an element of C is a chain of multiply-adds in rising depth, broken only
+//! between blocks of the depth, which follow from k alone. So any window of C, by rows or by columns, has the bits of
+//! the same part of the whole, packed or not, in whichever layout. Streamed rows are summed in another order, by
+//! windows too; so the choice between both is made once for a product and not for a window: [`KernelChoice`] makes it.
+//!
+//! **Reading order**: `operand`, `gemv`, `partition`, `arithmetic`, `tile`, `pack`, `arch`, `tables`, `strips`,
+//! `half_strips`, `nest`, `q8_blocks`, `packed`, `q8`, this file. Each uses only files before it.
 #![allow(unsafe_code)]
 
 mod arch;
 mod arithmetic;
-mod cut;
 mod gemv;
 mod half_strips;
 mod nest;
+mod operand;
 mod pack;
 mod packed;
+mod partition;
 mod q8;
+mod q8_blocks;
 mod strips;
 mod tables;
 #[cfg(test)]
 mod tests;
 mod tile;
 
-pub(crate) use arch::prefetch_early;
-pub use cut::{COL_GRANULE, Cut, ROW_GRANULE, Route};
-pub use gemv::{GEMV_MAX_ROWS, gemv_nt};
-pub use packed::{
-    PackedWeight, gemm_packed, gemm_packed_scratch_len, pack_weight, pack_weight_as, pack_weight_scratch_len,
-    packed_len,
-};
-pub use q8::{gemm_q8, quantize_rows, quantize_weight, quantized_words};
+pub use gemv::GEMV_MAX_ROWS;
+pub use operand::{Epilogue, Layout, Operand, Update};
+pub use packed::{PackedWeight, pack_weight, pack_weight_as, pack_weight_scratch_len, packed_len};
+pub use partition::{COL_GRANULE, KernelChoice, Partition, ROW_GRANULE};
+pub use q8_blocks::{quantize_rows, quantize_weight, quantized_words};
 
-use arithmetic::{Arithmetic, Pairs, Single};
+use std::ops::Range;
+
+use arithmetic::{Bf16Gemm, F32Gemm};
 use half::bf16;
-use nest::{Block, Right};
+use nest::{Block, PanelSource};
 use smallmind_simd::{Bf16Dot, Isa};
+use tables::HasKernels;
 
+use crate::format::FormatKind;
 use crate::{Mat, MatMut};
 
-/// How an operand lies in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// As it enters the product.
-    Normal,
-    /// As the transpose of what enters the product.
-    Transposed,
-}
-
-/// What becomes of the earlier contents of the output.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Update {
-    /// They are never read.
-    #[default]
-    Overwrite,
-    /// The product is added to them.
-    Accumulate,
-}
-
-/// `op(mat)`: a factor of a product.
-pub struct Operand<'a, T = f32> {
-    /// The elements as they lie in memory.
-    pub mat: Mat<'a, T>,
-    /// Whether the factor is the matrix or its transpose.
-    pub layout: Layout,
-}
-
-// Not derived, which would ask it of the elements too.
-impl<T> Clone for Operand<'_, T> {
-    #[inline(always)]
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Operand<'_, T> {}
-
-impl<'a, T> Operand<'a, T> {
-    /// The matrix itself.
-    #[inline(always)]
-    pub fn normal(mat: Mat<'a, T>) -> Self {
-        Self { mat, layout: Layout::Normal }
-    }
-
-    /// The transpose of the matrix.
-    #[inline(always)]
-    pub fn transposed(mat: Mat<'a, T>) -> Self {
-        Self { mat, layout: Layout::Transposed }
-    }
-
-    /// Rows of the factor.
-    #[inline(always)]
-    pub fn rows(self) -> usize {
-        match self.layout {
-            Layout::Normal => self.mat.rows(),
-            Layout::Transposed => self.mat.cols(),
-        }
-    }
-
-    /// Columns of the factor.
-    #[inline(always)]
-    pub fn cols(self) -> usize {
-        match self.layout {
-            Layout::Normal => self.mat.cols(),
-            Layout::Transposed => self.mat.rows(),
-        }
-    }
-}
-
-/// What happens to a product on its way into the output.
+/// The right factor `[k, n]` of a product, by how it lies.
 #[derive(Clone, Copy)]
-pub struct Epilogue<'a> {
-    /// Multiplies the product, not what is added to it.
-    pub scale: f32,
-    /// Whether the output is replaced or added to.
-    pub update: Update,
-    /// Added to every row, `[n]`.
-    pub bias: Option<&'a [f32]>,
-    /// Added element by element, `[m, n]`.
-    pub residual: Option<Mat<'a>>,
+pub enum RightFactor<'a> {
+    /// A matrix or its transpose.
+    Operand(Operand<'a>),
+    /// The transpose of a weight `[n, k]` whose rows are each read once, for an A in normal layout of at most
+    /// [`GEMV_MAX_ROWS`] rows. Faster than tiles, with another order of sums.
+    Streamed(Mat<'a>),
+    /// A packed weight. In a format of blocks its A is what [`quantize_rows`] has written, in normal layout: `[m,
+    /// quantized_words(k)]`.
+    Packed(PackedWeight<'a>),
 }
 
-impl Default for Epilogue<'_> {
-    fn default() -> Self {
-        Self { scale: 1.0, update: Update::Overwrite, bias: None, residual: None }
+impl<'a> From<Operand<'a>> for RightFactor<'a> {
+    fn from(operand: Operand<'a>) -> Self {
+        Self::Operand(operand)
     }
 }
 
-impl Epilogue<'_> {
-    /// Adds the product to the output.
-    pub const ACCUMULATE: Epilogue<'static> =
-        Epilogue { scale: 1.0, update: Update::Accumulate, bias: None, residual: None };
+impl<'a> From<PackedWeight<'a>> for RightFactor<'a> {
+    fn from(weight: PackedWeight<'a>) -> Self {
+        Self::Packed(weight)
+    }
+}
 
-    fn check(&self, m: usize, n: usize) {
-        if let Some(bias) = self.bias {
-            assert_eq!(bias.len(), n, "a bias for {} columns on an output of {n}", bias.len());
+impl RightFactor<'_> {
+    /// Number of columns, `n`.
+    fn cols(self) -> usize {
+        match self {
+            Self::Operand(b) => b.cols(),
+            Self::Streamed(w) => w.rows(),
+            Self::Packed(b) => b.cols(),
         }
-        if let Some(residual) = self.residual {
-            let (rows, cols) = (residual.rows(), residual.cols());
-            assert!((rows, cols) == (m, n), "a residual [{rows}, {cols}] on an output [{m}, {n}]");
+    }
+
+    /// Columns that A must have: `k`, or the words of `k` quantized elements.
+    fn a_cols(self) -> usize {
+        match self {
+            Self::Operand(b) => b.rows(),
+            Self::Streamed(w) => w.cols(),
+            Self::Packed(b) if b.format().kind() == FormatKind::Blocks => quantized_words(b.rows()),
+            Self::Packed(b) => b.rows(),
+        }
+    }
+
+    /// A window of columns.
+    ///
+    /// # Panics
+    /// If it leaves the factor or cuts a strip.
+    #[must_use]
+    pub fn cols_range(self, range: Range<usize>) -> Self {
+        match self {
+            Self::Operand(b) => Self::Operand(b.cols_range(range)),
+            Self::Streamed(w) => Self::Streamed(w.rows_range(range)),
+            Self::Packed(b) => Self::Packed(b.cols_range(range)),
         }
     }
 }
 
-/// One product among those of [`batched_gemm`].
-pub struct Gemm<'a, T = f32> {
-    /// `op(A)`, `[m, k]`.
-    pub a: Operand<'a, T>,
-    /// `op(B)`, `[k, n]`.
-    pub b: Operand<'a, T>,
-    /// The output, `[m, n]`.
-    pub c: MatMut<'a>,
-    /// What happens to the product on its way there.
-    pub epilogue: Epilogue<'a>,
-}
-
-/// Elements of scratch that [`gemm`] asks for at `[m, k] · [k, n]`: an upper bound in both layouts of both factors, monotone in each of
-/// `m`, `n`, `k`, so that it also covers every smaller problem.
+/// Elements of scratch that suffice for [`gemm`] at `[m, k] · [k, n]`, whatever the right factor and the layouts:
+/// monotone in `m`, `n` and `k`, so that it covers every smaller product. Streamed rows and blocks of bytes need none.
 pub fn gemm_scratch_len<I: Isa>(_isa: I, m: usize, n: usize, k: usize) -> usize {
-    nest::scratch_len(Single::<I>::kernels(), m, n, k)
+    nest::scratch_len(F32Gemm::<I>::kernels(), m, n, k)
+}
+
+/// `C = [C +] scale · op(A) · B [+ bias] [+ residual]`.
+///
+/// `op(A)` is `[m, k]`, B is `[k, n]`, `c` is `[m, n]`; for `k = 0` the product is zero. `scratch` holds at least
+/// [`gemm_scratch_len`] elements, of any values and alignment. A window of `c`, with the same window of A's rows or B's
+/// columns and of the epilogue, gets the bits that the whole would; see the [module](self) on the order of sums.
+///
+/// # Panics
+/// If the shapes disagree, `scratch` is too short, a weight was packed for other lanes, or A isn't as [`RightFactor`]
+/// demands.
+#[inline]
+pub fn gemm<'a, I: Isa>(
+    isa: I,
+    a: Operand,
+    b: impl Into<RightFactor<'a>>,
+    c: MatMut,
+    epilogue: Epilogue,
+    scratch: &mut [f32],
+) {
+    multiply(isa, a, b.into(), c, epilogue, scratch);
+}
+
+fn multiply<I: Isa>(isa: I, a: Operand, b: RightFactor, c: MatMut, epilogue: Epilogue, scratch: &mut [f32]) {
+    check([a.rows(), a.cols()], [b.a_cols(), b.cols()], &c, &epilogue);
+    if c.rows() == 0 || c.cols() == 0 {
+        return;
+    }
+    match b {
+        RightFactor::Operand(b) => {
+            let product = Block { a, b: PanelSource::Operand(b), c, epilogue };
+            nest::run(F32Gemm(isa), product, scratch);
+        }
+        RightFactor::Streamed(w) => {
+            assert!(a.layout == Layout::Normal, "a transposed A times streamed rows");
+            gemv::gemv(isa, a.mat, w, c, &epilogue);
+        }
+        RightFactor::Packed(b) => {
+            assert!(b.lanes() == I::LANES, "strips of {} columns, vectors of {}", b.lanes(), I::LANES);
+            if b.format().kind() == FormatKind::Blocks {
+                assert!(a.layout == Layout::Normal, "quantized rows are transposed");
+                isa.with_int8(q8::Product { x: a.mat, w: b, c, epilogue });
+            } else {
+                multiply_packed(isa, a, b, c, epilogue, scratch);
+            }
+        }
+    }
+}
+
+/// A product with strips of floats, whose tiles read them in place.
+fn multiply_packed<I: Isa>(
+    isa: I,
+    a: Operand,
+    b: PackedWeight,
+    mut c: MatMut,
+    epilogue: Epilogue,
+    scratch: &mut [f32],
+) {
+    let (m, n, kernels) = (c.rows(), c.cols(), F32Gemm::<I>::kernels());
+    let in_strips = if b.format().kind() == FormatKind::Single { n - n % I::LANES } else { n };
+    // Rows of a single tile multiply a panel in all its depth before the next panel, so that strips are read from end
+    // to end. Those of several tiles multiply all panels a block of the depth at a time, for which the block of A stays
+    // in the cache.
+    let panel_by_panel = m <= kernels.rows() && b.rows() > kernels.max_depth;
+    let at_once = if panel_by_panel { kernels.width() } else { in_strips.max(1) };
+    for start in (0..in_strips).step_by(at_once) {
+        let columns = start..(start + at_once).min(in_strips);
+        let window = b.cols_range(columns.clone());
+        let strips = match b.format().kind() {
+            FormatKind::Single => PanelSource::Strips(window.strips(isa)),
+            FormatKind::Half(kind) => PanelSource::Half(window.half_strips(kind)),
+            FormatKind::Blocks => unreachable!("blocks of bytes have kernels of their own"),
+        };
+        let (c, epilogue) = (c.reborrow().cols_range(columns.clone()), epilogue.window(&(0..m), &columns));
+        nest::run(F32Gemm(isa), Block { a, b: strips, c, epilogue }, scratch);
+    }
+    if in_strips < n {
+        let (c, epilogue) = (c.cols_range(in_strips..n), epilogue.window(&(0..m), &(in_strips..n)));
+        let b = PanelSource::Operand(b.rest(in_strips));
+        nest::run(F32Gemm(isa), Block { a, b, c, epilogue }, scratch);
+    }
 }
 
 /// [`gemm_scratch_len`] for [`gemm_bf16`].
 pub fn gemm_bf16_scratch_len<D: Bf16Dot>(_dot: D, m: usize, n: usize, k: usize) -> usize {
-    nest::scratch_len(Pairs::<D>::kernels(), m, n, k)
+    nest::scratch_len(Bf16Gemm::<D>::kernels(), m, n, k)
 }
 
-/// `C = [C +] scale · op(A) · op(B) [+ bias] [+ residual]`.
+/// [`gemm`] of operands in `bf16`, with sums, output, bias and residual in `f32`.
 ///
-/// `op(A)` is `[m, k]`, `op(B)` is `[k, n]`, `c` is `[m, n]`; for `k = 0` the product is zero. `scratch` holds at least
-/// [`gemm_scratch_len`] elements, whatever their values and alignment. See the module on the order of sums: a window of `c` (with the
-/// same window of A's rows or B's columns, of the bias and the residual) gets the bits that the whole would.
+/// Products are exact, two of them join a sum at a time: see [`Bf16Dot::dot`] for the roundings. Windows get the bits
+/// of the whole, as there. `scratch` holds at least [`gemm_bf16_scratch_len`] elements.
 ///
 /// # Panics
 /// If the shapes disagree or `scratch` is too short.
-pub fn gemm<I: Isa>(isa: I, a: Operand, b: Operand, c: MatMut, epilogue: Epilogue, scratch: &mut [f32]) {
-    product(Single(isa), Gemm { a, b, c, epilogue }, scratch);
-}
-
-/// [`gemm`] of factors in `bf16`, with sums, output, bias and residual in `f32`.
-///
-/// Products are exact, two of them join a sum at a time: see [`Bf16Dot::dot`] for the roundings. Windows get the bits of the whole, as
-/// there. `scratch` holds at least [`gemm_bf16_scratch_len`] elements.
-///
-/// # Panics
-/// As [`gemm`].
 pub fn gemm_bf16<D: Bf16Dot>(
     dot: D,
     a: Operand<bf16>,
@@ -212,27 +225,17 @@ pub fn gemm_bf16<D: Bf16Dot>(
     epilogue: Epilogue,
     scratch: &mut [f32],
 ) {
-    product(Pairs(dot), Gemm { a, b, c, epilogue }, scratch);
+    check([a.rows(), a.cols()], [b.rows(), b.cols()], &c, &epilogue);
+    if c.rows() > 0 && c.cols() > 0 {
+        nest::run(Bf16Gemm(dot), Block { a, b: PanelSource::Operand(b), c, epilogue }, scratch);
+    }
 }
 
-fn product<P: Arithmetic>(arithmetic: P, problem: Gemm<P::Element>, scratch: &mut [f32]) {
-    let Gemm { a, b, c, epilogue } = problem;
-    let (m, n, k) = (c.rows(), c.cols(), a.cols());
-    assert!(a.rows() == m, "A has {} rows, C has {m}", a.rows());
-    assert!(b.rows() == k, "A has {k} columns, B has {} rows", b.rows());
-    assert!(b.cols() == n, "B has {} columns, C has {n}", b.cols());
+/// Asserts that the shapes of A, B, C and the epilogue agree; B's rows are counted as A's columns are.
+fn check(a: [usize; 2], b: [usize; 2], c: &MatMut, epilogue: &Epilogue) {
+    let (m, n) = (c.rows(), c.cols());
+    assert!(a[0] == m, "A has {} rows, C has {m}", a[0]);
+    assert!(b[0] == a[1], "A has {} columns, B has {} rows", a[1], b[0]);
+    assert!(b[1] == n, "B has {} columns, C has {n}", b[1]);
     epilogue.check(m, n);
-    if m > 0 && n > 0 {
-        nest::run(arithmetic, Block { a, b: Right::Operand(b), c, epilogue }, scratch);
-    }
-}
-
-/// [`gemm`] for each of `problems`, in their order; `scratch` covers the largest.
-///
-/// # Panics
-/// As [`gemm`].
-pub fn batched_gemm<'a, I: Isa>(isa: I, problems: impl Iterator<Item = Gemm<'a>>, scratch: &mut [f32]) {
-    for Gemm { a, b, c, epilogue } in problems {
-        gemm(isa, a, b, c, epilogue, scratch);
-    }
 }

@@ -1,90 +1,128 @@
-//! The loops around the micro-kernels: blocks for the caches, and who is packed when.
+//! The loops around the micro-kernels: blocks for the caches, and what is packed when.
+//!
+//! ```text
+//! run
+//!   for depth in pieces of k, at most max_depth words       a function of k alone: it decides the order of sums
+//!     for columns in pieces of n                            (1: one piece, unless panels of B are kept)
+//!       for rows in pieces of m, at most max_block / depth
+//!         multiply_block
+//!           pack A[rows, depth], or read it in place        (2)
+//!           for panel in panels of columns, a tile wide
+//!             multiply_panel
+//!               pack B[depth, panel], or read it in place   (3)
+//!               for tile in tiles of rows
+//!                 C[tile, panel] += A[tile, depth] · B[depth, panel]      one call of a micro-kernel
+//!
+//!                    panel                                                      panel
+//!         ┌──────────┬───┬──────┐           depth                ┌──────────┬───┬──────┐
+//!         │          │   │      │         ┌───────┐              │          │▓▓▓│      │
+//!  rows   ├──────────┼───┼──────┤   rows  ├───────┤        depth │          │▓▓▓│      │
+//!  of a   │   tile   │▓▓▓│      │   of a  │▓▓▓▓▓▓▓│ tile         │          │▓▓▓│      │
+//!  block  │          │   │      │   block │       │              └──────────┴───┴──────┘
+//!         ├──────────┼───┼──────┤         ├───────┤                         B
+//!         └──────────┴───┴──────┘         └───────┘
+//!                    C                        A
+//! ```
+//!
+//! The block of A stays in the second-level cache while all panels of B pass by, the panel of B in the first while all
+//! tiles do.
+//!
+//! 1. Panels of a transposed B are kept for all blocks of rows, at most [`KEPT_COLUMNS`] at a time: to transpose a
+//!    panel again costs more than to fetch it from farther away. To copy a panel again costs less.
+//! 2. A is packed only where many panels read it and its rows lie so far apart that caches and address translation
+//!    suffer ([`packs_a`]), or where its words are not adjacent (`bf16`).
+//! 3. See [`PanelSource`]: strips are read in place; a B in normal layout is packed by the first tile, which stores the
+//!    vectors that it reads beside its multiply-adds, or read in place if there is only one tile; a transposed B is
+//!    transposed.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
-use std::ptr::{null, null_mut};
+use std::ptr::null_mut;
 
 use smallmind_simd::Isa;
 
 use super::arithmetic::Arithmetic;
-use super::half_strips::{DIRECT_ROWS, HalfStrips};
+use super::half_strips::HalfStrips;
+use super::operand::{Epilogue, Layout, Operand};
 use super::pack::WordRows;
-use super::strips::{Ahead, Strips};
-use super::tables::{Kernels, WalkKernels};
+use super::strips::{PrefetchSchedule, Strips};
+use super::tables::{DIRECT_ROWS, HasKernels, Kernels, WalkKernels};
 use super::tile::{LINE, Tile};
-use super::{Epilogue, Layout, Operand, Update};
-use crate::{Format, MatMut};
+use crate::MatMut;
+use crate::format::HalfKind;
 
-/// Words by which to start the packed blocks on a cache line.
+/// Words that may be skipped so that the packed blocks start on a cache line.
 const ALIGNMENT_SLACK: usize = 15;
 
-/// The depth of a block of k but for the last is a multiple of so many words, whole blocks for the transposing packers.
+/// Blocks of the depth are multiples of this many words, whole blocks for the packers that transpose; the last one may
+/// be shorter.
 const DEPTH_GRANULE: usize = 16;
 
 /// Panels of B from which on packing A can pay: each of them reads A once more.
 const PACK_FROM_PANELS: usize = 8;
 
-/// The most columns whose transposed panels of B are kept until all blocks of rows have passed by, so that none is packed twice: a multiple
-/// of every kernel's width, and with the deepest block 1.5 MiB, which a third-level cache holds.
+/// The most columns whose transposed panels of B are kept until all blocks of rows have passed by. It is a multiple of
+/// every kernel's width; with the deepest block these are 1.5 MiB, which a third-level cache holds.
 pub(super) const KEPT_COLUMNS: usize = 1008;
 
-/// A panel of B that lies within so many elements is read where it lies, by any number of tiles: it stays in the first-level cache as well.
+/// A panel of B within so many elements is read where it lies, by any number of tiles: the first-level cache holds it.
 const NEAR_ELEMENTS: usize = 8192;
 
-/// Rows of an A in normal layout this many words apart, or farther, lie on pages of their own.
+/// From this stride on, in words, each row of an A in normal layout lies on a page of its own.
 const PAGE_STRIDE: usize = 1024;
 
-/// Words of a transposed A beyond which it does not stay in a second-level cache of 1 MiB while it is read a part of a line at a time.
+/// Words of a transposed A beyond which it does not stay in a second-level cache of 1 MiB, of whose lines only parts
+/// are read at a time.
 const RESIDENT_WORDS: usize = 320 * 1024;
 
-/// The right factor of a product.
+/// Where the panels of B come from.
 #[derive(Clone, Copy)]
-pub(super) enum Right<'a, T> {
-    /// As it lies.
+pub(super) enum PanelSource<'a, T> {
+    /// A matrix or its transpose.
     Operand(Operand<'a, T>),
-    /// Packed beforehand; only `f32` is.
-    Strips(Strips<'a, T>),
-    /// Packed beforehand in elements of 16 bits, for products of `f32`.
+    /// Strips of `f32`; only products of `f32` get them.
+    Strips(Strips<'a>),
+    /// Strips of 16-bit floats; only products of `f32` get them.
     Half(HalfStrips<'a>),
 }
 
-impl<T: Copy> Right<'_, T> {
-    /// The window of this depth, in elements, and these columns, which cut no strip.
-    fn window<P: Arithmetic<Element = T>>(self, depth: &Range<usize>, columns: &Range<usize>) -> Self {
+impl<T: Copy> PanelSource<'_, T> {
+    /// A window of the depth, in elements, and of columns, which cuts no strip.
+    fn window(self, depth: &Range<usize>, columns: &Range<usize>) -> Self {
         match self {
             Self::Operand(b) => Self::Operand(b.rows_range(depth.clone()).cols_range(columns.clone())),
-            Self::Strips(b) => Self::Strips(b.window::<P>(depth, columns)),
+            Self::Strips(b) => Self::Strips(b.window(depth, columns)),
             Self::Half(b) => Self::Half(b.window(depth, columns)),
         }
     }
 }
 
-/// The output of a product or a block of it, `[rows, cols]`, and what it is made of.
+/// A product, or a block of one. The shapes agree.
 pub(super) struct Block<'a, T> {
     /// `op(A)`, `[rows, depth]`.
     pub a: Operand<'a, T>,
     /// `op(B)`, `[depth, cols]`.
-    pub b: Right<'a, T>,
+    pub b: PanelSource<'a, T>,
     /// `[rows, cols]`.
     pub c: MatMut<'a>,
-    /// Its windows on these rows and columns.
+    /// The epilogue of these rows and columns.
     pub epilogue: Epilogue<'a>,
 }
 
-/// The packed operands of a block.
+/// The scratch of a block.
 #[derive(Clone, Copy)]
 struct Packed {
-    /// Panels of A, one behind another; null where A is read where it lies.
+    /// Panels of A, one after another; null where A is read in place.
     a: *mut f32,
-    /// The panels of B.
+    /// Panels of B.
     b: *mut f32,
-    /// Whether they lie one behind another, and not each in the place of the one before.
+    /// Whether the panels of B lie one after another, and not each in the place of the one before.
     keeps_b: bool,
-    /// Whether they have been packed with an earlier block.
+    /// Whether the panels of B are there already, packed for an earlier block of rows.
     has_b: bool,
 }
 
-/// Scratch for any problem of at most these sizes.
+/// Words of scratch for any product of at most these sizes, whatever B's source.
 pub(super) fn scratch_len<P: Arithmetic>(kernels: &Kernels<P>, m: usize, n: usize, k: usize) -> usize {
     if m == 0 || n == 0 {
         return 0;
@@ -94,33 +132,27 @@ pub(super) fn scratch_len<P: Arithmetic>(kernels: &Kernels<P>, m: usize, n: usiz
     ALIGNMENT_SLACK + packed_a_len(kernels, m, k) + n.next_multiple_of(P::Isa::LANES).min(columns) * depth
 }
 
-/// [`scratch_len`] where B is packed in elements of 16 bits: one panel of it is widened at a time.
-pub(super) fn half_scratch_len<P: Arithmetic>(kernels: &Kernels<P>, m: usize, k: usize) -> usize {
-    let depth = k.div_ceil(P::STEP).min(kernels.max_depth);
-    ALIGNMENT_SLACK + packed_a_len(kernels, m, k) + kernels.width() * depth
-}
-
-/// Words of the panels of a block of A: no more than a block holds, whatever its depth.
+/// Words of the panels of a block of A: at most those of a full block, however shallow it is.
 fn packed_a_len<P: Arithmetic>(kernels: &Kernels<P>, m: usize, k: usize) -> usize {
     let whole = m.next_multiple_of(kernels.a_panel()).saturating_mul(k.div_ceil(P::STEP).min(kernels.max_depth));
     whole.min(kernels.max_block).next_multiple_of(LINE)
 }
 
-/// Most rows of a block of A of that depth in words, in whole panels.
+/// The most rows of a block of A of that depth in words: whole panels.
 fn block_rows<P: Arithmetic>(kernels: &Kernels<P>, depth: usize) -> usize {
     (kernels.max_block / depth.max(1) / kernels.a_panel()).max(1) * kernels.a_panel()
 }
 
-/// `0..len` cut into the fewest pieces of at most `most`, nearly equal, all but the last a multiple of `granule`; one empty piece for 0.
-///
-/// `most` must be a multiple of `granule`.
+/// Cuts `0..len` into the fewest pieces of at most `most`: nearly equal, all but the last a multiple of `granule`. One
+/// empty piece for 0.
 fn pieces(len: usize, most: usize, granule: usize) -> impl Iterator<Item = Range<usize>> {
+    debug_assert!(most.is_multiple_of(granule), "pieces of {most} in granules of {granule}");
     let count = len.div_ceil(most).max(1);
     let piece = len.div_ceil(count).next_multiple_of(granule);
     (0..count).map(move |i| (i * piece).min(len)..((i + 1) * piece).min(len))
 }
 
-/// The panels of `n` columns: as many vectors as a tile has at most.
+/// Cuts `n` columns into panels of as many vectors as a tile has at most.
 fn panels<P: Arithmetic>(kernels: &Kernels<P>, n: usize) -> impl Iterator<Item = Range<usize>> {
     let most = kernels.vectors;
     let mut start = 0;
@@ -131,16 +163,15 @@ fn panels<P: Arithmetic>(kernels: &Kernels<P>, n: usize) -> impl Iterator<Item =
     })
 }
 
-/// The product that `whole` is the output of. The shapes agree; neither `m` nor `n` is zero.
-pub(super) fn run<P: Arithmetic>(arithmetic: P, whole: Block<P::Element>, scratch: &mut [f32]) {
+/// Computes a product with at least one row and one column.
+///
+/// # Panics
+/// If `scratch` has fewer words than [`scratch_len`].
+pub(super) fn run<P: HasKernels>(arithmetic: P, product: Block<P::Element>, scratch: &mut [f32]) {
     let kernels = P::kernels();
-    let Block { a, b, mut c, mut epilogue } = whole;
+    let Block { a, b, mut c, mut epilogue } = product;
     let (m, n, k) = (c.rows(), c.cols(), a.cols());
-    let need = match b {
-        Right::Operand(_) => scratch_len(kernels, m, n, k),
-        Right::Strips(_) => ALIGNMENT_SLACK + packed_a_len(kernels, m, k),
-        Right::Half(_) => half_scratch_len(kernels, m, k),
-    };
+    let need = scratch_len(kernels, m, n, k);
     assert!(scratch.len() >= need, "a product of {m} × {n} × {k} needs {need} of scratch, got {}", scratch.len());
     let skip = scratch.as_ptr().align_offset(64).min(ALIGNMENT_SLACK);
     let panel_a = scratch[skip..].as_mut_ptr();
@@ -148,43 +179,43 @@ pub(super) fn run<P: Arithmetic>(arithmetic: P, whole: Block<P::Element>, scratc
     for depth in pieces(k, kernels.max_depth * P::STEP, DEPTH_GRANULE * P::STEP) {
         let packs = packs_a(kernels, a, n) && !reads_half(&b, a, m)
             || !depth.len().is_multiple_of(P::STEP)
-            || !in_words::<P>(a.layout);
+            || !has_adjacent_words::<P>(a.layout);
         let words = depth.len().div_ceil(P::STEP);
         let most_rows = block_rows(kernels, words);
-        // To copy a panel again costs less than to fetch it from farther away; to transpose it again costs more.
-        let transposed = matches!(b, Right::Operand(Operand { layout: Layout::Transposed, .. }));
+        let transposed = matches!(b, PanelSource::Operand(Operand { layout: Layout::Transposed, .. }));
         let keeps_b = m > most_rows && transposed;
         let most_columns = if keeps_b { KEPT_COLUMNS } else { n.next_multiple_of(kernels.width()) };
         for columns in pieces(n, most_columns, kernels.width()) {
             for rows in pieces(m, most_rows, kernels.a_panel()) {
                 let block = Block {
                     a: a.rows_range(rows.clone()).cols_range(depth.clone()),
-                    b: b.window::<P>(&depth, &columns),
+                    b: b.window(&depth, &columns),
                     c: c.reborrow().rows_range(rows.clone()).cols_range(columns.clone()),
-                    epilogue: epilogue_of(&epilogue, &rows, &columns),
+                    epilogue: epilogue.window(&rows, &columns),
                 };
                 let a = if packs { panel_a } else { null_mut() };
                 let packed = Packed { a, b: packed_b, keeps_b, has_b: keeps_b && rows.start > 0 };
-                // SAFETY: the scratch has room for panels of A of at most `max_block` elements, and behind them for those of an operand B;
-                // of strips of `f32` nothing is packed, those of 16 bits are widened where B's panels are.
+                // SAFETY: the scratch has `scratch_len` words: room for the panels of A of a block, and behind them for
+                // a panel of B, or for those of KEPT_COLUMNS where they are kept. `has_b` holds only after the first
+                // block of rows has packed the same panels.
                 unsafe { multiply_block(arithmetic, kernels, block, packed) };
             }
         }
-        epilogue = Epilogue { scale: epilogue.scale, ..Epilogue::ACCUMULATE };
+        epilogue = epilogue.accumulate();
     }
 }
 
-/// Whether the micro-kernels read a B in elements of 16 bits where it lies, for `m` rows of `a`.
-fn reads_half<T>(b: &Right<'_, T>, a: Operand<T>, m: usize) -> bool {
-    matches!(b, Right::Half(_)) && m <= DIRECT_ROWS && a.layout == Layout::Normal
+/// Whether the micro-kernels read a B in strips of 16-bit floats in place, for `m` rows of `a`.
+fn reads_half<T>(b: &PanelSource<'_, T>, a: Operand<T>, m: usize) -> bool {
+    matches!(b, PanelSource::Half(_)) && m <= DIRECT_ROWS && a.layout == Layout::Normal
 }
 
-/// Whether whole words of a factor A of that layout are adjacent in memory.
-fn in_words<P: Arithmetic>(layout: Layout) -> bool {
+/// Whether the elements of a word of A are adjacent in that layout.
+fn has_adjacent_words<P: Arithmetic>(layout: Layout) -> bool {
     P::STEP == 1 || layout == Layout::Normal
 }
 
-/// Whether it pays to pack A: where it is read often and lies so that the caches don't hold it.
+/// Whether it pays to pack A: many panels read it, and it lies so scattered that the caches don't hold it.
 fn packs_a<P: Arithmetic>(kernels: &Kernels<P>, a: Operand<P::Element>, n: usize) -> bool {
     let often = n >= PACK_FROM_PANELS * kernels.width();
     let scattered = match a.layout {
@@ -194,20 +225,12 @@ fn packs_a<P: Arithmetic>(kernels: &Kernels<P>, a: Operand<P::Element>, n: usize
     often && scattered
 }
 
-/// The epilogue of a window of the output.
-pub(super) fn epilogue_of<'a>(whole: &Epilogue<'a>, rows: &Range<usize>, cols: &Range<usize>) -> Epilogue<'a> {
-    Epilogue {
-        bias: whole.bias.map(|bias| &bias[cols.clone()]),
-        residual: whole.residual.map(|residual| residual.rows_range(rows.clone()).cols_range(cols.clone())),
-        ..*whole
-    }
-}
-
-/// A block of the output, panel by panel of B.
+/// Multiplies a block, panel by panel of B.
 ///
 /// # Safety
-/// `packed.b`, unless B is strips, must be writable over a panel of B, or over all of the block's if they are kept, and hold them where it
-/// says so; `packed.a`, unless null, over the panels of A.
+/// `packed.a`, unless null, must be valid for writes of the panels of A. `packed.b`, unless B is in strips of `f32`,
+/// must be valid for writes of a panel of B or, if they are kept, of all panels of the block, and must hold them if
+/// `packed.has_b`.
 unsafe fn multiply_block<P: Arithmetic>(
     arithmetic: P,
     kernels: &'static Kernels<P>,
@@ -215,37 +238,39 @@ unsafe fn multiply_block<P: Arithmetic>(
     packed: Packed,
 ) {
     let Block { a, b, mut c, epilogue } = block;
+    debug_assert!([a.rows(), c.cols()].iter().all(|len| *len > 0), "an empty block");
     let m = c.rows();
     if !packed.a.is_null() {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: `packed.a` isn't null, so that the caller keeps it writable over the panels of A.
         unsafe { pack_a(arithmetic, kernels, a, packed.a) };
     }
     for columns in panels(kernels, c.cols()) {
-        let panel = b.window::<P>(&(0..a.cols()), &columns);
+        let panel = b.window(&(0..a.cols()), &columns);
         let c = c.reborrow().cols_range(columns.clone());
-        let epilogue = epilogue_of(&epilogue, &(0..m), &columns);
+        let epilogue = epilogue.window(&(0..m), &columns);
         let before = if packed.keeps_b { columns.start * a.cols().div_ceil(P::STEP) } else { 0 };
         let packed = Packed { b: packed.b.wrapping_add(before), ..packed };
-        // SAFETY: the caller's guarantee, and A is packed as asked for; panels are whole vectors but for the last, so that this one begins
-        // behind those before it.
+        // SAFETY: A has been packed above if it is to be. Kept panels lie one after another: all panels before this one
+        // are whole vectors, so that they end where this one begins.
         unsafe { multiply_panel(arithmetic, kernels, Block { a, b: panel, c, epilogue }, packed) };
     }
 }
 
-/// Packs `op(A)` into panels of [`Kernels::a_panel`] rows, `[depth in words, rows rounded up to whole vectors]`.
+/// Packs `op(A)` into panels of [`Kernels::a_panel`] rows, each `[depth in words, rows rounded up to whole vectors]`.
 ///
 /// # Safety
-/// `panels` must be writable over them.
+/// `panels` must be valid for writes of all of them.
 unsafe fn pack_a<P: Arithmetic>(arithmetic: P, kernels: &Kernels<P>, a: Operand<P::Element>, panels: *mut f32) {
     let (m, depth) = (a.rows(), a.cols().div_ceil(P::STEP));
     if let Layout::Transposed = a.layout {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: the caller keeps all panels writable.
         return unsafe { (kernels.copy_a)(arithmetic, a.mat, panels) };
     }
     for first in (0..m).step_by(kernels.a_panel()) {
         let rows = first..(first + kernels.a_panel()).min(m);
         let width = rows.len().next_multiple_of(P::Isa::LANES);
-        // SAFETY: the caller's guarantee; the panels before this one hold `first * depth` elements.
+        // SAFETY: the rows are borrowed; the panels before this one are full and take `first * depth` words, and the
+        // caller keeps all writable.
         unsafe {
             let rows = WordRows::of(a.mat.rows_range(rows));
             (kernels.transpose)(arithmetic.isa(), rows, panels.wrapping_add(first * depth), width);
@@ -253,23 +278,23 @@ unsafe fn pack_a<P: Arithmetic>(arithmetic: P, kernels: &Kernels<P>, a: Operand<
     }
 }
 
-/// How the micro-kernels get at a panel of B.
+/// How the micro-kernels read a panel of B.
 #[derive(Clone, Copy)]
-enum Panel {
-    /// It is read where it is: in the scratch, or where it lies, once.
-    Read,
-    /// It is read where it lies, in strips.
+enum PanelRead {
+    /// Adjacent vectors, in the scratch or in place.
+    Plain,
+    /// Strips in place.
     Strips,
-    /// It is read where it lies, in strips of elements in this format.
-    Half(Format),
-    /// The first block of rows reads it where it lies and packs it on the way.
+    /// Strips of 16-bit floats in place.
+    Half(HalfKind),
+    /// The first tile reads B in place and packs it; the others read what it has packed.
     PackedByFirst,
 }
 
-/// A block of the output one panel wide, tile by tile.
+/// Multiplies a block one panel wide, tile by tile.
 ///
 /// # Safety
-/// As [`multiply_block`]; `packed.a`, unless null, must hold the panels of `block.a`.
+/// As [`multiply_block`]; `packed.a`, unless null, must hold the panels of A.
 unsafe fn multiply_panel<P: Arithmetic>(
     arithmetic: P,
     kernels: &'static Kernels<P>,
@@ -278,77 +303,82 @@ unsafe fn multiply_panel<P: Arithmetic>(
 ) {
     let Block { a, b, c, epilogue } = block;
     let (m, k, vectors) = (c.rows(), a.cols().div_ceil(P::STEP), c.cols().div_ceil(P::Isa::LANES));
-    let base = base_tile(&c, &epilogue, k);
-    // SAFETY: the caller's guarantee.
-    let (panel, first) =
-        unsafe { panel_of(arithmetic, kernels, (b, packed.a.is_null() && reads_half(&b, a, m)), packed, m, base) };
+    debug_assert!((1..=kernels.vectors).contains(&vectors), "a panel of {vectors} vectors");
+    let base = Tile::of_output(&c, &epilogue, k);
+    let in_place = packed.a.is_null() && reads_half(&b, a, m);
+    // SAFETY: the caller keeps `packed.b` writable over a panel.
+    let (read, first) = unsafe { panel_of(arithmetic, kernels, (b, in_place), packed, m, base) };
     let packed_b = Tile { b: first.packed.cast_const(), b_stride: vectors * P::Isa::LANES * P::STEP, ..first };
-    let mut ahead = Ahead::new([m, kernels.rows()], [k, vectors], P::Isa::LANES, first.b_vector);
+    let mut prefetches = PrefetchSchedule::new([m, kernels.rows()], [k, vectors], P::Isa::LANES, first.b_vector);
     for rows in row_blocks(m, kernels.rows(), !packed.a.is_null()) {
         let (a, a_stride, walk) = a_of(kernels, a, packed.a, &rows);
-        let (tile, kernels) = match (panel, walk.packing, walk.strips) {
-            (Panel::Strips, _, Some(strips)) => (ahead.next(&first), &strips[rows.len() - 1]),
-            (Panel::PackedByFirst, Some(packing), _) if rows.start == 0 => (first, packing),
-            (Panel::PackedByFirst, Some(_), _) => (packed_b, &walk.plain[rows.len() - 1]),
-            (Panel::Half(format), ..) => (first, &kernels.of_half(format)[rows.len() - 1]),
-            (Panel::Read, ..) => (first, &walk.plain[rows.len() - 1]),
-            (Panel::Strips, _, None) | (Panel::PackedByFirst, None, _) => unreachable!("only `f32` is read so"),
+        let (tile, kernels) = match (read, walk.packing, walk.strips) {
+            (PanelRead::Strips, _, Some(strips)) => (prefetches.next(&first), &strips[rows.len() - 1]),
+            (PanelRead::PackedByFirst, Some(packing), _) if rows.start == 0 => (first, packing),
+            (PanelRead::PackedByFirst, Some(_), _) => (packed_b, &walk.plain[rows.len() - 1]),
+            (PanelRead::Half(kind), ..) => (first, &kernels.of_half(kind)[rows.len() - 1]),
+            (PanelRead::Plain, ..) => (first, &walk.plain[rows.len() - 1]),
+            (PanelRead::Strips, _, None) | (PanelRead::PackedByFirst, None, _) => {
+                unreachable!("only products of f32 read B in strips or in place")
+            }
         };
-        // SAFETY: A and B hold k steps of this many rows and vectors; C, the addend, the residual and the bias hold these rows and
-        // columns, as their matrices, and the strips, have been cut to them.
+        // SAFETY: the kernel is that of these rows and vectors. A, B, C and the epilogue have been cut to them; A and B
+        // have k words of depth; a packing kernel writes a panel into the scratch, which the caller keeps writable.
         unsafe { kernels[vectors - 1](arithmetic, &tile.at_rows(&rows, a, a_stride)) };
     }
 }
 
-/// How the first of `m` rows get at a panel of B, which is packed if it can't be read where it lies: their tile, made of `base`.
+/// Packs a panel of B if it can't be read in place; returns how it is read and `base` with B, for the first tile of `m`
+/// rows.
 ///
 /// # Safety
-/// As [`multiply_block`].
+/// `packed.b` must be as [`multiply_block`] demands.
 unsafe fn panel_of<P: Arithmetic>(
     arithmetic: P,
     kernels: &Kernels<P>,
-    (b, reads_half): (Right<P::Element>, bool),
+    (b, half_in_place): (PanelSource<P::Element>, bool),
     packed: Packed,
     m: usize,
     base: Tile<P::Element>,
-) -> (Panel, Tile<P::Element>) {
+) -> (PanelRead, Tile<P::Element>) {
     let width = base.cols.next_multiple_of(P::Isa::LANES);
     let whole = P::STEP == 1 && base.cols == width;
     let scratch = packed.b.cast::<P::Element>();
     let in_scratch =
         Tile { b: scratch, b_stride: width * P::STEP, b_vector: P::Isa::LANES * P::STEP, packed: scratch, ..base };
     let b = match b {
-        Right::Strips(b) => {
+        PanelSource::Strips(b) => {
             debug_assert_eq!(b.shape(), [base.k, base.cols], "a panel of strips");
-            return (Panel::Strips, b.tile(P::Isa::LANES, base));
+            return (PanelRead::Strips, b.tile(base));
         }
-        Right::Half(b) if reads_half => return (Panel::Half(b.format()), b.tile(base)),
-        Right::Half(b) => {
-            // SAFETY: the caller's guarantee.
+        PanelSource::Half(b) if half_in_place => return (PanelRead::Half(b.kind()), b.tile(base)),
+        PanelSource::Half(b) => {
+            // SAFETY: the caller keeps `packed.b` writable over a panel.
             unsafe { b.widen(arithmetic.isa(), packed.b) };
-            return (Panel::Read, in_scratch);
+            return (PanelRead::Plain, in_scratch);
         }
-        Right::Operand(_) if packed.has_b => return (Panel::Read, in_scratch),
-        Right::Operand(b) => b,
+        PanelSource::Operand(_) if packed.has_b => return (PanelRead::Plain, in_scratch),
+        PanelSource::Operand(b) => b,
     };
     let in_place = Tile { b: b.mat.as_ptr(), b_stride: b.mat.stride(), ..in_scratch };
     match b.layout {
         Layout::Normal if whole && (m <= kernels.rows() || base.k * b.mat.stride() <= NEAR_ELEMENTS) => {
-            return (Panel::Read, in_place);
+            return (PanelRead::Plain, in_place);
         }
-        Layout::Normal if whole && m >= 2 * kernels.rows() => return (Panel::PackedByFirst, in_place),
-        // SAFETY: the caller's guarantee; a panel is the widest that is copied as one.
+        Layout::Normal if whole && m >= 2 * kernels.rows() => return (PanelRead::PackedByFirst, in_place),
+        // SAFETY: the caller keeps `packed.b` writable over a panel, and B is at most as wide as the panels that `copy`
+        // makes.
         Layout::Normal => unsafe { (kernels.copy)(arithmetic, b.mat, packed.b) },
-        // SAFETY: the caller's guarantee.
+        // SAFETY: the rows are borrowed, and the caller keeps `packed.b` writable over a panel.
         Layout::Transposed => unsafe {
             (kernels.transpose)(arithmetic.isa(), WordRows::of(b.mat), packed.b, width);
         },
     }
-    (Panel::Read, in_scratch)
+    (PanelRead::Plain, in_scratch)
 }
 
-/// The blocks of rows of a panel of the output: of `most` rows. Where A isn't packed into panels, which blocks must not straddle, the last
-/// two are nearly equal, as low tiles are slow.
+/// Cuts the `m` rows of a block into those of tiles: of `most` rows each. The last two are nearly equal, since low
+/// tiles are slow, unless A is packed: a tile must not straddle two panels of A.
 fn row_blocks(m: usize, most: usize, packed: bool) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
     std::iter::from_fn(move || {
@@ -360,7 +390,7 @@ fn row_blocks(m: usize, most: usize, packed: bool) -> impl Iterator<Item = Range
     })
 }
 
-/// Where a block of rows of A begins, its stride, and who reads it.
+/// Where the rows of a tile begin in A, the stride of [`Tile::a_stride`], and the kernels that walk so.
 fn a_of<P: Arithmetic>(
     kernels: &'static Kernels<P>,
     a: Operand<P::Element>,
@@ -378,35 +408,5 @@ fn a_of<P: Arithmetic>(
     match a.layout {
         Layout::Normal => (start.wrapping_add(rows.start * stride), stride, &kernels.along_rows),
         Layout::Transposed => (start.wrapping_add(rows.start), stride, &kernels.along_columns),
-    }
-}
-
-/// The tile at the top of a panel, without A and B.
-pub(super) fn base_tile<E>(c: &MatMut, epilogue: &Epilogue, k: usize) -> Tile<E> {
-    let residual = epilogue.residual.map_or((null(), 0), |r| (r.as_ptr(), r.stride()));
-    let start = c.as_mat().as_ptr();
-    let (addend, residual) = match epilogue.update {
-        Update::Overwrite => (residual, (null(), 0)),
-        Update::Accumulate => ((start, c.stride()), residual),
-    };
-    Tile {
-        k,
-        a: null(),
-        a_stride: 0,
-        b: null(),
-        b_stride: 0,
-        b_vector: 0,
-        ahead: null(),
-        ahead_lines: 0,
-        packed: null_mut(),
-        c: start.cast_mut(),
-        c_stride: c.stride(),
-        cols: c.cols(),
-        scale: epilogue.scale,
-        addend: addend.0,
-        addend_stride: addend.1,
-        bias: epilogue.bias.map_or(null(), <[f32]>::as_ptr),
-        residual: residual.0,
-        residual_stride: residual.1,
     }
 }

@@ -1,4 +1,13 @@
-//! Packing: the words of a factor, laid out in the order in which the micro-kernels read them.
+//! Packing: copies of a block of a factor, in the order in which the micro-kernels read it.
+//!
+//! ```text
+//! panel [depth, width]      p = 0: columns 0, 1, … width−1      width: whole vectors, zeros beyond the last column
+//!                           p = 1: columns 0, 1, … width−1
+//!                           …
+//! ```
+//!
+//! A factor whose rows run along the panel's rows is copied ([`CopyFn`]), one whose rows run along the depth is
+//! transposed ([`TransposeFn`]); the latter has a twin in `arch` that transposes in registers.
 #![allow(unsafe_code)]
 
 use smallmind_simd::Isa;
@@ -9,16 +18,16 @@ use crate::Mat;
 /// Bytes of a word.
 pub(super) const WORD: usize = 4;
 
-/// The rows of a matrix as words: those of a factor whose rows run along the depth.
+/// A matrix whose rows run along the depth, as rows of words.
 #[derive(Clone, Copy)]
 pub(super) struct WordRows {
-    /// The first word, at any address.
+    /// The first word; need not be aligned.
     pub start: *const u8,
-    /// How many rows.
+    /// Number of rows.
     pub rows: usize,
     /// Bytes from row to row.
     pub stride: usize,
-    /// Bytes of a row: a multiple of the element's size, of which the last word may lack one.
+    /// Bytes of a row, a multiple of an element's. The last word lacks an element if this is no multiple of a word's.
     pub bytes: usize,
 }
 
@@ -34,32 +43,35 @@ impl WordRows {
         self.bytes.div_ceil(WORD)
     }
 
-    /// Word `p` of row `j`, its missing bytes zero.
+    /// Word `p` of row `j`; zeros for bytes that it lacks.
     ///
     /// # Safety
-    /// It must be a word of the rows, and these readable.
+    /// It must be one of the words, and the rows must be valid for reads.
     unsafe fn word(&self, j: usize, p: usize) -> f32 {
+        debug_assert!(j < self.rows && p < self.depth(), "word {p} of row {j} of {} rows", self.rows);
         let len = (self.bytes - p * WORD).min(WORD);
         let mut bytes = [0; WORD];
-        // SAFETY: `len` bytes of row j from word p on, within the row.
+        // SAFETY: row j is readable, and `len` bytes from word p on end within it.
         unsafe { std::ptr::copy_nonoverlapping(self.start.add(j * self.stride + p * WORD), bytes.as_mut_ptr(), len) };
         f32::from_ne_bytes(bytes)
     }
 }
 
-/// Packs rows of words into a panel `[depth, width]`, `width` being their number rounded up to whole vectors; zeros in the columns beyond.
+/// Packs rows of words into a panel `[depth, width]`, where `width` is the number of rows rounded up to whole vectors.
 ///
 /// # Safety
-/// The rows must be readable, and `panel` writable over `depth * width` words.
+/// The rows must be valid for reads, `panel` for writes of `depth * width` words.
 pub(super) type TransposeFn<I> = unsafe fn(I, rows: WordRows, panel: *mut f32, width: usize);
 
-/// Packs `mat` `[depth in elements, cols]` into panels of as many whole vectors as asked for, one behind another; zeros in the columns beyond.
+/// Packs `mat` `[depth in elements, cols]` into panels, one after another: all of the function's width, but the last as
+/// wide as the columns that are left, rounded up to whole vectors.
 ///
 /// # Safety
-/// `panels` must be writable over the depth in words times `cols` rounded up to whole vectors.
+/// `panels` must be valid for writes of the depth in words times `cols` rounded up to whole vectors.
 pub(super) type CopyFn<P> = unsafe fn(P, mat: Mat<<P as Arithmetic>::Element>, panels: *mut f32);
 
-/// Steps that are copied into all panels before the next ones: reads run along rows, writes still fill several lines in a go.
+/// Steps that are copied into all panels before the next steps: reads run along whole rows, and writes still fill
+/// several adjacent lines.
 const STEPS_AT_A_TIME: usize = 4;
 
 /// [`TransposeFn`] in portable code.
@@ -67,11 +79,11 @@ const STEPS_AT_A_TIME: usize = 4;
 /// # Safety
 /// As [`TransposeFn`].
 pub(super) unsafe fn transpose<I: Isa>(_isa: I, rows: WordRows, panel: *mut f32, width: usize) {
-    // SAFETY: the caller's guarantee, for all rows and columns of the panel.
+    // SAFETY: the rows are readable and the panel is writable, which is all that the function demands.
     unsafe { transpose_part(rows, panel, width, 0) }
 }
 
-/// Words `from..` in depth of a panel, word by word.
+/// The steps `from..` of a panel, word by word.
 ///
 /// # Safety
 /// As [`TransposeFn`].
@@ -83,7 +95,8 @@ pub(super) unsafe fn transpose_part(rows: WordRows, panel: *mut f32, width: usiz
         let last = (first + BLOCK).min(depth);
         for j in 0..width {
             for p in first..last {
-                // SAFETY: p < depth and j < width, within the panel by the caller's guarantee; words are read of rows there are.
+                // SAFETY: p < depth and j < width, so that the word lies in the panel; only words of existing rows are
+                // read.
                 unsafe { *panel.add(p * width + j) = if j < rows.rows { rows.word(j, p) } else { 0.0 } };
             }
         }
@@ -102,10 +115,11 @@ pub(super) unsafe fn copy<P: Arithmetic, const V: usize>(arithmetic: P, mat: Mat
             let lanes = P::Isa::LANES;
             let (depth, width) = (mat.rows().div_ceil(P::STEP), V * lanes);
             let whole = mat.cols() - mat.cols() % width;
-            // The last step may lack a row.
+            // If the depth is no multiple of a word's elements, the last step lacks a row.
             let full = mat.rows() / P::STEP;
             let grouped = full - full % STEPS_AT_A_TIME;
-            // SAFETY: the rows of the matrix are readable and panels up to `whole` columns writable, in steps below the depth.
+            // SAFETY: steps below `full` have all their rows in the matrix; the caller keeps the panels writable over
+            // the depth.
             unsafe {
                 for p in (0..grouped).step_by(STEPS_AT_A_TIME) {
                     copy_steps::<P, V, STEPS_AT_A_TIME>(arithmetic, mat, p, panels);
@@ -115,23 +129,23 @@ pub(super) unsafe fn copy<P: Arithmetic, const V: usize>(arithmetic: P, mat: Mat
                 }
             }
             let edge = mat.cols_range(whole..mat.cols());
-            // SAFETY: the last panel starts behind depth * whole words.
+            // SAFETY: the last panel starts after depth * whole words, and the caller keeps it writable.
             unsafe {
                 copy_edge(arithmetic, edge, 0..depth, panels.add(depth * whole), edge.cols().next_multiple_of(lanes))
             };
             for panel in 0..whole / width {
                 let columns = mat.cols_range(panel * width..(panel + 1) * width);
-                // SAFETY: a whole panel.
+                // SAFETY: the panel lies before the last one, so that the caller keeps it writable over its width.
                 unsafe { copy_edge(arithmetic, columns, full..depth, panels.add(panel * width * depth), width) };
             }
         },
     );
 }
 
-/// Steps `p..p + R` in depth of every full panel; each has all its rows.
+/// Copies steps `p..p + R` of every full panel.
 ///
 /// # Safety
-/// These must be rows of `mat`, and the panels writable there.
+/// `mat` must have all rows of these steps, and the panels must be valid for writes over them.
 #[inline(always)]
 unsafe fn copy_steps<P: Arithmetic, const V: usize, const R: usize>(
     arithmetic: P,
@@ -144,7 +158,7 @@ unsafe fn copy_steps<P: Arithmetic, const V: usize, const R: usize>(
         for r in p..p + R {
             for v in 0..V {
                 let column = panel * width + v * P::Isa::LANES;
-                // SAFETY: a whole vector of columns before the end of the rows of step r; the same place of the panel.
+                // SAFETY: the vector ends within the rows of step r, and its place within row r of the panel.
                 unsafe {
                     let words = arithmetic.gather(mat.as_ptr().add(r * P::STEP * mat.stride() + column), mat.stride());
                     arithmetic.store(words, panels.add(panel * width * depth + r * width + v * P::Isa::LANES).cast());
@@ -154,10 +168,10 @@ unsafe fn copy_steps<P: Arithmetic, const V: usize, const R: usize>(
     }
 }
 
-/// The given steps of a panel of `width`, whose rows and columns may end before it does.
+/// Copies `steps` of a panel of `width` columns; zeros where `mat` has no such row or column.
 ///
 /// # Safety
-/// The panel must be writable over these steps.
+/// The panel must be valid for writes over these steps.
 #[inline(always)]
 unsafe fn copy_edge<P: Arithmetic>(
     arithmetic: P,
@@ -170,7 +184,7 @@ unsafe fn copy_edge<P: Arithmetic>(
         let cols = (mat.cols() - j).min(P::Isa::LANES);
         for p in steps.clone() {
             let rows = (mat.rows() - p * P::STEP).min(P::STEP);
-            // SAFETY: `rows` rows of step p and `cols` columns from j on are there; j + LANES is at most the width.
+            // SAFETY: `mat` has `rows` rows of step p and `cols` columns from j on; j + LANES is at most the width.
             unsafe {
                 let at = mat.as_ptr().add(p * P::STEP * mat.stride() + j);
                 let words = arithmetic.gather_part(at, mat.stride(), rows, cols);

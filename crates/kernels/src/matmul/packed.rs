@@ -1,58 +1,70 @@
-//! Weights that lie in the order in which the micro-kernels read them, so that no product packs them.
+//! Packed weights: weights that lie in the order in which the micro-kernels read them, so that no product packs them.
 //!
-//! The rows of a weight `[n, k]` are the columns of the factor that it is. As many of them as a vector has lanes form a *strip* `[k, lanes]`
-//! at the place where they lay, and rows that fill no strip stay rows: packing needs no second copy, and a strip is read from end to end,
-//! by products of one row as of many.
+//! ```text
+//! a weight [n, k], row by row         packed, in `f32`: a strip in the place of every LANES rows
+//!
+//! row 0          ─────────            strip 0 [k, LANES]:  rows 0 … LANES−1 of column 0, then of column 1, …
+//! row 1          ─────────
+//! …                                   strip 1 [k, LANES]:  rows LANES … 2·LANES−1
+//! row 2·LANES    ─────────            row 2·LANES          rows that fill no strip stay as they are
+//! ```
+//!
+//! The rows of the weight are the columns of the factor that it is. A strip is one vector wide, and not as wide as a
+//! tile: so products of one row and of many read the same memory from end to end, and packing `f32` needs no second
+//! copy. In other formats the last strip is padded instead, and the weight is written anew.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
 
 use smallmind_simd::Isa;
 
-use super::arithmetic::{Arithmetic, Single};
-use super::cut::COL_GRANULE;
+use super::arithmetic::F32Gemm;
 use super::half_strips::{self, HalfStrips};
-use super::nest::{self, Block, Right, epilogue_of};
+use super::operand::Operand;
 use super::pack::WordRows;
+use super::partition::COL_GRANULE;
+use super::q8_blocks;
 use super::strips::Strips;
-use super::{Epilogue, Operand, q8};
-use crate::{Format, Mat, MatMut};
+use super::tables::HasKernels;
+use crate::format::{FormatKind, HalfKind};
+use crate::{Format, Mat};
 
-/// A weight `[n, k]` that [`pack_weight`] or [`pack_weight_as`] has laid out, as the factor `[k, n]` of a product.
+/// A weight `[n, k]` that [`pack_weight`] or [`pack_weight_as`] has packed, as the factor `[k, n]` of a product.
 #[derive(Clone, Copy)]
 pub struct PackedWeight<'a> {
-    /// Strips, one behind another, and of `f32` then the other rows.
+    /// The strips, one after another; in `f32` followed by the rows that fill none.
     words: &'a [f32],
     format: Format,
     /// Columns of the factor.
     n: usize,
-    /// The first row of the factor in the stored depth; 0 but for windows of rows.
+    /// The first row of the factor, counted from the first one stored; 0 but for windows of rows.
     first: usize,
-    /// Depth of the factor.
+    /// Rows of the factor.
     k: usize,
-    /// Depth as it is stored: at least `first + k`.
+    /// Rows that are stored: at least `first + k`.
     stored: usize,
     /// Columns of a strip.
     lanes: usize,
 }
 
-/// Words that a weight `[n, k]` takes when it is packed in `format`; `None` if its rows are not whole blocks, or for more than memory holds.
+/// Words of a weight `[n, k]` packed in `format`; `None` if its rows are not whole blocks, or if it is larger than
+/// memory can be.
 pub fn packed_len<I: Isa>(_isa: I, format: Format, n: usize, k: usize) -> Option<usize> {
-    // With room to count the bytes of a strip.
+    // The bytes of the last strip, padded, must be countable too.
     n.checked_next_multiple_of(I::LANES)?.checked_mul(k)?.checked_mul(4)?;
-    match format {
-        Format::F32 => Some(n * k),
-        _ if !format.divides(k) => None,
-        _ => Some(n.div_ceil(I::LANES) * strip_words(format, I::LANES, k)),
+    match format.kind() {
+        FormatKind::Single => Some(n * k),
+        FormatKind::Half(_) | FormatKind::Blocks if !format.divides(k) => None,
+        FormatKind::Half(_) | FormatKind::Blocks => Some(n.div_ceil(I::LANES) * strip_words(format, I::LANES, k)),
     }
 }
 
-/// Words of a strip.
+/// Words of a strip `[k, lanes]`.
 fn strip_words(format: Format, lanes: usize, k: usize) -> usize {
-    match format {
-        Format::F32 => lanes * k,
-        Format::F16 | Format::Bf16 => lanes * k / 2,
-        Format::Q8_0 => q8::strip_words(lanes, k),
+    match format.kind() {
+        FormatKind::Single => lanes * k,
+        FormatKind::Half(_) => lanes * k / 2,
+        FormatKind::Blocks => q8_blocks::strip_words(lanes, k),
     }
 }
 
@@ -63,7 +75,7 @@ impl<'a> PackedWeight<'a> {
     /// If `words` is too short, or rows of `k` are not whole blocks.
     #[inline(always)]
     pub fn new<I: Isa>(isa: I, format: Format, words: &'a [f32], n: usize, k: usize) -> Self {
-        const { assert!(COL_GRANULE.is_multiple_of(I::LANES), "workers' columns cut no strip") };
+        const { assert!(COL_GRANULE.is_multiple_of(I::LANES), "a partition by columns cuts no strip") };
         let len = packed_len(isa, format, n, k).filter(|len| *len <= words.len());
         let Some(len) = len else { panic!("a weight [{n}, {k}] in {format} in {} words", words.len()) };
         Self { words: &words[..len], format, n, first: 0, k, stored: k, lanes: I::LANES }
@@ -92,35 +104,35 @@ impl<'a> PackedWeight<'a> {
         self.lanes
     }
 
-    /// Its memory.
+    /// Its strips, and in `f32` the rows behind them.
     pub(super) fn words(self) -> &'a [f32] {
         self.words
     }
 
-    /// A window of columns.
+    /// A window of the factor's columns.
     ///
     /// # Panics
-    /// If it leaves the factor, or if it begins or ends within a strip.
+    /// If it leaves the factor, or begins or ends within a strip.
     #[inline(always)]
     pub fn cols_range(self, range: Range<usize>) -> Self {
         let whole = |j: usize| j.is_multiple_of(self.lanes) || j == self.n;
         assert!(range.start <= range.end && range.end <= self.n, "columns {range:?} of a weight with {}", self.n);
         assert!(whole(range.start) && whole(range.end), "columns {range:?} cut a strip of {}", self.lanes);
-        let words = match self.format {
-            Format::F32 => range.start * self.stored..range.end * self.stored,
-            format => {
-                let strip = strip_words(format, self.lanes, self.stored);
+        let words = match self.format.kind() {
+            FormatKind::Single => range.start * self.stored..range.end * self.stored,
+            FormatKind::Half(_) | FormatKind::Blocks => {
+                let strip = strip_words(self.format, self.lanes, self.stored);
                 range.start.div_ceil(self.lanes) * strip..range.end.div_ceil(self.lanes) * strip
             }
         };
         Self { words: &self.words[words], n: range.len(), ..self }
     }
 
-    /// A window of rows of the factor, for instance those of a cache that are filled. Its product has the bits of a product with these rows
-    /// alone: blocks of the depth begin at the window's first row.
+    /// A window of the factor's rows, such as those of a cache that is filled in part. A product with it has the bits
+    /// of a product with a factor of these rows alone: blocks of the depth begin at the window's first row.
     ///
     /// # Panics
-    /// If it leaves the factor; in any format but [`Format::F32`].
+    /// If it leaves the factor, or in any format but [`Format::F32`].
     #[inline(always)]
     pub fn rows_range(self, range: Range<usize>) -> Self {
         assert!(self.format == Format::F32, "rows of a weight in {}", self.format);
@@ -128,16 +140,16 @@ impl<'a> PackedWeight<'a> {
         Self { first: self.first + range.start, k: range.len(), ..self }
     }
 
-    /// Copies a column of the factor, a row of the weight, to `out` `[k]`.
+    /// Copies a column of the factor, which is a row of the weight, to `out` `[k]`.
     ///
     /// # Panics
-    /// If it has no such column or `out` is of another length.
+    /// If there is no such column or `out` has another length.
     pub fn copy_column(self, j: usize, out: &mut [f32]) {
         assert!(j < self.n && out.len() == self.k, "column {j} of {} to {} elements", self.n, out.len());
-        match self.format {
-            Format::F32 => self.copy_f32(j, out),
-            Format::F16 | Format::Bf16 => self.halves().copy_column(j, out),
-            Format::Q8_0 => q8::copy_column(self.words, self.lanes, self.k, j, out),
+        match self.format.kind() {
+            FormatKind::Single => self.copy_f32(j, out),
+            FormatKind::Half(kind) => self.half_strips(kind).copy_column(j, out),
+            FormatKind::Blocks => q8_blocks::copy_column(self.words, self.lanes, self.k, j, out),
         }
     }
 
@@ -151,45 +163,51 @@ impl<'a> PackedWeight<'a> {
         }
     }
 
-    /// The strips of a window that holds nothing but strips.
-    fn strips<I: Isa>(self, isa: I) -> Strips<'a, f32> {
+    /// The strips of a factor in `f32` whose columns are whole strips.
+    ///
+    /// # Panics
+    /// If they aren't.
+    pub(super) fn strips<I: Isa>(self, isa: I) -> Strips<'a> {
         let stored = Strips::new(isa, self.words, self.stored, self.n);
-        stored.window::<Single<I>>(&(self.first..self.first + self.k), &(0..self.n))
+        stored.window(&(self.first..self.first + self.k), &(0..self.n))
     }
 
-    /// The rows of the weight that fill no strip, from column `from` of the factor on.
-    fn rest(self, from: usize) -> Operand<'a> {
+    /// The columns from `from` on of a factor in `f32`, which lie as rows of the weight.
+    pub(super) fn rest(self, from: usize) -> Operand<'a> {
+        debug_assert!(from >= self.n - self.n % self.lanes, "column {from} lies in a strip");
         let rows = Mat::new(&self.words[from * self.stored..], self.n - from, self.stored);
         Operand::transposed(rows.cols_range(self.first..self.first + self.k))
     }
 
-    fn halves(self) -> HalfStrips<'a> {
-        HalfStrips::new(self.words, self.format, self.lanes, self.k, self.n)
+    /// The strips of a factor in 16-bit floats.
+    pub(super) fn half_strips(self, kind: HalfKind) -> HalfStrips<'a> {
+        debug_assert_eq!(self.format.kind(), FormatKind::Half(kind));
+        HalfStrips::new(self.words, kind, self.lanes, self.k, self.n)
     }
 }
 
-/// Writes the rows of `weight` `[n, k]` to `words` as [`gemm_packed`], or [`super::gemm_q8`], reads them in `format`. Elements are rounded to
-/// nearest even; for [`Format::Q8_0`] see [`super::quantize_weight`].
+/// Packs the rows of `weight` `[n, k]` into `words` in `format`. Floats of 16 bits are rounded to nearest even; for
+/// [`Format::Q8_0`] see [`quantize_weight`](super::quantize_weight).
 ///
 /// # Panics
-/// If `words` has another length than [`packed_len`]; for [`Format::F32`], which [`pack_weight`] packs in its place.
+/// If `words` has another length than [`packed_len`]; for [`Format::F32`], which [`pack_weight`] packs in place.
 pub fn pack_weight_as<I: Isa>(isa: I, format: Format, weight: Mat, words: &mut [f32]) {
-    match format {
-        Format::F32 => panic!("a weight in f32 is packed in its place"),
-        Format::F16 | Format::Bf16 => half_strips::pack(isa, format, weight, words),
-        Format::Q8_0 => q8::pack(isa, weight, words),
+    match format.kind() {
+        FormatKind::Single => panic!("a weight in f32 is packed in place"),
+        FormatKind::Half(kind) => half_strips::pack(isa, kind, weight, words),
+        FormatKind::Blocks => q8_blocks::pack(isa, weight, words),
     }
 }
 
-/// Elements of scratch that [`pack_weight`] asks for.
+/// Elements of scratch that [`pack_weight`] needs.
 pub fn pack_weight_scratch_len<I: Isa>(_isa: I, k: usize) -> usize {
     I::LANES * k
 }
 
-/// Lays a weight `[n, k]`, row by row in `weight`, out for [`gemm_packed`], in its place.
+/// Packs a weight `[n, k]`, row by row in `weight`, in [`Format::F32`] and in place.
 ///
 /// # Panics
-/// If `weight` is not of that size, or if `scratch` has fewer than [`pack_weight_scratch_len`] elements.
+/// If `weight` has another size, or `scratch` fewer than [`pack_weight_scratch_len`] elements.
 pub fn pack_weight<I: Isa>(isa: I, weight: &mut [f32], n: usize, k: usize, scratch: &mut [f32]) {
     assert!(n.checked_mul(k) == Some(weight.len()), "a weight [{n}, {k}] in {} elements", weight.len());
     let scratch = &mut scratch[..I::LANES * k];
@@ -198,64 +216,8 @@ pub fn pack_weight<I: Isa>(isa: I, weight: &mut [f32], n: usize, k: usize, scrat
     }
     for strip in weight.chunks_exact_mut(I::LANES * k) {
         let rows = WordRows::of(Mat::new(strip, I::LANES, k));
-        // SAFETY: the rows are those of the strip, and the scratch holds a panel [k, LANES].
-        unsafe { (Single::<I>::kernels().transpose)(isa, rows, scratch.as_mut_ptr(), I::LANES) };
+        // SAFETY: the rows are borrowed, and the scratch has k · LANES elements, as many as the panel [k, LANES].
+        unsafe { (F32Gemm::<I>::kernels().transpose)(isa, rows, scratch.as_mut_ptr(), I::LANES) };
         strip.copy_from_slice(scratch);
-    }
-}
-
-/// Elements of scratch that [`gemm_packed`] asks for with `m` rows and depth `k` of a weight in `format`: monotone in both.
-pub fn gemm_packed_scratch_len<I: Isa>(_isa: I, format: Format, m: usize, k: usize) -> usize {
-    match format {
-        Format::F16 | Format::Bf16 => nest::half_scratch_len(Single::<I>::kernels(), m, k),
-        Format::F32 | Format::Q8_0 => nest::scratch_len(Single::<I>::kernels(), m, I::LANES, k),
-    }
-}
-
-/// [`super::gemm`] with a packed B in [`Format::F32`], [`Format::F16`] or [`Format::Bf16`].
-///
-/// An element gets the bits that [`super::gemm`] would give it with the weights as they are stored, whatever the number of rows: so few rows need
-/// no kernel of their own, and windows by rows or by strips may be computed apart. `scratch` holds at least [`gemm_packed_scratch_len`] elements.
-///
-/// # Panics
-/// As [`super::gemm`]; for [`Format::Q8_0`], whose products are [`super::gemm_q8`]'s.
-pub fn gemm_packed<I: Isa>(
-    isa: I,
-    a: Operand,
-    b: PackedWeight,
-    mut c: MatMut,
-    epilogue: Epilogue,
-    scratch: &mut [f32],
-) {
-    let (m, n, k) = (c.rows(), c.cols(), a.cols());
-    assert!(a.rows() == m, "A has {} rows, C has {m}", a.rows());
-    assert!(b.rows() == k, "A has {k} columns, B has {} rows", b.rows());
-    assert!(b.cols() == n, "B has {} columns, C has {n}", b.cols());
-    assert!(b.lanes == I::LANES, "strips of {} columns, vectors of {}", b.lanes, I::LANES);
-    epilogue.check(m, n);
-    if m == 0 || n == 0 {
-        return;
-    }
-    let kernels = Single::<I>::kernels();
-    // Rows of a single tile pass by a panel in all its depth, so that strips are read from end to end; those of more
-    // tiles go a block of the depth at a time, for which they stay in the cache.
-    let passes_once = m <= kernels.rows() && k > kernels.max_depth;
-    let whole = if b.format == Format::F32 { n - n % I::LANES } else { n };
-    let most = if passes_once { kernels.width() } else { whole.max(1) };
-    for start in (0..whole).step_by(most) {
-        let columns = start..(start + most).min(whole);
-        let window = b.cols_range(columns.clone());
-        let strips = match b.format {
-            Format::F32 => Right::Strips(window.strips(isa)),
-            Format::F16 | Format::Bf16 => Right::Half(window.halves()),
-            Format::Q8_0 => panic!("a weight in q8_0 is multiplied by quantized rows"),
-        };
-        let (c, epilogue) = (c.reborrow().cols_range(columns.clone()), epilogue_of(&epilogue, &(0..m), &columns));
-        nest::run(Single(isa), Block { a, b: strips, c, epilogue }, scratch);
-    }
-    if whole < n {
-        let rest = b.rest(whole);
-        let (c, epilogue) = (c.cols_range(whole..n), epilogue_of(&epilogue, &(0..m), &(whole..n)));
-        nest::run(Single(isa), Block { a, b: Right::Operand(rest), c, epilogue }, scratch);
     }
 }

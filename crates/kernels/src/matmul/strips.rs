@@ -1,51 +1,52 @@
-//! Strips as the loops over a product reach them, and what the tiles of a panel of strips ask for ahead of its turn.
+//! Strips of `f32`: windows of them, and which of their cache lines each tile prefetches.
+//!
+//! ```text
+//! a factor [depth, 3·LANES]          in memory
+//!
+//!      strip 0  strip 1  strip 2     strip 0: p = 0, LANES columns │ p = 1 │ … │ p = depth−1
+//! p=0 ├────────┼────────┼────────┤   strip 1: the same
+//! p=1 ├────────┼────────┼────────┤   strip 2: the same
+//!  …
+//! ```
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use smallmind_simd::Isa;
 
-use super::arithmetic::Arithmetic;
 use super::tile::{LINE, Tile, UNROLL};
 
-/// A factor `[depth, cols]` packed into strips: each `[depth, lanes]`, for as many columns as a vector has lanes.
-pub(super) struct Strips<'a, T> {
-    /// The first element of the window.
-    start: *const T,
+/// A factor `[depth, cols]` in strips, each `[depth, lanes]` for as many columns as a vector has lanes; or a window of
+/// one.
+#[derive(Clone, Copy)]
+pub(super) struct Strips<'a> {
+    /// The first element.
+    start: *const f32,
     /// Elements from strip to strip.
     strip: usize,
+    /// Columns of a strip.
+    lanes: usize,
     depth: usize,
     cols: usize,
-    borrow: PhantomData<&'a [T]>,
+    borrow: PhantomData<&'a [f32]>,
 }
 
-// Not derived, which would ask it of the elements too.
-impl<T> Clone for Strips<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Strips<'_, T> {}
-
-impl<'a> Strips<'a, f32> {
+impl<'a> Strips<'a> {
     /// The strips of `I` that fill `data`.
     ///
     /// # Panics
-    /// If they don't.
+    /// If `data` has another length or `cols` are not whole strips.
     pub fn new<I: Isa>(_isa: I, data: &'a [f32], depth: usize, cols: usize) -> Self {
         assert!(cols.is_multiple_of(I::LANES) && data.len() == depth * cols, "strips [{depth}, {cols}]");
-        Self { start: data.as_ptr(), strip: I::LANES * depth, depth, cols, borrow: PhantomData }
+        Self { start: data.as_ptr(), strip: I::LANES * depth, lanes: I::LANES, depth, cols, borrow: PhantomData }
     }
-}
 
-impl<T> Strips<'_, T> {
-    /// A window of steps in depth and of columns that begin and end with strips.
+    /// A window of rows and of columns.
     ///
     /// # Panics
     /// If it leaves the factor or cuts a strip.
-    pub fn window<P: Arithmetic<Element = T>>(self, depth: &Range<usize>, cols: &Range<usize>) -> Self {
-        let lanes = P::Isa::LANES;
+    pub fn window(self, depth: &Range<usize>, cols: &Range<usize>) -> Self {
+        let lanes = self.lanes;
         assert!(depth.start <= depth.end && depth.end <= self.depth, "steps {depth:?} of {}", self.depth);
         assert!(cols.start <= cols.end && cols.end <= self.cols, "columns {cols:?} of {}", self.cols);
         assert!(cols.start.is_multiple_of(lanes) && cols.end.is_multiple_of(lanes), "columns {cols:?} cut a strip");
@@ -58,51 +59,57 @@ impl<T> Strips<'_, T> {
         [self.depth, self.cols]
     }
 
-    /// `base` with these strips, a panel of them, as its B.
-    pub fn tile(&self, lanes: usize, base: Tile<T>) -> Tile<T> {
-        Tile { b: self.start, b_stride: lanes, b_vector: self.strip, ..base }
+    /// `base` with a panel of these strips as its B.
+    pub fn tile<E>(&self, base: Tile<E>) -> Tile<E> {
+        Tile { b: self.start.cast(), b_stride: self.lanes, b_vector: self.strip, ..base }
     }
 }
 
-/// How many elements ahead of their use the strips are asked for that pass by one tile, and the most rows of which a core overlaps so many
-/// steps that it needs nobody to ask: fitted to weights out of cache on a Zen 4.
-const AHEAD: usize = 512;
+/// Prefetch distance of a panel's only tile, in elements. Fitted to weights beyond the caches on a Zen 4.
+const PREFETCH_DISTANCE: usize = 512;
+
+/// Up to this many rows a core overlaps the loads of so many steps by itself that prefetches don't help. Fitted as
+/// [`PREFETCH_DISTANCE`].
 const FEW_ROWS: usize = 4;
 
-/// What the tiles of a panel ask for while they multiply: the next panel, each a part of it, since together they take the time that memory
-/// needs. A lone tile asks for its own strips a little ahead.
-pub(super) struct Ahead {
-    /// Elements from the panel's first vector to what the next tile asks for.
+/// Which cache lines each tile of a panel prefetches while it multiplies.
+///
+/// Several tiles read the same panel, and prefetch the next one meanwhile: each tile an equal part of its lines, since
+/// memory takes about as long as all of them. A panel's only tile prefetches its own strips, [`PREFETCH_DISTANCE`]
+/// ahead.
+pub(super) struct PrefetchSchedule {
+    /// Elements from the panel's first vector to the first line that the next tile prefetches.
     distance: usize,
-    /// Lines of each strip that a tile asks for with every [`UNROLL`] steps.
+    /// Lines of each strip that a tile prefetches with every [`UNROLL`] steps.
     lines: usize,
-    /// Lines of each strip that nobody has asked for.
+    /// Lines of each strip that no tile has prefetched yet.
     left: usize,
-    /// Lines of each strip that a tile asks for.
+    /// Lines of each strip that a tile prefetches.
     of_tile: usize,
 }
 
-impl Ahead {
-    /// For the tiles of `m` rows, `rows` at a time, of a panel `[depth, vectors]` with strips `apart` from one another.
+impl PrefetchSchedule {
+    /// The schedule of a panel `[depth, vectors]` for `m` rows, at most `rows` a tile; strips are `apart` elements from
+    /// one another.
     pub fn new([m, rows]: [usize; 2], [depth, vectors]: [usize; 2], lanes: usize, apart: usize) -> Self {
         if m <= FEW_ROWS {
             return Self { distance: 0, lines: 0, left: 0, of_tile: 0 };
         }
         let tiles = m.div_ceil(rows);
-        let distance = if tiles == 1 { AHEAD } else { vectors * apart };
+        let distance = if tiles == 1 { PREFETCH_DISTANCE } else { vectors * apart };
         let lines = (UNROLL * lanes / LINE).div_ceil(tiles);
         Self { distance, lines, left: (depth * lanes).div_ceil(LINE), of_tile: depth / UNROLL * lines }
     }
 
-    /// `tile` with what it is to ask for.
+    /// `tile` with the lines that it prefetches: the next ones of the schedule.
     pub fn next<T>(&mut self, tile: &Tile<T>) -> Tile<T> {
         match self.take() {
-            Some(distance) => Tile { ahead: tile.b.wrapping_add(distance), ahead_lines: self.lines, ..*tile },
+            Some(distance) => Tile { prefetch: tile.b.wrapping_add(distance), prefetch_lines: self.lines, ..*tile },
             None => *tile,
         }
     }
 
-    /// The distance at which the next tile begins to ask; none if nothing is left for it.
+    /// Elements from the panel's first vector to the first line of the next tile; none if no line is left.
     fn take(&mut self) -> Option<usize> {
         if self.left == 0 || self.of_tile == 0 {
             return None;
@@ -118,27 +125,27 @@ impl Ahead {
 mod tests {
     use super::*;
 
-    /// Of each strip, how many lines the tiles of a panel ask for, from the first on without a gap.
-    fn asked(m: usize, rows: usize, depth: usize, lanes: usize) -> usize {
+    /// How many lines of each strip the tiles of a panel prefetch, from the first on without a gap.
+    fn prefetched(m: usize, rows: usize, depth: usize, lanes: usize) -> usize {
         const APART: usize = 10_000;
-        let mut ahead = Ahead::new([m, rows], [depth, 3], lanes, APART);
-        let of_tile = depth / UNROLL * ahead.lines;
-        let first = if m <= rows { AHEAD } else { 3 * APART };
+        let mut schedule = PrefetchSchedule::new([m, rows], [depth, 3], lanes, APART);
+        let of_tile = depth / UNROLL * schedule.lines;
+        let first = if m <= rows { PREFETCH_DISTANCE } else { 3 * APART };
         let mut tiles = 0;
-        while let Some(distance) = ahead.take() {
+        while let Some(distance) = schedule.take() {
             assert_eq!(distance, first + tiles * of_tile * LINE, "tile {tiles} of {m} rows");
             tiles += 1;
         }
-        assert!(tiles <= m.div_ceil(rows), "{tiles} tiles ask, of {m} rows");
+        assert!(tiles <= m.div_ceil(rows), "{tiles} tiles prefetch, of {m} rows");
         tiles * of_tile
     }
 
     #[test]
-    fn tiles_ask_for_a_panel_once() {
+    fn tiles_prefetch_a_panel_once() {
         for lanes in [8, 16] {
             for (m, rows) in [(5, 8), (8, 8), (12, 6), (24, 8), (64, 8), (300, 6)] {
                 for depth in [4, 64, 256, 384] {
-                    let (lines, all) = (asked(m, rows, depth, lanes), depth * lanes / LINE);
+                    let (lines, all) = (prefetched(m, rows, depth, lanes), depth * lanes / LINE);
                     assert!((all..2 * all.max(2)).contains(&lines), "{m} rows, depth {depth}: {lines} lines of {all}");
                 }
             }
@@ -146,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn few_rows_ask_for_nothing() {
-        assert_eq!(asked(FEW_ROWS, 8, 384, 16), 0);
+    fn few_rows_prefetch_nothing() {
+        assert_eq!(prefetched(FEW_ROWS, 8, 384, 16), 0);
     }
 }

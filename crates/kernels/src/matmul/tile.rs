@@ -1,72 +1,101 @@
 //! The micro-kernels: one tile of the output, its sums held in registers.
 //!
-//! One generic body for each arithmetic, number of rows, width in vectors and way of walking through A. Not here: anything about caches or
-//! layouts.
+//! ```text
+//! sums[R][V] = 0                                  R × V registers
+//! for p in 0..k                                   (1: four steps at a time)
+//!   b[V] = vectors of row p of B                  (2: from a panel, in place, or from strips)
+//!   for r in 0..R
+//!     a = word A[r, p] in every lane              (3: along rows or along columns)
+//!     for v in 0..V:  sums[r][v] += a · b[v]
+//! C[R, V vectors] = epilogue(sums)                (4: by whole vectors, or at the edge by way of memory)
+//!
+//!                 v = 0      v = 1                one tile, R = 4, V = 2
+//!              ┌──────────┬──────────┐
+//!     A[0, p]  │ ████████ │ ████████ │            each cell is a vector of sums,
+//!     A[1, p]  │ ████████ │ ████████ │            that is LANES columns of C
+//!     A[2, p]  │ ████████ │ ████████ │
+//!     A[3, p]  │ ████████ │ ████████ │
+//!              └──────────┴──────────┘
+//!                B[p, 0..LANES], B[p, LANES..2·LANES]
+//! ```
+//!
+//! There is one body, generic over the arithmetic, `R`, `V`, the [`Walk`] through A and the [`Source`] of B.
+//!
+//! 1. Before the first step the tile's lines of C are prefetched; with every four steps, lines of strips that a later
+//!    tile reads ([`Tile::prefetch`]).
+//! 2. A [`Source`] knows where the vectors of a step lie, and whether they are packed or widened while they are read.
+//! 3. A [`Walk`] knows where the words of a step lie, so that A is read in either layout, packed or not.
+//! 4. A tile at the right edge of C, or one with a residual beside another addend, stores its sums and finishes them
+//!    vector by vector.
+//!
+//! Caches, blocks and threads are `nest`'s.
 #![allow(unsafe_code)]
 
 use std::hint::black_box;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::ptr::{null, null_mut};
 
-use smallmind_simd::Isa;
+use smallmind_simd::{CacheLevel, Isa, prefetch};
 
-use super::arch::{prefetch, prefetch_early};
-use super::arithmetic::{Arithmetic, F32, Single};
-use super::half_strips::Half;
+use super::arithmetic::{Arithmetic, F32Gemm, HalfFloat, Sums};
+use super::operand::{Epilogue, Update};
+use crate::MatMut;
 
-/// The most elements that a tile of any instruction set has.
+/// The most elements of a tile on any instruction set.
 const MAX_TILE: usize = 512;
 
-/// Elements in a cache line.
+/// Words in a cache line.
 pub(super) const LINE: usize = 16;
 
 /// Steps in depth that the loop over k takes at a time.
 pub(super) const UNROLL: usize = 4;
 
-/// One call of a micro-kernel: `C[r, j] = [addend[r, j] +] scale · Σ_p A[r, p] · B[p, j] [+ bias[j]] [+ residual[r, j]]`.
+/// The arguments of a micro-kernel:
+/// `C[r, j] = [addend[r, j] +] scale · Σ_p A[r, p] · B[p, j] [+ bias[j]] [+ residual[r, j]]`.
 ///
-/// Null pointers stand for what is absent. Strides are in elements.
+/// A null pointer means that the term is absent. Strides are in elements.
 pub(super) struct Tile<E> {
     /// Depth of the sum, in words.
     pub k: usize,
-    /// The word `A[r, p]`, at `r * a_stride` and `p` words on, or at `p * a_stride` and `r` words on, by the kernel's [`Walk`].
+    /// The word `A[0, 0]`; where the others lie depends on the kernel's [`Walk`].
     pub a: *const E,
-    /// From row to row, or from step to step.
+    /// Stride of A from row to row (walk along rows) or from step to step (walk along columns).
     pub a_stride: usize,
-    /// The vector `v` of step `p` of B, at `p * b_stride + v * b_vector`, all of it readable.
+    /// Vector `v` of step `p` of B lies at `p * b_stride + v * b_vector`; every lane of it is readable.
     pub b: *const E,
-    /// From step to step.
+    /// Stride of B from step to step.
     pub b_stride: usize,
-    /// From vector to vector.
+    /// Stride of B from vector to vector.
     pub b_vector: usize,
-    /// Where in the first strip lies what a kernel that reads strips asks for meanwhile, any address.
-    pub ahead: *const E,
-    /// How many lines of each strip it asks for with every [`UNROLL`] steps.
-    pub ahead_lines: usize,
-    /// Where a packing kernel writes the vectors of B, one behind another.
+    /// The first line of the first strip to prefetch meanwhile, any address; only kernels that read strips do.
+    pub prefetch: *const E,
+    /// Lines of each strip to prefetch with every [`UNROLL`] steps.
+    pub prefetch_lines: usize,
+    /// Where a packing kernel writes the vectors of B, one after another.
     pub packed: *mut E,
     /// The output.
     pub c: *mut f32,
-    /// From row to row of the output.
+    /// Stride of the output from row to row.
     pub c_stride: usize,
-    /// Columns to write; fewer than the kernel's width at the right edge.
+    /// Columns to write: fewer than the kernel's width at the right edge.
     pub cols: usize,
-    /// Multiplies the sum.
+    /// Factor of the sum.
     pub scale: f32,
-    /// Added; may be the output itself.
+    /// First addend; may be the output itself.
     pub addend: *const f32,
-    /// From row to row of the addend.
+    /// Stride of the addend from row to row.
     pub addend_stride: usize,
     /// Added to each row.
     pub bias: *const f32,
     /// Added after all else.
     pub residual: *const f32,
-    /// From row to row of the residual.
+    /// Stride of the residual from row to row.
     pub residual_stride: usize,
 }
 
-// Not derived, which would ask it of the elements too.
+// Derived, both would demand that the elements be `Clone` and `Copy`.
 impl<E> Clone for Tile<E> {
     fn clone(&self) -> Self {
         *self
@@ -76,7 +105,38 @@ impl<E> Clone for Tile<E> {
 impl<E> Copy for Tile<E> {}
 
 impl<E> Tile<E> {
-    /// The tile at these rows of the panel that this one is the top of.
+    /// A tile at the top left of `c`, as wide as `c`, of depth `k` in words; without A and B.
+    pub fn of_output(c: &MatMut, epilogue: &Epilogue, k: usize) -> Self {
+        let residual = epilogue.residual.map_or((null(), 0), |r| (r.as_ptr(), r.stride()));
+        let start = c.as_mat().as_ptr();
+        // A residual without an earlier output takes the addend's place, which is fused with the scale.
+        let (addend, residual) = match epilogue.update {
+            Update::Overwrite => (residual, (null(), 0)),
+            Update::Accumulate => ((start, c.stride()), residual),
+        };
+        Self {
+            k,
+            a: null(),
+            a_stride: 0,
+            b: null(),
+            b_stride: 0,
+            b_vector: 0,
+            prefetch: null(),
+            prefetch_lines: 0,
+            packed: null_mut(),
+            c: start.cast_mut(),
+            c_stride: c.stride(),
+            cols: c.cols(),
+            scale: epilogue.scale,
+            addend: addend.0,
+            addend_stride: addend.1,
+            bias: epilogue.bias.map_or(null(), <[f32]>::as_ptr),
+            residual: residual.0,
+            residual_stride: residual.1,
+        }
+    }
+
+    /// The tile `rows.start` rows below this one, which is at the top, with its own A.
     pub fn at_rows(self, rows: &Range<usize>, a: *const E, a_stride: usize) -> Self {
         let below = |start: *const f32, stride: usize| {
             if start.is_null() { start } else { start.wrapping_add(rows.start * stride) }
@@ -92,45 +152,46 @@ impl<E> Tile<E> {
     }
 }
 
-/// A micro-kernel.
+/// A micro-kernel of some number of rows and vectors.
 ///
 /// # Safety
-/// The pointers of the tile must be valid for what its fields say: A and B for reads over the kernel's rows and vectors and the tile's
-/// depth; the addend and the residual for reads, C for writes, over the kernel's rows and the tile's `cols` columns, the bias over
-/// those columns; `packed`, in a packing kernel, for writes over the depth times the kernel's vectors. `cols` is at least 1 and at most the
-/// kernel's width.
+/// The pointers of the tile must be valid for what its fields say: A and B for reads over the kernel's rows and vectors
+/// and the tile's depth; the addend and the residual for reads, C for writes, over the kernel's rows and the tile's
+/// `cols` columns, the bias over those columns; `packed`, in a packing kernel, for writes over the depth times the
+/// kernel's vectors. `cols` must be at least 1 and at most the kernel's width.
 pub(super) type KernelFn<P> = unsafe fn(P, &Tile<<P as Arithmetic>::Element>);
 
-/// How a micro-kernel finds the elements of A.
+/// Where a micro-kernel reads A: the addresses of the words of a step.
 pub(super) trait Walk<P: Arithmetic>: Copy {
-    /// A walk that starts at `a`.
+    /// The walk at step 0, from [`Tile::a`] and [`Tile::a_stride`].
     fn start(a: *const P::Element, stride: usize) -> Self;
-    /// The word of row `r` at the present step.
+    /// Address of the word of row `r` at this step.
     fn row(self, r: usize) -> *const P::Element;
-    /// The walk one step further.
+    /// The walk at the next step.
     fn step(self) -> Self;
 }
 
-/// A row of A is contiguous.
+/// The words of a row of A are adjacent.
 ///
-/// Rows are reached from every fourth one by indices that the addressing modes of x86 have. The compiler is kept from seeing how these
-/// pointers and indices hang together: it would compute a pointer for each row, and has no registers for them.
+/// A row's address is that of row 0 or 4 plus 0, 1, 2 or 3 strides, which x86 addresses without further instructions.
+/// `black_box` hides from the compiler that these values depend on one another: it would compute a pointer for each
+/// row, for which there are no registers.
 #[derive(Clone, Copy)]
 pub(super) struct AlongRows<E> {
-    /// Rows 0 and 4.
+    /// Addresses of rows 0 and 4.
     groups: [*const E; 2],
-    /// From row to row.
+    /// Stride from row to row.
     one: usize,
-    /// Three times that.
+    /// Three strides.
     three: usize,
 }
 
-/// A column of A is contiguous.
+/// The words of a column of A are adjacent.
 #[derive(Clone, Copy)]
 pub(super) struct AlongColumns<E> {
-    /// Row 0.
+    /// Address of row 0.
     a: *const E,
-    /// From step to step.
+    /// Stride from step to step.
     stride: usize,
 }
 
@@ -176,40 +237,40 @@ impl<P: Arithmetic> Walk<P> for AlongColumns<P::Element> {
     }
 }
 
-/// How a micro-kernel finds the vectors of B.
+/// Where a micro-kernel reads B: the offsets of the vectors of a step.
 pub(super) trait Source<P: Arithmetic>: Copy {
-    /// Whether it packs what it reads.
+    /// Whether the kernel writes what it reads to [`Tile::packed`].
     const PACKS: bool;
-    /// Whether it asks for what comes later, as the tile says.
-    const STREAMS: bool;
-    /// Vectors that are that many elements apart.
+    /// Whether the kernel prefetches what [`Tile::prefetch`] points to.
+    const PREFETCHES: bool;
+    /// The source of vectors that are [`Tile::b_vector`] elements apart.
     fn start(apart: usize) -> Self;
     /// Elements from the first vector of a step to vector `v`.
     fn vector(self, v: usize) -> usize;
     /// The vector at `at`.
     ///
     /// # Safety
-    /// It must be readable there.
+    /// `at` must be valid for reads of a vector of words as the source stores them.
     #[inline(always)]
     unsafe fn load(p: P, at: *const P::Element) -> P::Words {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: the caller keeps a vector of words readable.
         unsafe { p.load(at) }
     }
 }
 
-/// The vectors of a step are adjacent; with `PACKS` they become a panel of their own.
+/// The vectors of a step are adjacent; with `PACKS` the kernel writes them to a panel.
 #[derive(Clone, Copy)]
 pub(super) struct Adjacent<const PACKS: bool>;
 
-/// They lie in strips.
+/// Each vector of a step lies in a strip of its own. The offsets of the three strips.
 ///
-/// As with [`AlongRows`] the compiler must not see how the offsets hang together.
+/// `black_box` hides from the compiler that they depend on one another, as in [`AlongRows`].
 #[derive(Clone, Copy)]
 pub(super) struct InStrips([usize; 3]);
 
 impl<P: Arithmetic, const PACKS: bool> Source<P> for Adjacent<PACKS> {
     const PACKS: bool = PACKS;
-    const STREAMS: bool = false;
+    const PREFETCHES: bool = false;
 
     #[inline(always)]
     fn start(_: usize) -> Self {
@@ -224,7 +285,7 @@ impl<P: Arithmetic, const PACKS: bool> Source<P> for Adjacent<PACKS> {
 
 impl<P: Arithmetic> Source<P> for InStrips {
     const PACKS: bool = false;
-    const STREAMS: bool = true;
+    const PREFETCHES: bool = true;
 
     #[inline(always)]
     fn start(apart: usize) -> Self {
@@ -237,13 +298,14 @@ impl<P: Arithmetic> Source<P> for InStrips {
     }
 }
 
-/// They lie in strips of 16-bit elements, which are widened. Offsets count words of two elements.
+/// As [`InStrips`], in strips of 16-bit floats, which are widened as they are loaded. Offsets count words of two
+/// elements.
 #[derive(Clone, Copy)]
 pub(super) struct InHalfStrips<H>([usize; 3], PhantomData<H>);
 
-impl<I: Isa, H: Half> Source<Single<I>> for InHalfStrips<H> {
+impl<I: Isa, H: HalfFloat> Source<F32Gemm<I>> for InHalfStrips<H> {
     const PACKS: bool = false;
-    const STREAMS: bool = false;
+    const PREFETCHES: bool = false;
 
     #[inline(always)]
     fn start(apart: usize) -> Self {
@@ -256,8 +318,8 @@ impl<I: Isa, H: Half> Source<Single<I>> for InHalfStrips<H> {
     }
 
     #[inline(always)]
-    unsafe fn load(p: Single<I>, at: *const f32) -> I::F32 {
-        // SAFETY: the caller's guarantee.
+    unsafe fn load(p: F32Gemm<I>, at: *const f32) -> I::F32 {
+        // SAFETY: the caller keeps a vector readable, LANES elements of 16 bits.
         unsafe { H::load(p.0, at.cast()) }
     }
 }
@@ -275,7 +337,9 @@ where
     p.vectorize(
         #[inline(always)]
         || {
-            // SAFETY: the caller's guarantee, handed on.
+            debug_assert!((1..=V * P::Isa::LANES).contains(&tile.cols), "{} columns of {V} vectors", tile.cols);
+            // SAFETY: the tile's pointers are valid for a kernel of R rows and V vectors, which is all that both
+            // functions demand.
             unsafe {
                 let sums = multiply::<P, W, S, R, V>(p, tile);
                 write(p.isa(), tile, &sums);
@@ -284,7 +348,7 @@ where
     );
 }
 
-/// `Σ_p A[r, p] · B[p, v]`: for each element one chain of multiply-adds in rising `p`. Meanwhile C comes into the cache.
+/// `Σ_p A[r, p] · B[p, v]`: for each element one chain of multiply-adds in rising `p`. Prefetches C.
 ///
 /// # Safety
 /// As [`KernelFn`].
@@ -292,25 +356,26 @@ where
 unsafe fn multiply<P: Arithmetic, W: Walk<P>, S: Source<P>, const R: usize, const V: usize>(
     p: P,
     tile: &Tile<P::Element>,
-) -> [[F32<P>; V]; R] {
+) -> [[Sums<P>; V]; R] {
     for r in 0..R {
         for j in (0..V * P::Isa::LANES).step_by(LINE) {
-            prefetch(tile.c.wrapping_add(r * tile.c_stride + j));
+            prefetch(tile.c.wrapping_add(r * tile.c_stride + j), CacheLevel::First);
         }
     }
-    let (source, mut ahead) = (S::start(tile.b_vector), tile.ahead);
+    let (source, mut next) = (S::start(tile.b_vector), tile.prefetch);
     let mut sums = [[p.isa().zero(); V]; R];
     let mut step = Step { a: W::start(tile.a, tile.a_stride), b: tile.b, packed: tile.packed };
-    // SAFETY: the pointers visit A[0..R, 0..k], B[0..k, 0..V vectors] and as much of the packed panel, by the caller's guarantee; they are
-    // moved by `wrapping_add` since after the last step they may lie past the end.
+    // SAFETY: at step p < k the pointers are those of A[0..R, p], of the V vectors of B[p] and of their place in the
+    // packed panel, all of which the caller keeps valid. They are moved by `wrapping_add`, since after the last step
+    // they may lie past the end.
     unsafe {
         for _ in 0..tile.k / UNROLL {
-            if S::STREAMS {
-                for _ in 0..tile.ahead_lines {
+            if S::PREFETCHES {
+                for _ in 0..tile.prefetch_lines {
                     for v in 0..V {
-                        prefetch_early(ahead.wrapping_add(source.vector(v)));
+                        prefetch(next.wrapping_add(source.vector(v)), CacheLevel::Second);
                     }
-                    ahead = ahead.wrapping_add(LINE);
+                    next = next.wrapping_add(LINE);
                 }
             }
             for _ in 0..UNROLL {
@@ -324,7 +389,8 @@ unsafe fn multiply<P: Arithmetic, W: Walk<P>, S: Source<P>, const R: usize, cons
     sums
 }
 
-/// A step in depth: where the column of A and the row of B begin that it multiplies.
+/// A step in depth: the addresses of the column of A and the row of B that it multiplies, and of that row's packed
+/// copy.
 struct Step<P: Arithmetic, W> {
     a: W,
     b: *const P::Element,
@@ -332,7 +398,7 @@ struct Step<P: Arithmetic, W> {
 }
 
 impl<P: Arithmetic, W: Walk<P>> Step<P, W> {
-    /// Adds a column of A times a row of B to the sums, and gives the next step.
+    /// Adds a column of A times a row of B to the sums; returns the next step.
     ///
     /// # Safety
     /// `a.row(r)` for `r < R` and `V` vectors at `b` must be readable; if `S::PACKS`, as many at `packed` writable.
@@ -342,24 +408,25 @@ impl<P: Arithmetic, W: Walk<P>> Step<P, W> {
         p: P,
         b_stride: usize,
         source: S,
-        sums: &mut [[F32<P>; V]; R],
+        sums: &mut [[Sums<P>; V]; R],
     ) -> Self {
         let Self { a, b, packed } = self;
         let mut b_vectors = [p.zero(); V];
         for (v, vector) in b_vectors.iter_mut().enumerate() {
             let from = b.wrapping_add(source.vector(v));
-            // SAFETY: the caller's guarantee.
+            // SAFETY: v < V, and the caller keeps V vectors at `b` readable and, if S packs, as many at `packed`
+            // writable.
             unsafe {
                 *vector = S::load(p, from);
                 if S::PACKS {
                     p.store(*vector, packed.add(source.vector(v)));
                     // The same row of the next panel.
-                    prefetch_early(from.wrapping_add(V * P::Isa::LANES * P::STEP));
+                    prefetch(from.wrapping_add(V * P::Isa::LANES * P::STEP), CacheLevel::Second);
                 }
             }
         }
         for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: the caller's guarantee.
+            // SAFETY: r < R, whose words the caller keeps readable.
             let a = unsafe { p.splat(a.row(r)) };
             for (sum, &b) in sums.iter_mut().zip(&b_vectors) {
                 *sum = p.multiply_add(a, b, *sum);
@@ -376,7 +443,8 @@ impl<P: Arithmetic, W: Walk<P>> Step<P, W> {
 /// As [`KernelFn`].
 #[inline(always)]
 pub(super) unsafe fn write<I: Isa, E, const R: usize, const V: usize>(isa: I, tile: &Tile<E>, sums: &[[I::F32; V]; R]) {
-    // SAFETY: the caller's guarantee; all columns are written in the first four arms, so whole vectors are in bounds.
+    // SAFETY: C, the addend and the bias are valid over R rows and `cols` columns. In the calls of `write_full` these
+    // are all columns of the V vectors, so that whole vectors are in bounds.
     unsafe {
         if tile.cols < V * I::LANES || !tile.residual.is_null() {
             write_edge(isa, tile, sums);
@@ -438,7 +506,7 @@ unsafe fn write_full<I: Isa, E, const R: usize, const V: usize>(
     for (r, sums) in sums.iter().enumerate() {
         for (v, &sum) in sums.iter().enumerate() {
             let j = v * I::LANES;
-            // SAFETY: the caller's guarantee.
+            // SAFETY: row r < R and vector v < V, which the caller keeps writable.
             unsafe { isa.store_ptr(finish(sum, scale, r, j), tile.c.add(r * tile.c_stride + j)) };
         }
     }
@@ -453,7 +521,8 @@ unsafe fn write_edge<I: Isa, E, const R: usize, const V: usize>(isa: I, tile: &T
     const { assert!(R * V * I::LANES <= MAX_TILE) };
     let mut stored = MaybeUninit::<[f32; MAX_TILE]>::uninit();
     let start = stored.as_mut_ptr().cast::<f32>();
-    // SAFETY: the tile fits into the buffer by the assertion above; `finish_edge` reads only what is stored here.
+    // SAFETY: R rows of V vectors fit into the buffer, as asserted above, and `finish_edge` reads only these; the tile
+    // is valid for R rows.
     unsafe {
         for (r, sums) in sums.iter().enumerate() {
             for (v, &sum) in sums.iter().enumerate() {
@@ -475,7 +544,8 @@ unsafe fn finish_edge<I: Isa, E>(isa: I, tile: &Tile<E>, sums: *const f32, rows:
         || {
             for r in 0..rows {
                 for j in (0..tile.cols).step_by(I::LANES) {
-                    // SAFETY: j < cols ≤ width, so a whole vector of sums is readable; the rest is the caller's guarantee.
+                    // SAFETY: j < cols ≤ width, a multiple of the lanes, so a whole vector of sums is readable; the
+                    // tile is valid for row r.
                     unsafe { finish_vector(isa, tile, isa.load_ptr(sums.add(r * width + j)), r, j) };
                 }
             }
@@ -491,8 +561,8 @@ unsafe fn finish_edge<I: Isa, E>(isa: I, tile: &Tile<E>, sums: *const f32, rows:
 unsafe fn finish_vector<I: Isa, E>(isa: I, tile: &Tile<E>, sum: I::F32, r: usize, j: usize) {
     let cols = (tile.cols - j).min(I::LANES);
     let scale = isa.splat(tile.scale);
-    // SAFETY: for each of the three, by the caller's guarantee, these columns of the row are readable; the slice is gone before C, which
-    // may be the addend, is written.
+    // SAFETY: addend, bias and residual are readable over the columns of each row, and j + cols is at most their
+    // number. Each slice is dropped before C, which may be the addend, is written.
     let read =
         |start: *const f32, stride: usize| unsafe { std::slice::from_raw_parts(start.add(r * stride + j), cols) };
     let mut x = if tile.addend.is_null() {
@@ -506,6 +576,6 @@ unsafe fn finish_vector<I: Isa, E>(isa: I, tile: &Tile<E>, sum: I::F32, r: usize
     if !tile.residual.is_null() {
         x = isa.add(x, isa.load_partial(read(tile.residual, tile.residual_stride)));
     }
-    // SAFETY: by the caller's guarantee these columns of C are writable, and the slices read above are gone.
+    // SAFETY: C is writable over the columns of row r, and no other slice of it exists any more.
     isa.store_partial(x, unsafe { std::slice::from_raw_parts_mut(tile.c.add(r * tile.c_stride + j), cols) });
 }

@@ -6,22 +6,22 @@ use crate::attention::AttentionShape;
 /// The gradients of [`causal_attention`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttentionGradients {
-    /// Of the queries, `[len, heads * head_dim]`.
+    /// Gradient of the queries, `[len, heads * head_dim]`.
     pub dq: Matrix,
-    /// Of the keys, `[past + len, kv_heads * head_dim]`.
+    /// Gradient of the keys, `[past + len, kv_heads * head_dim]`.
     pub dk: Matrix,
-    /// Of the values, `[past + len, kv_heads * head_dim]`.
+    /// Gradient of the values, `[past + len, kv_heads * head_dim]`.
     pub dv: Matrix,
 }
 
-/// `O = (P ∘ M)·V` with `P = softmax(scale · Q·Kᵀ)` over the keys that a query may see, for each query head: Vaswani et al. 2017,
-/// "Attention Is All You Need", section 3.2.
+/// `O = (P ∘ M)·V` with `P = softmax(scale · Q·Kᵀ)` over the keys that a query may see, for each query head: Vaswani et
+/// al. 2017, "Attention Is All You Need", section 3.2.
 ///
-/// Query `r` stands at position `past + r` of its sequence and sees the keys `0..=past + r`. Query head `h` reads the key/value head
-/// `h / (heads / kv_heads)`. `M` is the mask of `shape.dropout`, all ones without it.
+/// Query `r` stands at position `past + r` of its sequence and sees the keys `0..=past + r`. Query head `h` reads the
+/// key/value head `h / (heads / kv_heads)`. `M` is the mask of `shape.dropout`, all ones without it.
 ///
-/// `q` is `[len, heads * head_dim]`, `k` and `v` are `[past + len, kv_heads * head_dim]`. Gives `out` `[len, heads * head_dim]` and the
-/// log-sum-exp of the scaled scores, `[len, heads]`.
+/// `q` is `[len, heads * head_dim]`, `k` and `v` are `[past + len, kv_heads * head_dim]`. Gives `out` `[len, heads *
+/// head_dim]` and the log-sum-exp of the scaled scores, `[len, heads]`.
 pub fn causal_attention(q: &Matrix, k: &Matrix, v: &Matrix, shape: &AttentionShape, past: usize) -> (Matrix, Matrix) {
     check(q, k, v, shape, past);
     let hd = shape.head_dim;

@@ -7,7 +7,8 @@ pub fn embedding(table: &Matrix, ids: &[u32]) -> Matrix {
     Matrix::from_fn(ids.len(), table.cols, |r, c| table.at(ids[r] as usize, c))
 }
 
-/// The gradient of the table, `[vocab, d_model]`: row `i` is the sum of the rows of `dy` `[tokens, d_model]` whose id is `i`.
+/// The gradient of the table, `[vocab, d_model]`: row `i` is the sum of the rows of `dy` `[tokens, d_model]` whose id
+/// is `i`.
 pub fn embedding_backward(dy: &Matrix, ids: &[u32], vocab: usize) -> Matrix {
     assert_eq!(dy.rows, ids.len(), "one id for each row");
     let mut dtable = Matrix::zeros(vocab, dy.cols);

@@ -1,10 +1,10 @@
-//! What formats make of numbers.
+//! The rounding of each format.
 
 use half::{bf16, f16};
 
 use crate::Format;
 
-/// A row of a weight as it is stored in `format`.
+/// The values of a row of a weight that is stored in `format`.
 ///
 /// # Panics
 /// If the row is not whole blocks of the format.
@@ -18,7 +18,7 @@ pub fn stored(format: Format, row: &[f32]) -> Vec<f64> {
     }
 }
 
-/// A row of activations as it enters a product with a weight in blocks of bytes.
+/// The values of a row of activations that is quantized for a product with a weight in blocks of bytes.
 pub fn quantized(row: &[f32]) -> Vec<f64> {
     blocks(row, f64::from, f32::round_ties_even)
 }

@@ -3,7 +3,8 @@
 use super::Matrix;
 use crate::loss::IGNORE;
 
-/// `log Σ exp(logits) − logits[target]` of each row of `logits` `[rows, vocab]`: `[rows]`; zero where the target is [`IGNORE`].
+/// `log Σ exp(logits) − logits[target]` of each row of `logits` `[rows, vocab]`: `[rows]`; zero where the target is
+/// [`IGNORE`].
 pub fn cross_entropy(logits: &Matrix, targets: &[u32]) -> Vec<f64> {
     assert_eq!(logits.rows, targets.len(), "one target for each row");
     let loss = |(r, &target): (usize, &u32)| {

@@ -1,7 +1,7 @@
 //! The naive `f64` twin of every kernel: plain loops that can be read beside the formula.
 //!
-//! They are what the vectorised kernels are tested against and what a graph is interpreted with. They allocate, they
-//! take whole matrices rather than windows, and they don't try to be fast.
+//! Tests compare the vectorised kernels with them, and a graph is interpreted with them. They allocate, take whole
+//! matrices rather than windows, and are not fast.
 
 pub mod activation;
 pub mod attention;
@@ -22,9 +22,9 @@ use crate::Mat;
 /// An owned dense matrix `[rows, cols]` of `f64`, row by row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
-    /// How many rows.
+    /// Number of rows.
     pub rows: usize,
-    /// How many columns.
+    /// Number of columns.
     pub cols: usize,
     /// The elements `[rows, cols]`.
     pub data: Vec<f64>,

@@ -2,7 +2,7 @@
 
 use super::Matrix;
 
-/// How many features a mean is taken over; an empty row has the mean zero.
+/// Divisor of a mean over features; 1 for an empty row, whose mean is zero.
 fn count(x: &Matrix) -> f64 {
     x.cols.max(1) as f64
 }

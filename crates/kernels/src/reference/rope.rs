@@ -3,8 +3,8 @@
 use super::Matrix;
 use crate::rope::{Direction, RopeTable};
 
-/// `x` `[rows, width]` with its first `heads` heads turned by the angles of their row's position (back by them for
-/// [`Direction::Backward`]); the other columns are copied.
+/// `x` `[rows, width]` with its first `heads` heads rotated by the angles of their row's position, or by the negative
+/// angles for [`Direction::Backward`]; the other columns are copied.
 pub fn rope(x: &Matrix, positions: &[u32], table: &RopeTable, heads: usize, direction: Direction) -> Matrix {
     assert_eq!(x.rows, positions.len(), "one position for each row");
     let half = table.head_dim() / 2;

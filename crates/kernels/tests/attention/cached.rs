@@ -63,7 +63,7 @@ struct Inputs {
 }
 
 /// Pages of a cache that hold all keys and values, appended by runs of `step`, with NaN everywhere else.
-fn pages<I: Isa>(isa: I, case: &Case, inputs: &Inputs, step: usize) -> Vec<Vec<f32>> {
+fn pages(case: &Case, inputs: &Inputs, step: usize) -> Vec<Vec<f32>> {
     let mut pages = vec![vec![f32::NAN; page_len(case.head_dim)]; case.keys().div_ceil(PAGE)];
     let mut at = 0;
     while at < case.keys() {
@@ -84,7 +84,7 @@ fn attend<I: Isa>(
     heads: std::ops::Range<usize>,
 ) -> Window {
     let (group, head_dim, cols) = (heads.len(), case.head_dim, partial_cols(case.head_dim));
-    let pages = pages(isa, case, inputs, 1 + case.past % 70);
+    let pages = pages(case, inputs, 1 + case.past % 70);
     let rows = tokens.len() * group;
     let columns = heads.start * head_dim..heads.end * head_dim;
     let q: Vec<f32> =

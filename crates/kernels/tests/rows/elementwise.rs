@@ -7,7 +7,7 @@ use smallmind_kernels::reference::Matrix;
 use smallmind_kernels::reference::elementwise as naive;
 use smallmind_simd::{Isa, Scalar};
 
-use crate::case::{Buffer, Case, EPSILON, Rng, for_shapes, on_every_isa};
+use crate::support::{Buffer, Case, EPSILON, Rng, for_shapes, on_every_isa};
 
 struct RowWise {
     a: Buffer,

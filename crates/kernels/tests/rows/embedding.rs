@@ -7,7 +7,7 @@ use smallmind_kernels::reference::elementwise::add;
 use smallmind_kernels::reference::embedding as naive;
 use smallmind_simd::{Isa, Scalar};
 
-use crate::case::{Buffer, Case, EPSILON, Rng, for_shapes, on_every_isa};
+use crate::support::{Buffer, Case, EPSILON, Rng, for_shapes, on_every_isa};
 
 struct Lookup {
     table: Buffer,

@@ -5,7 +5,7 @@ use smallmind_kernels::reference::elementwise::column_sum;
 use smallmind_kernels::reference::{Matrix, embedding, loss, norm, rope};
 use smallmind_kernels::rope::{Direction, RopeTable};
 
-use crate::case::Rng;
+use crate::support::Rng;
 
 /// `Σ weights · values`: a scalar whose gradient by `values` is `weights`.
 fn weigh(weights: &Matrix, values: &Matrix) -> f64 {

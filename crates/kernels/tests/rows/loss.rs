@@ -7,7 +7,7 @@ use smallmind_kernels::reference::Matrix;
 use smallmind_kernels::reference::loss as naive;
 use smallmind_simd::{Isa, Scalar};
 
-use crate::case::{Buffer, Case, EPSILON, Rng, for_shapes, on_every_isa};
+use crate::support::{Buffer, Case, EPSILON, Rng, for_shapes, on_every_isa};
 
 struct Loss {
     logits: Buffer,
@@ -75,7 +75,8 @@ fn extreme_logits_stay_finite() {
     });
 }
 
-/// The last columns lie in a partial vector, whose dead lanes hold zeros: they must neither raise the maximum nor the sum.
+/// The last columns lie in a partial vector, whose dead lanes hold zeros: they must neither raise the maximum nor the
+/// sum.
 #[test]
 fn dead_lanes_do_not_count() {
     for vocab in 1..70 {

@@ -13,7 +13,7 @@ use smallmind_kernels::reference::elementwise::add;
 use smallmind_kernels::reference::norm as naive;
 use smallmind_simd::Isa;
 
-use crate::case::{Buffer, Case, EPSILON, Rng, for_shapes, greatest, on_every_isa, widen};
+use crate::support::{Buffer, Case, EPSILON, Rng, for_shapes, greatest, on_every_isa, widen};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
@@ -28,7 +28,7 @@ fn input(rng: &mut Rng, rows: usize, cols: usize) -> Buffer {
     Buffer::from_fn(rng, rows, cols, |rng, r, _| if r % 5 == 4 { spread } else { offset + spread * rng.signed() })
 }
 
-/// What a norm computes of `x`, and how far off each element may be.
+/// The norm of `x`, and the error allowed for each element.
 struct Forward {
     y: Matrix,
     stats: Matrix,

@@ -1,5 +1,5 @@
-//! Norms of matrices so large that their results go past the caches: the same bits as window by window, each of which is small.
-//! Which do so is tested where it is decided, in `sweep`.
+//! Norms of matrices so large that their results are written past the caches have the bits of small windows, whose
+//! results are not. From which size on is tested in `row_ops`.
 
 use smallmind_kernels::norm::{
     LayerNorm, NormBackward, PARTIAL_ROWS, Residual, RmsNorm, layer_norm, layer_norm_backward, rms_norm,
@@ -8,7 +8,7 @@ use smallmind_kernels::norm::{
 use smallmind_kernels::{Mat, MatMut};
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
-use crate::case::Rng;
+use crate::support::Rng;
 
 const COLS: usize = 1027;
 /// With `COLS` just above 64 MiB, and no whole number of pairs.

@@ -8,7 +8,7 @@ use smallmind_kernels::reference::rope as naive;
 use smallmind_kernels::rope::{Direction, Rope, RopeScaling, RopeTable, rope};
 use smallmind_simd::{Isa, Scalar};
 
-use crate::case::{Buffer, Case, EPSILON, Rng, for_shapes, on_every_isa};
+use crate::support::{Buffer, Case, EPSILON, Rng, for_shapes, on_every_isa};
 
 struct Turn {
     x: Buffer,
@@ -101,7 +101,7 @@ fn the_table_holds_the_angles() {
     assert!(plain.sin(299)[24..] != scaled.sin(299)[24..], "low frequencies are stretched");
 }
 
-/// What rope is for: the dot product of a query and a key depends on their distance only.
+/// The purpose of rope: the dot product of a query and a key depends on their distance only.
 #[test]
 fn scores_depend_on_the_distance() {
     let mut rng = Rng::new(21);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use smallmind_graph::{Batch, Node, Op, Phase as Pass, Plan};
-use smallmind_kernels::Format;
+use smallmind_kernels::FormatKind;
 
 use super::{Arena, ArenaValue, Bound, Latency, Operation, Phase, RoofTable, Slice, what_if, words};
 use crate::statistics::{mean, median, quantile, spread};
@@ -288,7 +288,9 @@ fn row_of(rows: &mut Vec<Row>, m: &Measurement<'_>, part: &Part<'_>, node: &Node
         held_gbps: held,
         near_gbps: roofs.gbps(one.activations.max(1.0), |level| level.values),
         peak_gflops: match weight_format(part.plan, node) {
-            Some(Format::Q8_0) if matches!(node.op, Op::Linear { .. }) => roofs.int8_gops.unwrap_or(roofs.f32_gflops),
+            Some(format) if format.kind() == FormatKind::Blocks && matches!(node.op, Op::Linear { .. }) => {
+                roofs.int8_gops.unwrap_or(roofs.f32_gflops)
+            }
             _ => roofs.f32_gflops,
         },
         exp_gops: roofs.exp_gops,

@@ -118,7 +118,7 @@ fn dot_pairs<D: Bf16Dot>(token: D) {
         || {
             // 2⁻⁶⁰ and 1: the sums stay small and none of them is subnormal.
             let (a, b) = (token.splat_pair(black_box(0x2180_2180)), token.splat_pair(black_box(0x3f80_3f80)));
-            let mut sums = [token.zero(); CHAINS];
+            let mut sums = [token.isa().zero(); CHAINS];
             for _ in 0..STEPS {
                 for sum in &mut sums {
                     *sum = token.dot(*sum, a, b);
@@ -141,14 +141,14 @@ fn dot_quads<D: Int8Dot>(token: D) {
         #[inline(always)]
         || {
             let (a, b) = (token.splat_quad(black_box(0x0102_0304)), token.splat_quad(black_box(0xff01_02fe)));
-            let mut sums = [token.zero(); CHAINS];
+            let mut sums = [token.isa().splat_i32(0); CHAINS];
             for _ in 0..STEPS {
                 for sum in &mut sums {
                     *sum = token.dot(*sum, a, b);
                 }
             }
             let isa = token.isa();
-            let mut total = token.zero();
+            let mut total = isa.splat_i32(0);
             for sum in sums {
                 total = isa.add_i32(total, sum);
             }
@@ -161,7 +161,7 @@ fn dot_quads<D: Int8Dot>(token: D) {
 #[cfg(target_arch = "x86_64")]
 pub(super) fn bf16_gflops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Option<f64> {
     let token = smallmind_simd::Avx512Bf16::detect().filter(|_| isa == IsaKind::Avx512)?;
-    let operations = 4 * CHAINS * STEPS * <smallmind_simd::Avx512Bf16 as Bf16Dot>::LANES;
+    let operations = 4 * CHAINS * STEPS * <smallmind_simd::Avx512 as Isa>::LANES;
     Some(rate(pool, effort, operations, || dot_pairs(token)))
 }
 
@@ -169,7 +169,7 @@ pub(super) fn bf16_gflops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Opti
 #[cfg(target_arch = "x86_64")]
 pub(super) fn int8_gops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Option<f64> {
     let token = smallmind_simd::Avx512Vnni::detect().filter(|_| isa == IsaKind::Avx512)?;
-    let operations = 8 * CHAINS * STEPS * <smallmind_simd::Avx512Vnni as Int8Dot>::LANES;
+    let operations = 8 * CHAINS * STEPS * <smallmind_simd::Avx512 as Isa>::LANES;
     Some(rate(pool, effort, operations, || dot_quads(token)))
 }
 

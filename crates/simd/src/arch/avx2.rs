@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
+use crate::isa::sealed::Sealed;
 use crate::{Isa, IsaKind, WithInt8};
 
 const LANES: usize = 8;
@@ -25,11 +26,11 @@ impl Avx2 {
     }
 }
 
-/// Calls intrinsics that touch registers only, or prefetch, which neither faults nor changes memory.
+/// Calls intrinsics that touch registers only.
 macro_rules! compute {
     ($calls:expr) => {
-        // SAFETY: the intrinsics ask for nothing but the CPU features, and `self`, an `Avx2`, exists only after `detect`
-        // found them all.
+        // SAFETY: the intrinsics require nothing but the CPU features, and `self`, an `Avx2`, exists only after
+        // `detect` found them all.
         unsafe { $calls }
     };
 }
@@ -40,6 +41,8 @@ fn first_lanes(_proof: Avx2, n: usize) -> __m256i {
     let n = n.min(LANES) as i32;
     compute!(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)))
 }
+
+impl Sealed for Avx2 {}
 
 impl Isa for Avx2 {
     const KIND: IsaKind = IsaKind::Avx2;
@@ -114,11 +117,6 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn fence(self) {
         compute!(_mm_sfence())
-    }
-
-    #[inline(always)]
-    fn prefetch(self, address: *const f32) {
-        compute!(_mm_prefetch::<_MM_HINT_T1>(address.cast()))
     }
 
     #[inline(always)]
@@ -206,11 +204,6 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn eq(self, a: Self::F32, b: Self::F32) -> Self::Mask {
-        compute!(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b))
-    }
-
-    #[inline(always)]
     fn select(self, mask: Self::Mask, a: Self::F32, b: Self::F32) -> Self::F32 {
         compute!(_mm256_blendv_ps(b, a, mask))
     }
@@ -252,11 +245,6 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
         compute!(_mm256_add_epi32(a, b))
-    }
-
-    #[inline(always)]
-    fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
-        compute!(_mm256_sub_epi32(a, b))
     }
 
     #[inline(always)]

@@ -1,18 +1,17 @@
 //! Dot products of bytes with AVX2: both factors widened to 16 bits, of which pairs of products are added exactly.
 //!
-//! The instruction that multiplies unsigned by signed bytes (`vpmaddubsw`) saturates sums of two products to 16 bits; here nothing does.
+//! The instruction that multiplies unsigned by signed bytes (`vpmaddubsw`) saturates sums of two products to 16 bits;
+//! here nothing does.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
 
 use crate::{Avx2, Int8Dot};
 
-const LANES: usize = 8;
-
 /// Calls intrinsics that touch registers only.
 macro_rules! compute {
     ($calls:expr) => {
-        // SAFETY: the intrinsics ask for nothing but AVX2, and `self`, an `Avx2`, exists only after `detect` found it.
+        // SAFETY: the intrinsics require nothing but AVX2, and `self`, an `Avx2`, exists only after `detect` found it.
         unsafe { $calls }
     };
 }
@@ -26,9 +25,7 @@ macro_rules! memory {
 }
 
 impl Int8Dot for Avx2 {
-    const LANES: usize = LANES;
     type Isa = Avx2;
-    type I32 = __m256i;
     type Bytes = __m256i;
 
     #[inline(always)]
@@ -42,14 +39,10 @@ impl Int8Dot for Avx2 {
     }
 
     #[inline(always)]
-    fn zero(self) -> __m256i {
-        compute!(_mm256_setzero_si256())
-    }
-
-    #[inline(always)]
     fn dot(self, acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
         compute!({
-            // Bytes 0 and 2 of each lane, and bytes 1 and 3, as numbers of 16 bits: `a` with zeros above, `b` with its sign.
+            // Bytes 0 and 2 of each lane, and bytes 1 and 3, as numbers of 16 bits: `a` with zeros above, `b` with its
+            // sign.
             let (a_even, a_odd) = (_mm256_and_si256(a, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(a));
             let (b_even, b_odd) = (_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)), _mm256_srai_epi16::<8>(b));
             let sum = _mm256_add_epi32(_mm256_madd_epi16(a_even, b_even), _mm256_madd_epi16(a_odd, b_odd));
@@ -70,29 +63,5 @@ impl Int8Dot for Avx2 {
     #[inline(always)]
     unsafe fn load_bytes(self, src: *const u8) -> __m256i {
         memory!(_mm256_loadu_si256(src.cast()))
-    }
-
-    #[inline(always)]
-    unsafe fn load_bytes_first(self, src: *const u8, len: usize) -> __m256i {
-        let mut whole = [0_u8; 4 * LANES];
-        let len = len.min(whole.len());
-        memory!({
-            std::ptr::copy_nonoverlapping(src, whole.as_mut_ptr(), len);
-            _mm256_loadu_si256(whole.as_ptr().cast())
-        })
-    }
-
-    #[inline(always)]
-    unsafe fn load_ptr(self, src: *const i32) -> __m256i {
-        memory!(_mm256_loadu_si256(src.cast()))
-    }
-
-    #[inline(always)]
-    unsafe fn store_first(self, v: __m256i, dst: *mut i32, len: usize) {
-        let mut whole = [0_i32; LANES];
-        memory!({
-            _mm256_storeu_si256(whole.as_mut_ptr().cast(), v);
-            std::ptr::copy_nonoverlapping(whole.as_ptr(), dst, len.min(LANES));
-        })
     }
 }

@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
+use crate::isa::sealed::Sealed;
 use crate::{Avx512Vnni, Isa, IsaKind, WithInt8};
 
 const LANES: usize = 16;
@@ -29,11 +30,11 @@ impl Avx512 {
     }
 }
 
-/// Calls intrinsics that touch registers only, or prefetch, which neither faults nor changes memory.
+/// Calls intrinsics that touch registers only.
 macro_rules! compute {
     ($calls:expr) => {
-        // SAFETY: the intrinsics ask for nothing but the CPU features, and `self`, an `Avx512`, exists only after `detect`
-        // found them all.
+        // SAFETY: the intrinsics require nothing but the CPU features, and `self`, an `Avx512`, exists only after
+        // `detect` found them all.
         unsafe { $calls }
     };
 }
@@ -43,6 +44,8 @@ macro_rules! compute {
 fn first_lanes(n: usize) -> __mmask16 {
     ((1u32 << n.min(LANES)) - 1) as __mmask16
 }
+
+impl Sealed for Avx512 {}
 
 impl Isa for Avx512 {
     const KIND: IsaKind = IsaKind::Avx512;
@@ -123,11 +126,6 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch(self, address: *const f32) {
-        compute!(_mm_prefetch::<_MM_HINT_T1>(address.cast()))
-    }
-
-    #[inline(always)]
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         compute!(_mm512_add_ps(a, b))
     }
@@ -203,11 +201,6 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    fn eq(self, a: Self::F32, b: Self::F32) -> Self::Mask {
-        compute!(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b))
-    }
-
-    #[inline(always)]
     fn select(self, mask: Self::Mask, a: Self::F32, b: Self::F32) -> Self::F32 {
         compute!(_mm512_mask_blend_ps(mask, b, a))
     }
@@ -245,11 +238,6 @@ impl Isa for Avx512 {
     #[inline(always)]
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
         compute!(_mm512_add_epi32(a, b))
-    }
-
-    #[inline(always)]
-    fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
-        compute!(_mm512_sub_epi32(a, b))
     }
 
     #[inline(always)]

@@ -1,18 +1,19 @@
-//! Dot products of bytes with AVX-512 on CPUs without VNNI: both factors widened to 16 bits, of which pairs of products are added exactly.
+//! Dot products of bytes with AVX-512 on CPUs without VNNI: both factors widened to 16 bits, of which pairs of products
+//! are added exactly.
 //!
-//! The instruction that multiplies unsigned by signed bytes (`vpmaddubsw`) saturates sums of two products to 16 bits; here nothing does.
+//! The instruction that multiplies unsigned by signed bytes (`vpmaddubsw`) saturates sums of two products to 16 bits;
+//! here nothing does.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
 
 use crate::{Avx512, Int8Dot};
 
-const LANES: usize = 16;
-
 /// Calls intrinsics that touch registers only.
 macro_rules! compute {
     ($calls:expr) => {
-        // SAFETY: the intrinsics ask for nothing but AVX-512 F and BW, and `self`, an `Avx512`, exists only after `detect` found them.
+        // SAFETY: the intrinsics require nothing but AVX-512 F and BW, and `self`, an `Avx512`, exists only after
+        // `detect` found them.
         unsafe { $calls }
     };
 }
@@ -26,9 +27,7 @@ macro_rules! memory {
 }
 
 impl Int8Dot for Avx512 {
-    const LANES: usize = LANES;
     type Isa = Avx512;
-    type I32 = __m512i;
     type Bytes = __m512i;
 
     #[inline(always)]
@@ -42,14 +41,10 @@ impl Int8Dot for Avx512 {
     }
 
     #[inline(always)]
-    fn zero(self) -> __m512i {
-        compute!(_mm512_setzero_si512())
-    }
-
-    #[inline(always)]
     fn dot(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
         compute!({
-            // Bytes 0 and 2 of each lane, and bytes 1 and 3, as numbers of 16 bits: `a` with zeros above, `b` with its sign.
+            // Bytes 0 and 2 of each lane, and bytes 1 and 3, as numbers of 16 bits: `a` with zeros above, `b` with its
+            // sign.
             let (a_even, a_odd) = (_mm512_and_si512(a, _mm512_set1_epi16(0xff)), _mm512_srli_epi16::<8>(a));
             let (b_even, b_odd) = (_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b)), _mm512_srai_epi16::<8>(b));
             let sum = _mm512_add_epi32(_mm512_madd_epi16(a_even, b_even), _mm512_madd_epi16(a_odd, b_odd));
@@ -70,29 +65,5 @@ impl Int8Dot for Avx512 {
     #[inline(always)]
     unsafe fn load_bytes(self, src: *const u8) -> __m512i {
         memory!(_mm512_loadu_si512(src.cast()))
-    }
-
-    #[inline(always)]
-    unsafe fn load_bytes_first(self, src: *const u8, len: usize) -> __m512i {
-        let mut whole = [0_u8; 4 * LANES];
-        let len = len.min(whole.len());
-        memory!({
-            std::ptr::copy_nonoverlapping(src, whole.as_mut_ptr(), len);
-            _mm512_loadu_si512(whole.as_ptr().cast())
-        })
-    }
-
-    #[inline(always)]
-    unsafe fn load_ptr(self, src: *const i32) -> __m512i {
-        memory!(_mm512_loadu_si512(src.cast()))
-    }
-
-    #[inline(always)]
-    unsafe fn store_first(self, v: __m512i, dst: *mut i32, len: usize) {
-        let mut whole = [0_i32; LANES];
-        memory!({
-            _mm512_storeu_si512(whole.as_mut_ptr().cast(), v);
-            std::ptr::copy_nonoverlapping(whole.as_ptr(), dst, len.min(LANES));
-        })
     }
 }

@@ -3,9 +3,8 @@
 
 use std::arch::x86_64::*;
 
+use crate::isa::sealed::Sealed;
 use crate::{Avx512, Int8Dot};
-
-const LANES: usize = 16;
 
 /// A CPU with AVX-512 VNNI beside all that [`Avx512`] needs.
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +21,8 @@ impl Avx512Vnni {
 /// Calls intrinsics that touch registers only.
 macro_rules! compute {
     ($calls:expr) => {
-        // SAFETY: the intrinsics ask for nothing but the CPU features, and `self`, an `Avx512Vnni`, exists only after `detect`
-        // found them all.
+        // SAFETY: the intrinsics require nothing but the CPU features, and `self`, an `Avx512Vnni`, exists only after
+        // `detect` found them all.
         unsafe { $calls }
     };
 }
@@ -31,15 +30,15 @@ macro_rules! compute {
 /// Reads or writes memory as the caller of the enclosing function guarantees.
 macro_rules! memory {
     ($calls:expr) => {
-        // SAFETY: the caller guarantees the elements that the mask, or the whole vector, covers; the features as in `compute`.
+        // SAFETY: the caller guarantees the elements that are read or written; the features as in `compute`.
         unsafe { $calls }
     };
 }
 
+impl Sealed for Avx512Vnni {}
+
 impl Int8Dot for Avx512Vnni {
-    const LANES: usize = LANES;
     type Isa = Avx512;
-    type I32 = __m512i;
     type Bytes = __m512i;
 
     #[inline(always)]
@@ -54,11 +53,6 @@ impl Int8Dot for Avx512Vnni {
             f()
         }
         compute!(enter(f))
-    }
-
-    #[inline(always)]
-    fn zero(self) -> __m512i {
-        compute!(_mm512_setzero_si512())
     }
 
     #[inline(always)]
@@ -79,22 +73,5 @@ impl Int8Dot for Avx512Vnni {
     #[inline(always)]
     unsafe fn load_bytes(self, src: *const u8) -> __m512i {
         memory!(_mm512_loadu_si512(src.cast()))
-    }
-
-    #[inline(always)]
-    unsafe fn load_bytes_first(self, src: *const u8, len: usize) -> __m512i {
-        let mask = u64::MAX.checked_shr((4 * LANES).saturating_sub(len) as u32).unwrap_or(0);
-        memory!(_mm512_maskz_loadu_epi8(mask, src.cast()))
-    }
-
-    #[inline(always)]
-    unsafe fn load_ptr(self, src: *const i32) -> __m512i {
-        memory!(_mm512_loadu_si512(src.cast()))
-    }
-
-    #[inline(always)]
-    unsafe fn store_first(self, v: __m512i, dst: *mut i32, len: usize) {
-        let mask = ((1u32 << len.min(LANES)) - 1) as __mmask16;
-        memory!(_mm512_mask_storeu_epi32(dst, mask, v))
     }
 }

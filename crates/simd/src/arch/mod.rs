@@ -1,4 +1,8 @@
-//! One file for each instruction set, with the same items in the same order.
+//! One file for each instruction set, with the same items in the same order; beside each the files of its dot products
+//! of narrow numbers.
+//!
+//! `avx512` and `avx512_vnni` know each other: the latter needs all that the former needs, and
+//! [`Isa::with_int8`](crate::Isa::with_int8) of the former looks for the latter.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
@@ -14,9 +18,21 @@ mod avx512_bytes;
 pub(crate) mod avx512_vnni;
 #[cfg(test)]
 mod dot_tests;
+pub(crate) mod prefetch;
 pub(crate) mod scalar;
 mod scalar_dot;
 pub(crate) mod ticks;
+
+// Unsafe code relies on these bounds: see [`Isa`](crate::Isa).
+const _: () = {
+    use crate::{Isa, MAX_LANES};
+    const fn is_valid<I: Isa>() -> bool {
+        I::LANES <= MAX_LANES && I::LANES.is_power_of_two()
+    }
+    assert!(is_valid::<crate::Scalar>());
+    #[cfg(target_arch = "x86_64")]
+    assert!(is_valid::<crate::Avx2>() && is_valid::<crate::Avx512>());
+};
 
 #[cfg(test)]
 #[allow(unsafe_code)]

@@ -3,6 +3,7 @@
 
 use half::{bf16, f16};
 
+use crate::isa::sealed::Sealed;
 use crate::{Isa, IsaKind, WithInt8};
 
 const LANES: usize = 8;
@@ -39,6 +40,8 @@ fn zip<A: Copy, B: Copy, R>(a: [A; LANES], b: [B; LANES], f: impl Fn(A, B) -> R)
         |i| f(a[i], b[i]),
     )
 }
+
+impl Sealed for Scalar {}
 
 impl Isa for Scalar {
     const KIND: IsaKind = IsaKind::Scalar;
@@ -94,8 +97,7 @@ impl Isa for Scalar {
 
     #[inline(always)]
     unsafe fn load_ptr(self, src: *const f32) -> Self::F32 {
-        // SAFETY: the caller guarantees LANES readable elements; arrays of f32 have its alignment, and
-        // read_unaligned asks for none.
+        // SAFETY: the caller guarantees LANES readable elements; read_unaligned requires no alignment.
         unsafe { src.cast::<Self::F32>().read_unaligned() }
     }
 
@@ -170,8 +172,8 @@ impl Isa for Scalar {
         map(a, f32::sqrt)
     }
 
-    // `f32::round_ties_even` is a library call on targets without the instruction. From 2^23 up all floats are whole, and
-    // adding 2^23 to a smaller one rounds its fraction away.
+    // `f32::round_ties_even` is a library call on targets without the instruction. From 2^23 up all floats are whole,
+    // and adding 2^23 to a smaller one rounds its fraction away.
     #[inline(always)]
     fn round(self, a: Self::F32) -> Self::F32 {
         const WHOLE: f32 = 8_388_608.0;
@@ -200,11 +202,6 @@ impl Isa for Scalar {
     #[inline(always)]
     fn le(self, a: Self::F32, b: Self::F32) -> Self::Mask {
         zip(a, b, |a, b| a <= b)
-    }
-
-    #[inline(always)]
-    fn eq(self, a: Self::F32, b: Self::F32) -> Self::Mask {
-        zip(a, b, |a, b| a == b)
     }
 
     #[inline(always)]
@@ -248,11 +245,6 @@ impl Isa for Scalar {
     #[inline(always)]
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
         zip(a, b, i32::wrapping_add)
-    }
-
-    #[inline(always)]
-    fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
-        zip(a, b, i32::wrapping_sub)
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use half::bf16;
 
 use crate::{Bf16Dot, Int8Dot, Isa, Scalar};
 
-const LANES: usize = 8;
+const LANES: usize = <Scalar as Isa>::LANES;
 
 /// The lanes `f(0)`, `f(1)`, ….
 #[inline(always)]
@@ -14,9 +14,7 @@ fn lanes<T>(f: impl FnMut(usize) -> T) -> [T; LANES] {
 }
 
 impl Bf16Dot for Scalar {
-    const LANES: usize = LANES;
     type Isa = Scalar;
-    type F32 = [f32; LANES];
     type Pairs = [[bf16; 2]; LANES];
 
     #[inline(always)]
@@ -27,11 +25,6 @@ impl Bf16Dot for Scalar {
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         Isa::vectorize(self, f)
-    }
-
-    #[inline(always)]
-    fn zero(self) -> [f32; LANES] {
-        [0.0; LANES]
     }
 
     #[inline(always)]
@@ -63,35 +56,9 @@ impl Bf16Dot for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn load_pairs_first(self, src: *const bf16, len: usize) -> Self::Pairs {
-        // SAFETY: only elements below `len` are read, as the caller guarantees.
-        let at = |i: usize| if i < len { unsafe { *src.add(i) } } else { bf16::ZERO };
-        lanes(|i| [at(2 * i), at(2 * i + 1)])
-    }
-
-    #[inline(always)]
     unsafe fn store_pairs(self, v: Self::Pairs, dst: *mut bf16) {
-        // SAFETY: the caller guarantees all 2 · LANES elements.
-        unsafe { self.store_pairs_first(v, dst, 2 * LANES) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_pairs_first(self, v: Self::Pairs, dst: *mut bf16, len: usize) {
-        for (i, &x) in v.as_flattened().iter().take(len).enumerate() {
-            // SAFETY: only elements below `len` are written, as the caller guarantees.
-            unsafe { *dst.add(i) = x }
-        }
-    }
-
-    #[inline(always)]
-    fn narrow(self, low: [f32; LANES], high: [f32; LANES]) -> Self::Pairs {
-        let at = |i: usize| bf16::from_f32(if i < LANES { low[i] } else { high[i - LANES] });
-        lanes(|i| [at(2 * i), at(2 * i + 1)])
-    }
-
-    #[inline(always)]
-    fn narrow_zip(self, even: [f32; LANES], odd: [f32; LANES]) -> Self::Pairs {
-        lanes(|i| [bf16::from_f32(even[i]), bf16::from_f32(odd[i])])
+        // SAFETY: the caller guarantees 2 · LANES writable elements; the write needs no alignment.
+        unsafe { dst.cast::<Self::Pairs>().write_unaligned(v) }
     }
 
     #[inline(always)]
@@ -99,46 +66,10 @@ impl Bf16Dot for Scalar {
         // SAFETY: the caller guarantees an element a lane in both.
         lanes(|i| unsafe { [*even.add(i), *odd.add(i)] })
     }
-
-    #[inline(always)]
-    unsafe fn load_ptr(self, src: *const f32) -> [f32; LANES] {
-        // SAFETY: the caller guarantees LANES elements.
-        unsafe { Isa::load_ptr(self, src) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_first(self, src: *const f32, len: usize) -> [f32; LANES] {
-        // SAFETY: only elements below `len` are read, as the caller guarantees.
-        lanes(|i| if i < len { unsafe { *src.add(i) } } else { 0.0 })
-    }
-
-    #[inline(always)]
-    unsafe fn store_ptr(self, v: [f32; LANES], dst: *mut f32) {
-        // SAFETY: the caller guarantees LANES elements.
-        unsafe { Isa::store_ptr(self, v, dst) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_first(self, v: [f32; LANES], dst: *mut f32, len: usize) {
-        for (i, &x) in v.iter().take(len).enumerate() {
-            // SAFETY: only elements below `len` are written, as the caller guarantees.
-            unsafe { *dst.add(i) = x }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store_narrow_first(self, v: [f32; LANES], dst: *mut bf16, len: usize) {
-        for (i, &x) in v.iter().take(len).enumerate() {
-            // SAFETY: only elements below `len` are written, as the caller guarantees.
-            unsafe { *dst.add(i) = bf16::from_f32(x) }
-        }
-    }
 }
 
 impl Int8Dot for Scalar {
-    const LANES: usize = LANES;
     type Isa = Scalar;
-    type I32 = [i32; LANES];
     type Bytes = [[u8; 4]; LANES];
 
     #[inline(always)]
@@ -149,11 +80,6 @@ impl Int8Dot for Scalar {
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         Isa::vectorize(self, f)
-    }
-
-    #[inline(always)]
-    fn zero(self) -> [i32; LANES] {
-        [0; LANES]
     }
 
     #[inline(always)]
@@ -182,26 +108,5 @@ impl Int8Dot for Scalar {
     unsafe fn load_bytes(self, src: *const u8) -> Self::Bytes {
         // SAFETY: the caller guarantees 4 · LANES bytes, and an array of bytes has no alignment.
         unsafe { *src.cast() }
-    }
-
-    #[inline(always)]
-    unsafe fn load_bytes_first(self, src: *const u8, len: usize) -> Self::Bytes {
-        // SAFETY: only bytes below `len` are read, as the caller guarantees.
-        let at = |i: usize| if i < len { unsafe { *src.add(i) } } else { 0 };
-        lanes(|i| [at(4 * i), at(4 * i + 1), at(4 * i + 2), at(4 * i + 3)])
-    }
-
-    #[inline(always)]
-    unsafe fn load_ptr(self, src: *const i32) -> [i32; LANES] {
-        // SAFETY: the caller guarantees LANES elements.
-        lanes(|i| unsafe { *src.add(i) })
-    }
-
-    #[inline(always)]
-    unsafe fn store_first(self, v: [i32; LANES], dst: *mut i32, len: usize) {
-        for (i, &x) in v.iter().take(len).enumerate() {
-            // SAFETY: only elements below `len` are written, as the caller guarantees.
-            unsafe { *dst.add(i) = x }
-        }
     }
 }

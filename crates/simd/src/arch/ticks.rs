@@ -1,8 +1,9 @@
-//! The CPU's counter of time.
+//! The CPU's time stamp counter.
 #![allow(unsafe_code)]
 
-/// The counter that runs at a fixed rate, where there is one that takes a few nanoseconds to read; its rate has to be measured. Reads of
-/// two CPUs may be compared only where the system trusts it as a clock.
+/// The value of a counter that runs at a fixed rate and takes a few nanoseconds to read; `None` where there is none.
+/// The caller must measure the rate. Values of two CPUs may be compared only where the system uses the counter as its
+/// clock.
 #[inline(always)]
 pub fn ticks() -> Option<u64> {
     #[cfg(target_arch = "x86_64")]

@@ -3,20 +3,19 @@
 
 use std::arch::x86_64::*;
 
-use smallmind_simd::Avx2;
+use smallmind_simd::{Avx2, CacheLevel, prefetch};
 
 use super::super::pack::{WORD, WordRows, transpose_part};
-use super::prefetch_early;
 
 /// Rows and columns of a block.
 const BLOCK: usize = 8;
 
-/// [`super::super::pack::TransposeFn`] by blocks in registers.
+/// [`TransposeFn`](super::super::pack::TransposeFn) by blocks in registers.
 ///
 /// # Safety
-/// As there.
+/// As [`TransposeFn`](super::super::pack::TransposeFn).
 pub(in crate::matmul) unsafe fn transpose(_isa: Avx2, rows: WordRows, panel: *mut f32, width: usize) {
-    // SAFETY: the token proves that the CPU has AVX2; the rest is the caller's guarantee.
+    // SAFETY: the token proves that the CPU has AVX2; the caller keeps the rows readable and the panel writable.
     unsafe { transpose_blocks(rows, panel, width) }
 }
 
@@ -30,8 +29,8 @@ unsafe fn transpose_blocks(all: WordRows, panel: *mut f32, width: usize) {
             let from = all.start.wrapping_add(j * all.stride + p * WORD);
             let to = panel.wrapping_add(p * width + j);
             let rows = all.rows.saturating_sub(j);
-            // SAFETY: from row j and word p on, `rows` rows of a block's words are readable; columns j..j + BLOCK of at most width are within
-            // the panel by the caller's guarantee.
+            // SAFETY: from row j and word p on, `rows` rows of a block's words are readable; columns j..j + BLOCK end
+            // within the width, a multiple of BLOCK, of the panel, which the caller keeps writable.
             unsafe {
                 if rows >= BLOCK {
                     whole_block(from, all.stride, to, width);
@@ -41,42 +40,42 @@ unsafe fn transpose_blocks(all: WordRows, panel: *mut f32, width: usize) {
             }
         }
     }
-    // SAFETY: the caller's guarantee.
+    // SAFETY: the caller keeps the rows readable and the panel writable.
     unsafe { transpose_part(all, panel, width, whole) };
 }
 
-/// A block of 8 × 8 words; meanwhile the block at its place in the next panel, `width` rows on, comes into the cache.
+/// Transposes a block of 8 × 8 words, and prefetches the block at its place in the next panel, `width` rows on.
 ///
 /// # Safety
-/// `from` must be readable and `to` writable over 8 rows of 8 words, `stride` bytes and `width` words apart.
+/// `from` must be valid for reads, `to` for writes, of 8 rows of 8 words, `stride` bytes and `width` words apart.
 #[target_feature(enable = "avx2")]
 #[inline]
 unsafe fn whole_block(from: *const u8, stride: usize, to: *mut f32, width: usize) {
     let mut block = [_mm256_setzero_ps(); BLOCK];
     for (i, row) in block.iter_mut().enumerate() {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: row i of the block, which the caller keeps readable.
         *row = unsafe { _mm256_loadu_ps(from.add(i * stride).cast()) };
-        prefetch_early(from.wrapping_add((i + width) * stride));
+        prefetch(from.wrapping_add((i + width) * stride), CacheLevel::Second);
     }
     for (i, column) in transpose_block(block).into_iter().enumerate() {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: row i of the panel's block, which the caller keeps writable.
         unsafe { _mm256_storeu_ps(to.add(i * width), column) };
     }
 }
 
-/// A block of fewer rows; zeros take their place.
+/// Transposes a block of fewer rows; zeros for those that are missing.
 ///
 /// # Safety
-/// As [`whole_block`], with `rows` rows to read.
+/// As [`whole_block`], but `from` for reads of `rows` rows only.
 #[target_feature(enable = "avx2")]
 unsafe fn edge_block(rows: usize, from: *const u8, stride: usize, to: *mut f32, width: usize) {
     let mut block = [_mm256_setzero_ps(); BLOCK];
     for (i, row) in block.iter_mut().enumerate().take(rows) {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: row i of the block, which the caller keeps readable.
         *row = unsafe { _mm256_loadu_ps(from.add(i * stride).cast()) };
     }
     for (i, column) in transpose_block(block).into_iter().enumerate() {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: row i of the panel's block, which the caller keeps writable.
         unsafe { _mm256_storeu_ps(to.add(i * width), column) };
     }
 }

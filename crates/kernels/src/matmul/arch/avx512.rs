@@ -3,20 +3,19 @@
 
 use std::arch::x86_64::*;
 
-use smallmind_simd::Avx512;
+use smallmind_simd::{Avx512, CacheLevel, prefetch};
 
 use super::super::pack::{WORD, WordRows};
-use super::prefetch_early;
 
 /// Rows and columns of a block.
 const BLOCK: usize = 16;
 
-/// [`super::super::pack::TransposeFn`] by blocks in registers.
+/// [`TransposeFn`](super::super::pack::TransposeFn) by blocks in registers.
 ///
 /// # Safety
-/// As there.
+/// As [`TransposeFn`](super::super::pack::TransposeFn).
 pub(in crate::matmul) unsafe fn transpose(_isa: Avx512, rows: WordRows, panel: *mut f32, width: usize) {
-    // SAFETY: the token proves that the CPU has AVX-512; the rest is the caller's guarantee.
+    // SAFETY: the token proves that the CPU has AVX-512; the caller keeps the rows readable and the panel writable.
     unsafe { transpose_blocks(rows, panel, width) }
 }
 
@@ -29,8 +28,8 @@ unsafe fn transpose_blocks(all: WordRows, panel: *mut f32, width: usize) {
             let from = all.start.wrapping_add(j * all.stride + p * WORD);
             let to = panel.wrapping_add(p * width + j);
             let (rows, bytes) = (all.rows.saturating_sub(j), all.bytes - p * WORD);
-            // SAFETY: from row j and word p on, `rows` rows of `bytes` bytes are readable; columns j..j + BLOCK of at most width are within
-            // the panel by the caller's guarantee.
+            // SAFETY: from row j and word p on, `rows` rows of `bytes` bytes are readable; columns j..j + BLOCK end
+            // within the width, a multiple of BLOCK, of the panel, which the caller keeps writable.
             unsafe {
                 if rows >= BLOCK && bytes >= BLOCK * WORD {
                     whole_block(from, all.stride, to, width);
@@ -42,45 +41,47 @@ unsafe fn transpose_blocks(all: WordRows, panel: *mut f32, width: usize) {
     }
 }
 
-/// A block of 16 × 16 words; meanwhile the block at its place in the next panel, `width` rows on, comes into the cache.
+/// Transposes a block of 16 × 16 words, and prefetches the block at its place in the next panel, `width` rows on.
 ///
 /// # Safety
-/// `from` must be readable and `to` writable over 16 rows of 16 words, `stride` bytes and `width` words apart.
+/// `from` must be valid for reads, `to` for writes, of 16 rows of 16 words, `stride` bytes and `width` words apart.
 #[target_feature(enable = "avx512f")]
 #[inline]
 unsafe fn whole_block(from: *const u8, stride: usize, to: *mut f32, width: usize) {
     let mut block = [_mm512_setzero_ps(); BLOCK];
     for (i, row) in block.iter_mut().enumerate() {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: row i of the block, which the caller keeps readable.
         *row = unsafe { _mm512_loadu_ps(from.add(i * stride).cast()) };
-        prefetch_early(from.wrapping_add((i + width) * stride));
+        prefetch(from.wrapping_add((i + width) * stride), CacheLevel::Second);
     }
     for (i, &column) in transpose_block(block).iter().enumerate() {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: row i of the panel's block, which the caller keeps writable.
         unsafe { _mm512_storeu_ps(to.add(i * width), column) };
     }
 }
 
-/// A block of fewer rows or words; zeros take the place of rows and of the bytes that the last word lacks.
+/// Transposes a block of fewer rows or words; zeros for missing rows and for bytes that the last word lacks.
 ///
 /// # Safety
-/// `from` must be readable over `rows` rows of `bytes`, an even number, at least 2 and at most 64; `to` writable over as many rows of 16
-/// words as that makes words.
+/// `from` must be valid for reads of `rows` rows of `bytes` bytes, `to` for writes of a row of 16 words for each word
+/// of these bytes. `bytes` must be even, at least 2 and at most 64.
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn edge_block([rows, bytes]: [usize; 2], from: *const u8, stride: usize, to: *mut f32, width: usize) {
+    debug_assert!(bytes.is_multiple_of(2) && (2..=BLOCK * WORD).contains(&bytes), "{bytes} bytes");
     let mask = u32::MAX >> (32 - bytes / 2);
     let mut block = [_mm512_setzero_ps(); BLOCK];
     for (i, row) in block.iter_mut().enumerate().take(rows) {
-        // SAFETY: the caller's guarantee; the mask leaves the bytes there are.
+        // SAFETY: i < rows, of which the caller keeps `bytes` bytes readable; the mask leaves out those beyond.
         *row = _mm512_castsi512_ps(unsafe { _mm512_maskz_loadu_epi16(mask, from.add(i * stride).cast()) });
     }
     for (i, &column) in transpose_block(block).iter().enumerate().take(bytes.div_ceil(WORD)) {
-        // SAFETY: the caller's guarantee.
+        // SAFETY: row i of the panel's block, which the caller keeps writable.
         unsafe { _mm512_storeu_ps(to.add(i * width), column) };
     }
 }
 
-/// The transpose of 16 rows of 16: four rounds, each of which exchanges halves of blocks of twice the size of the one before.
+/// The transpose of 16 rows of 16: four rounds, each of which exchanges halves of blocks of twice the size of the one
+/// before.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn transpose_block(r: [__m512; BLOCK]) -> [__m512; BLOCK] {

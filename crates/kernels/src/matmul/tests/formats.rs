@@ -42,7 +42,7 @@ fn run_halves<I: Isa>(isa: I, problem: &Problem, format: Format, windows: &[(Ran
     let mut c = Buffer { data: problem.c.data.clone(), ..problem.c };
     let (n, k) = (problem.b.rows, problem.b.cols);
     let words = packed(isa, format, problem.b.mat());
-    let end = 3 + gemm_packed_scratch_len(isa, format, c.rows, k);
+    let end = 3 + gemm_scratch_len(isa, c.rows, c.cols, k);
     let mut scratch = vec![f32::NAN; end];
     scratch.resize(end + 64, SENTINEL);
     let a = Operand { mat: problem.a.mat(), layout: problem.layouts[0] };
@@ -50,7 +50,7 @@ fn run_halves<I: Isa>(isa: I, problem: &Problem, format: Format, windows: &[(Ran
         let b = PackedWeight::new(isa, format, &words, n, k).cols_range(columns.clone());
         let window = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
         let epilogue = problem.epilogue(rows.clone(), columns.clone());
-        gemm_packed(isa, part(a, rows.clone(), 0..k), b, window, epilogue, &mut scratch[3..end]);
+        gemm(isa, part(a, rows.clone(), 0..k), b, window, epilogue, &mut scratch[3..end]);
     }
     assert!(scratch[end..].iter().all(|&x| x == SENTINEL), "wrote past the scratch");
     c
@@ -65,8 +65,7 @@ fn check_halves<I: Isa>(isa: I, problem: &mut Problem, windows: &[(Range<usize>,
         let mut next = rows.into_iter();
         problem.b.fill(|| next.next().unwrap());
         let expected = problem.run(isa, &[problem.whole()]);
-        let same = |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits();
-        assert!(got.data.iter().zip(&expected.data).all(same), "{} {format} {what}", I::KIND);
+        assert!(same_bits(&got, &expected), "{} {format} {what}", I::KIND);
     }
 }
 
@@ -98,8 +97,13 @@ fn windows_of_halves<I: Isa>(isa: I) {
     }
 }
 
-/// The products of `problem`, window by window, with B in blocks of bytes.
-fn run_q8<I: Isa>(isa: I, problem: &Problem, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
+/// The products of `problem`, window by window, with B in blocks of bytes, computed by `multiply`.
+fn run_q8_by<I: Isa>(
+    isa: I,
+    problem: &Problem,
+    windows: &[(Range<usize>, Range<usize>)],
+    multiply: impl Fn(q8::Product),
+) -> Buffer {
     let mut c = Buffer { data: problem.c.data.clone(), ..problem.c };
     let (m, n, k) = (c.rows, problem.b.rows, problem.b.cols);
     let words = packed(isa, Format::Q8_0, problem.b.mat());
@@ -108,10 +112,44 @@ fn run_q8<I: Isa>(isa: I, problem: &Problem, windows: &[(Range<usize>, Range<usi
     let x = Mat::new(&x, m, quantized_words(k));
     for (rows, columns) in windows {
         let w = PackedWeight::new(isa, Format::Q8_0, &words, n, k).cols_range(columns.clone());
-        let window = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
-        gemm_q8(isa, x.rows_range(rows.clone()), w, window, problem.epilogue(rows.clone(), columns.clone()));
+        let c = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
+        let epilogue = problem.epilogue(rows.clone(), columns.clone());
+        multiply(q8::Product { x: x.rows_range(rows.clone()), w, c, epilogue });
     }
     c
+}
+
+fn run_q8<I: Isa>(isa: I, problem: &Problem, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
+    run_q8_by(isa, problem, windows, |p| gemm(isa, Operand::normal(p.x), p.w, p.c, p.epilogue, &mut []))
+}
+
+/// Sums of bytes are exact, and blocks are added by multiply-adds that round once, in rising order: the bits are those
+/// of every other instruction set with such multiply-adds. The scalar twin rounds them twice.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn products_of_blocks_have_the_same_bits_on_avx2_and_avx512() {
+    use smallmind_simd::{Avx2, Avx512, Avx512Vnni, Int8Dot, WithInt8};
+
+    fn by_token<D: Int8Dot>(dot: D, problem: &Problem) -> Buffer {
+        run_q8_by(dot.isa(), problem, &[problem.whole()], |product| product.call(dot))
+    }
+
+    let (Some(avx2), avx512, vnni) = (Avx2::detect(), Avx512::detect(), Avx512Vnni::detect()) else { return };
+    for seed in 0..200 {
+        let mut noise = Noise(seed);
+        let (m, n, k) = (1 + noise.below(10), 1 + noise.below(100), 32 * noise.below(8));
+        let epilogue = noise.below(16);
+        let problem = problem(&mut noise, [m, n, k], [Layout::Normal, Layout::Transposed], epilogue);
+        let expected = run_q8(avx2, &problem, &[problem.whole()]);
+        let found = [
+            avx512.map(|isa| ("AVX-512", run_q8(isa, &problem, &[problem.whole()]))),
+            avx512.map(|dot| ("AVX-512 without VNNI", by_token(dot, &problem))),
+            vnni.map(|dot| ("AVX-512 with VNNI", by_token(dot, &problem))),
+        ];
+        for (name, found) in found.into_iter().flatten() {
+            assert!(same_bits(&found, &expected), "{name}, seed {seed}: {m}x{n}x{k}");
+        }
+    }
 }
 
 on_every_isa!(products_of_blocks_of_bytes, random_q8);
@@ -125,8 +163,7 @@ fn random_q8<I: Isa>(isa: I) {
         let (row, column) = (m / 2, I::LANES * (n / I::LANES / 2));
         let quarters = [(0..row, 0..column), (0..row, column..n), (row..m, 0..column), (row..m, column..n)];
         let parts = run_q8(isa, &problem, &quarters);
-        let same = |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits();
-        assert!(whole.data.iter().zip(&parts.data).all(same), "{} seed {seed}: windows", I::KIND);
+        assert!(same_bits(&whole, &parts), "{} seed {seed}: windows", I::KIND);
         // The twin multiplies what both factors are stored as.
         let of = |values: Vec<f64>| values.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
         let a: Vec<f32> = (0..m).flat_map(|i| of(quantized(problem.a.mat().row(i)))).collect();
@@ -150,8 +187,8 @@ fn not_finite<I: Isa>(isa: I) {
             quantize_rows(isa, Mat::new(&x, 2, 64), MatMut::new(&mut bytes, 2, quantized_words(64)));
             let mut y = [0.0; 2 * 40];
             let w = PackedWeight::new(isa, Format::Q8_0, &words, 40, 64);
-            let x = Mat::new(&bytes, 2, quantized_words(64));
-            gemm_q8(isa, x, w, MatMut::new(&mut y, 2, 40), Epilogue::default());
+            let x = Operand::normal(Mat::new(&bytes, 2, quantized_words(64)));
+            gemm(isa, x, w, MatMut::new(&mut y, 2, 40), Epilogue::default(), &mut []);
             assert!(
                 y[..40].iter().all(|y| y.is_nan()) && y[40..].iter().all(|y| y.is_finite()),
                 "{bad} at {at}: {y:?}"
@@ -162,7 +199,8 @@ fn not_finite<I: Isa>(isa: I) {
     let (mut bytes, mut y) = (vec![0.0; quantized_words(64)], [f32::NAN; 40]);
     quantize_rows(isa, Mat::new(&[1e-44; 64], 1, 64), MatMut::new(&mut bytes, 1, quantized_words(64)));
     let w = PackedWeight::new(isa, Format::Q8_0, &words, 40, 64);
-    gemm_q8(isa, Mat::new(&bytes, 1, quantized_words(64)), w, MatMut::new(&mut y, 1, 40), Epilogue::default());
+    let x = Operand::normal(Mat::new(&bytes, 1, quantized_words(64)));
+    gemm(isa, x, w, MatMut::new(&mut y, 1, 40), Epilogue::default(), &mut []);
     assert!(y.iter().all(|y| *y == 0.0), "{y:?}");
 }
 
@@ -224,9 +262,10 @@ fn strips_of_another_width_are_refused() {
             let words = packed(scalar, Format::Q8_0, Mat::new(&[1.0; 8 * 32], 8, 32));
             let w = PackedWeight::new(scalar, Format::Q8_0, &words, 8, 32);
             let x = vec![0.0; quantized_words(32)];
+            let x = Operand::normal(Mat::new(&x, 1, quantized_words(32)));
             let call = std::panic::AssertUnwindSafe(|| {
                 let mut y = [0.0; 8];
-                gemm_q8(isa, Mat::new(&x, 1, quantized_words(32)), w, MatMut::new(&mut y, 1, 8), Epilogue::default());
+                gemm(isa, x, w, MatMut::new(&mut y, 1, 8), Epilogue::default(), &mut []);
             });
             I::LANES == 8 || std::panic::catch_unwind(call).is_err()
         }

@@ -4,207 +4,14 @@ use std::ops::Range;
 
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
+use self::problem::*;
 use super::nest::KEPT_COLUMNS;
 use super::tables::Kernels;
 use super::*;
-use crate::reference::Matrix;
-use crate::reference::matmul::matmul;
 
-fn kernels<I: Isa>() -> &'static Kernels<Single<I>> {
-    Single::<I>::kernels()
+fn kernels<I: Isa>() -> &'static Kernels<F32Gemm<I>> {
+    F32Gemm::<I>::kernels()
 }
-
-/// What no kernel may write.
-const SENTINEL: f32 = -7.5e20;
-
-/// Numbers from a seed.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 33
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        self.next() as usize % n
-    }
-
-    /// In `-1..1`.
-    fn float(&mut self) -> f32 {
-        self.next() as f32 / (1u64 << 30) as f32 - 1.0
-    }
-}
-
-/// A matrix in a larger buffer: misaligned, rows apart, the gaps filled.
-struct Buffer {
-    data: Vec<f32>,
-    offset: usize,
-    rows: usize,
-    cols: usize,
-    stride: usize,
-    gap: f32,
-}
-
-impl Buffer {
-    fn new(noise: &mut Noise, rows: usize, cols: usize, gap: f32) -> Self {
-        let stride = cols + noise.below(4);
-        Self::with_stride(noise, rows, cols, stride, gap)
-    }
-
-    fn with_stride(noise: &mut Noise, rows: usize, cols: usize, stride: usize, gap: f32) -> Self {
-        let offset = noise.below(5);
-        let mut buffer = Self { data: vec![gap; offset + rows * stride + 3], offset, rows, cols, stride, gap };
-        buffer.fill(|| noise.float());
-        buffer
-    }
-
-    fn fill(&mut self, mut value: impl FnMut() -> f32) {
-        for r in 0..self.rows {
-            let start = self.offset + r * self.stride;
-            self.data[start..start + self.cols].fill_with(&mut value);
-        }
-    }
-
-    fn mat(&self) -> Mat<'_> {
-        self.shaped(&self.data)
-    }
-
-    /// The matrix of that shape in other data of the same length.
-    fn shaped<'a, T>(&self, data: &'a [T]) -> Mat<'a, T> {
-        Mat::with_stride(&data[self.offset..], self.rows, self.cols, self.stride)
-    }
-
-    fn mat_mut(&mut self) -> MatMut<'_> {
-        MatMut::with_stride(&mut self.data[self.offset..], self.rows, self.cols, self.stride)
-    }
-
-    fn check_gaps(&self) {
-        for (i, &x) in self.data.iter().enumerate() {
-            let inside = i >= self.offset && {
-                let (r, c) = ((i - self.offset) / self.stride.max(1), (i - self.offset) % self.stride.max(1));
-                r < self.rows && c < self.cols
-            };
-            assert!(
-                inside || x.to_bits() == self.gap.to_bits(),
-                "element {i} lies outside of the matrix and was written"
-            );
-        }
-    }
-}
-
-/// A problem with all its data.
-struct Problem {
-    a: Buffer,
-    b: Buffer,
-    c: Buffer,
-    layouts: [Layout; 2],
-    scale: f32,
-    update: Update,
-    bias: Option<Vec<f32>>,
-    residual: Option<Buffer>,
-}
-
-/// Which parts an epilogue has, from the bits of a number below 16.
-fn problem(noise: &mut Noise, [m, n, k]: [usize; 3], layouts: [Layout; 2], epilogue: usize) -> Problem {
-    let shape = |layout, rows, cols| if layout == Layout::Normal { (rows, cols) } else { (cols, rows) };
-    let ((a_rows, a_cols), (b_rows, b_cols)) = (shape(layouts[0], m, k), shape(layouts[1], k, n));
-    let update = if epilogue & 1 == 0 { Update::Overwrite } else { Update::Accumulate };
-    let mut c = Buffer::new(noise, m, n, SENTINEL);
-    if update == Update::Overwrite {
-        c.fill(|| f32::NAN);
-    }
-    Problem {
-        a: Buffer::new(noise, a_rows, a_cols, f32::NAN),
-        b: Buffer::new(noise, b_rows, b_cols, f32::NAN),
-        c,
-        layouts,
-        scale: if epilogue & 2 == 0 { 1.0 } else { noise.float() },
-        update,
-        bias: (epilogue & 4 != 0).then(|| (0..n).map(|_| noise.float()).collect()),
-        residual: (epilogue & 8 != 0).then(|| Buffer::new(noise, m, n, f32::NAN)),
-    }
-}
-
-impl Problem {
-    /// `C` and, for each element, the sum of the magnitudes that went into it.
-    fn expected(&self) -> [Matrix; 2] {
-        [|x: f64| x, f64::abs].map(|part| {
-            let [a, b] = [&self.a, &self.b].map(|buffer| Matrix::from_f32(buffer.mat()).map(part));
-            let mut c = matmul(&a, self.layouts[0], &b, self.layouts[1]).map(|x| x * part(f64::from(self.scale)));
-            for i in 0..c.rows {
-                for j in 0..c.cols {
-                    let bias = self.bias.as_ref().map_or(0.0, |bias| bias[j]);
-                    let residual = self.residual.as_ref().map_or(0.0, |residual| residual.mat().row(i)[j]);
-                    let before = if self.update == Update::Accumulate { self.c.mat().row(i)[j] } else { 0.0 };
-                    *c.at_mut(i, j) += [bias, residual, before].map(|x| part(f64::from(x))).iter().sum::<f64>();
-                }
-            }
-            c
-        })
-    }
-
-    fn epilogue(&self, rows: Range<usize>, columns: Range<usize>) -> Epilogue<'_> {
-        Epilogue {
-            scale: self.scale,
-            update: self.update,
-            bias: self.bias.as_ref().map(|bias| &bias[columns.clone()]),
-            residual: self.residual.as_ref().map(|r| r.mat().rows_range(rows.clone()).cols_range(columns.clone())),
-        }
-    }
-
-    /// `C` after the product, `[m, n]`, computed window by window.
-    fn run<I: Isa>(&self, isa: I, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
-        let mut c = Buffer { data: self.c.data.clone(), ..self.c };
-        let k = if self.layouts[0] == Layout::Normal { self.a.cols } else { self.a.rows };
-        let end = 3 + gemm_scratch_len(isa, c.rows, c.cols, k);
-        let mut scratch = vec![f32::NAN; end];
-        scratch.resize(end + 64, SENTINEL);
-        let [a, b] = [
-            Operand { mat: self.a.mat(), layout: self.layouts[0] },
-            Operand { mat: self.b.mat(), layout: self.layouts[1] },
-        ];
-        for (rows, columns) in windows {
-            let (a, b) = (part(a, rows.clone(), 0..k), part(b, 0..k, columns.clone()));
-            let window = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
-            gemm(isa, a, b, window, self.epilogue(rows.clone(), columns.clone()), &mut scratch[3..end]);
-        }
-        assert!(scratch[end..].iter().all(|&x| x == SENTINEL), "wrote past the scratch");
-        c
-    }
-
-    fn whole(&self) -> (Range<usize>, Range<usize>) {
-        (0..self.c.rows, 0..self.c.cols)
-    }
-
-    /// Compares with the reference: each term is rounded a few times, and carried through at most `k` additions.
-    fn check(&self, c: &Buffer, k: usize, what: &str) {
-        let [expected, magnitude] = self.expected();
-        c.check_gaps();
-        for i in 0..c.rows {
-            for (j, &got) in c.mat().row(i).iter().enumerate() {
-                let (want, bound) = (expected.at(i, j), magnitude.at(i, j) * (k + 4) as f64 * f64::from(f32::EPSILON));
-                let error = (f64::from(got) - want).abs();
-                assert!(error <= bound, "{what}: C[{i}, {j}] = {got}, not {want}: off by {error:e}, allowed {bound:e}");
-            }
-        }
-    }
-}
-
-/// A window of an operand, written apart from the one under test.
-fn part<'a>(operand: Operand<'a>, rows: Range<usize>, cols: Range<usize>) -> Operand<'a> {
-    match operand.layout {
-        Layout::Normal => Operand::normal(operand.mat.rows_range(rows).cols_range(cols)),
-        Layout::Transposed => Operand::transposed(operand.mat.rows_range(cols).cols_range(rows)),
-    }
-}
-
-const LAYOUTS: [[Layout; 2]; 4] = [
-    [Layout::Normal, Layout::Normal],
-    [Layout::Normal, Layout::Transposed],
-    [Layout::Transposed, Layout::Normal],
-    [Layout::Transposed, Layout::Transposed],
-];
 
 /// Runs a generic function for every instruction set of this CPU.
 macro_rules! on_every_isa {
@@ -227,6 +34,7 @@ macro_rules! on_every_isa {
 
 mod formats;
 mod packed;
+mod problem;
 
 on_every_isa!(awkward_sizes_in_every_layout, awkward_sizes);
 fn awkward_sizes<I: Isa>(isa: I) {
@@ -296,8 +104,7 @@ fn windows<I: Isa>(isa: I) {
         let strips: Vec<_> = (0..n).step_by(7).map(|j| (0..m, j..(j + 7).min(n))).collect();
         for windows in [&halves[..], &slices, &strips] {
             let cut = problem.run(isa, windows);
-            let same = cut.data.iter().zip(&whole.data).all(|(x, y)| x.to_bits() == y.to_bits());
-            assert!(same, "{} seed {seed}: windows change the bits", I::KIND);
+            assert!(same_bits(&cut, &whole), "{} seed {seed}: windows change the bits", I::KIND);
         }
     }
 }
@@ -318,27 +125,7 @@ fn pages_apart<I: Isa>(isa: I) {
         problem.a = far;
         let far = problem.run(isa, &[problem.whole()]);
         problem.check(&far, k, "pages apart");
-        let same = far.data.iter().zip(&near.data).all(|(x, y)| x.to_bits() == y.to_bits());
-        assert!(same, "{} k {k}: packing A changes the bits", I::KIND);
-    }
-}
-
-on_every_isa!(a_batch_is_its_products, batch);
-fn batch<I: Isa>(isa: I) {
-    let mut noise = Noise(5);
-    let shapes = [[5, 9, 7], [33, 20, 40], [1, 1, 0], [13, 64, 31]];
-    let problems: Vec<_> = (0..4).map(|i| problem(&mut noise, shapes[i], LAYOUTS[i], 4 * i)).collect();
-    let mut outputs: Vec<_> = problems.iter().map(|p| Buffer { data: p.c.data.clone(), ..p.c }).collect();
-    let batch = problems.iter().zip(&mut outputs).map(|(p, c)| Gemm {
-        a: Operand { mat: p.a.mat(), layout: p.layouts[0] },
-        b: Operand { mat: p.b.mat(), layout: p.layouts[1] },
-        c: c.mat_mut(),
-        epilogue: p.epilogue(0..p.c.rows, 0..p.c.cols),
-    });
-    let mut scratch = vec![f32::NAN; gemm_scratch_len(isa, 33, 64, 40)];
-    batched_gemm(isa, batch, &mut scratch);
-    for ((problem, c), shape) in problems.iter().zip(&outputs).zip(shapes) {
-        problem.check(c, shape[2], "batch");
+        assert!(same_bits(&far, &near), "{} k {k}: packing A changes the bits", I::KIND);
     }
 }
 
@@ -354,9 +141,10 @@ fn gemv_problems<I: Isa>(isa: I) {
         let run = |windows: &[(Range<usize>, Range<usize>)]| {
             let mut c = Buffer { data: problem.c.data.clone(), ..problem.c };
             for (rows, columns) in windows {
-                let (x, w) = (problem.a.mat().rows_range(rows.clone()), problem.b.mat().rows_range(columns.clone()));
+                let x = Operand::normal(problem.a.mat()).rows_range(rows.clone());
+                let w = RightFactor::Streamed(problem.b.mat()).cols_range(columns.clone());
                 let out = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
-                gemv_nt(isa, x, w, out, problem.epilogue(rows.clone(), columns.clone()));
+                gemm(isa, x, w, out, problem.epilogue(rows.clone(), columns.clone()), &mut []);
             }
             c
         };
@@ -364,8 +152,7 @@ fn gemv_problems<I: Isa>(isa: I) {
         problem.check(&whole, k, &format!("{} gemv seed {seed}", I::KIND));
         let (row, column) = (noise.below(m + 1), noise.below(n + 1));
         let cut = run(&[(0..row, 0..column), (0..row, column..n), (row..m, 0..n)]);
-        let same = cut.data.iter().zip(&whole.data).all(|(x, y)| x.to_bits() == y.to_bits());
-        assert!(same, "{} gemv seed {seed}: windows change the bits", I::KIND);
+        assert!(same_bits(&cut, &whole), "{} gemv seed {seed}: windows change the bits", I::KIND);
     }
 }
 
@@ -481,8 +268,8 @@ impl NarrowProblem {
 
 on_every_dot!(bf16_of_awkward_sizes_in_every_layout, narrow_sizes);
 fn narrow_sizes<D: Bf16Dot>(dot: D) {
-    let kernels = Pairs::<D>::kernels();
-    let (mr, nr, depth, lanes) = (kernels.rows(), kernels.width(), 2 * kernels.max_depth, D::LANES);
+    let kernels = Bf16Gemm::<D>::kernels();
+    let (mr, nr, depth, lanes) = (kernels.rows(), kernels.width(), 2 * kernels.max_depth, <D::Isa as Isa>::LANES);
     let mut noise = Noise(2);
     for layouts in LAYOUTS {
         for m in [0, 1, 2, mr - 1, mr, mr + 1, 2 * mr + 1] {
@@ -514,7 +301,6 @@ fn random_narrow<D: Bf16Dot>(dot: D) {
         narrow.problem.check(&whole, k, &format!("{dot:?} seed {seed}"));
         let (row, column) = (noise.below(m + 1), noise.below(n + 1));
         let cut = narrow.run(dot, &[(0..row, 0..n), (row..m, 0..column), (row..m, column..n)]);
-        let same = cut.data.iter().zip(&whole.data).all(|(x, y)| x.to_bits() == y.to_bits());
-        assert!(same, "{dot:?} seed {seed}: windows change the bits");
+        assert!(same_bits(&cut, &whole), "{dot:?} seed {seed}: windows change the bits");
     }
 }

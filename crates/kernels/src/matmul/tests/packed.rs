@@ -1,4 +1,5 @@
-//! Packed weights: where their elements lie, and that products of them have the bits of those of the same weights in rows.
+//! Packed weights: where their elements lie, and that products of them have the bits of those of the same weights in
+//! rows.
 
 use super::*;
 use crate::Format;
@@ -10,7 +11,7 @@ fn run_packed<I: Isa>(isa: I, problem: &Problem, windows: &[(Range<usize>, Range
     let (n, k) = (b.rows, b.cols);
     let mut weight: Vec<f32> = (0..n).flat_map(|j| b.mat().row(j)).copied().collect();
     pack_weight(isa, &mut weight, n, k, &mut vec![f32::NAN; pack_weight_scratch_len(isa, k)]);
-    let end = 3 + gemm_packed_scratch_len(isa, Format::F32, c.rows, k);
+    let end = 3 + gemm_scratch_len(isa, c.rows, c.cols, k);
     let mut scratch = vec![f32::NAN; end];
     scratch.resize(end + 64, SENTINEL);
     let a = Operand { mat: problem.a.mat(), layout: problem.layouts[0] };
@@ -19,7 +20,7 @@ fn run_packed<I: Isa>(isa: I, problem: &Problem, windows: &[(Range<usize>, Range
         let a = part(a, rows.clone(), 0..k);
         let window = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
         let epilogue = problem.epilogue(rows.clone(), columns.clone());
-        gemm_packed(isa, a, b, window, epilogue, &mut scratch[3..end]);
+        gemm(isa, a, b, window, epilogue, &mut scratch[3..end]);
     }
     assert!(scratch[end..].iter().all(|&x| x == SENTINEL), "wrote past the scratch");
     c
@@ -28,8 +29,7 @@ fn run_packed<I: Isa>(isa: I, problem: &Problem, windows: &[(Range<usize>, Range
 fn assert_same<I: Isa>(problem: &Problem, windows: &[(Range<usize>, Range<usize>)], isa: I, what: &str) {
     let expected = problem.run(isa, &[problem.whole()]);
     let got = run_packed(isa, problem, windows);
-    let same = |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits();
-    assert!(got.data.iter().zip(&expected.data).all(same), "{} {what}: other bits than in rows", I::KIND);
+    assert!(same_bits(&got, &expected), "{} {what}: other bits than in rows", I::KIND);
 }
 
 on_every_isa!(products_of_packed_weights_have_the_bits_of_those_in_rows, random_packed);
@@ -80,11 +80,11 @@ fn rows_of_packed<I: Isa>(isa: I) {
                 // A window of a window, then one of columns.
                 let b = packed.rows_range(window.start..k).rows_range(0..window.len());
                 let mut found = vec![f32::NAN; m * n];
-                let mut scratch = vec![f32::NAN; gemm_packed_scratch_len(isa, Format::F32, m, window.len())];
+                let mut scratch = vec![f32::NAN; gemm_scratch_len(isa, m, n, window.len())];
                 let cut = n / I::LANES / 2 * I::LANES;
                 for columns in [0..cut, cut..n] {
                     let c = MatMut::new(&mut found, m, n).cols_range(columns.clone());
-                    gemm_packed(isa, a, b.cols_range(columns), c, Epilogue::default(), &mut scratch);
+                    gemm(isa, a, b.cols_range(columns), c, Epilogue::default(), &mut scratch);
                 }
                 let same = expected.iter().zip(&found).all(|(x, y)| x.to_bits() == y.to_bits());
                 assert!(same, "{} {m}x{n}, rows {window:?} of {k}", I::KIND);

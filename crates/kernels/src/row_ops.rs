@@ -1,42 +1,42 @@
-//! Sweeps over the columns of rows of equal length: the loops that the row-wise kernels share.
+//! Row operations: the loops over the columns of rows of one length that the row-wise kernels share.
 //!
-//! Every sweep takes whole vectors first and the remaining columns as one partial vector, so rows may have any length.
-//! What is computed for a column never depends on which other columns the sweep covers; only [`sums`] and [`max`] join
-//! columns, in an order fixed by the length of the row.
+//! Each takes whole vectors of columns first and the remaining columns as one partial vector, so rows may have any
+//! length. Maps and updates compute each column by itself; sums and [`max`] join columns in an order that depends on
+//! nothing but the length of the row.
+//!
+//! The rows of one call have the same length, which each function asserts once; loads and stores of whole vectors rely
+//! on it and are not checked again.
 
 #![allow(unsafe_code)]
 
-use smallmind_simd::Isa;
+use smallmind_simd::{CacheLevel, Isa, MAX_LANES, prefetch};
 
 use crate::MatMut;
 
 /// Independent accumulators of a sum or a maximum: enough to hide the latency of an operation.
 const ACCUMULATORS: usize = 4;
 
-/// Lanes of the widest instruction set.
-const MAX_LANES: usize = 16;
-
-/// Where the results of a kernel go.
+/// Where a kernel writes its results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Destination {
-    /// The caches, from where the next kernel reads them.
+    /// Through the caches, from where the next kernel reads them.
     Caches,
-    /// Memory: they are so many that the first would be gone from the caches before the last are there. Who chooses this calls
-    /// [`Destination::finish`] before anybody may look at them.
+    /// Past the caches: there are so many that the first are evicted before the last are written. The kernel must call
+    /// [`Destination::finish`] before it returns.
     Memory,
 }
 
 impl Destination {
-    /// Bytes from which on the results of one worker go to memory: more than the caches of most CPUs hold.
+    /// From this size on, in bytes, the results of one worker go past the caches: more than those of most CPUs hold.
     const MEMORY_FROM: usize = 64 << 20;
 
-    /// That of all that a worker writes.
+    /// The destination of all results of a worker.
     pub fn of(out: &MatMut) -> Self {
         let bytes = out.rows() * out.cols() * size_of::<f32>();
         if bytes >= Self::MEMORY_FROM { Self::Memory } else { Self::Caches }
     }
 
-    /// To be called after the last result, by the kernel that asked for [`Destination::of`].
+    /// Makes results that went past the caches visible to other threads. A kernel calls it after its last result.
     #[inline(always)]
     pub fn finish<I: Isa>(self, isa: I) {
         if self == Self::Memory {
@@ -44,69 +44,84 @@ impl Destination {
         }
     }
 
-    /// Whether whole vectors of this row go past the caches.
+    /// Whether whole vectors of this row are written past the caches: only where they are aligned.
     #[inline(always)]
     fn passes<I: Isa>(self, row: &[f32]) -> bool {
         self == Self::Memory && row.as_ptr().addr().is_multiple_of(I::LANES * size_of::<f32>())
     }
 }
 
-/// A vector of columns of rows of one length.
+/// A vector of columns.
 #[derive(Clone, Copy)]
 struct Columns {
+    /// The first column.
     at: usize,
-    /// Whether all lanes hold columns.
+    /// Whether there is a column for every lane.
     whole: bool,
 }
 
 impl Columns {
-    /// Asks for these columns of the rows that start at `ahead`.
+    /// Prefetches these columns of the rows that start at `next`.
     #[inline(always)]
-    fn prefetch<I: Isa, const P: usize>(self, isa: I, ahead: &[*const f32; P]) {
-        for row in ahead {
-            isa.prefetch(row.wrapping_add(self.at));
+    fn prefetch<const P: usize>(self, next: &[*const f32; P]) {
+        for row in next {
+            prefetch(row.wrapping_add(self.at), CacheLevel::Second);
         }
     }
 
     /// These columns of `row`; zeros beyond its end.
     ///
     /// # Safety
-    /// `row` has at least the length that the columns are of.
+    /// `row` must have these columns.
     #[inline(always)]
     unsafe fn load<I: Isa>(self, isa: I, row: &[f32]) -> I::F32 {
+        debug_assert!(self.fits::<I>(row), "columns from {} on of a row of {}", self.at, row.len());
         if self.whole {
-            // SAFETY: whole columns end within the row.
+            // SAFETY: the row has LANES columns from `at` on.
             unsafe { isa.load_ptr(row.as_ptr().add(self.at)) }
         } else {
             isa.load_partial(&row[self.at..])
         }
     }
 
+    /// Whether `row` has these columns, and ends with them if they are not whole.
+    #[inline(always)]
+    fn fits<I: Isa>(self, row: &[f32]) -> bool {
+        if self.whole {
+            self.at + I::LANES <= row.len()
+        } else {
+            (self.at + 1..self.at + I::LANES).contains(&row.len())
+        }
+    }
+
     /// Writes these columns of `row`.
     ///
     /// # Safety
-    /// As for [`Columns::load`].
+    /// `row` must have these columns.
     #[inline(always)]
     unsafe fn store<I: Isa>(self, isa: I, v: I::F32, row: &mut [f32]) {
+        debug_assert!(self.fits::<I>(row), "columns from {} on of a row of {}", self.at, row.len());
         if self.whole {
-            // SAFETY: whole columns end within the row.
+            // SAFETY: the row has LANES columns from `at` on.
             unsafe { isa.store_ptr(v, row.as_mut_ptr().add(self.at)) }
         } else {
             isa.store_partial(v, &mut row[self.at..])
         }
     }
 
-    /// [`Columns::store`], past the caches if asked for.
+    /// [`Columns::store`], past the caches if `past_caches`.
     ///
     /// # Safety
-    /// As for [`Columns::load`]; to go past the caches the row must begin at a whole vector, and nobody may look at it before a fence.
+    /// `row` must have these columns. With `past_caches` it must be aligned to a vector, and nobody may read or write
+    /// it before [`Destination::finish`].
     #[inline(always)]
     unsafe fn store_to<I: Isa>(self, isa: I, v: I::F32, row: &mut [f32], past_caches: bool) {
         if past_caches && self.whole {
-            // SAFETY: whole columns end within the row, and begin whole vectors after its aligned start; the fence is the caller's.
+            // SAFETY: the row has LANES columns from `at` on, a multiple of LANES, so that they are aligned as the row
+            // is. The caller sees to the fence.
             unsafe { isa.store_past_caches_ptr(v, row.as_mut_ptr().add(self.at)) }
         } else {
-            // SAFETY: the caller's guarantee.
+            // SAFETY: the row has these columns.
             unsafe { self.store(isa, v, row) }
         }
     }
@@ -114,12 +129,12 @@ impl Columns {
     /// These columns of each of `rows`.
     ///
     /// # Safety
-    /// As for [`Columns::load`], for each row.
+    /// Each row must have these columns.
     #[inline(always)]
     unsafe fn load_all<I: Isa, const K: usize>(self, isa: I, rows: &[&[f32]; K]) -> [I::F32; K] {
         let mut v = [isa.zero(); K];
         for (v, row) in v.iter_mut().zip(rows) {
-            // SAFETY: the caller's guarantee.
+            // SAFETY: each row has these columns.
             *v = unsafe { self.load(isa, row) };
         }
         v
@@ -141,13 +156,13 @@ fn for_columns<I: Isa>(n: usize, mut f: impl FnMut(Columns)) {
 
 /// `1.0` in the first `len` lanes, `0.0` in the others.
 #[inline(always)]
-fn live_lanes<I: Isa>(isa: I, len: usize) -> I::F32 {
+pub(crate) fn live_lanes<I: Isa>(isa: I, len: usize) -> I::F32 {
     const ONES: [f32; MAX_LANES] = [1.0; MAX_LANES];
     isa.load_partial(&ONES[..len])
 }
 
-/// `[f(0), f(1)]`, or `[f(0)]`: written out, as the elements of an array that a loop fills stay in memory, where what is stored in
-/// parts and loaded as one makes the processor wait.
+/// `[f(0), f(1)]`, or `[f(0)]`. Without a loop, since an array that a loop fills stays in memory, and a load of what
+/// was stored in parts stalls.
 #[inline(always)]
 pub(crate) fn each<T: Copy, const R: usize>(mut f: impl FnMut(usize) -> T) -> [T; R] {
     const { assert!(R == 1 || R == 2) };
@@ -159,7 +174,7 @@ pub(crate) fn each<T: Copy, const R: usize>(mut f: impl FnMut(usize) -> T) -> [T
     }
 }
 
-/// That all rows have `len` columns, on which the unchecked loads and stores rest.
+/// Asserts that all rows have `len` columns, on which the unchecked loads and stores rely.
 #[inline(always)]
 fn check_lengths<const K: usize>(rows: &[&[f32]; K], len: usize) {
     for row in rows {
@@ -183,16 +198,16 @@ pub(crate) fn map<I: Isa, const K: usize>(
     out: &mut [f32],
     f: impl Fn([I::F32; K]) -> I::F32,
 ) {
-    map_ahead(isa, rows, (out, Destination::Caches), [], f);
+    map_prefetching(isa, rows, (out, Destination::Caches), [], f);
 }
 
-/// [`map`] that asks for the rows that start at `ahead` on its way: those that come next.
+/// [`map`] to a [`Destination`], which prefetches the rows that start at `next`.
 #[inline(always)]
-pub(crate) fn map_ahead<I: Isa, const K: usize, const P: usize>(
+pub(crate) fn map_prefetching<I: Isa, const K: usize, const P: usize>(
     isa: I,
     rows: [&[f32]; K],
     (out, destination): (&mut [f32], Destination),
-    ahead: [*const f32; P],
+    next: [*const f32; P],
     f: impl Fn([I::F32; K]) -> I::F32,
 ) {
     let (n, past_caches) = (out.len(), destination.passes::<I>(out));
@@ -201,8 +216,9 @@ pub(crate) fn map_ahead<I: Isa, const K: usize, const P: usize>(
         n,
         #[inline(always)]
         |columns| {
-            columns.prefetch(isa, &ahead);
-            // SAFETY: the rows were checked to have n columns, as `out` has, whose start was looked at; `Destination::finish` is the fence.
+            columns.prefetch(&next);
+            // SAFETY: the rows and `out` have n columns; `out` goes past the caches only if it is aligned, and then the
+            // kernel calls `Destination::finish`.
             unsafe { columns.store_to(isa, f(columns.load_all(isa, &rows)), out, past_caches) }
         },
     );
@@ -223,19 +239,18 @@ pub(crate) fn map_to<I: Isa, const K: usize, const N: usize>(
         n,
         #[inline(always)]
         |columns| {
-            // SAFETY: all rows were checked to have n columns.
+            // SAFETY: all rows have n columns.
             let v = f(unsafe { columns.load_all(isa, &rows) });
             for (v, out) in v.into_iter().zip(&mut out) {
-                // SAFETY: as above.
+                // SAFETY: all outputs have n columns.
                 unsafe { columns.store(isa, v, out) };
             }
         },
     );
 }
 
-/// `(out[..][c], totals[..][c]) = f(rows[..][..][c], shared[..][c], totals[..][c])` for every column `c` of `R` rows: what the
-/// rows share is loaded, and what they are added to is updated, once. On its way it asks for the rows that start
-/// at `ahead`.
+/// `(out[..][c], totals[..][c]) = f(rows[..][..][c], shared[..][c], totals[..][c])` for every column `c` of `R` rows.
+/// The rows share one load of `shared` and one update of `totals`. Prefetches the rows that start at `next`.
 #[inline(always)]
 pub(crate) fn map_rows_and_total<
     I: Isa,
@@ -250,7 +265,7 @@ pub(crate) fn map_rows_and_total<
     shared: [&[f32]; S],
     (mut out, destination): ([&mut [f32]; R], Destination),
     mut totals: [&mut [f32]; T],
-    ahead: [[*const f32; P]; R],
+    next: [[*const f32; P]; R],
     f: impl Fn([[I::F32; K]; R], [I::F32; S], [I::F32; T]) -> ([I::F32; R], [I::F32; T]),
 ) {
     let (n, past_caches) = (out[0].len(), out.iter().all(|out| destination.passes::<I>(out)));
@@ -264,26 +279,27 @@ pub(crate) fn map_rows_and_total<
         n,
         #[inline(always)]
         |columns| {
-            for ahead in &ahead {
-                columns.prefetch(isa, ahead);
+            for next in &next {
+                columns.prefetch(next);
             }
             let (mut v, mut old) = ([[isa.zero(); K]; R], [isa.zero(); T]);
             for (v, rows) in v.iter_mut().zip(&rows) {
-                // SAFETY: all rows were checked to have n columns.
+                // SAFETY: all rows have n columns.
                 *v = unsafe { columns.load_all(isa, rows) };
             }
             for (old, total) in old.iter_mut().zip(&totals) {
-                // SAFETY: as above.
+                // SAFETY: all totals have n columns.
                 *old = unsafe { columns.load(isa, total) };
             }
-            // SAFETY: as above.
+            // SAFETY: all shared rows have n columns.
             let (v, new) = f(v, unsafe { columns.load_all(isa, &shared) }, old);
             for (v, out) in v.into_iter().zip(&mut out) {
-                // SAFETY: as above; their starts were looked at, and `Destination::finish` is the fence.
+                // SAFETY: all outputs have n columns; they go past the caches only if all are aligned, and then the
+                // kernel calls `Destination::finish`.
                 unsafe { columns.store_to(isa, v, out, past_caches) };
             }
             for (new, total) in new.into_iter().zip(&mut totals) {
-                // SAFETY: as above.
+                // SAFETY: all totals have n columns.
                 unsafe { columns.store(isa, new, total) };
             }
         },
@@ -304,15 +320,15 @@ pub(crate) fn update<I: Isa, const K: usize>(
         n,
         #[inline(always)]
         |columns| {
-            // SAFETY: the rows were checked to have n columns, as `out` has.
+            // SAFETY: the rows and `out` have n columns.
             unsafe { columns.store(isa, f(columns.load(isa, out), columns.load_all(isa, &rows)), out) }
         },
     );
 }
 
-/// Calls `step(accumulator, columns, live)` for the columns `0..n`: vectors go to the accumulators in turn as long as there is
-/// one for each, the remaining ones to the first, what is less than a vector to the last. `live` is `1.0` in lanes that hold a
-/// column and `0.0` beyond the end of the rows.
+/// Calls `step(accumulator, columns, live)` for the columns `0..n`. As long as there is a vector for each accumulator
+/// they take one each; the remaining vectors go to the first, and the columns that fill no vector to the last. `live`
+/// is `1.0` in lanes that hold a column, `0.0` beyond.
 #[inline(always)]
 fn accumulate<I: Isa>(isa: I, n: usize, mut step: impl FnMut(usize, Columns, I::F32)) {
     let all = isa.splat(1.0);
@@ -338,17 +354,17 @@ fn join<I: Isa>(isa: I, [a, b, c, d]: [I::F32; ACCUMULATORS]) -> I::F32 {
     isa.add(isa.add(a, b), isa.add(c, d))
 }
 
-/// `N` sums over the columns of `K` rows, still spread over the lanes of vectors: [`Isa::sum`] of each is to follow. Between the
-/// sweeps of several rows and their sums over lanes, the latter hide each other's latency.
+/// `N` sums over the columns of `K` rows, still spread over lanes: the caller adds up each with [`Isa::sum`], after the
+/// loops of several rows, so that these latencies overlap.
 ///
-/// `step(sums, columns, live)` adds the terms of a vector of columns to the sums; `live` is `1.0` in lanes that hold a
-/// column and `0.0` beyond the end of the rows, where the columns read as zero: a term that isn't zero there must be
-/// multiplied with it. On its way the sweep asks for the rows that start at `ahead`.
+/// `step(sums, columns, live)` adds the terms of a vector of columns to the sums. `live` is `1.0` in lanes that hold a
+/// column, `0.0` beyond, where the columns read as zero: a term that isn't zero there must be multiplied with it.
+/// Prefetches the rows that start at `next`.
 #[inline(always)]
 pub(crate) fn sums<I: Isa, const K: usize, const N: usize, const P: usize>(
     isa: I,
     rows: [&[f32]; K],
-    ahead: [*const f32; P],
+    next: [*const f32; P],
     step: impl Fn([I::F32; N], [I::F32; K], I::F32) -> [I::F32; N],
 ) -> [I::F32; N] {
     let n = rows[0].len();
@@ -359,8 +375,8 @@ pub(crate) fn sums<I: Isa, const K: usize, const N: usize, const P: usize>(
         n,
         #[inline(always)]
         |i, columns, live| {
-            columns.prefetch(isa, &ahead);
-            // SAFETY: all rows were checked to have n columns.
+            columns.prefetch(&next);
+            // SAFETY: all rows have n columns.
             acc[i] = step(acc[i], unsafe { columns.load_all(isa, &rows) }, live);
         },
     );
@@ -371,7 +387,7 @@ pub(crate) fn sums<I: Isa, const K: usize, const N: usize, const P: usize>(
     total
 }
 
-/// `out[c] = f(rows[..][c])`, and the sum over the columns of `out`, spread over lanes as that of [`sums`].
+/// `out[c] = f(rows[..][c])`; returns the sum over the columns of `out`, spread over lanes as by [`sums`].
 #[inline(always)]
 pub(crate) fn map_and_sum<I: Isa, const K: usize>(
     isa: I,
@@ -387,9 +403,9 @@ pub(crate) fn map_and_sum<I: Isa, const K: usize>(
         n,
         #[inline(always)]
         |i, columns, live| {
-            // SAFETY: all rows were checked to have n columns.
+            // SAFETY: all rows have n columns.
             let v = f(unsafe { columns.load_all(isa, &rows) });
-            // SAFETY: as above.
+            // SAFETY: `out` has n columns.
             unsafe { columns.store(isa, v, out) };
             acc[i] = isa.add(acc[i], if columns.whole { v } else { isa.mul(v, live) });
         },
@@ -397,7 +413,7 @@ pub(crate) fn map_and_sum<I: Isa, const K: usize>(
     join(isa, acc)
 }
 
-/// `row[c] = f(row[c], live)`, and the sum over the columns of what was written, spread over lanes as that of [`sums`].
+/// `row[c] = f(row[c], live)`; returns the sum over the columns of what was written, spread over lanes as by [`sums`].
 #[inline(always)]
 pub(crate) fn update_and_sum<I: Isa>(isa: I, row: &mut [f32], f: impl Fn(I::F32, I::F32) -> I::F32) -> I::F32 {
     let mut acc = [isa.zero(); ACCUMULATORS];
@@ -408,7 +424,7 @@ pub(crate) fn update_and_sum<I: Isa>(isa: I, row: &mut [f32], f: impl Fn(I::F32,
         |i, columns, live| {
             // SAFETY: the columns are those of `row`.
             let v = f(unsafe { columns.load(isa, row) }, live);
-            // SAFETY: as above.
+            // SAFETY: the columns are those of `row`.
             unsafe { columns.store(isa, v, row) };
             acc[i] = isa.add(acc[i], if columns.whole { v } else { isa.mul(v, live) });
         },
@@ -416,25 +432,23 @@ pub(crate) fn update_and_sum<I: Isa>(isa: I, row: &mut [f32], f: impl Fn(I::F32,
     join(isa, acc)
 }
 
-/// The greatest element of `row`, not counting NaN; `-∞` if there is none.
+/// The greatest `f(row[c])`, not counting NaN; `-∞` if there is none.
 #[inline(always)]
-pub(crate) fn max<I: Isa>(isa: I, row: &[f32]) -> f32 {
-    let n = row.len();
-    if n < I::LANES {
-        return row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    }
-    let mut acc = [isa.splat(f32::NEG_INFINITY); ACCUMULATORS];
+pub(crate) fn max<I: Isa>(isa: I, row: &[f32], f: impl Fn(I::F32) -> I::F32) -> f32 {
+    let lowest = isa.splat(f32::NEG_INFINITY);
+    let mut acc = [lowest; ACCUMULATORS];
     accumulate::<I>(
         isa,
-        n - n % I::LANES,
+        row.len(),
         #[inline(always)]
-        |i, columns, _| {
-            // SAFETY: the whole columns of `row` are below n.
-            acc[i] = isa.max(unsafe { columns.load(isa, row) }, acc[i]);
+        |i, columns, live| {
+            // SAFETY: the columns are those of `row`.
+            let v = f(unsafe { columns.load(isa, row) });
+            let v = if columns.whole { v } else { isa.select(isa.lt(isa.zero(), live), v, lowest) };
+            // Of a NaN and a number, `Isa::max` gives the second argument.
+            acc[i] = isa.max(v, acc[i]);
         },
     );
-    // The last vector may overlap the one before: counting an element twice does not change the maximum.
-    acc[1] = isa.max(isa.load(&row[n - I::LANES..]), acc[1]);
     isa.max_lane(isa.max(isa.max(acc[0], acc[1]), isa.max(acc[2], acc[3])))
 }
 
@@ -484,7 +498,7 @@ mod tests {
         type Output = f32;
 
         fn call<I: Isa>(self, isa: I) -> f32 {
-            max(isa, self.0)
+            max(isa, self.0, |v| v)
         }
     }
 

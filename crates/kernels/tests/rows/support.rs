@@ -1,4 +1,4 @@
-//! What the tests share: random strided matrices, shapes, and runs on every instruction set, whole and cut into windows.
+//! Random numbers, strided matrices between sentinels, shapes, and runs on every instruction set, whole and in windows.
 
 use std::ops::Range;
 
@@ -6,10 +6,13 @@ use smallmind_kernels::reference::Matrix;
 use smallmind_kernels::{Mat, MatMut};
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
+/// Lengths around the lanes of every instruction set.
+pub const AWKWARD: [usize; 16] = [0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130];
+
 /// The spacing of `f32` at 1.
 pub const EPSILON: f64 = f32::EPSILON as f64;
 
-/// A NaN that no kernel computes: what has these bits was never written.
+/// The bits of elements that were never written: a NaN that no kernel computes.
 const UNTOUCHED: u32 = 0x7fc0_dead;
 
 /// Random numbers (splitmix64), the same in every run.
@@ -39,6 +42,17 @@ impl Rng {
     /// From −1 to 1.
     pub fn signed(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    }
+
+    /// From −1 to 1, in 24 bits.
+    pub fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1_u32 << 23) as f32 - 1.0
+    }
+
+    /// Mostly of magnitude 1 to 8, now and then very large, very small or 0.
+    pub fn value(&mut self) -> f32 {
+        let size = [1.0, 3.0, 8.0, 3.0, 1.0, 40.0, 1e-5, 1e-30, 1e15, 0.0][self.below(10)];
+        size * self.unit()
     }
 
     pub fn values(&mut self, n: usize, scale: f64) -> Vec<f32> {
@@ -96,6 +110,11 @@ impl Buffer {
         Self::from_fn(rng, rows, cols, |rng, _, _| rng.signed())
     }
 
+    /// Random elements of many magnitudes.
+    pub fn of_values(rng: &mut Rng, rows: usize, cols: usize) -> Self {
+        Self::from_fn(rng, rows, cols, |rng, _, _| f64::from(rng.value()))
+    }
+
     pub fn mat(&self) -> Mat<'_> {
         Mat::with_stride(&self.data[self.offset..], self.rows, self.cols, self.stride)
     }
@@ -112,7 +131,7 @@ impl Buffer {
         self.data.iter().map(|x| x.to_bits()).collect()
     }
 
-    fn assert_gaps_untouched(&self) {
+    pub fn assert_gaps_untouched(&self) {
         for (i, bits) in self.bits().into_iter().enumerate() {
             let inside = i >= self.offset && (i - self.offset) % self.stride.max(1) < self.cols;
             let inside = inside && (i - self.offset) / self.stride.max(1) < self.rows;
@@ -132,6 +151,11 @@ impl Buffer {
         }
     }
 
+    /// Every element within `allowed` of `want`. Results below the normal range have fewer digits.
+    pub fn assert_near(&self, want: &Matrix, allowed: &Matrix, what: &str) {
+        self.assert_close(want, what, |r, c| allowed.at(r, c) + f64::from(f32::MIN_POSITIVE));
+    }
+
     /// Every element is that of `want`, bit for bit.
     pub fn assert_same(&self, want: &Buffer, what: &str) {
         for r in 0..self.rows {
@@ -143,7 +167,8 @@ impl Buffer {
 
 /// One problem for a kernel, and how to run it in windows.
 pub trait Case {
-    /// Fresh outputs, computed window by window: each range is of rows or of columns, whichever the kernel's output is cut by.
+    /// Fresh outputs, computed window by window: each range is of rows or of columns, whichever the kernel's output is
+    /// cut by.
     fn run<I: Isa>(&self, isa: I, windows: &[Range<usize>]) -> Vec<Buffer>;
 }
 
@@ -157,7 +182,8 @@ impl<C: Case> WithIsa for Run<'_, C> {
     }
 }
 
-/// Runs `case` on every instruction set: `check` judges its outputs, which must be bit-equal however `0..len` is cut into windows.
+/// Runs `case` on every instruction set: `check` judges its outputs, which must be bit-equal however `0..len` is cut
+/// into windows.
 pub fn on_every_isa(rng: &mut Rng, case: &impl Case, len: usize, check: impl Fn(&[Buffer])) {
     for kind in IsaKind::available() {
         let run = |windows: &[Range<usize>]| kind.with(Run(case, windows)).expect("an available instruction set");
@@ -170,6 +196,13 @@ pub fn on_every_isa(rng: &mut Rng, case: &impl Case, len: usize, check: impl Fn(
             part.assert_same(whole, &format!("{kind}: an output computed in windows"));
         }
     }
+}
+
+/// Shapes `[rows, cols]`: every awkward length with a few rows, then ten thousand random ones.
+pub fn shapes(rng: &mut Rng) -> Vec<[usize; 2]> {
+    let mut shapes: Vec<_> = AWKWARD.iter().flat_map(|&cols| [0, 1, 3].map(|rows| [rows, cols])).collect();
+    shapes.extend((0..10_000).map(|_| [rng.below(6), rng.below(150)]));
+    shapes
 }
 
 /// Calls `test(rng, rows, cols)` for awkward shapes, then for ten thousand random ones.

@@ -1,8 +1,10 @@
+//! AdamW and the sum of squares.
+
 use smallmind_kernels::optimizer::{AdamW, SUM_BLOCK, adamw, sum_of_squares};
 use smallmind_kernels::reference::optimizer as reference;
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
-use crate::support::{AWKWARD, Random};
+use crate::support::{AWKWARD, Rng};
 
 struct Step<'a> {
     config: AdamW,
@@ -44,12 +46,12 @@ fn config(step: i32, grad_scale: f64) -> AdamW {
 /// Several steps from zero moments, against the twin; `cut` makes two windows of each step.
 #[test]
 fn steps_match_the_twin_in_any_window() {
-    let mut random = Random(31);
-    let lengths: Vec<usize> = AWKWARD.into_iter().chain((0..10_000).map(|_| random.below(100))).collect();
+    let mut rng = Rng::new(31);
+    let lengths: Vec<usize> = AWKWARD.into_iter().chain((0..10_000).map(|_| rng.below(100))).collect();
     for n in lengths {
-        let cut = random.below(n + 1);
-        let start: Vec<f32> = (0..n).map(|_| random.unit()).collect();
-        let sizes: Vec<f32> = (0..n).map(|_| [1.0, 1e-3, 1e-7, 1e4, 0.0][random.below(5)]).collect();
+        let cut = rng.below(n + 1);
+        let start: Vec<f32> = (0..n).map(|_| rng.unit()).collect();
+        let sizes: Vec<f32> = (0..n).map(|_| [1.0, 1e-3, 1e-7, 1e4, 0.0][rng.below(5)]).collect();
         for &kind in IsaKind::available() {
             let mut exact = [start.iter().copied().map(f64::from).collect(), vec![0.0; n], vec![0.0; n], vec![0.0; n]];
             let mut whole = [start.clone(), vec![0.0; n], vec![0.0; n], vec![0.0; n]];
@@ -57,7 +59,7 @@ fn steps_match_the_twin_in_any_window() {
             for step in 1..4 {
                 let config = config(step, 0.5);
                 for i in 0..n {
-                    let g = sizes[i] * random.unit();
+                    let g = sizes[i] * rng.unit();
                     (whole[1][i], halves[1][i], exact[1][i]) = (g, g, f64::from(g));
                 }
                 let [p, g, m, v] = exact.each_mut();
@@ -71,8 +73,8 @@ fn steps_match_the_twin_in_any_window() {
             for i in 0..n {
                 let got = whole.each_ref().map(|x| f64::from(x[i]));
                 let want = exact.each_ref().map(|x: &Vec<f64>| x[i]);
-                // The parameter to its own last places and those of three updates of at most lr each; the moments to theirs,
-                // where the first may cancel.
+                // The parameter to its own last places and those of three updates of at most lr each; the moments to
+                // theirs, where the first may cancel.
                 let allowed = [1e-6 * (want[0].abs() + 3e-3), 0.0, 1e-6 * f64::from(sizes[i]), 2e-6 * want[3]];
                 for k in 0..4 {
                     let close = (got[k] - want[k]).abs() <= allowed[k] + 1e-37;
@@ -85,7 +87,8 @@ fn steps_match_the_twin_in_any_window() {
 
 #[test]
 fn one_step_by_hand() {
-    // From 1 with gradient ½ and zero moments: m̂ = ½ and v̂ = ¼, so the update is lr, after a decay by lr·weight_decay.
+    // From 1 with gradient ½ and zero moments: m̂ = ½ and v̂ = ¼, so the update is lr, after a decay by
+    // lr·weight_decay.
     let config = AdamW { lr: 0.1, weight_decay: 0.01, ..config(1, 1.0) };
     for &kind in IsaKind::available() {
         let mut state = [vec![1.0], vec![0.5], vec![0.0], vec![0.0]];
@@ -103,10 +106,10 @@ fn one_step_by_hand() {
 
 #[test]
 fn sums_are_exact_to_double_precision() {
-    let mut random = Random(32);
+    let mut rng = Rng::new(32);
     let lengths = [SUM_BLOCK - 1, SUM_BLOCK, SUM_BLOCK + 1, 3 * SUM_BLOCK + 17, 100_003];
     for n in AWKWARD.into_iter().chain(lengths).chain((0..10_000).map(|i| i * 7 % 1009)) {
-        let x: Vec<f32> = (0..n).map(|_| random.value()).collect();
+        let x: Vec<f32> = (0..n).map(|_| rng.value()).collect();
         let wide: Vec<f64> = x.iter().copied().map(f64::from).collect();
         let exact = reference::sum_of_squares(&wide);
         for kind in IsaKind::available() {

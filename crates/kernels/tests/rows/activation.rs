@@ -1,9 +1,11 @@
+//! GELU and SwiGLU.
+
 use smallmind_kernels::activation::{Gelu, gelu, gelu_backward, swiglu, swiglu_backward};
 use smallmind_kernels::reference::{Matrix, activation as reference};
 use smallmind_kernels::{Mat, MatMut};
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
-use crate::support::{Random, Window, assert_close, shapes};
+use crate::support::{Buffer, Rng, shapes};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kernel {
@@ -80,40 +82,31 @@ impl WithIsa for Run<'_> {
 
 #[test]
 fn kernels_match_their_twins_in_any_window() {
-    let mut random = Random(1);
-    for [rows, f] in shapes(10_000, &mut random) {
+    let mut rng = Rng::new(1);
+    for [rows, f] in shapes(&mut rng) {
         for kernel in KERNELS {
             let [x_cols, dy_cols, out_cols] = kernel.cols(f);
-            let x = Window::random(rows, x_cols, random.below(20), &mut random);
-            let dy = Window::random(rows, dy_cols, random.below(20), &mut random);
-            let (exact, allowed) =
-                (kernel.exact(&x.widened(), &dy.widened()), kernel.allowed(&x.widened(), &dy.widened()));
+            let (x, dy) = (Buffer::of_values(&mut rng, rows, x_cols), Buffer::of_values(&mut rng, rows, dy_cols));
+            let (exact, allowed) = (kernel.exact(&x.matrix(), &dy.matrix()), kernel.allowed(&x.matrix(), &dy.matrix()));
             for &kind in IsaKind::available() {
-                let mut out = Window::nan(rows, out_cols, 1 + random.below(20));
+                let mut out = Buffer::empty(&mut rng, rows, out_cols);
                 kind.with(Run { kernel, x: x.mat(), dy: dy.mat(), out: out.mat_mut() }).unwrap();
-                assert_close(&format!("{kernel:?} [{rows}, {f}]"), kind, &out, &exact, &allowed);
+                out.assert_near(&exact, &allowed, &format!("{kernel:?} on {kind}"));
                 out.assert_gaps_untouched();
-                let cut = cut_in_four(kind, kernel, &x, &dy, [rows, out_cols], &mut random);
-                assert_eq!(cut.bits(), out.bits(), "{kernel:?} [{rows}, {f}] on {kind}, cut in windows");
+                let cut = cut_in_four(kind, kernel, &x, &dy, [rows, out_cols], &mut rng);
+                cut.assert_same(&out, &format!("{kernel:?} on {kind}, cut in windows"));
             }
         }
     }
 }
 
 /// The result, computed in two windows of rows, each in two windows of columns where the kernel allows it.
-fn cut_in_four(
-    kind: IsaKind,
-    kernel: Kernel,
-    x: &Window,
-    dy: &Window,
-    shape: [usize; 2],
-    random: &mut Random,
-) -> Window {
+fn cut_in_four(kind: IsaKind, kernel: Kernel, x: &Buffer, dy: &Buffer, shape: [usize; 2], rng: &mut Rng) -> Buffer {
     let [rows, cols] = shape;
-    let mut out = Window::nan(rows, cols, 3);
-    let row = random.below(rows + 1);
+    let mut out = Buffer::empty(rng, rows, cols);
+    let row = rng.below(rows + 1);
     let by_columns = matches!(kernel, Kernel::Gelu(_) | Kernel::GeluBackward(_));
-    let col = if by_columns { random.below(cols + 1) } else { cols };
+    let col = if by_columns { rng.below(cols + 1) } else { cols };
     let (top, bottom) = out.mat_mut().split_at_row(row);
     for (range, half) in [(0..row, top), (row..rows, bottom)] {
         let (x, dy) = (x.mat().rows_range(range.clone()), dy.mat().rows_range(range));
@@ -158,11 +151,8 @@ fn twins_give_published_values() {
 #[test]
 fn twins_of_the_gradients_match_finite_differences() {
     const STEP: f64 = 1e-5;
-    let mut random = Random(2);
-    let random_matrix =
-        |cols: usize, random: &mut Random| Matrix::from_fn(4, cols, |_, _| 4.0 * f64::from(random.unit()));
-    let (x, gate_up, dy) =
-        (random_matrix(9, &mut random), random_matrix(18, &mut random), random_matrix(9, &mut random));
+    let mut rng = Rng::new(2);
+    let [x, gate_up, dy] = [9, 18, 9].map(|cols| rng.matrix(4, cols).map(|x| 4.0 * x));
     let check = |x: &Matrix, gradient: Matrix, forward: &dyn Fn(&Matrix) -> Matrix| {
         let loss = |x: &Matrix| forward(x).data.iter().zip(&dy.data).map(|(y, dy)| y * dy).sum::<f64>();
         for i in 0..x.data.len() {
@@ -189,9 +179,9 @@ fn gelu_is_within_its_bounds_everywhere() {
         let (x64, dy64) = (Matrix::from_f32(x), Matrix::from_f32(dy));
         let (exact, allowed) = (kernel.exact(&x64, &dy64), kernel.allowed(&x64, &dy64));
         for &kind in IsaKind::available() {
-            let mut out = Window::nan(1, xs.len(), 0);
+            let mut out = Buffer::empty(&mut Rng::new(3), 1, xs.len());
             kind.with(Run { kernel, x, dy, out: out.mat_mut() }).unwrap();
-            assert_close(&format!("{kernel:?}"), kind, &out, &exact, &allowed);
+            out.assert_near(&exact, &allowed, &format!("{kernel:?} on {kind}"));
         }
     }
 }

@@ -1,9 +1,11 @@
+//! Dropout and its masks.
+
 use smallmind_kernels::dropout::{Dropout, DropoutKey, dropout, philox4x32, scaled_mask, scaled_mask_row};
 use smallmind_kernels::reference::dropout as reference;
 use smallmind_kernels::{Mat, MatMut};
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
-use crate::support::{Random, Window, assert_close, shapes};
+use crate::support::{Buffer, Rng, shapes};
 
 const KEY: DropoutKey = DropoutKey { seed: 0x0123_4567_89ab_cdef, step: 12, salt: 3 };
 
@@ -56,20 +58,20 @@ fn philox_gives_the_published_answers() {
 
 #[test]
 fn windows_match_the_twin_and_each_other() {
-    let mut random = Random(21);
-    for [rows, cols] in shapes(10_000, &mut random) {
-        let p = [0.0, 0.1, 0.5, 0.9, 1.0][random.below(5)];
-        let x = Window::random(rows, cols, random.below(20), &mut random);
-        let exact = reference::dropout(KEY, p, &x.widened());
+    let mut rng = Rng::new(21);
+    for [rows, cols] in shapes(&mut rng) {
+        let p = [0.0, 0.1, 0.5, 0.9, 1.0][rng.below(5)];
+        let x = Buffer::of_values(&mut rng, rows, cols);
+        let exact = reference::dropout(KEY, p, &x.matrix());
         let allowed = exact.map(|y| 1e-7 * y.abs());
         for &kind in IsaKind::available() {
-            let mut out = Window::nan(rows, cols, 1 + random.below(9));
+            let mut out = Buffer::empty(&mut rng, rows, cols);
             kind.with(Run(at_the_front(p, cols, x.mat(), out.mat_mut()))).unwrap();
-            assert_close(&format!("dropout [{rows}, {cols}]"), kind, &out, &exact, &allowed);
+            out.assert_near(&exact, &allowed, &format!("dropout on {kind}"));
             out.assert_gaps_untouched();
 
-            let (row, col) = (random.below(rows + 1), random.below(cols + 1));
-            let mut cut = Window::nan(rows, cols, 2);
+            let (row, col) = (rng.below(rows + 1), rng.below(cols + 1));
+            let mut cut = Buffer::empty(&mut rng, rows, cols);
             let (top, bottom) = cut.mat_mut().split_at_row(row);
             for (first_row, rows, half) in [(0, 0..row, top), (row, row..rows, bottom)] {
                 let x = x.mat().rows_range(rows);
@@ -79,20 +81,20 @@ fn windows_match_the_twin_and_each_other() {
                     kind.with(Run(Dropout { first_row, first_col, ..window })).unwrap();
                 }
             }
-            assert_eq!(cut.bits(), out.bits(), "[{rows}, {cols}] cut at row {row}, column {col} on {kind}");
+            cut.assert_same(&out, &format!("dropout on {kind}, cut at row {row}, column {col}"));
         }
     }
 }
 
 #[test]
 fn rows_of_the_mask_match_its_elements() {
-    let mut random = Random(22);
+    let mut rng = Rng::new(22);
     let firsts = [0, 1, 63, 64, (1 << 34) - 70, (1 << 34) - 64, u32::MAX as u64, (1 << 60) + 5];
     for first in firsts.into_iter().chain((0..200).map(|i| i * 37)) {
-        let p = 0.01 + 0.98 * random.unit().abs();
+        let p = 0.01 + 0.98 * rng.unit().abs();
         let expected: Vec<f32> = (0..150).map(|i| scaled_mask(KEY, p, first + i)).collect();
         for kind in IsaKind::available() {
-            let len = random.below(151);
+            let len = rng.below(151);
             let mut out = [f32::NAN; 150];
             kind.with(MaskRow { p, first, out: &mut out[..len] }).unwrap();
             assert_eq!(out[..len], expected[..len], "from {first} on {kind}");
@@ -117,7 +119,8 @@ fn elements_are_dropped_independently_with_probability_p() {
         let dropped = |i: usize| mask[i] == 0.0;
         let q = f64::from(p);
         check("dropped", (0..N).filter(|&i| dropped(i)).count(), N, q);
-        // Neighbours, and the distances at which the layout of a group repeats. Disjoint pairs, so that they are independent.
+        // Neighbours, and the distances at which the layout of a group repeats. Disjoint pairs, so that they are
+        // independent.
         for distance in [1, 2, 16, 32, 48, 64, 768] {
             let pairs = (0..N / 2).map(|i| i / distance * 2 * distance + i % distance).filter(|i| i + distance < N);
             let both: Vec<bool> = pairs.map(|i| dropped(i) && dropped(i + distance)).collect();
