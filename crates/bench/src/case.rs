@@ -3,26 +3,10 @@
 use std::fmt;
 
 use serde_json::{Value, json};
+use smallmind_kernels::Format;
 use smallmind_kernels::activation::Gelu;
 use smallmind_kernels::matmul::Layout;
-
-/// The numbers that a kernel computes with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Dtype {
-    /// Single precision.
-    F32,
-    /// Brain floats, added up in single precision.
-    Bf16,
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        })
-    }
-}
+use smallmind_profile::Roofs;
 
 /// Which way through an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -376,33 +360,57 @@ fn gelu_name(kind: Gelu) -> &'static str {
 pub struct Case {
     /// The kernel and its shape.
     pub problem: Problem,
-    /// What it computes with.
-    pub dtype: Dtype,
+    /// The format of a packed weight, or else of all that a kernel reads. What it writes is `f32`.
+    pub format: Format,
     /// Words such as a preset's name or a layer's path.
     pub tags: Vec<String>,
 }
 
 impl Case {
-    /// What it costs at least. Of the operands of `bf16` products only the output, and what it is added to, is `f32`.
+    /// Another problem in the same format.
+    pub(crate) fn with(&self, problem: Problem) -> Self {
+        Self { problem, ..self.clone() }
+    }
+
+    /// What it costs at least.
     pub fn cost(&self) -> Cost {
         let mut cost = self.problem.cost();
-        if let (Dtype::Bf16, Problem::Matmul(Product { m, n, accumulate, .. })) = (self.dtype, self.problem) {
-            let added = if accumulate { 4.0 * (m * n) as f64 } else { 0.0 };
-            cost.read = (cost.read - added) / 2.0 + added;
-        }
+        let block = self.format.block();
+        let bytes = block.bytes as f64 / block.elements as f64;
+        let (narrow, wide) = match self.problem {
+            Problem::Matmul(Product { m, n, accumulate, .. }) => {
+                let added = if accumulate { F32 * (m * n) as f64 } else { 0.0 };
+                (cost.read - added, added)
+            }
+            Problem::PackedMatmul { m, k, .. } => (cost.read - F32 * (m * k) as f64, F32 * (m * k) as f64),
+            _ => return cost,
+        };
+        cost.read = narrow / F32 * bytes + wide;
         cost
+    }
+
+    /// Operations in 1e9 a second that its arithmetic reaches at best. Packed weights in `f16` and `bf16` are widened on their way into
+    /// multiply-adds of `f32`; those in `q8_0` are multiplied as bytes.
+    pub(crate) fn peak(&self, roofs: &Roofs) -> f64 {
+        let narrow = match (self.format, self.problem) {
+            (Format::Bf16, Problem::Matmul(_)) => roofs.bf16_gflops,
+            (Format::Q8_0, _) => roofs.int8_gops,
+            _ => None,
+        };
+        narrow.unwrap_or(roofs.f32_gflops)
     }
 
     /// Whether each of `filters` is met: one of its words, which commas part, is found in the kernel's name, the shape or a tag.
     pub fn matches(&self, filters: &[String]) -> bool {
-        let text = format!("{}/{} {} {}", self.problem.kernel(), self.dtype, self.problem.shape(), self.tags.join(" "));
+        let text =
+            format!("{}/{} {} {}", self.problem.kernel(), self.format, self.problem.shape(), self.tags.join(" "));
         filters.iter().all(|filter| filter.split(',').any(|word| text.contains(word.trim())))
     }
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{} {}", self.problem.kernel(), self.dtype, self.problem.shape())
+        write!(f, "{}/{} {}", self.problem.kernel(), self.format, self.problem.shape())
     }
 }
 
@@ -414,7 +422,7 @@ mod tests {
     fn filters_are_all_met_by_one_of_their_words() {
         let case = Case {
             problem: Problem::Matmul(Product::nt(8, 768, 3072)),
-            dtype: Dtype::F32,
+            format: Format::F32,
             tags: vec!["gpt2-124m".into(), "mlp.down".into()],
         };
         let matches = |filters: &[&str]| case.matches(&filters.iter().map(|f| f.to_string()).collect::<Vec<_>>());
@@ -428,10 +436,15 @@ mod tests {
         let product = Problem::Matmul(Product { accumulate: true, ..Product::tn(2, 3, 5) }).cost();
         let narrow = Case {
             problem: Problem::Matmul(Product { accumulate: true, ..Product::tn(2, 3, 5) }),
-            dtype: Dtype::Bf16,
+            format: Format::Bf16,
             tags: vec![],
         };
         assert_eq!(narrow.cost().read, 2.0 * (10.0 + 15.0) + 4.0 * 6.0);
+        for (format, bytes) in [(Format::F32, 256.0), (Format::F16, 128.0), (Format::Bf16, 128.0), (Format::Q8_0, 68.0)]
+        {
+            let packed = Case { problem: Problem::PackedMatmul { m: 3, n: 2, k: 32 }, format, tags: vec![] };
+            assert_eq!(packed.cost().read, 4.0 * 96.0 + bytes, "{format}");
+        }
         assert_eq!(product, Cost { flops: 60.0, read: 4.0 * (10.0 + 15.0 + 6.0), written: 24.0, in_place: false });
         let decode = Attention { heads: 4, kv_heads: 2, len: 1, context: 10, head_dim: 8, pass: Pass::Forward };
         let cost = Problem::Attention(decode).cost();

@@ -108,7 +108,7 @@ impl Rival {
 
     /// Its contenders that compute `kernel/dtype`; none once it has failed.
     pub fn contenders(&self, case: &Case) -> Vec<Contender> {
-        let kernel = format!("{}/{}", case.problem.kernel(), case.dtype);
+        let kernel = format!("{}/{}", case.problem.kernel(), case.format);
         let computes = |c: &&Contender| !self.broken && c.kernels.contains(&kernel);
         self.hello.contenders.iter().filter(computes).cloned().collect()
     }
@@ -133,7 +133,7 @@ impl Rival {
             "op": "prepare",
             "contender": contender,
             "kernel": case.problem.kernel(),
-            "dtype": case.dtype.to_string(),
+            "dtype": case.format.to_string(),
             "params": case.problem.params(),
             "threads": threads,
         }))?;

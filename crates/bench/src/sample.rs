@@ -1,11 +1,8 @@
 //! How long an iteration takes: contenders in turn, medians of samples.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use smallmind_graph::{GraphError, Pool};
-use smallmind_profile::roofs::seconds_together;
-use smallmind_simd::IsaKind;
+use smallmind_graph::Pool;
 
 use crate::error::BenchError;
 use crate::rival::Rival;
@@ -43,28 +40,12 @@ pub(crate) enum Player<'r> {
 pub(crate) struct Stage<'a> {
     pub(crate) work: &'a mut dyn Work,
     pub(crate) pool: &'a mut Pool,
-    pub(crate) isa: IsaKind,
 }
 
 impl Stage<'_> {
-    /// The seconds of `iterations` iterations by a route, on all workers, each iteration ending at a barrier.
-    pub(crate) fn run(&mut self, route: usize, iterations: usize) -> Result<f64, GraphError> {
-        let shares = self.work.shares(self.isa, route, self.pool.threads())?;
-        let shares: Vec<_> = shares.into_iter().map(Mutex::new).collect();
-        Ok(seconds_together(self.pool, |worker, team| {
-            let mut share = shares.get(worker).map(|share| share.lock().unwrap_or_else(PoisonError::into_inner));
-            for _ in 0..iterations {
-                if let Some(share) = &mut share {
-                    share(team);
-                }
-                team.barrier();
-            }
-        }))
-    }
-
     fn sample(&mut self, player: &mut Player<'_>, iterations: usize) -> Result<f64, BenchError> {
         match player {
-            Player::Own(route) => Ok(self.run(*route, iterations)?),
+            Player::Own(route) => Ok(self.work.run(self.pool, *route, iterations)?),
             Player::Rival(rival) => rival.sample(iterations),
         }
     }

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use smallmind_bench::{Bench, BenchError, Case, Cases, Dtype, Outcome, Problem, Product, Rival, Routes, Row, Sampling};
+use smallmind_bench::{Bench, BenchError, Case, Cases, Outcome, Problem, Product, Rival, Routes, Row, Sampling};
+use smallmind_kernels::Format;
 use smallmind_profile::roofs::Effort;
 use smallmind_simd::IsaKind;
 
@@ -31,7 +32,7 @@ fn script(prepare: &str) -> String {
 const READY: &str = r#"printf "{\"id\":%d,\"ok\":true}\n" "$id""#;
 
 fn case() -> Case {
-    Case { problem: Problem::Matmul(Product::nn(8, 8, 8)), dtype: Dtype::F32, tags: vec![] }
+    Case { problem: Problem::Matmul(Product::nn(8, 8, 8)), format: Format::F32, tags: vec![] }
 }
 
 fn run(mut rival: Rival) -> (Vec<Row>, Outcome) {

@@ -68,6 +68,12 @@ impl Executor {
         &self.plan
     }
 
+    /// Fills the arena with NaN, so that a read of what no step has written is seen in the results. Builds with debug assertions do so before
+    /// each run.
+    pub fn spoil(&mut self) {
+        self.arena.fill(f32::NAN);
+    }
+
     /// Runs all steps on `batch`.
     ///
     /// # Errors

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use smallmind::bench::{
-    Baseline, Bench as Measurement, Cases, Extent, Format, Outcome as Measured, Rival, Routes, Sampling,
+    Baseline, Bench as Measurement, Cases, Extent, Outcome as Measured, RecordFormat, Rival, Routes, Sampling,
 };
 use smallmind::profile::roofs::Effort;
 
 use super::failure::{Failure, Outcome, usage};
+use super::models::WeightsArg;
 use super::settings::Settings;
 use super::{output, units};
 
@@ -42,6 +43,8 @@ struct Kernels {
     /// The layers of all presets too
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    weights: WeightsArg,
     /// Few and short samples
     #[arg(long)]
     quick: bool,
@@ -85,14 +88,14 @@ enum Written {
 }
 
 /// The form asked for: of a record that goes to a terminal, a table.
-fn format(asked: Option<Written>, settings: &Settings) -> Format {
+fn format(asked: Option<Written>, settings: &Settings) -> RecordFormat {
     match asked {
-        Some(Written::Md) => Format::Markdown,
-        Some(Written::Json) => Format::Json,
-        Some(Written::Jsonl) => Format::JsonLines,
-        Some(Written::Csv) => Format::Csv,
-        None if settings.is_json() => Format::Json,
-        None => Format::Text,
+        Some(Written::Md) => RecordFormat::Markdown,
+        Some(Written::Json) => RecordFormat::Json,
+        Some(Written::Jsonl) => RecordFormat::JsonLines,
+        Some(Written::Csv) => RecordFormat::Csv,
+        None if settings.is_json() => RecordFormat::Json,
+        None => RecordFormat::Text,
     }
 }
 
@@ -128,7 +131,7 @@ impl Kernels {
 
     /// The cases asked for. A filter that finds none among those measured unasked is meant for all.
     fn cases(&self) -> anyhow::Result<Cases> {
-        let find = |extent| Ok::<_, anyhow::Error>(Cases::of(extent)?.filtered(&self.filters));
+        let find = |extent| Ok::<_, anyhow::Error>(Cases::of(extent, self.weights.weights)?.filtered(&self.filters));
         let mut cases = find(if self.all { Extent::All } else { Extent::Default })?;
         if cases.cases.is_empty() && !self.all {
             cases = find(Extent::All)?;
@@ -170,7 +173,7 @@ fn list(cases: &Cases, settings: &Settings) -> Outcome {
         let case = |case: &smallmind::bench::Case| {
             serde_json::json!({
                 "kernel": case.problem.kernel(),
-                "dtype": case.dtype.to_string(),
+                "dtype": case.format.name(),
                 "shape": case.problem.shape(),
                 "tags": case.tags,
                 "params": case.problem.params(),
@@ -180,7 +183,7 @@ fn list(cases: &Cases, settings: &Settings) -> Outcome {
         return output::document(serde_json::json!({ "cases": all, "left_out": cases.left_out }));
     }
     let line = |case: &smallmind::bench::Case| {
-        let name = format!("{}/{}", case.problem.kernel(), case.dtype);
+        let name = format!("{}/{}", case.problem.kernel(), case.format);
         format!("{}\n", format!("{name:<20} {:<36} {}", case.problem.shape(), case.tags.join(" ")).trim_end())
     };
     output::print(&cases.cases.iter().map(line).collect::<String>())?;

@@ -1,0 +1,349 @@
+//! Products as calls of their kernels: those that no op computes, those of `bf16`, and the candidates among which the engine chooses.
+
+use std::ops::Range;
+
+use half::bf16;
+use smallmind_graph::{Buffer, GraphError, Pool};
+use smallmind_kernels::matmul::{
+    Cut, Epilogue, GEMV_MAX_ROWS, Layout, Operand, PackedWeight, Route, Update, gemm, gemm_bf16, gemm_bf16_scratch_len,
+    gemm_packed, gemm_packed_scratch_len, gemm_scratch_len, gemv_nt, pack_weight, pack_weight_scratch_len,
+};
+use smallmind_kernels::{Format, Mat, MatMut};
+use smallmind_simd::{Bf16Dot, Isa, IsaError, IsaKind, Scalar, WithIsa};
+
+use super::kernel::{Share, parts, seconds, split_rows};
+use super::linear::{Factors, SEED_A, SEED_B, compare};
+use super::values::Values;
+use super::{Found, Output, Target, Work, Wrong};
+use crate::case::Product;
+
+/// Rows of a product up to which its other route is worth a look.
+const FEW_ROWS: usize = 24;
+
+/// A product, its operands and the ways to compute it.
+pub(super) struct Products {
+    product: Product,
+    on: Target,
+    routes: Vec<(Route, &'static str)>,
+    /// What the factors are before they are stored.
+    values: [Values; 2],
+    factors: Stored,
+    before: Option<Values>,
+    c: Buffer,
+    scratch: Vec<Buffer>,
+}
+
+/// The factors as kernels read them.
+enum Stored {
+    Flat { a: Buffer, b: Buffer },
+    Packed { x: Buffer, weight: Buffer },
+    Bf16 { a: Vec<bf16>, b: Vec<bf16> },
+}
+
+impl Products {
+    /// A product of `f32`.
+    pub(super) fn flat(product: Product, on: Target) -> Result<Self, GraphError> {
+        let routes = flat_routes(product, on.threads);
+        Self::new(product, on, routes, |[a, b]| Ok(Stored::Flat { a: filled(a)?, b: filled(b)? }))
+    }
+
+    /// A product `x·Wᵀ` whose weight has been packed.
+    pub(super) fn packed(m: usize, n: usize, k: usize, on: Target) -> Result<Self, GraphError> {
+        let routes = packed_routes(m, n, k, on.threads);
+        let packed = |[x, weight]: [Values; 2]| {
+            let mut weight = filled(weight)?;
+            on.isa.with(Pack { weight: &mut weight, n, k })??;
+            Ok(Stored::Packed { x: filled(x)?, weight })
+        };
+        Self::new(Product::nt(m, n, k), on, routes, packed)
+    }
+
+    /// A product of `bf16`.
+    pub(super) fn bf16(product: Product, on: Target) -> Result<Self, GraphError> {
+        let routes = vec![(Route::Tiles(Cut::choose(product.m, product.n)), crate::OWN)];
+        Self::new(product, on, routes, |factors| {
+            let [a, b] = factors.map(|values| {
+                (0..values.rows).flat_map(|row| values.row(row)).map(bf16::from_f32).collect::<Vec<bf16>>()
+            });
+            Ok(Stored::Bf16 { a, b })
+        })
+    }
+
+    fn new(
+        product: Product,
+        on: Target,
+        routes: Vec<(Route, &'static str)>,
+        stored: impl FnOnce([Values; 2]) -> Result<Stored, GraphError>,
+    ) -> Result<Self, GraphError> {
+        let Product { m, n, k, .. } = product;
+        let values = |seed, layout, rows, cols| match layout {
+            Layout::Normal => Values::new(seed, 0.5, rows, cols),
+            Layout::Transposed => Values::new(seed, 0.5, cols, rows),
+        };
+        let values = [values(SEED_A, product.a, m, k), values(SEED_B, product.b, k, n)];
+        let before = product.accumulate.then(|| Values::new(SEED_B + 1, 0.5, m, n));
+        let (factors, c) = (stored(values)?, Buffer::zeroed(m * n)?);
+        Ok(Self { product, on, routes, values, factors, before, c, scratch: vec![] })
+    }
+
+    /// What each worker does under a cut: `call` of its rows, columns, window of the output and scratch of `scratch` elements.
+    fn shares<'a>(
+        &'a mut self,
+        cut: Cut,
+        scratch: usize,
+        call: impl Fn(&'a Stored, Window, MatMut<'_>, &mut [f32]) + Clone + Send + 'a,
+    ) -> Result<Vec<Share<'a>>, GraphError> {
+        let Self { product: Product { m, n, .. }, on, factors, c, scratch: buffers, .. } = self;
+        while buffers.len() < on.threads {
+            buffers.push(Buffer::zeroed(scratch)?);
+        }
+        // Another route may have asked for less.
+        for buffer in buffers.iter_mut().filter(|buffer| buffer.len() < scratch) {
+            *buffer = Buffer::zeroed(scratch)?;
+        }
+        let windows: Vec<Window> = parts(on.threads).map(|part| cut.window(*m, *n, part)).collect();
+        let c = MatMut::new(c, *m, *n);
+        let outputs = match cut {
+            Cut::Rows => split_rows(c, &windows.iter().map(|w| w.0.clone()).collect::<Vec<_>>()),
+            Cut::Columns => split_cols(c, &windows.iter().map(|w| w.1.clone()).collect::<Vec<_>>()),
+        };
+        let factors: &'a Stored = factors;
+        let share = |((window, mut c), scratch): ((Window, MatMut<'a>), &'a mut Buffer)| -> Share<'a> {
+            let call = call.clone();
+            Box::new(move || call(factors, window.clone(), c.reborrow(), scratch))
+        };
+        Ok(windows.into_iter().zip(outputs).zip(buffers).map(share).collect())
+    }
+
+    fn bf16_shares<D: Bf16Dot>(&mut self, dot: D, cut: Cut) -> Result<Vec<Share<'_>>, GraphError> {
+        let (product, epilogue) = (self.product, epilogue_of(self.product));
+        let Product { m, n, k, .. } = product;
+        self.shares(cut, gemm_bf16_scratch_len(dot, m, n, k), move |factors, (rows, cols), c, scratch| {
+            let Stored::Bf16 { a, b } = factors else { return };
+            let (a, b) = (operand(a, product.a, m, k), operand(b, product.b, k, n));
+            gemm_bf16(dot, a.rows_range(rows), b.cols_range(cols), c, epilogue, scratch);
+        })
+    }
+}
+
+/// Rows and columns of a worker.
+type Window = (Range<usize>, Range<usize>);
+
+/// A matrix in memory.
+fn filled(values: Values) -> Result<Buffer, GraphError> {
+    let mut buffer = Buffer::zeroed(values.rows * values.cols)?;
+    values.fill(&mut buffer);
+    Ok(buffer)
+}
+
+/// The matrix cut at the ends of `ranges`, which follow each other and cover its columns.
+fn split_cols<'a>(mat: MatMut<'a>, ranges: &[Range<usize>]) -> Vec<MatMut<'a>> {
+    let mut rest = Some(mat);
+    let part = |range: &Range<usize>| {
+        let (part, after) = rest.take()?.split_at_col(range.len());
+        rest = Some(after);
+        Some(part)
+    };
+    ranges.iter().filter_map(part).collect()
+}
+
+/// A factor `[rows, cols]` that lies in `data` in a layout.
+fn operand<T>(data: &[T], layout: Layout, rows: usize, cols: usize) -> Operand<'_, T> {
+    let mat = match layout {
+        Layout::Normal => Mat::new(data, rows, cols),
+        Layout::Transposed => Mat::new(data, cols, rows),
+    };
+    Operand { mat, layout }
+}
+
+fn epilogue_of(product: Product) -> Epilogue<'static> {
+    if product.accumulate { Epilogue::ACCUMULATE } else { Epilogue::default() }
+}
+
+/// The engine's route for a product of `f32`, then the others that are to be had.
+fn flat_routes(product: Product, threads: usize) -> Vec<(Route, &'static str)> {
+    let Product { a, b, m, n, k, .. } = product;
+    let update = epilogue_of(product).update;
+    let chosen = Route::choose((a, b), update, [m, n, k]);
+    let streams = (a, b, update) == (Layout::Normal, Layout::Transposed, Update::Overwrite);
+    let mut all = vec![];
+    if streams && m <= GEMV_MAX_ROWS {
+        all.push((Route::FewRows, "gemv"));
+    }
+    match threads {
+        // Alone, a worker has the whole output either way.
+        1 => all.push((Route::Tiles(Cut::choose(m, n)), "gemm")),
+        _ => all.extend([(Route::Tiles(Cut::Rows), "gemm by rows"), (Route::Tiles(Cut::Columns), "gemm by columns")]),
+    }
+    if streams && (GEMV_MAX_ROWS + 1..=FEW_ROWS).contains(&m) {
+        all.push((Route::FewRows, "gemv in passes"));
+    }
+    all.sort_by_key(|(route, _)| *route != chosen);
+    all
+}
+
+/// The engine's cut of a product with a packed weight, then the other one where workers share the output.
+fn packed_routes(m: usize, n: usize, k: usize, threads: usize) -> Vec<(Route, &'static str)> {
+    let chosen = Cut::choose_packed(m, n, k);
+    let mut all = vec![(Cut::Rows, "packed by rows"), (Cut::Columns, "packed by columns")];
+    all.sort_by_key(|(cut, _)| *cut != chosen);
+    all.truncate(if threads == 1 { 1 } else { 2 });
+    all.into_iter().map(|(cut, name)| (Route::Tiles(cut), name)).collect()
+}
+
+impl Work for Products {
+    fn routes(&self) -> Vec<&'static str> {
+        self.routes.iter().map(|(_, name)| *name).collect()
+    }
+
+    fn reset(&mut self) {
+        match self.before {
+            Some(before) => before.fill(&mut self.c),
+            None => self.c.fill(f32::NAN),
+        }
+    }
+
+    fn run(&mut self, pool: &mut Pool, route: usize, iterations: usize) -> Result<f64, GraphError> {
+        let (route, isa) = (self.routes[route].0, self.on.isa);
+        let shares = match self.factors {
+            Stored::Flat { .. } | Stored::Packed { .. } => isa.with(Shares { work: self, route })??,
+            Stored::Bf16 { .. } if isa == IsaKind::Scalar => self.bf16_shares(Scalar::new(), route.cut())?,
+            #[cfg(target_arch = "x86_64")]
+            Stored::Bf16 { .. } if isa == IsaKind::Avx512 => {
+                let dot = smallmind_simd::Avx512Bf16::detect().ok_or(IsaError::Unavailable(isa))?;
+                self.bf16_shares(dot, route.cut())?
+            }
+            Stored::Bf16 { .. } => return Err(IsaError::Unavailable(isa).into()),
+        };
+        Ok(seconds(pool, shares, iterations))
+    }
+
+    fn outputs(&self) -> Vec<Output<'_>> {
+        vec![Output { name: "C", cols: self.product.n, data: &self.c }]
+    }
+
+    fn compare(&self, found: &Found<'_>) -> Result<(), Wrong> {
+        let [a, b] = self.values;
+        let exact = Factors::of(self.product, a, b);
+        let factors = match self.factors {
+            Stored::Flat { .. } | Stored::Packed { .. } => exact,
+            Stored::Bf16 { .. } => {
+                let rounded = |values: Vec<f64>| values.into_iter().map(|x| bf16::from_f64(x).to_f64()).collect();
+                Factors {
+                    row: Box::new(move |i| rounded((exact.row)(i))),
+                    col: Box::new(move |j| rounded((exact.col)(j))),
+                }
+            }
+        };
+        compare(self.product, found, factors, self.before)
+    }
+}
+
+struct Pack<'a> {
+    weight: &'a mut [f32],
+    n: usize,
+    k: usize,
+}
+
+impl WithIsa for Pack<'_> {
+    type Output = Result<(), GraphError>;
+
+    fn call<I: Isa>(self, isa: I) -> Self::Output {
+        let mut scratch = Buffer::zeroed(pack_weight_scratch_len(isa, self.k))?;
+        pack_weight(isa, self.weight, self.n, self.k, &mut scratch);
+        Ok(())
+    }
+}
+
+struct Shares<'a> {
+    work: &'a mut Products,
+    route: Route,
+}
+
+impl<'a> WithIsa for Shares<'a> {
+    type Output = Result<Vec<Share<'a>>, GraphError>;
+
+    fn call<I: Isa>(self, isa: I) -> Self::Output {
+        let Self { work, route } = self;
+        let (product, epilogue) = (work.product, epilogue_of(work.product));
+        let Product { m, n, k, .. } = product;
+        let scratch = match work.factors {
+            Stored::Packed { .. } => gemm_packed_scratch_len(isa, Format::F32, m, k),
+            Stored::Flat { .. } | Stored::Bf16 { .. } => gemm_scratch_len(isa, m, n, k),
+        };
+        work.shares(route.cut(), scratch, move |factors, (rows, cols), mut c, scratch| match factors {
+            Stored::Flat { a, b } => {
+                let (a, b) =
+                    (operand(a, product.a, m, k).rows_range(rows), operand(b, product.b, k, n).cols_range(cols));
+                match route {
+                    Route::FewRows => {
+                        for first in (0..m).step_by(GEMV_MAX_ROWS) {
+                            let rows = first..(first + GEMV_MAX_ROWS).min(m);
+                            let c = c.reborrow().rows_range(rows.clone());
+                            gemv_nt(isa, a.mat.rows_range(rows), b.mat, c, epilogue);
+                        }
+                    }
+                    Route::Tiles(_) => gemm(isa, a, b, c, epilogue, scratch),
+                }
+            }
+            Stored::Packed { x, weight } => {
+                let x = Operand::normal(Mat::new(x, m, k)).rows_range(rows);
+                let weight = PackedWeight::new(isa, Format::F32, weight, n, k).cols_range(cols);
+                gemm_packed(isa, x, weight, c, epilogue, scratch);
+            }
+            Stored::Bf16 { .. } => {}
+        })
+    }
+}
+
+/// Whether an instruction set has the dot product of `bf16` in hardware, so that a time of it says something.
+pub(super) fn has_bf16(isa: IsaKind) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let detected = smallmind_simd::Avx512Bf16::detect().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    let detected = false;
+    detected && isa == IsaKind::Avx512
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_of_bf16_hold() {
+        for isa in IsaKind::available().iter().copied().filter(|&isa| isa == IsaKind::Scalar || has_bf16(isa)) {
+            for (m, n, k) in [(1, 1, 1), (5, 70, 33), (70, 5, 33), (16, 48, 301), (40, 40, 40)] {
+                for product in [Product::nn, Product::nt, Product::tn] {
+                    for accumulate in [false, true] {
+                        check(isa, Product { accumulate, ..product(m, n, k) });
+                    }
+                }
+            }
+        }
+    }
+
+    fn check(isa: IsaKind, product: Product) {
+        for threads in [1, 2, 3] {
+            let (mut pool, on) = (Pool::new(threads).unwrap(), Target { isa, threads });
+            let mut work = Products::bf16(product, on).unwrap();
+            work.reset();
+            assert!(work.check().is_err());
+            work.run(&mut pool, 0, 1).unwrap();
+            work.check().unwrap_or_else(|wrong| panic!("{product:?} on {isa}, {threads} threads: {wrong}"));
+            work.c[0] += 0.01;
+            assert!(work.check().is_err());
+        }
+    }
+
+    #[test]
+    fn the_engines_route_comes_first() {
+        let names = |routes: Vec<(Route, &'static str)>| routes.into_iter().map(|(_, name)| name).collect::<Vec<_>>();
+        let flat = |product: Product, threads| names(flat_routes(product, threads));
+        assert_eq!(flat(Product::nt(4, 64, 8), 1), ["gemv", "gemm"]);
+        assert_eq!(flat(Product::nt(20, 64, 8), 2), ["gemm by columns", "gemm by rows", "gemv in passes"]);
+        assert_eq!(flat(Product::nn(64, 12, 8), 2)[0], "gemm by rows");
+        assert_eq!(flat(Product::tn(64, 12, 8), 1), ["gemm"]);
+        assert_eq!(names(packed_routes(1, 64, 8, 2)), ["packed by columns", "packed by rows"]);
+        assert_eq!(names(packed_routes(1, 64, 8, 1)), ["packed by columns"]);
+    }
+}
