@@ -22,8 +22,8 @@ const CHECKED: (usize, usize) = (12, 24);
 /// A product that an op computes with weights in rows of `f32`, if one does.
 pub(super) fn flat(product: Product, on: Target) -> Result<Option<Engine>, GraphError> {
     let Product { m, n, k, .. } = product;
-    let engine = match (product.a, product.b, product.accumulate) {
-        (Layout::Normal, Layout::Transposed, false) => return linear(product, None, on).map(Some),
+    match (product.a, product.b, product.accumulate) {
+        (Layout::Normal, Layout::Transposed, false) => linear(product, None, on).map(Some),
         (Layout::Normal, Layout::Normal, false) => {
             let mut op = OneOp::new(m);
             let (dy, a) = op.input(SEED_A, 0.5, k)?;
@@ -31,7 +31,8 @@ pub(super) fn flat(product: Product, on: Target) -> Result<Option<Engine>, Graph
             let weight = op.param(b)?;
             let dx = op.timed(Op::LinearGradInput { weight }, &[dy])?;
             op.result("C", dx[0]);
-            op.ready(None, on, Box::new(move |found| compare(product, found, Factors::of(product, a, b), None)))?
+            let reference = Reference::new(product, a, b);
+            op.ready(None, on, Box::new(move |found| reference.compare(found))).map(Some)
         }
         (Layout::Transposed, Layout::Normal, true) => {
             let mut op = OneOp::new(k).writing(Writes::Gradients);
@@ -40,12 +41,11 @@ pub(super) fn flat(product: Product, on: Target) -> Result<Option<Engine>, Graph
             let weight = op.param(c)?;
             op.timed(Op::LinearGradWeight { weight }, &[dy, x])?;
             op.gradient("C", weight);
-            let before = Some(c.other(1));
-            op.ready(None, on, Box::new(move |found| compare(product, found, Factors::of(product, a, b), before)))?
+            let reference = Reference { before: Some(c.other(1)), ..Reference::new(product, a, b) };
+            op.ready(None, on, Box::new(move |found| reference.compare(found))).map(Some)
         }
-        _ => return Ok(None),
-    };
-    Ok(Some(engine))
+        _ => Ok(None),
+    }
 }
 
 /// A linear layer of a session: its weight is stored in `format`, packed as products read it.
@@ -62,59 +62,62 @@ fn linear(product: Product, weights: Option<Format>, on: Target) -> Result<Engin
     let y = op.timed(Op::Linear { weight, bias: None }, &[x])?;
     op.result("C", y[0]);
     let format = weights.unwrap_or(Format::F32);
-    let row = move |i: usize| match format {
-        Format::Q8_0 => quantized(&a.row(i)),
-        Format::F32 | Format::F16 | Format::Bf16 => stored(Format::F32, &a.row(i)),
-    };
-    let factors = move || Factors { row: Box::new(row), col: Box::new(move |j| stored(format, &b.row(j))) };
-    op.ready(weights, on, Box::new(move |found| compare(product, found, factors(), None)))
+    // Rows that meet blocks of bytes become such blocks too; others stay f32.
+    let of_rows = if format == Format::Q8_0 { format } else { Format::F32 };
+    let reference = Reference { formats: [of_rows, format], ..Reference::new(product, a, b) };
+    op.ready(weights, on, Box::new(move |found| reference.compare(found)))
 }
 
-/// The factors of a product as they are multiplied: a row of the left one, a column of the right one.
-pub(super) struct Factors {
-    pub(super) row: Box<dyn Fn(usize) -> Vec<f64>>,
-    pub(super) col: Box<dyn Fn(usize) -> Vec<f64>>,
-}
-
-impl Factors {
-    /// Factors in `f32`, which lie in the product's layouts.
-    pub(super) fn of(product: Product, a: Values, b: Values) -> Self {
-        let row = move |i| match product.a {
-            Layout::Normal => (0..product.k).map(|t| a.wide(i, t)).collect(),
-            Layout::Transposed => (0..product.k).map(|t| a.wide(t, i)).collect(),
-        };
-        let col = move |j| match product.b {
-            Layout::Normal => (0..product.k).map(|t| b.wide(t, j)).collect(),
-            Layout::Transposed => (0..product.k).map(|t| b.wide(j, t)).collect(),
-        };
-        Self { row: Box::new(row), col: Box::new(col) }
-    }
-}
-
-/// Holds a product, the one output of its case, against sums in `f64`; `before` is what it was added to.
-pub(super) fn compare(
+/// What a product should be.
+#[derive(Clone, Copy)]
+pub(super) struct Reference {
     product: Product,
-    found: &Found<'_>,
-    factors: Factors,
-    before: Option<Values>,
-) -> Result<(), Wrong> {
-    let Product { m, n, k, .. } = product;
-    let all = m * n * k <= ALL_CHECKED;
-    let (rows, cols) = (sampled(m, if all { m } else { CHECKED.0 }), sampled(n, if all { n } else { CHECKED.1 }));
-    let cols: Vec<_> = cols.into_iter().map(|col| (col, (factors.col)(col))).collect();
-    // The kernels' bound is k + 4 roundings of the sum of magnitudes. They add up like a random walk: far below that, while a term that is
-    // missing or wrong lies far above.
-    let relative = EPSILON * (8.0 + 2.0 * (k as f64).sqrt()).min(k as f64 + 4.0);
-    for row in rows {
-        let left = (factors.row)(row);
-        for (col, right) in &cols {
-            let old = before.map_or(0.0, |before| before.wide(row, *col));
-            let terms = || left.iter().zip(right).map(|(a, b)| a * b);
-            let size = terms().map(f64::abs).sum::<f64>() + old.abs();
-            found.close(0, (row, *col), terms().sum::<f64>() + old, relative * size)?;
-        }
+    a: Values,
+    b: Values,
+    /// What the factors are rounded to before they are multiplied.
+    pub(super) formats: [Format; 2],
+    /// What the product is added to.
+    pub(super) before: Option<Values>,
+}
+
+impl Reference {
+    /// Of factors in `f32`, which lie in the product's layouts.
+    pub(super) fn new(product: Product, a: Values, b: Values) -> Self {
+        Self { product, a, b, formats: [Format::F32; 2], before: None }
     }
-    Ok(())
+
+    fn row(&self, i: usize) -> Vec<f64> {
+        let at = |t| if self.product.a == Layout::Normal { self.a.at(i, t) } else { self.a.at(t, i) };
+        let row: Vec<f32> = (0..self.product.k).map(at).collect();
+        if self.formats[0] == Format::Q8_0 { quantized(&row) } else { stored(self.formats[0], &row) }
+    }
+
+    fn col(&self, j: usize) -> Vec<f64> {
+        let at = |t| if self.product.b == Layout::Normal { self.b.at(t, j) } else { self.b.at(j, t) };
+        let col: Vec<f32> = (0..self.product.k).map(at).collect();
+        stored(self.formats[1], &col)
+    }
+
+    /// Holds the one output of a case against sums in `f64`.
+    pub(super) fn compare(&self, found: &Found<'_>) -> Result<(), Wrong> {
+        let Product { m, n, k, .. } = self.product;
+        let all = m * n * k <= ALL_CHECKED;
+        let (rows, cols) = (sampled(m, if all { m } else { CHECKED.0 }), sampled(n, if all { n } else { CHECKED.1 }));
+        let cols: Vec<_> = cols.into_iter().map(|col| (col, self.col(col))).collect();
+        // The kernels' bound is k + 4 roundings of the sum of magnitudes. They add up like a random walk: far below that, while a term that is
+        // missing or wrong lies far above.
+        let relative = EPSILON * (8.0 + 2.0 * (k as f64).sqrt()).min(k as f64 + 4.0);
+        for row in rows {
+            let left = self.row(row);
+            for (col, right) in &cols {
+                let old = self.before.map_or(0.0, |before| before.wide(row, *col));
+                let terms = || left.iter().zip(right).map(|(a, b)| a * b);
+                let size = terms().map(f64::abs).sum::<f64>() + old.abs();
+                found.close(0, (row, *col), terms().sum::<f64>() + old, relative * size)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
