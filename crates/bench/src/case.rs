@@ -1,4 +1,4 @@
-//! What is measured: a kernel with its shape, and what it costs at least.
+//! What is measured: a kernel with its shape, and the least that it costs.
 
 use std::fmt;
 
@@ -8,12 +8,12 @@ use smallmind_kernels::activation::Gelu;
 use smallmind_kernels::matmul::Layout;
 use smallmind_profile::Roofs;
 
-/// Which way through an operation.
+/// The direction of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
-    /// The result.
+    /// Computes the result.
     Forward,
-    /// The gradients, of parameters too.
+    /// Computes the gradients of inputs and parameters.
     Backward,
 }
 
@@ -26,7 +26,7 @@ impl fmt::Display for Pass {
     }
 }
 
-/// Which norm.
+/// The kind of a norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
     /// LayerNorm with a bias.
@@ -81,17 +81,17 @@ impl Product {
 /// Causal attention: `len` queries at the end of `context` keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attention {
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// Heads of keys and values.
+    /// Number of key and value heads, a divisor of `heads`.
     pub kv_heads: usize,
-    /// Queries.
+    /// Number of queries.
     pub len: usize,
-    /// Keys.
+    /// Number of keys.
     pub context: usize,
-    /// Columns of a head.
+    /// Features of a head.
     pub head_dim: usize,
-    /// Output or gradients.
+    /// Output, or gradients of queries, keys and values.
     pub pass: Pass,
 }
 
@@ -100,7 +100,7 @@ pub struct Attention {
 pub enum Problem {
     /// A product of matrices.
     Matmul(Product),
-    /// A product `x·Wᵀ` whose weight has been packed once and for all.
+    /// A product `x·Wᵀ` whose weight is packed for products in advance, as a session does.
     PackedMatmul {
         /// Rows of x.
         m: usize,
@@ -116,22 +116,22 @@ pub enum Problem {
         /// Its columns.
         k: usize,
     },
-    /// Attention.
+    /// Causal attention of one sequence.
     Attention(Attention),
     /// A norm of `rows` rows of `cols` features.
     Norm {
-        /// Which.
+        /// LayerNorm or RMSNorm.
         kind: NormKind,
         /// Tokens.
         rows: usize,
         /// Features.
         cols: usize,
-        /// Output or gradients.
+        /// Output, or gradients of input and parameters.
         pass: Pass,
     },
-    /// GELU.
+    /// GELU, element by element.
     Gelu {
-        /// How many.
+        /// Number of elements.
         elements: usize,
         /// Exact or by tanh.
         kind: Gelu,
@@ -163,7 +163,7 @@ pub enum Problem {
         /// Columns of a head.
         head_dim: usize,
     },
-    /// Rows of a table, or their gradients added to it.
+    /// Looks up rows of a table, or adds their gradients to it.
     Embedding {
         /// Tokens.
         rows: usize,
@@ -171,7 +171,7 @@ pub enum Problem {
         vocab: usize,
         /// Columns.
         cols: usize,
-        /// Looking up or adding back.
+        /// The rows, or the table's gradient.
         pass: Pass,
     },
     /// Softmax cross-entropy on logits.
@@ -185,26 +185,26 @@ pub enum Problem {
     },
     /// One step of AdamW.
     AdamW {
-        /// Parameters.
+        /// Number of parameters.
         elements: usize,
     },
-    /// The sum of all squares.
+    /// The sum of the squares of all gradients, in blocks.
     SumOfSquares {
-        /// How many.
+        /// Number of elements.
         elements: usize,
     },
 }
 
-/// The least work of a kernel: each operand's bytes counted once.
+/// The least work of a kernel. The bytes of each operand are counted once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost {
-    /// Operations; an exponential or a root counts as one.
+    /// Floating-point operations; an exponential or a root counts as one.
     pub flops: f64,
     /// Bytes read.
     pub read: f64,
     /// Bytes written.
     pub written: f64,
-    /// Whether what is written is what was read.
+    /// Whether the memory that is written is also the memory that is read.
     pub in_place: bool,
 }
 
@@ -284,7 +284,7 @@ impl Problem {
         }
     }
 
-    /// What it costs at least, in `f32`.
+    /// The least that it costs in `f32`.
     pub fn cost(&self) -> Cost {
         let cost = |flops, read, written| Cost { flops, read: read * F32, written: written * F32, in_place: false };
         let backward = |pass| pass == Pass::Backward;
@@ -355,14 +355,14 @@ fn gelu_name(kind: Gelu) -> &'static str {
     }
 }
 
-/// A problem to be measured, and words to find it by.
+/// A problem to be measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Case {
     /// The kernel and its shape.
     pub problem: Problem,
     /// The format of a packed weight, or else of all that a kernel reads. What it writes is `f32`.
     pub format: Format,
-    /// Words such as a preset's name or a layer's path.
+    /// Words that filters find it by, such as a preset's name or a layer's path.
     pub tags: Vec<String>,
 }
 
@@ -372,7 +372,7 @@ impl Case {
         Self { problem, ..self.clone() }
     }
 
-    /// What it costs at least.
+    /// The least that it costs.
     pub fn cost(&self) -> Cost {
         let mut cost = self.problem.cost();
         let block = self.format.block();
@@ -389,8 +389,8 @@ impl Case {
         cost
     }
 
-    /// Operations in 1e9 a second that its arithmetic reaches at best. Packed weights in `f16` and `bf16` are widened on their way into
-    /// multiply-adds of `f32`; those in `q8_0` are multiplied as bytes.
+    /// The roof of its arithmetic, in 1e9 operations a second. Packed weights in `f16` and `bf16` are widened and
+    /// multiplied in `f32`; those in `q8_0` are multiplied as bytes.
     pub(crate) fn peak(&self, roofs: &Roofs) -> f64 {
         let narrow = match (self.format, self.problem) {
             (Format::Bf16, Problem::Matmul(_)) => roofs.bf16_gflops,
@@ -400,7 +400,8 @@ impl Case {
         narrow.unwrap_or(roofs.f32_gflops)
     }
 
-    /// Whether each of `filters` is met: one of its words, which commas part, is found in the kernel's name, the shape or a tag.
+    /// Whether the case meets every filter. A filter is a list of words separated by commas; it is met if one of them
+    /// occurs in the kernel's name, the shape or a tag.
     pub fn matches(&self, filters: &[String]) -> bool {
         let text =
             format!("{}/{} {} {}", self.problem.kernel(), self.format, self.problem.shape(), self.tags.join(" "));

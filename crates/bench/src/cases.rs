@@ -15,28 +15,28 @@ const FORWARD_TOKENS: [usize; 5] = [1, 8, 64, 512, 2048];
 const PACKED_TOKENS: [usize; 5] = [1, 8, 64, SessionOptions::CHUNK, 512];
 /// Tokens of the products of its gradients.
 const BACKWARD_TOKENS: [usize; 3] = [64, 512, 2048];
-/// Tokens of an output head: the engine computes the logits of more in chunks.
+/// The most tokens of an output head: the engine computes logits of more tokens in chunks.
 const HEAD_TOKENS: usize = 512;
 /// Presets whose linear layers are measured.
 const PRESETS: [&str; 7] =
     ["nanogpt-cpu", "gpt2-124m", "nanogpt-gpu", "seed-deep", "smollm2-135m", "qwen2.5-0.5b", "llama-3.2-1b"];
-/// The one of which they are measured in `bf16` too.
+/// The preset whose layers are measured in `bf16` too.
 const NARROW_PRESET: &str = "gpt2-124m";
-/// Of these, how many belong to the cases that are measured unasked.
+/// How many of them, from the first on, belong to [`Extent::Default`].
 const DEFAULT_PRESETS: usize = 2;
-/// Bytes that the operands of a case may take.
+/// The most bytes that the operands of a case may take.
 const MAX_BYTES: f64 = 2.0 * (1u64 << 30) as f64;
 
-/// Cases, and those that can't be measured.
+/// Cases to be measured, and cases that can't be.
 #[derive(Clone, Debug, Default)]
 pub struct Cases {
-    /// To be measured.
+    /// The cases to be measured.
     pub cases: Vec<Case>,
-    /// Left out, with the reason.
+    /// Cases that are left out, each with the reason.
     pub left_out: Vec<String>,
 }
 
-/// How many of the cases are wanted.
+/// Which cases are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     /// All but the layers of most presets.
@@ -75,14 +75,14 @@ impl Cases {
         Ok(list)
     }
 
-    /// Those that `filters` meet.
+    /// The cases that meet `filters`.
     pub fn filtered(mut self, filters: &[String]) -> Self {
         self.cases.retain(|case| case.matches(filters));
         self.left_out.retain(|text| filters.iter().all(|f| f.split(',').any(|word| text.contains(word.trim()))));
         self
     }
 
-    /// Adds a case, or its tags to the one that is there.
+    /// Adds a case in `f32`, or its tags if the case is there already.
     fn add(&mut self, problem: Problem, tags: &[&str]) {
         self.add_in(Format::F32, problem, tags);
     }
@@ -123,7 +123,7 @@ impl Cases {
         self.add(Problem::Matmul(product), tags);
     }
 
-    /// The linear layers of a preset and their gradients; its layers are alike, so one of them stands for all.
+    /// The linear layers of a preset and their gradients. Blocks are alike, so that one of them is enough.
     fn preset(&mut self, name: &str, weights: Format) -> Result<(), GraphError> {
         let Some(preset) = preset::PRESETS.iter().find(|preset| preset.name == name) else { return Ok(()) };
         let mut config = preset.config();

@@ -1,9 +1,12 @@
 //! Every kernel, measured beside what this machine can do and beside rivals.
 //!
-//! A [`Case`] is a kernel with its shape. A [`Bench`] first measures the machine's [`Roofs`], then, for each case, holds the kernel's result
-//! against its `f64` reference, times it on all workers, and times rivals in turn with it. A [`Row`] says how long it took, and which share of
-//! the lowest roof that is. A case that an op of the engine computes is run as a graph of that op, planned and executed as in a model, and its
-//! time is that of the op's steps; softmax, cross-entropy on logits and products of `bf16`, which are no ops, are calls of their kernels.
+//! A [`Case`] is a kernel with its shape. A [`Bench`] first measures the machine's [`Roofs`]. For each case it then
+//! compares the result with an `f64` reference, times the case on all workers, and times rivals in turn with it. A
+//! [`Row`] holds the time and the fraction of the lowest roof that it reaches.
+//!
+//! A case that an op of the engine computes is run as a graph of that op, planned and executed as in a model. Its time
+//! is that of the op's steps. Softmax, cross-entropy on logits and products of `bf16` are no ops: they are timed as
+//! calls of their kernels.
 //!
 //! ```
 //! use std::time::Duration;
@@ -41,7 +44,7 @@
 //! | what is measured | [`Case`], [`Problem`], [`Cases`] |
 //! | rivals | [`Rival`], with the protocol in its module |
 //! | what comes of it | [`Row`], [`RecordFormat`], [`Baseline`] |
-//! | the first SmallMind's workload, and what each remedy is worth | [`SeedBench`] |
+//! | the first SmallMind's workload, and the speed-up of each remedy | [`SeedBench`] |
 //!
 //! Not here: training as a whole, and the rivals themselves.
 //!

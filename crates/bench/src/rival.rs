@@ -11,8 +11,8 @@
 //! here  → {"op":"quit"}
 //! ```
 //!
-//! A process has one case prepared at a time. What it says is outside input: anything but an answer to the question is an error, after
-//! which the process is not asked again.
+//! A process has one case prepared at a time. What it says is outside input: anything but an answer to the question is
+//! an error, after which the process is not asked again.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};

@@ -8,7 +8,7 @@ use crate::case::{Case, Cost};
 /// Version of the records.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// What bounds a kernel on this machine.
+/// Which of the machine's roofs is the lowest for a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Bound {
@@ -38,11 +38,11 @@ pub struct Row {
     pub schema_version: u32,
     /// The kernel, or `roof`.
     pub kernel: String,
-    /// The format of a packed weight, or of all that it reads.
+    /// The format of a packed weight, or else of all that the kernel reads.
     pub dtype: String,
     /// Its shape.
     pub shape: String,
-    /// Where the shape comes from.
+    /// Words that say where the shape comes from.
     pub tags: String,
     /// Workers.
     pub threads: usize,
@@ -72,7 +72,7 @@ pub struct Row {
     pub vs_smallmind: Option<f64>,
     /// With candidates side by side: whether this is the one that the engine takes.
     pub chosen: Option<bool>,
-    /// Why there is no time.
+    /// Why there is no time; `null` where there is one.
     pub error: Option<String>,
 }
 
@@ -118,7 +118,7 @@ impl Row {
         }
     }
 
-    /// Enters the seconds of an iteration in each sample.
+    /// Enters the samples: seconds of an iteration each.
     pub fn enter(&mut self, samples: &[f64], case: &Case, roofs: &Roofs) {
         let Some(median) = median(samples) else { return };
         let cost = case.cost();
@@ -132,7 +132,7 @@ impl Row {
         self.bound = Some(bound);
     }
 
-    /// What makes a row the same as one of another record.
+    /// What identifies a row in different records.
     pub fn key(&self) -> (&str, &str, &str, usize, &str, &str) {
         (&self.kernel, &self.dtype, &self.shape, self.threads, &self.isa, &self.contender)
     }
@@ -147,7 +147,8 @@ pub fn median(samples: &[f64]) -> Option<f64> {
     Some(if sorted.len() % 2 == 1 { upper } else { (upper + sorted[middle - 1]) / 2.0 })
 }
 
-/// The seconds that the roofs allow a kernel whose arithmetic reaches `peak` operations in 1e9 a second, and which of them is the lowest.
+/// The least seconds that the roofs allow, and which roof is the lowest. `peak` is the roof of the kernel's arithmetic,
+/// in 1e9 operations a second.
 fn least_seconds(cost: &Cost, peak: f64, roofs: &Roofs) -> (f64, Bound) {
     let compute = cost.flops / peak / 1e9;
     let moved = cost.read + cost.written;

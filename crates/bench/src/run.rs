@@ -16,12 +16,12 @@ use crate::work::{self, Target, Work};
 /// The name of this library among contenders.
 pub const OWN: &str = "smallmind";
 
-/// What is compared.
+/// Which ways to compute a case are timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Routes {
-    /// The engine's choice alone.
+    /// As the engine computes it.
     Chosen,
-    /// All candidates of the cases that have several.
+    /// The kernels between which the engine chooses, each called by itself; cases without a choice are skipped.
     All,
 }
 
@@ -34,21 +34,21 @@ pub struct Bench {
     pub threads: Vec<usize>,
     /// The cases.
     pub cases: Cases,
-    /// Words that filter: only here to decide whether the roofs are wanted as rows.
+    /// The filters of the cases. Roofs become rows where all of these allow the word `roof`.
     pub filters: Vec<String>,
-    /// How times are taken.
+    /// How many samples are taken, and how long they are.
     pub sampling: Sampling,
-    /// How roofs are taken.
+    /// How much time the roofs take.
     pub effort: Effort,
-    /// Whether candidates are compared.
+    /// Whether the engine or its candidates are timed.
     pub routes: Routes,
-    /// An earlier record.
+    /// An earlier record to compare with.
     pub baseline: Option<Baseline>,
     /// This library's version.
     pub version: String,
 }
 
-/// What a measurement came to, beside its rows.
+/// Findings of a measurement, beside its rows.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// Wrong results and failed rivals, a sentence each.
@@ -166,8 +166,8 @@ impl Bench {
         Who { contender, version: self.version.clone(), isa: self.isa.name().to_owned() }
     }
 
-    /// Takes the samples. A process has one case prepared at a time, so its contenders take part one after the other, each in turn with this
-    /// library's routes.
+    /// Takes the samples. A process has one case prepared at a time, so its contenders take part one after the other,
+    /// each in turn with this library's routes.
     fn compete(
         &self,
         case: &Case,
@@ -225,7 +225,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Notes what the rows show.
+    /// Collects errors, ratios and lags from the rows.
     fn conclude(&self, case: &Case, entries: Vec<Entry>, outcome: &mut Outcome) -> Vec<Row> {
         let rows: Vec<Row> = entries.into_iter().map(|entry| entry.row).collect();
         for row in &rows {

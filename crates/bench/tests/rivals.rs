@@ -8,7 +8,10 @@ use smallmind_kernels::Format;
 use smallmind_profile::roofs::Effort;
 use smallmind_simd::IsaKind;
 
-const HELLO: &str = r#"echo '{"rival":"fake","version":"7","contenders":[{"name":"one","kernels":["matmul/f32"]},{"name":"two","version":"8","kernels":["matmul/f32"]}]}'"#;
+const HELLO: &str = r#"
+printf '%s' '{"rival":"fake","version":"7","contenders":[{"name":"one","kernels":["matmul/f32"]},'
+echo '{"name":"two","version":"8","kernels":["matmul/f32"]}]}'
+"#;
 
 /// Answers everything; an iteration takes a millisecond. `$prepare` is what comes of preparing.
 const LOOP: &str = r#"

@@ -5,8 +5,8 @@ use crate::format::{RecordFormat, quoted};
 use super::row::{SeedPart, SeedRow};
 
 /// The columns of a CSV record.
-pub const SEED_CSV_HEADER: &str = "part,name,threads,isa,runs,tokens,unit,now,ms_per_forward,bytes_per_token,factor,over_naive,then,\
-                                   then_bytes_per_token,target,note,error";
+pub const SEED_CSV_HEADER: &str = "part,name,threads,isa,runs,tokens,unit,now,ms_per_forward,bytes_per_token,factor,\
+                                   over_naive,then,then_bytes_per_token,target,note,error";
 
 /// Writes rows one after the other.
 #[derive(Clone, Debug)]

@@ -20,8 +20,9 @@ const HEADS: usize = 3;
 /// Queries at its end, with as many keys, whose gradients a check looks at: only they see those keys.
 const TAIL: usize = 64;
 
-/// The kernels' bounds: of the output and the log-sum-exps, and of gradients, as a part of the greatest of them or of 1.
+/// The kernels' bound of the output and the log-sum-exps, as a fraction of the greatest of them, at least of 1.
 const OUTPUT: f64 = 4e-6;
+/// The same of gradients.
 const GRADIENT: f64 = 1e-5;
 
 /// The heads of a case, and where they lie among the columns of queries, keys and values.

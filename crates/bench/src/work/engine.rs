@@ -1,14 +1,15 @@
 //! A graph of one op, planned and run as the engine runs every graph.
 //!
 //! ```text
-//! inputs    rows of tables of noise, looked up by position: in the arena, where the op's neighbours would have left them
+//! inputs    rows of tables of noise, looked up by position: values in the arena, as other ops would leave them
 //! the op    its steps are timed
 //! results   in the arena or among the gradients, kept for the check
 //! ```
 //!
-//! **What a time is.** The executor runs the whole graph, and a [`Recorder`] hears when each worker begins and ends each step, as it does for
-//! `smallmind profile`. A run's time is that from the moment at which the first worker begins the op to that at which the last one ends it: the
-//! op's steps and the barriers between them, without the inputs, the barrier before the op and the entry into the pool.
+//! **What a time includes.** The executor runs the whole graph, with a [`Recorder`] as its probe, as `smallmind
+//! profile` does. The time of a run is that from the first worker's beginning of the op to the last worker's end of it.
+//! It includes the steps of the op and the barriers between them. It excludes the inputs, the barrier before the op and
+//! the entry into the pool.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use smallmind_profile::Recorder;
 use super::values::Values;
 use super::{Found, Output, Target, Work, Wrong};
 
-/// Tokens of a sequence at most: longer batches are several sequences, so that tables of inputs stay small.
+/// The most tokens of a sequence. Longer batches are several sequences, so that the tables of inputs stay small.
 const SEQUENCE: usize = 4096;
 
 /// Compares what has been computed with the reference.
@@ -95,7 +96,7 @@ impl OneOp {
     pub(super) fn input(&mut self, seed: u64, limit: f32, cols: usize) -> Result<(ValueId, Values), GraphError> {
         let values = Values::new(seed, limit, self.tokens.len().min(SEQUENCE), cols);
         let table = self.param(values)?;
-        // A table for every position of a long past would be large, and its one token is as good an index.
+        // A table of all positions of a long past would be large, and the one token of such a batch is an index too.
         let index = if self.past > 0 { Index::Tokens } else { Index::Positions };
         Ok((self.b.value_of(Op::Embedding { table, index }, &[])?, values))
     }
@@ -117,12 +118,13 @@ impl OneOp {
         self.results.push((name, self.b.graph().shape(value).cols, Place::Value));
     }
 
-    /// A parameter's gradient that is checked. Before a run it is [`Values::other`] of the parameter's values, number 1.
+    /// A parameter's gradient that is checked. After a reset it is [`Values::other`] of the parameter, number 1.
     pub(super) fn gradient(&mut self, name: &'static str, id: ParamId) {
         self.results.push((name, self.cols(id), Place::Gradient(id)));
     }
 
-    /// A parameter that is checked, and its moments, which are [`Values::other`] number 2 and [`second_moment`] of number 3 before a run.
+    /// A parameter that is checked, with its moments. After a reset these are [`Values::other`] of the parameter,
+    /// number 2, and [`second_moment`] of number 3.
     pub(super) fn updated(&mut self, name: &'static str, moments: [&'static str; 2], id: ParamId) {
         self.results.push((name, self.cols(id), Place::Parameter(id)));
         for (which, name) in moments.into_iter().enumerate() {
@@ -278,6 +280,6 @@ impl Work for Engine {
     }
 }
 
-/// The numbers of every run: late in a training, where biases of moments need no correction.
+/// The scalars of every run: late in a training, where moments need no bias correction.
 pub(super) const SCALARS: Scalars =
     Scalars { loss_scale: 1.0, dropout_seed: 0, dropout_step: 0, learning_rate: 1e-3, step: 100_000 };

@@ -1,5 +1,6 @@
-//! Kernels that are no op of the engine, called by each worker on its window of the output; and two of them: softmax of whole rows, and
-//! cross-entropy on logits. The engine has the first within attention and the second between the products of its output head.
+//! Calls of kernels that are no op of the engine: each worker calls the kernel on its own window of the output. Two
+//! such kernels are here: softmax of whole rows, and cross-entropy on logits. The engine computes them within attention
+//! and within its output head.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -39,15 +40,19 @@ pub(super) fn parts(threads: usize) -> impl Iterator<Item = Part> {
     (0..threads).map(move |index| Part { index, count: threads })
 }
 
-/// The matrix cut at the ends of `ranges`, which follow each other and cover its rows.
-pub(super) fn split_rows<'a>(mat: MatMut<'a>, ranges: &[Range<usize>]) -> Vec<MatMut<'a>> {
+/// The matrix in windows of these many rows or columns, one after the other; `at` splits it along that dimension.
+pub(super) fn split<'a>(
+    mat: MatMut<'a>,
+    sizes: impl Iterator<Item = usize>,
+    at: fn(MatMut<'a>, usize) -> (MatMut<'a>, MatMut<'a>),
+) -> Vec<MatMut<'a>> {
     let mut rest = Some(mat);
-    let part = |range: &Range<usize>| {
-        let (part, after) = rest.take()?.split_at_row(range.len());
+    let window = |size| {
+        let (window, after) = at(rest.take()?, size);
         rest = Some(after);
-        Some(part)
+        Some(window)
     };
-    ranges.iter().filter_map(part).collect()
+    sizes.filter_map(window).collect()
 }
 
 /// What is computed of each row.
@@ -146,8 +151,8 @@ impl<'a> WithIsa for Shares<'a> {
         let RowKernel { kind, on, values: Values { rows, cols, .. }, targets, logits, losses } = self.0;
         let (kind, cols, targets): (_, _, &'a [u32]) = (*kind, *cols, targets);
         let ranges: Vec<_> = parts(on.threads).map(|part| part.range(*rows, ROW_GRANULE)).collect();
-        let logits = split_rows(MatMut::new(logits, *rows, cols), &ranges);
-        let losses = split_rows(MatMut::new(losses, *rows, 1), &ranges);
+        let split = |mat| split(mat, ranges.iter().map(Range::len), MatMut::split_at_row);
+        let (logits, losses) = (split(MatMut::new(logits, *rows, cols)), split(MatMut::new(losses, *rows, 1)));
         let share = |((range, mut logits), mut losses): ((Range<usize>, MatMut<'a>), MatMut<'a>)| -> Share<'a> {
             let targets = &targets[range];
             match kind {

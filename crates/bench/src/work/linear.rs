@@ -68,7 +68,7 @@ fn linear(product: Product, weights: Option<Format>, on: Target) -> Result<Engin
     op.ready(weights, on, Box::new(move |found| reference.compare(found)))
 }
 
-/// What a product should be.
+/// The expected answer of a product.
 #[derive(Clone, Copy)]
 pub(super) struct Reference {
     product: Product,
@@ -104,8 +104,8 @@ impl Reference {
         let all = m * n * k <= ALL_CHECKED;
         let (rows, cols) = (sampled(m, if all { m } else { CHECKED.0 }), sampled(n, if all { n } else { CHECKED.1 }));
         let cols: Vec<_> = cols.into_iter().map(|col| (col, self.col(col))).collect();
-        // The kernels' bound is k + 4 roundings of the sum of magnitudes. They add up like a random walk: far below that, while a term that is
-        // missing or wrong lies far above.
+        // The kernels' bound is k + 4 roundings of the sum of magnitudes. Roundings add up like a random walk, to far
+        // less; a term that is missing or wrong is far more.
         let relative = EPSILON * (8.0 + 2.0 * (k as f64).sqrt()).min(k as f64 + 4.0);
         for row in rows {
             let left = self.row(row);

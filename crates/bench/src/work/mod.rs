@@ -1,8 +1,12 @@
 //! Cases with their memory: how they are run, and how results are checked.
 //!
-//! What an op of the engine computes is run as a graph of that op ([`engine`]). What no op expresses is run as calls of a kernel
-//! ([`kernel`], [`products`]): softmax and cross-entropy, which the engine has only within attention and within its output head; products of
-//! `bf16`; products that no gradient is; and the kernels between which the engine chooses, one beside the other.
+//! What an op of the engine computes is run as a graph of that op ([`engine`]). What no op computes is run as calls of
+//! a kernel ([`kernel`], [`products`]):
+//!
+//! * softmax and cross-entropy, which the engine computes within attention and within its output head;
+//! * products of `bf16` factors, and products that are neither a linear layer nor its gradient (`tn` without
+//!   accumulation);
+//! * the kernels between which the engine chooses, since a plan has only the one that was chosen.
 
 mod attention;
 mod engine;
@@ -32,12 +36,12 @@ pub(crate) struct Target {
 
 /// A case ready to be run.
 pub(crate) trait Work {
-    /// The ways to compute it; the engine's own choice comes first.
+    /// The ways to compute it. The engine's own choice comes first.
     fn routes(&self) -> Vec<&'static str> {
         vec![crate::OWN]
     }
 
-    /// Puts operands into their first state, fills what is overwritten with NaN and what is added to with numbers.
+    /// Sets the operands. Fills memory that a run overwrites with NaN, and memory that a run adds to with numbers.
     fn reset(&mut self);
 
     /// The seconds that `iterations` iterations by the route of that index take on all workers of `pool`.
@@ -192,8 +196,9 @@ fn checked_rows(rows: usize, cols: usize) -> Vec<usize> {
 mod tests {
     use super::*;
 
-    /// Runs every route of a case on every instruction set and on several numbers of threads, and checks. The check must fail before a run
-    /// and after a reset, as it would for a kernel that writes nothing, and for single elements that are not written or a little off.
+    /// Runs every route of a case on every instruction set and on several numbers of threads, and checks the result.
+    /// The check must fail before a run and after a reset, as for a kernel that writes nothing. It must fail if a
+    /// single element is NaN or a little off.
     pub(crate) fn holds(problem: Problem) {
         holds_in(problem, Format::F32);
     }
@@ -211,7 +216,7 @@ mod tests {
                         work.reset();
                         assert!(work.check().is_err(), "{case}: nothing has been computed yet");
                         let seconds = work.run(&mut pool, route, 1).unwrap();
-                        assert!(seconds >= 0.0 && seconds < 100.0, "{case}: {seconds} s");
+                        assert!((0.0..100.0).contains(&seconds), "{case}: {seconds} s");
                         let what = format!("{case} on {isa}, {threads} threads, {}", work.routes()[route]);
                         work.check().unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
                         if (route, threads) == (0, 1) {
@@ -226,9 +231,7 @@ mod tests {
     }
 
     fn finds_spoiled_elements(work: &dyn Work, case: &Case) {
-        let outputs = work.outputs();
-        for which in 0..outputs.len() {
-            let data = outputs[which].data;
+        for (which, Output { name, data, .. }) in work.outputs().into_iter().enumerate() {
             let size = data.iter().fold(1e-2_f32, |most, x| most.max(x.abs()));
             for at in sampled(data.len(), 5) {
                 for spoiled in [f32::NAN, data[at] + 2e-3 * size, data[at] - 2e-3 * size] {
@@ -237,7 +240,7 @@ mod tests {
                     let mut found = Found(work.outputs());
                     found.0[which].data = &copy;
                     let wrong = found.check(|found| work.compare(found)).expect_err(&format!("{case}: {at}"));
-                    assert!(wrong.what.starts_with(outputs[which].name), "{case}: {wrong}");
+                    assert!(wrong.what.starts_with(name), "{case}: {wrong}");
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! Products as calls of their kernels: those that no op computes, those of `bf16`, and the candidates among which the engine chooses.
+//! Products as calls of their kernels: those that no op computes, those of `bf16`, and the kernels between which the
+//! engine chooses.
 
 use std::ops::Range;
 
@@ -11,7 +12,7 @@ use smallmind_kernels::matmul::{
 use smallmind_kernels::{Format, Mat, MatMut};
 use smallmind_simd::{Bf16Dot, Isa, IsaError, IsaKind, Scalar, WithIsa};
 
-use super::kernel::{Share, parts, seconds, split_rows};
+use super::kernel::{Share, parts, seconds, split};
 use super::linear::{Reference, SEED_A, SEED_B};
 use super::values::Values;
 use super::{Found, Output, Target, Work, Wrong};
@@ -80,7 +81,8 @@ impl Products {
         Ok(Self { product, on, routes, stored, reference, c: Buffer::zeroed(m * n)?, scratch: vec![] })
     }
 
-    /// What each worker does under a cut: `call` of its rows, columns, window of the output and scratch of `scratch` elements.
+    /// What each worker does under a cut. It calls `call` with the operands, its rows and columns, that window of the
+    /// output and scratch of `scratch` elements.
     fn shares<'a>(
         &'a mut self,
         cut: Cut,
@@ -98,8 +100,8 @@ impl Products {
         let windows: Vec<Window> = parts(on.threads).map(|part| cut.window(*m, *n, part)).collect();
         let c = MatMut::new(c, *m, *n);
         let outputs = match cut {
-            Cut::Rows => split_rows(c, &windows.iter().map(|w| w.0.clone()).collect::<Vec<_>>()),
-            Cut::Columns => split_cols(c, &windows.iter().map(|w| w.1.clone()).collect::<Vec<_>>()),
+            Cut::Rows => split(c, windows.iter().map(|window| window.0.len()), MatMut::split_at_row),
+            Cut::Columns => split(c, windows.iter().map(|window| window.1.len()), MatMut::split_at_col),
         };
         let stored: &'a Stored = stored;
         let share = |((window, mut c), scratch): ((Window, MatMut<'a>), &'a mut Buffer)| -> Share<'a> {
@@ -138,17 +140,6 @@ fn filled(values: Values) -> Result<Buffer, GraphError> {
     let mut buffer = Buffer::zeroed(values.rows * values.cols)?;
     values.fill(&mut buffer);
     Ok(buffer)
-}
-
-/// The matrix cut at the ends of `ranges`, which follow each other and cover its columns.
-fn split_cols<'a>(mat: MatMut<'a>, ranges: &[Range<usize>]) -> Vec<MatMut<'a>> {
-    let mut rest = Some(mat);
-    let part = |range: &Range<usize>| {
-        let (part, after) = rest.take()?.split_at_col(range.len());
-        rest = Some(after);
-        Some(part)
-    };
-    ranges.iter().filter_map(part).collect()
 }
 
 /// A factor `[rows, cols]` that lies in `data` in a layout.

@@ -126,11 +126,12 @@ pub(super) fn embedding(rows: usize, vocab: usize, cols: usize, pass: Pass, on: 
     let (dy, gradient) = op.input(2, 0.5, cols)?;
     op.timed(Op::EmbeddingGrad { table, index: Index::Tokens }, &[dy])?;
     op.gradient("dtable", table);
-    // A row of the table gets the sum of all gradients with its id; rows of no token stay. Of a large table, the rows of some tokens are checked.
+    // Only the rows of some tokens are checked in a large table.
     let checked: Vec<usize> = match checked_rows(vocab, cols) {
         all if all.len() == vocab => all,
         _ => checked_rows(rows, cols).into_iter().map(|row| tokens[row] as usize).collect(),
     };
+    // A row of the table gets the sum of the gradients of all tokens with its id.
     let want = move |row: usize| {
         let same: Vec<usize> = (0..rows).filter(|r| tokens[*r] as usize == row).collect();
         let terms = |of: &dyn Fn(f64) -> f64| {

@@ -12,7 +12,7 @@ use super::{ALL_CHECKED, EPSILON, Found, Target, Wrong, sampled};
 /// With such betas the moments don't become subnormal, however many steps without gradient are timed.
 const SPEC: AdamWSpec = AdamWSpec { beta1: 0.99, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
 
-/// AdamW on one parameter. The first step clips gradients to about half; later ones find none, since a step zeroes them.
+/// AdamW on one parameter. The first step clips gradients to about half; later ones find zeros, which a step leaves.
 pub(super) fn adamw(elements: usize, on: Target) -> Result<Engine, GraphError> {
     let mut op = OneOp::new(0).writing(Writes::Parameters);
     let values = Values::new(1, 0.5, 1, elements);

@@ -9,7 +9,8 @@ pub(crate) fn noise(seed: u64, index: usize) -> f32 {
     (mixed >> 40) as f32 / (1u64 << 24) as f32 - 0.5
 }
 
-/// A matrix `[rows, cols]` of noise. Elements are computed when they are asked for, so that a check needs no copy of what a kernel has read.
+/// A matrix `[rows, cols]` of noise. Elements are computed when they are asked for, so that a check needs no copy of
+/// the operands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Values {
     pub(super) seed: u64,
