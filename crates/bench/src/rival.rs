@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use smallmind_kernels::Format;
 
-use crate::case::Case;
+use crate::case::{Case, Problem};
 use crate::error::BenchError;
 
 /// How long a rival may take for an answer: starting an interpreter and compiling a kernel take their time.
@@ -106,8 +107,12 @@ impl Rival {
         Ok(rival)
     }
 
-    /// Its contenders that compute `kernel/dtype`; none once it has failed.
+    /// Its contenders that compute `kernel/dtype`; none once it has failed. No rival multiplies rows of `f32` by weights that
+    /// are stored in another format.
     pub fn contenders(&self, case: &Case) -> Vec<Contender> {
+        if matches!(case.problem, Problem::PackedMatmul { .. }) && case.format != Format::F32 {
+            return vec![];
+        }
         let kernel = format!("{}/{}", case.problem.kernel(), case.format);
         let computes = |c: &&Contender| !self.broken && c.kernels.contains(&kernel);
         self.hello.contenders.iter().filter(computes).cloned().collect()

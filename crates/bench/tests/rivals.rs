@@ -84,6 +84,16 @@ fn what_a_rival_cannot_do_has_no_row() {
 }
 
 #[test]
+fn no_rival_is_asked_for_weights_in_another_format() {
+    let hello =
+        r#"echo '{"rival":"x","version":"1","contenders":[{"name":"one","kernels":["matmul/bf16"]}]}'; cat >&2"#;
+    let rival = start(hello).unwrap();
+    let asked = |problem| rival.contenders(&Case { problem, format: Format::Bf16, tags: vec![] }).len();
+    assert_eq!(asked(Problem::Matmul(Product::nt(8, 8, 8))), 1);
+    assert_eq!(asked(Problem::PackedMatmul { m: 8, n: 8, k: 8 }), 0);
+}
+
+#[test]
 fn a_rival_that_fails_is_named_once_and_ours_goes_on() {
     for (prepare, why) in [
         ("exit 9", "ended at `prepare` (exit status: 9)"),

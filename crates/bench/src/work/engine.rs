@@ -278,6 +278,13 @@ impl Work for Engine {
     fn compare(&self, found: &Found<'_>) -> Result<(), Wrong> {
         (self.compare)(found)
     }
+
+    #[cfg(test)]
+    fn op_cost(&self) -> Option<smallmind_graph::Cost> {
+        let plan = self.executor.plan();
+        let node = &plan.graph().nodes()[plan.steps()[self.steps[0]].node().index()];
+        Some(smallmind_graph::cost(plan.graph(), node, &self.batch, plan.storage().map(|storage| &**storage)))
+    }
 }
 
 /// The scalars of every run: late in a training, where moments need no bias correction.

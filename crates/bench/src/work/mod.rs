@@ -53,6 +53,12 @@ pub(crate) trait Work {
     /// What has been computed.
     fn outputs(&self) -> Vec<Output<'_>>;
 
+    /// What the op costs by the count of the engine, where a case is an op.
+    #[cfg(test)]
+    fn op_cost(&self) -> Option<smallmind_graph::Cost> {
+        None
+    }
+
     /// Holds the outputs of one iteration after [`Work::reset`] against the `f64` reference, large ones in samples.
     ///
     /// # Errors
@@ -211,12 +217,15 @@ mod tests {
                 let on = Target { isa: *isa, threads };
                 let mut pool = Pool::new(threads).unwrap();
                 let engine = prepare(&case, on).unwrap().unwrap_or_else(|| panic!("{case} has no kernel"));
+                if let Some(op) = engine.op_cost() {
+                    costs_agree(&case, op);
+                }
                 for mut work in std::iter::once(engine).chain(candidates(&case, on).unwrap()) {
                     for route in 0..work.routes().len() {
                         work.reset();
                         assert!(work.check().is_err(), "{case}: nothing has been computed yet");
                         let seconds = work.run(&mut pool, route, 1).unwrap();
-                        assert!((0.0..100.0).contains(&seconds), "{case}: {seconds} s");
+                        assert!(seconds > 0.0 && seconds < 100.0, "{case}: {seconds} s");
                         let what = format!("{case} on {isa}, {threads} threads, {}", work.routes()[route]);
                         work.check().unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
                         if (route, threads) == (0, 1) {
@@ -228,6 +237,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// The op that is timed has the shape that its case names: the engine and the case count nearly the same work. (Packed
+    /// weights fill up their last strip.)
+    fn costs_agree(case: &Case, op: smallmind_graph::Cost) {
+        let named = case.cost();
+        let near = |a: f64, b: f64| (a - b).abs() <= 0.3 * a.max(b) + 1200.0;
+        let bytes = (op.bytes_read + op.bytes_written, named.read + named.written);
+        assert!(near(op.flops, named.flops) && near(bytes.0, bytes.1), "{case} is {named:?}, its op {op:?}");
     }
 
     fn finds_spoiled_elements(work: &dyn Work, case: &Case) {

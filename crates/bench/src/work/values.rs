@@ -25,9 +25,9 @@ impl Values {
         Self { seed, limit, rows, cols }
     }
 
-    /// A matrix of the same shape with other elements.
-    pub(super) fn other(self, seed: u64) -> Self {
-        Self { seed: self.seed + 16 * seed, ..self }
+    /// A matrix of the same shape and limit with other elements, which depend on `number`.
+    pub(super) fn other(self, number: u64) -> Self {
+        Self { seed: self.seed + 16 * number, ..self }
     }
 
     /// An element; rows beyond the last begin again with the first.

@@ -9,10 +9,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use smallmind::bench::{
     Baseline, Bench as Measurement, Cases, Extent, Outcome as Measured, RecordFormat, Rival, Routes, Sampling,
 };
+use smallmind::kernels::Format;
 use smallmind::profile::roofs::Effort;
 
 use super::failure::{Failure, Outcome, usage};
-use super::models::WeightsArg;
+use super::models::format_parser;
 use super::settings::Settings;
 use super::{output, units};
 
@@ -44,8 +45,9 @@ struct Kernels {
     /// The layers of all presets too
     #[arg(long)]
     all: bool,
-    #[command(flatten)]
-    weights: WeightsArg,
+    /// The format of packed weights, whose cases are called `packed`
+    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = format_parser())]
+    weights: Format,
     /// Few and short samples
     #[arg(long)]
     quick: bool,
@@ -72,12 +74,12 @@ struct Kernels {
     list: bool,
     /// How the record is written [default: a table; json with --json]
     #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT")]
-    output: Option<Written>,
+    output: Option<Form>,
 }
 
 /// Forms of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Written {
+enum Form {
     /// A Markdown table
     Md,
     /// An array of objects
@@ -89,12 +91,12 @@ enum Written {
 }
 
 /// The form asked for: of a record that goes to a terminal, a table.
-fn format(asked: Option<Written>, settings: &Settings) -> RecordFormat {
+fn record_format(asked: Option<Form>, settings: &Settings) -> RecordFormat {
     match asked {
-        Some(Written::Md) => RecordFormat::Markdown,
-        Some(Written::Json) => RecordFormat::Json,
-        Some(Written::Jsonl) => RecordFormat::JsonLines,
-        Some(Written::Csv) => RecordFormat::Csv,
+        Some(Form::Md) => RecordFormat::Markdown,
+        Some(Form::Json) => RecordFormat::Json,
+        Some(Form::Jsonl) => RecordFormat::JsonLines,
+        Some(Form::Csv) => RecordFormat::Csv,
         None if settings.is_json() => RecordFormat::Json,
         None => RecordFormat::Text,
     }
@@ -115,7 +117,7 @@ impl Kernels {
         if self.list {
             return list(&cases, settings);
         }
-        let format = format(self.output, settings);
+        let format = record_format(self.output, settings);
         let mut rivals = self.rivals.iter().map(|command| Rival::start(command)).collect::<Result<Vec<_>, _>>()?;
         let fail_on = self.fail_on;
         let bench = self.measurement(cases, settings)?;
@@ -132,7 +134,7 @@ impl Kernels {
 
     /// The cases asked for. A filter that finds none among those measured unasked is meant for all.
     fn cases(&self) -> anyhow::Result<Cases> {
-        let find = |extent| Ok::<_, anyhow::Error>(Cases::of(extent, self.weights.weights)?.filtered(&self.filters));
+        let find = |extent| Ok::<_, anyhow::Error>(Cases::of(extent, self.weights)?.filtered(&self.filters));
         let mut cases = find(if self.all { Extent::All } else { Extent::Default })?;
         if cases.cases.is_empty() && !self.all {
             cases = find(Extent::All)?;
