@@ -68,8 +68,8 @@ impl Executor {
         &self.plan
     }
 
-    /// Fills the arena with NaN, so that a read of what no step has written is seen in the results. Builds with debug assertions do so before
-    /// each run.
+    /// Fills the arena with NaN, so that an element which the next run does not write is seen in its results. Builds with
+    /// debug assertions do so before each run.
     pub fn spoil(&mut self) {
         self.arena.fill(f32::NAN);
     }
