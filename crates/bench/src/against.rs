@@ -95,14 +95,14 @@ fn csv(text: &str) -> Result<Vec<Earlier>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::Format;
+    use crate::format::RecordFormat;
     use crate::row::roof_rows;
 
     #[test]
     fn a_record_is_compared_in_each_of_its_forms() {
         let dir = tempfile::tempdir().unwrap();
         let rows = roof_rows(&crate::row::tests::roofs(), "1");
-        for format in [Format::Json, Format::JsonLines, Format::Csv] {
+        for format in [RecordFormat::Json, RecordFormat::JsonLines, RecordFormat::Csv] {
             let path = dir.path().join("record");
             let body: String = rows.iter().enumerate().map(|(i, row)| format.row(i, row)).collect();
             fs::write(&path, format!("{}{body}{}", format.begin(), format.end())).unwrap();

@@ -1,35 +1,19 @@
-//! What is measured: a kernel with its shape, and what it costs at least.
+//! What is measured: a kernel with its shape, and the least that it costs.
 
 use std::fmt;
 
 use serde_json::{Value, json};
+use smallmind_kernels::Format;
 use smallmind_kernels::activation::Gelu;
 use smallmind_kernels::matmul::Layout;
+use smallmind_profile::Roofs;
 
-/// The numbers that a kernel computes with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Dtype {
-    /// Single precision.
-    F32,
-    /// Brain floats, added up in single precision.
-    Bf16,
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        })
-    }
-}
-
-/// Which way through an operation.
+/// The direction of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
-    /// The result.
+    /// Computes the result.
     Forward,
-    /// The gradients, of parameters too.
+    /// Computes the gradients of inputs and parameters.
     Backward,
 }
 
@@ -42,7 +26,7 @@ impl fmt::Display for Pass {
     }
 }
 
-/// Which norm.
+/// The kind of a norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
     /// LayerNorm with a bias.
@@ -97,17 +81,17 @@ impl Product {
 /// Causal attention: `len` queries at the end of `context` keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attention {
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// Heads of keys and values.
+    /// Number of key and value heads, a divisor of `heads`.
     pub kv_heads: usize,
-    /// Queries.
+    /// Number of queries.
     pub len: usize,
-    /// Keys.
+    /// Number of keys.
     pub context: usize,
-    /// Columns of a head.
+    /// Features of a head.
     pub head_dim: usize,
-    /// Output or gradients.
+    /// Output, or gradients of queries, keys and values.
     pub pass: Pass,
 }
 
@@ -116,7 +100,7 @@ pub struct Attention {
 pub enum Problem {
     /// A product of matrices.
     Matmul(Product),
-    /// A product `x·Wᵀ` whose weight has been packed once and for all.
+    /// A product `x·Wᵀ` whose weight is packed for products in advance, as a session does.
     PackedMatmul {
         /// Rows of x.
         m: usize,
@@ -132,22 +116,22 @@ pub enum Problem {
         /// Its columns.
         k: usize,
     },
-    /// Attention.
+    /// Causal attention of one sequence.
     Attention(Attention),
     /// A norm of `rows` rows of `cols` features.
     Norm {
-        /// Which.
+        /// LayerNorm or RMSNorm.
         kind: NormKind,
         /// Tokens.
         rows: usize,
         /// Features.
         cols: usize,
-        /// Output or gradients.
+        /// Output, or gradients of input and parameters.
         pass: Pass,
     },
-    /// GELU.
+    /// GELU, element by element.
     Gelu {
-        /// How many.
+        /// Number of elements.
         elements: usize,
         /// Exact or by tanh.
         kind: Gelu,
@@ -179,7 +163,7 @@ pub enum Problem {
         /// Columns of a head.
         head_dim: usize,
     },
-    /// Rows of a table, or their gradients added to it.
+    /// Looks up rows of a table, or adds their gradients to it.
     Embedding {
         /// Tokens.
         rows: usize,
@@ -187,7 +171,7 @@ pub enum Problem {
         vocab: usize,
         /// Columns.
         cols: usize,
-        /// Looking up or adding back.
+        /// The rows, or the table's gradient.
         pass: Pass,
     },
     /// Softmax cross-entropy on logits.
@@ -201,26 +185,26 @@ pub enum Problem {
     },
     /// One step of AdamW.
     AdamW {
-        /// Parameters.
+        /// Number of parameters.
         elements: usize,
     },
-    /// The sum of all squares.
+    /// The sum of the squares of all gradients, in blocks.
     SumOfSquares {
-        /// How many.
+        /// Number of elements.
         elements: usize,
     },
 }
 
-/// The least work of a kernel: each operand's bytes counted once.
+/// The least work of a kernel. The bytes of each operand are counted once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost {
-    /// Operations; an exponential or a root counts as one.
+    /// Floating-point operations; an exponential or a root counts as one.
     pub flops: f64,
     /// Bytes read.
     pub read: f64,
     /// Bytes written.
     pub written: f64,
-    /// Whether what is written is what was read.
+    /// Whether the memory that is written is also the memory that is read.
     pub in_place: bool,
 }
 
@@ -300,7 +284,7 @@ impl Problem {
         }
     }
 
-    /// What it costs at least, in `f32`.
+    /// The least that it costs in `f32`.
     pub fn cost(&self) -> Cost {
         let cost = |flops, read, written| Cost { flops, read: read * F32, written: written * F32, in_place: false };
         let backward = |pass| pass == Pass::Backward;
@@ -371,38 +355,63 @@ fn gelu_name(kind: Gelu) -> &'static str {
     }
 }
 
-/// A problem to be measured, and words to find it by.
+/// A problem to be measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Case {
     /// The kernel and its shape.
     pub problem: Problem,
-    /// What it computes with.
-    pub dtype: Dtype,
-    /// Words such as a preset's name or a layer's path.
+    /// The format of a packed weight, or else of all that a kernel reads. What it writes is `f32`.
+    pub format: Format,
+    /// Words that filters find it by, such as a preset's name or a layer's path.
     pub tags: Vec<String>,
 }
 
 impl Case {
-    /// What it costs at least. Of the operands of `bf16` products only the output, and what it is added to, is `f32`.
+    /// Another problem in the same format.
+    pub(crate) fn with(&self, problem: Problem) -> Self {
+        Self { problem, ..self.clone() }
+    }
+
+    /// The least that it costs.
     pub fn cost(&self) -> Cost {
         let mut cost = self.problem.cost();
-        if let (Dtype::Bf16, Problem::Matmul(Product { m, n, accumulate, .. })) = (self.dtype, self.problem) {
-            let added = if accumulate { 4.0 * (m * n) as f64 } else { 0.0 };
-            cost.read = (cost.read - added) / 2.0 + added;
-        }
+        let block = self.format.block();
+        let bytes = block.bytes as f64 / block.elements as f64;
+        let (narrow, wide) = match self.problem {
+            Problem::Matmul(Product { m, n, accumulate, .. }) => {
+                let added = if accumulate { F32 * (m * n) as f64 } else { 0.0 };
+                (cost.read - added, added)
+            }
+            Problem::PackedMatmul { m, k, .. } => (cost.read - F32 * (m * k) as f64, F32 * (m * k) as f64),
+            _ => return cost,
+        };
+        cost.read = narrow / F32 * bytes + wide;
         cost
     }
 
-    /// Whether each of `filters` is met: one of its words, which commas part, is found in the kernel's name, the shape or a tag.
+    /// The roof of its arithmetic, in 1e9 operations a second. Packed weights in `f16` and `bf16` are widened and
+    /// multiplied in `f32`; those in `q8_0` are multiplied as bytes.
+    pub(crate) fn peak(&self, roofs: &Roofs) -> f64 {
+        let narrow = match (self.format, self.problem) {
+            (Format::Bf16, Problem::Matmul(_)) => roofs.bf16_gflops,
+            (Format::Q8_0, _) => roofs.int8_gops,
+            _ => None,
+        };
+        narrow.unwrap_or(roofs.f32_gflops)
+    }
+
+    /// Whether the case meets every filter. A filter is a list of words separated by commas; it is met if one of them
+    /// occurs in the kernel's name, the shape or a tag.
     pub fn matches(&self, filters: &[String]) -> bool {
-        let text = format!("{}/{} {} {}", self.problem.kernel(), self.dtype, self.problem.shape(), self.tags.join(" "));
+        let text =
+            format!("{}/{} {} {}", self.problem.kernel(), self.format, self.problem.shape(), self.tags.join(" "));
         filters.iter().all(|filter| filter.split(',').any(|word| text.contains(word.trim())))
     }
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{} {}", self.problem.kernel(), self.dtype, self.problem.shape())
+        write!(f, "{}/{} {}", self.problem.kernel(), self.format, self.problem.shape())
     }
 }
 
@@ -414,7 +423,7 @@ mod tests {
     fn filters_are_all_met_by_one_of_their_words() {
         let case = Case {
             problem: Problem::Matmul(Product::nt(8, 768, 3072)),
-            dtype: Dtype::F32,
+            format: Format::F32,
             tags: vec!["gpt2-124m".into(), "mlp.down".into()],
         };
         let matches = |filters: &[&str]| case.matches(&filters.iter().map(|f| f.to_string()).collect::<Vec<_>>());
@@ -428,10 +437,15 @@ mod tests {
         let product = Problem::Matmul(Product { accumulate: true, ..Product::tn(2, 3, 5) }).cost();
         let narrow = Case {
             problem: Problem::Matmul(Product { accumulate: true, ..Product::tn(2, 3, 5) }),
-            dtype: Dtype::Bf16,
+            format: Format::Bf16,
             tags: vec![],
         };
         assert_eq!(narrow.cost().read, 2.0 * (10.0 + 15.0) + 4.0 * 6.0);
+        for (format, bytes) in [(Format::F32, 256.0), (Format::F16, 128.0), (Format::Bf16, 128.0), (Format::Q8_0, 68.0)]
+        {
+            let packed = Case { problem: Problem::PackedMatmul { m: 3, n: 2, k: 32 }, format, tags: vec![] };
+            assert_eq!(packed.cost().read, 4.0 * 96.0 + bytes, "{format}");
+        }
         assert_eq!(product, Cost { flops: 60.0, read: 4.0 * (10.0 + 15.0 + 6.0), written: 24.0, in_place: false });
         let decode = Attention { heads: 4, kv_heads: 2, len: 1, context: 10, head_dim: 8, pass: Pass::Forward };
         let cost = Problem::Attention(decode).cost();

@@ -1,10 +1,11 @@
 //! The list of cases.
 
 use smallmind_graph::{GraphError, Op};
+use smallmind_kernels::Format;
 use smallmind_kernels::activation::Gelu;
 use smallmind_model::{Purpose, SessionOptions, architecture, preset};
 
-use crate::case::{Attention, Case, Dtype, NormKind, Pass, Problem, Product};
+use crate::case::{Attention, Case, NormKind, Pass, Problem, Product};
 
 /// Sides of the square products.
 const SQUARES: [usize; 11] = [64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048];
@@ -14,28 +15,28 @@ const FORWARD_TOKENS: [usize; 5] = [1, 8, 64, 512, 2048];
 const PACKED_TOKENS: [usize; 5] = [1, 8, 64, SessionOptions::CHUNK, 512];
 /// Tokens of the products of its gradients.
 const BACKWARD_TOKENS: [usize; 3] = [64, 512, 2048];
-/// Tokens of an output head: the engine computes the logits of more in chunks.
+/// The most tokens of an output head: the engine computes logits of more tokens in chunks.
 const HEAD_TOKENS: usize = 512;
 /// Presets whose linear layers are measured.
 const PRESETS: [&str; 7] =
     ["nanogpt-cpu", "gpt2-124m", "nanogpt-gpu", "seed-deep", "smollm2-135m", "qwen2.5-0.5b", "llama-3.2-1b"];
-/// The one of which they are measured in `bf16` too.
+/// The preset whose layers are measured in `bf16` too.
 const NARROW_PRESET: &str = "gpt2-124m";
-/// Of these, how many belong to the cases that are measured unasked.
+/// How many of them, from the first on, belong to [`Extent::Default`].
 const DEFAULT_PRESETS: usize = 2;
-/// Bytes that the operands of a case may take.
+/// The most bytes that the operands of a case may take.
 const MAX_BYTES: f64 = 2.0 * (1u64 << 30) as f64;
 
-/// Cases, and those that can't be measured.
+/// Cases to be measured, and cases that can't be.
 #[derive(Clone, Debug, Default)]
 pub struct Cases {
-    /// To be measured.
+    /// The cases to be measured.
     pub cases: Vec<Case>,
-    /// Left out, with the reason.
+    /// Cases that are left out, each with the reason.
     pub left_out: Vec<String>,
 }
 
-/// How many of the cases are wanted.
+/// Which cases are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     /// All but the layers of most presets.
@@ -45,11 +46,11 @@ pub enum Extent {
 }
 
 impl Cases {
-    /// All cases of an extent.
+    /// All cases of an extent, with packed weights in `weights`.
     ///
     /// # Errors
     /// A preset whose graph can't be built.
-    pub fn of(extent: Extent) -> Result<Self, GraphError> {
+    pub fn of(extent: Extent, weights: Format) -> Result<Self, GraphError> {
         let mut list = Self::default();
         for side in SQUARES {
             for product in [Product::nn, Product::nt, Product::tn] {
@@ -61,11 +62,11 @@ impl Cases {
             Extent::All => &PRESETS,
         };
         for name in presets {
-            list.preset(name)?;
+            list.preset(name, weights)?;
         }
         list.narrow();
         list.few_rows();
-        list.gemv();
+        list.gemv(weights);
         list.attention();
         list.norms();
         list.elements();
@@ -74,20 +75,30 @@ impl Cases {
         Ok(list)
     }
 
-    /// Those that `filters` meet.
+    /// The cases that meet `filters`.
     pub fn filtered(mut self, filters: &[String]) -> Self {
         self.cases.retain(|case| case.matches(filters));
         self.left_out.retain(|text| filters.iter().all(|f| f.split(',').any(|word| text.contains(word.trim()))));
         self
     }
 
-    /// Adds a case, or its tags to the one that is there.
+    /// Adds a case in `f32`, or its tags if the case is there already.
     fn add(&mut self, problem: Problem, tags: &[&str]) {
-        self.add_case(Case { problem, dtype: Dtype::F32, tags: tags.iter().map(|t| t.to_string()).collect() });
+        self.add_in(Format::F32, problem, tags);
+    }
+
+    fn add_in(&mut self, format: Format, problem: Problem, tags: &[&str]) {
+        self.add_case(Case { problem, format, tags: tags.iter().map(|t| t.to_string()).collect() });
     }
 
     fn add_case(&mut self, case: Case) {
         let cost = case.cost();
+        if let Problem::PackedMatmul { k, .. } = case.problem
+            && !case.format.divides(k)
+        {
+            self.left_out.push(format!("{case} ({}): rows of {k} are no whole blocks", case.tags.join(" ")));
+            return;
+        }
         if cost.read + if cost.in_place { 0.0 } else { cost.written } > MAX_BYTES {
             self.left_out.push(format!(
                 "{case} ({}): more than {} GiB",
@@ -96,7 +107,7 @@ impl Cases {
             ));
             return;
         }
-        match self.cases.iter_mut().find(|c| c.problem == case.problem && c.dtype == case.dtype) {
+        match self.cases.iter_mut().find(|c| c.problem == case.problem && c.format == case.format) {
             Some(known) => {
                 for tag in case.tags {
                     if !known.tags.contains(&tag) {
@@ -112,8 +123,8 @@ impl Cases {
         self.add(Problem::Matmul(product), tags);
     }
 
-    /// The linear layers of a preset and their gradients; its layers are alike, so one of them stands for all.
-    fn preset(&mut self, name: &str) -> Result<(), GraphError> {
+    /// The linear layers of a preset and their gradients. Blocks are alike, so that one of them is enough.
+    fn preset(&mut self, name: &str, weights: Format) -> Result<(), GraphError> {
         let Some(preset) = preset::PRESETS.iter().find(|preset| preset.name == name) else { return Ok(()) };
         let mut config = preset.config();
         config.layers = 1;
@@ -127,7 +138,7 @@ impl Cases {
                 self.product(Product::nt(tokens, n, k), &[name, layer]);
             }
             for m in PACKED_TOKENS {
-                self.add(Problem::PackedMatmul { m, n, k }, &[name, layer]);
+                self.add_in(weights, Problem::PackedMatmul { m, n, k }, &[name, layer]);
             }
             for tokens in BACKWARD_TOKENS.into_iter().filter(|t| *t <= max) {
                 self.product(Product::nn(tokens, k, n), &[name, layer]);
@@ -143,7 +154,7 @@ impl Cases {
         let wanted =
             |case: &&Case| is_product(case) && case.tags.iter().any(|tag| tag == "square" || tag == NARROW_PRESET);
         let narrow: Vec<Case> =
-            self.cases.iter().filter(wanted).map(|case| Case { dtype: Dtype::Bf16, ..case.clone() }).collect();
+            self.cases.iter().filter(wanted).map(|case| Case { format: Format::Bf16, ..case.clone() }).collect();
         narrow.into_iter().for_each(|case| self.add_case(case));
     }
 
@@ -156,10 +167,10 @@ impl Cases {
         }
     }
 
-    fn gemv(&mut self) {
+    fn gemv(&mut self, weights: Format) {
         for (n, k) in [(4096, 4096), (2048, 8192), (49_152, 576)] {
             self.add(Problem::Gemv { n, k }, &["few-rows"]);
-            self.add(Problem::PackedMatmul { m: 1, n, k }, &["decode"]);
+            self.add_in(weights, Problem::PackedMatmul { m: 1, n, k }, &["decode"]);
         }
     }
 
@@ -229,7 +240,7 @@ mod tests {
 
     #[test]
     fn every_case_stands_once_and_presets_are_found() {
-        let all = Cases::of(Extent::All).unwrap();
+        let all = Cases::of(Extent::All, Format::F32).unwrap();
         let names: HashSet<String> = all.cases.iter().map(Case::to_string).collect();
         assert_eq!(names.len(), all.cases.len());
         for preset in PRESETS {
@@ -238,7 +249,7 @@ mod tests {
         for kernel in ["matmul", "gemv", "attention", "layer_norm", "rms_norm", "gelu", "swiglu", "softmax", "rope"] {
             assert!(all.cases.iter().any(|c| c.problem.kernel() == kernel), "{kernel}");
         }
-        let default = Cases::of(Extent::Default).unwrap();
+        let default = Cases::of(Extent::Default, Format::F32).unwrap();
         assert!(default.cases.len() < all.cases.len());
         assert!(default.cases.iter().all(|case| names.contains(&case.to_string())));
     }
@@ -251,8 +262,21 @@ mod tests {
     }
 
     #[test]
+    fn packed_weights_come_in_the_format_asked_for() {
+        let plain = Cases::of(Extent::All, Format::F32).unwrap();
+        let q8 = Cases::of(Extent::All, Format::Q8_0).unwrap();
+        let packed = |case: &&Case| matches!(case.problem, Problem::PackedMatmul { .. });
+        assert!(q8.cases.iter().filter(packed).all(|case| case.format == Format::Q8_0));
+        let others = |list: &Cases| list.cases.iter().filter(|case| !packed(case)).cloned().collect::<Vec<_>>();
+        assert_eq!(others(&q8), others(&plain));
+        let mut list = Cases::default();
+        list.add_in(Format::Q8_0, Problem::PackedMatmul { m: 1, n: 8, k: 33 }, &["odd"]);
+        assert!(list.cases.is_empty() && list.left_out[0].contains("no whole blocks"), "{list:?}");
+    }
+
+    #[test]
     fn gpt2_has_its_layers() {
-        let list = Cases::of(Extent::Default).unwrap().filtered(&["gpt2-124m".into(), "matmul".into()]);
+        let list = Cases::of(Extent::Default, Format::F32).unwrap().filtered(&["gpt2-124m".into(), "matmul".into()]);
         let has = |product| list.cases.iter().any(|c| c.problem == Problem::Matmul(product));
         assert!(has(Product::nt(512, 2304, 768)) && has(Product::nt(1, 50_257, 768)));
         assert!(has(Product::nn(64, 768, 3072)) && has(Product { accumulate: true, ..Product::tn(768, 3072, 2048) }));

@@ -14,17 +14,11 @@ pub enum BenchError {
     /// A model that can't be made or run.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The workload's model is no GPT-2 with biases and a head of its own.
+    /// The workload's model lacks a parameter of a GPT-2 with biases and a head of its own.
     #[error("the workload's model has no parameter `{name}`")]
     Parameter {
-        /// What it lacks.
+        /// The parameter.
         name: String,
-    },
-    /// No case meets the filters.
-    #[error("no case matches {filters}; `--list --all` shows all")]
-    NoCase {
-        /// The filters.
-        filters: String,
     },
     /// A rival that doesn't start, dies, falls silent or talks nonsense.
     #[error("rival `{command}`: {why}")]

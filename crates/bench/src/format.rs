@@ -4,7 +4,7 @@ use crate::row::Row;
 
 /// How a record is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum RecordFormat {
     /// Columns for a terminal.
     Text,
     /// A Markdown table.
@@ -21,7 +21,7 @@ pub enum Format {
 pub const CSV_HEADER: &str = "kernel,dtype,shape,tags,threads,isa,contender,version,runs,median_us,min_us,gflops,gbps,\
                               peak_fraction,bound,ratio,vs_smallmind,chosen,error";
 
-impl Format {
+impl RecordFormat {
     /// What stands before the first row.
     pub fn begin(self) -> String {
         match self {
@@ -166,26 +166,26 @@ mod tests {
         rows
     }
 
-    fn written(format: Format) -> String {
+    fn written(format: RecordFormat) -> String {
         let rows: String = rows().iter().enumerate().map(|(i, row)| format.row(i, row)).collect();
         format!("{}{rows}{}", format.begin(), format.end())
     }
 
     #[test]
     fn json_is_an_array_also_when_it_is_empty() {
-        let value: serde_json::Value = serde_json::from_str(&written(Format::Json)).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&written(RecordFormat::Json)).unwrap();
         assert_eq!(value.as_array().unwrap().len(), 2);
         assert_eq!(value[1]["ratio"], 1.25);
         assert_eq!(value[0]["bound"], "compute");
         let empty: serde_json::Value =
-            serde_json::from_str(&format!("{}{}", Format::Json.begin(), Format::Json.end())).unwrap();
+            serde_json::from_str(&format!("{}{}", RecordFormat::Json.begin(), RecordFormat::Json.end())).unwrap();
         assert_eq!(empty, serde_json::json!([]));
-        assert_eq!(written(Format::JsonLines).lines().count(), 2);
+        assert_eq!(written(RecordFormat::JsonLines).lines().count(), 2);
     }
 
     #[test]
     fn csv_comes_back() {
-        let records = csv_records(&written(Format::Csv));
+        let records = csv_records(&written(RecordFormat::Csv));
         assert_eq!(records.len(), 3);
         assert!(records.iter().all(|r| r.len() == 19), "{records:?}");
         assert_eq!(records[1][7], "1, \"two\"");
@@ -194,8 +194,8 @@ mod tests {
 
     #[test]
     fn tables_have_a_line_a_row() {
-        assert_eq!(written(Format::Markdown).lines().filter(|line| line.starts_with('|')).count(), 4);
-        let text = written(Format::Text);
+        assert_eq!(written(RecordFormat::Markdown).lines().filter(|line| line.starts_with('|')).count(), 4);
+        let text = written(RecordFormat::Text);
         assert!(text.contains("of roof") && text.contains("100 %") && text.contains("1.250 of before"), "{text}");
     }
 }

@@ -1,13 +1,18 @@
 //! Every kernel, measured beside what this machine can do and beside rivals.
 //!
-//! A [`Case`] is a kernel with its shape. A [`Bench`] first measures the machine's [`Roofs`], then, for each case, holds the kernel's result
-//! against its `f64` reference, times it on all workers the way in which the engine shares it out, and times rivals in turn with it. A
-//! [`Row`] says how long it took, and which share of the lowest roof that is.
+//! A [`Case`] is a kernel with its shape. A [`Bench`] first measures the machine's [`Roofs`]. For each case it then
+//! compares the result with an `f64` reference, times the case on all workers, and times rivals in turn with it. A
+//! [`Row`] holds the time and the fraction of the lowest roof that it reaches.
+//!
+//! A case that an op of the engine computes is run as a graph of that op, planned and executed as in a model. Its time
+//! is that of the op's steps. Softmax, cross-entropy on logits and products of `bf16` are no ops: they are timed as
+//! calls of their kernels.
 //!
 //! ```
 //! use std::time::Duration;
 //!
 //! use smallmind_bench::{Bench, BenchError, Cases, Extent, Routes, Sampling};
+//! use smallmind_kernels::Format;
 //! use smallmind_profile::roofs::Effort;
 //! use smallmind_simd::IsaKind;
 //!
@@ -15,7 +20,7 @@
 //! let bench = Bench {
 //!     isa: IsaKind::best(),
 //!     threads: vec![1],
-//!     cases: Cases::of(Extent::Default)?.filtered(&filters),
+//!     cases: Cases::of(Extent::Default, Format::F32)?.filtered(&filters),
 //!     filters,
 //!     sampling: Sampling { runs: 3, sample: Duration::from_micros(100) },
 //!     effort: Effort::QUICK,
@@ -37,10 +42,9 @@
 //! | subject | items |
 //! |---|---|
 //! | what is measured | [`Case`], [`Problem`], [`Cases`] |
-//! | how a kernel is shared out and checked | [`Work`] |
 //! | rivals | [`Rival`], with the protocol in its module |
-//! | what comes of it | [`Row`], [`Format`], [`Baseline`] |
-//! | the first SmallMind's workload, and what each remedy is worth | [`SeedBench`] |
+//! | what comes of it | [`Row`], [`RecordFormat`], [`Baseline`] |
+//! | the first SmallMind's workload, and the speed-up of each remedy | [`SeedBench`] |
 //!
 //! Not here: training as a whole, and the rivals themselves.
 //!
@@ -59,13 +63,12 @@ mod seed;
 mod work;
 
 pub use against::Baseline;
-pub use case::{Attention, Case, Cost, Dtype, NormKind, Pass, Problem, Product};
+pub use case::{Attention, Case, Cost, NormKind, Pass, Problem, Product};
 pub use cases::{Cases, Extent};
 pub use error::BenchError;
-pub use format::{CSV_HEADER, Format};
+pub use format::{CSV_HEADER, RecordFormat};
 pub use rival::Rival;
 pub use row::{Bound, Row, SCHEMA_VERSION, Who, median, roof_rows};
 pub use run::{Bench, OWN, Outcome, Routes};
 pub use sample::Sampling;
 pub use seed::{SEED_CSV_HEADER, SeedBench, SeedPart, SeedRow, SeedWriter, TOLERANCE, Workload};
-pub use work::{Share, Work, Wrong};

@@ -11,8 +11,8 @@
 //! here  → {"op":"quit"}
 //! ```
 //!
-//! A process has one case prepared at a time. What it says is outside input: anything but an answer to the question is an error, after
-//! which the process is not asked again.
+//! A process has one case prepared at a time. What it says is outside input: anything but an answer to the question is
+//! an error, after which the process is not asked again.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use smallmind_kernels::Format;
 
-use crate::case::Case;
+use crate::case::{Case, Problem};
 use crate::error::BenchError;
 
 /// How long a rival may take for an answer: starting an interpreter and compiling a kernel take their time.
@@ -106,9 +107,13 @@ impl Rival {
         Ok(rival)
     }
 
-    /// Its contenders that compute `kernel/dtype`; none once it has failed.
+    /// Its contenders that compute `kernel/dtype`; none once it has failed. No rival multiplies rows of `f32` by weights that
+    /// are stored in another format.
     pub fn contenders(&self, case: &Case) -> Vec<Contender> {
-        let kernel = format!("{}/{}", case.problem.kernel(), case.dtype);
+        if matches!(case.problem, Problem::PackedMatmul { .. }) && case.format != Format::F32 {
+            return vec![];
+        }
+        let kernel = format!("{}/{}", case.problem.kernel(), case.format);
         let computes = |c: &&Contender| !self.broken && c.kernels.contains(&kernel);
         self.hello.contenders.iter().filter(computes).cloned().collect()
     }
@@ -133,7 +138,7 @@ impl Rival {
             "op": "prepare",
             "contender": contender,
             "kernel": case.problem.kernel(),
-            "dtype": case.dtype.to_string(),
+            "dtype": case.format.to_string(),
             "params": case.problem.params(),
             "threads": threads,
         }))?;

@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 use smallmind_profile::Roofs;
 
-use crate::case::{Case, Cost, Dtype};
+use crate::case::{Case, Cost};
 
 /// Version of the records.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// What bounds a kernel on this machine.
+/// Which of the machine's roofs is the lowest for a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Bound {
@@ -38,11 +38,11 @@ pub struct Row {
     pub schema_version: u32,
     /// The kernel, or `roof`.
     pub kernel: String,
-    /// What it computes with.
+    /// The format of a packed weight, or else of all that the kernel reads.
     pub dtype: String,
     /// Its shape.
     pub shape: String,
-    /// Where the shape comes from.
+    /// Words that say where the shape comes from.
     pub tags: String,
     /// Workers.
     pub threads: usize,
@@ -72,7 +72,7 @@ pub struct Row {
     pub vs_smallmind: Option<f64>,
     /// With candidates side by side: whether this is the one that the engine takes.
     pub chosen: Option<bool>,
-    /// Why there is no time.
+    /// Why there is no time; `null` where there is one.
     pub error: Option<String>,
 }
 
@@ -90,14 +90,7 @@ pub struct Who {
 impl Row {
     /// A row without times.
     pub fn new(case: &Case, threads: usize, who: &Who) -> Self {
-        Self::named(
-            case.problem.kernel(),
-            &case.dtype.to_string(),
-            case.problem.shape(),
-            case.tags.join(" "),
-            threads,
-            who,
-        )
+        Self::named(case.problem.kernel(), case.format.name(), case.problem.shape(), case.tags.join(" "), threads, who)
     }
 
     fn named(kernel: &str, dtype: &str, shape: String, tags: String, threads: usize, who: &Who) -> Self {
@@ -125,10 +118,11 @@ impl Row {
         }
     }
 
-    /// Enters the seconds of an iteration in each sample.
-    pub fn enter(&mut self, samples: &[f64], cost: &Cost, dtype: Dtype, roofs: &Roofs) {
+    /// Enters the samples: seconds of an iteration each.
+    pub fn enter(&mut self, samples: &[f64], case: &Case, roofs: &Roofs) {
         let Some(median) = median(samples) else { return };
-        let (least, bound) = least_seconds(cost, dtype, roofs);
+        let cost = case.cost();
+        let (least, bound) = least_seconds(&cost, case.peak(roofs), roofs);
         self.runs = samples.len();
         self.median_us = Some(1e6 * median);
         self.min_us = samples.iter().copied().min_by(f64::total_cmp).map(|s| 1e6 * s);
@@ -138,7 +132,7 @@ impl Row {
         self.bound = Some(bound);
     }
 
-    /// What makes a row the same as one of another record.
+    /// What identifies a row in different records.
     pub fn key(&self) -> (&str, &str, &str, usize, &str, &str) {
         (&self.kernel, &self.dtype, &self.shape, self.threads, &self.isa, &self.contender)
     }
@@ -153,12 +147,9 @@ pub fn median(samples: &[f64]) -> Option<f64> {
     Some(if sorted.len() % 2 == 1 { upper } else { (upper + sorted[middle - 1]) / 2.0 })
 }
 
-/// The seconds that the roofs allow a kernel, and which of them is the lowest.
-fn least_seconds(cost: &Cost, dtype: Dtype, roofs: &Roofs) -> (f64, Bound) {
-    let peak = match dtype {
-        Dtype::F32 => roofs.f32_gflops,
-        Dtype::Bf16 => roofs.bf16_gflops.unwrap_or(roofs.f32_gflops),
-    };
+/// The least seconds that the roofs allow, and which roof is the lowest. `peak` is the roof of the kernel's arithmetic,
+/// in 1e9 operations a second.
+fn least_seconds(cost: &Cost, peak: f64, roofs: &Roofs) -> (f64, Bound) {
     let compute = cost.flops / peak / 1e9;
     let moved = cost.read + cost.written;
     let level = roofs.level(if cost.in_place { cost.read.max(cost.written) } else { moved });
@@ -222,6 +213,7 @@ pub fn roof_rows(roofs: &Roofs, version: &str) -> Vec<Row> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use smallmind_kernels::Format;
     use smallmind_profile::roofs::Bandwidth;
 
     use super::*;
@@ -241,7 +233,7 @@ pub(crate) mod tests {
             threads: 2,
             f32_gflops: 100.0,
             bf16_gflops: Some(200.0),
-            int8_gops: None,
+            int8_gops: Some(400.0),
             exp_gops: 10.0,
             levels: vec![
                 level("L2/2", 1 << 20, 100.0),
@@ -255,17 +247,26 @@ pub(crate) mod tests {
 
     #[test]
     fn the_lowest_roof_counts() {
-        let square = Problem::Matmul(Product::nn(512, 512, 512)).cost();
-        let (seconds, bound) = least_seconds(&square, Dtype::F32, &roofs());
+        let least = |problem: Problem, format| {
+            let case = Case { problem, format, tags: vec![] };
+            least_seconds(&case.cost(), case.peak(&roofs()), &roofs())
+        };
+        let square = Problem::Matmul(Product::nn(512, 512, 512));
+        let (seconds, bound) = least(square, Format::F32);
         assert!((seconds - 2.0 * 512f64.powi(3) / 1e11).abs() < 1e-12 && bound == Bound::Compute);
-        assert_eq!(least_seconds(&square, Dtype::Bf16, &roofs()).0, seconds / 2.0);
-        let stream = Problem::Gemv { n: 8192, k: 8192 }.cost();
-        let (seconds, bound) = least_seconds(&stream, Dtype::F32, &roofs());
+        assert_eq!(least(square, Format::Bf16).0, seconds / 2.0);
+        let stream = Problem::Gemv { n: 8192, k: 8192 };
+        let (seconds, bound) = least(stream, Format::F32);
         assert!((seconds / (4.0 * 8192.0 * 8192.0 / 1e10) - 1.0).abs() < 1e-3 && bound == Bound::Memory);
-        let update = Problem::AdamW { elements: 1 << 26 }.cost();
-        assert!((least_seconds(&update, Dtype::F32, &roofs()).0 - 32.0 * f64::from(1 << 26) / 15e9).abs() < 1e-9);
-        let tiny = Problem::Matmul(Product::nn(2, 2, 2)).cost();
-        assert_eq!(least_seconds(&tiny, Dtype::F32, &roofs()).1, Bound::Latency);
+        // A packed weight takes the bytes of its format, and is multiplied in f32.
+        let packed = |m, format| least(Problem::PackedMatmul { m, n: 8192, k: 8192 }, format);
+        assert!((packed(1, Format::Bf16).0 / seconds - 0.5).abs() < 1e-3);
+        assert!((packed(1, Format::Q8_0).0 / seconds - 17.0 / 64.0).abs() < 1e-3);
+        assert_eq!(packed(512, Format::Bf16), packed(512, Format::F32));
+        assert_eq!(packed(512, Format::Q8_0), (packed(512, Format::F32).0 / 4.0, Bound::Compute));
+        let update = least(Problem::AdamW { elements: 1 << 26 }, Format::F32).0;
+        assert!((update - 32.0 * f64::from(1 << 26) / 15e9).abs() < 1e-9);
+        assert_eq!(least(Problem::Matmul(Product::nn(2, 2, 2)), Format::F32).1, Bound::Latency);
     }
 
     #[test]
@@ -278,7 +279,7 @@ pub(crate) mod tests {
     #[test]
     fn roofs_are_rows_like_others() {
         let rows = roof_rows(&roofs(), "1");
-        assert_eq!(rows.len(), 2 + 12 + 2);
+        assert_eq!(rows.len(), 3 + 12 + 2);
         assert!(rows.iter().all(|row| row.median_us.is_some() && row.kernel == "roof"));
         assert_eq!(rows[0].median_us, Some(1e4));
     }

@@ -11,17 +11,17 @@ use crate::error::BenchError;
 use crate::rival::{Contender, Rival};
 use crate::row::{Row, Who, median, roof_rows};
 use crate::sample::{Player, Sampling, Stage};
-use crate::work::{self, Work};
+use crate::work::{self, Target, Work};
 
 /// The name of this library among contenders.
 pub const OWN: &str = "smallmind";
 
-/// What is compared.
+/// Which ways to compute a case are timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Routes {
-    /// The engine's choice alone.
+    /// As the engine computes it.
     Chosen,
-    /// All candidates of the cases that have several.
+    /// The kernels between which the engine chooses, each called by itself; cases without a choice are skipped.
     All,
 }
 
@@ -34,21 +34,21 @@ pub struct Bench {
     pub threads: Vec<usize>,
     /// The cases.
     pub cases: Cases,
-    /// Words that filter: only here to decide whether the roofs are wanted as rows.
+    /// The filters of the cases. Roofs become rows where all of these allow the word `roof`.
     pub filters: Vec<String>,
-    /// How times are taken.
+    /// How many samples are taken, and how long they are.
     pub sampling: Sampling,
-    /// How roofs are taken.
+    /// How much time the roofs take.
     pub effort: Effort,
-    /// Whether candidates are compared.
+    /// Whether the engine or its candidates are timed.
     pub routes: Routes,
-    /// An earlier record.
+    /// An earlier record to compare with.
     pub baseline: Option<Baseline>,
     /// This library's version.
     pub version: String,
 }
 
-/// What a measurement came to, beside its rows.
+/// Findings of a measurement, beside its rows.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// Wrong results and failed rivals, a sentence each.
@@ -102,8 +102,15 @@ impl Bench {
                 }
             }
             for case in &self.cases.cases {
-                let Some(mut work) = work::prepare(case, self.isa).map_err(BenchError::from)? else {
-                    outcome.left_out.push(format!("{case}: {} has no such kernel", self.isa));
+                let on = Target { isa: self.isa, threads };
+                let prepared = match self.routes {
+                    Routes::Chosen => work::prepare(case, on),
+                    Routes::All => work::candidates(case, on),
+                };
+                let Some(mut work) = prepared.map_err(BenchError::from)? else {
+                    if self.routes == Routes::Chosen {
+                        outcome.left_out.push(format!("{case}: {} has no such kernel", self.isa));
+                    }
                     continue;
                 };
                 for row in self.case(case, &mut *work, &mut pool, &roofs, rivals, &mut outcome)? {
@@ -129,26 +136,23 @@ impl Bench {
         outcome: &mut Outcome,
     ) -> Result<Vec<Row>, BenchError> {
         let threads = pool.threads();
-        let mut routes = work.routes(threads);
-        match self.routes {
-            Routes::Chosen => routes.truncate(1),
-            Routes::All if routes.len() < 2 => return Ok(vec![]),
-            Routes::All => {}
+        let mut routes = work.routes();
+        if self.routes == Routes::Chosen {
+            routes.truncate(1);
         }
-        let mut stage = Stage { work, pool, isa: self.isa };
+        let stage = &mut Stage { work, pool };
         let mut entries = Vec::with_capacity(routes.len());
         for (route, name) in routes.iter().enumerate() {
             let mut row = Row::new(case, threads, &self.own(name));
             row.chosen = (self.routes == Routes::All).then_some(route == 0);
             stage.work.reset();
-            stage.run(route, 1)?;
+            stage.work.run(stage.pool, route, 1).map_err(BenchError::from)?;
             row.error = stage.work.check().err().map(|wrong| format!("wrong result: {wrong}"));
             entries.push(Entry { row, samples: vec![] });
         }
-        self.compete(case, &mut stage, &mut entries, rivals)?;
-        let cost = case.cost();
+        self.compete(case, stage, &mut entries, rivals)?;
         for entry in &mut entries {
-            entry.row.enter(&entry.samples, &cost, case.dtype, roofs);
+            entry.row.enter(&entry.samples, case, roofs);
             entry.row.ratio = self.baseline.as_ref().and_then(|baseline| baseline.ratio(&entry.row));
         }
         Ok(self.conclude(case, entries, outcome))
@@ -162,8 +166,8 @@ impl Bench {
         Who { contender, version: self.version.clone(), isa: self.isa.name().to_owned() }
     }
 
-    /// Takes the samples. A process has one case prepared at a time, so its contenders take part one after the other, each in turn with this
-    /// library's routes.
+    /// Takes the samples. A process has one case prepared at a time, so its contenders take part one after the other,
+    /// each in turn with this library's routes.
     fn compete(
         &self,
         case: &Case,
@@ -221,7 +225,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Notes what the rows show.
+    /// Collects errors, ratios and lags from the rows.
     fn conclude(&self, case: &Case, entries: Vec<Entry>, outcome: &mut Outcome) -> Vec<Row> {
         let rows: Vec<Row> = entries.into_iter().map(|entry| entry.row).collect();
         for row in &rows {
@@ -250,10 +254,11 @@ mod tests {
     use std::time::Duration;
 
     use smallmind_graph::GraphError;
+    use smallmind_kernels::Format;
 
     use super::*;
-    use crate::case::{Dtype, Problem, Product};
-    use crate::work::{Share, Wrong, prepare};
+    use crate::case::{Problem, Product};
+    use crate::work::{Found, Output, Wrong, candidates, prepare};
 
     fn bench(routes: Routes) -> Bench {
         Bench {
@@ -270,7 +275,7 @@ mod tests {
     }
 
     fn case(product: Product) -> Case {
-        Case { problem: Problem::Matmul(product), dtype: Dtype::F32, tags: vec![] }
+        Case { problem: Problem::Matmul(product), format: Format::F32, tags: vec![] }
     }
 
     /// A kernel that leaves its work undone by one of its routes.
@@ -280,22 +285,28 @@ mod tests {
     }
 
     impl Work for Planted {
-        fn routes(&self, threads: usize) -> Vec<&'static str> {
-            self.right.routes(threads)
+        fn routes(&self) -> Vec<&'static str> {
+            self.right.routes()
         }
 
         fn reset(&mut self) {
             self.right.reset();
         }
 
-        fn shares(&mut self, isa: IsaKind, route: usize, threads: usize) -> Result<Vec<Share<'_>>, GraphError> {
-            if route == self.wrong_route { Ok(vec![]) } else { self.right.shares(isa, route, threads) }
+        fn run(&mut self, pool: &mut Pool, route: usize, iterations: usize) -> Result<f64, GraphError> {
+            if route == self.wrong_route { Ok(1e-3) } else { self.right.run(pool, route, iterations) }
         }
 
-        fn check(&self) -> Result<(), Wrong> {
-            self.right.check()
+        fn outputs(&self) -> Vec<Output<'_>> {
+            self.right.outputs()
+        }
+
+        fn compare(&self, found: &Found<'_>) -> Result<(), Wrong> {
+            self.right.compare(found)
         }
     }
+
+    const ON: Target = Target { isa: IsaKind::Scalar, threads: 1 };
 
     fn rows(bench: &Bench, case: &Case, work: &mut dyn Work) -> (Vec<Row>, Outcome) {
         let (mut pool, mut outcome) = (Pool::new(1).unwrap(), Outcome::default());
@@ -307,17 +318,17 @@ mod tests {
     #[test]
     fn a_wrong_kernel_has_an_error_and_no_time() {
         let case = case(Product::nn(8, 8, 8));
-        let mut work = Planted { right: prepare(&case, IsaKind::Scalar).unwrap().unwrap(), wrong_route: 0 };
+        let mut work = Planted { right: prepare(&case, ON).unwrap().unwrap(), wrong_route: 0 };
         let (rows, outcome) = rows(&bench(Routes::Chosen), &case, &mut work);
         assert_eq!((rows.len(), rows[0].median_us, rows[0].runs), (1, None, 0));
-        assert!(rows[0].error.as_ref().unwrap().contains("wrong result: C[0]"), "{rows:?}");
+        assert!(rows[0].error.as_ref().unwrap().contains("wrong result: C[0, 0]"), "{rows:?}");
         assert!(outcome.errors[0].contains("nn 8x8x8"), "{outcome:?}");
     }
 
     #[test]
     fn a_right_kernel_has_a_time() {
         let case = case(Product::nn(8, 8, 8));
-        let mut work = prepare(&case, IsaKind::Scalar).unwrap().unwrap();
+        let mut work = prepare(&case, ON).unwrap().unwrap();
         let (rows, outcome) = rows(&bench(Routes::Chosen), &case, &mut *work);
         assert!(rows[0].median_us >= rows[0].min_us && rows[0].min_us > Some(0.0) && outcome.errors.is_empty());
         assert_eq!((rows[0].contender.as_str(), rows[0].runs, rows[0].chosen), ("smallmind", 3, None));
@@ -326,7 +337,7 @@ mod tests {
     #[test]
     fn candidates_are_side_by_side_and_the_choice_is_marked() {
         let case = case(Product::nt(2, 64, 64));
-        let mut work = Planted { right: prepare(&case, IsaKind::Scalar).unwrap().unwrap(), wrong_route: 1 };
+        let mut work = Planted { right: candidates(&case, ON).unwrap().unwrap(), wrong_route: 1 };
         let (rows, outcome) = rows(&bench(Routes::All), &case, &mut work);
         assert_eq!(rows.iter().map(|row| row.chosen).collect::<Vec<_>>(), [Some(true), Some(false)]);
         assert!(rows[0].error.is_none() && rows[1].error.is_some(), "{rows:?}");

@@ -1,25 +1,22 @@
-//! How long an iteration takes: contenders in turn, medians of samples.
+//! Samples of the time of an iteration. Contenders take turns.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use smallmind_graph::{GraphError, Pool};
-use smallmind_profile::roofs::seconds_together;
-use smallmind_simd::IsaKind;
+use smallmind_graph::Pool;
 
 use crate::error::BenchError;
 use crate::rival::Rival;
 use crate::work::Work;
 
-/// Between samples of different contenders.
+/// Pause between samples of different contenders.
 const PAUSE: Duration = Duration::from_millis(2);
-/// The same with several threads: those which still wait in a loop for more work would take the next contender's CPU. OpenBLAS's do so for
-/// 2²⁶ cycles, some 20 ms, and libgomp's for a few.
+/// The same pause where there are several threads. A library's threads spin for a while after their work, on the CPU of
+/// the next contender: OpenBLAS's for 2²⁶ cycles, some 20 ms, and libgomp's for a few milliseconds.
 const PAUSE_OF_MANY: Duration = Duration::from_millis(30);
-/// The least length of a sample with several threads and rivals, and of what runs before it: a virtual CPU that has slept takes up to a
-/// millisecond to wake, and its threads another one to find their step.
+/// The least length of a sample with several threads and rivals, and of the warm-up before it: a virtual CPU that has
+/// slept takes up to a millisecond to wake, and its threads take another one to run in step.
 const SAMPLE_OF_MANY: Duration = Duration::from_millis(20);
-/// Iterations of a sample at most.
+/// The most iterations of a sample.
 const MAX_ITERATIONS: usize = 1_000_000;
 
 /// How samples are taken.
@@ -31,9 +28,9 @@ pub struct Sampling {
     pub sample: Duration,
 }
 
-/// Who computes a case.
+/// A contender that takes turns.
 pub(crate) enum Player<'r> {
-    /// This library, by a route of its work.
+    /// This library, by the route of this index.
     Own(usize),
     /// The contender that this process has prepared.
     Rival(&'r mut Rival),
@@ -43,33 +40,17 @@ pub(crate) enum Player<'r> {
 pub(crate) struct Stage<'a> {
     pub(crate) work: &'a mut dyn Work,
     pub(crate) pool: &'a mut Pool,
-    pub(crate) isa: IsaKind,
 }
 
 impl Stage<'_> {
-    /// The seconds of `iterations` iterations by a route, on all workers, each iteration ending at a barrier.
-    pub(crate) fn run(&mut self, route: usize, iterations: usize) -> Result<f64, GraphError> {
-        let shares = self.work.shares(self.isa, route, self.pool.threads())?;
-        let shares: Vec<_> = shares.into_iter().map(Mutex::new).collect();
-        Ok(seconds_together(self.pool, |worker, team| {
-            let mut share = shares.get(worker).map(|share| share.lock().unwrap_or_else(PoisonError::into_inner));
-            for _ in 0..iterations {
-                if let Some(share) = &mut share {
-                    share(team);
-                }
-                team.barrier();
-            }
-        }))
-    }
-
     fn sample(&mut self, player: &mut Player<'_>, iterations: usize) -> Result<f64, BenchError> {
         match player {
-            Player::Own(route) => Ok(self.run(*route, iterations)?),
+            Player::Own(route) => Ok(self.work.run(self.pool, *route, iterations)?),
             Player::Rival(rival) => rival.sample(iterations),
         }
     }
 
-    /// Iterations that take at least the time of a sample. Warms up.
+    /// The number of iterations that a sample takes. Warms the contender up.
     fn calibrate(&mut self, player: &mut Player<'_>, sampling: Sampling) -> Result<usize, BenchError> {
         let wanted = sampling.sample.as_secs_f64();
         self.sample(player, 1)?;

@@ -3,11 +3,15 @@
 
 use std::time::Duration;
 
-use smallmind_bench::{Bench, BenchError, Case, Cases, Dtype, Outcome, Problem, Product, Rival, Routes, Row, Sampling};
+use smallmind_bench::{Bench, BenchError, Case, Cases, Outcome, Problem, Product, Rival, Routes, Row, Sampling};
+use smallmind_kernels::Format;
 use smallmind_profile::roofs::Effort;
 use smallmind_simd::IsaKind;
 
-const HELLO: &str = r#"echo '{"rival":"fake","version":"7","contenders":[{"name":"one","kernels":["matmul/f32"]},{"name":"two","version":"8","kernels":["matmul/f32"]}]}'"#;
+const HELLO: &str = r#"
+printf '%s' '{"rival":"fake","version":"7","contenders":[{"name":"one","kernels":["matmul/f32"]},'
+echo '{"name":"two","version":"8","kernels":["matmul/f32"]}]}'
+"#;
 
 /// Answers everything; an iteration takes a millisecond. `$prepare` is what comes of preparing.
 const LOOP: &str = r#"
@@ -31,7 +35,7 @@ fn script(prepare: &str) -> String {
 const READY: &str = r#"printf "{\"id\":%d,\"ok\":true}\n" "$id""#;
 
 fn case() -> Case {
-    Case { problem: Problem::Matmul(Product::nn(8, 8, 8)), dtype: Dtype::F32, tags: vec![] }
+    Case { problem: Problem::Matmul(Product::nn(8, 8, 8)), format: Format::F32, tags: vec![] }
 }
 
 fn run(mut rival: Rival) -> (Vec<Row>, Outcome) {
@@ -77,6 +81,16 @@ fn contenders_are_rows_beside_ours() {
 fn what_a_rival_cannot_do_has_no_row() {
     let (rows, outcome) = run(start(&script(r#"printf "{\"id\":%d,\"ok\":false,\"why\":\"no\"}\n" "$id""#)).unwrap());
     assert!(outcome.errors.is_empty() && rows.iter().all(|row| row.contender == "smallmind"), "{rows:?}");
+}
+
+#[test]
+fn no_rival_is_asked_for_weights_in_another_format() {
+    let hello =
+        r#"echo '{"rival":"x","version":"1","contenders":[{"name":"one","kernels":["matmul/bf16"]}]}'; cat >&2"#;
+    let rival = start(hello).unwrap();
+    let asked = |problem| rival.contenders(&Case { problem, format: Format::Bf16, tags: vec![] }).len();
+    assert_eq!(asked(Problem::Matmul(Product::nt(8, 8, 8))), 1);
+    assert_eq!(asked(Problem::PackedMatmul { m: 8, n: 8, k: 8 }), 0);
 }
 
 #[test]

@@ -99,6 +99,12 @@ impl Executor {
         self.plans.iter().position(|plan| tokens <= plan.limits.tokens).unwrap_or(self.plans.len() - 1)
     }
 
+    /// Fills the arena with NaN, so that an element which the next run does not write is seen in its results. Builds with
+    /// debug assertions do so before each run.
+    pub fn spoil(&mut self) {
+        self.arena.fill(f32::NAN);
+    }
+
     /// Runs all steps on `batch`.
     ///
     /// # Errors

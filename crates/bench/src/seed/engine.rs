@@ -1,4 +1,4 @@
-//! The engine's ways to the same logits: plans over the whole text, with and without fusions, and a session with its cache.
+//! The engine's ways to the same logits: plans over the whole text, fused or not, and a session with its cache.
 
 use std::sync::Arc;
 

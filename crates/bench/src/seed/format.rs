@@ -1,33 +1,33 @@
 //! The record as text: four tables for people, or one of all columns for programs.
 
-use crate::format::{Format, quoted};
+use crate::format::{RecordFormat, quoted};
 
 use super::row::{SeedPart, SeedRow};
 
 /// The columns of a CSV record.
-pub const SEED_CSV_HEADER: &str = "part,name,threads,isa,runs,tokens,unit,now,ms_per_forward,bytes_per_token,factor,over_naive,then,\
-                                   then_bytes_per_token,target,note,error";
+pub const SEED_CSV_HEADER: &str = "part,name,threads,isa,runs,tokens,unit,now,ms_per_forward,bytes_per_token,factor,\
+                                   over_naive,then,then_bytes_per_token,target,note,error";
 
 /// Writes rows one after the other.
 #[derive(Clone, Debug)]
 pub struct SeedWriter {
-    format: Format,
+    format: RecordFormat,
     rows: usize,
     part: Option<SeedPart>,
 }
 
 impl SeedWriter {
     /// Writes in that format.
-    pub fn new(format: Format) -> Self {
+    pub fn new(format: RecordFormat) -> Self {
         Self { format, rows: 0, part: None }
     }
 
     /// What stands before the first row.
     pub fn begin(&self) -> String {
         match self.format {
-            Format::Json => "[".to_owned(),
-            Format::Csv => format!("{SEED_CSV_HEADER}\n"),
-            Format::Text | Format::Markdown | Format::JsonLines => String::new(),
+            RecordFormat::Json => "[".to_owned(),
+            RecordFormat::Csv => format!("{SEED_CSV_HEADER}\n"),
+            RecordFormat::Text | RecordFormat::Markdown | RecordFormat::JsonLines => String::new(),
         }
     }
 
@@ -38,26 +38,26 @@ impl SeedWriter {
         self.rows += 1;
         let gap = if self.rows > 1 { "\n" } else { "" };
         match self.format {
-            Format::Text => {
+            RecordFormat::Text => {
                 let head =
                     head.map(|head| format!("{gap}{}\n", text_line(row.part, head.iter().map(|h| (*h).to_owned()))));
                 format!("{}{}\n", head.unwrap_or_default(), text_line(row.part, cells(row).into_iter()))
             }
-            Format::Markdown => {
+            RecordFormat::Markdown => {
                 let rule = |head: &[&str]| format!("{gap}| {} |\n|{}\n", head.join(" | "), "---|".repeat(head.len()));
                 format!("{}| {} |\n", head.map(rule).unwrap_or_default(), cells(row).join(" | "))
             }
-            Format::Json => format!("{}\n  {}", if self.rows == 1 { "" } else { "," }, json(row)),
-            Format::JsonLines => format!("{}\n", json(row)),
-            Format::Csv => format!("{}\n", csv_line(row)),
+            RecordFormat::Json => format!("{}\n  {}", if self.rows == 1 { "" } else { "," }, json(row)),
+            RecordFormat::JsonLines => format!("{}\n", json(row)),
+            RecordFormat::Csv => format!("{}\n", csv_line(row)),
         }
     }
 
     /// What stands after the last row.
     pub fn end(&self) -> &'static str {
         match self.format {
-            Format::Json => "\n]\n",
-            Format::Text | Format::Markdown | Format::JsonLines | Format::Csv => "",
+            RecordFormat::Json => "\n]\n",
+            RecordFormat::Text | RecordFormat::Markdown | RecordFormat::JsonLines | RecordFormat::Csv => "",
         }
     }
 }
@@ -200,13 +200,13 @@ mod tests {
             let rows: String = [&kernel, &rung, &rung].iter().map(|row| writer.row(row)).collect();
             writer.begin() + &rows + writer.end()
         };
-        let json: serde_json::Value = serde_json::from_str(&written(Format::Json)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&written(RecordFormat::Json)).unwrap();
         assert_eq!((json.as_array().unwrap().len(), &json[1]["part"]), (3, &"ladder".into()));
-        assert_eq!(written(Format::JsonLines).lines().count(), 3);
-        let csv = written(Format::Csv);
+        assert_eq!(written(RecordFormat::JsonLines).lines().count(), 3);
+        let csv = written(RecordFormat::Csv);
         let records = crate::format::csv_records(&csv);
         assert!(records.len() == 4 && records.iter().all(|record| record.len() == records[0].len()), "{csv}");
-        for format in [Format::Text, Format::Markdown] {
+        for format in [RecordFormat::Text, RecordFormat::Markdown] {
             let text = written(format);
             assert_eq!((text.matches("x before").count(), text.matches("4.57").count()), (1, 2), "{text}");
             assert!(text.contains("2.50"), "{text}");

@@ -1,11 +1,12 @@
 //! The kernels of the first SmallMind's profile.
 
+use smallmind_kernels::Format;
 use smallmind_kernels::activation::Gelu;
 use smallmind_profile::roofs::Effort;
 
 use super::SeedBench;
 use super::row::{SeedPart, SeedRow};
-use crate::case::{Case, Dtype, NormKind, Pass, Problem, Product};
+use crate::case::{Case, NormKind, Pass, Problem, Product};
 use crate::{Bench, BenchError, Cases, Routes, Row};
 
 /// What a kernel's rate counts.
@@ -58,7 +59,7 @@ pub(super) fn measure<E: From<BenchError>>(
 ) -> Result<Vec<String>, E> {
     let list = list();
     let case =
-        |(problem, ..): &(Problem, Rate, Option<f64>)| Case { problem: *problem, dtype: Dtype::F32, tags: vec![] };
+        |(problem, ..): &(Problem, Rate, Option<f64>)| Case { problem: *problem, format: Format::F32, tags: vec![] };
     let bench = Bench {
         isa: seed.isa,
         threads: vec![seed.threads],

@@ -1,4 +1,4 @@
-//! The ladder: the same tokens by ways of which each has one remedy more than the one before.
+//! The ladder: the same tokens, computed in ways that each have one remedy more than the way before.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use super::workload::Prepared;
 use super::{Forward, TOLERANCE};
 use crate::BenchError;
 
-/// Of the tokens of a text every fifth is timed where three loops multiply.
+/// Where products are three loops, every fifth token of a text is timed.
 const SLOW_STRIDE: usize = 5;
-/// Texts are generated again until this time is over, so that fast rungs have samples enough.
+/// Texts are generated until this time has passed, so that fast rungs have enough samples.
 const LEAST_TIME: Duration = Duration::from_millis(500);
-/// Texts at most.
+/// The most texts.
 const MAX_RUNS: usize = 50;
 
 /// How the logits of a text are computed.
@@ -56,7 +56,7 @@ impl Rung {
         })
     }
 
-    /// Every how many tokens one is timed.
+    /// One token in this many is timed.
     pub(super) fn stride(&self) -> usize {
         match self.way {
             Way::Plain(Remedies { products: Products::Loops, .. }) => SLOW_STRIDE,
@@ -133,7 +133,7 @@ pub(super) fn rungs(threads: usize, isa: IsaKind) -> Vec<Rung> {
     rungs
 }
 
-/// The plain way with every remedy, and then with each of them taken away by itself: what a remedy is worth where the others are at work.
+/// The plain way with every remedy, and the plain way without each one of them.
 pub(super) fn all_but_one(isa: IsaKind) -> (Rung, Vec<Rung>) {
     let all = Remedies {
         memory: Memory::Pooled,
@@ -158,7 +158,7 @@ pub(super) fn all_but_one(isa: IsaKind) -> (Rung, Vec<Rung>) {
 /// Whether a way computes the right logits.
 ///
 /// # Errors
-/// The logits, and in the inner result what is wrong with them.
+/// Logits that can't be computed; in the inner result, the first that is wrong.
 pub(super) fn check(
     forward: &mut dyn Forward,
     tokens: &[u32],
@@ -181,11 +181,11 @@ pub(super) fn check(
 /// What is timed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timed {
-    /// Every how many tokens one is computed.
+    /// One token in this many is computed.
     pub(super) stride: usize,
-    /// Whether the reading of the prompt, which gives the first token, is left out.
+    /// Whether the prompt, which gives the first token, is left out.
     pub(super) decode_only: bool,
-    /// Texts at least.
+    /// The least number of texts.
     pub(super) runs: usize,
     /// Bytes asked of the allocator by this process so far.
     pub(super) allocated: fn() -> u64,
@@ -196,14 +196,14 @@ pub(super) struct Timed {
 pub(super) struct Timing {
     /// Tokens of a run.
     pub(super) tokens: usize,
-    /// Of each run.
+    /// Seconds of each run.
     pub(super) seconds: Vec<f64>,
-    /// In the last run.
+    /// Bytes allocated for a token in the last run.
     pub(super) bytes_per_token: f64,
 }
 
-/// Generates the text again and again. Its tokens are known: what is chosen from the logits is looked at and dropped, so every way works on the
-/// same text.
+/// Generates the text several times. Its tokens are known, so that every way works on the same text: the token that the
+/// logits choose is computed and dropped.
 pub(super) fn time(forward: &mut dyn Forward, prepared: &Prepared, timed: Timed) -> Result<Timing, BenchError> {
     let mut lengths: Vec<usize> = prepared.lengths(timed.stride).collect();
     if timed.decode_only {

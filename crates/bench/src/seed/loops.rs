@@ -1,6 +1,6 @@
-//! The arithmetic of a transformer in plain loops, as the compiler makes of them what it can.
+//! The arithmetic of a transformer in plain loops; how fast they are is left to the compiler.
 //!
-//! Indices stay: how one writes it first is the subject.
+//! Loops use indices on purpose: they show how such code is written first.
 #![allow(clippy::needless_range_loop)]
 
 use smallmind_kernels::activation::Gelu;
@@ -99,7 +99,8 @@ pub(super) fn pair_sums(p: &[f32], v: Mat, mut out: MatMut) {
     }
 }
 
-/// `softmax(scale·s)` of square scores of which a row sees the columns up to its own, in passes over all of them: each leaves a value.
+/// `softmax(scale·s)` of square scores, where a row sees the columns up to its own. Each pass goes over all scores and
+/// leaves a value of its own.
 pub(super) fn unfused_softmax(tensors: &mut Tensors, scores: Vec<f32>, tokens: usize, scale: f32) -> Vec<f32> {
     let n = scores.len();
     let mut scaled = tensors.take(n);

@@ -1,9 +1,14 @@
 //! The first SmallMind's own workload, as it ran then and as it runs now, and what each remedy on the way is worth.
 //!
-//! The first SmallMind, a C# engine, published a profile of the model `seed-deep` on four cores: for each of 50 tokens it ran the whole text
-//! through the model anew. [`SeedBench`] does the same in plain loops, then switches on one remedy after another (the **ladder**), up to
-//! the engine with its key-value cache; takes each remedy of the plain way away by itself; and times a few kernels beside that profile's figures. Each way's logits are held against the engine's
-//! first: a wrong one has no time.
+//! The first SmallMind, a C# engine, published a profile of the model `seed-deep` on four cores: for each of 50 tokens
+//! it ran the whole text through the model again. [`SeedBench`] does three things:
+//!
+//! * **The ladder.** It computes the same tokens in plain loops, then switches on one remedy after another, up to the
+//!   engine with its key-value cache.
+//! * **Without.** It takes each remedy of the plain way away by itself.
+//! * **Kernels.** It times a few cases of [`crate::Bench`] beside that profile's figures.
+//!
+//! The logits of each way are compared with the engine's first: a wrong way has no time.
 //!
 //! The slow ways stand here, in [`plain`] and [`loops`]; the engine has no switch for them.
 
@@ -33,19 +38,19 @@ use engine::{Outputs, WeightLayout};
 use ladder::{Rung, Timed, Way, all_but_one, check, rungs, time};
 use workload::{DROPOUT, Prepared};
 
-/// By how much a logit may differ from the engine's, as a part of the greatest of them.
+/// The most that a logit may differ from the engine's, as a fraction of the greatest logit.
 pub const TOLERANCE: f32 = 1e-4;
 
 /// Tokens a second of the first SmallMind's first version.
 const FIRST_VERSION: f64 = 6.4;
-/// Tokens a second of its last.
+/// Tokens a second of its last version.
 const LAST_VERSION: f64 = 19.7;
-/// Bytes that it allocated for a token.
+/// Bytes that its last version allocated for a token.
 const THEN_BYTES: f64 = 51.5e6;
-/// Tokens a second that its authors hoped for, and megabytes.
+/// Tokens a second, and megabytes allocated for a token, that its authors aimed at.
 const HOPED: f64 = 75.0;
 const HOPED_MB: f64 = 3.0;
-/// Tokens a second that this engine ought to reach over the whole text, and with its cache.
+/// Tokens a second that this engine should reach over the whole text, and with its cache.
 const FULL_TARGET: f64 = 500.0;
 const CACHED_TARGET: f64 = 5000.0;
 
@@ -57,7 +62,7 @@ trait Forward {
     fn logits(&mut self, tokens: &[u32]) -> Result<&[f32], BenchError>;
 }
 
-/// The place of the greatest number.
+/// The index of the greatest logit.
 fn greatest(logits: &[f32]) -> usize {
     let mut best = 0;
     for (i, x) in logits.iter().enumerate() {
@@ -90,7 +95,7 @@ pub struct SeedBench {
 }
 
 impl SeedBench {
-    /// Measures, and hands on each row as soon as it is there. What was wrong, a sentence each: such rows have an error and no time.
+    /// Measures, and passes each row to `on_row` as soon as it is there. Returns a sentence for each row with an error.
     ///
     /// # Errors
     /// Threads or memory that can't be had, or an error of `on_row`.

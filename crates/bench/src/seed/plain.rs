@@ -1,4 +1,5 @@
-//! A forward pass as one writes it first: loop by loop, value by value, over the whole text for each token. Each remedy can be switched on.
+//! A forward pass as it is written first: in loops, a new value for each result, over the whole text for each token.
+//! Each remedy can be switched on.
 //!
 //! Not here: anything that the engine uses.
 
@@ -29,7 +30,8 @@ pub(super) enum Attention {
 /// How scores become probabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Softmax {
-    /// Scale, mask, maximum, exponential, sum and quotient, each a pass over all pairs of tokens with a value of its own.
+    /// Scale, mask, maximum, exponential, sum and quotient: each is a pass over all pairs of tokens, with a value of
+    /// its own.
     Unfused,
     /// In place, over the keys that a query sees.
     Causal,
@@ -53,7 +55,7 @@ pub(super) enum Products {
     Blocked(IsaKind),
 }
 
-/// What a plain forward pass has of what makes the engine fast.
+/// Which of the engine's remedies a plain forward pass has.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Remedies {
     pub(super) memory: Memory,
@@ -64,7 +66,7 @@ pub(super) struct Remedies {
 }
 
 impl Remedies {
-    /// Nothing of it.
+    /// No remedy.
     pub(super) const NONE: Self = Self {
         memory: Memory::Fresh,
         attention: Attention::Pairs,

@@ -18,7 +18,7 @@ pub enum SeedPart {
     Workload,
 }
 
-/// One measurement. Figures of the first SmallMind are those that its own profile gave, on four cores of another machine.
+/// One measurement. The first SmallMind's figures are from its own profile, on four cores of another machine.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SeedRow {
     /// Version of this layout.
@@ -31,7 +31,7 @@ pub struct SeedRow {
     pub threads: usize,
     /// The instruction set, on the ladder that of the products.
     pub isa: &'static str,
-    /// Samples; of each the median counts.
+    /// Number of samples; the figures are their medians.
     pub runs: usize,
     /// Tokens generated in a run.
     pub tokens: Option<usize>,
@@ -51,9 +51,9 @@ pub struct SeedRow {
     pub then: Option<f64>,
     /// The first SmallMind's bytes for a token.
     pub then_bytes_per_token: Option<f64>,
-    /// What the rate ought to reach.
+    /// The rate that is aimed at.
     pub target: Option<f64>,
-    /// What there is to know.
+    /// A note for the reader.
     pub note: String,
     /// Why there is no rate.
     pub error: Option<String>,

@@ -81,8 +81,8 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Makes the model and the text from `seed`, the latter with the engine's best instructions, on one thread, always taking the likeliest
-    /// token.
+    /// Makes the model and the text from `seed`. The engine generates the text with its best instructions, on one
+    /// thread, by taking the likeliest token.
     pub(super) fn new(workload: Workload, seed: u64) -> Result<Self, BenchError> {
         let mut model = Model::random(workload.config.clone(), seed)?;
         // Biases of zero and gains of one would hide that they are forgotten.

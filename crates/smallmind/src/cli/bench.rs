@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use smallmind::bench::{
-    Baseline, Bench as Measurement, Cases, Extent, Format, Outcome as Measured, Rival, Routes, Sampling,
+    Baseline, Bench as Measurement, Cases, Extent, Outcome as Measured, RecordFormat, Rival, Routes, Sampling,
 };
+use smallmind::kernels::Format;
 use smallmind::profile::roofs::Effort;
 
 use super::failure::{Failure, Outcome, usage};
+use super::models::format_parser;
 use super::settings::Settings;
 use super::{output, units};
 
@@ -36,12 +38,16 @@ enum What {
 /// Options of `bench kernels`.
 #[derive(Debug, Args)]
 struct Kernels {
-    /// Only cases with this word in the kernel's name, the shape or a tag; commas part alternatives, several filters are all met
+    /// Only cases with this word in the kernel's name, the shape or a tag; commas separate alternatives, all filters
+    /// must be met
     #[arg(long = "filter", value_name = "WORD")]
     filters: Vec<String>,
     /// The layers of all presets too
     #[arg(long)]
     all: bool,
+    /// The format of packed weights, whose cases are called `packed`
+    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = format_parser())]
+    weights: Format,
     /// Few and short samples
     #[arg(long)]
     quick: bool,
@@ -68,12 +74,12 @@ struct Kernels {
     list: bool,
     /// How the record is written [default: a table; json with --json]
     #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT")]
-    output: Option<Written>,
+    output: Option<Form>,
 }
 
 /// Forms of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Written {
+enum Form {
     /// A Markdown table
     Md,
     /// An array of objects
@@ -85,14 +91,14 @@ enum Written {
 }
 
 /// The form asked for: of a record that goes to a terminal, a table.
-fn format(asked: Option<Written>, settings: &Settings) -> Format {
+fn record_format(asked: Option<Form>, settings: &Settings) -> RecordFormat {
     match asked {
-        Some(Written::Md) => Format::Markdown,
-        Some(Written::Json) => Format::Json,
-        Some(Written::Jsonl) => Format::JsonLines,
-        Some(Written::Csv) => Format::Csv,
-        None if settings.is_json() => Format::Json,
-        None => Format::Text,
+        Some(Form::Md) => RecordFormat::Markdown,
+        Some(Form::Json) => RecordFormat::Json,
+        Some(Form::Jsonl) => RecordFormat::JsonLines,
+        Some(Form::Csv) => RecordFormat::Csv,
+        None if settings.is_json() => RecordFormat::Json,
+        None => RecordFormat::Text,
     }
 }
 
@@ -111,7 +117,7 @@ impl Kernels {
         if self.list {
             return list(&cases, settings);
         }
-        let format = format(self.output, settings);
+        let format = record_format(self.output, settings);
         let mut rivals = self.rivals.iter().map(|command| Rival::start(command)).collect::<Result<Vec<_>, _>>()?;
         let fail_on = self.fail_on;
         let bench = self.measurement(cases, settings)?;
@@ -128,7 +134,7 @@ impl Kernels {
 
     /// The cases asked for. A filter that finds none among those measured unasked is meant for all.
     fn cases(&self) -> anyhow::Result<Cases> {
-        let find = |extent| Ok::<_, anyhow::Error>(Cases::of(extent)?.filtered(&self.filters));
+        let find = |extent| Ok::<_, anyhow::Error>(Cases::of(extent, self.weights)?.filtered(&self.filters));
         let mut cases = find(if self.all { Extent::All } else { Extent::Default })?;
         if cases.cases.is_empty() && !self.all {
             cases = find(Extent::All)?;
@@ -170,7 +176,7 @@ fn list(cases: &Cases, settings: &Settings) -> Outcome {
         let case = |case: &smallmind::bench::Case| {
             serde_json::json!({
                 "kernel": case.problem.kernel(),
-                "dtype": case.dtype.to_string(),
+                "dtype": case.format.name(),
                 "shape": case.problem.shape(),
                 "tags": case.tags,
                 "params": case.problem.params(),
@@ -180,7 +186,7 @@ fn list(cases: &Cases, settings: &Settings) -> Outcome {
         return output::document(serde_json::json!({ "cases": all, "left_out": cases.left_out }));
     }
     let line = |case: &smallmind::bench::Case| {
-        let name = format!("{}/{}", case.problem.kernel(), case.dtype);
+        let name = format!("{}/{}", case.problem.kernel(), case.format);
         format!("{}\n", format!("{name:<20} {:<36} {}", case.problem.shape(), case.tags.join(" ")).trim_end())
     };
     output::print(&cases.cases.iter().map(line).collect::<String>())?;

@@ -35,7 +35,7 @@ pub struct WeightsArg {
     pub weights: Format,
 }
 
-fn format_parser() -> impl TypedValueParser<Value = Format> {
+pub(super) fn format_parser() -> impl TypedValueParser<Value = Format> {
     let names = PossibleValuesParser::new(Format::ALL.map(Format::name));
     names.try_map(|name| Format::from_name(&name).ok_or("there is no such format"))
 }

@@ -84,6 +84,25 @@ fn choices_are_marked() {
     assert!(rows.iter().any(|row| row["contender"] == "smallmind/gemv" && row["chosen"] == true), "{rows:#?}");
 }
 
+#[test]
+fn packed_weights_are_measured_in_the_format_asked_for() {
+    let bench = Bench::new();
+    let run = |weights: &str| {
+        bench.run(&format!(
+            "bench kernels --quick --threads 2 --runs 1 --filter packed --filter mlp.down --filter 8x768x3072 {weights}"
+        ))
+    };
+    for format in ["f32", "f16", "bf16", "q8_0"] {
+        let rows = rows(&run(&format!("--weights {format} --json")));
+        assert!(!rows.is_empty());
+        for row in rows {
+            assert!(row["dtype"] == format && row["error"].is_null(), "{row}");
+            assert!(row["shape"].as_str().unwrap().starts_with("packed ") && row["gbps"].as_f64() > Some(0.0), "{row}");
+        }
+    }
+    run("--weights q9").fails(2, &["--weights", "q8_0"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn rivals_take_part_and_one_that_dies_is_an_error() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use smallmind::bench::{Sampling, SeedBench, SeedWriter, Workload};
 
-use super::{Written, format};
+use super::{Form, record_format};
 use crate::allocations;
 use crate::cli::failure::Outcome;
 use crate::cli::settings::Settings;
@@ -22,7 +22,7 @@ pub(super) struct Seed {
     runs: Option<u32>,
     /// How the record is written [default: tables; json with --json]
     #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT")]
-    output: Option<Written>,
+    output: Option<Form>,
 }
 
 impl Seed {
@@ -44,7 +44,7 @@ impl Seed {
             allocated: allocations::bytes,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let mut writer = SeedWriter::new(format(self.output, settings));
+        let mut writer = SeedWriter::new(record_format(self.output, settings));
         output::print(&writer.begin())?;
         let wrong = bench.run(|row| output::print(&writer.row(row)))?;
         output::print(writer.end())?;
