@@ -232,22 +232,22 @@ impl<'a> Frame<'a> {
         let base = match view.space.index() {
             Some(i) => self.bases[i],
             None => {
-                let words = self.words(view);
-                Base { ptr: words.as_ptr().cast_mut(), len: words.len(), writable: false }
+                let memory = self.param_memory(view);
+                Base { ptr: memory.as_ptr().cast_mut(), len: memory.len(), writable: false }
             }
         };
         assert!(view.offset + rows * view.cols <= base.len, "{view:?} leaves its memory of {} elements", base.len);
         base
     }
 
-    /// All words of a parameter, in whatever format it is stored.
+    /// The memory of a parameter in a [`ParamStore`], in its own format and order.
     ///
     /// # Panics
     /// If the view is of no such parameter.
     #[inline(always)]
-    pub(crate) fn words(&self, view: &View) -> &'a [f32] {
+    pub(crate) fn param_memory(&self, view: &View) -> &'a [f32] {
         match (view.space, self.store) {
-            (Space::Stored(param), Some(store)) => store.words(param as usize),
+            (Space::Stored(param), Some(store)) => store.memory(param as usize),
             _ => panic!("{view:?} is no stored parameter"),
         }
     }

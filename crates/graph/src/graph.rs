@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{GraphError, Op, ParamId, ParamSpec, Params, Shape, ShapeContext};
+use crate::{GraphError, Op, ParamId, ParamSpec, Params, Shape};
 
 /// Names a value of a [`Graph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -177,7 +177,7 @@ impl GraphBuilder {
 
     /// Goes on with `graph`, whose salts stay its own.
     pub(crate) fn extend(graph: Graph) -> Self {
-        let salts = graph.nodes.iter().filter_map(|node| node.op.dropout()).map(|dropout| dropout.salt).max();
+        let salts = graph.nodes.iter().filter_map(|node| node.op.info().dropout).map(|dropout| dropout.salt).max();
         Self { graph, scope: vec![], phase: Phase::Forward, salts: salts.unwrap_or(0) }
     }
 
@@ -226,8 +226,8 @@ impl GraphBuilder {
 
     pub(crate) fn apply_at(&mut self, op: Op, inputs: &[ValueId], path: String) -> Result<Vec<ValueId>, GraphError> {
         let shapes: Vec<Shape> = inputs.iter().map(|v| self.graph.shape(*v)).collect();
-        let cx = ShapeContext { op: op.name(), path: &path, inputs: &shapes, params: &self.graph.params };
-        let outputs: Vec<ValueId> = op.outputs(&cx)?.into_iter().map(|shape| self.value(shape)).collect();
+        let shapes = op.info().outputs(&path, &shapes, &self.graph.params)?;
+        let outputs: Vec<ValueId> = shapes.into_iter().map(|shape| self.value(shape)).collect();
         let node = Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), path, phase: self.phase };
         self.graph.nodes.push(node);
         Ok(outputs)

@@ -75,7 +75,7 @@
 //!
 //! | subject | items |
 //! |---|---|
-//! | what there is to compute | [`Op`], its shape rule [`Op::outputs`] and its [`cost`](fn@cost) |
+//! | what there is to compute | [`Op`] with its facts ([`Op::info`]) and its [`cost`](fn@cost) |
 //! | building and changing graphs | [`GraphBuilder`], [`Graph`], [`grad`](fn@grad), [`fuse`](fn@fuse), [`update_graph`] |
 //! | planning | [`Plan`]: liveness and places in the arena, steps, barriers; [`Limits`] |
 //! | weights that are only read, in several formats | [`Storage`], [`ParamStore`], [`PlanOptions`] |
@@ -111,18 +111,18 @@ mod update;
 pub use arena::Buffer;
 pub use batch::{Batch, Scalars, Span};
 pub use cache::CacheShape;
-pub use cost::{Cost, cost};
+pub use cost::cost;
 pub use error::GraphError;
 pub use executor::{Bindings, Executor, ParamMemory};
 pub use fuse::fuse;
 pub use grad::grad;
 pub use graph::{Graph, GraphBuilder, Node, NodeId, Phase, ValueId};
 pub use lower::{SHARED_ELEMENTS, UPDATE_GRANULE};
-pub use op::Op;
+pub use op::{Cost, Op};
 pub use params::{Decay, Init, Layout, ParamId, ParamSpec, Params};
 pub use plan::{Limits, Placement, Plan, PlanOptions, Step, Workers};
 pub use pool::{Pool, Team, available_threads};
 pub use probe::{NoProbe, Probe};
-pub use shape::{Rows, Shape, ShapeContext};
-pub use storage::{Order, ParamStore, Storage, Stored};
+pub use shape::{Rows, Shape};
+pub use storage::{Order, ParamLayout, ParamStore, Storage};
 pub use update::{CLIP, update_graph};

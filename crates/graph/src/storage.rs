@@ -22,24 +22,31 @@ pub enum Order {
     Strips,
 }
 
-/// How a parameter lies.
+/// How the elements of one parameter lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct ParamLayout {
     /// The format of its elements.
     pub format: Format,
     /// Their order.
     pub order: Order,
     /// Its rows and columns.
     pub shape: [usize; 2],
-    /// Words of four bytes that it takes.
-    pub words: usize,
+    /// Bytes that it takes, a multiple of 4.
+    pub bytes: usize,
+}
+
+impl ParamLayout {
+    /// Elements of a [`Buffer`] that it takes.
+    fn buffer_len(&self) -> usize {
+        self.bytes / 4
+    }
 }
 
 /// How each parameter of a graph lies in a [`ParamStore`], and how a [`crate::Plan`] made for it reads them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
     isa: IsaKind,
-    params: Vec<Stored>,
+    params: Vec<ParamLayout>,
 }
 
 impl Storage {
@@ -86,7 +93,7 @@ impl Storage {
 
     /// Whether parameters are those that it was made for.
     fn fits(&self, params: &Params) -> bool {
-        params.iter().map(|(_, spec)| [spec.rows, spec.cols]).eq(self.params.iter().map(|stored| stored.shape))
+        params.iter().map(|(_, spec)| [spec.rows, spec.cols]).eq(self.params.iter().map(|layout| layout.shape))
     }
 
     /// The instruction set.
@@ -95,24 +102,23 @@ impl Storage {
     }
 
     /// How a parameter lies.
-    pub fn get(&self, id: ParamId) -> Stored {
+    pub fn get(&self, id: ParamId) -> ParamLayout {
         self.params[id.index()]
     }
 
     /// Whether all parameters are `f32`.
     pub fn is_f32(&self) -> bool {
-        self.params.iter().all(|stored| stored.format == Format::F32)
+        self.params.iter().all(|layout| layout.format == Format::F32)
     }
 
     /// Bytes of all parameters.
     pub fn bytes(&self) -> usize {
-        self.params.iter().map(|stored| stored.words * 4).sum()
+        self.params.iter().map(|layout| layout.bytes).sum()
     }
 
     /// Bytes of the parameters in each format that occurs.
     pub fn bytes_by_format(&self) -> Vec<(Format, usize)> {
-        let of =
-            |format| self.params.iter().filter(|stored| stored.format == format).map(|stored| stored.words * 4).sum();
+        let of = |format| self.params.iter().filter(|layout| layout.format == format).map(|layout| layout.bytes).sum();
         Format::ALL.into_iter().map(|format| (format, of(format))).filter(|(_, bytes)| *bytes > 0).collect()
     }
 }
@@ -120,7 +126,7 @@ impl Storage {
 impl fmt::Display for Storage {
     /// Such as `121 packed for avx512, 61 in rows; 140544 bytes in f32, 269119488 bytes in bf16`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let packed = self.params.iter().filter(|stored| stored.order == Order::Strips).count();
+        let packed = self.params.iter().filter(|layout| layout.order == Order::Strips).count();
         write!(f, "{packed} packed for {}, {} in rows", self.isa.name(), self.params.len() - packed)?;
         let mut separator = "; ";
         for (format, bytes) in self.bytes_by_format() {
@@ -163,18 +169,18 @@ impl WithIsa for Choose<'_> {
                 read_otherwise[id.index()] |= !multiplies && !looks_up;
             }
         }
-        let stored = |(id, spec): (ParamId, &ParamSpec)| -> Result<Stored, GraphError> {
+        let layout = |(id, spec): (ParamId, &ParamSpec)| -> Result<ParamLayout, GraphError> {
             let (i, shape) = (id.index(), [spec.rows, spec.cols]);
             let narrow = self.weights != Format::F32 && looked_up[i];
             if read_otherwise[i] || !(multiplied[i] || narrow) {
-                return Ok(Stored { format: Format::F32, order: Order::Rows, shape, words: spec.len() });
+                return Ok(ParamLayout { format: Format::F32, order: Order::Rows, shape, bytes: spec.len() * 4 });
             }
             let format = if self.weights.divides(spec.cols) { self.weights } else { Format::F16 };
             let too_large = GraphError::OutOfMemory { bytes: usize::MAX };
-            let words = packed_len(isa, format, spec.rows, spec.cols).ok_or(too_large)?;
-            Ok(Stored { format, order: Order::Strips, shape, words })
+            let len = packed_len(isa, format, spec.rows, spec.cols).ok_or(too_large)?;
+            Ok(ParamLayout { format, order: Order::Strips, shape, bytes: len * 4 })
         };
-        Ok(Storage { isa: self.isa, params: params.iter().map(stored).collect::<Result<_, GraphError>>()? })
+        Ok(Storage { isa: self.isa, params: params.iter().map(layout).collect::<Result<_, GraphError>>()? })
     }
 }
 
@@ -185,7 +191,7 @@ pub struct ParamStore {
     storage: Arc<Storage>,
     /// Memory of all parameters, or of one each.
     buffers: Vec<Buffer>,
-    /// Where each parameter lies: which buffer, and which of its words.
+    /// Where each parameter lies: the number of the buffer, and the range within it.
     places: Vec<(usize, Range<usize>)>,
 }
 
@@ -220,8 +226,9 @@ impl ParamStore {
             return Self::new(params, storage, copy);
         }
         storage.check_fits(params)?;
-        let buffers = storage.params.iter().map(|stored| Buffer::zeroed(stored.words)).collect::<Result<_, _>>()?;
-        let places = storage.params.iter().enumerate().map(|(i, stored)| (i, 0..stored.words)).collect();
+        let buffers =
+            storage.params.iter().map(|layout| Buffer::zeroed(layout.buffer_len())).collect::<Result<_, _>>()?;
+        let places = storage.params.iter().enumerate().map(|(i, layout)| (i, 0..layout.buffer_len())).collect();
         let mut store = Self { places, params: params.clone(), buffers, storage };
         store.convert(rows)?;
         Ok(store)
@@ -247,9 +254,9 @@ impl ParamStore {
         &self.storage
     }
 
-    /// The memory of the parameter with this number, as plans read it.
+    /// The memory of the parameter with this number, in its own format and order.
     #[inline(always)]
-    pub(crate) fn words(&self, param: usize) -> &[f32] {
+    pub(crate) fn memory(&self, param: usize) -> &[f32] {
         let (buffer, range) = &self.places[param];
         &self.buffers[*buffer][range.clone()]
     }
@@ -307,11 +314,11 @@ impl WithIsa for Convert<'_> {
                 return Err(GraphError::Range { param, at, value, format });
             }
         }
-        for ((id, spec), words) in params.iter().zip(buffers) {
+        for ((id, spec), memory) in params.iter().zip(buffers) {
             let rows = &rows[layout.offset(id)..][..spec.len()];
             match storage.get(id).format {
-                Format::F32 => words.copy_from_slice(rows),
-                format => pack_weight_as(isa, format, Mat::new(rows, spec.rows, spec.cols), words),
+                Format::F32 => memory.copy_from_slice(rows),
+                format => pack_weight_as(isa, format, Mat::new(rows, spec.rows, spec.cols), memory),
             }
         }
         Ok(())

@@ -12,11 +12,6 @@ use crate::graph::Node;
 use crate::lower::{Lowering, forward};
 use crate::op::{Index, Norm};
 
-/// How many parameters of a norm have a gradient: the scale, and the shift if there is one.
-pub(super) fn norm_gradients(norm: Norm) -> usize {
-    1 + usize::from(norm.bias().is_some())
-}
-
 impl<I: Isa> Lowering<'_, I> {
     pub(super) fn embedding_grad(&mut self, node: &Node, table: ParamId, index: Index) {
         let (isa, dy, table) = (self.isa, self.view(node.inputs[0]), self.grad(table));
@@ -35,8 +30,7 @@ impl<I: Isa> Lowering<'_, I> {
         };
         self.norm_grad_rows(node, norm, partials);
         let (isa, rows, d) = (self.isa, self.view(node.inputs[0]), self.view(node.inputs[0]).cols);
-        let grads: Vec<View> =
-            std::iter::once(norm.weight()).chain(norm.bias()).map(|id| self.vector(self.grad(id))).collect();
+        let grads: Vec<View> = norm.params().map(|id| self.vector(self.grad(id))).collect();
         let targets = grads.clone();
         self.columnwise(&[partials], d, &grads, move |frame, cols| {
             let blocks = frame.rows(&rows).div_ceil(PARTIAL_ROWS);

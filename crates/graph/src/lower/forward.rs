@@ -71,9 +71,8 @@ impl<I: Isa> Lowering<'_, I> {
             [sum, y, stats] => (Some(sum), y, stats),
             _ => unreachable!("the shape rule gives a norm two outputs or three"),
         };
-        let weight = self.vector(self.param(norm.weight()));
-        let bias = norm.bias().map(|b| self.vector(self.param(b)));
-        let shared: Vec<_> = std::iter::once(weight).chain(bias).collect();
+        let shared: Vec<_> = norm.params().map(|id| self.vector(self.param(id))).collect();
+        let (weight, bias) = (shared[0], shared.get(1).copied());
         self.rowwise(&inputs, &shared, &outputs, move |frame, rows| {
             let read = |v| frame.mat(v).rows_range(rows.clone());
             let write = |v: &crate::arena::View| frame.mat_mut(v, rows.clone(), 0..v.cols);

@@ -96,7 +96,7 @@ impl Product {
 
 /// A packed parameter.
 pub(super) fn packed_weight<'f, I: Isa>(isa: I, frame: &Frame<'f>, view: &View, format: Format) -> PackedWeight<'f> {
-    PackedWeight::new(isa, format, frame.words(view), frame.rows(view), view.cols)
+    PackedWeight::new(isa, format, frame.param_memory(view), frame.rows(view), view.cols)
 }
 
 impl<I: Isa> Lowering<'_, I> {

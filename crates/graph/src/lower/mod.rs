@@ -32,7 +32,7 @@ use crate::{CacheShape, Order, ParamId, Rows, Storage};
 /// Elements that a row-wise step reads and writes below which sharing it costs more than it saves: a barrier is worth some thousand elements.
 pub const SHARED_ELEMENTS: usize = 8192;
 
-/// Memory beside its values that `node` needs while it runs, as rows and columns.
+/// Memory beside its values that `node` needs while it runs, as rows and columns. Operations that aren't named here need none.
 pub(crate) fn temporary(
     graph: &Graph,
     node: &Node,
@@ -40,42 +40,20 @@ pub(crate) fn temporary(
     storage: Option<&Storage>,
 ) -> Option<(usize, usize)> {
     let is_q8 = |id| storage.is_some_and(|storage| storage.get(id).format == Format::Q8_0);
-    match node.op {
-        Op::Linear { weight, .. } => {
-            let x = graph.shape(node.inputs[0]);
-            is_q8(weight).then(|| (x.rows.resolve(limits.tokens, limits.outputs), quantized_words(x.cols)))
-        }
-        Op::LinearCrossEntropy { weight } | Op::LinearCrossEntropyGrad { weight } => {
-            let table = graph.params.get(weight)?;
-            Some(loss::room(table.rows, table.cols, limits.tokens, is_q8(weight)))
-        }
-        Op::CachedAttention { heads, .. } => cache::partials(heads, limits),
-        Op::NormGrad(norm) => {
-            let x = graph.shape(node.inputs[1]);
-            let rows = x.rows.resolve(limits.tokens, limits.outputs);
-            Some((rows.div_ceil(PARTIAL_ROWS), backward::norm_gradients(norm) * x.cols))
-        }
-        Op::Embedding { .. }
-        | Op::LinearGradInput { .. }
-        | Op::EmbeddingGrad { .. }
-        | Op::Add
-        | Op::Dropout(_)
-        | Op::Norm(_)
-        | Op::AddNorm(_)
-        | Op::LinearGradWeight { .. }
-        | Op::BiasGrad { .. }
-        | Op::Rope { .. }
-        | Op::Gelu(_)
-        | Op::GeluGrad(_)
-        | Op::SwiGlu
-        | Op::SwiGluGrad
-        | Op::Attention { .. }
-        | Op::AttentionGrad { .. }
-        | Op::CacheAppend { .. }
-        | Op::SelectRows
-        | Op::GradSquares
-        | Op::ClipFactor { .. }
-        | Op::AdamW(_) => None,
+    let rows = |value: ValueId| graph.shape(value).rows.resolve(limits.tokens, limits.outputs);
+    if let Op::Linear { weight, .. } = node.op {
+        let x = node.inputs[0];
+        is_q8(weight).then(|| (rows(x), quantized_words(graph.shape(x).cols)))
+    } else if let Op::LinearCrossEntropy { weight } | Op::LinearCrossEntropyGrad { weight } = node.op {
+        let table = graph.params.get(weight)?;
+        Some(loss::room(table.rows, table.cols, limits.tokens, is_q8(weight)))
+    } else if let Op::CachedAttention { heads, .. } = node.op {
+        cache::partials(heads, limits)
+    } else if let Op::NormGrad(norm) = node.op {
+        let x = node.inputs[1];
+        Some((rows(x).div_ceil(PARTIAL_ROWS), norm.params().count() * graph.shape(x).cols))
+    } else {
+        None
     }
 }
 
