@@ -1,7 +1,6 @@
 //! What a run works on: sequences end to end, described by spans.
 
-use crate::GraphError;
-use crate::plan::Limits;
+use crate::{GraphError, Limits};
 
 /// A run of tokens of one sequence within a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -87,29 +87,36 @@
 //!
 //! Not here: the names and shapes of models, files, and where initial values come from.
 
-mod arena;
+mod access;
+mod barriers;
 mod batch;
+mod buffer;
 mod cache;
 mod cost;
+mod cpus;
 mod error;
 mod executor;
+mod frame;
 mod fuse;
 mod grad;
 mod graph;
 pub mod interpret;
+mod limits;
 mod lower;
 pub mod op;
 mod params;
-mod placement;
+mod place;
 mod plan;
 mod pool;
 mod probe;
 mod shape;
+mod step;
 mod storage;
 mod update;
+mod watch;
 
-pub use arena::Buffer;
 pub use batch::{Batch, Scalars, Span};
+pub use buffer::Buffer;
 pub use cache::CacheShape;
 pub use cost::cost;
 pub use error::GraphError;
@@ -117,12 +124,15 @@ pub use executor::{Bindings, Executor, ParamMemory};
 pub use fuse::fuse;
 pub use grad::grad;
 pub use graph::{Graph, GraphBuilder, Node, NodeId, Phase, ValueId};
+pub use limits::Limits;
 pub use lower::{SHARED_ELEMENTS, UPDATE_GRANULE};
 pub use op::{Cost, Op};
 pub use params::{Decay, Init, Layout, ParamId, ParamSpec, Params};
-pub use plan::{Limits, Placement, Plan, PlanOptions, Step, Workers};
+pub use place::Placement;
+pub use plan::{Plan, PlanOptions};
 pub use pool::{Pool, Team, available_threads};
 pub use probe::{NoProbe, Probe};
 pub use shape::{Rows, Shape};
+pub use step::{Step, Workers};
 pub use storage::{Order, ParamLayout, ParamStore, Storage};
 pub use update::{CLIP, update_graph};

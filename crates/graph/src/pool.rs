@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::GraphError;
-use crate::placement::Placement;
+use crate::cpus::WorkerCpus;
 
 /// How often a worker looks whether it may go on before it sleeps: about 1 ms. An idle CPU of a virtual machine takes that long to wake at
 /// worst, and workers that slept sooner would have to wake each other at every barrier, each late in its turn.
@@ -69,7 +69,7 @@ struct Bell {
     sleepers: Line<AtomicUsize>,
     lock: Mutex<()>,
     rung: Condvar,
-    placement: Placement,
+    cpus: WorkerCpus,
     /// By worker.
     patience: Vec<Line<Patience>>,
     /// How often to look before sleep.
@@ -136,7 +136,7 @@ impl Bell {
         }
         drop(lock);
         self.sleepers.0.fetch_sub(1, Ordering::Relaxed);
-        self.placement.settle(worker);
+        self.cpus.settle(worker);
     }
 
     /// `worker` wakes those that sleep, after what they wait for has been written with [`Ordering::SeqCst`].
@@ -149,7 +149,7 @@ impl Bell {
 
     #[cold]
     fn wake(&self, worker: usize) {
-        self.placement.note(worker);
+        self.cpus.note(worker);
         self.patience[worker].0.woke.store(true, Ordering::Relaxed);
         // Under the lock nobody is between looking and sleeping.
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
@@ -213,7 +213,7 @@ impl Pool {
                 sleepers: Line(AtomicUsize::new(0)),
                 lock: Mutex::new(()),
                 rung: Condvar::new(),
-                placement: Placement::new(if crowded { 0 } else { threads }),
+                cpus: WorkerCpus::new(if crowded { 0 } else { threads }),
                 patience: (0..threads).map(|_| Line(Patience::default())).collect(),
                 spins: if crowded { CROWDED_SPINS } else { SPINS },
             },

@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const UNKNOWN: usize = usize::MAX;
 
 /// Where workers were last seen when one of them woke another.
-pub(crate) struct Placement {
+pub(crate) struct WorkerCpus {
     cpus: Vec<AtomicUsize>,
 }
 
-impl Placement {
+impl WorkerCpus {
     /// For `workers` workers; with none it does nothing.
     pub(crate) fn new(workers: usize) -> Self {
         Self { cpus: (0..workers).map(|_| AtomicUsize::new(UNKNOWN)).collect() }
@@ -91,12 +91,12 @@ mod tests {
         alone.set(first);
         sched_setaffinity(None, &alone).unwrap();
         sched_setaffinity(None, &before).unwrap();
-        let placement = Placement::new(2);
-        placement.cpus[1].store(first, Ordering::Relaxed);
-        placement.settle(0);
+        let workers = WorkerCpus::new(2);
+        workers.cpus[1].store(first, Ordering::Relaxed);
+        workers.settle(0);
         // The scheduler may have moved the thread before it settled, and then there was no need to.
-        assert_ne!(placement.cpus[0].load(Ordering::Relaxed), first);
-        assert!(cpus.len() > 2 || placement.cpus[0].load(Ordering::Relaxed) == second);
+        assert_ne!(workers.cpus[0].load(Ordering::Relaxed), first);
+        assert!(cpus.len() > 2 || workers.cpus[0].load(Ordering::Relaxed) == second);
         assert_eq!(sched_getaffinity(None).unwrap(), before);
     }
 
@@ -106,10 +106,10 @@ mod tests {
         let mut alone = CpuSet::new();
         alone.set((0..CpuSet::MAX_CPU).find(|cpu| before.is_set(*cpu)).unwrap());
         sched_setaffinity(None, &alone).unwrap();
-        let placement = Placement::new(2);
-        placement.note(1);
-        placement.settle(0);
-        let places = placement.cpus.iter().map(|cpu| cpu.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        let workers = WorkerCpus::new(2);
+        workers.note(1);
+        workers.settle(0);
+        let places = workers.cpus.iter().map(|cpu| cpu.load(Ordering::Relaxed)).collect::<Vec<_>>();
         assert_eq!((places[0], sched_getaffinity(None).unwrap()), (places[1], alone));
         sched_setaffinity(None, &before).unwrap();
     }

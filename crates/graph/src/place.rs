@@ -2,14 +2,23 @@
 
 use std::ops::Range;
 
-use crate::arena::{Space, View};
+use crate::access::{Space, View};
 use crate::graph::Graph;
-use crate::lower;
-use crate::plan::{Limits, Placement};
-use crate::{GraphError, Rows, Storage, ValueId};
+use crate::{GraphError, Limits, Rows, ValueId};
 
 /// Elements to which values are aligned: 64 bytes.
 pub(crate) const ALIGN: usize = 16;
+
+/// Where a value lies in the arena and when it is alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The value, or none for memory that only its node uses.
+    pub value: Option<ValueId>,
+    /// Its elements in the arena.
+    pub elements: Range<usize>,
+    /// The first and last node that touch it.
+    pub alive: Range<usize>,
+}
 
 /// The arena's map.
 pub(crate) struct Placed {
@@ -21,14 +30,18 @@ pub(crate) struct Placed {
     pub(crate) len: usize,
 }
 
-/// Places every value of `graph` for batches within `limits`.
+/// Places every value of `graph` for batches within `limits`, and each node's temporary, given as rows and columns.
 ///
 /// Largest first, each at the lowest offset where no placed value is that is alive at the same time ("greedy by size": Pisarchyk and
 /// Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020).
-pub(super) fn place(graph: &Graph, limits: &Limits, storage: Option<&Storage>) -> Result<Placed, GraphError> {
+pub(crate) fn place(
+    graph: &Graph,
+    limits: &Limits,
+    temporaries: &[Option<(usize, usize)>],
+) -> Result<Placed, GraphError> {
     let mut wanted = lifetimes(graph, limits)?;
-    for (i, node) in graph.nodes.iter().enumerate() {
-        if let Some((rows, cols)) = lower::temporary(graph, node, limits, storage) {
+    for (i, temporary) in temporaries.iter().enumerate() {
+        if let Some((rows, cols)) = *temporary {
             wanted.push(Wanted {
                 owner: Owner::Node(i),
                 rows: Rows::Fixed(rows),
@@ -54,7 +67,7 @@ pub(super) fn place(graph: &Graph, limits: &Limits, storage: Option<&Storage>) -
         let end = offset.checked_add(want.len).ok_or(GraphError::OutOfMemory { bytes: usize::MAX })?;
         let at = placed.partition_point(|(r, _)| r.start <= offset);
         placed.insert(at, (offset..end, i));
-        let view = View { space: Space::Arena, offset, rows: want.rows, cols: want.cols };
+        let view = View::new(Space::Arena, offset, want.rows, want.cols);
         let value = match want.owner {
             Owner::Value(v) => {
                 map.views[v.index()] = Some(view);
@@ -138,7 +151,7 @@ fn lowest_gap(placed: &[(Range<usize>, usize)], wanted: &[Wanted], want: &Wanted
 }
 
 /// Whether no two values that are alive together share an element.
-pub(crate) fn disjoint(placements: &[Placement]) -> bool {
+fn disjoint(placements: &[Placement]) -> bool {
     let meet = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
     placements
         .iter()
