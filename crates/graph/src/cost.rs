@@ -27,6 +27,9 @@ pub fn cost(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Storage>
 
 #[cfg(test)]
 mod tests {
+    use smallmind_kernels::Format;
+    use smallmind_simd::IsaKind;
+
     use super::*;
     use crate::op::{Bytes, Index, Op};
     use crate::{Decay, GraphBuilder, Init, ParamSpec};
@@ -46,5 +49,34 @@ mod tests {
         let found = cost(&graph, &graph.nodes()[1], &batch, None);
         assert_eq!(found.flops, 2.0 * 3.0 * 48.0 + 18.0);
         assert_eq!(found.bytes(), Bytes { read: 4.0 * (24.0 + 48.0), written: 4.0 * 18.0 });
+    }
+
+    /// Rows of 96 elements, three blocks each, in strips that 48 rows fill on every instruction set.
+    #[test]
+    fn weights_cost_the_bytes_of_their_format() {
+        let mut b = GraphBuilder::new();
+        let spec =
+            |rows| ParamSpec { name: String::new(), rows, cols: 96, init: Init::Constant(0.0), decay: Decay::No };
+        let table = b.param("t", spec(64)).unwrap();
+        let weight = b.param("w", spec(48)).unwrap();
+        let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap();
+        let y = b.value_of(Op::Linear { weight, bias: None }, &[x]).unwrap();
+        b.result("y", y);
+        let graph = b.finish();
+        let mut batch = Batch::default();
+        batch.push(&[1, 2, 3], 0, 0);
+        for (format, bytes_of_96) in [(Format::F32, 384), (Format::F16, 192), (Format::Bf16, 192), (Format::Q8_0, 102)]
+        {
+            let storage = Storage::of(&graph, IsaKind::best(), format).unwrap();
+            let found = [0, 1].map(|i| cost(&graph, &graph.nodes()[i], &batch, Some(&storage)));
+            let (rows, weight) = (3.0 * f64::from(bytes_of_96), 48.0 * f64::from(bytes_of_96));
+            assert_eq!(
+                found.map(|cost| cost.weights),
+                [rows, weight].map(|read| Bytes { read, written: 0.0 }),
+                "{format}"
+            );
+            assert_eq!(found[1].values, Bytes { read: 4.0 * 3.0 * 96.0, written: 4.0 * 3.0 * 48.0 });
+            assert_eq!(found.map(|cost| cost.flops), [0.0, 2.0 * 3.0 * 96.0 * 48.0 + 3.0 * 48.0]);
+        }
     }
 }

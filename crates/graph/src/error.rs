@@ -91,12 +91,14 @@ pub enum GraphError {
         /// What was given.
         got: usize,
     },
-    /// Parameters that lie otherwise than the plan reads them.
-    #[error("the plan reads parameters {need}, the run was given parameters {got}")]
+    /// Parameters in another layout than is needed.
+    #[error("{} parameters {need}, {} parameters {got}", .doing.needs(), .doing.has())]
     Storage {
-        /// How the plan reads them.
+        /// What was being done.
+        doing: StorageUse,
+        /// The layout that is needed.
         need: String,
-        /// How they lie.
+        /// The layout that is there.
         got: String,
     },
     /// A value that a format can't hold.
@@ -132,6 +134,35 @@ pub enum GraphError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+/// What is done with a [`crate::Storage`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StorageUse {
+    /// A graph is planned for parameters that lie as the storage says.
+    Plan,
+    /// Values are stored as it says.
+    Store,
+    /// A plan is run on parameters.
+    Run,
+}
+
+impl StorageUse {
+    fn needs(self) -> &'static str {
+        match self {
+            Self::Plan => "the graph to be planned reads",
+            Self::Store => "the storage is for",
+            Self::Run => "the plan reads",
+        }
+    }
+
+    fn has(self) -> &'static str {
+        match self {
+            Self::Plan => "the storage holds",
+            Self::Store => "the values to be stored are",
+            Self::Run => "the run was given",
+        }
+    }
 }
 
 fn amount(bytes: &usize) -> String {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use smallmind_kernels::{Mat, Part};
 
 use crate::access::Space;
+use crate::error::StorageUse;
 use crate::frame::{Frame, Worker};
 use crate::pool::Team;
 use crate::step::{Step, Workers};
@@ -167,15 +168,15 @@ fn check(plan: &Plan, bindings: &Bindings<'_>) -> Result<(), GraphError> {
         }
     };
     if storage != plan.storage.as_ref() {
-        let words = |storage: Option<&Arc<Storage>>| match storage {
+        let layout = |storage: Option<&Arc<Storage>>| match storage {
             Some(storage) => storage.to_string(),
             None => "flat, in rows of f32".to_owned(),
         };
-        let (need, mut got) = (words(plan.storage.as_ref()), words(storage));
+        let (need, mut got) = (layout(plan.storage.as_ref()), layout(storage));
         if need == got {
             got.push_str(", for another graph");
         }
-        return Err(GraphError::Storage { need, got });
+        return Err(GraphError::Storage { doing: StorageUse::Run, need, got });
     }
     if plan.effects.parameters {
         sized("writable parameters", writable, need)?;

@@ -119,7 +119,7 @@ pub use batch::{Batch, Scalars, Span};
 pub use buffer::Buffer;
 pub use cache::CacheShape;
 pub use cost::cost;
-pub use error::GraphError;
+pub use error::{GraphError, StorageUse};
 pub use executor::{Bindings, Executor, ParamMemory};
 pub use fuse::fuse;
 pub use grad::grad;

@@ -29,7 +29,8 @@ impl Step {
     /// A step without a barrier before it. What worker 0 does alone is not partitioned.
     ///
     /// # Panics
-    /// If two accesses overlap of which one writes, or there are too many: a defect of the lowering.
+    /// On defects of the lowering: two accesses overlap and one of them writes; all workers share a step that declares an access of worker 0;
+    /// there are too many accesses.
     pub(crate) fn new(
         node: NodeId,
         workers: Workers,
@@ -39,6 +40,8 @@ impl Step {
         if workers == Workers::First {
             accesses.iter_mut().for_each(|access| access.sharing = Sharing::First);
         }
+        let is_shared = workers == Workers::First || accesses.iter().all(|access| access.sharing != Sharing::First);
+        assert!(is_shared, "a step of all workers declares an access of worker 0 alone");
         assert!(accesses.len() <= MAX_ACCESSES, "a step of {} accesses", accesses.len());
         for (i, access) in accesses.iter().enumerate() {
             let other = accesses[..i].iter().find(|other| access.overlaps(other));

@@ -10,6 +10,7 @@ use smallmind_kernels::matmul::{pack_weight, pack_weight_as, pack_weight_scratch
 use smallmind_kernels::{Format, Mat};
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
+use crate::error::StorageUse;
 use crate::op::{Index, Op};
 use crate::{Buffer, Graph, GraphError, Layout, ParamId, ParamSpec, Params};
 
@@ -66,12 +67,12 @@ impl Storage {
     /// # Errors
     /// [`GraphError::Storage`].
     pub(crate) fn check(&self, graph: &Graph, isa: IsaKind) -> Result<(), GraphError> {
-        let refuse = |need: String| Err(GraphError::Storage { need, got: self.to_string() });
+        let refuse = |need: String| Err(GraphError::Storage { doing: StorageUse::Plan, need, got: self.to_string() });
         if self.isa != isa {
             return refuse(format!("packed for {}", isa.name()));
         }
         if !self.fits(graph.params()) {
-            return refuse("of another graph".to_owned());
+            return refuse("of its own, of other shapes".to_owned());
         }
         for node in graph.nodes() {
             for id in node.op.params() {
@@ -88,7 +89,8 @@ impl Storage {
         if self.fits(params) {
             return Ok(());
         }
-        Err(GraphError::Storage { need: self.to_string(), got: "for another graph".to_owned() })
+        let (doing, got) = (StorageUse::Store, "of another graph".to_owned());
+        Err(GraphError::Storage { doing, need: self.to_string(), got })
     }
 
     /// Whether parameters are those that it was made for.

@@ -62,8 +62,8 @@ pub(crate) struct Watch(Mutex<(usize, Vec<Touch>)>);
 
 impl Watch {
     pub(crate) fn new() -> Self {
-        // Room for what a stretch takes, so that a run allocates nothing: it grows in a first run at most.
-        let capacity = if cfg!(debug_assertions) { 1024 } else { 0 };
+        // It grows in a first run at most, where a stretch takes more windows: later runs allocate nothing.
+        let capacity = if cfg!(debug_assertions) { 256 } else { 0 };
         Self(Mutex::new((0, Vec::with_capacity(capacity))))
     }
 

@@ -512,3 +512,47 @@ fn storages_that_a_plan_can_not_read_and_values_that_a_format_can_not_hold_are_r
         store.set(&values).unwrap();
     }
 }
+
+/// New values in a store are as good as a new store.
+#[test]
+fn values_are_replaced_in_every_format() {
+    let mut b = GraphBuilder::new();
+    let table = matrix(&mut b, "wte", 33, 64, 1.0).unwrap();
+    let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap();
+    let y = Layer::new("odd", x, 50).bias(true).apply(&mut b).unwrap();
+    b.result("y", y);
+    let graph = b.finish();
+    let limits = Limits { tokens: 4, outputs: 0, spans: 1, context: 4, slots: 0 };
+    let [old, new] = [1, 2].map(|seed| Memory::new(graph.params(), seed).params);
+    for &isa in IsaKind::available() {
+        for format in Format::ALL {
+            let storage = Arc::new(Storage::of(&graph, isa, format).unwrap());
+            let mut runner = Runner::stored(graph.clone(), limits, 1, isa, format);
+            let mut y = |store: &ParamStore| {
+                let batch = sequence(&[0, 32, 7], 0, 0);
+                runner.try_run(&batch, &Scalars::default(), Bindings::stored(store)).unwrap();
+                bits(&runner.result("y"))
+            };
+            let of = |values: &[f32]| ParamStore::of_rows(graph.params(), storage.clone(), values).unwrap();
+            let mut store = of(&old);
+            let before = y(&store);
+            store.set(&new).unwrap();
+            assert_eq!(y(&store), y(&of(&new)), "{format} on {isa}");
+            assert_ne!(y(&store), before, "{format} on {isa}");
+        }
+    }
+}
+
+/// What was being done stands in the message.
+#[test]
+fn a_storage_of_another_graph_is_refused() {
+    let (one, other) = (small(Head::Cached), small(Head::Loss));
+    let storage = Arc::new(Storage::of(&one, IsaKind::best(), Format::F32).unwrap());
+    let limits = Limits { tokens: 4, outputs: 4, spans: 2, context: 8, slots: 2 };
+    let plan = Plan::new(other.clone(), PlanOptions::stored(limits, 1, storage.clone())).map(|_| ()).unwrap_err();
+    assert!(plan.to_string().starts_with("the graph to be planned reads parameters "), "{plan}");
+    let values = vec![0.0; other.params().layout().len()];
+    let store = ParamStore::of_rows(other.params(), storage, &values).map(|_| ()).unwrap_err();
+    assert!(store.to_string().starts_with("the storage is for parameters "), "{store}");
+    assert!(store.to_string().ends_with("the values to be stored are parameters of another graph"), "{store}");
+}
