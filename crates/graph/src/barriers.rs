@@ -1,6 +1,7 @@
 //! Where workers must meet.
 //!
-//! Workers run the steps of a plan in order, each at its own pace. Two steps may overlap in time unless a barrier stands between them:
+//! Workers run the steps of a plan in order, each at its own pace. Two steps may overlap in time unless a barrier
+//! stands between them:
 //!
 //! ```text
 //! step       0: norm   1: linear by rows   |   2: attention        |   3: linear by rows
@@ -12,7 +13,8 @@
 //!                                      barrier               barrier
 //! ```
 //!
-//! A worker's own rows of `qkv` follow from its own rows of `y`, which it wrote itself: no barrier. Attention reads the rows of others: a barrier.
+//! A worker's own rows of `qkv` follow from its own rows of `y`, which it wrote itself: no barrier. Attention reads the
+//! rows of others: a barrier.
 //!
 //! ```text
 //! since = {}                                        accesses of the steps since the last barrier
@@ -25,8 +27,8 @@
 //!                      and it isn't sure that the same worker does both
 //! ```
 //!
-//! The same worker does both if both are worker 0's, or both partition the same view in the same rows ([`Access::conflicts`]). One pass is enough: a
-//! barrier orders every step before it against every step behind it.
+//! The same worker does both if both are worker 0's, or both partition the same view in the same rows
+//! ([`Access::conflicts`]). One pass is enough: a barrier orders every step before it against every step behind it.
 
 use crate::access::Access;
 use crate::step::Step;

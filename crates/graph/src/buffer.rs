@@ -64,7 +64,8 @@ impl Deref for Buffer {
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: `zeroed` allocated and initialised `len` elements, which live as long as self; &mut self makes the borrow exclusive.
+        // SAFETY: `zeroed` allocated and initialised `len` elements, which live as long as self; &mut self makes the
+        // borrow exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
     }
 }

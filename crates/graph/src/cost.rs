@@ -51,7 +51,7 @@ mod tests {
         assert_eq!(found.bytes(), Bytes { read: 4.0 * (24.0 + 48.0), written: 4.0 * 18.0 });
     }
 
-    /// Rows of 96 elements, three blocks each, in strips that 48 rows fill on every instruction set.
+    /// Rows of 96 elements, three blocks each, in panels that 48 rows fill on every instruction set.
     #[test]
     fn weights_cost_the_bytes_of_their_format() {
         let mut b = GraphBuilder::new();

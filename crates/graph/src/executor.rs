@@ -13,18 +13,19 @@ use crate::step::{Step, Workers};
 use crate::watch::Watch;
 use crate::{Batch, Buffer, GraphError, ParamStore, Plan, Pool, Probe, Scalars, Storage};
 
-/// The memory of parameters, to read or also to write.
+/// The memory of all parameters.
 #[derive(Debug)]
 pub enum ParamMemory<'a> {
     /// Flat `f32`, read only: inference and gradients.
     Shared(&'a [f32]),
-    /// As the storage of the plan says, read only: inference.
+    /// In a store, as the storage of the plan says, read only: inference.
     Stored(&'a ParamStore),
-    /// An optimizer's update writes them.
+    /// Flat `f32`, written by an optimizer's update.
     Exclusive(&'a mut [f32]),
 }
 
-/// The memories beside the arena that a run touches; each laid out as [`crate::Layout`] says.
+/// The memories besides the arena that a run touches. All but the cache and stored parameters are laid out as
+/// [`crate::FlatLayout`] says.
 #[derive(Debug)]
 pub struct Bindings<'a> {
     /// The parameters.
@@ -59,7 +60,7 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Allocates the arena of `plan`: the last allocation.
+    /// Allocates the arena of `plan`. Runs allocate nothing.
     ///
     /// # Errors
     /// [`GraphError::OutOfMemory`].
@@ -123,7 +124,7 @@ impl Executor {
     }
 }
 
-/// What one worker does in a run: its part of every step, meeting the others where the plan says so.
+/// What one worker does in a run: its part of every step, with a barrier before those that the plan marks.
 #[inline(always)]
 fn work<P: Probe>(steps: &[Step], frame: &Frame<'_>, part: Part, team: &Team<'_>, probe: &P) {
     let mut barriers = 0;
@@ -140,8 +141,9 @@ fn work<P: Probe>(steps: &[Step], frame: &Frame<'_>, part: Part, team: &Team<'_>
         if P::ENABLED {
             probe.start(part.index, index);
         }
-        // SAFETY: `Step::new` checked the accesses. Each worker of the pool has a part of its own, and between this step and those whose accesses conflict
-        // with its own the plan has put a barrier, at which all workers drop their `Worker`.
+        // SAFETY: `Step::new` checked the accesses. Each worker of the pool has a part of its own, and between this
+        // step and those whose accesses conflict with its own the plan has put a barrier, at which all workers drop
+        // their `Worker`.
         let worker = unsafe { Worker::new(frame, &step.accesses, part, (index, barriers)) };
         (step.run)(&worker);
         if P::ENABLED {
@@ -193,7 +195,7 @@ fn check(plan: &Plan, bindings: &Bindings<'_>) -> Result<(), GraphError> {
     Ok(())
 }
 
-/// Lets the steps reach what was given; steps touch only what [`check`] has seen.
+/// Binds the memories of a run, which [`check`] has checked.
 fn bind<'a>(frame: &mut Frame<'a>, bindings: Bindings<'a>) {
     match bindings.params {
         ParamMemory::Shared(params) => frame.bind(Space::FlatParams, params),
@@ -217,6 +219,7 @@ fn bind<'a>(frame: &mut Frame<'a>, bindings: Bindings<'a>) {
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
+    use smallmind_kernels::MatMut;
     use smallmind_simd::IsaKind;
 
     use super::*;
@@ -311,6 +314,8 @@ mod tests {
         }
     }
 
+    fn taken(_: MatMut<'_>) {}
+
     /// The panic of a step on a value of 240 rows that is declared so, and whose workers do `work`.
     fn planted(
         extent: Extent,
@@ -332,9 +337,9 @@ mod tests {
     #[test]
     fn an_undeclared_access_is_found() {
         let (any, own) = (Sharing::Unpartitioned, Sharing::OwnRows { granule: 4 });
-        let panic = planted(Extent::All, any, true, |w| drop(w.own_mut(Write(1))));
+        let panic = planted(Extent::All, any, true, |w| taken(w.own_mut(Write(1))));
         assert!(panic.contains("out of bounds"), "{panic}");
-        let panic = planted(Extent::All, own, false, |w| drop(w.own_mut(Write(0))));
+        let panic = planted(Extent::All, own, false, |w| taken(w.own_mut(Write(0))));
         assert!(panic.contains("declared as a read"), "{panic}");
         let panic = planted(Extent::All, own, true, |w| {
             let _ = w.own(Read(0));
@@ -360,19 +365,20 @@ mod tests {
         let chunk = Extent::Chunk(Chunk { first: 0, max: 80 });
         let panic = planted(chunk, any, true, |w| {
             let rows = 40 * w.part().index..40 * w.part().index + 41;
-            // SAFETY: the last window leaves the chunk, which is refused; the others overlap in a row, which is too, and nothing is written.
-            drop(unsafe { w.window_mut(Write(0), rows, 0..1) });
+            // SAFETY: the last window leaves the chunk, which is refused; the others overlap in a row, which is too,
+            // and nothing is written.
+            taken(unsafe { w.window_mut(Write(0), rows, 0..1) });
         });
         assert!(panic.contains("of which this run has 0..80") || panic.ends_with("race"), "{panic}");
         let panic = planted(Extent::All, any, true, |w| {
             let index = w.part().index;
             // SAFETY: windows overlap in a column, which is refused; nothing is written.
-            drop(unsafe { w.window_mut(Write(0), 0..240, 4 * index..4 * index + 5) });
+            taken(unsafe { w.window_mut(Write(0), 0..240, 4 * index..4 * index + 5) });
         });
         assert!(panic.ends_with("race"), "{panic}");
         let panic = planted(chunk, any, true, |w| {
             // SAFETY: the window leaves the chunk, which is refused.
-            drop(unsafe { w.window_mut(Write(0), 80..81, 0..1) });
+            taken(unsafe { w.window_mut(Write(0), 80..81, 0..1) });
         });
         assert!(panic.contains("of which this run has 0..80"), "{panic}");
     }

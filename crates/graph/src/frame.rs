@@ -1,14 +1,14 @@
 //! The memories of a run, and the only ways in which a step reaches them.
 //!
-//! Several workers use one buffer at once. This is sound because of three rules, which the code upholds at different times:
+//! Several workers use one buffer at once. This is sound because of three rules:
 //!
-//! 1. A step reaches only what it declared ([`Access`]): its handles ([`Read`], [`Write`]) are numbers of its own accesses. The accesses of one
-//!    step don't overlap where one of them writes (`Step::new` checks it).
-//! 2. Within a step, workers take windows that don't overlap: their own rows, their own columns, their own scratch memory. A step that
-//!    cuts its windows in another way calls [`Worker::window_mut`], which is unsafe.
+//! 1. A step reaches only what it declared ([`Access`]): its handles ([`Read`], [`Write`]) are numbers of its own
+//!    accesses. The accesses of one step don't overlap where one of them writes (`Step::new` checks it).
+//! 2. Within a step, workers take windows that don't overlap: their own rows, their own columns, their own scratch
+//!    memory. A step that cuts its windows in another way calls [`Worker::window_mut`], which is unsafe.
 //! 3. Between two steps whose accesses conflict all workers meet (`barriers.rs`).
 //!
-//! Builds with debug assertions check the second and third rule for every window that is taken (`watch.rs`).
+//! Builds with debug assertions check the second and the third rule for every window that is taken (`watch.rs`).
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -71,8 +71,8 @@ pub(crate) struct Frame<'a> {
     watch: &'a Watch,
 }
 
-// SAFETY: the pointers stand for borrows that the frame holds for 'a, shared or exclusive. Workers reach them only through `Worker`, by the rules
-// at the head of this file.
+// SAFETY: the pointers stand for borrows that the frame holds for 'a, shared or exclusive. Workers reach them only
+// through `Worker`, by the rules at the head of this file.
 unsafe impl Sync for Frame<'_> {}
 
 impl<'a> Frame<'a> {
@@ -145,11 +145,11 @@ const SCRATCH: u32 = 63;
 pub(crate) const MAX_ACCESSES: usize = SCRATCH as usize;
 
 impl<'f> Worker<'f> {
-    /// The worker that does `part` of the step number `at.0`, which stands behind `at.1` barriers and has these accesses.
+    /// The worker that does `part` of the step number `at.0`, which has `at.1` barriers before it and these accesses.
     ///
     /// # Safety
-    /// The accesses of a step don't overlap where one of them writes. While the worker or anything borrowed from it lives, other threads
-    /// hold no worker of this frame but for the other parts of the same step, or of steps whose accesses don't conflict with these.
+    /// No two of the accesses overlap if one of them writes. While this worker lives, every other worker of the frame
+    /// has another part, and is in this step or in one whose accesses don't conflict with these.
     #[inline(always)]
     pub(crate) unsafe fn new(frame: &'f Frame<'f>, accesses: &'f [Access], part: Part, at: (usize, usize)) -> Self {
         Self { frame, accesses, part, at, taken: Cell::new(0) }
@@ -207,6 +207,7 @@ impl<'f> Worker<'f> {
         let (view, have) = (&access.view, self.rows(&access.view));
         let base = self.frame.base(view);
         assert!(view.offset + have.end * view.cols <= base.len, "{view:?} leaves its memory of {} elements", base.len);
+        debug_assert!(view.offset + have.end * view.cols <= access.elements.end, "{access:?} reaches too far");
         assert!(base.writable || !access.writes, "{view:?} is read-only in this run");
         assert!(
             have.start <= rows.start && rows.start <= rows.end && rows.end <= have.end,
@@ -240,8 +241,9 @@ impl<'f> Worker<'f> {
     #[inline(always)]
     fn mat(&self, access: &Access, rows: Range<usize>, cols: Range<usize>) -> Mat<'_> {
         let ptr = self.window(access, &rows, &cols);
-        // SAFETY: `window` checked the bounds. No worker writes these elements meanwhile: this one, as its writes don't overlap its reads; others,
-        // as they take other windows or are kept behind a barrier.
+        // SAFETY: `window` checked the bounds. Nothing writes these elements while the step runs: this step's writes
+        // don't overlap its reads, and steps that write them are kept away by barriers, or write this worker's own rows
+        // only.
         unsafe { Mat::from_raw(ptr, rows.len(), cols.len(), access.view.cols) }
     }
 
@@ -278,16 +280,17 @@ impl<'f> Worker<'f> {
         self.take(write.0 as u32);
         let (rows, cols) = self.own_window(access);
         let ptr = self.window(access, &rows, &cols);
-        // SAFETY: `window` checked the bounds. The window is this worker's own and was taken once, so nothing else in this step reaches its elements:
-        // accesses of one step don't overlap where one writes. Other steps are kept away by the barriers.
+        // SAFETY: `window` checked the bounds. The window is this worker's own and was taken once, so nothing else in
+        // this step reaches its elements: accesses of one step don't overlap where one writes. Other steps are kept
+        // away by the barriers.
         unsafe { MatMut::from_raw(ptr, rows.len(), cols.len(), access.view.cols) }
     }
 
     /// Any window of a matrix, to write.
     ///
     /// # Safety
-    /// No other window that reaches the elements of this one may live while this one does; until the next barrier no other worker may
-    /// take one.
+    /// While this window lives, no other window of this worker may share an element with it; nor may a window that
+    /// another worker takes before the next barrier.
     ///
     /// # Panics
     /// If the window leaves the rows of this run; if the step declared the access as partitioned.
@@ -330,7 +333,8 @@ impl<'f> Worker<'f> {
         let Base { ptr, len, .. } = self.frame.scratch;
         let each = len / self.frame.workers;
         assert!(self.part.index < self.frame.workers);
-        // SAFETY: the stretches of different workers are disjoint, no view reaches them, and this worker has not taken its own in this step.
+        // SAFETY: the stretches of different workers are disjoint, no view reaches them, and this worker has not taken
+        // its own in this step.
         unsafe { std::slice::from_raw_parts_mut(ptr.add(self.part.index * each), each) }
     }
 

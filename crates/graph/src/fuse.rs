@@ -1,12 +1,12 @@
-//! Fusions: the same values with fewer passes over memory.
+//! Fusions: the same results in fewer passes over memory.
 
 use crate::graph::{Graph, Node, ValueId};
 use crate::op::Op;
 
 /// Applies every fusion; the results and effects of the graph stay what they are, up to rounding.
 ///
-/// * *fold addends*: `add(r, linear(x))` becomes `linear(x, r)`, whose kernel adds while it stores; likewise the gradients of a linear
-///   layer's and a norm's input.
+/// * *fold addends*: `add(r, linear(x))` becomes `linear(x, r)`, whose kernel adds while it stores; likewise the
+///   gradients of a linear layer's and a norm's input.
 /// * *add + norm*: `s = add(a, b); norm(s)` becomes one pass that writes both.
 pub fn fuse(graph: &Graph) -> Graph {
     let mut graph = graph.clone();

@@ -1,4 +1,5 @@
-//! The same graph on the reference kernels: in `f64`, one buffer a value, no fusion, no plan. What an optimised plan is held against.
+//! Runs a graph on the reference kernels: in `f64`, with a buffer for each value, without a plan. Tests compare plans
+//! with it.
 
 use smallmind_kernels::attention::{AttentionDropout, AttentionShape};
 use smallmind_kernels::matmul::Layout;
@@ -28,7 +29,8 @@ pub struct Interpreter {
 }
 
 impl Interpreter {
-    /// Zero gradients and moments beside the parameters in `params`, which is laid out as the graph's [`crate::Layout`] says.
+    /// Zero gradients and moments beside the parameters in `params`, which is laid out as the graph's
+    /// [`crate::FlatLayout`] says.
     ///
     /// # Errors
     /// [`GraphError::Binding`] if `params` has another length.

@@ -20,7 +20,7 @@ pub struct Placement {
     pub alive: Range<usize>,
 }
 
-/// The arena's map.
+/// Where values and temporaries lie in the arena.
 pub(crate) struct Placed {
     /// The view of each value that is produced; others have none.
     pub(crate) views: Vec<Option<View>>,
@@ -32,8 +32,8 @@ pub(crate) struct Placed {
 
 /// Places every value of `graph` for batches within `limits`, and each node's temporary, given as rows and columns.
 ///
-/// Largest first, each at the lowest offset where no placed value is that is alive at the same time ("greedy by size": Pisarchyk and
-/// Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020).
+/// The largest is placed first. Each takes the lowest offset at which it meets no placed value that is alive at the
+/// same time ("greedy by size": Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020).
 pub(crate) fn place(
     graph: &Graph,
     limits: &Limits,
@@ -103,7 +103,7 @@ fn size(rows: usize, cols: usize) -> Result<usize, GraphError> {
     len.filter(|n| *n < isize::MAX as usize / 16).ok_or(GraphError::OutOfMemory { bytes: rows.saturating_mul(cols) })
 }
 
-/// Each value from the node that makes it to the last that reads it; results live to the end.
+/// A value lives from the node that makes it to the last node that reads it; a result lives to the end.
 fn lifetimes(graph: &Graph, limits: &Limits) -> Result<Vec<Wanted>, GraphError> {
     let mut alive: Vec<Option<Range<usize>>> = vec![None; graph.value_count()];
     for (i, node) in graph.nodes.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Plans: a graph lowered to steps over one arena, made for a maximum and run for any smaller batch.
+//! Plans: a graph lowered to steps over one arena, made for the largest batch and run on any smaller one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::place::{self, Placement};
 use crate::step::{Step, Workers};
 use crate::{CacheShape, GraphError, Limits, Storage, ValueId, barriers};
 
-/// A graph ready to run. It is made once for a model and a maximum; nothing allocates afterwards.
+/// A graph that is ready to run. It is made once for a model and its largest batch; a run allocates nothing.
 pub struct Plan {
     pub(crate) graph: Graph,
     pub(crate) limits: Limits,
@@ -88,7 +88,7 @@ impl Plan {
         self.isa
     }
 
-    /// How it reads its parameters, where they don't lie flat.
+    /// How its parameters lie, where they don't lie flat.
     pub fn storage(&self) -> Option<&Arc<Storage>> {
         self.storage.as_ref()
     }
@@ -118,7 +118,7 @@ impl Plan {
         (self.placements.iter().map(|p| p.elements.len()).sum::<usize>() + self.scratch.len()) * 4
     }
 
-    /// How often all workers meet in a run.
+    /// The number of barriers in a run.
     pub fn barriers(&self) -> usize {
         self.steps.iter().filter(|s| s.barrier).count()
     }
@@ -241,7 +241,8 @@ impl fmt::Display for Plan {
         let l = &self.limits;
         writeln!(
             f,
-            "plan: {} tokens, {} outputs, {} spans, context {}, {} slots; {} on {} threads; {} steps, {} barriers; arena {} bytes, unplanned {} bytes",
+            "plan: {} tokens, {} outputs, {} spans, context {}, {} slots; {} on {} threads; {} steps, {} barriers; \
+             arena {} bytes, unplanned {} bytes",
             l.tokens,
             l.outputs,
             l.spans,

@@ -29,8 +29,8 @@ impl Step {
     /// A step without a barrier before it. What worker 0 does alone is not partitioned.
     ///
     /// # Panics
-    /// On defects of the lowering: two accesses overlap and one of them writes; all workers share a step that declares an access of worker 0;
-    /// there are too many accesses.
+    /// On defects of the lowering: two accesses overlap and one of them writes; all workers share a step that declares
+    /// an access of worker 0; there are too many accesses.
     pub(crate) fn new(
         node: NodeId,
         workers: Workers,

@@ -1,6 +1,8 @@
-//! How parameters lie in memory where they are only read: each in a format of its own, in rows or packed for the kernels.
+//! How parameters lie in memory where they are only read: each in a format of its own, in rows or packed for the
+//! kernels.
 //!
-//! What is trained (weights, gradients, moments) lies in one flat buffer of `f32` instead, as [`crate::Layout`] says.
+//! What is trained (weights, gradients, moments) lies in one flat buffer of `f32` instead, as [`crate::FlatLayout`]
+//! says.
 
 use std::fmt;
 use std::ops::Range;
@@ -12,15 +14,15 @@ use smallmind_simd::{Isa, IsaKind, WithIsa};
 
 use crate::error::StorageUse;
 use crate::op::{Index, Op};
-use crate::{Buffer, Graph, GraphError, Layout, ParamId, ParamSpec, Params};
+use crate::{Buffer, FlatLayout, Graph, GraphError, ParamId, ParamSpec, Params};
 
 /// The order in which the elements of a parameter lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Row by row.
     Rows,
-    /// In strips, as the products of the storage's instruction set read them.
-    Strips,
+    /// Packed in panels, as the products of the storage's instruction set read them.
+    Packed,
 }
 
 /// How the elements of one parameter lie.
@@ -43,7 +45,7 @@ impl ParamLayout {
     }
 }
 
-/// How each parameter of a graph lies in a [`ParamStore`], and how a [`crate::Plan`] made for it reads them.
+/// How each parameter of a graph lies in a [`ParamStore`]. A [`crate::Plan`] that is made for it reads them so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
     isa: IsaKind,
@@ -51,9 +53,12 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Packs every weight that only linear layers, losses and embeddings of tokens read, and stores it in `weights`. A table that only embeddings of
-    /// tokens read is packed too, unless `weights` is F32. If a row is not whole blocks of `weights`, the parameter is stored in F16. All else (norms,
-    /// biases, position embeddings) stays rows of `f32`. `isa` will read them.
+    /// How the parameters of `graph` lie for products on `isa`:
+    ///
+    /// * A weight that only linear layers, losses and embeddings of tokens read is packed, in the format `weights`.
+    /// * A table that only embeddings of tokens read is packed too, unless `weights` is F32.
+    /// * A packed parameter whose rows are not whole blocks of `weights` is in F16 instead.
+    /// * All others (norms, biases, position embeddings) lie in rows of `f32`.
     ///
     /// # Errors
     /// An instruction set that this CPU lacks; a parameter beyond memory.
@@ -61,8 +66,8 @@ impl Storage {
         isa.with(Choose { graph, isa, weights })?
     }
 
-    /// Whether `graph` can be run on parameters that lie so: they are its own, and those in strips are read by nothing but linear layers, losses and
-    /// embeddings.
+    /// Checks that `graph` can run on parameters that lie so: they have the shapes of its own, and packed ones are read
+    /// by linear layers, losses and embeddings of tokens only.
     ///
     /// # Errors
     /// [`GraphError::Storage`].
@@ -76,8 +81,8 @@ impl Storage {
         }
         for node in graph.nodes() {
             for id in node.op.params() {
-                let reads_strips = multiplies(&node.op, id) || looks_up(&node.op);
-                if self.get(id).order == Order::Strips && !reads_strips {
+                let reads_packed = multiplies(&node.op, id) || looks_up(&node.op);
+                if self.get(id).order == Order::Packed && !reads_packed {
                     return refuse(format!("of `{}` in rows", node.path));
                 }
             }
@@ -93,7 +98,7 @@ impl Storage {
         Err(GraphError::Storage { doing, need: self.to_string(), got })
     }
 
-    /// Whether parameters are those that it was made for.
+    /// Whether parameters have the shapes of those that it was made for.
     fn fits(&self, params: &Params) -> bool {
         params.iter().map(|(_, spec)| [spec.rows, spec.cols]).eq(self.params.iter().map(|layout| layout.shape))
     }
@@ -128,7 +133,7 @@ impl Storage {
 impl fmt::Display for Storage {
     /// Such as `121 packed for avx512, 61 in rows; 140544 bytes in f32, 269119488 bytes in bf16`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let packed = self.params.iter().filter(|layout| layout.order == Order::Strips).count();
+        let packed = self.params.iter().filter(|layout| layout.order == Order::Packed).count();
         write!(f, "{packed} packed for {}, {} in rows", self.isa.name(), self.params.len() - packed)?;
         let mut separator = "; ";
         for (format, bytes) in self.bytes_by_format() {
@@ -180,13 +185,14 @@ impl WithIsa for Choose<'_> {
             let format = if self.weights.divides(spec.cols) { self.weights } else { Format::F16 };
             let too_large = GraphError::OutOfMemory { bytes: usize::MAX };
             let len = packed_len(isa, format, spec.rows, spec.cols).ok_or(too_large)?;
-            Ok(ParamLayout { format, order: Order::Strips, shape, bytes: len * 4 })
+            Ok(ParamLayout { format, order: Order::Packed, shape, bytes: len * 4 })
         };
         Ok(Storage { isa: self.isa, params: params.iter().map(layout).collect::<Result<_, GraphError>>()? })
     }
 }
 
-/// The values of the parameters of a graph, laid out as a [`Storage`] says: what a [`crate::Plan`] that was made for it runs on.
+/// The values of a graph's parameters as a [`Storage`] lays them out. A [`crate::Plan`] that is made for the storage
+/// runs on them.
 #[derive(Debug)]
 pub struct ParamStore {
     params: Params,
@@ -198,11 +204,13 @@ pub struct ParamStore {
 }
 
 impl ParamStore {
-    /// Stores `values`, laid out flat as `params` are. Where all are stored as `f32`, packing takes place within that buffer and takes no memory
-    /// but, meanwhile, one strip's. Else each parameter is converted into memory of its own, and the buffer is freed.
+    /// Stores `values`, which are laid out flat as `params` are. If all formats are F32, the buffer is kept and its
+    /// parameters are packed in place, with scratch memory for one panel. Otherwise each parameter is converted into a
+    /// buffer of its own, and `values` is freed.
     ///
     /// # Errors
-    /// Values of another size; a storage for other parameters; an instruction set that this CPU lacks; too little memory.
+    /// Values of another size; a storage for other parameters; an instruction set that this CPU lacks; too little
+    /// memory.
     pub fn new(params: &Params, storage: Arc<Storage>, values: Buffer) -> Result<Self, GraphError> {
         let layout = params.layout();
         check_len(&layout, values.len())?;
@@ -239,7 +247,7 @@ impl ParamStore {
     /// Replaces all values by those of `rows`, laid out flat as the parameters are.
     ///
     /// # Errors
-    /// Values of another size, and then nothing has changed; no memory for a strip.
+    /// Values of another size, or that a format can't hold; then nothing has changed. Too little memory for scratch.
     pub fn set(&mut self, rows: &[f32]) -> Result<(), GraphError> {
         check_len(&self.params.layout(), rows.len())?;
         match &mut self.buffers[..] {
@@ -274,7 +282,7 @@ impl ParamStore {
     }
 }
 
-fn check_len(layout: &Layout, got: usize) -> Result<(), GraphError> {
+fn check_len(layout: &FlatLayout, got: usize) -> Result<(), GraphError> {
     let need = layout.len();
     if got == need { Ok(()) } else { Err(GraphError::ParamsLen { need, got }) }
 }
@@ -289,7 +297,7 @@ impl WithIsa for Pack<'_> {
         let deepest = params.iter().map(|(_, spec)| spec.cols).max().unwrap_or(0);
         let mut scratch = Buffer::zeroed(pack_weight_scratch_len(isa, deepest))?;
         for ((id, spec), (buffer, range)) in params.iter().zip(places) {
-            if storage.get(id).order == Order::Strips {
+            if storage.get(id).order == Order::Packed {
                 pack_weight(isa, &mut buffers[*buffer][range.clone()], spec.rows, spec.cols, &mut scratch);
             }
         }

@@ -1,8 +1,9 @@
 //! A detector of races between workers, for builds with debug assertions.
 //!
-//! Workers note each window that they take. A *stretch* is the run of steps between two barriers; within it, two workers may run in any order. So
-//! two windows that different workers take in one stretch must not share an element that one of them writes. The order in which workers
-//! happen to run does not matter: a race is found whenever both windows are taken.
+//! Workers note each window that they take. A *stretch* is the run of steps between two barriers; within it, two
+//! workers may run in any order. So two windows that different workers take in one stretch must not share an element
+//! that one of them writes. The order in which workers happen to run does not matter: a race is found whenever both
+//! windows are taken.
 
 use std::fmt;
 use std::ops::Range;

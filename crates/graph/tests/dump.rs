@@ -90,7 +90,8 @@ fn a_plan_shows_barriers_workers_and_memory() {
     let plan = Plan::new(graph.clone(), PlanOptions::flat(limits, 2, IsaKind::Scalar)).unwrap();
     let dump = plan.to_string();
     let head = format!(
-        "plan: 1024 tokens, 0 outputs, 4 spans, context 512, 0 slots; scalar on 2 threads; {} steps, {} barriers; arena {} bytes, \
+        "plan: 1024 tokens, 0 outputs, 4 spans, context 512, 0 slots; scalar on 2 threads; {} steps, {} barriers; \
+         arena {} bytes, \
          unplanned {} bytes",
         plan.steps().len(),
         plan.barriers(),

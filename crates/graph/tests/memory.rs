@@ -21,7 +21,8 @@ use smallmind_kernels::Format;
 use smallmind_kernels::loss::IGNORE;
 use smallmind_simd::IsaKind;
 
-/// From the node that makes a value to the last that reads it, computed from the nodes alone; a result lives to the end.
+/// From the node that makes a value to the last that reads it, computed from the nodes alone; a result lives to the
+/// end.
 fn alive(graph: &Graph, value: usize) -> Option<Range<usize>> {
     let of = |list: &[smallmind_graph::ValueId]| list.iter().any(|v| v.index() == value);
     let made = graph.nodes().iter().position(|n| of(&n.outputs))?;
@@ -167,6 +168,9 @@ impl Probe for Count {
     fn end(&self, _: usize, _: usize) {}
 }
 
+/// Tries to run with bindings.
+type Run<'a> = &'a mut dyn FnMut(Bindings<'_>) -> Result<(), GraphError>;
+
 /// A runner after one good run, and what must stay as it is when a bad one is refused.
 struct Refusals {
     runner: Runner,
@@ -195,7 +199,7 @@ impl Refusals {
     fn refuse_with(
         &mut self,
         batch: &Batch,
-        bind: impl FnOnce(&mut Memory, &mut dyn FnMut(Bindings<'_>) -> Result<(), GraphError>) -> Result<(), GraphError>,
+        bind: impl FnOnce(&mut Memory, Run<'_>) -> Result<(), GraphError>,
     ) -> GraphError {
         let count = Count::default();
         let (before, result) = (self.memory.clone(), self.runner.result(self.result));
@@ -368,7 +372,7 @@ fn parameters_that_lie_otherwise_are_refused() {
     let mut packed = Refusals::of(Runner::packed(graph.clone(), limits, 2, best), &batch, "logits");
     let params = refusals.memory.params.clone();
     let refuse = |refusals: &mut Refusals, params: ParamMemory<'_>, need: &str, got: &str| {
-        let bindings = |m: &mut Memory, run: &mut dyn FnMut(Bindings<'_>) -> Result<(), GraphError>| {
+        let bindings = |m: &mut Memory, run: Run<'_>| {
             run(Bindings { params, grads: None, moments: None, cache: Some(&mut m.cache) })
         };
         let error = refusals.refuse_with(&batch, bindings).to_string();
@@ -424,8 +428,8 @@ fn values_of_another_length_are_not_packed() {
 fn packing_is_for_products_and_what_looks_rows_up() {
     let held = |graph: &Graph| {
         let storage = Storage::of(graph, IsaKind::best(), Format::F32).unwrap();
-        let strips = |id| storage.get(id).order == Order::Strips;
-        let names = graph.params().iter().filter(|(id, _)| strips(*id)).map(|(_, spec)| spec.name.clone());
+        let packed = |id| storage.get(id).order == Order::Packed;
+        let names = graph.params().iter().filter(|(id, _)| packed(*id)).map(|(_, spec)| spec.name.clone());
         names.collect::<Vec<_>>()
     };
     assert_eq!(held(&small(Head::Cached)), ["qkv.weight", "head.weight"]);
@@ -458,7 +462,8 @@ fn impossible_plans_are_errors() {
         assert!(matches!(error, Err(GraphError::OutOfMemory { .. })), "{error:?}");
     }
 
-    // One layer divided into different heads, of another width and of the same; layers that no operation has, of which one is vast.
+    // One layer divided into different heads, of another width and of the same; layers that no operation has, of which
+    // one is vast.
     let (wide, narrow) = ((2, 2, 2), (1, 1, 2));
     for (layers, heads) in [
         ([0, 0], [wide, narrow]),

@@ -66,7 +66,8 @@ pub fn traffic(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Stora
     }
 }
 
-/// The format of the parameters that an operation reads: that of the first, which is its weight; none for an operation without any.
+/// The format of the parameters that an operation reads: that of the first, which is its weight; none for an operation
+/// without any.
 pub fn weight_format(plan: &Plan, node: &Node) -> Option<Format> {
     let first = node.op.params().into_iter().next()?;
     Some(plan.storage().map_or(Format::F32, |storage| storage.get(first).format))
@@ -77,7 +78,7 @@ pub fn kernel(plan: &Plan, node: &Node, batch: &Batch) -> String {
     use smallmind_kernels::matmul::{Layout, Route, Update};
     let name = node.op.name();
     let Op::Linear { weight, .. } = node.op else { return name.to_owned() };
-    if let Some(stored) = plan.storage().map(|storage| storage.get(weight)).filter(|s| s.order == Order::Strips) {
+    if let Some(stored) = plan.storage().map(|storage| storage.get(weight)).filter(|s| s.order == Order::Packed) {
         return match stored.format {
             Format::F32 => format!("{name} (packed)"),
             format => format!("{name} (packed {format})"),

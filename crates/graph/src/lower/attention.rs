@@ -1,6 +1,7 @@
 //! Attention of whole sequences, forward and backward.
 //!
-//! Workers share it by units of unequal cost, which they take round robin; so what a worker writes is neither its own rows nor its own columns.
+//! Workers share it by units of unequal cost, which they take round robin; so what a worker writes is neither its own
+//! rows nor its own columns.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -58,7 +59,8 @@ impl RoundRobin {
         own
     }
 
-    /// Calls `work` for those of the blocks of `len` queries and of the heads that are this worker's. Later blocks cost more.
+    /// Calls `work` for those of the blocks of `len` queries and of the heads that are this worker's. Later blocks cost
+    /// more.
     pub(super) fn blocks(&mut self, len: usize, heads: usize, mut work: impl FnMut(Range<usize>, usize)) {
         for start in (0..len).step_by(QUERY_BLOCK) {
             for head in (0..heads).filter(|_| self.next()) {
@@ -83,8 +85,8 @@ impl<I: Isa> Lowering<'_, I> {
                     let rows = span.start + queries.start..span.start + queries.end;
                     let kv = span.start..rows.end;
                     let kv_head = head / heads.group();
-                    // SAFETY: a block of queries of a head is one unit, which one worker takes once; units have different rows or columns, as spans don't
-                    // overlap.
+                    // SAFETY: a block of queries of a head is one unit, which one worker takes once; units have
+                    // different rows or columns, as spans don't overlap.
                     let write = |to, cols| unsafe { w.window_mut(to, rows.clone(), cols) };
                     let call = AttentionForward {
                         q: qkv.rows_range(rows.clone()).cols_range(heads.q(head)),
@@ -115,8 +117,9 @@ impl<I: Isa> Lowering<'_, I> {
             for unit in w.part().interleaved(spans.len() * heads.kv_heads) {
                 let (span, kv_head) = (&spans[unit / heads.kv_heads], unit % heads.kv_heads);
                 let q_cols = heads.q(kv_head * group).start..heads.q((kv_head + 1) * group - 1).end;
-                // SAFETY: a key/value head of a span with its query heads is one unit, which one worker takes once; units have different rows or
-                // columns, as spans don't overlap, and so have the queries, keys and values of a unit.
+                // SAFETY: a key/value head of a span with its query heads is one unit, which one worker takes once;
+                // units have different rows or columns, as spans don't overlap, and so have the queries, keys and
+                // values of a unit.
                 let write = |cols| unsafe { w.window_mut(dqkv, span.rows(), cols) };
                 let call = AttentionBackward {
                     q: qkv.rows_range(span.rows()).cols_range(q_cols.clone()),

@@ -30,7 +30,8 @@ impl<I: Isa> Lowering<'_, I> {
         self.push(Workers::All, 0, move |w| column_sum(isa, w.own(dy), w.own_mut(bias).row_mut(0)));
     }
 
-    /// The gradient of the input, by rows, with partial sums of the gradients of scale and shift; then the sums of these, by columns.
+    /// The gradient of the input, by rows, with partial sums of the gradients of scale and shift; then the sums of
+    /// these, by columns.
     pub(super) fn norm_grad(&mut self, node: &Node, norm: Norm) {
         let Some(partials) = self.placed.temporaries[self.at.index()] else {
             unreachable!("the planner gives every norm's gradient its partial sums")

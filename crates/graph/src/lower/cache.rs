@@ -20,8 +20,9 @@ use crate::op::Heads;
 use crate::step::Workers;
 use crate::{Limits, Rows, Span};
 
-/// A layer of the cache `[slots · parts · context, head_dim]`: the parts of a slot are the keys of each head, then the values of each. So what
-/// a head reads of a sequence is adjacent: with all heads side by side, every key of a wide model would lie in a page of its own.
+/// A layer of the cache `[slots · parts · context, head_dim]`: the parts of a slot are the keys of each head, then the
+/// values of each. So what a head reads of a sequence is adjacent: with all heads side by side, every key of a wide
+/// model would lie in a page of its own.
 #[derive(Clone, Copy)]
 struct Layer {
     view: View,
@@ -53,8 +54,8 @@ fn key_blocks(context: usize) -> usize {
     context.div_ceil(DECODE_BLOCK)
 }
 
-/// Rows and columns of what all blocks of keys give: a row for each sequence of one token and each head, side by side the blocks. None where
-/// one block holds all keys.
+/// Rows and columns of what all blocks of keys give: a row for each sequence of one token and each head, side by side
+/// the blocks. None where one block holds all keys.
 pub(super) fn partials(heads: Heads, limits: &Limits) -> Option<(usize, usize)> {
     let sequences = limits.spans.min(limits.tokens);
     let cols = key_blocks(limits.context).saturating_mul(partial_cols(heads.head_dim));
@@ -99,8 +100,8 @@ impl<I: Isa> Lowering<'_, I> {
                 for part in 0..2 * heads.kv_heads {
                     let to = layer.rows(span.slot, part, first..first + kv.rows());
                     let cols = part * heads.head_dim..(part + 1) * heads.head_dim;
-                    // SAFETY: each token is in one worker's own rows, and has rows of the cache of its own: the spans of a batch have different slots
-                    // (`Batch::check`), and the tokens of a span different positions.
+                    // SAFETY: each token is in one worker's own rows, and has rows of the cache of its own: the spans
+                    // of a batch have different slots (`Batch::check`), and the tokens of a span different positions.
                     let to = unsafe { w.window_mut(cache, to, 0..heads.head_dim) };
                     copy(isa, kv.cols_range(cols), to);
                 }
@@ -108,8 +109,8 @@ impl<I: Isa> Lowering<'_, I> {
         });
     }
 
-    /// Sequences of several tokens go by blocks of queries. Those of one token go by blocks of keys, and where a sequence can have several, a
-    /// second step adds up what they give.
+    /// Sequences of several tokens go by blocks of queries. Those of one token go by blocks of keys, and where a
+    /// sequence can have several, a second step adds up what they give.
     pub(super) fn cached_attention(&mut self, node: &Node, layer: usize, heads: Heads) {
         let (isa, layer) = (self.isa, self.cache_layer(layer, heads));
         let partials = self.placed.temporaries[self.at.index()];
@@ -173,8 +174,8 @@ impl<I: Isa> Attend<I> {
                     past: span.past + queries.start,
                     scale: heads.scale,
                     dropout: None,
-                    // SAFETY: a block of queries of a head is one unit, which one worker takes once; units have different rows or columns, as spans don't
-                    // overlap, and those of one token have rows of their own.
+                    // SAFETY: a block of queries of a head is one unit, which one worker takes once; units have
+                    // different rows or columns, as spans don't overlap, and those of one token have rows of their own.
                     out: unsafe { w.window_mut(self.out, rows, heads.q(head)) },
                     lse: None,
                 };
@@ -194,8 +195,9 @@ impl<I: Isa> Attend<I> {
                     if let Some(partials) = self.partials {
                         let row = i * heads.heads + kv_head * group;
                         let cols = block * cols..(block + 1) * cols;
-                        // SAFETY: a block of keys of a key/value head of a sequence is one unit, which one worker takes once; it has columns of its
-                        // own among the blocks, and rows of its own among the sequences and heads.
+                        // SAFETY: a block of keys of a key/value head of a sequence is one unit, which one worker takes
+                        // once; it has columns of its own among the blocks, and rows of its own among the sequences and
+                        // heads.
                         let to = unsafe { w.window_mut(partials, row..row + group, cols) };
                         self.block(w, unit, to, scratch);
                     } else {
@@ -203,8 +205,8 @@ impl<I: Isa> Attend<I> {
                         self.block(w, unit, MatMut::new(partial, group, cols), scratch);
                         for (i, partial) in partial.chunks(cols).enumerate() {
                             let head = kv_head * group + i;
-                            // SAFETY: without partial sums a sequence has one block of keys, so that its unit alone writes the heads of the
-                            // group, one after the other.
+                            // SAFETY: without partial sums a sequence has one block of keys, so that its unit alone
+                            // writes the heads of the group, one after the other.
                             let out = unsafe { w.window_mut(self.out, span.rows(), heads.q(head)) };
                             combine(self.isa, heads, Mat::new(partial, 1, cols), out);
                         }

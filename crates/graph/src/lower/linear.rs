@@ -142,8 +142,8 @@ impl<I: Isa> Lowering<'_, I> {
         }
     }
 
-    /// A product with a parameter that is packed in `format`, of few rows as of many. `quantized` holds the rows of x in bytes, where the
-    /// format wants them.
+    /// A product with a parameter that is packed in `format`, of few rows as of many. `quantized` holds the rows of x
+    /// in bytes, where the format wants them.
     pub(super) fn packed_product(&mut self, p: Product, format: Format, quantized: Option<View>) {
         let (isa, m, n, k) = (self.isa, self.max_rows(&p.c), p.c.cols, p.a.view.cols);
         let cut = Cut::choose_packed(m, n, k);

@@ -1,4 +1,4 @@
-//! The output head with its loss, by chunks of rows: logits of the whole batch are never stored.
+//! The output head with its loss, by chunks of rows, so that the logits of the whole batch are never stored.
 
 use smallmind_kernels::Format;
 use smallmind_kernels::loss::{cross_entropy, cross_entropy_backward};
@@ -12,9 +12,9 @@ use crate::lower::{Lowering, OWN_ROWS};
 use crate::step::Workers;
 use crate::{ParamId, Rows};
 
-/// Bytes of logits that a chunk may take: they should stay in the cache between their product, their softmax and their gradients.
+/// The most bytes of a chunk's logits: they should stay in the cache from their product to their gradients.
 const CHUNK_BYTES: usize = 4 << 20;
-/// Rows below which a chunk's products run over the head's weight too often.
+/// The fewest rows of a chunk: each chunk's products read the whole weight of the head.
 const MIN_CHUNK_ROWS: usize = 128;
 
 /// Rows of a chunk for a vocabulary.
@@ -22,20 +22,20 @@ pub(super) fn chunk_rows(vocab: usize, tokens: usize) -> usize {
     (CHUNK_BYTES / 4 / vocab.max(1)).max(MIN_CHUNK_ROWS).next_multiple_of(ROW_GRANULE).min(tokens).max(1)
 }
 
-/// Rows and columns of what a loss holds beside its values: the logits of a chunk, and behind them its rows in bytes where the weight is in blocks
-/// of bytes.
+/// Rows and columns of the temporary memory of a loss: the logits of a chunk, and behind them the chunk's rows in bytes
+/// if the weight is in blocks of bytes (`is_q8`).
 pub(super) fn room(vocab: usize, d_model: usize, tokens: usize, is_q8: bool) -> (usize, usize) {
     let rows = chunk_rows(vocab, tokens);
     let of_bytes = if is_q8 { (rows * quantized_words(d_model)).div_ceil(vocab.max(1)) } else { 0 };
     (rows + of_bytes, vocab)
 }
 
-/// What the loss is wanted for.
+/// What is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// Evaluation.
+    /// The loss alone, for evaluation.
     Loss,
-    /// Training.
+    /// The loss and its gradients, for training.
     LossAndGradient,
 }
 
@@ -53,8 +53,8 @@ struct Views {
 }
 
 impl<I: Isa> Lowering<'_, I> {
-    /// For each chunk of rows: `logits = x·Wᵀ`; the loss and, in place, `d logits = scale·(softmax − onehot)`; then `dx = d logits·W`
-    /// and `dW += d logitsᵀ·x`.
+    /// For each chunk of rows: `logits = x·Wᵀ`; the loss and, in place, `d logits = scale·(softmax − onehot)`; then `dx
+    /// = d logits·W` and `dW += d logitsᵀ·x`.
     pub(super) fn linear_cross_entropy(&mut self, node: &Node, weight: ParamId, mode: Mode) {
         let Some(room) = self.placed.temporaries[self.at.index()] else {
             unreachable!("the planner gives every loss its logits")

@@ -32,12 +32,13 @@ use crate::access::{Access, Chunk, Extent, Read, Sharing, Space, View, Write};
 use crate::frame::Worker;
 use crate::graph::{Graph, Node, NodeId, ValueId};
 use crate::op::{Op, RopeSpec};
-use crate::params::Layout;
+use crate::params::FlatLayout;
 use crate::place::Placed;
 use crate::step::{Step, Workers};
 use crate::{CacheShape, Limits, Order, ParamId, Rows, Storage};
 
-/// A row-wise step that reads and writes fewer elements is done by worker 0 alone: a barrier costs as much as some thousand elements.
+/// A row-wise step that reads and writes fewer elements is done by worker 0 alone: a barrier costs as much as some
+/// thousand elements.
 pub const SHARED_ELEMENTS: usize = 8192;
 
 /// Each worker its own rows.
@@ -45,7 +46,8 @@ const OWN_ROWS: Sharing = Sharing::OwnRows { granule: ROW_GRANULE };
 /// Each worker its own columns.
 const OWN_COLS: Sharing = Sharing::OwnCols { granule: COL_GRANULE };
 
-/// Memory beside its values that `node` needs while it runs, as rows and columns. Operations that aren't named here need none.
+/// The temporary memory that `node` needs while it runs, as rows and columns. Operations that aren't named here need
+/// none.
 pub(crate) fn temporary(
     graph: &Graph,
     node: &Node,
@@ -77,7 +79,7 @@ pub(crate) struct Lowering<'g, I: Isa> {
     placed: &'g Placed,
     cache: Option<&'g CacheShape>,
     storage: Option<&'g Storage>,
-    layout: Layout,
+    layout: FlatLayout,
     ropes: Vec<(RopeSpec, Arc<RopeTable>)>,
     steps: Vec<Step>,
     /// What the step that is being made has declared so far.
@@ -179,7 +181,7 @@ impl<'g, I: Isa> Lowering<'g, I> {
     /// The format of a parameter that is packed.
     fn packed(&self, id: ParamId) -> Option<Format> {
         let layout = self.storage?.get(id);
-        (layout.order == Order::Strips).then_some(layout.format)
+        (layout.order == Order::Packed).then_some(layout.format)
     }
 
     /// The parameter as one row: a vector, whatever shape it was declared with.

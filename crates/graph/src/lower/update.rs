@@ -11,7 +11,7 @@ use crate::op::AdamWSpec;
 use crate::params::Decay;
 use crate::step::Workers;
 
-/// Elements of the optimizer's step that go to one worker together.
+/// The optimizer's step is partitioned at multiples of this number of elements.
 pub const UPDATE_GRANULE: usize = 1024;
 
 impl<I: Isa> Lowering<'_, I> {
@@ -33,7 +33,8 @@ impl<I: Isa> Lowering<'_, I> {
         });
     }
 
-    /// The norm from the partial sums, added in order; the factor as in PyTorch's `clip_grad_norm_`: `min(1, max_norm / (norm + 1e-6))`.
+    /// The norm from the partial sums, added in order; the factor as in PyTorch's `clip_grad_norm_`: `min(1, max_norm /
+    /// (norm + 1e-6))`.
     pub(super) fn clip_factor(&mut self, node: &Node, max_norm: f64) {
         let partials = self.read(self.view(node.inputs[0]), Sharing::First);
         let out = self.write(self.view(node.outputs[0]), Sharing::First);

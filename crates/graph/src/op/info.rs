@@ -306,7 +306,8 @@ impl Operands<'_> {
         Cost { flops, values, ..Cost::default() }
     }
 
-    /// As [`Operands::pass_over`], with an exponential for each pair of a query and a key and `products` products of a pair's features.
+    /// As [`Operands::pass_over`], with an exponential for each pair of a query and a key and `products` products of a
+    /// pair's features.
     pub(super) fn attention(&self, heads: Heads, products: f64) -> Cost {
         let pairs = self.pairs(heads);
         let flops = pairs * (products * 2.0 * heads.head_dim as f64 + 4.0);

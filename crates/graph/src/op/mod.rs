@@ -1,8 +1,8 @@
 //! The operations: about thirty kinds, each as large as the terms in which a transformer is described.
 //!
-//! Each operation states its facts once ([`Op::info`]): name, parameters, effects, shape rule and cost. How it is differentiated,
-//! lowered and interpreted stands in `grad.rs`, `lower/` and `interpret.rs`. No match over [`Op`] in this crate has a `_ =>` arm, so
-//! a new operation does not compile until each of these places handles it.
+//! Each operation states its facts once ([`Op::info`]): name, parameters, effects, shape rule and cost. How it is
+//! differentiated, lowered and interpreted stands in `grad.rs`, `lower/` and `interpret.rs`. No match over [`Op`] in
+//! this crate has a `_ =>` arm, so a new operation does not compile until each of these places handles it.
 
 mod forward;
 mod gradient;
@@ -99,7 +99,7 @@ pub struct Heads {
     pub kv_heads: usize,
     /// Features in a head.
     pub head_dim: usize,
-    /// What each score, the product of a query and a key, is multiplied by before the softmax. Finite.
+    /// Factor of each score (the product of a query and a key) before the softmax. Finite.
     pub scale: f32,
 }
 
@@ -124,7 +124,7 @@ impl Heads {
         self.q_cols() + 2 * self.kv_cols()
     }
 
-    /// How many query heads share a key head.
+    /// Query heads for each key head.
     pub fn group(self) -> usize {
         self.heads / self.kv_heads
     }
@@ -133,9 +133,9 @@ impl Heads {
 /// Dropout: each element is zeroed with `probability`, the others divided by `1 - probability`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DropoutSpec {
-    /// Of being dropped, in `[0, 1)`.
+    /// The probability that an element is zeroed, in `[0, 1)`.
     pub probability: f32,
-    /// Tells the masks of one graph's dropouts apart.
+    /// Makes the masks of a graph's dropouts differ.
     pub salt: u32,
 }
 
@@ -149,17 +149,18 @@ impl DropoutSpec {
 /// AdamW's constants (Loshchilov and Hutter, 2019); learning rate and step number are inputs of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWSpec {
-    /// Decay of the mean of the gradients.
+    /// β₁: decay of the mean of gradients, in `[0, 1)`.
     pub beta1: f64,
-    /// Decay of the mean of their squares.
+    /// β₂: decay of the mean of squared gradients, in `[0, 1)`.
     pub beta2: f64,
-    /// Added to the root.
+    /// ε: added to the root of the mean of squares.
     pub eps: f64,
-    /// Weight decay of parameters marked [`crate::Decay::Yes`].
+    /// λ: weight decay of the parameters marked [`crate::Decay::Yes`].
     pub weight_decay: f64,
 }
 
-/// An operation. `[x] → [y]` lists value inputs and outputs; `tokens` is the only symbolic dimension (`outputs` are chosen tokens).
+/// An operation. `[x] → [y]` lists its inputs and outputs. Two dimensions are symbolic: `tokens`, and `outputs`, the
+/// tokens whose rows the batch asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// `[] → [y [tokens, d]]`: rows of a table.
@@ -210,11 +211,11 @@ pub enum Op {
     },
     /// `[x] → [y]`: rotates the first `heads` heads of every row, copies the other columns.
     Rope {
-        /// The angles.
+        /// How angles follow from positions.
         rope: RopeSpec,
         /// How many heads are rotated.
         heads: usize,
-        /// Backward rotates the other way.
+        /// Backward rotates by the negative angles.
         direction: Direction,
     },
     /// `[x] → [y]`.
@@ -227,30 +228,30 @@ pub enum Op {
     SwiGluGrad,
     /// `[q | k | v] → [out [tokens, heads·head_dim], lse [tokens, heads]]`: causal, within each span.
     Attention {
-        /// How the columns divide.
+        /// How the columns are divided into heads.
         heads: Heads,
-        /// On the attention weights.
+        /// Dropout of the attention weights.
         dropout: Option<DropoutSpec>,
     },
     /// `[dout, q | k | v, out, lse] → [dq | dk | dv]`.
     AttentionGrad {
-        /// How the columns divide.
+        /// How the columns are divided into heads.
         heads: Heads,
-        /// On the attention weights.
+        /// Dropout of the attention weights.
         dropout: Option<DropoutSpec>,
     },
     /// `[q | k | v] → []`: writes keys and values into the cache at each span's slot and positions.
     CacheAppend {
         /// Which layer of the cache.
         layer: usize,
-        /// How the columns divide.
+        /// How the columns are divided into heads.
         heads: Heads,
     },
     /// `[q | k | v] → [out]`: causal attention of the queries over the cache, past and present.
     CachedAttention {
         /// Which layer of the cache.
         layer: usize,
-        /// How the columns divide.
+        /// How the columns are divided into heads.
         heads: Heads,
     },
     /// `[x [tokens, d]] → [y [outputs, d]]`: the rows that the batch asks for.
@@ -267,12 +268,14 @@ pub enum Op {
     },
     /// `[] → [partial sums [blocks, 1]]`: squares of all gradients, by blocks of fixed size.
     GradSquares,
-    /// `[partial sums] → [norm | factor [1, 2]]`: the global norm, and what gradients are multiplied by so that it is at most `max_norm`.
+    /// `[partial sums] → [norm | factor [1, 2]]`: the norm of all gradients, and the factor that brings it down to
+    /// `max_norm`, at most 1.
     ClipFactor {
         /// The greatest norm allowed; infinite for no clipping.
         max_norm: f64,
     },
-    /// `[norm | factor] → []`: updates all parameters and zeroes their gradients; does nothing where the norm is not finite.
+    /// `[norm | factor] → []`: updates all parameters and zeroes their gradients; does nothing if the norm is not
+    /// finite.
     AdamW(AdamWSpec),
 }
 
