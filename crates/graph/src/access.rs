@@ -109,6 +109,15 @@ pub(crate) struct Access {
 }
 
 impl Access {
+    /// Whether each worker has a part of its own.
+    #[inline(always)]
+    pub(crate) fn is_partitioned(&self) -> bool {
+        match self.sharing {
+            Sharing::OwnRows { .. } | Sharing::OwnCols { .. } => true,
+            Sharing::First | Sharing::Unpartitioned => false,
+        }
+    }
+
     /// Whether both can touch the same element and one of them writes it.
     pub(crate) fn overlaps(&self, other: &Access) -> bool {
         let (a, b) = (&self.elements, &other.elements);

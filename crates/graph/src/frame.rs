@@ -254,8 +254,7 @@ impl<'f> Worker<'f> {
     #[inline(always)]
     pub(crate) fn all(&self, read: Read) -> Mat<'_> {
         let access = self.read_access(read);
-        let is_whole = matches!(access.sharing, Sharing::Unpartitioned | Sharing::First);
-        assert!(is_whole, "{access:?} is partitioned among the workers");
+        assert!(!access.is_partitioned(), "{access:?} is partitioned among the workers");
         self.mat(access, self.rows(&access.view), 0..access.view.cols)
     }
 
@@ -297,7 +296,7 @@ impl<'f> Worker<'f> {
     #[inline(always)]
     pub(crate) unsafe fn window_mut(&self, write: Write, rows: Range<usize>, cols: Range<usize>) -> MatMut<'_> {
         let access = self.write_access(write);
-        assert!(access.sharing == Sharing::Unpartitioned, "{access:?} is partitioned among the workers");
+        assert!(!access.is_partitioned(), "{access:?} is partitioned among the workers");
         let ptr = self.window(access, &rows, &cols);
         // SAFETY: `window` checked the bounds; the caller guarantees that nothing else reaches the window's elements.
         unsafe { MatMut::from_raw(ptr, rows.len(), cols.len(), access.view.cols) }
