@@ -1,8 +1,7 @@
 //! What a run works on: sequences end to end, described by spans.
 
-use crate::GraphError;
 use crate::cache::{CacheShape, PAGE_TOKENS};
-use crate::plan::Limits;
+use crate::{GraphError, Limits};
 
 /// A run of tokens of one sequence within a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,152 +1,37 @@
-//! What an operation costs: floating-point operations and bytes, counted from shapes.
+//! The cost of a graph's nodes: floating-point operations and bytes, counted from shapes.
 
 use crate::graph::{Graph, Node};
-use crate::op::{Heads, Op};
+use crate::op::{Cost, Operands};
 use crate::{Batch, ParamId, Storage, ValueId};
-
-/// The work of one operation on one batch. Bytes are those of operands, each counted once: what must pass at least.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Cost {
-    /// Floating-point operations; an exponential or a root counts as one.
-    pub flops: f64,
-    /// Of values, parameters, gradients and cache read.
-    pub bytes_read: f64,
-    /// Of values, parameters, gradients and cache written.
-    pub bytes_written: f64,
-}
-
-impl std::ops::AddAssign for Cost {
-    fn add_assign(&mut self, other: Self) {
-        self.flops += other.flops;
-        self.bytes_read += other.bytes_read;
-        self.bytes_written += other.bytes_written;
-    }
-}
-
-/// Bytes of an element.
-const F32: f64 = 4.0;
-
-/// Counts for one node.
-struct Count<'a> {
-    graph: &'a Graph,
-    node: &'a Node,
-    batch: &'a Batch,
-    storage: Option<&'a Storage>,
-}
-
-impl Count<'_> {
-    fn rows(&self, value: ValueId) -> f64 {
-        self.graph.shape(value).rows.resolve(self.batch.len(), self.batch.outputs().len()) as f64
-    }
-
-    fn size(&self, value: ValueId) -> f64 {
-        self.rows(value) * self.graph.shape(value).cols as f64
-    }
-
-    fn inputs(&self) -> f64 {
-        self.node.inputs.iter().map(|v| self.size(*v)).sum()
-    }
-
-    fn outputs(&self) -> f64 {
-        self.node.outputs.iter().map(|v| self.size(*v)).sum()
-    }
-
-    fn param(&self, id: ParamId) -> f64 {
-        self.graph.params().get(id).map_or(0.0, |p| p.len() as f64)
-    }
-
-    /// Words of four bytes that a parameter takes.
-    fn param_words(&self, id: ParamId) -> f64 {
-        self.storage.map_or_else(|| self.param(id), |storage| storage.get(id).words as f64)
-    }
-
-    /// Words of all parameters of the operation.
-    fn params(&self) -> f64 {
-        self.node.op.params().into_iter().map(|id| self.param_words(id)).sum()
-    }
-
-    /// Pairs of a query and a key that it sees, over all spans.
-    fn pairs(&self) -> f64 {
-        let of_span = |len: f64, past: f64| len * past + len * (len + 1.0) / 2.0;
-        self.batch.spans().iter().map(|s| of_span(s.len as f64, s.past as f64)).sum()
-    }
-
-    /// Floating-point operations of `products` matrix products over all pairs of query and key.
-    fn attention(&self, heads: Heads, products: f64) -> f64 {
-        self.pairs() * heads.heads as f64 * (products * 2.0 * heads.head_dim as f64 + 4.0)
-    }
-
-    /// An operation that reads its inputs and `read` more elements, writes its outputs and `written` more.
-    fn cost(&self, flops: f64, read: f64, written: f64) -> Cost {
-        Cost { flops, bytes_read: (self.inputs() + read) * F32, bytes_written: (self.outputs() + written) * F32 }
-    }
-}
 
 /// The cost of `node` on `batch`, with parameters that lie as `storage` says, or else in `f32`.
 pub fn cost(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Storage>) -> Cost {
-    let c = Count { graph, node, batch, storage };
-    let first_input = || node.inputs.first().map_or(0.0, |v| c.size(*v));
-    let rows = || node.inputs.first().map_or(0.0, |v| c.rows(*v));
-    match node.op {
-        Op::Embedding { table, .. } => {
-            let words_of_element = c.param_words(table) / c.param(table).max(1.0);
-            c.cost(0.0, c.outputs() * words_of_element, 0.0)
-        }
-        Op::EmbeddingGrad { .. } => c.cost(c.inputs(), c.inputs(), c.inputs()),
-        Op::Add => c.cost(c.outputs(), 0.0, 0.0),
-        Op::Dropout(_) => c.cost(2.0 * c.outputs(), 0.0, 0.0),
-        Op::Norm(_) => c.cost(7.0 * first_input(), c.params(), 0.0),
-        Op::AddNorm(_) => c.cost(8.0 * first_input(), c.params(), 0.0),
-        // The parameters are read to scale, and their gradients to be added to.
-        Op::NormGrad(_) => c.cost(13.0 * first_input(), 2.0 * c.params(), c.params()),
-        Op::Linear { weight, .. } => c.cost(2.0 * rows() * c.param(weight) + c.outputs(), c.params(), 0.0),
-        Op::LinearGradInput { weight } => c.cost(2.0 * rows() * c.param(weight), c.params(), 0.0),
-        Op::LinearGradWeight { weight } => c.cost(2.0 * rows() * c.param(weight), c.params(), c.params()),
-        Op::BiasGrad { .. } => c.cost(c.inputs(), c.params(), c.params()),
-        Op::Rope { rope, heads, .. } => {
-            let turned = rows() * (heads * rope.head_dim) as f64;
-            c.cost(3.0 * turned, rows() * rope.head_dim as f64, 0.0)
-        }
-        Op::Gelu(_) => c.cost(12.0 * c.outputs(), 0.0, 0.0),
-        Op::GeluGrad(_) => c.cost(20.0 * c.outputs(), 0.0, 0.0),
-        Op::SwiGlu => c.cost(5.0 * c.outputs(), 0.0, 0.0),
-        Op::SwiGluGrad => c.cost(5.0 * c.outputs(), 0.0, 0.0),
-        Op::Attention { heads, .. } => c.cost(c.attention(heads, 2.0), 0.0, 0.0),
-        Op::AttentionGrad { heads, .. } => c.cost(c.attention(heads, 5.0), 0.0, 0.0),
-        Op::CacheAppend { heads, .. } => {
-            let kv = rows() * (2 * heads.kv_cols()) as f64;
-            Cost { flops: 0.0, bytes_read: kv * F32, bytes_written: kv * F32 }
-        }
-        Op::CachedAttention { heads, .. } => {
-            let seen: usize = batch.spans().iter().map(|s| s.past + s.len).sum();
-            let queries = rows() * heads.q_cols() as f64;
-            let kv = (seen * 2 * heads.kv_cols()) as f64;
-            Cost { flops: c.attention(heads, 2.0), bytes_read: (queries + kv) * F32, bytes_written: queries * F32 }
-        }
-        Op::SelectRows => Cost { flops: 0.0, bytes_read: c.outputs() * F32, bytes_written: c.outputs() * F32 },
-        Op::LinearCrossEntropy { weight } => {
-            let logits = rows() * c.graph.params().get(weight).map_or(0.0, |p| p.rows as f64);
-            c.cost(2.0 * rows() * c.param(weight) + 4.0 * logits, c.params(), 0.0)
-        }
-        Op::LinearCrossEntropyGrad { weight } => {
-            let logits = rows() * c.graph.params().get(weight).map_or(0.0, |p| p.rows as f64);
-            c.cost(6.0 * rows() * c.param(weight) + 6.0 * logits, 2.0 * c.params(), c.params())
-        }
-        Op::GradSquares => {
-            let all = graph.params().layout().len() as f64;
-            c.cost(2.0 * all, all, 0.0)
-        }
-        Op::ClipFactor { .. } => c.cost(c.inputs(), 0.0, 0.0),
-        Op::AdamW(_) => {
-            let all = graph.params().layout().len() as f64;
-            c.cost(14.0 * all, 4.0 * all, 4.0 * all)
-        }
-    }
+    let size = |value: &ValueId| {
+        let shape = graph.shape(*value);
+        [shape.rows.resolve(batch.len(), batch.outputs().len()), shape.cols]
+    };
+    let bytes = |id: &ParamId| match storage {
+        Some(storage) => storage.get(*id).bytes,
+        None => graph.params().get(*id).map_or(0, |param| param.len() * 4),
+    };
+    let info = node.op.info();
+    let operands = Operands {
+        inputs: node.inputs.iter().map(size).collect(),
+        outputs: node.outputs.iter().map(size).collect(),
+        params: graph.params(),
+        param_bytes: info.params.iter().map(bytes).sum::<usize>() as f64,
+        batch,
+    };
+    info.cost_of(&operands)
 }
 
 #[cfg(test)]
 mod tests {
+    use smallmind_kernels::Format;
+    use smallmind_simd::IsaKind;
+
     use super::*;
+    use crate::op::{Bytes, Index, Op};
     use crate::{Decay, GraphBuilder, Init, ParamSpec};
 
     #[test]
@@ -156,13 +41,42 @@ mod tests {
             |rows, cols| ParamSpec { name: String::new(), rows, cols, init: Init::Constant(0.0), decay: Decay::No };
         let table = b.param("t", spec(10, 8)).unwrap();
         let weight = b.param("w", spec(6, 8)).unwrap();
-        let x = b.value_of(Op::Embedding { table, index: crate::op::Index::Tokens }, &[]).unwrap();
+        let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap();
         b.value_of(Op::Linear { weight, bias: None }, &[x]).unwrap();
         let graph = b.finish();
         let mut batch = Batch::default();
         batch.push(&[1, 2, 3], 0);
         let found = cost(&graph, &graph.nodes()[1], &batch, None);
         assert_eq!(found.flops, 2.0 * 3.0 * 48.0 + 18.0);
-        assert_eq!((found.bytes_read, found.bytes_written), (4.0 * (24.0 + 48.0), 4.0 * 18.0));
+        assert_eq!(found.bytes(), Bytes { read: 4.0 * (24.0 + 48.0), written: 4.0 * 18.0 });
+    }
+
+    /// Rows of 96 elements, three blocks each, in panels that 48 rows fill on every instruction set.
+    #[test]
+    fn weights_cost_the_bytes_of_their_format() {
+        let mut b = GraphBuilder::new();
+        let spec =
+            |rows| ParamSpec { name: String::new(), rows, cols: 96, init: Init::Constant(0.0), decay: Decay::No };
+        let table = b.param("t", spec(64)).unwrap();
+        let weight = b.param("w", spec(48)).unwrap();
+        let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap();
+        let y = b.value_of(Op::Linear { weight, bias: None }, &[x]).unwrap();
+        b.result("y", y);
+        let graph = b.finish();
+        let mut batch = Batch::default();
+        batch.push(&[1, 2, 3], 0);
+        for (format, bytes_of_96) in [(Format::F32, 384), (Format::F16, 192), (Format::Bf16, 192), (Format::Q8_0, 102)]
+        {
+            let storage = Storage::of(&graph, IsaKind::best(), format).unwrap();
+            let found = [0, 1].map(|i| cost(&graph, &graph.nodes()[i], &batch, Some(&storage)));
+            let (rows, weight) = (3.0 * f64::from(bytes_of_96), 48.0 * f64::from(bytes_of_96));
+            assert_eq!(
+                found.map(|cost| cost.weights),
+                [rows, weight].map(|read| Bytes { read, written: 0.0 }),
+                "{format}"
+            );
+            assert_eq!(found[1].values, Bytes { read: 4.0 * 3.0 * 96.0, written: 4.0 * 3.0 * 48.0 });
+            assert_eq!(found.map(|cost| cost.flops), [0.0, 2.0 * 3.0 * 96.0 * 48.0 + 3.0 * 48.0]);
+        }
     }
 }

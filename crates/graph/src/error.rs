@@ -1,4 +1,4 @@
-//! What can go wrong before a run: afterwards nothing can.
+//! Errors. All of them come before a run; a run that has begun can't fail.
 
 use crate::Shape;
 
@@ -17,13 +17,13 @@ pub enum GraphError {
         /// The rule.
         why: String,
     },
-    /// An operation used for its value has none.
+    /// An operation without outputs is used for its value.
     #[error("{op} has no output")]
     NoOutput {
         /// The operation.
         op: &'static str,
     },
-    /// One name, two parameters.
+    /// Two different parameters have one name.
     #[error("parameter `{name}` is declared twice with different shapes")]
     ParamConflict {
         /// The name.
@@ -47,7 +47,7 @@ pub enum GraphError {
         /// Where in the model.
         path: String,
     },
-    /// The gradient of a result that the graph lacks, or that is no loss.
+    /// A gradient is asked for of a result that the graph lacks, or that is no loss.
     #[error("the graph has no loss called `{name}`")]
     NoLoss {
         /// The name asked for.
@@ -80,7 +80,7 @@ pub enum GraphError {
     /// A graph whose layers can't share a key-value cache.
     #[error("the graph can't be planned: {0}")]
     Cache(String),
-    /// A batch that makes no sense.
+    /// A batch that contradicts itself.
     #[error("bad batch: {0}")]
     Batch(String),
     /// More or fewer values than the parameters have.
@@ -91,16 +91,21 @@ pub enum GraphError {
         /// What was given.
         got: usize,
     },
-    /// Parameters that lie otherwise than the plan reads them.
-    #[error("the plan reads parameters {need}, the run was given parameters {got}")]
+    /// Parameters in another layout than is needed.
+    #[error("{} parameters {need}, {} parameters {got}", .doing.needs(), .doing.has())]
     Storage {
-        /// How the plan reads them.
+        /// What was being done.
+        doing: StorageUse,
+        /// The layout that is needed.
         need: String,
-        /// How they lie.
+        /// The layout that is there.
         got: String,
     },
     /// A value that a format can't hold.
-    #[error("`{param}`: element {at} is {value}, which {format} can't hold: its largest magnitude is {}", format.largest())]
+    #[error(
+        "`{param}`: element {at} is {value}, which {format} can't hold: its largest magnitude is {}",
+        format.largest()
+    )]
     Range {
         /// The parameter.
         param: String,
@@ -132,6 +137,35 @@ pub enum GraphError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+/// What is done with a [`crate::Storage`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StorageUse {
+    /// A graph is planned for parameters that lie as the storage says.
+    Plan,
+    /// Values are stored as it says.
+    Store,
+    /// A plan is run on parameters.
+    Run,
+}
+
+impl StorageUse {
+    fn needs(self) -> &'static str {
+        match self {
+            Self::Plan => "the graph to be planned reads",
+            Self::Store => "the storage is for",
+            Self::Run => "the plan reads",
+        }
+    }
+
+    fn has(self) -> &'static str {
+        match self {
+            Self::Plan => "the storage holds",
+            Self::Store => "the values to be stored are",
+            Self::Run => "the run was given",
+        }
+    }
 }
 
 fn amount(bytes: &usize) -> String {

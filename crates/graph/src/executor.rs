@@ -1,26 +1,31 @@
 //! Runs a plan.
+#![allow(unsafe_code)]
 
 use std::sync::Arc;
 
 use smallmind_kernels::{Mat, Part};
 
-use crate::arena::{Buffer, Frame, Space};
-use crate::plan::{Plan, Step, Workers};
+use crate::access::Space;
+use crate::error::StorageUse;
+use crate::frame::{Frame, Worker};
 use crate::pool::Team;
-use crate::{Batch, GraphError, ParamStore, Pool, Probe, Scalars, Storage};
+use crate::step::{Step, Workers};
+use crate::watch::Watch;
+use crate::{Batch, Buffer, GraphError, ParamStore, Plan, Pool, Probe, Scalars, Storage};
 
-/// The memory of parameters, to read or also to write.
+/// The memory of all parameters.
 #[derive(Debug)]
 pub enum ParamMemory<'a> {
     /// Flat `f32`, read only: inference and gradients.
     Shared(&'a [f32]),
-    /// As the storage of the plan says, read only: inference.
+    /// In a store, as the storage of the plan says, read only: inference.
     Stored(&'a ParamStore),
-    /// An optimizer's update writes them.
+    /// Flat `f32`, written by an optimizer's update.
     Exclusive(&'a mut [f32]),
 }
 
-/// The memories beside the arena that a run touches; each laid out as [`crate::Layout`] says.
+/// The memories besides the arena that a run touches. All but the cache and stored parameters are laid out as
+/// [`crate::FlatLayout`] says.
 #[derive(Debug)]
 pub struct Bindings<'a> {
     /// The parameters.
@@ -50,6 +55,7 @@ pub struct Executor {
     /// Rising in tokens.
     plans: Vec<Plan>,
     arena: Buffer,
+    watch: Watch,
     /// The plan of the last run, and its batch's tokens and outputs.
     latest: usize,
     tokens: usize,
@@ -59,7 +65,7 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Allocates the arena of `plan`: the last allocation.
+    /// Allocates the arena of `plan`. Runs allocate nothing.
     ///
     /// # Errors
     /// [`GraphError::OutOfMemory`].
@@ -77,7 +83,8 @@ impl Executor {
         }
         let arena = Buffer::zeroed(plans.iter().map(|plan| plan.arena_len).max().unwrap_or(0))?;
         let pages = plans.iter().map(|plan| plan.limits.pages).max().unwrap_or(0);
-        Ok(Self { latest: plans.len() - 1, plans, arena, tokens: 0, outputs: 0, written: vec![0; pages.div_ceil(64)] })
+        let (latest, written) = (plans.len() - 1, vec![0; pages.div_ceil(64)]);
+        Ok(Self { plans, arena, watch: Watch::new(), latest, tokens: 0, outputs: 0, written })
     }
 
     /// The largest plan.
@@ -127,7 +134,9 @@ impl Executor {
         if cfg!(debug_assertions) {
             self.arena.fill(f32::NAN);
         }
-        let mut frame = Frame::new(&mut self.arena, plan.scratch.clone(), plan.threads, batch, scalars);
+        self.watch.reset();
+        let inputs = (batch, scalars);
+        let mut frame = Frame::new(&mut self.arena, plan.scratch.start, plan.threads, inputs, &self.watch);
         bind(&mut frame, bindings);
         probe.enter();
         pool.run(|worker, team| work(&plan.steps, &frame, Part { index: worker, count: plan.threads }, team, probe));
@@ -155,12 +164,14 @@ impl Executor {
     }
 }
 
-/// What one worker does in a run: its part of every step, meeting the others where the plan says so.
+/// What one worker does in a run: its part of every step, with a barrier before those that the plan marks.
 #[inline(always)]
 fn work<P: Probe>(steps: &[Step], frame: &Frame<'_>, part: Part, team: &Team<'_>, probe: &P) {
+    let mut barriers = 0;
     for (index, step) in steps.iter().enumerate() {
         if step.barrier {
             team.barrier();
+            barriers += 1;
         }
         let part = match step.workers {
             Workers::All => part,
@@ -170,7 +181,11 @@ fn work<P: Probe>(steps: &[Step], frame: &Frame<'_>, part: Part, team: &Team<'_>
         if P::ENABLED {
             probe.start(part.index, index);
         }
-        (step.run)(frame, part);
+        // SAFETY: `Step::new` checked the accesses. Each worker of the pool has a part of its own, and between this
+        // step and those whose accesses conflict with its own the plan has put a barrier, at which all workers drop
+        // their `Worker`.
+        let worker = unsafe { Worker::new(frame, &step.accesses, part, (index, barriers)) };
+        (step.run)(&worker);
         if P::ENABLED {
             probe.end(part.index, index);
         }
@@ -195,15 +210,15 @@ fn check(plan: &Plan, bindings: &Bindings<'_>) -> Result<(), GraphError> {
         }
     };
     if storage != plan.storage.as_ref() {
-        let words = |storage: Option<&Arc<Storage>>| match storage {
+        let layout = |storage: Option<&Arc<Storage>>| match storage {
             Some(storage) => storage.to_string(),
             None => "flat, in rows of f32".to_owned(),
         };
-        let (need, mut got) = (words(plan.storage.as_ref()), words(storage));
+        let (need, mut got) = (layout(plan.storage.as_ref()), layout(storage));
         if need == got {
             got.push_str(", for another graph");
         }
-        return Err(GraphError::Storage { need, got });
+        return Err(GraphError::Storage { doing: StorageUse::Run, need, got });
     }
     if plan.effects.parameters {
         sized("writable parameters", writable, need)?;
@@ -220,12 +235,12 @@ fn check(plan: &Plan, bindings: &Bindings<'_>) -> Result<(), GraphError> {
     Ok(())
 }
 
-/// Lets the steps reach what was given; steps touch only what [`check`] has seen.
+/// Binds the memories of a run, which [`check`] has checked.
 fn bind<'a>(frame: &mut Frame<'a>, bindings: Bindings<'a>) {
     match bindings.params {
-        ParamMemory::Shared(params) => frame.bind(Space::Params, params),
-        ParamMemory::Stored(params) => frame.store = Some(params),
-        ParamMemory::Exclusive(params) => frame.bind_mut(Space::Params, params),
+        ParamMemory::Shared(params) => frame.bind(Space::FlatParams, params),
+        ParamMemory::Stored(params) => frame.bind_store(params),
+        ParamMemory::Exclusive(params) => frame.bind_mut(Space::FlatParams, params),
     }
     if let Some(grads) = bindings.grads {
         frame.bind_mut(Space::Grads, grads);
@@ -236,5 +251,191 @@ fn bind<'a>(frame: &mut Frame<'a>, bindings: Bindings<'a>) {
     }
     if let Some(cache) = bindings.cache {
         frame.bind_mut(Space::Cache, cache);
+    }
+}
+
+/// Plants defects into plans. Builds with debug assertions find each of them, in whichever order workers run.
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use smallmind_kernels::MatMut;
+    use smallmind_simd::IsaKind;
+
+    use super::*;
+    use crate::access::{Access, Chunk, Extent, Read, Sharing, View, Write};
+    use crate::op::{Heads, Index, Norm, Op};
+    use crate::{Decay, Graph, GraphBuilder, Init, Limits, NoProbe, NodeId, ParamSpec, PlanOptions, fuse, grad};
+
+    const LIMITS: Limits = Limits { tokens: 240, outputs: 240, spans: 2, context: 120, pages: 4 };
+    const THREADS: usize = 3;
+
+    /// A layer with attention, over the cache or with a loss.
+    fn model(is_cached: bool) -> Graph {
+        let build = || {
+            let mut b = GraphBuilder::new();
+            let (init, decay) = (Init::Constant(0.0), Decay::No);
+            let param = |b: &mut GraphBuilder, name: &str, rows, cols| {
+                b.param(name, ParamSpec { name: String::new(), rows, cols, init, decay })
+            };
+            let (d, heads) = (48, Heads::new(4, 2, 12));
+            let table = param(&mut b, "table", 320, d)?;
+            let weight = param(&mut b, "norm", 1, d)?;
+            let qkv = param(&mut b, "qkv", heads.qkv_cols(), d)?;
+            let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[])?;
+            let y = b.value_of(Op::Norm(Norm::Rms { weight, eps: 1e-5 }), &[x])?;
+            let qkv = b.value_of(Op::Linear { weight: qkv, bias: None }, &[y])?;
+            let out = if is_cached {
+                b.apply(Op::CacheAppend { layer: 0, heads }, &[qkv])?;
+                b.value_of(Op::CachedAttention { layer: 0, heads }, &[qkv])?
+            } else {
+                b.value_of(Op::Attention { heads, dropout: None }, &[qkv])?
+            };
+            let x = b.value_of(Op::Add, &[x, out])?;
+            if is_cached {
+                let rows = b.value_of(Op::SelectRows, &[x])?;
+                let logits = b.value_of(Op::Linear { weight: table, bias: None }, &[rows])?;
+                b.result("logits", logits);
+                return Ok(fuse(&b.finish()));
+            }
+            let loss = b.value_of(Op::LinearCrossEntropy { weight: table }, &[x])?;
+            b.result("loss", loss);
+            Ok::<Graph, GraphError>(fuse(&grad(&b.finish(), "loss")?))
+        };
+        build().unwrap()
+    }
+
+    fn plan(is_cached: bool) -> Plan {
+        Plan::new(model(is_cached), PlanOptions::flat(LIMITS, THREADS, IsaKind::best())).unwrap()
+    }
+
+    /// Runs a plan on a batch that fills it; whether it panicked, with what.
+    fn run(plan: Plan) -> Result<(), String> {
+        let mut batch = Batch::with_capacity(&LIMITS);
+        for pages in [[0, 1], [2, 3]] {
+            let tokens: Vec<u32> = (0..120).collect();
+            match plan.cache {
+                Some(_) => batch.push_cached(&tokens, 0, &pages),
+                None => batch.push_with_targets(&tokens, &tokens),
+            }
+        }
+        batch.want_all();
+        let flat = || Buffer::zeroed(plan.params_len).unwrap();
+        let (params, mut grads) = (flat(), flat());
+        let mut cache = Buffer::zeroed(plan.cache.as_ref().map_or(0, |c| c.len())).unwrap();
+        let mut executor = Executor::new(plan).unwrap();
+        let mut pool = Pool::new(THREADS).unwrap();
+        let bindings = Bindings { grads: Some(&mut grads), cache: Some(&mut cache), ..Bindings::inference(&params) };
+        let run = AssertUnwindSafe(|| executor.run(&mut pool, &batch, &Scalars::default(), bindings, &NoProbe));
+        match catch_unwind(run) {
+            Ok(result) => {
+                result.unwrap();
+                Ok(())
+            }
+            Err(panic) => match panic.downcast::<String>() {
+                Ok(formatted) => Err(*formatted),
+                Err(panic) => Err(panic.downcast_ref::<&str>().copied().unwrap_or_default().to_owned()),
+            },
+        }
+    }
+
+    #[test]
+    fn a_missing_barrier_is_found() {
+        for is_cached in [false, true] {
+            assert_eq!(run(plan(is_cached)), Ok(()));
+            let places: Vec<usize> =
+                (0..).zip(plan(is_cached).steps()).filter(|(_, s)| s.barrier).map(|(i, _)| i).collect();
+            assert!(places.len() > 3, "{} barriers", places.len());
+            for place in places {
+                let mut plan = plan(is_cached);
+                plan.steps[place].barrier = false;
+                let found = run(plan);
+                let is_race =
+                    found.as_ref().is_err_and(|panic| panic.ends_with("race") || panic == "another worker panicked");
+                assert!(is_race, "cached: {is_cached}, without the barrier before step {place}: {found:?}");
+            }
+        }
+    }
+
+    fn taken(_: MatMut<'_>) {}
+
+    /// The panic of a step on a value of 240 rows that is declared so, and whose workers do `work`.
+    fn planted(
+        extent: Extent,
+        sharing: Sharing,
+        writes: bool,
+        work: impl Fn(&Worker<'_>) + Send + Sync + 'static,
+    ) -> String {
+        let mut plan = plan(false);
+        let value = plan.views.iter().flatten().find(|view| view.rows == crate::Rows::Tokens).unwrap();
+        let view = View { extent, ..*value };
+        let elements = view.offset..view.offset + 240 * view.cols;
+        let accesses = vec![Access { view, elements, sharing, writes }];
+        let mut step = Step::new(NodeId(0), Workers::All, accesses, work);
+        step.barrier = true;
+        plan.steps = vec![step];
+        run(plan).expect_err("the defect is found")
+    }
+
+    #[test]
+    fn an_undeclared_access_is_found() {
+        let (any, own) = (Sharing::Unpartitioned, Sharing::OwnRows { granule: 4 });
+        let panic = planted(Extent::All, any, true, |w| taken(w.own_mut(Write(1))));
+        assert!(panic.contains("out of bounds"), "{panic}");
+        let panic = planted(Extent::All, own, false, |w| taken(w.own_mut(Write(0))));
+        assert!(panic.contains("declared as a read"), "{panic}");
+        let panic = planted(Extent::All, own, true, |w| {
+            let _ = w.own(Read(0));
+        });
+        assert!(panic.contains("declared as a write"), "{panic}");
+        let panic = planted(Extent::All, own, false, |w| {
+            let _ = w.all(Read(0));
+        });
+        assert!(panic.contains("is partitioned among the workers"), "{panic}");
+        let panic = planted(Extent::All, any, false, |w| {
+            let _ = w.own(Read(0));
+        });
+        assert!(panic.contains("no part of"), "{panic}");
+        let panic = planted(Extent::All, own, true, |w| {
+            let _both = (w.own_mut(Write(0)), w.own_mut(Write(0)));
+        });
+        assert!(panic.contains("once"), "{panic}");
+    }
+
+    #[test]
+    fn a_wrong_window_is_found() {
+        let any = Sharing::Unpartitioned;
+        let chunk = Extent::Chunk(Chunk { first: 0, max: 80 });
+        let panic = planted(chunk, any, true, |w| {
+            let rows = 40 * w.part().index..40 * w.part().index + 41;
+            // SAFETY: the last window leaves the chunk, which is refused; the others overlap in a row, which is too,
+            // and nothing is written.
+            taken(unsafe { w.window_mut(Write(0), rows, 0..1) });
+        });
+        assert!(panic.contains("of which this run has 0..80") || panic.ends_with("race"), "{panic}");
+        let panic = planted(Extent::All, any, true, |w| {
+            let index = w.part().index;
+            // SAFETY: windows overlap in a column, which is refused; nothing is written.
+            taken(unsafe { w.window_mut(Write(0), 0..240, 4 * index..4 * index + 5) });
+        });
+        assert!(panic.ends_with("race"), "{panic}");
+        let panic = planted(chunk, any, true, |w| {
+            // SAFETY: the window leaves the chunk, which is refused.
+            taken(unsafe { w.window_mut(Write(0), 80..81, 0..1) });
+        });
+        assert!(panic.contains("of which this run has 0..80"), "{panic}");
+    }
+
+    #[test]
+    #[should_panic(expected = "a step writes what it has declared twice")]
+    fn accesses_of_a_step_that_overlap_are_found() {
+        let view = View::new(Space::Arena, 0, crate::Rows::Tokens, 4);
+        let access = |offset: usize, writes| Access {
+            view: View { offset, ..view },
+            elements: offset..offset + 40,
+            sharing: Sharing::Unpartitioned,
+            writes,
+        };
+        Step::new(NodeId(0), Workers::All, vec![access(0, false), access(36, true)], |_| {});
     }
 }

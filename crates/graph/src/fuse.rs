@@ -1,12 +1,12 @@
-//! Fusions: the same values with fewer passes over memory.
+//! Fusions: the same results in fewer passes over memory.
 
 use crate::graph::{Graph, Node, ValueId};
 use crate::op::Op;
 
 /// Applies every fusion; the results and effects of the graph stay what they are, up to rounding.
 ///
-/// * *fold addends*: `add(r, linear(x))` becomes `linear(x, r)`, whose kernel adds while it stores; likewise the gradients of a linear
-///   layer's and a norm's input.
+/// * *fold addends*: `add(r, linear(x))` becomes `linear(x, r)`, whose kernel adds while it stores; likewise the
+///   gradients of a linear layer's and a norm's input.
 /// * *add + norm*: `s = add(a, b); norm(s)` becomes one pass that writes both.
 pub fn fuse(graph: &Graph) -> Graph {
     let mut graph = graph.clone();
@@ -18,33 +18,7 @@ pub fn fuse(graph: &Graph) -> Graph {
 
 /// Whether `node` can add another value to its first output as it stores it.
 fn takes_addend(node: &Node) -> bool {
-    match node.op {
-        Op::Linear { .. } | Op::LinearGradInput { .. } => node.inputs.len() == 1,
-        Op::NormGrad(_) => node.inputs.len() == 3,
-        Op::Embedding { .. }
-        | Op::EmbeddingGrad { .. }
-        | Op::Add
-        | Op::Dropout(_)
-        | Op::Norm(_)
-        | Op::AddNorm(_)
-        | Op::LinearGradWeight { .. }
-        | Op::BiasGrad { .. }
-        | Op::Rope { .. }
-        | Op::Gelu(_)
-        | Op::GeluGrad(_)
-        | Op::SwiGlu
-        | Op::SwiGluGrad
-        | Op::Attention { .. }
-        | Op::AttentionGrad { .. }
-        | Op::CacheAppend { .. }
-        | Op::CachedAttention { .. }
-        | Op::SelectRows
-        | Op::LinearCrossEntropy { .. }
-        | Op::LinearCrossEntropyGrad { .. }
-        | Op::GradSquares
-        | Op::ClipFactor { .. }
-        | Op::AdamW(_) => false,
-    }
+    node.op.info().takes_addend == Some(node.inputs.len())
 }
 
 /// Replaces `add(r, y)` by the producer of `y` with `r` as its last input, where nothing else reads `y`.

@@ -6,8 +6,8 @@ use crate::op::{Direction, Op};
 
 /// The graph of the loss called `loss` and of the gradients of all parameters.
 ///
-/// The loss must come from [`Op::LinearCrossEntropy`]. Gradients of parameters are accumulated into the run's gradient buffer, scaled
-/// by the run's loss scale; values that the loss does not depend on are left out.
+/// The loss must come from [`Op::LinearCrossEntropy`]. Gradients of parameters are accumulated into the run's gradient
+/// buffer, scaled by the run's loss scale; values that the loss does not depend on are left out.
 ///
 /// # Errors
 /// No such loss, or an operation without a gradient on the way to it.

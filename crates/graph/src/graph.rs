@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{GraphError, Op, ParamId, ParamSpec, Params, Shape, ShapeContext};
+use crate::{GraphError, Op, ParamId, ParamSpec, Params, Shape};
 
 /// Names a value of a [`Graph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,30 +29,31 @@ impl NodeId {
 /// Which pass over the model an operation belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Phase {
-    /// Towards the loss or the logits.
+    /// From the inputs to the loss or the logits.
     Forward,
     /// From the loss to the gradients.
     Backward,
-    /// Gradients into parameters.
+    /// From the gradients to new parameters.
     Update,
 }
 
 /// An operation applied to values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// What is done.
+    /// The operation.
     pub op: Op,
-    /// To what.
+    /// The values that it reads.
     pub inputs: Vec<ValueId>,
-    /// The results.
+    /// The values that it makes.
     pub outputs: Vec<ValueId>,
-    /// Where in the model, like `blocks.3.attn.qkv`.
+    /// Its place in the model, such as `blocks.3.attn.qkv`.
     pub path: String,
-    /// In which pass.
+    /// The pass that it belongs to.
     pub phase: Phase,
 }
 
-/// Operations in an order in which every value is produced before it is used. Effects (gradients, cache) happen in that order too.
+/// Operations in an order in which every value is produced before it is used. Effects (gradients, cache) happen in that
+/// order too.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {
     pub(crate) params: Params,
@@ -148,8 +149,8 @@ impl fmt::Display for Graph {
 
 /// Builds a [`Graph`] node by node, checking each shape as it comes.
 ///
-/// Parameters that are declared again under the same name with the same shape are the same parameter; so a tied output head just
-/// names the embedding's table.
+/// A parameter that is declared again with the same name and shape is the same parameter. So a tied output head names
+/// the embedding's table.
 #[derive(Debug)]
 pub struct GraphBuilder {
     graph: Graph,
@@ -175,13 +176,13 @@ impl GraphBuilder {
         Self::extend(Graph { params, nodes: vec![], shapes: vec![], results: vec![] })
     }
 
-    /// Goes on with `graph`, whose salts stay its own.
+    /// A builder that adds to `graph`. New salts differ from those that it has.
     pub(crate) fn extend(graph: Graph) -> Self {
-        let salts = graph.nodes.iter().filter_map(|node| node.op.dropout()).map(|dropout| dropout.salt).max();
+        let salts = graph.nodes.iter().filter_map(|node| node.op.info().dropout).map(|dropout| dropout.salt).max();
         Self { graph, scope: vec![], phase: Phase::Forward, salts: salts.unwrap_or(0) }
     }
 
-    /// What is added next belongs to `phase`.
+    /// The nodes that are added from now on belong to `phase`.
     pub(crate) fn set_phase(&mut self, phase: Phase) {
         self.phase = phase;
     }
@@ -194,7 +195,7 @@ impl GraphBuilder {
         result
     }
 
-    /// The path of what is added next.
+    /// The path of the nodes that are added now.
     pub fn path(&self) -> String {
         self.scope.join(".")
     }
@@ -226,8 +227,8 @@ impl GraphBuilder {
 
     pub(crate) fn apply_at(&mut self, op: Op, inputs: &[ValueId], path: String) -> Result<Vec<ValueId>, GraphError> {
         let shapes: Vec<Shape> = inputs.iter().map(|v| self.graph.shape(*v)).collect();
-        let cx = ShapeContext { op: op.name(), path: &path, inputs: &shapes, params: &self.graph.params };
-        let outputs: Vec<ValueId> = op.outputs(&cx)?.into_iter().map(|shape| self.value(shape)).collect();
+        let shapes = op.info().outputs(&path, &shapes, &self.graph.params)?;
+        let outputs: Vec<ValueId> = shapes.into_iter().map(|shape| self.value(shape)).collect();
         let node = Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), path, phase: self.phase };
         self.graph.nodes.push(node);
         Ok(outputs)
@@ -258,7 +259,7 @@ impl GraphBuilder {
         &self.graph
     }
 
-    /// The graph.
+    /// The finished graph.
     pub fn finish(self) -> Graph {
         self.graph
     }

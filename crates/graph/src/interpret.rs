@@ -1,4 +1,5 @@
-//! The same graph on the reference kernels: in `f64`, one buffer a value, no fusion, no plan. What an optimised plan is held against.
+//! Runs a graph on the reference kernels: in `f64`, with a buffer for each value, without a plan. Tests compare plans
+//! with it.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use smallmind_kernels::reference::{
 use smallmind_kernels::rope::RopeTable;
 
 use crate::graph::{Graph, Node, ValueId};
-use crate::op::{AdamWSpec, DropoutSpec, Heads, Index, Norm, Op};
+use crate::op::{AdamWSpec, Direction, DropoutSpec, Heads, Index, Norm, Op, RopeSpec};
 use crate::params::{Decay, ParamId};
 use crate::{Batch, GraphError, PAGE_TOKENS, Scalars, Span};
 
@@ -30,7 +31,8 @@ pub struct Interpreter {
 }
 
 impl Interpreter {
-    /// Zero gradients and moments beside the parameters in `params`, which is laid out as the graph's [`crate::Layout`] says.
+    /// Zero gradients and moments beside the parameters in `params`, which is laid out as the graph's
+    /// [`crate::FlatLayout`] says.
     ///
     /// # Errors
     /// [`GraphError::Binding`] if `params` has another length.
@@ -80,8 +82,10 @@ impl Interpreter {
         &self.params[id.index()]
     }
 
-    fn accumulate(&mut self, id: ParamId, gradient: &[f64]) {
+    /// Adds to the gradient of a parameter; an operation that does only this has no outputs.
+    fn accumulate(&mut self, id: ParamId, gradient: &[f64]) -> Vec<Matrix> {
         self.grads[id.index()].data.iter_mut().zip(gradient).for_each(|(g, d)| *g += d);
+        vec![]
     }
 
     fn node(&mut self, graph: &Graph, node: &Node, batch: &Batch, scalars: &Scalars) -> Vec<Matrix> {
@@ -89,57 +93,32 @@ impl Interpreter {
         match node.op {
             Op::Embedding { table, index } => vec![embedding::embedding(self.param(table), ids(batch, index))],
             Op::EmbeddingGrad { table, index } => {
-                let entries = self.param(table).rows;
-                let d = embedding::embedding_backward(x(0), ids(batch, index), entries);
-                self.accumulate(table, &d.data);
-                vec![]
+                let d = embedding::embedding_backward(x(0), ids(batch, index), self.param(table).rows);
+                self.accumulate(table, &d.data)
             }
             Op::Add => vec![elementwise::add(x(0), x(1))],
             Op::Dropout(spec) => vec![dropout::dropout(spec.key(scalars), spec.probability, x(0))],
-            Op::Norm(n) => {
-                let (y, stats) = self.norm(n, x(0));
-                vec![y, stats]
-            }
-            Op::AddNorm(n) => {
+            Op::Norm(norm) => self.norm(norm, x(0)).into(),
+            Op::AddNorm(norm) => {
                 let sum = elementwise::add(x(0), x(1));
-                let (y, stats) = self.norm(n, &sum);
+                let [y, stats] = self.norm(norm, &sum);
                 vec![sum, y, stats]
             }
-            Op::NormGrad(n) => {
-                let (dx, dweight, dbias) = self.norm_backward(n, x(0), x(1));
-                let dx = self.plus(dx, node, 3);
-                self.accumulate(n.weight(), &dweight);
-                n.bias().into_iter().for_each(|b| self.accumulate(b, &dbias));
-                vec![dx]
-            }
-            Op::Linear { weight, bias } => {
-                let mut y = matmul::matmul(x(0), Layout::Normal, self.param(weight), Layout::Transposed);
-                if let Some(bias) = bias {
-                    let bias = &self.param(bias).data;
-                    (0..y.rows).for_each(|r| y.row_mut(r).iter_mut().zip(bias).for_each(|(y, b)| *y += b));
-                }
-                vec![self.plus(y, node, 1)]
-            }
+            Op::NormGrad(norm) => self.norm_grad(node, norm),
+            Op::Linear { weight, bias } => self.linear(node, weight, bias),
             Op::LinearGradInput { weight } => {
                 let dx = matmul::matmul(x(0), Layout::Normal, self.param(weight), Layout::Normal);
                 vec![self.plus(dx, node, 1)]
             }
             Op::LinearGradWeight { weight } => {
                 let dw = matmul::matmul(x(0), Layout::Transposed, x(1), Layout::Normal);
-                self.accumulate(weight, &dw.data);
-                vec![]
+                self.accumulate(weight, &dw.data)
             }
             Op::BiasGrad { bias } => {
                 let sum = elementwise::column_sum(x(0));
-                self.accumulate(bias, &sum);
-                vec![]
+                self.accumulate(bias, &sum)
             }
-            Op::Rope { rope: spec, heads, direction } => {
-                let positions = batch.positions();
-                let longest = positions.iter().max().map_or(0, |p| *p as usize + 1);
-                let table = RopeTable::new(spec.head_dim, spec.theta, spec.scaling, longest);
-                vec![rope::rope(x(0), positions, &table, heads, direction)]
-            }
+            Op::Rope { rope: spec, heads, direction } => vec![rotate(x(0), spec, heads, direction, batch)],
             Op::Gelu(kind) => vec![activation::gelu(kind, x(0))],
             Op::GeluGrad(kind) => vec![activation::gelu_backward(kind, x(0), x(1))],
             Op::SwiGlu => vec![activation::swiglu(x(0))],
@@ -159,35 +138,58 @@ impl Interpreter {
                 let logits = matmul::matmul(x(0), Layout::Normal, self.param(weight), Layout::Transposed);
                 vec![Matrix::new(logits.rows, 1, loss::cross_entropy(&logits, batch.targets()))]
             }
-            Op::LinearCrossEntropyGrad { weight } => {
-                let (x, w) = (x(0), self.param(weight));
-                let logits = matmul::matmul(x, Layout::Normal, w, Layout::Transposed);
-                let losses = Matrix::new(logits.rows, 1, loss::cross_entropy(&logits, batch.targets()));
-                let scale = f64::from(scalars.loss_scale);
-                let dlogits = loss::cross_entropy_backward(&logits, batch.targets(), scale);
-                let dx = matmul::matmul(&dlogits, Layout::Normal, w, Layout::Normal);
-                let dw = matmul::matmul(&dlogits, Layout::Transposed, x, Layout::Normal);
-                self.accumulate(weight, &dw.data);
-                vec![losses, dx]
-            }
-            Op::GradSquares => {
-                let sum: f64 = self.grads.iter().map(|g| optimizer::sum_of_squares(&g.data)).sum();
-                let mut partials = Matrix::zeros(graph.params().layout().len().div_ceil(SUM_BLOCK), 1);
-                partials.data.iter_mut().take(1).for_each(|p| *p = sum);
-                vec![partials]
-            }
+            Op::LinearCrossEntropyGrad { weight } => self.linear_cross_entropy_grad(node, weight, batch, scalars),
+            Op::GradSquares => vec![self.grad_squares(graph)],
             Op::ClipFactor { max_norm } => {
                 let norm = x(0).data.iter().sum::<f64>().sqrt();
                 vec![Matrix::new(1, 2, vec![norm, (max_norm / (norm + 1e-6)).min(1.0)])]
             }
-            Op::AdamW(spec) => {
-                let (norm, factor) = (x(0).at(0, 0), x(0).at(0, 1));
-                if norm.is_finite() {
-                    self.adamw(graph, spec, factor, scalars);
-                }
-                vec![]
-            }
+            Op::AdamW(spec) => self.adamw(node, graph, spec, scalars),
         }
+    }
+
+    fn linear(&self, node: &Node, weight: ParamId, bias: Option<ParamId>) -> Vec<Matrix> {
+        let x = self.value(node.inputs[0]);
+        let mut y = matmul::matmul(x, Layout::Normal, self.param(weight), Layout::Transposed);
+        if let Some(bias) = bias {
+            let bias = &self.param(bias).data;
+            (0..y.rows).for_each(|r| y.row_mut(r).iter_mut().zip(bias).for_each(|(y, b)| *y += b));
+        }
+        vec![self.plus(y, node, 1)]
+    }
+
+    fn norm_grad(&mut self, node: &Node, norm: Norm) -> Vec<Matrix> {
+        let [dy, x] = [0, 1].map(|i| self.value(node.inputs[i]));
+        let (dx, dweight, dbias) = self.norm_backward(norm, dy, x);
+        let dx = self.plus(dx, node, 3);
+        self.accumulate(norm.weight(), &dweight);
+        norm.bias().into_iter().for_each(|bias| drop(self.accumulate(bias, &dbias)));
+        vec![dx]
+    }
+
+    fn linear_cross_entropy_grad(
+        &mut self,
+        node: &Node,
+        weight: ParamId,
+        batch: &Batch,
+        scalars: &Scalars,
+    ) -> Vec<Matrix> {
+        let (x, w) = (self.value(node.inputs[0]), self.param(weight));
+        let logits = matmul::matmul(x, Layout::Normal, w, Layout::Transposed);
+        let losses = Matrix::new(logits.rows, 1, loss::cross_entropy(&logits, batch.targets()));
+        let dlogits = loss::cross_entropy_backward(&logits, batch.targets(), f64::from(scalars.loss_scale));
+        let dx = matmul::matmul(&dlogits, Layout::Normal, w, Layout::Normal);
+        let dw = matmul::matmul(&dlogits, Layout::Transposed, x, Layout::Normal);
+        self.accumulate(weight, &dw.data);
+        vec![losses, dx]
+    }
+
+    /// The sum of the squares of all gradients, in the first of the partial sums.
+    fn grad_squares(&self, graph: &Graph) -> Matrix {
+        let sum: f64 = self.grads.iter().map(|g| optimizer::sum_of_squares(&g.data)).sum();
+        let mut partials = Matrix::zeros(graph.params().layout().len().div_ceil(SUM_BLOCK), 1);
+        partials.data.iter_mut().take(1).for_each(|p| *p = sum);
+        partials
     }
 
     /// `y` plus the node's input `i`, if it has one.
@@ -198,14 +200,15 @@ impl Interpreter {
         }
     }
 
-    fn norm(&self, n: Norm, x: &Matrix) -> (Matrix, Matrix) {
-        match n {
+    fn norm(&self, n: Norm, x: &Matrix) -> [Matrix; 2] {
+        let (y, stats) = match n {
             Norm::Layer { weight, bias, eps } => {
                 let bias = bias.map(|b| self.param(b).data.as_slice());
                 norm::layer_norm(x, &self.param(weight).data, bias, f64::from(eps))
             }
             Norm::Rms { weight, eps } => norm::rms_norm(x, &self.param(weight).data, f64::from(eps)),
-        }
+        };
+        [y, stats]
     }
 
     fn norm_backward(&self, n: Norm, dy: &Matrix, x: &Matrix) -> (Matrix, Vec<f64>, Vec<f64>) {
@@ -248,7 +251,12 @@ impl Interpreter {
         out
     }
 
-    fn adamw(&mut self, graph: &Graph, spec: AdamWSpec, factor: f64, scalars: &Scalars) {
+    fn adamw(&mut self, node: &Node, graph: &Graph, spec: AdamWSpec, scalars: &Scalars) -> Vec<Matrix> {
+        let clip = self.value(node.inputs[0]);
+        let (norm, factor) = (clip.at(0, 0), clip.at(0, 1));
+        if !norm.is_finite() {
+            return vec![];
+        }
         let step = scalars.step.min(i32::MAX as u64) as i32;
         for (id, param) in graph.params().iter() {
             let config = AdamW {
@@ -265,6 +273,7 @@ impl Interpreter {
             let (m, v) = (&mut self.moments.0[i].data, &mut self.moments.1[i].data);
             optimizer::adamw(&config, &mut self.params[i].data, &mut self.grads[i].data, m, v);
         }
+        vec![]
     }
 }
 
@@ -273,6 +282,13 @@ fn ids(batch: &Batch, index: Index) -> &[u32] {
         Index::Tokens => batch.tokens(),
         Index::Positions => batch.positions(),
     }
+}
+
+fn rotate(x: &Matrix, spec: RopeSpec, heads: usize, direction: Direction, batch: &Batch) -> Matrix {
+    let positions = batch.positions();
+    let longest = positions.iter().max().map_or(0, |p| *p as usize + 1);
+    let table = RopeTable::new(spec.head_dim, spec.theta, spec.scaling, longest);
+    rope::rope(x, positions, &table, heads, direction)
 }
 
 fn shape(heads: Heads, dropout: Option<AttentionDropout>) -> AttentionShape {

@@ -1,20 +1,21 @@
-//! A model as a short graph of transformer-sized operations, and everything that is done with it: differentiated, fused, laid out in
-//! one arena, run by one executor on a pool of workers.
+//! A model as a short graph of transformer-sized operations, and everything that is done with it: differentiated,
+//! fused, laid out in one arena, run by one executor on a pool of workers.
 //!
 //! # From a graph to a training
 //!
-//! The model of this page has the embedding of a token, one layer added to it, and the embedding once more as its output head.
+//! The model of this example embeds a token, adds one layer to it, and uses the embedding's table again as its output
+//! head.
 //!
 //! ```
 //! use smallmind_graph::op::{AdamWSpec, Gelu, Index};
 //! use smallmind_graph::{
-//!     Batch, Bindings, Buffer, Decay, Executor, GraphBuilder, Init, Limits, NoProbe, Op, ParamMemory, ParamSpec, Plan, PlanOptions, Pool,
-//!     Scalars, fuse, grad, update_graph,
+//!     Batch, Bindings, Buffer, Decay, Executor, GraphBuilder, Init, Limits, NoProbe, Op, ParamMemory, ParamSpec, Plan,
+//!     PlanOptions, Pool, Scalars, fuse, grad, update_graph,
 //! };
 //! use smallmind_simd::IsaKind;
 //!
 //! # fn main() -> Result<(), smallmind_graph::GraphError> {
-//! // 1. The graph. Values are matrices with a row for each token; the shape rule of each operation is checked as it comes.
+//! // 1. The graph. Values are matrices with a row for each token; each operation's shape rule is checked as it comes.
 //! let matrix = |rows, cols| {
 //!     let init = Init::Normal { std: 0.02 };
 //!     ParamSpec { name: String::new(), rows, cols, init, decay: Decay::Yes }
@@ -75,54 +76,77 @@
 //!
 //! | subject | items |
 //! |---|---|
-//! | what there is to compute | [`Op`], its shape rule [`Op::outputs`] and its [`cost`](fn@cost) |
-//! | building and changing graphs | [`GraphBuilder`], [`Graph`], [`grad`](fn@grad), [`fuse`](fn@fuse), [`update_graph`] |
+//! | what there is to compute | [`Op`] with its facts ([`Op::info`]) and its [`cost`](fn@cost) |
+//! | building, changing graphs | [`GraphBuilder`], [`Graph`], [`grad`](fn@grad), [`fuse`](fn@fuse), [`update_graph`] |
 //! | planning | [`Plan`]: liveness and places in the arena, steps, barriers; [`Limits`] |
 //! | weights that are only read, in several formats | [`Storage`], [`ParamStore`], [`PlanOptions`] |
 //! | running | [`Executor`], [`Pool`], [`Batch`] with its [`Span`]s, [`Bindings`], [`Probe`] |
-//! | checking | [`interpret`](mod@interpret): the same graph on the naive kernels, in `f64`, one buffer a value |
+//! | checking | [`interpret`](mod@interpret): the same graph on the reference kernels, in `f64` |
 //!
-//! Two dimensions are symbolic: `tokens`, and `outputs`, the tokens whose rows are asked for. Context length never enters a shape. What
-//! can go wrong goes wrong before a run, as a [`GraphError`]; a run that has begun can't fail and allocates nothing.
+//! Two dimensions are symbolic: `tokens`, and `outputs`, the tokens whose output rows the batch asks for. Context
+//! length never enters a shape. All errors ([`GraphError`]) come before a run; a run that has begun can't fail and
+//! allocates nothing.
 //!
-//! Not here: the names and shapes of models, files, and where initial values come from.
+//! Not here: the names and shapes of models, files, and initial values.
+//!
+//! # The order in which to read the files
+//!
+//! Each file uses only those before it.
+//!
+//! 1. Words: `shape`, `error`, `params`, `limits`, `batch`.
+//! 2. Graphs: `op/` (the operations and their facts), `graph`; then the passes `grad`, `fuse` and `update`.
+//! 3. Memory: `buffer`, `cache`, `storage`; `cost`, which counts what passes through it.
+//! 4. Steps: `access` (what a step declares), `watch`, `frame` (how a worker reaches it), `step`, `barriers`.
+//! 5. Planning: `place`, `lower/` (a function for each operation), `plan`.
+//! 6. Running: `cpus`, `pool`, `probe`, `executor`.
+//! 7. Checking: `interpret`.
 
-mod arena;
+mod access;
+mod barriers;
 mod batch;
+mod buffer;
 mod cache;
 mod cost;
+mod cpus;
 mod error;
 mod executor;
+mod frame;
 mod fuse;
 mod grad;
 mod graph;
 pub mod interpret;
+mod limits;
 mod lower;
 pub mod op;
 mod params;
-mod placement;
+mod place;
 mod plan;
 mod pool;
 mod probe;
 mod shape;
+mod step;
 mod storage;
 mod update;
+mod watch;
 
-pub use arena::Buffer;
 pub use batch::{Batch, Scalars, Span};
+pub use buffer::Buffer;
 pub use cache::{CacheShape, PAGE_TOKENS};
-pub use cost::{Cost, cost};
-pub use error::GraphError;
+pub use cost::cost;
+pub use error::{GraphError, StorageUse};
 pub use executor::{Bindings, Executor, ParamMemory};
 pub use fuse::fuse;
 pub use grad::grad;
 pub use graph::{Graph, GraphBuilder, Node, NodeId, Phase, ValueId};
+pub use limits::Limits;
 pub use lower::{SHARED_ELEMENTS, UPDATE_GRANULE};
-pub use op::Op;
-pub use params::{Decay, Init, Layout, ParamId, ParamSpec, Params};
-pub use plan::{Limits, Placement, Plan, PlanOptions, Step, Workers};
+pub use op::{Cost, Op};
+pub use params::{Decay, FlatLayout, Init, ParamId, ParamSpec, Params};
+pub use place::Placement;
+pub use plan::{Plan, PlanOptions};
 pub use pool::{Pool, Team, available_threads};
 pub use probe::{NoProbe, Probe};
-pub use shape::{Rows, Shape, ShapeContext};
-pub use storage::{Order, ParamStore, Storage, Stored};
+pub use shape::{Rows, Shape};
+pub use step::{Step, Workers};
+pub use storage::{Order, ParamLayout, ParamStore, Storage};
 pub use update::{CLIP, update_graph};

@@ -15,7 +15,7 @@ impl ParamId {
     }
 }
 
-/// How a parameter starts.
+/// The initial values of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
     /// Independent normal values.
@@ -27,12 +27,12 @@ pub enum Init {
     Constant(f32),
 }
 
-/// Whether AdamW shrinks a parameter.
+/// Whether AdamW applies weight decay to a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decay {
-    /// It does: matrices.
+    /// Matrices.
     Yes,
-    /// It does not: scales, shifts and biases.
+    /// Scales, shifts and biases.
     No,
 }
 
@@ -45,7 +45,7 @@ pub struct ParamSpec {
     pub rows: usize,
     /// Input features.
     pub cols: usize,
-    /// How it starts.
+    /// Its initial values.
     pub init: Init,
     /// Whether weight decay applies.
     pub decay: Decay,
@@ -116,14 +116,14 @@ impl Params {
     }
 
     /// Where each parameter lies in a flat buffer.
-    pub fn layout(&self) -> Layout {
+    pub fn layout(&self) -> FlatLayout {
         let mut offsets = Vec::with_capacity(self.specs.len());
         let mut len = 0;
         for spec in &self.specs {
             offsets.push(len);
             len += spec.len().next_multiple_of(ALIGN);
         }
-        Layout { offsets, len }
+        FlatLayout { offsets, len }
     }
 
     /// The longest runs of the flat buffer within which decay is the same.
@@ -146,12 +146,12 @@ const ALIGN: usize = 16;
 
 /// Where parameters lie in a flat buffer: each at a multiple of 64 bytes, the gaps zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layout {
+pub struct FlatLayout {
     offsets: Vec<usize>,
     len: usize,
 }
 
-impl Layout {
+impl FlatLayout {
     /// Elements of the buffer.
     pub fn len(&self) -> usize {
         self.len

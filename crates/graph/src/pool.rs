@@ -9,20 +9,20 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::GraphError;
-use crate::placement::Placement;
+use crate::cpus::WorkerCpus;
 
-/// How often a worker looks whether it may go on before it sleeps: about 1 ms. An idle CPU of a virtual machine takes that long to wake at
-/// worst, and workers that slept sooner would have to wake each other at every barrier, each late in its turn.
+/// Polls of a waiting worker before it sleeps: about 1 ms. An idle CPU of a virtual machine takes up to that long to
+/// wake, so workers that slept sooner would wait for each other's CPUs at every barrier.
 const SPINS: u32 = 50_000;
-/// The same after that was in vain, unless it has just woken others: about 20 µs. Another process has taken a CPU, and the worker that it has
-/// displaced needs this one.
+/// Polls of an impatient worker, one of whose last waits ended in sleep: about 20 µs. Another process has taken a CPU
+/// then, and the worker that ran there needs this one. A worker that has just woken others is patient.
 const IMPATIENT_SPINS: u32 = 1_000;
-/// How many times a worker is impatient then.
+/// Waits for which a worker is impatient after one that ended in sleep.
 const IMPATIENT_WAITS: u32 = 64;
-/// The same where there are more workers than CPUs: those that are waited for may always be waiting for this CPU.
+/// Polls where there are more workers than CPUs: the worker that is waited for may need this CPU.
 const CROWDED_SPINS: u32 = 20;
 
-/// The CPUs that this process may use: its affinity and its cgroup's quota count.
+/// The number of CPUs that this process may use, by its affinity and its cgroup's quota.
 pub fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
@@ -50,7 +50,8 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: `job` is written by the owner of the pool while no worker runs, and read by workers after they have seen the new epoch.
+// SAFETY: `job` is written by the owner of the pool while no worker runs, and read by workers after they have seen the
+// new epoch.
 unsafe impl Sync for Shared {}
 // SAFETY: the job pointer is only dereferenced within `Pool::run`, while its target lives.
 unsafe impl Send for Shared {}
@@ -61,31 +62,31 @@ struct Barrier {
     generation: Line<AtomicUsize>,
 }
 
-/// Where threads wait for what others do.
+/// Lets threads wait for each other.
 ///
-/// They look in a loop at first and then sleep, which lets others have the CPU: where another process has taken a CPU, the worker that it
-/// has displaced comes here, and the workers that wait for it don't wait for that process.
+/// A waiting thread polls at first and then sleeps, which frees its CPU. If another process has taken a CPU, the worker
+/// that ran there moves to the freed one, and the others don't wait for that process.
 struct Bell {
     sleepers: Line<AtomicUsize>,
     lock: Mutex<()>,
     rung: Condvar,
-    placement: Placement,
+    cpus: WorkerCpus,
     /// By worker.
     patience: Vec<Line<Patience>>,
-    /// How often to look before sleep.
+    /// Polls before sleep.
     spins: u32,
 }
 
 /// What decides how long a worker waits before it sleeps.
 #[derive(Default)]
 struct Patience {
-    /// How many times more it is impatient.
+    /// Waits for which it is still impatient.
     impatient: AtomicU32,
     /// Whether it has woken others since it last waited: they will be late.
     woke: AtomicBool,
 }
 
-/// Looks up to `spins` times whether `may_go_on` holds, and says whether it did.
+/// Polls `may_go_on` up to `spins` times. Returns whether it became true.
 #[inline(always)]
 fn spin(spins: u32, may_go_on: &dyn Fn() -> bool) -> bool {
     for _ in 0..spins {
@@ -98,7 +99,7 @@ fn spin(spins: u32, may_go_on: &dyn Fn() -> bool) -> bool {
 }
 
 impl Bell {
-    /// Returns to `worker` when its companions have made `may_go_on` true, which loads with [`Ordering::SeqCst`].
+    /// Blocks `worker` until another has made `may_go_on` true. `may_go_on` loads with [`Ordering::SeqCst`].
     #[inline(always)]
     fn wait(&self, worker: usize, may_go_on: impl Fn() -> bool) {
         if !may_go_on() {
@@ -128,7 +129,8 @@ impl Bell {
     }
 
     fn sleep(&self, worker: usize, may_go_on: &dyn Fn() -> bool) {
-        // As all four accesses are sequentially consistent, either this thread sees what `ring` was called for, or `ring` sees the sleeper.
+        // As all four accesses are sequentially consistent, either this thread sees what `ring` was called for, or
+        // `ring` sees the sleeper.
         self.sleepers.0.fetch_add(1, Ordering::SeqCst);
         let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         while !may_go_on() {
@@ -136,10 +138,10 @@ impl Bell {
         }
         drop(lock);
         self.sleepers.0.fetch_sub(1, Ordering::Relaxed);
-        self.placement.settle(worker);
+        self.cpus.settle(worker);
     }
 
-    /// `worker` wakes those that sleep, after what they wait for has been written with [`Ordering::SeqCst`].
+    /// `worker` wakes all sleepers. What they wait for must have been written before, with [`Ordering::SeqCst`].
     #[inline(always)]
     fn ring(&self, worker: usize) {
         if self.sleepers.0.load(Ordering::SeqCst) != 0 {
@@ -149,9 +151,9 @@ impl Bell {
 
     #[cold]
     fn wake(&self, worker: usize) {
-        self.placement.note(worker);
+        self.cpus.note(worker);
         self.patience[worker].0.woke.store(true, Ordering::Relaxed);
-        // Under the lock nobody is between looking and sleeping.
+        // While this thread holds the lock, no other is between its last poll and its sleep.
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
         self.rung.notify_all();
     }
@@ -179,7 +181,7 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
 }
 
-/// What a worker sees of its companions while a job runs.
+/// The workers of a job, as one of them sees them.
 pub struct Team<'a> {
     worker: usize,
     /// Absent where a worker is alone.
@@ -213,7 +215,7 @@ impl Pool {
                 sleepers: Line(AtomicUsize::new(0)),
                 lock: Mutex::new(()),
                 rung: Condvar::new(),
-                placement: Placement::new(if crowded { 0 } else { threads }),
+                cpus: WorkerCpus::new(if crowded { 0 } else { threads }),
                 patience: (0..threads).map(|_| Line(Patience::default())).collect(),
                 spins: if crowded { CROWDED_SPINS } else { SPINS },
             },
@@ -270,8 +272,8 @@ impl Pool {
     /// Hands `job` to the other workers.
     fn start(&self, job: &(dyn Fn(usize) + Sync)) {
         let job: *const (dyn Fn(usize) + Sync + '_) = job;
-        // SAFETY: only the lifetime changes. `run` does not return before `running` is 0 again, after which no worker uses the
-        // pointer; and the workers read it only after they have seen the epoch that is published below.
+        // SAFETY: only the lifetime changes. `run` does not return before `running` is 0 again, after which no worker
+        // uses the pointer; and the workers read it only after they have seen the epoch that is published below.
         unsafe { *self.shared.job.get() = Some(std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(job)) };
         self.shared.running.0.store(self.workers.len(), Ordering::Relaxed);
         self.call_workers();
@@ -300,7 +302,7 @@ impl std::fmt::Debug for Pool {
     }
 }
 
-/// The life of a worker: wait for an epoch, run its job, say so.
+/// The loop of a worker: wait for an epoch, run its job, report it done.
 fn worker(shared: &Shared, index: usize) {
     let mut seen = 0;
     loop {
@@ -310,7 +312,8 @@ fn worker(shared: &Shared, index: usize) {
         if shared.shutdown.load(Ordering::Relaxed) {
             return;
         }
-        // SAFETY: the epoch was published after the job was written, and the owner waits for `running` before it writes again.
+        // SAFETY: the epoch was published after the job was written, and the owner waits for `running` before it writes
+        // again.
         if let Some(job) = unsafe { *shared.job.get() } {
             // SAFETY: `Pool::run` keeps the closure alive until `running` is 0.
             unsafe { (*job)(index) };

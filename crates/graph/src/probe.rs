@@ -1,22 +1,22 @@
-//! The hook of the executor.
+//! Observing the runs of an executor.
 
-/// What an executor tells of a run, from every worker: the steps' beginnings and ends.
+/// Hears when a run and each worker's part of each step begin and end.
 ///
-/// Calls come from all workers at once. A probe that is [`NoProbe`] is compiled away.
+/// All workers call it at once. [`NoProbe`] is compiled away.
 pub trait Probe: Sync {
     /// Whether the executor calls it at all.
     const ENABLED: bool = true;
-    /// A run begins: told once, by the thread that calls for it, before any step.
+    /// A run begins. The calling thread calls it once, before any step.
     fn enter(&self) {}
     /// All workers have ended the run.
     fn leave(&self) {}
-    /// Worker `worker` starts with step `step` of the plan.
+    /// Worker `worker` begins its part of step `step` of the plan.
     fn start(&self, worker: usize, step: usize);
-    /// Worker `worker` has done its part of step `step`.
+    /// Worker `worker` has ended its part of step `step`.
     fn end(&self, worker: usize, step: usize);
 }
 
-/// Nothing is observed.
+/// Observes nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoProbe;
 

@@ -1,6 +1,8 @@
-//! How parameters lie in memory where they are only read: each in a format of its own, in rows or packed for the kernels.
+//! How parameters lie in memory where they are only read: each in a format of its own, in rows or packed for the
+//! kernels.
 //!
-//! What is trained (weights, gradients, moments) lies in one flat buffer of `f32` instead, as [`crate::Layout`] says.
+//! What is trained (weights, gradients, moments) lies in one flat buffer of `f32` instead, as [`crate::FlatLayout`]
+//! says.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,42 +12,53 @@ use smallmind_kernels::matmul::{pack_weight, pack_weight_as, pack_weight_scratch
 use smallmind_kernels::{Format, Mat};
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
+use crate::error::StorageUse;
 use crate::op::{Index, Op};
-use crate::{Buffer, Graph, GraphError, Layout, ParamId, ParamSpec, Params};
+use crate::{Buffer, FlatLayout, Graph, GraphError, ParamId, ParamSpec, Params};
 
 /// The order in which the elements of a parameter lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Row by row.
     Rows,
-    /// In strips, as the products of the storage's instruction set read them.
-    Strips,
+    /// Packed in panels, as the products of the storage's instruction set read them.
+    Packed,
 }
 
-/// How a parameter lies.
+/// How the elements of one parameter lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct ParamLayout {
     /// The format of its elements.
     pub format: Format,
     /// Their order.
     pub order: Order,
     /// Its rows and columns.
     pub shape: [usize; 2],
-    /// Words of four bytes that it takes.
-    pub words: usize,
+    /// Bytes that it takes, a multiple of 4.
+    pub bytes: usize,
 }
 
-/// How each parameter of a graph lies in a [`ParamStore`], and how a [`crate::Plan`] made for it reads them.
+impl ParamLayout {
+    /// Elements of a [`Buffer`] that it takes.
+    fn buffer_len(&self) -> usize {
+        self.bytes / 4
+    }
+}
+
+/// How each parameter of a graph lies in a [`ParamStore`]. A [`crate::Plan`] that is made for it reads them so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
     isa: IsaKind,
-    params: Vec<Stored>,
+    params: Vec<ParamLayout>,
 }
 
 impl Storage {
-    /// Packs every weight that only linear layers, losses and embeddings of tokens read, and stores it in `weights`. A table that only embeddings of
-    /// tokens read is packed too, unless `weights` is F32. If a row is not whole blocks of `weights`, the parameter is stored in F16. All else (norms,
-    /// biases, position embeddings) stays rows of `f32`. `isa` will read them.
+    /// How the parameters of `graph` lie for products on `isa`:
+    ///
+    /// * A weight that only linear layers, losses and embeddings of tokens read is packed, in the format `weights`.
+    /// * A table that only embeddings of tokens read is packed too, unless `weights` is F32.
+    /// * A packed parameter whose rows are not whole blocks of `weights` is in F16 instead.
+    /// * All others (norms, biases, position embeddings) lie in rows of `f32`.
     ///
     /// # Errors
     /// An instruction set that this CPU lacks; a parameter beyond memory.
@@ -53,23 +66,23 @@ impl Storage {
         isa.with(Choose { graph, isa, weights })?
     }
 
-    /// Whether `graph` can be run on parameters that lie so: they are its own, and those in strips are read by nothing but linear layers, losses and
-    /// embeddings.
+    /// Checks that `graph` can run on parameters that lie so: they have the shapes of its own, and packed ones are read
+    /// by linear layers, losses and embeddings of tokens only.
     ///
     /// # Errors
     /// [`GraphError::Storage`].
     pub(crate) fn check(&self, graph: &Graph, isa: IsaKind) -> Result<(), GraphError> {
-        let refuse = |need: String| Err(GraphError::Storage { need, got: self.to_string() });
+        let refuse = |need: String| Err(GraphError::Storage { doing: StorageUse::Plan, need, got: self.to_string() });
         if self.isa != isa {
             return refuse(format!("packed for {}", isa.name()));
         }
         if !self.fits(graph.params()) {
-            return refuse("of another graph".to_owned());
+            return refuse("of its own, of other shapes".to_owned());
         }
         for node in graph.nodes() {
             for id in node.op.params() {
-                let reads_strips = multiplies(&node.op, id) || looks_up(&node.op);
-                if self.get(id).order == Order::Strips && !reads_strips {
+                let reads_packed = multiplies(&node.op, id) || looks_up(&node.op);
+                if self.get(id).order == Order::Packed && !reads_packed {
                     return refuse(format!("of `{}` in rows", node.path));
                 }
             }
@@ -81,12 +94,13 @@ impl Storage {
         if self.fits(params) {
             return Ok(());
         }
-        Err(GraphError::Storage { need: self.to_string(), got: "for another graph".to_owned() })
+        let (doing, got) = (StorageUse::Store, "of another graph".to_owned());
+        Err(GraphError::Storage { doing, need: self.to_string(), got })
     }
 
-    /// Whether parameters are those that it was made for.
+    /// Whether parameters have the shapes of those that it was made for.
     fn fits(&self, params: &Params) -> bool {
-        params.iter().map(|(_, spec)| [spec.rows, spec.cols]).eq(self.params.iter().map(|stored| stored.shape))
+        params.iter().map(|(_, spec)| [spec.rows, spec.cols]).eq(self.params.iter().map(|layout| layout.shape))
     }
 
     /// The instruction set.
@@ -95,24 +109,23 @@ impl Storage {
     }
 
     /// How a parameter lies.
-    pub fn get(&self, id: ParamId) -> Stored {
+    pub fn get(&self, id: ParamId) -> ParamLayout {
         self.params[id.index()]
     }
 
     /// Whether all parameters are `f32`.
     pub fn is_f32(&self) -> bool {
-        self.params.iter().all(|stored| stored.format == Format::F32)
+        self.params.iter().all(|layout| layout.format == Format::F32)
     }
 
     /// Bytes of all parameters.
     pub fn bytes(&self) -> usize {
-        self.params.iter().map(|stored| stored.words * 4).sum()
+        self.params.iter().map(|layout| layout.bytes).sum()
     }
 
     /// Bytes of the parameters in each format that occurs.
     pub fn bytes_by_format(&self) -> Vec<(Format, usize)> {
-        let of =
-            |format| self.params.iter().filter(|stored| stored.format == format).map(|stored| stored.words * 4).sum();
+        let of = |format| self.params.iter().filter(|layout| layout.format == format).map(|layout| layout.bytes).sum();
         Format::ALL.into_iter().map(|format| (format, of(format))).filter(|(_, bytes)| *bytes > 0).collect()
     }
 }
@@ -120,7 +133,7 @@ impl Storage {
 impl fmt::Display for Storage {
     /// Such as `121 packed for avx512, 61 in rows; 140544 bytes in f32, 269119488 bytes in bf16`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let packed = self.params.iter().filter(|stored| stored.order == Order::Strips).count();
+        let packed = self.params.iter().filter(|layout| layout.order == Order::Packed).count();
         write!(f, "{packed} packed for {}, {} in rows", self.isa.name(), self.params.len() - packed)?;
         let mut separator = "; ";
         for (format, bytes) in self.bytes_by_format() {
@@ -163,38 +176,41 @@ impl WithIsa for Choose<'_> {
                 read_otherwise[id.index()] |= !multiplies && !looks_up;
             }
         }
-        let stored = |(id, spec): (ParamId, &ParamSpec)| -> Result<Stored, GraphError> {
+        let layout = |(id, spec): (ParamId, &ParamSpec)| -> Result<ParamLayout, GraphError> {
             let (i, shape) = (id.index(), [spec.rows, spec.cols]);
             let narrow = self.weights != Format::F32 && looked_up[i];
             if read_otherwise[i] || !(multiplied[i] || narrow) {
-                return Ok(Stored { format: Format::F32, order: Order::Rows, shape, words: spec.len() });
+                return Ok(ParamLayout { format: Format::F32, order: Order::Rows, shape, bytes: spec.len() * 4 });
             }
             let format = if self.weights.divides(spec.cols) { self.weights } else { Format::F16 };
             let too_large = GraphError::OutOfMemory { bytes: usize::MAX };
-            let words = packed_len(isa, format, spec.rows, spec.cols).ok_or(too_large)?;
-            Ok(Stored { format, order: Order::Strips, shape, words })
+            let len = packed_len(isa, format, spec.rows, spec.cols).ok_or(too_large)?;
+            Ok(ParamLayout { format, order: Order::Packed, shape, bytes: len * 4 })
         };
-        Ok(Storage { isa: self.isa, params: params.iter().map(stored).collect::<Result<_, GraphError>>()? })
+        Ok(Storage { isa: self.isa, params: params.iter().map(layout).collect::<Result<_, GraphError>>()? })
     }
 }
 
-/// The values of the parameters of a graph, laid out as a [`Storage`] says: what a [`crate::Plan`] that was made for it runs on.
+/// The values of a graph's parameters as a [`Storage`] lays them out. A [`crate::Plan`] that is made for the storage
+/// runs on them.
 #[derive(Debug)]
 pub struct ParamStore {
     params: Params,
     storage: Arc<Storage>,
     /// Memory of all parameters, or of one each.
     buffers: Vec<Buffer>,
-    /// Where each parameter lies: which buffer, and which of its words.
+    /// Where each parameter lies: the number of the buffer, and the range within it.
     places: Vec<(usize, Range<usize>)>,
 }
 
 impl ParamStore {
-    /// Stores `values`, laid out flat as `params` are. Where all are stored as `f32`, packing takes place within that buffer and takes no memory
-    /// but, meanwhile, one strip's. Else each parameter is converted into memory of its own, and the buffer is freed.
+    /// Stores `values`, which are laid out flat as `params` are. If all formats are F32, the buffer is kept and its
+    /// parameters are packed in place, with scratch memory for one panel. Otherwise each parameter is converted into a
+    /// buffer of its own, and `values` is freed.
     ///
     /// # Errors
-    /// Values of another size; a storage for other parameters; an instruction set that this CPU lacks; too little memory.
+    /// Values of another size; a storage for other parameters; an instruction set that this CPU lacks; too little
+    /// memory.
     pub fn new(params: &Params, storage: Arc<Storage>, values: Buffer) -> Result<Self, GraphError> {
         let layout = params.layout();
         check_len(&layout, values.len())?;
@@ -220,8 +236,9 @@ impl ParamStore {
             return Self::new(params, storage, copy);
         }
         storage.check_fits(params)?;
-        let buffers = storage.params.iter().map(|stored| Buffer::zeroed(stored.words)).collect::<Result<_, _>>()?;
-        let places = storage.params.iter().enumerate().map(|(i, stored)| (i, 0..stored.words)).collect();
+        let buffers =
+            storage.params.iter().map(|layout| Buffer::zeroed(layout.buffer_len())).collect::<Result<_, _>>()?;
+        let places = storage.params.iter().enumerate().map(|(i, layout)| (i, 0..layout.buffer_len())).collect();
         let mut store = Self { places, params: params.clone(), buffers, storage };
         store.convert(rows)?;
         Ok(store)
@@ -230,7 +247,7 @@ impl ParamStore {
     /// Replaces all values by those of `rows`, laid out flat as the parameters are.
     ///
     /// # Errors
-    /// Values of another size, and then nothing has changed; no memory for a strip.
+    /// Values of another size, or that a format can't hold; then nothing has changed. Too little memory for scratch.
     pub fn set(&mut self, rows: &[f32]) -> Result<(), GraphError> {
         check_len(&self.params.layout(), rows.len())?;
         match &mut self.buffers[..] {
@@ -247,9 +264,9 @@ impl ParamStore {
         &self.storage
     }
 
-    /// The memory of the parameter with this number, as plans read it.
+    /// The memory of the parameter with this number, in its own format and order.
     #[inline(always)]
-    pub(crate) fn words(&self, param: usize) -> &[f32] {
+    pub(crate) fn memory(&self, param: usize) -> &[f32] {
         let (buffer, range) = &self.places[param];
         &self.buffers[*buffer][range.clone()]
     }
@@ -265,7 +282,7 @@ impl ParamStore {
     }
 }
 
-fn check_len(layout: &Layout, got: usize) -> Result<(), GraphError> {
+fn check_len(layout: &FlatLayout, got: usize) -> Result<(), GraphError> {
     let need = layout.len();
     if got == need { Ok(()) } else { Err(GraphError::ParamsLen { need, got }) }
 }
@@ -280,7 +297,7 @@ impl WithIsa for Pack<'_> {
         let deepest = params.iter().map(|(_, spec)| spec.cols).max().unwrap_or(0);
         let mut scratch = Buffer::zeroed(pack_weight_scratch_len(isa, deepest))?;
         for ((id, spec), (buffer, range)) in params.iter().zip(places) {
-            if storage.get(id).order == Order::Strips {
+            if storage.get(id).order == Order::Packed {
                 pack_weight(isa, &mut buffers[*buffer][range.clone()], spec.rows, spec.cols, &mut scratch);
             }
         }
@@ -307,11 +324,11 @@ impl WithIsa for Convert<'_> {
                 return Err(GraphError::Range { param, at, value, format });
             }
         }
-        for ((id, spec), words) in params.iter().zip(buffers) {
+        for ((id, spec), memory) in params.iter().zip(buffers) {
             let rows = &rows[layout.offset(id)..][..spec.len()];
             match storage.get(id).format {
-                Format::F32 => words.copy_from_slice(rows),
-                format => pack_weight_as(isa, format, Mat::new(rows, spec.rows, spec.cols), words),
+                Format::F32 => memory.copy_from_slice(rows),
+                format => pack_weight_as(isa, format, Mat::new(rows, spec.rows, spec.cols), memory),
             }
         }
         Ok(())

@@ -7,8 +7,8 @@ use crate::{GraphError, Params};
 /// The name among a graph's results of the norm of all gradients and of the factor that clips them, `[1, 2]`.
 pub const CLIP: &str = "clip";
 
-/// The graph that clips the gathered gradients to a global norm of `max_norm` (infinite for no clipping), applies AdamW to all of
-/// `params` and zeroes the gradients.
+/// The graph that clips the gathered gradients to a global norm of `max_norm` (infinite for no clipping), applies AdamW
+/// to all of `params` and zeroes the gradients.
 ///
 /// # Errors
 /// A `max_norm` that is negative or not a number.

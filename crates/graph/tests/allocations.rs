@@ -8,11 +8,13 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::batches;
+use common::build::{MANY, chunked};
 use common::memory::{Memory, Runner};
 use common::model::{Family, Head, Model};
 use common::rng::Rng;
 use smallmind_graph::op::AdamWSpec;
 use smallmind_graph::{Batch, Limits, Scalars, fuse, grad, update_graph};
+use smallmind_kernels::Format;
 use smallmind_simd::IsaKind;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
@@ -35,7 +37,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: as above.
+        // SAFETY: the caller's guarantees are passed on.
         unsafe { System.dealloc(ptr, layout) }
     }
 }
@@ -62,7 +64,12 @@ fn runs_allocate_nothing() {
     for threads in [1, 2, 3] {
         for family in [Family::Gpt2, Family::Llama] {
             training(&Model::random(family, 12), threads);
-            decoding(&Model::random(family, 12), threads);
+            for format in Format::ALL {
+                decoding(&Model::random(family, 12), format, threads);
+            }
+        }
+        for format in [Format::Bf16, Format::Q8_0] {
+            evaluating(format, threads);
         }
         let mut runner = counted(Runner::new(
             Model::random(Family::Odd, 1).graph(Head::Loss).unwrap(),
@@ -100,12 +107,12 @@ fn training(model: &Model, threads: usize) {
     assert_eq!(count, 0, "three training steps on {threads} threads of {model:?}");
 }
 
-fn decoding(model: &Model, threads: usize) {
+fn decoding(model: &Model, format: Format, threads: usize) {
     // Of more keys than a block.
     let model = &Model { context: 1100, ..model.clone() };
     let graph = fuse(&model.graph(Head::Cached).unwrap());
     let limits = Limits { tokens: 8, outputs: 2, spans: 2, context: 1100, pages: batches::pages_for(2, 1100) };
-    let mut runner = counted(Runner::packed(graph, limits, threads, IsaKind::best()));
+    let mut runner = counted(Runner::stored(graph, limits, threads, IsaKind::best(), format));
     let mut memory = Memory::new(runner.plan().graph().params(), 1).for_plan(runner.plan());
     let mut batch = Batch::with_capacity(&limits);
     let pages = [0, 1].map(|i| batches::pages(&limits, i));
@@ -119,5 +126,17 @@ fn decoding(model: &Model, threads: usize) {
     };
     decode(&mut batch, 0);
     let count = allocations(|| (1..20).for_each(|past| decode(&mut batch, past)));
-    assert_eq!(count, 0, "nineteen tokens on {threads} threads of {model:?}");
+    assert_eq!(count, 0, "nineteen tokens in {format} on {threads} threads of {model:?}");
+}
+
+/// The loss in several chunks.
+fn evaluating(format: Format, threads: usize) {
+    let graph = chunked(MANY, 64).unwrap();
+    let limits = Limits { tokens: 300, outputs: 0, spans: 4, context: 100, slots: 0 };
+    let batch = batches::training(&mut Rng::new(6), MANY, &limits);
+    let mut runner = counted(Runner::stored(graph, limits, threads, IsaKind::best(), format));
+    let mut memory = Memory::new(runner.plan().graph().params(), 1).for_plan(runner.plan());
+    runner.run(&batch, &Scalars::default(), &mut memory);
+    let count = allocations(|| runner.run(&batch, &Scalars::default(), &mut memory));
+    assert_eq!(count, 0, "losses in {format} on {threads} threads");
 }

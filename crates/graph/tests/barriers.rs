@@ -1,7 +1,8 @@
 //! Barriers stand wherever workers depend on each other.
 //!
-//! What a step declares to touch decides where barriers go, and a step that touches more than it declares makes a race. Between two
-//! barriers workers may run in any order; so here a probe makes them run in the worst ones, one after the other.
+//! What a step declares to touch decides where barriers go, and a step that touches more than it declares makes a race.
+//! Between two barriers workers may run in any order; so here a probe makes them run in the worst ones, one after the
+//! other.
 
 mod common;
 
@@ -18,7 +19,8 @@ use smallmind_graph::{Batch, Graph, Limits, Plan, PlanOptions, Probe, Scalars, W
 use smallmind_kernels::Format;
 use smallmind_simd::IsaKind;
 
-/// Makes workers take turns: within each stretch of steps between two barriers, one worker does all its work, then the next.
+/// Makes workers take turns: within each stretch of steps between two barriers, one worker does all its work, then the
+/// next.
 struct Turns {
     /// For each step, its stretch.
     stretch: Vec<usize>,

@@ -90,7 +90,8 @@ fn a_plan_shows_barriers_workers_and_memory() {
     let plan = Plan::new(graph.clone(), PlanOptions::flat(limits, 2, IsaKind::Scalar)).unwrap();
     let dump = plan.to_string();
     let head = format!(
-        "plan: 1024 tokens, 0 outputs, 4 spans, context 512, 0 pages; scalar on 2 threads; {} steps, {} barriers; arena {} bytes, \
+        "plan: 1024 tokens, 0 outputs, 4 spans, context 512, 0 pages; scalar on 2 threads; {} steps, {} barriers; \
+         arena {} bytes, \
          unplanned {} bytes",
         plan.steps().len(),
         plan.barriers(),
@@ -101,11 +102,11 @@ fn a_plan_shows_barriers_workers_and_memory() {
     let lines = lines(&dump);
     assert_eq!(lines.len(), 1 + plan.steps().len());
     let line = |op: &str| lines.iter().find(|l| l.contains(&format!(" {op} "))).expect("a line of that operation");
-    assert!(line("embedding").starts_with("0 all embedding ←param 0+800 mixed; →"), "{dump}");
+    assert!(line("embedding").starts_with("0 all embedding ←param 0+800 unpartitioned; →"), "{dump}");
     assert!(line("attention").starts_with("3 | all attention ←"), "{dump}");
-    assert!(line("attention").ends_with("mixed; @ blocks.0.attn"), "{dump}");
-    assert!(line("rms_norm").contains(" rows; ←param 800+16 mixed; →"), "{dump}");
-    assert!(line("embedding_grad").contains("→grad 0+800 mixed;"), "{dump}");
+    assert!(line("attention").ends_with("unpartitioned; @ blocks.0.attn"), "{dump}");
+    assert!(line("rms_norm").contains(" rows; ←param 800+16 unpartitioned; →"), "{dump}");
+    assert!(line("embedding_grad").contains("→grad 0+800 columns;"), "{dump}");
 
     let alone = Plan::new(graph, PlanOptions::flat(limits, 1, IsaKind::Scalar)).unwrap().to_string();
     assert!(alone.contains("scalar on 1 threads") && alone.contains(" one attention ") && !alone.contains(" | "));

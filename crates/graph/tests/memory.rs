@@ -21,7 +21,8 @@ use smallmind_kernels::Format;
 use smallmind_kernels::loss::IGNORE;
 use smallmind_simd::IsaKind;
 
-/// From the node that makes a value to the last that reads it, computed from the nodes alone; a result lives to the end.
+/// From the node that makes a value to the last that reads it, computed from the nodes alone; a result lives to the
+/// end.
 fn alive(graph: &Graph, value: usize) -> Option<Range<usize>> {
     let of = |list: &[smallmind_graph::ValueId]| list.iter().any(|v| v.index() == value);
     let made = graph.nodes().iter().position(|n| of(&n.outputs))?;
@@ -168,6 +169,9 @@ impl Probe for Count {
     fn end(&self, _: usize, _: usize) {}
 }
 
+/// Tries to run with bindings.
+type Run<'a> = &'a mut dyn FnMut(Bindings<'_>) -> Result<(), GraphError>;
+
 /// A runner after one good run, and what must stay as it is when a bad one is refused.
 struct Refusals {
     runner: Runner,
@@ -196,7 +200,7 @@ impl Refusals {
     fn refuse_with(
         &mut self,
         batch: &Batch,
-        bind: impl FnOnce(&mut Memory, &mut dyn FnMut(Bindings<'_>) -> Result<(), GraphError>) -> Result<(), GraphError>,
+        bind: impl FnOnce(&mut Memory, Run<'_>) -> Result<(), GraphError>,
     ) -> GraphError {
         let count = Count::default();
         let (before, result) = (self.memory.clone(), self.runner.result(self.result));
@@ -374,7 +378,7 @@ fn parameters_that_lie_otherwise_are_refused() {
     let mut packed = Refusals::of(Runner::packed(graph.clone(), limits, 2, best), &batch, "logits");
     let params = refusals.memory.params.clone();
     let refuse = |refusals: &mut Refusals, params: ParamMemory<'_>, need: &str, got: &str| {
-        let bindings = |m: &mut Memory, run: &mut dyn FnMut(Bindings<'_>) -> Result<(), GraphError>| {
+        let bindings = |m: &mut Memory, run: Run<'_>| {
             run(Bindings { params, grads: None, moments: None, cache: Some(&mut m.cache) })
         };
         let error = refusals.refuse_with(&batch, bindings).to_string();
@@ -430,8 +434,8 @@ fn values_of_another_length_are_not_packed() {
 fn packing_is_for_products_and_what_looks_rows_up() {
     let held = |graph: &Graph| {
         let storage = Storage::of(graph, IsaKind::best(), Format::F32).unwrap();
-        let strips = |id| storage.get(id).order == Order::Strips;
-        let names = graph.params().iter().filter(|(id, _)| strips(*id)).map(|(_, spec)| spec.name.clone());
+        let packed = |id| storage.get(id).order == Order::Packed;
+        let names = graph.params().iter().filter(|(id, _)| packed(*id)).map(|(_, spec)| spec.name.clone());
         names.collect::<Vec<_>>()
     };
     assert_eq!(held(&small(Head::Cached)), ["qkv.weight", "head.weight"]);
@@ -464,7 +468,8 @@ fn impossible_plans_are_errors() {
         assert!(matches!(error, Err(GraphError::OutOfMemory { .. })), "{error:?}");
     }
 
-    // One layer divided into different heads, of another width and of the same; layers that no operation has, of which one is vast.
+    // One layer divided into different heads, of another width and of the same; layers that no operation has, of which
+    // one is vast.
     let (wide, narrow) = ((2, 2, 2), (1, 1, 2));
     for (layers, heads) in [
         ([0, 0], [wide, narrow]),
@@ -517,4 +522,48 @@ fn storages_that_a_plan_can_not_read_and_values_that_a_format_can_not_hold_are_r
         values[at] = stored.largest();
         store.set(&values).unwrap();
     }
+}
+
+/// New values in a store are as good as a new store.
+#[test]
+fn values_are_replaced_in_every_format() {
+    let mut b = GraphBuilder::new();
+    let table = matrix(&mut b, "wte", 33, 64, 1.0).unwrap();
+    let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap();
+    let y = Layer::new("odd", x, 50).bias(true).apply(&mut b).unwrap();
+    b.result("y", y);
+    let graph = b.finish();
+    let limits = Limits { tokens: 4, outputs: 0, spans: 1, context: 4, slots: 0 };
+    let [old, new] = [1, 2].map(|seed| Memory::new(graph.params(), seed).params);
+    for &isa in IsaKind::available() {
+        for format in Format::ALL {
+            let storage = Arc::new(Storage::of(&graph, isa, format).unwrap());
+            let mut runner = Runner::stored(graph.clone(), limits, 1, isa, format);
+            let mut y = |store: &ParamStore| {
+                let batch = sequence(&[0, 32, 7], 0, 0);
+                runner.try_run(&batch, &Scalars::default(), Bindings::stored(store)).unwrap();
+                bits(&runner.result("y"))
+            };
+            let of = |values: &[f32]| ParamStore::of_rows(graph.params(), storage.clone(), values).unwrap();
+            let mut store = of(&old);
+            let before = y(&store);
+            store.set(&new).unwrap();
+            assert_eq!(y(&store), y(&of(&new)), "{format} on {isa}");
+            assert_ne!(y(&store), before, "{format} on {isa}");
+        }
+    }
+}
+
+/// What was being done stands in the message.
+#[test]
+fn a_storage_of_another_graph_is_refused() {
+    let (one, other) = (small(Head::Cached), small(Head::Loss));
+    let storage = Arc::new(Storage::of(&one, IsaKind::best(), Format::F32).unwrap());
+    let limits = Limits { tokens: 4, outputs: 4, spans: 2, context: 8, slots: 2 };
+    let plan = Plan::new(other.clone(), PlanOptions::stored(limits, 1, storage.clone())).map(|_| ()).unwrap_err();
+    assert!(plan.to_string().starts_with("the graph to be planned reads parameters "), "{plan}");
+    let values = vec![0.0; other.params().layout().len()];
+    let store = ParamStore::of_rows(other.params(), storage, &values).map(|_| ()).unwrap_err();
+    assert!(store.to_string().starts_with("the storage is for parameters "), "{store}");
+    assert!(store.to_string().ends_with("the values to be stored are parameters of another graph"), "{store}");
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use smallmind_checkpoint::{CONFIG_FILE, CheckpointError, TensorData, TensorWriter, WEIGHTS_FILE, write_file_atomic};
-use smallmind_graph::{Buffer, Init, Layout, ParamId, Params};
+use smallmind_graph::{Buffer, FlatLayout, Init, ParamId, Params};
 use smallmind_kernels::dropout::philox4x32;
 
 use crate::architecture;
@@ -19,7 +19,7 @@ pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
 pub struct Model {
     config: ModelConfig,
     params: Params,
-    layout: Layout,
+    layout: FlatLayout,
     weights: Buffer,
     generation: GenerationConfig,
 }
@@ -170,7 +170,7 @@ impl Model {
     }
 
     /// Where each parameter lies in [`Model::weights`].
-    pub fn layout(&self) -> &Layout {
+    pub fn layout(&self) -> &FlatLayout {
         &self.layout
     }
 

@@ -72,7 +72,7 @@ impl Summary {
             line.calls += 1;
             line.seconds += seconds;
             line.flops += work.flops;
-            line.bytes += work.bytes_read + work.bytes_written;
+            line.bytes += work.bytes().all();
         }
         let total: f64 = lines.iter().map(|l| l.seconds).sum();
         lines.iter_mut().for_each(|l| l.share = l.seconds / total.max(f64::MIN_POSITIVE));

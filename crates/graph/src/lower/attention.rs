@@ -1,4 +1,8 @@
 //! Attention of whole sequences, forward and backward.
+//!
+//! Workers share it by units of unequal cost, which they take round robin; so what a worker writes is neither its own
+//! rows nor its own columns.
+#![allow(unsafe_code)]
 
 use std::ops::Range;
 
@@ -9,11 +13,12 @@ use smallmind_kernels::attention::{
 };
 use smallmind_simd::Isa;
 
-use crate::arena::{Frame, Sharing, View};
+use crate::access::Sharing;
+use crate::frame::Worker;
 use crate::graph::Node;
 use crate::lower::Lowering;
 use crate::op::{DropoutSpec, Heads};
-use crate::plan::Workers;
+use crate::step::Workers;
 
 impl Heads {
     pub(super) fn q(self, head: usize) -> Range<usize> {
@@ -30,25 +35,19 @@ impl Heads {
         start..start + self.head_dim
     }
 
-    fn dropout(
-        self,
-        spec: Option<DropoutSpec>,
-        frame: &Frame<'_>,
-        head: usize,
-        first_row: usize,
-    ) -> Option<HeadDropout> {
-        let key = |d: DropoutSpec| d.key(frame.scalars);
+    fn dropout(self, spec: Option<DropoutSpec>, w: &Worker<'_>, head: usize, first_row: usize) -> Option<HeadDropout> {
+        let key = |d: DropoutSpec| d.key(w.scalars());
         spec.map(|d| HeadDropout { key: key(d), p: d.probability, heads: self.heads, head, first_row })
     }
 }
 
-/// Deals units of work out to the workers, one after the other: for units that differ in cost.
-pub(super) struct Deal {
+/// Gives units of work to the workers one after the other, for units of unequal cost.
+pub(super) struct RoundRobin {
     unit: usize,
     part: Part,
 }
 
-impl Deal {
+impl RoundRobin {
     pub(super) fn new(part: Part) -> Self {
         Self { unit: 0, part }
     }
@@ -60,7 +59,8 @@ impl Deal {
         own
     }
 
-    /// Calls `work` for this worker's share of the blocks of `len` queries and the heads; later blocks cost more.
+    /// Calls `work` for those of the blocks of `len` queries and of the heads that are this worker's. Later blocks cost
+    /// more.
     pub(super) fn blocks(&mut self, len: usize, heads: usize, mut work: impl FnMut(Range<usize>, usize)) {
         for start in (0..len).step_by(QUERY_BLOCK) {
             for head in (0..heads).filter(|_| self.next()) {
@@ -73,72 +73,69 @@ impl Deal {
 impl<I: Isa> Lowering<'_, I> {
     pub(super) fn attention(&mut self, node: &Node, heads: Heads, dropout: Option<DropoutSpec>) {
         let isa = self.isa;
-        let (qkv, out, lse) = (self.view(node.inputs[0]), self.view(node.outputs[0]), self.view(node.outputs[1]));
         let context = self.limits.context.min(self.limits.tokens);
         let scratch = attention_forward_scratch_len(isa, context, context, heads.head_dim);
-        let accesses = vec![
-            self.access(qkv, Sharing::Mixed, false),
-            self.access(out, Sharing::Mixed, true),
-            self.access(lse, Sharing::Mixed, true),
-        ];
-        let run = move |frame: &Frame<'_>, part: Part| {
-            let qkv = frame.mat(&qkv);
-            let mut deal = Deal::new(part);
-            for span in frame.batch.spans() {
-                deal.blocks(span.len, heads.heads, |queries, head| {
+        let qkv = self.read(self.view(node.inputs[0]), Sharing::Unpartitioned);
+        let [out, lse] = [0, 1].map(|i| self.write(self.view(node.outputs[i]), Sharing::Unpartitioned));
+        self.push(Workers::All, scratch, move |w| {
+            let (qkv, scratch) = (w.all(qkv), w.scratch());
+            let mut units = RoundRobin::new(w.part());
+            for span in w.batch().spans() {
+                units.blocks(span.len, heads.heads, |queries, head| {
                     let rows = span.start + queries.start..span.start + queries.end;
                     let kv = span.start..rows.end;
                     let kv_head = head / heads.group();
+                    // SAFETY: a block of queries of a head is one unit, which one worker takes once; units have
+                    // different rows or columns, as spans don't overlap.
+                    let write = |to, cols| unsafe { w.window_mut(to, rows.clone(), cols) };
                     let call = AttentionForward {
                         q: qkv.rows_range(rows.clone()).cols_range(heads.q(head)),
                         k: qkv.rows_range(kv.clone()).cols_range(heads.k(kv_head)),
                         v: qkv.rows_range(kv).cols_range(heads.v(kv_head)),
                         past: queries.start,
                         scale: heads.scale,
-                        dropout: heads.dropout(dropout, frame, head, rows.start),
-                        out: frame.mat_mut(&out, rows.clone(), heads.q(head)),
-                        lse: Some(frame.mat_mut(&lse, rows, head..head + 1)),
+                        dropout: heads.dropout(dropout, w, head, rows.start),
+                        out: write(out, heads.q(head)),
+                        lse: Some(write(lse, head..head + 1)),
                     };
-                    attention_forward_head(isa, call, frame.scratch(part.index));
+                    attention_forward_head(isa, call, scratch);
                 });
             }
-        };
-        self.push(Workers::All, accesses, scratch, Box::new(run));
+        });
     }
 
     pub(super) fn attention_grad(&mut self, node: &Node, heads: Heads, dropout: Option<DropoutSpec>) {
         let isa = self.isa;
-        let [dout, qkv, out, lse] = [0, 1, 2, 3].map(|i| self.view(node.inputs[i]));
-        let dqkv = self.view(node.outputs[0]);
         let context = self.limits.context.min(self.limits.tokens);
         let scratch = attention_backward_scratch_len(isa, context, heads.head_dim);
-        let mut accesses: Vec<_> =
-            [dout, qkv, out, lse].iter().map(|v| self.access(*v, Sharing::Mixed, false)).collect();
-        accesses.push(self.access(dqkv, Sharing::Mixed, true));
+        let inputs = [0, 1, 2, 3].map(|i| self.read(self.view(node.inputs[i]), Sharing::Unpartitioned));
+        let dqkv = self.write(self.view(node.outputs[0]), Sharing::Unpartitioned);
         let group = heads.group();
-        let run = move |frame: &Frame<'_>, part: Part| {
-            let spans = frame.batch.spans();
-            for unit in part.interleaved(spans.len() * heads.kv_heads) {
+        self.push(Workers::All, scratch, move |w| {
+            let ([dout, qkv, out, lse], scratch) = (inputs.map(|input| w.all(input)), w.scratch());
+            let spans = w.batch().spans();
+            for unit in w.part().interleaved(spans.len() * heads.kv_heads) {
                 let (span, kv_head) = (&spans[unit / heads.kv_heads], unit % heads.kv_heads);
                 let q_cols = heads.q(kv_head * group).start..heads.q((kv_head + 1) * group - 1).end;
-                let read = |view: &View, cols: Range<usize>| frame.mat(view).rows_range(span.rows()).cols_range(cols);
-                let write = |cols| frame.mat_mut(&dqkv, span.rows(), cols);
+                // SAFETY: a key/value head of a span with its query heads is one unit, which one worker takes once;
+                // units have different rows or columns, as spans don't overlap, and so have the queries, keys and
+                // values of a unit.
+                let write = |cols| unsafe { w.window_mut(dqkv, span.rows(), cols) };
                 let call = AttentionBackward {
-                    q: read(&qkv, q_cols.clone()),
-                    k: read(&qkv, heads.k(kv_head)),
-                    v: read(&qkv, heads.v(kv_head)),
-                    out: read(&out, q_cols.clone()),
-                    dout: read(&dout, q_cols.clone()),
-                    lse: read(&lse, kv_head * group..(kv_head + 1) * group),
+                    q: qkv.rows_range(span.rows()).cols_range(q_cols.clone()),
+                    k: qkv.rows_range(span.rows()).cols_range(heads.k(kv_head)),
+                    v: qkv.rows_range(span.rows()).cols_range(heads.v(kv_head)),
+                    out: out.rows_range(span.rows()).cols_range(q_cols.clone()),
+                    dout: dout.rows_range(span.rows()).cols_range(q_cols.clone()),
+                    lse: lse.rows_range(span.rows()).cols_range(kv_head * group..(kv_head + 1) * group),
                     scale: heads.scale,
-                    dropout: heads.dropout(dropout, frame, kv_head * group, span.start),
+                    dropout: heads.dropout(dropout, w, kv_head * group, span.start),
                     dq: write(q_cols),
                     dk: write(heads.k(kv_head)),
                     dv: write(heads.v(kv_head)),
                 };
-                attention_backward_group(isa, call, frame.scratch(part.index));
+                attention_backward_group(isa, call, scratch);
             }
-        };
-        self.push(Workers::All, accesses, scratch, Box::new(run));
+        });
     }
 }

@@ -7,64 +7,70 @@ use smallmind_kernels::norm::{NormBackward, PARTIAL_ROWS, layer_norm_backward, r
 use smallmind_simd::Isa;
 
 use crate::ParamId;
-use crate::arena::View;
+use crate::access::{Extent, Sharing, View};
 use crate::graph::Node;
-use crate::lower::{Lowering, forward};
+use crate::lower::{Lowering, OWN_COLS, OWN_ROWS, forward};
 use crate::op::{Index, Norm};
-
-/// How many parameters of a norm have a gradient: the scale, and the shift if there is one.
-pub(super) fn norm_gradients(norm: Norm) -> usize {
-    1 + usize::from(norm.bias().is_some())
-}
+use crate::step::Workers;
 
 impl<I: Isa> Lowering<'_, I> {
     pub(super) fn embedding_grad(&mut self, node: &Node, table: ParamId, index: Index) {
-        let (isa, dy, table) = (self.isa, self.view(node.inputs[0]), self.grad(table));
-        self.columnwise(&[dy], dy.cols, &[table], move |frame, cols| {
-            let entries = frame.rows(&table);
-            let dtable = frame.mat_mut(&table, 0..entries, cols.clone());
-            embedding_backward(isa, frame.mat(&dy).cols_range(cols), forward::ids(frame.batch, index), dtable);
+        let isa = self.isa;
+        let dy = self.read(self.view(node.inputs[0]), OWN_COLS);
+        let table = self.write(self.grad(table), OWN_COLS);
+        self.push(Workers::All, 0, move |w| {
+            embedding_backward(isa, w.own(dy), forward::ids(w.batch(), index), w.own_mut(table));
         });
     }
 
-    /// The gradient of the input, by rows, with partial sums of the gradients of scale and shift; then the sums of these, by
-    /// columns.
+    pub(super) fn bias_grad(&mut self, node: &Node, bias: ParamId) {
+        let isa = self.isa;
+        let dy = self.read(self.view(node.inputs[0]), OWN_COLS);
+        let bias = self.write(self.vector(self.grad(bias)), OWN_COLS);
+        self.push(Workers::All, 0, move |w| column_sum(isa, w.own(dy), w.own_mut(bias).row_mut(0)));
+    }
+
+    /// The gradient of the input, by rows, with partial sums of the gradients of scale and shift; then the sums of
+    /// these, by columns.
     pub(super) fn norm_grad(&mut self, node: &Node, norm: Norm) {
         let Some(partials) = self.placed.temporaries[self.at.index()] else {
             unreachable!("the planner gives every norm's gradient its partial sums")
         };
+        let x = self.view(node.inputs[1]);
+        let partials = View { extent: Extent::Blocks { of: x.rows, size: PARTIAL_ROWS }, ..partials };
         self.norm_grad_rows(node, norm, partials);
-        let (isa, rows, d) = (self.isa, self.view(node.inputs[0]), self.view(node.inputs[0]).cols);
-        let grads: Vec<View> =
-            std::iter::once(norm.weight()).chain(norm.bias()).map(|id| self.vector(self.grad(id))).collect();
-        let targets = grads.clone();
-        self.columnwise(&[partials], d, &grads, move |frame, cols| {
-            let blocks = frame.rows(&rows).div_ceil(PARTIAL_ROWS);
-            let partials = frame.mat(&partials).rows_range(0..blocks);
-            for (i, grad) in targets.iter().enumerate() {
+        let (isa, d) = (self.isa, x.cols);
+        let partials = self.read(partials, Sharing::Unpartitioned);
+        let grads: Vec<_> = norm.params().map(|id| self.write(self.vector(self.grad(id)), OWN_COLS)).collect();
+        self.push(Workers::All, 0, move |w| {
+            let partials = w.all(partials);
+            for (i, grad) in grads.iter().enumerate() {
+                let cols = w.own_cols(*grad);
                 let terms = partials.cols_range(i * d + cols.start..i * d + cols.end);
-                column_sum(isa, terms, frame.slice_mut(grad, cols.clone()));
+                column_sum(isa, terms, w.own_mut(*grad).row_mut(0));
             }
         });
     }
 
     fn norm_grad_rows(&mut self, node: &Node, norm: Norm, partials: View) {
         let isa = self.isa;
-        let (inputs, outputs) = self.views(node);
+        let own = Sharing::OwnRows { granule: PARTIAL_ROWS };
+        let inputs: Vec<_> = node.inputs.iter().map(|v| self.read(self.view(*v), own)).collect();
         let [dy, x, stats] = [inputs[0], inputs[1], inputs[2]];
-        let (add, dx) = (inputs.get(3).copied(), outputs[0]);
-        let weight = self.vector(self.param(norm.weight()));
-        self.rowwise_by(PARTIAL_ROWS, &inputs, &[weight], &[dx], &[partials], move |frame, rows| {
-            let read = |v| frame.mat(v).rows_range(rows.clone());
-            let blocks = rows.start.div_ceil(PARTIAL_ROWS)..rows.end.div_ceil(PARTIAL_ROWS);
+        let add = inputs.get(3).copied();
+        let weight = self.read(self.vector(self.param(norm.weight())), Sharing::Unpartitioned);
+        let dx = self.write(self.view(node.outputs[0]), own);
+        // A worker's own blocks are those of its own rows: both are cut at multiples of `PARTIAL_ROWS` rows.
+        let partials = self.write(partials, Sharing::OwnRows { granule: 1 });
+        self.push_rows(move |w| {
             let args = NormBackward {
-                dy: read(&dy),
-                x: read(&x),
-                weight: frame.slice(&weight),
-                stats: read(&stats),
-                add: add.as_ref().map(read),
-                dx: frame.mat_mut(&dx, rows.clone(), 0..dx.cols),
-                partials: frame.mat_mut(&partials, blocks, 0..partials.cols),
+                dy: w.own(dy),
+                x: w.own(x),
+                weight: w.all(weight).row(0),
+                stats: w.own(stats),
+                add: add.map(|add| w.own(add)),
+                dx: w.own_mut(dx),
+                partials: w.own_mut(partials),
             };
             match norm {
                 Norm::Layer { .. } => layer_norm_backward(isa, args),
@@ -74,20 +80,16 @@ impl<I: Isa> Lowering<'_, I> {
     }
 
     pub(super) fn gelu_grad(&mut self, node: &Node, kind: Gelu) {
-        let (isa, x, dy, dx) =
-            (self.isa, self.view(node.inputs[0]), self.view(node.inputs[1]), self.view(node.outputs[0]));
-        self.rowwise(&[x, dy], &[], &[dx], move |frame, rows| {
-            let read = |v| frame.mat(v).rows_range(rows.clone());
-            gelu_backward(isa, kind, read(&x), read(&dy), frame.mat_mut(&dx, rows.clone(), 0..dx.cols));
-        });
+        let isa = self.isa;
+        let [x, dy] = [0, 1].map(|i| self.read(self.view(node.inputs[i]), OWN_ROWS));
+        let dx = self.write(self.view(node.outputs[0]), OWN_ROWS);
+        self.push_rows(move |w| gelu_backward(isa, kind, w.own(x), w.own(dy), w.own_mut(dx)));
     }
 
     pub(super) fn swiglu_grad(&mut self, node: &Node) {
-        let (isa, x, dy, dx) =
-            (self.isa, self.view(node.inputs[0]), self.view(node.inputs[1]), self.view(node.outputs[0]));
-        self.rowwise(&[x, dy], &[], &[dx], move |frame, rows| {
-            let read = |v| frame.mat(v).rows_range(rows.clone());
-            swiglu_backward(isa, read(&x), read(&dy), frame.mat_mut(&dx, rows.clone(), 0..dx.cols));
-        });
+        let isa = self.isa;
+        let [x, dy] = [0, 1].map(|i| self.read(self.view(node.inputs[i]), OWN_ROWS));
+        let dx = self.write(self.view(node.outputs[0]), OWN_ROWS);
+        self.push_rows(move |w| swiglu_backward(isa, w.own(x), w.own(dy), w.own_mut(dx)));
     }
 }

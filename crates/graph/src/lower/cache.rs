@@ -1,4 +1,8 @@
 //! The key-value cache: appending to its pages, and attention over them.
+//!
+//! Workers share both by units of unequal cost, which they take round robin; so what a worker writes is neither its own
+//! rows nor its own columns.
+#![allow(unsafe_code)]
 
 use std::ops::Range;
 
@@ -6,24 +10,26 @@ use smallmind_kernels::attention::{
     BlockQueries, KEY_BLOCK, PAGE, QUERY_BLOCK, append_to_page, attend_block, attend_block_scratch_len, fold, fold_end,
     page_len, partial_cols,
 };
-use smallmind_kernels::{Mat, MatMut, Part};
+use smallmind_kernels::{Mat, MatMut};
 use smallmind_simd::Isa;
 
-use crate::arena::{Frame, Sharing, Space, View};
+use crate::access::{Read, Sharing, Space, View, Write};
+use crate::frame::Worker;
 use crate::graph::Node;
-use crate::lower::attention::Deal;
+use crate::lower::attention::RoundRobin;
 use crate::lower::{COL_GRANULE, Lowering, SHARED_ELEMENTS};
 use crate::op::Heads;
-use crate::plan::{Limits, Workers};
-use crate::{Rows, Span};
+use crate::step::Workers;
+use crate::{Batch, Limits, Rows, Span};
 
 /// The most query rows that are worked on at once: few enough for their scores to stay in the second-level cache.
 const UNIT_ROWS: usize = 96;
 
-/// The most tokens of a span that is cut over keys as well: fewer than make units enough for all workers by themselves.
+/// The most tokens of a span that is cut over keys as well. Longer spans make enough units for all workers by
+/// themselves.
 const SHORT_SPAN: usize = 32;
 
-/// A layer of the cache: page after page, in each the keys and the values of one head after the other.
+/// A layer of the cache, `[pages · kv_heads, page_len(head_dim)]`: page after page, a row for each key/value head.
 #[derive(Clone, Copy)]
 struct Layer {
     view: View,
@@ -31,11 +37,9 @@ struct Layer {
 }
 
 impl Layer {
-    /// The elements of a head in a page.
-    fn page(&self, page: u32, kv_head: usize) -> Range<usize> {
-        let len = page_len(self.heads.head_dim);
-        let start = (page as usize * self.heads.kv_heads + kv_head) * len;
-        start..start + len
+    /// The row of a head in a page.
+    fn row(&self, page: u32, kv_head: usize) -> usize {
+        page as usize * self.heads.kv_heads + kv_head
     }
 }
 
@@ -49,27 +53,46 @@ fn padded_partial_cols(head_dim: usize) -> usize {
     partial_cols(head_dim).next_multiple_of(COL_GRANULE)
 }
 
-/// Rows and columns of what blocks of keys give for the spans that are cut over keys: a row for each token and each head, side by side the
-/// blocks. None where one block holds all keys.
+/// Rows and columns of what the blocks of keys give for the spans that are cut over keys: a row for each token and each
+/// head, the blocks side by side. None where one block holds all keys.
 pub(super) fn partials(heads: Heads, limits: &Limits) -> Option<(usize, usize)> {
     let cols = limits.context.div_ceil(KEY_BLOCK).saturating_mul(padded_partial_cols(heads.head_dim));
     (limits.context > KEY_BLOCK).then(|| (partial_tokens(limits).saturating_mul(heads.heads), cols))
 }
 
-/// Tokens of a batch that can be cut over keys.
+/// The most tokens of a batch that are cut over keys.
 fn partial_tokens(limits: &Limits) -> usize {
     limits.tokens.min(limits.spans.max(SHORT_SPAN))
+}
+
+/// The spans of a batch. Those that are cut over keys come with the number of their first token's partials, of which
+/// there is room for `room` tokens.
+fn spans(batch: &Batch, room: usize) -> impl Iterator<Item = (&Span, Option<usize>)> {
+    let mut used = 0;
+    batch.spans().iter().map(move |span| {
+        let is_cut = span.past + span.len > KEY_BLOCK && span.len <= SHORT_SPAN.min(room - used);
+        let first = used;
+        used += if is_cut { span.len } else { 0 };
+        (span, is_cut.then_some(first))
+    })
+}
+
+/// The rows of the partials of some tokens of a span, of which the first token's partials are number `first`.
+fn partial_rows(heads: Heads, span: &Span, first: usize, tokens: Range<usize>, kv_head: usize) -> Range<usize> {
+    let start = first * heads.heads + kv_head * span.len * heads.group();
+    start + tokens.start * heads.group()..start + tokens.end * heads.group()
 }
 
 /// Attention over a layer of the cache.
 #[derive(Clone, Copy)]
 struct Attend<I: Isa> {
     isa: I,
-    qkv: View,
     layer: Layer,
-    out: View,
+    qkv: Read,
+    cache: Read,
+    out: Write,
     /// What blocks of keys give, and for how many tokens there is room.
-    partials: Option<(View, usize)>,
+    partials: Option<(Write, usize)>,
 }
 
 /// Adjacent tokens of a span, for the query heads that share a key/value head.
@@ -80,112 +103,106 @@ struct Unit<'a> {
     kv_head: usize,
 }
 
+impl Unit<'_> {
+    /// The rows of the batch.
+    fn rows(&self) -> Range<usize> {
+        self.span.start + self.tokens.start..self.span.start + self.tokens.end
+    }
+
+    /// How many blocks of keys its last token sees.
+    fn blocks(&self) -> usize {
+        (self.span.past + self.tokens.end).div_ceil(KEY_BLOCK)
+    }
+}
+
 impl<I: Isa> Lowering<'_, I> {
     fn cache_layer(&self, layer: usize, heads: Heads) -> Layer {
         let Some(shape) = self.cache else { unreachable!("the planner gives every plan with cached layers a cache") };
-        let (rows, cols) = (shape.pages * heads.kv_heads * 2 * PAGE, heads.head_dim);
-        let view = View { space: Space::Cache, offset: shape.offset(layer), rows: Rows::Fixed(rows), cols };
-        Layer { view, heads }
+        let (rows, cols) = (shape.pages * heads.kv_heads, page_len(heads.head_dim));
+        Layer { view: View::new(Space::Cache, shape.offset(layer), Rows::Fixed(rows), cols), heads }
     }
 
-    /// Workers share the pages of spans by heads: tokens of one page lie in the same vectors.
+    /// Workers share the pages of spans by heads: the keys of adjacent tokens lie between each other.
     pub(super) fn cache_append(&mut self, node: &Node, layer: usize, heads: Heads) {
-        let qkv = self.view(node.inputs[0]);
         let layer = self.cache_layer(layer, heads);
         let few = self.limits.tokens * 2 * heads.kv_cols() < SHARED_ELEMENTS;
-        let (workers, sharing) = if few { (Workers::First, Sharing::First) } else { (Workers::All, Sharing::Mixed) };
-        let accesses = vec![self.access(qkv, sharing, false), self.access(layer.view, sharing, true)];
-        let run = move |frame: &Frame<'_>, part: Part| {
-            let (qkv, mut deal) = (frame.mat(&qkv), Deal::new(part));
-            for span in frame.batch.spans() {
+        let workers = if few { Workers::First } else { Workers::All };
+        let qkv = self.read(self.view(node.inputs[0]), Sharing::Unpartitioned);
+        let cache = self.write(layer.view, Sharing::Unpartitioned);
+        self.push(workers, 0, move |w| {
+            let (qkv, mut units) = (w.all(qkv), RoundRobin::new(w.part()));
+            for span in w.batch().spans() {
                 let end = span.past + span.len;
                 for index in span.past / PAGE..end.div_ceil(PAGE) {
                     let places = span.past.max(index * PAGE)..end.min((index + 1) * PAGE);
                     let rows = span.start + places.start - span.past..span.start + places.end - span.past;
-                    for kv_head in (0..heads.kv_heads).filter(|_| deal.next()) {
-                        let page = layer.page(frame.batch.pages(span)[index], kv_head);
-                        let page = frame.slice_mut(&layer.view, page);
+                    for kv_head in (0..heads.kv_heads).filter(|_| units.next()) {
+                        let row = layer.row(w.batch().pages(span)[index], kv_head);
+                        // SAFETY: each page and head is one worker's unit, and is taken once: no two spans of a batch
+                        // write one page, nor one span a page twice (`Batch::check`).
+                        let mut page = unsafe { w.window_mut(cache, row..row + 1, 0..page_len(heads.head_dim)) };
                         let of = |cols| qkv.rows_range(rows.clone()).cols_range(cols);
-                        append_to_page(page, places.start % PAGE, of(heads.k(kv_head)), of(heads.v(kv_head)));
+                        let (keys, values) = (of(heads.k(kv_head)), of(heads.v(kv_head)));
+                        append_to_page(page.row_mut(0), places.start % PAGE, keys, values);
                     }
                 }
             }
-        };
-        self.push(workers, accesses, 0, Box::new(run));
+        });
     }
 
-    /// Short spans over several blocks of keys are cut over the blocks too, and a second step adds up what these give. All others are cut
-    /// over their tokens and the key/value heads. A query gets the same bits either way.
+    /// Short spans over several blocks of keys are cut over the blocks too, and a second step adds up what these give.
+    /// All others are cut over their tokens and the key/value heads. A query gets the same bits either way.
     pub(super) fn cached_attention(&mut self, node: &Node, layer: usize, heads: Heads) {
+        let (isa, layer) = (self.isa, self.cache_layer(layer, heads));
         let partials = self.placed.temporaries[self.at.index()];
+        let room = partial_tokens(&self.limits);
         let attend = Attend {
-            isa: self.isa,
-            qkv: self.view(node.inputs[0]),
-            layer: self.cache_layer(layer, heads),
-            out: self.view(node.outputs[0]),
-            partials: partials.map(|view| (view, partial_tokens(&self.limits))),
+            isa,
+            layer,
+            qkv: self.read(self.view(node.inputs[0]), Sharing::Unpartitioned),
+            cache: self.read(layer.view, Sharing::Unpartitioned),
+            out: self.write(self.view(node.outputs[0]), Sharing::Unpartitioned),
+            partials: partials.map(|view| (self.write(view, Sharing::Unpartitioned), room)),
         };
-        let mut accesses = vec![
-            self.access(attend.qkv, Sharing::Mixed, false),
-            self.access(attend.layer.view, Sharing::Mixed, false),
-            self.access(attend.out, Sharing::Mixed, true),
-        ];
-        accesses.extend(partials.map(|p| self.access(p, Sharing::Mixed, true)));
         let rows = unit_tokens(heads).min(self.limits.tokens) * heads.group();
-        let scratch = rows * (heads.head_dim + 2 * padded_partial_cols(heads.head_dim))
-            + attend_block_scratch_len(self.isa, rows, heads.head_dim);
-        let run = move |frame: &Frame<'_>, part: Part| attend.run(frame, part, frame.scratch(part.index));
-        self.push(Workers::All, accesses, scratch, Box::new(run));
+        let scratch = rows * (heads.head_dim + 2 * partial_cols(heads.head_dim))
+            + attend_block_scratch_len(isa, rows, heads.head_dim);
+        self.push(Workers::All, scratch, move |w| attend.run(w, w.scratch()));
 
         if let Some(partials) = partials {
-            let accesses =
-                vec![self.access(partials, Sharing::Mixed, false), self.access(attend.out, Sharing::Mixed, true)];
+            let partials = self.read(partials, Sharing::Unpartitioned);
+            let out = self.write(self.view(node.outputs[0]), Sharing::Unpartitioned);
             let scratch = partial_cols(heads.head_dim);
-            let run = move |frame: &Frame<'_>, part: Part| attend.fold_partials(frame, part, frame.scratch(part.index));
-            self.push(Workers::All, accesses, scratch, Box::new(run));
+            self.push(Workers::All, scratch, move |w| fold_partials(isa, (heads, room), w, partials, out));
         }
     }
 }
 
 impl<I: Isa> Attend<I> {
-    /// The spans of the batch, each with the first of its tokens' partials where it is cut over keys.
-    fn spans<'f>(&self, frame: &Frame<'f>) -> impl Iterator<Item = (&'f Span, Option<(View, usize)>)> + use<'f, I> {
-        let (partials, mut used) = (self.partials, 0);
-        frame.batch.spans().iter().map(move |span| {
-            let (view, room) = match partials {
-                Some(partials) if span.past + span.len > KEY_BLOCK => partials,
-                _ => return (span, None),
-            };
-            if span.len > SHORT_SPAN.min(room - used) {
-                return (span, None);
-            }
-            used += span.len;
-            (span, Some((view, used - span.len)))
-        })
-    }
-
-    fn run(&self, frame: &Frame<'_>, part: Part, scratch: &mut [f32]) {
-        let (heads, mut deal) = (self.layer.heads, Deal::new(part));
-        for (span, partials) in self.spans(frame) {
-            let step = unit_tokens(heads);
-            for first in (0..span.len).step_by(step) {
-                let tokens = first..(first + step).min(span.len);
+    /// The units of all spans that are this worker's.
+    fn run(&self, w: &Worker<'_>, scratch: &mut [f32]) {
+        let (heads, mut units) = (self.layer.heads, RoundRobin::new(w.part()));
+        for (span, first) in spans(w.batch(), self.partials.map_or(0, |(_, room)| room)) {
+            for start in (0..span.len).step_by(unit_tokens(heads)) {
+                let tokens = start..(start + unit_tokens(heads)).min(span.len);
                 let unit = |kv_head| Unit { span, tokens: tokens.clone(), kv_head };
-                match partials {
-                    None => {
-                        for kv_head in (0..heads.kv_heads).filter(|_| deal.next()) {
-                            self.all_blocks(frame, unit(kv_head), scratch);
+                match (first, self.partials) {
+                    (Some(first), Some((partials, _))) => {
+                        for block in 0..unit(0).blocks() {
+                            for kv_head in (0..heads.kv_heads).filter(|_| units.next()) {
+                                let rows = partial_rows(heads, span, first, tokens.clone(), kv_head);
+                                let col = block * padded_partial_cols(heads.head_dim);
+                                let cols = col..col + partial_cols(heads.head_dim);
+                                // SAFETY: these tokens, this head and this block of keys are one worker's unit, with
+                                // rows and columns of its own.
+                                let to = unsafe { w.window_mut(partials, rows, cols) };
+                                self.block(w, &unit(kv_head), block, to, scratch);
+                            }
                         }
                     }
-                    Some((view, row)) => {
-                        for block in 0..(span.past + tokens.end).div_ceil(KEY_BLOCK) {
-                            for kv_head in (0..heads.kv_heads).filter(|_| deal.next()) {
-                                let rows = self.partial_rows(span, row, tokens.clone(), kv_head);
-                                let first = block * padded_partial_cols(heads.head_dim);
-                                let cols = first..first + partial_cols(heads.head_dim);
-                                let to = frame.mat_mut(&view, rows, cols);
-                                self.block(frame, &unit(kv_head), block, to, scratch);
-                            }
+                    _ => {
+                        for kv_head in (0..heads.kv_heads).filter(|_| units.next()) {
+                            self.all_blocks(w, &unit(kv_head), scratch);
                         }
                     }
                 }
@@ -193,32 +210,24 @@ impl<I: Isa> Attend<I> {
         }
     }
 
-    /// The rows of the partials of a span, of which the tokens before it take `row`.
-    fn partial_rows(&self, span: &Span, row: usize, tokens: Range<usize>, kv_head: usize) -> Range<usize> {
-        let heads = self.layer.heads;
-        let first = row * heads.heads + kv_head * span.len * heads.group();
-        first + tokens.start * heads.group()..first + tokens.end * heads.group()
-    }
-
     /// The output of a unit.
-    fn all_blocks(&self, frame: &Frame<'_>, unit: Unit<'_>, scratch: &mut [f32]) {
-        let heads = self.layer.heads;
-        let (rows, cols) = (unit.tokens.len() * heads.group(), partial_cols(heads.head_dim));
+    fn all_blocks(&self, w: &Worker<'_>, unit: &Unit<'_>, scratch: &mut [f32]) {
+        let Heads { head_dim, .. } = self.layer.heads;
+        let group = self.layer.heads.group();
+        let (rows, cols) = (unit.tokens.len() * group, partial_cols(head_dim));
         let (state, scratch) = scratch.split_at_mut(rows * cols);
         let (partials, scratch) = scratch.split_at_mut(rows * cols);
         let mut state = MatMut::new(state, rows, cols);
-        self.block(frame, &unit, 0, state.reborrow(), scratch);
-        for block in 1..(unit.span.past + unit.tokens.end).div_ceil(KEY_BLOCK) {
-            self.block(frame, &unit, block, MatMut::new(partials, rows, cols), scratch);
+        self.block(w, unit, 0, state.reborrow(), scratch);
+        for block in 1..unit.blocks() {
+            self.block(w, unit, block, MatMut::new(partials, rows, cols), scratch);
             fold(self.isa, state.reborrow(), Mat::new(partials, rows, cols));
         }
-        let out_rows = unit.span.start + unit.tokens.start..unit.span.start + unit.tokens.end;
-        let out_cols = self.group_cols(unit.kv_head);
-        let mut out = frame.mat_mut(&self.out, out_rows, out_cols);
+        // SAFETY: these tokens and heads are one worker's unit, with rows and columns of its own, and are taken once.
+        let mut out = unsafe { w.window_mut(self.out, unit.rows(), self.group_cols(unit.kv_head)) };
         for row in 0..rows {
-            let (token, head) = (row / heads.group(), row % heads.group());
-            let out = &mut out.row_mut(token)[head * heads.head_dim..][..heads.head_dim];
-            fold_end(self.isa, state.row_mut(row), out);
+            let (token, head) = (row / group, row % group);
+            fold_end(self.isa, state.row_mut(row), &mut out.row_mut(token)[head * head_dim..][..head_dim]);
         }
     }
 
@@ -229,11 +238,10 @@ impl<I: Isa> Attend<I> {
     }
 
     /// What one block of keys gives for a unit.
-    fn block(&self, frame: &Frame<'_>, unit: &Unit<'_>, block: usize, to: MatMut<'_>, scratch: &mut [f32]) {
+    fn block(&self, w: &Worker<'_>, unit: &Unit<'_>, block: usize, to: MatMut<'_>, scratch: &mut [f32]) {
         let heads = self.layer.heads;
         let (group, head_dim, tokens) = (heads.group(), heads.head_dim, unit.tokens.len());
-        let rows = unit.span.start + unit.tokens.start..unit.span.start + unit.tokens.end;
-        let qkv = frame.mat(&self.qkv).rows_range(rows).cols_range(self.group_cols(unit.kv_head));
+        let qkv = w.all(self.qkv).rows_range(unit.rows()).cols_range(self.group_cols(unit.kv_head));
         let (copy, scratch) = scratch.split_at_mut(tokens * group * head_dim);
         let q = match (tokens, group) {
             (1, _) => Mat::new(qkv.row(0), group, head_dim),
@@ -244,32 +252,32 @@ impl<I: Isa> Attend<I> {
             }
         };
         let queries = BlockQueries { q, group, past: unit.span.past + unit.tokens.start, scale: heads.scale };
-        let (memory, pages) = (frame.slice(&self.layer.view), frame.batch.pages(unit.span));
-        let page = |i: usize| &memory[self.layer.page(pages[i], unit.kv_head)];
+        let (cache, pages) = (w.all(self.cache), w.batch().pages(unit.span));
+        let page = |i: usize| cache.row(self.layer.row(pages[i], unit.kv_head));
         attend_block(self.isa, queries, block, page, to, scratch);
     }
+}
 
-    /// The outputs of the spans that are cut over keys.
-    fn fold_partials(&self, frame: &Frame<'_>, part: Part, scratch: &mut [f32]) {
-        let (heads, mut deal) = (self.layer.heads, Deal::new(part));
-        let (cols, padded) = (partial_cols(heads.head_dim), padded_partial_cols(heads.head_dim));
-        let state = &mut scratch[..cols];
-        for (span, partials) in self.spans(frame) {
-            let Some((view, row)) = partials else { continue };
-            for token in 0..span.len {
-                for head in (0..heads.heads).filter(|_| deal.next()) {
-                    let kv_head = head / heads.group();
-                    let rows = self.partial_rows(span, row, token..token + 1, kv_head);
-                    let partials = frame.mat(&view).row(rows.start + head % heads.group());
-                    state.copy_from_slice(&partials[..cols]);
-                    for block in 1..(span.past + token + 1).div_ceil(KEY_BLOCK) {
-                        let partial = Mat::new(&partials[block * padded..], 1, cols);
-                        fold(self.isa, MatMut::new(state, 1, cols), partial);
-                    }
-                    let row = span.start + token;
-                    let mut out = frame.mat_mut(&self.out, row..row + 1, heads.q(head));
-                    fold_end(self.isa, state, out.row_mut(0));
+/// The outputs of the spans that are cut over keys.
+fn fold_partials<I: Isa>(isa: I, (heads, room): (Heads, usize), w: &Worker<'_>, partials: Read, out: Write) {
+    let (mut units, partials) = (RoundRobin::new(w.part()), w.all(partials));
+    let (cols, padded) = (partial_cols(heads.head_dim), padded_partial_cols(heads.head_dim));
+    let state = &mut w.scratch()[..cols];
+    for (span, first) in spans(w.batch(), room) {
+        let Some(first) = first else { continue };
+        for token in 0..span.len {
+            for head in (0..heads.heads).filter(|_| units.next()) {
+                let rows = partial_rows(heads, span, first, token..token + 1, head / heads.group());
+                let blocks = partials.row(rows.start + head % heads.group());
+                state.copy_from_slice(&blocks[..cols]);
+                for block in 1..(span.past + token + 1).div_ceil(KEY_BLOCK) {
+                    let partial = Mat::new(&blocks[block * padded..], 1, cols);
+                    fold(isa, MatMut::new(state, 1, cols), partial);
                 }
+                let row = span.start + token;
+                // SAFETY: this token and head are one worker's unit, with columns of its own.
+                let mut out = unsafe { w.window_mut(out, row..row + 1, heads.q(head)) };
+                fold_end(isa, state, out.row_mut(0));
             }
         }
     }

@@ -8,9 +8,10 @@ use smallmind_kernels::norm::{LayerNorm, Residual, RmsNorm, layer_norm, rms_norm
 use smallmind_kernels::rope::{Direction, Rope, rope};
 use smallmind_simd::Isa;
 
+use crate::access::Sharing;
 use crate::graph::Node;
-use crate::lower::Lowering;
 use crate::lower::linear::packed_weight;
+use crate::lower::{Lowering, OWN_ROWS};
 use crate::op::{DropoutSpec, Index, Norm, RopeSpec};
 use crate::{Batch, ParamId};
 
@@ -25,37 +26,38 @@ pub(super) fn ids(batch: &Batch, index: Index) -> &[u32] {
 impl<I: Isa> Lowering<'_, I> {
     pub(super) fn embedding(&mut self, node: &Node, table: ParamId, index: Index) {
         let (isa, packed) = (self.isa, self.packed(table));
-        let (table, y) = (self.param(table), self.view(node.outputs[0]));
-        self.rowwise(&[], &[table], &[y], move |frame, rows| {
-            let out = frame.mat_mut(&y, rows.clone(), 0..y.cols);
-            let ids = &ids(frame.batch, index)[rows];
+        let table = self.read(self.param(table), Sharing::Unpartitioned);
+        let y = self.write(self.view(node.outputs[0]), OWN_ROWS);
+        self.push_rows(move |w| {
+            let ids = &ids(w.batch(), index)[w.own_rows(y)];
             match packed {
-                Some(format) => embedding_packed(packed_weight(isa, frame, &table, format), ids, out),
-                None => embedding(isa, frame.mat(&table), ids, out),
+                Some(format) => embedding_packed(packed_weight(isa, w, table, format), ids, w.own_mut(y)),
+                None => embedding(isa, w.all(table), ids, w.own_mut(y)),
             }
         });
     }
 
     pub(super) fn add(&mut self, node: &Node) {
-        let (isa, [a, b], y) =
-            (self.isa, [self.view(node.inputs[0]), self.view(node.inputs[1])], self.view(node.outputs[0]));
-        self.rowwise(&[a, b], &[], &[y], move |frame, rows| {
-            let window = |v| frame.mat(v).rows_range(rows.clone());
-            add(isa, window(&a), window(&b), frame.mat_mut(&y, rows.clone(), 0..y.cols));
-        });
+        let isa = self.isa;
+        let [a, b] = [0, 1].map(|i| self.read(self.view(node.inputs[i]), OWN_ROWS));
+        let y = self.write(self.view(node.outputs[0]), OWN_ROWS);
+        self.push_rows(move |w| add(isa, w.own(a), w.own(b), w.own_mut(y)));
     }
 
     pub(super) fn dropout(&mut self, node: &Node, spec: DropoutSpec) {
-        let (isa, x, y) = (self.isa, self.view(node.inputs[0]), self.view(node.outputs[0]));
-        self.rowwise(&[x], &[], &[y], move |frame, rows| {
+        let (isa, y) = (self.isa, self.view(node.outputs[0]));
+        let width = y.cols;
+        let x = self.read(self.view(node.inputs[0]), OWN_ROWS);
+        let y = self.write(y, OWN_ROWS);
+        self.push_rows(move |w| {
             let call = Dropout {
-                key: spec.key(frame.scalars),
+                key: spec.key(w.scalars()),
                 p: spec.probability,
-                width: y.cols,
-                first_row: rows.start,
+                width,
+                first_row: w.own_rows(y).start,
                 first_col: 0,
-                x: frame.mat(&x).rows_range(rows.clone()),
-                out: frame.mat_mut(&y, rows, 0..y.cols),
+                x: w.own(x),
+                out: w.own_mut(y),
             };
             dropout(isa, call);
         });
@@ -64,28 +66,24 @@ impl<I: Isa> Lowering<'_, I> {
     /// `Norm` and `AddNorm`: the second writes the sum too.
     pub(super) fn norm(&mut self, node: &Node, norm: Norm) {
         let isa = self.isa;
-        let (inputs, outputs) = self.views(node);
-        let (x, residual) = (inputs[0], inputs.get(1).copied());
+        let inputs: Vec<_> = node.inputs.iter().map(|v| self.read(self.view(*v), OWN_ROWS)).collect();
+        let (x, addend) = (inputs[0], inputs.get(1).copied());
+        let params: Vec<_> = norm.params().map(|id| self.vector(self.param(id))).collect();
+        let params: Vec<_> = params.into_iter().map(|v| self.read(v, Sharing::Unpartitioned)).collect();
+        let (weight, bias) = (params[0], params.get(1).copied());
+        let outputs: Vec<_> = node.outputs.iter().map(|v| self.write(self.view(*v), OWN_ROWS)).collect();
         let (sum, y, stats) = match outputs[..] {
             [y, stats] => (None, y, stats),
             [sum, y, stats] => (Some(sum), y, stats),
             _ => unreachable!("the shape rule gives a norm two outputs or three"),
         };
-        let weight = self.vector(self.param(norm.weight()));
-        let bias = norm.bias().map(|b| self.vector(self.param(b)));
-        let shared: Vec<_> = std::iter::once(weight).chain(bias).collect();
-        self.rowwise(&inputs, &shared, &outputs, move |frame, rows| {
-            let read = |v| frame.mat(v).rows_range(rows.clone());
-            let write = |v: &crate::arena::View| frame.mat_mut(v, rows.clone(), 0..v.cols);
-            let residual = match (&residual, &sum) {
-                (Some(r), Some(sum)) => Some(Residual { add: read(r), sum: write(sum) }),
-                (Some(_), None) | (None, Some(_)) | (None, None) => None,
-            };
-            let (x, out, stats) = (read(&x), write(&y), Some(write(&stats)));
-            let weight = frame.slice(&weight);
+        self.push_rows(move |w| {
+            let residual = addend.zip(sum).map(|(add, sum)| Residual { add: w.own(add), sum: w.own_mut(sum) });
+            let (x, out, stats) = (w.own(x), w.own_mut(y), Some(w.own_mut(stats)));
+            let weight = w.all(weight).row(0);
             match norm {
                 Norm::Layer { eps, .. } => {
-                    let bias = bias.as_ref().map(|b| frame.slice(b));
+                    let bias = bias.map(|b| w.all(b).row(0));
                     layer_norm(isa, LayerNorm { x, residual, weight, bias, eps, out, stats });
                 }
                 Norm::Rms { eps, .. } => rms_norm(isa, RmsNorm { x, residual, weight, eps, out, stats }),
@@ -95,34 +93,32 @@ impl<I: Isa> Lowering<'_, I> {
 
     pub(super) fn rope(&mut self, node: &Node, spec: RopeSpec, heads: usize, direction: Direction) {
         let (isa, table) = (self.isa, self.rope_table(spec));
-        let (x, y) = (self.view(node.inputs[0]), self.view(node.outputs[0]));
-        self.rowwise(&[x], &[], &[y], move |frame, rows| {
-            let positions = &frame.batch.positions()[rows.clone()];
-            let window = frame.mat(&x).rows_range(rows.clone());
-            let out = frame.mat_mut(&y, rows, 0..y.cols);
-            rope(isa, Rope { x: window, positions, table: &table, heads, direction, out });
+        let x = self.read(self.view(node.inputs[0]), OWN_ROWS);
+        let y = self.write(self.view(node.outputs[0]), OWN_ROWS);
+        self.push_rows(move |w| {
+            let positions = &w.batch().positions()[w.own_rows(y)];
+            rope(isa, Rope { x: w.own(x), positions, table: &table, heads, direction, out: w.own_mut(y) });
         });
     }
 
     pub(super) fn gelu(&mut self, node: &Node, kind: Gelu) {
-        let (isa, x, y) = (self.isa, self.view(node.inputs[0]), self.view(node.outputs[0]));
-        self.rowwise(&[x], &[], &[y], move |frame, rows| {
-            gelu(isa, kind, frame.mat(&x).rows_range(rows.clone()), frame.mat_mut(&y, rows, 0..y.cols));
-        });
+        let isa = self.isa;
+        let x = self.read(self.view(node.inputs[0]), OWN_ROWS);
+        let y = self.write(self.view(node.outputs[0]), OWN_ROWS);
+        self.push_rows(move |w| gelu(isa, kind, w.own(x), w.own_mut(y)));
     }
 
     pub(super) fn swiglu(&mut self, node: &Node) {
-        let (isa, x, y) = (self.isa, self.view(node.inputs[0]), self.view(node.outputs[0]));
-        self.rowwise(&[x], &[], &[y], move |frame, rows| {
-            swiglu(isa, frame.mat(&x).rows_range(rows.clone()), frame.mat_mut(&y, rows, 0..y.cols));
-        });
+        let isa = self.isa;
+        let x = self.read(self.view(node.inputs[0]), OWN_ROWS);
+        let y = self.write(self.view(node.outputs[0]), OWN_ROWS);
+        self.push_rows(move |w| swiglu(isa, w.own(x), w.own_mut(y)));
     }
 
     pub(super) fn select_rows(&mut self, node: &Node) {
-        let (isa, x, y) = (self.isa, self.view(node.inputs[0]), self.view(node.outputs[0]));
-        self.rowwise(&[], &[x], &[y], move |frame, rows| {
-            let wanted = &frame.batch.outputs()[rows.clone()];
-            gather_rows(isa, frame.mat(&x), wanted, frame.mat_mut(&y, rows, 0..y.cols));
-        });
+        let isa = self.isa;
+        let x = self.read(self.view(node.inputs[0]), Sharing::Unpartitioned);
+        let y = self.write(self.view(node.outputs[0]), OWN_ROWS);
+        self.push_rows(move |w| gather_rows(isa, w.all(x), &w.batch().outputs()[w.own_rows(y)], w.own_mut(y)));
     }
 }

@@ -1,7 +1,14 @@
 //! Lowering: from nodes to steps.
 //!
-//! Each function here says, for one operation, what its steps read and write, how workers share that, and which kernel does it. What a
-//! step touches must be what it declares: the barriers, and with them the soundness of the arena, rest on it.
+//! A function for each operation declares what its steps read and write and how workers share that ([`Lowering::read`],
+//! [`Lowering::write`]), and then gives the work of one worker, which reaches memory only through the handles of these
+//! declarations ([`Worker`]):
+//!
+//! ```text
+//! let x = self.read(x, OWN_ROWS);                      declares
+//! let y = self.write(y, OWN_ROWS);
+//! self.push_rows(move |w| gelu(isa, w.own(x), w.own_mut(y)));
+//! ```
 
 mod attention;
 mod backward;
@@ -13,26 +20,35 @@ mod update;
 
 pub use update::UPDATE_GRANULE;
 
-use std::ops::Range;
 use std::sync::Arc;
 
+use smallmind_kernels::Format;
+use smallmind_kernels::FormatKind;
 use smallmind_kernels::matmul::{COL_GRANULE, ROW_GRANULE, quantized_words};
 use smallmind_kernels::norm::PARTIAL_ROWS;
 use smallmind_kernels::rope::RopeTable;
-use smallmind_kernels::{Format, FormatKind, Part};
 use smallmind_simd::Isa;
 
-use crate::arena::{Access, Frame, Sharing, Space, View};
+use crate::access::{Access, Chunk, Extent, Read, Sharing, Space, View, Write};
+use crate::frame::Worker;
 use crate::graph::{Graph, Node, NodeId, ValueId};
 use crate::op::{Op, RopeSpec};
-use crate::params::Layout;
-use crate::plan::{Limits, Placed, Step, StepFn, Workers};
-use crate::{CacheShape, Order, ParamId, Rows, Storage};
+use crate::params::FlatLayout;
+use crate::place::Placed;
+use crate::step::{Step, Workers};
+use crate::{CacheShape, Limits, Order, ParamId, Rows, Storage};
 
-/// Elements that a row-wise step reads and writes below which sharing it costs more than it saves: a barrier is worth some thousand elements.
+/// A row-wise step that reads and writes fewer elements is done by worker 0 alone: a barrier costs as much as some
+/// thousand elements.
 pub const SHARED_ELEMENTS: usize = 8192;
 
-/// Memory beside its values that `node` needs while it runs, as rows and columns.
+/// Each worker its own rows.
+const OWN_ROWS: Sharing = Sharing::OwnRows { granule: ROW_GRANULE };
+/// Each worker its own columns.
+const OWN_COLS: Sharing = Sharing::OwnCols { granule: COL_GRANULE };
+
+/// The temporary memory that `node` needs while it runs, as rows and columns. Operations that aren't named here need
+/// none.
 pub(crate) fn temporary(
     graph: &Graph,
     node: &Node,
@@ -40,42 +56,20 @@ pub(crate) fn temporary(
     storage: Option<&Storage>,
 ) -> Option<(usize, usize)> {
     let has_blocks = |id| storage.is_some_and(|storage| storage.get(id).format.kind() == FormatKind::Blocks);
-    match node.op {
-        Op::Linear { weight, .. } => {
-            let x = graph.shape(node.inputs[0]);
-            has_blocks(weight).then(|| (x.rows.resolve(limits.tokens, limits.outputs), quantized_words(x.cols)))
-        }
-        Op::LinearCrossEntropy { weight } | Op::LinearCrossEntropyGrad { weight } => {
-            let table = graph.params.get(weight)?;
-            Some(loss::room(table.rows, table.cols, limits.tokens, has_blocks(weight)))
-        }
-        Op::CachedAttention { heads, .. } => cache::partials(heads, limits),
-        Op::NormGrad(norm) => {
-            let x = graph.shape(node.inputs[1]);
-            let rows = x.rows.resolve(limits.tokens, limits.outputs);
-            Some((rows.div_ceil(PARTIAL_ROWS), backward::norm_gradients(norm) * x.cols))
-        }
-        Op::Embedding { .. }
-        | Op::LinearGradInput { .. }
-        | Op::EmbeddingGrad { .. }
-        | Op::Add
-        | Op::Dropout(_)
-        | Op::Norm(_)
-        | Op::AddNorm(_)
-        | Op::LinearGradWeight { .. }
-        | Op::BiasGrad { .. }
-        | Op::Rope { .. }
-        | Op::Gelu(_)
-        | Op::GeluGrad(_)
-        | Op::SwiGlu
-        | Op::SwiGluGrad
-        | Op::Attention { .. }
-        | Op::AttentionGrad { .. }
-        | Op::CacheAppend { .. }
-        | Op::SelectRows
-        | Op::GradSquares
-        | Op::ClipFactor { .. }
-        | Op::AdamW(_) => None,
+    let rows = |value: ValueId| graph.shape(value).rows.resolve(limits.tokens, limits.outputs);
+    if let Op::Linear { weight, .. } = node.op {
+        let x = node.inputs[0];
+        has_blocks(weight).then(|| (rows(x), quantized_words(graph.shape(x).cols)))
+    } else if let Op::LinearCrossEntropy { weight } | Op::LinearCrossEntropyGrad { weight } = node.op {
+        let table = graph.params.get(weight)?;
+        Some(loss::room(table.rows, table.cols, limits.tokens, has_blocks(weight)))
+    } else if let Op::CachedAttention { heads, .. } = node.op {
+        cache::partials(heads, limits)
+    } else if let Op::NormGrad(norm) = node.op {
+        let x = node.inputs[1];
+        Some((rows(x).div_ceil(PARTIAL_ROWS), norm.params().count() * graph.shape(x).cols))
+    } else {
+        None
     }
 }
 
@@ -89,10 +83,14 @@ pub(crate) struct Lowering<'g, I: Isa> {
     placed: &'g Placed,
     cache: Option<&'g CacheShape>,
     storage: Option<&'g Storage>,
-    layout: Layout,
+    layout: FlatLayout,
     ropes: &'g mut RopeTables,
     steps: Vec<Step>,
+    /// What the step that is being made has declared so far.
+    accesses: Vec<Access>,
+    /// The most scratch elements that a step needs for each worker.
     scratch: usize,
+    /// The node that is being lowered.
     at: NodeId,
 }
 
@@ -107,7 +105,20 @@ impl<'g, I: Isa> Lowering<'g, I> {
         ropes: &'g mut RopeTables,
     ) -> Self {
         let layout = graph.params.layout();
-        Self { isa, graph, limits, placed, cache, storage, layout, ropes, steps: vec![], scratch: 0, at: NodeId(0) }
+        Self {
+            isa,
+            graph,
+            limits,
+            placed,
+            cache,
+            storage,
+            layout,
+            ropes,
+            steps: vec![],
+            accesses: vec![],
+            scratch: 0,
+            at: NodeId(0),
+        }
     }
 
     /// The steps, and the scratch that each worker needs.
@@ -156,33 +167,26 @@ impl<'g, I: Isa> Lowering<'g, I> {
         self.placed.views[value.index()].unwrap_or_else(|| unreachable!("{value:?} is read before it is made"))
     }
 
-    /// The views of a node's inputs and outputs.
-    fn views(&self, node: &Node) -> (Vec<View>, Vec<View>) {
-        let views = |values: &[ValueId]| values.iter().map(|v| self.view(*v)).collect();
-        (views(&node.inputs), views(&node.outputs))
-    }
-
-    fn param_in(&self, space: Space, id: ParamId) -> View {
+    fn flat_param(&self, space: Space, id: ParamId) -> View {
         let spec = self.graph.params.get(id).unwrap_or_else(|| unreachable!("the shape rule checked {id:?}"));
-        View { space, offset: self.layout.offset(id), rows: Rows::Fixed(spec.rows), cols: spec.cols }
+        View::new(space, self.layout.offset(id), Rows::Fixed(spec.rows), spec.cols)
     }
 
     fn param(&self, id: ParamId) -> View {
-        let flat = self.param_in(Space::Params, id);
         match self.storage {
-            Some(_) => View { space: Space::Stored(id.index() as u32), offset: 0, ..flat },
-            None => flat,
+            Some(_) => View { offset: 0, ..self.flat_param(Space::StoreParam(id.index() as u32), id) },
+            None => self.flat_param(Space::FlatParams, id),
         }
     }
 
     fn grad(&self, id: ParamId) -> View {
-        self.param_in(Space::Grads, id)
+        self.flat_param(Space::Grads, id)
     }
 
     /// The format of a parameter that is packed.
     fn packed(&self, id: ParamId) -> Option<Format> {
-        let stored = self.storage?.get(id);
-        (stored.order == Order::Strips).then_some(stored.format)
+        let layout = self.storage?.get(id);
+        (layout.order == Order::Packed).then_some(layout.format)
     }
 
     /// The parameter as one row: a vector, whatever shape it was declared with.
@@ -190,13 +194,21 @@ impl<'g, I: Isa> Lowering<'g, I> {
         View { rows: Rows::Fixed(1), cols: self.max_rows(&view) * view.cols, ..view }
     }
 
-    /// A view's rows at the plan's limits.
-    fn max_rows(&self, view: &View) -> usize {
-        view.rows.resolve(self.limits.tokens, self.limits.outputs)
+    /// The rows of a view that hold a chunk of the batch.
+    fn chunk(&self, view: View, chunk: Chunk) -> View {
+        let holds_batch = !matches!(view.rows, Rows::Fixed(_));
+        if holds_batch && chunk.first == 0 && chunk.max >= self.limits.tokens {
+            return view;
+        }
+        View { extent: Extent::Chunk(chunk), ..view }
     }
 
-    fn access(&self, view: View, sharing: Sharing, writes: bool) -> Access {
-        Access { view, len: self.max_rows(&view) * view.cols, sharing, writes }
+    /// The rows of a view in the largest batch; of a chunk those of a whole one.
+    fn max_rows(&self, view: &View) -> usize {
+        match view.extent {
+            Extent::Chunk(chunk) => chunk.max,
+            Extent::All | Extent::Blocks { .. } => view.rows_in(self.limits.tokens, self.limits.outputs).len(),
+        }
     }
 
     fn rope_table(&mut self, spec: RopeSpec) -> Arc<RopeTable> {
@@ -208,72 +220,37 @@ impl<'g, I: Isa> Lowering<'g, I> {
         table
     }
 
-    fn push(&mut self, workers: Workers, accesses: Vec<Access>, scratch: usize, run: StepFn) {
+    /// Declares that the next step reads a view.
+    fn read(&mut self, view: View, sharing: Sharing) -> Read {
+        Read(self.declare(view, sharing, false))
+    }
+
+    /// Declares that the next step writes a view.
+    fn write(&mut self, view: View, sharing: Sharing) -> Write {
+        Write(self.declare(view, sharing, true))
+    }
+
+    fn declare(&mut self, view: View, sharing: Sharing, writes: bool) -> usize {
+        let rows = view.rows_in(self.limits.tokens, self.limits.outputs);
+        let elements = view.offset + rows.start * view.cols..view.offset + rows.end * view.cols;
+        self.accesses.push(Access { view, elements, sharing, writes });
+        self.accesses.len() - 1
+    }
+
+    /// A step with what was declared since the last one. Each worker needs `scratch` elements.
+    fn push(&mut self, workers: Workers, scratch: usize, run: impl Fn(&Worker<'_>) + Send + Sync + 'static) {
         self.scratch = self.scratch.max(scratch);
-        self.steps.push(Step { node: self.at, workers, barrier: false, accesses, run });
+        let accesses = std::mem::take(&mut self.accesses);
+        self.steps.push(Step::new(self.at, workers, accesses, run));
     }
 
-    /// A step in which each worker computes its own rows of `writes` from the same rows of `reads`; `shared` is read by all.
-    fn rowwise(
-        &mut self,
-        reads: &[View],
-        shared: &[View],
-        writes: &[View],
-        run: impl Fn(&Frame<'_>, Range<usize>) + Send + Sync + 'static,
-    ) {
-        self.rowwise_by(ROW_GRANULE, reads, shared, writes, &[], run);
-    }
-
-    /// [`Lowering::rowwise`] with rows cut at multiples of `granule`, where a worker also writes what belongs to its rows in
-    /// `partials`.
-    fn rowwise_by(
-        &mut self,
-        granule: usize,
-        reads: &[View],
-        shared: &[View],
-        writes: &[View],
-        partials: &[View],
-        run: impl Fn(&Frame<'_>, Range<usize>) + Send + Sync + 'static,
-    ) {
-        let rows = writes.first().map_or(0, |v| self.max_rows(v));
-        let elements: usize = reads.iter().chain(writes).map(|v| self.max_rows(v) * v.cols).sum();
-        let tokens = writes.first().map_or(Rows::Fixed(0), |v| v.rows);
-        let (workers, sharing) = if elements < SHARED_ELEMENTS {
-            (Workers::First, Sharing::First)
-        } else {
-            (Workers::All, Sharing::OwnRows { first: 0, max: rows, granule })
+    /// A step in which each worker computes its own rows, or worker 0 all of them where they have few elements.
+    fn push_rows(&mut self, run: impl Fn(&Worker<'_>) + Send + Sync + 'static) {
+        let is_rows = |a: &&Access| {
+            matches!(a.sharing, Sharing::OwnRows { .. }) && !matches!(a.view.extent, Extent::Blocks { .. })
         };
-        let mut accesses: Vec<Access> = reads.iter().map(|v| self.access(*v, sharing, false)).collect();
-        let shared_sharing = if workers == Workers::First { Sharing::First } else { Sharing::Mixed };
-        accesses.extend(shared.iter().map(|v| self.access(*v, shared_sharing, false)));
-        accesses.extend(writes.iter().map(|v| self.access(*v, sharing, true)));
-        accesses.extend(partials.iter().map(|v| self.access(*v, shared_sharing, true)));
-        self.push(
-            workers,
-            accesses,
-            0,
-            Box::new(move |frame, part| {
-                let rows = tokens.resolve(frame.batch.len(), frame.batch.outputs().len());
-                run(frame, part.range(rows, granule));
-            }),
-        );
-    }
-
-    /// A step in which each worker accumulates its own columns of gradients of `width` columns, from whole columns of `reads`.
-    fn columnwise(
-        &mut self,
-        reads: &[View],
-        width: usize,
-        accumulates: &[View],
-        run: impl Fn(&Frame<'_>, Range<usize>) + Send + Sync + 'static,
-    ) {
-        let mut accesses: Vec<Access> = reads.iter().map(|v| self.access(*v, Sharing::Mixed, false)).collect();
-        accesses.extend(accumulates.iter().map(|v| self.access(*v, Sharing::Mixed, true)));
-        self.push(
-            Workers::All,
-            accesses,
-            0,
-            Box::new(move |frame: &Frame<'_>, part: Part| run(frame, part.range(width, COL_GRANULE))),
-        );
+        let elements: usize = self.accesses.iter().filter(is_rows).map(|a| self.max_rows(&a.view) * a.view.cols).sum();
+        let workers = if elements < SHARED_ELEMENTS { Workers::First } else { Workers::All };
+        self.push(workers, 0, run);
     }
 }

@@ -1,73 +1,73 @@
 //! The optimizer's update.
 
-use smallmind_kernels::Part;
 use smallmind_kernels::optimizer::{AdamW, SUM_BLOCK, adamw, sum_of_squares};
 use smallmind_simd::Isa;
 
 use crate::Rows;
-use crate::arena::{Access, Frame, Sharing, Space, View};
+use crate::access::{Sharing, Space, View};
 use crate::graph::Node;
 use crate::lower::Lowering;
 use crate::op::AdamWSpec;
 use crate::params::Decay;
-use crate::plan::Workers;
+use crate::step::Workers;
 
-/// Elements of the optimizer's step that go to one worker together.
+/// The optimizer's step is partitioned at multiples of this number of elements.
 pub const UPDATE_GRANULE: usize = 1024;
 
 impl<I: Isa> Lowering<'_, I> {
     /// All parameters, or their gradients or moments, as one row.
     fn flat(&self, space: Space) -> View {
-        View { space, offset: 0, rows: Rows::Fixed(1), cols: self.layout.len() }
+        View::new(space, 0, Rows::Fixed(1), self.layout.len())
     }
 
     pub(super) fn grad_squares(&mut self, node: &Node) {
-        let (isa, partials, grads) = (self.isa, self.view(node.outputs[0]), self.flat(Space::Grads));
-        let accesses = vec![self.access(grads, Sharing::Mixed, false), self.access(partials, Sharing::Mixed, true)];
-        let run = move |frame: &Frame<'_>, part: Part| {
-            let grads = frame.slice(&grads);
-            let blocks = part.range(frame.rows(&partials), 1);
-            let sums = frame.slice_mut(&partials, blocks.clone());
-            for (block, sum) in blocks.zip(sums) {
+        let isa = self.isa;
+        let grads = self.read(self.flat(Space::Grads), Sharing::Unpartitioned);
+        let partials = self.write(self.view(node.outputs[0]), Sharing::OwnRows { granule: 1 });
+        self.push(Workers::All, 0, move |w| {
+            let (grads, mut sums) = (w.all(grads).row(0), w.own_mut(partials));
+            for (row, block) in w.own_rows(partials).enumerate() {
                 let end = ((block + 1) * SUM_BLOCK).min(grads.len());
-                *sum = sum_of_squares(isa, &grads[block * SUM_BLOCK..end]) as f32;
+                sums.row_mut(row)[0] = sum_of_squares(isa, &grads[block * SUM_BLOCK..end]) as f32;
             }
-        };
-        self.push(Workers::All, accesses, 0, Box::new(run));
+        });
     }
 
-    /// The norm from the partial sums, added in order; the factor as in PyTorch's `clip_grad_norm_`: `min(1, max_norm / (norm + 1e-6))`.
+    /// The norm from the partial sums, added in order; the factor as in PyTorch's `clip_grad_norm_`: `min(1, max_norm /
+    /// (norm + 1e-6))`.
     pub(super) fn clip_factor(&mut self, node: &Node, max_norm: f64) {
-        let (partials, out) = (self.view(node.inputs[0]), self.view(node.outputs[0]));
-        let accesses = vec![self.access(partials, Sharing::First, false), self.access(out, Sharing::First, true)];
-        let run = move |frame: &Frame<'_>, _: Part| {
-            let norm = frame.slice(&partials).iter().map(|s| f64::from(*s)).sum::<f64>().sqrt();
+        let partials = self.read(self.view(node.inputs[0]), Sharing::First);
+        let out = self.write(self.view(node.outputs[0]), Sharing::First);
+        self.push(Workers::First, 0, move |w| {
+            let partials = w.all(partials);
+            let norm = (0..partials.rows()).map(|i| f64::from(partials.row(i)[0])).sum::<f64>().sqrt();
             let factor = (max_norm / (norm + 1e-6)).min(1.0);
-            frame.slice_mut(&out, 0..2).copy_from_slice(&[norm as f32, factor as f32]);
-        };
-        self.push(Workers::First, accesses, 0, Box::new(run));
+            w.own_mut(out).row_mut(0).copy_from_slice(&[norm as f32, factor as f32]);
+        });
     }
 
     pub(super) fn adamw(&mut self, node: &Node, spec: AdamWSpec) {
         let isa = self.isa;
-        let clip = self.view(node.inputs[0]);
         let runs = self.graph.params.decay_runs();
-        let [params, grads, m, v] =
-            [Space::Params, Space::Grads, Space::Moment1, Space::Moment2].map(|space| self.flat(space));
-        let mut accesses: Vec<Access> =
-            [params, grads, m, v].iter().map(|view| self.access(*view, Sharing::Mixed, true)).collect();
-        accesses.push(self.access(clip, Sharing::Mixed, false));
-        let run = move |frame: &Frame<'_>, part: Part| {
-            let &[norm, factor] = frame.slice(&clip) else { unreachable!("the shape rule gives the clip two numbers") };
+        let own = Sharing::OwnCols { granule: UPDATE_GRANULE };
+        let memories = [Space::FlatParams, Space::Grads, Space::Moment1, Space::Moment2]
+            .map(|space| self.write(self.flat(space), own));
+        let clip = self.read(self.view(node.inputs[0]), Sharing::Unpartitioned);
+        self.push(Workers::All, 0, move |w| {
+            let &[norm, factor] = w.all(clip).row(0) else { unreachable!("the shape rule gives the clip two numbers") };
             if !norm.is_finite() {
                 return;
             }
-            let step = frame.scalars.step.clamp(1, i32::MAX as u64) as i32;
-            for (range, decay) in &runs {
-                let own = part.range(range.len(), UPDATE_GRANULE);
-                let own = range.start + own.start..range.start + own.end;
+            let step = w.scalars().step.clamp(1, i32::MAX as u64) as i32;
+            let own = w.own_cols(memories[0]);
+            let [mut param, mut grad, mut m, mut v] = memories.map(|memory| w.own_mut(memory));
+            for (run, decay) in &runs {
+                let (start, end) = (run.start.max(own.start), run.end.min(own.end));
+                if start >= end {
+                    continue;
+                }
                 let config = AdamW {
-                    lr: frame.scalars.learning_rate,
+                    lr: w.scalars().learning_rate,
                     beta1: spec.beta1,
                     beta2: spec.beta2,
                     eps: spec.eps,
@@ -76,10 +76,10 @@ impl<I: Isa> Lowering<'_, I> {
                     bias_correction1: 1.0 - spec.beta1.powi(step),
                     bias_correction2: 1.0 - spec.beta2.powi(step),
                 };
-                let [param, grad, m, v] = [&params, &grads, &m, &v].map(|view| frame.slice_mut(view, own.clone()));
+                let [param, grad, m, v] = [&mut param, &mut grad, &mut m, &mut v]
+                    .map(|memory| &mut memory.row_mut(0)[start - own.start..end - own.start]);
                 adamw(isa, &config, param, grad, m, v);
             }
-        };
-        self.push(Workers::All, accesses, 0, Box::new(run));
+        });
     }
 }

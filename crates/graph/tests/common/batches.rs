@@ -71,8 +71,8 @@ impl Conversation {
         Self { past: vec![0; sequences.len()], slots, sequences }
     }
 
-    /// A batch with the next chunks of some of the sequences, in any order, or none when all are done. The second value names the
-    /// sequence of each span.
+    /// A batch with the next chunks of some of the sequences, in any order, or none when all are done. The second value
+    /// names the sequence of each span.
     pub fn next(&mut self, rng: &mut Rng, limits: &Limits) -> Option<(Batch, Vec<usize>)> {
         let open = |s: &Self, i: usize| s.past[i] < s.sequences[i].len();
         let mut order: Vec<usize> = (0..self.sequences.len()).filter(|i| open(self, *i)).collect();

@@ -8,7 +8,8 @@ use super::model::{Activation, AttentionPart, DROPOUT, Head, MlpPart, Model, Nor
 pub type Built<T> = Result<T, GraphError>;
 
 impl Model {
-    /// The graph of the model for a purpose. Dropouts exist only in training. Parameters are the same for every purpose.
+    /// The graph of the model for a purpose. Dropouts exist only in training. Parameters are the same for every
+    /// purpose.
     pub fn graph(&self, head: Head) -> Result<Graph, GraphError> {
         let mut b = GraphBuilder::new();
         Build { model: self, head, layers: 0 }.whole(&mut b)?;
@@ -199,8 +200,8 @@ pub fn vector(b: &mut GraphBuilder, name: &str, cols: usize, value: f32) -> Buil
     b.param(name, ParamSpec { name: String::new(), rows: 1, cols, init, decay: Decay::No })
 }
 
-/// A norm of the columns of `x`. Of a few columns the variance may be next to nothing: a larger eps keeps rounding errors from being
-/// multiplied by hundreds.
+/// A norm of the columns of `x`. Of a few columns the variance may be next to nothing: a larger eps keeps rounding
+/// errors from being multiplied by hundreds.
 pub fn norm(b: &mut GraphBuilder, kind: NormKind, x: ValueId) -> Built<ValueId> {
     let cols = b.graph().shape(x).cols;
     let weight = vector(b, "norm.weight", cols, 1.0)?;

@@ -1,8 +1,8 @@
 //! Comparisons of `f32` results with what they should be.
 
-/// How far a result may be off: `relative` times the largest magnitude of its own tensor, plus `of_all` times the largest magnitude of
-/// all the tensors that it is compared among. The second term is for tensors that cancel to nothing, like the gradient of the bias of
-/// the keys, which is zero but for rounding.
+/// How far a result may be off: `relative` times the largest magnitude of its own tensor, plus `of_all` times the
+/// largest magnitude of all the tensors that it is compared among. The second term is for tensors that cancel to
+/// nothing, like the gradient of the bias of the keys, which is zero but for rounding.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
     pub relative: f64,

@@ -60,7 +60,8 @@ impl Memory {
         Self { params, grads: zeros.clone(), moments: (zeros.clone(), zeros), cache: vec![], packed: None }
     }
 
-    /// With a cache for `plan`, full of NaN: nothing may be read before it is written. The parameters are packed if `plan` reads them so.
+    /// With a cache for `plan`, full of NaN: nothing may be read before it is written. The parameters are packed if
+    /// `plan` reads them so.
     pub fn for_plan(mut self, plan: &Plan) -> Self {
         self.cache = vec![f32::NAN; plan.cache().map_or(0, |c| c.len())];
         self.packed = plan.storage().map(|storage| Arc::new(store(plan.graph(), storage.clone(), &self.params)));

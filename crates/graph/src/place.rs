@@ -2,16 +2,25 @@
 
 use std::ops::Range;
 
-use crate::arena::{Space, View};
+use crate::access::{Space, View};
 use crate::graph::Graph;
-use crate::lower;
-use crate::plan::{Limits, Placement};
-use crate::{GraphError, Rows, Storage, ValueId};
+use crate::{GraphError, Limits, Rows, ValueId};
 
 /// Elements to which values are aligned: 64 bytes.
 pub(crate) const ALIGN: usize = 16;
 
-/// The arena's map.
+/// Where a value lies in the arena and when it is alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The value, or none for memory that only its node uses.
+    pub value: Option<ValueId>,
+    /// Its elements in the arena.
+    pub elements: Range<usize>,
+    /// The first and last node that touch it.
+    pub alive: Range<usize>,
+}
+
+/// Where values and temporaries lie in the arena.
 pub(crate) struct Placed {
     /// The view of each value that is produced; others have none.
     pub(crate) views: Vec<Option<View>>,
@@ -21,14 +30,18 @@ pub(crate) struct Placed {
     pub(crate) len: usize,
 }
 
-/// Places every value of `graph` for batches within `limits`.
+/// Places every value of `graph` for batches within `limits`, and each node's temporary, given as rows and columns.
 ///
-/// Largest first, each at the lowest offset where no placed value is that is alive at the same time ("greedy by size": Pisarchyk and
-/// Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020).
-pub(super) fn place(graph: &Graph, limits: &Limits, storage: Option<&Storage>) -> Result<Placed, GraphError> {
+/// The largest is placed first. Each takes the lowest offset at which it meets no placed value that is alive at the
+/// same time ("greedy by size": Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020).
+pub(crate) fn place(
+    graph: &Graph,
+    limits: &Limits,
+    temporaries: &[Option<(usize, usize)>],
+) -> Result<Placed, GraphError> {
     let mut wanted = lifetimes(graph, limits)?;
-    for (i, node) in graph.nodes.iter().enumerate() {
-        if let Some((rows, cols)) = lower::temporary(graph, node, limits, storage) {
+    for (i, temporary) in temporaries.iter().enumerate() {
+        if let Some((rows, cols)) = *temporary {
             wanted.push(Wanted {
                 owner: Owner::Node(i),
                 rows: Rows::Fixed(rows),
@@ -54,7 +67,7 @@ pub(super) fn place(graph: &Graph, limits: &Limits, storage: Option<&Storage>) -
         let end = offset.checked_add(want.len).ok_or(GraphError::OutOfMemory { bytes: usize::MAX })?;
         let at = placed.partition_point(|(r, _)| r.start <= offset);
         placed.insert(at, (offset..end, i));
-        let view = View { space: Space::Arena, offset, rows: want.rows, cols: want.cols };
+        let view = View::new(Space::Arena, offset, want.rows, want.cols);
         let value = match want.owner {
             Owner::Value(v) => {
                 map.views[v.index()] = Some(view);
@@ -90,7 +103,7 @@ fn size(rows: usize, cols: usize) -> Result<usize, GraphError> {
     len.filter(|n| *n < isize::MAX as usize / 16).ok_or(GraphError::OutOfMemory { bytes: rows.saturating_mul(cols) })
 }
 
-/// Each value from the node that makes it to the last that reads it; results live to the end.
+/// A value lives from the node that makes it to the last node that reads it; a result lives to the end.
 fn lifetimes(graph: &Graph, limits: &Limits) -> Result<Vec<Wanted>, GraphError> {
     let mut alive: Vec<Option<Range<usize>>> = vec![None; graph.value_count()];
     for (i, node) in graph.nodes.iter().enumerate() {
@@ -138,7 +151,7 @@ fn lowest_gap(placed: &[(Range<usize>, usize)], wanted: &[Wanted], want: &Wanted
 }
 
 /// Whether no two values that are alive together share an element.
-pub(crate) fn disjoint(placements: &[Placement]) -> bool {
+fn disjoint(placements: &[Placement]) -> bool {
     let meet = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
     placements
         .iter()

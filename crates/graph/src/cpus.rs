@@ -1,8 +1,9 @@
 //! A CPU of its own for each worker.
 //!
-//! The scheduler wakes a thread near the one that wakes it, or where it ran before, and after a busy time it doesn't look for an idle CPU. Two
-//! workers may then share one CPU while another idles: until the scheduler balances its load, which takes some 10 ms where workers wait
-//! in loops, and has no end where they sleep, since hardly ever two of them want to run when it looks.
+//! The scheduler of the system wakes a thread on a CPU near its waker, or where it ran before; after a busy time it
+//! doesn't search for an idle one. Then two workers share a CPU while another CPU is idle. Workers that poll share it
+//! for some 10 ms, until the scheduler balances its load. Workers that sleep share it without end, because the
+//! scheduler seldom sees both of them ready to run.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,12 +11,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const UNKNOWN: usize = usize::MAX;
 
 /// Where workers were last seen when one of them woke another.
-pub(crate) struct Placement {
+pub(crate) struct WorkerCpus {
     cpus: Vec<AtomicUsize>,
 }
 
-impl Placement {
-    /// For `workers` workers; with none it does nothing.
+impl WorkerCpus {
+    /// For this number of workers. With 0 it does nothing.
     pub(crate) fn new(workers: usize) -> Self {
         Self { cpus: (0..workers).map(|_| AtomicUsize::new(UNKNOWN)).collect() }
     }
@@ -27,7 +28,8 @@ impl Placement {
         }
     }
 
-    /// Moves `worker`, the calling thread, to a CPU that it may use and no other worker was seen on, if another was seen on its own.
+    /// If another worker was seen on the CPU of `worker`, the calling thread, moves it to a CPU that it may use and on
+    /// which no worker was seen.
     pub(crate) fn settle(&self, worker: usize) {
         self.note(worker);
         let Some(here) = self.cpus.get(worker).map(|cpu| cpu.load(Ordering::Relaxed)) else { return };
@@ -51,15 +53,15 @@ mod system {
         Some(sched_getcpu())
     }
 
-    /// Moves the calling thread to the first CPU that it may use and that is `free`, and says to which; afterwards it may use all of them as
-    /// before.
+    /// Moves the calling thread to the first CPU that it may use and that is `free`, and returns that CPU. Its affinity
+    /// stays as it was.
     pub(super) fn move_to(free: impl Fn(usize) -> bool) -> Option<usize> {
         let allowed = sched_getaffinity(None).ok()?;
         let cpu = (0..CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu) && free(*cpu))?;
         let mut alone = CpuSet::new();
         alone.set(cpu);
         sched_setaffinity(None, &alone).ok()?;
-        // What was allowed is allowed still: this can fail only if it has just been forbidden from outside.
+        // This fails only if the affinity was changed from outside in the meantime.
         sched_setaffinity(None, &allowed).ok()?;
         Some(cpu)
     }
@@ -91,12 +93,12 @@ mod tests {
         alone.set(first);
         sched_setaffinity(None, &alone).unwrap();
         sched_setaffinity(None, &before).unwrap();
-        let placement = Placement::new(2);
-        placement.cpus[1].store(first, Ordering::Relaxed);
-        placement.settle(0);
+        let workers = WorkerCpus::new(2);
+        workers.cpus[1].store(first, Ordering::Relaxed);
+        workers.settle(0);
         // The scheduler may have moved the thread before it settled, and then there was no need to.
-        assert_ne!(placement.cpus[0].load(Ordering::Relaxed), first);
-        assert!(cpus.len() > 2 || placement.cpus[0].load(Ordering::Relaxed) == second);
+        assert_ne!(workers.cpus[0].load(Ordering::Relaxed), first);
+        assert!(cpus.len() > 2 || workers.cpus[0].load(Ordering::Relaxed) == second);
         assert_eq!(sched_getaffinity(None).unwrap(), before);
     }
 
@@ -106,10 +108,10 @@ mod tests {
         let mut alone = CpuSet::new();
         alone.set((0..CpuSet::MAX_CPU).find(|cpu| before.is_set(*cpu)).unwrap());
         sched_setaffinity(None, &alone).unwrap();
-        let placement = Placement::new(2);
-        placement.note(1);
-        placement.settle(0);
-        let places = placement.cpus.iter().map(|cpu| cpu.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        let workers = WorkerCpus::new(2);
+        workers.note(1);
+        workers.settle(0);
+        let places = workers.cpus.iter().map(|cpu| cpu.load(Ordering::Relaxed)).collect::<Vec<_>>();
         assert_eq!((places[0], sched_getaffinity(None).unwrap()), (places[1], alone));
         sched_setaffinity(None, &before).unwrap();
     }

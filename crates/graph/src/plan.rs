@@ -1,89 +1,22 @@
-//! Plans: a graph lowered to steps over one arena, made for a maximum and run for any smaller batch.
-
-mod barriers;
-mod place;
+//! Plans: a graph lowered to steps over one arena, made for the largest batch and run on any smaller one.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use smallmind_kernels::Part;
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
-use crate::arena::{Access, Frame, Sharing, Space, View};
+use crate::access::{Sharing, Space, View};
 use crate::batch::Needs;
 use crate::graph::{Graph, NodeId};
-use crate::lower::{Lowering, RopeTables};
+use crate::lower::{self, Lowering, RopeTables};
 use crate::op::{Effects, Heads, Index, Op};
-use crate::{CacheShape, GraphError, Storage, ValueId};
+use crate::place::{self, Placement};
+use crate::step::{Step, Workers};
+use crate::{CacheShape, GraphError, Limits, Storage, ValueId, barriers};
 
-pub(crate) use place::Placed;
-
-/// The largest batch that a plan runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Tokens in a batch.
-    pub tokens: usize,
-    /// Rows of output in a batch.
-    pub outputs: usize,
-    /// Sequences in a batch.
-    pub spans: usize,
-    /// Tokens of a sequence, past ones included.
-    pub context: usize,
-    /// Pages of the key-value cache; 0 where there is none.
-    pub pages: usize,
-}
-
-/// Which workers run a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Workers {
-    /// Worker 0: too little work to share.
-    First,
-    /// All of them, each its part.
-    All,
-}
-
-pub(crate) type StepFn = Box<dyn Fn(&Frame<'_>, Part) + Send + Sync>;
-
-/// A stretch of work between two possible barriers, with everything resolved but the batch's number of rows.
-pub struct Step {
-    pub(crate) node: NodeId,
-    pub(crate) workers: Workers,
-    pub(crate) barrier: bool,
-    pub(crate) accesses: Vec<Access>,
-    pub(crate) run: StepFn,
-}
-
-impl Step {
-    /// The node that the step is (a part of).
-    pub fn node(&self) -> NodeId {
-        self.node
-    }
-
-    /// Which workers run it.
-    pub fn workers(&self) -> Workers {
-        self.workers
-    }
-
-    /// Whether all workers meet before it.
-    pub fn has_barrier(&self) -> bool {
-        self.barrier
-    }
-}
-
-/// Where a value lies in the arena and when it is alive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placement {
-    /// The value, or none for memory that only its node uses.
-    pub value: Option<ValueId>,
-    /// Its elements in the arena.
-    pub elements: Range<usize>,
-    /// The first and last node that touch it.
-    pub alive: Range<usize>,
-}
-
-/// A graph ready to run. It is made once for a model and a maximum; nothing allocates afterwards.
+/// A graph that is ready to run. It is made once for a model and its largest batch; a run allocates nothing.
 pub struct Plan {
     pub(crate) graph: Arc<Graph>,
     pub(crate) limits: Limits,
@@ -185,7 +118,7 @@ impl Plan {
         self.isa
     }
 
-    /// How it reads its parameters, where they don't lie flat.
+    /// How its parameters lie, where they don't lie flat.
     pub fn storage(&self) -> Option<&Arc<Storage>> {
         self.storage.as_ref()
     }
@@ -215,7 +148,7 @@ impl Plan {
         (self.placements.iter().map(|p| p.elements.len()).sum::<usize>() + self.scratch.len()) * 4
     }
 
-    /// How often all workers meet in a run.
+    /// The number of barriers in a run.
     pub fn barriers(&self) -> usize {
         self.steps.iter().filter(|s| s.barrier).count()
     }
@@ -244,7 +177,9 @@ impl WithIsa for Planner<'_> {
     fn call<I: Isa>(self, isa: I) -> Result<Plan, GraphError> {
         let Self { graph, limits, threads, storage, ropes } = self;
         let cache = cache_shape(&graph, &limits)?;
-        let placed = place::place(&graph, &limits, storage.as_deref())?;
+        let temporary = |node| lower::temporary(&graph, node, &limits, storage.as_deref());
+        let temporaries: Vec<_> = graph.nodes.iter().map(temporary).collect();
+        let placed = place::place(&graph, &limits, &temporaries)?;
         let mut lowering = Lowering::new(isa, &graph, limits, &placed, cache.as_ref(), storage.as_deref(), ropes);
         for i in 0..graph.nodes.len() {
             lowering.node(NodeId(i as u32));
@@ -337,7 +272,8 @@ impl fmt::Display for Plan {
         let l = &self.limits;
         writeln!(
             f,
-            "plan: {} tokens, {} outputs, {} spans, context {}, {} pages; {} on {} threads; {} steps, {} barriers; arena {} bytes, unplanned {} bytes",
+            "plan: {} tokens, {} outputs, {} spans, context {}, {} pages; {} on {} threads; {} steps, {} barriers; \
+             arena {} bytes, unplanned {} bytes",
             l.tokens,
             l.outputs,
             l.spans,
@@ -362,18 +298,19 @@ impl fmt::Display for Plan {
                 let arrow = if a.writes { "→" } else { "←" };
                 let sharing = match a.sharing {
                     Sharing::OwnRows { .. } => "rows",
+                    Sharing::OwnCols { .. } => "columns",
                     Sharing::First => "first",
-                    Sharing::Mixed => "mixed",
+                    Sharing::Unpartitioned => "unpartitioned",
                 };
                 let space = match a.view.space {
                     Space::Arena => "",
-                    Space::Params | Space::Stored(_) => "param ",
+                    Space::FlatParams | Space::StoreParam(_) => "param ",
                     Space::Grads => "grad ",
                     Space::Moment1 => "m ",
                     Space::Moment2 => "v ",
                     Space::Cache => "cache ",
                 };
-                write!(f, " {arrow}{space}{}+{} {sharing};", a.view.offset, a.len)?;
+                write!(f, " {arrow}{space}{}+{} {sharing};", a.elements.start, a.elements.len())?;
             }
             writeln!(f, " @ {}", node.path)?;
         }

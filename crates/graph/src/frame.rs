@@ -1,0 +1,347 @@
+//! The memories of a run, and the only ways in which a step reaches them.
+//!
+//! Several workers use one buffer at once. This is sound because of three rules:
+//!
+//! 1. A step reaches only what it declared ([`Access`]): its handles ([`Read`], [`Write`]) are numbers of its own
+//!    accesses. The accesses of one step don't overlap where one of them writes (`Step::new` checks it).
+//! 2. Within a step, workers take windows that don't overlap: their own rows, their own columns, their own scratch
+//!    memory. A step that cuts its windows in another way calls [`Worker::window_mut`], which is unsafe.
+//! 3. Between two steps whose accesses conflict all workers meet (`barriers.rs`).
+//!
+//! Builds with debug assertions check the second and the third rule for every window that is taken (`watch.rs`).
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use smallmind_kernels::{Mat, MatMut, Part};
+
+use crate::access::{Access, Read, Sharing, Space, View, Write};
+use crate::watch::{Touch, Watch};
+use crate::{Batch, ParamStore, Scalars};
+
+/// Where a memory starts, how many elements it has, whether it may be written.
+#[derive(Clone, Copy)]
+struct Base {
+    ptr: *mut f32,
+    len: usize,
+    writable: bool,
+}
+
+impl Base {
+    const NONE: Base = Base { ptr: NonNull::dangling().as_ptr(), len: 0, writable: false };
+
+    fn shared(memory: &[f32]) -> Self {
+        Self { ptr: memory.as_ptr().cast_mut(), len: memory.len(), writable: false }
+    }
+
+    fn exclusive(memory: &mut [f32]) -> Self {
+        Self { ptr: memory.as_mut_ptr(), len: memory.len(), writable: true }
+    }
+}
+
+/// Spaces that are one memory each.
+const SPACES: usize = 6;
+
+/// The place of a space in [`Frame::bases`].
+#[inline(always)]
+fn index(space: Space) -> Option<usize> {
+    Some(match space {
+        Space::Arena => 0,
+        Space::FlatParams => 1,
+        Space::Grads => 2,
+        Space::Moment1 => 3,
+        Space::Moment2 => 4,
+        Space::Cache => 5,
+        Space::StoreParam(_) => return None,
+    })
+}
+
+/// The memories and inputs of one run.
+pub(crate) struct Frame<'a> {
+    bases: [Base; SPACES],
+    /// Parameters, where they don't lie flat.
+    store: Option<&'a ParamStore>,
+    batch: &'a Batch,
+    scalars: &'a Scalars,
+    /// Scratch memory: as many elements for each worker.
+    scratch: Base,
+    workers: usize,
+    watch: &'a Watch,
+}
+
+// SAFETY: the pointers stand for borrows that the frame holds for 'a, shared or exclusive. Workers reach them only
+// through `Worker`, by the rules at the head of this file.
+unsafe impl Sync for Frame<'_> {}
+
+impl<'a> Frame<'a> {
+    /// A frame over an arena whose elements from `values` on are the scratch memory of `workers` workers.
+    pub(crate) fn new(
+        arena: &'a mut [f32],
+        values: usize,
+        workers: usize,
+        (batch, scalars): (&'a Batch, &'a Scalars),
+        watch: &'a Watch,
+    ) -> Self {
+        let (values, scratch) = arena.split_at_mut(values);
+        let mut bases = [Base::NONE; SPACES];
+        bases[0] = Base::exclusive(values);
+        Self { bases, store: None, batch, scalars, scratch: Base::exclusive(scratch), workers, watch }
+    }
+
+    /// Lets steps read `memory` as `space`.
+    pub(crate) fn bind(&mut self, space: Space, memory: &'a [f32]) {
+        if let Some(i) = index(space) {
+            self.bases[i] = Base::shared(memory);
+        }
+    }
+
+    /// Lets steps read and write `memory` as `space`.
+    pub(crate) fn bind_mut(&mut self, space: Space, memory: &'a mut [f32]) {
+        if let Some(i) = index(space) {
+            self.bases[i] = Base::exclusive(memory);
+        }
+    }
+
+    /// Lets steps read the parameters in `store`.
+    pub(crate) fn bind_store(&mut self, store: &'a ParamStore) {
+        self.store = Some(store);
+    }
+
+    /// The memory of a parameter in the store.
+    #[inline(always)]
+    fn param_memory(&self, view: &View) -> &'a [f32] {
+        match (view.space, self.store) {
+            (Space::StoreParam(param), Some(store)) => store.memory(param as usize),
+            _ => panic!("{view:?} is no parameter of a store"),
+        }
+    }
+
+    /// The memory of a view.
+    #[inline(always)]
+    fn base(&self, view: &View) -> Base {
+        match index(view.space) {
+            Some(i) => self.bases[i],
+            None => Base::shared(self.param_memory(view)),
+        }
+    }
+}
+
+/// One worker in one step: its part of the work, and the memory that the step declared.
+pub(crate) struct Worker<'f> {
+    frame: &'f Frame<'f>,
+    accesses: &'f [Access],
+    part: Part,
+    /// The number of the step, and of the barriers before it.
+    at: (usize, usize),
+    /// A bit for each access that was taken for writing, and [`SCRATCH`].
+    taken: Cell<u64>,
+}
+
+/// The bit of [`Worker::taken`] that stands for scratch memory.
+const SCRATCH: u32 = 63;
+/// The most accesses of a step.
+pub(crate) const MAX_ACCESSES: usize = SCRATCH as usize;
+
+impl<'f> Worker<'f> {
+    /// The worker that does `part` of the step number `at.0`, which has `at.1` barriers before it and these accesses.
+    ///
+    /// # Safety
+    /// No two of the accesses overlap if one of them writes. While this worker lives, every other worker of the frame
+    /// has another part, and is in this step or in one whose accesses don't conflict with these.
+    #[inline(always)]
+    pub(crate) unsafe fn new(frame: &'f Frame<'f>, accesses: &'f [Access], part: Part, at: (usize, usize)) -> Self {
+        Self { frame, accesses, part, at, taken: Cell::new(0) }
+    }
+
+    /// Its part of the work.
+    #[inline(always)]
+    pub(crate) fn part(&self) -> Part {
+        self.part
+    }
+
+    /// The run's tokens.
+    #[inline(always)]
+    pub(crate) fn batch(&self) -> &'f Batch {
+        self.frame.batch
+    }
+
+    /// The run's numbers.
+    #[inline(always)]
+    pub(crate) fn scalars(&self) -> &'f Scalars {
+        self.frame.scalars
+    }
+
+    /// The rows of a view that this run uses.
+    #[inline(always)]
+    fn rows(&self, view: &View) -> Range<usize> {
+        view.rows_in(self.frame.batch.len(), self.frame.batch.outputs().len())
+    }
+
+    /// This worker's part of `range`.
+    #[inline(always)]
+    fn own_range(&self, range: Range<usize>, granule: usize) -> Range<usize> {
+        if self.part.count == 1 {
+            return range;
+        }
+        let own = self.part.range(range.len(), granule);
+        range.start + own.start..range.start + own.end
+    }
+
+    /// The rows and columns of an access that are this worker's.
+    #[inline(always)]
+    fn own_window(&self, access: &Access) -> (Range<usize>, Range<usize>) {
+        let (rows, cols) = (self.rows(&access.view), 0..access.view.cols);
+        match access.sharing {
+            Sharing::OwnRows { granule } => (self.own_range(rows, granule), cols),
+            Sharing::OwnCols { granule } => (rows, self.own_range(cols, granule)),
+            Sharing::First => (rows, cols),
+            Sharing::Unpartitioned => panic!("no part of {access:?} is a worker's own"),
+        }
+    }
+
+    /// The start of a window, after checks that it lies in the view and the view in its memory.
+    #[inline(always)]
+    fn window(&self, access: &Access, rows: &Range<usize>, cols: &Range<usize>) -> *mut f32 {
+        let (view, have) = (&access.view, self.rows(&access.view));
+        let base = self.frame.base(view);
+        assert!(view.offset + have.end * view.cols <= base.len, "{view:?} leaves its memory of {} elements", base.len);
+        debug_assert!(view.offset + have.end * view.cols <= access.elements.end, "{access:?} reaches too far");
+        assert!(base.writable || !access.writes, "{view:?} is read-only in this run");
+        assert!(
+            have.start <= rows.start && rows.start <= rows.end && rows.end <= have.end,
+            "rows {rows:?} of {view:?}, of which this run has {have:?}"
+        );
+        assert!(cols.start <= cols.end && cols.end <= view.cols, "columns {cols:?} of {view:?}");
+        if cfg!(debug_assertions) && self.frame.workers > 1 {
+            let ((step, stretch), worker) = (self.at, self.part.index);
+            let (rows, cols, view, writes) = (rows.clone(), cols.clone(), *view, access.writes);
+            self.frame.watch.note(stretch, Touch { worker, step, view, rows, cols, writes });
+        }
+        let start = view.offset + rows.start * view.cols + cols.start;
+        // SAFETY: the offset is clamped to the length of the memory; a window that starts beyond its end is empty.
+        unsafe { base.ptr.add(start.min(base.len)) }
+    }
+
+    #[inline(always)]
+    fn read_access(&self, read: Read) -> &'f Access {
+        let access = &self.accesses[read.0];
+        assert!(!access.writes, "{access:?} is declared as a write");
+        access
+    }
+
+    #[inline(always)]
+    fn write_access(&self, write: Write) -> &'f Access {
+        let access = &self.accesses[write.0];
+        assert!(access.writes, "{access:?} is declared as a read");
+        access
+    }
+
+    #[inline(always)]
+    fn mat(&self, access: &Access, rows: Range<usize>, cols: Range<usize>) -> Mat<'_> {
+        let ptr = self.window(access, &rows, &cols);
+        // SAFETY: `window` checked the bounds. Nothing writes these elements while the step runs: this step's writes
+        // don't overlap its reads, and steps that write them are kept away by barriers, or write this worker's own rows
+        // only.
+        unsafe { Mat::from_raw(ptr, rows.len(), cols.len(), access.view.cols) }
+    }
+
+    /// A matrix that every worker reads, all rows of this run.
+    ///
+    /// # Panics
+    /// If the step declared the access as partitioned.
+    #[inline(always)]
+    pub(crate) fn all(&self, read: Read) -> Mat<'_> {
+        let access = self.read_access(read);
+        assert!(!access.is_partitioned(), "{access:?} is partitioned among the workers");
+        self.mat(access, self.rows(&access.view), 0..access.view.cols)
+    }
+
+    /// This worker's own rows, or columns, of a matrix.
+    ///
+    /// # Panics
+    /// If the step declared the access as unpartitioned.
+    #[inline(always)]
+    pub(crate) fn own(&self, read: Read) -> Mat<'_> {
+        let access = self.read_access(read);
+        let (rows, cols) = self.own_window(access);
+        self.mat(access, rows, cols)
+    }
+
+    /// This worker's own rows, or columns, of a matrix, to write. It can be taken once.
+    ///
+    /// # Panics
+    /// If the step declared the access as unpartitioned; if it was taken before.
+    #[inline(always)]
+    pub(crate) fn own_mut(&self, write: Write) -> MatMut<'_> {
+        let access = self.write_access(write);
+        self.take(write.0 as u32);
+        let (rows, cols) = self.own_window(access);
+        let ptr = self.window(access, &rows, &cols);
+        // SAFETY: `window` checked the bounds. The window is this worker's own and was taken once, so nothing else in
+        // this step reaches its elements: accesses of one step don't overlap where one writes. Other steps are kept
+        // away by the barriers.
+        unsafe { MatMut::from_raw(ptr, rows.len(), cols.len(), access.view.cols) }
+    }
+
+    /// Any window of a matrix, to write.
+    ///
+    /// # Safety
+    /// While this window lives, no other window of this worker may share an element with it; nor may a window that
+    /// another worker takes before the next barrier.
+    ///
+    /// # Panics
+    /// If the window leaves the rows of this run; if the step declared the access as partitioned.
+    #[inline(always)]
+    pub(crate) unsafe fn window_mut(&self, write: Write, rows: Range<usize>, cols: Range<usize>) -> MatMut<'_> {
+        let access = self.write_access(write);
+        assert!(!access.is_partitioned(), "{access:?} is partitioned among the workers");
+        let ptr = self.window(access, &rows, &cols);
+        // SAFETY: `window` checked the bounds; the caller guarantees that nothing else reaches the window's elements.
+        unsafe { MatMut::from_raw(ptr, rows.len(), cols.len(), access.view.cols) }
+    }
+
+    /// The rows of the view that are this worker's own.
+    #[inline(always)]
+    pub(crate) fn own_rows(&self, access: impl Into<usize>) -> Range<usize> {
+        self.own_window(&self.accesses[access.into()]).0
+    }
+
+    /// The columns of the view that are this worker's own.
+    #[inline(always)]
+    pub(crate) fn own_cols(&self, access: impl Into<usize>) -> Range<usize> {
+        self.own_window(&self.accesses[access.into()]).1
+    }
+
+    /// A parameter in a store with its rows and columns, in its own format and order.
+    #[inline(always)]
+    pub(crate) fn param(&self, read: Read) -> (&'f [f32], [usize; 2]) {
+        let view = &self.accesses[read.0].view;
+        (self.frame.param_memory(view), [self.rows(view).len(), view.cols])
+    }
+
+    /// This worker's scratch memory. It can be taken once.
+    ///
+    /// # Panics
+    /// If it was taken before.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref, reason = "it is taken once, and each worker has its own")]
+    pub(crate) fn scratch(&self) -> &mut [f32] {
+        self.take(SCRATCH);
+        let Base { ptr, len, .. } = self.frame.scratch;
+        let each = len / self.frame.workers;
+        assert!(self.part.index < self.frame.workers);
+        // SAFETY: the stretches of different workers are disjoint, no view reaches them, and this worker has not taken
+        // its own in this step.
+        unsafe { std::slice::from_raw_parts_mut(ptr.add(self.part.index * each), each) }
+    }
+
+    /// Marks what is taken for writing.
+    #[inline(always)]
+    fn take(&self, bit: u32) {
+        let (taken, bit) = (self.taken.get(), 1 << bit);
+        assert!(taken & bit == 0, "a worker takes each write of a step once");
+        self.taken.set(taken | bit);
+    }
+}

@@ -1,0 +1,329 @@
+//! The operations: about thirty kinds, each as large as the terms in which a transformer is described.
+//!
+//! Each operation states its facts once ([`Op::info`]): name, parameters, effects, shape rule and cost. How it is
+//! differentiated, lowered and interpreted stands in `grad.rs`, `lower/` and `interpret.rs`. No match over [`Op`] in
+//! this crate has a `_ =>` arm, so a new operation does not compile until each of these places handles it.
+
+mod forward;
+mod gradient;
+mod info;
+mod update;
+
+pub(crate) use info::Operands;
+pub use info::{Bytes, Cost, Effects, Info};
+
+pub use smallmind_kernels::activation::Gelu;
+pub use smallmind_kernels::rope::{Direction, RopeScaling};
+
+use smallmind_kernels::dropout::DropoutKey;
+
+use crate::{ParamId, Scalars};
+
+/// Which integers of the batch index a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Index {
+    /// The token ids.
+    Tokens,
+    /// The positions within each sequence.
+    Positions,
+}
+
+/// The two normalisations and their parameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Norm {
+    /// LayerNorm (Ba et al., 2016), with an optional bias.
+    Layer {
+        /// Scale, `[1, d]`.
+        weight: ParamId,
+        /// Shift, `[1, d]`.
+        bias: Option<ParamId>,
+        /// Added to the variance.
+        eps: f32,
+    },
+    /// RMSNorm (Zhang and Sennrich, 2019).
+    Rms {
+        /// Scale, `[1, d]`.
+        weight: ParamId,
+        /// Added to the mean square.
+        eps: f32,
+    },
+}
+
+impl Norm {
+    /// Columns of the statistics kept for the backward: mean and 1/σ, or 1/rms.
+    pub fn stats_cols(self) -> usize {
+        match self {
+            Norm::Layer { .. } => 2,
+            Norm::Rms { .. } => 1,
+        }
+    }
+
+    /// The scale.
+    pub fn weight(self) -> ParamId {
+        match self {
+            Norm::Layer { weight, .. } | Norm::Rms { weight, .. } => weight,
+        }
+    }
+
+    /// The shift, if there is one.
+    pub fn bias(self) -> Option<ParamId> {
+        match self {
+            Norm::Layer { bias, .. } => bias,
+            Norm::Rms { .. } => None,
+        }
+    }
+
+    /// The scale, then the shift if there is one.
+    pub(crate) fn params(self) -> impl Iterator<Item = ParamId> {
+        std::iter::once(self.weight()).chain(self.bias())
+    }
+}
+
+/// Rotary position embedding: how angles come from positions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RopeSpec {
+    /// Features in a head, even.
+    pub head_dim: usize,
+    /// The base of the frequencies.
+    pub theta: f64,
+    /// Stretching of the frequencies for longer contexts.
+    pub scaling: Option<RopeScaling>,
+}
+
+/// The heads of an attention.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Heads {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads, a divisor of `heads`.
+    pub kv_heads: usize,
+    /// Features in a head.
+    pub head_dim: usize,
+    /// Factor of each score (the product of a query and a key) before the softmax. Finite.
+    pub scale: f32,
+}
+
+impl Heads {
+    /// Heads whose scores are multiplied by 1/√head_dim (Vaswani et al., "Attention Is All You Need", 2017).
+    pub fn new(heads: usize, kv_heads: usize, head_dim: usize) -> Self {
+        Self { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() }
+    }
+
+    /// Columns of the queries.
+    pub fn q_cols(self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Columns of the keys, and of the values.
+    pub fn kv_cols(self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Columns of queries, keys and values side by side.
+    pub fn qkv_cols(self) -> usize {
+        self.q_cols() + 2 * self.kv_cols()
+    }
+
+    /// Query heads for each key head.
+    pub fn group(self) -> usize {
+        self.heads / self.kv_heads
+    }
+}
+
+/// Dropout: each element is zeroed with `probability`, the others divided by `1 - probability`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DropoutSpec {
+    /// The probability that an element is zeroed, in `[0, 1)`.
+    pub probability: f32,
+    /// Makes the masks of a graph's dropouts differ.
+    pub salt: u32,
+}
+
+impl DropoutSpec {
+    /// The key of its random numbers in a run.
+    pub(crate) fn key(&self, scalars: &Scalars) -> DropoutKey {
+        DropoutKey { seed: scalars.dropout_seed, step: scalars.dropout_step, salt: self.salt }
+    }
+}
+
+/// AdamW's constants (Loshchilov and Hutter, 2019); learning rate and step number are inputs of a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWSpec {
+    /// β₁: decay of the mean of gradients, in `[0, 1)`.
+    pub beta1: f64,
+    /// β₂: decay of the mean of squared gradients, in `[0, 1)`.
+    pub beta2: f64,
+    /// ε: added to the root of the mean of squares.
+    pub eps: f64,
+    /// λ: weight decay of the parameters marked [`crate::Decay::Yes`].
+    pub weight_decay: f64,
+}
+
+/// An operation. `[x] → [y]` lists its inputs and outputs. Two dimensions are symbolic: `tokens`, and `outputs`, the
+/// tokens whose rows the batch asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// `[] → [y [tokens, d]]`: rows of a table.
+    Embedding {
+        /// `[entries, d]`.
+        table: ParamId,
+        /// What selects the rows.
+        index: Index,
+    },
+    /// `[dy] → []`, accumulates into the table's gradient.
+    EmbeddingGrad {
+        /// The table.
+        table: ParamId,
+        /// What selected the rows.
+        index: Index,
+    },
+    /// `[a, b] → [a + b]`.
+    Add,
+    /// `[x] → [y]`; its own backward.
+    Dropout(DropoutSpec),
+    /// `[x] → [y, stats]`.
+    Norm(Norm),
+    /// `[x, r] → [sum, y, stats]`: `sum = x + r`, `y = norm(sum)`.
+    AddNorm(Norm),
+    /// `[dy, x, stats] or [dy, x, stats, add] → [dx (+ add)]`, accumulates into the gradients of scale and shift.
+    NormGrad(Norm),
+    /// `[x] or [x, residual] → [x·Wᵀ (+ bias) (+ residual)]`.
+    Linear {
+        /// `[out, in]`.
+        weight: ParamId,
+        /// `[1, out]`.
+        bias: Option<ParamId>,
+    },
+    /// `[dy] or [dy, add] → [dy·W (+ add)]`.
+    LinearGradInput {
+        /// `[out, in]`.
+        weight: ParamId,
+    },
+    /// `[dy, x] → []`, accumulates `dyᵀ·x`.
+    LinearGradWeight {
+        /// `[out, in]`.
+        weight: ParamId,
+    },
+    /// `[dy] → []`, accumulates the sum over rows.
+    BiasGrad {
+        /// `[1, out]`.
+        bias: ParamId,
+    },
+    /// `[x] → [y]`: rotates the first `heads` heads of every row, copies the other columns.
+    Rope {
+        /// How angles follow from positions.
+        rope: RopeSpec,
+        /// How many heads are rotated.
+        heads: usize,
+        /// Backward rotates by the negative angles.
+        direction: Direction,
+    },
+    /// `[x] → [y]`.
+    Gelu(Gelu),
+    /// `[x, dy] → [dx]`.
+    GeluGrad(Gelu),
+    /// `[gate | up [tokens, 2f]] → [silu(gate) * up [tokens, f]]`.
+    SwiGlu,
+    /// `[gate | up, dy] → [d gate | d up]`.
+    SwiGluGrad,
+    /// `[q | k | v] → [out [tokens, heads·head_dim], lse [tokens, heads]]`: causal, within each span.
+    Attention {
+        /// How the columns are divided into heads.
+        heads: Heads,
+        /// Dropout of the attention weights.
+        dropout: Option<DropoutSpec>,
+    },
+    /// `[dout, q | k | v, out, lse] → [dq | dk | dv]`.
+    AttentionGrad {
+        /// How the columns are divided into heads.
+        heads: Heads,
+        /// Dropout of the attention weights.
+        dropout: Option<DropoutSpec>,
+    },
+    /// `[q | k | v] → []`: writes keys and values into the cache at each span's slot and positions.
+    CacheAppend {
+        /// Which layer of the cache.
+        layer: usize,
+        /// How the columns are divided into heads.
+        heads: Heads,
+    },
+    /// `[q | k | v] → [out]`: causal attention of the queries over the cache, past and present.
+    CachedAttention {
+        /// Which layer of the cache.
+        layer: usize,
+        /// How the columns are divided into heads.
+        heads: Heads,
+    },
+    /// `[x [tokens, d]] → [y [outputs, d]]`: the rows that the batch asks for.
+    SelectRows,
+    /// `[x [tokens, d]] → [loss [tokens, 1]]`: cross-entropy of the targets under `softmax(x·Wᵀ)`, by chunks of rows.
+    LinearCrossEntropy {
+        /// The output head, `[vocab, d]`.
+        weight: ParamId,
+    },
+    /// `[x] → [loss, dx]`, accumulates the head's gradient; gradients carry the run's loss scale.
+    LinearCrossEntropyGrad {
+        /// The output head, `[vocab, d]`.
+        weight: ParamId,
+    },
+    /// `[] → [partial sums [blocks, 1]]`: squares of all gradients, by blocks of fixed size.
+    GradSquares,
+    /// `[partial sums] → [norm | factor [1, 2]]`: the norm of all gradients, and the factor that brings it down to
+    /// `max_norm`, at most 1.
+    ClipFactor {
+        /// The greatest norm allowed; infinite for no clipping.
+        max_norm: f64,
+    },
+    /// `[norm | factor] → []`: updates all parameters and zeroes their gradients; does nothing if the norm is not
+    /// finite.
+    AdamW(AdamWSpec),
+}
+
+impl Op {
+    /// Its facts.
+    pub fn info(&self) -> Info {
+        match *self {
+            Op::Embedding { table, .. } => forward::embedding(table),
+            Op::EmbeddingGrad { table, .. } => gradient::embedding_grad(table),
+            Op::Add => forward::add(),
+            Op::Dropout(spec) => forward::dropout(spec),
+            Op::Norm(norm) => forward::norm(norm),
+            Op::AddNorm(norm) => forward::add_norm(norm),
+            Op::NormGrad(norm) => gradient::norm_grad(norm),
+            Op::Linear { weight, bias } => forward::linear(weight, bias),
+            Op::LinearGradInput { weight } => gradient::linear_grad_input(weight),
+            Op::LinearGradWeight { weight } => gradient::linear_grad_weight(weight),
+            Op::BiasGrad { bias } => gradient::bias_grad(bias),
+            Op::Rope { rope, heads, direction } => forward::rope(rope, heads, direction),
+            Op::Gelu(_) => forward::gelu(),
+            Op::GeluGrad(_) => gradient::gelu_grad(),
+            Op::SwiGlu => forward::swiglu(),
+            Op::SwiGluGrad => gradient::swiglu_grad(),
+            Op::Attention { heads, dropout } => forward::attention(heads, dropout),
+            Op::AttentionGrad { heads, dropout } => gradient::attention_grad(heads, dropout),
+            Op::CacheAppend { heads, .. } => forward::cache_append(heads),
+            Op::CachedAttention { heads, .. } => forward::cached_attention(heads),
+            Op::SelectRows => forward::select_rows(),
+            Op::LinearCrossEntropy { weight } => forward::linear_cross_entropy(weight),
+            Op::LinearCrossEntropyGrad { weight } => gradient::linear_cross_entropy_grad(weight),
+            Op::GradSquares => update::grad_squares(),
+            Op::ClipFactor { max_norm } => update::clip_factor(max_norm),
+            Op::AdamW(_) => update::adamw(),
+        }
+    }
+
+    /// [`Info::name`].
+    pub fn name(&self) -> &'static str {
+        self.info().name
+    }
+
+    /// [`Info::params`].
+    pub fn params(&self) -> Vec<ParamId> {
+        self.info().params
+    }
+
+    /// [`Info::effects`].
+    pub fn effects(&self) -> Effects {
+        self.info().effects
+    }
+}
