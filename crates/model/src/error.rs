@@ -105,6 +105,50 @@ pub enum ModelError {
     NoTokenizer(PathBuf),
 }
 
+/// The kind of an error: who or what has to change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// The request: a setting or an argument that makes no sense.
+    Usage,
+    /// A model or data file.
+    BadFile,
+    /// Memory, or another limit, is exceeded.
+    Limit,
+    /// Anything else.
+    Failed,
+}
+
+impl From<&CheckpointError> for ErrorClass {
+    fn from(error: &CheckpointError) -> Self {
+        if error.is_bad_file() { Self::BadFile } else { Self::Failed }
+    }
+}
+
+impl From<&GraphError> for ErrorClass {
+    fn from(error: &GraphError) -> Self {
+        if matches!(error, GraphError::OutOfMemory { .. }) { Self::Limit } else { Self::Failed }
+    }
+}
+
+impl ModelError {
+    /// The kind of the error.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Config(error) => error.class(),
+            Self::Checkpoint(error) => error.into(),
+            Self::Tokenizer(error) => error.class(),
+            Self::Graph(error) => error.into(),
+            Self::Context { asked: 0, .. } => ErrorClass::Usage,
+            Self::Context { .. } | Self::TooLong { .. } => ErrorClass::Limit,
+            Self::NonFinite { .. } => ErrorClass::Failed,
+            Self::TensorShape { .. } | Self::UnusedTensors { .. } | Self::Vocabulary { .. } | Self::NoTokenizer(_) => {
+                ErrorClass::BadFile
+            }
+            Self::Sampler(_) | Self::Stop(_) | Self::Preset { .. } | Self::EmptyPrompt => ErrorClass::Usage,
+        }
+    }
+}
+
 /// The first few of some tensors and their number.
 fn unused(names: &[String]) -> String {
     const SHOWN: usize = 3;

@@ -77,7 +77,7 @@ pub use config::{
     Biases, ConfigError, DropoutConfig, Family, Head, KeyRule, Mlp, ModelConfig, NormKind, Positions, RopeConfig,
     Supported, UnknownKeys, config_keys,
 };
-pub use error::ModelError;
+pub use error::{ErrorClass, ModelError};
 pub use generation_config::GenerationConfig;
 pub use generator::{Finish, GenerateOptions, Generation, Generator};
 pub use load::{LoadOptions, UnusedTensors};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use smallmind_checkpoint::CheckpointError;
 use smallmind_graph::GraphError;
 use smallmind_model::tokenizer::TokenizerError;
-use smallmind_model::{ConfigError, ModelError};
+use smallmind_model::{ErrorClass, ModelError};
 
 use crate::data::DataError;
 use crate::run_dir::Found;
@@ -179,30 +179,15 @@ fn hint(name: &Option<String>) -> String {
     name.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default()
 }
 
-/// Kinds of failure, as exit codes tell them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorClass {
-    /// What was asked for makes no sense.
-    Usage,
-    /// A model or data file is bad.
-    BadFile,
-    /// Out of memory, or over a limit.
-    Limit,
-    /// Anything else.
-    Failed,
-}
-
 impl TrainError {
-    /// Its kind.
+    /// The kind of the error.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Model(e) => model_class(e),
-            Self::Checkpoint(e) if e.is_bad_file() => ErrorClass::BadFile,
-            Self::Checkpoint(_) | Self::Write { .. } | Self::MakeFolder { .. } | Self::NonFinite { .. } => {
-                ErrorClass::Failed
-            }
-            Self::Data(DataError::StdinAgain) => ErrorClass::Usage,
-            Self::Data(_) | Self::Read { .. } | Self::NoRun { .. } | Self::Damaged { .. } => ErrorClass::BadFile,
+            Self::Model(error) => error.class(),
+            Self::Checkpoint(error) => error.into(),
+            Self::Data(error) => error.class(),
+            Self::Write { .. } | Self::MakeFolder { .. } | Self::NonFinite { .. } => ErrorClass::Failed,
+            Self::Read { .. } | Self::NoRun { .. } | Self::Damaged { .. } => ErrorClass::BadFile,
             Self::Toml { .. }
             | Self::Assignment { .. }
             | Self::UnknownKey { .. }
@@ -216,51 +201,6 @@ impl TrainError {
             | Self::Busy(_) => ErrorClass::Usage,
         }
     }
-}
-
-/// The kind of a model's error.
-pub fn model_class(error: &ModelError) -> ErrorClass {
-    match error {
-        ModelError::Config(
-            ConfigError::Missing { path, .. }
-            | ConfigError::Type { path, .. }
-            | ConfigError::Invalid { path, .. }
-            | ConfigError::Unknown { path, .. },
-        ) => {
-            if path.is_some() {
-                ErrorClass::BadFile
-            } else {
-                ErrorClass::Usage
-            }
-        }
-        // A model that was made here.
-        ModelError::Config(ConfigError::NotStorable { .. }) => ErrorClass::Usage,
-        ModelError::Checkpoint(e) => {
-            if e.is_bad_file() {
-                ErrorClass::BadFile
-            } else {
-                ErrorClass::Failed
-            }
-        }
-        ModelError::Context { asked: 0, .. } => ErrorClass::Usage,
-        ModelError::Graph(GraphError::OutOfMemory { .. }) | ModelError::TooLong { .. } | ModelError::Context { .. } => {
-            ErrorClass::Limit
-        }
-        ModelError::Graph(_) | ModelError::NonFinite { .. } => ErrorClass::Failed,
-        ModelError::Tokenizer(e) => tokenizer_class(e),
-        ModelError::TensorShape { .. }
-        | ModelError::UnusedTensors { .. }
-        | ModelError::Vocabulary { .. }
-        | ModelError::NoTokenizer(_) => ErrorClass::BadFile,
-        ModelError::Sampler(_) | ModelError::Stop(_) | ModelError::Preset { .. } | ModelError::EmptyPrompt => {
-            ErrorClass::Usage
-        }
-    }
-}
-
-/// The kind of a tokenizer's error.
-pub fn tokenizer_class(_: &TokenizerError) -> ErrorClass {
-    ErrorClass::BadFile
 }
 
 impl From<TokenizerError> for TrainError {

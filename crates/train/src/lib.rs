@@ -90,7 +90,7 @@ mod trainer;
 
 pub use batches::{Batches, Draw, Windows};
 pub use config::{DataSection, TrainConfig};
-pub use error::{ErrorClass, TrainError, model_class, tokenizer_class};
+pub use error::TrainError;
 pub use evaluate::{EvaluateSettings, Evaluation, evaluate_text};
 pub use event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
 pub use layer::Layer;
@@ -100,3 +100,5 @@ pub use run_folder::{TrainerState, data_settings};
 pub use step::{BatchShape, Evaluator, Learner, Optimizer, Update};
 pub use stepper::{RunParts, StepSettings, Stepper, TimedCheckpoint};
 pub use trainer::Trainer;
+
+pub use smallmind_model::ErrorClass;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::ErrorClass;
+
 /// A configuration that makes no model, or that no file can state.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -93,6 +95,24 @@ impl ConfigError {
     /// The error for a width that heads don't divide.
     pub(crate) fn heads_must_divide(heads: usize, d_model: usize) -> Self {
         Self::invalid("heads", heads, format!("the heads must divide the width {d_model} evenly"))
+    }
+
+    /// The kind of the error: a file is bad, or else the request.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Missing { path, .. }
+            | Self::Type { path, .. }
+            | Self::Invalid { path, .. }
+            | Self::Unknown { path, .. } => {
+                if path.is_some() {
+                    ErrorClass::BadFile
+                } else {
+                    ErrorClass::Usage
+                }
+            }
+            // The model was made in memory.
+            Self::NotStorable { .. } => ErrorClass::Usage,
+        }
     }
 
     /// The same error, saying in which file.

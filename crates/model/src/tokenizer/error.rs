@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use smallmind_checkpoint::json_problem;
 use thiserror::Error;
 
+use crate::ErrorClass;
+
 /// The most that a message repeats of what a file says.
 const MAX_MESSAGE_BYTES: usize = 240;
 
@@ -113,6 +115,25 @@ pub enum TokenizerError {
 }
 
 impl TokenizerError {
+    /// The kind of the error: a file is bad, but for a vocabulary's size, which is asked for, and a file that can't be written.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::VocabularySize { .. } => ErrorClass::Usage,
+            Self::Write { .. } => ErrorClass::Failed,
+            Self::Read { .. }
+            | Self::InFile { .. }
+            | Self::TooLarge { .. }
+            | Self::Json { .. }
+            | Self::Field { .. }
+            | Self::Unsupported { .. }
+            | Self::EmptyText
+            | Self::UnknownCharacter { .. }
+            | Self::SpecialInText { .. }
+            | Self::UnknownId { .. }
+            | Self::Library { .. } => ErrorClass::BadFile,
+        }
+    }
+
     /// A [`TokenizerError::Field`].
     pub(super) fn field(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Field { field: clipped(field.into()), problem: clipped(problem.into()) }

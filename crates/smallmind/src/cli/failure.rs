@@ -7,10 +7,10 @@ use smallmind::bench::BenchError;
 use smallmind::checkpoint::CheckpointError;
 use smallmind::graph::GraphError;
 use smallmind::model::tokenizer::TokenizerError;
-use smallmind::model::{ConfigError, ModelError};
+use smallmind::model::{ConfigError, ErrorClass, ModelError};
 use smallmind::simd::IsaError;
 use smallmind::train::data::DataError;
-use smallmind::train::{ErrorClass, Found, TrainError};
+use smallmind::train::{Found, TrainError};
 
 /// What a verb returns.
 pub type Outcome = anyhow::Result<()>;
@@ -179,44 +179,16 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     })
 }
 
-/// The class of the libraries' errors.
+/// The kind of an error of the libraries.
 fn class_of(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorClass> {
-    if let Some(error) = cause.downcast_ref::<TrainError>() {
-        return Some(if let TrainError::Model(error) = error { model_class(error) } else { error.class() });
-    }
-    if let Some(error) = cause.downcast_ref::<ModelError>() {
-        return Some(model_class(error));
-    }
-    if let Some(error) = cause.downcast_ref::<TokenizerError>() {
-        return Some(tokenizer_class(error));
-    }
-    if let Some(error) = cause.downcast_ref::<CheckpointError>() {
-        return Some(if error.is_bad_file() { ErrorClass::BadFile } else { ErrorClass::Failed });
-    }
-    if let Some(error) = cause.downcast_ref::<GraphError>() {
-        return Some(if matches!(error, GraphError::OutOfMemory { .. }) {
-            ErrorClass::Limit
-        } else {
-            ErrorClass::Failed
-        });
-    }
-    if let Some(error) = cause.downcast_ref::<DataError>() {
-        return Some(if matches!(error, DataError::StdinAgain) { ErrorClass::Usage } else { ErrorClass::BadFile });
-    }
-    cause.is::<ConfigError>().then_some(ErrorClass::Usage)
-}
-
-fn model_class(error: &ModelError) -> ErrorClass {
-    if let ModelError::Tokenizer(error) = error { tokenizer_class(error) } else { smallmind::train::model_class(error) }
-}
-
-/// A vocabulary's size is asked for, and a file that can't be written is no bad file.
-fn tokenizer_class(error: &TokenizerError) -> ErrorClass {
-    match error {
-        TokenizerError::VocabularySize { .. } => ErrorClass::Usage,
-        TokenizerError::Write { .. } => ErrorClass::Failed,
-        other => smallmind::train::tokenizer_class(other),
-    }
+    let graph = || cause.downcast_ref::<GraphError>().map(Into::into);
+    let checkpoint = || cause.downcast_ref::<CheckpointError>().map(Into::into);
+    let tokenizer = || cause.downcast_ref().map(TokenizerError::class);
+    let config = || cause.downcast_ref().map(ConfigError::class);
+    let model = || cause.downcast_ref().map(ModelError::class);
+    let data = || cause.downcast_ref().map(DataError::class);
+    let train = cause.downcast_ref().map(TrainError::class);
+    train.or_else(data).or_else(model).or_else(config).or_else(tokenizer).or_else(checkpoint).or_else(graph)
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use smallmind_model::ErrorClass;
+
 /// An error in the data of a training run. Each says where, why, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -264,6 +266,11 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// The kind of the error.
+    pub fn class(&self) -> ErrorClass {
+        if matches!(self, Self::StdinAgain) { ErrorClass::Usage } else { ErrorClass::BadFile }
+    }
+
     /// Turns an error of the system into one that names the file: `map_err(DataError::io("read", path))`.
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| match source.kind() {
