@@ -171,7 +171,7 @@ fn elementwise_operations_are_bound_by_what_they_do() {
         let tokens = 512.min(config.context);
         let model = Model::random(config, 1).unwrap();
         let shape = BatchShape { sequences: 4, context: tokens };
-        let optimizer = TrainConfig::layered(Some(preset), &[]).unwrap().optimizer();
+        let optimizer = TrainConfig::with_overlays(Some(preset), &[]).unwrap().optimizer();
         let mut learner = Learner::new(model, shape, optimizer, 1, IsaKind::best()).unwrap();
         let mut batch = Batch::default();
         (0..4).for_each(|_| batch.push_with_targets(&vec![1; tokens], &vec![2; tokens]));

@@ -1,6 +1,6 @@
 //! What a training is told: sections of keys.
 //!
-//! Where the keys come from, and which stands over which, is [`Layer`](crate::Layer)'s subject.
+//! Where the keys come from, and which stands over which, is [`Overlay`](crate::Overlay)'s subject.
 
 use std::path::PathBuf;
 

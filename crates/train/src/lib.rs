@@ -2,7 +2,7 @@
 //!
 //! # A run and its continuation
 //!
-//! A training is told what to do by layers of settings, prepares its text in the folder of its run, and tells what happens as
+//! A training is told what to do by overlays of settings, prepares its text in the folder of its run, and tells what happens as
 //! [`Event`]s. The folder is at every moment one that can be gone on with.
 //!
 //! ```
@@ -10,17 +10,17 @@
 //!
 //! use smallmind_model::Model;
 //! use smallmind_simd::IsaKind;
-//! use smallmind_train::{Event, Existing, Layer, RunDir, Source, TrainConfig, Trainer, prepare};
+//! use smallmind_train::{Event, Existing, Overlay, RunDir, Source, TrainConfig, Trainer, prepare};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
 //! let run = dir.path().join("run");
 //!
-//! // A preset and some settings over it, by their own names or by nanoGPT's. A layer can also be a TOML file.
+//! // A preset and some settings over it, by their own names or by nanoGPT's. An overlay can also be a TOML file.
 //! let settings = ["model.d_model=32", "n_layer=1", "n_head=2", "block_size=32", "data.vocab_size=300", "max_iters=30"];
-//! let mut layers = settings.map(Layer::assignment).into_iter().collect::<Result<Vec<_>, _>>()?;
-//! layers.push(Layer::assignment("eval.interval=15")?);
-//! let config = TrainConfig::layered(Some("quickstart"), &layers)?;
+//! let mut overlays = settings.map(Overlay::assignment).into_iter().collect::<Result<Vec<_>, _>>()?;
+//! overlays.push(Overlay::assignment("eval.interval=15")?);
+//! let config = TrainConfig::with_overlays(Some("quickstart"), &overlays)?;
 //!
 //! // The folder is this training's alone from here on. The built-in stories need no file.
 //! let dir = RunDir::claim(&run, Existing::Refuse)?;
@@ -39,7 +39,7 @@
 //!
 //! // Twenty steps more, from the last checkpoint, with another number of threads. A folder has one trainer at a time.
 //! drop(trainer);
-//! let more = [Layer::assignment("train.steps=50")?];
+//! let more = [Overlay::assignment("train.steps=50")?];
 //! let mut trainer = Trainer::resume(&run, &more, 1, IsaKind::best())?;
 //! assert_eq!(trainer.run(&never, &mut |_| {})?.steps, 50);
 //!
@@ -53,7 +53,7 @@
 //!
 //! | subject | items |
 //! |---|---|
-//! | settings | [`TrainConfig`], [`Layer`] |
+//! | settings | [`TrainConfig`], [`Overlay`] |
 //! | nanoGPT's names for them | [`nanogpt`](mod@nanogpt) |
 //! | text to token shards to windows | [`prepare`](fn@prepare), [`data`](mod@data) |
 //! | text without a file | [`stories`](mod@stories) |
@@ -75,8 +75,8 @@ mod error;
 mod evaluate;
 mod event;
 mod keys;
-mod layer;
 pub mod nanogpt;
+mod overlay;
 pub mod prepare;
 mod random;
 mod run_dir;
@@ -93,7 +93,7 @@ pub use config::{DataSection, TrainConfig};
 pub use error::TrainError;
 pub use evaluate::{EvaluateSettings, Evaluation, evaluate_text};
 pub use event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
-pub use layer::Layer;
+pub use overlay::Overlay;
 pub use prepare::{Prepared, Progress, Source, prepare, read_corpus};
 pub use run_dir::{Existing, Found, RunDir, is_run};
 pub use run_folder::{TrainerState, data_settings};

@@ -5,14 +5,14 @@
 use toml::Value;
 
 use crate::keys::parse_value;
-use crate::layer::ACCUMULATION;
-use crate::{Layer, TrainError};
+use crate::overlay::ACCUMULATION;
+use crate::{Overlay, TrainError};
 
 /// What a name with a value comes to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Meaning {
     /// A setting, and what differs from nanoGPT, if anything does.
-    Setting(Layer, Option<&'static str>),
+    Setting(Overlay, Option<&'static str>),
     /// The folder of the run.
     Out(String),
     /// Whether the training in that folder goes on.
@@ -126,12 +126,12 @@ pub fn meaning(name: &str, value: &str) -> Option<Result<Meaning, TrainError>> {
         _ => Err(refused("it must be True or False")),
     };
     Some(match rule(name)? {
-        Rule::Key(key) => Ok(Meaning::Setting(Layer::of_text(key, value, origin), None)),
-        // Only known together with batch and context: `TrainConfig::layered` turns it into tokens.
-        Rule::Accumulation => Ok(Meaning::Setting(Layer::of(ACCUMULATION, parse_value(value), origin), None)),
+        Rule::Key(key) => Ok(Meaning::Setting(Overlay::of_text(key, value, origin), None)),
+        // Only known together with batch and context: `TrainConfig::with_overlays` turns it into tokens.
+        Rule::Accumulation => Ok(Meaning::Setting(Overlay::of(ACCUMULATION, parse_value(value), origin), None)),
         Rule::DecayLr => truth().map(|falls| {
             let (schedule, differs) = if falls { ("cosine", None) } else { ("constant", Some(NO_WARMUP)) };
-            Meaning::Setting(Layer::of_text("train.schedule", schedule, origin.clone()), differs)
+            Meaning::Setting(Overlay::of_text("train.schedule", schedule, origin.clone()), differs)
         }),
         Rule::OutDir => Ok(Meaning::Out(value.to_owned())),
         Rule::InitFrom => match value.trim_matches(['"', '\'']) {

@@ -24,7 +24,7 @@ use smallmind_model::Model;
 
 use crate::config::{DataSection, TrainConfig};
 use crate::event::{EvalEvent, Event, StepEvent};
-use crate::layer::Layer;
+use crate::overlay::Overlay;
 use crate::run_dir::{RunDir, is_run};
 use crate::{Learner, TrainError};
 
@@ -194,9 +194,9 @@ fn write_config(folder: &Path, config: &TrainConfig) -> Result<(), TrainError> {
 ///
 /// # Errors
 /// A file that can't be read or isn't TOML.
-pub fn told(run: &Path) -> Result<Option<Layer>, TrainError> {
+pub fn told(run: &Path) -> Result<Option<Overlay>, TrainError> {
     let path = run.join(CONFIG_COPY);
-    if path.symlink_metadata().is_err() { Ok(None) } else { Layer::file(&path).map(Some) }
+    if path.symlink_metadata().is_err() { Ok(None) } else { Overlay::file(&path).map(Some) }
 }
 
 /// The settings by which a run divided its text: those of its newest whole checkpoint; without one, what its `train.toml` says.

@@ -18,7 +18,7 @@ use crate::config::{ScheduleKind, TrainConfig};
 use crate::data::{Dataset, Split};
 use crate::evaluate::whole_set;
 use crate::event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
-use crate::layer::Layer;
+use crate::overlay::Overlay;
 use crate::prepare::{self, Prepared};
 use crate::run_dir::RunDir;
 use crate::run_folder::{self, RunFolder, STATE_VERSION, TrainerState};
@@ -97,18 +97,18 @@ impl Trainer {
         Ok(trainer)
     }
 
-    /// Goes on with the run in the folder `run` from its newest whole checkpoint, bit for bit, with any number of threads. `layers` may
+    /// Goes on with the run in the folder `run` from its newest whole checkpoint, bit for bit, with any number of threads. `overlays` may
     /// change how long it trains and what it tells; so may `train.toml` in the folder, below them. A file of the model that is missing or
     /// damaged is written again.
     ///
     /// # Errors
     /// No run, another training at work on it, no whole checkpoint, data of another run, a setting that is fixed, or fewer steps than are done.
-    pub fn resume(run: &Path, layers: &[Layer], threads: usize, isa: IsaKind) -> Result<Self, TrainError> {
+    pub fn resume(run: &Path, overlays: &[Overlay], threads: usize, isa: IsaKind) -> Result<Self, TrainError> {
         let dir = RunDir::open(run)?;
         // A checkpoint may be set aside under another name, where a process was killed while it replaced that.
         run_folder::checkpoints(run, 1).clean()?;
         let (checkpoint, mut state, mut warnings) = run_folder::latest(run)?;
-        state.config = resumed_config(run, &state.config, layers, &mut warnings)?;
+        state.config = resumed_config(run, &state.config, overlays, &mut warnings)?;
         if state.config.train.steps < state.step {
             return Err(TrainError::StepsDone { asked: state.config.train.steps, done: state.step });
         }
@@ -444,11 +444,11 @@ impl Trainer {
     }
 }
 
-/// What a run goes on with: the settings of its checkpoint, below what its `train.toml` says, below `layers`.
+/// What a run goes on with: the settings of its checkpoint, below what its `train.toml` says, below `overlays`.
 fn resumed_config(
     run: &Path,
     before: &TrainConfig,
-    layers: &[Layer],
+    overlays: &[Overlay],
     warnings: &mut Vec<String>,
 ) -> Result<TrainConfig, TrainError> {
     let mut config = before.clone();
@@ -459,7 +459,7 @@ fn resumed_config(
             warnings.push(format!("{} is obeyed where it differs from the last checkpoint: {changes}", told.origin));
         }
     }
-    config.resumed(layers)
+    config.resumed(overlays)
 }
 
 /// Writes the files of the best model again, those that are missing or damaged. Weights that are whole stay, whatever became of the others.

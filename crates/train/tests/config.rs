@@ -1,4 +1,4 @@
-//! Settings: their layers, their names, and what each refuses.
+//! Settings: their overlays, their names, and what each refuses.
 
 #[path = "config/messages.rs"]
 mod messages;
@@ -10,41 +10,42 @@ use std::fs;
 use smallmind_graph::op::Gelu;
 use smallmind_model::{Biases, Head, Mlp, NormKind, Positions};
 use smallmind_train::config::ScheduleKind;
-use smallmind_train::{BatchShape, ErrorClass, Layer, TrainConfig, TrainError};
+use smallmind_train::{BatchShape, ErrorClass, Overlay, TrainConfig, TrainError};
 
-fn layers(assignments: &[&str]) -> Vec<Layer> {
-    assignments.iter().map(|text| Layer::assignment(text).unwrap()).collect()
+fn overlays(assignments: &[&str]) -> Vec<Overlay> {
+    assignments.iter().map(|text| Overlay::assignment(text).unwrap()).collect()
 }
 
 fn with(preset: Option<&str>, assignments: &[&str]) -> TrainConfig {
-    TrainConfig::layered(preset, &layers(assignments)).unwrap()
+    TrainConfig::with_overlays(preset, &overlays(assignments)).unwrap()
 }
 
-/// A TOML text as a layer.
-fn file_layer(text: &str) -> Result<Layer, TrainError> {
+/// A TOML text as an overlay.
+fn file_overlay(text: &str) -> Result<Overlay, TrainError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run.toml");
     fs::write(&path, text).unwrap();
-    Layer::file(&path)
+    Overlay::file(&path)
 }
 
 #[test]
 fn later_layers_win() {
-    let file = file_layer("[train]\nlr = 0.5\nsteps = 7\nbatch = 3\n[model]\npreset = \"nanogpt-gpu\"\n").unwrap();
-    let environment = Layer { origin: "SMALLMIND_TRAIN_STEPS".into(), ..Layer::assignment("train.steps=8").unwrap() };
-    let line = Layer::assignment("train.batch=4").unwrap();
-    let layers = [file.clone(), environment, line];
-    let config = TrainConfig::layered(None, &layers).unwrap();
+    let file = file_overlay("[train]\nlr = 0.5\nsteps = 7\nbatch = 3\n[model]\npreset = \"nanogpt-gpu\"\n").unwrap();
+    let environment =
+        Overlay { origin: "SMALLMIND_TRAIN_STEPS".into(), ..Overlay::assignment("train.steps=8").unwrap() };
+    let line = Overlay::assignment("train.batch=4").unwrap();
+    let overlays = [file.clone(), environment, line];
+    let config = TrainConfig::with_overlays(None, &overlays).unwrap();
     assert_eq!((config.train.lr, config.train.steps, config.train.batch), (0.5, 8, 4));
-    // The preset of a layer is what everything else lies on, wherever it stands, and one that is named beside them wins.
+    // The preset of an overlay is what everything else lies on, wherever it stands, and one that is named beside them wins.
     assert_eq!(config.model.preset.as_deref(), Some("nanogpt-gpu"));
     assert_eq!(config.model_config(65).unwrap().d_model, 384);
-    let quick = TrainConfig::layered(Some("quickstart"), &layers).unwrap();
+    let quick = TrainConfig::with_overlays(Some("quickstart"), &overlays).unwrap();
     assert_eq!(quick.model.preset.as_deref(), Some("quickstart"));
     assert_eq!(quick.model_config(65).unwrap().mlp, Mlp::SwiGlu);
     // In the other order, the other value.
-    let reversed = [Layer::assignment("train.steps=9").unwrap(), file];
-    assert_eq!(TrainConfig::layered(None, &reversed).unwrap().train.steps, 7);
+    let reversed = [Overlay::assignment("train.steps=9").unwrap(), file];
+    assert_eq!(TrainConfig::with_overlays(None, &reversed).unwrap().train.steps, 7);
 }
 
 #[test]
@@ -67,10 +68,10 @@ fn the_environment_is_a_layer() {
 #[test]
 #[ignore = "a part of `the_environment_is_a_layer`"]
 fn shows_the_environment() {
-    let layers = Layer::environment().unwrap();
-    let config = TrainConfig::layered(None, &layers).unwrap();
+    let overlays = Overlay::environment().unwrap();
+    let config = TrainConfig::with_overlays(None, &overlays).unwrap();
     println!("\nprompt {:?} lr {}", config.sample.prompt, config.train.lr);
-    println!("from {:?}", layers.iter().map(|l| l.origin.as_str()).collect::<Vec<_>>());
+    println!("from {:?}", overlays.iter().map(|l| l.origin.as_str()).collect::<Vec<_>>());
 }
 
 #[test]
@@ -95,7 +96,7 @@ fn nanogpts_command_line_is_understood() {
     let line = "--device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 \
                 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0";
     let arguments: Vec<&str> = line.split_whitespace().map(|a| a.strip_prefix("--").unwrap()).collect();
-    assert!(arguments.iter().all(|a| Layer::is_known(a.split('=').next().unwrap())));
+    assert!(arguments.iter().all(|a| Overlay::is_known(a.split('=').next().unwrap())));
     let config = with(Some("nanogpt-cpu"), &arguments);
     assert_eq!((config.eval.batches, config.log.interval), (20, 1));
     assert_eq!((config.train.steps, config.train.decay_steps), (2000, 2000));
@@ -124,7 +125,7 @@ fn nanogpts_command_line_is_understood() {
 #[test]
 fn every_alias_and_key_is_known() {
     for name in TrainConfig::keys().into_iter().chain(TrainConfig::aliases()) {
-        assert!(Layer::is_known(name), "{name}");
+        assert!(Overlay::is_known(name), "{name}");
     }
     // Every field has a key.
     let config = with(
@@ -137,7 +138,7 @@ fn every_alias_and_key_is_known() {
             assert!(TrainConfig::keys().contains(&format!("{section}.{key}").as_str()), "{section}.{key}");
         }
     }
-    assert!(!Layer::is_known("train.stepss") && !Layer::is_known("steps") && !Layer::is_known(""));
+    assert!(!Overlay::is_known("train.stepss") && !Overlay::is_known("steps") && !Overlay::is_known(""));
 }
 
 #[test]
@@ -160,8 +161,8 @@ fn accumulation_is_tokens() {
 
 /// The error of settings that are refused, of whom it is known that it is the user's.
 fn refused(assignments: &[&str]) -> TrainError {
-    let layers: Result<Vec<_>, _> = assignments.iter().map(|text| Layer::assignment(text)).collect();
-    let error = match layers.and_then(|layers| TrainConfig::layered(None, &layers)) {
+    let overlays: Result<Vec<_>, _> = assignments.iter().map(|text| Overlay::assignment(text)).collect();
+    let error = match overlays.and_then(|overlays| TrainConfig::with_overlays(None, &overlays)) {
         Ok(config) => panic!("{assignments:?} was accepted: {config:?}"),
         Err(error) => error,
     };
@@ -301,7 +302,7 @@ fn unknown_names_come_with_the_nearest() {
     }
     let error = refused(&["train.steps"]);
     assert!(matches!(error, TrainError::Assignment { .. }) && error.to_string().contains("--train.steps"), "{error}");
-    let error = TrainConfig::layered(Some("nanogpt-cpo"), &[]).unwrap_err();
+    let error = TrainConfig::with_overlays(Some("nanogpt-cpo"), &[]).unwrap_err();
     assert_eq!(error.class(), ErrorClass::Usage);
     assert!(error.to_string().contains("did you mean `nanogpt-cpu`"), "{error}");
     let error = refused(&["model.preset=nanogptcpu"]);
@@ -332,7 +333,7 @@ fn errors_of_a_file_name_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run.toml");
         fs::write(&path, text).unwrap();
-        let error = Layer::file(&path).and_then(|layer| TrainConfig::layered(None, &[layer])).unwrap_err();
+        let error = Overlay::file(&path).and_then(|overlay| TrainConfig::with_overlays(None, &[overlay])).unwrap_err();
         assert_eq!(error.class(), ErrorClass::Usage, "{text}: {error}");
         let message = error.to_string();
         assert!(message.starts_with(path.to_str().unwrap()) && message.contains(says), "{text}: {message}");
@@ -341,7 +342,7 @@ fn errors_of_a_file_name_it() {
     let latin = dir.path().join("latin.toml");
     fs::write(&latin, b"# caf\xe9\n").unwrap();
     for path in [dir.path().join("missing.toml"), dir.path().to_owned(), latin] {
-        let error = Layer::file(&path).unwrap_err();
+        let error = Overlay::file(&path).unwrap_err();
         assert!(matches!(error, TrainError::Read { .. }), "{error}");
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     }
@@ -379,8 +380,8 @@ fn a_file_says_what_the_settings_say() {
             let config = with(preset, assignments);
             let text = toml::to_string_pretty(&config).unwrap();
             assert_eq!(toml::from_str::<TrainConfig>(&text).unwrap(), config);
-            // A file of it, as a layer over nothing, makes the same training.
-            let again = TrainConfig::layered(None, &[file_layer(&text).unwrap()]).unwrap();
+            // A file of it, as an overlay over nothing, makes the same training.
+            let again = TrainConfig::with_overlays(None, &[file_overlay(&text).unwrap()]).unwrap();
             assert_eq!(again, config, "{preset:?}");
             let json = serde_json::to_string(&config).unwrap();
             assert_eq!(serde_json::from_str::<TrainConfig>(&json).unwrap(), config);

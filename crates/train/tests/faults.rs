@@ -206,8 +206,8 @@ mod full_disk {
         let Some(run) = std::env::var_os(RUN) else { return };
         let run = Path::new(&run);
         // The settings that may change say what is written first.
-        let layers = common::layers(&[std::env::var("SMALLMIND_TEST_FULL_SETTING").unwrap()]);
-        let error = Trainer::resume(run, &layers, 1, IsaKind::best())
+        let overlays = common::overlays(&[std::env::var("SMALLMIND_TEST_FULL_SETTING").unwrap()]);
+        let error = Trainer::resume(run, &overlays, 1, IsaKind::best())
             .map_or_else(|error| error, |mut trainer| failure(&mut trainer));
         println!("\n@ {:?} {error}", error.class());
     }

@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use common::{begin, finish, layers, resume, resumed_from, state, tiny};
+use common::{begin, finish, overlays, resume, resumed_from, state, tiny};
 use smallmind_simd::IsaKind;
 use smallmind_train::{Event, Trainer};
 
@@ -163,7 +163,7 @@ fn begin_anew(run: &Path) -> bool {
 /// The run that was killed again and again ends as one that was not, bit for bit, and its log has every step once.
 fn as_if_nothing_had_happened(dir: &Path, steps: u64) {
     let end = format!("train.steps={steps}");
-    let mut killed = Trainer::resume(&dir.join("run"), &layers(&[end.as_str()]), 1, IsaKind::best()).unwrap();
+    let mut killed = Trainer::resume(&dir.join("run"), &overlays(&[end.as_str()]), 1, IsaKind::best()).unwrap();
     finish(&mut killed);
     let config = tiny(&[SETTINGS, &[end.as_str(), "checkpoint.interval=0"]].concat());
     let mut whole = begin(dir, "whole", &config, 1).unwrap();

@@ -7,14 +7,14 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use common::{
-    Losses, begin, checkpoint, copy, finish, layers, losses, resume, resumed_from, state, stop_after, text_file, tiny,
-    warnings,
+    Losses, begin, checkpoint, copy, finish, losses, overlays, resume, resumed_from, state, stop_after, text_file,
+    tiny, warnings,
 };
 use smallmind_checkpoint::{CONFIG_FILE, Rolling, TOKENIZER_FILE, TensorData, TensorWriter, WEIGHTS_FILE};
 use smallmind_model::Model;
 use smallmind_simd::IsaKind;
 use smallmind_train::{
-    ErrorClass, Event, Existing, Finish, Found, Layer, RunDir, Source, TrainConfig, TrainError, Trainer, prepare,
+    ErrorClass, Event, Existing, Finish, Found, Overlay, RunDir, Source, TrainConfig, TrainError, Trainer, prepare,
 };
 
 /// Everything that a step depends on is on: dropout, accumulation, clipping, a rate that changes.
@@ -183,7 +183,7 @@ fn logs_have_each_step_once() {
     // And with more to do, although the logs are gone.
     fs::remove_file(run.join("log.jsonl")).unwrap();
     fs::remove_file(run.join("log.csv")).unwrap();
-    let mut trainer = Trainer::resume(&run, &layers(&["train.steps=26"]), 1, IsaKind::best()).unwrap();
+    let mut trainer = Trainer::resume(&run, &overlays(&["train.steps=26"]), 1, IsaKind::best()).unwrap();
     finish(&mut trainer);
     assert_eq!(logged(&run), [(); 2].map(|()| [vec![25, 26], vec![26]]));
 }
@@ -210,20 +210,20 @@ fn settings_that_are_fixed_stay() {
         ("data.tokenizer=bpe", "data.tokenizer"),
     ];
     for (assignment, key) in fixed {
-        let error = Trainer::resume(&run, &layers(&[assignment]), 1, IsaKind::best()).err().unwrap();
+        let error = Trainer::resume(&run, &overlays(&[assignment]), 1, IsaKind::best()).err().unwrap();
         let TrainError::NotResumable { key: named, origin } = &error else { panic!("{assignment}: {error}") };
         assert_eq!((named.as_str(), origin.as_str()), (key, format!("--{assignment}").as_str()));
         assert_eq!(error.class(), ErrorClass::Usage);
     }
     // What is no setting, or no value, is that first of all.
     for assignment in ["train.stps=5", "train.steps=many", "train.steps=0", "log.interval=0"] {
-        let resumed = Layer::assignment(assignment);
-        let resumed = resumed.and_then(|layer| Trainer::resume(&run, &[layer], 1, IsaKind::best()).map(|_| ()));
+        let resumed = Overlay::assignment(assignment);
+        let resumed = resumed.and_then(|overlay| Trainer::resume(&run, &[overlay], 1, IsaKind::best()).map(|_| ()));
         assert_eq!(resumed.err().map(|e| e.class()), Some(ErrorClass::Usage), "{assignment}");
     }
     // The same values again are no change.
     let same =
-        layers(&["train.batch=2", "gradient_accumulation_steps=1", "model.layers=1", "model.preset=nanogpt-cpu"]);
+        overlays(&["train.batch=2", "gradient_accumulation_steps=1", "model.layers=1", "model.preset=nanogpt-cpu"]);
     let mut trainer = Trainer::resume(&run, &same, 1, IsaKind::best()).unwrap();
     assert_eq!(finish(&mut trainer).0.steps, 3);
 }
@@ -236,7 +236,7 @@ fn more_steps_are_as_if_asked_for_at_first() {
 
     let (_, mut events) = finish(&mut begin(dir.path(), "run", &of_steps("train.steps=20"), 1).unwrap());
     let changes =
-        layers(&["max_iters=30", "eval.interval=0", "checkpoint.interval=5", "checkpoint.keep=1", "log.interval=1"]);
+        overlays(&["max_iters=30", "eval.interval=0", "checkpoint.interval=5", "checkpoint.keep=1", "log.interval=1"]);
     let mut trainer = Trainer::resume(&dir.path().join("run"), &changes, 1, IsaKind::best()).unwrap();
     let (summary, later) = finish(&mut trainer);
     assert_eq!((summary.steps, resumed_from(&later)), (30, Some(20)));
@@ -598,12 +598,12 @@ fn fewer_steps_than_are_done_are_refused_and_nothing_is_lost() {
     let read = || files.map(|name| fs::read(run.join(name)).unwrap());
     let before = read();
     for asked in ["train.steps=11", "max_iters=1"] {
-        let error = Trainer::resume(&run, &layers(&[asked]), 1, IsaKind::best()).err().unwrap();
+        let error = Trainer::resume(&run, &overlays(&[asked]), 1, IsaKind::best()).err().unwrap();
         assert!(matches!(error, TrainError::StepsDone { done: 12, .. }), "{error}");
         assert_eq!(error.class(), ErrorClass::Usage);
         assert!(read() == before);
     }
-    assert!(Trainer::resume(&run, &layers(&["train.steps=12"]), 1, IsaKind::best()).is_ok());
+    assert!(Trainer::resume(&run, &overlays(&["train.steps=12"]), 1, IsaKind::best()).is_ok());
 }
 
 #[test]
@@ -625,7 +625,7 @@ fn settings_that_were_edited_by_hand_are_obeyed_or_refused() {
     assert!(told.iter().any(|w| w.contains("train.steps = 15 instead of 12") && w.contains("train.toml")), "{told:?}");
     // A flag is over it.
     edit("steps = 12", "steps = 20");
-    let (summary, _) = finish(&mut Trainer::resume(&run, &layers(&["train.steps=16"]), 1, IsaKind::best()).unwrap());
+    let (summary, _) = finish(&mut Trainer::resume(&run, &overlays(&["train.steps=16"]), 1, IsaKind::best()).unwrap());
     assert_eq!(summary.steps, 16);
 
     for (from, to, class, word) in [

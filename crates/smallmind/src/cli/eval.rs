@@ -69,7 +69,7 @@ impl Eval {
     fn corpus(&self, tokenizer: &Tokenizer) -> anyhow::Result<Corpus> {
         let run = &self.model.model;
         let of_run = if is_run(run) { Some(data_settings(run)?) } else { None };
-        let mut data = of_run.map_or_else(|| TrainConfig::layered(None, &[]).map(|usual| usual.data), Ok)?;
+        let mut data = of_run.map_or_else(|| TrainConfig::with_overlays(None, &[]).map(|usual| usual.data), Ok)?;
         if self.separator.is_some() {
             (data.documents, data.separator) = (Documents::Separated, self.separator.clone());
         }

@@ -34,7 +34,7 @@ use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use failure::Outcome;
 pub(crate) use output::note;
 use settings::{Global, Settings};
-use smallmind::train::Layer;
+use smallmind::train::Overlay;
 
 /// Train, run and profile small language models on an ordinary CPU.
 ///
@@ -85,17 +85,17 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Err(error) => return failure::report(&error, "train").into(),
     };
     let code = match parse(command, &extracted.arguments) {
-        Ok((cli, verb)) => perform(cli, extracted.layers).map_or_else(|error| failure::report(&error, &verb), |()| 0),
+        Ok((cli, verb)) => perform(cli, extracted.overlays).map_or_else(|error| failure::report(&error, &verb), |()| 0),
         Err(error) => print_parse_error(&error, &extracted.arguments),
     };
     ExitCode::from(code)
 }
 
-fn perform(cli: Cli, layers: Vec<Layer>) -> Outcome {
+fn perform(cli: Cli, overlays: Vec<Overlay>) -> Outcome {
     let settings = Settings::new(cli.global)?;
     match cli.verb {
         Verb::Quickstart(verb) => verb.run(&settings),
-        Verb::Train(verb) => verb.run(&settings, layers),
+        Verb::Train(verb) => verb.run(&settings, overlays),
         Verb::Eval(verb) => verb.run(&settings),
         Verb::Generate(verb) => verb.run(&settings),
         Verb::Tokenize(verb) => verb.run(&settings),

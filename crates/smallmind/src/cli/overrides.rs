@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use clap::Command;
 use smallmind::checkpoint::did_you_mean;
 use smallmind::train::nanogpt::{self, Meaning};
-use smallmind::train::{Layer, TrainConfig};
+use smallmind::train::{Overlay, TrainConfig};
 
 use super::failure::usage;
 use super::note;
@@ -21,7 +21,7 @@ pub struct Extracted {
     /// What is left for clap.
     pub arguments: Vec<OsString>,
     /// The settings, in order.
-    pub layers: Vec<Layer>,
+    pub overlays: Vec<Overlay>,
     /// Whether nanoGPT's word for `--resume` was among them.
     resume: bool,
 }
@@ -31,7 +31,7 @@ pub struct Extracted {
 /// # Errors
 /// A setting without a value; a name that is neither an option nor a setting.
 pub fn extract(arguments: Vec<OsString>, command: &Command) -> anyhow::Result<Extracted> {
-    let mut extracted = Extracted { arguments: Vec::with_capacity(arguments.len()), layers: vec![], resume: false };
+    let mut extracted = Extracted { arguments: Vec::with_capacity(arguments.len()), overlays: vec![], resume: false };
     let Some(verb) = verb_position(&arguments).filter(|at| arguments[*at] == VERB) else {
         extracted.arguments = arguments;
         return Ok(extracted);
@@ -57,7 +57,7 @@ pub fn extract(arguments: Vec<OsString>, command: &Command) -> anyhow::Result<Ex
         let name = assignment.split('=').next().unwrap_or_default();
         if options.iter().any(|option| option == name) {
             extracted.arguments.push(argument);
-        } else if !name.contains('.') && !Layer::is_known(name) {
+        } else if !name.contains('.') && !Overlay::is_known(name) {
             return Err(unknown(name, &options));
         } else if assignment.contains('=') {
             extracted.set(assignment)?;
@@ -79,12 +79,12 @@ impl Extracted {
     fn set(&mut self, assignment: &str) -> anyhow::Result<()> {
         let (name, value) = assignment.split_once('=').unwrap_or((assignment, ""));
         match nanogpt::meaning(name, value).transpose()? {
-            None => self.layers.push(Layer::assignment(assignment)?),
-            Some(Meaning::Setting(layer, differs)) => {
+            None => self.overlays.push(Overlay::assignment(assignment)?),
+            Some(Meaning::Setting(overlay, differs)) => {
                 if let Some(differs) = differs {
                     note!("note: --{assignment}: {differs}");
                 }
-                self.layers.push(layer);
+                self.overlays.push(overlay);
             }
             Some(Meaning::Out(folder)) => self.arguments.push(format!("--out={folder}").into()),
             Some(Meaning::Resume(resume)) => self.resume = resume,
@@ -133,7 +133,7 @@ mod tests {
         let arguments = line.split(' ').map(OsString::from).collect();
         let extracted = super::extract(arguments, &Cli::command())?;
         let left: Vec<_> = extracted.arguments.iter().map(|a| a.to_string_lossy()).collect();
-        Ok((left.join(" "), extracted.layers.into_iter().map(|layer| layer.origin).collect()))
+        Ok((left.join(" "), extracted.overlays.into_iter().map(|overlay| overlay.origin).collect()))
     }
 
     #[test]

@@ -115,8 +115,8 @@ impl Quickstart {
         isa: IsaKind,
         (reporter, stop): (&mut Reporter, &AtomicBool),
     ) -> anyhow::Result<Trainer> {
-        let seed = settings.seed_layer()?;
-        let mut config = TrainConfig::layered(Some(PRESET), seed.as_slice())?;
+        let seed = settings.seed_overlay()?;
+        let mut config = TrainConfig::with_overlays(Some(PRESET), seed.as_slice())?;
         // The built-in stories are documents, which the files that the preset may be used with are not.
         config.data.windows = Windows::Documents;
         let source = Source::Stories { seed: config.train.seed, bytes: self.text };

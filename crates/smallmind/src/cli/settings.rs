@@ -8,7 +8,7 @@ use clap::builder::Resettable;
 use clap::{Args, Command};
 use smallmind::graph::available_threads;
 use smallmind::simd::{IsaError, IsaKind};
-use smallmind::train::{Layer, TrainError};
+use smallmind::train::{Overlay, TrainError};
 
 use super::failure::usage;
 
@@ -109,10 +109,10 @@ impl Settings {
     }
 
     /// The seed as a setting of a training, by the name of what set it.
-    pub fn seed_layer(&self) -> Result<Option<Layer>, TrainError> {
+    pub fn seed_overlay(&self) -> Result<Option<Overlay>, TrainError> {
         let Some(seed) = self.seed else { return Ok(None) };
         let origin = format!("{}={seed}", self.seed_named);
-        Ok(Some(Layer { origin, ..Layer::assignment(&format!("train.seed={seed}"))? }))
+        Ok(Some(Overlay { origin, ..Overlay::assignment(&format!("train.seed={seed}"))? }))
     }
 
     /// Whether `--seed` was given.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use smallmind::checkpoint::did_you_mean;
-use smallmind::train::{Event, Existing, Finish, Layer, RunDir, Source, Summary, TrainConfig, Trainer, prepare};
+use smallmind::train::{Event, Existing, Finish, Overlay, RunDir, Source, Summary, TrainConfig, Trainer, prepare};
 
 use super::failure::{Failure, Outcome, usage};
 use super::progress::Reporter;
@@ -69,18 +69,18 @@ fn settings_help() -> String {
 }
 
 impl Train {
-    pub(super) fn run(self, settings: &Settings, assignments: Vec<Layer>) -> Outcome {
+    pub(super) fn run(self, settings: &Settings, assignments: Vec<Overlay>) -> Outcome {
         let isa = settings.isa()?;
-        let layers = self.layers(settings, assignments)?;
+        let overlays = self.overlays(settings, assignments)?;
         let stop = interrupt::watch(STOPPING)?;
         let mut reporter = Reporter::new(settings, stop);
         let mut trainer = if self.resume {
             if !self.data.is_empty() {
                 note!("note: the run has its own copy of its data; --data is passed over");
             }
-            Trainer::resume(&self.out, &layers, settings.threads(), isa)?
+            Trainer::resume(&self.out, &overlays, settings.threads(), isa)?
         } else {
-            let config = TrainConfig::layered(self.preset.as_deref(), &layers)?;
+            let config = TrainConfig::with_overlays(self.preset.as_deref(), &overlays)?;
             let dir = RunDir::claim(&self.out, if self.overwrite { Existing::Replace } else { Existing::Refuse })?;
             if let Some(found) = dir.replaces() {
                 note!("note: in {} the new run will replace {found}", self.out.display());
@@ -105,31 +105,31 @@ impl Train {
     }
 
     /// What the settings are made of, the strongest last.
-    fn layers(&self, settings: &Settings, assignments: Vec<Layer>) -> anyhow::Result<Vec<Layer>> {
-        let mut layers = Vec::new();
+    fn overlays(&self, settings: &Settings, assignments: Vec<Overlay>) -> anyhow::Result<Vec<Overlay>> {
+        let mut overlays = Vec::new();
         if let Some(name) = self.preset.as_ref().filter(|_| self.resume) {
-            layers.push(Layer::assignment(&format!("model.preset={name}"))?);
+            overlays.push(Overlay::assignment(&format!("model.preset={name}"))?);
         }
         for path in &self.config {
-            layers.push(Layer::file(path)?);
+            overlays.push(Overlay::file(path)?);
         }
-        layers.extend(Layer::environment()?);
+        overlays.extend(Overlay::environment()?);
         tell_unknown_variables();
-        if let Some(seed) = settings.seed_layer()? {
-            if settings.seed_is_flag() && assignments.iter().any(|layer| layer.sets(SEED_KEY)) {
+        if let Some(seed) = settings.seed_overlay()? {
+            if settings.seed_is_flag() && assignments.iter().any(|overlay| overlay.sets(SEED_KEY)) {
                 return Err(usage(format!("--seed and --{SEED_KEY} are one setting: give one of them")));
             }
-            layers.push(seed);
+            overlays.push(seed);
         }
-        layers.extend(assignments);
-        self.tell_min_lr(&layers)?;
-        Ok(layers)
+        overlays.extend(assignments);
+        self.tell_min_lr(&overlays)?;
+        Ok(overlays)
     }
 
     /// Says where the lowest learning rate follows from the highest.
-    fn tell_min_lr(&self, layers: &[Layer]) -> anyhow::Result<()> {
+    fn tell_min_lr(&self, overlays: &[Overlay]) -> anyhow::Result<()> {
         if !self.resume
-            && let Some(min_lr) = TrainConfig::implied_min_lr(self.preset.as_deref(), layers)?
+            && let Some(min_lr) = TrainConfig::implied_min_lr(self.preset.as_deref(), overlays)?
         {
             note!("note: train.min_lr is {min_lr}, a tenth of train.lr, as the preset's lies above that");
         }

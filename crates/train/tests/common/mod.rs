@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallmind_simd::IsaKind;
 use smallmind_train::stories::{Part, write_corpus};
-use smallmind_train::{Event, Existing, Layer, RunDir, Source, Summary, TrainConfig, TrainError, Trainer, prepare};
+use smallmind_train::{Event, Existing, Overlay, RunDir, Source, Summary, TrainConfig, TrainError, Trainer, prepare};
 
 /// Settings of a model that takes microseconds a step. Every step is logged.
 const TINY: &[&str] = &[
@@ -27,15 +27,15 @@ const TINY: &[&str] = &[
     "log.interval=1",
 ];
 
-/// Assignments as layers.
-pub fn layers<S: AsRef<str>>(assignments: &[S]) -> Vec<Layer> {
-    assignments.iter().map(|text| Layer::assignment(text.as_ref()).unwrap()).collect()
+/// Assignments as overlays.
+pub fn overlays<S: AsRef<str>>(assignments: &[S]) -> Vec<Overlay> {
+    assignments.iter().map(|text| Overlay::assignment(text.as_ref()).unwrap()).collect()
 }
 
 /// The tiny settings with some changed.
 pub fn tiny(changed: &[&str]) -> TrainConfig {
     let all: Vec<&str> = TINY.iter().chain(changed).copied().collect();
-    TrainConfig::layered(Some("nanogpt-cpu"), &layers(&all)).unwrap()
+    TrainConfig::with_overlays(Some("nanogpt-cpu"), &overlays(&all)).unwrap()
 }
 
 /// A text file of about three kilobytes beside the run.

@@ -2,10 +2,10 @@
 
 use smallmind_train::config::ScheduleKind;
 use smallmind_train::nanogpt::{Meaning, meaning};
-use smallmind_train::{ErrorClass, Layer, TrainConfig};
+use smallmind_train::{ErrorClass, Overlay, TrainConfig};
 
 use super::messages::plain;
-use super::{file_layer, layers, refused, with};
+use super::{file_overlay, overlays, refused, with};
 
 #[test]
 fn the_lowest_rate_follows_where_it_would_lie_above() {
@@ -20,8 +20,8 @@ fn the_lowest_rate_follows_where_it_would_lie_above() {
     assert_eq!(of(&["learning_rate=3e-2"]), (3e-2, 1e-4));
     assert_eq!(of(&["learning_rate=3e-5", "decay_lr=False"]), (3e-5, 1e-4));
     assert_eq!(of(&[]), (1e-3, 1e-4));
-    assert_eq!(TrainConfig::implied_min_lr(None, &layers(&["learning_rate=3e-5"])).unwrap(), Some(3e-5 / 10.0));
-    assert_eq!(TrainConfig::implied_min_lr(None, &layers(&["learning_rate=3e-4"])).unwrap(), None);
+    assert_eq!(TrainConfig::implied_min_lr(None, &overlays(&["learning_rate=3e-5"])).unwrap(), Some(3e-5 / 10.0));
+    assert_eq!(TrainConfig::implied_min_lr(None, &overlays(&["learning_rate=3e-4"])).unwrap(), None);
     // What is said holds, and is refused where it makes no sense.
     assert_eq!(of(&["learning_rate=3e-5", "min_lr=1e-5"]), (3e-5, 1e-5));
     refused(&["learning_rate=3e-5", "min_lr=1e-4"]);
@@ -35,11 +35,11 @@ fn each_name_of_nanogpt_is_obeyed_passed_over_or_refused() {
                  dropout bias learning_rate max_iters weight_decay beta1 beta2 grad_clip decay_lr warmup_iters lr_decay_iters \
                  min_lr backend device dtype compile";
     for name in names.split_whitespace() {
-        assert!(Layer::is_known(name) && meaning(name, "1").is_some(), "{name}");
+        assert!(Overlay::is_known(name) && meaning(name, "1").is_some(), "{name}");
         assert!(TrainConfig::aliases().contains(&name), "{name}");
         // In a file each is named, with the key or the reason.
-        let layer = file_layer(&format!("{name} = 1\n")).unwrap();
-        let error = TrainConfig::layered(None, &[layer]).unwrap_err();
+        let overlay = file_overlay(&format!("{name} = 1\n")).unwrap();
+        let error = TrainConfig::with_overlays(None, &[overlay]).unwrap_err();
         let (class, message) = (error.class(), error.to_string());
         assert!(class == ErrorClass::Usage && message.contains(&format!("`{name}`")), "{message}");
         let helps = message.contains("did you mean") || message.contains("nanoGPT's");
@@ -88,6 +88,6 @@ fn each_name_of_nanogpt_is_obeyed_passed_over_or_refused() {
     assert_eq!((schedule("False"), schedule("True")), (ScheduleKind::Constant, ScheduleKind::Cosine));
     let Meaning::Setting(_, Some(differs)) = of("decay_lr", "False").unwrap() else { panic!() };
     assert!(differs.contains("--warmup_iters=0"), "{differs}");
-    let out = Layer::assignment("out_dir=x").unwrap_err();
+    let out = Overlay::assignment("out_dir=x").unwrap_err();
     assert!(out.to_string().contains("option of the command line"), "{out}");
 }

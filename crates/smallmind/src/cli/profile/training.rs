@@ -92,7 +92,7 @@ impl TrainingArg {
     }
 
     fn of_preset(&self, name: &str, folder: &Path, settings: &Settings) -> anyhow::Result<Found> {
-        let mut config = TrainConfig::layered(Some(name), &[])?;
+        let mut config = TrainConfig::with_overlays(Some(name), &[])?;
         config.train.seed = settings.seed.unwrap_or(SEED);
         let source = match (self.data.is_empty(), name == PRESET) {
             (false, _) => Source::Files(&self.data),

@@ -1,4 +1,4 @@
-//! Settings in layers: a file, the environment, the command line, each over the one before.
+//! Settings in overlays: a file, the environment, the command line, each over the one before.
 
 use std::path::Path;
 
@@ -17,14 +17,14 @@ const RESUMABLE: &[&str] = &["train.steps", "eval.", "sample.", "checkpoint.", "
 
 /// Some keys and their values, and where they come from.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Layer {
+pub struct Overlay {
     /// As errors call it: `run.toml`, `SMALLMIND_TRAIN_LR` or `--train.lr=1e-3`. Where it holds no `=`, errors add the value.
     pub origin: String,
     /// By section.
     pub table: Table,
 }
 
-impl Layer {
+impl Overlay {
     /// A TOML file.
     ///
     /// # Errors
@@ -37,11 +37,11 @@ impl Layer {
         let table = text
             .parse()
             .map_err(|e: toml::de::Error| TrainError::Toml { path: path.to_owned(), why: in_plain_words(&e) })?;
-        let layer = Self { origin: path.display().to_string(), table };
-        if layer.sets(ACCUMULATION) { Err(unknown_key(ACCUMULATION, &layer.origin)) } else { Ok(layer) }
+        let overlay = Self { origin: path.display().to_string(), table };
+        if overlay.sets(ACCUMULATION) { Err(unknown_key(ACCUMULATION, &overlay.origin)) } else { Ok(overlay) }
     }
 
-    /// `section.key=value`, or `name=value` with a name of nanoGPT's. A layer without keys where nanoGPT's name changes nothing here.
+    /// `section.key=value`, or `name=value` with a name of nanoGPT's. An overlay without keys where nanoGPT's name changes nothing here.
     ///
     /// # Errors
     /// No `=`, a name that does not exist, or one of nanoGPT's that is refused or no setting: [`nanogpt::meaning`].
@@ -51,7 +51,7 @@ impl Layer {
             return Err(TrainError::Assignment { text: origin });
         };
         match nanogpt::meaning(name, value).transpose()? {
-            Some(Meaning::Setting(layer, _)) => return Ok(layer),
+            Some(Meaning::Setting(overlay, _)) => return Ok(overlay),
             Some(Meaning::Usual | Meaning::PassedOver(_)) => return Ok(Self { origin, table: Table::new() }),
             Some(Meaning::Out(_) | Meaning::Resume(_)) => {
                 let why = "it is an option of the command line, not a setting".to_owned();
@@ -83,26 +83,26 @@ impl Layer {
         keys::find(name).is_some() || nanogpt::names().any(|known| known == name)
     }
 
-    /// One layer for each variable `SMALLMIND_SECTION_KEY` that is set. An empty one counts as unset, for keys that hold text too: an
+    /// One overlay for each variable `SMALLMIND_SECTION_KEY` that is set. An empty one counts as unset, for keys that hold text too: an
     /// empty text can be had as `--section.key=` or in a file.
     ///
     /// # Errors
     /// A variable that isn't UTF-8.
-    pub fn environment() -> Result<Vec<Layer>, TrainError> {
-        let mut layers = Vec::new();
+    pub fn environment() -> Result<Vec<Overlay>, TrainError> {
+        let mut overlays = Vec::new();
         for key in KEYS {
             let variable = format!("SMALLMIND_{}", key.name.replace('.', "_").to_uppercase());
             let value = std::env::var_os(&variable).unwrap_or_default();
             match value.to_str() {
                 Some("") => {}
-                Some(text) => layers.push(Self::of_text(key.name, text, variable)),
+                Some(text) => overlays.push(Self::of_text(key.name, text, variable)),
                 None => {
                     let why = "it is not UTF-8 text".to_owned();
                     return Err(TrainError::Value { key: key.name.to_owned(), origin: variable, why });
                 }
             }
         }
-        Ok(layers)
+        Ok(overlays)
     }
 
     /// Whether it sets this key.
@@ -171,16 +171,16 @@ fn unknown_among(name: &str, origin: &str, suggestion: Option<&str>) -> TrainErr
 }
 
 impl TrainConfig {
-    /// The settings of a preset, or of none, with `layers` over them in order. Where a layer sets `train.lr` and none sets
+    /// The settings of a preset, or of none, with `overlays` over them in order. Where an overlay sets `train.lr` and none sets
     /// `train.min_lr`, see [`TrainConfig::implied_min_lr`].
     ///
     /// # Errors
-    /// An unknown preset or key, a value of the wrong type, or settings that make no training; the error names the layer.
-    pub fn layered(preset: Option<&str>, layers: &[Layer]) -> Result<Self, TrainError> {
-        let mut merged = Merged::new(preset, layers)?;
-        merged.config.train.min_lr = merged.implied_min_lr(layers).unwrap_or(merged.config.train.min_lr);
+    /// An unknown preset or key, a value of the wrong type, or settings that make no training; the error names the overlay.
+    pub fn with_overlays(preset: Option<&str>, overlays: &[Overlay]) -> Result<Self, TrainError> {
+        let mut merged = Merged::new(preset, overlays)?;
+        merged.config.train.min_lr = merged.implied_min_lr(overlays).unwrap_or(merged.config.train.min_lr);
         let mut config = merged.config;
-        let named = |error: TrainError| named_as_set(error, layers);
+        let named = |error: TrainError| named_as_set(error, overlays);
         if let Some(count) = merged.accumulation {
             config.check_batch().map_err(named)?;
             let tokens = config.batch_shape().map_err(named)?.tokens();
@@ -191,14 +191,14 @@ impl TrainConfig {
         Ok(config)
     }
 
-    /// The lowest learning rate, where [`TrainConfig::layered`] takes a tenth of `train.lr` for it, as is nanoGPT's convention: where a
-    /// layer sets `train.lr`, none sets `train.min_lr`, and the preset's lies above it, so that the settings would make no training.
+    /// The lowest learning rate, where [`TrainConfig::with_overlays`] takes a tenth of `train.lr` for it, as is nanoGPT's convention: where a
+    /// overlay sets `train.lr`, none sets `train.min_lr`, and the preset's lies above it, so that the settings would make no training.
     /// Everywhere else the preset's holds, so that a preset with another rate trains as it always did.
     ///
     /// # Errors
-    /// As [`TrainConfig::layered`].
-    pub fn implied_min_lr(preset: Option<&str>, layers: &[Layer]) -> Result<Option<f64>, TrainError> {
-        Ok(Merged::new(preset, layers)?.implied_min_lr(layers))
+    /// As [`TrainConfig::with_overlays`].
+    pub fn implied_min_lr(preset: Option<&str>, overlays: &[Overlay]) -> Result<Option<f64>, TrainError> {
+        Ok(Merged::new(preset, overlays)?.implied_min_lr(overlays))
     }
 
     /// The same settings with one key changed. Goes through TOML, so that a file and a command line set the same.
@@ -214,9 +214,9 @@ impl TrainConfig {
         table.try_into().map_err(|e: toml::de::Error| bad(e.message().to_owned()))
     }
 
-    /// The section `data` that `layers` make of the usual one. The other settings are not looked at.
-    pub(crate) fn data_of(layers: &[Layer]) -> Result<DataSection, TrainError> {
-        Ok(Merged::new(None, layers)?.config.data)
+    /// The section `data` that `overlays` make of the usual one. The other settings are not looked at.
+    pub(crate) fn data_of(overlays: &[Overlay]) -> Result<DataSection, TrainError> {
+        Ok(Merged::new(None, overlays)?.config.data)
     }
 
     /// Every key.
@@ -242,24 +242,24 @@ impl TrainConfig {
         KEYS.iter().map(|key| key.name).filter(differs).map(told).collect()
     }
 
-    /// The keys of `layers`, applied to a training that goes on.
+    /// The keys of `overlays`, applied to a training that goes on.
     ///
     /// # Errors
     /// A key that would change what the steps so far computed.
-    pub fn resumed(&self, layers: &[Layer]) -> Result<Self, TrainError> {
+    pub fn resumed(&self, overlays: &[Overlay]) -> Result<Self, TrainError> {
         let mut config = self.clone();
-        for layer in layers {
-            for (key, value) in layer.entries()? {
+        for overlay in overlays {
+            for (key, value) in overlay.entries()? {
                 if key == ACCUMULATION {
-                    if micro_batches(value, &layer.origin)? != config.micro_batches()? {
-                        return Err(TrainError::NotResumable { key, origin: layer.origin.clone() });
+                    if micro_batches(value, &overlay.origin)? != config.micro_batches()? {
+                        return Err(TrainError::NotResumable { key, origin: overlay.origin.clone() });
                     }
                     continue;
                 }
-                let changed = config.with(&key, value, &layer.origin)?;
+                let changed = config.with(&key, value, &overlay.origin)?;
                 let may_change = RESUMABLE.iter().any(|r| key == *r || (r.ends_with('.') && key.starts_with(r)));
                 if changed != config && !may_change {
-                    return Err(TrainError::NotResumable { key, origin: layer.origin.clone() });
+                    return Err(TrainError::NotResumable { key, origin: overlay.origin.clone() });
                 }
                 config = changed;
             }
@@ -269,7 +269,7 @@ impl TrainConfig {
     }
 }
 
-/// Settings of several layers, not yet checked together.
+/// Settings of several overlays, not yet checked together.
 struct Merged {
     config: TrainConfig,
     /// nanoGPT's micro-batches in a step, where the last word on tokens in a step is a number of those.
@@ -277,15 +277,15 @@ struct Merged {
 }
 
 impl Merged {
-    fn new(preset: Option<&str>, layers: &[Layer]) -> Result<Self, TrainError> {
-        let mut config = base(preset, layers)?;
+    fn new(preset: Option<&str>, overlays: &[Overlay]) -> Result<Self, TrainError> {
+        let mut config = base(preset, overlays)?;
         let mut accumulation = None;
-        for layer in layers {
-            for (key, value) in layer.entries()? {
+        for overlay in overlays {
+            for (key, value) in overlay.entries()? {
                 match key.as_str() {
                     "model.preset" => {}
-                    ACCUMULATION => accumulation = Some(micro_batches(value, &layer.origin)?),
-                    _ => config = config.with(&key, value, &layer.origin)?,
+                    ACCUMULATION => accumulation = Some(micro_batches(value, &overlay.origin)?),
+                    _ => config = config.with(&key, value, &overlay.origin)?,
                 }
                 if key == "train.total_tokens" {
                     accumulation = None;
@@ -295,24 +295,24 @@ impl Merged {
         Ok(Self { config, accumulation })
     }
 
-    fn implied_min_lr(&self, layers: &[Layer]) -> Option<f64> {
+    fn implied_min_lr(&self, overlays: &[Overlay]) -> Option<f64> {
         let train = &self.config.train;
-        let sets = |key: &str| layers.iter().any(|layer| layer.sets(key));
+        let sets = |key: &str| overlays.iter().any(|overlay| overlay.sets(key));
         let too_high = train.schedule != ScheduleKind::Constant && train.min_lr > train.lr;
         (too_high && sets("train.lr") && !sets("train.min_lr")).then_some(train.lr / 10.0)
     }
 }
 
-/// The settings of the preset that is named beside the layers, or by the last of them that names one.
-fn base(preset: Option<&str>, layers: &[Layer]) -> Result<TrainConfig, TrainError> {
+/// The settings of the preset that is named beside the overlays, or by the last of them that names one.
+fn base(preset: Option<&str>, overlays: &[Overlay]) -> Result<TrainConfig, TrainError> {
     if preset.is_some() {
         return TrainConfig::of_preset(preset);
     }
     let mut named = None;
-    for layer in layers {
-        for (key, value) in layer.entries()? {
+    for overlay in overlays {
+        for (key, value) in overlay.entries()? {
             if key == "model.preset" {
-                named = Some((value.as_str().ok_or_else(|| not_a(&key, &layer.origin, "a name"))?, &layer.origin));
+                named = Some((value.as_str().ok_or_else(|| not_a(&key, &overlay.origin, "a name"))?, &overlay.origin));
             }
         }
     }
@@ -337,21 +337,21 @@ const CHECKED_TOGETHER: &[(&str, &[&str])] = &[
     ("train.total_tokens", &[ACCUMULATION, "train.batch", "model.context"]),
 ];
 
-/// The error of a check of settings together, by the name that somebody typed: of the layer that set the key last, else of the last
-/// layer that set one of those that are checked with it.
-fn named_as_set(error: TrainError, layers: &[Layer]) -> TrainError {
+/// The error of a check of settings together, by the name that somebody typed: of the overlay that set the key last, else of the last
+/// overlay that set one of those that are checked with it.
+fn named_as_set(error: TrainError, overlays: &[Overlay]) -> TrainError {
     let TrainError::Value { key, origin: setting, why } = error else { return error };
     let others = CHECKED_TOGETHER.iter().find(|(name, _)| *name == key).map_or(&[][..], |(_, others)| others);
-    let last = |names: &[&str]| layers.iter().rfind(|layer| names.iter().any(|name| layer.sets(name)));
+    let last = |names: &[&str]| overlays.iter().rfind(|overlay| names.iter().any(|name| overlay.sets(name)));
     match last(&[&key]).or_else(|| last(others)) {
         // A command line holds the value, a file and a variable don't.
-        Some(layer) if layer.origin.contains('=') => TrainError::Value { key, origin: layer.origin.clone(), why },
-        Some(layer) => TrainError::Value { key, origin: layer.origin.clone(), why: format!("{why} ({setting})") },
+        Some(overlay) if overlay.origin.contains('=') => TrainError::Value { key, origin: overlay.origin.clone(), why },
+        Some(overlay) => TrainError::Value { key, origin: overlay.origin.clone(), why: format!("{why} ({setting})") },
         None => TrainError::Value { key, origin: setting, why },
     }
 }
 
-/// The reason, and the value where the layer's name doesn't hold it.
+/// The reason, and the value where the overlay's name doesn't hold it.
 fn with_value(why: String, origin: &str, key: &str, value: &Value) -> String {
     if origin.contains('=') { why } else { format!("{why} ({key} = {})", keys::shown(value)) }
 }
