@@ -47,7 +47,7 @@ pub enum TrainError {
         why: String,
     },
     /// A setting without a value.
-    #[error("`{text}` sets nothing; write it as --section.key=value")]
+    #[error("`{text}` sets nothing; write it as section.key=value")]
     Assignment {
         /// What was written.
         text: String,
@@ -61,16 +61,6 @@ pub enum TrainError {
         origin: String,
         /// The nearest one.
         suggestion: Option<String>,
-    },
-    /// A name of nanoGPT's in a file of settings, where it is none.
-    #[error("{origin}: nanoGPT's `{name}` is no setting here: {why}")]
-    NotInAFile {
-        /// The name.
-        name: String,
-        /// The file.
-        origin: String,
-        /// What is there instead.
-        why: &'static str,
     },
     /// A setting of the wrong type or out of range.
     #[error("{origin}: `{key}` can't be that: {why}")]
@@ -191,7 +181,6 @@ impl TrainError {
             Self::Toml { .. }
             | Self::Assignment { .. }
             | Self::UnknownKey { .. }
-            | Self::NotInAFile { .. }
             | Self::Value { .. }
             | Self::NotResumable { .. }
             | Self::Exists { .. }

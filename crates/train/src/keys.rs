@@ -1,6 +1,6 @@
 //! Every setting: its name, and what it takes.
 //!
-//! Not here: limits that hold between settings (`TrainConfig::check`), and nanoGPT's names ([`nanogpt`](crate::nanogpt)).
+//! Not here: limits that hold between settings (`TrainConfig::check`).
 
 use smallmind_checkpoint::did_you_mean;
 use toml::Value;

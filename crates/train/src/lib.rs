@@ -16,10 +16,10 @@
 //! # let dir = tempfile::tempdir()?;
 //! let run = dir.path().join("run");
 //!
-//! // A preset and some settings over it, by their own names or by nanoGPT's. An overlay can also be a TOML file.
-//! let settings = ["model.d_model=32", "n_layer=1", "n_head=2", "block_size=32", "data.vocab_size=300", "max_iters=30"];
-//! let mut overlays = settings.map(Overlay::assignment).into_iter().collect::<Result<Vec<_>, _>>()?;
-//! overlays.push(Overlay::assignment("eval.interval=15")?);
+//! // A preset and some settings over it. An overlay can also be a TOML file.
+//! let model = ["model.d_model=32", "model.layers=1", "model.heads=2", "model.context=32", "data.vocab_size=300"];
+//! let course = ["train.steps=30", "eval.interval=15"];
+//! let overlays = model.iter().chain(&course).map(|text| Overlay::assignment(text)).collect::<Result<Vec<_>, _>>()?;
 //! let config = TrainConfig::with_overlays(Some("quickstart"), &overlays)?;
 //!
 //! // The folder is this training's alone from here on. The built-in stories need no file.
@@ -54,7 +54,6 @@
 //! | subject | items |
 //! |---|---|
 //! | settings | [`TrainConfig`], [`Overlay`] |
-//! | nanoGPT's names for them | [`nanogpt`](mod@nanogpt) |
 //! | text to token shards to windows | [`prepare`](fn@prepare), [`data`](mod@data) |
 //! | text without a file | [`stories`](mod@stories) |
 //! | windows to batches | [`Batches`] |
@@ -75,7 +74,6 @@ mod error;
 mod evaluate;
 mod event;
 mod keys;
-pub mod nanogpt;
 mod overlay;
 pub mod prepare;
 mod random;

@@ -2,26 +2,30 @@
 
 use std::path::Path;
 
-use smallmind_checkpoint::without_byte_order_mark;
+use smallmind_checkpoint::{did_you_mean, without_byte_order_mark};
 use smallmind_model::ModelError;
 use toml::{Table, Value};
 
 use crate::config::{DataSection, ScheduleKind};
 use crate::keys::{self, KEYS, SECTIONS, split};
-use crate::nanogpt::{self, Meaning};
 use crate::{TrainConfig, TrainError};
 
-/// The keys that may change when a training goes on. The number of steps moves the end of the schedule, and so the learning rates to come, unless
-/// `train.decay_steps` fixes it; the others change nothing that a step computes.
+/// The keys that may change when a training goes on. The number of steps moves the end of the schedule, and so the
+/// learning rates to come, unless `train.decay_steps` fixes it; the others change nothing that a step computes.
 const RESUMABLE: &[&str] = &["train.steps", "eval.", "sample.", "checkpoint.", "log."];
 
-/// Some keys and their values, and where they come from.
+/// The key whose value follows from [`Overlay::micro_batches`].
+const TOTAL_TOKENS: &str = "train.total_tokens";
+
+/// Some settings and where they come from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Overlay {
-    /// As errors call it: `run.toml`, `SMALLMIND_TRAIN_LR` or `--train.lr=1e-3`. Where it holds no `=`, errors add the value.
+    /// What errors call it, such as the path of a file or what somebody typed. If it holds no `=`, errors add the value.
     pub origin: String,
-    /// By section.
+    /// Keys and values, by section.
     pub table: Table,
+    /// Micro-batches in a step: sets `train.total_tokens` to that many times batch × context, whatever these become.
+    pub micro_batches: Option<usize>,
 }
 
 impl Overlay {
@@ -37,78 +41,43 @@ impl Overlay {
         let table = text
             .parse()
             .map_err(|e: toml::de::Error| TrainError::Toml { path: path.to_owned(), why: in_plain_words(&e) })?;
-        let overlay = Self { origin: path.display().to_string(), table };
-        if overlay.sets(ACCUMULATION) { Err(unknown_key(ACCUMULATION, &overlay.origin)) } else { Ok(overlay) }
+        Ok(Self { origin: path.display().to_string(), table, micro_batches: None })
     }
 
-    /// `section.key=value`, or `name=value` with a name of nanoGPT's. An overlay without keys where nanoGPT's name changes nothing here.
+    /// `section.key=value`.
     ///
     /// # Errors
-    /// No `=`, a name that does not exist, or one of nanoGPT's that is refused or no setting: [`nanogpt::meaning`].
+    /// No `=`, or a key that does not exist.
     pub fn assignment(text: &str) -> Result<Self, TrainError> {
-        let origin = format!("--{text}");
-        let Some((name, value)) = text.split_once('=') else {
-            return Err(TrainError::Assignment { text: origin });
-        };
-        match nanogpt::meaning(name, value).transpose()? {
-            Some(Meaning::Setting(overlay, _)) => return Ok(overlay),
-            Some(Meaning::Usual | Meaning::PassedOver(_)) => return Ok(Self { origin, table: Table::new() }),
-            Some(Meaning::Out(_) | Meaning::Resume(_)) => {
-                let why = "it is an option of the command line, not a setting".to_owned();
-                return Err(TrainError::Value { key: name.to_owned(), origin, why });
-            }
-            None => {}
-        }
-        match keys::find(name) {
-            Some(key) => Ok(Self::of_text(key.name, value, origin)),
-            None => Err(unknown(name, &origin)),
+        match text.split_once('=') {
+            Some((key, value)) => Self::of_text(key, value, text),
+            None => Err(TrainError::Assignment { text: text.to_owned() }),
         }
     }
 
     /// One key, with the value that `text` stands for.
-    pub(crate) fn of_text(key: &str, text: &str, origin: String) -> Self {
-        let value = keys::find(key).map_or_else(|| keys::parse_value(text), |key| key.takes.read(text));
-        Self::of(key, value, origin)
-    }
-
-    /// One key with its value.
-    pub(crate) fn of(key: &str, value: Value, origin: String) -> Self {
-        let (section, name) = split(key);
-        let inner = Table::from_iter([(name.to_owned(), value)]);
-        Self { origin, table: Table::from_iter([(section.to_owned(), Value::Table(inner))]) }
-    }
-
-    /// Whether `name` is a key or one of nanoGPT's names.
-    pub fn is_known(name: &str) -> bool {
-        keys::find(name).is_some() || nanogpt::names().any(|known| known == name)
-    }
-
-    /// One overlay for each variable `SMALLMIND_SECTION_KEY` that is set. An empty one counts as unset, for keys that hold text too: an
-    /// empty text can be had as `--section.key=` or in a file.
     ///
     /// # Errors
-    /// A variable that isn't UTF-8.
-    pub fn environment() -> Result<Vec<Overlay>, TrainError> {
-        let mut overlays = Vec::new();
-        for key in KEYS {
-            let variable = format!("SMALLMIND_{}", key.name.replace('.', "_").to_uppercase());
-            let value = std::env::var_os(&variable).unwrap_or_default();
-            match value.to_str() {
-                Some("") => {}
-                Some(text) => overlays.push(Self::of_text(key.name, text, variable)),
-                None => {
-                    let why = "it is not UTF-8 text".to_owned();
-                    return Err(TrainError::Value { key: key.name.to_owned(), origin: variable, why });
-                }
-            }
-        }
-        Ok(overlays)
+    /// A key that does not exist.
+    pub fn of_text(key: &str, text: &str, origin: impl Into<String>) -> Result<Self, TrainError> {
+        let origin = origin.into();
+        let Some(key) = keys::find(key) else { return Err(unknown_key(key, &origin)) };
+        let (section, name) = split(key.name);
+        let inner = Table::from_iter([(name.to_owned(), key.takes.read(text))]);
+        let table = Table::from_iter([(section.to_owned(), Value::Table(inner))]);
+        Ok(Self { origin, table, micro_batches: None })
+    }
+
+    /// The number of micro-batches in a step.
+    pub fn of_micro_batches(count: usize, origin: impl Into<String>) -> Self {
+        Self { origin: origin.into(), table: Table::new(), micro_batches: Some(count) }
     }
 
     /// Whether it sets this key.
     pub fn sets(&self, key: &str) -> bool {
         let (section, name) = split(key);
         self.table.get(section).and_then(Value::as_table).is_some_and(|keys| keys.contains_key(name))
+            || (key == TOTAL_TOKENS && self.micro_batches.is_some())
     }
 
     /// Each key with its value.
@@ -121,7 +90,7 @@ impl Overlay {
             }
             for (key, value) in keys {
                 let name = format!("{section}.{key}");
-                if keys::find(&name).is_none() && name != ACCUMULATION {
+                if keys::find(&name).is_none() {
                     return Err(unknown_key(&name, &self.origin));
                 }
                 entries.push((name, value));
@@ -141,28 +110,10 @@ fn in_plain_words(error: &toml::de::Error) -> String {
     text.trim_end().to_owned()
 }
 
-/// What stands for nanoGPT's number of micro-batches among the keys; no setting of its own.
-pub(crate) const ACCUMULATION: &str = "train.accumulation";
-
-/// A name of a command line, where nanoGPT's count.
-fn unknown(name: &str, origin: &str) -> TrainError {
-    let names = KEYS.iter().map(|key| key.name).chain(nanogpt::names());
-    unknown_among(name, origin, smallmind_checkpoint::did_you_mean(name, names))
-}
-
-/// A key of a file, or a section, where nanoGPT's names don't count; whoever writes one is told the key for it, or why there is none.
+/// The error for a name that is no key, with the nearest section or key.
 fn unknown_key(name: &str, origin: &str) -> TrainError {
-    let last = name.rsplit('.').next().unwrap_or(name);
-    if let Some(why) = nanogpt::not_in_a_file(last) {
-        let (name, origin) = (name.to_owned(), origin.to_owned());
-        return TrainError::NotInAFile { name, origin, why };
-    }
-    let section = || smallmind_checkpoint::did_you_mean(name, SECTIONS.iter().copied());
-    let key = || smallmind_checkpoint::did_you_mean(name, KEYS.iter().map(|key| key.name));
-    unknown_among(name, origin, nanogpt::key_of(last).or_else(section).or_else(key))
-}
-
-fn unknown_among(name: &str, origin: &str, suggestion: Option<&str>) -> TrainError {
+    let section = did_you_mean(name, SECTIONS.iter().copied());
+    let suggestion = section.or_else(|| did_you_mean(name, KEYS.iter().map(|key| key.name)));
     TrainError::UnknownKey {
         name: name.to_owned(),
         origin: origin.to_owned(),
@@ -181,7 +132,7 @@ impl TrainConfig {
         merged.config.train.min_lr = merged.implied_min_lr(overlays).unwrap_or(merged.config.train.min_lr);
         let mut config = merged.config;
         let named = |error: TrainError| named_as_set(error, overlays);
-        if let Some(count) = merged.accumulation {
+        if let Some(count) = merged.micro_batches {
             config.check_batch().map_err(named)?;
             let tokens = config.batch_shape().map_err(named)?.tokens();
             config.train.total_tokens = count.saturating_mul(tokens);
@@ -224,11 +175,6 @@ impl TrainConfig {
         KEYS.iter().map(|key| key.name).collect()
     }
 
-    /// nanoGPT's names, those that mean nothing here too.
-    pub fn aliases() -> Vec<&'static str> {
-        nanogpt::names().collect()
-    }
-
     /// The settings that `other` has with another value, such as `train.steps = 40 instead of 20`.
     pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
         let table = |config: &Self| Table::try_from(config).unwrap_or_default();
@@ -249,19 +195,19 @@ impl TrainConfig {
     pub fn resumed(&self, overlays: &[Overlay]) -> Result<Self, TrainError> {
         let mut config = self.clone();
         for overlay in overlays {
+            let fixed = |key: String| Err(TrainError::NotResumable { key, origin: overlay.origin.clone() });
             for (key, value) in overlay.entries()? {
-                if key == ACCUMULATION {
-                    if micro_batches(value, &overlay.origin)? != config.micro_batches()? {
-                        return Err(TrainError::NotResumable { key, origin: overlay.origin.clone() });
-                    }
-                    continue;
-                }
                 let changed = config.with(&key, value, &overlay.origin)?;
                 let may_change = RESUMABLE.iter().any(|r| key == *r || (r.ends_with('.') && key.starts_with(r)));
                 if changed != config && !may_change {
-                    return Err(TrainError::NotResumable { key, origin: overlay.origin.clone() });
+                    return fixed(key);
                 }
                 config = changed;
+            }
+            if let Some(count) = overlay.micro_batches
+                && count != config.micro_batches()?
+            {
+                return fixed(TOTAL_TOKENS.to_owned());
             }
         }
         config.check()?;
@@ -272,27 +218,25 @@ impl TrainConfig {
 /// Settings of several overlays, not yet checked together.
 struct Merged {
     config: TrainConfig,
-    /// nanoGPT's micro-batches in a step, where the last word on tokens in a step is a number of those.
-    accumulation: Option<usize>,
+    /// Micro-batches in a step, if the last overlay that sets `train.total_tokens` sets it by their number.
+    micro_batches: Option<usize>,
 }
 
 impl Merged {
     fn new(preset: Option<&str>, overlays: &[Overlay]) -> Result<Self, TrainError> {
         let mut config = base(preset, overlays)?;
-        let mut accumulation = None;
+        let mut micro_batches = None;
         for overlay in overlays {
             for (key, value) in overlay.entries()? {
-                match key.as_str() {
-                    "model.preset" => {}
-                    ACCUMULATION => accumulation = Some(micro_batches(value, &overlay.origin)?),
-                    _ => config = config.with(&key, value, &overlay.origin)?,
-                }
-                if key == "train.total_tokens" {
-                    accumulation = None;
+                if key != "model.preset" {
+                    config = config.with(&key, value, &overlay.origin)?;
                 }
             }
+            if overlay.sets(TOTAL_TOKENS) {
+                micro_batches = overlay.micro_batches;
+            }
         }
-        Ok(Self { config, accumulation })
+        Ok(Self { config, micro_batches })
     }
 
     fn implied_min_lr(&self, overlays: &[Overlay]) -> Option<f64> {
@@ -334,7 +278,7 @@ const CHECKED_TOGETHER: &[(&str, &[&str])] = &[
     ("data.vocab_size", &["data.tokenizer"]),
     ("data.separator", &["data.documents"]),
     ("train.min_lr", &["train.lr", "train.schedule"]),
-    ("train.total_tokens", &[ACCUMULATION, "train.batch", "model.context"]),
+    (TOTAL_TOKENS, &["train.batch", "model.context"]),
 ];
 
 /// The error of a check of settings together, by the name that somebody typed: of the overlay that set the key last, else of the last
@@ -354,12 +298,6 @@ fn named_as_set(error: TrainError, overlays: &[Overlay]) -> TrainError {
 /// The reason, and the value where the overlay's name doesn't hold it.
 fn with_value(why: String, origin: &str, key: &str, value: &Value) -> String {
     if origin.contains('=') { why } else { format!("{why} ({key} = {})", keys::shown(value)) }
-}
-
-/// nanoGPT's number of micro-batches in a step.
-fn micro_batches(value: &Value, origin: &str) -> Result<usize, TrainError> {
-    let count = value.as_integer().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
-    count.ok_or_else(|| not_a("gradient_accumulation_steps", origin, "a whole number, at least 1"))
 }
 
 fn not_a(key: &str, origin: &str, what: &str) -> TrainError {

@@ -77,7 +77,7 @@ fn training(threads: usize, family: &str) {
     const STEPS: usize = 40;
     const RUNS_A_STEP: usize = 4;
     let dir = tempfile::tempdir().unwrap();
-    let config = tiny(&[family, "train.steps=40", "gradient_accumulation_steps=3", "dropout=0.1"]);
+    let config = tiny(&[family, "train.steps=40", "train.total_tokens=48", "model.dropout=0.1"]);
     let mut trainer = begin(dir.path(), "run", &config, threads).unwrap();
     let counts = (0..STEPS * RUNS_A_STEP).map(|_| AtomicUsize::new(0)).collect();
     let watch = Watch { counts, next: AtomicUsize::new(0) };

@@ -23,7 +23,7 @@ fn a_rate_far_too_high() {
     for lr in ["1e20", "1e30", "1e38"] {
         let dir = tempfile::tempdir().unwrap();
         let lr = format!("train.lr={lr}");
-        let wild = [lr.as_str(), "grad_clip=0", "warmup_iters=0", "train.schedule=constant", "checkpoint.interval=1"];
+        let wild = [lr.as_str(), "train.clip=0", "train.warmup=0", "train.schedule=constant", "checkpoint.interval=1"];
         let error = failure(&mut begin(dir.path(), "run", &tiny(&wild), 1).unwrap());
         assert_eq!(error.class(), ErrorClass::Failed);
         let TrainError::NonFinite { step, checkpoint: last, .. } = &error else { panic!("{lr}: {error}") };
@@ -62,7 +62,7 @@ fn fill(model: &mut Model, name: &str, value: f32) {
 #[test]
 fn numbers_that_overflow_are_named() {
     let dir = tempfile::tempdir().unwrap();
-    let config = tiny(&["train.steps=9", "model.tied=false", "grad_clip=0"]);
+    let config = tiny(&["train.steps=9", "model.tied=false", "train.clip=0"]);
     stop_after(&mut begin(dir.path(), "run", &config, 1).unwrap(), 2);
     let forged = |name: &str, change: fn(&mut Model)| {
         let run = dir.path().join(name);
@@ -122,7 +122,7 @@ fn texts_that_are_none() {
         (b"a", &[], &["train part", "0 tokens"]),
         (b"ab", &[], &["train part", "1 tokens"]),
         ("é".as_bytes(), &["data.tokenizer=bpe", "data.vocab_size=300"], &["train part", "0 tokens"]),
-        (short.as_bytes(), &["block_size=28"], &["train part", "28 tokens", "needs 29"]),
+        (short.as_bytes(), &["model.context=28"], &["train part", "28 tokens", "needs 29"]),
         (short.as_bytes(), &[], &["validation part", "8 tokens", "needs 9", "data.validation"]),
     ];
     for (bytes, settings, says) in cases {

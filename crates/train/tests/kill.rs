@@ -31,8 +31,13 @@ const MARK: &str = "@ ";
 const INTERVAL: u64 = 3;
 
 /// A training without end. The rate is constant, so that the number of steps does not change what they compute.
-const SETTINGS: &[&str] =
-    &["train.steps=1000000000", "train.schedule=constant", "dropout=0.1", "checkpoint.interval=3", "log.interval=1"];
+const SETTINGS: &[&str] = &[
+    "train.steps=1000000000",
+    "train.schedule=constant",
+    "model.dropout=0.1",
+    "checkpoint.interval=3",
+    "log.interval=1",
+];
 
 /// Not a test: the role of the child. It tells of each checkpoint.
 #[test]

@@ -28,7 +28,8 @@ const SHAPES: [&[&str]; 2] = [
 fn child() {
     let (Some(dir), Ok(shape)) = (std::env::var_os(FOLDER), std::env::var(SHAPE)) else { return };
     // Everything that happens on the way happens: lines of the log, estimates, samples, checkpoints, a model that is published.
-    let common = ["train.steps=500", "dropout=0.1", "eval.interval=100", "sample.interval=150", "sample.tokens=80"];
+    let common =
+        ["train.steps=500", "model.dropout=0.1", "eval.interval=100", "sample.interval=150", "sample.tokens=80"];
     let shape = SHAPES[shape.parse::<usize>().unwrap()];
     let config = tiny(&[&common, shape, &["checkpoint.interval=100"]].concat());
     let mut trainer = begin(Path::new(&dir), "run", &config, 2).unwrap();

@@ -19,7 +19,7 @@ use smallmind_train::{
 
 /// Everything that a step depends on is on: dropout, accumulation, clipping, a rate that changes.
 const FULL: &[&str] =
-    &["train.steps=100", "train.total_tokens=32", "dropout=0.1", "eval.interval=20", "checkpoint.interval=25"];
+    &["train.steps=100", "train.total_tokens=32", "model.dropout=0.1", "eval.interval=20", "checkpoint.interval=25"];
 const GPT: &[&str] = &["model.biases=true"];
 const LLAMA: &[&str] = &["model.family=llama", "model.heads=4", "model.kv_heads=2", "model.tied=false"];
 
@@ -119,9 +119,9 @@ fn dropout_and_accumulation_take_part() {
     };
     let plain = weights("plain", &[]);
     assert!(plain == weights("again", &[]));
-    assert!(plain != weights("dropout", &["dropout=0.1"]));
-    assert!(plain != weights("accumulation", &["gradient_accumulation_steps=2"]));
-    assert!(plain != weights("seed", &["seed=1338"]));
+    assert!(plain != weights("dropout", &["model.dropout=0.1"]));
+    assert!(plain != weights("accumulation", &["train.total_tokens=32"]));
+    assert!(plain != weights("seed", &["train.seed=1338"]));
 }
 
 /// The steps in a log, each kind by itself: updates, estimates.
@@ -195,16 +195,14 @@ fn settings_that_are_fixed_stay() {
     finish(&mut begin(dir.path(), "run", &tiny(&["train.steps=3"]), 1).unwrap());
     let fixed = [
         ("train.lr=1e-4", "train.lr"),
-        ("learning_rate=1e-4", "train.lr"),
-        ("seed=1", "train.seed"),
+        ("train.seed=1", "train.seed"),
         ("train.batch=3", "train.batch"),
         ("train.total_tokens=32", "train.total_tokens"),
-        ("gradient_accumulation_steps=5", "train.accumulation"),
         ("train.decay_steps=7", "train.decay_steps"),
         ("train.schedule=wsd", "train.schedule"),
         ("model.layers=2", "model.layers"),
-        ("n_embd=32", "model.d_model"),
-        ("dropout=0.1", "model.dropout"),
+        ("model.d_model=32", "model.d_model"),
+        ("model.dropout=0.1", "model.dropout"),
         ("model.preset=quickstart", "model.preset"),
         ("data.validation=0.1", "data.validation"),
         ("data.tokenizer=bpe", "data.tokenizer"),
@@ -212,9 +210,13 @@ fn settings_that_are_fixed_stay() {
     for (assignment, key) in fixed {
         let error = Trainer::resume(&run, &overlays(&[assignment]), 1, IsaKind::best()).err().unwrap();
         let TrainError::NotResumable { key: named, origin } = &error else { panic!("{assignment}: {error}") };
-        assert_eq!((named.as_str(), origin.as_str()), (key, format!("--{assignment}").as_str()));
+        assert_eq!((named.as_str(), origin.as_str()), (key, assignment));
         assert_eq!(error.class(), ErrorClass::Usage);
     }
+    let five = Overlay::of_micro_batches(5, "five of them");
+    let error = Trainer::resume(&run, &[five], 1, IsaKind::best()).err().unwrap();
+    let TrainError::NotResumable { key, origin } = &error else { panic!("{error}") };
+    assert_eq!((key.as_str(), origin.as_str()), ("train.total_tokens", "five of them"));
     // What is no setting, or no value, is that first of all.
     for assignment in ["train.stps=5", "train.steps=many", "train.steps=0", "log.interval=0"] {
         let resumed = Overlay::assignment(assignment);
@@ -222,8 +224,8 @@ fn settings_that_are_fixed_stay() {
         assert_eq!(resumed.err().map(|e| e.class()), Some(ErrorClass::Usage), "{assignment}");
     }
     // The same values again are no change.
-    let same =
-        overlays(&["train.batch=2", "gradient_accumulation_steps=1", "model.layers=1", "model.preset=nanogpt-cpu"]);
+    let mut same = overlays(&["train.batch=2", "model.layers=1", "model.preset=nanogpt-cpu"]);
+    same.push(Overlay::of_micro_batches(1, "one of them"));
     let mut trainer = Trainer::resume(&run, &same, 1, IsaKind::best()).unwrap();
     assert_eq!(finish(&mut trainer).0.steps, 3);
 }
@@ -235,8 +237,13 @@ fn more_steps_are_as_if_asked_for_at_first() {
     let (expected_state, expected_losses) = uninterrupted(dir.path(), &of_steps("train.steps=30"));
 
     let (_, mut events) = finish(&mut begin(dir.path(), "run", &of_steps("train.steps=20"), 1).unwrap());
-    let changes =
-        overlays(&["max_iters=30", "eval.interval=0", "checkpoint.interval=5", "checkpoint.keep=1", "log.interval=1"]);
+    let changes = overlays(&[
+        "train.steps=30",
+        "eval.interval=0",
+        "checkpoint.interval=5",
+        "checkpoint.keep=1",
+        "log.interval=1",
+    ]);
     let mut trainer = Trainer::resume(&dir.path().join("run"), &changes, 1, IsaKind::best()).unwrap();
     let (summary, later) = finish(&mut trainer);
     assert_eq!((summary.steps, resumed_from(&later)), (30, Some(20)));
@@ -254,7 +261,7 @@ fn more_steps_are_as_if_asked_for_at_first() {
 
 /// A run that was stopped at step 10, with checkpoints of steps 8 and 10, and how it ends at 12 if nothing happens to it.
 fn stopped(dir: &Path) -> (PathBuf, [Vec<u32>; 3], Losses) {
-    let config = tiny(&["train.steps=12", "checkpoint.interval=4", "dropout=0.2"]);
+    let config = tiny(&["train.steps=12", "checkpoint.interval=4", "model.dropout=0.2"]);
     let (state, losses) = uninterrupted(dir, &config);
     stop_after(&mut begin(dir, "stopped", &config, 1).unwrap(), 10);
     (dir.join("stopped"), state, losses)
@@ -506,7 +513,7 @@ fn a_run_is_never_overwritten() {
     let claim = RunDir::claim(&run, Existing::Replace).unwrap();
     let config = tiny(&["data.tokenizer=bpe", "data.vocab_size=300"]);
     let prepared = prepare(&claim.staging(), &config, Source::Stories { seed: 1, bytes: 9000 }, &mut |_| {}).unwrap();
-    let error = Trainer::create(claim, tiny(&["block_size=8000"]), prepared, 1, IsaKind::best()).err().unwrap();
+    let error = Trainer::create(claim, tiny(&["model.context=8000"]), prepared, 1, IsaKind::best()).err().unwrap();
     assert_eq!(error.class(), ErrorClass::BadFile, "{error}");
     assert!(read() == before);
     let mut trainer = resume(&run, 1);
@@ -597,7 +604,7 @@ fn fewer_steps_than_are_done_are_refused_and_nothing_is_lost() {
     let files = ["train.toml", "log.jsonl", "log.csv"];
     let read = || files.map(|name| fs::read(run.join(name)).unwrap());
     let before = read();
-    for asked in ["train.steps=11", "max_iters=1"] {
+    for asked in ["train.steps=11", "train.steps=1"] {
         let error = Trainer::resume(&run, &overlays(&[asked]), 1, IsaKind::best()).err().unwrap();
         assert!(matches!(error, TrainError::StepsDone { done: 12, .. }), "{error}");
         assert_eq!(error.class(), ErrorClass::Usage);

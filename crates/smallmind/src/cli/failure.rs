@@ -12,6 +12,8 @@ use smallmind::simd::IsaError;
 use smallmind::train::data::DataError;
 use smallmind::train::{Found, TrainError};
 
+use super::nanogpt;
+
 /// What a verb returns.
 pub type Outcome = anyhow::Result<()>;
 
@@ -80,8 +82,10 @@ fn advised(error: &anyhow::Error, verb: &str) -> String {
 
 /// The error and its causes, each said once: a cause that the message before quotes is left out.
 pub fn message(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
+    let said = |cause| nanogpt::unknown_setting(cause).unwrap_or_else(|| cause.to_string());
+    let mut causes = error.chain().map(said);
+    let mut text = causes.next().unwrap_or_default();
+    for cause in causes {
         if !text.contains(&cause) {
             text = format!("{text}: {cause}");
         }

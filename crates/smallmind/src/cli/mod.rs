@@ -3,6 +3,7 @@
 mod bench;
 mod completions;
 mod doctor;
+mod environment;
 mod eval;
 mod failure;
 mod generate;
@@ -12,6 +13,7 @@ mod inspect;
 mod interrupt;
 mod machine;
 mod models;
+mod nanogpt;
 mod new;
 mod output;
 mod output_files;

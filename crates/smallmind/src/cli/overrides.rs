@@ -6,10 +6,10 @@ use std::ffi::OsString;
 
 use clap::Command;
 use smallmind::checkpoint::did_you_mean;
-use smallmind::train::nanogpt::{self, Meaning};
 use smallmind::train::{Overlay, TrainConfig};
 
 use super::failure::usage;
+use super::nanogpt::{self, Meaning};
 use super::note;
 
 /// The verb that takes such settings.
@@ -57,7 +57,7 @@ pub fn extract(arguments: Vec<OsString>, command: &Command) -> anyhow::Result<Ex
         let name = assignment.split('=').next().unwrap_or_default();
         if options.iter().any(|option| option == name) {
             extracted.arguments.push(argument);
-        } else if !name.contains('.') && !Overlay::is_known(name) {
+        } else if !name.contains('.') && !nanogpt::is_name(name) {
             return Err(unknown(name, &options));
         } else if assignment.contains('=') {
             extracted.set(assignment)?;
@@ -79,7 +79,7 @@ impl Extracted {
     fn set(&mut self, assignment: &str) -> anyhow::Result<()> {
         let (name, value) = assignment.split_once('=').unwrap_or((assignment, ""));
         match nanogpt::meaning(name, value).transpose()? {
-            None => self.overlays.push(Overlay::assignment(assignment)?),
+            None => self.overlays.push(Overlay::of_text(name, value, format!("--{assignment}"))?),
             Some(Meaning::Setting(overlay, differs)) => {
                 if let Some(differs) = differs {
                     note!("note: --{assignment}: {differs}");
@@ -117,8 +117,8 @@ fn long_options(command: &Command) -> Vec<String> {
 }
 
 fn unknown(name: &str, options: &[String]) -> anyhow::Error {
-    let (keys, aliases) = (TrainConfig::keys(), TrainConfig::aliases());
-    let known = options.iter().map(String::as_str).chain(keys).chain(aliases);
+    let names: Vec<&str> = nanogpt::names().collect();
+    let known = options.iter().map(String::as_str).chain(TrainConfig::keys()).chain(names);
     let hint = did_you_mean(name, known).map(|near| format!("; did you mean --{near}?")).unwrap_or_default();
     usage(format!("there is no option --{name}{hint} (smallmind train --help lists options and settings)"))
 }

@@ -111,8 +111,7 @@ impl Settings {
     /// The seed as a setting of a training, by the name of what set it.
     pub fn seed_overlay(&self) -> Result<Option<Overlay>, TrainError> {
         let Some(seed) = self.seed else { return Ok(None) };
-        let origin = format!("{}={seed}", self.seed_named);
-        Ok(Some(Overlay { origin, ..Overlay::assignment(&format!("train.seed={seed}"))? }))
+        Overlay::of_text("train.seed", &seed.to_string(), format!("{}={seed}", self.seed_named)).map(Some)
     }
 
     /// Whether `--seed` was given.

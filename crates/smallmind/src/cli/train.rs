@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use smallmind::checkpoint::did_you_mean;
 use smallmind::train::{Event, Existing, Finish, Overlay, RunDir, Source, Summary, TrainConfig, Trainer, prepare};
 
 use super::failure::{Failure, Outcome, usage};
 use super::progress::Reporter;
 use super::settings::Settings;
-use super::{hints, interrupt, note, output, units};
+use super::{environment, hints, interrupt, nanogpt, note, output, units};
 
 /// The setting behind `--seed`.
 const SEED_KEY: &str = "train.seed";
@@ -64,7 +63,7 @@ fn settings_help() -> String {
          (a flag beats the environment, which beats the file, which beats the preset; an empty variable counts as unset):{}\n\n\
          nanoGPT's names are understood too, as --n_layer=4; what has no counterpart is passed over or refused, with the reason:{}\n\n{presets}",
         wrapped(TrainConfig::keys()),
-        wrapped(TrainConfig::aliases()),
+        wrapped(nanogpt::names().collect()),
     )
 }
 
@@ -108,13 +107,13 @@ impl Train {
     fn overlays(&self, settings: &Settings, assignments: Vec<Overlay>) -> anyhow::Result<Vec<Overlay>> {
         let mut overlays = Vec::new();
         if let Some(name) = self.preset.as_ref().filter(|_| self.resume) {
-            overlays.push(Overlay::assignment(&format!("model.preset={name}"))?);
+            overlays.push(Overlay::of_text("model.preset", name, format!("--preset={name}"))?);
         }
         for path in &self.config {
             overlays.push(Overlay::file(path)?);
         }
-        overlays.extend(Overlay::environment()?);
-        tell_unknown_variables();
+        overlays.extend(environment::overlays()?);
+        environment::note_unknown_variables();
         if let Some(seed) = settings.seed_overlay()? {
             if settings.seed_is_flag() && assignments.iter().any(|overlay| overlay.sets(SEED_KEY)) {
                 return Err(usage(format!("--seed and --{SEED_KEY} are one setting: give one of them")));
@@ -134,21 +133,6 @@ impl Train {
             note!("note: train.min_lr is {min_lr}, a tenth of train.lr, as the preset's lies above that");
         }
         Ok(())
-    }
-}
-
-/// Names variables of the environment that look like settings and are none.
-fn tell_unknown_variables() {
-    let keys = TrainConfig::keys().into_iter().map(|key| format!("SMALLMIND_{}", key.replace('.', "_").to_uppercase()));
-    let others = ["THREADS", "SEED", "ISA", "MODEL", "BASELINES"].map(|name| format!("SMALLMIND_{name}"));
-    let known: Vec<String> = keys.chain(others).collect();
-    for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy();
-        if name.starts_with("SMALLMIND_") && !name.starts_with("SMALLMIND_TEST_") && !known.iter().any(|k| *k == name) {
-            let near = did_you_mean(&name, known.iter().map(String::as_str));
-            let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-            note!("note: there is no setting for the variable {name}{near}");
-        }
     }
 }
 

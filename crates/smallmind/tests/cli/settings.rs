@@ -207,6 +207,18 @@ fn text_comes_from_standard_input_too() {
 }
 
 #[test]
+fn variables_are_settings() {
+    let bench = Bench::with_text();
+    let mut command = bench.command(&format!("train --data text.txt --out run {TINY}"));
+    command.env("SMALLMIND_SAMPLE_PROMPT", "the").env("SMALLMIND_TRAIN_LR", "0.25").env("SMALLMIND_DATA_TOKENIZER", "");
+    Ran::of(command.output().unwrap()).ok();
+    let written = fs::read_to_string(bench.path("run/train.toml")).unwrap();
+    for line in ["prompt = \"the\"", "\nlr = 0.25"] {
+        assert!(written.contains(line), "{line} in {written}");
+    }
+}
+
+#[test]
 fn a_variable_that_is_no_setting_is_named() {
     let bench = Bench::with_text();
     let mut command = bench.command(&format!("train --data text.txt --out run {TINY}"));

@@ -2,11 +2,9 @@
 //!
 //! Each name is obeyed (it means here what it means there), passed over with the reason, or refused with the reason.
 
-use toml::Value;
+use std::error::Error;
 
-use crate::keys::parse_value;
-use crate::overlay::ACCUMULATION;
-use crate::{Overlay, TrainError};
+use smallmind::train::{Overlay, TrainError};
 
 /// What a name with a value comes to.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,30 +86,30 @@ fn rule(name: &str) -> Option<&'static Rule> {
     NAMES.iter().find(|(known, _)| *known == name).map(|(_, rule)| rule)
 }
 
+/// Whether nanoGPT has a setting of that name.
+pub fn is_name(name: &str) -> bool {
+    rule(name).is_some()
+}
+
 /// Every name.
 pub fn names() -> impl Iterator<Item = &'static str> {
     NAMES.iter().map(|(name, _)| *name)
 }
 
-/// The key that means the same as the name.
-pub(crate) fn key_of(name: &str) -> Option<&'static str> {
-    match rule(name)? {
-        Rule::Key(key) => Some(key),
-        _ => None,
-    }
-}
-
-/// What stands in a file instead of a name that is no key: the reason why it can't stand there.
-pub(crate) fn not_in_a_file(name: &str) -> Option<&'static str> {
-    Some(match rule(name)? {
-        Rule::Key(_) => return None,
+/// The error of a setting that does not exist, where its name is one of nanoGPT's, as in a file of settings: the key for it,
+/// or why there is none.
+pub fn unknown_setting(error: &(dyn Error + 'static)) -> Option<String> {
+    let Some(TrainError::UnknownKey { name, origin, .. }) = error.downcast_ref() else { return None };
+    let why = match rule(name.rsplit('.').next().unwrap_or(name))? {
+        Rule::Key(key) => return Some(format!("{origin}: there is no setting `{name}`; did you mean `{key}`?")),
         Rule::Accumulation => "set train.total_tokens, which is batch_size * block_size * gradient_accumulation_steps",
         Rule::DecayLr => "set train.schedule to \"cosine\" or \"constant\"",
         Rule::OutDir => "the folder of the run is named by --out in the command line",
         Rule::InitFrom => "a training begins from scratch, or goes on with --resume in the command line",
         Rule::EvalOnly => "a model is measured by `smallmind eval`",
         Rule::PassedOver(_, why) => why,
-    })
+    };
+    Some(format!("{origin}: nanoGPT's `{name}` is no setting here: {why}"))
 }
 
 /// What `name=value` comes to; nothing where the name is none of nanoGPT's.
@@ -121,17 +119,23 @@ pub(crate) fn not_in_a_file(name: &str) -> Option<&'static str> {
 pub fn meaning(name: &str, value: &str) -> Option<Result<Meaning, TrainError>> {
     let origin = format!("--{name}={value}");
     let refused = |why: &str| TrainError::Value { key: name.to_owned(), origin: origin.clone(), why: why.to_owned() };
-    let truth = || match parse_value(value) {
-        Value::Boolean(truth) => Ok(truth),
+    let truth = || match value {
+        "True" | "true" => Ok(true),
+        "False" | "false" => Ok(false),
         _ => Err(refused("it must be True or False")),
     };
+    let setting = |key, text, differs| {
+        Overlay::of_text(key, text, origin.clone()).map(|overlay| Meaning::Setting(overlay, differs))
+    };
     Some(match rule(name)? {
-        Rule::Key(key) => Ok(Meaning::Setting(Overlay::of_text(key, value, origin), None)),
-        // Only known together with batch and context: `TrainConfig::with_overlays` turns it into tokens.
-        Rule::Accumulation => Ok(Meaning::Setting(Overlay::of(ACCUMULATION, parse_value(value), origin), None)),
-        Rule::DecayLr => truth().map(|falls| {
-            let (schedule, differs) = if falls { ("cosine", None) } else { ("constant", Some(NO_WARMUP)) };
-            Meaning::Setting(Overlay::of_text("train.schedule", schedule, origin.clone()), differs)
+        Rule::Key(key) => setting(key, value, None),
+        Rule::Accumulation => match value.parse() {
+            Ok(count) if count > 0 => Ok(Meaning::Setting(Overlay::of_micro_batches(count, origin), None)),
+            _ => Err(refused("it must be a whole number, at least 1")),
+        },
+        Rule::DecayLr => truth().and_then(|falls| match falls {
+            true => setting("train.schedule", "cosine", None),
+            false => setting("train.schedule", "constant", Some(NO_WARMUP)),
         }),
         Rule::OutDir => Ok(Meaning::Out(value.to_owned())),
         Rule::InitFrom => match value.trim_matches(['"', '\'']) {
@@ -153,3 +157,6 @@ const NO_WARMUP: &str =
     "the rate is constant after train.warmup steps; nanoGPT has no warm-up then, which is --warmup_iters=0";
 const NO_FINE_TUNING: &str = "a training can't begin with published weights; --preset gpt2-124m trains that shape from scratch, and \
                               `smallmind generate -m FOLDER` runs weights that were downloaded";
+
+#[cfg(test)]
+mod tests;
