@@ -20,12 +20,6 @@ pub enum BenchError {
         /// What it lacks.
         name: String,
     },
-    /// No case meets the filters.
-    #[error("no case matches {filters}; `--list --all` shows all")]
-    NoCase {
-        /// The filters.
-        filters: String,
-    },
     /// A rival that doesn't start, dies, falls silent or talks nonsense.
     #[error("rival `{command}`: {why}")]
     Rival {

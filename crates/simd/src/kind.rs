@@ -6,9 +6,6 @@ use std::sync::OnceLock;
 
 use crate::{Isa, Scalar};
 
-/// The environment variable that forces an instruction set: `scalar`, `avx2` or `avx512`.
-pub const ISA_VARIABLE: &str = "SMALLMIND_ISA";
-
 /// The name of an instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IsaKind {
@@ -35,13 +32,6 @@ pub enum IsaError {
     Unknown(String),
     /// This CPU, or this build's target, lacks it.
     Unavailable(IsaKind),
-    /// [`ISA_VARIABLE`] asks for one of those.
-    Variable {
-        /// What it holds.
-        value: String,
-        /// What is wrong with that.
-        why: Box<IsaError>,
-    },
 }
 
 impl fmt::Display for IsaError {
@@ -49,10 +39,7 @@ impl fmt::Display for IsaError {
         let have = IsaKind::available().iter().map(|k| k.name()).collect::<Vec<_>>().join(", ");
         match self {
             Self::Unknown(name) => write!(f, "unknown instruction set `{name}`: this machine has {have}"),
-            Self::Unavailable(kind) => {
-                write!(f, "this CPU can't run {kind} code: it has {have}; unset {ISA_VARIABLE} to use the best")
-            }
-            Self::Variable { value, why } => write!(f, "{ISA_VARIABLE}={value}: {why}"),
+            Self::Unavailable(kind) => write!(f, "this CPU can't run {kind} code: it has {have}"),
         }
     }
 }
@@ -63,7 +50,7 @@ impl IsaKind {
     /// Every kind, the narrowest first.
     pub const ALL: [IsaKind; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
 
-    /// The name that [`ISA_VARIABLE`] takes.
+    /// `scalar`, `avx2` or `avx512`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
@@ -88,20 +75,11 @@ impl IsaKind {
         Self::available().last().copied().unwrap_or(Self::Scalar)
     }
 
-    /// What [`ISA_VARIABLE`] asks for, or the best where it is unset or empty.
+    /// The kind of that name, if this CPU runs it.
     ///
     /// # Errors
-    /// An unknown name, or a kind that this CPU lacks, by the variable's name.
-    pub fn from_environment() -> Result<IsaKind, IsaError> {
-        let value = std::env::var_os(ISA_VARIABLE).unwrap_or_default().to_string_lossy().into_owned();
-        Self::requested(&value).map_err(|why| IsaError::Variable { value, why: Box::new(why) })
-    }
-
-    /// The kind of that name, or the best for the empty name.
-    fn requested(name: &str) -> Result<IsaKind, IsaError> {
-        if name.is_empty() {
-            return Ok(Self::best());
-        }
+    /// An unknown name, or a kind that this CPU lacks.
+    pub fn named(name: &str) -> Result<IsaKind, IsaError> {
         let kind: IsaKind = name.parse()?;
         if kind.is_available() { Ok(kind) } else { Err(IsaError::Unavailable(kind)) }
     }
@@ -190,12 +168,12 @@ mod tests {
 
     #[test]
     fn a_request_is_kept_or_refused() {
-        assert_eq!(IsaKind::requested(""), Ok(IsaKind::best()));
-        assert_eq!(IsaKind::requested("scalar"), Ok(IsaKind::Scalar));
-        assert_eq!(IsaKind::requested("sse"), Err(IsaError::Unknown("sse".to_owned())));
+        assert_eq!(IsaKind::named(""), Err(IsaError::Unknown(String::new())));
+        assert_eq!(IsaKind::named("scalar"), Ok(IsaKind::Scalar));
+        assert_eq!(IsaKind::named("sse"), Err(IsaError::Unknown("sse".to_owned())));
         for kind in IsaKind::ALL {
             let expected = if kind.is_available() { Ok(kind) } else { Err(IsaError::Unavailable(kind)) };
-            assert_eq!(IsaKind::requested(kind.name()), expected);
+            assert_eq!(IsaKind::named(kind.name()), expected);
         }
     }
 
@@ -204,9 +182,6 @@ mod tests {
         let unknown = IsaError::Unknown("neon".to_owned()).to_string();
         assert!(unknown.contains("`neon`") && unknown.contains("scalar"), "{unknown}");
         let unavailable = IsaError::Unavailable(IsaKind::Avx512).to_string();
-        assert!(unavailable.contains("avx512") && unavailable.contains(ISA_VARIABLE), "{unavailable}");
-        let why = Box::new(IsaError::Unknown("neon".to_owned()));
-        let asked = IsaError::Variable { value: "neon".to_owned(), why }.to_string();
-        assert!(asked.starts_with("SMALLMIND_ISA=neon: "), "{asked}");
+        assert!(unavailable.contains("avx512") && unavailable.contains("scalar"), "{unavailable}");
     }
 }

@@ -53,8 +53,8 @@
 //! # 3. The choice
 //!
 //! [`IsaKind`] names an instruction set at run time; [`IsaKind::with`] turns the name into a token. As closures can't be
-//! generic, the work is a value that implements [`WithIsa`]. [`IsaKind::best`] is the widest kind of this CPU, and
-//! [`IsaKind::from_environment`] lets the variable `SMALLMIND_ISA` choose another.
+//! generic, the work is a value that implements [`WithIsa`]. [`IsaKind::best`] is the widest kind of this CPU,
+//! [`IsaKind::named`] the one of a name.
 //!
 //! ```
 //! # use smallmind_simd::Isa;
@@ -113,4 +113,4 @@ pub use arch::ticks::ticks;
 pub use arch::{avx2::Avx2, avx512::Avx512, avx512_bf16::Avx512Bf16, avx512_vnni::Avx512Vnni};
 pub use dot::{Bf16Dot, Int8Dot};
 pub use isa::{Isa, WithInt8};
-pub use kind::{ISA_VARIABLE, IsaError, IsaKind, WithIsa};
+pub use kind::{IsaError, IsaKind, WithIsa};

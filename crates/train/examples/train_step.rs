@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut number = |default: usize| args.next().map_or(Ok(default), |text| text.parse::<usize>());
     let (sequences, context, threads) = (number(12)?, number(64)?, number(available_threads())?);
 
-    let isa = IsaKind::from_environment()?;
+    let isa = IsaKind::best();
     let model = Model::random(preset::find(&name)?.config(), 1337)?;
     let vocab = model.config().vocab_size;
     let adamw = AdamWSpec { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };

@@ -19,6 +19,9 @@ const SEED_VARIABLE: &str = "SMALLMIND_SEED";
 /// The variable behind `--model`.
 pub const MODEL_VARIABLE: &str = "SMALLMIND_MODEL";
 
+/// The variable that forces an instruction set: `scalar`, `avx2` or `avx512`.
+pub const ISA_VARIABLE: &str = "SMALLMIND_ISA";
+
 /// More workers than any machine of today has CPUs are a slip of the finger.
 const MOST_THREADS: u16 = 1024;
 
@@ -130,8 +133,16 @@ impl Settings {
     }
 
     /// The instruction set: the one that the environment asks for, or the best.
-    pub fn isa(&self) -> Result<IsaKind, IsaError> {
-        IsaKind::from_environment()
+    pub fn isa(&self) -> anyhow::Result<IsaKind> {
+        let Some(value) = variable(ISA_VARIABLE) else { return Ok(IsaKind::best()) };
+        let name = value.to_string_lossy();
+        IsaKind::named(&name).map_err(|error| {
+            let advice = match error {
+                IsaError::Unavailable(_) => format!("; unset {ISA_VARIABLE} to use the best"),
+                IsaError::Unknown(_) => String::new(),
+            };
+            usage(format!("{ISA_VARIABLE}={name}: {error}{advice}"))
+        })
     }
 
     /// The seed, or one that differs from run to run.
