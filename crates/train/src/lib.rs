@@ -55,6 +55,7 @@
 //! |---|---|
 //! | settings | [`TrainConfig`], [`Overlay`] |
 //! | text to token shards to windows | [`prepare`](fn@prepare), [`data`](mod@data) |
+//! | a first training, in a given time | [`quickstart`](mod@quickstart) |
 //! | text without a file | [`stories`](mod@stories) |
 //! | windows to batches | [`Batches`] |
 //! | forward, backward, clip, update | [`Learner`] |
@@ -76,6 +77,7 @@ mod event;
 mod keys;
 mod overlay;
 pub mod prepare;
+pub mod quickstart;
 mod random;
 mod run_dir;
 mod run_folder;
@@ -94,7 +96,7 @@ pub use event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
 pub use overlay::Overlay;
 pub use prepare::{Prepared, Progress, Source, prepare, read_corpus};
 pub use run_dir::{Existing, Found, RunDir, is_run};
-pub use run_folder::{TrainerState, data_settings};
+pub use run_folder::{TrainerState, data_settings, latest_checkpoint};
 pub use step::{BatchShape, Evaluator, Learner, Optimizer, Update};
 pub use stepper::{RunParts, StepSettings, Stepper, TimedCheckpoint};
 pub use trainer::Trainer;

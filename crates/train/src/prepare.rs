@@ -1,6 +1,7 @@
 //! From text to token shards: the tokenizer is trained or read, the text divided, encoded and written.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use smallmind_checkpoint::{TOKENIZER_FILE, write_file_atomic};
@@ -48,9 +49,9 @@ pub enum Progress {
 pub struct Prepared {
     /// The vocabulary.
     pub tokenizer: Tokenizer,
-    /// To train on.
-    pub train: Dataset,
-    /// To be measured on.
+    /// Tokens to train on.
+    pub train: Arc<Dataset>,
+    /// Tokens to be measured on.
     pub validation: Dataset,
 }
 
@@ -134,7 +135,7 @@ pub fn open(run: &Path) -> Result<Prepared, TrainError> {
     let train = open(Split::Train)?;
     train.check_tokenizer(&sha256(&json))?;
     let validation = open(Split::Validation)?;
-    Ok(Prepared { tokenizer, train, validation })
+    Ok(Prepared { tokenizer, train: Arc::new(train), validation })
 }
 
 /// The error of a run's folder of shards, which nobody has named and of which a part is missing.

@@ -323,6 +323,14 @@ pub fn latest(run: &Path) -> Result<(ValidCheckpoint, TrainerState, Vec<String>)
     Ok((checkpoint, state, warnings))
 }
 
+/// The folder of the newest whole checkpoint of a run, which is a model; `None` where no checkpoint is whole.
+///
+/// # Errors
+/// A folder that can't be read.
+pub fn latest_checkpoint(run: &Path) -> Result<Option<PathBuf>, TrainError> {
+    Ok(checkpoints(run, 1).latest_valid()?.checkpoint.map(|checkpoint| checkpoint.path))
+}
+
 /// Reads AdamW's moments of a checkpoint.
 ///
 /// # Errors

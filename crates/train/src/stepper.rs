@@ -81,11 +81,10 @@ impl Stepper {
     pub fn new(
         model: Model,
         settings: StepSettings,
-        (data, end): (impl Into<Arc<Dataset>>, Option<u32>),
+        (data, end): (Arc<Dataset>, Option<u32>),
         threads: usize,
         isa: IsaKind,
     ) -> Result<Self, TrainError> {
-        let data = data.into();
         let batches = Batches::new(settings.windows, &data, end, settings.shape)?;
         let learner = Learner::new(model, settings.shape, settings.optimizer, threads, isa)?;
         Ok(Self { learner, data, end, batches, batch: Batch::default(), settings })
@@ -118,6 +117,19 @@ impl Stepper {
         // After 2³² micro-batches of a training its masks repeat.
         let dropout_step = (step as u32).wrapping_mul(all as u32).wrapping_add(micro_batch as u32);
         self.learner.accumulate(&self.batch, self.settings.tokens(), (self.settings.seed, dropout_step), probe)
+    }
+
+    /// Draws all micro-batches of a step and gathers their gradients: the sum of their losses.
+    ///
+    /// # Errors
+    /// Files that can't be read, or tokens beyond the model's vocabulary.
+    pub fn gather<P: Probe>(&mut self, step: u64, probe: &P) -> Result<f64, TrainError> {
+        let mut sum = 0.0;
+        for micro_batch in 0..self.settings.micro_batches {
+            self.draw(step, micro_batch)?;
+            sum += self.accumulate(step, micro_batch, probe)?;
+        }
+        Ok(sum)
     }
 
     /// Clips what has been gathered and updates the weights by it.

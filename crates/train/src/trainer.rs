@@ -275,12 +275,7 @@ impl Trainer {
     /// One update: the mean loss of its tokens and the norm of its gradients.
     fn step<P: Probe>(&mut self, lr: f64, probe: &P) -> Result<(f64, f32), TrainError> {
         let step = self.state.step;
-        let mut total = 0.0;
-        for micro_batch in 0..self.stepper.settings.micro_batches {
-            self.stepper.draw(step, micro_batch)?;
-            total += self.stepper.accumulate(step, micro_batch, probe)?;
-        }
-        let loss = total / self.stepper.settings.tokens() as f64;
+        let loss = self.stepper.gather(step, probe)? / self.stepper.settings.tokens() as f64;
         if !loss.is_finite() {
             return Err(self.non_finite(step + 1, "the loss".into()));
         }

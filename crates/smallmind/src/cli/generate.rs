@@ -11,7 +11,8 @@ use smallmind::checkpoint::GENERATION_FILE;
 use smallmind::model::sampler::{MAX_REPETITION_WINDOW, SamplerConfig, SamplerError};
 use smallmind::model::tokenizer::{SpecialText, SpecialTokens, Tokenizer};
 use smallmind::model::{
-    Finish, GenerateOptions, Generation, GenerationConfig, Generator, ModelConfig, ModelError, Session, SessionOptions,
+    Finish, GenerateOptions, Generation, GenerationConfig, Generator, ModelError, Session, SessionOptions,
+    default_prompt,
 };
 
 use super::failure::{Failure, Outcome, usage};
@@ -218,13 +219,6 @@ pub fn prompt_tokens(tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Vec<u3
         note!("note: the tokenizer puts {suffix:?} behind a text; it is left out, so that the model goes on");
     }
     Ok(tokenizer.prompt(&ids))
-}
-
-/// What a text begins with when nobody says so: the token that begins texts, for a model that has one; else a new line, as nanoGPT does.
-fn default_prompt(config: &ModelConfig, tokenizer: &Tokenizer) -> String {
-    let begins = config.bos.or(tokenizer.bos()).or(config.eos.first().copied()).or(tokenizer.eos());
-    let new_line = begins.is_none() && tokenizer.encode("\n", SpecialTokens::AsText).is_ok();
-    if new_line { "\n".to_owned() } else { String::new() }
 }
 
 /// Where pieces of a text go.

@@ -1,16 +1,15 @@
 //! Where a model comes from: a run folder or a Hugging Face folder.
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use smallmind::checkpoint::{CONFIG_FILE, ModelFolder, Rolling, TOKENIZER_FILE};
+use smallmind::checkpoint::{CONFIG_FILE, ModelFolder, TOKENIZER_FILE};
 use smallmind::kernels::Format;
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{ConfigError, LoadOptions, Model, ModelConfig, ModelError, UnknownKeys, UnusedTensors};
-use smallmind::train::is_run;
+use smallmind::train::{is_run, latest_checkpoint};
 
 use super::failure::{bad_file, usage};
 use super::note;
@@ -145,15 +144,14 @@ pub fn open_folder(path: &Path) -> anyhow::Result<ModelFolder> {
     if path.join(CONFIG_FILE).exists() || !is_run(path) {
         return Ok(ModelFolder::open(path)?);
     }
-    let checkpoints = Rolling::new(path.join("checkpoints"), "step-", NonZeroUsize::MIN);
-    let Some(checkpoint) = checkpoints.latest_valid()?.checkpoint else {
+    let Some(checkpoint) = latest_checkpoint(path)? else {
         return Err(bad_file(format!(
             "{}: the run ended before its first checkpoint: there is no model in it",
             path.display()
         )));
     };
     note!("note: {} has no model of its own yet; its latest checkpoint is used", path.display());
-    Ok(ModelFolder::open(checkpoint.path)?)
+    Ok(ModelFolder::open(checkpoint)?)
 }
 
 /// The tokenizer of a model folder, or a `tokenizer.json` by itself.

@@ -7,15 +7,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
-use smallmind::graph::{Batch, NoProbe};
-use smallmind::model::sampler::SamplerConfig;
-use smallmind::model::{Finish as TextFinish, GenerateOptions, Generator, Model, Session, SessionOptions};
+use smallmind::model::{Finish as TextFinish, Generator, Session, SessionOptions};
 use smallmind::profile::{Recorder, Summary as Profile};
 use smallmind::simd::IsaKind;
-use smallmind::train::{
-    Batches, Draw, Event, Existing, Finish, Learner, Prepared, RunDir, Source, TrainConfig, TrainError, Trainer,
-    Windows, prepare,
-};
+use smallmind::train::{Event, Existing, Finish, RunDir, Source, TrainError, Trainer, prepare, quickstart};
 
 use super::failure::{Failure, Outcome, usage};
 use super::generate::{Sink, tell};
@@ -24,19 +19,10 @@ use super::progress::Reporter;
 use super::settings::Settings;
 use super::{hints, interrupt, note, output, train, units};
 
-/// The preset that is trained, and the folder's name.
-const PRESET: &str = "quickstart";
+/// The name of the run's folder.
 const FOLDER: &str = "smallmind-quickstart";
-/// How many steps are timed at most, and for how long, to know how many fit into the time.
-const TIMED_STEPS: usize = 60;
-const TIMING: Duration = Duration::from_secs(2);
-/// The share of the time that is trained at least, however long the preparations took.
-const LEAST_TRAINING: f64 = 0.5;
-/// How many steps a training has at least and at most.
-const STEPS: std::ops::RangeInclusive<u64> = 20..=50_000;
-/// Stories told at the end, and the most tokens of each.
+/// Stories told at the end.
 const STORIES: u64 = 3;
-const STORY_TOKENS: usize = 320;
 
 /// Options of `quickstart`.
 #[derive(Debug, Args)]
@@ -116,27 +102,18 @@ impl Quickstart {
         (reporter, stop): (&mut Reporter, &AtomicBool),
     ) -> anyhow::Result<Trainer> {
         let seed = settings.seed_overlay()?;
-        let mut config = TrainConfig::with_overlays(Some(PRESET), seed.as_slice())?;
-        // The built-in stories are documents, which the files that the preset may be used with are not.
-        config.data.windows = Windows::Documents;
+        let config = quickstart::config(seed.as_slice())?;
         let source = Source::Stories { seed: config.train.seed, bytes: self.text };
         let prepared = prepare(&dir.staging(), &config, source, &mut |progress| reporter.prepare(progress))?;
         let steps = match self.steps {
             Some(steps) => steps,
             None => {
-                let step = seconds_of_a_step(&config, &prepared, settings.threads(), isa)?;
-                let seconds = f64::from(self.seconds);
-                let left = (seconds - started.elapsed().as_secs_f64()).max(LEAST_TRAINING * seconds);
-                ((left / step) as u64).clamp(*STEPS.start(), *STEPS.end())
+                let step = quickstart::seconds_of_a_step(&config, &prepared, settings.threads(), isa)?;
+                quickstart::steps_within(Duration::from_secs(self.seconds.into()), started.elapsed(), step)
             }
         };
         interrupt::check_before_training(stop)?;
-        config.train.steps = steps;
-        config.train.warmup = config.train.warmup.min(steps / 10);
-        config.eval.interval = (steps / 4).max(1);
-        config.eval.batches = config.eval.batches.min(5);
-        config.checkpoint.interval = (steps / 4).max(1);
-        config.log.interval = (steps / 200).max(1);
+        let config = quickstart::of_steps(config, steps);
         Ok(Trainer::create(dir, config, prepared, settings.threads(), isa)?)
     }
 }
@@ -146,38 +123,6 @@ fn profile(trainer: &Trainer, recorder: &Recorder) -> Profile {
     let batch = trainer.batch();
     let runs = usize::try_from(trainer.learner().steps()).unwrap_or(usize::MAX);
     Profile::new(trainer.learner().plans().0, batch, recorder, runs)
-}
-
-/// The seconds of a step: some are timed on a learner that is thrown away.
-fn seconds_of_a_step(
-    config: &TrainConfig,
-    prepared: &Prepared,
-    threads: usize,
-    isa: IsaKind,
-) -> Result<f64, TrainError> {
-    let shape = config.batch_shape()?;
-    let model = Model::random(config.model_config(prepared.tokenizer.vocab_size())?, config.train.seed)?;
-    let mut learner = Learner::new(model, shape, config.optimizer(), threads, isa)?;
-    let mut batches = Batches::new(config.data.windows, &prepared.train, prepared.tokenizer.eos(), shape)?;
-    let mut batch = Batch::default();
-    let mut laps = Vec::with_capacity(TIMED_STEPS);
-    let started = Instant::now();
-    for step in 0..TIMED_STEPS {
-        let lap = Instant::now();
-        let draw = Draw { seed: config.train.seed, step: step as u64, first_row: 0 };
-        batches.fill(&prepared.train, draw, &mut batch)?;
-        learner.accumulate(&batch, shape.tokens(), (config.train.seed, step as u32), &NoProbe)?;
-        learner.update(0.0, &NoProbe)?;
-        laps.push(lap.elapsed().as_secs_f64());
-        // The first step touches all memory for the first time.
-        if started.elapsed() >= TIMING && laps.len() > 1 {
-            break;
-        }
-    }
-    let rest = &mut laps[1..];
-    rest.sort_by(f64::total_cmp);
-    // A neighbour on the machine who is busy for a moment would shorten the training: the fast quarter tells what it will mostly be.
-    Ok(rest[rest.len() / 4].max(1e-9))
 }
 
 /// Lets the model tell its stories.
@@ -191,15 +136,7 @@ fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: 
         note!("\nstories from the model, word by word:\n");
     }
     for story in 0..STORIES {
-        let sampler = SamplerConfig {
-            temperature: 0.6,
-            top_k: 40,
-            min_p: 0.2,
-            seed: seed.wrapping_add(story),
-            ..SamplerConfig::default()
-        };
-        let options = GenerateOptions { max_tokens: STORY_TOKENS, sampler, stops: vec![] };
-        // An empty prompt stands for the token that ended the story before.
+        let options = quickstart::story_options(seed.wrapping_add(story));
         if settings.is_json() {
             let told = tell(&mut generator, &[], &options, Sink::Keep, stop)?;
             output::event(
