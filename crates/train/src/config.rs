@@ -241,25 +241,8 @@ impl TrainConfig {
             checkpoint: CheckpointSection { interval: 250, keep: 2 },
             log: LogSection { interval: 10 },
         };
-        let Some(name) = name else { return Ok(base) };
-        preset::find(name)?;
-        let characters = DataSection { tokenizer: "characters".into(), ..base.data.clone() };
-        Ok(match name {
-            "nanogpt-cpu" => Self { data: characters, ..base },
-            "nanogpt-gpu" => Self {
-                data: characters,
-                train: TrainSection { steps: 5000, batch: 64, ..base.train.clone() },
-                eval: EvalSection { interval: 250, batches: 20 },
-                ..base
-            },
-            "quickstart" => Self {
-                data: DataSection { vocab_size: 2048, ..base.data.clone() },
-                train: TrainSection { batch: 4, lr: 1.5e-3, min_lr: 5e-5, ..base.train.clone() },
-                sample: SampleSection { interval: 0, ..base.sample.clone() },
-                ..base
-            },
-            _ => base,
-        })
+        let training = name.map_or(Ok(&[][..]), |name| preset::find(name).map(|preset| preset.training))?;
+        training.iter().try_fold(base, |config, (key, text)| config.with_text(key, text, "preset"))
     }
 
     /// The model's shape for a vocabulary of `vocab_size` tokens.
@@ -268,7 +251,7 @@ impl TrainConfig {
     /// Numbers that make no model.
     pub fn model_config(&self, vocab_size: usize) -> Result<ModelConfig, TrainError> {
         let m = &self.model;
-        let base = preset::find(m.preset.as_deref().unwrap_or("nanogpt-cpu"))?.config();
+        let base = preset::find(m.preset.as_deref().unwrap_or(USUAL_SHAPE))?.config();
         let heads = m.heads.unwrap_or(base.heads);
         let d_model = m.d_model.unwrap_or(base.d_model);
         if heads == 0 || !d_model.is_multiple_of(heads) {
@@ -405,6 +388,9 @@ impl TrainConfig {
         Err(value_error("data.tokenizer", &format!("{word:?}"), &why))
     }
 }
+
+/// The preset whose shape a training has that names none.
+const USUAL_SHAPE: &str = "nanogpt-cpu";
 
 /// The kinds of vocabularies that are made from the text.
 const TOKENIZERS: [&str; 2] = ["characters", "bpe"];

@@ -152,6 +152,12 @@ impl TrainConfig {
         Ok(Merged::new(preset, overlays)?.implied_min_lr(overlays))
     }
 
+    /// The same settings with one key changed to the value that `text` stands for.
+    pub(crate) fn with_text(&self, key: &str, text: &str, origin: &str) -> Result<Self, TrainError> {
+        let Some(known) = keys::find(key) else { return Err(unknown_key(key, origin)) };
+        self.with(key, &known.takes.read(text), origin)
+    }
+
     /// The same settings with one key changed. Goes through TOML, so that a file and a command line set the same.
     fn with(&self, key: &str, value: &Value, origin: &str) -> Result<Self, TrainError> {
         let bad = |why: String| TrainError::Value { key: key.to_owned(), origin: origin.to_owned(), why };

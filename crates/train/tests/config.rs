@@ -46,6 +46,28 @@ fn later_layers_win() {
 }
 
 #[test]
+fn presets_train_with_settings_of_their_own() {
+    let usual = with(None, &[]);
+    for preset in smallmind_model::preset::PRESETS {
+        let config = with(Some(preset.name), &[]);
+        let assignments: Vec<String> = preset.training.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let assignments: Vec<&str> = assignments.iter().map(String::as_str).collect();
+        let written_out = with(None, &assignments);
+        assert_eq!(
+            (&config.train, &config.data, &config.sample),
+            (&written_out.train, &written_out.data, &written_out.sample)
+        );
+    }
+    let quick = with(Some("quickstart"), &[]);
+    assert_eq!((quick.data.vocab_size, quick.train.batch, quick.sample.interval), (2048, 4, 0));
+    assert_eq!((quick.train.lr, quick.train.min_lr, quick.train.steps), (1.5e-3, 5e-5, usual.train.steps));
+    let gpu = with(Some("nanogpt-gpu"), &[]);
+    assert_eq!((gpu.train.steps, gpu.train.batch, gpu.data.tokenizer.as_str()), (5000, 64, "characters"));
+    assert_eq!(with(Some("nanogpt-cpu"), &[]).data.tokenizer, "characters");
+    assert_eq!((with(Some("gpt2-124m"), &[]).train, usual.data.tokenizer.as_str()), (usual.train, "bpe"));
+}
+
+#[test]
 fn values_have_types() {
     let config = with(None, &["train.lr=1", "model.dropout=0"]);
     assert_eq!((config.train.lr, config.model.dropout), (1.0, Some(0.0)));
