@@ -14,7 +14,7 @@ use smallmind::profile::roofs::Effort;
 use smallmind::profile::traffic::{Traffic, traffic};
 use smallmind::profile::{Allocated, Events, Recorder, Roofs, RunTimes};
 use smallmind::simd::IsaKind;
-use smallmind::train::{BatchShape, Learner, TrainConfig};
+use smallmind::train::{BatchShape, DropoutDraw, Learner, TrainConfig};
 
 thread_local! {
     static OWN: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
@@ -175,12 +175,12 @@ fn elementwise_operations_are_bound_by_what_they_do() {
         let mut learner = Learner::new(model, shape, optimizer, 1, IsaKind::best()).unwrap();
         let mut batch = Batch::default();
         (0..4).for_each(|_| batch.push_with_targets(&vec![1; tokens], &vec![2; tokens]));
-        let recorder = Recorder::keeping(learner.plans().0, 1);
+        let recorder = Recorder::keeping(learner.gradient_plan(), 1);
         let begin = Instant::now();
-        learner.accumulate(&batch, shape.tokens(), (1, 0), &recorder).unwrap();
+        learner.accumulate(&batch, shape.tokens(), DropoutDraw { seed: 1, step: 0 }, &recorder).unwrap();
         let seconds = begin.elapsed().as_secs_f64();
         let batches = [batch];
-        let part = Part { name: "gradient", plan: learner.plans().0, recorder: &recorder, batches: &batches };
+        let part = Part { name: "gradient", plan: learner.gradient_plan(), recorder: &recorder, batches: &batches };
         let phase = measurement("step", shape.tokens() as f64, 1, part, (vec![seconds], vec![seconds])).phase(&roofs);
         let mut found = phase.operations.into_iter().filter(|o| o.operation == operation);
         let first = found.next().unwrap_or_else(|| panic!("{preset} has {operation}"));

@@ -8,7 +8,7 @@ use smallmind_graph::op::AdamWSpec;
 use smallmind_graph::{Batch, NoProbe, available_threads};
 use smallmind_model::{Model, preset};
 use smallmind_simd::IsaKind;
-use smallmind_train::{BatchShape, Learner, Optimizer};
+use smallmind_train::{BatchShape, DropoutDraw, Learner, Optimizer};
 
 const WARM_UP: usize = 10;
 const STEPS: usize = 100;
@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut times = Vec::with_capacity(STEPS);
     for step in 0..WARM_UP + STEPS {
         let started = Instant::now();
-        learner.accumulate(&batch, shape.tokens(), (1337, step as u32), &NoProbe)?;
+        learner.accumulate(&batch, shape.tokens(), DropoutDraw { seed: 1337, step: step as u32 }, &NoProbe)?;
         learner.update(1e-3, &NoProbe)?;
         if step >= WARM_UP {
             times.push(started.elapsed().as_secs_f64());

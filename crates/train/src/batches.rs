@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use smallmind_graph::Batch;
 
 use crate::BatchShape;
-use crate::data::{DataError, Dataset, DocumentWindows, RandomWindows, SequentialWindows, Window};
+use crate::data::{DataError, Dataset, DocumentWindows, Draw, RandomWindows, SequentialWindows, Window};
 use crate::prepare::WINDOWS_WITHOUT_END;
 
 /// Where the windows of a training begin.
@@ -34,17 +34,6 @@ pub struct Batches {
 enum Starts {
     Uniform { tokens: usize },
     Documents(DocumentWindows),
-}
-
-/// Which batch.
-#[derive(Clone, Copy, Debug)]
-pub struct Draw {
-    /// Of the windows.
-    pub seed: u64,
-    /// The step, counted from 0.
-    pub step: u64,
-    /// Its first row in the step's batch.
-    pub first_row: u64,
 }
 
 impl Batches {
@@ -84,7 +73,7 @@ impl Batches {
                 }
             }
             Starts::Documents(windows) => {
-                windows.fill(data, (seed, step, first_row), x, y)?;
+                windows.fill(data, draw, x, y)?;
                 for (x, y) in x.chunks_exact(self.context).zip(y.chunks_exact(self.context)) {
                     for range in windows.sequences(x) {
                         batch.push_with_targets(&x[range.clone()], &y[range]);

@@ -26,7 +26,7 @@ use crate::config::{DataSection, TrainConfig};
 use crate::event::{EvalEvent, Event, StepEvent};
 use crate::overlay::Overlay;
 use crate::run_dir::{RunDir, is_run};
-use crate::{Learner, TrainError};
+use crate::{Learner, Moments, TrainError};
 
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
 const STATE_FILE: &str = "trainer.json";
@@ -260,10 +260,10 @@ pub fn write_checkpoint(
     state: &TrainerState,
     tokenizer: &[u8],
 ) -> Result<smallmind_checkpoint::Published, TrainError> {
-    let (m, v) = learner.moments();
+    let Moments { first, second } = learner.moments();
     let mut moments = TensorWriter::new();
-    moments.add("moment1", &[m.len()], TensorData::F32(m))?;
-    moments.add("moment2", &[v.len()], TensorData::F32(v))?;
+    moments.add("moment1", &[first.len()], TensorData::F32(first))?;
+    moments.add("moment2", &[second.len()], TensorData::F32(second))?;
     let config = learner.model().config_bytes()?;
     let json = serde_json::to_vec_pretty(state).map_err(|e| TrainError::Write {
         path: rolling.path_of(state.step).join(STATE_FILE),
@@ -335,10 +335,9 @@ pub fn latest_checkpoint(run: &Path) -> Result<Option<PathBuf>, TrainError> {
 ///
 /// # Errors
 /// A file that is missing, damaged, or of another model.
-pub fn read_moments(checkpoint: &Path, m: &mut [f32], v: &mut [f32]) -> Result<(), TrainError> {
+pub fn read_moments(checkpoint: &Path, moments: Moments<&mut [f32]>) -> Result<(), TrainError> {
     let file = TensorFile::open(checkpoint.join(MOMENTS_FILE))?;
-    let read = |name: &str, to: &mut [f32]| -> Result<(), CheckpointError> { file.read_finite_f32(name, to) };
-    read("moment1", m)?;
-    read("moment2", v)?;
+    file.read_finite_f32("moment1", moments.first)?;
+    file.read_finite_f32("moment2", moments.second)?;
     Ok(())
 }

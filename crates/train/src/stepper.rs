@@ -11,11 +11,11 @@ use smallmind_graph::{Batch, Probe};
 use smallmind_model::{Model, ModelError};
 use smallmind_simd::IsaKind;
 
-use crate::batches::{Batches, Draw};
+use crate::batches::Batches;
 use crate::config::TrainConfig;
-use crate::data::{DataError, Dataset};
+use crate::data::{DataError, Dataset, Draw};
 use crate::run_folder::{self, STATE_VERSION, TrainerState};
-use crate::{BatchShape, Learner, Optimizer, TrainError, Update, Windows, prepare};
+use crate::{BatchShape, DropoutDraw, Learner, Moments, Optimizer, TrainError, UpdateStats, Windows, prepare};
 
 /// What a step of a training is made of.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -95,7 +95,7 @@ impl Stepper {
     /// # Errors
     /// Too little memory.
     pub fn with_threads(&self, threads: usize) -> Result<Self, TrainError> {
-        let (model, isa) = (self.learner.model().try_clone()?, self.learner.plans().0.isa());
+        let (model, isa) = (self.learner.model().try_clone()?, self.learner.gradient_plan().isa());
         Self::new(model, self.settings, (self.data.clone(), self.end), threads, isa)
     }
 
@@ -116,7 +116,8 @@ impl Stepper {
         let all = self.settings.micro_batches;
         // After 2³² micro-batches of a training its masks repeat.
         let dropout_step = (step as u32).wrapping_mul(all as u32).wrapping_add(micro_batch as u32);
-        self.learner.accumulate(&self.batch, self.settings.tokens(), (self.settings.seed, dropout_step), probe)
+        let dropout = DropoutDraw { seed: self.settings.seed, step: dropout_step };
+        self.learner.accumulate(&self.batch, self.settings.tokens(), dropout, probe)
     }
 
     /// Draws all micro-batches of a step and gathers their gradients: the sum of their losses.
@@ -136,7 +137,7 @@ impl Stepper {
     ///
     /// # Errors
     /// None that a learner's own shapes could cause.
-    pub fn update<P: Probe>(&mut self, learning_rate: f64, probe: &P) -> Result<Update, ModelError> {
+    pub fn update<P: Probe>(&mut self, learning_rate: f64, probe: &P) -> Result<UpdateStats, ModelError> {
         self.learner.update(learning_rate, probe)
     }
 
@@ -187,8 +188,8 @@ impl Stepper {
     /// What of weights and moments is not finite: a checkpoint of it could not be loaded again.
     pub(crate) fn first_non_finite(&self) -> Option<String> {
         let model = self.learner.model();
-        let (m, v) = self.learner.moments();
-        let all = [("", model.weights()), ("the first moment of ", m), ("the second moment of ", v)];
+        let Moments { first, second } = self.learner.moments();
+        let all = [("", model.weights()), ("the first moment of ", first), ("the second moment of ", second)];
         all.into_iter().find_map(|(kind, values)| Some(format!("{kind}`{}`", model.first_non_finite(values)?)))
     }
 }

@@ -13,9 +13,9 @@ use smallmind_model::tokenizer::{SpecialText, Tokenizer};
 use smallmind_model::{Model, ModelConfig, ModelError};
 use smallmind_simd::IsaKind;
 
-use crate::batches::{Batches, Draw};
+use crate::batches::Batches;
 use crate::config::{ScheduleKind, TrainConfig};
-use crate::data::{Dataset, Split};
+use crate::data::{Dataset, Draw, Split};
 use crate::evaluate::whole_set;
 use crate::event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
 use crate::overlay::Overlay;
@@ -127,9 +127,7 @@ impl Trainer {
             mend_model(&folder, &model, &mut state, &mut warnings)?;
         }
         let mut trainer = Self::assemble(state, model, prepared, folder, threads, isa)?;
-        let (_, m, v, steps) = trainer.stepper.learner.state_mut();
-        run_folder::read_moments(&checkpoint.path, m, v)?;
-        *steps = step;
+        trainer.stepper.learner.restore(step, |moments| run_folder::read_moments(&checkpoint.path, moments))?;
         trainer.resumed_from = Some(step);
         trainer.last_checkpoint = Some(step);
         trainer.warnings.extend(warnings);
@@ -402,7 +400,7 @@ impl Trainer {
 
     fn started(&self) -> Started {
         let model = self.stepper.learner.model();
-        let (gradient, update) = self.stepper.learner.plans();
+        let (gradient, update) = (self.stepper.learner.gradient_plan(), self.stepper.learner.update_plan());
         Started {
             parameters: model.params().elements(),
             steps: self.state.config.train.steps,

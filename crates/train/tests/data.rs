@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use smallmind_train::data::{
-    Corpus, DataError, Dataset, Division, DocumentWindows, Dtype, MANIFEST_FILE, Manifest, OpenOptions, RandomWindows,
-    SequentialWindows, ShardOptions, ShardWriter, Split, Storage, Verify, read_text,
+    Corpus, DataError, Dataset, Division, DocumentWindows, Draw, Dtype, MANIFEST_FILE, Manifest, OpenOptions,
+    RandomWindows, SequentialWindows, ShardOptions, ShardWriter, Split, Storage, Verify, read_text,
 };
 use std::fs;
 use std::path::Path;
@@ -468,7 +468,7 @@ proptest! {
             return Ok(());
         };
         let (mut x, mut y) = (vec![0; 3 * context], vec![0; 3 * context]);
-        windows.fill(&data, (seed, step, 5), &mut x, &mut y).unwrap();
+        windows.fill(&data, Draw { seed, step, first_row: 5 }, &mut x, &mut y).unwrap();
         for (row, (x, y)) in x.chunks(context).zip(y.chunks(context)).enumerate() {
             let start = windows.start(seed, step, 5 + row as u64);
             prop_assert_eq!((&tokens[start..start + context], &tokens[start + 1..=start + context]), (x, y));

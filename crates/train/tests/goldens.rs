@@ -9,7 +9,7 @@ use smallmind_graph::{Batch, Bindings, Executor, Limits, NoProbe, Plan, PlanOpti
 use smallmind_kernels::loss::IGNORE;
 use smallmind_model::{LOGITS, Model, Purpose, Session, SessionOptions, architecture};
 use smallmind_simd::IsaKind;
-use smallmind_train::{BatchShape, Learner, Optimizer};
+use smallmind_train::{BatchShape, DropoutDraw, Learner, Optimizer};
 
 fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
@@ -129,7 +129,7 @@ fn loss_and_every_gradient() {
             let expected_loss = golden.read("loss")[0];
             let file = TensorFile::open(folder(name).join("golden.safetensors")).unwrap();
             let (mut learner, batch, counted) = learner(golden, *isa);
-            let loss = learner.accumulate(&batch, counted, (0, 0), &NoProbe).unwrap() / counted as f64;
+            let loss = learner.accumulate(&batch, counted, DropoutDraw::default(), &NoProbe).unwrap() / counted as f64;
             assert!(
                 (loss - f64::from(expected_loss)).abs() < 1e-5,
                 "{name} {isa}: loss {loss}, {expected_loss} expected"
@@ -158,7 +158,8 @@ fn ten_steps_of_adamw_with_clip() {
             let file = TensorFile::open(folder(name).join("golden.safetensors")).unwrap();
             let (mut learner, batch, counted) = learner(golden, *isa);
             for step in 0..10 {
-                let loss = learner.accumulate(&batch, counted, (0, 0), &NoProbe).unwrap() / counted as f64;
+                let loss =
+                    learner.accumulate(&batch, counted, DropoutDraw::default(), &NoProbe).unwrap() / counted as f64;
                 let update = learner.update(1e-3, &NoProbe).unwrap();
                 assert!((loss - f64::from(losses[step])).abs() < 1e-5, "{name} {isa} step {step}: loss {loss}");
                 let norm = update.grad_norm;

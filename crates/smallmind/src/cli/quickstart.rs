@@ -55,7 +55,7 @@ impl Quickstart {
         reporter.say(&format!("a small model learns to tell stories; its folder is {}", out.display()));
 
         let mut trainer = self.begin(dir, started, settings, isa, (&mut reporter, stop))?;
-        let recorder = Recorder::new(trainer.learner().plans().0);
+        let recorder = Recorder::new(trainer.learner().gradient_plan());
         let summary = trainer.run_probed(stop, &mut |event: &Event| reporter.event(event), &recorder)?;
         if summary.finish == Finish::Interrupted {
             reporter.finish()?;
@@ -122,7 +122,7 @@ impl Quickstart {
 fn profile(trainer: &Trainer, recorder: &Recorder) -> Profile {
     let batch = trainer.batch();
     let runs = usize::try_from(trainer.learner().steps()).unwrap_or(usize::MAX);
-    Profile::new(trainer.learner().plans().0, batch, recorder, runs)
+    Profile::new(trainer.learner().gradient_plan(), batch, recorder, runs)
 }
 
 /// Lets the model tell its stories.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::dataset::Dataset;
 use super::error::DataError;
-use super::windows::{RandomWindows, Window, fill_window};
+use super::windows::{Draw, RandomWindows, Window, fill_window};
 
 /// Windows as those of [`RandomWindows`], but each begins with the token that ended the document before: what a model is given too where
 /// a text is to begin. Every document but the first, and but the last ones that leave no room for a window, is as likely as any other.
@@ -48,25 +48,19 @@ impl DocumentWindows {
         self.ends[RandomWindows::draw(seed, step, row, self.starts as u64)]
     }
 
-    /// Fills rows `first_row` … of the batch of `step`: inputs `x` and targets `y`, both `[rows, context]`. Allocates nothing.
+    /// Fills rows of a batch, from `draw.first_row` on: inputs `x` and targets `y`, both `[rows, context]`. Allocates nothing.
     ///
     /// # Panics
     /// If `x` and `y` aren't of the same whole number of rows.
     ///
     /// # Errors
     /// Files that can't be read.
-    pub fn fill(
-        &self,
-        data: &Dataset,
-        (seed, step, first_row): (u64, u64, u64),
-        x: &mut [u32],
-        y: &mut [u32],
-    ) -> Result<(), DataError> {
+    pub fn fill(&self, data: &Dataset, draw: Draw, x: &mut [u32], y: &mut [u32]) -> Result<(), DataError> {
         assert_eq!(x.len(), y.len(), "x and y are both [rows, context]");
         assert_eq!(x.len() % self.context, 0, "x is [rows, context] with a context of {}", self.context);
         let rows = x.chunks_exact_mut(self.context).zip(y.chunks_exact_mut(self.context));
         for ((x, y), row) in rows.zip(0_u64..) {
-            fill_window(data, self.start(seed, step, first_row.wrapping_add(row)), x, y)?;
+            fill_window(data, self.start(draw.seed, draw.step, draw.first_row.wrapping_add(row)), x, y)?;
         }
         Ok(())
     }

@@ -38,6 +38,6 @@ pub use documents::DocumentWindows;
 pub use error::DataError;
 pub use manifest::{Dtype, MANIFEST_FILE, Manifest, SCHEMA_VERSION, ShardManifest, Split, SplitManifest};
 pub use text::read_text;
-pub use windows::{RandomWindows, SequentialWindows, Window};
+pub use windows::{Draw, RandomWindows, SequentialWindows, Window};
 pub(crate) use writer::is_shard_name;
 pub use writer::{ShardOptions, ShardWriter};

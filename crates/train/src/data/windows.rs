@@ -7,6 +7,17 @@ use crate::random::{GAMMA, mix, scale};
 /// The fraction of √2 in 64 bits.
 const SQRT_2: u64 = 0x6a09_e667_f3bc_c908;
 
+/// Which rows of a training's batches.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw {
+    /// The training's seed.
+    pub seed: u64,
+    /// The step, counted from 0.
+    pub step: u64,
+    /// The first row, counted from 0 in the batch of the step.
+    pub first_row: u64,
+}
+
 /// Uniform windows, as nanoGPT's `get_batch` cuts them: `x = t[i .. i + T]`, `y = t[i + 1 .. i + T + 1]` with `i` uniform in
 /// `0 .. n − T`.
 ///

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallmind_simd::IsaKind;
 use smallmind_train::stories::{Part, write_corpus};
-use smallmind_train::{Event, Existing, Overlay, RunDir, Source, Summary, TrainConfig, TrainError, Trainer, prepare};
+use smallmind_train::{
+    Event, Existing, Moments, Overlay, RunDir, Source, Summary, TrainConfig, TrainError, Trainer, prepare,
+};
 
 /// Settings of a model that takes microseconds a step. Every step is logged.
 const TINY: &[&str] = &[
@@ -81,8 +83,8 @@ pub fn stop_after(trainer: &mut Trainer, step: u64) -> (Summary, Vec<Event>) {
 
 /// The bits of weights and both moments.
 pub fn state(trainer: &Trainer) -> [Vec<u32>; 3] {
-    let (m, v) = trainer.learner().moments();
-    [trainer.learner().model().weights(), m, v].map(|values| values.iter().map(|x| x.to_bits()).collect())
+    let Moments { first, second } = trainer.learner().moments();
+    [trainer.learner().model().weights(), first, second].map(|values| values.iter().map(|x| x.to_bits()).collect())
 }
 
 /// What a training told of its losses: (step, bits of the loss and of the norm), and (step, bits of both estimates).

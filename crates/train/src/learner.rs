@@ -38,20 +38,38 @@ impl BatchShape {
     }
 }
 
-/// What a step did.
+/// The numbers of an update.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Update {
-    /// The global norm of the gradients, before clipping.
+pub struct UpdateStats {
+    /// Global norm of the gradients, before clipping.
     pub grad_norm: f32,
-    /// What they were multiplied by.
+    /// The factor that clipped the gradients, at most 1.
     pub clip: f32,
+}
+
+/// Which dropout masks a run draws: they are a function of both numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DropoutDraw {
+    /// The training's seed.
+    pub seed: u64,
+    /// Micro-batches of the training before this one.
+    pub step: u32,
+}
+
+/// AdamW's moments, each laid out like the weights.
+#[derive(Clone, Copy, Debug)]
+pub struct Moments<T> {
+    /// Means of gradients.
+    pub first: T,
+    /// Means of squared gradients.
+    pub second: T,
 }
 
 /// A model in training. Nothing allocates once it is made.
 pub struct Learner {
     model: Model,
     grads: Buffer,
-    moments: (Buffer, Buffer),
+    moments: Moments<Buffer>,
     pool: Pool,
     gradient: Executor,
     evaluation: Executor,
@@ -72,7 +90,7 @@ impl Learner {
         threads: usize,
         isa: IsaKind,
     ) -> Result<Self, ModelError> {
-        check_context(model.config(), shape.context)?;
+        model.config().check_context(shape.context)?;
         let training = architecture::graph(model.config(), Purpose::Training)?;
         let evaluation = architecture::graph(model.config(), Purpose::Evaluation)?;
         let update = update_graph(model.params().clone(), optimizer.adamw, optimizer.max_norm)?;
@@ -80,7 +98,7 @@ impl Learner {
         let len = model.layout().len();
         Ok(Self {
             grads: Buffer::zeroed(len)?,
-            moments: (Buffer::zeroed(len)?, Buffer::zeroed(len)?),
+            moments: Moments { first: Buffer::zeroed(len)?, second: Buffer::zeroed(len)? },
             pool: Pool::new(threads)?,
             gradient: Executor::new(Plan::new(training, PlanOptions::flat(shape.limits(), threads, isa))?)?,
             evaluation: Executor::new(Plan::new(evaluation, PlanOptions::flat(shape.limits(), threads, isa))?)?,
@@ -98,13 +116,13 @@ impl Learner {
         &mut self,
         batch: &Batch,
         targets: usize,
-        dropout: (u64, u32),
+        dropout: DropoutDraw,
         probe: &P,
     ) -> Result<f64, ModelError> {
         let scalars = Scalars {
             loss_scale: 1.0 / targets.max(1) as f32,
-            dropout_seed: dropout.0,
-            dropout_step: dropout.1,
+            dropout_seed: dropout.seed,
+            dropout_step: dropout.step,
             ..Scalars::default()
         };
         let bindings = Bindings { grads: Some(&mut self.grads), ..Bindings::inference(self.model.weights()) };
@@ -116,17 +134,17 @@ impl Learner {
     ///
     /// # Errors
     /// None that a learner's own shapes could cause.
-    pub fn update<P: Probe>(&mut self, learning_rate: f64, probe: &P) -> Result<Update, ModelError> {
+    pub fn update<P: Probe>(&mut self, learning_rate: f64, probe: &P) -> Result<UpdateStats, ModelError> {
         let scalars = Scalars { learning_rate, step: self.steps + 1, ..Scalars::default() };
         let bindings = Bindings {
             params: ParamMemory::Exclusive(self.model.weights_mut()),
             grads: Some(&mut self.grads),
-            moments: Some((&mut self.moments.0, &mut self.moments.1)),
+            moments: Some((&mut self.moments.first, &mut self.moments.second)),
             cache: None,
         };
         self.update.run(&mut self.pool, &Batch::default(), &scalars, bindings, probe)?;
         let clip = self.update.result_slice(smallmind_graph::CLIP).unwrap_or(&[f32::NAN, 0.0]);
-        let update = Update { grad_norm: clip[0], clip: clip[1] };
+        let update = UpdateStats { grad_norm: clip[0], clip: clip[1] };
         self.steps += u64::from(update.grad_norm.is_finite());
         Ok(update)
     }
@@ -149,14 +167,19 @@ impl Learner {
         &self.grads
     }
 
-    /// The plans of a micro-batch and of an update.
-    pub fn plans(&self) -> (&Plan, &Plan) {
-        (self.gradient.plan(), self.update.plan())
+    /// The plan of a micro-batch: forward and backward.
+    pub fn gradient_plan(&self) -> &Plan {
+        self.gradient.plan()
     }
 
-    /// AdamW's moments: means of gradients, and of their squares.
-    pub fn moments(&self) -> (&[f32], &[f32]) {
-        (&self.moments.0, &self.moments.1)
+    /// The plan of an update.
+    pub fn update_plan(&self) -> &Plan {
+        self.update.plan()
+    }
+
+    /// AdamW's moments.
+    pub fn moments(&self) -> Moments<&[f32]> {
+        Moments { first: &self.moments.first, second: &self.moments.second }
     }
 
     /// Updates done so far.
@@ -164,9 +187,14 @@ impl Learner {
         self.steps
     }
 
-    /// Weights, moments and the number of updates, to be restored.
-    pub fn state_mut(&mut self) -> (&mut [f32], &mut [f32], &mut [f32], &mut u64) {
-        (self.model.weights_mut(), &mut self.moments.0, &mut self.moments.1, &mut self.steps)
+    /// Continues after `steps` updates: `read` fills the moments that they left.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn restore<E>(&mut self, steps: u64, read: impl FnOnce(Moments<&mut [f32]>) -> Result<(), E>) -> Result<(), E> {
+        read(Moments { first: &mut self.moments.first, second: &mut self.moments.second })?;
+        self.steps = steps;
+        Ok(())
     }
 }
 
@@ -182,7 +210,7 @@ impl Evaluator {
     /// # Errors
     /// A context beyond the model's, or too little memory.
     pub fn new(config: &ModelConfig, options: PlanOptions) -> Result<Self, ModelError> {
-        check_context(config, options.limits.context)?;
+        config.check_context(options.limits.context)?;
         let graph = architecture::graph(config, Purpose::Evaluation)?;
         let pool = Pool::new(options.threads)?;
         Ok(Self { evaluation: Executor::new(Plan::new(graph, options)?)?, pool })
@@ -207,10 +235,6 @@ fn losses(
     let bindings = Bindings { params, grads: None, moments: None, cache: None };
     evaluation.run(pool, batch, &Scalars::default(), bindings, &NoProbe)?;
     Ok(sum(evaluation.result_slice(LOSS)))
-}
-
-fn check_context(config: &ModelConfig, context: usize) -> Result<(), ModelError> {
-    config.check_context(context)
 }
 
 /// The sum, in order.
