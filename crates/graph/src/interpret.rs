@@ -2,7 +2,7 @@
 
 use smallmind_kernels::attention::{AttentionDropout, AttentionShape};
 use smallmind_kernels::matmul::Layout;
-use smallmind_kernels::optimizer::{AdamW, SUM_BLOCK};
+use smallmind_kernels::optimizer::SUM_BLOCK;
 use smallmind_kernels::reference::{
     Matrix, activation, attention, dropout, elementwise, embedding, loss, matmul, norm, optimizer, rope,
 };
@@ -10,7 +10,8 @@ use smallmind_kernels::rope::RopeTable;
 
 use crate::graph::{Graph, Node, ValueId};
 use crate::op::{AdamWSpec, DropoutSpec, Heads, Index, Norm, Op};
-use crate::params::{Decay, ParamId};
+use crate::params::ParamId;
+use crate::update::clip_factor;
 use crate::{Batch, GraphError, Scalars, Span};
 
 /// A model's memories in `f64`, and the values of the last run.
@@ -176,7 +177,7 @@ impl Interpreter {
             }
             Op::ClipFactor { max_norm } => {
                 let norm = x(0).data.iter().sum::<f64>().sqrt();
-                vec![Matrix::new(1, 2, vec![norm, (max_norm / (norm + 1e-6)).min(1.0)])]
+                vec![Matrix::new(1, 2, vec![norm, clip_factor(norm, max_norm)])]
             }
             Op::AdamW(spec) => {
                 let (norm, factor) = (x(0).at(0, 0), x(0).at(0, 1));
@@ -244,18 +245,8 @@ impl Interpreter {
     }
 
     fn adamw(&mut self, graph: &Graph, spec: AdamWSpec, factor: f64, scalars: &Scalars) {
-        let step = scalars.step.min(i32::MAX as u64) as i32;
         for (id, param) in graph.params().iter() {
-            let config = AdamW {
-                lr: scalars.learning_rate,
-                beta1: spec.beta1,
-                beta2: spec.beta2,
-                eps: spec.eps,
-                weight_decay: if param.decay == Decay::Yes { spec.weight_decay } else { 0.0 },
-                grad_scale: factor,
-                bias_correction1: 1.0 - spec.beta1.powi(step),
-                bias_correction2: 1.0 - spec.beta2.powi(step),
-            };
+            let config = spec.step(scalars, param.decay, factor);
             let i = id.index();
             let (m, v) = (&mut self.moments.0[i].data, &mut self.moments.1[i].data);
             optimizer::adamw(&config, &mut self.params[i].data, &mut self.grads[i].data, m, v);

@@ -1,7 +1,7 @@
 //! The optimizer's update.
 
 use smallmind_kernels::Part;
-use smallmind_kernels::optimizer::{AdamW, SUM_BLOCK, adamw, sum_of_squares};
+use smallmind_kernels::optimizer::{SUM_BLOCK, adamw, sum_of_squares};
 use smallmind_simd::Isa;
 
 use crate::Rows;
@@ -9,8 +9,8 @@ use crate::arena::{Access, Frame, Sharing, Space, View};
 use crate::graph::Node;
 use crate::lower::Lowering;
 use crate::op::AdamWSpec;
-use crate::params::Decay;
 use crate::plan::Workers;
+use crate::update::clip_factor;
 
 /// Elements of the optimizer's step that go to one worker together.
 pub const UPDATE_GRANULE: usize = 1024;
@@ -36,13 +36,13 @@ impl<I: Isa> Lowering<'_, I> {
         self.push(Workers::All, accesses, 0, Box::new(run));
     }
 
-    /// The norm from the partial sums, added in order; the factor as in PyTorch's `clip_grad_norm_`: `min(1, max_norm / (norm + 1e-6))`.
+    /// The norm from the partial sums, added in order, and the factor that clips it.
     pub(super) fn clip_factor(&mut self, node: &Node, max_norm: f64) {
         let (partials, out) = (self.view(node.inputs[0]), self.view(node.outputs[0]));
         let accesses = vec![self.access(partials, Sharing::First, false), self.access(out, Sharing::First, true)];
         let run = move |frame: &Frame<'_>, _: Part| {
             let norm = frame.slice(&partials).iter().map(|s| f64::from(*s)).sum::<f64>().sqrt();
-            let factor = (max_norm / (norm + 1e-6)).min(1.0);
+            let factor = clip_factor(norm, max_norm);
             frame.slice_mut(&out, 0..2).copy_from_slice(&[norm as f32, factor as f32]);
         };
         self.push(Workers::First, accesses, 0, Box::new(run));
@@ -62,20 +62,10 @@ impl<I: Isa> Lowering<'_, I> {
             if !norm.is_finite() {
                 return;
             }
-            let step = frame.scalars.step.clamp(1, i32::MAX as u64) as i32;
             for (range, decay) in &runs {
                 let own = part.range(range.len(), UPDATE_GRANULE);
                 let own = range.start + own.start..range.start + own.end;
-                let config = AdamW {
-                    lr: frame.scalars.learning_rate,
-                    beta1: spec.beta1,
-                    beta2: spec.beta2,
-                    eps: spec.eps,
-                    weight_decay: if *decay == Decay::Yes { spec.weight_decay } else { 0.0 },
-                    grad_scale: f64::from(factor),
-                    bias_correction1: 1.0 - spec.beta1.powi(step),
-                    bias_correction2: 1.0 - spec.beta2.powi(step),
-                };
+                let config = spec.step(frame.scalars, *decay, f64::from(factor));
                 let [param, grad, m, v] = [&params, &grads, &m, &v].map(|view| frame.slice_mut(view, own.clone()));
                 adamw(isa, &config, param, grad, m, v);
             }
