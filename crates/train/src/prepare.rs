@@ -47,8 +47,8 @@ pub enum Progress {
 /// Text that is ready to be trained on.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The vocabulary.
-    pub tokenizer: Tokenizer,
+    /// The tokenizer that made the tokens.
+    pub tokenizer: Arc<Tokenizer>,
     /// Tokens to train on.
     pub train: Arc<Dataset>,
     /// Tokens to be measured on.
@@ -135,7 +135,7 @@ pub fn open(run: &Path) -> Result<Prepared, TrainError> {
     let train = open(Split::Train)?;
     train.check_tokenizer(&sha256(&json))?;
     let validation = open(Split::Validation)?;
-    Ok(Prepared { tokenizer, train: Arc::new(train), validation })
+    Ok(Prepared { tokenizer: Arc::new(tokenizer), train: Arc::new(train), validation })
 }
 
 /// The error of a run's folder of shards, which nobody has named and of which a part is missing.

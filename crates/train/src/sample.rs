@@ -8,9 +8,8 @@ use smallmind_model::tokenizer::{SpecialTokens, Tokenizer};
 use smallmind_model::{GenerateOptions, Generator, Model, Session, SessionOptions};
 use smallmind_simd::IsaKind;
 
-use crate::TrainError;
-use crate::config::TrainConfig;
 use crate::data::Dataset;
+use crate::{Prepared, TrainConfig, TrainError};
 
 /// Writes samples. It has a model of its own, made once, so that a sample does not let the memory of a training grow.
 pub(crate) struct Samples {
@@ -24,16 +23,14 @@ pub(crate) struct Samples {
 }
 
 impl Samples {
-    /// Samples as `config` asks for them, of models shaped like `model`; none where it asks for none. `data`: what is trained on and
-    /// what is measured on.
+    /// Samples as `config` asks for them, of models shaped like `model`; `None` if it asks for none.
     ///
     /// # Errors
     /// A prompt that has no tokens for its characters or does not fit into the context: better said now than after hundreds of steps.
     pub(crate) fn new(
         config: &TrainConfig,
         model: &Model,
-        tokenizer: &Arc<Tokenizer>,
-        data: (&Dataset, &Dataset),
+        prepared: &Prepared,
         threads: usize,
         isa: IsaKind,
     ) -> Result<Option<Self>, TrainError> {
@@ -41,8 +38,8 @@ impl Samples {
             return Ok(None);
         }
         let beginning = config.sample.prompt.clone();
+        let Prepared { tokenizer, train, validation } = prepared;
         let mut prompt = encode(&beginning, tokenizer, model.config().context)?;
-        let (train, validation) = data;
         if prompt.is_empty() && !begins_texts(tokenizer, train)? {
             // The first token of the validation text does as well as any.
             prompt = vec![0];

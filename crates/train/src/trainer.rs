@@ -1,7 +1,6 @@
 //! The training loop.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -52,6 +51,24 @@ pub struct Trainer {
     last_checkpoint: Option<u64>,
 }
 
+/// What a trainer is made of.
+struct Parts {
+    state: TrainerState,
+    model: Model,
+    prepared: Prepared,
+    folder: RunFolder,
+}
+
+/// The numbers of a step.
+struct StepStats {
+    /// Mean loss of its tokens, before the update.
+    loss: f64,
+    /// Learning rate of the update.
+    lr: f64,
+    /// Global norm of the gradients, before clipping.
+    grad_norm: f32,
+}
+
 /// Since when the rates of a log line are counted.
 struct Lap {
     started: Instant,
@@ -84,7 +101,7 @@ impl Trainer {
             last_losses: None,
             seconds: 0.0,
         };
-        let mut trainer = Self::assemble(state, model, prepared, folder, threads, isa)?;
+        let mut trainer = Self::assemble(Parts { state, model, prepared, folder }, threads, isa)?;
         trainer.check_finite()?;
         let first = run_folder::checkpoints(&trainer.folder.staging(), 1);
         let (learner, state) = (&trainer.stepper.learner, &trainer.state);
@@ -126,7 +143,7 @@ impl Trainer {
         if state.best_val_loss.is_some() {
             mend_model(&folder, &model, &mut state, &mut warnings)?;
         }
-        let mut trainer = Self::assemble(state, model, prepared, folder, threads, isa)?;
+        let mut trainer = Self::assemble(Parts { state, model, prepared, folder }, threads, isa)?;
         trainer.stepper.learner.restore(step, |moments| run_folder::read_moments(&checkpoint.path, moments))?;
         trainer.resumed_from = Some(step);
         trainer.last_checkpoint = Some(step);
@@ -134,29 +151,23 @@ impl Trainer {
         Ok(trainer)
     }
 
-    fn assemble(
-        state: TrainerState,
-        model: Model,
-        prepared: Prepared,
-        folder: RunFolder,
-        threads: usize,
-        isa: IsaKind,
-    ) -> Result<Self, TrainError> {
-        let Prepared { tokenizer, train, validation } = prepared;
+    fn assemble(parts: Parts, threads: usize, isa: IsaKind) -> Result<Self, TrainError> {
+        let Parts { state, model, prepared, folder } = parts;
         let config = &state.config;
         let settings = StepSettings::of(config)?;
-        prepare::check_length(Split::Train, train.tokens(), settings.shape.context)?;
-        prepare::check_length(Split::Validation, validation.tokens(), settings.shape.context)?;
+        prepare::check_length(Split::Train, prepared.train.tokens(), settings.shape.context)?;
+        prepare::check_length(Split::Validation, prepared.validation.tokens(), settings.shape.context)?;
+        let samples = Samples::new(config, &model, &prepared, threads, isa)?;
+        let Prepared { tokenizer, train, validation } = prepared;
         let end = tokenizer.eos();
         let rolling = run_folder::checkpoints(folder.path(), config.checkpoint.keep);
-        let tokenizer = Arc::new(tokenizer);
         let mut warnings = vec![];
         if !folder.is_locked() {
             let path = folder.path().display();
             warnings.push(format!("{path}: its file system has no locks, so nothing keeps a second training out"));
         }
         Ok(Self {
-            samples: Samples::new(config, &model, &tokenizer, (&train, &validation), threads, isa)?,
+            samples,
             validation_batches: Batches::new(settings.windows, &validation, end, settings.shape)?,
             stepper: Stepper::new(model, settings, (train, end), threads, isa)?,
             tokenizer_json: tokenizer.to_json()?.into_bytes(),
@@ -238,10 +249,10 @@ impl Trainer {
         let mut lap = Lap { started, step: self.state.step, paused: 0.0 };
         while self.state.step < steps && !stop.load(Ordering::Relaxed) {
             let lr = schedule.lr(self.state.step);
-            let (loss, grad_norm) = self.step(lr, probe)?;
+            let done = self.step(lr, probe)?;
             self.state.seconds = before + started.elapsed().as_secs_f64() - paused;
             if self.due(self.state.config.log.interval) || self.state.step == steps {
-                let event = self.step_event(loss, lr, grad_norm, &lap, paused);
+                let event = self.step_event(done, &lap, paused);
                 lap = Lap { started: Instant::now(), step: self.state.step, paused };
                 self.tell(Event::Step(event), on_event)?;
             }
@@ -270,8 +281,8 @@ impl Trainer {
         self.state.step < self.state.config.train.steps && self.due(interval)
     }
 
-    /// One update: the mean loss of its tokens and the norm of its gradients.
-    fn step<P: Probe>(&mut self, lr: f64, probe: &P) -> Result<(f64, f32), TrainError> {
+    /// One update.
+    fn step<P: Probe>(&mut self, lr: f64, probe: &P) -> Result<StepStats, TrainError> {
         let step = self.state.step;
         let loss = self.stepper.gather(step, probe)? / self.stepper.settings.tokens() as f64;
         if !loss.is_finite() {
@@ -285,7 +296,7 @@ impl Trainer {
             return Err(self.non_finite(step + 1, what));
         }
         self.state.step += 1;
-        Ok((loss, update.grad_norm))
+        Ok(StepStats { loss, lr, grad_norm: update.grad_norm })
     }
 
     fn non_finite(&self, step: u64, what: String) -> TrainError {
@@ -415,7 +426,8 @@ impl Trainer {
         }
     }
 
-    fn step_event(&self, loss: f64, lr: f64, grad_norm: f32, lap: &Lap, paused: f64) -> StepEvent {
+    fn step_event(&self, done: StepStats, lap: &Lap, paused: f64) -> StepEvent {
+        let StepStats { loss, lr, grad_norm } = done;
         let step = self.state.step;
         let steps = self.state.config.train.steps;
         let seconds = (lap.started.elapsed().as_secs_f64() - (paused - lap.paused)).max(1e-9);

@@ -43,8 +43,8 @@ pub fn watch(first: &'static str) -> anyhow::Result<&'static AtomicBool> {
 ///
 /// # Errors
 /// An interrupt.
-pub fn check_before_training(stop: &AtomicBool) -> Outcome {
-    if stop.load(Ordering::SeqCst) {
+pub fn check_before_training() -> Outcome {
+    if STOP.load(Ordering::SeqCst) {
         return Err(Failure::Interrupted("interrupted before the first step; no run was written".into()).into());
     }
     Ok(())

@@ -54,7 +54,7 @@ impl Quickstart {
         let mut reporter = Reporter::new(settings, stop);
         reporter.say(&format!("a small model learns to tell stories; its folder is {}", out.display()));
 
-        let mut trainer = self.begin(dir, started, settings, isa, (&mut reporter, stop))?;
+        let mut trainer = self.begin(dir, started, settings, &mut reporter)?;
         let recorder = Recorder::new(trainer.learner().gradient_plan());
         let summary = trainer.run_probed(stop, &mut |event: &Event| reporter.event(event), &recorder)?;
         if summary.finish == Finish::Interrupted {
@@ -98,9 +98,9 @@ impl Quickstart {
         dir: RunDir,
         started: Instant,
         settings: &Settings,
-        isa: IsaKind,
-        (reporter, stop): (&mut Reporter, &AtomicBool),
+        reporter: &mut Reporter,
     ) -> anyhow::Result<Trainer> {
+        let isa = settings.isa()?;
         let seed = settings.seed_overlay()?;
         let config = quickstart::config(seed.as_slice())?;
         let source = Source::Stories { seed: config.train.seed, bytes: self.text };
@@ -112,7 +112,7 @@ impl Quickstart {
                 quickstart::steps_within(Duration::from_secs(self.seconds.into()), started.elapsed(), step)
             }
         };
-        interrupt::check_before_training(stop)?;
+        interrupt::check_before_training()?;
         let config = quickstart::of_steps(config, steps);
         Ok(Trainer::create(dir, config, prepared, settings.threads(), isa)?)
     }

@@ -86,7 +86,7 @@ impl Train {
             }
             let source = Source::Files(&self.data);
             let prepared = prepare(&dir.staging(), &config, source, &mut |p| reporter.prepare(p))?;
-            interrupt::check_before_training(stop)?;
+            interrupt::check_before_training()?;
             Trainer::create(dir, config, prepared, settings.threads(), isa)?
         };
         let ended = trainer.run(stop, &mut |event: &Event| reporter.event(event));

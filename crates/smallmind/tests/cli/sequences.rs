@@ -283,23 +283,7 @@ impl Sequence {
             }
             Act::LoseModel => {
                 may = May::GoOn;
-                // The weights of the best model, or only what stands beside them.
-                if random.below(2) == 0 {
-                    let _ = fs::remove_file(self.real.join("model.safetensors"));
-                    before.lose_model();
-                } else {
-                    let _ = fs::remove_file(self.real.join("config.json"));
-                    if before.step.is_none() {
-                        // There is no checkpoint to restore it from.
-                        before.files.remove(Path::new("config.json"));
-                    }
-                }
-                if before.step.is_some() {
-                    let (line, _) = self.begin_or_go_on("run", "--resume");
-                    let ran = self.run("", &line);
-                    assert_eq!(ran.code, Some(0), "{:#?} {ran:#?}", self.log);
-                    assert!(self.real.join("model.safetensors").exists(), "{:#?}", self.log);
-                }
+                self.lose_model(&mut before, random);
             }
             Act::OwnFile => {
                 if exists && self.real.join("train.toml").exists() {
@@ -310,6 +294,26 @@ impl Sequence {
         }
         self.check(&before, act, may, seeds);
         self.make_it_end();
+    }
+
+    /// The weights of the best model are lost, or only what stands beside them.
+    fn lose_model(&mut self, before: &mut Worth, random: &mut Random) {
+        if random.below(2) == 0 {
+            let _ = fs::remove_file(self.real.join("model.safetensors"));
+            before.lose_model();
+        } else {
+            let _ = fs::remove_file(self.real.join("config.json"));
+            if before.step.is_none() {
+                // There is no checkpoint to restore it from.
+                before.files.remove(Path::new("config.json"));
+            }
+        }
+        if before.step.is_some() {
+            let (line, _) = self.begin_or_go_on("run", "--resume");
+            let ran = self.run("", &line);
+            assert_eq!(ran.code, Some(0), "{:#?} {ran:#?}", self.log);
+            assert!(self.real.join("model.safetensors").exists(), "{:#?}", self.log);
+        }
     }
 
     /// The folder, or one in it, can't be written for a while.
