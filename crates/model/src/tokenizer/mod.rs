@@ -303,20 +303,6 @@ impl Tokenizer {
         Encoder::new(self, special)
     }
 
-    /// Encodes a long text piece by piece: `sink` gets the ids in order, which joined are those of
-    /// [`encode`](Self::encode). Returns how many there were.
-    ///
-    /// # Errors
-    /// As [`encode`](Self::encode), and whatever `sink` returns.
-    pub fn encode_corpus<E: From<TokenizerError>>(
-        &self,
-        text: &str,
-        special: SpecialTokens,
-        sink: impl FnMut(&[u32]) -> Result<(), E>,
-    ) -> Result<usize, E> {
-        self.encoder(special).encode_pieces(text, sink)
-    }
-
     /// The text of ids. Bytes that are no UTF-8 become U+FFFD.
     ///
     /// # Errors
