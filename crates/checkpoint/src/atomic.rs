@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sha2::{Digest, Sha256};
 
 use crate::error::{CheckpointError, WriteFault};
+use crate::file_system::{Disk, FileSystem, SystemFile};
 use crate::manifest::{FileRecord, MANIFEST_FILE, Manifest, hex, is_plain_name};
-use crate::storage::{Disk, Storage, StorageFile};
 
 /// What temporary names begin with.
 const TEMPORARY: &str = ".tmp-";
@@ -52,24 +52,24 @@ pub fn write_file_atomic(
     write_file_atomic_on(&Disk, path.as_ref(), write)
 }
 
-/// [`write_file_atomic`] on a [`Storage`] of choice.
+/// [`write_file_atomic`] on a [`FileSystem`] of choice.
 pub fn write_file_atomic_on(
-    storage: &dyn Storage,
+    file_system: &dyn FileSystem,
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), CheckpointError> {
-    let mut file = PendingFile::create_on(storage, path)?;
+    let mut file = PendingFile::create_on(file_system, path)?;
     file.fill(write)?;
     file.publish(Earlier::Replace)
 }
 
 /// A file that will appear under its name with [`publish`](Self::publish); dropped before, it leaves nothing.
 pub struct PendingFile<'a> {
-    storage: &'a dyn Storage,
+    file_system: &'a dyn FileSystem,
     path: PathBuf,
     parent: PathBuf,
     staging: PathBuf,
-    file: Option<Box<dyn StorageFile>>,
+    file: Option<Box<dyn SystemFile>>,
     published: bool,
 }
 
@@ -93,15 +93,15 @@ impl PendingFile<'static> {
 }
 
 impl<'a> PendingFile<'a> {
-    /// [`create`](PendingFile::create) on a [`Storage`] of choice.
+    /// [`create`](PendingFile::create) on a [`FileSystem`] of choice.
     ///
     /// # Errors
     /// As [`create`](PendingFile::create).
-    pub fn create_on(storage: &'a dyn Storage, path: &Path) -> Result<Self, CheckpointError> {
+    pub fn create_on(file_system: &'a dyn FileSystem, path: &Path) -> Result<Self, CheckpointError> {
         let (parent, name) = split(path)?;
-        let (staging, file) = create_unique(|| temporary(&parent, NEW, name), |path| storage.create_file(path))
+        let (staging, file) = create_unique(|| temporary(&parent, NEW, name), |path| file_system.create_file(path))
             .map_err(CheckpointError::io(path, "create a temporary file in its folder"))?;
-        Ok(Self { storage, path: path.to_path_buf(), parent, staging, file: Some(file), published: false })
+        Ok(Self { file_system, path: path.to_path_buf(), parent, staging, file: Some(file), published: false })
     }
 
     /// Writes the content and syncs it, once.
@@ -126,13 +126,13 @@ impl<'a> PendingFile<'a> {
                     // Not worth an error: the content is what matters.
                     let _ = std::fs::set_permissions(&self.staging, there.permissions());
                 }
-                self.storage.rename(&self.staging, &self.path)
+                self.file_system.rename(&self.staging, &self.path)
             }
-            Earlier::Keep => self.storage.rename_new(&self.staging, &self.path),
+            Earlier::Keep => self.file_system.rename_new(&self.staging, &self.path),
         };
         moved.map_err(CheckpointError::io(&self.path, "move the new content to"))?;
         self.published = true;
-        self.storage.sync_folder(&self.parent).map_err(CheckpointError::io(&self.parent, "sync the folder"))
+        self.file_system.sync_folder(&self.parent).map_err(CheckpointError::io(&self.parent, "sync the folder"))
     }
 }
 
@@ -140,7 +140,7 @@ impl Drop for PendingFile<'_> {
     fn drop(&mut self) {
         if !self.published {
             // An error that led here matters more than a file left over, which `clean_stale` removes.
-            let _ = self.storage.remove_file(&self.staging);
+            let _ = self.file_system.remove_file(&self.staging);
         }
     }
 }
@@ -153,7 +153,7 @@ impl std::fmt::Debug for PendingFile<'_> {
 
 /// A folder in the making, which appears under its name with [`publish`](Self::publish) and vanishes when it is dropped.
 pub struct AtomicFolder {
-    storage: Arc<dyn Storage>,
+    file_system: Arc<dyn FileSystem>,
     target: PathBuf,
     parent: PathBuf,
     staging: PathBuf,
@@ -177,13 +177,13 @@ impl AtomicFolder {
         Self::create_on(Arc::new(Disk), target.as_ref())
     }
 
-    /// [`create`](Self::create) on a [`Storage`] of choice.
-    pub fn create_on(storage: Arc<dyn Storage>, target: &Path) -> Result<Self, CheckpointError> {
+    /// [`create`](Self::create) on a [`FileSystem`] of choice.
+    pub fn create_on(file_system: Arc<dyn FileSystem>, target: &Path) -> Result<Self, CheckpointError> {
         let (parent, name) = split(target)?;
-        let (staging, ()) = create_unique(|| temporary(&parent, NEW, name), |path| storage.create_folder(path))
+        let (staging, ()) = create_unique(|| temporary(&parent, NEW, name), |path| file_system.create_folder(path))
             .map_err(CheckpointError::io(target, "create a temporary folder beside it"))?;
         let target = target.to_path_buf();
-        Ok(Self { storage, target, parent, staging, manifest: Manifest::default(), state: State::Whole })
+        Ok(Self { file_system, target, parent, staging, manifest: Manifest::default(), state: State::Whole })
     }
 
     /// Adds a file, written and synced when this returns.
@@ -221,21 +221,21 @@ impl AtomicFolder {
         }
         let text = self.manifest.to_text();
         self.write_synced(MANIFEST_FILE, |out| out.write_all(text.as_bytes()))?;
-        self.storage.sync_folder(&self.staging).map_err(CheckpointError::io(&self.staging, "sync the folder"))?;
+        self.file_system.sync_folder(&self.staging).map_err(CheckpointError::io(&self.staging, "sync the folder"))?;
 
         let replaced = if self.target.symlink_metadata().is_ok() { Some(self.set_old_aside()?) } else { None };
-        if let Err(error) = self.storage.rename(&self.staging, &self.target) {
+        if let Err(error) = self.file_system.rename(&self.staging, &self.target) {
             if let Some(old) = &replaced {
                 // If this fails too, `clean_stale` puts it back later.
-                let _ = self.storage.rename(old, &self.target);
+                let _ = self.file_system.rename(old, &self.target);
             }
             return Err(CheckpointError::io(&self.target, "move the new folder to")(error));
         }
         self.state = State::Published;
-        self.storage.sync_folder(&self.parent).map_err(CheckpointError::io(&self.parent, "sync the folder"))?;
+        self.file_system.sync_folder(&self.parent).map_err(CheckpointError::io(&self.parent, "sync the folder"))?;
         if let Some(old) = replaced {
             // The new folder is in place: what is left of the old one is `clean_stale`'s.
-            let _ = self.storage.remove_folder(&old);
+            let _ = self.file_system.remove_folder(&old);
         }
         Ok(std::mem::take(&mut self.manifest))
     }
@@ -244,7 +244,7 @@ impl AtomicFolder {
         let (_, name) = split(&self.target)?;
         let (old, ()) = create_unique(
             || temporary(&self.parent, OLD, name),
-            |path| rename_free(&*self.storage, &self.target, path),
+            |path| rename_free(&*self.file_system, &self.target, path),
         )
         .map_err(CheckpointError::io(&self.target, "set the earlier folder aside"))?;
         Ok(old)
@@ -257,7 +257,7 @@ impl AtomicFolder {
     ) -> Result<FileRecord, CheckpointError> {
         // Errors show the name under which the file was to appear.
         let shown = self.target.join(name);
-        let file = self.storage.create_file(&self.staging.join(name));
+        let file = self.file_system.create_file(&self.staging.join(name));
         file.and_then(|file| fill(file, write)).map_err(CheckpointError::io(&shown, "write"))
     }
 }
@@ -265,7 +265,7 @@ impl AtomicFolder {
 impl Drop for AtomicFolder {
     fn drop(&mut self) {
         if self.state != State::Published {
-            let _ = self.storage.remove_folder(&self.staging);
+            let _ = self.file_system.remove_folder(&self.staging);
         }
     }
 }
@@ -311,15 +311,16 @@ pub fn clean_stale(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>, CheckpointErro
 }
 
 /// Removes a folder such that no half of it is ever seen under its name.
-pub(crate) fn remove_folder(storage: &dyn Storage, path: &Path) -> Result<(), CheckpointError> {
+pub(crate) fn remove_folder(file_system: &dyn FileSystem, path: &Path) -> Result<(), CheckpointError> {
     let (parent, name) = split(path)?;
-    let (doomed, ()) = create_unique(|| temporary(&parent, REMOVED, name), |doomed| rename_free(storage, path, doomed))
-        .map_err(CheckpointError::io(path, "remove"))?;
-    storage.remove_folder(&doomed).map_err(CheckpointError::io(path, "remove"))
+    let (doomed, ()) =
+        create_unique(|| temporary(&parent, REMOVED, name), |doomed| rename_free(file_system, path, doomed))
+            .map_err(CheckpointError::io(path, "remove"))?;
+    file_system.remove_folder(&doomed).map_err(CheckpointError::io(path, "remove"))
 }
 
 /// Hands a buffered, hashing writer to `write`, then syncs the file.
-fn fill(file: Box<dyn StorageFile>, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<FileRecord> {
+fn fill(file: Box<dyn SystemFile>, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<FileRecord> {
     let mut out = BufWriter::with_capacity(BUFFER, Hashed { file, hasher: Sha256::new(), bytes: 0 });
     let written = write(&mut out);
     // Taken apart either way, so that a failed file is not flushed again when it is dropped.
@@ -332,7 +333,7 @@ fn fill(file: Box<dyn StorageFile>, write: impl FnOnce(&mut dyn Write) -> io::Re
 
 /// Counts and hashes what passes to a file.
 struct Hashed {
-    file: Box<dyn StorageFile>,
+    file: Box<dyn SystemFile>,
     hasher: Sha256,
     bytes: u64,
 }
@@ -399,9 +400,9 @@ fn create_unique<T>(name: impl Fn() -> PathBuf, create: impl Fn(&Path) -> io::Re
 }
 
 /// Renames a folder to a name that must be free; `AlreadyExists` where it is not.
-fn rename_free(storage: &dyn Storage, from: &Path, to: &Path) -> io::Result<()> {
+fn rename_free(file_system: &dyn FileSystem, from: &Path, to: &Path) -> io::Result<()> {
     if to.symlink_metadata().is_ok() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
-    storage.rename(from, to)
+    file_system.rename(from, to)
 }

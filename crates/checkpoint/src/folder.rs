@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::Weights;
+use crate::WeightFiles;
 use crate::error::{CheckpointError, JsonFault};
 use crate::json::read_json;
 
@@ -28,7 +28,7 @@ pub struct ModelFolder {
     config: Value,
     generation_config: Option<Value>,
     tokenizer: Option<PathBuf>,
-    weights: Weights,
+    weights: WeightFiles,
 }
 
 impl ModelFolder {
@@ -56,9 +56,9 @@ impl ModelFolder {
 
         let (single, index) = (dir.join(WEIGHTS_FILE), dir.join(INDEX_FILE));
         let weights = if single.is_file() {
-            Weights::open_file(single)?
+            WeightFiles::open_file(single)?
         } else if index.is_file() {
-            Weights::open_index(index)?
+            WeightFiles::open_index(index)?
         } else if dir.join("pytorch_model.bin").is_file() {
             return missing(single, "not there, only pytorch_model.bin, which is not read; convert it to safetensors");
         } else {
@@ -88,7 +88,7 @@ impl ModelFolder {
     }
 
     /// The weights.
-    pub fn weights(&self) -> &Weights {
+    pub fn weights(&self) -> &WeightFiles {
         &self.weights
     }
 }

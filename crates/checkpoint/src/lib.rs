@@ -88,6 +88,7 @@ mod convert;
 mod dtype;
 mod error;
 mod file;
+mod file_system;
 mod folder;
 mod header;
 mod json;
@@ -96,16 +97,16 @@ mod manifest;
 mod message;
 mod positioned;
 mod rolling;
-mod storage;
 mod suggest;
 mod text;
-mod weights;
+mod weight_files;
 mod write;
 
 pub use atomic::{AtomicFolder, Earlier, PendingFile, clean_stale, write_file_atomic, write_file_atomic_on};
 pub use dtype::Dtype;
 pub use error::{CheckpointError, DamageFault, HeaderFault, IndexFault, JsonFault, TensorFault, WriteFault};
 pub use file::{TensorFile, TensorInfo};
+pub use file_system::{Disk, FileSystem, SystemFile};
 pub use folder::{CONFIG_FILE, GENERATION_FILE, INDEX_FILE, ModelFolder, TOKENIZER_FILE, WEIGHTS_FILE, read_config};
 pub use header::{
     Header, MAX_HEADER_BYTES, MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_RANK, MAX_STRING_BYTES, MAX_TENSORS, parse_header,
@@ -113,8 +114,7 @@ pub use header::{
 pub use json::{MAX_JSON_BYTES, parse_json, read_json};
 pub use manifest::{FileRecord, MANIFEST_FILE, Manifest, verify_folder};
 pub use rolling::{Latest, Published, Rolling, ValidCheckpoint};
-pub use storage::{Disk, Storage, StorageFile};
 pub use suggest::did_you_mean;
 pub use text::{json_problem, without_byte_order_mark};
-pub use weights::{MAX_SHARDS, Weights};
+pub use weight_files::{MAX_SHARDS, WeightFiles};
 pub use write::{TensorData, TensorWriter};

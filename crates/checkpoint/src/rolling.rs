@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::atomic::{AtomicFolder, clean_stale, remove_folder};
 use crate::error::CheckpointError;
+use crate::file_system::{Disk, FileSystem};
 use crate::manifest::{Manifest, verify_folder, verify_sizes};
-use crate::storage::{Disk, Storage};
 
 /// Digits of a step in a folder's name, so that names sort as steps do.
 const DIGITS: usize = 8;
@@ -18,7 +18,7 @@ pub struct Rolling {
     dir: PathBuf,
     prefix: String,
     keep: NonZeroUsize,
-    storage: Arc<dyn Storage>,
+    file_system: Arc<dyn FileSystem>,
 }
 
 /// A checkpoint that was published.
@@ -62,9 +62,9 @@ impl Rolling {
         Self::on(Arc::new(Disk), dir, prefix, keep)
     }
 
-    /// [`new`](Self::new) on a [`Storage`] of choice.
-    pub fn on(storage: Arc<dyn Storage>, dir: impl AsRef<Path>, prefix: &str, keep: NonZeroUsize) -> Self {
-        Self { dir: dir.as_ref().to_path_buf(), prefix: prefix.to_owned(), keep, storage }
+    /// [`new`](Self::new) on a [`FileSystem`] of choice.
+    pub fn on(file_system: Arc<dyn FileSystem>, dir: impl AsRef<Path>, prefix: &str, keep: NonZeroUsize) -> Self {
+        Self { dir: dir.as_ref().to_path_buf(), prefix: prefix.to_owned(), keep, file_system }
     }
 
     /// The folder that holds the checkpoints.
@@ -131,7 +131,7 @@ impl Rolling {
     ) -> Result<Published, CheckpointError> {
         self.ensure_dir()?;
         let path = self.path_of(step);
-        let mut folder = AtomicFolder::create_on(Arc::clone(&self.storage), &path)?;
+        let mut folder = AtomicFolder::create_on(Arc::clone(&self.file_system), &path)?;
         write(&mut folder)?;
         let manifest = folder.publish()?;
         let not_removed = self.prune(step).err();
@@ -140,7 +140,7 @@ impl Rolling {
 
     /// Removes the checkpoint of a step, for one that is damaged or of an abandoned run.
     pub fn remove(&self, step: u64) -> Result<(), CheckpointError> {
-        remove_folder(&*self.storage, &self.path_of(step))
+        remove_folder(&*self.file_system, &self.path_of(step))
     }
 
     fn ensure_dir(&self) -> Result<(), CheckpointError> {
@@ -151,7 +151,7 @@ impl Rolling {
         // The name of the new folder has to survive as well as what is going to be in it.
         match self.dir.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => {
-                self.storage.sync_folder(parent).map_err(CheckpointError::io(parent, "sync the folder"))
+                self.file_system.sync_folder(parent).map_err(CheckpointError::io(parent, "sync the folder"))
             }
             _ => Ok(()),
         }
@@ -167,7 +167,7 @@ impl Rolling {
             if step == published || kept < self.keep.get() {
                 kept += usize::from(verify_sizes(&path).is_ok());
             } else {
-                remove_folder(&*self.storage, &path)?;
+                remove_folder(&*self.file_system, &path)?;
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use common::{Scratch, safetensors, this_program};
-use smallmind_checkpoint::{CheckpointError, TensorFile, Weights, read_json};
+use smallmind_checkpoint::{CheckpointError, TensorFile, WeightFiles, read_json};
 
 const SPARE: u64 = 64 << 20;
 
@@ -22,7 +22,7 @@ fn memory(field: &str) -> u64 {
 fn open(kind: &str, path: &Path) -> Result<usize, CheckpointError> {
     match kind {
         "tensors" => TensorFile::open(path).map(|file| file.tensors().len()),
-        "index" => Weights::open_index(path).map(|weights| weights.tensors().len()),
+        "index" => WeightFiles::open_index(path).map(|weights| weights.tensors().len()),
         _ => read_json(path).map(|value| value.as_array().map_or(0, Vec::len)),
     }
 }

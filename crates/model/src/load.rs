@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use smallmind_checkpoint::{CONFIG_FILE, GENERATION_FILE, ModelFolder, Weights};
+use smallmind_checkpoint::{CONFIG_FILE, GENERATION_FILE, ModelFolder, WeightFiles};
 
 use crate::model::transpose;
 use crate::tensor_names::{Orientation, TensorNames};
@@ -45,7 +45,7 @@ impl ModelConfig {
     ///
     /// # Errors
     /// A tensor that is missing or of another shape; [`ConfigError::NotStorable`].
-    pub fn check_tensors(&self, file: &Weights) -> Result<(), ModelError> {
+    pub fn check_tensors(&self, file: &WeightFiles) -> Result<(), ModelError> {
         let names = TensorNames::of(self)?;
         for slot in names.slots() {
             let name = names.stored(&slot.name, file);
@@ -109,7 +109,7 @@ impl Model {
     }
 
     /// Reads every parameter from `file`, whose shapes [`ModelConfig::check_tensors`] has found right.
-    fn read(&mut self, file: &Weights) -> Result<(), ModelError> {
+    fn read(&mut self, file: &WeightFiles) -> Result<(), ModelError> {
         let mut transposed = Vec::new();
         let config = self.config().clone();
         let names = TensorNames::of(&config)?;
@@ -129,7 +129,7 @@ impl Model {
     }
 }
 
-fn refuse_unused(config: &ModelConfig, file: &Weights) -> Result<(), ModelError> {
+fn refuse_unused(config: &ModelConfig, file: &WeightFiles) -> Result<(), ModelError> {
     let names = unused_tensors(config, file)?;
     let path = file.path().to_owned();
     if names.is_empty() { Ok(()) } else { Err(ModelError::UnusedTensors { path, names }) }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use smallmind_checkpoint::Weights;
+use smallmind_checkpoint::WeightFiles;
 
 use crate::tensor_names::{OUTPUT_HEAD, TensorNames};
 use crate::{Head, ModelConfig, ModelError};
@@ -16,7 +16,7 @@ use crate::{Head, ModelConfig, ModelError};
 ///
 /// # Errors
 /// Files that can't be read; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
-pub fn unused_tensors(config: &ModelConfig, file: &Weights) -> Result<Vec<String>, ModelError> {
+pub fn unused_tensors(config: &ModelConfig, file: &WeightFiles) -> Result<Vec<String>, ModelError> {
     let names = TensorNames::of(config)?;
     let slots = names.slots();
     let used: BTreeSet<&str> = slots.iter().map(|slot| names.stored(&slot.name, file)).collect();
@@ -35,7 +35,7 @@ pub fn unused_tensors(config: &ModelConfig, file: &Weights) -> Result<Vec<String
 }
 
 /// Whether it is one of the biases that a GPT-2 without biases is written with, and still zero.
-fn is_zero_bias(names: &TensorNames<'_>, name: &str, file: &Weights) -> Result<bool, ModelError> {
+fn is_zero_bias(names: &TensorNames<'_>, name: &str, file: &WeightFiles) -> Result<bool, ModelError> {
     let zeros = names.zeros();
     let info = file.info(name)?;
     let Some(zero) = zeros.iter().find(|zero| names.bare(&zero.name) == names.bare(name)) else { return Ok(false) };
@@ -51,13 +51,13 @@ fn is_zero_bias(names: &TensorNames<'_>, name: &str, file: &Weights) -> Result<b
 ///
 /// # Errors
 /// Files that can't be read; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
-pub(crate) fn has_second_head(config: &ModelConfig, file: &Weights) -> Result<bool, ModelError> {
+pub(crate) fn has_second_head(config: &ModelConfig, file: &WeightFiles) -> Result<bool, ModelError> {
     let has_head = config.head == Head::Tied && file.contains(OUTPUT_HEAD);
     Ok(has_head && !is_tied_head(config, OUTPUT_HEAD, file)?)
 }
 
 /// Whether it is an output head that equals the token embeddings, of which a tied model's is made.
-fn is_tied_head(config: &ModelConfig, name: &str, file: &Weights) -> Result<bool, ModelError> {
+fn is_tied_head(config: &ModelConfig, name: &str, file: &WeightFiles) -> Result<bool, ModelError> {
     if config.head != Head::Tied || name != OUTPUT_HEAD {
         return Ok(false);
     }

@@ -71,12 +71,12 @@ pub fn evaluate_text(
     let weights = || store.as_ref().map_or(ParamMemory::Shared(model.weights()), ParamMemory::Stored);
     let windows: Vec<_> = SequentialWindows::new(data.tokens(), of_text)?.iter().collect();
     let set = WholeSet { data: &data, windows: &windows, prefix, shape };
-    let told = set.losses(&mut |batch| evaluator.run(weights(), batch), progress)?;
+    let evaluation = set.losses(&mut |batch| evaluator.run(weights(), batch), progress)?;
     if prefix.is_empty() {
-        return Ok(told);
+        return Ok(evaluation);
     }
-    let bits = told.loss / std::f64::consts::LN_2 * told.tokens as f64 / bytes as f64;
-    Ok(Evaluation { bits_per_byte: (bytes > 0).then_some(bits), ..told })
+    let bits = evaluation.loss / std::f64::consts::LN_2 * evaluation.tokens as f64 / bytes as f64;
+    Ok(Evaluation { bits_per_byte: (bytes > 0).then_some(bits), ..evaluation })
 }
 
 /// How an evaluation runs.

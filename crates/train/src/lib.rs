@@ -81,7 +81,7 @@ pub mod prepare;
 pub mod quickstart;
 mod random;
 mod run_dir;
-mod run_folder;
+mod run_files;
 mod sample;
 pub mod schedule;
 mod stepper;
@@ -98,7 +98,7 @@ pub use learner::{BatchShape, DropoutDraw, Evaluator, Learner, Moments, Optimize
 pub use overlay::Overlay;
 pub use prepare::{Prepared, Progress, Source, prepare, read_corpus};
 pub use run_dir::{Existing, Found, RunDir, is_run};
-pub use run_folder::{TrainerState, data_settings, latest_checkpoint};
+pub use run_files::{TrainerState, data_settings, latest_checkpoint};
 pub use stepper::{RunParts, StepSettings, Stepper, TimedCheckpoint};
 pub use trainer::Trainer;
 

@@ -11,7 +11,7 @@ use crate::config::{DataSection, TrainConfig};
 use crate::data::{
     Corpus, DataError, Dataset, DocumentTexts, Documents, MANIFEST_FILE, OpenOptions, ShardOptions, ShardWriter, Split,
 };
-use crate::stories::{Part, Stories};
+use crate::stories::Stories;
 use crate::{TrainError, Windows};
 
 /// The folder of a run that holds its token shards.
@@ -206,8 +206,8 @@ fn read(config: &TrainConfig, source: Source<'_>, ready: Option<&Tokenizer>) -> 
         Source::Stories { seed, bytes } => {
             let validation = (bytes as f64 * config.data.validation) as usize;
             Ok(Text {
-                corpus: stories(seed, Part::Train, bytes),
-                validation: Some(stories(seed, Part::Validation, validation)),
+                corpus: stories(seed, Split::Train, bytes),
+                validation: Some(stories(seed, Split::Validation, validation)),
                 share,
             })
         }
@@ -230,14 +230,14 @@ fn check_divided(corpus: &Corpus, data: &DataSection, has_end: bool) -> Result<(
     }
 }
 
-fn stories(seed: u64, part: Part, bytes: usize) -> Corpus {
+fn stories(seed: u64, split: Split, bytes: usize) -> Corpus {
     let mut sum = 0;
     let enough = |story: &String| {
         let more = sum < bytes;
         sum += story.len();
         more
     };
-    Corpus::of_documents(Stories::of(seed, part).take_while(enough))
+    Corpus::of_documents(Stories::of(seed, split).take_while(enough))
 }
 
 /// A vocabulary learned from the text.

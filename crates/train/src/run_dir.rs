@@ -16,12 +16,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use smallmind_checkpoint::{CONFIG_FILE, Disk, Storage, TOKENIZER_FILE, WEIGHTS_FILE, clean_stale};
+use smallmind_checkpoint::{CONFIG_FILE, Disk, FileSystem, TOKENIZER_FILE, WEIGHTS_FILE, clean_stale};
 
 use crate::TrainError;
 use crate::data::is_shard_name;
 use crate::prepare::DATA_FOLDER;
-use crate::run_folder::{CHECKPOINTS, CONFIG_COPY, CSV_FILE, LOG_FILE};
+use crate::run_files::{CHECKPOINTS, CONFIG_COPY, CSV_FILE, LOG_FILE};
 
 const LOCK_FILE: &str = "train.lock";
 /// The new run while it is being written.
@@ -63,7 +63,7 @@ pub enum Found {
 /// Dropped before [`publish`](Self::publish), it leaves the folder as it was before the claim.
 pub struct RunDir {
     path: PathBuf,
-    storage: Arc<dyn Storage>,
+    file_system: Arc<dyn FileSystem>,
     /// Keeps other trainings out until it is closed.
     lock: Lock,
     /// What was made for it.
@@ -116,7 +116,7 @@ impl RunDir {
     /// # Errors
     /// A training at work there; a run, a model or other files in it; a file, a link to nothing, or a folder that can't be written.
     pub fn claim(path: &Path, existing: Existing) -> Result<Self, TrainError> {
-        check_place(path)?;
+        check_path(path)?;
         let mut made = Made::default();
         let lock = make_and_lock(path, &mut made).inspect_err(|_| remove_empty(&made.folders))?;
         let used_before = !made.lock;
@@ -162,7 +162,7 @@ impl RunDir {
     }
 
     fn new(path: &Path, lock: Lock, made: Made, stage: Stage) -> Self {
-        Self { path: path.to_owned(), storage: Arc::new(Disk), lock, made, replaces: None, stage }
+        Self { path: path.to_owned(), file_system: Arc::new(Disk), lock, made, replaces: None, stage }
     }
 
     /// The folder.
@@ -197,10 +197,10 @@ impl RunDir {
             return Err(TrainError::Exists { path: self.path.clone(), found });
         }
         let (staging, next) = (self.staging(), self.path.join(NEXT));
-        self.storage.sync_folder(&staging).map_err(write_error(&staging))?;
-        self.storage.rename(&staging, &next).map_err(write_error(&next))?;
+        self.file_system.sync_folder(&staging).map_err(write_error(&staging))?;
+        self.file_system.rename(&staging, &next).map_err(write_error(&next))?;
         let mut moves = Vec::new();
-        let moved = self.storage.sync_folder(&self.path).map_err(write_error(&self.path));
+        let moved = self.file_system.sync_folder(&self.path).map_err(write_error(&self.path));
         if let Err(error) = moved.and_then(|()| self.move_in(&mut moves)) {
             self.take_back(&moves);
             return Err(error);
@@ -212,13 +212,13 @@ impl RunDir {
     /// Takes back what [`move_in`](Self::move_in) has done, after an error that matters more than one in here.
     fn take_back(&self, moves: &[Move]) {
         for Move { from, to } in moves.iter().rev() {
-            if self.storage.rename(to, from).is_err() {
+            if self.file_system.rename(to, from).is_err() {
                 // Neither the old run nor the new one is whole: `.next-run` stays, and the next claim tries to complete the replacement.
                 return;
             }
         }
-        let _ = self.storage.rename(&self.path.join(NEXT), &self.staging());
-        let _ = self.storage.sync_folder(&self.path);
+        let _ = self.file_system.rename(&self.path.join(NEXT), &self.staging());
+        let _ = self.file_system.sync_folder(&self.path);
     }
 
     /// Moves what is in `.next-run` to its names, and what these names held before out; `moves` receives each rename. Can be done again after
@@ -226,7 +226,7 @@ impl RunDir {
     fn move_in(&self, moves: &mut Vec<Move>) -> Result<(), TrainError> {
         let (next, old) = (self.path.join(NEXT), self.make_old()?);
         let mut rename = |from: &Path, to: &Path| {
-            self.storage.rename(from, to).map_err(write_error(to))?;
+            self.file_system.rename(from, to).map_err(write_error(to))?;
             moves.push(Move { from: from.to_owned(), to: to.to_owned() });
             Ok::<(), TrainError>(())
         };
@@ -244,14 +244,14 @@ impl RunDir {
                 rename(&from, &to)?;
             }
         }
-        self.storage.sync_folder(&self.path).map_err(write_error(&self.path))
+        self.file_system.sync_folder(&self.path).map_err(write_error(&self.path))
     }
 
     /// An empty folder for the old run.
     fn make_old(&self) -> Result<PathBuf, TrainError> {
         let mut old = self.path.join(OLD);
         for count in 1.. {
-            match self.storage.create_folder(&old) {
+            match self.file_system.create_folder(&old) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     old = self.path.join(format!("{OLD}-{count}"));
                 }
@@ -268,7 +268,7 @@ impl RunDir {
     fn remove_old(&self) -> Result<(), TrainError> {
         let left = names_in(&self.path)?;
         let left = left.iter().filter(|name| *name == NEXT || name.strip_prefix(OLD).is_some_and(is_old_suffix));
-        let remove = |path: PathBuf| self.storage.remove_folder(&path).map_err(write_error(&path));
+        let remove = |path: PathBuf| self.file_system.remove_folder(&path).map_err(write_error(&path));
         left.map(|name| remove(self.path.join(name))).fold(Ok(()), Result::and)
     }
 
@@ -315,7 +315,7 @@ pub fn is_run(path: &Path) -> bool {
 }
 
 /// Refuses what can't be a folder, before anything is made.
-fn check_place(path: &Path) -> Result<(), TrainError> {
+fn check_path(path: &Path) -> Result<(), TrainError> {
     let refuse = |why: String| Err(TrainError::NoFolder { path: path.to_owned(), why });
     if path.as_os_str().is_empty() {
         return refuse("the name is empty".into());

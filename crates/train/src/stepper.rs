@@ -14,7 +14,7 @@ use smallmind_simd::IsaKind;
 use crate::batches::Batches;
 use crate::config::TrainConfig;
 use crate::data::{DataError, Dataset, Draw};
-use crate::run_folder::{self, STATE_VERSION, TrainerState};
+use crate::run_files::{self, STATE_VERSION, TrainerState};
 use crate::{BatchShape, DropoutDraw, Learner, Moments, Optimizer, TrainError, UpdateStats, Windows, prepare};
 
 /// What a step of a training is made of.
@@ -167,7 +167,7 @@ impl Stepper {
         config: &TrainConfig,
         tokenizer: &[u8],
     ) -> Result<TimedCheckpoint, TrainError> {
-        let rolling = run_folder::checkpoints(run, 1);
+        let rolling = run_files::checkpoints(run, 1);
         let state = TrainerState {
             schema_version: STATE_VERSION,
             step,
@@ -180,9 +180,9 @@ impl Stepper {
         if let Some(what) = self.first_non_finite() {
             return Err(TrainError::NonFinite { step, what, checkpoint: 0 });
         }
-        let published = run_folder::write_checkpoint(&rolling, &self.learner, &state, tokenizer)?;
+        let published = run_files::write_checkpoint(&rolling, &self.learner, &state, tokenizer)?;
         let seconds = begin.elapsed().as_secs_f64();
-        Ok(TimedCheckpoint { seconds, warning: published.not_removed.as_ref().map(run_folder::not_removed) })
+        Ok(TimedCheckpoint { seconds, warning: published.not_removed.as_ref().map(run_files::not_removed) })
     }
 
     /// What of weights and moments is not finite: a checkpoint of it could not be loaded again.
@@ -213,7 +213,7 @@ impl RunParts {
     /// # Errors
     /// No run, no whole checkpoint, or data that are missing or damaged.
     pub fn open(run: &Path) -> Result<Self, TrainError> {
-        let (checkpoint, state, warnings) = run_folder::latest(run)?;
+        let (checkpoint, state, warnings) = run_files::latest(run)?;
         let model = Model::load(&checkpoint.path)?;
         Ok(Self { model, config: state.config, prepared: prepare::open(run)?, warnings })
     }

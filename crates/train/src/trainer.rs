@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use smallmind_checkpoint::{
-    CONFIG_FILE, Rolling, TOKENIZER_FILE, WEIGHTS_FILE, Weights, read_config, write_file_atomic,
+    CONFIG_FILE, Rolling, TOKENIZER_FILE, WEIGHTS_FILE, WeightFiles, read_config, write_file_atomic,
 };
 use smallmind_graph::{Batch, NoProbe, Probe};
 use smallmind_model::tokenizer::{SpecialText, Tokenizer};
@@ -20,7 +20,7 @@ use crate::event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
 use crate::overlay::Overlay;
 use crate::prepare::{self, Prepared};
 use crate::run_dir::RunDir;
-use crate::run_folder::{self, RunFolder, STATE_VERSION, TrainerState};
+use crate::run_files::{self, RunFiles, STATE_VERSION, TrainerState};
 use crate::sample::{self, Samples};
 use crate::schedule::{Cosine, Schedule, Warmup, WarmupFrom, WarmupStableDecay};
 use crate::stepper::{StepSettings, Stepper};
@@ -39,7 +39,7 @@ pub struct Trainer {
     samples: Option<Samples>,
     tokenizer_json: Vec<u8>,
     validation: Dataset,
-    folder: RunFolder,
+    folder: RunFiles,
     rolling: Rolling,
     validation_batches: Batches,
     threads: usize,
@@ -56,7 +56,7 @@ struct Parts {
     state: TrainerState,
     model: Model,
     prepared: Prepared,
-    folder: RunFolder,
+    folder: RunFiles,
 }
 
 /// The numbers of a step.
@@ -92,7 +92,7 @@ impl Trainer {
         isa: IsaKind,
     ) -> Result<Self, TrainError> {
         let model = Model::random(model_config(&config, &prepared.tokenizer)?, config.train.seed)?;
-        let folder = RunFolder::create(dir, &config)?;
+        let folder = RunFiles::create(dir, &config)?;
         let state = TrainerState {
             schema_version: STATE_VERSION,
             step: 0,
@@ -103,9 +103,9 @@ impl Trainer {
         };
         let mut trainer = Self::assemble(Parts { state, model, prepared, folder }, threads, isa)?;
         trainer.check_finite()?;
-        let first = run_folder::checkpoints(&trainer.folder.staging(), 1);
+        let first = run_files::checkpoints(&trainer.folder.staging(), 1);
         let (learner, state) = (&trainer.stepper.learner, &trainer.state);
-        let _ = run_folder::write_checkpoint(&first, learner, state, &trainer.tokenizer_json)?;
+        let _ = run_files::write_checkpoint(&first, learner, state, &trainer.tokenizer_json)?;
         if let Some(error) = trainer.folder.publish()? {
             trainer.warnings.push(format!("some of the run that was replaced could not be removed: {error}"));
         }
@@ -123,13 +123,13 @@ impl Trainer {
     pub fn resume(run: &Path, overlays: &[Overlay], threads: usize, isa: IsaKind) -> Result<Self, TrainError> {
         let dir = RunDir::open(run)?;
         // A checkpoint may be set aside under another name, where a process was killed while it replaced that.
-        run_folder::checkpoints(run, 1).clean()?;
-        let (checkpoint, mut state, mut warnings) = run_folder::latest(run)?;
+        run_files::checkpoints(run, 1).clean()?;
+        let (checkpoint, mut state, mut warnings) = run_files::latest(run)?;
         state.config = resumed_config(run, &state.config, overlays, &mut warnings)?;
         if state.config.train.steps < state.step {
             return Err(TrainError::StepsDone { asked: state.config.train.steps, done: state.step });
         }
-        if run_folder::restore_tokenizer(run, &checkpoint.path)? {
+        if run_files::restore_tokenizer(run, &checkpoint.path)? {
             warnings.push(restored(TOKENIZER_FILE, state.step));
         }
         let prepared = prepare::open(run)?;
@@ -138,13 +138,13 @@ impl Trainer {
             let why = "its model has another shape than its settings and its tokenizer say".to_owned();
             return Err(TrainError::NoRun { path: checkpoint.path, why });
         }
-        let folder = RunFolder::reopen(dir, &state.config, state.step)?;
+        let folder = RunFiles::reopen(dir, &state.config, state.step)?;
         let step = state.step;
         if state.best_val_loss.is_some() {
             mend_model(&folder, &model, &mut state, &mut warnings)?;
         }
         let mut trainer = Self::assemble(Parts { state, model, prepared, folder }, threads, isa)?;
-        trainer.stepper.learner.restore(step, |moments| run_folder::read_moments(&checkpoint.path, moments))?;
+        trainer.stepper.learner.restore(step, |moments| run_files::read_moments(&checkpoint.path, moments))?;
         trainer.resumed_from = Some(step);
         trainer.last_checkpoint = Some(step);
         trainer.warnings.extend(warnings);
@@ -160,7 +160,7 @@ impl Trainer {
         let samples = Samples::new(config, &model, &prepared, threads, isa)?;
         let Prepared { tokenizer, train, validation } = prepared;
         let end = tokenizer.eos();
-        let rolling = run_folder::checkpoints(folder.path(), config.checkpoint.keep);
+        let rolling = run_files::checkpoints(folder.path(), config.checkpoint.keep);
         let mut warnings = vec![];
         if !folder.is_locked() {
             let path = folder.path().display();
@@ -241,7 +241,7 @@ impl Trainer {
         let steps = self.state.config.train.steps;
         let schedule = schedule(&self.state.config);
         if let Some(path) = self.first_checkpoint.take() {
-            self.tell(Event::Checkpoint { step: 0, path }, on_event)?;
+            self.emit(Event::Checkpoint { step: 0, path }, on_event)?;
         }
         let before = self.state.seconds;
         let started = Instant::now();
@@ -254,7 +254,7 @@ impl Trainer {
             if self.due(self.state.config.log.interval) || self.state.step == steps {
                 let event = self.step_event(done, &lap, paused);
                 lap = Lap { started: Instant::now(), step: self.state.step, paused };
-                self.tell(Event::Step(event), on_event)?;
+                self.emit(Event::Step(event), on_event)?;
             }
             let pause = Instant::now();
             if self.due_on_the_way(self.state.config.eval.interval) {
@@ -322,7 +322,7 @@ impl Trainer {
             self.folder.publish_model(self.stepper.learner.model())?;
         }
         let bits_per_byte = self.validation.bits_per_byte(val_loss);
-        self.tell(Event::Eval(EvalEvent { step: self.state.step, train_loss, val_loss, bits_per_byte, best }), on_event)
+        self.emit(Event::Eval(EvalEvent { step: self.state.step, train_loss, val_loss, bits_per_byte, best }), on_event)
     }
 
     fn estimate_on(&mut self, set: Set, seed: u64) -> Result<f64, TrainError> {
@@ -346,18 +346,18 @@ impl Trainer {
         let Some(samples) = &mut self.samples else { return Ok(()) };
         let step = self.state.step;
         let text = samples.text(self.stepper.learner.model().weights(), step)?;
-        self.tell(Event::Sample { step, text }, on_event)
+        self.emit(Event::Sample { step, text }, on_event)
     }
 
     fn checkpoint(&mut self, on_event: &mut dyn FnMut(&Event)) -> Result<(), TrainError> {
         self.check_finite()?;
         let published =
-            run_folder::write_checkpoint(&self.rolling, &self.stepper.learner, &self.state, &self.tokenizer_json)?;
+            run_files::write_checkpoint(&self.rolling, &self.stepper.learner, &self.state, &self.tokenizer_json)?;
         self.last_checkpoint = Some(self.state.step);
         if let Some(error) = &published.not_removed {
-            on_event(&Event::Warning { message: run_folder::not_removed(error) });
+            on_event(&Event::Warning { message: run_files::not_removed(error) });
         }
-        self.tell(Event::Checkpoint { step: self.state.step, path: published.path }, on_event)
+        self.emit(Event::Checkpoint { step: self.state.step, path: published.path }, on_event)
     }
 
     /// The last estimates, the last checkpoint and the summary.
@@ -395,11 +395,11 @@ impl Trainer {
             tokens_per_second: (self.state.step * self.tokens_per_step() as u64) as f64 / self.state.seconds.max(1e-9),
             checkpoint: self.last_checkpoint.map_or_else(PathBuf::new, |step| self.rolling.path_of(step)),
         };
-        self.tell(Event::Done(summary.clone()), on_event)?;
+        self.emit(Event::Done(summary.clone()), on_event)?;
         Ok(summary)
     }
 
-    fn tell(&mut self, event: Event, on_event: &mut dyn FnMut(&Event)) -> Result<(), TrainError> {
+    fn emit(&mut self, event: Event, on_event: &mut dyn FnMut(&Event)) -> Result<(), TrainError> {
         self.folder.log(&event)?;
         on_event(&event);
         Ok(())
@@ -457,7 +457,7 @@ fn resumed_config(
     warnings: &mut Vec<String>,
 ) -> Result<TrainConfig, TrainError> {
     let mut config = before.clone();
-    if let Some(told) = run_folder::told(run)? {
+    if let Some(told) = run_files::edited_settings(run)? {
         config = before.resumed(std::slice::from_ref(&told))?;
         if config != *before {
             let changes = before.differences(&config).join(", ");
@@ -472,7 +472,7 @@ fn resumed_config(
 /// # Errors
 /// A disk that is full.
 fn mend_model(
-    folder: &RunFolder,
+    folder: &RunFiles,
     last: &Model,
     state: &mut TrainerState,
     warnings: &mut Vec<String>,
@@ -488,7 +488,7 @@ fn mend_model(
         let bytes = last.config_bytes()?;
         write_file_atomic(config, |out| out.write_all(&bytes))?;
     }
-    let weights = Weights::open_file(run.join(WEIGHTS_FILE)).map_err(ModelError::from);
+    let weights = WeightFiles::open_file(run.join(WEIGHTS_FILE)).map_err(ModelError::from);
     if let Err(error) = weights.and_then(|weights| last.config().check_tensors(&weights)) {
         let lost = state.best_val_loss.map(|loss| format!(" (validation loss {loss:.4})")).unwrap_or_default();
         warnings.push(format!("{}; the best model{lost} is lost", damage(WEIGHTS_FILE, error.to_string())));

@@ -5,7 +5,7 @@ mod llama;
 
 use std::ops::Range;
 
-use smallmind_checkpoint::Weights;
+use smallmind_checkpoint::WeightFiles;
 
 use crate::{ConfigError, Family, Head, ModelConfig};
 
@@ -114,7 +114,7 @@ impl<'c> TensorNames<'c> {
     }
 
     /// The name under which `file` has the tensor `name`: with or without the optional prefix.
-    pub(crate) fn stored<'n>(&self, name: &'n str, file: &Weights) -> &'n str {
+    pub(crate) fn stored<'n>(&self, name: &'n str, file: &WeightFiles) -> &'n str {
         let bare = self.bare(name);
         if !file.contains(name) && file.contains(bare) { bare } else { name }
     }

@@ -41,27 +41,27 @@ impl Eval {
         model.config().check_context(max_context)?;
         let how = EvaluateSettings { threads: settings.threads(), isa, max_context, weights: self.weights.weights };
         let bar = Bar::new(0, "{bar:24} {percent:>3}%  {pos}/{len} tokens  {eta} left");
-        let told = evaluate_text(&model, &tokenizer, &corpus, how, &mut |done, total| {
+        let evaluation = evaluate_text(&model, &tokenizer, &corpus, how, &mut |done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
         });
         bar.finish_and_clear();
-        let told = told?;
+        let evaluation = evaluation?;
         if settings.is_json() {
             return output::document(json!({
-                "loss": told.loss,
-                "perplexity": told.perplexity,
-                "bits_per_byte": told.bits_per_byte,
-                "tokens": told.tokens,
+                "loss": evaluation.loss,
+                "perplexity": evaluation.perplexity,
+                "bits_per_byte": evaluation.bits_per_byte,
+                "tokens": evaluation.tokens,
                 "bytes": corpus.documents().bytes(),
             }));
         }
         output::print(&format!(
             "loss           {:.4}\nperplexity     {:.3}\nbits per byte  {}\ntokens         {}\n",
-            told.loss,
-            told.perplexity,
-            told.bits_per_byte.map_or_else(|| "-".to_owned(), |bits| format!("{bits:.4}")),
-            units::grouped(told.tokens as u64),
+            evaluation.loss,
+            evaluation.perplexity,
+            evaluation.bits_per_byte.map_or_else(|| "-".to_owned(), |bits| format!("{bits:.4}")),
+            units::grouped(evaluation.tokens as u64),
         ))
     }
 

@@ -83,7 +83,7 @@ impl Inspect {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let folder = models::open_folder(&self.model)?;
         let config = ModelConfig::from_folder(&folder, self.allowed.unknown_keys()).map_err(models::with_flag)?;
-        self.allowed.tell(&folder, &config)?;
+        self.allowed.note(&folder, &config)?;
         config.check_context(self.context(&config))?;
         let unused = unused_tensors(&config, folder.weights())?;
         let memory = self.memory(&config, settings)?;

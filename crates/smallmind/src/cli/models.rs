@@ -61,12 +61,12 @@ impl Allowed {
         let unused_tensors = if self.allow_unused { UnusedTensors::Allow } else { UnusedTensors::Refuse };
         let options = LoadOptions { unknown_keys: self.unknown_keys(), unused_tensors };
         let model = Model::from_folder(folder, options).map_err(with_flag)?;
-        self.tell(folder, model.config())?;
+        self.note(folder, model.config())?;
         Ok(model)
     }
 
     /// Says what is passed over, and where the weights say more than config.json. `config`: as it was read from `folder`.
-    pub fn tell(self, folder: &ModelFolder, config: &ModelConfig) -> anyhow::Result<()> {
+    pub fn note(self, folder: &ModelFolder, config: &ModelConfig) -> anyhow::Result<()> {
         if ModelConfig::from_json_with(folder.config(), self.unknown_keys())?.head != config.head {
             note!(
                 "note: lm_head.weight differs from the token embeddings, although `tie_word_embeddings` in {CONFIG_FILE} makes them \

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Where the tokens of an opened data set are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Storage {
+pub enum Residence {
     /// In memory, two or four bytes a token.
     #[default]
     Memory,
@@ -23,7 +23,7 @@ pub enum Verify {
     /// Every byte: the checksums and every token.
     #[default]
     Checksums,
-    /// What is read anyway: every token with [`Storage::Memory`]; with [`Storage::Files`], tokens as they are read.
+    /// What is read anyway: every token with [`Residence::Memory`]; with [`Residence::Files`], tokens as they are read.
     Sizes,
 }
 
@@ -31,7 +31,7 @@ pub enum Verify {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpenOptions {
     /// Where the tokens stay.
-    pub storage: Storage,
+    pub residence: Residence,
     /// What is checked at once.
     pub verify: Verify,
 }
@@ -91,21 +91,21 @@ impl Dataset {
         let tokens = usize::try_from(entry.tokens).map_err(|_| too_many())?;
         let opener = Opener { dir, dtype: manifest.dtype, vocab_size: manifest.vocab_size, verify: options.verify };
         let shards = opener.open(&entry.shards)?;
-        let store = match (options.storage, manifest.dtype) {
-            (Storage::Files, dtype) => {
+        let store = match (options.residence, manifest.dtype) {
+            (Residence::Files, dtype) => {
                 if options.verify == Verify::Checksums {
                     opener.scan(&shards, &entry.shards, |_| {})?;
                 }
                 Store::Files { dtype, shards }
             }
             // The files have been found to be as long as the manifest says, so a wrong manifest reserves nothing here.
-            (Storage::Memory, Dtype::U16) => {
+            (Residence::Memory, Dtype::U16) => {
                 let mut held = Vec::new();
                 held.try_reserve_exact(tokens).map_err(|_| too_many())?;
                 opener.scan(&shards, &entry.shards, |token| held.push(token as u16))?;
                 Store::U16(held)
             }
-            (Storage::Memory, Dtype::U32) => {
+            (Residence::Memory, Dtype::U32) => {
                 let mut held = Vec::new();
                 held.try_reserve_exact(tokens).map_err(|_| too_many())?;
                 opener.scan(&shards, &entry.shards, |token| held.push(token))?;

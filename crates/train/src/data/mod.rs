@@ -33,7 +33,7 @@ mod windows;
 mod writer;
 
 pub use corpus::{Corpus, Division, DocumentTexts, Documents};
-pub use dataset::{Dataset, OpenOptions, Storage, Verify};
+pub use dataset::{Dataset, OpenOptions, Residence, Verify};
 pub use documents::DocumentWindows;
 pub use error::DataError;
 pub use manifest::{Dtype, MANIFEST_FILE, Manifest, SCHEMA_VERSION, ShardManifest, Split, SplitManifest};

@@ -9,7 +9,7 @@ use super::cast::{self, Gender};
 
 /// Something that does not fit what the story said before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Slip {
+pub enum Inconsistency {
     /// A name that nobody introduced, or the third one of a story of two.
     Name(String),
     /// A kind of animal or toy that neither hero nor friend is, or a second kind for one of them.
@@ -22,7 +22,7 @@ pub enum Slip {
     Color(String),
 }
 
-impl fmt::Display for Slip {
+impl fmt::Display for Inconsistency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(word) => write!(f, "{word} was never introduced"),
@@ -48,20 +48,20 @@ const OWN_COLOR: &[(&str, &str)] = &[
 /// Everything in `story` that doesn't fit what it said before, in the order of the text.
 ///
 /// ```
-/// use smallmind_train::stories::{self, Slip};
+/// use smallmind_train::stories::{self, Inconsistency};
 ///
-/// assert_eq!(stories::slips("Once there was a kind girl named Lily. She loved to sing."), []);
-/// let slips = stories::slips("Once there was a kind girl named Lily. He met Tom.");
-/// assert_eq!(slips, [Slip::Pronoun("He".into()), Slip::Name("Tom".into())]);
+/// assert_eq!(stories::inconsistencies("Once there was a kind girl named Lily. She loved to sing."), []);
+/// let inconsistencies = stories::inconsistencies("Once there was a kind girl named Lily. He met Tom.");
+/// assert_eq!(inconsistencies, [Inconsistency::Pronoun("He".into()), Inconsistency::Name("Tom".into())]);
 /// ```
 #[must_use]
-pub fn slips(story: &str) -> Vec<Slip> {
+pub fn inconsistencies(story: &str) -> Vec<Inconsistency> {
     let mut reader = Reader::default();
     let words: Vec<(usize, &str)> = words(story);
     for at in 0..words.len() {
         reader.read(story, &words, at);
     }
-    reader.slips
+    reader.inconsistencies
 }
 
 /// What a reader remembers.
@@ -76,7 +76,7 @@ struct Reader<'a> {
     color: Option<&'a str>,
     /// Where the kind that was read last ends: "wooden duck" is no "duck".
     read_to: usize,
-    slips: Vec<Slip>,
+    inconsistencies: Vec<Inconsistency>,
 }
 
 impl<'a> Reader<'a> {
@@ -91,7 +91,7 @@ impl<'a> Reader<'a> {
             self.name(story, words, at, gender);
         } else if let Some(elder) = cast::elder_at(rest) {
             if self.elder.is_some_and(|known| known != elder) {
-                self.slips.push(Slip::Elder(elder.to_owned()));
+                self.inconsistencies.push(Inconsistency::Elder(elder.to_owned()));
             }
             self.elder = self.elder.or(Some(elder));
         } else if let Some(kind) = cast::kind_at(rest) {
@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
             self.kind(kind, previous(words, at));
         } else if let Some(gender) = pronoun(word) {
             if self.gender.is_some_and(|hero| hero != gender) {
-                self.slips.push(Slip::Pronoun(word.to_owned()));
+                self.inconsistencies.push(Inconsistency::Pronoun(word.to_owned()));
             }
         } else if cast::COLORS.contains(&word) {
             let own = |&(a, b): &(&str, &str)| (a, b) == (word, next) || (a, b) == (previous(words, at), word);
@@ -107,7 +107,7 @@ impl<'a> Reader<'a> {
                 return;
             }
             if self.color.is_some_and(|known| known != word) {
-                self.slips.push(Slip::Color(word.to_owned()));
+                self.inconsistencies.push(Inconsistency::Color(word.to_owned()));
             }
             self.color = self.color.or(Some(word));
         }
@@ -124,13 +124,13 @@ impl<'a> Reader<'a> {
         };
         let kind = apposed.or(called);
         if let Some(wrong) = kind.filter(|kind| cast::gender_of_kind(kind).is_some_and(|other| other != gender)) {
-            self.slips.push(Slip::Kind(wrong.to_owned()));
+            self.inconsistencies.push(Inconsistency::Kind(wrong.to_owned()));
         }
         if let Some((_, known)) = self.names.iter_mut().find(|(known, _)| *known == name) {
             if let (Some(known), Some(kind)) = (*known, kind)
                 && known != kind
             {
-                self.slips.push(Slip::Kind(kind.to_owned()));
+                self.inconsistencies.push(Inconsistency::Kind(kind.to_owned()));
             }
             *known = known.or(kind);
             return;
@@ -139,7 +139,7 @@ impl<'a> Reader<'a> {
         let introduced =
             kind.is_some() || before.iter().any(|word| ["named", "called", "friend", "name"].contains(word));
         if self.names.len() >= 2 || (!self.names.is_empty() && !introduced) {
-            self.slips.push(Slip::Name(name.to_owned()));
+            self.inconsistencies.push(Inconsistency::Name(name.to_owned()));
             return;
         }
         self.gender.get_or_insert(gender);
@@ -157,7 +157,7 @@ impl<'a> Reader<'a> {
             return;
         }
         if self.kinds.len() >= 2 {
-            self.slips.push(Slip::Kind(kind.to_owned()));
+            self.inconsistencies.push(Inconsistency::Kind(kind.to_owned()));
         } else {
             self.kinds.push(kind);
         }
@@ -199,11 +199,11 @@ fn pronoun(word: &str) -> Option<Gender> {
 mod tests {
     use super::*;
 
-    /// What slips in a story that goes on like this.
+    /// The inconsistencies of a story that goes on like this.
     fn after(text: &str) -> Vec<String> {
         let begin = "Once there was a kind fox named Lily. She had a red ball from Mom.";
-        assert_eq!(slips(begin), []);
-        slips(&format!("{begin} {text}")).iter().map(ToString::to_string).collect()
+        assert_eq!(inconsistencies(begin), []);
+        inconsistencies(&format!("{begin} {text}")).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_slips() {
+    fn what_changes_is_inconsistent() {
         for (text, found) in [
             ("\"Hello,\" said Anna.", "Anna was never introduced"),
             ("Her friend Ben came, and her friend Max.", "Max was never introduced"),
@@ -231,7 +231,7 @@ mod tests {
             ("Then Grandpa came.", "Grandpa takes the place of another"),
             ("Her blue ball was gone.", "blue is another colour"),
         ] {
-            assert!(after(text).iter().any(|slip| slip == found), "{text}: {:?}", after(text));
+            assert!(after(text).iter().any(|one| one == found), "{text}: {:?}", after(text));
         }
     }
 }

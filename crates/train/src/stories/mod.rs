@@ -3,16 +3,16 @@
 //! A story is told from a **plot** (a quarrel, a wish, a broken toy …), a **frame** (the thing, the trouble and the remedy
 //! that fit together), a **cast** (hero, friend, elder, place; names, pronouns and places stay the same to the end) and a
 //! choice of wordings. Some hundred words, past tense, dialogue, ASCII only. Names and things are few, so that a model of a minute
-//! learns to keep them: variety is in the plots and wordings. [`slips`] finds where a text does not keep them.
+//! learns to keep them: variety is in the plots and wordings. [`inconsistencies`] finds where a text does not keep them.
 //!
 //! ```
-//! use smallmind_train::stories::{Part, Stories, write_corpus};
+//! use smallmind_train::stories::{Split, Stories, write_corpus};
 //!
 //! for story in Stories::new(1337).take(2) {
 //!     println!("{story}\n");
 //! }
-//! let train = write_corpus(1337, 100_000, Part::Train);
-//! let validation = write_corpus(1337, 10_000, Part::Validation);
+//! let train = write_corpus(1337, 100_000, Split::Train);
+//! let validation = write_corpus(1337, 10_000, Split::Validation);
 //! assert!(train.len() >= 100_000 && validation.len() >= 10_000);
 //! ```
 //!
@@ -22,43 +22,33 @@
 //! * **Deterministic.** Story `index` of `seed` is a pure function of the two, in integer arithmetic only: the same on every
 //!   platform and with every compiler.
 //! * **Train and validation never share a story**, whatever their seeds: the part is a function of the story's own text
-//!   ([`Part::of`]), about one story in twenty belonging to validation.
+//!   ([`split_of`]), about one story in twenty belonging to validation.
 
 mod cast;
 mod consistency;
 mod grammar;
-mod tell;
+mod outline;
 #[cfg(test)]
 mod tests;
 
-pub use consistency::{Slip, slips};
+pub use consistency::{Inconsistency, inconsistencies};
 
+pub use crate::data::Split;
 use crate::random::{self, SplitMix64};
 use grammar::Grammar;
+use outline::Outline;
 use std::sync::OnceLock;
-use tell::Told;
 
-/// One story in this many belongs to [`Part::Validation`].
+/// One story in this many belongs to [`Split::Validation`].
 const VALIDATION_ONE_IN: u64 = 20;
 
 /// What stands between two stories of a corpus text.
 const BETWEEN: &str = "\n\n";
 
-/// The two disjoint parts of all stories.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Part {
-    /// About 95 % of the stories.
-    Train,
-    /// The others.
-    Validation,
-}
-
-impl Part {
-    /// The part that a story belongs to: a function of its text alone.
-    #[must_use]
-    pub fn of(story: &str) -> Self {
-        if random::hash(story).is_multiple_of(VALIDATION_ONE_IN) { Self::Validation } else { Self::Train }
-    }
+/// The split that a story belongs to, a function of its text alone: about 95 % are for training.
+#[must_use]
+pub fn split_of(story: &str) -> Split {
+    if random::hash(story).is_multiple_of(VALIDATION_ONE_IN) { Split::Validation } else { Split::Train }
 }
 
 /// An endless iterator over stories.
@@ -66,20 +56,20 @@ impl Part {
 pub struct Stories {
     seed: u64,
     next: u64,
-    part: Option<Part>,
+    split: Option<Split>,
 }
 
 impl Stories {
     /// All stories of a seed, of both parts.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { seed, next: 0, part: None }
+        Self { seed, next: 0, split: None }
     }
 
     /// The stories of a seed that belong to `part`.
     #[must_use]
-    pub fn of(seed: u64, part: Part) -> Self {
-        Self { seed, next: 0, part: Some(part) }
+    pub fn of(seed: u64, split: Split) -> Self {
+        Self { seed, next: 0, split: Some(split) }
     }
 }
 
@@ -90,7 +80,7 @@ impl Iterator for Stories {
         loop {
             let text = story(self.seed, self.next);
             self.next = self.next.wrapping_add(1);
-            if self.part.is_none_or(|part| part == Part::of(&text)) {
+            if self.split.is_none_or(|split| split == split_of(&text)) {
                 return Some(text);
             }
         }
@@ -102,18 +92,18 @@ impl Iterator for Stories {
 pub fn story(seed: u64, index: u64) -> String {
     let grammar = built_in();
     let mut rng = SplitMix64::of_item(seed, index);
-    Told::draw(grammar, &mut rng).map(|told| told.tell(grammar, &mut rng)).unwrap_or_default()
+    Outline::draw(grammar, &mut rng).map(|outline| outline.text(grammar, &mut rng)).unwrap_or_default()
 }
 
 /// The corpus of a seed: whole stories of `part`, a blank line apart, as many as it takes to reach `bytes` bytes.
 ///
 /// A longer corpus of the same seed and part begins with the same stories. Empty when `bytes` is 0.
 #[must_use]
-pub fn write_corpus(seed: u64, bytes: usize, part: Part) -> String {
+pub fn write_corpus(seed: u64, bytes: usize, split: Split) -> String {
     /// Reserved at once at most, so that a slip in `bytes` doesn't ask for all the memory there is.
     const RESERVE: usize = 64 << 20;
     let mut text = String::with_capacity(bytes.min(RESERVE) + 2048);
-    let mut stories = Stories::of(seed, part);
+    let mut stories = Stories::of(seed, split);
     while text.len() < bytes {
         if !text.is_empty() {
             // The line feed that ends the story before is the first of the two.

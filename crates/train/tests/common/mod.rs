@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallmind_simd::IsaKind;
-use smallmind_train::stories::{Part, write_corpus};
+use smallmind_train::stories::{Split, write_corpus};
 use smallmind_train::{
     Event, Existing, Moments, Overlay, RunDir, Source, Summary, TrainConfig, TrainError, Trainer, prepare,
 };
@@ -44,7 +44,7 @@ pub fn tiny(changed: &[&str]) -> TrainConfig {
 pub fn text_file(dir: &Path) -> PathBuf {
     let path = dir.join("text.txt");
     if !path.exists() {
-        fs::write(&path, write_corpus(7, 3000, Part::Train)).unwrap();
+        fs::write(&path, write_corpus(7, 3000, Split::Train)).unwrap();
     }
     path
 }

@@ -58,7 +58,7 @@ pub const STATE_VERSION: u32 = 1;
 
 /// A run on the disk.
 #[derive(Debug)]
-pub struct RunFolder {
+pub struct RunFiles {
     dir: RunDir,
     log: File,
     csv: File,
@@ -66,7 +66,7 @@ pub struct RunFolder {
     line: Vec<u8>,
 }
 
-impl RunFolder {
+impl RunFiles {
     /// Logs and settings of a new run, in the staging folder of `dir`.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ impl RunFolder {
             Some(stays(step, cells[1].is_empty()))
         })?;
         // A file that says the same stays as it was edited, comments too.
-        let told = told(&path)?.map(|told| config.resumed(&[told])).transpose();
+        let told = edited_settings(&path)?.map(|told| config.resumed(&[told])).transpose();
         if !told.is_ok_and(|told| told.as_ref() == Some(config)) {
             write_config(&path, config)?;
         }
@@ -194,7 +194,7 @@ fn write_config(folder: &Path, config: &TrainConfig) -> Result<(), TrainError> {
 ///
 /// # Errors
 /// A file that can't be read or isn't TOML.
-pub fn told(run: &Path) -> Result<Option<Overlay>, TrainError> {
+pub fn edited_settings(run: &Path) -> Result<Option<Overlay>, TrainError> {
     let path = run.join(CONFIG_COPY);
     if path.symlink_metadata().is_err() { Ok(None) } else { Overlay::file(&path).map(Some) }
 }
@@ -206,7 +206,7 @@ pub fn told(run: &Path) -> Result<Option<Overlay>, TrainError> {
 pub fn data_settings(run: &Path) -> Result<DataSection, TrainError> {
     match latest(run) {
         Ok((_, state, _)) => Ok(state.config.data),
-        Err(_) => TrainConfig::data_of(told(run)?.as_slice()),
+        Err(_) => TrainConfig::data_of(edited_settings(run)?.as_slice()),
     }
 }
 

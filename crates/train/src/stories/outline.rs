@@ -1,17 +1,17 @@
 //! Telling a story: a plot, a frame and a cast are drawn, then every step is worded.
 
 use super::cast::{Cast, World};
-use super::grammar::{CastSlot, Frame, Grammar, Node, Plot, Slot, Step, Template};
+use super::grammar::{CastSlot, Frame, Grammar, Node, Passage, Plot, Slot, Template};
 use crate::random::SplitMix64;
 
 /// A plot with everything that its telling depends on, but for the wording.
-pub(super) struct Told<'a> {
+pub(super) struct Outline<'a> {
     pub(super) plot: &'a Plot,
     pub(super) frame: &'a Frame,
     pub(super) cast: Cast,
 }
 
-impl<'a> Told<'a> {
+impl<'a> Outline<'a> {
     /// Draws plot, frame, world and cast; `None` only for a grammar without plots.
     pub(super) fn draw(grammar: &'a Grammar, rng: &mut SplitMix64) -> Option<Self> {
         let plot = rng.pick(&grammar.plots)?;
@@ -21,13 +21,13 @@ impl<'a> Told<'a> {
     }
 
     /// Words the steps: sentences parted by one space, paragraphs by one line feed.
-    pub(super) fn tell(&self, grammar: &Grammar, rng: &mut SplitMix64) -> String {
-        let mut writer = Writer { told: self, grammar, rng, out: String::with_capacity(1024), friend_known: false };
+    pub(super) fn text(&self, grammar: &Grammar, rng: &mut SplitMix64) -> String {
+        let mut writer = Writer { outline: self, grammar, rng, out: String::with_capacity(1024), friend_known: false };
         let mut separator = "";
-        for step in &self.plot.steps {
-            match step {
-                Step::Break => separator = "\n",
-                Step::Say(wordings) => {
+        for passage in &self.plot.passages {
+            match passage {
+                Passage::Break => separator = "\n",
+                Passage::Say(wordings) => {
                     let before = writer.out.len();
                     writer.out.push_str(separator);
                     let start = writer.out.len();
@@ -47,7 +47,7 @@ impl<'a> Told<'a> {
 }
 
 struct Writer<'a> {
-    told: &'a Told<'a>,
+    outline: &'a Outline<'a>,
     grammar: &'a Grammar,
     rng: &'a mut SplitMix64,
     out: String,
@@ -97,10 +97,10 @@ impl Writer<'_> {
 
     fn fill(&mut self, slot: Slot) {
         // References with the lifetimes of the grammar and the plot, not of `self`.
-        let (told, grammar) = (self.told, self.grammar);
+        let (outline, grammar) = (self.outline, self.grammar);
         match slot {
             Slot::Key(key) => {
-                if let Some(value) = told.frame.values.get(key) {
+                if let Some(value) = outline.frame.values.get(key) {
                     self.write(value);
                 }
             }
@@ -112,13 +112,13 @@ impl Writer<'_> {
             Slot::Cast(CastSlot::FriendKnown) => self.known_friend(),
             Slot::Cast(slot) => {
                 self.friend_known |= slot == CastSlot::Friend;
-                self.push(cast_text(&told.cast, slot));
+                self.push(cast_text(&outline.cast, slot));
             }
         }
     }
 
     fn known_friend(&mut self) {
-        let Cast { world, gender, friend, .. } = &self.told.cast;
+        let Cast { world, gender, friend, .. } = &self.outline.cast;
         if !self.friend_known {
             self.push(gender.his());
             self.push(" friend ");

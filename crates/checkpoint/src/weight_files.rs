@@ -19,14 +19,14 @@ pub const MAX_SHARDS: usize = 512;
 ///
 /// Reading works as in [`TensorFile`], by any number of threads at once.
 #[derive(Debug)]
-pub struct Weights {
+pub struct WeightFiles {
     path: PathBuf,
     shards: Vec<TensorFile>,
     /// The shard and the name of each tensor, in the order of names.
     tensors: Vec<(usize, TensorInfo)>,
 }
 
-impl Weights {
+impl WeightFiles {
     /// The weights in one file.
     pub fn open_file(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let file = TensorFile::open(path)?;
