@@ -151,7 +151,7 @@ fn flag(field: &str) -> &str {
 }
 
 /// A text with the allocations that its tokens caused.
-pub struct Told {
+pub struct Generated {
     /// The continuation, kept where it isn't printed at once.
     pub text: String,
     /// Whether its last character is a line feed.
@@ -187,14 +187,14 @@ impl Generate {
 
         let echo = if self.no_echo { "" } else { &text };
         let sink = if settings.is_json() { Sink::Keep } else { Sink::Print { echo } };
-        let told = tell(&mut generator, &prompt, &options, sink, stop)?;
+        let generated = generate(&mut generator, &prompt, &options, sink, stop)?;
         if sink == Sink::Keep {
-            output::document(told.document(seed))?;
-        } else if !told.ends_line {
+            output::document(generated.document(seed))?;
+        } else if !generated.ends_line {
             output::print("\n")?;
         }
-        note!("{}; seed {seed}", told.speed());
-        if told.generation.finish == Finish::Interrupted {
+        note!("{}; seed {seed}", generated.speed());
+        if generated.generation.finish == Finish::Interrupted {
             return Err(Failure::Interrupted("interrupted".into()).into());
         }
         Ok(())
@@ -229,18 +229,18 @@ pub enum Sink<'a> {
         /// The prompt, or nothing.
         echo: &'a str,
     },
-    /// Into [`Told::text`].
+    /// Into [`Generated::text`].
     Keep,
 }
 
 /// Generates one text, counting what its tokens allocate between the first piece and the last; what keeping the text takes isn't theirs.
-pub fn tell(
+pub fn generate(
     generator: &mut Generator,
     prompt: &[u32],
     options: &GenerateOptions,
     sink: Sink<'_>,
     stop: &AtomicBool,
-) -> anyhow::Result<Told> {
+) -> anyhow::Result<Generated> {
     let mut text = String::new();
     let mut ends_line = false;
     let mut output = Ok(());
@@ -269,10 +269,10 @@ pub fn tell(
     output?;
     let allocations = first.map_or(0, |first| last.saturating_sub(first));
     let allocations_per_token = allocations as f64 / generation.tokens.saturating_sub(1).max(1) as f64;
-    Ok(Told { text, ends_line, generation, allocations_per_token })
+    Ok(Generated { text, ends_line, generation, allocations_per_token })
 }
 
-impl Told {
+impl Generated {
     /// Tokens of the prompt a second.
     fn prefill_rate(&self) -> f64 {
         self.generation.prompt_tokens as f64 / self.generation.prefill.as_secs_f64().max(1e-9)

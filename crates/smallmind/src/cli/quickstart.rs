@@ -13,7 +13,7 @@ use smallmind::simd::IsaKind;
 use smallmind::train::{Event, Existing, Finish, RunDir, Source, TrainError, Trainer, prepare, quickstart};
 
 use super::failure::{Failure, Outcome, usage};
-use super::generate::{Sink, tell};
+use super::generate::{Sink, generate};
 use super::models::ModelArg;
 use super::progress::Reporter;
 use super::settings::Settings;
@@ -138,20 +138,20 @@ fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: 
     for story in 0..STORIES {
         let options = quickstart::story_options(seed.wrapping_add(story));
         if settings.is_json() {
-            let told = tell(&mut generator, &[], &options, Sink::Keep, stop)?;
+            let generated = generate(&mut generator, &[], &options, Sink::Keep, stop)?;
             output::event(
-                json!({ "event": "story", "text": told.text, "tokens": told.generation.tokens, "tokens_per_second": told.decode_rate() }),
+                json!({ "event": "story", "text": generated.text, "tokens": generated.generation.tokens, "tokens_per_second": generated.decode_rate() }),
             )?;
             continue;
         }
         if story > 0 {
             output::print("\n")?;
         }
-        let told = tell(&mut generator, &[], &options, Sink::Print { echo: "" }, stop)?;
-        if !told.ends_line {
+        let generated = generate(&mut generator, &[], &options, Sink::Print { echo: "" }, stop)?;
+        if !generated.ends_line {
             output::print("\n")?;
         }
-        if told.generation.finish == TextFinish::Interrupted {
+        if generated.generation.finish == TextFinish::Interrupted {
             return Err(Failure::Interrupted(format!("interrupted; the model is in {}", run.display())).into());
         }
     }
