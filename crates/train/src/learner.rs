@@ -1,4 +1,4 @@
-//! One model in training: its plans, gradients and moments.
+//! A model in training: its plans, gradients and moments.
 
 use smallmind_graph::op::AdamWSpec;
 use smallmind_graph::{
@@ -8,21 +8,21 @@ use smallmind_graph::{
 use smallmind_model::{LOSS, Model, ModelConfig, ModelError, Purpose, architecture};
 use smallmind_simd::IsaKind;
 
-/// How an optimizer turns gradients into steps.
+/// Constants of the optimizer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Optimizer {
-    /// AdamW's constants.
+    /// Constants of AdamW.
     pub adamw: AdamWSpec,
-    /// The greatest global norm of a step's gradients; infinite for no clipping.
+    /// Gradients are clipped to this global norm; infinite for no clipping.
     pub max_norm: f64,
 }
 
-/// The sizes of a training's batches.
+/// Sizes of a micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchShape {
-    /// Sequences in a micro-batch.
+    /// Number of sequences.
     pub sequences: usize,
-    /// Tokens in a sequence.
+    /// Tokens of each sequence.
     pub context: usize,
 }
 
@@ -32,7 +32,7 @@ impl BatchShape {
         self.sequences * self.context
     }
 
-    /// The largest batch: no more than this shape holds.
+    /// Limits of a plan for batches of up to this size.
     pub fn limits(&self) -> Limits {
         Limits { tokens: self.tokens(), outputs: 0, spans: self.tokens(), context: self.context, slots: 0 }
     }
@@ -65,7 +65,7 @@ pub struct Moments<T> {
     pub second: T,
 }
 
-/// A model in training. Nothing allocates once it is made.
+/// A model in training. Running it allocates nothing.
 pub struct Learner {
     model: Model,
     grads: Buffer,
@@ -108,7 +108,8 @@ impl Learner {
         })
     }
 
-    /// Adds the gradients of the mean loss over `targets` targets to those gathered so far; the sum of the batch's losses.
+    /// Runs forward and backward of `batch`; returns the sum of its losses, in nats. Adds the gradients of
+    /// (sum of losses) / `targets` to those gathered so far: `targets` counts the targets of all micro-batches of the step.
     ///
     /// # Errors
     /// A batch beyond the shape or the vocabulary.
@@ -130,10 +131,11 @@ impl Learner {
         Ok(sum(self.gradient.result_slice(LOSS)))
     }
 
-    /// Applies the gradients gathered so far and clears them; if their norm is not finite, neither happens.
+    /// Clips the gathered gradients, updates the weights by them and sets them to 0. Changes nothing if their norm is not
+    /// finite.
     ///
     /// # Errors
-    /// None that a learner's own shapes could cause.
+    /// None is expected: the plan was made for this model.
     pub fn update<P: Probe>(&mut self, learning_rate: f64, probe: &P) -> Result<UpdateStats, ModelError> {
         let scalars = Scalars { learning_rate, step: self.steps + 1, ..Scalars::default() };
         let bindings = Bindings {
@@ -149,7 +151,7 @@ impl Learner {
         Ok(update)
     }
 
-    /// The sum of the losses of a batch, without dropout and without gradients.
+    /// The sum of the losses of a batch, in nats, without dropout and gradients.
     ///
     /// # Errors
     /// A batch beyond the shape or the vocabulary.
@@ -157,7 +159,7 @@ impl Learner {
         losses(&mut self.evaluation, &mut self.pool, ParamMemory::Shared(self.model.weights()), batch)
     }
 
-    /// The model as it stands.
+    /// The model with its present weights.
     pub fn model(&self) -> &Model {
         &self.model
     }
@@ -198,7 +200,7 @@ impl Learner {
     }
 }
 
-/// The loss of a model without the memory of a training.
+/// The loss of models of one shape, without gradients and moments in memory.
 pub struct Evaluator {
     evaluation: Executor,
     pool: Pool,
@@ -216,10 +218,10 @@ impl Evaluator {
         Ok(Self { evaluation: Executor::new(Plan::new(graph, options)?)?, pool })
     }
 
-    /// The sum of the losses of a batch.
+    /// The sum of the losses of a batch, in nats.
     ///
     /// # Errors
-    /// A batch beyond the limits or the vocabulary; weights of another model, or that lie otherwise.
+    /// A batch beyond the limits or the vocabulary; weights of another model, or stored otherwise than planned.
     pub fn run(&mut self, weights: ParamMemory<'_>, batch: &Batch) -> Result<f64, ModelError> {
         losses(&mut self.evaluation, &mut self.pool, weights, batch)
     }
@@ -237,7 +239,7 @@ fn losses(
     Ok(sum(evaluation.result_slice(LOSS)))
 }
 
-/// The sum, in order.
+/// The sum, in order, in double precision.
 fn sum(losses: Option<&[f32]>) -> f64 {
     losses.unwrap_or_default().iter().map(|x| f64::from(*x)).sum()
 }
