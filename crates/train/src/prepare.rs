@@ -1,4 +1,4 @@
-//! From text to token shards: the tokenizer is trained or read, the text divided, encoded and written.
+//! From text to token shards: trains or reads the tokenizer, divides the text, encodes and writes it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,27 +14,27 @@ use crate::data::{
 use crate::stories::Stories;
 use crate::{TrainError, Windows};
 
-/// The folder of a run that holds its token shards.
+/// Name of the folder in a run that holds its token shards.
 pub const DATA_FOLDER: &str = "data";
 
 /// Where the text comes from.
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'a> {
-    /// Files, divided into documents as [`DataSection`] says; the last part is for validation.
+    /// Text files, divided into documents as [`DataSection`] says; the end of the text is for validation.
     Files(&'a [PathBuf]),
-    /// The built-in stories, each of them a document; validation never repeats one that is trained on.
+    /// The built-in stories, each of them a document; no story is in both splits.
     Stories {
-        /// Which stories.
+        /// Seed of the stories.
         seed: u64,
-        /// Of text to train on.
+        /// Bytes of training text.
         bytes: usize,
     },
 }
 
-/// What [`prepare`] is doing.
+/// A stage of [`prepare`], or a note.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Something about the text that is worth knowing.
+    /// A note about the text for the user.
     Note(String),
     /// Reading or writing the text.
     Text,
@@ -44,7 +44,7 @@ pub enum Progress {
     Tokens,
 }
 
-/// Text that is ready to be trained on.
+/// Text that is ready for a training.
 #[derive(Debug)]
 pub struct Prepared {
     /// The tokenizer that made the tokens.
@@ -55,17 +55,17 @@ pub struct Prepared {
     pub validation: Dataset,
 }
 
-/// The text of a source.
+/// The text of a source, before it is encoded.
 struct Text {
     corpus: Corpus,
-    /// A text of its own for validation.
+    /// The validation text, if it is separate.
     validation: Option<Corpus>,
-    /// The part of `corpus` that is trained on, where validation has no text of its own.
+    /// Share of `corpus` that is trained on, if the rest is for validation.
     share: f64,
 }
 
 impl Text {
-    /// What is trained on and what is measured on.
+    /// The documents of the training split and of the validation split.
     fn parts(&self) -> (DocumentTexts<'_>, DocumentTexts<'_>) {
         match &self.validation {
             Some(validation) => (self.corpus.documents(), validation.documents()),
@@ -74,7 +74,7 @@ impl Text {
     }
 }
 
-/// Reads the source, makes `tokenizer.json` and the shards in `data` in the folder `run`, which is a new run's
+/// Reads the source, writes `tokenizer.json` and the shards into the folder `run`, a new run's
 /// [staging folder](crate::RunDir::staging), and opens them.
 ///
 /// # Errors
@@ -107,7 +107,7 @@ pub fn prepare(
     let vocab_size = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
     let options = ShardOptions { tokenizer_sha256: Some(sha256(json.as_bytes())), ..ShardOptions::new(vocab_size) };
     let mut writer = ShardWriter::create(run.join(DATA_FOLDER), options)?;
-    // Not before it is certain that no shards of another tokenizer are there.
+    // After the writer, which refuses a folder with shards of another tokenizer.
     write_file_atomic(run.join(TOKENIZER_FILE), |out| out.write_all(json.as_bytes()))?;
     let context = config.batch_shape()?.context;
     for (split, documents) in [(Split::Train, &train), (Split::Validation, &validation)] {
@@ -138,7 +138,7 @@ pub fn open(run: &Path) -> Result<Prepared, TrainError> {
     Ok(Prepared { tokenizer: Arc::new(tokenizer), train: Arc::new(train), validation })
 }
 
-/// The error of a run's folder of shards, which nobody has named and of which a part is missing.
+/// The error of a run whose shards are missing, in words for somebody who did not name their files.
 fn missing_shards(error: DataError) -> DataError {
     match error {
         DataError::Missing { path } => DataError::NoShards { path },
@@ -147,7 +147,7 @@ fn missing_shards(error: DataError) -> DataError {
     }
 }
 
-/// Whether a part of the text holds at least one window.
+/// Checks that a split holds at least one window.
 pub(crate) fn check_length(split: Split, tokens: usize, context: usize) -> Result<(), DataError> {
     if tokens > context {
         return Ok(());
@@ -155,8 +155,8 @@ pub(crate) fn check_length(split: Split, tokens: usize, context: usize) -> Resul
     Err(DataError::PartTooShort { part: split.name(), tokens, context, needed: context.saturating_add(1) })
 }
 
-/// Turns documents into tokens: `sink` gets those of each, with the token that ends it behind them, and the bytes of its text. What looks like a
-/// special token in a document is text.
+/// Encodes documents: `sink` gets the tokens of each, followed by the token that ends it, and the number of its bytes. Names of
+/// special tokens in a document are plain text.
 pub(crate) fn encode(
     documents: &DocumentTexts<'_>,
     tokenizer: &Tokenizer,
@@ -173,7 +173,7 @@ pub(crate) fn encode(
     Ok(())
 }
 
-/// Reads text files as documents, for a vocabulary that has a token that ends them, or hasn't.
+/// Reads text files as documents; `has_end`: whether the vocabulary has a token that ends documents.
 ///
 /// # Errors
 /// Files that can't be read as text, or documents that the vocabulary can't end.
@@ -190,7 +190,7 @@ pub fn read_corpus(paths: &[PathBuf], data: &DataSection, has_end: bool) -> Resu
     Err(DataError::NoEndToken { why, instead })
 }
 
-/// `ready`: a tokenizer that is not learned from the text.
+/// Reads the text. `ready`: the tokenizer, if it is not made from the text.
 fn read(config: &TrainConfig, source: Source<'_>, ready: Option<&Tokenizer>) -> Result<Text, TrainError> {
     let share = 1.0 - config.data.validation;
     match source {
@@ -214,15 +214,15 @@ fn read(config: &TrainConfig, source: Source<'_>, ready: Option<&Tokenizer>) -> 
     }
 }
 
-/// Windows at the beginnings of documents, of a vocabulary that can't tell where those are.
+/// The error for windows at documents with a vocabulary that has no token that ends documents.
 pub(crate) const WINDOWS_WITHOUT_END: DataError =
     DataError::NoEndToken { why: "data.windows=documents", instead: "set data.windows=uniform" };
 
-/// Refuses a text without documents where they are asked for.
+/// Refuses a text of a single document if the settings ask for several.
 fn check_divided(corpus: &Corpus, data: &DataSection, has_end: bool) -> Result<(), DataError> {
     let asked = data.separator.is_some() || data.windows == Windows::Documents;
     match data.division(has_end).separator {
-        // Without any document the text is found to be too short later on.
+        // An empty text is refused later, as too short.
         Some(separator) if asked && !corpus.is_divided() && !corpus.is_empty() => {
             Err(DataError::NoSeparator { separator: separator.to_owned() })
         }
@@ -240,7 +240,7 @@ fn stories(seed: u64, split: Split, bytes: usize) -> Corpus {
     Corpus::of_documents(Stories::of(seed, split).take_while(enough))
 }
 
-/// A vocabulary learned from the text.
+/// A tokenizer made from the text.
 fn new_tokenizer(
     config: &TrainConfig,
     train: &DocumentTexts<'_>,
@@ -257,7 +257,7 @@ fn new_tokenizer(
     })
 }
 
-/// Enough of the text to learn a vocabulary from.
+/// The first 8 MiB of the text, which are enough to train a vocabulary on.
 fn sample<'a>(documents: &DocumentTexts<'a>) -> impl Iterator<Item = &'a str> {
     const BYTES: usize = 8 << 20;
     let mut left = BYTES;
@@ -268,7 +268,7 @@ fn sample<'a>(documents: &DocumentTexts<'a>) -> impl Iterator<Item = &'a str> {
     })
 }
 
-/// In hexadecimal.
+/// SHA-256 in hexadecimal.
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -26,10 +26,10 @@ use crate::schedule::{Cosine, Schedule, Warmup, WarmupFrom, WarmupStableDecay};
 use crate::stepper::{StepSettings, Stepper};
 use crate::{Learner, TrainError};
 
-/// What tells the windows of estimates from those that are trained on, beside the seed.
+/// Combined with the seed, so that estimates draw other windows than the training.
 const EVAL_TRAIN: u64 = 0x6576_616c_0001;
 const EVAL_VALIDATION: u64 = 0x6576_616c_0002;
-/// The share of the steps over which a stable schedule decays.
+/// Share of the steps over which a warm-up-stable-decay schedule decays.
 const DECAY_FRACTION: f64 = 0.2;
 
 /// A training: a learner, its data, its run folder.
@@ -45,7 +45,7 @@ pub struct Trainer {
     threads: usize,
     isa: IsaKind,
     resumed_from: Option<u64>,
-    /// The first checkpoint of a new run, until it has been told of.
+    /// Folder of the first checkpoint of a new run, until its event is emitted.
     first_checkpoint: Option<PathBuf>,
     warnings: Vec<String>,
     last_checkpoint: Option<u64>,
@@ -69,21 +69,21 @@ struct StepStats {
     grad_norm: f32,
 }
 
-/// Since when the rates of a log line are counted.
+/// The beginning of the interval over which the next step event counts rates.
 struct Lap {
     started: Instant,
     step: u64,
-    /// Seconds of estimates, samples and checkpoints, which are no training.
+    /// Seconds of estimates, samples and checkpoints before it, which don't count as training.
     paused: f64,
 }
 
 impl Trainer {
-    /// Begins a run with data that [`prepare::prepare`] put into the staging folder of `dir`. Writes the first checkpoint, and puts the run in its
-    /// place: from here on it can be resumed, whenever it is killed.
+    /// Begins a run with the data that [`prepare::prepare`] put into the staging folder of `dir`. Writes the first checkpoint and
+    /// publishes the run: from here on it can be resumed, whenever the process is killed.
     ///
     /// # Errors
-    /// Settings that make no training, text shorter than a window, too little memory, a disk that is full. Then `dir` is as it was before the
-    /// claim.
+    /// Settings that make no training, text shorter than a window, too little memory, a disk that is full. `dir` is as before
+    /// the claim.
     pub fn create(
         dir: RunDir,
         config: TrainConfig,
@@ -114,15 +114,17 @@ impl Trainer {
         Ok(trainer)
     }
 
-    /// Goes on with the run in the folder `run` from its newest whole checkpoint, bit for bit, with any number of threads. `overlays` may
-    /// change how long it trains and what it tells; so may `train.toml` in the folder, below them. A file of the model that is missing or
-    /// damaged is written again.
+    /// Resumes the run in the folder `run` from its newest whole checkpoint, bit for bit, with any number of threads.
+    ///
+    /// `train.toml` in the folder, and `overlays` over it, may change the number of steps and everything that no step depends
+    /// on. Files of the model that are missing or damaged are written again.
     ///
     /// # Errors
-    /// No run, another training at work on it, no whole checkpoint, data of another run, a setting that is fixed, or fewer steps than are done.
+    /// No run, another training that locks it, no whole checkpoint, data of another run, a change of a fixed setting, or fewer
+    /// steps than are done.
     pub fn resume(run: &Path, overlays: &[Overlay], threads: usize, isa: IsaKind) -> Result<Self, TrainError> {
         let dir = RunDir::open(run)?;
-        // A checkpoint may be set aside under another name, where a process was killed while it replaced that.
+        // A process that was killed while it replaced a checkpoint leaves the old one under another name.
         run_files::checkpoints(run, 1).clean()?;
         let (checkpoint, mut state, mut warnings) = run_files::latest(run)?;
         state.config = resumed_config(run, &state.config, overlays, &mut warnings)?;
@@ -184,8 +186,8 @@ impl Trainer {
         })
     }
 
-    /// A few words of the validation text for a model that has a token to begin texts with, but has not learned it: its training text is
-    /// undivided. `None` where the model begins texts by itself, or by a new line.
+    /// A few words of the validation text to begin a text with, for a model with a token that begins texts but does not occur in
+    /// its training text. `None` for models that can begin texts.
     pub fn first_words(&self) -> Option<String> {
         const TOKENS: usize = 32;
         let tokenizer = Tokenizer::from_bytes(&self.tokenizer_json).ok()?;
@@ -201,7 +203,7 @@ impl Trainer {
         (!words.is_empty()).then(|| words.join(" "))
     }
 
-    /// The last batch that was worked on.
+    /// The last batch that the learner ran.
     pub fn batch(&self) -> &Batch {
         self.stepper.batch()
     }
@@ -211,12 +213,12 @@ impl Trainer {
         self.stepper.learner()
     }
 
-    /// What the training was told.
+    /// The settings.
     pub fn config(&self) -> &TrainConfig {
         &self.state.config
     }
 
-    /// Trains until all steps are done or `stop` is set, telling of each event; a checkpoint stands at the end either way.
+    /// Trains until all steps are done or `stop` is set, and passes each event to `on_event`. Ends with a checkpoint either way.
     ///
     /// # Errors
     /// A loss or gradient that is not finite, or a disk that is full; the last checkpoint stays.
@@ -224,7 +226,7 @@ impl Trainer {
         self.run_probed(stop, on_event, &NoProbe)
     }
 
-    /// [`Trainer::run`] with a probe on every forward and backward.
+    /// [`Trainer::run`] with a probe on all forward and backward runs.
     ///
     /// # Errors
     /// As [`Trainer::run`].
@@ -276,12 +278,12 @@ impl Trainer {
         interval > 0 && self.state.step.is_multiple_of(interval)
     }
 
-    /// [`Trainer::due`], but not after the very last step: `finish` does then what is to be done.
+    /// [`Trainer::due`] before the last step, after which `finish` does what is due.
     fn due_on_the_way(&self, interval: u64) -> bool {
         self.state.step < self.state.config.train.steps && self.due(interval)
     }
 
-    /// One update.
+    /// Runs one step.
     fn step<P: Probe>(&mut self, lr: f64, probe: &P) -> Result<StepStats, TrainError> {
         let step = self.state.step;
         let loss = self.stepper.gather(step, probe)? / self.stepper.settings.tokens() as f64;
@@ -303,19 +305,19 @@ impl Trainer {
         TrainError::NonFinite { step, what, checkpoint: self.last_checkpoint.unwrap_or(0) }
     }
 
-    /// A checkpoint that could not be loaded again would push out one that can.
+    /// Checks that the weights and moments can be loaded again, before they take the place of a good checkpoint.
     fn check_finite(&self) -> Result<(), TrainError> {
         self.stepper.first_non_finite().map_or(Ok(()), |what| Err(self.non_finite(self.state.step, what)))
     }
 
-    /// nanoGPT's estimate: the mean loss of random batches, of the training part and of the validation part.
+    /// nanoGPT's estimates: the mean losses of random batches of the training split and of the validation split.
     fn estimate(&mut self, on_event: &mut dyn FnMut(&Event)) -> Result<(), TrainError> {
         let seed = self.state.config.train.seed;
         let train_loss = self.estimate_on(Set::Train, seed ^ EVAL_TRAIN)?;
         let val_loss = self.estimate_on(Set::Validation, seed ^ EVAL_VALIDATION)?;
         let best = self.state.best_val_loss.is_none_or(|b| val_loss <= b);
         self.state.last_losses = Some((train_loss, val_loss));
-        // The same loss again is that of a finished run that is resumed.
+        // An equal loss is that of a finished run that was resumed: its model is published already.
         if self.state.best_val_loss != Some(val_loss) && best {
             self.check_finite()?;
             self.state.best_val_loss = Some(val_loss);
@@ -364,7 +366,7 @@ impl Trainer {
     fn finish(&mut self, on_event: &mut dyn FnMut(&Event)) -> Result<Summary, TrainError> {
         let completed = self.state.step >= self.state.config.train.steps;
         if self.last_checkpoint != Some(self.state.step) {
-            // What has been trained is safe before anything else is done with it.
+            // Saved before the estimates, which may take a while.
             self.checkpoint(on_event)?;
         }
         let mut whole = None;
@@ -377,7 +379,7 @@ impl Trainer {
             whole = Some(whole_set(&self.validation, &windows, shape, sum, &mut |_, _| {})?);
         }
         if completed {
-            // Once more, with the last estimates.
+            // Again, with the last estimates in the state.
             self.checkpoint(on_event)?;
         }
         if self.state.best_val_loss.is_none() {
@@ -449,7 +451,7 @@ impl Trainer {
     }
 }
 
-/// What a run goes on with: the settings of its checkpoint, below what its `train.toml` says, below `overlays`.
+/// The settings of a resumed run: those of its checkpoint, then its `train.toml`, then `overlays`, each over the one before.
 fn resumed_config(
     run: &Path,
     before: &TrainConfig,
@@ -467,7 +469,7 @@ fn resumed_config(
     config.resumed(overlays)
 }
 
-/// Writes the files of the best model again, those that are missing or damaged. Weights that are whole stay, whatever became of the others.
+/// Rewrites the files of the best model that are missing or damaged, from `last`. Whole weights are kept.
 ///
 /// # Errors
 /// A disk that is full.
@@ -492,19 +494,19 @@ fn mend_model(
     if let Err(error) = weights.and_then(|weights| last.config().check_tensors(&weights)) {
         let lost = state.best_val_loss.map(|loss| format!(" (validation loss {loss:.4})")).unwrap_or_default();
         warnings.push(format!("{}; the best model{lost} is lost", damage(WEIGHTS_FILE, error.to_string())));
-        // This one takes its place until an estimate is better than none.
+        // The last model is published until the next estimate.
         folder.publish_model(last)?;
         state.best_val_loss = None;
     }
     Ok(())
 }
 
-/// The warning of a file that a checkpoint has replaced.
+/// The warning about a missing file that was restored from a checkpoint.
 fn restored(name: &str, step: u64) -> String {
     format!("{name} was missing in the run's folder; it is written again from the checkpoint of step {step}")
 }
 
-/// The shape of the model for a vocabulary.
+/// The configuration of the model for a tokenizer.
 fn model_config(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<ModelConfig, TrainError> {
     let mut shape = config.model_config(tokenizer.vocab_size())?;
     shape.bos = tokenizer.bos();
@@ -518,14 +520,14 @@ enum Set {
     Validation,
 }
 
-/// The course of the learning rate that the settings ask for.
+/// The schedule of the learning rate.
 fn schedule(config: &TrainConfig) -> Schedule {
     let t = &config.train;
     let end = if t.decay_steps == 0 { t.steps } else { t.decay_steps };
     let warmup = Warmup { steps: t.warmup, from: WarmupFrom::FirstStep };
     match t.schedule {
         ScheduleKind::Cosine => Schedule::Cosine(Cosine { max: t.lr, min: t.min_lr, warmup, decay_steps: end }),
-        // A cosine from the rate to itself.
+        // A cosine from `lr` to `lr`.
         ScheduleKind::Constant => Schedule::Cosine(Cosine { max: t.lr, min: t.lr, warmup, decay_steps: end }),
         ScheduleKind::Wsd => Schedule::WarmupStableDecay(WarmupStableDecay {
             max: t.lr,
