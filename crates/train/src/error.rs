@@ -1,4 +1,4 @@
-//! What can go wrong in a training.
+//! Errors of trainings.
 
 use std::path::PathBuf;
 
@@ -13,13 +13,13 @@ use crate::run_dir::Found;
 /// A training that can't begin, go on or end.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// The model.
+    /// An error of the model.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A file of a run.
+    /// An error of a file of the run.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The data.
+    /// An error of the data.
     #[error(transparent)]
     Data(#[from] DataError),
     /// A file that can't be read.
@@ -27,7 +27,7 @@ pub enum TrainError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// A file that can't be written.
@@ -35,7 +35,7 @@ pub enum TrainError {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// A configuration file that isn't TOML.
@@ -43,23 +43,23 @@ pub enum TrainError {
     Toml {
         /// The file.
         path: PathBuf,
-        /// What the parser says.
+        /// The parser's message.
         why: String,
     },
     /// A setting without a value.
     #[error("`{text}` sets nothing; write it as section.key=value")]
     Assignment {
-        /// What was written.
+        /// The assignment.
         text: String,
     },
     /// No such setting.
     #[error("{origin}: there is no setting `{name}`{}", hint(.suggestion))]
     UnknownKey {
-        /// What was asked for.
+        /// The unknown name.
         name: String,
-        /// Where.
+        /// Origin of the overlay.
         origin: String,
-        /// The nearest one.
+        /// The nearest key or section.
         suggestion: Option<String>,
     },
     /// A setting of the wrong type or out of range.
@@ -67,9 +67,9 @@ pub enum TrainError {
     Value {
         /// The setting.
         key: String,
-        /// Where it was set, or to what.
+        /// Origin of the overlay, or the setting with its value.
         origin: String,
-        /// What it must be.
+        /// What the value must be.
         why: String,
     },
     /// A setting that is fixed once a training has begun.
@@ -77,7 +77,7 @@ pub enum TrainError {
     NotResumable {
         /// The setting.
         key: String,
-        /// Where it was set.
+        /// Origin of the overlay.
         origin: String,
     },
     /// A folder that holds what a new run would replace.
@@ -85,10 +85,10 @@ pub enum TrainError {
     Exists {
         /// The folder.
         path: PathBuf,
-        /// What it holds.
+        /// What the folder holds.
         found: Found,
     },
-    /// A folder with something in it that is no run's.
+    /// A folder with a file that no run writes.
     #[error("{path}: there is something else in it ({name}); choose a folder for the run alone", path = .path.display())]
     Foreign {
         /// The folder.
@@ -96,12 +96,12 @@ pub enum TrainError {
         /// The first such file.
         name: String,
     },
-    /// A place that can't be the folder of a run.
+    /// A path that can't be the folder of a run.
     #[error("{path}: this can't be the folder of a run: {why}", path = .path.display())]
     NoFolder {
-        /// The place.
+        /// The path.
         path: PathBuf,
-        /// What it is.
+        /// The reason.
         why: String,
     },
     /// A folder that can't be made.
@@ -109,7 +109,7 @@ pub enum TrainError {
     MakeFolder {
         /// The folder.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// Fewer steps than the run has done already.
@@ -122,7 +122,7 @@ pub enum TrainError {
         /// Steps of the checkpoint.
         done: u64,
     },
-    /// A folder that another training writes to.
+    /// A folder that another training locks.
     #[error("{path}: another training is at work here; wait for it, stop it, or choose another folder", path = .0.display())]
     Busy(PathBuf),
     /// A folder that holds no run.
@@ -133,22 +133,22 @@ pub enum TrainError {
         /// What is missing.
         why: String,
     },
-    /// No checkpoint can be read any more.
+    /// A run whose checkpoints are all damaged.
     #[error("{path}: no checkpoint is whole: {why}", path = .path.display())]
     Damaged {
         /// The folder of checkpoints.
         path: PathBuf,
-        /// What is wrong with each.
+        /// What is wrong with each checkpoint.
         why: String,
     },
-    /// The training has diverged.
+    /// A loss, gradient or weight that is not finite.
     #[error(
         "step {step}: {what} is not finite; the last checkpoint is from step {checkpoint}. Lower train.lr, raise train.warmup, or look for damage in the data"
     )]
     NonFinite {
-        /// The step.
+        /// The step, counted from 1.
         step: u64,
-        /// The loss, or the gradient of which parameter.
+        /// What is not finite, such as the loss or the gradient of a parameter.
         what: String,
         /// The step of the last checkpoint.
         checkpoint: u64,

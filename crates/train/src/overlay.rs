@@ -1,4 +1,4 @@
-//! Settings in overlays: a file, the environment, the command line, each over the one before.
+//! Settings in overlays, each over the one before: files, the environment, the command line.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use crate::config::{DataSection, ScheduleKind};
 use crate::keys::{self, KEYS, SECTIONS, split};
 use crate::{TrainConfig, TrainError};
 
-/// The keys that may change when a training goes on. The number of steps moves the end of the schedule, and so the
-/// learning rates to come, unless `train.decay_steps` fixes it; the others change nothing that a step computes.
+/// Keys that may change when a training is resumed; a section stands for all its keys. No step depends on them, except that the
+/// number of steps is the end of the schedule if `train.decay_steps` is 0.
 const RESUMABLE: &[&str] = &["train.steps", "eval.", "sample.", "checkpoint.", "log."];
 
 /// The key whose value follows from [`Overlay::micro_batches`].
@@ -80,7 +80,7 @@ impl Overlay {
             || (key == TOTAL_TOKENS && self.micro_batches.is_some())
     }
 
-    /// Each key with its value.
+    /// All keys with their values.
     fn entries(&self) -> Result<Vec<(String, &Value)>, TrainError> {
         let mut entries = Vec::new();
         for (section, value) in &self.table {
@@ -100,7 +100,7 @@ impl Overlay {
     }
 }
 
-/// What the parser says of a file, without the names of its types.
+/// The parser's message without names of Rust's types.
 fn in_plain_words(error: &toml::de::Error) -> String {
     let (text, message) = (error.to_string(), error.message());
     let too_large = ["u64", "i128", "u128", "integer number overflowed"].iter().any(|word| message.contains(word));
@@ -122,8 +122,8 @@ fn unknown_key(name: &str, origin: &str) -> TrainError {
 }
 
 impl TrainConfig {
-    /// The settings of a preset, or of none, with `overlays` over them in order. Where an overlay sets `train.lr` and none sets
-    /// `train.min_lr`, see [`TrainConfig::implied_min_lr`].
+    /// The settings of a preset, or the usual ones, with `overlays` over them in order. `train.min_lr` may follow from `train.lr`:
+    /// see [`TrainConfig::implied_min_lr`].
     ///
     /// # Errors
     /// An unknown preset or key, a value of the wrong type, or settings that make no training; the error names the overlay.
@@ -142,9 +142,8 @@ impl TrainConfig {
         Ok(config)
     }
 
-    /// The lowest learning rate, where [`TrainConfig::with_overlays`] takes a tenth of `train.lr` for it, as is nanoGPT's convention: where a
-    /// overlay sets `train.lr`, none sets `train.min_lr`, and the preset's lies above it, so that the settings would make no training.
-    /// Everywhere else the preset's holds, so that a preset with another rate trains as it always did.
+    /// A tenth of `train.lr` (nanoGPT's convention) if [`TrainConfig::with_overlays`] uses that as `train.min_lr`: if an overlay
+    /// sets `train.lr` below the preset's `train.min_lr`, and none sets `train.min_lr`. Else `None`.
     ///
     /// # Errors
     /// As [`TrainConfig::with_overlays`].
@@ -158,7 +157,7 @@ impl TrainConfig {
         self.with(key, &known.takes.read(text), origin)
     }
 
-    /// The same settings with one key changed. Goes through TOML, so that a file and a command line set the same.
+    /// The same settings with one key changed. It goes through TOML, so that values from files and from text mean the same.
     fn with(&self, key: &str, value: &Value, origin: &str) -> Result<Self, TrainError> {
         let bad = |why: String| TrainError::Value { key: key.to_owned(), origin: origin.to_owned(), why };
         let Some(known) = keys::find(key) else { return Err(unknown_key(key, origin)) };
@@ -171,17 +170,17 @@ impl TrainConfig {
         table.try_into().map_err(|e: toml::de::Error| bad(e.message().to_owned()))
     }
 
-    /// The section `data` that `overlays` make of the usual one. The other settings are not looked at.
+    /// The section `data` of the usual settings with `overlays` over them. Other settings are not checked.
     pub(crate) fn data_of(overlays: &[Overlay]) -> Result<DataSection, TrainError> {
         Ok(Merged::new(None, overlays)?.config.data)
     }
 
-    /// Every key.
+    /// The names of all keys.
     pub fn keys() -> Vec<&'static str> {
         KEYS.iter().map(|key| key.name).collect()
     }
 
-    /// The settings that `other` has with another value, such as `train.steps = 40 instead of 20`.
+    /// The settings that differ in `other`, such as `train.steps = 40 instead of 20`.
     pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
         let table = |config: &Self| Table::try_from(config).unwrap_or_default();
         let (ours, theirs) = (table(self), table(other));
@@ -194,10 +193,10 @@ impl TrainConfig {
         KEYS.iter().map(|key| key.name).filter(differs).map(told).collect()
     }
 
-    /// The keys of `overlays`, applied to a training that goes on.
+    /// These settings, of a run that is resumed, with `overlays` over them.
     ///
     /// # Errors
-    /// A key that would change what the steps so far computed.
+    /// [`TrainError::NotResumable`] for a change of a key that steps depend on.
     pub fn resumed(&self, overlays: &[Overlay]) -> Result<Self, TrainError> {
         let mut config = self.clone();
         for overlay in overlays {
@@ -221,7 +220,7 @@ impl TrainConfig {
     }
 }
 
-/// Settings of several overlays, not yet checked together.
+/// Settings with overlays over them, not yet checked against each other.
 struct Merged {
     config: TrainConfig,
     /// Micro-batches in a step, if the last overlay that sets `train.total_tokens` sets it by their number.
@@ -253,7 +252,7 @@ impl Merged {
     }
 }
 
-/// The settings of the preset that is named beside the overlays, or by the last of them that names one.
+/// The settings of `preset`, or else of the last preset that an overlay names.
 fn base(preset: Option<&str>, overlays: &[Overlay]) -> Result<TrainConfig, TrainError> {
     if preset.is_some() {
         return TrainConfig::of_preset(preset);
@@ -275,7 +274,7 @@ fn base(preset: Option<&str>, overlays: &[Overlay]) -> Result<TrainConfig, Train
     })
 }
 
-/// For keys that are checked together with others: the other keys that the check reads.
+/// Keys that are checked against others, and those others.
 const CHECKED_TOGETHER: &[(&str, &[&str])] = &[
     ("model.heads", &["model.d_model", "model.family"]),
     ("model.kv_heads", &["model.heads", "model.family"]),
@@ -287,21 +286,21 @@ const CHECKED_TOGETHER: &[(&str, &[&str])] = &[
     (TOTAL_TOKENS, &["train.batch", "model.context"]),
 ];
 
-/// The error of a check of settings together, by the name that somebody typed: of the overlay that set the key last, else of the last
-/// overlay that set one of those that are checked with it.
+/// Adds the origin to an error of a check of settings: the last overlay that sets the key, or else the last one that sets a key
+/// that it is checked against.
 fn named_as_set(error: TrainError, overlays: &[Overlay]) -> TrainError {
     let TrainError::Value { key, origin: setting, why } = error else { return error };
     let others = CHECKED_TOGETHER.iter().find(|(name, _)| *name == key).map_or(&[][..], |(_, others)| others);
     let last = |names: &[&str]| overlays.iter().rfind(|overlay| names.iter().any(|name| overlay.sets(name)));
     match last(&[&key]).or_else(|| last(others)) {
-        // A command line holds the value, a file and a variable don't.
+        // An origin with `=` holds the value.
         Some(overlay) if overlay.origin.contains('=') => TrainError::Value { key, origin: overlay.origin.clone(), why },
         Some(overlay) => TrainError::Value { key, origin: overlay.origin.clone(), why: format!("{why} ({setting})") },
         None => TrainError::Value { key, origin: setting, why },
     }
 }
 
-/// The reason, and the value where the overlay's name doesn't hold it.
+/// The reason, with the value if the origin doesn't hold it.
 fn with_value(why: String, origin: &str, key: &str, value: &Value) -> String {
     if origin.contains('=') { why } else { format!("{why} ({key} = {})", keys::shown(value)) }
 }

@@ -20,8 +20,7 @@
 //! # Ok::<(), smallmind_train::data::DataError>(())
 //! ```
 //!
-//! What this is *not*: a tokenizer (floor 4 has them), nor a shuffle. An epoch isn't counted either; random windows, drawn with
-//! replacement, need none.
+//! Not here: tokenizers, which the model crate has. There is no shuffling and no counting of epochs: random windows need neither.
 
 mod corpus;
 mod dataset;

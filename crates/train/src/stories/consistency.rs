@@ -1,24 +1,24 @@
-//! What in a story doesn't hold together: names, kinds and pronouns that change on the way.
+//! Inconsistencies of a story: names, kinds and pronouns that change.
 //!
-//! This reads a text alone, without the cast that it was told from, and so it measures what a model writes as well as the corpus itself.
-//! It finds what is certainly wrong and lets pass what may be right; it is no judge of the plot.
+//! The check reads only the text, so it works for a model's stories as well as for the corpus. It reports what is certainly wrong
+//! and does not judge the plot.
 
 use std::fmt;
 
 use super::cast::{self, Gender};
 
-/// Something that does not fit what the story said before.
+/// Something that contradicts the story before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inconsistency {
-    /// A name that nobody introduced, or the third one of a story of two.
+    /// A name that was not introduced, or a third name.
     Name(String),
-    /// A kind of animal or toy that neither hero nor friend is, or a second kind for one of them.
+    /// A kind of animal or toy that is neither the hero's nor the friend's.
     Kind(String),
-    /// A pronoun that isn't the hero's: nobody else has one in these stories.
+    /// A pronoun that isn't the hero's: all others are called by name.
     Pronoun(String),
-    /// A second one of Mom, Dad, Grandma … in a story that has one.
+    /// A second elder (Mom, Dad, Grandma …).
     Elder(String),
-    /// A second colour in a story that has one.
+    /// A second colour.
     Color(String),
 }
 
@@ -34,7 +34,7 @@ impl fmt::Display for Inconsistency {
     }
 }
 
-/// What a colour may stand beside without being the colour of the story's thing.
+/// Pairs of words in which a colour is not that of the story's thing.
 const OWN_COLOR: &[(&str, &str)] = &[
     ("red", "barn"),
     ("red", "and"),
@@ -45,7 +45,7 @@ const OWN_COLOR: &[(&str, &str)] = &[
     ("something", "green"),
 ];
 
-/// Everything in `story` that doesn't fit what it said before, in the order of the text.
+/// The inconsistencies of `story`, in the order of the text.
 ///
 /// ```
 /// use smallmind_train::stories::{self, Inconsistency};
@@ -64,17 +64,17 @@ pub fn inconsistencies(story: &str) -> Vec<Inconsistency> {
     reader.inconsistencies
 }
 
-/// What a reader remembers.
+/// What the check remembers of a text.
 #[derive(Default)]
 struct Reader<'a> {
-    /// Names with the kinds that they were given.
+    /// Names and their kinds.
     names: Vec<(&'a str, Option<&'static str>)>,
     kinds: Vec<&'static str>,
-    /// The hero's, who comes first.
+    /// The gender of the hero, who is named first.
     gender: Option<Gender>,
     elder: Option<&'static str>,
     color: Option<&'a str>,
-    /// Where the kind that was read last ends: "wooden duck" is no "duck".
+    /// The end of the last kind that was read, in bytes: "wooden duck" is not "duck".
     read_to: usize,
     inconsistencies: Vec<Inconsistency>,
 }
@@ -148,11 +148,11 @@ impl<'a> Reader<'a> {
 
     fn kind(&mut self, kind: &'static str, before: &str) {
         if let Some(gender) = cast::gender_of_kind(kind) {
-            // Of those there may be others.
+            // Kinds with a gender ("girl", "boy") may occur more than once.
             self.gender.get_or_insert(gender);
             return;
         }
-        // A tiny frog, or the fish that a cloud looks like, is nobody of the cast.
+        // A tiny frog, or the fish that a cloud looks like, is not in the cast.
         if before == "tiny" || self.kinds.contains(&kind) {
             return;
         }
@@ -164,7 +164,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The words of a text with where they begin.
+/// The words of a text and where they begin, in bytes.
 fn words(text: &str) -> Vec<(usize, &str)> {
     let mut words = Vec::new();
     let mut rest = text;
@@ -181,7 +181,7 @@ fn previous<'a>(words: &[(usize, &'a str)], at: usize) -> &'a str {
     at.checked_sub(1).map_or("", |at| words[at].1)
 }
 
-/// The kind whose last word this is: kinds have up to two words.
+/// The kind that ends with this word; kinds have up to two words.
 fn kind_ending(story: &str, (start, word): (usize, &str)) -> Option<&'static str> {
     let end = start + word.len();
     cast::kinds().find(|kind| story[..end].ends_with(kind))

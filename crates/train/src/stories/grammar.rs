@@ -14,7 +14,7 @@ pub(super) struct Grammar {
     pub(super) phrases: Vec<Vec<Template>>,
 }
 
-/// One course of events.
+/// A course of events.
 #[derive(Debug)]
 pub(super) struct Plot {
     pub(super) title: &'static str,
@@ -22,7 +22,7 @@ pub(super) struct Plot {
     pub(super) passages: Vec<Passage>,
 }
 
-/// The things that one telling of a plot is about: values of the plot's keys that fit together.
+/// Values of a plot's keys that fit together.
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) worlds: Vec<World>,
@@ -151,7 +151,7 @@ pub(super) fn parse(files: &[(&'static str, &'static str)]) -> Result<Grammar, G
     Ok(Grammar { plots: parser.plots, phrases: parser.phrases })
 }
 
-/// What the lines at hand belong to.
+/// The section that lines belong to.
 #[derive(Default, PartialEq)]
 enum Section {
     #[default]
@@ -310,7 +310,7 @@ impl Parser {
         };
         let lower = name.to_ascii_lowercase();
         let capital = lower != name;
-        // The phrase being written is the last one and not yet to be used.
+        // The last phrase is still being parsed and can't be used yet.
         let complete = self.phrase_names.len() - usize::from(self.section == Section::Phrase);
         let phrases = self.phrase_names.get(..complete).unwrap_or_default();
         let slot = if let Some(key) = keys.iter().position(|&key| key == lower) {

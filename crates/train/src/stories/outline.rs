@@ -1,10 +1,10 @@
-//! Telling a story: a plot, a frame and a cast are drawn, then every step is worded.
+//! Generating a story: draws plot, frame and cast, then a wording for each passage of the plot.
 
 use super::cast::{Cast, World};
 use super::grammar::{CastSlot, Frame, Grammar, Node, Passage, Plot, Slot, Template};
 use crate::random::SplitMix64;
 
-/// A plot with everything that its telling depends on, but for the wording.
+/// A story without its wording: plot, frame and cast.
 pub(super) struct Outline<'a> {
     pub(super) plot: &'a Plot,
     pub(super) frame: &'a Frame,
@@ -20,7 +20,7 @@ impl<'a> Outline<'a> {
         Some(Self { plot, frame, cast: Cast::draw(world, rng) })
     }
 
-    /// Words the steps: sentences parted by one space, paragraphs by one line feed.
+    /// The text of the story. A space separates sentences, a line feed separates paragraphs.
     pub(super) fn text(&self, grammar: &Grammar, rng: &mut SplitMix64) -> String {
         let mut writer = Writer { outline: self, grammar, rng, out: String::with_capacity(1024), friend_known: false };
         let mut separator = "";
@@ -56,7 +56,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Writes one of the wordings. Recursion ends because a frame's value has no keys and a phrase uses earlier phrases only.
+    /// Writes one of the wordings. The recursion ends, as values of frames have no keys and phrases use earlier phrases only.
     fn one_of(&mut self, wordings: &[Template]) {
         if let Some(template) = self.rng.pick(wordings) {
             self.write(template);
@@ -82,7 +82,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Appends text; a wording left out must not leave two spaces.
+    /// Appends text without doubling a space.
     fn push(&mut self, text: &str) {
         let doubled = self.out.is_empty() || self.out.ends_with([' ', '\n']);
         self.out.push_str(if doubled { text.trim_start_matches(' ') } else { text });
