@@ -1,4 +1,4 @@
-//! What can go wrong with a model.
+//! Errors of models.
 
 use std::path::PathBuf;
 
@@ -13,22 +13,22 @@ use crate::tokenizer::TokenizerError;
 /// A model that can't be made, read, written or run.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// Its configuration.
+    /// An error of the configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Its files.
+    /// An error of a file.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Its tokenizer.
+    /// An error of the tokenizer.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// Its graph, its plan, or a run of it.
+    /// An error of the graph, the plan or a run.
     #[error(transparent)]
     Graph(#[from] GraphError),
-    /// How tokens are chosen.
+    /// An error of the sampler.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
-    /// Where text stops.
+    /// An error of a stop string.
     #[error(transparent)]
     Stop(#[from] StopStringError),
     /// A tensor of another shape than the configuration says.
@@ -38,9 +38,9 @@ pub enum ModelError {
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// Its shape.
+        /// Shape of the tensor.
         got: Vec<usize>,
-        /// The shape that it must have.
+        /// Shape by the configuration.
         expected: Vec<usize>,
     },
     /// Tensors that the configuration has no use for.
@@ -48,52 +48,52 @@ pub enum ModelError {
     UnusedTensors {
         /// The file, or the index.
         path: PathBuf,
-        /// Their names; there is at least one.
+        /// Names of the tensors; at least one.
         names: Vec<String>,
     },
-    /// More token ids than the model has entries for.
+    /// A tokenizer with more tokens than the model.
     #[error("the tokenizer has {tokenizer} tokens, the model's vocabulary {model}: they don't belong together")]
     Vocabulary {
-        /// Of the tokenizer.
+        /// Number of tokens of the tokenizer.
         tokenizer: usize,
-        /// Of the model.
+        /// Number of tokens in the model's vocabulary.
         model: usize,
     },
-    /// A sequence that does not fit.
+    /// A sequence that does not fit into the context.
     #[error("{tokens} tokens don't fit into the context of {context}")]
     TooLong {
-        /// What was asked for.
+        /// Tokens of the sequence.
         tokens: usize,
-        /// What there is room for.
+        /// Context of the session.
         context: usize,
-        /// What the model could be given room for.
+        /// Context of the model: the most that a session can have.
         max: usize,
     },
-    /// Room for fewer tokens than one, or for more than the model has positions.
+    /// A context of 0, or of more tokens than the model's.
     #[error("there can't be a context of {asked} tokens: the model's is {max}")]
     Context {
-        /// What was asked for.
+        /// The context asked for.
         asked: usize,
-        /// The model's.
+        /// Context of the model.
         max: usize,
     },
-    /// Nothing to go on from.
+    /// An empty prompt for a model without a token that begins texts.
     #[error("the prompt is empty and the model has no token that begins a text")]
     EmptyPrompt,
-    /// A result that is not a number.
+    /// Logits that are not finite.
     #[error(
         "the model's logits are not finite at token {position} of sequence {slot}: its weights are damaged or have diverged"
     )]
     NonFinite {
-        /// The sequence's slot.
+        /// Slot of the sequence.
         slot: usize,
-        /// Where in the sequence.
+        /// Position in the sequence.
         position: usize,
     },
     /// No such preset.
     #[error("there is no preset `{name}`{}; there are {known}", hint(.suggestion))]
     Preset {
-        /// What was asked for.
+        /// The unknown name.
         name: String,
         /// The nearest name.
         suggestion: Option<String>,
@@ -149,7 +149,7 @@ impl ModelError {
     }
 }
 
-/// The first few of some tensors and their number.
+/// The first few names, and how many there are.
 fn unused(names: &[String]) -> String {
     const SHOWN: usize = 3;
     const MAX_SHOWN: usize = 80;

@@ -47,7 +47,7 @@ pub struct SamplerConfig {
     pub repetition_penalty: f32,
     /// How many of the latest tokens the penalty looks at. In `[0, 2²⁰]`.
     pub repetition_window: usize,
-    /// Where the random numbers start.
+    /// Seed of the random numbers.
     pub seed: u64,
 }
 
@@ -106,9 +106,9 @@ pub enum SamplerError {
     Setting {
         /// Name of the field of [`SamplerConfig`].
         field: &'static str,
-        /// What it was set to.
+        /// The value.
         value: String,
-        /// What it may be.
+        /// The allowed values.
         allowed: &'static str,
     },
     /// A vocabulary without tokens has no next token.
@@ -137,7 +137,7 @@ pub enum SamplerError {
     /// A saved state cannot be one that [`Sampler::state`] returned.
     #[error("the saved sampler state is damaged: {problem}")]
     State {
-        /// What is wrong with it.
+        /// What is wrong with the state.
         problem: &'static str,
     },
 }
@@ -182,7 +182,7 @@ impl Xoshiro256 {
     }
 }
 
-/// What a sampler carries from one token to the next, for saving and going on later.
+/// The state of a sampler between two tokens, which can be saved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SamplerState {
     /// State of the random numbers.
@@ -307,13 +307,13 @@ impl Sampler {
         Ok(token)
     }
 
-    /// What has to be saved so that [`restore`](Self::restore) goes on exactly from here.
+    /// The state from which [`restore`](Self::restore) continues exactly.
     pub fn state(&self) -> SamplerState {
         let (newer, older) = self.recent.split_at(self.oldest);
         SamplerState { rng: self.rng.state, recent: [older, newer].concat() }
     }
 
-    /// Goes on from a saved state. The settings stay those of this sampler.
+    /// Continues from a saved state, with the settings of this sampler.
     ///
     /// # Errors
     /// [`SamplerError::State`] when the state cannot be a saved one.
