@@ -20,7 +20,7 @@ use crate::error::{CheckpointError, WriteFault};
 use crate::file_system::{Disk, FileSystem, SystemFile};
 use crate::manifest::{FileRecord, MANIFEST_FILE, Manifest, hex, is_plain_name};
 
-/// What temporary names begin with.
+/// Beginning of temporary names.
 const TEMPORARY: &str = ".tmp-";
 /// A file or folder being written.
 const NEW: &str = ".tmp-new-";
@@ -29,13 +29,13 @@ const OLD: &str = ".tmp-old-";
 /// A folder being removed.
 const REMOVED: &str = ".tmp-del-";
 
-/// Bytes gathered before they go to the system; larger writes pass by.
+/// Bytes of the write buffer; larger writes bypass it.
 const BUFFER: usize = 64 << 10;
 
 /// Writes a file that appears under its name complete and synced, or not at all.
 ///
-/// A file that was there before stays as it was until then, and for good when anything fails. A symbolic link of that name
-/// is replaced, not followed.
+/// An earlier file of that name is unchanged until then, and if anything fails. A symbolic link of that name is replaced, not
+/// followed.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -63,7 +63,7 @@ pub fn write_file_atomic_on(
     file.publish(Earlier::Replace)
 }
 
-/// A file that will appear under its name with [`publish`](Self::publish); dropped before, it leaves nothing.
+/// A file that appears under its name with [`publish`](Self::publish). If it is dropped before, it leaves nothing.
 pub struct PendingFile<'a> {
     file_system: &'a dyn FileSystem,
     path: PathBuf,
@@ -73,7 +73,7 @@ pub struct PendingFile<'a> {
     published: bool,
 }
 
-/// What becomes of a file that is there when another is published under its name.
+/// What happens to an existing file of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Earlier {
     /// It is replaced; the new file has its permissions.
@@ -116,14 +116,14 @@ impl<'a> PendingFile<'a> {
     /// Moves the file to its name.
     ///
     /// # Errors
-    /// A disk that refuses; a file of that name that is to stay. What was there under the name is there then.
+    /// A failing disk; an existing file that is to be kept. The existing file is unchanged.
     pub fn publish(mut self, earlier: Earlier) -> Result<(), CheckpointError> {
         let moved = match earlier {
             Earlier::Replace => {
                 if let Ok(there) = self.path.symlink_metadata()
                     && there.is_file()
                 {
-                    // Not worth an error: the content is what matters.
+                    // No error: the permissions matter less than the content.
                     let _ = std::fs::set_permissions(&self.staging, there.permissions());
                 }
                 self.file_system.rename(&self.staging, &self.path)
@@ -139,7 +139,7 @@ impl<'a> PendingFile<'a> {
 impl Drop for PendingFile<'_> {
     fn drop(&mut self) {
         if !self.published {
-            // An error that led here matters more than a file left over, which `clean_stale` removes.
+            // Errors are ignored: `clean_stale` removes the file later.
             let _ = self.file_system.remove_file(&self.staging);
         }
     }
@@ -151,7 +151,7 @@ impl std::fmt::Debug for PendingFile<'_> {
     }
 }
 
-/// A folder in the making, which appears under its name with [`publish`](Self::publish) and vanishes when it is dropped.
+/// A folder that appears under its name with [`publish`](Self::publish). If it is dropped before, it leaves nothing.
 pub struct AtomicFolder {
     file_system: Arc<dyn FileSystem>,
     target: PathBuf,
@@ -167,7 +167,7 @@ enum State {
     Whole,
     /// A file could not be written.
     Broken,
-    /// Under its name.
+    /// The folder is under its name.
     Published,
 }
 
@@ -211,9 +211,9 @@ impl AtomicFolder {
         Ok(())
     }
 
-    /// Moves the folder to its name, replacing the folder that was there before, and answers what it holds.
+    /// Moves the folder to its name in place of an earlier one; returns its manifest.
     ///
-    /// After an error the earlier folder is under its name, or the new one is, each complete.
+    /// After an error either the earlier folder or the new one is under the name, complete.
     pub fn publish(mut self) -> Result<Manifest, CheckpointError> {
         if self.state == State::Broken {
             let error = io::Error::other("an earlier write into it failed");
@@ -234,7 +234,7 @@ impl AtomicFolder {
         self.state = State::Published;
         self.file_system.sync_folder(&self.parent).map_err(CheckpointError::io(&self.parent, "sync the folder"))?;
         if let Some(old) = replaced {
-            // The new folder is in place: what is left of the old one is `clean_stale`'s.
+            // The new folder is published; `clean_stale` removes what is left of the old one.
             let _ = self.file_system.remove_folder(&old);
         }
         Ok(std::mem::take(&mut self.manifest))
@@ -278,8 +278,8 @@ impl std::fmt::Debug for AtomicFolder {
 
 /// Removes what a killed process left in `dir`: names that start with `.tmp-new-`, `.tmp-old-` or `.tmp-del-`.
 ///
-/// A folder that had been set aside, and whose successor is not there, is put back. Answers what was removed or put back.
-/// To be called by the one process that writes into `dir`, before it writes.
+/// A folder that was set aside, and whose successor does not exist, is put back. Returns the names that were removed or put back.
+/// Only the process that writes into `dir` may call this, before it writes.
 pub fn clean_stale(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>, CheckpointError> {
     let dir = dir.as_ref();
     let mut cleaned = Vec::new();
@@ -310,7 +310,7 @@ pub fn clean_stale(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>, CheckpointErro
     Ok(cleaned)
 }
 
-/// Removes a folder such that no half of it is ever seen under its name.
+/// Removes a folder so that it is never seen incomplete under its name.
 pub(crate) fn remove_folder(file_system: &dyn FileSystem, path: &Path) -> Result<(), CheckpointError> {
     let (parent, name) = split(path)?;
     let (doomed, ()) =
@@ -323,7 +323,7 @@ pub(crate) fn remove_folder(file_system: &dyn FileSystem, path: &Path) -> Result
 fn fill(file: Box<dyn SystemFile>, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<FileRecord> {
     let mut out = BufWriter::with_capacity(BUFFER, Hashed { file, hasher: Sha256::new(), bytes: 0 });
     let written = write(&mut out);
-    // Taken apart either way, so that a failed file is not flushed again when it is dropped.
+    // Unwrapped in any case, so that a failed file is not flushed again on drop.
     let flushed = written.and_then(|()| out.flush());
     let (mut hashed, _) = out.into_parts();
     flushed?;
@@ -370,7 +370,7 @@ fn temporary(parent: &Path, kind: &str, name: &OsStr) -> PathBuf {
     parent.join(temporary)
 }
 
-/// Whether a process may be running: true where the system doesn't show processes.
+/// Whether a process may be running; true if the system doesn't show processes.
 fn is_running(process: u32) -> bool {
     let processes = Path::new("/proc");
     !processes.join("self").exists() || processes.join(process.to_string()).exists()
@@ -381,7 +381,7 @@ fn parse_temporary(name: &str) -> Option<(&'static str, u32, &str)> {
     let kind = [NEW, OLD, REMOVED].into_iter().find(|kind| name.starts_with(kind))?;
     let (unique, original) = name[kind.len()..].split_once('-')?;
     let (process, count) = unique.split_once('.')?;
-    // A number that is none of a process's is that of one that has ended.
+    // A number that can't be a process id counts as a process that has ended.
     let id = process.parse().unwrap_or(u32::MAX);
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     (digits(process) && digits(count) && is_plain_name(original)).then_some((kind, id, original))
@@ -399,7 +399,7 @@ fn create_unique<T>(name: impl Fn() -> PathBuf, create: impl Fn(&Path) -> io::Re
     }
 }
 
-/// Renames a folder to a name that must be free; `AlreadyExists` where it is not.
+/// Renames a folder to a name that must be free; else `AlreadyExists`.
 fn rename_free(file_system: &dyn FileSystem, from: &Path, to: &Path) -> io::Result<()> {
     if to.symlink_metadata().is_ok() {
         return Err(io::ErrorKind::AlreadyExists.into());

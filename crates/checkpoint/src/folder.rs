@@ -34,7 +34,7 @@ pub struct ModelFolder {
 impl ModelFolder {
     /// Opens a folder that holds `config.json` and either `model.safetensors` or `model.safetensors.index.json`.
     ///
-    /// Where both kinds of weights lie in the folder, the single file is taken, as other tools do.
+    /// If there are both kinds of weights, the single file is taken, as other tools do.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let dir = dir.as_ref();
         let missing = |path: PathBuf, what| Err(CheckpointError::Missing { path, what });
@@ -72,17 +72,17 @@ impl ModelFolder {
         &self.dir
     }
 
-    /// What `config.json` holds: always an object.
+    /// The content of `config.json`, an object.
     pub fn config(&self) -> &Value {
         &self.config
     }
 
-    /// What `generation_config.json` holds, if it is there: always an object.
+    /// The content of `generation_config.json`, an object, if there is one.
     pub fn generation_config(&self) -> Option<&Value> {
         self.generation_config.as_ref()
     }
 
-    /// Where `tokenizer.json` is, if it is there.
+    /// The path of `tokenizer.json`, if there is one.
     pub fn tokenizer(&self) -> Option<&Path> {
         self.tokenizer.as_deref()
     }

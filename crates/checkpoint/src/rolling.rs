@@ -25,21 +25,21 @@ pub struct Rolling {
 #[derive(Debug)]
 #[must_use = "`not_removed` tells of old checkpoints that fill the disk"]
 pub struct Published {
-    /// Its folder.
+    /// Folder of the checkpoint.
     pub path: PathBuf,
-    /// What it holds.
+    /// Manifest of the folder.
     pub manifest: Manifest,
-    /// Why an old checkpoint could not be removed. The new one is in place all the same.
+    /// The error if an old checkpoint could not be removed. The new one is published in any case.
     pub not_removed: Option<CheckpointError>,
 }
 
-/// What [`Rolling::latest_valid`] found.
+/// The result of [`Rolling::latest_valid`].
 #[derive(Debug)]
 #[must_use]
 pub struct Latest {
     /// The newest checkpoint that is whole.
     pub checkpoint: Option<ValidCheckpoint>,
-    /// Newer ones that are not, the newest first, with what is wrong: worth a warning.
+    /// Newer checkpoints that are damaged, the newest first, with their errors.
     pub damaged: Vec<(PathBuf, CheckpointError)>,
 }
 
@@ -48,9 +48,9 @@ pub struct Latest {
 pub struct ValidCheckpoint {
     /// The step it was published at.
     pub step: u64,
-    /// Its folder.
+    /// Folder of the checkpoint.
     pub path: PathBuf,
-    /// What it holds.
+    /// Manifest of the folder.
     pub manifest: Manifest,
 }
 
@@ -72,12 +72,12 @@ impl Rolling {
         &self.dir
     }
 
-    /// Where the checkpoint of a step is or would be.
+    /// The folder of the checkpoint of a step, whether it exists or not.
     pub fn path_of(&self, step: u64) -> PathBuf {
         self.dir.join(format!("{}{step:0DIGITS$}", self.prefix))
     }
 
-    /// The steps of the checkpoints there are, whole or not, ascending; none where the folder does not exist.
+    /// The steps of all checkpoints, whole or not, ascending; empty if the folder does not exist.
     pub fn steps(&self) -> Result<Vec<u64>, CheckpointError> {
         let mut steps = Vec::new();
         let entries = match std::fs::read_dir(&self.dir) {
@@ -98,10 +98,10 @@ impl Rolling {
         Ok(steps)
     }
 
-    /// The newest checkpoint whose every checksum is right, and what is wrong with the newer ones.
+    /// The newest checkpoint whose checksums are all right, and the errors of newer ones.
     ///
-    /// Only reads, so it may run while another process trains. Where there is none but `damaged` is not empty, a run that
-    /// starts anew would give up what may still be saved by hand.
+    /// It only reads, so it may run while another process trains. If there is none but `damaged` is not empty, something may still be
+    /// saved by hand: don't start the run anew.
     pub fn latest_valid(&self) -> Result<Latest, CheckpointError> {
         let mut damaged = Vec::new();
         for step in self.steps()?.into_iter().rev() {
@@ -116,7 +116,7 @@ impl Rolling {
         Ok(Latest { checkpoint: None, damaged })
     }
 
-    /// Removes what a killed process left behind: [`clean_stale`]. To be called once by the process that will publish.
+    /// Removes what a killed process left: [`clean_stale`]. The process that publishes calls it once before.
     pub fn clean(&self) -> Result<Vec<PathBuf>, CheckpointError> {
         if self.dir.is_dir() { clean_stale(&self.dir) } else { Ok(Vec::new()) }
     }
@@ -138,7 +138,7 @@ impl Rolling {
         Ok(Published { path, manifest, not_removed })
     }
 
-    /// Removes the checkpoint of a step, for one that is damaged or of an abandoned run.
+    /// Removes the checkpoint of a step.
     pub fn remove(&self, step: u64) -> Result<(), CheckpointError> {
         remove_folder(&*self.file_system, &self.path_of(step))
     }
@@ -148,7 +148,7 @@ impl Rolling {
             return Ok(());
         }
         std::fs::create_dir_all(&self.dir).map_err(CheckpointError::io(&self.dir, "create the folder"))?;
-        // The name of the new folder has to survive as well as what is going to be in it.
+        // The folder's name must survive a power cut, as well as its content.
         match self.dir.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => {
                 self.file_system.sync_folder(parent).map_err(CheckpointError::io(parent, "sync the folder"))
@@ -157,9 +157,9 @@ impl Rolling {
         }
     }
 
-    /// Removes all but the newest checkpoints; one that is visibly not whole does not count as one of them.
+    /// Removes all but the newest checkpoints. Those that are visibly damaged don't count.
     ///
-    /// The checkpoint of step `published` stays in any case.
+    /// The checkpoint of step `published` is kept in any case.
     fn prune(&self, published: u64) -> Result<(), CheckpointError> {
         let mut kept = 0;
         for step in self.steps()?.into_iter().rev() {

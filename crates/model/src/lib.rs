@@ -1,4 +1,4 @@
-//! Language models: their shapes and weights, their tokenizers, and the way from a prompt to text.
+//! Language models: configurations, weights, tokenizers, and generation of text.
 //!
 //! # Several sequences at once
 //!

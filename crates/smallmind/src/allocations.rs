@@ -11,27 +11,27 @@ static CALLS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// Calls and bytes of this thread. It needs neither memory nor a destructor, so that an allocator may have it.
+    /// Calls and bytes of this thread. An allocator may use it, as it needs neither memory nor a destructor.
     static OWN: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 
-/// How often any thread of this process has asked for memory so far, growing included.
+/// Number of allocations and reallocations of all threads so far.
 pub fn count() -> u64 {
     CALLS.load(Ordering::Relaxed)
 }
 
-/// How many bytes any thread of this process has asked for so far; a block that grows counts anew with its new size.
+/// Bytes that all threads have allocated so far; a reallocation counts its new size.
 pub fn bytes() -> u64 {
     BYTES.load(Ordering::Relaxed)
 }
 
-/// What the calling thread has asked for so far.
+/// Calls and bytes of the calling thread so far.
 pub fn of_this_thread() -> Allocated {
     let (calls, bytes) = OWN.try_with(Cell::get).unwrap_or_default();
     Allocated { calls, bytes }
 }
 
-/// [`System`], counting.
+/// [`System`] with counters.
 pub struct Counting;
 
 fn one_more(bytes: usize) {

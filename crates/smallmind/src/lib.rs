@@ -1,13 +1,13 @@
 //! SmallMind trains, runs and profiles small language models on an ordinary CPU.
 //!
-//! This crate is the library's face: it gathers the crates that do the work, each under its own name ([`model`], [`train`], [`graph`],
-//! [`checkpoint`], [`kernels`], [`simd`], [`profile`], [`bench`](mod@bench)), and brings forward the types that most programs need. The command line `smallmind` is made
-//! of nothing else.
+//! This crate re-exports the crates that do the work, each under its own name ([`model`], [`train`], [`graph`], [`checkpoint`],
+//! [`kernels`], [`simd`], [`profile`], [`bench`](mod@bench)), and the types that most programs need. The command line `smallmind` is
+//! built on these alone.
 //!
 //! # From text to a model to text
 //!
-//! A model is a configuration and weights; a session is a model at work, with its cache and its threads; a generator turns a session
-//! and a tokenizer into text.
+//! A model is a configuration and weights. A session runs a model, with a cache and threads. A generator makes text with a session
+//! and a tokenizer.
 //!
 //! ```
 //! use std::ops::ControlFlow;

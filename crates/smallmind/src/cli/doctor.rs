@@ -78,7 +78,7 @@ fn features(machine: &Machine) -> String {
     }
 }
 
-/// The roofs, all threads together.
+/// Rows with the roofs of all threads together.
 fn roof_rows(roofs: &Roofs) -> Vec<(&'static str, String)> {
     let optional =
         |rate: Option<f64>, unit: &str| rate.map_or_else(|| "none".to_owned(), |rate| format!("{rate:.0} {unit}"));

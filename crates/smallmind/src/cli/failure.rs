@@ -14,26 +14,26 @@ use smallmind::train::{Found, TrainError};
 
 use super::nanogpt;
 
-/// What a verb returns.
+/// The result of a verb.
 pub type Outcome = anyhow::Result<()>;
 
-/// Failures that are the command line's own.
+/// Failures of the command line itself.
 #[derive(Debug)]
 pub enum Failure {
-    /// What was asked for makes no sense.
+    /// Wrong usage.
     Usage(String),
-    /// A file is not what it has to be.
+    /// A bad file.
     BadFile(String),
     /// A measurement is slower than it should be.
     Regression(String),
-    /// Ctrl-C; what is left to say about it.
+    /// Ctrl-C; the message to print.
     Interrupted(String),
-    /// Standard output takes no more.
+    /// Standard output can't be written.
     Output(io::Error),
 }
 
 impl Failure {
-    /// Whether whoever read standard output has gone: `… | head` is no failure.
+    /// Whether the reader of standard output has closed it, as in `… | head`: that is no failure.
     fn is_quiet(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
@@ -62,7 +62,7 @@ pub fn bad_file(text: impl Into<String>) -> anyhow::Error {
     Failure::BadFile(text.into()).into()
 }
 
-/// Says what went wrong in `verb`, once, on standard error; the exit code.
+/// Prints an error of `verb` on standard error; returns the exit code.
 pub fn report(error: &anyhow::Error, verb: &str) -> u8 {
     match error.downcast_ref::<Failure>() {
         Some(failure) if failure.is_quiet() => return 0,
@@ -72,7 +72,7 @@ pub fn report(error: &anyhow::Error, verb: &str) -> u8 {
     exit_code(error)
 }
 
-/// The error, and what to do about it.
+/// The error with advice.
 fn advised(error: &anyhow::Error, verb: &str) -> String {
     match error.chain().find_map(|cause| advice(cause, verb)) {
         Some(advice) => format!("{}; {advice}", message(error)),
@@ -80,7 +80,7 @@ fn advised(error: &anyhow::Error, verb: &str) -> String {
     }
 }
 
-/// The error and its causes, each said once: a cause that the message before quotes is left out.
+/// The error and its causes. A cause that the message before quotes is left out.
 pub fn message(error: &anyhow::Error) -> String {
     let said = |cause| nanogpt::unknown_setting(cause).unwrap_or_else(|| cause.to_string());
     let mut causes = error.chain().map(said);
@@ -93,7 +93,7 @@ pub fn message(error: &anyhow::Error) -> String {
     in_plain_words(&text)
 }
 
-/// The system's words for a missing file, and its number of an error, say nothing to most people.
+/// The text without numbers of the system's errors, and with plain words for a missing file.
 fn in_plain_words(text: &str) -> String {
     const NUMBER: &str = " (os error ";
     let mut pieces = text.split(NUMBER);
@@ -107,7 +107,7 @@ fn in_plain_words(text: &str) -> String {
     plain.replace("No such file or directory", "there is no such file or folder")
 }
 
-/// What to do about an error of the libraries, in the words of the command line: the flags of `verb`.
+/// Advice about an error of the libraries, in terms of the options of `verb`.
 fn advice(cause: &(dyn std::error::Error + 'static), verb: &str) -> Option<String> {
     let advice = match (cause.downcast_ref::<TrainError>(), model_error(cause)) {
         (Some(TrainError::Exists { found: Found::Run, .. }), _) => {
@@ -152,7 +152,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if error.chain().any(is_disk_failure) { 1 } else { error.chain().find_map(code_of).unwrap_or(1) }
 }
 
-/// A disk that takes nothing more is to blame, never the file that was being written.
+/// Whether a disk could not be written: then the file that was being written is not to blame.
 fn is_disk_failure(cause: &(dyn std::error::Error + 'static)) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull, WriteZero};
     let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);

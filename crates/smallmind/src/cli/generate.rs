@@ -51,7 +51,7 @@ pub struct Generate {
     sampling: Sampling,
 }
 
-/// How tokens are chosen where nobody says how; the seed is another each time.
+/// The default sampling. The seed differs each time.
 pub const USUAL: SamplerConfig = SamplerConfig {
     temperature: 0.8,
     top_k: 40,
@@ -62,7 +62,7 @@ pub const USUAL: SamplerConfig = SamplerConfig {
     seed: 0,
 };
 
-/// How tokens are chosen. What no flag says, the model's `generation_config.json` says, and else [`USUAL`].
+/// Options of the sampling. Those that are absent come from the model's `generation_config.json`, or else from [`USUAL`].
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct Sampling {
@@ -87,7 +87,7 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    /// Refuses flags that are out of their range.
+    /// Refuses options out of range.
     fn check(&self) -> Outcome {
         self.over(&USUAL).check().map_err(|error| match error {
             SamplerError::Setting { field, value, allowed } => {
@@ -97,7 +97,7 @@ impl Sampling {
         })
     }
 
-    /// `defaults` with what the flags say in their place.
+    /// `defaults` with the options over them.
     fn over(&self, defaults: &SamplerConfig) -> SamplerConfig {
         SamplerConfig {
             temperature: self.temp.unwrap_or(defaults.temperature),
@@ -110,7 +110,7 @@ impl Sampling {
         }
     }
 
-    /// For a text of at most `length` tokens, prompt included, of a model with `file`; says what comes from there.
+    /// The sampling for a text of at most `length` tokens, with its prompt, of a model with `file`; notes what comes from that.
     fn for_model(&self, file: &GenerationConfig, length: usize, seed: u64) -> SamplerConfig {
         let mut defaults = file.sampler(&SamplerConfig { seed, ..USUAL });
         if file.repetition_penalty.is_some() && self.repeat_penalty.is_none() {
@@ -125,7 +125,7 @@ impl Sampling {
             ("--repeat-penalty", self.repeat_penalty.is_none(), file.repetition_penalty.map(f64::from)),
         ];
         let taken = taken.iter().filter(|(_, free, _)| *free);
-        // As `f32`, as the sampler takes them: 0.7 and not 0.699999988079071.
+        // As `f32`, so that 0.7 is not printed as 0.699999988079071.
         let taken = taken.filter_map(|(flag, _, value)| value.map(|value| format!("{flag} {}", value as f32)));
         let taken = taken.collect::<Vec<_>>().join(", ");
         if !taken.is_empty() {
@@ -150,13 +150,13 @@ fn flag(field: &str) -> &str {
     }
 }
 
-/// A text with the allocations that its tokens caused.
+/// A generated text.
 pub struct Generated {
-    /// The continuation, kept where it isn't printed at once.
+    /// The text without the prompt; empty if it was printed.
     pub text: String,
     /// Whether its last character is a line feed.
     pub ends_line: bool,
-    /// How it went.
+    /// Numbers of tokens and times.
     pub generation: Generation,
     allocations_per_token: f64,
 }
@@ -210,7 +210,7 @@ impl Generate {
     }
 }
 
-/// The tokens of a prompt with what the tokenizer puts around it. What it puts behind a text would end that; it is left out.
+/// The tokens of a prompt with those that the tokenizer puts before it. Those that it puts behind would end the text.
 pub fn prompt_tokens(tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Vec<u32>> {
     let ids = tokenizer.encode(text, SpecialTokens::Parse);
     let ids = ids.map_err(|error| usage(format!("the prompt can't be turned into tokens: {error}")))?;
@@ -221,19 +221,19 @@ pub fn prompt_tokens(tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Vec<u3
     Ok(tokenizer.prompt(&ids))
 }
 
-/// Where pieces of a text go.
+/// Where a generated text goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sink<'a> {
-    /// To standard output, after `echo`, which comes only when the prompt has turned out to be good.
+    /// To standard output, after `echo`, which is printed when the prompt has been accepted.
     Print {
-        /// The prompt, or nothing.
+        /// The prompt, or empty.
         echo: &'a str,
     },
     /// Into [`Generated::text`].
     Keep,
 }
 
-/// Generates one text, counting what its tokens allocate between the first piece and the last; what keeping the text takes isn't theirs.
+/// Generates a text. Counts allocations between its first piece and its last, without those for keeping the text.
 pub fn generate(
     generator: &mut Generator,
     prompt: &[u32],

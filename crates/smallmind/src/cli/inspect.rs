@@ -39,7 +39,7 @@ pub struct Inspect {
     context: Option<usize>,
 }
 
-/// What a graph is for, in the words of a user.
+/// The purpose of a graph, in the words of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Use {
     /// One token after the other
@@ -71,7 +71,7 @@ impl Use {
     }
 }
 
-/// Bytes that running a model takes.
+/// Bytes that a session with one sequence takes.
 struct Memory {
     context: usize,
     weights: u64,
@@ -132,7 +132,7 @@ impl Inspect {
         })
     }
 
-    /// Of a session with one sequence.
+    /// The memory of a session with one sequence.
     fn memory(&self, config: &ModelConfig, settings: &Settings) -> anyhow::Result<Memory> {
         let decode = self.plan_for(Use::Decode, config, settings)?;
         let prefill = self.plan_for(Use::Prefill, config, settings)?;
@@ -215,7 +215,7 @@ fn describe(folder: &ModelFolder, config: &ModelConfig, graph: &Graph, memory: &
     Ok(rows.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect())
 }
 
-/// The tensors that the configuration has no use for; nothing where there are none.
+/// Rows with the tensors that the configuration has no use for.
 fn unused_rows(unused: &[String]) -> String {
     let name = |i: usize| if i == 0 { "unused" } else { "" };
     unused.iter().enumerate().map(|(i, tensor)| format!("{:<12} {}\n", name(i), tensor.escape_debug())).collect()
@@ -225,7 +225,7 @@ fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
 
-/// The tensors, a line each.
+/// A table of the tensors.
 fn table(folder: &ModelFolder) -> String {
     let width = folder.weights().tensors().map(|info| info.name.len()).max().unwrap_or(0);
     let line = |info: &TensorInfo| {

@@ -39,7 +39,7 @@ fn format_parser() -> impl TypedValueParser<Value = Format> {
     names.try_map(|name| Format::from_name(&name).ok_or("there is no such format"))
 }
 
-/// What of a model's files is passed over.
+/// What is ignored in a model's files.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct Allowed {
     /// Pass over keys of config.json that are not known: they may change what the model computes
@@ -56,7 +56,7 @@ impl Allowed {
         if self.allow_unknown_keys { UnknownKeys::Allow } else { UnknownKeys::Refuse }
     }
 
-    /// Reads the weights of an open folder; says what is passed over.
+    /// Reads the weights of an open folder; notes what is passed over.
     pub fn load(self, folder: &ModelFolder) -> anyhow::Result<Model> {
         let unused_tensors = if self.allow_unused { UnusedTensors::Allow } else { UnusedTensors::Refuse };
         let options = LoadOptions { unknown_keys: self.unknown_keys(), unused_tensors };
@@ -65,7 +65,7 @@ impl Allowed {
         Ok(model)
     }
 
-    /// Says what is passed over, and where the weights say more than config.json. `config`: as it was read from `folder`.
+    /// Notes what is passed over, and a head in the weights that `config.json` does not state. `config` was read from `folder`.
     pub fn note(self, folder: &ModelFolder, config: &ModelConfig) -> anyhow::Result<()> {
         if ModelConfig::from_json_with(folder.config(), self.unknown_keys())?.head != config.head {
             note!(
@@ -99,7 +99,7 @@ pub fn few(names: &[String]) -> String {
     if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
-/// The error, with the flag that goes on in spite of it.
+/// The error with the option that ignores it.
 pub fn with_flag(error: ModelError) -> anyhow::Error {
     let way = match &error {
         ModelError::Config(ConfigError::Unknown { .. }) => " with --allow-unknown-keys",
@@ -110,7 +110,7 @@ pub fn with_flag(error: ModelError) -> anyhow::Error {
 }
 
 impl ModelArg {
-    /// A folder of this program's own making: nothing in it is passed over.
+    /// A folder that this program made: nothing in it is ignored.
     pub fn own(model: &Path) -> Self {
         Self { model: model.to_owned(), allowed: Allowed::default() }
     }
@@ -132,7 +132,7 @@ impl ModelArg {
     }
 }
 
-/// Opens a model folder: configuration and headers, not yet the weights. A run that has no model yet has checkpoints.
+/// Opens a model folder: configuration and headers, without the weights. For a run without a model, its latest checkpoint.
 pub fn open_folder(path: &Path) -> anyhow::Result<ModelFolder> {
     refuse_gguf(path)?;
     if !path.exists() {
@@ -170,7 +170,7 @@ pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
     read_tokenizer(&file)
 }
 
-/// Reads a `tokenizer.json`; says what of it is not applied.
+/// Reads a `tokenizer.json`; notes what in it is not applied.
 pub fn read_tokenizer(file: &Path) -> anyhow::Result<Tokenizer> {
     let tokenizer = Tokenizer::from_file(file)?;
     if let Some(why) = tokenizer.not_applied() {
@@ -179,7 +179,7 @@ pub fn read_tokenizer(file: &Path) -> anyhow::Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-/// GGUF files are for llama.cpp; this program does not read or write them.
+/// Refuses GGUF files, which this program does not read or write.
 pub fn refuse_gguf(path: &Path) -> anyhow::Result<()> {
     let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
     if !is_gguf {

@@ -1,47 +1,47 @@
-//! nanoGPT's command line: what becomes of each name of its `train.py`.
+//! nanoGPT's command line: what each name of its `train.py` means here.
 //!
-//! Each name is obeyed (it means here what it means there), passed over with the reason, or refused with the reason.
+//! A name is obeyed (it means the same as in nanoGPT), passed over with a reason, or refused with a reason.
 
 use std::error::Error;
 
 use smallmind::train::{Overlay, TrainError};
 
-/// What a name with a value comes to.
+/// The meaning of a name with a value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Meaning {
-    /// A setting, and what differs from nanoGPT, if anything does.
+    /// A setting, and how it differs from nanoGPT's, if it does.
     Setting(Overlay, Option<&'static str>),
     /// The folder of the run.
     Out(String),
-    /// Whether the training in that folder goes on.
+    /// Whether to resume the training in that folder.
     Resume(bool),
-    /// What happens here anyway.
+    /// What this program does anyway.
     Usual,
-    /// Passed over, for this reason.
+    /// Passed over for this reason.
     PassedOver(&'static str),
 }
 
-/// What becomes of a name.
+/// The rule for a name.
 enum Rule {
-    /// It is this setting.
+    /// The name of this setting.
     Key(&'static str),
-    /// It is the number of micro-batches in a step.
+    /// The number of micro-batches in a step.
     Accumulation,
-    /// It chooses between two schedules.
+    /// The choice between two schedules.
     DecayLr,
-    /// It is the folder of the run.
+    /// The folder of the run.
     OutDir,
-    /// It says what weights a training begins with.
+    /// The weights that a training begins with.
     InitFrom,
-    /// Where it is true, another verb does it.
+    /// A switch for what another verb does.
     EvalOnly,
-    /// It is passed over for this reason; without a word at the values that say what happens anyway.
+    /// Passed over for the reason; silently for the listed values, which ask for what this program does anyway.
     PassedOver(&'static [&'static str], &'static str),
 }
 
 const NO: &[&str] = &["False", "false"];
 
-/// Every name of nanoGPT's `train.py`, and `seed` of its `sample.py`.
+/// All names of nanoGPT's `train.py`, and `seed` of its `sample.py`.
 const NAMES: &[(&str, Rule)] = &[
     ("out_dir", Rule::OutDir),
     ("eval_interval", Rule::Key("eval.interval")),
@@ -91,13 +91,12 @@ pub fn is_name(name: &str) -> bool {
     rule(name).is_some()
 }
 
-/// Every name.
+/// All names.
 pub fn names() -> impl Iterator<Item = &'static str> {
     NAMES.iter().map(|(name, _)| *name)
 }
 
-/// The error of a setting that does not exist, where its name is one of nanoGPT's, as in a file of settings: the key for it,
-/// or why there is none.
+/// The message for a setting that does not exist but is a name of nanoGPT's, as in a file: the key for it, or why there is none.
 pub fn unknown_setting(error: &(dyn Error + 'static)) -> Option<String> {
     let Some(TrainError::UnknownKey { name, origin, .. }) = error.downcast_ref() else { return None };
     let why = match rule(name.rsplit('.').next().unwrap_or(name))? {
@@ -112,10 +111,10 @@ pub fn unknown_setting(error: &(dyn Error + 'static)) -> Option<String> {
     Some(format!("{origin}: nanoGPT's `{name}` is no setting here: {why}"))
 }
 
-/// What `name=value` comes to; nothing where the name is none of nanoGPT's.
+/// The meaning of `name=value`; `None` if the name is none of nanoGPT's.
 ///
 /// # Errors
-/// What this program can't do, with what it does instead; a value that the name doesn't take.
+/// Something that this program can't do, or a value that the name does not take.
 pub fn meaning(name: &str, value: &str) -> Option<Result<Meaning, TrainError>> {
     let origin = format!("--{name}={value}");
     let refused = |why: &str| TrainError::Value { key: name.to_owned(), origin: origin.clone(), why: why.to_owned() };

@@ -1,6 +1,6 @@
 //! The settings of a training in a command line: `--train.lr=1e-3`, and nanoGPT's `--max_iters=2000`.
 //!
-//! Their names are data, not options that clap could know; so they are taken out of the arguments before clap sees them.
+//! Settings are no options of clap's: they are taken out of the arguments before clap parses the rest.
 
 use std::ffi::OsString;
 
@@ -12,21 +12,21 @@ use super::failure::usage;
 use super::nanogpt::{self, Meaning};
 use super::note;
 
-/// The verb that takes such settings.
+/// The verb that takes settings.
 const VERB: &str = "train";
 
-/// A command line taken apart.
+/// A command line without its settings, and the settings.
 #[derive(Debug)]
 pub struct Extracted {
-    /// What is left for clap.
+    /// The arguments for clap.
     pub arguments: Vec<OsString>,
     /// The settings, in order.
     pub overlays: Vec<Overlay>,
-    /// Whether nanoGPT's word for `--resume` was among them.
+    /// Whether nanoGPT's `--init_from=resume` was among them.
     resume: bool,
 }
 
-/// Takes the settings out of the arguments of `train`; those of other verbs stay as they are.
+/// Takes the settings out of the arguments of `train`; arguments of other verbs are unchanged.
 ///
 /// # Errors
 /// A setting without a value; a name that is neither an option nor a setting.
@@ -75,7 +75,7 @@ pub fn extract(arguments: Vec<OsString>, command: &Command) -> anyhow::Result<Ex
 }
 
 impl Extracted {
-    /// Takes `name=value` as a setting, or as the option that it stands for in nanoGPT.
+    /// Adds the setting `name=value`, or the option that it means in nanoGPT.
     fn set(&mut self, assignment: &str) -> anyhow::Result<()> {
         let (name, value) = assignment.split_once('=').unwrap_or((assignment, ""));
         match nanogpt::meaning(name, value).transpose()? {
@@ -95,7 +95,7 @@ impl Extracted {
     }
 }
 
-/// Where the verb stands: the first argument that is no option and no option's value.
+/// Index of the verb: the first argument that is no option and no option's value.
 fn verb_position(arguments: &[OsString]) -> Option<usize> {
     let mut at = 1;
     while let Some(argument) = arguments.get(at) {

@@ -118,14 +118,14 @@ impl Quickstart {
     }
 }
 
-/// Where the time of the training's forward and backward passes went.
+/// The profile of the training's forward and backward runs.
 fn profile(trainer: &Trainer, recorder: &Recorder) -> Profile {
     let batch = trainer.batch();
     let runs = usize::try_from(trainer.learner().steps()).unwrap_or(usize::MAX);
     Profile::new(trainer.learner().gradient_plan(), batch, recorder, runs)
 }
 
-/// Lets the model tell its stories.
+/// Generates the stories.
 fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: &AtomicBool) -> Outcome {
     let (model, tokenizer) = ModelArg::own(run).open()?;
     let context = model.config().context;
@@ -158,7 +158,7 @@ fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: 
     Ok(())
 }
 
-/// What to type next.
+/// Hints at the next commands.
 fn next(run: &Path) {
     let (program, run) = (hints::program(), hints::quoted(run));
     note!("\nnext:");

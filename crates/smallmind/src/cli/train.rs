@@ -13,7 +13,7 @@ use super::{environment, hints, interrupt, nanogpt, note, output, units};
 /// The setting behind `--seed`.
 const SEED_KEY: &str = "train.seed";
 
-/// What Ctrl-C says.
+/// The message of the first Ctrl-C.
 pub const STOPPING: &str = "stopping; a training that has begun ends with a checkpoint (Ctrl-C again ends at once)";
 
 /// Options of `train`.
@@ -103,7 +103,7 @@ impl Train {
         Ok(())
     }
 
-    /// What the settings are made of, the strongest last.
+    /// The overlays of settings, each over the one before.
     fn overlays(&self, settings: &Settings, assignments: Vec<Overlay>) -> anyhow::Result<Vec<Overlay>> {
         let mut overlays = Vec::new();
         if let Some(name) = self.preset.as_ref().filter(|_| self.resume) {
@@ -125,7 +125,7 @@ impl Train {
         Ok(overlays)
     }
 
-    /// Says where the lowest learning rate follows from the highest.
+    /// Notes a lowest learning rate that follows from the highest.
     fn tell_min_lr(&self, overlays: &[Overlay]) -> anyhow::Result<()> {
         if !self.resume
             && let Some(min_lr) = TrainConfig::implied_min_lr(self.preset.as_deref(), overlays)?
@@ -136,7 +136,7 @@ impl Train {
     }
 }
 
-/// What Ctrl-C comes to: a run that can go on.
+/// The failure of an interrupted training, with the command that resumes it.
 pub fn interrupted(summary: &Summary, run: &Path) -> anyhow::Error {
     let resume = format!("{} train --out {} --resume", hints::program(), hints::quoted(run));
     Failure::Interrupted(format!("interrupted after step {}; go on with: {resume}", summary.steps)).into()
