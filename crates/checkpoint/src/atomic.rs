@@ -1,12 +1,13 @@
 //! Files and folders that appear whole or not at all.
 //!
 //! ```text
-//! file:    write .tmp-new-NAME…, sync it                              ─► rename to NAME           ─► sync the parent
-//! folder:  write its files, sync each, manifest last, sync the folder ─► [NAME to .tmp-old-NAME…] ─► rename ─► sync the parent
+//! file:    write and sync .tmp-new-NAME…            ─► rename to NAME ─► sync the parent
+//! folder:  write and sync its files, manifest last  ─► sync the folder ─► [NAME to .tmp-old-NAME…]
+//!          ─► rename to NAME ─► sync the parent
 //! ```
 //!
-//! A process killed in between leaves names that start with `.tmp-`; [`clean_stale`] removes them, and puts an old folder
-//! back where its successor had not taken its place yet. One process at a time may write into a folder.
+//! A process killed in between leaves names that start with `.tmp-`; [`clean_stale`] removes them, and puts an old
+//! folder back where its successor had not taken its place yet. One process at a time may write into a folder.
 
 use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
@@ -34,8 +35,8 @@ const BUFFER: usize = 64 << 10;
 
 /// Writes a file that appears under its name complete and synced, or not at all.
 ///
-/// An earlier file of that name is unchanged until then, and if anything fails. A symbolic link of that name is replaced, not
-/// followed.
+/// An earlier file of that name is unchanged until then, and if anything fails. A symbolic link of that name is
+/// replaced, not followed.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -278,8 +279,8 @@ impl std::fmt::Debug for AtomicFolder {
 
 /// Removes what a killed process left in `dir`: names that start with `.tmp-new-`, `.tmp-old-` or `.tmp-del-`.
 ///
-/// A folder that was set aside, and whose successor does not exist, is put back. Returns the names that were removed or put back.
-/// Only the process that writes into `dir` may call this, before it writes.
+/// A folder that was set aside, and whose successor does not exist, is put back. Returns the names that were removed or
+/// put back. Only the process that writes into `dir` may call this, before it writes.
 pub fn clean_stale(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>, CheckpointError> {
     let dir = dir.as_ref();
     let mut cleaned = Vec::new();

@@ -29,16 +29,16 @@ pub struct TensorInfo {
 impl TensorInfo {
     /// The product of the dimensions.
     pub fn elements(&self) -> usize {
-        // The header check has bounded `bytes` by the file, so the quotient is a count that a file can hold; on a machine
-        // where it does not fit `usize`, no buffer can be handed over for it either.
+        // The header check has bounded `bytes` by the file, so the quotient is a count that a file can hold; on a
+        // machine where it does not fit `usize`, no buffer can be handed over for it either.
         usize::try_from(self.bytes / self.dtype.size() as u64).unwrap_or(usize::MAX)
     }
 }
 
 /// A safetensors file whose header has been checked in full.
 ///
-/// Data is read on demand at the tensor's place, by any number of threads at once; nothing is mapped or kept. A file that
-/// is cut short while it is open gives [`TensorFault::CutShort`].
+/// Data is read on demand at the tensor's place, by any number of threads at once; nothing is mapped or kept. A file
+/// that is cut short while it is open gives [`TensorFault::CutShort`].
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
@@ -108,7 +108,8 @@ impl TensorFile {
 
     /// Reads a floating-point tensor into `out`, row-major, converted to `f32`.
     ///
-    /// `out` has as many elements as the tensor. `F32` is read in place; `F16` and `BF16` convert exactly, `F64` rounds.
+    /// `out` has as many elements as the tensor. `F32` is read in place; `F16` and `BF16` convert exactly, `F64`
+    /// rounds.
     pub fn read_f32(&self, name: &str, out: &mut [f32]) -> Result<(), CheckpointError> {
         let info = self.info(name)?;
         if !info.dtype.is_float() {

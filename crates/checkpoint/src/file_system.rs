@@ -54,7 +54,8 @@ impl FileSystem for Disk {
     #[cfg(unix)]
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
         match File::open(path)?.sync_all() {
-            // Some network and FUSE file systems know no sync of a folder; there is nothing more that could be done there.
+            // Some network and FUSE file systems know no sync of a folder; there is nothing more that could be done
+            // there.
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
             result => result,
         }

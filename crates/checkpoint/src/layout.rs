@@ -14,7 +14,8 @@ pub(crate) struct Placed {
     pub end: u64,
 }
 
-/// Checks that the tensors cover the `data_bytes` bytes from `data_start` on without gap or overlap; returns them sorted by name.
+/// Checks that the tensors cover the `data_bytes` bytes from `data_start` on without gap or overlap; returns them
+/// sorted by name.
 pub(crate) fn check_layout(
     path: &Path,
     placed: BTreeMap<String, Placed>,

@@ -1,12 +1,14 @@
 //! Files of named tensors, read strictly and written so that a crash can't lose them.
 //!
-//! A model file comes from elsewhere and may be damaged or hostile; a checkpoint is written by a process that may be killed
-//! at any moment. This crate is for both. It knows names, types, shapes and bytes, not what a model does with them.
+//! A model file comes from elsewhere and may be damaged or hostile; a checkpoint is written by a process that may be
+//! killed at any moment. This crate is for both. It knows names, types, shapes and bytes, not what a model does with
+//! them.
 //!
 //! # A tour
 //!
-//! **Publish checkpoints.** [`Rolling`] keeps the newest few. Each is a folder that is built under a temporary name, synced and
-//! renamed, with a manifest of sizes and checksums. [`TensorWriter`] borrows the weights and streams them out.
+//! **Publish checkpoints.** [`Rolling`] keeps the newest few. Each is a folder that is built under a temporary name,
+//! synced and renamed, with a manifest of sizes and checksums. [`TensorWriter`] borrows the weights and streams them
+//! out.
 //!
 //! ```
 //! use std::num::NonZeroUsize;
@@ -74,12 +76,12 @@
 //!
 //! # What it holds to
 //!
-//! * Nothing that comes out of a file can make it panic, take over a second, or take more memory than the file's size and
-//!   64 MiB. What is refused is a [`CheckpointError`] that names file, place, reason and remedy.
-//! * Nothing is memory-mapped: data is read at its place, so a file cut short under a reader is an error, not a signal. There is
-//!   no `unsafe` here.
-//! * At every moment of a publication either the earlier content or the new one is whole under its name. Tests fail each
-//!   single system call in turn to show it.
+//! * Nothing that comes out of a file can make it panic, take over a second, or take more memory than the file's size
+//!   and 64 MiB. What is refused is a [`CheckpointError`] that names file, place, reason and remedy.
+//! * Nothing is memory-mapped: data is read at its place, so a file cut short under a reader is an error, not a signal.
+//!   There is no `unsafe` here.
+//! * At every moment of a publication either the earlier content or the new one is whole under its name. Tests fail
+//!   each single system call in turn to show it.
 
 #![forbid(unsafe_code)]
 

@@ -12,7 +12,8 @@ use crate::manifest::{Manifest, verify_folder, verify_sizes};
 /// Digits of a step in a folder's name, so that names sort as steps do.
 const DIGITS: usize = 8;
 
-/// Checkpoints in the folders `PREFIX00000100`, `PREFIX00000200`, … of one folder, the oldest removed as new ones appear.
+/// Checkpoints in the folders `PREFIX00000100`, `PREFIX00000200`, … of one folder, the oldest removed as new ones
+/// appear.
 #[derive(Clone)]
 pub struct Rolling {
     dir: PathBuf,
@@ -100,8 +101,8 @@ impl Rolling {
 
     /// The newest checkpoint whose checksums are all right, and the errors of newer ones.
     ///
-    /// It only reads, so it may run while another process trains. If there is none but `damaged` is not empty, something may still be
-    /// saved by hand: don't start the run anew.
+    /// It only reads, so it may run while another process trains. If there is none but `damaged` is not empty,
+    /// something may still be saved by hand: don't start the run anew.
     pub fn latest_valid(&self) -> Result<Latest, CheckpointError> {
         let mut damaged = Vec::new();
         for step in self.steps()?.into_iter().rev() {

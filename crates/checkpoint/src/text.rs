@@ -3,7 +3,8 @@
 /// U+FEFF in UTF-8. Editors on Windows put it before a text to mark its encoding; it is no part of the text.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// The bytes of a text without a byte-order mark at their beginning. Every text, JSON or TOML file of a user goes through here.
+/// The bytes of a text without a byte-order mark at their beginning. Every text, JSON or TOML file of a user goes
+/// through here.
 #[must_use]
 pub fn without_byte_order_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)

@@ -36,7 +36,8 @@ impl WeightFiles {
 
     /// The weights in the files that an index (`model.safetensors.index.json`) names; they are in the same folder.
     ///
-    /// A tensor that the index does not list is not part of the weights. The index's `metadata` may be absent: it only repeats sizes.
+    /// A tensor that the index does not list is not part of the weights. The index's `metadata` may be absent: it only
+    /// repeats sizes.
     pub fn open_index(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
         let refuse = |fault| CheckpointError::Index { path: path.to_path_buf(), fault };

@@ -1,4 +1,5 @@
-//! Files cut at every byte, with every bit flipped, of random bytes, and cut while they are open: errors, never a panic.
+//! Files cut at every byte, with every bit flipped, of random bytes, and cut while they are open: errors, never a
+//! panic.
 
 mod common;
 

@@ -1,4 +1,5 @@
-//! Hostile files take no more memory than their size and 64 MiB. Each is opened by a process of its own, which measures itself.
+//! Hostile files take no more memory than their size and 64 MiB. Each is opened by a process of its own, which measures
+//! itself.
 
 #![cfg(target_os = "linux")]
 

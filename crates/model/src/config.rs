@@ -24,7 +24,8 @@ pub use keys::{KeyRule, Supported, config_keys};
 pub enum Positions {
     /// A learned embedding of each position, `[context, d_model]`, is added to that of the token.
     Learned,
-    /// Rotary positions: queries and keys are rotated by angles that grow with the position; Su et al., "RoFormer" (2021).
+    /// Rotary positions: queries and keys are rotated by angles that grow with the position; Su et al., "RoFormer"
+    /// (2021).
     Rope(RopeConfig),
 }
 
@@ -127,8 +128,8 @@ pub struct DropoutConfig {
 
 /// A decoder: its sizes, and what it computes.
 ///
-/// Every model is a trunk of blocks on a residual stream: `x + attention(norm(x))`, then `x + mlp(norm(x))`. The fields say how
-/// each part is made. A new model is written as its difference to [`ModelConfig::default`].
+/// Every model is a trunk of blocks on a residual stream: `x + attention(norm(x))`, then `x + mlp(norm(x))`. The fields
+/// say how each part is made. A new model is written as its difference to [`ModelConfig::default`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// Number of tokens in the vocabulary.
@@ -172,8 +173,8 @@ pub struct ModelConfig {
 }
 
 impl Default for ModelConfig {
-    /// The features that most models share: rope, RMSNorm, SwiGLU, no biases, no dropout, an untied head. All sizes are 0 and must
-    /// be set: [`ModelConfig::check`] refuses 0.
+    /// The features that most models share: rope, RMSNorm, SwiGLU, no biases, no dropout, an untied head. All sizes are
+    /// 0 and must be set: [`ModelConfig::check`] refuses 0.
     fn default() -> Self {
         Self {
             vocab_size: 0,
@@ -211,8 +212,8 @@ impl ModelConfig {
         Heads { scale: self.attention_scale.unwrap_or(heads.scale), ..heads }
     }
 
-    /// Floating-point operations of training per token: three times those of the forward. That takes two for each weight of a
-    /// matrix, and two for each feature of a query and a visible key, once for scores and once for outputs.
+    /// Floating-point operations of training per token: three times those of the forward. That takes two for each
+    /// weight of a matrix, and two for each feature of a query and a visible key, once for scores and once for outputs.
     pub fn training_flops_per_token(&self, context: usize) -> f64 {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mlp = self.mlp.matrices() * self.d_ff;

@@ -32,7 +32,10 @@ pub enum ModelError {
     #[error(transparent)]
     Stop(#[from] StopStringError),
     /// A tensor of another shape than the configuration says.
-    #[error("{path}: tensor `{name}` has the shape {got:?}, but the configuration asks for {expected:?}", path = .path.display())]
+    #[error(
+        "{path}: tensor `{name}` has the shape {got:?}, but the configuration asks for {expected:?}",
+        path = .path.display()
+    )]
     TensorShape {
         /// The file.
         path: PathBuf,
@@ -44,7 +47,10 @@ pub enum ModelError {
         expected: Vec<usize>,
     },
     /// Tensors that the configuration has no use for.
-    #[error("{path}: {}, so the model would compute something else than the one that was stored", unused(.names), path = .path.display())]
+    #[error(
+        "{path}: {}, so the model would compute something else than the one that was stored",
+        unused(.names), path = .path.display()
+    )]
     UnusedTensors {
         /// The file, or the index.
         path: PathBuf,
@@ -82,7 +88,8 @@ pub enum ModelError {
     EmptyPrompt,
     /// Logits that are not finite.
     #[error(
-        "the model's logits are not finite at token {position} of sequence {slot}: its weights are damaged or have diverged"
+        "the model's logits are not finite at token {position} of sequence {slot}: its weights are damaged or have \
+         diverged"
     )]
     NonFinite {
         /// Slot of the sequence.

@@ -24,7 +24,8 @@ pub struct GenerationConfig {
     pub top_p: Option<f32>,
     /// [`SamplerConfig::min_p`].
     pub min_p: Option<f32>,
-    /// [`SamplerConfig::repetition_penalty`]. transformers applies it to prompt and text, so the window should be as long.
+    /// [`SamplerConfig::repetition_penalty`]. transformers applies it to prompt and text, so the window should be as
+    /// long.
     pub repetition_penalty: Option<f32>,
     /// Keys that would change how text is generated, and are not supported.
     pub not_obeyed: Vec<String>,

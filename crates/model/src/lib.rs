@@ -2,9 +2,9 @@
 //!
 //! # Several sequences at once
 //!
-//! A [`Model`] is a shape and weights, a [`PackedModel`] the same laid out to be run, a [`Session`] a model at work: its plans, its
-//! workers, and a cache of keys and values with a slot for each sequence. What is appended to a sequence follows what its slot holds;
-//! logits say what comes next.
+//! A [`Model`] is a configuration and weights. A [`PackedModel`] has the weights packed for an instruction set. A
+//! [`Session`] runs it: it has plans, workers, and a key-value cache with a slot for each sequence. Tokens are appended
+//! to the sequence of a slot; the logits are for the token after the last one.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -47,8 +47,10 @@
 //!
 //! | subject | items |
 //! |---|---|
-//! | shapes | [`ModelConfig`]: sizes and features, in Hugging Face's `config.json`, of which [`config_keys`] says what each key means; [`preset`](mod@preset) has some by name |
-//! | graphs of a shape | [`architecture`](mod@architecture): one builder for all models, one graph for each [`Purpose`] |
+//! | configurations | [`ModelConfig`]: sizes and features |
+//! | keys of Hugging Face's `config.json` | [`config_keys`] |
+//! | configurations by name | [`preset`](mod@preset) |
+//! | graphs | [`architecture`](mod@architecture): one builder for all models, one graph for each [`Purpose`] |
 //! | text and tokens | [`tokenizer`](mod@tokenizer): characters, byte-level BPE, `tokenizer.json` |
 //! | from logits to a token | [`sampler`](mod@sampler) |
 //! | from tokens to a stream of text | [`stream`](mod@stream): UTF-8 is never split, stop strings never leak |

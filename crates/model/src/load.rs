@@ -31,11 +31,13 @@ pub enum UnusedTensors {
 impl ModelConfig {
     /// The configuration of the model in a folder.
     ///
-    /// The tokens that begin and end a text come from `generation_config.json` if that names them. If `tie_word_embeddings` is
-    /// set, but the weights hold an `lm_head.weight` that differs from the embeddings, the head is untied, as in transformers 5.
+    /// The tokens that begin and end a text come from `generation_config.json` if that names them. If
+    /// `tie_word_embeddings` is set, but the weights hold an `lm_head.weight` that differs from the embeddings, the
+    /// head is untied, as in transformers 5.
     ///
     /// # Errors
-    /// Those of [`ModelConfig::from_json`] and [`GenerationConfig::from_json`], and files that can't be read; each names the file.
+    /// Those of [`ModelConfig::from_json`] and [`GenerationConfig::from_json`], and files that can't be read; each
+    /// names the file.
     pub fn from_folder(folder: &ModelFolder, unknown: UnknownKeys) -> Result<Self, ModelError> {
         Ok(read_configs(folder, unknown)?.0)
     }
@@ -82,12 +84,12 @@ fn read_configs(folder: &ModelFolder, unknown: UnknownKeys) -> Result<(ModelConf
 }
 
 impl Model {
-    /// Reads the model in a Hugging Face folder: `config.json`, `generation_config.json` if there is one, and `model.safetensors` or
-    /// its shards.
+    /// Reads the model in a Hugging Face folder: `config.json`, `generation_config.json` if there is one, and
+    /// `model.safetensors` or its shards.
     ///
     /// # Errors
-    /// Files that are missing, damaged, or don't fit each other; unknown keys and unused tensors, unless [`LoadOptions`] allow them;
-    /// weights that are not finite.
+    /// Files that are missing, damaged, or don't fit each other; unknown keys and unused tensors, unless
+    /// [`LoadOptions`] allow them; weights that are not finite.
     pub fn load(dir: impl AsRef<Path>) -> Result<Self, ModelError> {
         Self::from_folder(&ModelFolder::open(dir)?, LoadOptions::default())
     }

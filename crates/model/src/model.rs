@@ -34,7 +34,8 @@ impl Model {
         Ok(Self { config, params, layout, weights, generation: GenerationConfig::default() })
     }
 
-    /// A model with random weights, each parameter as its [`Init`] says. The weights depend on `seed` only, not on the machine.
+    /// A model with random weights, each parameter as its [`Init`] says. The weights depend on `seed` only, not on the
+    /// machine.
     ///
     /// # Errors
     /// A configuration that makes no model, or too little memory.
@@ -87,8 +88,8 @@ impl Model {
         Ok(pretty(&self.config.to_json()?))
     }
 
-    /// Calls `write` with the tensors of `model.safetensors`, under Hugging Face's names. The writer borrows the weights and
-    /// transposes while it writes, so the memory that writing takes does not grow with the model.
+    /// Calls `write` with the tensors of `model.safetensors`, under Hugging Face's names. The writer borrows the
+    /// weights and transposes while it writes, so the memory that writing takes does not grow with the model.
     ///
     /// # Errors
     /// Those of `write`; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
@@ -114,8 +115,8 @@ impl Model {
         Ok(write(&writer)?)
     }
 
-    /// The tensors that `twin` holds, such as gradients, under Hugging Face's names and in its order; `twin` is laid out like the
-    /// weights.
+    /// The tensors that `twin` holds, such as gradients, under Hugging Face's names and in its order; `twin` is laid
+    /// out like the weights.
     ///
     /// # Errors
     /// [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
@@ -215,7 +216,8 @@ pub(crate) fn transpose(from: &[f32], rows: usize, cols: usize, to: &mut [f32]) 
     }
 }
 
-/// Normal values by Box and Muller's transform (1958) of Philox numbers; element `i` depends on `seed`, `stream` and `i` only.
+/// Normal values by Box and Muller's transform (1958) of Philox numbers; element `i` depends on `seed`, `stream` and
+/// `i` only.
 fn normal(out: &mut [f32], std: f32, seed: u64, stream: u32) {
     // Tells this use of the seed from others, which then draw other numbers.
     const USE: u32 = 0x1417;

@@ -28,11 +28,12 @@ impl Model {
         self.pack_as(isa, Format::F32)
     }
 
-    /// [`Model::pack`] that also converts weights of linear layers and token embeddings to another format. Norms, biases and
-    /// position embeddings stay F32. Rows that are no whole number of blocks are stored as F16.
+    /// [`Model::pack`] that also converts weights of linear layers and token embeddings to another format. Norms,
+    /// biases and position embeddings stay F32. Rows that are no whole number of blocks are stored as F16.
     ///
     /// # Errors
-    /// As [`Model::pack`]; a weight that the format can't hold; too little memory for both copies during the conversion.
+    /// As [`Model::pack`]; a weight that the format can't hold; too little memory for both copies during the
+    /// conversion.
     pub fn pack_as(self, isa: IsaKind, weights: Format) -> Result<PackedModel, ModelError> {
         let (config, values) = self.into_parts();
         let graph = architecture::graph(&config, Purpose::Generation)?;

@@ -11,7 +11,8 @@ pub struct Preset {
     pub name: &'static str,
     /// What it is, in a few words.
     pub about: &'static str,
-    /// Settings of a training that differ from the usual ones: keys as `train.batch`, and values as somebody types them.
+    /// Settings of a training that differ from the usual ones: keys as `train.batch`, and values as somebody types
+    /// them.
     pub training: &'static [(&'static str, &'static str)],
     config: fn() -> ModelConfig,
 }

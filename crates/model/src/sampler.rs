@@ -2,12 +2,12 @@
 //!
 //! [`Sampler::sample`] is a chain of logit processors, one method each, in the order of Hugging Face's `generate`:
 //!
-//! * `repetition_penalty` penalises each distinct token of the window by θ: `l / θ` where `l > 0`, else `l · θ` (Keskar et
-//!   al., "CTRL", 2019, section 4.1, in the form that also works for negative logits);
+//! * `repetition_penalty` penalises each distinct token of the window by θ: `l / θ` where `l > 0`, else `l · θ` (Keskar
+//!   et al., "CTRL", 2019, section 4.1, in the form that also works for negative logits);
 //! * `top_k` keeps the k largest logits (Fan et al., "Hierarchical Neural Story Generation", 2018);
 //! * `temperature` gives weights `exp((l − max) / T)`; `T = 0` takes the largest logit instead and ends the chain;
-//! * `top_p` keeps the smallest set, from the top, that carries at least the share p (Holtzman et al., "The Curious Case of
-//!   Neural Text Degeneration", 2019);
+//! * `top_p` keeps the smallest set, from the top, that carries at least the share p (Holtzman et al., "The Curious
+//!   Case of Neural Text Degeneration", 2019);
 //! * `min_p` keeps the tokens at least `min_p` times as likely as the likeliest (Nguyen et al., "Turning Up the Heat",
 //!   2024);
 //! * `draw` draws one of the tokens that are left, by weight.
@@ -195,7 +195,8 @@ pub struct SamplerState {
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
     logit: f32,
-    /// `exp((logit − max) / temperature)`, in `[0, 1]`: the probability, up to a common factor. 0 until the temperature.
+    /// `exp((logit − max) / temperature)`, in `[0, 1]`: the probability, up to a common factor. 0 until the
+    /// temperature.
     weight: f32,
     id: u32,
 }
@@ -278,8 +279,8 @@ impl Sampler {
     /// Chooses the next token from `logits`, `[vocabulary]`, and remembers it.
     ///
     /// # Errors
-    /// [`SamplerError::Length`], [`SamplerError::NotANumber`] or [`SamplerError::NothingLeft`]; the sampler is then as it
-    /// was.
+    /// [`SamplerError::Length`], [`SamplerError::NotANumber`] or [`SamplerError::NothingLeft`]; the sampler is then as
+    /// it was.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, SamplerError> {
         if logits.len() != self.logits.len() {
             return Err(SamplerError::Length { expected: self.logits.len(), found: logits.len() });

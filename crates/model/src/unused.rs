@@ -7,12 +7,12 @@ use smallmind_checkpoint::WeightFiles;
 use crate::tensor_names::{OUTPUT_HEAD, TensorNames};
 use crate::{Head, ModelConfig, ModelError};
 
-/// The names of the tensors that a model of `config` does not use, ordered by file and name. They belong to a model that computes
-/// something else.
+/// The names of the tensors that a model of `config` does not use, ordered by file and name. They belong to a model
+/// that computes something else.
 ///
-/// Tensors that change nothing are not listed: buffers that follow from the configuration (rotary `inv_freq`, causal masks); a tied
-/// output head that equals the token embeddings (one that differs is used, see [`ModelConfig::from_folder`]); biases of zeros in a
-/// model without biases.
+/// Tensors that change nothing are not listed: buffers that follow from the configuration (rotary `inv_freq`, causal
+/// masks); a tied output head that equals the token embeddings (one that differs is used, see
+/// [`ModelConfig::from_folder`]); biases of zeros in a model without biases.
 ///
 /// # Errors
 /// Files that can't be read; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
@@ -47,8 +47,8 @@ fn is_zero_bias(names: &TensorNames<'_>, name: &str, file: &WeightFiles) -> Resu
     Ok(values.iter().all(|value| *value == 0.0))
 }
 
-/// Whether the file has an output head that differs from the token embeddings, although the configuration ties them. It is used
-/// then, as in transformers 5.
+/// Whether the file has an output head that differs from the token embeddings, although the configuration ties them. It
+/// is used then, as in transformers 5.
 ///
 /// # Errors
 /// Files that can't be read; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).

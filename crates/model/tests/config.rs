@@ -470,7 +470,8 @@ fn long_text_from_a_file_does_not_flood_a_message() {
 
 #[test]
 fn flops_are_those_of_the_closed_formula() {
-    // nanoGPT's: 6 N + 12 L H Q T for a token of a full-length sequence; here the causal half of attention, and the head's matrix once.
+    // nanoGPT's: 6 N + 12 L H Q T for a token of a full-length sequence; here the causal half of attention, and the
+    // head's matrix once.
     let config = preset::find("nanogpt-cpu").unwrap().config();
     let matrices = 4 * 12 * 128 * 128 + 65 * 128;
     let attention = 4 * 4 * 128 * 65 / 4;

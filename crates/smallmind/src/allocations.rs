@@ -40,8 +40,8 @@ fn one_more(bytes: usize) {
     let _ = OWN.try_with(|own| own.set((own.get().0 + 1, own.get().1 + bytes as u64)));
 }
 
-// SAFETY: every call goes to `System` unchanged, which keeps the contract of `GlobalAlloc`; counting touches statics and allocates
-// nothing.
+// SAFETY: every call goes to `System` unchanged, which keeps the contract of `GlobalAlloc`; counting touches statics
+// and allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         one_more(layout.size());
@@ -57,7 +57,8 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         one_more(size);
-        // SAFETY: `block` came from one of these functions, so from `System`, and the caller keeps the rest of the contract.
+        // SAFETY: `block` came from one of these functions, so from `System`, and the caller keeps the rest of the
+        // contract.
         unsafe { System.realloc(block, layout, size) }
     }
 

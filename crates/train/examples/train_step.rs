@@ -1,6 +1,8 @@
-//! Times one training step of a preset, as `benchmarks/pytorch/train_step.py` does for PyTorch, and prints the same kind of line.
+//! Times one training step of a preset, as `benchmarks/pytorch/train_step.py` does for PyTorch, and prints the same
+//! kind of line.
 //!
-//! `cargo run --release -p smallmind-train --example train_step -- nanogpt-cpu 12 64 2` (preset, sequences, context, threads)
+//! `cargo run --release -p smallmind-train --example train_step -- nanogpt-cpu 12 64 2` (preset, sequences, context,
+//! threads)
 
 use std::time::Instant;
 

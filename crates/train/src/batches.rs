@@ -14,13 +14,13 @@ pub enum Windows {
     /// Anywhere, every place equally likely. A window is one sequence, even if it spans documents.
     #[default]
     Uniform,
-    /// At beginnings of documents. Each document in a window is a sequence of its own, so that it does not see the one before.
-    /// A text of a single document is refused.
+    /// At beginnings of documents. Each document in a window is a sequence of its own, so that it does not see the one
+    /// before. A text of a single document is refused.
     Documents,
 }
 
-/// Fills batches from a data set. A batch is a function of its [`Draw`] alone: a resumed run needs only the number of its step,
-/// and rows of a batch may be divided among micro-batches.
+/// Fills batches from a data set. A batch is a function of its [`Draw`] alone: a resumed run needs only the number of
+/// its step, and rows of a batch may be divided among micro-batches.
 #[derive(Debug)]
 pub struct Batches {
     starts: Starts,
@@ -40,7 +40,8 @@ impl Batches {
     /// Batches of `shape` from `data`, whose documents end with the token `end`.
     ///
     /// # Errors
-    /// Less text than a window; windows at documents without a token `end`, or with no document that a window can begin at.
+    /// Less text than a window; windows at documents without a token `end`, or with no document that a window can begin
+    /// at.
     pub fn new(windows: Windows, data: &Dataset, end: Option<u32>, shape: BatchShape) -> Result<Self, DataError> {
         let context = shape.context;
         let starts = match windows {

@@ -46,7 +46,8 @@ pub struct ModelSection {
 }
 
 impl ModelSection {
-    /// `config` with the features that the settings name. Settings of features that the model doesn't have change nothing.
+    /// `config` with the features that the settings name. Settings of features that the model doesn't have change
+    /// nothing.
     fn with_features(&self, mut config: ModelConfig) -> Result<ModelConfig, TrainError> {
         if let Some(name) = self.family.as_deref() {
             let unknown = || value_error("model.family", name, "gpt2, llama and qwen2 are there");
@@ -146,7 +147,8 @@ pub struct TrainSection {
     pub weight_decay: f64,
     /// Gradients are clipped to this global norm; 0 for no clipping.
     pub clip: f64,
-    /// Seed of initial weights, batches, dropout and samples. Stored as text above 2^63 - 1, where TOML has no integers.
+    /// Seed of initial weights, batches, dropout and samples. Stored as text above 2^63 - 1, where TOML has no
+    /// integers.
     #[serde(with = "crate::keys::seed")]
     pub seed: u64,
 }
@@ -376,7 +378,8 @@ impl TrainConfig {
         require((1..=MOST_SEQUENCES).contains(&(batch as u64)), "train.batch", batch.to_string(), &why)
     }
 
-    /// Checks that `data.tokenizer` is a kind of vocabulary, a file, or at least looks like a path: paths are opened later.
+    /// Checks that `data.tokenizer` is a kind of vocabulary, a file, or at least looks like a path: paths are opened
+    /// later.
     pub(crate) fn check_tokenizer(&self) -> Result<(), TrainError> {
         let Some(path) = self.tokenizer_file() else { return Ok(()) };
         let word = &self.data.tokenizer;

@@ -89,7 +89,10 @@ pub enum TrainError {
         found: Found,
     },
     /// A folder with a file that no run writes.
-    #[error("{path}: there is something else in it ({name}); choose a folder for the run alone", path = .path.display())]
+    #[error(
+        "{path}: there is something else in it ({name}); choose a folder for the run alone",
+        path = .path.display()
+    )]
     Foreign {
         /// The folder.
         path: PathBuf,
@@ -114,7 +117,8 @@ pub enum TrainError {
     },
     /// Fewer steps than the run has done already.
     #[error(
-        "train.steps = {asked}, but the run has done {done} steps; ask for {done} or more, or train anew in another folder"
+        "train.steps = {asked}, but the run has done {done} steps; ask for {done} or more, or train anew in another \
+         folder"
     )]
     StepsDone {
         /// Steps in all that were asked for.
@@ -123,7 +127,10 @@ pub enum TrainError {
         done: u64,
     },
     /// A folder that another training locks.
-    #[error("{path}: another training is at work here; wait for it, stop it, or choose another folder", path = .0.display())]
+    #[error(
+        "{path}: another training is at work here; wait for it, stop it, or choose another folder",
+        path = .0.display()
+    )]
     Busy(PathBuf),
     /// A folder that holds no run.
     #[error("{path}: this is no run that can be resumed: {why}", path = .path.display())]
@@ -143,7 +150,8 @@ pub enum TrainError {
     },
     /// A loss, gradient or weight that is not finite.
     #[error(
-        "step {step}: {what} is not finite; the last checkpoint is from step {checkpoint}. Lower train.lr, raise train.warmup, or look for damage in the data"
+        "step {step}: {what} is not finite; the last checkpoint is from step {checkpoint}. Lower train.lr, raise \
+         train.warmup, or look for damage in the data"
     )]
     NonFinite {
         /// The step, counted from 1.

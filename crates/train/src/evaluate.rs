@@ -30,12 +30,12 @@ const BATCH_TOKENS: usize = 2048;
 /// The mean loss of `model` over the documents of `corpus`, in consecutive windows of the model's context, at most
 /// `settings.max_context`. `progress` gets the number of targets done and of all.
 ///
-/// The tokens are those of a training: the token that ends a document is a target. The tokens that the tokenizer puts before a
-/// prompt stand at the beginning of every window; they are no targets.
+/// The tokens are those of a training: the token that ends a document is a target. The tokens that the tokenizer puts
+/// before a prompt stand at the beginning of every window; they are no targets.
 ///
 /// # Errors
-/// A tokenizer with more tokens than the model, characters that it lacks, or fewer than two tokens, counting those that it
-/// puts before the text.
+/// A tokenizer with more tokens than the model, characters that it lacks, or fewer than two tokens, counting those that
+/// it puts before the text.
 pub fn evaluate_text(
     model: &Model,
     tokenizer: &Tokenizer,

@@ -93,7 +93,8 @@ pub(crate) const KEYS: &[Key] = &[
     key("log.interval", FROM_ONE),
 ];
 
-/// Most sequences in a micro-batch: more than memory could hold, and few enough for the number of their tokens not to overflow.
+/// Most sequences in a micro-batch: more than memory could hold, and few enough for the number of their tokens not to
+/// overflow.
 pub(crate) const MOST_SEQUENCES: u64 = 1 << 24;
 
 /// The sections, which names of keys begin with.

@@ -108,8 +108,8 @@ impl Learner {
         })
     }
 
-    /// Runs forward and backward of `batch`; returns the sum of its losses, in nats. Adds the gradients of
-    /// (sum of losses) / `targets` to those gathered so far: `targets` counts the targets of all micro-batches of the step.
+    /// Runs forward and backward of `batch`; returns the sum of its losses, in nats. Adds the gradients of (sum of
+    /// losses) / `targets` to those gathered so far: `targets` counts the targets of all micro-batches of the step.
     ///
     /// # Errors
     /// A batch beyond the shape or the vocabulary.
@@ -131,8 +131,8 @@ impl Learner {
         Ok(sum(self.gradient.result_slice(LOSS)))
     }
 
-    /// Clips the gathered gradients, updates the weights by them and sets them to 0. Changes nothing if their norm is not
-    /// finite.
+    /// Clips the gathered gradients, updates the weights by them and sets them to 0. Changes nothing if their norm is
+    /// not finite.
     ///
     /// # Errors
     /// None is expected: the plan was made for this model.

@@ -2,8 +2,8 @@
 //!
 //! # A run and its continuation
 //!
-//! A training is told what to do by overlays of settings, prepares its text in the folder of its run, and tells what happens as
-//! [`Event`]s. The folder is at every moment one that can be gone on with.
+//! A training is told what to do by overlays of settings, prepares its text in the folder of its run, and tells what
+//! happens as [`Event`]s. The folder is at every moment one that can be gone on with.
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;
@@ -65,8 +65,8 @@
 //! | the loss of a model over a whole text | [`evaluate_text`] |
 //! | the course of the learning rate | [`schedule`](mod@schedule) |
 //!
-//! Batches, dropout masks and samples are functions of the seed and the step, so a checkpoint holds no random state; results are the
-//! same bit for bit for any number of threads, and across a stop and a continuation.
+//! Batches, dropout masks and samples are functions of the seed and the step, so a checkpoint holds no random state;
+//! results are the same bit for bit for any number of threads, and across a stop and a continuation.
 
 mod batches;
 pub mod config;

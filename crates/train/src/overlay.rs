@@ -10,8 +10,8 @@ use crate::config::{DataSection, ScheduleKind};
 use crate::keys::{self, KEYS, SECTIONS, split};
 use crate::{TrainConfig, TrainError};
 
-/// Keys that may change when a training is resumed; a section stands for all its keys. No step depends on them, except that the
-/// number of steps is the end of the schedule if `train.decay_steps` is 0.
+/// Keys that may change when a training is resumed; a section stands for all its keys. No step depends on them, except
+/// that the number of steps is the end of the schedule if `train.decay_steps` is 0.
 const RESUMABLE: &[&str] = &["train.steps", "eval.", "sample.", "checkpoint.", "log."];
 
 /// The key whose value follows from [`Overlay::micro_batches`].
@@ -20,7 +20,8 @@ const TOTAL_TOKENS: &str = "train.total_tokens";
 /// Some settings and where they come from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Overlay {
-    /// What errors call it, such as the path of a file or what somebody typed. If it holds no `=`, errors add the value.
+    /// What errors call it, such as the path of a file or what somebody typed. If it holds no `=`, errors add the
+    /// value.
     pub origin: String,
     /// Keys and values, by section.
     pub table: Table,
@@ -122,11 +123,12 @@ fn unknown_key(name: &str, origin: &str) -> TrainError {
 }
 
 impl TrainConfig {
-    /// The settings of a preset, or the usual ones, with `overlays` over them in order. `train.min_lr` may follow from `train.lr`:
-    /// see [`TrainConfig::implied_min_lr`].
+    /// The settings of a preset, or the usual ones, with `overlays` over them in order. `train.min_lr` may follow from
+    /// `train.lr`: see [`TrainConfig::implied_min_lr`].
     ///
     /// # Errors
-    /// An unknown preset or key, a value of the wrong type, or settings that make no training; the error names the overlay.
+    /// An unknown preset or key, a value of the wrong type, or settings that make no training; the error names the
+    /// overlay.
     pub fn with_overlays(preset: Option<&str>, overlays: &[Overlay]) -> Result<Self, TrainError> {
         let mut merged = Merged::new(preset, overlays)?;
         merged.config.train.min_lr = merged.implied_min_lr(overlays).unwrap_or(merged.config.train.min_lr);
@@ -142,8 +144,8 @@ impl TrainConfig {
         Ok(config)
     }
 
-    /// A tenth of `train.lr` (nanoGPT's convention) if [`TrainConfig::with_overlays`] uses that as `train.min_lr`: if an overlay
-    /// sets `train.lr` below the preset's `train.min_lr`, and none sets `train.min_lr`. Else `None`.
+    /// A tenth of `train.lr` (nanoGPT's convention) if [`TrainConfig::with_overlays`] uses that as `train.min_lr`: if
+    /// an overlay sets `train.lr` below the preset's `train.min_lr`, and none sets `train.min_lr`. Else `None`.
     ///
     /// # Errors
     /// As [`TrainConfig::with_overlays`].
@@ -157,7 +159,8 @@ impl TrainConfig {
         self.with(key, &known.takes.read(text), origin)
     }
 
-    /// The same settings with one key changed. It goes through TOML, so that values from files and from text mean the same.
+    /// The same settings with one key changed. It goes through TOML, so that values from files and from text mean the
+    /// same.
     fn with(&self, key: &str, value: &Value, origin: &str) -> Result<Self, TrainError> {
         let bad = |why: String| TrainError::Value { key: key.to_owned(), origin: origin.to_owned(), why };
         let Some(known) = keys::find(key) else { return Err(unknown_key(key, origin)) };
@@ -286,8 +289,8 @@ const CHECKED_TOGETHER: &[(&str, &[&str])] = &[
     (TOTAL_TOKENS, &["train.batch", "model.context"]),
 ];
 
-/// Adds the origin to an error of a check of settings: the last overlay that sets the key, or else the last one that sets a key
-/// that it is checked against.
+/// Adds the origin to an error of a check of settings: the last overlay that sets the key, or else the last one that
+/// sets a key that it is checked against.
 fn named_as_set(error: TrainError, overlays: &[Overlay]) -> TrainError {
     let TrainError::Value { key, origin: setting, why } = error else { return error };
     let others = CHECKED_TOGETHER.iter().find(|(name, _)| *name == key).map_or(&[][..], |(_, others)| others);

@@ -78,7 +78,8 @@ impl Text {
 /// [staging folder](crate::RunDir::staging), and opens them.
 ///
 /// # Errors
-/// Files that are missing, empty or no UTF-8; text that is too short; a vocabulary that can't be made; a disk that is full.
+/// Files that are missing, empty or no UTF-8; text that is too short; a vocabulary that can't be made; a disk that is
+/// full.
 pub fn prepare(
     run: &Path,
     config: &TrainConfig,
@@ -155,8 +156,8 @@ pub(crate) fn check_length(split: Split, tokens: usize, context: usize) -> Resul
     Err(DataError::PartTooShort { part: split.name(), tokens, context, needed: context.saturating_add(1) })
 }
 
-/// Encodes documents: `sink` gets the tokens of each, followed by the token that ends it, and the number of its bytes. Names of
-/// special tokens in a document are plain text.
+/// Encodes documents: `sink` gets the tokens of each, followed by the token that ends it, and the number of its bytes.
+/// Names of special tokens in a document are plain text.
 pub(crate) fn encode(
     documents: &DocumentTexts<'_>,
     tokenizer: &Tokenizer,

@@ -1,7 +1,7 @@
 //! A first training: on the built-in stories, for as many steps as fit into a given time.
 //!
-//! [`config`] and [`prepare`](crate::prepare()) come first; [`seconds_of_a_step`] and [`steps_within`] find the number of
-//! steps, and [`of_steps`] fits the settings to it.
+//! [`config`] and [`prepare`](crate::prepare()) come first; [`seconds_of_a_step`] and [`steps_within`] find the number
+//! of steps, and [`of_steps`] fits the settings to it.
 
 use std::time::{Duration, Instant};
 
@@ -62,7 +62,8 @@ pub fn seconds_of_a_step(
     // The first step touches all memory for the first time.
     let rest = &mut laps[1..];
     rest.sort_by(f64::total_cmp);
-    // Another process that is busy for a moment would shorten the training: the fast quarter is nearer to the usual time.
+    // Another process that is busy for a moment would shorten the training: the fast quarter is nearer to the usual
+    // time.
     Ok(rest[rest.len() / 4].max(1e-9))
 }
 

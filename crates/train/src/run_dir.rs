@@ -7,10 +7,10 @@
 //!           ─► remove .next-run, then .tmp-old-run
 //! ```
 //!
-//! The folder itself is never renamed or removed, so it may be a link, a mount point or the current folder. Its content does
-//! not change before the new run has its first checkpoint. A process that is killed before the rename to `.next-run` has
-//! changed nothing; one that is killed later leaves a replacement that the next [`RunDir::open`] or [`RunDir::claim`]
-//! completes. If the system refuses a rename, the renames before it are undone.
+//! The folder itself is never renamed or removed, so it may be a link, a mount point or the current folder. Its content
+//! does not change before the new run has its first checkpoint. A process that is killed before the rename to
+//! `.next-run` has changed nothing; one that is killed later leaves a replacement that the next [`RunDir::open`] or
+//! [`RunDir::claim`] completes. If the system refuses a rename, the renames before it are undone.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -30,8 +30,8 @@ const LOCK_FILE: &str = "train.lock";
 const STAGING: &str = ".tmp-new-run";
 /// Folder of the complete new run while its files are moved to their places.
 const NEXT: &str = ".next-run";
-/// Beginning of the name of a folder for an old run that is being removed; a number follows if earlier ones could not be
-/// removed.
+/// Beginning of the name of a folder for an old run that is being removed; a number follows if earlier ones could not
+/// be removed.
 const OLD: &str = ".tmp-old-run";
 
 /// Names that a run writes into its folder, without hidden ones.
@@ -117,8 +117,8 @@ impl RunDir {
     /// interrupted replacement and changes nothing else.
     ///
     /// # Errors
-    /// Another training locks the folder; it holds a run, a model or other files; the path is a file, a link to nothing, or
-    /// can't be written.
+    /// Another training locks the folder; it holds a run, a model or other files; the path is a file, a link to
+    /// nothing, or can't be written.
     pub fn claim(path: &Path, existing: Existing) -> Result<Self, TrainError> {
         check_path(path)?;
         let mut made = Made::default();
@@ -189,8 +189,8 @@ impl RunDir {
         self.path.join(STAGING)
     }
 
-    /// Moves the run from [`staging`](Self::staging) into its folder and removes what it replaces. Returns the error if some of
-    /// that could not be removed; it then lies in a hidden folder.
+    /// Moves the run from [`staging`](Self::staging) into its folder and removes what it replaces. Returns the error if
+    /// some of that could not be removed; it then lies in a hidden folder.
     ///
     /// # Errors
     /// Somebody put a run or a model there since the claim, or the system refuses a rename; the folder is as before.
@@ -225,8 +225,8 @@ impl RunDir {
         let _ = self.file_system.sync_folder(&self.path);
     }
 
-    /// Moves the files of the old run out and those in `.next-run` in; `moves` receives each rename. After an interruption at any
-    /// point it can be repeated.
+    /// Moves the files of the old run out and those in `.next-run` in; `moves` receives each rename. After an
+    /// interruption at any point it can be repeated.
     fn move_in(&self, moves: &mut Vec<Move>) -> Result<(), TrainError> {
         let (next, old) = (self.path.join(NEXT), self.make_old()?);
         let mut rename = |from: &Path, to: &Path| {

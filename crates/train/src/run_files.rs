@@ -6,7 +6,7 @@
 //! RUN/log.jsonl, log.csv                               a line for each logged step and estimate
 //! RUN/train.lock                                       empty; locked while a training writes here: see `run_dir`
 //! RUN/data/                                            token shards
-//! RUN/checkpoints/step-00000250/                       a model like the above, and trainer.json, trainer.safetensors, manifest.json
+//! RUN/checkpoints/step-00000250/                       a model, trainer.json, trainer.safetensors, manifest.json
 //! ```
 
 use std::fs::{File, OpenOptions};
@@ -36,8 +36,8 @@ pub(crate) const LOG_FILE: &str = "log.jsonl";
 pub(crate) const CSV_FILE: &str = "log.csv";
 const CSV_HEADER: &str = "step,loss,lr,grad_norm,tokens_per_second,seconds,train_loss,val_loss,bits_per_byte";
 
-/// The state of a training beside weights and moments. It holds no random state: batches and dropout masks are functions of
-/// seed and step.
+/// The state of a training beside weights and moments. It holds no random state: batches and dropout masks are
+/// functions of seed and step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
     /// [`STATE_VERSION`] of the program that wrote it.
@@ -80,8 +80,8 @@ impl RunFiles {
         Ok(run)
     }
 
-    /// Opens the run in `dir` to resume it after `step` updates. Removes later lines of the logs, and the estimates at the very
-    /// end, which are made again.
+    /// Opens the run in `dir` to resume it after `step` updates. Removes later lines of the logs, and the estimates at
+    /// the very end, which are made again.
     ///
     /// # Errors
     /// Logs that can't be read or written.
@@ -191,7 +191,8 @@ fn write_config(folder: &Path, config: &TrainConfig) -> Result<(), TrainError> {
     Ok(write_file_atomic(path, |out| out.write_all(text.as_bytes()))?)
 }
 
-/// The settings in `RUN/train.toml`, which somebody may have edited since the last checkpoint; `None` if there is no such file.
+/// The settings in `RUN/train.toml`, which somebody may have edited since the last checkpoint; `None` if there is no
+/// such file.
 ///
 /// # Errors
 /// A file that can't be read or isn't TOML.
@@ -226,8 +227,8 @@ pub fn restore_tokenizer(run: &Path, checkpoint: &Path) -> Result<bool, TrainErr
     Ok(true)
 }
 
-/// Rewrites a log: `header`, then the lines for which `stays` is true. Lines that this program did not write (`None`) stay,
-/// except a last line without a line feed, which a killed process left unfinished.
+/// Rewrites a log: `header`, then the lines for which `stays` is true. Lines that this program did not write (`None`)
+/// stay, except a last line without a line feed, which a killed process left unfinished.
 fn truncate(path: &Path, header: Option<&str>, stays: impl Fn(&[u8]) -> Option<bool>) -> Result<(), TrainError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,

@@ -11,7 +11,8 @@ use smallmind_simd::IsaKind;
 use crate::data::Dataset;
 use crate::{Prepared, TrainConfig, TrainError};
 
-/// Generates samples. Its model and session are allocated once, so that samples don't let the memory of a training grow.
+/// Generates samples. Its model and session are allocated once, so that samples don't let the memory of a training
+/// grow.
 pub(crate) struct Samples {
     generator: Generator,
     /// Tokens of the prompt.
@@ -26,7 +27,8 @@ impl Samples {
     /// Samples as `config` asks for them, of models shaped like `model`; `None` if it asks for none.
     ///
     /// # Errors
-    /// A prompt with characters that the vocabulary lacks, or longer than the context. Found here, and not after many steps.
+    /// A prompt with characters that the vocabulary lacks, or longer than the context. Found here, and not after many
+    /// steps.
     pub(crate) fn new(
         config: &TrainConfig,
         model: &Model,
@@ -73,7 +75,8 @@ impl Samples {
     }
 }
 
-/// Whether `train` holds the token that begins texts, so that a model learns how texts begin. An undivided text doesn't.
+/// Whether `train` holds the token that begins texts, so that a model learns how texts begin. An undivided text
+/// doesn't.
 pub(crate) fn begins_texts(tokenizer: &Tokenizer, train: &Dataset) -> Result<bool, TrainError> {
     Ok(match tokenizer.bos().or(tokenizer.eos()) {
         Some(token) => train.contains(token)?,

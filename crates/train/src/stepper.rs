@@ -1,7 +1,7 @@
 //! The steps of a training: draw batches, gather gradients over micro-batches, update.
 //!
-//! [`Trainer`](crate::Trainer) adds the schedule of the learning rate, estimates, checkpoints and logs. The profiler and the
-//! quick start time steps without those.
+//! [`Trainer`](crate::Trainer) adds the schedule of the learning rate, estimates, checkpoints and logs. The profiler
+//! and the quick start time steps without those.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -156,8 +156,8 @@ impl Stepper {
         &self.settings
     }
 
-    /// Times a checkpoint: writes the one that a training writes after `step` steps into the folder `run`, and removes the one
-    /// before.
+    /// Times a checkpoint: writes the one that a training writes after `step` steps into the folder `run`, and removes
+    /// the one before.
     ///
     /// # Errors
     /// A disk that is full or failing, or weights that are not finite.

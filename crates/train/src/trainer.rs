@@ -78,12 +78,12 @@ struct Lap {
 }
 
 impl Trainer {
-    /// Begins a run with the data that [`prepare::prepare`] put into the staging folder of `dir`. Writes the first checkpoint and
-    /// publishes the run: from here on it can be resumed, whenever the process is killed.
+    /// Begins a run with the data that [`prepare::prepare`] put into the staging folder of `dir`. Writes the first
+    /// checkpoint and publishes the run: from here on it can be resumed, whenever the process is killed.
     ///
     /// # Errors
-    /// Settings that make no training, text shorter than a window, too little memory, a disk that is full. `dir` is as before
-    /// the claim.
+    /// Settings that make no training, text shorter than a window, too little memory, a disk that is full. `dir` is as
+    /// before the claim.
     pub fn create(
         dir: RunDir,
         config: TrainConfig,
@@ -116,12 +116,12 @@ impl Trainer {
 
     /// Resumes the run in the folder `run` from its newest whole checkpoint, bit for bit, with any number of threads.
     ///
-    /// `train.toml` in the folder, and `overlays` over it, may change the number of steps and everything that no step depends
-    /// on. Files of the model that are missing or damaged are written again.
+    /// `train.toml` in the folder, and `overlays` over it, may change the number of steps and everything that no step
+    /// depends on. Files of the model that are missing or damaged are written again.
     ///
     /// # Errors
-    /// No run, another training that locks it, no whole checkpoint, data of another run, a change of a fixed setting, or fewer
-    /// steps than are done.
+    /// No run, another training that locks it, no whole checkpoint, data of another run, a change of a fixed setting,
+    /// or fewer steps than are done.
     pub fn resume(run: &Path, overlays: &[Overlay], threads: usize, isa: IsaKind) -> Result<Self, TrainError> {
         let dir = RunDir::open(run)?;
         // A process that was killed while it replaced a checkpoint leaves the old one under another name.
@@ -186,8 +186,8 @@ impl Trainer {
         })
     }
 
-    /// A few words of the validation text to begin a text with, for a model with a token that begins texts but does not occur in
-    /// its training text. `None` for models that can begin texts.
+    /// A few words of the validation text to begin a text with, for a model with a token that begins texts but does not
+    /// occur in its training text. `None` for models that can begin texts.
     pub fn first_words(&self) -> Option<String> {
         const TOKENS: usize = 32;
         let tokenizer = Tokenizer::from_bytes(&self.tokenizer_json).ok()?;
@@ -218,7 +218,8 @@ impl Trainer {
         &self.state.config
     }
 
-    /// Trains until all steps are done or `stop` is set, and passes each event to `on_event`. Ends with a checkpoint either way.
+    /// Trains until all steps are done or `stop` is set, and passes each event to `on_event`. Ends with a checkpoint
+    /// either way.
     ///
     /// # Errors
     /// A loss or gradient that is not finite, or a disk that is full; the last checkpoint stays.
@@ -451,7 +452,8 @@ impl Trainer {
     }
 }
 
-/// The settings of a resumed run: those of its checkpoint, then its `train.toml`, then `overlays`, each over the one before.
+/// The settings of a resumed run: those of its checkpoint, then its `train.toml`, then `overlays`, each over the one
+/// before.
 fn resumed_config(
     run: &Path,
     before: &TrainConfig,

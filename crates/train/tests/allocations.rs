@@ -1,5 +1,5 @@
-//! A training step and a decoded token allocate nothing: counted by this binary's own allocator, over all threads, which is why the file holds
-//! one test only.
+//! A training step and a decoded token allocate nothing: counted by this binary's own allocator, over all threads,
+//! which is why the file holds one test only.
 #![allow(unsafe_code)]
 
 mod common;
@@ -55,7 +55,8 @@ fn steps_and_tokens_allocate_nothing() {
     }
 }
 
-/// The number of allocations at each beginning of a plan: of the forward and backward of a micro-batch, and of an update.
+/// The number of allocations at each beginning of a plan: of the forward and backward of a micro-batch, and of an
+/// update.
 struct Watch {
     counts: Vec<AtomicUsize>,
     next: AtomicUsize,

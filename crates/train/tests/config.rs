@@ -34,7 +34,8 @@ fn later_layers_win() {
     let overlays = [file.clone(), environment, line];
     let config = TrainConfig::with_overlays(None, &overlays).unwrap();
     assert_eq!((config.train.lr, config.train.steps, config.train.batch), (0.5, 8, 4));
-    // The preset of an overlay is what everything else lies on, wherever it stands, and one that is named beside them wins.
+    // The preset of an overlay is what everything else lies on, wherever it stands, and one that is named beside them
+    // wins.
     assert_eq!(config.model.preset.as_deref(), Some("nanogpt-gpu"));
     assert_eq!(config.model_config(65).unwrap().d_model, 384);
     let quick = TrainConfig::with_overlays(Some("quickstart"), &overlays).unwrap();

@@ -79,7 +79,8 @@ fn numbers_that_overflow_are_named() {
     let TrainError::NonFinite { step, what, checkpoint } = &error else { panic!("{error}") };
     assert_eq!((*step, what.as_str(), *checkpoint), (3, "the loss", 2));
 
-    // All hidden states are zero, hence all logits, and the loss is that of guessing; but the gradient overflows in the last norm.
+    // All hidden states are zero, hence all logits, and the loss is that of guessing; but the gradient overflows in the
+    // last norm.
     let run = forged("gradient", |model| {
         fill(model, "embed.tokens.weight", 0.0);
         fill(model, "embed.positions.weight", 0.0);
@@ -199,7 +200,8 @@ mod full_disk {
     /// Names the run to the process that may write small files only.
     const RUN: &str = "SMALLMIND_TEST_FULL_RUN";
 
-    /// Not a test: goes on with a run in a process whose files may have 12 KiB, less than the weights, and tells how that ends.
+    /// Not a test: goes on with a run in a process whose files may have 12 KiB, less than the weights, and tells how
+    /// that ends.
     #[test]
     #[ignore = "the role of the child whose disk is full"]
     fn child() {

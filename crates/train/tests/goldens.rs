@@ -1,4 +1,5 @@
-//! Whole models against PyTorch: logits, loss, every gradient, ten steps of AdamW. `benchmarks/goldens` made the tensors.
+//! Whole models against PyTorch: logits, loss, every gradient, ten steps of AdamW. `benchmarks/goldens` made the
+//! tensors.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -116,7 +117,8 @@ fn learner(golden: Golden, isa: IsaKind) -> (Learner, Batch, usize) {
     (Learner::new(golden.model, shape, optimizer, 2, isa).unwrap(), batch, counted)
 }
 
-/// The keys' bias does not change attention: its true gradient is zero, and rounding noise in its place becomes full steps under AdamW.
+/// The keys' bias does not change attention: its true gradient is zero, and rounding noise in its place becomes full
+/// steps under AdamW.
 fn key_bias(name: &str, len: usize) -> std::ops::Range<usize> {
     if name.ends_with("attn.c_attn.bias") { len / 3..2 * len / 3 } else { 0..0 }
 }

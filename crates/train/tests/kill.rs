@@ -1,7 +1,8 @@
 //! SIGKILL at any moment: what was reported as a checkpoint is what the run goes on from.
 //!
-//! The test starts itself again as a child that trains with a checkpoint every three steps, and kills it at random moments: while it starts,
-//! between checkpoints, and within their writing, where most of its time goes. The ordinary test kills 40 times; the long one 200 times:
+//! The test starts itself again as a child that trains with a checkpoint every three steps, and kills it at random
+//! moments: while it starts, between checkpoints, and within their writing, where most of its time goes. The ordinary
+//! test kills 40 times; the long one 200 times:
 //!
 //! ```text
 //! cargo test -p smallmind-train --test kill -- --ignored two_hundred

@@ -260,7 +260,8 @@ fn more_steps_are_as_if_asked_for_at_first() {
     assert_eq!(resume(&dir.path().join("run"), 1).config().train.steps, 30);
 }
 
-/// A run that was stopped at step 10, with checkpoints of steps 8 and 10, and how it ends at 12 if nothing happens to it.
+/// A run that was stopped at step 10, with checkpoints of steps 8 and 10, and how it ends at 12 if nothing happens to
+/// it.
 fn stopped(dir: &Path) -> (PathBuf, [Vec<u32>; 3], Losses) {
     let config = tiny(&["train.steps=12", "checkpoint.interval=4", "model.dropout=0.2"]);
     let (state, losses) = uninterrupted(dir, &config);

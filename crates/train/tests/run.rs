@@ -46,7 +46,8 @@ fn the_folder_is_a_hugging_face_folder() {
         finish(&mut trainer);
         let trained = trainer.learner().model();
         let expected = logits(trained.try_clone().unwrap());
-        // The model is the best by its one estimate, which is the last: the folder of the run and its checkpoint hold the same.
+        // The model is the best by its one estimate, which is the last: the folder of the run and its checkpoint hold
+        // the same.
         for folder in [dir.path().join("run"), checkpoint(&dir.path().join("run"), 20)] {
             let open = ModelFolder::open(&folder).unwrap();
             assert_eq!(open.config()["model_type"], kind);

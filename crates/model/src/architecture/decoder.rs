@@ -8,8 +8,8 @@
 //! norm(x)
 //! ```
 //!
-//! [`ModelConfig`] says which norm, biases, positions, gate and activation. Ids of parameters and salts of dropouts are given in the
-//! order of the code here: another order makes other random weights and other masks.
+//! [`ModelConfig`] says which norm, biases, positions, gate and activation. Ids of parameters and salts of dropouts are
+//! given in the order of the code here: another order makes other random weights and other masks.
 
 use smallmind_graph::op::{Direction, DropoutSpec, Index, Norm, RopeSpec};
 use smallmind_graph::{Decay, GraphBuilder, GraphError, Init, Op, ParamId, ParamSpec, ValueId};
@@ -131,8 +131,8 @@ impl Decoder<'_> {
         (self.purpose == Purpose::Training && probability > 0.0).then(|| DropoutSpec { probability, salt: b.salt() })
     }
 
-    /// Standard deviation of matrices whose output is added to the residual stream: divided by the root of the number of such
-    /// additions (Radford et al., 2019).
+    /// Standard deviation of matrices whose output is added to the residual stream: divided by the root of the number
+    /// of such additions (Radford et al., 2019).
     fn residual_std(&self) -> f32 {
         self.config.init_std / (2.0 * self.config.layers as f32).sqrt()
     }

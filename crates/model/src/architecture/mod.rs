@@ -25,7 +25,8 @@ pub const LOSS: &str = "loss";
 /// Name of the result with the logits, `[outputs, vocab]`.
 pub const LOGITS: &str = "logits";
 
-/// The graph of a model for a purpose, fused. All graphs of one configuration declare the same parameters under the same ids.
+/// The graph of a model for a purpose, fused. All graphs of one configuration declare the same parameters under the
+/// same ids.
 ///
 /// # Errors
 /// Configurations that break a shape rule.

@@ -13,7 +13,8 @@ pub enum Family {
     /// Radford et al., "Language Models are Unsupervised Multitask Learners" (2019):
     /// <https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf>.
     Gpt2,
-    /// Touvron et al., "LLaMA: Open and Efficient Foundation Language Models" (2023): <https://arxiv.org/abs/2302.13971>.
+    /// Touvron et al., "LLaMA: Open and Efficient Foundation Language Models" (2023):
+    /// <https://arxiv.org/abs/2302.13971>.
     Llama,
     /// Yang et al., "Qwen2 Technical Report" (2024): <https://arxiv.org/abs/2407.10671>.
     Qwen2,
@@ -60,8 +61,8 @@ impl Family {
         Err(ConfigError::NotStorable { key, got, model_type: family.name(), takes })
     }
 
-    /// The fields of `config` that this family's files can't state. All fields are named, so that a new one does not compile until
-    /// it is handled here.
+    /// The fields of `config` that this family's files can't state. All fields are named, so that a new one does not
+    /// compile until it is handled here.
     fn mismatches(self, config: &ModelConfig) -> Vec<Mismatch> {
         #[rustfmt::skip]
         let &ModelConfig {

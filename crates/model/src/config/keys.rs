@@ -1,8 +1,8 @@
 //! The keys of `config.json`: which are understood, which do not matter, and which are supported with one value only.
 //!
-//! A key that is not in the table is refused by name, since it may change what the model computes, unless its value is `null`: that
-//! means that nothing is set. `benchmarks/config_keys.py` reads this table and checks every line against what transformers
-//! computes.
+//! A key that is not in the table is refused by name, since it may change what the model computes, unless its value is
+//! `null`: that means that nothing is set. `benchmarks/config_keys.py` reads this table and checks every line against
+//! what transformers computes.
 
 use serde_json::{Map, Value};
 

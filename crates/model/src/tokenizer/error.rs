@@ -115,7 +115,8 @@ pub enum TokenizerError {
 }
 
 impl TokenizerError {
-    /// The kind of the error: a file is bad, but for a vocabulary's size, which is asked for, and a file that can't be written.
+    /// The kind of the error: a file is bad, but for a vocabulary's size, which is asked for, and a file that can't be
+    /// written.
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::VocabularySize { .. } => ErrorClass::Usage,

@@ -1,8 +1,8 @@
 //! The words of `tokenizer.json`: the format of Hugging Face's tokenizers, version 1.0.
 //!
-//! Reading is strict where a file could mean two things or ask for unbounded memory: a key twice, a list longer than any
-//! real one, an id that is no small whole number, a key that is not known. Which keys a part of some kind may have, and
-//! what the values mean together, is checked in `check.rs`.
+//! Reading is strict where a file could mean two things or ask for unbounded memory: a key twice, a list longer than
+//! any real one, an id that is no small whole number, a key that is not known. Which keys a part of some kind may have,
+//! and what the values mean together, is checked in `check.rs`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -23,8 +23,8 @@ const MAX_ADDED: usize = 1 << 16;
 /// Parts of a sequence, pieces of a template.
 const MAX_PARTS: usize = 64;
 
-/// A whole file. `truncation` and `padding` are left out on purpose: an engine that drops or adds tokens would train and
-/// answer on another text than it was given.
+/// A whole file. `truncation` and `padding` are left out on purpose: an engine that drops or adds tokens would train
+/// and answer on another text than it was given.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct TokenizerFile<M> {
     /// The keys of the file that have a value which is not applied.

@@ -189,8 +189,8 @@ impl Tokenizer {
         Self::assemble(TokenizerFile::parse(bytes)?)
     }
 
-    /// What the file says and the tokenizer does not do, in words: `truncation` and `padding` that are not null. They cut
-    /// and fill up the texts of a batch. [`to_json`](Self::to_json) writes them as null.
+    /// What the file says and the tokenizer does not do, in words: `truncation` and `padding` that are not null. They
+    /// cut and fill up the texts of a batch. [`to_json`](Self::to_json) writes them as null.
     pub fn not_applied(&self) -> Option<String> {
         let keys: Vec<String> = self.parts.not_applied.iter().map(|key| format!("`{key}`")).collect();
         let verb = if keys.len() == 1 { "is" } else { "are" };
@@ -362,7 +362,8 @@ impl Tokenizer {
         &self.template.suffix
     }
 
-    /// The ids of a text as the file's post-processor completes them: with its tokens around the text, which may stand there several times.
+    /// The ids of a text as the file's post-processor completes them: with its tokens around the text, which may stand
+    /// there several times.
     pub fn completed(&self, text: &[u32]) -> Vec<u32> {
         let mut ids = self.template.open(text);
         ids.extend_from_slice(&self.template.suffix);

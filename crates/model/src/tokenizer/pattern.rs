@@ -1,17 +1,17 @@
 //! Regular expressions of pre-tokenizers.
 //!
-//! A `tokenizer.json` writes them for Oniguruma, the engine of the Python package. Ours is another one, in which parts of the same syntax mean other
-//! things: `$` is the end of the text and not of a line, `[[:alpha:]]` is ASCII, `\w` has other characters, `(?i:ss)` leaves `ß` out. So an
-//! expression is taken apart, and each part is written anew in a form that means here what it means there; a part for which there is no such
-//! form is refused by name.
+//! A `tokenizer.json` writes them for Oniguruma, the engine of the Python package. Ours is another one, in which parts
+//! of the same syntax mean other things: `$` is the end of the text and not of a line, `[[:alpha:]]` is ASCII, `\w` has
+//! other characters, `(?i:ss)` leaves `ß` out. So an expression is taken apart, and each part is written anew in a form
+//! that means here what it means there; a part for which there is no such form is refused by name.
 //!
 //! ```text
 //! expression = sequence { "|" sequence }        sequence = { atom [ repeat ] }
 //! atom       = "(" group | "[" class | "\" escape | "." | "^" | "$" | character
 //! ```
 //!
-//! Look-around and back-references are refused too: they need a backtracking matcher, whose time may grow without bound with the text. The
-//! one exception is the `(?!\S)` of nearly every pre-tokenizer, which looks one character ahead.
+//! Look-around and back-references are refused too: they need a backtracking matcher, whose time may grow without bound
+//! with the text. The one exception is the `(?!\S)` of nearly every pre-tokenizer, which looks one character ahead.
 
 use super::error::TokenizerError;
 use super::properties::{HEX, WORD, property};

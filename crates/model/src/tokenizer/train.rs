@@ -11,8 +11,8 @@
 //! 1. Each pair knows the words that it occurs in, so a merge visits only those.
 //! 2. The frequencies wait in a heap; an entry is checked against the exact count when it comes up (3) instead of being
 //!    found and changed when the count does.
-//! 3. Counts fall when neighbours merge: an entry that is too high goes back with the count of the day. Counts rise only
-//!    for pairs with the new token, which are entered afresh.
+//! 3. Counts fall when neighbours merge: an entry that is too high goes back with the count of the day. Counts rise
+//!    only for pairs with the new token, which are entered afresh.
 //!
 //! Counts, order of words and ties are all fixed by the texts, so the same texts give the same vocabulary. Words are
 //! counted in 64 bits, and no thread but the caller's works.

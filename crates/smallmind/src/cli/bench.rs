@@ -36,7 +36,8 @@ enum What {
 /// Options of `bench kernels`.
 #[derive(Debug, Args)]
 struct Kernels {
-    /// Only cases with this word in the kernel's name, the shape or a tag; commas part alternatives, several filters are all met
+    /// Only cases with this word in the kernel's name, the shape or a tag; commas part alternatives, several filters
+    /// are all met
     #[arg(long = "filter", value_name = "WORD")]
     filters: Vec<String>,
     /// The layers of all presets too

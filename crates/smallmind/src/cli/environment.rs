@@ -16,8 +16,8 @@ fn variable_of(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "_").to_uppercase())
 }
 
-/// An overlay for each variable of a setting that is set and not empty. An empty text can be written as `--section.key=`
-/// or in a file.
+/// An overlay for each variable of a setting that is set and not empty. An empty text can be written as
+/// `--section.key=` or in a file.
 ///
 /// # Errors
 /// A variable that isn't UTF-8.

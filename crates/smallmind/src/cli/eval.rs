@@ -19,7 +19,8 @@ use super::{note, output, units};
 pub struct Eval {
     #[command(flatten)]
     model: ModelArg,
-    /// Text files, - for standard input, divided into documents as for training; each line of a .jsonl file is a document
+    /// Text files, - for standard input, divided into documents as for training; each line of a .jsonl file is a
+    /// document
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
     /// Tokens that a prediction may look back on [default: the model's context]

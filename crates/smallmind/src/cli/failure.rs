@@ -147,7 +147,8 @@ fn graph_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a G
     }
 }
 
-/// 1 failed, 2 wrong usage, 3 bad model or data file, 4 out of memory or over a limit, 5 slower than it should be, 130 interrupted.
+/// 1 failed, 2 wrong usage, 3 bad model or data file, 4 out of memory or over a limit, 5 slower than it should be, 130
+/// interrupted.
 fn exit_code(error: &anyhow::Error) -> u8 {
     if error.chain().any(is_disk_failure) { 1 } else { error.chain().find_map(code_of).unwrap_or(1) }
 }

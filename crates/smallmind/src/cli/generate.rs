@@ -62,7 +62,8 @@ pub const USUAL: SamplerConfig = SamplerConfig {
     seed: 0,
 };
 
-/// Options of the sampling. Those that are absent come from the model's `generation_config.json`, or else from [`USUAL`].
+/// Options of the sampling. Those that are absent come from the model's `generation_config.json`, or else from
+/// [`USUAL`].
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct Sampling {
@@ -110,7 +111,8 @@ impl Sampling {
         }
     }
 
-    /// The sampling for a text of at most `length` tokens, with its prompt, of a model with `file`; notes what comes from that.
+    /// The sampling for a text of at most `length` tokens, with its prompt, of a model with `file`; notes what comes
+    /// from that.
     fn for_model(&self, file: &GenerationConfig, length: usize, seed: u64) -> SamplerConfig {
         let mut defaults = file.sampler(&SamplerConfig { seed, ..USUAL });
         if file.repetition_penalty.is_some() && self.repeat_penalty.is_none() {

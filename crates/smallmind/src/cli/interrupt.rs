@@ -15,13 +15,14 @@ static STOP: AtomicBool = AtomicBool::new(false);
 enum Cause {
     /// Ctrl-C or SIGTERM. The second one ends the process at once.
     Asked,
-    /// The terminal is gone. The system and the shell both send this signal, and a request to terminate may come with it.
+    /// The terminal is gone. The system and the shell both send this signal, and a request to terminate may come with
+    /// it.
     #[cfg(unix)]
     HungUp,
 }
 
-/// Installs the handler: Ctrl-C, a request to terminate and the loss of the terminal set the returned flag, and the first of them
-/// prints `first`. A second Ctrl-C or request to terminate ends the process with code 130.
+/// Installs the handler: Ctrl-C, a request to terminate and the loss of the terminal set the returned flag, and the
+/// first of them prints `first`. A second Ctrl-C or request to terminate ends the process with code 130.
 ///
 /// # Errors
 /// A system that refuses the handler.
@@ -89,7 +90,8 @@ mod ignored {
         u64::from_str_radix(mask.trim(), 16).ok()
     }
 
-    /// The same for systems without that file: a shell inherits what is ignored, so it survives a signal that it sends to itself.
+    /// The same for systems without that file: a shell inherits what is ignored, so it survives a signal that it sends
+    /// to itself.
     pub fn by_a_shell(signal: i32) -> bool {
         const SURVIVED: i32 = 7;
         let script = format!("kill -{signal} $$; exit {SURVIVED}");

@@ -40,8 +40,8 @@ use smallmind::train::Overlay;
 
 /// Train, run and profile small language models on an ordinary CPU.
 ///
-/// Answers go to standard output, progress and hints to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad model or
-/// data file, 4 out of memory or over a limit, 5 slower than it should be, 130 interrupted.
+/// Answers go to standard output, progress and hints to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage, 3
+/// bad model or data file, 4 out of memory or over a limit, 5 slower than it should be, 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "smallmind", version, arg_required_else_help = true, subcommand_required = true, max_term_width = 110)]
 struct Cli {

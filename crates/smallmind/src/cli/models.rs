@@ -28,8 +28,8 @@ pub struct ModelArg {
 /// `--weights`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct WeightsArg {
-    /// The format of weights in memory. Those of linear layers and embeddings are converted when they have been read; f16 and bf16 take half of f32's
-    /// bytes, q8_0 about a quarter, and texts differ a little
+    /// The format of weights in memory. Those of linear layers and embeddings are converted when they have been read;
+    /// f16 and bf16 take half of f32's bytes, q8_0 about a quarter, and texts differ a little
     #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = format_parser())]
     pub weights: Format,
 }
@@ -65,12 +65,13 @@ impl Allowed {
         Ok(model)
     }
 
-    /// Notes what is passed over, and a head in the weights that `config.json` does not state. `config` was read from `folder`.
+    /// Notes what is passed over, and a head in the weights that `config.json` does not state. `config` was read from
+    /// `folder`.
     pub fn note(self, folder: &ModelFolder, config: &ModelConfig) -> anyhow::Result<()> {
         if ModelConfig::from_json_with(folder.config(), self.unknown_keys())?.head != config.head {
             note!(
-                "note: lm_head.weight differs from the token embeddings, although `tie_word_embeddings` in {CONFIG_FILE} makes them \
-                 one: it is used as the output head, as in transformers"
+                "note: lm_head.weight differs from the token embeddings, although `tie_word_embeddings` in \
+                 {CONFIG_FILE} makes them one: it is used as the output head, as in transformers"
             );
         }
         if self.allow_unknown_keys {
@@ -132,7 +133,8 @@ impl ModelArg {
     }
 }
 
-/// Opens a model folder: configuration and headers, without the weights. For a run without a model, its latest checkpoint.
+/// Opens a model folder: configuration and headers, without the weights. For a run without a model, its latest
+/// checkpoint.
 pub fn open_folder(path: &Path) -> anyhow::Result<ModelFolder> {
     refuse_gguf(path)?;
     if !path.exists() {

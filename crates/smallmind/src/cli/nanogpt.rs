@@ -96,7 +96,8 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     NAMES.iter().map(|(name, _)| *name)
 }
 
-/// The message for a setting that does not exist but is a name of nanoGPT's, as in a file: the key for it, or why there is none.
+/// The message for a setting that does not exist but is a name of nanoGPT's, as in a file: the key for it, or why there
+/// is none.
 pub fn unknown_setting(error: &(dyn Error + 'static)) -> Option<String> {
     let Some(TrainError::UnknownKey { name, origin, .. }) = error.downcast_ref() else { return None };
     let why = match rule(name.rsplit('.').next().unwrap_or(name))? {
@@ -155,7 +156,7 @@ pub fn meaning(name: &str, value: &str) -> Option<Result<Meaning, TrainError>> {
 const NO_WARMUP: &str =
     "the rate is constant after train.warmup steps; nanoGPT has no warm-up then, which is --warmup_iters=0";
 const NO_FINE_TUNING: &str = "a training can't begin with published weights; --preset gpt2-124m trains that shape from scratch, and \
-                              `smallmind generate -m FOLDER` runs weights that were downloaded";
+     `smallmind generate -m FOLDER` runs weights that were downloaded";
 
 #[cfg(test)]
 mod tests;

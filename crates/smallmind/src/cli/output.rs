@@ -1,8 +1,8 @@
 //! The only door to the terminal: standard output for answers, standard error for everything else.
 //!
-//! Names, values and texts from files may hold control characters that steer a terminal: move its cursor, set its title, fill its
-//! clipboard. All output for people goes through [`harmless`]: standard error always, standard output if it is a terminal. A file
-//! or a pipe gets the answer unchanged. `clippy.toml` forbids other ways to these streams.
+//! Names, values and texts from files may hold control characters that steer a terminal: move its cursor, set its
+//! title, fill its clipboard. All output for people goes through [`harmless`]: standard error always, standard output
+//! if it is a terminal. A file or a pipe gets the answer unchanged. `clippy.toml` forbids other ways to these streams.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -38,8 +38,9 @@ pub fn print(text: &str) -> Outcome {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| Failure::Output(error).into())
 }
 
-/// Prints a message of the command line's parser: help and version are answers, anything else is an error. `plain` is the same
-/// message without colours. If that has characters that steer a terminal, they were typed, and it is printed instead.
+/// Prints a message of the command line's parser: help and version are answers, anything else is an error. `plain` is
+/// the same message without colours. If that has characters that steer a terminal, they were typed, and it is printed
+/// instead.
 #[allow(clippy::disallowed_methods)]
 pub fn parser_message(message: &clap::Error, plain: &clap::Error) -> Outcome {
     let text = plain.render().ansi().to_string();
@@ -57,8 +58,8 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
     if text.contains(steers) { text.replace(steers, "\u{fffd}").into() } else { text.into() }
 }
 
-/// Whether a character steers a terminal: control characters (C0, DEL, C1) except line feed and tab, and those that change the
-/// direction of the text after them.
+/// Whether a character steers a terminal: control characters (C0, DEL, C1) except line feed and tab, and those that
+/// change the direction of the text after them.
 pub fn steers(c: char) -> bool {
     let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     turns || c.is_control() && !matches!(c, '\n' | '\t')

@@ -1,7 +1,8 @@
 //! Files that a verb writes, claimed before its work begins.
 //!
-//! A claim checks that the file can be written and that nothing would be lost; it leaves nothing behind. Each file appears complete
-//! under its name when it is published. (`train` and `quickstart` claim the folder of a run with `smallmind::train::RunDir`.)
+//! A claim checks that the file can be written and that nothing would be lost; it leaves nothing behind. Each file
+//! appears complete under its name when it is published. (`train` and `quickstart` claim the folder of a run with
+//! `smallmind::train::RunDir`.)
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{IsTerminal, Write};

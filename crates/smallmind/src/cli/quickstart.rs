@@ -139,9 +139,12 @@ fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: 
         let options = quickstart::story_options(seed.wrapping_add(story));
         if settings.is_json() {
             let generated = generate(&mut generator, &[], &options, Sink::Keep, stop)?;
-            output::event(
-                json!({ "event": "story", "text": generated.text, "tokens": generated.generation.tokens, "tokens_per_second": generated.decode_rate() }),
-            )?;
+            output::event(json!({
+                "event": "story",
+                "text": generated.text,
+                "tokens": generated.generation.tokens,
+                "tokens_per_second": generated.decode_rate(),
+            }))?;
             continue;
         }
         if story > 0 {

@@ -25,7 +25,8 @@ pub const ISA_VARIABLE: &str = "SMALLMIND_ISA";
 /// Most worker threads: more than any machine has CPUs.
 const MOST_THREADS: u16 = 1024;
 
-/// A variable of the environment; `None` if it is unset or empty, which mean the same for every variable of this program.
+/// A variable of the environment; `None` if it is unset or empty, which mean the same for every variable of this
+/// program.
 pub fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }

@@ -20,8 +20,8 @@ pub const STOPPING: &str = "stopping; a training that has begun ends with a chec
 #[derive(Debug, Args)]
 #[command(after_help = settings_help())]
 pub struct Train {
-    /// Text files, - for standard input, joined end to end and divided into documents at data.separator; each line of a .jsonl file is a
-    /// document. The last tenth is for validation
+    /// Text files, - for standard input, joined end to end and divided into documents at data.separator; each line of a
+    /// .jsonl file is a document. The last tenth is for validation
     #[arg(long, num_args = 1.., value_name = "FILE", required_unless_present = "resume")]
     data: Vec<PathBuf>,
     /// The folder of the run
@@ -59,9 +59,11 @@ fn settings_help() -> String {
     };
     let presets = super::new::presets();
     format!(
-        "Settings, as --section.key=value, in a file as [section] key = value, or in the environment as SMALLMIND_SECTION_KEY \
-         (a flag beats the environment, which beats the file, which beats the preset; an empty variable counts as unset):{}\n\n\
-         nanoGPT's names are understood too, as --n_layer=4; what has no counterpart is passed over or refused, with the reason:{}\n\n{presets}",
+        "Settings, as --section.key=value, in a file as [section] key = value, or in the environment as \
+         SMALLMIND_SECTION_KEY (a flag beats the environment, which beats the file, which beats the preset; an empty \
+         variable counts as unset):{}\n\n\
+         nanoGPT's names are understood too, as --n_layer=4; what has no counterpart is passed over or refused, with \
+         the reason:{}\n\n{presets}",
         wrapped(TrainConfig::keys()),
         wrapped(nanogpt::names().collect()),
     )

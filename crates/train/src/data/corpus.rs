@@ -59,8 +59,8 @@ pub struct DocumentTexts<'a> {
 }
 
 impl Corpus {
-    /// Reads text files, and `.jsonl` files. Each line of the latter is a document: a string, or an object with a field `text`.
-    /// A byte-order mark at the beginning of a file is left out.
+    /// Reads text files, and `.jsonl` files. Each line of the latter is a document: a string, or an object with a field
+    /// `text`. A byte-order mark at the beginning of a file is left out.
     ///
     /// # Errors
     /// No file; a file that is missing, empty or not UTF-8; a line that is no document.
@@ -181,8 +181,9 @@ impl Corpus {
         DocumentTexts { text: &self.text, documents: self.documents.clone() }
     }
 
-    /// Splits the corpus: about the first `share` of the characters for training, the rest for validation. The cut is the end of
-    /// a document that is nearest to that share; in a single document, it is inside the text, as in nanoGPT's `prepare.py`.
+    /// Splits the corpus: about the first `share` of the characters for training, the rest for validation. The cut is
+    /// the end of a document that is nearest to that share; in a single document, it is inside the text, as in
+    /// nanoGPT's `prepare.py`.
     #[must_use]
     pub fn split(&self, share: f64) -> (DocumentTexts<'_>, DocumentTexts<'_>) {
         let (train, validation) = match self.boundary(share) {

@@ -98,7 +98,8 @@ impl Dataset {
                 }
                 Store::Files { dtype, shards }
             }
-            // The sizes of the files were compared with the manifest, so a wrong manifest can't reserve too much memory.
+            // The sizes of the files were compared with the manifest, so a wrong manifest can't reserve too much
+            // memory.
             (Residence::Memory, Dtype::U16) => {
                 let mut held = Vec::new();
                 held.try_reserve_exact(tokens).map_err(|_| too_many())?;
@@ -149,7 +150,8 @@ impl Dataset {
     }
 
     /// Bits per byte of source text for a mean loss in nats a token: `loss / ln 2 · tokens / bytes`, comparable across
-    /// tokenizers. The first token, which nothing predicts, is counted as if it cost the mean. `None` without source bytes.
+    /// tokenizers. The first token, which nothing predicts, is counted as if it cost the mean. `None` without source
+    /// bytes.
     #[must_use]
     pub fn bits_per_byte(&self, mean_loss: f64) -> Option<f64> {
         (self.source_bytes > 0)

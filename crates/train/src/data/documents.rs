@@ -6,8 +6,9 @@ use super::dataset::Dataset;
 use super::error::DataError;
 use super::windows::{Draw, RandomWindows, Window, fill_window};
 
-/// Random windows that begin at documents. Each begins with the token that ends the document before, as a model does that
-/// begins a text. All documents are equally likely, except the first, and the last ones if they leave no room for a window.
+/// Random windows that begin at documents. Each begins with the token that ends the document before, as a model does
+/// that begins a text. All documents are equally likely, except the first, and the last ones if they leave no room for
+/// a window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DocumentWindows {
     context: usize,
@@ -48,7 +49,8 @@ impl DocumentWindows {
         self.ends[RandomWindows::draw(seed, step, row, self.starts as u64)]
     }
 
-    /// Fills rows of a batch, from `draw.first_row` on: inputs `x` and targets `y`, both `[rows, context]`. Allocates nothing.
+    /// Fills rows of a batch, from `draw.first_row` on: inputs `x` and targets `y`, both `[rows, context]`. Allocates
+    /// nothing.
     ///
     /// # Panics
     /// If `x` and `y` aren't of the same whole number of rows.
@@ -80,8 +82,8 @@ impl DocumentWindows {
         })
     }
 
-    /// Windows of at most the context that cover all documents in order. None spans two documents; every token but the first is
-    /// a target exactly once.
+    /// Windows of at most the context that cover all documents in order. None spans two documents; every token but the
+    /// first is a target exactly once.
     pub fn sequential(&self) -> impl Iterator<Item = Window> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied().filter(|&at| at > 0));
         let ends = self.ends.iter().copied().filter(|&at| at > 0).chain([self.tokens - 1]);

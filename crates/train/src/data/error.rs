@@ -57,8 +57,8 @@ pub enum DataError {
     },
     /// A separator that does not occur in the text.
     #[error(
-        "{separator:?} does not occur in the text, so the text is one document: name what stands between its documents as data.separator, give a \
-         .jsonl file, or set data.documents=files"
+        "{separator:?} does not occur in the text, so the text is one document: name what stands between its documents \
+         as data.separator, give a .jsonl file, or set data.documents=files"
     )]
     NoSeparator {
         /// The separator.
@@ -66,8 +66,8 @@ pub enum DataError {
     },
     /// Documents for a vocabulary without a token that ends them.
     #[error(
-        "{why} needs a token for the end of a document, and this vocabulary has none; one of characters never has: use a BPE vocabulary \
-         (data.tokenizer=bpe), or {instead}"
+        "{why} needs a token for the end of a document, and this vocabulary has none; one of characters never has: use \
+         a BPE vocabulary (data.tokenizer=bpe), or {instead}"
     )]
     NoEndToken {
         /// The setting or the file that asks for documents.
@@ -95,8 +95,8 @@ pub enum DataError {
     },
     /// A run without its shards.
     #[error(
-        "{path}: there is no such file or folder, but a run goes on with the token shards that it began with: put them back from a copy, or \
-         train a new run on the text"
+        "{path}: there is no such file or folder, but a run goes on with the token shards that it began with: put them \
+         back from a copy, or train a new run on the text"
     )]
     NoShards {
         /// The missing file.
@@ -156,7 +156,8 @@ pub enum DataError {
     },
     /// A token of a shard that is outside the vocabulary.
     #[error(
-        "{path}: token {token} at byte {offset} is outside of the vocabulary of {vocab_size}: the file is damaged; write the shards again"
+        "{path}: token {token} at byte {offset} is outside of the vocabulary of {vocab_size}: the file is damaged; \
+         write the shards again"
     )]
     ShardToken {
         /// The shard.
@@ -170,7 +171,8 @@ pub enum DataError {
     },
     /// A token to write that is outside the vocabulary.
     #[error(
-        "token {token} at position {position} is outside of the vocabulary of {vocab_size}: use the tokenizer of this model"
+        "token {token} at position {position} is outside of the vocabulary of {vocab_size}: use the tokenizer of this \
+         model"
     )]
     Token {
         /// Index among the tokens given.
@@ -182,7 +184,8 @@ pub enum DataError {
     },
     /// Shards of another tokenizer than the model's.
     #[error(
-        "these token shards were made with another tokenizer (SHA-256 {found} instead of {expected}): write them again with the tokenizer of this model"
+        "these token shards were made with another tokenizer (SHA-256 {found} instead of {expected}): write them again \
+         with the tokenizer of this model"
     )]
     Tokenizer {
         /// Hash in the manifest, or "none".
@@ -202,7 +205,8 @@ pub enum DataError {
     },
     /// A split that is shorter than a window.
     #[error(
-        "the {part} part of the text has {tokens} tokens, but a window of context {context} needs {needed}: use a longer text or a smaller context, or divide the text otherwise (data.validation)"
+        "the {part} part of the text has {tokens} tokens, but a window of context {context} needs {needed}: use a \
+         longer text or a smaller context, or divide the text otherwise (data.validation)"
     )]
     PartTooShort {
         /// "train" or "validation".
@@ -216,7 +220,8 @@ pub enum DataError {
     },
     /// A text that is shorter than a window.
     #[error(
-        "the text has {tokens} tokens, but a window of context {context} needs {needed}: use a longer text or a smaller context ({remedy})"
+        "the text has {tokens} tokens, but a window of context {context} needs {needed}: use a longer text or a \
+         smaller context ({remedy})"
     )]
     TooShort {
         /// Number of tokens.
@@ -230,7 +235,8 @@ pub enum DataError {
     },
     /// An evaluation without a target.
     #[error(
-        "the text has {tokens} token{}, and nothing comes before the first: there is nothing to predict; give a text of two tokens or more",
+        "the text has {tokens} token{}, and nothing comes before the first: there is nothing to predict; give a text \
+         of two tokens or more",
         if *tokens == 1 { "" } else { "s" }
     )]
     NothingToPredict {
@@ -239,7 +245,8 @@ pub enum DataError {
     },
     /// A text in which no window can begin at a document.
     #[error(
-        "no document but the first begins {context} tokens or more before the end of the training or validation part: use more text, data.windows=uniform or a smaller context"
+        "no document but the first begins {context} tokens or more before the end of the training or validation part: \
+         use more text, data.windows=uniform or a smaller context"
     )]
     NoDocuments {
         /// Tokens of a window.

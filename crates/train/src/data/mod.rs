@@ -20,7 +20,8 @@
 //! # Ok::<(), smallmind_train::data::DataError>(())
 //! ```
 //!
-//! Not here: tokenizers, which the model crate has. There is no shuffling and no counting of epochs: random windows need neither.
+//! Not here: tokenizers, which the model crate has. There is no shuffling and no counting of epochs: random windows
+//! need neither.
 
 mod corpus;
 mod dataset;

@@ -53,7 +53,8 @@ fn read_stdin() -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A guess at the encoding of a file that isn't UTF-8. `bad`: length of the invalid sequence, `None` at an unexpected end.
+/// A guess at the encoding of a file that isn't UTF-8. `bad`: length of the invalid sequence, `None` at an unexpected
+/// end.
 fn hint(bytes: &[u8], bad: Option<usize>) -> &'static str {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         "it looks like UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`"

@@ -21,11 +21,12 @@ pub struct Draw {
 /// Uniform windows, as in nanoGPT's `get_batch`: `x = t[i .. i + T]`, `y = t[i + 1 .. i + T + 1]` with `i` uniform in
 /// `0 .. n − T`.
 ///
-/// nanoGPT draws each `i` independently. Here they form an additive recurrence with a random beginning (Weyl, 1916): every `i` is
-/// equally likely, the windows of a batch are spread over the text, and those of a training cover it evenly.
+/// nanoGPT draws each `i` independently. Here they form an additive recurrence with a random beginning (Weyl, 1916):
+/// every `i` is equally likely, the windows of a batch are spread over the text, and those of a training cover it
+/// evenly.
 ///
-/// A window is a function of (seed, step, row): a resumed run needs only the number of its step, and the rows of a batch may be
-/// divided among micro-batches.
+/// A window is a function of (seed, step, row): a resumed run needs only the number of its step, and the rows of a
+/// batch may be divided among micro-batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RandomWindows {
     context: usize,
@@ -53,7 +54,8 @@ impl RandomWindows {
         self.context
     }
 
-    /// Index of the first token of row `row` of step `step`: the fraction of `u + step·√2 + row·φ`, scaled, with `u` from the seed.
+    /// Index of the first token of row `row` of step `step`: the fraction of `u + step·√2 + row·φ`, scaled, with `u`
+    /// from the seed.
     #[must_use]
     pub fn start(&self, step: u64, row: u64) -> usize {
         Self::draw(self.seed, step, row, self.starts)
@@ -65,7 +67,8 @@ impl RandomWindows {
         scale(of_step.wrapping_add(row.wrapping_mul(GAMMA)), count) as usize
     }
 
-    /// Fills rows `first_row` … of the batch of `step`: inputs `x` and targets `y`, both `[rows, context]`. Allocates nothing.
+    /// Fills rows `first_row` … of the batch of `step`: inputs `x` and targets `y`, both `[rows, context]`. Allocates
+    /// nothing.
     ///
     /// # Panics
     /// If `x` and `y` aren't of the same whole number of rows.
@@ -87,7 +90,8 @@ impl RandomWindows {
     }
 }
 
-/// Consecutive windows of a data set: every token but the first is a target exactly once. The last window may be shorter.
+/// Consecutive windows of a data set: every token but the first is a target exactly once. The last window may be
+/// shorter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SequentialWindows {
     tokens: usize,

@@ -28,8 +28,8 @@ impl ShardOptions {
     }
 }
 
-/// Writes a folder of token shards: `train-00000.bin` …, `validation-00000.bin` …, and `manifest.json` when all else is on the
-/// disk. A folder without a manifest was interrupted and may be written again.
+/// Writes a folder of token shards: `train-00000.bin` …, `validation-00000.bin` …, and `manifest.json` when all else is
+/// on the disk. A folder without a manifest was interrupted and may be written again.
 #[derive(Debug)]
 pub struct ShardWriter {
     dir: PathBuf,

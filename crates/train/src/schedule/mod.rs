@@ -51,14 +51,14 @@ pub struct Cosine {
     pub min: f64,
     /// The warm-up.
     pub warmup: Warmup,
-    /// Step at which the cosine reaches `min` (nanoGPT's `lr_decay_iters`). If it is within the warm-up, `min` follows that at
-    /// once.
+    /// Step at which the cosine reaches `min` (nanoGPT's `lr_decay_iters`). If it is within the warm-up, `min` follows
+    /// that at once.
     pub decay_steps: u64,
 }
 
-/// Warm-up, stable, decay (Hu et al., "MiniCPM", arXiv:2404.06395) with a linear decay over the last fraction of the steps
-/// (Hägele et al., arXiv:2405.18392): over `d` last steps of `T`, `lr = max − (max − min) · (t − (T − d)) / d`, and `min` from
-/// `T` on.
+/// Warm-up, stable, decay (Hu et al., "MiniCPM", arXiv:2404.06395) with a linear decay over the last fraction of the
+/// steps (Hägele et al., arXiv:2405.18392): over `d` last steps of `T`, `lr = max − (max − min) · (t − (T − d)) / d`,
+/// and `min` from `T` on.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WarmupStableDecay {
     /// Rate of the plateau.

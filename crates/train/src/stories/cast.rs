@@ -101,8 +101,8 @@ struct Pool {
     trails: &'static [&'static str],
 }
 
-/// The names of all worlds, each of one gender only. They are few, so that a model that trains for a minute sees each of them
-/// often. The girl and the boy at the same place in the lists are friends in all stories.
+/// The names of all worlds, each of one gender only. They are few, so that a model that trains for a minute sees each
+/// of them often. The girl and the boy at the same place in the lists are friends in all stories.
 const GIRLS: [&str; 4] = ["Lily", "Mia", "Anna", "Ruby"];
 const BOYS: [&str; 4] = ["Tom", "Ben", "Max", "Leo"];
 const ELDERS: [&str; 2] = ["Mom", "Grandpa"];
@@ -242,7 +242,8 @@ impl Cast {
             World::Toys => &TOY_ROOM,
         };
         let gender = if rng.below(2) == 0 { Gender::Female } else { Gender::Male };
-        // A name has the same friend, and in a world the same elder, in all stories, so that a small model can learn them.
+        // A name has the same friend, and in a world the same elder, in all stories, so that a small model can learn
+        // them.
         let pair = rng.below(GIRLS.len());
         let elder = pool.elders[pair % 2];
         let [girl, boy] = [(GIRLS[pair], pool.girl_kinds), (BOYS[pair], pool.boy_kinds)];

@@ -1,7 +1,7 @@
 //! Inconsistencies of a story: names, kinds and pronouns that change.
 //!
-//! The check reads only the text, so it works for a model's stories as well as for the corpus. It reports what is certainly wrong
-//! and does not judge the plot.
+//! The check reads only the text, so it works for a model's stories as well as for the corpus. It reports what is
+//! certainly wrong and does not judge the plot.
 
 use std::fmt;
 

@@ -1,7 +1,8 @@
 //! The story grammar: plots written as plain text (`plots/*.txt`), parsed once into templates.
 //!
-//! The format is described at the head of `plots/shared.txt` (phrases, slots) and `plots/friends.txt` (plots). Parsing is
-//! strict: a slot that nothing fills, a frame with a missing value or an open bracket is an error with file and line.
+//! The format is described at the head of `plots/shared.txt` (phrases, slots) and `plots/friends.txt` (plots). Parsing
+//! is strict: a slot that nothing fills, a frame with a missing value or an open bracket is an error with file and
+//! line.
 
 use super::cast::World;
 use std::fmt;

@@ -1,10 +1,10 @@
 //! The built-in corpus: simple children's stories from a grammar, so that a first model needs no download.
 //!
-//! A story is made of a **plot** (a quarrel, a wish, a broken toy …), a **frame** (the thing, the trouble and the remedy
-//! that fit together), a **cast** (hero, friend, elder, place; names, pronouns and places stay the same to the end) and a
-//! choice of wordings. It has about a hundred words in ASCII, in the past tense, with dialogue. Names and things are few, so
-//! that a model that trains for a minute learns to keep them; plots and wordings vary. [`inconsistencies`] finds where a text
-//! does not keep them.
+//! A story is made of a **plot** (a quarrel, a wish, a broken toy …), a **frame** (the thing, the trouble and the
+//! remedy that fit together), a **cast** (hero, friend, elder, place; names, pronouns and places stay the same to the
+//! end) and a choice of wordings. It has about a hundred words in ASCII, in the past tense, with dialogue. Names and
+//! things are few, so that a model that trains for a minute learns to keep them; plots and wordings vary.
+//! [`inconsistencies`] finds where a text does not keep them.
 //!
 //! ```
 //! use smallmind_train::stories::{Split, Stories, write_corpus};
@@ -17,13 +17,13 @@
 //! assert!(train.len() >= 100_000 && validation.len() >= 10_000);
 //! ```
 //!
-//! * **Documents.** Single line feeds separate the paragraphs of a story, and a blank line separates stories. [`documents`]
-//!   divides such a text again. The text holds no marker such as `<|endoftext|>`: the end-of-text *token* is added when it is
-//!   tokenized, if the vocabulary has one.
-//! * **Deterministic.** Story `index` of `seed` is a pure function of the two, in integer arithmetic only: the same on every
-//!   platform and with every compiler.
-//! * **The splits never share a story**, whatever their seeds: the split is a function of the story's text ([`split_of`]). About
-//!   one story in twenty is for validation.
+//! * **Documents.** Single line feeds separate the paragraphs of a story, and a blank line separates stories.
+//!   [`documents`] divides such a text again. The text holds no marker such as `<|endoftext|>`: the end-of-text *token*
+//!   is added when it is tokenized, if the vocabulary has one.
+//! * **Deterministic.** Story `index` of `seed` is a pure function of the two, in integer arithmetic only: the same on
+//!   every platform and with every compiler.
+//! * **The splits never share a story**, whatever their seeds: the split is a function of the story's text
+//!   ([`split_of`]). About one story in twenty is for validation.
 
 mod cast;
 mod consistency;
@@ -96,7 +96,8 @@ pub fn story(seed: u64, index: u64) -> String {
     Outline::draw(grammar, &mut rng).map(|outline| outline.text(grammar, &mut rng)).unwrap_or_default()
 }
 
-/// The corpus of a seed: whole stories of `split`, separated by blank lines, until there are `bytes` bytes. Empty if `bytes` is 0.
+/// The corpus of a seed: whole stories of `split`, separated by blank lines, until there are `bytes` bytes. Empty if
+/// `bytes` is 0.
 ///
 /// A longer corpus of the same seed and split begins with the same stories.
 #[must_use]

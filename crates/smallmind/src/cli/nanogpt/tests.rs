@@ -71,10 +71,10 @@ fn its_command_line_is_understood() {
 }
 
 /// Every setting of nanoGPT's `train.py`.
-const OF_TRAIN: &str = "out_dir eval_interval log_interval eval_iters eval_only always_save_checkpoint init_from wandb_log \
-    wandb_project wandb_run_name dataset gradient_accumulation_steps batch_size block_size n_layer n_head n_embd dropout bias \
-    learning_rate max_iters weight_decay beta1 beta2 grad_clip decay_lr warmup_iters lr_decay_iters min_lr backend device \
-    dtype compile";
+const OF_TRAIN: &str = "out_dir eval_interval log_interval eval_iters eval_only always_save_checkpoint init_from \
+    wandb_log wandb_project wandb_run_name dataset gradient_accumulation_steps batch_size block_size n_layer n_head \
+    n_embd dropout bias learning_rate max_iters weight_decay beta1 beta2 grad_clip decay_lr warmup_iters \
+    lr_decay_iters min_lr backend device dtype compile";
 
 #[test]
 fn each_name_is_known_and_named_in_a_file() {
