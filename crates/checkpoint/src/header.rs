@@ -10,7 +10,7 @@
 //! of dimensions that overflows even when a zero stands among them, and sizes over the limits below. The limits bound
 //! the memory that the parser takes beside the header's bytes to less than 64 MiB.
 //!
-//! This module knows the JSON and the layout, not files: those stand in [`TensorFile`](crate::TensorFile).
+//! Not here: files, which [`TensorFile`](crate::TensorFile) reads.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -56,7 +56,7 @@ pub struct ValidCheckpoint {
 }
 
 impl Rolling {
-    /// The checkpoints in `dir` whose names begin with `prefix` (`"step-"`), of which the newest `keep` are kept.
+    /// The checkpoints in `dir` whose names begin with `prefix` (`"step-"`). Publishing keeps the newest `keep`.
     ///
     /// Nothing is read or created yet. With `keep` = 1 a damaged checkpoint has no predecessor to fall back to.
     pub fn new(dir: impl AsRef<Path>, prefix: &str, keep: NonZeroUsize) -> Self {

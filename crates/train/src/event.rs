@@ -29,7 +29,7 @@ pub enum Event {
         /// The folder of the checkpoint.
         path: PathBuf,
     },
-    /// Something is not as it should be, but the training goes on.
+    /// A problem that does not stop the training.
     Warning {
         /// The message.
         message: String,

@@ -2,8 +2,8 @@
 //!
 //! # A run and its continuation
 //!
-//! A training is told what to do by overlays of settings, prepares its text in the folder of its run, and tells what
-//! happens as [`Event`]s. The folder is at every moment one that can be gone on with.
+//! A training takes its settings from overlays, prepares its text in the folder of its run, and reports its progress as
+//! [`Event`]s. The run can be resumed at any moment.
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;
@@ -22,7 +22,7 @@
 //! let overlays = model.iter().chain(&course).map(|text| Overlay::assignment(text)).collect::<Result<Vec<_>, _>>()?;
 //! let config = TrainConfig::with_overlays(Some("quickstart"), &overlays)?;
 //!
-//! // The folder is this training's alone from here on. The built-in stories need no file.
+//! // From here on the folder is locked for this training. The built-in stories need no file.
 //! let dir = RunDir::claim(&run, Existing::Refuse)?;
 //! let prepared = prepare(&dir.staging(), &config, Source::Stories { seed: 1337, bytes: 60_000 }, &mut |_| {})?;
 //! let mut trainer = Trainer::create(dir, config, prepared, 2, IsaKind::best())?;
@@ -63,10 +63,10 @@
 //! | the folder of a run and its lock | [`RunDir`] |
 //! | the loop around it, checkpoints, logs | [`Trainer`] |
 //! | the loss of a model over a whole text | [`evaluate_text`] |
-//! | the course of the learning rate | [`schedule`](mod@schedule) |
+//! | schedules of the learning rate | [`schedule`](mod@schedule) |
 //!
 //! Batches, dropout masks and samples are functions of the seed and the step, so a checkpoint holds no random state;
-//! results are the same bit for bit for any number of threads, and across a stop and a continuation.
+//! results are the same bit for bit for any number of threads, and across a stop and a resume.
 
 mod batches;
 pub mod config;

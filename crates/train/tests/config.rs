@@ -154,7 +154,7 @@ fn accumulation_is_tokens() {
     }
 }
 
-/// The error of settings that are refused, of whom it is known that it is the user's.
+/// The error of settings that are refused; its class is always `Usage`.
 fn refused(assignments: &[&str]) -> TrainError {
     let overlays: Result<Vec<_>, _> = assignments.iter().map(|text| Overlay::assignment(text)).collect();
     let error = match overlays.and_then(|overlays| TrainConfig::with_overlays(None, &overlays)) {

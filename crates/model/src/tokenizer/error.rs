@@ -1,4 +1,4 @@
-//! What can go wrong with a vocabulary or a text.
+//! Errors of vocabularies and of encoding.
 
 use std::path::PathBuf;
 
@@ -115,8 +115,7 @@ pub enum TokenizerError {
 }
 
 impl TokenizerError {
-    /// The kind of the error: a file is bad, but for a vocabulary's size, which is asked for, and a file that can't be
-    /// written.
+    /// The kind of the error. Most mean a bad file; the size of a vocabulary is asked for, and writing may fail.
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::VocabularySize { .. } => ErrorClass::Usage,

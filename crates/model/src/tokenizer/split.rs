@@ -21,19 +21,19 @@ const NEWLINE_WORDS: [&str; 2] = [
 /// enough that what the library keeps for each byte of a piece stays in cache.
 const PIECE_BYTES: usize = 32 << 10;
 
-/// How a text becomes words.
+/// How a text is split into words.
 #[derive(Debug)]
 pub(super) enum Splitter {
     /// Each character is a token.
     Characters,
     /// Matches of a regular expression and what lies between them, their bytes spelled as characters.
     Words(Box<SysRegex>),
-    /// As the library's pre-tokenizer says.
+    /// The library's pre-tokenizer.
     Library,
 }
 
 impl Splitter {
-    /// The fastest way that gives what the file asks for.
+    /// The fastest splitter with the results that the file asks for.
     pub fn new(file: &TokenizerFile<BpeEntry>) -> Result<Self, TokenizerError> {
         if is_character_vocabulary(file) {
             return Ok(Self::Characters);

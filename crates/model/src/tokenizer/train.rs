@@ -27,7 +27,7 @@ use super::file::{AddedEntry, BpeEntry, MAX_TOKENS, Part, TokenizerFile};
 use super::split::{GPT2_WORDS, each_word};
 use super::table::byte_character;
 
-/// The token between documents, and before the first word of a text that is made up from nothing.
+/// The token between documents, which also begins a text without a prompt.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// Longer words are counted in parts of this many bytes: every merge rewrites the words that it occurs in, and one word
@@ -91,7 +91,7 @@ pub(super) fn train<S: AsRef<str>>(
     Ok(file(merges))
 }
 
-/// What the training found.
+/// The result of the training.
 struct Learned {
     /// By id.
     tokens: Vec<String>,

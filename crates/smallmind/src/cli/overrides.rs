@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn slips_are_named() {
+    fn mistakes_are_named() {
         for (line, near) in [
             ("smallmind train --n_layers=4", "--n_layer"),
             ("smallmind train --outt=x", "--out"),

@@ -199,7 +199,7 @@ fn pronoun(word: &str) -> Option<Gender> {
 mod tests {
     use super::*;
 
-    /// The inconsistencies of a story that goes on like this.
+    /// The inconsistencies of a story that continues with `text`.
     fn after(text: &str) -> Vec<String> {
         let begin = "Once there was a kind fox named Lily. She had a red ball from Mom.";
         assert_eq!(inconsistencies(begin), []);
