@@ -1,12 +1,13 @@
 //! Files and folders that appear whole or not at all.
 //!
 //! ```text
-//! file:    write .tmp-new-NAME…, sync it                              ─► rename to NAME           ─► sync the parent
-//! folder:  write its files, sync each, manifest last, sync the folder ─► [NAME to .tmp-old-NAME…] ─► rename ─► sync the parent
+//! file:    write and sync .tmp-new-NAME…            ─► rename to NAME ─► sync the parent
+//! folder:  write and sync its files, manifest last  ─► sync the folder ─► [NAME to .tmp-old-NAME…]
+//!          ─► rename to NAME ─► sync the parent
 //! ```
 //!
-//! A process killed in between leaves names that start with `.tmp-`; [`clean_stale`] removes them, and puts an old folder
-//! back where its successor had not taken its place yet. One process at a time may write into a folder.
+//! A process killed in between leaves names that start with `.tmp-`; [`clean_stale`] removes them, and puts an old
+//! folder back where its successor had not taken its place yet. One process at a time may write into a folder.
 
 use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
@@ -17,10 +18,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sha2::{Digest, Sha256};
 
 use crate::error::{CheckpointError, WriteFault};
+use crate::file_system::{Disk, FileSystem, SystemFile};
 use crate::manifest::{FileRecord, MANIFEST_FILE, Manifest, hex, is_plain_name};
-use crate::storage::{Disk, Storage, StorageFile};
 
-/// What temporary names begin with.
+/// Beginning of temporary names.
 const TEMPORARY: &str = ".tmp-";
 /// A file or folder being written.
 const NEW: &str = ".tmp-new-";
@@ -29,13 +30,13 @@ const OLD: &str = ".tmp-old-";
 /// A folder being removed.
 const REMOVED: &str = ".tmp-del-";
 
-/// Bytes gathered before they go to the system; larger writes pass by.
+/// Bytes of the write buffer; larger writes bypass it.
 const BUFFER: usize = 64 << 10;
 
 /// Writes a file that appears under its name complete and synced, or not at all.
 ///
-/// A file that was there before stays as it was until then, and for good when anything fails. A symbolic link of that name
-/// is replaced, not followed.
+/// An earlier file of that name is unchanged until then, and if anything fails. A symbolic link of that name is
+/// replaced, not followed.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -52,28 +53,28 @@ pub fn write_file_atomic(
     write_file_atomic_on(&Disk, path.as_ref(), write)
 }
 
-/// [`write_file_atomic`] on a [`Storage`] of choice.
+/// [`write_file_atomic`] on a [`FileSystem`] of choice.
 pub fn write_file_atomic_on(
-    storage: &dyn Storage,
+    file_system: &dyn FileSystem,
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), CheckpointError> {
-    let mut file = PendingFile::create_on(storage, path)?;
+    let mut file = PendingFile::create_on(file_system, path)?;
     file.fill(write)?;
     file.publish(Earlier::Replace)
 }
 
-/// A file that will appear under its name with [`publish`](Self::publish); dropped before, it leaves nothing.
+/// A file that appears under its name with [`publish`](Self::publish). If it is dropped before, it leaves nothing.
 pub struct PendingFile<'a> {
-    storage: &'a dyn Storage,
+    file_system: &'a dyn FileSystem,
     path: PathBuf,
     parent: PathBuf,
     staging: PathBuf,
-    file: Option<Box<dyn StorageFile>>,
+    file: Option<Box<dyn SystemFile>>,
     published: bool,
 }
 
-/// What becomes of a file that is there when another is published under its name.
+/// What happens to an existing file of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Earlier {
     /// It is replaced; the new file has its permissions.
@@ -93,15 +94,15 @@ impl PendingFile<'static> {
 }
 
 impl<'a> PendingFile<'a> {
-    /// [`create`](PendingFile::create) on a [`Storage`] of choice.
+    /// [`create`](PendingFile::create) on a [`FileSystem`] of choice.
     ///
     /// # Errors
     /// As [`create`](PendingFile::create).
-    pub fn create_on(storage: &'a dyn Storage, path: &Path) -> Result<Self, CheckpointError> {
+    pub fn create_on(file_system: &'a dyn FileSystem, path: &Path) -> Result<Self, CheckpointError> {
         let (parent, name) = split(path)?;
-        let (staging, file) = create_unique(|| temporary(&parent, NEW, name), |path| storage.create_file(path))
+        let (staging, file) = create_unique(|| temporary(&parent, NEW, name), |path| file_system.create_file(path))
             .map_err(CheckpointError::io(path, "create a temporary file in its folder"))?;
-        Ok(Self { storage, path: path.to_path_buf(), parent, staging, file: Some(file), published: false })
+        Ok(Self { file_system, path: path.to_path_buf(), parent, staging, file: Some(file), published: false })
     }
 
     /// Writes the content and syncs it, once.
@@ -116,31 +117,31 @@ impl<'a> PendingFile<'a> {
     /// Moves the file to its name.
     ///
     /// # Errors
-    /// A disk that refuses; a file of that name that is to stay. What was there under the name is there then.
+    /// A failing disk; an existing file that is to be kept. The existing file is unchanged.
     pub fn publish(mut self, earlier: Earlier) -> Result<(), CheckpointError> {
         let moved = match earlier {
             Earlier::Replace => {
                 if let Ok(there) = self.path.symlink_metadata()
                     && there.is_file()
                 {
-                    // Not worth an error: the content is what matters.
+                    // No error: the permissions matter less than the content.
                     let _ = std::fs::set_permissions(&self.staging, there.permissions());
                 }
-                self.storage.rename(&self.staging, &self.path)
+                self.file_system.rename(&self.staging, &self.path)
             }
-            Earlier::Keep => self.storage.rename_new(&self.staging, &self.path),
+            Earlier::Keep => self.file_system.rename_new(&self.staging, &self.path),
         };
         moved.map_err(CheckpointError::io(&self.path, "move the new content to"))?;
         self.published = true;
-        self.storage.sync_folder(&self.parent).map_err(CheckpointError::io(&self.parent, "sync the folder"))
+        self.file_system.sync_folder(&self.parent).map_err(CheckpointError::io(&self.parent, "sync the folder"))
     }
 }
 
 impl Drop for PendingFile<'_> {
     fn drop(&mut self) {
         if !self.published {
-            // An error that led here matters more than a file left over, which `clean_stale` removes.
-            let _ = self.storage.remove_file(&self.staging);
+            // Errors are ignored: `clean_stale` removes the file later.
+            let _ = self.file_system.remove_file(&self.staging);
         }
     }
 }
@@ -151,9 +152,9 @@ impl std::fmt::Debug for PendingFile<'_> {
     }
 }
 
-/// A folder in the making, which appears under its name with [`publish`](Self::publish) and vanishes when it is dropped.
+/// A folder that appears under its name with [`publish`](Self::publish). If it is dropped before, it leaves nothing.
 pub struct AtomicFolder {
-    storage: Arc<dyn Storage>,
+    file_system: Arc<dyn FileSystem>,
     target: PathBuf,
     parent: PathBuf,
     staging: PathBuf,
@@ -167,7 +168,7 @@ enum State {
     Whole,
     /// A file could not be written.
     Broken,
-    /// Under its name.
+    /// The folder is under its name.
     Published,
 }
 
@@ -177,13 +178,13 @@ impl AtomicFolder {
         Self::create_on(Arc::new(Disk), target.as_ref())
     }
 
-    /// [`create`](Self::create) on a [`Storage`] of choice.
-    pub fn create_on(storage: Arc<dyn Storage>, target: &Path) -> Result<Self, CheckpointError> {
+    /// [`create`](Self::create) on a [`FileSystem`] of choice.
+    pub fn create_on(file_system: Arc<dyn FileSystem>, target: &Path) -> Result<Self, CheckpointError> {
         let (parent, name) = split(target)?;
-        let (staging, ()) = create_unique(|| temporary(&parent, NEW, name), |path| storage.create_folder(path))
+        let (staging, ()) = create_unique(|| temporary(&parent, NEW, name), |path| file_system.create_folder(path))
             .map_err(CheckpointError::io(target, "create a temporary folder beside it"))?;
         let target = target.to_path_buf();
-        Ok(Self { storage, target, parent, staging, manifest: Manifest::default(), state: State::Whole })
+        Ok(Self { file_system, target, parent, staging, manifest: Manifest::default(), state: State::Whole })
     }
 
     /// Adds a file, written and synced when this returns.
@@ -211,9 +212,9 @@ impl AtomicFolder {
         Ok(())
     }
 
-    /// Moves the folder to its name, replacing the folder that was there before, and answers what it holds.
+    /// Moves the folder to its name in place of an earlier one; returns its manifest.
     ///
-    /// After an error the earlier folder is under its name, or the new one is, each complete.
+    /// After an error either the earlier folder or the new one is under the name, complete.
     pub fn publish(mut self) -> Result<Manifest, CheckpointError> {
         if self.state == State::Broken {
             let error = io::Error::other("an earlier write into it failed");
@@ -221,21 +222,21 @@ impl AtomicFolder {
         }
         let text = self.manifest.to_text();
         self.write_synced(MANIFEST_FILE, |out| out.write_all(text.as_bytes()))?;
-        self.storage.sync_folder(&self.staging).map_err(CheckpointError::io(&self.staging, "sync the folder"))?;
+        self.file_system.sync_folder(&self.staging).map_err(CheckpointError::io(&self.staging, "sync the folder"))?;
 
         let replaced = if self.target.symlink_metadata().is_ok() { Some(self.set_old_aside()?) } else { None };
-        if let Err(error) = self.storage.rename(&self.staging, &self.target) {
+        if let Err(error) = self.file_system.rename(&self.staging, &self.target) {
             if let Some(old) = &replaced {
                 // If this fails too, `clean_stale` puts it back later.
-                let _ = self.storage.rename(old, &self.target);
+                let _ = self.file_system.rename(old, &self.target);
             }
             return Err(CheckpointError::io(&self.target, "move the new folder to")(error));
         }
         self.state = State::Published;
-        self.storage.sync_folder(&self.parent).map_err(CheckpointError::io(&self.parent, "sync the folder"))?;
+        self.file_system.sync_folder(&self.parent).map_err(CheckpointError::io(&self.parent, "sync the folder"))?;
         if let Some(old) = replaced {
-            // The new folder is in place: what is left of the old one is `clean_stale`'s.
-            let _ = self.storage.remove_folder(&old);
+            // The new folder is published; `clean_stale` removes what is left of the old one.
+            let _ = self.file_system.remove_folder(&old);
         }
         Ok(std::mem::take(&mut self.manifest))
     }
@@ -244,7 +245,7 @@ impl AtomicFolder {
         let (_, name) = split(&self.target)?;
         let (old, ()) = create_unique(
             || temporary(&self.parent, OLD, name),
-            |path| rename_free(&*self.storage, &self.target, path),
+            |path| rename_free(&*self.file_system, &self.target, path),
         )
         .map_err(CheckpointError::io(&self.target, "set the earlier folder aside"))?;
         Ok(old)
@@ -257,7 +258,7 @@ impl AtomicFolder {
     ) -> Result<FileRecord, CheckpointError> {
         // Errors show the name under which the file was to appear.
         let shown = self.target.join(name);
-        let file = self.storage.create_file(&self.staging.join(name));
+        let file = self.file_system.create_file(&self.staging.join(name));
         file.and_then(|file| fill(file, write)).map_err(CheckpointError::io(&shown, "write"))
     }
 }
@@ -265,7 +266,7 @@ impl AtomicFolder {
 impl Drop for AtomicFolder {
     fn drop(&mut self) {
         if self.state != State::Published {
-            let _ = self.storage.remove_folder(&self.staging);
+            let _ = self.file_system.remove_folder(&self.staging);
         }
     }
 }
@@ -278,8 +279,8 @@ impl std::fmt::Debug for AtomicFolder {
 
 /// Removes what a killed process left in `dir`: names that start with `.tmp-new-`, `.tmp-old-` or `.tmp-del-`.
 ///
-/// A folder that had been set aside, and whose successor is not there, is put back. Answers what was removed or put back.
-/// To be called by the one process that writes into `dir`, before it writes.
+/// A folder that was set aside, and whose successor does not exist, is put back. Returns the names that were removed or
+/// put back. Only the process that writes into `dir` may call this, before it writes.
 pub fn clean_stale(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>, CheckpointError> {
     let dir = dir.as_ref();
     let mut cleaned = Vec::new();
@@ -310,19 +311,20 @@ pub fn clean_stale(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>, CheckpointErro
     Ok(cleaned)
 }
 
-/// Removes a folder such that no half of it is ever seen under its name.
-pub(crate) fn remove_folder(storage: &dyn Storage, path: &Path) -> Result<(), CheckpointError> {
+/// Removes a folder so that it is never seen incomplete under its name.
+pub(crate) fn remove_folder(file_system: &dyn FileSystem, path: &Path) -> Result<(), CheckpointError> {
     let (parent, name) = split(path)?;
-    let (doomed, ()) = create_unique(|| temporary(&parent, REMOVED, name), |doomed| rename_free(storage, path, doomed))
-        .map_err(CheckpointError::io(path, "remove"))?;
-    storage.remove_folder(&doomed).map_err(CheckpointError::io(path, "remove"))
+    let (doomed, ()) =
+        create_unique(|| temporary(&parent, REMOVED, name), |doomed| rename_free(file_system, path, doomed))
+            .map_err(CheckpointError::io(path, "remove"))?;
+    file_system.remove_folder(&doomed).map_err(CheckpointError::io(path, "remove"))
 }
 
 /// Hands a buffered, hashing writer to `write`, then syncs the file.
-fn fill(file: Box<dyn StorageFile>, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<FileRecord> {
+fn fill(file: Box<dyn SystemFile>, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<FileRecord> {
     let mut out = BufWriter::with_capacity(BUFFER, Hashed { file, hasher: Sha256::new(), bytes: 0 });
     let written = write(&mut out);
-    // Taken apart either way, so that a failed file is not flushed again when it is dropped.
+    // Unwrapped in any case, so that a failed file is not flushed again on drop.
     let flushed = written.and_then(|()| out.flush());
     let (mut hashed, _) = out.into_parts();
     flushed?;
@@ -332,7 +334,7 @@ fn fill(file: Box<dyn StorageFile>, write: impl FnOnce(&mut dyn Write) -> io::Re
 
 /// Counts and hashes what passes to a file.
 struct Hashed {
-    file: Box<dyn StorageFile>,
+    file: Box<dyn SystemFile>,
     hasher: Sha256,
     bytes: u64,
 }
@@ -369,7 +371,7 @@ fn temporary(parent: &Path, kind: &str, name: &OsStr) -> PathBuf {
     parent.join(temporary)
 }
 
-/// Whether a process may be running: true where the system doesn't show processes.
+/// Whether a process may be running; true if the system doesn't show processes.
 fn is_running(process: u32) -> bool {
     let processes = Path::new("/proc");
     !processes.join("self").exists() || processes.join(process.to_string()).exists()
@@ -380,7 +382,7 @@ fn parse_temporary(name: &str) -> Option<(&'static str, u32, &str)> {
     let kind = [NEW, OLD, REMOVED].into_iter().find(|kind| name.starts_with(kind))?;
     let (unique, original) = name[kind.len()..].split_once('-')?;
     let (process, count) = unique.split_once('.')?;
-    // A number that is none of a process's is that of one that has ended.
+    // A number that can't be a process id counts as a process that has ended.
     let id = process.parse().unwrap_or(u32::MAX);
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     (digits(process) && digits(count) && is_plain_name(original)).then_some((kind, id, original))
@@ -398,10 +400,10 @@ fn create_unique<T>(name: impl Fn() -> PathBuf, create: impl Fn(&Path) -> io::Re
     }
 }
 
-/// Renames a folder to a name that must be free; `AlreadyExists` where it is not.
-fn rename_free(storage: &dyn Storage, from: &Path, to: &Path) -> io::Result<()> {
+/// Renames a folder to a name that must be free; else `AlreadyExists`.
+fn rename_free(file_system: &dyn FileSystem, from: &Path, to: &Path) -> io::Result<()> {
     if to.symlink_metadata().is_ok() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
-    storage.rename(from, to)
+    file_system.rename(from, to)
 }

@@ -1,7 +1,7 @@
 //! Stored elements to `f32` and back, a chunk at a time.
 //!
-//! Files are little endian. Conversions to `f32` are exact for `F16` and `BF16` and round to nearest for `F64`; those from
-//! `f32` round to nearest, ties to even.
+//! Files are little endian. Conversions to `f32` are exact for `F16` and `BF16` and round to nearest for `F64`; those
+//! from `f32` round to nearest, ties to even.
 
 use half::bf16;
 use half::f16;
@@ -90,7 +90,8 @@ fn native_u16(buffer: &mut [u64], n: usize) -> &mut [u16] {
 /// The index of the first element that is NaN or infinite.
 pub(crate) fn first_non_finite(values: &[f32]) -> Option<usize> {
     for (chunk, part) in values.chunks(CHUNK).enumerate() {
-        // Without an early exit the loop over the chunk vectorises; the exact place is looked for only where there is one.
+        // Without an early exit the loop over the chunk vectorises; the exact place is looked for only where there is
+        // one.
         let all_finite = part.iter().fold(true, |finite, value| finite & value.is_finite());
         if !all_finite {
             return part.iter().position(|value| !value.is_finite()).map(|at| chunk * CHUNK + at);

@@ -1,8 +1,8 @@
 //! What can be wrong with a file, as values.
 //!
-//! Every message says which file, where in it (tensor, field, byte), why that is refused, and what to do. The path stands
-//! in [`CheckpointError`]; the `…Fault` enums beside it hold the reason. Text that comes out of a file is quoted and
-//! shortened before it is shown, so that a hostile file can neither flood nor steer a terminal.
+//! Every message says which file, where in it (tensor, field, byte), why that is refused, and what to do. The path
+//! stands in [`CheckpointError`]; the `…Fault` enums beside it hold the reason. Text that comes out of a file is quoted
+//! and shortened before it is shown, so that a hostile file can neither flood nor steer a terminal.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -140,7 +140,10 @@ pub enum HeaderFault {
     #[error("a string of more than {limit} bytes", limit = crate::MAX_STRING_BYTES)]
     LongString,
     /// More than [`MAX_TENSORS`](crate::MAX_TENSORS) tensors.
-    #[error("more than {limit} tensors; no model has as many, the file is not to be trusted", limit = crate::MAX_TENSORS)]
+    #[error(
+        "more than {limit} tensors; no model has as many, the file is not to be trusted",
+        limit = crate::MAX_TENSORS
+    )]
     TooManyTensors,
     /// A tensor without a name.
     #[error("a tensor with an empty name")]
@@ -155,7 +158,10 @@ pub enum HeaderFault {
     #[error("metadata key {} stands in the header twice", quote(.0))]
     DuplicateMetadata(String),
     /// Metadata over [`MAX_METADATA_BYTES`](crate::MAX_METADATA_BYTES), or too many keys.
-    #[error("more than {limit} bytes or {keys} keys of metadata", limit = crate::MAX_METADATA_BYTES, keys = crate::MAX_TENSORS)]
+    #[error(
+        "more than {limit} bytes or {keys} keys of metadata",
+        limit = crate::MAX_METADATA_BYTES, keys = crate::MAX_TENSORS
+    )]
     LongMetadata,
     /// A field of a tensor twice.
     #[error("tensor {}: field `{field}` stands twice", quote(tensor))]

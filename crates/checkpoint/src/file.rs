@@ -11,34 +11,34 @@ use crate::header::{Header, LENGTH_BYTES, MAX_HEADER_BYTES, parse_header};
 use crate::positioned::PositionedFile;
 use crate::{Dtype, did_you_mean};
 
-/// A tensor as it stands in a file.
+/// A tensor in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Its name, never empty.
+    /// Name, never empty.
     pub name: String,
-    /// The type of its elements.
+    /// Type of the elements.
     pub dtype: Dtype,
-    /// Its dimensions, the slowest first; empty for a scalar.
+    /// Dimensions, the slowest first; empty for a scalar.
     pub shape: Vec<usize>,
-    /// Where its data begins, in bytes from the start of the file.
+    /// Position of the data in the file, in bytes.
     pub offset: u64,
-    /// Bytes of its data.
+    /// Bytes of data.
     pub bytes: u64,
 }
 
 impl TensorInfo {
     /// The product of the dimensions.
     pub fn elements(&self) -> usize {
-        // The header check has bounded `bytes` by the file, so the quotient is a count that a file can hold; on a machine
-        // where it does not fit `usize`, no buffer can be handed over for it either.
+        // The header check has bounded `bytes` by the file, so the quotient is a count that a file can hold; on a
+        // machine where it does not fit `usize`, no buffer can be handed over for it either.
         usize::try_from(self.bytes / self.dtype.size() as u64).unwrap_or(usize::MAX)
     }
 }
 
 /// A safetensors file whose header has been checked in full.
 ///
-/// Data is read on demand at the tensor's place, by any number of threads at once; nothing is mapped or kept. A file that
-/// is cut short while it is open gives [`TensorFault::CutShort`].
+/// Data is read on demand at the tensor's place, by any number of threads at once; nothing is mapped or kept. A file
+/// that is cut short while it is open gives [`TensorFault::CutShort`].
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
@@ -50,7 +50,7 @@ impl TensorFile {
     /// Opens a file and checks its header against its size.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
-        // Looked at before it is opened: opening a pipe would wait for somebody to write into it.
+        // Checked before it is opened, as opening a pipe would wait.
         let kind = fs::metadata(path).map_err(CheckpointError::io(path, "open"))?;
         if !kind.is_file() {
             let what = "not a file; name a .safetensors file";
@@ -75,7 +75,7 @@ impl TensorFile {
         self.header.tensors.iter()
     }
 
-    /// The metadata; empty where the file has none.
+    /// The metadata; empty if the file has none.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.header.metadata
     }
@@ -108,7 +108,8 @@ impl TensorFile {
 
     /// Reads a floating-point tensor into `out`, row-major, converted to `f32`.
     ///
-    /// `out` has as many elements as the tensor. `F32` is read in place; `F16` and `BF16` convert exactly, `F64` rounds.
+    /// `out` has as many elements as the tensor. `F32` is read in place; `F16` and `BF16` convert exactly, `F64`
+    /// rounds.
     pub fn read_f32(&self, name: &str, out: &mut [f32]) -> Result<(), CheckpointError> {
         let info = self.info(name)?;
         if !info.dtype.is_float() {
@@ -129,7 +130,7 @@ impl TensorFile {
         Ok(())
     }
 
-    /// As [`read_f32`](Self::read_f32), and refuses a tensor that holds NaN or an infinity, naming the first.
+    /// As [`read_f32`](Self::read_f32); refuses NaN and infinities, and names the first.
     pub fn read_finite_f32(&self, name: &str, out: &mut [f32]) -> Result<(), CheckpointError> {
         self.read_f32(name, out)?;
         match first_non_finite(out) {
@@ -217,7 +218,7 @@ fn read_header(path: &Path, file: &PositionedFile, len: u64) -> Result<Vec<u8>, 
     Ok(json)
 }
 
-/// What a file that is no safetensors file most likely is, by its first bytes.
+/// A guess, by the first bytes, what a file is that is no safetensors file.
 fn other_format(start: &[u8]) -> Option<&'static str> {
     const KNOWN: [(&[u8], &str); 7] = [
         (b"GGUF", "a GGUF file"),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::Weights;
+use crate::WeightFiles;
 use crate::error::{CheckpointError, JsonFault};
 use crate::json::read_json;
 
@@ -28,13 +28,13 @@ pub struct ModelFolder {
     config: Value,
     generation_config: Option<Value>,
     tokenizer: Option<PathBuf>,
-    weights: Weights,
+    weights: WeightFiles,
 }
 
 impl ModelFolder {
     /// Opens a folder that holds `config.json` and either `model.safetensors` or `model.safetensors.index.json`.
     ///
-    /// Where both kinds of weights lie in the folder, the single file is taken, as other tools do.
+    /// If there are both kinds of weights, the single file is taken, as other tools do.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let dir = dir.as_ref();
         let missing = |path: PathBuf, what| Err(CheckpointError::Missing { path, what });
@@ -56,9 +56,9 @@ impl ModelFolder {
 
         let (single, index) = (dir.join(WEIGHTS_FILE), dir.join(INDEX_FILE));
         let weights = if single.is_file() {
-            Weights::open_file(single)?
+            WeightFiles::open_file(single)?
         } else if index.is_file() {
-            Weights::open_index(index)?
+            WeightFiles::open_index(index)?
         } else if dir.join("pytorch_model.bin").is_file() {
             return missing(single, "not there, only pytorch_model.bin, which is not read; convert it to safetensors");
         } else {
@@ -72,23 +72,23 @@ impl ModelFolder {
         &self.dir
     }
 
-    /// What `config.json` holds: always an object.
+    /// The content of `config.json`, an object.
     pub fn config(&self) -> &Value {
         &self.config
     }
 
-    /// What `generation_config.json` holds, if it is there: always an object.
+    /// The content of `generation_config.json`, an object, if there is one.
     pub fn generation_config(&self) -> Option<&Value> {
         self.generation_config.as_ref()
     }
 
-    /// Where `tokenizer.json` is, if it is there.
+    /// The path of `tokenizer.json`, if there is one.
     pub fn tokenizer(&self) -> Option<&Path> {
         self.tokenizer.as_deref()
     }
 
     /// The weights.
-    pub fn weights(&self) -> &Weights {
+    pub fn weights(&self) -> &WeightFiles {
         &self.weights
     }
 }

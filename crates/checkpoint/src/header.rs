@@ -5,12 +5,12 @@
 //! {"__metadata__": {"format": "pt"}, "wte.weight": {"dtype": "F32", "shape": [8, 4], "data_offsets": [0, 128]}, …}
 //! ```
 //!
-//! Offsets count from the end of the JSON. The format asks that they cover the data without hole or overlap. Beyond that this
-//! reader refuses what makes a file ambiguous or expensive: a name or a key twice, an empty name, a product of dimensions
-//! that overflows even when a zero stands among them, and sizes over the limits below. The limits bound the memory that the
-//! parser takes beside the header's bytes to less than 64 MiB.
+//! Offsets count from the end of the JSON. The format asks that they cover the data without hole or overlap. Beyond
+//! that this reader refuses what makes a file ambiguous or expensive: a name or a key twice, an empty name, a product
+//! of dimensions that overflows even when a zero stands among them, and sizes over the limits below. The limits bound
+//! the memory that the parser takes beside the header's bytes to less than 64 MiB.
 //!
-//! This module knows the JSON and the layout, not files: those stand in [`TensorFile`](crate::TensorFile).
+//! Not here: files, which [`TensorFile`](crate::TensorFile) reads.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -52,7 +52,8 @@ pub fn read_json(path: impl AsRef<Path>) -> Result<Value, CheckpointError> {
     parse_json(path, &text)
 }
 
-/// Parses JSON text in which no object has a key twice; a byte-order mark before it is skipped. `path` only names it in errors.
+/// Parses JSON text in which no object has a key twice; a byte-order mark before it is skipped. `path` only names it in
+/// errors.
 pub fn parse_json(path: &Path, bytes: &[u8]) -> Result<Value, CheckpointError> {
     let text = without_byte_order_mark(bytes);
     if let Err(error) = std::str::from_utf8(text) {

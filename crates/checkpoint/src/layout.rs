@@ -14,7 +14,8 @@ pub(crate) struct Placed {
     pub end: u64,
 }
 
-/// Checks that the tensors cover `data_bytes` bytes from `data_start` on end to end, and answers them in the order of names.
+/// Checks that the tensors cover the `data_bytes` bytes from `data_start` on without gap or overlap; returns them
+/// sorted by name.
 pub(crate) fn check_layout(
     path: &Path,
     placed: BTreeMap<String, Placed>,

@@ -1,12 +1,14 @@
 //! Files of named tensors, read strictly and written so that a crash can't lose them.
 //!
-//! A model file comes from elsewhere and may be damaged or hostile; a checkpoint is written by a process that may be killed
-//! at any moment. This crate is for both. It knows names, types, shapes and bytes, not what a model does with them.
+//! A model file comes from elsewhere and may be damaged or hostile; a checkpoint is written by a process that may be
+//! killed at any moment. This crate is for both. It knows names, types, shapes and bytes, not what a model does with
+//! them.
 //!
 //! # A tour
 //!
-//! **Publish checkpoints.** [`Rolling`] keeps the newest few. Each is a folder that is built under a temporary name, synced and
-//! renamed, with a manifest of sizes and checksums. [`TensorWriter`] borrows the weights and streams them out.
+//! **Publish checkpoints.** [`Rolling`] keeps the newest few. Each is a folder that is built under a temporary name,
+//! synced and renamed, with a manifest of sizes and checksums. [`TensorWriter`] borrows the weights and streams them
+//! out.
 //!
 //! ```
 //! use std::num::NonZeroUsize;
@@ -74,12 +76,12 @@
 //!
 //! # What it holds to
 //!
-//! * Nothing that comes out of a file can make it panic, take over a second, or take more memory than the file's size and
-//!   64 MiB. What is refused is a [`CheckpointError`] that names file, place, reason and remedy.
-//! * Nothing is memory-mapped: data is read at its place, so a file cut short under a reader is an error, not a signal. There is
-//!   no `unsafe` here.
-//! * At every moment of a publication either the earlier content or the new one is whole under its name. Tests fail each
-//!   single system call in turn to show it.
+//! * Nothing that comes out of a file can make it panic, take over a second, or take more memory than the file's size
+//!   and 64 MiB. What is refused is a [`CheckpointError`] that names file, place, reason and remedy.
+//! * Nothing is memory-mapped: data is read at its place, so a file cut short under a reader is an error, not a signal.
+//!   There is no `unsafe` here.
+//! * At every moment of a publication either the earlier content or the new one is whole under its name. Tests fail
+//!   each single system call in turn to show it.
 
 #![forbid(unsafe_code)]
 
@@ -88,6 +90,7 @@ mod convert;
 mod dtype;
 mod error;
 mod file;
+mod file_system;
 mod folder;
 mod header;
 mod json;
@@ -96,16 +99,16 @@ mod manifest;
 mod message;
 mod positioned;
 mod rolling;
-mod storage;
 mod suggest;
 mod text;
-mod weights;
+mod weight_files;
 mod write;
 
 pub use atomic::{AtomicFolder, Earlier, PendingFile, clean_stale, write_file_atomic, write_file_atomic_on};
 pub use dtype::Dtype;
 pub use error::{CheckpointError, DamageFault, HeaderFault, IndexFault, JsonFault, TensorFault, WriteFault};
 pub use file::{TensorFile, TensorInfo};
+pub use file_system::{Disk, FileSystem, SystemFile};
 pub use folder::{CONFIG_FILE, GENERATION_FILE, INDEX_FILE, ModelFolder, TOKENIZER_FILE, WEIGHTS_FILE, read_config};
 pub use header::{
     Header, MAX_HEADER_BYTES, MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_RANK, MAX_STRING_BYTES, MAX_TENSORS, parse_header,
@@ -113,8 +116,7 @@ pub use header::{
 pub use json::{MAX_JSON_BYTES, parse_json, read_json};
 pub use manifest::{FileRecord, MANIFEST_FILE, Manifest, verify_folder};
 pub use rolling::{Latest, Published, Rolling, ValidCheckpoint};
-pub use storage::{Disk, Storage, StorageFile};
 pub use suggest::did_you_mean;
 pub use text::{json_problem, without_byte_order_mark};
-pub use weights::{MAX_SHARDS, Weights};
+pub use weight_files::{MAX_SHARDS, WeightFiles};
 pub use write::{TensorData, TensorWriter};

@@ -24,7 +24,7 @@ const VERSION: u64 = 1;
 /// Digits of a SHA-256.
 const DIGITS: usize = 64;
 
-/// What a published folder holds.
+/// The files of a published folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Manifest {
     /// The files by name, the manifest itself left out.
@@ -34,14 +34,14 @@ pub struct Manifest {
 /// One file of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileRecord {
-    /// Its size.
+    /// Size in bytes.
     pub bytes: u64,
     /// SHA-256 of its content, 64 lower-case hexadecimal digits.
     pub sha256: String,
 }
 
 impl Manifest {
-    /// Reads the manifest of a folder; the files themselves are not looked at.
+    /// Reads the manifest of a folder, without checking the files.
     pub fn read(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = dir.as_ref().join(MANIFEST_FILE);
         let damaged = |fault| CheckpointError::Damaged { path: path.clone(), fault };
@@ -89,9 +89,9 @@ impl Manifest {
     }
 }
 
-/// Checks every file of a folder against its manifest: there, of the right size, of the right content.
+/// Checks that every file of a manifest exists and has its size and content.
 ///
-/// The error names the damaged file. Files that the manifest does not name are not looked at.
+/// The error names the damaged file. Files that the manifest does not name are ignored.
 pub fn verify_folder(dir: impl AsRef<Path>) -> Result<Manifest, CheckpointError> {
     let dir = dir.as_ref();
     let manifest = verify_sizes(dir)?;
@@ -104,7 +104,7 @@ pub fn verify_folder(dir: impl AsRef<Path>) -> Result<Manifest, CheckpointError>
     Ok(manifest)
 }
 
-/// As [`verify_folder`] without reading the files: a few system calls, whatever their size.
+/// As [`verify_folder`], but checks only that the files exist and have their sizes.
 pub(crate) fn verify_sizes(dir: &Path) -> Result<Manifest, CheckpointError> {
     let manifest = Manifest::read(dir)?;
     for (name, record) in &manifest.files {

@@ -1,7 +1,7 @@
 //! Reading a file at an offset, without a shared cursor and without a map.
 //!
-//! A positioned read of a file that has become shorter is an error that can be reported; a read through a memory map is a
-//! signal that ends the process. So nothing in this crate is mapped, and nothing in it is `unsafe`.
+//! A positioned read of a file that has become shorter is an error that can be reported; a read through a memory map is
+//! a signal that ends the process. So nothing in this crate is mapped, and nothing in it is `unsafe`.
 
 use std::fs::File;
 use std::io;

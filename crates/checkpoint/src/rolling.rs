@@ -6,40 +6,41 @@ use std::sync::Arc;
 
 use crate::atomic::{AtomicFolder, clean_stale, remove_folder};
 use crate::error::CheckpointError;
+use crate::file_system::{Disk, FileSystem};
 use crate::manifest::{Manifest, verify_folder, verify_sizes};
-use crate::storage::{Disk, Storage};
 
 /// Digits of a step in a folder's name, so that names sort as steps do.
 const DIGITS: usize = 8;
 
-/// Checkpoints in the folders `PREFIX00000100`, `PREFIX00000200`, … of one folder, the oldest removed as new ones appear.
+/// Checkpoints in the folders `PREFIX00000100`, `PREFIX00000200`, … of one folder, the oldest removed as new ones
+/// appear.
 #[derive(Clone)]
 pub struct Rolling {
     dir: PathBuf,
     prefix: String,
     keep: NonZeroUsize,
-    storage: Arc<dyn Storage>,
+    file_system: Arc<dyn FileSystem>,
 }
 
 /// A checkpoint that was published.
 #[derive(Debug)]
 #[must_use = "`not_removed` tells of old checkpoints that fill the disk"]
 pub struct Published {
-    /// Its folder.
+    /// Folder of the checkpoint.
     pub path: PathBuf,
-    /// What it holds.
+    /// Manifest of the folder.
     pub manifest: Manifest,
-    /// Why an old checkpoint could not be removed. The new one is in place all the same.
+    /// The error if an old checkpoint could not be removed. The new one is published in any case.
     pub not_removed: Option<CheckpointError>,
 }
 
-/// What [`Rolling::latest_valid`] found.
+/// The result of [`Rolling::latest_valid`].
 #[derive(Debug)]
 #[must_use]
 pub struct Latest {
     /// The newest checkpoint that is whole.
     pub checkpoint: Option<ValidCheckpoint>,
-    /// Newer ones that are not, the newest first, with what is wrong: worth a warning.
+    /// Newer checkpoints that are damaged, the newest first, with their errors.
     pub damaged: Vec<(PathBuf, CheckpointError)>,
 }
 
@@ -48,23 +49,23 @@ pub struct Latest {
 pub struct ValidCheckpoint {
     /// The step it was published at.
     pub step: u64,
-    /// Its folder.
+    /// Folder of the checkpoint.
     pub path: PathBuf,
-    /// What it holds.
+    /// Manifest of the folder.
     pub manifest: Manifest,
 }
 
 impl Rolling {
-    /// The checkpoints in `dir` whose names begin with `prefix` (`"step-"`), of which the newest `keep` are kept.
+    /// The checkpoints in `dir` whose names begin with `prefix` (`"step-"`). Publishing keeps the newest `keep`.
     ///
     /// Nothing is read or created yet. With `keep` = 1 a damaged checkpoint has no predecessor to fall back to.
     pub fn new(dir: impl AsRef<Path>, prefix: &str, keep: NonZeroUsize) -> Self {
         Self::on(Arc::new(Disk), dir, prefix, keep)
     }
 
-    /// [`new`](Self::new) on a [`Storage`] of choice.
-    pub fn on(storage: Arc<dyn Storage>, dir: impl AsRef<Path>, prefix: &str, keep: NonZeroUsize) -> Self {
-        Self { dir: dir.as_ref().to_path_buf(), prefix: prefix.to_owned(), keep, storage }
+    /// [`new`](Self::new) on a [`FileSystem`] of choice.
+    pub fn on(file_system: Arc<dyn FileSystem>, dir: impl AsRef<Path>, prefix: &str, keep: NonZeroUsize) -> Self {
+        Self { dir: dir.as_ref().to_path_buf(), prefix: prefix.to_owned(), keep, file_system }
     }
 
     /// The folder that holds the checkpoints.
@@ -72,12 +73,12 @@ impl Rolling {
         &self.dir
     }
 
-    /// Where the checkpoint of a step is or would be.
+    /// The folder of the checkpoint of a step, whether it exists or not.
     pub fn path_of(&self, step: u64) -> PathBuf {
         self.dir.join(format!("{}{step:0DIGITS$}", self.prefix))
     }
 
-    /// The steps of the checkpoints there are, whole or not, ascending; none where the folder does not exist.
+    /// The steps of all checkpoints, whole or not, ascending; empty if the folder does not exist.
     pub fn steps(&self) -> Result<Vec<u64>, CheckpointError> {
         let mut steps = Vec::new();
         let entries = match std::fs::read_dir(&self.dir) {
@@ -98,10 +99,10 @@ impl Rolling {
         Ok(steps)
     }
 
-    /// The newest checkpoint whose every checksum is right, and what is wrong with the newer ones.
+    /// The newest checkpoint whose checksums are all right, and the errors of newer ones.
     ///
-    /// Only reads, so it may run while another process trains. Where there is none but `damaged` is not empty, a run that
-    /// starts anew would give up what may still be saved by hand.
+    /// It only reads, so it may run while another process trains. If there is none but `damaged` is not empty,
+    /// something may still be saved by hand: don't start the run anew.
     pub fn latest_valid(&self) -> Result<Latest, CheckpointError> {
         let mut damaged = Vec::new();
         for step in self.steps()?.into_iter().rev() {
@@ -116,7 +117,7 @@ impl Rolling {
         Ok(Latest { checkpoint: None, damaged })
     }
 
-    /// Removes what a killed process left behind: [`clean_stale`]. To be called once by the process that will publish.
+    /// Removes what a killed process left: [`clean_stale`]. The process that publishes calls it once before.
     pub fn clean(&self) -> Result<Vec<PathBuf>, CheckpointError> {
         if self.dir.is_dir() { clean_stale(&self.dir) } else { Ok(Vec::new()) }
     }
@@ -131,16 +132,16 @@ impl Rolling {
     ) -> Result<Published, CheckpointError> {
         self.ensure_dir()?;
         let path = self.path_of(step);
-        let mut folder = AtomicFolder::create_on(Arc::clone(&self.storage), &path)?;
+        let mut folder = AtomicFolder::create_on(Arc::clone(&self.file_system), &path)?;
         write(&mut folder)?;
         let manifest = folder.publish()?;
         let not_removed = self.prune(step).err();
         Ok(Published { path, manifest, not_removed })
     }
 
-    /// Removes the checkpoint of a step, for one that is damaged or of an abandoned run.
+    /// Removes the checkpoint of a step.
     pub fn remove(&self, step: u64) -> Result<(), CheckpointError> {
-        remove_folder(&*self.storage, &self.path_of(step))
+        remove_folder(&*self.file_system, &self.path_of(step))
     }
 
     fn ensure_dir(&self) -> Result<(), CheckpointError> {
@@ -148,18 +149,18 @@ impl Rolling {
             return Ok(());
         }
         std::fs::create_dir_all(&self.dir).map_err(CheckpointError::io(&self.dir, "create the folder"))?;
-        // The name of the new folder has to survive as well as what is going to be in it.
+        // The folder's name must survive a power cut, as well as its content.
         match self.dir.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => {
-                self.storage.sync_folder(parent).map_err(CheckpointError::io(parent, "sync the folder"))
+                self.file_system.sync_folder(parent).map_err(CheckpointError::io(parent, "sync the folder"))
             }
             _ => Ok(()),
         }
     }
 
-    /// Removes all but the newest checkpoints; one that is visibly not whole does not count as one of them.
+    /// Removes all but the newest checkpoints. Those that are visibly damaged don't count.
     ///
-    /// The checkpoint of step `published` stays in any case.
+    /// The checkpoint of step `published` is kept in any case.
     fn prune(&self, published: u64) -> Result<(), CheckpointError> {
         let mut kept = 0;
         for step in self.steps()?.into_iter().rev() {
@@ -167,7 +168,7 @@ impl Rolling {
             if step == published || kept < self.keep.get() {
                 kept += usize::from(verify_sizes(&path).is_ok());
             } else {
-                remove_folder(&*self.storage, &path)?;
+                remove_folder(&*self.file_system, &path)?;
             }
         }
         Ok(())

@@ -5,8 +5,8 @@ const CANDIDATES: usize = 8192;
 
 /// The candidate that `name` most likely stands for, if any is near enough.
 ///
-/// A candidate that ends with `name`, or the reverse, at a dot wins (`wte.weight` for `transformer.wte.weight`); otherwise
-/// the one at the smallest edit distance, up to a third of the name's length.
+/// A candidate that ends with `name`, or the reverse, at a dot wins (`wte.weight` for `transformer.wte.weight`);
+/// otherwise the one at the smallest edit distance, up to a third of the name's length.
 ///
 /// ```
 /// use smallmind_checkpoint::did_you_mean;

@@ -1,21 +1,21 @@
-//! How text begins, and how what is wrong with it is said.
+//! Byte-order marks, and plain words for errors of JSON.
 
 /// U+FEFF in UTF-8. Editors on Windows put it before a text to mark its encoding; it is no part of the text.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// The bytes of a text without the byte-order mark at their beginning. Every text and every JSON or TOML file that a user gives goes
-/// through here; one mark is left out, and none further on.
+/// The bytes of a text without a byte-order mark at their beginning. Every text, JSON or TOML file of a user goes
+/// through here.
 #[must_use]
 pub fn without_byte_order_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
 }
 
-/// What a parser of JSON says, in plain words: it names the number that it wants by its type in Rust, as `expected u64`.
+/// The message of a JSON parser in plain words, without types of Rust such as `u64`.
 #[must_use]
 pub fn json_problem(error: &serde_json::Error) -> String {
     const EXPECTED: &str = ", expected ";
     let text = error.to_string();
-    // The last one: what stands before it may quote the file.
+    // The last occurrence: text before it may quote the file.
     let Some(at) = text.rfind(EXPECTED) else { return text };
     let (before, wanted) = text.split_at(at + EXPECTED.len());
     let end = wanted.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(wanted.len());

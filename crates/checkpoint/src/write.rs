@@ -2,8 +2,8 @@
 //!
 //! The header is made first, from names, types and shapes alone; then the data streams through one small buffer. So the
 //! weights are never in memory twice, whatever type they are stored as. Tensors lie in the order that the format's own
-//! library uses (widest element first, then by name) and the header is padded with spaces to eight bytes, so every tensor is
-//! aligned to its element.
+//! library uses (widest element first, then by name) and the header is padded with spaces to eight bytes, so every
+//! tensor is aligned to its element.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

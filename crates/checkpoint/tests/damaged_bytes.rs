@@ -1,4 +1,5 @@
-//! Files cut at every byte, with every bit flipped, of random bytes, and cut while they are open: errors, never a panic.
+//! Files cut at every byte, with every bit flipped, of random bytes, and cut while they are open: errors, never a
+//! panic.
 
 mod common;
 
@@ -6,7 +7,9 @@ use std::path::Path;
 
 use common::{SMALL, Scratch, safetensors};
 use proptest::prelude::*;
-use smallmind_checkpoint::{CheckpointError, HeaderFault, TensorFault, TensorFile, Weights, parse_header, parse_json};
+use smallmind_checkpoint::{
+    CheckpointError, HeaderFault, TensorFault, TensorFile, WeightFiles, parse_header, parse_json,
+};
 
 /// Opens a file and, where that succeeds, reads all that it says it holds.
 fn open_and_read(path: &Path) -> Result<usize, CheckpointError> {
@@ -65,7 +68,7 @@ fn a_file_cut_short_while_it_is_open_is_an_error() {
     let scratch = Scratch::new();
     let header = r#"{"a":{"dtype":"F32","shape":[50000],"data_offsets":[0,200000]},"h":{"dtype":"F16","shape":[50000],"data_offsets":[200000,300000]}}"#;
     let path = scratch.file("model.safetensors", safetensors(header, 300_000));
-    let weights = Weights::open_file(&path).unwrap();
+    let weights = WeightFiles::open_file(&path).unwrap();
     let mut out = vec![0.0; 50_000];
     weights.read_f32("h", &mut out).unwrap();
 

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::Scratch;
 use smallmind_checkpoint::{
-    AtomicFolder, CheckpointError, Disk, Rolling, Storage, StorageFile, clean_stale, verify_folder, write_file_atomic,
-    write_file_atomic_on,
+    AtomicFolder, CheckpointError, Disk, FileSystem, Rolling, SystemFile, clean_stale, verify_folder,
+    write_file_atomic, write_file_atomic_on,
 };
 
 /// What happens from the chosen operation on.
@@ -57,8 +57,8 @@ impl Faulty {
     }
 }
 
-impl Storage for Faulty {
-    fn create_file(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
+impl FileSystem for Faulty {
+    fn create_file(&self, path: &Path) -> io::Result<Box<dyn SystemFile>> {
         self.step()?;
         Ok(Box::new(FaultyFile { inner: Disk.create_file(path)?, faults: self.clone() }))
     }
@@ -87,7 +87,7 @@ impl Storage for Faulty {
 }
 
 struct FaultyFile {
-    inner: Box<dyn StorageFile>,
+    inner: Box<dyn SystemFile>,
     faults: Faulty,
 }
 
@@ -108,7 +108,7 @@ impl Write for FaultyFile {
     }
 }
 
-impl StorageFile for FaultyFile {
+impl SystemFile for FaultyFile {
     fn sync(&mut self) -> io::Result<()> {
         self.faults.step().and_then(|()| self.inner.sync())
     }
@@ -122,9 +122,9 @@ fn for_each_fault(mut trial: impl FnMut(Faulty, &str)) -> usize {
     for fault in FAULTS {
         for at in 0.. {
             assert!(at < 1000, "a publication takes a bounded number of operations");
-            let storage = Faulty::new(fault, at);
-            trial(storage.clone(), &format!("{fault:?} at operation {at}"));
-            if !storage.reached() {
+            let file_system = Faulty::new(fault, at);
+            trial(file_system.clone(), &format!("{fault:?} at operation {at}"));
+            if !file_system.reached() {
                 operations = at;
                 break;
             }
@@ -164,10 +164,10 @@ fn temporary_names(dir: &Path) -> Vec<String> {
 
 #[test]
 fn a_file_is_the_old_or_the_new_one_whatever_fails() {
-    let operations = for_each_fault(|storage, place| {
+    let operations = for_each_fault(|file_system, place| {
         let scratch = Scratch::new();
         let path = scratch.file("state.bin", [1; 5000]);
-        let result = write_file_atomic_on(&storage, &path, |out| out.write_all(&[2; 200_000]));
+        let result = write_file_atomic_on(&file_system, &path, |out| out.write_all(&[2; 200_000]));
         let content = std::fs::read(&path).unwrap();
         let (old, new) = (content == [1; 5000], content == [2; 200_000]);
         assert!(old || new, "{place}: {} bytes", content.len());
@@ -187,13 +187,13 @@ fn a_file_is_the_old_or_the_new_one_whatever_fails() {
 
 #[test]
 fn rolling_checkpoints_survive_whatever_fails() {
-    let operations = for_each_fault(|storage, place| {
+    let operations = for_each_fault(|file_system, place| {
         let scratch = Scratch::new();
         let disk = Rolling::new(scratch.path(), "step-", keep(2));
         for step in [1, 2] {
             assert!(disk.publish(step, |folder| fill(folder, step as u8)).unwrap().not_removed.is_none());
         }
-        let faulty = Rolling::on(Arc::new(storage), scratch.path(), "step-", keep(2));
+        let faulty = Rolling::on(Arc::new(file_system), scratch.path(), "step-", keep(2));
         let result = faulty.publish(3, |folder| fill(folder, 3));
 
         let check = |when: &str| {
@@ -217,18 +217,18 @@ fn rolling_checkpoints_survive_whatever_fails() {
 
 #[test]
 fn a_checkpoint_replaced_under_its_name_survives_whatever_fails() {
-    for_each_fault(|storage, place| {
+    for_each_fault(|file_system, place| {
         let scratch = Scratch::new();
         let disk = Rolling::new(scratch.path(), "step-", keep(3));
         for (step, content) in [(1, 1), (2, 2)] {
             assert!(disk.publish(step, |folder| fill(folder, content)).unwrap().not_removed.is_none());
         }
-        let faulty = Rolling::on(Arc::new(storage.clone()), scratch.path(), "step-", keep(3));
+        let faulty = Rolling::on(Arc::new(file_system.clone()), scratch.path(), "step-", keep(3));
         let result = faulty.publish(2, |folder| fill(folder, 9));
         // Killed between the two renames, step 2 has no name until the cleaning puts it back.
         let before = disk.latest_valid().unwrap();
         assert!(before.checkpoint.is_some() && before.damaged.is_empty(), "{place}");
-        if storage.0.fault == Fault::Once {
+        if file_system.0.fault == Fault::Once {
             assert_eq!(before.checkpoint.unwrap().step, 2, "{place}: a process that lives on puts it back at once");
         }
         disk.clean().unwrap();
@@ -243,8 +243,8 @@ fn a_checkpoint_replaced_under_its_name_survives_whatever_fails() {
 #[test]
 fn a_full_disk_says_what_to_do() {
     let scratch = Scratch::new();
-    let storage = Faulty::new(Fault::Killed, 2);
-    let error = Rolling::on(Arc::new(storage), scratch.path(), "step-", keep(2))
+    let file_system = Faulty::new(Fault::Killed, 2);
+    let error = Rolling::on(Arc::new(file_system), scratch.path(), "step-", keep(2))
         .publish(7, |folder| fill(folder, 7))
         .unwrap_err();
     let text = error.to_string();
@@ -258,8 +258,8 @@ fn a_full_disk_says_what_to_do() {
 fn a_disk_that_is_really_full() {
     // A link to the device that takes nothing stands in for a full disk.
     struct Full;
-    impl Storage for Full {
-        fn create_file(&self, _path: &Path) -> io::Result<Box<dyn StorageFile>> {
+    impl FileSystem for Full {
+        fn create_file(&self, _path: &Path) -> io::Result<Box<dyn SystemFile>> {
             Ok(Box::new(std::fs::OpenOptions::new().write(true).open("/dev/full")?))
         }
         fn create_folder(&self, path: &Path) -> io::Result<()> {

@@ -5,7 +5,9 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{SMALL, Scratch, on_processor, safetensors};
-use smallmind_checkpoint::{CheckpointError, IndexFault, JsonFault, MAX_JSON_BYTES, ModelFolder, Weights, read_config};
+use smallmind_checkpoint::{
+    CheckpointError, IndexFault, JsonFault, MAX_JSON_BYTES, ModelFolder, WeightFiles, read_config,
+};
 
 macro_rules! cases {
     ($open:expr; $($name:literal: $content:expr => $variant:ident($fault:pat), $text:literal;)*) => {{
@@ -67,7 +69,7 @@ fn indexes() {
     std::fs::create_dir(scratch.path().join("folder.safetensors")).unwrap();
     let refused = |content: &[u8]| {
         let path = scratch.file("model.safetensors.index.json", content);
-        Weights::open_index(path).expect_err("has to be refused")
+        WeightFiles::open_index(path).expect_err("has to be refused")
     };
     let map = |tensor: &str, shard: &str| format!(r#"{{"weight_map":{{"{tensor}":"{shard}"}}}}"#);
     let many = |n: usize, shard: &dyn Fn(usize) -> String| {

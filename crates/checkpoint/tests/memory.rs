@@ -1,4 +1,5 @@
-//! Hostile files take no more memory than their size and 64 MiB. Each is opened by a process of its own, which measures itself.
+//! Hostile files take no more memory than their size and 64 MiB. Each is opened by a process of its own, which measures
+//! itself.
 
 #![cfg(target_os = "linux")]
 
@@ -8,7 +9,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use common::{Scratch, safetensors, this_program};
-use smallmind_checkpoint::{CheckpointError, TensorFile, Weights, read_json};
+use smallmind_checkpoint::{CheckpointError, TensorFile, WeightFiles, read_json};
 
 const SPARE: u64 = 64 << 20;
 
@@ -22,7 +23,7 @@ fn memory(field: &str) -> u64 {
 fn open(kind: &str, path: &Path) -> Result<usize, CheckpointError> {
     match kind {
         "tensors" => TensorFile::open(path).map(|file| file.tensors().len()),
-        "index" => Weights::open_index(path).map(|weights| weights.tensors().len()),
+        "index" => WeightFiles::open_index(path).map(|weights| weights.tensors().len()),
         _ => read_json(path).map(|value| value.as_array().map_or(0, Vec::len)),
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use common::Scratch;
 use proptest::prelude::*;
 use smallmind_checkpoint::{
-    CheckpointError, Dtype, MAX_NAME_BYTES, TensorData, TensorFault, TensorFile, TensorWriter, Weights, WriteFault,
+    CheckpointError, Dtype, MAX_NAME_BYTES, TensorData, TensorFault, TensorFile, TensorWriter, WeightFiles, WriteFault,
     write_file_atomic,
 };
 
@@ -246,7 +246,7 @@ fn reading_into_the_wrong_place_is_an_error() {
     writer.add("rng", &[2], TensorData::U8(&[7, 8])).unwrap();
     let path = scratch.path().join("model.safetensors");
     write_file_atomic(&path, |out| writer.write_to(out)).unwrap();
-    let weights = Weights::open_file(&path).unwrap();
+    let weights = WeightFiles::open_file(&path).unwrap();
     let mut out = vec![0.0; 9000];
     let text = |result: Result<(), CheckpointError>, right: fn(&TensorFault) -> bool| {
         let error = result.unwrap_err();
@@ -280,7 +280,7 @@ fn shards_read_as_one() {
         write_file_atomic(&path, |out| writer.write_to(out)).unwrap();
     }
     let index = r#"{"metadata":{"total_size":68},"weight_map":{"b":"two.safetensors","a":"sub/one.safetensors"}}"#;
-    let weights = Weights::open_index(scratch.file("model.safetensors.index.json", index)).unwrap();
+    let weights = WeightFiles::open_index(scratch.file("model.safetensors.index.json", index)).unwrap();
     assert_eq!(weights.tensors().map(|info| info.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(weights.shards().len(), 2);
     for (name, values) in [("a", a), ("b", b)] {

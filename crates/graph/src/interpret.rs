@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use smallmind_kernels::attention::{AttentionDropout, AttentionShape};
 use smallmind_kernels::matmul::Layout;
-use smallmind_kernels::optimizer::{AdamW, SUM_BLOCK};
+use smallmind_kernels::optimizer::SUM_BLOCK;
 use smallmind_kernels::reference::{
     Matrix, activation, attention, dropout, elementwise, embedding, loss, matmul, norm, optimizer, rope,
 };
@@ -13,7 +13,8 @@ use smallmind_kernels::rope::RopeTable;
 
 use crate::graph::{Graph, Node, ValueId};
 use crate::op::{AdamWSpec, Direction, DropoutSpec, Heads, Index, Norm, Op, RopeSpec};
-use crate::params::{Decay, ParamId};
+use crate::params::ParamId;
+use crate::update::clip_factor;
 use crate::{Batch, GraphError, PAGE_TOKENS, Scalars, Span};
 
 /// A model's memories in `f64`, and the values of the last run.
@@ -142,7 +143,7 @@ impl Interpreter {
             Op::GradSquares => vec![self.grad_squares(graph)],
             Op::ClipFactor { max_norm } => {
                 let norm = x(0).data.iter().sum::<f64>().sqrt();
-                vec![Matrix::new(1, 2, vec![norm, (max_norm / (norm + 1e-6)).min(1.0)])]
+                vec![Matrix::new(1, 2, vec![norm, clip_factor(norm, max_norm)])]
             }
             Op::AdamW(spec) => self.adamw(node, graph, spec, scalars),
         }
@@ -257,18 +258,8 @@ impl Interpreter {
         if !norm.is_finite() {
             return vec![];
         }
-        let step = scalars.step.min(i32::MAX as u64) as i32;
         for (id, param) in graph.params().iter() {
-            let config = AdamW {
-                lr: scalars.learning_rate,
-                beta1: spec.beta1,
-                beta2: spec.beta2,
-                eps: spec.eps,
-                weight_decay: if param.decay == Decay::Yes { spec.weight_decay } else { 0.0 },
-                grad_scale: factor,
-                bias_correction1: 1.0 - spec.beta1.powi(step),
-                bias_correction2: 1.0 - spec.beta2.powi(step),
-            };
+            let config = spec.step(scalars, param.decay, factor);
             let i = id.index();
             let (m, v) = (&mut self.moments.0[i].data, &mut self.moments.1[i].data);
             optimizer::adamw(&config, &mut self.params[i].data, &mut self.grads[i].data, m, v);

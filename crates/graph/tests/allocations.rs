@@ -132,7 +132,7 @@ fn decoding(model: &Model, format: Format, threads: usize) {
 /// The loss in several chunks.
 fn evaluating(format: Format, threads: usize) {
     let graph = chunked(MANY, 64).unwrap();
-    let limits = Limits { tokens: 300, outputs: 0, spans: 4, context: 100, slots: 0 };
+    let limits = Limits { tokens: 300, outputs: 0, spans: 4, context: 100, pages: 0 };
     let batch = batches::training(&mut Rng::new(6), MANY, &limits);
     let mut runner = counted(Runner::stored(graph, limits, threads, IsaKind::best(), format));
     let mut memory = Memory::new(runner.plan().graph().params(), 1).for_plan(runner.plan());

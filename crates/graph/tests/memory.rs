@@ -533,7 +533,7 @@ fn values_are_replaced_in_every_format() {
     let y = Layer::new("odd", x, 50).bias(true).apply(&mut b).unwrap();
     b.result("y", y);
     let graph = b.finish();
-    let limits = Limits { tokens: 4, outputs: 0, spans: 1, context: 4, slots: 0 };
+    let limits = Limits { tokens: 4, outputs: 0, spans: 1, context: 4, pages: 0 };
     let [old, new] = [1, 2].map(|seed| Memory::new(graph.params(), seed).params);
     for &isa in IsaKind::available() {
         for format in Format::ALL {
@@ -559,7 +559,7 @@ fn values_are_replaced_in_every_format() {
 fn a_storage_of_another_graph_is_refused() {
     let (one, other) = (small(Head::Cached), small(Head::Loss));
     let storage = Arc::new(Storage::of(&one, IsaKind::best(), Format::F32).unwrap());
-    let limits = Limits { tokens: 4, outputs: 4, spans: 2, context: 8, slots: 2 };
+    let limits = Limits { tokens: 4, outputs: 4, spans: 2, context: 8, pages: 2 };
     let plan = Plan::new(other.clone(), PlanOptions::stored(limits, 1, storage.clone())).map(|_| ()).unwrap_err();
     assert!(plan.to_string().starts_with("the graph to be planned reads parameters "), "{plan}");
     let values = vec![0.0; other.params().layout().len()];

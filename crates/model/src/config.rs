@@ -19,17 +19,18 @@ pub(crate) use fields::Fields;
 pub use json::UnknownKeys;
 pub use keys::{KeyRule, Supported, config_keys};
 
-/// How the model knows where in its sequence a token stands.
+/// How the model encodes positions of tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Positions {
-    /// A learned vector of `d_model` features for each of the `context` positions, added to the token's embedding.
+    /// A learned embedding of each position, `[context, d_model]`, is added to that of the token.
     Learned,
-    /// Rotary positions: queries and keys are rotated by angles that grow with the position; Su et al., "RoFormer" (2021).
+    /// Rotary positions: queries and keys are rotated by angles that grow with the position; Su et al., "RoFormer"
+    /// (2021).
     Rope(RopeConfig),
 }
 
 impl Positions {
-    /// The rotation, where positions are rotary.
+    /// The rotation, if positions are rotary.
     pub fn rope(self) -> Option<RopeConfig> {
         match self {
             Positions::Learned => None,
@@ -41,32 +42,32 @@ impl Positions {
 /// The angles of rotary positions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RopeConfig {
-    /// The base of the frequencies: pair `i` of a head turns by `theta^(-2i / head_dim)` a token. Positive.
+    /// Base of the frequencies: pair `i` of a head turns by `theta^(-2i / head_dim)` per token. Above 0.
     pub theta: f64,
-    /// How frequencies are stretched for longer contexts.
+    /// How frequencies are scaled for longer contexts; `None` for not at all.
     pub scaling: Option<RopeScaling>,
 }
 
 impl Default for RopeConfig {
-    /// The base 10,000 of Su et al. (2021), not stretched.
+    /// The base 10,000 of Su et al. (2021), not scaled.
     fn default() -> Self {
         Self { theta: 10_000.0, scaling: None }
     }
 }
 
-/// How rows are normalized: before attention, before the MLP, and before the output head.
+/// The norm before attention, before the MLP, and before the output head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
-    /// To mean 0 and variance 1, then scaled: Ba et al., "Layer Normalization" (2016).
+    /// Normalizes to mean 0 and variance 1, then scales: Ba et al., "Layer Normalization" (2016).
     LayerNorm {
         /// Whether a learned shift is added.
         bias: bool,
     },
-    /// To mean square 1, then scaled: Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
+    /// Normalizes to mean square 1, then scales: Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
     RmsNorm,
 }
 
-/// Which linear layers of a block add a bias.
+/// The linear layers of a block that add a bias.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Biases {
     /// The projections to queries, keys and values.
@@ -86,7 +87,7 @@ impl Biases {
     pub const ALL: Self = Self { qkv: true, attn_out: true, mlp: true };
 }
 
-/// The MLP of a block, with `d_ff` features inside: its activation, and whether it is gated.
+/// The activation and the gate of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mlp {
     /// `down(gelu(up(x)))`: Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016).
@@ -96,7 +97,7 @@ pub enum Mlp {
 }
 
 impl Mlp {
-    /// Its matrices, each with `d_model · d_ff` elements: up and down, and gate where it is gated.
+    /// Number of matrices of `d_model · d_ff` elements: up and down, and gate if there is one.
     pub fn matrices(self) -> usize {
         match self {
             Mlp::Gelu(_) => 2,
@@ -105,75 +106,75 @@ impl Mlp {
     }
 }
 
-/// Whether the output head has weights of its own.
+/// The weights of the output head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Head {
-    /// It is the table of token embeddings.
+    /// The table of token embeddings.
     Tied,
-    /// It is another matrix.
+    /// A matrix of its own.
     Untied,
 }
 
-/// Probabilities of dropping, for training; each in `[0, 1)`.
+/// Dropout probabilities of a training, each in `[0, 1)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DropoutConfig {
-    /// Of elements of the embeddings.
+    /// Probability for elements of the embeddings.
     pub embedding: f32,
-    /// Of attention weights.
+    /// Probability for attention weights.
     pub attention: f32,
-    /// Of elements of what attention and MLP add to the residual stream.
+    /// Probability for elements that attention and MLP add to the residual stream.
     pub residual: f32,
 }
 
 /// A decoder: its sizes, and what it computes.
 ///
-/// Every model is one trunk of blocks on a residual stream, `x + attention(norm(x))`, then `x + mlp(norm(x))`. The fields below say how each
-/// part is made. A new model is written as its difference to [`ModelConfig::default`].
+/// Every model is a trunk of blocks on a residual stream: `x + attention(norm(x))`, then `x + mlp(norm(x))`. The fields
+/// say how each part is made. A new model is written as its difference to [`ModelConfig::default`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
-    /// Entries of the vocabulary.
+    /// Number of tokens in the vocabulary.
     pub vocab_size: usize,
-    /// Tokens of the longest sequence.
+    /// Most tokens of a sequence.
     pub context: usize,
-    /// Features of the residual stream.
+    /// Width of the residual stream.
     pub d_model: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// Key and value heads, a divisor of `heads`.
+    /// Number of key and value heads, a divisor of `heads`.
     pub kv_heads: usize,
-    /// Features of a head; even where positions are rotary.
+    /// Width of a head; even if positions are rotary.
     pub head_dim: usize,
-    /// Features inside the MLP.
+    /// Width of the MLP.
     pub d_ff: usize,
-    /// How the model knows positions.
+    /// How positions are encoded.
     pub positions: Positions,
-    /// What each score of a query and a key is multiplied by; `None` for 1/√head_dim. Positive.
+    /// Factor of the scores of queries and keys, above 0; `None` for 1/√head_dim.
     pub attention_scale: Option<f32>,
-    /// How rows are normalized.
+    /// The kind of norm.
     pub norm: NormKind,
-    /// Added to the variance or mean square of a norm, in `(0, 1)`.
+    /// ε, which norms add to the variance or mean square, in `(0, 1)`.
     pub norm_eps: f32,
     /// The activation and the gate of the MLP.
     pub mlp: Mlp,
-    /// Which linear layers add a bias.
+    /// The linear layers that add a bias.
     pub biases: Biases,
-    /// Whether the output head has weights of its own.
+    /// The weights of the output head.
     pub head: Head,
-    /// What training drops.
+    /// Dropout of a training.
     pub dropout: DropoutConfig,
-    /// Standard deviation of initial matrices; those that add to the residual stream get it divided by √(2·layers).
+    /// Standard deviation of initial matrices; divided by √(2·layers) for those that add to the residual stream.
     pub init_std: f32,
-    /// The token that begins a text.
+    /// Token that begins a text; `None` for none.
     pub bos: Option<u32>,
-    /// The tokens that end one.
+    /// Tokens that end a text.
     pub eos: Vec<u32>,
 }
 
 impl Default for ModelConfig {
-    /// The features that most models of today share, for a `..` in a literal: rope, RMSNorm, SwiGLU, no biases, no dropout, a head of its
-    /// own. All sizes are 0 and must be set: [`ModelConfig::check`] refuses 0.
+    /// The features that most models share: rope, RMSNorm, SwiGLU, no biases, no dropout, an untied head. All sizes are
+    /// 0 and must be set: [`ModelConfig::check`] refuses 0.
     fn default() -> Self {
         Self {
             vocab_size: 0,
@@ -199,7 +200,7 @@ impl Default for ModelConfig {
     }
 }
 
-/// Beyond these no model is known, and products of them could overflow.
+/// Limits of sizes, so that products of them don't overflow; no known model is beyond them.
 const MAX_DIMENSION: usize = 1 << 24;
 const MAX_LAYERS: usize = 1 << 10;
 const MAX_PARAMETERS: f64 = (1u64 << 42) as f64;
@@ -211,8 +212,8 @@ impl ModelConfig {
         Heads { scale: self.attention_scale.unwrap_or(heads.scale), ..heads }
     }
 
-    /// Floating-point operations that training does for a token: three times those of the forward, whose matrix products take two for
-    /// each weight, and two for each pair of query and visible key, in scores and in outputs.
+    /// Floating-point operations of training per token: three times those of the forward. That takes two for each
+    /// weight of a matrix, and two for each feature of a query and a visible key, once for scores and once for outputs.
     pub fn training_flops_per_token(&self, context: usize) -> f64 {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mlp = self.mlp.matrices() * self.d_ff;
@@ -221,7 +222,7 @@ impl ModelConfig {
         6.0 * (weights as f64 + attention as f64)
     }
 
-    /// Elements of all matrices, nearly all of the parameters.
+    /// Number of elements of all matrices, which are nearly all parameters.
     fn matrix_elements(&self) -> f64 {
         let [d, q, kv] = [self.d_model, self.heads * self.head_dim, self.kv_heads * self.head_dim].map(|n| n as f64);
         let positions = if self.positions == Positions::Learned { self.context as f64 } else { 0.0 };
@@ -233,7 +234,7 @@ impl ModelConfig {
     /// Checks that the numbers make a model.
     ///
     /// # Errors
-    /// The first field that doesn't, by the name that it has in a run's configuration.
+    /// The first field with a wrong number, by its name here.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.check_sizes()?;
         if let Some(rope) = self.positions.rope() {

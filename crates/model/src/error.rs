@@ -1,4 +1,4 @@
-//! What can go wrong with a model.
+//! Errors of models.
 
 use std::path::PathBuf;
 
@@ -13,68 +13,74 @@ use crate::tokenizer::TokenizerError;
 /// A model that can't be made, read, written or run.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// Its configuration.
+    /// An error of the configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Its files.
+    /// An error of a file.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Its tokenizer.
+    /// An error of the tokenizer.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// Its graph, its plan, or a run of it.
+    /// An error of the graph, the plan or a run.
     #[error(transparent)]
     Graph(#[from] GraphError),
-    /// How tokens are chosen.
+    /// An error of the sampler.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
-    /// Where text stops.
+    /// An error of a stop string.
     #[error(transparent)]
     Stop(#[from] StopStringError),
     /// A tensor of another shape than the configuration says.
-    #[error("{path}: tensor `{name}` has the shape {got:?}, but the configuration asks for {expected:?}", path = .path.display())]
+    #[error(
+        "{path}: tensor `{name}` has the shape {got:?}, but the configuration asks for {expected:?}",
+        path = .path.display()
+    )]
     TensorShape {
         /// The file.
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// Its shape.
+        /// Shape of the tensor.
         got: Vec<usize>,
-        /// The shape that it must have.
+        /// Shape by the configuration.
         expected: Vec<usize>,
     },
     /// Tensors that the configuration has no use for.
-    #[error("{path}: {}, so the model would compute something else than the one that was stored", unused(.names), path = .path.display())]
+    #[error(
+        "{path}: {}, so the model would compute something else than the one that was stored",
+        unused(.names), path = .path.display()
+    )]
     UnusedTensors {
         /// The file, or the index.
         path: PathBuf,
-        /// Their names; there is at least one.
+        /// Names of the tensors; at least one.
         names: Vec<String>,
     },
-    /// More token ids than the model has entries for.
+    /// A tokenizer with more tokens than the model.
     #[error("the tokenizer has {tokenizer} tokens, the model's vocabulary {model}: they don't belong together")]
     Vocabulary {
-        /// Of the tokenizer.
+        /// Number of tokens of the tokenizer.
         tokenizer: usize,
-        /// Of the model.
+        /// Number of tokens in the model's vocabulary.
         model: usize,
     },
-    /// A sequence that does not fit.
+    /// A sequence that does not fit into the context.
     #[error("{tokens} tokens don't fit into the context of {context}")]
     TooLong {
-        /// What was asked for.
+        /// Tokens of the sequence.
         tokens: usize,
-        /// What there is room for.
+        /// Context of the session.
         context: usize,
-        /// What the model could be given room for.
+        /// Context of the model: the most that a session can have.
         max: usize,
     },
-    /// Room for fewer tokens than one, or for more than the model has positions.
+    /// A context of 0, or of more tokens than the model's.
     #[error("there can't be a context of {asked} tokens: the model's is {max}")]
     Context {
-        /// What was asked for.
+        /// The context asked for.
         asked: usize,
-        /// The model's.
+        /// Context of the model.
         max: usize,
     },
     /// As many sequences are open as a session can hold.
@@ -100,23 +106,24 @@ pub enum ModelError {
         /// What there was.
         free: usize,
     },
-    /// Nothing to go on from.
+    /// An empty prompt for a model without a token that begins texts.
     #[error("the prompt is empty and the model has no token that begins a text")]
     EmptyPrompt,
-    /// A result that is not a number.
+    /// Logits that are not finite.
     #[error(
-        "the model's logits are not finite at token {position} of sequence {sequence}: its weights are damaged or have diverged"
+        "the model's logits are not finite at token {position} of sequence {sequence}: its weights are damaged or have \
+         diverged"
     )]
     NonFinite {
-        /// The number of the sequence within its session, from 0.
+        /// Number of the sequence within its session, from 0.
         sequence: usize,
-        /// Where in the sequence.
+        /// Position in the sequence.
         position: usize,
     },
     /// No such preset.
     #[error("there is no preset `{name}`{}; there are {known}", hint(.suggestion))]
     Preset {
-        /// What was asked for.
+        /// The unknown name.
         name: String,
         /// The nearest name.
         suggestion: Option<String>,
@@ -128,7 +135,53 @@ pub enum ModelError {
     NoTokenizer(PathBuf),
 }
 
-/// The first few of some tensors and their number.
+/// The kind of an error: who or what has to change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// The request: a setting or an argument that makes no sense.
+    Usage,
+    /// A model or data file.
+    BadFile,
+    /// Memory, or another limit, is exceeded.
+    Limit,
+    /// Anything else.
+    Failed,
+}
+
+impl From<&CheckpointError> for ErrorClass {
+    fn from(error: &CheckpointError) -> Self {
+        if error.is_bad_file() { Self::BadFile } else { Self::Failed }
+    }
+}
+
+impl From<&GraphError> for ErrorClass {
+    fn from(error: &GraphError) -> Self {
+        if matches!(error, GraphError::OutOfMemory { .. }) { Self::Limit } else { Self::Failed }
+    }
+}
+
+impl ModelError {
+    /// The kind of the error.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Config(error) => error.class(),
+            Self::Checkpoint(error) => error.into(),
+            Self::Tokenizer(error) => error.class(),
+            Self::Graph(error) => error.into(),
+            Self::Context { asked: 0, .. } => ErrorClass::Usage,
+            Self::Context { .. } | Self::TooLong { .. } | Self::Sequences { .. } | Self::CacheFull { .. } => {
+                ErrorClass::Limit
+            }
+            Self::NonFinite { .. } | Self::ClosedSequence | Self::RepeatedSequence => ErrorClass::Failed,
+            Self::TensorShape { .. } | Self::UnusedTensors { .. } | Self::Vocabulary { .. } | Self::NoTokenizer(_) => {
+                ErrorClass::BadFile
+            }
+            Self::Sampler(_) | Self::Stop(_) | Self::Preset { .. } | Self::EmptyPrompt => ErrorClass::Usage,
+        }
+    }
+}
+
+/// The first few names, and how many there are.
 fn unused(names: &[String]) -> String {
     const SHOWN: usize = 3;
     const MAX_SHOWN: usize = 80;

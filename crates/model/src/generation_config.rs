@@ -1,4 +1,4 @@
-//! `generation_config.json`: the tokens that end a text, and how tokens are chosen where nobody says how.
+//! `generation_config.json`: the tokens that end a text, and defaults for sampling.
 
 use serde_json::Value;
 
@@ -9,24 +9,25 @@ use crate::sampler::{SamplerConfig, SamplerError};
 use KeyRule::{NoMatter, Only, Read};
 use Supported::{Empty, Is, Null, Number};
 
-/// What a `generation_config.json` says. What it leaves open is `None` or empty.
+/// The content of a `generation_config.json`. Absent keys are `None` or empty.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerationConfig {
-    /// The token that begins a text.
+    /// Token that begins a text.
     pub bos: Option<u32>,
-    /// The tokens that end one.
+    /// Tokens that end a text.
     pub eos: Vec<u32>,
-    /// As in [`SamplerConfig`]; 0 where the file says `"do_sample": false`.
+    /// [`SamplerConfig::temperature`]; 0 if the file has `"do_sample": false`.
     pub temperature: Option<f32>,
-    /// As in [`SamplerConfig`].
+    /// [`SamplerConfig::top_k`].
     pub top_k: Option<usize>,
-    /// As in [`SamplerConfig`].
+    /// [`SamplerConfig::top_p`].
     pub top_p: Option<f32>,
-    /// As in [`SamplerConfig`].
+    /// [`SamplerConfig::min_p`].
     pub min_p: Option<f32>,
-    /// As in [`SamplerConfig`]. transformers applies it to the whole text, prompt included: give the sampler a window as long as that.
+    /// [`SamplerConfig::repetition_penalty`]. transformers applies it to prompt and text, so the window should be as
+    /// long.
     pub repetition_penalty: Option<f32>,
-    /// Keys that change how text is generated and that SmallMind does not obey.
+    /// Keys that would change how text is generated, and are not supported.
     pub not_obeyed: Vec<String>,
 }
 
@@ -37,7 +38,7 @@ const LENGTH: &str = "whoever generates says how much";
 const ORIGIN: &str = "where the file comes from";
 const SPEED: &str = "how another program computes the same";
 
-/// The keys. One that stands in no line, or has another value than its line supports, is not obeyed: [`GenerationConfig::not_obeyed`].
+/// The supported keys and values. Others go to [`GenerationConfig::not_obeyed`].
 #[rustfmt::skip]
 const KEYS: &[(&str, KeyRule)] = &[
     ("bos_token_id", Read),
@@ -116,7 +117,7 @@ const KEYS: &[(&str, KeyRule)] = &[
 ];
 
 impl GenerationConfig {
-    /// Reads what a `generation_config.json` holds, for a model of `vocab_size` tokens. A key that is `null` says nothing.
+    /// Reads a `generation_config.json` of a model with `vocab_size` tokens. `null` means that a key is absent.
     ///
     /// # Errors
     /// A field of the wrong type or out of range.
@@ -148,7 +149,7 @@ impl GenerationConfig {
         Ok(read)
     }
 
-    /// `usual` with what the file says in its place.
+    /// `usual` with the settings of the file over it.
     pub fn sampler(&self, usual: &SamplerConfig) -> SamplerConfig {
         SamplerConfig {
             temperature: self.temperature.unwrap_or(usual.temperature),

@@ -1,9 +1,10 @@
-//! Language models: their shapes and weights, their tokenizers, and the way from a prompt to text.
+//! Language models: configurations, weights, tokenizers, and generation of text.
 //!
 //! # Several sequences at once
 //!
-//! A [`Model`] is a shape and weights, a [`PackedModel`] the same laid out to be run, a [`Session`] a model at work: its plans, its
-//! workers, and a cache of keys and values in pages. Tokens are appended to sequences; logits say what comes next.
+//! A [`Model`] is a configuration and weights. A [`PackedModel`] has the weights packed for an instruction set. A
+//! [`Session`] runs it: it has plans, workers, and a key-value cache in pages. Tokens are appended to sequences; the
+//! logits are for the token after the last one.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -50,8 +51,10 @@
 //!
 //! | subject | items |
 //! |---|---|
-//! | shapes | [`ModelConfig`]: sizes and features, in Hugging Face's `config.json`, of which [`config_keys`] says what each key means; [`preset`](mod@preset) has some by name |
-//! | graphs of a shape | [`architecture`](mod@architecture): one builder for all models, one graph for each [`Purpose`] |
+//! | configurations | [`ModelConfig`]: sizes and features |
+//! | keys of Hugging Face's `config.json` | [`config_keys`] |
+//! | configurations by name | [`preset`](mod@preset) |
+//! | graphs | [`architecture`](mod@architecture): one builder for all models, one graph for each [`Purpose`] |
 //! | text and tokens | [`tokenizer`](mod@tokenizer): characters, byte-level BPE, `tokenizer.json` |
 //! | from logits to a token | [`sampler`](mod@sampler) |
 //! | from tokens to a stream of text | [`stream`](mod@stream): UTF-8 is never split, stop strings never leak |
@@ -69,6 +72,7 @@ mod model;
 mod packed;
 mod pages;
 pub mod preset;
+mod prompt;
 pub mod sampler;
 mod session;
 pub mod stream;
@@ -81,11 +85,12 @@ pub use config::{
     Biases, ConfigError, DropoutConfig, Family, Head, KeyRule, Mlp, ModelConfig, NormKind, Positions, RopeConfig,
     Supported, UnknownKeys, config_keys,
 };
-pub use error::ModelError;
+pub use error::{ErrorClass, ModelError};
 pub use generation_config::GenerationConfig;
 pub use generator::{Finish, GenerateOptions, Generation, Generator};
 pub use load::{LoadOptions, UnusedTensors};
 pub use model::{Model, NamedTensor};
 pub use packed::PackedModel;
+pub use prompt::{begin_token, default_prompt};
 pub use session::{Job, JobLogits, Logits, SequenceId, Session, SessionOptions};
 pub use unused::unused_tensors;

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use smallmind_checkpoint::{CONFIG_FILE, GENERATION_FILE, ModelFolder, Weights};
+use smallmind_checkpoint::{CONFIG_FILE, GENERATION_FILE, ModelFolder, WeightFiles};
 
 use crate::model::transpose;
 use crate::tensor_names::{Orientation, TensorNames};
 use crate::unused::{has_second_head, unused_tensors};
 use crate::{ConfigError, GenerationConfig, Head, Model, ModelConfig, ModelError, UnknownKeys};
 
-/// What is passed over when a model is read. The default refuses everything that could make it another model than was meant.
+/// What is ignored when a model is read. By default nothing is that could change what the model computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadOptions {
     /// Keys of `config.json` that are not known.
@@ -18,34 +18,37 @@ pub struct LoadOptions {
     pub unused_tensors: UnusedTensors,
 }
 
-/// What happens to tensors that a configuration has no use for.
+/// What happens to tensors that the configuration has no use for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnusedTensors {
-    /// They are an error: the model computes something else than the one that they belong to.
+    /// They are an error: they belong to a model that computes something else.
     #[default]
     Refuse,
-    /// They are passed over.
+    /// They are ignored.
     Allow,
 }
 
 impl ModelConfig {
-    /// The shape of the model in a folder. Tokens that `generation_config.json` names as the first and the last of a text take the place
-    /// of those in `config.json`. Where `tie_word_embeddings` makes the output head and the token embeddings one, but the weights hold an
-    /// `lm_head.weight` that differs from the embeddings, the model is an untied one, as in transformers 5.
+    /// The configuration of the model in a folder.
+    ///
+    /// The tokens that begin and end a text come from `generation_config.json` if that names them. If
+    /// `tie_word_embeddings` is set, but the weights hold an `lm_head.weight` that differs from the embeddings, the
+    /// head is untied, as in transformers 5.
     ///
     /// # Errors
-    /// As [`ModelConfig::from_json`], files that can't be read, and those of [`GenerationConfig::from_json`]; each names the file.
+    /// Those of [`ModelConfig::from_json`] and [`GenerationConfig::from_json`], and files that can't be read; each
+    /// names the file.
     pub fn from_folder(folder: &ModelFolder, unknown: UnknownKeys) -> Result<Self, ModelError> {
         Ok(read_configs(folder, unknown)?.0)
     }
 }
 
 impl ModelConfig {
-    /// Whether `file` has every tensor of such a model, in its shape.
+    /// Checks that `file` has every tensor of the model, in its shape.
     ///
     /// # Errors
     /// A tensor that is missing or of another shape; [`ConfigError::NotStorable`].
-    pub fn check_tensors(&self, file: &Weights) -> Result<(), ModelError> {
+    pub fn check_tensors(&self, file: &WeightFiles) -> Result<(), ModelError> {
         let names = TensorNames::of(self)?;
         for slot in names.slots() {
             let name = names.stored(&slot.name, file);
@@ -81,23 +84,23 @@ fn read_configs(folder: &ModelFolder, unknown: UnknownKeys) -> Result<(ModelConf
 }
 
 impl Model {
-    /// Reads the model in a Hugging Face folder: `config.json`, `generation_config.json` where it is there, and `model.safetensors` (or
-    /// its shards).
+    /// Reads the model in a Hugging Face folder: `config.json`, `generation_config.json` if there is one, and
+    /// `model.safetensors` or its shards.
     ///
     /// # Errors
-    /// Files that are missing, damaged, or don't fit each other; keys and tensors that [`LoadOptions`] could pass over; weights that are
-    /// not finite.
+    /// Files that are missing, damaged, or don't fit each other; unknown keys and unused tensors, unless
+    /// [`LoadOptions`] allow them; weights that are not finite.
     pub fn load(dir: impl AsRef<Path>) -> Result<Self, ModelError> {
         Self::from_folder(&ModelFolder::open(dir)?, LoadOptions::default())
     }
 
-    /// [`Model::load`] of a folder that is open already.
+    /// [`Model::load`] from an open folder.
     ///
     /// # Errors
     /// As [`Model::load`].
     pub fn from_folder(folder: &ModelFolder, options: LoadOptions) -> Result<Self, ModelError> {
         let (config, generation) = read_configs(folder, options.unknown_keys)?;
-        // Before anything is allocated: a small file may come with a configuration that promises terabytes.
+        // Checked before anything is allocated: a configuration may claim terabytes.
         config.check_tensors(folder.weights())?;
         if options.unused_tensors == UnusedTensors::Refuse {
             refuse_unused(&config, folder.weights())?;
@@ -108,8 +111,8 @@ impl Model {
         Ok(model)
     }
 
-    /// Reads every parameter from `file`, whose shapes [`ModelConfig::check_tensors`] has found right.
-    fn read(&mut self, file: &Weights) -> Result<(), ModelError> {
+    /// Reads all parameters from `file`, after [`ModelConfig::check_tensors`] has checked their shapes.
+    fn read(&mut self, file: &WeightFiles) -> Result<(), ModelError> {
         let mut transposed = Vec::new();
         let config = self.config().clone();
         let names = TensorNames::of(&config)?;
@@ -129,7 +132,7 @@ impl Model {
     }
 }
 
-fn refuse_unused(config: &ModelConfig, file: &Weights) -> Result<(), ModelError> {
+fn refuse_unused(config: &ModelConfig, file: &WeightFiles) -> Result<(), ModelError> {
     let names = unused_tensors(config, file)?;
     let path = file.path().to_owned();
     if names.is_empty() { Ok(()) } else { Err(ModelError::UnusedTensors { path, names }) }

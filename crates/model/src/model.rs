@@ -1,4 +1,4 @@
-//! A model in memory: its shape, its parameters, its weights.
+//! A model in memory: configuration, parameters and weights.
 
 use std::path::Path;
 
@@ -11,10 +11,10 @@ use crate::architecture;
 use crate::tensor_names::{Orientation, TensorNames, TensorSlot};
 use crate::{GenerationConfig, ModelConfig, ModelError};
 
-/// A tensor as a file has it: its name, its shape, its elements.
+/// A tensor as it is in a file: name, shape and elements.
 pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
 
-/// A model: shape, parameters, and their values in one buffer of `f32`.
+/// A model: configuration, parameters, and their values in a buffer of `f32`.
 #[derive(Debug)]
 pub struct Model {
     config: ModelConfig,
@@ -34,7 +34,8 @@ impl Model {
         Ok(Self { config, params, layout, weights, generation: GenerationConfig::default() })
     }
 
-    /// A model with random weights: each parameter as its [`Init`] says, from `seed` alone, whatever the machine.
+    /// A model with random weights, each parameter as its [`Init`] says. The weights depend on `seed` only, not on the
+    /// machine.
     ///
     /// # Errors
     /// A configuration that makes no model, or too little memory.
@@ -50,13 +51,13 @@ impl Model {
         Ok(model)
     }
 
-    /// Where a slot's elements lie in the flat buffer.
+    /// The elements of a slot in the flat buffer.
     fn slot_range(&self, slot: &TensorSlot) -> std::ops::Range<usize> {
         let found = self.params.find(&slot.param).and_then(|id| Some((id, self.params.get(id)?)));
         let Some((id, spec)) = found else {
             unreachable!("the graph declares no parameter `{}`, which the names of tensors refer to", slot.param)
         };
-        // Of a vector the part counts elements, of a matrix rows, also of one that has a single row.
+        // A slot counts elements of a vector, and rows of a matrix, even of one with a single row.
         let per_row = if slot.shape.len() == 1 { 1 } else { spec.cols };
         let start = self.layout.offset(id) + slot.part.start * per_row;
         start..start + slot.part.len() * per_row
@@ -87,8 +88,8 @@ impl Model {
         Ok(pretty(&self.config.to_json()?))
     }
 
-    /// Calls `write` with the tensors of `model.safetensors`, under Hugging Face's names. The writer borrows the weights and turns
-    /// what lies otherwise in the file on its way there, so that writing takes no memory that grows with the model.
+    /// Calls `write` with the tensors of `model.safetensors`, under Hugging Face's names. The writer borrows the
+    /// weights and transposes while it writes, so the memory that writing takes does not grow with the model.
     ///
     /// # Errors
     /// Those of `write`; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
@@ -114,7 +115,8 @@ impl Model {
         Ok(write(&writer)?)
     }
 
-    /// The gradient or another twin of a parameter, under Hugging Face's name and in its order; `twin` is laid out like the weights.
+    /// The tensors that `twin` holds, such as gradients, under Hugging Face's names and in its order; `twin` is laid
+    /// out like the weights.
     ///
     /// # Errors
     /// [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
@@ -145,17 +147,17 @@ impl Model {
         Ok(copy)
     }
 
-    /// The shape and the values of all parameters.
+    /// The configuration and the values of all parameters.
     pub(crate) fn into_parts(self) -> (ModelConfig, Buffer) {
         (self.config, self.weights)
     }
 
-    /// The shape.
+    /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// What the folder that it was read from says about generation; nothing for a model that was not read.
+    /// The `generation_config.json` of the folder that the model was read from; empty if there is none.
     pub fn generation(&self) -> &GenerationConfig {
         &self.generation
     }
@@ -179,7 +181,7 @@ impl Model {
         &self.weights
     }
 
-    /// The values of all parameters, to be changed.
+    /// The values of all parameters, mutable.
     pub fn weights_mut(&mut self) -> &mut [f32] {
         &mut self.weights
     }
@@ -190,7 +192,7 @@ impl Model {
         &self.weights[self.layout.offset(id)..][..len]
     }
 
-    /// The first parameter of which an element of `values`, laid out like the weights, is not finite.
+    /// The first parameter with an element that is not finite in `values`, which is laid out like the weights.
     pub fn first_non_finite(&self, values: &[f32]) -> Option<&str> {
         let bad = |(id, spec): &(ParamId, &smallmind_graph::ParamSpec)| {
             let start = self.layout.offset(*id);
@@ -200,7 +202,7 @@ impl Model {
     }
 }
 
-/// `config.json` as people read it.
+/// The JSON of `config.json`, indented.
 fn pretty(value: &Value) -> Vec<u8> {
     format!("{value:#}\n").into_bytes()
 }
@@ -214,9 +216,10 @@ pub(crate) fn transpose(from: &[f32], rows: usize, cols: usize, to: &mut [f32]) 
     }
 }
 
-/// Normal values by Box and Muller's transform (1958) of Philox numbers: element `i` depends on `seed`, `stream` and `i` alone.
+/// Normal values by Box and Muller's transform (1958) of Philox numbers; element `i` depends on `seed`, `stream` and
+/// `i` only.
 fn normal(out: &mut [f32], std: f32, seed: u64, stream: u32) {
-    // Marks the use, so that no other use of the same seed draws the same numbers.
+    // Tells this use of the seed from others, which then draw other numbers.
     const USE: u32 = 0x1417;
     let unit = |word: u32| (f64::from(word) + 0.5) / 4_294_967_296.0;
     for (i, four) in out.chunks_mut(4).enumerate() {

@@ -1,4 +1,4 @@
-//! A model made ready to run.
+//! A model whose weights are packed for inference.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use smallmind_simd::IsaKind;
 use crate::architecture::{self, Purpose};
 use crate::{Model, ModelConfig, ModelError};
 
-/// A model whose weights lie as one instruction set reads them: what a [`crate::Session`] runs, and what several can share.
+/// A model whose weights are packed for an instruction set. Sessions run it, and several can share it.
 ///
-/// It can't be saved or trained: that wants a [`Model`].
+/// Only a [`Model`] can be saved or trained.
 #[derive(Debug)]
 pub struct PackedModel {
     config: ModelConfig,
@@ -20,7 +20,7 @@ pub struct PackedModel {
 }
 
 impl Model {
-    /// Lays the weights out for `isa`, in their place: there is no second copy at any time.
+    /// Packs the weights for `isa` in place, without a second copy.
     ///
     /// # Errors
     /// An instruction set that this CPU lacks.
@@ -28,11 +28,12 @@ impl Model {
         self.pack_as(isa, Format::F32)
     }
 
-    /// [`Model::pack`] with weights converted to another format: those that linear layers multiply, and tables of embeddings. Norms, biases and
-    /// position embeddings stay `f32`; rows that are not whole blocks of the format are stored as F16.
+    /// [`Model::pack`] that also converts weights of linear layers and token embeddings to another format. Norms,
+    /// biases and position embeddings stay F32. Rows that are no whole number of blocks are stored as F16.
     ///
     /// # Errors
-    /// As [`Model::pack`]; a weight that the format can't hold; too little memory for the converted weights beside those that are converted.
+    /// As [`Model::pack`]; a weight that the format can't hold; too little memory for both copies during the
+    /// conversion.
     pub fn pack_as(self, isa: IsaKind, weights: Format) -> Result<PackedModel, ModelError> {
         let (config, values) = self.into_parts();
         let graph = Arc::new(architecture::graph(&config, Purpose::Generation)?);
@@ -40,7 +41,7 @@ impl Model {
         PackedModel::new(config, graph, storage, values)
     }
 
-    /// A copy of the weights for plans of its graph for `purpose`, in another format: see [`Model::pack_as`].
+    /// A packed copy of the weights in a format, for plans of the graph for `purpose`: see [`Model::pack_as`].
     ///
     /// # Errors
     /// As [`Model::pack_as`].
@@ -57,30 +58,30 @@ impl PackedModel {
         Ok(Self { config, graph, weights })
     }
 
-    /// A model of the same shape with other weights, laid out as [`Model::weights`].
+    /// A model of the same configuration with other weights, laid out like [`Model::weights`].
     ///
     /// # Errors
-    /// More or fewer weights than it has, or too little memory.
+    /// Another number of weights than the model's, or too little memory.
     pub fn with_weights(&self, weights: &[f32]) -> Result<Self, ModelError> {
         let (config, graph) = (self.config.clone(), self.graph.clone());
         let weights = ParamStore::of_rows(graph.params(), self.storage().clone(), weights)?;
         Ok(Self { config, graph, weights })
     }
 
-    /// Gives it other weights, laid out as [`Model::weights`].
+    /// Replaces the weights; `weights` is laid out like [`Model::weights`].
     ///
     /// # Errors
-    /// More or fewer weights than it has.
+    /// Another number of weights than the model's.
     pub fn set_weights(&mut self, weights: &[f32]) -> Result<(), ModelError> {
         Ok(self.weights.set(weights)?)
     }
 
-    /// The shape.
+    /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// The graph from tokens to logits, by way of a key-value cache.
+    /// The graph from tokens to logits, with a key-value cache.
     pub fn graph(&self) -> &Arc<Graph> {
         &self.graph
     }
@@ -90,17 +91,17 @@ impl PackedModel {
         self.graph.params()
     }
 
-    /// The instruction set that can run it.
+    /// The instruction set that the weights are packed for.
     pub fn isa(&self) -> IsaKind {
         self.weights.storage().isa()
     }
 
-    /// How the parameters lie.
+    /// Formats and orders of the parameters in memory.
     pub fn storage(&self) -> &Arc<Storage> {
         self.weights.storage()
     }
 
-    /// The values of all parameters, for plans of its graph or of others that read them alike.
+    /// The values of all parameters, for plans with the same storage.
     pub fn weights(&self) -> &ParamStore {
         &self.weights
     }

@@ -1,16 +1,18 @@
 //! From logits to the next token.
 //!
-//! [`Sampler::sample`] applies its filters in this order, which is the order of Hugging Face's `generate`:
+//! [`Sampler::sample`] is a chain of logit processors, one method each, in the order of Hugging Face's `generate`:
 //!
-//! 1. **repetition penalty** θ on every distinct token of the window (Keskar et al., "CTRL", 2019, section 4.1, in the
-//!    form that also works for negative logits: `l / θ` where `l > 0`, `l · θ` elsewhere);
-//! 2. **temperature** `T`: weights `exp((l − max) / T)`; `T = 0` takes the largest logit and ends here;
-//! 3. **top-k**: the k largest logits (Fan et al., "Hierarchical Neural Story Generation", 2018);
-//! 4. **top-p**: of those, the smallest set, from the top, that carries at least the share p (Holtzman et al., "The
-//!    Curious Case of Neural Text Degeneration", 2019);
-//! 5. **min-p**: of those, the tokens at least `min_p` times as likely as the likeliest (Nguyen et al., "Turning Up the
-//!    Heat", 2024);
-//! 6. one draw from what is left.
+//! * `repetition_penalty` penalises each distinct token of the window by θ: `l / θ` where `l > 0`, else `l · θ` (Keskar
+//!   et al., "CTRL", 2019, section 4.1, in the form that also works for negative logits);
+//! * `top_k` keeps the k largest logits (Fan et al., "Hierarchical Neural Story Generation", 2018);
+//! * `temperature` gives weights `exp((l − max) / T)`; `T = 0` takes the largest logit instead and ends the chain;
+//! * `top_p` keeps the smallest set, from the top, that carries at least the share p (Holtzman et al., "The Curious
+//!   Case of Neural Text Degeneration", 2019);
+//! * `min_p` keeps the tokens at least `min_p` times as likely as the likeliest (Nguyen et al., "Turning Up the Heat",
+//!   2024);
+//! * `draw` draws one of the tokens that are left, by weight.
+//!
+//! The temperature changes no rank, so `top_k` goes before it: only the kept tokens need an exponential.
 //!
 //! Equal logits rank by token id, the lower first. The same seed and the same logits give the same tokens.
 //!
@@ -45,7 +47,7 @@ pub struct SamplerConfig {
     pub repetition_penalty: f32,
     /// How many of the latest tokens the penalty looks at. In `[0, 2²⁰]`.
     pub repetition_window: usize,
-    /// Where the random numbers start.
+    /// Seed of the random numbers.
     pub seed: u64,
 }
 
@@ -104,9 +106,9 @@ pub enum SamplerError {
     Setting {
         /// Name of the field of [`SamplerConfig`].
         field: &'static str,
-        /// What it was set to.
+        /// The value.
         value: String,
-        /// What it may be.
+        /// The allowed values.
         allowed: &'static str,
     },
     /// A vocabulary without tokens has no next token.
@@ -135,7 +137,7 @@ pub enum SamplerError {
     /// A saved state cannot be one that [`Sampler::state`] returned.
     #[error("the saved sampler state is damaged: {problem}")]
     State {
-        /// What is wrong with it.
+        /// What is wrong with the state.
         problem: &'static str,
     },
 }
@@ -180,7 +182,7 @@ impl Xoshiro256 {
     }
 }
 
-/// What a sampler carries from one token to the next, for saving and going on later.
+/// The state of a sampler between two tokens, which can be saved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SamplerState {
     /// State of the random numbers.
@@ -193,9 +195,19 @@ pub struct SamplerState {
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
     logit: f32,
-    /// `exp((logit − max) / temperature)`: its probability, but for a common factor.
+    /// `exp((logit − max) / temperature)`, in `[0, 1]`: the probability, up to a common factor. 0 until the
+    /// temperature.
     weight: f32,
     id: u32,
+}
+
+/// The order of the candidates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// By token id.
+    Id,
+    /// The likeliest first.
+    Rank,
 }
 
 impl Candidate {
@@ -267,8 +279,8 @@ impl Sampler {
     /// Chooses the next token from `logits`, `[vocabulary]`, and remembers it.
     ///
     /// # Errors
-    /// [`SamplerError::Length`], [`SamplerError::NotANumber`] or [`SamplerError::NothingLeft`]; the sampler is then as it
-    /// was.
+    /// [`SamplerError::Length`], [`SamplerError::NotANumber`] or [`SamplerError::NothingLeft`]; the sampler is then as
+    /// it was.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, SamplerError> {
         if logits.len() != self.logits.len() {
             return Err(SamplerError::Length { expected: self.logits.len(), found: logits.len() });
@@ -277,7 +289,7 @@ impl Sampler {
             return Err(SamplerError::NotANumber { index });
         }
         self.logits.copy_from_slice(logits);
-        self.penalise();
+        self.repetition_penalty();
         let (likeliest, max) = largest(&self.logits);
         if max == f32::NEG_INFINITY {
             return Err(SamplerError::NothingLeft { vocabulary: logits.len() });
@@ -285,20 +297,24 @@ impl Sampler {
         let token = if self.config.temperature == 0.0 {
             likeliest
         } else {
-            self.filter(max);
+            self.gather();
+            let order = self.top_k();
+            self.temperature(max);
+            self.top_p(order);
+            self.min_p();
             self.draw()
         };
         self.observe(&[token]);
         Ok(token)
     }
 
-    /// What has to be saved so that [`restore`](Self::restore) goes on exactly from here.
+    /// The state from which [`restore`](Self::restore) continues exactly.
     pub fn state(&self) -> SamplerState {
         let (newer, older) = self.recent.split_at(self.oldest);
         SamplerState { rng: self.rng.state, recent: [older, newer].concat() }
     }
 
-    /// Goes on from a saved state. The settings stay those of this sampler.
+    /// Continues from a saved state, with the settings of this sampler.
     ///
     /// # Errors
     /// [`SamplerError::State`] when the state cannot be a saved one.
@@ -318,8 +334,8 @@ impl Sampler {
         if self.config.repetition_penalty == 1.0 { 0 } else { self.config.repetition_window }
     }
 
-    /// Filter 1.
-    fn penalise(&mut self) {
+    /// Makes each distinct token of the window less likely, or more likely for a penalty below 1.
+    fn repetition_penalty(&mut self) {
         self.round += 1;
         for &token in &self.recent {
             let token = token as usize;
@@ -332,38 +348,56 @@ impl Sampler {
         }
     }
 
-    /// Filters 2 to 5: leaves the tokens that may be drawn in `candidates`, at least one of them with weight 1.
-    fn filter(&mut self, max: f32) {
-        let temperature = self.config.temperature;
+    /// Makes a candidate of each token that is possible at all, by id.
+    fn gather(&mut self) {
         self.candidates.clear();
         let possible = self.logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
         self.candidates.extend(possible.map(|(id, &logit)| Candidate { logit, weight: 0.0, id: id as u32 }));
+    }
 
+    /// Keeps the `top_k` largest logits, ranked; all, unranked, if `top_k` is 0 or they are no more than that.
+    fn top_k(&mut self) -> Order {
         let top_k = self.config.top_k;
-        let by_rank = top_k > 0 && top_k < self.candidates.len();
-        if by_rank {
-            self.candidates.select_nth_unstable_by(top_k - 1, Candidate::rank);
-            self.candidates.truncate(top_k);
-            self.candidates.sort_unstable_by(Candidate::rank);
+        if top_k == 0 || top_k >= self.candidates.len() {
+            return Order::Id;
         }
+        self.candidates.select_nth_unstable_by(top_k - 1, Candidate::rank);
+        self.candidates.truncate(top_k);
+        self.candidates.sort_unstable_by(Candidate::rank);
+        Order::Rank
+    }
+
+    /// Weighs the candidates; `max` is the largest logit, whose weight is 1.
+    fn temperature(&mut self, max: f32) {
+        let temperature = self.config.temperature;
         for candidate in &mut self.candidates {
             // The largest logit may be +∞, and ∞ − ∞ is no number.
             candidate.weight = if candidate.logit == max { 1.0 } else { ((candidate.logit - max) / temperature).exp() };
         }
-        if self.config.top_p < 1.0 {
-            let share = f64::from(self.config.top_p) * total_weight(&self.candidates);
-            let kept =
-                if by_rank { shortest_head(&self.candidates, share) } else { rank_head(&mut self.candidates, share) };
-            self.candidates.truncate(kept);
+    }
+
+    /// Keeps the likeliest candidates that together carry the share `top_p` of all weights, at least one.
+    fn top_p(&mut self, order: Order) {
+        if self.config.top_p >= 1.0 {
+            return;
         }
-        if self.config.min_p > 0.0 {
-            // The likeliest token has weight 1, so a weight is the ratio to it.
-            let least = self.config.min_p;
+        let share = f64::from(self.config.top_p) * total_weight(&self.candidates);
+        let kept = match order {
+            Order::Rank => shortest_head(&self.candidates, share),
+            Order::Id => rank_head(&mut self.candidates, share),
+        };
+        self.candidates.truncate(kept);
+    }
+
+    /// Keeps the candidates at least `min_p` times as likely as the likeliest, whose weight is 1.
+    fn min_p(&mut self) {
+        let least = self.config.min_p;
+        if least > 0.0 {
             self.candidates.retain(|candidate| candidate.weight >= least);
         }
     }
 
-    /// Filter 6: the candidate whose stretch of the summed weights a uniform number falls into.
+    /// Draws a candidate: the one in whose interval of the summed weights a uniform number falls.
     fn draw(&mut self) -> u32 {
         let mut left = self.rng.next_unit() * total_weight(&self.candidates);
         let mut chosen = self.candidates[0].id;

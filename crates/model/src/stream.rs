@@ -1,9 +1,9 @@
 //! From the bytes of tokens to printable text: UTF-8 that is never split and stop strings that never leak.
 //!
-//! A token of a byte-level vocabulary may end in the middle of a character, and a stop string may begin in one token and
-//! end three tokens later. [`TextStream`] hands out text only once it is decided: whole characters, and none that could
-//! still turn out to be the beginning of a stop string. What comes out, joined, does not depend on how the bytes were
-//! cut into tokens.
+//! A token of a byte-level vocabulary may end in the middle of a character, and a stop string may begin in one token
+//! and end three tokens later. [`TextStream`] hands out text only once it is decided: whole characters, and none that
+//! could still turn out to be the beginning of a stop string. What comes out, joined, does not depend on how the bytes
+//! were cut into tokens.
 //!
 //! ```
 //! use smallmind_model::stream::{StopStrings, TextStream};
@@ -202,9 +202,9 @@ impl Utf8Decoder {
 
 /// A text that comes in as the bytes of tokens and goes out as pieces that can be shown.
 ///
-/// The pieces that [`push`](Self::push) and [`finish`](Self::finish) return, joined, are the lossy UTF-8 decoding of all
-/// bytes, cut before the stop string that ends first. Holds back at most three bytes plus the longest stop string, and
-/// allocates only for a token or stop string that is longer than any before it.
+/// The pieces that [`push`](Self::push) and [`finish`](Self::finish) return, joined, are the lossy UTF-8 decoding of
+/// all bytes, cut before the stop string that ends first. Holds back at most three bytes plus the longest stop string,
+/// and allocates only for a token or stop string that is longer than any before it.
 #[derive(Debug, Clone)]
 pub struct TextStream {
     decoder: Utf8Decoder,

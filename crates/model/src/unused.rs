@@ -1,27 +1,27 @@
-//! Tensors of a file that a configuration has no use for.
+//! Tensors in files that a configuration has no use for.
 
 use std::collections::BTreeSet;
 
-use smallmind_checkpoint::Weights;
+use smallmind_checkpoint::WeightFiles;
 
 use crate::tensor_names::{OUTPUT_HEAD, TensorNames};
 use crate::{Head, ModelConfig, ModelError};
 
-/// The names of the tensors that a model of `config` does not use, in the order of the files and their names. A model that is read
-/// without them computes something else than the one that they belong to.
+/// The names of the tensors that a model of `config` does not use, ordered by file and name. They belong to a model
+/// that computes something else.
 ///
-/// Left out are those that change nothing: buffers that follow from the configuration (rotary `inv_freq`, causal masks), an output head
-/// that equals the token embeddings where `tie_word_embeddings` makes them one (one that differs is used, see
-/// [`ModelConfig::from_folder`]), and biases that are all zero where the configuration says that there are none.
+/// Tensors that change nothing are not listed: buffers that follow from the configuration (rotary `inv_freq`, causal
+/// masks); a tied output head that equals the token embeddings (one that differs is used, see
+/// [`ModelConfig::from_folder`]); biases of zeros in a model without biases.
 ///
 /// # Errors
 /// Files that can't be read; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
-pub fn unused_tensors(config: &ModelConfig, file: &Weights) -> Result<Vec<String>, ModelError> {
+pub fn unused_tensors(config: &ModelConfig, file: &WeightFiles) -> Result<Vec<String>, ModelError> {
     let names = TensorNames::of(config)?;
     let slots = names.slots();
     let used: BTreeSet<&str> = slots.iter().map(|slot| names.stored(&slot.name, file)).collect();
     let mut unused = Vec::new();
-    // Of shards all tensors, also those that the index leaves out: other programs read them.
+    // All tensors of the shards, also those that the index leaves out: other programs read them.
     for info in file.shards().iter().flat_map(smallmind_checkpoint::TensorFile::tensors) {
         let name = info.name.as_str();
         if used.contains(name) || names.is_buffer(name) {
@@ -34,8 +34,8 @@ pub fn unused_tensors(config: &ModelConfig, file: &Weights) -> Result<Vec<String
     Ok(unused)
 }
 
-/// Whether it is one of the biases that a GPT-2 without biases is written with, and still zero.
-fn is_zero_bias(names: &TensorNames<'_>, name: &str, file: &Weights) -> Result<bool, ModelError> {
+/// Whether it is a bias of zeros, as GPT-2 files without biases have them for other tools.
+fn is_zero_bias(names: &TensorNames<'_>, name: &str, file: &WeightFiles) -> Result<bool, ModelError> {
     let zeros = names.zeros();
     let info = file.info(name)?;
     let Some(zero) = zeros.iter().find(|zero| names.bare(&zero.name) == names.bare(name)) else { return Ok(false) };
@@ -47,17 +47,18 @@ fn is_zero_bias(names: &TensorNames<'_>, name: &str, file: &Weights) -> Result<b
     Ok(values.iter().all(|value| *value == 0.0))
 }
 
-/// Whether the file has an output head of its own although the configuration ties it to the token embeddings. transformers 5 uses it then.
+/// Whether the file has an output head that differs from the token embeddings, although the configuration ties them. It
+/// is used then, as in transformers 5.
 ///
 /// # Errors
 /// Files that can't be read; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
-pub(crate) fn has_second_head(config: &ModelConfig, file: &Weights) -> Result<bool, ModelError> {
+pub(crate) fn has_second_head(config: &ModelConfig, file: &WeightFiles) -> Result<bool, ModelError> {
     let has_head = config.head == Head::Tied && file.contains(OUTPUT_HEAD);
     Ok(has_head && !is_tied_head(config, OUTPUT_HEAD, file)?)
 }
 
-/// Whether it is an output head that equals the token embeddings, of which a tied model's is made.
-fn is_tied_head(config: &ModelConfig, name: &str, file: &Weights) -> Result<bool, ModelError> {
+/// Whether it is an output head that equals the token embeddings of a tied model.
+fn is_tied_head(config: &ModelConfig, name: &str, file: &WeightFiles) -> Result<bool, ModelError> {
     if config.head != Head::Tied || name != OUTPUT_HEAD {
         return Ok(false);
     }

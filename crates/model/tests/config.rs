@@ -344,75 +344,10 @@ fn fields_that_are_missing_or_of_the_wrong_type_are_named() {
     }
 }
 
-#[test]
-fn values_that_make_no_model_are_named() {
-    let max = json!(u64::MAX);
-    let cases = [
-        (gpt2(), "model_type", json!("gpt5"), "model_type"),
-        (gpt2(), "model_type", json!(""), "model_type"),
-        (gpt2(), "vocab_size", json!(0), "vocab_size"),
-        (gpt2(), "vocab_size", max.clone(), "vocab_size"),
-        (gpt2(), "vocab_size", json!(96), "bos_token_id"),
-        (gpt2(), "n_positions", json!(0), "n_positions"),
-        (gpt2(), "n_positions", max.clone(), "n_positions"),
-        (gpt2(), "n_embd", json!(0), "n_embd"),
-        (gpt2(), "n_embd", json!(33), "n_head"),
-        (gpt2(), "n_embd", json!(1_u64 << 63), "n_embd"),
-        (gpt2(), "n_embd", json!(1 << 24), "n_inner"),
-        (gpt2(), "n_head", json!(0), "n_head"),
-        (gpt2(), "n_head", json!(3), "n_head"),
-        (gpt2(), "n_head", max.clone(), "n_head"),
-        (gpt2(), "n_layer", json!(0), "n_layer"),
-        (gpt2(), "n_layer", json!(1 << 24), "n_layer"),
-        (gpt2(), "n_layer", max.clone(), "n_layer"),
-        (gpt2(), "n_inner", json!(0), "n_inner"),
-        (gpt2(), "n_inner", max.clone(), "n_inner"),
-        (gpt2(), "activation_function", json!("relu"), "activation_function"),
-        (gpt2(), "layer_norm_epsilon", json!(0), "layer_norm_epsilon"),
-        (gpt2(), "layer_norm_epsilon", json!(-1e-5), "layer_norm_epsilon"),
-        (gpt2(), "layer_norm_epsilon", json!(1e-60), "layer_norm_epsilon"),
-        (gpt2(), "layer_norm_epsilon", json!(2.0), "layer_norm_epsilon"),
-        (gpt2(), "initializer_range", json!(-0.1), "initializer_range"),
-        (gpt2(), "initializer_range", json!(1e300), "initializer_range"),
-        (gpt2(), "embd_pdrop", json!(1.0), "embd_pdrop"),
-        (gpt2(), "attn_pdrop", json!(-0.5), "attn_pdrop"),
-        (gpt2(), "resid_pdrop", json!(0.999_999_999_999), "resid_pdrop"),
-        (gpt2(), "bos_token_id", json!(97), "bos_token_id"),
-        (gpt2(), "eos_token_id", json!([0, 97]), "eos_token_id"),
-        (gpt2(), "scale_attn_weights", json!(false), "scale_attn_weights"),
-        (gpt2(), "scale_attn_by_inverse_layer_idx", json!(true), "scale_attn_by_inverse_layer_idx"),
-        (llama(), "num_attention_heads", json!(0), "num_attention_heads"),
-        (llama(), "num_attention_heads", json!(5), "num_key_value_heads"),
-        (llama(), "num_key_value_heads", json!(0), "num_key_value_heads"),
-        (llama(), "num_key_value_heads", json!(3), "num_key_value_heads"),
-        (llama(), "num_key_value_heads", json!(8), "num_key_value_heads"),
-        (llama(), "num_key_value_heads", max.clone(), "num_key_value_heads"),
-        (llama(), "head_dim", json!(0), "head_dim"),
-        (llama(), "head_dim", json!(7), "head_dim"),
-        (llama(), "head_dim", max.clone(), "head_dim"),
-        (llama(), "hidden_size", json!(0), "hidden_size"),
-        (llama(), "hidden_size", max.clone(), "hidden_size"),
-        (llama(), "intermediate_size", json!(0), "intermediate_size"),
-        (llama(), "num_hidden_layers", json!(1025), "num_hidden_layers"),
-        (llama(), "hidden_act", json!("gelu"), "hidden_act"),
-        (llama(), "attention_bias", json!(true), "attention_bias"),
-        (llama(), "mlp_bias", json!(true), "mlp_bias"),
-        (llama(), "use_sliding_window", json!(true), "use_sliding_window"),
-        (llama(), "rope_theta", json!(0), "rope_theta"),
-        (llama(), "rope_theta", json!(-1e4), "rope_theta"),
-        (llama(), "rope_scaling.rope_type", json!("yarn"), "rope_scaling.rope_type"),
-        (llama(), "rope_scaling.factor", json!(0), "rope_scaling.factor"),
-        (llama(), "rope_scaling.factor", json!(-8), "rope_scaling.factor"),
-        (llama(), "rope_scaling.low_freq_factor", json!(4.0), "rope_scaling.high_freq_factor"),
-        (llama(), "rope_scaling.high_freq_factor", json!(0.5), "rope_scaling.high_freq_factor"),
-        (llama(), "rms_norm_eps", json!(1.0), "rms_norm_eps"),
-        (llama(), "attention_dropout", json!(1.5), "attention_dropout"),
-        (llama(), "vocab_size", json!(3), "eos_token_id"),
-        (llama(), "max_position_embeddings", json!((1 << 24) + 1), "max_position_embeddings"),
-    ];
-    assert!(cases.len() > 50);
-    for (base, field, wrong, named) in cases {
-        let error = error(base, field, Wrong::Is(wrong.clone()));
+/// Each case: a field, a value that makes no model, and the field that the error names.
+fn refuses(base: fn() -> Value, cases: Vec<(&str, Value, &str)>) {
+    for (field, wrong, named) in cases {
+        let error = error(base(), field, Wrong::Is(wrong.clone()));
         assert!(matches!(error, ConfigError::Invalid { .. }), "{field} = {wrong}: {error}");
         assert_eq!(key(&error), named, "{field} = {wrong}: {error}");
         // The message says the field, and ends in what would do.
@@ -421,6 +356,87 @@ fn values_that_make_no_model_are_named() {
         let path = std::path::Path::new("models/some/config.json");
         assert!(error.in_file(path).to_string().starts_with("models/some/config.json: "), "{message}");
     }
+}
+
+#[test]
+fn values_that_make_no_gpt2_are_named() {
+    let max = json!(u64::MAX);
+    let cases = vec![
+        ("model_type", json!("gpt5"), "model_type"),
+        ("model_type", json!(""), "model_type"),
+        ("vocab_size", json!(0), "vocab_size"),
+        ("vocab_size", max.clone(), "vocab_size"),
+        ("vocab_size", json!(96), "bos_token_id"),
+        ("n_positions", json!(0), "n_positions"),
+        ("n_positions", max.clone(), "n_positions"),
+        ("n_embd", json!(0), "n_embd"),
+        ("n_embd", json!(33), "n_head"),
+        ("n_embd", json!(1_u64 << 63), "n_embd"),
+        ("n_embd", json!(1 << 24), "n_inner"),
+        ("n_head", json!(0), "n_head"),
+        ("n_head", json!(3), "n_head"),
+        ("n_head", max.clone(), "n_head"),
+        ("n_layer", json!(0), "n_layer"),
+        ("n_layer", json!(1 << 24), "n_layer"),
+        ("n_layer", max.clone(), "n_layer"),
+        ("n_inner", json!(0), "n_inner"),
+        ("n_inner", max.clone(), "n_inner"),
+        ("activation_function", json!("relu"), "activation_function"),
+        ("layer_norm_epsilon", json!(0), "layer_norm_epsilon"),
+        ("layer_norm_epsilon", json!(-1e-5), "layer_norm_epsilon"),
+        ("layer_norm_epsilon", json!(1e-60), "layer_norm_epsilon"),
+        ("layer_norm_epsilon", json!(2.0), "layer_norm_epsilon"),
+        ("initializer_range", json!(-0.1), "initializer_range"),
+        ("initializer_range", json!(1e300), "initializer_range"),
+        ("embd_pdrop", json!(1.0), "embd_pdrop"),
+        ("attn_pdrop", json!(-0.5), "attn_pdrop"),
+        ("resid_pdrop", json!(0.999_999_999_999), "resid_pdrop"),
+        ("bos_token_id", json!(97), "bos_token_id"),
+        ("eos_token_id", json!([0, 97]), "eos_token_id"),
+        ("scale_attn_weights", json!(false), "scale_attn_weights"),
+        ("scale_attn_by_inverse_layer_idx", json!(true), "scale_attn_by_inverse_layer_idx"),
+    ];
+    refuses(gpt2, cases);
+}
+
+#[test]
+fn values_that_make_no_llama_are_named() {
+    let max = json!(u64::MAX);
+    let cases = vec![
+        ("num_attention_heads", json!(0), "num_attention_heads"),
+        ("num_attention_heads", json!(5), "num_key_value_heads"),
+        ("num_key_value_heads", json!(0), "num_key_value_heads"),
+        ("num_key_value_heads", json!(3), "num_key_value_heads"),
+        ("num_key_value_heads", json!(8), "num_key_value_heads"),
+        ("num_key_value_heads", max.clone(), "num_key_value_heads"),
+        ("head_dim", json!(0), "head_dim"),
+        ("head_dim", json!(7), "head_dim"),
+        ("head_dim", max.clone(), "head_dim"),
+        ("hidden_size", json!(0), "hidden_size"),
+        ("hidden_size", max.clone(), "hidden_size"),
+        ("intermediate_size", json!(0), "intermediate_size"),
+        ("num_hidden_layers", json!(1025), "num_hidden_layers"),
+        ("hidden_act", json!("gelu"), "hidden_act"),
+        ("attention_bias", json!(true), "attention_bias"),
+        ("mlp_bias", json!(true), "mlp_bias"),
+        ("use_sliding_window", json!(true), "use_sliding_window"),
+        ("rope_theta", json!(0), "rope_theta"),
+        ("rope_theta", json!(-1e4), "rope_theta"),
+        ("rope_scaling.rope_type", json!("yarn"), "rope_scaling.rope_type"),
+        ("rope_scaling.factor", json!(0), "rope_scaling.factor"),
+        ("rope_scaling.factor", json!(-8), "rope_scaling.factor"),
+        ("rope_scaling.low_freq_factor", json!(4.0), "rope_scaling.high_freq_factor"),
+        ("rope_scaling.high_freq_factor", json!(0.5), "rope_scaling.high_freq_factor"),
+        ("rms_norm_eps", json!(1.0), "rms_norm_eps"),
+        ("attention_dropout", json!(1.5), "attention_dropout"),
+        ("vocab_size", json!(3), "eos_token_id"),
+        ("max_position_embeddings", json!((1 << 24) + 1), "max_position_embeddings"),
+    ];
+    refuses(llama, cases);
+}
+
+#[test]
+fn what_is_too_vast_or_no_object_is_named() {
     // Each number by itself is possible, all together are beyond any memory.
     let mut vast = llama();
     for (field, n) in
@@ -454,7 +470,8 @@ fn long_text_from_a_file_does_not_flood_a_message() {
 
 #[test]
 fn flops_are_those_of_the_closed_formula() {
-    // nanoGPT's: 6 N + 12 L H Q T for a token of a full-length sequence; here the causal half of attention, and the head's matrix once.
+    // nanoGPT's: 6 N + 12 L H Q T for a token of a full-length sequence; here the causal half of attention, and the
+    // head's matrix once.
     let config = preset::find("nanogpt-cpu").unwrap().config();
     let matrices = 4 * 12 * 128 * 128 + 65 * 128;
     let attention = 4 * 4 * 128 * 65 / 4;

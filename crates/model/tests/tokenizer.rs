@@ -212,7 +212,7 @@ proptest! {
         let ids = tokenizer.encode(&text, SpecialTokens::Parse).unwrap();
         prop_assert_eq!(&ids, &library_ids(&LIBRARY, &text));
         let (mut joined, mut pieces) = (Vec::new(), 0);
-        let count = tokenizer.encode_corpus(&text, SpecialTokens::Parse, |ids| {
+        let count = tokenizer.encoder(SpecialTokens::Parse).encode_pieces(&text, |ids| {
             joined.extend_from_slice(ids);
             pieces += 1;
             Ok::<(), TokenizerError>(())

@@ -1,14 +1,10 @@
-//! From the name of an instruction set to its token: which ones this CPU has, and which one the environment variable
-//! names.
+//! From the name of an instruction set to its token: which ones this CPU has.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
 use crate::{Isa, IsaKind, Scalar};
-
-/// The environment variable that forces an instruction set: `scalar`, `avx2` or `avx512`.
-pub const ISA_VARIABLE: &str = "SMALLMIND_ISA";
 
 /// A computation that is generic over the instruction set; see [`IsaKind::with`]. A closure can't be generic.
 pub trait WithIsa {
@@ -25,13 +21,6 @@ pub enum IsaError {
     Unknown(String),
     /// This CPU, or this build's target, lacks it.
     Unavailable(IsaKind),
-    /// The environment variable [`ISA_VARIABLE`] names an instruction set that is unknown or unavailable.
-    Variable {
-        /// The variable's value.
-        value: String,
-        /// The error that the value alone gives.
-        why: Box<IsaError>,
-    },
 }
 
 impl fmt::Display for IsaError {
@@ -39,10 +28,7 @@ impl fmt::Display for IsaError {
         let have = IsaKind::available().iter().map(|k| k.name()).collect::<Vec<_>>().join(", ");
         match self {
             Self::Unknown(name) => write!(f, "unknown instruction set `{name}`: this machine has {have}"),
-            Self::Unavailable(kind) => {
-                write!(f, "this CPU can't run {kind} code: it has {have}; unset {ISA_VARIABLE} to use the best")
-            }
-            Self::Variable { value, why } => write!(f, "{ISA_VARIABLE}={value}: {why}"),
+            Self::Unavailable(kind) => write!(f, "this CPU can't run {kind} code: it has {have}"),
         }
     }
 }
@@ -66,20 +52,11 @@ impl IsaKind {
         Self::available().last().copied().unwrap_or(Self::Scalar)
     }
 
-    /// The kind that [`ISA_VARIABLE`] names, or the best where it is unset or empty.
+    /// The kind of that name, if this CPU runs it.
     ///
     /// # Errors
-    /// [`IsaError::Variable`] if the name is unknown or this CPU lacks the kind.
-    pub fn from_environment() -> Result<IsaKind, IsaError> {
-        let value = std::env::var_os(ISA_VARIABLE).unwrap_or_default().to_string_lossy().into_owned();
-        Self::requested(&value).map_err(|why| IsaError::Variable { value, why: Box::new(why) })
-    }
-
-    /// The kind of that name, or the best for the empty name.
-    fn requested(name: &str) -> Result<IsaKind, IsaError> {
-        if name.is_empty() {
-            return Ok(Self::best());
-        }
+    /// An unknown name, or a kind that this CPU lacks.
+    pub fn named(name: &str) -> Result<IsaKind, IsaError> {
         let kind: IsaKind = name.parse()?;
         if kind.is_available() { Ok(kind) } else { Err(IsaError::Unavailable(kind)) }
     }
@@ -162,12 +139,12 @@ mod tests {
 
     #[test]
     fn a_request_is_kept_or_refused() {
-        assert_eq!(IsaKind::requested(""), Ok(IsaKind::best()));
-        assert_eq!(IsaKind::requested("scalar"), Ok(IsaKind::Scalar));
-        assert_eq!(IsaKind::requested("sse"), Err(IsaError::Unknown("sse".to_owned())));
+        assert_eq!(IsaKind::named(""), Err(IsaError::Unknown(String::new())));
+        assert_eq!(IsaKind::named("scalar"), Ok(IsaKind::Scalar));
+        assert_eq!(IsaKind::named("sse"), Err(IsaError::Unknown("sse".to_owned())));
         for kind in IsaKind::ALL {
             let expected = if kind.is_available() { Ok(kind) } else { Err(IsaError::Unavailable(kind)) };
-            assert_eq!(IsaKind::requested(kind.name()), expected);
+            assert_eq!(IsaKind::named(kind.name()), expected);
         }
     }
 
@@ -176,9 +153,6 @@ mod tests {
         let unknown = IsaError::Unknown("neon".to_owned()).to_string();
         assert!(unknown.contains("`neon`") && unknown.contains("scalar"), "{unknown}");
         let unavailable = IsaError::Unavailable(IsaKind::Avx512).to_string();
-        assert!(unavailable.contains("avx512") && unavailable.contains(ISA_VARIABLE), "{unavailable}");
-        let why = Box::new(IsaError::Unknown("neon".to_owned()));
-        let asked = IsaError::Variable { value: "neon".to_owned(), why }.to_string();
-        assert!(asked.starts_with("SMALLMIND_ISA=neon: "), "{asked}");
+        assert!(unavailable.contains("avx512") && unavailable.contains("scalar"), "{unavailable}");
     }
 }

@@ -17,7 +17,7 @@ impl IsaKind {
     /// Every kind, the narrowest first.
     pub const ALL: [IsaKind; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
 
-    /// The name that the environment variable [`ISA_VARIABLE`](crate::ISA_VARIABLE) takes.
+    /// `scalar`, `avx2` or `avx512`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",

@@ -53,9 +53,9 @@
 //!
 //! # 3. The choice
 //!
-//! [`IsaKind`] names an instruction set at run time; [`IsaKind::with`] turns the name into a token. As closures can't
-//! be generic, the work is a value that implements [`WithIsa`]. [`IsaKind::best`] is the widest kind of this CPU, and
-//! [`IsaKind::from_environment`] lets the variable `SMALLMIND_ISA` choose another.
+//! [`IsaKind`] names an instruction set at run time; [`IsaKind::with`] turns the name into a token. As closures can't be
+//! generic, the work is a value that implements [`WithIsa`]. [`IsaKind::best`] is the widest kind of this CPU,
+//! [`IsaKind::named`] the one of a name.
 //!
 //! ```
 //! # use smallmind_simd::Isa;
@@ -116,6 +116,6 @@ pub use arch::scalar::Scalar;
 pub use arch::ticks::ticks;
 #[cfg(target_arch = "x86_64")]
 pub use arch::{avx2::Avx2, avx512::Avx512, avx512_bf16::Avx512Bf16, avx512_vnni::Avx512Vnni};
-pub use dispatch::{ISA_VARIABLE, IsaError, WithIsa};
+pub use dispatch::{IsaError, WithIsa};
 pub use isa::{Bf16Dot, Int8Dot, Isa, MAX_LANES, WithInt8};
 pub use kind::IsaKind;

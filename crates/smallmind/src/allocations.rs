@@ -11,27 +11,27 @@ static CALLS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// Calls and bytes of this thread. It needs neither memory nor a destructor, so that an allocator may have it.
+    /// Calls and bytes of this thread. An allocator may use it, as it needs neither memory nor a destructor.
     static OWN: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 
-/// How often any thread of this process has asked for memory so far, growing included.
+/// Number of allocations and reallocations of all threads so far.
 pub fn count() -> u64 {
     CALLS.load(Ordering::Relaxed)
 }
 
-/// How many bytes any thread of this process has asked for so far; a block that grows counts anew with its new size.
+/// Bytes that all threads have allocated so far; a reallocation counts its new size.
 pub fn bytes() -> u64 {
     BYTES.load(Ordering::Relaxed)
 }
 
-/// What the calling thread has asked for so far.
+/// Calls and bytes of the calling thread so far.
 pub fn of_this_thread() -> Allocated {
     let (calls, bytes) = OWN.try_with(Cell::get).unwrap_or_default();
     Allocated { calls, bytes }
 }
 
-/// [`System`], counting.
+/// [`System`] with counters.
 pub struct Counting;
 
 fn one_more(bytes: usize) {
@@ -40,8 +40,8 @@ fn one_more(bytes: usize) {
     let _ = OWN.try_with(|own| own.set((own.get().0 + 1, own.get().1 + bytes as u64)));
 }
 
-// SAFETY: every call goes to `System` unchanged, which keeps the contract of `GlobalAlloc`; counting touches statics and allocates
-// nothing.
+// SAFETY: every call goes to `System` unchanged, which keeps the contract of `GlobalAlloc`; counting touches statics
+// and allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         one_more(layout.size());
@@ -57,7 +57,8 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         one_more(size);
-        // SAFETY: `block` came from one of these functions, so from `System`, and the caller keeps the rest of the contract.
+        // SAFETY: `block` came from one of these functions, so from `System`, and the caller keeps the rest of the
+        // contract.
         unsafe { System.realloc(block, layout, size) }
     }
 

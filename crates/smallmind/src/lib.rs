@@ -1,20 +1,21 @@
 //! SmallMind trains, runs and profiles small language models on an ordinary CPU.
 //!
-//! This crate is the library's face: it gathers the crates that do the work, each under its own name ([`model`], [`train`], [`graph`],
-//! [`checkpoint`], [`kernels`], [`simd`], [`profile`], [`bench`](mod@bench)), and brings forward the types that most programs need. The command line `smallmind` is made
-//! of nothing else.
+//! This crate re-exports the crates that do the work, each under its own name ([`model`], [`train`], [`graph`],
+//! [`checkpoint`], [`kernels`], [`simd`], [`profile`], [`bench`](mod@bench)), and the types that most programs need.
+//! The command line `smallmind` is built on these alone.
 //!
 //! # From text to a model to text
 //!
-//! A model is a configuration and weights; a session is a model at work, with its cache and its threads; a generator turns a session
-//! and a tokenizer into text.
+//! A model is a configuration and weights. A session runs a model, with a cache and threads. A generator makes text
+//! with a session and a tokenizer.
 //!
 //! ```
 //! use std::ops::ControlFlow;
 //! use std::sync::Arc;
 //!
 //! use smallmind::model::{Head, preset, tokenizer::SpecialTokens};
-//! use smallmind::{GenerateOptions, Generator, IsaKind, Model, ModelConfig, SamplerConfig, Session, SessionOptions, Tokenizer};
+//! use smallmind::{GenerateOptions, Generator, IsaKind, Model, ModelConfig, SamplerConfig};
+//! use smallmind::{Session, SessionOptions, Tokenizer};
 //!
 //! // A vocabulary of the characters of a text, and a tiny model for it with random weights.
 //! let tokenizer = Arc::new(Tokenizer::characters("the cat sat on the mat")?);
@@ -28,14 +29,15 @@
 //! let model = Model::random(config, 1337)?;
 //! println!("{} parameters", model.params().elements());
 //!
-//! // At work, with the best instructions of this CPU and on two threads. What comes out does not depend on their number.
+//! // A session with the best instruction set of this CPU and two threads. Results don't depend on their number.
 //! let model = Arc::new(model.pack(IsaKind::best())?);
 //! let session = Session::new(model, SessionOptions::single(64, 2))?;
 //! let mut generator = Generator::new(session, tokenizer.clone())?;
 //!
 //! // Pieces of text come as soon as they are certain.
 //! let prompt = tokenizer.encode("the cat", SpecialTokens::AsText)?;
-//! let options = GenerateOptions { max_tokens: 20, sampler: SamplerConfig { seed: 7, ..SamplerConfig::default() }, stops: vec![] };
+//! let sampler = SamplerConfig { seed: 7, ..SamplerConfig::default() };
+//! let options = GenerateOptions { max_tokens: 20, sampler, stops: vec![] };
 //! let mut text = String::new();
 //! let generation = generator.generate(&prompt, &options, |piece| {
 //!     text.push_str(piece);
@@ -54,8 +56,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A model is saved with [`Model::save`] in the layout of Hugging Face and read with [`Model::load`]. Training, from text files to such
-//! a folder, is [`train`]'s subject.
+//! A model is saved with [`Model::save`] in the layout of Hugging Face and read with [`Model::load`]. Training, from
+//! text files to such a folder, is [`train`]'s subject.
 
 pub use smallmind_bench as bench;
 pub use smallmind_checkpoint as checkpoint;

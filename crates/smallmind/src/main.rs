@@ -1,6 +1,6 @@
 //! The command line: `smallmind --help` lists its verbs.
 //!
-//! Not here: anything that could be called from Rust as well; that is the library's.
+//! Not here: anything that a Rust program could call; the library has that.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
@@ -9,7 +9,7 @@ mod cli;
 
 use std::process::ExitCode;
 
-/// Counts, so that `generate --json` can tell how much a token allocates.
+/// Counts allocations, so that `generate` can report them per token.
 #[global_allocator]
 static ALLOCATOR: allocations::Counting = allocations::Counting;
 

@@ -1,4 +1,5 @@
-//! What a profile says is true: bytes and operations as closed formulas have them, a planted delay and a planted allocation found, by name.
+//! What a profile says is true: bytes and operations as closed formulas have them, a planted delay and a planted
+//! allocation found, by name.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -14,7 +15,7 @@ use smallmind::profile::roofs::Effort;
 use smallmind::profile::traffic::{Traffic, traffic};
 use smallmind::profile::{Allocated, Events, Recorder, Roofs, RunTimes};
 use smallmind::simd::IsaKind;
-use smallmind::train::{BatchShape, Learner, TrainConfig};
+use smallmind::train::{BatchShape, DropoutDraw, Learner, TrainConfig};
 
 thread_local! {
     static OWN: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
@@ -93,8 +94,9 @@ fn bytes_are_the_weights_and_operations_the_formulas() {
     }
 }
 
-/// Forward within 3 %: norms, activations and softmaxes are what the formulas leave out. Training within 8 %: attention's backward computes the
-/// scores once more, five products for the forward's two where the formula has four, and the elementwise operations' backward is dearer.
+/// Forward within 3 %: norms, activations and softmaxes are what the formulas leave out. Training within 8 %:
+/// attention's backward computes the scores once more, five products for the forward's two where the formula has four,
+/// and the elementwise operations' backward is dearer.
 #[test]
 fn operations_are_those_of_the_formulas() {
     for name in ["quickstart", "nanogpt-cpu", "gpt2-124m", "smollm2-135m"] {
@@ -147,7 +149,8 @@ fn a_reports_total_is_the_graphs() {
     close(expected.exponentials, layers * (config.d_ff as f64 + config.heads as f64 * keys), 1e-9, "exponentials");
 }
 
-/// What moves values without computing much is not said to be bound by arithmetic; what makes exponentials, and products, is.
+/// What moves values without computing much is not said to be bound by arithmetic; what makes exponentials, and
+/// products, is.
 #[test]
 fn elementwise_operations_are_bound_by_what_they_do() {
     // Of an AVX-512 core pair: what is decided here does not depend on this machine.
@@ -171,16 +174,16 @@ fn elementwise_operations_are_bound_by_what_they_do() {
         let tokens = 512.min(config.context);
         let model = Model::random(config, 1).unwrap();
         let shape = BatchShape { sequences: 4, context: tokens };
-        let optimizer = TrainConfig::layered(Some(preset), &[]).unwrap().optimizer();
+        let optimizer = TrainConfig::with_overlays(Some(preset), &[]).unwrap().optimizer();
         let mut learner = Learner::new(model, shape, optimizer, 1, IsaKind::best()).unwrap();
         let mut batch = Batch::default();
         (0..4).for_each(|_| batch.push_with_targets(&vec![1; tokens], &vec![2; tokens]));
-        let recorder = Recorder::keeping(learner.plans().0, 1);
+        let recorder = Recorder::keeping(learner.gradient_plan(), 1);
         let begin = Instant::now();
-        learner.accumulate(&batch, shape.tokens(), (1, 0), &recorder).unwrap();
+        learner.accumulate(&batch, shape.tokens(), DropoutDraw { seed: 1, step: 0 }, &recorder).unwrap();
         let seconds = begin.elapsed().as_secs_f64();
         let batches = [batch];
-        let part = Part { name: "gradient", plan: learner.plans().0, recorder: &recorder, batches: &batches };
+        let part = Part { name: "gradient", plan: learner.gradient_plan(), recorder: &recorder, batches: &batches };
         let phase = measurement("step", shape.tokens() as f64, 1, part, (vec![seconds], vec![seconds])).phase(&roofs);
         let mut found = phase.operations.into_iter().filter(|o| o.operation == operation);
         let first = found.next().unwrap_or_else(|| panic!("{preset} has {operation}"));

@@ -1,6 +1,8 @@
-//! Times one training step of a preset, as `benchmarks/pytorch/train_step.py` does for PyTorch, and prints the same kind of line.
+//! Times one training step of a preset, as `benchmarks/pytorch/train_step.py` does for PyTorch, and prints the same
+//! kind of line.
 //!
-//! `cargo run --release -p smallmind-train --example train_step -- nanogpt-cpu 12 64 2` (preset, sequences, context, threads)
+//! `cargo run --release -p smallmind-train --example train_step -- nanogpt-cpu 12 64 2` (preset, sequences, context,
+//! threads)
 
 use std::time::Instant;
 
@@ -8,7 +10,7 @@ use smallmind_graph::op::AdamWSpec;
 use smallmind_graph::{Batch, NoProbe, available_threads};
 use smallmind_model::{Model, preset};
 use smallmind_simd::IsaKind;
-use smallmind_train::{BatchShape, Learner, Optimizer};
+use smallmind_train::{BatchShape, DropoutDraw, Learner, Optimizer};
 
 const WARM_UP: usize = 10;
 const STEPS: usize = 100;
@@ -19,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut number = |default: usize| args.next().map_or(Ok(default), |text| text.parse::<usize>());
     let (sequences, context, threads) = (number(12)?, number(64)?, number(available_threads())?);
 
-    let isa = IsaKind::from_environment()?;
+    let isa = IsaKind::best();
     let model = Model::random(preset::find(&name)?.config(), 1337)?;
     let vocab = model.config().vocab_size;
     let adamw = AdamWSpec { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1 };
@@ -35,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut times = Vec::with_capacity(STEPS);
     for step in 0..WARM_UP + STEPS {
         let started = Instant::now();
-        learner.accumulate(&batch, shape.tokens(), (1337, step as u32), &NoProbe)?;
+        learner.accumulate(&batch, shape.tokens(), DropoutDraw { seed: 1337, step: step as u32 }, &NoProbe)?;
         learner.update(1e-3, &NoProbe)?;
         if step >= WARM_UP {
             times.push(started.elapsed().as_secs_f64());

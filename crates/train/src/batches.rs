@@ -1,26 +1,26 @@
-//! The batches of a training: windows of its text, as sequences with their targets.
+//! The batches of a training: windows of its text as sequences with targets.
 
 use serde::{Deserialize, Serialize};
 use smallmind_graph::Batch;
 
 use crate::BatchShape;
-use crate::data::{DataError, Dataset, DocumentWindows, RandomWindows, SequentialWindows, Window};
+use crate::data::{DataError, Dataset, DocumentWindows, Draw, RandomWindows, SequentialWindows, Window};
 use crate::prepare::WINDOWS_WITHOUT_END;
 
 /// Where the windows of a training begin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Windows {
-    /// Anywhere, each place as likely as any other; a window is one sequence, whatever documents it holds.
+    /// Anywhere, every place equally likely. A window is one sequence, even if it spans documents.
     #[default]
     Uniform,
-    /// At the beginnings of documents; each document in a window is a sequence of its own, so that none sees what came before it. Text
-    /// that is one document, such as a file, has no such beginnings and is refused.
+    /// At beginnings of documents. Each document in a window is a sequence of its own, so that it does not see the one
+    /// before. A text of a single document is refused.
     Documents,
 }
 
-/// Fills batches from a data set. A batch is a function of its [`Draw`] alone, so a resumed run needs only the number of its step, and a batch
-/// may be cut into micro-batches, or over machines, by rows.
+/// Fills batches from a data set. A batch is a function of its [`Draw`] alone: a resumed run needs only the number of
+/// its step, and rows of a batch may be divided among micro-batches.
 #[derive(Debug)]
 pub struct Batches {
     starts: Starts,
@@ -36,27 +36,17 @@ enum Starts {
     Documents(DocumentWindows),
 }
 
-/// Which batch.
-#[derive(Clone, Copy, Debug)]
-pub struct Draw {
-    /// Of the windows.
-    pub seed: u64,
-    /// The step, counted from 0.
-    pub step: u64,
-    /// Its first row in the step's batch.
-    pub first_row: u64,
-}
-
 impl Batches {
     /// Batches of `shape` from `data`, whose documents end with the token `end`.
     ///
     /// # Errors
-    /// Less text than a window, or no beginnings of documents where they are asked for.
+    /// Less text than a window; windows at documents without a token `end`, or with no document that a window can begin
+    /// at.
     pub fn new(windows: Windows, data: &Dataset, end: Option<u32>, shape: BatchShape) -> Result<Self, DataError> {
         let context = shape.context;
         let starts = match windows {
             Windows::Uniform => {
-                // The error for text that is too short.
+                // For its error if the text is too short.
                 RandomWindows::new(data.tokens(), context, 0)?;
                 Starts::Uniform { tokens: data.tokens() }
             }
@@ -68,7 +58,7 @@ impl Batches {
         Ok(Self { starts, context, x: vec![0; shape.tokens()], y: vec![0; shape.tokens()] })
     }
 
-    /// Fills `batch` with the rows from `draw.first_row` on of a step: a function of the draw alone.
+    /// Fills `batch` with rows of a step, from `draw.first_row` on.
     ///
     /// # Errors
     /// Files that can't be read.
@@ -84,7 +74,7 @@ impl Batches {
                 }
             }
             Starts::Documents(windows) => {
-                windows.fill(data, (seed, step, first_row), x, y)?;
+                windows.fill(data, draw, x, y)?;
                 for (x, y) in x.chunks_exact(self.context).zip(y.chunks_exact(self.context)) {
                     for range in windows.sequences(x) {
                         batch.push_with_targets(&x[range.clone()], &y[range]);
@@ -95,7 +85,7 @@ impl Batches {
         Ok(())
     }
 
-    /// The windows in which a whole set is measured: every token but the first is a target exactly once.
+    /// Windows that cover a whole data set: every token but the first is a target exactly once.
     ///
     /// # Errors
     /// A set of less than two tokens.

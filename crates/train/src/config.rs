@@ -1,6 +1,6 @@
-//! What a training is told: sections of keys.
+//! The settings of a training: sections of keys.
 //!
-//! Where the keys come from, and which stands over which, is [`Layer`](crate::Layer)'s subject.
+//! Not here: where settings come from and which wins; see [`Overlay`](crate::Overlay).
 
 use std::path::PathBuf;
 
@@ -14,39 +14,40 @@ use crate::data::{Division, Documents};
 use crate::keys::{self, KEYS, MOST_SEQUENCES};
 use crate::{BatchShape, Optimizer, TrainError, Windows};
 
-/// The model's shape. What is absent comes from the preset.
+/// The model's shape. Absent settings come from the preset.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModelSection {
-    /// The shape to begin with.
+    /// Name of the preset whose shape the others change.
     pub preset: Option<String>,
-    /// `gpt2`, `llama` or `qwen2`.
+    /// Family of architectures: `gpt2`, `llama` or `qwen2`.
     pub family: Option<String>,
-    /// Blocks.
+    /// Number of blocks.
     pub layers: Option<usize>,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: Option<usize>,
-    /// Key and value heads; as many as query heads where a number of those is given and this one isn't.
+    /// Number of key and value heads. If it is absent and `heads` is given: as many as query heads.
     pub kv_heads: Option<usize>,
-    /// Features of the residual stream.
+    /// Width of the residual stream.
     pub d_model: Option<usize>,
-    /// Features inside the feed-forward; in the preset's proportion where only the width is given.
+    /// Width of the feed-forward. If it is absent and `d_model` is given: in the preset's proportion to that.
     pub d_ff: Option<usize>,
-    /// The longest sequence, and the length of training sequences.
+    /// Most tokens of a sequence; training sequences have as many.
     pub context: Option<usize>,
-    /// Probability of dropping: embeddings, attention weights, residual additions.
+    /// Dropout probability of embeddings, attention weights and residual additions, in `[0, 1)`.
     pub dropout: Option<f32>,
-    /// Whether linear layers and norms add biases; passed over where norms are no LayerNorms.
+    /// Whether linear layers and norms have biases; has no effect on models without LayerNorm.
     pub biases: Option<bool>,
-    /// Whether the output head is the embedding table.
+    /// Whether the output head shares the embedding table.
     pub tied: Option<bool>,
-    /// `exact` or `tanh`; passed over where the MLP is gated.
+    /// GELU: `exact` or `tanh`; has no effect on gated feed-forwards.
     pub gelu: Option<String>,
-    /// The base of rotary positions; passed over where positions are learned.
+    /// Base θ of rotary positions; has no effect on learned positions.
     pub rope_theta: Option<f64>,
 }
 
 impl ModelSection {
-    /// `config` with the features that the settings name. A setting of a feature that the model doesn't have is passed over.
+    /// `config` with the features that the settings name. Settings of features that the model doesn't have change
+    /// nothing.
     fn with_features(&self, mut config: ModelConfig) -> Result<ModelConfig, TrainError> {
         if let Some(name) = self.family.as_deref() {
             let unknown = || value_error("model.family", name, "gpt2, llama and qwen2 are there");
@@ -72,28 +73,29 @@ impl ModelSection {
     }
 }
 
-/// The data and what it is cut into.
+/// The text, its tokenizer, and how windows are cut from it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataSection {
     /// `characters`, `bpe`, or the path of a `tokenizer.json`.
     pub tokenizer: String,
-    /// Tokens of a tokenizer that is trained.
+    /// Number of tokens of a trained tokenizer, from 257 to 2²⁰; has no effect on `characters`.
     pub vocab_size: usize,
-    /// The last part of the text that is kept for validation.
+    /// Share of the text, at its end, that is kept for validation, in `(0, 1)`.
     pub validation: f64,
-    /// `uniform`, or `documents`: where the windows of a training begin.
+    /// Where the windows of a training begin: `uniform` or `documents`.
     #[serde(default)]
     pub windows: Windows,
-    /// `separated`, or `files`: what a document is.
+    /// What a document is: `separated` or `files`.
     #[serde(default)]
     pub documents: Documents,
-    /// The text between documents; empty: none. Where it is absent, [`END_OF_TEXT`] for vocabularies with a token that ends documents.
+    /// Text between documents; empty for none. If it is absent: [`END_OF_TEXT`] for vocabularies with a token that ends
+    /// documents, none for others.
     #[serde(default)]
     pub separator: Option<String>,
 }
 
 impl DataSection {
-    /// How text is divided for a vocabulary that has a token that ends documents, or hasn't.
+    /// How text is divided; `has_end`: whether the vocabulary has a token that ends documents.
     #[must_use]
     pub fn division(&self, has_end: bool) -> Division<'_> {
         let separator = match self.separator.as_deref() {
@@ -104,102 +106,103 @@ impl DataSection {
     }
 }
 
-/// The course of the learning rate.
+/// How the learning rate changes over a training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
-    /// Warm-up, then always the same.
+    /// Warm-up, then `lr`.
     Constant,
-    /// Warm-up, then half a cosine down to `min_lr`.
+    /// Warm-up, then half a cosine from `lr` down to `min_lr`.
     Cosine,
-    /// Warm-up, stable, then straight down to `min_lr` over the last fifth.
+    /// Warm-up, then `lr`, then linearly down to `min_lr` over the last fifth of the steps.
     Wsd,
 }
 
 /// Steps and the optimizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainSection {
-    /// Updates in all.
+    /// Updates of the whole training, at least 1.
     pub steps: u64,
-    /// Sequences in a micro-batch.
+    /// Sequences in a micro-batch, at least 1.
     pub batch: usize,
-    /// Tokens in a step; a multiple of batch × context, gathered over as many micro-batches. 0: one micro-batch.
+    /// Tokens in a step: a multiple of batch × context, which is the number of micro-batches. 0 for one micro-batch.
     pub total_tokens: usize,
-    /// The highest learning rate.
+    /// Highest learning rate, at least 0.
     pub lr: f64,
-    /// The lowest.
+    /// Learning rate at the end of the decay, from 0 to `lr`.
     pub min_lr: f64,
-    /// Steps from 0 up to `lr`.
+    /// Steps over which the rate rises linearly to `lr`.
     pub warmup: u64,
-    /// The course after them.
+    /// How the rate changes after the warm-up.
     pub schedule: ScheduleKind,
-    /// The step at which `min_lr` is reached; 0: the last.
+    /// Step at which the rate reaches `min_lr`; 0 for the last step.
     pub decay_steps: u64,
-    /// AdamW's β₁.
+    /// AdamW's β₁, in `[0, 1)`.
     pub beta1: f64,
-    /// AdamW's β₂.
+    /// AdamW's β₂, in `[0, 1)`.
     pub beta2: f64,
-    /// AdamW's ε.
+    /// AdamW's ε, above 0.
     pub eps: f64,
-    /// Decay of matrices.
+    /// AdamW's weight decay of matrices, at least 0; biases and norms don't decay.
     pub weight_decay: f64,
-    /// The greatest global norm of gradients; 0: no clipping.
+    /// Gradients are clipped to this global norm; 0 for no clipping.
     pub clip: f64,
-    /// Of initial weights, batches, dropout and samples. Above 2^63 - 1 it is stored as text: TOML has no integers there.
+    /// Seed of initial weights, batches, dropout and samples. Stored as text above 2^63 - 1, where TOML has no
+    /// integers.
     #[serde(with = "crate::keys::seed")]
     pub seed: u64,
 }
 
-/// Estimates of the loss on the way.
+/// Estimates of the losses during a training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvalSection {
-    /// Steps between them; 0: only at the end.
+    /// Steps between estimates; 0 for one at the end.
     pub interval: u64,
-    /// Random batches of each part that an estimate is the mean of.
+    /// Random batches of each split over which an estimate is the mean, at least 1.
     pub batches: usize,
 }
 
-/// Texts written on the way.
+/// Texts that the model generates during a training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SampleSection {
-    /// Steps between them; 0: none.
+    /// Steps between samples; 0 for none.
     pub interval: u64,
-    /// Their length.
+    /// Most tokens of a sample, without its prompt.
     pub tokens: usize,
-    /// What they begin with.
+    /// Text that samples begin with.
     pub prompt: String,
-    /// Of the sampling.
+    /// Temperature of the sampler, at least 0.
     pub temperature: f32,
 }
 
-/// Checkpoints.
+/// When checkpoints are written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointSection {
-    /// Steps between them; 0: only at the end.
+    /// Steps between checkpoints; 0 for one at the end.
     pub interval: u64,
-    /// How many of the latest are kept.
+    /// Number of the latest checkpoints that are kept, at least 1.
     pub keep: usize,
 }
 
-/// Lines of the log.
+/// When steps are logged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LogSection {
-    /// Steps between them.
+    /// Steps between lines of the log, at least 1.
     pub interval: u64,
 }
 
-/// Everything that a training is told.
+/// All settings of a training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig {
     /// The model's shape.
     pub model: ModelSection,
-    /// The data.
+    /// The text and its tokenizer.
     pub data: DataSection,
     /// Steps and the optimizer.
     pub train: TrainSection,
-    /// Estimates of the loss.
+    /// Estimates of the losses.
     pub eval: EvalSection,
-    /// Texts on the way.
+    /// Samples of text.
     pub sample: SampleSection,
     /// Checkpoints.
     pub checkpoint: CheckpointSection,
@@ -241,25 +244,8 @@ impl TrainConfig {
             checkpoint: CheckpointSection { interval: 250, keep: 2 },
             log: LogSection { interval: 10 },
         };
-        let Some(name) = name else { return Ok(base) };
-        preset::find(name)?;
-        let characters = DataSection { tokenizer: "characters".into(), ..base.data.clone() };
-        Ok(match name {
-            "nanogpt-cpu" => Self { data: characters, ..base },
-            "nanogpt-gpu" => Self {
-                data: characters,
-                train: TrainSection { steps: 5000, batch: 64, ..base.train.clone() },
-                eval: EvalSection { interval: 250, batches: 20 },
-                ..base
-            },
-            "quickstart" => Self {
-                data: DataSection { vocab_size: 2048, ..base.data.clone() },
-                train: TrainSection { batch: 4, lr: 1.5e-3, min_lr: 5e-5, ..base.train.clone() },
-                sample: SampleSection { interval: 0, ..base.sample.clone() },
-                ..base
-            },
-            _ => base,
-        })
+        let training = name.map_or(Ok(&[][..]), |name| preset::find(name).map(|preset| preset.training))?;
+        training.iter().try_fold(base, |config, (key, text)| config.with_text(key, text, "preset"))
     }
 
     /// The model's shape for a vocabulary of `vocab_size` tokens.
@@ -268,7 +254,7 @@ impl TrainConfig {
     /// Numbers that make no model.
     pub fn model_config(&self, vocab_size: usize) -> Result<ModelConfig, TrainError> {
         let m = &self.model;
-        let base = preset::find(m.preset.as_deref().unwrap_or("nanogpt-cpu"))?.config();
+        let base = preset::find(m.preset.as_deref().unwrap_or(USUAL_SHAPE))?.config();
         let heads = m.heads.unwrap_or(base.heads);
         let d_model = m.d_model.unwrap_or(base.d_model);
         if heads == 0 || !d_model.is_multiple_of(heads) {
@@ -297,7 +283,7 @@ impl TrainConfig {
         };
         let config = m.with_features(config)?;
         config.check().map_err(model_setting)?;
-        // What is trained is also written.
+        // A trained model is written to files, so a `model_type` must be able to state it.
         config.model_type().map_err(model_setting)?;
         Ok(config)
     }
@@ -326,13 +312,13 @@ impl TrainConfig {
         Optimizer { adamw, max_norm: if t.clip > 0.0 { t.clip } else { f64::INFINITY } }
     }
 
-    /// The path of a tokenizer that is read, not trained.
+    /// The path of the `tokenizer.json` to read; `None` if the tokenizer is made from the text.
     pub fn tokenizer_file(&self) -> Option<PathBuf> {
         let path = self.data.tokenizer.as_str();
         (!TOKENIZERS.contains(&path)).then(|| PathBuf::from(path))
     }
 
-    /// Checks that the numbers make a training.
+    /// Checks each setting, and settings against each other.
     pub(crate) fn check(&self) -> Result<(), TrainError> {
         self.check_each()?;
         self.model_config(1)?;
@@ -361,9 +347,9 @@ impl TrainConfig {
         require(fits, "train.total_tokens", total.to_string(), &why)
     }
 
-    /// Checks each key by itself.
+    /// Checks each key alone.
     fn check_each(&self) -> Result<(), TrainError> {
-        // The number of tokens may be a product that TOML has no integer for.
+        // `total_tokens` may be a product above TOML's greatest integer.
         let train = TrainSection { total_tokens: 0, ..self.train.clone() };
         let table = Self { train, ..self.clone() }.to_table()?;
         for key in KEYS {
@@ -376,9 +362,9 @@ impl TrainConfig {
         Ok(())
     }
 
-    /// Each section with its keys.
+    /// The settings as TOML.
     pub(crate) fn to_table(&self) -> Result<toml::Table, TrainError> {
-        // Nothing else can't be written as TOML.
+        // Only numbers can fail here.
         toml::Table::try_from(self).map_err(|_| TrainError::Value {
             key: "train".to_owned(),
             origin: "the settings".to_owned(),
@@ -392,7 +378,8 @@ impl TrainConfig {
         require((1..=MOST_SEQUENCES).contains(&(batch as u64)), "train.batch", batch.to_string(), &why)
     }
 
-    /// Checks that a word for the tokenizer is a kind of vocabulary, or else the name of a file. Paths are looked for when they are read.
+    /// Checks that `data.tokenizer` is a kind of vocabulary, a file, or at least looks like a path: paths are opened
+    /// later.
     pub(crate) fn check_tokenizer(&self) -> Result<(), TrainError> {
         let Some(path) = self.tokenizer_file() else { return Ok(()) };
         let word = &self.data.tokenizer;
@@ -406,18 +393,21 @@ impl TrainConfig {
     }
 }
 
-/// The kinds of vocabularies that are made from the text.
+/// The preset whose shape a training has that names none.
+const USUAL_SHAPE: &str = "nanogpt-cpu";
+
+/// Values of `data.tokenizer` for vocabularies that are made from the text.
 const TOKENIZERS: [&str; 2] = ["characters", "bpe"];
 
 fn require(holds: bool, key: &str, got: String, why: &str) -> Result<(), TrainError> {
     if holds { Ok(()) } else { Err(value_error(key, &got, why)) }
 }
 
-/// The model's own complaint, by the name of the setting.
+/// An error of a model's configuration as an error of the setting behind it.
 fn model_setting(error: ConfigError) -> TrainError {
     match error {
         ConfigError::Invalid { key, got, why, .. } => {
-            // Features of a head are no setting: they follow from the width and the number of heads.
+            // No setting is called `head_dim`: it is the width divided by the number of heads.
             if key == "head_dim" {
                 return value_error(
                     "model.heads",

@@ -1,11 +1,11 @@
-//! What can go wrong in a training.
+//! Errors of trainings.
 
 use std::path::PathBuf;
 
 use smallmind_checkpoint::CheckpointError;
 use smallmind_graph::GraphError;
 use smallmind_model::tokenizer::TokenizerError;
-use smallmind_model::{ConfigError, ModelError};
+use smallmind_model::{ErrorClass, ModelError};
 
 use crate::data::DataError;
 use crate::run_dir::Found;
@@ -13,13 +13,13 @@ use crate::run_dir::Found;
 /// A training that can't begin, go on or end.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// The model.
+    /// An error of the model.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A file of a run.
+    /// An error of a file of the run.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The data.
+    /// An error of the data.
     #[error(transparent)]
     Data(#[from] DataError),
     /// A file that can't be read.
@@ -27,7 +27,7 @@ pub enum TrainError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// A file that can't be written.
@@ -35,7 +35,7 @@ pub enum TrainError {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// A configuration file that isn't TOML.
@@ -43,43 +43,33 @@ pub enum TrainError {
     Toml {
         /// The file.
         path: PathBuf,
-        /// What the parser says.
+        /// The parser's message.
         why: String,
     },
     /// A setting without a value.
-    #[error("`{text}` sets nothing; write it as --section.key=value")]
+    #[error("`{text}` sets nothing; write it as section.key=value")]
     Assignment {
-        /// What was written.
+        /// The assignment.
         text: String,
     },
     /// No such setting.
     #[error("{origin}: there is no setting `{name}`{}", hint(.suggestion))]
     UnknownKey {
-        /// What was asked for.
+        /// The unknown name.
         name: String,
-        /// Where.
+        /// Origin of the overlay.
         origin: String,
-        /// The nearest one.
+        /// The nearest key or section.
         suggestion: Option<String>,
-    },
-    /// A name of nanoGPT's in a file of settings, where it is none.
-    #[error("{origin}: nanoGPT's `{name}` is no setting here: {why}")]
-    NotInAFile {
-        /// The name.
-        name: String,
-        /// The file.
-        origin: String,
-        /// What is there instead.
-        why: &'static str,
     },
     /// A setting of the wrong type or out of range.
     #[error("{origin}: `{key}` can't be that: {why}")]
     Value {
         /// The setting.
         key: String,
-        /// Where it was set, or to what.
+        /// Origin of the overlay, or the setting with its value.
         origin: String,
-        /// What it must be.
+        /// What the value must be.
         why: String,
     },
     /// A setting that is fixed once a training has begun.
@@ -87,7 +77,7 @@ pub enum TrainError {
     NotResumable {
         /// The setting.
         key: String,
-        /// Where it was set.
+        /// Origin of the overlay.
         origin: String,
     },
     /// A folder that holds what a new run would replace.
@@ -95,23 +85,26 @@ pub enum TrainError {
     Exists {
         /// The folder.
         path: PathBuf,
-        /// What it holds.
+        /// What the folder holds.
         found: Found,
     },
-    /// A folder with something in it that is no run's.
-    #[error("{path}: there is something else in it ({name}); choose a folder for the run alone", path = .path.display())]
+    /// A folder with a file that no run writes.
+    #[error(
+        "{path}: there is something else in it ({name}); choose a folder for the run alone",
+        path = .path.display()
+    )]
     Foreign {
         /// The folder.
         path: PathBuf,
         /// The first such file.
         name: String,
     },
-    /// A place that can't be the folder of a run.
+    /// A path that can't be the folder of a run.
     #[error("{path}: this can't be the folder of a run: {why}", path = .path.display())]
     NoFolder {
-        /// The place.
+        /// The path.
         path: PathBuf,
-        /// What it is.
+        /// The reason.
         why: String,
     },
     /// A folder that can't be made.
@@ -119,12 +112,13 @@ pub enum TrainError {
     MakeFolder {
         /// The folder.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// Fewer steps than the run has done already.
     #[error(
-        "train.steps = {asked}, but the run has done {done} steps; ask for {done} or more, or train anew in another folder"
+        "train.steps = {asked}, but the run has done {done} steps; ask for {done} or more, or train anew in another \
+         folder"
     )]
     StepsDone {
         /// Steps in all that were asked for.
@@ -132,8 +126,11 @@ pub enum TrainError {
         /// Steps of the checkpoint.
         done: u64,
     },
-    /// A folder that another training writes to.
-    #[error("{path}: another training is at work here; wait for it, stop it, or choose another folder", path = .0.display())]
+    /// A folder that another training locks.
+    #[error(
+        "{path}: another training is at work here; wait for it, stop it, or choose another folder",
+        path = .0.display()
+    )]
     Busy(PathBuf),
     /// A folder that holds no run.
     #[error("{path}: this is no run that can be resumed: {why}", path = .path.display())]
@@ -143,22 +140,23 @@ pub enum TrainError {
         /// What is missing.
         why: String,
     },
-    /// No checkpoint can be read any more.
+    /// A run whose checkpoints are all damaged.
     #[error("{path}: no checkpoint is whole: {why}", path = .path.display())]
     Damaged {
         /// The folder of checkpoints.
         path: PathBuf,
-        /// What is wrong with each.
+        /// What is wrong with each checkpoint.
         why: String,
     },
-    /// The training has diverged.
+    /// A loss, gradient or weight that is not finite.
     #[error(
-        "step {step}: {what} is not finite; the last checkpoint is from step {checkpoint}. Lower train.lr, raise train.warmup, or look for damage in the data"
+        "step {step}: {what} is not finite; the last checkpoint is from step {checkpoint}. Lower train.lr, raise \
+         train.warmup, or look for damage in the data"
     )]
     NonFinite {
-        /// The step.
+        /// The step, counted from 1.
         step: u64,
-        /// The loss, or the gradient of which parameter.
+        /// What is not finite, such as the loss or the gradient of a parameter.
         what: String,
         /// The step of the last checkpoint.
         checkpoint: u64,
@@ -179,34 +177,18 @@ fn hint(name: &Option<String>) -> String {
     name.as_ref().map(|n| format!("; did you mean `{n}`?")).unwrap_or_default()
 }
 
-/// Kinds of failure, as exit codes tell them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorClass {
-    /// What was asked for makes no sense.
-    Usage,
-    /// A model or data file is bad.
-    BadFile,
-    /// Out of memory, or over a limit.
-    Limit,
-    /// Anything else.
-    Failed,
-}
-
 impl TrainError {
-    /// Its kind.
+    /// The kind of the error.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Model(e) => model_class(e),
-            Self::Checkpoint(e) if e.is_bad_file() => ErrorClass::BadFile,
-            Self::Checkpoint(_) | Self::Write { .. } | Self::MakeFolder { .. } | Self::NonFinite { .. } => {
-                ErrorClass::Failed
-            }
-            Self::Data(DataError::StdinAgain) => ErrorClass::Usage,
-            Self::Data(_) | Self::Read { .. } | Self::NoRun { .. } | Self::Damaged { .. } => ErrorClass::BadFile,
+            Self::Model(error) => error.class(),
+            Self::Checkpoint(error) => error.into(),
+            Self::Data(error) => error.class(),
+            Self::Write { .. } | Self::MakeFolder { .. } | Self::NonFinite { .. } => ErrorClass::Failed,
+            Self::Read { .. } | Self::NoRun { .. } | Self::Damaged { .. } => ErrorClass::BadFile,
             Self::Toml { .. }
             | Self::Assignment { .. }
             | Self::UnknownKey { .. }
-            | Self::NotInAFile { .. }
             | Self::Value { .. }
             | Self::NotResumable { .. }
             | Self::Exists { .. }
@@ -216,56 +198,6 @@ impl TrainError {
             | Self::Busy(_) => ErrorClass::Usage,
         }
     }
-}
-
-/// The kind of a model's error.
-pub fn model_class(error: &ModelError) -> ErrorClass {
-    match error {
-        ModelError::Config(
-            ConfigError::Missing { path, .. }
-            | ConfigError::Type { path, .. }
-            | ConfigError::Invalid { path, .. }
-            | ConfigError::Unknown { path, .. },
-        ) => {
-            if path.is_some() {
-                ErrorClass::BadFile
-            } else {
-                ErrorClass::Usage
-            }
-        }
-        // A model that was made here.
-        ModelError::Config(ConfigError::NotStorable { .. }) => ErrorClass::Usage,
-        ModelError::Checkpoint(e) => {
-            if e.is_bad_file() {
-                ErrorClass::BadFile
-            } else {
-                ErrorClass::Failed
-            }
-        }
-        ModelError::Context { asked: 0, .. } => ErrorClass::Usage,
-        ModelError::Graph(GraphError::OutOfMemory { .. })
-        | ModelError::TooLong { .. }
-        | ModelError::Context { .. }
-        | ModelError::Sequences { .. }
-        | ModelError::CacheFull { .. } => ErrorClass::Limit,
-        ModelError::Graph(_)
-        | ModelError::NonFinite { .. }
-        | ModelError::ClosedSequence
-        | ModelError::RepeatedSequence => ErrorClass::Failed,
-        ModelError::Tokenizer(e) => tokenizer_class(e),
-        ModelError::TensorShape { .. }
-        | ModelError::UnusedTensors { .. }
-        | ModelError::Vocabulary { .. }
-        | ModelError::NoTokenizer(_) => ErrorClass::BadFile,
-        ModelError::Sampler(_) | ModelError::Stop(_) | ModelError::Preset { .. } | ModelError::EmptyPrompt => {
-            ErrorClass::Usage
-        }
-    }
-}
-
-/// The kind of a tokenizer's error.
-pub fn tokenizer_class(_: &TokenizerError) -> ErrorClass {
-    ErrorClass::BadFile
 }
 
 impl From<TokenizerError> for TrainError {

@@ -1,4 +1,4 @@
-//! The loss of a model over a whole set.
+//! The loss of a model over a whole text.
 
 use smallmind_graph::{Batch, ParamMemory, PlanOptions};
 use smallmind_kernels::Format;
@@ -11,29 +11,31 @@ use crate::data::{Corpus, DataError, Dataset, SequentialWindows, Window};
 use crate::prepare::encode;
 use crate::{BatchShape, Evaluator, TrainError};
 
-/// How well a model predicts a set.
+/// How well a model predicts a text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Mean over all targets, in nats.
+    /// Mean loss over all targets, in nats.
     pub loss: f64,
     /// `exp(loss)`.
     pub perplexity: f64,
-    /// Comparable across tokenizers.
+    /// Loss in bits per byte of text, comparable across tokenizers; `None` if the bytes of the text are not known.
     pub bits_per_byte: Option<f64>,
-    /// Targets: all tokens of the text, or all but the first where nothing comes before that one.
+    /// Number of targets: all tokens of the text, or all but the first if the tokenizer puts none before it.
     pub tokens: usize,
 }
 
-/// Tokens that an evaluation works on at once.
+/// Tokens of a batch.
 const BATCH_TOKENS: usize = 2048;
 
-/// The mean loss of `model` over the documents of `corpus`, in windows of the model's context (at most `max_context`), end to end.
+/// The mean loss of `model` over the documents of `corpus`, in consecutive windows of the model's context, at most
+/// `settings.max_context`. `progress` gets the number of targets done and of all.
 ///
-/// The tokens are those of a training: what ends a document is followed by the token for that, and counts. The tokens that the tokenizer puts before a
-/// prompt stand at the beginning of every window, where the model expects them; they are not predicted, and count nowhere.
+/// The tokens are those of a training: the token that ends a document is a target. The tokens that the tokenizer puts
+/// before a prompt stand at the beginning of every window; they are no targets.
 ///
 /// # Errors
-/// A tokenizer of another vocabulary, characters without a token, or a text of less than two tokens, the tokenizer's among them.
+/// A tokenizer with more tokens than the model, characters that it lacks, or fewer than two tokens, counting those that
+/// it puts before the text.
 pub fn evaluate_text(
     model: &Model,
     tokenizer: &Tokenizer,
@@ -46,7 +48,7 @@ pub fn evaluate_text(
         return Err(ModelError::Vocabulary { tokenizer: tokenizer.vocab_size(), model: vocab }.into());
     }
     let prefix = tokenizer.prompt_prefix();
-    // Its last token is what the first one of the text is predicted from.
+    // The first token of the text is predicted from the last one of the prefix.
     let mut ids: Vec<u32> = prefix.last().copied().into_iter().collect();
     let mut bytes = 0;
     encode(&corpus.documents(), tokenizer, |tokens, of_document| {
@@ -71,28 +73,28 @@ pub fn evaluate_text(
     let weights = || store.as_ref().map_or(ParamMemory::Shared(model.weights()), ParamMemory::Stored);
     let windows: Vec<_> = SequentialWindows::new(data.tokens(), of_text)?.iter().collect();
     let set = WholeSet { data: &data, windows: &windows, prefix, shape };
-    let told = set.losses(&mut |batch| evaluator.run(weights(), batch), progress)?;
+    let evaluation = set.losses(&mut |batch| evaluator.run(weights(), batch), progress)?;
     if prefix.is_empty() {
-        return Ok(told);
+        return Ok(evaluation);
     }
-    let bits = told.loss / std::f64::consts::LN_2 * told.tokens as f64 / bytes as f64;
-    Ok(Evaluation { bits_per_byte: (bytes > 0).then_some(bits), ..told })
+    let bits = evaluation.loss / std::f64::consts::LN_2 * evaluation.tokens as f64 / bytes as f64;
+    Ok(Evaluation { bits_per_byte: (bytes > 0).then_some(bits), ..evaluation })
 }
 
-/// How an evaluation runs.
+/// Settings of an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EvaluateSettings {
-    /// Worker threads.
+    /// Number of worker threads.
     pub threads: usize,
     /// Instruction set.
     pub isa: IsaKind,
-    /// The longest window; the model's context where that is shorter.
+    /// Most tokens of a window; the model's context is the limit.
     pub max_context: usize,
     /// The format of the weights while they are evaluated.
     pub weights: Format,
 }
 
-/// The loss over `windows` of `data`; `sum` gives the sum of the losses of a batch.
+/// The loss over `windows` of `data`; `sum` computes the sum of the losses of a batch.
 pub(crate) fn whole_set(
     data: &Dataset,
     windows: &[Window],
@@ -103,11 +105,11 @@ pub(crate) fn whole_set(
     WholeSet { data, windows, prefix: &[], shape }.losses(sum, progress)
 }
 
-/// What is measured.
+/// A data set and the windows that it is evaluated in.
 struct WholeSet<'a> {
     data: &'a Dataset,
     windows: &'a [Window],
-    /// Tokens before each window that are no targets. The data begins with the last of them.
+    /// Tokens before each window, which are no targets. The data begins with the last of them.
     prefix: &'a [u32],
     shape: BatchShape,
 }

@@ -1,40 +1,40 @@
-//! What a training tells while it runs.
+//! The events of a training, as they are given to a caller and written to its log.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// Something that happened. As JSON, one object a line with its kind under `event`.
+/// Something that happened in a training. In JSON each is an object on a line of its own, with its kind under `event`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Event {
-    /// It has begun, or goes on.
+    /// The training has begun or been resumed.
     Started(Started),
-    /// Some steps are done.
+    /// A step whose numbers are logged is done.
     Step(StepEvent),
     /// The loss was estimated.
     Eval(EvalEvent),
-    /// The model wrote something.
+    /// The model has generated a sample.
     Sample {
-        /// After so many steps.
+        /// Updates done.
         step: u64,
-        /// What it wrote.
+        /// The text, with its prompt.
         text: String,
     },
     /// A checkpoint is on the disk.
     Checkpoint {
-        /// After so many steps.
+        /// Updates done.
         step: u64,
-        /// Its folder.
+        /// The folder of the checkpoint.
         path: PathBuf,
     },
-    /// Something is not as it should be, but the training goes on.
+    /// A problem that does not stop the training.
     Warning {
-        /// What.
+        /// The message.
         message: String,
     },
-    /// It has ended.
+    /// The training has ended.
     Done(Summary),
 }
 
@@ -45,66 +45,66 @@ impl Event {
     }
 }
 
-/// How a training begins.
+/// A training at its beginning.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Started {
-    /// Elements of all parameters.
+    /// Number of trained weights.
     pub parameters: usize,
-    /// Updates in all.
+    /// Updates of the whole training.
     pub steps: u64,
-    /// Tokens in each.
+    /// Tokens in a step, over all its micro-batches.
     pub tokens_per_step: usize,
-    /// Tokens to train on.
+    /// Tokens of the training split.
     pub train_tokens: usize,
-    /// Tokens to be measured on.
+    /// Tokens of the validation split.
     pub validation_tokens: usize,
-    /// The vocabulary.
+    /// Number of tokens in the vocabulary.
     pub vocab_size: usize,
-    /// Worker threads.
+    /// Number of worker threads.
     pub threads: usize,
-    /// Instruction set.
+    /// Name of the instruction set.
     pub isa: String,
     /// Bytes of weights, gradients, moments and working memory.
     pub memory_bytes: usize,
-    /// The step of the checkpoint that it goes on from.
+    /// Step of the checkpoint that the training was resumed from; `None` for a new one.
     pub resumed_from: Option<u64>,
 }
 
-/// After a step.
+/// The numbers of a logged step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StepEvent {
     /// Updates done.
     pub step: u64,
-    /// Updates in all.
+    /// Updates of the whole training.
     pub steps: u64,
-    /// Mean loss of the step's tokens, before its update.
+    /// Mean loss of the step's tokens before its update, in nats.
     pub loss: f64,
     /// Learning rate of the update.
     pub lr: f64,
     /// Global norm of the gradients before clipping.
     pub grad_norm: f32,
-    /// Since the line before.
+    /// Tokens per second since the step event before.
     pub tokens_per_second: f64,
-    /// Floating-point operations of the matrix products and attention, a second, since the line before.
+    /// Floating-point operations of matrix products and attention per second, since the step event before.
     pub flops_per_second: f64,
-    /// Of training so far, earlier sessions counted.
+    /// Seconds of training so far, over all sessions of the run.
     pub seconds: f64,
-    /// To go, at the present rate.
+    /// Estimated seconds to the last step, at the rate since the step event before.
     pub remaining_seconds: f64,
 }
 
-/// After an estimate of the loss.
+/// An estimate of the losses.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EvalEvent {
     /// Updates done.
     pub step: u64,
-    /// Estimated on random batches of the training part.
+    /// Mean loss of random batches of the training split, in nats.
     pub train_loss: f64,
-    /// Estimated on random batches of the validation part.
+    /// Mean loss of random batches of the validation split, in nats.
     pub val_loss: f64,
-    /// Of the validation part's text.
+    /// `val_loss` in bits per byte of text; `None` if the bytes of the text are not known.
     pub bits_per_byte: Option<f64>,
-    /// Whether no estimate before was as low.
+    /// Whether `val_loss` is the lowest so far, or equal to it.
     pub best: bool,
 }
 
@@ -114,31 +114,31 @@ pub struct EvalEvent {
 pub enum Finish {
     /// All steps are done.
     Completed,
-    /// It was asked to stop; a checkpoint is on the disk.
+    /// The caller asked it to stop; the last step has a checkpoint.
     Interrupted,
 }
 
-/// How a training ended.
+/// A training at its end.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
     /// Updates done.
     pub steps: u64,
-    /// Why it ended.
+    /// Why the training ended.
     pub finish: Finish,
-    /// The last estimate on the training part.
+    /// Last estimate of the training loss, in nats.
     pub train_loss: Option<f64>,
-    /// The last estimate on random batches of the validation part: nanoGPT's estimator.
+    /// Last estimate of the validation loss on random batches (nanoGPT's estimator), in nats.
     pub val_loss: Option<f64>,
-    /// The lowest of these estimates.
+    /// Lowest estimate of the validation loss, in nats.
     pub best_val_loss: Option<f64>,
-    /// Over the whole validation part.
+    /// Mean loss over the whole validation split, in nats; `None` for an interrupted training.
     pub full_val_loss: Option<f64>,
-    /// Over the whole validation part.
+    /// `full_val_loss` in bits per byte of text.
     pub bits_per_byte: Option<f64>,
-    /// Of training, earlier sessions counted.
+    /// Seconds of training, over all sessions of the run.
     pub seconds: f64,
-    /// Tokens trained on a second of training.
+    /// Tokens trained on per second of training.
     pub tokens_per_second: f64,
-    /// The last checkpoint.
+    /// Folder of the last checkpoint.
     pub checkpoint: PathBuf,
 }

@@ -1,37 +1,37 @@
-//! Every setting: its name, and what it takes.
+//! All settings: names and allowed values.
 //!
-//! Not here: limits that hold between settings (`TrainConfig::check`), and nanoGPT's names ([`nanogpt`](crate::nanogpt)).
+//! Not here: limits that hold between settings (`TrainConfig::check`).
 
 use smallmind_checkpoint::did_you_mean;
 use toml::Value;
 
 /// A setting.
 pub(crate) struct Key {
-    /// As `section.key`.
+    /// The name, as `section.key`.
     pub name: &'static str,
-    /// Which values it takes.
+    /// The allowed values.
     pub takes: Takes,
 }
 
 /// The values that a setting takes.
 pub(crate) enum Takes {
-    /// Text, whatever it looks like.
+    /// Any text.
     Text,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// True or false.
     Switch,
-    /// A whole number from the first to the second.
+    /// A whole number from the first to the second, both allowed.
     Whole(u64, u64),
     /// An unsigned integer of 64 bits. TOML's integers end at 2^63 - 1; greater seeds are stored as text.
     Seed,
-    /// A number: its range in words, and the test for it.
+    /// A number; its range in words, and the test for it.
     Number(&'static str, fn(f64) -> bool),
 }
 
 /// The greatest integer that TOML has, 2^63 - 1.
 const MOST: u64 = i64::MAX as u64;
-/// More layers, or elements along a dimension, than a model may have, are refused by the model itself.
+/// From 1. The model's configuration has upper limits for its sizes.
 const FROM_ONE: Takes = Takes::Whole(1, MOST);
 const FROM_ZERO: Takes = Takes::Whole(0, MOST);
 const NOT_NEGATIVE: Takes = Takes::Number("a finite number, not negative", |x| x.is_finite() && x >= 0.0);
@@ -39,7 +39,7 @@ const POSITIVE: Takes = Takes::Number("a finite number above 0", |x| x.is_finite
 /// A probability below 1.
 const BELOW_ONE: Takes = Takes::Number("a number from 0 to below 1", |x| (0.0..1.0).contains(&x));
 const SHARE: Takes = Takes::Number("a share of the text, above 0 and below 1", |x| x > 0.0 && x < 1.0);
-/// As [`NOT_NEGATIVE`], for what is kept in 32 bits.
+/// As [`NOT_NEGATIVE`], for values that are stored in 32 bits.
 const NOT_NEGATIVE_F32: Takes =
     Takes::Number("a finite number, not negative", |x| (0.0..=f64::from(f32::MAX)).contains(&x));
 
@@ -93,10 +93,11 @@ pub(crate) const KEYS: &[Key] = &[
     key("log.interval", FROM_ONE),
 ];
 
-/// More sequences than memory could hold, few enough for the number of their tokens not to overflow.
+/// Most sequences in a micro-batch: more than memory could hold, and few enough for the number of their tokens not to
+/// overflow.
 pub(crate) const MOST_SEQUENCES: u64 = 1 << 24;
 
-/// What keys begin with.
+/// The sections, which names of keys begin with.
 pub(crate) const SECTIONS: &[&str] = &["model", "data", "train", "eval", "sample", "checkpoint", "log"];
 
 /// The key of that name.
@@ -110,7 +111,7 @@ pub(crate) fn split(name: &str) -> (&str, &str) {
 }
 
 impl Takes {
-    /// The value that `text` stands for in a command line or a variable.
+    /// The value that `text` stands for.
     pub fn read(&self, text: &str) -> Value {
         match self {
             Self::Text | Self::Choice(_) => Value::String(unquoted(text).to_owned()),
@@ -119,10 +120,10 @@ impl Takes {
         }
     }
 
-    /// The value as it is stored.
+    /// Checks a value; returns it as it is stored.
     ///
     /// # Errors
-    /// What it must be instead, in words.
+    /// What the value must be, in words.
     pub fn check(&self, value: &Value) -> Result<Value, String> {
         let fits = match (self, value) {
             (Self::Text, Value::String(_)) | (Self::Switch, Value::Boolean(_)) => true,
@@ -154,12 +155,12 @@ impl Takes {
     }
 }
 
-/// A seed as TOML can hold it.
+/// A seed as a TOML value.
 fn seed_value(seed: u64) -> Value {
     i64::try_from(seed).map_or_else(|_| Value::String(seed.to_string()), Value::Integer)
 }
 
-/// Without a pair of quotation marks around it.
+/// `text` without a pair of quotation marks around it.
 fn unquoted(text: &str) -> &str {
     let inner = |mark: char| text.strip_prefix(mark).and_then(|rest| rest.strip_suffix(mark));
     inner('"').or_else(|| inner('\'')).unwrap_or(text)
@@ -185,12 +186,12 @@ pub(crate) fn parse_value(text: &str) -> Value {
     }
 }
 
-/// A value in an error: short, and as somebody would write it.
+/// A value as errors show it: short, and as somebody would type it.
 pub(crate) fn shown(value: &Value) -> String {
     const LONGEST: usize = 60;
     let text = match value {
         Value::String(text) => format!("{text:?}"),
-        // What is kept in 32 bits has more digits in 64 than anybody wrote.
+        // A value that was stored in 32 bits has more digits in 64 bits than were typed.
         Value::Float(x) if f64::from(*x as f32) == *x => (*x as f32).to_string(),
         other => other.to_string(),
     };
@@ -200,19 +201,19 @@ pub(crate) fn shown(value: &Value) -> String {
     text.chars().take(LONGEST).chain(['…']).collect()
 }
 
-/// How a seed is stored: a number, or text where TOML has no integer for it.
+/// Storing a seed: as a number, or as text where TOML has no integer for it.
 pub(crate) mod seed {
     use std::fmt;
 
     use serde::de::{Error, Visitor};
     use serde::{Deserializer, Serializer};
 
-    /// Writes it.
+    /// Writes a seed.
     pub fn serialize<S: Serializer>(seed: &u64, to: S) -> Result<S::Ok, S::Error> {
         if i64::try_from(*seed).is_ok() { to.serialize_u64(*seed) } else { to.serialize_str(&seed.to_string()) }
     }
 
-    /// Reads it.
+    /// Reads a seed.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
         from.deserialize_any(Seed)
     }

@@ -2,27 +2,27 @@
 //!
 //! # A run and its continuation
 //!
-//! A training is told what to do by layers of settings, prepares its text in the folder of its run, and tells what happens as
-//! [`Event`]s. The folder is at every moment one that can be gone on with.
+//! A training takes its settings from overlays, prepares its text in the folder of its run, and reports its progress as
+//! [`Event`]s. The run can be resumed at any moment.
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;
 //!
 //! use smallmind_model::Model;
 //! use smallmind_simd::IsaKind;
-//! use smallmind_train::{Event, Existing, Layer, RunDir, Source, TrainConfig, Trainer, prepare};
+//! use smallmind_train::{Event, Existing, Overlay, RunDir, Source, TrainConfig, Trainer, prepare};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
 //! let run = dir.path().join("run");
 //!
-//! // A preset and some settings over it, by their own names or by nanoGPT's. A layer can also be a TOML file.
-//! let settings = ["model.d_model=32", "n_layer=1", "n_head=2", "block_size=32", "data.vocab_size=300", "max_iters=30"];
-//! let mut layers = settings.map(Layer::assignment).into_iter().collect::<Result<Vec<_>, _>>()?;
-//! layers.push(Layer::assignment("eval.interval=15")?);
-//! let config = TrainConfig::layered(Some("quickstart"), &layers)?;
+//! // A preset and some settings over it. An overlay can also be a TOML file.
+//! let model = ["model.d_model=32", "model.layers=1", "model.heads=2", "model.context=32", "data.vocab_size=300"];
+//! let course = ["train.steps=30", "eval.interval=15"];
+//! let overlays = model.iter().chain(&course).map(|text| Overlay::assignment(text)).collect::<Result<Vec<_>, _>>()?;
+//! let config = TrainConfig::with_overlays(Some("quickstart"), &overlays)?;
 //!
-//! // The folder is this training's alone from here on. The built-in stories need no file.
+//! // From here on the folder is locked for this training. The built-in stories need no file.
 //! let dir = RunDir::claim(&run, Existing::Refuse)?;
 //! let prepared = prepare(&dir.staging(), &config, Source::Stories { seed: 1337, bytes: 60_000 }, &mut |_| {})?;
 //! let mut trainer = Trainer::create(dir, config, prepared, 2, IsaKind::best())?;
@@ -39,7 +39,7 @@
 //!
 //! // Twenty steps more, from the last checkpoint, with another number of threads. A folder has one trainer at a time.
 //! drop(trainer);
-//! let more = [Layer::assignment("train.steps=50")?];
+//! let more = [Overlay::assignment("train.steps=50")?];
 //! let mut trainer = Trainer::resume(&run, &more, 1, IsaKind::best())?;
 //! assert_eq!(trainer.run(&never, &mut |_| {})?.steps, 50);
 //!
@@ -53,9 +53,9 @@
 //!
 //! | subject | items |
 //! |---|---|
-//! | settings | [`TrainConfig`], [`Layer`] |
-//! | nanoGPT's names for them | [`nanogpt`](mod@nanogpt) |
+//! | settings | [`TrainConfig`], [`Overlay`] |
 //! | text to token shards to windows | [`prepare`](fn@prepare), [`data`](mod@data) |
+//! | a first training, in a given time | [`quickstart`](mod@quickstart) |
 //! | text without a file | [`stories`](mod@stories) |
 //! | windows to batches | [`Batches`] |
 //! | forward, backward, clip, update | [`Learner`] |
@@ -63,10 +63,10 @@
 //! | the folder of a run and its lock | [`RunDir`] |
 //! | the loop around it, checkpoints, logs | [`Trainer`] |
 //! | the loss of a model over a whole text | [`evaluate_text`] |
-//! | the course of the learning rate | [`schedule`](mod@schedule) |
+//! | schedules of the learning rate | [`schedule`](mod@schedule) |
 //!
-//! Batches, dropout masks and samples are functions of the seed and the step, so a checkpoint holds no random state; results are the
-//! same bit for bit for any number of threads, and across a stop and a continuation.
+//! Batches, dropout masks and samples are functions of the seed and the step, so a checkpoint holds no random state;
+//! results are the same bit for bit for any number of threads, and across a stop and a resume.
 
 mod batches;
 pub mod config;
@@ -75,28 +75,31 @@ mod error;
 mod evaluate;
 mod event;
 mod keys;
-mod layer;
-pub mod nanogpt;
+mod learner;
+mod overlay;
 pub mod prepare;
+pub mod quickstart;
 mod random;
 mod run_dir;
-mod run_folder;
+mod run_files;
 mod sample;
 pub mod schedule;
-mod step;
 mod stepper;
 pub mod stories;
 mod trainer;
 
-pub use batches::{Batches, Draw, Windows};
+pub use batches::{Batches, Windows};
 pub use config::{DataSection, TrainConfig};
-pub use error::{ErrorClass, TrainError, model_class, tokenizer_class};
+pub use data::Draw;
+pub use error::TrainError;
 pub use evaluate::{EvaluateSettings, Evaluation, evaluate_text};
 pub use event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
-pub use layer::Layer;
+pub use learner::{BatchShape, DropoutDraw, Evaluator, Learner, Moments, Optimizer, UpdateStats};
+pub use overlay::Overlay;
 pub use prepare::{Prepared, Progress, Source, prepare, read_corpus};
 pub use run_dir::{Existing, Found, RunDir, is_run};
-pub use run_folder::{TrainerState, data_settings};
-pub use step::{BatchShape, Evaluator, Learner, Optimizer, Update};
+pub use run_files::{TrainerState, data_settings, latest_checkpoint};
 pub use stepper::{RunParts, StepSettings, Stepper, TimedCheckpoint};
 pub use trainer::Trainer;
+
+pub use smallmind_model::ErrorClass;

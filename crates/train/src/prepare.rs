@@ -1,6 +1,7 @@
-//! From text to token shards: the tokenizer is trained or read, the text divided, encoded and written.
+//! From text to token shards: trains or reads the tokenizer, divides the text, encodes and writes it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use smallmind_checkpoint::{TOKENIZER_FILE, write_file_atomic};
@@ -10,30 +11,30 @@ use crate::config::{DataSection, TrainConfig};
 use crate::data::{
     Corpus, DataError, Dataset, DocumentTexts, Documents, MANIFEST_FILE, OpenOptions, ShardOptions, ShardWriter, Split,
 };
-use crate::stories::{Part, Stories};
+use crate::stories::Stories;
 use crate::{TrainError, Windows};
 
-/// The folder of a run that holds its token shards.
+/// Name of the folder in a run that holds its token shards.
 pub const DATA_FOLDER: &str = "data";
 
 /// Where the text comes from.
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'a> {
-    /// Files, divided into documents as [`DataSection`] says; the last part is for validation.
+    /// Text files, divided into documents as [`DataSection`] says; the end of the text is for validation.
     Files(&'a [PathBuf]),
-    /// The built-in stories, each of them a document; validation never repeats one that is trained on.
+    /// The built-in stories, each of them a document; no story is in both splits.
     Stories {
-        /// Which stories.
+        /// Seed of the stories.
         seed: u64,
-        /// Of text to train on.
+        /// Bytes of training text.
         bytes: usize,
     },
 }
 
-/// What [`prepare`] is doing.
+/// A stage of [`prepare`], or a note.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Something about the text that is worth knowing.
+    /// A note about the text for the user.
     Note(String),
     /// Reading or writing the text.
     Text,
@@ -43,28 +44,28 @@ pub enum Progress {
     Tokens,
 }
 
-/// Text that is ready to be trained on.
+/// Text that is ready for a training.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The vocabulary.
-    pub tokenizer: Tokenizer,
-    /// To train on.
-    pub train: Dataset,
-    /// To be measured on.
+    /// The tokenizer that made the tokens.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Tokens to train on.
+    pub train: Arc<Dataset>,
+    /// Tokens to be measured on.
     pub validation: Dataset,
 }
 
-/// The text of a source.
+/// The text of a source, before it is encoded.
 struct Text {
     corpus: Corpus,
-    /// A text of its own for validation.
+    /// The validation text, if it is separate.
     validation: Option<Corpus>,
-    /// The part of `corpus` that is trained on, where validation has no text of its own.
+    /// Share of `corpus` that is trained on, if the rest is for validation.
     share: f64,
 }
 
 impl Text {
-    /// What is trained on and what is measured on.
+    /// The documents of the training split and of the validation split.
     fn parts(&self) -> (DocumentTexts<'_>, DocumentTexts<'_>) {
         match &self.validation {
             Some(validation) => (self.corpus.documents(), validation.documents()),
@@ -73,11 +74,12 @@ impl Text {
     }
 }
 
-/// Reads the source, makes `tokenizer.json` and the shards in `data` in the folder `run`, which is a new run's
+/// Reads the source, writes `tokenizer.json` and the shards into the folder `run`, a new run's
 /// [staging folder](crate::RunDir::staging), and opens them.
 ///
 /// # Errors
-/// Files that are missing, empty or no UTF-8; text that is too short; a vocabulary that can't be made; a disk that is full.
+/// Files that are missing, empty or no UTF-8; text that is too short; a vocabulary that can't be made; a disk that is
+/// full.
 pub fn prepare(
     run: &Path,
     config: &TrainConfig,
@@ -106,7 +108,7 @@ pub fn prepare(
     let vocab_size = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
     let options = ShardOptions { tokenizer_sha256: Some(sha256(json.as_bytes())), ..ShardOptions::new(vocab_size) };
     let mut writer = ShardWriter::create(run.join(DATA_FOLDER), options)?;
-    // Not before it is certain that no shards of another tokenizer are there.
+    // After the writer, which refuses a folder with shards of another tokenizer.
     write_file_atomic(run.join(TOKENIZER_FILE), |out| out.write_all(json.as_bytes()))?;
     let context = config.batch_shape()?.context;
     for (split, documents) in [(Split::Train, &train), (Split::Validation, &validation)] {
@@ -134,10 +136,10 @@ pub fn open(run: &Path) -> Result<Prepared, TrainError> {
     let train = open(Split::Train)?;
     train.check_tokenizer(&sha256(&json))?;
     let validation = open(Split::Validation)?;
-    Ok(Prepared { tokenizer, train, validation })
+    Ok(Prepared { tokenizer: Arc::new(tokenizer), train: Arc::new(train), validation })
 }
 
-/// The error of a run's folder of shards, which nobody has named and of which a part is missing.
+/// The error of a run whose shards are missing, in words for somebody who did not name their files.
 fn missing_shards(error: DataError) -> DataError {
     match error {
         DataError::Missing { path } => DataError::NoShards { path },
@@ -146,7 +148,7 @@ fn missing_shards(error: DataError) -> DataError {
     }
 }
 
-/// Whether a part of the text holds at least one window.
+/// Checks that a split holds at least one window.
 pub(crate) fn check_length(split: Split, tokens: usize, context: usize) -> Result<(), DataError> {
     if tokens > context {
         return Ok(());
@@ -154,8 +156,8 @@ pub(crate) fn check_length(split: Split, tokens: usize, context: usize) -> Resul
     Err(DataError::PartTooShort { part: split.name(), tokens, context, needed: context.saturating_add(1) })
 }
 
-/// Turns documents into tokens: `sink` gets those of each, with the token that ends it behind them, and the bytes of its text. What looks like a
-/// special token in a document is text.
+/// Encodes documents: `sink` gets the tokens of each, followed by the token that ends it, and the number of its bytes.
+/// Names of special tokens in a document are plain text.
 pub(crate) fn encode(
     documents: &DocumentTexts<'_>,
     tokenizer: &Tokenizer,
@@ -172,7 +174,7 @@ pub(crate) fn encode(
     Ok(())
 }
 
-/// Reads text files as documents, for a vocabulary that has a token that ends them, or hasn't.
+/// Reads text files as documents; `has_end`: whether the vocabulary has a token that ends documents.
 ///
 /// # Errors
 /// Files that can't be read as text, or documents that the vocabulary can't end.
@@ -189,7 +191,7 @@ pub fn read_corpus(paths: &[PathBuf], data: &DataSection, has_end: bool) -> Resu
     Err(DataError::NoEndToken { why, instead })
 }
 
-/// `ready`: a tokenizer that is not learned from the text.
+/// Reads the text. `ready`: the tokenizer, if it is not made from the text.
 fn read(config: &TrainConfig, source: Source<'_>, ready: Option<&Tokenizer>) -> Result<Text, TrainError> {
     let share = 1.0 - config.data.validation;
     match source {
@@ -205,23 +207,23 @@ fn read(config: &TrainConfig, source: Source<'_>, ready: Option<&Tokenizer>) -> 
         Source::Stories { seed, bytes } => {
             let validation = (bytes as f64 * config.data.validation) as usize;
             Ok(Text {
-                corpus: stories(seed, Part::Train, bytes),
-                validation: Some(stories(seed, Part::Validation, validation)),
+                corpus: stories(seed, Split::Train, bytes),
+                validation: Some(stories(seed, Split::Validation, validation)),
                 share,
             })
         }
     }
 }
 
-/// Windows at the beginnings of documents, of a vocabulary that can't tell where those are.
+/// The error for windows at documents with a vocabulary that has no token that ends documents.
 pub(crate) const WINDOWS_WITHOUT_END: DataError =
     DataError::NoEndToken { why: "data.windows=documents", instead: "set data.windows=uniform" };
 
-/// Refuses a text without documents where they are asked for.
+/// Refuses a text of a single document if the settings ask for several.
 fn check_divided(corpus: &Corpus, data: &DataSection, has_end: bool) -> Result<(), DataError> {
     let asked = data.separator.is_some() || data.windows == Windows::Documents;
     match data.division(has_end).separator {
-        // Without any document the text is found to be too short later on.
+        // An empty text is refused later, as too short.
         Some(separator) if asked && !corpus.is_divided() && !corpus.is_empty() => {
             Err(DataError::NoSeparator { separator: separator.to_owned() })
         }
@@ -229,17 +231,17 @@ fn check_divided(corpus: &Corpus, data: &DataSection, has_end: bool) -> Result<(
     }
 }
 
-fn stories(seed: u64, part: Part, bytes: usize) -> Corpus {
+fn stories(seed: u64, split: Split, bytes: usize) -> Corpus {
     let mut sum = 0;
     let enough = |story: &String| {
         let more = sum < bytes;
         sum += story.len();
         more
     };
-    Corpus::of_documents(Stories::of(seed, part).take_while(enough))
+    Corpus::of_documents(Stories::of(seed, split).take_while(enough))
 }
 
-/// A vocabulary learned from the text.
+/// A tokenizer made from the text.
 fn new_tokenizer(
     config: &TrainConfig,
     train: &DocumentTexts<'_>,
@@ -256,7 +258,7 @@ fn new_tokenizer(
     })
 }
 
-/// Enough of the text to learn a vocabulary from.
+/// The first 8 MiB of the text, which are enough to train a vocabulary on.
 fn sample<'a>(documents: &DocumentTexts<'a>) -> impl Iterator<Item = &'a str> {
     const BYTES: usize = 8 << 20;
     let mut left = BYTES;
@@ -267,7 +269,7 @@ fn sample<'a>(documents: &DocumentTexts<'a>) -> impl Iterator<Item = &'a str> {
     })
 }
 
-/// In hexadecimal.
+/// SHA-256 in hexadecimal.
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -1,14 +1,16 @@
-//! The folder of a run: who may write there, what would be lost by it, and how a new run takes the place of an old one.
+//! The folder of a run: its lock, what a new run would replace in it, and how the new run replaces that.
 //!
 //! ```text
-//! new run:  make the folder ─► lock it ─► look what is in it ─► write the run into .tmp-new-run ─► rename that to .next-run
-//!           ─► for each name of a run: RUN/name to .tmp-old-run, .next-run/name to RUN ─► remove .next-run, then .tmp-old-run
+//! new run:  make the folder ─► lock it ─► check what it holds ─► write the run into .tmp-new-run
+//!           ─► rename .tmp-new-run to .next-run
+//!           ─► for each name of a run: move RUN/name to .tmp-old-run, then .next-run/name to RUN
+//!           ─► remove .next-run, then .tmp-old-run
 //! ```
 //!
-//! The folder itself is never renamed or removed, so it may be a link, a mount point or the current folder. What was in it stays as it
-//! was until the new run has its first checkpoint. A process that ends before the rename to `.next-run` changes nothing; one that ends
-//! after it leaves a replacement that the next [`RunDir::open`] or [`RunDir::claim`] completes. If a rename is refused, those before it are
-//! taken back.
+//! The folder itself is never renamed or removed, so it may be a link, a mount point or the current folder. Its content
+//! does not change before the new run has its first checkpoint. A process that is killed before the rename to
+//! `.next-run` has changed nothing; one that is killed later leaves a replacement that the next [`RunDir::open`] or
+//! [`RunDir::claim`] completes. If the system refuses a rename, the renames before it are undone.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -16,41 +18,42 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use smallmind_checkpoint::{CONFIG_FILE, Disk, Storage, TOKENIZER_FILE, WEIGHTS_FILE, clean_stale};
+use smallmind_checkpoint::{CONFIG_FILE, Disk, FileSystem, TOKENIZER_FILE, WEIGHTS_FILE, clean_stale};
 
 use crate::TrainError;
 use crate::data::is_shard_name;
 use crate::prepare::DATA_FOLDER;
-use crate::run_folder::{CHECKPOINTS, CONFIG_COPY, CSV_FILE, LOG_FILE};
+use crate::run_files::{CHECKPOINTS, CONFIG_COPY, CSV_FILE, LOG_FILE};
 
 const LOCK_FILE: &str = "train.lock";
-/// The new run while it is being written.
+/// Folder that the new run is written into.
 const STAGING: &str = ".tmp-new-run";
-/// The new run, complete, on its way into the folder.
+/// Folder of the complete new run while its files are moved to their places.
 const NEXT: &str = ".next-run";
-/// What the name of the folder for an old run on its way out begins with; a number follows where that can't be removed.
+/// Beginning of the name of a folder for an old run that is being removed; a number follows if earlier ones could not
+/// be removed.
 const OLD: &str = ".tmp-old-run";
 
-/// All names that a run writes into its folder, hidden ones apart.
+/// Names that a run writes into its folder, without hidden ones.
 const NAMES: [&str; 8] =
     [CHECKPOINTS, DATA_FOLDER, CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, CONFIG_COPY, LOG_FILE, CSV_FILE];
 
-/// How often a lock is tried again whose file another process has just removed.
+/// Attempts to lock a file that another process removes at the same time.
 const TRIES: usize = 100;
 
-/// What becomes of a run or a model that is in the folder already.
+/// What a claim does about a run or a model in the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
-    /// It stays, and the claim is refused.
+    /// The claim is refused.
     Refuse,
-    /// The new run replaces it, once that has its first checkpoint.
+    /// The new run replaces it as soon as it has its first checkpoint.
     Replace,
 }
 
 /// What a folder holds that a new run would replace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// A run of an earlier training.
+    /// A run.
     Run,
     /// A model without checkpoints.
     Model,
@@ -58,19 +61,19 @@ pub enum Found {
     Files(Vec<String>),
 }
 
-/// A folder that this process alone may write a run into, until this is dropped.
+/// The claimed folder of a run: until this is dropped, no other training writes there.
 ///
-/// Dropped before [`publish`](Self::publish), it leaves the folder as it was before the claim.
+/// If it is dropped before [`publish`](Self::publish), the folder is as before the claim.
 pub struct RunDir {
     path: PathBuf,
-    storage: Arc<dyn Storage>,
+    file_system: Arc<dyn FileSystem>,
     /// Keeps other trainings out until it is closed.
     lock: Lock,
-    /// What was made for it.
+    /// What the claim made.
     made: Made,
     /// What a new run will replace.
     replaces: Option<Found>,
-    /// How far the new run has come.
+    /// Where the new run is.
     stage: Stage,
 }
 
@@ -86,11 +89,11 @@ enum Lock {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// The staging folder is not there yet.
+    /// The staging folder does not exist yet.
     Claimed,
     /// The new run is being written into the staging folder.
     Staged,
-    /// It is in its place, or was there before.
+    /// The run is in its folder.
     Published,
 }
 
@@ -100,23 +103,24 @@ struct Move {
     to: PathBuf,
 }
 
-/// What a claim made.
+/// What a claim made, and removes if nothing comes of it.
 #[derive(Debug, Default)]
 struct Made {
-    /// Folders, the innermost first.
+    /// New folders, the innermost first.
     folders: Vec<PathBuf>,
-    /// Whether the file of the lock is new.
+    /// Whether the lock file is new.
     lock: bool,
 }
 
 impl RunDir {
-    /// Claims `path` for a new run: makes the folder if need be, locks it, and looks what is in it. Completes a replacement that was
-    /// interrupted; nothing else that was there is changed.
+    /// Claims `path` for a new run: makes the folder if it is missing, locks it and checks what it holds. Completes an
+    /// interrupted replacement and changes nothing else.
     ///
     /// # Errors
-    /// A training at work there; a run, a model or other files in it; a file, a link to nothing, or a folder that can't be written.
+    /// Another training locks the folder; it holds a run, a model or other files; the path is a file, a link to
+    /// nothing, or can't be written.
     pub fn claim(path: &Path, existing: Existing) -> Result<Self, TrainError> {
-        check_place(path)?;
+        check_path(path)?;
         let mut made = Made::default();
         let lock = make_and_lock(path, &mut made).inspect_err(|_| remove_empty(&made.folders))?;
         let used_before = !made.lock;
@@ -140,10 +144,10 @@ impl RunDir {
         Ok(dir)
     }
 
-    /// Locks the folder of a run that is to be resumed. Completes a replacement that was interrupted.
+    /// Locks the folder of a run to resume it. Completes an interrupted replacement.
     ///
     /// # Errors
-    /// No run; a training at work there; a folder that can't be written.
+    /// There is no run; another training locks the folder; it can't be written.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
         if !path.is_dir() {
             let why = if path.exists() { "it is a file" } else { "there is no such folder" };
@@ -162,34 +166,34 @@ impl RunDir {
     }
 
     fn new(path: &Path, lock: Lock, made: Made, stage: Stage) -> Self {
-        Self { path: path.to_owned(), storage: Arc::new(Disk), lock, made, replaces: None, stage }
+        Self { path: path.to_owned(), file_system: Arc::new(Disk), lock, made, replaces: None, stage }
     }
 
-    /// The folder.
+    /// The folder of the run.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What the new run will replace.
+    /// What the new run will replace; `None` for nothing.
     pub fn replaces(&self) -> Option<&Found> {
         self.replaces.as_ref()
     }
 
-    /// Whether other trainings are kept out: false where the file system has no locks.
+    /// Whether a lock keeps other trainings out; false if the file system has no locks.
     pub fn is_locked(&self) -> bool {
         matches!(self.lock, Lock::Locked { .. })
     }
 
-    /// Where the files of a new run are written until it is published.
+    /// The folder that a new run is written into before it is published.
     pub fn staging(&self) -> PathBuf {
         self.path.join(STAGING)
     }
 
-    /// Puts the run that was written into [`staging`](Self::staging) in its place, and removes what it replaces. Returns the reason why some of
-    /// that could not be removed; it is hidden then.
+    /// Moves the run from [`staging`](Self::staging) into its folder and removes what it replaces. Returns the error if
+    /// some of that could not be removed; it then lies in a hidden folder.
     ///
     /// # Errors
-    /// A run or a model that somebody put there since the claim. A system that refuses a rename; then the old run is back in its place.
+    /// Somebody put a run or a model there since the claim, or the system refuses a rename; the folder is as before.
     pub fn publish(&mut self) -> Result<Option<TrainError>, TrainError> {
         if self.replaces.is_none()
             && let Some(found) = look(&self.path)?
@@ -197,10 +201,10 @@ impl RunDir {
             return Err(TrainError::Exists { path: self.path.clone(), found });
         }
         let (staging, next) = (self.staging(), self.path.join(NEXT));
-        self.storage.sync_folder(&staging).map_err(write_error(&staging))?;
-        self.storage.rename(&staging, &next).map_err(write_error(&next))?;
+        self.file_system.sync_folder(&staging).map_err(write_error(&staging))?;
+        self.file_system.rename(&staging, &next).map_err(write_error(&next))?;
         let mut moves = Vec::new();
-        let moved = self.storage.sync_folder(&self.path).map_err(write_error(&self.path));
+        let moved = self.file_system.sync_folder(&self.path).map_err(write_error(&self.path));
         if let Err(error) = moved.and_then(|()| self.move_in(&mut moves)) {
             self.take_back(&moves);
             return Err(error);
@@ -209,33 +213,33 @@ impl RunDir {
         Ok(self.remove_old().err())
     }
 
-    /// Takes back what [`move_in`](Self::move_in) has done, after an error that matters more than one in here.
+    /// Undoes the renames of [`move_in`](Self::move_in). Its own errors are not reported: the one that led here is.
     fn take_back(&self, moves: &[Move]) {
         for Move { from, to } in moves.iter().rev() {
-            if self.storage.rename(to, from).is_err() {
-                // Neither the old run nor the new one is whole: `.next-run` stays, and the next claim tries to complete the replacement.
+            if self.file_system.rename(to, from).is_err() {
+                // Neither run is whole: `.next-run` stays, and the next claim tries to complete the replacement.
                 return;
             }
         }
-        let _ = self.storage.rename(&self.path.join(NEXT), &self.staging());
-        let _ = self.storage.sync_folder(&self.path);
+        let _ = self.file_system.rename(&self.path.join(NEXT), &self.staging());
+        let _ = self.file_system.sync_folder(&self.path);
     }
 
-    /// Moves what is in `.next-run` to its names, and what these names held before out; `moves` receives each rename. Can be done again after
-    /// it was interrupted at any point.
+    /// Moves the files of the old run out and those in `.next-run` in; `moves` receives each rename. After an
+    /// interruption at any point it can be repeated.
     fn move_in(&self, moves: &mut Vec<Move>) -> Result<(), TrainError> {
         let (next, old) = (self.path.join(NEXT), self.make_old()?);
         let mut rename = |from: &Path, to: &Path| {
-            self.storage.rename(from, to).map_err(write_error(to))?;
+            self.file_system.rename(from, to).map_err(write_error(to))?;
             moves.push(Move { from: from.to_owned(), to: to.to_owned() });
             Ok::<(), TrainError>(())
         };
-        // Without anything left to arrive, a model that is there is the new run's.
+        // If `.next-run` is empty, the model in the folder is the new run's.
         let done = NAMES.iter().all(|name| next.join(name).symlink_metadata().is_err());
         for name in NAMES.into_iter().filter(|_| !done) {
             let (from, to) = (next.join(name), self.path.join(name));
             let arrives = from.symlink_metadata().is_ok();
-            // The new run has no model of its own yet: one that is there is the old run's.
+            // The new run has no model of its own yet: the one in the folder is the old run's.
             let leaves = arrives || matches!(name, CONFIG_FILE | WEIGHTS_FILE);
             if leaves && to.symlink_metadata().is_ok() {
                 rename(&to, &old.join(name))?;
@@ -244,14 +248,14 @@ impl RunDir {
                 rename(&from, &to)?;
             }
         }
-        self.storage.sync_folder(&self.path).map_err(write_error(&self.path))
+        self.file_system.sync_folder(&self.path).map_err(write_error(&self.path))
     }
 
-    /// An empty folder for the old run.
+    /// Makes an empty folder for the old run.
     fn make_old(&self) -> Result<PathBuf, TrainError> {
         let mut old = self.path.join(OLD);
         for count in 1.. {
-            match self.storage.create_folder(&old) {
+            match self.file_system.create_folder(&old) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     old = self.path.join(format!("{OLD}-{count}"));
                 }
@@ -264,15 +268,15 @@ impl RunDir {
         Ok(old)
     }
 
-    /// Removes what replacements have left.
+    /// Removes the folders that replacements leave.
     fn remove_old(&self) -> Result<(), TrainError> {
         let left = names_in(&self.path)?;
         let left = left.iter().filter(|name| *name == NEXT || name.strip_prefix(OLD).is_some_and(is_old_suffix));
-        let remove = |path: PathBuf| self.storage.remove_folder(&path).map_err(write_error(&path));
+        let remove = |path: PathBuf| self.file_system.remove_folder(&path).map_err(write_error(&path));
         left.map(|name| remove(self.path.join(name))).fold(Ok(()), Result::and)
     }
 
-    /// Completes a replacement in which a process was ended.
+    /// Completes a replacement that was interrupted.
     fn complete(&self) -> Result<(), TrainError> {
         if self.path.join(NEXT).is_dir() && self.path.join(LOCK_FILE).exists() && !self.made.lock {
             self.move_in(&mut Vec::new())?;
@@ -280,10 +284,10 @@ impl RunDir {
         Ok(())
     }
 
-    /// Removes what a process that was ended left here. Only for a folder that a training has used.
+    /// Removes what a killed process left. Only for a folder that a training has used.
     fn clean(&self) -> Result<(), TrainError> {
         remove_tree(&self.staging())?;
-        // Who published the run was told of what could not be removed.
+        // `publish` has reported what could not be removed.
         let _ = self.remove_old();
         clean_stale(&self.path)?;
         Ok(())
@@ -299,7 +303,7 @@ impl fmt::Debug for RunDir {
 impl Drop for RunDir {
     fn drop(&mut self) {
         if self.stage == Stage::Staged {
-            // What can't be removed is hidden, and removed by the next claim.
+            // The next claim removes what can't be removed here.
             let _ = fs::remove_dir_all(self.staging());
         }
         if self.stage != Stage::Published && self.made.lock {
@@ -314,8 +318,8 @@ pub fn is_run(path: &Path) -> bool {
     path.join(CHECKPOINTS).is_dir()
 }
 
-/// Refuses what can't be a folder, before anything is made.
-fn check_place(path: &Path) -> Result<(), TrainError> {
+/// Refuses paths that can't be a folder, before anything is made.
+fn check_path(path: &Path) -> Result<(), TrainError> {
     let refuse = |why: String| Err(TrainError::NoFolder { path: path.to_owned(), why });
     if path.as_os_str().is_empty() {
         return refuse("the name is empty".into());
@@ -333,12 +337,12 @@ fn check_place(path: &Path) -> Result<(), TrainError> {
     }
 }
 
-/// Makes the folder and locks it, where its file system has locks. `made` receives what is new.
+/// Makes the folder and locks it, if its file system has locks. `made` receives what is new.
 fn make_and_lock(run: &Path, made: &mut Made) -> Result<Lock, TrainError> {
     let path = run.join(LOCK_FILE);
     for _ in 0..TRIES {
         make_folder(run, &mut made.folders)?;
-        // A link could lead elsewhere, and a pipe would be waited for.
+        // A link could lead elsewhere, and opening a pipe would wait.
         if path.symlink_metadata().is_ok_and(|there| !there.is_file()) {
             let why = format!("its {LOCK_FILE} is no file; remove it");
             return Err(TrainError::NoFolder { path: run.to_owned(), why });
@@ -356,7 +360,7 @@ fn make_and_lock(run: &Path, made: &mut Made) -> Result<Lock, TrainError> {
             Err(error) => return Err(write_error(&path)(error)),
         };
         match file.try_lock() {
-            // The other process removed the file that is locked here: no third one would see this lock.
+            // Another process removed this file, so its lock would keep nobody out.
             Ok(()) if !is_file_at(&file, &path) => {}
             Ok(()) => return Ok(Lock::Locked { _file: file }),
             Err(TryLockError::Error(error)) if has_no_locks(&error) => return Ok(Lock::Impossible),
@@ -367,9 +371,9 @@ fn make_and_lock(run: &Path, made: &mut Made) -> Result<Lock, TrainError> {
     Err(TrainError::Busy(run.to_owned()))
 }
 
-/// Whether a lock failed since the file system has none.
+/// Whether locking failed because the file system has no locks.
 fn has_no_locks(error: &io::Error) -> bool {
-    // "No locks available", what a network file system without a lock service answers.
+    // "No locks available": the answer of a network file system without a lock service.
     const ENOLCK: i32 = 37;
     error.kind() == io::ErrorKind::Unsupported || cfg!(target_os = "linux") && error.raw_os_error() == Some(ENOLCK)
 }
@@ -383,7 +387,7 @@ fn make_folder(run: &Path, made: &mut Vec<PathBuf>) -> Result<(), TrainError> {
     fs::create_dir_all(run).map_err(|source| TrainError::MakeFolder { path: run.to_owned(), source })
 }
 
-/// Whether an open file is the one under `path`.
+/// Whether `path` still names the open file.
 #[cfg(unix)]
 fn is_file_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -393,11 +397,11 @@ fn is_file_at(file: &File, path: &Path) -> bool {
 
 #[cfg(not(unix))]
 fn is_file_at(_file: &File, path: &Path) -> bool {
-    // A file that is open can't be removed there.
+    // Open files can't be removed on other systems.
     path.exists()
 }
 
-/// Removes folders that were made for nothing, the innermost first; one with something in it stays.
+/// Removes the empty ones of these folders, the innermost first.
 fn remove_empty(made: &[PathBuf]) {
     for folder in made {
         let _ = fs::remove_dir(folder);
@@ -411,10 +415,10 @@ fn remove_tree(path: &Path) -> Result<(), TrainError> {
     }
 }
 
-/// What a new run would replace. Hidden files and a file system's own folder are nobody's work.
+/// What a new run would replace in the folder; hidden files and `lost+found` don't count.
 ///
 /// # Errors
-/// Something that is not a run's, which would get mixed with it.
+/// [`TrainError::Foreign`] for a file that no run writes.
 fn look(path: &Path) -> Result<Option<Found>, TrainError> {
     let mut names = names_in(path)?;
     names.retain(|name| !name.starts_with('.') && name != LOCK_FILE && name != "lost+found");
@@ -450,12 +454,12 @@ fn is_checkpoint_name(name: &str) -> bool {
     name.strip_prefix("step-").is_some_and(is_step) || name.starts_with(".tmp-")
 }
 
-/// What follows [`OLD`] in the name of a folder for an old run.
+/// Whether `suffix` can follow [`OLD`] in the name of a folder for an old run.
 fn is_old_suffix(suffix: &str) -> bool {
     suffix.is_empty() || suffix.strip_prefix('-').is_some_and(|count| count.parse::<u32>().is_ok())
 }
 
-/// The names in a folder, in order.
+/// The names in a folder, sorted.
 fn names_in(folder: &Path) -> Result<Vec<String>, TrainError> {
     let read = || -> io::Result<Vec<String>> {
         fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()

@@ -1,4 +1,4 @@
-//! Texts that a model in training writes on the way.
+//! Texts that a model generates during its training.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -8,32 +8,31 @@ use smallmind_model::tokenizer::{SpecialTokens, Tokenizer};
 use smallmind_model::{GenerateOptions, Generator, Model, Session, SessionOptions};
 use smallmind_simd::IsaKind;
 
-use crate::TrainError;
-use crate::config::TrainConfig;
 use crate::data::Dataset;
+use crate::{Prepared, TrainConfig, TrainError};
 
-/// Writes samples. It has a model of its own, made once, so that a sample does not let the memory of a training grow.
+/// Generates samples. Its model and session are allocated once, so that samples don't let the memory of a training
+/// grow.
 pub(crate) struct Samples {
     generator: Generator,
-    /// Tokens to begin with.
+    /// Tokens of the prompt.
     prompt: Vec<u32>,
-    /// The text of the prompt.
+    /// Text of the prompt.
     beginning: String,
     options: GenerateOptions,
     seed: u64,
 }
 
 impl Samples {
-    /// Samples as `config` asks for them, of models shaped like `model`; none where it asks for none. `data`: what is trained on and
-    /// what is measured on.
+    /// Samples as `config` asks for them, of models shaped like `model`; `None` if it asks for none.
     ///
     /// # Errors
-    /// A prompt that has no tokens for its characters or does not fit into the context: better said now than after hundreds of steps.
+    /// A prompt with characters that the vocabulary lacks, or longer than the context. Found here, and not after many
+    /// steps.
     pub(crate) fn new(
         config: &TrainConfig,
         model: &Model,
-        tokenizer: &Arc<Tokenizer>,
-        data: (&Dataset, &Dataset),
+        prepared: &Prepared,
         threads: usize,
         isa: IsaKind,
     ) -> Result<Option<Self>, TrainError> {
@@ -41,10 +40,10 @@ impl Samples {
             return Ok(None);
         }
         let beginning = config.sample.prompt.clone();
+        let Prepared { tokenizer, train, validation } = prepared;
         let mut prompt = encode(&beginning, tokenizer, model.config().context)?;
-        let (train, validation) = data;
         if prompt.is_empty() && !begins_texts(tokenizer, train)? {
-            // The first token of the validation text does as well as any.
+            // Any token will do: the first one of the validation text.
             prompt = vec![0];
             validation.copy(0, &mut prompt)?;
         }
@@ -60,7 +59,7 @@ impl Samples {
         }))
     }
 
-    /// What a model with these weights writes after `step` steps, the prompt included.
+    /// The text that a model with these weights generates after `step` steps, with the prompt.
     ///
     /// # Errors
     /// Logits that are not finite.
@@ -76,8 +75,8 @@ impl Samples {
     }
 }
 
-/// Whether a model that is trained on `train` learns how texts begin: whether that holds the token which begins texts. One undivided text
-/// holds none.
+/// Whether `train` holds the token that begins texts, so that a model learns how texts begin. An undivided text
+/// doesn't.
 pub(crate) fn begins_texts(tokenizer: &Tokenizer, train: &Dataset) -> Result<bool, TrainError> {
     Ok(match tokenizer.bos().or(tokenizer.eos()) {
         Some(token) => train.contains(token)?,

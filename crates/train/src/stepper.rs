@@ -1,7 +1,7 @@
-//! The steps of a training: batches drawn, gradients gathered over micro-batches, one update.
+//! The steps of a training: draw batches, gather gradients over micro-batches, update.
 //!
-//! [`Trainer`](crate::Trainer) adds the course of the learning rate, estimates, checkpoints and logs; who only wants to know what a step
-//! takes does without those.
+//! [`Trainer`](crate::Trainer) adds the schedule of the learning rate, estimates, checkpoints and logs. The profiler
+//! and the quick start time steps without those.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,32 +11,32 @@ use smallmind_graph::{Batch, Probe};
 use smallmind_model::{Model, ModelError};
 use smallmind_simd::IsaKind;
 
-use crate::batches::{Batches, Draw};
+use crate::batches::Batches;
 use crate::config::TrainConfig;
-use crate::data::{DataError, Dataset};
-use crate::run_folder::{self, STATE_VERSION, TrainerState};
-use crate::{BatchShape, Learner, Optimizer, TrainError, Update, Windows, prepare};
+use crate::data::{DataError, Dataset, Draw};
+use crate::run_files::{self, STATE_VERSION, TrainerState};
+use crate::{BatchShape, DropoutDraw, Learner, Moments, Optimizer, TrainError, UpdateStats, Windows, prepare};
 
-/// What a step of a training is made of.
+/// The settings of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepSettings {
-    /// Of a micro-batch.
+    /// Sizes of a micro-batch.
     pub shape: BatchShape,
-    /// Micro-batches in a step.
+    /// Number of micro-batches in a step.
     pub micro_batches: usize,
-    /// Where their windows begin.
+    /// Where windows begin.
     pub windows: Windows,
-    /// What the gradients are turned into steps by.
+    /// Constants of the optimizer.
     pub optimizer: Optimizer,
-    /// Of batches and dropout.
+    /// Seed of batches and dropout.
     pub seed: u64,
 }
 
 impl StepSettings {
-    /// What a training that is told `config` does in a step.
+    /// The steps of a training with the settings `config`.
     ///
     /// # Errors
-    /// Numbers that make no model.
+    /// Settings that make no model.
     pub fn of(config: &TrainConfig) -> Result<Self, TrainError> {
         Ok(Self {
             shape: config.batch_shape()?,
@@ -53,16 +53,16 @@ impl StepSettings {
     }
 }
 
-/// A checkpoint that was written to see how long that takes.
+/// A checkpoint that was written to be timed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TimedCheckpoint {
-    /// Seconds of checking, writing and syncing it and of removing the one before.
+    /// Seconds to check, write and sync it and to remove the one before.
     pub seconds: f64,
-    /// What a training would warn of.
+    /// The warning that a training would give; `None` for none.
     pub warning: Option<String>,
 }
 
-/// A learner with the data that it learns from. Step and micro-batch are counted from 0.
+/// A learner and its data. Steps and micro-batches are counted from 0.
 pub struct Stepper {
     pub(crate) learner: Learner,
     pub(crate) data: Arc<Dataset>,
@@ -74,33 +74,32 @@ pub struct Stepper {
 }
 
 impl Stepper {
-    /// Plans the steps of `model` on `data`, whose documents end with the token `end`.
+    /// Plans the steps of `model` on `data`, whose documents end with the token `end` if there is one.
     ///
     /// # Errors
     /// Less text than a window, a context beyond the model's, or too little memory.
     pub fn new(
         model: Model,
         settings: StepSettings,
-        (data, end): (impl Into<Arc<Dataset>>, Option<u32>),
+        (data, end): (Arc<Dataset>, Option<u32>),
         threads: usize,
         isa: IsaKind,
     ) -> Result<Self, TrainError> {
-        let data = data.into();
         let batches = Batches::new(settings.windows, &data, end, settings.shape)?;
         let learner = Learner::new(model, settings.shape, settings.optimizer, threads, isa)?;
         Ok(Self { learner, data, end, batches, batch: Batch::default(), settings })
     }
 
-    /// The same model and data on another number of threads, with moments of zero.
+    /// A copy of the model on the same data, with another number of threads and moments of zero.
     ///
     /// # Errors
     /// Too little memory.
     pub fn with_threads(&self, threads: usize) -> Result<Self, TrainError> {
-        let (model, isa) = (self.learner.model().try_clone()?, self.learner.plans().0.isa());
+        let (model, isa) = (self.learner.model().try_clone()?, self.learner.gradient_plan().isa());
         Self::new(model, self.settings, (self.data.clone(), self.end), threads, isa)
     }
 
-    /// Draws the sequences of a micro-batch.
+    /// Draws the sequences of a micro-batch into [`batch`](Self::batch).
     ///
     /// # Errors
     /// Files that can't be read.
@@ -109,22 +108,36 @@ impl Stepper {
         self.batches.fill(&self.data, Draw { seed: self.settings.seed, step, first_row }, &mut self.batch)
     }
 
-    /// Forward and backward of the micro-batch that was drawn: the sum of its losses.
+    /// Runs forward and backward of the drawn micro-batch, adding its gradients; returns the sum of its losses.
     ///
     /// # Errors
     /// Tokens beyond the model's vocabulary.
     pub fn accumulate<P: Probe>(&mut self, step: u64, micro_batch: usize, probe: &P) -> Result<f64, ModelError> {
         let all = self.settings.micro_batches;
-        // After 2³² micro-batches of a training its masks repeat.
+        // Wraps around: masks repeat after 2³² micro-batches.
         let dropout_step = (step as u32).wrapping_mul(all as u32).wrapping_add(micro_batch as u32);
-        self.learner.accumulate(&self.batch, self.settings.tokens(), (self.settings.seed, dropout_step), probe)
+        let dropout = DropoutDraw { seed: self.settings.seed, step: dropout_step };
+        self.learner.accumulate(&self.batch, self.settings.tokens(), dropout, probe)
     }
 
-    /// Clips what has been gathered and updates the weights by it.
+    /// Draws and runs all micro-batches of a step, adding their gradients; returns the sum of their losses.
     ///
     /// # Errors
-    /// None that a learner's own shapes could cause.
-    pub fn update<P: Probe>(&mut self, learning_rate: f64, probe: &P) -> Result<Update, ModelError> {
+    /// Files that can't be read, or tokens beyond the model's vocabulary.
+    pub fn gather<P: Probe>(&mut self, step: u64, probe: &P) -> Result<f64, TrainError> {
+        let mut sum = 0.0;
+        for micro_batch in 0..self.settings.micro_batches {
+            self.draw(step, micro_batch)?;
+            sum += self.accumulate(step, micro_batch, probe)?;
+        }
+        Ok(sum)
+    }
+
+    /// Clips the gathered gradients and updates the weights.
+    ///
+    /// # Errors
+    /// None is expected: the plan was made for this model.
+    pub fn update<P: Probe>(&mut self, learning_rate: f64, probe: &P) -> Result<UpdateStats, ModelError> {
         self.learner.update(learning_rate, probe)
     }
 
@@ -133,17 +146,18 @@ impl Stepper {
         &self.learner
     }
 
-    /// The micro-batch that was drawn last.
+    /// The last drawn micro-batch.
     pub fn batch(&self) -> &Batch {
         &self.batch
     }
 
-    /// What a step is made of.
+    /// The settings of a step.
     pub fn settings(&self) -> &StepSettings {
         &self.settings
     }
 
-    /// Writes a checkpoint as a training writes it after `step` steps into the folder `run`, in the place of the one before, and times it.
+    /// Times a checkpoint: writes the one that a training writes after `step` steps into the folder `run`, and removes
+    /// the one before.
     ///
     /// # Errors
     /// A disk that is full or failing, or weights that are not finite.
@@ -154,7 +168,7 @@ impl Stepper {
         config: &TrainConfig,
         tokenizer: &[u8],
     ) -> Result<TimedCheckpoint, TrainError> {
-        let rolling = run_folder::checkpoints(run, 1);
+        let rolling = run_files::checkpoints(run, 1);
         let state = TrainerState {
             schema_version: STATE_VERSION,
             step,
@@ -167,40 +181,41 @@ impl Stepper {
         if let Some(what) = self.first_non_finite() {
             return Err(TrainError::NonFinite { step, what, checkpoint: 0 });
         }
-        let published = run_folder::write_checkpoint(&rolling, &self.learner, &state, tokenizer)?;
+        let published = run_files::write_checkpoint(&rolling, &self.learner, &state, tokenizer)?;
         let seconds = begin.elapsed().as_secs_f64();
-        Ok(TimedCheckpoint { seconds, warning: published.not_removed.as_ref().map(run_folder::not_removed) })
+        Ok(TimedCheckpoint { seconds, warning: published.not_removed.as_ref().map(run_files::not_removed) })
     }
 
-    /// What of weights and moments is not finite: a checkpoint of it could not be loaded again.
+    /// The first parameter with a weight or moment that is not finite. A checkpoint with such values can't be loaded.
     pub(crate) fn first_non_finite(&self) -> Option<String> {
         let model = self.learner.model();
-        let (m, v) = self.learner.moments();
-        let all = [("", model.weights()), ("the first moment of ", m), ("the second moment of ", v)];
+        let Moments { first, second } = self.learner.moments();
+        let all = [("", model.weights()), ("the first moment of ", first), ("the second moment of ", second)];
         all.into_iter().find_map(|(kind, values)| Some(format!("{kind}`{}`", model.first_non_finite(values)?)))
     }
 }
 
-/// What the run in a folder goes on with: its model as of its newest whole checkpoint, its settings, its data. The run is read and not
-/// locked, and what a killed process left in it stays there: a training may be at work.
+/// The parts of a run that a training resumes from: model and settings of the newest whole checkpoint, and the data.
+///
+/// Reading them neither locks nor changes the folder: a training may be writing to it.
 pub struct RunParts {
-    /// The model.
+    /// The model of the checkpoint.
     pub model: Model,
-    /// What the training was told.
+    /// The settings of the checkpoint.
     pub config: TrainConfig,
-    /// Its text.
+    /// Tokenizer and tokens of the run.
     pub prepared: crate::Prepared,
-    /// Newer checkpoints that are damaged.
+    /// Messages about newer checkpoints that are damaged.
     pub warnings: Vec<String>,
 }
 
 impl RunParts {
-    /// Reads them.
+    /// Reads the parts from the folder `run`.
     ///
     /// # Errors
     /// No run, no whole checkpoint, or data that are missing or damaged.
     pub fn open(run: &Path) -> Result<Self, TrainError> {
-        let (checkpoint, state, warnings) = run_folder::latest(run)?;
+        let (checkpoint, state, warnings) = run_files::latest(run)?;
         let model = Model::load(&checkpoint.path)?;
         Ok(Self { model, config: state.config, prepared: prepare::open(run)?, warnings })
     }

@@ -1,36 +1,35 @@
 //! The training loop.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use smallmind_checkpoint::{
-    CONFIG_FILE, Rolling, TOKENIZER_FILE, WEIGHTS_FILE, Weights, read_config, write_file_atomic,
+    CONFIG_FILE, Rolling, TOKENIZER_FILE, WEIGHTS_FILE, WeightFiles, read_config, write_file_atomic,
 };
 use smallmind_graph::{Batch, NoProbe, Probe};
 use smallmind_model::tokenizer::{SpecialText, Tokenizer};
 use smallmind_model::{Model, ModelConfig, ModelError};
 use smallmind_simd::IsaKind;
 
-use crate::batches::{Batches, Draw};
+use crate::batches::Batches;
 use crate::config::{ScheduleKind, TrainConfig};
-use crate::data::{Dataset, Split};
+use crate::data::{Dataset, Draw, Split};
 use crate::evaluate::whole_set;
 use crate::event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
-use crate::layer::Layer;
+use crate::overlay::Overlay;
 use crate::prepare::{self, Prepared};
 use crate::run_dir::RunDir;
-use crate::run_folder::{self, RunFolder, STATE_VERSION, TrainerState};
+use crate::run_files::{self, RunFiles, STATE_VERSION, TrainerState};
 use crate::sample::{self, Samples};
 use crate::schedule::{Cosine, Schedule, Warmup, WarmupFrom, WarmupStableDecay};
 use crate::stepper::{StepSettings, Stepper};
 use crate::{Learner, TrainError};
 
-/// What tells the windows of estimates from those that are trained on, beside the seed.
+/// Combined with the seed, so that estimates draw other windows than the training.
 const EVAL_TRAIN: u64 = 0x6576_616c_0001;
 const EVAL_VALIDATION: u64 = 0x6576_616c_0002;
-/// The share of the steps over which a stable schedule decays.
+/// Share of the steps over which a warm-up-stable-decay schedule decays.
 const DECAY_FRACTION: f64 = 0.2;
 
 /// A training: a learner, its data, its run folder.
@@ -40,33 +39,51 @@ pub struct Trainer {
     samples: Option<Samples>,
     tokenizer_json: Vec<u8>,
     validation: Dataset,
-    folder: RunFolder,
+    folder: RunFiles,
     rolling: Rolling,
     validation_batches: Batches,
     threads: usize,
     isa: IsaKind,
     resumed_from: Option<u64>,
-    /// The first checkpoint of a new run, until it has been told of.
+    /// Folder of the first checkpoint of a new run, until its event is emitted.
     first_checkpoint: Option<PathBuf>,
     warnings: Vec<String>,
     last_checkpoint: Option<u64>,
 }
 
-/// Since when the rates of a log line are counted.
+/// What a trainer is made of.
+struct Parts {
+    state: TrainerState,
+    model: Model,
+    prepared: Prepared,
+    folder: RunFiles,
+}
+
+/// The numbers of a step.
+struct StepStats {
+    /// Mean loss of its tokens, before the update.
+    loss: f64,
+    /// Learning rate of the update.
+    lr: f64,
+    /// Global norm of the gradients, before clipping.
+    grad_norm: f32,
+}
+
+/// The beginning of the interval over which the next step event counts rates.
 struct Lap {
     started: Instant,
     step: u64,
-    /// Seconds of estimates, samples and checkpoints, which are no training.
+    /// Seconds of estimates, samples and checkpoints before it, which don't count as training.
     paused: f64,
 }
 
 impl Trainer {
-    /// Begins a run with data that [`prepare::prepare`] put into the staging folder of `dir`. Writes the first checkpoint, and puts the run in its
-    /// place: from here on it can be resumed, whenever it is killed.
+    /// Begins a run with the data that [`prepare::prepare`] put into the staging folder of `dir`. Writes the first
+    /// checkpoint and publishes the run: from here on it can be resumed, whenever the process is killed.
     ///
     /// # Errors
-    /// Settings that make no training, text shorter than a window, too little memory, a disk that is full. Then `dir` is as it was before the
-    /// claim.
+    /// Settings that make no training, text shorter than a window, too little memory, a disk that is full. `dir` is as
+    /// before the claim.
     pub fn create(
         dir: RunDir,
         config: TrainConfig,
@@ -75,7 +92,7 @@ impl Trainer {
         isa: IsaKind,
     ) -> Result<Self, TrainError> {
         let model = Model::random(model_config(&config, &prepared.tokenizer)?, config.train.seed)?;
-        let folder = RunFolder::create(dir, &config)?;
+        let folder = RunFiles::create(dir, &config)?;
         let state = TrainerState {
             schema_version: STATE_VERSION,
             step: 0,
@@ -84,11 +101,11 @@ impl Trainer {
             last_losses: None,
             seconds: 0.0,
         };
-        let mut trainer = Self::assemble(state, model, prepared, folder, threads, isa)?;
+        let mut trainer = Self::assemble(Parts { state, model, prepared, folder }, threads, isa)?;
         trainer.check_finite()?;
-        let first = run_folder::checkpoints(&trainer.folder.staging(), 1);
+        let first = run_files::checkpoints(&trainer.folder.staging(), 1);
         let (learner, state) = (&trainer.stepper.learner, &trainer.state);
-        let _ = run_folder::write_checkpoint(&first, learner, state, &trainer.tokenizer_json)?;
+        let _ = run_files::write_checkpoint(&first, learner, state, &trainer.tokenizer_json)?;
         if let Some(error) = trainer.folder.publish()? {
             trainer.warnings.push(format!("some of the run that was replaced could not be removed: {error}"));
         }
@@ -97,22 +114,24 @@ impl Trainer {
         Ok(trainer)
     }
 
-    /// Goes on with the run in the folder `run` from its newest whole checkpoint, bit for bit, with any number of threads. `layers` may
-    /// change how long it trains and what it tells; so may `train.toml` in the folder, below them. A file of the model that is missing or
-    /// damaged is written again.
+    /// Resumes the run in the folder `run` from its newest whole checkpoint, bit for bit, with any number of threads.
+    ///
+    /// `train.toml` in the folder, and `overlays` over it, may change the number of steps and everything that no step
+    /// depends on. Files of the model that are missing or damaged are written again.
     ///
     /// # Errors
-    /// No run, another training at work on it, no whole checkpoint, data of another run, a setting that is fixed, or fewer steps than are done.
-    pub fn resume(run: &Path, layers: &[Layer], threads: usize, isa: IsaKind) -> Result<Self, TrainError> {
+    /// No run, another training that locks it, no whole checkpoint, data of another run, a change of a fixed setting,
+    /// or fewer steps than are done.
+    pub fn resume(run: &Path, overlays: &[Overlay], threads: usize, isa: IsaKind) -> Result<Self, TrainError> {
         let dir = RunDir::open(run)?;
-        // A checkpoint may be set aside under another name, where a process was killed while it replaced that.
-        run_folder::checkpoints(run, 1).clean()?;
-        let (checkpoint, mut state, mut warnings) = run_folder::latest(run)?;
-        state.config = resumed_config(run, &state.config, layers, &mut warnings)?;
+        // A process that was killed while it replaced a checkpoint leaves the old one under another name.
+        run_files::checkpoints(run, 1).clean()?;
+        let (checkpoint, mut state, mut warnings) = run_files::latest(run)?;
+        state.config = resumed_config(run, &state.config, overlays, &mut warnings)?;
         if state.config.train.steps < state.step {
             return Err(TrainError::StepsDone { asked: state.config.train.steps, done: state.step });
         }
-        if run_folder::restore_tokenizer(run, &checkpoint.path)? {
+        if run_files::restore_tokenizer(run, &checkpoint.path)? {
             warnings.push(restored(TOKENIZER_FILE, state.step));
         }
         let prepared = prepare::open(run)?;
@@ -121,44 +140,36 @@ impl Trainer {
             let why = "its model has another shape than its settings and its tokenizer say".to_owned();
             return Err(TrainError::NoRun { path: checkpoint.path, why });
         }
-        let folder = RunFolder::reopen(dir, &state.config, state.step)?;
+        let folder = RunFiles::reopen(dir, &state.config, state.step)?;
         let step = state.step;
         if state.best_val_loss.is_some() {
             mend_model(&folder, &model, &mut state, &mut warnings)?;
         }
-        let mut trainer = Self::assemble(state, model, prepared, folder, threads, isa)?;
-        let (_, m, v, steps) = trainer.stepper.learner.state_mut();
-        run_folder::read_moments(&checkpoint.path, m, v)?;
-        *steps = step;
+        let mut trainer = Self::assemble(Parts { state, model, prepared, folder }, threads, isa)?;
+        trainer.stepper.learner.restore(step, |moments| run_files::read_moments(&checkpoint.path, moments))?;
         trainer.resumed_from = Some(step);
         trainer.last_checkpoint = Some(step);
         trainer.warnings.extend(warnings);
         Ok(trainer)
     }
 
-    fn assemble(
-        state: TrainerState,
-        model: Model,
-        prepared: Prepared,
-        folder: RunFolder,
-        threads: usize,
-        isa: IsaKind,
-    ) -> Result<Self, TrainError> {
-        let Prepared { tokenizer, train, validation } = prepared;
+    fn assemble(parts: Parts, threads: usize, isa: IsaKind) -> Result<Self, TrainError> {
+        let Parts { state, model, prepared, folder } = parts;
         let config = &state.config;
         let settings = StepSettings::of(config)?;
-        prepare::check_length(Split::Train, train.tokens(), settings.shape.context)?;
-        prepare::check_length(Split::Validation, validation.tokens(), settings.shape.context)?;
+        prepare::check_length(Split::Train, prepared.train.tokens(), settings.shape.context)?;
+        prepare::check_length(Split::Validation, prepared.validation.tokens(), settings.shape.context)?;
+        let samples = Samples::new(config, &model, &prepared, threads, isa)?;
+        let Prepared { tokenizer, train, validation } = prepared;
         let end = tokenizer.eos();
-        let rolling = run_folder::checkpoints(folder.path(), config.checkpoint.keep);
-        let tokenizer = Arc::new(tokenizer);
+        let rolling = run_files::checkpoints(folder.path(), config.checkpoint.keep);
         let mut warnings = vec![];
         if !folder.is_locked() {
             let path = folder.path().display();
             warnings.push(format!("{path}: its file system has no locks, so nothing keeps a second training out"));
         }
         Ok(Self {
-            samples: Samples::new(config, &model, &tokenizer, (&train, &validation), threads, isa)?,
+            samples,
             validation_batches: Batches::new(settings.windows, &validation, end, settings.shape)?,
             stepper: Stepper::new(model, settings, (train, end), threads, isa)?,
             tokenizer_json: tokenizer.to_json()?.into_bytes(),
@@ -175,8 +186,8 @@ impl Trainer {
         })
     }
 
-    /// A few words of the validation text for a model that has a token to begin texts with, but has not learned it: its training text is
-    /// undivided. `None` where the model begins texts by itself, or by a new line.
+    /// A few words of the validation text to begin a text with, for a model with a token that begins texts but does not
+    /// occur in its training text. `None` for models that can begin texts.
     pub fn first_words(&self) -> Option<String> {
         const TOKENS: usize = 32;
         let tokenizer = Tokenizer::from_bytes(&self.tokenizer_json).ok()?;
@@ -192,7 +203,7 @@ impl Trainer {
         (!words.is_empty()).then(|| words.join(" "))
     }
 
-    /// The last batch that was worked on.
+    /// The last batch that the learner ran.
     pub fn batch(&self) -> &Batch {
         self.stepper.batch()
     }
@@ -202,12 +213,13 @@ impl Trainer {
         self.stepper.learner()
     }
 
-    /// What the training was told.
+    /// The settings.
     pub fn config(&self) -> &TrainConfig {
         &self.state.config
     }
 
-    /// Trains until all steps are done or `stop` is set, telling of each event; a checkpoint stands at the end either way.
+    /// Trains until all steps are done or `stop` is set, and passes each event to `on_event`. Ends with a checkpoint
+    /// either way.
     ///
     /// # Errors
     /// A loss or gradient that is not finite, or a disk that is full; the last checkpoint stays.
@@ -215,7 +227,7 @@ impl Trainer {
         self.run_probed(stop, on_event, &NoProbe)
     }
 
-    /// [`Trainer::run`] with a probe on every forward and backward.
+    /// [`Trainer::run`] with a probe on all forward and backward runs.
     ///
     /// # Errors
     /// As [`Trainer::run`].
@@ -232,7 +244,7 @@ impl Trainer {
         let steps = self.state.config.train.steps;
         let schedule = schedule(&self.state.config);
         if let Some(path) = self.first_checkpoint.take() {
-            self.tell(Event::Checkpoint { step: 0, path }, on_event)?;
+            self.emit(Event::Checkpoint { step: 0, path }, on_event)?;
         }
         let before = self.state.seconds;
         let started = Instant::now();
@@ -240,12 +252,12 @@ impl Trainer {
         let mut lap = Lap { started, step: self.state.step, paused: 0.0 };
         while self.state.step < steps && !stop.load(Ordering::Relaxed) {
             let lr = schedule.lr(self.state.step);
-            let (loss, grad_norm) = self.step(lr, probe)?;
+            let done = self.step(lr, probe)?;
             self.state.seconds = before + started.elapsed().as_secs_f64() - paused;
             if self.due(self.state.config.log.interval) || self.state.step == steps {
-                let event = self.step_event(loss, lr, grad_norm, &lap, paused);
+                let event = self.step_event(done, &lap, paused);
                 lap = Lap { started: Instant::now(), step: self.state.step, paused };
-                self.tell(Event::Step(event), on_event)?;
+                self.emit(Event::Step(event), on_event)?;
             }
             let pause = Instant::now();
             if self.due_on_the_way(self.state.config.eval.interval) {
@@ -267,20 +279,15 @@ impl Trainer {
         interval > 0 && self.state.step.is_multiple_of(interval)
     }
 
-    /// [`Trainer::due`], but not after the very last step: `finish` does then what is to be done.
+    /// [`Trainer::due`] before the last step, after which `finish` does what is due.
     fn due_on_the_way(&self, interval: u64) -> bool {
         self.state.step < self.state.config.train.steps && self.due(interval)
     }
 
-    /// One update: the mean loss of its tokens and the norm of its gradients.
-    fn step<P: Probe>(&mut self, lr: f64, probe: &P) -> Result<(f64, f32), TrainError> {
+    /// Runs one step.
+    fn step<P: Probe>(&mut self, lr: f64, probe: &P) -> Result<StepStats, TrainError> {
         let step = self.state.step;
-        let mut total = 0.0;
-        for micro_batch in 0..self.stepper.settings.micro_batches {
-            self.stepper.draw(step, micro_batch)?;
-            total += self.stepper.accumulate(step, micro_batch, probe)?;
-        }
-        let loss = total / self.stepper.settings.tokens() as f64;
+        let loss = self.stepper.gather(step, probe)? / self.stepper.settings.tokens() as f64;
         if !loss.is_finite() {
             return Err(self.non_finite(step + 1, "the loss".into()));
         }
@@ -292,33 +299,33 @@ impl Trainer {
             return Err(self.non_finite(step + 1, what));
         }
         self.state.step += 1;
-        Ok((loss, update.grad_norm))
+        Ok(StepStats { loss, lr, grad_norm: update.grad_norm })
     }
 
     fn non_finite(&self, step: u64, what: String) -> TrainError {
         TrainError::NonFinite { step, what, checkpoint: self.last_checkpoint.unwrap_or(0) }
     }
 
-    /// A checkpoint that could not be loaded again would push out one that can.
+    /// Checks that the weights and moments can be loaded again, before they take the place of a good checkpoint.
     fn check_finite(&self) -> Result<(), TrainError> {
         self.stepper.first_non_finite().map_or(Ok(()), |what| Err(self.non_finite(self.state.step, what)))
     }
 
-    /// nanoGPT's estimate: the mean loss of random batches, of the training part and of the validation part.
+    /// nanoGPT's estimates: the mean losses of random batches of the training split and of the validation split.
     fn estimate(&mut self, on_event: &mut dyn FnMut(&Event)) -> Result<(), TrainError> {
         let seed = self.state.config.train.seed;
         let train_loss = self.estimate_on(Set::Train, seed ^ EVAL_TRAIN)?;
         let val_loss = self.estimate_on(Set::Validation, seed ^ EVAL_VALIDATION)?;
         let best = self.state.best_val_loss.is_none_or(|b| val_loss <= b);
         self.state.last_losses = Some((train_loss, val_loss));
-        // The same loss again is that of a finished run that is resumed.
+        // An equal loss is that of a finished run that was resumed: its model is published already.
         if self.state.best_val_loss != Some(val_loss) && best {
             self.check_finite()?;
             self.state.best_val_loss = Some(val_loss);
             self.folder.publish_model(self.stepper.learner.model())?;
         }
         let bits_per_byte = self.validation.bits_per_byte(val_loss);
-        self.tell(Event::Eval(EvalEvent { step: self.state.step, train_loss, val_loss, bits_per_byte, best }), on_event)
+        self.emit(Event::Eval(EvalEvent { step: self.state.step, train_loss, val_loss, bits_per_byte, best }), on_event)
     }
 
     fn estimate_on(&mut self, set: Set, seed: u64) -> Result<f64, TrainError> {
@@ -342,25 +349,25 @@ impl Trainer {
         let Some(samples) = &mut self.samples else { return Ok(()) };
         let step = self.state.step;
         let text = samples.text(self.stepper.learner.model().weights(), step)?;
-        self.tell(Event::Sample { step, text }, on_event)
+        self.emit(Event::Sample { step, text }, on_event)
     }
 
     fn checkpoint(&mut self, on_event: &mut dyn FnMut(&Event)) -> Result<(), TrainError> {
         self.check_finite()?;
         let published =
-            run_folder::write_checkpoint(&self.rolling, &self.stepper.learner, &self.state, &self.tokenizer_json)?;
+            run_files::write_checkpoint(&self.rolling, &self.stepper.learner, &self.state, &self.tokenizer_json)?;
         self.last_checkpoint = Some(self.state.step);
         if let Some(error) = &published.not_removed {
-            on_event(&Event::Warning { message: run_folder::not_removed(error) });
+            on_event(&Event::Warning { message: run_files::not_removed(error) });
         }
-        self.tell(Event::Checkpoint { step: self.state.step, path: published.path }, on_event)
+        self.emit(Event::Checkpoint { step: self.state.step, path: published.path }, on_event)
     }
 
     /// The last estimates, the last checkpoint and the summary.
     fn finish(&mut self, on_event: &mut dyn FnMut(&Event)) -> Result<Summary, TrainError> {
         let completed = self.state.step >= self.state.config.train.steps;
         if self.last_checkpoint != Some(self.state.step) {
-            // What has been trained is safe before anything else is done with it.
+            // Saved before the estimates, which may take a while.
             self.checkpoint(on_event)?;
         }
         let mut whole = None;
@@ -373,7 +380,7 @@ impl Trainer {
             whole = Some(whole_set(&self.validation, &windows, shape, sum, &mut |_, _| {})?);
         }
         if completed {
-            // Once more, with the last estimates.
+            // Again, with the last estimates in the state.
             self.checkpoint(on_event)?;
         }
         if self.state.best_val_loss.is_none() {
@@ -391,11 +398,11 @@ impl Trainer {
             tokens_per_second: (self.state.step * self.tokens_per_step() as u64) as f64 / self.state.seconds.max(1e-9),
             checkpoint: self.last_checkpoint.map_or_else(PathBuf::new, |step| self.rolling.path_of(step)),
         };
-        self.tell(Event::Done(summary.clone()), on_event)?;
+        self.emit(Event::Done(summary.clone()), on_event)?;
         Ok(summary)
     }
 
-    fn tell(&mut self, event: Event, on_event: &mut dyn FnMut(&Event)) -> Result<(), TrainError> {
+    fn emit(&mut self, event: Event, on_event: &mut dyn FnMut(&Event)) -> Result<(), TrainError> {
         self.folder.log(&event)?;
         on_event(&event);
         Ok(())
@@ -407,7 +414,7 @@ impl Trainer {
 
     fn started(&self) -> Started {
         let model = self.stepper.learner.model();
-        let (gradient, update) = self.stepper.learner.plans();
+        let (gradient, update) = (self.stepper.learner.gradient_plan(), self.stepper.learner.update_plan());
         Started {
             parameters: model.params().elements(),
             steps: self.state.config.train.steps,
@@ -422,7 +429,8 @@ impl Trainer {
         }
     }
 
-    fn step_event(&self, loss: f64, lr: f64, grad_norm: f32, lap: &Lap, paused: f64) -> StepEvent {
+    fn step_event(&self, done: StepStats, lap: &Lap, paused: f64) -> StepEvent {
+        let StepStats { loss, lr, grad_norm } = done;
         let step = self.state.step;
         let steps = self.state.config.train.steps;
         let seconds = (lap.started.elapsed().as_secs_f64() - (paused - lap.paused)).max(1e-9);
@@ -444,30 +452,31 @@ impl Trainer {
     }
 }
 
-/// What a run goes on with: the settings of its checkpoint, below what its `train.toml` says, below `layers`.
+/// The settings of a resumed run: those of its checkpoint, then its `train.toml`, then `overlays`, each over the one
+/// before.
 fn resumed_config(
     run: &Path,
     before: &TrainConfig,
-    layers: &[Layer],
+    overlays: &[Overlay],
     warnings: &mut Vec<String>,
 ) -> Result<TrainConfig, TrainError> {
     let mut config = before.clone();
-    if let Some(told) = run_folder::told(run)? {
+    if let Some(told) = run_files::edited_settings(run)? {
         config = before.resumed(std::slice::from_ref(&told))?;
         if config != *before {
             let changes = before.differences(&config).join(", ");
             warnings.push(format!("{} is obeyed where it differs from the last checkpoint: {changes}", told.origin));
         }
     }
-    config.resumed(layers)
+    config.resumed(overlays)
 }
 
-/// Writes the files of the best model again, those that are missing or damaged. Weights that are whole stay, whatever became of the others.
+/// Rewrites the files of the best model that are missing or damaged, from `last`. Whole weights are kept.
 ///
 /// # Errors
 /// A disk that is full.
 fn mend_model(
-    folder: &RunFolder,
+    folder: &RunFiles,
     last: &Model,
     state: &mut TrainerState,
     warnings: &mut Vec<String>,
@@ -483,23 +492,23 @@ fn mend_model(
         let bytes = last.config_bytes()?;
         write_file_atomic(config, |out| out.write_all(&bytes))?;
     }
-    let weights = Weights::open_file(run.join(WEIGHTS_FILE)).map_err(ModelError::from);
+    let weights = WeightFiles::open_file(run.join(WEIGHTS_FILE)).map_err(ModelError::from);
     if let Err(error) = weights.and_then(|weights| last.config().check_tensors(&weights)) {
         let lost = state.best_val_loss.map(|loss| format!(" (validation loss {loss:.4})")).unwrap_or_default();
         warnings.push(format!("{}; the best model{lost} is lost", damage(WEIGHTS_FILE, error.to_string())));
-        // This one takes its place until an estimate is better than none.
+        // The last model is published until the next estimate.
         folder.publish_model(last)?;
         state.best_val_loss = None;
     }
     Ok(())
 }
 
-/// The warning of a file that a checkpoint has replaced.
+/// The warning about a missing file that was restored from a checkpoint.
 fn restored(name: &str, step: u64) -> String {
     format!("{name} was missing in the run's folder; it is written again from the checkpoint of step {step}")
 }
 
-/// The shape of the model for a vocabulary.
+/// The configuration of the model for a tokenizer.
 fn model_config(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<ModelConfig, TrainError> {
     let mut shape = config.model_config(tokenizer.vocab_size())?;
     shape.bos = tokenizer.bos();
@@ -513,14 +522,14 @@ enum Set {
     Validation,
 }
 
-/// The course of the learning rate that the settings ask for.
+/// The schedule of the learning rate.
 fn schedule(config: &TrainConfig) -> Schedule {
     let t = &config.train;
     let end = if t.decay_steps == 0 { t.steps } else { t.decay_steps };
     let warmup = Warmup { steps: t.warmup, from: WarmupFrom::FirstStep };
     match t.schedule {
         ScheduleKind::Cosine => Schedule::Cosine(Cosine { max: t.lr, min: t.min_lr, warmup, decay_steps: end }),
-        // A cosine from the rate to itself.
+        // A cosine from `lr` to `lr`.
         ScheduleKind::Constant => Schedule::Cosine(Cosine { max: t.lr, min: t.lr, warmup, decay_steps: end }),
         ScheduleKind::Wsd => Schedule::WarmupStableDecay(WarmupStableDecay {
             max: t.lr,

@@ -1,5 +1,5 @@
-//! A training step and a decoded token allocate nothing: counted by this binary's own allocator, over all threads, which is why the file holds
-//! one test only.
+//! A training step and a decoded token allocate nothing: counted by this binary's own allocator, over all threads,
+//! which is why the file holds one test only.
 #![allow(unsafe_code)]
 
 mod common;
@@ -55,7 +55,8 @@ fn steps_and_tokens_allocate_nothing() {
     }
 }
 
-/// The number of allocations at each beginning of a plan: of the forward and backward of a micro-batch, and of an update.
+/// The number of allocations at each beginning of a plan: of the forward and backward of a micro-batch, and of an
+/// update.
 struct Watch {
     counts: Vec<AtomicUsize>,
     next: AtomicUsize,
@@ -77,7 +78,7 @@ fn training(threads: usize, family: &str) {
     const STEPS: usize = 40;
     const RUNS_A_STEP: usize = 4;
     let dir = tempfile::tempdir().unwrap();
-    let config = tiny(&[family, "train.steps=40", "gradient_accumulation_steps=3", "dropout=0.1"]);
+    let config = tiny(&[family, "train.steps=40", "train.total_tokens=48", "model.dropout=0.1"]);
     let mut trainer = begin(dir.path(), "run", &config, threads).unwrap();
     let counts = (0..STEPS * RUNS_A_STEP).map(|_| AtomicUsize::new(0)).collect();
     let watch = Watch { counts, next: AtomicUsize::new(0) };

@@ -2,18 +2,18 @@
 
 use proptest::prelude::*;
 use smallmind_train::data::{
-    Corpus, DataError, Dataset, Division, DocumentWindows, Dtype, MANIFEST_FILE, Manifest, OpenOptions, RandomWindows,
-    SequentialWindows, ShardOptions, ShardWriter, Split, Storage, Verify, read_text,
+    Corpus, DataError, Dataset, Division, DocumentWindows, Draw, Dtype, MANIFEST_FILE, Manifest, OpenOptions,
+    RandomWindows, Residence, SequentialWindows, ShardOptions, ShardWriter, Split, Verify, read_text,
 };
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
 
 const EVERY_WAY: [OpenOptions; 4] = [
-    OpenOptions { storage: Storage::Memory, verify: Verify::Checksums },
-    OpenOptions { storage: Storage::Memory, verify: Verify::Sizes },
-    OpenOptions { storage: Storage::Files, verify: Verify::Checksums },
-    OpenOptions { storage: Storage::Files, verify: Verify::Sizes },
+    OpenOptions { residence: Residence::Memory, verify: Verify::Checksums },
+    OpenOptions { residence: Residence::Memory, verify: Verify::Sizes },
+    OpenOptions { residence: Residence::Files, verify: Verify::Checksums },
+    OpenOptions { residence: Residence::Files, verify: Verify::Sizes },
 ];
 
 /// Tokens without a pattern that a shifted read could hide in.
@@ -237,8 +237,8 @@ fn any_flipped_bit_changes_the_checksum() {
         let mut damaged = bytes.clone();
         damaged[bit / 8] ^= 1 << (bit % 8);
         fs::write(&shard, &damaged).unwrap();
-        for storage in [Storage::Memory, Storage::Files] {
-            let options = OpenOptions { storage, verify: Verify::Checksums };
+        for residence in [Residence::Memory, Residence::Files] {
+            let options = OpenOptions { residence, verify: Verify::Checksums };
             let error = Dataset::open(dir.path(), Split::Train, options).unwrap_err();
             assert!(matches!(error, DataError::Checksum { .. }), "bit {bit}: {error}");
         }
@@ -468,7 +468,7 @@ proptest! {
             return Ok(());
         };
         let (mut x, mut y) = (vec![0; 3 * context], vec![0; 3 * context]);
-        windows.fill(&data, (seed, step, 5), &mut x, &mut y).unwrap();
+        windows.fill(&data, Draw { seed, step, first_row: 5 }, &mut x, &mut y).unwrap();
         for (row, (x, y)) in x.chunks(context).zip(y.chunks(context)).enumerate() {
             let start = windows.start(seed, step, 5 + row as u64);
             prop_assert_eq!((&tokens[start..start + context], &tokens[start + 1..=start + context]), (x, y));

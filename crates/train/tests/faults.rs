@@ -23,7 +23,7 @@ fn a_rate_far_too_high() {
     for lr in ["1e20", "1e30", "1e38"] {
         let dir = tempfile::tempdir().unwrap();
         let lr = format!("train.lr={lr}");
-        let wild = [lr.as_str(), "grad_clip=0", "warmup_iters=0", "train.schedule=constant", "checkpoint.interval=1"];
+        let wild = [lr.as_str(), "train.clip=0", "train.warmup=0", "train.schedule=constant", "checkpoint.interval=1"];
         let error = failure(&mut begin(dir.path(), "run", &tiny(&wild), 1).unwrap());
         assert_eq!(error.class(), ErrorClass::Failed);
         let TrainError::NonFinite { step, checkpoint: last, .. } = &error else { panic!("{lr}: {error}") };
@@ -62,7 +62,7 @@ fn fill(model: &mut Model, name: &str, value: f32) {
 #[test]
 fn numbers_that_overflow_are_named() {
     let dir = tempfile::tempdir().unwrap();
-    let config = tiny(&["train.steps=9", "model.tied=false", "grad_clip=0"]);
+    let config = tiny(&["train.steps=9", "model.tied=false", "train.clip=0"]);
     stop_after(&mut begin(dir.path(), "run", &config, 1).unwrap(), 2);
     let forged = |name: &str, change: fn(&mut Model)| {
         let run = dir.path().join(name);
@@ -79,7 +79,8 @@ fn numbers_that_overflow_are_named() {
     let TrainError::NonFinite { step, what, checkpoint } = &error else { panic!("{error}") };
     assert_eq!((*step, what.as_str(), *checkpoint), (3, "the loss", 2));
 
-    // All hidden states are zero, hence all logits, and the loss is that of guessing; but the gradient overflows in the last norm.
+    // All hidden states are zero, hence all logits, and the loss is that of guessing; but the gradient overflows in the
+    // last norm.
     let run = forged("gradient", |model| {
         fill(model, "embed.tokens.weight", 0.0);
         fill(model, "embed.positions.weight", 0.0);
@@ -122,7 +123,7 @@ fn texts_that_are_none() {
         (b"a", &[], &["train part", "0 tokens"]),
         (b"ab", &[], &["train part", "1 tokens"]),
         ("é".as_bytes(), &["data.tokenizer=bpe", "data.vocab_size=300"], &["train part", "0 tokens"]),
-        (short.as_bytes(), &["block_size=28"], &["train part", "28 tokens", "needs 29"]),
+        (short.as_bytes(), &["model.context=28"], &["train part", "28 tokens", "needs 29"]),
         (short.as_bytes(), &[], &["validation part", "8 tokens", "needs 9", "data.validation"]),
     ];
     for (bytes, settings, says) in cases {
@@ -199,15 +200,16 @@ mod full_disk {
     /// Names the run to the process that may write small files only.
     const RUN: &str = "SMALLMIND_TEST_FULL_RUN";
 
-    /// Not a test: goes on with a run in a process whose files may have 12 KiB, less than the weights, and tells how that ends.
+    /// Not a test: goes on with a run in a process whose files may have 12 KiB, less than the weights, and tells how
+    /// that ends.
     #[test]
     #[ignore = "the role of the child whose disk is full"]
     fn child() {
         let Some(run) = std::env::var_os(RUN) else { return };
         let run = Path::new(&run);
         // The settings that may change say what is written first.
-        let layers = common::layers(&[std::env::var("SMALLMIND_TEST_FULL_SETTING").unwrap()]);
-        let error = Trainer::resume(run, &layers, 1, IsaKind::best())
+        let overlays = common::overlays(&[std::env::var("SMALLMIND_TEST_FULL_SETTING").unwrap()]);
+        let error = Trainer::resume(run, &overlays, 1, IsaKind::best())
             .map_or_else(|error| error, |mut trainer| failure(&mut trainer));
         println!("\n@ {:?} {error}", error.class());
     }

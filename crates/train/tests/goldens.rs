@@ -1,4 +1,5 @@
-//! Whole models against PyTorch: logits, loss, every gradient, ten steps of AdamW. `benchmarks/goldens` made the tensors.
+//! Whole models against PyTorch: logits, loss, every gradient, ten steps of AdamW. `benchmarks/goldens` made the
+//! tensors.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use smallmind_graph::{Batch, Bindings, Executor, Limits, NoProbe, Plan, PlanOpti
 use smallmind_kernels::loss::IGNORE;
 use smallmind_model::{LOGITS, Model, Purpose, Session, SessionOptions, architecture};
 use smallmind_simd::IsaKind;
-use smallmind_train::{BatchShape, Learner, Optimizer};
+use smallmind_train::{BatchShape, DropoutDraw, Learner, Optimizer};
 
 fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
@@ -117,7 +118,8 @@ fn learner(golden: Golden, isa: IsaKind) -> (Learner, Batch, usize) {
     (Learner::new(golden.model, shape, optimizer, 2, isa).unwrap(), batch, counted)
 }
 
-/// The keys' bias does not change attention: its true gradient is zero, and rounding noise in its place becomes full steps under AdamW.
+/// The keys' bias does not change attention: its true gradient is zero, and rounding noise in its place becomes full
+/// steps under AdamW.
 fn key_bias(name: &str, len: usize) -> std::ops::Range<usize> {
     if name.ends_with("attn.c_attn.bias") { len / 3..2 * len / 3 } else { 0..0 }
 }
@@ -130,7 +132,7 @@ fn loss_and_every_gradient() {
             let expected_loss = golden.read("loss")[0];
             let file = TensorFile::open(folder(name).join("golden.safetensors")).unwrap();
             let (mut learner, batch, counted) = learner(golden, *isa);
-            let loss = learner.accumulate(&batch, counted, (0, 0), &NoProbe).unwrap() / counted as f64;
+            let loss = learner.accumulate(&batch, counted, DropoutDraw::default(), &NoProbe).unwrap() / counted as f64;
             assert!(
                 (loss - f64::from(expected_loss)).abs() < 1e-5,
                 "{name} {isa}: loss {loss}, {expected_loss} expected"
@@ -159,7 +161,8 @@ fn ten_steps_of_adamw_with_clip() {
             let file = TensorFile::open(folder(name).join("golden.safetensors")).unwrap();
             let (mut learner, batch, counted) = learner(golden, *isa);
             for step in 0..10 {
-                let loss = learner.accumulate(&batch, counted, (0, 0), &NoProbe).unwrap() / counted as f64;
+                let loss =
+                    learner.accumulate(&batch, counted, DropoutDraw::default(), &NoProbe).unwrap() / counted as f64;
                 let update = learner.update(1e-3, &NoProbe).unwrap();
                 assert!((loss - f64::from(losses[step])).abs() < 1e-5, "{name} {isa} step {step}: loss {loss}");
                 let norm = update.grad_norm;

@@ -1,7 +1,8 @@
 //! SIGKILL at any moment: what was reported as a checkpoint is what the run goes on from.
 //!
-//! The test starts itself again as a child that trains with a checkpoint every three steps, and kills it at random moments: while it starts,
-//! between checkpoints, and within their writing, where most of its time goes. The ordinary test kills 40 times; the long one 200 times:
+//! The test starts itself again as a child that trains with a checkpoint every three steps, and kills it at random
+//! moments: while it starts, between checkpoints, and within their writing, where most of its time goes. The ordinary
+//! test kills 40 times; the long one 200 times:
 //!
 //! ```text
 //! cargo test -p smallmind-train --test kill -- --ignored two_hundred
@@ -17,7 +18,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use common::{begin, finish, layers, resume, resumed_from, state, tiny};
+use common::{begin, finish, overlays, resume, resumed_from, state, tiny};
 use smallmind_simd::IsaKind;
 use smallmind_train::{Event, Trainer};
 
@@ -31,8 +32,13 @@ const MARK: &str = "@ ";
 const INTERVAL: u64 = 3;
 
 /// A training without end. The rate is constant, so that the number of steps does not change what they compute.
-const SETTINGS: &[&str] =
-    &["train.steps=1000000000", "train.schedule=constant", "dropout=0.1", "checkpoint.interval=3", "log.interval=1"];
+const SETTINGS: &[&str] = &[
+    "train.steps=1000000000",
+    "train.schedule=constant",
+    "model.dropout=0.1",
+    "checkpoint.interval=3",
+    "log.interval=1",
+];
 
 /// Not a test: the role of the child. It tells of each checkpoint.
 #[test]
@@ -163,7 +169,7 @@ fn begin_anew(run: &Path) -> bool {
 /// The run that was killed again and again ends as one that was not, bit for bit, and its log has every step once.
 fn as_if_nothing_had_happened(dir: &Path, steps: u64) {
     let end = format!("train.steps={steps}");
-    let mut killed = Trainer::resume(&dir.join("run"), &layers(&[end.as_str()]), 1, IsaKind::best()).unwrap();
+    let mut killed = Trainer::resume(&dir.join("run"), &overlays(&[end.as_str()]), 1, IsaKind::best()).unwrap();
     finish(&mut killed);
     let config = tiny(&[SETTINGS, &[end.as_str(), "checkpoint.interval=0"]].concat());
     let mut whole = begin(dir, "whole", &config, 1).unwrap();

@@ -1,5 +1,5 @@
-//! The memory of a training does not grow: resident bytes from step 10 to step 500, in processes of their own so that nothing else is in
-//! them, with everything on the way that may happen on the way.
+//! The memory of a training does not grow: resident bytes from step 10 to step 500, in processes of their own so that
+//! nothing else is in them, with everything on the way that may happen on the way.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -27,8 +27,10 @@ const SHAPES: [&[&str]; 2] = [
 #[ignore = "the role of the process that is measured"]
 fn child() {
     let (Some(dir), Ok(shape)) = (std::env::var_os(FOLDER), std::env::var(SHAPE)) else { return };
-    // Everything that happens on the way happens: lines of the log, estimates, samples, checkpoints, a model that is published.
-    let common = ["train.steps=500", "dropout=0.1", "eval.interval=100", "sample.interval=150", "sample.tokens=80"];
+    // Everything that happens on the way happens: lines of the log, estimates, samples, checkpoints, a model that is
+    // published.
+    let common =
+        ["train.steps=500", "model.dropout=0.1", "eval.interval=100", "sample.interval=150", "sample.tokens=80"];
     let shape = SHAPES[shape.parse::<usize>().unwrap()];
     let config = tiny(&[&common, shape, &["checkpoint.interval=100"]].concat());
     let mut trainer = begin(Path::new(&dir), "run", &config, 2).unwrap();

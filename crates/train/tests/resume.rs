@@ -1,25 +1,26 @@
 //! Going on with a run: bit for bit, from the newest checkpoint that is whole, and never by overwriting.
 
 mod common;
+#[path = "resume/damage.rs"]
+mod damage;
 
 use std::fs;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use common::{
-    Losses, begin, checkpoint, copy, finish, layers, losses, resume, resumed_from, state, stop_after, text_file, tiny,
-    warnings,
+    Losses, begin, checkpoint, copy, finish, losses, overlays, resume, resumed_from, state, stop_after, text_file,
+    tiny, warnings,
 };
-use smallmind_checkpoint::{CONFIG_FILE, Rolling, TOKENIZER_FILE, TensorData, TensorWriter, WEIGHTS_FILE};
+use smallmind_checkpoint::{TOKENIZER_FILE, WEIGHTS_FILE};
 use smallmind_model::Model;
 use smallmind_simd::IsaKind;
 use smallmind_train::{
-    ErrorClass, Event, Existing, Finish, Found, Layer, RunDir, Source, TrainConfig, TrainError, Trainer, prepare,
+    ErrorClass, Event, Existing, Finish, Found, Overlay, RunDir, Source, TrainConfig, TrainError, Trainer, prepare,
 };
 
 /// Everything that a step depends on is on: dropout, accumulation, clipping, a rate that changes.
 const FULL: &[&str] =
-    &["train.steps=100", "train.total_tokens=32", "dropout=0.1", "eval.interval=20", "checkpoint.interval=25"];
+    &["train.steps=100", "train.total_tokens=32", "model.dropout=0.1", "eval.interval=20", "checkpoint.interval=25"];
 const GPT: &[&str] = &["model.biases=true"];
 const LLAMA: &[&str] = &["model.family=llama", "model.heads=4", "model.kv_heads=2", "model.tied=false"];
 
@@ -119,9 +120,9 @@ fn dropout_and_accumulation_take_part() {
     };
     let plain = weights("plain", &[]);
     assert!(plain == weights("again", &[]));
-    assert!(plain != weights("dropout", &["dropout=0.1"]));
-    assert!(plain != weights("accumulation", &["gradient_accumulation_steps=2"]));
-    assert!(plain != weights("seed", &["seed=1338"]));
+    assert!(plain != weights("dropout", &["model.dropout=0.1"]));
+    assert!(plain != weights("accumulation", &["train.total_tokens=32"]));
+    assert!(plain != weights("seed", &["train.seed=1338"]));
 }
 
 /// The steps in a log, each kind by itself: updates, estimates.
@@ -183,7 +184,7 @@ fn logs_have_each_step_once() {
     // And with more to do, although the logs are gone.
     fs::remove_file(run.join("log.jsonl")).unwrap();
     fs::remove_file(run.join("log.csv")).unwrap();
-    let mut trainer = Trainer::resume(&run, &layers(&["train.steps=26"]), 1, IsaKind::best()).unwrap();
+    let mut trainer = Trainer::resume(&run, &overlays(&["train.steps=26"]), 1, IsaKind::best()).unwrap();
     finish(&mut trainer);
     assert_eq!(logged(&run), [(); 2].map(|()| [vec![25, 26], vec![26]]));
 }
@@ -195,35 +196,37 @@ fn settings_that_are_fixed_stay() {
     finish(&mut begin(dir.path(), "run", &tiny(&["train.steps=3"]), 1).unwrap());
     let fixed = [
         ("train.lr=1e-4", "train.lr"),
-        ("learning_rate=1e-4", "train.lr"),
-        ("seed=1", "train.seed"),
+        ("train.seed=1", "train.seed"),
         ("train.batch=3", "train.batch"),
         ("train.total_tokens=32", "train.total_tokens"),
-        ("gradient_accumulation_steps=5", "train.accumulation"),
         ("train.decay_steps=7", "train.decay_steps"),
         ("train.schedule=wsd", "train.schedule"),
         ("model.layers=2", "model.layers"),
-        ("n_embd=32", "model.d_model"),
-        ("dropout=0.1", "model.dropout"),
+        ("model.d_model=32", "model.d_model"),
+        ("model.dropout=0.1", "model.dropout"),
         ("model.preset=quickstart", "model.preset"),
         ("data.validation=0.1", "data.validation"),
         ("data.tokenizer=bpe", "data.tokenizer"),
     ];
     for (assignment, key) in fixed {
-        let error = Trainer::resume(&run, &layers(&[assignment]), 1, IsaKind::best()).err().unwrap();
+        let error = Trainer::resume(&run, &overlays(&[assignment]), 1, IsaKind::best()).err().unwrap();
         let TrainError::NotResumable { key: named, origin } = &error else { panic!("{assignment}: {error}") };
-        assert_eq!((named.as_str(), origin.as_str()), (key, format!("--{assignment}").as_str()));
+        assert_eq!((named.as_str(), origin.as_str()), (key, assignment));
         assert_eq!(error.class(), ErrorClass::Usage);
     }
+    let five = Overlay::of_micro_batches(5, "five of them");
+    let error = Trainer::resume(&run, &[five], 1, IsaKind::best()).err().unwrap();
+    let TrainError::NotResumable { key, origin } = &error else { panic!("{error}") };
+    assert_eq!((key.as_str(), origin.as_str()), ("train.total_tokens", "five of them"));
     // What is no setting, or no value, is that first of all.
     for assignment in ["train.stps=5", "train.steps=many", "train.steps=0", "log.interval=0"] {
-        let resumed = Layer::assignment(assignment);
-        let resumed = resumed.and_then(|layer| Trainer::resume(&run, &[layer], 1, IsaKind::best()).map(|_| ()));
+        let resumed = Overlay::assignment(assignment);
+        let resumed = resumed.and_then(|overlay| Trainer::resume(&run, &[overlay], 1, IsaKind::best()).map(|_| ()));
         assert_eq!(resumed.err().map(|e| e.class()), Some(ErrorClass::Usage), "{assignment}");
     }
     // The same values again are no change.
-    let same =
-        layers(&["train.batch=2", "gradient_accumulation_steps=1", "model.layers=1", "model.preset=nanogpt-cpu"]);
+    let mut same = overlays(&["train.batch=2", "model.layers=1", "model.preset=nanogpt-cpu"]);
+    same.push(Overlay::of_micro_batches(1, "one of them"));
     let mut trainer = Trainer::resume(&run, &same, 1, IsaKind::best()).unwrap();
     assert_eq!(finish(&mut trainer).0.steps, 3);
 }
@@ -235,8 +238,13 @@ fn more_steps_are_as_if_asked_for_at_first() {
     let (expected_state, expected_losses) = uninterrupted(dir.path(), &of_steps("train.steps=30"));
 
     let (_, mut events) = finish(&mut begin(dir.path(), "run", &of_steps("train.steps=20"), 1).unwrap());
-    let changes =
-        layers(&["max_iters=30", "eval.interval=0", "checkpoint.interval=5", "checkpoint.keep=1", "log.interval=1"]);
+    let changes = overlays(&[
+        "train.steps=30",
+        "eval.interval=0",
+        "checkpoint.interval=5",
+        "checkpoint.keep=1",
+        "log.interval=1",
+    ]);
     let mut trainer = Trainer::resume(&dir.path().join("run"), &changes, 1, IsaKind::best()).unwrap();
     let (summary, later) = finish(&mut trainer);
     assert_eq!((summary.steps, resumed_from(&later)), (30, Some(20)));
@@ -252,9 +260,10 @@ fn more_steps_are_as_if_asked_for_at_first() {
     assert_eq!(resume(&dir.path().join("run"), 1).config().train.steps, 30);
 }
 
-/// A run that was stopped at step 10, with checkpoints of steps 8 and 10, and how it ends at 12 if nothing happens to it.
+/// A run that was stopped at step 10, with checkpoints of steps 8 and 10, and how it ends at 12 if nothing happens to
+/// it.
 fn stopped(dir: &Path) -> (PathBuf, [Vec<u32>; 3], Losses) {
-    let config = tiny(&["train.steps=12", "checkpoint.interval=4", "dropout=0.2"]);
+    let config = tiny(&["train.steps=12", "checkpoint.interval=4", "model.dropout=0.2"]);
     let (state, losses) = uninterrupted(dir, &config);
     stop_after(&mut begin(dir, "stopped", &config, 1).unwrap(), 10);
     (dir.join("stopped"), state, losses)
@@ -278,167 +287,6 @@ const DAMAGES: [(&str, Damage); 4] = [
     }),
     ("missing", |path| fs::remove_file(path).unwrap()),
 ];
-
-const FILES: [&str; 6] =
-    [CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, "trainer.json", "trainer.safetensors", "manifest.json"];
-
-#[test]
-fn a_damaged_checkpoint_gives_way_to_the_one_before() {
-    let dir = tempfile::tempdir().unwrap();
-    let (stopped, expected_state, expected_losses) = stopped(dir.path());
-    for file in FILES {
-        for (how, damage) in DAMAGES {
-            let run = dir.path().join("damaged");
-            copy(&stopped, &run);
-            damage(&checkpoint(&run, 10).join(file));
-            let mut trainer = resume(&run, 1);
-            let (_, events) = finish(&mut trainer);
-            assert_eq!(resumed_from(&events), Some(8), "{file} {how}");
-            let warnings = warnings(&events);
-            assert_eq!(warnings.len(), 1, "{file} {how}: {warnings:?}");
-            // A digit of a checksum that is flipped in the manifest speaks against another file.
-            let names = if how == "a bit flipped" && file == "manifest.json" { "" } else { file };
-            assert!(warnings[0].contains("step-00000010") && warnings[0].contains(names), "{file} {how}: {warnings:?}");
-            assert!(state(&trainer) == expected_state, "{file} {how}");
-            assert_eq!(losses(&events).steps, expected_losses.steps[8..], "{file} {how}");
-            assert_eq!(logged(&run)[0][0], (1..=12).collect::<Vec<_>>(), "{file} {how}");
-            fs::remove_dir_all(&run).unwrap();
-        }
-    }
-}
-
-#[test]
-fn without_a_whole_checkpoint_there_is_a_clear_error() {
-    let dir = tempfile::tempdir().unwrap();
-    let (run, ..) = stopped(dir.path());
-    let (_, flip) = DAMAGES[2];
-    flip(&checkpoint(&run, 10).join(WEIGHTS_FILE));
-    flip(&checkpoint(&run, 8).join("trainer.safetensors"));
-    let before = fs::read(run.join("log.jsonl")).unwrap();
-    let error = Trainer::resume(&run, &[], 1, IsaKind::best()).err().unwrap();
-    assert!(matches!(error, TrainError::Damaged { .. }), "{error}");
-    assert_eq!(error.class(), ErrorClass::BadFile);
-    let message = error.to_string();
-    for part in ["step-00000010/model.safetensors", "step-00000008/trainer.safetensors", "no checkpoint is whole"] {
-        assert!(message.contains(part), "{message}");
-    }
-    assert!(fs::read(run.join("log.jsonl")).unwrap() == before, "nothing is touched");
-    // Nor may a new run take its place.
-    let error = begin(dir.path(), "stopped", &tiny(&[]), 1).err().unwrap();
-    assert!(matches!(error, TrainError::Exists { .. }), "{error}");
-}
-
-#[test]
-fn a_checkpoint_that_was_set_aside_is_found() {
-    // As after a kill in the middle of the replacement of a checkpoint by one of the same step.
-    let dir = tempfile::tempdir().unwrap();
-    let (run, expected_state, _) = stopped(dir.path());
-    fs::remove_dir_all(checkpoint(&run, 8)).unwrap();
-    fs::rename(checkpoint(&run, 10), run.join("checkpoints/.tmp-old-1.0-step-00000010")).unwrap();
-    fs::create_dir(run.join("checkpoints/.tmp-new-1.1-step-00000010")).unwrap();
-    let mut trainer = resume(&run, 1);
-    let (_, events) = finish(&mut trainer);
-    assert_eq!(resumed_from(&events), Some(10));
-    assert!(state(&trainer) == expected_state);
-    assert!(
-        fs::read_dir(run.join("checkpoints")).unwrap().all(|e| !e
-            .unwrap()
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(b"."))
-    );
-}
-
-/// The name of a file and its other content.
-type Replaced = (&'static str, Vec<u8>);
-
-/// Publishes a checkpoint of step 11, whole by its manifest, from the files of step 10 with some replaced.
-fn forge(run: &Path, replaced: &[Replaced]) {
-    let rolling = Rolling::new(run.join("checkpoints"), "step-", NonZeroUsize::new(9).unwrap());
-    let published = rolling.publish(11, |folder| {
-        for file in &FILES[..5] {
-            let bytes = replaced.iter().find(|(name, _)| name == file).map(|(_, bytes)| bytes.clone());
-            let bytes = bytes.unwrap_or_else(|| fs::read(checkpoint(run, 10).join(file)).unwrap());
-            folder.write(file, |out| out.write_all(&bytes))?;
-        }
-        Ok(())
-    });
-    assert!(published.unwrap().not_removed.is_none());
-}
-
-fn tensors(named: &[(&str, &[f32])]) -> Vec<u8> {
-    let mut writer = TensorWriter::new();
-    for (name, data) in named {
-        writer.add(name, &[data.len()], TensorData::F32(data)).unwrap();
-    }
-    let mut bytes = Vec::new();
-    writer.write_to(&mut bytes).unwrap();
-    bytes
-}
-
-#[test]
-fn a_checkpoint_of_another_shape_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let (stopped, ..) = stopped(dir.path());
-    let model = Model::load(checkpoint(&stopped, 10)).unwrap();
-    let len = model.layout().len();
-    let other = smallmind_model::ModelConfig { d_model: 32, head_dim: 16, d_ff: 64, ..model.config().clone() };
-    let other = Model::random(other, 1).unwrap();
-    let other_weights = || {
-        let mut bytes = Vec::new();
-        other
-            .with_writer(|writer| {
-                writer.write_to(&mut bytes).unwrap();
-                Ok(())
-            })
-            .unwrap();
-        bytes
-    };
-    let state = fs::read_to_string(checkpoint(&stopped, 10).join("trainer.json")).unwrap();
-    let changed = |from: &str, to: &str| {
-        assert!(state.contains(from), "{from} in {state}");
-        state.replacen(from, to, 1).into_bytes()
-    };
-    let (short, nan) = (vec![0.0; len - 1], vec![f32::NAN; len]);
-    let zero = vec![0.0; len];
-    let cases: Vec<(&str, Vec<Replaced>, &str)> = vec![
-        ("weights", vec![(WEIGHTS_FILE, other_weights())], "shape"),
-        (
-            "weights and their config",
-            vec![(WEIGHTS_FILE, other_weights()), (CONFIG_FILE, other.config_bytes().unwrap())],
-            "shape",
-        ),
-        ("settings", vec![("trainer.json", changed("\"d_model\": 16", "\"d_model\": 32"))], "shape"),
-        (
-            "short moments",
-            vec![("trainer.safetensors", tensors(&[("moment1", &short), ("moment2", &zero)]))],
-            "moment1",
-        ),
-        ("one moment", vec![("trainer.safetensors", tensors(&[("moment1", &zero)]))], "moment2"),
-        ("NaN moments", vec![("trainer.safetensors", tensors(&[("moment1", &zero), ("moment2", &nan)]))], "moment2"),
-        ("no tensors", vec![("trainer.safetensors", b"nonsense".to_vec())], "trainer.safetensors"),
-        ("no JSON", vec![("trainer.json", b"nonsense".to_vec())], "trainer.json"),
-        (
-            "a version to come",
-            vec![("trainer.json", changed("\"schema_version\": 1", "\"schema_version\": 2"))],
-            "version",
-        ),
-        ("a setting that is none", vec![("trainer.json", changed("\"batch\": 2", "\"batch\": -2"))], "trainer.json"),
-    ];
-    for (what, replaced, names) in cases {
-        let run = dir.path().join("forged");
-        copy(&stopped, &run);
-        forge(&run, &replaced);
-        // Settings beside the checkpoint would be found to differ first.
-        fs::remove_file(run.join("train.toml")).unwrap();
-        let error =
-            Trainer::resume(&run, &[], 1, IsaKind::best()).err().unwrap_or_else(|| panic!("{what} was accepted"));
-        assert_eq!(error.class(), ErrorClass::BadFile, "{what}: {error}");
-        let message = error.to_string();
-        assert!(message.contains(names) && message.contains("step-00000011"), "{what}: {message}");
-        fs::remove_dir_all(&run).unwrap();
-    }
-}
 
 #[test]
 fn a_folder_that_is_no_run() {
@@ -506,7 +354,7 @@ fn a_run_is_never_overwritten() {
     let claim = RunDir::claim(&run, Existing::Replace).unwrap();
     let config = tiny(&["data.tokenizer=bpe", "data.vocab_size=300"]);
     let prepared = prepare(&claim.staging(), &config, Source::Stories { seed: 1, bytes: 9000 }, &mut |_| {}).unwrap();
-    let error = Trainer::create(claim, tiny(&["block_size=8000"]), prepared, 1, IsaKind::best()).err().unwrap();
+    let error = Trainer::create(claim, tiny(&["model.context=8000"]), prepared, 1, IsaKind::best()).err().unwrap();
     assert_eq!(error.class(), ErrorClass::BadFile, "{error}");
     assert!(read() == before);
     let mut trainer = resume(&run, 1);
@@ -520,61 +368,6 @@ fn a_run_is_never_overwritten() {
     let again = prepare(&shards, &tiny(&["data.tokenizer=bpe"]), Source::Stories { seed: 2, bytes: 9000 }, &mut |_| {});
     assert_eq!(again.err().map(|e| e.class()), Some(ErrorClass::BadFile));
     assert!(fs::read(shards.join(TOKENIZER_FILE)).unwrap() == tokenizer);
-}
-
-#[test]
-fn files_of_the_model_that_are_missing_are_written_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = tiny(&["train.steps=12", "eval.interval=4"]);
-    let run = dir.path().join("run");
-    finish(&mut begin(dir.path(), "run", &config, 1).unwrap());
-    let all = [WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE];
-    let read = || all.map(|name| fs::read(run.join(name)).unwrap());
-    let before = read();
-    for name in all {
-        fs::remove_file(run.join(name)).unwrap();
-        let (_, events) = finish(&mut resume(&run, 1));
-        assert!(warnings(&events).iter().any(|w| w.contains(name) && w.contains("step 12")), "{events:?}");
-        // The last model was the best one.
-        assert!(read() == before, "{name}");
-    }
-}
-
-/// The model in a run's folder is the best one, which no checkpoint may hold any more.
-#[test]
-fn weights_that_are_whole_stay_whatever_became_of_other_files() {
-    let dir = tempfile::tempdir().unwrap();
-    let run = dir.path().join("run");
-    finish(
-        &mut begin(dir.path(), "run", &tiny(&["train.steps=12", "eval.interval=4", "checkpoint.interval=4"]), 1)
-            .unwrap(),
-    );
-    let best = fs::read(checkpoint(&run, 8).join(WEIGHTS_FILE)).unwrap();
-    let config = fs::read(run.join(CONFIG_FILE)).unwrap();
-    fs::write(run.join(WEIGHTS_FILE), &best).unwrap();
-    let damages: [&dyn Fn(); 3] = [
-        &|| fs::write(run.join("generation_config.json"), "{").unwrap(),
-        &|| fs::remove_file(run.join(CONFIG_FILE)).unwrap(),
-        &|| fs::write(run.join(CONFIG_FILE), "{\"model_type\"").unwrap(),
-    ];
-    for damage in damages {
-        damage();
-        let (_, events) = finish(&mut resume(&run, 1));
-        assert!(fs::read(run.join(WEIGHTS_FILE)).unwrap() == best, "{events:?}");
-        assert!(fs::read(run.join(CONFIG_FILE)).unwrap() == config);
-        assert!(warnings(&events).iter().all(|w| w.contains(CONFIG_FILE)), "{events:?}");
-    }
-    // Of other weights it is told that the best are lost.
-    let others: [&dyn Fn(); 2] = [&|| fs::write(run.join(WEIGHTS_FILE), &best[..best.len() - 1]).unwrap(), &|| {
-        fs::write(run.join(WEIGHTS_FILE), tensors(&[("other", &[1.0])])).unwrap()
-    }];
-    for damage in others {
-        damage();
-        let (_, events) = finish(&mut resume(&run, 1));
-        assert!(warnings(&events).iter().any(|w| w.contains(WEIGHTS_FILE) && w.contains("is lost")), "{events:?}");
-        let last = fs::read(checkpoint(&run, 12).join(WEIGHTS_FILE)).unwrap();
-        assert!(fs::read(run.join(WEIGHTS_FILE)).unwrap() == last);
-    }
 }
 
 #[test]
@@ -597,13 +390,13 @@ fn fewer_steps_than_are_done_are_refused_and_nothing_is_lost() {
     let files = ["train.toml", "log.jsonl", "log.csv"];
     let read = || files.map(|name| fs::read(run.join(name)).unwrap());
     let before = read();
-    for asked in ["train.steps=11", "max_iters=1"] {
-        let error = Trainer::resume(&run, &layers(&[asked]), 1, IsaKind::best()).err().unwrap();
+    for asked in ["train.steps=11", "train.steps=1"] {
+        let error = Trainer::resume(&run, &overlays(&[asked]), 1, IsaKind::best()).err().unwrap();
         assert!(matches!(error, TrainError::StepsDone { done: 12, .. }), "{error}");
         assert_eq!(error.class(), ErrorClass::Usage);
         assert!(read() == before);
     }
-    assert!(Trainer::resume(&run, &layers(&["train.steps=12"]), 1, IsaKind::best()).is_ok());
+    assert!(Trainer::resume(&run, &overlays(&["train.steps=12"]), 1, IsaKind::best()).is_ok());
 }
 
 #[test]
@@ -625,7 +418,7 @@ fn settings_that_were_edited_by_hand_are_obeyed_or_refused() {
     assert!(told.iter().any(|w| w.contains("train.steps = 15 instead of 12") && w.contains("train.toml")), "{told:?}");
     // A flag is over it.
     edit("steps = 12", "steps = 20");
-    let (summary, _) = finish(&mut Trainer::resume(&run, &layers(&["train.steps=16"]), 1, IsaKind::best()).unwrap());
+    let (summary, _) = finish(&mut Trainer::resume(&run, &overlays(&["train.steps=16"]), 1, IsaKind::best()).unwrap());
     assert_eq!(summary.steps, 16);
 
     for (from, to, class, word) in [

@@ -47,7 +47,8 @@ fn the_folder_is_a_hugging_face_folder() {
         finish(&mut trainer);
         let trained = trainer.learner().model();
         let expected = logits(trained.try_clone().unwrap());
-        // The model is the best by its one estimate, which is the last: the folder of the run and its checkpoint hold the same.
+        // The model is the best by its one estimate, which is the last: the folder of the run and its checkpoint hold
+        // the same.
         for folder in [dir.path().join("run"), checkpoint(&dir.path().join("run"), 20)] {
             let open = ModelFolder::open(&folder).unwrap();
             assert_eq!(open.config()["model_type"], kind);
@@ -67,7 +68,7 @@ fn the_folder_is_a_hugging_face_folder() {
 fn the_model_of_the_run_is_the_best_so_far() {
     let dir = tempfile::tempdir().unwrap();
     // A rate that rises from one that learns to one at which the loss leaps up.
-    let leaps = ["train.steps=60", "train.lr=10", "train.schedule=constant", "train.warmup=60", "grad_clip=0"];
+    let leaps = ["train.steps=60", "train.lr=10", "train.schedule=constant", "train.warmup=60", "train.clip=0"];
     let kept = ["eval.interval=3", "checkpoint.interval=3", "checkpoint.keep=99"];
     let (summary, events) = finish(&mut begin(dir.path(), "run", &tiny(&[&leaps[..], &kept].concat()), 1).unwrap());
     let mut lowest: Option<(u64, f64)> = None;
@@ -92,7 +93,7 @@ fn the_model_of_the_run_is_the_best_so_far() {
 fn bit_equal_for_any_number_of_threads() {
     for family in [GPT_WITH_BIASES, LLAMA] {
         let dir = tempfile::tempdir().unwrap();
-        let settings = ["train.steps=8", "dropout=0.1", "eval.interval=4", "gradient_accumulation_steps=2"];
+        let settings = ["train.steps=8", "model.dropout=0.1", "eval.interval=4", "train.total_tokens=32"];
         let config = tiny(&[family, &settings].concat());
         let results = [1, 2, 3, 8].map(|threads| {
             let mut trainer = begin(dir.path(), &format!("{threads}"), &config, threads).unwrap();
@@ -330,7 +331,7 @@ fn a_context_or_a_tokenizer_that_does_not_fit() {
     let source = [text_file(dir.path())];
     let prepared = prepare(&claim.staging(), &tiny(&[]), Source::Files(&source), &mut |_| {}).unwrap();
     // Prepared for a context of 8, trained with one that the validation part is too short for.
-    let error = Trainer::create(claim, tiny(&["block_size=800"]), prepared, 1, IsaKind::best()).err().unwrap();
+    let error = Trainer::create(claim, tiny(&["model.context=800"]), prepared, 1, IsaKind::best()).err().unwrap();
     assert_eq!(error.class(), ErrorClass::BadFile);
     assert!(error.to_string().contains("validation part") && error.to_string().contains("800"), "{error}");
 

@@ -12,7 +12,7 @@ use smallmind_train::{Event, RunParts, StepSettings, Stepper, Trainer};
 
 /// Settings under which the rate is the same at each step.
 const STEADY: [&str; 5] =
-    ["train.schedule=constant", "train.warmup=0", "train.steps=6", "gradient_accumulation_steps=3", "dropout=0.1"];
+    ["train.schedule=constant", "train.warmup=0", "train.steps=6", "train.total_tokens=48", "model.dropout=0.1"];
 
 #[test]
 fn its_steps_are_the_trainers() {

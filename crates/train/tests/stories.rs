@@ -1,7 +1,7 @@
 //! The built-in corpus as its readers see it: its texts.
 
 use proptest::prelude::*;
-use smallmind_train::stories::{Part, Stories, documents, story, write_corpus};
+use smallmind_train::stories::{Split, Stories, documents, split_of, story, write_corpus};
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ fn fnv(text: &str) -> u64 {
 
 #[test]
 fn a_seed_means_the_same_corpus_for_ever() {
-    let parts = [(Part::Train, 0), (Part::Train, 1337), (Part::Validation, 1337)];
+    let parts = [(Split::Train, 0), (Split::Train, 1337), (Split::Validation, 1337)];
     let found = parts.map(|(part, seed)| fnv(&write_corpus(seed, 100_000, part)));
     assert_eq!(found, GOLDEN, "{found:#018x?}");
 }
@@ -22,34 +22,34 @@ const GOLDEN: [u64; 3] = [0x6aed_fec1_b99a_f183, 0xfaa8_79d6_b206_0a19, 0x8fe4_2
 
 #[test]
 fn seeds_give_different_stories() {
-    assert_ne!(write_corpus(1, 10_000, Part::Train), write_corpus(2, 10_000, Part::Train));
+    assert_ne!(write_corpus(1, 10_000, Split::Train), write_corpus(2, 10_000, Split::Train));
     let first: HashSet<String> = (0..1000).map(|seed| story(seed, 0)).collect();
     assert!(first.len() > 990);
 }
 
 #[test]
 fn training_and_validation_share_no_story() {
-    let train = write_corpus(1, 12_000_000, Part::Train);
+    let train = write_corpus(1, 12_000_000, Split::Train);
     let train: HashSet<&str> = documents(&train).collect();
     assert!(train.len() > 10_000);
     for seed in [1, 2, 1337] {
-        let validation = write_corpus(seed, 500_000, Part::Validation);
+        let validation = write_corpus(seed, 500_000, Split::Validation);
         for story in documents(&validation) {
             assert!(!train.contains(story), "in both parts: {story}");
-            assert_eq!(Part::of(story), Part::Validation);
+            assert_eq!(split_of(story), Split::Validation);
         }
     }
 }
 
 #[test]
 fn about_one_story_in_twenty_is_validation() {
-    let validation = Stories::new(4).take(20_000).filter(|s| Part::of(s) == Part::Validation).count();
+    let validation = Stories::new(4).take(20_000).filter(|s| split_of(s) == Split::Validation).count();
     assert!((850..1150).contains(&validation), "{validation} of 20000");
 }
 
 #[test]
 fn stories_seldom_repeat() {
-    let distinct: HashSet<String> = Stories::of(9, Part::Train).take(20_000).collect();
+    let distinct: HashSet<String> = Stories::of(9, Split::Train).take(20_000).collect();
     assert!(distinct.len() > 19_800, "{} repeats in 20000", 20_000 - distinct.len());
 }
 
@@ -63,7 +63,7 @@ fn stories_are_of_the_promised_length() {
 
 #[test]
 fn the_vocabulary_is_small_but_rich() {
-    let corpus = write_corpus(2, 5_000_000, Part::Train).to_ascii_lowercase();
+    let corpus = write_corpus(2, 5_000_000, Split::Train).to_ascii_lowercase();
     let mut counts: HashMap<&str, usize> = HashMap::new();
     for word in corpus.split(|c: char| !c.is_ascii_alphabetic()).filter(|w| !w.is_empty()) {
         *counts.entry(word).or_default() += 1;
@@ -119,7 +119,7 @@ fn twenty_megabytes_take_less_than_two_seconds() {
     // The best of three: the machine may be busy with other tests.
     let best = (0..3).map(|seed| {
         let start = Instant::now();
-        let text = write_corpus(seed, 20_000_000, Part::Train);
+        let text = write_corpus(seed, 20_000_000, Split::Train);
         assert!(text.len() >= 20_000_000);
         start.elapsed()
     });
@@ -129,9 +129,9 @@ fn twenty_megabytes_take_less_than_two_seconds() {
 
 #[test]
 fn documents_takes_apart_what_write_corpus_joins() {
-    let corpus = write_corpus(8, 50_000, Part::Train);
+    let corpus = write_corpus(8, 50_000, Split::Train);
     let found: Vec<&str> = documents(&corpus).collect();
-    let expected: Vec<String> = Stories::of(8, Part::Train).take(found.len()).collect();
+    let expected: Vec<String> = Stories::of(8, Split::Train).take(found.len()).collect();
     assert_eq!(found, expected);
     assert!(corpus.ends_with(".\n") || corpus.ends_with("\"\n") || corpus.ends_with("!\n") || corpus.ends_with("?\n"));
     assert_eq!(documents("").count(), 0);
@@ -144,13 +144,13 @@ proptest! {
 
     #[test]
     fn a_corpus_has_the_asked_size_and_grows_at_its_end(seed: u64, bytes in 0_usize..20_000, more in 0_usize..5000) {
-        for part in [Part::Train, Part::Validation] {
+        for part in [Split::Train, Split::Validation] {
             let corpus = write_corpus(seed, bytes, part);
             prop_assert!(corpus.len() >= bytes);
             prop_assert!(corpus.len() < bytes + 2000);
             prop_assert_eq!(corpus.is_empty(), bytes == 0);
             prop_assert!(write_corpus(seed, bytes + more, part).starts_with(&corpus));
-            prop_assert!(documents(&corpus).all(|story| Part::of(story) == part));
+            prop_assert!(documents(&corpus).all(|story| split_of(story) == part));
         }
     }
 

@@ -1,4 +1,5 @@
-//! Single formulas against PyTorch's numbers: optimizer, schedules, activation, norms, loss. `benchmarks/goldens` made the vectors.
+//! Single formulas against PyTorch's numbers: optimizer, schedules, activation, norms, loss. `benchmarks/goldens` made
+//! the vectors.
 
 use serde_json::Value;
 use smallmind_kernels::activation::{Gelu, gelu, gelu_backward};
@@ -130,7 +131,8 @@ fn a_thousand_steps_of_adamw() {
             close(&name("params"), &state[0], &numbers(&expected["params"]), |_| 1e-6);
             // Moments are of the size of the gradients, and of their squares.
             close(&name("m"), &state[2], &numbers(&expected["m"]), |i| 1e-6 * scale[i]);
-            // β₂ is rounded to `f32`, here as in PyTorch: by at most ε/4, which a moment that remembers 1 / (1 − β₂) steps gathers.
+            // β₂ is rounded to `f32`, here as in PyTorch: by at most ε/4, which a moment that remembers 1 / (1 − β₂)
+            // steps gathers.
             let v = numbers(&expected["v"]);
             close(&name("v"), &state[3], &v, |i| (EPSILON / 4.0 / (1.0 - betas[1]) + 1e-6) * v[i]);
         }
@@ -216,7 +218,8 @@ impl NormInput {
         Mat::new(data, NORM.0, NORM.1)
     }
 
-    /// The documented bounds of `y` and `dx`, element by element, without the factor of epsilon. `centre` is what the forward subtracts.
+    /// The documented bounds of `y` and `dx`, element by element, without the factor of epsilon. `centre` is what the
+    /// forward subtracts.
     fn scales(&self, rstd: &[f64]) -> (Vec<f64>, Vec<f64>) {
         let (mut y, mut dx) = (Vec::new(), Vec::new());
         for (r, rstd) in rstd.iter().enumerate() {

@@ -244,7 +244,7 @@ mod tests {
     fn costs_agree(case: &Case, op: smallmind_graph::Cost) {
         let named = case.cost();
         let near = |a: f64, b: f64| (a - b).abs() <= 0.3 * a.max(b) + 1200.0;
-        let bytes = (op.bytes(), named.read + named.written);
+        let bytes = (op.bytes().read + op.bytes().written, named.read + named.written);
         assert!(near(op.flops, named.flops) && near(bytes.0, bytes.1), "{case} is {named:?}, its op {op:?}");
     }
 

@@ -50,8 +50,9 @@ impl Scratch {
     }
 }
 
-/// The emulator that runs these tests and its arguments, separated by blanks; unset or empty where a processor runs them.
-/// A program can't see it, and the system may be unable to start a program for another processor by its name alone.
+/// The emulator that runs these tests and its arguments, separated by blanks; unset or empty where a processor runs
+/// them. A program can't see it, and the system may be unable to start a program for another processor by its name
+/// alone.
 fn emulator() -> Option<String> {
     std::env::var("SMALLMIND_TEST_EMULATOR").ok().filter(|command| !command.trim().is_empty())
 }

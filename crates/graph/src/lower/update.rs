@@ -1,6 +1,6 @@
 //! The optimizer's update.
 
-use smallmind_kernels::optimizer::{AdamW, SUM_BLOCK, adamw, sum_of_squares};
+use smallmind_kernels::optimizer::{SUM_BLOCK, adamw, sum_of_squares};
 use smallmind_simd::Isa;
 
 use crate::Rows;
@@ -8,8 +8,8 @@ use crate::access::{Sharing, Space, View};
 use crate::graph::Node;
 use crate::lower::Lowering;
 use crate::op::AdamWSpec;
-use crate::params::Decay;
 use crate::step::Workers;
+use crate::update::clip_factor;
 
 /// The optimizer's step is partitioned at multiples of this number of elements.
 pub const UPDATE_GRANULE: usize = 1024;
@@ -33,15 +33,14 @@ impl<I: Isa> Lowering<'_, I> {
         });
     }
 
-    /// The norm from the partial sums, added in order; the factor as in PyTorch's `clip_grad_norm_`: `min(1, max_norm /
-    /// (norm + 1e-6))`.
+    /// The norm from the partial sums, added in order, and the factor that clips it.
     pub(super) fn clip_factor(&mut self, node: &Node, max_norm: f64) {
         let partials = self.read(self.view(node.inputs[0]), Sharing::First);
         let out = self.write(self.view(node.outputs[0]), Sharing::First);
         self.push(Workers::First, 0, move |w| {
             let partials = w.all(partials);
             let norm = (0..partials.rows()).map(|i| f64::from(partials.row(i)[0])).sum::<f64>().sqrt();
-            let factor = (max_norm / (norm + 1e-6)).min(1.0);
+            let factor = clip_factor(norm, max_norm);
             w.own_mut(out).row_mut(0).copy_from_slice(&[norm as f32, factor as f32]);
         });
     }
@@ -58,7 +57,6 @@ impl<I: Isa> Lowering<'_, I> {
             if !norm.is_finite() {
                 return;
             }
-            let step = w.scalars().step.clamp(1, i32::MAX as u64) as i32;
             let own = w.own_cols(memories[0]);
             let [mut param, mut grad, mut m, mut v] = memories.map(|memory| w.own_mut(memory));
             for (run, decay) in &runs {
@@ -66,16 +64,7 @@ impl<I: Isa> Lowering<'_, I> {
                 if start >= end {
                     continue;
                 }
-                let config = AdamW {
-                    lr: w.scalars().learning_rate,
-                    beta1: spec.beta1,
-                    beta2: spec.beta2,
-                    eps: spec.eps,
-                    weight_decay: if *decay == Decay::Yes { spec.weight_decay } else { 0.0 },
-                    grad_scale: f64::from(factor),
-                    bias_correction1: 1.0 - spec.beta1.powi(step),
-                    bias_correction2: 1.0 - spec.beta2.powi(step),
-                };
+                let config = spec.step(w.scalars(), *decay, f64::from(factor));
                 let [param, grad, m, v] = [&mut param, &mut grad, &mut m, &mut v]
                     .map(|memory| &mut memory.row_mut(0)[start - own.start..end - own.start]);
                 adamw(isa, &config, param, grad, m, v);

@@ -1,4 +1,4 @@
-//! The trunk of every model: blocks of attention and MLP on a residual stream, with norms before them, up to the last norm.
+//! The trunk of every model: blocks of attention and MLP on a residual stream, each after a norm, and the last norm.
 //!
 //! ```text
 //! x = tokens (+ positions)
@@ -8,8 +8,8 @@
 //! norm(x)
 //! ```
 //!
-//! [`ModelConfig`] says which norm, biases, positions, gate and activation. Parameters get their ids, and dropouts their salts, in the order
-//! in which they stand here: another order makes other random weights and other masks.
+//! [`ModelConfig`] says which norm, biases, positions, gate and activation. Ids of parameters and salts of dropouts are
+//! given in the order of the code here: another order makes other random weights and other masks.
 
 use smallmind_graph::op::{Direction, DropoutSpec, Index, Norm, RopeSpec};
 use smallmind_graph::{Decay, GraphBuilder, GraphError, Init, Op, ParamId, ParamSpec, ValueId};
@@ -19,7 +19,7 @@ use crate::{Mlp, ModelConfig, NormKind, Positions, RopeConfig};
 
 type Built<T> = Result<T, GraphError>;
 
-/// What [`Decoder::trunk`] gives.
+/// The result of [`Decoder::trunk`].
 pub(super) struct Trunk {
     /// The hidden states after the last norm, `[tokens, d_model]`.
     pub(super) hidden: ValueId,
@@ -71,7 +71,7 @@ impl Decoder<'_> {
         })
     }
 
-    /// What attention adds to the residual stream `x`.
+    /// Attention of the residual stream `x`, which the block adds to that.
     fn attention(&self, b: &mut GraphBuilder, layer: usize, x: ValueId) -> Built<ValueId> {
         let (c, heads) = (self.config, self.config.attention_heads());
         let y = b.scope("norm", |b| self.norm(b, x))?;
@@ -94,7 +94,7 @@ impl Decoder<'_> {
         self.dropout(b, c.dropout.residual, out)
     }
 
-    /// What the MLP adds to the residual stream `x`.
+    /// MLP of the residual stream `x`, which the block adds to that.
     fn mlp(&self, b: &mut GraphBuilder, x: ValueId) -> Built<ValueId> {
         let c = self.config;
         let y = b.scope("norm", |b| self.norm(b, x))?;
@@ -119,7 +119,7 @@ impl Decoder<'_> {
         b.value_of(Op::Norm(norm), &[x])
     }
 
-    /// Dropout of `x`, where training has it.
+    /// Dropout of `x`, if the graph is for training with dropout.
     fn dropout(&self, b: &mut GraphBuilder, probability: f32, x: ValueId) -> Built<ValueId> {
         match self.dropout_spec(b, probability) {
             Some(spec) => b.value_of(Op::Dropout(spec), &[x]),
@@ -131,8 +131,8 @@ impl Decoder<'_> {
         (self.purpose == Purpose::Training && probability > 0.0).then(|| DropoutSpec { probability, salt: b.salt() })
     }
 
-    /// Standard deviation of matrices whose output is added to the residual stream: smaller, by the number of such additions (Radford et
-    /// al., 2019).
+    /// Standard deviation of matrices whose output is added to the residual stream: divided by the root of the number
+    /// of such additions (Radford et al., 2019).
     fn residual_std(&self) -> f32 {
         self.config.init_std / (2.0 * self.config.layers as f32).sqrt()
     }

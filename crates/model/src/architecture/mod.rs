@@ -7,25 +7,26 @@ use smallmind_graph::{Graph, GraphBuilder, GraphError, Op, Params, fuse, grad};
 use crate::{Head, ModelConfig};
 use decoder::{Decoder, matrix};
 
-/// What a graph is built for.
+/// The purpose of a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Loss of whole sequences, with dropout where the configuration has it.
+    /// Loss of whole sequences, with the dropout of the configuration.
     Training,
     /// Loss of whole sequences.
     Evaluation,
     /// Logits of whole sequences.
     Logits,
-    /// Logits of sequences that go on from a key-value cache.
+    /// Logits of sequences that continue a key-value cache.
     Generation,
 }
 
-/// The name of the loss of each token among a graph's results: `[tokens, 1]`.
+/// Name of the result with the loss of each token, `[tokens, 1]`.
 pub const LOSS: &str = "loss";
-/// The name of the logits among a graph's results: `[outputs, vocab]`.
+/// Name of the result with the logits, `[outputs, vocab]`.
 pub const LOGITS: &str = "logits";
 
-/// The graph of a model for a purpose, fused. All graphs of one configuration declare the same parameters under the same ids.
+/// The graph of a model for a purpose, fused. All graphs of one configuration declare the same parameters under the
+/// same ids.
 ///
 /// # Errors
 /// Configurations that break a shape rule.

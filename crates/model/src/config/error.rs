@@ -1,9 +1,11 @@
-//! What is wrong with a model's configuration.
+//! Errors of configurations.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use serde_json::Value;
+
+use crate::ErrorClass;
 
 /// A configuration that makes no model, or that no file can state.
 #[derive(Debug, thiserror::Error)]
@@ -23,9 +25,9 @@ pub enum ConfigError {
         path: Option<PathBuf>,
         /// The field.
         key: String,
-        /// What it must be.
+        /// The type that it must have.
         expected: &'static str,
-        /// What it is.
+        /// The value.
         got: String,
     },
     /// A field has an impossible or unsupported value.
@@ -35,9 +37,9 @@ pub enum ConfigError {
         path: Option<PathBuf>,
         /// The field.
         key: String,
-        /// Its value.
+        /// The value.
         got: String,
-        /// What is wrong with it, and what would do.
+        /// What is wrong with the value, and which values are possible.
         why: String,
     },
     /// Keys that are not known.
@@ -48,7 +50,7 @@ pub enum ConfigError {
     Unknown {
         /// The file, where there is one.
         path: Option<PathBuf>,
-        /// Their paths in the file; there is at least one.
+        /// Paths of the keys in the file; at least one.
         keys: Vec<String>,
     },
     /// A model that runs here, but that no `model_type` of `config.json` can state.
@@ -58,11 +60,11 @@ pub enum ConfigError {
     NotStorable {
         /// The field of [`ModelConfig`](crate::ModelConfig).
         key: &'static str,
-        /// Its value.
+        /// The value.
         got: String,
         /// The `model_type` that can state most of the model.
         model_type: &'static str,
-        /// What that one takes for the field.
+        /// The values that it can state for the field.
         takes: String,
     },
 }
@@ -95,14 +97,32 @@ impl ConfigError {
         Self::invalid("heads", heads, format!("the heads must divide the width {d_model} evenly"))
     }
 
-    /// The same error, saying in which file.
+    /// The kind of the error: a file is bad, or else the request.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Missing { path, .. }
+            | Self::Type { path, .. }
+            | Self::Invalid { path, .. }
+            | Self::Unknown { path, .. } => {
+                if path.is_some() {
+                    ErrorClass::BadFile
+                } else {
+                    ErrorClass::Usage
+                }
+            }
+            // The model was made in memory.
+            Self::NotStorable { .. } => ErrorClass::Usage,
+        }
+    }
+
+    /// The same error with the name of the file.
     pub fn in_file(mut self, file: impl Into<PathBuf>) -> Self {
         match &mut self {
             Self::Missing { path, .. }
             | Self::Type { path, .. }
             | Self::Invalid { path, .. }
             | Self::Unknown { path, .. } => *path = Some(file.into()),
-            // It is about a model in memory.
+            // The model is in memory.
             Self::NotStorable { .. } => {}
         }
         self

@@ -6,14 +6,15 @@ use smallmind_graph::op::{Gelu, Heads};
 
 use super::{Biases, ConfigError, Mlp, ModelConfig, NormKind, Positions};
 
-/// A family of models that share the keys of `config.json` and the names of tensors. It says how files are read and written, and nothing
-/// of what a model computes: that is [`ModelConfig`].
+/// A family of models with the same keys of `config.json` and names of tensors. It says how files are read and written;
+/// [`ModelConfig`] says what a model computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// Radford et al., "Language Models are Unsupervised Multitask Learners" (2019):
     /// <https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf>.
     Gpt2,
-    /// Touvron et al., "LLaMA: Open and Efficient Foundation Language Models" (2023): <https://arxiv.org/abs/2302.13971>.
+    /// Touvron et al., "LLaMA: Open and Efficient Foundation Language Models" (2023):
+    /// <https://arxiv.org/abs/2302.13971>.
     Llama,
     /// Yang et al., "Qwen2 Technical Report" (2024): <https://arxiv.org/abs/2407.10671>.
     Qwen2,
@@ -27,7 +28,7 @@ struct Mismatch {
 }
 
 impl Family {
-    /// All of them. Where several can state a model, the first is chosen.
+    /// All families. If several can state a model, the first is chosen.
     pub const ALL: [Family; 3] = [Family::Gpt2, Family::Llama, Family::Qwen2];
 
     /// The `model_type` of `config.json`.
@@ -44,10 +45,10 @@ impl Family {
         Self::ALL.into_iter().find(|family| family.name() == name)
     }
 
-    /// The family whose files can state what `config` says.
+    /// The family whose files can state `config`.
     ///
     /// # Errors
-    /// [`ConfigError::NotStorable`] where there is none.
+    /// [`ConfigError::NotStorable`] if there is none.
     pub(crate) fn of(config: &ModelConfig) -> Result<Self, ConfigError> {
         let mismatches = Self::ALL.map(|family| (family, family.mismatches(config)));
         if let Some((family, _)) = mismatches.iter().find(|(_, mismatches)| mismatches.is_empty()) {
@@ -60,12 +61,13 @@ impl Family {
         Err(ConfigError::NotStorable { key, got, model_type: family.name(), takes })
     }
 
-    /// What this family's files can't state of `config`. Every field is named, so that a new one does not compile until it has an answer.
+    /// The fields of `config` that this family's files can't state. All fields are named, so that a new one does not
+    /// compile until it is handled here.
     fn mismatches(self, config: &ModelConfig) -> Vec<Mismatch> {
         #[rustfmt::skip]
         let &ModelConfig {
             positions, attention_scale, norm, mlp, biases, d_model, heads, kv_heads, head_dim,
-            // These every family states.
+            // Every family can state these.
             vocab_size: _, context: _, layers: _, d_ff: _, norm_eps: _, head: _, dropout: _, init_std: _, bos: _, eos: _,
         } = config;
         let mut all = Vec::new();
@@ -103,7 +105,7 @@ impl Family {
         if self == Family::Qwen2 { Biases::QKV } else { Biases::NONE }
     }
 
-    /// `config` with the features of this family; those that it can state stay as they are, and so do sizes.
+    /// `config` with the features of this family. Features that it can state and sizes stay as they are.
     pub fn applied_to(self, config: ModelConfig) -> ModelConfig {
         let config = ModelConfig { attention_scale: None, ..config };
         match self {
@@ -141,7 +143,7 @@ impl ModelConfig {
     /// The `model_type` under which `config.json` states this model.
     ///
     /// # Errors
-    /// [`ConfigError::NotStorable`] where none can.
+    /// [`ConfigError::NotStorable`] if none can.
     pub fn model_type(&self) -> Result<&'static str, ConfigError> {
         Ok(Family::of(self)?.name())
     }

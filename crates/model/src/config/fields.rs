@@ -8,14 +8,14 @@ use super::{ConfigError, Head};
 /// The fields of a JSON object.
 pub(crate) struct Fields<'a> {
     pub(super) map: &'a Map<String, Value>,
-    /// The key of the object within the file, with a dot behind it; empty for the file's own.
+    /// The key of the object in the file, followed by a dot; empty for the file itself.
     of: &'static str,
 }
 
 type Reader<'a, T> = fn(&'a Value) -> Result<T, &'static str>;
 
 impl<'a> Fields<'a> {
-    /// Those of a whole file.
+    /// The fields of a whole file.
     pub(crate) fn top_level(value: &'a Value) -> Result<Self, ConfigError> {
         match value {
             Value::Object(map) => Ok(Self { map, of: "" }),
@@ -23,7 +23,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Whether the field is set: `null` is as good as absent.
+    /// Whether the field is set; `null` counts as absent.
     pub(super) fn has(&self, key: &str) -> bool {
         self.map.get(key).is_some_and(|value| !value.is_null())
     }
@@ -37,7 +37,7 @@ impl<'a> Fields<'a> {
         self.map.iter().filter(|(_, value)| !value.is_null()).map(|(key, _)| key.as_str())
     }
 
-    /// A field's name as the file's reader finds it.
+    /// The path of a field in the file.
     pub(super) fn path(&self, key: &str) -> String {
         format!("{}{key}", self.of)
     }

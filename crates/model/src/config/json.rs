@@ -5,18 +5,18 @@ use smallmind_graph::op::Gelu;
 
 use super::{ConfigError, Family, Fields, Head, Mlp, ModelConfig, gpt2, keys, llama};
 
-/// What happens to keys of a `config.json` that are not known.
+/// What happens to unknown keys of a `config.json`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnknownKeys {
     /// They are an error: they may change what the model computes.
     #[default]
     Refuse,
-    /// They are passed over.
+    /// They are ignored.
     Allow,
 }
 
 impl ConfigError {
-    /// The same error by the name that a family's `config.json` has for the field.
+    /// The same error with the name that a family's `config.json` has for the field.
     fn in_terms_of(mut self, family: Family) -> Self {
         let names = match family {
             Family::Gpt2 => gpt2::NAMES,
@@ -32,16 +32,15 @@ impl ConfigError {
 }
 
 impl ModelConfig {
-    /// Reads what Hugging Face's `config.json` holds. Every key must be known: one that isn't may change what the model computes.
+    /// Reads Hugging Face's `config.json`. Every key must be known, as others may change what the model computes.
     ///
     /// # Errors
-    /// A key that is not known; a field that is missing, of the wrong type, or of a value that makes no model or that SmallMind does
-    /// not run.
+    /// An unknown key; a field that is missing, of the wrong type, or of a value that is impossible or not supported.
     pub fn from_json(value: &Value) -> Result<Self, ConfigError> {
         Self::from_json_with(value, UnknownKeys::Refuse)
     }
 
-    /// [`ModelConfig::from_json`], which may pass over keys that are not known.
+    /// [`ModelConfig::from_json`] that may ignore unknown keys.
     ///
     /// # Errors
     /// As [`ModelConfig::from_json`].
@@ -60,7 +59,7 @@ impl ModelConfig {
         checked.map_err(|error| error.in_terms_of(family))
     }
 
-    /// The keys of a `config.json` that are not known, by their paths: those that [`UnknownKeys::Allow`] passes over.
+    /// The paths of the unknown keys of a `config.json`, which [`UnknownKeys::Allow`] ignores.
     ///
     /// # Errors
     /// A `model_type` that is missing or not supported, or a known key with a value that is not.
@@ -69,10 +68,10 @@ impl ModelConfig {
         keys::check(fields.map, family(&fields)?)
     }
 
-    /// The `config.json` that [`ModelConfig::from_json`] reads, and other tools too.
+    /// The content of `config.json`, for [`ModelConfig::from_json`] and other tools.
     ///
     /// # Errors
-    /// [`ConfigError::NotStorable`] where no `model_type` can state the model.
+    /// [`ConfigError::NotStorable`] if no `model_type` can state the model.
     pub fn to_json(&self) -> Result<Value, ConfigError> {
         let family = Family::of(self)?;
         let eos = match self.eos[..] {

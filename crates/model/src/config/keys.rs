@@ -1,7 +1,7 @@
 //! The keys of `config.json`: which are understood, which do not matter, and which are supported with one value only.
 //!
-//! A key that stands in no line of the table is refused by name, since it may change what the model computes. `null` under such a key
-//! passes, as it means everywhere that nothing is set. `benchmarks/config_keys.py` reads this table and holds every line of it against
+//! A key that is not in the table is refused by name, since it may change what the model computes, unless its value is
+//! `null`: that means that nothing is set. `benchmarks/config_keys.py` reads this table and checks every line against
 //! what transformers computes.
 
 use serde_json::{Map, Value};
@@ -12,9 +12,9 @@ use super::{ConfigError, Family};
 /// What a key of `config.json` means for a family of models.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum KeyRule {
-    /// It is read; its value is checked where it is read.
+    /// It is read, and its value checked then.
     Read,
-    /// It changes nothing of what the model computes, and why.
+    /// It does not change what the model computes; the reason.
     NoMatter(&'static str),
     /// It changes what the model computes, and only these values are supported.
     Only(&'static [Supported]),
@@ -80,7 +80,7 @@ const TEXT: &str = "a token that the tokenizer knows, or padding, which does not
 /// The top level of `config.json`.
 #[rustfmt::skip]
 const KEYS: &[Line] = &[
-    // What every family has.
+    // All families.
     line("model_type", ALL, Read),
     line("vocab_size", ALL, Read),
     line("tie_word_embeddings", ALL, Read),
@@ -143,7 +143,7 @@ const KEYS: &[Line] = &[
     line("pretraining_tp", ROTARY, NoMatter(SPEED)),
     line("max_sequence_length", ROTARY, NoMatter("max_position_embeddings is the length that counts")),
     line("is_llama_config", ROTARY, NoMatter(ORIGIN)),
-    // What would be another model.
+    // Keys that make another model.
     line("is_causal", ALL, Only(&[Is(true)])),
     line("quantization_config", ALL, Only(&[Null])),
     line("is_encoder_decoder", ALL, Only(&[Is(false)])),
@@ -152,7 +152,7 @@ const KEYS: &[Line] = &[
     line("pruned_heads", ALL, Only(&[Empty, Null])),
     line("per_layer_config", ALL, Only(&[Empty, Null])),
     line("auto_map", ALL, Only(&[Empty, Null])),
-    // What changes nothing.
+    // Keys that change nothing.
     line("is_decoder", ALL, NoMatter(ENCODERS)),
     line("tie_encoder_decoder", ALL, NoMatter(ENCODERS)),
     line("decoder_start_token_id", ALL, NoMatter(ENCODERS)),
@@ -196,7 +196,7 @@ const KEYS: &[Line] = &[
     line("sep_token_id", ALL, NoMatter(TEXT)),
     line("cls_token_id", ALL, NoMatter(TEXT)),
     line("mask_token_id", ALL, NoMatter(TEXT)),
-    // What transformers 4 writes for generation.
+    // Keys of generation, which transformers 4 writes here.
     line("max_length", ALL, NoMatter(GENERATION)),
     line("min_length", ALL, NoMatter(GENERATION)),
     line("do_sample", ALL, NoMatter(GENERATION)),
@@ -222,7 +222,7 @@ const KEYS: &[Line] = &[
     line("begin_suppress_tokens", ALL, NoMatter(GENERATION)),
 ];
 
-/// The members of `rope_scaling` and `rope_parameters`. Which of them a kind of scaling knows, `rope.rs` says.
+/// The members of `rope_scaling` and `rope_parameters`; `rope.rs` says which of them a kind of scaling has.
 #[rustfmt::skip]
 const ROPE_KEYS: &[Line] = &[
     line("rope_type", ROTARY, Read),
@@ -235,7 +235,7 @@ const ROPE_KEYS: &[Line] = &[
     line("partial_rotary_factor", ROTARY, Only(&[Number(1.0), Null])),
 ];
 
-/// The objects within `config.json` that have a table of their own.
+/// The objects in `config.json` with a table of their own.
 const NESTED: &[(&str, &[Line])] = &[("rope_scaling", ROPE_KEYS), ("rope_parameters", ROPE_KEYS)];
 
 /// What each known key of `config.json` means for a family, by its path in the file: `rope_scaling.factor`.
@@ -255,7 +255,7 @@ pub fn config_keys(family: Family) -> impl Iterator<Item = (String, KeyRule)> {
     all.filter(move |(_, line)| line.families.contains(&family)).map(|(path, line)| (path, line.rule))
 }
 
-/// Checks the values of all keys that the table knows without reading them, and returns the keys that it doesn't know.
+/// Checks the values of all known keys that are not read elsewhere; returns the unknown keys.
 pub(super) fn check(map: &Map<String, Value>, family: Family) -> Result<Vec<String>, ConfigError> {
     let mut unknown = check_object(map, family, KEYS, "")?;
     for (key, table) in NESTED {

@@ -102,7 +102,7 @@ pub(super) fn write(c: &ModelConfig, family: Family) -> Value {
             "original_max_position_embeddings": s.original_max_position,
         })),
         "attention_dropout": short(c.dropout.attention),
-        // Others know neither; without them a training that goes on would drop less than before.
+        // For SmallMind only: a resumed training drops as much as before.
         "embd_pdrop": short(c.dropout.embedding),
         "resid_pdrop": short(c.dropout.residual),
     })

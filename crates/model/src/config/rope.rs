@@ -4,9 +4,9 @@ use smallmind_graph::op::RopeScaling;
 
 use super::{ConfigError, Fields, RopeConfig};
 
-/// Older files hold `rope_theta` and `rope_scaling`, newer ones `rope_parameters` with both in it. Where several of them stand, those
-/// count that count in transformers: `rope_scaling` before `rope_parameters`, unless it is empty, and a `rope_theta` within the object
-/// before the one beside it.
+/// Reads the rotary positions. Older files hold `rope_theta` and `rope_scaling`, newer ones both in `rope_parameters`.
+/// If there are several, the precedence is that of transformers: `rope_scaling` before `rope_parameters`, unless it is
+/// empty, and a `rope_theta` in the object before the one beside it.
 pub(super) fn read(f: &Fields<'_>) -> Result<RopeConfig, ConfigError> {
     let object = |key| Ok::<_, ConfigError>(f.object(key)?.filter(|object| !object.is_empty()));
     let (scaling, parameters) = (object("rope_scaling")?, object("rope_parameters")?);

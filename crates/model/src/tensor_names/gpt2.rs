@@ -53,7 +53,7 @@ fn biases(c: &ModelConfig) -> Vec<(String, String, usize)> {
     all
 }
 
-/// Other tools know no GPT-2 without biases: to them it is one whose biases are zero.
+/// Biases of zeros for a GPT-2 without biases: other tools require them.
 pub(super) fn zeros(c: &ModelConfig) -> Vec<ZeroTensor> {
     if c.biases == Biases::ALL {
         return vec![];

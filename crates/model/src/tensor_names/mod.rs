@@ -1,21 +1,21 @@
-//! The names of tensors in files, and where in the parameters each of them belongs.
+//! Names of tensors in files, and the parameters that they hold.
 
 mod gpt2;
 mod llama;
 
 use std::ops::Range;
 
-use smallmind_checkpoint::Weights;
+use smallmind_checkpoint::WeightFiles;
 
 use crate::{ConfigError, Family, Head, ModelConfig};
 
-/// The file's name for an output head of its own.
+/// Name of the tensor of an untied output head.
 pub(crate) const OUTPUT_HEAD: &str = "lm_head.weight";
 
-/// How a tensor of a file lies relative to the parameter.
+/// Order of a tensor in a file relative to the parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Orientation {
-    /// `[out, in]`, as the parameter.
+    /// `[out, in]`, like the parameter.
     Same,
     /// `[in, out]`.
     Transposed,
@@ -24,15 +24,15 @@ pub(crate) enum Orientation {
 /// A tensor of a file and the rows of a parameter that it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TensorSlot {
-    /// Its name in the file.
+    /// Name of the tensor in the file.
     pub(crate) name: String,
-    /// The parameter's name.
+    /// Name of the parameter.
     pub(crate) param: String,
-    /// The parameter's rows, or its columns where it is a vector.
+    /// Rows of the parameter, or elements if it is a vector.
     pub(crate) part: Range<usize>,
-    /// How it lies.
+    /// Order of the tensor.
     pub(crate) orientation: Orientation,
-    /// Its shape in the file.
+    /// Shape of the tensor in the file.
     pub(crate) shape: Vec<usize>,
 }
 
@@ -48,14 +48,14 @@ impl TensorSlot {
     }
 }
 
-/// Tensors that a file must have beside those of the parameters to be complete for other tools: all zeros.
+/// Tensors of zeros that other tools require in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ZeroTensor {
     pub(crate) name: String,
     pub(crate) len: usize,
 }
 
-/// The names that the files of a model's family have for its tensors.
+/// The names of a model's tensors in files of its family.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TensorNames<'c> {
     config: &'c ModelConfig,
@@ -66,7 +66,7 @@ impl<'c> TensorNames<'c> {
     /// The names for a model of `config`.
     ///
     /// # Errors
-    /// [`ConfigError::NotStorable`] where no family's files can hold it.
+    /// [`ConfigError::NotStorable`] if no family's files can hold the model.
     pub(crate) fn of(config: &'c ModelConfig) -> Result<Self, ConfigError> {
         Ok(Self { config, family: Family::of(config)? })
     }
@@ -84,7 +84,7 @@ impl<'c> TensorNames<'c> {
         slots
     }
 
-    /// Zero tensors to write so that other tools read the file as SmallMind does.
+    /// Tensors of zeros to write, so that other tools read the same model.
     pub(crate) fn zeros(&self) -> Vec<ZeroTensor> {
         match self.family {
             Family::Gpt2 => gpt2::zeros(self.config),
@@ -100,7 +100,7 @@ impl<'c> TensorNames<'c> {
         }
     }
 
-    /// The prefix that files may lack: published GPT-2 weights come without it.
+    /// The optional prefix: published GPT-2 weights don't have it.
     fn optional_prefix(&self) -> &'static str {
         match self.family {
             Family::Gpt2 => "transformer.",
@@ -113,13 +113,13 @@ impl<'c> TensorNames<'c> {
         name.strip_prefix(self.optional_prefix()).unwrap_or(name)
     }
 
-    /// The name under which `file` has the tensor `name`: with or without the optional prefix.
-    pub(crate) fn stored<'n>(&self, name: &'n str, file: &Weights) -> &'n str {
+    /// The name of the tensor `name` in `file`, with or without the optional prefix.
+    pub(crate) fn stored<'n>(&self, name: &'n str, file: &WeightFiles) -> &'n str {
         let bare = self.bare(name);
         if !file.contains(name) && file.contains(bare) { bare } else { name }
     }
 
-    /// Whether the tensor holds what follows from the configuration: rotary frequencies, causal masks.
+    /// Whether the tensor follows from the configuration: rotary frequencies, causal masks.
     pub(crate) fn is_buffer(&self, name: &str) -> bool {
         let (blocks, of_block, of_model): (_, &[_], &[_]) = match self.family {
             Family::Gpt2 => ("h.", &["attn.bias", "attn.masked_bias"], &[]),

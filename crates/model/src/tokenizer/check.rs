@@ -1,5 +1,5 @@
-//! Whether the fields of a file make sense together. What passes here can be handed to the tokenizers library, which
-//! takes much on trust: it unwraps while it reads, renumbers added tokens, and accepts ids that contradict each other.
+//! Checks of a file's fields against each other. The tokenizers library trusts its input: it unwraps while it reads,
+//! renumbers added tokens, and accepts ids that contradict each other. It only gets files that pass here.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,14 +11,14 @@ use super::{pattern, template};
 const MAX_TOKEN_BYTES: usize = 8 << 10;
 /// The longest regular expression; those of real pre-tokenizers stay in the hundreds.
 const MAX_REGEX_BYTES: usize = 4 << 10;
-/// The longest text that a part puts in place of another, so that a text cannot grow beyond measure.
+/// Longest replacement text in bytes, so that a text can't grow without bound.
 const MAX_AFFIX_BYTES: usize = 64;
 /// How deep sequences may be nested; real ones are not nested at all.
 const MAX_DEPTH: usize = 4;
-/// Ids without a token that are tolerated beyond one for each token.
+/// Most ids without a token, beyond one for each token.
 const SPARE_IDS: usize = 256;
 
-/// What an id stands for.
+/// The token of an id.
 #[derive(Debug, Clone)]
 pub(super) struct TokenEntry {
     /// The token in the spelling of the file.
@@ -215,7 +215,7 @@ fn keys_of(path: &str, kind: &str) -> &'static [&'static str] {
     }
 }
 
-/// A key that a part of this kind does not have would be passed over.
+/// Refuses keys that parts of this kind don't have, which would be ignored.
 fn check_keys(path: &str, part: &Part, known: &[&str]) -> Result<(), TokenizerError> {
     let given = serde_json::to_value(part).map_err(|error| TokenizerError::library("tokenizer")(error.into()))?;
     let given = given.as_object().into_iter().flat_map(|fields| fields.keys()).chain(part.other.keys());

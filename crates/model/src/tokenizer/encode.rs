@@ -12,13 +12,13 @@ use super::split::{Splitter, each_word};
 use super::table::{byte_character, character_byte};
 use super::{AddedTokens, SpecialTokens, Tokenizer, TokenizerKind};
 
-/// Words that are remembered, and the longest that is: enough for the frequent words of any language.
+/// Most words in the cache, and the longest one in bytes: enough for the frequent words of any language.
 const REMEMBERED_WORDS: usize = 1 << 16;
 const REMEMBERED_BYTES: usize = 64;
 /// Up to this many added tokens, looking for each in the text is cheaper than the library's preparation of the text.
 const FEW_ADDED: usize = 8;
 
-/// Encodes many texts with one memory of words. Made by [`Tokenizer::encoder`].
+/// Encodes many texts with one cache of words. [`Tokenizer::encoder`] makes it.
 #[derive(Debug)]
 pub struct Encoder<'t> {
     tokenizer: &'t Tokenizer,
@@ -29,17 +29,17 @@ pub struct Encoder<'t> {
 /// Ids of the words seen so far.
 #[derive(Debug, Default)]
 struct WordCache {
-    /// Each word's stretch of `ids`.
+    /// The range of each word in `ids`.
     stretches: HashMap<Box<str>, (u32, u32)>,
     ids: Vec<u32>,
     /// The word in the spelling of the vocabulary.
     spelled: String,
 }
 
-/// How a word is spelled when it reaches the model.
+/// The spelling of a word for the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Spelling {
-    /// As in the text: its bytes are still to be written as characters.
+    /// As in the text: its bytes must be written as characters.
     Text,
     /// As in the vocabulary.
     Vocabulary,
@@ -114,7 +114,7 @@ impl<'t> Encoder<'t> {
         }
     }
 
-    /// Whether neither the normalizer nor an added token has anything to do with this piece.
+    /// Whether neither the normalizer nor an added token changes this piece.
     fn is_plain(&self, piece: &str) -> bool {
         let needles = &self.added().needles;
         (self.tokenizer.normalizer.is_none() || (self.tokenizer.normalizer_keeps_ascii && piece.is_ascii()))
@@ -160,8 +160,7 @@ impl<'t> Encoder<'t> {
         Ok(())
     }
 
-    /// The merges of a vocabulary could in principle build a special token out of plain text. Whoever asked for plain
-    /// text relies on that not happening.
+    /// Refuses special tokens: the merges of a vocabulary could make one out of plain text.
     fn refuse_special(&self, ids: &[u32]) -> Result<(), TokenizerError> {
         let tokenizer = self.tokenizer;
         match ids.iter().find(|id| tokenizer.is_special(**id) && Some(**id) != tokenizer.unknown) {
@@ -193,7 +192,7 @@ impl WordCache {
             Spelling::Vocabulary => self.spelled.push_str(word),
         }
         let tokens = tokenizer.model.tokenize(&self.spelled).map_err(TokenizerError::library("model"))?;
-        // The library leaves out what the vocabulary has no token for, without a word.
+        // The library silently leaves out characters that the vocabulary lacks.
         if tokens.last().map_or(0, |token| token.offsets.1) < self.spelled.len() {
             return Err(unknown(tokenizer, word, &self.spelled, offset, spelling));
         }
@@ -228,7 +227,7 @@ fn unknown(tokenizer: &Tokenizer, word: &str, spelled: &str, offset: usize, spel
     }
 }
 
-/// The error, with its place in the part of a text moved to the place in the text.
+/// The error with its position in a part of a text moved to that in the text.
 fn moved(error: TokenizerError, by: usize) -> TokenizerError {
     match error {
         TokenizerError::UnknownCharacter { character, offset } => {

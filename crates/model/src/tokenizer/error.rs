@@ -1,9 +1,11 @@
-//! What can go wrong with a vocabulary or a text.
+//! Errors of vocabularies and of encoding.
 
 use std::path::PathBuf;
 
 use smallmind_checkpoint::json_problem;
 use thiserror::Error;
+
+use crate::ErrorClass;
 
 /// The most that a message repeats of what a file says.
 const MAX_MESSAGE_BYTES: usize = 240;
@@ -113,6 +115,25 @@ pub enum TokenizerError {
 }
 
 impl TokenizerError {
+    /// The kind of the error. Most mean a bad file; the size of a vocabulary is asked for, and writing may fail.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::VocabularySize { .. } => ErrorClass::Usage,
+            Self::Write { .. } => ErrorClass::Failed,
+            Self::Read { .. }
+            | Self::InFile { .. }
+            | Self::TooLarge { .. }
+            | Self::Json { .. }
+            | Self::Field { .. }
+            | Self::Unsupported { .. }
+            | Self::EmptyText
+            | Self::UnknownCharacter { .. }
+            | Self::SpecialInText { .. }
+            | Self::UnknownId { .. }
+            | Self::Library { .. } => ErrorClass::BadFile,
+        }
+    }
+
     /// A [`TokenizerError::Field`].
     pub(super) fn field(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Field { field: clipped(field.into()), problem: clipped(problem.into()) }

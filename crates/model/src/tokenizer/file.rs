@@ -1,8 +1,8 @@
-//! The words of `tokenizer.json`: the format of Hugging Face's tokenizers, version 1.0.
+//! The format of `tokenizer.json`: Hugging Face's tokenizers, version 1.0.
 //!
-//! Reading is strict where a file could mean two things or ask for unbounded memory: a key twice, a list longer than any
-//! real one, an id that is no small whole number, a key that is not known. Which keys a part of some kind may have, and
-//! what the values mean together, is checked in `check.rs`.
+//! Reading is strict where a file could mean two things or ask for unbounded memory: a key twice, a list longer than
+//! any real one, an id that is no small whole number, a key that is not known. Which keys a part of some kind may have,
+//! and what the values mean together, is checked in `check.rs`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -14,7 +14,7 @@ use smallmind_checkpoint::without_byte_order_mark;
 
 use super::error::TokenizerError;
 
-/// The largest `tokenizer.json` that is read.
+/// Most bytes of a `tokenizer.json`.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
 /// The most tokens a vocabulary may have; the largest in use have a quarter of that.
 pub const MAX_TOKENS: usize = 1 << 20;
@@ -23,8 +23,8 @@ const MAX_ADDED: usize = 1 << 16;
 /// Parts of a sequence, pieces of a template.
 const MAX_PARTS: usize = 64;
 
-/// A whole file. `truncation` and `padding` are left out on purpose: an engine that drops or adds tokens would train and
-/// answer on another text than it was given.
+/// A whole file. `truncation` and `padding` are left out: with them the model would be trained on, and answer, another
+/// text than was given.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct TokenizerFile<M> {
     /// The keys of the file that have a value which is not applied.
@@ -131,7 +131,7 @@ pub(super) struct Part {
     pub other: BTreeMap<String, IgnoredAny>,
 }
 
-/// What a replacement or a split looks for.
+/// The pattern of a replacement or a split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum PatternEntry {
     String(String),
@@ -146,7 +146,7 @@ pub(super) enum TemplatePiece {
     Sequence { id: String, type_id: u32 },
 }
 
-/// What a name in a template stands for.
+/// The tokens that a name in a template stands for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TemplateToken {
@@ -304,7 +304,7 @@ impl<'de> Visitor<'de> for ModelVisitor {
                 "fuse_unk" => once(&mut map, &key, &mut fuse_unk)?,
                 "byte_fallback" => once(&mut map, &key, &mut byte_fallback)?,
                 "ignore_merges" => once(&mut map, &key, &mut ignore_merges)?,
-                // Another kind of model may have a list here; say what it is before tripping over that.
+                // Another kind of model may have a list here; it is refused by its kind.
                 "vocab" | "merges" if kind.as_ref().is_some_and(|kind: &String| kind != "BPE") => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -345,7 +345,7 @@ impl<'de> Visitor<'de> for ModelVisitor {
     }
 }
 
-/// A map from token to id without double tokens.
+/// A map from token to id, without duplicate tokens.
 struct VocabEntry(HashMap<String, u32>);
 
 impl<'de> Deserialize<'de> for VocabEntry {
@@ -413,7 +413,7 @@ impl<'de> Deserialize<'de> for MergeEntry {
     }
 }
 
-/// A list that is refused as soon as it is longer than `N`, before memory is spent on it.
+/// A list of at most `N` elements; a longer one is refused before it takes memory.
 struct Capped<T, const N: usize>(Vec<T>);
 
 impl<'de, T: DeserializeOwned, const N: usize> Deserialize<'de> for Capped<T, N> {

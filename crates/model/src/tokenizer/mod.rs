@@ -1,7 +1,7 @@
 //! Text to token ids and back.
 //!
-//! A [`Tokenizer`] is made of a text ([`Tokenizer::characters`], [`Tokenizer::train_bpe`]) or of a `tokenizer.json` as
-//! Hugging Face's tokenizers write it, and can be written as one:
+//! A [`Tokenizer`] is made from a text ([`Tokenizer::characters`], [`Tokenizer::train_bpe`]) or from a `tokenizer.json`
+//! of Hugging Face's tokenizers, and can be written as one:
 //!
 //! ```
 //! use smallmind_model::tokenizer::{BpeTraining, SpecialTokens, SpecialText, Tokenizer};
@@ -54,33 +54,33 @@ use split::{Cut, Splitter};
 use table::{Decoding, TokenTable};
 use template::Template;
 
-/// Names by which vocabularies call the token that ends a text, most telling first.
+/// Names of the token that ends a text, the most specific first.
 const END_NAMES: [&str; 5] = [END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>"];
-/// Names of the token that begins one.
+/// Names of the token that begins a text.
 const BEGIN_NAMES: [&str; 5] = ["<|begin_of_text|>", "<s>", "<bos>", "<|startoftext|>", END_OF_TEXT];
 
-/// What becomes of the names of special tokens in a text.
+/// How names of special tokens in a text are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialTokens {
-    /// They are special tokens: for text of our own making, such as corpora and filled-in templates.
+    /// As special tokens: for text of our own, such as corpora and filled-in templates.
     Parse,
-    /// They are characters like any others: for text from outside, which must not speak in the name of the template.
+    /// As plain characters: for text from outside, which must not act as part of a template.
     AsText,
 }
 
-/// What becomes of special tokens when ids are turned to text.
+/// How special tokens are decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialText {
     /// They are left out.
     Skip,
-    /// They appear by name.
+    /// They are written by name.
     Show,
 }
 
 /// How a vocabulary spells text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenizerKind {
-    /// One token a character.
+    /// One token per character.
     Characters,
     /// Merged bytes, as in GPT-2.
     ByteLevelBpe,
@@ -106,7 +106,7 @@ pub struct Tokenizer {
     /// Unicode forms do not change ASCII.
     normalizer_keeps_ascii: bool,
     pre_tokenizer: Option<PreTokenizerWrapper>,
-    /// All added tokens, and those of them that are not special.
+    /// All added tokens, and those that are not special.
     added: AddedTokens,
     added_plain: AddedTokens,
     splitter: Splitter,
@@ -127,7 +127,7 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
-/// Such as `byte-level BPE, 4096 tokens`.
+/// A description such as `byte-level BPE, 4096 tokens`.
 impl fmt::Display for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{}, {} tokens", self.kind, self.vocab_size())
@@ -189,7 +189,7 @@ impl Tokenizer {
         Self::assemble(TokenizerFile::parse(bytes)?)
     }
 
-    /// What the file says and the tokenizer does not do, in words: `truncation` and `padding` that are not null. They cut
+    /// The settings of the file that are not applied, in words: `truncation` and `padding` that are not null. They cut
     /// and fill up the texts of a batch. [`to_json`](Self::to_json) writes them as null.
     pub fn not_applied(&self) -> Option<String> {
         let keys: Vec<String> = self.parts.not_applied.iter().map(|key| format!("`{key}`")).collect();
@@ -215,10 +215,10 @@ impl Tokenizer {
         serde_json::to_string_pretty(&file).map_err(|error| TokenizerError::library("model")(error.into()))
     }
 
-    /// Writes [`to_json`](Self::to_json) to a file. What was there is replaced once the new file is complete.
+    /// Writes [`to_json`](Self::to_json) to a file, which replaces an earlier one when it is complete.
     ///
     /// # Errors
-    /// [`TokenizerError::Write`]; what was there stays.
+    /// [`TokenizerError::Write`]; an earlier file is unchanged.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), TokenizerError> {
         let path = path.as_ref();
         let json = self.to_json()?;
@@ -303,20 +303,6 @@ impl Tokenizer {
         Encoder::new(self, special)
     }
 
-    /// Encodes a long text piece by piece: `sink` gets the ids in order, which joined are those of
-    /// [`encode`](Self::encode). Returns how many there were.
-    ///
-    /// # Errors
-    /// As [`encode`](Self::encode), and whatever `sink` returns.
-    pub fn encode_corpus<E: From<TokenizerError>>(
-        &self,
-        text: &str,
-        special: SpecialTokens,
-        sink: impl FnMut(&[u32]) -> Result<(), E>,
-    ) -> Result<usize, E> {
-        self.encoder(special).encode_pieces(text, sink)
-    }
-
     /// The text of ids. Bytes that are no UTF-8 become U+FFFD.
     ///
     /// # Errors
@@ -333,13 +319,13 @@ impl Tokenizer {
         Ok(text.to_owned())
     }
 
-    /// The exact bytes of a token as it stands in the middle of a text, `None` for an id without a token. They need not
-    /// be whole characters; [`TextStream`](crate::stream::TextStream) puts them together.
+    /// The exact bytes of a token in the middle of a text; `None` for an id without a token. They need not be whole
+    /// characters; [`TextStream`](crate::stream::TextStream) puts them together.
     pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
         self.table.bytes(id)
     }
 
-    /// [`token_bytes`](Self::token_bytes), empty for special tokens that are to be left out.
+    /// [`token_bytes`](Self::token_bytes), empty for special tokens if they are left out.
     pub fn visible_bytes(&self, id: u32, special: SpecialText) -> Option<&[u8]> {
         let bytes = self.table.bytes(id)?;
         Some(if special == SpecialText::Skip && self.is_special(id) { &[] } else { bytes })
@@ -350,12 +336,12 @@ impl Tokenizer {
         self.table.is_special(id)
     }
 
-    /// One more than the largest id: the rows that an embedding needs.
+    /// One more than the largest id, which is the number of rows that an embedding needs.
     pub fn vocab_size(&self) -> usize {
         self.table.len()
     }
 
-    /// The token that ends a text, by its usual names; a model's configuration knows better.
+    /// The token that ends a text, found by its usual names. A model's configuration takes precedence.
     pub fn eos(&self) -> Option<u32> {
         self.eos
     }
@@ -371,12 +357,13 @@ impl Tokenizer {
         &self.template.prefix
     }
 
-    /// The tokens that it puts behind a text, mostly none.
+    /// The tokens that the file's post-processor puts behind a text, mostly none.
     pub fn suffix(&self) -> &[u32] {
         &self.template.suffix
     }
 
-    /// The ids of a text as the file's post-processor completes them: with its tokens around the text, which may stand there several times.
+    /// The ids of a text as the file's post-processor completes them: with its tokens around the text, which may stand
+    /// there several times.
     pub fn completed(&self, text: &[u32]) -> Vec<u32> {
         let mut ids = self.template.open(text);
         ids.extend_from_slice(&self.template.suffix);
@@ -413,7 +400,7 @@ fn library_part<T: DeserializeOwned>(name: &'static str, part: Option<&Part>) ->
     serde_json::from_value(value).map(Some).map_err(refused)
 }
 
-/// Hands a checked model to the library, which keeps no memory of words of its own: it would never be freed.
+/// Hands a checked model to the library, without the library's cache of words, which would never be freed.
 fn library_model(model: BpeEntry) -> Result<BPE, TokenizerError> {
     let vocab: Vocab = model.vocab.into_iter().collect();
     let mut builder = BPE::builder()
@@ -428,22 +415,22 @@ fn library_model(model: BpeEntry) -> Result<BPE, TokenizerError> {
     builder.build().map_err(TokenizerError::library("model"))
 }
 
-/// A model that knows nothing but the ids that the file declares.
+/// A model of the library that only knows the ids of the file.
 fn declared_ids(tokens: &[Option<TokenEntry>]) -> Result<WordLevel, TokenizerError> {
     let added = tokens.iter().zip(0..).filter_map(|(token, id)| token.as_ref().filter(|t| t.added).map(|t| (t, id)));
     let vocab = added.map(|(token, id)| (token.text.clone(), id)).collect();
     WordLevel::builder().vocab(vocab).build().map_err(TokenizerError::library("added_tokens"))
 }
 
-/// Tokens that are looked for in the text.
+/// Added tokens, which are found in the text before it is split.
 struct AddedTokens {
     vocabulary: AddedVocabulary,
-    /// As they stand in the text, normalised where the token asks for that.
+    /// Texts of the tokens, normalised if the token asks for that.
     needles: Vec<String>,
 }
 
 impl AddedTokens {
-    /// With the ids that the file declares: left alone, the library would count on from the model's.
+    /// The library's form, with the ids of the file. By itself the library would number them after the model's.
     fn new<'a>(
         tokens: impl Iterator<Item = &'a AddedEntry>,
         ids: &WordLevel,

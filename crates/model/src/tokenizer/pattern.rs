@@ -1,17 +1,17 @@
 //! Regular expressions of pre-tokenizers.
 //!
-//! A `tokenizer.json` writes them for Oniguruma, the engine of the Python package. Ours is another one, in which parts of the same syntax mean other
-//! things: `$` is the end of the text and not of a line, `[[:alpha:]]` is ASCII, `\w` has other characters, `(?i:ss)` leaves `ß` out. So an
-//! expression is taken apart, and each part is written anew in a form that means here what it means there; a part for which there is no such
-//! form is refused by name.
+//! A `tokenizer.json` writes them for Oniguruma, the engine of the Python package. Ours is another one, in which parts
+//! of the same syntax mean other things: `$` is the end of the text and not of a line, `[[:alpha:]]` is ASCII, `\w` has
+//! other characters, `(?i:ss)` leaves `ß` out. So an expression is taken apart, and each part is written anew in a form
+//! that means here what it means there; a part for which there is no such form is refused by name.
 //!
 //! ```text
 //! expression = sequence { "|" sequence }        sequence = { atom [ repeat ] }
 //! atom       = "(" group | "[" class | "\" escape | "." | "^" | "$" | character
 //! ```
 //!
-//! Look-around and back-references are refused too: they need a backtracking matcher, whose time may grow without bound with the text. The
-//! one exception is the `(?!\S)` of nearly every pre-tokenizer, which looks one character ahead.
+//! Look-around and back-references are refused too: they need a backtracking matcher, whose time may grow without bound
+//! with the text. The one exception is the `(?!\S)` of nearly every pre-tokenizer, which looks one character ahead.
 
 use super::error::TokenizerError;
 use super::properties::{HEX, WORD, property};
@@ -21,7 +21,7 @@ const QUOTED: usize = 12;
 /// How deep groups and classes may be nested; real ones stay below 5.
 const MAX_DEPTH: usize = 32;
 
-/// Writes Oniguruma's `pattern` in the syntax of our engine; `field` is where it stands in the file.
+/// Writes Oniguruma's `pattern` in the syntax of our engine; `field` is its path in the file.
 ///
 /// # Errors
 /// [`TokenizerError::Unsupported`] names the part that can't be written.
@@ -39,7 +39,7 @@ pub(super) fn translate(field: &str, pattern: &str) -> Result<String, TokenizerE
     Err(TokenizerError::unsupported(field, format!("{found} in a regular expression"), refused.supported))
 }
 
-/// What can't be written, and what could.
+/// The error for a part that can't be written.
 #[derive(Debug)]
 struct Refused<'p> {
     at: &'p str,
@@ -48,7 +48,7 @@ struct Refused<'p> {
 
 type Read<'p, T> = Result<T, Refused<'p>>;
 
-/// What a repeat must know of the atom before it.
+/// Kind of an atom, as a repeat after it must know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Atom {
     /// Text of at least one character.
@@ -243,7 +243,7 @@ impl<'p> Reader<'p> {
         Ok(!bounds.contains(','))
     }
 
-    /// What follows a backslash, outside of a class.
+    /// Reads what follows a backslash, outside of a class.
     fn escape(&mut self, at: &'p str) -> Read<'p, Atom> {
         if self.take("A") {
             self.out.push_str("\\A");
@@ -326,7 +326,7 @@ impl<'p> Reader<'p> {
         Some(digits)
     }
 
-    /// What follows an opening bracket: the class in brackets.
+    /// Reads a class after its opening bracket.
     fn class(&mut self, at: &'p str) -> Read<'p, ()> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
@@ -430,7 +430,7 @@ impl<'p> Reader<'p> {
         Ok(())
     }
 
-    /// What follows `[:`.
+    /// Reads a POSIX class after `[:`.
     fn posix(&mut self, at: &'p str) -> Read<'p, ()> {
         let supported = "[:alpha:] [:digit:] [:alnum:] [:upper:] [:lower:] [:space:] [:punct:] [:blank:] [:cntrl:] [:xdigit:] [:word:] [:ascii:]";
         let refused = || Refused { at, supported };
@@ -472,7 +472,7 @@ fn check_repeated(atom: Atom, is_optional: bool, at: &str) -> Read<'_, bool> {
 
 /// Members of a class.
 struct Set {
-    /// As they stand between brackets.
+    /// The members, as they are written between brackets.
     items: String,
     negated: bool,
 }

@@ -5,7 +5,8 @@ pub(super) const WORD: &str = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
 /// Hexadecimal digits.
 pub(super) const HEX: &str = "0-9a-fA-F";
 
-/// A property of Unicode under a name that both engines know, as it stands between brackets. Case, spaces, `-` and `_` in a name don't count.
+/// A property of Unicode under a name that both engines know, as it stands between brackets. Case, spaces, `-` and `_`
+/// in a name don't count.
 pub(super) fn property(name: &str) -> Option<String> {
     let plain: String = name.chars().filter(|c| !" -_".contains(*c)).map(|c| c.to_ascii_lowercase()).collect();
     if let Some((_, category)) =

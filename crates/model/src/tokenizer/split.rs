@@ -10,7 +10,8 @@ use super::pattern;
 /// with the space before it, and white space.
 pub(super) const GPT2_WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
-/// The words of Llama 3 and, with one digit at a time, of Qwen 2: here newlines may follow other characters in one word.
+/// The words of Llama 3 and, with one digit at a time, of Qwen 2: here newlines may follow other characters in one
+/// word.
 const NEWLINE_WORDS: [&str; 2] = [
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -20,19 +21,19 @@ const NEWLINE_WORDS: [&str; 2] = [
 /// enough that what the library keeps for each byte of a piece stays in cache.
 const PIECE_BYTES: usize = 32 << 10;
 
-/// How a text becomes words.
+/// How a text is split into words.
 #[derive(Debug)]
 pub(super) enum Splitter {
     /// Each character is a token.
     Characters,
     /// Matches of a regular expression and what lies between them, their bytes spelled as characters.
     Words(Box<SysRegex>),
-    /// As the library's pre-tokenizer says.
+    /// The library's pre-tokenizer.
     Library,
 }
 
 impl Splitter {
-    /// The fastest way that gives what the file asks for.
+    /// The fastest splitter with the results that the file asks for.
     pub fn new(file: &TokenizerFile<BpeEntry>) -> Result<Self, TokenizerError> {
         if is_character_vocabulary(file) {
             return Ok(Self::Characters);

@@ -1,10 +1,10 @@
-//! What a file puts around a text: its post-processor.
+//! The tokens that a file's post-processor puts around a text.
 
 use super::check::require;
 use super::error::TokenizerError;
 use super::file::{Part, TemplatePiece};
 
-/// The template of a file: tokens before the text, and after it. A text may stand in it several times.
+/// The template of a file: tokens before and after the text, which may occur in it several times.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Template {
     /// Tokens before the first text.

@@ -11,8 +11,8 @@
 //! 1. Each pair knows the words that it occurs in, so a merge visits only those.
 //! 2. The frequencies wait in a heap; an entry is checked against the exact count when it comes up (3) instead of being
 //!    found and changed when the count does.
-//! 3. Counts fall when neighbours merge: an entry that is too high goes back with the count of the day. Counts rise only
-//!    for pairs with the new token, which are entered afresh.
+//! 3. Counts fall when neighbours merge: an entry that is too high goes back with the count of the day. Counts rise
+//!    only for pairs with the new token, which are entered afresh.
 //!
 //! Counts, order of words and ties are all fixed by the texts, so the same texts give the same vocabulary. Words are
 //! counted in 64 bits, and no thread but the caller's works.
@@ -27,7 +27,7 @@ use super::file::{AddedEntry, BpeEntry, MAX_TOKENS, Part, TokenizerFile};
 use super::split::{GPT2_WORDS, each_word};
 use super::table::byte_character;
 
-/// The token between documents, and before the first word of a text that is made up from nothing.
+/// The token between documents, which also begins a text without a prompt.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// Longer words are counted in parts of this many bytes: every merge rewrites the words that it occurs in, and one word
@@ -91,7 +91,7 @@ pub(super) fn train<S: AsRef<str>>(
     Ok(file(merges))
 }
 
-/// What the training found.
+/// The result of the training.
 struct Learned {
     /// By id.
     tokens: Vec<String>,

@@ -1,4 +1,5 @@
-//! What the tokenizers library, and Oniguruma with it in Python, makes of added tokens, templates and regular expressions.
+//! What the tokenizers library, and Oniguruma with it in Python, makes of added tokens, templates and regular
+//! expressions.
 
 use super::*;
 
@@ -140,7 +141,8 @@ fn templates_put_around_a_text_what_the_library_puts() {
     }
 }
 
-/// Expressions and what they make of a text, as the Python package with Oniguruma does (`benchmarks/tokenizers/compare.py`).
+/// Expressions and what they make of a text, as the Python package with Oniguruma does
+/// (`benchmarks/tokenizers/compare.py`).
 #[test]
 fn expressions_mean_what_they_mean_to_oniguruma() {
     let cases: &[(&str, &str, &[&str])] = &[
@@ -220,7 +222,8 @@ fn expressions_mean_what_they_mean_to_oniguruma() {
     }
 }
 
-/// The library looks for the normal form among the special tokens, does not find it, and shows it in a text without special tokens.
+/// The library looks for the normal form among the special tokens, does not find it, and shows it in a text without
+/// special tokens.
 #[test]
 fn special_tokens_with_another_normal_form_are_special_too() {
     let mut file = with_added("<TOOL>", true, json!({"type": "Lowercase"}));

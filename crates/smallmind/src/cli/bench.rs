@@ -17,7 +17,7 @@ use super::models::format_parser;
 use super::settings::Settings;
 use super::{output, units};
 
-/// By how much the engine's choice of a kernel may lag the best candidate, in percent.
+/// How much slower than the best candidate the engine's choice of a kernel may be, in percent.
 const TOLERATED_LAG: f64 = 10.0;
 
 /// Options of `bench`.
@@ -90,7 +90,7 @@ enum Form {
     Csv,
 }
 
-/// The form asked for: of a record that goes to a terminal, a table.
+/// The format of the record: a table by default.
 fn record_format(asked: Option<Form>, settings: &Settings) -> RecordFormat {
     match asked {
         Some(Form::Md) => RecordFormat::Markdown,
@@ -132,7 +132,7 @@ impl Kernels {
         verdict(&measured, fail_on)
     }
 
-    /// The cases asked for. A filter that finds none among those measured unasked is meant for all.
+    /// The cases to measure. Filters that match no default case are applied to all cases.
     fn cases(&self) -> anyhow::Result<Cases> {
         let find = |extent| Ok::<_, anyhow::Error>(Cases::of(extent, self.weights)?.filtered(&self.filters));
         let mut cases = find(if self.all { Extent::All } else { Extent::Default })?;
@@ -196,7 +196,7 @@ fn list(cases: &Cases, settings: &Settings) -> Outcome {
     Ok(())
 }
 
-/// What a measurement came to, as the exit code says it too.
+/// Reports the measurement: errors, regressions and wrong choices of kernels fail.
 fn verdict(measured: &Measured, fail_on: f64) -> Outcome {
     for text in &measured.left_out {
         super::note!("left out: {text}");

@@ -4,11 +4,11 @@ use clap::Args;
 use serde_json::json;
 use smallmind::graph::{Pool, available_threads};
 use smallmind::profile::roofs::{Bandwidth, Effort, Roofs};
-use smallmind::simd::{ISA_VARIABLE, IsaKind};
+use smallmind::simd::IsaKind;
 
 use super::failure::Outcome;
 use super::machine::Machine;
-use super::settings::{Settings, THREADS_VARIABLE};
+use super::settings::{ISA_VARIABLE, Settings, THREADS_VARIABLE, variable};
 use super::{output, units};
 
 /// Options of `doctor`.
@@ -24,7 +24,7 @@ impl Doctor {
         let isa = settings.isa()?;
         let machine = Machine::read();
         let available: Vec<&str> = IsaKind::available().iter().map(|kind| kind.name()).collect();
-        let forced = std::env::var_os(ISA_VARIABLE).is_some_and(|value| !value.is_empty());
+        let forced = variable(ISA_VARIABLE).is_some();
         let isa_why =
             if forced { format!("{ISA_VARIABLE} asks for it") } else { "the widest that this CPU runs".to_owned() };
         let threads_why = threads_why(settings);
@@ -78,7 +78,7 @@ fn features(machine: &Machine) -> String {
     }
 }
 
-/// The roofs, all threads together.
+/// Rows with the roofs of all threads together.
 fn roof_rows(roofs: &Roofs) -> Vec<(&'static str, String)> {
     let optional =
         |rate: Option<f64>, unit: &str| rate.map_or_else(|| "none".to_owned(), |rate| format!("{rate:.0} {unit}"));

@@ -19,7 +19,8 @@ use super::{note, output, units};
 pub struct Eval {
     #[command(flatten)]
     model: ModelArg,
-    /// Text files, - for standard input, divided into documents as for training; each line of a .jsonl file is a document
+    /// Text files, - for standard input, divided into documents as for training; each line of a .jsonl file is a
+    /// document
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
     /// Tokens that a prediction may look back on [default: the model's context]
@@ -41,27 +42,27 @@ impl Eval {
         model.config().check_context(max_context)?;
         let how = EvaluateSettings { threads: settings.threads(), isa, max_context, weights: self.weights.weights };
         let bar = Bar::new(0, "{bar:24} {percent:>3}%  {pos}/{len} tokens  {eta} left");
-        let told = evaluate_text(&model, &tokenizer, &corpus, how, &mut |done, total| {
+        let evaluation = evaluate_text(&model, &tokenizer, &corpus, how, &mut |done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
         });
         bar.finish_and_clear();
-        let told = told?;
+        let evaluation = evaluation?;
         if settings.is_json() {
             return output::document(json!({
-                "loss": told.loss,
-                "perplexity": told.perplexity,
-                "bits_per_byte": told.bits_per_byte,
-                "tokens": told.tokens,
+                "loss": evaluation.loss,
+                "perplexity": evaluation.perplexity,
+                "bits_per_byte": evaluation.bits_per_byte,
+                "tokens": evaluation.tokens,
                 "bytes": corpus.documents().bytes(),
             }));
         }
         output::print(&format!(
             "loss           {:.4}\nperplexity     {:.3}\nbits per byte  {}\ntokens         {}\n",
-            told.loss,
-            told.perplexity,
-            told.bits_per_byte.map_or_else(|| "-".to_owned(), |bits| format!("{bits:.4}")),
-            units::grouped(told.tokens as u64),
+            evaluation.loss,
+            evaluation.perplexity,
+            evaluation.bits_per_byte.map_or_else(|| "-".to_owned(), |bits| format!("{bits:.4}")),
+            units::grouped(evaluation.tokens as u64),
         ))
     }
 
@@ -69,7 +70,7 @@ impl Eval {
     fn corpus(&self, tokenizer: &Tokenizer) -> anyhow::Result<Corpus> {
         let run = &self.model.model;
         let of_run = if is_run(run) { Some(data_settings(run)?) } else { None };
-        let mut data = of_run.map_or_else(|| TrainConfig::layered(None, &[]).map(|usual| usual.data), Ok)?;
+        let mut data = of_run.map_or_else(|| TrainConfig::with_overlays(None, &[]).map(|usual| usual.data), Ok)?;
         if self.separator.is_some() {
             (data.documents, data.separator) = (Documents::Separated, self.separator.clone());
         }

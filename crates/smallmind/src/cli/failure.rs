@@ -7,31 +7,33 @@ use smallmind::bench::BenchError;
 use smallmind::checkpoint::CheckpointError;
 use smallmind::graph::GraphError;
 use smallmind::model::tokenizer::TokenizerError;
-use smallmind::model::{ConfigError, ModelError};
+use smallmind::model::{ConfigError, ErrorClass, ModelError};
 use smallmind::simd::IsaError;
 use smallmind::train::data::DataError;
-use smallmind::train::{ErrorClass, Found, TrainError};
+use smallmind::train::{Found, TrainError};
 
-/// What a verb returns.
+use super::nanogpt;
+
+/// The result of a verb.
 pub type Outcome = anyhow::Result<()>;
 
-/// Failures that are the command line's own.
+/// Failures of the command line itself.
 #[derive(Debug)]
 pub enum Failure {
-    /// What was asked for makes no sense.
+    /// Wrong usage.
     Usage(String),
-    /// A file is not what it has to be.
+    /// A bad file.
     BadFile(String),
     /// A measurement is slower than it should be.
     Regression(String),
-    /// Ctrl-C; what is left to say about it.
+    /// Ctrl-C; the message to print.
     Interrupted(String),
-    /// Standard output takes no more.
+    /// Standard output can't be written.
     Output(io::Error),
 }
 
 impl Failure {
-    /// Whether whoever read standard output has gone: `… | head` is no failure.
+    /// Whether the reader of standard output has closed it, as in `… | head`: that is no failure.
     fn is_quiet(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
@@ -60,7 +62,7 @@ pub fn bad_file(text: impl Into<String>) -> anyhow::Error {
     Failure::BadFile(text.into()).into()
 }
 
-/// Says what went wrong in `verb`, once, on standard error; the exit code.
+/// Prints an error of `verb` on standard error; returns the exit code.
 pub fn report(error: &anyhow::Error, verb: &str) -> u8 {
     match error.downcast_ref::<Failure>() {
         Some(failure) if failure.is_quiet() => return 0,
@@ -70,7 +72,7 @@ pub fn report(error: &anyhow::Error, verb: &str) -> u8 {
     exit_code(error)
 }
 
-/// The error, and what to do about it.
+/// The error with advice.
 fn advised(error: &anyhow::Error, verb: &str) -> String {
     match error.chain().find_map(|cause| advice(cause, verb)) {
         Some(advice) => format!("{}; {advice}", message(error)),
@@ -78,10 +80,12 @@ fn advised(error: &anyhow::Error, verb: &str) -> String {
     }
 }
 
-/// The error and its causes, each said once: a cause that the message before quotes is left out.
+/// The error and its causes. A cause that the message before quotes is left out.
 pub fn message(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
+    let said = |cause| nanogpt::unknown_setting(cause).unwrap_or_else(|| cause.to_string());
+    let mut causes = error.chain().map(said);
+    let mut text = causes.next().unwrap_or_default();
+    for cause in causes {
         if !text.contains(&cause) {
             text = format!("{text}: {cause}");
         }
@@ -89,7 +93,7 @@ pub fn message(error: &anyhow::Error) -> String {
     in_plain_words(&text)
 }
 
-/// The system's words for a missing file, and its number of an error, say nothing to most people.
+/// The text without numbers of the system's errors, and with plain words for a missing file.
 fn in_plain_words(text: &str) -> String {
     const NUMBER: &str = " (os error ";
     let mut pieces = text.split(NUMBER);
@@ -103,7 +107,7 @@ fn in_plain_words(text: &str) -> String {
     plain.replace("No such file or directory", "there is no such file or folder")
 }
 
-/// What to do about an error of the libraries, in the words of the command line: the flags of `verb`.
+/// Advice about an error of the libraries, in terms of the options of `verb`.
 fn advice(cause: &(dyn std::error::Error + 'static), verb: &str) -> Option<String> {
     let advice = match (cause.downcast_ref::<TrainError>(), model_error(cause)) {
         (Some(TrainError::Exists { found: Found::Run, .. }), _) => {
@@ -143,12 +147,13 @@ fn graph_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a G
     }
 }
 
-/// 1 failed, 2 wrong usage, 3 bad model or data file, 4 out of memory or over a limit, 5 slower than it should be, 130 interrupted.
+/// 1 failed, 2 wrong usage, 3 bad model or data file, 4 out of memory or over a limit, 5 slower than it should be, 130
+/// interrupted.
 fn exit_code(error: &anyhow::Error) -> u8 {
     if error.chain().any(is_disk_failure) { 1 } else { error.chain().find_map(code_of).unwrap_or(1) }
 }
 
-/// A disk that takes nothing more is to blame, never the file that was being written.
+/// Whether a disk could not be written: then the file that was being written is not to blame.
 fn is_disk_failure(cause: &(dyn std::error::Error + 'static)) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull, WriteZero};
     let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
@@ -179,44 +184,16 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     })
 }
 
-/// The class of the libraries' errors.
+/// The kind of an error of the libraries.
 fn class_of(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorClass> {
-    if let Some(error) = cause.downcast_ref::<TrainError>() {
-        return Some(if let TrainError::Model(error) = error { model_class(error) } else { error.class() });
-    }
-    if let Some(error) = cause.downcast_ref::<ModelError>() {
-        return Some(model_class(error));
-    }
-    if let Some(error) = cause.downcast_ref::<TokenizerError>() {
-        return Some(tokenizer_class(error));
-    }
-    if let Some(error) = cause.downcast_ref::<CheckpointError>() {
-        return Some(if error.is_bad_file() { ErrorClass::BadFile } else { ErrorClass::Failed });
-    }
-    if let Some(error) = cause.downcast_ref::<GraphError>() {
-        return Some(if matches!(error, GraphError::OutOfMemory { .. }) {
-            ErrorClass::Limit
-        } else {
-            ErrorClass::Failed
-        });
-    }
-    if let Some(error) = cause.downcast_ref::<DataError>() {
-        return Some(if matches!(error, DataError::StdinAgain) { ErrorClass::Usage } else { ErrorClass::BadFile });
-    }
-    cause.is::<ConfigError>().then_some(ErrorClass::Usage)
-}
-
-fn model_class(error: &ModelError) -> ErrorClass {
-    if let ModelError::Tokenizer(error) = error { tokenizer_class(error) } else { smallmind::train::model_class(error) }
-}
-
-/// A vocabulary's size is asked for, and a file that can't be written is no bad file.
-fn tokenizer_class(error: &TokenizerError) -> ErrorClass {
-    match error {
-        TokenizerError::VocabularySize { .. } => ErrorClass::Usage,
-        TokenizerError::Write { .. } => ErrorClass::Failed,
-        other => smallmind::train::tokenizer_class(other),
-    }
+    let graph = || cause.downcast_ref::<GraphError>().map(Into::into);
+    let checkpoint = || cause.downcast_ref::<CheckpointError>().map(Into::into);
+    let tokenizer = || cause.downcast_ref().map(TokenizerError::class);
+    let config = || cause.downcast_ref().map(ConfigError::class);
+    let model = || cause.downcast_ref().map(ModelError::class);
+    let data = || cause.downcast_ref().map(DataError::class);
+    let train = cause.downcast_ref().map(TrainError::class);
+    train.or_else(data).or_else(model).or_else(config).or_else(tokenizer).or_else(checkpoint).or_else(graph)
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use smallmind::checkpoint::GENERATION_FILE;
 use smallmind::model::sampler::{MAX_REPETITION_WINDOW, SamplerConfig, SamplerError};
 use smallmind::model::tokenizer::{SpecialText, SpecialTokens, Tokenizer};
 use smallmind::model::{
-    Finish, GenerateOptions, Generation, GenerationConfig, Generator, ModelConfig, ModelError, Session, SessionOptions,
+    Finish, GenerateOptions, Generation, GenerationConfig, Generator, ModelError, Session, SessionOptions,
+    default_prompt,
 };
 
 use super::failure::{Failure, Outcome, usage};
@@ -50,7 +51,7 @@ pub struct Generate {
     sampling: Sampling,
 }
 
-/// How tokens are chosen where nobody says how; the seed is another each time.
+/// The default sampling. The seed differs each time.
 pub const USUAL: SamplerConfig = SamplerConfig {
     temperature: 0.8,
     top_k: 40,
@@ -61,7 +62,8 @@ pub const USUAL: SamplerConfig = SamplerConfig {
     seed: 0,
 };
 
-/// How tokens are chosen. What no flag says, the model's `generation_config.json` says, and else [`USUAL`].
+/// Options of the sampling. Those that are absent come from the model's `generation_config.json`, or else from
+/// [`USUAL`].
 #[derive(Clone, Copy, Debug, Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct Sampling {
@@ -86,7 +88,7 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    /// Refuses flags that are out of their range.
+    /// Refuses options out of range.
     fn check(&self) -> Outcome {
         self.over(&USUAL).check().map_err(|error| match error {
             SamplerError::Setting { field, value, allowed } => {
@@ -96,7 +98,7 @@ impl Sampling {
         })
     }
 
-    /// `defaults` with what the flags say in their place.
+    /// `defaults` with the options over them.
     fn over(&self, defaults: &SamplerConfig) -> SamplerConfig {
         SamplerConfig {
             temperature: self.temp.unwrap_or(defaults.temperature),
@@ -109,7 +111,8 @@ impl Sampling {
         }
     }
 
-    /// For a text of at most `length` tokens, prompt included, of a model with `file`; says what comes from there.
+    /// The sampling for a text of at most `length` tokens, with its prompt, of a model with `file`; notes what comes
+    /// from that.
     fn for_model(&self, file: &GenerationConfig, length: usize, seed: u64) -> SamplerConfig {
         let mut defaults = file.sampler(&SamplerConfig { seed, ..USUAL });
         if file.repetition_penalty.is_some() && self.repeat_penalty.is_none() {
@@ -124,7 +127,7 @@ impl Sampling {
             ("--repeat-penalty", self.repeat_penalty.is_none(), file.repetition_penalty.map(f64::from)),
         ];
         let taken = taken.iter().filter(|(_, free, _)| *free);
-        // As `f32`, as the sampler takes them: 0.7 and not 0.699999988079071.
+        // As `f32`, so that 0.7 is not printed as 0.699999988079071.
         let taken = taken.filter_map(|(flag, _, value)| value.map(|value| format!("{flag} {}", value as f32)));
         let taken = taken.collect::<Vec<_>>().join(", ");
         if !taken.is_empty() {
@@ -149,13 +152,13 @@ fn flag(field: &str) -> &str {
     }
 }
 
-/// A text with the allocations that its tokens caused.
-pub struct Told {
-    /// The continuation, kept where it isn't printed at once.
+/// A generated text.
+pub struct Generated {
+    /// The text without the prompt; empty if it was printed.
     pub text: String,
     /// Whether its last character is a line feed.
     pub ends_line: bool,
-    /// How it went.
+    /// Numbers of tokens and times.
     pub generation: Generation,
     allocations_per_token: f64,
 }
@@ -186,14 +189,14 @@ impl Generate {
 
         let echo = if self.no_echo { "" } else { &text };
         let sink = if settings.is_json() { Sink::Keep } else { Sink::Print { echo } };
-        let told = tell(&mut generator, &prompt, &options, sink, stop)?;
+        let generated = generate(&mut generator, &prompt, &options, sink, stop)?;
         if sink == Sink::Keep {
-            output::document(told.document(seed))?;
-        } else if !told.ends_line {
+            output::document(generated.document(seed))?;
+        } else if !generated.ends_line {
             output::print("\n")?;
         }
-        note!("{}; seed {seed}", told.speed());
-        if told.generation.finish == Finish::Interrupted {
+        note!("{}; seed {seed}", generated.speed());
+        if generated.generation.finish == Finish::Interrupted {
             return Err(Failure::Interrupted("interrupted".into()).into());
         }
         Ok(())
@@ -209,7 +212,7 @@ impl Generate {
     }
 }
 
-/// The tokens of a prompt with what the tokenizer puts around it. What it puts behind a text would end that; it is left out.
+/// The tokens of a prompt with those that the tokenizer puts before it. Those that it puts behind would end the text.
 pub fn prompt_tokens(tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Vec<u32>> {
     let ids = tokenizer.encode(text, SpecialTokens::Parse);
     let ids = ids.map_err(|error| usage(format!("the prompt can't be turned into tokens: {error}")))?;
@@ -220,33 +223,26 @@ pub fn prompt_tokens(tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Vec<u3
     Ok(tokenizer.prompt(&ids))
 }
 
-/// What a text begins with when nobody says so: the token that begins texts, for a model that has one; else a new line, as nanoGPT does.
-fn default_prompt(config: &ModelConfig, tokenizer: &Tokenizer) -> String {
-    let begins = config.bos.or(tokenizer.bos()).or(config.eos.first().copied()).or(tokenizer.eos());
-    let new_line = begins.is_none() && tokenizer.encode("\n", SpecialTokens::AsText).is_ok();
-    if new_line { "\n".to_owned() } else { String::new() }
-}
-
-/// Where pieces of a text go.
+/// Where a generated text goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sink<'a> {
-    /// To standard output, after `echo`, which comes only when the prompt has turned out to be good.
+    /// To standard output, after `echo`, which is printed when the prompt has been accepted.
     Print {
-        /// The prompt, or nothing.
+        /// The prompt, or empty.
         echo: &'a str,
     },
-    /// Into [`Told::text`].
+    /// Into [`Generated::text`].
     Keep,
 }
 
-/// Generates one text, counting what its tokens allocate between the first piece and the last; what keeping the text takes isn't theirs.
-pub fn tell(
+/// Generates a text. Counts allocations between its first piece and its last, without those for keeping the text.
+pub fn generate(
     generator: &mut Generator,
     prompt: &[u32],
     options: &GenerateOptions,
     sink: Sink<'_>,
     stop: &AtomicBool,
-) -> anyhow::Result<Told> {
+) -> anyhow::Result<Generated> {
     let mut text = String::new();
     let mut ends_line = false;
     let mut output = Ok(());
@@ -275,10 +271,10 @@ pub fn tell(
     output?;
     let allocations = first.map_or(0, |first| last.saturating_sub(first));
     let allocations_per_token = allocations as f64 / generation.tokens.saturating_sub(1).max(1) as f64;
-    Ok(Told { text, ends_line, generation, allocations_per_token })
+    Ok(Generated { text, ends_line, generation, allocations_per_token })
 }
 
-impl Told {
+impl Generated {
     /// Tokens of the prompt a second.
     fn prefill_rate(&self) -> f64 {
         self.generation.prompt_tokens as f64 / self.generation.prefill.as_secs_f64().max(1e-9)

@@ -1,16 +1,16 @@
-//! What to type next, on standard error.
+//! Hints at the next commands, on standard error.
 
 use std::path::Path;
 
 use super::{note, output};
 
-/// This program as it was called, so that a hint can be pasted.
+/// This program as it was called, so that hints can be pasted into the shell.
 pub fn program() -> String {
     let called = std::env::args_os().next().unwrap_or_default();
     if called.is_empty() { "smallmind".to_owned() } else { quoted(Path::new(&called)) }
 }
 
-/// A path as a shell wants it.
+/// A path quoted for a shell.
 pub fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
@@ -23,7 +23,7 @@ pub fn quoted(path: &Path) -> String {
     }
 }
 
-/// A character between `$'` and `'`, in the words of bash and zsh: what steers a terminal by the values of its bytes.
+/// A character between `$'` and `'`, for bash and zsh; those that steer a terminal as their bytes in hexadecimal.
 fn escaped(c: char) -> String {
     match c {
         '\'' | '\\' => format!("\\{c}"),
@@ -32,7 +32,7 @@ fn escaped(c: char) -> String {
     }
 }
 
-/// After a training. `first_words`: what to begin a text with, where the model can't begin one by itself.
+/// Hints after a training. `first_words`: a prompt, if the model can't begin a text.
 pub fn after_training(run: &Path, first_words: Option<&str>) {
     let (program, run) = (program(), quoted(run));
     let prompt = first_words.map(|words| format!(" -p {}", quoted(Path::new(words)))).unwrap_or_default();

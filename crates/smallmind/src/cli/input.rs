@@ -10,7 +10,8 @@ use super::failure::bad_file;
 /// The name that stands for standard input.
 pub const STDIN: &str = "-";
 
-/// All of a file, or of standard input where `path` is `-`, without a byte-order mark. May be empty; must be UTF-8.
+/// The text of a file, or of standard input if `path` is `-`, without a byte-order mark. It may be empty and must be
+/// UTF-8.
 pub fn read(path: &Path) -> anyhow::Result<String> {
     let (name, bytes) = if path.as_os_str() == STDIN {
         let mut bytes = Vec::new();

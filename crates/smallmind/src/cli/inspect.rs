@@ -39,7 +39,7 @@ pub struct Inspect {
     context: Option<usize>,
 }
 
-/// What a graph is for, in the words of a user.
+/// The purpose of a graph, in the words of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Use {
     /// One token after the other
@@ -70,7 +70,7 @@ impl Use {
     }
 }
 
-/// Bytes that running a model takes.
+/// Bytes that a session with one sequence takes.
 struct Memory {
     context: usize,
     weights: u64,
@@ -82,7 +82,7 @@ impl Inspect {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let folder = models::open_folder(&self.model)?;
         let config = ModelConfig::from_folder(&folder, self.allowed.unknown_keys()).map_err(models::with_flag)?;
-        self.allowed.tell(&folder, &config)?;
+        self.allowed.note(&folder, &config)?;
         config.check_context(self.context(&config))?;
         let unused = unused_tensors(&config, folder.weights())?;
         let memory = self.memory(&config, settings)?;
@@ -131,7 +131,7 @@ impl Inspect {
         })
     }
 
-    /// Of a session with one sequence.
+    /// The memory of a session with one sequence.
     fn memory(&self, config: &ModelConfig, settings: &Settings) -> anyhow::Result<Memory> {
         let plan = self.plan_for(Use::Prefill, config, settings)?;
         Ok(Memory {
@@ -213,7 +213,7 @@ fn describe(folder: &ModelFolder, config: &ModelConfig, graph: &Graph, memory: &
     Ok(rows.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect())
 }
 
-/// The tensors that the configuration has no use for; nothing where there are none.
+/// Rows with the tensors that the configuration has no use for.
 fn unused_rows(unused: &[String]) -> String {
     let name = |i: usize| if i == 0 { "unused" } else { "" };
     unused.iter().enumerate().map(|(i, tensor)| format!("{:<12} {}\n", name(i), tensor.escape_debug())).collect()
@@ -223,7 +223,7 @@ fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
 
-/// The tensors, a line each.
+/// A table of the tensors.
 fn table(folder: &ModelFolder) -> String {
     let width = folder.weights().tensors().map(|info| info.name.len()).max().unwrap_or(0);
     let line = |info: &TensorInfo| {

@@ -1,4 +1,4 @@
-//! Signals that ask the program to end: the first is a request to end well, a second Ctrl-C ends it at once.
+//! Signals that ask the program to end. After the first it finishes its work in order; a second Ctrl-C ends it at once.
 //!
 //! A signal that was ignored when the program started stays ignored, as `nohup` and `trap '' HUP` ask for.
 
@@ -15,13 +15,14 @@ static STOP: AtomicBool = AtomicBool::new(false);
 enum Cause {
     /// Ctrl-C or SIGTERM. The second one ends the process at once.
     Asked,
-    /// The terminal is gone. The system and the shell both send this signal, and a request to terminate may come with it.
+    /// The terminal is gone. The system and the shell both send this signal, and a request to terminate may come with
+    /// it.
     #[cfg(unix)]
     HungUp,
 }
 
-/// From now on Ctrl-C, a request to terminate and the loss of the terminal set the flag that is returned, and the first of them says
-/// `first`. A second Ctrl-C or request to terminate ends the process with code 130.
+/// Installs the handler: Ctrl-C, a request to terminate and the loss of the terminal set the returned flag, and the
+/// first of them prints `first`. A second Ctrl-C or request to terminate ends the process with code 130.
 ///
 /// # Errors
 /// A system that refuses the handler.
@@ -39,12 +40,12 @@ pub fn watch(first: &'static str) -> anyhow::Result<&'static AtomicBool> {
     Ok(&STOP)
 }
 
-/// Ends a training that was interrupted while it prepared its text: nothing that was there has been changed yet.
+/// Checks for an interrupt before a training's first step, when it has changed nothing yet.
 ///
 /// # Errors
-/// An interrupt.
-pub fn check_before_training(stop: &AtomicBool) -> Outcome {
-    if stop.load(Ordering::SeqCst) {
+/// [`Failure::Interrupted`].
+pub fn check_before_training() -> Outcome {
+    if STOP.load(Ordering::SeqCst) {
         return Err(Failure::Interrupted("interrupted before the first step; no run was written".into()).into());
     }
     Ok(())
@@ -74,7 +75,7 @@ fn install(on_signal: impl Fn(Cause) + Send + 'static) -> std::io::Result<()> {
 mod ignored {
     use std::process::{Command, Stdio};
 
-    /// Whether a signal is ignored, as it was at the start of the program: asked before there are handlers.
+    /// Whether a signal is ignored. Must be called before handlers are installed.
     pub fn at_start() -> Box<dyn Fn(i32) -> bool> {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         match mask(&status) {
@@ -89,7 +90,8 @@ mod ignored {
         u64::from_str_radix(mask.trim(), 16).ok()
     }
 
-    /// The same where the system has no such file: a process inherits what is ignored, so a shell that sends itself the signal survives.
+    /// The same for systems without that file: a shell inherits what is ignored, so it survives a signal that it sends
+    /// to itself.
     pub fn by_a_shell(signal: i32) -> bool {
         const SURVIVED: i32 = 7;
         let script = format!("kill -{signal} $$; exit {SURVIVED}");
@@ -113,7 +115,7 @@ mod tests {
     /// Names a child of this test the signals that it ignores.
     const IGNORED: &str = "SMALLMIND_TEST_IGNORED";
 
-    /// In children of this test, since what a process ignores is settled when it starts.
+    /// Runs in child processes, since a process inherits what it ignores.
     #[test]
     fn a_shell_says_the_same() {
         if let Ok(ignored) = std::env::var(IGNORED) {

@@ -1,4 +1,4 @@
-//! What the operating system says about this machine. Where it says nothing (other systems than Linux), fields stay empty.
+//! The machine, as the operating system describes it. Fields stay empty on systems other than Linux.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,17 +14,17 @@ pub struct Machine {
     pub architecture: &'static str,
     /// Vector features that matter here.
     pub features: Vec<&'static str>,
-    /// CPUs that the system runs.
+    /// Number of CPUs that are online.
     pub cpus_online: Option<usize>,
     /// CPUs that this process may run on, as the system writes them: `0-3,8`.
     pub affinity: Option<String>,
-    /// CPUs' worth of time that the control group allows.
+    /// CPU time that the control group allows, in CPUs.
     pub cgroup_cpus: Option<f64>,
     /// Bytes of memory.
     pub memory_total: Option<u64>,
-    /// Bytes of memory to be had now.
+    /// Bytes of memory that are available now.
     pub memory_available: Option<u64>,
-    /// Bytes that the control group allows.
+    /// Bytes of memory that the control group allows.
     pub cgroup_memory: Option<u64>,
     /// Caches of the first CPU.
     pub caches: Vec<Cache>,
@@ -33,16 +33,16 @@ pub struct Machine {
 /// A cache of a CPU.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Cache {
-    /// Such as `L1d`, `L2`.
+    /// The level: `L1d`, `L2`.
     pub name: String,
-    /// Its size as the system writes it: `48K`.
+    /// The size, as the system writes it: `48K`.
     pub size: String,
     /// The CPUs that share it: `0-3`.
     pub shared_by: String,
 }
 
 impl Machine {
-    /// Asks the system.
+    /// Reads the files of the system.
     pub fn read() -> Self {
         let cpuinfo = text("/proc/cpuinfo");
         let meminfo = text("/proc/meminfo");
@@ -67,7 +67,7 @@ impl Machine {
     }
 }
 
-/// How many CPUs a list such as `0-3,8` names.
+/// Number of CPUs in a list such as `0-3,8`.
 #[derive(Debug, PartialEq, Eq)]
 struct CpuList(usize);
 
@@ -84,7 +84,7 @@ impl std::str::FromStr for CpuList {
     }
 }
 
-/// A file of the system, empty where there is none.
+/// A file of the system; empty if there is none.
 fn text(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }

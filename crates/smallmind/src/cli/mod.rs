@@ -3,6 +3,7 @@
 mod bench;
 mod completions;
 mod doctor;
+mod environment;
 mod eval;
 mod failure;
 mod generate;
@@ -12,6 +13,7 @@ mod inspect;
 mod interrupt;
 mod machine;
 mod models;
+mod nanogpt;
 mod new;
 mod output;
 mod output_files;
@@ -34,12 +36,12 @@ use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use failure::Outcome;
 pub(crate) use output::note;
 use settings::{Global, Settings};
-use smallmind::train::Layer;
+use smallmind::train::Overlay;
 
 /// Train, run and profile small language models on an ordinary CPU.
 ///
-/// Answers go to standard output, progress and hints to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad model or
-/// data file, 4 out of memory or over a limit, 5 slower than it should be, 130 interrupted.
+/// Answers go to standard output, progress and hints to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage, 3
+/// bad model or data file, 4 out of memory or over a limit, 5 slower than it should be, 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "smallmind", version, arg_required_else_help = true, subcommand_required = true, max_term_width = 110)]
 struct Cli {
@@ -85,17 +87,17 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         Err(error) => return failure::report(&error, "train").into(),
     };
     let code = match parse(command, &extracted.arguments) {
-        Ok((cli, verb)) => perform(cli, extracted.layers).map_or_else(|error| failure::report(&error, &verb), |()| 0),
+        Ok((cli, verb)) => perform(cli, extracted.overlays).map_or_else(|error| failure::report(&error, &verb), |()| 0),
         Err(error) => print_parse_error(&error, &extracted.arguments),
     };
     ExitCode::from(code)
 }
 
-fn perform(cli: Cli, layers: Vec<Layer>) -> Outcome {
+fn perform(cli: Cli, overlays: Vec<Overlay>) -> Outcome {
     let settings = Settings::new(cli.global)?;
     match cli.verb {
         Verb::Quickstart(verb) => verb.run(&settings),
-        Verb::Train(verb) => verb.run(&settings, layers),
+        Verb::Train(verb) => verb.run(&settings, overlays),
         Verb::Eval(verb) => verb.run(&settings),
         Verb::Generate(verb) => verb.run(&settings),
         Verb::Tokenize(verb) => verb.run(&settings),

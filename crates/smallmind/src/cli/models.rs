@@ -1,16 +1,15 @@
 //! Where a model comes from: a run folder or a Hugging Face folder.
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use smallmind::checkpoint::{CONFIG_FILE, ModelFolder, Rolling, TOKENIZER_FILE};
+use smallmind::checkpoint::{CONFIG_FILE, ModelFolder, TOKENIZER_FILE};
 use smallmind::kernels::Format;
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{ConfigError, LoadOptions, Model, ModelConfig, ModelError, UnknownKeys, UnusedTensors};
-use smallmind::train::is_run;
+use smallmind::train::{is_run, latest_checkpoint};
 
 use super::failure::{bad_file, usage};
 use super::note;
@@ -29,8 +28,8 @@ pub struct ModelArg {
 /// `--weights`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct WeightsArg {
-    /// The format of weights in memory. Those of linear layers and embeddings are converted when they have been read; f16 and bf16 take half of f32's
-    /// bytes, q8_0 about a quarter, and texts differ a little
+    /// The format of weights in memory. Those of linear layers and embeddings are converted when they have been read;
+    /// f16 and bf16 take half of f32's bytes, q8_0 about a quarter, and texts differ a little
     #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = format_parser())]
     pub weights: Format,
 }
@@ -40,7 +39,7 @@ pub(super) fn format_parser() -> impl TypedValueParser<Value = Format> {
     names.try_map(|name| Format::from_name(&name).ok_or("there is no such format"))
 }
 
-/// What of a model's files is passed over.
+/// What is ignored in a model's files.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct Allowed {
     /// Pass over keys of config.json that are not known: they may change what the model computes
@@ -57,21 +56,22 @@ impl Allowed {
         if self.allow_unknown_keys { UnknownKeys::Allow } else { UnknownKeys::Refuse }
     }
 
-    /// Reads the weights of an open folder; says what is passed over.
+    /// Reads the weights of an open folder; notes what is passed over.
     pub fn load(self, folder: &ModelFolder) -> anyhow::Result<Model> {
         let unused_tensors = if self.allow_unused { UnusedTensors::Allow } else { UnusedTensors::Refuse };
         let options = LoadOptions { unknown_keys: self.unknown_keys(), unused_tensors };
         let model = Model::from_folder(folder, options).map_err(with_flag)?;
-        self.tell(folder, model.config())?;
+        self.note(folder, model.config())?;
         Ok(model)
     }
 
-    /// Says what is passed over, and where the weights say more than config.json. `config`: as it was read from `folder`.
-    pub fn tell(self, folder: &ModelFolder, config: &ModelConfig) -> anyhow::Result<()> {
+    /// Notes what is passed over, and a head in the weights that `config.json` does not state. `config` was read from
+    /// `folder`.
+    pub fn note(self, folder: &ModelFolder, config: &ModelConfig) -> anyhow::Result<()> {
         if ModelConfig::from_json_with(folder.config(), self.unknown_keys())?.head != config.head {
             note!(
-                "note: lm_head.weight differs from the token embeddings, although `tie_word_embeddings` in {CONFIG_FILE} makes them \
-                 one: it is used as the output head, as in transformers"
+                "note: lm_head.weight differs from the token embeddings, although `tie_word_embeddings` in \
+                 {CONFIG_FILE} makes them one: it is used as the output head, as in transformers"
             );
         }
         if self.allow_unknown_keys {
@@ -100,7 +100,7 @@ pub fn few(names: &[String]) -> String {
     if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
-/// The error, with the flag that goes on in spite of it.
+/// The error with the option that ignores it.
 pub fn with_flag(error: ModelError) -> anyhow::Error {
     let way = match &error {
         ModelError::Config(ConfigError::Unknown { .. }) => " with --allow-unknown-keys",
@@ -111,7 +111,7 @@ pub fn with_flag(error: ModelError) -> anyhow::Error {
 }
 
 impl ModelArg {
-    /// A folder of this program's own making: nothing in it is passed over.
+    /// A folder that this program made: nothing in it is ignored.
     pub fn own(model: &Path) -> Self {
         Self { model: model.to_owned(), allowed: Allowed::default() }
     }
@@ -133,7 +133,8 @@ impl ModelArg {
     }
 }
 
-/// Opens a model folder: configuration and headers, not yet the weights. A run that has no model yet has checkpoints.
+/// Opens a model folder: configuration and headers, without the weights. For a run without a model, its latest
+/// checkpoint.
 pub fn open_folder(path: &Path) -> anyhow::Result<ModelFolder> {
     refuse_gguf(path)?;
     if !path.exists() {
@@ -145,15 +146,14 @@ pub fn open_folder(path: &Path) -> anyhow::Result<ModelFolder> {
     if path.join(CONFIG_FILE).exists() || !is_run(path) {
         return Ok(ModelFolder::open(path)?);
     }
-    let checkpoints = Rolling::new(path.join("checkpoints"), "step-", NonZeroUsize::MIN);
-    let Some(checkpoint) = checkpoints.latest_valid()?.checkpoint else {
+    let Some(checkpoint) = latest_checkpoint(path)? else {
         return Err(bad_file(format!(
             "{}: the run ended before its first checkpoint: there is no model in it",
             path.display()
         )));
     };
     note!("note: {} has no model of its own yet; its latest checkpoint is used", path.display());
-    Ok(ModelFolder::open(checkpoint.path)?)
+    Ok(ModelFolder::open(checkpoint)?)
 }
 
 /// The tokenizer of a model folder, or a `tokenizer.json` by itself.
@@ -172,7 +172,7 @@ pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
     read_tokenizer(&file)
 }
 
-/// Reads a `tokenizer.json`; says what of it is not applied.
+/// Reads a `tokenizer.json`; notes what in it is not applied.
 pub fn read_tokenizer(file: &Path) -> anyhow::Result<Tokenizer> {
     let tokenizer = Tokenizer::from_file(file)?;
     if let Some(why) = tokenizer.not_applied() {
@@ -181,7 +181,7 @@ pub fn read_tokenizer(file: &Path) -> anyhow::Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-/// GGUF files are for llama.cpp; this program does not read or write them.
+/// Refuses GGUF files, which this program does not read or write.
 pub fn refuse_gguf(path: &Path) -> anyhow::Result<()> {
     let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
     if !is_gguf {

@@ -14,7 +14,7 @@ use super::output_files::{OutputFolder, Overwrite};
 use super::settings::Settings;
 use super::{models, note, output, units};
 
-/// The seed of random weights, unless somebody says otherwise.
+/// The default seed of random weights.
 const SEED: u64 = 1337;
 
 /// Options of `new`.

@@ -1,8 +1,8 @@
 //! The only door to the terminal: standard output for answers, standard error for everything else.
 //!
-//! Names, values and texts from files may hold control characters that steer a terminal: move its cursor, set its title, fill its clipboard.
-//! All that this program writes goes through [`harmless`] where it is meant for a person: standard error always, standard output where it is
-//! a terminal. A file or a pipe gets the answer byte by byte. `clippy.toml` forbids other ways to these streams.
+//! Names, values and texts from files may hold control characters that steer a terminal: move its cursor, set its
+//! title, fill its clipboard. All output for people goes through [`harmless`]: standard error always, standard output
+//! if it is a terminal. A file or a pipe gets the answer unchanged. `clippy.toml` forbids other ways to these streams.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,14 +22,14 @@ macro_rules! note {
 }
 pub(crate) use note;
 
-/// Writes a line to standard error. Unlike `eprintln!` it survives a standard error that can't be written.
+/// Writes a line to standard error. Unlike `eprintln!` it does not panic if standard error can't be written.
 #[allow(clippy::disallowed_methods)]
 pub fn write_note(text: fmt::Arguments<'_>) {
     let line = format!("{text}\n");
     let _ = io::stderr().write_all(harmless(&line).as_bytes());
 }
 
-/// Prints text, at once: as it is, but [`harmless`] on a terminal.
+/// Prints text and flushes it; [`harmless`] on a terminal, else unchanged.
 #[allow(clippy::disallowed_methods)]
 pub fn print(text: &str) -> Outcome {
     static TERMINAL: LazyLock<bool> = LazyLock::new(|| io::stdout().is_terminal());
@@ -38,8 +38,9 @@ pub fn print(text: &str) -> Outcome {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| Failure::Output(error).into())
 }
 
-/// Prints what the parser of the command line has to say: help and version are answers, anything else is an error. `plain` is the same
-/// message without colours, which shows whether something that was typed would steer the terminal: then it is printed without colours.
+/// Prints a message of the command line's parser: help and version are answers, anything else is an error. `plain` is
+/// the same message without colours. If that has characters that steer a terminal, they were typed, and it is printed
+/// instead.
 #[allow(clippy::disallowed_methods)]
 pub fn parser_message(message: &clap::Error, plain: &clap::Error) -> Outcome {
     let text = plain.render().ansi().to_string();
@@ -57,8 +58,8 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
     if text.contains(steers) { text.replace(steers, "\u{fffd}").into() } else { text.into() }
 }
 
-/// Control characters but line feed and tab (C0, DEL, C1), and those that turn the direction of what follows, so that a text reads otherwise
-/// than it is.
+/// Whether a character steers a terminal: control characters (C0, DEL, C1) except line feed and tab, and those that
+/// change the direction of the text after them.
 pub fn steers(c: char) -> bool {
     let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     turns || c.is_control() && !matches!(c, '\n' | '\t')
@@ -74,7 +75,7 @@ pub fn document(value: Value) -> Outcome {
     line(&format!("{:#}", versioned(value)))
 }
 
-/// Prints a JSON document of a stream on one line.
+/// Prints a JSON document on one line, as one event of a stream.
 pub fn event(value: Value) -> Outcome {
     line(&versioned(value).to_string())
 }

@@ -1,7 +1,8 @@
 //! Files that a verb writes, claimed before its work begins.
 //!
-//! A claim finds out whether the place can be written and whether something would be lost; it leaves nothing there. Each file appears whole,
-//! under its name, when it is published. (`train` and `quickstart` write whole runs: `smallmind::train::RunDir` is their claim.)
+//! A claim checks that the file can be written and that nothing would be lost; it leaves nothing behind. Each file
+//! appears complete under its name when it is published. (`train` and `quickstart` claim the folder of a run with
+//! `smallmind::train::RunDir`.)
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{IsTerminal, Write};
@@ -31,11 +32,11 @@ pub struct OutputFile {
 
 #[derive(Debug)]
 enum Sink {
-    /// A file that was there, where links to it lead.
+    /// A file that exists: its path with links resolved.
     Replace(PathBuf),
-    /// A file that was not there.
+    /// A file that does not exist.
     Create,
-    /// A terminal, a pipe, `/dev/null`: what keeps nothing and can't be replaced.
+    /// A terminal, a pipe or `/dev/null`, which can't be replaced.
     Device(File),
 }
 
@@ -43,7 +44,7 @@ impl OutputFile {
     /// Claims `path`. A link is followed.
     ///
     /// # Errors
-    /// A file that is there already, without `--overwrite`; a folder; a link to nothing; a place that can't be written.
+    /// A file that exists, without `--overwrite`; a folder; a link to nothing; a path that can't be written.
     pub fn claim(path: &Path, overwrite: Overwrite) -> anyhow::Result<Self> {
         let name = path.display();
         let metadata = path.metadata();
@@ -53,9 +54,9 @@ impl OutputFile {
                 if !overwrite.overwrite {
                     return Err(usage(format!("{name}: this file is there already; --overwrite replaces it")));
                 }
-                let place = path.canonicalize().with_context(|| format!("{name}"))?;
-                drop(PendingFile::create(&place)?);
-                Sink::Replace(place)
+                let target = path.canonicalize().with_context(|| format!("{name}"))?;
+                drop(PendingFile::create(&target)?);
+                Sink::Replace(target)
             }
             Ok(_) => {
                 let file = OpenOptions::new().write(true).open(path);
@@ -77,7 +78,7 @@ impl OutputFile {
     /// Writes the file and publishes it.
     ///
     /// # Errors
-    /// A disk that is full or failing; what was there before stays. A file that somebody put there since the claim.
+    /// A disk that is full or failing; an earlier file is unchanged. A file that somebody put there since the claim.
     pub fn write(self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
         match self.fill(write)? {
             Some(filled) => filled.publish(),
@@ -85,23 +86,23 @@ impl OutputFile {
         }
     }
 
-    /// Writes the content to a device, or to a temporary file, which is still to be published.
+    /// Writes the content to a device (`None`), or to a temporary file that must be published.
     fn fill(self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> anyhow::Result<Option<Filled>> {
-        let (place, earlier) = match self.sink {
-            Sink::Replace(place) => (place, Earlier::Replace),
+        let (target, earlier) = match self.sink {
+            Sink::Replace(target) => (target, Earlier::Replace),
             Sink::Create => (self.path, Earlier::Keep),
             Sink::Device(file) => return write_device(file, &self.path, write).map(|()| None),
         };
-        let mut file = PendingFile::create(&place)?;
+        let mut file = PendingFile::create(&target)?;
         file.fill(write)?;
-        Ok(Some(Filled { place, file, earlier }))
+        Ok(Some(Filled { target, file, earlier }))
     }
 }
 
 fn write_device(mut file: File, path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
     let mut bytes = Vec::new();
     let text = write(&mut bytes).map(|()| {
-        // What a file may hold could steer a terminal.
+        // The content may hold characters that steer a terminal.
         if file.is_terminal() {
             output::harmless(&String::from_utf8_lossy(&bytes)).into_owned().into_bytes()
         } else {
@@ -112,21 +113,21 @@ fn write_device(mut file: File, path: &Path, write: impl FnOnce(&mut dyn Write) 
     written.with_context(|| format!("{}: can't be written", path.display()))
 }
 
-/// A file that is written, under a temporary name.
+/// A complete file under a temporary name.
 #[derive(Debug)]
 struct Filled {
-    place: PathBuf,
+    target: PathBuf,
     file: PendingFile<'static>,
     earlier: Earlier,
 }
 
 impl Filled {
     fn publish(self) -> Outcome {
-        let Self { place, file, earlier } = self;
+        let Self { target, file, earlier } = self;
         file.publish(earlier).map_err(|error| {
-            if earlier == Earlier::Keep && place.symlink_metadata().is_ok() {
-                let place = place.display();
-                anyhow::anyhow!("{place}: somebody else has just made this file; it is left alone")
+            if earlier == Earlier::Keep && target.symlink_metadata().is_ok() {
+                let target = target.display();
+                anyhow::anyhow!("{target}: somebody else has just made this file; it is left alone")
             } else {
                 error.into()
             }
@@ -134,7 +135,7 @@ impl Filled {
     }
 }
 
-/// Files of one folder that will be written, and appear together.
+/// Files of one folder that will be written and published together.
 #[derive(Debug)]
 pub struct OutputFolder {
     folder: PathBuf,
@@ -142,11 +143,11 @@ pub struct OutputFolder {
     filled: Vec<Filled>,
 }
 
-/// Folders that were made; those that are still empty are removed at the end.
+/// Folders that were made; empty ones are removed when this is dropped.
 struct MadeFolders(Vec<PathBuf>);
 
 impl OutputFolder {
-    /// Claims the files `names` in `folder`, which is made with the first of them.
+    /// Claims the files `names` in `folder`, which is made when the first of them is written.
     ///
     /// # Errors
     /// As [`OutputFile::claim`]; a file where the folder should be.
@@ -174,17 +175,17 @@ impl OutputFolder {
         Ok(())
     }
 
-    /// Moves the files that were written to their names, in the order in which they were.
+    /// Moves the written files to their names, in the order in which they were written.
     ///
     /// # Errors
-    /// As [`OutputFile::write`]; the files before the one that is refused are in their places.
+    /// As [`OutputFile::write`]; files before the refused one are published.
     pub fn publish(self) -> Outcome {
         self.filled.into_iter().try_for_each(Filled::publish)
     }
 }
 
 impl MadeFolders {
-    /// Makes `folder` and those above it, as far as they are not there.
+    /// Makes `folder` and the missing folders above it.
     fn make(folder: &Path) -> anyhow::Result<Self> {
         let new = folder.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
         let made = Self(new.map(Path::to_owned).collect());
@@ -196,7 +197,7 @@ impl MadeFolders {
 impl Drop for MadeFolders {
     fn drop(&mut self) {
         for folder in &self.0 {
-            // Refused where something is in it, which is what is wanted.
+            // Fails for a folder with files in it, as it should.
             let _ = fs::remove_dir(folder);
         }
     }

@@ -1,37 +1,37 @@
 //! The settings of a training in a command line: `--train.lr=1e-3`, and nanoGPT's `--max_iters=2000`.
 //!
-//! Their names are data, not options that clap could know; so they are taken out of the arguments before clap sees them.
+//! Settings are no options of clap's: they are taken out of the arguments before clap parses the rest.
 
 use std::ffi::OsString;
 
 use clap::Command;
 use smallmind::checkpoint::did_you_mean;
-use smallmind::train::nanogpt::{self, Meaning};
-use smallmind::train::{Layer, TrainConfig};
+use smallmind::train::{Overlay, TrainConfig};
 
 use super::failure::usage;
+use super::nanogpt::{self, Meaning};
 use super::note;
 
-/// The verb that takes such settings.
+/// The verb that takes settings.
 const VERB: &str = "train";
 
-/// A command line taken apart.
+/// A command line without its settings, and the settings.
 #[derive(Debug)]
 pub struct Extracted {
-    /// What is left for clap.
+    /// The arguments for clap.
     pub arguments: Vec<OsString>,
     /// The settings, in order.
-    pub layers: Vec<Layer>,
-    /// Whether nanoGPT's word for `--resume` was among them.
+    pub overlays: Vec<Overlay>,
+    /// Whether nanoGPT's `--init_from=resume` was among them.
     resume: bool,
 }
 
-/// Takes the settings out of the arguments of `train`; those of other verbs stay as they are.
+/// Takes the settings out of the arguments of `train`; arguments of other verbs are unchanged.
 ///
 /// # Errors
 /// A setting without a value; a name that is neither an option nor a setting.
 pub fn extract(arguments: Vec<OsString>, command: &Command) -> anyhow::Result<Extracted> {
-    let mut extracted = Extracted { arguments: Vec::with_capacity(arguments.len()), layers: vec![], resume: false };
+    let mut extracted = Extracted { arguments: Vec::with_capacity(arguments.len()), overlays: vec![], resume: false };
     let Some(verb) = verb_position(&arguments).filter(|at| arguments[*at] == VERB) else {
         extracted.arguments = arguments;
         return Ok(extracted);
@@ -57,7 +57,7 @@ pub fn extract(arguments: Vec<OsString>, command: &Command) -> anyhow::Result<Ex
         let name = assignment.split('=').next().unwrap_or_default();
         if options.iter().any(|option| option == name) {
             extracted.arguments.push(argument);
-        } else if !name.contains('.') && !Layer::is_known(name) {
+        } else if !name.contains('.') && !nanogpt::is_name(name) {
             return Err(unknown(name, &options));
         } else if assignment.contains('=') {
             extracted.set(assignment)?;
@@ -75,16 +75,16 @@ pub fn extract(arguments: Vec<OsString>, command: &Command) -> anyhow::Result<Ex
 }
 
 impl Extracted {
-    /// Takes `name=value` as a setting, or as the option that it stands for in nanoGPT.
+    /// Adds the setting `name=value`, or the option that it means in nanoGPT.
     fn set(&mut self, assignment: &str) -> anyhow::Result<()> {
         let (name, value) = assignment.split_once('=').unwrap_or((assignment, ""));
         match nanogpt::meaning(name, value).transpose()? {
-            None => self.layers.push(Layer::assignment(assignment)?),
-            Some(Meaning::Setting(layer, differs)) => {
+            None => self.overlays.push(Overlay::of_text(name, value, format!("--{assignment}"))?),
+            Some(Meaning::Setting(overlay, differs)) => {
                 if let Some(differs) = differs {
                     note!("note: --{assignment}: {differs}");
                 }
-                self.layers.push(layer);
+                self.overlays.push(overlay);
             }
             Some(Meaning::Out(folder)) => self.arguments.push(format!("--out={folder}").into()),
             Some(Meaning::Resume(resume)) => self.resume = resume,
@@ -95,7 +95,7 @@ impl Extracted {
     }
 }
 
-/// Where the verb stands: the first argument that is no option and no option's value.
+/// Index of the verb: the first argument that is no option and no option's value.
 fn verb_position(arguments: &[OsString]) -> Option<usize> {
     let mut at = 1;
     while let Some(argument) = arguments.get(at) {
@@ -117,8 +117,8 @@ fn long_options(command: &Command) -> Vec<String> {
 }
 
 fn unknown(name: &str, options: &[String]) -> anyhow::Error {
-    let (keys, aliases) = (TrainConfig::keys(), TrainConfig::aliases());
-    let known = options.iter().map(String::as_str).chain(keys).chain(aliases);
+    let names: Vec<&str> = nanogpt::names().collect();
+    let known = options.iter().map(String::as_str).chain(TrainConfig::keys()).chain(names);
     let hint = did_you_mean(name, known).map(|near| format!("; did you mean --{near}?")).unwrap_or_default();
     usage(format!("there is no option --{name}{hint} (smallmind train --help lists options and settings)"))
 }
@@ -133,7 +133,7 @@ mod tests {
         let arguments = line.split(' ').map(OsString::from).collect();
         let extracted = super::extract(arguments, &Cli::command())?;
         let left: Vec<_> = extracted.arguments.iter().map(|a| a.to_string_lossy()).collect();
-        Ok((left.join(" "), extracted.layers.into_iter().map(|layer| layer.origin).collect()))
+        Ok((left.join(" "), extracted.overlays.into_iter().map(|overlay| overlay.origin).collect()))
     }
 
     #[test]
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn slips_are_named() {
+    fn mistakes_are_named() {
         for (line, near) in [
             ("smallmind train --n_layers=4", "--n_layer"),
             ("smallmind train --outt=x", "--out"),

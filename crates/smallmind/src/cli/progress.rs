@@ -1,4 +1,4 @@
-//! What a training tells, as a bar, as lines, or as JSON.
+//! Reports of a training: a bar, lines, or JSON.
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,18 +10,18 @@ use smallmind::train::{EvalEvent, Event, Progress, Started, StepEvent};
 use super::settings::{Format, Settings};
 use super::{note, output, units};
 
-/// Lines about steps in a whole training; between them a bar moves, where there is a terminal.
+/// Lines about steps in a whole training. On a terminal a bar moves between them.
 const LINES: u64 = 20;
-/// Where there is none, a line comes after this time at the latest.
+/// The longest time between two lines if there is no bar.
 const LONGEST_SILENCE: Duration = Duration::from_secs(15);
-/// Characters of the bar that the first loss gets in each line.
+/// Characters of the bar in a line for a loss equal to the first one.
 const LOSS_WIDTH: f64 = 24.0;
 
-/// A bar on standard error, invisible where that is no terminal. What is said in it is made harmless as everything else is.
+/// A bar on standard error, hidden unless that is a terminal. Its messages go through [`output::harmless`].
 pub struct Bar(ProgressBar);
 
 impl Bar {
-    /// A bar of `len` steps. The template is this program's own.
+    /// A bar of `len` steps.
     #[allow(clippy::disallowed_methods)]
     pub fn new(len: u64, template: &'static str) -> Self {
         let terminal = std::io::stderr().is_terminal();
@@ -49,7 +49,7 @@ impl Bar {
         self.0.set_message(output::harmless(text).into_owned());
     }
 
-    /// Writes lines while the bar is out of the way.
+    /// Runs `write` while the bar is hidden.
     fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
         self.0.suspend(write)
     }
@@ -59,7 +59,7 @@ impl Bar {
     }
 }
 
-/// Tells of a training while it runs.
+/// Reports a training while it runs.
 pub struct Reporter {
     format: Format,
     stop: &'static AtomicBool,
@@ -71,7 +71,7 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// A reporter that sets `stop` when nobody reads its JSON any more.
+    /// A reporter that sets `stop` if its JSON can't be written.
     pub fn new(settings: &Settings, stop: &'static AtomicBool) -> Self {
         Self {
             format: settings.format,
@@ -84,7 +84,7 @@ impl Reporter {
         }
     }
 
-    /// Tells what is done to the text before training.
+    /// Reports a stage of the preparation.
     pub fn prepare(&mut self, progress: Progress) {
         match progress {
             Progress::Note(text) => self.bar.suspend(|| note!("note: {text}")),
@@ -94,7 +94,7 @@ impl Reporter {
         }
     }
 
-    /// A line for people, above the bar.
+    /// Prints a line above the bar, unless the format is JSON.
     pub fn say(&mut self, text: &str) {
         if self.format == Format::Text {
             self.bar.suspend(|| note!("{text}"));
@@ -102,7 +102,7 @@ impl Reporter {
         }
     }
 
-    /// Tells of an event.
+    /// Reports an event.
     pub fn event(&mut self, event: &Event) {
         if self.format == Format::Json && self.failure.is_none() {
             let printed = self.bar.suspend(|| output::event(event.to_json()));
@@ -182,7 +182,10 @@ impl Reporter {
         ));
     }
 
-    /// Ends the bar; the reason why standard output could not be written, if so.
+    /// Removes the bar.
+    ///
+    /// # Errors
+    /// The error if standard output could not be written.
     pub fn finish(self) -> anyhow::Result<()> {
         self.bar.finish_and_clear();
         self.failure.map_or(Ok(()), Err)

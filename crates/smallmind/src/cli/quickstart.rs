@@ -7,36 +7,22 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
-use smallmind::graph::{Batch, NoProbe};
-use smallmind::model::sampler::SamplerConfig;
-use smallmind::model::{Finish as TextFinish, GenerateOptions, Generator, Model, Session, SessionOptions};
+use smallmind::model::{Finish as TextFinish, Generator, Session, SessionOptions};
 use smallmind::profile::{Recorder, Summary as Profile};
 use smallmind::simd::IsaKind;
-use smallmind::train::{
-    Batches, Draw, Event, Existing, Finish, Learner, Prepared, RunDir, Source, TrainConfig, TrainError, Trainer,
-    Windows, prepare,
-};
+use smallmind::train::{Event, Existing, Finish, RunDir, Source, TrainError, Trainer, prepare, quickstart};
 
 use super::failure::{Failure, Outcome, usage};
-use super::generate::{Sink, tell};
+use super::generate::{Sink, generate};
 use super::models::ModelArg;
 use super::progress::Reporter;
 use super::settings::Settings;
 use super::{hints, interrupt, note, output, train, units};
 
-/// The preset that is trained, and the folder's name.
-const PRESET: &str = "quickstart";
+/// The name of the run's folder.
 const FOLDER: &str = "smallmind-quickstart";
-/// How many steps are timed at most, and for how long, to know how many fit into the time.
-const TIMED_STEPS: usize = 60;
-const TIMING: Duration = Duration::from_secs(2);
-/// The share of the time that is trained at least, however long the preparations took.
-const LEAST_TRAINING: f64 = 0.5;
-/// How many steps a training has at least and at most.
-const STEPS: std::ops::RangeInclusive<u64> = 20..=50_000;
-/// Stories told at the end, and the most tokens of each.
+/// Stories told at the end.
 const STORIES: u64 = 3;
-const STORY_TOKENS: usize = 320;
 
 /// Options of `quickstart`.
 #[derive(Debug, Args)]
@@ -68,8 +54,8 @@ impl Quickstart {
         let mut reporter = Reporter::new(settings, stop);
         reporter.say(&format!("a small model learns to tell stories; its folder is {}", out.display()));
 
-        let mut trainer = self.begin(dir, started, settings, isa, (&mut reporter, stop))?;
-        let recorder = Recorder::new(trainer.learner().plans().0);
+        let mut trainer = self.begin(dir, started, settings, &mut reporter)?;
+        let recorder = Recorder::new(trainer.learner().gradient_plan());
         let summary = trainer.run_probed(stop, &mut |event: &Event| reporter.event(event), &recorder)?;
         if summary.finish == Finish::Interrupted {
             reporter.finish()?;
@@ -112,75 +98,34 @@ impl Quickstart {
         dir: RunDir,
         started: Instant,
         settings: &Settings,
-        isa: IsaKind,
-        (reporter, stop): (&mut Reporter, &AtomicBool),
+        reporter: &mut Reporter,
     ) -> anyhow::Result<Trainer> {
-        let seed = settings.seed_layer()?;
-        let mut config = TrainConfig::layered(Some(PRESET), seed.as_slice())?;
-        // The built-in stories are documents, which the files that the preset may be used with are not.
-        config.data.windows = Windows::Documents;
+        let isa = settings.isa()?;
+        let seed = settings.seed_overlay()?;
+        let config = quickstart::config(seed.as_slice())?;
         let source = Source::Stories { seed: config.train.seed, bytes: self.text };
         let prepared = prepare(&dir.staging(), &config, source, &mut |progress| reporter.prepare(progress))?;
         let steps = match self.steps {
             Some(steps) => steps,
             None => {
-                let step = seconds_of_a_step(&config, &prepared, settings.threads(), isa)?;
-                let seconds = f64::from(self.seconds);
-                let left = (seconds - started.elapsed().as_secs_f64()).max(LEAST_TRAINING * seconds);
-                ((left / step) as u64).clamp(*STEPS.start(), *STEPS.end())
+                let step = quickstart::seconds_of_a_step(&config, &prepared, settings.threads(), isa)?;
+                quickstart::steps_within(Duration::from_secs(self.seconds.into()), started.elapsed(), step)
             }
         };
-        interrupt::check_before_training(stop)?;
-        config.train.steps = steps;
-        config.train.warmup = config.train.warmup.min(steps / 10);
-        config.eval.interval = (steps / 4).max(1);
-        config.eval.batches = config.eval.batches.min(5);
-        config.checkpoint.interval = (steps / 4).max(1);
-        config.log.interval = (steps / 200).max(1);
+        interrupt::check_before_training()?;
+        let config = quickstart::of_steps(config, steps);
         Ok(Trainer::create(dir, config, prepared, settings.threads(), isa)?)
     }
 }
 
-/// Where the time of the training's forward and backward passes went.
+/// The profile of the training's forward and backward runs.
 fn profile(trainer: &Trainer, recorder: &Recorder) -> Profile {
     let batch = trainer.batch();
     let runs = usize::try_from(trainer.learner().steps()).unwrap_or(usize::MAX);
-    Profile::new(trainer.learner().plans().0, batch, recorder, runs)
+    Profile::new(trainer.learner().gradient_plan(), batch, recorder, runs)
 }
 
-/// The seconds of a step: some are timed on a learner that is thrown away.
-fn seconds_of_a_step(
-    config: &TrainConfig,
-    prepared: &Prepared,
-    threads: usize,
-    isa: IsaKind,
-) -> Result<f64, TrainError> {
-    let shape = config.batch_shape()?;
-    let model = Model::random(config.model_config(prepared.tokenizer.vocab_size())?, config.train.seed)?;
-    let mut learner = Learner::new(model, shape, config.optimizer(), threads, isa)?;
-    let mut batches = Batches::new(config.data.windows, &prepared.train, prepared.tokenizer.eos(), shape)?;
-    let mut batch = Batch::default();
-    let mut laps = Vec::with_capacity(TIMED_STEPS);
-    let started = Instant::now();
-    for step in 0..TIMED_STEPS {
-        let lap = Instant::now();
-        let draw = Draw { seed: config.train.seed, step: step as u64, first_row: 0 };
-        batches.fill(&prepared.train, draw, &mut batch)?;
-        learner.accumulate(&batch, shape.tokens(), (config.train.seed, step as u32), &NoProbe)?;
-        learner.update(0.0, &NoProbe)?;
-        laps.push(lap.elapsed().as_secs_f64());
-        // The first step touches all memory for the first time.
-        if started.elapsed() >= TIMING && laps.len() > 1 {
-            break;
-        }
-    }
-    let rest = &mut laps[1..];
-    rest.sort_by(f64::total_cmp);
-    // A neighbour on the machine who is busy for a moment would shorten the training: the fast quarter tells what it will mostly be.
-    Ok(rest[rest.len() / 4].max(1e-9))
-}
-
-/// Lets the model tell its stories.
+/// Generates the stories.
 fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: &AtomicBool) -> Outcome {
     let (model, tokenizer) = ModelArg::own(run).open()?;
     let context = model.config().context;
@@ -191,37 +136,32 @@ fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: 
         note!("\nstories from the model, word by word:\n");
     }
     for story in 0..STORIES {
-        let sampler = SamplerConfig {
-            temperature: 0.6,
-            top_k: 40,
-            min_p: 0.2,
-            seed: seed.wrapping_add(story),
-            ..SamplerConfig::default()
-        };
-        let options = GenerateOptions { max_tokens: STORY_TOKENS, sampler, stops: vec![] };
-        // An empty prompt stands for the token that ended the story before.
+        let options = quickstart::story_options(seed.wrapping_add(story));
         if settings.is_json() {
-            let told = tell(&mut generator, &[], &options, Sink::Keep, stop)?;
-            output::event(
-                json!({ "event": "story", "text": told.text, "tokens": told.generation.tokens, "tokens_per_second": told.decode_rate() }),
-            )?;
+            let generated = generate(&mut generator, &[], &options, Sink::Keep, stop)?;
+            output::event(json!({
+                "event": "story",
+                "text": generated.text,
+                "tokens": generated.generation.tokens,
+                "tokens_per_second": generated.decode_rate(),
+            }))?;
             continue;
         }
         if story > 0 {
             output::print("\n")?;
         }
-        let told = tell(&mut generator, &[], &options, Sink::Print { echo: "" }, stop)?;
-        if !told.ends_line {
+        let generated = generate(&mut generator, &[], &options, Sink::Print { echo: "" }, stop)?;
+        if !generated.ends_line {
             output::print("\n")?;
         }
-        if told.generation.finish == TextFinish::Interrupted {
+        if generated.generation.finish == TextFinish::Interrupted {
             return Err(Failure::Interrupted(format!("interrupted; the model is in {}", run.display())).into());
         }
     }
     Ok(())
 }
 
-/// What to type next.
+/// Hints at the next commands.
 fn next(run: &Path) {
     let (program, run) = (hints::program(), hints::quoted(run));
     note!("\nnext:");

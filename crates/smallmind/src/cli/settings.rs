@@ -1,4 +1,4 @@
-//! What every verb takes.
+//! Options and variables of every verb.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -8,7 +8,7 @@ use clap::builder::Resettable;
 use clap::{Args, Command};
 use smallmind::graph::available_threads;
 use smallmind::simd::{IsaError, IsaKind};
-use smallmind::train::{Layer, TrainError};
+use smallmind::train::{Overlay, TrainError};
 
 use super::failure::usage;
 
@@ -19,15 +19,19 @@ const SEED_VARIABLE: &str = "SMALLMIND_SEED";
 /// The variable behind `--model`.
 pub const MODEL_VARIABLE: &str = "SMALLMIND_MODEL";
 
-/// More workers than any machine of today has CPUs are a slip of the finger.
+/// The variable that forces an instruction set: `scalar`, `avx2` or `avx512`.
+pub const ISA_VARIABLE: &str = "SMALLMIND_ISA";
+
+/// Most worker threads: more than any machine has CPUs.
 const MOST_THREADS: u16 = 1024;
 
-/// A variable of the environment, if it is set; an empty one counts as unset, for every variable of this program.
+/// A variable of the environment; `None` if it is unset or empty, which mean the same for every variable of this
+/// program.
 pub fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// The same command, to which empty variables of the environment say nothing, and to which `-1` is a number and no option.
+/// The same command, which ignores empty variables of the environment and takes `-1` for a number, not for an option.
 pub fn prepared(command: Command) -> Command {
     let unset = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| variable(name).is_none());
     let command = command.mut_args(|argument| {
@@ -36,7 +40,7 @@ pub fn prepared(command: Command) -> Command {
     command.allow_negative_numbers(true).mut_subcommands(prepared)
 }
 
-/// An error about the model at `path`; where the environment names that, so does the error.
+/// An error about the model at `path`, with the name of the variable if that set the path.
 pub fn of_model(path: &Path, error: anyhow::Error) -> anyhow::Error {
     if variable(MODEL_VARIABLE).is_some_and(|value| value == path) { error.context(MODEL_VARIABLE) } else { error }
 }
@@ -50,7 +54,7 @@ fn seed(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("it must be a whole number from 0 to {}", u64::MAX))
 }
 
-/// The value of a variable, where it is set.
+/// The value of a variable, if it is set.
 fn read<T>(name: &str, parse: fn(&str) -> Result<T, String>) -> anyhow::Result<Option<T>> {
     let Some(value) = variable(name) else { return Ok(None) };
     let text = value.to_string_lossy();
@@ -71,7 +75,7 @@ pub struct Global {
     seed: Option<u64>,
 }
 
-/// How an answer is printed.
+/// The format of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// For people.
@@ -83,21 +87,21 @@ pub enum Format {
 /// The options of every verb, with their defaults.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// How the answer is printed.
+    /// Format of the answer.
     pub format: Format,
-    /// Workers asked for.
+    /// Worker threads by option or variable; `None` for one per CPU.
     pub threads_asked: Option<usize>,
-    /// Where random numbers start, if somebody said so.
+    /// The seed, by option or variable.
     pub seed: Option<u64>,
-    /// What said so.
+    /// The name of the option or variable that set the seed.
     seed_named: &'static str,
 }
 
 impl Settings {
-    /// From the options given, or else from variables of the environment.
+    /// Settings from options, or else from variables of the environment.
     ///
     /// # Errors
-    /// A variable that is neither empty nor a number as its option takes it, and whose option isn't given.
+    /// A variable with a value that its option would refuse, unless that option is given.
     pub fn new(global: Global) -> anyhow::Result<Self> {
         let threads = global.threads.map_or_else(|| read(THREADS_VARIABLE, threads), |given| Ok(Some(given)))?;
         let (seed, seed_named) = match global.seed {
@@ -108,11 +112,10 @@ impl Settings {
         Ok(Self { format, threads_asked: threads.map(usize::from), seed, seed_named })
     }
 
-    /// The seed as a setting of a training, by the name of what set it.
-    pub fn seed_layer(&self) -> Result<Option<Layer>, TrainError> {
+    /// The seed as a setting of a training; its origin is the option or variable.
+    pub fn seed_overlay(&self) -> Result<Option<Overlay>, TrainError> {
         let Some(seed) = self.seed else { return Ok(None) };
-        let origin = format!("{}={seed}", self.seed_named);
-        Ok(Some(Layer { origin, ..Layer::assignment(&format!("train.seed={seed}"))? }))
+        Overlay::of_text("train.seed", &seed.to_string(), format!("{}={seed}", self.seed_named)).map(Some)
     }
 
     /// Whether `--seed` was given.
@@ -125,17 +128,25 @@ impl Settings {
         self.format == Format::Json
     }
 
-    /// Workers.
+    /// Number of worker threads.
     pub fn threads(&self) -> usize {
         self.threads_asked.unwrap_or_else(available_threads)
     }
 
-    /// The instruction set: the one that the environment asks for, or the best.
-    pub fn isa(&self) -> Result<IsaKind, IsaError> {
-        IsaKind::from_environment()
+    /// The instruction set that the variable names, or the best.
+    pub fn isa(&self) -> anyhow::Result<IsaKind> {
+        let Some(value) = variable(ISA_VARIABLE) else { return Ok(IsaKind::best()) };
+        let name = value.to_string_lossy();
+        IsaKind::named(&name).map_err(|error| {
+            let advice = match error {
+                IsaError::Unavailable(_) => format!("; unset {ISA_VARIABLE} to use the best"),
+                IsaError::Unknown(_) => String::new(),
+            };
+            usage(format!("{ISA_VARIABLE}={name}: {error}{advice}"))
+        })
     }
 
-    /// The seed, or one that differs from run to run.
+    /// The seed, or one from the time.
     pub fn seed_or_any(&self) -> u64 {
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_micros() as u64 % 1_000_000_007);
         self.seed.unwrap_or_else(now)

@@ -3,26 +3,25 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use smallmind::checkpoint::did_you_mean;
-use smallmind::train::{Event, Existing, Finish, Layer, RunDir, Source, Summary, TrainConfig, Trainer, prepare};
+use smallmind::train::{Event, Existing, Finish, Overlay, RunDir, Source, Summary, TrainConfig, Trainer, prepare};
 
 use super::failure::{Failure, Outcome, usage};
 use super::progress::Reporter;
 use super::settings::Settings;
-use super::{hints, interrupt, note, output, units};
+use super::{environment, hints, interrupt, nanogpt, note, output, units};
 
 /// The setting behind `--seed`.
 const SEED_KEY: &str = "train.seed";
 
-/// What Ctrl-C says.
+/// The message of the first Ctrl-C.
 pub const STOPPING: &str = "stopping; a training that has begun ends with a checkpoint (Ctrl-C again ends at once)";
 
 /// Options of `train`.
 #[derive(Debug, Args)]
 #[command(after_help = settings_help())]
 pub struct Train {
-    /// Text files, - for standard input, joined end to end and divided into documents at data.separator; each line of a .jsonl file is a
-    /// document. The last tenth is for validation
+    /// Text files, - for standard input, joined end to end and divided into documents at data.separator; each line of a
+    /// .jsonl file is a document. The last tenth is for validation
     #[arg(long, num_args = 1.., value_name = "FILE", required_unless_present = "resume")]
     data: Vec<PathBuf>,
     /// The folder of the run
@@ -60,34 +59,36 @@ fn settings_help() -> String {
     };
     let presets = super::new::presets();
     format!(
-        "Settings, as --section.key=value, in a file as [section] key = value, or in the environment as SMALLMIND_SECTION_KEY \
-         (a flag beats the environment, which beats the file, which beats the preset; an empty variable counts as unset):{}\n\n\
-         nanoGPT's names are understood too, as --n_layer=4; what has no counterpart is passed over or refused, with the reason:{}\n\n{presets}",
+        "Settings, as --section.key=value, in a file as [section] key = value, or in the environment as \
+         SMALLMIND_SECTION_KEY (a flag beats the environment, which beats the file, which beats the preset; an empty \
+         variable counts as unset):{}\n\n\
+         nanoGPT's names are understood too, as --n_layer=4; what has no counterpart is passed over or refused, with \
+         the reason:{}\n\n{presets}",
         wrapped(TrainConfig::keys()),
-        wrapped(TrainConfig::aliases()),
+        wrapped(nanogpt::names().collect()),
     )
 }
 
 impl Train {
-    pub(super) fn run(self, settings: &Settings, assignments: Vec<Layer>) -> Outcome {
+    pub(super) fn run(self, settings: &Settings, assignments: Vec<Overlay>) -> Outcome {
         let isa = settings.isa()?;
-        let layers = self.layers(settings, assignments)?;
+        let overlays = self.overlays(settings, assignments)?;
         let stop = interrupt::watch(STOPPING)?;
         let mut reporter = Reporter::new(settings, stop);
         let mut trainer = if self.resume {
             if !self.data.is_empty() {
                 note!("note: the run has its own copy of its data; --data is passed over");
             }
-            Trainer::resume(&self.out, &layers, settings.threads(), isa)?
+            Trainer::resume(&self.out, &overlays, settings.threads(), isa)?
         } else {
-            let config = TrainConfig::layered(self.preset.as_deref(), &layers)?;
+            let config = TrainConfig::with_overlays(self.preset.as_deref(), &overlays)?;
             let dir = RunDir::claim(&self.out, if self.overwrite { Existing::Replace } else { Existing::Refuse })?;
             if let Some(found) = dir.replaces() {
                 note!("note: in {} the new run will replace {found}", self.out.display());
             }
             let source = Source::Files(&self.data);
             let prepared = prepare(&dir.staging(), &config, source, &mut |p| reporter.prepare(p))?;
-            interrupt::check_before_training(stop)?;
+            interrupt::check_before_training()?;
             Trainer::create(dir, config, prepared, settings.threads(), isa)?
         };
         let ended = trainer.run(stop, &mut |event: &Event| reporter.event(event));
@@ -104,32 +105,32 @@ impl Train {
         Ok(())
     }
 
-    /// What the settings are made of, the strongest last.
-    fn layers(&self, settings: &Settings, assignments: Vec<Layer>) -> anyhow::Result<Vec<Layer>> {
-        let mut layers = Vec::new();
+    /// The overlays of settings, each over the one before.
+    fn overlays(&self, settings: &Settings, assignments: Vec<Overlay>) -> anyhow::Result<Vec<Overlay>> {
+        let mut overlays = Vec::new();
         if let Some(name) = self.preset.as_ref().filter(|_| self.resume) {
-            layers.push(Layer::assignment(&format!("model.preset={name}"))?);
+            overlays.push(Overlay::of_text("model.preset", name, format!("--preset={name}"))?);
         }
         for path in &self.config {
-            layers.push(Layer::file(path)?);
+            overlays.push(Overlay::file(path)?);
         }
-        layers.extend(Layer::environment()?);
-        tell_unknown_variables();
-        if let Some(seed) = settings.seed_layer()? {
-            if settings.seed_is_flag() && assignments.iter().any(|layer| layer.sets(SEED_KEY)) {
+        overlays.extend(environment::overlays()?);
+        environment::note_unknown_variables();
+        if let Some(seed) = settings.seed_overlay()? {
+            if settings.seed_is_flag() && assignments.iter().any(|overlay| overlay.sets(SEED_KEY)) {
                 return Err(usage(format!("--seed and --{SEED_KEY} are one setting: give one of them")));
             }
-            layers.push(seed);
+            overlays.push(seed);
         }
-        layers.extend(assignments);
-        self.tell_min_lr(&layers)?;
-        Ok(layers)
+        overlays.extend(assignments);
+        self.tell_min_lr(&overlays)?;
+        Ok(overlays)
     }
 
-    /// Says where the lowest learning rate follows from the highest.
-    fn tell_min_lr(&self, layers: &[Layer]) -> anyhow::Result<()> {
+    /// Notes a lowest learning rate that follows from the highest.
+    fn tell_min_lr(&self, overlays: &[Overlay]) -> anyhow::Result<()> {
         if !self.resume
-            && let Some(min_lr) = TrainConfig::implied_min_lr(self.preset.as_deref(), layers)?
+            && let Some(min_lr) = TrainConfig::implied_min_lr(self.preset.as_deref(), overlays)?
         {
             note!("note: train.min_lr is {min_lr}, a tenth of train.lr, as the preset's lies above that");
         }
@@ -137,22 +138,7 @@ impl Train {
     }
 }
 
-/// Names variables of the environment that look like settings and are none.
-fn tell_unknown_variables() {
-    let keys = TrainConfig::keys().into_iter().map(|key| format!("SMALLMIND_{}", key.replace('.', "_").to_uppercase()));
-    let others = ["THREADS", "SEED", "ISA", "MODEL", "BASELINES"].map(|name| format!("SMALLMIND_{name}"));
-    let known: Vec<String> = keys.chain(others).collect();
-    for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy();
-        if name.starts_with("SMALLMIND_") && !name.starts_with("SMALLMIND_TEST_") && !known.iter().any(|k| *k == name) {
-            let near = did_you_mean(&name, known.iter().map(String::as_str));
-            let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-            note!("note: there is no setting for the variable {name}{near}");
-        }
-    }
-}
-
-/// What Ctrl-C comes to: a run that can go on.
+/// The failure of an interrupted training, with the command that resumes it.
 pub fn interrupted(summary: &Summary, run: &Path) -> anyhow::Error {
     let resume = format!("{} train --out {} --resume", hints::program(), hints::quoted(run));
     Failure::Interrupted(format!("interrupted after step {}; go on with: {resume}", summary.steps)).into()

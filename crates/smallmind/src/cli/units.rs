@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::builder::TypedValueParser;
 
-/// A whole number that somebody typed.
+/// Parses a whole number.
 pub fn whole(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| "it must be a whole number, 0 or more".to_owned())
 }
@@ -38,7 +38,7 @@ pub fn not_empty(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("it is empty; give at least one character".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-/// A number that somebody typed.
+/// Parses a number.
 pub fn number(text: &str) -> Result<f32, String> {
     text.parse().map_err(|_| "it must be a number".to_owned())
 }

@@ -1,4 +1,4 @@
-//! Options, variables, files of settings, and slips in them.
+//! Options, variables, files of settings, and mistakes in them.
 
 use crate::support::Bench;
 
@@ -46,16 +46,16 @@ fn wrong_usage_ends_with_two_and_suggests() {
 }
 
 #[test]
-fn slips_in_settings_are_named_with_the_nearest_name() {
+fn mistakes_in_settings_are_named_with_the_nearest_name() {
     let bench = Bench::with_text();
-    for (slip, near) in [
+    for (mistake, near) in [
         ("--n_layers=4", "--n_layer"),
         ("--train.lrr=1", "train.lr"),
         ("--max_iter=4", "--max_iters"),
         ("--outt=y", "--out"),
         ("--trian.lr=1", "train.lr"),
     ] {
-        bench.run(&format!("train --data text.txt --out run {slip}")).fails(2, &[near]);
+        bench.run(&format!("train --data text.txt --out run {mistake}")).fails(2, &[near]);
     }
     bench.run("train --data text.txt --out run --n_layer").fails(2, &["--n_layer=VALUE"]);
     assert!(!bench.path("run").exists());

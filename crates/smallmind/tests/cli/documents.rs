@@ -142,7 +142,8 @@ fn eval_measures_the_tokens_that_training_measures() {
     assert_eq!(bench.run("eval -m run --data plain.txt --json").json()["bytes"], documents[0].len());
 }
 
-/// How a run divided its text is read from its checkpoint, whatever became of `train.toml` and of the files that it names.
+/// How a run divided its text is read from its checkpoint, whatever became of `train.toml` and of the files that it
+/// names.
 #[test]
 fn eval_divides_as_the_run_was_trained() {
     let bench = Bench::new();

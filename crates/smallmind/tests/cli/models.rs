@@ -176,7 +176,8 @@ fn a_full_or_closed_standard_output() {
     }
 }
 
-/// Weights in other formats: a little less exact, with half and a quarter of the bytes, and the same text on any number of threads.
+/// Weights in other formats: a little less exact, with half and a quarter of the bytes, and the same text on any number
+/// of threads.
 #[test]
 fn weights_are_converted_on_request() {
     let bench = Bench::with_text();

@@ -184,7 +184,8 @@ fn a_training_is_reported_without_room_for_checkpoints() {
     );
 }
 
-/// Checkpoints are timed on the run's disk, or else on that of the report; only where nobody may write there, somewhere else, and that is said.
+/// Checkpoints are timed on the run's disk, or else on that of the report; only where nobody may write there, somewhere
+/// else, and that is said.
 #[test]
 #[cfg(target_os = "linux")]
 fn checkpoints_are_timed_where_the_run_lies() {
@@ -231,7 +232,8 @@ fn a_folder_gets_all_forms() {
     page_is_whole(&report, &read("report.html"));
 }
 
-/// The page needs nothing from outside, and has every section of every phase, a row and a dot an operation, a row a layer.
+/// The page needs nothing from outside, and has every section of every phase, a row and a dot an operation, a row a
+/// layer.
 fn page_is_whole(report: &Value, html: &str) {
     for outside in ["http:", "https:", "src=", "@import", "url(", "<link rel=\"stylesheet"] {
         assert!(!html.contains(outside), "{outside}");

@@ -1,6 +1,7 @@
-//! Random sequences of what people do to a run: train, resume, overwrite, kill, interrupt, two at once, links, the current folder, mounts, a
-//! full disk, a folder that can't be written. After each act nothing that was there is gone, unless `--overwrite` said so, and what is left can
-//! be gone on with, or the program says why not. Each training has a seed of its own, which tells one run from another.
+//! Random sequences of what people do to a run: train, resume, overwrite, kill, interrupt, two at once, links, the
+//! current folder, mounts, a full disk, a folder that can't be written. After each act nothing that was there is gone,
+//! unless `--overwrite` said so, and what is left can be gone on with, or the program says why not. Each training has a
+//! seed of its own, which tells one run from another.
 //!
 //! The seed is printed. The ordinary test makes 50 sequences; the long one 500:
 //!
@@ -182,7 +183,8 @@ impl Sequence {
         }
     }
 
-    /// Nothing of `before` is lost, and nothing but what the act may change is changed. `seeds` is how many there were before the act.
+    /// Nothing of `before` is lost, and nothing but what the act may change is changed. `seeds` is how many there were
+    /// before the act.
     fn check(&mut self, before: &Worth, act: Act, may: May, seeds: u64) {
         let after = Worth::of(&self.real);
         let log = &self.log;
@@ -208,7 +210,8 @@ impl Sequence {
         self.check_copy(&after);
     }
 
-    /// What is left can be gone on with, without a file that had to be restored. It is only looked at: a copy is resumed.
+    /// What is left can be gone on with, without a file that had to be restored. It is only looked at: a copy is
+    /// resumed.
     fn check_copy(&mut self, left: &Worth) {
         let Some(newest) = left.step else { return };
         let copy = self.bench.path("mounted");
@@ -283,23 +286,7 @@ impl Sequence {
             }
             Act::LoseModel => {
                 may = May::GoOn;
-                // The weights of the best model, or only what stands beside them.
-                if random.below(2) == 0 {
-                    let _ = fs::remove_file(self.real.join("model.safetensors"));
-                    before.lose_model();
-                } else {
-                    let _ = fs::remove_file(self.real.join("config.json"));
-                    if before.step.is_none() {
-                        // There is no checkpoint to restore it from.
-                        before.files.remove(Path::new("config.json"));
-                    }
-                }
-                if before.step.is_some() {
-                    let (line, _) = self.begin_or_go_on("run", "--resume");
-                    let ran = self.run("", &line);
-                    assert_eq!(ran.code, Some(0), "{:#?} {ran:#?}", self.log);
-                    assert!(self.real.join("model.safetensors").exists(), "{:#?}", self.log);
-                }
+                self.lose_model(&mut before, random);
             }
             Act::OwnFile => {
                 if exists && self.real.join("train.toml").exists() {
@@ -310,6 +297,26 @@ impl Sequence {
         }
         self.check(&before, act, may, seeds);
         self.make_it_end();
+    }
+
+    /// The weights of the best model are lost, or only what stands beside them.
+    fn lose_model(&mut self, before: &mut Worth, random: &mut Random) {
+        if random.below(2) == 0 {
+            let _ = fs::remove_file(self.real.join("model.safetensors"));
+            before.lose_model();
+        } else {
+            let _ = fs::remove_file(self.real.join("config.json"));
+            if before.step.is_none() {
+                // There is no checkpoint to restore it from.
+                before.files.remove(Path::new("config.json"));
+            }
+        }
+        if before.step.is_some() {
+            let (line, _) = self.begin_or_go_on("run", "--resume");
+            let ran = self.run("", &line);
+            assert_eq!(ran.code, Some(0), "{:#?} {ran:#?}", self.log);
+            assert!(self.real.join("model.safetensors").exists(), "{:#?}", self.log);
+        }
     }
 
     /// The folder, or one in it, can't be written for a while.
@@ -422,7 +429,8 @@ impl Sequence {
         may
     }
 
-    /// Somebody writes fewer steps into `train.toml` where a training that was ended early left many, so that the next one ends.
+    /// Somebody writes fewer steps into `train.toml` where a training that was ended early left many, so that the next
+    /// one ends.
     fn make_it_end(&mut self) {
         let path = self.real.join("train.toml");
         let toml = fs::read_to_string(&path).unwrap_or_default();

@@ -12,7 +12,8 @@ fn with_variable(bench: &Bench, line: &str, name: &str, value: &str) -> Ran {
 /// Every name of nanoGPT's `train.py`, with values for a model that trains in no time.
 const NANOGPT: &str = "--out_dir=run --eval_interval=0 --log_interval=1 --eval_iters=1 --eval_only=False --always_save_checkpoint=False \
     --init_from=scratch --wandb_log=True --wandb_project=owt --wandb_run_name=gpt2 --dataset=shakespeare_char \
-    --gradient_accumulation_steps=1 --batch_size=2 --block_size=16 --n_layer=1 --n_head=2 --n_embd=16 --dropout=0.0 --bias=False \
+    --gradient_accumulation_steps=1 --batch_size=2 --block_size=16 --n_layer=1 --n_head=2 --n_embd=16 --dropout=0.0 \
+    --bias=False \
     --learning_rate=3e-5 --max_iters=2 --weight_decay=1e-1 --beta1=0.9 --beta2=0.95 --grad_clip=1.0 --decay_lr=True \
     --warmup_iters=1 --lr_decay_iters=2 --backend=nccl --device=cpu --dtype=float32 --compile=False";
 
@@ -204,6 +205,18 @@ fn text_comes_from_standard_input_too() {
     // A file of that name has a path.
     bench.write("-", &text);
     bench.run_with_input("tokenizer train --kind characters --data ./- --out c.json", b"").ok();
+}
+
+#[test]
+fn variables_are_settings() {
+    let bench = Bench::with_text();
+    let mut command = bench.command(&format!("train --data text.txt --out run {TINY}"));
+    command.env("SMALLMIND_SAMPLE_PROMPT", "the").env("SMALLMIND_TRAIN_LR", "0.25").env("SMALLMIND_DATA_TOKENIZER", "");
+    Ran::of(command.output().unwrap()).ok();
+    let written = fs::read_to_string(bench.path("run/train.toml")).unwrap();
+    for line in ["prompt = \"the\"", "\nlr = 0.25"] {
+        assert!(written.contains(line), "{line} in {written}");
+    }
 }
 
 #[test]

@@ -144,7 +144,8 @@ pub fn is_received(name: &str) -> bool {
     received
 }
 
-/// The signal that interrupts: that of Ctrl-C, or where these tests ignore it, as in the background of a script, a request to terminate.
+/// The signal that interrupts: that of Ctrl-C, or where these tests ignore it, as in the background of a script, a
+/// request to terminate.
 #[cfg(unix)]
 pub fn interrupt() -> &'static str {
     if is_received("INT") { "INT" } else { "TERM" }

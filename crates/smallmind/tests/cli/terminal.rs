@@ -50,7 +50,8 @@ fn steers(c: char) -> bool {
     matches!(c, '\0'..='\u{8}' | '\u{b}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Runs a command on a terminal that passes all bytes on as they are; what it wrote there. None where there are no pseudo-terminals.
+/// Runs a command on a terminal that passes all bytes on as they are; what it wrote there. None where there are no
+/// pseudo-terminals.
 fn on_terminal(mut command: Command) -> Option<String> {
     let size = Winsize { ws_row: 50, ws_col: 1000, ws_xpixel: 0, ws_ypixel: 0 };
     let Ok(OpenptyResult { master, slave }) = openpty(&size, None) else {

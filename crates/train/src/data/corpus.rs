@@ -12,14 +12,14 @@ use smallmind_checkpoint::json_problem;
 use super::error::DataError;
 use super::text::{check_stdin, read_marked};
 
-/// What a document of text files is. Each line of a `.jsonl` file is one whatever this says.
+/// What a document in text files is. Each line of a `.jsonl` file is a document in either case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Documents {
-    /// What lies between separators. Files are joined end to end, so a document may go on in the next file.
+    /// The text between two separators. Files are joined end to end, so a document may continue in the next file.
     #[default]
     Separated,
-    /// Each file; separators in it are text.
+    /// A file. Separators in it are plain text.
     Files,
 }
 
@@ -28,7 +28,7 @@ pub enum Documents {
 pub struct Division<'a> {
     /// What a document is.
     pub documents: Documents,
-    /// The text between documents, which belongs to none of them; `None` where text is not divided.
+    /// The text that separates documents and belongs to none of them; `None` if the text is not divided.
     pub separator: Option<&'a str>,
 }
 
@@ -36,9 +36,9 @@ pub struct Division<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Corpus {
     text: String,
-    /// In order; none is empty.
+    /// The documents in order; none is empty.
     documents: Vec<Document>,
-    /// Files that began with a byte-order mark.
+    /// Names of the files that begin with a byte-order mark.
     marks: Vec<String>,
 }
 
@@ -47,11 +47,11 @@ pub struct Corpus {
 struct Document {
     /// Bytes of the text.
     range: Range<usize>,
-    /// Whether it is complete: false for text that isn't divided into documents, and where a document is cut for validation.
+    /// Whether it ends a document: false for undivided text, and for the first part of a document that is cut in two.
     ends: bool,
 }
 
-/// The documents of one part of a corpus. A document that is complete is followed by the token that ends documents; one that is cut is not.
+/// The documents of a split, each with whether the token that ends documents follows it: not if the document is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DocumentTexts<'a> {
     text: &'a str,
@@ -59,8 +59,8 @@ pub struct DocumentTexts<'a> {
 }
 
 impl Corpus {
-    /// Reads text files, and `.jsonl` files of which each line is a document: an object with a field `text`, or a string. A byte-order
-    /// mark at the beginning of a file is left out.
+    /// Reads text files, and `.jsonl` files. Each line of the latter is a document: a string, or an object with a field
+    /// `text`. A byte-order mark at the beginning of a file is left out.
     ///
     /// # Errors
     /// No file; a file that is missing, empty or not UTF-8; a line that is no document.
@@ -70,7 +70,7 @@ impl Corpus {
         }
         check_stdin(paths)?;
         let mut corpus = Self::default();
-        // Where text begins that is still to be divided.
+        // The beginning of the text that is not divided yet.
         let mut open = 0;
         for path in paths {
             let path = path.as_ref();
@@ -99,13 +99,13 @@ impl Corpus {
         }
         corpus.divide(open, division.separator);
         if corpus.documents.len() > 1 {
-            // Text without a separator beside documents is one of them.
+            // Text without a separator is a document if there are others.
             corpus.documents.iter_mut().for_each(|document| document.ends = true);
         }
         Ok(corpus)
     }
 
-    /// A text that is in memory.
+    /// The corpus of a text in memory.
     #[must_use]
     pub fn of_text(text: String, separator: Option<&str>) -> Self {
         let mut corpus = Self { text, ..Self::default() };
@@ -113,7 +113,7 @@ impl Corpus {
         corpus
     }
 
-    /// Texts in memory, a document each.
+    /// The corpus of documents in memory.
     pub fn of_documents<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Self {
         let mut corpus = Self::default();
         for text in texts {
@@ -136,7 +136,7 @@ impl Corpus {
         Ok(())
     }
 
-    /// Divides the text from byte `from` on at each separator. Text without one is a document that does not end.
+    /// Divides the text from byte `from` on at each separator. Text without one is a document without an end.
     fn divide(&mut self, from: usize, separator: Option<&str>) {
         let text = std::mem::take(&mut self.text);
         let mut start = from;
@@ -150,26 +150,26 @@ impl Corpus {
         self.text = text;
     }
 
-    /// Appends a document; an empty one has nothing to learn from.
+    /// Appends a document, unless it is empty.
     fn push(&mut self, range: Range<usize>, ends: bool) {
         if !range.is_empty() {
             self.documents.push(Document { range, ends });
         }
     }
 
-    /// Whether there is no document that holds anything.
+    /// Whether there is no document.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.documents.is_empty()
     }
 
-    /// Whether there is a document that ends.
+    /// Whether there is a document with an end.
     #[must_use]
     pub fn is_divided(&self) -> bool {
         self.documents.iter().any(|document| document.ends)
     }
 
-    /// The files that began with a byte-order mark, which is no part of the text.
+    /// Names of the files that begin with a byte-order mark, which is left out of the text.
     #[must_use]
     pub fn marks(&self) -> &[String] {
         &self.marks
@@ -181,8 +181,9 @@ impl Corpus {
         DocumentTexts { text: &self.text, documents: self.documents.clone() }
     }
 
-    /// About the first `share` of the characters for training and the others for validation. The cut lies at an end of a document where there is
-    /// one inside the text, the nearest to that share; else inside the text, as nanoGPT's `prepare.py` does with 0.9.
+    /// Splits the corpus: about the first `share` of the characters for training, the rest for validation. The cut is
+    /// the end of a document that is nearest to that share; in a single document, it is inside the text, as in
+    /// nanoGPT's `prepare.py`.
     #[must_use]
     pub fn split(&self, share: f64) -> (DocumentTexts<'_>, DocumentTexts<'_>) {
         let (train, validation) = match self.boundary(share) {
@@ -190,14 +191,14 @@ impl Corpus {
                 let (train, validation) = self.documents.split_at(boundary);
                 (train.to_vec(), validation.to_vec())
             }
-            // Of several documents all end, so this is the only one.
+            // Each of several documents has an end, so this is the only document.
             None => self.documents.first().map(|only| self.cut(only, share)).unwrap_or_default(),
         };
         let part = |documents| DocumentTexts { text: &self.text, documents };
         (part(train), part(validation))
     }
 
-    /// Cuts a document after `share` of its characters; a part without text holds none.
+    /// Cuts a document after `share` of its characters. A part without text has no documents.
     fn cut(&self, document: &Document, share: f64) -> (Vec<Document>, Vec<Document>) {
         let Range { start, end } = document.range;
         let text = &self.text[start..end];
@@ -210,7 +211,7 @@ impl Corpus {
         (part(start..cut), part(cut..end))
     }
 
-    /// The index of the first document for validation, where the document before it ends.
+    /// The index of the first document for validation.
     fn boundary(&self, share: f64) -> Option<usize> {
         let characters = |document: &Document| self.text[document.range.clone()].chars().count();
         let sizes: Vec<usize> = self.documents.iter().map(characters).collect();
@@ -286,7 +287,7 @@ impl<'de> Deserialize<'de> for Texts {
     }
 }
 
-/// What the parser says, without the line that it counts: there is only one.
+/// The parser's message without its line number: the text has one line.
 fn not_json(error: &serde_json::Error) -> String {
     let text = json_problem(error);
     format!("not JSON: {} at column {}", text.split(" at line ").next().unwrap_or(&text), error.column())

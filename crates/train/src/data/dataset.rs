@@ -1,4 +1,4 @@
-//! One split of a data set: tokens in memory, or read from their files as they are wanted.
+//! A split of a data set: tokens in memory, or read from files when they are needed.
 
 use super::error::DataError;
 use super::manifest::{Dtype, Manifest, ShardManifest, Split, hex};
@@ -7,32 +7,32 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// Where the tokens of an opened data set are.
+/// Where the tokens of an open data set are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Storage {
+pub enum Residence {
     /// In memory, two or four bytes a token.
     #[default]
     Memory,
-    /// In the files: each [`Dataset::copy`] reads what it needs, and allocates nothing.
+    /// In the files: each [`Dataset::copy`] reads what it needs and allocates nothing.
     Files,
 }
 
-/// How much is checked when a data set is opened. The manifest and the sizes of the files always are.
+/// What is checked when a data set is opened, besides the manifest and the sizes of the files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verify {
-    /// Every byte: the checksums and every token.
+    /// The checksums and every token.
     #[default]
     Checksums,
-    /// What is read anyway: every token with [`Storage::Memory`]; with [`Storage::Files`], tokens as they are read.
+    /// Every token when it is read: at once with [`Residence::Memory`], later with [`Residence::Files`].
     Sizes,
 }
 
 /// How a data set is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpenOptions {
-    /// Where the tokens stay.
-    pub storage: Storage,
-    /// What is checked at once.
+    /// Where the tokens are.
+    pub residence: Residence,
+    /// What is checked at opening.
     pub verify: Verify,
 }
 
@@ -91,21 +91,22 @@ impl Dataset {
         let tokens = usize::try_from(entry.tokens).map_err(|_| too_many())?;
         let opener = Opener { dir, dtype: manifest.dtype, vocab_size: manifest.vocab_size, verify: options.verify };
         let shards = opener.open(&entry.shards)?;
-        let store = match (options.storage, manifest.dtype) {
-            (Storage::Files, dtype) => {
+        let store = match (options.residence, manifest.dtype) {
+            (Residence::Files, dtype) => {
                 if options.verify == Verify::Checksums {
                     opener.scan(&shards, &entry.shards, |_| {})?;
                 }
                 Store::Files { dtype, shards }
             }
-            // The files have been found to be as long as the manifest says, so a wrong manifest reserves nothing here.
-            (Storage::Memory, Dtype::U16) => {
+            // The sizes of the files were compared with the manifest, so a wrong manifest can't reserve too much
+            // memory.
+            (Residence::Memory, Dtype::U16) => {
                 let mut held = Vec::new();
                 held.try_reserve_exact(tokens).map_err(|_| too_many())?;
                 opener.scan(&shards, &entry.shards, |token| held.push(token as u16))?;
                 Store::U16(held)
             }
-            (Storage::Memory, Dtype::U32) => {
+            (Residence::Memory, Dtype::U32) => {
                 let mut held = Vec::new();
                 held.try_reserve_exact(tokens).map_err(|_| too_many())?;
                 opener.scan(&shards, &entry.shards, |token| held.push(token))?;
@@ -116,13 +117,13 @@ impl Dataset {
         Ok(Self { tokens, vocab_size, source_bytes, tokenizer_sha256: manifest.tokenizer_sha256, store })
     }
 
-    /// How many tokens there are.
+    /// Number of tokens.
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.tokens
     }
 
-    /// Every token is below this.
+    /// Number of tokens in the vocabulary: every token is below it.
     #[must_use]
     pub fn vocab_size(&self) -> u32 {
         self.vocab_size
@@ -134,7 +135,7 @@ impl Dataset {
         self.source_bytes
     }
 
-    /// SHA-256 of the tokenizer that made the tokens, where the shards know it.
+    /// SHA-256 of the tokenizer that made the tokens; `None` if the manifest has none.
     #[must_use]
     pub fn tokenizer_sha256(&self) -> Option<&str> {
         self.tokenizer_sha256.as_deref()
@@ -149,7 +150,8 @@ impl Dataset {
     }
 
     /// Bits per byte of source text for a mean loss in nats a token: `loss / ln 2 · tokens / bytes`, comparable across
-    /// tokenizers. The first token, which nothing predicts, is counted as if it cost the mean. `None` without source bytes.
+    /// tokenizers. The first token, which nothing predicts, is counted as if it cost the mean. `None` without source
+    /// bytes.
     #[must_use]
     pub fn bits_per_byte(&self, mean_loss: f64) -> Option<f64> {
         (self.source_bytes > 0)
@@ -172,7 +174,7 @@ impl Dataset {
         Ok(false)
     }
 
-    /// Copies the tokens from index `start` on into `out`, which they must fill.
+    /// Fills `out` with the tokens from index `start` on.
     pub fn copy(&self, start: usize, out: &mut [u32]) -> Result<(), DataError> {
         let end = start.saturating_add(out.len());
         if end > self.tokens {
@@ -198,7 +200,7 @@ impl Dataset {
         let width = dtype.bytes();
         let first = shards.partition_point(|shard| shard.start + shard.tokens <= start);
         let (mut at, mut rest) = (start, out);
-        // On the stack: reading a batch must not allocate.
+        // A buffer on the stack: reading a batch must not allocate.
         let mut bytes = [0_u8; 4096];
         for shard in shards.get(first..).unwrap_or_default() {
             let in_shard = rest.len().min(shard.start + shard.tokens - at);
@@ -222,7 +224,7 @@ impl Dataset {
     }
 }
 
-/// What the steps of opening a split have in common.
+/// The parameters of opening a split.
 struct Opener<'a> {
     dir: &'a Path,
     dtype: Dtype,
@@ -252,7 +254,7 @@ impl Opener<'_> {
         Ok(shards)
     }
 
-    /// Reads all tokens in order and checks them, and the checksums if they are to be.
+    /// Reads and checks all tokens in order, and the checksums if `verify` asks for that.
     fn scan(
         &self,
         shards: &[ShardFile],
@@ -265,7 +267,7 @@ impl Opener<'_> {
         for (shard, entry) in shards.iter().zip(entries) {
             let mut hash = (self.verify == Verify::Checksums).then(Sha256::new);
             let (mut file, mut done) = (&shard.file, 0);
-            // The checksum comes before the tokens, for it names the true reason; so a wrong token is kept for later.
+            // A wrong checksum explains a wrong token, so it is reported first and the token is kept until then.
             let mut wrong = Ok(());
             while done < shard.tokens {
                 let count = tokens.len().min(shard.tokens - done);
@@ -302,7 +304,7 @@ fn decode(bytes: &[u8], dtype: Dtype) -> impl Iterator<Item = u32> {
     })
 }
 
-/// Finds a token outside of the vocabulary. `offset`: of the first token in the file.
+/// Refuses tokens outside the vocabulary. `offset`: position of the first token in the file, in bytes.
 fn check_tokens(tokens: &[u32], vocab_size: u32, path: &Path, offset: u64, width: usize) -> Result<(), DataError> {
     match tokens.iter().position(|&token| token >= vocab_size) {
         None => Ok(()),
@@ -315,13 +317,13 @@ fn check_tokens(tokens: &[u32], vocab_size: u32, path: &Path, offset: u64, width
     }
 }
 
-/// Reads at a position, without moving the file's own: several readers may share a file.
+/// Reads at a position without moving the file's cursor, so that several readers may share a file.
 #[cfg(unix)]
 fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
 }
 
-/// Reads at a position. The file's own moves too, which nobody here relies on.
+/// Reads at a position. This moves the file's cursor, which nothing here relies on.
 #[cfg(windows)]
 fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {

@@ -4,18 +4,19 @@ use std::ops::Range;
 
 use super::dataset::Dataset;
 use super::error::DataError;
-use super::windows::{RandomWindows, Window, fill_window};
+use super::windows::{Draw, RandomWindows, Window, fill_window};
 
-/// Windows as those of [`RandomWindows`], but each begins with the token that ended the document before: what a model is given too where
-/// a text is to begin. Every document but the first, and but the last ones that leave no room for a window, is as likely as any other.
+/// Random windows that begin at documents. Each begins with the token that ends the document before, as a model does
+/// that begins a text. All documents are equally likely, except the first, and the last ones if they leave no room for
+/// a window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DocumentWindows {
     context: usize,
     end: u32,
     tokens: usize,
-    /// Indices of the ends of documents, but for one that is the very last token.
+    /// Indices of the tokens that end documents, without one that is the last token of all.
     ends: Vec<usize>,
-    /// How many of them a window may begin with.
+    /// Number of `ends` that a window may begin with, counted from the first.
     starts: usize,
 }
 
@@ -23,9 +24,9 @@ impl DocumentWindows {
     /// Windows of `context` tokens of `data`, in which the token `end` stands after each document.
     ///
     /// # Errors
-    /// No end that is followed by as many tokens.
+    /// [`DataError::NoDocuments`] if no `end` is followed by `context` tokens.
     pub fn new(data: &Dataset, end: u32, context: usize) -> Result<Self, DataError> {
-        // Before anything is read: the context, and the length of the text.
+        // Checks the context and the length of the text before anything is read.
         RandomWindows::new(data.tokens(), context, 0)?;
         let tokens = data.tokens();
         let mut ends = Vec::new();
@@ -42,36 +43,31 @@ impl DocumentWindows {
         Ok(Self { context, end, tokens, ends, starts })
     }
 
-    /// Index of the first token of row `row` of step `step`: documents are drawn as [`RandomWindows`] draws places.
+    /// Index of the first token of row `row` of step `step`; [`RandomWindows`] draws it.
     #[must_use]
     pub fn start(&self, seed: u64, step: u64, row: u64) -> usize {
         self.ends[RandomWindows::draw(seed, step, row, self.starts as u64)]
     }
 
-    /// Fills rows `first_row` … of the batch of `step`: inputs `x` and targets `y`, both `[rows, context]`. Allocates nothing.
+    /// Fills rows of a batch, from `draw.first_row` on: inputs `x` and targets `y`, both `[rows, context]`. Allocates
+    /// nothing.
     ///
     /// # Panics
     /// If `x` and `y` aren't of the same whole number of rows.
     ///
     /// # Errors
     /// Files that can't be read.
-    pub fn fill(
-        &self,
-        data: &Dataset,
-        (seed, step, first_row): (u64, u64, u64),
-        x: &mut [u32],
-        y: &mut [u32],
-    ) -> Result<(), DataError> {
+    pub fn fill(&self, data: &Dataset, draw: Draw, x: &mut [u32], y: &mut [u32]) -> Result<(), DataError> {
         assert_eq!(x.len(), y.len(), "x and y are both [rows, context]");
         assert_eq!(x.len() % self.context, 0, "x is [rows, context] with a context of {}", self.context);
         let rows = x.chunks_exact_mut(self.context).zip(y.chunks_exact_mut(self.context));
         for ((x, y), row) in rows.zip(0_u64..) {
-            fill_window(data, self.start(seed, step, first_row.wrapping_add(row)), x, y)?;
+            fill_window(data, self.start(draw.seed, draw.step, draw.first_row.wrapping_add(row)), x, y)?;
         }
         Ok(())
     }
 
-    /// The sequences of a window: each begins with an end of a document and goes on to the next.
+    /// The sequences of a window: each begins with a token that ends a document and extends to the next such token.
     pub fn sequences<'a>(&self, window: &'a [u32]) -> impl Iterator<Item = Range<usize>> + use<'a> {
         let end = self.end;
         let mut start = 0;
@@ -86,8 +82,8 @@ impl DocumentWindows {
         })
     }
 
-    /// All documents in order, each from the end before it on, in windows of at most the context: every token but the first is a target
-    /// exactly once.
+    /// Windows of at most the context that cover all documents in order. None spans two documents; every token but the
+    /// first is a target exactly once.
     pub fn sequential(&self) -> impl Iterator<Item = Window> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied().filter(|&at| at > 0));
         let ends = self.ends.iter().copied().filter(|&at| at > 0).chain([self.tokens - 1]);

@@ -1,9 +1,11 @@
-//! What can be wrong with text and token shards.
+//! Errors of text and token shards.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// An error in the data of a training run. Each says where, why, and what to do.
+use smallmind_model::ErrorClass;
+
+/// An error of the data of a training. Messages say where, why, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
@@ -13,13 +15,13 @@ pub enum DataError {
     /// Standard input named twice.
     #[error("standard input (-) is named more than once, but can be read only once")]
     StdinAgain,
-    /// A file or folder isn't there.
+    /// A missing file or folder.
     #[error("{path}: no such file: check the path")]
     Missing {
         /// The path given.
         path: PathBuf,
     },
-    /// A folder stands where a text file is wanted.
+    /// A folder in place of a text file.
     #[error("{path}: this is a folder: name the text files in it")]
     Folder {
         /// The path given.
@@ -36,9 +38,9 @@ pub enum DataError {
     NotUtf8 {
         /// The file.
         path: PathBuf,
-        /// Where the first bad byte stands, from the beginning of the file.
+        /// Position of the first invalid byte in the file, in bytes.
         offset: usize,
-        /// That byte.
+        /// The invalid byte.
         byte: u8,
         /// What the file may be and how to convert it.
         hint: &'static str,
@@ -48,29 +50,29 @@ pub enum DataError {
     Line {
         /// The file.
         path: PathBuf,
-        /// Counted from 1.
+        /// Number of the line, counted from 1.
         line: usize,
-        /// What is wrong with it.
+        /// What is wrong with the line.
         why: String,
     },
-    /// A separator that divides nothing.
+    /// A separator that does not occur in the text.
     #[error(
-        "{separator:?} does not occur in the text, so the text is one document: name what stands between its documents as data.separator, give a \
-         .jsonl file, or set data.documents=files"
+        "{separator:?} does not occur in the text, so the text is one document: name what stands between its documents \
+         as data.separator, give a .jsonl file, or set data.documents=files"
     )]
     NoSeparator {
-        /// What was looked for.
+        /// The separator.
         separator: String,
     },
-    /// Documents for a vocabulary that can't tell where one ends.
+    /// Documents for a vocabulary without a token that ends them.
     #[error(
-        "{why} needs a token for the end of a document, and this vocabulary has none; one of characters never has: use a BPE vocabulary \
-         (data.tokenizer=bpe), or {instead}"
+        "{why} needs a token for the end of a document, and this vocabulary has none; one of characters never has: use \
+         a BPE vocabulary (data.tokenizer=bpe), or {instead}"
     )]
     NoEndToken {
         /// The setting or the file that asks for documents.
         why: &'static str,
-        /// What does without.
+        /// How to do without such a token.
         instead: &'static str,
     },
     /// The operating system refused.
@@ -78,9 +80,9 @@ pub enum DataError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What was tried, as in "cannot …".
+        /// The operation, as in "cannot …".
         action: &'static str,
-        /// The system's answer.
+        /// The error of the system.
         source: io::Error,
     },
     /// A folder without a finished manifest.
@@ -93,11 +95,11 @@ pub enum DataError {
     },
     /// A run without its shards.
     #[error(
-        "{path}: there is no such file or folder, but a run goes on with the token shards that it began with: put them back from a copy, or \
-         train a new run on the text"
+        "{path}: there is no such file or folder, but a run goes on with the token shards that it began with: put them \
+         back from a copy, or train a new run on the text"
     )]
     NoShards {
-        /// What is missing.
+        /// The missing file.
         path: PathBuf,
     },
     /// A folder that already holds shards.
@@ -111,7 +113,7 @@ pub enum DataError {
     Manifest {
         /// The manifest.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the manifest.
         reason: String,
     },
     /// A manifest of another version of the format.
@@ -119,12 +121,12 @@ pub enum DataError {
     SchemaVersion {
         /// The manifest.
         path: PathBuf,
-        /// Its version.
+        /// The version of the manifest.
         found: u64,
-        /// The version of this program.
+        /// The version that this program reads.
         expected: u64,
     },
-    /// The manifest has no shard of this split.
+    /// A manifest without shards of a split.
     #[error("{path}: there is no {split} split")]
     NoSplit {
         /// The manifest.
@@ -137,133 +139,145 @@ pub enum DataError {
     ShardSize {
         /// The shard.
         path: PathBuf,
-        /// Its length.
+        /// Bytes in the file.
         found: u64,
-        /// The length that the manifest gives.
+        /// Bytes by the manifest.
         expected: u64,
     },
-    /// A shard with other bytes than were written.
+    /// A shard with another checksum than in the manifest.
     #[error("{path}: SHA-256 {found} instead of {expected}: the file is damaged; write the shards again")]
     Checksum {
         /// The shard.
         path: PathBuf,
-        /// Of the bytes in the file.
+        /// Checksum of the file.
         found: String,
-        /// Of the manifest.
+        /// Checksum in the manifest.
         expected: String,
     },
-    /// A token in a shard that the vocabulary lacks.
+    /// A token of a shard that is outside the vocabulary.
     #[error(
-        "{path}: token {token} at byte {offset} is outside of the vocabulary of {vocab_size}: the file is damaged; write the shards again"
+        "{path}: token {token} at byte {offset} is outside of the vocabulary of {vocab_size}: the file is damaged; \
+         write the shards again"
     )]
     ShardToken {
         /// The shard.
         path: PathBuf,
-        /// Where the token stands in the file.
+        /// Position of the token in the file, in bytes.
         offset: u64,
         /// The token.
         token: u32,
-        /// Tokens are below this.
+        /// Number of tokens in the vocabulary.
         vocab_size: u32,
     },
-    /// A token that the vocabulary lacks, before it was written.
+    /// A token to write that is outside the vocabulary.
     #[error(
-        "token {token} at position {position} is outside of the vocabulary of {vocab_size}: use the tokenizer of this model"
+        "token {token} at position {position} is outside of the vocabulary of {vocab_size}: use the tokenizer of this \
+         model"
     )]
     Token {
         /// Index among the tokens given.
         position: u64,
         /// The token.
         token: u32,
-        /// Tokens are below this.
+        /// Number of tokens in the vocabulary.
         vocab_size: u32,
     },
     /// Shards of another tokenizer than the model's.
     #[error(
-        "these token shards were made with another tokenizer (SHA-256 {found} instead of {expected}): write them again with the tokenizer of this model"
+        "these token shards were made with another tokenizer (SHA-256 {found} instead of {expected}): write them again \
+         with the tokenizer of this model"
     )]
     Tokenizer {
-        /// Of the manifest; "none" where it has none.
+        /// Hash in the manifest, or "none".
         found: String,
-        /// Of the model's tokenizer.
+        /// Hash of the model's tokenizer.
         expected: String,
     },
-    /// An option that makes no sense.
+    /// An option outside its range.
     #[error("{name} is {value}: {remedy}")]
     Option {
         /// The option.
         name: &'static str,
-        /// Its value.
+        /// The value.
         value: u64,
-        /// What it may be.
+        /// The allowed values.
         remedy: &'static str,
     },
-    /// A part of the text that is shorter than one window.
+    /// A split that is shorter than a window.
     #[error(
-        "the {part} part of the text has {tokens} tokens, but a window of context {context} needs {needed}: use a longer text or a smaller context, or divide the text otherwise (data.validation)"
+        "the {part} part of the text has {tokens} tokens, but a window of context {context} needs {needed}: use a \
+         longer text or a smaller context, or divide the text otherwise (data.validation)"
     )]
     PartTooShort {
         /// "train" or "validation".
         part: &'static str,
-        /// Tokens there are.
+        /// Number of tokens.
         tokens: usize,
-        /// The context asked for.
+        /// Tokens of a window.
         context: usize,
-        /// Tokens that would do.
+        /// Fewest tokens that are enough.
         needed: usize,
     },
-    /// Less text than one window.
+    /// A text that is shorter than a window.
     #[error(
-        "the text has {tokens} tokens, but a window of context {context} needs {needed}: use a longer text or a smaller context ({remedy})"
+        "the text has {tokens} tokens, but a window of context {context} needs {needed}: use a longer text or a \
+         smaller context ({remedy})"
     )]
     TooShort {
-        /// Tokens there are.
+        /// Number of tokens.
         tokens: usize,
-        /// The context asked for.
+        /// Tokens of a window.
         context: usize,
-        /// Tokens that would do.
+        /// Fewest tokens that are enough.
         needed: usize,
-        /// Which context would do.
+        /// Largest context that is possible, in words.
         remedy: String,
     },
-    /// An evaluation of no target.
+    /// An evaluation without a target.
     #[error(
-        "the text has {tokens} token{}, and nothing comes before the first: there is nothing to predict; give a text of two tokens or more",
+        "the text has {tokens} token{}, and nothing comes before the first: there is nothing to predict; give a text \
+         of two tokens or more",
         if *tokens == 1 { "" } else { "s" }
     )]
     NothingToPredict {
-        /// Tokens there are: 0 or 1.
+        /// Number of tokens: 0 or 1.
         tokens: usize,
     },
-    /// A text in which no window can begin at the beginning of a document.
+    /// A text in which no window can begin at a document.
     #[error(
-        "no document but the first begins {context} tokens or more before the end of the training or validation part: use more text, data.windows=uniform or a smaller context"
+        "no document but the first begins {context} tokens or more before the end of the training or validation part: \
+         use more text, data.windows=uniform or a smaller context"
     )]
     NoDocuments {
-        /// The context asked for.
+        /// Tokens of a window.
         context: usize,
     },
-    /// Tokens asked for beyond the end.
+    /// A range of tokens beyond the end.
     #[error("tokens {start} to {end} were asked for, but there are only {tokens}")]
     Range {
-        /// The first token asked for.
+        /// First token of the range.
         start: usize,
-        /// One past the last.
+        /// One past the last token of the range.
         end: usize,
-        /// Tokens there are.
+        /// Number of tokens.
         tokens: usize,
     },
-    /// More tokens than memory.
+    /// More tokens than fit into memory.
     #[error("{path}: no memory for {tokens} tokens: read them from the file instead of holding them")]
     Memory {
         /// The folder of shards.
         path: PathBuf,
-        /// Tokens of the split.
+        /// Number of tokens of the split.
         tokens: u64,
     },
 }
 
 impl DataError {
+    /// The kind of the error.
+    pub fn class(&self) -> ErrorClass {
+        if matches!(self, Self::StdinAgain) { ErrorClass::Usage } else { ErrorClass::BadFile }
+    }
+
     /// Turns an error of the system into one that names the file: `map_err(DataError::io("read", path))`.
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| match source.kind() {

@@ -1,4 +1,4 @@
-//! The manifest of a folder of token shards: what is in them, so that nothing has to be guessed or trusted.
+//! The manifest of a folder of token shards: sizes, checksums and vocabulary of its files.
 
 use super::error::DataError;
 use serde::{Deserialize, Serialize};
@@ -15,20 +15,20 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 /// The version of the format that this program writes and reads.
 pub const SCHEMA_VERSION: u64 = 1;
 
-/// A manifest is small; a file above this is something else.
+/// Most bytes of a manifest; larger files are refused.
 const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
-/// The two parts of the data of a run.
+/// The two splits of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Split {
-    /// What the model learns from.
+    /// The text that a model is trained on.
     Train,
-    /// What it is measured on.
+    /// The text that a model is evaluated on.
     Validation,
 }
 
 impl Split {
-    /// "train" or "validation", also the beginning of the shards' names.
+    /// `train` or `validation`; names of shards begin with it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -42,7 +42,7 @@ impl Split {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
-    /// Two bytes, for vocabularies of up to 65,536 tokens.
+    /// Two bytes, for vocabularies of at most 65,536 tokens.
     U16,
     /// Four bytes.
     U32,
@@ -70,26 +70,26 @@ impl Dtype {
 pub struct Manifest {
     /// [`SCHEMA_VERSION`] of the writer.
     pub schema_version: u64,
-    /// How the tokens are stored; follows from `vocab_size`.
+    /// Type of a stored token; follows from `vocab_size`.
     pub dtype: Dtype,
-    /// Every token is below this.
+    /// Number of tokens in the vocabulary: every token is below it.
     pub vocab_size: u32,
-    /// SHA-256 of the tokenizer's file, where it was known. It is only ever compared.
+    /// SHA-256 of the tokenizer's file; `None` if it was not known.
     pub tokenizer_sha256: Option<String>,
-    /// The training part.
+    /// The training split.
     pub train: SplitManifest,
-    /// The validation part.
+    /// The validation split.
     pub validation: SplitManifest,
 }
 
 /// One split in the manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SplitManifest {
-    /// Tokens in all shards.
+    /// Number of tokens in all shards.
     pub tokens: u64,
-    /// Bytes of the text that the tokens stand for: what bits per byte are counted by.
+    /// Bytes of the text that the tokens stand for, by which bits per byte are computed.
     pub source_bytes: u64,
-    /// In the order of the tokens.
+    /// The shards, in the order of their tokens.
     pub shards: Vec<ShardManifest>,
 }
 
@@ -98,7 +98,7 @@ pub struct SplitManifest {
 pub struct ShardManifest {
     /// Name in the folder of the manifest.
     pub file: String,
-    /// Tokens in the file.
+    /// Number of tokens in the file.
     pub tokens: u64,
     /// SHA-256 of the file, 64 hexadecimal digits.
     pub sha256: String,
@@ -119,7 +119,7 @@ impl Manifest {
         let path = dir.join(MANIFEST_FILE);
         let wrong = |reason: String| DataError::Manifest { path: path.clone(), reason: shortened(&reason) };
         let metadata = fs::metadata(&path).map_err(|error| match DataError::io("read the manifest", &path)(error) {
-            // A file where a folder is wanted says "not a directory"; a missing folder deserves its own name.
+            // For a missing folder the error names the folder and not the manifest.
             DataError::Missing { .. } if dir.is_dir() => DataError::NoManifest { dir: dir.into() },
             DataError::Missing { .. } => DataError::Missing { path: dir.into() },
             other => other,
@@ -128,7 +128,7 @@ impl Manifest {
             return Err(wrong(format!("{} bytes are too many for a manifest", metadata.len())));
         }
         let text = fs::read(&path).map_err(DataError::io("read the manifest", &path))?;
-        // The version first: a manifest of another version may have other keys.
+        // The version is checked first: a manifest of another version may have other keys.
         let version: Version = serde_json::from_slice(&text).map_err(|error| wrong(json_problem(&error)))?;
         if version.schema_version != SCHEMA_VERSION {
             let (found, expected) = (version.schema_version, SCHEMA_VERSION);
@@ -139,7 +139,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Whether the entries agree with each other, whatever the files hold.
+    /// Checks the entries against each other; the files are not read.
     fn check(&self) -> Result<(), String> {
         if self.vocab_size == 0 {
             return Err(String::from("vocab_size is 0"));
@@ -184,12 +184,12 @@ struct Version {
     schema_version: u64,
 }
 
-/// A text out of the file, safe for a terminal.
+/// Text from the file, escaped for a terminal.
 fn quoted(text: &str) -> String {
     format!("{:?}", shortened(text))
 }
 
-/// The first 200 characters: a hostile file must not flood a message.
+/// The first 200 characters: a file must not fill a message.
 fn shortened(text: &str) -> String {
     match text.char_indices().nth(200) {
         Some((end, _)) => format!("{}...", &text[..end]),
@@ -197,7 +197,7 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// A name that stays in its folder on every platform.
+/// Whether a name stands for a file in the folder on every platform.
 fn is_file_name(name: &str) -> bool {
     !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', ':', '\0'])
 }
@@ -206,7 +206,7 @@ fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
-/// The digits of a finished hash.
+/// The hexadecimal digits of a hash.
 pub(super) fn hex(hash: Sha256) -> String {
     hash.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
         // Writing to a string cannot fail.

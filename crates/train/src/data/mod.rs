@@ -20,8 +20,8 @@
 //! # Ok::<(), smallmind_train::data::DataError>(())
 //! ```
 //!
-//! What this is *not*: a tokenizer (floor 4 has them), nor a shuffle. An epoch isn't counted either; random windows, drawn with
-//! replacement, need none.
+//! Not here: tokenizers, which the model crate has. There is no shuffling and no counting of epochs: random windows
+//! need neither.
 
 mod corpus;
 mod dataset;
@@ -33,11 +33,11 @@ mod windows;
 mod writer;
 
 pub use corpus::{Corpus, Division, DocumentTexts, Documents};
-pub use dataset::{Dataset, OpenOptions, Storage, Verify};
+pub use dataset::{Dataset, OpenOptions, Residence, Verify};
 pub use documents::DocumentWindows;
 pub use error::DataError;
 pub use manifest::{Dtype, MANIFEST_FILE, Manifest, SCHEMA_VERSION, ShardManifest, Split, SplitManifest};
 pub use text::read_text;
-pub use windows::{RandomWindows, SequentialWindows, Window};
+pub use windows::{Draw, RandomWindows, SequentialWindows, Window};
 pub(crate) use writer::is_shard_name;
 pub use writer::{ShardOptions, ShardWriter};

@@ -1,4 +1,4 @@
-//! Text files in.
+//! Reading text files.
 
 use super::error::DataError;
 use smallmind_checkpoint::without_byte_order_mark;
@@ -6,11 +6,13 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// The path that stands for standard input, and what errors call it.
+/// The path that stands for standard input, and its name in errors.
 const STDIN: (&str, &str) = ("-", "standard input");
 
-/// Reads a text file, or standard input where `path` is `-`: it must exist, hold at least one byte, and be UTF-8. The text is the file's
-/// bytes, unchanged but for a byte-order mark at their beginning, which is left out.
+/// Reads a text file, or standard input if `path` is `-`. A byte-order mark at its beginning is left out.
+///
+/// # Errors
+/// A file that is missing, empty or not UTF-8.
 pub fn read_text(path: impl AsRef<Path>) -> Result<String, DataError> {
     Ok(read_marked(path.as_ref())?.0)
 }
@@ -39,7 +41,7 @@ pub(super) fn read_marked(path: &Path) -> Result<(String, bool), DataError> {
     Ok((text, mark > 0))
 }
 
-/// Checks that standard input is named once at most: it can be read only once.
+/// Refuses paths that name standard input more than once.
 pub(super) fn check_stdin<P: AsRef<Path>>(paths: &[P]) -> Result<(), DataError> {
     let times = paths.iter().filter(|path| path.as_ref().as_os_str() == STDIN.0).count();
     if times > 1 { Err(DataError::StdinAgain) } else { Ok(()) }
@@ -51,7 +53,8 @@ fn read_stdin() -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What a file that isn't UTF-8 may be. `bad` is the length of the bad sequence, `None` at an unexpected end.
+/// A guess at the encoding of a file that isn't UTF-8. `bad`: length of the invalid sequence, `None` at an unexpected
+/// end.
 fn hint(bytes: &[u8], bad: Option<usize>) -> &'static str {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         "it looks like UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`"

@@ -1,4 +1,4 @@
-//! Windows of a data set: random ones to learn from, and all of them in order to be measured on.
+//! Windows of a data set: random ones for training, consecutive ones for evaluation.
 
 use super::dataset::Dataset;
 use super::error::DataError;
@@ -7,24 +7,39 @@ use crate::random::{GAMMA, mix, scale};
 /// The fraction of √2 in 64 bits.
 const SQRT_2: u64 = 0x6a09_e667_f3bc_c908;
 
-/// Uniform windows, as nanoGPT's `get_batch` cuts them: `x = t[i .. i + T]`, `y = t[i + 1 .. i + T + 1]` with `i` uniform in
+/// Which rows of a training's batches.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw {
+    /// The training's seed.
+    pub seed: u64,
+    /// The step, counted from 0.
+    pub step: u64,
+    /// The first row, counted from 0 in the batch of the step.
+    pub first_row: u64,
+}
+
+/// Uniform windows, as in nanoGPT's `get_batch`: `x = t[i .. i + T]`, `y = t[i + 1 .. i + T + 1]` with `i` uniform in
 /// `0 .. n − T`.
 ///
-/// Where nanoGPT draws each `i` independently, here they form an additive recurrence with a random beginning (Weyl, 1916): every
-/// `i` is as likely as any other, but the windows of a batch lie spread over the text, and those of a training cover it evenly.
+/// nanoGPT draws each `i` independently. Here they form an additive recurrence with a random beginning (Weyl, 1916):
+/// every `i` is equally likely, the windows of a batch are spread over the text, and those of a training cover it
+/// evenly.
 ///
-/// A window is a pure function of (seed, step, row), so a resumed run needs only the number of its step, and a batch may be cut
-/// into micro-batches, or over machines, by rows.
+/// A window is a function of (seed, step, row): a resumed run needs only the number of its step, and the rows of a
+/// batch may be divided among micro-batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RandomWindows {
     context: usize,
-    /// How many windows there are to choose from.
+    /// Number of different windows.
     starts: u64,
     seed: u64,
 }
 
 impl RandomWindows {
-    /// Windows of `context` tokens from a data set of `tokens` tokens, which must be at least one more.
+    /// Windows of `context` tokens from a data set of `tokens` tokens.
+    ///
+    /// # Errors
+    /// A context of 0, or fewer than `context + 1` tokens.
     pub fn new(tokens: usize, context: usize, seed: u64) -> Result<Self, DataError> {
         check_context(context)?;
         if tokens <= context {
@@ -39,19 +54,21 @@ impl RandomWindows {
         self.context
     }
 
-    /// Index of the first token of row `row` of step `step`: the fraction of `u + step·√2 + row·φ`, scaled, with `u` from the seed.
+    /// Index of the first token of row `row` of step `step`: the fraction of `u + step·√2 + row·φ`, scaled, with `u`
+    /// from the seed.
     #[must_use]
     pub fn start(&self, step: u64, row: u64) -> usize {
         Self::draw(self.seed, step, row, self.starts)
     }
 
-    /// One of `count` places.
+    /// Draws a number below `count`.
     pub(super) fn draw(seed: u64, step: u64, row: u64, count: u64) -> usize {
         let of_step = mix(seed).wrapping_add(step.wrapping_mul(SQRT_2));
         scale(of_step.wrapping_add(row.wrapping_mul(GAMMA)), count) as usize
     }
 
-    /// Fills rows `first_row` … of the batch of `step`: inputs `x` and targets `y`, both `[rows, context]`. Allocates nothing.
+    /// Fills rows `first_row` … of the batch of `step`: inputs `x` and targets `y`, both `[rows, context]`. Allocates
+    /// nothing.
     ///
     /// # Panics
     /// If `x` and `y` aren't of the same whole number of rows.
@@ -73,7 +90,7 @@ impl RandomWindows {
     }
 }
 
-/// All windows of a data set in order, end to end: every token but the first is a target exactly once. The last window may be
+/// Consecutive windows of a data set: every token but the first is a target exactly once. The last window may be
 /// shorter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SequentialWindows {
@@ -84,14 +101,17 @@ pub struct SequentialWindows {
 /// A window of a [`SequentialWindows`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Index of its first input.
+    /// Index of the first input.
     pub start: usize,
-    /// Inputs, and as many targets; at most the context.
+    /// Number of inputs, and of targets; at most the context.
     pub len: usize,
 }
 
 impl SequentialWindows {
-    /// Windows of at most `context` tokens over a data set of `tokens` tokens, which must be at least two.
+    /// Windows of at most `context` tokens over a data set of `tokens` tokens.
+    ///
+    /// # Errors
+    /// A context of 0, or fewer than two tokens.
     pub fn new(tokens: usize, context: usize) -> Result<Self, DataError> {
         check_context(context)?;
         if tokens < 2 {
@@ -100,13 +120,13 @@ impl SequentialWindows {
         Ok(Self { tokens, context })
     }
 
-    /// How many windows there are.
+    /// Number of windows.
     #[must_use]
     pub fn count(&self) -> usize {
         self.targets().div_ceil(self.context)
     }
 
-    /// How many targets there are: one less than tokens.
+    /// Number of targets: one less than tokens.
     #[must_use]
     pub fn targets(&self) -> usize {
         self.tokens - 1

@@ -7,16 +7,16 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// What a [`ShardWriter`] is made with.
+/// Options of a [`ShardWriter`].
 #[derive(Clone, Debug)]
 pub struct ShardOptions {
-    /// Every token must be below this.
+    /// Number of tokens in the vocabulary: every token must be below it.
     pub vocab_size: u32,
-    /// SHA-256 of the tokenizer's file in hexadecimal, where it is known: see [`Dataset::check_tokenizer`].
+    /// SHA-256 of the tokenizer's file in hexadecimal, if it is known: see [`Dataset::check_tokenizer`].
     ///
     /// [`Dataset::check_tokenizer`]: super::Dataset::check_tokenizer
     pub tokenizer_sha256: Option<String>,
-    /// A new file begins after this many tokens.
+    /// Most tokens of a file.
     pub tokens_per_shard: u64,
 }
 
@@ -28,8 +28,8 @@ impl ShardOptions {
     }
 }
 
-/// Writes a folder of token shards: `train-00000.bin` …, `validation-00000.bin` …, and last, when everything else is on the
-/// disk, `manifest.json`. A folder without manifest is an interrupted one, and may be written again.
+/// Writes a folder of token shards: `train-00000.bin` …, `validation-00000.bin` …, and `manifest.json` when all else is
+/// on the disk. A folder without a manifest was interrupted and may be written again.
 #[derive(Debug)]
 pub struct ShardWriter {
     dir: PathBuf,
@@ -55,7 +55,7 @@ struct OpenShard {
 }
 
 impl ShardWriter {
-    /// Makes the folder if need be. One that holds a manifest is refused, so that nothing is lost.
+    /// Makes the folder if it is missing. Refuses a folder with a manifest, so that nothing is lost.
     pub fn create(dir: impl Into<PathBuf>, options: ShardOptions) -> Result<Self, DataError> {
         let dir = dir.into();
         if options.vocab_size == 0 {
@@ -103,7 +103,7 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Brings everything to the disk and writes the manifest.
+    /// Syncs the shards to the disk and writes the manifest.
     pub fn finish(mut self) -> Result<Manifest, DataError> {
         self.train.close()?;
         self.validation.close()?;
@@ -131,7 +131,7 @@ impl ShardWriter {
 }
 
 impl SplitWriter {
-    /// Ends the open shard, if there is one.
+    /// Closes the open shard, if there is one.
     fn close(&mut self) -> Result<(), DataError> {
         let Some(OpenShard { path, name, mut file, hash, tokens }) = self.open.take() else { return Ok(()) };
         file.flush().and_then(|()| file.get_ref().sync_all()).map_err(DataError::io("write the shard", &path))?;
@@ -164,13 +164,13 @@ impl OpenShard {
     }
 }
 
-/// Whether a file of that name in a folder of shards is one that [`ShardWriter`] writes.
+/// Whether [`ShardWriter`] writes files of that name.
 pub(crate) fn is_shard_name(name: &str) -> bool {
     let is_shard = |part: &str| name.starts_with(part) && name.ends_with(".bin");
     name.starts_with(MANIFEST_FILE) || ["train-", "validation-"].into_iter().any(is_shard)
 }
 
-/// Makes the rename last over a power cut, where the system can.
+/// Syncs a folder, so that a rename in it survives a power cut, if the system can.
 fn sync_folder(dir: &Path) -> Result<(), DataError> {
     #[cfg(unix)]
     File::open(dir).and_then(|folder| folder.sync_all()).map_err(DataError::io("write the folder", dir))?;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use smallmind_checkpoint::StorageFile;
+use smallmind_checkpoint::SystemFile;
 
 use super::*;
 
@@ -202,8 +202,8 @@ impl Refusing {
     }
 }
 
-impl Storage for Refusing {
-    fn create_file(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
+impl FileSystem for Refusing {
+    fn create_file(&self, path: &Path) -> io::Result<Box<dyn SystemFile>> {
         Disk.create_file(path)
     }
 
@@ -238,7 +238,7 @@ fn a_replacement_that_is_refused_is_taken_back() {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join("run");
         let mut claim = replacing(&run);
-        claim.storage = Arc::new(Refusing { left: AtomicUsize::new(calls), removals: false });
+        claim.file_system = Arc::new(Refusing { left: AtomicUsize::new(calls), removals: false });
         match claim.publish() {
             Ok(None) => break,
             // The old run could not be removed: the new one is in its place.
@@ -270,7 +270,7 @@ fn an_old_run_that_can_not_be_removed_is_in_nobodys_way() {
     let run = dir.path().join("run");
     for _ in 0..3 {
         let mut claim = replacing(&run);
-        claim.storage = Arc::new(Refusing { left: AtomicUsize::new(usize::MAX), removals: true });
+        claim.file_system = Arc::new(Refusing { left: AtomicUsize::new(usize::MAX), removals: true });
         assert!(matches!(claim.publish(), Ok(Some(TrainError::Write { .. }))));
         drop(claim);
         let visible: Vec<String> = names(&run).into_iter().filter(|name| !name.starts_with('.')).collect();

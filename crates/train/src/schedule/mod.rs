@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use std::f64::consts::FRAC_PI_2;
 
-/// How the learning rate moves over the steps.
+/// The learning rate as a function of the step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Schedule {
@@ -16,16 +16,16 @@ pub enum Schedule {
     },
     /// Linear warm-up, then half a cosine down to the minimum.
     Cosine(Cosine),
-    /// Linear warm-up, a plateau, then a straight line down to the minimum.
+    /// Linear warm-up, a plateau, then a linear decay to the minimum.
     WarmupStableDecay(WarmupStableDecay),
 }
 
-/// The first steps, over which the rate grows in a straight line.
+/// The first steps, over which the rate grows linearly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warmup {
-    /// How many steps lie below the full rate; 0 for none.
+    /// Number of steps below the full rate; 0 for none.
     pub steps: u64,
-    /// Where the line begins.
+    /// The convention for the rate of the first step.
     pub from: WarmupFrom,
 }
 
@@ -49,23 +49,23 @@ pub struct Cosine {
     pub max: f64,
     /// Rate from `decay_steps` on.
     pub min: f64,
-    /// The growing part.
+    /// The warm-up.
     pub warmup: Warmup,
-    /// Step at which the cosine reaches `min` (nanoGPT's `lr_decay_iters`). With `decay_steps ≤ warmup.steps` the warm-up is
-    /// followed by `min` at once.
+    /// Step at which the cosine reaches `min` (nanoGPT's `lr_decay_iters`). If it is within the warm-up, `min` follows
+    /// that at once.
     pub decay_steps: u64,
 }
 
-/// Warm-up, stable, decay (Hu et al., "MiniCPM", arXiv:2404.06395) with a linear decay over the last fraction of the steps
-/// (Hägele et al., arXiv:2405.18392): over `d` last steps of `T`, `lr = max − (max − min) · (t − (T − d)) / d`, and `min` from
-/// `T` on.
+/// Warm-up, stable, decay (Hu et al., "MiniCPM", arXiv:2404.06395) with a linear decay over the last fraction of the
+/// steps (Hägele et al., arXiv:2405.18392): over `d` last steps of `T`, `lr = max − (max − min) · (t − (T − d)) / d`,
+/// and `min` from `T` on.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WarmupStableDecay {
     /// Rate of the plateau.
     pub max: f64,
     /// Rate from `total_steps` on.
     pub min: f64,
-    /// The growing part; it wins where it overlaps the decay.
+    /// The warm-up; it wins if it overlaps the decay.
     pub warmup: Warmup,
     /// `T`: all steps of the run.
     pub total_steps: u64,
@@ -73,7 +73,7 @@ pub struct WarmupStableDecay {
     pub decay_fraction: f64,
 }
 
-/// A schedule that makes no sense.
+/// Numbers that make no schedule.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ScheduleError {
     /// A rate that is negative, infinite or not a number.
@@ -81,7 +81,7 @@ pub enum ScheduleError {
     Rate {
         /// `lr`, `max` or `min`.
         name: &'static str,
-        /// What was given.
+        /// The given value.
         value: f64,
     },
     /// The minimum lies above the maximum.
@@ -108,7 +108,7 @@ impl Schedule {
         }
     }
 
-    /// Says what is wrong with numbers that came from outside.
+    /// Checks the numbers of the schedule.
     pub fn validate(&self) -> Result<(), ScheduleError> {
         match *self {
             Self::Constant { lr } => rate("lr", lr),

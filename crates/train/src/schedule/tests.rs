@@ -5,8 +5,8 @@ fn near(found: f64, expected: f64) {
     assert!((found - expected).abs() <= 1e-9, "{found} instead of {expected}");
 }
 
-/// Stanford CS336's case: max 1, min 0.1, warm-up 7, cycle 21. The values come from max − (max − min) · sin²(πr / 2) in another
-/// language.
+/// Stanford CS336's case: max 1, min 0.1, warm-up 7, cycle 21. The values come from max − (max − min) · sin²(πr / 2) in
+/// another language.
 #[test]
 fn cosine_from_zero_gives_the_known_vector() {
     let expected = [

@@ -1,8 +1,8 @@
-//! Who and where: the people, animals, toys and places of a story, drawn once and kept to its end.
+//! The cast of a story: people, animals, toys and places, drawn once for the whole story.
 
 use crate::random::SplitMix64;
 
-/// The three kinds of world a story can happen in. A frame of a plot names those it fits.
+/// The kinds of worlds that a story can happen in. A frame of a plot names those that it fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum World {
     Children,
@@ -21,7 +21,7 @@ impl World {
     }
 }
 
-/// Pronouns of the hero. Everybody else is called by name, so that "he" and "she" are never two.
+/// The hero's pronouns. All others are called by name, so that "he" and "she" are always the hero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gender {
     Female,
@@ -61,7 +61,7 @@ pub(super) struct Character {
     pub(super) kind: &'static str,
 }
 
-/// Where a story plays, with the preposition that its name wants, and three places to look in.
+/// Where a story happens, with its prepositions, and three spots to look for things.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) at: &'static str,
@@ -89,11 +89,11 @@ pub(super) struct Cast {
     pub(super) trait_: &'static str,
 }
 
-/// What the draws of one world are made from.
+/// The lists that the cast of a world is drawn from.
 struct Pool {
     girl_kinds: &'static [&'static str],
     boy_kinds: &'static [&'static str],
-    /// With whom heroes live: the even and the odd places of the lists of names.
+    /// The elders whom heroes live with: one for even places in the lists of names, one for odd places.
     elders: [&'static str; 2],
     places: &'static [Place],
     homes: &'static [&'static str],
@@ -101,8 +101,8 @@ struct Pool {
     trails: &'static [&'static str],
 }
 
-/// The names of all worlds: few, so that a model of a minute has met each of them often, and each of one gender only. The girl
-/// and the boy of one place in the lists are friends of each other in all stories.
+/// The names of all worlds, each of one gender only. They are few, so that a model that trains for a minute sees each
+/// of them often. The girl and the boy at the same place in the lists are friends in all stories.
 const GIRLS: [&str; 4] = ["Lily", "Mia", "Anna", "Ruby"];
 const BOYS: [&str; 4] = ["Tom", "Ben", "Max", "Leo"];
 const ELDERS: [&str; 2] = ["Mom", "Grandpa"];
@@ -111,7 +111,7 @@ const WEATHERS: &[&str] = &["sunny", "warm", "bright", "windy", "fine", "quiet"]
 const TRAITS: &[&str] = &["kind", "brave", "clever", "cheerful", "gentle", "curious", "funny", "sweet"];
 const TINY: &[&str] = &["ant", "beetle", "ladybug", "snail", "cricket"];
 const GOALS: &[&str] = &["old oak tree", "bridge", "river", "big rock", "red barn"];
-/// Animals walk, have no wings, and don't appear in any frame as somebody else.
+/// Animals that walk, have no wings and are in no frame.
 const ANIMALS: &[&str] = &["rabbit", "fox", "bear", "mouse", "squirrel", "frog", "duck", "pig"];
 const TOYS: &[&str] = &["toy robot", "rag doll", "tin soldier", "toy lion", "wooden duck", "toy monkey"];
 
@@ -242,7 +242,8 @@ impl Cast {
             World::Toys => &TOY_ROOM,
         };
         let gender = if rng.below(2) == 0 { Gender::Female } else { Gender::Male };
-        // A name has the same friend, and in a world the same elder, in all stories: a small model then knows one by the other.
+        // A name has the same friend, and in a world the same elder, in all stories, so that a small model can learn
+        // them.
         let pair = rng.below(GIRLS.len());
         let elder = pool.elders[pair % 2];
         let [girl, boy] = [(GIRLS[pair], pool.girl_kinds), (BOYS[pair], pool.boy_kinds)];
@@ -276,7 +277,7 @@ impl Cast {
 /// The worlds' pools.
 const POOLS: [&Pool; 3] = [&CHILDREN, &FOREST, &TOY_ROOM];
 
-/// The gender that a name always has; `None` for a word that names nobody.
+/// The gender of a name; `None` for a word that is no name.
 pub(super) fn gender_of_name(word: &str) -> Option<Gender> {
     let female = GIRLS.contains(&word).then_some(Gender::Female);
     female.or_else(|| BOYS.contains(&word).then_some(Gender::Male))
@@ -287,7 +288,7 @@ pub(super) fn kinds() -> impl Iterator<Item = &'static str> {
     POOLS.iter().flat_map(|pool| pool.girl_kinds.iter().chain(pool.boy_kinds)).copied()
 }
 
-/// The gender that a kind always has.
+/// The gender of a kind; `None` for kinds of both genders.
 pub(super) fn gender_of_kind(kind: &str) -> Option<Gender> {
     match kind {
         "girl" => Some(Gender::Female),

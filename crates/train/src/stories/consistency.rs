@@ -1,28 +1,28 @@
-//! What in a story doesn't hold together: names, kinds and pronouns that change on the way.
+//! Inconsistencies of a story: names, kinds and pronouns that change.
 //!
-//! This reads a text alone, without the cast that it was told from, and so it measures what a model writes as well as the corpus itself.
-//! It finds what is certainly wrong and lets pass what may be right; it is no judge of the plot.
+//! The check reads only the text, so it works for a model's stories as well as for the corpus. It reports what is
+//! certainly wrong and does not judge the plot.
 
 use std::fmt;
 
 use super::cast::{self, Gender};
 
-/// Something that does not fit what the story said before.
+/// Something that contradicts the story before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Slip {
-    /// A name that nobody introduced, or the third one of a story of two.
+pub enum Inconsistency {
+    /// A name that was not introduced, or a third name.
     Name(String),
-    /// A kind of animal or toy that neither hero nor friend is, or a second kind for one of them.
+    /// A kind of animal or toy that is neither the hero's nor the friend's.
     Kind(String),
-    /// A pronoun that isn't the hero's: nobody else has one in these stories.
+    /// A pronoun that isn't the hero's: all others are called by name.
     Pronoun(String),
-    /// A second one of Mom, Dad, Grandma … in a story that has one.
+    /// A second elder (Mom, Dad, Grandma …).
     Elder(String),
-    /// A second colour in a story that has one.
+    /// A second colour.
     Color(String),
 }
 
-impl fmt::Display for Slip {
+impl fmt::Display for Inconsistency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(word) => write!(f, "{word} was never introduced"),
@@ -34,7 +34,7 @@ impl fmt::Display for Slip {
     }
 }
 
-/// What a colour may stand beside without being the colour of the story's thing.
+/// Pairs of words in which a colour is not that of the story's thing.
 const OWN_COLOR: &[(&str, &str)] = &[
     ("red", "barn"),
     ("red", "and"),
@@ -45,38 +45,38 @@ const OWN_COLOR: &[(&str, &str)] = &[
     ("something", "green"),
 ];
 
-/// Everything in `story` that doesn't fit what it said before, in the order of the text.
+/// The inconsistencies of `story`, in the order of the text.
 ///
 /// ```
-/// use smallmind_train::stories::{self, Slip};
+/// use smallmind_train::stories::{self, Inconsistency};
 ///
-/// assert_eq!(stories::slips("Once there was a kind girl named Lily. She loved to sing."), []);
-/// let slips = stories::slips("Once there was a kind girl named Lily. He met Tom.");
-/// assert_eq!(slips, [Slip::Pronoun("He".into()), Slip::Name("Tom".into())]);
+/// assert_eq!(stories::inconsistencies("Once there was a kind girl named Lily. She loved to sing."), []);
+/// let inconsistencies = stories::inconsistencies("Once there was a kind girl named Lily. He met Tom.");
+/// assert_eq!(inconsistencies, [Inconsistency::Pronoun("He".into()), Inconsistency::Name("Tom".into())]);
 /// ```
 #[must_use]
-pub fn slips(story: &str) -> Vec<Slip> {
+pub fn inconsistencies(story: &str) -> Vec<Inconsistency> {
     let mut reader = Reader::default();
     let words: Vec<(usize, &str)> = words(story);
     for at in 0..words.len() {
         reader.read(story, &words, at);
     }
-    reader.slips
+    reader.inconsistencies
 }
 
-/// What a reader remembers.
+/// What the check remembers of a text.
 #[derive(Default)]
 struct Reader<'a> {
-    /// Names with the kinds that they were given.
+    /// Names and their kinds.
     names: Vec<(&'a str, Option<&'static str>)>,
     kinds: Vec<&'static str>,
-    /// The hero's, who comes first.
+    /// The gender of the hero, who is named first.
     gender: Option<Gender>,
     elder: Option<&'static str>,
     color: Option<&'a str>,
-    /// Where the kind that was read last ends: "wooden duck" is no "duck".
+    /// The end of the last kind that was read, in bytes: "wooden duck" is not "duck".
     read_to: usize,
-    slips: Vec<Slip>,
+    inconsistencies: Vec<Inconsistency>,
 }
 
 impl<'a> Reader<'a> {
@@ -91,7 +91,7 @@ impl<'a> Reader<'a> {
             self.name(story, words, at, gender);
         } else if let Some(elder) = cast::elder_at(rest) {
             if self.elder.is_some_and(|known| known != elder) {
-                self.slips.push(Slip::Elder(elder.to_owned()));
+                self.inconsistencies.push(Inconsistency::Elder(elder.to_owned()));
             }
             self.elder = self.elder.or(Some(elder));
         } else if let Some(kind) = cast::kind_at(rest) {
@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
             self.kind(kind, previous(words, at));
         } else if let Some(gender) = pronoun(word) {
             if self.gender.is_some_and(|hero| hero != gender) {
-                self.slips.push(Slip::Pronoun(word.to_owned()));
+                self.inconsistencies.push(Inconsistency::Pronoun(word.to_owned()));
             }
         } else if cast::COLORS.contains(&word) {
             let own = |&(a, b): &(&str, &str)| (a, b) == (word, next) || (a, b) == (previous(words, at), word);
@@ -107,7 +107,7 @@ impl<'a> Reader<'a> {
                 return;
             }
             if self.color.is_some_and(|known| known != word) {
-                self.slips.push(Slip::Color(word.to_owned()));
+                self.inconsistencies.push(Inconsistency::Color(word.to_owned()));
             }
             self.color = self.color.or(Some(word));
         }
@@ -124,13 +124,13 @@ impl<'a> Reader<'a> {
         };
         let kind = apposed.or(called);
         if let Some(wrong) = kind.filter(|kind| cast::gender_of_kind(kind).is_some_and(|other| other != gender)) {
-            self.slips.push(Slip::Kind(wrong.to_owned()));
+            self.inconsistencies.push(Inconsistency::Kind(wrong.to_owned()));
         }
         if let Some((_, known)) = self.names.iter_mut().find(|(known, _)| *known == name) {
             if let (Some(known), Some(kind)) = (*known, kind)
                 && known != kind
             {
-                self.slips.push(Slip::Kind(kind.to_owned()));
+                self.inconsistencies.push(Inconsistency::Kind(kind.to_owned()));
             }
             *known = known.or(kind);
             return;
@@ -139,7 +139,7 @@ impl<'a> Reader<'a> {
         let introduced =
             kind.is_some() || before.iter().any(|word| ["named", "called", "friend", "name"].contains(word));
         if self.names.len() >= 2 || (!self.names.is_empty() && !introduced) {
-            self.slips.push(Slip::Name(name.to_owned()));
+            self.inconsistencies.push(Inconsistency::Name(name.to_owned()));
             return;
         }
         self.gender.get_or_insert(gender);
@@ -148,23 +148,23 @@ impl<'a> Reader<'a> {
 
     fn kind(&mut self, kind: &'static str, before: &str) {
         if let Some(gender) = cast::gender_of_kind(kind) {
-            // Of those there may be others.
+            // Kinds with a gender ("girl", "boy") may occur more than once.
             self.gender.get_or_insert(gender);
             return;
         }
-        // A tiny frog, or the fish that a cloud looks like, is nobody of the cast.
+        // A tiny frog, or the fish that a cloud looks like, is not in the cast.
         if before == "tiny" || self.kinds.contains(&kind) {
             return;
         }
         if self.kinds.len() >= 2 {
-            self.slips.push(Slip::Kind(kind.to_owned()));
+            self.inconsistencies.push(Inconsistency::Kind(kind.to_owned()));
         } else {
             self.kinds.push(kind);
         }
     }
 }
 
-/// The words of a text with where they begin.
+/// The words of a text and where they begin, in bytes.
 fn words(text: &str) -> Vec<(usize, &str)> {
     let mut words = Vec::new();
     let mut rest = text;
@@ -181,7 +181,7 @@ fn previous<'a>(words: &[(usize, &'a str)], at: usize) -> &'a str {
     at.checked_sub(1).map_or("", |at| words[at].1)
 }
 
-/// The kind whose last word this is: kinds have up to two words.
+/// The kind that ends with this word; kinds have up to two words.
 fn kind_ending(story: &str, (start, word): (usize, &str)) -> Option<&'static str> {
     let end = start + word.len();
     cast::kinds().find(|kind| story[..end].ends_with(kind))
@@ -199,11 +199,11 @@ fn pronoun(word: &str) -> Option<Gender> {
 mod tests {
     use super::*;
 
-    /// What slips in a story that goes on like this.
+    /// The inconsistencies of a story that continues with `text`.
     fn after(text: &str) -> Vec<String> {
         let begin = "Once there was a kind fox named Lily. She had a red ball from Mom.";
-        assert_eq!(slips(begin), []);
-        slips(&format!("{begin} {text}")).iter().map(ToString::to_string).collect()
+        assert_eq!(inconsistencies(begin), []);
+        inconsistencies(&format!("{begin} {text}")).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_slips() {
+    fn what_changes_is_inconsistent() {
         for (text, found) in [
             ("\"Hello,\" said Anna.", "Anna was never introduced"),
             ("Her friend Ben came, and her friend Max.", "Max was never introduced"),
@@ -231,7 +231,7 @@ mod tests {
             ("Then Grandpa came.", "Grandpa takes the place of another"),
             ("Her blue ball was gone.", "blue is another colour"),
         ] {
-            assert!(after(text).iter().any(|slip| slip == found), "{text}: {:?}", after(text));
+            assert!(after(text).iter().any(|one| one == found), "{text}: {:?}", after(text));
         }
     }
 }

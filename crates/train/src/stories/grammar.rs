@@ -1,7 +1,8 @@
 //! The story grammar: plots written as plain text (`plots/*.txt`), parsed once into templates.
 //!
-//! The format is described at the head of `plots/shared.txt` (phrases, slots) and `plots/friends.txt` (plots). Parsing is
-//! strict: a slot that nothing fills, a frame with a missing value or an open bracket is an error with file and line.
+//! The format is described at the head of `plots/shared.txt` (phrases, slots) and `plots/friends.txt` (plots). Parsing
+//! is strict: a slot that nothing fills, a frame with a missing value or an open bracket is an error with file and
+//! line.
 
 use super::cast::World;
 use std::fmt;
@@ -14,15 +15,15 @@ pub(super) struct Grammar {
     pub(super) phrases: Vec<Vec<Template>>,
 }
 
-/// One course of events.
+/// A course of events.
 #[derive(Debug)]
 pub(super) struct Plot {
     pub(super) title: &'static str,
     pub(super) frames: Vec<Frame>,
-    pub(super) steps: Vec<Step>,
+    pub(super) passages: Vec<Passage>,
 }
 
-/// The things that one telling of a plot is about: values of the plot's keys that fit together.
+/// Values of a plot's keys that fit together.
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) worlds: Vec<World>,
@@ -30,7 +31,7 @@ pub(super) struct Frame {
 }
 
 #[derive(Debug)]
-pub(super) enum Step {
+pub(super) enum Passage {
     /// A new paragraph.
     Break,
     /// One of these wordings.
@@ -151,7 +152,7 @@ pub(super) fn parse(files: &[(&'static str, &'static str)]) -> Result<Grammar, G
     Ok(Grammar { plots: parser.plots, phrases: parser.phrases })
 }
 
-/// What the lines at hand belong to.
+/// The section that lines belong to.
 #[derive(Default, PartialEq)]
 enum Section {
     #[default]
@@ -188,7 +189,7 @@ impl Parser {
             self.finish()?;
             self.section = Section::Plot;
             self.keys.clear();
-            self.plots.push(Plot { title, frames: Vec::new(), steps: Vec::new() });
+            self.plots.push(Plot { title, frames: Vec::new(), passages: Vec::new() });
             return Ok(());
         }
         match self.section {
@@ -208,14 +209,14 @@ impl Parser {
             self.keys = keys.split_whitespace().collect();
             return Ok(());
         }
-        let step = if line == "---" {
-            Step::Break
+        let passage = if line == "---" {
+            Passage::Break
         } else if let Some(text) = line.strip_prefix('-') {
-            Step::Say(vec![self.template(text.trim())?])
+            Passage::Say(vec![self.template(text.trim())?])
         } else if let Some(text) = line.strip_prefix('|') {
             let template = self.template(text.trim())?;
-            return match self.plots.last_mut().and_then(|plot| plot.steps.last_mut()) {
-                Some(Step::Say(wordings)) => {
+            return match self.plots.last_mut().and_then(|plot| plot.passages.last_mut()) {
+                Some(Passage::Say(wordings)) => {
                     wordings.push(template);
                     Ok(())
                 }
@@ -226,7 +227,7 @@ impl Parser {
             self.plots.last_mut().ok_or("no plot")?.frames.push(frame);
             return Ok(());
         };
-        self.plots.last_mut().ok_or("no plot")?.steps.push(step);
+        self.plots.last_mut().ok_or("no plot")?.passages.push(passage);
         Ok(())
     }
 
@@ -250,7 +251,7 @@ impl Parser {
             Section::Phrase if self.phrases.last().is_some_and(|p| p.is_empty()) => {
                 Err(String::from("a phrase without wordings"))
             }
-            Section::Plot if self.plots.last().is_some_and(|p| p.frames.is_empty() || p.steps.is_empty()) => {
+            Section::Plot if self.plots.last().is_some_and(|p| p.frames.is_empty() || p.passages.is_empty()) => {
                 Err(String::from("a plot without frames or steps"))
             }
             Section::Phrase | Section::Plot => Ok(()),
@@ -310,7 +311,7 @@ impl Parser {
         };
         let lower = name.to_ascii_lowercase();
         let capital = lower != name;
-        // The phrase being written is the last one and not yet to be used.
+        // The last phrase is still being parsed and can't be used yet.
         let complete = self.phrase_names.len() - usize::from(self.section == Section::Phrase);
         let phrases = self.phrase_names.get(..complete).unwrap_or_default();
         let slot = if let Some(key) = keys.iter().position(|&key| key == lower) {
@@ -354,8 +355,8 @@ mod tests {
             parse(&[("t", "@p\n| so\n|\n== a\nkeys: x\ncf: 1 {p}\n- {X} [a|{n} b|]\n| two\n---\n- end")]).unwrap();
         assert_eq!(grammar.phrases[0].len(), 2);
         let plot = &grammar.plots[0];
-        assert_eq!((plot.title, plot.frames[0].worlds.len(), plot.steps.len()), ("a", 2, 3));
-        let Step::Say(wordings) = &plot.steps[0] else { panic!("a step of text expected") };
+        assert_eq!((plot.title, plot.frames[0].worlds.len(), plot.passages.len()), ("a", 2, 3));
+        let Passage::Say(wordings) = &plot.passages[0] else { panic!("a passage of text expected") };
         assert!(matches!(wordings[0].0[0], Node::Hole { slot: Slot::Key(0), article: false, capital: true }));
         assert!(matches!(&wordings[0].0[2], Node::Choice(c) if c.len() == 3 && c[2].0.is_empty()));
     }

@@ -1,64 +1,55 @@
 //! The built-in corpus: simple children's stories from a grammar, so that a first model needs no download.
 //!
-//! A story is told from a **plot** (a quarrel, a wish, a broken toy …), a **frame** (the thing, the trouble and the remedy
-//! that fit together), a **cast** (hero, friend, elder, place; names, pronouns and places stay the same to the end) and a
-//! choice of wordings. Some hundred words, past tense, dialogue, ASCII only. Names and things are few, so that a model of a minute
-//! learns to keep them: variety is in the plots and wordings. [`slips`] finds where a text does not keep them.
+//! A story is made of a **plot** (a quarrel, a wish, a broken toy …), a **frame** (the thing, the trouble and the
+//! remedy that fit together), a **cast** (hero, friend, elder, place; names, pronouns and places stay the same to the
+//! end) and a choice of wordings. It has about a hundred words in ASCII, in the past tense, with dialogue. Names and
+//! things are few, so that a model that trains for a minute learns to keep them; plots and wordings vary.
+//! [`inconsistencies`] finds where a text does not keep them.
 //!
 //! ```
-//! use smallmind_train::stories::{Part, Stories, write_corpus};
+//! use smallmind_train::stories::{Split, Stories, write_corpus};
 //!
 //! for story in Stories::new(1337).take(2) {
 //!     println!("{story}\n");
 //! }
-//! let train = write_corpus(1337, 100_000, Part::Train);
-//! let validation = write_corpus(1337, 10_000, Part::Validation);
+//! let train = write_corpus(1337, 100_000, Split::Train);
+//! let validation = write_corpus(1337, 10_000, Split::Validation);
 //! assert!(train.len() >= 100_000 && validation.len() >= 10_000);
 //! ```
 //!
-//! * **Documents.** A story has a few paragraphs, parted by single line feeds, and never a blank line; stories stand a
-//!   blank line apart. [`documents`] takes such a text apart again. The text holds no marker such as `<|endoftext|>`: whoever
-//!   tokenizes it puts the end-of-text *token* after each document, or tokenizes the text as it is (characters).
-//! * **Deterministic.** Story `index` of `seed` is a pure function of the two, in integer arithmetic only: the same on every
-//!   platform and with every compiler.
-//! * **Train and validation never share a story**, whatever their seeds: the part is a function of the story's own text
-//!   ([`Part::of`]), about one story in twenty belonging to validation.
+//! * **Documents.** Single line feeds separate the paragraphs of a story, and a blank line separates stories.
+//!   [`documents`] divides such a text again. The text holds no marker such as `<|endoftext|>`: the end-of-text *token*
+//!   is added when it is tokenized, if the vocabulary has one.
+//! * **Deterministic.** Story `index` of `seed` is a pure function of the two, in integer arithmetic only: the same on
+//!   every platform and with every compiler.
+//! * **The splits never share a story**, whatever their seeds: the split is a function of the story's text
+//!   ([`split_of`]). About one story in twenty is for validation.
 
 mod cast;
 mod consistency;
 mod grammar;
-mod tell;
+mod outline;
 #[cfg(test)]
 mod tests;
 
-pub use consistency::{Slip, slips};
+pub use consistency::{Inconsistency, inconsistencies};
 
+pub use crate::data::Split;
 use crate::random::{self, SplitMix64};
 use grammar::Grammar;
+use outline::Outline;
 use std::sync::OnceLock;
-use tell::Told;
 
-/// One story in this many belongs to [`Part::Validation`].
+/// One story in this many belongs to [`Split::Validation`].
 const VALIDATION_ONE_IN: u64 = 20;
 
-/// What stands between two stories of a corpus text.
+/// The text between two stories of a corpus.
 const BETWEEN: &str = "\n\n";
 
-/// The two disjoint parts of all stories.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Part {
-    /// About 95 % of the stories.
-    Train,
-    /// The others.
-    Validation,
-}
-
-impl Part {
-    /// The part that a story belongs to: a function of its text alone.
-    #[must_use]
-    pub fn of(story: &str) -> Self {
-        if random::hash(story).is_multiple_of(VALIDATION_ONE_IN) { Self::Validation } else { Self::Train }
-    }
+/// The split that a story belongs to, a function of its text alone: about 95 % are for training.
+#[must_use]
+pub fn split_of(story: &str) -> Split {
+    if random::hash(story).is_multiple_of(VALIDATION_ONE_IN) { Split::Validation } else { Split::Train }
 }
 
 /// An endless iterator over stories.
@@ -66,20 +57,20 @@ impl Part {
 pub struct Stories {
     seed: u64,
     next: u64,
-    part: Option<Part>,
+    split: Option<Split>,
 }
 
 impl Stories {
-    /// All stories of a seed, of both parts.
+    /// All stories of a seed, of both splits.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { seed, next: 0, part: None }
+        Self { seed, next: 0, split: None }
     }
 
-    /// The stories of a seed that belong to `part`.
+    /// The stories of a seed that belong to `split`.
     #[must_use]
-    pub fn of(seed: u64, part: Part) -> Self {
-        Self { seed, next: 0, part: Some(part) }
+    pub fn of(seed: u64, split: Split) -> Self {
+        Self { seed, next: 0, split: Some(split) }
     }
 }
 
@@ -90,7 +81,7 @@ impl Iterator for Stories {
         loop {
             let text = story(self.seed, self.next);
             self.next = self.next.wrapping_add(1);
-            if self.part.is_none_or(|part| part == Part::of(&text)) {
+            if self.split.is_none_or(|split| split == split_of(&text)) {
                 return Some(text);
             }
         }
@@ -102,21 +93,22 @@ impl Iterator for Stories {
 pub fn story(seed: u64, index: u64) -> String {
     let grammar = built_in();
     let mut rng = SplitMix64::of_item(seed, index);
-    Told::draw(grammar, &mut rng).map(|told| told.tell(grammar, &mut rng)).unwrap_or_default()
+    Outline::draw(grammar, &mut rng).map(|outline| outline.text(grammar, &mut rng)).unwrap_or_default()
 }
 
-/// The corpus of a seed: whole stories of `part`, a blank line apart, as many as it takes to reach `bytes` bytes.
+/// The corpus of a seed: whole stories of `split`, separated by blank lines, until there are `bytes` bytes. Empty if
+/// `bytes` is 0.
 ///
-/// A longer corpus of the same seed and part begins with the same stories. Empty when `bytes` is 0.
+/// A longer corpus of the same seed and split begins with the same stories.
 #[must_use]
-pub fn write_corpus(seed: u64, bytes: usize, part: Part) -> String {
-    /// Reserved at once at most, so that a slip in `bytes` doesn't ask for all the memory there is.
+pub fn write_corpus(seed: u64, bytes: usize, split: Split) -> String {
+    /// Most bytes that are reserved at once, so that a wrong `bytes` doesn't reserve all memory.
     const RESERVE: usize = 64 << 20;
     let mut text = String::with_capacity(bytes.min(RESERVE) + 2048);
-    let mut stories = Stories::of(seed, part);
+    let mut stories = Stories::of(seed, split);
     while text.len() < bytes {
         if !text.is_empty() {
-            // The line feed that ends the story before is the first of the two.
+            // The story before ends with the first of the two line feeds.
             text.push_str(&BETWEEN[1..]);
         }
         text.extend(stories.next());
@@ -125,12 +117,12 @@ pub fn write_corpus(seed: u64, bytes: usize, part: Part) -> String {
     text
 }
 
-/// The documents of a text in which blank lines stand between them, without the blank lines and without empty documents.
+/// The documents of a text in which blank lines separate them; empty ones are left out.
 pub fn documents(text: &str) -> impl Iterator<Item = &str> {
     text.split(BETWEEN).map(|document| document.trim_matches('\n')).filter(|document| !document.is_empty())
 }
 
-/// The titles of the plots that stories are told from.
+/// The titles of all plots.
 pub fn plots() -> impl Iterator<Item = &'static str> {
     built_in().plots.iter().map(|plot| plot.title)
 }
@@ -145,7 +137,7 @@ fn built_in() -> &'static Grammar {
             ("home.txt", include_str!("plots/home.txt")),
             ("adventures.txt", include_str!("plots/adventures.txt")),
         ];
-        // The files are compiled in, so a mistake in them is a programmer's and every test shows it.
+        // The files are compiled in, so every test finds a mistake in them.
         grammar::parse(&files).unwrap_or_else(|error| panic!("built-in stories: {error}"))
     })
 }

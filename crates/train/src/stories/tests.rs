@@ -1,19 +1,19 @@
 //! What holds together inside a story: these tests know the cast, which the text alone doesn't tell.
 
 use super::cast::{Gender, World};
-use super::tell::Told;
-use super::{built_in, plots, slips, story};
+use super::outline::Outline;
+use super::{built_in, inconsistencies, plots, story};
 use crate::random::SplitMix64;
 use std::collections::HashSet;
 
 /// Calls `check` with the draw and the text of the first `count` stories of a seed.
-fn each(seed: u64, count: u64, mut check: impl FnMut(&Told, &str)) {
+fn each(seed: u64, count: u64, mut check: impl FnMut(&Outline, &str)) {
     for index in 0..count {
         let mut rng = SplitMix64::of_item(seed, index);
-        let told = Told::draw(built_in(), &mut rng).unwrap();
-        let text = told.tell(built_in(), &mut rng);
+        let outline = Outline::draw(built_in(), &mut rng).unwrap();
+        let text = outline.text(built_in(), &mut rng);
         assert_eq!(text, story(seed, index));
-        check(&told, &text);
+        check(&outline, &text);
     }
 }
 
@@ -32,9 +32,9 @@ fn there_are_many_different_plots() {
 fn every_plot_and_world_is_told() {
     let mut seen = HashSet::new();
     let mut worlds = [0_u32; 3];
-    each(5, 5000, |told, _| {
-        seen.insert(told.plot.title);
-        worlds[told.cast.world as usize] += 1;
+    each(5, 5000, |outline, _| {
+        seen.insert(outline.plot.title);
+        worlds[outline.cast.world as usize] += 1;
     });
     assert_eq!(seen.len(), plots().count());
     assert!(worlds.iter().all(|&n| n > 250), "{worlds:?}");
@@ -43,13 +43,13 @@ fn every_plot_and_world_is_told() {
 /// "He" and "she" are the hero, whoever else is there.
 #[test]
 fn pronouns_agree() {
-    each(11, 20_000, |told, text| {
-        let wrong: &[&str] = match told.cast.gender {
+    each(11, 20_000, |outline, text| {
+        let wrong: &[&str] = match outline.cast.gender {
             Gender::Female => &["he", "him", "his", "himself"],
             Gender::Male => &["she", "her", "hers", "herself"],
         };
         let found = words(text).find(|word| wrong.contains(&word.to_ascii_lowercase().as_str()));
-        assert_eq!(found, None, "{}: {text}", told.plot.title);
+        assert_eq!(found, None, "{}: {text}", outline.plot.title);
     });
 }
 
@@ -57,12 +57,12 @@ fn pronouns_agree() {
 #[test]
 fn only_the_cast_is_named() {
     let mut names = HashSet::new();
-    each(1, 5000, |told, _| {
-        names.extend([told.cast.hero.name, told.cast.friend.name]);
+    each(1, 5000, |outline, _| {
+        names.extend([outline.cast.hero.name, outline.cast.friend.name]);
     });
     assert_eq!(names.len(), 8, "{names:?}");
-    each(3, 5000, |told, text| {
-        let cast = &told.cast;
+    each(3, 5000, |outline, text| {
+        let cast = &outline.cast;
         for word in words(text).filter(|word| names.contains(word)) {
             assert!(word == cast.hero.name || word == cast.friend.name, "{word}: {text}");
         }
@@ -73,23 +73,23 @@ fn only_the_cast_is_named() {
 
 /// What the reader of texts finds in what models write, it finds nowhere in the corpus.
 #[test]
-fn nothing_slips() {
-    each(23, 20_000, |told, text| assert_eq!(slips(text), [], "{}: {text}", told.plot.title));
+fn every_story_is_consistent() {
+    each(23, 20_000, |outline, text| assert_eq!(inconsistencies(text), [], "{}: {text}", outline.plot.title));
 }
 
 /// The first mention of the friend says who that is.
 #[test]
 fn a_friend_is_introduced() {
-    each(17, 20_000, |told, text| {
-        let friend = &told.cast.friend;
+    each(17, 20_000, |outline, text| {
+        let friend = &outline.cast.friend;
         let Some(at) = words_at(text, friend.name) else { return };
         let (before, after) = text.split_at(at);
         let sentence = &before[before.len().saturating_sub(100)..];
         let introduced = after[friend.name.len()..].starts_with(&format!(" the {}", friend.kind))
             || sentence.contains("friend")
             || sentence.contains(friend.kind);
-        assert!(introduced, "{}: {text}", told.plot.title);
-        if told.cast.world == World::Children {
+        assert!(introduced, "{}: {text}", outline.plot.title);
+        if outline.cast.world == World::Children {
             assert!(!text.contains(&format!("{} the ", friend.name)), "{text}");
         }
     });

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallmind_simd::IsaKind;
-use smallmind_train::stories::{Part, write_corpus};
-use smallmind_train::{Event, Existing, Layer, RunDir, Source, Summary, TrainConfig, TrainError, Trainer, prepare};
+use smallmind_train::stories::{Split, write_corpus};
+use smallmind_train::{
+    Event, Existing, Moments, Overlay, RunDir, Source, Summary, TrainConfig, TrainError, Trainer, prepare,
+};
 
 /// Settings of a model that takes microseconds a step. Every step is logged.
 const TINY: &[&str] = &[
@@ -27,22 +29,22 @@ const TINY: &[&str] = &[
     "log.interval=1",
 ];
 
-/// Assignments as layers.
-pub fn layers<S: AsRef<str>>(assignments: &[S]) -> Vec<Layer> {
-    assignments.iter().map(|text| Layer::assignment(text.as_ref()).unwrap()).collect()
+/// Assignments as overlays.
+pub fn overlays<S: AsRef<str>>(assignments: &[S]) -> Vec<Overlay> {
+    assignments.iter().map(|text| Overlay::assignment(text.as_ref()).unwrap()).collect()
 }
 
 /// The tiny settings with some changed.
 pub fn tiny(changed: &[&str]) -> TrainConfig {
     let all: Vec<&str> = TINY.iter().chain(changed).copied().collect();
-    TrainConfig::layered(Some("nanogpt-cpu"), &layers(&all)).unwrap()
+    TrainConfig::with_overlays(Some("nanogpt-cpu"), &overlays(&all)).unwrap()
 }
 
 /// A text file of about three kilobytes beside the run.
 pub fn text_file(dir: &Path) -> PathBuf {
     let path = dir.join("text.txt");
     if !path.exists() {
-        fs::write(&path, write_corpus(7, 3000, Part::Train)).unwrap();
+        fs::write(&path, write_corpus(7, 3000, Split::Train)).unwrap();
     }
     path
 }
@@ -81,8 +83,8 @@ pub fn stop_after(trainer: &mut Trainer, step: u64) -> (Summary, Vec<Event>) {
 
 /// The bits of weights and both moments.
 pub fn state(trainer: &Trainer) -> [Vec<u32>; 3] {
-    let (m, v) = trainer.learner().moments();
-    [trainer.learner().model().weights(), m, v].map(|values| values.iter().map(|x| x.to_bits()).collect())
+    let Moments { first, second } = trainer.learner().moments();
+    [trainer.learner().model().weights(), first, second].map(|values| values.iter().map(|x| x.to_bits()).collect())
 }
 
 /// What a training told of its losses: (step, bits of the loss and of the norm), and (step, bits of both estimates).

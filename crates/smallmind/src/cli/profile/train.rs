@@ -143,7 +143,7 @@ impl Bench {
         let (micro_batches, tokens) = (self.stepper.settings().micro_batches, self.stepper.settings().tokens());
         let batches = self.middle_batches(count as u64)?;
         self.drawing.reserve(2 * count);
-        let (gradient, update) = self.stepper.learner().plans();
+        let (gradient, update) = (self.stepper.learner().gradient_plan(), self.stepper.learner().update_plan());
         let recorder = |plan: &Plan, runs| Recorder::keeping(plan, runs).counting(Some(allocations::of_this_thread));
         let recorders = (recorder(gradient, count * micro_batches), recorder(update, count));
         let begin = |bench: &mut Self| {
@@ -161,7 +161,7 @@ impl Bench {
         })?;
         let barrier_ns = roofs.again()?;
         let threads = self.other_threads()?;
-        let (gradient, update) = self.stepper.learner().plans();
+        let (gradient, update) = (self.stepper.learner().gradient_plan(), self.stepper.learner().update_plan());
         let none = [Batch::default()];
         let parts = vec![
             Part { name: "forward and backward", plan: gradient, recorder: &recorders.0, batches: &batches },
@@ -233,7 +233,7 @@ impl Bench {
 
     /// Seconds a token with one thread less and one more, where there are CPUs for them.
     fn other_threads(&self) -> anyhow::Result<Vec<(usize, f64)>> {
-        let (now, tokens) = (self.stepper.learner().plans().0.threads(), self.stepper.settings().tokens());
+        let (now, tokens) = (self.stepper.learner().gradient_plan().threads(), self.stepper.settings().tokens());
         let mut found = vec![];
         for n in [now.saturating_sub(1), now + 1].into_iter().filter(|n| (1..=available_threads()).contains(n)) {
             let mut other = Self { stepper: self.stepper.with_threads(n)?, begun: 0, drawing: vec![], stop: self.stop };

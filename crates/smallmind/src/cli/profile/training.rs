@@ -1,6 +1,7 @@
 //! What `profile train` trains: a run that is there, a preset on a text, or a preset on what needs no file.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use smallmind::model::{Model, preset};
@@ -63,7 +64,7 @@ pub struct Training {
 struct Found {
     model: Model,
     config: TrainConfig,
-    data: Dataset,
+    data: Arc<Dataset>,
     end: Option<u32>,
     tokenizer: Vec<u8>,
     text: &'static str,
@@ -92,7 +93,7 @@ impl TrainingArg {
     }
 
     fn of_preset(&self, name: &str, folder: &Path, settings: &Settings) -> anyhow::Result<Found> {
-        let mut config = TrainConfig::layered(Some(name), &[])?;
+        let mut config = TrainConfig::with_overlays(Some(name), &[])?;
         config.train.seed = settings.seed.unwrap_or(SEED);
         let source = match (self.data.is_empty(), name == PRESET) {
             (false, _) => Source::Files(&self.data),
@@ -168,7 +169,7 @@ fn random_tokens(name: &str, config: TrainConfig) -> anyhow::Result<Found> {
     let count = RANDOM.max(2 * config.train.batch * shape.context);
     let tokens = subject::tokens(count, shape.vocab_size, seed);
     let vocabulary = u32::try_from(shape.vocab_size).unwrap_or(u32::MAX);
-    let data = Dataset::from_tokens(&tokens, vocabulary, 0)?;
+    let data = Arc::new(Dataset::from_tokens(&tokens, vocabulary, 0)?);
     let model = Model::random(shape, seed)?;
     Ok(Found { model, config, data, end: None, tokenizer: vec![], text: "random tokens" })
 }

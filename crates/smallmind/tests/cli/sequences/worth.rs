@@ -85,7 +85,8 @@ impl Worth {
         }
     }
 
-    /// The lines of a log up to a step, without estimates of that step: a training that has nothing more to do makes those again.
+    /// The lines of a log up to a step, without estimates of that step: a training that has nothing more to do makes
+    /// those again.
     fn lines(&self, name: &str, last: u64) -> Vec<&str> {
         let text = self.files.get(Path::new(name)).map(|bytes| std::str::from_utf8(bytes).unwrap());
         let stays = |line: &&str| {

@@ -1,4 +1,4 @@
-//! One model in training: its plans, gradients and moments.
+//! A model in training: its plans, gradients and moments.
 
 use smallmind_graph::op::AdamWSpec;
 use smallmind_graph::{
@@ -8,21 +8,21 @@ use smallmind_graph::{
 use smallmind_model::{LOSS, Model, ModelConfig, ModelError, Purpose, architecture};
 use smallmind_simd::IsaKind;
 
-/// How an optimizer turns gradients into steps.
+/// Constants of the optimizer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Optimizer {
-    /// AdamW's constants.
+    /// Constants of AdamW.
     pub adamw: AdamWSpec,
-    /// The greatest global norm of a step's gradients; infinite for no clipping.
+    /// Gradients are clipped to this global norm; infinite for no clipping.
     pub max_norm: f64,
 }
 
-/// The sizes of a training's batches.
+/// Sizes of a micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchShape {
-    /// Sequences in a micro-batch.
+    /// Number of sequences.
     pub sequences: usize,
-    /// Tokens in a sequence.
+    /// Tokens of each sequence.
     pub context: usize,
 }
 
@@ -32,26 +32,44 @@ impl BatchShape {
         self.sequences * self.context
     }
 
-    /// The largest batch: no more than this shape holds.
+    /// Limits of a plan for batches of up to this size.
     pub fn limits(&self) -> Limits {
         Limits { tokens: self.tokens(), outputs: 0, spans: self.tokens(), context: self.context, pages: 0 }
     }
 }
 
-/// What a step did.
+/// The numbers of an update.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Update {
-    /// The global norm of the gradients, before clipping.
+pub struct UpdateStats {
+    /// Global norm of the gradients, before clipping.
     pub grad_norm: f32,
-    /// What they were multiplied by.
+    /// The factor that clipped the gradients, at most 1.
     pub clip: f32,
 }
 
-/// A model in training. Nothing allocates once it is made.
+/// Which dropout masks a run draws: they are a function of both numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DropoutDraw {
+    /// The training's seed.
+    pub seed: u64,
+    /// Micro-batches of the training before this one.
+    pub step: u32,
+}
+
+/// AdamW's moments, each laid out like the weights.
+#[derive(Clone, Copy, Debug)]
+pub struct Moments<T> {
+    /// Means of gradients.
+    pub first: T,
+    /// Means of squared gradients.
+    pub second: T,
+}
+
+/// A model in training. Running it allocates nothing.
 pub struct Learner {
     model: Model,
     grads: Buffer,
-    moments: (Buffer, Buffer),
+    moments: Moments<Buffer>,
     pool: Pool,
     gradient: Executor,
     evaluation: Executor,
@@ -72,7 +90,7 @@ impl Learner {
         threads: usize,
         isa: IsaKind,
     ) -> Result<Self, ModelError> {
-        check_context(model.config(), shape.context)?;
+        model.config().check_context(shape.context)?;
         let training = architecture::graph(model.config(), Purpose::Training)?;
         let evaluation = architecture::graph(model.config(), Purpose::Evaluation)?;
         let update = update_graph(model.params().clone(), optimizer.adamw, optimizer.max_norm)?;
@@ -80,7 +98,7 @@ impl Learner {
         let len = model.layout().len();
         Ok(Self {
             grads: Buffer::zeroed(len)?,
-            moments: (Buffer::zeroed(len)?, Buffer::zeroed(len)?),
+            moments: Moments { first: Buffer::zeroed(len)?, second: Buffer::zeroed(len)? },
             pool: Pool::new(threads)?,
             gradient: Executor::new(Plan::new(training, PlanOptions::flat(shape.limits(), threads, isa))?)?,
             evaluation: Executor::new(Plan::new(evaluation, PlanOptions::flat(shape.limits(), threads, isa))?)?,
@@ -90,7 +108,8 @@ impl Learner {
         })
     }
 
-    /// Adds the gradients of the mean loss over `targets` targets to those gathered so far; the sum of the batch's losses.
+    /// Runs forward and backward of `batch`; returns the sum of its losses, in nats. Adds the gradients of (sum of
+    /// losses) / `targets` to those gathered so far: `targets` counts the targets of all micro-batches of the step.
     ///
     /// # Errors
     /// A batch beyond the shape or the vocabulary.
@@ -98,13 +117,13 @@ impl Learner {
         &mut self,
         batch: &Batch,
         targets: usize,
-        dropout: (u64, u32),
+        dropout: DropoutDraw,
         probe: &P,
     ) -> Result<f64, ModelError> {
         let scalars = Scalars {
             loss_scale: 1.0 / targets.max(1) as f32,
-            dropout_seed: dropout.0,
-            dropout_step: dropout.1,
+            dropout_seed: dropout.seed,
+            dropout_step: dropout.step,
             ..Scalars::default()
         };
         let bindings = Bindings { grads: Some(&mut self.grads), ..Bindings::inference(self.model.weights()) };
@@ -112,26 +131,27 @@ impl Learner {
         Ok(sum(self.gradient.result_slice(LOSS)))
     }
 
-    /// Applies the gradients gathered so far and clears them; if their norm is not finite, neither happens.
+    /// Clips the gathered gradients, updates the weights by them and sets them to 0. Changes nothing if their norm is
+    /// not finite.
     ///
     /// # Errors
-    /// None that a learner's own shapes could cause.
-    pub fn update<P: Probe>(&mut self, learning_rate: f64, probe: &P) -> Result<Update, ModelError> {
+    /// None is expected: the plan was made for this model.
+    pub fn update<P: Probe>(&mut self, learning_rate: f64, probe: &P) -> Result<UpdateStats, ModelError> {
         let scalars = Scalars { learning_rate, step: self.steps + 1, ..Scalars::default() };
         let bindings = Bindings {
             params: ParamMemory::Exclusive(self.model.weights_mut()),
             grads: Some(&mut self.grads),
-            moments: Some((&mut self.moments.0, &mut self.moments.1)),
+            moments: Some((&mut self.moments.first, &mut self.moments.second)),
             cache: None,
         };
         self.update.run(&mut self.pool, &Batch::default(), &scalars, bindings, probe)?;
         let clip = self.update.result_slice(smallmind_graph::CLIP).unwrap_or(&[f32::NAN, 0.0]);
-        let update = Update { grad_norm: clip[0], clip: clip[1] };
+        let update = UpdateStats { grad_norm: clip[0], clip: clip[1] };
         self.steps += u64::from(update.grad_norm.is_finite());
         Ok(update)
     }
 
-    /// The sum of the losses of a batch, without dropout and without gradients.
+    /// The sum of the losses of a batch, in nats, without dropout and gradients.
     ///
     /// # Errors
     /// A batch beyond the shape or the vocabulary.
@@ -139,7 +159,7 @@ impl Learner {
         losses(&mut self.evaluation, &mut self.pool, ParamMemory::Shared(self.model.weights()), batch)
     }
 
-    /// The model as it stands.
+    /// The model with its present weights.
     pub fn model(&self) -> &Model {
         &self.model
     }
@@ -149,14 +169,19 @@ impl Learner {
         &self.grads
     }
 
-    /// The plans of a micro-batch and of an update.
-    pub fn plans(&self) -> (&Plan, &Plan) {
-        (self.gradient.plan(), self.update.plan())
+    /// The plan of a micro-batch: forward and backward.
+    pub fn gradient_plan(&self) -> &Plan {
+        self.gradient.plan()
     }
 
-    /// AdamW's moments: means of gradients, and of their squares.
-    pub fn moments(&self) -> (&[f32], &[f32]) {
-        (&self.moments.0, &self.moments.1)
+    /// The plan of an update.
+    pub fn update_plan(&self) -> &Plan {
+        self.update.plan()
+    }
+
+    /// AdamW's moments.
+    pub fn moments(&self) -> Moments<&[f32]> {
+        Moments { first: &self.moments.first, second: &self.moments.second }
     }
 
     /// Updates done so far.
@@ -164,13 +189,18 @@ impl Learner {
         self.steps
     }
 
-    /// Weights, moments and the number of updates, to be restored.
-    pub fn state_mut(&mut self) -> (&mut [f32], &mut [f32], &mut [f32], &mut u64) {
-        (self.model.weights_mut(), &mut self.moments.0, &mut self.moments.1, &mut self.steps)
+    /// Continues after `steps` updates: `read` fills the moments that they left.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn restore<E>(&mut self, steps: u64, read: impl FnOnce(Moments<&mut [f32]>) -> Result<(), E>) -> Result<(), E> {
+        read(Moments { first: &mut self.moments.first, second: &mut self.moments.second })?;
+        self.steps = steps;
+        Ok(())
     }
 }
 
-/// The loss of a model without the memory of a training.
+/// The loss of models of one shape, without gradients and moments in memory.
 pub struct Evaluator {
     evaluation: Executor,
     pool: Pool,
@@ -182,16 +212,16 @@ impl Evaluator {
     /// # Errors
     /// A context beyond the model's, or too little memory.
     pub fn new(config: &ModelConfig, options: PlanOptions) -> Result<Self, ModelError> {
-        check_context(config, options.limits.context)?;
+        config.check_context(options.limits.context)?;
         let graph = architecture::graph(config, Purpose::Evaluation)?;
         let pool = Pool::new(options.threads)?;
         Ok(Self { evaluation: Executor::new(Plan::new(graph, options)?)?, pool })
     }
 
-    /// The sum of the losses of a batch.
+    /// The sum of the losses of a batch, in nats.
     ///
     /// # Errors
-    /// A batch beyond the limits or the vocabulary; weights of another model, or that lie otherwise.
+    /// A batch beyond the limits or the vocabulary; weights of another model, or stored otherwise than planned.
     pub fn run(&mut self, weights: ParamMemory<'_>, batch: &Batch) -> Result<f64, ModelError> {
         losses(&mut self.evaluation, &mut self.pool, weights, batch)
     }
@@ -209,11 +239,7 @@ fn losses(
     Ok(sum(evaluation.result_slice(LOSS)))
 }
 
-fn check_context(config: &ModelConfig, context: usize) -> Result<(), ModelError> {
-    config.check_context(context)
-}
-
-/// The sum, in order.
+/// The sum, in order, in double precision.
 fn sum(losses: Option<&[f32]>) -> f64 {
     losses.unwrap_or_default().iter().map(|x| f64::from(*x)).sum()
 }

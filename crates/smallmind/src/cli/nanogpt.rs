@@ -1,49 +1,47 @@
-//! nanoGPT's command line: what becomes of each name of its `train.py`.
+//! nanoGPT's command line: what each name of its `train.py` means here.
 //!
-//! Each name is obeyed (it means here what it means there), passed over with the reason, or refused with the reason.
+//! A name is obeyed (it means the same as in nanoGPT), passed over with a reason, or refused with a reason.
 
-use toml::Value;
+use std::error::Error;
 
-use crate::keys::parse_value;
-use crate::layer::ACCUMULATION;
-use crate::{Layer, TrainError};
+use smallmind::train::{Overlay, TrainError};
 
-/// What a name with a value comes to.
+/// The meaning of a name with a value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Meaning {
-    /// A setting, and what differs from nanoGPT, if anything does.
-    Setting(Layer, Option<&'static str>),
+    /// A setting, and how it differs from nanoGPT's, if it does.
+    Setting(Overlay, Option<&'static str>),
     /// The folder of the run.
     Out(String),
-    /// Whether the training in that folder goes on.
+    /// Whether to resume the training in that folder.
     Resume(bool),
-    /// What happens here anyway.
+    /// What this program does anyway.
     Usual,
-    /// Passed over, for this reason.
+    /// Passed over for this reason.
     PassedOver(&'static str),
 }
 
-/// What becomes of a name.
+/// The rule for a name.
 enum Rule {
-    /// It is this setting.
+    /// The name of this setting.
     Key(&'static str),
-    /// It is the number of micro-batches in a step.
+    /// The number of micro-batches in a step.
     Accumulation,
-    /// It chooses between two schedules.
+    /// The choice between two schedules.
     DecayLr,
-    /// It is the folder of the run.
+    /// The folder of the run.
     OutDir,
-    /// It says what weights a training begins with.
+    /// The weights that a training begins with.
     InitFrom,
-    /// Where it is true, another verb does it.
+    /// A switch for what another verb does.
     EvalOnly,
-    /// It is passed over for this reason; without a word at the values that say what happens anyway.
+    /// Passed over for the reason; silently for the listed values, which ask for what this program does anyway.
     PassedOver(&'static [&'static str], &'static str),
 }
 
 const NO: &[&str] = &["False", "false"];
 
-/// Every name of nanoGPT's `train.py`, and `seed` of its `sample.py`.
+/// All names of nanoGPT's `train.py`, and `seed` of its `sample.py`.
 const NAMES: &[(&str, Rule)] = &[
     ("out_dir", Rule::OutDir),
     ("eval_interval", Rule::Key("eval.interval")),
@@ -88,50 +86,56 @@ fn rule(name: &str) -> Option<&'static Rule> {
     NAMES.iter().find(|(known, _)| *known == name).map(|(_, rule)| rule)
 }
 
-/// Every name.
+/// Whether nanoGPT has a setting of that name.
+pub fn is_name(name: &str) -> bool {
+    rule(name).is_some()
+}
+
+/// All names.
 pub fn names() -> impl Iterator<Item = &'static str> {
     NAMES.iter().map(|(name, _)| *name)
 }
 
-/// The key that means the same as the name.
-pub(crate) fn key_of(name: &str) -> Option<&'static str> {
-    match rule(name)? {
-        Rule::Key(key) => Some(key),
-        _ => None,
-    }
-}
-
-/// What stands in a file instead of a name that is no key: the reason why it can't stand there.
-pub(crate) fn not_in_a_file(name: &str) -> Option<&'static str> {
-    Some(match rule(name)? {
-        Rule::Key(_) => return None,
+/// The message for a setting that does not exist but is a name of nanoGPT's, as in a file: the key for it, or why there
+/// is none.
+pub fn unknown_setting(error: &(dyn Error + 'static)) -> Option<String> {
+    let Some(TrainError::UnknownKey { name, origin, .. }) = error.downcast_ref() else { return None };
+    let why = match rule(name.rsplit('.').next().unwrap_or(name))? {
+        Rule::Key(key) => return Some(format!("{origin}: there is no setting `{name}`; did you mean `{key}`?")),
         Rule::Accumulation => "set train.total_tokens, which is batch_size * block_size * gradient_accumulation_steps",
         Rule::DecayLr => "set train.schedule to \"cosine\" or \"constant\"",
         Rule::OutDir => "the folder of the run is named by --out in the command line",
         Rule::InitFrom => "a training begins from scratch, or goes on with --resume in the command line",
         Rule::EvalOnly => "a model is measured by `smallmind eval`",
         Rule::PassedOver(_, why) => why,
-    })
+    };
+    Some(format!("{origin}: nanoGPT's `{name}` is no setting here: {why}"))
 }
 
-/// What `name=value` comes to; nothing where the name is none of nanoGPT's.
+/// The meaning of `name=value`; `None` if the name is none of nanoGPT's.
 ///
 /// # Errors
-/// What this program can't do, with what it does instead; a value that the name doesn't take.
+/// Something that this program can't do, or a value that the name does not take.
 pub fn meaning(name: &str, value: &str) -> Option<Result<Meaning, TrainError>> {
     let origin = format!("--{name}={value}");
     let refused = |why: &str| TrainError::Value { key: name.to_owned(), origin: origin.clone(), why: why.to_owned() };
-    let truth = || match parse_value(value) {
-        Value::Boolean(truth) => Ok(truth),
+    let truth = || match value {
+        "True" | "true" => Ok(true),
+        "False" | "false" => Ok(false),
         _ => Err(refused("it must be True or False")),
     };
+    let setting = |key, text, differs| {
+        Overlay::of_text(key, text, origin.clone()).map(|overlay| Meaning::Setting(overlay, differs))
+    };
     Some(match rule(name)? {
-        Rule::Key(key) => Ok(Meaning::Setting(Layer::of_text(key, value, origin), None)),
-        // Only known together with batch and context: `TrainConfig::layered` turns it into tokens.
-        Rule::Accumulation => Ok(Meaning::Setting(Layer::of(ACCUMULATION, parse_value(value), origin), None)),
-        Rule::DecayLr => truth().map(|falls| {
-            let (schedule, differs) = if falls { ("cosine", None) } else { ("constant", Some(NO_WARMUP)) };
-            Meaning::Setting(Layer::of_text("train.schedule", schedule, origin.clone()), differs)
+        Rule::Key(key) => setting(key, value, None),
+        Rule::Accumulation => match value.parse() {
+            Ok(count) if count > 0 => Ok(Meaning::Setting(Overlay::of_micro_batches(count, origin), None)),
+            _ => Err(refused("it must be a whole number, at least 1")),
+        },
+        Rule::DecayLr => truth().and_then(|falls| match falls {
+            true => setting("train.schedule", "cosine", None),
+            false => setting("train.schedule", "constant", Some(NO_WARMUP)),
         }),
         Rule::OutDir => Ok(Meaning::Out(value.to_owned())),
         Rule::InitFrom => match value.trim_matches(['"', '\'']) {
@@ -152,4 +156,7 @@ pub fn meaning(name: &str, value: &str) -> Option<Result<Meaning, TrainError>> {
 const NO_WARMUP: &str =
     "the rate is constant after train.warmup steps; nanoGPT has no warm-up then, which is --warmup_iters=0";
 const NO_FINE_TUNING: &str = "a training can't begin with published weights; --preset gpt2-124m trains that shape from scratch, and \
-                              `smallmind generate -m FOLDER` runs weights that were downloaded";
+     `smallmind generate -m FOLDER` runs weights that were downloaded";
+
+#[cfg(test)]
+mod tests;

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! RUN/config.json, tokenizer.json, model.safetensors   the model: the best so far by validation loss
-//! RUN/train.toml                                       what the training was told
+//! RUN/train.toml                                       the settings of the training
 //! RUN/log.jsonl, log.csv                               a line for each logged step and estimate
 //! RUN/train.lock                                       empty; locked while a training writes here: see `run_dir`
 //! RUN/data/                                            token shards
-//! RUN/checkpoints/step-00000250/                       a model like the above, and trainer.json, trainer.safetensors, manifest.json
+//! RUN/checkpoints/step-00000250/                       a model, trainer.json, trainer.safetensors, manifest.json
 //! ```
 
 use std::fs::{File, OpenOptions};
@@ -24,9 +24,9 @@ use smallmind_model::Model;
 
 use crate::config::{DataSection, TrainConfig};
 use crate::event::{EvalEvent, Event, StepEvent};
-use crate::layer::Layer;
+use crate::overlay::Overlay;
 use crate::run_dir::{RunDir, is_run};
-use crate::{Learner, TrainError};
+use crate::{Learner, Moments, TrainError};
 
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
 const STATE_FILE: &str = "trainer.json";
@@ -36,38 +36,39 @@ pub(crate) const LOG_FILE: &str = "log.jsonl";
 pub(crate) const CSV_FILE: &str = "log.csv";
 const CSV_HEADER: &str = "step,loss,lr,grad_norm,tokens_per_second,seconds,train_loss,val_loss,bits_per_byte";
 
-/// What a training has to remember beside weights and moments. The batches and the dropout masks are functions of seed and step.
+/// The state of a training beside weights and moments. It holds no random state: batches and dropout masks are
+/// functions of seed and step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
-    /// Of this file's layout.
+    /// [`STATE_VERSION`] of the program that wrote it.
     pub schema_version: u32,
     /// Updates done.
     pub step: u64,
-    /// What the training was told.
+    /// The settings.
     pub config: TrainConfig,
-    /// The lowest estimate of the validation loss.
+    /// Lowest estimate of the validation loss, in nats; `None` before the first.
     pub best_val_loss: Option<f64>,
-    /// The last estimates, of the training part and of the validation part.
+    /// Last estimates of the training loss and of the validation loss, in nats.
     pub last_losses: Option<(f64, f64)>,
-    /// Of training so far.
+    /// Seconds of training, over all sessions.
     pub seconds: f64,
 }
 
-/// The version of [`TrainerState`].
+/// Version of the layout of [`TrainerState`] in `trainer.json`.
 pub const STATE_VERSION: u32 = 1;
 
-/// A run on the disk.
+/// The files of a run: model, settings and logs.
 #[derive(Debug)]
-pub struct RunFolder {
+pub struct RunFiles {
     dir: RunDir,
     log: File,
     csv: File,
-    /// A line in the making; kept, so that a step that is logged allocates nothing.
+    /// Buffer for a line. It is kept, so that logging a step allocates nothing.
     line: Vec<u8>,
 }
 
-impl RunFolder {
-    /// Logs and settings of a new run, in the staging folder of `dir`.
+impl RunFiles {
+    /// Writes settings and empty logs of a new run into the staging folder of `dir`.
     ///
     /// # Errors
     /// A disk that is full.
@@ -79,8 +80,8 @@ impl RunFolder {
         Ok(run)
     }
 
-    /// Goes on with the run in `dir` after `step` updates: later lines of its logs are dropped. So are the estimates of the very end, which
-    /// a training that has nothing more to do makes again.
+    /// Opens the run in `dir` to resume it after `step` updates. Removes later lines of the logs, and the estimates at
+    /// the very end, which are made again.
     ///
     /// # Errors
     /// Logs that can't be read or written.
@@ -98,8 +99,8 @@ impl RunFolder {
             let step = cells[0].parse().ok().filter(|_| cells.len() == columns)?;
             Some(stays(step, cells[1].is_empty()))
         })?;
-        // A file that says the same stays as it was edited, comments too.
-        let told = told(&path)?.map(|told| config.resumed(&[told])).transpose();
+        // A file with the same settings is not rewritten: it may hold comments.
+        let told = edited_settings(&path)?.map(|told| config.resumed(&[told])).transpose();
         if !told.is_ok_and(|told| told.as_ref() == Some(config)) {
             write_config(&path, config)?;
         }
@@ -116,30 +117,30 @@ impl RunFolder {
         Ok(Self { dir, log, csv, line: Vec::with_capacity(512) })
     }
 
-    /// Puts a new run in its place, with all that is in the staging folder: [`RunDir::publish`].
+    /// Moves the new run from the staging folder into its folder: [`RunDir::publish`].
     ///
     /// # Errors
-    /// A disk that refuses.
+    /// As [`RunDir::publish`].
     pub fn publish(&mut self) -> Result<Option<TrainError>, TrainError> {
         self.dir.publish()
     }
 
-    /// Where the files of a new run are written until it is published.
+    /// The folder that a new run is written into before it is published.
     pub fn staging(&self) -> PathBuf {
         self.dir.staging()
     }
 
-    /// Whether other trainings are kept out.
+    /// Whether a lock keeps other trainings out.
     pub fn is_locked(&self) -> bool {
         self.dir.is_locked()
     }
 
-    /// The folder.
+    /// The folder of the run.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Appends an event to the logs, if it belongs there. Allocates nothing for a step.
+    /// Appends a step or an estimate to the logs; other events are not logged. Allocates nothing for a step.
     ///
     /// # Errors
     /// A disk that is full.
@@ -161,7 +162,7 @@ impl RunFolder {
         self.line.clear();
         let put = serde_json::to_writer(&mut self.line, event).map_err(std::io::Error::other);
         self.line.push(b'\n');
-        // In one piece, so that a process that is killed leaves whole lines.
+        // One write, so that a killed process leaves whole lines.
         let written = put.and_then(|()| self.log.write_all(&self.line));
         written.map_err(|source| TrainError::Write { path: self.path().join(LOG_FILE), source })
     }
@@ -175,7 +176,7 @@ impl RunFolder {
     /// Writes `model` as the run's model.
     ///
     /// # Errors
-    /// A disk that is full; the earlier model is then untouched.
+    /// A disk that is full; the earlier model is untouched.
     pub fn publish_model(&self, model: &Model) -> Result<(), TrainError> {
         Ok(model.save(self.path())?)
     }
@@ -183,34 +184,35 @@ impl RunFolder {
 
 fn write_config(folder: &Path, config: &TrainConfig) -> Result<(), TrainError> {
     let path = folder.join(CONFIG_COPY);
-    // A link to a file of the user's stays one.
+    // A link to a file elsewhere stays a link.
     let path = path.canonicalize().unwrap_or(path);
     let text =
         toml::to_string_pretty(config).map_err(|e| TrainError::Toml { path: path.clone(), why: e.to_string() })?;
     Ok(write_file_atomic(path, |out| out.write_all(text.as_bytes()))?)
 }
 
-/// What `RUN/train.toml` says, which somebody may have edited since the last checkpoint; none where it is gone.
+/// The settings in `RUN/train.toml`, which somebody may have edited since the last checkpoint; `None` if there is no
+/// such file.
 ///
 /// # Errors
 /// A file that can't be read or isn't TOML.
-pub fn told(run: &Path) -> Result<Option<Layer>, TrainError> {
+pub fn edited_settings(run: &Path) -> Result<Option<Overlay>, TrainError> {
     let path = run.join(CONFIG_COPY);
-    if path.symlink_metadata().is_err() { Ok(None) } else { Layer::file(&path).map(Some) }
+    if path.symlink_metadata().is_err() { Ok(None) } else { Overlay::file(&path).map(Some) }
 }
 
-/// The settings by which a run divided its text: those of its newest whole checkpoint; without one, what its `train.toml` says.
+/// The settings by which a run divided its text: those of its newest whole checkpoint, or else of its `train.toml`.
 ///
 /// # Errors
-/// A `train.toml` that can't be read, where that has to say it.
+/// No whole checkpoint, and a `train.toml` that can't be read.
 pub fn data_settings(run: &Path) -> Result<DataSection, TrainError> {
     match latest(run) {
         Ok((_, state, _)) => Ok(state.config.data),
-        Err(_) => TrainConfig::data_of(told(run)?.as_slice()),
+        Err(_) => TrainConfig::data_of(edited_settings(run)?.as_slice()),
     }
 }
 
-/// Copies the tokenizer of a checkpoint to `run` where that has none. Answers whether it did.
+/// Copies the tokenizer of a checkpoint to `run` if that has none; returns whether it did.
 ///
 /// # Errors
 /// A disk that is full.
@@ -225,8 +227,8 @@ pub fn restore_tokenizer(run: &Path, checkpoint: &Path) -> Result<bool, TrainErr
     Ok(true)
 }
 
-/// Keeps the lines of a log under its header, but those of which `stays` says no. It says nothing of lines that are none of ours: they stay,
-/// but for a last line without an end, which is what a process that was killed had begun to write.
+/// Rewrites a log: `header`, then the lines for which `stays` is true. Lines that this program did not write (`None`)
+/// stay, except a last line without a line feed, which a killed process left unfinished.
 fn truncate(path: &Path, header: Option<&str>, stays: impl Fn(&[u8]) -> Option<bool>) -> Result<(), TrainError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
@@ -250,20 +252,20 @@ pub fn checkpoints(run: &Path, keep: usize) -> Rolling {
     Rolling::new(run.join(CHECKPOINTS), "step-", NonZeroUsize::new(keep).unwrap_or(NonZeroUsize::MIN))
 }
 
-/// Publishes a checkpoint of `learner`: a whole model and all that going on bit for bit needs.
+/// Publishes a checkpoint of `learner`: a model, and everything that resuming bit for bit needs.
 ///
 /// # Errors
-/// A disk that is full or failing; the earlier checkpoints are then untouched.
+/// A disk that is full or failing; the earlier checkpoints are untouched.
 pub fn write_checkpoint(
     rolling: &Rolling,
     learner: &Learner,
     state: &TrainerState,
     tokenizer: &[u8],
 ) -> Result<smallmind_checkpoint::Published, TrainError> {
-    let (m, v) = learner.moments();
+    let Moments { first, second } = learner.moments();
     let mut moments = TensorWriter::new();
-    moments.add("moment1", &[m.len()], TensorData::F32(m))?;
-    moments.add("moment2", &[v.len()], TensorData::F32(v))?;
+    moments.add("moment1", &[first.len()], TensorData::F32(first))?;
+    moments.add("moment2", &[second.len()], TensorData::F32(second))?;
     let config = learner.model().config_bytes()?;
     let json = serde_json::to_vec_pretty(state).map_err(|e| TrainError::Write {
         path: rolling.path_of(state.step).join(STATE_FILE),
@@ -281,12 +283,12 @@ pub fn write_checkpoint(
     Ok(published)
 }
 
-/// The warning of an old checkpoint that stays.
+/// The warning about an old checkpoint that could not be removed.
 pub fn not_removed(error: &CheckpointError) -> String {
     format!("an old checkpoint could not be removed: {error}")
 }
 
-/// The newest whole checkpoint of a run with its state, and warnings about newer ones that are damaged.
+/// The newest whole checkpoint of a run, its state, and messages about newer ones that are damaged.
 ///
 /// # Errors
 /// No run, or none of its checkpoints is whole.
@@ -310,7 +312,7 @@ pub fn latest(run: &Path) -> Result<(ValidCheckpoint, TrainerState, Vec<String>)
     let path = checkpoint.path.join(STATE_FILE);
     let bytes = std::fs::read(&path).map_err(|source| TrainError::Read { path: path.clone(), source })?;
     let bad = |why: String| TrainError::NoRun { path: path.clone(), why };
-    // The version first: another one may have other fields.
+    // The version is checked first: another one may have other fields.
     let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(json_problem(&e)))?;
     match value.get("schema_version").and_then(Value::as_u64) {
         Some(version) if version == u64::from(STATE_VERSION) => {}
@@ -323,14 +325,21 @@ pub fn latest(run: &Path) -> Result<(ValidCheckpoint, TrainerState, Vec<String>)
     Ok((checkpoint, state, warnings))
 }
 
-/// Reads AdamW's moments of a checkpoint.
+/// The folder of the newest whole checkpoint of a run, which is a model; `None` where no checkpoint is whole.
+///
+/// # Errors
+/// A folder that can't be read.
+pub fn latest_checkpoint(run: &Path) -> Result<Option<PathBuf>, TrainError> {
+    Ok(checkpoints(run, 1).latest_valid()?.checkpoint.map(|checkpoint| checkpoint.path))
+}
+
+/// Reads AdamW's moments from a checkpoint.
 ///
 /// # Errors
 /// A file that is missing, damaged, or of another model.
-pub fn read_moments(checkpoint: &Path, m: &mut [f32], v: &mut [f32]) -> Result<(), TrainError> {
+pub fn read_moments(checkpoint: &Path, moments: Moments<&mut [f32]>) -> Result<(), TrainError> {
     let file = TensorFile::open(checkpoint.join(MOMENTS_FILE))?;
-    let read = |name: &str, to: &mut [f32]| -> Result<(), CheckpointError> { file.read_finite_f32(name, to) };
-    read("moment1", m)?;
-    read("moment2", v)?;
+    file.read_finite_f32("moment1", moments.first)?;
+    file.read_finite_f32("moment2", moments.second)?;
     Ok(())
 }

@@ -7,9 +7,9 @@ use std::io::{self, Write};
 use std::path::Path;
 
 /// Where files are published. [`Disk`] is the real one.
-pub trait Storage: Send + Sync {
+pub trait FileSystem: Send + Sync {
     /// Creates a file that must not exist yet.
-    fn create_file(&self, path: &Path) -> io::Result<Box<dyn StorageFile>>;
+    fn create_file(&self, path: &Path) -> io::Result<Box<dyn SystemFile>>;
     /// Creates a folder that must not exist yet, inside one that does.
     fn create_folder(&self, path: &Path) -> io::Result<()>;
     /// Makes the entries of a folder (names created, renamed, removed) survive a loss of power.
@@ -33,7 +33,7 @@ pub trait Storage: Send + Sync {
 }
 
 /// A file being written.
-pub trait StorageFile: Write + Send {
+pub trait SystemFile: Write + Send {
     /// Makes all that was written survive a loss of power.
     fn sync(&mut self) -> io::Result<()>;
 }
@@ -42,8 +42,8 @@ pub trait StorageFile: Write + Send {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Disk;
 
-impl Storage for Disk {
-    fn create_file(&self, path: &Path) -> io::Result<Box<dyn StorageFile>> {
+impl FileSystem for Disk {
+    fn create_file(&self, path: &Path) -> io::Result<Box<dyn SystemFile>> {
         Ok(Box::new(OpenOptions::new().write(true).create_new(true).open(path)?))
     }
 
@@ -54,7 +54,8 @@ impl Storage for Disk {
     #[cfg(unix)]
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
         match File::open(path)?.sync_all() {
-            // Some network and FUSE file systems know no sync of a folder; there is nothing more that could be done there.
+            // Some network and FUSE file systems know no sync of a folder; there is nothing more that could be done
+            // there.
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
             result => result,
         }
@@ -79,7 +80,7 @@ impl Storage for Disk {
     }
 }
 
-impl StorageFile for File {
+impl SystemFile for File {
     fn sync(&mut self) -> io::Result<()> {
         self.sync_all()
     }

@@ -1,17 +1,17 @@
-//! Telling a story: a plot, a frame and a cast are drawn, then every step is worded.
+//! Generating a story: draws plot, frame and cast, then a wording for each passage of the plot.
 
 use super::cast::{Cast, World};
-use super::grammar::{CastSlot, Frame, Grammar, Node, Plot, Slot, Step, Template};
+use super::grammar::{CastSlot, Frame, Grammar, Node, Passage, Plot, Slot, Template};
 use crate::random::SplitMix64;
 
-/// A plot with everything that its telling depends on, but for the wording.
-pub(super) struct Told<'a> {
+/// A story without its wording: plot, frame and cast.
+pub(super) struct Outline<'a> {
     pub(super) plot: &'a Plot,
     pub(super) frame: &'a Frame,
     pub(super) cast: Cast,
 }
 
-impl<'a> Told<'a> {
+impl<'a> Outline<'a> {
     /// Draws plot, frame, world and cast; `None` only for a grammar without plots.
     pub(super) fn draw(grammar: &'a Grammar, rng: &mut SplitMix64) -> Option<Self> {
         let plot = rng.pick(&grammar.plots)?;
@@ -20,14 +20,14 @@ impl<'a> Told<'a> {
         Some(Self { plot, frame, cast: Cast::draw(world, rng) })
     }
 
-    /// Words the steps: sentences parted by one space, paragraphs by one line feed.
-    pub(super) fn tell(&self, grammar: &Grammar, rng: &mut SplitMix64) -> String {
-        let mut writer = Writer { told: self, grammar, rng, out: String::with_capacity(1024), friend_known: false };
+    /// The text of the story. A space separates sentences, a line feed separates paragraphs.
+    pub(super) fn text(&self, grammar: &Grammar, rng: &mut SplitMix64) -> String {
+        let mut writer = Writer { outline: self, grammar, rng, out: String::with_capacity(1024), friend_known: false };
         let mut separator = "";
-        for step in &self.plot.steps {
-            match step {
-                Step::Break => separator = "\n",
-                Step::Say(wordings) => {
+        for passage in &self.plot.passages {
+            match passage {
+                Passage::Break => separator = "\n",
+                Passage::Say(wordings) => {
                     let before = writer.out.len();
                     writer.out.push_str(separator);
                     let start = writer.out.len();
@@ -47,7 +47,7 @@ impl<'a> Told<'a> {
 }
 
 struct Writer<'a> {
-    told: &'a Told<'a>,
+    outline: &'a Outline<'a>,
     grammar: &'a Grammar,
     rng: &'a mut SplitMix64,
     out: String,
@@ -56,7 +56,8 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Writes one of the wordings. Recursion ends because a frame's value has no keys and a phrase uses earlier phrases only.
+    /// Writes one of the wordings. The recursion ends, as values of frames have no keys and phrases use earlier phrases
+    /// only.
     fn one_of(&mut self, wordings: &[Template]) {
         if let Some(template) = self.rng.pick(wordings) {
             self.write(template);
@@ -82,14 +83,14 @@ impl Writer<'_> {
         }
     }
 
-    /// Appends text; a wording left out must not leave two spaces.
+    /// Appends text without doubling a space.
     fn push(&mut self, text: &str) {
         let doubled = self.out.is_empty() || self.out.ends_with([' ', '\n']);
         self.out.push_str(if doubled { text.trim_start_matches(' ') } else { text });
     }
 
-    /// Puts "a" or "an" before the word at `start`, by its first letter: the grammar uses no word in which letter and sound
-    /// differ ("hour", "unicorn"), which a test checks.
+    /// Puts "a" or "an" before the word at `start`, by its first letter: the grammar uses no word in which letter and
+    /// sound differ ("hour", "unicorn"), which a test checks.
     fn put_article(&mut self, start: usize) {
         let vowel = self.out.get(start..).is_some_and(|noun| noun.starts_with(['a', 'e', 'i', 'o', 'u']));
         self.out.insert_str(start, if vowel { "an " } else { "a " });
@@ -97,10 +98,10 @@ impl Writer<'_> {
 
     fn fill(&mut self, slot: Slot) {
         // References with the lifetimes of the grammar and the plot, not of `self`.
-        let (told, grammar) = (self.told, self.grammar);
+        let (outline, grammar) = (self.outline, self.grammar);
         match slot {
             Slot::Key(key) => {
-                if let Some(value) = told.frame.values.get(key) {
+                if let Some(value) = outline.frame.values.get(key) {
                     self.write(value);
                 }
             }
@@ -112,13 +113,13 @@ impl Writer<'_> {
             Slot::Cast(CastSlot::FriendKnown) => self.known_friend(),
             Slot::Cast(slot) => {
                 self.friend_known |= slot == CastSlot::Friend;
-                self.push(cast_text(&told.cast, slot));
+                self.push(cast_text(&outline.cast, slot));
             }
         }
     }
 
     fn known_friend(&mut self) {
-        let Cast { world, gender, friend, .. } = &self.told.cast;
+        let Cast { world, gender, friend, .. } = &self.outline.cast;
         if !self.friend_known {
             self.push(gender.his());
             self.push(" friend ");

@@ -12,21 +12,21 @@ use crate::header::MAX_TENSORS;
 use crate::json::read_json;
 use crate::{TensorFile, TensorInfo};
 
-/// The most files that weights may be spread over.
+/// Most files of a model's weights.
 pub const MAX_SHARDS: usize = 512;
 
-/// The tensors of a model, whichever file each of them stands in.
+/// The tensors of a model, in one file or several.
 ///
 /// Reading works as in [`TensorFile`], by any number of threads at once.
 #[derive(Debug)]
-pub struct Weights {
+pub struct WeightFiles {
     path: PathBuf,
     shards: Vec<TensorFile>,
     /// The shard and the name of each tensor, in the order of names.
     tensors: Vec<(usize, TensorInfo)>,
 }
 
-impl Weights {
+impl WeightFiles {
     /// The weights in one file.
     pub fn open_file(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let file = TensorFile::open(path)?;
@@ -34,10 +34,10 @@ impl Weights {
         Ok(Self { path: file.path().to_path_buf(), shards: vec![file], tensors })
     }
 
-    /// The weights in the files that an index (`model.safetensors.index.json`) names; they lie beside it.
+    /// The weights in the files that an index (`model.safetensors.index.json`) names; they are in the same folder.
     ///
-    /// The index decides: a tensor of a file that the index does not place there is not part of the weights. Its `metadata`, which some
-    /// programs ask for, may be absent: it holds a size that the headers of the files tell.
+    /// A tensor that the index does not list is not part of the weights. The index's `metadata` may be absent: it only
+    /// repeats sizes.
     pub fn open_index(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
         let refuse = |fault| CheckpointError::Index { path: path.to_path_buf(), fault };
@@ -68,7 +68,7 @@ impl Weights {
         Ok(Self { path: path.to_path_buf(), shards, tensors })
     }
 
-    /// The file, or the index, that the weights were opened by.
+    /// The path of the file or of the index.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -85,7 +85,7 @@ impl Weights {
 
     /// The metadata of the first file.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
-        // There is a first one: `open_file` puts it there, and an index without entries is refused.
+        // There is at least one file: an index without entries is refused.
         self.shards[0].metadata()
     }
 
