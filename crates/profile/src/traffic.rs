@@ -1,7 +1,8 @@
 //! What an operation moves and computes, told apart by what the bytes are.
 
 use serde::{Deserialize, Serialize};
-use smallmind_graph::{Batch, Graph, Node, Op, Order, ParamId, Plan, Storage, cost};
+use smallmind_graph::op::{Heads, Index};
+use smallmind_graph::{Batch, Graph, Node, Op, Order, ParamId, Plan, Storage, ValueId, cost};
 use smallmind_kernels::Format;
 
 /// Floating-point operations and bytes; the bytes are those that [`cost`](fn@cost) counts.
@@ -53,6 +54,58 @@ impl std::ops::AddAssign for Traffic {
     }
 }
 
+/// What kind of work an operation is: what tells which roof it stands under and which alternatives would change it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// Copies the rows of tokens from a table, which may be stored in any format.
+    TokenRows,
+    /// Multiplies values by a weight, which may be stored in any format.
+    Product,
+    /// Multiplies queries by keys and softmaxes by values, or is the gradient of that.
+    Attention,
+    /// All else: norms, elementwise operations, gradients, updates.
+    #[default]
+    Other,
+}
+
+impl Class {
+    /// The kind of `op`.
+    pub fn of(op: &Op) -> Self {
+        match op {
+            Op::Embedding { index: Index::Tokens, .. } => Self::TokenRows,
+            Op::Linear { .. } | Op::LinearCrossEntropy { .. } => Self::Product,
+            Op::Attention { .. } | Op::AttentionGrad { .. } | Op::CachedAttention { .. } => Self::Attention,
+            Op::Embedding { index: Index::Positions, .. }
+            | Op::EmbeddingGrad { .. }
+            | Op::Add
+            | Op::Dropout(_)
+            | Op::Norm(_)
+            | Op::AddNorm(_)
+            | Op::NormGrad(_)
+            | Op::LinearGradInput { .. }
+            | Op::LinearGradWeight { .. }
+            | Op::BiasGrad { .. }
+            | Op::Rope { .. }
+            | Op::Gelu(_)
+            | Op::GeluGrad(_)
+            | Op::SwiGlu
+            | Op::SwiGluGrad
+            | Op::CacheAppend { .. }
+            | Op::SelectRows
+            | Op::LinearCrossEntropyGrad { .. }
+            | Op::GradSquares
+            | Op::ClipFactor { .. }
+            | Op::AdamW(_) => Self::Other,
+        }
+    }
+
+    /// Whether its weight may be stored in a narrower format than `f32`.
+    pub fn has_narrow_weights(self) -> bool {
+        matches!(self, Self::TokenRows | Self::Product)
+    }
+}
+
 /// Bytes of an element.
 const F32: f64 = 4.0;
 
@@ -60,96 +113,52 @@ const F32: f64 = 4.0;
 pub fn traffic(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Storage>) -> Traffic {
     let all = cost(graph, node, batch, storage);
     let bytes = all.bytes_read + all.bytes_written;
-    let size = |v: &smallmind_graph::ValueId| {
-        let shape = graph.shape(*v);
-        (shape.rows.resolve(batch.len(), batch.outputs().len()) * shape.cols) as f64 * F32
-    };
+    let rows = |v: &ValueId| graph.shape(*v).rows.resolve(batch.len(), batch.outputs().len());
+    let size = |v: &ValueId| (rows(v) * graph.shape(*v).cols) as f64;
     let inputs = || node.inputs.iter().map(size).sum::<f64>();
     let outputs = || node.outputs.iter().map(size).sum::<f64>();
     let elements = |id: ParamId| graph.params().get(id).map_or(0.0, |p| p.len() as f64);
     let param = |id: ParamId| storage.map_or_else(|| elements(id), |storage| storage.get(id).words as f64) * F32;
     let params = || node.op.params().into_iter().map(param).sum::<f64>();
-    let (weights, kv_read, kv_write) = match node.op {
-        Op::Embedding { table, .. } => (outputs() / F32 * param(table) / elements(table).max(1.0), 0.0, 0.0),
-        Op::EmbeddingGrad { .. } => (2.0 * inputs(), 0.0, 0.0),
-        Op::Norm(_)
-        | Op::AddNorm(_)
-        | Op::Linear { .. }
-        | Op::LinearGradInput { .. }
-        | Op::LinearCrossEntropy { .. } => (params(), 0.0, 0.0),
-        Op::LinearGradWeight { .. } | Op::BiasGrad { .. } => (2.0 * params(), 0.0, 0.0),
-        Op::NormGrad(_) | Op::LinearCrossEntropyGrad { .. } => (3.0 * params(), 0.0, 0.0),
-        Op::CacheAppend { .. } => (0.0, 0.0, all.bytes_written),
-        // Its queries are as large as its output; what else it reads is cache.
-        Op::CachedAttention { .. } => (0.0, all.bytes_read - all.bytes_written, 0.0),
-        Op::GradSquares => (bytes - outputs(), 0.0, 0.0),
-        Op::AdamW(_) => (bytes - inputs(), 0.0, 0.0),
-        Op::Add
-        | Op::Dropout(_)
-        | Op::Rope { .. }
-        | Op::Gelu(_)
-        | Op::GeluGrad(_)
-        | Op::SwiGlu
-        | Op::SwiGluGrad
-        | Op::Attention { .. }
-        | Op::AttentionGrad { .. }
-        | Op::SelectRows
-        | Op::ClipFactor { .. } => (0.0, 0.0, 0.0),
+    // A softmax has an exponential for each pair of a query and a key that it sees, in each head.
+    let of_attention = |heads: Heads| {
+        let pairs = batch.spans().iter().map(|s| s.len * s.past + s.len * (s.len + 1) / 2).sum::<usize>();
+        (pairs * heads.heads) as f64
     };
-    let exponentials = exponentials(graph, node, batch);
-    Traffic {
-        flops: all.flops,
-        exponentials,
-        weights,
-        kv_read,
-        kv_write,
-        activations: bytes - weights - kv_read - kv_write,
-    }
-}
-
-/// The exponentials that `node` can't do without on `batch`.
-fn exponentials(graph: &Graph, node: &Node, batch: &Batch) -> f64 {
-    let size = |v: &smallmind_graph::ValueId| {
-        let shape = graph.shape(*v);
-        (shape.rows.resolve(batch.len(), batch.outputs().len()) * shape.cols) as f64
+    let of_loss = |head: ParamId| {
+        let rows = node.inputs.first().map_or(0, rows);
+        graph.params().get(head).map_or(0.0, |table| (rows * table.rows) as f64)
     };
-    let outputs = || node.outputs.iter().map(size).sum::<f64>();
-    match node.op {
-        Op::SwiGlu => outputs(),
+    let moved = |weights: f64| Traffic { weights, ..Traffic::default() };
+    let part = match node.op {
+        Op::Embedding { table, .. } => moved(outputs() * param(table) / elements(table).max(1.0)),
+        Op::EmbeddingGrad { .. } => moved(2.0 * inputs() * F32),
+        Op::Norm(_) | Op::AddNorm(_) | Op::Linear { .. } | Op::LinearGradInput { .. } => moved(params()),
+        Op::LinearGradWeight { .. } | Op::BiasGrad { .. } => moved(2.0 * params()),
+        Op::NormGrad(_) => moved(3.0 * params()),
+        Op::LinearCrossEntropy { weight } => Traffic { exponentials: of_loss(weight), ..moved(params()) },
+        Op::LinearCrossEntropyGrad { weight } => Traffic { exponentials: of_loss(weight), ..moved(3.0 * params()) },
+        Op::CacheAppend { .. } => Traffic { kv_write: all.bytes_written, ..Traffic::default() },
+        Op::CachedAttention { heads, .. } => Traffic {
+            exponentials: of_attention(heads),
+            // Its queries are as large as its output; what else it reads is cache.
+            kv_read: all.bytes_read - all.bytes_written,
+            ..Traffic::default()
+        },
+        Op::Attention { heads, .. } | Op::AttentionGrad { heads, .. } => {
+            Traffic { exponentials: of_attention(heads), ..Traffic::default() }
+        }
+        Op::SwiGlu => Traffic { exponentials: outputs(), ..Traffic::default() },
         // The gradients of gate and input, each as large as the sigmoid.
-        Op::SwiGluGrad => outputs() / 2.0,
-        // One for each pair of a query and a key that it sees.
-        Op::Attention { heads, .. } | Op::AttentionGrad { heads, .. } | Op::CachedAttention { heads, .. } => {
-            let pairs = batch.spans().iter().map(|s| s.len * s.past + s.len * (s.len + 1) / 2).sum::<usize>();
-            (pairs * heads.heads) as f64
-        }
-        Op::LinearCrossEntropy { weight } | Op::LinearCrossEntropyGrad { weight } => {
-            let rows = node.inputs.first().map_or(0, |v| {
-                graph.shape(*v).rows.resolve(batch.len(), batch.outputs().len())
-            });
-            graph.params().get(weight).map_or(0.0, |table| (rows * table.rows) as f64)
-        }
-        Op::Embedding { .. }
-        | Op::EmbeddingGrad { .. }
-        | Op::Add
-        | Op::Dropout(_)
-        | Op::Norm(_)
-        | Op::AddNorm(_)
-        | Op::NormGrad(_)
-        | Op::Linear { .. }
-        | Op::LinearGradInput { .. }
-        | Op::LinearGradWeight { .. }
-        | Op::BiasGrad { .. }
-        | Op::Rope { .. }
-        // A polynomial in pieces: its operations are counted as such.
-        | Op::Gelu(_)
-        | Op::GeluGrad(_)
-        | Op::CacheAppend { .. }
-        | Op::SelectRows
-        | Op::GradSquares
-        | Op::ClipFactor { .. }
-        | Op::AdamW(_) => 0.0,
-    }
+        Op::SwiGluGrad => Traffic { exponentials: outputs() / 2.0, ..Traffic::default() },
+        Op::GradSquares => moved(bytes - outputs() * F32),
+        Op::AdamW(_) => moved(bytes - inputs() * F32),
+        // A GELU is a polynomial in pieces, whose operations are counted as such.
+        Op::Add | Op::Dropout(_) | Op::Rope { .. } | Op::Gelu(_) | Op::GeluGrad(_) => Traffic::default(),
+        Op::SelectRows | Op::ClipFactor { .. } => Traffic::default(),
+    };
+    let activations = bytes - part.weights - part.kv_read - part.kv_write;
+    Traffic { flops: all.flops, activations, ..part }
 }
 
 /// The format of the parameters that an operation reads: that of the first, which is its weight; none for an operation without any.
@@ -181,41 +190,16 @@ pub fn kernel(plan: &Plan, node: &Node, batch: &Batch) -> String {
 
 /// Rows and columns of what goes in and comes out: `64x128 → 64x384`.
 pub fn shape(graph: &Graph, node: &Node, batch: &Batch) -> String {
-    let one = |v: &smallmind_graph::ValueId| {
+    let one = |v: &ValueId| {
         let shape = graph.shape(*v);
         format!("{}x{}", shape.rows.resolve(batch.len(), batch.outputs().len()), shape.cols)
     };
-    let list = |all: &[smallmind_graph::ValueId]| all.first().map_or_else(|| "·".to_owned(), one);
-    let seen = match node.op {
-        Op::CachedAttention { .. } => {
-            let most = batch.spans().iter().map(|s| s.past + s.len).max().unwrap_or(0);
-            format!(" over {most}")
-        }
-        Op::Embedding { .. }
-        | Op::EmbeddingGrad { .. }
-        | Op::Add
-        | Op::Dropout(_)
-        | Op::Norm(_)
-        | Op::AddNorm(_)
-        | Op::NormGrad(_)
-        | Op::Linear { .. }
-        | Op::LinearGradInput { .. }
-        | Op::LinearGradWeight { .. }
-        | Op::BiasGrad { .. }
-        | Op::Rope { .. }
-        | Op::Gelu(_)
-        | Op::GeluGrad(_)
-        | Op::SwiGlu
-        | Op::SwiGluGrad
-        | Op::Attention { .. }
-        | Op::AttentionGrad { .. }
-        | Op::CacheAppend { .. }
-        | Op::SelectRows
-        | Op::LinearCrossEntropy { .. }
-        | Op::LinearCrossEntropyGrad { .. }
-        | Op::GradSquares
-        | Op::ClipFactor { .. }
-        | Op::AdamW(_) => String::new(),
+    let list = |all: &[ValueId]| all.first().map_or_else(|| "·".to_owned(), one);
+    let seen = if matches!(node.op, Op::CachedAttention { .. }) {
+        let most = batch.spans().iter().map(|s| s.past + s.len).max().unwrap_or(0);
+        format!(" over {most}")
+    } else {
+        String::new()
     };
     format!("{} → {}{seen}", list(&node.inputs), list(&node.outputs))
 }

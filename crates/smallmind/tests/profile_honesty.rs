@@ -6,7 +6,8 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use smallmind::graph::{Batch, Graph, NoProbe, Plan, Pool, Probe};
+use smallmind::graph::{Batch, Bindings, Executor, Graph, NoProbe, Plan, PlanOptions, Pool, Probe, Scalars, Storage};
+use smallmind::kernels::Format;
 use smallmind::model::{Mlp, Model, ModelConfig, Purpose, Session, SessionOptions, architecture, preset};
 use smallmind::profile::report::join::{Measurement, Part};
 use smallmind::profile::report::{Bound, Phase, RoofLevel, RoofTable};
@@ -90,6 +91,38 @@ fn bytes_are_the_weights_and_operations_the_formulas() {
         let kv = config.kv_heads * config.head_dim;
         close(token.kv_read, (4 * config.layers * 2 * kv * (depth + 1)) as f64, 1e-9, name);
         close(token.kv_write, (4 * config.layers * 2 * kv) as f64, 1e-9, name);
+    }
+}
+
+/// Whatever the format of the weights: what the operations of a token read of them is what the storage holds, less the rows of tables that it
+/// doesn't look up, and that is what the formats' blocks take.
+#[test]
+fn bytes_of_weights_are_those_of_the_storage() {
+    for name in ["quickstart", "nanogpt-cpu", "gpt2-124m", "smollm2-135m"] {
+        let config = preset::find(name).unwrap().config();
+        let graph = architecture::graph(&config, Purpose::Generation).unwrap();
+        let mut batch = Batch::default();
+        batch.push(&[1], 5, 0);
+        batch.want_last();
+        for format in Format::ALL {
+            let storage = Storage::of(&graph, IsaKind::best(), format).unwrap();
+            let read: f64 =
+                graph.nodes().iter().map(|node| traffic(&graph, node, &batch, Some(&storage)).weights).sum();
+            let (mut held, mut blocks) = (storage.bytes() as f64, 0.0);
+            for (id, param) in graph.params().iter() {
+                // The head is tied to the table of tokens, so that only positions are looked up and not multiplied.
+                if param.name.contains("position") {
+                    held -= 4.0 * (param.len() - param.cols) as f64;
+                    continue;
+                }
+                let block = if param.rows > 1 { format.block() } else { Format::F32.block() };
+                assert_eq!(storage.get(id).format == format, param.rows > 1 || format == Format::F32, "{}", param.name);
+                blocks += (param.len() * block.bytes) as f64 / block.elements as f64;
+            }
+            close(read, held, 0.001, &format!("{name} in {format}"));
+            // Strips are filled up to whole vectors of rows.
+            close(read, blocks, 0.01, &format!("{name} in {format}, by blocks"));
+        }
     }
 }
 
@@ -193,6 +226,47 @@ fn elementwise_operations_are_bound_by_what_they_do() {
     }
     for operation in ["swiglu", "linear", "attention"] {
         assert_eq!(bound("quickstart", operation), Bound::Compute, "{operation}");
+    }
+}
+
+/// Every product with weights in Q8_0 is one of bytes, that of the loss too; norms, which stay `f32`, make no what-if of narrower weights.
+#[test]
+fn products_of_bytes_stand_under_the_roof_of_bytes() {
+    let config = ModelConfig { layers: 1, ..preset::find("quickstart").unwrap().config() };
+    let model = Model::random(config, 1).unwrap();
+    let flat = RoofLevel { name: "memory".to_owned(), bytes: 1e8, read: 30.0, update: 40.0, values: 40.0 };
+    let roofs = RoofTable {
+        f32_gflops: 200.0,
+        int8_gops: Some(800.0),
+        exp_gops: 12.0,
+        levels: vec![flat],
+        entry_ns: 100.0,
+        barrier_ns: 70.0,
+    };
+    let isa = IsaKind::best();
+    let shape = BatchShape { sequences: 1, context: 16 };
+    let mut batch = Batch::default();
+    batch.push_with_targets(&[1; 16], &[2; 16]);
+    for (format, peak, narrows) in [(Format::F32, 200.0, true), (Format::Q8_0, 800.0, false)] {
+        let weights = model.store_for(Purpose::Evaluation, isa, format).unwrap();
+        let graph = architecture::graph(model.config(), Purpose::Evaluation).unwrap();
+        let plan = Plan::new(graph, PlanOptions::stored(shape.limits(), 1, weights.storage().clone())).unwrap();
+        let mut executor = Executor::new(plan).unwrap();
+        let recorder = Recorder::keeping(executor.plan(), 1);
+        let mut pool = Pool::new(1).unwrap();
+        let begin = Instant::now();
+        executor.run(&mut pool, &batch, &Scalars::default(), Bindings::stored(&weights), &recorder).unwrap();
+        let seconds = begin.elapsed().as_secs_f64();
+        let batches = [batch.clone()];
+        let part = Part { name: "loss", plan: executor.plan(), recorder: &recorder, batches: &batches };
+        let phase = measurement("step", 16.0, 1, part, (vec![seconds], vec![seconds])).phase(&roofs);
+        for operation in ["linear", "linear_cross_entropy"] {
+            let found = phase.operations.iter().find(|o| o.operation == operation).unwrap();
+            assert_eq!((found.weights.as_deref(), found.peak_gflops), (Some(format.name()), peak), "{operation}");
+        }
+        let norm = phase.operations.iter().find(|o| o.operation == "rms_norm").unwrap();
+        assert_eq!((norm.weights.as_deref(), norm.peak_gflops), (Some("f32"), 200.0));
+        assert_eq!(phase.what_ifs.iter().any(|w| w.what.starts_with("weights in bf16")), narrows, "{format}");
     }
 }
 

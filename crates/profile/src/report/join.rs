@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use smallmind_graph::{Batch, Node, Op, Phase as Pass, Plan};
+use smallmind_graph::{Batch, Node, Phase as Pass, Plan};
 use smallmind_kernels::Format;
 
 use super::{Arena, ArenaValue, Bound, Latency, Operation, Phase, RoofTable, Slice, what_if, words};
 use crate::statistics::{mean, median, quantile, spread};
 use crate::summary::folded;
-use crate::traffic::{Traffic, kernel, shape, traffic, weight_format};
+use crate::traffic::{Class, Traffic, kernel, shape, traffic, weight_format};
 use crate::{Beat, Events, Recorder, RunTimes};
 
 /// Runs of one plan within a sample.
@@ -272,8 +272,10 @@ fn row_of(rows: &mut Vec<Row>, m: &Measurement<'_>, part: &Part<'_>, node: &Node
     let one = traffic(graph, node, batch, part.plan.storage().map(|s| &**s));
     let writes = node.op.effects().gradients || node.op.effects().parameters;
     let held = roofs.gbps(held_bytes(part, batch), |level| if writes { level.update } else { level.read });
+    let class = Class::of(&node.op);
     let operation = Operation {
         rank: 0,
+        class,
         pass: pass(node).to_owned(),
         operation: node.op.name().to_owned(),
         kernel: kernel(part.plan, node, batch),
@@ -288,7 +290,7 @@ fn row_of(rows: &mut Vec<Row>, m: &Measurement<'_>, part: &Part<'_>, node: &Node
         held_gbps: held,
         near_gbps: roofs.gbps(one.activations.max(1.0), |level| level.values),
         peak_gflops: match weight_format(part.plan, node) {
-            Some(Format::Q8_0) if matches!(node.op, Op::Linear { .. }) => roofs.int8_gops.unwrap_or(roofs.f32_gflops),
+            Some(Format::Q8_0) if class == Class::Product => roofs.int8_gops.unwrap_or(roofs.f32_gflops),
             _ => roofs.f32_gflops,
         },
         exp_gops: roofs.exp_gops,

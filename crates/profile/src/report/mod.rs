@@ -19,7 +19,7 @@ mod words;
 use serde::{Deserialize, Serialize};
 
 use crate::system::SystemUse;
-use crate::traffic::Traffic;
+use crate::traffic::{Class, Traffic};
 use crate::{Beat, Events, Roofs};
 
 /// Version of a report's JSON. A field that changes its meaning or goes raises it; a field that is added does not.
@@ -355,6 +355,9 @@ pub struct Operation {
     pub pass: String,
     /// Such as `linear`.
     pub operation: String,
+    /// What kind of work it is; [`Class::Other`] in reports of earlier versions.
+    #[serde(default)]
+    pub class: Class,
     /// Such as `blocks.*.attn.qkv`.
     pub path: String,
     /// What computes it.

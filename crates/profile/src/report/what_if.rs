@@ -5,7 +5,7 @@
 use smallmind_kernels::Format;
 
 use super::{Bound, Milestone, Operation, Phase, WhatIf};
-use crate::traffic::Traffic;
+use crate::traffic::{Class, Traffic};
 
 /// Bits of a quantized key or value with its share of the scale: 8 and a half.
 const QUANTIZED: f64 = 8.5 / 32.0;
@@ -25,10 +25,10 @@ fn seconds_with(operation: &Operation, traffic: &Traffic) -> f64 {
 /// The change of `operation`'s work by an alternative; none where it has no part in that.
 type Change = fn(&Operation) -> Option<Traffic>;
 
-/// Half as many bytes of weights, where they are `f32` and only read.
+/// Half as many bytes of weights, where they are `f32`, only read, and of a kind that may be stored in another format.
 fn half_weights(operation: &Operation) -> Option<Traffic> {
     let is_f32 = operation.weights.as_deref() == Some(Format::F32.name());
-    let reads = operation.pass == "forward" && is_f32 && operation.traffic.weights > 0.0;
+    let reads = operation.pass == "forward" && is_f32 && operation.class.has_narrow_weights();
     reads.then(|| Traffic { weights: operation.traffic.weights / 2.0, ..operation.traffic })
 }
 
@@ -40,7 +40,7 @@ fn quantized_cache(operation: &Operation) -> Option<Traffic> {
 
 fn twice_the_context(operation: &Operation) -> Option<Traffic> {
     let t = operation.traffic;
-    let attends = operation.operation.contains("attention");
+    let attends = operation.class == Class::Attention;
     let twice = Traffic { flops: 2.0 * t.flops, exponentials: 2.0 * t.exponentials, kv_read: 2.0 * t.kv_read, ..t };
     attends.then_some(twice)
 }

@@ -64,6 +64,27 @@ fn a_generation_is_profiled_without_a_model() {
     assert!((weights / (4.0 * parameters) - 1.0).abs() < 0.001, "{weights} bytes of {parameters} parameters");
 }
 
+/// In every format a decoded token reads all weights once: the bytes of the operations add up to those that the subject has.
+#[test]
+fn the_bytes_of_weights_add_up_in_every_format() {
+    for (format, bits) in [("f16", 16.0), ("bf16", 16.0), ("q8_0", 8.5)] {
+        let report = Bench::new().run(&format!("profile generate {QUICK} --weights {format} --json")).json();
+        let subject = &report["subject"];
+        let bits_per_weight = subject["bits_per_weight"].as_f64().unwrap();
+        assert!((bits_per_weight / bits - 1.0).abs() < 0.01, "norms stay f32: {subject}");
+        let held = subject["parameters"].as_f64().unwrap() * bits_per_weight / 8.0;
+        let operations = report["phases"][1]["operations"].as_array().unwrap();
+        let weights = |o: &&Value| !o["weights"].is_null();
+        let read: f64 = operations.iter().map(|o| o["traffic"]["weights"].as_f64().unwrap()).sum();
+        assert!((read / held - 1.0).abs() < 0.001, "{format}: {read} of {held} bytes");
+        for operation in operations.iter().filter(weights) {
+            let name = operation["operation"].as_str().unwrap();
+            let expected = if name.ends_with("norm") { "f32" } else { format };
+            assert_eq!(operation["weights"], expected, "{operation}");
+        }
+    }
+}
+
 fn stages(phase: &Value) -> Vec<&str> {
     phase["stages"].as_array().unwrap().iter().map(|stage| stage[0].as_str().unwrap()).collect()
 }
