@@ -31,21 +31,22 @@
 //! # Ok(()) }
 //! ```
 //!
-//! [`Roofs`] are the machine's limits, measured on a pool: arithmetic, memory, and what it costs to work together. A [`Report`] sets an
-//! operation's time beside them: a [`Measurement`](report::join::Measurement) of recorded samples becomes a phase of it. [`Diff`] compares
-//! two reports.
+//! [`Roofs`] are the machine's limits, measured on a pool: arithmetic, memory, and the cost of working together. A [`Report`] sets an
+//! operation's time beside them. [`sampling`] runs a [`Workload`] with a recorder and without it in turn; its samples become a
+//! [`Measurement`](report::measurement::Measurement), and that becomes a phase of the report. [`Diff`] compares two reports.
 //!
-//! Not here: models and trainings. Who has one runs it and hands the recorders over.
+//! Not here: models and trainings. Who has one implements [`Workload`] for it.
 //!
 //! [`Probe`]: smallmind_graph::Probe
 
 mod clock;
 mod counters;
 pub mod diff;
-mod pulse;
 mod recorder;
 pub mod report;
 pub mod roofs;
+pub mod sampling;
+mod speed;
 pub mod statistics;
 mod summary;
 mod system;
@@ -54,10 +55,11 @@ pub mod traffic;
 
 pub use counters::{Counters, Events};
 pub use diff::Diff;
-pub use pulse::{Beat, Pulse};
 pub use recorder::{Allocated, AllocationCounter, Recorder};
 pub use report::Report;
 pub use roofs::Roofs;
+pub use sampling::Workload;
+pub use speed::{MachineSpeed, SpeedProbe};
 pub use summary::{Line, Summary};
 pub use system::{SystemCounters, SystemUse};
 pub use times::RunTimes;

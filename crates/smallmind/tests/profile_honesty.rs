@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use smallmind::graph::{Batch, Bindings, Executor, Graph, NoProbe, Plan, PlanOptions, Pool, Probe, Scalars, Storage};
 use smallmind::kernels::Format;
 use smallmind::model::{Mlp, Model, ModelConfig, Purpose, Session, SessionOptions, architecture, preset};
-use smallmind::profile::report::join::{Measurement, Part};
-use smallmind::profile::report::{Bound, Phase, RoofLevel, RoofTable};
+use smallmind::profile::report::advice::Alternative;
+use smallmind::profile::report::measurement::{Measurement, PlanRuns};
+use smallmind::profile::report::{Bound, Phase, PhaseKind, RoofLevel, RoofTable};
 use smallmind::profile::roofs::Effort;
+use smallmind::profile::sampling::Samples;
 use smallmind::profile::traffic::{Traffic, traffic};
-use smallmind::profile::{Allocated, Events, Recorder, Roofs, RunTimes};
+use smallmind::profile::{Allocated, Recorder, Roofs, RunTimes};
 use smallmind::simd::IsaKind;
 use smallmind::train::{BatchShape, Learner, TrainConfig};
 
@@ -213,13 +215,14 @@ fn elementwise_operations_are_bound_by_what_they_do() {
         learner.accumulate(&batch, shape.tokens(), (1, 0), &recorder).unwrap();
         let seconds = begin.elapsed().as_secs_f64();
         let batches = [batch];
-        let part = Part { name: "gradient", plan: learner.plans().0, recorder: &recorder, batches: &batches };
-        let phase = measurement("step", shape.tokens() as f64, 1, part, (vec![seconds], vec![seconds])).phase(&roofs);
-        let mut found = phase.operations.into_iter().filter(|o| o.operation == operation);
+        let runs = PlanRuns { name: "gradient", plan: learner.plans().0, recorder: &recorder, batches: &batches };
+        let samples = Samples { on: vec![seconds], off: vec![seconds], ..Samples::default() };
+        let phase = measurement(PhaseKind::Step, shape.tokens() as f64, 1, runs, &samples).phase(&roofs);
+        let mut found = phase.operations.into_iter().filter(|o| o.id.operation == operation);
         let first = found.next().unwrap_or_else(|| panic!("{preset} has {operation}"));
-        let (memory, compute) = first.roof(&first.traffic);
-        assert_eq!(first.bound, if memory >= compute { Bound::Memory } else { Bound::Compute });
-        first.bound
+        let (memory, compute) = first.roof.bounds(&first.traffic);
+        assert_eq!(first.roof.bound, if memory >= compute { Bound::Memory } else { Bound::Compute });
+        first.roof.bound
     };
     for operation in ["rms_norm", "rms_norm_grad", "rope", "rope_grad"] {
         assert_eq!(bound("quickstart", operation), Bound::Memory, "{operation}");
@@ -258,15 +261,18 @@ fn products_of_bytes_stand_under_the_roof_of_bytes() {
         executor.run(&mut pool, &batch, &Scalars::default(), Bindings::stored(&weights), &recorder).unwrap();
         let seconds = begin.elapsed().as_secs_f64();
         let batches = [batch.clone()];
-        let part = Part { name: "loss", plan: executor.plan(), recorder: &recorder, batches: &batches };
-        let phase = measurement("step", 16.0, 1, part, (vec![seconds], vec![seconds])).phase(&roofs);
+        let runs = PlanRuns { name: "loss", plan: executor.plan(), recorder: &recorder, batches: &batches };
+        let samples = Samples { on: vec![seconds], off: vec![seconds], ..Samples::default() };
+        let phase = measurement(PhaseKind::Step, 16.0, 1, runs, &samples).phase(&roofs);
         for operation in ["linear", "linear_cross_entropy"] {
-            let found = phase.operations.iter().find(|o| o.operation == operation).unwrap();
-            assert_eq!((found.weights.as_deref(), found.peak_gflops), (Some(format.name()), peak), "{operation}");
+            let found = phase.operations.iter().find(|o| o.id.operation == operation).unwrap();
+            let weights = found.kind.weights.as_deref();
+            assert_eq!((weights, found.roof.peak_gflops), (Some(format.name()), peak), "{operation}");
         }
-        let norm = phase.operations.iter().find(|o| o.operation == "rms_norm").unwrap();
-        assert_eq!((norm.weights.as_deref(), norm.peak_gflops), (Some("f32"), 200.0));
-        assert_eq!(phase.what_ifs.iter().any(|w| w.what.starts_with("weights in bf16")), narrows, "{format}");
+        let norm = phase.operations.iter().find(|o| o.id.operation == "rms_norm").unwrap();
+        assert_eq!((norm.kind.weights.as_deref(), norm.roof.peak_gflops), (Some("f32"), 200.0));
+        let what_ifs = &phase.outlook.what_ifs;
+        assert_eq!(what_ifs.iter().any(|w| w.alternative == Alternative::Bf16Weights), narrows, "{format}");
     }
 }
 
@@ -312,26 +318,23 @@ fn steps_of(plan: &Plan, operation: &str, path: &str) -> Vec<bool> {
 
 /// Samples of a plan and nothing else.
 fn measurement<'a>(
-    name: &'a str,
+    kind: PhaseKind,
     tokens: f64,
     repeats: usize,
-    part: Part<'a>,
-    (on, off): (Vec<f64>, Vec<f64>),
+    runs: PlanRuns<'a>,
+    samples: &'a Samples,
 ) -> Measurement<'a> {
     Measurement {
-        name,
+        kind,
         about: String::new(),
         tokens,
         repeats,
-        parts: vec![part],
-        on,
-        off,
-        allocations: None,
+        plans: vec![runs],
+        samples,
         drift: vec![],
         threads: vec![],
         stages: vec![],
-        events: Events::default(),
-        beats: vec![],
+        barrier_ns: 0.0,
     }
 }
 
@@ -364,8 +367,9 @@ fn decode(repeats: usize, plant: Option<fn()>) -> Phase {
     batch.push(&[5], 32, 0);
     batch.want_last();
     let batches = [batch];
-    let part = Part { name: "decode", plan: session.plans().1, recorder: &recorder, batches: &batches };
-    measurement("decode", 1.0, repeats, part, (on, off)).phase(&RoofTable::from(&roofs))
+    let runs = PlanRuns { name: "decode", plan: session.plans().1, recorder: &recorder, batches: &batches };
+    let samples = Samples { on, off, ..Samples::default() };
+    measurement(PhaseKind::Decode, 1.0, repeats, runs, &samples).phase(&RoofTable::from(&roofs))
 }
 
 /// A busy wait is found, named, ranked first, and its predicted gain is the one that taking it away brings.
@@ -382,12 +386,12 @@ fn a_planted_wait_is_found_and_its_gain_predicted() {
     for _ in 0..6 {
         let phase = decode(5, Some(wait));
         let first = &phase.operations[0];
-        assert_eq!((first.operation.as_str(), first.path.as_str()), VICTIM);
-        let real = phase.tokens_per_second - 1.0 / phase.profiled_seconds;
-        if (first.gain / real - 1.0).abs() < 0.1 {
+        assert_eq!((first.id.operation.as_str(), first.id.path.as_str()), VICTIM);
+        let real = phase.rate.tokens_per_second - 1.0 / phase.rate.profiled_seconds;
+        if (first.roof.gain / real - 1.0).abs() < 0.1 {
             return;
         }
-        last = format!("predicted {}, real {real}", first.gain);
+        last = format!("predicted {}, real {real}", first.roof.gain);
     }
     panic!("{last}");
 }
@@ -401,7 +405,7 @@ fn a_planted_allocation_is_found_and_there_are_no_others() {
     assert!(phase.operations.iter().all(|o| o.allocations == Some((0.0, 0.0))), "{:#?}", phase.operations);
     let phase = decode(2, Some(allocate));
     for operation in &phase.operations {
-        let planted = (operation.operation.as_str(), operation.path.as_str()) == VICTIM;
+        let planted = (operation.id.operation.as_str(), operation.id.path.as_str()) == VICTIM;
         assert_eq!(operation.allocations, Some(if planted { (1.0, 100.0) } else { (0.0, 0.0) }), "{operation:#?}");
     }
 }

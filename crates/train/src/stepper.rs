@@ -109,6 +109,32 @@ impl Stepper {
         self.batches.fill(&self.data, Draw { seed: self.settings.seed, step, first_row }, &mut self.batch)
     }
 
+    /// The micro-batches of a typical one of the first `steps` steps: the one whose number of pairs of a token and another of its sequence is the
+    /// median, as that differs from step to step where windows are documents. All of those steps are drawn, so that later draws need no memory.
+    ///
+    /// # Errors
+    /// Files that can't be read.
+    pub fn typical_batches(&mut self, steps: u64) -> Result<Vec<Batch>, DataError> {
+        let micro_batches = self.settings.micro_batches;
+        let mut pairs = vec![];
+        for step in 0..steps {
+            let mut sum = 0;
+            for micro_batch in 0..micro_batches {
+                self.draw(step, micro_batch)?;
+                sum += self.batch.spans().iter().map(|span| span.len * span.len).sum::<usize>();
+            }
+            pairs.push((sum, step));
+        }
+        pairs.sort_unstable();
+        let step = pairs.get(pairs.len() / 2).map_or(0, |(_, step)| *step);
+        let mut batches = Vec::with_capacity(micro_batches);
+        for micro_batch in 0..micro_batches {
+            self.draw(step, micro_batch)?;
+            batches.push(self.batch.clone());
+        }
+        Ok(batches)
+    }
+
     /// Forward and backward of the micro-batch that was drawn: the sum of its losses.
     ///
     /// # Errors

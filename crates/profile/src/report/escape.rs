@@ -68,25 +68,25 @@ mod tests {
     fn report() -> Report {
         let work = json!({ "flops": 1.0, "weights": 1.0, "kv_read": 0.0, "kv_write": 0.0, "activations": 1.0 });
         let operation = json!({
-            "rank": 1, "pass": WILD, "operation": WILD, "path": WILD, "kernel": WILD, "shape": WILD, "calls": 1.0,
+            "rank": 1, "pass": "forward", "operation": WILD, "path": WILD, "kernel": WILD, "shape": WILD, "calls": 1.0,
             "seconds": 1.0, "share": 1.0, "cumulative": 1.0, "traffic": work, "held_gbps": 1.0, "near_gbps": 1.0,
             "peak_gflops": 1.0, "roof_seconds": 0.1, "share_of_roof": 0.1, "bound": "memory", "wait": 0.0,
             "imbalance": 1.0, "gain": 0.0, "members": [[WILD, 0.5], [WILD, 0.5]], "repeats": [1.0], "why": WILD,
         });
         let phase = json!({
-            "name": WILD, "about": WILD, "tokens": 1.0, "samples": 1, "left_out": 0, "seconds": 1.0,
+            "name": "decode", "about": WILD, "tokens": 1.0, "samples": 1, "left_out": 0, "seconds": 1.0,
             "tokens_per_second": 1.0, "profiled_seconds": 1.0, "ceiling": 2.0, "share_of_ceiling": 0.5, "coverage": 1.0,
             "overhead": 0.0, "noise": 0.0, "traffic": work, "entering": 0.0, "between": 0.0, "waiting": 0.0,
             "operations": [operation], "drift": [], "stages": [[WILD, 1.0]], "repeats": [1.0], "arenas": [],
-            "what_ifs": [{ "what": WILD, "tokens_per_second": 1.0, "change": 0.1, "by": WILD }],
-            "roadmap": [{ "what": WILD, "tokens_per_second": 1.0, "change": 0.1 }],
+            "what_ifs": [{ "kind": "twice_the_context", "tokens_per_second": 1.0, "change": 0.1, "by": "computed" }],
+            "roadmap": [{ "rank": 1, "tokens_per_second": 1.0, "change": 0.1 }],
             "latency": { "p50": 1.0, "p90": 1.0, "p99": 1.0, "max": 1.0, "all": [1.0] },
             "timeline": [{ "worker": 0, "operation": 0, "path": WILD, "begin": 0.0, "seconds": 1.0 }],
         });
         let level = json!({ "name": WILD, "bytes": 1.0, "read": 1.0, "update": 1.0 });
         let report = json!({
-            "schema_version": 1, "system": {}, "summary": [WILD], "warnings": [WILD], "phases": [phase],
-            "baseline": WILD, "baseline_mismatches": [WILD],
+            "schema_version": 1, "system": {}, "phases": [phase],
+            "baseline": WILD, "baseline_refused": WILD, "baseline_mismatches": [WILD],
             "subject": {
                 "verb": WILD, "model": WILD, "shape": WILD, "parameters": 1, "format": WILD, "bits_per_weight": 32.0,
                 "threads": 1, "isa": WILD, "cpu": WILD, "version": WILD,

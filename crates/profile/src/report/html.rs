@@ -6,7 +6,7 @@ use super::escape::html as escaped;
 use super::html_table;
 use super::plot::{self, color};
 use super::units::{bytes, change, count, flops, number, percent, seconds};
-use super::{Operation, Phase, Report};
+use super::{Operation, Phase, Report, words};
 
 const STYLE: &str = include_str!("report.css");
 const SCRIPT: &str = include_str!("report.js");
@@ -15,11 +15,11 @@ const SCRIPT: &str = include_str!("report.js");
 pub fn render(report: &Report) -> String {
     let s = &report.subject;
     let title = escaped(&format!("Profile of {} ({})", s.model, s.verb));
-    let links: String = report.phases.iter().map(|phase| link(&phase.name)).chain([link("machine")]).collect();
+    let links: String = report.phases.iter().map(|phase| link(phase.kind.name())).chain([link("machine")]).collect();
     let mut body =
         format!("<header><h1>{title}</h1>\n<p>{}</p>\n<nav>{links}</nav></header>\n<main>\n", subject(report));
-    body += &list("Summary", "summary", &report.summary);
-    body += &list("Doubtful", "doubtful", &report.warnings);
+    body += &list("Summary", "summary", &words::summary(report));
+    body += &list("Doubtful", "doubtful", &words::warnings(report));
     report.phases.iter().for_each(|phase| body += &of_phase(phase, report));
     body += &machine(report);
     format!(
@@ -46,13 +46,13 @@ fn subject(report: &Report) -> String {
         s.isa,
         s.version
     );
-    let beside = report.beside().map(|beside| format!(" Beside a baseline: {beside}")).unwrap_or_default();
+    let beside = words::baseline(report).map(|baseline| format!(" Beside a baseline: {baseline}")).unwrap_or_default();
     escaped(&(line + &beside))
 }
 
 /// A sentence whose percentages are not torn apart at the end of a line.
-fn sentence(words: &str) -> String {
-    escaped(words).replace(" %", "\u{a0}%")
+fn sentence(text: &str) -> String {
+    escaped(text).replace(" %", "\u{a0}%")
 }
 
 fn list(title: &str, class: &str, lines: &[String]) -> String {
@@ -64,29 +64,29 @@ fn list(title: &str, class: &str, lines: &[String]) -> String {
 }
 
 fn of_phase(phase: &Phase, report: &Report) -> String {
-    let name = escaped(&phase.name);
+    let name = phase.kind.name();
     let mut text = format!(
         "<section class=\"phase\" id=\"{name}\"><h2>{name}: {}</h2>\n{}",
         escaped(&phase.about),
         figures(phase)
     );
-    text += &part(&name, "roofline", "Roofline");
+    text += &part(name, "roofline", "Roofline");
     text += &note(
         "A dot is an operation, its area the time, its number the rank in the table. Up to the slopes memory and caches allow, up to the plain the vector units. Point at a dot for its figures.",
     );
     text += &plot::roofline(phase, &report.roofs);
     text += &without_arithmetic(phase);
-    text += &part(&name, "operations", "Operations, ranked by what would be gained");
+    text += &part(name, "operations", "Operations, ranked by what would be gained");
     text += &html_table::render(phase);
     text += &sentences(phase);
-    text += &part(&name, "timeline", "One sample, worker by worker");
+    text += &part(name, "timeline", "One sample, worker by worker");
     text += &note("The sample in the middle of all. Grey is waiting: for another worker, or to be woken.");
     text += "<p class=\"tools\"><label>zoom <input type=\"range\" class=\"zoom\" min=\"1\" max=\"40\" value=\"1\" step=\"0.5\"></label></p>\n";
     text += &plot::timeline(phase);
     text += &legend(phase);
-    text += &part(&name, "latency", "Latency of a sample");
+    text += &part(name, "latency", "Latency of a sample");
     text += &latency(phase);
-    text += &part(&name, "arena", "Arena: which value lies where, and when");
+    text += &part(name, "arena", "Arena: which value lies where, and when");
     for arena in &phase.arenas {
         text += &note(&format!(
             "Plan of {}: {} for {} values; one buffer a value would take {}. A rectangle is a value, from the operation that makes it to the last that reads it.",
@@ -105,13 +105,13 @@ fn part(phase: &str, id: &str, title: &str) -> String {
     format!("<h3 id=\"{phase}-{id}\">{title}</h3>\n")
 }
 
-fn note(words: &str) -> String {
-    format!("<p class=\"note\">{}</p>\n", escaped(words))
+fn note(text: &str) -> String {
+    format!("<p class=\"note\">{}</p>\n", escaped(text))
 }
 
 /// Names of the operations that a roofline can't hold.
 fn without_arithmetic(phase: &Phase) -> String {
-    let name = |o: &Operation| format!("#{} {}", o.rank, o.kernel);
+    let name = |o: &Operation| format!("#{} {}", o.rank, o.kind.kernel);
     let moving: Vec<String> = phase.operations.iter().filter(|o| o.traffic.flops <= 0.0).map(name).collect();
     if moving.is_empty() {
         String::new()
@@ -122,11 +122,11 @@ fn without_arithmetic(phase: &Phase) -> String {
 
 /// Which colour is which operation, for those that can be seen.
 fn legend(phase: &Phase) -> String {
-    let mut shown: Vec<&Operation> = phase.operations.iter().filter(|o| o.share > 0.005).collect();
-    shown.sort_by(|a, b| b.share.total_cmp(&a.share));
+    let mut shown: Vec<&Operation> = phase.operations.iter().filter(|o| o.time.share > 0.005).collect();
+    shown.sort_by(|a, b| b.time.share.total_cmp(&a.time.share));
     let one = |o: &&Operation| {
-        let (kernel, path) = (escaped(&o.kernel), escaped(&o.path));
-        format!("<span><i style=\"background:{}\"></i>#{} {kernel} @ {path}</span>", color(o.rank), o.rank)
+        let place = escaped(&o.place());
+        format!("<span><i style=\"background:{}\"></i>#{} {place}</span>", color(o.rank), o.rank)
     };
     let waiting = "<span><i style=\"background:#8884\"></i>waiting</span>";
     format!("<p class=\"legend\">{}{waiting}</p>\n", shown.iter().map(one).collect::<String>())
@@ -134,22 +134,27 @@ fn legend(phase: &Phase) -> String {
 
 /// Why, what if, roadmap.
 fn sentences(phase: &Phase) -> String {
-    let name = escaped(&phase.name);
-    let mut text = part(&name, "why", "Why they take their time") + "<ol>";
-    for o in phase.operations.iter().filter(|o| !o.why.is_empty()) {
-        let _ = write!(text, "<li><b>{} @ {}</b> {}</li>", escaped(&o.kernel), escaped(&o.path), sentence(&o.why));
+    let name = phase.kind.name();
+    let mut text = part(name, "why", "Why they take their time") + "<ol>";
+    for o in &phase.operations {
+        let Some(why) = words::why(o, phase) else { continue };
+        let _ = write!(text, "<li><b>{}</b> {}</li>", escaped(&o.place()), sentence(&why));
     }
     text += "</ol>\n<div class=\"columns\"><div>";
-    text += &part(&name, "what-if", "What if");
+    text += &part(name, "what-if", "What if");
     text += "<table><thead><tr><th class=\"word\">what</th><th>tokens/s</th><th>change</th><th class=\"word\">by</th></tr></thead>";
-    for w in &phase.what_ifs {
-        text += &row(&[&w.what, &number(w.tokens_per_second), &change(w.change), &w.by]);
+    for w in &phase.outlook.what_ifs {
+        text += &row(&[&words::what_if(w), &number(w.tokens_per_second), &change(w.change), w.by.name()]);
     }
     text += "</table></div><div>";
-    text += &part(&name, "roadmap", "Roadmap: what to fix, in order");
+    text += &part(name, "roadmap", "Roadmap: what to fix, in order");
     text += "<table><thead><tr><th class=\"word\">step</th><th>then tokens/s</th><th>change</th></tr></thead>";
-    for (i, m) in phase.roadmap.iter().enumerate() {
-        text += &row(&[&format!("{}. {}", i + 1, m.what), &number(m.tokens_per_second), &change(m.change)]);
+    for (i, m) in phase.outlook.roadmap.iter().enumerate() {
+        text += &row(&[
+            &format!("{}. {}", i + 1, words::milestone(m, phase)),
+            &number(m.tokens_per_second),
+            &change(m.change),
+        ]);
     }
     text + "</table></div></div>\n"
 }
@@ -162,51 +167,51 @@ fn row(cells: &[&str]) -> String {
 }
 
 fn latency(phase: &Phase) -> String {
-    let l = &phase.latency;
+    let l = &phase.samples.latency;
     let points = [("p50", l.p50), ("p90", l.p90), ("p99", l.p99), ("slowest", l.max)];
     let mut text = plot::histogram(l);
     text += "<div class=\"columns\"><table><thead><tr><th class=\"word\">of a sample</th><th>time</th></tr></thead>";
     points.iter().for_each(|(name, at)| text += &row(&[name, &seconds(*at)]));
     text += "</table>";
-    if !phase.drift.is_empty() {
+    if !phase.stages.drift.is_empty() {
         text += "<table><thead><tr><th class=\"word\">tokens before it</th><th>a token</th></tr></thead>";
-        phase.drift.iter().for_each(|(depth, at)| text += &row(&[&depth.to_string(), &seconds(*at)]));
+        phase.stages.drift.iter().for_each(|(depth, at)| text += &row(&[&depth.to_string(), &seconds(*at)]));
         text += "</table>";
     }
-    if !phase.stages.is_empty() {
+    if !phase.stages.stages.is_empty() {
         text += "<table><thead><tr><th class=\"word\">part</th><th>time</th></tr></thead>";
-        phase.stages.iter().for_each(|(name, at)| text += &row(&[name, &seconds(*at)]));
+        phase.stages.stages.iter().for_each(|(name, at)| text += &row(&[name, &seconds(*at)]));
         text += "</table>";
     }
     text + "</div>\n"
 }
 
 fn figures(phase: &Phase) -> String {
-    let t = &phase.traffic;
-    let of = |x: f64| percent(x / phase.profiled_seconds);
+    let (t, rate, time) = (&phase.traffic, &phase.rate, &phase.time);
+    let of = |x: f64| percent(phase.share_of_time(x));
     let mut rows = vec![
-        ("reached", format!("{} tokens/s", number(phase.tokens_per_second))),
-        ("ceiling", format!("{} tokens/s", number(phase.ceiling))),
-        ("share of the ceiling", percent(phase.share_of_ceiling)),
-        ("a token", seconds(phase.seconds)),
+        ("reached", format!("{} tokens/s", number(rate.tokens_per_second))),
+        ("ceiling", format!("{} tokens/s", number(rate.ceiling))),
+        ("share of the ceiling", percent(rate.share_of_ceiling)),
+        ("a token", seconds(rate.seconds)),
         ("work a token", flops(t.flops)),
         ("weights a token", bytes(t.weights)),
         ("KV read a token", bytes(t.kv_read)),
         ("KV written a token", bytes(t.kv_write)),
         ("values a token", bytes(t.activations)),
-        ("coverage", percent(phase.coverage)),
-        ("the profiler's overhead", change(phase.overhead)),
-        ("waiting", of(phase.waiting)),
-        ("entering the pool", of(phase.entering)),
-        ("between runs", of(phase.between)),
+        ("coverage", percent(time.coverage)),
+        ("the profiler's overhead", change(time.overhead)),
+        ("waiting", of(time.waiting)),
+        ("entering the pool", of(time.entering)),
+        ("between runs", of(time.between)),
     ];
-    rows.extend(phase.allocations.map(|n| ("allocations a token", number(n))));
-    rows.push(("samples", format!("{} and {} left out", phase.samples, phase.left_out)));
-    rows.push(("spread of repeats", percent(phase.noise)));
-    let (hardware, kernel) = phase.counted();
+    rows.extend(phase.counted.allocations.map(|n| ("allocations a token", number(n))));
+    rows.push(("samples", format!("{} and {} left out", phase.samples.count, phase.samples.left_out)));
+    rows.push(("spread of repeats", percent(phase.samples.noise)));
+    let (hardware, kernel) = words::counted(phase);
     rows.extend(hardware.map(|counted| ("counted by the CPU", counted)));
     rows.extend(kernel.map(|counted| ("counted by the kernel", counted)));
-    rows.extend(phase.stages.iter().map(|(name, at)| (name.as_str(), seconds(*at))));
+    rows.extend(phase.stages.stages.iter().map(|(name, at)| (name.as_str(), seconds(*at))));
     let one =
         |(name, value): &(&str, String)| format!("<div><b>{}</b><span>{}</span></div>", escaped(value), escaped(name));
     format!("<div class=\"figures\">{}</div>\n", rows.iter().map(one).collect::<String>())

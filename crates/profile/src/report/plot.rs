@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use super::escape::html as escaped;
+use super::phase::{Arena, Latency};
 use super::units::{bytes, number, percent, seconds};
-use super::{Arena, Latency, Operation, Phase, RoofTable};
+use super::{Operation, Phase, RoofTable};
 use crate::summary::folded;
 
 /// Width and height of a picture.
@@ -66,7 +67,8 @@ impl Axis {
 
 /// One dot an operation: arithmetic intensity against GFLOP/s, both logarithmic, area as time.
 pub(super) fn roofline(phase: &Phase, roofs: &RoofTable) -> String {
-    let drawn: Vec<&Operation> = phase.operations.iter().filter(|o| o.traffic.flops > 0.0 && o.seconds > 0.0).collect();
+    let drawn: Vec<&Operation> =
+        phase.operations.iter().filter(|o| o.traffic.flops > 0.0 && o.time.seconds > 0.0).collect();
     let intensity = |o: &Operation| o.traffic.flops / o.traffic.bytes().max(1.0);
     let least = |of: &dyn Fn(&Operation) -> f64, floor: f64| drawn.iter().map(|o| of(o)).fold(floor, f64::min);
     let peak = roofs.f32_gflops;
@@ -80,7 +82,7 @@ pub(super) fn roofline(phase: &Phase, roofs: &RoofTable) -> String {
     for o in &drawn {
         body += &dot(o, x.at(intensity(o)), y.at(o.gflops()));
     }
-    for o in drawn.iter().filter(|o| o.share > 0.003) {
+    for o in drawn.iter().filter(|o| o.time.share > 0.003) {
         body += &rank(o, (x.at(intensity(o)), y.at(o.gflops())), &mut taken);
     }
     svg("roofline", H, &body)
@@ -137,17 +139,16 @@ fn roof_lines(x: &Axis, y: &Axis, roofs: &RoofTable) -> String {
 }
 
 fn dot(o: &Operation, x: f64, y: f64) -> String {
-    let radius = (48.0 * o.share.max(0.0).sqrt()).max(2.5);
+    let radius = (48.0 * o.time.share.max(0.0).sqrt()).max(2.5);
     format!(
-        "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\" fill=\"{}\"><title>#{} {} @ {} ({}): {} a token, {} of the time, {} of its roof</title></circle>",
+        "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\" fill=\"{}\"><title>#{} {} ({}): {} a token, {} of the time, {} of its roof</title></circle>",
         color(o.rank),
         o.rank,
-        escaped(&o.kernel),
-        escaped(&o.path),
-        escaped(&o.pass),
-        seconds(o.seconds),
-        percent(o.share),
-        percent(o.share_of_roof)
+        escaped(&o.place()),
+        o.id.pass.name(),
+        seconds(o.time.seconds),
+        percent(o.time.share),
+        percent(o.roof.share)
     )
 }
 
@@ -194,7 +195,8 @@ pub(super) fn arena(arena: &Arena, phase: &Phase) -> String {
     }
     for value in arena.values.iter().take(MOST) {
         let (top, low) = (y((value.offset + value.bytes) as f64), y(value.offset as f64));
-        let maker = phase.operations.iter().find(|o| folded(&value.path) == format!("{} {}", o.path, o.operation));
+        let maker =
+            phase.operations.iter().find(|o| folded(&value.path) == format!("{} {}", o.id.path, o.id.operation));
         let _ = write!(
             body,
             "<rect class=\"value\" x=\"{:.1}\" y=\"{top:.2}\" width=\"{:.1}\" height=\"{:.2}\" fill=\"{}\"><title>{}: {} from byte {}, operations {} to {}</title></rect>",
@@ -240,7 +242,7 @@ pub(super) fn timeline(phase: &Phase) -> String {
     for slice in phase.timeline.iter().filter(|slice| slice.seconds >= thin).take(2 * MOST) {
         let operation = slice.operation.and_then(|i| phase.operations.get(i));
         let fill = operation.map_or_else(|| "#8884".to_owned(), |o| color(o.rank));
-        let name = operation.map_or_else(|| "waiting".to_owned(), |o| format!("#{} {} @ ", o.rank, o.kernel));
+        let name = operation.map_or_else(|| "waiting".to_owned(), |o| format!("#{} {} @ ", o.rank, o.kind.kernel));
         let _ = write!(
             body,
             "<rect x=\"{:.3}\" y=\"{:.1}\" width=\"{:.3}\" height=\"{}\" fill=\"{fill}\"><title>{}{}: {} at {}</title></rect>",

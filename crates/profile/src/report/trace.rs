@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::join::Measurement;
-use super::{Phase, Slice};
+use super::measurement::Measurement;
+use super::phase::{Phase, Slice};
 
 /// Slices of a phase at most, so that a trace stays small enough for a browser.
 const MOST: usize = 50_000;
@@ -24,7 +24,7 @@ impl Trace {
     pub fn add(&mut self, measured: &Measurement<'_>, phase: &Phase) {
         self.processes += 1;
         let process = self.processes;
-        let quiet = Measurement::quiet(&measured.on);
+        let quiet = Measurement::quiet(&measured.samples.on);
         let of_one = quiet.first().map_or(1, |i| measured.slices(*i, &phase.operations).len().max(1));
         let mut name = |what: &str, worker: usize, name: &str| {
             let name = quoted(name);
@@ -33,8 +33,8 @@ impl Trace {
                 thread(worker)
             ));
         };
-        name("process_name", 0, &phase.name);
-        let workers = measured.parts.iter().map(|part| part.plan.threads()).max().unwrap_or(1);
+        name("process_name", 0, phase.kind.name());
+        let workers = measured.plans.iter().map(|runs| runs.plan.threads()).max().unwrap_or(1);
         (0..workers).for_each(|w| name("thread_name", w, &format!("worker {w}")));
         let mut begin = 0.0;
         for sample in representative(&measured.work_by_sample(&phase.operations), &quiet, (MOST / of_one).max(LEAST)) {
@@ -96,8 +96,8 @@ fn representative(work: &[Vec<f64>], kept: &[usize], most: usize) -> Vec<usize> 
 /// nanoseconds, and no slice reaches into the next, which Perfetto would drop.
 fn event(process: usize, begin: f64, sample: usize, slice: &Slice, phase: &Phase) -> Option<String> {
     let operation = slice.operation.and_then(|i| phase.operations.get(i));
-    let name = quoted(operation.map_or("waiting", |o| &o.operation));
-    let pass = quoted(operation.map_or("waiting", |o| &o.pass));
+    let name = quoted(operation.map_or("waiting", |o| &o.id.operation));
+    let pass = quoted(operation.map_or("waiting", |o| o.id.pass.name()));
     let nanoseconds = |seconds: f64| (seconds * 1e9).round().max(0.0) as u64;
     let (from, to) = (nanoseconds(begin + slice.begin), nanoseconds(begin + slice.begin + slice.seconds));
     if from == to {

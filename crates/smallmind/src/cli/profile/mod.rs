@@ -2,11 +2,12 @@
 
 mod diff;
 mod generate;
-mod interleave;
+mod report_output;
+mod session;
+mod steps;
 mod subject;
 mod train;
 mod training;
-mod written;
 
 use clap::{Args, Subcommand};
 
