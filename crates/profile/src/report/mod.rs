@@ -28,6 +28,7 @@ use smallmind_kernels::Format;
 
 use crate::system::SystemUse;
 
+pub use json::ReportError;
 pub use operation::{Bound, Operation, Pass};
 pub use phase::{Checkpointing, Phase, PhaseKind};
 pub use roof_table::{RoofLevel, RoofTable};
@@ -148,4 +149,37 @@ impl Subject {
         let bits_per_weight = 8.0 * bytes as f64 / elements.max(1) as f64;
         Self { parameters: elements as u64, format, bits_per_weight, ..self }
     }
+}
+
+/// The JSON of a report whose words from outside, and all others that it can hold, are `word`.
+#[cfg(test)]
+fn example(word: &str) -> serde_json::Value {
+    use serde_json::json;
+    let work = json!({ "flops": 1.0, "weights": 1.0, "kv_read": 0.0, "kv_write": 0.0, "activations": 1.0 });
+    let operation = json!({
+        "rank": 1, "pass": "forward", "operation": word, "path": word, "kernel": word, "shape": word, "calls": 1.0,
+        "seconds": 1.0, "share": 1.0, "cumulative": 1.0, "traffic": work, "held_gbps": 1.0, "near_gbps": 1.0,
+        "peak_gflops": 1.0, "roof_seconds": 0.1, "share_of_roof": 0.1, "bound": "memory", "wait": 0.0,
+        "imbalance": 1.0, "gain": 0.0, "members": [[word, 0.5], [word, 0.5]], "repeats": [1.0], "why": word,
+    });
+    let phase = json!({
+        "name": "decode", "about": word, "tokens": 1.0, "samples": 1, "left_out": 0, "seconds": 1.0,
+        "tokens_per_second": 1.0, "profiled_seconds": 1.0, "ceiling": 2.0, "share_of_ceiling": 0.5, "coverage": 1.0,
+        "overhead": 0.0, "noise": 0.0, "traffic": work, "entering": 0.0, "between": 0.0, "waiting": 0.0,
+        "operations": [operation], "drift": [], "stages": [[word, 1.0]], "repeats": [1.0], "arenas": [],
+        "what_ifs": [{ "kind": "twice_the_context", "tokens_per_second": 1.0, "change": 0.1, "by": "computed" }],
+        "roadmap": [{ "rank": 1, "tokens_per_second": 1.0, "change": 0.1 }],
+        "latency": { "p50": 1.0, "p90": 1.0, "p99": 1.0, "max": 1.0, "all": [1.0] },
+        "timeline": [{ "worker": 0, "operation": 0, "path": word, "begin": 0.0, "seconds": 1.0 }],
+    });
+    let level = json!({ "name": word, "bytes": 1.0, "read": 1.0, "update": 1.0 });
+    json!({
+        "schema_version": 1, "system": {}, "phases": [phase],
+        "baseline": word, "baseline_refused": word, "baseline_mismatches": [word],
+        "subject": {
+            "verb": word, "model": word, "shape": word, "parameters": 1, "format": word, "bits_per_weight": 32.0,
+            "threads": 1, "isa": word, "cpu": word, "version": word,
+        },
+        "roofs": { "f32_gflops": 1.0, "levels": [level], "entry_ns": 1.0, "barrier_ns": 1.0 },
+    })
 }

@@ -161,7 +161,12 @@ mod tests {
                 roofs.int8_gops.unwrap_or(1.0),
             ];
             assert!(rates.iter().all(|x| x.is_finite() && *x > 0.0), "{roofs:?}");
-            assert!(4.0 * roofs.exp_gops < roofs.f32_gflops, "it takes some multiply-adds: {roofs:?}");
+            // An exponential takes some multiply-adds. A roof is too low if another program has the CPUs: one of a few tries has to be quiet.
+            let quiet = (0..20).any(|_| {
+                let exp_gops = compute::exp_gops(&mut pool, IsaKind::best(), TINY).unwrap();
+                4.0 * exp_gops < compute::f32_gflops(&mut pool, IsaKind::best(), TINY).unwrap()
+            });
+            assert!(quiet, "{roofs:?}");
             for level in &roofs.levels {
                 let rates = [level.read, level.write, level.copy, level.update];
                 assert!(rates.iter().all(|x| x.is_finite() && *x > 0.0), "{roofs:?}");

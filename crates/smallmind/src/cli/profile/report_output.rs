@@ -10,7 +10,7 @@ use smallmind::profile::Report;
 use smallmind::profile::diff::mismatches_before;
 use smallmind::profile::report::terminal::{self, Extent, Usage};
 use smallmind::profile::report::trace::Trace;
-use smallmind::profile::report::{IfMismatched, PhaseKind, SCHEMA_VERSION, Subject, folded, html, markdown};
+use smallmind::profile::report::{IfMismatched, PhaseKind, ReportError, Subject, folded, html, markdown};
 
 use super::super::failure::{Outcome, bad_file, usage};
 use super::super::output_files::{OutputFile, OutputFolder, Overwrite};
@@ -175,12 +175,12 @@ pub fn kept(name: &str) -> anyhow::Result<Report> {
         return Err(bad_file(format!("{name}: no such file, and no baseline of that name at {}", path.display())));
     }
     let path = if path.is_dir() { path.join("report.json") } else { path };
-    let say = |why: &dyn std::fmt::Display| bad_file(format!("{}: no report of a profile: {why}", path.display()));
-    let text = fs::read_to_string(&path).map_err(|error| say(&error))?;
-    let version = serde_json::from_str::<serde_json::Value>(&text).map_err(|error| say(&json_problem(&error)))?;
-    let version = version["schema_version"].as_u64();
-    if version != Some(u64::from(SCHEMA_VERSION)) {
-        return Err(say(&format!("its schema_version is {version:?}, this program reads {SCHEMA_VERSION}")));
-    }
-    serde_json::from_str(&text).map_err(|error| say(&json_problem(&error)))
+    let bad = |why: String| bad_file(format!("{}: no report of a profile: {why}", path.display()));
+    let text = fs::read_to_string(&path).map_err(|error| bad(error.to_string()))?;
+    Report::from_json(&text).map_err(|error| {
+        bad(match &error {
+            ReportError::Json(error) => json_problem(error),
+            ReportError::Version(_) => error.to_string(),
+        })
+    })
 }
