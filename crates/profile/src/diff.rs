@@ -1,4 +1,4 @@
-//! Two reports of one subject, compared: what has become slower or faster, and how sure that is.
+//! The comparison of two reports of one subject: what became slower or faster, and how sure that is.
 
 use std::fmt::Write as _;
 
@@ -13,9 +13,9 @@ use crate::{MachineSpeed, Report};
 /// The differences between two reports.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Diff {
-    /// What keeps the reports from being comparable; empty where nothing does.
+    /// Why the reports can't be compared; empty if they can.
     pub mismatches: Vec<String>,
-    /// Phases that both have.
+    /// The phases that both reports have.
     pub phases: Vec<PhaseDiff>,
 }
 
@@ -26,17 +26,17 @@ pub struct PhaseDiff {
     pub name: PhaseKind,
     /// Seconds a token, before and now.
     pub seconds: (f64, f64),
-    /// The machine's own change between the reports: of arithmetic and of reading memory.
+    /// Change of the machine's own speed: of arithmetic, and of reading memory.
     pub machine: (Change, Change),
-    /// Of the time without the profiler.
+    /// Change of the time without the profiler.
     pub total: Change,
-    /// Operations that both have, in the same shape, the largest change of time first.
+    /// Operations that both reports have in the same shape, the largest change of time first.
     pub operations: Vec<OperationDiff>,
-    /// Operations that came.
+    /// Operations that only the new report has.
     pub new: Vec<String>,
-    /// Operations that went.
+    /// Operations that only the old report has.
     pub gone: Vec<String>,
-    /// Operations whose shape is another: name, shape before, shape now.
+    /// Operations whose shape changed: name, shape before, shape now.
     pub reshaped: Vec<(String, String, String)>,
 }
 
@@ -47,13 +47,14 @@ pub struct OperationDiff {
     pub name: String,
     /// Seconds a token, before and now.
     pub seconds: (f64, f64),
-    /// Of its time.
+    /// Change of its time.
     pub change: Change,
 }
 
-/// What the intervals don't hold.
-const LIMITS: &str = "The intervals hold what differs from repeat to repeat and what the machine's own speed explains, with 99 % confidence (*: certain).\
-                      \nWhere a process's memory happens to lie is in neither: a small change wants several reports on each side.\n";
+/// What the intervals cover and what they don't.
+const LIMITS: &str = "The intervals hold what differs from repeat to repeat and what the machine's own speed \
+                      explains, with 99 % confidence (*: certain).\nWhere a process's memory happens to lie is in \
+                      neither: a small change wants several reports on each side.\n";
 
 impl Diff {
     /// Compares `new` with `old`.
@@ -62,7 +63,7 @@ impl Diff {
         Self { mismatches: mismatches(old, new), phases: phases.collect() }
     }
 
-    /// The phases that are slower for certain, and perhaps by as much as the share `limit` of their time.
+    /// The phases that are certainly slower and possibly by the share `limit` or more.
     pub fn slower(&self, limit: f64) -> Vec<&PhaseDiff> {
         self.phases.iter().filter(|phase| phase.total.low > 0.0 && phase.total.high >= limit).collect()
     }
@@ -81,12 +82,12 @@ impl Diff {
     }
 }
 
-/// Where barriers of two reports differ by more than this factor, a virtual machine's CPUs were placed on other cores: all that passes between
-/// them costs something else then.
+/// If the barriers of two reports differ by more than this factor, the host moved a virtual machine's CPUs to other
+/// cores, and all communication between them has other costs.
 const NEIGHBOURS: f64 = 1.6;
 
-/// Why `old` can't be compared with a report of `subject` that is still to be measured; empty if it can. `phases`: each with a description
-/// of one sample.
+/// Why `old` can't be compared with a report of `subject` that is still to be measured; empty if it can. `phases`: each
+/// with a description of one sample.
 pub fn mismatches_before(old: &Report, subject: &Subject, phases: &[(PhaseKind, &str)]) -> Vec<String> {
     let (a, b) = (&old.subject, subject);
     let pairs = [
@@ -227,7 +228,7 @@ impl PhaseDiff {
     }
 }
 
-/// The 99 % interval, in words.
+/// The 99 % interval as text.
 fn interval(change: &Change) -> String {
     if change.low.is_finite() {
         format!("({} to {})", percent(change.low), percent(change.high))

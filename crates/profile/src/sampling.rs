@@ -1,6 +1,85 @@
 //! Samples of a workload with the profiler and without it, in turn, and the phase of a report that they make.
 //!
 //! Who has a model or a training implements [`Workload`] for it; the profiler knows neither.
+//!
+//! ```
+//! use smallmind_graph::{
+//!     Batch, Bindings, Buffer, Decay, Executor, Graph, GraphBuilder, GraphError, Init, Limits, NoProbe, Op, ParamSpec,
+//!     Plan, PlanOptions, Pool, Scalars, op::Index,
+//! };
+//! use smallmind_profile::report::PhaseKind;
+//! use smallmind_profile::sampling::{Instruments, PerRepeat, RoofMeter, SampleCount, Sampled};
+//! use smallmind_profile::{Recorder, Workload};
+//! use smallmind_simd::IsaKind;
+//!
+//! /// Looks three tokens up.
+//! struct Lookup {
+//!     graph: Graph,
+//!     table: Buffer,
+//!     executor: Executor,
+//!     pool: Pool,
+//!     batch: Batch,
+//! }
+//!
+//! impl Lookup {
+//!     fn new(graph: Graph, threads: usize) -> Result<Self, GraphError> {
+//!         let limits = Limits { tokens: 3, outputs: 0, spans: 1, context: 3, slots: 0 };
+//!         let plan = Plan::new(graph.clone(), PlanOptions::flat(limits, threads, IsaKind::Scalar))?;
+//!         let table = Buffer::zeroed(graph.params().layout().len())?;
+//!         let mut batch = Batch::default();
+//!         batch.push(&[1, 2, 3], 0, 0);
+//!         Ok(Self { graph, table, executor: Executor::new(plan)?, pool: Pool::new(threads)?, batch })
+//!     }
+//! }
+//!
+//! impl Workload for Lookup {
+//!     type Error = GraphError;
+//!
+//!     fn about(&self) -> String {
+//!         "three tokens".to_owned()
+//!     }
+//!     fn tokens(&self) -> usize {
+//!         3
+//!     }
+//!     fn plans(&self) -> Vec<(&'static str, &Plan)> {
+//!         vec![("lookup", self.executor.plan())]
+//!     }
+//!     fn start(&mut self, _samples: usize) -> Result<Vec<Vec<Batch>>, GraphError> {
+//!         Ok(vec![vec![self.batch.clone()]])
+//!     }
+//!     fn prepare(&mut self) -> Result<(), GraphError> {
+//!         Ok(())
+//!     }
+//!     fn sample(&mut self, recorders: Option<&[Recorder]>) -> Result<(), GraphError> {
+//!         let Self { table, executor, pool, batch, .. } = self;
+//!         let (scalars, bindings) = (Scalars::default(), Bindings::inference(table));
+//!         match recorders {
+//!             Some(recorders) => executor.run(pool, batch, &scalars, bindings, &recorders[0]),
+//!             None => executor.run(pool, batch, &scalars, bindings, &NoProbe),
+//!         }
+//!     }
+//!     fn with_threads(&self, threads: usize) -> Result<Self, GraphError> {
+//!         Self::new(self.graph.clone(), threads)
+//!     }
+//! }
+//!
+//! let mut b = GraphBuilder::new();
+//! let spec = ParamSpec { name: String::new(), rows: 16, cols: 8, init: Init::Constant(1.0), decay: Decay::No };
+//! let table = b.param("table", spec)?;
+//! let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[])?;
+//! b.result("x", x);
+//! let mut lookup = Lookup::new(b.finish(), 1)?;
+//!
+//! let mut instruments = Instruments::open(IsaKind::Scalar, None)?;
+//! let mut roofs = RoofMeter::new(1, IsaKind::Scalar)?;
+//! let count = SampleCount { repeats: 2, per_repeat: PerRepeat::Exactly(10) };
+//! let sampled = Sampled::take(&mut lookup, count, &mut instruments, &mut roofs)?;
+//! let phase = sampled.phase(PhaseKind::Prefill, &lookup, roofs.table(), None);
+//! assert_eq!((phase.samples.count + phase.samples.left_out, phase.samples.repeats.len()), (20, 2));
+//! assert_eq!((phase.operations.len(), &phase.operations[0].id.operation[..]), (1, "embedding"));
+//! assert_eq!(phase.machine.speeds.len(), 2);
+//! # Ok::<(), GraphError>(())
+//! ```
 
 use std::time::Instant;
 
@@ -37,8 +116,8 @@ pub trait Workload: Sized {
     /// The plans that a sample runs, with what each is for. Never empty.
     fn plans(&self) -> Vec<(&'static str, &Plan)>;
 
-    /// Makes room for `samples` pairs of samples, of which the next [`Workload::prepare`] begins the first. The batches on which a sample
-    /// runs each of the plans, in order; where samples differ, those of a typical one.
+    /// Makes room for `samples` pairs of samples, of which the next [`Workload::prepare`] begins the first. The batches
+    /// on which a sample runs each of the plans, in order; where samples differ, those of a typical one.
     ///
     /// # Errors
     /// Batches that can't be made.
@@ -127,8 +206,8 @@ impl Instruments {
     }
 }
 
-/// Measures the roofs at the beginning of a profile and after each phase, and keeps the best of all: a roof that is measured while another
-/// program has a CPU is too low.
+/// Measures the roofs at the beginning of a profile and after each phase, and keeps the best of all: a roof that is
+/// measured while another program has a CPU is too low.
 pub struct RoofMeter {
     pool: Pool,
     isa: IsaKind,
@@ -178,8 +257,8 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// Takes `count` pairs of samples in `repeats` repeats; from pair to pair the other sample comes first. More samples follow for the
-    /// counters of events, so that reading those disturbs no time.
+    /// Takes `count` pairs of samples in `repeats` repeats; from pair to pair the other sample comes first. More
+    /// samples follow for the counters of events, so that reading those disturbs no time.
     fn take<W: Workload>(
         workload: &mut W,
         (count, repeats): (usize, usize),

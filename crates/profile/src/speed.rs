@@ -1,4 +1,5 @@
-//! The speed of the machine itself, measured before each repeat: two reports of the same program differ where the machine did.
+//! The speed of the machine itself, measured before each repeat: two reports of the same program differ where the
+//! machine did.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -26,8 +27,8 @@ pub struct SpeedProbe {
     at: usize,
 }
 
-/// Number of times that each piece of work is done; the quickest counts. One of them should run undisturbed, and all of them should be
-/// over before the workers of a pool fall asleep.
+/// Number of times that each piece of work is done; the quickest counts. One of them should run undisturbed, and all of
+/// them should be over before the workers of a pool fall asleep.
 const TRIES: usize = 3;
 /// Elements that are read.
 const READ: usize = 1 << 18;

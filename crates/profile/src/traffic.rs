@@ -1,23 +1,23 @@
-//! What an operation moves and computes, told apart by what the bytes are.
+//! The work of an operation: what it computes, and the bytes that it moves by what they are.
 
 use serde::{Deserialize, Serialize};
 use smallmind_graph::op::{Heads, Index};
 use smallmind_graph::{Batch, Graph, Node, Op, Order, ParamId, Plan, Storage, ValueId, cost};
 use smallmind_kernels::Format;
 
-/// Floating-point operations and bytes; the bytes are those that [`cost`](fn@cost) counts.
+/// Floating-point operations and bytes. The bytes add up to those of [`cost`](fn@cost).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Floating-point operations.
     pub flops: f64,
-    /// Exponentials, which are not among `flops`: of softmaxes and sigmoids.
+    /// Exponentials of softmaxes and sigmoids, which are not counted in `flops`.
     #[serde(default)]
     pub exponentials: f64,
     /// Bytes of parameters, their gradients and moments.
     pub weights: f64,
     /// Bytes read from the key-value cache.
     pub kv_read: f64,
-    /// Bytes written to it.
+    /// Bytes written to the key-value cache.
     pub kv_write: f64,
     /// Bytes of values.
     pub activations: f64,
@@ -29,7 +29,7 @@ impl Traffic {
         self.weights + self.kv_read + self.kv_write + self.activations
     }
 
-    /// Each times `factor`.
+    /// All fields multiplied by `factor`.
     #[must_use]
     pub fn times(self, factor: f64) -> Self {
         Self {
@@ -54,15 +54,15 @@ impl std::ops::AddAssign for Traffic {
     }
 }
 
-/// What kind of work an operation is: what tells which roof it stands under and which alternatives would change it.
+/// Kind of work of an operation. It decides which roof limits it and which alternatives would change it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
-    /// Copies the rows of tokens from a table, which may be stored in any format.
+    /// Copies rows of a table of tokens. The table may be stored in any format.
     TokenRows,
-    /// Multiplies values by a weight, which may be stored in any format.
+    /// Multiplies values by a weight. The weight may be stored in any format.
     Product,
-    /// Multiplies queries by keys and softmaxes by values, or is the gradient of that.
+    /// Attention, or its gradient.
     Attention,
     /// All else: norms, elementwise operations, gradients, updates.
     #[default]
@@ -109,7 +109,7 @@ impl Class {
 /// Bytes of an element.
 const F32: f64 = 4.0;
 
-/// The work of `node` on `batch`, with parameters that lie as `storage` says, or else in `f32`.
+/// The work of `node` on `batch`. `storage`: how the parameters are stored; none for flat `f32`.
 pub fn traffic(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Storage>) -> Traffic {
     let all = cost(graph, node, batch, storage);
     let bytes = all.bytes_read + all.bytes_written;
@@ -120,7 +120,7 @@ pub fn traffic(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Stora
     let elements = |id: ParamId| graph.params().get(id).map_or(0.0, |p| p.len() as f64);
     let param = |id: ParamId| storage.map_or_else(|| elements(id), |storage| storage.get(id).words as f64) * F32;
     let params = || node.op.params().into_iter().map(param).sum::<f64>();
-    // A softmax has an exponential for each pair of a query and a key that it sees, in each head.
+    // One for each head and pair of a query and a key that it sees.
     let of_attention = |heads: Heads| {
         let pairs = batch.spans().iter().map(|s| s.len * s.past + s.len * (s.len + 1) / 2).sum::<usize>();
         (pairs * heads.heads) as f64
@@ -141,7 +141,7 @@ pub fn traffic(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Stora
         Op::CacheAppend { .. } => Traffic { kv_write: all.bytes_written, ..Traffic::default() },
         Op::CachedAttention { heads, .. } => Traffic {
             exponentials: of_attention(heads),
-            // Its queries are as large as its output; what else it reads is cache.
+            // It reads the cache and its queries, which are as large as its output.
             kv_read: all.bytes_read - all.bytes_written,
             ..Traffic::default()
         },
@@ -161,13 +161,13 @@ pub fn traffic(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Stora
     Traffic { flops: all.flops, activations, ..part }
 }
 
-/// The format of the parameters that an operation reads: that of the first, which is its weight; none for an operation without any.
+/// The format of an operation's weight, which is its first parameter; none for an operation without parameters.
 pub fn weight_format(plan: &Plan, node: &Node) -> Option<Format> {
     let first = node.op.params().into_iter().next()?;
     Some(plan.storage().map_or(Format::F32, |storage| storage.get(first).format))
 }
 
-/// What computes the operation, in words: its name, and for products the kernel that its shape and its weights lead to.
+/// What computes an operation: its name, and for products the kernel that shape and storage select.
 pub fn kernel(plan: &Plan, node: &Node, batch: &Batch) -> String {
     use smallmind_kernels::matmul::{Layout, Route, Update};
     let name = node.op.name();
@@ -188,7 +188,7 @@ pub fn kernel(plan: &Plan, node: &Node, batch: &Batch) -> String {
     }
 }
 
-/// Rows and columns of what goes in and comes out: `64x128 → 64x384`.
+/// Rows and columns of the first input and output: `64x128 → 64x384`.
 pub fn shape(graph: &Graph, node: &Node, batch: &Batch) -> String {
     let one = |v: &ValueId| {
         let shape = graph.shape(*v);

@@ -1,4 +1,5 @@
-//! What a profile says is true: bytes and operations as closed formulas have them, a planted delay and a planted allocation found, by name.
+//! What a profile says is true: bytes and operations as closed formulas have them, a planted delay and a planted
+//! allocation found, by name.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -96,8 +97,8 @@ fn bytes_are_the_weights_and_operations_the_formulas() {
     }
 }
 
-/// Whatever the format of the weights: what the operations of a token read of them is what the storage holds, less the rows of tables that it
-/// doesn't look up, and that is what the formats' blocks take.
+/// Whatever the format of the weights: what the operations of a token read of them is what the storage holds, less the
+/// rows of tables that it doesn't look up, and that is what the formats' blocks take.
 #[test]
 fn bytes_of_weights_are_those_of_the_storage() {
     for name in ["quickstart", "nanogpt-cpu", "gpt2-124m", "smollm2-135m"] {
@@ -128,8 +129,9 @@ fn bytes_of_weights_are_those_of_the_storage() {
     }
 }
 
-/// Forward within 3 %: norms, activations and softmaxes are what the formulas leave out. Training within 8 %: attention's backward computes the
-/// scores once more, five products for the forward's two where the formula has four, and the elementwise operations' backward is dearer.
+/// Forward within 3 %: norms, activations and softmaxes are what the formulas leave out. Training within 8 %:
+/// attention's backward computes the scores once more, five products for the forward's two where the formula has four,
+/// and the elementwise operations' backward is dearer.
 #[test]
 fn operations_are_those_of_the_formulas() {
     for name in ["quickstart", "nanogpt-cpu", "gpt2-124m", "smollm2-135m"] {
@@ -182,7 +184,8 @@ fn a_reports_total_is_the_graphs() {
     close(expected.exponentials, layers * (config.d_ff as f64 + config.heads as f64 * keys), 1e-9, "exponentials");
 }
 
-/// What moves values without computing much is not said to be bound by arithmetic; what makes exponentials, and products, is.
+/// What moves values without computing much is not said to be bound by arithmetic; what makes exponentials, and
+/// products, is.
 #[test]
 fn elementwise_operations_are_bound_by_what_they_do() {
     // Of an AVX-512 core pair: what is decided here does not depend on this machine.
@@ -232,7 +235,8 @@ fn elementwise_operations_are_bound_by_what_they_do() {
     }
 }
 
-/// Every product with weights in Q8_0 is one of bytes, that of the loss too; norms, which stay `f32`, make no what-if of narrower weights.
+/// Every product with weights in Q8_0 is one of bytes, that of the loss too; norms, which stay `f32`, make no what-if
+/// of narrower weights.
 #[test]
 fn products_of_bytes_stand_under_the_roof_of_bytes() {
     let config = ModelConfig { layers: 1, ..preset::find("quickstart").unwrap().config() };

@@ -172,7 +172,8 @@ fn changed(operation: &Operation, alternative: Alternative) -> Option<Traffic> {
     }
 }
 
-/// The alternatives that change `operation`, and the phase's rate with that change alone: tokens a second. `total`: the phase's seconds.
+/// The alternatives that change `operation`, and the phase's rate with that change alone: tokens a second. `total`: the
+/// phase's seconds.
 pub(super) fn of_operation(operation: &Operation, total: f64) -> Vec<(Alternative, f64)> {
     let time = &operation.time;
     let changes = CHANGES.into_iter().filter_map(|alternative| {

@@ -1,9 +1,9 @@
-//! Words in a file of another format. A model's folder, a CPU or a baseline may be called anything, and the report shows it as it is
-//! called: neither as markup nor as an instruction to a terminal.
+//! Escapes text for HTML and Markdown. The names of folders, CPUs and baselines may hold any characters: a report shows
+//! them as text, not as markup, and without control characters.
 
 use std::fmt::Write as _;
 
-/// Words of HTML: its text and the values of its attributes.
+/// Escapes text for HTML, between tags or in an attribute's value.
 pub(super) fn html(text: &str) -> String {
     one_line(text)
         .replace('&', "&amp;")
@@ -13,8 +13,8 @@ pub(super) fn html(text: &str) -> String {
         .replace('\'', "&#39;")
 }
 
-/// Words of Markdown: in a heading, a sentence or the cell of a table. What has a meaning there gets a backslash, or is spelled as an entity
-/// where programs that know no backslash would take it for HTML.
+/// Escapes text for Markdown, in a heading, a sentence or a table's cell. Markup gets a backslash; characters of HTML
+/// become entities, as some readers know no backslash before them.
 pub(super) fn markdown(text: &str) -> String {
     let mut words = String::with_capacity(text.len());
     for c in one_line(text).chars() {
@@ -31,7 +31,8 @@ pub(super) fn markdown(text: &str) -> String {
     words
 }
 
-/// The text with a space for each line feed and tab, and U+FFFD for other control characters and those that turn the direction of text.
+/// The text in one line: line feeds and tabs become spaces, other control characters and those that change the
+/// direction of text U+FFFD.
 fn one_line(text: &str) -> String {
     let shown = |c: char| match c {
         '\n' | '\t' => ' ',

@@ -1,9 +1,9 @@
-//! Folded stacks: a line a place, `phase;blocks;3;attn;qkv;linear 1234`, as flame graphs take them. The number is nanoseconds a sample;
-//! what workers wait is a frame of its own.
+//! Folded stacks, the input of flame graphs: `decode;forward;blocks;3;attn;qkv;linear 1234` for each node. The number
+//! is nanoseconds a sample; waiting is a frame of its own.
 
 use super::{Phase, Report};
 
-/// All phases of the report.
+/// The stacks of all phases.
 pub fn render(report: &Report) -> String {
     report.phases.iter().map(of_phase).collect()
 }

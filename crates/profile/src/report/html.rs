@@ -1,4 +1,4 @@
-//! The report as one HTML file that needs no network: pictures, a table that sorts and unfolds, and the sentences.
+//! The report as one HTML file that needs no network: plots, a table that can be sorted and unfolded, sentences.
 
 use std::fmt::Write as _;
 
@@ -25,7 +25,8 @@ pub fn render(report: &Report) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><link rel=\"icon\" href=\"data:,\">\
-         <title>{title}</title>\n<style>{STYLE}</style></head>\n<body>\n{body}</main>\n<script>{SCRIPT}</script>\n</body></html>\n"
+         <title>{title}</title>\n<style>{STYLE}</style></head>\n<body>\n{body}</main>\n\
+         <script>{SCRIPT}</script>\n</body></html>\n"
     )
 }
 
@@ -50,7 +51,7 @@ fn subject(report: &Report) -> String {
     escaped(&(line + &beside))
 }
 
-/// A sentence whose percentages are not torn apart at the end of a line.
+/// A sentence whose percentages are not split at the end of a line.
 fn sentence(text: &str) -> String {
     escaped(text).replace(" %", "\u{a0}%")
 }
@@ -72,7 +73,8 @@ fn of_phase(phase: &Phase, report: &Report) -> String {
     );
     text += &part(name, "roofline", "Roofline");
     text += &note(
-        "A dot is an operation, its area the time, its number the rank in the table. Up to the slopes memory and caches allow, up to the plain the vector units. Point at a dot for its figures.",
+        "A dot is an operation, its area the time, its number the rank in the table. Up to the slopes memory and \
+         caches allow, up to the plain the vector units. Point at a dot for its figures.",
     );
     text += &plot::roofline(phase, &report.roofs);
     text += &without_arithmetic(phase);
@@ -81,7 +83,8 @@ fn of_phase(phase: &Phase, report: &Report) -> String {
     text += &sentences(phase);
     text += &part(name, "timeline", "One sample, worker by worker");
     text += &note("The sample in the middle of all. Grey is waiting: for another worker, or to be woken.");
-    text += "<p class=\"tools\"><label>zoom <input type=\"range\" class=\"zoom\" min=\"1\" max=\"40\" value=\"1\" step=\"0.5\"></label></p>\n";
+    text += "<p class=\"tools\"><label>zoom <input type=\"range\" class=\"zoom\" min=\"1\" max=\"40\" value=\"1\" \
+     step=\"0.5\"></label></p>\n";
     text += &plot::timeline(phase);
     text += &legend(phase);
     text += &part(name, "latency", "Latency of a sample");
@@ -89,7 +92,8 @@ fn of_phase(phase: &Phase, report: &Report) -> String {
     text += &part(name, "arena", "Arena: which value lies where, and when");
     for arena in &phase.arenas {
         text += &note(&format!(
-            "Plan of {}: {} for {} values; one buffer a value would take {}. A rectangle is a value, from the operation that makes it to the last that reads it.",
+            "Plan of {}: {} for {} values; one buffer a value would take {}. A rectangle is a value, from the \
+             operation that makes it to the last that reads it.",
             arena.plan,
             bytes(arena.bytes as f64),
             arena.values.len(),
@@ -100,7 +104,7 @@ fn of_phase(phase: &Phase, report: &Report) -> String {
     text + "</section>\n"
 }
 
-/// The heading of a phase's part, which a link can lead to.
+/// A heading within a phase, with an id for links.
 fn part(phase: &str, id: &str, title: &str) -> String {
     format!("<h3 id=\"{phase}-{id}\">{title}</h3>\n")
 }
@@ -109,7 +113,7 @@ fn note(text: &str) -> String {
     format!("<p class=\"note\">{}</p>\n", escaped(text))
 }
 
-/// Names of the operations that a roofline can't hold.
+/// The operations without arithmetic, which have no place in a roofline.
 fn without_arithmetic(phase: &Phase) -> String {
     let name = |o: &Operation| format!("#{} {}", o.rank, o.kind.kernel);
     let moving: Vec<String> = phase.operations.iter().filter(|o| o.traffic.flops <= 0.0).map(name).collect();
@@ -120,7 +124,7 @@ fn without_arithmetic(phase: &Phase) -> String {
     }
 }
 
-/// Which colour is which operation, for those that can be seen.
+/// The colours of the operations that are large enough to be seen.
 fn legend(phase: &Phase) -> String {
     let mut shown: Vec<&Operation> = phase.operations.iter().filter(|o| o.time.share > 0.005).collect();
     shown.sort_by(|a, b| b.time.share.total_cmp(&a.time.share));
@@ -142,7 +146,8 @@ fn sentences(phase: &Phase) -> String {
     }
     text += "</ol>\n<div class=\"columns\"><div>";
     text += &part(name, "what-if", "What if");
-    text += "<table><thead><tr><th class=\"word\">what</th><th>tokens/s</th><th>change</th><th class=\"word\">by</th></tr></thead>";
+    text += "<table><thead><tr><th class=\"word\">what</th><th>tokens/s</th><th>change</th><th \
+     class=\"word\">by</th></tr></thead>";
     for w in &phase.outlook.what_ifs {
         text += &row(&[&words::what_if(w), &number(w.tokens_per_second), &change(w.change), w.by.name()]);
     }
@@ -159,7 +164,7 @@ fn sentences(phase: &Phase) -> String {
     text + "</table></div></div>\n"
 }
 
-/// A row: words at its ends, numbers between.
+/// A row of a table: the first and the fourth cell are words, the others numbers.
 fn row(cells: &[&str]) -> String {
     let class = |i: usize| if i == 0 || i == 3 { "word" } else { "number" };
     let one = |(i, text): (usize, &&str)| format!("<td class=\"{}\">{}</td>", class(i), escaped(text));
@@ -217,11 +222,12 @@ fn figures(phase: &Phase) -> String {
     format!("<div class=\"figures\">{}</div>\n", rows.iter().map(one).collect::<String>())
 }
 
-/// What the machine can do, and what its system counted.
+/// The roofs, and what the operating system counted.
 fn machine(report: &Report) -> String {
     let (r, u) = (&report.roofs, &report.system);
     let mut text = String::from(
-        "<section id=\"machine\"><h2>machine: what it can do, measured in the same process</h2>\n<div class=\"columns\">",
+        "<section id=\"machine\"><h2>machine: what it can do, measured in the same process</h2>\n<div \
+         class=\"columns\">",
     );
     text += "<table><thead><tr><th class=\"word\">roof</th><th>measured</th></tr></thead>";
     text += &row(&["f32 multiply-adds", &format!("{} GFLOP/s", number(r.f32_gflops))]);

@@ -1,4 +1,5 @@
-//! The table of operations in HTML: one body of rows an operation, so that its layers move along when it is sorted.
+//! The table of operations in HTML. Each operation is a `tbody`, so that the rows of its layers move with it when the
+//! table is sorted.
 
 use std::fmt::Write as _;
 
@@ -97,7 +98,8 @@ fn heading(name: &str, means: &str, class: &str) -> String {
 /// The table, and what its columns mean.
 pub(super) fn render(phase: &Phase) -> String {
     let mut text = String::from(
-        "<p class=\"tools\"><button type=\"button\" class=\"unfold\" aria-expanded=\"false\">unfold all layers</button> \
+        "<p class=\"tools\"><button type=\"button\" class=\"unfold\" aria-expanded=\"false\">unfold all \
+         layers</button> \
          A click on a heading sorts, a second one turns the order; ▸ unfolds an operation's layers.</p>\n\
          <div class=\"scroll\"><table class=\"operations\"><thead><tr>",
     );
@@ -150,7 +152,7 @@ fn operation(o: &Operation, phase: &Phase) -> String {
     text + "</tbody>\n"
 }
 
-/// A layer: its place and its time.
+/// The row of a layer: its path and its time.
 fn member(path: &str, seconds: f64, phase: &Phase) -> String {
     let mut text = format!("<tr class=\"member\" hidden><td></td><td class=\"word name\">{}</td>", escaped(path));
     for column in columns(phase) {

@@ -1,4 +1,4 @@
-//! The report as Markdown: everything but the pictures.
+//! The report as Markdown: everything but the plots.
 
 use std::fmt::Write as _;
 
@@ -125,7 +125,8 @@ fn table(phase: &Phase) -> String {
     let based = phase.has_baseline();
     let (head, line) = if based { (" baseline µs | ratio |", "---:|---:|") } else { ("", "") };
     let mut text = format!(
-        "\n| # | pass | operation | shape | calls a sample | µs/token | time | cumulative | kB | kFLOP | GB/s | GFLOP/s | of roof | bound | wait | imbalance | allocations | gain |{head}\n\
+        "\n| # | pass | operation | shape | calls a sample | µs/token | time | cumulative | kB | kFLOP | GB/s | \
+         GFLOP/s | of roof | bound | wait | imbalance | allocations | gain |{head}\n\
          |---:|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|---:|---:|---:|---:|{line}\n"
     );
     for o in &phase.operations {

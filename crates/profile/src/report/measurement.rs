@@ -153,8 +153,9 @@ impl Measurement<'_> {
 
     /// For each repeat the value that nine of ten of its samples exceed.
     ///
-    /// On a machine that others use too, the means of repeats differ by several percent, and so do medians where a whole repeat is
-    /// disturbed. The quick samples of the repeats differ by less than a percent, so that two reports can be told apart.
+    /// On a machine that others use too, the means of repeats differ by several percent, and so do medians where a
+    /// whole repeat is disturbed. The quick samples of the repeats differ by less than a percent, so that two reports
+    /// can be told apart.
     fn by_repeat(&self, value: impl Fn(usize) -> f64) -> Vec<f64> {
         let samples = self.samples.on.len();
         let size = (samples / self.repeats.max(1)).max(1);
@@ -162,7 +163,8 @@ impl Measurement<'_> {
         (0..self.repeats).map(repeat).filter(|all| !all.is_empty()).map(|all| quantile(&all, UNDISTURBED)).collect()
     }
 
-    /// The operations with their work, still without times. Members are in the order in which [`Self::owners`] counts them.
+    /// The operations with their work, still without times. Members are in the order in which [`Self::owners`] counts
+    /// them.
     fn rows(&self, roofs: &RoofTable) -> Vec<Operation> {
         let mut rows: Vec<Operation> = vec![];
         for runs in &self.plans {
@@ -315,15 +317,16 @@ fn row(id: OperationId, runs: &PlanRuns<'_>, node: &Node, roofs: &RoofTable) -> 
     }
 }
 
-/// The batch that stands for all batches of a sample: the one with most tokens; among those the one with most pairs of a token and a token
-/// that it sees; among those the last, whose outputs are asked for. (The chunks of a prompt are equal but for the last; micro-batches of
-/// documents hold as many tokens as each other, in other spans.)
+/// The batch that stands for all batches of a sample: the one with most tokens; among those the one with most pairs of
+/// a token and a token that it sees; among those the last, whose outputs are asked for. (The chunks of a prompt are
+/// equal but for the last; micro-batches of documents hold as many tokens as each other, in other spans.)
 fn largest(batches: &[Batch]) -> Option<&Batch> {
     let seen = |span: &Span| span.len * (2 * span.past + span.len);
     batches.iter().max_by_key(|batch| (batch.len(), batch.spans().iter().map(seen).sum::<usize>()))
 }
 
-/// Bytes that every run reads or writes: parameters, with gradients and moments where they are written, the cache's tokens, the arena.
+/// Bytes that every run reads or writes: parameters, with gradients and moments where they are written, the cache's
+/// tokens, the arena.
 fn held_bytes(runs: &PlanRuns<'_>, batch: &Batch) -> f64 {
     let graph = runs.plan.graph();
     let effects = |test: fn(&Node) -> bool| graph.nodes().iter().any(test);

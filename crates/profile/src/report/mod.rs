@@ -1,8 +1,9 @@
 //! The report of a profile: what was measured, what it means, and what would be gained.
 //!
-//! A [`Report`] is data. Words are made from it when it is written: [`terminal`], [`markdown`], [`html`] and `json.rs`, with the sentences
-//! that they share in `words.rs`; [`folded`] and [`trace`] are for other programs. The JSON has a stable schema ([`SCHEMA_VERSION`]). All
-//! times are seconds and all work is that of one token, unless a field says otherwise.
+//! A [`Report`] is data. Words are made from it when it is written: [`terminal`], [`markdown`], [`html`] and `json.rs`,
+//! with the sentences that they share in `words.rs`; [`folded`] and [`trace`] are for other programs. The JSON has a
+//! stable schema ([`SCHEMA_VERSION`]). All times are seconds and all work is that of one token, unless a field says
+//! otherwise.
 
 pub mod advice;
 mod escape;

@@ -151,7 +151,8 @@ pub struct OperationRoof {
     /// Peak of exponentials: 1e9 a second.
     #[serde(default)]
     pub exp_gops: f64,
-    /// The least seconds that the machine allows: those of memory or those of arithmetic, whichever are more; `roof_seconds` in JSON.
+    /// The least seconds that the machine allows: those of memory or those of arithmetic, whichever are more;
+    /// `roof_seconds` in JSON.
     #[serde(rename = "roof_seconds")]
     pub seconds: f64,
     /// The least seconds over the measured seconds; `share_of_roof` in JSON.

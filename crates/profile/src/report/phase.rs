@@ -1,4 +1,5 @@
-//! A phase of the report: prefill, decode or a training's step. Figures are those of one token unless a field says otherwise.
+//! A phase of the report: prefill, decode or a training's step. Figures are those of one token unless a field says
+//! otherwise.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -127,7 +128,8 @@ pub struct Counted {
     pub events: Events,
 }
 
-/// What would change the rate. Entries that state no kind, as earlier versions wrote them, are left out when a report is read.
+/// What would change the rate. Entries that state no kind, as earlier versions wrote them, are left out when a report
+/// is read.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Outlook {
     /// Alternatives, computed and measured.
@@ -148,8 +150,8 @@ fn those_with_a_kind<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(
 pub struct Stages {
     /// Seconds a token behind other numbers of tokens.
     pub drift: Vec<(usize, f64)>,
-    /// Seconds of each stage, by name. Of a training: the parts of a step. Of prefill: the way to the first token, from reading the model
-    /// on, with everything done for the first time; this prefill is none of the samples.
+    /// Seconds of each stage, by name. Of a training: the parts of a step. Of prefill: the way to the first token, from
+    /// reading the model on, with everything done for the first time; this prefill is none of the samples.
     pub stages: Vec<(String, f64)>,
     /// The cost of a training's checkpoints; their share of a step is one of the stages.
     #[serde(default)]

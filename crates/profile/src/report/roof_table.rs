@@ -10,7 +10,8 @@ use crate::roofs::Bandwidth;
 pub struct RoofTable {
     /// Multiply-adds of `f32`: GFLOP/s.
     pub f32_gflops: f64,
-    /// Products of bytes with sums in `i32`: 1e9 multiplications and additions a second. None where the CPU has no such dot product.
+    /// Products of bytes with sums in `i32`: 1e9 multiplications and additions a second. None where the CPU has no such
+    /// dot product.
     #[serde(default)]
     pub int8_gops: Option<f64>,
     /// Exponentials of `f32`: 1e9 a second.
@@ -61,8 +62,8 @@ impl From<&Roofs> for RoofTable {
 }
 
 impl RoofTable {
-    /// Keeps the better of each roof here and in `other`, which was measured at another time by the same process: a roof that was measured
-    /// while another program had a CPU is too low.
+    /// Keeps the better of each roof here and in `other`, which was measured at another time by the same process: a
+    /// roof that was measured while another program had a CPU is too low.
     pub fn raise(&mut self, other: &Self) {
         let up = |a: &mut f64, b: f64| *a = a.max(b);
         up(&mut self.f32_gflops, other.f32_gflops);
@@ -79,8 +80,8 @@ impl RoofTable {
         self.barrier_ns = self.barrier_ns.min(other.barrier_ns);
     }
 
-    /// The bandwidth of a working set of `bytes`, interpolated between the two levels nearest in size: GB/s. `rate` chooses one of a
-    /// level's rates.
+    /// The bandwidth of a working set of `bytes`, interpolated between the two levels nearest in size: GB/s. `rate`
+    /// chooses one of a level's rates.
     pub fn gbps(&self, bytes: f64, rate: impl Fn(&RoofLevel) -> f64) -> f64 {
         let above = self.levels.iter().position(|level| level.bytes >= bytes);
         match above {
@@ -88,7 +89,8 @@ impl RoofTable {
             Some(i) => {
                 let (a, b) = (&self.levels[i - 1], &self.levels[i]);
                 let along = (bytes / a.bytes).ln() / (b.bytes / a.bytes).ln();
-                // Times are interpolated, not rates: a working set between two levels takes some of its bytes from each.
+                // Times are interpolated, not rates: a working set between two levels takes some of its bytes from
+                // each.
                 1.0 / ((1.0 - along) / rate(a) + along / rate(b))
             }
             None => self.levels.last().map_or(f64::INFINITY, rate),

@@ -1,4 +1,4 @@
-//! The report on a terminal: one screen, or all of it.
+//! The report as text for a terminal: one screen, or everything.
 
 use std::fmt::Write as _;
 
@@ -26,11 +26,11 @@ pub struct Usage<'a> {
     pub more: &'a str,
 }
 
-/// Rows of a table on one screen, where there is one phase, and where there are two.
+/// Rows of a table on one screen: for a report of one phase, and of two.
 const ROWS: [usize; 2] = [12, 6];
-/// Columns of a line at most.
+/// The most columns of a line.
 const WIDTH: usize = 100;
-/// Units that stay with their numbers.
+/// Units that are not separated from their numbers by the end of a line.
 const UNITS: [&str; 9] = ["%", "µs", "ms", "kB", "MB", "GB", "kFLOP", "MFLOP", "GFLOP"];
 /// What the words of a screen mean.
 const LEGEND: &str = "
@@ -72,7 +72,7 @@ fn list(lines: &[String]) -> String {
     lines.iter().map(|line| wrapped(line, "  · ", "    ")).collect()
 }
 
-/// `text` in lines of at most [`WIDTH`] columns, a number and its unit in one piece.
+/// `text` in lines of at most [`WIDTH`] columns. No line ends between a number and its unit.
 fn wrapped(text: &str, first: &str, next: &str) -> String {
     let (mut out, mut line) = (String::new(), first.to_owned());
     let mut empty = true;
@@ -111,7 +111,7 @@ fn header(report: &Report) -> String {
     )
 }
 
-/// The figures of a phase, four lines and one for its stages.
+/// The figures of a phase: five lines, and up to two for what was counted and for stages.
 fn figures(phase: &Phase) -> String {
     let (t, rate, time, samples) = (&phase.traffic, &phase.rate, &phase.time, &phase.samples);
     let cache = if t.kv_read + t.kv_write > 0.0 {
@@ -153,7 +153,7 @@ fn figures(phase: &Phase) -> String {
 
 fn table(phase: &Phase, rows: usize) -> String {
     let based = phase.has_baseline();
-    // Where all is printed there is room for the pass; on a screen the operation's name says it.
+    // On a screen there is no room for the pass, which the operation's name shows as well.
     let passes = rows == usize::MAX && phase.has_passes();
     let beside = if based { "ratio" } else { "wait" };
     let mut text = format!(

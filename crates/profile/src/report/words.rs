@@ -76,7 +76,8 @@ fn bound(operation: &Operation) -> String {
             number(roof.peak_gflops)
         ),
         Bound::Latency => format!(
-            "Too short for its roof: a call takes {} and moves {}; its beginning, its end and the barrier are what it costs.",
+            "Too short for its roof: a call takes {} and moves {}; its beginning, its end and the barrier are what it \
+             costs.",
             seconds(operation.call_seconds()),
             bytes(work.bytes() / operation.calls.max(f64::MIN_POSITIVE))
         ),
@@ -212,7 +213,8 @@ fn doubt(doubt: Doubt) -> String {
 pub(super) fn baseline(report: &Report) -> Option<String> {
     let name = report.baseline.as_ref()?;
     let mut text = format!(
-        "ratio: an operation's time now over its time in the baseline {name}; 0.900 is 10 % faster, new is not in the baseline."
+        "ratio: an operation's time now over its time in the baseline {name}; 0.900 is 10 % faster, new is not in the \
+         baseline."
     );
     if !report.baseline_mismatches.is_empty() {
         text += &format!(" Not the same as there: {}.", report.baseline_mismatches.join("; "));

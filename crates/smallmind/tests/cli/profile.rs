@@ -1,4 +1,4 @@
-//! `profile`: reports in every form, comparison of two of them, slips.
+//! `profile`: reports in every form, their comparison, wrong usage.
 
 use serde_json::Value;
 
@@ -64,7 +64,8 @@ fn a_generation_is_profiled_without_a_model() {
     assert!((weights / (4.0 * parameters) - 1.0).abs() < 0.001, "{weights} bytes of {parameters} parameters");
 }
 
-/// In every format a decoded token reads all weights once: the bytes of the operations add up to those that the subject has.
+/// In every format a decoded token reads all weights once: the bytes of the operations add up to those that the subject
+/// has.
 #[test]
 fn the_bytes_of_weights_add_up_in_every_format() {
     for (format, bits) in [("f16", 16.0), ("bf16", 16.0), ("q8_0", 8.5)] {
@@ -89,7 +90,7 @@ fn stages(phase: &Value) -> Vec<&str> {
     phase["stages"].as_array().unwrap().iter().map(|stage| stage[0].as_str().unwrap()).collect()
 }
 
-/// What is counted is there or null; no sample does without CPU time.
+/// Each event is a number or null; if CPU time is counted, a sample takes some.
 fn check_events(phase: &Value) {
     let events = phase["events"].as_object().expect("events");
     let names = ["instructions", "cycles", "cache_misses", "page_faults", "switches", "cpu_seconds"];
@@ -97,7 +98,7 @@ fn check_events(phase: &Value) {
     assert!(events["cpu_seconds"].as_f64().is_none_or(|seconds| seconds > 0.0), "{events:?}");
 }
 
-/// The stages of a training's step: all of them there, and together with what lies around the runs the step's time.
+/// Checks the stages of a training's step: all are there, and the passes add up to the time inside runs.
 fn check_step(report: &Value) -> &Value {
     let phase = &report["phases"][0];
     check_phase(phase);
@@ -205,7 +206,8 @@ fn a_training_is_reported_without_room_for_checkpoints() {
     );
 }
 
-/// Checkpoints are timed on the run's disk, or else on that of the report; only where nobody may write there, somewhere else, and that is said.
+/// Checkpoints are timed on the run's disk, or else on that of the report; only where nobody may write there, somewhere
+/// else, and that is said.
 #[test]
 #[cfg(target_os = "linux")]
 fn checkpoints_are_timed_where_the_run_lies() {
@@ -252,7 +254,8 @@ fn a_folder_gets_all_forms() {
     page_is_whole(&report, &read("report.html"));
 }
 
-/// The page needs nothing from outside, and has every section of every phase, a row and a dot an operation, a row a layer.
+/// The page needs nothing from outside, and has every section of every phase, a row and a dot an operation, a row a
+/// layer.
 fn page_is_whole(report: &Value, html: &str) {
     for outside in ["http:", "https:", "src=", "@import", "url(", "<link rel=\"stylesheet"] {
         assert!(!html.contains(outside), "{outside}");

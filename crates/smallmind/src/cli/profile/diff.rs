@@ -24,7 +24,7 @@ pub struct Diff {
     force: bool,
 }
 
-/// `3%` or `3`, as a share.
+/// A share from `3%` or `3`.
 fn share(text: &str) -> Result<f64, String> {
     let number = text.trim().trim_end_matches('%').trim().parse::<f64>();
     number

@@ -81,7 +81,8 @@ impl ReportOutput {
         Ok(ReportFiles { folder, baseline })
     }
 
-    /// Refuses a baseline that can't be compared with what is about to be measured. `phases`: each with a description of one sample.
+    /// Refuses a baseline that can't be compared with what is about to be measured. `phases`: each with a description
+    /// of one sample.
     pub fn check_baseline(&self, subject: &Subject, phases: &[(PhaseKind, &str)]) -> Outcome {
         match &self.baseline {
             Some(name) if !self.force => comparable(
@@ -92,7 +93,8 @@ impl ReportOutput {
         }
     }
 
-    /// Sets the baseline beside the report. If the measurement shows that the two can't be compared, the report has a warning instead.
+    /// Sets the baseline beside the report. If the measurement shows that the two can't be compared, the report has a
+    /// warning instead.
     fn set_baseline_beside(&self, report: &mut Report) -> Outcome {
         let Some(name) = &self.baseline else { return Ok(()) };
         report.set_beside(&kept(name)?, name, if self.force { IfMismatched::Compare } else { IfMismatched::Refuse });
@@ -140,7 +142,8 @@ impl ReportOutput {
 /// What compares reports that differ in more than their times.
 const ANYWAY: &str = "--force does it all the same";
 
-/// The rule for `--baseline` and `profile diff`: reports that differ in more than their times are not compared without `--force`.
+/// The rule for `--baseline` and `profile diff`: reports that differ in more than their times are not compared without
+/// `--force`.
 pub fn comparable(what: &str, mismatches: &[String]) -> Outcome {
     if mismatches.is_empty() {
         return Ok(());
@@ -167,7 +170,7 @@ fn baseline_file(name: &str) -> anyhow::Result<PathBuf> {
     Ok(folder.join(format!("{name}.json")))
 }
 
-/// The report of a baseline or of a file.
+/// The report of a baseline, of a file, or of a folder of `--out`.
 pub fn kept(name: &str) -> anyhow::Result<Report> {
     let file = Path::new(name);
     let path = if file.exists() { file.to_owned() } else { baseline_file(name)? };

@@ -13,9 +13,9 @@ use super::super::machine::Machine;
 use super::super::models;
 use super::super::settings::{MODEL_VARIABLE, Settings, of_model, variable};
 
-/// The seed of random weights and tokens, unless somebody says otherwise.
+/// The seed of random weights and tokens without a flag.
 pub const SEED: u64 = 1337;
-/// What is profiled when nobody says what.
+/// The preset that is profiled without a flag.
 pub const PRESET: &str = "quickstart";
 
 /// `-m` or `--preset`.
@@ -37,7 +37,7 @@ pub struct Opened {
     pub model: Model,
     /// Its folder or preset.
     pub name: String,
-    /// Its tokenizer, or why there is none: a model can be profiled without.
+    /// Its tokenizer, or why there is none; only a prompt needs it.
     pub tokenizer: anyhow::Result<Tokenizer>,
 }
 
@@ -48,12 +48,12 @@ impl SubjectArg {
         self.model.clone().or_else(named)
     }
 
-    /// Whether the weights are made up.
+    /// Whether the weights are random.
     pub fn is_preset(&self) -> bool {
         self.folder().is_none()
     }
 
-    /// Reads the model, or makes it up.
+    /// Reads the model, or makes one with random weights.
     pub fn open(&self, settings: &Settings) -> anyhow::Result<Opened> {
         let Some(folder) = self.folder() else {
             let name = self.preset.as_deref().unwrap_or(PRESET);
@@ -68,7 +68,7 @@ impl SubjectArg {
     }
 }
 
-/// What a folder is called.
+/// The name of a folder.
 pub fn name_of(folder: &Path) -> String {
     folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned()
 }
