@@ -41,6 +41,7 @@
 //!
 //! [`Probe`]: smallmind_graph::Probe
 
+mod class;
 mod clock;
 mod counters;
 pub mod diff;
@@ -55,6 +56,7 @@ mod system;
 mod times;
 pub mod traffic;
 
+pub use class::Class;
 pub use counters::{Counters, Events};
 pub use diff::Diff;
 pub use recorder::{Allocated, AllocationCounter, Recorder};

@@ -402,3 +402,20 @@ fn on_other_threads<W: Workload>(workload: &W) -> Result<Vec<(usize, f64)>, W::E
     };
     others.map(one).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_fit_into_the_time_within_their_bounds() {
+        let samples = |repeats, per_repeat, seconds| SampleCount { repeats, per_repeat }.samples(seconds);
+        let fit = |least, most| PerRepeat::Fit { least, most };
+        assert_eq!(samples(4, PerRepeat::Exactly(3), 1.0), 12);
+        assert_eq!(samples(4, fit(1, usize::MAX), 0.1), 4 * 2, "2 s for 4 repeats of both kinds of samples");
+        assert_eq!(samples(4, fit(8, usize::MAX), 10.0), 4 * 8);
+        assert_eq!(samples(4, fit(1, 5), 1e-6), 4 * 5);
+        assert_eq!(samples(4, fit(1, usize::MAX), 1e-9), 4 * MOST);
+        assert_eq!((samples(0, PerRepeat::Exactly(0), 0.0), samples(1, fit(8, 2), 1.0)), (1, 2));
+    }
+}

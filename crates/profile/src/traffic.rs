@@ -1,7 +1,7 @@
 //! The work of an operation: what it computes, and the bytes that it moves by what they are.
 
 use serde::{Deserialize, Serialize};
-use smallmind_graph::op::{Heads, Index};
+use smallmind_graph::op::Heads;
 use smallmind_graph::{Batch, Graph, Node, Op, Order, ParamId, Plan, Storage, ValueId, cost};
 use smallmind_kernels::Format;
 
@@ -51,58 +51,6 @@ impl std::ops::AddAssign for Traffic {
         self.kv_read += other.kv_read;
         self.kv_write += other.kv_write;
         self.activations += other.activations;
-    }
-}
-
-/// Kind of work of an operation. It decides which roof limits it and which alternatives would change it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Class {
-    /// Copies rows of a table of tokens. The table may be stored in any format.
-    TokenRows,
-    /// Multiplies values by a weight. The weight may be stored in any format.
-    Product,
-    /// Attention, or its gradient.
-    Attention,
-    /// All else: norms, elementwise operations, gradients, updates.
-    #[default]
-    Other,
-}
-
-impl Class {
-    /// The kind of `op`.
-    pub fn of(op: &Op) -> Self {
-        match op {
-            Op::Embedding { index: Index::Tokens, .. } => Self::TokenRows,
-            Op::Linear { .. } | Op::LinearCrossEntropy { .. } => Self::Product,
-            Op::Attention { .. } | Op::AttentionGrad { .. } | Op::CachedAttention { .. } => Self::Attention,
-            Op::Embedding { index: Index::Positions, .. }
-            | Op::EmbeddingGrad { .. }
-            | Op::Add
-            | Op::Dropout(_)
-            | Op::Norm(_)
-            | Op::AddNorm(_)
-            | Op::NormGrad(_)
-            | Op::LinearGradInput { .. }
-            | Op::LinearGradWeight { .. }
-            | Op::BiasGrad { .. }
-            | Op::Rope { .. }
-            | Op::Gelu(_)
-            | Op::GeluGrad(_)
-            | Op::SwiGlu
-            | Op::SwiGluGrad
-            | Op::CacheAppend { .. }
-            | Op::SelectRows
-            | Op::LinearCrossEntropyGrad { .. }
-            | Op::GradSquares
-            | Op::ClipFactor { .. }
-            | Op::AdamW(_) => Self::Other,
-        }
-    }
-
-    /// Whether its weight may be stored in a narrower format than `f32`.
-    pub fn has_narrow_weights(self) -> bool {
-        matches!(self, Self::TokenRows | Self::Product)
     }
 }
 

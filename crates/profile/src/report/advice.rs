@@ -7,7 +7,8 @@ use smallmind_kernels::Format;
 
 use super::operation::{Bound, Operation, Pass};
 use super::phase::Phase;
-use crate::traffic::{Class, Traffic};
+use crate::Class;
+use crate::traffic::Traffic;
 
 /// Bytes of a key or value in 8 bits, with its part of the block's scale, over its bytes in `f32`.
 const QUANTIZED: f64 = 8.5 / 32.0;

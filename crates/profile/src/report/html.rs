@@ -71,25 +71,25 @@ fn of_phase(phase: &Phase, report: &Report) -> String {
         escaped(&phase.about),
         figures(phase)
     );
-    text += &part(name, "roofline", "Roofline");
+    text += &heading(name, "roofline", "Roofline");
     text += &note(
         "A dot is an operation, its area the time, its number the rank in the table. Up to the slopes memory and \
          caches allow, up to the plain the vector units. Point at a dot for its figures.",
     );
     text += &plot::roofline(phase, &report.roofs);
     text += &without_arithmetic(phase);
-    text += &part(name, "operations", "Operations, ranked by what would be gained");
+    text += &heading(name, "operations", "Operations, ranked by what would be gained");
     text += &html_table::render(phase);
     text += &sentences(phase);
-    text += &part(name, "timeline", "One sample, worker by worker");
+    text += &heading(name, "timeline", "One sample, worker by worker");
     text += &note("The sample in the middle of all. Grey is waiting: for another worker, or to be woken.");
     text += "<p class=\"tools\"><label>zoom <input type=\"range\" class=\"zoom\" min=\"1\" max=\"40\" value=\"1\" \
      step=\"0.5\"></label></p>\n";
     text += &plot::timeline(phase);
     text += &legend(phase);
-    text += &part(name, "latency", "Latency of a sample");
+    text += &heading(name, "latency", "Latency of a sample");
     text += &latency(phase);
-    text += &part(name, "arena", "Arena: which value lies where, and when");
+    text += &heading(name, "arena", "Arena: which value lies where, and when");
     for arena in &phase.arenas {
         text += &note(&format!(
             "Plan of {}: {} for {} values; one buffer a value would take {}. A rectangle is a value, from the \
@@ -105,7 +105,7 @@ fn of_phase(phase: &Phase, report: &Report) -> String {
 }
 
 /// A heading within a phase, with an id for links.
-fn part(phase: &str, id: &str, title: &str) -> String {
+fn heading(phase: &str, id: &str, title: &str) -> String {
     format!("<h3 id=\"{phase}-{id}\">{title}</h3>\n")
 }
 
@@ -139,20 +139,20 @@ fn legend(phase: &Phase) -> String {
 /// Why, what if, roadmap.
 fn sentences(phase: &Phase) -> String {
     let name = phase.kind.name();
-    let mut text = part(name, "why", "Why they take their time") + "<ol>";
+    let mut text = heading(name, "why", "Why they take their time") + "<ol>";
     for o in &phase.operations {
         let Some(why) = words::why(o, phase) else { continue };
         let _ = write!(text, "<li><b>{}</b> {}</li>", escaped(&o.place()), sentence(&why));
     }
     text += "</ol>\n<div class=\"columns\"><div>";
-    text += &part(name, "what-if", "What if");
+    text += &heading(name, "what-if", "What if");
     text += "<table><thead><tr><th class=\"word\">what</th><th>tokens/s</th><th>change</th><th \
      class=\"word\">by</th></tr></thead>";
     for w in &phase.outlook.what_ifs {
         text += &row(&[&words::what_if(w), &number(w.tokens_per_second), &change(w.change), w.by.name()]);
     }
     text += "</table></div><div>";
-    text += &part(name, "roadmap", "Roadmap: what to fix, in order");
+    text += &heading(name, "roadmap", "Roadmap: what to fix, in order");
     text += "<table><thead><tr><th class=\"word\">step</th><th>then tokens/s</th><th>change</th></tr></thead>";
     for (i, m) in phase.outlook.roadmap.iter().enumerate() {
         text += &row(&[

@@ -12,8 +12,8 @@ use super::phase::{
 use super::{Bound, Operation, Phase, PhaseKind, RoofTable, advice};
 use crate::sampling::Samples;
 use crate::statistics::{mean, median, quantile, spread};
-use crate::traffic::{Class, Traffic, kernel, shape, traffic, weight_format};
-use crate::{Recorder, RunTimes};
+use crate::traffic::{Traffic, kernel, shape, traffic, weight_format};
+use crate::{Class, Recorder, RunTimes};
 
 /// The runs of one plan within a sample.
 pub struct PlanRuns<'a> {

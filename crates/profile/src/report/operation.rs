@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 use smallmind_graph::{Node, Phase};
 
+use crate::Class;
 use crate::summary::folded;
-use crate::traffic::{Class, Traffic};
+use crate::traffic::Traffic;
 
 /// Number of operations that reports explain.
 const EXPLAINED: usize = 10;

@@ -282,7 +282,7 @@ fn page_is_whole(report: &Value, html: &str) {
 }
 
 #[test]
-fn the_way_to_the_first_token_is_told() {
+fn the_stages_up_to_the_first_token_are_listed() {
     let bench = Bench::with_text();
     bench.random_model();
     let line = format!("profile generate -m model {QUICK} --depth 8 --prompt=the,cat --out report");
@@ -404,7 +404,7 @@ fn reports_are_compared() {
 }
 
 #[test]
-fn slips_are_told() {
+fn wrong_usage_is_refused() {
     let bench = Bench::new();
     bench.run("profile generate --preset nothing").fails(2, &["nothing"]);
     bench.run("profile generate -m nowhere").fails(3, &["nowhere"]);
