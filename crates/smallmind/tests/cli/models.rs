@@ -47,7 +47,7 @@ fn the_plan_of_a_format_is_shown() {
     let bench = Bench::with_text();
     bench.random_model();
     for format in Format::ALL {
-        let model = Model::load(&bench.path("model")).unwrap().pack_as(IsaKind::best(), format).unwrap();
+        let model = Model::load(bench.path("model")).unwrap().pack_as(IsaKind::best(), format).unwrap();
         let bytes = model.storage().bytes();
         let session = Session::new(Arc::new(model), SessionOptions::single(64, 2)).unwrap();
         let (prefill, decode) = session.plans();
