@@ -80,6 +80,7 @@
 //! | planning | [`Plan`]: liveness and places in the arena, steps, barriers; [`Limits`] |
 //! | weights that are only read, in several formats | [`Storage`], [`ParamStore`], [`PlanOptions`] |
 //! | running | [`Executor`], [`Pool`], [`Batch`] with its [`Span`]s, [`Bindings`], [`Probe`] |
+//! | measuring | [`Workload`]: work that a profiler repeats |
 //! | checking | [`interpret`](mod@interpret): the same graph on the naive kernels, in `f64`, one buffer a value |
 //!
 //! Two dimensions are symbolic: `tokens`, and `outputs`, the tokens whose rows are asked for. Context length never enters a shape. What
@@ -107,6 +108,7 @@ mod probe;
 mod shape;
 mod storage;
 mod update;
+mod workload;
 
 pub use arena::Buffer;
 pub use batch::{Batch, Scalars, Span};
@@ -126,3 +128,4 @@ pub use probe::{NoProbe, Probe};
 pub use shape::{Rows, Shape, ShapeContext};
 pub use storage::{Order, ParamStore, Storage, Stored};
 pub use update::{CLIP, update_graph};
+pub use workload::Workload;

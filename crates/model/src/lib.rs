@@ -71,6 +71,7 @@ pub mod stream;
 mod tensor_names;
 pub mod tokenizer;
 mod unused;
+mod workload;
 
 pub use architecture::{LOGITS, LOSS, Purpose};
 pub use config::{
@@ -85,3 +86,4 @@ pub use model::{Model, NamedTensor};
 pub use packed::PackedModel;
 pub use session::{Session, SessionOptions};
 pub use unused::unused_tensors;
+pub use workload::{Activity, SessionWorkload};

@@ -33,11 +33,11 @@
 //! ```
 //!
 //! [`Roofs`] are the machine's limits, measured on a pool: arithmetic, memory, and the cost of working together. A
-//! [`Report`] sets an operation's time beside them. [`sampling`] runs a [`Workload`] with a recorder and without it in
+//! [`Report`] sets an operation's time beside them. [`sampling`] runs a [`Workload`](smallmind_graph::Workload) with a recorder and without it in
 //! turn; its samples become a [`Measurement`](report::measurement::Measurement), and that becomes a phase of the
 //! report. [`Diff`] compares two reports.
 //!
-//! Not here: models and trainings. Who has one implements [`Workload`] for it.
+//! Not here: models and trainings. Crates that have them implement `Workload` for them.
 //!
 //! [`Probe`]: smallmind_graph::Probe
 
@@ -62,7 +62,6 @@ pub use diff::Diff;
 pub use recorder::{Allocated, AllocationCounter, Recorder};
 pub use report::Report;
 pub use roofs::Roofs;
-pub use sampling::Workload;
 pub use speed::{MachineSpeed, SpeedProbe};
 pub use summary::{Line, Summary};
 pub use system::{SystemCounters, SystemUse};

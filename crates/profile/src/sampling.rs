@@ -1,15 +1,14 @@
 //! Samples of a workload with the profiler and without it, in turn, and the phase of a report that they make.
 //!
-//! Who has a model or a training implements [`Workload`] for it; the profiler knows neither.
+//! The profiler knows neither models nor trainings: crates that have them implement [`Workload`] for them.
 //!
 //! ```
 //! use smallmind_graph::{
-//!     Batch, Bindings, Buffer, Decay, Executor, Graph, GraphBuilder, GraphError, Init, Limits, NoProbe, Op, ParamSpec,
-//!     Plan, PlanOptions, Pool, Scalars, op::Index,
+//!     Batch, Bindings, Buffer, Decay, Executor, Graph, GraphBuilder, GraphError, Init, Limits, Op, ParamSpec, Plan,
+//!     PlanOptions, Pool, Probe, Scalars, Workload, op::Index,
 //! };
 //! use smallmind_profile::report::PhaseKind;
 //! use smallmind_profile::sampling::{Instruments, PerRepeat, RoofMeter, SampleCount, Sampled};
-//! use smallmind_profile::{Recorder, Workload};
 //! use smallmind_simd::IsaKind;
 //!
 //! /// Looks three tokens up.
@@ -50,13 +49,9 @@
 //!     fn prepare(&mut self) -> Result<(), GraphError> {
 //!         Ok(())
 //!     }
-//!     fn sample(&mut self, recorders: Option<&[Recorder]>) -> Result<(), GraphError> {
+//!     fn sample<P: Probe>(&mut self, probes: &[P]) -> Result<(), GraphError> {
 //!         let Self { table, executor, pool, batch, .. } = self;
-//!         let (scalars, bindings) = (Scalars::default(), Bindings::inference(table));
-//!         match recorders {
-//!             Some(recorders) => executor.run(pool, batch, &scalars, bindings, &recorders[0]),
-//!             None => executor.run(pool, batch, &scalars, bindings, &NoProbe),
-//!         }
+//!         executor.run(pool, batch, &Scalars::default(), Bindings::inference(table), &probes[0])
 //!     }
 //!     fn with_threads(&self, threads: usize) -> Result<Self, GraphError> {
 //!         Self::new(self.graph.clone(), threads)
@@ -83,7 +78,7 @@
 
 use std::time::Instant;
 
-use smallmind_graph::{Batch, GraphError, Plan, Pool, available_threads};
+use smallmind_graph::{Batch, GraphError, NoProbe, Plan, Pool, Workload, available_threads};
 use smallmind_simd::IsaKind;
 
 use crate::report::measurement::{Measurement, PlanRuns};
@@ -101,46 +96,6 @@ const SECONDS: f64 = 2.0;
 const MOST: usize = 2000;
 /// Seconds and number of samples for [`seconds_of_sample`], at most.
 const ESTIMATE: (f64, usize) = (0.3, 64);
-
-/// Something that runs plans over and over and can be profiled.
-pub trait Workload: Sized {
-    /// What a run can fail with.
-    type Error: From<GraphError>;
-
-    /// What one sample is, in words.
-    fn about(&self) -> String;
-
-    /// Tokens of a sample.
-    fn tokens(&self) -> usize;
-
-    /// The plans that a sample runs, with what each is for. Never empty.
-    fn plans(&self) -> Vec<(&'static str, &Plan)>;
-
-    /// Makes room for `samples` pairs of samples, of which the next [`Workload::prepare`] begins the first. The batches
-    /// on which a sample runs each of the plans, in order; where samples differ, those of a typical one.
-    ///
-    /// # Errors
-    /// Batches that can't be made.
-    fn start(&mut self, samples: usize) -> Result<Vec<Vec<Batch>>, Self::Error>;
-
-    /// Brings the workload to where a sample begins. Not timed.
-    ///
-    /// # Errors
-    /// Runs that fail.
-    fn prepare(&mut self) -> Result<(), Self::Error>;
-
-    /// Runs one sample. `recorders`: a probe for each plan, or none for a sample without the profiler.
-    ///
-    /// # Errors
-    /// Runs that fail.
-    fn sample(&mut self, recorders: Option<&[Recorder]>) -> Result<(), Self::Error>;
-
-    /// The same workload on another number of threads.
-    ///
-    /// # Errors
-    /// Too little memory.
-    fn with_threads(&self, threads: usize) -> Result<Self, Self::Error>;
-}
 
 /// How much is sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,6 +222,7 @@ impl Samples {
     ) -> Result<Self, W::Error> {
         let list = || Vec::with_capacity(count);
         let mut samples = Self { on: list(), off: list(), speeds: Vec::with_capacity(repeats), ..Self::default() };
+        let off = off(workload);
         let mut calls = 0;
         for pair in 0..count {
             if pair.is_multiple_of((count / repeats.max(1)).max(1)) && samples.speeds.len() < repeats {
@@ -277,7 +233,10 @@ impl Samples {
                 workload.prepare()?;
                 let before = instruments.allocations.map(|counters| (counters.calls)());
                 let begin = Instant::now();
-                workload.sample(recorders)?;
+                match recorders {
+                    Some(recorders) => workload.sample(recorders)?,
+                    None => workload.sample(&off)?,
+                }
                 let seconds = begin.elapsed().as_secs_f64();
                 if recorders.is_some() {
                     samples.on.push(seconds);
@@ -294,7 +253,7 @@ impl Samples {
             let more = ((COUNTED / median(&samples.off).max(1e-9)) as usize).clamp(1, count.max(1));
             for _ in 0..more {
                 workload.prepare()?;
-                workload.sample(None)?;
+                workload.sample(&off)?;
             }
             samples.events = instruments.counters.read().since(before).per(more as f64);
         }
@@ -302,19 +261,25 @@ impl Samples {
     }
 }
 
+/// No probe for each plan of a workload.
+fn off<W: Workload>(workload: &W) -> Vec<NoProbe> {
+    workload.plans().iter().map(|_| NoProbe).collect()
+}
+
 /// Seconds of a sample: the median of a few, after one that warms up.
 ///
 /// # Errors
 /// Runs that fail.
 pub fn seconds_of_sample<W: Workload>(workload: &mut W) -> Result<f64, W::Error> {
+    let off = off(workload);
     workload.prepare()?;
-    workload.sample(None)?;
+    workload.sample(&off)?;
     let mut all = Vec::with_capacity(ESTIMATE.1);
     let started = Instant::now();
     while all.len() < 3 || (all.len() < ESTIMATE.1 && started.elapsed().as_secs_f64() < ESTIMATE.0) {
         workload.prepare()?;
         let begin = Instant::now();
-        workload.sample(None)?;
+        workload.sample(&off)?;
         all.push(begin.elapsed().as_secs_f64());
     }
     Ok(median(&all))

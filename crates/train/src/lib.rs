@@ -87,6 +87,7 @@ mod step;
 mod stepper;
 pub mod stories;
 mod trainer;
+mod workload;
 
 pub use batches::{Batches, Draw, Windows};
 pub use config::{DataSection, TrainConfig};
@@ -100,3 +101,4 @@ pub use run_folder::{TrainerState, data_settings};
 pub use step::{BatchShape, Evaluator, Learner, Optimizer, Update};
 pub use stepper::{RunParts, StepSettings, Stepper, TimedCheckpoint};
 pub use trainer::Trainer;
+pub use workload::{StepError, StepWorkload};

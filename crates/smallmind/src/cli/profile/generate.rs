@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
+use smallmind::graph::Workload;
 use smallmind::model::sampler::Sampler;
 use smallmind::model::tokenizer::Tokenizer;
-use smallmind::model::{ModelConfig, ModelError};
+use smallmind::model::{Activity, ModelConfig, ModelError, SessionWorkload};
+use smallmind::profile::SystemCounters;
 use smallmind::profile::report::{PhaseKind, Report};
-use smallmind::profile::sampling::{Instruments, PerRepeat, RoofMeter, SampleCount, Sampled};
-use smallmind::profile::{SystemCounters, Workload};
+use smallmind::profile::sampling::{Instruments, PerRepeat, RoofMeter, SampleCount, Sampled, seconds_of_sample};
 
 use super::super::failure::{Outcome, usage};
 use super::super::generate::{USUAL, prompt_tokens};
@@ -17,7 +18,6 @@ use super::super::models::WeightsArg;
 use super::super::settings::Settings;
 use super::super::{note, units};
 use super::report_output::ReportOutput;
-use super::session::{Activity, SessionWorkload};
 use super::subject::{self, Opened, SubjectArg};
 use crate::allocations;
 
@@ -71,7 +71,7 @@ impl FirstToken {
     /// Reads the prompt and chooses a token, as `generate` does without flags.
     fn generate(&mut self, workload: &mut SessionWorkload) -> Outcome {
         let prompt = workload.prompt().to_vec();
-        let session = &mut workload.session;
+        let session = workload.session();
         self.stage("prefill", || Ok(session.append(0, &prompt).map(drop)?))?;
         self.stage("sample", || {
             let vocabulary = session.model().config().vocab_size;
@@ -101,7 +101,7 @@ impl Generate {
 
         let (prefill, decode) = (Activity::Prefill, Activity::Decode(depth));
         let model = first.stage("pack", || Ok(Arc::new(model.pack_as(isa, self.weights.weights)?)))?;
-        let mut workload = first.stage("plan", || SessionWorkload::new(model.clone(), prompt, depth, threads))?;
+        let mut workload = first.stage("plan", || Ok(SessionWorkload::new(model.clone(), prompt, depth, threads)?))?;
         let subject = subject::subject("generate", name, model.config(), (threads, isa))
             .with_parameters(model.params(), Some(model.storage()));
         let about = [prefill, decode].map(|activity| workload.doing(activity).about());
@@ -112,7 +112,10 @@ impl Generate {
         let counters = SystemCounters::read();
         let (of_prefill, of_decode) = self.counts();
         let prompts = Sampled::take(workload.doing(prefill), of_prefill, &mut instruments, &mut roofs)?;
-        let drift = workload.drift(depth)?;
+        let mut drift = vec![];
+        for at in workload.depths(depth) {
+            drift.push((at, seconds_of_sample(workload.doing(Activity::Decode(at)))?));
+        }
         let tokens = Sampled::take(workload.doing(decode), of_decode, &mut instruments, &mut roofs)?;
         // Both phases are set under the same roofs, the best of all measurements.
         let (table, mut trace) = (roofs.table(), self.output.trace());

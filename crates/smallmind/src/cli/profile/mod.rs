@@ -3,8 +3,6 @@
 mod diff;
 mod generate;
 mod report_output;
-mod session;
-mod steps;
 mod subject;
 mod train;
 mod training;

@@ -1,18 +1,27 @@
 //! `smallmind profile train`.
 
-use clap::Args;
-use smallmind::profile::report::{PhaseKind, Report};
-use smallmind::profile::sampling::{Instruments, PerRepeat, RoofMeter, SampleCount, Sampled};
-use smallmind::profile::{SystemCounters, Workload};
+use std::path::Path;
 
-use super::super::failure::{self, Outcome};
+use clap::Args;
+use smallmind::graph::Workload;
+use smallmind::profile::SystemCounters;
+use smallmind::profile::report::{Checkpointing, PhaseKind, Report};
+use smallmind::profile::sampling::{Instruments, PerRepeat, RoofMeter, SampleCount, Sampled};
+use smallmind::profile::statistics::median;
+use smallmind::train::{StepError, StepWorkload, TrainConfig, TrainError};
+
+use super::super::failure::{self, Failure, Outcome};
 use super::super::settings::Settings;
 use super::super::{interrupt, note, units};
 use super::report_output::ReportOutput;
-use super::steps::StepWorkload;
 use super::subject;
 use super::training::{Training, TrainingArg};
 use crate::allocations;
+
+/// The most checkpoints that are timed.
+const CHECKPOINTS: usize = 5;
+/// Seconds of checkpoints after which no other one is timed.
+const ENOUGH: f64 = 1.0;
 
 /// Options of `profile train`.
 #[derive(Debug, Args)]
@@ -48,21 +57,21 @@ impl Train {
 
         let mut roofs = RoofMeter::new(threads, isa)?;
         let counters = SystemCounters::read();
-        let sampled = Sampled::take(&mut workload, self.count(), &mut instruments, &mut roofs)?;
+        let sampled = Sampled::take(&mut workload, self.count(), &mut instruments, &mut roofs).map_err(failed)?;
         let mut trace = self.output.trace();
         let mut phase = sampled.phase(PhaseKind::Step, &workload, roofs.table(), trace.as_mut());
         phase.about = about;
-        let mut stages = vec![("data".to_owned(), workload.drawing_seconds())];
+        let mut stages = vec![("data".to_owned(), median(workload.drawing()))];
         stages.extend(phase.passes().into_iter().map(|(pass, seconds)| (pass.name().to_owned(), seconds)));
         // A disk that takes no checkpoints costs their figures, not the report.
-        match workload.checkpointing(folder.path(), &config, &tokenizer) {
+        match checkpointing(&workload, folder.path(), &config, &tokenizer) {
             Ok(checkpoint) => {
                 stages.push(("checkpoint".to_owned(), checkpoint.seconds / checkpoint.interval as f64));
                 phase.stages.checkpoint = Some(checkpoint);
             }
             Err(error) => note!("warning: checkpoints can't be timed: {}", failure::message(&error.into())),
         }
-        workload.go_on()?;
+        workload.go_on().map_err(failed)?;
         phase.stages.stages = stages;
         let report = Report::new(subject, roofs.table().clone(), counters.since(), vec![phase]);
         self.output.write(files, report, trace.as_ref(), settings)
@@ -74,4 +83,36 @@ impl Train {
         let per_repeat = self.steps.map_or(fit, |n| PerRepeat::Exactly(n as usize));
         SampleCount { repeats: usize::from(self.runs), per_repeat }
     }
+}
+
+fn failed(error: StepError) -> anyhow::Error {
+    match error {
+        StepError::Stopped => Failure::Interrupted("interrupted".to_owned()).into(),
+        StepError::Train(error) => error.into(),
+    }
+}
+
+/// The cost of checkpoints that are written into the folder `run`, each in place of the one before.
+fn checkpointing(
+    workload: &StepWorkload<'_>,
+    run: &Path,
+    config: &TrainConfig,
+    tokenizer: &[u8],
+) -> Result<Checkpointing, TrainError> {
+    let stepper = workload.stepper();
+    let mut seconds = Vec::with_capacity(CHECKPOINTS);
+    while seconds.len() < CHECKPOINTS && seconds.iter().sum::<f64>() < ENOUGH && workload.go_on().is_ok() {
+        let timed = stepper.time_checkpoint(run, seconds.len() as u64, config, tokenizer)?;
+        seconds.push(timed.seconds);
+        if let Some(warning) = timed.warning {
+            note!("warning: {warning}");
+        }
+    }
+    let (interval, all) = (config.checkpoint.interval, config.train.steps);
+    Ok(Checkpointing {
+        seconds: median(&seconds),
+        bytes: (3 * 4 * stepper.learner().model().params().elements()) as f64,
+        // A training always has a checkpoint at its end.
+        interval: if interval == 0 { all } else { interval.min(all) },
+    })
 }
