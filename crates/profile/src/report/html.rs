@@ -178,14 +178,14 @@ fn latency(phase: &Phase) -> String {
     text += "<div class=\"columns\"><table><thead><tr><th class=\"word\">of a sample</th><th>time</th></tr></thead>";
     points.iter().for_each(|(name, at)| text += &row(&[name, &seconds(*at)]));
     text += "</table>";
-    if !phase.stages.drift.is_empty() {
+    if !phase.breakdown.drift.is_empty() {
         text += "<table><thead><tr><th class=\"word\">tokens before it</th><th>a token</th></tr></thead>";
-        phase.stages.drift.iter().for_each(|(depth, at)| text += &row(&[&depth.to_string(), &seconds(*at)]));
+        phase.breakdown.drift.iter().for_each(|(depth, at)| text += &row(&[&depth.to_string(), &seconds(*at)]));
         text += "</table>";
     }
-    if !phase.stages.stages.is_empty() {
+    if !phase.breakdown.stages.is_empty() {
         text += "<table><thead><tr><th class=\"word\">part</th><th>time</th></tr></thead>";
-        phase.stages.stages.iter().for_each(|(name, at)| text += &row(&[name, &seconds(*at)]));
+        phase.breakdown.stages.iter().for_each(|(name, at)| text += &row(&[name, &seconds(*at)]));
         text += "</table>";
     }
     text + "</div>\n"
@@ -216,7 +216,7 @@ fn figures(phase: &Phase) -> String {
     let (hardware, kernel) = words::counted(phase);
     rows.extend(hardware.map(|counted| ("counted by the CPU", counted)));
     rows.extend(kernel.map(|counted| ("counted by the kernel", counted)));
-    rows.extend(phase.stages.stages.iter().map(|(name, at)| (name.as_str(), seconds(*at))));
+    rows.extend(phase.breakdown.stages.iter().map(|(name, at)| (name.as_str(), seconds(*at))));
     let one =
         |(name, value): &(&str, String)| format!("<div><b>{}</b><span>{}</span></div>", escaped(value), escaped(name));
     format!("<div class=\"figures\">{}</div>\n", rows.iter().map(one).collect::<String>())

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 
 use super::advice::{Milestone, WhatIf};
-use super::phase::{Arena, Counted, MachineState, Phase, PhaseKind, Rate, SampleStats, Slice, Stages, TimeSplit};
+use super::phase::{Arena, Breakdown, Counted, MachineState, Phase, PhaseKind, Rate, SampleStats, Slice, TimeSplit};
 use super::{Operation, Report, RoofTable, SCHEMA_VERSION, Subject, words};
 use crate::SystemUse;
 use crate::traffic::Traffic;
@@ -98,7 +98,7 @@ struct PhaseDocument<'a> {
     what_ifs: Vec<WhatIfDocument<'a>>,
     roadmap: Vec<MilestoneDocument<'a>>,
     #[serde(flatten)]
-    stages: &'a Stages,
+    breakdown: &'a Breakdown,
     #[serde(flatten)]
     machine: &'a MachineState,
     arenas: &'a [Arena],
@@ -143,7 +143,7 @@ impl Serialize for Phase {
             operations: self.operations.iter().map(operation).collect(),
             what_ifs: self.outlook.what_ifs.iter().map(what_if).collect(),
             roadmap: self.outlook.roadmap.iter().map(milestone).collect(),
-            stages: &self.stages,
+            breakdown: &self.breakdown,
             machine: &self.machine,
             arenas: &self.arenas,
             timeline: &self.timeline,

@@ -172,10 +172,10 @@ fn rest(phase: &Phase) -> String {
         seconds(l.p99),
         seconds(l.max)
     );
-    for (depth, at) in &phase.stages.drift {
+    for (depth, at) in &phase.breakdown.drift {
         let _ = writeln!(text, "* {} a token behind {depth} tokens", seconds(*at));
     }
-    for (name, at) in &phase.stages.stages {
+    for (name, at) in &phase.breakdown.stages {
         let _ = writeln!(text, "* {}: {}", plain(name), seconds(*at));
     }
     text += "\n### Memory\n\n";

@@ -7,7 +7,7 @@ use smallmind_kernels::Format;
 
 use super::operation::{Kind, OperationId, OperationRoof, OperationTime};
 use super::phase::{
-    Arena, ArenaValue, Counted, Latency, MachineState, Outlook, Rate, SampleStats, Slice, Stages, TimeSplit,
+    Arena, ArenaValue, Breakdown, Counted, Latency, MachineState, Outlook, Rate, SampleStats, Slice, TimeSplit,
 };
 use super::{Bound, Operation, Phase, PhaseKind, RoofTable, advice};
 use crate::sampling::Samples;
@@ -45,7 +45,8 @@ pub struct Measurement<'a> {
     pub drift: Vec<(usize, f64)>,
     /// Seconds a token on other numbers of threads.
     pub threads: Vec<(usize, f64)>,
-    /// Seconds by name, see [`Stages::stages`]. For prefill: the way to the first token, which is no part of a sample.
+    /// Seconds by name, see [`Breakdown::stages`]. For prefill: the way to the first token, which is no part of a
+    /// sample.
     pub stages: Vec<(String, f64)>,
     /// A barrier, measured right after the samples: nanoseconds; 0 if it wasn't measured.
     pub barrier_ns: f64,
@@ -90,7 +91,7 @@ impl Measurement<'_> {
             traffic: Traffic::default(),
             operations: self.rows(roofs),
             outlook: Outlook::default(),
-            stages: Stages { drift: self.drift.clone(), stages: self.stages.clone(), checkpoint: None },
+            breakdown: Breakdown { drift: self.drift.clone(), stages: self.stages.clone(), checkpoint: None },
             machine: MachineState { barrier_ns: self.barrier_ns, speeds: self.samples.speeds.clone() },
             arenas: self.plans.iter().map(arena).collect(),
             timeline: vec![],

@@ -60,7 +60,7 @@ pub struct Phase {
     pub outlook: Outlook,
     /// Times by stage and by depth of the context.
     #[serde(flatten)]
-    pub stages: Stages,
+    pub breakdown: Breakdown,
     /// The machine during the samples.
     #[serde(flatten)]
     pub machine: MachineState,
@@ -147,7 +147,7 @@ fn those_with_a_kind<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(
 
 /// Times by stage and by depth of the context.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Stages {
+pub struct Breakdown {
     /// Seconds a token behind other numbers of tokens.
     pub drift: Vec<(usize, f64)>,
     /// Seconds of each stage, by name. Of a training: the parts of a step. Of prefill: the way to the first token, from

@@ -253,7 +253,7 @@ fn details(phase: &Phase) -> String {
     let points = [("p50", l.p50), ("p90", l.p90), ("p99", l.p99), ("most", l.max)];
     let points: Vec<String> = points.iter().map(|(name, at)| format!("{name} {}", seconds(*at))).collect();
     let _ = writeln!(text, "\n  latency of a sample: {}", points.join(", "));
-    for (depth, at) in &phase.stages.drift {
+    for (depth, at) in &phase.breakdown.drift {
         let _ = writeln!(text, "    {} a token behind {depth} tokens", seconds(*at));
     }
     let (hardware, kernel) = words::counted(phase);

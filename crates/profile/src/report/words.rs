@@ -245,7 +245,7 @@ pub(super) fn counted(phase: &Phase) -> (Option<String>, Option<String>) {
 
 /// The stages in one line; none without stages.
 pub(super) fn stages(phase: &Phase) -> Option<String> {
-    let all = &phase.stages.stages;
+    let all = &phase.breakdown.stages;
     if all.is_empty() {
         return None;
     }
@@ -256,6 +256,8 @@ pub(super) fn stages(phase: &Phase) -> Option<String> {
         PhaseKind::Prefill | PhaseKind::Decode => {
             format!("first token after {}: {line}", seconds(all.iter().map(|(_, at)| at).sum()))
         }
-        PhaseKind::Step => format!("a step: {line}{}", phase.stages.checkpoint.as_ref().map(each).unwrap_or_default()),
+        PhaseKind::Step => {
+            format!("a step: {line}{}", phase.breakdown.checkpoint.as_ref().map(each).unwrap_or_default())
+        }
     })
 }

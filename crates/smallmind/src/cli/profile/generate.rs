@@ -120,9 +120,9 @@ impl Generate {
         // Both phases are set under the same roofs, the best of all measurements.
         let (table, mut trace) = (roofs.table(), self.output.trace());
         let mut prompts = prompts.phase(PhaseKind::Prefill, workload.doing(prefill), table, trace.as_mut());
-        prompts.stages.stages = first.stages;
+        prompts.breakdown.stages = first.stages;
         let mut tokens = tokens.phase(PhaseKind::Decode, workload.doing(decode), table, trace.as_mut());
-        tokens.stages.drift = drift;
+        tokens.breakdown.drift = drift;
         let report = Report::new(subject, table.clone(), counters.since(), vec![prompts, tokens]);
         self.output.write(files, report, trace.as_ref(), settings)
     }

@@ -67,12 +67,12 @@ impl Train {
         match checkpointing(&workload, folder.path(), &config, &tokenizer) {
             Ok(checkpoint) => {
                 stages.push(("checkpoint".to_owned(), checkpoint.seconds / checkpoint.interval as f64));
-                phase.stages.checkpoint = Some(checkpoint);
+                phase.breakdown.checkpoint = Some(checkpoint);
             }
             Err(error) => note!("warning: checkpoints can't be timed: {}", failure::message(&error.into())),
         }
         workload.go_on().map_err(failed)?;
-        phase.stages.stages = stages;
+        phase.breakdown.stages = stages;
         let report = Report::new(subject, roofs.table().clone(), counters.since(), vec![phase]);
         self.output.write(files, report, trace.as_ref(), settings)
     }
