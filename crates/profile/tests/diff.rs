@@ -1,5 +1,5 @@
-//! A planted change of 3 % is found in at least 95 of 100 comparisons, and none where there is none in at least 95:
-//! over 200 trials, on made noise and on recorded noise.
+//! In at least 95 of 100 comparisons a planted change of 3 % is found, and in at least 95 of 100 without a change none
+//! is reported: over 200 trials, on synthetic and on recorded noise.
 
 use serde_json::{Value, json};
 use smallmind_profile::statistics::Change;
@@ -20,7 +20,7 @@ impl Random {
         (self.0 >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// About normal, with mean 0 and deviation 1: twelve uniform numbers.
+    /// The sum of twelve uniform numbers: about normal, with mean 0 and deviation 1.
     fn normal(&mut self) -> f64 {
         (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
     }
@@ -140,7 +140,7 @@ fn a_machine_that_drifts_is_allowed_for_once() {
     assert_eq!(all((1.05, 1.0), (1.05, 1.05)), (true, false, true), "nor memory that of arithmetic");
 }
 
-/// Repeats are drawn at random from the record, disturbed ones among them.
+/// Repeats are drawn at random from the record, which holds disturbed ones.
 #[test]
 fn three_percent_in_recorded_noise() {
     let recorded: Vec<f64> = RECORDED.lines().map(|line| line.parse().unwrap()).collect();
