@@ -99,6 +99,6 @@ pub use prepare::{Prepared, Progress, Source, prepare, read_corpus};
 pub use run_dir::{Existing, Found, RunDir, is_run};
 pub use run_folder::{TrainerState, data_settings};
 pub use step::{BatchShape, Evaluator, Learner, Optimizer, Update};
-pub use stepper::{RunParts, StepSettings, Stepper, TimedCheckpoint};
+pub use stepper::{RunParts, StepSettings, StepSizeError, Stepper, TimedCheckpoint};
 pub use trainer::Trainer;
 pub use workload::{StepError, StepWorkload};

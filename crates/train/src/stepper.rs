@@ -47,10 +47,57 @@ impl StepSettings {
         })
     }
 
+    /// The same step over micro-batches of another shape, as many as have `total` tokens together; 0 is one
+    /// micro-batch.
+    ///
+    /// # Errors
+    /// [`StepSizeError`].
+    pub fn over(self, shape: BatchShape, total: usize) -> Result<Self, StepSizeError> {
+        let BatchShape { sequences, context } = shape;
+        let each = sequences.saturating_mul(context);
+        if each > StepSizeError::MOST || total > StepSizeError::MOST {
+            return Err(StepSizeError::TooLarge { sequences, context });
+        }
+        if each == 0 || !total.is_multiple_of(each) {
+            return Err(StepSizeError::Indivisible { total, sequences, context });
+        }
+        Ok(Self { shape, micro_batches: (total / each).max(1), ..self })
+    }
+
     /// Tokens in a step.
     pub fn tokens(&self) -> usize {
         self.micro_batches * self.shape.tokens()
     }
+}
+
+/// Why micro-batches of a shape make no step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StepSizeError {
+    /// More than [`StepSizeError::MOST`] tokens.
+    #[error("{sequences} sequences of {context} tokens are more than a step should have")]
+    TooLarge {
+        /// Sequences of a micro-batch.
+        sequences: usize,
+        /// Tokens of each.
+        context: usize,
+    },
+    /// No number of micro-batches has as many tokens as the step.
+    #[error(
+        "a step of {total} tokens can't be gathered over micro-batches of {sequences} sequences of {context} tokens"
+    )]
+    Indivisible {
+        /// Tokens of the step.
+        total: usize,
+        /// Sequences of a micro-batch.
+        sequences: usize,
+        /// Tokens of each.
+        context: usize,
+    },
+}
+
+impl StepSizeError {
+    /// The most tokens of a step.
+    pub const MOST: usize = 1 << 20;
 }
 
 /// A checkpoint that was written to see how long that takes.
@@ -109,8 +156,9 @@ impl Stepper {
         self.batches.fill(&self.data, Draw { seed: self.settings.seed, step, first_row }, &mut self.batch)
     }
 
-    /// The micro-batches of a typical one of the first `steps` steps: the one whose number of pairs of a token and another of its sequence is the
-    /// median, as that differs from step to step where windows are documents. All of those steps are drawn, so that later draws need no memory.
+    /// The micro-batches of a typical one of the first `steps` steps: the one whose number of pairs of a token and
+    /// another of its sequence is the median, as that differs from step to step where windows are documents. All of
+    /// those steps are drawn, so that later draws need no memory.
     ///
     /// # Errors
     /// Files that can't be read.
@@ -169,7 +217,8 @@ impl Stepper {
         &self.settings
     }
 
-    /// Writes a checkpoint as a training writes it after `step` steps into the folder `run`, in the place of the one before, and times it.
+    /// Writes a checkpoint as a training writes it after `step` steps into the folder `run`, in the place of the one
+    /// before, and times it.
     ///
     /// # Errors
     /// A disk that is full or failing, or weights that are not finite.
@@ -207,8 +256,8 @@ impl Stepper {
     }
 }
 
-/// What the run in a folder goes on with: its model as of its newest whole checkpoint, its settings, its data. The run is read and not
-/// locked, and what a killed process left in it stays there: a training may be at work.
+/// What the run in a folder goes on with: its model as of its newest whole checkpoint, its settings, its data. The run
+/// is read and not locked, and what a killed process left in it stays there: a training may be at work.
 pub struct RunParts {
     /// The model.
     pub model: Model,

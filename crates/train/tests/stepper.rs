@@ -10,7 +10,7 @@ use smallmind_graph::{Batch, NoProbe};
 use smallmind_model::Model;
 use smallmind_simd::IsaKind;
 use smallmind_train::data::Dataset;
-use smallmind_train::{Event, RunParts, StepSettings, Stepper, Trainer, Windows};
+use smallmind_train::{BatchShape, Event, RunParts, StepSettings, StepSizeError, Stepper, Trainer, Windows};
 
 /// Settings under which the rate is the same at each step.
 const STEADY: [&str; 5] =
@@ -98,4 +98,19 @@ fn a_typical_step_has_the_median_number_of_pairs() {
     assert_eq!(batches.len(), settings.micro_batches);
     assert_eq!(batches.iter().map(pairs).sum::<usize>(), all[4], "{all:?}");
     assert!(all[0] < all[4], "steps of documents differ: {all:?}");
+}
+
+#[test]
+fn a_step_is_gathered_over_micro_batches_of_any_shape_that_divides_it() {
+    let steps = StepSettings::of(&tiny(&[])).unwrap();
+    let over = |sequences, context, total| steps.over(BatchShape { sequences, context }, total);
+    let micro_batches = |steps: Result<StepSettings, _>| steps.map(|steps| (steps.micro_batches, steps.tokens()));
+    assert_eq!(micro_batches(over(2, 16, 96)), Ok((3, 96)));
+    assert_eq!(micro_batches(over(5, 16, 0)), Ok((1, 80)));
+    let indivisible = StepSizeError::Indivisible { total: 96, sequences: 5, context: 16 };
+    assert_eq!(over(5, 16, 96), Err(indivisible));
+    assert_eq!(over(0, 16, 96), Err(StepSizeError::Indivisible { total: 96, sequences: 0, context: 16 }));
+    for (sequences, total) in [(usize::MAX, 0), (1, StepSizeError::MOST + 16)] {
+        assert_eq!(over(sequences, 16, total), Err(StepSizeError::TooLarge { sequences, context: 16 }));
+    }
 }

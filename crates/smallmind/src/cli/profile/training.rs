@@ -6,7 +6,7 @@ use clap::Args;
 use smallmind::model::{Model, preset};
 use smallmind::simd::IsaKind;
 use smallmind::train::data::Dataset;
-use smallmind::train::{RunParts, Source, StepSettings, Stepper, TrainConfig, Windows, prepare};
+use smallmind::train::{BatchShape, RunParts, Source, StepSettings, Stepper, TrainConfig, Windows, prepare};
 use tempfile::TempDir;
 
 use super::super::failure::usage;
@@ -18,8 +18,6 @@ use super::subject::{self, PRESET, SEED, name_of};
 const STORIES: usize = 2 << 20;
 /// The least number of random tokens.
 const RANDOM: usize = 1 << 18;
-/// The most tokens of a step.
-const MOST: usize = 1 << 20;
 /// The longest sequences of a preset's step without a flag.
 const LONG: usize = 1024;
 
@@ -114,22 +112,11 @@ impl TrainingArg {
         let mut steps = StepSettings::of(&found.config)?;
         let longest = found.model.config().context;
         let usual = if self.model.is_some() { longest } else { longest.min(LONG) };
-        steps.shape.context = subject::at_most("context", self.context.unwrap_or(usual), longest)?;
-        steps.shape.sequences = self.batch.map_or(steps.shape.sequences, |n| n as usize);
+        let context = subject::at_most("context", self.context.unwrap_or(usual), longest)?;
+        let sequences = self.batch.map_or(steps.shape.sequences, |n| n as usize);
         steps.seed = settings.seed.unwrap_or(steps.seed);
-        let (sequences, context) = (steps.shape.sequences, steps.shape.context);
-        let (total, micro) = (found.config.train.total_tokens, sequences.saturating_mul(context));
-        if micro > MOST || total > MOST {
-            return Err(usage(format!("{sequences} sequences of {context} tokens are more than a step should have")));
-        }
-        if !total.is_multiple_of(micro) {
-            return Err(usage(format!(
-                "a step of {total} tokens can't be gathered over micro-batches of {sequences} sequences of {context} \
-                 tokens"
-            )));
-        }
-        steps.micro_batches = (total / micro).max(1);
-        Ok(steps)
+        let steps = steps.over(BatchShape { sequences, context }, found.config.train.total_tokens);
+        steps.map_err(|error| usage(error.to_string()))
     }
 }
 
