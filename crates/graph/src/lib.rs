@@ -81,6 +81,7 @@
 //! | planning | [`Plan`]: liveness and places in the arena, steps, barriers; [`Limits`] |
 //! | weights that are only read, in several formats | [`Storage`], [`ParamStore`], [`PlanOptions`] |
 //! | running | [`Executor`], [`Pool`], [`Batch`] with its [`Span`]s, [`Bindings`], [`Probe`] |
+//! | measuring | [`Workload`]: work that a profiler repeats |
 //! | checking | [`interpret`](mod@interpret): the same graph on the reference kernels, in `f64` |
 //!
 //! Two dimensions are symbolic: `tokens`, and `outputs`, the tokens whose output rows the batch asks for. Context
@@ -128,6 +129,7 @@ mod step;
 mod storage;
 mod update;
 mod watch;
+mod workload;
 
 pub use batch::{Batch, Scalars, Span};
 pub use buffer::Buffer;
@@ -150,3 +152,4 @@ pub use shape::{Rows, Shape};
 pub use step::{Step, Workers};
 pub use storage::{Order, ParamLayout, ParamStore, Storage};
 pub use update::{CLIP, update_graph};
+pub use workload::Workload;

@@ -79,6 +79,7 @@ pub mod stream;
 mod tensor_names;
 pub mod tokenizer;
 mod unused;
+mod workload;
 
 pub use architecture::{LOGITS, LOSS, Purpose};
 pub use config::{
@@ -94,3 +95,4 @@ pub use packed::PackedModel;
 pub use prompt::{begin_token, default_prompt};
 pub use session::{Job, JobLogits, Logits, SequenceId, Session, SessionOptions};
 pub use unused::unused_tensors;
+pub use workload::{Activity, SessionWorkload};

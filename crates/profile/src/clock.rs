@@ -5,21 +5,22 @@ use std::time::{Duration, Instant};
 
 use smallmind_simd::ticks;
 
-/// How long the counter's rate is measured: its error is that of two readings of the system's clock over this time.
+/// How long the counter's rate is measured. Its relative error is that of two readings of the system's clock over this
+/// time.
 const CALIBRATION: Duration = Duration::from_millis(4);
 
-/// Reads the CPU's counter where the system itself takes that for its clock, else the system's clock.
+/// Reads the CPU's counter if the system uses it as its own clock, else the system's clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     origin: Instant,
-    /// The counter's value then, and nanoseconds a count.
+    /// The counter's value at `origin`, and nanoseconds a count.
     counter: Option<(u64, f64)>,
 }
 
 static CLOCK: OnceLock<Clock> = OnceLock::new();
 
 impl Clock {
-    /// The process's clock; measured when it is first asked for.
+    /// The process's clock, which the first call calibrates.
     pub(crate) fn get() -> Self {
         *CLOCK.get_or_init(Self::calibrated)
     }
@@ -58,9 +59,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_runs_as_the_systems_clock_does() {
+    fn it_runs_as_fast_as_the_systems_clock() {
         let clock = Clock::get();
-        // A thread that loses its CPU between two readings measures another time: one of a few tries has to do.
+        // A thread may lose its CPU between two readings: one of a few tries has to be undisturbed.
         let close = (0..20).any(|_| {
             let (begin, from) = (Instant::now(), clock.now());
             std::thread::sleep(Duration::from_millis(5));

@@ -1,29 +1,29 @@
-//! What the kernel's performance events count of this thread and of those that it starts, on Linux; elsewhere nothing is counted.
+//! Linux performance events of this thread and of the threads that it starts; on other systems nothing is counted.
 //!
-//! Instructions, cycles and cache misses need a unit of the CPU that many virtual machines don't show and many systems don't open: what
-//! can't be had is absent. Faults, switches and CPU time are counted by the kernel itself.
+//! Instructions, cycles and cache misses are counted by a unit of the CPU, which many virtual machines hide and many
+//! systems forbid; a counter that can't be opened is absent. Faults, switches and CPU time are counted by the kernel.
 
 use serde::{Deserialize, Serialize};
 
-/// Events of a stretch of time, or between two; what can't be counted is absent.
+/// Numbers of events; none for a counter that can't be opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Events {
-    /// Instructions, outside of the kernel.
+    /// Instructions outside of the kernel.
     pub instructions: Option<f64>,
-    /// Cycles of the CPU, outside of the kernel.
+    /// Cycles of the CPU outside of the kernel.
     pub cycles: Option<f64>,
-    /// Accesses that no cache could serve, outside of the kernel.
+    /// Accesses outside of the kernel that miss all caches.
     pub cache_misses: Option<f64>,
-    /// Pages that were not there, or not yet.
+    /// Page faults.
     pub page_faults: Option<f64>,
-    /// How often a CPU went to another thread.
+    /// Context switches.
     pub switches: Option<f64>,
     /// Seconds of CPU, all threads together.
     pub cpu_seconds: Option<f64>,
 }
 
 impl Events {
-    /// Each by a function of its own value in `self` and in `other`.
+    /// Applies `f` to each number in `self` and in `other`; absent if it is in either.
     fn with(self, other: Self, f: impl Fn(f64, f64) -> f64) -> Self {
         let both = |a: Option<f64>, b: Option<f64>| Some(f(a?, b?));
         Self {
@@ -36,13 +36,13 @@ impl Events {
         }
     }
 
-    /// What was counted since `earlier`.
+    /// Events since `earlier`.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
         self.with(earlier, |now, then| (now - then).max(0.0))
     }
 
-    /// Each divided by `count`.
+    /// Each number divided by `count`.
     #[must_use]
     pub fn per(self, count: f64) -> Self {
         self.with(self, |all, _| all / count)
@@ -57,7 +57,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Opens all that the system gives; threads that are started later are counted too.
+    /// Opens all counters that the system allows. They count this thread and those that are started later.
     pub fn open() -> Self {
         #[cfg(target_os = "linux")]
         return Self { open: linux::Open::all() };
@@ -65,7 +65,7 @@ impl Counters {
         Self::default()
     }
 
-    /// What was counted since they were opened.
+    /// Events since they were opened.
     pub fn read(&mut self) -> Events {
         #[cfg(target_os = "linux")]
         return self.open.read();
@@ -81,7 +81,7 @@ mod linux {
 
     use super::Events;
 
-    /// Nanoseconds in a second, which the kernel counts CPU time in.
+    /// Nanoseconds in a second: the kernel counts CPU time in nanoseconds.
     const SECOND: f64 = 1e9;
 
     #[derive(Default)]
@@ -94,14 +94,16 @@ mod linux {
         cpu_time: Option<Counter>,
     }
 
-    /// Where the kernel's work counts as well.
+    /// Whose events count.
     #[derive(Clone, Copy, PartialEq)]
     enum Side {
+        /// Those of user code.
         User,
+        /// Those of the kernel as well.
         Both,
     }
 
-    /// Counting for this thread and those that it starts; none where the system refuses.
+    /// A running counter for this thread and those that it starts; none if the system refuses.
     fn counting(event: impl Event, side: Side) -> Option<Counter> {
         let mut builder = Builder::new(event);
         builder.inherit(true);
@@ -113,7 +115,8 @@ mod linux {
         Some(counter)
     }
 
-    /// The count, extrapolated where the CPU had to share its unit among more counters than it has places for.
+    /// The count, extrapolated if the CPU ran the counter only a part of the time, as it has fewer counters than are
+    /// open.
     fn value(counter: &mut Option<Counter>) -> Option<f64> {
         let read = counter.as_mut()?.read_count_and_time().ok()?;
         let share = read.time_running as f64 / read.time_enabled.max(1) as f64;
@@ -127,7 +130,7 @@ mod linux {
                 cycles: counting(Hardware::CPU_CYCLES, Side::User),
                 cache_misses: counting(Hardware::CACHE_MISSES, Side::User),
                 page_faults: counting(Software::PAGE_FAULTS, Side::User),
-                // They happen in the kernel; who may not count there counts none.
+                // They happen in the kernel: a user who may not count there has none.
                 switches: counting(Software::CONTEXT_SWITCHES, Side::Both),
                 cpu_time: counting(Software::TASK_CLOCK, Side::User),
             }
@@ -152,9 +155,9 @@ mod tests {
 
     use super::*;
 
-    /// Some systems let no one count: then everything is absent, and nothing fails.
+    /// A system may forbid counting: then all counters are absent, and nothing fails.
     #[test]
-    fn other_threads_are_counted_and_what_is_refused_is_absent() {
+    fn other_threads_are_counted_and_refused_counters_are_absent() {
         let mut counters = Counters::open();
         let before = counters.read();
         let pages = 4096;
@@ -171,8 +174,8 @@ mod tests {
         .unwrap();
         let counted = counters.read().since(before);
         println!("{counted:?}");
-        // How many pages there are, and how much of the time is this thread's, is up to the system: memory that is touched, work and a sleep
-        // are some of each.
+        // The system decides how many pages there are and how much of the time is this thread's. Touched memory, work
+        // and a sleep cause at least one event of each kind.
         let some = |count: Option<f64>| count.is_none_or(|n| n > 0.0);
         assert!(some(counted.page_faults) && some(counted.switches), "{counted:?}");
         assert!(some(counted.cpu_seconds) && some(counted.instructions), "{counted:?}");
@@ -182,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_divided_and_what_is_absent_stays_so() {
+    fn events_are_divided_and_absent_ones_stay_absent() {
         let before = Events { instructions: Some(10.0), switches: Some(1.0), ..Events::default() };
         let now = Events { instructions: Some(30.0), cycles: Some(7.0), switches: Some(1.0), ..Events::default() };
         let expected = Events { instructions: Some(5.0), switches: Some(0.0), ..Events::default() };

@@ -1,41 +1,42 @@
-//! Two reports of one subject, compared: what has become slower or faster, and how sure that is.
+//! The comparison of two reports of one subject: what became slower or faster, and how sure that is.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::report::operation::OperationId;
 use crate::report::units::{change, number, percent, seconds};
-use crate::report::{Bound, Operation, Phase, Subject};
+use crate::report::{Bound, Operation, Phase, PhaseKind, Subject};
 use crate::statistics::{Change, mean};
-use crate::{Beat, Report};
+use crate::{MachineSpeed, Report};
 
 /// The differences between two reports.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Diff {
-    /// What keeps the reports from being comparable; empty where nothing does.
+    /// Why the reports can't be compared; empty if they can.
     pub mismatches: Vec<String>,
-    /// Phases that both have.
+    /// The phases that both reports have.
     pub phases: Vec<PhaseDiff>,
 }
 
 /// The differences of a phase.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PhaseDiff {
-    /// Its name.
-    pub name: String,
+    /// Which phase it is.
+    pub name: PhaseKind,
     /// Seconds a token, before and now.
     pub seconds: (f64, f64),
-    /// The machine's own change between the reports: of arithmetic and of reading memory.
+    /// Change of the machine's own speed: of arithmetic, and of reading memory.
     pub machine: (Change, Change),
-    /// Of the time without the profiler.
+    /// Change of the time without the profiler.
     pub total: Change,
-    /// Operations that both have, in the same shape, the largest change of time first.
+    /// Operations that both reports have in the same shape, the largest change of time first.
     pub operations: Vec<OperationDiff>,
-    /// Operations that came.
+    /// Operations that only the new report has.
     pub new: Vec<String>,
-    /// Operations that went.
+    /// Operations that only the old report has.
     pub gone: Vec<String>,
-    /// Operations whose shape is another: name, shape before, shape now.
+    /// Operations whose shape changed: name, shape before, shape now.
     pub reshaped: Vec<(String, String, String)>,
 }
 
@@ -46,22 +47,23 @@ pub struct OperationDiff {
     pub name: String,
     /// Seconds a token, before and now.
     pub seconds: (f64, f64),
-    /// Of its time.
+    /// Change of its time.
     pub change: Change,
 }
 
-/// What the intervals don't hold.
-const LIMITS: &str = "The intervals hold what differs from repeat to repeat and what the machine's own speed explains, with 99 % confidence (*: certain).\
-                      \nWhere a process's memory happens to lie is in neither: a small change wants several reports on each side.\n";
+/// What the intervals cover and what they don't.
+const LIMITS: &str = "The intervals hold what differs from repeat to repeat and what the machine's own speed \
+                      explains, with 99 % confidence (*: certain).\nWhere a process's memory happens to lie is in \
+                      neither: a small change wants several reports on each side.\n";
 
 impl Diff {
     /// Compares `new` with `old`.
     pub fn between(old: &Report, new: &Report) -> Self {
-        let phases = new.phases.iter().filter_map(|phase| Some(PhaseDiff::between(old.phase(&phase.name)?, phase)));
+        let phases = new.phases.iter().filter_map(|phase| Some(PhaseDiff::between(old.phase(phase.kind)?, phase)));
         Self { mismatches: mismatches(old, new), phases: phases.collect() }
     }
 
-    /// The phases that are slower for certain, and perhaps by as much as the share `limit` of their time.
+    /// The phases that are certainly slower and possibly by the share `limit` or more.
     pub fn slower(&self, limit: f64) -> Vec<&PhaseDiff> {
         self.phases.iter().filter(|phase| phase.total.low > 0.0 && phase.total.high >= limit).collect()
     }
@@ -80,13 +82,13 @@ impl Diff {
     }
 }
 
-/// Where barriers of two reports differ by more than this factor, a virtual machine's CPUs were placed on other cores: all that passes between
-/// them costs something else then.
+/// If the barriers of two reports differ by more than this factor, the host moved a virtual machine's CPUs to other
+/// cores, and all communication between them has other costs.
 const NEIGHBOURS: f64 = 1.6;
 
-/// What keeps `old` from being compared with a report that is still to be measured, of `subject` and with `phases`, given by name and by
-/// what a sample of them is; empty where nothing does.
-pub fn mismatches_before(old: &Report, subject: &Subject, phases: &[(&str, &str)]) -> Vec<String> {
+/// Why `old` can't be compared with a report of `subject` that is still to be measured; empty if it can. `phases`: each
+/// with a description of one sample.
+pub fn mismatches_before(old: &Report, subject: &Subject, phases: &[(PhaseKind, &str)]) -> Vec<String> {
     let (a, b) = (&old.subject, subject);
     let pairs = [
         ("verb", a.verb.clone(), b.verb.clone()),
@@ -99,24 +101,24 @@ pub fn mismatches_before(old: &Report, subject: &Subject, phases: &[(&str, &str)
     ];
     let differ = pairs.into_iter().filter(|(_, a, b)| a != b);
     let mut found: Vec<String> = differ.map(|(what, a, b)| format!("{what}: {a}, now {b}")).collect();
-    for (name, about) in phases {
-        if let Some(before) = old.phase(name).filter(|before| before.about != *about) {
-            found.push(format!("{name}: {}, now {about}", before.about));
+    for (kind, about) in phases {
+        if let Some(before) = old.phase(*kind).filter(|before| before.about != *about) {
+            found.push(format!("{}: {}, now {about}", kind.name(), before.about));
         }
     }
     found
 }
 
-/// What keeps two reports from being compared: what tells their subjects apart, or the machine under them; empty where nothing does.
+/// Why two reports can't be compared: their subjects differ, or the machine does; empty if they can.
 pub fn mismatches(old: &Report, new: &Report) -> Vec<String> {
-    let phases: Vec<(&str, &str)> = new.phases.iter().map(|phase| (&phase.name[..], &phase.about[..])).collect();
+    let phases: Vec<(PhaseKind, &str)> = new.phases.iter().map(|phase| (phase.kind, &phase.about[..])).collect();
     let mut found = mismatches_before(old, &new.subject, &phases);
-    for (before, now) in new.phases.iter().filter_map(|now| Some((old.phase(&now.name)?, now))) {
-        let (then, today) = (before.barrier_ns, now.barrier_ns);
+    for (before, now) in new.phases.iter().filter_map(|now| Some((old.phase(now.kind)?, now))) {
+        let (then, today) = (before.machine.barrier_ns, now.machine.barrier_ns);
         if old.subject.threads > 1 && then.min(today) > 0.0 && then.max(today) > NEIGHBOURS * then.min(today) {
             found.push(format!(
                 "{}: a barrier took {} ns, now {}, so that the CPUs lie otherwise to one another; measure again",
-                now.name,
+                now.kind.name(),
                 number(then),
                 number(today)
             ));
@@ -125,53 +127,59 @@ pub fn mismatches(old: &Report, new: &Report) -> Vec<String> {
     found
 }
 
-/// How the machine itself changed: no change, for certain, where it wasn't felt.
+/// How the machine's own speed changed: arithmetic and memory. No change if it wasn't measured.
 fn machine(old: &Phase, new: &Phase) -> (Change, Change) {
-    let of = |speed: fn(&Beat) -> f64| {
-        let beats = |phase: &Phase| phase.beats.iter().map(speed).collect::<Vec<_>>();
-        let (old, new) = (beats(old), beats(new));
+    let of = |one: fn(&MachineSpeed) -> f64| {
+        let speeds = |phase: &Phase| phase.machine.speeds.iter().map(one).collect::<Vec<_>>();
+        let (old, new) = (speeds(old), speeds(new));
         if old.is_empty() || new.is_empty() { Change::NONE } else { Change::between(&old, &new) }
     };
-    (of(|beat| beat.arithmetic), of(|beat| beat.memory))
+    (of(|speed| speed.arithmetic), of(|speed| speed.memory))
+}
+
+/// The operation of that phase.
+fn operation<'a>(phase: &'a Phase, id: &OperationId) -> Option<&'a Operation> {
+    phase.operations.iter().find(|o| o.id == *id)
 }
 
 fn name(operation: &Operation) -> String {
-    format!("{} {} @ {}", operation.pass, operation.operation, operation.path)
+    let id = &operation.id;
+    format!("{} {} @ {}", id.pass.name(), id.operation, id.path)
 }
 
 impl PhaseDiff {
     fn between(old: &Phase, new: &Phase) -> Self {
-        let other = |phase: &'_ Phase, key| phase.operations.iter().position(|o: &Operation| o.key() == key);
         let (mut operations, mut arrived, mut reshaped) = (vec![], vec![], vec![]);
         let machine = machine(old, new);
         for now in &new.operations {
-            let Some(before) = other(old, now.key()).map(|i| &old.operations[i]) else {
+            let Some(before) = operation(old, &now.id) else {
                 arrived.push(name(now));
                 continue;
             };
-            if before.shape != now.shape {
-                reshaped.push((name(now), before.shape.clone(), now.shape.clone()));
+            if before.kind.shape != now.kind.shape {
+                reshaped.push((name(now), before.kind.shape.clone(), now.kind.shape.clone()));
                 continue;
             }
-            let felt = if now.bound == Bound::Memory { &machine.1 } else { &machine.0 };
-            let change = Change::between(&before.repeats, &now.repeats).allowing(felt);
-            let seconds = (mean(&before.repeats), mean(&now.repeats));
-            operations.push(OperationDiff { name: name(now), seconds, change });
+            let (then, today) = (&before.time.repeats, &now.time.repeats);
+            let felt = if now.roof.bound == Bound::Memory { &machine.1 } else { &machine.0 };
+            let change = Change::between(then, today).allowing(felt);
+            operations.push(OperationDiff { name: name(now), seconds: (mean(then), mean(today)), change });
         }
         operations.sort_by(|a, b| {
             let size = |d: &OperationDiff| (d.seconds.1 - d.seconds.0).abs();
             size(b).total_cmp(&size(a))
         });
-        let bound = |o: &&Operation| o.bound == Bound::Memory;
-        // Each part of the time feels one of the two, so that a machine's change is allowed for once.
-        let by_memory = new.operations.iter().filter(bound).map(|o| o.share).sum::<f64>().clamp(0.0, 1.0);
+        let by_memory = new.operations.iter().filter(|o| o.roof.bound == Bound::Memory);
+        // Each part of the time depends on one of the two speeds, so that a machine's change is allowed for once.
+        let by_memory = by_memory.map(|o| o.time.share).sum::<f64>().clamp(0.0, 1.0);
         let (of_arithmetic, of_memory) = (machine.0.times(1.0 - by_memory), machine.1.times(by_memory));
-        let gone = old.operations.iter().filter(|o| other(new, o.key()).is_none()).map(name).collect();
+        let gone = old.operations.iter().filter(|o| operation(new, &o.id).is_none()).map(name).collect();
+        let (then, today) = (&old.samples.repeats, &new.samples.repeats);
         Self {
-            name: new.name.clone(),
-            seconds: (mean(&old.repeats), mean(&new.repeats)),
+            name: new.kind,
+            seconds: (mean(then), mean(today)),
             machine,
-            total: Change::between(&old.repeats, &new.repeats).allowing(&of_arithmetic).allowing(&of_memory),
+            total: Change::between(then, today).allowing(&of_arithmetic).allowing(&of_memory),
             operations,
             new: arrived,
             gone,
@@ -183,7 +191,7 @@ impl PhaseDiff {
         let (before, now) = self.seconds;
         let mut text = format!(
             "{}: {} a token, now {}: {} {}\n",
-            self.name,
+            self.name.name(),
             seconds(before),
             seconds(now),
             change(self.total.estimate),
@@ -220,7 +228,7 @@ impl PhaseDiff {
     }
 }
 
-/// The 99 % interval, in words.
+/// The 99 % interval as text.
 fn interval(change: &Change) -> String {
     if change.low.is_finite() {
         format!("({} to {})", percent(change.low), percent(change.high))

@@ -1,12 +1,13 @@
 //! Where the time of a run goes, operation by operation.
 //!
-//! A [`Recorder`] is the executor's [`Probe`]: it adds up, for each worker and step, the time between beginning and end. A [`Summary`]
-//! joins these times with the costs that the graph counts and folds them over layers.
+//! A [`Recorder`] is a [`Probe`] of the executor: it records when each worker begins and ends each step. A [`Summary`]
+//! sets these times beside the costs that the graph counts, all layers together.
 //!
 //! ```
 //! use smallmind_profile::{Recorder, Summary};
 //! use smallmind_graph::{
-//!     Batch, Bindings, Buffer, Decay, Executor, GraphBuilder, Init, Limits, Op, ParamSpec, Plan, PlanOptions, Pool, Scalars, op::Index,
+//!     Batch, Bindings, Buffer, Decay, Executor, GraphBuilder, Init, Limits, Op, ParamSpec, Plan, PlanOptions, Pool,
+//!     Scalars, op::Index,
 //! };
 //! use smallmind_simd::IsaKind;
 //!
@@ -31,33 +32,37 @@
 //! # Ok(()) }
 //! ```
 //!
-//! [`Roofs`] are the machine's limits, measured on a pool: arithmetic, memory, and what it costs to work together. A [`Report`] sets an
-//! operation's time beside them: a [`Measurement`](report::join::Measurement) of recorded samples becomes a phase of it. [`Diff`] compares
-//! two reports.
+//! [`Roofs`] are the machine's limits, measured on a pool: arithmetic, memory, and the cost of working together. A
+//! [`Report`] sets an operation's time beside them. [`sampling`] runs a [`Workload`](smallmind_graph::Workload) with a recorder and without it in
+//! turn; its samples become a [`Measurement`](report::measurement::Measurement), and that becomes a phase of the
+//! report. [`Diff`] compares two reports.
 //!
-//! Not here: models and trainings. Who has one runs it and hands the recorders over.
+//! Not here: models and trainings. Crates that have them implement `Workload` for them.
 //!
 //! [`Probe`]: smallmind_graph::Probe
 
+mod class;
 mod clock;
 mod counters;
 pub mod diff;
-mod pulse;
 mod recorder;
 pub mod report;
 pub mod roofs;
+pub mod sampling;
+mod speed;
 pub mod statistics;
 mod summary;
 mod system;
 mod times;
 pub mod traffic;
 
+pub use class::Class;
 pub use counters::{Counters, Events};
 pub use diff::Diff;
-pub use pulse::{Beat, Pulse};
 pub use recorder::{Allocated, AllocationCounter, Recorder};
 pub use report::Report;
 pub use roofs::Roofs;
+pub use speed::{MachineSpeed, SpeedProbe};
 pub use summary::{Line, Summary};
 pub use system::{SystemCounters, SystemUse};
 pub use times::RunTimes;

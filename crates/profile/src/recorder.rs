@@ -1,4 +1,4 @@
-//! The times of steps.
+//! Records the times of steps.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use smallmind_graph::{Plan, Probe};
 
 use crate::clock::Clock;
 
-/// How much memory a thread has asked for so far: how often, and how many bytes.
+/// What a thread has asked the allocator for so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Allocated {
     /// Calls of the allocator.
@@ -16,43 +16,47 @@ pub struct Allocated {
     pub bytes: u64,
 }
 
-/// What the calling thread has asked for so far; a program that counts gives one of these to [`Recorder::counting`].
+/// Gives what the calling thread has asked for so far; a program that counts allocations passes one to
+/// [`Recorder::counting`].
 pub type AllocationCounter = fn() -> Allocated;
 
-/// Writes down when each worker begins and ends each step, for the latest runs, and adds the times up for all of them.
+/// A probe that records when each worker begins and ends each step: the times of the latest runs, and their sums over
+/// all runs.
 ///
-/// Nothing is allocated once it is made. Where a step follows another without a barrier, its beginning is the other's end, so that the
-/// clock is read once for both.
+/// A recorder allocates only when it is made. If no barrier stands between two steps of a worker, the second begins
+/// when the first ends: the clock is read once for both.
 #[derive(Debug)]
 pub struct Recorder {
     clock: Clock,
     steps: usize,
     kept: usize,
-    /// For each step, how many barriers stand before it.
+    /// For each step, the number of barriers before it.
     segments: Vec<u32>,
-    /// Runs entered so far.
+    /// Number of runs recorded.
     runs: AtomicUsize,
-    /// Where the times of the current run begin among those kept.
+    /// Index of the current run's first time among those kept.
     row: AtomicUsize,
-    /// Begin and end of the latest runs, in the clock's counts.
+    /// Begin and end of each run that is kept, in counts of the clock.
     spans: Vec<(AtomicU64, AtomicU64)>,
     workers: Vec<Worker>,
     counter: Option<AllocationCounter>,
 }
 
-/// What one worker writes; on cache lines of its own.
+/// What one worker writes, on cache lines of its own.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Worker {
-    /// The step that it ended last, and when; none is [`usize::MAX`].
+    /// The step that it ended last; [`usize::MAX`] before its first.
     ended: AtomicUsize,
+    /// When it ended that step.
     at: AtomicU64,
-    /// Counts of the clock spent, by step.
+    /// Counts of the clock in each step, over all runs.
     spent: Vec<AtomicU64>,
-    /// Begin and end by run kept and step.
+    /// Begin and end of each step: `[runs kept, steps]`.
     times: Vec<(AtomicU64, AtomicU64)>,
-    /// What the last step left allocated behind it, and what steps have allocated.
+    /// Calls and bytes of its thread when its last step ended.
     before: (AtomicU64, AtomicU64),
+    /// Calls and bytes of each step, over all runs.
     allocated: Vec<(AtomicU64, AtomicU64)>,
 }
 
@@ -68,13 +72,13 @@ fn load(pair: &(AtomicU64, AtomicU64)) -> (u64, u64) {
     (pair.0.load(Ordering::Relaxed), pair.1.load(Ordering::Relaxed))
 }
 
-/// Only one thread writes here at a time: a load and a store do.
+/// Adds without an atomic addition: only one thread writes here at a time.
 fn add(sum: &AtomicU64, more: u64) {
     sum.store(sum.load(Ordering::Relaxed) + more, Ordering::Relaxed);
 }
 
 impl Recorder {
-    /// A recorder for runs of `plan` that keeps sums only.
+    /// A recorder for runs of `plan` that keeps the times of the latest run.
     pub fn new(plan: &Plan) -> Self {
         Self::keeping(plan, 1)
     }
@@ -108,7 +112,7 @@ impl Recorder {
         }
     }
 
-    /// The same, asking `counter` at each boundary what the worker's thread has allocated.
+    /// The same recorder, which also counts the allocations of each step.
     #[must_use]
     pub fn counting(self, counter: Option<AllocationCounter>) -> Self {
         Self { counter, ..self }
@@ -126,29 +130,29 @@ impl Recorder {
         }
     }
 
-    /// Seconds that `worker` has spent in `step` so far; 0 for one that does not exist.
+    /// Seconds of `worker` in `step` over all runs; 0 if there is no such worker or step.
     pub fn seconds(&self, worker: usize, step: usize) -> f64 {
         let counts = self.workers.get(worker).and_then(|w| w.spent.get(step));
         counts.map_or(0.0, |counts| self.clock.seconds(counts.load(Ordering::Relaxed)))
     }
 
-    /// Workers and steps.
+    /// Number of workers and of steps.
     pub fn size(&self) -> (usize, usize) {
         (self.workers.len(), self.steps)
     }
 
-    /// Runs recorded so far, of which the latest are kept.
+    /// Number of runs recorded, of which the latest are kept.
     pub fn runs(&self) -> usize {
         self.runs.load(Ordering::Relaxed)
     }
 
-    /// The runs whose times are kept, by number.
+    /// Numbers of the runs whose times are kept.
     pub fn kept(&self) -> Range<usize> {
         let runs = self.runs();
         runs.saturating_sub(self.kept)..runs
     }
 
-    /// Begin and end of a run that is kept, in seconds since a moment that all recorders of this process share.
+    /// Begin and end of a run that is kept: seconds on a clock that all recorders of this process share.
     pub fn span(&self, run: usize) -> (f64, f64) {
         self.seconds_of(load(&self.spans[run % self.kept]))
     }
@@ -157,13 +161,13 @@ impl Recorder {
         (self.clock.seconds(begin), self.clock.seconds(end))
     }
 
-    /// When `worker` began and ended `step` in a run that is kept; none for a step that the worker has no part in.
+    /// When `worker` began and ended `step` in a run that is kept; none if it had no part in the step.
     pub fn times(&self, run: usize, worker: usize, step: usize) -> Option<(f64, f64)> {
         let (begin, end) = load(&self.workers[worker].times[run % self.kept * self.steps + step]);
         (end != 0).then(|| self.seconds_of((begin, end)))
     }
 
-    /// What `step` has allocated on all workers in all runs; none where nobody counts.
+    /// What all workers have allocated in `step` in all runs; none if allocations aren't counted.
     pub fn allocated(&self, step: usize) -> Option<Allocated> {
         self.counter?;
         let sum = |all: Allocated, worker: &Worker| {
@@ -195,7 +199,7 @@ impl Probe for Recorder {
         let follows = self.segments.get(ended) == Some(&self.segments[step]);
         let now = if follows { worker.at.load(Ordering::Relaxed) } else { self.clock.now() };
         worker.times[row + step].0.store(now, Ordering::Relaxed);
-        // Later steps begin where the one before has ended: between steps nothing allocates.
+        // For later steps the count at the end of the step before is right: nothing allocates between steps.
         if let Some(counter) = self.counter.filter(|_| ended == usize::MAX) {
             let Allocated { calls, bytes } = counter();
             worker.before.0.store(calls, Ordering::Relaxed);

@@ -1,16 +1,16 @@
 //! The statistics of repeated measurements.
 
-/// The mean; 0 of nothing.
+/// The mean; 0 for no values.
 pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-/// The median; 0 of nothing.
+/// The median; 0 for no values.
 pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
-/// The value below which a share `q` of all lies, between neighbours in proportion; 0 of nothing.
+/// The value below which a share `q` of all values lies, interpolated linearly between neighbours; 0 for no values.
 pub fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -23,7 +23,7 @@ pub fn quantile(values: &[f64], q: f64) -> f64 {
     }
 }
 
-/// The standard deviation, estimated from a sample; 0 of fewer than two.
+/// The standard deviation of the population that the values are a sample of; 0 for fewer than two.
 pub fn spread(values: &[f64]) -> f64 {
     variance(values).sqrt()
 }
@@ -34,23 +34,23 @@ fn variance(values: &[f64]) -> f64 {
     if values.len() < 2 { 0.0 } else { squares / (values.len() - 1) as f64 }
 }
 
-/// A repeat that takes so many times a quick one of its report had to share a CPU.
+/// A repeat that takes more than this many times the lower quartile shared a CPU with another program.
 const DISTURBED: f64 = 1.08;
 
-/// Repeats without those that were disturbed. All repeats of a slower program are slower, so that none is left out for that.
+/// The repeats that nothing disturbed. The limit is relative, so that a slower program loses no repeats.
 fn undisturbed(repeats: &[f64]) -> Vec<f64> {
     let limit = DISTURBED * quantile(repeats, 0.25);
     repeats.iter().copied().filter(|x| *x <= limit).collect()
 }
 
-/// The relative change from one sample's mean to another's, with the interval that holds it with 99 % confidence.
+/// The relative change from one sample's mean to another's, with its 99 % confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Change {
     /// New over old, less 1.
     pub estimate: f64,
-    /// The interval's ends.
+    /// Lower end of the interval.
     pub low: f64,
-    /// See `low`.
+    /// Upper end of the interval.
     pub high: f64,
 }
 
@@ -58,16 +58,16 @@ impl Change {
     /// No change.
     pub const NONE: Self = Self { estimate: 0.0, low: 0.0, high: 0.0 };
 
-    /// The change of what is changed by this in a part only that takes a `share` of its time.
+    /// The change of a whole of which only a part, a `share` of its time, changes by this.
     #[must_use]
     pub fn times(self, share: f64) -> Self {
         Self { estimate: self.estimate * share, low: self.low * share, high: self.high * share }
     }
 
-    /// Welch's interval for the difference of means (Welch, "The generalization of Student's problem when several different population
-    /// variances are involved", 1947), over the old mean, of the repeats that nothing disturbed as a whole. Without repeats the interval is
-    /// everything. It holds for what differs from repeat to repeat; a machine that becomes slower or faster in between is a change too, see
-    /// [`Change::allowing`].
+    /// Welch's interval for the difference of two means (Welch, "The generalization of Student's problem when several
+    /// different population variances are involved", 1947), divided by the old mean. Disturbed repeats are left out;
+    /// with fewer than two repeats the interval is infinite. The interval covers what differs from repeat to repeat;
+    /// for a machine that became slower or faster in between see [`Change::allowing`].
     pub fn between(old: &[f64], new: &[f64]) -> Self {
         let (old, new) = (&undisturbed(old)[..], &undisturbed(new)[..]);
         let (a, b) = (mean(old), mean(new));
@@ -82,8 +82,8 @@ impl Change {
         Self { estimate, low: estimate - half, high: estimate + half }
     }
 
-    /// The same, if the machine was changed by `machine` in the meantime: what that explains is no longer certain. A change of the machine
-    /// that is not certain itself explains nothing.
+    /// The same change with an interval widened by what a change of the machine explains. A change of the machine that
+    /// isn't certain explains nothing.
     #[must_use]
     pub fn allowing(self, machine: &Self) -> Self {
         if !machine.is_certain() || !machine.estimate.is_finite() {
@@ -92,13 +92,14 @@ impl Change {
         Self { low: self.low - machine.estimate.max(0.0), high: self.high - machine.estimate.min(0.0), ..self }
     }
 
-    /// Whether no change at all is outside of the interval.
+    /// Whether the interval excludes 0.
     pub fn is_certain(&self) -> bool {
         self.low > 0.0 || self.high < 0.0
     }
 }
 
-/// The two-sided 99 % quantile of Student's distribution: from tables for few degrees of freedom, else by Cornish and Fisher's expansion.
+/// The two-sided 99 % quantile of Student's distribution: from tables for few degrees of freedom, else by Cornish and
+/// Fisher's expansion.
 fn student_99(freedom: f64) -> f64 {
     const TABLE: [f64; 8] = [63.657, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355];
     let whole = freedom.floor().max(1.0);

@@ -1,11 +1,13 @@
-//! Times and costs, folded over layers.
+//! A table of a training's or a session's operations without roofs: recorded times and counted costs, all layers
+//! together.
 
 use std::fmt;
 
 use serde::Serialize;
-use smallmind_graph::{Batch, Phase, Plan, cost};
+use smallmind_graph::{Batch, Plan, cost};
 
 use crate::Recorder;
+use crate::report::Pass;
 
 /// One operation at one place of the model, all layers together.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -14,13 +16,13 @@ pub struct Line {
     pub operation: &'static str,
     /// Such as `blocks.*.attn.qkv`.
     pub path: String,
-    /// `forward`, `backward` or `update`.
-    pub phase: &'static str,
-    /// How many nodes are folded into the line.
+    /// The pass of the run.
+    pub pass: Pass,
+    /// Number of nodes that the line stands for.
     pub calls: usize,
-    /// Seconds a run, of the slowest worker in each step.
+    /// Seconds a run: the sum over steps of the slowest worker's time.
     pub seconds: f64,
-    /// Share of all lines' seconds.
+    /// Share of the seconds of all lines.
     pub share: f64,
     /// Floating-point operations a run.
     pub flops: f64,
@@ -28,19 +30,20 @@ pub struct Line {
     pub bytes: f64,
 }
 
-/// Where the time of some runs of a plan went, the slowest place first.
+/// Where the time of some runs of a plan goes, the slowest place first.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
-    /// Runs that the times were taken over.
+    /// Number of runs that the times are means of.
     pub runs: usize,
-    /// Seconds a run within steps.
+    /// Seconds a run inside steps.
     pub seconds: f64,
     /// The places.
     pub lines: Vec<Line>,
 }
 
 impl Summary {
-    /// Joins what `recorder` saw in `runs` runs of `plan` on batches of the shape of `batch` with the costs of the operations.
+    /// Sets the times that `recorder` recorded in `runs` runs of `plan` beside the costs of the operations. All runs
+    /// had batches of the shape of `batch`.
     pub fn new(plan: &Plan, batch: &Batch, recorder: &Recorder, runs: usize) -> Self {
         let mut seconds = vec![0.0; plan.graph().nodes().len()];
         for (i, step) in plan.steps().iter().enumerate() {
@@ -50,15 +53,15 @@ impl Summary {
         let mut lines: Vec<Line> = Vec::new();
         for (node, seconds) in plan.graph().nodes().iter().zip(&seconds) {
             let work = cost(plan.graph(), node, batch, plan.storage().map(|storage| &**storage));
-            let (operation, path, phase) = (node.op.name(), folded(&node.path), name(node.phase));
-            let same = |l: &&mut Line| l.operation == operation && l.path == path && l.phase == phase;
+            let (operation, path, pass) = (node.op.name(), folded(&node.path), Pass::of(node));
+            let same = |l: &&mut Line| l.operation == operation && l.path == path && l.pass == pass;
             let line = match lines.iter_mut().find(same) {
                 Some(line) => line,
                 None => {
                     lines.push(Line {
                         operation,
                         path,
-                        phase,
+                        pass,
                         calls: 0,
                         seconds: 0.0,
                         share: 0.0,
@@ -81,11 +84,11 @@ impl Summary {
     }
 }
 
-/// Lines of the printed table.
+/// The most lines of the printed table.
 const SHOWN: usize = 10;
 
 impl fmt::Display for Summary {
-    /// A table of the places that take most of the time.
+    /// A table of the places that take most time.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:>6}  {:>9}  {:>9}  {:>7}  operation", "share", "µs a run", "GFLOP/s", "GB/s")?;
         let mut shown = 0.0;
@@ -109,14 +112,6 @@ impl fmt::Display for Summary {
             (1.0 - shown).max(0.0) * 100.0,
             self.seconds * (1.0 - shown).max(0.0) * 1e6
         )
-    }
-}
-
-fn name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Forward => "forward",
-        Phase::Backward => "backward",
-        Phase::Update => "update",
     }
 }
 

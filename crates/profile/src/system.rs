@@ -1,4 +1,4 @@
-//! What the operating system counts of this process, on Linux; elsewhere every figure is absent.
+//! Linux's accounting of this process; on other systems every figure is absent.
 
 use std::fs;
 
@@ -11,37 +11,37 @@ pub struct SystemCounters {
     minor_faults: Option<f64>,
     major_faults: Option<f64>,
     switches: Option<(f64, f64)>,
-    /// Ticks of all CPUs: stolen, and all.
+    /// Ticks of all CPUs: those stolen by the host, and all.
     steal: Option<(f64, f64)>,
 }
 
-/// What happened between two readings.
+/// What the system counted between two readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SystemUse {
     /// Seconds of CPU, all threads together.
     pub cpu_seconds: Option<f64>,
-    /// Pages that were touched for the first time.
+    /// Minor page faults: pages touched for the first time.
     pub minor_faults: Option<f64>,
-    /// Pages that were read from a disk.
+    /// Major page faults: pages read from a disk.
     pub major_faults: Option<f64>,
-    /// How often a thread gave its CPU up.
+    /// Context switches in which a thread gave its CPU up.
     pub voluntary_switches: Option<f64>,
-    /// How often it was taken away.
+    /// Context switches in which the kernel took the CPU away.
     pub involuntary_switches: Option<f64>,
     /// The share of the machine's time that its host gave to others.
     pub steal: Option<f64>,
-    /// The CPU's frequency now, where the system tells it: MHz of the slowest and of the fastest CPU.
+    /// Frequency of the slowest and of the fastest CPU at the second reading: MHz. None if the system doesn't state it.
     pub mhz: Option<(f64, f64)>,
 }
 
-/// Linux's clock of accounting: ticks a second, on every architecture that matters here.
+/// Ticks a second of Linux's accounting, on every architecture that this program is built for.
 const TICKS: f64 = 100.0;
 
 impl SystemCounters {
-    /// Reads them.
+    /// Reads the counters.
     pub fn read() -> Self {
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // The name in parentheses may hold anything.
+        // Fields are counted from the end of the process's name, which may hold spaces and parentheses.
         let fields: Vec<f64> = stat
             .rsplit_once(')')
             .map(|(_, rest)| rest.split_whitespace().map(|word| word.parse().unwrap_or(0.0)).collect())
@@ -56,7 +56,7 @@ impl SystemCounters {
         }
     }
 
-    /// What has happened since.
+    /// What was counted since then.
     pub fn since(&self) -> SystemUse {
         let now = Self::read();
         let less = |now: Option<f64>, before: Option<f64>| Some((now? - before?).max(0.0));
@@ -91,7 +91,7 @@ fn switches() -> Option<(f64, f64)> {
 fn steal() -> Option<(f64, f64)> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     let ticks: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).filter_map(|w| w.parse().ok()).collect();
-    // user nice system idle iowait irq softirq steal; what follows is counted in user already.
+    // user nice system idle iowait irq softirq steal; the fields behind are part of user.
     Some((*ticks.get(7)?, ticks.iter().take(8).sum()))
 }
 

@@ -1,35 +1,38 @@
-//! From beginnings and ends to a run's time, divided among its steps.
+//! The time of a run divided among its steps.
 
 use smallmind_graph::Plan;
 
 use crate::Recorder;
 
-/// One run's time, in seconds, each the mean over the workers: together with `outside` they are `wall`.
+/// Seconds of one run, each the mean over the workers. `work`, `wait` and `outside` add up to `wall`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunTimes {
     /// From the beginning of the run to its end.
     pub wall: f64,
-    /// Before the first step and after the last: waking workers, and waiting for them.
+    /// Before the first step and after the last: waking workers and joining them.
     pub outside: f64,
-    /// Within each step.
+    /// At work in each step.
     pub work: Vec<f64>,
-    /// What workers waited for other workers' part of each step.
+    /// Waiting for other workers to end their part of each step.
     pub wait: Vec<f64>,
-    /// Each step's slowest worker.
+    /// The slowest worker's work in each step.
     pub slowest: Vec<f64>,
 }
 
 impl RunTimes {
-    /// The times of all runs that `recorder`, which saw runs of `plan`, has kept.
+    /// The times of all runs of `plan` that `recorder` has kept.
     pub fn of(plan: &Plan, recorder: &Recorder) -> Vec<Self> {
         recorder.kept().map(|run| Self::of_run(plan, recorder, run)).collect()
     }
 
-    /// Each worker's line of time is cut completely: into the steps that it does, the gaps between them, and what lies before the first
-    /// and behind the last.
+    /// Divides each worker's time completely:
     ///
-    /// A gap belongs to the steps that others were still at, in proportion to how much longer they took; where nobody took longer it is
-    /// the barrier's own cost and stays with the step before it.
+    /// 1. The time inside a step is work of that step.
+    /// 2. A gap between two of its steps is waiting. It is divided among the steps since the worker's last barrier in
+    ///    proportion to how much longer the slowest worker took for each; if none took longer, the gap is the cost of
+    ///    the barrier itself and belongs to the step before it.
+    /// 3. The time before its first step and after its last is waiting as far as the slowest workers took longer, and
+    ///    else outside of steps.
     fn of_run(plan: &Plan, recorder: &Recorder, run: usize) -> Self {
         let (workers, steps) = recorder.size();
         let (begin, end) = recorder.span(run);
@@ -42,7 +45,8 @@ impl RunTimes {
         let share = 1.0 / workers.max(1) as f64;
         for worker in 0..workers {
             let deficit = |step: usize, found: &Self| found.slowest[step] - work_of(worker, step);
-            // The first step since the last barrier that this worker passed, and where its line of time has come to.
+            // The first step since the last barrier, the end of what is divided so far, and whether the worker has had
+            // a step.
             let (mut first, mut at, mut begun) = (0, begin, false);
             for step in 0..steps {
                 let Some((from, to)) = recorder.times(run, worker, step) else { continue };
@@ -59,7 +63,7 @@ impl RunTimes {
         found
     }
 
-    /// Divides `gap` among the steps in which this worker did less than the slowest.
+    /// Divides `gap` among the steps in which this worker did less than the slowest one.
     fn divide(
         &mut self,
         steps: std::ops::Range<usize>,
@@ -88,17 +92,17 @@ impl RunTimes {
         }
     }
 
-    /// Seconds within steps, waiting for one another included.
+    /// Seconds inside steps, waiting included.
     pub fn inside(&self) -> f64 {
         self.work.iter().chain(&self.wait).sum()
     }
 }
 
-/// Where a gap lies.
+/// Where a gap in a worker's time lies.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Edge {
     /// Between two steps.
     Within,
-    /// Before the first or behind the last.
+    /// Before the first step or after the last.
     Outer,
 }

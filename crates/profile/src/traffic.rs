@@ -1,22 +1,22 @@
-//! What an operation moves and computes, told apart by what the bytes are.
+//! The work of an operation: what it computes, and the bytes that it moves by what they are.
 
 use serde::{Deserialize, Serialize};
-use smallmind_graph::{Batch, Graph, Node, Op, Order, Plan, Storage, cost};
+use smallmind_graph::{Batch, Graph, Node, Op, Order, Plan, Storage, ValueId, cost};
 use smallmind_kernels::Format;
 
-/// Floating-point operations and bytes; the bytes are those that [`cost`](fn@cost) counts.
+/// Floating-point operations and bytes. The bytes add up to those of [`cost`](fn@cost).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Floating-point operations.
     pub flops: f64,
-    /// Exponentials, which are not among `flops`: of softmaxes and sigmoids.
+    /// Exponentials of softmaxes and sigmoids, which are not counted in `flops`.
     #[serde(default)]
     pub exponentials: f64,
     /// Bytes of parameters, their gradients and moments.
     pub weights: f64,
     /// Bytes read from the key-value cache.
     pub kv_read: f64,
-    /// Bytes written to it.
+    /// Bytes written to the key-value cache.
     pub kv_write: f64,
     /// Bytes of values.
     pub activations: f64,
@@ -28,7 +28,7 @@ impl Traffic {
         self.weights + self.kv_read + self.kv_write + self.activations
     }
 
-    /// Each times `factor`.
+    /// All fields multiplied by `factor`.
     #[must_use]
     pub fn times(self, factor: f64) -> Self {
         Self {
@@ -66,14 +66,13 @@ pub fn traffic(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Stora
     }
 }
 
-/// The format of the parameters that an operation reads: that of the first, which is its weight; none for an operation
-/// without any.
+/// The format of an operation's weight, which is its first parameter; none for an operation without parameters.
 pub fn weight_format(plan: &Plan, node: &Node) -> Option<Format> {
     let first = node.op.params().into_iter().next()?;
     Some(plan.storage().map_or(Format::F32, |storage| storage.get(first).format))
 }
 
-/// What computes the operation, in words: its name, and for products the kernel that its shape and its weights lead to.
+/// What computes an operation: its name, and for products the kernel that shape and storage select.
 pub fn kernel(plan: &Plan, node: &Node, batch: &Batch) -> String {
     use smallmind_kernels::matmul::{KernelChoice, Layout, Update};
     let name = node.op.name();
@@ -94,14 +93,14 @@ pub fn kernel(plan: &Plan, node: &Node, batch: &Batch) -> String {
     }
 }
 
-/// Rows and columns of what goes in and comes out: `64x128 → 64x384`.
+/// Rows and columns of the first input and output: `64x128 → 64x384`.
 pub fn shape(graph: &Graph, node: &Node, batch: &Batch) -> String {
-    let one = |v: &smallmind_graph::ValueId| {
+    let one = |v: &ValueId| {
         let shape = graph.shape(*v);
         format!("{}x{}", shape.rows.resolve(batch.len(), batch.outputs().len()), shape.cols)
     };
-    let list = |all: &[smallmind_graph::ValueId]| all.first().map_or_else(|| "·".to_owned(), one);
-    let seen = if let Op::CachedAttention { .. } = node.op {
+    let list = |all: &[ValueId]| all.first().map_or_else(|| "·".to_owned(), one);
+    let seen = if matches!(node.op, Op::CachedAttention { .. }) {
         let most = batch.spans().iter().map(|s| s.past + s.len).max().unwrap_or(0);
         format!(" over {most}")
     } else {

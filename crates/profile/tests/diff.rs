@@ -1,12 +1,12 @@
-//! A planted change of 3 % is found in at least 95 of 100 comparisons, and none where there is none in at least 95: over 200 trials, on
-//! made noise and on recorded noise.
+//! In at least 95 of 100 comparisons a planted change of 3 % is found, and in at least 95 of 100 without a change none
+//! is reported: over 200 trials, on synthetic and on recorded noise.
 
 use serde_json::{Value, json};
 use smallmind_profile::statistics::Change;
 use smallmind_profile::{Diff, Report};
 
-/// What nine of ten samples exceed, nanoseconds, of 100 repeats of 1,000 decoded tokens of `quickstart` on two threads of a machine with
-/// two CPUs that others used at the same time: in some repeats another process had a CPU.
+/// Nanoseconds that nine of ten samples exceed, for 100 repeats of 1,000 decoded tokens of `quickstart`, on two threads
+/// of a machine with two CPUs that other programs used as well: in some repeats another process had a CPU.
 const RECORDED: &str = include_str!("data/decode_repeats.txt");
 const TRIALS: usize = 200;
 const REPEATS: usize = 16;
@@ -20,13 +20,13 @@ impl Random {
         (self.0 >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// About normal, with mean 0 and deviation 1: twelve uniform numbers.
+    /// The sum of twelve uniform numbers: about normal, with mean 0 and deviation 1.
     fn normal(&mut self) -> f64 {
         (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
     }
 }
 
-/// How many of the trials hold a change of `factor` for a slowing down that is certain.
+/// The number of trials in which a change by `factor` is reported as a certain slowdown.
 fn alarms(factor: f64, mut repeat: impl FnMut() -> f64) -> usize {
     let mut report = |factor: f64| (0..REPEATS).map(|_| factor * repeat()).collect::<Vec<_>>();
     let trial = |_: &usize| {
@@ -49,8 +49,9 @@ fn three_percent_in_made_noise() {
     check(|| 1.0 + 0.01 * random.normal());
 }
 
-/// The machine is up to 5 % slower or faster in the second report, and that is felt in its beats, whose noise is 0.3 %: its change is not held
-/// for the program's, and where it hasn't changed the planted one is found.
+/// The machine is up to 5 % slower or faster in the second report, and its measured speed shows that with a noise of
+/// 0.3 %: the machine's change is not reported as the program's. If the machine hasn't changed, a planted change of the
+/// program is found.
 #[test]
 fn a_machine_that_drifts_is_no_slower_program() {
     let mut random = Random(13);
@@ -80,8 +81,9 @@ fn an_interval_grows_by_what_the_machine_explains() {
     assert_eq!(of(f64::NEG_INFINITY, f64::NAN, f64::INFINITY), change);
 }
 
-/// A report of one phase with an operation bound by memory, which takes 0.6 s, and one bound by arithmetic, which takes 0.4 s; `slower` are the
-/// factors of the machine's memory and arithmetic and those of the two operations. Repeats differ by 0.3 %.
+/// A report of one phase with an operation bound by memory, which takes 0.6 s, and one bound by arithmetic, which takes
+/// 0.4 s; `slower` are the factors of the machine's memory and arithmetic and those of the two operations. Repeats
+/// differ by 0.3 %.
 fn report(random: &mut Random, machine: (f64, f64), slower: (f64, f64)) -> Report {
     let mut repeats = |mean: f64| (0..REPEATS).map(|_| mean * (1.0 + 0.003 * random.normal())).collect::<Vec<_>>();
     let seconds = (0.6 * slower.0, 0.4 * slower.1);
@@ -118,7 +120,7 @@ fn report(random: &mut Random, machine: (f64, f64), slower: (f64, f64)) -> Repor
     serde_json::from_value(report).unwrap()
 }
 
-/// What of the phase, the operation bound by memory and the one bound by arithmetic has become slower for certain.
+/// Whether the phase, the operation bound by memory and the one bound by arithmetic are certainly slower.
 fn certain(random: &mut Random, machine: (f64, f64), slower: (f64, f64)) -> (bool, bool, bool) {
     let (old, new) = (report(random, (1.0, 1.0), (1.0, 1.0)), report(random, machine, slower));
     let diff = Diff::between(&old, &new);
@@ -127,7 +129,7 @@ fn certain(random: &mut Random, machine: (f64, f64), slower: (f64, f64)) -> (boo
     (phase.total.low > 0.0, of("memory"), of("compute"))
 }
 
-/// A machine that is slower by 5 % explains 5 %, and only of what it was felt in.
+/// A machine that is slower by 5 % explains 5 %, and only of the operations that use what became slower.
 #[test]
 fn a_machine_that_drifts_is_allowed_for_once() {
     let mut random = Random(17);
@@ -138,7 +140,7 @@ fn a_machine_that_drifts_is_allowed_for_once() {
     assert_eq!(all((1.05, 1.0), (1.05, 1.05)), (true, false, true), "nor memory that of arithmetic");
 }
 
-/// Repeats are drawn at random from the record, disturbed ones among them.
+/// Repeats are drawn at random from the record, which holds disturbed ones.
 #[test]
 fn three_percent_in_recorded_noise() {
     let recorded: Vec<f64> = RECORDED.lines().map(|line| line.parse().unwrap()).collect();

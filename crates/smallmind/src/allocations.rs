@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use smallmind::profile::Allocated;
+use smallmind::profile::sampling::AllocationCounters;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
@@ -30,6 +31,9 @@ pub fn of_this_thread() -> Allocated {
     let (calls, bytes) = OWN.try_with(Cell::get).unwrap_or_default();
     Allocated { calls, bytes }
 }
+
+/// What a profile counts allocations by.
+pub const COUNTERS: AllocationCounters = AllocationCounters { calls: count, of_this_thread };
 
 /// [`System`] with counters.
 pub struct Counting;

@@ -1,5 +1,5 @@
-//! What a profile says is true: bytes and operations as closed formulas have them, a planted delay and a planted
-//! allocation found, by name.
+//! Profiles are true: bytes and operations are those of closed formulas; a planted delay and a planted allocation are
+//! found in the right operation.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -7,13 +7,16 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use smallmind::graph::{Batch, Graph, NoProbe, Plan, Pool, Probe};
+use smallmind::graph::{Batch, Bindings, Executor, Graph, NoProbe, Plan, PlanOptions, Pool, Probe, Scalars, Storage};
+use smallmind::kernels::Format;
 use smallmind::model::{Mlp, Model, ModelConfig, Purpose, Session, SessionOptions, architecture, preset};
-use smallmind::profile::report::join::{Measurement, Part};
-use smallmind::profile::report::{Bound, Phase, RoofLevel, RoofTable};
+use smallmind::profile::report::advice::Alternative;
+use smallmind::profile::report::measurement::{Measurement, PlanRuns};
+use smallmind::profile::report::{Bound, Phase, PhaseKind, RoofLevel, RoofTable};
 use smallmind::profile::roofs::Effort;
+use smallmind::profile::sampling::Samples;
 use smallmind::profile::traffic::{Traffic, traffic};
-use smallmind::profile::{Allocated, Events, Recorder, Roofs, RunTimes};
+use smallmind::profile::{Allocated, Recorder, Roofs, RunTimes};
 use smallmind::simd::IsaKind;
 use smallmind::train::{BatchShape, DropoutDraw, Learner, TrainConfig};
 
@@ -23,16 +26,16 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: every call goes to the system's allocator unchanged.
+// SAFETY: every call goes to `System` unchanged, which keeps the contract of `GlobalAlloc`.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = OWN.try_with(|own| own.set((own.get().0 + 1, own.get().1 + layout.size() as u64)));
-        // SAFETY: the caller's guarantees are passed on.
+        // SAFETY: the caller keeps the contract of `alloc`, which is that of `System`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: as above.
+        // SAFETY: `ptr` came from `System`, and the caller keeps the rest of the contract.
         unsafe { System.dealloc(ptr, layout) }
     }
 }
@@ -56,20 +59,20 @@ fn close(found: f64, expected: f64, within: f64, what: &str) {
     assert!((found / expected - 1.0).abs() <= within, "{what}: {found} is not {expected}");
 }
 
-/// Weights that a token is multiplied by in the blocks and in the head, as papers count them.
+/// Number of weights that a token is multiplied by, in the blocks and in the head, by the formula of papers.
 fn product_weights(c: &ModelConfig) -> (f64, f64) {
     let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
     let mlp = match c.mlp {
-        // Up and down.
+        // Up and down projections.
         Mlp::Gelu(_) => 2,
-        // Gate as well.
+        // Gate, up and down projections.
         Mlp::SwiGlu => 3,
     };
     let block = c.d_model * (q + 2 * kv) + q * c.d_model + mlp * c.d_model * c.d_ff;
     ((c.layers * block) as f64, (c.d_model * c.vocab_size) as f64)
 }
 
-/// Operations of attention in all layers, for one token that sees `keys`: two products of each head with all keys.
+/// Operations of attention in all layers for one token that sees `keys` tokens: two products for each head and key.
 fn attention(c: &ModelConfig, keys: f64) -> f64 {
     (4 * c.layers * c.heads * c.head_dim) as f64 * keys
 }
@@ -84,7 +87,7 @@ fn bytes_are_the_weights_and_operations_the_formulas() {
         batch.push(&[1], depth);
         batch.want_last();
         let token = all(&graph, &batch);
-        // Of tables that are not the head too, one row is read: the head is tied, so only positions are such a table.
+        // A token reads one row of the table of positions. The table of tokens is the head too, which is read whole.
         let unread: usize =
             graph.params().iter().filter(|(_, p)| p.name.contains("position")).map(|(_, p)| p.len()).sum();
         close(token.weights, 4.0 * (graph.params().elements() - unread) as f64, 0.001, name);
@@ -94,9 +97,41 @@ fn bytes_are_the_weights_and_operations_the_formulas() {
     }
 }
 
-/// Forward within 3 %: norms, activations and softmaxes are what the formulas leave out. Training within 8 %:
-/// attention's backward computes the scores once more, five products for the forward's two where the formula has four,
-/// and the elementwise operations' backward is dearer.
+/// In every format of weights the operations of a token read as many bytes of parameters as the storage holds, less the
+/// rows of positions that it doesn't look up; and these are the bytes of the format's blocks.
+#[test]
+fn bytes_of_weights_are_those_of_the_storage() {
+    for name in ["quickstart", "nanogpt-cpu", "gpt2-124m", "smollm2-135m"] {
+        let config = preset::find(name).unwrap().config();
+        let graph = architecture::graph(&config, Purpose::Generation).unwrap();
+        let mut batch = Batch::default();
+        batch.push(&[1], 5);
+        batch.want_last();
+        for format in Format::ALL {
+            let storage = Storage::of(&graph, IsaKind::best(), format).unwrap();
+            let read: f64 =
+                graph.nodes().iter().map(|node| traffic(&graph, node, &batch, Some(&storage)).weights).sum();
+            let (mut held, mut blocks) = (storage.bytes() as f64, 0.0);
+            for (id, param) in graph.params().iter() {
+                // A token reads one row of the table of positions. The table of tokens is the head too.
+                if param.name.contains("position") {
+                    held -= 4.0 * (param.len() - param.cols) as f64;
+                    continue;
+                }
+                let block = if param.rows > 1 { format.block() } else { Format::F32.block() };
+                assert_eq!(storage.get(id).format == format, param.rows > 1 || format == Format::F32, "{}", param.name);
+                blocks += (param.len() * block.bytes) as f64 / block.elements as f64;
+            }
+            close(read, held, 0.001, &format!("{name} in {format}"));
+            // Packed panels are padded to whole vectors of rows.
+            close(read, blocks, 0.01, &format!("{name} in {format}, by blocks"));
+        }
+    }
+}
+
+/// Forward agrees within 3 %: the formulas leave out norms, activations and softmaxes. Training agrees within 8 %: the
+/// backward of attention computes the scores again, so it has five products where the formula counts four, and the
+/// backward of elementwise operations costs more than twice their forward.
 #[test]
 fn operations_are_those_of_the_formulas() {
     for name in ["quickstart", "nanogpt-cpu", "gpt2-124m", "smollm2-135m"] {
@@ -110,7 +145,7 @@ fn operations_are_those_of_the_formulas() {
         let expected = 2.0 * (blocks + head) + attention(&config, depth as f64 + 1.0);
         close(all(&graph, &batch).flops, expected, 0.03, &format!("{name}, decode"));
 
-        // A prompt's tokens see half of it, and the last one alone has logits.
+        // On average a token of a prompt sees half of it. Only the last token has logits.
         let prompt = vec![1; config.context.min(512)];
         let tokens = prompt.len() as f64;
         batch.clear();
@@ -120,7 +155,7 @@ fn operations_are_those_of_the_formulas() {
         let expected = tokens * (2.0 * blocks + attention(&config, keys)) + 2.0 * head;
         close(all(&graph, &batch).flops, expected, 0.03, &format!("{name}, prefill"));
 
-        // Backward is twice forward.
+        // The formula counts backward as twice forward.
         let graph = architecture::graph(&config, Purpose::Training).unwrap();
         batch.clear();
         batch.push_with_targets(&prompt, &prompt);
@@ -131,7 +166,7 @@ fn operations_are_those_of_the_formulas() {
     }
 }
 
-/// A report's total is the work of all its operations, each once a token.
+/// The work of a report is the work of all operations of the graph, each once a token.
 #[test]
 fn a_reports_total_is_the_graphs() {
     let phase = decode(1, None);
@@ -144,16 +179,16 @@ fn a_reports_total_is_the_graphs() {
     close(phase.traffic.flops, expected.flops, 1e-9, "operations");
     close(phase.traffic.exponentials, expected.exponentials, 1e-9, "exponentials");
     close(phase.traffic.bytes(), expected.bytes(), 1e-9, "bytes");
-    // A sigmoid for each element of the feed-forward, a softmax's term for each head and key.
+    // One for each element of the feed-forward (sigmoid), and for each head and key (softmax).
     let (layers, keys) = (config.layers as f64, 33.0);
     close(expected.exponentials, layers * (config.d_ff as f64 + config.heads as f64 * keys), 1e-9, "exponentials");
 }
 
-/// What moves values without computing much is not said to be bound by arithmetic; what makes exponentials, and
-/// products, is.
+/// Elementwise operations with little arithmetic are bound by memory; exponentials and products are bound by
+/// arithmetic.
 #[test]
 fn elementwise_operations_are_bound_by_what_they_do() {
-    // Of an AVX-512 core pair: what is decided here does not depend on this machine.
+    // Roofs of two AVX-512 cores, so that the result does not depend on this machine.
     let level = |name: &str, bytes: f64, read: f64, values: f64| RoofLevel {
         name: name.to_owned(),
         bytes,
@@ -183,13 +218,14 @@ fn elementwise_operations_are_bound_by_what_they_do() {
         learner.accumulate(&batch, shape.tokens(), DropoutDraw { seed: 1, step: 0 }, &recorder).unwrap();
         let seconds = begin.elapsed().as_secs_f64();
         let batches = [batch];
-        let part = Part { name: "gradient", plan: learner.gradient_plan(), recorder: &recorder, batches: &batches };
-        let phase = measurement("step", shape.tokens() as f64, 1, part, (vec![seconds], vec![seconds])).phase(&roofs);
-        let mut found = phase.operations.into_iter().filter(|o| o.operation == operation);
+        let runs = PlanRuns { name: "gradient", plan: learner.gradient_plan(), recorder: &recorder, batches: &batches };
+        let samples = Samples { on: vec![seconds], off: vec![seconds], ..Samples::default() };
+        let phase = measurement(PhaseKind::Step, shape.tokens() as f64, 1, runs, &samples).phase(&roofs);
+        let mut found = phase.operations.into_iter().filter(|o| o.id.operation == operation);
         let first = found.next().unwrap_or_else(|| panic!("{preset} has {operation}"));
-        let (memory, compute) = first.roof(&first.traffic);
-        assert_eq!(first.bound, if memory >= compute { Bound::Memory } else { Bound::Compute });
-        first.bound
+        let (memory, compute) = first.roof.bounds(&first.traffic);
+        assert_eq!(first.roof.bound, if memory >= compute { Bound::Memory } else { Bound::Compute });
+        first.roof.bound
     };
     for operation in ["rms_norm", "rms_norm_grad", "rope", "rope_grad"] {
         assert_eq!(bound("quickstart", operation), Bound::Memory, "{operation}");
@@ -199,7 +235,52 @@ fn elementwise_operations_are_bound_by_what_they_do() {
     }
 }
 
-/// A recorder, and what happens in each step of an operation beside its work.
+/// Products with weights in Q8_0, the loss among them, have the roof of byte products. Norms stay `f32` in every format
+/// and are no reason for the what-if of narrower weights.
+#[test]
+fn products_of_bytes_stand_under_the_roof_of_bytes() {
+    let config = ModelConfig { layers: 1, ..preset::find("quickstart").unwrap().config() };
+    let model = Model::random(config, 1).unwrap();
+    let flat = RoofLevel { name: "memory".to_owned(), bytes: 1e8, read: 30.0, update: 40.0, values: 40.0 };
+    let roofs = RoofTable {
+        f32_gflops: 200.0,
+        int8_gops: Some(800.0),
+        exp_gops: 12.0,
+        levels: vec![flat],
+        entry_ns: 100.0,
+        barrier_ns: 70.0,
+    };
+    let isa = IsaKind::best();
+    let shape = BatchShape { sequences: 1, context: 16 };
+    let mut batch = Batch::default();
+    batch.push_with_targets(&[1; 16], &[2; 16]);
+    for (format, peak, narrows) in [(Format::F32, 200.0, true), (Format::Q8_0, 800.0, false)] {
+        let weights = model.store_for(Purpose::Evaluation, isa, format).unwrap();
+        let graph = architecture::graph(model.config(), Purpose::Evaluation).unwrap();
+        let plan = Plan::new(graph, PlanOptions::stored(shape.limits(), 1, weights.storage().clone())).unwrap();
+        let mut executor = Executor::new(plan).unwrap();
+        let recorder = Recorder::keeping(executor.plan(), 1);
+        let mut pool = Pool::new(1).unwrap();
+        let begin = Instant::now();
+        executor.run(&mut pool, &batch, &Scalars::default(), Bindings::stored(&weights), &recorder).unwrap();
+        let seconds = begin.elapsed().as_secs_f64();
+        let batches = [batch.clone()];
+        let runs = PlanRuns { name: "loss", plan: executor.plan(), recorder: &recorder, batches: &batches };
+        let samples = Samples { on: vec![seconds], off: vec![seconds], ..Samples::default() };
+        let phase = measurement(PhaseKind::Step, 16.0, 1, runs, &samples).phase(&roofs);
+        for operation in ["linear", "linear_cross_entropy"] {
+            let found = phase.operations.iter().find(|o| o.id.operation == operation).unwrap();
+            let weights = found.kind.weights.as_deref();
+            assert_eq!((weights, found.roof.peak_gflops), (Some(format.name()), peak), "{operation}");
+        }
+        let norm = phase.operations.iter().find(|o| o.id.operation == "rms_norm").unwrap();
+        assert_eq!((norm.kind.weights.as_deref(), norm.roof.peak_gflops), (Some("f32"), 200.0));
+        let what_ifs = &phase.outlook.what_ifs;
+        assert_eq!(what_ifs.iter().any(|w| w.alternative == Alternative::Bf16Weights), narrows, "{format}");
+    }
+}
+
+/// A recorder that also calls `plant` at the beginning of some steps.
 struct Planted<'a> {
     recorder: &'a Recorder,
     steps: Vec<bool>,
@@ -224,7 +305,7 @@ impl Probe for Planted<'_> {
     }
 }
 
-/// The last norm: an operation that takes next to no time of its own.
+/// The last norm: an operation that takes little time itself.
 const VICTIM: (&str, &str) = ("rms_norm", "norm");
 
 fn steps_of(plan: &Plan, operation: &str, path: &str) -> Vec<bool> {
@@ -239,28 +320,25 @@ fn steps_of(plan: &Plan, operation: &str, path: &str) -> Vec<bool> {
     found
 }
 
-/// Samples of a plan and nothing else.
+/// A measurement of samples of one plan.
 fn measurement<'a>(
-    name: &'a str,
+    kind: PhaseKind,
     tokens: f64,
     repeats: usize,
-    part: Part<'a>,
-    (on, off): (Vec<f64>, Vec<f64>),
+    runs: PlanRuns<'a>,
+    samples: &'a Samples,
 ) -> Measurement<'a> {
     Measurement {
-        name,
+        kind,
         about: String::new(),
         tokens,
         repeats,
-        parts: vec![part],
-        on,
-        off,
-        allocations: None,
+        plans: vec![runs],
+        samples,
         drift: vec![],
         threads: vec![],
         stages: vec![],
-        events: Events::default(),
-        beats: vec![],
+        barrier_ns: 0.0,
     }
 }
 
@@ -294,11 +372,12 @@ fn decode(repeats: usize, plant: Option<fn()>) -> Phase {
     batch.push(&[5], 32);
     batch.want_last();
     let batches = [batch];
-    let part = Part { name: "decode", plan: session.plan(1), recorder: &recorder, batches: &batches };
-    measurement("decode", 1.0, repeats, part, (on, off)).phase(&RoofTable::from(&roofs))
+    let runs = PlanRuns { name: "decode", plan: session.plan(1), recorder: &recorder, batches: &batches };
+    let samples = Samples { on, off, ..Samples::default() };
+    measurement(PhaseKind::Decode, 1.0, repeats, runs, &samples).phase(&RoofTable::from(&roofs))
 }
 
-/// A busy wait is found, named, ranked first, and its predicted gain is the one that taking it away brings.
+/// A busy wait is found in the right operation, which ranks first, and the predicted gain is what its removal brings.
 #[test]
 fn a_planted_wait_is_found_and_its_gain_predicted() {
     fn wait() {
@@ -308,16 +387,16 @@ fn a_planted_wait_is_found_and_its_gain_predicted() {
         }
     }
     let mut last = String::new();
-    // On a machine that others use too, one of some tries has to be quiet.
+    // Other programs may use the machine: one of a few tries has to be quiet.
     for _ in 0..6 {
         let phase = decode(5, Some(wait));
         let first = &phase.operations[0];
-        assert_eq!((first.operation.as_str(), first.path.as_str()), VICTIM);
-        let real = phase.tokens_per_second - 1.0 / phase.profiled_seconds;
-        if (first.gain / real - 1.0).abs() < 0.1 {
+        assert_eq!((first.id.operation.as_str(), first.id.path.as_str()), VICTIM);
+        let real = phase.rate.tokens_per_second - 1.0 / phase.rate.profiled_seconds;
+        if (first.roof.gain / real - 1.0).abs() < 0.1 {
             return;
         }
-        last = format!("predicted {}, real {real}", first.gain);
+        last = format!("predicted {}, real {real}", first.roof.gain);
     }
     panic!("{last}");
 }
@@ -331,12 +410,12 @@ fn a_planted_allocation_is_found_and_there_are_no_others() {
     assert!(phase.operations.iter().all(|o| o.allocations == Some((0.0, 0.0))), "{:#?}", phase.operations);
     let phase = decode(2, Some(allocate));
     for operation in &phase.operations {
-        let planted = (operation.operation.as_str(), operation.path.as_str()) == VICTIM;
+        let planted = (operation.id.operation.as_str(), operation.id.path.as_str()) == VICTIM;
         assert_eq!(operation.allocations, Some(if planted { (1.0, 100.0) } else { (0.0, 0.0) }), "{operation:#?}");
     }
 }
 
-/// Work, waiting and what lies outside of steps are a run's time, with any number of threads.
+/// Work, waiting and time outside of steps add up to the time of a run, for any number of threads.
 #[test]
 fn a_runs_time_is_divided_completely() {
     let config = preset::find("quickstart").unwrap().config();

@@ -87,6 +87,7 @@ pub mod schedule;
 mod stepper;
 pub mod stories;
 mod trainer;
+mod workload;
 
 pub use batches::{Batches, Windows};
 pub use config::{DataSection, TrainConfig};
@@ -99,7 +100,8 @@ pub use overlay::Overlay;
 pub use prepare::{Prepared, Progress, Source, prepare, read_corpus};
 pub use run_dir::{Existing, Found, RunDir, is_run};
 pub use run_files::{TrainerState, data_settings, latest_checkpoint};
-pub use stepper::{RunParts, StepSettings, Stepper, TimedCheckpoint};
+pub use stepper::{RunParts, StepSettings, StepSizeError, Stepper, TimedCheckpoint};
 pub use trainer::Trainer;
+pub use workload::{StepError, StepWorkload};
 
 pub use smallmind_model::ErrorClass;

@@ -47,10 +47,57 @@ impl StepSettings {
         })
     }
 
+    /// The same step over micro-batches of another shape, as many as have `total` tokens together; 0 is one
+    /// micro-batch.
+    ///
+    /// # Errors
+    /// [`StepSizeError`].
+    pub fn over(self, shape: BatchShape, total: usize) -> Result<Self, StepSizeError> {
+        let BatchShape { sequences, context } = shape;
+        let each = sequences.saturating_mul(context);
+        if each > StepSizeError::MOST || total > StepSizeError::MOST {
+            return Err(StepSizeError::TooLarge { sequences, context });
+        }
+        if each == 0 || !total.is_multiple_of(each) {
+            return Err(StepSizeError::Indivisible { total, sequences, context });
+        }
+        Ok(Self { shape, micro_batches: (total / each).max(1), ..self })
+    }
+
     /// Tokens in a step.
     pub fn tokens(&self) -> usize {
         self.micro_batches * self.shape.tokens()
     }
+}
+
+/// Why micro-batches of a shape make no step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StepSizeError {
+    /// More than [`StepSizeError::MOST`] tokens.
+    #[error("{sequences} sequences of {context} tokens are more than a step should have")]
+    TooLarge {
+        /// Sequences of a micro-batch.
+        sequences: usize,
+        /// Tokens of each.
+        context: usize,
+    },
+    /// No number of micro-batches has as many tokens as the step.
+    #[error(
+        "a step of {total} tokens can't be gathered over micro-batches of {sequences} sequences of {context} tokens"
+    )]
+    Indivisible {
+        /// Tokens of the step.
+        total: usize,
+        /// Sequences of a micro-batch.
+        sequences: usize,
+        /// Tokens of each.
+        context: usize,
+    },
+}
+
+impl StepSizeError {
+    /// The most tokens of a step.
+    pub const MOST: usize = 1 << 20;
 }
 
 /// A checkpoint that was written to be timed.
@@ -106,6 +153,33 @@ impl Stepper {
     pub fn draw(&mut self, step: u64, micro_batch: usize) -> Result<(), DataError> {
         let first_row = (micro_batch * self.settings.shape.sequences) as u64;
         self.batches.fill(&self.data, Draw { seed: self.settings.seed, step, first_row }, &mut self.batch)
+    }
+
+    /// The micro-batches of a typical one of the first `steps` steps: the one whose number of pairs of a token and
+    /// another of its sequence is the median, as that differs from step to step where windows are documents. All of
+    /// those steps are drawn, so that later draws need no memory.
+    ///
+    /// # Errors
+    /// Files that can't be read.
+    pub fn typical_batches(&mut self, steps: u64) -> Result<Vec<Batch>, DataError> {
+        let micro_batches = self.settings.micro_batches;
+        let mut pairs = vec![];
+        for step in 0..steps {
+            let mut sum = 0;
+            for micro_batch in 0..micro_batches {
+                self.draw(step, micro_batch)?;
+                sum += self.batch.spans().iter().map(|span| span.len * span.len).sum::<usize>();
+            }
+            pairs.push((sum, step));
+        }
+        pairs.sort_unstable();
+        let step = pairs.get(pairs.len() / 2).map_or(0, |(_, step)| *step);
+        let mut batches = Vec::with_capacity(micro_batches);
+        for micro_batch in 0..micro_batches {
+            self.draw(step, micro_batch)?;
+            batches.push(self.batch.clone());
+        }
+        Ok(batches)
     }
 
     /// Runs forward and backward of the drawn micro-batch, adding its gradients; returns the sum of its losses.

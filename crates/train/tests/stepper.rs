@@ -2,13 +2,15 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use common::{begin, tiny};
-use smallmind_graph::NoProbe;
+use smallmind_graph::{Batch, NoProbe};
 use smallmind_model::Model;
 use smallmind_simd::IsaKind;
-use smallmind_train::{Event, RunParts, StepSettings, Stepper, Trainer};
+use smallmind_train::data::Dataset;
+use smallmind_train::{BatchShape, Event, RunParts, StepSettings, StepSizeError, Stepper, Trainer, Windows};
 
 /// Settings under which the rate is the same at each step.
 const STEADY: [&str; 5] =
@@ -70,4 +72,45 @@ fn a_timed_checkpoint_can_be_gone_on_with() {
     assert_eq!(std::fs::read_dir(run.join("checkpoints")).unwrap().count(), 1);
     let trainer = Trainer::resume(&run, &[], 1, IsaKind::best()).unwrap();
     assert_eq!(trainer.learner().model().weights(), stepper.learner().model().weights());
+}
+
+#[test]
+fn a_typical_step_has_the_median_number_of_pairs() {
+    let config = tiny(&[]);
+    let model = Model::random(config.model_config(10).unwrap(), 1).unwrap();
+    let settings = StepSettings { windows: Windows::Documents, ..StepSettings::of(&config).unwrap() };
+    // Documents of 1 to 7 tokens, which the token 0 ends.
+    let tokens: Vec<u32> = (0..200).flat_map(|i| [[1].repeat(1 + i * i % 7), vec![0]].concat()).collect();
+    let data = (Arc::new(Dataset::from_tokens(&tokens, 10, 0).unwrap()), Some(0));
+    let mut stepper = Stepper::new(model, settings, data, 1, IsaKind::best()).unwrap();
+    let pairs = |batch: &Batch| batch.spans().iter().map(|span| span.len * span.len).sum::<usize>();
+    let mut all = vec![];
+    for step in 0..9 {
+        let mut sum = 0;
+        for micro_batch in 0..settings.micro_batches {
+            stepper.draw(step, micro_batch).unwrap();
+            sum += pairs(stepper.batch());
+        }
+        all.push(sum);
+    }
+    all.sort_unstable();
+    let batches = stepper.typical_batches(9).unwrap();
+    assert_eq!(batches.len(), settings.micro_batches);
+    assert_eq!(batches.iter().map(pairs).sum::<usize>(), all[4], "{all:?}");
+    assert!(all[0] < all[4], "steps of documents differ: {all:?}");
+}
+
+#[test]
+fn a_step_is_gathered_over_micro_batches_of_any_shape_that_divides_it() {
+    let steps = StepSettings::of(&tiny(&[])).unwrap();
+    let over = |sequences, context, total| steps.over(BatchShape { sequences, context }, total);
+    let micro_batches = |steps: Result<StepSettings, _>| steps.map(|steps| (steps.micro_batches, steps.tokens()));
+    assert_eq!(micro_batches(over(2, 16, 96)), Ok((3, 96)));
+    assert_eq!(micro_batches(over(5, 16, 0)), Ok((1, 80)));
+    let indivisible = StepSizeError::Indivisible { total: 96, sequences: 5, context: 16 };
+    assert_eq!(over(5, 16, 96), Err(indivisible));
+    assert_eq!(over(0, 16, 96), Err(StepSizeError::Indivisible { total: 96, sequences: 0, context: 16 }));
+    for (sequences, total) in [(usize::MAX, 0), (1, StepSizeError::MOST + 16)] {
+        assert_eq!(over(sequences, 16, total), Err(StepSizeError::TooLarge { sequences, context: 16 }));
+    }
 }

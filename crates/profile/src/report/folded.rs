@@ -1,30 +1,31 @@
-//! Folded stacks: a line a place, `phase;blocks;3;attn;qkv;linear 1234`, as flame graphs take them. The number is nanoseconds a sample;
-//! what workers wait is a frame of its own.
+//! Folded stacks, the input of flame graphs: `decode;forward;blocks;3;attn;qkv;linear 1234` for each node. The number
+//! is nanoseconds a sample; waiting is a frame of its own.
 
 use super::{Phase, Report};
 
-/// All phases of the report.
+/// The stacks of all phases.
 pub fn render(report: &Report) -> String {
     report.phases.iter().map(of_phase).collect()
 }
 
 fn of_phase(phase: &Phase) -> String {
-    let nanoseconds = |seconds: f64| (seconds * phase.tokens * 1e9).round() as u64;
+    let nanoseconds = |seconds: f64| (seconds * phase.samples.tokens * 1e9).round() as u64;
     let mut text = String::new();
     let mut line = |frames: &str, seconds: f64| {
         if nanoseconds(seconds) > 0 {
-            text += &format!("{};{frames} {}\n", phase.name, nanoseconds(seconds));
+            text += &format!("{};{frames} {}\n", phase.kind.name(), nanoseconds(seconds));
         }
     };
     for operation in &phase.operations {
-        let waits = operation.wait / operation.seconds.max(f64::MIN_POSITIVE);
-        for (path, seconds) in &operation.members {
-            let frames = format!("{};{};{}", operation.pass, path.replace('.', ";"), operation.operation);
+        let waits = operation.time.waiting_share();
+        let (pass, name) = (operation.id.pass.name(), &operation.id.operation);
+        for (path, seconds) in &operation.time.members {
+            let frames = format!("{pass};{};{name}", path.replace('.', ";"));
             line(&frames, seconds * (1.0 - waits));
             line(&format!("{frames};waiting"), seconds * waits);
         }
     }
-    line("entering the pool", phase.entering);
-    line("between runs", phase.between);
+    line("entering the pool", phase.time.entering);
+    line("between runs", phase.time.between);
     text
 }

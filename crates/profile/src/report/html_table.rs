@@ -1,4 +1,5 @@
-//! The table of operations in HTML: one body of rows an operation, so that its layers move along when it is sorted.
+//! The table of operations in HTML. Each operation is a `tbody`, so that the rows of its layers move with it when the
+//! table is sorted.
 
 use std::fmt::Write as _;
 
@@ -7,110 +8,84 @@ use super::plot::color;
 use super::units::{change, count, number, percent};
 use super::{Operation, Phase};
 
-/// A column: heading, what it means, and the value to sort by with its text.
+/// A column of numbers.
 struct Column {
+    /// Heading.
     name: &'static str,
+    /// What it means.
     means: &'static str,
+    /// The number to sort by and the text to show.
     value: fn(&Operation, &Phase) -> (f64, String),
+    /// What it shows in the row of a single layer, given the layer's seconds.
+    of_layer: Option<fn(f64, &Phase) -> String>,
 }
 
-const COLUMNS: [Column; 14] = [
-    Column {
-        name: "calls",
-        means: "calls a sample",
-        value: |o, phase| (o.calls * phase.tokens, count((o.calls * phase.tokens).round())),
-    },
-    Column {
-        name: "µs",
-        means: "microseconds a token, waiting included",
-        value: |o, _| (o.seconds, number(o.seconds * 1e6)),
-    },
-    Column { name: "time", means: "share of the phase's time", value: |o, _| (o.share, percent(o.share)) },
-    Column {
-        name: "sum",
-        means: "share of the time of this operation and of all that rank before it",
-        value: |o, _| (o.cumulative, percent(o.cumulative)),
-    },
-    Column {
-        name: "kB",
-        means: "bytes read and written a token: weights, key-value cache and values",
-        value: |o, _| (o.traffic.bytes(), number(o.traffic.bytes() * 1e-3)),
-    },
-    Column {
-        name: "kFLOP",
-        means: "floating-point operations a token",
-        value: |o, _| (o.traffic.flops, number(o.traffic.flops * 1e-3)),
-    },
-    Column { name: "GB/s", means: "the bytes over the time", value: |o, _| (o.gbps(), number(o.gbps())) },
-    Column {
-        name: "GFLOP/s",
-        means: "the floating-point operations over the time",
-        value: |o, _| (o.gflops(), number(o.gflops())),
-    },
-    Column {
-        name: "of roof",
-        means: "the least time that memory and vector units allow, over the time that it takes",
-        value: |o, _| (o.share_of_roof, percent(o.share_of_roof)),
-    },
-    Column {
-        name: "wait",
-        means: "share of its time in which workers wait for others' parts of it",
-        value: |o, _| (waits(o), percent(waits(o))),
-    },
-    Column {
-        name: "slowest",
-        means: "the slowest worker's time over the mean; 1.00 is balance",
-        value: |o, _| (o.imbalance, format!("{:.2}", o.imbalance)),
-    },
-    Column {
-        name: "allocs",
-        means: "calls of the allocator a token",
-        value: |o, _| o.allocations.map_or((0.0, "-".to_owned()), |(calls, _)| (calls, number(calls))),
-    },
-    Column {
-        name: "gain",
-        means: "tokens/s more if this operation alone ran at its roof",
-        value: |o, phase| (o.gain, change(o.gain * phase.profiled_seconds)),
-    },
-    Column {
-        name: "ratio",
-        means: "the time over that of the baseline",
-        value: |o, _| match o.baseline {
-            Some(before) => {
-                let ratio = o.seconds / before.max(f64::MIN_POSITIVE);
-                (ratio, format!("{ratio:.3}"))
-            }
-            None => (0.0, "new".to_owned()),
-        },
-    },
-];
-
-/// The columns that are words.
-const WORDS: [(&str, &str); 3] = [
-    ("bound by", "memory: bytes; compute: arithmetic; latency: too short for either; waiting: other workers"),
-    ("pass", "forward, backward, clip or update"),
-    ("shape", "rows x columns of what goes in and comes out"),
-];
-
-fn waits(o: &Operation) -> f64 {
-    o.wait / o.seconds.max(f64::MIN_POSITIVE)
+impl Column {
+    const fn new(name: &'static str, means: &'static str, value: fn(&Operation, &Phase) -> (f64, String)) -> Self {
+        Self { name, means, value, of_layer: None }
+    }
 }
 
-/// The columns of numbers that this phase has.
+const COLUMNS: [Column; 13] = [
+    Column::new("calls", "calls a sample", |o, phase| {
+        (o.calls * phase.samples.tokens, count((o.calls * phase.samples.tokens).round()))
+    }),
+    Column {
+        of_layer: Some(|seconds, _| number(seconds * 1e6)),
+        ..Column::new("µs", "microseconds a token, waiting included", |o, _| {
+            (o.time.seconds, number(o.time.seconds * 1e6))
+        })
+    },
+    Column {
+        of_layer: Some(|seconds, phase| percent(phase.share_of_time(seconds))),
+        ..Column::new("time", "share of the phase's time", |o, _| (o.time.share, percent(o.time.share)))
+    },
+    Column::new("sum", "share of the time of this operation and of all that rank before it", |o, _| {
+        (o.time.cumulative, percent(o.time.cumulative))
+    }),
+    Column::new("kB", "bytes read and written a token: weights, key-value cache and values", |o, _| {
+        (o.traffic.bytes(), number(o.traffic.bytes() * 1e-3))
+    }),
+    Column::new("kFLOP", "floating-point operations a token", |o, _| (o.traffic.flops, number(o.traffic.flops * 1e-3))),
+    Column::new("GB/s", "the bytes over the time", |o, _| (o.gbps(), number(o.gbps()))),
+    Column::new("GFLOP/s", "the floating-point operations over the time", |o, _| (o.gflops(), number(o.gflops()))),
+    Column::new("of roof", "the least time that memory and vector units allow, over the time that it takes", |o, _| {
+        (o.roof.share, percent(o.roof.share))
+    }),
+    Column::new("wait", "share of its time in which workers wait for others' parts of it", |o, _| {
+        (o.time.waiting_share(), percent(o.time.waiting_share()))
+    }),
+    Column::new("slowest", "the slowest worker's time over the mean; 1.00 is balance", |o, _| {
+        (o.time.imbalance, format!("{:.2}", o.time.imbalance))
+    }),
+    Column::new("allocs", "calls of the allocator a token", |o, _| {
+        o.allocations.map_or((0.0, "-".to_owned()), |(calls, _)| (calls, number(calls)))
+    }),
+    Column::new("gain", "tokens/s more if this operation alone ran at its roof", |o, phase| {
+        (o.roof.gain, change(o.roof.gain * phase.rate.profiled_seconds))
+    }),
+];
+
+/// The column of a report with a baseline.
+const RATIO: Column = Column::new("ratio", "the time over that of the baseline", |o, _| {
+    o.time.ratio().map_or((0.0, "new".to_owned()), |ratio| (ratio, format!("{ratio:.3}")))
+});
+
+/// Headings of the columns of words and what they mean.
+const BOUND: (&str, &str) =
+    ("bound by", "memory: bytes; compute: arithmetic; latency: too short for either; waiting: other workers");
+const PASS: (&str, &str) = ("pass", "forward, backward, clip or update");
+const SHAPE: (&str, &str) = ("shape", "rows x columns of what goes in and comes out");
+
+/// The columns of numbers of a phase.
 fn columns(phase: &Phase) -> impl Iterator<Item = &'static Column> {
-    let based = phase.operations.iter().any(|o| o.baseline.is_some());
-    COLUMNS.iter().filter(move |column| based || column.name != "ratio")
+    COLUMNS.iter().chain(phase.has_baseline().then_some(&RATIO))
 }
 
-/// The columns of words that it has.
+/// The columns of words of a phase.
 fn words(phase: &Phase) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let passes = has_passes(phase);
-    WORDS.into_iter().filter(move |(name, _)| passes || *name != "pass")
-}
-
-/// Whether it does more than go forward.
-fn has_passes(phase: &Phase) -> bool {
-    phase.operations.iter().any(|o| o.pass != "forward")
+    let pass = phase.has_passes().then_some(PASS);
+    std::iter::once(BOUND).chain(pass).chain(std::iter::once(SHAPE))
 }
 
 fn heading(name: &str, means: &str, class: &str) -> String {
@@ -123,7 +98,8 @@ fn heading(name: &str, means: &str, class: &str) -> String {
 /// The table, and what its columns mean.
 pub(super) fn render(phase: &Phase) -> String {
     let mut text = String::from(
-        "<p class=\"tools\"><button type=\"button\" class=\"unfold\" aria-expanded=\"false\">unfold all layers</button> \
+        "<p class=\"tools\"><button type=\"button\" class=\"unfold\" aria-expanded=\"false\">unfold all \
+         layers</button> \
          A click on a heading sorts, a second one turns the order; ▸ unfolds an operation's layers.</p>\n\
          <div class=\"scroll\"><table class=\"operations\"><thead><tr>",
     );
@@ -143,10 +119,10 @@ pub(super) fn render(phase: &Phase) -> String {
 
 /// An operation's row, and one for each of its layers.
 fn operation(o: &Operation, phase: &Phase) -> String {
-    let fold = if o.members.len() > 1 {
+    let fold = if o.time.members.len() > 1 {
         format!(
             "<button type=\"button\" class=\"fold\" aria-expanded=\"false\" aria-label=\"{} layers\">▸</button>",
-            o.members.len()
+            o.time.members.len()
         )
     } else {
         "<span class=\"fold\"></span>".to_owned()
@@ -157,34 +133,30 @@ fn operation(o: &Operation, phase: &Phase) -> String {
         o.rank,
         o.rank,
         color(o.rank),
-        escaped(&o.kernel),
-        escaped(&o.path)
+        escaped(&o.kind.kernel),
+        escaped(&o.id.path)
     );
     for column in columns(phase) {
         let (sort, shown) = (column.value)(o, phase);
         let _ = write!(text, "<td class=\"number\" data-v=\"{sort:e}\">{shown}</td>");
     }
-    let bound = o.bound.name();
+    let bound = o.roof.bound.name();
     let _ = write!(text, "<td class=\"word\"><b class=\"bound {bound}\">{bound}</b></td>");
-    if has_passes(phase) {
-        let _ = write!(text, "<td class=\"word\">{}</td>", escaped(&o.pass));
+    if phase.has_passes() {
+        let _ = write!(text, "<td class=\"word\">{}</td>", o.id.pass.name());
     }
-    let _ = write!(text, "<td class=\"word\">{}</td></tr>", escaped(&o.shape));
-    if o.members.len() > 1 {
-        o.members.iter().for_each(|(path, seconds)| text += &member(path, *seconds, phase));
+    let _ = write!(text, "<td class=\"word\">{}</td></tr>", escaped(&o.kind.shape));
+    if o.time.members.len() > 1 {
+        o.time.members.iter().for_each(|(path, seconds)| text += &member(path, *seconds, phase));
     }
     text + "</tbody>\n"
 }
 
-/// A layer: its place and its time.
+/// The row of a layer: its path and its time.
 fn member(path: &str, seconds: f64, phase: &Phase) -> String {
     let mut text = format!("<tr class=\"member\" hidden><td></td><td class=\"word name\">{}</td>", escaped(path));
     for column in columns(phase) {
-        let shown = match column.name {
-            "µs" => number(seconds * 1e6),
-            "time" => percent(seconds / phase.profiled_seconds),
-            _ => String::new(),
-        };
+        let shown = column.of_layer.map_or_else(String::new, |text| text(seconds, phase));
         let _ = write!(text, "<td class=\"number\">{shown}</td>");
     }
     text + &"<td></td>".repeat(words(phase).count()) + "</tr>"

@@ -1,10 +1,10 @@
-//! The report as Markdown: everything but the pictures.
+//! The report as Markdown: everything but the plots.
 
 use std::fmt::Write as _;
 
 use super::escape::markdown as plain;
 use super::units::{bytes, change, count, flops, number, percent, seconds};
-use super::{Phase, Report};
+use super::{Phase, Report, words};
 
 /// The document.
 pub fn render(report: &Report) -> String {
@@ -23,14 +23,15 @@ pub fn render(report: &Report) -> String {
         plain(&s.isa),
         plain(&s.version)
     );
-    if let Some(beside) = report.beside() {
-        let _ = writeln!(text, "Beside a baseline: {}\n", plain(&beside));
+    if let Some(baseline) = words::baseline(report) {
+        let _ = writeln!(text, "Beside a baseline: {}\n", plain(&baseline));
     }
     text += "## Summary\n\n";
-    text += &list(&report.summary);
-    if !report.warnings.is_empty() {
+    text += &list(&words::summary(report));
+    let warnings = words::warnings(report);
+    if !warnings.is_empty() {
         text += "\nDoubtful:\n\n";
-        text += &list(&report.warnings);
+        text += &list(&warnings);
     }
     let _ = writeln!(text, "\n## What this machine can do\n\n| roof | measured |\n|---|---:|");
     let _ = writeln!(text, "| f32 | {} GFLOP/s |", number(r.f32_gflops));
@@ -66,101 +67,96 @@ fn system(report: &Report) -> String {
 }
 
 fn of_phase(phase: &Phase) -> String {
-    let t = &phase.traffic;
+    let (t, rate, time) = (&phase.traffic, &phase.rate, &phase.time);
     let mut text =
-        format!("\n## {}: {}\n\n| figure | value |\n|---|---:|\n", capital(&plain(&phase.name)), plain(&phase.about));
+        format!("\n## {}: {}\n\n| figure | value |\n|---|---:|\n", capital(phase.kind.name()), plain(&phase.about));
     let mut row = |name: &str, value: String| {
         let _ = writeln!(text, "| {name} | {value} |");
     };
-    row("reached", format!("{} tokens/s", number(phase.tokens_per_second)));
-    row("ceiling", format!("{} tokens/s", number(phase.ceiling)));
-    row("share of the ceiling", percent(phase.share_of_ceiling));
-    row("a token", seconds(phase.seconds));
+    row("reached", format!("{} tokens/s", number(rate.tokens_per_second)));
+    row("ceiling", format!("{} tokens/s", number(rate.ceiling)));
+    row("share of the ceiling", percent(rate.share_of_ceiling));
+    row("a token", seconds(rate.seconds));
     row("work a token", flops(t.flops));
     row("weights a token", bytes(t.weights));
     row("KV read, written a token", format!("{}, {}", bytes(t.kv_read), bytes(t.kv_write)));
     row("values a token", bytes(t.activations));
-    row("coverage", percent(phase.coverage));
-    row("the profiler's overhead", change(phase.overhead));
+    row("coverage", percent(time.coverage));
+    row("the profiler's overhead", change(time.overhead));
     row("waiting, entering, between runs", {
-        let of = |x: f64| percent(x / phase.profiled_seconds);
-        format!("{}, {}, {}", of(phase.waiting), of(phase.entering), of(phase.between))
+        let of = |x: f64| percent(phase.share_of_time(x));
+        format!("{}, {}, {}", of(time.waiting), of(time.entering), of(time.between))
     });
-    if let Some(n) = phase.allocations {
+    if let Some(n) = phase.counted.allocations {
         row("allocations a token", number(n));
     }
-    let counted: Vec<String> = <[_; 2]>::from(phase.counted()).into_iter().flatten().collect();
+    let counted: Vec<String> = <[_; 2]>::from(words::counted(phase)).into_iter().flatten().collect();
     if !counted.is_empty() {
         row("counted a token", counted.join("; "));
     }
-    row("samples, left out", format!("{}, {}", phase.samples, phase.left_out));
-    row("spread of repeats", percent(phase.noise));
+    row("samples, left out", format!("{}, {}", phase.samples.count, phase.samples.left_out));
+    row("spread of repeats", percent(phase.samples.noise));
     text += &table(phase);
     text += "\n### Why\n\n";
-    for o in phase.operations.iter().filter(|o| !o.why.is_empty()) {
-        let _ = writeln!(
-            text,
-            "{}. **{} @ {}** ({}). {}",
-            o.rank,
-            plain(&o.kernel),
-            plain(&o.path),
-            plain(&o.shape),
-            plain(&o.why)
-        );
+    for o in &phase.operations {
+        let Some(why) = words::why(o, phase) else { continue };
+        let _ = writeln!(text, "{}. **{}** ({}). {}", o.rank, plain(&o.place()), plain(&o.kind.shape), plain(&why));
     }
     text += "\n### What if\n\n| what | tokens/s | change | by |\n|---|---:|---:|---|\n";
-    for w in &phase.what_ifs {
+    for w in &phase.outlook.what_ifs {
         let _ = writeln!(
             text,
             "| {} | {} | {} | {} |",
-            plain(&w.what),
+            plain(&words::what_if(w)),
             number(w.tokens_per_second),
             change(w.change),
-            plain(&w.by)
+            w.by.name()
         );
     }
     text += "\n### Roadmap\n\n| step | then tokens/s | change |\n|---|---:|---:|\n";
-    for m in &phase.roadmap {
-        let _ = writeln!(text, "| {} | {} | {} |", plain(&m.what), number(m.tokens_per_second), change(m.change));
+    for m in &phase.outlook.roadmap {
+        let what = plain(&words::milestone(m, phase));
+        let _ = writeln!(text, "| {what} | {} | {} |", number(m.tokens_per_second), change(m.change));
     }
     text + &rest(phase)
 }
 
 fn table(phase: &Phase) -> String {
-    let based = phase.operations.iter().any(|o| o.baseline.is_some());
+    let based = phase.has_baseline();
     let (head, line) = if based { (" baseline µs | ratio |", "---:|---:|") } else { ("", "") };
     let mut text = format!(
-        "\n| # | pass | operation | shape | calls a sample | µs/token | time | cumulative | kB | kFLOP | GB/s | GFLOP/s | of roof | bound | wait | imbalance | allocations | gain |{head}\n\
+        "\n| # | pass | operation | shape | calls a sample | µs/token | time | cumulative | kB | kFLOP | GB/s | \
+         GFLOP/s | of roof | bound | wait | imbalance | allocations | gain |{head}\n\
          |---:|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|---:|---:|---:|---:|{line}\n"
     );
     for o in &phase.operations {
         let columns = [
             o.rank.to_string(),
-            plain(&o.pass),
-            plain(&format!("{} @ {}", o.kernel, o.path)),
-            plain(&o.shape),
-            count((o.calls * phase.tokens).round()),
-            number(o.seconds * 1e6),
-            percent(o.share),
-            percent(o.cumulative),
+            o.id.pass.name().to_owned(),
+            plain(&o.place()),
+            plain(&o.kind.shape),
+            count((o.calls * phase.samples.tokens).round()),
+            number(o.time.seconds * 1e6),
+            percent(o.time.share),
+            percent(o.time.cumulative),
             number(o.traffic.bytes() * 1e-3),
             number(o.traffic.flops * 1e-3),
             number(o.gbps()),
             number(o.gflops()),
-            percent(o.share_of_roof),
-            o.bound.name().to_owned(),
-            percent(o.wait / o.seconds.max(f64::MIN_POSITIVE)),
-            format!("{:.2}", o.imbalance),
+            percent(o.roof.share),
+            o.roof.bound.name().to_owned(),
+            percent(o.time.waiting_share()),
+            format!("{:.2}", o.time.imbalance),
             o.allocations.map_or_else(|| "-".to_owned(), |(calls, _)| number(calls)),
-            change(o.gain * phase.profiled_seconds),
+            change(o.roof.gain * phase.rate.profiled_seconds),
         ];
         text += &format!("| {} |", columns.join(" | "));
         if based {
-            let before = o.baseline.map_or_else(
+            let before = o.time.baseline.zip(o.time.ratio());
+            text += &before.map_or_else(
                 || " new | - |".to_owned(),
-                |b| format!(" {} | {:.3} |", number(b * 1e6), o.seconds / b.max(f64::MIN_POSITIVE)),
+                |(before, ratio)| format!(" {} | {ratio:.3} |", number(before * 1e6)),
             );
-            text += &before;
         }
         text.push('\n');
     }
@@ -168,7 +164,7 @@ fn table(phase: &Phase) -> String {
 }
 
 fn rest(phase: &Phase) -> String {
-    let l = &phase.latency;
+    let l = &phase.samples.latency;
     let mut text = format!(
         "\n### Latency\n\nA sample: p50 {}, p90 {}, p99 {}, most {}.\n",
         seconds(l.p50),
@@ -176,10 +172,10 @@ fn rest(phase: &Phase) -> String {
         seconds(l.p99),
         seconds(l.max)
     );
-    for (depth, at) in &phase.drift {
+    for (depth, at) in &phase.breakdown.drift {
         let _ = writeln!(text, "* {} a token behind {depth} tokens", seconds(*at));
     }
-    for (name, at) in &phase.stages {
+    for (name, at) in &phase.breakdown.stages {
         let _ = writeln!(text, "* {}: {}", plain(name), seconds(*at));
     }
     text += "\n### Memory\n\n";

@@ -1,24 +1,25 @@
-//! Pictures as inline SVG: roofline, arena, timeline, latency.
+//! Plots as inline SVG: roofline, arena, timeline, latency.
 
 use std::fmt::Write as _;
 
 use super::escape::html as escaped;
+use super::phase::{Arena, Latency};
 use super::units::{bytes, number, percent, seconds};
-use super::{Arena, Latency, Operation, Phase, RoofTable};
+use super::{Operation, Phase, RoofTable};
 use crate::summary::folded;
 
-/// Width and height of a picture.
+/// Width and height of a plot.
 const W: f64 = 1100.0;
 const H: f64 = 420.0;
-/// Margins: left of the axis, under it, over the picture and right of it.
+/// Margins around the axes.
 const LEFT: f64 = 64.0;
 const BOTTOM: f64 = 44.0;
 const TOP: f64 = 18.0;
 const RIGHT: f64 = 16.0;
-/// Width of a picture's letter and height of its line.
+/// Width of a letter and height of a line of text.
 const LETTER: f64 = 7.0;
 const LINE: f64 = 14.0;
-/// Shapes in a picture at most: browsers slow down beyond.
+/// The most shapes of a plot: browsers slow down with more.
 const MOST: usize = 6000;
 
 fn svg(name: &str, height: f64, body: &str) -> String {
@@ -29,13 +30,13 @@ fn text(x: f64, y: f64, anchor: &str, words: &str) -> String {
     format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>", escaped(words))
 }
 
-/// The colour of the operation of that rank, from 1: neighbours in rank lie far apart on the wheel.
+/// The colour of the operation of that rank, from 1. Operations that are neighbours in rank have different hues.
 pub(super) fn color(rank: usize) -> String {
     let lightness = [50, 62, 42][rank % 3];
     format!("hsl({:.0} 62% {lightness}%)", (205.0 + rank as f64 * 137.508) % 360.0)
 }
 
-/// Round steps from 0 to `end`, four to nine of them.
+/// Round numbers from 0 to `end`, four to ten of them behind the 0.
 fn ticks(end: f64) -> Vec<f64> {
     if !(end.is_finite() && end > 0.0) {
         return vec![];
@@ -45,9 +46,11 @@ fn ticks(end: f64) -> Vec<f64> {
     (0..).map(|i| f64::from(i) * step).take_while(|at| *at <= end * 1.0001).collect()
 }
 
-/// A logarithmic axis from `low` to `high` drawn between two places.
+/// A logarithmic axis.
 struct Axis {
+    /// The least and the largest value.
     values: (f64, f64),
+    /// Where these are drawn.
     places: (f64, f64),
 }
 
@@ -64,9 +67,11 @@ impl Axis {
     }
 }
 
-/// One dot an operation: arithmetic intensity against GFLOP/s, both logarithmic, area as time.
+/// The roofline: a dot for each operation at its arithmetic intensity and its GFLOP/s, both logarithmic; the area is
+/// its time.
 pub(super) fn roofline(phase: &Phase, roofs: &RoofTable) -> String {
-    let drawn: Vec<&Operation> = phase.operations.iter().filter(|o| o.traffic.flops > 0.0 && o.seconds > 0.0).collect();
+    let drawn: Vec<&Operation> =
+        phase.operations.iter().filter(|o| o.traffic.flops > 0.0 && o.time.seconds > 0.0).collect();
     let intensity = |o: &Operation| o.traffic.flops / o.traffic.bytes().max(1.0);
     let least = |of: &dyn Fn(&Operation) -> f64, floor: f64| drawn.iter().map(|o| of(o)).fold(floor, f64::min);
     let peak = roofs.f32_gflops;
@@ -80,7 +85,7 @@ pub(super) fn roofline(phase: &Phase, roofs: &RoofTable) -> String {
     for o in &drawn {
         body += &dot(o, x.at(intensity(o)), y.at(o.gflops()));
     }
-    for o in drawn.iter().filter(|o| o.share > 0.003) {
+    for o in drawn.iter().filter(|o| o.time.share > 0.003) {
         body += &rank(o, (x.at(intensity(o)), y.at(o.gflops())), &mut taken);
     }
     svg("roofline", H, &body)
@@ -102,20 +107,21 @@ fn grid(x: &Axis, y: &Axis) -> String {
     body + &text(4.0, 12.0, "start", "GFLOP/s")
 }
 
-/// The roofs: slopes of memory and of the nearest cache, others between them, and the arithmetic's plain.
+/// The roofs: a slope for each level of memory, and a horizontal line for the peak of arithmetic.
 fn roof_lines(x: &Axis, y: &Axis, roofs: &RoofTable) -> String {
     let peak = roofs.f32_gflops;
     let (first, last) = (0, roofs.levels.len().saturating_sub(1));
     let mut body = String::new();
     for (i, level) in roofs.levels.iter().enumerate() {
         let knee = (peak / level.read).max(x.values.0);
-        // A slope begins where it crosses the left or the lower edge.
+        // A slope begins where it crosses the left or the lower edge of the plot.
         let begin = x.values.0.max(y.values.0 / level.read).min(knee);
         let outer = i == first || i == last;
         let class = if outer { "roof" } else { "roof inner" };
         let _ = write!(
             body,
-            "<path class=\"{class}\" d=\"M{:.1} {:.1}L{:.1} {:.1}H{:.1}\"><title>{}: {} GB/s read, {} GFLOP/s</title></path>",
+            "<path class=\"{class}\" d=\"M{:.1} {:.1}L{:.1} {:.1}H{:.1}\"><title>{}: {} GB/s read, {} \
+             GFLOP/s</title></path>",
             x.at(begin),
             y.at(begin * level.read),
             x.at(knee),
@@ -137,21 +143,21 @@ fn roof_lines(x: &Axis, y: &Axis, roofs: &RoofTable) -> String {
 }
 
 fn dot(o: &Operation, x: f64, y: f64) -> String {
-    let radius = (48.0 * o.share.max(0.0).sqrt()).max(2.5);
+    let radius = (48.0 * o.time.share.max(0.0).sqrt()).max(2.5);
     format!(
-        "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\" fill=\"{}\"><title>#{} {} @ {} ({}): {} a token, {} of the time, {} of its roof</title></circle>",
+        "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\" fill=\"{}\"><title>#{} {} ({}): {} a token, {} of the \
+         time, {} of its roof</title></circle>",
         color(o.rank),
         o.rank,
-        escaped(&o.kernel),
-        escaped(&o.path),
-        escaped(&o.pass),
-        seconds(o.seconds),
-        percent(o.share),
-        percent(o.share_of_roof)
+        escaped(&o.place()),
+        o.id.pass.name(),
+        seconds(o.time.seconds),
+        percent(o.time.share),
+        percent(o.roof.share)
     )
 }
 
-/// The operation's rank beside its dot, at the nearest place where no other stands, with a line where that is not near.
+/// The operation's rank at the free place nearest to its dot, with a line to the dot if it is away from it.
 fn rank(o: &Operation, (x, y): (f64, f64), taken: &mut Vec<[f64; 4]>) -> String {
     let words = o.rank.to_string();
     let (w, h) = (LETTER * words.len() as f64 + 4.0, LINE);
@@ -180,7 +186,7 @@ fn rank(o: &Operation, (x, y): (f64, f64), taken: &mut Vec<[f64; 4]>) -> String 
     )
 }
 
-/// Values in the arena: time to the right, addresses upwards.
+/// The arena: a rectangle for each value, time to the right, addresses upwards.
 pub(super) fn arena(arena: &Arena, phase: &Phase) -> String {
     let x = |node: usize| LEFT + node as f64 / arena.nodes.max(1) as f64 * (W - LEFT - RIGHT);
     let y = |byte: f64| (H - BOTTOM) - byte / (arena.bytes.max(1) as f64) * (H - BOTTOM - TOP);
@@ -194,10 +200,12 @@ pub(super) fn arena(arena: &Arena, phase: &Phase) -> String {
     }
     for value in arena.values.iter().take(MOST) {
         let (top, low) = (y((value.offset + value.bytes) as f64), y(value.offset as f64));
-        let maker = phase.operations.iter().find(|o| folded(&value.path) == format!("{} {}", o.path, o.operation));
+        let maker =
+            phase.operations.iter().find(|o| folded(&value.path) == format!("{} {}", o.id.path, o.id.operation));
         let _ = write!(
             body,
-            "<rect class=\"value\" x=\"{:.1}\" y=\"{top:.2}\" width=\"{:.1}\" height=\"{:.2}\" fill=\"{}\"><title>{}: {} from byte {}, operations {} to {}</title></rect>",
+            "<rect class=\"value\" x=\"{:.1}\" y=\"{top:.2}\" width=\"{:.1}\" height=\"{:.2}\" fill=\"{}\"><title>{}: \
+             {} from byte {}, operations {} to {}</title></rect>",
             x(value.from),
             (x(value.to) - x(value.from)).max(0.5),
             (low - top).max(0.3),
@@ -214,7 +222,8 @@ pub(super) fn arena(arena: &Arena, phase: &Phase) -> String {
         let (high, low) = (y(arena.bytes as f64), y(top as f64));
         let _ = write!(
             body,
-            "<rect class=\"scratch\" x=\"{LEFT}\" y=\"{high:.2}\" width=\"{:.1}\" height=\"{:.2}\"><title>scratch of the kernels: {}</title></rect>",
+            "<rect class=\"scratch\" x=\"{LEFT}\" y=\"{high:.2}\" width=\"{:.1}\" height=\"{:.2}\"><title>scratch of \
+             the kernels: {}</title></rect>",
             W - LEFT - RIGHT,
             low - high,
             bytes((arena.bytes - top) as f64)
@@ -228,22 +237,24 @@ pub(super) fn arena(arena: &Arena, phase: &Phase) -> String {
     svg("arena", H, &body)
 }
 
-/// One sample, a lane a worker. The picture is stretched to any width, so its words stand beside it.
+/// The timeline of one sample, a lane for each worker. The plot is stretched to any width, so that its labels stand
+/// outside of it.
 pub(super) fn timeline(phase: &Phase) -> String {
     const LANE: f64 = 30.0;
     let end = phase.timeline.iter().map(|s| s.begin + s.seconds).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
     let lanes = phase.timeline.iter().map(|s| s.worker + 1).max().unwrap_or(1);
     let x = |t: f64| t / end * W;
-    // What is too thin to be seen at eight times the width is left out where there is very much.
+    // Of very many slices, those too thin to be seen at the largest zoom are left out.
     let thin = if phase.timeline.len() > MOST { end / W / 20.0 } else { 0.0 };
     let mut body = String::new();
     for slice in phase.timeline.iter().filter(|slice| slice.seconds >= thin).take(2 * MOST) {
         let operation = slice.operation.and_then(|i| phase.operations.get(i));
         let fill = operation.map_or_else(|| "#8884".to_owned(), |o| color(o.rank));
-        let name = operation.map_or_else(|| "waiting".to_owned(), |o| format!("#{} {} @ ", o.rank, o.kernel));
+        let name = operation.map_or_else(|| "waiting".to_owned(), |o| format!("#{} {} @ ", o.rank, o.kind.kernel));
         let _ = write!(
             body,
-            "<rect x=\"{:.3}\" y=\"{:.1}\" width=\"{:.3}\" height=\"{}\" fill=\"{fill}\"><title>{}{}: {} at {}</title></rect>",
+            "<rect x=\"{:.3}\" y=\"{:.1}\" width=\"{:.3}\" height=\"{}\" fill=\"{fill}\"><title>{}{}: {} at \
+             {}</title></rect>",
             x(slice.begin),
             slice.worker as f64 * LANE + 1.0,
             x(slice.seconds).max(0.02),
@@ -258,18 +269,19 @@ pub(super) fn timeline(phase: &Phase) -> String {
     let names: String = (0..lanes).map(|worker| format!("<div>worker {worker}</div>")).collect();
     let marks: String = ticks(end)
         .into_iter()
-        // A word at the very end would be cut off.
+        // A label at the end would be cut off.
         .filter(|at| *at < 0.95 * end)
         .map(|at| format!("<span style=\"left:{:.3}%\">{}</span>", 100.0 * at / end, seconds(at)))
         .collect();
     format!(
         "<div class=\"timeline\"><div class=\"lanes\">{names}</div><div class=\"scroll\"><div class=\"wide\">\
-         <svg viewBox=\"0 0 {W} {height}\" preserveAspectRatio=\"none\" style=\"height:{height}px\" role=\"img\" aria-label=\"timeline\">{body}</svg>\
+         <svg viewBox=\"0 0 {W} {height}\" preserveAspectRatio=\"none\" style=\"height:{height}px\" \
+         role=\"img\" aria-label=\"timeline\">{body}</svg>\
          <div class=\"ticks\">{marks}</div></div></div></div>\n"
     )
 }
 
-/// How many samples took how long.
+/// The histogram of latency.
 pub(super) fn histogram(latency: &Latency) -> String {
     const BARS: usize = 80;
     const HEIGHT: f64 = 220.0;
@@ -294,7 +306,8 @@ pub(super) fn histogram(latency: &Latency) -> String {
         let more = if i + 1 == BARS { " and more" } else { "" };
         let _ = write!(
             body,
-            "<rect class=\"bar\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\"><title>{count} of {} samples: {}{more}</title></rect>",
+            "<rect class=\"bar\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\"><title>{count} of {} \
+             samples: {}{more}</title></rect>",
             LEFT + i as f64 * width,
             y(*count as f64),
             width - 1.0,

@@ -1,41 +1,50 @@
-//! The report on a terminal: one screen, or all of it.
+//! The report as text for a terminal: one screen, or everything.
 
 use std::fmt::Write as _;
 
+use super::advice::{Advice, WhatIf};
 use super::units::{bytes, change, count, flops, number, percent, seconds};
-use super::{Bound, Operation, Phase, Report};
+use super::{Bound, Operation, Phase, Report, words};
 
 /// How much is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    /// What fits on a screen.
-    Screen,
+pub enum Extent<'a> {
+    /// What fits on a screen, with what to do next.
+    Screen(Usage<'a>),
     /// Everything that fits in text.
     Full,
 }
 
-/// Rows of a table on one screen, where there is one phase, and where there are two.
+/// What a report can't know of the program that prints it: how a reader follows its advice there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage<'a> {
+    /// How the number of threads is changed, as an order: `change --threads`.
+    pub change_threads: &'a str,
+    /// How the number of threads is kept, as an order.
+    pub keep_threads: &'a str,
+    /// Where the rest of the report is, as a sentence.
+    pub more: &'a str,
+}
+
+/// Rows of a table on one screen: for a report of one phase, and of two.
 const ROWS: [usize; 2] = [12, 6];
-/// Columns of a line at most.
+/// The most columns of a line.
 const WIDTH: usize = 100;
-/// Units that stay with their numbers.
+/// Units that are not separated from their numbers by the end of a line.
 const UNITS: [&str; 9] = ["%", "µs", "ms", "kB", "MB", "GB", "kFLOP", "MFLOP", "GFLOP"];
-/// Changes smaller than this are no advice.
-const WORTH: f64 = 0.01;
-/// The last lines of a screen: what its words mean, and where more is.
+/// What the words of a screen mean.
 const LEGEND: &str = "
 roof: the least time that the memory and the vector units measured here allow for the work.
 gain: tokens/s more if that operation alone ran at its roof. Ceiling: all of them at their roofs.
-More: --full for all rows and what-ifs, --out FOLDER for HTML and a trace to open in Perfetto.
 ";
 
 /// The report as text of at most `WIDTH` columns; the table of everything is wider.
-pub fn render(report: &Report, extent: Extent) -> String {
+pub fn render(report: &Report, extent: Extent<'_>) -> String {
     let mut text = header(report);
-    text += &report.beside().map(|beside| wrapped(&beside, "", "  ")).unwrap_or_default();
+    text += &words::baseline(report).map(|baseline| wrapped(&baseline, "", "  ")).unwrap_or_default();
     let rows = match extent {
         Extent::Full => usize::MAX,
-        Extent::Screen => ROWS[usize::from(report.phases.len() > 1)],
+        Extent::Screen(_) => ROWS[usize::from(report.phases.len() > 1)],
     };
     for phase in &report.phases {
         text += &figures(phase);
@@ -45,15 +54,16 @@ pub fn render(report: &Report, extent: Extent) -> String {
         }
     }
     if extent == Extent::Full {
-        text += &format!("\nsummary\n{}", list(&report.summary));
+        text += &format!("\nsummary\n{}", list(&words::summary(report)));
     }
-    if !report.warnings.is_empty() {
-        text += &format!("\ndoubtful\n{}", list(&report.warnings));
+    let warnings = words::warnings(report);
+    if !warnings.is_empty() {
+        text += &format!("\ndoubtful\n{}", list(&warnings));
     }
-    if extent == Extent::Screen {
-        let said: Vec<String> = report.phases.iter().filter_map(next).collect();
-        let again = if report.warnings.is_empty() { "" } else { "  first measure again, when the machine is quiet\n" };
-        text += &format!("\nwhat to do next\n{again}{}{LEGEND}", said.concat());
+    if let Extent::Screen(usage) = extent {
+        let advice: String = report.phases.iter().map(|phase| next(phase, &usage)).collect();
+        let again = if warnings.is_empty() { "" } else { "  first measure again, when the machine is quiet\n" };
+        text += &format!("\nwhat to do next\n{again}{advice}{LEGEND}{}\n", usage.more);
     }
     text
 }
@@ -62,7 +72,7 @@ fn list(lines: &[String]) -> String {
     lines.iter().map(|line| wrapped(line, "  · ", "    ")).collect()
 }
 
-/// `text` in lines of at most [`WIDTH`] columns, a number and its unit in one piece.
+/// `text` in lines of at most [`WIDTH`] columns. No line ends between a number and its unit.
 fn wrapped(text: &str, first: &str, next: &str) -> String {
     let (mut out, mut line) = (String::new(), first.to_owned());
     let mut empty = true;
@@ -101,50 +111,50 @@ fn header(report: &Report) -> String {
     )
 }
 
-/// The figures of a phase, four lines and one for its stages.
+/// The figures of a phase: five lines, and up to two for what was counted and for stages.
 fn figures(phase: &Phase) -> String {
-    let t = &phase.traffic;
+    let (t, rate, time, samples) = (&phase.traffic, &phase.rate, &phase.time, &phase.samples);
     let cache = if t.kv_read + t.kv_write > 0.0 {
         format!(" KV read {}, written {},", bytes(t.kv_read), bytes(t.kv_write))
     } else {
         String::new()
     };
-    let allocations = match phase.allocations {
+    let allocations = match phase.counted.allocations {
         Some(0.0) => ", no allocations".to_owned(),
         Some(n) => format!(", {} allocations a token", number(n)),
         None => String::new(),
     };
-    let counted = phase.counted().0.map_or_else(String::new, |line| format!("  counted a token: {line}\n"));
-    let stages = phase.staged().map_or_else(String::new, |line| wrapped(&line, "  ", "    "));
+    let counted = words::counted(phase).0.map_or_else(String::new, |line| format!("  counted a token: {line}\n"));
+    let stages = words::stages(phase).map_or_else(String::new, |line| wrapped(&line, "  ", "    "));
     format!(
         "\n{}: {}\n  {} tokens/s of a ceiling of {} tokens/s = {}; {} a token\n  \
          a token: {}; weights {},{cache} values {}\n  \
          a sample: p50 {}, p99 {}; waiting {}, entering {}, between runs {}\n  \
          coverage {}, the profiler's overhead {}, spread of repeats {}{allocations}\n{counted}{stages}",
-        phase.name,
+        phase.kind.name(),
         phase.about,
-        number(phase.tokens_per_second),
-        number(phase.ceiling),
-        percent(phase.share_of_ceiling),
-        seconds(phase.seconds),
+        number(rate.tokens_per_second),
+        number(rate.ceiling),
+        percent(rate.share_of_ceiling),
+        seconds(rate.seconds),
         flops(t.flops),
         bytes(t.weights),
         bytes(t.activations),
-        seconds(phase.latency.p50),
-        seconds(phase.latency.p99),
-        percent(phase.waiting / phase.profiled_seconds),
-        percent(phase.entering / phase.profiled_seconds),
-        percent(phase.between / phase.profiled_seconds),
-        percent(phase.coverage),
-        change(phase.overhead),
-        percent(phase.noise),
+        seconds(samples.latency.p50),
+        seconds(samples.latency.p99),
+        percent(phase.share_of_time(time.waiting)),
+        percent(phase.share_of_time(time.entering)),
+        percent(phase.share_of_time(time.between)),
+        percent(time.coverage),
+        change(time.overhead),
+        percent(samples.noise),
     )
 }
 
 fn table(phase: &Phase, rows: usize) -> String {
-    let based = phase.operations.iter().any(|o| o.baseline.is_some());
-    // Where all is printed there is room for the pass; on a screen the operation's name says it.
-    let passes = rows == usize::MAX && phase.operations.iter().any(|o| o.pass != "forward");
+    let based = phase.has_baseline();
+    // On a screen there is no room for the pass, which the operation's name shows as well.
+    let passes = rows == usize::MAX && phase.has_passes();
     let beside = if based { "ratio" } else { "wait" };
     let mut text = format!(
         "{:>3}{:>8} {:>5} {:>11} {:>6} {:<7} {beside:>5} {:>6}  operation @ where, by gain\n",
@@ -154,9 +164,9 @@ fn table(phase: &Phase, rows: usize) -> String {
         text += &row(operation, phase, passes, based);
     }
     let rest = phase.operations.iter().skip(rows);
-    let (left, time) = rest.fold((0, 0.0), |(n, sum), o| (n + 1, sum + o.seconds));
+    let (left, time) = rest.fold((0, 0.0), |(n, sum), o| (n + 1, sum + o.time.seconds));
     if left > 0 {
-        let share = whole(time / phase.profiled_seconds);
+        let share = whole(phase.share_of_time(time));
         let _ = writeln!(text, "   {:>8} {share:>5} in {left} more", number(time * 1e6));
     }
     text
@@ -167,84 +177,86 @@ fn whole(share: f64) -> String {
 }
 
 fn row(o: &Operation, phase: &Phase, passes: bool, based: bool) -> String {
-    let pass = if passes { format!("{} ", o.pass) } else { String::new() };
-    let beside = match o.baseline {
-        Some(before) => format!("{:.3}", o.seconds / before.max(f64::MIN_POSITIVE)),
+    let pass = if passes { format!("{} ", o.id.pass.name()) } else { String::new() };
+    let beside = match o.time.ratio() {
+        Some(ratio) => format!("{ratio:.3}"),
         None if based => "new".to_owned(),
-        None => format!("{:.0}%", 100.0 * o.wait / o.seconds.max(f64::MIN_POSITIVE)),
+        None => format!("{:.0}%", 100.0 * o.time.waiting_share()),
     };
-    let rate = match o.bound {
+    let rate = match o.roof.bound {
         Bound::Compute => format!("{} GFLOP/s", number(o.gflops())),
         Bound::Memory | Bound::Latency | Bound::Waiting => format!("{} GB/s", number(o.gbps())),
     };
     format!(
-        "{:>3}{:>8} {:>5} {rate:>11} {:>6} {:<7} {beside:>5} {:>6}  {pass}{} @ {}\n",
+        "{:>3}{:>8} {:>5} {rate:>11} {:>6} {:<7} {beside:>5} {:>6}  {pass}{}\n",
         o.rank,
-        number(o.seconds * 1e6),
-        whole(o.share),
-        whole(o.share_of_roof),
-        o.bound.name(),
-        format!("+{}", whole(o.gain * phase.profiled_seconds)),
-        o.kernel,
-        o.path,
+        number(o.time.seconds * 1e6),
+        whole(o.time.share),
+        whole(o.roof.share),
+        o.roof.bound.name(),
+        format!("+{}", whole(o.roof.gain * phase.rate.profiled_seconds)),
+        o.place(),
     )
 }
 
-/// What a phase's reader should do next: the operation to work on, then what can be had without work on it.
-fn next(phase: &Phase) -> Option<String> {
-    let first = phase.operations.first()?;
-    let gain = first.gain * phase.profiled_seconds;
-    let mut text = format!("  {}\n", phase.name);
-    let mut say = |line: &str| text += &wrapped(line, "    ", "      ");
-    if gain < WORTH {
-        say("code: every operation is near its roof; only moving or computing less is faster");
-    } else {
-        let cause = first.why.split(" At its roof").next().unwrap_or_default();
-        say(&format!("code: make {} @ {} faster, {} at most. {cause}", first.kernel, first.path, change(gain)));
+/// What the reader of a phase should do next; nothing if it has no operations.
+fn next(phase: &Phase, usage: &Usage<'_>) -> String {
+    let advice = phase.advice();
+    if advice.is_empty() {
+        return String::new();
     }
-    let measured = phase.what_ifs.iter().filter(|w| w.by == "measured");
-    if let Some(best) = measured.max_by(|a, b| a.change.total_cmp(&b.change)) {
-        let gives = format!("{} gives {} (measured)", best.what, change(best.change));
-        let verdict = if best.change > WORTH { "change --threads" } else { "leave --threads as it is" };
-        say(&format!("settings: {verdict}; {gives}"));
-    }
-    let computed = phase.what_ifs.iter().filter(|w| w.by == "computed" && w.change > WORTH && advises(w));
-    let all: Vec<String> = computed.map(|w| format!("{} {}", w.what, change(w.change))).collect();
-    if !all.is_empty() {
-        say(&format!("design (computed; no setting does it): {}", all.join("; ")));
-    }
-    Some(text)
+    let line = |one: &Advice| match one {
+        Advice::Improve { rank, change: gain } => {
+            let operation = phase.operations.iter().find(|o| o.rank == *rank);
+            let about = |o: &Operation| (o.place(), words::cause(o));
+            let (place, cause) = operation.map(about).unwrap_or_default();
+            format!("code: make {place} faster, {} at most. {cause}", change(*gain))
+        }
+        Advice::WorkLess => {
+            "code: every operation is near its roof; only moving or computing less is faster".to_owned()
+        }
+        Advice::ChangeThreads(best) => settings(usage.change_threads, best),
+        Advice::KeepThreads(best) => settings(usage.keep_threads, best),
+        Advice::Redesign(all) => {
+            let one = |w: &WhatIf| format!("{} {}", words::what_if(w), change(w.change));
+            let all: Vec<String> = all.iter().map(one).collect();
+            format!("design (computed; no setting does it): {}", all.join("; "))
+        }
+    };
+    let lines: String = advice.iter().map(|one| wrapped(&line(one), "    ", "      ")).collect();
+    format!("  {}\n{lines}", phase.kind.name())
 }
 
-/// Whether an alternative is advice: the sum of all gains isn't, nor are threads for which there is no CPU.
-fn advises(what: &super::WhatIf) -> bool {
-    !what.what.starts_with("every") && !what.what.contains("thread")
+fn settings(order: &str, best: &WhatIf) -> String {
+    format!("settings: {order}; {} gives {} ({})", words::what_if(best), change(best.change), best.by.name())
 }
 
 fn details(phase: &Phase) -> String {
     let mut text = String::from("\n  why\n");
-    for operation in phase.operations.iter().filter(|o| !o.why.is_empty()) {
-        let line = format!("{} @ {} ({}). {}", operation.kernel, operation.path, operation.shape, operation.why);
+    for operation in &phase.operations {
+        let Some(why) = words::why(operation, phase) else { continue };
+        let line = format!("{} ({}). {why}", operation.place(), operation.kind.shape);
         text += &wrapped(&line, &format!("  {:>3} ", operation.rank), "      ");
     }
     text += "\n  what if\n";
-    for what in &phase.what_ifs {
-        let rate = number(what.tokens_per_second);
-        let _ = writeln!(text, "    {:>9} tokens/s {:>8}  {} ({})", rate, change(what.change), what.what, what.by);
+    for what_if in &phase.outlook.what_ifs {
+        let (rate, by) = (number(what_if.tokens_per_second), what_if.by.name());
+        let what = words::what_if(what_if);
+        let _ = writeln!(text, "    {rate:>9} tokens/s {:>8}  {what} ({by})", change(what_if.change));
     }
     text += "\n  roadmap: the rate after each step\n";
-    for (i, step) in phase.roadmap.iter().enumerate() {
-        let rate = number(step.tokens_per_second);
-        let _ = writeln!(text, "    {}. {rate:>9} tokens/s {:>8}  {}", i + 1, change(step.change), step.what);
+    for (i, step) in phase.outlook.roadmap.iter().enumerate() {
+        let (rate, what) = (number(step.tokens_per_second), words::milestone(step, phase));
+        let _ = writeln!(text, "    {}. {rate:>9} tokens/s {:>8}  {what}", i + 1, change(step.change));
     }
-    let l = &phase.latency;
+    let l = &phase.samples.latency;
     let points = [("p50", l.p50), ("p90", l.p90), ("p99", l.p99), ("most", l.max)];
     let points: Vec<String> = points.iter().map(|(name, at)| format!("{name} {}", seconds(*at))).collect();
     let _ = writeln!(text, "\n  latency of a sample: {}", points.join(", "));
-    for (depth, at) in &phase.drift {
+    for (depth, at) in &phase.breakdown.drift {
         let _ = writeln!(text, "    {} a token behind {depth} tokens", seconds(*at));
     }
-    let (hardware, kernel) = phase.counted();
+    let (hardware, kernel) = words::counted(phase);
     let hardware = hardware.unwrap_or_else(|| "the CPU's counters are not open here".to_owned());
     let counted: Vec<String> = [Some(hardware), kernel].into_iter().flatten().collect();
     let _ = writeln!(text, "  counted a token: {}", counted.join("; "));

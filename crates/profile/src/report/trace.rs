@@ -1,16 +1,17 @@
-//! Chrome's trace events, which Perfetto opens: a process a phase, a thread a worker, a slice a step, with waiting as slices of its own.
+//! Chrome's trace events, which Perfetto opens: a process for each phase, a thread for each worker, a slice for each
+//! step and each wait.
 
 use std::fmt::Write as _;
 
-use super::join::Measurement;
-use super::{Phase, Slice};
+use super::measurement::Measurement;
+use super::phase::{Phase, Slice};
 
-/// Slices of a phase at most, so that a trace stays small enough for a browser.
+/// The most slices of a phase: a trace has to be small enough for a browser.
 const MOST: usize = 50_000;
-/// Samples of a phase that are kept even so.
+/// The least samples of a phase, even if they have more slices.
 const LEAST: usize = 16;
 
-/// A trace that grows by phases.
+/// A trace, to which phases are added.
 #[derive(Debug, Default)]
 pub struct Trace {
     /// Events, each a line of JSON.
@@ -19,12 +20,12 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Adds the samples of `measured`, of which `phase` was made: all that nothing disturbed, or, where those are too many, some whose
-    /// mean is that of all, operation by operation.
+    /// Adds the undisturbed samples of `measured`, of which `phase` was made. If they are too many, it adds some of
+    /// them whose mean is near that of all, operation by operation.
     pub fn add(&mut self, measured: &Measurement<'_>, phase: &Phase) {
         self.processes += 1;
         let process = self.processes;
-        let quiet = Measurement::quiet(&measured.on);
+        let quiet = Measurement::quiet(&measured.samples.on);
         let of_one = quiet.first().map_or(1, |i| measured.slices(*i, &phase.operations).len().max(1));
         let mut name = |what: &str, worker: usize, name: &str| {
             let name = quoted(name);
@@ -33,8 +34,8 @@ impl Trace {
                 thread(worker)
             ));
         };
-        name("process_name", 0, &phase.name);
-        let workers = measured.parts.iter().map(|part| part.plan.threads()).max().unwrap_or(1);
+        name("process_name", 0, phase.kind.name());
+        let workers = measured.plans.iter().map(|runs| runs.plan.threads()).max().unwrap_or(1);
         (0..workers).for_each(|w| name("thread_name", w, &format!("worker {w}")));
         let mut begin = 0.0;
         for sample in representative(&measured.work_by_sample(&phase.operations), &quiet, (MOST / of_one).max(LEAST)) {
@@ -51,20 +52,22 @@ impl Trace {
     }
 }
 
-/// A worker's thread in the trace: 0 would be the idle thread of an operating system.
+/// The number of a worker's thread in the trace: not 0, which is the idle thread of an operating system.
 fn thread(worker: usize) -> usize {
     worker + 1
 }
 
-/// `text` as JSON has it.
+/// `text` as a string of JSON.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// At most `most` of the samples `kept`, in order, whose mean of `work`, `[samples][operations]`, is near that of all of them.
+/// At most `most` of the samples `kept`, in order, such that their mean of `work`, `[samples][operations]`, is near the
+/// mean of all of `kept`.
 ///
-/// Greedy: each next sample is the one that brings the sum so far nearest to as many times the mean, all operations having one weight.
-/// The mean's error so falls as one over the number of samples, while that of random ones falls as one over its root.
+/// A greedy choice: the next sample is the one with which the sum of n samples is nearest to n times the mean, where
+/// all operations have the same weight. The error of the mean then falls as 1 / n; that of random samples falls as 1 /
+/// √n.
 fn representative(work: &[Vec<f64>], kept: &[usize], most: usize) -> Vec<usize> {
     if kept.len() <= most {
         return kept.to_vec();
@@ -90,14 +93,14 @@ fn representative(work: &[Vec<f64>], kept: &[usize], most: usize) -> Vec<usize> 
     chosen
 }
 
-/// A slice as a complete event; none for one of no nanosecond, which would count as within its neighbour.
+/// A slice as a complete event; none for a slice of less than a nanosecond, which a reader would nest in its neighbour.
 ///
-/// Times are microseconds with whole nanoseconds and a tenth: readers that round, and those that cut off, then get exactly these
-/// nanoseconds, and no slice reaches into the next, which Perfetto would drop.
+/// Times are microseconds with a digit more than nanoseconds, always 1: readers that round and readers that truncate
+/// get the same nanoseconds. Otherwise a slice could overlap the next one, which Perfetto would drop.
 fn event(process: usize, begin: f64, sample: usize, slice: &Slice, phase: &Phase) -> Option<String> {
     let operation = slice.operation.and_then(|i| phase.operations.get(i));
-    let name = quoted(operation.map_or("waiting", |o| &o.operation));
-    let pass = quoted(operation.map_or("waiting", |o| &o.pass));
+    let name = quoted(operation.map_or("waiting", |o| &o.id.operation));
+    let pass = quoted(operation.map_or("waiting", |o| o.id.pass.name()));
     let nanoseconds = |seconds: f64| (seconds * 1e9).round().max(0.0) as u64;
     let (from, to) = (nanoseconds(begin + slice.begin), nanoseconds(begin + slice.begin + slice.seconds));
     if from == to {

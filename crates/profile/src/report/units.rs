@@ -1,6 +1,6 @@
-//! Numbers as people read them.
+//! Numbers with units, for people.
 
-/// Three figures, or all before the point: `0.123`, `12.3`, `1,234`.
+/// A number with two to three significant digits, or all digits before the point: `0.012`, `12.3`, `1,234`.
 pub fn number(x: f64) -> String {
     let size = x.abs();
     if !x.is_finite() {
@@ -47,7 +47,7 @@ pub fn seconds(x: f64) -> String {
     }
 }
 
-/// Bytes in decimal units, as bandwidth is given: `1.20 MB`.
+/// Bytes in decimal units, as in bandwidths: `1.20 MB`.
 pub fn bytes(x: f64) -> String {
     match x.abs() {
         b if b < 1e3 => format!("{x:.0} B"),

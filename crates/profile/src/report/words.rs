@@ -1,161 +1,263 @@
-//! Sentences made from the numbers.
+//! The sentences that all forms of a report share, made from its data when it is written.
 
+use super::advice::{Alternative, Evidence, Milestone, WhatIf, of_operation};
+use super::phase::{Checkpointing, Phase, PhaseKind};
 use super::units::{bytes, change, count, flops, number, percent, seconds};
-use super::{Bound, Operation, Phase, Report, what_if};
+use super::{Bound, Doubt, Operation, Report, Warning};
 
-/// How many operations are explained.
-const EXPLAINED: usize = 10;
-/// A spread of repeats above this makes a report doubtful.
-const NOISY: f64 = 0.05;
-/// A share of time that the host gave to others above which that is said.
-const STOLEN: f64 = 0.01;
-/// A change of the rate that is worth a word.
+/// The least change of the rate, as a share, that is mentioned.
 const WORTH: f64 = 0.005;
-/// A share of the ceiling that only a roof measured too low explains.
-const ABOVE: f64 = 1.02;
-/// The profiler's own bounds.
-const COVERED: f64 = 0.97;
-const OVERHEAD: f64 = 0.02;
+/// The least share of an operation's time spent waiting that is mentioned.
+const WAITS: f64 = 0.05;
+/// The least share of a phase's time spent idle that is mentioned.
+const IDLE: f64 = 0.1;
+/// The distance to the ceiling, as a share, up to which an implementation is as good as its algorithm.
+const NEAR: f64 = 0.1;
 
-/// Says of the first operations why they take their time and what would change it.
-pub(super) fn explain(phase: &mut Phase) {
-    let (total, rate) = (phase.profiled_seconds, 1.0 / phase.profiled_seconds);
-    for operation in phase.operations.iter_mut().take(EXPLAINED) {
-        operation.why = why(operation, total, rate);
+/// Why an operation takes its time and what would change it; none for one that ranks too low to be explained.
+pub(super) fn why(operation: &Operation, phase: &Phase) -> Option<String> {
+    if !operation.is_explained() {
+        return None;
     }
+    let (total, rate) = (phase.rate.profiled_seconds, 1.0 / phase.rate.profiled_seconds);
+    let mut text = cause(operation);
+    text += &format!(
+        " At its roof it would take {} instead of {}: {} tokens/s.",
+        seconds(operation.roof.seconds),
+        seconds(operation.time.seconds),
+        change(operation.roof.gain / rate)
+    );
+    let mut alternatives = of_operation(operation, total);
+    alternatives.retain(|(_, then)| (then / rate - 1.0).abs() >= WORTH);
+    if !alternatives.is_empty() {
+        let one = |(alternative, then): &(Alternative, f64)| {
+            format!("{} {}", of_one_operation(*alternative), change(then / rate - 1.0))
+        };
+        text += &format!(" Computed: {}.", alternatives.iter().map(one).collect::<Vec<_>>().join(", "));
+    }
+    Some(text)
 }
 
-fn why(operation: &Operation, total: f64, rate: f64) -> String {
+/// What an operation's time is spent on.
+pub(super) fn cause(operation: &Operation) -> String {
     let mut text = bound(operation);
-    if operation.wait > 0.05 * operation.seconds {
+    if operation.time.wait > WAITS * operation.time.seconds {
         text += &format!(
             " Workers wait {} of its time; the slowest takes {:.2} times the mean.",
-            percent(operation.wait / operation.seconds),
-            operation.imbalance
+            percent(operation.time.waiting_share()),
+            operation.time.imbalance
         );
     }
     if let Some((calls, _)) = operation.allocations.filter(|(calls, _)| *calls > 0.0) {
         text += &format!(" It allocates {} times a token.", number(calls));
     }
-    text += &format!(
-        " At its roof it would take {} instead of {}: {} tokens/s.",
-        seconds(operation.roof_seconds),
-        seconds(operation.seconds),
-        change(operation.gain / rate)
-    );
-    let mut alternatives = what_if::of_operation(operation, total);
-    alternatives.retain(|(_, then)| (then / rate - 1.0).abs() >= WORTH);
-    if !alternatives.is_empty() {
-        let one = |(name, then): &(&str, f64)| format!("{name} {}", change(then / rate - 1.0));
-        text += &format!(" Computed: {}.", alternatives.iter().map(one).collect::<Vec<_>>().join(", "));
-    }
     text
 }
 
 fn bound(operation: &Operation) -> String {
-    let work = &operation.traffic;
-    let call = operation.seconds / operation.calls.max(f64::MIN_POSITIVE);
-    match operation.bound {
+    let (work, roof) = (&operation.traffic, &operation.roof);
+    match roof.bound {
         Bound::Memory => format!(
             "Bound by memory: {} a token at {} GB/s, {} of what the memory under it has.",
             bytes(work.bytes()),
             number(operation.gbps()),
-            percent(operation.share_of_roof)
+            percent(roof.share)
         ),
-        Bound::Compute if work.exponentials * operation.peak_gflops > work.flops * operation.exp_gops => format!(
+        Bound::Compute if operation.is_mostly_exponentials() => format!(
             "Bound by arithmetic: {} exponentials a token, most of its work, at {} of what the vector units have.",
             count(work.exponentials),
-            percent(operation.share_of_roof)
+            percent(roof.share)
         ),
         Bound::Compute => format!(
             "Bound by arithmetic: {} a token at {} GFLOP/s, {} of the {} that the vector units have.",
             flops(work.flops),
             number(operation.gflops()),
-            percent(operation.share_of_roof),
-            number(operation.peak_gflops)
+            percent(roof.share),
+            number(roof.peak_gflops)
         ),
         Bound::Latency => format!(
-            "Too short for its roof: a call takes {} and moves {}; its beginning, its end and the barrier are what it costs.",
-            seconds(call),
+            "Too short for its roof: a call takes {} and moves {}; its beginning, its end and the barrier are what it \
+             costs.",
+            seconds(operation.call_seconds()),
             bytes(work.bytes() / operation.calls.max(f64::MIN_POSITIVE))
         ),
-        Bound::Waiting => {
-            format!("Bound by waiting: of {} a call, workers wait most for one another.", seconds(call))
+        Bound::Waiting => format!(
+            "Bound by waiting: of {} a call, workers wait most for one another.",
+            seconds(operation.call_seconds())
+        ),
+    }
+}
+
+/// An alternative of the whole phase.
+pub(super) fn what_if(what_if: &WhatIf) -> String {
+    match what_if.alternative {
+        Alternative::Bf16Weights => "weights in bf16 instead of f32".to_owned(),
+        Alternative::QuantizedCache => "key-value cache in 8 bits".to_owned(),
+        Alternative::TwiceTheContext => "twice the context".to_owned(),
+        Alternative::Balance => "perfect balance: no worker waits".to_owned(),
+        Alternative::Threads { now, then } => {
+            let threads = if then == 1 { "1 thread".to_owned() } else { format!("{then} threads") };
+            let condition = match what_if.by {
+                Evidence::Measured => "",
+                Evidence::Computed => ", had it a CPU of its own",
+            };
+            format!("{threads} instead of {now}{condition}")
+        }
+        Alternative::Roofs => "every operation at its roof".to_owned(),
+    }
+}
+
+/// An alternative as far as it concerns one operation.
+fn of_one_operation(alternative: Alternative) -> String {
+    match alternative {
+        Alternative::Balance => "perfect balance".to_owned(),
+        Alternative::Bf16Weights
+        | Alternative::QuantizedCache
+        | Alternative::TwiceTheContext
+        | Alternative::Threads { .. }
+        | Alternative::Roofs => {
+            what_if(&WhatIf { alternative, tokens_per_second: 0.0, change: 0.0, by: Evidence::Computed })
         }
     }
 }
 
-/// The executive summary and the warnings of a report.
-pub(super) fn summarize(report: &mut Report) {
-    report.summary = report.phases.iter().flat_map(summary).collect();
-    report.warnings = warnings(report);
+/// A step of the roadmap: the operation and what brings it nearer to its roof.
+pub(super) fn milestone(milestone: &Milestone, phase: &Phase) -> String {
+    let Some(operation) = phase.operations.iter().find(|o| o.rank == milestone.rank) else { return String::new() };
+    let remedy = match operation.roof.bound {
+        Bound::Memory => "read its bytes at the rate that the memory has",
+        Bound::Compute => "compute at the rate that the vector units have",
+        Bound::Latency => "fuse it into a neighbour, or do without its barrier",
+        Bound::Waiting => "share its work out evenly",
+    };
+    format!("{}: {remedy}", operation.place())
 }
 
-fn summary(phase: &Phase) -> Vec<String> {
-    let mut said = vec![];
-    let name = match phase.name.as_str() {
-        "step" => "Training",
-        "prefill" => "Prefill",
-        _ => "Decode",
+/// The executive summary, a sentence each.
+pub(super) fn summary(report: &Report) -> Vec<String> {
+    report.phases.iter().flat_map(of_phase).collect()
+}
+
+fn of_phase(phase: &Phase) -> Vec<String> {
+    let name = match phase.kind {
+        PhaseKind::Step => "Training",
+        PhaseKind::Prefill => "Prefill",
+        PhaseKind::Decode => "Decode",
     };
-    let short = 1.0 - phase.share_of_ceiling;
-    said.push(format!(
+    let rate = &phase.rate;
+    let reached = format!(
         "{name} reaches {} tokens/s, {} of the {} that this machine could do: a token moves {} and takes {}.",
-        number(phase.tokens_per_second),
-        percent(phase.share_of_ceiling),
-        number(phase.ceiling),
+        number(rate.tokens_per_second),
+        percent(rate.share_of_ceiling),
+        number(rate.ceiling),
         bytes(phase.traffic.bytes()),
         flops(phase.traffic.flops)
-    ));
-    let rate = 1.0 / phase.profiled_seconds;
+    );
+    let mut said = vec![reached];
     if let Some(first) = phase.operations.first() {
-        let advice = if short < 0.1 {
+        let advice = if 1.0 - rate.share_of_ceiling < NEAR {
             "there is little left but to move or compute less".to_owned()
         } else {
-            format!("{} @ {} promises most, {} at its roof", first.kernel, first.path, change(first.gain / rate))
+            let gain = change(first.roof.gain * rate.profiled_seconds);
+            format!("{} promises most, {gain} at its roof", first.place())
         };
-        let half = phase.operations.iter().filter(|o| o.share > 0.0).count();
-        let mut by_time: Vec<f64> = phase.operations.iter().map(|o| o.share).collect();
-        by_time.sort_by(|a, b| b.total_cmp(a));
-        let before = by_time.iter().scan(0.0, |sum, share| Some(std::mem::replace(sum, *sum + share)));
-        let needed = before.take_while(|sum| *sum < 0.8).count();
-        said.push(format!("{needed} of its {half} operations take 80 % of the time; {advice}."));
+        let timed = phase.operations.iter().filter(|o| o.time.share > 0.0).count();
+        said.push(format!("{} of its {timed} operations take 80 % of the time; {advice}.", most_of_the_time(phase)));
     }
-    let idle = (phase.waiting + phase.entering) / phase.profiled_seconds;
-    if idle > 0.1 {
+    let idle = phase.share_of_time(phase.time.waiting + phase.time.entering);
+    if idle > IDLE {
         said.push(format!("Workers wait {} of the time, for one another or to be woken.", percent(idle)));
     }
     said
 }
 
-fn warnings(report: &Report) -> Vec<String> {
-    let mut said = vec![];
-    if let Some(steal) = report.system.steal.filter(|steal| *steal > STOLEN) {
-        said.push(format!("the host gave {} of the machine's time to others: measure again", percent(steal)));
+/// The least number of operations that take 80 % of the time.
+fn most_of_the_time(phase: &Phase) -> usize {
+    let mut by_time: Vec<f64> = phase.operations.iter().map(|o| o.time.share).collect();
+    by_time.sort_by(|a, b| b.total_cmp(a));
+    let before = by_time.iter().scan(0.0, |sum, share| Some(std::mem::replace(sum, *sum + share)));
+    before.take_while(|sum| *sum < 0.8).count()
+}
+
+/// The warnings, a sentence each.
+pub(super) fn warnings(report: &Report) -> Vec<String> {
+    let one = |warning| match warning {
+        Warning::Stolen(share) => {
+            format!("the host gave {} of the machine's time to others: measure again", percent(share))
+        }
+        Warning::Phase(kind, doubt) => format!("{}: {}", kind.name(), self::doubt(doubt)),
+        Warning::Baseline { name, mismatches } => {
+            format!("baseline {name} and this profile can't be compared ({})", mismatches.join("; "))
+        }
+    };
+    report.warnings().into_iter().map(one).collect()
+}
+
+fn doubt(doubt: Doubt) -> String {
+    match doubt {
+        Doubt::Noise(spread) => format!(
+            "repeats differ by {}: this machine is not quiet, differences smaller than that mean nothing",
+            percent(spread)
+        ),
+        Doubt::LeftOut(samples) => format!("{samples} samples were disturbed and left out"),
+        Doubt::AboveCeiling(share) => format!(
+            "faster than its ceiling ({}): a roof was measured too low, so that gains and ranks are too; measure again",
+            percent(share)
+        ),
+        Doubt::Coverage(share) => format!("only {} of the time lies within operations", percent(share)),
+        Doubt::Overhead(share) => format!("the profiler slows it by {}", percent(share)),
     }
-    for phase in &report.phases {
-        let name = &phase.name;
-        if phase.noise > NOISY {
-            said.push(format!(
-                "{name}: repeats differ by {}: this machine is not quiet, differences smaller than that mean nothing",
-                percent(phase.noise)
-            ));
-        }
-        if 10 * phase.left_out > phase.left_out + phase.samples {
-            said.push(format!("{name}: {} samples were disturbed and left out", phase.left_out));
-        }
-        if phase.share_of_ceiling > ABOVE {
-            said.push(format!(
-                "{name}: faster than its ceiling ({}): a roof was measured too low, so that gains and ranks are too; measure again",
-                percent(phase.share_of_ceiling)
-            ));
-        }
-        if phase.coverage < COVERED {
-            said.push(format!("{name}: only {} of the time lies within operations", percent(phase.coverage)));
-        }
-        if phase.overhead > OVERHEAD {
-            said.push(format!("{name}: the profiler slows it by {}", percent(phase.overhead)));
-        }
+}
+
+/// What the column of ratios means and how the baseline differs; none without a baseline.
+pub(super) fn baseline(report: &Report) -> Option<String> {
+    let name = report.baseline.as_ref()?;
+    let mut text = format!(
+        "ratio: an operation's time now over its time in the baseline {name}; 0.900 is 10 % faster, new is not in the \
+         baseline."
+    );
+    if !report.baseline_mismatches.is_empty() {
+        text += &format!(" Not the same as there: {}.", report.baseline_mismatches.join("; "));
     }
-    said
+    Some(text)
+}
+
+/// What was counted a token: by the CPU, and by the kernel.
+pub(super) fn counted(phase: &Phase) -> (Option<String>, Option<String>) {
+    let e = &phase.counted.events;
+    let said = |all: [Option<String>; 3]| {
+        let all: Vec<String> = all.into_iter().flatten().collect();
+        (!all.is_empty()).then(|| all.join(", "))
+    };
+    let rate = e.instructions.zip(e.cycles).map(|(n, cycles)| n / cycles.max(1.0));
+    let hardware = [
+        e.instructions.map(|n| format!("{} instructions", count(n))),
+        rate.map(|n| format!("{} a cycle", number(n))),
+        e.cache_misses.map(|n| format!("{} cache misses", count(n))),
+    ];
+    let kernel = [
+        e.cpu_seconds.map(|s| format!("{} CPUs at work", number(s / phase.rate.seconds))),
+        e.page_faults.map(|n| format!("{} page faults", number(n))),
+        e.switches.map(|n| format!("{} switches", number(n))),
+    ];
+    (said(hardware), said(kernel))
+}
+
+/// The stages in one line; none without stages.
+pub(super) fn stages(phase: &Phase) -> Option<String> {
+    let all = &phase.breakdown.stages;
+    if all.is_empty() {
+        return None;
+    }
+    let one = |(name, at): &(String, f64)| format!("{name} {}", seconds(*at));
+    let line = all.iter().map(one).collect::<Vec<_>>().join(" · ");
+    let each = |c: &Checkpointing| format!(" ({} each {} steps)", seconds(c.seconds), number(c.interval as f64));
+    Some(match phase.kind {
+        PhaseKind::Prefill | PhaseKind::Decode => {
+            format!("first token after {}: {line}", seconds(all.iter().map(|(_, at)| at).sum()))
+        }
+        PhaseKind::Step => {
+            format!("a step: {line}{}", phase.breakdown.checkpoint.as_ref().map(each).unwrap_or_default())
+        }
+    })
 }

@@ -1,4 +1,4 @@
-//! How fast memory of some size is read and written.
+//! Bandwidth of memory by the size of the working set.
 
 use std::hint::black_box;
 use std::sync::{Mutex, PoisonError};
@@ -9,24 +9,25 @@ use smallmind_simd::{Isa, IsaKind, WithIsa};
 
 use super::{Effort, best, seconds_together};
 
-/// GB/s of a level of memory, all threads together: bytes that the program reads and writes, not what the hardware moves for them.
+/// Bandwidths of memory of one size, all threads together: GB/s. Counted are the bytes that the program reads and
+/// writes, not those that the hardware moves for them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Bandwidth {
-    /// Its size in words: `L2/2` is half of the second-level caches.
+    /// Name of the size: `L2/2` is half of the second-level caches.
     pub name: &'static str,
     /// Bytes that all threads together went over.
     pub bytes: usize,
     /// Reading.
     pub read: f64,
-    /// Writing what is not read before.
+    /// Writing without reading before.
     pub write: f64,
-    /// Reading from one place and writing to another; both are counted.
+    /// Reading one place and writing another; both are counted.
     pub copy: f64,
     /// Reading, changing and writing back; both are counted.
     pub update: f64,
 }
 
-/// What is done to memory.
+/// What a pass does to memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
     Read,
@@ -36,7 +37,7 @@ enum Access {
 }
 
 impl Access {
-    /// How often a pass counts the bytes it goes over.
+    /// How often a pass counts each byte of its memory.
     fn counted(self) -> f64 {
         match self {
             // A copy reads one half and writes the other.
@@ -110,7 +111,7 @@ fn copy<I: Isa>(isa: I, from: &[f32], to: &mut [f32]) {
 
 #[inline(always)]
 fn update<I: Isa>(isa: I, memory: &mut [f32]) {
-    // What is 1 stays 1.
+    // 1 stays 1: x / 2 + 1 / 2.
     let half = isa.splat(black_box(0.5));
     for block in memory.chunks_exact_mut(UNROLL * I::LANES) {
         for x in block.chunks_exact_mut(I::LANES) {
@@ -119,23 +120,23 @@ fn update<I: Isa>(isa: I, memory: &mut [f32]) {
     }
 }
 
-/// A buffer of which every worker owns a part.
+/// A buffer that is divided among the workers.
 pub(super) struct Memory {
     buffer: Buffer,
 }
 
-/// Floats of a worker's granule: a page, so that no two workers share one.
+/// Floats of a page: no two workers share a page.
 const PAGE: usize = 1024;
 
 impl Memory {
-    /// `bytes` in all, each part written first by the worker that owns it.
+    /// `bytes` in all. Each worker is the first to write its part, so that the part lies near its CPU.
     pub(super) fn new(pool: &mut Pool, bytes: usize) -> Result<Self, GraphError> {
         let mut memory = Self { buffer: Buffer::zeroed(bytes.div_ceil(4).next_multiple_of(PAGE * pool.threads()))? };
         memory.on_each(pool, bytes, |part| part.fill(1.0));
         Ok(memory)
     }
 
-    /// Calls `work` once on every worker with its share of `bytes`: the bytes of all shares, and the seconds that it took.
+    /// Calls `work` once on every worker with its share of `bytes`: the bytes of all shares and the seconds.
     fn on_each(&mut self, pool: &mut Pool, bytes: usize, work: impl Fn(&mut [f32]) + Sync) -> (usize, f64) {
         let threads = pool.threads();
         let whole = self.buffer.len() / threads;
@@ -149,7 +150,7 @@ impl Memory {
         (4 * share * threads, seconds)
     }
 
-    /// The rates of all accesses to `bytes`, shared out.
+    /// The bandwidths of all accesses to `bytes`, divided among the workers.
     pub(super) fn bandwidth(
         &mut self,
         pool: &mut Pool,
@@ -158,7 +159,7 @@ impl Memory {
         name: &'static str,
         bytes: usize,
     ) -> Result<Bandwidth, GraphError> {
-        // Shows that the set is there, so that the passes below can't fail.
+        // Fails without the instruction set, so that the passes below can't.
         isa.with(Pass { access: Access::Read, memory: &mut [] })?;
         let (bytes, _) = self.on_each(pool, bytes, |_| {});
         let mut rate = |access: Access| {

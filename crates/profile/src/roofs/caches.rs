@@ -1,22 +1,22 @@
-//! How large the caches are.
+//! The sizes of the caches.
 
 use std::fs;
 use std::path::Path;
 
-/// Bytes of a core's caches; common sizes where the system doesn't tell.
+/// Bytes of a core's caches; common sizes if the system doesn't state them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheSizes {
-    /// The second level, a core's own.
+    /// The second level, which each core has for itself.
     pub l2: usize,
-    /// The third level, mostly shared.
+    /// The third level, which cores share on most CPUs.
     pub l3: usize,
 }
 
 impl CacheSizes {
-    /// Taken where the system is silent.
+    /// Sizes if the system states none.
     const COMMON: Self = Self { l2: 1 << 20, l3: 32 << 20 };
 
-    /// Asks the system about its first CPU.
+    /// Reads what the system states of its first CPU.
     pub fn read() -> Self {
         Self::read_from(Path::new("/sys/devices/system/cpu/cpu0/cache"))
     }
@@ -36,7 +36,7 @@ impl CacheSizes {
             }
         }
         if found_l2 && !found_l3 {
-            // The second level is the last one.
+            // The CPU has no third level.
             sizes.l3 = sizes.l2;
         }
         sizes

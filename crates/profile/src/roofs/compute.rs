@@ -1,4 +1,4 @@
-//! Arithmetic in registers: as many independent chains of multiply-adds as hide their latency.
+//! Peak arithmetic in registers, with enough independent chains of operations to hide their latency.
 
 use std::hint::black_box;
 
@@ -9,12 +9,12 @@ use smallmind_simd::{Isa, IsaKind, WithIsa, math};
 
 use super::{Effort, best, seconds_together};
 
-/// Independent chains: two units of four or five cycles of latency each, and some to spare.
+/// Number of independent chains: two units with a latency of four or five cycles each want up to ten.
 const CHAINS: usize = 12;
-/// Links of a chain in one iteration.
+/// Operations of a chain in one iteration.
 const STEPS: usize = 2000;
 
-/// Operations a second in units of 1e9, where an iteration on one thread is `operations`.
+/// 1e9 operations a second; an iteration on one thread is `operations`.
 fn rate(pool: &mut Pool, effort: Effort, operations: usize, work: impl Fn() + Sync) -> f64 {
     let all = (operations * pool.threads()) as f64;
     let seconds = best(effort, |iterations| {
@@ -53,7 +53,7 @@ impl WithIsa for MultiplyAdd {
     }
 }
 
-/// Independent values in the making: each takes a dozen instructions, so that a few keep all units busy.
+/// Number of independent chains of exponentials: each takes a dozen instructions, so that a few keep all units busy.
 const EXPONENTIALS: usize = 8;
 
 struct Exponential;
@@ -65,7 +65,7 @@ impl WithIsa for Exponential {
         isa.vectorize(
             #[inline(always)]
             || {
-                // From 1 the values fall to the fixed point of 2⁻ˣ.
+                // The values converge to the fixed point of 2⁻ˣ, so that no step is faster than others.
                 let sign = isa.splat(black_box(-1.0));
                 let mut values = [isa.splat(1.0); EXPONENTIALS];
                 for _ in 0..STEPS {
@@ -93,16 +93,16 @@ impl WithIsa for Lanes {
     }
 }
 
-/// Two operations for each multiply-add of a lane.
+/// GFLOP/s of `f32` multiply-adds: two operations a lane.
 pub(super) fn f32_gflops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Result<f64, GraphError> {
     let lanes = isa.with(Lanes)?;
     Ok(rate(pool, effort, 2 * CHAINS * STEPS * lanes, || {
-        // The line above has shown that the set is there.
+        // It can't fail: the line above has used the same instruction set.
         let _ = isa.with(MultiplyAdd);
     }))
 }
 
-/// One for each lane.
+/// 1e9 exponentials of `f32` a second: one a lane.
 pub(super) fn exp_gops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Result<f64, GraphError> {
     let lanes = isa.with(Lanes)?;
     Ok(rate(pool, effort, EXPONENTIALS * STEPS * lanes, || {
@@ -110,13 +110,13 @@ pub(super) fn exp_gops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Result<
     }))
 }
 
-/// Four operations for each lane: a pair of products, each added.
+/// A chain of dot products of `bf16` pairs: four operations a lane.
 #[cfg(target_arch = "x86_64")]
 fn dot_pairs<D: Bf16Dot>(token: D) {
     token.vectorize(
         #[inline(always)]
         || {
-            // 2⁻⁶⁰ and 1: the sums stay small and none of them is subnormal.
+            // The factors 2⁻⁶⁰ and 1 keep the sums small but not subnormal.
             let (a, b) = (token.splat_pair(black_box(0x2180_2180)), token.splat_pair(black_box(0x3f80_3f80)));
             let mut sums = [token.isa().zero(); CHAINS];
             for _ in 0..STEPS {
@@ -134,7 +134,7 @@ fn dot_pairs<D: Bf16Dot>(token: D) {
     );
 }
 
-/// Eight operations for each lane: four products, each added.
+/// A chain of dot products of four bytes: eight operations a lane.
 #[cfg(target_arch = "x86_64")]
 fn dot_quads<D: Int8Dot>(token: D) {
     token.vectorize(
@@ -157,7 +157,7 @@ fn dot_quads<D: Int8Dot>(token: D) {
     );
 }
 
-/// `None` where the CPU, or the instruction set asked for, has no such dot product.
+/// GFLOP/s of `bf16` dot products; none if the CPU, or `isa`, has no such instruction.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn bf16_gflops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Option<f64> {
     let token = smallmind_simd::Avx512Bf16::detect().filter(|_| isa == IsaKind::Avx512)?;
@@ -165,7 +165,7 @@ pub(super) fn bf16_gflops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Opti
     Some(rate(pool, effort, operations, || dot_pairs(token)))
 }
 
-/// `None` where the CPU, or the instruction set asked for, has no such dot product.
+/// 1e9 operations a second of dot products of bytes; none if the CPU, or `isa`, has no such instruction.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn int8_gops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Option<f64> {
     let token = smallmind_simd::Avx512Vnni::detect().filter(|_| isa == IsaKind::Avx512)?;

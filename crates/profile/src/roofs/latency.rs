@@ -1,4 +1,4 @@
-//! What it costs that several threads work together.
+//! The cost of entering the pool and of a barrier.
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use smallmind_graph::Pool;
 
 use super::{Effort, best, seconds_together};
 
-/// Nanoseconds to enter the pool with nothing to do and to leave it, its workers being awake.
+/// Nanoseconds to enter the pool without work and to leave it, with workers awake.
 pub(super) fn entry_ns(pool: &mut Pool, effort: Effort) -> f64 {
     let seconds = best(effort, |iterations| {
         let begin = Instant::now();
@@ -20,7 +20,7 @@ pub(super) fn entry_ns(pool: &mut Pool, effort: Effort) -> f64 {
     1e9 * seconds
 }
 
-/// Nanoseconds of a barrier at which all workers arrive together.
+/// Nanoseconds of a barrier that all workers reach at the same time.
 pub(super) fn barrier_ns(pool: &mut Pool, effort: Effort) -> f64 {
     let seconds = best(effort, |iterations| {
         seconds_together(pool, |_, team| {

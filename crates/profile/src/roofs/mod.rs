@@ -1,7 +1,7 @@
-//! What this machine can do, measured: the roofs under which every kernel works.
+//! The limits of this machine, measured: the roofs of every kernel.
 //!
-//! All threads of a pool work at once, each on memory of its own. A roof is the best of several samples, since it is a limit: what a
-//! neighbour on the machine takes away makes a sample slower and never faster.
+//! All threads of a pool work at once, each on memory of its own. A roof is a limit, so it is the best of several
+//! samples: another program on the machine makes a sample slower, never faster.
 
 mod bandwidth;
 mod caches;
@@ -21,50 +21,50 @@ pub use caches::CacheSizes;
 /// How much time to spend on roofs.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// Samples of each roof.
+    /// Number of samples of each roof.
     pub samples: usize,
-    /// The least time of a sample: short, so that some samples run between the turns of other programs.
+    /// The least time of a sample. Short samples fit between the time slices of other programs.
     pub sample: Duration,
-    /// Bytes of the buffer that no cache holds, at least; four times the third-level cache if that is more.
+    /// The least bytes of the largest buffer, which is never smaller than four times the third-level cache.
     pub memory_bytes: usize,
 }
 
 impl Effort {
-    /// A few seconds.
+    /// Takes a few seconds.
     pub const THOROUGH: Self = Self { samples: 40, sample: Duration::from_millis(1), memory_bytes: 256 << 20 };
-    /// Well below a second.
+    /// Takes well below a second.
     pub const QUICK: Self = Self { samples: 6, sample: Duration::from_micros(500), memory_bytes: 0 };
 }
 
-/// What a machine can do with a number of threads and an instruction set.
+/// The limits of a machine for a number of threads and an instruction set.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Roofs {
     /// The instruction set.
     pub isa: &'static str,
-    /// Threads at work.
+    /// Number of threads.
     pub threads: usize,
     /// Multiply-adds of `f32` in registers, two operations each: GFLOP/s.
     pub f32_gflops: f64,
-    /// Multiply-adds of `bf16` by the CPU's dot product, where it has one: GFLOP/s.
+    /// Multiply-adds of `bf16` by the CPU's dot product: GFLOP/s. None without such an instruction.
     pub bf16_gflops: Option<f64>,
-    /// Multiply-adds of bytes by the CPU's dot product, where it has one: GOP/s.
+    /// Multiply-adds of bytes by the CPU's dot product: GOP/s. None without such an instruction.
     pub int8_gops: Option<f64>,
-    /// Exponentials of `f32`, the cheapest that the vector language has: 1e9 a second.
+    /// Exponentials of `f32` by the cheapest function of the vector language: 1e9 a second.
     pub exp_gops: f64,
-    /// Memory of several sizes, in rising order: within the second-level caches, around the size of the third-level cache, and beyond all
-    /// caches.
+    /// Bandwidths of memory by rising size: inside the second-level caches, around the size of the third-level cache,
+    /// beyond all caches.
     pub levels: Vec<Bandwidth>,
-    /// Entering the pool with nothing to do, and leaving it: nanoseconds.
+    /// Entering the pool without work, and leaving it: nanoseconds.
     pub entry_ns: f64,
     /// A barrier of all threads: nanoseconds.
     pub barrier_ns: f64,
 }
 
 impl Roofs {
-    /// Measures them on the threads of `pool`.
+    /// Measures the roofs on the threads of `pool`.
     ///
     /// # Errors
-    /// Memory that can't be had, or an instruction set that this CPU lacks.
+    /// Too little memory, or an instruction set that this CPU lacks.
     pub fn measure(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Result<Self, GraphError> {
         let caches = CacheSizes::read();
         let threads = pool.threads();
@@ -79,7 +79,7 @@ impl Roofs {
             ("2 L3", 2 * caches.l3),
             ("memory", largest),
         ] {
-            // Many small caches may be as large as the shared one.
+            // Levels rise in size: the second-level caches of many cores may be larger than the third-level cache.
             if levels.last().is_none_or(|level| level.bytes < bytes) {
                 levels.push(buffer.bandwidth(pool, isa, effort, name, bytes)?);
             }
@@ -97,7 +97,7 @@ impl Roofs {
         })
     }
 
-    /// The measured level that is nearest to a working set of `bytes`, shared out among the threads.
+    /// The measured level nearest in size to a working set of `bytes` that the threads divide among them.
     ///
     /// # Panics
     /// If there are no levels; [`Roofs::measure`] gives several.
@@ -108,8 +108,8 @@ impl Roofs {
     }
 }
 
-/// The seconds that all workers of `pool` together spend on `work`: from the moment at which the first of them begins it, all being awake,
-/// to that at which the last one ends it.
+/// Seconds of `work` on all workers of `pool`, from when the first worker begins it to when the last one ends it. All
+/// workers are awake before it begins.
 pub fn seconds_together(pool: &mut Pool, work: impl Fn(usize, &Team<'_>) + Sync) -> f64 {
     let begin = Instant::now();
     let span = Mutex::new((Duration::MAX, Duration::ZERO));
@@ -125,12 +125,12 @@ pub fn seconds_together(pool: &mut Pool, work: impl Fn(usize, &Team<'_>) + Sync)
     end.saturating_sub(start).as_secs_f64()
 }
 
-/// Seconds an iteration in the best of several samples; `run` does some iterations and gives their seconds.
+/// Seconds of an iteration in the best of several samples. `run` does a number of iterations and returns their seconds.
 fn best(effort: Effort, mut run: impl FnMut(usize) -> f64) -> f64 {
-    // The least of some: one sample may have had to wait for another program.
+    // The least of several: another program may disturb a sample.
     let mut least = |iterations: usize, samples: usize| (0..samples).map(|_| run(iterations)).fold(f64::MAX, f64::min);
     let mut iterations = 1;
-    // The first one touches memory.
+    // The first run touches the memory.
     least(iterations, 1);
     let mut seconds = least(iterations, 2);
     while seconds < effort.sample.as_secs_f64() && iterations < 1 << 30 {
@@ -161,7 +161,13 @@ mod tests {
                 roofs.int8_gops.unwrap_or(1.0),
             ];
             assert!(rates.iter().all(|x| x.is_finite() && *x > 0.0), "{roofs:?}");
-            assert!(4.0 * roofs.exp_gops < roofs.f32_gflops, "it takes some multiply-adds: {roofs:?}");
+            // An exponential takes some multiply-adds. A roof is too low if another program has the CPUs: one of a few
+            // tries has to be quiet.
+            let quiet = (0..20).any(|_| {
+                let exp_gops = compute::exp_gops(&mut pool, IsaKind::best(), TINY).unwrap();
+                4.0 * exp_gops < compute::f32_gflops(&mut pool, IsaKind::best(), TINY).unwrap()
+            });
+            assert!(quiet, "{roofs:?}");
             for level in &roofs.levels {
                 let rates = [level.read, level.write, level.copy, level.update];
                 assert!(rates.iter().all(|x| x.is_finite() && *x > 0.0), "{roofs:?}");

@@ -1,4 +1,4 @@
-//! `smallmind inspect M [--tensors] [--graph] [--plan]`.
+//! `smallmind inspect M [--tensors] [--graph] [--plan] [--weights FORMAT]`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use smallmind::graph::{Graph, Limits, Plan, PlanOptions, Storage};
 use smallmind::kernels::Format;
 use smallmind::model::{ModelConfig, Purpose, SessionOptions, architecture, unused_tensors};
 
-use super::failure::Outcome;
+use super::failure::{Outcome, usage};
 use super::settings::Settings;
 use super::{models, output, units};
 
@@ -37,6 +37,8 @@ pub struct Inspect {
     /// Tokens of a sequence that plans make room for [default: the model's]
     #[arg(long, value_name = "N", value_parser = units::whole)]
     context: Option<usize>,
+    #[command(flatten)]
+    weights: models::WeightsArg,
 }
 
 /// The purpose of a graph, in the words of a user.
@@ -87,6 +89,9 @@ impl Inspect {
         let unused = unused_tensors(&config, folder.weights())?;
         let memory = self.memory(&config, settings)?;
         let graph = architecture::graph(&config, self.used_for.purpose())?;
+        if self.used_for == Use::Training && self.weights.weights != Format::F32 {
+            return Err(usage("--weights is for weights that are only read; a training has them in f32"));
+        }
         let plan = if self.plan { Some(self.plan_for(self.used_for, &config, settings)?.to_string()) } else { None };
         if settings.is_json() {
             let mut document = summary(&folder, &config, &graph, &memory, &unused)?;
@@ -122,21 +127,30 @@ impl Inspect {
     fn plan_for(&self, used_for: Use, config: &ModelConfig, settings: &Settings) -> anyhow::Result<Plan> {
         let graph = architecture::graph(config, used_for.purpose())?;
         let (limits, threads, isa) = (used_for.limits(self.context(config)), settings.threads(), settings.isa()?);
-        Ok(match used_for {
-            Use::Decode | Use::Prefill => {
-                let storage = Arc::new(Storage::of(&graph, isa, Format::F32)?);
-                Plan::new(graph, PlanOptions::stored(limits, threads, storage))?
-            }
-            Use::Training | Use::Evaluation => Plan::new(graph, PlanOptions::flat(limits, threads, isa))?,
-        })
+        let format = self.weights.weights;
+        let is_stored = match used_for {
+            Use::Decode | Use::Prefill => true,
+            // `eval` converts the weights only where another format is asked for.
+            Use::Evaluation => format != Format::F32,
+            Use::Training => false,
+        };
+        let options = if is_stored {
+            PlanOptions::stored(limits, threads, Arc::new(Storage::of(&graph, isa, format)?))
+        } else {
+            PlanOptions::flat(limits, threads, isa)
+        };
+        Ok(Plan::new(graph, options)?)
     }
 
     /// The memory of a session with one sequence.
     fn memory(&self, config: &ModelConfig, settings: &Settings) -> anyhow::Result<Memory> {
         let plan = self.plan_for(Use::Prefill, config, settings)?;
+        let flat = 4 * plan.graph().params().layout().len();
+        // Weights in f32 are packed in place.
+        let weights = plan.storage().filter(|storage| !storage.is_f32()).map_or(flat, |storage| storage.bytes());
         Ok(Memory {
             context: self.context(config),
-            weights: plan.graph().params().layout().len() as u64 * 4,
+            weights: weights as u64,
             cache: plan.cache().map_or(0, |shape| shape.len() as u64 * 4),
             work: plan.arena_bytes() as u64,
         })

@@ -1,6 +1,10 @@
 //! Models that are made, shown, measured and made to talk.
 
 use std::fs::OpenOptions;
+use std::sync::Arc;
+
+use smallmind::kernels::Format;
+use smallmind::{IsaKind, Model, Session, SessionOptions};
 
 use crate::support::{Bench, Ran};
 
@@ -35,6 +39,28 @@ fn a_new_model_is_shown() {
     assert_eq!(read("same/model.safetensors"), read("model/model.safetensors"));
     bench.run("new --preset nanogpt-cpu --out other --seed 2").ok();
     assert_ne!(read("other/model.safetensors"), read("model/model.safetensors"));
+}
+
+/// In every format `inspect --plan` shows the plans that a session runs, and the bytes of its weights.
+#[test]
+fn the_plan_of_a_format_is_shown() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    for format in Format::ALL {
+        let model = Model::load(bench.path("model")).unwrap().pack_as(IsaKind::best(), format).unwrap();
+        let bytes = model.storage().bytes();
+        let session = Session::new(Arc::new(model), SessionOptions::single(64, 2)).unwrap();
+        for (used_for, plan) in [("prefill", session.plan(64)), ("decode", session.plan(1))] {
+            let line = format!("inspect model --plan --for {used_for} --weights {format} --threads 2 --json");
+            let shown = bench.run(&line).json();
+            let lines: Vec<&str> =
+                shown["plan"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+            assert_eq!(lines.join("\n"), plan.to_string().trim_end(), "{used_for} in {format}");
+            assert_eq!(shown["memory"]["weights_bytes"], bytes, "{format}");
+        }
+    }
+    bench.run("inspect model --plan --for evaluation --weights q8_0").ok();
+    bench.run("inspect model --plan --for training --weights q8_0").fails(2, &["--weights", "f32"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `profile`: reports in every form, comparison of two of them, slips.
+//! `profile`: reports in every form, their comparison, wrong usage.
 
 use serde_json::Value;
 
@@ -45,7 +45,7 @@ fn a_generation_is_profiled_without_a_model() {
     phases.iter().for_each(check_phase);
     phases.iter().for_each(check_events);
     assert!(phases.iter().all(|phase| phase["barrier_ns"].as_f64() > Some(0.0)));
-    // The roofs that are printed are those that every operation stands under.
+    // The printed roofs are the roofs of every operation.
     for operation in phases.iter().flat_map(|phase| phase["operations"].as_array().unwrap()) {
         assert_eq!(operation["peak_gflops"], report["roofs"]["f32_gflops"], "{operation}");
         assert_eq!(operation["exp_gops"], report["roofs"]["exp_gops"], "{operation}");
@@ -58,17 +58,39 @@ fn a_generation_is_profiled_without_a_model() {
         operations.iter().filter(|o| o["operation"] == "linear").all(|o| o["kernel"] == "linear (packed)")
     };
     assert!(phases.iter().all(linear), "{report}");
-    // Every weight but the table's other rows is read once a token: the head is the table.
+    // Every weight is read once a token: the table of tokens is the head.
     let weights = phases[1]["traffic"]["weights"].as_f64().unwrap();
     let parameters = report["subject"]["parameters"].as_f64().unwrap();
     assert!((weights / (4.0 * parameters) - 1.0).abs() < 0.001, "{weights} bytes of {parameters} parameters");
+}
+
+/// In every format a decoded token reads all weights once: the bytes of the operations add up to the bytes of the
+/// parameters in the subject.
+#[test]
+fn the_bytes_of_weights_add_up_in_every_format() {
+    for (format, bits) in [("f16", 16.0), ("bf16", 16.0), ("q8_0", 8.5)] {
+        let report = Bench::new().run(&format!("profile generate {QUICK} --weights {format} --json")).json();
+        let subject = &report["subject"];
+        let bits_per_weight = subject["bits_per_weight"].as_f64().unwrap();
+        assert!((bits_per_weight / bits - 1.0).abs() < 0.01, "norms stay f32: {subject}");
+        let held = subject["parameters"].as_f64().unwrap() * bits_per_weight / 8.0;
+        let operations = report["phases"][1]["operations"].as_array().unwrap();
+        let weights = |o: &&Value| !o["weights"].is_null();
+        let read: f64 = operations.iter().map(|o| o["traffic"]["weights"].as_f64().unwrap()).sum();
+        assert!((read / held - 1.0).abs() < 0.001, "{format}: {read} of {held} bytes");
+        for operation in operations.iter().filter(weights) {
+            let name = operation["operation"].as_str().unwrap();
+            let expected = if name.ends_with("norm") { "f32" } else { format };
+            assert_eq!(operation["weights"], expected, "{operation}");
+        }
+    }
 }
 
 fn stages(phase: &Value) -> Vec<&str> {
     phase["stages"].as_array().unwrap().iter().map(|stage| stage[0].as_str().unwrap()).collect()
 }
 
-/// What is counted is there or null; no sample does without CPU time.
+/// Each event is a number or null; if CPU time is counted, a sample takes some.
 fn check_events(phase: &Value) {
     let events = phase["events"].as_object().expect("events");
     let names = ["instructions", "cycles", "cache_misses", "page_faults", "switches", "cpu_seconds"];
@@ -76,7 +98,7 @@ fn check_events(phase: &Value) {
     assert!(events["cpu_seconds"].as_f64().is_none_or(|seconds| seconds > 0.0), "{events:?}");
 }
 
-/// The stages of a training's step: all of them there, and together with what lies around the runs the step's time.
+/// Checks the stages of a training's step: all are there, and the passes add up to the time inside runs.
 fn check_step(report: &Value) -> &Value {
     let phase = &report["phases"][0];
     check_phase(phase);
@@ -108,11 +130,11 @@ fn a_training_on_a_text_is_profiled() {
     let line = format!("profile train --preset nanogpt-cpu --data text.txt --batch 2 {QUICK} --json");
     let report = Bench::with_text().run(&line).json();
     assert_eq!(check_step(&report)["about"], "2 sequences of 64 tokens of a text");
-    // The characters of the text are the vocabulary, not those of the preset.
+    // The vocabulary is the characters of the text.
     assert!(report["subject"]["shape"].as_str().unwrap().ends_with("vocabulary 17"), "{}", report["subject"]);
 }
 
-/// A run's own model, text, accumulation and interval; and nothing is written to it.
+/// A run is profiled with its own model, text, accumulation and interval of checkpoints. Nothing is written to it.
 #[test]
 fn a_run_is_profiled_as_it_trains() {
     let bench = Bench::with_text();
@@ -140,11 +162,11 @@ fn a_run_is_profiled_as_it_trains() {
     assert_eq!((head["calls"].as_f64().unwrap() * 96.0).round(), 3.0, "one a micro-batch: {head}");
     let update = phase["operations"].as_array().unwrap().iter().find(|o| o["operation"] == "adamw").unwrap();
     assert_eq!((update["calls"].as_f64().unwrap() * 96.0).round(), 1.0, "one a step: {update}");
-    // A training that ends before its first checkpoint is due has one at its end.
+    // A training that is shorter than the interval has one checkpoint, at its end.
     bench.train("short", "--checkpoint.interval=250").ok();
     let short = bench.run(&format!("profile train -m short {QUICK} --json")).json();
     assert_eq!(check_step(&short)["checkpoint"]["interval"], 6);
-    // The newest checkpoint is damaged: the one before is profiled, and that is said.
+    // If the newest checkpoint is damaged, the one before is profiled, with a warning.
     bench.write("run/checkpoints/step-00000006/model.safetensors", "cut short");
     let ran = bench.run(&format!("profile train -m run {QUICK}"));
     assert!(ran.stderr.contains("warning: ") && ran.stderr.contains("step-00000006"), "{ran:#?}");
@@ -155,12 +177,12 @@ fn a_run_is_profiled_as_it_trains() {
     bench.run("profile train --data nothing.txt").fails(3, &["nothing.txt"]);
 }
 
-/// A disk that takes no checkpoint costs the figures of checkpoints, not the report.
+/// If the disk takes no checkpoint, the report lacks the figures of checkpoints only.
 #[test]
 #[cfg(unix)]
 fn a_training_is_reported_without_room_for_checkpoints() {
     let bench = Bench::new();
-    // Writing more than a hundred blocks fails.
+    // Files of more than a hundred blocks can't be written.
     let limited = |line: &str| {
         let whole = bench.command(line);
         let mut command = std::process::Command::new("sh");
@@ -184,14 +206,14 @@ fn a_training_is_reported_without_room_for_checkpoints() {
     );
 }
 
-/// Checkpoints are timed on the run's disk, or else on that of the report; only where nobody may write there, somewhere
-/// else, and that is said.
+/// Checkpoints are timed on the disk of the run, or of the report if there is no run. If nothing can be written there,
+/// they are timed elsewhere, with a note.
 #[test]
 #[cfg(target_os = "linux")]
 fn checkpoints_are_timed_where_the_run_lies() {
     let bench = Bench::with_text();
     bench.train("run", "").ok();
-    // No folder can be made in the current one.
+    // No folder can be made in the current folder.
     let run = |line: &str, temporary: &str| {
         let mut command = bench.command(&format!("profile train {line} {QUICK}"));
         command.current_dir("/proc").env("TMPDIR", bench.path(temporary));
@@ -216,7 +238,7 @@ fn a_folder_gets_all_forms() {
     let bench = Bench::with_text();
     bench.random_model();
     let text = bench.run(&format!("profile generate -m model {QUICK} --depth 8 --prompt-tokens 20 --out report")).ok();
-    // How much is doubtful depends on who else uses the machine.
+    // The number of warnings depends on what else runs on the machine.
     let doubtful = text.lines().skip_while(|line| *line != "doubtful").take_while(|line| !line.is_empty()).count();
     let lines = text.lines().count() - doubtful;
     assert!(lines <= 55 && text.lines().all(|line| line.chars().count() <= 100), "{text}");
@@ -232,8 +254,8 @@ fn a_folder_gets_all_forms() {
     page_is_whole(&report, &read("report.html"));
 }
 
-/// The page needs nothing from outside, and has every section of every phase, a row and a dot an operation, a row a
-/// layer.
+/// The page refers to nothing outside of it. It has every section of every phase, a row and a dot for each operation,
+/// and a row for each layer.
 fn page_is_whole(report: &Value, html: &str) {
     for outside in ["http:", "https:", "src=", "@import", "url(", "<link rel=\"stylesheet"] {
         assert!(!html.contains(outside), "{outside}");
@@ -260,7 +282,7 @@ fn page_is_whole(report: &Value, html: &str) {
 }
 
 #[test]
-fn the_way_to_the_first_token_is_told() {
+fn the_stages_up_to_the_first_token_are_listed() {
     let bench = Bench::with_text();
     bench.random_model();
     let line = format!("profile generate -m model {QUICK} --depth 8 --prompt=the,cat --out report");
@@ -284,7 +306,7 @@ fn the_way_to_the_first_token_is_told() {
     let long = "the".repeat(30);
     bench.run(&format!("profile generate -m model -p {long}")).fails(2, &["90 tokens", "1 to 64"]);
     bench.run("profile generate --prompt=the").fails(2, &["tokenizer", "-m"]);
-    // A tokenizer is missed only where there is text for it, and then for its own reason.
+    // A missing or damaged tokenizer is an error only if there is a text to tokenize.
     bench.write("model/tokenizer.json", "{");
     bench.run("profile generate -m model --prompt=the").fails(3, &["tokenizer.json"]);
     std::fs::remove_file(bench.path("model/tokenizer.json")).unwrap();
@@ -292,7 +314,7 @@ fn the_way_to_the_first_token_is_told() {
     bench.run(&format!("profile generate -m model {QUICK} --depth 8 --prompt-tokens 7")).ok();
 }
 
-/// The trace's slices of each operation add up to its time in the report, within 1 %.
+/// The slices of a trace add up to the work in the report within 1 %.
 fn slices_are_the_report(report: &Value, trace: &Value) {
     for (process, phase) in report["phases"].as_array().unwrap().iter().enumerate() {
         let slices = trace["traceEvents"].as_array().unwrap().iter();
@@ -314,7 +336,7 @@ fn reports_are_compared() {
     assert!(run(&bench, "profile diff before now").ok().starts_with("step: "));
     run(&bench, "profile diff before before --fail-on 3%").ok();
 
-    // Half as fast, with certainty.
+    // A report of a phase that is certainly half as fast.
     let mut slow: Value =
         serde_json::from_str(&std::fs::read_to_string(bench.path("now/report.json")).unwrap()).unwrap();
     let phase = &mut slow["phases"][0];
@@ -327,7 +349,7 @@ fn reports_are_compared() {
     assert!(ran.stderr.contains("slower: step by 100.0 %"), "{ran:#?}");
     run(&bench, "profile diff slow.json fast.json --fail-on 3").ok();
 
-    // The machine itself is half as fast: that explains it.
+    // The machine is half as fast too, which explains the difference.
     let mut beats = |factor: f64| {
         let beat = |noise: f64| serde_json::json!({ "arithmetic": factor * noise, "memory": factor * noise });
         slow["phases"][0]["beats"] = [1.0, 1.001, 0.999].into_iter().map(beat).collect();
@@ -339,7 +361,7 @@ fn reports_are_compared() {
     let text = run(&bench, "profile diff machine-1.json machine-2.json --fail-on 3%").ok();
     assert!(text.contains("the machine itself: arithmetic +100.0 %, reading memory +100.0 %"), "{text}");
 
-    // CPUs that lie otherwise to one another are another machine.
+    // Barriers that differ much mean that the CPUs are placed on other cores.
     slow["subject"]["threads"] = 2.into();
     for barrier in [80.0, 120.0, 320.0] {
         slow["phases"][0]["barrier_ns"] = barrier.into();
@@ -354,7 +376,7 @@ fn reports_are_compared() {
     run(&bench, "profile diff fast.json other.json").fails(2, &["threads: 1, now 7", "--force"]);
     run(&bench, "profile diff fast.json other.json --force").ok();
 
-    // The same rule for --baseline, before anything is measured.
+    // --baseline refuses what `diff` refuses, before anything is measured.
     let mut shape = slow.clone();
     shape["subject"]["shape"] = "1 layer".into();
     bench.write("shape.json", shape.to_string());
@@ -371,7 +393,7 @@ fn reports_are_compared() {
         text.contains("in the baseline other.json") && text.contains("Not the same as there: threads: 7"),
         "{text}"
     );
-    // What only the measurement shows keeps the columns away, and nothing else.
+    // If only the measurement shows a mismatch, the report has a warning instead of the column.
     slow["subject"]["threads"] = 2.into();
     slow["phases"][0]["barrier_ns"] = 1e9.into();
     bench.write("far.json", slow.to_string());
@@ -382,7 +404,7 @@ fn reports_are_compared() {
 }
 
 #[test]
-fn slips_are_told() {
+fn wrong_usage_is_refused() {
     let bench = Bench::new();
     bench.run("profile generate --preset nothing").fails(2, &["nothing"]);
     bench.run("profile generate -m nowhere").fails(3, &["nowhere"]);

@@ -7,7 +7,7 @@ use smallmind::profile::Diff as Differences;
 use super::super::failure::{Failure, Outcome};
 use super::super::output;
 use super::super::settings::Settings;
-use super::written::{comparable, kept};
+use super::report_output::{comparable, kept};
 
 /// Options of `profile diff`.
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ pub struct Diff {
     force: bool,
 }
 
-/// `3%` or `3`, as a share.
+/// A share from `3%` or `3`.
 fn share(text: &str) -> Result<f64, String> {
     let number = text.trim().trim_end_matches('%').trim().parse::<f64>();
     number
@@ -50,7 +50,7 @@ impl Diff {
             return Ok(());
         }
         let one = |phase: &&smallmind::profile::diff::PhaseDiff| {
-            format!("{} by {:.1} %", phase.name, 100.0 * phase.total.estimate)
+            format!("{} by {:.1} %", phase.name.name(), 100.0 * phase.total.estimate)
         };
         Err(Failure::Regression(format!("slower: {}", slower.iter().map(one).collect::<Vec<_>>().join(", "))).into())
     }

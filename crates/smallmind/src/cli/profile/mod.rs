@@ -2,11 +2,10 @@
 
 mod diff;
 mod generate;
-mod interleave;
+mod report_output;
 mod subject;
 mod train;
 mod training;
-mod written;
 
 use clap::{Args, Subcommand};
 

@@ -3,13 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use smallmind::graph::{Params, Pool, Storage};
-use smallmind::kernels::Format;
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{Model, ModelConfig, preset};
-use smallmind::profile::Roofs;
-use smallmind::profile::report::{RoofTable, Subject};
-use smallmind::profile::roofs::Effort;
+use smallmind::profile::report::Subject;
 use smallmind::simd::IsaKind;
 
 use super::super::failure::usage;
@@ -17,9 +13,9 @@ use super::super::machine::Machine;
 use super::super::models;
 use super::super::settings::{MODEL_VARIABLE, Settings, of_model, variable};
 
-/// The seed of random weights and tokens, unless somebody says otherwise.
+/// The seed of random weights and tokens without a flag.
 pub const SEED: u64 = 1337;
-/// What is profiled when nobody says what.
+/// The preset that is profiled without a flag.
 pub const PRESET: &str = "quickstart";
 
 /// `-m` or `--preset`.
@@ -41,7 +37,7 @@ pub struct Opened {
     pub model: Model,
     /// Its folder or preset.
     pub name: String,
-    /// Its tokenizer, or why there is none: a model can be profiled without.
+    /// Its tokenizer, or why there is none; only a prompt needs it.
     pub tokenizer: anyhow::Result<Tokenizer>,
 }
 
@@ -52,12 +48,12 @@ impl SubjectArg {
         self.model.clone().or_else(named)
     }
 
-    /// Whether the weights are made up.
+    /// Whether the weights are random.
     pub fn is_preset(&self) -> bool {
         self.folder().is_none()
     }
 
-    /// Reads the model, or makes it up.
+    /// Reads the model, or makes one with random weights.
     pub fn open(&self, settings: &Settings) -> anyhow::Result<Opened> {
         let Some(folder) = self.folder() else {
             let name = self.preset.as_deref().unwrap_or(PRESET);
@@ -72,48 +68,20 @@ impl SubjectArg {
     }
 }
 
-/// What a folder is called.
+/// The name of a folder.
 pub fn name_of(folder: &Path) -> String {
     folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// How the parameters of a model lie, for the report.
-pub struct Stored {
-    elements: usize,
-    bytes: usize,
-    /// Such as `q8_0`, or `q8_0 and f32`: the formats of all parameters, that of the most bytes first.
-    format: String,
-}
-
-impl Stored {
-    /// Parameters stored so, or flat in `f32`.
-    pub fn of(params: &Params, storage: Option<&Storage>) -> Self {
-        let elements = params.elements();
-        let Some(storage) = storage else {
-            return Self { elements, bytes: 4 * elements, format: Format::F32.to_string() };
-        };
-        let mut formats = storage.bytes_by_format();
-        formats.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-        let names: Vec<&str> = formats.iter().map(|(format, _)| format.name()).collect();
-        Self { elements, bytes: storage.bytes(), format: names.join(" and ") }
-    }
-}
-
-/// What ran where, for the report.
-pub fn subject(
-    verb: &str,
-    name: String,
-    c: &ModelConfig,
-    stored: &Stored,
-    (threads, isa): (usize, IsaKind),
-) -> Subject {
+/// What ran where, for the report, without the parameters ([`Subject::with_parameters`]).
+pub fn subject(verb: &str, name: String, c: &ModelConfig, (threads, isa): (usize, IsaKind)) -> Subject {
     Subject {
         verb: verb.to_owned(),
         model: name,
         shape: shape(c),
-        parameters: stored.elements as u64,
-        format: stored.format.clone(),
-        bits_per_weight: 8.0 * stored.bytes as f64 / stored.elements.max(1) as f64,
+        parameters: 0,
+        format: String::new(),
+        bits_per_weight: 0.0,
         threads,
         isa: isa.name().to_owned(),
         cpu: Machine::read().cpu.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
@@ -125,7 +93,7 @@ fn shape(c: &ModelConfig) -> String {
     format!("{} layers of width {}, {}/{} heads, vocabulary {}", c.layers, c.d_model, c.heads, c.kv_heads, c.vocab_size)
 }
 
-/// Tokens that are no text: any will do, as the time of a token does not depend on it.
+/// Pseudo-random tokens. The time of a token does not depend on which it is.
 pub fn tokens(count: usize, vocabulary: usize, seed: u64) -> Vec<u32> {
     let mut state = seed;
     let mut next = || {
@@ -135,38 +103,10 @@ pub fn tokens(count: usize, vocabulary: usize, seed: u64) -> Vec<u32> {
     (0..count).map(|_| next() as u32).collect()
 }
 
-/// At least one, or wrong usage.
+/// `asked` if it is within 1 to `limit`; else wrong usage of the flag `what`.
 pub fn at_most(what: &str, asked: usize, limit: usize) -> anyhow::Result<usize> {
     if (1..=limit).contains(&asked) {
         return Ok(asked);
     }
     Err(usage(format!("--{what} {asked}: this model takes 1 to {limit}")))
-}
-
-/// Measures the roofs, and once more behind the samples of each phase: something else may have had a CPU in the meantime.
-pub struct Ceiling {
-    pool: Pool,
-    isa: IsaKind,
-    table: RoofTable,
-}
-
-impl Ceiling {
-    /// Measures them for the first time.
-    pub fn new(threads: usize, isa: IsaKind) -> anyhow::Result<Self> {
-        let mut pool = Pool::new(threads)?;
-        let table = RoofTable::from(&Roofs::measure(&mut pool, isa, Effort::QUICK)?);
-        Ok(Self { pool, isa, table })
-    }
-
-    /// Measures them again, and keeps the best of all times; a barrier's nanoseconds now.
-    pub fn again(&mut self) -> anyhow::Result<f64> {
-        let now = RoofTable::from(&Roofs::measure(&mut self.pool, self.isa, Effort::QUICK)?);
-        self.table.raise(&now);
-        Ok(now.barrier_ns)
-    }
-
-    /// The best of all times so far.
-    pub fn table(&self) -> &RoofTable {
-        &self.table
-    }
 }

@@ -1,4 +1,4 @@
-//! What `profile train` trains: a run that is there, a preset on a text, or a preset on what needs no file.
+//! What `profile train` trains: a run, a preset on a text, or a preset on built-in stories or random tokens.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use clap::Args;
 use smallmind::model::{Model, preset};
 use smallmind::simd::IsaKind;
 use smallmind::train::data::Dataset;
-use smallmind::train::{RunParts, Source, StepSettings, Stepper, TrainConfig, Windows, prepare};
+use smallmind::train::{BatchShape, RunParts, Source, StepSettings, Stepper, TrainConfig, Windows, prepare};
 use tempfile::TempDir;
 
 use super::super::failure::usage;
@@ -15,13 +15,11 @@ use super::super::settings::Settings;
 use super::super::{note, units};
 use super::subject::{self, PRESET, SEED, name_of};
 
-/// Bytes of the built-in stories: enough for the vocabulary and for more windows than a profile draws.
+/// Bytes of the built-in stories: enough to train the vocabulary, and more than a profile draws.
 const STORIES: usize = 2 << 20;
-/// Random tokens, where a step doesn't need more.
+/// The least number of random tokens.
 const RANDOM: usize = 1 << 18;
-/// Tokens of a step at most.
-const MOST: usize = 1 << 20;
-/// The longest sequences of a preset's step, unless somebody asks for others.
+/// The longest sequences of a preset's step without a flag.
 const LONG: usize = 1024;
 
 /// `-m`, `--preset`, `--data` and the sizes of a step.
@@ -46,21 +44,21 @@ pub struct TrainingArg {
 
 /// A training that is ready for its steps.
 pub struct Training {
-    /// The steps.
+    /// Draws and does the steps.
     pub stepper: Stepper,
-    /// What the training is told.
+    /// Its settings.
     pub config: TrainConfig,
-    /// The folder of the run, or the preset.
+    /// Name of the run's folder or of the preset.
     pub name: String,
-    /// What the text is, in words.
+    /// What it is trained on, in words.
     pub text: &'static str,
     /// `tokenizer.json`, where there is one.
     pub tokenizer: Vec<u8>,
-    /// For files; gone when this is.
+    /// A folder for checkpoints, removed when this is dropped.
     pub folder: TempDir,
 }
 
-/// What a training is assembled of.
+/// What a training is made of, before its steps are planned.
 struct Found {
     model: Model,
     config: TrainConfig,
@@ -71,7 +69,7 @@ struct Found {
 }
 
 impl TrainingArg {
-    /// Reads or makes all that steps need; `out` is the folder of the report, where one is written.
+    /// Reads or makes all that steps need. `out`: the folder of the report, if there is one.
     pub fn open(
         &self,
         settings: &Settings,
@@ -110,36 +108,27 @@ impl TrainingArg {
         Ok(Found { model, config, data: prepared.train, end, tokenizer, text })
     }
 
-    /// The settings of a step, with the sizes that were asked for.
+    /// The settings of a step with the sizes of the flags.
     fn steps(&self, found: &Found, settings: &Settings) -> anyhow::Result<StepSettings> {
         let mut steps = StepSettings::of(&found.config)?;
         let longest = found.model.config().context;
         let usual = if self.model.is_some() { longest } else { longest.min(LONG) };
-        steps.shape.context = subject::at_most("context", self.context.unwrap_or(usual), longest)?;
-        steps.shape.sequences = self.batch.map_or(steps.shape.sequences, |n| n as usize);
+        let context = subject::at_most("context", self.context.unwrap_or(usual), longest)?;
+        let sequences = self.batch.map_or(steps.shape.sequences, |n| n as usize);
         steps.seed = settings.seed.unwrap_or(steps.seed);
-        let (sequences, context) = (steps.shape.sequences, steps.shape.context);
-        let (total, micro) = (found.config.train.total_tokens, sequences.saturating_mul(context));
-        if micro > MOST || total > MOST {
-            return Err(usage(format!("{sequences} sequences of {context} tokens are more than a step should have")));
-        }
-        if !total.is_multiple_of(micro) {
-            return Err(usage(format!(
-                "a step of {total} tokens can't be gathered over micro-batches of {sequences} sequences of {context} tokens"
-            )));
-        }
-        steps.micro_batches = (total / micro).max(1);
-        Ok(steps)
+        let steps = steps.over(BatchShape { sequences, context }, found.config.train.total_tokens);
+        steps.map_err(|error| usage(error.to_string()))
     }
 }
 
-/// A folder for files on the disk of `neighbour`, or of the current folder: the system's temporary folder may be memory, where a checkpoint
-/// takes no time. It is used where nothing else can be written, and that is said.
+/// A temporary folder on the disk of `neighbour`, or of the current folder. The system's temporary folder may be in
+/// memory, where a checkpoint takes no time: it is used only if the disk takes no files, with a note.
 fn folder_beside(neighbour: Option<&Path>) -> anyhow::Result<TempDir> {
     let mut named = tempfile::Builder::new();
     named.prefix("smallmind-profile-");
     let place = match neighbour {
-        // A link is followed to the disk that its files are on; what isn't there yet will be below the first folder that is.
+        // Links are followed to the disk of the files. A folder that doesn't exist yet will be made on the disk of its
+        // nearest parent.
         Some(path) => {
             let whole = path.canonicalize().or_else(|_| std::path::absolute(path))?;
             whole.ancestors().skip(1).find(|above| above.is_dir()).unwrap_or(&whole).to_owned()
@@ -162,7 +151,7 @@ fn of_run(run: &Path) -> anyhow::Result<Found> {
     Ok(Found { model, config, data: prepared.train, end, tokenizer, text: "the run's text" })
 }
 
-/// A preset's own vocabulary and no text: a step takes as long on any tokens.
+/// A preset with its own vocabulary and random tokens. The time of a step doesn't depend on the tokens.
 fn random_tokens(name: &str, config: TrainConfig) -> anyhow::Result<Found> {
     let shape = preset::find(name)?.config();
     let seed = config.train.seed;

@@ -1,4 +1,5 @@
-//! The machine's own speed, felt before each repeat of a measurement: two reports of one program differ where the machine did.
+//! The speed of the machine itself, measured before each repeat: two reports of the same program differ where the
+//! machine did.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -11,27 +12,29 @@ use crate::roofs::CacheSizes;
 
 /// Seconds of two pieces of work that are the same in every process on one machine.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Beat {
+pub struct MachineSpeed {
     /// Multiply-adds in registers.
     pub arithmetic: f64,
     /// Reading memory that no cache holds.
     pub memory: f64,
 }
 
-/// What beats are made of.
-pub struct Pulse {
+/// Measures the machine's speed.
+pub struct SpeedProbe {
     isa: IsaKind,
     memory: Buffer,
-    /// Where the next reading begins.
+    /// Element at which the next reading begins.
     at: usize,
 }
 
-/// Of each beat the quickest of so many counts: short enough for one to run undisturbed, few enough for workers not to fall asleep.
+/// Number of times that each piece of work is done; the quickest counts. One of them should run undisturbed, and all of
+/// them should be over before the workers of a pool fall asleep.
 const TRIES: usize = 3;
-/// Elements of a reading.
+/// Elements that are read.
 const READ: usize = 1 << 18;
-/// Links of a chain of multiply-adds, and independent chains.
+/// Number of dependent multiply-adds in a chain.
 const LINKS: usize = 10_000;
+/// Number of independent chains.
 const CHAINS: usize = 8;
 
 struct Work<'a>(&'a [f32]);
@@ -65,34 +68,34 @@ impl WithIsa for Work<'_> {
     }
 }
 
-impl Pulse {
-    /// Takes memory that is twice as large as the last cache.
+impl SpeedProbe {
+    /// A probe that reads memory twice as large as the last cache.
     ///
     /// # Errors
-    /// Memory that can't be had, or an instruction set that this CPU lacks.
+    /// Too little memory, or an instruction set that this CPU lacks.
     pub fn new(isa: IsaKind) -> Result<Self, GraphError> {
         let elements = (2 * CacheSizes::read().l3 / size_of::<f32>()).max(READ);
         let mut memory = Buffer::zeroed(elements)?;
-        // Pages that were never written are all the same one.
+        // Untouched pages share one page of zeros, which a cache would hold.
         memory.fill(1.0);
         isa.with(Work(&memory[..READ]))?;
         Ok(Self { isa, memory, at: 0 })
     }
 
-    /// Does the work once more.
-    pub fn beat(&mut self) -> Beat {
-        let mut beat = Beat { arithmetic: f64::MAX, memory: f64::MAX };
+    /// The speed now.
+    pub fn measure(&mut self) -> MachineSpeed {
+        let mut speed = MachineSpeed { arithmetic: f64::MAX, memory: f64::MAX };
         for _ in 0..TRIES {
-            beat.arithmetic = beat.arithmetic.min(self.seconds(&[]));
+            speed.arithmetic = speed.arithmetic.min(self.seconds(&[]));
             self.at = if self.at + 2 * READ > self.memory.len() { 0 } else { self.at + READ };
-            beat.memory = beat.memory.min(self.seconds(&self.memory[self.at..self.at + READ]));
+            speed.memory = speed.memory.min(self.seconds(&self.memory[self.at..self.at + READ]));
         }
-        beat
+        speed
     }
 
     fn seconds(&self, memory: &[f32]) -> f64 {
         let begin = Instant::now();
-        // That the set is there was seen when the pulse was made.
+        // It can't fail: `new` has run the same work.
         let _ = self.isa.with(Work(memory));
         begin.elapsed().as_secs_f64()
     }
@@ -103,13 +106,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn beats_take_the_time_of_their_work() {
-        let mut pulse = Pulse::new(IsaKind::best()).unwrap();
-        let beats: Vec<Beat> = (0..20).map(|_| pulse.beat()).collect();
-        let least = |of: fn(&Beat) -> f64| beats.iter().map(of).fold(f64::MAX, f64::min);
+    fn speeds_are_the_times_of_their_work() {
+        let mut probe = SpeedProbe::new(IsaKind::best()).unwrap();
+        let speeds: Vec<MachineSpeed> = (0..20).map(|_| probe.measure()).collect();
+        let least = |of: fn(&MachineSpeed) -> f64| speeds.iter().map(of).fold(f64::MAX, f64::min);
         // A core does fewer than 16 multiply-adds of a vector each nanosecond, and reads less than a terabyte a second.
-        assert!(least(|b| b.arithmetic) > (LINKS * CHAINS) as f64 / 16e9, "{beats:?}");
-        assert!(least(|b| b.memory) > (READ * 4) as f64 / 1e12, "{beats:?}");
-        assert!(beats.iter().all(|b| b.arithmetic < 0.1 && b.memory < 0.1), "{beats:?}");
+        assert!(least(|b| b.arithmetic) > (LINKS * CHAINS) as f64 / 16e9, "{speeds:?}");
+        assert!(least(|b| b.memory) > (READ * 4) as f64 / 1e12, "{speeds:?}");
+        assert!(speeds.iter().all(|b| b.arithmetic < 0.1 && b.memory < 0.1), "{speeds:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Where a report goes: standard output, a folder, the shelf of baselines.
+//! Where a report goes: standard output, a folder, the baselines that are kept.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,21 +7,20 @@ use anyhow::Context;
 use clap::Args;
 use smallmind::checkpoint::json_problem;
 use smallmind::profile::Report;
-use smallmind::profile::diff::{mismatches, mismatches_before};
-use smallmind::profile::report::Subject;
-use smallmind::profile::report::terminal::{self, Extent};
+use smallmind::profile::diff::mismatches_before;
+use smallmind::profile::report::terminal::{self, Extent, Usage};
 use smallmind::profile::report::trace::Trace;
-use smallmind::profile::report::{folded, html, markdown};
+use smallmind::profile::report::{IfMismatched, PhaseKind, ReportError, Subject, folded, html, markdown};
 
 use super::super::failure::{Outcome, bad_file, usage};
 use super::super::output_files::{OutputFile, OutputFolder, Overwrite};
 use super::super::settings::{Settings, variable};
 use super::super::{note, output};
 
-/// How a report is written.
+/// Options for where a report goes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Report")]
-pub struct Written {
+pub struct ReportOutput {
     /// Print all of the report, not one screen of it
     #[arg(long)]
     full: bool,
@@ -44,25 +43,32 @@ pub struct Written {
 /// The forms of a report in a folder.
 const FORMS: [&str; 5] = ["report.md", "report.json", "report.html", "trace.json", "stacks.folded"];
 
-/// The places of a report, claimed before anything is measured.
+/// The files of a report, claimed before anything is measured.
 #[derive(Debug)]
-pub struct Places {
+pub struct ReportFiles {
     folder: Option<OutputFolder>,
-    shelf: Option<OutputFile>,
+    baseline: Option<OutputFile>,
 }
 
-/// The folder of baselines, unless SMALLMIND_BASELINES names another.
-const SHELF: &str = "smallmind/baselines";
+/// How a user of this program follows the advice of a report.
+const USAGE: Usage<'_> = Usage {
+    change_threads: "change --threads",
+    keep_threads: "leave --threads as it is",
+    more: "More: --full for all rows and what-ifs, --out FOLDER for HTML and a trace to open in Perfetto.",
+};
 
-impl Written {
-    /// What can be wrong is wrong before anything is measured.
-    pub fn claim(&self) -> anyhow::Result<Places> {
+/// The folder of baselines under the home folder, unless SMALLMIND_BASELINES names another.
+const BASELINES: &str = "smallmind/baselines";
+
+impl ReportOutput {
+    /// Claims all files, so that what can't be written is refused before anything is measured.
+    pub fn claim(&self) -> anyhow::Result<ReportFiles> {
         if let Some(name) = &self.baseline {
             kept(name)?;
         }
-        let shelf = match &self.save_baseline {
+        let baseline = match &self.save_baseline {
             Some(name) => {
-                let path = place_of(name)?;
+                let path = baseline_file(name)?;
                 if let Some(folder) = path.parent() {
                     let made = fs::create_dir_all(folder);
                     made.with_context(|| format!("{}: the folder can't be made", folder.display()))?;
@@ -72,11 +78,12 @@ impl Written {
             None => None,
         };
         let folder = self.out.as_ref().map(|out| OutputFolder::claim(out, &FORMS, self.overwrite)).transpose()?;
-        Ok(Places { folder, shelf })
+        Ok(ReportFiles { folder, baseline })
     }
 
-    /// Refuses a baseline that isn't comparable with what is about to be measured: `phases` by name and by what a sample of them is.
-    pub fn check_baseline(&self, subject: &Subject, phases: &[(&str, &str)]) -> Outcome {
+    /// Refuses a baseline that can't be compared with what is about to be measured. `phases`: each with a description
+    /// of one sample.
+    pub fn check_baseline(&self, subject: &Subject, phases: &[(PhaseKind, &str)]) -> Outcome {
         match &self.baseline {
             Some(name) if !self.force => comparable(
                 &format!("baseline {name} and this profile"),
@@ -86,13 +93,13 @@ impl Written {
         }
     }
 
-    /// Sets the baseline beside the report. Where the measurement itself shows that the two can't be compared, the report goes without.
+    /// Sets the baseline beside the report. If the measurement shows that the two can't be compared, the report has a
+    /// warning instead.
     fn set_baseline_beside(&self, report: &mut Report) -> Outcome {
         let Some(name) = &self.baseline else { return Ok(()) };
-        let old = kept(name)?;
-        match comparable(&format!("baseline {name} and this profile"), &mismatches(&old, report)) {
-            Err(error) if !self.force => report.warnings.push(error.to_string()),
-            _ => report.set_beside(&old, name),
+        report.set_beside(&kept(name)?, name, if self.force { IfMismatched::Compare } else { IfMismatched::Refuse });
+        if report.baseline_refused.is_some() {
+            note!("note: the baseline isn't set beside this report, as the two can't be compared; {ANYWAY}");
         }
         Ok(())
     }
@@ -108,9 +115,9 @@ impl Written {
     }
 
     /// Prints the report and writes what was asked for.
-    pub fn write(&self, places: Places, mut report: Report, trace: Option<&Trace>, settings: &Settings) -> Outcome {
+    pub fn write(&self, files: ReportFiles, mut report: Report, trace: Option<&Trace>, settings: &Settings) -> Outcome {
         self.set_baseline_beside(&mut report)?;
-        if let (Some(out), Some(mut folder)) = (&self.out, places.folder) {
+        if let (Some(out), Some(mut folder)) = (&self.out, files.folder) {
             let trace = trace.map(Trace::render).unwrap_or_default();
             let json = serde_json::to_string_pretty(&report)?;
             let texts = [markdown::render(&report), json, html::render(&report), trace, folded::render(&report)];
@@ -120,7 +127,7 @@ impl Written {
             folder.publish()?;
             note!("written to {}: report.html opens in a browser, trace.json in Perfetto", out.display());
         }
-        if let (Some(name), Some(file)) = (&self.save_baseline, places.shelf) {
+        if let (Some(name), Some(file)) = (&self.save_baseline, files.baseline) {
             let text = serde_json::to_string(&report)?;
             file.write(|out| out.write_all(text.as_bytes()))?;
             note!("kept as baseline {name}");
@@ -128,21 +135,25 @@ impl Written {
         if settings.is_json() {
             return output::document(serde_json::to_value(&report)?);
         }
-        output::print(&terminal::render(&report, if self.full { Extent::Full } else { Extent::Screen }))
+        output::print(&terminal::render(&report, if self.full { Extent::Full } else { Extent::Screen(USAGE) }))
     }
 }
 
-/// The one rule for `--baseline` and `profile diff`: what differs in more than its times is no comparison, unless `--force` asks for it.
+/// What compares reports that differ in more than their times.
+const ANYWAY: &str = "--force does it all the same";
+
+/// The rule for `--baseline` and `profile diff`: reports that differ in more than their times are not compared without
+/// `--force`.
 pub fn comparable(what: &str, mismatches: &[String]) -> Outcome {
     if mismatches.is_empty() {
         return Ok(());
     }
     let differs = mismatches.join("; ");
-    Err(usage(format!("{what} can't be compared ({differs}); --force does it all the same")))
+    Err(usage(format!("{what} can't be compared ({differs}); {ANYWAY}")))
 }
 
-/// Where the baseline of that name lies.
-fn place_of(name: &str) -> anyhow::Result<PathBuf> {
+/// The file of the baseline of that name.
+fn baseline_file(name: &str) -> anyhow::Result<PathBuf> {
     let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
         return Err(usage(format!("a baseline is named by letters, digits, -, _ and dots, not {name:?}")));
@@ -152,28 +163,27 @@ fn place_of(name: &str) -> anyhow::Result<PathBuf> {
     if let Some(file) = named.as_ref().filter(|path| path.exists() && !path.is_dir()) {
         return Err(usage(format!("SMALLMIND_BASELINES={}: this is a file; name a folder", file.display())));
     }
-    let shelf = named
-        .or_else(|| Some(variable("XDG_DATA_HOME")?.join(SHELF)))
-        .or_else(|| Some(variable("HOME")?.join(".local/share").join(SHELF)));
-    let shelf = shelf.ok_or_else(|| usage("there is no home folder for baselines; set SMALLMIND_BASELINES"))?;
-    Ok(shelf.join(format!("{name}.json")))
+    let folder = named
+        .or_else(|| Some(variable("XDG_DATA_HOME")?.join(BASELINES)))
+        .or_else(|| Some(variable("HOME")?.join(".local/share").join(BASELINES)));
+    let folder = folder.ok_or_else(|| usage("there is no home folder for baselines; set SMALLMIND_BASELINES"))?;
+    Ok(folder.join(format!("{name}.json")))
 }
 
-/// The report of a baseline or of a file.
+/// The report of a baseline, of a file, or of a folder of `--out`.
 pub fn kept(name: &str) -> anyhow::Result<Report> {
     let file = Path::new(name);
-    let path = if file.exists() { file.to_owned() } else { place_of(name)? };
+    let path = if file.exists() { file.to_owned() } else { baseline_file(name)? };
     if !path.exists() {
         return Err(bad_file(format!("{name}: no such file, and no baseline of that name at {}", path.display())));
     }
     let path = if path.is_dir() { path.join("report.json") } else { path };
-    let say = |why: &dyn std::fmt::Display| bad_file(format!("{}: no report of a profile: {why}", path.display()));
-    let text = fs::read_to_string(&path).map_err(|error| say(&error))?;
-    let version = serde_json::from_str::<serde_json::Value>(&text).map_err(|error| say(&json_problem(&error)))?;
-    let version = version["schema_version"].as_u64();
-    if version != Some(u64::from(smallmind::profile::report::SCHEMA_VERSION)) {
-        let ours = smallmind::profile::report::SCHEMA_VERSION;
-        return Err(say(&format!("its schema_version is {version:?}, this program reads {ours}")));
-    }
-    serde_json::from_str(&text).map_err(|error| say(&json_problem(&error)))
+    let bad = |why: String| bad_file(format!("{}: no report of a profile: {why}", path.display()));
+    let text = fs::read_to_string(&path).map_err(|error| bad(error.to_string()))?;
+    Report::from_json(&text).map_err(|error| {
+        bad(match &error {
+            ReportError::Json(error) => json_problem(error),
+            ReportError::Version(_) => error.to_string(),
+        })
+    })
 }

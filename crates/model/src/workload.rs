@@ -1,0 +1,200 @@
+//! Prefill and decode of a session, repeated to be measured.
+
+use std::sync::Arc;
+
+use smallmind_graph::{Batch, Plan, Probe, Workload};
+
+use crate::{ModelError, PackedModel, SequenceId, Session, SessionOptions};
+
+/// What a sample of a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// Reading the prompt.
+    Prefill,
+    /// Decoding one token behind so many others.
+    Decode(usize),
+}
+
+/// A session and what its samples need.
+pub struct SessionWorkload {
+    session: Session,
+    sequence: SequenceId,
+    /// What the next samples are.
+    activity: Activity,
+    /// Tokens for the prompt and for the context before a decoded token.
+    text: Vec<u32>,
+    /// Tokens of the prompt.
+    prompt: usize,
+}
+
+impl SessionWorkload {
+    /// A session with room for the prompt and for twice the `depth`, where the model's context allows that.
+    ///
+    /// # Errors
+    /// An empty prompt; a prompt, or a token behind `depth` others, beyond the model's context; too little memory.
+    pub fn new(model: Arc<PackedModel>, prompt: Vec<u32>, depth: usize, threads: usize) -> Result<Self, ModelError> {
+        if prompt.is_empty() {
+            return Err(ModelError::EmptyPrompt);
+        }
+        let deepest = depth.saturating_mul(2).min(model.config().context.saturating_sub(1)).max(depth);
+        let room = prompt.len().max(deepest.saturating_add(1));
+        let mut session = Session::new(model, SessionOptions::single(room, threads))?;
+        let sequence = session.open()?;
+        let text = prompt.iter().copied().cycle().take(prompt.len().max(deepest)).collect();
+        Ok(Self { session, sequence, activity: Activity::Prefill, text, prompt: prompt.len() })
+    }
+
+    /// The session, and its sequence. Samples begin with whatever tokens that has.
+    pub fn session(&mut self) -> (&mut Session, SequenceId) {
+        (&mut self.session, self.sequence)
+    }
+
+    /// The tokens of the prompt.
+    pub fn prompt(&self) -> &[u32] {
+        &self.text[..self.prompt]
+    }
+
+    /// The same workload, whose next samples are of `activity`.
+    pub fn doing(&mut self, activity: Activity) -> &mut Self {
+        self.activity = activity;
+        self
+    }
+
+    /// Numbers of tokens behind which decoding is compared: 1, half of `depth`, `depth` and twice as many, as far as
+    /// there is room.
+    pub fn depths(&self, depth: usize) -> Vec<usize> {
+        let deepest = self.text.len().min(self.session.options().context - 1);
+        let mut depths: Vec<usize> = vec![];
+        for at in [1, depth / 2, depth, depth.saturating_mul(2)] {
+            if (1..=deepest).contains(&at) && !depths.contains(&at) {
+                depths.push(at);
+            }
+        }
+        depths
+    }
+}
+
+impl Workload for SessionWorkload {
+    type Error = ModelError;
+
+    fn about(&self) -> String {
+        match self.activity {
+            Activity::Prefill => {
+                format!("{} tokens in chunks of {}", self.prompt, self.session.options().chunk.min(self.prompt))
+            }
+            Activity::Decode(depth) => format!("one token behind {depth}"),
+        }
+    }
+
+    fn tokens(&self) -> usize {
+        match self.activity {
+            Activity::Prefill => self.prompt,
+            Activity::Decode(_) => 1,
+        }
+    }
+
+    fn plans(&self) -> Vec<(&'static str, &Plan)> {
+        match self.activity {
+            Activity::Prefill => {
+                vec![("prefill", self.session.plan(self.prompt.min(self.session.options().chunk)))]
+            }
+            Activity::Decode(_) => vec![("decode", self.session.plan(1))],
+        }
+    }
+
+    fn start(&mut self, _samples: usize) -> Result<Vec<Vec<Batch>>, ModelError> {
+        Ok(vec![match self.activity {
+            Activity::Prefill => batches(self.prompt(), 0, self.session.options().chunk),
+            Activity::Decode(depth) => batches(&self.text[..1], depth, 1),
+        }])
+    }
+
+    fn prepare(&mut self) -> Result<(), ModelError> {
+        let depth = match self.activity {
+            Activity::Prefill => 0,
+            Activity::Decode(depth) => depth,
+        };
+        let have = self.session.len(self.sequence);
+        self.session.truncate(self.sequence, depth);
+        if have < depth {
+            let (context, max) = (self.session.options().context, self.session.model().config().context);
+            let rest = self.text.get(have..depth);
+            self.session.append(self.sequence, rest.ok_or(ModelError::TooLong { tokens: depth, context, max })?)?;
+        }
+        Ok(())
+    }
+
+    fn sample<P: Probe>(&mut self, probes: &[P]) -> Result<(), ModelError> {
+        let tokens = match self.activity {
+            Activity::Prefill => &self.text[..self.prompt],
+            Activity::Decode(_) => &self.text[..1],
+        };
+        self.session.append_probed(self.sequence, tokens, &probes[0])?;
+        Ok(())
+    }
+
+    fn with_threads(&self, threads: usize) -> Result<Self, ModelError> {
+        let options = SessionOptions { threads, ..*self.session.options() };
+        let mut session = Session::new(self.session.model().clone(), options)?;
+        let sequence = session.open()?;
+        Ok(Self { session, sequence, activity: self.activity, text: self.text.clone(), prompt: self.prompt })
+    }
+}
+
+/// The batches that append `tokens` behind `past` others, in chunks; the logits of the last token are asked for.
+fn batches(tokens: &[u32], past: usize, chunk: usize) -> Vec<Batch> {
+    let mut end = past;
+    let mut batches = vec![];
+    for tokens in tokens.chunks(chunk) {
+        let mut batch = Batch::default();
+        batch.push(tokens, end);
+        end += tokens.len();
+        batches.push(batch);
+    }
+    if let Some(last) = batches.last_mut() {
+        last.want_last();
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use smallmind_graph::NoProbe;
+    use smallmind_simd::IsaKind;
+
+    use super::*;
+    use crate::{Model, ModelConfig, preset};
+
+    #[test]
+    fn samples_begin_where_their_activity_says() {
+        let config = ModelConfig { layers: 1, ..preset::find("nanogpt-cpu").unwrap().config() };
+        let model = Arc::new(Model::random(config, 1).unwrap().pack(IsaKind::best()).unwrap());
+        let new = |prompt: &[u32], depth| SessionWorkload::new(model.clone(), prompt.to_vec(), depth, 1);
+        assert!(matches!(new(&[], 8).map(|_| ()), Err(ModelError::EmptyPrompt)));
+        assert!(matches!(new(&[1], usize::MAX).map(|_| ()), Err(ModelError::Context { .. })));
+
+        let mut workload = new(&[1, 2, 3, 4, 5], 10).unwrap();
+        assert_eq!(workload.depths(10), [1, 5, 10, 20]);
+        for (activity, tokens, about) in [
+            (Activity::Prefill, 5, "5 tokens in chunks of 5"),
+            (Activity::Decode(20), 1, "one token behind 20"),
+            (Activity::Decode(7), 1, "one token behind 7"),
+        ] {
+            let workload = workload.doing(activity);
+            assert_eq!((workload.tokens(), &workload.about()[..]), (tokens, about));
+            let batches = workload.start(3).unwrap().remove(0);
+            let span = batches[0].spans()[0];
+            assert_eq!((batches.len(), span.len, batches[0].outputs().len()), (1, tokens, 1));
+            for _ in 0..3 {
+                workload.prepare().unwrap();
+                let (session, sequence) = workload.session();
+                assert_eq!(session.len(sequence), span.past, "{activity:?}");
+                workload.sample(&[NoProbe]).unwrap();
+                let (session, sequence) = workload.session();
+                assert_eq!(session.len(sequence), span.past + tokens, "{activity:?}");
+            }
+        }
+        let beyond = workload.doing(Activity::Decode(60)).prepare();
+        assert!(matches!(beyond, Err(ModelError::TooLong { tokens: 60, .. })), "{beyond:?}");
+    }
+}

@@ -1,0 +1,254 @@
+//! What would change a phase's rate, computed from the measured times and the roofs, and what a reader should do next.
+//!
+//! An operation whose work changes is assumed to keep its share of its roof.
+
+use serde::{Deserialize, Serialize};
+use smallmind_kernels::Format;
+
+use super::operation::{Bound, Operation, Pass};
+use super::phase::Phase;
+use crate::Class;
+use crate::traffic::Traffic;
+
+/// Bytes of a key or value in 8 bits, with its part of the block's scale, over its bytes in `f32`.
+const QUANTIZED: f64 = 8.5 / 32.0;
+/// The least change of the rate, as a share, that is a step of the roadmap.
+const MILESTONE: f64 = 0.005;
+/// The most steps of the roadmap.
+const MILESTONES: usize = 8;
+/// The least change of the rate, as a share, that is advice.
+const ADVISED: f64 = 0.01;
+/// The least share of an operation's time spent waiting that makes balance an alternative.
+const UNBALANCED: f64 = 0.02;
+
+/// Something that would change the rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Alternative {
+    /// Weights that are `f32` now take half of their bytes.
+    Bf16Weights,
+    /// Keys and values take 8 bits each, and a scale for each block.
+    QuantizedCache,
+    /// The sequence is twice as long.
+    TwiceTheContext,
+    /// No worker waits for another.
+    Balance,
+    /// Another number of threads.
+    Threads {
+        /// Threads that the profile ran on.
+        now: usize,
+        /// Threads instead.
+        then: usize,
+    },
+    /// Every operation runs at its roof.
+    Roofs,
+}
+
+/// How the rate of an alternative is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Evidence {
+    /// It ran.
+    Measured,
+    /// It follows from times and roofs.
+    Computed,
+}
+
+impl Evidence {
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Measured => "measured",
+            Self::Computed => "computed",
+        }
+    }
+}
+
+/// An alternative and the rate that it would bring.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WhatIf {
+    /// What would be different; `kind` in JSON.
+    #[serde(rename = "kind")]
+    pub alternative: Alternative,
+    /// Tokens a second then.
+    pub tokens_per_second: f64,
+    /// The rate then over the rate now, less 1.
+    pub change: f64,
+    /// How that is known.
+    pub by: Evidence,
+}
+
+/// A step of the roadmap: an operation brought to its roof.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Milestone {
+    /// The operation's rank.
+    pub rank: usize,
+    /// Tokens a second after this step and all before.
+    pub tokens_per_second: f64,
+    /// The rate then over the rate now, less 1.
+    pub change: f64,
+}
+
+/// What a reader should do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Advice {
+    /// Make the operation of this rank faster; at its roof the rate changes by `change`.
+    Improve {
+        /// The operation's rank.
+        rank: usize,
+        /// The rate then over the rate now, less 1.
+        change: f64,
+    },
+    /// Move or compute less: every operation is near its roof.
+    WorkLess,
+    /// Run on another number of threads: it was measured to be faster.
+    ChangeThreads(WhatIf),
+    /// Keep the number of threads: this is the best other one that was measured.
+    KeepThreads(WhatIf),
+    /// Change the model or the engine: these alternatives, which no setting brings, would be faster.
+    Redesign(Vec<WhatIf>),
+}
+
+impl Phase {
+    /// What its reader should do next.
+    pub fn advice(&self) -> Vec<Advice> {
+        let Some(first) = self.operations.first() else { return vec![] };
+        let change = first.roof.gain * self.rate.profiled_seconds;
+        let code = if change < ADVISED { Advice::WorkLess } else { Advice::Improve { rank: first.rank, change } };
+        let what_ifs = || self.outlook.what_ifs.iter().copied();
+        let measured = what_ifs().filter(|w| w.by == Evidence::Measured);
+        let threads = measured
+            .max_by(|a, b| a.change.total_cmp(&b.change))
+            .map(|best| if best.change > ADVISED { Advice::ChangeThreads(best) } else { Advice::KeepThreads(best) });
+        let design: Vec<WhatIf> = what_ifs().filter(|w| w.change > ADVISED && is_design(w.alternative)).collect();
+        let design = (!design.is_empty()).then_some(Advice::Redesign(design));
+        [Some(code), threads, design].into_iter().flatten().collect()
+    }
+}
+
+/// Whether an alternative is a change of model or engine: threads are a setting, and all roofs at once are a limit.
+fn is_design(alternative: Alternative) -> bool {
+    match alternative {
+        Alternative::Bf16Weights
+        | Alternative::QuantizedCache
+        | Alternative::TwiceTheContext
+        | Alternative::Balance => true,
+        Alternative::Threads { .. } | Alternative::Roofs => false,
+    }
+}
+
+/// Seconds of `operation` if its work were `traffic`.
+fn seconds_with(operation: &Operation, traffic: &Traffic) -> f64 {
+    let (memory, compute) = operation.roof.bounds(traffic);
+    let (now, roof) = (operation.time.seconds, operation.roof.seconds);
+    // Without work under a roof there is nothing to scale.
+    if roof <= 0.0 { now } else { now * memory.max(compute) / roof }
+}
+
+/// Alternatives that change the work of operations.
+const CHANGES: [Alternative; 3] = [Alternative::Bf16Weights, Alternative::QuantizedCache, Alternative::TwiceTheContext];
+
+/// The work of `operation` under an alternative; none if it stays the same.
+fn changed(operation: &Operation, alternative: Alternative) -> Option<Traffic> {
+    let t = operation.traffic;
+    let kind = &operation.kind;
+    match alternative {
+        Alternative::Bf16Weights => {
+            let reads = operation.id.pass == Pass::Forward && kind.class.has_narrow_weights();
+            let is_f32 = kind.weights.as_deref() == Some(Format::F32.name());
+            (reads && is_f32).then_some(Traffic { weights: t.weights / 2.0, ..t })
+        }
+        Alternative::QuantizedCache => (t.kv_read + t.kv_write > 0.0).then_some(Traffic {
+            kv_read: t.kv_read * QUANTIZED,
+            kv_write: t.kv_write * QUANTIZED,
+            ..t
+        }),
+        Alternative::TwiceTheContext => (kind.class == Class::Attention).then_some(Traffic {
+            flops: 2.0 * t.flops,
+            exponentials: 2.0 * t.exponentials,
+            kv_read: 2.0 * t.kv_read,
+            ..t
+        }),
+        Alternative::Balance | Alternative::Threads { .. } | Alternative::Roofs => None,
+    }
+}
+
+/// The alternatives that change `operation`, and the phase's rate with that change alone: tokens a second. `total`: the
+/// phase's seconds.
+pub(super) fn of_operation(operation: &Operation, total: f64) -> Vec<(Alternative, f64)> {
+    let time = &operation.time;
+    let changes = CHANGES.into_iter().filter_map(|alternative| {
+        let seconds = seconds_with(operation, &changed(operation, alternative)?);
+        Some((alternative, 1.0 / (total - time.seconds + seconds)))
+    });
+    let balance = (time.wait > UNBALANCED * time.seconds)
+        .then(|| (Alternative::Balance, 1.0 / (total - time.wait).max(f64::MIN_POSITIVE)));
+    changes.chain(balance).collect()
+}
+
+/// The phase's alternatives. `threads`: measured seconds a token on other numbers of threads than `now`.
+pub(super) fn what_ifs(phase: &Phase, threads: &[(usize, f64)], now: usize) -> Vec<WhatIf> {
+    let total = phase.rate.profiled_seconds;
+    let of = |alternative: Alternative, seconds: f64, base: f64, by: Evidence| WhatIf {
+        alternative,
+        tokens_per_second: phase.rate.tokens_per_second * base / seconds.max(f64::MIN_POSITIVE),
+        change: base / seconds.max(f64::MIN_POSITIVE) - 1.0,
+        by,
+    };
+    let computed = |alternative: Alternative, seconds: f64| of(alternative, seconds, total, Evidence::Computed);
+    let mut found = vec![];
+    for alternative in CHANGES {
+        let difference = |o: &Operation| Some(seconds_with(o, &changed(o, alternative)?) - o.time.seconds);
+        let differences: Vec<f64> = phase.operations.iter().filter_map(difference).collect();
+        if !differences.is_empty() {
+            found.push(computed(alternative, total + differences.iter().sum::<f64>()));
+        }
+    }
+    if phase.time.waiting > 0.0 {
+        found.push(computed(Alternative::Balance, total - phase.time.waiting));
+    }
+    let run_on = |then: usize| Alternative::Threads { now, then };
+    for (n, seconds) in threads {
+        found.push(of(run_on(*n), *seconds, phase.rate.seconds, Evidence::Measured));
+    }
+    if threads.iter().all(|(n, _)| *n <= now) {
+        found.push(computed(run_on(now + 1), with_a_thread(phase, now)));
+    }
+    let saved: f64 = phase.operations.iter().map(Operation::saved_at_roof).sum();
+    found.push(computed(Alternative::Roofs, total - saved));
+    found
+}
+
+/// Seconds with one more thread on a CPU of its own: operations bound by arithmetic shrink, others take as long.
+fn with_a_thread(phase: &Phase, now: usize) -> f64 {
+    let shrink = now as f64 / (now + 1) as f64;
+    let seconds = |operation: &Operation| {
+        let time = &operation.time;
+        match operation.roof.bound {
+            Bound::Compute => time.wait + (time.seconds - time.wait) * shrink,
+            Bound::Memory | Bound::Latency | Bound::Waiting => time.seconds,
+        }
+    };
+    let inside: f64 = phase.operations.iter().map(|o| o.time.seconds).sum();
+    phase.rate.profiled_seconds - inside + phase.operations.iter().map(seconds).sum::<f64>()
+}
+
+/// The operations to bring to their roofs, in order, and the rate after each.
+pub(super) fn roadmap(phase: &Phase) -> Vec<Milestone> {
+    let total = phase.rate.profiled_seconds;
+    let mut left = total;
+    let mut steps = vec![];
+    for operation in phase.operations.iter().take(MILESTONES) {
+        let saved = operation.saved_at_roof();
+        if saved < MILESTONE * total {
+            continue;
+        }
+        left -= saved;
+        steps.push(Milestone {
+            rank: operation.rank,
+            tokens_per_second: phase.rate.tokens_per_second * total / left,
+            change: total / left - 1.0,
+        });
+    }
+    steps
+}

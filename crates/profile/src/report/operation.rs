@@ -1,0 +1,241 @@
+//! An operation in the report: one place of the model, all layers together. Figures are those of one token.
+
+use serde::{Deserialize, Serialize};
+use smallmind_graph::{Node, Phase};
+
+use crate::Class;
+use crate::summary::folded;
+use crate::traffic::Traffic;
+
+/// Number of operations that reports explain.
+const EXPLAINED: usize = 10;
+
+/// The pass of a run that an operation belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pass {
+    /// From tokens to logits or losses.
+    Forward,
+    /// From losses to gradients.
+    Backward,
+    /// The norm of all gradients, and the factor that limits it.
+    Clip,
+    /// From gradients to new weights.
+    Update,
+}
+
+impl Pass {
+    /// Every pass, in order of time.
+    pub const ALL: [Self; 4] = [Self::Forward, Self::Backward, Self::Clip, Self::Update];
+
+    /// The pass of a node.
+    pub fn of(node: &Node) -> Self {
+        match node.phase {
+            Phase::Forward => Self::Forward,
+            Phase::Backward => Self::Backward,
+            Phase::Update if node.op.effects().parameters => Self::Update,
+            Phase::Update => Self::Clip,
+        }
+    }
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Backward => "backward",
+            Self::Clip => "clip",
+            Self::Update => "update",
+        }
+    }
+}
+
+/// What tells an operation from the others of its phase, in every report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationId {
+    /// The pass.
+    pub pass: Pass,
+    /// Name of the operation, such as `linear`.
+    pub operation: String,
+    /// Path in the model with layer numbers as stars, such as `blocks.*.attn.qkv`.
+    pub path: String,
+}
+
+impl OperationId {
+    /// The operation that a node is part of.
+    pub fn of(node: &Node) -> Self {
+        Self { pass: Pass::of(node), operation: node.op.name().to_owned(), path: folded(&node.path) }
+    }
+}
+
+/// An operation at one place of the model, all layers together. In JSON the fields of its parts stand beside its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Place by gain, from 1.
+    pub rank: usize,
+    /// Which operation it is.
+    #[serde(flatten)]
+    pub id: OperationId,
+    /// What it computes, and how.
+    #[serde(flatten)]
+    pub kind: Kind,
+    /// Number of calls.
+    pub calls: f64,
+    /// Work.
+    pub traffic: Traffic,
+    /// Measured times.
+    #[serde(flatten)]
+    pub time: OperationTime,
+    /// What the machine allows.
+    #[serde(flatten)]
+    pub roof: OperationRoof,
+    /// Calls of the allocator and bytes asked for; none where the program doesn't count them.
+    pub allocations: Option<(f64, f64)>,
+}
+
+/// What an operation computes, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Kind {
+    /// Kind of work; [`Class::Other`] in reports of versions that didn't state it.
+    #[serde(default)]
+    pub class: Class,
+    /// The kernel, in words.
+    pub kernel: String,
+    /// Format of the weights that it reads; none if it reads none.
+    #[serde(default)]
+    pub weights: Option<String>,
+    /// Rows and columns of input and output: `64x128 → 64x384`.
+    pub shape: String,
+}
+
+/// Measured times of an operation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OperationTime {
+    /// Seconds, waiting included.
+    pub seconds: f64,
+    /// Share of the phase's time.
+    pub share: f64,
+    /// Sum of the shares of this operation and of those that rank before it.
+    pub cumulative: f64,
+    /// Seconds in which workers wait for others to end their part of it.
+    pub wait: f64,
+    /// Time of the slowest worker over the mean of all workers; 1 is balance.
+    pub imbalance: f64,
+    /// Path, with layer numbers, and seconds of each of its nodes.
+    pub members: Vec<(String, f64)>,
+    /// For each repeat the seconds that nine of ten of its samples exceed.
+    pub repeats: Vec<f64>,
+    /// Seconds in the baseline; none without a baseline, or where that has no such operation.
+    pub baseline: Option<f64>,
+}
+
+impl OperationTime {
+    /// Share of its time in which workers wait for one another.
+    pub fn waiting_share(&self) -> f64 {
+        self.wait / self.seconds.max(f64::MIN_POSITIVE)
+    }
+
+    /// Its time over that in the baseline.
+    pub fn ratio(&self) -> Option<f64> {
+        self.baseline.map(|before| self.seconds / before.max(f64::MIN_POSITIVE))
+    }
+}
+
+/// What the machine allows an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OperationRoof {
+    /// Bandwidth of the memory that weights and cache lie in: GB/s.
+    pub held_gbps: f64,
+    /// Bandwidth of the memory that values lie in: GB/s.
+    pub near_gbps: f64,
+    /// Peak of the arithmetic that it uses: GFLOP/s.
+    pub peak_gflops: f64,
+    /// Peak of exponentials: 1e9 a second.
+    #[serde(default)]
+    pub exp_gops: f64,
+    /// The least seconds that the machine allows: those of memory or those of arithmetic, whichever are more;
+    /// `roof_seconds` in JSON.
+    #[serde(rename = "roof_seconds")]
+    pub seconds: f64,
+    /// The least seconds over the measured seconds; `share_of_roof` in JSON.
+    #[serde(rename = "share_of_roof")]
+    pub share: f64,
+    /// What bounds it.
+    pub bound: Bound,
+    /// Tokens a second that the phase would gain if this operation alone ran at its roof.
+    pub gain: f64,
+}
+
+impl OperationRoof {
+    /// The least seconds that `traffic` could take here, by memory and by arithmetic.
+    pub fn bounds(&self, traffic: &Traffic) -> (f64, f64) {
+        let held = traffic.weights + traffic.kv_read + traffic.kv_write;
+        let memory = held / self.held_gbps + traffic.activations / self.near_gbps;
+        let products = traffic.flops / self.peak_gflops;
+        // The same units do both, one after the other.
+        let exponentials = if traffic.exponentials > 0.0 { traffic.exponentials / self.exp_gops } else { 0.0 };
+        (memory * 1e-9, (products + exponentials) * 1e-9)
+    }
+}
+
+impl Operation {
+    /// GB/s reached.
+    pub fn gbps(&self) -> f64 {
+        self.traffic.bytes() / self.time.seconds.max(f64::MIN_POSITIVE) * 1e-9
+    }
+
+    /// GFLOP/s reached.
+    pub fn gflops(&self) -> f64 {
+        self.traffic.flops / self.time.seconds.max(f64::MIN_POSITIVE) * 1e-9
+    }
+
+    /// Seconds of one call.
+    pub fn call_seconds(&self) -> f64 {
+        self.time.seconds / self.calls.max(f64::MIN_POSITIVE)
+    }
+
+    /// Seconds that it would save at its roof.
+    pub fn saved_at_roof(&self) -> f64 {
+        (self.time.seconds - self.roof.seconds).max(0.0)
+    }
+
+    /// Whether most of its arithmetic is exponentials.
+    pub fn is_mostly_exponentials(&self) -> bool {
+        self.traffic.exponentials * self.roof.peak_gflops > self.traffic.flops * self.roof.exp_gops
+    }
+
+    /// Kernel and path: `linear (packed) @ head`.
+    pub fn place(&self) -> String {
+        format!("{} @ {}", self.kind.kernel, self.id.path)
+    }
+
+    /// Whether reports explain it: it ranks among the first.
+    pub fn is_explained(&self) -> bool {
+        self.rank <= EXPLAINED
+    }
+}
+
+/// What bounds an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bound {
+    /// Bytes.
+    Memory,
+    /// Arithmetic.
+    Compute,
+    /// Its own beginning and end: it is too short for either.
+    Latency,
+    /// Other workers.
+    Waiting,
+}
+
+impl Bound {
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Compute => "compute",
+            Self::Latency => "latency",
+            Self::Waiting => "waiting",
+        }
+    }
+}
