@@ -139,6 +139,17 @@ pub(crate) struct Worker<'f> {
     taken: Cell<u64>,
 }
 
+/// Why an access has no memory. It takes its arguments by value, and stands apart, so that those who check don't keep them in
+/// memory.
+#[cold]
+#[inline(never)]
+fn refuse(access: &Access, len: usize, is_inside: bool) -> ! {
+    match is_inside {
+        true => panic!("{:?} is read-only in this run", access.view),
+        false => panic!("{:?} leaves its memory of {len} elements", access.view),
+    }
+}
+
 /// The bit of [`Worker::taken`] that stands for scratch memory.
 const SCRATCH: u32 = 63;
 /// The most accesses of a step.
@@ -189,10 +200,10 @@ impl<'f> Worker<'f> {
         range.start + own.start..range.start + own.end
     }
 
-    /// The rows and columns of an access that are this worker's.
+    /// The rows and columns of an access that are this worker's, of the `rows` that this run uses.
     #[inline(always)]
-    fn own_window(&self, access: &Access) -> (Range<usize>, Range<usize>) {
-        let (rows, cols) = (self.rows(&access.view), 0..access.view.cols);
+    fn own_window(&self, access: &Access, rows: Range<usize>) -> (Range<usize>, Range<usize>) {
+        let cols = 0..access.view.cols;
         match access.sharing {
             Sharing::OwnRows { granule } => (self.own_range(rows, granule), cols),
             Sharing::OwnCols { granule } => (rows, self.own_range(cols, granule)),
@@ -201,27 +212,41 @@ impl<'f> Worker<'f> {
         }
     }
 
-    /// The start of a window, after checks that it lies in the view and the view in its memory.
+    /// Where a view starts and how many elements follow there, after a check that the `rows` which this run uses lie in its
+    /// memory.
     #[inline(always)]
-    fn window(&self, access: &Access, rows: &Range<usize>, cols: &Range<usize>) -> *mut f32 {
-        let (view, have) = (&access.view, self.rows(&access.view));
-        let base = self.frame.base(view);
-        assert!(view.offset + have.end * view.cols <= base.len, "{view:?} leaves its memory of {} elements", base.len);
-        debug_assert!(view.offset + have.end * view.cols <= access.elements.end, "{access:?} reaches too far");
-        assert!(base.writable || !access.writes, "{view:?} is read-only in this run");
-        assert!(
-            have.start <= rows.start && rows.start <= rows.end && rows.end <= have.end,
-            "rows {rows:?} of {view:?}, of which this run has {have:?}"
-        );
-        assert!(cols.start <= cols.end && cols.end <= view.cols, "columns {cols:?} of {view:?}");
+    fn start(&self, access: &Access, rows: &Range<usize>) -> (*mut f32, usize) {
+        let view = &access.view;
+        let Base { ptr, len, writable } = self.frame.base(view);
+        let is_inside = view.offset + rows.end * view.cols <= len;
+        debug_assert!(view.offset + rows.end * view.cols <= access.elements.end, "{access:?} reaches too far");
+        if !is_inside || (access.writes && !writable) {
+            refuse(access, len, is_inside);
+        }
+        // SAFETY: the check above.
+        (unsafe { ptr.add(view.offset) }, len - view.offset)
+    }
+
+    /// The start of a window of rows that this run uses.
+    #[inline(always)]
+    fn window(&self, access: &Access, start: (*mut f32, usize), rows: &Range<usize>, cols: &Range<usize>) -> *mut f32 {
         if cfg!(debug_assertions) && self.frame.workers > 1 {
             let ((step, stretch), worker) = (self.at, self.part.index);
-            let (rows, cols, view, writes) = (rows.clone(), cols.clone(), *view, access.writes);
+            let (rows, cols, view, writes) = (rows.clone(), cols.clone(), access.view, access.writes);
             self.frame.watch.note(stretch, Touch { worker, step, view, rows, cols, writes });
         }
-        let start = view.offset + rows.start * view.cols + cols.start;
-        // SAFETY: the offset is clamped to the length of the memory; a window that starts beyond its end is empty.
-        unsafe { base.ptr.add(start.min(base.len)) }
+        let at = rows.start * access.view.cols + cols.start;
+        // SAFETY: the offset is clamped to the end of the memory; a window that starts there is empty.
+        unsafe { start.0.add(at.min(start.1)) }
+    }
+
+    /// This worker's own window: where it starts, and how many rows and columns it has.
+    #[inline(always)]
+    fn own_part(&self, access: &Access) -> (*mut f32, usize, usize) {
+        let have = self.rows(&access.view);
+        let start = self.start(access, &have);
+        let (rows, cols) = self.own_window(access, have);
+        (self.window(access, start, &rows, &cols), rows.len(), cols.len())
     }
 
     #[inline(always)]
@@ -238,15 +263,6 @@ impl<'f> Worker<'f> {
         access
     }
 
-    #[inline(always)]
-    fn mat(&self, access: &Access, rows: Range<usize>, cols: Range<usize>) -> Mat<'_> {
-        let ptr = self.window(access, &rows, &cols);
-        // SAFETY: `window` checked the bounds. Nothing writes these elements while the step runs: this step's writes
-        // don't overlap its reads, and steps that write them are kept away by barriers, or write this worker's own rows
-        // only.
-        unsafe { Mat::from_raw(ptr, rows.len(), cols.len(), access.view.cols) }
-    }
-
     /// A matrix that every worker reads, all rows of this run.
     ///
     /// # Panics
@@ -255,7 +271,11 @@ impl<'f> Worker<'f> {
     pub(crate) fn all(&self, read: Read) -> Mat<'_> {
         let access = self.read_access(read);
         assert!(!access.is_partitioned(), "{access:?} is partitioned among the workers");
-        self.mat(access, self.rows(&access.view), 0..access.view.cols)
+        let (rows, cols) = (self.rows(&access.view), 0..access.view.cols);
+        let ptr = self.window(access, self.start(access, &rows), &rows, &cols);
+        // SAFETY: `start` checked the bounds. Nothing writes these elements while the step runs: this step's writes don't
+        // overlap its reads, and steps that write them are kept away by barriers.
+        unsafe { Mat::from_raw(ptr, rows.len(), cols.len(), access.view.cols) }
     }
 
     /// This worker's own rows, or columns, of a matrix.
@@ -265,8 +285,10 @@ impl<'f> Worker<'f> {
     #[inline(always)]
     pub(crate) fn own(&self, read: Read) -> Mat<'_> {
         let access = self.read_access(read);
-        let (rows, cols) = self.own_window(access);
-        self.mat(access, rows, cols)
+        let (ptr, rows, cols) = self.own_part(access);
+        // SAFETY: `start` checked the bounds. Nothing writes these elements while the step runs: this step's writes don't
+        // overlap its reads, and steps that write them are kept away by barriers, or write this worker's own rows only.
+        unsafe { Mat::from_raw(ptr, rows, cols, access.view.cols) }
     }
 
     /// This worker's own rows, or columns, of a matrix, to write. It can be taken once.
@@ -277,12 +299,11 @@ impl<'f> Worker<'f> {
     pub(crate) fn own_mut(&self, write: Write) -> MatMut<'_> {
         let access = self.write_access(write);
         self.take(write.0 as u32);
-        let (rows, cols) = self.own_window(access);
-        let ptr = self.window(access, &rows, &cols);
-        // SAFETY: `window` checked the bounds. The window is this worker's own and was taken once, so nothing else in
-        // this step reaches its elements: accesses of one step don't overlap where one writes. Other steps are kept
-        // away by the barriers.
-        unsafe { MatMut::from_raw(ptr, rows.len(), cols.len(), access.view.cols) }
+        let (ptr, rows, cols) = self.own_part(access);
+        // SAFETY: `start` checked the bounds. The window is this worker's own and was taken once, so nothing else in this
+        // step reaches its elements: accesses of one step don't overlap where one writes. Other steps are kept away by
+        // the barriers.
+        unsafe { MatMut::from_raw(ptr, rows, cols, access.view.cols) }
     }
 
     /// Any window of a matrix, to write.
@@ -297,21 +318,30 @@ impl<'f> Worker<'f> {
     pub(crate) unsafe fn window_mut(&self, write: Write, rows: Range<usize>, cols: Range<usize>) -> MatMut<'_> {
         let access = self.write_access(write);
         assert!(!access.is_partitioned(), "{access:?} is partitioned among the workers");
-        let ptr = self.window(access, &rows, &cols);
-        // SAFETY: `window` checked the bounds; the caller guarantees that nothing else reaches the window's elements.
-        unsafe { MatMut::from_raw(ptr, rows.len(), cols.len(), access.view.cols) }
+        let (view, have) = (&access.view, self.rows(&access.view));
+        assert!(
+            have.start <= rows.start && rows.start <= rows.end && rows.end <= have.end,
+            "rows {rows:?} of {view:?}, of which this run has {have:?}"
+        );
+        assert!(cols.start <= cols.end && cols.end <= view.cols, "columns {cols:?} of {view:?}");
+        let ptr = self.window(access, self.start(access, &have), &rows, &cols);
+        // SAFETY: the window lies in the view, and the view in its memory; the caller guarantees that nothing else reaches
+        // the window's elements.
+        unsafe { MatMut::from_raw(ptr, rows.len(), cols.len(), view.cols) }
     }
 
     /// The rows of the view that are this worker's own.
     #[inline(always)]
     pub(crate) fn own_rows(&self, access: impl Into<usize>) -> Range<usize> {
-        self.own_window(&self.accesses[access.into()]).0
+        let access = &self.accesses[access.into()];
+        self.own_window(access, self.rows(&access.view)).0
     }
 
     /// The columns of the view that are this worker's own.
     #[inline(always)]
     pub(crate) fn own_cols(&self, access: impl Into<usize>) -> Range<usize> {
-        self.own_window(&self.accesses[access.into()]).1
+        let access = &self.accesses[access.into()];
+        self.own_window(access, self.rows(&access.view)).1
     }
 
     /// A parameter in a store with its rows and columns, in its own format and order.

@@ -41,7 +41,8 @@ impl Heads {
     }
 }
 
-/// Gives units of work to the workers one after the other, for units of unequal cost.
+/// Gives units of work to the workers in turn, back and forth (0, 1, 2, 2, 1, 0, 0, …): where each unit costs as much as
+/// the one before or more, all workers get about as much.
 pub(super) struct RoundRobin {
     unit: usize,
     part: Part,
@@ -54,9 +55,9 @@ impl RoundRobin {
 
     /// Whether the next unit is this worker's.
     pub(super) fn next(&mut self) -> bool {
-        let own = self.unit % self.part.count == self.part.index;
+        let (round, place) = (self.unit / self.part.count, self.unit % self.part.count);
         self.unit += 1;
-        own
+        self.part.index == if round.is_multiple_of(2) { place } else { self.part.count - 1 - place }
     }
 
     /// Calls `work` for those of the blocks of `len` queries and of the heads that are this worker's. Later blocks cost

@@ -126,7 +126,8 @@ impl<I: Isa> Lowering<'_, I> {
     pub(super) fn cache_append(&mut self, node: &Node, layer: usize, heads: Heads) {
         let layer = self.cache_layer(layer, heads);
         let few = self.limits.tokens * 2 * heads.kv_cols() < SHARED_ELEMENTS;
-        let workers = if few { Workers::First } else { Workers::All };
+        let rotates = self.graph.nodes.iter().any(|node| matches!(node.op, crate::op::Op::Rope { .. }));
+        let workers = if few && rotates { Workers::First } else { Workers::All };
         let qkv = self.read(self.view(node.inputs[0]), Sharing::Unpartitioned);
         let cache = self.write(layer.view, Sharing::Unpartitioned);
         self.push(workers, 0, move |w| {
