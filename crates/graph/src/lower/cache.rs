@@ -18,7 +18,7 @@ use crate::frame::Worker;
 use crate::graph::Node;
 use crate::lower::attention::RoundRobin;
 use crate::lower::{COL_GRANULE, Lowering, SHARED_ELEMENTS};
-use crate::op::Heads;
+use crate::op::{Heads, Op};
 use crate::step::Workers;
 use crate::{Batch, Limits, Rows, Span};
 
@@ -126,8 +126,13 @@ impl<I: Isa> Lowering<'_, I> {
     pub(super) fn cache_append(&mut self, node: &Node, layer: usize, heads: Heads) {
         let layer = self.cache_layer(layer, heads);
         let few = self.limits.tokens * 2 * heads.kv_cols() < SHARED_ELEMENTS;
-        let rotates = self.graph.nodes.iter().any(|node| matches!(node.op, crate::op::Op::Rope { .. }));
-        let workers = if few && rotates { Workers::First } else { Workers::All };
+        // Worker 0 alone rotates the keys of few tokens, and then needs no barrier to append them.
+        let is_rotated = self
+            .graph
+            .nodes
+            .iter()
+            .any(|other| matches!(other.op, Op::Rope { .. }) && other.outputs.contains(&node.inputs[0]));
+        let workers = if few && is_rotated { Workers::First } else { Workers::All };
         let qkv = self.read(self.view(node.inputs[0]), Sharing::Unpartitioned);
         let cache = self.write(layer.view, Sharing::Unpartitioned);
         self.push(workers, 0, move |w| {
