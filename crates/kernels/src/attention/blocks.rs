@@ -5,7 +5,7 @@ use std::ops::Range;
 use smallmind_simd::Isa;
 
 use super::columns::{Columns, GradientTerms, exp_columns, gradient_columns, mask_columns};
-use super::single::{dots, weighted_sums};
+use super::single::{dots, weighted_sum};
 use super::{HeadDropout, QUERY_BLOCK, score_stride};
 use crate::matmul::{Epilogue, Operand, Update, gemm};
 use crate::softmax::{exp_row, scale_row};
@@ -118,7 +118,7 @@ fn attend_single<I: Isa>(isa: I, block: Queries, mut out: MatMut, mut lse: Optio
     isa.vectorize(
         #[inline(always)]
         || {
-            dots(isa, block.q, block.k, scores.reborrow());
+            dots(isa, block.q.row(0), block.k, scores.row_mut(0));
             let total = exp_row(isa, scores.row_mut(0), block.scale);
             if let Some(lse) = &mut lse {
                 lse.row_mut(0)[0] = total.log_sum_exp();
@@ -128,7 +128,7 @@ fn attend_single<I: Isa>(isa: I, block: Queries, mut out: MatMut, mut lse: Optio
                     *score *= dropout.mask(block.first, key);
                 }
             }
-            weighted_sums(isa, scores.as_mat(), block.v, out.reborrow());
+            weighted_sum(isa, scores.as_mat().row(0), block.v, out.row_mut(0));
             scale_row(isa, out.row_mut(0), 1.0 / total.sum);
         },
     );

@@ -37,12 +37,8 @@ pub struct PackedWeight<'a> {
     format: Format,
     /// Columns of the factor.
     n: usize,
-    /// The first row of the factor, counted from the first one stored; 0 but for windows of rows.
-    first: usize,
     /// Rows of the factor.
     k: usize,
-    /// Rows that are stored: at least `first + k`.
-    stored: usize,
     /// Columns of a strip.
     lanes: usize,
 }
@@ -78,7 +74,7 @@ impl<'a> PackedWeight<'a> {
         const { assert!(COL_GRANULE.is_multiple_of(I::LANES), "a partition by columns cuts no strip") };
         let len = packed_len(isa, format, n, k).filter(|len| *len <= words.len());
         let Some(len) = len else { panic!("a weight [{n}, {k}] in {format} in {} words", words.len()) };
-        Self { words: &words[..len], format, n, first: 0, k, stored: k, lanes: I::LANES }
+        Self { words: &words[..len], format, n, k, lanes: I::LANES }
     }
 
     /// Columns of the factor.
@@ -119,25 +115,13 @@ impl<'a> PackedWeight<'a> {
         assert!(range.start <= range.end && range.end <= self.n, "columns {range:?} of a weight with {}", self.n);
         assert!(whole(range.start) && whole(range.end), "columns {range:?} cut a strip of {}", self.lanes);
         let words = match self.format.kind() {
-            FormatKind::Single => range.start * self.stored..range.end * self.stored,
+            FormatKind::Single => range.start * self.k..range.end * self.k,
             FormatKind::Half(_) | FormatKind::Blocks => {
-                let strip = strip_words(self.format, self.lanes, self.stored);
+                let strip = strip_words(self.format, self.lanes, self.k);
                 range.start.div_ceil(self.lanes) * strip..range.end.div_ceil(self.lanes) * strip
             }
         };
         Self { words: &self.words[words], n: range.len(), ..self }
-    }
-
-    /// A window of the factor's rows, such as those of a cache that is filled in part. A product with it has the bits
-    /// of a product with a factor of these rows alone: blocks of the depth begin at the window's first row.
-    ///
-    /// # Panics
-    /// If it leaves the factor, or in any format but [`Format::F32`].
-    #[inline(always)]
-    pub fn rows_range(self, range: Range<usize>) -> Self {
-        assert!(self.format == Format::F32, "rows of a weight in {}", self.format);
-        assert!(range.start <= range.end && range.end <= self.k, "rows {range:?} of a weight with {}", self.k);
-        Self { first: self.first + range.start, k: range.len(), ..self }
     }
 
     /// Copies a column of the factor, which is a row of the weight, to `out` `[k]`.
@@ -156,10 +140,10 @@ impl<'a> PackedWeight<'a> {
     fn copy_f32(self, j: usize, out: &mut [f32]) {
         let (strip, column) = (j / self.lanes, j % self.lanes);
         if strip < self.n / self.lanes {
-            let steps = self.words[strip * self.lanes * self.stored..].chunks_exact(self.lanes).skip(self.first);
+            let steps = self.words[strip * self.lanes * self.k..].chunks_exact(self.lanes);
             steps.zip(out).for_each(|(step, x)| *x = step[column]);
         } else {
-            out.copy_from_slice(&self.words[j * self.stored + self.first..][..self.k]);
+            out.copy_from_slice(&self.words[j * self.k..][..self.k]);
         }
     }
 
@@ -168,15 +152,13 @@ impl<'a> PackedWeight<'a> {
     /// # Panics
     /// If they aren't.
     pub(super) fn strips<I: Isa>(self, isa: I) -> Strips<'a> {
-        let stored = Strips::new(isa, self.words, self.stored, self.n);
-        stored.window(&(self.first..self.first + self.k), &(0..self.n))
+        Strips::new(isa, self.words, self.k, self.n)
     }
 
     /// The columns from `from` on of a factor in `f32`, which lie as rows of the weight.
     pub(super) fn rest(self, from: usize) -> Operand<'a> {
         debug_assert!(from >= self.n - self.n % self.lanes, "column {from} lies in a strip");
-        let rows = Mat::new(&self.words[from * self.stored..], self.n - from, self.stored);
-        Operand::transposed(rows.cols_range(self.first..self.first + self.k))
+        Operand::transposed(Mat::new(&self.words[from * self.k..], self.n - from, self.k))
     }
 
     /// The strips of a factor in 16-bit floats.

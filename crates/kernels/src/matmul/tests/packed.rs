@@ -61,50 +61,6 @@ fn packed_windows<I: Isa>(isa: I) {
     }
 }
 
-on_every_isa!(rows_of_a_packed_factor_multiply_as_a_factor_of_these_rows, rows_of_packed);
-fn rows_of_packed<I: Isa>(isa: I) {
-    let (rows, depth) = (kernels::<I>().rows(), kernels::<I>().max_depth);
-    for (seed, m) in [1, 3, rows, 4 * rows + 3].into_iter().enumerate() {
-        for (n, k) in [(I::LANES, 64), (3 * I::LANES + 2, 65), (I::LANES - 1, 7), (9 * I::LANES, 2 * depth + 7)] {
-            let mut noise = Noise(seed as u64);
-            let whole = problem(&mut noise, [m, n, k], [Layout::Normal, Layout::Transposed], 0);
-            let mut weight: Vec<f32> = (0..n).flat_map(|j| whole.b.mat().row(j)).copied().collect();
-            pack_weight(isa, &mut weight, n, k, &mut vec![f32::NAN; pack_weight_scratch_len(isa, k)]);
-            let packed = PackedWeight::new(isa, Format::F32, &weight, n, k);
-            for window in [0..0, 0..1, 0..k / 2, 0..k - 1, 0..k, 1..k, k / 3..k - 2] {
-                let mut expected = vec![f32::NAN; m * n];
-                let mut scratch = vec![f32::NAN; gemm_scratch_len(isa, m, n, window.len())];
-                let a = part(Operand::normal(whole.a.mat()), 0..m, window.clone());
-                let b = part(Operand::transposed(whole.b.mat()), window.clone(), 0..n);
-                gemm(isa, a, b, MatMut::new(&mut expected, m, n), Epilogue::default(), &mut scratch);
-                // A window of a window, then one of columns.
-                let b = packed.rows_range(window.start..k).rows_range(0..window.len());
-                let mut found = vec![f32::NAN; m * n];
-                let mut scratch = vec![f32::NAN; gemm_scratch_len(isa, m, n, window.len())];
-                let cut = n / I::LANES / 2 * I::LANES;
-                for columns in [0..cut, cut..n] {
-                    let c = MatMut::new(&mut found, m, n).cols_range(columns.clone());
-                    gemm(isa, a, b.cols_range(columns), c, Epilogue::default(), &mut scratch);
-                }
-                let same = expected.iter().zip(&found).all(|(x, y)| x.to_bits() == y.to_bits());
-                assert!(same, "{} {m}x{n}, rows {window:?} of {k}", I::KIND);
-                let mut column = vec![f32::NAN; window.len()];
-                for j in 0..n {
-                    b.copy_column(j, &mut column);
-                    assert_eq!(column, whole.b.mat().row(j)[window.clone()], "column {j} of rows {window:?}");
-                }
-            }
-        }
-    }
-}
-
-#[test]
-#[should_panic(expected = "rows 0..5 of a weight with 4")]
-fn windows_of_rows_stay_within_the_factor() {
-    let data = [0.0; 64];
-    let _ = PackedWeight::new(smallmind_simd::Scalar::new(), Format::F32, &data, 16, 4).rows_range(0..5);
-}
-
 on_every_isa!(strips_stand_where_their_rows_stood, strips);
 fn strips<I: Isa>(isa: I) {
     for (n, k) in [(0, 3), (1, 5), (I::LANES, 0), (I::LANES, 1), (3 * I::LANES + 2, 37)] {
