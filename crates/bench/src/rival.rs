@@ -107,8 +107,8 @@ impl Rival {
         Ok(rival)
     }
 
-    /// Its contenders that compute `kernel/dtype`; none once it has failed. No rival multiplies rows of `f32` by weights that
-    /// are stored in another format.
+    /// Its contenders that compute `kernel/dtype`; none once it has failed. No rival multiplies rows of `f32` by
+    /// weights that are stored in another format.
     pub fn contenders(&self, case: &Case) -> Vec<Contender> {
         if matches!(case.problem, Problem::PackedMatmul { .. }) && case.format != Format::F32 {
             return vec![];

@@ -28,8 +28,8 @@ impl Span {
     }
 }
 
-/// Tokens of several sequences, end to end, no padding: eight users' decode is eight spans of length 1, a chunk of a prompt one span
-/// of 64, a training batch B spans of T.
+/// Tokens of several sequences, end to end, no padding: eight users' decode is eight spans of length 1, a chunk of a
+/// prompt one span of 64, a training batch B spans of T.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     pub(crate) tokens: Vec<u32>,
@@ -68,14 +68,14 @@ impl Batch {
         self.pages.clear();
     }
 
-    /// Appends tokens of a sequence that follow `past` earlier ones. No cache holds the sequence: a plan with a cache wants
-    /// [`Batch::push_cached`].
+    /// Appends tokens of a sequence that follow `past` earlier ones. No cache holds the sequence: a plan with a cache
+    /// wants [`Batch::push_cached`].
     pub fn push(&mut self, tokens: &[u32], past: usize) {
         self.push_cached(tokens, past, &[]);
     }
 
-    /// Appends tokens of a sequence that follow `past` earlier ones. `pages` of the cache hold it, in the order of its tokens, the new ones
-    /// included: at least `(past + tokens) / PAGE_TOKENS` of them, rounded up.
+    /// Appends tokens of a sequence that follow `past` earlier ones. `pages` of the cache hold it, in the order of its
+    /// tokens, the new ones included: at least `(past + tokens) / PAGE_TOKENS` of them, rounded up.
     pub fn push_cached(&mut self, tokens: &[u32], past: usize, pages: &[u32]) {
         let start = self.tokens.len();
         self.tokens.extend_from_slice(tokens);

@@ -10,8 +10,8 @@ use crate::{Buffer, GraphError};
 /// Tokens whose keys and values a page of the cache holds.
 pub const PAGE_TOKENS: usize = PAGE;
 
-/// The sizes of a key-value cache: layer after layer its pages, each with the keys and values of [`PAGE_TOKENS`] tokens of one sequence, head by
-/// head. Which pages hold a sequence, in the order of its tokens, says each [`crate::Batch`].
+/// The sizes of a key-value cache: layer after layer its pages, each with the keys and values of [`PAGE_TOKENS`] tokens
+/// of one sequence, head by head. Which pages hold a sequence, in the order of its tokens, says each [`crate::Batch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheShape {
     /// For each layer, the columns of its keys, which are those of its values too: `kv_heads · head_dim`.
@@ -49,6 +49,7 @@ impl CacheShape {
     /// # Panics
     /// If the cache has no such pages.
     pub fn copy_page(&self, cache: &mut [f32], from: u32, to: u32) {
+        assert!((from.max(to) as usize) < self.pages, "pages {from} and {to} of a cache of {}", self.pages);
         for layer in 0..self.layers.len() {
             let (from, to) = (self.page(layer, from), self.page(layer, to));
             cache.copy_within(from, to.start);

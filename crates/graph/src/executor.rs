@@ -11,7 +11,7 @@ use crate::frame::{Frame, Worker};
 use crate::pool::Team;
 use crate::step::{Step, Workers};
 use crate::watch::Watch;
-use crate::{Batch, Buffer, GraphError, ParamStore, Plan, Pool, Probe, Scalars, Storage};
+use crate::{Batch, Buffer, GraphError, Limits, ParamStore, Plan, Pool, Probe, Scalars, Storage};
 
 /// The memory of all parameters.
 #[derive(Debug)]
@@ -73,7 +73,8 @@ impl Executor {
         Self::of_ladder(vec![plan])
     }
 
-    /// An executor that runs each batch by the smallest of the `plans` of a [`Plan::ladder`] that it fits, all over one arena.
+    /// An executor that runs each batch by the smallest of the `plans` of a [`Plan::ladder`] that it fits, all over one
+    /// arena.
     ///
     /// # Errors
     /// No plan; too little memory.
@@ -94,7 +95,7 @@ impl Executor {
 
     /// The plan that runs a batch of so many tokens: the smallest that it fits, else the largest.
     pub fn plan_for(&self, tokens: usize) -> &Plan {
-        &self.plans[self.rung(tokens)]
+        &self.plans[self.rung(tokens, 0, 0)]
     }
 
     /// Bytes of the arena.
@@ -102,12 +103,14 @@ impl Executor {
         self.arena.len() * 4
     }
 
-    fn rung(&self, tokens: usize) -> usize {
-        self.plans.iter().position(|plan| tokens <= plan.limits.tokens).unwrap_or(self.plans.len() - 1)
+    fn rung(&self, tokens: usize, outputs: usize, spans: usize) -> usize {
+        let fits =
+            |Limits { tokens: t, outputs: o, spans: s, .. }: &Limits| tokens <= *t && outputs <= *o && spans <= *s;
+        self.plans.iter().position(|plan| fits(&plan.limits)).unwrap_or(self.plans.len() - 1)
     }
 
-    /// Fills the arena with NaN, so that an element which the next run does not write is seen in its results. Builds with
-    /// debug assertions do so before each run.
+    /// Fills the arena with NaN, so that an element which the next run does not write is seen in its results. Builds
+    /// with debug assertions do so before each run.
     pub fn spoil(&mut self) {
         self.arena.fill(f32::NAN);
     }
@@ -124,7 +127,7 @@ impl Executor {
         bindings: Bindings<'_>,
         probe: &P,
     ) -> Result<(), GraphError> {
-        let rung = self.rung(batch.len());
+        let rung = self.rung(batch.len(), batch.outputs().len(), batch.spans().len());
         let plan = &self.plans[rung];
         batch.check(&plan.limits, &plan.needs, &mut self.written)?;
         if pool.threads() != plan.threads {
@@ -136,7 +139,8 @@ impl Executor {
         }
         self.watch.reset();
         let inputs = (batch, scalars);
-        let mut frame = Frame::new(&mut self.arena, plan.scratch.start, plan.threads, inputs, &self.watch);
+        let mut frame =
+            Frame::new(&mut self.arena[..plan.arena_len], plan.scratch.start, plan.threads, inputs, &self.watch);
         bind(&mut frame, bindings);
         probe.enter();
         pool.run(|worker, team| work(&plan.steps, &frame, Part { index: worker, count: plan.threads }, team, probe));
@@ -273,7 +277,7 @@ mod tests {
     use super::*;
     use crate::access::{Access, Chunk, Extent, Read, Sharing, View, Write};
     use crate::op::{Heads, Index, Norm, Op};
-    use crate::{Decay, Graph, GraphBuilder, Init, Limits, NoProbe, NodeId, ParamSpec, PlanOptions, fuse, grad};
+    use crate::{Decay, Graph, GraphBuilder, Init, NoProbe, NodeId, ParamSpec, PlanOptions, fuse, grad};
 
     const LIMITS: Limits = Limits { tokens: 240, outputs: 240, spans: 2, context: 120, pages: 4 };
     const THREADS: usize = 3;

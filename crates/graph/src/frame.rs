@@ -139,8 +139,8 @@ pub(crate) struct Worker<'f> {
     taken: Cell<u64>,
 }
 
-/// Why an access has no memory. It takes its arguments by value, and stands apart, so that those who check don't keep them in
-/// memory.
+/// Why an access has no memory. It takes its arguments by value, and stands apart, so that those who check don't keep
+/// them in memory.
 #[cold]
 #[inline(never)]
 fn refuse(access: &Access, len: usize, is_inside: bool) -> ! {
@@ -212,8 +212,8 @@ impl<'f> Worker<'f> {
         }
     }
 
-    /// Where a view starts and how many elements follow there, after a check that the `rows` which this run uses lie in its
-    /// memory.
+    /// Where a view starts and how many elements follow there, after a check that the `rows` which this run uses lie in
+    /// its memory.
     #[inline(always)]
     fn start(&self, access: &Access, rows: &Range<usize>) -> (*mut f32, usize) {
         let view = &access.view;
@@ -273,8 +273,8 @@ impl<'f> Worker<'f> {
         assert!(!access.is_partitioned(), "{access:?} is partitioned among the workers");
         let (rows, cols) = (self.rows(&access.view), 0..access.view.cols);
         let ptr = self.window(access, self.start(access, &rows), &rows, &cols);
-        // SAFETY: `start` checked the bounds. Nothing writes these elements while the step runs: this step's writes don't
-        // overlap its reads, and steps that write them are kept away by barriers.
+        // SAFETY: `start` checked the bounds. Nothing writes these elements while the step runs: this step's writes
+        // don't overlap its reads, and steps that write them are kept away by barriers.
         unsafe { Mat::from_raw(ptr, rows.len(), cols.len(), access.view.cols) }
     }
 
@@ -286,8 +286,9 @@ impl<'f> Worker<'f> {
     pub(crate) fn own(&self, read: Read) -> Mat<'_> {
         let access = self.read_access(read);
         let (ptr, rows, cols) = self.own_part(access);
-        // SAFETY: `start` checked the bounds. Nothing writes these elements while the step runs: this step's writes don't
-        // overlap its reads, and steps that write them are kept away by barriers, or write this worker's own rows only.
+        // SAFETY: `start` checked the bounds. Nothing writes these elements while the step runs: this step's writes
+        // don't overlap its reads, and steps that write them are kept away by barriers, or write this worker's own rows
+        // only.
         unsafe { Mat::from_raw(ptr, rows, cols, access.view.cols) }
     }
 
@@ -300,9 +301,9 @@ impl<'f> Worker<'f> {
         let access = self.write_access(write);
         self.take(write.0 as u32);
         let (ptr, rows, cols) = self.own_part(access);
-        // SAFETY: `start` checked the bounds. The window is this worker's own and was taken once, so nothing else in this
-        // step reaches its elements: accesses of one step don't overlap where one writes. Other steps are kept away by
-        // the barriers.
+        // SAFETY: `start` checked the bounds. The window is this worker's own and was taken once, so nothing else in
+        // this step reaches its elements: accesses of one step don't overlap where one writes. Other steps are kept
+        // away by the barriers.
         unsafe { MatMut::from_raw(ptr, rows, cols, access.view.cols) }
     }
 
@@ -325,8 +326,8 @@ impl<'f> Worker<'f> {
         );
         assert!(cols.start <= cols.end && cols.end <= view.cols, "columns {cols:?} of {view:?}");
         let ptr = self.window(access, self.start(access, &have), &rows, &cols);
-        // SAFETY: the window lies in the view, and the view in its memory; the caller guarantees that nothing else reaches
-        // the window's elements.
+        // SAFETY: the window lies in the view, and the view in its memory; the caller guarantees that nothing else
+        // reaches the window's elements.
         unsafe { MatMut::from_raw(ptr, rows.len(), cols.len(), view.cols) }
     }
 

@@ -71,9 +71,11 @@ impl Plan {
         Self::with_ropes(&graph.into(), options, &mut vec![])
     }
 
-    /// Plans for batches of up to so many `tokens` each, rising, the last for what `options` say: for one [`crate::Executor`], which runs the
-    /// smallest that a batch fits. How workers share a product follows from a plan's limits, so few rows in a plan for many would leave
-    /// workers idle. The plans differ in that alone: they have the same steps in the same order.
+    /// Plans for batches of up to so many `tokens` each, rising, the last for what `options` say: for one
+    /// [`crate::Executor`], which runs the smallest that a batch fits. How workers share a product follows from a
+    /// plan's limits, so few rows in a plan for many would leave workers idle. Plans of a graph
+    /// without a loss, with stored parameters, differ in that alone: they have the same steps in the same order, and
+    /// give the same bits.
     ///
     /// # Errors
     /// As [`Plan::new`].

@@ -52,7 +52,8 @@ impl Step {
         Self { node, workers, barrier: false, accesses, run: Box::new(run) }
     }
 
-    /// Prefetches what the step is made of. Between two runs of it the weights of a whole model pass through the caches.
+    /// Prefetches what the step is made of. Between two runs of it the weights of a whole model pass through the
+    /// caches.
     #[inline(always)]
     pub(crate) fn prefetch(&self) {
         let work: &(dyn Fn(&Worker<'_>) + Send + Sync) = &*self.run;

@@ -28,7 +28,8 @@ pub fn update_graph(params: Params, spec: AdamWSpec, max_norm: f64) -> Result<Gr
     Ok(b.finish())
 }
 
-/// The factor for gradients of the global norm `norm`, as in PyTorch's `clip_grad_norm_`: `min(1, max_norm / (norm + 1e-6))`.
+/// The factor for gradients of the global norm `norm`, as in PyTorch's `clip_grad_norm_`: `min(1, max_norm / (norm +
+/// 1e-6))`.
 pub(crate) fn clip_factor(norm: f64, max_norm: f64) -> f64 {
     (max_norm / (norm + 1e-6)).min(1.0)
 }

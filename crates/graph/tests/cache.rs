@@ -97,7 +97,8 @@ fn long(family: Family, seed: u64) -> (Model, Vec<Vec<u32>>) {
     (model, sequences)
 }
 
-/// The logits of the last token of each sequence, decoded in one batch after the tokens before it were read, each in a batch of its own.
+/// The logits of the last token of each sequence, decoded in one batch after the tokens before it were read, each in a
+/// batch of its own.
 fn last(model: &Model, sequences: &[&[u32]], limits: Limits, threads: usize, isa: IsaKind) -> Vec<Vec<f32>> {
     let mut runner = Runner::packed(fuse(&model.graph(Head::Cached).unwrap()), limits, threads, isa);
     let mut memory = Memory::new(runner.plan().graph().params(), model.seed).for_plan(runner.plan());

@@ -315,6 +315,15 @@ fn bad_batches_for_a_cache_are_refused() {
     refuse(&[(0, &[u32::MAX])], "page 4294967295 of a cache of 2");
     refuse(&[(3, &[])], "span 0 of 4 tokens without pages of the cache for them");
     refuse(&[(0, &[1]), (1, &[1])], "page 1 of the cache written for two spans, or twice for one");
+
+    let limits = Limits { context: 80, ..limits };
+    let mut long = Batch::default();
+    long.push_cached(&[0], 0, &[0]);
+    let mut refusals = Refusals::new(small(Head::Cached), limits, &long, "logits");
+    long.push_cached(&[1], 7, &[1]);
+    long.push_cached(&[], 70, &[0, 1]);
+    let error = refusals.refuse(&long);
+    assert!(matches!(&error, GraphError::Batch(why) if why.contains("read for one span and written for another")));
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use smallmind_graph::PAGE_TOKENS;
+
 use crate::sampler::{Sampler, SamplerConfig};
 use crate::stream::{StopStrings, TextStream};
 use crate::tokenizer::Tokenizer;
@@ -53,7 +55,8 @@ pub struct Generation {
 
 /// Generates texts with one session, one after the other.
 ///
-/// A text may become longer than the context: when it is full, the generator goes on with the latest half of it, read anew.
+/// A text may become longer than the context: when it is full, the generator goes on with the latest half of it, read
+/// anew.
 pub struct Generator {
     session: Session,
     /// The sequence of the session that the text is.
@@ -92,11 +95,12 @@ impl Generator {
         &self.tokenizer
     }
 
-    /// Generates a text that follows `prompt`, giving each piece of it to `on_text` once it is certain; the pieces joined are the text.
-    /// An empty prompt stands for the token that begins a text.
+    /// Generates a text that follows `prompt`, giving each piece of it to `on_text` once it is certain; the pieces
+    /// joined are the text. An empty prompt stands for the token that begins a text.
     ///
     /// # Errors
-    /// Settings out of range, an empty prompt where no token begins a text, a prompt longer than the context, logits that are not finite.
+    /// Settings out of range, an empty prompt where no token begins a text, a prompt longer than the context, logits
+    /// that are not finite.
     pub fn generate(
         &mut self,
         prompt: &[u32],
@@ -169,7 +173,8 @@ impl Generator {
 
     /// Appends the newest token; with a full context, reads the latest half of the text anew.
     fn append(&mut self, token: u32) -> Result<(), ModelError> {
-        let context = self.session.options().context;
+        let pages = self.session.options().pages.unwrap_or(usize::MAX);
+        let context = self.session.options().context.min(pages.saturating_mul(PAGE_TOKENS));
         if self.session.len(self.sequence) < context {
             self.session.append(self.sequence, &[token])?;
             return Ok(());

@@ -32,9 +32,9 @@ impl Pages {
         self.holders[page as usize] += 1;
     }
 
-    /// Whether a page has several holders, none of which may write it.
-    pub(crate) fn is_shared(&self, page: u32) -> bool {
-        self.holders[page as usize] > 1
+    /// How many sequences hold a page. If several do, none may write it.
+    pub(crate) fn holders(&self, page: u32) -> usize {
+        self.holders[page as usize] as usize
     }
 
     /// One holder fewer; the page is free after the last.
@@ -57,9 +57,9 @@ mod tests {
         let (a, b) = (pages.take().unwrap(), pages.take().unwrap());
         assert!(a != b && pages.take().is_none());
         pages.share(a);
-        assert!(pages.is_shared(a) && !pages.is_shared(b));
+        assert_eq!((pages.holders(a), pages.holders(b)), (2, 1));
         pages.release(a);
-        assert!(!pages.is_shared(a) && pages.free() == 0);
+        assert_eq!((pages.holders(a), pages.free()), (1, 0));
         pages.release(a);
         assert_eq!((pages.free(), pages.take()), (1, Some(a)));
     }

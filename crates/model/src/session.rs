@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use smallmind_graph::{
     Batch, Bindings, Buffer, CacheShape, Executor, GraphError, Limits, NoProbe, PAGE_TOKENS, Plan, PlanOptions, Pool,
@@ -12,8 +13,8 @@ use crate::architecture::LOGITS;
 use crate::pages::Pages;
 use crate::{ModelConfig, ModelError, PackedModel};
 
-/// Tokens of the plans of a session below the largest: each about four times the one before, so that a run of few tokens is shared among
-/// the workers as few are.
+/// Tokens of the plans of a session below the largest: each about four times the one before, so that a run of few
+/// tokens is shared among the workers as few are.
 const RUNGS: [usize; 4] = [1, 4, 16, 64];
 
 /// Rows of logits of one run of the largest plan, unless there can be more sequences: jobs that ask for more are cut.
@@ -30,13 +31,15 @@ pub struct SessionOptions {
     pub context: usize,
     /// Tokens that are worked on at once.
     pub chunk: usize,
-    /// Pages of [`smallmind_graph::PAGE_TOKENS`] tokens that the key-value cache has; by default as many as all sequences can fill.
+    /// Pages of [`smallmind_graph::PAGE_TOKENS`] tokens that the key-value cache has; by default as many as all
+    /// sequences can fill.
     pub pages: Option<usize>,
 }
 
 impl SessionOptions {
-    /// Tokens that are worked on at once, unless somebody says otherwise: enough rows for the matrix products to be bound by arithmetic, few
-    /// enough for the values of a chunk to stay in the cache. Fitted to prompts of 128 to 1024 tokens on a Zen 4.
+    /// Tokens that are worked on at once, unless somebody says otherwise: enough rows for the matrix products to be
+    /// bound by arithmetic, few enough for the values of a chunk to stay in the cache. Fitted to prompts of 128 to 1024
+    /// tokens on a Zen 4.
     pub const CHUNK: usize = 128;
 
     /// One sequence of up to `context` tokens.
@@ -70,13 +73,17 @@ impl ModelConfig {
     }
 }
 
-/// A sequence of a session, from [`Session::open`] or [`Session::fork`] until [`Session::close`]. Its copies name the same sequence.
+/// A sequence of a session, from [`Session::open`] or [`Session::fork`] until [`Session::close`]. Its copies name the
+/// same sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SequenceId {
     index: usize,
-    /// Tells sequences of the same index apart.
-    generation: u64,
+    /// Tells it from all other sequences of the process.
+    number: u64,
 }
+
+/// The number of the next sequence of any session.
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 
 /// Which logits a job asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,7 +134,8 @@ impl<'a> JobLogits<'a> {
     /// The logits that job number `job` of the run asked for, `[rows, vocab]`.
     ///
     /// # Errors
-    /// [`ModelError::NonFinite`] if one of them is not finite: the tokens of that job were not appended, those of the others were.
+    /// [`ModelError::NonFinite`] if one of them is not finite: the tokens of that job were not appended, those of the
+    /// others were.
     ///
     /// # Panics
     /// If the run had no such job.
@@ -143,8 +151,8 @@ impl<'a> JobLogits<'a> {
 /// A sequence, or a place for one.
 #[derive(Debug, Default)]
 struct Sequence {
-    open: bool,
-    generation: u64,
+    /// The number of its [`SequenceId`]; 0 if it is not open.
+    number: u64,
     /// Tokens that it has.
     len: usize,
     /// The pages that hold them, in order: as many as `len` tokens need.
@@ -165,12 +173,13 @@ struct JobResult {
 
 /// A model with a key-value cache for some sequences.
 ///
-/// A sequence is opened, tokens are appended to it, and a run gives the logits of what follows. The cache is cut into pages of
-/// [`smallmind_graph::PAGE_TOKENS`] tokens, which sequences with a common beginning share. A run works on tokens of any sequences together;
-/// it gives each sequence the bits that it would get alone, in whatever runs its tokens come, on any number of threads.
+/// A sequence is opened, tokens are appended to it, and a run gives the logits of what follows. The cache is cut into
+/// pages of [`smallmind_graph::PAGE_TOKENS`] tokens, which sequences with a common beginning share. A run works on
+/// tokens of any sequences together; it gives each sequence the bits that it would get alone, in whatever runs its
+/// tokens come, on any number of threads.
 ///
-/// It keeps plans for few and for many tokens over the same weights and the same arena. Once buffers have grown to the largest run, nothing
-/// allocates.
+/// It keeps plans for few and for many tokens over the same weights and the same arena. Once buffers have grown to the
+/// largest run, nothing allocates.
 pub struct Session {
     model: Arc<PackedModel>,
     options: SessionOptions,
@@ -199,6 +208,9 @@ impl Session {
     pub fn new(model: Arc<PackedModel>, options: SessionOptions) -> Result<Self, ModelError> {
         model.config().check_context(options.context)?;
         let limits = options.limits(usize::MAX);
+        if u32::try_from(limits.pages).is_err() {
+            return Err(GraphError::OutOfMemory { bytes: usize::MAX }.into());
+        }
         let Limits { tokens: chunk, spans: sequences, pages, .. } = limits;
         let plan_options = PlanOptions::stored(limits, options.threads, model.storage().clone());
         let executor = Executor::of_ladder(Plan::ladder(model.graph().clone(), &plan_options, &RUNGS)?)?;
@@ -227,8 +239,8 @@ impl Session {
         &self.model
     }
 
-    /// Gives the model other weights, laid out as [`crate::Model::weights`], and takes all tokens of all sequences back. Others who hold the
-    /// model keep it as it was.
+    /// Gives the model other weights, laid out as [`crate::Model::weights`], and takes all tokens of all sequences
+    /// back. Others who hold the model keep it as it was.
     ///
     /// # Errors
     /// More or fewer weights than the model has; too little memory for a copy of it, where others hold it too.
@@ -266,14 +278,15 @@ impl Session {
     /// # Errors
     /// [`ModelError::Sequences`] if as many are open as the session can hold.
     pub fn open(&mut self) -> Result<SequenceId, ModelError> {
-        let index = self.sequences.iter().position(|sequence| !sequence.open);
+        let index = self.sequences.iter().position(|sequence| sequence.number == 0);
         let index = index.ok_or(ModelError::Sequences { max: self.sequences.len() })?;
-        let sequence = &mut self.sequences[index];
-        sequence.open = true;
-        Ok(SequenceId { index, generation: sequence.generation })
+        let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
+        self.sequences[index].number = number;
+        Ok(SequenceId { index, number })
     }
 
-    /// A new sequence with the tokens of another. Both hold its pages; one that appends to a page which others hold too gets a copy of it.
+    /// A new sequence with the tokens of another. Both hold its pages; one that appends to a page which others hold too
+    /// gets a copy of it.
     ///
     /// # Errors
     /// [`ModelError::ClosedSequence`]; [`ModelError::Sequences`] if as many are open as the session can hold.
@@ -293,8 +306,7 @@ impl Session {
     pub fn close(&mut self, sequence: SequenceId) {
         if let Ok(index) = self.index(sequence) {
             self.cut(index, 0);
-            let sequence = &mut self.sequences[index];
-            (sequence.open, sequence.generation) = (false, sequence.generation + 1);
+            self.sequences[index].number = 0;
         }
     }
 
@@ -340,8 +352,8 @@ impl Session {
     ///
     /// # Errors
     /// [`ModelError::EmptyPrompt`] for a job without tokens; [`ModelError::TooLong`]; [`ModelError::ClosedSequence`];
-    /// [`ModelError::RepeatedSequence`]; [`ModelError::CacheFull`]; a token id beyond the vocabulary. Then nothing is appended for any
-    /// job. Logits that are not finite are an error of their job alone: see [`JobLogits::job`].
+    /// [`ModelError::RepeatedSequence`]; [`ModelError::CacheFull`]; a token id beyond the vocabulary. Then nothing is
+    /// appended for any job. Logits that are not finite are an error of their job alone: see [`JobLogits::job`].
     pub fn run(&mut self, jobs: &[Job<'_>]) -> Result<JobLogits<'_>, ModelError> {
         self.run_probed(jobs, &NoProbe)
     }
@@ -358,7 +370,8 @@ impl Session {
         let outcome = self.run_batches(jobs, probe);
         if outcome.is_ok() {
             self.find_non_finite(jobs);
-            // What the cache holds beyond the length of a sequence is nobody's: only here do the tokens become the sequence's.
+            // What the cache holds beyond the length of a sequence is nobody's: only here do the tokens become the
+            // sequence's.
             for (job, result) in jobs.iter().zip(&self.results) {
                 if result.non_finite.is_none() {
                     self.sequences[job.sequence.index].len += job.tokens.len();
@@ -374,15 +387,15 @@ impl Session {
         Ok(JobLogits { session: self })
     }
 
-    /// The logits of the latest [`Session::run`], row after row; empty before the first and after an error.
+    /// The logits of the latest [`Session::run`], row after row; empty before the first and if it was refused.
     pub fn logits(&self) -> &[f32] {
         &self.logits
     }
 
     fn index(&self, sequence: SequenceId) -> Result<usize, ModelError> {
-        let SequenceId { index, generation } = sequence;
-        let open = self.sequences.get(index).is_some_and(|s| s.open && s.generation == generation);
-        if open { Ok(index) } else { Err(ModelError::ClosedSequence) }
+        let SequenceId { index, number } = sequence;
+        let is_open = self.sequences.get(index).is_some_and(|sequence| sequence.number == number);
+        if is_open { Ok(index) } else { Err(ModelError::ClosedSequence) }
     }
 
     /// Takes the tokens of a sequence from number `len` on back, and gives up the pages that it doesn't need.
@@ -399,7 +412,7 @@ impl Session {
         let (context, max, entries) =
             (self.options.context, self.model.config().context, self.model.config().vocab_size);
         let mut need = 0;
-        for job in jobs {
+        for (i, job) in jobs.iter().enumerate() {
             let index = self.index(job.sequence)?;
             if std::mem::replace(&mut self.sequences[index].named, true) {
                 return Err(ModelError::RepeatedSequence);
@@ -415,8 +428,12 @@ impl Session {
                 let (got, limit) = (*id as usize + 1, entries);
                 return Err(GraphError::Limit { what: "token id + 1", got, limit }.into());
             }
-            let new = CacheShape::pages_for(tokens) - self.sequences[index].pages.len();
-            need += new + usize::from(self.page_to_copy(index).is_some());
+            need += CacheShape::pages_for(tokens).saturating_sub(self.sequences[index].pages.len());
+            if let Some(page) = self.page_to_copy(index) {
+                // The last of those who append to a page keeps it.
+                let is_of = |other: &&Job<'_>| self.page_to_copy(other.sequence.index) == Some(page);
+                need += usize::from(self.pages.holders(page) > 1 + jobs[..i].iter().filter(is_of).count());
+            }
         }
         let free = self.pages.free();
         if need > free { Err(ModelError::CacheFull { need, free }) } else { Ok(()) }
@@ -426,10 +443,11 @@ impl Session {
     fn page_to_copy(&self, index: usize) -> Option<u32> {
         let sequence = &self.sequences[index];
         let last = *sequence.pages.last()?;
-        (!sequence.len.is_multiple_of(PAGE_TOKENS) && self.pages.is_shared(last)).then_some(last)
+        (!sequence.len.is_multiple_of(PAGE_TOKENS) && self.pages.holders(last) > 1).then_some(last)
     }
 
-    /// Gives the sequences of the jobs pages of their own for the new tokens: [`Session::check`] knows that there are enough.
+    /// Gives the sequences of the jobs pages of their own for the new tokens: [`Session::check`] knows that there are
+    /// enough.
     fn take_pages(&mut self, jobs: &[Job<'_>]) {
         for job in jobs {
             let index = job.sequence.index;
@@ -472,7 +490,8 @@ impl Session {
         self.run_batch(probe)
     }
 
-    /// Adds tokens of a job, of which `done` have been worked on, to the batch, as many as it has room for. Gives how many.
+    /// Adds tokens of a job, of which `done` have been worked on, to the batch, as many as it has room for. Gives how
+    /// many.
     fn push(&mut self, job: &Job<'_>, done: usize) -> usize {
         let limits = self.executor.plan().limits();
         if self.batch.spans().len() == limits.spans {

@@ -33,9 +33,9 @@
 //! ```
 //!
 //! [`Roofs`] are the machine's limits, measured on a pool: arithmetic, memory, and the cost of working together. A
-//! [`Report`] sets an operation's time beside them. [`sampling`] runs a [`Workload`](smallmind_graph::Workload) with a recorder and without it in
-//! turn; its samples become a [`Measurement`](report::measurement::Measurement), and that becomes a phase of the
-//! report. [`Diff`] compares two reports.
+//! [`Report`] sets an operation's time beside them. [`sampling`] runs a [`Workload`](smallmind_graph::Workload) with a
+//! recorder and without it in turn; its samples become a [`Measurement`](report::measurement::Measurement), and that
+//! becomes a phase of the report. [`Diff`] compares two reports.
 //!
 //! Not here: models and trainings. Crates that have them implement `Workload` for them.
 //!

@@ -53,8 +53,8 @@
 //!
 //! # 3. The choice
 //!
-//! [`IsaKind`] names an instruction set at run time; [`IsaKind::with`] turns the name into a token. As closures can't be
-//! generic, the work is a value that implements [`WithIsa`]. [`IsaKind::best`] is the widest kind of this CPU,
+//! [`IsaKind`] names an instruction set at run time; [`IsaKind::with`] turns the name into a token. As closures can't
+//! be generic, the work is a value that implements [`WithIsa`]. [`IsaKind::best`] is the widest kind of this CPU,
 //! [`IsaKind::named`] the one of a name.
 //!
 //! ```

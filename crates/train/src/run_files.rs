@@ -40,7 +40,7 @@ const CSV_HEADER: &str = "step,loss,lr,grad_norm,tokens_per_second,seconds,train
 /// functions of seed and step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
-    /// [`STATE_VERSION`] of the program that wrote it.
+    /// The version of the format of this state, as the program that wrote it had it.
     pub schema_version: u32,
     /// Updates done.
     pub step: u64,

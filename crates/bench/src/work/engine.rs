@@ -179,8 +179,8 @@ impl OneOp {
     }
 }
 
-/// Writes keys and values, `[2 · kv_heads · context, head_dim]` with the keys of all heads first, to the pages of a cache of
-/// one layer.
+/// Writes keys and values, `[2 · kv_heads · context, head_dim]` with the keys of all heads first, to the pages of a
+/// cache of one layer.
 fn fill_pages(values: Values, context: usize, cache: &mut [f32]) {
     let (head_dim, parts) = (values.cols, values.rows / context);
     let rows: Vec<f32> = (0..values.rows).flat_map(|row| values.row(row)).collect();

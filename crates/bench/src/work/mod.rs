@@ -239,8 +239,8 @@ mod tests {
         }
     }
 
-    /// The op that is timed has the shape that its case names: the engine and the case count nearly the same work. (Packed
-    /// weights fill up their last strip.)
+    /// The op that is timed has the shape that its case names: the engine and the case count nearly the same work.
+    /// (Packed weights fill up their last strip.)
     fn costs_agree(case: &Case, op: smallmind_graph::Cost) {
         let named = case.cost();
         let near = |a: f64, b: f64| (a - b).abs() <= 0.3 * a.max(b) + 1200.0;

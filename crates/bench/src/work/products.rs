@@ -81,8 +81,8 @@ impl Products {
         Ok(Self { product, on, routes, stored, reference, c: Buffer::zeroed(m * n)?, scratch: vec![] })
     }
 
-    /// What each worker does under a partition. It calls `call` with the operands, its rows and columns, that window of the
-    /// output and scratch of `scratch` elements.
+    /// What each worker does under a partition. It calls `call` with the operands, its rows and columns, that window of
+    /// the output and scratch of `scratch` elements.
     fn shares<'a>(
         &'a mut self,
         partition: Partition,

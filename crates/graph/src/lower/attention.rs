@@ -41,8 +41,8 @@ impl Heads {
     }
 }
 
-/// Gives units of work to the workers in turn, back and forth (0, 1, 2, 2, 1, 0, 0, …): where each unit costs as much as
-/// the one before or more, all workers get about as much.
+/// Gives units of work to the workers in turn, back and forth (0, 1, 2, 2, 1, 0, 0, …): where each unit costs as much
+/// as the one before or more, all workers get about as much.
 pub(super) struct RoundRobin {
     unit: usize,
     part: Part,

@@ -125,7 +125,7 @@ impl<I: Isa> Lowering<'_, I> {
     /// Workers share the pages of spans by heads: the keys of adjacent tokens lie between each other.
     pub(super) fn cache_append(&mut self, node: &Node, layer: usize, heads: Heads) {
         let layer = self.cache_layer(layer, heads);
-        let few = self.limits.tokens * 2 * heads.kv_cols() < SHARED_ELEMENTS;
+        let few = self.limits.tokens * 2 * heads.qkv_cols() < SHARED_ELEMENTS;
         // Worker 0 alone rotates the keys of few tokens, and then needs no barrier to append them.
         let is_rotated = self
             .graph
@@ -137,7 +137,7 @@ impl<I: Isa> Lowering<'_, I> {
         let cache = self.write(layer.view, Sharing::Unpartitioned);
         self.push(workers, 0, move |w| {
             let (qkv, mut units) = (w.all(qkv), RoundRobin::new(w.part()));
-            for span in w.batch().spans() {
+            for span in w.batch().spans().iter().filter(|span| span.len > 0) {
                 let end = span.past + span.len;
                 for index in span.past / PAGE..end.div_ceil(PAGE) {
                     let places = span.past.max(index * PAGE)..end.min((index + 1) * PAGE);

@@ -317,12 +317,12 @@ impl Op {
         self.info().name
     }
 
-    /// [`Info::params`].
+    /// The parameters that it reads, or whose gradients it writes.
     pub fn params(&self) -> Vec<ParamId> {
         self.info().params
     }
 
-    /// [`Info::effects`].
+    /// The memory beside values that it reads or writes.
     pub fn effects(&self) -> Effects {
         self.info().effects
     }

@@ -31,7 +31,8 @@ pub struct AttentionForward<'a> {
     pub lse: Option<MatMut<'a>>,
 }
 
-/// The arguments of [`attention_backward_group`]: one key/value head of one whole sequence and its group of query heads.
+/// The arguments of [`attention_backward_group`]: one key/value head of one whole sequence and its group of query
+/// heads.
 pub struct AttentionBackward<'a> {
     /// The queries `[len, group * head_dim]`, head by head.
     pub q: Mat<'a>,
@@ -57,10 +58,11 @@ pub struct AttentionBackward<'a> {
     pub dv: MatMut<'a>,
 }
 
-/// The output of one query head: `O = (P ∘ M)·V` with `P = softmax(scale · Q·Kᵀ)` over the visible keys; see the [module](super).
+/// The output of one query head: `O = (P ∘ M)·V` with `P = softmax(scale · Q·Kᵀ)` over the visible keys; see the
+/// [module](super).
 ///
-/// What the output and the scratch hold before is never read. The scratch holds [`super::attention_forward_scratch_len`] elements; with 64-byte
-/// alignment rows of scores lie on cache lines.
+/// What the output and the scratch hold before is never read. The scratch holds
+/// [`super::attention_forward_scratch_len`] elements; with 64-byte alignment rows of scores lie on cache lines.
 ///
 /// # Panics
 /// If shapes disagree or the scratch is too short.

@@ -1,30 +1,21 @@
 //! Attention over a key-value cache in pages: queries against one block of keys, and the fold over blocks.
 //!
-//! ```text
-//! for each block b of KEY_BLOCK keys that the last query of the call sees
-//!   S   = scale · Q·K_bᵀ                 a product for each page of PAGE keys
-//!   m_b = max S,  E = exp(S − m_b),  l_b = Σ E     row by row, over the keys that the row sees; 0 on the others
-//!   O_b = E·V_b                          a product for each page, added up in the order of the keys
-//! fold over b, row by row, from m = m_0, l = l_0, O = O_0
-//!   M = max(m, m_b),  O = e^(m − M)·O + e^(m_b − M)·O_b,  l likewise,  m = M
-//! O / l
-//! ```
+//! The [module](super) has the pseudo-code. This is the forward of Dao et al. 2022, "FlashAttention", algorithm 1, with
+//! blocks of keys that may also be computed apart (Dao et al. 2023, "Flash-Decoding for long-context inference").
 //!
-//! This is the forward of Dao et al. 2022, "FlashAttention", algorithm 1, with blocks of keys that may also be computed apart
-//! (Dao et al. 2023, "Flash-Decoding for long-context inference").
+//! **Order of sums.** Blocks begin at multiples of [`KEY_BLOCK`] and pages at multiples of [`PAGE`], whatever the
+//! queries of a call. The order in which an element of a product is added up follows from its depth alone, and a key
+//! that a row doesn't see adds an exact zero, if its value is finite: it belongs to a later query of the same call. So
+//! a query gets the same bits alone, beside other queries, and whether one worker folds the blocks or several compute
+//! them and one folds. Few rows take kernels of their own, without the loops around the micro-kernels; they add up in
+//! the same order.
 //!
-//! **Order of sums.** Blocks begin at multiples of [`KEY_BLOCK`] and pages at multiples of [`PAGE`], whatever the queries of a call. An
-//! element of a product is a chain in rising depth, and a key that a row doesn't see adds an exact zero. So a query gets the same bits alone,
-//! beside other queries, and whether one worker folds the blocks or several compute them and one folds.
-//!
-//! Few rows take kernels of their own, without the loops around the micro-kernels; they add up in the same order.
-//!
-//! **Pages.** A page of a key/value head holds the keys of [`PAGE`] tokens as `[head_dim, PAGE]`, then their values as `[PAGE, head_dim]`. So in both
-//! products the rows of the right factor are adjacent, and nothing is transposed.
+//! **Pages.** A page of a key/value head holds the keys of [`PAGE`] tokens as `[head_dim, PAGE]`, then their values as
+//! `[PAGE, head_dim]`. So in both products the rows of the right factor are adjacent, and nothing is transposed.
 
 use smallmind_simd::{Isa, math};
 
-use super::few::{self, FEW_ROWS};
+use super::few::{self, FEW_DEPTH, FEW_ROWS};
 
 use crate::matmul::{Epilogue, Operand, Update, gemm, gemm_scratch_len};
 use crate::softmax::{exp_row, scale_row};
@@ -35,8 +26,8 @@ pub const PAGE: usize = 64;
 
 /// Keys of a block, whose scores are computed before any is used: a multiple of [`PAGE`].
 ///
-/// Fitted to heads of 64 columns: shorter blocks, of less than a quarter of a megabyte, cost more a key; with longer ones a few thousand
-/// keys make too few blocks to share out.
+/// Fitted to heads of 64 columns: shorter blocks, of less than a quarter of a megabyte, cost more a key; with longer
+/// ones a few thousand keys make too few blocks to share out.
 pub const KEY_BLOCK: usize = 512;
 
 const _: () = assert!(KEY_BLOCK.is_multiple_of(PAGE));
@@ -46,7 +37,8 @@ pub fn page_len(head_dim: usize) -> usize {
     2 * PAGE * head_dim
 }
 
-/// Writes `keys` `[n, head_dim]` to the places `first..first + n` of a page of one key/value head, and `values` `[n, head_dim]` likewise.
+/// Writes `keys` `[n, head_dim]` to the places `first..first + n` of a page of one key/value head, and `values` `[n,
+/// head_dim]` likewise.
 ///
 /// # Panics
 /// If `page` has another length than [`page_len`], if shapes disagree, or if the page has no such places.
@@ -73,8 +65,8 @@ pub fn append_to_page(page: &mut [f32], first: usize, keys: Mat, values: Mat) {
     }
 }
 
-/// Queries against a block of keys: rows `[tokens · group, head_dim]`, the heads of a group beside each other for each of several adjacent
-/// tokens.
+/// Queries against a block of keys: rows `[tokens · group, head_dim]`, the heads of a group beside each other for each
+/// of several adjacent tokens.
 #[derive(Clone, Copy)]
 pub struct BlockQueries<'a> {
     /// The queries.
@@ -93,12 +85,6 @@ impl BlockQueries<'_> {
     fn seen(&self, row: usize, block: usize) -> usize {
         (self.past + row / self.group + 1).saturating_sub(block * KEY_BLOCK).min(KEY_BLOCK)
     }
-
-    /// How many blocks of keys the last row sees.
-    #[inline(always)]
-    pub fn blocks(&self) -> usize {
-        (self.past + self.q.rows() / self.group).div_ceil(KEY_BLOCK)
-    }
 }
 
 /// The columns of what a block of keys gives for a row: the output `O_b` not yet divided, then `m_b` and `l_b`.
@@ -106,7 +92,8 @@ pub fn partial_cols(head_dim: usize) -> usize {
     head_dim + 2
 }
 
-/// Elements between rows of scores: not a power of two, which would put the rows of a column into the same few sets of a cache.
+/// Elements between rows of scores: not a power of two, which would put the rows of a column into the same few sets of
+/// a cache.
 const SCORE_STRIDE: usize = KEY_BLOCK + 16;
 
 /// Elements of scratch that [`attend_block`] asks for with so many rows: monotone in both.
@@ -114,11 +101,12 @@ pub fn attend_block_scratch_len<I: Isa>(isa: I, rows: usize, head_dim: usize) ->
     rows * SCORE_STRIDE + gemm_scratch_len(isa, rows, PAGE, head_dim).max(gemm_scratch_len(isa, rows, head_dim, PAGE))
 }
 
-/// What block number `block` of the keys gives for each row of `queries`, to `partials` `[rows, partial_cols(head_dim)]`; see the
-/// [module](self).
+/// What block number `block` of the keys gives for each row of `queries`, to `partials` `[rows,
+/// partial_cols(head_dim)]`; see the [module](super).
 ///
 /// `page` gives the page that holds the keys from `PAGE · i` on, for each `i` that a row sees. `scratch` holds at least
-/// [`attend_block_scratch_len`] elements. What `partials` and the scratch hold before is never read; nor are places of pages that no row sees.
+/// [`attend_block_scratch_len`] elements. What `partials` and the scratch hold before is never read; places of pages
+/// that no row sees change no result.
 ///
 /// # Panics
 /// If shapes disagree, a page has another length than [`page_len`], or the scratch is too short.
@@ -143,7 +131,7 @@ pub fn attend_block<'p, I: Isa>(
         assert_eq!(page.len(), page_len(head_dim), "a page for heads of {head_dim} columns");
         page.split_at(PAGE * head_dim)
     };
-    if rows <= FEW_ROWS {
+    if rows <= FEW_ROWS && head_dim <= FEW_DEPTH {
         few::scores(isa, q, keys, |i| page(i).0, scores.reborrow());
     } else {
         for (i, first) in (0..keys).step_by(PAGE).enumerate() {
@@ -180,8 +168,8 @@ pub fn attend_block<'p, I: Isa>(
     }
 }
 
-/// Adds what a block of keys gave, `partials`, to what the blocks before it did, `state`, row by row. Both are `[rows, partial_cols(head_dim)]`, and
-/// the fold begins with what block 0 gave.
+/// Adds what a block of keys gave, `partials`, to what the blocks before it did, `state`, row by row. Both are `[rows,
+/// partial_cols(head_dim)]`, and the fold begins with what block 0 gave.
 ///
 /// # Panics
 /// If shapes disagree.

@@ -1,9 +1,12 @@
-//! The softmax of a block of queries and its gradient, on scores that lie transposed: a row for each key, a column for each query.
+//! The softmax of a block of queries and its gradient, on scores that lie transposed: a row for each key, a column for
+//! each query.
 //!
-//! A vector holds one key's scores for as many queries as there are lanes, so that maxima and sums over keys need no sum across lanes. Of the
-//! last keys of a block, each is one that its queries see from one query later on: their lanes before that one count with weight 0.
+//! A vector holds one key's scores for as many queries as there are lanes, so that maxima and sums over keys need no
+//! sum across lanes. Of the last keys of a block, each is one that its queries see from one query later on: their lanes
+//! before that one count with weight 0.
 //!
-//! Exponentials are powers of two: `exp(scale · s − max)` is `2^(c · s − m)` with `c = scale · log₂e` and `m` the greatest `c · s`.
+//! Exponentials are powers of two: `exp(scale · s − max)` is `2^(c · s − m)` with `c = scale · log₂e` and `m` the
+//! greatest `c · s`.
 
 use std::f32::consts::{LN_2, LOG2_E};
 
@@ -14,8 +17,8 @@ use super::{HeadDropout, QUERY_BLOCK};
 /// Keys whose maxima and sums are independent: enough to hide the latency of an addition.
 const CHAINS: usize = 4;
 
-/// The shape of a block of transposed scores `[limit, stride]`, of which the first `queries` columns count: those of the last positions
-/// before `limit`.
+/// The shape of a block of transposed scores `[limit, stride]`, of which the first `queries` columns count: those of
+/// the last positions before `limit`.
 #[derive(Clone, Copy)]
 pub(super) struct Columns {
     /// How many keys.
@@ -73,7 +76,8 @@ impl Totals {
     }
 }
 
-/// Overwrites scores with `exp(scale · s − max)`, not yet divided by the sum, and those that a query doesn't see with 0.
+/// Overwrites scores with `exp(scale · s − max)`, not yet divided by the sum, and those that a query doesn't see with
+/// 0.
 ///
 /// NaNs are passed over by the maximum and come into the sum through the exponential.
 #[inline(always)]
@@ -167,7 +171,8 @@ pub(super) struct GradientTerms {
     pub delta: [f32; QUERY_BLOCK],
 }
 
-/// Turns scores into `P`, and `grads`, `dP` transposed, into `dS = scale·P ∘ (dP − D)`; both 0 where a query does not see the key.
+/// Turns scores into `P`, and `grads`, `dP` transposed, into `dS = scale·P ∘ (dP − D)`; both 0 where a query does not
+/// see the key.
 #[inline(always)]
 pub(super) fn gradient_columns<I: Isa>(
     isa: I,

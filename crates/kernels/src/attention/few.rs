@@ -1,7 +1,8 @@
 //! Products of few rows with the pages of a key-value cache.
 //!
-//! Each element is added up as [`crate::matmul::gemm`] does: a chain of multiply-adds in rising depth, from zero, and then a sum over pages in
-//! their order. Many chains run beside each other, of neighbouring columns and of several pages.
+//! Each element is added up as [`crate::matmul::gemm`] does: a chain of multiply-adds in rising depth, from zero, and
+//! then a sum over pages in their order. Many chains run beside each other, of neighbouring columns and of several
+//! pages.
 
 use smallmind_simd::Isa;
 
@@ -10,6 +11,9 @@ use crate::{Mat, MatMut};
 
 /// Up to this many rows the products here are faster than the loops around the micro-kernels.
 pub(super) const FEW_ROWS: usize = 8;
+
+/// Up to this depth a sum is one chain in [`crate::matmul::gemm`] too, on every instruction set.
+pub(super) const FEW_DEPTH: usize = 256;
 
 /// Rows that share what is read of a page.
 const ROWS_AT_ONCE: usize = 4;
@@ -29,8 +33,8 @@ fn slices<'a, const N: usize>(slice: impl Fn(usize) -> &'a [f32]) -> [&'a [f32];
     all
 }
 
-/// `scores[.., 0..keys] = q·K`: `q` `[rows, head_dim]`, `page(i)` the keys of page `i`, `[head_dim, PAGE]`. Columns beyond `keys` up to a whole
-/// page are overwritten too.
+/// `scores[.., 0..keys] = q·K`: `q` `[rows, head_dim]`, `page(i)` the keys of page `i`, `[head_dim, PAGE]`. Columns
+/// beyond `keys` up to a whole page are overwritten too.
 pub(super) fn scores<'p, I: Isa>(isa: I, q: Mat, keys: usize, page: impl Fn(usize) -> &'p [f32], mut scores: MatMut) {
     isa.vectorize(
         #[inline(always)]

@@ -1,9 +1,9 @@
 //! Causal attention of one sequence, head by head, with grouped key/value heads.
 //!
-//! `O = softmax(scale · Q·Kᵀ)·V`, where a query sees its own position and those before it (Vaswani et al. 2017, "Attention Is All You
-//! Need", section 3.2.1). Besides the output only the log-sum-exp of each query's scores is kept, and the backward recomputes the
-//! probabilities from it block by block (Dao et al. 2022, "FlashAttention", section 3.1), so that no `[len, context]` matrix is ever
-//! stored.
+//! `O = softmax(scale · Q·Kᵀ)·V`, where a query sees its own position and those before it (Vaswani et al. 2017,
+//! "Attention Is All You Need", section 3.2.1). Besides the output only the log-sum-exp of each query's scores is kept,
+//! and the backward recomputes the probabilities from it block by block (Dao et al. 2022, "FlashAttention", section
+//! 3.1), so that no `[len, context]` matrix is ever stored.
 //!
 //! ```text
 //! forward, for each block of QUERY_BLOCK queries, with the keys 0..limit that its last query sees:
@@ -15,18 +15,24 @@
 //!   S = K·Q_bᵀ,  G = V·dO_bᵀ         two gemms, [limit, block]
 //!   P = exp(scale·S − lse),  dS = scale·P ∘ (M ∘ G − D)
 //!   dQ_b = dSᵀ·K,  dK += dS·Q_b,  dV += (P ∘ M)·dO_b
+//! over the pages of a key-value cache, for each block b of KEY_BLOCK keys that the last query of a call sees:
+//!   S   = scale · Q·K_bᵀ                           a product for each page of PAGE keys
+//!   m_b = max S,  E = exp(S − m_b),  l_b = Σ E     row by row, over the keys that the row sees; 0 on the others
+//!   O_b = E·V_b                                    a product for each page, added up in the order of the keys
+//! fold over b, row by row, from m = m_0, l = l_0, O = O_0
+//!   M = max(m, m_b),  O = e^(m − M)·O + e^(m_b − M)·O_b,  l likewise,  m = M;  at the end O / l
 //! ```
 //!
-//! Scores of a block of queries lie transposed, a row for each key: so keys and values enter every product as they lie, only the few
-//! queries of a block must be transposed, and the softmax needs no sums across lanes.
+//! Scores of a block of queries lie transposed, a row for each key: so keys and values enter every product as they lie,
+//! only the few queries of a block must be transposed, and the softmax needs no sums across lanes.
 //!
 //! 1. The last block sees every key, so it overwrites `dK` and `dV` and the others add: neither needs to be cleared.
-//! 2. A block's output depends on its own queries and the keys up to its end alone: a caller may cut the queries at multiples of
-//!    [`QUERY_BLOCK`] and get the same bits.
-//! 3. A block of one query, such as the last of `QUERY_BLOCK·n + 1` queries, takes a path that streams keys and values once, without a
-//!    gemm. The choice falls by block, never by how the queries were cut.
-//! 4. Unseen keys within a block count with weight 0, so the values there must be finite: they belong to later queries of the same
-//!    block.
+//! 2. A block's output depends on its own queries and the keys up to its end alone: a caller may cut the queries at
+//!    multiples of [`QUERY_BLOCK`] and get the same bits.
+//! 3. A block of one query, such as the last of `QUERY_BLOCK·n + 1` queries, takes a path that streams keys and values
+//!    once, without a gemm. The choice falls by block, never by how the queries were cut.
+//! 4. Unseen keys within a block count with weight 0, so the values there must be finite: they belong to later queries
+//!    of the same block.
 
 mod blocks;
 mod cached;
@@ -46,7 +52,8 @@ use crate::matmul::gemm_scratch_len;
 
 /// Queries are worked on in blocks of this many rows, so their cuts fall at its multiples.
 ///
-/// Fitted to contexts from 64 to 4,096: larger blocks compute more scores that no query sees, smaller ones read keys and values more often.
+/// Fitted to contexts from 64 to 4,096: larger blocks compute more scores that no query sees, smaller ones read keys
+/// and values more often.
 pub const QUERY_BLOCK: usize = 32;
 
 /// The heads of an attention layer and how they score.
@@ -121,7 +128,8 @@ impl HeadDropout {
         scaled_mask(self.key, self.p, self.index(row, key))
     }
 
-    /// The index of a random number. Rows fill 32 bits, key positions and heads the 32 above: the queries of a block are adjacent.
+    /// The index of a random number. Rows fill 32 bits, key positions and heads the 32 above: the queries of a block
+    /// are adjacent.
     #[inline(always)]
     fn index(&self, row: usize, key: usize) -> u64 {
         (((key * self.heads + self.head) as u64) << 32) + (self.first_row + row) as u64
@@ -139,7 +147,8 @@ impl HeadDropout {
     }
 }
 
-/// The scratch that [`attention_forward_head`] needs for up to `len` queries of up to `context` keys (`past + len`) and `head_dim` columns.
+/// The scratch that [`attention_forward_head`] needs for up to `len` queries of up to `context` keys (`past + len`) and
+/// `head_dim` columns.
 pub fn attention_forward_scratch_len<I: Isa>(isa: I, len: usize, context: usize, head_dim: usize) -> usize {
     let rows = len.min(QUERY_BLOCK);
     let scores = gemm_scratch_len(isa, context, rows, head_dim);
@@ -156,7 +165,8 @@ pub fn attention_backward_scratch_len<I: Isa>(isa: I, len: usize, head_dim: usiz
     2 * len * score_stride(rows) + scores.max(d_query).max(d_key)
 }
 
-/// Elements between rows of a block of scores for that many queries: whole cache lines, and so whole vectors of every instruction set.
+/// Elements between rows of a block of scores for that many queries: whole cache lines, and so whole vectors of every
+/// instruction set.
 fn score_stride(queries: usize) -> usize {
     const LINE: usize = 16;
     queries.next_multiple_of(LINE)

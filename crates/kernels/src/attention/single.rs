@@ -9,7 +9,8 @@ use crate::Mat;
 /// Keys whose scores are added up side by side.
 const KEYS: usize = 8;
 
-/// Prefetch distance in elements, where rows are adjacent: beyond the memory page, at which the CPU's own prefetching ends.
+/// Prefetch distance in elements, where rows are adjacent: beyond the memory page, at which the CPU's own prefetching
+/// ends.
 const PREFETCH_DISTANCE: usize = 2048;
 
 /// `scores = K·q`: `q` `[head_dim]`, `k` `[keys, head_dim]`, `scores` `[keys]`.

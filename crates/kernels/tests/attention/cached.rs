@@ -155,7 +155,7 @@ impl WithIsa for Alone {
 
     fn call<I: Isa>(self, isa: I) {
         for group in 1..=9 {
-            for head_dim in [5, 16, 64, 72, 128] {
+            for head_dim in [5, 16, 64, 72, 128, 400] {
                 for past in [3, 75, KEY_BLOCK - 5] {
                     let case = Case::new(group, past, 9, head_dim);
                     let inputs = case.inputs();

@@ -1,4 +1,5 @@
-//! Attention against its `f64` twin: every instruction set, strided windows between NaNs, outputs and scratch that hold NaN.
+//! Attention against its `f64` twin: every instruction set, strided windows between NaNs, outputs and scratch that hold
+//! NaN.
 
 mod cached;
 
@@ -75,7 +76,8 @@ impl Window {
         self.data.iter().map(|x| x.to_bits()).collect()
     }
 
-    /// Asserts that the window agrees with `want` to `tolerance` times its greatest element (at least 1), and that NaN still stands around it.
+    /// Asserts that the window agrees with `want` to `tolerance` times its greatest element (at least 1), and that NaN
+    /// still stands around it.
     fn assert_close(&self, want: &Matrix, tolerance: f64, what: &str) {
         let size = want.data.iter().fold(1.0, |size: f64, x| size.max(x.abs()));
         for r in 0..self.rows {
@@ -133,8 +135,8 @@ struct Inputs {
     dout: Window,
 }
 
-/// All heads forward: the output `[len, heads * head_dim]` and the log-sum-exps `[len, heads]`. The queries are cut into calls at the multiples
-/// of `cut`.
+/// All heads forward: the output `[len, heads * head_dim]` and the log-sum-exps `[len, heads]`. The queries are cut
+/// into calls at the multiples of `cut`.
 fn forward<I: Isa>(isa: I, case: &Case, inputs: &Inputs, cut: usize) -> (Window, Window) {
     let Case { len, past, shape, .. } = *case;
     let hd = shape.head_dim;

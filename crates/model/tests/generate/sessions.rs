@@ -194,6 +194,27 @@ fn a_fork_shares_pages_until_one_of_the_two_appends() {
     session.close(b);
     assert_eq!(session.free_pages(), all);
     assert!(matches!(session.fork(b), Err(ModelError::ClosedSequence)));
+    let mut other = Session::new(packed(&model), options).unwrap();
+    let elsewhere = other.open().unwrap();
+    assert!(session.open().is_ok());
+    assert!(
+        matches!(session.append(elsewhere, &[1]), Err(ModelError::ClosedSequence)),
+        "a sequence of another session"
+    );
+}
+
+#[test]
+fn the_last_who_appends_to_a_page_keeps_it() {
+    let options = SessionOptions { sequences: 2, pages: Some(2), ..SessionOptions::single(CONTEXT, 1) };
+    let model = model(Kind::Llama);
+    let mut session = Session::new(packed(&model), options).unwrap();
+    let a = session.open().unwrap();
+    session.append(a, &[1, 2, 3]).unwrap();
+    let b = session.fork(a).unwrap();
+    let logits = session.run(&[Job::last(a, &[4]), Job::last(b, &[5])]).unwrap();
+    close("the first", logits.job(0).unwrap(), &last(&model, &[1, 2, 3, 4]));
+    close("the fork", logits.job(1).unwrap(), &last(&model, &[1, 2, 3, 5]));
+    assert_eq!(session.free_pages(), 0);
 }
 
 #[test]
