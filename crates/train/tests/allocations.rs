@@ -13,7 +13,7 @@ use common::{begin, tiny};
 use smallmind_graph::Probe;
 use smallmind_model::sampler::SamplerConfig;
 use smallmind_model::tokenizer::Tokenizer;
-use smallmind_model::{Finish, GenerateOptions, Generator, Model, Session, SessionOptions};
+use smallmind_model::{Finish, GenerateOptions, Generator, Job, Logits, Model, Session, SessionOptions};
 use smallmind_simd::IsaKind;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
@@ -29,7 +29,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: as above.
+        // SAFETY: the caller frees what `alloc`, and so the system, has given.
         unsafe { System.dealloc(ptr, layout) }
     }
 }
@@ -51,6 +51,7 @@ fn steps_and_tokens_allocate_nothing() {
         for family in ["model.family=gpt2", "model.family=llama"] {
             training(threads, family);
             decoding(threads, family);
+            sequences(threads, family);
         }
     }
 }
@@ -88,6 +89,28 @@ fn training(threads: usize, family: &str) {
     // From the beginning of the tenth step to the beginning of the last one's update, behind which the run ends.
     let steady = &counts[9 * RUNS_A_STEP..];
     assert_eq!(steady.last().unwrap() - steady[0], 0, "{family} on {threads} threads: {steady:?}");
+}
+
+/// Runs of a session on several sequences that come, fork, go on and end.
+fn sequences(threads: usize, family: &str) {
+    let config = tiny(&[family]).model_config(30).unwrap();
+    let model = Arc::new(Model::random(config, 1).unwrap().pack(IsaKind::best()).unwrap());
+    let options = SessionOptions { sequences: 4, chunk: 5, ..SessionOptions::single(8, threads) };
+    let mut session = Session::new(model, options).unwrap();
+    let round = |session: &mut Session| {
+        let (a, b) = (session.open().unwrap(), session.open().unwrap());
+        let all = Job { sequence: b, tokens: &[4, 5], logits: Logits::All };
+        session.run(&[Job::last(a, &[1, 2, 3, 4, 5, 6]), all]).unwrap();
+        let c = session.fork(a).unwrap();
+        session.run(&[Job::last(c, &[7]), Job::last(a, &[8, 9]), Job::last(b, &[1])]).unwrap();
+        session.truncate(a, 2);
+        session.append(a, &[3, 3]).unwrap();
+        [a, b, c].into_iter().for_each(|sequence| session.close(sequence));
+    };
+    round(&mut session);
+    let before = count();
+    (0..20).for_each(|_| round(&mut session));
+    assert_eq!(count() - before, 0, "twenty rounds of {family} on {threads} threads");
 }
 
 /// Tokens of a text that grows far beyond the context, so that it slides; with all filters of the sampler.
