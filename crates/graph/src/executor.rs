@@ -174,7 +174,6 @@ fn work<P: Probe>(steps: &[Step], frame: &Frame<'_>, part: Part, team: &Team<'_>
     let mut barriers = 0;
     for (index, step) in steps.iter().enumerate() {
         if step.barrier {
-            step.prefetch();
             team.barrier();
             barriers += 1;
         }
@@ -185,13 +184,6 @@ fn work<P: Probe>(steps: &[Step], frame: &Frame<'_>, part: Part, team: &Team<'_>
         };
         if P::ENABLED {
             probe.start(part.index, index);
-        }
-        // What follows a barrier was prefetched while this worker waited; what follows a step of worker 0, which is
-        // short, is while that is done.
-        if step.workers == Workers::First
-            && let Some(next) = steps.get(index + 1)
-        {
-            next.prefetch();
         }
         // SAFETY: `Step::new` checked the accesses. Each worker of the pool has a part of its own, and between this
         // step and those whose accesses conflict with its own the plan has put a barrier, at which all workers drop

@@ -1,7 +1,5 @@
 //! The steps of a plan.
 
-use smallmind_simd::{CacheLevel, prefetch};
-
 use crate::access::{Access, Sharing};
 use crate::frame::{MAX_ACCESSES, Worker};
 use crate::graph::NodeId;
@@ -50,19 +48,6 @@ impl Step {
             assert!(other.is_none(), "a step writes what it has declared twice: {access:?}, {other:?}");
         }
         Self { node, workers, barrier: false, accesses, run: Box::new(run) }
-    }
-
-    /// Prefetches what the step is made of. Between two runs of it the weights of a whole model pass through the
-    /// caches.
-    #[inline(always)]
-    pub(crate) fn prefetch(&self) {
-        let work: &(dyn Fn(&Worker<'_>) + Send + Sync) = &*self.run;
-        let (accesses, captures) = (self.accesses.as_ptr().cast::<f32>(), std::ptr::from_ref(work).cast::<f32>());
-        for (start, bytes) in [(accesses, size_of_val(&self.accesses[..])), (captures, size_of_val(work))] {
-            for at in (0..bytes).step_by(64) {
-                prefetch(start.wrapping_byte_add(at), CacheLevel::First);
-            }
-        }
     }
 
     /// The node that the step is (a part of).
