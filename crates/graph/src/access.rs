@@ -11,8 +11,8 @@ pub(crate) enum Space {
     Arena,
     /// All parameters in one flat buffer of `f32`.
     FlatParams,
-    /// The parameter of this number in a [`crate::ParamStore`], in its own format and order.
-    StoreParam(u32),
+    /// The segment of this number in a [`crate::ParamStore`], in its own format and order.
+    Stored(u32),
     /// Gradients, laid out as flat parameters.
     Grads,
     /// AdamW's means of gradients, laid out as flat parameters.

@@ -11,7 +11,7 @@ pub fn cost(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Storage>
         [shape.rows.resolve(batch.len(), batch.outputs().len()), shape.cols]
     };
     let bytes = |id: &ParamId| match storage {
-        Some(storage) => storage.get(*id).bytes,
+        Some(storage) => storage.get(*id).bytes(),
         None => graph.params().get(*id).map_or(0, |param| param.len() * 4),
     };
     let info = node.op.info();

@@ -101,6 +101,16 @@ pub enum GraphError {
         /// The layout that is there.
         got: String,
     },
+    /// Formats that the rows of a parameter can't have.
+    #[error("the rows of `{param}` can't lie as {formats}: {problem}")]
+    Formats {
+        /// The parameter.
+        param: String,
+        /// Numbers of rows, each with a format.
+        formats: String,
+        /// Why not.
+        problem: String,
+    },
     /// A value that a format can't hold.
     #[error(
         "`{param}`: element {at} is {value}, which {format} can't hold: its largest magnitude is {}",

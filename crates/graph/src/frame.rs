@@ -54,7 +54,7 @@ fn index(space: Space) -> Option<usize> {
         Space::Moment1 => 3,
         Space::Moment2 => 4,
         Space::Cache => 5,
-        Space::StoreParam(_) => return None,
+        Space::Stored(_) => return None,
     })
 }
 
@@ -109,12 +109,12 @@ impl<'a> Frame<'a> {
         self.store = Some(store);
     }
 
-    /// The memory of a parameter in the store.
+    /// The memory of a segment in the store.
     #[inline(always)]
-    fn param_memory(&self, view: &View) -> &'a [f32] {
+    fn stored_memory(&self, view: &View) -> &'a [f32] {
         match (view.space, self.store) {
-            (Space::StoreParam(param), Some(store)) => store.memory(param as usize),
-            _ => panic!("{view:?} is no parameter of a store"),
+            (Space::Stored(number), Some(store)) => store.segment(number as usize),
+            _ => panic!("{view:?} is no segment of a store"),
         }
     }
 
@@ -123,7 +123,7 @@ impl<'a> Frame<'a> {
     fn base(&self, view: &View) -> Base {
         match index(view.space) {
             Some(i) => self.bases[i],
-            None => Base::shared(self.param_memory(view)),
+            None => Base::shared(self.stored_memory(view)),
         }
     }
 }
@@ -345,11 +345,11 @@ impl<'f> Worker<'f> {
         self.own_window(access, self.rows(&access.view)).1
     }
 
-    /// A parameter in a store with its rows and columns, in its own format and order.
+    /// A segment in a store with its rows and columns, in its own format and order.
     #[inline(always)]
-    pub(crate) fn param(&self, read: Read) -> (&'f [f32], [usize; 2]) {
+    pub(crate) fn stored(&self, read: Read) -> (&'f [f32], [usize; 2]) {
         let view = &self.accesses[read.0].view;
-        (self.frame.param_memory(view), [self.rows(view).len(), view.cols])
+        (self.frame.stored_memory(view), [self.rows(view).len(), view.cols])
     }
 
     /// This worker's scratch memory. It can be taken once.

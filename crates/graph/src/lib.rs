@@ -96,7 +96,7 @@
 //!
 //! 1. Words: `shape`, `error`, `params`, `limits`, `batch`.
 //! 2. Graphs: `op/` (the operations and their facts), `graph`; then the passes `grad`, `fuse` and `update`.
-//! 3. Memory: `buffer`, `cache`, `storage`; `cost`, which counts what passes through it.
+//! 3. Memory: `buffer`, `cache`, `storage`, `store`; `cost`, which counts what passes through it.
 //! 4. Steps: `access` (what a step declares), `watch`, `frame` (how a worker reaches it), `step`, `barriers`.
 //! 5. Planning: `place`, `lower/` (a function for each operation), `plan`.
 //! 6. Running: `cpus`, `pool`, `probe`, `executor`.
@@ -127,6 +127,7 @@ mod probe;
 mod shape;
 mod step;
 mod storage;
+mod store;
 mod update;
 mod watch;
 mod workload;
@@ -150,6 +151,7 @@ pub use pool::{Pool, Team, available_threads};
 pub use probe::{NoProbe, Probe};
 pub use shape::{Rows, Shape};
 pub use step::{Step, Workers};
-pub use storage::{Order, ParamLayout, ParamStore, Storage};
+pub use storage::{Order, ParamLayout, Segment, Storage};
+pub use store::ParamStore;
 pub use update::{CLIP, update_graph};
 pub use workload::Workload;

@@ -142,7 +142,7 @@ impl Params {
 }
 
 /// Elements to which each parameter is aligned: 64 bytes.
-const ALIGN: usize = 16;
+pub(crate) const ALIGN: usize = 16;
 
 /// Where parameters lie in a flat buffer: each at a multiple of 64 bytes, the gaps zero.
 #[derive(Clone, Debug, PartialEq, Eq)]

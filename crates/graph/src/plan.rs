@@ -306,7 +306,7 @@ impl fmt::Display for Plan {
                 };
                 let space = match a.view.space {
                     Space::Arena => "",
-                    Space::FlatParams | Space::StoreParam(_) => "param ",
+                    Space::FlatParams | Space::Stored(_) => "param ",
                     Space::Grads => "grad ",
                     Space::Moment1 => "m ",
                     Space::Moment2 => "v ",

@@ -6,17 +6,16 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 
-use smallmind_kernels::matmul::{pack_weight, pack_weight_as, pack_weight_scratch_len, packed_len};
-use smallmind_kernels::{Format, Mat};
+use smallmind_kernels::Format;
+use smallmind_kernels::matmul::{COL_GRANULE, packed_len};
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
 use crate::error::StorageUse;
 use crate::op::{Index, Op};
-use crate::{Buffer, FlatLayout, Graph, GraphError, ParamId, ParamSpec, Params};
+use crate::{Graph, GraphError, ParamId, ParamSpec, Params};
 
-/// The order in which the elements of a parameter lie.
+/// The order in which elements lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Row by row.
@@ -25,49 +24,91 @@ pub enum Order {
     Packed,
 }
 
-/// How the elements of one parameter lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ParamLayout {
-    /// The format of its elements.
+/// Consecutive rows of a parameter that lie alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The rows.
+    pub rows: Range<usize>,
+    /// The format of their elements.
     pub format: Format,
-    /// Their order.
+    /// The order of their elements.
     pub order: Order,
-    /// Its rows and columns.
-    pub shape: [usize; 2],
-    /// Bytes that it takes, a multiple of 4.
+    /// Bytes that they take, a multiple of 4.
     pub bytes: usize,
 }
 
+/// How one parameter lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParamLayout {
+    /// Its rows and columns.
+    pub shape: [usize; 2],
+    /// Its rows from first to last, at least one segment. All segments are in rows, or all are packed.
+    pub segments: Vec<Segment>,
+}
+
 impl ParamLayout {
-    /// Elements of a [`Buffer`] that it takes.
-    fn buffer_len(&self) -> usize {
-        self.bytes / 4
+    /// Bytes that it takes, a multiple of 4.
+    pub fn bytes(&self) -> usize {
+        self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// Whether it is packed.
+    pub fn is_packed(&self) -> bool {
+        self.segments.iter().all(|segment| segment.order == Order::Packed)
+    }
+
+    /// Whether all of it is `f32`.
+    pub fn is_f32(&self) -> bool {
+        self.segments.iter().all(|segment| segment.format == Format::F32)
+    }
+
+    /// The formats of its segments, each once.
+    pub fn formats(&self) -> Vec<Format> {
+        let has = |format: &Format| self.segments.iter().any(|segment| segment.format == *format);
+        Format::ALL.into_iter().filter(has).collect()
     }
 }
 
-/// How each parameter of a graph lies in a [`ParamStore`]. A [`crate::Plan`] that is made for it reads them so.
+/// How each parameter of a graph lies in a [`crate::ParamStore`]. A [`crate::Plan`] that is made for it reads them so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
     isa: IsaKind,
     params: Vec<ParamLayout>,
+    /// The number of each parameter's first segment, and at the end the number of all segments.
+    first_segments: Vec<usize>,
 }
 
 impl Storage {
-    /// How the parameters of `graph` lie for products on `isa`:
-    ///
-    /// * A weight that only linear layers, losses and embeddings of tokens read is packed, in the format `weights`.
-    /// * A table that only embeddings of tokens read is packed too, unless `weights` is F32.
-    /// * A packed parameter whose rows are not whole blocks of `weights` is in F16 instead.
-    /// * All others (norms, biases, position embeddings) lie in rows of `f32`.
+    /// How the parameters of `graph` lie for products on `isa`, all weights in one format: see [`Storage::by_rows`].
     ///
     /// # Errors
     /// An instruction set that this CPU lacks; a parameter beyond memory.
     pub fn of(graph: &Graph, isa: IsaKind, weights: Format) -> Result<Self, GraphError> {
-        isa.with(Choose { graph, isa, weights })?
+        Self::by_rows(graph, isa, |spec| vec![(spec.rows, weights)])
     }
 
-    /// Checks that `graph` can run on parameters that lie so: they have the shapes of its own, and packed ones are read
-    /// by linear layers, losses and embeddings of tokens only.
+    /// How the parameters of `graph` lie for products on `isa`. For each weight, `formats` gives a number of rows and
+    /// their format, then the next number, and so on to the last row.
+    ///
+    /// * A weight that only linear layers, losses and embeddings of tokens read is packed in these formats.
+    /// * A table that only embeddings of tokens read is packed too, unless its format is F32.
+    /// * Packed rows that are not whole blocks of their format are in F16 instead.
+    /// * All others (norms, biases, position embeddings) lie in rows of `f32`.
+    ///
+    /// # Errors
+    /// An instruction set that this CPU lacks; a parameter beyond memory; numbers of rows that don't add up to the
+    /// weight's, or of which one but the last is not a multiple of 16 ([`COL_GRANULE`]); several formats for a weight
+    /// that an embedding or a loss reads.
+    pub fn by_rows(
+        graph: &Graph,
+        isa: IsaKind,
+        formats: impl Fn(&ParamSpec) -> Vec<(usize, Format)>,
+    ) -> Result<Self, GraphError> {
+        isa.with(Choose { graph, isa, formats })?
+    }
+
+    /// Checks that `graph` can run on parameters that lie so: they have the shapes of its own, packed ones are read by
+    /// linear layers, losses and embeddings of tokens only, and those of several segments by linear layers only.
     ///
     /// # Errors
     /// [`GraphError::Storage`].
@@ -81,16 +122,20 @@ impl Storage {
         }
         for node in graph.nodes() {
             for id in node.op.params() {
+                let layout = self.get(id);
                 let reads_packed = multiplies(&node.op, id) || looks_up(&node.op);
-                if self.get(id).order == Order::Packed && !reads_packed {
+                if layout.is_packed() && !reads_packed {
                     return refuse(format!("of `{}` in rows", node.path));
+                }
+                if layout.segments.len() > 1 && !matches!(node.op, Op::Linear { .. }) {
+                    return refuse(format!("of `{}` in one format", node.path));
                 }
             }
         }
         Ok(())
     }
 
-    fn check_fits(&self, params: &Params) -> Result<(), GraphError> {
+    pub(crate) fn check_fits(&self, params: &Params) -> Result<(), GraphError> {
         if self.fits(params) {
             return Ok(());
         }
@@ -109,23 +154,33 @@ impl Storage {
     }
 
     /// How a parameter lies.
-    pub fn get(&self, id: ParamId) -> ParamLayout {
-        self.params[id.index()]
+    pub fn get(&self, id: ParamId) -> &ParamLayout {
+        &self.params[id.index()]
+    }
+
+    /// The segments of all parameters, in order.
+    pub fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.params.iter().flat_map(|layout| &layout.segments)
+    }
+
+    /// The numbers of a parameter's segments among [`Storage::segments`].
+    pub(crate) fn numbers(&self, id: ParamId) -> Range<usize> {
+        self.first_segments[id.index()]..self.first_segments[id.index() + 1]
     }
 
     /// Whether all parameters are `f32`.
     pub fn is_f32(&self) -> bool {
-        self.params.iter().all(|layout| layout.format == Format::F32)
+        self.params.iter().all(ParamLayout::is_f32)
     }
 
     /// Bytes of all parameters.
     pub fn bytes(&self) -> usize {
-        self.params.iter().map(|layout| layout.bytes).sum()
+        self.segments().map(|segment| segment.bytes).sum()
     }
 
     /// Bytes of the parameters in each format that occurs.
     pub fn bytes_by_format(&self) -> Vec<(Format, usize)> {
-        let of = |format| self.params.iter().filter(|layout| layout.format == format).map(|layout| layout.bytes).sum();
+        let of = |format| self.segments().filter(|segment| segment.format == format).map(|segment| segment.bytes).sum();
         Format::ALL.into_iter().map(|format| (format, of(format))).filter(|(_, bytes)| *bytes > 0).collect()
     }
 }
@@ -133,7 +188,7 @@ impl Storage {
 impl fmt::Display for Storage {
     /// Such as `121 packed for avx512, 61 in rows; 140544 bytes in f32, 269119488 bytes in bf16`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let packed = self.params.iter().filter(|layout| layout.order == Order::Packed).count();
+        let packed = self.params.iter().filter(|layout| layout.is_packed()).count();
         write!(f, "{packed} packed for {}, {} in rows", self.isa.name(), self.params.len() - packed)?;
         let mut separator = "; ";
         for (format, bytes) in self.bytes_by_format() {
@@ -154,183 +209,92 @@ fn looks_up(op: &Op) -> bool {
     matches!(op, Op::Embedding { index: Index::Tokens, .. })
 }
 
-struct Choose<'a> {
+struct Choose<'a, F> {
     graph: &'a Graph,
     isa: IsaKind,
-    weights: Format,
+    formats: F,
 }
 
-impl WithIsa for Choose<'_> {
+/// What operations do with a parameter.
+#[derive(Clone, Copy, Default)]
+struct Uses {
+    is_multiplied: bool,
+    is_looked_up: bool,
+    /// Read by an operation other than a linear layer.
+    is_read_whole: bool,
+    /// Read in another way than by a product or a lookup of tokens.
+    is_read_otherwise: bool,
+}
+
+fn uses(graph: &Graph) -> Vec<Uses> {
+    let mut uses = vec![Uses::default(); graph.params().len()];
+    for node in graph.nodes() {
+        for id in node.op.params() {
+            let (multiplies, looks_up) = (multiplies(&node.op, id), looks_up(&node.op));
+            let of_param = &mut uses[id.index()];
+            of_param.is_multiplied |= multiplies;
+            of_param.is_looked_up |= looks_up;
+            of_param.is_read_whole |= !matches!(node.op, Op::Linear { .. });
+            of_param.is_read_otherwise |= !multiplies && !looks_up;
+        }
+    }
+    uses
+}
+
+impl<F: Fn(&ParamSpec) -> Vec<(usize, Format)>> WithIsa for Choose<'_, F> {
     type Output = Result<Storage, GraphError>;
 
     fn call<I: Isa>(self, isa: I) -> Self::Output {
-        let params = self.graph.params();
-        let (mut multiplied, mut looked_up) = (vec![false; params.len()], vec![false; params.len()]);
-        let mut read_otherwise = vec![false; params.len()];
-        for node in self.graph.nodes() {
-            for id in node.op.params() {
-                let multiplies = multiplies(&node.op, id);
-                let looks_up = looks_up(&node.op);
-                multiplied[id.index()] |= multiplies;
-                looked_up[id.index()] |= looks_up;
-                read_otherwise[id.index()] |= !multiplies && !looks_up;
+        let params = self.graph.params().iter().zip(uses(self.graph));
+        let layout = |((_, spec), uses): ((ParamId, &ParamSpec), Uses)| {
+            let formats = if uses.is_multiplied || uses.is_looked_up { (self.formats)(spec) } else { vec![] };
+            let is_packed = uses.is_multiplied || formats.iter().any(|(_, format)| *format != Format::F32);
+            let shape = [spec.rows, spec.cols];
+            if uses.is_read_otherwise || !is_packed {
+                let (rows, bytes) = (0..spec.rows, spec.len() * 4);
+                let segments = vec![Segment { rows, format: Format::F32, order: Order::Rows, bytes }];
+                return Ok(ParamLayout { shape, segments });
             }
-        }
-        let layout = |(id, spec): (ParamId, &ParamSpec)| -> Result<ParamLayout, GraphError> {
-            let (i, shape) = (id.index(), [spec.rows, spec.cols]);
-            let narrow = self.weights != Format::F32 && looked_up[i];
-            if read_otherwise[i] || !(multiplied[i] || narrow) {
-                return Ok(ParamLayout { format: Format::F32, order: Order::Rows, shape, bytes: spec.len() * 4 });
-            }
-            let format = if self.weights.divides(spec.cols) { self.weights } else { Format::F16 };
-            let too_large = GraphError::OutOfMemory { bytes: usize::MAX };
-            let len = packed_len(isa, format, spec.rows, spec.cols).ok_or(too_large)?;
-            Ok(ParamLayout { format, order: Order::Packed, shape, bytes: len * 4 })
+            check_rows(spec, &formats, uses.is_read_whole)?;
+            Ok(ParamLayout { shape, segments: packed_segments(isa, spec, &formats)? })
         };
-        Ok(Storage { isa: self.isa, params: params.iter().map(layout).collect::<Result<_, GraphError>>()? })
+        let params: Vec<ParamLayout> = params.map(layout).collect::<Result<_, GraphError>>()?;
+        let mut first_segments = vec![0];
+        first_segments.extend(params.iter().scan(0, |count, layout| {
+            *count += layout.segments.len();
+            Some(*count)
+        }));
+        Ok(Storage { isa: self.isa, params, first_segments })
     }
 }
 
-/// The values of a graph's parameters as a [`Storage`] lays them out. A [`crate::Plan`] that is made for the storage
-/// runs on them.
-#[derive(Debug)]
-pub struct ParamStore {
-    params: Params,
-    storage: Arc<Storage>,
-    /// Memory of all parameters, or of one each.
-    buffers: Vec<Buffer>,
-    /// Where each parameter lies: the number of the buffer, and the range within it.
-    places: Vec<(usize, Range<usize>)>,
+/// Checks that a weight can have segments of these numbers of rows.
+fn check_rows(spec: &ParamSpec, formats: &[(usize, Format)], is_read_whole: bool) -> Result<(), GraphError> {
+    let sum = formats.iter().try_fold(0usize, |sum, (rows, _)| sum.checked_add(*rows));
+    let but_last = &formats[..formats.len().saturating_sub(1)];
+    let problem = if sum != Some(spec.rows) || formats.iter().any(|(rows, _)| *rows == 0) {
+        format!("the parameter has {} rows", spec.rows)
+    } else if but_last.iter().any(|(rows, _)| !rows.is_multiple_of(COL_GRANULE)) {
+        format!("each but the last must be for a multiple of {COL_GRANULE} rows")
+    } else if is_read_whole && !but_last.is_empty() {
+        "an embedding or a loss reads the parameter, which takes one format".to_owned()
+    } else {
+        return Ok(());
+    };
+    let list: Vec<String> = formats.iter().map(|(rows, format)| format!("{rows} in {format}")).collect();
+    Err(GraphError::Formats { param: spec.name.clone(), formats: list.join(", "), problem })
 }
 
-impl ParamStore {
-    /// Stores `values`, which are laid out flat as `params` are. If all formats are F32, the buffer is kept and its
-    /// parameters are packed in place, with scratch memory for one panel. Otherwise each parameter is converted into a
-    /// buffer of its own, and `values` is freed.
-    ///
-    /// # Errors
-    /// Values of another size; a storage for other parameters; an instruction set that this CPU lacks; too little
-    /// memory.
-    pub fn new(params: &Params, storage: Arc<Storage>, values: Buffer) -> Result<Self, GraphError> {
-        let layout = params.layout();
-        check_len(&layout, values.len())?;
-        if !storage.is_f32() {
-            return Self::of_rows(params, storage, &values);
-        }
-        storage.check_fits(params)?;
-        let places = params.iter().map(|(id, spec)| (0, layout.offset(id)..layout.offset(id) + spec.len())).collect();
-        let mut store = Self { places, params: params.clone(), buffers: vec![values], storage };
-        store.pack()?;
-        Ok(store)
-    }
-
-    /// [`ParamStore::new`] with a copy of `rows`, laid out flat as `params` are.
-    ///
-    /// # Errors
-    /// As [`ParamStore::new`].
-    pub fn of_rows(params: &Params, storage: Arc<Storage>, rows: &[f32]) -> Result<Self, GraphError> {
-        check_len(&params.layout(), rows.len())?;
-        if storage.is_f32() {
-            let mut copy = Buffer::zeroed(rows.len())?;
-            copy.copy_from_slice(rows);
-            return Self::new(params, storage, copy);
-        }
-        storage.check_fits(params)?;
-        let buffers =
-            storage.params.iter().map(|layout| Buffer::zeroed(layout.buffer_len())).collect::<Result<_, _>>()?;
-        let places = storage.params.iter().enumerate().map(|(i, layout)| (i, 0..layout.buffer_len())).collect();
-        let mut store = Self { places, params: params.clone(), buffers, storage };
-        store.convert(rows)?;
-        Ok(store)
-    }
-
-    /// Replaces all values by those of `rows`, laid out flat as the parameters are.
-    ///
-    /// # Errors
-    /// Values of another size, or that a format can't hold; then nothing has changed. Too little memory for scratch.
-    pub fn set(&mut self, rows: &[f32]) -> Result<(), GraphError> {
-        check_len(&self.params.layout(), rows.len())?;
-        match &mut self.buffers[..] {
-            [all] if self.storage.is_f32() => {
-                all.copy_from_slice(rows);
-                self.pack()
-            }
-            _ => self.convert(rows),
-        }
-    }
-
-    /// How the parameters lie.
-    pub fn storage(&self) -> &Arc<Storage> {
-        &self.storage
-    }
-
-    /// The memory of the parameter with this number, in its own format and order.
-    #[inline(always)]
-    pub(crate) fn memory(&self, param: usize) -> &[f32] {
-        let (buffer, range) = &self.places[param];
-        &self.buffers[*buffer][range.clone()]
-    }
-
-    /// Packs rows of `f32` in their places.
-    fn pack(&mut self) -> Result<(), GraphError> {
-        self.storage.isa.with(Pack(self))?
-    }
-
-    /// Fills the memory of each parameter from flat rows.
-    fn convert(&mut self, rows: &[f32]) -> Result<(), GraphError> {
-        self.storage.isa.with(Convert { store: self, rows })?
-    }
-}
-
-fn check_len(layout: &FlatLayout, got: usize) -> Result<(), GraphError> {
-    let need = layout.len();
-    if got == need { Ok(()) } else { Err(GraphError::ParamsLen { need, got }) }
-}
-
-struct Pack<'a>(&'a mut ParamStore);
-
-impl WithIsa for Pack<'_> {
-    type Output = Result<(), GraphError>;
-
-    fn call<I: Isa>(self, isa: I) -> Self::Output {
-        let ParamStore { params, storage, buffers, places } = self.0;
-        let deepest = params.iter().map(|(_, spec)| spec.cols).max().unwrap_or(0);
-        let mut scratch = Buffer::zeroed(pack_weight_scratch_len(isa, deepest))?;
-        for ((id, spec), (buffer, range)) in params.iter().zip(places) {
-            if storage.get(id).order == Order::Packed {
-                pack_weight(isa, &mut buffers[*buffer][range.clone()], spec.rows, spec.cols, &mut scratch);
-            }
-        }
-        Ok(())
-    }
-}
-
-struct Convert<'a> {
-    store: &'a mut ParamStore,
-    rows: &'a [f32],
-}
-
-impl WithIsa for Convert<'_> {
-    type Output = Result<(), GraphError>;
-
-    fn call<I: Isa>(self, isa: I) -> Self::Output {
-        let Self { store: ParamStore { params, storage, buffers, .. }, rows } = self;
-        let layout = params.layout();
-        for (id, spec) in params.iter() {
-            let (rows, format) = (&rows[layout.offset(id)..][..spec.len()], storage.get(id).format);
-            let beyond = |x: &f32| x.is_nan() || x.abs() > format.largest();
-            if let Some(at) = rows.iter().position(beyond).filter(|_| format != Format::F32) {
-                let (param, value) = (spec.name.clone(), rows[at]);
-                return Err(GraphError::Range { param, at, value, format });
-            }
-        }
-        for ((id, spec), memory) in params.iter().zip(buffers) {
-            let rows = &rows[layout.offset(id)..][..spec.len()];
-            match storage.get(id).format {
-                Format::F32 => memory.copy_from_slice(rows),
-                format => pack_weight_as(isa, format, Mat::new(rows, spec.rows, spec.cols), memory),
-            }
-        }
-        Ok(())
-    }
+/// The segments of a weight with these numbers of rows and formats.
+fn packed_segments<I: Isa>(isa: I, spec: &ParamSpec, formats: &[(usize, Format)]) -> Result<Vec<Segment>, GraphError> {
+    let mut end = 0;
+    let segment = |(rows, format): &(usize, Format)| {
+        let rows = end..end + rows;
+        end = rows.end;
+        let format = if format.divides(spec.cols) { *format } else { Format::F16 };
+        let too_large = GraphError::OutOfMemory { bytes: usize::MAX };
+        let words = packed_len(isa, format, rows.len(), spec.cols).ok_or(too_large)?;
+        Ok(Segment { rows, format, order: Order::Packed, bytes: words * 4 })
+    };
+    formats.iter().map(segment).collect()
 }

@@ -14,7 +14,7 @@ use common::model::{Family, Head, Model};
 use common::rng::Rng;
 use smallmind_graph::op::{Heads, Index};
 use smallmind_graph::{
-    Batch, Bindings, Buffer, Graph, GraphBuilder, GraphError, Limits, Op, Order, ParamMemory, ParamStore, Plan,
+    Batch, Bindings, Buffer, Graph, GraphBuilder, GraphError, Limits, Op, ParamMemory, ParamSpec, ParamStore, Plan,
     PlanOptions, Pool, Probe, Scalars, Storage, fuse, grad, update_graph,
 };
 use smallmind_kernels::Format;
@@ -443,7 +443,7 @@ fn values_of_another_length_are_not_packed() {
 fn packing_is_for_products_and_what_looks_rows_up() {
     let held = |graph: &Graph| {
         let storage = Storage::of(graph, IsaKind::best(), Format::F32).unwrap();
-        let packed = |id| storage.get(id).order == Order::Packed;
+        let packed = |id| storage.get(id).is_packed();
         let names = graph.params().iter().filter(|(id, _)| packed(*id)).map(|(_, spec)| spec.name.clone());
         names.collect::<Vec<_>>()
     };
@@ -520,7 +520,7 @@ fn storages_that_a_plan_can_not_read_and_values_that_a_format_can_not_hold_are_r
     let at = graph.params().layout().offset(id) + 2;
     for format in [Format::F16, Format::Bf16, Format::Q8_0] {
         let storage = Arc::new(Storage::of(&graph, best, format).unwrap());
-        let stored = storage.get(id).format;
+        let stored = storage.get(id).segments[0].format;
         let mut values = vec![0.25; graph.params().layout().len()];
         let mut store = ParamStore::of_rows(graph.params(), storage, &values).unwrap();
         for bad in [f32::NAN, f32::INFINITY, -2.0 * stored.largest()] {
@@ -531,6 +531,38 @@ fn storages_that_a_plan_can_not_read_and_values_that_a_format_can_not_hold_are_r
         values[at] = stored.largest();
         store.set(&values).unwrap();
     }
+}
+
+#[test]
+fn rows_that_can_not_lie_in_several_formats_are_refused() {
+    let mut b = GraphBuilder::new();
+    let table = matrix(&mut b, "wte", 31, 64, 1.0).unwrap();
+    let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap();
+    let y = Layer::new("odd", x, 50).apply(&mut b).unwrap();
+    b.result("y", y);
+    let graph = b.finish();
+    let of = |name: &str, formats: &[(usize, Format)]| {
+        let of_param =
+            |spec: &ParamSpec| if spec.name == name { formats.to_vec() } else { vec![(spec.rows, Format::F32)] };
+        Storage::by_rows(&graph, IsaKind::best(), of_param)
+    };
+    let error = |name: &str, formats: &[(usize, Format)]| of(name, formats).unwrap_err().to_string();
+    let storage = of("odd.weight", &[(16, Format::F16), (34, Format::F32)]).unwrap();
+    let id = graph.params().find("odd.weight").unwrap();
+    assert_eq!(storage.get(id).segments.iter().map(|s| s.rows.clone()).collect::<Vec<_>>(), [0..16, 16..50]);
+    let none: [(usize, Format); 0] = [];
+    let too_many = [(usize::MAX, Format::F16), (51, Format::F16)];
+    for formats in [&none[..], &[(51, Format::F16)], &[(50, Format::F16), (0, Format::F32)], &too_many] {
+        let error = error("odd.weight", formats);
+        assert!(error.ends_with("the parameter has 50 rows"), "{error}");
+    }
+    assert_eq!(
+        error("odd.weight", &[(15, Format::F16), (35, Format::Bf16)]),
+        "the rows of `odd.weight` can't lie as 15 in f16, 35 in bf16: each but the last must be for a multiple of 16 \
+         rows"
+    );
+    let error = error("wte", &[(16, Format::F16), (15, Format::F32)]);
+    assert!(error.ends_with("an embedding or a loss reads the parameter, which takes one format"), "{error}");
 }
 
 /// New values in a store are as good as a new store.

@@ -12,7 +12,7 @@ use common::rng::Rng;
 use smallmind_graph::interpret::Interpreter;
 use smallmind_graph::op::{AdamWSpec, Index};
 use smallmind_graph::{
-    Batch, CLIP, Graph, GraphBuilder, Limits, Op, Params, Scalars, Storage, fuse, grad, update_graph,
+    Batch, CLIP, Graph, GraphBuilder, Limits, Op, ParamSpec, Params, Scalars, Storage, fuse, grad, update_graph,
 };
 use smallmind_kernels::Format;
 use smallmind_kernels::reference::formats::{quantized, stored};
@@ -338,9 +338,12 @@ fn inference_over_the_cache() {
 fn as_stored(graph: &Graph, storage: &Storage, flat: &[f32]) -> Vec<f32> {
     let (mut rounded, layout) = (flat.to_vec(), graph.params().layout());
     for (id, spec) in graph.params().iter() {
-        for row in rounded[layout.offset(id)..][..spec.len()].chunks_exact_mut(spec.cols) {
-            let values = stored(storage.get(id).format, row);
-            row.iter_mut().zip(values).for_each(|(x, value)| *x = value as f32);
+        let mut rows = rounded[layout.offset(id)..][..spec.len()].chunks_exact_mut(spec.cols);
+        for segment in &storage.get(id).segments {
+            for row in rows.by_ref().take(segment.rows.len()) {
+                let values = stored(segment.format, row);
+                row.iter_mut().zip(values).for_each(|(x, value)| *x = value as f32);
+            }
         }
     }
     rounded
@@ -430,7 +433,7 @@ fn products_of_bytes_are_those_of_what_is_stored() {
         batch.push(&ids, 0);
         for &isa in IsaKind::available() {
             let storage = Storage::of(&graph, isa, Format::Q8_0).unwrap();
-            let formats: Vec<Format> = graph.params().iter().map(|(id, _)| storage.get(id).format).collect();
+            let formats: Vec<Format> = graph.params().iter().flat_map(|(id, _)| storage.get(id).formats()).collect();
             assert_eq!(formats, [Format::Q8_0, Format::F16, Format::Q8_0], "rows of 75 are not whole blocks");
             let rounded = as_stored(&graph, &storage, &start.params);
             let values = named(graph.params(), &rounded);
@@ -451,6 +454,75 @@ fn products_of_bytes_are_those_of_what_is_stored() {
             assert_close(&format!("{tokens} tokens, {isa}"), &found, &vec![("y".to_owned(), want)], EXACT);
             for threads in [2, 3] {
                 same_bits(&found, &run(threads), &format!("{tokens} tokens, {threads} threads, {isa}"));
+            }
+        }
+    }
+}
+
+/// A graph of one linear layer with bias and residual, its rows looked up by tokens: `y` is `[tokens, n]`.
+fn one_layer(vocab: usize, d: usize, n: usize) -> Graph {
+    let mut b = GraphBuilder::new();
+    let table = matrix(&mut b, "wte", vocab, d, 1.0).unwrap();
+    let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap();
+    let residual = matrix(&mut b, "residual", vocab, n, 1.0).unwrap();
+    let residual = b.value_of(Op::Embedding { table: residual, index: Index::Tokens }, &[]).unwrap();
+    let weight = matrix(&mut b, "weight", n, d, 1.0).unwrap();
+    let bias = matrix(&mut b, "bias", 1, n, 1.0).unwrap();
+    let y = b.value_of(Op::Linear { weight, bias: Some(bias) }, &[x, residual]).unwrap();
+    b.result("y", y);
+    b.finish()
+}
+
+/// The rows of a weight in several formats: each has the bits that it has in a weight of its format alone, on any
+/// number of threads, whether workers share a product by rows or by columns.
+#[test]
+fn each_segment_of_a_weight_is_multiplied_in_its_format() {
+    let (vocab, limits) = (50, Limits { tokens: 130, outputs: 0, spans: 1, context: 130, pages: 0 });
+    let of = |rows: &[(usize, Format)]| rows.to_vec();
+    let cases = [
+        of(&[(64, Format::Q8_0), (16, Format::F32), (16, Format::Q8_0)]),
+        of(&[(16, Format::Bf16), (128, Format::Q8_0), (48, Format::F16), (27, Format::F32)]),
+        of(&[(32, Format::F32), (5, Format::F32)]),
+        of(&[(16, Format::Q8_0), (240, Format::Q8_0)]),
+    ];
+    for (case, d) in (0..).zip([160, 96, 75, 64]) {
+        let segments = &cases[case];
+        let n = segments.iter().map(|(rows, _)| rows).sum();
+        let graph = one_layer(vocab, d, n);
+        let start = Memory::new(graph.params(), 11 + case as u64);
+        for &isa in IsaKind::available() {
+            for tokens in [1, 3, 130] {
+                let ids = batches::tokens(&mut Rng::new(tokens as u64), tokens, vocab);
+                let mut batch = Batch::with_capacity(&limits);
+                batch.push(&ids, 0);
+                let limits = Limits { tokens, ..limits };
+                let y = |mut runner: Runner| {
+                    let mut memory = start.clone().for_plan(runner.plan());
+                    runner.run(&batch, &Scalars::default(), &mut memory);
+                    bits(&runner.result("y"))
+                };
+                // The other weights are the same in all plans.
+                let mixed = |spec: &ParamSpec, of_weight: &[(usize, Format)]| match spec.name.as_str() {
+                    "weight" => of_weight.to_vec(),
+                    _ => vec![(spec.rows, Format::F32)],
+                };
+                let storage =
+                    |formats: &[(usize, Format)]| Storage::by_rows(&graph, isa, |spec| mixed(spec, formats)).unwrap();
+                let alone = |format| y(Runner::on(graph.clone(), limits, 1, storage(&[(n, format)])));
+                let alone: Vec<_> = Format::ALL.into_iter().map(|format| (format, alone(format))).collect();
+                for threads in [1, 2, 3] {
+                    let found = y(Runner::on(graph.clone(), limits, threads, storage(segments)));
+                    let mut first = 0;
+                    for (rows, format) in segments {
+                        let (_, want) = alone.iter().find(|(known, _)| known == format).unwrap();
+                        let part = |all: &[u32]| -> Vec<u32> {
+                            all.chunks_exact(n).flat_map(|row| row[first..first + rows].to_vec()).collect()
+                        };
+                        let what = format!("{format} rows from {first} of {segments:?}, {tokens}, {threads}, {isa}");
+                        assert!(part(&found) == part(want), "{what}");
+                        first += rows;
+                    }
+                }
             }
         }
     }

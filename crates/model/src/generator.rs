@@ -1,83 +1,81 @@
-//! Text from a model, piece by piece.
+//! Texts from a model, piece by piece.
 
 use std::ops::ControlFlow;
+use std::slice;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use smallmind_graph::PAGE_TOKENS;
 
-use crate::sampler::{Sampler, SamplerConfig};
-use crate::stream::{StopStrings, TextStream};
+use crate::sampler::SamplerScratch;
+use crate::sequence::{GenerateOptions, Generation, Sequence, Vocabulary};
 use crate::tokenizer::Tokenizer;
-use crate::{ModelError, SequenceId, Session};
+use crate::{Job, ModelError, Session, begin_token};
 
-/// Tokens of a text for which room is made before it begins.
-const RESERVED_TOKENS: usize = 1 << 20;
-
-/// What to generate.
-#[derive(Clone, Debug)]
-pub struct GenerateOptions {
-    /// The most tokens.
-    pub max_tokens: usize,
-    /// How each is chosen.
-    pub sampler: SamplerConfig,
-    /// Strings that end the text and do not appear in it.
-    pub stops: Vec<String>,
-}
-
-/// Why a text ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finish {
-    /// It has as many tokens as were asked for.
-    Length,
-    /// The model ended it.
-    EndOfText,
-    /// A stop string came.
-    Stop(String),
-    /// The caller broke it off.
-    Interrupted,
-}
-
-/// What was generated and how fast.
-#[derive(Clone, Debug)]
-pub struct Generation {
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// Tokens generated, an end-of-text token not counted.
-    pub tokens: usize,
-    /// Why it ended.
-    pub finish: Finish,
-    /// From the prompt to its logits.
-    pub prefill: Duration,
-    /// From there to the end.
-    pub decode: Duration,
-}
-
-/// Generates texts with one session, one after the other.
+/// Makes texts with one session: one after the other, or several at once.
 ///
 /// A text may become longer than the context: when it is full, the generator goes on with the latest half of it, read
 /// anew.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use std::sync::Arc;
+///
+/// use smallmind_model::sampler::SamplerConfig;
+/// use smallmind_model::tokenizer::Tokenizer;
+/// use smallmind_model::{GenerateOptions, Generator, Model, ModelConfig, Session, SessionOptions, preset};
+/// use smallmind_simd::IsaKind;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = ModelConfig { vocab_size: 4, context: 32, layers: 2, ..preset::find("nanogpt-cpu")?.config() };
+/// let model = Arc::new(Model::random(config, 1337)?.pack(IsaKind::best())?);
+/// let options = SessionOptions { sequences: 2, ..SessionOptions::single(32, 2) };
+/// let mut generator = Generator::new(Session::new(model, options)?, Arc::new(Tokenizer::characters("abcd")?))?;
+///
+/// // Two texts side by side: each step runs the model once, for one token of each.
+/// let options = GenerateOptions { max_tokens: 6, sampler: SamplerConfig::greedy(), stops: vec![] };
+/// let mut sequences = [generator.begin(&[0, 1], &options)?, generator.begin(&[2], &options)?];
+/// let mut texts = [String::new(), String::new()];
+/// while sequences.iter().any(|sequence| sequence.finish().is_none()) {
+///     generator.step(&mut sequences, |which, piece| {
+///         texts[which] += piece.expect("finite logits");
+///         ControlFlow::Continue(())
+///     })?;
+/// }
+/// sequences.into_iter().for_each(|sequence| generator.end(sequence));
+///
+/// // Each is the text that it would be alone.
+/// let mut alone = String::new();
+/// generator.generate(&[2], &options, |piece| {
+///     alone += piece;
+///     ControlFlow::Continue(())
+/// })?;
+/// assert_eq!(texts[1], alone);
+/// # Ok(()) }
+/// ```
 pub struct Generator {
     session: Session,
-    /// The sequence of the session that the text is.
-    sequence: SequenceId,
     tokenizer: Arc<Tokenizer>,
-    /// All tokens of the text so far.
-    history: Vec<u32>,
+    /// The tokens that end a text.
+    ends: Vec<u32>,
+    scratch: SamplerScratch,
+    /// Memory for the jobs of a step.
+    jobs: Vec<Job<'static>>,
 }
 
 impl Generator {
     /// A generator over `session`.
     ///
     /// # Errors
-    /// A tokenizer with more tokens than the model has entries for; a session that has no room for another sequence.
-    pub fn new(mut session: Session, tokenizer: Arc<Tokenizer>) -> Result<Self, ModelError> {
-        let model = session.model().config().vocab_size;
+    /// A tokenizer with more tokens than the model has entries for.
+    pub fn new(session: Session, tokenizer: Arc<Tokenizer>) -> Result<Self, ModelError> {
+        let config = session.model().config();
+        let model = config.vocab_size;
         if tokenizer.vocab_size() > model {
             return Err(ModelError::Vocabulary { tokenizer: tokenizer.vocab_size(), model });
         }
-        let sequence = session.open()?;
-        Ok(Self { session, sequence, tokenizer, history: vec![] })
+        let ends = config.eos.iter().copied().chain(tokenizer.eos()).collect();
+        Ok(Self { scratch: SamplerScratch::new(model)?, session, tokenizer, ends, jobs: vec![] })
     }
 
     /// The session.
@@ -99,99 +97,140 @@ impl Generator {
     /// joined are the text. An empty prompt stands for the token that begins a text.
     ///
     /// # Errors
-    /// Settings out of range, an empty prompt where no token begins a text, a prompt longer than the context, logits
-    /// that are not finite.
+    /// As [`Generator::begin`] and [`Generator::step`].
     pub fn generate(
         &mut self,
         prompt: &[u32],
         options: &GenerateOptions,
+        on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Generation, ModelError> {
+        let mut sequence = self.begin(prompt, options)?;
+        let outcome = self.finish(&mut sequence, on_text);
+        self.end(sequence);
+        outcome
+    }
+
+    /// Steps a text to its end.
+    fn finish(
+        &mut self,
+        sequence: &mut Sequence,
         mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Generation, ModelError> {
-        let begin = self.begin_token();
-        let prompt = if prompt.is_empty() { begin.as_slice() } else { prompt };
-        if prompt.is_empty() {
-            return Err(ModelError::EmptyPrompt);
-        }
-        let mut sampler = Sampler::new(options.sampler.clone(), self.session.model().config().vocab_size)?;
-        sampler.observe(prompt);
-        let mut stream = TextStream::new(StopStrings::new(options.stops.iter().cloned())?);
-        self.history.clear();
-        // More is reserved as it comes where somebody asks for a text without end.
-        self.history.reserve(prompt.len() + options.max_tokens.min(RESERVED_TOKENS));
-        self.history.extend_from_slice(prompt);
-
         let started = Instant::now();
-        self.session.truncate(self.sequence, 0);
-        self.session.append(self.sequence, prompt)?;
-        let prefill = started.elapsed();
-        let finish = self.extend(options.max_tokens, prompt.len(), &mut sampler, &mut stream, &mut on_text)?;
-        let rest = stream.finish();
-        if !rest.is_empty() && finish != Finish::Interrupted {
-            // The text is complete: whether the caller wants more does not matter any more.
-            let _ = on_text(rest);
+        let (mut prefill, mut error) = (None, None);
+        let finish = loop {
+            let read = || _ = prefill.get_or_insert_with(|| started.elapsed());
+            self.step_noting(slice::from_mut(sequence), read, |_, piece| match piece {
+                Ok(piece) => on_text(piece),
+                Err(failure) => {
+                    error = Some(failure);
+                    ControlFlow::Break(())
+                }
+            })?;
+            if let Some(finish) = sequence.finish() {
+                break finish.clone();
+            }
+        };
+        if let Some(error) = error {
+            return Err(error);
         }
+        let prefill = prefill.unwrap_or_default();
         Ok(Generation {
-            prompt_tokens: prompt.len(),
-            tokens: self.history.len() - prompt.len(),
+            prompt_tokens: sequence.prompt_tokens(),
+            tokens: sequence.generated_tokens(),
             finish,
             prefill,
             decode: started.elapsed() - prefill,
         })
     }
 
-    /// Samples, shows and appends one token after the other until something ends the text.
-    fn extend(
-        &mut self,
-        max_tokens: usize,
-        prompt: usize,
-        sampler: &mut Sampler,
-        stream: &mut TextStream,
-        on_text: &mut impl FnMut(&str) -> ControlFlow<()>,
-    ) -> Result<Finish, ModelError> {
-        loop {
-            if self.history.len() - prompt >= max_tokens {
-                return Ok(Finish::Length);
-            }
-            let token = sampler.sample(self.session.logits())?;
-            if self.ends(token) {
-                return Ok(Finish::EndOfText);
-            }
-            self.history.push(token);
-            let piece = stream.push(self.tokenizer.token_bytes(token).unwrap_or_default());
-            if !piece.is_empty() && on_text(piece).is_break() {
-                return Ok(Finish::Interrupted);
-            }
-            if let Some(stop) = stream.stopped() {
-                return Ok(Finish::Stop(stop.to_owned()));
-            }
-            if self.history.len() - prompt >= max_tokens {
-                return Ok(Finish::Length);
-            }
-            self.append(token)?;
+    /// Begins a text that follows `prompt`, in a new sequence of the session. An empty prompt stands for the token that
+    /// begins a text.
+    ///
+    /// # Errors
+    /// Settings out of range; an empty prompt where no token begins a text; [`ModelError::Sequences`].
+    pub fn begin(&mut self, prompt: &[u32], options: &GenerateOptions) -> Result<Sequence, ModelError> {
+        let begin = begin_token(self.session.model().config(), &self.tokenizer);
+        let prompt = if prompt.is_empty() { begin.as_slice() } else { prompt };
+        if prompt.is_empty() {
+            return Err(ModelError::EmptyPrompt);
         }
+        let id = self.session.open()?;
+        let sequence = Sequence::new(id, prompt, options);
+        if sequence.is_err() {
+            self.session.close(id);
+        }
+        sequence
     }
 
-    /// Appends the newest token; with a full context, reads the latest half of the text anew.
-    fn append(&mut self, token: u32) -> Result<(), ModelError> {
-        let pages = self.session.options().pages.unwrap_or(usize::MAX);
-        let context = self.session.options().context.min(pages.saturating_mul(PAGE_TOKENS));
-        if self.session.len(self.sequence) < context {
-            self.session.append(self.sequence, &[token])?;
-            return Ok(());
+    /// Gives the tokens of a text in the session up.
+    pub fn end(&mut self, sequence: Sequence) {
+        self.session.close(sequence.id());
+    }
+
+    /// One run of the session for all `sequences` that go on, and one more token for each. `on_text` gets the number of
+    /// the sequence and the text that is certain by now, if there is any; it can break that text off. A text whose next
+    /// token can't be chosen gives its error instead, and has ended; the others go on.
+    ///
+    /// # Errors
+    /// As [`Session::run`], among them a prompt that is longer than the context: then no text has changed.
+    pub fn step(
+        &mut self,
+        sequences: &mut [Sequence],
+        on_text: impl FnMut(usize, Result<&str, ModelError>) -> ControlFlow<()>,
+    ) -> Result<(), ModelError> {
+        self.step_noting(sequences, || (), on_text)
+    }
+
+    /// [`Generator::step`] that calls `on_read` when the session has run.
+    fn step_noting(
+        &mut self,
+        sequences: &mut [Sequence],
+        on_read: impl FnOnce(),
+        mut on_text: impl FnMut(usize, Result<&str, ModelError>) -> ControlFlow<()>,
+    ) -> Result<(), ModelError> {
+        sequences.iter_mut().filter(|sequence| sequence.finish().is_none()).for_each(|going| self.make_room(going));
+        let mut jobs = emptied(std::mem::take(&mut self.jobs));
+        let going = sequences.iter().filter(|sequence| sequence.finish().is_none());
+        jobs.extend(going.map(|sequence| Job::last(sequence.id(), sequence.pending())));
+        let outcome = self.session.run(&jobs);
+        self.jobs = emptied(jobs);
+        let logits = outcome?;
+        on_read();
+        let (tokenizer, ends, scratch) = (&*self.tokenizer, &self.ends[..], &mut self.scratch);
+        let mut vocabulary = Vocabulary { tokenizer, ends, scratch };
+        let going = sequences.iter_mut().enumerate().filter(|(_, sequence)| sequence.finish().is_none());
+        for (job, (which, sequence)) in going.enumerate() {
+            sequence.was_read();
+            let chosen = logits.job(job).and_then(|logits| sequence.choose(logits, &mut vocabulary));
+            if let Err(error) = chosen {
+                sequence.break_off();
+                let _ = on_text(which, Err(error));
+                continue;
+            }
+            if !sequence.piece().is_empty() && on_text(which, Ok(sequence.piece())).is_break() {
+                sequence.break_off();
+            } else if sequence.finish().is_some() && !sequence.rest().is_empty() {
+                // The text is complete: whether the caller wants more does not matter any more.
+                let _ = on_text(which, Ok(sequence.piece()));
+            }
         }
-        let keep = (context / 2).max(1);
-        self.session.truncate(self.sequence, 0);
-        self.session.append(self.sequence, &self.history[self.history.len() - keep..])?;
         Ok(())
     }
 
-    fn ends(&self, token: u32) -> bool {
-        self.session.model().config().eos.contains(&token) || self.tokenizer.eos() == Some(token)
+    /// With a full context, has the session read the latest half of the text anew.
+    fn make_room(&mut self, sequence: &mut Sequence) {
+        let pages = self.session.options().pages.unwrap_or(usize::MAX);
+        let context = self.session.options().context.min(pages.saturating_mul(PAGE_TOKENS));
+        if sequence.generated_tokens() > 0 && self.session.len(sequence.id()) >= context {
+            self.session.truncate(sequence.id(), 0);
+            sequence.read_anew((context / 2).max(1));
+        }
     }
+}
 
-    /// The token before a text without a prompt: the one that begins texts, or the one that ends the text before.
-    fn begin_token(&self) -> Option<u32> {
-        let config = self.session.model().config();
-        config.bos.or(self.tokenizer.bos()).or(config.eos.first().copied()).or(self.tokenizer.eos())
-    }
+/// The memory of a list of jobs, for jobs that borrow from elsewhere.
+fn emptied<'b>(mut jobs: Vec<Job<'_>>) -> Vec<Job<'b>> {
+    jobs.clear();
+    jobs.into_iter().map(|_| unreachable!("the list is empty")).collect()
 }

@@ -58,7 +58,7 @@
 //! | text and tokens | [`tokenizer`](mod@tokenizer): characters, byte-level BPE, `tokenizer.json` |
 //! | from logits to a token | [`sampler`](mod@sampler) |
 //! | from tokens to a stream of text | [`stream`](mod@stream): UTF-8 is never split, stop strings never leak |
-//! | all of it together | [`Generator`] |
+//! | all of it together | [`Generator`], [`Sequence`] |
 //!
 //! Not here: training, chat templates, and anything that listens on a network.
 
@@ -74,6 +74,7 @@ mod pages;
 pub mod preset;
 mod prompt;
 pub mod sampler;
+mod sequence;
 mod session;
 pub mod stream;
 mod tensor_names;
@@ -88,11 +89,12 @@ pub use config::{
 };
 pub use error::{ErrorClass, ModelError};
 pub use generation_config::GenerationConfig;
-pub use generator::{Finish, GenerateOptions, Generation, Generator};
+pub use generator::Generator;
 pub use load::{LoadOptions, UnusedTensors};
 pub use model::{Model, NamedTensor};
 pub use packed::PackedModel;
 pub use prompt::{begin_token, default_prompt};
+pub use sequence::{Finish, GenerateOptions, Generation, Sequence};
 pub use session::{Job, JobLogits, Logits, SequenceId, Session, SessionOptions};
 pub use unused::unused_tensors;
 pub use workload::{Activity, SessionWorkload};

@@ -1,13 +1,18 @@
 //! Reading a model from a folder.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use smallmind_checkpoint::{CONFIG_FILE, GENERATION_FILE, ModelFolder, WeightFiles};
+use smallmind_graph::{ParamId, ParamStore, Params, Storage};
+use smallmind_kernels::Format;
+use smallmind_simd::IsaKind;
 
+use crate::architecture::{self, Purpose};
 use crate::model::transpose;
-use crate::tensor_names::{Orientation, TensorNames};
+use crate::tensor_names::{Orientation, TensorNames, TensorSlot};
 use crate::unused::{has_second_head, unused_tensors};
-use crate::{ConfigError, GenerationConfig, Head, Model, ModelConfig, ModelError, UnknownKeys};
+use crate::{ConfigError, GenerationConfig, Head, Model, ModelConfig, ModelError, PackedModel, UnknownKeys};
 
 /// What is ignored when a model is read. By default nothing is that could change what the model computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,32 +104,83 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn from_folder(folder: &ModelFolder, options: LoadOptions) -> Result<Self, ModelError> {
-        let (config, generation) = read_configs(folder, options.unknown_keys)?;
-        // Checked before anything is allocated: a configuration may claim terabytes.
-        config.check_tensors(folder.weights())?;
-        if options.unused_tensors == UnusedTensors::Refuse {
-            refuse_unused(&config, folder.weights())?;
-        }
-        let mut model = Self::zeroed(config)?;
-        model.read(folder.weights())?;
+        let (config, generation) = checked_configs(folder, options)?;
+        let mut model = Self::zeroed(config.clone())?;
+        let mut reader = ParamReader::new(&config, folder.weights(), model.params())?;
+        model.fill(|id, to| reader.read(id, to))?;
         model.set_generation(generation);
         Ok(model)
     }
+}
 
-    /// Reads all parameters from `file`, after [`ModelConfig::check_tensors`] has checked their shapes.
-    fn read(&mut self, file: &WeightFiles) -> Result<(), ModelError> {
-        let mut transposed = Vec::new();
-        let config = self.config().clone();
-        let names = TensorNames::of(&config)?;
+impl PackedModel {
+    /// The model in an open folder, packed for `isa` in the format `weights` as [`Model::pack_as`] packs it. Parameters
+    /// are read and converted one after the other: besides the packed model there is memory for the largest in `f32`.
+    ///
+    /// # Errors
+    /// As [`Model::load`] and [`Model::pack_as`].
+    pub fn from_folder(
+        folder: &ModelFolder,
+        options: LoadOptions,
+        isa: IsaKind,
+        weights: Format,
+    ) -> Result<Self, ModelError> {
+        let (config, generation) = checked_configs(folder, options)?;
+        config.check()?;
+        let graph = Arc::new(architecture::graph(&config, Purpose::Generation)?);
+        let storage = Arc::new(Storage::of(&graph, isa, weights)?);
+        let mut reader = ParamReader::new(&config, folder.weights(), graph.params())?;
+        let store = ParamStore::read(graph.params(), storage, |id, to| reader.read(id, to))?;
+        Ok(Self::new(config, generation, graph, store))
+    }
+}
+
+/// The configurations of a folder, whose weights have all tensors that the model needs, in their shapes.
+fn checked_configs(folder: &ModelFolder, options: LoadOptions) -> Result<(ModelConfig, GenerationConfig), ModelError> {
+    let (config, generation) = read_configs(folder, options.unknown_keys)?;
+    // Checked before anything is allocated: a configuration may claim terabytes.
+    config.check_tensors(folder.weights())?;
+    if options.unused_tensors == UnusedTensors::Refuse {
+        refuse_unused(&config, folder.weights())?;
+    }
+    Ok((config, generation))
+}
+
+/// Reads parameters from the tensors of a file whose shapes [`ModelConfig::check_tensors`] has checked.
+struct ParamReader<'f> {
+    file: &'f WeightFiles,
+    names: TensorNames<'f>,
+    /// Columns and tensors of each parameter.
+    params: Vec<(usize, Vec<TensorSlot>)>,
+    /// A tensor as it lies in the file, where it must be transposed.
+    transposed: Vec<f32>,
+}
+
+impl<'f> ParamReader<'f> {
+    fn new(config: &'f ModelConfig, file: &'f WeightFiles, params: &Params) -> Result<Self, ModelError> {
+        let names = TensorNames::of(config)?;
+        let mut of_params: Vec<_> = params.iter().map(|(_, spec)| (spec.cols, vec![])).collect();
         for slot in names.slots() {
+            if let Some(id) = params.find(&slot.param) {
+                of_params[id.index()].1.push(slot);
+            }
+        }
+        Ok(Self { file, names, params: of_params, transposed: vec![] })
+    }
+
+    /// Reads the parameter `id` to `to`.
+    fn read(&mut self, id: ParamId, to: &mut [f32]) -> Result<(), ModelError> {
+        let Self { file, names, params, transposed } = self;
+        let (cols, slots) = &params[id.index()];
+        for slot in slots {
             let name = names.stored(&slot.name, file);
-            let to = self.slot_mut(&slot);
+            let to = &mut to[slot.elements(*cols)];
             match slot.orientation {
                 Orientation::Same => file.read_finite_f32(name, to)?,
                 Orientation::Transposed => {
                     transposed.resize(to.len(), 0.0);
-                    file.read_finite_f32(name, &mut transposed)?;
-                    transpose(&transposed, slot.shape[0], slot.shape[1], to);
+                    file.read_finite_f32(name, transposed)?;
+                    transpose(transposed, slot.shape[0], slot.shape[1], to);
                 }
             }
         }

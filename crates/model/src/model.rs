@@ -57,15 +57,8 @@ impl Model {
         let Some((id, spec)) = found else {
             unreachable!("the graph declares no parameter `{}`, which the names of tensors refer to", slot.param)
         };
-        // A slot counts elements of a vector, and rows of a matrix, even of one with a single row.
-        let per_row = if slot.shape.len() == 1 { 1 } else { spec.cols };
-        let start = self.layout.offset(id) + slot.part.start * per_row;
-        start..start + slot.part.len() * per_row
-    }
-
-    pub(crate) fn slot_mut(&mut self, slot: &TensorSlot) -> &mut [f32] {
-        let range = self.slot_range(slot);
-        &mut self.weights[range]
+        let (start, elements) = (self.layout.offset(id), slot.elements(spec.cols));
+        start + elements.start..start + elements.end
     }
 
     /// Writes `config.json` and `model.safetensors` into the existing folder `dir`, each whole or not at all.
@@ -147,9 +140,20 @@ impl Model {
         Ok(copy)
     }
 
-    /// The configuration and the values of all parameters.
-    pub(crate) fn into_parts(self) -> (ModelConfig, Buffer) {
-        (self.config, self.weights)
+    /// The configuration, the generation configuration and the values of all parameters.
+    pub(crate) fn into_parts(self) -> (ModelConfig, GenerationConfig, Buffer) {
+        (self.config, self.generation, self.weights)
+    }
+
+    /// Fills each parameter in turn.
+    pub(crate) fn fill(
+        &mut self,
+        mut read: impl FnMut(ParamId, &mut [f32]) -> Result<(), ModelError>,
+    ) -> Result<(), ModelError> {
+        for (id, spec) in self.params.iter() {
+            read(id, &mut self.weights[self.layout.offset(id)..][..spec.len()])?;
+        }
+        Ok(())
     }
 
     /// The configuration.

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use smallmind_graph::{Buffer, Graph, ParamStore, Params, Storage};
+use smallmind_graph::{Graph, ParamStore, Params, Storage};
 use smallmind_kernels::Format;
 use smallmind_simd::IsaKind;
 
 use crate::architecture::{self, Purpose};
-use crate::{Model, ModelConfig, ModelError};
+use crate::{GenerationConfig, Model, ModelConfig, ModelError};
 
 /// A model whose weights are packed for an instruction set. Sessions run it, and several can share it.
 ///
@@ -15,6 +15,7 @@ use crate::{Model, ModelConfig, ModelError};
 #[derive(Debug)]
 pub struct PackedModel {
     config: ModelConfig,
+    generation: GenerationConfig,
     graph: Arc<Graph>,
     weights: ParamStore,
 }
@@ -35,10 +36,11 @@ impl Model {
     /// As [`Model::pack`]; a weight that the format can't hold; too little memory for both copies during the
     /// conversion.
     pub fn pack_as(self, isa: IsaKind, weights: Format) -> Result<PackedModel, ModelError> {
-        let (config, values) = self.into_parts();
+        let (config, generation, values) = self.into_parts();
         let graph = Arc::new(architecture::graph(&config, Purpose::Generation)?);
         let storage = Arc::new(Storage::of(&graph, isa, weights)?);
-        PackedModel::new(config, graph, storage, values)
+        let store = ParamStore::new(graph.params(), storage, values)?;
+        Ok(PackedModel::new(config, generation, graph, store))
     }
 
     /// A packed copy of the weights in a format, for plans of the graph for `purpose`: see [`Model::pack_as`].
@@ -53,9 +55,13 @@ impl Model {
 }
 
 impl PackedModel {
-    fn new(config: ModelConfig, graph: Arc<Graph>, storage: Arc<Storage>, values: Buffer) -> Result<Self, ModelError> {
-        let weights = ParamStore::new(graph.params(), storage, values)?;
-        Ok(Self { config, graph, weights })
+    pub(crate) fn new(
+        config: ModelConfig,
+        generation: GenerationConfig,
+        graph: Arc<Graph>,
+        weights: ParamStore,
+    ) -> Self {
+        Self { config, generation, graph, weights }
     }
 
     /// A model of the same configuration with other weights, laid out like [`Model::weights`].
@@ -63,9 +69,8 @@ impl PackedModel {
     /// # Errors
     /// Another number of weights than the model's, or too little memory.
     pub fn with_weights(&self, weights: &[f32]) -> Result<Self, ModelError> {
-        let (config, graph) = (self.config.clone(), self.graph.clone());
-        let weights = ParamStore::of_rows(graph.params(), self.storage().clone(), weights)?;
-        Ok(Self { config, graph, weights })
+        let weights = ParamStore::of_rows(self.params(), self.storage().clone(), weights)?;
+        Ok(Self::new(self.config.clone(), self.generation.clone(), self.graph.clone(), weights))
     }
 
     /// Replaces the weights; `weights` is laid out like [`Model::weights`].
@@ -79,6 +84,11 @@ impl PackedModel {
     /// The configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// The `generation_config.json` of the folder that the model was read from; empty if there is none.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.generation
     }
 
     /// The graph from tokens to logits, with a key-value cache.

@@ -217,14 +217,9 @@ impl Candidate {
     }
 }
 
-/// Chooses tokens. Makes its buffers once; choosing allocates nothing.
+/// Memory that samplers of one vocabulary share, one at a time. It is made once; choosing a token allocates nothing.
 #[derive(Debug, Clone)]
-pub struct Sampler {
-    config: SamplerConfig,
-    rng: Xoshiro256,
-    /// The latest tokens, a ring: `recent[oldest]` is the next to be overwritten once it is full.
-    recent: Vec<u32>,
-    oldest: usize,
+pub struct SamplerScratch {
     /// `[vocabulary]`: the round in which a token was last penalised, so that each is penalised once.
     penalised: Vec<u64>,
     round: u64,
@@ -234,27 +229,51 @@ pub struct Sampler {
     candidates: Vec<Candidate>,
 }
 
-impl Sampler {
-    /// A sampler for a vocabulary of this many tokens.
+impl SamplerScratch {
+    /// Memory for a vocabulary of this many tokens.
     ///
     /// # Errors
-    /// [`SamplerError::Setting`] for a setting out of its range, [`SamplerError::EmptyVocabulary`] for no tokens.
-    pub fn new(config: SamplerConfig, vocabulary: usize) -> Result<Self, SamplerError> {
-        config.check()?;
+    /// [`SamplerError::EmptyVocabulary`] for no tokens.
+    pub fn new(vocabulary: usize) -> Result<Self, SamplerError> {
         if vocabulary == 0 {
             return Err(SamplerError::EmptyVocabulary);
         }
-        let window = if config.repetition_penalty == 1.0 { 0 } else { config.repetition_window };
         Ok(Self {
-            rng: Xoshiro256::new(config.seed),
-            recent: Vec::with_capacity(window),
-            oldest: 0,
-            penalised: vec![0; if window == 0 { 0 } else { vocabulary }],
+            penalised: vec![0; vocabulary],
             round: 0,
             logits: vec![0.0; vocabulary],
-            candidates: Vec::with_capacity(if config.temperature == 0.0 { 0 } else { vocabulary }),
-            config,
+            candidates: Vec::with_capacity(vocabulary),
         })
+    }
+
+    /// Makes a candidate of each token that is possible at all, by id.
+    fn gather(&mut self) {
+        self.candidates.clear();
+        let possible = self.logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
+        self.candidates.extend(possible.map(|(id, &logit)| Candidate { logit, weight: 0.0, id: id as u32 }));
+    }
+}
+
+/// Chooses the tokens of one text: settings, random numbers, and the latest tokens.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    config: SamplerConfig,
+    rng: Xoshiro256,
+    /// The latest tokens, a ring: `recent[oldest]` is the next to be overwritten once it is full.
+    recent: Vec<u32>,
+    oldest: usize,
+}
+
+impl Sampler {
+    /// A sampler with these settings.
+    ///
+    /// # Errors
+    /// [`SamplerError::Setting`] for a setting out of its range.
+    pub fn new(config: SamplerConfig) -> Result<Self, SamplerError> {
+        config.check()?;
+        let window = if config.repetition_penalty == 1.0 { 0 } else { config.repetition_window };
+        let rng = Xoshiro256::new(config.seed);
+        Ok(Self { rng, recent: Vec::with_capacity(window), oldest: 0, config })
     }
 
     /// The settings.
@@ -279,30 +298,31 @@ impl Sampler {
     /// Chooses the next token from `logits`, `[vocabulary]`, and remembers it.
     ///
     /// # Errors
-    /// [`SamplerError::Length`], [`SamplerError::NotANumber`] or [`SamplerError::NothingLeft`]; the sampler is then as
-    /// it was.
-    pub fn sample(&mut self, logits: &[f32]) -> Result<u32, SamplerError> {
-        if logits.len() != self.logits.len() {
-            return Err(SamplerError::Length { expected: self.logits.len(), found: logits.len() });
+    /// [`SamplerError::Length`] for other logits than those of the vocabulary of `scratch`;
+    /// [`SamplerError::NotANumber`]; [`SamplerError::NothingLeft`]. The sampler is then as it was.
+    pub fn sample(&mut self, logits: &[f32], scratch: &mut SamplerScratch) -> Result<u32, SamplerError> {
+        if logits.len() != scratch.logits.len() {
+            return Err(SamplerError::Length { expected: scratch.logits.len(), found: logits.len() });
         }
         if let Some(index) = logits.iter().position(|logit| logit.is_nan()) {
             return Err(SamplerError::NotANumber { index });
         }
-        self.logits.copy_from_slice(logits);
-        self.repetition_penalty();
-        let (likeliest, max) = largest(&self.logits);
+        scratch.logits.copy_from_slice(logits);
+        self.repetition_penalty(scratch);
+        let (likeliest, max) = largest(&scratch.logits);
         if max == f32::NEG_INFINITY {
             return Err(SamplerError::NothingLeft { vocabulary: logits.len() });
         }
         let token = if self.config.temperature == 0.0 {
             likeliest
         } else {
-            self.gather();
-            let order = self.top_k();
-            self.temperature(max);
-            self.top_p(order);
-            self.min_p();
-            self.draw()
+            scratch.gather();
+            let candidates = &mut scratch.candidates;
+            let order = self.top_k(candidates);
+            self.temperature(candidates, max);
+            self.top_p(candidates, order);
+            self.min_p(candidates);
+            self.draw(candidates)
         };
         self.observe(&[token]);
         Ok(token)
@@ -335,73 +355,66 @@ impl Sampler {
     }
 
     /// Makes each distinct token of the window less likely, or more likely for a penalty below 1.
-    fn repetition_penalty(&mut self) {
-        self.round += 1;
+    fn repetition_penalty(&self, scratch: &mut SamplerScratch) {
+        scratch.round += 1;
         for &token in &self.recent {
             let token = token as usize;
             // Tokens that only a prompt of another vocabulary can hold have no logit.
-            let Some(logit) = self.logits.get_mut(token) else { continue };
-            if std::mem::replace(&mut self.penalised[token], self.round) != self.round {
+            let Some(logit) = scratch.logits.get_mut(token) else { continue };
+            if std::mem::replace(&mut scratch.penalised[token], scratch.round) != scratch.round {
                 let penalty = self.config.repetition_penalty;
                 *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
             }
         }
     }
 
-    /// Makes a candidate of each token that is possible at all, by id.
-    fn gather(&mut self) {
-        self.candidates.clear();
-        let possible = self.logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
-        self.candidates.extend(possible.map(|(id, &logit)| Candidate { logit, weight: 0.0, id: id as u32 }));
-    }
-
     /// Keeps the `top_k` largest logits, ranked; all, unranked, if `top_k` is 0 or they are no more than that.
-    fn top_k(&mut self) -> Order {
+    fn top_k(&self, candidates: &mut Vec<Candidate>) -> Order {
         let top_k = self.config.top_k;
-        if top_k == 0 || top_k >= self.candidates.len() {
+        if top_k == 0 || top_k >= candidates.len() {
             return Order::Id;
         }
-        self.candidates.select_nth_unstable_by(top_k - 1, Candidate::rank);
-        self.candidates.truncate(top_k);
-        self.candidates.sort_unstable_by(Candidate::rank);
+        candidates.select_nth_unstable_by(top_k - 1, Candidate::rank);
+        candidates.truncate(top_k);
+        candidates.sort_unstable_by(Candidate::rank);
         Order::Rank
     }
 
     /// Weighs the candidates; `max` is the largest logit, whose weight is 1.
-    fn temperature(&mut self, max: f32) {
+    fn temperature(&self, candidates: &mut [Candidate], max: f32) {
         let temperature = self.config.temperature;
-        for candidate in &mut self.candidates {
+        for candidate in candidates {
             // The largest logit may be +∞, and ∞ − ∞ is no number.
             candidate.weight = if candidate.logit == max { 1.0 } else { ((candidate.logit - max) / temperature).exp() };
         }
     }
 
     /// Keeps the likeliest candidates that together carry the share `top_p` of all weights, at least one.
-    fn top_p(&mut self, order: Order) {
+    fn top_p(&self, candidates: &mut Vec<Candidate>, order: Order) {
         if self.config.top_p >= 1.0 {
             return;
         }
-        let share = f64::from(self.config.top_p) * total_weight(&self.candidates);
+        let share = f64::from(self.config.top_p) * total_weight(candidates);
         let kept = match order {
-            Order::Rank => shortest_head(&self.candidates, share),
-            Order::Id => rank_head(&mut self.candidates, share),
+            Order::Rank => shortest_head(candidates, share),
+            Order::Id => rank_head(candidates, share),
         };
-        self.candidates.truncate(kept);
+        candidates.truncate(kept);
     }
 
     /// Keeps the candidates at least `min_p` times as likely as the likeliest, whose weight is 1.
-    fn min_p(&mut self) {
+    fn min_p(&self, candidates: &mut Vec<Candidate>) {
         let least = self.config.min_p;
         if least > 0.0 {
-            self.candidates.retain(|candidate| candidate.weight >= least);
+            candidates.retain(|candidate| candidate.weight >= least);
         }
     }
 
     /// Draws a candidate: the one in whose interval of the summed weights a uniform number falls.
-    fn draw(&mut self) -> u32 {
-        let mut left = self.rng.next_unit() * total_weight(&self.candidates);
-        let mut chosen = self.candidates[0].id;
-        for candidate in self.candidates.iter().filter(|candidate| candidate.weight > 0.0) {
+    fn draw(&mut self, candidates: &[Candidate]) -> u32 {
+        let mut left = self.rng.next_unit() * total_weight(candidates);
+        let mut chosen = candidates[0].id;
+        for candidate in candidates.iter().filter(|candidate| candidate.weight > 0.0) {
             chosen = candidate.id;
             if left < f64::from(candidate.weight) {
                 break;
@@ -494,15 +507,16 @@ mod tests {
     #[test]
     fn sampling_keeps_its_buffers() {
         let config = SamplerConfig { top_p: 0.9, repetition_penalty: 1.2, min_p: 0.01, ..SamplerConfig::default() };
-        let mut sampler = Sampler::new(config, 1000).unwrap();
-        let places = |s: &Sampler| {
-            (s.candidates.as_ptr() as usize, s.candidates.capacity(), s.recent.as_ptr() as usize, s.recent.capacity())
+        let (mut sampler, mut scratch) = (Sampler::new(config).unwrap(), SamplerScratch::new(1000).unwrap());
+        let places = |sampler: &Sampler, scratch: &SamplerScratch| {
+            let (recent, candidates) = (&sampler.recent, &scratch.candidates);
+            (candidates.as_ptr() as usize, candidates.capacity(), recent.as_ptr() as usize, recent.capacity())
         };
-        let before = places(&sampler);
+        let before = places(&sampler, &scratch);
         for round in 0..200 {
             let logits: Vec<f32> = (0..1000).map(|i| ((i * 7919 + round * 31) % 997) as f32 / 100.0).collect();
-            sampler.sample(&logits).unwrap();
+            sampler.sample(&logits, &mut scratch).unwrap();
         }
-        assert_eq!(before, places(&sampler));
+        assert_eq!(before, places(&sampler, &scratch));
     }
 }

@@ -256,6 +256,11 @@ impl TextStream {
         &self.ready
     }
 
+    /// What the latest [`push`](Self::push) or [`finish`](Self::finish) returned.
+    pub fn piece(&self) -> &str {
+        &self.ready
+    }
+
     /// Ends the text: returns what was held back. An incomplete character becomes U+FFFD.
     pub fn finish(&mut self) -> &str {
         self.ready.clear();

@@ -12,7 +12,7 @@ use smallmind_model::sampler::{SamplerConfig, SamplerError};
 use smallmind_model::tokenizer::{BpeTraining, Tokenizer};
 use smallmind_model::{
     Biases, DropoutConfig, Finish, GenerateOptions, Generation, Generator, Job, LOGITS, Logits, Mlp, Model,
-    ModelConfig, ModelError, NormKind, PackedModel, Positions, Purpose, SequenceId, Session, SessionOptions,
+    ModelConfig, ModelError, NormKind, PackedModel, Positions, Purpose, Sequence, SequenceId, Session, SessionOptions,
     architecture,
 };
 use smallmind_simd::IsaKind;
@@ -304,6 +304,85 @@ fn a_text_can_be_broken_off() {
     assert_eq!(generation.tokens, 6);
     // The generator is as good as new.
     assert_eq!(generate(&mut generator, &[5], &greedy(20)).0, whole);
+}
+
+/// Texts that begin at different times, have other settings and end in other ways are, side by side, what each is alone.
+#[test]
+fn several_texts_at_once_are_each_the_text_alone() {
+    for kind in KINDS {
+        let model = model(kind);
+        let (alone, _) = generate(&mut generator(&model), &[5], &greedy(30));
+        let stop: String = alone.chars().skip(9).take(2).collect();
+        let sampled = |seed| SamplerConfig { seed, repetition_penalty: 1.3, ..SamplerConfig::default() };
+        let texts: [(&[u32], GenerateOptions); 5] = [
+            (&[5], GenerateOptions { stops: vec![stop], ..greedy(30) }),
+            (&[1, 2, 3, 4, 5, 6, 7], GenerateOptions { sampler: sampled(1), ..greedy(4) }),
+            (&[1, 2], GenerateOptions { sampler: sampled(2), ..greedy(25) }),
+            (&[9], greedy(0)),
+            (&[3, 3], greedy(1)),
+        ];
+        let options = SessionOptions { sequences: 3, chunk: 5, ..SessionOptions::single(CONTEXT, 2) };
+        let tokenizer = Arc::new(Tokenizer::characters(LETTERS).unwrap());
+        let mut together = Generator::new(Session::new(packed(&model), options).unwrap(), tokenizer).unwrap();
+        let (mut waiting, mut ended) = (0, 0);
+        let (mut running, mut found): (Vec<Sequence>, Vec<usize>) = (vec![], vec![]);
+        let mut written = vec![String::new(); texts.len()];
+        while ended < texts.len() {
+            if waiting < texts.len() && running.len() < 3 {
+                running.push(together.begin(texts[waiting].0, &texts[waiting].1).unwrap());
+                found.push(waiting);
+                waiting += 1;
+            }
+            let step = together.step(&mut running, |which, piece| {
+                written[found[which]] += piece.unwrap();
+                ControlFlow::Continue(())
+            });
+            step.unwrap();
+            while let Some(which) = running.iter().position(|sequence| sequence.finish().is_some()) {
+                let (sequence, text) = (running.remove(which), found.remove(which));
+                let (expected, generation) = generate(&mut generator(&model), texts[text].0, &texts[text].1);
+                assert_eq!(written[text], expected, "{kind:?}, text {text}");
+                assert_eq!(sequence.finish(), Some(&generation.finish));
+                assert_eq!(sequence.generated_tokens(), generation.tokens);
+                together.end(sequence);
+                ended += 1;
+            }
+        }
+        let session = together.session();
+        assert_eq!(Some(session.free_pages()), session.options().pages);
+    }
+}
+
+/// A text without finite logits ends with its error; the one beside it goes on.
+#[test]
+fn a_text_that_fails_leaves_the_others() {
+    let mut model = model(Kind::Gpt2);
+    let (expected, _) = generate(&mut generator(&model), &[1], &greedy(6));
+    let bad = 26;
+    assert!(!expected.contains(LETTERS.chars().nth(bad).unwrap()), "the other text doesn't read the bad token");
+    let table = model.layout().offset(model.params().find("embed.tokens.weight").unwrap());
+    model.weights_mut()[table + bad * 16..][..16].fill(f32::NAN);
+    let options = SessionOptions { sequences: 2, ..SessionOptions::single(CONTEXT, 1) };
+    let session = Session::new(packed(&model), options).unwrap();
+    let mut generator = Generator::new(session, Arc::new(Tokenizer::characters(LETTERS).unwrap())).unwrap();
+    let mut running = [generator.begin(&[bad as u32], &greedy(6)).unwrap(), generator.begin(&[1], &greedy(6)).unwrap()];
+    let (mut text, mut errors) = (String::new(), 0);
+    while running.iter().any(|sequence| sequence.finish().is_none()) {
+        let step = generator.step(&mut running, |which, piece| {
+            match piece {
+                Ok(piece) => text += piece,
+                Err(error) => {
+                    assert!(matches!(error, ModelError::NonFinite { sequence: 0, position: 1 }), "{error}");
+                    assert_eq!(which, 0);
+                    errors += 1;
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        step.unwrap();
+    }
+    assert_eq!((text, errors), (expected, 1));
+    assert_eq!(running.map(|s| s.finish().cloned()), [Some(Finish::Interrupted), Some(Finish::Length)]);
 }
 
 #[test]

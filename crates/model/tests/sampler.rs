@@ -1,13 +1,38 @@
 //! Sampling against plain definitions of each filter, unusual logits, and saved states.
 
+use std::ops::{Deref, DerefMut};
+
 use proptest::prelude::*;
-use smallmind_model::sampler::{Sampler, SamplerConfig, SamplerError, SamplerState};
+use smallmind_model::sampler::{Sampler, SamplerConfig, SamplerError, SamplerScratch, SamplerState};
 
 const NEG: f32 = f32::NEG_INFINITY;
 const INF: f32 = f32::INFINITY;
 
-fn sampler(config: SamplerConfig, vocabulary: usize) -> Sampler {
-    Sampler::new(config, vocabulary).unwrap()
+/// A sampler with memory of its own.
+struct Own(Sampler, SamplerScratch);
+
+impl Own {
+    fn sample(&mut self, logits: &[f32]) -> Result<u32, SamplerError> {
+        self.0.sample(logits, &mut self.1)
+    }
+}
+
+impl Deref for Own {
+    type Target = Sampler;
+
+    fn deref(&self) -> &Sampler {
+        &self.0
+    }
+}
+
+impl DerefMut for Own {
+    fn deref_mut(&mut self) -> &mut Sampler {
+        &mut self.0
+    }
+}
+
+fn sampler(config: SamplerConfig, vocabulary: usize) -> Own {
+    Own(Sampler::new(config).unwrap(), SamplerScratch::new(vocabulary).unwrap())
 }
 
 /// The probabilities that the settings leave, in f64 and by full sorting; no repetition penalty.
@@ -143,7 +168,7 @@ fn unusual_logits_have_defined_answers() {
         assert_eq!(three.sample(&[NEG, f32::MIN, f32::MAX]), Ok(2));
         assert_eq!(sampler(config.clone(), 1).sample(&[-7.0]), Ok(0));
         assert_eq!(sampler(config.clone(), 1).sample(&[INF]), Ok(0));
-        assert_eq!(Sampler::new(config, 0).unwrap_err(), SamplerError::EmptyVocabulary);
+        assert_eq!(SamplerScratch::new(0).unwrap_err(), SamplerError::EmptyVocabulary);
     }
     let found = frequencies(&SamplerConfig::default(), &[INF, 3.0, INF, NEG], 4000);
     assert!(found[1] == 0.0 && found[3] == 0.0 && (found[0] - 0.5).abs() < 0.05, "{found:?}");
@@ -179,7 +204,7 @@ fn settings_out_of_range_are_named() {
         ("repetition_window", SamplerConfig { repetition_window: usize::MAX, ..base.clone() }),
     ];
     for (name, config) in cases {
-        let error = Sampler::new(config, 10).unwrap_err();
+        let error = Sampler::new(config).unwrap_err();
         assert!(matches!(error, SamplerError::Setting { field, .. } if field == name), "{error}");
         assert!(error.to_string().contains(name) && error.to_string().contains("allowed"), "{error}");
     }
@@ -246,4 +271,24 @@ fn seeds_decide_and_errors_change_nothing() {
     sampler.sample(&[NEG; 100]).unwrap_err();
     sampler.sample(&[0.0; 3]).unwrap_err();
     assert_eq!(before, sampler.state());
+}
+
+/// Samplers with other settings and other windows take turns with one memory.
+#[test]
+fn samplers_share_their_memory() {
+    let base = SamplerConfig { repetition_penalty: 1.7, repetition_window: 5, ..SamplerConfig::default() };
+    let configs = [
+        base.clone(),
+        SamplerConfig { seed: 3, top_p: 0.8, repetition_penalty: 0.6, ..base.clone() },
+        SamplerConfig { seed: 4, top_k: 3, min_p: 0.1, repetition_penalty: 1.0, ..base },
+    ];
+    let mut shared = SamplerScratch::new(40).unwrap();
+    let mut sharing = configs.clone().map(|config| Sampler::new(config).unwrap());
+    let mut alone = configs.map(|config| sampler(config, 40));
+    for round in 0..200 {
+        let which = round * 7 % 3;
+        let logits: Vec<f32> = (0..40).map(|id| ((id * 31 + round * 17) % 41) as f32 / 12.0).collect();
+        let token = alone[which].sample(&logits);
+        assert_eq!(sharing[which].sample(&logits, &mut shared), token, "round {round}");
+    }
 }

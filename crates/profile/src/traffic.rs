@@ -1,7 +1,7 @@
 //! The work of an operation: what it computes, and the bytes that it moves by what they are.
 
 use serde::{Deserialize, Serialize};
-use smallmind_graph::{Batch, Graph, Node, Op, Order, Plan, Storage, ValueId, cost};
+use smallmind_graph::{Batch, Graph, Node, Op, Plan, Storage, ValueId, cost};
 use smallmind_kernels::Format;
 
 /// Floating-point operations and bytes. The bytes add up to those of [`cost`](fn@cost).
@@ -66,10 +66,10 @@ pub fn traffic(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Stora
     }
 }
 
-/// The format of an operation's weight, which is its first parameter; none for an operation without parameters.
-pub fn weight_format(plan: &Plan, node: &Node) -> Option<Format> {
-    let first = node.op.params().into_iter().next()?;
-    Some(plan.storage().map_or(Format::F32, |storage| storage.get(first).format))
+/// The formats of an operation's weight, which is its first parameter; none for an operation without parameters.
+pub fn weight_formats(plan: &Plan, node: &Node) -> Vec<Format> {
+    let Some(first) = node.op.params().into_iter().next() else { return vec![] };
+    plan.storage().map_or(vec![Format::F32], |storage| storage.get(first).formats())
 }
 
 /// What computes an operation: its name, and for products the kernel that shape and storage select.
@@ -77,10 +77,11 @@ pub fn kernel(plan: &Plan, node: &Node, batch: &Batch) -> String {
     use smallmind_kernels::matmul::{KernelChoice, Layout, Update};
     let name = node.op.name();
     let Op::Linear { weight, .. } = node.op else { return name.to_owned() };
-    if let Some(stored) = plan.storage().map(|storage| storage.get(weight)).filter(|s| s.order == Order::Packed) {
-        return match stored.format {
-            Format::F32 => format!("{name} (packed)"),
-            format => format!("{name} (packed {format})"),
+    if let Some(stored) = plan.storage().map(|storage| storage.get(weight)).filter(|layout| layout.is_packed()) {
+        let formats: Vec<&str> = stored.formats().into_iter().map(Format::name).collect();
+        return match stored.is_f32() {
+            true => format!("{name} (packed)"),
+            false => format!("{name} (packed {})", formats.join(" and ")),
         };
     }
     let graph = plan.graph();

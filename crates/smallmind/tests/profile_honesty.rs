@@ -119,7 +119,12 @@ fn bytes_of_weights_are_those_of_the_storage() {
                     continue;
                 }
                 let block = if param.rows > 1 { format.block() } else { Format::F32.block() };
-                assert_eq!(storage.get(id).format == format, param.rows > 1 || format == Format::F32, "{}", param.name);
+                assert_eq!(
+                    storage.get(id).formats() == [format],
+                    param.rows > 1 || format == Format::F32,
+                    "{}",
+                    param.name
+                );
                 blocks += (param.len() * block.bytes) as f64 / block.elements as f64;
             }
             close(read, held, 0.001, &format!("{name} in {format}"));

@@ -1,18 +1,20 @@
 //! Matrix products: linear layers and their gradients.
 
-use smallmind_kernels::Format;
+use std::ops::Range;
+
 use smallmind_kernels::matmul::{
     Epilogue, KernelChoice, Layout, Operand, PackedWeight, Partition, RightFactor, Update, gemm, gemm_scratch_len,
     quantize_rows,
 };
+use smallmind_kernels::{Format, FormatKind};
 use smallmind_simd::Isa;
 
-use crate::ParamId;
-use crate::access::{Read, Sharing, View, Write};
+use crate::access::{Read, Sharing, Space, View, Write};
 use crate::frame::Worker;
 use crate::graph::Node;
 use crate::lower::{Lowering, OWN_COLS, OWN_ROWS, SHARED_ELEMENTS};
 use crate::step::Workers;
+use crate::{ParamId, Rows, Segment};
 
 /// A factor of a product.
 #[derive(Clone, Copy, Debug)]
@@ -73,30 +75,86 @@ impl Operands {
     }
 }
 
-/// A packed parameter.
+/// A packed segment of one segment's format.
 pub(super) fn packed_weight<'w, I: Isa>(isa: I, w: &Worker<'w>, weight: Read, format: Format) -> PackedWeight<'w> {
-    let (memory, [rows, cols]) = w.param(weight);
+    let (memory, [rows, cols]) = w.stored(weight);
     PackedWeight::new(isa, format, memory, rows, cols)
+}
+
+/// Whether one of the segments has a format of blocks.
+pub(super) fn has_blocks(segments: &[Segment]) -> bool {
+    segments.iter().any(|segment| segment.format.kind() == FormatKind::Blocks)
+}
+
+/// A product with a packed weight: `c = x·Wᵀ [+ bias] [+ residual]`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PackedProduct {
+    pub(super) x: View,
+    /// Memory for the rows of `x` in bytes, if the weight has a format of blocks.
+    pub(super) quantized: Option<View>,
+    pub(super) weight: ParamId,
+    pub(super) c: View,
+    pub(super) bias: Option<View>,
+    pub(super) residual: Option<View>,
+}
+
+/// The accesses of a step that multiplies by a packed weight.
+struct PackedOperands {
+    /// The rows of floats, unless all segments have formats of blocks.
+    x: Option<Read>,
+    /// The rows in bytes, if some segment has a format of blocks.
+    quantized: Option<Read>,
+    /// Whether the rows are partitioned as the output is.
+    x_is_own: bool,
+    /// The rows of each segment, which are columns of the output; its memory and its format.
+    segments: Vec<(Range<usize>, Read, Format)>,
+    c: Write,
+    bias: Option<Read>,
+    residual: Option<Read>,
+}
+
+impl PackedOperands {
+    /// This worker's window of the output: the columns of each segment in turn.
+    fn multiply<I: Isa>(&self, isa: I, w: &Worker<'_>) {
+        let own = w.own_cols(self.c);
+        let (mut c, scratch) = (w.own_mut(self.c), w.scratch());
+        let epilogue = Epilogue {
+            scale: 1.0,
+            update: Update::Overwrite,
+            bias: self.bias.map(|bias| &w.all(bias).row(0)[own.clone()]),
+            residual: self.residual.map(|residual| w.own(residual)),
+        };
+        let rows = 0..c.rows();
+        for (of_segment, weight, format) in &self.segments {
+            let (start, end) = (own.start.max(of_segment.start), own.end.min(of_segment.end));
+            if start >= end {
+                continue;
+            }
+            let x = if format.kind() == FormatKind::Blocks { self.quantized } else { self.x };
+            let Some(x) = x else { unreachable!("the step declares the rows that its segments read") };
+            let x = if self.x_is_own { w.own(x) } else { w.all(x) };
+            let weight = packed_weight(isa, w, *weight, *format);
+            let weight = weight.cols_range(start - of_segment.start..end - of_segment.start);
+            let columns = start - own.start..end - own.start;
+            let (c, epilogue) = (c.reborrow().cols_range(columns.clone()), epilogue.window(&rows, &columns));
+            gemm(isa, Operand::normal(x), weight, c, epilogue, scratch);
+        }
+    }
 }
 
 impl<I: Isa> Lowering<'_, I> {
     pub(super) fn linear(&mut self, node: &Node, weight: ParamId, bias: Option<ParamId>) {
-        let product = Product {
-            a: Factor { view: self.view(node.inputs[0]), layout: Layout::Normal },
-            b: Factor { view: self.param(weight), layout: Layout::Transposed },
-            c: self.view(node.outputs[0]),
-            update: Update::Overwrite,
-            bias: bias.map(|b| self.vector(self.param(b))),
-            residual: node.inputs.get(1).map(|r| self.view(*r)),
-        };
-        match self.packed(weight) {
-            Some(format) => {
-                let temporary = self.placed.temporaries[self.at.index()];
-                let quantized = temporary.map(|view| View { rows: product.a.view.rows, ..view });
-                self.packed_product(product, format, quantized);
-            }
-            None => self.product(product),
+        let (x, c) = (self.view(node.inputs[0]), self.view(node.outputs[0]));
+        let bias = bias.map(|b| self.vector(self.param(b)));
+        let residual = node.inputs.get(1).map(|r| self.view(*r));
+        if self.is_packed(weight) {
+            let temporary = self.placed.temporaries[self.at.index()];
+            let quantized = temporary.map(|view| View { rows: x.rows, ..view });
+            return self.packed_product(PackedProduct { x, quantized, weight, c, bias, residual });
         }
+        let a = Factor { view: x, layout: Layout::Normal };
+        let b = Factor { view: self.param(weight), layout: Layout::Transposed };
+        self.product(Product { a, b, c, update: Update::Overwrite, bias, residual });
     }
 
     pub(super) fn linear_grad_input(&mut self, node: &Node, weight: ParamId) {
@@ -142,23 +200,38 @@ impl<I: Isa> Lowering<'_, I> {
         }
     }
 
-    /// A product with a parameter that is packed in `format`, of few rows as of many. `quantized` is the memory for the
-    /// rows of x in bytes, where the format wants them.
-    pub(super) fn packed_product(&mut self, p: Product, format: Format, quantized: Option<View>) {
-        let (isa, m, n, k) = (self.isa, self.max_rows(&p.c), p.c.cols, p.a.view.cols);
-        let p = match quantized {
-            Some(quantized) => {
-                self.quantize(p.a.view, quantized);
-                Product { a: Factor { view: quantized, ..p.a }, ..p }
-            }
-            None => p,
+    /// A product with a packed weight, of few rows as of many: its rows are quantized in a step of their own.
+    pub(super) fn packed_product(&mut self, p: PackedProduct) {
+        let (isa, m, n, k) = (self.isa, self.max_rows(&p.c), p.c.cols, p.x.cols);
+        let Some(storage) = self.storage else { unreachable!("a packed weight lies in a store") };
+        let segments = &storage.get(p.weight).segments;
+        let all_blocks = segments.iter().all(|segment| segment.format.kind() == FormatKind::Blocks);
+        if let Some(quantized) = p.quantized {
+            self.quantize(p.x, quantized);
+        }
+        let (own, x_is_own) = match Partition::choose_packed(m, n, k) {
+            Partition::Rows => (OWN_ROWS, true),
+            Partition::Columns => (OWN_COLS, false),
         };
-        let operands = self.operands(&p, Partition::choose_packed(m, n, k));
-        let scratch = if quantized.is_some() { 0 } else { gemm_scratch_len(isa, m, n, k) };
-        self.push(Workers::All, scratch, move |w| {
-            let b = packed_weight(isa, w, operands.b, format).cols_range(w.own_cols(operands.c));
-            gemm(isa, operands.a(w), b, w.own_mut(operands.c), operands.epilogue(w), w.scratch());
-        });
+        let of_x = if x_is_own { own } else { Sharing::Unpartitioned };
+        let flat = self.flat_param(Space::FlatParams, p.weight);
+        let mut declare = |(number, segment): (usize, &Segment)| {
+            let rows = Rows::Fixed(segment.rows.len());
+            let view = View { space: Space::Stored(number as u32), offset: 0, rows, ..flat };
+            (segment.rows.clone(), self.read(view, Sharing::Unpartitioned), segment.format)
+        };
+        let segments = storage.numbers(p.weight).zip(segments).map(&mut declare).collect();
+        let operands = PackedOperands {
+            x: (!all_blocks).then(|| self.read(p.x, of_x)),
+            quantized: p.quantized.map(|quantized| self.read(quantized, of_x)),
+            x_is_own,
+            segments,
+            c: self.write(p.c, own),
+            bias: p.bias.map(|bias| self.read(bias, Sharing::Unpartitioned)),
+            residual: p.residual.map(|residual| self.read(residual, own)),
+        };
+        let scratch = if all_blocks { 0 } else { gemm_scratch_len(isa, m, n, k) };
+        self.push(Workers::All, scratch, move |w| operands.multiply(isa, w));
     }
 
     /// Quantizes the rows of x, each worker its own.

@@ -1,13 +1,13 @@
 //! The output head with its loss, by chunks of rows, so that the logits of the whole batch are never stored.
 
+use smallmind_kernels::FormatKind;
 use smallmind_kernels::loss::{cross_entropy, cross_entropy_backward};
 use smallmind_kernels::matmul::{Layout, ROW_GRANULE, Update, quantized_words};
-use smallmind_kernels::{Format, FormatKind};
 use smallmind_simd::Isa;
 
 use crate::access::{Chunk, View};
 use crate::graph::Node;
-use crate::lower::linear::{Factor, Product};
+use crate::lower::linear::{Factor, PackedProduct, Product};
 use crate::lower::{Lowering, OWN_ROWS};
 use crate::step::Workers;
 use crate::{ParamId, Rows};
@@ -44,8 +44,7 @@ pub(super) enum Mode {
 struct Views {
     x: View,
     /// The rows of `x` in bytes, where the weight's format wants them; they lie behind the logits.
-    quantized: View,
-    weight: View,
+    quantized: Option<View>,
     weight_grad: View,
     logits: View,
     loss: View,
@@ -62,41 +61,43 @@ impl<I: Isa> Lowering<'_, I> {
         let max = chunk_rows(room.cols, self.limits.tokens);
         let logits = View { rows: Rows::Fixed(max), ..room };
         let x = self.view(node.inputs[0]);
-        let quantized = View { offset: room.offset + max * room.cols, cols: quantized_words(x.cols), ..logits };
+        let has_blocks = self.packed(weight).is_some_and(|format| format.kind() == FormatKind::Blocks);
+        let quantized = has_blocks.then_some(View {
+            offset: room.offset + max * room.cols,
+            cols: quantized_words(x.cols),
+            ..logits
+        });
         for first in (0..self.limits.tokens).step_by(max) {
             let part = |view| self.chunk(view, Chunk { first, max });
             let views = Views {
                 x: part(x),
-                quantized: part(quantized),
-                weight: self.param(weight),
+                quantized: quantized.map(part),
                 weight_grad: self.grad(weight),
                 logits: part(logits),
                 loss: part(self.view(node.outputs[0])),
                 dx: node.outputs.get(1).map(|v| part(self.view(*v))),
             };
-            self.logits(&views, self.packed(weight));
+            self.logits(&views, weight);
             self.cross_entropy(&views, mode);
             if let (Mode::LossAndGradient, Some(dx)) = (mode, views.dx) {
-                self.loss_gradients(&views, dx);
+                self.loss_gradients(&views, weight, dx);
             }
         }
     }
 
-    fn logits(&mut self, views: &Views, packed: Option<Format>) {
-        let product = Product {
-            a: Factor { view: views.x, layout: Layout::Normal },
-            b: Factor { view: views.weight, layout: Layout::Transposed },
-            c: views.logits,
+    fn logits(&mut self, views: &Views, weight: ParamId) {
+        let &Views { x, quantized, logits: c, .. } = views;
+        if self.is_packed(weight) {
+            return self.packed_product(PackedProduct { x, quantized, weight, c, bias: None, residual: None });
+        }
+        self.product(Product {
+            a: Factor { view: x, layout: Layout::Normal },
+            b: Factor { view: self.param(weight), layout: Layout::Transposed },
+            c,
             update: Update::Overwrite,
             bias: None,
             residual: None,
-        };
-        match packed {
-            Some(format) => {
-                self.packed_product(product, format, (format.kind() == FormatKind::Blocks).then_some(views.quantized));
-            }
-            None => self.product(product),
-        }
+        });
     }
 
     fn cross_entropy(&mut self, views: &Views, mode: Mode) {
@@ -113,10 +114,10 @@ impl<I: Isa> Lowering<'_, I> {
         });
     }
 
-    fn loss_gradients(&mut self, views: &Views, dx: View) {
+    fn loss_gradients(&mut self, views: &Views, weight: ParamId, dx: View) {
         self.product(Product {
             a: Factor { view: views.logits, layout: Layout::Normal },
-            b: Factor { view: views.weight, layout: Layout::Normal },
+            b: Factor { view: self.param(weight), layout: Layout::Normal },
             c: dx,
             update: Update::Overwrite,
             bias: None,

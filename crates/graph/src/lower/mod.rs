@@ -23,7 +23,6 @@ pub use update::UPDATE_GRANULE;
 use std::sync::Arc;
 
 use smallmind_kernels::Format;
-use smallmind_kernels::FormatKind;
 use smallmind_kernels::matmul::{COL_GRANULE, ROW_GRANULE, quantized_words};
 use smallmind_kernels::norm::PARTIAL_ROWS;
 use smallmind_kernels::rope::RopeTable;
@@ -36,7 +35,7 @@ use crate::op::{Op, RopeSpec};
 use crate::params::FlatLayout;
 use crate::place::Placed;
 use crate::step::{Step, Workers};
-use crate::{CacheShape, Limits, Order, ParamId, Rows, Storage};
+use crate::{CacheShape, Limits, ParamId, Rows, Storage};
 
 /// A row-wise step that reads and writes fewer elements is done by worker 0 alone: a barrier costs as much as some
 /// thousand elements.
@@ -55,7 +54,7 @@ pub(crate) fn temporary(
     limits: &Limits,
     storage: Option<&Storage>,
 ) -> Option<(usize, usize)> {
-    let has_blocks = |id| storage.is_some_and(|storage| storage.get(id).format.kind() == FormatKind::Blocks);
+    let has_blocks = |id| storage.is_some_and(|storage| linear::has_blocks(&storage.get(id).segments));
     let rows = |value: ValueId| graph.shape(value).rows.resolve(limits.tokens, limits.outputs);
     if let Op::Linear { weight, .. } = node.op {
         let x = node.inputs[0];
@@ -172,21 +171,28 @@ impl<'g, I: Isa> Lowering<'g, I> {
         View::new(space, self.layout.offset(id), Rows::Fixed(spec.rows), spec.cols)
     }
 
+    /// A parameter that lies in one piece: flat, or in a store as one segment.
     fn param(&self, id: ParamId) -> View {
-        match self.storage {
-            Some(_) => View { offset: 0, ..self.flat_param(Space::StoreParam(id.index() as u32), id) },
-            None => self.flat_param(Space::FlatParams, id),
-        }
+        let flat = self.flat_param(Space::FlatParams, id);
+        let Some(storage) = self.storage else { return flat };
+        let numbers = storage.numbers(id);
+        assert!(numbers.len() == 1, "{id:?} has {} segments, and who reads it takes one", numbers.len());
+        View { space: Space::Stored(numbers.start as u32), offset: 0, ..flat }
     }
 
     fn grad(&self, id: ParamId) -> View {
         self.flat_param(Space::Grads, id)
     }
 
-    /// The format of a parameter that is packed.
+    /// Whether a parameter is packed.
+    fn is_packed(&self, id: ParamId) -> bool {
+        self.storage.is_some_and(|storage| storage.get(id).is_packed())
+    }
+
+    /// The format of a packed parameter of one segment; none if the parameter lies in rows.
     fn packed(&self, id: ParamId) -> Option<Format> {
         let layout = self.storage?.get(id);
-        (layout.order == Order::Packed).then_some(layout.format)
+        layout.is_packed().then(|| layout.segments[0].format)
     }
 
     /// The parameter as one row: a vector, whatever shape it was declared with.

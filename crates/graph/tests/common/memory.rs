@@ -119,8 +119,13 @@ impl Runner {
 
     /// With a plan that reads its weights in this format.
     pub fn stored(graph: Graph, limits: Limits, threads: usize, isa: IsaKind, weights: Format) -> Self {
-        let storage = Arc::new(Storage::of(&graph, isa, weights).expect("a storage"));
-        Self::of(Plan::new(graph, PlanOptions::stored(limits, threads, storage)).expect("a plan"))
+        let storage = Storage::of(&graph, isa, weights).expect("a storage");
+        Self::on(graph, limits, threads, storage)
+    }
+
+    /// With a plan that reads its parameters as `storage` says.
+    pub fn on(graph: Graph, limits: Limits, threads: usize, storage: Storage) -> Self {
+        Self::of(Plan::new(graph, PlanOptions::stored(limits, threads, Arc::new(storage))).expect("a plan"))
     }
 
     fn of(plan: Plan) -> Self {

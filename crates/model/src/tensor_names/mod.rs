@@ -46,6 +46,13 @@ impl TensorSlot {
     fn vector(name: String, param: String, len: usize) -> Self {
         Self { name, param, part: 0..len, orientation: Orientation::Same, shape: vec![len] }
     }
+
+    /// The elements of the parameter, which has `cols` columns, that the tensor holds.
+    pub(crate) fn elements(&self, cols: usize) -> Range<usize> {
+        // A slot counts elements of a vector, and rows of a matrix, even of one with a single row.
+        let per_row = if self.shape.len() == 1 { 1 } else { cols };
+        self.part.start * per_row..self.part.end * per_row
+    }
 }
 
 /// Tensors of zeros that other tools require in a file.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use smallmind_graph::{Batch, Node, Placement, Plan, Span};
-use smallmind_kernels::FormatKind;
+use smallmind_kernels::{Format, FormatKind};
 
 use super::operation::{Kind, OperationId, OperationRoof, OperationTime};
 use super::phase::{
@@ -12,7 +12,7 @@ use super::phase::{
 use super::{Bound, Operation, Phase, PhaseKind, RoofTable, advice};
 use crate::sampling::Samples;
 use crate::statistics::{mean, median, quantile, spread};
-use crate::traffic::{Traffic, kernel, shape, traffic, weight_format};
+use crate::traffic::{Traffic, kernel, shape, traffic, weight_formats};
 use crate::{Class, Recorder, RunTimes};
 
 /// The runs of one plan within a sample.
@@ -287,20 +287,14 @@ fn row(id: OperationId, runs: &PlanRuns<'_>, node: &Node, roofs: &RoofTable) -> 
     let batch = largest(runs.batches).unwrap_or(&none);
     let writes = node.op.effects().gradients || node.op.effects().parameters;
     let class = Class::of(&node.op);
-    let weights = weight_format(runs.plan, node);
-    let peak_gflops = match weights {
-        Some(format) if format.kind() == FormatKind::Blocks && class == Class::Product => {
-            roofs.int8_gops.unwrap_or(roofs.f32_gflops)
-        }
-        _ => roofs.f32_gflops,
-    };
+    let formats: Vec<&str> = weight_formats(runs.plan, node).into_iter().map(Format::name).collect();
     Operation {
         rank: 0,
         id,
         kind: Kind {
             class,
             kernel: kernel(runs.plan, node, batch),
-            weights: weights.map(|format| format.name().to_owned()),
+            weights: (!formats.is_empty()).then(|| formats.join(" and ")),
             shape: shape(runs.plan.graph(), node, batch),
         },
         calls: 0.0,
@@ -309,7 +303,7 @@ fn row(id: OperationId, runs: &PlanRuns<'_>, node: &Node, roofs: &RoofTable) -> 
         roof: OperationRoof {
             held_gbps: roofs.gbps(held_bytes(runs, batch), |level| if writes { level.update } else { level.read }),
             near_gbps: roofs.gbps(runs.traffic(node, batch).activations.max(1.0), |level| level.values),
-            peak_gflops,
+            peak_gflops: peak_gflops(runs.plan, node, class, roofs),
             exp_gops: roofs.exp_gops,
             seconds: 0.0,
             share: 0.0,
@@ -318,6 +312,19 @@ fn row(id: OperationId, runs: &PlanRuns<'_>, node: &Node, roofs: &RoofTable) -> 
         },
         allocations: None,
     }
+}
+
+/// The peak of an operation in GFLOP/s. Rows of a product's weight that have a format of blocks are multiplied as bytes.
+fn peak_gflops(plan: &Plan, node: &Node, class: Class, roofs: &RoofTable) -> f64 {
+    let weight = node.op.params().into_iter().next().filter(|_| class == Class::Product);
+    let Some((layout, int8_gops)) =
+        weight.zip(plan.storage()).map(|(id, storage)| storage.get(id)).zip(roofs.int8_gops)
+    else {
+        return roofs.f32_gflops;
+    };
+    let blocks = layout.segments.iter().filter(|segment| segment.format.kind() == FormatKind::Blocks);
+    let share = blocks.map(|segment| segment.rows.len()).sum::<usize>() as f64 / layout.shape[0].max(1) as f64;
+    1.0 / (share / int8_gops + (1.0 - share) / roofs.f32_gflops)
 }
 
 /// The batch that stands for all batches of a sample: the one with most tokens; among those the one with most pairs of

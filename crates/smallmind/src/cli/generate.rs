@@ -171,7 +171,7 @@ impl Generate {
         self.sampling.check()?;
         let stop = interrupt::watch("stopping (Ctrl-C again ends at once)")?;
         let given = self.given_prompt()?;
-        let (model, tokenizer) = self.model.open()?;
+        let (model, tokenizer) = self.model.open_packed(isa, self.weights.weights)?;
         self.context.map_or(Ok(()), |asked| model.config().check_context(asked))?;
         let text = match given {
             Some(text) => text,
@@ -182,8 +182,7 @@ impl Generate {
         let needed = prompt.len().saturating_add(self.tokens).max(1);
         let sampler = self.sampling.for_model(model.generation(), needed, seed);
         let context = self.context.unwrap_or(needed.min(model.config().context));
-        let model = Arc::new(model.pack_as(isa, self.weights.weights)?);
-        let session = Session::new(model, SessionOptions::single(context, settings.threads()))?;
+        let session = Session::new(Arc::new(model), SessionOptions::single(context, settings.threads()))?;
         let mut generator = Generator::new(session, tokenizer)?;
         let options = GenerateOptions { max_tokens: self.tokens, sampler, stops: self.stop };
 

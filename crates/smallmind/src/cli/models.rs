@@ -6,9 +6,13 @@ use std::sync::Arc;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use smallmind::checkpoint::{CONFIG_FILE, ModelFolder, TOKENIZER_FILE};
+use smallmind::graph::{Params, Storage};
 use smallmind::kernels::Format;
 use smallmind::model::tokenizer::Tokenizer;
-use smallmind::model::{ConfigError, LoadOptions, Model, ModelConfig, ModelError, UnknownKeys, UnusedTensors};
+use smallmind::model::{
+    ConfigError, LoadOptions, Model, ModelConfig, ModelError, PackedModel, UnknownKeys, UnusedTensors,
+};
+use smallmind::simd::IsaKind;
 use smallmind::train::{is_run, latest_checkpoint};
 
 use super::failure::{bad_file, usage};
@@ -56,12 +60,24 @@ impl Allowed {
         if self.allow_unknown_keys { UnknownKeys::Allow } else { UnknownKeys::Refuse }
     }
 
+    fn load_options(self) -> LoadOptions {
+        let unused_tensors = if self.allow_unused { UnusedTensors::Allow } else { UnusedTensors::Refuse };
+        LoadOptions { unknown_keys: self.unknown_keys(), unused_tensors }
+    }
+
     /// Reads the weights of an open folder; notes what is passed over.
     pub fn load(self, folder: &ModelFolder) -> anyhow::Result<Model> {
-        let unused_tensors = if self.allow_unused { UnusedTensors::Allow } else { UnusedTensors::Refuse };
-        let options = LoadOptions { unknown_keys: self.unknown_keys(), unused_tensors };
-        let model = Model::from_folder(folder, options).map_err(with_flag)?;
+        let model = Model::from_folder(folder, self.load_options()).map_err(with_flag)?;
         self.note(folder, model.config())?;
+        Ok(model)
+    }
+
+    /// Reads the weights of an open folder, packed in a format; notes what is passed over, and what the format can't
+    /// hold.
+    pub fn load_packed(self, folder: &ModelFolder, isa: IsaKind, weights: Format) -> anyhow::Result<PackedModel> {
+        let model = PackedModel::from_folder(folder, self.load_options(), isa, weights).map_err(with_flag)?;
+        self.note(folder, model.config())?;
+        note_fallback(model.params(), model.storage(), weights);
         Ok(model)
     }
 
@@ -83,6 +99,16 @@ impl Allowed {
             note_passed_over("tensors without use", &names);
         }
         Ok(())
+    }
+}
+
+/// Notes which weights are in F16 because their rows are not whole blocks of the format that was asked for.
+pub fn note_fallback(params: &Params, storage: &Storage, asked: Format) {
+    let is_other = |id| storage.get(id).is_packed() && !storage.get(id).formats().contains(&asked);
+    let others = params.iter().filter(|(id, _)| is_other(*id));
+    let names: Vec<String> = others.map(|(_, spec)| format!("{} of {}", spec.name, spec.cols)).collect();
+    if !names.is_empty() {
+        note!("note: in f16, as their rows are not whole blocks of {asked} (columns): {}", few(&names));
     }
 }
 
@@ -118,18 +144,30 @@ impl ModelArg {
 
     /// Reads weights and tokenizer.
     pub fn open(&self) -> anyhow::Result<(Model, Arc<Tokenizer>)> {
-        self.read().map_err(|error| of_model(&self.model, error))
+        self.read(|folder| self.allowed.load(folder), Model::config)
     }
 
-    fn read(&self) -> anyhow::Result<(Model, Arc<Tokenizer>)> {
-        let folder = open_folder(&self.model)?;
-        let tokenizer = tokenizer_of(&self.model)?;
-        let model = self.allowed.load(&folder)?;
-        if tokenizer.vocab_size() > model.config().vocab_size {
-            let (tokenizer, model) = (tokenizer.vocab_size(), model.config().vocab_size);
-            return Err(ModelError::Vocabulary { tokenizer, model }.into());
-        }
-        Ok((model, Arc::new(tokenizer)))
+    /// Reads weights, packed in a format, and tokenizer.
+    pub fn open_packed(&self, isa: IsaKind, weights: Format) -> anyhow::Result<(PackedModel, Arc<Tokenizer>)> {
+        self.read(|folder| self.allowed.load_packed(folder, isa, weights), PackedModel::config)
+    }
+
+    fn read<M>(
+        &self,
+        load: impl Fn(&ModelFolder) -> anyhow::Result<M>,
+        config: impl Fn(&M) -> &ModelConfig,
+    ) -> anyhow::Result<(M, Arc<Tokenizer>)> {
+        let read = || {
+            let folder = open_folder(&self.model)?;
+            let tokenizer = tokenizer_of(&self.model)?;
+            let model = load(&folder)?;
+            let (of_tokenizer, of_model) = (tokenizer.vocab_size(), config(&model).vocab_size);
+            if of_tokenizer > of_model {
+                return Err(ModelError::Vocabulary { tokenizer: of_tokenizer, model: of_model }.into());
+            }
+            Ok((model, Arc::new(tokenizer)))
+        };
+        read().map_err(|error| of_model(&self.model, error))
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
+use smallmind::kernels::Format;
 use smallmind::model::{Finish as TextFinish, Generator, Session, SessionOptions};
 use smallmind::profile::{Recorder, Summary as Profile};
 use smallmind::simd::IsaKind;
@@ -127,10 +128,9 @@ fn profile(trainer: &Trainer, recorder: &Recorder) -> Profile {
 
 /// Generates the stories.
 fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: &AtomicBool) -> Outcome {
-    let (model, tokenizer) = ModelArg::own(run).open()?;
+    let (model, tokenizer) = ModelArg::own(run).open_packed(isa, Format::F32)?;
     let context = model.config().context;
-    let model = Arc::new(model.pack(isa)?);
-    let session = Session::new(model, SessionOptions::single(context, settings.threads()))?;
+    let session = Session::new(Arc::new(model), SessionOptions::single(context, settings.threads()))?;
     let mut generator = Generator::new(session, tokenizer)?;
     if !settings.is_json() {
         note!("\nstories from the model, word by word:\n");

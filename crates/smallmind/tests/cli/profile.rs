@@ -51,7 +51,7 @@ fn a_generation_is_profiled_without_a_model() {
         assert_eq!(operation["exp_gops"], report["roofs"]["exp_gops"], "{operation}");
     }
     assert!(phases.iter().all(|phase| phase["beats"].as_array().unwrap().len() == 2), "one a repeat");
-    assert_eq!(stages(&phases[0]), ["making weights up", "pack", "plan", "prefill", "sample"]);
+    assert_eq!(stages(&phases[0]), ["make weights up and pack", "plan", "prefill", "sample"]);
     assert!(stages(&phases[1]).is_empty());
     let linear = |phase: &Value| {
         let operations = phase["operations"].as_array().unwrap();
@@ -291,12 +291,12 @@ fn the_stages_up_to_the_first_token_are_listed() {
     let read = |name: &str| std::fs::read_to_string(bench.path("report").join(name)).unwrap();
     let report: Value = serde_json::from_str(&read("report.json")).unwrap();
     let prefill = &report["phases"][0];
-    assert_eq!(stages(prefill), ["load", "tokenize", "pack", "plan", "prefill", "sample"]);
+    assert_eq!(stages(prefill), ["load and pack", "tokenize", "plan", "prefill", "sample"]);
     assert!(prefill["stages"].as_array().unwrap().iter().all(|stage| stage[1].as_f64() > Some(0.0)), "{prefill}");
     assert_eq!((&prefill["tokens"], &prefill["about"]), (&7.0.into(), &"7 tokens in chunks of 7".into()));
     for form in ["report.md", "report.html"] {
         assert!(
-            ["load", "tokenize", "pack", "plan", "sample"].iter().all(|stage| read(form).contains(stage)),
+            ["load and pack", "tokenize", "plan", "sample"].iter().all(|stage| read(form).contains(stage)),
             "{form}"
         );
     }

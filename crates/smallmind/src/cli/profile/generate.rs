@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use smallmind::graph::Workload;
-use smallmind::model::sampler::Sampler;
+use smallmind::model::sampler::{Sampler, SamplerScratch};
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{Activity, ModelConfig, ModelError, SessionWorkload};
 use smallmind::profile::SystemCounters;
@@ -75,9 +75,10 @@ impl FirstToken {
         self.stage("prefill", || Ok(session.append(sequence, &prompt).map(drop)?))?;
         self.stage("sample", || {
             let vocabulary = session.model().config().vocab_size;
-            let mut sampler = Sampler::new(USUAL, vocabulary).map_err(ModelError::from)?;
+            let mut scratch = SamplerScratch::new(vocabulary).map_err(ModelError::from)?;
+            let mut sampler = Sampler::new(USUAL).map_err(ModelError::from)?;
             sampler.observe(&prompt);
-            Ok(sampler.sample(session.logits()).map_err(ModelError::from)?)
+            Ok(sampler.sample(session.logits(), &mut scratch).map_err(ModelError::from)?)
         })?;
         Ok(())
     }
@@ -90,8 +91,9 @@ impl Generate {
         // Opened before the session starts its workers, so that these are counted too.
         let mut instruments = Instruments::open(isa, Some(allocations::COUNTERS))?;
         let mut first = FirstToken::default();
-        let making = if self.subject.is_preset() { "making weights up" } else { "load" };
-        let Opened { model, name, tokenizer } = first.stage(making, || self.subject.open(settings))?;
+        let making = if self.subject.is_preset() { "make weights up and pack" } else { "load and pack" };
+        let open = || self.subject.open(settings, isa, self.weights.weights);
+        let Opened { model, name, tokenizer } = first.stage(making, open)?;
         let context = model.config().context;
         let depth = self.depth.unwrap_or(DEPTH.min(context / 2).max(1));
         let depth = subject::at_most("depth", depth, context.saturating_sub(1).max(1))?;
@@ -100,7 +102,7 @@ impl Generate {
         note!("profiling {name}: a prompt of {tokens} tokens, then tokens at depth {depth}, on {threads} threads");
 
         let (prefill, decode) = (Activity::Prefill, Activity::Decode(depth));
-        let model = first.stage("pack", || Ok(Arc::new(model.pack_as(isa, self.weights.weights)?)))?;
+        let model = Arc::new(model);
         let mut workload = first.stage("plan", || Ok(SessionWorkload::new(model.clone(), prompt, depth, threads)?))?;
         let subject = subject::subject("generate", name, model.config(), (threads, isa))
             .with_parameters(model.params(), Some(model.storage()));

@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use smallmind::kernels::Format;
 use smallmind::model::tokenizer::Tokenizer;
-use smallmind::model::{Model, ModelConfig, preset};
+use smallmind::model::{Model, ModelConfig, PackedModel, preset};
 use smallmind::profile::report::Subject;
 use smallmind::simd::IsaKind;
 
 use super::super::failure::usage;
 use super::super::machine::Machine;
-use super::super::models;
+use super::super::models::{self, note_fallback};
 use super::super::settings::{MODEL_VARIABLE, Settings, of_model, variable};
 
 /// The seed of random weights and tokens without a flag.
@@ -34,7 +35,7 @@ pub struct SubjectArg {
 /// A model with its name and its tokenizer.
 pub struct Opened {
     /// The model.
-    pub model: Model,
+    pub model: PackedModel,
     /// Its folder or preset.
     pub name: String,
     /// Its tokenizer, or why there is none; only a prompt needs it.
@@ -53,17 +54,18 @@ impl SubjectArg {
         self.folder().is_none()
     }
 
-    /// Reads the model, or makes one with random weights.
-    pub fn open(&self, settings: &Settings) -> anyhow::Result<Opened> {
+    /// Reads the model, or makes one with random weights; packs it in a format.
+    pub fn open(&self, settings: &Settings, isa: IsaKind, weights: Format) -> anyhow::Result<Opened> {
         let Some(folder) = self.folder() else {
             let name = self.preset.as_deref().unwrap_or(PRESET);
             let config = preset::find(name)?.config();
-            let model = Model::random(config, settings.seed.unwrap_or(SEED))?;
+            let model = Model::random(config, settings.seed.unwrap_or(SEED))?.pack_as(isa, weights)?;
+            note_fallback(model.params(), model.storage(), weights);
             let tokenizer = Err(usage("--prompt is for a model with a tokenizer: name one with -m"));
             return Ok(Opened { model, name: name.to_owned(), tokenizer });
         };
-        let read = || self.allowed.load(&models::open_folder(&folder)?);
-        let model = read().map_err(|error| of_model(&folder, error))?;
+        let model = models::open_folder(&folder).and_then(|open| self.allowed.load_packed(&open, isa, weights));
+        let model = model.map_err(|error| of_model(&folder, error))?;
         Ok(Opened { model, name: name_of(&folder), tokenizer: models::tokenizer_of(&folder) })
     }
 }
