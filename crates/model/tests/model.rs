@@ -6,11 +6,19 @@ mod files;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
-use smallmind_checkpoint::{CONFIG_FILE, CheckpointError, TensorData, TensorFile, TensorWriter, WEIGHTS_FILE};
+use smallmind_checkpoint::{
+    CONFIG_FILE, CheckpointError, ModelFolder, TensorData, TensorFile, TensorWriter, WEIGHTS_FILE,
+};
 use smallmind_graph::op::Gelu;
-use smallmind_model::{Biases, ConfigError, Head, Mlp, Model, ModelConfig, ModelError, NormKind, Positions};
+use smallmind_kernels::Format;
+use smallmind_model::{
+    Biases, ConfigError, Head, LoadOptions, Mlp, Model, ModelConfig, ModelError, NormKind, PackedModel, Positions,
+    Session, SessionOptions,
+};
+use smallmind_simd::IsaKind;
 
 fn gpt2() -> ModelConfig {
     ModelConfig {
@@ -106,6 +114,44 @@ fn what_is_saved_is_loaded() {
         }
         assert!(model.try_clone().unwrap().weights() == model.weights());
     }
+}
+
+/// A model that is packed as it is read gives the logits of one that is packed afterwards, in every format.
+#[test]
+fn what_is_read_packed_is_what_is_packed() {
+    for config in shapes() {
+        let dir = folder(config.clone());
+        distinct(config.clone()).save(dir.path()).unwrap();
+        let open = ModelFolder::open(dir.path()).unwrap();
+        for format in Format::ALL {
+            let isa = IsaKind::best();
+            let read = PackedModel::from_folder(&open, LoadOptions::default(), isa, format).unwrap();
+            let packed = Model::load(dir.path()).unwrap().pack_as(isa, format).unwrap();
+            assert_eq!((read.config(), read.storage()), (packed.config(), packed.storage()));
+            let logits = |model: PackedModel| {
+                let tokens: Vec<u32> = (0..config.vocab_size as u32).take(config.context).collect();
+                let mut session = Session::new(Arc::new(model), SessionOptions::single(config.context, 1)).unwrap();
+                let sequence = session.open().unwrap();
+                session.append(sequence, &tokens).unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+            };
+            assert_eq!(logits(read), logits(packed), "{format}, {config:?}");
+        }
+    }
+}
+
+#[test]
+fn what_a_format_can_not_hold_is_named_when_it_is_read() {
+    let dir = folder(llama());
+    rewrite(dir.path(), |tensors| {
+        let tensor = tensors.iter_mut().find(|tensor| tensor.0 == "model.layers.1.self_attn.k_proj.weight").unwrap();
+        tensor.2[3] = 1e6;
+    });
+    let open = ModelFolder::open(dir.path()).unwrap();
+    let error = PackedModel::from_folder(&open, LoadOptions::default(), IsaKind::best(), Format::F16).unwrap_err();
+    // Behind the 24 rows of queries.
+    let at = 24 * 16 + 3;
+    let want = format!("`blocks.1.attn.qkv.weight`: element {at} is 1000000, which f16 can't hold");
+    assert!(error.to_string().starts_with(&want), "{error}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use smallmind::train::data::{Corpus, Documents};
 use smallmind::train::{EvaluateSettings, TrainConfig, data_settings, evaluate_text, is_run, read_corpus};
 
 use super::failure::Outcome;
-use super::models::{ModelArg, WeightsArg};
+use super::models::{ModelArg, WeightsArg, note_fallback};
 use super::progress::Bar;
 use super::settings::Settings;
 use super::{note, output, units};
@@ -37,6 +37,7 @@ impl Eval {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let isa = settings.isa()?;
         let (model, tokenizer) = self.model.open()?;
+        note_fallback(model.config(), isa, self.weights.weights)?;
         let corpus = self.corpus(&tokenizer)?;
         let max_context = self.context.map_or(model.config().context, |context| context as usize);
         model.config().check_context(max_context)?;

@@ -87,6 +87,7 @@ impl Inspect {
         self.allowed.note(&folder, &config)?;
         config.check_context(self.context(&config))?;
         let unused = unused_tensors(&config, folder.weights())?;
+        models::note_fallback(&config, settings.isa()?, self.weights.weights)?;
         let memory = self.memory(&config, settings)?;
         let graph = architecture::graph(&config, self.used_for.purpose())?;
         if self.used_for == Use::Training && self.weights.weights != Format::F32 {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use smallmind::checkpoint::{CONFIG_FILE, ModelFolder, TOKENIZER_FILE};
-use smallmind::graph::{Params, Storage};
+use smallmind::graph::Storage;
 use smallmind::kernels::Format;
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{
-    ConfigError, LoadOptions, Model, ModelConfig, ModelError, PackedModel, UnknownKeys, UnusedTensors,
+    ConfigError, LoadOptions, Model, ModelConfig, ModelError, PackedModel, Purpose, UnknownKeys, UnusedTensors,
+    architecture,
 };
 use smallmind::simd::IsaKind;
 use smallmind::train::{is_run, latest_checkpoint};
@@ -72,12 +73,12 @@ impl Allowed {
         Ok(model)
     }
 
-    /// Reads the weights of an open folder, packed in a format; notes what is passed over, and what the format can't
-    /// hold.
+    /// Reads the weights of an open folder, packed in a format; notes what is passed over, and which weights are in
+    /// another format.
     pub fn load_packed(self, folder: &ModelFolder, isa: IsaKind, weights: Format) -> anyhow::Result<PackedModel> {
         let model = PackedModel::from_folder(folder, self.load_options(), isa, weights).map_err(with_flag)?;
         self.note(folder, model.config())?;
-        note_fallback(model.params(), model.storage(), weights);
+        note_fallback(model.config(), isa, weights)?;
         Ok(model)
     }
 
@@ -102,14 +103,18 @@ impl Allowed {
     }
 }
 
-/// Notes which weights are in F16 because their rows are not whole blocks of the format that was asked for.
-pub fn note_fallback(params: &Params, storage: &Storage, asked: Format) {
-    let is_other = |id| storage.get(id).is_packed() && !storage.get(id).formats().contains(&asked);
-    let others = params.iter().filter(|(id, _)| is_other(*id));
-    let names: Vec<String> = others.map(|(_, spec)| format!("{} of {}", spec.name, spec.cols)).collect();
+/// Notes which weights of a model are in F16 because their rows are not whole blocks of the format that was asked for.
+pub fn note_fallback(config: &ModelConfig, isa: IsaKind, asked: Format) -> anyhow::Result<()> {
+    let graph = architecture::graph(config, Purpose::Generation)?;
+    let storage = Storage::of(&graph, isa, asked)?;
+    let is_other = |id| storage.get(id).is_packed() && storage.get(id).formats() != [asked];
+    let others = graph.params().iter().filter(|(id, _)| is_other(*id));
+    let names: Vec<String> = others.map(|(_, spec)| format!("{} [{}, {}]", spec.name, spec.rows, spec.cols)).collect();
     if !names.is_empty() {
-        note!("note: in f16, as their rows are not whole blocks of {asked} (columns): {}", few(&names));
+        let count = names.len();
+        note!("note: {count} weights are in f16, as their rows are not whole blocks of {asked}: {}", few(&names));
     }
+    Ok(())
 }
 
 fn note_passed_over(what: &str, names: &[String]) {

@@ -63,6 +63,31 @@ fn the_plan_of_a_format_is_shown() {
     bench.run("inspect model --plan --for training --weights q8_0").fails(2, &["--weights", "f32"]);
 }
 
+/// Rows of 60 elements are not whole blocks of 32; rows of 32 are.
+#[test]
+fn weights_that_fall_back_to_f16_are_named() {
+    let bench = Bench::with_text();
+    let sizes = "--model.d_model=60 --model.heads=3 --model.d_ff=32 --model.layers=1";
+    bench.run(&format!("train --preset nanogpt-cpu --data text.txt --out run --train.steps=1 {sizes}")).ok();
+    let lines = [
+        "generate -m run -n 1 -p a",
+        "eval -m run --data text.txt",
+        "inspect run",
+        "profile generate -m run --runs 1 -n 2",
+    ];
+    for line in lines {
+        let of = |format: &str| {
+            let ran = bench.run(&format!("{line} --weights {format}"));
+            let stderr = ran.stderr.clone();
+            ran.ok();
+            stderr
+        };
+        let note = "note: 4 weights are in f16, as their rows are not whole blocks of q8_0: embed.tokens.weight [";
+        assert!(of("q8_0").contains(note), "{line}: {}", of("q8_0"));
+        assert!(!of("bf16").contains("blocks"), "{line}");
+    }
+}
+
 #[test]
 fn generate_prints_text_and_nothing_else() {
     let bench = Bench::with_text();

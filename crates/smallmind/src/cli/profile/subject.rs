@@ -60,7 +60,7 @@ impl SubjectArg {
             let name = self.preset.as_deref().unwrap_or(PRESET);
             let config = preset::find(name)?.config();
             let model = Model::random(config, settings.seed.unwrap_or(SEED))?.pack_as(isa, weights)?;
-            note_fallback(model.params(), model.storage(), weights);
+            note_fallback(model.config(), isa, weights)?;
             let tokenizer = Err(usage("--prompt is for a model with a tokenizer: name one with -m"));
             return Ok(Opened { model, name: name.to_owned(), tokenizer });
         };
