@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallmind_graph::{Batch, Plan, Probe, Workload};
 
-use crate::{ModelError, PackedModel, SequenceId, Session, SessionOptions};
+use crate::{Job, Logits, ModelError, PackedModel, SequenceId, Session, SessionOptions};
 
 /// What a sample of a session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,10 @@ impl SessionWorkload {
         &self.text[..self.prompt]
     }
 
+    fn parts(&self) -> Vec<(&'static str, usize, &[u32])> {
+        parts(&self.session, self.activity, &self.text, self.prompt)
+    }
+
     /// The same workload, whose next samples are of `activity`.
     pub fn doing(&mut self, activity: Activity) -> &mut Self {
         self.activity = activity;
@@ -94,19 +98,15 @@ impl Workload for SessionWorkload {
     }
 
     fn plans(&self) -> Vec<(&'static str, &Plan)> {
-        match self.activity {
-            Activity::Prefill => {
-                vec![("prefill", self.session.plan(self.prompt.min(self.session.options().chunk)))]
-            }
-            Activity::Decode(_) => vec![("decode", self.session.plan(1))],
-        }
+        let chunk = self.session.options().chunk;
+        self.parts().into_iter().map(|(name, _, tokens)| (name, self.session.plan(tokens.len().min(chunk)))).collect()
     }
 
     fn start(&mut self, _samples: usize) -> Result<Vec<Vec<Batch>>, ModelError> {
-        Ok(vec![match self.activity {
-            Activity::Prefill => batches(self.prompt(), 0, self.session.options().chunk),
-            Activity::Decode(depth) => batches(&self.text[..1], depth, 1),
-        }])
+        let chunk = self.session.options().chunk;
+        let mut of_plans: Vec<_> = self.parts().iter().map(|(_, past, tokens)| batches(tokens, *past, chunk)).collect();
+        of_plans.last_mut().and_then(|batches| batches.last_mut()).map(Batch::want_last);
+        Ok(of_plans)
     }
 
     fn prepare(&mut self) -> Result<(), ModelError> {
@@ -125,11 +125,13 @@ impl Workload for SessionWorkload {
     }
 
     fn sample<P: Probe>(&mut self, probes: &[P]) -> Result<(), ModelError> {
-        let tokens = match self.activity {
-            Activity::Prefill => &self.text[..self.prompt],
-            Activity::Decode(_) => &self.text[..1],
-        };
-        self.session.append_probed(self.sequence, tokens, &probes[0])?;
+        let Self { session, sequence, activity, text, prompt } = self;
+        let parts = parts(session, *activity, text, *prompt);
+        let last = parts.len() - 1;
+        for (i, ((_, _, tokens), probe)) in parts.into_iter().zip(probes).enumerate() {
+            let logits = if i == last { Logits::Last } else { Logits::None };
+            session.run_probed(&[Job { sequence: *sequence, tokens, logits }], probe)?.job(0)?;
+        }
         Ok(())
     }
 
@@ -141,7 +143,26 @@ impl Workload for SessionWorkload {
     }
 }
 
-/// The batches that append `tokens` behind `past` others, in chunks; the logits of the last token are asked for.
+/// The parts of a sample that run different plans: what each is, the number of tokens before it, and its tokens.
+fn parts<'t>(
+    session: &Session,
+    activity: Activity,
+    text: &'t [u32],
+    prompt: usize,
+) -> Vec<(&'static str, usize, &'t [u32])> {
+    let (prompt, chunk) = match activity {
+        Activity::Decode(depth) => return vec![("decode", depth, &text[..1])],
+        Activity::Prefill => (&text[..prompt], session.options().chunk),
+    };
+    let (whole, rest) = prompt.split_at(prompt.len() - prompt.len() % chunk);
+    let plan = |tokens: usize| session.plan(tokens).limits().tokens;
+    if whole.is_empty() || rest.is_empty() || plan(rest.len()) == plan(chunk) {
+        return vec![("prefill", 0, prompt)];
+    }
+    vec![("prefill", 0, whole), ("last chunk", whole.len(), rest)]
+}
+
+/// The batches that append `tokens` behind `past` others, in chunks.
 fn batches(tokens: &[u32], past: usize, chunk: usize) -> Vec<Batch> {
     let mut end = past;
     let mut batches = vec![];
@@ -150,9 +171,6 @@ fn batches(tokens: &[u32], past: usize, chunk: usize) -> Vec<Batch> {
         batch.push(tokens, end);
         end += tokens.len();
         batches.push(batch);
-    }
-    if let Some(last) = batches.last_mut() {
-        last.want_last();
     }
     batches
 }
@@ -194,6 +212,26 @@ mod tests {
                 assert_eq!(session.len(sequence), span.past + tokens, "{activity:?}");
             }
         }
+        // A last chunk of few tokens runs another plan; one of many, or no other chunk, doesn't.
+        let most = SessionOptions::CHUNK;
+        let deep = ModelConfig { context: 4 * most, layers: 1, ..preset::find("nanogpt-cpu").unwrap().config() };
+        let model = Arc::new(Model::random(deep, 1).unwrap().pack(IsaKind::best()).unwrap());
+        for (prompt, plans) in [(40, vec![40]), (2 * most, vec![2 * most]), (2 * most + 5, vec![2 * most, 5])] {
+            let mut workload = SessionWorkload::new(model.clone(), vec![1; prompt], 1, 1).unwrap();
+            let batches = workload.start(1).unwrap();
+            let tokens = |batches: &Vec<Batch>| batches.iter().map(Batch::len).sum::<usize>();
+            assert_eq!(batches.iter().map(tokens).collect::<Vec<_>>(), plans);
+            for ((_, plan), batches) in workload.plans().into_iter().zip(&batches) {
+                let runs = |batch: &Batch| workload.session.plan(batch.len()).limits() == plan.limits();
+                assert!(batches.iter().all(runs), "{prompt}");
+            }
+            assert_eq!(batches.iter().flatten().map(|batch| batch.outputs().len()).sum::<usize>(), 1);
+            let probes = vec![NoProbe; plans.len()];
+            workload.sample(&probes).unwrap();
+            let (session, sequence) = workload.session();
+            assert_eq!((session.len(sequence), session.logits().len()), (prompt, 65));
+        }
+
         let beyond = workload.doing(Activity::Decode(60)).prepare();
         assert!(matches!(beyond, Err(ModelError::TooLong { tokens: 60, .. })), "{beyond:?}");
     }

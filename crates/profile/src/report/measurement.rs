@@ -164,8 +164,7 @@ impl Measurement<'_> {
         (0..self.repeats).map(repeat).filter(|all| !all.is_empty()).map(|all| quantile(&all, UNDISTURBED)).collect()
     }
 
-    /// The operations with their work, still without times. Members are in the order in which [`Self::owners`] counts
-    /// them.
+    /// The operations with their work, still without times.
     fn rows(&self, roofs: &RoofTable) -> Vec<Operation> {
         let mut rows: Vec<Operation> = vec![];
         for runs in &self.plans {
@@ -176,7 +175,10 @@ impl Measurement<'_> {
                     rows.len() - 1
                 });
                 let row = &mut rows[at];
-                row.time.members.push((node.path.clone(), 0.0));
+                // Several plans may have the node, and several of its kind may have one path.
+                if row.time.members.iter().all(|(path, _)| *path != node.path) {
+                    row.time.members.push((node.path.clone(), 0.0));
+                }
                 for batch in runs.batches {
                     row.calls += 1.0 / self.tokens;
                     row.traffic += runs.traffic(node, batch).times(1.0 / self.tokens);
@@ -227,14 +229,13 @@ impl Measurement<'_> {
 
     /// For each plan and node: the index of its operation, and its index among that operation's members.
     fn owners(&self, operations: &[Operation]) -> Vec<Vec<(usize, usize)>> {
-        let mut counts = vec![0; operations.len()];
-        let mut owner = |node: &Node| {
+        let owner = |node: &Node| {
             let id = OperationId::of(node);
             let row = operations.iter().position(|o| o.id == id).unwrap_or(0);
-            counts[row] += 1;
-            (row, counts[row] - 1)
+            let members = &operations[row].time.members;
+            (row, members.iter().position(|(path, _)| *path == node.path).unwrap_or(0))
         };
-        self.plans.iter().map(|runs| runs.plan.graph().nodes().iter().map(&mut owner).collect()).collect()
+        self.plans.iter().map(|runs| runs.plan.graph().nodes().iter().map(owner).collect()).collect()
     }
 
     /// Seconds that each recorded sample spends at work in each of the phase's `operations`: `[samples][operations]`.
