@@ -12,8 +12,8 @@ use crate::GraphError;
 use crate::cpus::WorkerCpus;
 
 /// Polls of a waiting worker before it sleeps: about 1 ms. An idle CPU of a virtual machine takes up to that long to
-/// wake, so workers that slept sooner would wait for each other's CPUs at every barrier.
-const SPINS: u32 = 50_000;
+/// wake, so workers that slept sooner would wait for each other's CPUs at every barrier. (Miri takes 1000 times as long.)
+const SPINS: u32 = if cfg!(miri) { 20 } else { 50_000 };
 /// Polls of an impatient worker, one of whose last waits ended in sleep: about 20 µs. Another process has taken a CPU
 /// then, and the worker that ran there needs this one. A worker that has just woken others is patient.
 const IMPATIENT_SPINS: u32 = 1_000;
