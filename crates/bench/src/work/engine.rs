@@ -22,6 +22,7 @@ use smallmind_graph::{
 use smallmind_kernels::attention::{append_to_page, page_len};
 use smallmind_kernels::{Format, Mat};
 use smallmind_profile::Recorder;
+use smallmind_simd::{Isa, WithIsa};
 
 use super::values::Values;
 use super::{Found, Output, Target, Work, Wrong};
@@ -181,15 +182,26 @@ impl OneOp {
 
 /// Writes keys and values, `[2 · kv_heads · context, head_dim]` with the keys of all heads first, to the pages of a
 /// cache of one layer.
-fn fill_pages(values: Values, context: usize, cache: &mut [f32]) {
-    let (head_dim, parts) = (values.cols, values.rows / context);
-    let rows: Vec<f32> = (0..values.rows).flat_map(|row| values.row(row)).collect();
-    let rows = Mat::new(&rows, values.rows, head_dim);
-    for (unit, page) in cache.chunks_exact_mut(page_len(head_dim)).enumerate() {
-        let (first, kv_head) = (unit / (parts / 2) * PAGE_TOKENS, unit % (parts / 2));
-        let tokens = first..(first + PAGE_TOKENS).min(context);
-        let part = |part: usize| rows.rows_range(part * context + tokens.start..part * context + tokens.end);
-        append_to_page(page, 0, part(kv_head), part(parts / 2 + kv_head));
+struct FillPages<'a> {
+    values: Values,
+    context: usize,
+    cache: &'a mut [f32],
+}
+
+impl WithIsa for FillPages<'_> {
+    type Output = ();
+
+    fn call<I: Isa>(self, isa: I) {
+        let Self { values, context, cache } = self;
+        let (head_dim, parts) = (values.cols, values.rows / context);
+        let rows: Vec<f32> = (0..values.rows).flat_map(|row| values.row(row)).collect();
+        let rows = Mat::new(&rows, values.rows, head_dim);
+        for (unit, page) in cache.chunks_exact_mut(page_len(head_dim)).enumerate() {
+            let (first, kv_head) = (unit / (parts / 2) * PAGE_TOKENS, unit % (parts / 2));
+            let tokens = first..(first + PAGE_TOKENS).min(context);
+            let part = |part: usize| rows.rows_range(part * context + tokens.start..part * context + tokens.end);
+            append_to_page(isa, page, 0, part(kv_head), part(parts / 2 + kv_head));
+        }
     }
 }
 
@@ -239,7 +251,9 @@ impl Work for Engine {
     fn reset(&mut self) {
         self.executor.spoil();
         if let (Some(values), cache) = &mut self.cache {
-            fill_pages(*values, self.batch.spans()[0].past + 1, cache);
+            let fill = FillPages { values: *values, context: self.batch.spans()[0].past + 1, cache };
+            // The plan runs on this instruction set, so the CPU has it.
+            let _ = self.executor.plan().isa().with(fill);
         }
         for (_, range, values) in &self.params {
             if let Parameters::Flat(params) = &mut self.memory {

@@ -124,7 +124,7 @@ impl<I: Isa> Lowering<'_, I> {
 
     /// Workers share the pages of spans by heads: the keys of adjacent tokens lie between each other.
     pub(super) fn cache_append(&mut self, node: &Node, layer: usize, heads: Heads) {
-        let layer = self.cache_layer(layer, heads);
+        let (isa, layer) = (self.isa, self.cache_layer(layer, heads));
         let few = self.limits.tokens * 2 * heads.qkv_cols() < SHARED_ELEMENTS;
         // Worker 0 alone rotates the keys of few tokens, and then needs no barrier to append them.
         let is_rotated = self
@@ -149,7 +149,7 @@ impl<I: Isa> Lowering<'_, I> {
                         let mut page = unsafe { w.window_mut(cache, row..row + 1, 0..page_len(heads.head_dim)) };
                         let of = |cols| qkv.rows_range(rows.clone()).cols_range(cols);
                         let (keys, values) = (of(heads.k(kv_head)), of(heads.v(kv_head)));
-                        append_to_page(page.row_mut(0), places.start % PAGE, keys, values);
+                        append_to_page(isa, page.row_mut(0), places.start % PAGE, keys, values);
                     }
                 }
             }
@@ -230,11 +230,8 @@ impl<I: Isa> Attend<I> {
             fold(self.isa, state.reborrow(), Mat::new(partials, rows, cols));
         }
         // SAFETY: these tokens and heads are one worker's unit, with rows and columns of its own, and are taken once.
-        let mut out = unsafe { w.window_mut(self.out, unit.rows(), self.group_cols(unit.kv_head)) };
-        for row in 0..rows {
-            let (token, head) = (row / group, row % group);
-            fold_end(self.isa, state.row_mut(row), &mut out.row_mut(token)[head * head_dim..][..head_dim]);
-        }
+        let out = unsafe { w.window_mut(self.out, unit.rows(), self.group_cols(unit.kv_head)) };
+        fold_end(self.isa, state.as_mat(), out);
     }
 
     /// The columns of the query heads that share a key/value head.
@@ -282,8 +279,8 @@ fn fold_partials<I: Isa>(isa: I, (heads, room): (Heads, usize), w: &Worker<'_>, 
                 }
                 let row = span.start + token;
                 // SAFETY: this token and head are one worker's unit, with columns of its own.
-                let mut out = unsafe { w.window_mut(out, row..row + 1, heads.q(head)) };
-                fold_end(isa, state, out.row_mut(0));
+                let out = unsafe { w.window_mut(out, row..row + 1, heads.q(head)) };
+                fold_end(isa, Mat::new(state, 1, cols), out);
             }
         }
     }

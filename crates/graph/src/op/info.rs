@@ -133,7 +133,8 @@ impl Shapes<'_> {
 
     pub(super) fn arity(&self, allowed: RangeInclusive<usize>) -> Result<(), GraphError> {
         let (lo, hi) = (allowed.start(), allowed.end());
-        self.require(allowed.contains(&self.inputs.len()), &format!("takes {lo} to {hi} inputs"))
+        let takes = if lo == hi { format!("takes {lo} inputs") } else { format!("takes {lo} to {hi} inputs") };
+        self.require(allowed.contains(&self.inputs.len()), &takes)
     }
 
     pub(super) fn expect(&self, input: usize, shape: Shape) -> Result<(), GraphError> {

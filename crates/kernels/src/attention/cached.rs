@@ -17,8 +17,8 @@ use smallmind_simd::{Isa, math};
 
 use super::few::{self, FEW_DEPTH, FEW_ROWS};
 
-use crate::matmul::{Epilogue, Operand, Update, gemm, gemm_scratch_len};
-use crate::softmax::{exp_row, scale_row};
+use crate::matmul::{Epilogue, Operand, Update, gemm, gemm_scratch_len, transpose_rows};
+use crate::softmax::exp_row;
 use crate::{Mat, MatMut};
 
 /// Keys of a page of the cache: a multiple of the lanes of every instruction set.
@@ -38,26 +38,24 @@ pub fn page_len(head_dim: usize) -> usize {
 }
 
 /// Writes `keys` `[n, head_dim]` to the places `first..first + n` of a page of one key/value head, and `values` `[n,
-/// head_dim]` likewise.
+/// head_dim]` likewise. What the places behind them hold is lost.
 ///
 /// # Panics
 /// If `page` has another length than [`page_len`], if shapes disagree, or if the page has no such places.
-pub fn append_to_page(page: &mut [f32], first: usize, keys: Mat, values: Mat) {
+pub fn append_to_page<I: Isa>(isa: I, page: &mut [f32], first: usize, keys: Mat, values: Mat) {
     let (n, head_dim) = (keys.rows(), keys.cols());
     assert_eq!(page.len(), page_len(head_dim), "a page for heads of {head_dim} columns");
     assert_eq!((values.rows(), values.cols()), (n, head_dim), "a value for each key");
     assert!(first + n <= PAGE, "places {first}..{} of a page of {PAGE}", first + n);
     let (key_page, value_page) = page.split_at_mut(PAGE * head_dim);
-    for i in (0..n / 4).map(|group| 4 * group) {
-        // A cache line of the page is touched once for four tokens.
-        let tokens = keys.row(i).iter().zip(keys.row(i + 1)).zip(keys.row(i + 2)).zip(keys.row(i + 3));
-        for (row, (((a, b), c), d)) in key_page.chunks_exact_mut(PAGE).zip(tokens) {
-            row[first + i..][..4].copy_from_slice(&[*a, *b, *c, *d]);
-        }
-    }
-    for i in n / 4 * 4..n {
-        for (row, &x) in key_page.chunks_exact_mut(PAGE).zip(keys.row(i)) {
-            row[first + i] = x;
+    if first == 0 && n > 1 {
+        // No token has the places behind these.
+        transpose_rows(isa, keys, key_page, PAGE);
+    } else {
+        for i in 0..n {
+            for (row, &x) in key_page.chunks_exact_mut(PAGE).zip(keys.row(i)) {
+                row[first + i] = x;
+            }
         }
     }
     for i in 0..n {
@@ -204,19 +202,30 @@ fn fold_row<I: Isa>(isa: I, state: &mut [f32], partial: &[f32]) {
     isa.store_partial(add(isa.splat(sum), isa.splat(block_sum)), &mut stats[1..]);
 }
 
-/// The output `[head_dim]` of a row whose fold `state` `[partial_cols(head_dim)]` is complete.
+/// The outputs of a complete fold `state` `[tokens · group, partial_cols(head_dim)]`, to `out` `[tokens, group ·
+/// head_dim]`.
 ///
 /// # Panics
-/// If lengths disagree.
-#[inline(always)]
-pub fn fold_end<I: Isa>(isa: I, state: &[f32], out: &mut [f32]) {
-    let head_dim = out.len();
-    assert_eq!(state.len(), partial_cols(head_dim), "a fold as wide as its output");
+/// If shapes disagree.
+pub fn fold_end<I: Isa>(isa: I, state: Mat, mut out: MatMut) {
+    let head_dim = state.cols() - 2;
+    let group = state.rows() / out.rows().max(1);
+    assert!(state.rows() == out.rows() * group && out.cols() == group * head_dim, "a fold as wide as its output");
     isa.vectorize(
         #[inline(always)]
         || {
-            out.copy_from_slice(&state[..head_dim]);
-            scale_row(isa, out, 1.0 / state[head_dim + 1]);
+            for token in 0..out.rows() {
+                for head in 0..group {
+                    let (of_head, stats) = state.row(token * group + head).split_at(head_dim);
+                    let factor = isa.splat(1.0 / stats[1]);
+                    let mut to = out.row_mut(token)[head * head_dim..][..head_dim].chunks_exact_mut(I::LANES);
+                    let mut from = of_head.chunks_exact(I::LANES);
+                    for (x, to) in from.by_ref().zip(to.by_ref()) {
+                        isa.store(isa.mul(isa.load(x), factor), to);
+                    }
+                    isa.store_partial(isa.mul(isa.load_partial(from.remainder()), factor), to.into_remainder());
+                }
+            }
         },
     );
 }

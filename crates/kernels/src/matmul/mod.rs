@@ -44,6 +44,7 @@ mod tile;
 
 pub use gemv::GEMV_MAX_ROWS;
 pub use operand::{Epilogue, Layout, Operand, Update};
+pub(crate) use packed::transpose_rows;
 pub use packed::{PackedWeight, pack_weight, pack_weight_as, pack_weight_scratch_len, packed_len};
 pub use partition::{COL_GRANULE, KernelChoice, Partition, ROW_GRANULE};
 pub use q8_blocks::{quantize_rows, quantize_weight, quantized_words};

@@ -147,8 +147,13 @@ fn block_rows<P: Arithmetic>(kernels: &Kernels<P>, depth: usize) -> usize {
 /// empty piece for 0.
 fn pieces(len: usize, most: usize, granule: usize) -> impl Iterator<Item = Range<usize>> {
     debug_assert!(most.is_multiple_of(granule), "pieces of {most} in granules of {granule}");
-    let count = len.div_ceil(most).max(1);
-    let piece = len.div_ceil(count).next_multiple_of(granule);
+    // Small products are one piece each way, and a division takes a while.
+    let (count, piece) = if len <= most {
+        (1, len)
+    } else {
+        let count = len.div_ceil(most);
+        (count, len.div_ceil(count).next_multiple_of(granule))
+    };
     (0..count).map(move |i| (i * piece).min(len)..((i + 1) * piece).min(len))
 }
 

@@ -203,3 +203,14 @@ pub fn pack_weight<I: Isa>(isa: I, weight: &mut [f32], n: usize, k: usize, scrat
         strip.copy_from_slice(scratch);
     }
 }
+
+/// `out` `[k, width]` = the rows of `mat` `[n, k]` transposed, and zeros behind their `n` columns.
+///
+/// # Panics
+/// If `out` has another size, `width` is less than `n`, or no whole number of vectors.
+pub(crate) fn transpose_rows<I: Isa>(isa: I, mat: Mat, out: &mut [f32], width: usize) {
+    assert!(mat.rows() <= width && width.is_multiple_of(I::LANES), "{} rows in a width of {width}", mat.rows());
+    assert!(mat.cols().checked_mul(width) == Some(out.len()), "{} columns of {width} in {}", mat.cols(), out.len());
+    // SAFETY: the rows are borrowed, and `out` has as many words as the panel [k, width].
+    unsafe { (F32Gemm::<I>::kernels().transpose)(isa, WordRows::of(mat), out.as_mut_ptr(), width) };
+}

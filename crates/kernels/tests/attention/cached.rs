@@ -63,13 +63,13 @@ struct Inputs {
 }
 
 /// Pages of a cache that hold all keys and values, appended by runs of `step`, with NaN everywhere else.
-fn pages(case: &Case, inputs: &Inputs, step: usize) -> Vec<Vec<f32>> {
+fn pages<I: Isa>(isa: I, case: &Case, inputs: &Inputs, step: usize) -> Vec<Vec<f32>> {
     let mut pages = vec![vec![f32::NAN; page_len(case.head_dim)]; case.keys().div_ceil(PAGE)];
     let mut at = 0;
     while at < case.keys() {
         let end = (at + step).min(case.keys()).min((at / PAGE + 1) * PAGE);
         let [keys, values] = [&inputs.k, &inputs.v].map(|window| window.mat().rows_range(at..end));
-        append_to_page(&mut pages[at / PAGE], at % PAGE, keys, values);
+        append_to_page(isa, &mut pages[at / PAGE], at % PAGE, keys, values);
         at = end;
     }
     pages
@@ -84,7 +84,7 @@ fn attend<I: Isa>(
     heads: std::ops::Range<usize>,
 ) -> Window {
     let (group, head_dim, cols) = (heads.len(), case.head_dim, partial_cols(case.head_dim));
-    let pages = pages(case, inputs, 1 + case.past % 70);
+    let pages = pages(isa, case, inputs, 1 + case.past % 70);
     let rows = tokens.len() * group;
     let columns = heads.start * head_dim..heads.end * head_dim;
     let q: Vec<f32> =
@@ -104,10 +104,7 @@ fn attend<I: Isa>(
         }
     }
     let mut out = Window::nan(tokens.len(), group * head_dim);
-    for (row, state) in state.chunks(cols).enumerate() {
-        let mut mat = out.mat_mut();
-        fold_end(isa, state, &mut mat.row_mut(row / group)[row % group * head_dim..][..head_dim]);
-    }
+    fold_end(isa, Mat::new(&state, rows, cols), out.mat_mut());
     out
 }
 

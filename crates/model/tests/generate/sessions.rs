@@ -159,16 +159,17 @@ impl Schedule {
 
 #[test]
 fn a_thousand_schedules_give_each_sequence_the_bits_that_it_has_alone() {
-    let formats = [Format::F32, Format::Bf16, Format::Q8_0, Format::F16];
-    let mut full = SessionOptions { sequences: 16, ..SessionOptions::single(LONG, 2) };
-    // Rows of Q8_0 are blocks of 32.
-    for (i, kind) in KINDS.into_iter().enumerate() {
-        let chunk = [128, 7, 33, 500][i];
-        // Fewer pages than all sequences can fill.
-        full.pages = [None, Some(20), Some(40), None][i];
-        let options = SessionOptions { chunk, threads: [2, 3, 1, 2][i], ..full };
-        let mut schedule = Schedule::new(kind, formats[i], options);
-        for seed in 0..250 {
+    // Format, tokens of a chunk, pages (fewer than all sequences can fill, or as many), threads.
+    let layouts = [
+        (Format::F32, 128, None, 2),
+        (Format::Bf16, 7, Some(20), 3),
+        (Format::Q8_0, 33, Some(40), 1),
+        (Format::F16, 500, None, 2),
+    ];
+    for ((i, kind), (format, chunk, pages, threads)) in KINDS.into_iter().enumerate().zip(layouts.into_iter().cycle()) {
+        let options = SessionOptions { sequences: 16, chunk, pages, ..SessionOptions::single(LONG, threads) };
+        let mut schedule = Schedule::new(kind, format, options);
+        for seed in 0..1000u64.div_ceil(KINDS.len() as u64) {
             schedule.run(&mut Rng(1000 * i as u64 + seed));
         }
     }
