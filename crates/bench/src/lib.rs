@@ -69,6 +69,6 @@ pub use error::BenchError;
 pub use format::{CSV_HEADER, RecordFormat};
 pub use rival::Rival;
 pub use row::{Bound, Row, SCHEMA_VERSION, Who, median, roof_rows};
-pub use run::{Bench, OWN, Outcome, Routes};
+pub use run::{Bench, Findings, OWN, Routes};
 pub use sample::Sampling;
 pub use seed::{SEED_CSV_HEADER, SeedBench, SeedPart, SeedRow, SeedWriter, TOLERANCE, Workload};

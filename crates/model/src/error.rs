@@ -117,7 +117,7 @@ pub enum ModelError {
     NonFinite {
         /// Number of the sequence within its session, from 0.
         sequence: usize,
-        /// Position in the sequence.
+        /// Position of the token in the sequence, counted from 1.
         position: usize,
     },
     /// No such preset.

@@ -11,7 +11,7 @@ use std::f32::consts::{LN_2, LOG2_E};
 
 use crate::Isa;
 
-/// The leading 9 bits of ln 2, so that a whole number below 2^15 times this is exact.
+/// The leading 9 bits of ln 2, so that its product with a whole number below 2^15 is exact.
 const LN_2_HIGH: f32 = 0.693_359_4;
 /// ln 2 − [`LN_2_HIGH`].
 const LN_2_LOW: f32 = -2.121_944_4e-4;
@@ -101,8 +101,8 @@ pub fn exp<I: Isa>(isa: I, x: I::F32) -> I::F32 {
 
 /// `2^x`, within 1.25 ULP.
 ///
-/// From 128 up it is `+inf`; below −150 it is 0. Cheaper than [`exp`]: a softmax takes it with log₂e in the factor of
-/// its scores, whose rounding costs a relative error of `|x| · 2^-24`, most where the result counts least.
+/// From 128 up it is `+inf`; below −150 it is 0. Cheaper than [`exp`]: a softmax uses it, with log₂e in the factor of
+/// its scores. Rounding `x` costs a relative error of `|x| · 2^-24`, which is largest where the result is smallest.
 #[inline(always)]
 pub fn exp2<I: Isa>(isa: I, x: I::F32) -> I::F32 {
     // As in `exp`.

@@ -1,4 +1,4 @@
-//! Errors of trainings.
+//! Errors of training.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use smallmind_model::{ErrorClass, ModelError};
 use crate::data::DataError;
 use crate::run_dir::Found;
 
-/// A training that can't begin, go on or end.
+/// A training run that can't begin, continue or end.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// An error of the model.
@@ -63,7 +63,7 @@ pub enum TrainError {
         suggestion: Option<String>,
     },
     /// A setting of the wrong type or out of range.
-    #[error("{origin}: `{key}` can't be that: {why}")]
+    #[error("{origin}: the value of `{key}` is not allowed: {why}")]
     Value {
         /// The setting.
         key: String,
@@ -132,8 +132,8 @@ pub enum TrainError {
         path = .0.display()
     )]
     Busy(PathBuf),
-    /// A folder that holds no run.
-    #[error("{path}: this is no run that can be resumed: {why}", path = .path.display())]
+    /// A folder without a run that can be resumed.
+    #[error("{path}: this is not a run that can be resumed: {why}", path = .path.display())]
     NoRun {
         /// The folder.
         path: PathBuf,

@@ -1,8 +1,8 @@
 //! Products of few rows with the pages of a key-value cache.
 //!
 //! Each element is added up as [`crate::matmul::gemm`] does: a chain of multiply-adds in rising depth, from zero, and
-//! then a sum over pages in their order. Many chains run beside each other, of neighbouring columns and of several
-//! pages.
+//! then a sum over pages in their order. Many chains, of neighbouring columns and of several pages, run at the same
+//! time.
 
 use smallmind_simd::Isa;
 
@@ -15,15 +15,15 @@ pub(super) const FEW_ROWS: usize = 8;
 /// Up to this depth a sum is one chain in [`crate::matmul::gemm`] too, on every instruction set.
 pub(super) const FEW_DEPTH: usize = 256;
 
-/// Rows that share what is read of a page.
+/// Rows for which a page is read once.
 const ROWS_AT_ONCE: usize = 4;
 
-/// Sums that find room in the registers, beside what they are made from.
-const fn room<I: Isa>() -> usize {
+/// How many vectors of sums the registers hold beside the operands.
+const fn register_sums<I: Isa>() -> usize {
     if I::LANES == 16 { 16 } else { 8 }
 }
 
-/// `N` slices. (`std::array::from_fn` need not be inlined, and what is not has no vector instructions.)
+/// `N` slices. (`std::array::from_fn` might not be inlined, and then would be compiled without the instruction set.)
 #[inline(always)]
 fn slices<'a, const N: usize>(slice: impl Fn(usize) -> &'a [f32]) -> [&'a [f32]; N] {
     let mut all: [&[f32]; N] = [&[]; N];
@@ -42,7 +42,7 @@ pub(super) fn scores<'p, I: Isa>(isa: I, q: Mat, keys: usize, page: impl Fn(usiz
             for first in (0..q.rows()).step_by(ROWS_AT_ONCE) {
                 let rows = first..(first + ROWS_AT_ONCE).min(q.rows());
                 let (q, scores) = (q.rows_range(rows.clone()), scores.reborrow().rows_range(rows));
-                match (q.rows(), room::<I>() == 16) {
+                match (q.rows(), register_sums::<I>() == 16) {
                     (1, true) => scores_of::<I, 1, 4, 2>(isa, q, keys, &page, scores),
                     (1, false) => scores_of::<I, 1, 8, 1>(isa, q, keys, &page, scores),
                     (2, true) => scores_of::<I, 2, 4, 2>(isa, q, keys, &page, scores),
@@ -180,7 +180,7 @@ fn outputs_of<'p, I: Isa, const R: usize>(
     let mut product = Outputs::<R, _> { weights, page, out: &mut out };
     let mut at = 0;
     while at < vectors {
-        at += match (vectors - at, room::<I>() / R) {
+        at += match (vectors - at, register_sums::<I>() / R) {
             (8.., 8..) => product.vectors::<I, 8, 1>(isa, at),
             (4.., 8..) => product.vectors::<I, 4, 2>(isa, at),
             (4.., 4..) => product.vectors::<I, 4, 1>(isa, at),

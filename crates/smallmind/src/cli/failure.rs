@@ -111,7 +111,7 @@ fn in_plain_words(text: &str) -> String {
 fn advice(cause: &(dyn std::error::Error + 'static), verb: &str) -> Option<String> {
     let advice = match (cause.downcast_ref::<TrainError>(), model_error(cause)) {
         (Some(TrainError::Exists { found: Found::Run, .. }), _) => {
-            "go on with it with train --resume, replace it with --overwrite, or choose another folder"
+            "continue it with train --resume, replace it with --overwrite, or choose another folder"
         }
         (Some(TrainError::Exists { .. }), _) => "replace it with --overwrite, or choose another folder",
         (_, Some(ModelError::EmptyPrompt)) => "give a prompt with -p",

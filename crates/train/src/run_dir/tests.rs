@@ -133,7 +133,7 @@ fn a_new_run_takes_the_place_of_an_old_one() {
 /// As a process leaves it that is killed between any two of the renames.
 #[test]
 fn a_replacement_that_was_interrupted_is_completed() {
-    let moves = NAMES.len() * 2;
+    let moves = RUN_NAMES.len() * 2;
     for done in 0..=moves {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join("run");
@@ -142,7 +142,7 @@ fn a_replacement_that_was_interrupted_is_completed() {
         std::mem::forget(claim);
         fs::create_dir(run.join(OLD)).unwrap();
         for i in 0..done {
-            let name = NAMES[i / 2];
+            let name = RUN_NAMES[i / 2];
             let arrives = run.join(NEXT).join(name).exists();
             if i % 2 == 0 && (arrives || matches!(name, CONFIG_FILE | WEIGHTS_FILE)) && run.join(name).exists() {
                 fs::rename(run.join(name), run.join(OLD).join(name)).unwrap();

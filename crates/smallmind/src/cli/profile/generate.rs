@@ -87,7 +87,7 @@ impl FirstToken {
 impl Generate {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let (isa, threads) = (settings.isa()?, settings.threads());
-        let files = self.output.claim()?;
+        let files = self.output.check()?;
         // Opened before the session starts its workers, so that these are counted too.
         let mut instruments = Instruments::open(isa, Some(allocations::COUNTERS))?;
         let mut first = FirstToken::default();

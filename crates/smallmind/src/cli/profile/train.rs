@@ -41,7 +41,7 @@ pub struct Train {
 impl Train {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let (isa, threads) = (settings.isa()?, settings.threads());
-        let files = self.output.claim()?;
+        let files = self.output.check()?;
         let stop = interrupt::watch("stopping without a report (Ctrl-C again ends at once)")?;
         // Opened before the training starts its workers, so that these are counted too.
         let mut instruments = Instruments::open(isa, Some(allocations::COUNTERS))?;
