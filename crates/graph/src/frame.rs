@@ -334,8 +334,8 @@ impl<'f> Worker<'f> {
         );
         assert!(cols.start <= cols.end && cols.end <= view.cols, "columns {cols:?} of {view:?}");
         let ptr = self.window(access, self.start(access, &have), &rows, &cols);
-        // SAFETY: the window is inside the view, and the view inside its buffer; the caller guarantees that nothing else
-        // reaches the window's elements.
+        // SAFETY: the window is inside the view, and the view inside its buffer; the caller guarantees that nothing
+        // else reaches the window's elements.
         unsafe { MatMut::from_raw(ptr, rows.len(), cols.len(), view.cols) }
     }
 
@@ -371,8 +371,8 @@ impl<'f> Worker<'f> {
         let Region { ptr, len, .. } = self.frame.scratch;
         let each = len / self.frame.workers;
         assert!(self.part.index < self.frame.workers);
-        // SAFETY: the scratch memories of different workers are disjoint, no view reaches them, and this worker has not taken
-        // its own in this step.
+        // SAFETY: the scratch memories of different workers are disjoint, no view reaches them, and this worker has not
+        // taken its own in this step.
         unsafe { std::slice::from_raw_parts_mut(ptr.add(self.part.index * each), each) }
     }
 

@@ -313,7 +313,7 @@ fn row(id: OperationId, runs: &PlanRuns<'_>, node: &Node, roofs: &RoofTable) -> 
     }
 }
 
-/// The peak of an operation in GFLOP/s. Rows of a product's weight that have a format of blocks are multiplied as bytes.
+/// The peak of an operation in GFLOP/s. Rows of a weight in a format of blocks are multiplied as bytes.
 fn peak_gflops(plan: &Plan, node: &Node, class: Class, roofs: &RoofTable) -> f64 {
     let weight = node.op.params().into_iter().next().filter(|_| class == Class::Product);
     let Some((layout, int8_gops)) =
