@@ -1,4 +1,4 @@
-//! Samples of the time of an iteration, taken of the contenders in turn.
+//! Samples of the time of an iteration. Contenders are sampled alternately.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub struct Sampling {
     pub sample: Duration,
 }
 
-/// A contender that is sampled in turn with others.
+/// A contender among those that are sampled alternately.
 pub(crate) enum Player<'r> {
     /// This library, by the route of this index.
     Own(usize),

@@ -80,6 +80,9 @@ pub enum GraphError {
     /// A graph whose layers can't share a key-value cache.
     #[error("the graph can't be planned: {0}")]
     Cache(String),
+    /// An executor without plans.
+    #[error("an executor needs at least one plan")]
+    NoPlan,
     /// A batch that contradicts itself.
     #[error("bad batch: {0}")]
     Batch(String),

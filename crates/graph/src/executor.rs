@@ -79,10 +79,10 @@ impl Executor {
     /// share one arena.
     ///
     /// # Errors
-    /// No plan; too little memory.
+    /// [`GraphError::NoPlan`]; [`GraphError::OutOfMemory`].
     pub fn of_ladder(plans: Vec<Plan>) -> Result<Self, GraphError> {
         if plans.is_empty() {
-            return Err(GraphError::Batch("an executor needs at least one plan".to_owned()));
+            return Err(GraphError::NoPlan);
         }
         let arena = Buffer::zeroed(plans.iter().map(|plan| plan.arena_len).max().unwrap_or(0))?;
         let pages = plans.iter().map(|plan| plan.limits.pages).max().unwrap_or(0);
@@ -343,6 +343,11 @@ mod tests {
                 Err(panic) => Err(panic.downcast_ref::<&str>().copied().unwrap_or_default().to_owned()),
             },
         }
+    }
+
+    #[test]
+    fn an_executor_without_plans_is_refused() {
+        assert!(matches!(Executor::of_ladder(vec![]), Err(GraphError::NoPlan)));
     }
 
     #[test]

@@ -220,8 +220,8 @@ impl<'f> Worker<'f> {
         }
     }
 
-    /// The start of a view, and how many elements of its buffer follow. Panics unless the `rows` that this run uses lie
-    /// in the buffer, and unless a write may write it.
+    /// The start of a view, and how many elements of its buffer follow. Panics if the `rows` that this run uses leave
+    /// the buffer, or if a write may not write to the buffer.
     #[inline(always)]
     fn start(&self, access: &Access, rows: &Range<usize>) -> (*mut f32, usize) {
         let view = &access.view;

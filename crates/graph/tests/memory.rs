@@ -558,8 +558,8 @@ fn rows_that_can_not_lie_in_several_formats_are_refused() {
     }
     assert_eq!(
         error("odd.weight", &[(15, Format::F16), (35, Format::Bf16)]),
-        "the rows of `odd.weight` can't be stored as 15 in f16, 35 in bf16: each but the last must be for a multiple of \
-         16 rows"
+        "the rows of `odd.weight` can't be stored as 15 in f16, 35 in bf16: each but the last must be for a multiple \
+         of 16 rows"
     );
     let error = error("wte", &[(16, Format::F16), (15, Format::F32)]);
     assert!(error.ends_with("an embedding or a loss reads the parameter, which takes one format"), "{error}");

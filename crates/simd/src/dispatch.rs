@@ -1,4 +1,4 @@
-//! From the name of an instruction set to its token: which ones this CPU has.
+//! From the name of an instruction set to its token, and which instruction sets this CPU has.
 
 use std::fmt;
 use std::str::FromStr;

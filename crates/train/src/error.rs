@@ -52,7 +52,7 @@ pub enum TrainError {
         /// The assignment.
         text: String,
     },
-    /// No such setting.
+    /// There is no such setting.
     #[error("{origin}: there is no setting `{name}`{}", hint(.suggestion))]
     UnknownKey {
         /// The unknown name.
@@ -72,7 +72,7 @@ pub enum TrainError {
         /// What the value must be.
         why: String,
     },
-    /// A setting that is fixed once a training has begun.
+    /// A setting that is fixed once a run has begun.
     #[error("{origin}: `{key}` is fixed once a training has begun; start a new run to change it")]
     NotResumable {
         /// The setting.
@@ -126,7 +126,7 @@ pub enum TrainError {
         /// Steps of the checkpoint.
         done: u64,
     },
-    /// A folder that another training locks.
+    /// A folder that another training run has locked.
     #[error(
         "{path}: another training is at work here; wait for it, stop it, or choose another folder",
         path = .0.display()

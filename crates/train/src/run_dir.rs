@@ -117,7 +117,7 @@ impl RunDir {
     /// interrupted replacement and changes nothing else.
     ///
     /// # Errors
-    /// Another training locks the folder; it holds a run, a model or other files; the path is a file, a link to
+    /// Another training run locks the folder; it holds a run, a model or other files; the path is a file, a link to
     /// nothing, or can't be written.
     pub fn claim(path: &Path, existing: Existing) -> Result<Self, TrainError> {
         check_path(path)?;
@@ -147,7 +147,7 @@ impl RunDir {
     /// Locks the folder of a run to resume it. Completes an interrupted replacement.
     ///
     /// # Errors
-    /// There is no run; another training locks the folder; it can't be written.
+    /// There is no run; another training run locks the folder; it can't be written.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
         if !path.is_dir() {
             let why = if path.exists() { "it is a file" } else { "there is no such folder" };
@@ -362,7 +362,7 @@ fn make_and_lock(run: &Path, made: &mut Made) -> Result<Lock, TrainError> {
             Err(error) => return Err(write_error(&path)(error)),
         };
         match file.try_lock() {
-            // Another process removed this file, so its lock would keep nobody out.
+            // Another process removed this file, so its lock would have no effect.
             Ok(()) if !is_file_at(&file, &path) => {}
             Ok(()) => return Ok(Lock::Locked { _file: file }),
             Err(TryLockError::Error(error)) if has_no_locks(&error) => return Ok(Lock::Impossible),

@@ -62,7 +62,8 @@ pub struct AttentionBackward<'a> {
 /// [module](super).
 ///
 /// What the output and the scratch hold before is never read. The scratch holds
-/// [`super::attention_forward_scratch_len`] elements; with 64-byte alignment rows of scores lie on cache lines.
+/// [`super::attention_forward_scratch_len`] elements. If it is aligned to 64 bytes, rows of scores begin on cache
+/// lines.
 ///
 /// # Panics
 /// If shapes disagree or the scratch is too short.
@@ -178,7 +179,8 @@ impl Queries<'_> {
 /// The gradients of a group of query heads and their shared key/value head, from `dout`; see the [module](super).
 ///
 /// `dq`, `dk` and `dv` are overwritten. What they and the scratch hold before is never read. The scratch holds
-/// [`super::attention_backward_scratch_len`] elements; with 64-byte alignment rows of scores lie on cache lines.
+/// [`super::attention_backward_scratch_len`] elements. If it is aligned to 64 bytes, rows of scores begin on cache
+/// lines.
 ///
 /// # Panics
 /// If shapes disagree or the scratch is too short.
@@ -230,7 +232,7 @@ fn dot<I: Isa>(isa: I, a: &[f32], b: &[f32]) -> f32 {
     isa.sum(isa.mul_add(isa.load_partial(a.remainder()), isa.load_partial(b.remainder()), sum))
 }
 
-/// Asserts that the shapes agree; gives the number of query heads.
+/// Asserts that the shapes agree; returns the number of query heads.
 fn check_backward(call: &AttentionBackward) -> usize {
     let (len, head_dim, group) = (call.k.rows(), call.k.cols(), call.lse.cols());
     let keys = (len, head_dim);
@@ -247,7 +249,7 @@ fn check_backward(call: &AttentionBackward) -> usize {
     group
 }
 
-/// What [`backward_block`] works on.
+/// The arguments of [`backward_block`].
 struct BackwardBlock<'a> {
     queries: Queries<'a>,
     /// `[rows, head_dim]`.

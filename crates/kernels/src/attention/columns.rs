@@ -80,7 +80,7 @@ impl Totals {
 /// Overwrites scores with `exp(scale · s − max)`, not yet divided by the sum, and those that a query doesn't see with
 /// 0.
 ///
-/// NaNs are passed over by the maximum and come into the sum through the exponential.
+/// The maximum ignores NaNs; they get into the sum through the exponential.
 #[inline(always)]
 pub(super) fn exp_columns<I: Isa>(isa: I, columns: Columns, scores: &mut [f32]) -> Totals {
     let mut totals = Totals { max: [0.0; QUERY_BLOCK], sum: [0.0; QUERY_BLOCK] };
@@ -130,7 +130,7 @@ impl<I: Isa> Exponential<I> {
     }
 }
 
-/// Turns a vector's scores into exponentials; gives their sum.
+/// Turns the scores of a vector of queries into exponentials; returns their sums.
 #[inline(always)]
 fn exp_vector<I: Isa>(isa: I, columns: Columns, scores: &mut [f32], at: usize, max: I::F32) -> I::F32 {
     let Columns { stride, .. } = columns;
@@ -230,7 +230,7 @@ impl<I: Isa> VectorTerms<I> {
     }
 }
 
-/// Multiplies a row for each key by the mask of a block of queries, the first of which is row `first` of the call.
+/// Multiplies each key's row by the mask of a block of queries. The first of these queries is row `first` of the call.
 #[inline(always)]
 pub(super) fn mask_columns<I: Isa>(isa: I, columns: Columns, dropout: HeadDropout, first: usize, matrix: &mut [f32]) {
     let mut mask = [0.0; QUERY_BLOCK];

@@ -18,7 +18,7 @@ pub(super) const FEW_DEPTH: usize = 256;
 /// Rows for which a page is read once.
 const ROWS_AT_ONCE: usize = 4;
 
-/// How many vectors of sums the registers hold beside the operands.
+/// How many vectors of sums the registers hold, next to the operands.
 const fn register_sums<I: Isa>() -> usize {
     if I::LANES == 16 { 16 } else { 8 }
 }
@@ -203,7 +203,7 @@ struct Outputs<'a, 'o, const R: usize, F> {
 }
 
 impl<'p, const R: usize, F: Fn(usize) -> &'p [f32]> Outputs<'_, '_, R, F> {
-    /// `N` vectors of columns from vector `at` on, `P` pages at a time. Gives `N`.
+    /// Computes `N` vectors of columns from vector `at` on, `P` pages at a time. Returns `N`.
     #[inline(always)]
     fn vectors<I: Isa, const N: usize, const P: usize>(&mut self, isa: I, at: usize) -> usize {
         let (mut first, keys) = (0, self.weights[0].len());
@@ -218,7 +218,7 @@ impl<'p, const R: usize, F: Fn(usize) -> &'p [f32]> Outputs<'_, '_, R, F> {
         N
     }
 
-    /// The same over the keys of `P` pages from key `first` on; one page may be filled in part.
+    /// Adds the keys of `P` pages from key `first` on to `N` vectors of columns. One page may be filled only in part.
     #[inline(always)]
     fn pages<I: Isa, const N: usize, const P: usize>(&mut self, isa: I, at: usize, first: usize) {
         let (column, head_dim) = (at * I::LANES, self.out.cols());
@@ -250,7 +250,7 @@ impl<'p, const R: usize, F: Fn(usize) -> &'p [f32]> Outputs<'_, '_, R, F> {
         }
     }
 
-    /// The columns from `column` on, fewer than a vector.
+    /// Computes the columns from `column` on, fewer than a vector.
     #[inline(always)]
     fn last_columns<I: Isa>(&mut self, isa: I, column: usize) {
         let head_dim = self.out.cols();

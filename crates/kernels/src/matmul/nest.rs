@@ -197,7 +197,7 @@ pub(super) fn run<P: HasKernels>(arithmetic: P, product: Block<P::Element>, scra
                 };
                 let a = if packs { panel_a } else { null_mut() };
                 let packed = BlockScratch { a, b: packed_b, keeps_b, has_b: keeps_b && rows.start > 0 };
-                // SAFETY: the scratch has `scratch_len` words: enough for the panels of A of a block, and behind them
+                // SAFETY: the scratch has `scratch_len` words: enough for the panels of A of a block, and after these
                 // for a panel of B or, if panels are kept, for those of KEPT_COLUMNS columns. `has_b` holds only after
                 // the first block of rows has packed the same panels.
                 unsafe { multiply_block(arithmetic, kernels, block, packed) };

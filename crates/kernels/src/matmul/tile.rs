@@ -176,7 +176,7 @@ pub(super) trait Walk<P: Arithmetic>: Copy {
 ///
 /// A row's address is that of row 0 or 4 plus 0, 1, 2 or 3 strides, which x86 addresses without further instructions.
 /// `black_box` hides from the compiler that these values depend on one another: it would compute a pointer for each
-/// row, for which there are no registers.
+/// row, more than there are registers.
 #[derive(Clone, Copy)]
 pub(super) struct AlongRows<E> {
     /// Addresses of rows 0 and 4.
@@ -263,7 +263,7 @@ pub(super) trait Source<P: Arithmetic>: Copy {
 #[derive(Clone, Copy)]
 pub(super) struct Adjacent<const PACKS: bool>;
 
-/// Each vector of a step lies in a strip of its own. The offsets of the three strips.
+/// Each vector of a step is in another strip. These are the offsets of the three strips.
 ///
 /// `black_box` hides from the compiler that they depend on one another, as in [`AlongRows`].
 #[derive(Clone, Copy)]

@@ -54,7 +54,7 @@ pub struct Measurement<'a> {
 
 /// A sample that takes more than this many times the median shared its CPUs with another program.
 const DISTURBED_RATIO: f64 = 1.5;
-/// The quantile of a repeat's samples that stands for the repeat.
+/// The quantile of a repeat's samples that represents the repeat.
 const REPEAT_QUANTILE: f64 = 0.1;
 /// The most samples that a report lists.
 const LISTED: usize = 2000;
@@ -326,16 +326,16 @@ fn peak_gflops(plan: &Plan, node: &Node, class: Class, roofs: &RoofTable) -> f64
     1.0 / (share / int8_gops + (1.0 - share) / roofs.f32_gflops)
 }
 
-/// The batch that stands for all batches of a sample: the one with most tokens; among those the one with most pairs of
-/// a token and a token that it sees; among those the last, whose outputs are asked for. (The chunks of a prompt are
-/// equal but for the last; micro-batches of documents hold as many tokens as each other, in other spans.)
+/// The batch that represents all batches of a sample: the one with most tokens; among these the one with most pairs of
+/// a token and a token that it sees; among these the last, which has outputs. (All chunks of a prompt but the last are
+/// equally long; micro-batches of documents have equally many tokens, but other spans.)
 fn largest(batches: &[Batch]) -> Option<&Batch> {
     let seen = |span: &Span| span.len * (2 * span.past + span.len);
     batches.iter().max_by_key(|batch| (batch.len(), batch.spans().iter().map(seen).sum::<usize>()))
 }
 
-/// Bytes that every run reads or writes: parameters, with gradients and moments where they are written, the cache's
-/// tokens, the arena.
+/// Bytes that every run reads or writes: parameters, also gradients and moments if these are written, the tokens in the
+/// cache, and the arena.
 fn held_bytes(runs: &PlanRuns<'_>, batch: &Batch) -> f64 {
     let graph = runs.plan.graph();
     let effects = |test: fn(&Node) -> bool| graph.nodes().iter().any(test);

@@ -1,4 +1,4 @@
-//! `smallmind bench kernels`: every kernel beside the machine's roofs, beside rivals and beside an earlier record.
+//! `smallmind bench kernels`: every kernel, compared with the machine's roofs, with rivals and with an earlier record.
 
 mod seed;
 
@@ -29,9 +29,9 @@ pub struct Bench {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Time every kernel beside what this machine can do
+    /// Time every kernel and compare it with what this machine can do
     Kernels(Kernels),
-    /// Run the first SmallMind's workload as it ran then and as it runs now, one remedy after the other
+    /// Run the first SmallMind's workload as it ran then and as it runs now, with one improvement after the other
     Seed(seed::Seed),
 }
 

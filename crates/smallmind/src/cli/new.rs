@@ -27,14 +27,14 @@ pub struct New {
     /// The folder to write
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
-    /// A tokenizer.json to put beside the weights
+    /// A tokenizer.json to copy into the folder
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     #[command(flatten)]
     overwrite: Overwrite,
 }
 
-/// The presets, a line each.
+/// The presets, one per line.
 pub fn presets() -> String {
     let line = |p: &preset::Preset| format!("\n  {:<14} {}", p.name, p.about);
     format!("Presets:{}", preset::PRESETS.iter().map(line).collect::<String>())

@@ -30,10 +30,10 @@ pub struct ReportOutput {
     /// Keep the report under this name
     #[arg(long, value_name = "NAME")]
     save_baseline: Option<String>,
-    /// Set a kept report, or a report.json, beside this one
+    /// Compare with a kept report, or with a report.json
     #[arg(long, value_name = "NAME")]
     baseline: Option<String>,
-    /// Set a baseline beside this report also where it isn't of the same machine, model or number of threads
+    /// Compare with a baseline even if it isn't of the same machine, model or number of threads
     #[arg(long, requires = "baseline")]
     force: bool,
     #[command(flatten)]
@@ -93,7 +93,7 @@ impl ReportOutput {
         }
     }
 
-    /// Sets the baseline beside the report. If the measurement shows that the two can't be compared, the report has a
+    /// Compares the report with the baseline. If the measurement shows that the two can't be compared, the report has a
     /// warning instead.
     fn set_baseline_beside(&self, report: &mut Report) -> Outcome {
         let Some(name) = &self.baseline else { return Ok(()) };
