@@ -207,8 +207,8 @@ pub trait Bf16Dot: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     ///
     /// Products are exact; the order and the roundings of the two additions are the CPU's. `vdpbf16ps` rounds to
     /// nearest whatever the rounding mode, takes subnormal inputs as zero and gives zero for subnormal results; the
-    /// scalar twin keeps subnormal numbers. For inputs that aren't subnormal, tokens differ by at most `2^-22 · (|acc|
-    /// + |a[0] · b[0]| + |a[1] · b[1]|) + 2^-125`. One token always gives the same bits.
+    /// scalar twin keeps subnormal numbers. For inputs that aren't subnormal, tokens differ by at most
+    /// `2^-22 · (|acc| + |a[0] · b[0]| + |a[1] · b[1]|) + 2^-125`. One token always gives the same bits.
     fn dot(self, acc: <Self::Isa as Isa>::F32, a: Self::Pairs, b: Self::Pairs) -> <Self::Isa as Isa>::F32;
 
     /// The pair that `bits` holds, its first number in the lower half, in every lane.
