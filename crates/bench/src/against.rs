@@ -10,7 +10,7 @@ use crate::error::BenchError;
 use crate::format::csv_records;
 use crate::row::Row;
 
-/// What a row of an earlier record is compared by.
+/// The fields of a row of an earlier record that a comparison needs.
 #[derive(Debug, Deserialize)]
 struct Earlier {
     kernel: String,
@@ -54,7 +54,7 @@ impl Baseline {
         Ok(Self { medians })
     }
 
-    /// The row's median over that of the same row here.
+    /// The row's median divided by that of the same row of the earlier record.
     pub fn ratio(&self, row: &Row) -> Option<f64> {
         let (kernel, dtype, shape, threads, isa, contender) = row.key();
         let owned = str::to_owned;

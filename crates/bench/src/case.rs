@@ -1,4 +1,4 @@
-//! What is measured: a kernel with its shape, and the least that it costs.
+//! What is measured: a kernel with its shape, and the least work that it takes.
 
 use std::fmt;
 
@@ -118,7 +118,7 @@ pub enum Problem {
     },
     /// Causal attention of one sequence.
     Attention(Attention),
-    /// A norm of `rows` rows of `cols` features.
+    /// A norm over the features of each row.
     Norm {
         /// LayerNorm or RMSNorm.
         kind: NormKind,
@@ -138,7 +138,7 @@ pub enum Problem {
         /// Output or gradient.
         pass: Pass,
     },
-    /// SwiGLU of `rows` rows, from twice `cols` columns to `cols`.
+    /// SwiGLU of each row, from `2 · cols` columns to `cols`.
     SwiGlu {
         /// Tokens.
         rows: usize,
@@ -284,7 +284,7 @@ impl Problem {
         }
     }
 
-    /// The least that it costs in `f32`.
+    /// The least work that it takes, in `f32`.
     pub fn cost(&self) -> Cost {
         let cost = |flops, read, written| Cost { flops, read: read * F32, written: written * F32, in_place: false };
         let backward = |pass| pass == Pass::Backward;
@@ -343,7 +343,8 @@ fn attention_cost(a: Attention, cost: impl Fn(f64, f64, f64) -> Cost) -> Cost {
     let flops = |products: f64| pairs * a.heads as f64 * (2.0 * products * a.head_dim as f64 + 4.0);
     match a.pass {
         Pass::Forward => cost(flops(2.0), q + kv, q),
-        // Queries, the output and its gradient are read, and gradients of all three inputs written.
+        // Read are queries, keys, values, the output and its gradient; written are the gradients of queries, keys and
+        // values.
         Pass::Backward => cost(flops(5.0), 3.0 * q + kv, q + kv),
     }
 }
@@ -360,7 +361,7 @@ fn gelu_name(kind: Gelu) -> &'static str {
 pub struct Case {
     /// The kernel and its shape.
     pub problem: Problem,
-    /// The format of a packed weight, or else of all that a kernel reads. What it writes is `f32`.
+    /// The format of a packed weight, or of everything that a kernel without one reads. Results are `f32`.
     pub format: Format,
     /// Words that filters find it by, such as a preset's name or a layer's path.
     pub tags: Vec<String>,
@@ -372,7 +373,7 @@ impl Case {
         Self { problem, ..self.clone() }
     }
 
-    /// The least that it costs.
+    /// The least work that it takes.
     pub fn cost(&self) -> Cost {
         let mut cost = self.problem.cost();
         let block = self.format.block();
@@ -389,7 +390,7 @@ impl Case {
         cost
     }
 
-    /// The roof of its arithmetic, in 1e9 operations a second. Packed weights in `f16` and `bf16` are widened and
+    /// The roof of its arithmetic, in 1e9 operations per second. Packed weights in `f16` and `bf16` are widened and
     /// multiplied in `f32`; those in `q8_0` are multiplied as bytes.
     pub(crate) fn peak(&self, roofs: &Roofs) -> f64 {
         let narrow = match (self.format, self.problem) {

@@ -22,7 +22,7 @@ const PRESETS: [&str; 7] =
     ["nanogpt-cpu", "gpt2-124m", "nanogpt-gpu", "seed-deep", "smollm2-135m", "qwen2.5-0.5b", "llama-3.2-1b"];
 /// The preset whose layers are measured in `bf16` too.
 const NARROW_PRESET: &str = "gpt2-124m";
-/// How many of them, from the first on, belong to [`Extent::Default`].
+/// The first this many presets belong to [`Extent::Default`].
 const DEFAULT_PRESETS: usize = 2;
 /// The most bytes that the operands of a case may take.
 const MAX_BYTES: f64 = 2.0 * (1u64 << 30) as f64;
@@ -123,7 +123,7 @@ impl Cases {
         self.add(Problem::Matmul(product), tags);
     }
 
-    /// The linear layers of a preset and their gradients. Blocks are alike, so that one of them is enough.
+    /// The linear layers of a preset and their gradients. All blocks have the same layers, so one block is enough.
     fn preset(&mut self, name: &str, weights: Format) -> Result<(), GraphError> {
         let Some(preset) = preset::PRESETS.iter().find(|preset| preset.name == name) else { return Ok(()) };
         let mut config = preset.config();
@@ -158,7 +158,7 @@ impl Cases {
         narrow.into_iter().for_each(|case| self.add_case(case));
     }
 
-    /// Where a product by rows of the weights gives way to one by tiles.
+    /// Products around the number of rows from which tiles are faster than streaming the rows of the weight.
     fn few_rows(&mut self) {
         for rows in (1..=16).chain([20, 24]) {
             for (n, k) in [(512, 128), (768, 768), (3072, 768), (2048, 2048)] {

@@ -14,13 +14,13 @@ pub enum BenchError {
     /// A model that can't be made or run.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The workload's model lacks a parameter of a GPT-2 with biases and a head of its own.
+    /// The workload's model lacks a parameter that a GPT-2 with biases and an untied output head has.
     #[error("the workload's model has no parameter `{name}`")]
     Parameter {
         /// The parameter.
         name: String,
     },
-    /// A rival that doesn't start, dies, falls silent or talks nonsense.
+    /// A rival that doesn't start, ends early, doesn't answer, or answers something else.
     #[error("rival `{command}`: {why}")]
     Rival {
         /// The command that started it.

@@ -11,7 +11,7 @@ pub enum RecordFormat {
     Markdown,
     /// An array of objects.
     Json,
-    /// An object a line.
+    /// One object per line.
     JsonLines,
     /// Comma-separated values with a header.
     Csv,
@@ -22,7 +22,7 @@ pub const CSV_HEADER: &str = "kernel,dtype,shape,tags,threads,isa,contender,vers
                               peak_fraction,bound,ratio,vs_smallmind,chosen,error";
 
 impl RecordFormat {
-    /// What stands before the first row.
+    /// The text before the first row.
     pub fn begin(self) -> String {
         match self {
             Self::Text => format!("{}\n", text_line(HEADINGS.map(str::to_owned))),
@@ -44,7 +44,7 @@ impl RecordFormat {
         }
     }
 
-    /// What stands after the last row.
+    /// The text after the last row.
     pub fn end(self) -> &'static str {
         match self {
             Self::Json => "\n]\n",
@@ -54,7 +54,7 @@ impl RecordFormat {
 }
 
 fn json(row: &Row) -> String {
-    // Numbers, words and nothing else: no map with keys that aren't strings.
+    // This can't fail: a row has only numbers and text, no map with keys that aren't strings.
     serde_json::to_string(row).unwrap_or_default()
 }
 
@@ -70,7 +70,7 @@ fn text_line(cells: [String; 11]) -> String {
     cells.into_iter().enumerate().map(cell).collect::<Vec<_>>().join(" ").trim_end().to_owned()
 }
 
-/// The cells that people look at.
+/// The cells of the tables for people.
 fn cells(row: &Row) -> [String; 11] {
     let number = |x: Option<f64>, digits: usize| x.map_or_else(|| "-".to_owned(), |x| format!("{x:.digits$}"));
     let micros = |x: Option<f64>| number(x, if x.is_some_and(|x| x < 100.0) { 3 } else { 1 });
@@ -120,7 +120,7 @@ fn csv_line(row: &Row) -> String {
     fields.map(quoted).join(",")
 }
 
-/// A field of a CSV file, quoted where it has to be.
+/// A field of a CSV file, quoted if necessary.
 pub(crate) fn quoted(field: String) -> String {
     if field.contains([',', '"', '\n', '\r']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
 }

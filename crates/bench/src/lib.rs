@@ -1,11 +1,11 @@
-//! Every kernel, measured beside what this machine can do and beside rivals.
+//! Every kernel, measured and compared with what this machine can do and with rivals.
 //!
 //! A [`Case`] is a kernel with its shape. A [`Bench`] first measures the machine's [`Roofs`]. For each case it then
-//! compares the result with an `f64` reference, times the case on all workers, and times rivals in turn with it. A
-//! [`Row`] holds the time and the fraction of the lowest roof that it reaches.
+//! compares the result with an `f64` reference, times the case on all workers, and times rivals alternately with it. A
+//! [`Row`] holds the time, and the fraction of the lowest roof that the case reaches.
 //!
 //! A case that an op of the engine computes is run as a graph of that op, planned and executed as in a model. Its time
-//! is that of the op's steps. Softmax, cross-entropy on logits and products of `bf16` are no ops: they are timed as
+//! is that of the op's steps. No op computes softmax, cross-entropy on logits or products of `bf16`: these are timed as
 //! calls of their kernels.
 //!
 //! ```
@@ -69,6 +69,6 @@ pub use error::BenchError;
 pub use format::{CSV_HEADER, RecordFormat};
 pub use rival::Rival;
 pub use row::{Bound, Row, SCHEMA_VERSION, Who, median, roof_rows};
-pub use run::{Bench, OWN, Outcome, Routes};
+pub use run::{Bench, Findings, OWN, Routes};
 pub use sample::Sampling;
 pub use seed::{SEED_CSV_HEADER, SeedBench, SeedPart, SeedRow, SeedWriter, TOLERANCE, Workload};

@@ -11,8 +11,8 @@
 //! here  → {"op":"quit"}
 //! ```
 //!
-//! A process has one case prepared at a time. What it says is outside input: anything but an answer to the question is
-//! an error, after which the process is not asked again.
+//! A process has one case prepared at a time. Its lines are not trusted: a line that does not answer the request is an
+//! error, after which no further request is sent.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -30,10 +30,10 @@ use crate::error::BenchError;
 pub const PATIENCE: Duration = Duration::from_secs(180);
 /// How long a rival that is told to quit may take.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// Bytes of a line at most.
+/// The most bytes of a line.
 const MAX_LINE: u64 = 1 << 20;
 
-/// What a rival says first.
+/// The first line of a rival.
 #[derive(Clone, Debug, Deserialize)]
 struct Hello {
     rival: String,
@@ -41,18 +41,18 @@ struct Hello {
     contenders: Vec<Contender>,
 }
 
-/// Somebody to compare with.
+/// A library, or a variant of one, to compare with.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Contender {
     /// Its name.
     pub name: String,
-    /// Its own version, where it is not the rival's.
+    /// Its version, if it differs from the rival's.
     version: Option<String>,
-    /// What it computes: `matmul/f32`.
+    /// What it computes, each as `kernel/dtype`, such as `matmul/f32`.
     kernels: Vec<String>,
 }
 
-/// What the reading thread hands on.
+/// What the reading thread passes on.
 enum Heard {
     Line(String),
     End,
@@ -73,7 +73,7 @@ pub struct Rival {
 }
 
 impl Rival {
-    /// Starts `command` through the shell and listens to what it can do; every answer may take [`PATIENCE`].
+    /// Starts `command` through the shell and reads which contenders it has. Every answer may take [`PATIENCE`].
     ///
     /// # Errors
     /// [`BenchError::Rival`] if it doesn't start, or doesn't introduce itself.
@@ -107,8 +107,8 @@ impl Rival {
         Ok(rival)
     }
 
-    /// Its contenders that compute `kernel/dtype`; none once it has failed. No rival multiplies rows of `f32` by
-    /// weights that are stored in another format.
+    /// Its contenders that compute `kernel/dtype`; none once it has failed. None for products with weights in a format
+    /// other than `f32`: no rival has them.
     pub fn contenders(&self, case: &Case) -> Vec<Contender> {
         if matches!(case.problem, Problem::PackedMatmul { .. }) && case.format != Format::F32 {
             return vec![];
@@ -129,7 +129,7 @@ impl Rival {
         })
     }
 
-    /// Makes a case ready; `false` where the rival can't compute it.
+    /// Prepares a case; `false` if the rival can't compute it.
     ///
     /// # Errors
     /// [`BenchError::Rival`]
@@ -164,7 +164,7 @@ impl Rival {
         }
     }
 
-    /// Lets the prepared case go.
+    /// Releases the prepared case.
     ///
     /// # Errors
     /// [`BenchError::Rival`]
@@ -172,7 +172,7 @@ impl Rival {
         self.ask(json!({ "op": "release" })).map(|_| ())
     }
 
-    /// Sends a request with the next number and hears its answer.
+    /// Sends a request with the next id and returns its answer.
     fn ask(&mut self, mut request: Value) -> Result<Value, BenchError> {
         self.last_id += 1;
         let (id, op) = (self.last_id, request["op"].as_str().unwrap_or_default().to_owned());
@@ -180,7 +180,7 @@ impl Rival {
         let line = format!("{request}\n");
         let sent = self.input.as_mut().map(|input| input.write_all(line.as_bytes()).and_then(|()| input.flush()));
         if !matches!(sent, Some(Ok(()))) {
-            // It has closed its input: what it says about that, if anything, went to standard error.
+            // The process has closed its input. If it gave a reason, it did so on standard error.
             return Err(self.gone(&op));
         }
         let line = self.hear(&op)?;
@@ -203,7 +203,7 @@ impl Rival {
         }
     }
 
-    /// It has ended, or closed its output.
+    /// Fails, since the process has ended or closed its output.
     fn gone(&mut self, doing: &str) -> BenchError {
         let how = match wait(&mut self.child, FAREWELL) {
             Some(status) => format!("ended at `{doing}` ({status})"),
@@ -212,7 +212,7 @@ impl Rival {
         self.fail(&how)
     }
 
-    /// Ends the process; the error that says why.
+    /// Ends the process and returns an error that says why.
     fn fail(&mut self, why: &str) -> BenchError {
         self.broken = true;
         self.input = None;
@@ -225,7 +225,7 @@ impl Rival {
 impl Drop for Rival {
     fn drop(&mut self) {
         if let Some(mut input) = self.input.take() {
-            // Whether it hears it or not, its input ends here.
+            // Even if this fails, closing its input tells the process to end.
             let _ = input.write_all(b"{\"op\":\"quit\"}\n").and_then(|()| input.flush());
         }
         if wait(&mut self.child, FAREWELL).is_none() {
@@ -235,7 +235,7 @@ impl Drop for Rival {
     }
 }
 
-/// Its exit status, if it ends within `patience`.
+/// The exit status of a process, if it ends within `patience`.
 fn wait(child: &mut Child, patience: Duration) -> Option<std::process::ExitStatus> {
     let begin = Instant::now();
     loop {
@@ -261,7 +261,7 @@ fn shell(command: &str) -> Command {
     shell
 }
 
-/// A thread that reads lines, so that waiting for one can end. It ends with the output.
+/// Reads lines on a thread, so that a wait for one can time out. The thread ends with the output.
 fn listen(output: ChildStdout) -> Receiver<Heard> {
     let (send, heard) = mpsc::channel();
     std::thread::spawn(move || {
@@ -288,7 +288,7 @@ fn listen(output: ChildStdout) -> Receiver<Heard> {
     heard
 }
 
-/// The beginning of what a rival said.
+/// The beginning of a line of a rival, for a message.
 fn cut(text: &str) -> String {
     let mut short: String = text.chars().take(120).collect();
     if short.len() < text.len() {

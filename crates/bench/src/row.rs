@@ -58,21 +58,21 @@ pub struct Row {
     pub median_us: Option<f64>,
     /// Microseconds of an iteration, the least of the samples.
     pub min_us: Option<f64>,
-    /// Operations, in 1e9 a second, at the median.
+    /// 1e9 operations per second, at the median.
     pub gflops: Option<f64>,
-    /// Bytes of the operands, in 1e9 a second, at the median.
+    /// 1e9 bytes of the operands per second, at the median.
     pub gbps: Option<f64>,
-    /// The time that the machine's roofs allow, over the median.
+    /// The least time that the machine's roofs allow, divided by the median.
     pub peak_fraction: Option<f64>,
     /// Which roof is the lowest.
     pub bound: Option<Bound>,
-    /// The median over that of an earlier record.
+    /// The median divided by that of an earlier record.
     pub ratio: Option<f64>,
-    /// The median over SmallMind's, measured in turn.
+    /// The median divided by SmallMind's, which was measured alternately.
     pub vs_smallmind: Option<f64>,
-    /// With candidates side by side: whether this is the one that the engine takes.
+    /// If all candidates are measured: whether this is the one that the engine chooses.
     pub chosen: Option<bool>,
-    /// Why there is no time; `null` where there is one.
+    /// Why there is no time; `null` if there is one.
     pub error: Option<String>,
 }
 
@@ -148,12 +148,13 @@ pub fn median(samples: &[f64]) -> Option<f64> {
 }
 
 /// The least seconds that the roofs allow, and which roof is the lowest. `peak` is the roof of the kernel's arithmetic,
-/// in 1e9 operations a second.
+/// in 1e9 operations per second.
 fn least_seconds(cost: &Cost, peak: f64, roofs: &Roofs) -> (f64, Bound) {
     let compute = cost.flops / peak / 1e9;
     let moved = cost.read + cost.written;
     let level = roofs.level(if cost.in_place { cost.read.max(cost.written) } else { moved });
-    // A tenth of the other kind of traffic is no reason to call reading a copy.
+    // If less than a tenth of the traffic is of the other kind, the case counts as reading or as writing, not as a
+    // copy.
     let bandwidth = if cost.in_place {
         level.update
     } else if cost.written <= 0.1 * cost.read {
@@ -175,7 +176,7 @@ fn least_seconds(cost: &Cost, peak: f64, roofs: &Roofs) -> (f64, Bound) {
     (least, bound)
 }
 
-/// Floating-point operations whose time stands for a roof of arithmetic, and bytes whose time stands for one of memory.
+/// The rows of roofs give the time of this many floating-point operations, or bytes.
 const ROOF_UNIT: f64 = 1e9;
 
 /// The roofs as rows: `median_us` is the time of 1e9 operations or bytes, or that of one entry or barrier.

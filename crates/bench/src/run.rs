@@ -10,10 +10,10 @@ use crate::cases::Cases;
 use crate::error::BenchError;
 use crate::rival::{Contender, Rival};
 use crate::row::{Row, Who, median, roof_rows};
-use crate::sample::{Player, Sampling, Stage};
+use crate::sample::{EngineSide, Player, Sampling};
 use crate::work::{self, Target, Work};
 
-/// The name of this library among contenders.
+/// The name of this library as a contender.
 pub const OWN: &str = "smallmind";
 
 /// Which ways to compute a case are timed.
@@ -30,17 +30,17 @@ pub enum Routes {
 pub struct Bench {
     /// The instruction set.
     pub isa: IsaKind,
-    /// The numbers of threads, one after the other.
+    /// The numbers of threads; all cases are measured on the first, then on the next.
     pub threads: Vec<usize>,
     /// The cases.
     pub cases: Cases,
-    /// The filters of the cases. Roofs become rows where all of these allow the word `roof`.
+    /// The filters of the cases. There are rows for the roofs only if every filter names the word `roof`.
     pub filters: Vec<String>,
     /// How many samples are taken, and how long they are.
     pub sampling: Sampling,
     /// How much time the roofs take.
     pub effort: Effort,
-    /// Whether the engine or its candidates are timed.
+    /// Which ways to compute a case are timed.
     pub routes: Routes,
     /// An earlier record to compare with.
     pub baseline: Option<Baseline>,
@@ -48,20 +48,20 @@ pub struct Bench {
     pub version: String,
 }
 
-/// Findings of a measurement, beside its rows.
+/// Findings of a measurement, besides its rows.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub struct Findings {
     /// Wrong results and failed rivals, a sentence each.
     pub errors: Vec<String>,
-    /// Times of this library over those of the earlier record, with the rows' names.
+    /// For each row its name and the time of this library divided by that of the earlier record.
     pub ratios: Vec<(String, f64)>,
-    /// Times of the engine's choice over those of its best candidate, with the cases' names.
-    pub lags: Vec<(String, f64)>,
+    /// For each case its name and the time of the engine's choice divided by that of the best candidate.
+    pub choice_ratios: Vec<(String, f64)>,
     /// Cases that were not measured.
     pub left_out: Vec<String>,
 }
 
-impl Outcome {
+impl Findings {
     /// The rows that are slower than in the earlier record by more than `percent`.
     pub fn regressions(&self, percent: f64) -> Vec<&(String, f64)> {
         self.ratios.iter().filter(|(_, ratio)| *ratio > 1.0 + percent / 100.0).collect()
@@ -69,7 +69,7 @@ impl Outcome {
 
     /// The cases whose choice is slower than the best candidate by more than `percent`.
     pub fn wrong_choices(&self, percent: f64) -> Vec<&(String, f64)> {
-        self.lags.iter().filter(|(_, lag)| *lag > 1.0 + percent / 100.0).collect()
+        self.choice_ratios.iter().filter(|(_, lag)| *lag > 1.0 + percent / 100.0).collect()
     }
 }
 
@@ -80,18 +80,18 @@ struct Entry {
 }
 
 impl Bench {
-    /// Measures, and hands on each row as soon as it is there.
+    /// Measures all cases; calls `on_row` with the rows of each as soon as it is measured.
     ///
-    /// Wrong results and rivals that fail don't end it: they are rows with an error.
+    /// Wrong results and rivals that fail don't end the measurement: they give rows with an error.
     ///
     /// # Errors
-    /// Threads or memory that can't be had, or an error of `on_row`.
+    /// The system refuses threads or memory, or `on_row` fails.
     pub fn run<E: From<BenchError>>(
         &self,
         rivals: &mut [Rival],
         mut on_row: impl FnMut(&Row) -> Result<(), E>,
-    ) -> Result<Outcome, E> {
-        let mut outcome = Outcome { left_out: self.cases.left_out.clone(), ..Outcome::default() };
+    ) -> Result<Findings, E> {
+        let mut findings = Findings { left_out: self.cases.left_out.clone(), ..Findings::default() };
         for &threads in &self.threads {
             let mut pool = Pool::new(threads).map_err(BenchError::from)?;
             let roofs = Roofs::measure(&mut pool, self.isa, self.effort).map_err(BenchError::from)?;
@@ -109,16 +109,16 @@ impl Bench {
                 };
                 let Some(mut work) = prepared.map_err(BenchError::from)? else {
                     if self.routes == Routes::Chosen {
-                        outcome.left_out.push(format!("{case}: {} has no such kernel", self.isa));
+                        findings.left_out.push(format!("{case}: {} has no such kernel", self.isa));
                     }
                     continue;
                 };
-                for row in self.case(case, &mut *work, &mut pool, &roofs, rivals, &mut outcome)? {
+                for row in self.measure_case(case, &mut *work, &mut pool, &roofs, rivals, &mut findings)? {
                     on_row(&row)?;
                 }
             }
         }
-        Ok(outcome)
+        Ok(findings)
     }
 
     fn wants_roofs(&self) -> bool {
@@ -126,39 +126,39 @@ impl Bench {
     }
 
     /// The rows of a case: this library's, then those of the rivals that compute it.
-    fn case(
+    fn measure_case(
         &self,
         case: &Case,
         work: &mut dyn Work,
         pool: &mut Pool,
         roofs: &Roofs,
         rivals: &mut [Rival],
-        outcome: &mut Outcome,
+        findings: &mut Findings,
     ) -> Result<Vec<Row>, BenchError> {
         let threads = pool.threads();
         let mut routes = work.routes();
         if self.routes == Routes::Chosen {
             routes.truncate(1);
         }
-        let stage = &mut Stage { work, pool };
+        let engine = &mut EngineSide { work, pool };
         let mut entries = Vec::with_capacity(routes.len());
         for (route, name) in routes.iter().enumerate() {
-            let mut row = Row::new(case, threads, &self.own(name));
+            let mut row = Row::new(case, threads, &self.own_entrant(name));
             row.chosen = (self.routes == Routes::All).then_some(route == 0);
-            stage.work.reset();
-            stage.work.run(stage.pool, route, 1).map_err(BenchError::from)?;
-            row.error = stage.work.check().err().map(|wrong| format!("wrong result: {wrong}"));
+            engine.work.reset();
+            engine.work.run(engine.pool, route, 1).map_err(BenchError::from)?;
+            row.error = engine.work.check().err().map(|wrong| format!("wrong result: {wrong}"));
             entries.push(Entry { row, samples: vec![] });
         }
-        self.compete(case, stage, &mut entries, rivals)?;
+        self.compete(case, engine, &mut entries, rivals)?;
         for entry in &mut entries {
             entry.row.enter(&entry.samples, case, roofs);
             entry.row.ratio = self.baseline.as_ref().and_then(|baseline| baseline.ratio(&entry.row));
         }
-        Ok(self.conclude(case, entries, outcome))
+        Ok(self.collect_findings(case, entries, findings))
     }
 
-    fn own(&self, route: &str) -> Who {
+    fn own_entrant(&self, route: &str) -> Who {
         let contender = match self.routes {
             Routes::Chosen => OWN.to_owned(),
             Routes::All => format!("{OWN}/{route}"),
@@ -166,16 +166,16 @@ impl Bench {
         Who { contender, version: self.version.clone(), isa: self.isa.name().to_owned() }
     }
 
-    /// Takes the samples. A process has one case prepared at a time, so its contenders take part one after the other,
-    /// each in turn with this library's routes.
+    /// Takes the samples. A rival's process holds one prepared case, so its contenders compete one after the other,
+    /// each sampled alternately with this library's routes.
     fn compete(
         &self,
         case: &Case,
-        stage: &mut Stage<'_>,
+        engine: &mut EngineSide<'_>,
         entries: &mut Vec<Entry>,
         rivals: &mut [Rival],
     ) -> Result<(), BenchError> {
-        let threads = stage.pool.threads();
+        let threads = engine.pool.threads();
         let own: Vec<usize> = (0..entries.len()).filter(|i| entries[*i].row.error.is_none()).collect();
         let contenders: Vec<Vec<Contender>> = rivals.iter().map(|rival| rival.contenders(case)).collect();
         let rounds = contenders.iter().map(Vec::len).max().unwrap_or(0).max(1);
@@ -194,10 +194,10 @@ impl Bench {
                 }
                 rows.push(row);
             }
-            let samples = stage.samples(&mut players, self.sampling);
+            let samples = engine.samples(&mut players, self.sampling);
             for player in players {
                 if let Player::Rival(rival) = player {
-                    // A rival that can't let go fails at its next case.
+                    // If the release fails, so does the rival's next case.
                     let _ = rival.release();
                 }
             }
@@ -225,16 +225,16 @@ impl Bench {
         Ok(())
     }
 
-    /// Collects errors, ratios and lags from the rows.
-    fn conclude(&self, case: &Case, entries: Vec<Entry>, outcome: &mut Outcome) -> Vec<Row> {
+    /// Adds the errors and ratios of the rows to `findings`.
+    fn collect_findings(&self, case: &Case, entries: Vec<Entry>, findings: &mut Findings) -> Vec<Row> {
         let rows: Vec<Row> = entries.into_iter().map(|entry| entry.row).collect();
         for row in &rows {
             let name = || format!("{case}, {} threads, {}", row.threads, row.contender);
             if let Some(error) = &row.error {
-                outcome.errors.push(format!("{}: {error}", name()));
+                findings.errors.push(format!("{}: {error}", name()));
             }
             if let Some(ratio) = row.ratio.filter(|_| row.contender.starts_with(OWN)) {
-                outcome.ratios.push((name(), ratio));
+                findings.ratios.push((name(), ratio));
             }
         }
         let candidates = || rows.iter().filter(|row| row.chosen.is_some());
@@ -243,7 +243,9 @@ impl Bench {
         if let (Some(best), Some(chosen)) = (best, chosen)
             && let Some(median) = chosen.median_us
         {
-            outcome.lags.push((format!("{case}, {} threads: {}", chosen.threads, chosen.contender), median / best));
+            findings
+                .choice_ratios
+                .push((format!("{case}, {} threads: {}", chosen.threads, chosen.contender), median / best));
         }
         rows
     }
@@ -278,7 +280,7 @@ mod tests {
         Case { problem: Problem::Matmul(product), format: Format::F32, tags: vec![] }
     }
 
-    /// A kernel that leaves its work undone by one of its routes.
+    /// A kernel that computes nothing on one of its routes.
     struct Planted {
         right: Box<dyn Work>,
         wrong_route: usize,
@@ -308,29 +310,29 @@ mod tests {
 
     const ON: Target = Target { isa: IsaKind::Scalar, threads: 1 };
 
-    fn rows(bench: &Bench, case: &Case, work: &mut dyn Work) -> (Vec<Row>, Outcome) {
-        let (mut pool, mut outcome) = (Pool::new(1).unwrap(), Outcome::default());
+    fn rows(bench: &Bench, case: &Case, work: &mut dyn Work) -> (Vec<Row>, Findings) {
+        let (mut pool, mut findings) = (Pool::new(1).unwrap(), Findings::default());
         let roofs = crate::row::tests::roofs();
-        let rows = bench.case(case, work, &mut pool, &roofs, &mut [], &mut outcome).unwrap();
-        (rows, outcome)
+        let rows = bench.measure_case(case, work, &mut pool, &roofs, &mut [], &mut findings).unwrap();
+        (rows, findings)
     }
 
     #[test]
     fn a_wrong_kernel_has_an_error_and_no_time() {
         let case = case(Product::nn(8, 8, 8));
         let mut work = Planted { right: prepare(&case, ON).unwrap().unwrap(), wrong_route: 0 };
-        let (rows, outcome) = rows(&bench(Routes::Chosen), &case, &mut work);
+        let (rows, findings) = rows(&bench(Routes::Chosen), &case, &mut work);
         assert_eq!((rows.len(), rows[0].median_us, rows[0].runs), (1, None, 0));
         assert!(rows[0].error.as_ref().unwrap().contains("wrong result: C[0, 0]"), "{rows:?}");
-        assert!(outcome.errors[0].contains("nn 8x8x8"), "{outcome:?}");
+        assert!(findings.errors[0].contains("nn 8x8x8"), "{findings:?}");
     }
 
     #[test]
     fn a_right_kernel_has_a_time() {
         let case = case(Product::nn(8, 8, 8));
         let mut work = prepare(&case, ON).unwrap().unwrap();
-        let (rows, outcome) = rows(&bench(Routes::Chosen), &case, &mut *work);
-        assert!(rows[0].median_us >= rows[0].min_us && rows[0].min_us > Some(0.0) && outcome.errors.is_empty());
+        let (rows, findings) = rows(&bench(Routes::Chosen), &case, &mut *work);
+        assert!(rows[0].median_us >= rows[0].min_us && rows[0].min_us > Some(0.0) && findings.errors.is_empty());
         assert_eq!((rows[0].contender.as_str(), rows[0].runs, rows[0].chosen), ("smallmind", 3, None));
     }
 
@@ -338,18 +340,18 @@ mod tests {
     fn candidates_are_side_by_side_and_the_choice_is_marked() {
         let case = case(Product::nt(2, 64, 64));
         let mut work = Planted { right: candidates(&case, ON).unwrap().unwrap(), wrong_route: 1 };
-        let (rows, outcome) = rows(&bench(Routes::All), &case, &mut work);
+        let (rows, findings) = rows(&bench(Routes::All), &case, &mut work);
         assert_eq!(rows.iter().map(|row| row.chosen).collect::<Vec<_>>(), [Some(true), Some(false)]);
         assert!(rows[0].error.is_none() && rows[1].error.is_some(), "{rows:?}");
-        // A wrong candidate is no reason to lag.
-        assert_eq!((outcome.lags.len(), outcome.lags[0].1), (1, 1.0));
+        // A wrong candidate has no time, so the choice can't lag behind it.
+        assert_eq!((findings.choice_ratios.len(), findings.choice_ratios[0].1), (1, 1.0));
     }
 
     #[test]
     fn a_lag_or_a_regression_is_told_by_its_size() {
         let slow = |ratio| vec![("x".to_owned(), ratio)];
-        let outcome = Outcome { ratios: slow(1.2), lags: slow(1.05), ..Outcome::default() };
-        assert_eq!((outcome.regressions(10.0).len(), outcome.regressions(25.0).len()), (1, 0));
-        assert_eq!((outcome.wrong_choices(10.0).len(), outcome.wrong_choices(1.0).len()), (0, 1));
+        let findings = Findings { ratios: slow(1.2), choice_ratios: slow(1.05), ..Findings::default() };
+        assert_eq!((findings.regressions(10.0).len(), findings.regressions(25.0).len()), (1, 0));
+        assert_eq!((findings.wrong_choices(10.0).len(), findings.wrong_choices(1.0).len()), (0, 1));
     }
 }

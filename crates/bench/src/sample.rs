@@ -1,4 +1,4 @@
-//! Samples of the time of an iteration. Contenders take turns.
+//! Samples of the time of an iteration. Contenders are sampled alternately.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub struct Sampling {
     pub sample: Duration,
 }
 
-/// A contender that takes turns.
+/// A contender among those that are sampled alternately.
 pub(crate) enum Player<'r> {
     /// This library, by the route of this index.
     Own(usize),
@@ -37,12 +37,12 @@ pub(crate) enum Player<'r> {
 }
 
 /// The engine's side of a case.
-pub(crate) struct Stage<'a> {
+pub(crate) struct EngineSide<'a> {
     pub(crate) work: &'a mut dyn Work,
     pub(crate) pool: &'a mut Pool,
 }
 
-impl Stage<'_> {
+impl EngineSide<'_> {
     fn sample(&mut self, player: &mut Player<'_>, iterations: usize) -> Result<f64, BenchError> {
         match player {
             Player::Own(route) => Ok(self.work.run(self.pool, *route, iterations)?),

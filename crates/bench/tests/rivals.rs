@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use smallmind_bench::{Bench, BenchError, Case, Cases, Outcome, Problem, Product, Rival, Routes, Row, Sampling};
+use smallmind_bench::{Bench, BenchError, Case, Cases, Findings, Problem, Product, Rival, Routes, Row, Sampling};
 use smallmind_kernels::Format;
 use smallmind_profile::roofs::Effort;
 use smallmind_simd::IsaKind;
@@ -38,7 +38,7 @@ fn case() -> Case {
     Case { problem: Problem::Matmul(Product::nn(8, 8, 8)), format: Format::F32, tags: vec![] }
 }
 
-fn run(mut rival: Rival) -> (Vec<Row>, Outcome) {
+fn run(mut rival: Rival) -> (Vec<Row>, Findings) {
     let bench = Bench {
         isa: IsaKind::best(),
         threads: vec![1],

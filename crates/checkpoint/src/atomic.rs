@@ -6,8 +6,8 @@
 //!          ─► rename to NAME ─► sync the parent
 //! ```
 //!
-//! A process killed in between leaves names that start with `.tmp-`; [`clean_stale`] removes them, and puts an old
-//! folder back where its successor had not taken its place yet. One process at a time may write into a folder.
+//! A process that is killed in between leaves names that start with `.tmp-`. [`clean_stale`] removes them, and puts an
+//! old folder back if its successor had not yet taken its place. One process at a time may write into a folder.
 
 use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
@@ -35,7 +35,7 @@ const BUFFER: usize = 64 << 10;
 
 /// Writes a file that appears under its name complete and synced, or not at all.
 ///
-/// An earlier file of that name is unchanged until then, and if anything fails. A symbolic link of that name is
+/// An earlier file of that name stays unchanged until then, and also if anything fails. A symbolic link of that name is
 /// replaced, not followed.
 ///
 /// ```
@@ -53,7 +53,7 @@ pub fn write_file_atomic(
     write_file_atomic_on(&Disk, path.as_ref(), write)
 }
 
-/// [`write_file_atomic`] on a [`FileSystem`] of choice.
+/// [`write_file_atomic`] on any [`FileSystem`].
 pub fn write_file_atomic_on(
     file_system: &dyn FileSystem,
     path: &Path,
@@ -84,17 +84,17 @@ pub enum Earlier {
 }
 
 impl PendingFile<'static> {
-    /// Makes a temporary file beside `path`.
+    /// Makes a temporary file next to `path`.
     ///
     /// # Errors
-    /// A folder that is not there or can't be written.
+    /// The folder does not exist or can't be written.
     pub fn create(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         Self::create_on(&Disk, path.as_ref())
     }
 }
 
 impl<'a> PendingFile<'a> {
-    /// [`create`](PendingFile::create) on a [`FileSystem`] of choice.
+    /// [`create`](PendingFile::create) on any [`FileSystem`].
     ///
     /// # Errors
     /// As [`create`](PendingFile::create).
@@ -108,7 +108,7 @@ impl<'a> PendingFile<'a> {
     /// Writes the content and syncs it, once.
     ///
     /// # Errors
-    /// A disk that is full or failing.
+    /// A disk that is full or fails.
     pub fn fill(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), CheckpointError> {
         let file = self.file.take().ok_or_else(|| io::Error::other("it is written already"));
         file.and_then(|file| fill(file, write)).map(drop).map_err(CheckpointError::io(&self.path, "write"))
@@ -117,14 +117,14 @@ impl<'a> PendingFile<'a> {
     /// Moves the file to its name.
     ///
     /// # Errors
-    /// A failing disk; an existing file that is to be kept. The existing file is unchanged.
+    /// The disk fails, or there is a file that is to be kept. An existing file is unchanged.
     pub fn publish(mut self, earlier: Earlier) -> Result<(), CheckpointError> {
         let moved = match earlier {
             Earlier::Replace => {
                 if let Ok(there) = self.path.symlink_metadata()
                     && there.is_file()
                 {
-                    // No error: the permissions matter less than the content.
+                    // An error is ignored: the permissions matter less than the content.
                     let _ = std::fs::set_permissions(&self.staging, there.permissions());
                 }
                 self.file_system.rename(&self.staging, &self.path)
@@ -164,7 +164,7 @@ pub struct AtomicFolder {
 
 #[derive(Clone, Copy, PartialEq)]
 enum State {
-    /// Every file so far is complete.
+    /// Every file that was begun is complete.
     Whole,
     /// A file could not be written.
     Broken,
@@ -173,12 +173,12 @@ enum State {
 }
 
 impl AtomicFolder {
-    /// Begins a folder that is to be called `target`; the folder around it must exist.
+    /// Begins a folder that will be called `target`; its parent must exist.
     pub fn create(target: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         Self::create_on(Arc::new(Disk), target.as_ref())
     }
 
-    /// [`create`](Self::create) on a [`FileSystem`] of choice.
+    /// [`create`](Self::create) on any [`FileSystem`].
     pub fn create_on(file_system: Arc<dyn FileSystem>, target: &Path) -> Result<Self, CheckpointError> {
         let (parent, name) = split(target)?;
         let (staging, ()) = create_unique(|| temporary(&parent, NEW, name), |path| file_system.create_folder(path))
@@ -187,7 +187,7 @@ impl AtomicFolder {
         Ok(Self { file_system, target, parent, staging, manifest: Manifest::default(), state: State::Whole })
     }
 
-    /// Adds a file, written and synced when this returns.
+    /// Adds a file; it is written and synced when this returns.
     ///
     /// After a failed write the folder can't be published any more.
     pub fn write(
@@ -214,7 +214,7 @@ impl AtomicFolder {
 
     /// Moves the folder to its name in place of an earlier one; returns its manifest.
     ///
-    /// After an error either the earlier folder or the new one is under the name, complete.
+    /// After an error the complete earlier folder or the complete new one is under the name.
     pub fn publish(mut self) -> Result<Manifest, CheckpointError> {
         if self.state == State::Broken {
             let error = io::Error::other("an earlier write into it failed");
@@ -256,7 +256,7 @@ impl AtomicFolder {
         name: &str,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<FileRecord, CheckpointError> {
-        // Errors show the name under which the file was to appear.
+        // Errors name the file as it would have been called, not its temporary name.
         let shown = self.target.join(name);
         let file = self.file_system.create_file(&self.staging.join(name));
         file.and_then(|file| fill(file, write)).map_err(CheckpointError::io(&shown, "write"))
@@ -279,8 +279,8 @@ impl std::fmt::Debug for AtomicFolder {
 
 /// Removes what a killed process left in `dir`: names that start with `.tmp-new-`, `.tmp-old-` or `.tmp-del-`.
 ///
-/// A folder that was set aside, and whose successor does not exist, is put back. Returns the names that were removed or
-/// put back. Only the process that writes into `dir` may call this, before it writes.
+/// A folder that was moved away for a successor is put back if there is no successor. Returns the names that were
+/// removed or put back. Only the process that writes into `dir` may call this, before it writes.
 pub fn clean_stale(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>, CheckpointError> {
     let dir = dir.as_ref();
     let mut cleaned = Vec::new();
@@ -320,11 +320,11 @@ pub(crate) fn remove_folder(file_system: &dyn FileSystem, path: &Path) -> Result
     file_system.remove_folder(&doomed).map_err(CheckpointError::io(path, "remove"))
 }
 
-/// Hands a buffered, hashing writer to `write`, then syncs the file.
+/// Calls `write` with a buffered writer that hashes what passes, then syncs the file.
 fn fill(file: Box<dyn SystemFile>, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<FileRecord> {
     let mut out = BufWriter::with_capacity(BUFFER, Hashed { file, hasher: Sha256::new(), bytes: 0 });
     let written = write(&mut out);
-    // Unwrapped in any case, so that a failed file is not flushed again on drop.
+    // The buffer is taken apart even after an error, so that a failed file is not flushed again on drop.
     let flushed = written.and_then(|()| out.flush());
     let (mut hashed, _) = out.into_parts();
     flushed?;
@@ -382,7 +382,7 @@ fn parse_temporary(name: &str) -> Option<(&'static str, u32, &str)> {
     let kind = [NEW, OLD, REMOVED].into_iter().find(|kind| name.starts_with(kind))?;
     let (unique, original) = name[kind.len()..].split_once('-')?;
     let (process, count) = unique.split_once('.')?;
-    // A number that can't be a process id counts as a process that has ended.
+    // A number that can't be a process id counts as an ended process.
     let id = process.parse().unwrap_or(u32::MAX);
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     (digits(process) && digits(count) && is_plain_name(original)).then_some((kind, id, original))

@@ -9,10 +9,10 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::Dtype;
 
-/// Elements of the chunks that are converted at once: they fit the first-level cache together with their result.
+/// Elements that are converted at once: they fit into the first-level cache together with their result.
 pub(crate) const CHUNK: usize = 4096;
 
-/// Room for one chunk of stored elements, aligned for the widest of them.
+/// Memory for one chunk of stored elements, aligned for the widest type.
 pub(crate) struct ChunkBuffer(Vec<u64>);
 
 impl ChunkBuffer {
@@ -25,7 +25,7 @@ impl ChunkBuffer {
         &mut bytemuck::cast_slice_mut(&mut self.0)[..bytes]
     }
 
-    /// Converts the first `out.len()` stored elements of a type for which [`Dtype::is_float`] holds.
+    /// Converts the first `out.len()` stored elements; [`Dtype::is_float`] must hold for their type.
     pub fn decode(&mut self, dtype: Dtype, out: &mut [f32]) {
         let n = out.len();
         match dtype {
@@ -52,7 +52,7 @@ impl ChunkBuffer {
         }
     }
 
-    /// Stores `values` (at most [`CHUNK`]) as `dtype`, one of `F16`, `BF16` and `F32`, and answers the bytes.
+    /// Stores `values` (at most [`CHUNK`]) as `dtype`, one of `F16`, `BF16` and `F32`, and returns the bytes.
     pub fn encode(&mut self, dtype: Dtype, values: &[f32]) -> &[u8] {
         let n = values.len();
         match dtype {
@@ -78,7 +78,7 @@ impl ChunkBuffer {
     }
 }
 
-/// The first `n` 16-bit elements, between the file's byte order and this machine's (the same step in both directions).
+/// The first `n` 16-bit elements, with their bytes swapped if this machine is big endian (to and from the file alike).
 fn native_u16(buffer: &mut [u64], n: usize) -> &mut [u16] {
     let halves = &mut bytemuck::cast_slice_mut::<u64, u16>(buffer)[..n];
     if cfg!(target_endian = "big") {
@@ -90,8 +90,7 @@ fn native_u16(buffer: &mut [u64], n: usize) -> &mut [u16] {
 /// The index of the first element that is NaN or infinite.
 pub(crate) fn first_non_finite(values: &[f32]) -> Option<usize> {
     for (chunk, part) in values.chunks(CHUNK).enumerate() {
-        // Without an early exit the loop over the chunk vectorises; the exact place is looked for only where there is
-        // one.
+        // A loop without an early exit is vectorized; the exact index is searched only in a chunk that has one.
         let all_finite = part.iter().fold(true, |finite, value| finite & value.is_finite());
         if !all_finite {
             return part.iter().position(|value| !value.is_finite()).map(|at| chunk * CHUNK + at);

@@ -1,7 +1,7 @@
 //! The element types that a safetensors file may name.
 //!
-//! Only types of whole bytes are known: the sub-byte types of newer files (`F4`, `F6_…`) are refused by name, because a
-//! tensor of them has no element that could be addressed.
+//! Only types of whole bytes are known: the sub-byte types of newer files (`F4`, `F6_…`) are refused by name, because
+//! their elements can't be addressed by bytes.
 
 use std::fmt;
 
@@ -60,7 +60,7 @@ const TABLE: [(Dtype, &str, usize); 15] = [
 ];
 
 impl Dtype {
-    /// The type of that name in a file (`"BF16"`), or `None` where no such type is known.
+    /// The type of that name in a file (`"BF16"`), or `None` if no such type is known.
     pub fn from_name(name: &str) -> Option<Self> {
         TABLE.iter().find(|row| row.1 == name).map(|row| row.0)
     }

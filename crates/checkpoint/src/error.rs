@@ -1,8 +1,8 @@
 //! What can be wrong with a file, as values.
 //!
-//! Every message says which file, where in it (tensor, field, byte), why that is refused, and what to do. The path
-//! stands in [`CheckpointError`]; the `…Fault` enums beside it hold the reason. Text that comes out of a file is quoted
-//! and shortened before it is shown, so that a hostile file can neither flood nor steer a terminal.
+//! Every message says which file, where in it (tensor, field, byte), why that is refused, and what to do.
+//! [`CheckpointError`] holds the path, the `…Fault` enums hold the reason. Text that comes out of a file is quoted and
+//! shortened before it is shown, so that a hostile file can neither flood a terminal nor send it control characters.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ pub enum CheckpointError {
         /// The system's answer.
         source: io::Error,
     },
-    /// A file or folder that has to be there is not, or is of another kind.
+    /// A required file or folder is missing, or is of another kind.
     #[error("{path}: {what}")]
     Missing {
         /// What was looked for.
@@ -105,7 +105,7 @@ pub enum HeaderFault {
         /// What the file seems to be instead.
         looks_like: Option<&'static str>,
     },
-    /// The header would end behind the file.
+    /// The header would end beyond the file.
     #[error(
         "the header claims {declared} bytes, only {available} follow: the file is cut short or no safetensors file{}",
         describe(looks_like)
@@ -113,7 +113,7 @@ pub enum HeaderFault {
     BeyondFile {
         /// Length in the first eight bytes.
         declared: u64,
-        /// Bytes behind them.
+        /// Bytes after these.
         available: u64,
         /// What the file seems to be instead.
         looks_like: Option<&'static str>,
@@ -124,7 +124,7 @@ pub enum HeaderFault {
         /// Length in the first eight bytes.
         declared: u64,
     },
-    /// The first byte of the header is no `{`.
+    /// The first byte of the header is not `{`.
     #[error("the header starts with byte {found:#04x}, not with '{{': no safetensors file")]
     NoBrace {
         /// The byte found.
@@ -187,14 +187,14 @@ pub enum HeaderFault {
         /// The field.
         field: &'static str,
     },
-    /// A dimension or an offset that is no integer from 0 to 2⁶⁴ − 1.
+    /// A dimension or an offset that is not an integer from 0 to 2⁶⁴ − 1.
     #[error("tensor {}: field `{field}` holds {found}, not an integer from 0 to 2^64 - 1", quote(tensor))]
     BadNumber {
         /// The tensor.
         tensor: String,
         /// The field.
         field: &'static str,
-        /// What stands there.
+        /// What the file has there.
         found: String,
     },
     /// An element type that is not known.
@@ -211,7 +211,7 @@ pub enum HeaderFault {
     /// `data_offsets` is not a pair.
     #[error("tensor {}: data_offsets has to hold exactly two numbers, begin and end", quote(.0))]
     NotAPair(String),
-    /// Bytes behind the last tensor.
+    /// Bytes after the last tensor.
     #[error("{count} bytes follow the last tensor and belong to none; write the file again")]
     TrailingBytes {
         /// How many.
@@ -228,10 +228,10 @@ pub enum TensorFault {
     Reversed {
         /// First byte, counted from the end of the header.
         begin: u64,
-        /// Byte behind the last one.
+        /// One past its last byte.
         end: u64,
     },
-    /// The product of its dimensions, zeros left out, and its element size overflows.
+    /// The product of its element size and its dimensions other than 0 overflows.
     #[error("the size of shape {shape} overflows; no file can hold it")]
     Overflow {
         /// The shape.
@@ -249,30 +249,30 @@ pub enum TensorFault {
         /// Bytes by the offsets.
         found: u64,
     },
-    /// Its data ends behind the file.
+    /// Its data ends beyond the file.
     #[error("its data ends at byte {end} of {available}: the file is cut short, copy or download it again")]
     BeyondFile {
-        /// Byte behind the last one, counted from the end of the header.
+        /// One past its last byte, counted from the end of the header.
         end: u64,
         /// Bytes of data in the file.
         available: u64,
     },
-    /// Bytes that belong to no tensor stand before its data.
+    /// Before its data are bytes that belong to no tensor.
     #[error(
         "its data begins at byte {begin}, the tensor before it ends at {previous_end}: the bytes between belong to none"
     )]
     Hole {
         /// First byte, counted from the end of the header.
         begin: u64,
-        /// Byte behind the data before it.
+        /// One past the last byte of the data before it.
         previous_end: u64,
     },
-    /// Its data lies over another tensor's.
+    /// Its data overlaps another tensor's.
     #[error("its data begins at byte {begin}, but the tensor before it ends at {previous_end}: they overlap")]
     Overlap {
         /// First byte, counted from the end of the header.
         begin: u64,
-        /// Byte behind the data before it.
+        /// One past the last byte of the data before it.
         previous_end: u64,
     },
     /// There is no tensor of that name.
@@ -330,7 +330,7 @@ pub enum JsonFault {
     /// Not UTF-8.
     #[error("not UTF-8 (at byte {offset} of the file)")]
     NotUtf8 {
-        /// Where the first byte stands that is not.
+        /// Position of the first byte that is not UTF-8.
         offset: usize,
     },
     /// Not JSON.
@@ -339,10 +339,10 @@ pub enum JsonFault {
     /// A key twice in one object.
     #[error("key {} stands twice in one object; remove one", quote(.0))]
     DuplicateKey(String),
-    /// So many values that holding them would take far more memory than the file.
+    /// Too many values: in memory they would take far more than the file.
     #[error("holds more values than any such file needs")]
     TooManyValues,
-    /// A value of another kind than the file's purpose asks for.
+    /// A value of the wrong kind.
     #[error("{field} has to be {expected}")]
     WrongKind {
         /// Which value.
@@ -389,7 +389,7 @@ pub enum IndexFault {
     /// A file that is not there.
     #[error("the weights are incomplete: {} is missing; download it again", quote(.0))]
     MissingShard(String),
-    /// A tensor that is not in the file that the index names.
+    /// A tensor is missing in the file that the index names for it.
     #[error("tensor {} is not in {}: index and weights belong to different models", quote(tensor), quote(shard))]
     NotInShard {
         /// The tensor.
@@ -441,7 +441,7 @@ pub enum WriteFault {
     /// The name was used before.
     #[error("the name is taken")]
     Taken,
-    /// More elements or fewer than the shape says.
+    /// More or fewer elements than the shape says.
     #[error("shape {shape} does not have {found} elements")]
     SizeMismatch {
         /// The shape.
@@ -471,9 +471,9 @@ impl CheckpointError {
         CheckpointError::Tensor { path: path.to_path_buf(), tensor: tensor.to_owned(), fault }
     }
 
-    /// Whether the content of a file is to blame, rather than the system or the caller.
+    /// Whether the cause is the content of a file, not the system or the caller.
     ///
-    /// A command line answers these with "bad model or data file".
+    /// The command line ends with the code for "bad model or data file" then.
     pub fn is_bad_file(&self) -> bool {
         match self {
             Self::Io { .. } | Self::Unwritable { .. } => false,

@@ -29,16 +29,16 @@ pub struct TensorInfo {
 impl TensorInfo {
     /// The product of the dimensions.
     pub fn elements(&self) -> usize {
-        // The header check has bounded `bytes` by the file, so the quotient is a count that a file can hold; on a
-        // machine where it does not fit `usize`, no buffer can be handed over for it either.
+        // The header check has made sure that the file has `bytes` bytes, so the quotient is a possible count. If it
+        // does not fit `usize` on this machine, no buffer for the tensor exists either.
         usize::try_from(self.bytes / self.dtype.size() as u64).unwrap_or(usize::MAX)
     }
 }
 
 /// A safetensors file whose header has been checked in full.
 ///
-/// Data is read on demand at the tensor's place, by any number of threads at once; nothing is mapped or kept. A file
-/// that is cut short while it is open gives [`TensorFault::CutShort`].
+/// Data is read on demand from the tensor's position, by any number of threads at once; nothing is mapped or kept. A
+/// file that is truncated while it is open gives [`TensorFault::CutShort`].
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
@@ -50,7 +50,7 @@ impl TensorFile {
     /// Opens a file and checks its header against its size.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
-        // Checked before it is opened, as opening a pipe would wait.
+        // The check comes before opening, since opening a pipe would block.
         let kind = fs::metadata(path).map_err(CheckpointError::io(path, "open"))?;
         if !kind.is_file() {
             let what = "not a file; name a .safetensors file";
@@ -95,7 +95,7 @@ impl TensorFile {
         let info = self.info(name)?;
         let len = usize::try_from(info.bytes).unwrap_or(usize::MAX);
         let mut out = Vec::new();
-        // The header check has found the data inside the file; memory for it may still be lacking.
+        // The header check has made sure that the file has the data; memory for it may still be lacking.
         if out.try_reserve_exact(len).is_err() {
             return Err(CheckpointError::io(&self.path, "get memory for a tensor of")(
                 io::ErrorKind::OutOfMemory.into(),
@@ -218,7 +218,7 @@ fn read_header(path: &Path, file: &PositionedFile, len: u64) -> Result<Vec<u8>, 
     Ok(json)
 }
 
-/// A guess, by the first bytes, what a file is that is no safetensors file.
+/// What a file that is not a safetensors file seems to be, by its first bytes.
 fn other_format(start: &[u8]) -> Option<&'static str> {
     const KNOWN: [(&[u8], &str); 7] = [
         (b"GGUF", "a GGUF file"),

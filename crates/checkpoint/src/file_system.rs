@@ -1,6 +1,6 @@
-//! The few operations that publishing a file takes, behind a trait so that each of them can be made to fail in a test.
+//! The few operations that publishing a file needs, behind a trait, so that tests can make each of them fail.
 //!
-//! Reading is not part of it: what was published is read back with ordinary calls.
+//! Reading is not part of it: published files are read with ordinary calls.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -16,12 +16,12 @@ pub trait FileSystem: Send + Sync {
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
     /// Renames a file or a folder within its parent, in one step; a file replaces one of that name, a folder does not.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Renames a file to a name that must be free; `AlreadyExists` where it is not.
+    /// Renames a file to a name that must be free; `AlreadyExists` if it is not.
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         match fs::hard_link(from, to) {
             Ok(()) => self.remove_file(from),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
-            // A file system without hard links.
+            // The file system has no hard links.
             Err(_) if to.symlink_metadata().is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
             Err(_) => self.rename(from, to),
         }
@@ -54,8 +54,7 @@ impl FileSystem for Disk {
     #[cfg(unix)]
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
         match File::open(path)?.sync_all() {
-            // Some network and FUSE file systems know no sync of a folder; there is nothing more that could be done
-            // there.
+            // Some network and FUSE file systems can't sync a folder; nothing more can be done there.
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
             result => result,
         }
@@ -63,7 +62,7 @@ impl FileSystem for Disk {
 
     #[cfg(not(unix))]
     fn sync_folder(&self, _path: &Path) -> io::Result<()> {
-        // A folder can't be opened as a file; the system writes its entries by itself.
+        // A folder can't be opened as a file here; the system writes its entries by itself.
         Ok(())
     }
 

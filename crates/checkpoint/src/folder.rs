@@ -1,4 +1,4 @@
-//! A model as Hugging Face lays it out: a folder with `config.json`, `tokenizer.json` and safetensors.
+//! A model in the layout of Hugging Face: a folder with `config.json`, `tokenizer.json` and safetensors.
 
 use std::path::{Path, PathBuf};
 
@@ -34,7 +34,7 @@ pub struct ModelFolder {
 impl ModelFolder {
     /// Opens a folder that holds `config.json` and either `model.safetensors` or `model.safetensors.index.json`.
     ///
-    /// If there are both kinds of weights, the single file is taken, as other tools do.
+    /// If there are both kinds of weights, the single file is used, as by other tools.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let dir = dir.as_ref();
         let missing = |path: PathBuf, what| Err(CheckpointError::Missing { path, what });

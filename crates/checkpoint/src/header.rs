@@ -5,10 +5,10 @@
 //! {"__metadata__": {"format": "pt"}, "wte.weight": {"dtype": "F32", "shape": [8, 4], "data_offsets": [0, 128]}, …}
 //! ```
 //!
-//! Offsets count from the end of the JSON. The format asks that they cover the data without hole or overlap. Beyond
-//! that this reader refuses what makes a file ambiguous or expensive: a name or a key twice, an empty name, a product
-//! of dimensions that overflows even when a zero stands among them, and sizes over the limits below. The limits bound
-//! the memory that the parser takes beside the header's bytes to less than 64 MiB.
+//! Offsets count from the end of the JSON. The format demands that they cover the data without gap or overlap. In
+//! addition this reader refuses what makes a file ambiguous or expensive: a name or a key twice, an empty name, a
+//! product of dimensions that overflows when zeros are left out, and sizes over the limits below. With the limits the
+//! parser takes less than 64 MiB of memory besides the header's bytes.
 //!
 //! Not here: files, which [`TensorFile`](crate::TensorFile) reads.
 
@@ -36,7 +36,7 @@ pub const MAX_METADATA_BYTES: usize = 8 << 20;
 /// The longest string of the header, in bytes.
 pub const MAX_STRING_BYTES: usize = 4 << 20;
 
-/// Bytes of the length that stands before the header.
+/// Bytes of the number before the header, which is its length.
 pub(crate) const LENGTH_BYTES: u64 = 8;
 /// The key of the metadata.
 pub(crate) const METADATA: &str = "__metadata__";
@@ -46,11 +46,11 @@ pub(crate) const METADATA: &str = "__metadata__";
 pub struct Header {
     /// The tensors, in the order of their names.
     pub tensors: Vec<TensorInfo>,
-    /// The metadata; empty where the file has none.
+    /// The metadata; empty if the file has none.
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Reads and checks the header `json` of a file that has `data_bytes` bytes behind it.
+/// Reads and checks the header `json` of a file with `data_bytes` bytes after the header.
 ///
 /// `path` only names the file in errors.
 pub fn parse_header(path: &Path, json: &[u8], data_bytes: u64) -> Result<Header, CheckpointError> {
@@ -114,7 +114,7 @@ fn byte_offset(text: &[u8], line: usize, column: usize) -> usize {
     (start + column.saturating_sub(1)).min(text.len())
 }
 
-/// The text of a parser's error, less the line and column that the caller reports in its own way.
+/// The text of a parser's error without its line and column, which the caller reports in its own way.
 pub(crate) fn without_place(error: &serde_json::Error) -> String {
     let text = json_problem(error);
     let end = text.rfind(" at line ").unwrap_or(text.len());
@@ -126,7 +126,7 @@ struct RawHeader {
     metadata: BTreeMap<String, String>,
 }
 
-/// Puts `found` where the caller of the parser looks for it and answers an error that ends the parsing.
+/// Stores `found` for the caller of the parser, and returns an error that ends the parsing.
 fn stop<E: de::Error>(fault: &mut Option<HeaderFault>, found: HeaderFault) -> E {
     let error = E::custom(&found);
     *fault = Some(found);

@@ -1,8 +1,8 @@
 //! JSON files of a model folder, read with bounds.
 //!
-//! A key that stands twice in one object is refused: which one a reader takes is undefined, so two tools could see two
-//! different models in one file. A file may be at most [`MAX_JSON_BYTES`] long, and its values may cost at most
-//! a fixed budget of memory, because `[[],[],…` takes some fifty times its own size as a tree.
+//! A key that occurs twice in an object is refused: readers differ in which value they take, so two tools could see
+//! different models in one file. A file may be at most [`MAX_JSON_BYTES`] long, and its values may take at most a fixed
+//! budget of memory, because `[[],[],…` takes about fifty times its own size as a tree.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -22,13 +22,13 @@ pub const MAX_JSON_BYTES: u64 = 16 << 20;
 
 /// Bytes of memory that the tree may take, text included, by the estimates below.
 const BUDGET: usize = 40 << 20;
-/// An object: a node of the ordered map that holds its keys.
+/// Memory of an object: a node of the ordered map that holds its keys.
 const OBJECT: usize = 704;
-/// A key and its value beyond the first few, with the map's spare room.
+/// Memory of a key and its value beyond the first few, with the map's spare memory.
 const MEMBER: usize = 112;
-/// An array: its first allocation.
+/// Memory of an array: its first allocation.
 const ARRAY: usize = 128;
-/// An element, with the spare room of a growing array.
+/// Memory of an element, with the spare memory of a growing array.
 const ELEMENT: usize = 64;
 
 /// Reads a JSON file of at most [`MAX_JSON_BYTES`], in which no object has a key twice.
@@ -44,7 +44,7 @@ pub fn read_json(path: impl AsRef<Path>) -> Result<Value, CheckpointError> {
     }
     let file = File::open(path).map_err(CheckpointError::io(path, "open"))?;
     let mut text = Vec::with_capacity(kind.len() as usize + 1);
-    // Bounded again here: the file may have grown since its size was read.
+    // The limit is applied again: the file may have grown since its size was read.
     file.take(MAX_JSON_BYTES + 1).read_to_end(&mut text).map_err(CheckpointError::io(path, "read"))?;
     if text.len() as u64 > MAX_JSON_BYTES {
         return Err(at_start(JsonFault::TooLarge { len: text.len() as u64 }));
@@ -68,7 +68,7 @@ pub fn parse_json(path: &Path, bytes: &[u8]) -> Result<Value, CheckpointError> {
     let parsed = ValueSeed { state: &state }.deserialize(&mut parser).and_then(|value| parser.end().map(|()| value));
     parsed.map_err(|error| {
         let fault = state.into_inner().fault.unwrap_or_else(|| JsonFault::Syntax(without_place(&error)));
-        // Line 0 is the parser's word for "no place": an empty text.
+        // The parser reports line 0 if there is no position: the text is empty.
         let (line, column) = (error.line().max(1), error.column().max(1));
         CheckpointError::Json { path: path.to_path_buf(), line, column, fault }
     })

@@ -25,7 +25,7 @@ pub(crate) fn check_layout(
     let mut tensors = Vec::with_capacity(placed.len());
     for (name, tensor) in placed {
         check_size(&tensor, data_bytes).map_err(|fault| CheckpointError::tensor(path, &name, fault))?;
-        // A dimension beyond `usize` belongs to a tensor without elements or to a file beyond this machine's addresses.
+        // Only a tensor without elements, or a file too large for this machine, has a dimension beyond `usize`.
         let dims: Result<Vec<usize>, _> = tensor.shape.iter().map(|&dim| usize::try_from(dim)).collect();
         let Ok(shape) = dims else {
             let fault = TensorFault::Overflow { shape: format!("{:?}", tensor.shape) };
@@ -86,9 +86,9 @@ fn check_size(tensor: &Placed, data_bytes: u64) -> Result<(), TensorFault> {
     Ok(())
 }
 
-/// Bytes of a tensor, or `None` where the product overflows with the zeros left out.
+/// Bytes of a tensor; `None` if the product without zeros overflows.
 ///
-/// A zero would hide the overflow of the other dimensions, which code behind this check multiplies in its own order.
+/// A zero would hide that the other dimensions overflow. Later code may multiply them in another order.
 fn byte_size(shape: &[u64], dtype: Dtype) -> Option<u64> {
     let nonzero = shape.iter().filter(|&&dim| dim != 0);
     let bytes = nonzero.copied().try_fold(dtype.size() as u64, u64::checked_mul)?;

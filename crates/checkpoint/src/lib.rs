@@ -76,12 +76,12 @@
 //!
 //! # What it holds to
 //!
-//! * Nothing that comes out of a file can make it panic, take over a second, or take more memory than the file's size
-//!   and 64 MiB. What is refused is a [`CheckpointError`] that names file, place, reason and remedy.
-//! * Nothing is memory-mapped: data is read at its place, so a file cut short under a reader is an error, not a signal.
-//!   There is no `unsafe` here.
-//! * At every moment of a publication either the earlier content or the new one is whole under its name. Tests fail
-//!   each single system call in turn to show it.
+//! * No content of a file can make it panic, take longer than a second, or take more memory than the file's size plus
+//!   64 MiB. A refusal is a [`CheckpointError`] that says in which file, where, why, and what to do.
+//! * Nothing is memory-mapped: reads are positioned, so a file that is truncated while it is read gives an error, not a
+//!   signal. There is no `unsafe` here.
+//! * At every moment of a publication the complete earlier content or the complete new one is under its name. Tests
+//!   make each system call fail in turn to show it.
 
 #![forbid(unsafe_code)]
 

@@ -27,7 +27,7 @@ const DIGITS: usize = 64;
 /// The files of a published folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Manifest {
-    /// The files by name, the manifest itself left out.
+    /// The files by name, without the manifest itself.
     pub files: BTreeMap<String, FileRecord>,
 }
 
@@ -135,7 +135,7 @@ fn sha256_of(path: &Path) -> Result<String, CheckpointError> {
     }
 }
 
-/// The digest of what was hashed, as hexadecimal digits.
+/// The digest in hexadecimal digits.
 pub(crate) fn hex(hasher: Sha256) -> String {
     let mut text = String::with_capacity(DIGITS);
     for byte in hasher.finalize() {

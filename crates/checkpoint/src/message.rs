@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-/// Text out of a file, escaped and cut to what fits a message.
+/// Text from a file, escaped and shortened for a message.
 pub(crate) fn quote(text: &str) -> impl fmt::Display {
     const SHOWN: usize = 80;
     let shown: String = text.chars().take(SHOWN).collect();
@@ -11,7 +11,7 @@ pub(crate) fn quote(text: &str) -> impl fmt::Display {
     format!("{shown:?}{rest}")
 }
 
-/// The remark that a file is of another format.
+/// The remark that a file seems to be of another format.
 pub(crate) fn describe(looks_like: &Option<&'static str>) -> String {
     looks_like.map_or(String::new(), |what| format!(" (it looks like {what})"))
 }

@@ -1,7 +1,7 @@
-//! Reading a file at an offset, without a shared cursor and without a map.
+//! Reading a file at an offset, without a shared cursor and without a memory map.
 //!
-//! A positioned read of a file that has become shorter is an error that can be reported; a read through a memory map is
-//! a signal that ends the process. So nothing in this crate is mapped, and nothing in it is `unsafe`.
+//! If a file has become shorter, a positioned read returns an error, while a read through a memory map raises a signal
+//! that ends the process. So this crate maps nothing, and has no `unsafe`.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,7 @@ use std::io;
 #[derive(Debug)]
 pub(crate) struct PositionedFile {
     file: File,
-    /// Guards the one cursor where the system offers no positioned reads.
+    /// Guards the one cursor, for systems without positioned reads.
     #[cfg(not(unix))]
     cursor: std::sync::Mutex<()>,
 }
@@ -34,7 +34,7 @@ impl PositionedFile {
     #[cfg(not(unix))]
     pub fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
         use std::io::{Read, Seek, SeekFrom};
-        // The cursor holds no state between calls, so a panic elsewhere can't have left it wrong.
+        // Every call sets the cursor anew, so it doesn't matter where a panic has left it.
         let _guard = self.cursor.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut file = &self.file;
         file.seek(SeekFrom::Start(offset))?;

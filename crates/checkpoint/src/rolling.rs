@@ -58,12 +58,13 @@ pub struct ValidCheckpoint {
 impl Rolling {
     /// The checkpoints in `dir` whose names begin with `prefix` (`"step-"`). Publishing keeps the newest `keep`.
     ///
-    /// Nothing is read or created yet. With `keep` = 1 a damaged checkpoint has no predecessor to fall back to.
+    /// Nothing is read or created yet. With `keep` = 1 there is no earlier checkpoint to fall back to if the one is
+    /// damaged.
     pub fn new(dir: impl AsRef<Path>, prefix: &str, keep: NonZeroUsize) -> Self {
         Self::on(Arc::new(Disk), dir, prefix, keep)
     }
 
-    /// [`new`](Self::new) on a [`FileSystem`] of choice.
+    /// [`new`](Self::new) on any [`FileSystem`].
     pub fn on(file_system: Arc<dyn FileSystem>, dir: impl AsRef<Path>, prefix: &str, keep: NonZeroUsize) -> Self {
         Self { dir: dir.as_ref().to_path_buf(), prefix: prefix.to_owned(), keep, file_system }
     }
@@ -90,7 +91,7 @@ impl Rolling {
             let name = entry.map_err(CheckpointError::io(&self.dir, "list the folder"))?.file_name();
             let digits = name.to_str().and_then(|name| name.strip_prefix(&self.prefix));
             let Some(step) = digits.and_then(|digits| digits.parse().ok()) else { continue };
-            // Only names that this type writes: not `step-1` beside `step-00000001`.
+            // Only names that this type writes: `step-00000001`, not `step-1`.
             if self.path_of(step).file_name() == Some(&name) {
                 steps.push(step);
             }
@@ -99,10 +100,10 @@ impl Rolling {
         Ok(steps)
     }
 
-    /// The newest checkpoint whose checksums are all right, and the errors of newer ones.
+    /// The newest checkpoint whose checksums are all correct, and the errors of newer ones.
     ///
-    /// It only reads, so it may run while another process trains. If there is none but `damaged` is not empty,
-    /// something may still be saved by hand: don't start the run anew.
+    /// It only reads, so it may run while another process trains. If there is no such checkpoint but `damaged` is not
+    /// empty, don't start a new run in the folder: a user may be able to rescue a checkpoint.
     pub fn latest_valid(&self) -> Result<Latest, CheckpointError> {
         let mut damaged = Vec::new();
         for step in self.steps()?.into_iter().rev() {
@@ -158,7 +159,7 @@ impl Rolling {
         }
     }
 
-    /// Removes all but the newest checkpoints. Those that are visibly damaged don't count.
+    /// Removes all but the newest checkpoints. Checkpoints with missing files or wrong sizes don't count as kept.
     ///
     /// The checkpoint of step `published` is kept in any case.
     fn prune(&self, published: u64) -> Result<(), CheckpointError> {

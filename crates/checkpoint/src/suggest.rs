@@ -5,8 +5,8 @@ const CANDIDATES: usize = 8192;
 
 /// The candidate that `name` most likely stands for, if any is near enough.
 ///
-/// A candidate that ends with `name`, or the reverse, at a dot wins (`wte.weight` for `transformer.wte.weight`);
-/// otherwise the one at the smallest edit distance, up to a third of the name's length.
+/// A candidate wins if it ends with `name` after a dot, or `name` with it (`wte.weight` and `transformer.wte.weight`).
+/// Otherwise the candidate with the smallest edit distance wins, up to a third of the name's length.
 ///
 /// ```
 /// use smallmind_checkpoint::did_you_mean;
@@ -35,7 +35,7 @@ fn is_dotted_tail(tail: &str, whole: &str) -> bool {
     !tail.is_empty() && whole.strip_suffix(tail).is_some_and(|head| head.ends_with('.'))
 }
 
-/// Levenshtein's distance, if it is at most `limit`; one row of the table at a time.
+/// Levenshtein's distance, if it is at most `limit`. Only one row of the table is kept at a time.
 fn distance_within(a: &str, b: &str, limit: usize) -> Option<usize> {
     let b: Vec<char> = b.chars().collect();
     if a.chars().count().abs_diff(b.len()) > limit {

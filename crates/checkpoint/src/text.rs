@@ -1,10 +1,10 @@
 //! Byte-order marks, and plain words for errors of JSON.
 
-/// U+FEFF in UTF-8. Editors on Windows put it before a text to mark its encoding; it is no part of the text.
+/// U+FEFF in UTF-8. Editors on Windows put it before a text to mark its encoding; it is not part of the text.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// The bytes of a text without a byte-order mark at their beginning. Every text, JSON or TOML file of a user goes
-/// through here.
+/// The bytes of a text without a byte-order mark at their beginning. Every text, JSON and TOML file of a user is read
+/// through this function.
 #[must_use]
 pub fn without_byte_order_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes)
@@ -15,7 +15,7 @@ pub fn without_byte_order_mark(bytes: &[u8]) -> &[u8] {
 pub fn json_problem(error: &serde_json::Error) -> String {
     const EXPECTED: &str = ", expected ";
     let text = error.to_string();
-    // The last occurrence: text before it may quote the file.
+    // The last occurrence counts: text before it may quote the file.
     let Some(at) = text.rfind(EXPECTED) else { return text };
     let (before, wanted) = text.split_at(at + EXPECTED.len());
     let end = wanted.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(wanted.len());

@@ -1,4 +1,4 @@
-//! The weights of a model: one safetensors file, or several behind an index.
+//! The weights of a model: one safetensors file, or several with an index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,7 +12,7 @@ use crate::header::MAX_TENSORS;
 use crate::json::read_json;
 use crate::{TensorFile, TensorInfo};
 
-/// Most files of a model's weights.
+/// The most files of a model's weights.
 pub const MAX_SHARDS: usize = 512;
 
 /// The tensors of a model, in one file or several.
@@ -156,7 +156,7 @@ fn weight_map(index: Value) -> Result<BTreeMap<String, String>, IndexFault> {
     Ok(map)
 }
 
-/// Whether a relative path out of a file can be joined to a folder without leading out of it on any system.
+/// Whether a relative path stays inside the folder to which it is joined, on every system.
 fn stays_inside(path: &str) -> bool {
     let foreign = |c: char| matches!(c, '\\' | ':') || c.is_control();
     !path.is_empty()

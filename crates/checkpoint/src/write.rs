@@ -1,7 +1,7 @@
 //! Writing a safetensors file from borrowed values.
 //!
-//! The header is made first, from names, types and shapes alone; then the data streams through one small buffer. So the
-//! weights are never in memory twice, whatever type they are stored as. Tensors lie in the order that the format's own
+//! The header is made first, from names, types and shapes; then the data streams through one small buffer. So the
+//! weights are never in memory twice, whatever type they are stored as. Tensors are in the order that the format's own
 //! library uses (widest element first, then by name) and the header is padded with spaces to eight bytes, so every
 //! tensor is aligned to its element.
 
@@ -21,16 +21,16 @@ use crate::message::quote;
 pub enum TensorData<'a> {
     /// `f32`, stored bit for bit, NaN and infinities included.
     F32(&'a [f32]),
-    /// `f32` of a matrix of so many rows, stored bit for bit as its transpose: the file holds `[cols, rows]`.
+    /// A matrix of `f32`, stored bit for bit as its transpose: the file holds `[cols, rows]`.
     F32Transposed {
         /// `[rows, cols]`.
         values: &'a [f32],
         /// Rows in memory.
         rows: usize,
     },
-    /// `f32`, stored as half precision; a finite value too large for it fails the writing.
+    /// `f32`, stored as half precision; writing fails if a finite value is too large for it.
     F16(&'a [f32]),
-    /// `f32`, stored as `BF16`, rounded to nearest; a finite value that would round to infinity fails the writing.
+    /// `f32`, stored as `BF16`, rounded to nearest; writing fails if a finite value would round to infinity.
     Bf16(&'a [f32]),
     /// Bytes.
     U8(&'a [u8]),
@@ -67,9 +67,9 @@ impl TensorData<'_> {
     }
 }
 
-/// A safetensors file in the making: it borrows the values until [`write_to`](Self::write_to).
+/// A safetensors file under construction: it borrows the values until [`write_to`](Self::write_to).
 ///
-/// Whatever it accepts, [`TensorFile`](crate::TensorFile) reads back.
+/// [`TensorFile`](crate::TensorFile) can read all that it accepts.
 #[derive(Debug)]
 pub struct TensorWriter<'a> {
     tensors: BTreeMap<String, (Vec<usize>, TensorData<'a>)>,
@@ -102,7 +102,7 @@ impl<'a> TensorWriter<'a> {
     pub fn set_metadata(&mut self, key: &str, value: &str) -> Result<&mut Self, CheckpointError> {
         let others = self.metadata.iter().filter(|(other, _)| *other != key);
         let bytes = key.len() + value.len() + others.map(|(key, value)| key.len() + value.len()).sum::<usize>();
-        // Escaped in JSON a byte may take six; the string limit counts them so.
+        // A byte may take six when it is escaped in JSON; the string limit counts six for each.
         let limit = if bytes > MAX_METADATA_BYTES {
             Some(("bytes of metadata", MAX_METADATA_BYTES))
         } else if key.len().max(value.len()) > MAX_STRING_BYTES / 6 {
@@ -140,7 +140,7 @@ impl<'a> TensorWriter<'a> {
         if self.tensors.len() == MAX_TENSORS {
             return over("tensors", MAX_TENSORS);
         }
-        // The reader refuses dimensions whose product overflows behind a zero, so they are refused here too.
+        // The reader refuses dimensions whose product overflows when zeros are left out, so they are refused here too.
         let nonzero = shape.iter().filter(|&&dim| dim != 0);
         let product = nonzero.copied().try_fold(data.dtype().size(), usize::checked_mul);
         let elements = if shape.contains(&0) { 0 } else { product.unwrap_or(0) / data.dtype().size() };
@@ -157,7 +157,7 @@ impl<'a> TensorWriter<'a> {
     /// Writes the whole file; the writer is not flushed or synced.
     pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut order: Vec<_> = self.tensors.iter().collect();
-        // Stable, so names stay in order within a size.
+        // A stable sort: names stay in order within a size.
         order.sort_by_key(|(_, (_, data))| std::cmp::Reverse(data.dtype().size()));
         let json = self.header(&order)?;
         if json.len() as u64 > MAX_HEADER_BYTES {
@@ -237,7 +237,7 @@ fn write_transposed(values: &[f32], rows: usize, buffer: &mut ChunkBuffer, out: 
     Ok(())
 }
 
-/// The smallest magnitude that rounds to infinity: half a step above the largest value of the type.
+/// The smallest magnitude that rounds to infinity: the largest value of the type plus half its last step.
 fn overflow_from(dtype: Dtype) -> f32 {
     match dtype {
         Dtype::F16 => 65520.0,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::Rows;
 
-/// The memories that a plan can touch.
+/// The buffers that a plan can touch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Space {
     /// Values and temporaries, owned by the executor.
@@ -23,7 +23,7 @@ pub(crate) enum Space {
     Cache,
 }
 
-/// A run of the batch's tokens: `max` of them from `first` on, or fewer where the batch ends.
+/// Adjacent tokens of the batch: `max` of them from `first` on, or fewer if the batch ends before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
     pub(crate) first: usize,
@@ -35,18 +35,18 @@ pub(crate) struct Chunk {
 pub(crate) enum Extent {
     /// All that [`Rows`] gives.
     All,
-    /// The rows of a chunk of the batch. A view of fixed rows holds one chunk at a time, at its top.
+    /// The rows of a chunk of the batch. A view with a fixed number of rows holds one chunk at a time, from row 0 on.
     Chunk(Chunk),
-    /// One row at the top for each block of `size` rows of `of`.
+    /// From row 0 on, one row for each block of `size` rows of `of`.
     Blocks {
-        /// What is counted in blocks.
+        /// The rows that are counted in blocks.
         of: Rows,
         /// Rows of a block.
         size: usize,
     },
 }
 
-/// Where a dense matrix lies.
+/// Where a dense matrix is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct View {
     pub(crate) space: Space,
@@ -82,19 +82,19 @@ impl View {
 /// How the workers of a step share what it touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sharing {
-    /// Each worker touches only its part of the rows, cut at multiples of `granule`.
+    /// Each worker touches only its part of the rows, divided at multiples of `granule`.
     OwnRows {
         /// Rows that stay together.
         granule: usize,
     },
-    /// Each worker touches only its part of the columns, cut at multiples of `granule`.
+    /// Each worker touches only its part of the columns, divided at multiples of `granule`.
     OwnCols {
         /// Columns that stay together.
         granule: usize,
     },
     /// Worker 0 does everything.
     First,
-    /// Any worker may read any element; a written element belongs to one worker, which one is up to the step.
+    /// Any worker may read any element. Each written element belongs to one worker; the step chooses which.
     Unpartitioned,
 }
 
@@ -109,7 +109,7 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// Whether each worker has a part of its own.
+    /// Whether each worker has its own part.
     #[inline(always)]
     pub(crate) fn is_partitioned(&self) -> bool {
         match self.sharing {
@@ -118,13 +118,13 @@ impl Access {
         }
     }
 
-    /// Whether both can touch the same element and one of them writes it.
-    pub(crate) fn overlaps(&self, other: &Access) -> bool {
+    /// Whether both can touch the same element and one of them writes it, no matter which workers run them.
+    pub(crate) fn collides_with(&self, other: &Access) -> bool {
         let (a, b) = (&self.elements, &other.elements);
         self.view.space == other.view.space && a.start < b.end && b.start < a.end && (self.writes || other.writes)
     }
 
-    /// Whether the two, by different workers, can touch the same element while one of them writes it.
+    /// Whether two different workers can touch the same element through these accesses and one of them writes it.
     pub(crate) fn conflicts(&self, other: &Access) -> bool {
         let by_one_worker = self.sharing == other.sharing
             && match self.sharing {
@@ -132,7 +132,7 @@ impl Access {
                 Sharing::OwnRows { .. } => self.view == other.view,
                 Sharing::OwnCols { .. } | Sharing::Unpartitioned => false,
             };
-        self.overlaps(other) && !by_one_worker
+        self.collides_with(other) && !by_one_worker
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where workers must meet.
 //!
-//! Workers run the steps of a plan in order, each at its own pace. Two steps may overlap in time unless a barrier
-//! stands between them:
+//! Workers run the steps of a plan in order, each at its own pace. Two steps may overlap in time unless there is a
+//! barrier between them:
 //!
 //! ```text
 //! step       0: norm   1: linear by rows   |   2: attention        |   3: linear by rows
@@ -28,7 +28,7 @@
 //! ```
 //!
 //! The same worker does both if both are worker 0's, or both partition the same view in the same rows
-//! ([`Access::conflicts`]). One pass is enough: a barrier orders every step before it against every step behind it.
+//! ([`Access::conflicts`]). One pass is enough: every step before a barrier ends before any step after it begins.
 
 use crate::access::Access;
 use crate::step::Step;

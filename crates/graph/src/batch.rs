@@ -3,26 +3,26 @@
 use crate::cache::{CacheShape, PAGE_TOKENS};
 use crate::{GraphError, Limits};
 
-/// A run of tokens of one sequence within a batch.
+/// Adjacent tokens of one sequence within a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Span {
-    /// The first token in the batch.
+    /// Index of its first token in the batch.
     pub start: usize,
     /// How many tokens.
     pub len: usize,
-    /// How many tokens of the sequence came before: what the cache holds of it.
+    /// How many tokens of the sequence came before: the cache holds their keys and values.
     pub past: usize,
-    /// Where in the batch's table of pages those of the sequence begin, if it has any.
-    pub pages: usize,
+    /// Index of the sequence's first page in the batch's list of pages, if it has pages.
+    pub first_page: usize,
 }
 
 impl Span {
-    /// The batch's tokens that are this span's.
+    /// The indices of the span's tokens in the batch.
     pub fn rows(&self) -> std::ops::Range<usize> {
         self.start..self.start + self.len
     }
 
-    /// Those of the span's pages to which its tokens are appended.
+    /// The pages of `table`, the span's pages, to which its tokens are appended.
     fn written<'t>(&self, table: &'t [u32]) -> &'t [u32] {
         if self.len == 0 { &[] } else { &table[self.past / PAGE_TOKENS..] }
     }
@@ -42,7 +42,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// An empty batch that holds anything within `limits` without allocating again.
+    /// An empty batch, with memory allocated for all that `limits` permit.
     pub fn with_capacity(limits: &Limits) -> Self {
         Self {
             tokens: Vec::with_capacity(limits.tokens),
@@ -68,8 +68,8 @@ impl Batch {
         self.pages.clear();
     }
 
-    /// Appends tokens of a sequence that follow `past` earlier ones. No cache holds the sequence: a plan with a cache
-    /// wants [`Batch::push_cached`].
+    /// Appends tokens of a sequence that follow `past` earlier ones. No cache holds the sequence: for a plan with a
+    /// cache use [`Batch::push_cached`].
     pub fn push(&mut self, tokens: &[u32], past: usize) {
         self.push_cached(tokens, past, &[]);
     }
@@ -79,10 +79,10 @@ impl Batch {
     pub fn push_cached(&mut self, tokens: &[u32], past: usize, pages: &[u32]) {
         let start = self.tokens.len();
         self.tokens.extend_from_slice(tokens);
-        // Positions beyond any context stop at the largest: `check` refuses them, it does not overflow.
+        // Positions saturate at `u32::MAX` instead of overflowing; `check` refuses them.
         let position = |i: usize| u32::try_from(past.saturating_add(i)).unwrap_or(u32::MAX);
         self.positions.extend((0..tokens.len()).map(position));
-        self.spans.push(Span { start, len: tokens.len(), past, pages: self.pages.len() });
+        self.spans.push(Span { start, len: tokens.len(), past, first_page: self.pages.len() });
         let needed = CacheShape::pages_for(past.saturating_add(tokens.len())).min(pages.len());
         self.pages.extend_from_slice(&pages[..needed]);
     }
@@ -131,7 +131,7 @@ impl Batch {
     /// The pages of the cache that hold the sequence of one of the spans, in the order of its tokens.
     pub fn pages(&self, span: &Span) -> &[u32] {
         let len = CacheShape::pages_for(span.past.saturating_add(span.len));
-        self.pages.get(span.pages..span.pages + len).unwrap_or_default()
+        self.pages.get(span.first_page..span.first_page + len).unwrap_or_default()
     }
 
     /// The token ids.
@@ -144,7 +144,7 @@ impl Batch {
         &self.positions
     }
 
-    /// What should follow each token; empty where nothing is learnt.
+    /// The token that should follow each token; empty if nothing is trained or evaluated.
     pub fn targets(&self) -> &[u32] {
         &self.targets
     }
@@ -154,7 +154,7 @@ impl Batch {
         &self.outputs
     }
 
-    /// Checks the batch against what a plan was made for. `written` has a bit for each page of the cache.
+    /// Checks the batch against what a plan was made for. `written` is memory with a bit for each page of the cache.
     pub(crate) fn check(&self, limits: &Limits, needs: &Needs, written: &mut [u64]) -> Result<(), GraphError> {
         let within = |what, got, limit| if got <= limit { Ok(()) } else { Err(GraphError::Limit { what, got, limit }) };
         within("tokens", self.tokens.len(), limits.tokens)?;
@@ -163,17 +163,17 @@ impl Batch {
         for span in &self.spans {
             within("past + len", span.past.saturating_add(span.len), limits.context)?;
         }
-        let largest = |ids: &[u32]| ids.iter().copied().max().map_or(0, |id| id as usize + 1);
-        within("token id + 1", largest(&self.tokens), needs.token_entries)?;
-        within("position + 1", largest(&self.positions), needs.position_entries)?;
+        let largest = |ids: &[u32]| ids.iter().copied().max().map_or(0, |id| id as usize);
+        within("token id", largest(&self.tokens), needs.token_entries.saturating_sub(1))?;
+        within("position", largest(&self.positions), needs.position_entries.saturating_sub(1))?;
         if needs.targets {
             if self.targets.len() != self.tokens.len() {
                 let (targets, tokens) = (self.targets.len(), self.tokens.len());
                 return Err(GraphError::Batch(format!("{targets} targets for {tokens} tokens")));
             }
             let real = |t: &&u32| **t != smallmind_kernels::loss::IGNORE;
-            let largest = self.targets.iter().filter(real).max().map_or(0, |id| *id as usize + 1);
-            within("target id + 1", largest, needs.target_entries)?;
+            let largest = self.targets.iter().filter(real).max().map_or(0, |id| *id as usize);
+            within("target id", largest, needs.target_entries.saturating_sub(1))?;
         }
         if let Some(row) = self.outputs.iter().find(|r| **r as usize >= self.tokens.len()) {
             return Err(GraphError::Batch(format!("output row {row} of a batch of {} tokens", self.tokens.len())));
@@ -184,7 +184,8 @@ impl Batch {
         Ok(())
     }
 
-    /// Two spans that write a page, or one that reads what another writes, would race.
+    /// Refuses spans with too few or unknown pages, and spans that would race: two write the same page, or one reads a
+    /// page that another writes.
     fn check_pages(&self, pages: usize, written: &mut [u64]) -> Result<(), GraphError> {
         let refuse = |why: String| Err(GraphError::Batch(why));
         written.fill(0);
@@ -192,7 +193,7 @@ impl Batch {
             let table = self.pages(span);
             if table.len() < CacheShape::pages_for(span.past.saturating_add(span.len)) {
                 return refuse(format!(
-                    "span {i} of {} tokens without pages of the cache for them",
+                    "span {i} has {} tokens, past ones included, and too few pages of the cache for them",
                     span.past + span.len
                 ));
             }
@@ -228,14 +229,14 @@ pub(crate) struct Needs {
     pub(crate) cache: bool,
 }
 
-/// The numbers of a run that are no tokens.
+/// The scalar inputs of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scalars {
-    /// What gradients of the summed loss are multiplied by: 1 / targets in the whole accumulated batch.
+    /// Factor of the gradients of the summed loss: 1 / (number of targets in the whole accumulated batch).
     pub loss_scale: f32,
-    /// Chooses the dropout masks of a training.
+    /// Seed of the dropout masks of a training run.
     pub dropout_seed: u64,
-    /// Tells the masks of a training's runs apart.
+    /// How many micro-batches of the training came before: each has masks of its own.
     pub dropout_step: u32,
     /// AdamW's learning rate.
     pub learning_rate: f64,
@@ -253,7 +254,7 @@ impl Default for Scalars {
 mod tests {
     use super::*;
 
-    /// No call makes such a batch; the check stands between its fields and the kernels all the same.
+    /// No public function makes such a batch; the check protects the kernels nevertheless.
     #[test]
     fn an_output_row_beyond_the_batch_is_refused() {
         let limits = Limits { tokens: 4, outputs: 4, spans: 1, context: 4, pages: 1 };

@@ -1,4 +1,4 @@
-//! The memory of the key-value cache.
+//! The layout of the key-value cache.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,18 +10,19 @@ use crate::{Buffer, GraphError};
 /// Tokens whose keys and values a page of the cache holds.
 pub const PAGE_TOKENS: usize = PAGE;
 
-/// The sizes of a key-value cache: layer after layer its pages, each with the keys and values of [`PAGE_TOKENS`] tokens
-/// of one sequence, head by head. Which pages hold a sequence, in the order of its tokens, says each [`crate::Batch`].
+/// The sizes of a key-value cache: for one layer after another its pages, each with the keys and values of
+/// [`PAGE_TOKENS`] tokens of one sequence, head by head. Each [`crate::Batch`] says which pages hold its sequences, in
+/// the order of their tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheShape {
-    /// For each layer, the columns of its keys, which are those of its values too: `kv_heads · head_dim`.
+    /// For each layer the number of columns of its keys, and of its values: `kv_heads · head_dim`.
     pub layers: Arc<[usize]>,
-    /// Pages of each layer. A sequence has the same pages in all.
+    /// Pages of each layer. A sequence has the same page numbers in all layers.
     pub pages: usize,
 }
 
 impl CacheShape {
-    /// Pages that hold `tokens` of a sequence.
+    /// How many pages hold `tokens` tokens of a sequence.
     pub fn pages_for(tokens: usize) -> usize {
         tokens.div_ceil(PAGE_TOKENS)
     }
@@ -73,7 +74,7 @@ impl CacheShape {
         self.layers.iter().take(layer).sum::<usize>() * self.pages * PAGE_TOKENS * 2
     }
 
-    /// [`CacheShape::len`], or the error that no memory is as large.
+    /// [`CacheShape::len`], or an error if it is beyond memory.
     pub(crate) fn checked_len(&self) -> Result<usize, GraphError> {
         let cols = self.layers.iter().try_fold(0, |sum: usize, cols| sum.checked_add(*cols));
         let rows = self.pages.checked_mul(PAGE_TOKENS * 2);

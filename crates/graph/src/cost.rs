@@ -4,7 +4,7 @@ use crate::graph::{Graph, Node};
 use crate::op::{Cost, Operands};
 use crate::{Batch, ParamId, Storage, ValueId};
 
-/// The cost of `node` on `batch`, with parameters that lie as `storage` says, or else in `f32`.
+/// The cost of `node` on `batch`, with parameters in the formats of `storage`, or else in `f32`.
 pub fn cost(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Storage>) -> Cost {
     let size = |value: &ValueId| {
         let shape = graph.shape(*value);
@@ -51,7 +51,7 @@ mod tests {
         assert_eq!(found.bytes(), Bytes { read: 4.0 * (24.0 + 48.0), written: 4.0 * 18.0 });
     }
 
-    /// Rows of 96 elements, three blocks each, in panels that 48 rows fill on every instruction set.
+    /// Rows of 96 elements are three blocks each, and 48 rows are whole strips on every instruction set.
     #[test]
     fn weights_cost_the_bytes_of_their_format() {
         let mut b = GraphBuilder::new();

@@ -30,7 +30,7 @@ impl WorkerCpus {
 
     /// If another worker was seen on the CPU of `worker`, the calling thread, moves it to a CPU that it may use and on
     /// which no worker was seen.
-    pub(crate) fn settle(&self, worker: usize) {
+    pub(crate) fn leave_shared_cpu(&self, worker: usize) {
         self.note(worker);
         let Some(here) = self.cpus.get(worker).map(|cpu| cpu.load(Ordering::Relaxed)) else { return };
         let taken = |cpu: usize| {
@@ -95,8 +95,8 @@ mod tests {
         sched_setaffinity(None, &before).unwrap();
         let workers = WorkerCpus::new(2);
         workers.cpus[1].store(first, Ordering::Relaxed);
-        workers.settle(0);
-        // The scheduler may have moved the thread before it settled, and then there was no need to.
+        workers.leave_shared_cpu(0);
+        // The scheduler may have moved the thread before, so that it need not move.
         assert_ne!(workers.cpus[0].load(Ordering::Relaxed), first);
         assert!(cpus.len() > 2 || workers.cpus[0].load(Ordering::Relaxed) == second);
         assert_eq!(sched_getaffinity(None).unwrap(), before);
@@ -110,7 +110,7 @@ mod tests {
         sched_setaffinity(None, &alone).unwrap();
         let workers = WorkerCpus::new(2);
         workers.note(1);
-        workers.settle(0);
+        workers.leave_shared_cpu(0);
         let places = workers.cpus.iter().map(|cpu| cpu.load(Ordering::Relaxed)).collect::<Vec<_>>();
         assert_eq!((places[0], sched_getaffinity(None).unwrap()), (places[1], alone));
         sched_setaffinity(None, &before).unwrap();

@@ -29,7 +29,7 @@ pub enum GraphError {
         /// The name.
         name: String,
     },
-    /// A parameter of no or of impossible size.
+    /// A parameter without elements, or of impossible size.
     #[error("parameter `{name}` can't have the shape [{rows}, {cols}]")]
     ParamSize {
         /// The name.
@@ -47,7 +47,7 @@ pub enum GraphError {
         /// Where in the model.
         path: String,
     },
-    /// A gradient is asked for of a result that the graph lacks, or that is no loss.
+    /// A gradient of a result that the graph lacks, or that is not a loss.
     #[error("the graph has no loss called `{name}`")]
     NoLoss {
         /// The name asked for.
@@ -56,7 +56,7 @@ pub enum GraphError {
     /// Weights, or a plan, that don't fit into memory.
     #[error("{} are needed at once, more than can be allocated", amount(.bytes))]
     OutOfMemory {
-        /// What was asked for; `usize::MAX` for more than can be addressed.
+        /// How much was asked for; `usize::MAX` if it is more than can be addressed.
         bytes: usize,
     },
     /// A batch beyond what the plan was made for.
@@ -80,6 +80,9 @@ pub enum GraphError {
     /// A graph whose layers can't share a key-value cache.
     #[error("the graph can't be planned: {0}")]
     Cache(String),
+    /// An executor without plans.
+    #[error("an executor needs at least one plan")]
+    NoPlan,
     /// A batch that contradicts itself.
     #[error("bad batch: {0}")]
     Batch(String),
@@ -102,7 +105,7 @@ pub enum GraphError {
         got: String,
     },
     /// Formats that the rows of a parameter can't have.
-    #[error("the rows of `{param}` can't lie as {formats}: {problem}")]
+    #[error("the rows of `{param}` can't be stored as {formats}: {problem}")]
     Formats {
         /// The parameter.
         param: String,
@@ -152,9 +155,9 @@ pub enum GraphError {
 /// What is done with a [`crate::Storage`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StorageUse {
-    /// A graph is planned for parameters that lie as the storage says.
+    /// A graph is planned for parameters in the layout of the storage.
     Plan,
-    /// Values are stored as it says.
+    /// Values are stored in its layout.
     Store,
     /// A plan is run on parameters.
     Run,

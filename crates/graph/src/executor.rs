@@ -24,7 +24,7 @@ pub enum ParamMemory<'a> {
     Exclusive(&'a mut [f32]),
 }
 
-/// The memories besides the arena that a run touches. All but the cache and stored parameters are laid out as
+/// The buffers besides the arena that a run touches. All but the cache and stored parameters are laid out as
 /// [`crate::FlatLayout`] says.
 #[derive(Debug)]
 pub struct Bindings<'a> {
@@ -52,15 +52,17 @@ impl<'a> Bindings<'a> {
 
 /// Plans with the arena that they share.
 pub struct Executor {
-    /// Rising in tokens.
+    /// Sorted by their limits on tokens, the largest last.
     plans: Vec<Plan>,
     arena: Buffer,
     watch: Watch,
-    /// The plan of the last run, and its batch's tokens and outputs.
+    /// The index of the plan of the last run.
     latest: usize,
+    /// How many tokens the batch of the last run had.
     tokens: usize,
+    /// How many output rows the batch of the last run had.
     outputs: usize,
-    /// A bit for each page of the cache: those that a batch writes.
+    /// Memory for [`Batch::check`]: bit `i` is set if the batch writes page `i` of the cache.
     written: Vec<u64>,
 }
 
@@ -73,14 +75,14 @@ impl Executor {
         Self::of_ladder(vec![plan])
     }
 
-    /// An executor that runs each batch by the smallest of the `plans` of a [`Plan::ladder`] that it fits, all over one
-    /// arena.
+    /// An executor that runs each batch with the smallest plan that is large enough; the `plans`, a [`Plan::ladder`],
+    /// share one arena.
     ///
     /// # Errors
-    /// No plan; too little memory.
+    /// [`GraphError::NoPlan`]; [`GraphError::OutOfMemory`].
     pub fn of_ladder(plans: Vec<Plan>) -> Result<Self, GraphError> {
         if plans.is_empty() {
-            return Err(GraphError::Batch("no plan to run a batch by".to_owned()));
+            return Err(GraphError::NoPlan);
         }
         let arena = Buffer::zeroed(plans.iter().map(|plan| plan.arena_len).max().unwrap_or(0))?;
         let pages = plans.iter().map(|plan| plan.limits.pages).max().unwrap_or(0);
@@ -93,9 +95,9 @@ impl Executor {
         &self.plans[self.plans.len() - 1]
     }
 
-    /// The plan that runs a batch of so many tokens: the smallest that it fits, else the largest.
+    /// The plan that runs a batch of this many tokens: the smallest that is large enough, or else the largest.
     pub fn plan_for(&self, tokens: usize) -> &Plan {
-        &self.plans[self.rung(tokens, 0, 0)]
+        &self.plans[self.plan_index(tokens, 0, 0)]
     }
 
     /// Bytes of the arena.
@@ -103,14 +105,14 @@ impl Executor {
         self.arena.len() * 4
     }
 
-    fn rung(&self, tokens: usize, outputs: usize, spans: usize) -> usize {
+    fn plan_index(&self, tokens: usize, outputs: usize, spans: usize) -> usize {
         let fits =
             |Limits { tokens: t, outputs: o, spans: s, .. }: &Limits| tokens <= *t && outputs <= *o && spans <= *s;
         self.plans.iter().position(|plan| fits(&plan.limits)).unwrap_or(self.plans.len() - 1)
     }
 
-    /// Fills the arena with NaN, so that an element which the next run does not write is seen in its results. Builds
-    /// with debug assertions do so before each run.
+    /// Fills the arena with NaN, so that an element that the next run does not write shows in its results. Builds with
+    /// debug assertions do so before each run.
     pub fn spoil(&mut self) {
         self.arena.fill(f32::NAN);
     }
@@ -118,7 +120,7 @@ impl Executor {
     /// Runs all steps on `batch`.
     ///
     /// # Errors
-    /// A batch beyond the plan's limits, or memories that are missing or of another size; then nothing has run.
+    /// A batch beyond the plan's limits, or buffers that are missing or of another size; then nothing has run.
     pub fn run<P: Probe>(
         &mut self,
         pool: &mut Pool,
@@ -127,8 +129,8 @@ impl Executor {
         bindings: Bindings<'_>,
         probe: &P,
     ) -> Result<(), GraphError> {
-        let rung = self.rung(batch.len(), batch.outputs().len(), batch.spans().len());
-        let plan = &self.plans[rung];
+        let index = self.plan_index(batch.len(), batch.outputs().len(), batch.spans().len());
+        let plan = &self.plans[index];
         batch.check(&plan.limits, &plan.needs, &mut self.written)?;
         if pool.threads() != plan.threads {
             return Err(GraphError::Threads { plan: plan.threads, pool: pool.threads() });
@@ -145,7 +147,7 @@ impl Executor {
         probe.enter();
         pool.run(|worker, team| work(&plan.steps, &frame, Part { index: worker, count: plan.threads }, team, probe));
         probe.leave();
-        self.latest = rung;
+        self.latest = index;
         self.tokens = batch.len();
         self.outputs = batch.outputs().len();
         Ok(())
@@ -188,7 +190,7 @@ fn work<P: Probe>(steps: &[Step], frame: &Frame<'_>, part: Part, team: &Team<'_>
         // SAFETY: `Step::new` checked the accesses. Each worker of the pool has a part of its own, and between this
         // step and those whose accesses conflict with its own the plan has put a barrier, at which all workers drop
         // their `Worker`.
-        let worker = unsafe { Worker::new(frame, &step.accesses, part, (index, barriers)) };
+        let worker = unsafe { Worker::new(frame, &step.accesses, part, [index, barriers]) };
         (step.run)(&worker);
         if P::ENABLED {
             probe.end(part.index, index);
@@ -196,7 +198,7 @@ fn work<P: Probe>(steps: &[Step], frame: &Frame<'_>, part: Part, team: &Team<'_>
     }
 }
 
-/// Checks that what the plan touches is there in the right size.
+/// Checks that every buffer that the plan touches is given, with the right size.
 fn check(plan: &Plan, bindings: &Bindings<'_>) -> Result<(), GraphError> {
     let need = plan.params_len;
     let sized = |what, got: usize, need: usize| {
@@ -239,7 +241,7 @@ fn check(plan: &Plan, bindings: &Bindings<'_>) -> Result<(), GraphError> {
     Ok(())
 }
 
-/// Binds the memories of a run, which [`check`] has checked.
+/// Binds the buffers of a run, which [`check`] has checked.
 fn bind<'a>(frame: &mut Frame<'a>, bindings: Bindings<'a>) {
     match bindings.params {
         ParamMemory::Shared(params) => frame.bind(Space::FlatParams, params),
@@ -317,7 +319,7 @@ mod tests {
         Plan::new(model(is_cached), PlanOptions::flat(LIMITS, THREADS, IsaKind::best())).unwrap()
     }
 
-    /// Runs a plan on a batch that fills it; whether it panicked, with what.
+    /// Runs a plan on a batch that fills it; returns the message if it panics.
     fn run(plan: Plan) -> Result<(), String> {
         let mut batch = Batch::with_capacity(&LIMITS);
         for pages in [[0, 1], [2, 3]] {
@@ -348,6 +350,11 @@ mod tests {
     }
 
     #[test]
+    fn an_executor_without_plans_is_refused() {
+        assert!(matches!(Executor::of_ladder(vec![]), Err(GraphError::NoPlan)));
+    }
+
+    #[test]
     fn a_missing_barrier_is_found() {
         for is_cached in [false, true] {
             assert_eq!(run(plan(is_cached)), Ok(()));
@@ -368,7 +375,8 @@ mod tests {
 
     fn taken(_: MatMut<'_>) {}
 
-    /// The panic of a step on a value of a row for each token that is declared so, and whose workers do `work`.
+    /// The panic of a plan of one step, whose workers do `work`. The step declares one access, as given by the other
+    /// arguments, to a value of [`TOKENS`] rows.
     fn planted(
         extent: Extent,
         sharing: Sharing,
@@ -408,7 +416,7 @@ mod tests {
         let panic = planted(Extent::All, own, true, |w| {
             let _both = (w.own_mut(Write(0)), w.own_mut(Write(0)));
         });
-        assert!(panic.contains("once"), "{panic}");
+        assert!(panic.contains("twice in one step"), "{panic}");
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! The memories of a run, and the only ways in which a step reaches them.
+//! The buffers of a run, and the only ways in which a step reaches them.
 //!
 //! Several workers use one buffer at once. This is sound because of three rules:
 //!
-//! 1. A step reaches only what it declared ([`Access`]): its handles ([`Read`], [`Write`]) are numbers of its own
-//!    accesses. The accesses of one step don't overlap where one of them writes (`Step::new` checks it).
+//! 1. A step reaches only what it declared ([`Access`]): its handles ([`Read`], [`Write`]) are indices into its own
+//!    list of accesses. The accesses of one step don't overlap where one of them writes (`Step::new` checks it).
 //! 2. Within a step, workers take windows that don't overlap: their own rows, their own columns, their own scratch
-//!    memory. A step that cuts its windows in another way calls [`Worker::window_mut`], which is unsafe.
+//!    memory. A step that divides its windows in another way calls [`Worker::window_mut`], which is unsafe.
 //! 3. Between two steps whose accesses conflict all workers meet (`barriers.rs`).
 //!
 //! Builds with debug assertions check the second and the third rule for every window that is taken (`watch.rs`).
@@ -21,16 +21,16 @@ use crate::access::{Access, Read, Sharing, Space, View, Write};
 use crate::watch::{Touch, Watch};
 use crate::{Batch, ParamStore, Scalars};
 
-/// Where a memory starts, how many elements it has, whether it may be written.
+/// A buffer: its start, its number of elements, and whether it may be written.
 #[derive(Clone, Copy)]
-struct Base {
+struct Region {
     ptr: *mut f32,
     len: usize,
     writable: bool,
 }
 
-impl Base {
-    const NONE: Base = Base { ptr: NonNull::dangling().as_ptr(), len: 0, writable: false };
+impl Region {
+    const NONE: Region = Region { ptr: NonNull::dangling().as_ptr(), len: 0, writable: false };
 
     fn shared(memory: &[f32]) -> Self {
         Self { ptr: memory.as_ptr().cast_mut(), len: memory.len(), writable: false }
@@ -41,10 +41,10 @@ impl Base {
     }
 }
 
-/// Spaces that are one memory each.
+/// Number of spaces that are one buffer each: all but [`Space::Stored`].
 const SPACES: usize = 6;
 
-/// The place of a space in [`Frame::bases`].
+/// The index of a space in [`Frame::regions`]; none for a segment of a store.
 #[inline(always)]
 fn index(space: Space) -> Option<usize> {
     Some(match space {
@@ -58,15 +58,15 @@ fn index(space: Space) -> Option<usize> {
     })
 }
 
-/// The memories and inputs of one run.
+/// The buffers and inputs of one run.
 pub(crate) struct Frame<'a> {
-    bases: [Base; SPACES],
-    /// Parameters, where they don't lie flat.
+    regions: [Region; SPACES],
+    /// The parameters, unless they are in one flat buffer.
     store: Option<&'a ParamStore>,
     batch: &'a Batch,
     scalars: &'a Scalars,
-    /// Scratch memory: as many elements for each worker.
-    scratch: Base,
+    /// Scratch memory, divided equally among the workers.
+    scratch: Region,
     workers: usize,
     watch: &'a Watch,
 }
@@ -76,31 +76,31 @@ pub(crate) struct Frame<'a> {
 unsafe impl Sync for Frame<'_> {}
 
 impl<'a> Frame<'a> {
-    /// A frame over an arena whose elements from `values` on are the scratch memory of `workers` workers.
+    /// A frame over an arena whose elements from `values_len` on are the scratch memory of `workers` workers.
     pub(crate) fn new(
         arena: &'a mut [f32],
-        values: usize,
+        values_len: usize,
         workers: usize,
         (batch, scalars): (&'a Batch, &'a Scalars),
         watch: &'a Watch,
     ) -> Self {
-        let (values, scratch) = arena.split_at_mut(values);
-        let mut bases = [Base::NONE; SPACES];
-        bases[0] = Base::exclusive(values);
-        Self { bases, store: None, batch, scalars, scratch: Base::exclusive(scratch), workers, watch }
+        let (values, scratch) = arena.split_at_mut(values_len);
+        let mut regions = [Region::NONE; SPACES];
+        regions[0] = Region::exclusive(values);
+        Self { regions, store: None, batch, scalars, scratch: Region::exclusive(scratch), workers, watch }
     }
 
     /// Lets steps read `memory` as `space`.
     pub(crate) fn bind(&mut self, space: Space, memory: &'a [f32]) {
         if let Some(i) = index(space) {
-            self.bases[i] = Base::shared(memory);
+            self.regions[i] = Region::shared(memory);
         }
     }
 
     /// Lets steps read and write `memory` as `space`.
     pub(crate) fn bind_mut(&mut self, space: Space, memory: &'a mut [f32]) {
         if let Some(i) = index(space) {
-            self.bases[i] = Base::exclusive(memory);
+            self.regions[i] = Region::exclusive(memory);
         }
     }
 
@@ -109,21 +109,21 @@ impl<'a> Frame<'a> {
         self.store = Some(store);
     }
 
-    /// The memory of a segment in the store.
+    /// The words of a segment in the store.
     #[inline(always)]
     fn stored_memory(&self, view: &View) -> &'a [f32] {
         match (view.space, self.store) {
             (Space::Stored(number), Some(store)) => store.segment(number as usize),
-            _ => panic!("{view:?} is no segment of a store"),
+            _ => panic!("{view:?} is not a segment of a store"),
         }
     }
 
-    /// The memory of a view.
+    /// The buffer in which a view is.
     #[inline(always)]
-    fn base(&self, view: &View) -> Base {
+    fn region(&self, view: &View) -> Region {
         match index(view.space) {
-            Some(i) => self.bases[i],
-            None => Base::shared(self.stored_memory(view)),
+            Some(i) => self.regions[i],
+            None => Region::shared(self.stored_memory(view)),
         }
     }
 }
@@ -133,37 +133,45 @@ pub(crate) struct Worker<'f> {
     frame: &'f Frame<'f>,
     accesses: &'f [Access],
     part: Part,
-    /// The number of the step, and of the barriers before it.
-    at: (usize, usize),
-    /// A bit for each access that was taken for writing, and [`SCRATCH`].
+    /// The index of the step in its plan.
+    step: usize,
+    /// The number of barriers before the step.
+    barriers: usize,
+    /// Bit `i` is set once access `i` was taken for writing, bit [`SCRATCH`] once the scratch memory was.
     taken: Cell<u64>,
 }
 
-/// Why an access has no memory. It takes its arguments by value, and stands apart, so that those who check don't keep
-/// them in memory.
+/// Panics, since an access can't be granted. A function of its own, with `len` by value, so that the callers can keep
+/// the values that they check in registers.
 #[cold]
 #[inline(never)]
 fn refuse(access: &Access, len: usize, is_inside: bool) -> ! {
     match is_inside {
         true => panic!("{:?} is read-only in this run", access.view),
-        false => panic!("{:?} leaves its memory of {len} elements", access.view),
+        false => panic!("{:?} leaves its buffer of {len} elements", access.view),
     }
 }
 
 /// The bit of [`Worker::taken`] that stands for scratch memory.
 const SCRATCH: u32 = 63;
-/// The most accesses of a step.
+/// How many accesses a step can have at most.
 pub(crate) const MAX_ACCESSES: usize = SCRATCH as usize;
 
 impl<'f> Worker<'f> {
-    /// The worker that does `part` of the step number `at.0`, which has `at.1` barriers before it and these accesses.
+    /// The worker that does `part` of a step with these accesses. `step` is its index in the plan, `barriers` the
+    /// number of barriers before it.
     ///
     /// # Safety
     /// No two of the accesses overlap if one of them writes. While this worker lives, every other worker of the frame
     /// has another part, and is in this step or in one whose accesses don't conflict with these.
     #[inline(always)]
-    pub(crate) unsafe fn new(frame: &'f Frame<'f>, accesses: &'f [Access], part: Part, at: (usize, usize)) -> Self {
-        Self { frame, accesses, part, at, taken: Cell::new(0) }
+    pub(crate) unsafe fn new(
+        frame: &'f Frame<'f>,
+        accesses: &'f [Access],
+        part: Part,
+        [step, barriers]: [usize; 2],
+    ) -> Self {
+        Self { frame, accesses, part, step, barriers, taken: Cell::new(0) }
     }
 
     /// Its part of the work.
@@ -172,13 +180,13 @@ impl<'f> Worker<'f> {
         self.part
     }
 
-    /// The run's tokens.
+    /// The batch of the run.
     #[inline(always)]
     pub(crate) fn batch(&self) -> &'f Batch {
         self.frame.batch
     }
 
-    /// The run's numbers.
+    /// The scalar inputs of the run.
     #[inline(always)]
     pub(crate) fn scalars(&self) -> &'f Scalars {
         self.frame.scalars
@@ -200,7 +208,7 @@ impl<'f> Worker<'f> {
         range.start + own.start..range.start + own.end
     }
 
-    /// The rows and columns of an access that are this worker's, of the `rows` that this run uses.
+    /// This worker's rows and columns of an access; `rows` are the rows that this run uses.
     #[inline(always)]
     fn own_window(&self, access: &Access, rows: Range<usize>) -> (Range<usize>, Range<usize>) {
         let cols = 0..access.view.cols;
@@ -212,12 +220,12 @@ impl<'f> Worker<'f> {
         }
     }
 
-    /// Where a view starts and how many elements follow there, after a check that the `rows` which this run uses lie in
-    /// its memory.
+    /// The start of a view, and how many elements of its buffer follow. Panics if the `rows` that this run uses leave
+    /// the buffer, or if a write may not write to the buffer.
     #[inline(always)]
     fn start(&self, access: &Access, rows: &Range<usize>) -> (*mut f32, usize) {
         let view = &access.view;
-        let Base { ptr, len, writable } = self.frame.base(view);
+        let Region { ptr, len, writable } = self.frame.region(view);
         let is_inside = view.offset + rows.end * view.cols <= len;
         debug_assert!(view.offset + rows.end * view.cols <= access.elements.end, "{access:?} reaches too far");
         if !is_inside || (access.writes && !writable) {
@@ -227,16 +235,16 @@ impl<'f> Worker<'f> {
         (unsafe { ptr.add(view.offset) }, len - view.offset)
     }
 
-    /// The start of a window of rows that this run uses.
+    /// Where a window begins. Builds with debug assertions note the window in [`Watch`].
     #[inline(always)]
     fn window(&self, access: &Access, start: (*mut f32, usize), rows: &Range<usize>, cols: &Range<usize>) -> *mut f32 {
         if cfg!(debug_assertions) && self.frame.workers > 1 {
-            let ((step, stretch), worker) = (self.at, self.part.index);
+            let (worker, step) = (self.part.index, self.step);
             let (rows, cols, view, writes) = (rows.clone(), cols.clone(), access.view, access.writes);
-            self.frame.watch.note(stretch, Touch { worker, step, view, rows, cols, writes });
+            self.frame.watch.note(self.barriers, Touch { worker, step, view, rows, cols, writes });
         }
         let at = rows.start * access.view.cols + cols.start;
-        // SAFETY: the offset is clamped to the end of the memory; a window that starts there is empty.
+        // SAFETY: the offset is clamped to the end of the buffer; a window that starts there is empty.
         unsafe { start.0.add(at.min(start.1)) }
     }
 
@@ -326,26 +334,26 @@ impl<'f> Worker<'f> {
         );
         assert!(cols.start <= cols.end && cols.end <= view.cols, "columns {cols:?} of {view:?}");
         let ptr = self.window(access, self.start(access, &have), &rows, &cols);
-        // SAFETY: the window lies in the view, and the view in its memory; the caller guarantees that nothing else
-        // reaches the window's elements.
+        // SAFETY: the window is inside the view, and the view inside its buffer; the caller guarantees that nothing
+        // else reaches the window's elements.
         unsafe { MatMut::from_raw(ptr, rows.len(), cols.len(), view.cols) }
     }
 
-    /// The rows of the view that are this worker's own.
+    /// The rows of an access that are this worker's own.
     #[inline(always)]
     pub(crate) fn own_rows(&self, access: impl Into<usize>) -> Range<usize> {
         let access = &self.accesses[access.into()];
         self.own_window(access, self.rows(&access.view)).0
     }
 
-    /// The columns of the view that are this worker's own.
+    /// The columns of an access that are this worker's own.
     #[inline(always)]
     pub(crate) fn own_cols(&self, access: impl Into<usize>) -> Range<usize> {
         let access = &self.accesses[access.into()];
         self.own_window(access, self.rows(&access.view)).1
     }
 
-    /// A segment in a store with its rows and columns, in its own format and order.
+    /// The stored words of a segment, in its own format and order, and its numbers of rows and columns.
     #[inline(always)]
     pub(crate) fn stored(&self, read: Read) -> (&'f [f32], [usize; 2]) {
         let view = &self.accesses[read.0].view;
@@ -360,19 +368,19 @@ impl<'f> Worker<'f> {
     #[allow(clippy::mut_from_ref, reason = "it is taken once, and each worker has its own")]
     pub(crate) fn scratch(&self) -> &mut [f32] {
         self.take(SCRATCH);
-        let Base { ptr, len, .. } = self.frame.scratch;
+        let Region { ptr, len, .. } = self.frame.scratch;
         let each = len / self.frame.workers;
         assert!(self.part.index < self.frame.workers);
-        // SAFETY: the stretches of different workers are disjoint, no view reaches them, and this worker has not taken
-        // its own in this step.
+        // SAFETY: the scratch memories of different workers are disjoint, no view reaches them, and this worker has not
+        // taken its own in this step.
         unsafe { std::slice::from_raw_parts_mut(ptr.add(self.part.index * each), each) }
     }
 
-    /// Marks what is taken for writing.
+    /// Marks an access, or the scratch memory, as taken for writing.
     #[inline(always)]
     fn take(&self, bit: u32) {
         let (taken, bit) = (self.taken.get(), 1 << bit);
-        assert!(taken & bit == 0, "a worker takes each write of a step once");
+        assert!(taken & bit == 0, "a worker took a write, or its scratch memory, twice in one step");
         self.taken.set(taken | bit);
     }
 }

@@ -3,10 +3,10 @@
 use crate::graph::{Graph, Node, ValueId};
 use crate::op::Op;
 
-/// Applies every fusion; the results and effects of the graph stay what they are, up to rounding.
+/// Applies every fusion. The results and effects of the graph stay the same, up to rounding.
 ///
-/// * *fold addends*: `add(r, linear(x))` becomes `linear(x, r)`, whose kernel adds while it stores; likewise the
-///   gradients of a linear layer's and a norm's input.
+/// * *fold addends*: `add(r, linear(x))` becomes `linear(x, r)`, whose kernel adds as it stores; likewise for the
+///   gradients of the input of a linear layer and of a norm.
 /// * *add + norm*: `s = add(a, b); norm(s)` becomes one pass that writes both.
 pub fn fuse(graph: &Graph) -> Graph {
     let mut graph = graph.clone();
@@ -21,7 +21,7 @@ fn takes_addend(node: &Node) -> bool {
     node.op.info().takes_addend == Some(node.inputs.len())
 }
 
-/// Replaces `add(r, y)` by the producer of `y` with `r` as its last input, where nothing else reads `y`.
+/// If nothing else reads `y`, replaces `add(r, y)` by the producer of `y` with `r` as its last input.
 fn fold_addends(graph: &mut Graph) {
     let uses = graph.use_counts();
     let mut producer: Vec<Option<usize>> = vec![None; graph.shapes.len()];
@@ -47,7 +47,7 @@ fn fold_addends(graph: &mut Graph) {
     remove(graph, &folded);
 }
 
-/// Replaces `s = add(a, b)`, `norm(s)` by one node, where the norm is the first reader of `s`.
+/// If the norm is the first reader of `s`, replaces `s = add(a, b)`, `norm(s)` by one node.
 fn fuse_add_norm(graph: &mut Graph) {
     let mut fused = Vec::new();
     for i in 0..graph.nodes.len() {
@@ -69,7 +69,7 @@ fn fuse_add_norm(graph: &mut Graph) {
     remove(graph, &fused);
 }
 
-/// Drops the nodes at `places`.
+/// Removes the nodes at `places`.
 fn remove(graph: &mut Graph, places: &[usize]) {
     let mut place = 0..;
     graph.nodes.retain(|_| place.next().is_none_or(|i| !places.contains(&i)));

@@ -7,10 +7,10 @@ use crate::op::{Direction, Op};
 /// The graph of the loss called `loss` and of the gradients of all parameters.
 ///
 /// The loss must come from [`Op::LinearCrossEntropy`]. Gradients of parameters are accumulated into the run's gradient
-/// buffer, scaled by the run's loss scale; values that the loss does not depend on are left out.
+/// buffer, scaled by the run's loss scale; values on which the loss does not depend are left out.
 ///
 /// # Errors
-/// No such loss, or an operation without a gradient on the way to it.
+/// No such loss, or an operation without a gradient on which the loss depends.
 pub fn grad(graph: &Graph, loss: &str) -> Result<Graph, GraphError> {
     let no_loss = || GraphError::NoLoss { name: loss.to_owned() };
     let loss_value = graph.result(loss).ok_or_else(no_loss)?;
@@ -35,13 +35,13 @@ pub fn grad(graph: &Graph, loss: &str) -> Result<Graph, GraphError> {
 }
 
 struct Backward {
-    /// The gradients that the readers of each value have sent back so far.
+    /// For each value, the gradients from those of its readers that have been differentiated so far.
     contributions: Vec<Vec<ValueId>>,
     b: GraphBuilder,
 }
 
 impl Backward {
-    /// The gradient of `value`: the sum of what its readers sent, in the order in which they sent it.
+    /// The gradient of `value`: the sum of the gradients from its readers, in the order in which they were added.
     fn gradient(&mut self, value: ValueId, path: &str) -> Result<Option<ValueId>, GraphError> {
         let parts = std::mem::take(&mut self.contributions[value.index()]);
         let mut parts = parts.into_iter();
@@ -62,11 +62,11 @@ impl Backward {
         self.contributions[value.index()].push(gradient);
     }
 
-    /// The rules: what each operation makes of the gradient `dy` of its first output.
+    /// The rules: how each operation turns the gradient `dy` of its first output into the gradients of its inputs.
     fn differentiate(&mut self, node: &Node) -> Result<(), GraphError> {
         let path = node.path.as_str();
         let Some(&first) = node.outputs.first() else { return self.no_rule(node) };
-        // Statistics and the like are for the backward's own use: no rule expects a gradient of them.
+        // Further outputs, such as statistics, are only for the backward: no rule expects a gradient of them.
         if node.outputs[1..].iter().any(|v| !self.contributions[v.index()].is_empty()) {
             return self.no_rule(node);
         }

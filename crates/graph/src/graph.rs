@@ -1,4 +1,4 @@
-//! The graph: operations in order, the values between them, and what is asked for.
+//! The graph: operations in order, the values between them, and the results.
 
 use std::fmt;
 
@@ -9,18 +9,18 @@ use crate::{GraphError, Op, ParamId, ParamSpec, Params, Shape};
 pub struct ValueId(pub(crate) u32);
 
 impl ValueId {
-    /// Its place among the graph's values.
+    /// Its index among the graph's values.
     pub fn index(self) -> usize {
         self.0 as usize
     }
 }
 
-/// Names a node of a [`Graph`]: its place in the order of execution.
+/// Names a node of a [`Graph`] by its index in the order of execution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub(crate) u32);
 
 impl NodeId {
-    /// Its place in the order of execution.
+    /// Its index in the order of execution.
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -93,7 +93,7 @@ impl Graph {
         self.results.iter().find(|(n, _)| n == name).map(|(_, v)| *v)
     }
 
-    /// How many nodes read each value; results count as a reader.
+    /// How many nodes read each value; a result counts as a reader.
     pub(crate) fn use_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.shapes.len()];
         self.nodes.iter().flat_map(|n| &n.inputs).for_each(|v| counts[v.index()] += 1);
@@ -101,7 +101,7 @@ impl Graph {
         counts
     }
 
-    /// Drops the nodes whose outputs nobody reads and that have no effect.
+    /// Removes the nodes that have no effect and whose outputs nothing reads.
     pub(crate) fn remove_dead_code(&mut self) {
         let mut live = vec![false; self.shapes.len()];
         self.results.iter().for_each(|(_, v)| live[v.index()] = true);
@@ -122,7 +122,7 @@ impl Graph {
 }
 
 impl fmt::Display for Graph {
-    /// One line a node: `%outputs = op %inputs : shapes  @ path`.
+    /// One line per node: `%outputs = op %inputs : shapes @ path`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |values: &[ValueId]| values.iter().map(|v| format!("%{}", v.0)).collect::<Vec<_>>().join(", ");
         for node in &self.nodes {
@@ -147,10 +147,10 @@ impl fmt::Display for Graph {
     }
 }
 
-/// Builds a [`Graph`] node by node, checking each shape as it comes.
+/// Builds a [`Graph`] node by node, and checks the shapes of each.
 ///
-/// A parameter that is declared again with the same name and shape is the same parameter. So a tied output head names
-/// the embedding's table.
+/// A parameter that is declared again with the same name and shape is the same parameter: this is how a tied output
+/// head uses the table of the embedding.
 #[derive(Debug)]
 pub struct GraphBuilder {
     graph: Graph,
@@ -171,12 +171,12 @@ impl GraphBuilder {
         Self::extend(Graph { params: Params::default(), nodes: vec![], shapes: vec![], results: vec![] })
     }
 
-    /// A builder without nodes that knows the parameters `params` under their ids.
+    /// A builder without nodes that has the parameters `params` with their ids.
     pub fn with_params(params: Params) -> Self {
         Self::extend(Graph { params, nodes: vec![], shapes: vec![], results: vec![] })
     }
 
-    /// A builder that adds to `graph`. New salts differ from those that it has.
+    /// A builder that adds to `graph`. New salts differ from those in `graph`.
     pub(crate) fn extend(graph: Graph) -> Self {
         let salts = graph.nodes.iter().filter_map(|node| node.op.info().dropout).map(|dropout| dropout.salt).max();
         Self { graph, scope: vec![], phase: Phase::Forward, salts: salts.unwrap_or(0) }
@@ -216,7 +216,7 @@ impl GraphBuilder {
         self.salts
     }
 
-    /// Applies `op` to `inputs`; the outputs, as many as its shape rule gives.
+    /// Applies `op` to `inputs` and returns its outputs, as many as its shape rule says.
     ///
     /// # Errors
     /// Inputs that break the shape rule.
@@ -234,7 +234,7 @@ impl GraphBuilder {
         Ok(outputs)
     }
 
-    /// Applies an operation with at least one output and gives the first.
+    /// Applies an operation with at least one output and returns the first.
     ///
     /// # Errors
     /// As [`GraphBuilder::apply`].

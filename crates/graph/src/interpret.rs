@@ -17,23 +17,23 @@ use crate::params::ParamId;
 use crate::update::clip_factor;
 use crate::{Batch, GraphError, PAGE_TOKENS, Scalars, Span};
 
-/// A model's memories in `f64`, and the values of the last run.
+/// A model's parameters, gradients, moments and cache in `f64`, and the values of the last run.
 #[derive(Clone, Debug)]
 pub struct Interpreter {
     /// Parameters, by id.
     pub params: Vec<Matrix>,
     /// Their gradients.
     pub grads: Vec<Matrix>,
-    /// AdamW's means of gradients and of squares.
+    /// AdamW's means of gradients and of squared gradients.
     pub moments: (Vec<Matrix>, Vec<Matrix>),
-    /// For each layer the pages that were written, `[PAGE_TOKENS, keys | values]`.
+    /// For each layer the pages that have been written, `[PAGE_TOKENS, keys | values]`.
     cache: Vec<BTreeMap<u32, Matrix>>,
     values: Vec<Option<Matrix>>,
 }
 
 impl Interpreter {
-    /// Zero gradients and moments beside the parameters in `params`, which is laid out as the graph's
-    /// [`crate::FlatLayout`] says.
+    /// An interpreter with the parameters in `params`, laid out as the graph's [`crate::FlatLayout`] says, and with
+    /// zero gradients and moments.
     ///
     /// # Errors
     /// [`GraphError::Binding`] if `params` has another length.

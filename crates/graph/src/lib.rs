@@ -1,5 +1,5 @@
-//! A model as a short graph of transformer-sized operations, and everything that is done with it: differentiated,
-//! fused, laid out in one arena, run by one executor on a pool of workers.
+//! A model as a short graph of transformer-sized operations, and everything that is done with it: it is differentiated,
+//! fused, laid out in one arena, and run by one executor on a pool of workers.
 //!
 //! # From a graph to a training
 //!
@@ -96,8 +96,8 @@
 //!
 //! 1. Words: `shape`, `error`, `params`, `limits`, `batch`.
 //! 2. Graphs: `op/` (the operations and their facts), `graph`; then the passes `grad`, `fuse` and `update`.
-//! 3. Memory: `buffer`, `cache`, `storage`, `store`; `cost`, which counts what passes through it.
-//! 4. Steps: `access` (what a step declares), `watch`, `frame` (how a worker reaches it), `step`, `barriers`.
+//! 3. Memory: `buffer`, `cache`, `storage`, `store`; `cost`, which counts operations and bytes.
+//! 4. Steps: `access` (what a step declares), `watch`, `frame` (how a worker reaches the memory), `step`, `barriers`.
 //! 5. Planning: `place`, `lower/` (a function for each operation), `plan`.
 //! 6. Running: `cpus`, `pool`, `probe`, `executor`.
 //! 7. Checking: `interpret`.

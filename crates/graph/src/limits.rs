@@ -11,6 +11,6 @@ pub struct Limits {
     pub spans: usize,
     /// Tokens of a sequence, past ones included.
     pub context: usize,
-    /// Pages of the key-value cache; 0 where there is none.
+    /// Pages of the key-value cache; 0 if there is none.
     pub pages: usize,
 }

@@ -1,4 +1,4 @@
-//! Parameters: their names and shapes, and where each lies in one flat buffer.
+//! Parameters: their names and shapes, and the place of each in one flat buffer.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::GraphError;
 pub struct ParamId(pub(crate) u32);
 
 impl ParamId {
-    /// Its place in the table.
+    /// Its index in the table.
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -36,7 +36,7 @@ pub enum Decay {
     No,
 }
 
-/// A parameter: a matrix `[rows, cols]`, vectors being `[1, n]`.
+/// A parameter: a matrix `[rows, cols]`; a vector is `[1, n]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParamSpec {
     /// Unique within a model, like `blocks.3.attn.qkv.weight`.
@@ -115,7 +115,7 @@ impl Params {
         Ok(ParamId((self.specs.len() - 1) as u32))
     }
 
-    /// Where each parameter lies in a flat buffer.
+    /// The place of each parameter in a flat buffer.
     pub fn layout(&self) -> FlatLayout {
         let mut offsets = Vec::with_capacity(self.specs.len());
         let mut len = 0;
@@ -126,7 +126,7 @@ impl Params {
         FlatLayout { offsets, len }
     }
 
-    /// The longest runs of the flat buffer within which decay is the same.
+    /// The ranges of the flat buffer in which decay is the same, as long as possible.
     pub(crate) fn decay_runs(&self) -> Vec<(Range<usize>, Decay)> {
         let layout = self.layout();
         let mut runs: Vec<(Range<usize>, Decay)> = Vec::new();
@@ -144,7 +144,7 @@ impl Params {
 /// Elements to which each parameter is aligned: 64 bytes.
 pub(crate) const ALIGN: usize = 16;
 
-/// Where parameters lie in a flat buffer: each at a multiple of 64 bytes, the gaps zero.
+/// The places of parameters in a flat buffer: each at a multiple of 64 bytes, with zeros in the gaps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlatLayout {
     offsets: Vec<usize>,
@@ -167,7 +167,7 @@ impl FlatLayout {
         self.offsets[id.index()]
     }
 
-    /// A parameter and the gap behind it.
+    /// The elements of a parameter and of the gap after it.
     fn padded(&self, id: ParamId) -> Range<usize> {
         self.offset(id)..self.offsets.get(id.index() + 1).copied().unwrap_or(self.len)
     }

@@ -1,4 +1,4 @@
-//! Where each value lies: liveness first, then offsets into one arena.
+//! Where each value is stored: liveness first, then offsets into one arena.
 
 use std::ops::Range;
 
@@ -9,22 +9,22 @@ use crate::{GraphError, Limits, Rows, ValueId};
 /// Elements to which values are aligned: 64 bytes.
 pub(crate) const ALIGN: usize = 16;
 
-/// Where a value lies in the arena and when it is alive.
+/// Where a value is stored in the arena, and when it is alive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// The value, or none for memory that only its node uses.
     pub value: Option<ValueId>,
     /// Its elements in the arena.
     pub elements: Range<usize>,
-    /// The first and last node that touch it.
+    /// Indices of the nodes while it is alive: from the first that touches it to the last, the end excluded.
     pub alive: Range<usize>,
 }
 
-/// Where values and temporaries lie in the arena.
+/// Where values and temporaries are stored in the arena.
 pub(crate) struct Placed {
     /// The view of each value that is produced; others have none.
     pub(crate) views: Vec<Option<View>>,
-    /// The view of each node's temporary, where it has one.
+    /// The view of each node's temporary, if it has one.
     pub(crate) temporaries: Vec<Option<View>>,
     pub(crate) placements: Vec<Placement>,
     pub(crate) len: usize,
@@ -32,7 +32,7 @@ pub(crate) struct Placed {
 
 /// Places every value of `graph` for batches within `limits`, and each node's temporary, given as rows and columns.
 ///
-/// The largest is placed first. Each takes the lowest offset at which it meets no placed value that is alive at the
+/// The largest is placed first. Each takes the lowest offset at which it overlaps no placed value that is alive at the
 /// same time ("greedy by size": Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020).
 pub(crate) fn place(
     graph: &Graph,
@@ -98,9 +98,11 @@ struct Wanted {
     alive: Range<usize>,
 }
 
+/// Elements of a value, rounded up to [`ALIGN`].
 fn size(rows: usize, cols: usize) -> Result<usize, GraphError> {
+    let bytes = rows.saturating_mul(cols).saturating_mul(size_of::<f32>());
     let len = rows.checked_mul(cols).and_then(|n| n.checked_next_multiple_of(ALIGN));
-    len.filter(|n| *n < isize::MAX as usize / 16).ok_or(GraphError::OutOfMemory { bytes: rows.saturating_mul(cols) })
+    len.filter(|n| *n < isize::MAX as usize / 16).ok_or(GraphError::OutOfMemory { bytes })
 }
 
 /// A value lives from the node that makes it to the last node that reads it; a result lives to the end.
@@ -133,7 +135,7 @@ fn lifetimes(graph: &Graph, limits: &Limits) -> Result<Vec<Wanted>, GraphError> 
     Ok(wanted)
 }
 
-/// The lowest offset at which `want` meets no placed value of its lifetime. `placed` is sorted by offset.
+/// The lowest offset at which `want` overlaps no placed value of its lifetime. `placed` is sorted by offset.
 fn lowest_gap(placed: &[(Range<usize>, usize)], wanted: &[Wanted], want: &Wanted) -> usize {
     let mut offset = 0;
     for (range, other) in placed {
@@ -157,4 +159,20 @@ fn disjoint(placements: &[Placement]) -> bool {
         .iter()
         .enumerate()
         .all(|(i, a)| placements[..i].iter().all(|b| !(meet(&a.alive, &b.alive) && meet(&a.elements, &b.elements))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_beyond_memory_are_told_in_bytes() {
+        assert_eq!(size(3, 5).unwrap(), ALIGN);
+        let bytes = |rows, cols| match size(rows, cols) {
+            Err(GraphError::OutOfMemory { bytes }) => bytes,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(bytes(1 << 58, 2), 1 << 61);
+        assert_eq!(bytes(1 << 60, 16), usize::MAX);
+    }
 }

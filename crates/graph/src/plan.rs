@@ -29,11 +29,11 @@ pub struct Plan {
     pub(crate) threads: usize,
     pub(crate) needs: Needs,
     pub(crate) cache: Option<CacheShape>,
-    /// Elements of the parameters, and of every memory laid out like them.
+    /// Elements of the parameters, and of every buffer laid out like them.
     pub(crate) params_len: usize,
-    /// What the nodes touch beside their values.
+    /// What the nodes touch besides their values.
     pub(crate) effects: Effects,
-    /// How parameters lie, where they are not flat.
+    /// The layout of the parameters, unless they are flat.
     pub(crate) storage: Option<Arc<Storage>>,
 }
 
@@ -46,7 +46,7 @@ pub struct PlanOptions {
     pub threads: usize,
     /// The instruction set.
     pub isa: IsaKind,
-    /// How parameters lie where they are only read; without it they lie flat, in rows of `f32`.
+    /// The layout of parameters that are only read. Without it they are in one flat buffer, in rows of `f32`.
     pub storage: Option<Arc<Storage>>,
 }
 
@@ -56,7 +56,7 @@ impl PlanOptions {
         Self { limits, threads, isa, storage: None }
     }
 
-    /// For parameters that lie as `storage` says, and its instruction set.
+    /// For parameters in the layout of `storage`, and its instruction set.
     pub fn stored(limits: Limits, threads: usize, storage: Arc<Storage>) -> Self {
         Self { limits, threads, isa: storage.isa(), storage: Some(storage) }
     }
@@ -66,16 +66,16 @@ impl Plan {
     /// Plans `graph` for what `options` say.
     ///
     /// # Errors
-    /// Instruction sets that this CPU lacks; sizes beyond memory; layers of one cache that disagree.
+    /// The CPU lacks the instruction set; a size is beyond memory; the layers of a cache have different heads.
     pub fn new(graph: impl Into<Arc<Graph>>, options: PlanOptions) -> Result<Plan, GraphError> {
         Self::with_ropes(&graph.into(), options, &mut vec![])
     }
 
-    /// Plans for batches of up to so many `tokens` each, rising, the last for what `options` say: for one
-    /// [`crate::Executor`], which runs the smallest that a batch fits. How workers share a product follows from a
-    /// plan's limits, so few rows in a plan for many would leave workers idle. Plans of a graph
-    /// without a loss, with stored parameters, differ in that alone: they have the same steps in the same order, and
-    /// give the same bits.
+    /// Several plans for one [`crate::Executor`], which runs the smallest that is large enough for a batch: one for
+    /// each limit in `tokens` below that of `options`, then one for `options` itself. How workers share a product
+    /// follows from a plan's limits: few rows in a plan for many would leave workers idle. For a graph without a loss
+    /// and with stored parameters the plans differ only in how workers share products: they have the same steps in the
+    /// same order, and give the same bits.
     ///
     /// # Errors
     /// As [`Plan::new`].
@@ -120,7 +120,7 @@ impl Plan {
         self.isa
     }
 
-    /// How its parameters lie, where they don't lie flat.
+    /// The layout of its parameters, unless they are flat.
     pub fn storage(&self) -> Option<&Arc<Storage>> {
         self.storage.as_ref()
     }
@@ -135,7 +135,7 @@ impl Plan {
         &self.steps
     }
 
-    /// Where values lie.
+    /// Where values are stored.
     pub fn placements(&self) -> &[Placement] {
         &self.placements
     }
@@ -217,7 +217,7 @@ impl WithIsa for Planner<'_> {
     }
 }
 
-/// What the nodes ask of a batch: ids below the number of entries of every table that they index.
+/// What the nodes ask of a batch: the smallest table that each kind of id indexes, and which inputs are needed.
 fn needs(graph: &Graph) -> Needs {
     let rows = |id| graph.params.get(id).map_or(0, |p| p.rows);
     let mut needs = Needs {
@@ -250,7 +250,8 @@ fn cache_shape(graph: &Graph, limits: &Limits) -> Result<Option<CacheShape>, Gra
     for node in &graph.nodes {
         if let Op::CacheAppend { layer, heads } | Op::CachedAttention { layer, heads } = node.op {
             let known = *layers.entry(layer).or_insert(heads);
-            // A head's keys lie together, so who reads a layer must divide it as who writes it.
+            // A head's keys are adjacent, so the op that reads a layer must divide it into the same heads as the one
+            // that writes it.
             if (known.kv_heads, known.head_dim) != (heads.kv_heads, heads.head_dim) {
                 return Err(GraphError::Cache(format!("layer {layer} of the cache is divided into different heads")));
             }
@@ -269,7 +270,7 @@ fn cache_shape(graph: &Graph, limits: &Limits) -> Result<Option<CacheShape>, Gra
 }
 
 impl fmt::Display for Plan {
-    /// The arena and the steps, one a line: barrier, workers, operation, memory touched, path.
+    /// The arena, then one line per step: barrier, workers, operation, memory touched, path.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let l = &self.limits;
         writeln!(

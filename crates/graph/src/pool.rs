@@ -1,4 +1,4 @@
-//! The worker pool: entered once for a whole plan, with a barrier between its steps.
+//! The worker pool: entered once for a run of a whole plan, in which the workers meet at barriers.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -12,10 +12,12 @@ use crate::GraphError;
 use crate::cpus::WorkerCpus;
 
 /// Polls of a waiting worker before it sleeps: about 1 ms. An idle CPU of a virtual machine takes up to that long to
-/// wake, so workers that slept sooner would wait for each other's CPUs at every barrier. (Miri takes 1000 times as long.)
+/// wake, so workers that slept sooner would wait for each other's CPUs at every barrier. (Miri takes a
+/// thousand times as long.)
 const SPINS: u32 = if cfg!(miri) { 20 } else { 50_000 };
-/// Polls of an impatient worker, one of whose last waits ended in sleep: about 20 µs. Another process has taken a CPU
-/// then, and the worker that ran there needs this one. A worker that has just woken others is patient.
+/// Polls of an impatient worker, about 20 µs: one of its last [`IMPATIENT_WAITS`] waits ended in sleep. Probably
+/// another process has taken a CPU, and the worker that ran on it needs this worker's CPU. A worker that has just woken
+/// others is patient.
 const IMPATIENT_SPINS: u32 = 1_000;
 /// Waits for which a worker is impatient after one that ended in sleep.
 const IMPATIENT_WAITS: u32 = 64;
@@ -27,7 +29,7 @@ pub fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
-/// On a cache line of its own, so that spinning on one word does not slow writers of another.
+/// A value on cache lines of its own, so that spinning on one word does not slow writers of another.
 #[repr(align(128))]
 struct Line<T>(T);
 
@@ -39,10 +41,10 @@ struct Shared {
     epoch: Line<AtomicUsize>,
     /// The job of this epoch.
     job: UnsafeCell<Option<Job>>,
-    /// Workers that still run the job.
+    /// How many workers, the calling one not counted, still run the job.
     running: Line<AtomicUsize>,
     barrier: Barrier,
-    bell: Bell,
+    waiters: Waiters,
     threads: usize,
     shutdown: AtomicBool,
     /// Whether a worker's job has panicked.
@@ -66,12 +68,12 @@ struct Barrier {
 ///
 /// A waiting thread polls at first and then sleeps, which frees its CPU. If another process has taken a CPU, the worker
 /// that ran there moves to the freed one, and the others don't wait for that process.
-struct Bell {
+struct Waiters {
     sleepers: Line<AtomicUsize>,
     lock: Mutex<()>,
-    rung: Condvar,
+    woken: Condvar,
     cpus: WorkerCpus,
-    /// By worker.
+    /// The patience of each worker.
     patience: Vec<Line<Patience>>,
     /// Polls before sleep.
     spins: u32,
@@ -82,8 +84,8 @@ struct Bell {
 struct Patience {
     /// Waits for which it is still impatient.
     impatient: AtomicU32,
-    /// Whether it has woken others since it last waited: they will be late.
-    woke: AtomicBool,
+    /// Whether it has woken others since it last waited: they come late to the next barrier, so it waits patiently.
+    has_woken: AtomicBool,
 }
 
 /// Polls `may_go_on` up to `spins` times. Returns whether it became true.
@@ -98,7 +100,7 @@ fn spin(spins: u32, may_go_on: &dyn Fn() -> bool) -> bool {
     false
 }
 
-impl Bell {
+impl Waiters {
     /// Blocks `worker` until another has made `may_go_on` true. `may_go_on` loads with [`Ordering::SeqCst`].
     #[inline(always)]
     fn wait(&self, worker: usize, may_go_on: impl Fn() -> bool) {
@@ -109,10 +111,10 @@ impl Bell {
 
     #[inline(never)]
     fn wait_long(&self, worker: usize, may_go_on: &dyn Fn() -> bool) {
-        let Patience { impatient, woke } = &self.patience[worker].0;
+        let Patience { impatient, has_woken } = &self.patience[worker].0;
         let left = impatient.load(Ordering::Relaxed);
         impatient.store(left.saturating_sub(1), Ordering::Relaxed);
-        let patient = woke.swap(false, Ordering::Relaxed) || left == 0;
+        let patient = has_woken.swap(false, Ordering::Relaxed) || left == 0;
         if !spin(if patient { self.spins } else { IMPATIENT_SPINS.min(self.spins) }, may_go_on) {
             if left == 0 {
                 impatient.store(IMPATIENT_WAITS, Ordering::Relaxed);
@@ -121,41 +123,41 @@ impl Bell {
         }
     }
 
-    /// [`Bell::wait`] of a worker that has nothing to do.
-    fn idle(&self, worker: usize, may_go_on: impl Fn() -> bool) {
+    /// [`Waiters::wait`] of a worker without a job: always patient.
+    fn wait_idle(&self, worker: usize, may_go_on: impl Fn() -> bool) {
         if !spin(self.spins, &may_go_on) {
             self.sleep(worker, &may_go_on);
         }
     }
 
     fn sleep(&self, worker: usize, may_go_on: &dyn Fn() -> bool) {
-        // As all four accesses are sequentially consistent, either this thread sees what `ring` was called for, or
-        // `ring` sees the sleeper.
+        // The increment here, the loads of `may_go_on`, the store before `wake_all` and the load in `wake_all` are all
+        // `SeqCst`: either this thread sees that store, or `wake_all` sees the sleeper.
         self.sleepers.0.fetch_add(1, Ordering::SeqCst);
         let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         while !may_go_on() {
-            lock = self.rung.wait(lock).unwrap_or_else(PoisonError::into_inner);
+            lock = self.woken.wait(lock).unwrap_or_else(PoisonError::into_inner);
         }
         drop(lock);
         self.sleepers.0.fetch_sub(1, Ordering::Relaxed);
-        self.cpus.settle(worker);
+        self.cpus.leave_shared_cpu(worker);
     }
 
     /// `worker` wakes all sleepers. What they wait for must have been written before, with [`Ordering::SeqCst`].
     #[inline(always)]
-    fn ring(&self, worker: usize) {
+    fn wake_all(&self, worker: usize) {
         if self.sleepers.0.load(Ordering::SeqCst) != 0 {
-            self.wake(worker);
+            self.wake_sleepers(worker);
         }
     }
 
     #[cold]
-    fn wake(&self, worker: usize) {
+    fn wake_sleepers(&self, worker: usize) {
         self.cpus.note(worker);
-        self.patience[worker].0.woke.store(true, Ordering::Relaxed);
+        self.patience[worker].0.has_woken.store(true, Ordering::Relaxed);
         // While this thread holds the lock, no other is between its last poll and its sleep.
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
-        self.rung.notify_all();
+        self.woken.notify_all();
     }
 }
 
@@ -166,11 +168,11 @@ impl Shared {
         if arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.threads {
             arrived.store(0, Ordering::Relaxed);
             generation.store(current.wrapping_add(1), Ordering::SeqCst);
-            self.bell.ring(worker);
+            self.waiters.wake_all(worker);
             return;
         }
         let passed = || generation.load(Ordering::SeqCst) != current;
-        self.bell.wait(worker, || passed() || self.poisoned.load(Ordering::SeqCst));
+        self.waiters.wait(worker, || passed() || self.poisoned.load(Ordering::SeqCst));
         assert!(passed(), "another worker panicked");
     }
 }
@@ -181,10 +183,10 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
 }
 
-/// The workers of a job, as one of them sees them.
+/// A worker's handle to all workers of a job.
 pub struct Team<'a> {
     worker: usize,
-    /// Absent where a worker is alone.
+    /// None in a pool of one worker.
     shared: Option<&'a Shared>,
 }
 
@@ -211,10 +213,10 @@ impl Pool {
             job: UnsafeCell::new(None),
             running: Line(AtomicUsize::new(0)),
             barrier: Barrier { arrived: Line(AtomicUsize::new(0)), generation: Line(AtomicUsize::new(0)) },
-            bell: Bell {
+            waiters: Waiters {
                 sleepers: Line(AtomicUsize::new(0)),
                 lock: Mutex::new(()),
-                rung: Condvar::new(),
+                woken: Condvar::new(),
                 cpus: WorkerCpus::new(if crowded { 0 } else { threads }),
                 patience: (0..threads).map(|_| Line(Patience::default())).collect(),
                 spins: if crowded { CROWDED_SPINS } else { SPINS },
@@ -251,17 +253,17 @@ impl Pool {
         let job = |index: usize| {
             let team = Team { worker: index, shared: Some(shared) };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(index, &team))) {
-                // The first panic is kept before others can come of it.
+                // The first panic is stored before it makes other workers panic.
                 if let Ok(mut first) = shared.panic.lock() {
                     first.get_or_insert(panic);
                 }
                 shared.poisoned.store(true, Ordering::SeqCst);
-                shared.bell.ring(index);
+                shared.waiters.wake_all(index);
             }
         };
         self.start(&job);
         job(0);
-        shared.bell.wait(0, || shared.running.0.load(Ordering::SeqCst) == 0);
+        shared.waiters.wait(0, || shared.running.0.load(Ordering::SeqCst) == 0);
         if shared.poisoned.swap(false, Ordering::Relaxed) {
             shared.barrier.arrived.0.store(0, Ordering::Relaxed);
             let panic = shared.panic.lock().ok().and_then(|mut p| p.take());
@@ -281,7 +283,7 @@ impl Pool {
 
     fn call_workers(&self) {
         self.shared.epoch.0.fetch_add(1, Ordering::SeqCst);
-        self.shared.bell.ring(0);
+        self.shared.waiters.wake_all(0);
     }
 }
 
@@ -306,7 +308,7 @@ impl std::fmt::Debug for Pool {
 fn worker(shared: &Shared, index: usize) {
     let mut seen = 0;
     loop {
-        shared.bell.idle(index, || shared.epoch.0.load(Ordering::SeqCst) != seen);
+        shared.waiters.wait_idle(index, || shared.epoch.0.load(Ordering::SeqCst) != seen);
         // Every worker runs every job, so no epoch is missed.
         seen += 1;
         if shared.shutdown.load(Ordering::Relaxed) {
@@ -319,7 +321,7 @@ fn worker(shared: &Shared, index: usize) {
             unsafe { (*job)(index) };
         }
         if shared.running.0.fetch_sub(1, Ordering::SeqCst) == 1 {
-            shared.bell.ring(index);
+            shared.waiters.wake_all(index);
         }
     }
 }

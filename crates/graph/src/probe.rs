@@ -1,8 +1,8 @@
 //! Observing the runs of an executor.
 
-/// Hears when a run and each worker's part of each step begin and end.
+/// Is called when a run, and each worker's part of each step, begins and ends.
 ///
-/// All workers call it at once. [`NoProbe`] is compiled away.
+/// All workers call it concurrently. [`NoProbe`] is compiled away.
 pub trait Probe: Sync {
     /// Whether the executor calls it at all.
     const ENABLED: bool = true;

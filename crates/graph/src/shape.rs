@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// How many rows a value has; context length is never among them.
+/// How many rows a value has. This never depends on the context length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rows {
     /// One for each token of the batch.
@@ -14,7 +14,7 @@ pub enum Rows {
 }
 
 impl Rows {
-    /// The number of rows in a batch of `tokens` tokens of which `outputs` are asked for.
+    /// The number of rows in a batch of `tokens` tokens with `outputs` output rows.
     #[inline(always)]
     pub fn resolve(self, tokens: usize, outputs: usize) -> usize {
         match self {

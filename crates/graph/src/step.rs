@@ -9,14 +9,14 @@ use crate::graph::NodeId;
 pub enum Workers {
     /// Worker 0: too little work to share.
     First,
-    /// All of them, each its part.
+    /// All workers, each its part.
     All,
 }
 
 /// What one worker does.
 type Work = Box<dyn Fn(&Worker<'_>) + Send + Sync>;
 
-/// A stretch of work between two possible barriers, with everything resolved but the batch's number of rows.
+/// A piece of work between two possible barriers. Everything is resolved but the batch's number of rows.
 pub struct Step {
     pub(crate) node: NodeId,
     pub(crate) workers: Workers,
@@ -44,13 +44,13 @@ impl Step {
         assert!(is_shared, "a step of all workers declares an access of worker 0 alone");
         assert!(accesses.len() <= MAX_ACCESSES, "a step of {} accesses", accesses.len());
         for (i, access) in accesses.iter().enumerate() {
-            let other = accesses[..i].iter().find(|other| access.overlaps(other));
+            let other = accesses[..i].iter().find(|other| access.collides_with(other));
             assert!(other.is_none(), "a step writes what it has declared twice: {access:?}, {other:?}");
         }
         Self { node, workers, barrier: false, accesses, run: Box::new(run) }
     }
 
-    /// The node that the step is (a part of).
+    /// The node that this step computes, or a part of which it computes.
     pub fn node(&self) -> NodeId {
         self.node
     }

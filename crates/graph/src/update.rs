@@ -1,4 +1,4 @@
-//! The graph of an optimizer's step, and its numbers, which the executor and the interpreter share.
+//! The graph of an optimizer's step, and its scalars, which the executor and the interpreter share.
 
 use smallmind_kernels::optimizer::AdamW;
 
@@ -7,11 +7,11 @@ use crate::op::{AdamWSpec, Op};
 use crate::params::Decay;
 use crate::{GraphError, Params, Scalars};
 
-/// The name among a graph's results of the norm of all gradients and of the factor that clips them, `[1, 2]`.
+/// Name of the result with the norm of all gradients and the factor that clips them, `[1, 2]`.
 pub const CLIP: &str = "clip";
 
-/// The graph that clips the gathered gradients to a global norm of `max_norm` (infinite for no clipping), applies AdamW
-/// to all of `params` and zeroes the gradients.
+/// The graph that clips the accumulated gradients to a global norm of `max_norm` (infinite for no clipping), applies
+/// AdamW to all of `params` and zeroes the gradients.
 ///
 /// # Errors
 /// A `max_norm` that is negative or not a number.
@@ -35,7 +35,7 @@ pub(crate) fn clip_factor(norm: f64, max_norm: f64) -> f64 {
 }
 
 impl AdamWSpec {
-    /// The numbers of a run's step for parameters of a kind, whose gradients are multiplied by `grad_scale`.
+    /// The scalars of AdamW in a run, for parameters with or without decay. Gradients are multiplied by `grad_scale`.
     pub(crate) fn step(&self, scalars: &Scalars, decay: Decay, grad_scale: f64) -> AdamW {
         let step = scalars.step.clamp(1, i32::MAX as u64) as i32;
         AdamW {

@@ -15,7 +15,7 @@ use crate::access::View;
 #[derive(Clone, Debug)]
 pub(crate) struct Touch {
     pub(crate) worker: usize,
-    /// The number of the step in its plan.
+    /// The index of the step in its plan.
     pub(crate) step: usize,
     pub(crate) view: View,
     pub(crate) rows: Range<usize>,
@@ -57,13 +57,13 @@ impl Touch {
     }
 }
 
-/// The windows taken in the present stretch of a run.
+/// The number of the current stretch of a run, and the windows taken in it.
 #[derive(Debug)]
 pub(crate) struct Watch(Mutex<(usize, Vec<Touch>)>);
 
 impl Watch {
     pub(crate) fn new() -> Self {
-        // It grows in a first run at most, where a stretch takes more windows: later runs allocate nothing.
+        // It grows only in a first run, if a stretch takes more windows than this; later runs allocate nothing.
         let capacity = if cfg!(debug_assertions) { 256 } else { 0 };
         Self(Mutex::new((0, Vec::with_capacity(capacity))))
     }
@@ -75,10 +75,10 @@ impl Watch {
         touches.clear();
     }
 
-    /// Notes a window taken in the stretch of this number.
+    /// Notes a window taken in the stretch with this number.
     ///
     /// # Panics
-    /// If another worker took a window in the same stretch that makes a race with it.
+    /// If another worker took a window in the same stretch that races with this one.
     pub(crate) fn note(&self, stretch: usize, touch: Touch) {
         let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (current, touches) = &mut *guard;

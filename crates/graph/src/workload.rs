@@ -2,9 +2,9 @@
 
 use crate::{Batch, GraphError, Plan, Probe};
 
-/// Something that runs plans over and over, each time in the same way: what a profiler samples.
+/// Something that runs plans again and again in the same way, so that a profiler can take samples of it.
 pub trait Workload: Sized {
-    /// What a run can fail with.
+    /// The error of a run.
     type Error: From<GraphError>;
 
     /// What one sample is, in words.
@@ -16,23 +16,23 @@ pub trait Workload: Sized {
     /// The plans that a sample runs, with what each is for. Never empty.
     fn plans(&self) -> Vec<(&'static str, &Plan)>;
 
-    /// Makes room for `samples` pairs of samples, of which the next [`Workload::prepare`] begins the first. The batches
-    /// on which a sample runs each of the plans, in order; where samples differ, those of a typical one.
+    /// Reserves memory for `samples` pairs of samples; the next call of [`Workload::prepare`] is for the first. Returns
+    /// for each plan the batches on which a sample runs it, in order. If samples differ, those of a typical one.
     ///
     /// # Errors
-    /// Batches that can't be made.
+    /// The batches can't be made.
     fn start(&mut self, samples: usize) -> Result<Vec<Vec<Batch>>, Self::Error>;
 
-    /// Brings the workload to where a sample begins. Not timed.
+    /// Brings the workload to the state in which a sample begins. It is not timed.
     ///
     /// # Errors
-    /// Runs that fail.
+    /// A run fails.
     fn prepare(&mut self) -> Result<(), Self::Error>;
 
     /// Runs one sample. `probes`: one for each plan, in their order; fewer may panic.
     ///
     /// # Errors
-    /// Runs that fail.
+    /// A run fails.
     fn sample<P: Probe>(&mut self, probes: &[P]) -> Result<(), Self::Error>;
 
     /// The same workload on another number of threads.

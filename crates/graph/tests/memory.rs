@@ -272,11 +272,11 @@ fn bad_batches_for_training_are_refused() {
 
     assert_limit(refusals.refuse(&trained(&[0; 13], &[0; 13])), ("tokens", 13, 12));
     assert_limit(refusals.refuse(&trained(&[0; 11], &[0; 11])), ("past + len", 11, 10));
-    assert_limit(refusals.refuse(&trained(&[0; 9], &[0; 9])), ("position + 1", 9, 8));
-    assert_limit(refusals.refuse(&trained(&[1, 5], &[0, 0])), ("token id + 1", 6, 5));
-    assert_limit(refusals.refuse(&trained(&[u32::MAX], &[0])), ("token id + 1", 1 << 32, 5));
-    assert_limit(refusals.refuse(&trained(&[1, 2], &[IGNORE, 5])), ("target id + 1", 6, 5));
-    assert_limit(refusals.refuse(&trained(&[1], &[u32::MAX - 1])), ("target id + 1", u32::MAX as usize, 5));
+    assert_limit(refusals.refuse(&trained(&[0; 9], &[0; 9])), ("position", 8, 7));
+    assert_limit(refusals.refuse(&trained(&[1, 5], &[0, 0])), ("token id", 5, 4));
+    assert_limit(refusals.refuse(&trained(&[u32::MAX], &[0])), ("token id", u32::MAX as usize, 4));
+    assert_limit(refusals.refuse(&trained(&[1, 2], &[IGNORE, 5])), ("target id", 5, 4));
+    assert_limit(refusals.refuse(&trained(&[1], &[u32::MAX - 1])), ("target id", u32::MAX as usize - 1, 4));
 
     let mut wanting = trained(&[1, 2], &[0, 0]);
     wanting.want_last();
@@ -313,7 +313,7 @@ fn bad_batches_for_a_cache_are_refused() {
     };
     refuse(&[(0, &[2])], "page 2 of a cache of 2");
     refuse(&[(0, &[u32::MAX])], "page 4294967295 of a cache of 2");
-    refuse(&[(3, &[])], "span 0 of 4 tokens without pages of the cache for them");
+    refuse(&[(3, &[])], "span 0 has 4 tokens, past ones included, and too few pages of the cache for them");
     refuse(&[(0, &[1]), (1, &[1])], "page 1 of the cache written for two spans, or twice for one");
 
     let limits = Limits { context: 80, ..limits };
@@ -558,8 +558,8 @@ fn rows_that_can_not_lie_in_several_formats_are_refused() {
     }
     assert_eq!(
         error("odd.weight", &[(15, Format::F16), (35, Format::Bf16)]),
-        "the rows of `odd.weight` can't lie as 15 in f16, 35 in bf16: each but the last must be for a multiple of 16 \
-         rows"
+        "the rows of `odd.weight` can't be stored as 15 in f16, 35 in bf16: each but the last must be for a multiple \
+         of 16 rows"
     );
     let error = error("wte", &[(16, Format::F16), (15, Format::F32)]);
     assert!(error.ends_with("an embedding or a loss reads the parameter, which takes one format"), "{error}");

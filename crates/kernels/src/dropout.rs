@@ -1,12 +1,12 @@
-//! Dropout with a mask that is a function of the element's index and is never stored.
+//! Dropout with a mask that is never stored: it is computed from the element's index.
 //!
 //! The random numbers are Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3",
 //! SC 2011): a function from a counter and a key to four words, without state. Element `i` of a matrix gets the same
-//! word in every window and on every worker, so the backward pass applies [`dropout`] with the same key to the
-//! gradient.
+//! word in every window and on every worker, so for the backward pass [`dropout`] is applied to the gradient with the
+//! same key.
 //!
-//! Words are assigned in groups so that lanes need no shuffling: the 64 elements of group `g` take the words of the 16
-//! counters `16g … 16g + 15`, first all first words, then all second words, and so on.
+//! Words are assigned in groups, so that lanes need not be permuted: the 64 elements of group `g` take the words of the
+//! 16 counters `16g … 16g + 15`, first all first words, then all second words, and so on.
 
 use smallmind_simd::Isa;
 
@@ -21,7 +21,7 @@ const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
 
-/// Words are compared to the probability in 24 bits, which `f32` holds exactly.
+/// Words are compared with the probability in 24 bits, which `f32` represents exactly.
 const WORD_RANGE: f32 = (1 << 24) as f32;
 
 /// The key of a mask: with the element's index it determines the mask.
@@ -126,11 +126,11 @@ fn split(x: u64) -> [u32; 2] {
     [x as u32, (x >> 32) as u32]
 }
 
-/// A key and a probability, made ready to compare words with.
+/// A key and a probability, converted for the comparison with words.
 #[derive(Clone, Copy)]
 struct Mask {
     key: DropoutKey,
-    /// An element is dropped if its word, as 24 bits, lies below this.
+    /// An element is dropped if its word, as 24 bits, is below this.
     threshold: f32,
     /// Factor of an element that is kept.
     scale: f32,

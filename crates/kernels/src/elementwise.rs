@@ -4,8 +4,8 @@ use smallmind_simd::Isa;
 
 use crate::{Mat, MatMut, row_ops};
 
-/// Rows that are summed before their sum is added to the total of a column: a first level of pairwise summation, with
-/// as many streams as hardware prefetchers follow.
+/// Rows that are summed first, before their sum is added to the total of a column: a first level of pairwise summation.
+/// Hardware prefetchers can follow this many streams.
 pub(crate) const ROW_BLOCK: usize = 8;
 
 /// `out = a + b`, all `[rows, cols]`.
@@ -44,8 +44,8 @@ pub fn copy<I: Isa>(isa: I, x: Mat, mut out: MatMut) {
 /// `out[i] = x[rows[i]]` with `x` `[_, cols]` and `out` `[rows.len(), cols]`: for example the last position of every
 /// sequence.
 ///
-/// Its backward is [`embedding_backward`](crate::embedding::embedding_backward) with the same `rows` into a matrix of
-/// zeros.
+/// Its backward is [`embedding_backward`](crate::embedding::embedding_backward) with the same `rows`, added to a matrix
+/// of zeros.
 ///
 /// # Panics
 /// If the shapes disagree or `x` lacks one of the rows.

@@ -9,7 +9,7 @@ use crate::{Mat, MatMut};
 /// `out[r] = table[ids[r]]` with `table` `[vocab, d_model]` and `out` `[tokens, d_model]`.
 ///
 /// # Panics
-/// If the shapes disagree or an id is not below `vocab`: ids from outside are checked before.
+/// If the shapes disagree or an id is not below `vocab`. Callers check ids from outside first.
 pub fn embedding<I: Isa>(isa: I, table: Mat, ids: &[u32], mut out: MatMut) {
     assert_eq!((ids.len(), table.cols()), (out.rows(), out.cols()), "the shape of the embedded tokens");
     isa.vectorize(
@@ -22,7 +22,7 @@ pub fn embedding<I: Isa>(isa: I, table: Mat, ids: &[u32], mut out: MatMut) {
     );
 }
 
-/// [`embedding`] of a table that is a packed weight too.
+/// [`embedding`] with a packed weight as table.
 ///
 /// # Panics
 /// As [`embedding`].

@@ -18,14 +18,14 @@ pub enum Format {
     Q8_0,
 }
 
-/// What the elements of a format are, and with that how products read them.
+/// What the elements of a format are, and so how products read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FormatKind {
     /// `f32`, multiplied as they are.
     Single,
     /// Floats of 16 bits, widened to `f32` on their way into the multiply-adds.
     Half(HalfKind),
-    /// Blocks of bytes, multiplied by rows that [`quantize_rows`](crate::matmul::quantize_rows) has quantized.
+    /// Blocks of bytes, multiplied with rows that [`quantize_rows`](crate::matmul::quantize_rows) has quantized.
     Blocks,
 }
 
@@ -38,12 +38,12 @@ pub enum HalfKind {
     Bf16,
 }
 
-/// The smallest stretch of a row that a format stores by itself.
+/// The fewest adjacent elements of a row that a format stores as a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
     /// Elements along the row.
     pub elements: usize,
-    /// Bytes that they take.
+    /// Bytes of these elements.
     pub bytes: usize,
 }
 
@@ -76,7 +76,7 @@ impl Format {
         }
     }
 
-    /// The smallest stretch of a row that is stored by itself.
+    /// The fewest adjacent elements of a row that are stored as a unit.
     pub const fn block(self) -> Block {
         match self {
             Self::F32 => Block { elements: 1, bytes: 4 },

@@ -1,7 +1,7 @@
 //! The arithmetic of a transformer, forward and backward, on matrices of `f32`.
 //!
 //! Every kernel is a pure function: it takes borrowed matrices, computes the window of the output that it is given, and
-//! returns. It allocates nothing, starts no thread, reads no global. The caller decides where values live, which
+//! returns. It allocates nothing, starts no thread, reads no global. The caller decides where values are stored, which
 //! instruction set runs and how many workers share an output.
 //!
 //! # A norm and a linear layer
@@ -82,8 +82,8 @@
 //!   nor the columns of the window, so an output divided among any number of workers has the same bits. The outputs of
 //!   row-wise kernels (a norm, rope, the loss) are divided by rows; those of sums over rows (the gradients of weights,
 //!   biases and tables) by columns.
-//! * **Shapes are preconditions.** Shapes that disagree, and ids, targets or positions out of range, are mistakes of
-//!   the program and panic; input from outside is checked before it reaches a kernel.
+//! * **Shapes are preconditions.** Shapes that disagree, and ids, targets or positions out of range, are bugs of the
+//!   caller and panic; input from outside is checked before it reaches a kernel.
 //! * **Outputs are written, never read**, unless the documentation says that the kernel adds to them.
 //! * **Forward and backward are neighbours**, with the formula, its source and the bound of the error;
 //!   [`reference`](mod@reference) holds the naive `f64` twin of each, which the tests compare with.

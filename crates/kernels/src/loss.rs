@@ -5,23 +5,23 @@
 //! dloss/dl_c = softmax(l)_c − [c = target]
 //! ```
 //!
-//! Subtracting the maximum leaves the value as it is and keeps every exponential at most 1, so losses and gradients are
-//! finite for all logits up to ±1e30. The rows of a call may be a chunk of the batch's `[tokens, vocab]`: the caller
-//! chooses how many exist at a time.
+//! Subtracting the maximum does not change the loss and keeps every exponential at most 1, so losses and gradients are
+//! finite for all logits up to ±1e30. The rows of a call may be a chunk of the batch's `[tokens, vocab]`, so that not
+//! all logits must exist at the same time.
 
 use smallmind_simd::{Isa, math};
 
 use crate::{Mat, MatMut, row_ops};
 
-/// The target of a row whose loss and gradient are zero.
+/// The target of a row that is ignored: its loss and gradient are zero.
 pub const IGNORE: u32 = u32::MAX;
 
-/// The loss of each row of `logits` `[rows, vocab]` into `losses` `[rows, 1]`; zero where the target is [`IGNORE`].
+/// Writes the loss of each row of `logits` `[rows, vocab]` to `losses` `[rows, 1]`: zero if the target is [`IGNORE`].
 ///
-/// The absolute error is at most `(16 + vocab / 32) · ε`, plus an ε of the loss.
+/// The absolute error is at most `(16 + vocab / 32 + loss) · ε`.
 ///
 /// # Panics
-/// If shapes disagree or a target is neither below `vocab` nor [`IGNORE`]: targets from outside are checked before.
+/// If shapes disagree or a target is neither below `vocab` nor [`IGNORE`]. Callers check targets from outside first.
 pub fn cross_entropy<I: Isa>(isa: I, logits: Mat, targets: &[u32], mut losses: MatMut) {
     check_shapes(logits, targets, losses.as_mat());
     isa.vectorize(
@@ -34,8 +34,8 @@ pub fn cross_entropy<I: Isa>(isa: I, logits: Mat, targets: &[u32], mut losses: M
     );
 }
 
-/// The losses as [`cross_entropy`] computes them; overwrites `logits` `[rows, vocab]` with their gradient,
-/// `scale · (softmax(logits) − onehot(target))`, or zeros in rows whose target is [`IGNORE`].
+/// Writes the losses as [`cross_entropy`], and overwrites `logits` `[rows, vocab]` with their gradient, `scale ·
+/// (softmax(logits) − onehot(target))`, or zeros in rows whose target is [`IGNORE`].
 ///
 /// The error of a gradient is at most `(16 + vocab / 32) · ε · scale`.
 ///
@@ -112,8 +112,7 @@ fn row_backward<I: Isa>(isa: I, row: &mut [f32], target: u32, scale: f32) -> f32
     loss(sum, max, logit)
 }
 
-/// `exp(v − shift)`; `exp(0)` in lanes that aren't live, where the exponential of zero minus the maximum could
-/// overflow.
+/// `exp(v − shift)`, but `exp(0)` in lanes that aren't live: these hold zeros, and `exp(0 − shift)` could overflow.
 #[inline(always)]
 fn exp_shifted<I: Isa>(isa: I, v: I::F32, shift: I::F32, live: I::F32) -> I::F32 {
     math::exp(isa, isa.neg_mul_add(shift, live, v))

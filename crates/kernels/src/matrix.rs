@@ -16,7 +16,7 @@ pub struct Mat<'a, T = f32> {
 /// A mutably borrowed matrix `[rows, cols]`, rows `stride` elements apart, columns adjacent.
 ///
 /// It borrows exactly its `rows × cols` elements, not the gaps between rows: two matrices with disjoint columns of the
-/// same rows may live side by side.
+/// same rows may exist at the same time.
 pub struct MatMut<'a, T = f32> {
     ptr: *mut T,
     rows: usize,
@@ -34,7 +34,7 @@ unsafe impl<T: Send> Send for MatMut<'_, T> {}
 // SAFETY: a shared MatMut gives shared access only, as a shared `&mut [T]` does, which is Sync for T: Sync.
 unsafe impl<T: Sync> Sync for MatMut<'_, T> {}
 
-// Derived, both would demand that the elements be `Clone` and `Copy`.
+// A derived `Clone` or `Copy` would require that the elements are `Clone` or `Copy`.
 impl<T> Clone for Mat<'_, T> {
     #[inline(always)]
     fn clone(&self) -> Self {
@@ -128,7 +128,7 @@ impl<'a, T> Mat<'a, T> {
     #[inline(always)]
     pub fn rows_range(self, range: Range<usize>) -> Mat<'a, T> {
         check_range(&range, self.rows, "rows");
-        // SAFETY: if the range isn't empty, its first row is one of the matrix, all of which lie in one allocation.
+        // SAFETY: if the range isn't empty, its first row is one of the matrix, whose rows are all in one allocation.
         Self { ptr: unsafe { offset(self.ptr, &range, self.stride) }, rows: range.len(), ..self }
     }
 
@@ -144,10 +144,11 @@ impl<'a, T> Mat<'a, T> {
     }
 }
 
-/// `ptr + range.start * stride`, or `ptr` if the range is empty: its start may lie beyond the allocation.
+/// `ptr + range.start * stride`, or `ptr` if the range is empty: the start of an empty range may be beyond the
+/// allocation.
 ///
 /// # Safety
-/// Unless the range is empty, the result must lie in the allocation of `ptr`.
+/// Unless the range is empty, the result must be in the allocation of `ptr`.
 #[inline(always)]
 unsafe fn offset<T>(ptr: *const T, range: &Range<usize>, stride: usize) -> *const T {
     // SAFETY: the range isn't empty in the second case, so that the result lies in the allocation.
@@ -178,7 +179,7 @@ impl<'a, T> MatMut<'a, T> {
     ///
     /// # Safety
     /// For `'a`, every element `ptr[r * stride + c]` with `r < rows`, `c < cols` must be valid for reads and writes,
-    /// and be reached through this matrix alone.
+    /// and must be reached only through this matrix.
     #[inline(always)]
     pub unsafe fn from_raw(ptr: *mut T, rows: usize, cols: usize, stride: usize) -> Self {
         Self { ptr, rows, cols, stride, borrow: PhantomData }
@@ -260,7 +261,7 @@ impl<'a, T> MatMut<'a, T> {
     #[inline(always)]
     pub fn rows_range(self, range: Range<usize>) -> MatMut<'a, T> {
         check_range(&range, self.rows, "rows");
-        // SAFETY: if the range isn't empty, its first row is one of the matrix, all of which lie in one allocation.
+        // SAFETY: if the range isn't empty, its first row is one of the matrix, whose rows are all in one allocation.
         Self { ptr: unsafe { offset(self.ptr, &range, self.stride) }.cast_mut(), rows: range.len(), ..self }
     }
 

@@ -14,13 +14,15 @@
 //! rstd = 1 / √(Σ x² / n + eps)      x̂ = x · rstd      y = x̂ · weight      dx = rstd · (g − x̂ · Σ (g x̂) / n)
 //! ```
 //!
-//! Windows are cut by rows. The backward reads `dy` and `x` once: beside `dx` it writes the terms of `dweight` and
-//! `dbias`, summed over blocks of [`PARTIAL_ROWS`] rows, so that its windows start at multiples of these. The sum over
-//! the blocks ([`column_sum`](crate::elementwise::column_sum)), cut by columns, is the gradient of the parameters.
+//! Outputs are divided by rows. The backward reads `dy` and `x` once: besides `dx` it writes partial sums of `dweight`
+//! and `dbias` over blocks of [`PARTIAL_ROWS`] rows, so its windows must start at multiples of `PARTIAL_ROWS`. The sum
+//! over the blocks ([`column_sum`](crate::elementwise::column_sum)), divided by columns, is the gradient of the
+//! parameters.
 //!
-//! Where `X` is the greatest `|x|` of a row and `G` its greatest `|g|`, the error is at most about `(16 + n / 32) · ε`
-//! times `X · rstd · |weight|` for an element of `y`, and times `rstd · G · (1 + X · rstd)²` for one of `dx`: small
-//! unless the mean of a row dwarfs its spread. Elements are squared in `f32`: they must stay below 1e17.
+//! Where `X` is the greatest `|x|` of a row and `G` its greatest `|g|`, the error of an element of `y` is at most about
+//! `(16 + n / 32) · ε · X · rstd · |weight|`, that of an element of `dx` at most about `(16 + n / 32) · ε · rstd · G ·
+//! (1 + X · rstd)²`: small unless the mean of a row is much larger than its spread. Elements are squared in `f32`: they
+//! must stay below 1e17.
 
 use smallmind_simd::Isa;
 
@@ -31,15 +33,15 @@ use crate::{Mat, MatMut};
 pub const PARTIAL_ROWS: usize = 32;
 
 /// Rows that are computed together: their sums over lanes overlap, and the backward loads the weight and updates the
-/// partial sums once for both. With more rows memory idles for longer while sums over lanes are computed, although the
-/// rows of the next pair are prefetched.
+/// partial sums once for both. With more rows memory would idle for longer during the sums over lanes, even though the
+/// next rows are prefetched.
 const PAIR: usize = 2;
 
-/// An addition before a norm: `sum = x + add`, of which the norm is taken.
+/// An addition before a norm: the norm is that of `sum = x + add`.
 pub struct Residual<'a> {
     /// The other addend, `[tokens, d_model]`.
     pub add: Mat<'a>,
-    /// The sum, which the next residual and the backward read, `[tokens, d_model]`.
+    /// Receives the sum, `[tokens, d_model]`, which the next residual addition and the backward read.
     pub sum: MatMut<'a>,
 }
 
@@ -71,12 +73,12 @@ pub struct NormBackward<'a> {
     pub weight: &'a [f32],
     /// The statistics that the forward stored: mean and rstd, `[tokens, 2]`, or rstd alone, `[tokens, 1]`.
     pub stats: Mat<'a>,
-    /// Another gradient of `x`, which is added to `dx`, `[tokens, d_model]`.
+    /// Another gradient of `x`, `[tokens, d_model]`, which is added to `dx`.
     pub add: Option<Mat<'a>>,
     /// The gradient of `x`, `[tokens, d_model]`.
     pub dx: MatMut<'a>,
-    /// Sums over each block of [`PARTIAL_ROWS`] rows: of `dy · x̂` for `dweight`, and, where there is a bias, beside
-    /// them of `dy` for `dbias`. `[⌈tokens / PARTIAL_ROWS⌉, d_model]`, or `[…, 2 · d_model]` with a bias.
+    /// Receives sums over each block of [`PARTIAL_ROWS`] rows: of `dy · x̂` for `dweight` and then, if there is a bias,
+    /// of `dy` for `dbias`. `[⌈tokens / PARTIAL_ROWS⌉, d_model]`, or `[…, 2 · d_model]` with a bias.
     pub partials: MatMut<'a>,
 }
 
@@ -127,7 +129,7 @@ fn layer_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut LayerNorm, first: 
     let LayerNorm { x, residual, weight, bias, eps, out, stats } = args;
     let (inverse_n, stride) = (1.0 / x.cols().max(1) as f32, x.stride());
     let (x, means): ([&[f32]; R], [f32; R]) = rows_and_means(isa, *x, residual, first);
-    // The variance takes a second pass: computed from Σ x² and Σ x it would suffer cancellation.
+    // The variance needs a second pass: computed from Σ x² and Σ x it would suffer from cancellation.
     let squares: [_; R] = each(
         #[inline(always)]
         |r| {
@@ -315,8 +317,8 @@ fn rstd_of_rows<I: Isa, const R: usize>(isa: I, squares: [I::F32; R], inverse_n:
     )
 }
 
-/// The `R` rows from row `first` on that are to be normalised, and their means: rows of `x`, or of its sum with the
-/// residual, which is written.
+/// The `R` rows from row `first` on that are normalised, and their means. They are rows of `x`, or of its sum with the
+/// residual, which this function writes.
 #[inline(always)]
 fn rows_and_means<'s, I: Isa, const R: usize>(
     isa: I,
@@ -355,7 +357,7 @@ fn rows_and_means<'s, I: Isa, const R: usize>(
     (rows_of(rows, first), means)
 }
 
-/// The backward of LayerNorm, or of RMSNorm without `MEAN`. `split` divides a row of partial sums between the `T`
+/// The backward of LayerNorm if `MEAN`, else of RMSNorm. `split` divides a row of partial sums between the `T`
 /// parameters.
 #[inline(always)]
 fn backward<I: Isa, const MEAN: bool, const T: usize>(
@@ -392,7 +394,7 @@ fn backward<I: Isa, const MEAN: bool, const T: usize>(
     );
 }
 
-/// The numbers of a row, in every lane, in its gradient `dx = dy · rstd · weight − (x − mean) · slope − level`.
+/// The numbers of a row, each in every lane, for its gradient `dx = dy · rstd · weight − (x − mean) · slope − level`.
 #[derive(Clone, Copy)]
 struct Slopes<I: Isa> {
     mean: I::F32,
@@ -433,7 +435,7 @@ impl<I: Isa> Slopes<I> {
         )
     }
 
-    /// `Σ g`, which RMSNorm doesn't need, and `Σ g (x − mean)` of row `r`, spread over lanes.
+    /// `Σ g` and `Σ g (x − mean)` of row `r`, still spread over lanes. RMSNorm doesn't need `Σ g`.
     #[inline(always)]
     fn sums_of_row<const MEAN: bool>(isa: I, args: &NormBackward, r: usize, destination: Destination) -> [I::F32; 2] {
         let mean = isa.splat(if MEAN { args.stats.row(r)[0] } else { 0.0 });
@@ -443,7 +445,7 @@ impl<I: Isa> Slopes<I> {
             [match destination {
                 // These lines are written next.
                 Destination::Caches => args.dx.row(r).as_ptr(),
-                // Half of what is read next: the other pass prefetches the other half.
+                // This pass prefetches half of the next rows, the other pass the other half.
                 Destination::Memory => args.dy.as_ptr().wrapping_add((r + PAIR) * args.dy.stride()),
             }],
             #[inline(always)]
@@ -492,7 +494,7 @@ fn gradient_rows<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
             let next = |mat: Mat| mat.as_ptr().wrapping_add((first + R + r) * mat.stride());
             match destination {
                 Destination::Caches => [next(dy), next(x)],
-                // The sums of these rows have prefetched dy.
+                // The pass that summed these rows has prefetched dy.
                 Destination::Memory => [next(x), add.map_or_else(|| next(x), next)],
             }
         },
@@ -533,19 +535,19 @@ fn gradient_rows<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
     }
 }
 
-/// A row of partial sums: those of the weight.
+/// Splits a row of partial sums: all are of the weight.
 #[inline(always)]
 fn whole(sums: &mut [f32]) -> [&mut [f32]; 1] {
     [sums]
 }
 
-/// A row of partial sums: those of the weight, then those of the bias.
+/// Splits a row of partial sums into those of the weight and those of the bias.
 #[inline(always)]
 fn halves(sums: &mut [f32]) -> [&mut [f32]; 2] {
     sums.split_at_mut(sums.len() / 2).into()
 }
 
-/// `dx` and the new totals from a vector of columns of `[dy, x, add]` of `R` rows.
+/// Computes `dx` and the new totals from a vector of columns of `[dy, x, add]`, for `R` rows.
 #[inline(always)]
 fn gradients<I: Isa, const MEAN: bool, const T: usize, const R: usize>(
     isa: I,

@@ -1,4 +1,4 @@
-//! AdamW, and the sum of squares that the clip factor of gradients follows from.
+//! AdamW, and the sum of squares from which the clip factor of the gradients is computed.
 
 use smallmind_simd::Isa;
 
@@ -26,7 +26,7 @@ pub struct AdamW {
 
 /// One step of AdamW on `param`, with the moments `m` and `v`; `grad` is set to 0. All are `[n]`.
 ///
-/// In one pass and PyTorch's order: with `g = grad_scale·grad`,
+/// It takes one pass, in PyTorch's order of operations: with `g = grad_scale·grad`,
 ///
 /// ```text
 /// param ← (1 - lr·weight_decay)·param
@@ -123,9 +123,9 @@ const SUM_VECTORS: usize = 4;
 
 /// `Σ xᵢ²` in double precision, so that it neither overflows nor loses digits; the same bits on every instruction set.
 ///
-/// Each block of [`SUM_BLOCK`] elements is summed by itself in a fixed order, then the blocks from first to last. For a
-/// sum with the same bits for any number of workers, call it for every block (or any fixed number of them) and add the
-/// results in order.
+/// Each block of [`SUM_BLOCK`] elements is summed in a fixed order, then the blocks from first to last. To get the same
+/// bits with any number of workers, call it for every block (or any fixed number of blocks) and add the results in
+/// order.
 pub fn sum_of_squares<I: Isa>(isa: I, x: &[f32]) -> f64 {
     isa.vectorize(
         #[inline(always)]

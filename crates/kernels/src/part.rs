@@ -25,7 +25,7 @@ impl Part {
         cut(self.index)..cut(self.index + 1)
     }
 
-    /// The units `index, index + count, …` below `units`, dealt round robin: for units of unequal cost.
+    /// The units `index, index + count, …` below `units`: units of unequal cost are dealt round robin.
     pub fn interleaved(self, units: usize) -> impl Iterator<Item = usize> {
         (self.index..units).step_by(self.count.max(1))
     }

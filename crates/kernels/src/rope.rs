@@ -21,15 +21,15 @@ use crate::{Mat, MatMut, elementwise::copy_row, row_ops};
 /// `config.json`).
 ///
 /// With the wavelength `λ = 2π / f` and `L = original_max_position`: a frequency with `λ < L / high_freq_factor` is
-/// kept; one with `λ > L / low_freq_factor` is divided by `factor`; between both, `f' = (1 − s) · f / factor + s · f`
+/// kept; one with `λ > L / low_freq_factor` is divided by `factor`; in between, `f' = (1 − s) · f / factor + s · f`
 /// with `s = (L / λ − low_freq_factor) / (high_freq_factor − low_freq_factor)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RopeScaling {
     /// Divisor of the lowest frequencies.
     pub factor: f64,
-    /// Wavelengths above `original_max_position / low_freq_factor` are multiplied by `factor`.
+    /// Frequencies with wavelengths above `original_max_position / low_freq_factor` are divided by `factor`.
     pub low_freq_factor: f64,
-    /// Wavelengths below `original_max_position / high_freq_factor` are kept.
+    /// Frequencies with wavelengths below `original_max_position / high_freq_factor` are kept.
     pub high_freq_factor: f64,
     /// The context length that the model was first trained with.
     pub original_max_position: usize,
@@ -121,9 +121,9 @@ impl RopeTable {
 /// The sign of the angle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// The angle of the position: for values.
+    /// The angle of the position, for values.
     Forward,
-    /// The negative angle: for gradients.
+    /// The negative angle, for gradients.
     Backward,
 }
 
@@ -144,12 +144,12 @@ pub struct Rope<'a> {
 }
 
 /// Rotates the first `heads` heads of every row by the angles of the row's position and copies the other columns, so
-/// that queries, keys and values can lie side by side. Windows are cut by rows.
+/// that queries, keys and values can be columns of one matrix. The output is divided by rows.
 ///
-/// The error of an element is at most 2 ε times the distance from the origin of the point that it is a coordinate of.
+/// The error of an element is at most 2 ε times the distance of its point from the origin.
 ///
 /// # Panics
-/// If shapes disagree or a position lies beyond the table: positions from outside are checked before.
+/// If shapes disagree or a position is beyond the table. Callers check positions from outside first.
 pub fn rope<I: Isa>(isa: I, args: Rope) {
     let Rope { x, positions, table, heads, direction, mut out } = args;
     let rotated = heads * table.head_dim();

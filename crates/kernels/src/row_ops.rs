@@ -1,8 +1,8 @@
-//! Row operations: the loops over the columns of rows of one length that the row-wise kernels share.
+//! Row operations: loops over the columns of rows of equal length, shared by the row-wise kernels.
 //!
 //! Each takes whole vectors of columns first and the remaining columns as one partial vector, so rows may have any
-//! length. Maps and updates compute each column by itself; sums and [`max`] join columns in an order that depends on
-//! nothing but the length of the row.
+//! length. Maps and updates compute each column independently; sums and [`max`] combine columns in an order that
+//! depends only on the length of the row.
 //!
 //! The rows of one call have the same length, which each function asserts once; loads and stores of whole vectors rely
 //! on it and are not checked again.
@@ -19,15 +19,16 @@ const ACCUMULATORS: usize = 4;
 /// Where a kernel writes its results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Destination {
-    /// Through the caches, from where the next kernel reads them.
+    /// Through the caches, from which the next kernel reads them.
     Caches,
-    /// Past the caches: there are so many that the first are evicted before the last are written. The kernel must call
-    /// [`Destination::finish`] before it returns.
+    /// Past the caches: there are so many results that the first would be evicted before the last are written. The
+    /// kernel must call [`Destination::finish`] before it returns.
     Memory,
 }
 
 impl Destination {
-    /// From this size on, in bytes, the results of one worker go past the caches: more than those of most CPUs hold.
+    /// From this size on, in bytes, the results of a worker go past the caches: it is more than the caches of most CPUs
+    /// hold.
     const MEMORY_FROM: usize = 64 << 20;
 
     /// The destination of all results of a worker.
@@ -44,7 +45,7 @@ impl Destination {
         }
     }
 
-    /// Whether whole vectors of this row are written past the caches: only where they are aligned.
+    /// Whether whole vectors of this row are written past the caches: only if they are aligned.
     #[inline(always)]
     fn passes<I: Isa>(self, row: &[f32]) -> bool {
         self == Self::Memory && row.as_ptr().addr().is_multiple_of(I::LANES * size_of::<f32>())
@@ -112,13 +113,13 @@ impl Columns {
     /// [`Columns::store`], past the caches if `past_caches`.
     ///
     /// # Safety
-    /// `row` must have these columns. With `past_caches` it must be aligned to a vector, and nobody may read or write
-    /// it before [`Destination::finish`].
+    /// `row` must have these columns. With `past_caches` it must be aligned to a vector, and no thread may read or
+    /// write it before [`Destination::finish`].
     #[inline(always)]
     unsafe fn store_to<I: Isa>(self, isa: I, v: I::F32, row: &mut [f32], past_caches: bool) {
         if past_caches && self.whole {
             // SAFETY: the row has LANES columns from `at` on, a multiple of LANES, so that they are aligned as the row
-            // is. The caller sees to the fence.
+            // is. The caller calls the fence.
             unsafe { isa.store_past_caches_ptr(v, row.as_mut_ptr().add(self.at)) }
         } else {
             // SAFETY: the row has these columns.
@@ -161,7 +162,7 @@ pub(crate) fn live_lanes<I: Isa>(isa: I, len: usize) -> I::F32 {
     isa.load_partial(&ONES[..len])
 }
 
-/// `[f(0), f(1)]`, or `[f(0)]`. Without a loop, since an array that a loop fills stays in memory, and a load of what
+/// `[f(0), f(1)]`, or `[f(0)]`. It has no loop, since an array that a loop fills stays in memory, and a load of what
 /// was stored in parts stalls.
 #[inline(always)]
 pub(crate) fn each<T: Copy, const R: usize>(mut f: impl FnMut(usize) -> T) -> [T; R] {
@@ -326,9 +327,9 @@ pub(crate) fn update<I: Isa, const K: usize>(
     );
 }
 
-/// Calls `step(accumulator, columns, live)` for the columns `0..n`. As long as there is a vector for each accumulator
-/// they take one each; the remaining vectors go to the first, and the columns that fill no vector to the last. `live`
-/// is `1.0` in lanes that hold a column, `0.0` beyond.
+/// Calls `step(accumulator, columns, live)` for the columns `0..n`. Each round gives one vector to each accumulator.
+/// After the last full round, remaining vectors go to the first accumulator, and columns that don't fill a vector to
+/// the last. `live` is `1.0` in lanes that hold a column, `0.0` beyond.
 #[inline(always)]
 fn accumulate<I: Isa>(isa: I, n: usize, mut step: impl FnMut(usize, Columns, I::F32)) {
     let all = isa.splat(1.0);
@@ -354,11 +355,11 @@ fn join<I: Isa>(isa: I, [a, b, c, d]: [I::F32; ACCUMULATORS]) -> I::F32 {
     isa.add(isa.add(a, b), isa.add(c, d))
 }
 
-/// `N` sums over the columns of `K` rows, still spread over lanes: the caller adds up each with [`Isa::sum`], after the
-/// loops of several rows, so that these latencies overlap.
+/// `N` sums over the columns of `K` rows, still spread over lanes. The caller adds up the lanes of each with
+/// [`Isa::sum`], after the loops of several rows, so that the latencies overlap.
 ///
 /// `step(sums, columns, live)` adds the terms of a vector of columns to the sums. `live` is `1.0` in lanes that hold a
-/// column, `0.0` beyond, where the columns read as zero: a term that isn't zero there must be multiplied with it.
+/// column, `0.0` beyond, where the columns read as zero: a term that isn't zero there must be multiplied by `live`.
 /// Prefetches the rows that start at `next`.
 #[inline(always)]
 pub(crate) fn sums<I: Isa, const K: usize, const N: usize, const P: usize>(
@@ -445,7 +446,7 @@ pub(crate) fn max<I: Isa>(isa: I, row: &[f32], f: impl Fn(I::F32) -> I::F32) -> 
             // SAFETY: the columns are those of `row`.
             let v = f(unsafe { columns.load(isa, row) });
             let v = if columns.whole { v } else { isa.select(isa.lt(isa.zero(), live), v, lowest) };
-            // Of a NaN and a number, `Isa::max` gives the second argument.
+            // If one argument is NaN, `Isa::max` returns the second.
             acc[i] = isa.max(v, acc[i]);
         },
     );

@@ -37,10 +37,10 @@ pub fn causal_softmax<I: Isa>(isa: I, mut scores: MatMut, past: usize, scale: f3
     );
 }
 
-/// The maximum that [`exp_row`] has subtracted, and the sum that the row is still to be divided by.
+/// The maximum that [`exp_row`] has subtracted, and the sum by which the row must still be divided.
 #[derive(Clone, Copy)]
 pub(crate) struct RowTotal {
-    /// `max(scale · s)`, or the lowest finite number where all are `-inf`.
+    /// `max(scale · s)`, or the lowest finite number if all scores are `-inf`.
     pub max: f32,
     /// `Σ exp(scale · s − max)`.
     pub sum: f32,
@@ -57,11 +57,11 @@ impl RowTotal {
 /// Overwrites `row` with `exp(scale · s − max)`, not divided by the sum: attention divides the `head_dim` columns of
 /// its output instead of the `context` columns of a row.
 ///
-/// A row of `-inf` alone becomes zeros, which add nothing to a sum over several rows.
+/// A row with only `-inf` becomes zeros, which add nothing to a sum over several rows.
 #[inline(always)]
 pub(crate) fn exp_row<I: Isa>(isa: I, row: &mut [f32], scale: f32) -> RowTotal {
     let factor = isa.splat(scale);
-    // A NaN doesn't count here: it comes into the sum through the exponential.
+    // A NaN doesn't count for the maximum; it gets into the sum through the exponential.
     let max = row_ops::max(
         isa,
         row,
@@ -106,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    /// Scores `[rows, cols]` between -4 and 4 with NaN where no row may look.
+    /// Scores `[rows, cols]` between -4 and 4, with NaN where a row may not read.
     fn scores(rows: usize, cols: usize, past: usize) -> Vec<f32> {
         let score =
             |i: usize| if i % cols > past + i / cols { f32::NAN } else { (i * 7919 % 801) as f32 / 100.0 - 4.0 };

@@ -1,6 +1,6 @@
 //! What a model computes, feature by feature, and its sizes.
 //!
-//! Nothing here says which published family a model belongs to: that is a matter of files, see [`Family`].
+//! Nothing here says which published family a model belongs to: only files depend on that, see [`Family`].
 
 use smallmind_graph::op::{Gelu, Heads, RopeScaling};
 
@@ -44,7 +44,7 @@ impl Positions {
 pub struct RopeConfig {
     /// Base of the frequencies: pair `i` of a head turns by `theta^(-2i / head_dim)` per token. Above 0.
     pub theta: f64,
-    /// How frequencies are scaled for longer contexts; `None` for not at all.
+    /// How frequencies are scaled for longer contexts; `None` if they aren't.
     pub scaling: Option<RopeScaling>,
 }
 
@@ -111,11 +111,11 @@ impl Mlp {
 pub enum Head {
     /// The table of token embeddings.
     Tied,
-    /// A matrix of its own.
+    /// A separate matrix.
     Untied,
 }
 
-/// Dropout probabilities of a training, each in `[0, 1)`.
+/// Dropout probabilities in training, each in `[0, 1)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DropoutConfig {
     /// Probability for elements of the embeddings.
@@ -129,12 +129,12 @@ pub struct DropoutConfig {
 /// A decoder: its sizes, and what it computes.
 ///
 /// Every model is a trunk of blocks on a residual stream: `x + attention(norm(x))`, then `x + mlp(norm(x))`. The fields
-/// say how each part is made. A new model is written as its difference to [`ModelConfig::default`].
+/// say how each part is made. A new model is written as its differences from [`ModelConfig::default`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// Number of tokens in the vocabulary.
     pub vocab_size: usize,
-    /// Most tokens of a sequence.
+    /// The most tokens of a sequence.
     pub context: usize,
     /// Width of the residual stream.
     pub d_model: usize,
@@ -162,11 +162,11 @@ pub struct ModelConfig {
     pub biases: Biases,
     /// The weights of the output head.
     pub head: Head,
-    /// Dropout of a training.
+    /// Dropout in training.
     pub dropout: DropoutConfig,
     /// Standard deviation of initial matrices; divided by √(2·layers) for those that add to the residual stream.
     pub init_std: f32,
-    /// Token that begins a text; `None` for none.
+    /// Token that begins a text, if there is one.
     pub bos: Option<u32>,
     /// Tokens that end a text.
     pub eos: Vec<u32>,
@@ -200,7 +200,7 @@ impl Default for ModelConfig {
     }
 }
 
-/// Limits of sizes, so that products of them don't overflow; no known model is beyond them.
+/// The largest value of a size, so that products of sizes don't overflow. No known model exceeds it.
 const MAX_DIMENSION: usize = 1 << 24;
 const MAX_LAYERS: usize = 1 << 10;
 const MAX_PARAMETERS: f64 = (1u64 << 42) as f64;
@@ -212,8 +212,9 @@ impl ModelConfig {
         Heads { scale: self.attention_scale.unwrap_or(heads.scale), ..heads }
     }
 
-    /// Floating-point operations of training per token: three times those of the forward. That takes two for each
-    /// weight of a matrix, and two for each feature of a query and a visible key, once for scores and once for outputs.
+    /// Floating-point operations of training per token: three times those of the forward. The forward takes two
+    /// operations for each weight of a matrix. For each pair of a query and a visible key it takes two per feature,
+    /// once for scores and once for outputs.
     pub fn training_flops_per_token(&self, context: usize) -> f64 {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mlp = self.mlp.matrices() * self.d_ff;
@@ -222,7 +223,7 @@ impl ModelConfig {
         6.0 * (weights as f64 + attention as f64)
     }
 
-    /// Number of elements of all matrices, which are nearly all parameters.
+    /// Number of elements of all matrices; these are nearly all parameters.
     fn matrix_elements(&self) -> f64 {
         let [d, q, kv] = [self.d_model, self.heads * self.head_dim, self.kv_heads * self.head_dim].map(|n| n as f64);
         let positions = if self.positions == Positions::Learned { self.context as f64 } else { 0.0 };
@@ -231,10 +232,10 @@ impl ModelConfig {
         d * (self.vocab_size as f64 * tables + positions) + self.layers as f64 * block
     }
 
-    /// Checks that the numbers make a model.
+    /// Checks that the sizes and numbers make a valid model.
     ///
     /// # Errors
-    /// The first field with a wrong number, by its name here.
+    /// The first field with a wrong value, by its name in [`ModelConfig`].
     pub fn check(&self) -> Result<(), ConfigError> {
         self.check_sizes()?;
         if let Some(rope) = self.positions.rope() {

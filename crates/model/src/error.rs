@@ -46,7 +46,7 @@ pub enum ModelError {
         /// Shape by the configuration.
         expected: Vec<usize>,
     },
-    /// Tensors that the configuration has no use for.
+    /// Tensors that the configuration doesn't use.
     #[error(
         "{path}: {}, so the model would compute something else than the one that was stored",
         unused(.names), path = .path.display()
@@ -83,10 +83,10 @@ pub enum ModelError {
         /// Context of the model.
         max: usize,
     },
-    /// As many sequences are open as a session can hold.
+    /// A session already has as many open sequences as it can hold.
     #[error("there is no room for another sequence: {max} are open")]
     Sequences {
-        /// What the session can hold.
+        /// How many sequences the session can hold.
         max: usize,
     },
     /// A sequence that was closed, or that belongs to another session.
@@ -101,9 +101,9 @@ pub enum ModelError {
         smallmind_graph::PAGE_TOKENS
     )]
     CacheFull {
-        /// What was asked for.
+        /// Pages that are needed.
         need: usize,
-        /// What there was.
+        /// Free pages.
         free: usize,
     },
     /// An empty prompt for a model without a token that begins texts.
@@ -117,7 +117,7 @@ pub enum ModelError {
     NonFinite {
         /// Number of the sequence within its session, from 0.
         sequence: usize,
-        /// Position in the sequence.
+        /// Position of the token in the sequence, counted from 1.
         position: usize,
     },
     /// No such preset.
@@ -135,7 +135,7 @@ pub enum ModelError {
     NoTokenizer(PathBuf),
 }
 
-/// The kind of an error: who or what has to change.
+/// The kind of an error: what the user can change about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
     /// The request: a setting or an argument that makes no sense.
@@ -181,7 +181,7 @@ impl ModelError {
     }
 }
 
-/// The first few names, and how many there are.
+/// The first few names, and the number of names.
 fn unused(names: &[String]) -> String {
     const SHOWN: usize = 3;
     const MAX_SHOWN: usize = 80;

@@ -24,8 +24,8 @@ pub struct GenerationConfig {
     pub top_p: Option<f32>,
     /// [`SamplerConfig::min_p`].
     pub min_p: Option<f32>,
-    /// [`SamplerConfig::repetition_penalty`]. transformers applies it to prompt and text, so the window should be as
-    /// long.
+    /// [`SamplerConfig::repetition_penalty`]. transformers applies it to prompt and text, so the window should cover
+    /// both.
     pub repetition_penalty: Option<f32>,
     /// Keys that would change how text is generated, and are not supported.
     pub not_obeyed: Vec<String>,
@@ -38,7 +38,7 @@ const LENGTH: &str = "whoever generates says how much";
 const ORIGIN: &str = "where the file comes from";
 const SPEED: &str = "how another program computes the same";
 
-/// The supported keys and values. Others go to [`GenerationConfig::not_obeyed`].
+/// The supported keys and values. All others are listed in [`GenerationConfig::not_obeyed`].
 #[rustfmt::skip]
 const KEYS: &[(&str, KeyRule)] = &[
     ("bos_token_id", Read),
@@ -149,7 +149,7 @@ impl GenerationConfig {
         Ok(read)
     }
 
-    /// `usual` with the settings of the file over it.
+    /// `usual`, overridden by the settings of the file.
     pub fn sampler(&self, usual: &SamplerConfig) -> SamplerConfig {
         SamplerConfig {
             temperature: self.temperature.unwrap_or(usual.temperature),

@@ -11,7 +11,7 @@ use crate::architecture;
 use crate::tensor_names::{Orientation, TensorNames, TensorSlot};
 use crate::{GenerationConfig, ModelConfig, ModelError};
 
-/// A tensor as it is in a file: name, shape and elements.
+/// A tensor as in a file: name, shape and elements.
 pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
 
 /// A model: configuration, parameters, and their values in a buffer of `f32`.
@@ -34,11 +34,11 @@ impl Model {
         Ok(Self { config, params, layout, weights, generation: GenerationConfig::default() })
     }
 
-    /// A model with random weights, each parameter as its [`Init`] says. The weights depend on `seed` only, not on the
+    /// A model with random weights, each parameter as its [`Init`] says. The weights depend only on `seed`, not on the
     /// machine.
     ///
     /// # Errors
-    /// A configuration that makes no model, or too little memory.
+    /// The configuration isn't a valid model, or there is too little memory.
     pub fn random(config: ModelConfig, seed: u64) -> Result<Self, ModelError> {
         let mut model = Self::zeroed(config)?;
         for (id, spec) in model.params.iter() {
@@ -61,10 +61,11 @@ impl Model {
         start + elements.start..start + elements.end
     }
 
-    /// Writes `config.json` and `model.safetensors` into the existing folder `dir`, each whole or not at all.
+    /// Writes `config.json` and `model.safetensors` into the existing folder `dir`; each appears complete or not at
+    /// all.
     ///
     /// # Errors
-    /// A disk that is full, read-only or failing; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
+    /// A disk that is full, read-only or fails; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<(), ModelError> {
         let dir = dir.as_ref();
         self.with_writer(|writer| write_file_atomic(dir.join(WEIGHTS_FILE), |out| writer.write_to(out)))?;
@@ -85,7 +86,7 @@ impl Model {
     /// weights and transposes while it writes, so the memory that writing takes does not grow with the model.
     ///
     /// # Errors
-    /// Those of `write`; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
+    /// The errors of `write`; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
     pub fn with_writer<R>(
         &self,
         write: impl FnOnce(&TensorWriter<'_>) -> Result<R, CheckpointError>,
@@ -108,7 +109,7 @@ impl Model {
         Ok(write(&writer)?)
     }
 
-    /// The tensors that `twin` holds, such as gradients, under Hugging Face's names and in its order; `twin` is laid
+    /// The values in `twin`, such as gradients, as tensors with Hugging Face's names and in its order. `twin` is laid
     /// out like the weights.
     ///
     /// # Errors
@@ -129,7 +130,7 @@ impl Model {
         Ok(TensorNames::of(&self.config)?.slots().into_iter().map(tensor).collect())
     }
 
-    /// A copy with weights of its own.
+    /// A copy with its own weights.
     ///
     /// # Errors
     /// Too little memory.
@@ -175,7 +176,7 @@ impl Model {
         &self.params
     }
 
-    /// Where each parameter lies in [`Model::weights`].
+    /// The place of each parameter in [`Model::weights`].
     pub fn layout(&self) -> &FlatLayout {
         &self.layout
     }
@@ -196,7 +197,7 @@ impl Model {
         &self.weights[self.layout.offset(id)..][..len]
     }
 
-    /// The first parameter with an element that is not finite in `values`, which is laid out like the weights.
+    /// The first parameter that has an element in `values` that is not finite. `values` is laid out like the weights.
     pub fn first_non_finite(&self, values: &[f32]) -> Option<&str> {
         let bad = |(id, spec): &(ParamId, &smallmind_graph::ParamSpec)| {
             let start = self.layout.offset(*id);
@@ -220,10 +221,10 @@ pub(crate) fn transpose(from: &[f32], rows: usize, cols: usize, to: &mut [f32]) 
     }
 }
 
-/// Normal values by Box and Muller's transform (1958) of Philox numbers; element `i` depends on `seed`, `stream` and
-/// `i` only.
+/// Fills `out` with normal values by the transform of Box and Muller (1958) of Philox numbers. Element `i` depends only
+/// on `seed`, `stream` and `i`.
 fn normal(out: &mut [f32], std: f32, seed: u64, stream: u32) {
-    // Tells this use of the seed from others, which then draw other numbers.
+    // Separates this use of the seed from others, so that they draw other numbers.
     const USE: u32 = 0x1417;
     let unit = |word: u32| (f64::from(word) + 0.5) / 4_294_967_296.0;
     for (i, four) in out.chunks_mut(4).enumerate() {

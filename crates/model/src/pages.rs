@@ -1,6 +1,6 @@
-//! Which pages of a key-value cache are free, and how many sequences hold each of the others.
+//! The free pages of a key-value cache, and how many sequences hold each of the other pages.
 
-/// The pages of a cache, counted.
+/// The pages of a cache and their holders.
 #[derive(Debug)]
 pub(crate) struct Pages {
     free: Vec<u32>,
@@ -11,7 +11,7 @@ pub(crate) struct Pages {
 impl Pages {
     /// `count` free pages.
     pub(crate) fn new(count: usize) -> Self {
-        // The last is taken first: so the first pages are.
+        // Pages are taken from the end of the list, so it is reversed: the first pages are taken first.
         Self { free: (0..count as u32).rev().collect(), holders: vec![0; count] }
     }
 
@@ -37,7 +37,7 @@ impl Pages {
         self.holders[page as usize] as usize
     }
 
-    /// One holder fewer; the page is free after the last.
+    /// One holder fewer; after the last the page is free.
     pub(crate) fn release(&mut self, page: u32) {
         let holders = &mut self.holders[page as usize];
         *holders -= 1;

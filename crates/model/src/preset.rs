@@ -1,18 +1,17 @@
-//! Shapes by name.
+//! Named shapes of models.
 
 use smallmind_graph::op::{Gelu, RopeScaling};
 
 use crate::{Biases, DropoutConfig, Head, Mlp, ModelConfig, ModelError, NormKind, Positions, RopeConfig};
 
-/// A named shape and the settings that a training of it begins with.
+/// A named shape, and the settings with which its training begins.
 #[derive(Clone, Copy, Debug)]
 pub struct Preset {
     /// Its name.
     pub name: &'static str,
     /// What it is, in a few words.
     pub about: &'static str,
-    /// Settings of a training that differ from the usual ones: keys as `train.batch`, and values as somebody types
-    /// them.
+    /// Settings of training that differ from the defaults: keys such as `train.batch`, and values as a user types them.
     pub training: &'static [(&'static str, &'static str)],
     config: fn() -> ModelConfig,
 }
@@ -26,7 +25,7 @@ impl Preset {
         Self { training, ..self }
     }
 
-    /// The shape. A training takes the size of the vocabulary from its tokenizer; this one is for random weights.
+    /// The shape. Its size of the vocabulary is for random weights; training takes that size from the tokenizer.
     pub fn config(&self) -> ModelConfig {
         (self.config)()
     }
@@ -105,8 +104,8 @@ fn rope(theta: f64) -> Positions {
 }
 
 fn quickstart() -> ModelConfig {
-    // Near 1 / √d_model: a small model learns faster, and above all to copy names, if its embeddings differ from the
-    // beginning.
+    // About 1 / √d_model: a small model learns faster, above all to copy names, if its embeddings are different from
+    // the beginning.
     ModelConfig { vocab_size: 2048, context: 256, d_ff: 256, init_std: 0.08, ..llama(128, 4, 4) }
 }
 

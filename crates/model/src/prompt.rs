@@ -1,14 +1,14 @@
-//! What a text begins with where there is no prompt.
+//! The beginning of a text without a prompt.
 
 use crate::ModelConfig;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 
-/// The token before a text without a prompt: the one that begins texts, or else the one that ends the text before.
+/// The token before a text without a prompt: the token that begins texts, or else the one that ends texts.
 pub fn begin_token(config: &ModelConfig, tokenizer: &Tokenizer) -> Option<u32> {
     config.bos.or(tokenizer.bos()).or(config.eos.first().copied()).or(tokenizer.eos())
 }
 
-/// The text to begin with: empty for a model with a [`begin_token`], else a new line, as nanoGPT does.
+/// The text to begin with: empty for a model with a [`begin_token`], else a new line, as in nanoGPT.
 ///
 /// ```
 /// use smallmind_model::{default_prompt, preset, tokenizer::Tokenizer};

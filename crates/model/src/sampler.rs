@@ -1,31 +1,31 @@
 //! From logits to the next token.
 //!
-//! [`Sampler::sample`] is a chain of logit processors, one method each, in the order of Hugging Face's `generate`:
+//! [`Sampler::sample`] is a chain of logit processors, each a method, in the order of Hugging Face's `generate`:
 //!
 //! * `repetition_penalty` penalises each distinct token of the window by θ: `l / θ` where `l > 0`, else `l · θ` (Keskar
 //!   et al., "CTRL", 2019, section 4.1, in the form that also works for negative logits);
 //! * `top_k` keeps the k largest logits (Fan et al., "Hierarchical Neural Story Generation", 2018);
 //! * `temperature` gives weights `exp((l − max) / T)`; `T = 0` takes the largest logit instead and ends the chain;
-//! * `top_p` keeps the smallest set, from the top, that carries at least the share p (Holtzman et al., "The Curious
-//!   Case of Neural Text Degeneration", 2019);
+//! * `top_p` keeps the fewest likeliest tokens that together have at least the probability p (Holtzman et al., "The
+//!   Curious Case of Neural Text Degeneration", 2019);
 //! * `min_p` keeps the tokens at least `min_p` times as likely as the likeliest (Nguyen et al., "Turning Up the Heat",
 //!   2024);
-//! * `draw` draws one of the tokens that are left, by weight.
+//! * `draw` draws one of the remaining tokens, with probabilities in proportion to the weights.
 //!
-//! The temperature changes no rank, so `top_k` goes before it: only the kept tokens need an exponential.
+//! The temperature doesn't change ranks, so `top_k` comes before it: only the kept tokens need an exponential.
 //!
 //! Equal logits rank by token id, the lower first. The same seed and the same logits give the same tokens.
 //!
-//! Unusual logits have defined answers: NaN anywhere is an error that names the index; −∞ is never drawn, and when
-//! nothing else is there, an error; tokens at +∞ share the whole probability equally.
+//! Unusual logits have defined results. Any NaN is an error that names its index. A token at −∞ is never drawn; if all
+//! are, that is an error. Tokens at +∞ share the whole probability equally.
 
 use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Top-p without top-k first ranks this many tokens, then four times as many and so on: usually a few tokens carry the
-/// share, and ranking a whole vocabulary for them would cost more than the rest of the sampler.
+/// Top-p without top-k first ranks this many tokens, then four times as many, and so on. Usually a few tokens suffice,
+/// and ranking the whole vocabulary would cost more than the rest of the sampler.
 const FIRST_RANKED: usize = 64;
 
 /// The longest window of the repetition penalty.
@@ -39,7 +39,7 @@ pub struct SamplerConfig {
     pub temperature: f32,
     /// Only the k likeliest tokens; 0 for all.
     pub top_k: usize,
-    /// Only the likeliest tokens that together carry this share of the probability; 1 for all. In `(0, 1]`.
+    /// Only the likeliest tokens that together have this share of the probability; 1 for all. In `(0, 1]`.
     pub top_p: f32,
     /// Only tokens at least this many times as likely as the likeliest; 0 for all. In `[0, 1]`.
     pub min_p: f32,
@@ -101,7 +101,7 @@ impl SamplerConfig {
 /// Why a sampler cannot be made or cannot choose.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum SamplerError {
-    /// A setting lies outside its range.
+    /// A setting is outside of its range.
     #[error("{field} is {value}; allowed: {allowed}")]
     Setting {
         /// Name of the field of [`SamplerConfig`].
@@ -211,16 +211,17 @@ enum Order {
 }
 
 impl Candidate {
-    /// Likelier first; of equals (0 and −0 are), the lower id first. Logits are never NaN here.
+    /// The likelier first; of equal logits (0 equals −0) the lower id first. Logits are never NaN here.
     fn rank(&self, other: &Self) -> Ordering {
         other.logit.partial_cmp(&self.logit).unwrap_or(Ordering::Equal).then(self.id.cmp(&other.id))
     }
 }
 
-/// Memory that samplers of one vocabulary share, one at a time. It is made once; choosing a token allocates nothing.
+/// Working memory for samplers of one vocabulary, one at a time. It is allocated once; choosing a token allocates
+/// nothing.
 #[derive(Debug, Clone)]
 pub struct SamplerScratch {
-    /// `[vocabulary]`: the round in which a token was last penalised, so that each is penalised once.
+    /// `[vocabulary]`: for each token the last round in which it was penalised, so that it is penalised once per round.
     penalised: Vec<u64>,
     round: u64,
     /// `[vocabulary]`: the logits after the penalty.
@@ -246,7 +247,7 @@ impl SamplerScratch {
         })
     }
 
-    /// Makes a candidate of each token that is possible at all, by id.
+    /// Makes a candidate for each token with a logit above −∞, by id.
     fn gather(&mut self) {
         self.candidates.clear();
         let possible = self.logits.iter().enumerate().filter(|(_, logit)| **logit > f32::NEG_INFINITY);
@@ -259,7 +260,7 @@ impl SamplerScratch {
 pub struct Sampler {
     config: SamplerConfig,
     rng: Xoshiro256,
-    /// The latest tokens, a ring: `recent[oldest]` is the next to be overwritten once it is full.
+    /// The latest tokens, in a ring buffer: once it is full, `recent[oldest]` is overwritten next.
     recent: Vec<u32>,
     oldest: usize,
 }
@@ -281,8 +282,8 @@ impl Sampler {
         &self.config
     }
 
-    /// Shows the sampler tokens that it did not choose, oldest first, such as those of the prompt: the repetition
-    /// penalty counts them.
+    /// Tells the sampler about tokens that it did not choose, such as those of the prompt, oldest first: the repetition
+    /// penalty includes them.
     pub fn observe(&mut self, tokens: &[u32]) {
         let window = self.window();
         for &token in &tokens[tokens.len().saturating_sub(window)..] {
@@ -298,8 +299,8 @@ impl Sampler {
     /// Chooses the next token from `logits`, `[vocabulary]`, and remembers it.
     ///
     /// # Errors
-    /// [`SamplerError::Length`] for other logits than those of the vocabulary of `scratch`;
-    /// [`SamplerError::NotANumber`]; [`SamplerError::NothingLeft`]. The sampler is then as it was.
+    /// [`SamplerError::Length`] if the number of logits is not the size of the vocabulary of `scratch`;
+    /// [`SamplerError::NotANumber`]; [`SamplerError::NothingLeft`]. After an error the sampler is unchanged.
     pub fn sample(&mut self, logits: &[f32], scratch: &mut SamplerScratch) -> Result<u32, SamplerError> {
         if logits.len() != scratch.logits.len() {
             return Err(SamplerError::Length { expected: scratch.logits.len(), found: logits.len() });
@@ -337,7 +338,7 @@ impl Sampler {
     /// Continues from a saved state, with the settings of this sampler.
     ///
     /// # Errors
-    /// [`SamplerError::State`] when the state cannot be a saved one.
+    /// [`SamplerError::State`] if the state cannot be a saved one.
     pub fn restore(&mut self, state: &SamplerState) -> Result<(), SamplerError> {
         if state.rng == [0; 4] {
             return Err(SamplerError::State { problem: "the random state is all zero" });
@@ -349,7 +350,7 @@ impl Sampler {
         Ok(())
     }
 
-    /// Tokens that the penalty looks at; none when it would change nothing.
+    /// How many tokens the penalty looks at; 0 if it would change nothing.
     fn window(&self) -> usize {
         if self.config.repetition_penalty == 1.0 { 0 } else { self.config.repetition_window }
     }
@@ -359,7 +360,7 @@ impl Sampler {
         scratch.round += 1;
         for &token in &self.recent {
             let token = token as usize;
-            // Tokens that only a prompt of another vocabulary can hold have no logit.
+            // A token beyond the vocabulary, which only a prompt of another vocabulary has, has no logit.
             let Some(logit) = scratch.logits.get_mut(token) else { continue };
             if std::mem::replace(&mut scratch.penalised[token], scratch.round) != scratch.round {
                 let penalty = self.config.repetition_penalty;
@@ -368,7 +369,7 @@ impl Sampler {
         }
     }
 
-    /// Keeps the `top_k` largest logits, ranked; all, unranked, if `top_k` is 0 or they are no more than that.
+    /// Keeps the `top_k` largest logits, ranked. If `top_k` is 0 or there are no more candidates, keeps all, unranked.
     fn top_k(&self, candidates: &mut Vec<Candidate>) -> Order {
         let top_k = self.config.top_k;
         if top_k == 0 || top_k >= candidates.len() {
@@ -380,16 +381,16 @@ impl Sampler {
         Order::Rank
     }
 
-    /// Weighs the candidates; `max` is the largest logit, whose weight is 1.
+    /// Computes the weights of the candidates; `max` is the largest logit, whose weight is 1.
     fn temperature(&self, candidates: &mut [Candidate], max: f32) {
         let temperature = self.config.temperature;
         for candidate in candidates {
-            // The largest logit may be +∞, and ∞ − ∞ is no number.
+            // The largest logit may be +∞, and ∞ − ∞ is NaN.
             candidate.weight = if candidate.logit == max { 1.0 } else { ((candidate.logit - max) / temperature).exp() };
         }
     }
 
-    /// Keeps the likeliest candidates that together carry the share `top_p` of all weights, at least one.
+    /// Keeps the likeliest candidates that together have the share `top_p` of all weights, at least one.
     fn top_p(&self, candidates: &mut Vec<Candidate>, order: Order) {
         if self.config.top_p >= 1.0 {
             return;
@@ -410,7 +411,7 @@ impl Sampler {
         }
     }
 
-    /// Draws a candidate: the one in whose interval of the summed weights a uniform number falls.
+    /// Draws a candidate: a uniform number falls into its interval of the cumulated weights.
     fn draw(&mut self, candidates: &[Candidate]) -> u32 {
         let mut left = self.rng.next_unit() * total_weight(candidates);
         let mut chosen = candidates[0].id;
@@ -440,7 +441,7 @@ fn total_weight(candidates: &[Candidate]) -> f64 {
     candidates.iter().map(|candidate| f64::from(candidate.weight)).sum()
 }
 
-/// How many candidates from the front are needed to carry `share`; all of them if rounding leaves it out of reach.
+/// The fewest candidates from the front whose weights reach `share`; all of them if rounding keeps the sum below it.
 fn shortest_head(ranked: &[Candidate], share: f64) -> usize {
     let mut sum = 0.0;
     for (index, candidate) in ranked.iter().enumerate() {
@@ -452,7 +453,7 @@ fn shortest_head(ranked: &[Candidate], share: f64) -> usize {
     ranked.len()
 }
 
-/// Like [`shortest_head`] for candidates in any order: ranks only as much of the front as it needs.
+/// [`shortest_head`] for unranked candidates: ranks only as many as it needs.
 fn rank_head(candidates: &mut [Candidate], share: f64) -> usize {
     let mut ranked = 0;
     let mut sum = 0.0;
@@ -503,7 +504,7 @@ mod tests {
         assert!(means.windows(2).all(|pair| pair[0] != pair[1]));
     }
 
-    /// Buffers keep their place in memory: nothing is allocated after construction.
+    /// Buffers stay at their addresses: nothing is allocated after construction.
     #[test]
     fn sampling_keeps_its_buffers() {
         let config = SamplerConfig { top_p: 0.9, repetition_penalty: 1.2, min_p: 0.01, ..SamplerConfig::default() };

@@ -13,23 +13,24 @@ use crate::architecture::LOGITS;
 use crate::pages::Pages;
 use crate::{ModelConfig, ModelError, PackedModel};
 
-/// Tokens of the plans of a session below the largest: each about four times the one before, so that a run of few
-/// tokens is shared among the workers as few are.
+/// The most tokens of each plan of a session except the largest. How workers share a product follows from a plan's
+/// limits, so few tokens need a plan for few.
 const RUNGS: [usize; 4] = [1, 4, 16, 64];
 
-/// Rows of logits of one run of the largest plan, unless there can be more sequences: jobs that ask for more are cut.
+/// The most rows of logits of a run of the largest plan, or one for each sequence if there can be more sequences. Jobs
+/// that ask for more are divided into several runs.
 const OUTPUTS: usize = 16;
 
-/// How a session is laid out.
+/// The sizes of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionOptions {
     /// Worker threads.
     pub threads: usize,
     /// Sequences that can be open at once.
     pub sequences: usize,
-    /// Tokens that each may have, at most the model's.
+    /// The most tokens of a sequence, at most the model's context.
     pub context: usize,
-    /// Tokens that are worked on at once.
+    /// The most tokens that a run of a plan works on at once.
     pub chunk: usize,
     /// Pages of [`smallmind_graph::PAGE_TOKENS`] tokens that the key-value cache has; by default as many as all
     /// sequences can fill.
@@ -37,9 +38,8 @@ pub struct SessionOptions {
 }
 
 impl SessionOptions {
-    /// Tokens that are worked on at once, unless somebody says otherwise: enough rows for the matrix products to be
-    /// bound by arithmetic, few enough for the values of a chunk to stay in the cache. Fitted to prompts of 128 to 1024
-    /// tokens on a Zen 4.
+    /// The default of [`SessionOptions::chunk`]: enough rows for the matrix products to be bound by arithmetic, few
+    /// enough for the values of a chunk to stay in the cache. Fitted to prompts of 128 to 1024 tokens on a Zen 4.
     pub const CHUNK: usize = 128;
 
     /// One sequence of up to `context` tokens.
@@ -47,7 +47,7 @@ impl SessionOptions {
         Self { threads, sequences: 1, context, chunk: Self::CHUNK, pages: None }
     }
 
-    /// The largest batch of a session that is laid out so, or with fewer `tokens` the largest of its plan for so many.
+    /// The limits of a session's largest plan, or of its plan for `tokens` tokens if these are fewer.
     pub fn limits(&self, tokens: usize) -> Limits {
         let sequences = self.sequences.max(1);
         let each = CacheShape::pages_for(self.context);
@@ -63,10 +63,10 @@ impl SessionOptions {
 }
 
 impl ModelConfig {
-    /// Whether there can be room for `asked` tokens of a sequence.
+    /// Checks `asked` as the context of a session: the most tokens of a sequence.
     ///
     /// # Errors
-    /// [`ModelError::Context`] for none, or for more than the model's.
+    /// [`ModelError::Context`] for 0 tokens, or for more than the model's context.
     pub fn check_context(&self, asked: usize) -> Result<(), ModelError> {
         let max = self.context;
         if (1..=max).contains(&asked) { Ok(()) } else { Err(ModelError::Context { asked, max }) }
@@ -78,7 +78,7 @@ impl ModelConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SequenceId {
     index: usize,
-    /// Tells it from all other sequences of the process.
+    /// Differs from the number of every other sequence of the process.
     number: u64,
 }
 
@@ -114,7 +114,7 @@ impl<'a> Job<'a> {
         Self { sequence, tokens, logits: Logits::Last }
     }
 
-    /// Rows of logits that it asks for.
+    /// How many rows of logits the job asks for.
     fn rows(&self) -> usize {
         match self.logits {
             Logits::None => 0,
@@ -141,42 +141,42 @@ impl<'a> JobLogits<'a> {
     /// If the run had no such job.
     pub fn job(&self, job: usize) -> Result<&'a [f32], ModelError> {
         let result = &self.session.results[job];
-        match result.non_finite {
+        match result.first_non_finite {
             None => Ok(&self.session.logits[result.logits.clone()]),
             Some(position) => Err(ModelError::NonFinite { sequence: result.sequence, position }),
         }
     }
 }
 
-/// A sequence, or a place for one.
+/// A slot for a sequence, open or free.
 #[derive(Debug, Default)]
 struct Sequence {
-    /// The number of its [`SequenceId`]; 0 if it is not open.
+    /// The number of its [`SequenceId`]; 0 if the slot is free.
     number: u64,
     /// Tokens that it has.
     len: usize,
     /// The pages that hold them, in order: as many as `len` tokens need.
     pages: Vec<u32>,
-    /// Whether a job of the present run has named it.
-    named: bool,
+    /// Whether a job of the current run is for this sequence.
+    has_job: bool,
 }
 
-/// What became of a job.
+/// The result of a job.
 #[derive(Debug)]
 struct JobResult {
     sequence: usize,
     /// Its elements of the session's logits.
     logits: Range<usize>,
-    /// How many tokens its sequence would have had at the first logits that are not finite.
-    non_finite: Option<usize>,
+    /// The position of the first token whose logits are not finite, counted from 1 in its sequence.
+    first_non_finite: Option<usize>,
 }
 
 /// A model with a key-value cache for some sequences.
 ///
-/// A sequence is opened, tokens are appended to it, and a run gives the logits of what follows. The cache is cut into
-/// pages of [`smallmind_graph::PAGE_TOKENS`] tokens, which sequences with a common beginning share. A run works on
-/// tokens of any sequences together; it gives each sequence the bits that it would get alone, in whatever runs its
-/// tokens come, on any number of threads.
+/// A caller opens a sequence and appends tokens to it; a run returns the logits of what follows. The cache is divided
+/// into pages of [`smallmind_graph::PAGE_TOKENS`] tokens, which sequences with a common beginning share. A run works on
+/// tokens of any sequences together. Each sequence gets the same bits as alone, no matter how its tokens are divided
+/// into runs, and on any number of threads.
 ///
 /// It keeps plans for few and for many tokens over the same weights and the same arena. Once buffers have grown to the
 /// largest run, nothing allocates.
@@ -239,17 +239,18 @@ impl Session {
         &self.model
     }
 
-    /// Gives the model other weights, laid out as [`crate::Model::weights`], and takes all tokens of all sequences
-    /// back. Others who hold the model keep it as it was.
+    /// Gives the model other weights, laid out as [`crate::Model::weights`], and empties all sequences. Other holders
+    /// of the model keep it as it was.
     ///
     /// # Errors
-    /// More or fewer weights than the model has; too little memory for a copy of it, where others hold it too.
+    /// More or fewer weights than the model has; too little memory for a copy of the model, which is made if others
+    /// hold it too.
     pub fn set_weights(&mut self, weights: &[f32]) -> Result<(), ModelError> {
         match Arc::get_mut(&mut self.model) {
             Some(model) => model.set_weights(weights)?,
             None => self.model = Arc::new(self.model.with_weights(weights)?),
         }
-        (0..self.sequences.len()).for_each(|index| self.cut(index, 0));
+        (0..self.sequences.len()).for_each(|index| self.shorten(index, 0));
         Ok(())
     }
 
@@ -258,7 +259,7 @@ impl Session {
         &self.options
     }
 
-    /// The plan that runs so many tokens at once.
+    /// The plan that runs `tokens` tokens at once.
     pub fn plan(&self, tokens: usize) -> &Plan {
         self.executor.plan_for(tokens)
     }
@@ -285,8 +286,8 @@ impl Session {
         Ok(SequenceId { index, number })
     }
 
-    /// A new sequence with the tokens of another. Both hold its pages; one that appends to a page which others hold too
-    /// gets a copy of it.
+    /// A new sequence with the tokens of another. Both hold the same pages; a sequence that appends to a page with
+    /// other holders gets a copy of the page first.
     ///
     /// # Errors
     /// [`ModelError::ClosedSequence`]; [`ModelError::Sequences`] if as many are open as the session can hold.
@@ -302,15 +303,15 @@ impl Session {
         Ok(new)
     }
 
-    /// Ends a sequence: its pages are free unless others hold them. Closing it again changes nothing.
+    /// Ends a sequence: its pages are freed unless other sequences hold them. Closing it again changes nothing.
     pub fn close(&mut self, sequence: SequenceId) {
         if let Ok(index) = self.index(sequence) {
-            self.cut(index, 0);
+            self.shorten(index, 0);
             self.sequences[index].number = 0;
         }
     }
 
-    /// How many tokens a sequence has; none if it is closed.
+    /// How many tokens a sequence has; 0 if it is closed.
     pub fn len(&self, sequence: SequenceId) -> usize {
         self.index(sequence).map_or(0, |index| self.sequences[index].len)
     }
@@ -320,14 +321,14 @@ impl Session {
         self.len(sequence) == 0
     }
 
-    /// Takes the tokens of a sequence from number `len` on back; their pages are free unless others hold them.
+    /// Removes all tokens of a sequence but the first `len`; their pages are freed unless other sequences hold them.
     pub fn truncate(&mut self, sequence: SequenceId, len: usize) {
         if let Ok(index) = self.index(sequence) {
-            self.cut(index, len);
+            self.shorten(index, len);
         }
     }
 
-    /// Appends tokens to a sequence; the logits `[vocab]` of what follows the last of them.
+    /// Appends tokens to a sequence and returns the logits `[vocab]` of what follows the last of them.
     ///
     /// # Errors
     /// As [`Session::run`] and [`JobLogits::job`].
@@ -348,12 +349,12 @@ impl Session {
         self.run_probed(&[Job::last(sequence, tokens)], probe)?.job(0)
     }
 
-    /// Appends the tokens of all `jobs`, each to its sequence, and gives the logits that they ask for.
+    /// Appends the tokens of all `jobs`, each to its sequence, and returns the logits that they ask for.
     ///
     /// # Errors
     /// [`ModelError::EmptyPrompt`] for a job without tokens; [`ModelError::TooLong`]; [`ModelError::ClosedSequence`];
     /// [`ModelError::RepeatedSequence`]; [`ModelError::CacheFull`]; a token id beyond the vocabulary. Then nothing is
-    /// appended for any job. Logits that are not finite are an error of their job alone: see [`JobLogits::job`].
+    /// appended for any job. Logits that are not finite are an error only of their job: see [`JobLogits::job`].
     pub fn run(&mut self, jobs: &[Job<'_>]) -> Result<JobLogits<'_>, ModelError> {
         self.run_probed(jobs, &NoProbe)
     }
@@ -370,10 +371,9 @@ impl Session {
         let outcome = self.run_batches(jobs, probe);
         if outcome.is_ok() {
             self.find_non_finite(jobs);
-            // What the cache holds beyond the length of a sequence is nobody's: only here do the tokens become the
-            // sequence's.
+            // Cache entries beyond a sequence's length have no owner: only here does the sequence get the new tokens.
             for (job, result) in jobs.iter().zip(&self.results) {
-                if result.non_finite.is_none() {
+                if result.first_non_finite.is_none() {
                     self.sequences[job.sequence.index].len += job.tokens.len();
                 }
             }
@@ -381,7 +381,7 @@ impl Session {
             self.logits.clear();
         }
         for job in jobs {
-            self.cut(job.sequence.index, usize::MAX);
+            self.shorten(job.sequence.index, usize::MAX);
         }
         outcome?;
         Ok(JobLogits { session: self })
@@ -398,8 +398,8 @@ impl Session {
         if is_open { Ok(index) } else { Err(ModelError::ClosedSequence) }
     }
 
-    /// Takes the tokens of a sequence from number `len` on back, and gives up the pages that it doesn't need.
-    fn cut(&mut self, index: usize, len: usize) {
+    /// Removes all tokens of a sequence but the first `len`, and releases the pages that it no longer needs.
+    fn shorten(&mut self, index: usize, len: usize) {
         let sequence = &mut self.sequences[index];
         sequence.len = sequence.len.min(len);
         let needed = CacheShape::pages_for(sequence.len).min(sequence.pages.len());
@@ -408,13 +408,13 @@ impl Session {
 
     /// Checks that all jobs can be done.
     fn check(&mut self, jobs: &[Job<'_>]) -> Result<(), ModelError> {
-        self.sequences.iter_mut().for_each(|sequence| sequence.named = false);
+        self.sequences.iter_mut().for_each(|sequence| sequence.has_job = false);
         let (context, max, entries) =
             (self.options.context, self.model.config().context, self.model.config().vocab_size);
         let mut need = 0;
         for (i, job) in jobs.iter().enumerate() {
             let index = self.index(job.sequence)?;
-            if std::mem::replace(&mut self.sequences[index].named, true) {
+            if std::mem::replace(&mut self.sequences[index].has_job, true) {
                 return Err(ModelError::RepeatedSequence);
             }
             if job.tokens.is_empty() {
@@ -425,12 +425,12 @@ impl Session {
                 return Err(ModelError::TooLong { tokens, context, max });
             }
             if let Some(id) = job.tokens.iter().find(|id| **id as usize >= entries) {
-                let (got, limit) = (*id as usize + 1, entries);
-                return Err(GraphError::Limit { what: "token id + 1", got, limit }.into());
+                let (got, limit) = (*id as usize, entries.saturating_sub(1));
+                return Err(GraphError::Limit { what: "token id", got, limit }.into());
             }
             need += CacheShape::pages_for(tokens).saturating_sub(self.sequences[index].pages.len());
             if let Some(page) = self.page_to_copy(index) {
-                // The last of those who append to a page keeps it.
+                // Each job that appends to a shared page needs a copy, but the last holder of the page keeps it.
                 let is_of = |other: &&Job<'_>| self.page_to_copy(other.sequence.index) == Some(page);
                 need += usize::from(self.pages.holders(page) > 1 + jobs[..i].iter().filter(is_of).count());
             }
@@ -439,14 +439,14 @@ impl Session {
         if need > free { Err(ModelError::CacheFull { need, free }) } else { Ok(()) }
     }
 
-    /// The page to which the next token of a sequence is appended, if others hold it too.
+    /// The page to which the next token of a sequence is appended, if other sequences hold it too.
     fn page_to_copy(&self, index: usize) -> Option<u32> {
         let sequence = &self.sequences[index];
         let last = *sequence.pages.last()?;
         (!sequence.len.is_multiple_of(PAGE_TOKENS) && self.pages.holders(last) > 1).then_some(last)
     }
 
-    /// Gives the sequences of the jobs pages of their own for the new tokens: [`Session::check`] knows that there are
+    /// Gives each job's sequence its own pages for the new tokens; [`Session::check`] has made sure that there are
     /// enough.
     fn take_pages(&mut self, jobs: &[Job<'_>]) {
         for job in jobs {
@@ -475,7 +475,7 @@ impl Session {
         for job in jobs {
             let logits = start..start + job.rows() * vocab;
             start = logits.end;
-            self.results.push(JobResult { sequence: job.sequence.index, logits, non_finite: None });
+            self.results.push(JobResult { sequence: job.sequence.index, logits, first_non_finite: None });
         }
         self.batch.clear();
         for job in jobs {
@@ -490,8 +490,7 @@ impl Session {
         self.run_batch(probe)
     }
 
-    /// Adds tokens of a job, of which `done` have been worked on, to the batch, as many as it has room for. Gives how
-    /// many.
+    /// Adds as many of the job's tokens from `done` on as fit into the batch. Returns how many.
     fn push(&mut self, job: &Job<'_>, done: usize) -> usize {
         let limits = self.executor.plan().limits();
         if self.batch.spans().len() == limits.spans {
@@ -502,7 +501,7 @@ impl Session {
         let outputs = limits.outputs - self.batch.outputs().len();
         let count = match job.logits {
             Logits::All => room.min(outputs),
-            // The last token waits for a batch that has room for its logits.
+            // The last token waits for a batch with a free row of logits.
             Logits::Last if outputs == 0 => room.min(left - 1),
             Logits::Last | Logits::None => room,
         };
@@ -536,13 +535,13 @@ impl Session {
         let vocab = self.model.config().vocab_size.max(1);
         for (job, result) in jobs.iter().zip(&mut self.results) {
             let logits = &self.logits[result.logits.clone()];
-            // Without a way out of the loop it works on many at once.
+            // A loop without an early exit is vectorized.
             if !logits.iter().fold(false, |bad, x| bad | !x.is_finite()) {
                 continue;
             }
             let row = logits.iter().position(|x| !x.is_finite()).unwrap_or(0) / vocab;
             let tokens = job.tokens.len() - job.rows() + row + 1;
-            result.non_finite = Some(self.sequences[result.sequence].len + tokens);
+            result.first_non_finite = Some(self.sequences[result.sequence].len + tokens);
         }
     }
 }

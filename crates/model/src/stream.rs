@@ -1,9 +1,8 @@
-//! From the bytes of tokens to printable text: UTF-8 that is never split and stop strings that never leak.
+//! From the bytes of tokens to printable text: characters are never split, and no part of a stop string is shown.
 //!
 //! A token of a byte-level vocabulary may end in the middle of a character, and a stop string may begin in one token
-//! and end three tokens later. [`TextStream`] hands out text only once it is decided: whole characters, and none that
-//! could still turn out to be the beginning of a stop string. What comes out, joined, does not depend on how the bytes
-//! were cut into tokens.
+//! and end three tokens later. [`TextStream`] returns text only once it is decided: whole characters, and none that may
+//! still belong to a stop string. The pieces, joined, do not depend on how the bytes were divided into tokens.
 //!
 //! ```
 //! use smallmind_model::stream::{StopStrings, TextStream};
@@ -16,11 +15,11 @@
 //! assert_eq!(stream.stopped(), Some("The end"));
 //! ```
 //!
-//! Not here: end-of-text *tokens*. Whoever picks the tokens sees those before they have bytes.
+//! Not here: end-of-text *tokens*. The code that chooses tokens sees these before they have bytes.
 
 use thiserror::Error;
 
-/// Room for the text of one token, so that an ordinary stream allocates when it is made and never again.
+/// Capacity for the text of one token, so that an ordinary stream allocates only when it is made.
 const TEXT_CAPACITY: usize = 1024;
 
 /// Why a list of stop strings is refused.
@@ -36,12 +35,12 @@ pub enum StopStringError {
 
 /// Stop strings and how far each has been matched.
 ///
-/// The text stops where the first stop string *ends*; of two that end at the same place the longer one counts. Both are
-/// properties of the text alone, so the answer is the same however the text is cut.
+/// The text stops where the first stop string *ends*; of two that end at the same position the longer one counts. Both
+/// depend only on the text, not on how it is divided.
 ///
 /// Each string runs its own Knuth–Morris–Pratt automaton (Knuth, Morris and Pratt, "Fast Pattern Matching in Strings",
 /// SIAM J. Comput. 6(2), 1977): `matched` is the length of its longest prefix that ends the text so far. The longest of
-/// these over all strings is exactly what has to be held back.
+/// these over all strings must be held back.
 #[derive(Debug, Clone, Default)]
 pub struct StopStrings {
     patterns: Vec<Pattern>,
@@ -73,7 +72,7 @@ impl Pattern {
         Self { text, border, matched: 0 }
     }
 
-    /// Takes the next byte of the text; true when the whole string has just been seen.
+    /// Takes the next byte of the text; returns whether the text now ends with the string.
     fn step(&mut self, byte: u8) -> bool {
         let bytes = self.text.as_bytes();
         if self.matched == bytes.len() {
@@ -93,7 +92,7 @@ impl StopStrings {
     /// Prepares the given strings.
     ///
     /// # Errors
-    /// [`StopStringError::Empty`] when one of them is empty.
+    /// [`StopStringError::Empty`] if one of them is empty.
     pub fn new<S: Into<String>>(strings: impl IntoIterator<Item = S>) -> Result<Self, StopStringError> {
         let mut patterns = Vec::new();
         for (index, text) in strings.into_iter().enumerate() {
@@ -116,7 +115,7 @@ impl StopStrings {
         self.patterns.iter().map(|pattern| pattern.text.as_str())
     }
 
-    /// Takes the next byte; the index of the longest string that ends with it, if any does.
+    /// Takes the next byte; returns the index of the longest string that ends with it, if there is one.
     fn step(&mut self, byte: u8) -> Option<usize> {
         let mut found: Option<usize> = None;
         for index in 0..self.patterns.len() {
@@ -130,13 +129,13 @@ impl StopStrings {
         found
     }
 
-    /// How many bytes at the end of the text so far may still become a stop string.
+    /// How many bytes at the end of the text so far may be the beginning of a stop string.
     fn undecided(&self) -> usize {
         self.patterns.iter().map(|pattern| pattern.matched).max().unwrap_or(0)
     }
 }
 
-/// Bytes into characters, a piece at a time.
+/// Turns bytes into characters, a piece at a time.
 ///
 /// Invalid sequences become U+FFFD by the rule of [`String::from_utf8_lossy`] (one for each maximal subpart, Unicode
 /// 15.0, section 3.9), so that the pieces joined equal the lossy decoding of all bytes at once.
@@ -162,7 +161,8 @@ impl Utf8Decoder {
                     self.partial_len += 1;
                     bytes = &bytes[1..];
                 }
-                // The new byte cannot continue the character: what is held is invalid, and the byte starts afresh.
+                // The new byte cannot continue the character: what is held is invalid, and the byte begins a new
+                // character.
                 Err(_) => self.finish(text),
             }
         }
@@ -191,7 +191,7 @@ impl Utf8Decoder {
         }
     }
 
-    /// Gives up on an incomplete character.
+    /// Replaces an incomplete character at the end.
     fn finish(&mut self, text: &mut String) {
         if self.partial_len > 0 {
             text.push(char::REPLACEMENT_CHARACTER);
@@ -200,20 +200,20 @@ impl Utf8Decoder {
     }
 }
 
-/// A text that comes in as the bytes of tokens and goes out as pieces that can be shown.
+/// Takes a text as the bytes of tokens, and returns it in pieces that can be shown.
 ///
 /// The pieces that [`push`](Self::push) and [`finish`](Self::finish) return, joined, are the lossy UTF-8 decoding of
-/// all bytes, cut before the stop string that ends first. Holds back at most three bytes plus the longest stop string,
-/// and allocates only for a token or stop string that is longer than any before it.
+/// all bytes, up to the stop string that ends first. Holds back at most three bytes plus the longest stop string, and
+/// allocates only for a token or stop string that is longer than any before it.
 #[derive(Debug, Clone)]
 pub struct TextStream {
     decoder: Utf8Decoder,
     stops: StopStrings,
     stopped: Option<usize>,
     drop_leading_space: bool,
-    /// Characters of the current call before the stop strings have seen them.
+    /// Characters of the current call that have not been compared with the stop strings yet.
     decoded: String,
-    /// Characters that may still become a stop string.
+    /// Characters that may be the beginning of a stop string.
     held: String,
     /// What the current call returns.
     ready: String,
@@ -245,7 +245,7 @@ impl TextStream {
 
     /// Takes the bytes of the next token; returns the text that is decided by now, often an empty piece.
     ///
-    /// Once a stop string is complete, everything further is ignored and the answer is empty.
+    /// Once a stop string is complete, everything after it is ignored and the result is empty.
     pub fn push(&mut self, bytes: &[u8]) -> &str {
         self.ready.clear();
         if self.stopped.is_none() {
@@ -279,7 +279,7 @@ impl TextStream {
         self.stopped.map(|index| self.stops.patterns[index].text.as_str())
     }
 
-    /// Moves what is decided from `decoded` to `ready`, the rest to `held`.
+    /// Moves the decided characters from `decoded` to `ready`, the others to `held`.
     fn decide(&mut self) {
         let mut text = self.decoded.as_str();
         if self.drop_leading_space && !text.is_empty() {
@@ -290,7 +290,7 @@ impl TextStream {
             self.held.push(character);
             let mut utf8 = [0; 4];
             for &byte in character.encode_utf8(&mut utf8).as_bytes() {
-                // A stop string ends where a character ends, so nothing of this character is left over.
+                // A stop string ends with a character, so no byte of this character remains.
                 if let Some(index) = self.stops.step(byte) {
                     let kept = self.held.len() - self.stops.patterns[index].text.len();
                     self.ready.push_str(&self.held[..kept]);
@@ -300,7 +300,7 @@ impl TextStream {
                 }
             }
         }
-        // A stop string begins where a character begins, so the cut falls between characters.
+        // A stop string begins with a character, so the text is divided between characters.
         let decided = self.held.len() - self.stops.undecided();
         self.ready.push_str(&self.held[..decided]);
         self.held.drain(..decided);

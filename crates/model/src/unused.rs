@@ -1,4 +1,4 @@
-//! Tensors in files that a configuration has no use for.
+//! Tensors in files that a configuration does not use.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::{Head, ModelConfig, ModelError};
 /// The names of the tensors that a model of `config` does not use, ordered by file and name. They belong to a model
 /// that computes something else.
 ///
-/// Tensors that change nothing are not listed: buffers that follow from the configuration (rotary `inv_freq`, causal
+/// Tensors that change nothing are not listed: buffers that the configuration determines (rotary `inv_freq`, causal
 /// masks); a tied output head that equals the token embeddings (one that differs is used, see
 /// [`ModelConfig::from_folder`]); biases of zeros in a model without biases.
 ///
@@ -21,7 +21,7 @@ pub fn unused_tensors(config: &ModelConfig, file: &WeightFiles) -> Result<Vec<St
     let slots = names.slots();
     let used: BTreeSet<&str> = slots.iter().map(|slot| names.stored(&slot.name, file)).collect();
     let mut unused = Vec::new();
-    // All tensors of the shards, also those that the index leaves out: other programs read them.
+    // All tensors of the shards, including those that the index leaves out, since other programs read them.
     for info in file.shards().iter().flat_map(smallmind_checkpoint::TensorFile::tensors) {
         let name = info.name.as_str();
         if used.contains(name) || names.is_buffer(name) {
@@ -34,7 +34,7 @@ pub fn unused_tensors(config: &ModelConfig, file: &WeightFiles) -> Result<Vec<St
     Ok(unused)
 }
 
-/// Whether it is a bias of zeros, as GPT-2 files without biases have them for other tools.
+/// Whether the tensor is a bias of zeros, which GPT-2 files without biases have for other tools.
 fn is_zero_bias(names: &TensorNames<'_>, name: &str, file: &WeightFiles) -> Result<bool, ModelError> {
     let zeros = names.zeros();
     let info = file.info(name)?;
@@ -57,7 +57,7 @@ pub(crate) fn has_second_head(config: &ModelConfig, file: &WeightFiles) -> Resul
     Ok(has_head && !is_tied_head(config, OUTPUT_HEAD, file)?)
 }
 
-/// Whether it is an output head that equals the token embeddings of a tied model.
+/// Whether the tensor is an output head that equals the token embeddings of a tied model.
 fn is_tied_head(config: &ModelConfig, name: &str, file: &WeightFiles) -> Result<bool, ModelError> {
     if config.head != Head::Tied || name != OUTPUT_HEAD {
         return Ok(false);

@@ -11,7 +11,7 @@ use crate::{Job, Logits, ModelError, PackedModel, SequenceId, Session, SessionOp
 pub enum Activity {
     /// Reading the prompt.
     Prefill,
-    /// Decoding one token behind so many others.
+    /// Decoding one token after this many others.
     Decode(usize),
 }
 
@@ -28,10 +28,10 @@ pub struct SessionWorkload {
 }
 
 impl SessionWorkload {
-    /// A session with room for the prompt and for twice the `depth`, where the model's context allows that.
+    /// A session for the prompt and for twice the `depth`, if the model's context is long enough.
     ///
     /// # Errors
-    /// An empty prompt; a prompt, or a token behind `depth` others, beyond the model's context; too little memory.
+    /// An empty prompt; a prompt, or a token after `depth` others, beyond the model's context; too little memory.
     pub fn new(model: Arc<PackedModel>, prompt: Vec<u32>, depth: usize, threads: usize) -> Result<Self, ModelError> {
         if prompt.is_empty() {
             return Err(ModelError::EmptyPrompt);
@@ -44,7 +44,7 @@ impl SessionWorkload {
         Ok(Self { session, sequence, activity: Activity::Prefill, text, prompt: prompt.len() })
     }
 
-    /// The session, and its sequence. Samples begin with whatever tokens that has.
+    /// The session and its sequence. Samples begin with the tokens that the sequence has.
     pub fn session(&mut self) -> (&mut Session, SequenceId) {
         (&mut self.session, self.sequence)
     }
@@ -64,8 +64,8 @@ impl SessionWorkload {
         self
     }
 
-    /// Numbers of tokens behind which decoding is compared: 1, half of `depth`, `depth` and twice as many, as far as
-    /// there is room.
+    /// The numbers of earlier tokens with which decoding is compared: 1, half of `depth`, `depth` and twice as many, as
+    /// far as the context allows.
     pub fn depths(&self, depth: usize) -> Vec<usize> {
         let deepest = self.text.len().min(self.session.options().context - 1);
         let mut depths: Vec<usize> = vec![];
@@ -162,7 +162,7 @@ fn parts<'t>(
     vec![("prefill", 0, whole), ("last chunk", whole.len(), rest)]
 }
 
-/// The batches that append `tokens` behind `past` others, in chunks.
+/// The batches that append `tokens` after `past` others, in chunks.
 fn batches(tokens: &[u32], past: usize, chunk: usize) -> Vec<Batch> {
     let mut end = past;
     let mut batches = vec![];

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use smallmind_graph::Op;
 use smallmind_graph::op::Index;
 
-/// Kind of work of an operation. It decides which roof limits it and which alternatives would change it.
+/// Kind of work of an operation. It decides which roof limits the operation, and which alternatives would change it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
@@ -14,8 +14,8 @@ pub enum Class {
     Product,
     /// Attention, or its gradient.
     Attention,
-    /// All else: norms, elementwise operations, gradients, updates. `f32` arithmetic limits it, and no alternative but
-    /// balance changes it.
+    /// All else: norms, elementwise operations, gradients, updates. Its arithmetic is `f32`, and balance is the only
+    /// alternative that changes it.
     #[default]
     Other,
 }

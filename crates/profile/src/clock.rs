@@ -13,7 +13,7 @@ const CALIBRATION: Duration = Duration::from_millis(4);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     origin: Instant,
-    /// The counter's value at `origin`, and nanoseconds a count.
+    /// The counter's value at `origin`, and nanoseconds per count.
     counter: Option<(u64, f64)>,
 }
 
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn it_runs_as_fast_as_the_systems_clock() {
         let clock = Clock::get();
-        // A thread may lose its CPU between two readings: one of a few tries has to be undisturbed.
+        // A thread may lose its CPU between two readings, so one of a few tries must be undisturbed.
         let close = (0..20).any(|_| {
             let (begin, from) = (Instant::now(), clock.now());
             std::thread::sleep(Duration::from_millis(5));

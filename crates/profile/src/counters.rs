@@ -1,7 +1,7 @@
 //! Linux performance events of this thread and of the threads that it starts; on other systems nothing is counted.
 //!
-//! Instructions, cycles and cache misses are counted by a unit of the CPU, which many virtual machines hide and many
-//! systems forbid; a counter that can't be opened is absent. Faults, switches and CPU time are counted by the kernel.
+//! A unit of the CPU counts instructions, cycles and cache misses. Many virtual machines hide it and many systems
+//! forbid it; a counter that can't be opened is absent. The kernel counts faults, switches and CPU time.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ pub struct Events {
     pub page_faults: Option<f64>,
     /// Context switches.
     pub switches: Option<f64>,
-    /// Seconds of CPU, all threads together.
+    /// Seconds of CPU time, all threads together.
     pub cpu_seconds: Option<f64>,
 }
 
@@ -49,7 +49,7 @@ impl Events {
     }
 }
 
-/// Open counters.
+/// The open counters.
 #[derive(Default)]
 pub struct Counters {
     #[cfg(target_os = "linux")]
@@ -94,7 +94,7 @@ mod linux {
         cpu_time: Option<Counter>,
     }
 
-    /// Whose events count.
+    /// Which events are counted.
     #[derive(Clone, Copy, PartialEq)]
     enum Side {
         /// Those of user code.
@@ -115,8 +115,8 @@ mod linux {
         Some(counter)
     }
 
-    /// The count, extrapolated if the CPU ran the counter only a part of the time, as it has fewer counters than are
-    /// open.
+    /// The count. It is extrapolated if the CPU ran the counter only a part of the time, because more counters are open
+    /// than it has.
     fn value(counter: &mut Option<Counter>) -> Option<f64> {
         let read = counter.as_mut()?.read_count_and_time().ok()?;
         let share = read.time_running as f64 / read.time_enabled.max(1) as f64;
@@ -130,7 +130,7 @@ mod linux {
                 cycles: counting(Hardware::CPU_CYCLES, Side::User),
                 cache_misses: counting(Hardware::CACHE_MISSES, Side::User),
                 page_faults: counting(Software::PAGE_FAULTS, Side::User),
-                // They happen in the kernel: a user who may not count there has none.
+                // These events happen in the kernel. A user who may not count there gets none.
                 switches: counting(Software::CONTEXT_SWITCHES, Side::Both),
                 cpu_time: counting(Software::TASK_CLOCK, Side::User),
             }
@@ -174,8 +174,8 @@ mod tests {
         .unwrap();
         let counted = counters.read().since(before);
         println!("{counted:?}");
-        // The system decides how many pages there are and how much of the time is this thread's. Touched memory, work
-        // and a sleep cause at least one event of each kind.
+        // How many events there are depends on the system. But touched memory, work and a sleep cause at least one
+        // event of each kind.
         let some = |count: Option<f64>| count.is_none_or(|n| n > 0.0);
         assert!(some(counted.page_faults) && some(counted.switches), "{counted:?}");
         assert!(some(counted.cpu_seconds) && some(counted.instructions), "{counted:?}");

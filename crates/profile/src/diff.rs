@@ -1,4 +1,4 @@
-//! The comparison of two reports of one subject: what became slower or faster, and how sure that is.
+//! The comparison of two reports of one subject: what became slower or faster, and how certain that is.
 
 use std::fmt::Write as _;
 
@@ -24,7 +24,7 @@ pub struct Diff {
 pub struct PhaseDiff {
     /// Which phase it is.
     pub name: PhaseKind,
-    /// Seconds a token, before and now.
+    /// Seconds per token, before and now.
     pub seconds: (f64, f64),
     /// Change of the machine's own speed: of arithmetic, and of reading memory.
     pub machine: (Change, Change),
@@ -45,7 +45,7 @@ pub struct PhaseDiff {
 pub struct OperationDiff {
     /// Pass, operation and path.
     pub name: String,
-    /// Seconds a token, before and now.
+    /// Seconds per token, before and now.
     pub seconds: (f64, f64),
     /// Change of its time.
     pub change: Change,
@@ -63,7 +63,7 @@ impl Diff {
         Self { mismatches: mismatches(old, new), phases: phases.collect() }
     }
 
-    /// The phases that are certainly slower and possibly by the share `limit` or more.
+    /// The phases that are certainly slower, and perhaps by the share `limit` or more.
     pub fn slower(&self, limit: f64) -> Vec<&PhaseDiff> {
         self.phases.iter().filter(|phase| phase.total.low > 0.0 && phase.total.high >= limit).collect()
     }
@@ -82,12 +82,12 @@ impl Diff {
     }
 }
 
-/// If the barriers of two reports differ by more than this factor, the host moved a virtual machine's CPUs to other
-/// cores, and all communication between them has other costs.
+/// If the barriers of two reports differ by more than this factor, the host has moved the CPUs of the virtual machine
+/// to other cores, and communication between them takes another time.
 const NEIGHBOURS: f64 = 1.6;
 
-/// Why `old` can't be compared with a report of `subject` that is still to be measured; empty if it can. `phases`: each
-/// with a description of one sample.
+/// Why `old` can't be compared with a report of `subject` that is not measured yet; empty if it can. `phases` has a
+/// description of one sample for each phase.
 pub fn mismatches_before(old: &Report, subject: &Subject, phases: &[(PhaseKind, &str)]) -> Vec<String> {
     let (a, b) = (&old.subject, subject);
     let pairs = [
@@ -170,7 +170,7 @@ impl PhaseDiff {
             size(b).total_cmp(&size(a))
         });
         let by_memory = new.operations.iter().filter(|o| o.roof.bound == Bound::Memory);
-        // Each part of the time depends on one of the two speeds, so that a machine's change is allowed for once.
+        // Each part of the time depends on one of the two speeds, so that a change of the machine is counted once.
         let by_memory = by_memory.map(|o| o.time.share).sum::<f64>().clamp(0.0, 1.0);
         let (of_arithmetic, of_memory) = (machine.0.times(1.0 - by_memory), machine.1.times(by_memory));
         let gone = old.operations.iter().filter(|o| operation(new, &o.id).is_none()).map(name).collect();

@@ -1,7 +1,7 @@
-//! Where the time of a run goes, operation by operation.
+//! How the time of a run is spent, operation by operation.
 //!
 //! A [`Recorder`] is a [`Probe`] of the executor: it records when each worker begins and ends each step. A [`Summary`]
-//! sets these times beside the costs that the graph counts, all layers together.
+//! shows these times next to the costs that the graph counts, all layers together.
 //!
 //! ```
 //! use smallmind_profile::{Recorder, Summary};
@@ -32,12 +32,13 @@
 //! # Ok(()) }
 //! ```
 //!
-//! [`Roofs`] are the machine's limits, measured on a pool: arithmetic, memory, and the cost of working together. A
-//! [`Report`] sets an operation's time beside them. [`sampling`] runs a [`Workload`](smallmind_graph::Workload) with a
-//! recorder and without it in turn; its samples become a [`Measurement`](report::measurement::Measurement), and that
-//! becomes a phase of the report. [`Diff`] compares two reports.
+//! [`Roofs`] are the machine's limits, as in a roofline model, measured on a pool: arithmetic, memory, and the cost of
+//! working together. A [`Report`] compares the time of each operation with them. [`sampling`] runs a
+//! [`Workload`](smallmind_graph::Workload) alternately with a recorder and without it. Its samples become a
+//! [`Measurement`](report::measurement::Measurement), and that becomes a phase of the report. [`Diff`] compares two
+//! reports.
 //!
-//! Not here: models and trainings. Crates that have them implement `Workload` for them.
+//! Not here: models and training. The crates that have these implement `Workload`.
 //!
 //! [`Probe`]: smallmind_graph::Probe
 

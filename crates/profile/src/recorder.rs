@@ -7,24 +7,24 @@ use smallmind_graph::{Plan, Probe};
 
 use crate::clock::Clock;
 
-/// What a thread has asked the allocator for so far.
+/// What a thread has allocated so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Allocated {
     /// Calls of the allocator.
     pub calls: u64,
-    /// Bytes asked for.
+    /// Bytes allocated.
     pub bytes: u64,
 }
 
-/// Gives what the calling thread has asked for so far; a program that counts allocations passes one to
+/// Returns what the calling thread has allocated so far. A program that counts allocations passes such a function to
 /// [`Recorder::counting`].
 pub type AllocationCounter = fn() -> Allocated;
 
 /// A probe that records when each worker begins and ends each step: the times of the latest runs, and their sums over
 /// all runs.
 ///
-/// A recorder allocates only when it is made. If no barrier stands between two steps of a worker, the second begins
-/// when the first ends: the clock is read once for both.
+/// A recorder allocates only when it is made. If there is no barrier between two steps of a worker, the second begins
+/// when the first ends, so the clock is read once for both.
 #[derive(Debug)]
 pub struct Recorder {
     clock: Clock,
@@ -34,7 +34,7 @@ pub struct Recorder {
     segments: Vec<u32>,
     /// Number of runs recorded.
     runs: AtomicUsize,
-    /// Index of the current run's first time among those kept.
+    /// Index of the current run's first entry among the kept times.
     row: AtomicUsize,
     /// Begin and end of each run that is kept, in counts of the clock.
     spans: Vec<(AtomicU64, AtomicU64)>,
@@ -42,11 +42,11 @@ pub struct Recorder {
     counter: Option<AllocationCounter>,
 }
 
-/// What one worker writes, on cache lines of its own.
+/// The records of one worker, on cache lines of its own.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Worker {
-    /// The step that it ended last; [`usize::MAX`] before its first.
+    /// The last step that it ended; [`usize::MAX`] before its first.
     ended: AtomicUsize,
     /// When it ended that step.
     at: AtomicU64,
@@ -141,12 +141,12 @@ impl Recorder {
         (self.workers.len(), self.steps)
     }
 
-    /// Number of runs recorded, of which the latest are kept.
+    /// Number of runs recorded. The times of the latest are kept.
     pub fn runs(&self) -> usize {
         self.runs.load(Ordering::Relaxed)
     }
 
-    /// Numbers of the runs whose times are kept.
+    /// The indices of the runs whose times are kept.
     pub fn kept(&self) -> Range<usize> {
         let runs = self.runs();
         runs.saturating_sub(self.kept)..runs
@@ -199,7 +199,7 @@ impl Probe for Recorder {
         let follows = self.segments.get(ended) == Some(&self.segments[step]);
         let now = if follows { worker.at.load(Ordering::Relaxed) } else { self.clock.now() };
         worker.times[row + step].0.store(now, Ordering::Relaxed);
-        // For later steps the count at the end of the step before is right: nothing allocates between steps.
+        // A later step begins with the count at the end of the step before: nothing allocates between steps.
         if let Some(counter) = self.counter.filter(|_| ended == usize::MAX) {
             let Allocated { calls, bytes } = counter();
             worker.before.0.store(calls, Ordering::Relaxed);

@@ -1,6 +1,7 @@
-//! Samples of a workload with the profiler and without it, in turn, and the phase of a report that they make.
+//! Samples of a workload, alternately with the profiler and without it, and the phase of a report that is made from
+//! them.
 //!
-//! The profiler knows neither models nor trainings: crates that have them implement [`Workload`] for them.
+//! The profiler knows neither models nor training: the crates that do implement [`Workload`] for them.
 //!
 //! ```
 //! use smallmind_graph::{
@@ -88,19 +89,21 @@ use crate::roofs::Effort;
 use crate::statistics::median;
 use crate::{AllocationCounter, Counters, Events, MachineSpeed, Recorder, Roofs, SpeedProbe};
 
-/// Seconds in which the counters of events run.
-const COUNTED: f64 = 0.2;
+/// Seconds that the extra samples for the event counters should take together.
+const EVENT_SECONDS: f64 = 0.2;
 /// Seconds that all samples of a phase should take together, with the profiler and without it.
-const SECONDS: f64 = 2.0;
+const PHASE_SECONDS: f64 = 2.0;
 /// The most samples of a repeat.
-const MOST: usize = 2000;
-/// Seconds and number of samples for [`seconds_of_sample`], at most.
-const ESTIMATE: (f64, usize) = (0.3, 64);
+const MAX_SAMPLES: usize = 2000;
+/// The most seconds that [`seconds_of_sample`] takes, unless three samples take longer.
+const ESTIMATE_SECONDS: f64 = 0.3;
+/// The most samples of [`seconds_of_sample`].
+const ESTIMATE_SAMPLES: usize = 64;
 
 /// How much is sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampleCount {
-    /// Number of repeats, at least 1, whose differences tell how sure the figures are.
+    /// Number of repeats, at least 1. How much they differ shows how certain the figures are.
     pub repeats: usize,
     /// Samples in each repeat.
     pub per_repeat: PerRepeat,
@@ -109,33 +112,33 @@ pub struct SampleCount {
 /// How many samples a repeat has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PerRepeat {
-    /// So many.
+    /// This many samples.
     Exactly(usize),
-    /// As many as fit into about two seconds for all repeats.
+    /// As many as fit, if all repeats together take about two seconds.
     Fit {
-        /// Even if they don't fit.
+        /// The fewest samples, even if they take longer.
         least: usize,
-        /// Even if more would fit.
+        /// The most samples, even if more would fit.
         most: usize,
     },
 }
 
 impl SampleCount {
-    /// Samples in all, where one takes so many seconds.
+    /// Samples of all repeats together, if one takes `seconds`.
     fn samples(&self, seconds: f64) -> usize {
         let repeats = self.repeats.max(1);
         repeats
             * match self.per_repeat {
                 PerRepeat::Exactly(samples) => samples.max(1),
                 PerRepeat::Fit { least, most } => {
-                    let fit = SECONDS / (2.0 * repeats as f64 * seconds.max(1e-9));
-                    (fit as usize).max(least).min(most.min(MOST)).max(1)
+                    let fit = PHASE_SECONDS / (2.0 * repeats as f64 * seconds.max(1e-9));
+                    (fit as usize).max(least).min(most.min(MAX_SAMPLES)).max(1)
                 }
             }
     }
 }
 
-/// What a program that counts allocations counts them by.
+/// Functions that read how much a program has allocated.
 #[derive(Clone, Copy, Debug)]
 pub struct AllocationCounters {
     /// Calls of the allocator by all threads so far.
@@ -144,7 +147,7 @@ pub struct AllocationCounters {
     pub of_this_thread: AllocationCounter,
 }
 
-/// What is measured beside the times of samples.
+/// What is measured besides the times of samples.
 pub struct Instruments {
     counters: Counters,
     speed: SpeedProbe,
@@ -152,7 +155,7 @@ pub struct Instruments {
 }
 
 impl Instruments {
-    /// Opens them. Only threads that are started later are counted by the system's counters.
+    /// Opens the instruments. The system's counters count only threads that are started later.
     ///
     /// # Errors
     /// Too little memory, or an instruction set that this CPU lacks.
@@ -180,11 +183,11 @@ impl RoofMeter {
         Ok(Self { pool, isa, table })
     }
 
-    /// Measures the roofs again: a barrier's nanoseconds now.
+    /// Measures the roofs again; returns the nanoseconds that a barrier takes now.
     ///
     /// # Errors
     /// Too little memory.
-    pub fn again(&mut self) -> Result<f64, GraphError> {
+    pub fn measure_again(&mut self) -> Result<f64, GraphError> {
         let now = RoofTable::from(&Roofs::measure(&mut self.pool, self.isa, Effort::QUICK)?);
         self.table.raise(&now);
         Ok(now.barrier_ns)
@@ -196,14 +199,14 @@ impl RoofMeter {
     }
 }
 
-/// Samples with the profiler and without it, in turn.
+/// Samples taken alternately with the profiler and without it.
 #[derive(Clone, Debug, Default)]
 pub struct Samples {
     /// Seconds of each sample with the profiler, in order.
     pub on: Vec<f64>,
     /// Seconds of each sample without it, in order.
     pub off: Vec<f64>,
-    /// Calls of the allocator in a sample without the profiler; none where they aren't counted.
+    /// Calls of the allocator in a sample without the profiler; none if they aren't counted.
     pub allocations: Option<f64>,
     /// Events in a sample without the profiler.
     pub events: Events,
@@ -212,8 +215,8 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// Takes `count` pairs of samples in `repeats` repeats; from pair to pair the other sample comes first. More
-    /// samples follow for the counters of events, so that reading those disturbs no time.
+    /// Takes `count` pairs of samples in `repeats` repeats; pairs alternate in which sample comes first. More samples
+    /// follow for the event counters, so that reading these doesn't disturb the times.
     fn take<W: Workload>(
         workload: &mut W,
         (count, repeats): (usize, usize),
@@ -222,7 +225,7 @@ impl Samples {
     ) -> Result<Self, W::Error> {
         let list = || Vec::with_capacity(count);
         let mut samples = Self { on: list(), off: list(), speeds: Vec::with_capacity(repeats), ..Self::default() };
-        let off = off(workload);
+        let off = no_probes(workload);
         let mut calls = 0;
         for pair in 0..count {
             if pair.is_multiple_of((count / repeats.max(1)).max(1)) && samples.speeds.len() < repeats {
@@ -250,7 +253,7 @@ impl Samples {
         samples.allocations = instruments.allocations.map(|_| calls as f64 / count.max(1) as f64);
         let before = instruments.counters.read();
         if before != Events::default() {
-            let more = ((COUNTED / median(&samples.off).max(1e-9)) as usize).clamp(1, count.max(1));
+            let more = ((EVENT_SECONDS / median(&samples.off).max(1e-9)) as usize).clamp(1, count.max(1));
             for _ in 0..more {
                 workload.prepare()?;
                 workload.sample(&off)?;
@@ -261,8 +264,8 @@ impl Samples {
     }
 }
 
-/// No probe for each plan of a workload.
-fn off<W: Workload>(workload: &W) -> Vec<NoProbe> {
+/// A [`NoProbe`] for each plan of a workload.
+fn no_probes<W: Workload>(workload: &W) -> Vec<NoProbe> {
     workload.plans().iter().map(|_| NoProbe).collect()
 }
 
@@ -271,12 +274,12 @@ fn off<W: Workload>(workload: &W) -> Vec<NoProbe> {
 /// # Errors
 /// Runs that fail.
 pub fn seconds_of_sample<W: Workload>(workload: &mut W) -> Result<f64, W::Error> {
-    let off = off(workload);
+    let off = no_probes(workload);
     workload.prepare()?;
     workload.sample(&off)?;
-    let mut all = Vec::with_capacity(ESTIMATE.1);
+    let mut all = Vec::with_capacity(ESTIMATE_SAMPLES);
     let started = Instant::now();
-    while all.len() < 3 || (all.len() < ESTIMATE.1 && started.elapsed().as_secs_f64() < ESTIMATE.0) {
+    while all.len() < 3 || (all.len() < ESTIMATE_SAMPLES && started.elapsed().as_secs_f64() < ESTIMATE_SECONDS) {
         workload.prepare()?;
         let begin = Instant::now();
         workload.sample(&off)?;
@@ -285,7 +288,7 @@ pub fn seconds_of_sample<W: Workload>(workload: &mut W) -> Result<f64, W::Error>
     Ok(median(&all))
 }
 
-/// All that the phase of a report is made of but the plans and the roofs.
+/// What a phase of a report is made from, except the plans and the roofs.
 pub struct Sampled {
     about: String,
     tokens: f64,
@@ -298,7 +301,7 @@ pub struct Sampled {
 }
 
 impl Sampled {
-    /// Samples `workload`, then measures the roofs again and the workload on one thread less and on one more.
+    /// Samples `workload`, then measures the roofs again and the workload on one thread fewer and on one more.
     ///
     /// # Errors
     /// Runs that fail; too little memory.
@@ -316,7 +319,7 @@ impl Sampled {
         };
         let recorders: Vec<Recorder> = workload.plans().into_iter().zip(&batches).map(recorder).collect();
         let samples = Samples::take(workload, (samples, count.repeats), &recorders, instruments)?;
-        let barrier_ns = roofs.again()?;
+        let barrier_ns = roofs.measure_again()?;
         let threads = on_other_threads(workload)?;
         let (about, tokens, repeats) = (workload.about(), workload.tokens() as f64, count.repeats);
         Ok(Self { about, tokens, repeats, recorders, batches, samples, barrier_ns, threads })
@@ -340,7 +343,7 @@ impl Sampled {
         }
     }
 
-    /// The phase of the report, whose samples are added to the trace.
+    /// The phase of the report. Its samples are added to `trace`, if there is one.
     pub fn phase<W: Workload>(
         &self,
         kind: PhaseKind,
@@ -357,7 +360,7 @@ impl Sampled {
     }
 }
 
-/// Seconds a token on one thread less and on one more, where there are CPUs for them.
+/// Numbers of threads, each with its seconds per token: one thread fewer and one more, if there are CPUs for them.
 fn on_other_threads<W: Workload>(workload: &W) -> Result<Vec<(usize, f64)>, W::Error> {
     let Some(now) = workload.plans().first().map(|(_, plan)| plan.threads()) else { return Ok(vec![]) };
     let others = [now.saturating_sub(1), now + 1].into_iter().filter(|n| (1..=available_threads()).contains(n));
@@ -380,7 +383,7 @@ mod tests {
         assert_eq!(samples(4, fit(1, usize::MAX), 0.1), 4 * 2, "2 s for 4 repeats of both kinds of samples");
         assert_eq!(samples(4, fit(8, usize::MAX), 10.0), 4 * 8);
         assert_eq!(samples(4, fit(1, 5), 1e-6), 4 * 5);
-        assert_eq!(samples(4, fit(1, usize::MAX), 1e-9), 4 * MOST);
+        assert_eq!(samples(4, fit(1, usize::MAX), 1e-9), 4 * MAX_SAMPLES);
         assert_eq!((samples(0, PerRepeat::Exactly(0), 0.0), samples(1, fit(8, 2), 1.0)), (1, 2));
     }
 }

@@ -1,5 +1,5 @@
-//! The speed of the machine itself, measured before each repeat: two reports of the same program differ where the
-//! machine did.
+//! The speed of the machine itself, measured before each repeat: two reports of the same program differ if the speed of
+//! the machine differed.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use smallmind_simd::{Isa, IsaKind, WithIsa};
 
 use crate::roofs::CacheSizes;
 
-/// Seconds of two pieces of work that are the same in every process on one machine.
+/// Seconds that two fixed pieces of work take on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MachineSpeed {
     /// Multiply-adds in registers.
@@ -27,8 +27,8 @@ pub struct SpeedProbe {
     at: usize,
 }
 
-/// Number of times that each piece of work is done; the quickest counts. One of them should run undisturbed, and all of
-/// them should be over before the workers of a pool fall asleep.
+/// How often each piece of work is done; the shortest time counts. At least one should run undisturbed, and all should
+/// end before the workers of a pool fall asleep.
 const TRIES: usize = 3;
 /// Elements that are read.
 const READ: usize = 1 << 18;
@@ -76,7 +76,7 @@ impl SpeedProbe {
     pub fn new(isa: IsaKind) -> Result<Self, GraphError> {
         let elements = (2 * CacheSizes::read().l3 / size_of::<f32>()).max(READ);
         let mut memory = Buffer::zeroed(elements)?;
-        // Untouched pages share one page of zeros, which a cache would hold.
+        // Otherwise all untouched pages would be the same page of zeros, which a cache would hold.
         memory.fill(1.0);
         isa.with(Work(&memory[..READ]))?;
         Ok(Self { isa, memory, at: 0 })

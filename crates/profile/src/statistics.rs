@@ -10,7 +10,7 @@ pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
-/// The value below which a share `q` of all values lies, interpolated linearly between neighbours; 0 for no values.
+/// The value with a share `q` of all values below it, interpolated linearly between neighbours; 0 for no values.
 pub fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -23,7 +23,7 @@ pub fn quantile(values: &[f64], q: f64) -> f64 {
     }
 }
 
-/// The standard deviation of the population that the values are a sample of; 0 for fewer than two.
+/// The standard deviation of the population from which the values are a sample; 0 for fewer than two.
 pub fn spread(values: &[f64]) -> f64 {
     variance(values).sqrt()
 }
@@ -46,7 +46,7 @@ fn undisturbed(repeats: &[f64]) -> Vec<f64> {
 /// The relative change from one sample's mean to another's, with its 99 % confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Change {
-    /// New over old, less 1.
+    /// The new value divided by the old, less 1.
     pub estimate: f64,
     /// Lower end of the interval.
     pub low: f64,
@@ -58,7 +58,7 @@ impl Change {
     /// No change.
     pub const NONE: Self = Self { estimate: 0.0, low: 0.0, high: 0.0 };
 
-    /// The change of a whole of which only a part, a `share` of its time, changes by this.
+    /// The change of a whole if only a part, the `share` of its time, changes by this.
     #[must_use]
     pub fn times(self, share: f64) -> Self {
         Self { estimate: self.estimate * share, low: self.low * share, high: self.high * share }
@@ -66,8 +66,8 @@ impl Change {
 
     /// Welch's interval for the difference of two means (Welch, "The generalization of Student's problem when several
     /// different population variances are involved", 1947), divided by the old mean. Disturbed repeats are left out;
-    /// with fewer than two repeats the interval is infinite. The interval covers what differs from repeat to repeat;
-    /// for a machine that became slower or faster in between see [`Change::allowing`].
+    /// with fewer than two repeats the interval is infinite. The interval covers differences between repeats. For a
+    /// machine that became slower or faster in between see [`Change::allowing`].
     pub fn between(old: &[f64], new: &[f64]) -> Self {
         let (old, new) = (&undisturbed(old)[..], &undisturbed(new)[..]);
         let (a, b) = (mean(old), mean(new));
@@ -82,8 +82,8 @@ impl Change {
         Self { estimate, low: estimate - half, high: estimate + half }
     }
 
-    /// The same change with an interval widened by what a change of the machine explains. A change of the machine that
-    /// isn't certain explains nothing.
+    /// The same change, with its interval widened by a change of the machine's speed. A change of the machine that
+    /// isn't certain is ignored.
     #[must_use]
     pub fn allowing(self, machine: &Self) -> Self {
         if !machine.is_certain() || !machine.estimate.is_finite() {

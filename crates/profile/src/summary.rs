@@ -1,4 +1,4 @@
-//! A table of a training's or a session's operations without roofs: recorded times and counted costs, all layers
+//! A table of the operations of training or of a session, without roofs: recorded times and counted costs, all layers
 //! together.
 
 use std::fmt;
@@ -12,37 +12,37 @@ use crate::report::Pass;
 /// One operation at one place of the model, all layers together.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Line {
-    /// Such as `linear`.
+    /// The operation, such as `linear`.
     pub operation: &'static str,
-    /// Such as `blocks.*.attn.qkv`.
+    /// Its path with layer numbers as stars, such as `blocks.*.attn.qkv`.
     pub path: String,
     /// The pass of the run.
     pub pass: Pass,
     /// Number of nodes that the line stands for.
     pub calls: usize,
-    /// Seconds a run: the sum over steps of the slowest worker's time.
+    /// Seconds per run: the sum over steps of the slowest worker's time.
     pub seconds: f64,
     /// Share of the seconds of all lines.
     pub share: f64,
-    /// Floating-point operations a run.
+    /// Floating-point operations per run.
     pub flops: f64,
-    /// Bytes read and written a run.
+    /// Bytes read and written per run.
     pub bytes: f64,
 }
 
-/// Where the time of some runs of a plan goes, the slowest place first.
+/// How the time of some runs of a plan is spent, the slowest operation first.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
     /// Number of runs that the times are means of.
     pub runs: usize,
-    /// Seconds a run inside steps.
+    /// Seconds per run inside steps.
     pub seconds: f64,
-    /// The places.
+    /// The operations.
     pub lines: Vec<Line>,
 }
 
 impl Summary {
-    /// Sets the times that `recorder` recorded in `runs` runs of `plan` beside the costs of the operations. All runs
+    /// Combines the times that `recorder` recorded in `runs` runs of `plan` with the costs of the operations. All runs
     /// had batches of the shape of `batch`.
     pub fn new(plan: &Plan, batch: &Batch, recorder: &Recorder, runs: usize) -> Self {
         let mut seconds = vec![0.0; plan.graph().nodes().len()];
@@ -88,7 +88,7 @@ impl Summary {
 const SHOWN: usize = 10;
 
 impl fmt::Display for Summary {
-    /// A table of the places that take most time.
+    /// A table of the operations that take most time.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:>6}  {:>9}  {:>9}  {:>7}  operation", "share", "µs a run", "GFLOP/s", "GB/s")?;
         let mut shown = 0.0;

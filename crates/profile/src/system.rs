@@ -18,7 +18,7 @@ pub struct SystemCounters {
 /// What the system counted between two readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SystemUse {
-    /// Seconds of CPU, all threads together.
+    /// Seconds of CPU time, all threads together.
     pub cpu_seconds: Option<f64>,
     /// Minor page faults: pages touched for the first time.
     pub minor_faults: Option<f64>,
@@ -34,7 +34,7 @@ pub struct SystemUse {
     pub mhz: Option<(f64, f64)>,
 }
 
-/// Ticks a second of Linux's accounting, on every architecture that this program is built for.
+/// Ticks per second of Linux's accounting, on every architecture that this program is built for.
 const TICKS: f64 = 100.0;
 
 impl SystemCounters {
@@ -56,7 +56,7 @@ impl SystemCounters {
         }
     }
 
-    /// What was counted since then.
+    /// What was counted since this reading.
     pub fn since(&self) -> SystemUse {
         let now = Self::read();
         let less = |now: Option<f64>, before: Option<f64>| Some((now? - before?).max(0.0));
@@ -91,7 +91,7 @@ fn switches() -> Option<(f64, f64)> {
 fn steal() -> Option<(f64, f64)> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     let ticks: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).filter_map(|w| w.parse().ok()).collect();
-    // user nice system idle iowait irq softirq steal; the fields behind are part of user.
+    // user nice system idle iowait irq softirq steal; the fields after these are part of user.
     Some((*ticks.get(7)?, ticks.iter().take(8).sum()))
 }
 

@@ -11,7 +11,7 @@ pub struct RunTimes {
     pub wall: f64,
     /// Before the first step and after the last: waking workers and joining them.
     pub outside: f64,
-    /// At work in each step.
+    /// Work in each step.
     pub work: Vec<f64>,
     /// Waiting for other workers to end their part of each step.
     pub wait: Vec<f64>,
@@ -31,8 +31,8 @@ impl RunTimes {
     /// 2. A gap between two of its steps is waiting. It is divided among the steps since the worker's last barrier in
     ///    proportion to how much longer the slowest worker took for each; if none took longer, the gap is the cost of
     ///    the barrier itself and belongs to the step before it.
-    /// 3. The time before its first step and after its last is waiting as far as the slowest workers took longer, and
-    ///    else outside of steps.
+    /// 3. The time before its first step and after its last is waiting up to the time by which the slowest workers took
+    ///    longer; the rest is outside of steps.
     fn of_run(plan: &Plan, recorder: &Recorder, run: usize) -> Self {
         let (workers, steps) = recorder.size();
         let (begin, end) = recorder.span(run);
@@ -98,7 +98,7 @@ impl RunTimes {
     }
 }
 
-/// Where a gap in a worker's time lies.
+/// The place of a gap in a worker's time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Edge {
     /// Between two steps.

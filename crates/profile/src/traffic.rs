@@ -1,4 +1,4 @@
-//! The work of an operation: what it computes, and the bytes that it moves by what they are.
+//! The work of an operation: what it computes, and the bytes that it moves, by kind.
 
 use serde::{Deserialize, Serialize};
 use smallmind_graph::{Batch, Graph, Node, Op, Plan, Storage, ValueId, cost};
@@ -53,7 +53,7 @@ impl std::ops::AddAssign for Traffic {
     }
 }
 
-/// The work of `node` on `batch`, with parameters that lie as `storage` says, or else in `f32`.
+/// The work of `node` on `batch`, with parameters in the formats of `storage`, or else in `f32`.
 pub fn traffic(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Storage>) -> Traffic {
     let cost = cost(graph, node, batch, storage);
     Traffic {
@@ -72,7 +72,7 @@ pub fn weight_formats(plan: &Plan, node: &Node) -> Vec<Format> {
     plan.storage().map_or(vec![Format::F32], |storage| storage.get(first).formats())
 }
 
-/// What computes an operation: its name, and for products the kernel that shape and storage select.
+/// The kernel of an operation in words: its name, and for products the kernel that shape and storage select.
 pub fn kernel(plan: &Plan, node: &Node, batch: &Batch) -> String {
     use smallmind_kernels::matmul::{KernelChoice, Layout, Update};
     let name = node.op.name();

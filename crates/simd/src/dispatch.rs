@@ -1,4 +1,4 @@
-//! From the name of an instruction set to its token: which ones this CPU has.
+//! From the name of an instruction set to its token, and which instruction sets this CPU has.
 
 use std::fmt;
 use std::str::FromStr;
@@ -38,7 +38,7 @@ impl std::error::Error for IsaError {}
 impl IsaKind {
     /// Whether this CPU and operating system run it.
     pub fn is_available(self) -> bool {
-        self.with(Probe).is_ok()
+        self.with(Detection).is_ok()
     }
 
     /// The kinds that this CPU runs, the narrowest first.
@@ -64,7 +64,7 @@ impl IsaKind {
     /// Runs `work` on the token of this kind.
     ///
     /// # Errors
-    /// [`IsaError::Unavailable`] where the CPU lacks it.
+    /// [`IsaError::Unavailable`] if the CPU lacks it.
     pub fn with<W: WithIsa>(self, work: W) -> Result<W::Output, IsaError> {
         match self {
             Self::Scalar => Ok(work.call(Scalar::new())),
@@ -84,9 +84,10 @@ impl IsaKind {
     }
 }
 
-struct Probe;
+/// Does nothing: [`IsaKind::with`] runs it only on a CPU that has the instruction set.
+struct Detection;
 
-impl WithIsa for Probe {
+impl WithIsa for Detection {
     type Output = ();
     fn call<I: Isa>(self, _: I) {}
 }

@@ -1,5 +1,5 @@
-//! The vector language: [`Isa`], what every instruction set can do, and [`Bf16Dot`] and [`Int8Dot`], the dot products
-//! of narrow numbers that some CPUs have beside it.
+//! The vector language: [`Isa`], what every instruction set can do, and [`Bf16Dot`] and [`Int8Dot`], dot products of
+//! narrow numbers, for which some CPUs have further instructions.
 //!
 //! All three are implemented in `arch` and nowhere else.
 
@@ -45,10 +45,10 @@ pub trait Isa: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     /// One truth value for each lane.
     type Mask: Copy;
 
-    /// Runs `f` compiled for this instruction set: the single `#[target_feature]` entry.
+    /// Runs `f`, compiled for this instruction set. This is its only `#[target_feature]` function.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
 
-    /// Runs `work` on the token of the fastest dot products of bytes that this CPU has beside this instruction set.
+    /// Runs `work` on the token of the CPU's fastest dot products of bytes: this one, or one that extends it.
     fn with_int8<W: WithInt8<Self>>(self, work: W) -> W::Output;
 
     /// `x` in every lane.
@@ -79,15 +79,15 @@ pub trait Isa: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
     unsafe fn store_ptr(self, v: Self::F32, dst: *mut f32);
 
-    /// [`Isa::store_ptr`] past the caches, where there is such an instruction: the line is not read before it is
-    /// overwritten, and no line is evicted for it.
+    /// [`Isa::store_ptr`] past the caches, if the CPU has such an instruction: the cache line is not read before it is
+    /// overwritten, and no other line is evicted for it.
     ///
     /// # Safety
-    /// `dst` must be valid for writes of `LANES` elements, and aligned to the bytes of as many. Nobody, this thread
+    /// `dst` must be valid for writes of `LANES` elements, and aligned to their size in bytes. Nobody, this thread
     /// included, may read or write these elements again before this thread has called [`Isa::fence`].
     #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
     unsafe fn store_past_caches_ptr(self, v: Self::F32, dst: *mut f32);
-    /// Lets what was written past the caches be seen before anything that is written later.
+    /// Orders stores past the caches before all later stores, as other threads see them.
     fn fence(self);
 
     /// `a + b`.
@@ -114,8 +114,8 @@ pub trait Isa: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     fn sqrt(self, a: Self::F32) -> Self::F32;
     /// The nearest integer, ties to even, as a float.
     fn round(self, a: Self::F32) -> Self::F32;
-    /// `a · 2^n` for whole numbers `n` with `|n| ≤ 160`; rounded once, to a subnormal number if need be, where
-    /// `0.5 ≤ |a| ≤ 2`.
+    /// `a · 2^n` for whole numbers `n` with `|n| ≤ 160`. For `0.5 ≤ |a| ≤ 2` it is rounded once, even if the result is
+    /// subnormal; other `a` may be rounded more often.
     fn mul_pow2(self, a: Self::F32, n: Self::F32) -> Self::F32;
 
     /// `a < b`.
@@ -187,7 +187,7 @@ pub trait WithInt8<I: Isa> {
     fn call<D: Int8Dot<Isa = I>>(self, dot: D) -> Self::Output;
 }
 
-/// A zero-sized proof of dot products of pairs of `bf16`, added up in `f32`.
+/// A zero-sized proof that this CPU has dot products of pairs of `bf16`, added up in `f32`, and these operations.
 ///
 /// A vector of pairs holds `2 · LANES` numbers, where `LANES` is [`Isa::LANES`] of [`Bf16Dot::Isa`]; pair `i` belongs
 /// to lane `i` of the sum. The token's features include those of [`Bf16Dot::Isa`]: inside of [`Bf16Dot::vectorize`] the
@@ -200,15 +200,15 @@ pub trait Bf16Dot: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
 
     /// The token of the operations on sums.
     fn isa(self) -> Self::Isa;
-    /// Runs `f` compiled for this token: the single `#[target_feature]` entry.
+    /// Runs `f`, compiled for this token. This is its only `#[target_feature]` function.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
 
     /// `acc + a[0] · b[0] + a[1] · b[1]` in each lane.
     ///
     /// Products are exact; the order and the roundings of the two additions are the CPU's. `vdpbf16ps` rounds to
     /// nearest whatever the rounding mode, takes subnormal inputs as zero and gives zero for subnormal results; the
-    /// scalar twin keeps both. For inputs that aren't subnormal, tokens differ by at most `2^-22 · (|acc| + |a[0] ·
-    /// b[0]| + |a[1] · b[1]|) + 2^-125`. One token always gives the same bits.
+    /// scalar twin keeps subnormal numbers. For inputs that aren't subnormal, tokens differ by at most
+    /// `2^-22 · (|acc| + |a[0] · b[0]| + |a[1] · b[1]|) + 2^-125`. One token always gives the same bits.
     fn dot(self, acc: <Self::Isa as Isa>::F32, a: Self::Pairs, b: Self::Pairs) -> <Self::Isa as Isa>::F32;
 
     /// The pair that `bits` holds, its first number in the lower half, in every lane.
@@ -239,10 +239,11 @@ pub trait Bf16Dot: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     unsafe fn load_zip(self, even: *const bf16, odd: *const bf16) -> Self::Pairs;
 }
 
-/// A zero-sized proof of dot products of four unsigned and four signed bytes, added up in `i32`.
+/// A zero-sized proof that this CPU has dot products of four unsigned and four signed bytes, added up in `i32`, and
+/// these operations.
 ///
-/// A vector holds `4 · LANES` bytes, where `LANES` is [`Isa::LANES`] of [`Int8Dot::Isa`]; four adjacent ones belong to
-/// a lane of the sum. All of it is exact: sums wrap and never saturate, and all tokens agree to the bit. As for
+/// A vector holds `4 · LANES` bytes, where `LANES` is [`Isa::LANES`] of [`Int8Dot::Isa`]; four adjacent bytes belong to
+/// a lane of the sum. The arithmetic is exact: sums wrap and never saturate, and all tokens give the same bits. As for
 /// [`Bf16Dot`], the features include those of [`Int8Dot::Isa`].
 pub trait Int8Dot: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     /// The instruction set whose vectors hold the sums.
@@ -252,7 +253,7 @@ pub trait Int8Dot: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
 
     /// The token of the operations on sums.
     fn isa(self) -> Self::Isa;
-    /// Runs `f` compiled for this token: the single `#[target_feature]` entry.
+    /// Runs `f`, compiled for this token. This is its only `#[target_feature]` function.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
 
     /// `acc + Σ a[j] · b[j]` over the four bytes of each lane, those of `a` read as `u8`, those of `b` as `i8`.

@@ -5,9 +5,9 @@
 //!
 //! # 1. The arithmetic
 //!
-//! An implementation of [`Isa`] is a zero-sized *token*. It can be had only by detection, so to hold one is proof that
+//! An implementation of [`Isa`] is a zero-sized *token*. A program gets one only by detection, so a token proves that
 //! the CPU has the instructions, and its methods need no `unsafe`. Vectors have the type `I::F32` and [`Isa::LANES`]
-//! elements. Everything is `#[inline(always)]`, closures too: what is not inlined into the entry of step 2 is not
+//! elements. Everything is `#[inline(always)]`, closures too: code that is not inlined into the entry of step 2 is not
 //! compiled for the instruction set.
 //!
 //! ```
@@ -55,7 +55,7 @@
 //!
 //! [`IsaKind`] names an instruction set at run time; [`IsaKind::with`] turns the name into a token. As closures can't
 //! be generic, the work is a value that implements [`WithIsa`]. [`IsaKind::best`] is the widest kind of this CPU,
-//! [`IsaKind::named`] the one of a name.
+//! [`IsaKind::named`] the kind with a given name.
 //!
 //! ```
 //! # use smallmind_simd::Isa;
@@ -78,7 +78,7 @@
 //!
 //! # 4. The test
 //!
-//! A test walks [`IsaKind::available`], so that one machine checks every kind that it has.
+//! Tests run on all of [`IsaKind::available`], so that a machine checks every kind that it has.
 //!
 //! ```
 //! # use smallmind_simd::{Isa, IsaKind, WithIsa};
@@ -99,8 +99,8 @@
 //! ```
 //!
 //! [`math`] holds the elementary functions over this language, each with its error bound. [`Bf16Dot`] and [`Int8Dot`]
-//! are the dot products of narrow numbers that some CPUs have beside an instruction set, with tokens of their own. The
-//! crate knows nothing of matrices, and makes no choice of its own: who holds a token decides what runs.
+//! are dot products of narrow numbers, for which some CPUs have further instructions; they have their own tokens. The
+//! crate knows nothing about matrices and makes no choices: the code that holds a token decides what runs.
 //!
 //! Read it in this order: `kind` (names), `isa` (the traits), `arch` (their implementations; begin with
 //! `arch/scalar.rs`), [`math`], `dispatch` (from a name to a token).

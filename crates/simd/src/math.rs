@@ -1,28 +1,28 @@
 //! Elementary functions over the vector language.
 //!
-//! The bounds are in units in the last place of the exact result, hold on every instruction set over the whole range of
-//! `f32`, and are what the tests assert. A NaN gives a NaN; results too small for a normal number are rounded to
-//! subnormal ones, not flushed. The polynomials are minimax fits of this project, their coefficients rounded one by one
-//! from the lowest up.
+//! The bounds are in units in the last place of the exact result. They hold on every instruction set over the whole
+//! range of `f32`, and the tests assert them. A NaN gives a NaN; results too small for a normal number are rounded to
+//! subnormal numbers, not flushed to zero. The polynomials are minimax fits made for this project; their coefficients
+//! were rounded one after the other, the lowest first.
 //!
-//! Everything rests on one reduction: `e^x = 2^n · e^r` with a whole `n` and `|r| ≤ ln 2 / 2`.
+//! All functions use one reduction: `e^x = 2^n · e^r` with a whole `n` and `|r| ≤ ln 2 / 2`.
 
 use std::f32::consts::{LN_2, LOG2_E};
 
 use crate::Isa;
 
-/// The leading 9 bits of ln 2, so that a whole number below 2^15 times this is exact.
+/// The leading 9 bits of ln 2, so that its product with a whole number below 2^15 is exact.
 const LN_2_HIGH: f32 = 0.693_359_4;
 /// ln 2 − [`LN_2_HIGH`].
 const LN_2_LOW: f32 = -2.121_944_4e-4;
 
-/// `q` of `e^r = 1 + r + r²·q(r)`; the relative error it leaves in `e^r - 1` is below 1.5e-8 where `|r| ≤ ln 2 / 2`.
+/// `q` of `e^r = 1 + r + r²·q(r)`; the relative error of `e^r - 1` is below 1.5e-8 for `|r| ≤ ln 2 / 2`.
 const EXPM1: [f32; 5] = [0.5, 0.166_665_48, 0.041_666_854, 0.008_366_148, 0.001_389_838];
 
-/// `q` of `2^r = 1 + r·q(r)`; the relative error it leaves in `2^r` is below 2e-9 where `|r| ≤ 1/2`.
+/// `q` of `2^r = 1 + r·q(r)`; the relative error of `2^r` is below 2e-9 for `|r| ≤ 1/2`.
 const EXP2: [f32; 6] = [LN_2, 0.240_226_48, 0.055_503_324, 0.009_618_436, 0.001_339_885_2, 1.535_36e-4];
 
-/// `2/√π`, where [`ERF_EXPONENT`] starts.
+/// `2/√π`, the constant term to which [`ERF_EXPONENT`] is added.
 const TWO_OVER_SQRT_PI: f32 = std::f32::consts::FRAC_2_SQRT_PI;
 /// `p` of `erf(t) = 1 - exp(-t·(2/√π + p(t)))`; relative error in erf below 5e-9 for `0 ≤ t ≤ 4`.
 const ERF_EXPONENT: [f32; 9] = [
@@ -57,7 +57,7 @@ fn reduce<I: Isa>(isa: I, x: I::F32) -> (I::F32, I::F32) {
     (n, isa.mul_add(isa.mul(r, r), q, r))
 }
 
-/// `1 - e^(-y)` for `0 ≤ y ≤ 80`, with a relative error of about one unit in the last place however small `y` is.
+/// `1 - e^(-y)` for `0 ≤ y ≤ 80`, with a relative error of about one unit in the last place, even for small `y`.
 #[inline(always)]
 fn one_minus_exp_neg<I: Isa>(isa: I, y: I::F32) -> I::F32 {
     let (n, p) = reduce(isa, isa.neg(y));
@@ -93,7 +93,7 @@ fn with_sign_of<I: Isa>(isa: I, magnitude: I::F32, x: I::F32) -> I::F32 {
 /// ```
 #[inline(always)]
 pub fn exp<I: Isa>(isa: I, x: I::F32) -> I::F32 {
-    // Beyond these limits the result no longer changes. The order of the arguments lets a NaN through.
+    // Beyond these limits the result is constant. With this order of arguments a NaN stays a NaN.
     let x = isa.max(isa.splat(-104.0), isa.min(isa.splat(89.0), x));
     let (n, p) = reduce(isa, x);
     isa.mul_pow2(isa.add(isa.splat(1.0), p), n)
@@ -101,8 +101,8 @@ pub fn exp<I: Isa>(isa: I, x: I::F32) -> I::F32 {
 
 /// `2^x`, within 1.25 ULP.
 ///
-/// From 128 up it is `+inf`; below −150 it is 0. Cheaper than [`exp`]: a softmax takes it with log₂e in the factor of
-/// its scores, whose rounding costs a relative error of `|x| · 2^-24`, most where the result counts least.
+/// From 128 up it is `+inf`; below −150 it is 0. Cheaper than [`exp`]: a softmax uses it, with log₂e in the factor of
+/// its scores. Rounding `x` costs a relative error of `|x| · 2^-24`, which is largest where the result is smallest.
 #[inline(always)]
 pub fn exp2<I: Isa>(isa: I, x: I::F32) -> I::F32 {
     // As in `exp`.

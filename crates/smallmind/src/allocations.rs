@@ -12,7 +12,8 @@ static CALLS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// Calls and bytes of this thread. An allocator may use it, as it needs neither memory nor a destructor.
+    /// Calls and bytes of this thread. An allocator may use this variable, since it needs neither memory nor a
+    /// destructor.
     static OWN: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 
@@ -32,7 +33,7 @@ pub fn of_this_thread() -> Allocated {
     Allocated { calls, bytes }
 }
 
-/// What a profile counts allocations by.
+/// The functions by which a profile reads the counts of allocations.
 pub const COUNTERS: AllocationCounters = AllocationCounters { calls: count, of_this_thread };
 
 /// [`System`] with counters.

@@ -2,7 +2,7 @@
 //!
 //! This crate re-exports the crates that do the work, each under its own name ([`model`], [`train`], [`graph`],
 //! [`checkpoint`], [`kernels`], [`simd`], [`profile`], [`bench`](mod@bench)), and the types that most programs need.
-//! The command line `smallmind` is built on these alone.
+//! The command line `smallmind` uses only these.
 //!
 //! # From text to a model to text
 //!
@@ -56,8 +56,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A model is saved with [`Model::save`] in the layout of Hugging Face and read with [`Model::load`]. Training, from
-//! text files to such a folder, is [`train`]'s subject.
+//! A model is saved with [`Model::save`] in the layout of Hugging Face and read with [`Model::load`]. For training,
+//! from text files to such a folder, see [`train`].
 
 pub use smallmind_bench as bench;
 pub use smallmind_checkpoint as checkpoint;

@@ -1,6 +1,6 @@
 //! The command line: `smallmind --help` lists its verbs.
 //!
-//! Not here: anything that a Rust program could call; the library has that.
+//! Not here: anything that a Rust program could call. That is in the library.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

@@ -1,4 +1,4 @@
-//! The batches of a training: windows of its text as sequences with targets.
+//! The batches of training: windows of the text as sequences with targets.
 
 use serde::{Deserialize, Serialize};
 use smallmind_graph::Batch;
@@ -7,11 +7,11 @@ use crate::BatchShape;
 use crate::data::{DataError, Dataset, DocumentWindows, Draw, RandomWindows, SequentialWindows, Window};
 use crate::prepare::WINDOWS_WITHOUT_END;
 
-/// Where the windows of a training begin.
+/// Where the windows of training begin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Windows {
-    /// Anywhere, every place equally likely. A window is one sequence, even if it spans documents.
+    /// Anywhere, with the same probability. A window is one sequence, even if it spans documents.
     #[default]
     Uniform,
     /// At beginnings of documents. Each document in a window is a sequence of its own, so that it does not see the one
@@ -19,8 +19,8 @@ pub enum Windows {
     Documents,
 }
 
-/// Fills batches from a data set. A batch is a function of its [`Draw`] alone: a resumed run needs only the number of
-/// its step, and rows of a batch may be divided among micro-batches.
+/// Fills batches from a data set. A batch depends only on its [`Draw`]: a resumed run needs only its step number, and
+/// the rows of a batch may be divided among micro-batches.
 #[derive(Debug)]
 pub struct Batches {
     starts: Starts,
@@ -40,13 +40,13 @@ impl Batches {
     /// Batches of `shape` from `data`, whose documents end with the token `end`.
     ///
     /// # Errors
-    /// Less text than a window; windows at documents without a token `end`, or with no document that a window can begin
-    /// at.
+    /// Less text than a window; windows at documents without a token `end`, or without a document at which a window can
+    /// begin.
     pub fn new(windows: Windows, data: &Dataset, end: Option<u32>, shape: BatchShape) -> Result<Self, DataError> {
         let context = shape.context;
         let starts = match windows {
             Windows::Uniform => {
-                // For its error if the text is too short.
+                // This is only for its error if the text is too short.
                 RandomWindows::new(data.tokens(), context, 0)?;
                 Starts::Uniform { tokens: data.tokens() }
             }
@@ -88,7 +88,7 @@ impl Batches {
     /// Windows that cover a whole data set: every token but the first is a target exactly once.
     ///
     /// # Errors
-    /// A set of less than two tokens.
+    /// A data set of fewer than two tokens.
     pub fn sequential(&self, data: &Dataset) -> Result<Vec<Window>, DataError> {
         Ok(match &self.starts {
             Starts::Uniform { .. } => SequentialWindows::new(data.tokens(), self.context)?.iter().collect(),

@@ -1,6 +1,6 @@
-//! The settings of a training: sections of keys.
+//! The settings of training: sections of keys.
 //!
-//! Not here: where settings come from and which wins; see [`Overlay`](crate::Overlay).
+//! Not here: where settings come from, and which one wins; see [`Overlay`](crate::Overlay).
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ use crate::{BatchShape, Optimizer, TrainError, Windows};
 /// The model's shape. Absent settings come from the preset.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModelSection {
-    /// Name of the preset whose shape the others change.
+    /// Name of the preset whose shape the other settings change.
     pub preset: Option<String>,
     /// Family of architectures: `gpt2`, `llama` or `qwen2`.
     pub family: Option<String>,
@@ -29,9 +29,9 @@ pub struct ModelSection {
     pub kv_heads: Option<usize>,
     /// Width of the residual stream.
     pub d_model: Option<usize>,
-    /// Width of the feed-forward. If it is absent and `d_model` is given: in the preset's proportion to that.
+    /// Width of the feed-forward. If it is absent and `d_model` is given: `d_model` times the preset's ratio of both.
     pub d_ff: Option<usize>,
-    /// Most tokens of a sequence; training sequences have as many.
+    /// The most tokens of a sequence; training sequences have this many.
     pub context: Option<usize>,
     /// Dropout probability of embeddings, attention weights and residual additions, in `[0, 1)`.
     pub dropout: Option<f32>,
@@ -46,8 +46,8 @@ pub struct ModelSection {
 }
 
 impl ModelSection {
-    /// `config` with the features that the settings name. Settings of features that the model doesn't have change
-    /// nothing.
+    /// `config` with the features that the settings name. Settings for features that the model doesn't have are
+    /// ignored.
     fn with_features(&self, mut config: ModelConfig) -> Result<ModelConfig, TrainError> {
         if let Some(name) = self.family.as_deref() {
             let unknown = || value_error("model.family", name, "gpt2, llama and qwen2 are there");
@@ -73,7 +73,7 @@ impl ModelSection {
     }
 }
 
-/// The text, its tokenizer, and how windows are cut from it.
+/// The text, its tokenizer, and how windows are taken from it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataSection {
     /// `characters`, `bpe`, or the path of a `tokenizer.json`.
@@ -82,7 +82,7 @@ pub struct DataSection {
     pub vocab_size: usize,
     /// Share of the text, at its end, that is kept for validation, in `(0, 1)`.
     pub validation: f64,
-    /// Where the windows of a training begin: `uniform` or `documents`.
+    /// Where the windows of training begin: `uniform` or `documents`.
     #[serde(default)]
     pub windows: Windows,
     /// What a document is: `separated` or `files`.
@@ -95,7 +95,7 @@ pub struct DataSection {
 }
 
 impl DataSection {
-    /// How text is divided; `has_end`: whether the vocabulary has a token that ends documents.
+    /// How text is divided. `has_end` says whether the vocabulary has a token that ends documents.
     #[must_use]
     pub fn division(&self, has_end: bool) -> Division<'_> {
         let separator = match self.separator.as_deref() {
@@ -106,7 +106,7 @@ impl DataSection {
     }
 }
 
-/// How the learning rate changes over a training.
+/// How the learning rate changes during training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
@@ -121,7 +121,7 @@ pub enum ScheduleKind {
 /// Steps and the optimizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainSection {
-    /// Updates of the whole training, at least 1.
+    /// Updates of the whole run, at least 1.
     pub steps: u64,
     /// Sequences in a micro-batch, at least 1.
     pub batch: usize,
@@ -153,23 +153,23 @@ pub struct TrainSection {
     pub seed: u64,
 }
 
-/// Estimates of the losses during a training.
+/// Estimates of the losses during training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvalSection {
     /// Steps between estimates; 0 for one at the end.
     pub interval: u64,
-    /// Random batches of each split over which an estimate is the mean, at least 1.
+    /// Random batches of each split for an estimate, which is their mean; at least 1.
     pub batches: usize,
 }
 
-/// Texts that the model generates during a training.
+/// Texts that the model generates during training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SampleSection {
     /// Steps between samples; 0 for none.
     pub interval: u64,
-    /// Most tokens of a sample, without its prompt.
+    /// The most tokens of a sample, without its prompt.
     pub tokens: usize,
-    /// Text that samples begin with.
+    /// The text with which samples begin.
     pub prompt: String,
     /// Temperature of the sampler, at least 0.
     pub temperature: f32,
@@ -191,7 +191,7 @@ pub struct LogSection {
     pub interval: u64,
 }
 
-/// All settings of a training.
+/// All settings of training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig {
     /// The model's shape.
@@ -211,7 +211,7 @@ pub struct TrainConfig {
 }
 
 impl TrainConfig {
-    /// The settings that a preset trains with.
+    /// The settings with which a preset is trained.
     pub(crate) fn of_preset(name: Option<&str>) -> Result<Self, TrainError> {
         let base = Self {
             model: ModelSection { preset: name.map(str::to_owned), ..ModelSection::default() },
@@ -251,7 +251,7 @@ impl TrainConfig {
     /// The model's shape for a vocabulary of `vocab_size` tokens.
     ///
     /// # Errors
-    /// Numbers that make no model.
+    /// Numbers that aren't a valid model.
     pub fn model_config(&self, vocab_size: usize) -> Result<ModelConfig, TrainError> {
         let m = &self.model;
         let base = preset::find(m.preset.as_deref().unwrap_or(USUAL_SHAPE))?.config();
@@ -283,7 +283,7 @@ impl TrainConfig {
         };
         let config = m.with_features(config)?;
         config.check().map_err(model_setting)?;
-        // A trained model is written to files, so a `model_type` must be able to state it.
+        // A trained model is written to files, so a `model_type` must be able to express it.
         config.model_type().map_err(model_setting)?;
         Ok(config)
     }
@@ -318,7 +318,7 @@ impl TrainConfig {
         (!TOKENIZERS.contains(&path)).then(|| PathBuf::from(path))
     }
 
-    /// Checks each setting, and settings against each other.
+    /// Checks each setting, and that settings agree with each other.
     pub(crate) fn check(&self) -> Result<(), TrainError> {
         self.check_each()?;
         self.model_config(1)?;
@@ -347,9 +347,9 @@ impl TrainConfig {
         require(fits, "train.total_tokens", total.to_string(), &why)
     }
 
-    /// Checks each key alone.
+    /// Checks each key independently.
     fn check_each(&self) -> Result<(), TrainError> {
-        // `total_tokens` may be a product above TOML's greatest integer.
+        // `total_tokens` may be a product that exceeds TOML's greatest integer.
         let train = TrainSection { total_tokens: 0, ..self.train.clone() };
         let table = Self { train, ..self.clone() }.to_table()?;
         for key in KEYS {
@@ -378,8 +378,7 @@ impl TrainConfig {
         require((1..=MOST_SEQUENCES).contains(&(batch as u64)), "train.batch", batch.to_string(), &why)
     }
 
-    /// Checks that `data.tokenizer` is a kind of vocabulary, a file, or at least looks like a path: paths are opened
-    /// later.
+    /// Checks that `data.tokenizer` is a kind of vocabulary, a file, or looks like a path. Paths are opened later.
     pub(crate) fn check_tokenizer(&self) -> Result<(), TrainError> {
         let Some(path) = self.tokenizer_file() else { return Ok(()) };
         let word = &self.data.tokenizer;
@@ -393,21 +392,21 @@ impl TrainConfig {
     }
 }
 
-/// The preset whose shape a training has that names none.
+/// The preset whose shape is used if no preset is named.
 const USUAL_SHAPE: &str = "nanogpt-cpu";
 
-/// Values of `data.tokenizer` for vocabularies that are made from the text.
+/// The values of `data.tokenizer` for vocabularies made from the text.
 const TOKENIZERS: [&str; 2] = ["characters", "bpe"];
 
 fn require(holds: bool, key: &str, got: String, why: &str) -> Result<(), TrainError> {
     if holds { Ok(()) } else { Err(value_error(key, &got, why)) }
 }
 
-/// An error of a model's configuration as an error of the setting behind it.
+/// An error of a model's configuration as an error of the corresponding setting.
 fn model_setting(error: ConfigError) -> TrainError {
     match error {
         ConfigError::Invalid { key, got, why, .. } => {
-            // No setting is called `head_dim`: it is the width divided by the number of heads.
+            // There is no setting `head_dim`: it is the width divided by the number of heads.
             if key == "head_dim" {
                 return value_error(
                     "model.heads",

@@ -1,4 +1,4 @@
-//! Errors of trainings.
+//! Errors of training.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use smallmind_model::{ErrorClass, ModelError};
 use crate::data::DataError;
 use crate::run_dir::Found;
 
-/// A training that can't begin, go on or end.
+/// A training run that can't begin, continue or end.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// An error of the model.
@@ -52,7 +52,7 @@ pub enum TrainError {
         /// The assignment.
         text: String,
     },
-    /// No such setting.
+    /// There is no such setting.
     #[error("{origin}: there is no setting `{name}`{}", hint(.suggestion))]
     UnknownKey {
         /// The unknown name.
@@ -63,7 +63,7 @@ pub enum TrainError {
         suggestion: Option<String>,
     },
     /// A setting of the wrong type or out of range.
-    #[error("{origin}: `{key}` can't be that: {why}")]
+    #[error("{origin}: the value of `{key}` is not allowed: {why}")]
     Value {
         /// The setting.
         key: String,
@@ -72,7 +72,7 @@ pub enum TrainError {
         /// What the value must be.
         why: String,
     },
-    /// A setting that is fixed once a training has begun.
+    /// A setting that is fixed once a run has begun.
     #[error("{origin}: `{key}` is fixed once a training has begun; start a new run to change it")]
     NotResumable {
         /// The setting.
@@ -126,14 +126,14 @@ pub enum TrainError {
         /// Steps of the checkpoint.
         done: u64,
     },
-    /// A folder that another training locks.
+    /// A folder that another training run has locked.
     #[error(
         "{path}: another training is at work here; wait for it, stop it, or choose another folder",
         path = .0.display()
     )]
     Busy(PathBuf),
-    /// A folder that holds no run.
-    #[error("{path}: this is no run that can be resumed: {why}", path = .path.display())]
+    /// A folder without a run that can be resumed.
+    #[error("{path}: this is not a run that can be resumed: {why}", path = .path.display())]
     NoRun {
         /// The folder.
         path: PathBuf,

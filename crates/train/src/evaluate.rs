@@ -27,15 +27,15 @@ pub struct Evaluation {
 /// Tokens of a batch.
 const BATCH_TOKENS: usize = 2048;
 
-/// The mean loss of `model` over the documents of `corpus`, in consecutive windows of the model's context, at most
-/// `settings.max_context`. `progress` gets the number of targets done and of all.
+/// The mean loss of `model` over the documents of `corpus`, in consecutive windows as long as the model's context, or
+/// as `settings.max_context` if that is less. `progress` gets the number of targets done and of all targets.
 ///
-/// The tokens are those of a training: the token that ends a document is a target. The tokens that the tokenizer puts
-/// before a prompt stand at the beginning of every window; they are no targets.
+/// The tokens are the same as in training: the token that ends a document is a target. Every window begins with the
+/// tokens that the tokenizer puts before a prompt; these aren't targets.
 ///
 /// # Errors
-/// A tokenizer with more tokens than the model, characters that it lacks, or fewer than two tokens, counting those that
-/// it puts before the text.
+/// A tokenizer with more tokens than the model; characters that the tokenizer lacks; fewer than two tokens, including
+/// those that the tokenizer puts before the text.
 pub fn evaluate_text(
     model: &Model,
     tokenizer: &Tokenizer,
@@ -48,7 +48,7 @@ pub fn evaluate_text(
         return Err(ModelError::Vocabulary { tokenizer: tokenizer.vocab_size(), model: vocab }.into());
     }
     let prefix = tokenizer.prompt_prefix();
-    // The first token of the text is predicted from the last one of the prefix.
+    // The first token of the text is predicted from the last token of the prefix.
     let mut ids: Vec<u32> = prefix.last().copied().into_iter().collect();
     let mut bytes = 0;
     encode(&corpus.documents(), tokenizer, |tokens, of_document| {
@@ -88,13 +88,13 @@ pub struct EvaluateSettings {
     pub threads: usize,
     /// Instruction set.
     pub isa: IsaKind,
-    /// Most tokens of a window; the model's context is the limit.
+    /// The most tokens of a window, at most the model's context.
     pub max_context: usize,
     /// The format of the weights while they are evaluated.
     pub weights: Format,
 }
 
-/// The loss over `windows` of `data`; `sum` computes the sum of the losses of a batch.
+/// The mean loss over `windows` of `data`. `sum` computes the sum of the losses of a batch.
 pub(crate) fn whole_set(
     data: &Dataset,
     windows: &[Window],
@@ -105,11 +105,11 @@ pub(crate) fn whole_set(
     WholeSet { data, windows, prefix: &[], shape }.losses(sum, progress)
 }
 
-/// A data set and the windows that it is evaluated in.
+/// A data set and the windows in which it is evaluated.
 struct WholeSet<'a> {
     data: &'a Dataset,
     windows: &'a [Window],
-    /// Tokens before each window, which are no targets. The data begins with the last of them.
+    /// Tokens before each window, which aren't targets. The data begins with the last of them.
     prefix: &'a [u32],
     shape: BatchShape,
 }

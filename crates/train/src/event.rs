@@ -1,11 +1,11 @@
-//! The events of a training, as they are given to a caller and written to its log.
+//! The events of training, which the caller gets and the log records.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// Something that happened in a training. In JSON each is an object on a line of its own, with its kind under `event`.
+/// Something that happened in training. In JSON each event is an object on its own line, with its kind under `event`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Event {
@@ -45,12 +45,12 @@ impl Event {
     }
 }
 
-/// A training at its beginning.
+/// The beginning of training.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Started {
     /// Number of trained weights.
     pub parameters: usize,
-    /// Updates of the whole training.
+    /// Updates of the whole run.
     pub steps: u64,
     /// Tokens in a step, over all its micro-batches.
     pub tokens_per_step: usize,
@@ -66,7 +66,7 @@ pub struct Started {
     pub isa: String,
     /// Bytes of weights, gradients, moments and working memory.
     pub memory_bytes: usize,
-    /// Step of the checkpoint that the training was resumed from; `None` for a new one.
+    /// Step of the checkpoint from which training was resumed; `None` for a new run.
     pub resumed_from: Option<u64>,
 }
 
@@ -75,7 +75,7 @@ pub struct Started {
 pub struct StepEvent {
     /// Updates done.
     pub step: u64,
-    /// Updates of the whole training.
+    /// Updates of the whole run.
     pub steps: u64,
     /// Mean loss of the step's tokens before its update, in nats.
     pub loss: f64,
@@ -108,7 +108,7 @@ pub struct EvalEvent {
     pub best: bool,
 }
 
-/// Why a training ended.
+/// Why training ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Finish {
@@ -118,7 +118,7 @@ pub enum Finish {
     Interrupted,
 }
 
-/// A training at its end.
+/// The end of training.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
     /// Updates done.
@@ -131,7 +131,7 @@ pub struct Summary {
     pub val_loss: Option<f64>,
     /// Lowest estimate of the validation loss, in nats.
     pub best_val_loss: Option<f64>,
-    /// Mean loss over the whole validation split, in nats; `None` for an interrupted training.
+    /// Mean loss over the whole validation split, in nats; `None` if training was interrupted.
     pub full_val_loss: Option<f64>,
     /// `full_val_loss` in bits per byte of text.
     pub bits_per_byte: Option<f64>,

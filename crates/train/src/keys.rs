@@ -1,6 +1,6 @@
 //! All settings: names and allowed values.
 //!
-//! Not here: limits that hold between settings (`TrainConfig::check`).
+//! Not here: limits between settings (`TrainConfig::check`).
 
 use smallmind_checkpoint::did_you_mean;
 use toml::Value;
@@ -21,17 +21,17 @@ pub(crate) enum Takes {
     Choice(&'static [&'static str]),
     /// True or false.
     Switch,
-    /// A whole number from the first to the second, both allowed.
+    /// A whole number from the first to the second, both included.
     Whole(u64, u64),
     /// An unsigned integer of 64 bits. TOML's integers end at 2^63 - 1; greater seeds are stored as text.
     Seed,
-    /// A number; its range in words, and the test for it.
+    /// A number: its range in words, and a test for it.
     Number(&'static str, fn(f64) -> bool),
 }
 
 /// The greatest integer that TOML has, 2^63 - 1.
 const MOST: u64 = i64::MAX as u64;
-/// From 1. The model's configuration has upper limits for its sizes.
+/// A number from 1 up. The model's configuration has upper limits for its sizes.
 const FROM_ONE: Takes = Takes::Whole(1, MOST);
 const FROM_ZERO: Takes = Takes::Whole(0, MOST);
 const NOT_NEGATIVE: Takes = Takes::Number("a finite number, not negative", |x| x.is_finite() && x >= 0.0);
@@ -93,11 +93,11 @@ pub(crate) const KEYS: &[Key] = &[
     key("log.interval", FROM_ONE),
 ];
 
-/// Most sequences in a micro-batch: more than memory could hold, and few enough for the number of their tokens not to
-/// overflow.
+/// The most sequences in a micro-batch: more than memory could hold, but few enough that the number of their tokens
+/// doesn't overflow.
 pub(crate) const MOST_SEQUENCES: u64 = 1 << 24;
 
-/// The sections, which names of keys begin with.
+/// The sections, with which the names of keys begin.
 pub(crate) const SECTIONS: &[&str] = &["model", "data", "train", "eval", "sample", "checkpoint", "log"];
 
 /// The key of that name.
@@ -166,7 +166,7 @@ fn unquoted(text: &str) -> &str {
     inner('"').or_else(|| inner('\'')).unwrap_or(text)
 }
 
-/// A number or truth value (Python's spelling too) if the text is one, else the text.
+/// A number or a boolean (in Python's spelling too) if the text is one, else the text.
 pub(crate) fn parse_value(text: &str) -> Value {
     match text {
         "True" => return Value::Boolean(true),
@@ -186,12 +186,12 @@ pub(crate) fn parse_value(text: &str) -> Value {
     }
 }
 
-/// A value as errors show it: short, and as somebody would type it.
+/// A value as errors show it: short, and as a user would type it.
 pub(crate) fn shown(value: &Value) -> String {
     const LONGEST: usize = 60;
     let text = match value {
         Value::String(text) => format!("{text:?}"),
-        // A value that was stored in 32 bits has more digits in 64 bits than were typed.
+        // A value that was stored in 32 bits has more digits in 64 bits than the user typed.
         Value::Float(x) if f64::from(*x as f32) == *x => (*x as f32).to_string(),
         other => other.to_string(),
     };
@@ -201,7 +201,7 @@ pub(crate) fn shown(value: &Value) -> String {
     text.chars().take(LONGEST).chain(['…']).collect()
 }
 
-/// Storing a seed: as a number, or as text where TOML has no integer for it.
+/// Storing a seed: as a number, or as text if TOML has no integer for it.
 pub(crate) mod seed {
     use std::fmt;
 

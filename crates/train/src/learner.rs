@@ -38,7 +38,7 @@ impl BatchShape {
     }
 }
 
-/// The numbers of an update.
+/// Figures of an update.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UpdateStats {
     /// Global norm of the gradients, before clipping.
@@ -47,12 +47,12 @@ pub struct UpdateStats {
     pub clip: f32,
 }
 
-/// Which dropout masks a run draws: they are a function of both numbers.
+/// Which dropout masks a run draws: they depend only on these two numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DropoutDraw {
-    /// The training's seed.
+    /// The seed of the run.
     pub seed: u64,
-    /// Micro-batches of the training before this one.
+    /// How many micro-batches of the run came before this one.
     pub step: u32,
 }
 
@@ -65,7 +65,7 @@ pub struct Moments<T> {
     pub second: T,
 }
 
-/// A model in training. Running it allocates nothing.
+/// A model in training. Its steps allocate nothing.
 pub struct Learner {
     model: Model,
     grads: Buffer,
@@ -109,7 +109,8 @@ impl Learner {
     }
 
     /// Runs forward and backward of `batch`; returns the sum of its losses, in nats. Adds the gradients of (sum of
-    /// losses) / `targets` to those gathered so far: `targets` counts the targets of all micro-batches of the step.
+    /// losses) / `targets` to those accumulated so far, where `targets` is the number of targets of all micro-batches
+    /// of the step.
     ///
     /// # Errors
     /// A batch beyond the shape or the vocabulary.
@@ -131,11 +132,11 @@ impl Learner {
         Ok(sum(self.gradient.result_slice(LOSS)))
     }
 
-    /// Clips the gathered gradients, updates the weights by them and sets them to 0. Changes nothing if their norm is
-    /// not finite.
+    /// Clips the accumulated gradients, updates the weights with them and sets them to 0. Changes nothing if their norm
+    /// is not finite.
     ///
     /// # Errors
-    /// None is expected: the plan was made for this model.
+    /// None should happen: the plan was made for this model.
     pub fn update<P: Probe>(&mut self, learning_rate: f64, probe: &P) -> Result<UpdateStats, ModelError> {
         let scalars = Scalars { learning_rate, step: self.steps + 1, ..Scalars::default() };
         let bindings = Bindings {
@@ -159,12 +160,12 @@ impl Learner {
         losses(&mut self.evaluation, &mut self.pool, ParamMemory::Shared(self.model.weights()), batch)
     }
 
-    /// The model with its present weights.
+    /// The model with its current weights.
     pub fn model(&self) -> &Model {
         &self.model
     }
 
-    /// The gradients gathered so far, laid out like the weights.
+    /// The gradients accumulated so far, laid out like the weights.
     pub fn grads(&self) -> &[f32] {
         &self.grads
     }
@@ -189,10 +190,10 @@ impl Learner {
         self.steps
     }
 
-    /// Continues after `steps` updates: `read` fills the moments that they left.
+    /// Continues after `steps` updates: `read` fills in the moments after these.
     ///
     /// # Errors
-    /// Those of `read`.
+    /// The errors of `read`.
     pub fn restore<E>(&mut self, steps: u64, read: impl FnOnce(Moments<&mut [f32]>) -> Result<(), E>) -> Result<(), E> {
         read(Moments { first: &mut self.moments.first, second: &mut self.moments.second })?;
         self.steps = steps;
@@ -200,7 +201,7 @@ impl Learner {
     }
 }
 
-/// The loss of models of one shape, without gradients and moments in memory.
+/// Computes the loss of models of one shape, without memory for gradients and moments.
 pub struct Evaluator {
     evaluation: Executor,
     pool: Pool,
@@ -221,7 +222,7 @@ impl Evaluator {
     /// The sum of the losses of a batch, in nats.
     ///
     /// # Errors
-    /// A batch beyond the limits or the vocabulary; weights of another model, or stored otherwise than planned.
+    /// A batch beyond the limits or the vocabulary; weights of another model, or in another layout than planned.
     pub fn run(&mut self, weights: ParamMemory<'_>, batch: &Batch) -> Result<f64, ModelError> {
         losses(&mut self.evaluation, &mut self.pool, weights, batch)
     }
@@ -239,7 +240,7 @@ fn losses(
     Ok(sum(evaluation.result_slice(LOSS)))
 }
 
-/// The sum, in order, in double precision.
+/// The sum in double precision, in order.
 fn sum(losses: Option<&[f32]>) -> f64 {
     losses.unwrap_or_default().iter().map(|x| f64::from(*x)).sum()
 }

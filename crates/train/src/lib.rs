@@ -2,7 +2,7 @@
 //!
 //! # A run and its continuation
 //!
-//! A training takes its settings from overlays, prepares its text in the folder of its run, and reports its progress as
+//! A training run takes its settings from overlays, prepares its text in its folder, and reports its progress as
 //! [`Event`]s. The run can be resumed at any moment.
 //!
 //! ```
@@ -65,8 +65,8 @@
 //! | the loss of a model over a whole text | [`evaluate_text`] |
 //! | schedules of the learning rate | [`schedule`](mod@schedule) |
 //!
-//! Batches, dropout masks and samples are functions of the seed and the step, so a checkpoint holds no random state;
-//! results are the same bit for bit for any number of threads, and across a stop and a resume.
+//! Batches, dropout masks and samples depend only on the seed and the step, so a checkpoint has no random state.
+//! Results are the same, bit for bit, with any number of threads, and across a stop and a resume.
 
 mod batches;
 pub mod config;

@@ -1,4 +1,4 @@
-//! Settings in overlays, each over the one before: files, the environment, the command line.
+//! Settings in overlays, each of which overrides the ones before: files, the environment, the command line.
 
 use std::path::Path;
 
@@ -10,22 +10,22 @@ use crate::config::{DataSection, ScheduleKind};
 use crate::keys::{self, KEYS, SECTIONS, split};
 use crate::{TrainConfig, TrainError};
 
-/// Keys that may change when a training is resumed; a section stands for all its keys. No step depends on them, except
-/// that the number of steps is the end of the schedule if `train.decay_steps` is 0.
+/// Keys that may change when a run is resumed; a section stands for all its keys. Steps don't depend on them, except
+/// that the schedule ends with the number of steps if `train.decay_steps` is 0.
 const RESUMABLE: &[&str] = &["train.steps", "eval.", "sample.", "checkpoint.", "log."];
 
-/// The key whose value follows from [`Overlay::micro_batches`].
+/// The key whose value is computed from [`Overlay::micro_batches`].
 const TOTAL_TOKENS: &str = "train.total_tokens";
 
 /// Some settings and where they come from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Overlay {
-    /// What errors call it, such as the path of a file or what somebody typed. If it holds no `=`, errors add the
-    /// value.
+    /// The origin in errors, such as the path of a file or the text that the user typed. If it has no `=`, errors add
+    /// the value.
     pub origin: String,
     /// Keys and values, by section.
     pub table: Table,
-    /// Micro-batches in a step: sets `train.total_tokens` to that many times batch × context, whatever these become.
+    /// Micro-batches in a step: `train.total_tokens` becomes this number times the final batch × context.
     pub micro_batches: Option<usize>,
 }
 
@@ -56,7 +56,7 @@ impl Overlay {
         }
     }
 
-    /// One key, with the value that `text` stands for.
+    /// One key with the value of `text`.
     ///
     /// # Errors
     /// A key that does not exist.
@@ -111,7 +111,7 @@ fn in_plain_words(error: &toml::de::Error) -> String {
     text.trim_end().to_owned()
 }
 
-/// The error for a name that is no key, with the nearest section or key.
+/// The error for a name that isn't a key, with the nearest section or key.
 fn unknown_key(name: &str, origin: &str) -> TrainError {
     let section = did_you_mean(name, SECTIONS.iter().copied());
     let suggestion = section.or_else(|| did_you_mean(name, KEYS.iter().map(|key| key.name)));
@@ -123,12 +123,12 @@ fn unknown_key(name: &str, origin: &str) -> TrainError {
 }
 
 impl TrainConfig {
-    /// The settings of a preset, or the usual ones, with `overlays` over them in order. `train.min_lr` may follow from
-    /// `train.lr`: see [`TrainConfig::implied_min_lr`].
+    /// The settings of a preset, or the defaults, overridden by `overlays` in order. `train.min_lr` may be computed
+    /// from `train.lr`: see [`TrainConfig::implied_min_lr`].
     ///
     /// # Errors
-    /// An unknown preset or key, a value of the wrong type, or settings that make no training; the error names the
-    /// overlay.
+    /// An unknown preset or key, a value of the wrong type, or settings that don't make a valid run. The error names
+    /// the overlay.
     pub fn with_overlays(preset: Option<&str>, overlays: &[Overlay]) -> Result<Self, TrainError> {
         let mut merged = Merged::new(preset, overlays)?;
         merged.config.train.min_lr = merged.implied_min_lr(overlays).unwrap_or(merged.config.train.min_lr);
@@ -144,8 +144,8 @@ impl TrainConfig {
         Ok(config)
     }
 
-    /// A tenth of `train.lr` (nanoGPT's convention) if [`TrainConfig::with_overlays`] uses that as `train.min_lr`: if
-    /// an overlay sets `train.lr` below the preset's `train.min_lr`, and none sets `train.min_lr`. Else `None`.
+    /// A tenth of `train.lr` (nanoGPT's convention) if [`TrainConfig::with_overlays`] uses that as `train.min_lr`, else
+    /// `None`. It does so if an overlay sets `train.lr` below the preset's `train.min_lr` and none sets `train.min_lr`.
     ///
     /// # Errors
     /// As [`TrainConfig::with_overlays`].
@@ -173,7 +173,7 @@ impl TrainConfig {
         table.try_into().map_err(|e: toml::de::Error| bad(e.message().to_owned()))
     }
 
-    /// The section `data` of the usual settings with `overlays` over them. Other settings are not checked.
+    /// The section `data` of the default settings, overridden by `overlays`. Other settings are not checked.
     pub(crate) fn data_of(overlays: &[Overlay]) -> Result<DataSection, TrainError> {
         Ok(Merged::new(None, overlays)?.config.data)
     }
@@ -196,10 +196,10 @@ impl TrainConfig {
         KEYS.iter().map(|key| key.name).filter(differs).map(told).collect()
     }
 
-    /// These settings, of a run that is resumed, with `overlays` over them.
+    /// These settings of a resumed run, overridden by `overlays`.
     ///
     /// # Errors
-    /// [`TrainError::NotResumable`] for a change of a key that steps depend on.
+    /// [`TrainError::NotResumable`] for a change of a key on which steps depend.
     pub fn resumed(&self, overlays: &[Overlay]) -> Result<Self, TrainError> {
         let mut config = self.clone();
         for overlay in overlays {
@@ -223,10 +223,10 @@ impl TrainConfig {
     }
 }
 
-/// Settings with overlays over them, not yet checked against each other.
+/// Settings with overlays applied, whose agreement is not checked yet.
 struct Merged {
     config: TrainConfig,
-    /// Micro-batches in a step, if the last overlay that sets `train.total_tokens` sets it by their number.
+    /// Micro-batches in a step, if the last overlay that sets `train.total_tokens` does so with this number.
     micro_batches: Option<usize>,
 }
 
@@ -277,7 +277,7 @@ fn base(preset: Option<&str>, overlays: &[Overlay]) -> Result<TrainConfig, Train
     })
 }
 
-/// Keys that are checked against others, and those others.
+/// Keys that are checked together with others, and these others.
 const CHECKED_TOGETHER: &[(&str, &[&str])] = &[
     ("model.heads", &["model.d_model", "model.family"]),
     ("model.kv_heads", &["model.heads", "model.family"]),
@@ -290,20 +290,20 @@ const CHECKED_TOGETHER: &[(&str, &[&str])] = &[
 ];
 
 /// Adds the origin to an error of a check of settings: the last overlay that sets the key, or else the last one that
-/// sets a key that it is checked against.
+/// sets a key with which it is checked.
 fn named_as_set(error: TrainError, overlays: &[Overlay]) -> TrainError {
     let TrainError::Value { key, origin: setting, why } = error else { return error };
     let others = CHECKED_TOGETHER.iter().find(|(name, _)| *name == key).map_or(&[][..], |(_, others)| others);
     let last = |names: &[&str]| overlays.iter().rfind(|overlay| names.iter().any(|name| overlay.sets(name)));
     match last(&[&key]).or_else(|| last(others)) {
-        // An origin with `=` holds the value.
+        // An origin with `=` has the value.
         Some(overlay) if overlay.origin.contains('=') => TrainError::Value { key, origin: overlay.origin.clone(), why },
         Some(overlay) => TrainError::Value { key, origin: overlay.origin.clone(), why: format!("{why} ({setting})") },
         None => TrainError::Value { key, origin: setting, why },
     }
 }
 
-/// The reason, with the value if the origin doesn't hold it.
+/// The reason, with the value if the origin doesn't have it.
 fn with_value(why: String, origin: &str, key: &str, value: &Value) -> String {
     if origin.contains('=') { why } else { format!("{why} ({key} = {})", keys::shown(value)) }
 }

@@ -1,4 +1,4 @@
-//! From text to token shards: trains or reads the tokenizer, divides the text, encodes and writes it.
+//! From text to token shards: trains or reads the tokenizer, divides the text, and writes its tokens.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub const DATA_FOLDER: &str = "data";
 pub enum Source<'a> {
     /// Text files, divided into documents as [`DataSection`] says; the end of the text is for validation.
     Files(&'a [PathBuf]),
-    /// The built-in stories, each of them a document; no story is in both splits.
+    /// The built-in stories, each a document. No story is in both splits.
     Stories {
         /// Seed of the stories.
         seed: u64,
@@ -44,14 +44,14 @@ pub enum Progress {
     Tokens,
 }
 
-/// Text that is ready for a training.
+/// Text that is ready for training.
 #[derive(Debug)]
 pub struct Prepared {
     /// The tokenizer that made the tokens.
     pub tokenizer: Arc<Tokenizer>,
     /// Tokens to train on.
     pub train: Arc<Dataset>,
-    /// Tokens to be measured on.
+    /// Tokens on which the model is measured.
     pub validation: Dataset,
 }
 
@@ -60,7 +60,7 @@ struct Text {
     corpus: Corpus,
     /// The validation text, if it is separate.
     validation: Option<Corpus>,
-    /// Share of `corpus` that is trained on, if the rest is for validation.
+    /// Share of `corpus` for training, if the rest is for validation.
     share: f64,
 }
 
@@ -78,7 +78,7 @@ impl Text {
 /// [staging folder](crate::RunDir::staging), and opens them.
 ///
 /// # Errors
-/// Files that are missing, empty or no UTF-8; text that is too short; a vocabulary that can't be made; a disk that is
+/// Files that are missing, empty or not UTF-8; text that is too short; a vocabulary that can't be made; a disk that is
 /// full.
 pub fn prepare(
     run: &Path,
@@ -108,7 +108,7 @@ pub fn prepare(
     let vocab_size = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
     let options = ShardOptions { tokenizer_sha256: Some(sha256(json.as_bytes())), ..ShardOptions::new(vocab_size) };
     let mut writer = ShardWriter::create(run.join(DATA_FOLDER), options)?;
-    // After the writer, which refuses a folder with shards of another tokenizer.
+    // This comes after the writer, which refuses a folder with shards of another tokenizer.
     write_file_atomic(run.join(TOKENIZER_FILE), |out| out.write_all(json.as_bytes()))?;
     let context = config.batch_shape()?.context;
     for (split, documents) in [(Split::Train, &train), (Split::Validation, &validation)] {
@@ -139,7 +139,7 @@ pub fn open(run: &Path) -> Result<Prepared, TrainError> {
     Ok(Prepared { tokenizer: Arc::new(tokenizer), train: Arc::new(train), validation })
 }
 
-/// The error of a run whose shards are missing, in words for somebody who did not name their files.
+/// The error of a run whose shards are missing, for a user who has not named their files.
 fn missing_shards(error: DataError) -> DataError {
     match error {
         DataError::Missing { path } => DataError::NoShards { path },
@@ -148,7 +148,7 @@ fn missing_shards(error: DataError) -> DataError {
     }
 }
 
-/// Checks that a split holds at least one window.
+/// Checks that a split has at least one window.
 pub(crate) fn check_length(split: Split, tokens: usize, context: usize) -> Result<(), DataError> {
     if tokens > context {
         return Ok(());
@@ -156,7 +156,7 @@ pub(crate) fn check_length(split: Split, tokens: usize, context: usize) -> Resul
     Err(DataError::PartTooShort { part: split.name(), tokens, context, needed: context.saturating_add(1) })
 }
 
-/// Encodes documents: `sink` gets the tokens of each, followed by the token that ends it, and the number of its bytes.
+/// Encodes documents. `sink` gets the tokens of each, followed by the token that ends it, and the number of its bytes.
 /// Names of special tokens in a document are plain text.
 pub(crate) fn encode(
     documents: &DocumentTexts<'_>,
@@ -223,7 +223,7 @@ pub(crate) const WINDOWS_WITHOUT_END: DataError =
 fn check_divided(corpus: &Corpus, data: &DataSection, has_end: bool) -> Result<(), DataError> {
     let asked = data.separator.is_some() || data.windows == Windows::Documents;
     match data.division(has_end).separator {
-        // An empty text is refused later, as too short.
+        // An empty text is refused later, since it is too short.
         Some(separator) if asked && !corpus.is_divided() && !corpus.is_empty() => {
             Err(DataError::NoSeparator { separator: separator.to_owned() })
         }
@@ -258,7 +258,7 @@ fn new_tokenizer(
     })
 }
 
-/// The first 8 MiB of the text, which are enough to train a vocabulary on.
+/// The first 8 MiB of the text, which are enough for training a vocabulary.
 fn sample<'a>(documents: &DocumentTexts<'a>) -> impl Iterator<Item = &'a str> {
     const BYTES: usize = 8 << 20;
     let mut left = BYTES;

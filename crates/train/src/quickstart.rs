@@ -1,7 +1,7 @@
-//! A first training: on the built-in stories, for as many steps as fit into a given time.
+//! A first training run: on the built-in stories, for as many steps as fit into a given time.
 //!
-//! [`config`] and [`prepare`](crate::prepare()) come first; [`seconds_of_a_step`] and [`steps_within`] find the number
-//! of steps, and [`of_steps`] fits the settings to it.
+//! [`config`] and [`prepare`](crate::prepare()) come first. [`seconds_of_a_step`] and [`steps_within`] compute the
+//! number of steps, and [`of_steps`] adapts the settings to it.
 
 use std::time::{Duration, Instant};
 
@@ -17,28 +17,28 @@ const PRESET: &str = "quickstart";
 /// The most steps that are timed, and the time after which timing ends.
 const TIMED_STEPS: usize = 60;
 const TIMING: Duration = Duration::from_secs(2);
-/// The share of the whole time that is trained at least, however long the preparations took.
+/// The least share of the whole time for training, even if the preparations took longer.
 const LEAST_TRAINING: f64 = 0.5;
-/// The fewest and the most steps of a training.
+/// The fewest and the most steps of a run.
 const STEPS: std::ops::RangeInclusive<u64> = 20..=50_000;
 /// The most tokens of a story.
 const STORY_TOKENS: usize = 320;
 
-/// The settings of the preset for the built-in stories, with `overlays` over them.
+/// The settings of the preset for the built-in stories, overridden by `overlays`.
 ///
 /// # Errors
 /// As [`TrainConfig::with_overlays`].
 pub fn config(overlays: &[Overlay]) -> Result<TrainConfig, TrainError> {
     let mut config = TrainConfig::with_overlays(Some(PRESET), overlays)?;
-    // The built-in stories are documents, which the files that the preset may be used with are not.
+    // The preset can be used with other files too, which need not have documents; the built-in stories do.
     config.data.windows = Windows::Documents;
     Ok(config)
 }
 
-/// Seconds of a step: some are timed on a model that is thrown away.
+/// Seconds of a step, measured with a few steps of a model that is then discarded.
 ///
 /// # Errors
-/// Settings that make no training, text shorter than a window, or too little memory.
+/// Settings that don't make a valid run, text shorter than a window, or too little memory.
 pub fn seconds_of_a_step(
     config: &TrainConfig,
     prepared: &Prepared,
@@ -59,22 +59,22 @@ pub fn seconds_of_a_step(
             break;
         }
     }
-    // The first step touches all memory for the first time.
+    // The first step is not timed: it touches all memory for the first time.
     let rest = &mut laps[1..];
     rest.sort_by(f64::total_cmp);
-    // Another process that is busy for a moment would shorten the training: the fast quarter is nearer to the usual
-    // time.
+    // Another process that is busy for a moment makes steps seem too slow, and the run too short. The fast quarter is
+    // nearer to the usual time.
     Ok(rest[rest.len() / 4].max(1e-9))
 }
 
-/// The number of steps that fit into `total`, of which `spent` has passed; at least a half of `total` is trained.
+/// The number of steps that fit into `total`, of which `spent` has passed. Training gets at least half of `total`.
 #[must_use]
 pub fn steps_within(total: Duration, spent: Duration, seconds_of_a_step: f64) -> u64 {
     let left = total.saturating_sub(spent).max(total.mul_f64(LEAST_TRAINING));
     ((left.as_secs_f64() / seconds_of_a_step) as u64).clamp(*STEPS.start(), *STEPS.end())
 }
 
-/// `config` for a training of `steps` steps, with a warm-up and intervals in proportion.
+/// `config` for a run of `steps` steps, with warm-up and intervals in proportion.
 #[must_use]
 pub fn of_steps(mut config: TrainConfig, steps: u64) -> TrainConfig {
     config.train.steps = steps;
@@ -86,7 +86,7 @@ pub fn of_steps(mut config: TrainConfig, steps: u64) -> TrainConfig {
     config
 }
 
-/// How a story is generated from an empty prompt, which stands for the token that ends the story before.
+/// Options to generate a story from an empty prompt, which stands for the token that ends the story before.
 #[must_use]
 pub fn story_options(seed: u64) -> GenerateOptions {
     let sampler = SamplerConfig { temperature: 0.6, top_k: 40, min_p: 0.2, seed, ..SamplerConfig::default() };
@@ -101,7 +101,7 @@ mod tests {
     fn the_steps_fit_into_the_time() {
         let steps = |total, spent, step| steps_within(Duration::from_secs(total), Duration::from_secs(spent), step);
         assert_eq!(steps(60, 10, 0.5), 100);
-        // However long the preparations took, half of the time is trained.
+        // Even if the preparations took long, half of the time is for training.
         assert_eq!(steps(60, 50, 0.5), 60);
         assert_eq!(steps(60, 100, 0.5), 60);
         assert_eq!((steps(1, 0, 10.0), steps(86_400, 0, 1e-9)), (20, 50_000));

@@ -1,5 +1,5 @@
-//! Random numbers of the data side: small, integer-only and frozen, so that a seed means the same stories and the same
-//! windows on every platform and with every compiler.
+//! Random numbers for data: simple, only with integers, and never changed, so that a seed gives the same stories and
+//! the same windows on every platform and with every compiler.
 
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 #[derive(Clone, Debug)]
@@ -11,7 +11,7 @@ pub(crate) struct SplitMix64 {
 pub(crate) const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl SplitMix64 {
-    /// The generator of item `index` of the stream `seed`: any item can be had without the ones before it.
+    /// The generator of item `index` of the stream `seed`. No item needs the ones before it.
     pub(crate) fn of_item(seed: u64, index: u64) -> Self {
         Self { state: mix(mix(seed).wrapping_add(index.wrapping_mul(GAMMA))) }
     }
@@ -21,7 +21,7 @@ impl SplitMix64 {
         mix(self.state)
     }
 
-    /// A number in `0..n`; 0 when `n` is 0.
+    /// A number in `0..n`; 0 if `n` is 0.
     pub(crate) fn below(&mut self, n: usize) -> usize {
         scale(self.next(), n as u64) as usize
     }
@@ -37,7 +37,7 @@ pub(crate) fn scale(bits: u64, n: u64) -> u64 {
     ((u128::from(bits) * u128::from(n)) >> 64) as u64
 }
 
-/// SplitMix64's finaliser: a bijection in which every input bit moves about half of the output bits.
+/// SplitMix64's finaliser: a bijection in which every input bit changes about half of the output bits.
 pub(crate) fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

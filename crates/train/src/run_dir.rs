@@ -1,4 +1,4 @@
-//! The folder of a run: its lock, what a new run would replace in it, and how the new run replaces that.
+//! The folder of a run: its lock, what a new run would replace, and how it does so.
 //!
 //! ```text
 //! new run:  make the folder ─► lock it ─► check what it holds ─► write the run into .tmp-new-run
@@ -34,8 +34,8 @@ const NEXT: &str = ".next-run";
 /// be removed.
 const OLD: &str = ".tmp-old-run";
 
-/// Names that a run writes into its folder, without hidden ones.
-const NAMES: [&str; 8] =
+/// The names, except hidden ones, that a run writes into its folder.
+const RUN_NAMES: [&str; 8] =
     [CHECKPOINTS, DATA_FOLDER, CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, CONFIG_COPY, LOG_FILE, CSV_FILE];
 
 /// Attempts to lock a file that another process removes at the same time.
@@ -61,13 +61,13 @@ pub enum Found {
     Files(Vec<String>),
 }
 
-/// The claimed folder of a run: until this is dropped, no other training writes there.
+/// The claimed folder of a run: until this is dropped, no other training writes there, if the file system has locks.
 ///
 /// If it is dropped before [`publish`](Self::publish), the folder is as before the claim.
 pub struct RunDir {
     path: PathBuf,
     file_system: Arc<dyn FileSystem>,
-    /// Keeps other trainings out until it is closed.
+    /// Keeps other training runs out until it is closed.
     lock: Lock,
     /// What the claim made.
     made: Made,
@@ -77,7 +77,7 @@ pub struct RunDir {
     stage: Stage,
 }
 
-/// The file of a lock.
+/// The lock on the folder of a run.
 #[derive(Debug)]
 enum Lock {
     Locked {
@@ -103,12 +103,12 @@ struct Move {
     to: PathBuf,
 }
 
-/// What a claim made, and removes if nothing comes of it.
+/// What a claim made, and removes unless the run is published.
 #[derive(Debug, Default)]
 struct Made {
     /// New folders, the innermost first.
     folders: Vec<PathBuf>,
-    /// Whether the lock file is new.
+    /// Whether the claim made the lock file.
     lock: bool,
 }
 
@@ -117,7 +117,7 @@ impl RunDir {
     /// interrupted replacement and changes nothing else.
     ///
     /// # Errors
-    /// Another training locks the folder; it holds a run, a model or other files; the path is a file, a link to
+    /// Another training run locks the folder; it holds a run, a model or other files; the path is a file, a link to
     /// nothing, or can't be written.
     pub fn claim(path: &Path, existing: Existing) -> Result<Self, TrainError> {
         check_path(path)?;
@@ -126,7 +126,7 @@ impl RunDir {
         let used_before = !made.lock;
         let mut dir = Self::new(path, lock, made, Stage::Claimed);
         dir.complete()?;
-        dir.replaces = look(path)?;
+        dir.replaces = find_replaced(path)?;
         if let Some(found) = dir.replaces.clone().filter(|_| existing == Existing::Refuse) {
             return Err(TrainError::Exists { path: path.to_owned(), found });
         }
@@ -147,7 +147,7 @@ impl RunDir {
     /// Locks the folder of a run to resume it. Completes an interrupted replacement.
     ///
     /// # Errors
-    /// There is no run; another training locks the folder; it can't be written.
+    /// There is no run; another training run locks the folder; it can't be written.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
         if !path.is_dir() {
             let why = if path.exists() { "it is a file" } else { "there is no such folder" };
@@ -179,7 +179,7 @@ impl RunDir {
         self.replaces.as_ref()
     }
 
-    /// Whether a lock keeps other trainings out; false if the file system has no locks.
+    /// Whether a lock keeps other training runs out; false if the file system has no locks.
     pub fn is_locked(&self) -> bool {
         matches!(self.lock, Lock::Locked { .. })
     }
@@ -189,14 +189,15 @@ impl RunDir {
         self.path.join(STAGING)
     }
 
-    /// Moves the run from [`staging`](Self::staging) into its folder and removes what it replaces. Returns the error if
-    /// some of that could not be removed; it then lies in a hidden folder.
+    /// Moves the run from [`staging`](Self::staging) into its folder and removes what it replaces. Returns an error if
+    /// part of the old run could not be removed; that part stays in a hidden folder.
     ///
     /// # Errors
-    /// Somebody put a run or a model there since the claim, or the system refuses a rename; the folder is as before.
+    /// There is a run or a model in the folder that was not there at the claim, or the system refuses a rename. Then
+    /// the folder is as before.
     pub fn publish(&mut self) -> Result<Option<TrainError>, TrainError> {
         if self.replaces.is_none()
-            && let Some(found) = look(&self.path)?
+            && let Some(found) = find_replaced(&self.path)?
         {
             return Err(TrainError::Exists { path: self.path.clone(), found });
         }
@@ -206,15 +207,16 @@ impl RunDir {
         let mut moves = Vec::new();
         let moved = self.file_system.sync_folder(&self.path).map_err(write_error(&self.path));
         if let Err(error) = moved.and_then(|()| self.move_in(&mut moves)) {
-            self.take_back(&moves);
+            self.undo(&moves);
             return Err(error);
         }
         self.stage = Stage::Published;
         Ok(self.remove_old().err())
     }
 
-    /// Undoes the renames of [`move_in`](Self::move_in). Its own errors are not reported: the one that led here is.
-    fn take_back(&self, moves: &[Move]) {
+    /// Undoes the renames of [`move_in`](Self::move_in). Its own errors are not reported, only the error that made it
+    /// necessary.
+    fn undo(&self, moves: &[Move]) {
         for Move { from, to } in moves.iter().rev() {
             if self.file_system.rename(to, from).is_err() {
                 // Neither run is whole: `.next-run` stays, and the next claim tries to complete the replacement.
@@ -234,9 +236,9 @@ impl RunDir {
             moves.push(Move { from: from.to_owned(), to: to.to_owned() });
             Ok::<(), TrainError>(())
         };
-        // If `.next-run` is empty, the model in the folder is the new run's.
-        let done = NAMES.iter().all(|name| next.join(name).symlink_metadata().is_err());
-        for name in NAMES.into_iter().filter(|_| !done) {
+        // If `.next-run` is empty, all is moved: a model in the folder is the new run's and must stay.
+        let done = RUN_NAMES.iter().all(|name| next.join(name).symlink_metadata().is_err());
+        for name in RUN_NAMES.into_iter().filter(|_| !done) {
             let (from, to) = (next.join(name), self.path.join(name));
             let arrives = from.symlink_metadata().is_ok();
             // The new run has no model of its own yet: the one in the folder is the old run's.
@@ -284,10 +286,10 @@ impl RunDir {
         Ok(())
     }
 
-    /// Removes what a killed process left. Only for a folder that a training has used.
+    /// Removes what a killed process left. Only for a folder that a training run has used.
     fn clean(&self) -> Result<(), TrainError> {
         remove_tree(&self.staging())?;
-        // `publish` has reported what could not be removed.
+        // The `publish` that could not remove an old run has reported that.
         let _ = self.remove_old();
         clean_stale(&self.path)?;
         Ok(())
@@ -318,7 +320,7 @@ pub fn is_run(path: &Path) -> bool {
     path.join(CHECKPOINTS).is_dir()
 }
 
-/// Refuses paths that can't be a folder, before anything is made.
+/// Refuses paths that can't be a folder before any folder is made.
 fn check_path(path: &Path) -> Result<(), TrainError> {
     let refuse = |why: String| Err(TrainError::NoFolder { path: path.to_owned(), why });
     if path.as_os_str().is_empty() {
@@ -337,14 +339,14 @@ fn check_path(path: &Path) -> Result<(), TrainError> {
     }
 }
 
-/// Makes the folder and locks it, if its file system has locks. `made` receives what is new.
+/// Makes the folder and locks it, if its file system has locks. `made` receives what was made.
 fn make_and_lock(run: &Path, made: &mut Made) -> Result<Lock, TrainError> {
     let path = run.join(LOCK_FILE);
     for _ in 0..TRIES {
         make_folder(run, &mut made.folders)?;
         // A link could lead elsewhere, and opening a pipe would wait.
         if path.symlink_metadata().is_ok_and(|there| !there.is_file()) {
-            let why = format!("its {LOCK_FILE} is no file; remove it");
+            let why = format!("its {LOCK_FILE} is not a regular file; remove that first");
             return Err(TrainError::NoFolder { path: run.to_owned(), why });
         }
         let new = OpenOptions::new().create_new(true).append(true).open(&path);
@@ -360,7 +362,7 @@ fn make_and_lock(run: &Path, made: &mut Made) -> Result<Lock, TrainError> {
             Err(error) => return Err(write_error(&path)(error)),
         };
         match file.try_lock() {
-            // Another process removed this file, so its lock would keep nobody out.
+            // Another process removed this file, so its lock would have no effect.
             Ok(()) if !is_file_at(&file, &path) => {}
             Ok(()) => return Ok(Lock::Locked { _file: file }),
             Err(TryLockError::Error(error)) if has_no_locks(&error) => return Ok(Lock::Impossible),
@@ -401,7 +403,7 @@ fn is_file_at(_file: &File, path: &Path) -> bool {
     path.exists()
 }
 
-/// Removes the empty ones of these folders, the innermost first.
+/// Removes those of these folders that are empty, the innermost first.
 fn remove_empty(made: &[PathBuf]) {
     for folder in made {
         let _ = fs::remove_dir(folder);
@@ -419,7 +421,7 @@ fn remove_tree(path: &Path) -> Result<(), TrainError> {
 ///
 /// # Errors
 /// [`TrainError::Foreign`] for a file that no run writes.
-fn look(path: &Path) -> Result<Option<Found>, TrainError> {
+fn find_replaced(path: &Path) -> Result<Option<Found>, TrainError> {
     let mut names = names_in(path)?;
     names.retain(|name| !name.starts_with('.') && name != LOCK_FILE && name != "lost+found");
     let foreign = |name: String| Err(TrainError::Foreign { path: path.to_owned(), name });
@@ -440,7 +442,7 @@ fn look(path: &Path) -> Result<Option<Found>, TrainError> {
     if has(CONFIG_COPY) || (has(CHECKPOINTS) && !names_in(&checkpoints)?.is_empty()) {
         return Ok(Some(Found::Run));
     }
-    if let Some(name) = names.iter().find(|name| !NAMES.contains(&name.as_str())) {
+    if let Some(name) = names.iter().find(|name| !RUN_NAMES.contains(&name.as_str())) {
         return foreign(name.clone());
     }
     if has(WEIGHTS_FILE) || has(CONFIG_FILE) {

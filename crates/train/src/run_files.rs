@@ -1,4 +1,4 @@
-//! The folder of a run: a Hugging Face folder beside the trainer's state.
+//! The folder of a run: a Hugging Face folder with the trainer's state.
 //!
 //! ```text
 //! RUN/config.json, tokenizer.json, model.safetensors   the model: the best so far by validation loss
@@ -36,11 +36,11 @@ pub(crate) const LOG_FILE: &str = "log.jsonl";
 pub(crate) const CSV_FILE: &str = "log.csv";
 const CSV_HEADER: &str = "step,loss,lr,grad_norm,tokens_per_second,seconds,train_loss,val_loss,bits_per_byte";
 
-/// The state of a training beside weights and moments. It holds no random state: batches and dropout masks are
-/// functions of seed and step.
+/// The state of training except weights and moments. It has no random state: batches and dropout masks depend only on
+/// seed and step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
-    /// The version of the format of this state, as the program that wrote it had it.
+    /// The version of this format in the program that wrote it.
     pub schema_version: u32,
     /// Updates done.
     pub step: u64,
@@ -81,7 +81,7 @@ impl RunFiles {
     }
 
     /// Opens the run in `dir` to resume it after `step` updates. Removes later lines of the logs, and the estimates at
-    /// the very end, which are made again.
+    /// the end of the run, which are made again.
     ///
     /// # Errors
     /// Logs that can't be read or written.
@@ -99,7 +99,7 @@ impl RunFiles {
             let step = cells[0].parse().ok().filter(|_| cells.len() == columns)?;
             Some(stays(step, cells[1].is_empty()))
         })?;
-        // A file with the same settings is not rewritten: it may hold comments.
+        // A file with the same settings is not rewritten, since it may have comments.
         let told = edited_settings(&path)?.map(|told| config.resumed(&[told])).transpose();
         if !told.is_ok_and(|told| told.as_ref() == Some(config)) {
             write_config(&path, config)?;
@@ -130,7 +130,7 @@ impl RunFiles {
         self.dir.staging()
     }
 
-    /// Whether a lock keeps other trainings out.
+    /// Whether a lock keeps other training runs out.
     pub fn is_locked(&self) -> bool {
         self.dir.is_locked()
     }
@@ -162,7 +162,7 @@ impl RunFiles {
         self.line.clear();
         let put = serde_json::to_writer(&mut self.line, event).map_err(std::io::Error::other);
         self.line.push(b'\n');
-        // One write, so that a killed process leaves whole lines.
+        // A line is one write, so that a killed process leaves whole lines.
         let written = put.and_then(|()| self.log.write_all(&self.line));
         written.map_err(|source| TrainError::Write { path: self.path().join(LOG_FILE), source })
     }
@@ -184,14 +184,14 @@ impl RunFiles {
 
 fn write_config(folder: &Path, config: &TrainConfig) -> Result<(), TrainError> {
     let path = folder.join(CONFIG_COPY);
-    // A link to a file elsewhere stays a link.
+    // A link to another file stays a link.
     let path = path.canonicalize().unwrap_or(path);
     let text =
         toml::to_string_pretty(config).map_err(|e| TrainError::Toml { path: path.clone(), why: e.to_string() })?;
     Ok(write_file_atomic(path, |out| out.write_all(text.as_bytes()))?)
 }
 
-/// The settings in `RUN/train.toml`, which somebody may have edited since the last checkpoint; `None` if there is no
+/// The settings in `RUN/train.toml`, which the user may have edited since the last checkpoint; `None` if there is no
 /// such file.
 ///
 /// # Errors
@@ -201,7 +201,7 @@ pub fn edited_settings(run: &Path) -> Result<Option<Overlay>, TrainError> {
     if path.symlink_metadata().is_err() { Ok(None) } else { Overlay::file(&path).map(Some) }
 }
 
-/// The settings by which a run divided its text: those of its newest whole checkpoint, or else of its `train.toml`.
+/// The settings with which a run divided its text: those of its newest whole checkpoint, or else of its `train.toml`.
 ///
 /// # Errors
 /// No whole checkpoint, and a `train.toml` that can't be read.
@@ -255,7 +255,7 @@ pub fn checkpoints(run: &Path, keep: usize) -> Rolling {
 /// Publishes a checkpoint of `learner`: a model, and everything that resuming bit for bit needs.
 ///
 /// # Errors
-/// A disk that is full or failing; the earlier checkpoints are untouched.
+/// A disk that is full or fails; the earlier checkpoints are untouched.
 pub fn write_checkpoint(
     rolling: &Rolling,
     learner: &Learner,
@@ -312,7 +312,7 @@ pub fn latest(run: &Path) -> Result<(ValidCheckpoint, TrainerState, Vec<String>)
     let path = checkpoint.path.join(STATE_FILE);
     let bytes = std::fs::read(&path).map_err(|source| TrainError::Read { path: path.clone(), source })?;
     let bad = |why: String| TrainError::NoRun { path: path.clone(), why };
-    // The version is checked first: another one may have other fields.
+    // The version is checked first, since another version may have other fields.
     let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(json_problem(&e)))?;
     match value.get("schema_version").and_then(Value::as_u64) {
         Some(version) if version == u64::from(STATE_VERSION) => {}
@@ -325,7 +325,7 @@ pub fn latest(run: &Path) -> Result<(ValidCheckpoint, TrainerState, Vec<String>)
     Ok((checkpoint, state, warnings))
 }
 
-/// The folder of the newest whole checkpoint of a run, which is a model; `None` where no checkpoint is whole.
+/// The folder of the newest whole checkpoint of a run, which is a model; `None` if no checkpoint is whole.
 ///
 /// # Errors
 /// A folder that can't be read.

@@ -1,4 +1,4 @@
-//! Texts that a model generates during its training.
+//! Texts that a model generates while it is trained.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -11,8 +11,7 @@ use smallmind_simd::IsaKind;
 use crate::data::Dataset;
 use crate::{Prepared, TrainConfig, TrainError};
 
-/// Generates samples. Its model and session are allocated once, so that samples don't let the memory of a training
-/// grow.
+/// Generates samples. Its model and session are allocated once, so that samples don't increase the memory of training.
 pub(crate) struct Samples {
     generator: Generator,
     /// Tokens of the prompt.
@@ -24,11 +23,11 @@ pub(crate) struct Samples {
 }
 
 impl Samples {
-    /// Samples as `config` asks for them, of models shaped like `model`; `None` if it asks for none.
+    /// Samples of models with the shape of `model`, as `config` says; `None` if it asks for none.
     ///
     /// # Errors
-    /// A prompt with characters that the vocabulary lacks, or longer than the context. Found here, and not after many
-    /// steps.
+    /// A prompt that has characters that the vocabulary lacks, or that is longer than the context. This is found here,
+    /// not after many steps.
     pub(crate) fn new(
         config: &TrainConfig,
         model: &Model,
@@ -43,7 +42,7 @@ impl Samples {
         let Prepared { tokenizer, train, validation } = prepared;
         let mut prompt = encode(&beginning, tokenizer, model.config().context)?;
         if prompt.is_empty() && !begins_texts(tokenizer, train)? {
-            // Any token will do: the first one of the validation text.
+            // Any token serves: the first one of the validation text is taken.
             prompt = vec![0];
             validation.copy(0, &mut prompt)?;
         }
@@ -75,8 +74,8 @@ impl Samples {
     }
 }
 
-/// Whether `train` holds the token that begins texts, so that a model learns how texts begin. An undivided text
-/// doesn't.
+/// Whether `train` has the token that begins texts, so that a model learns how texts begin. An undivided text doesn't
+/// have it.
 pub(crate) fn begins_texts(tokenizer: &Tokenizer, train: &Dataset) -> Result<bool, TrainError> {
     Ok(match tokenizer.bos().or(tokenizer.eos()) {
         Some(token) => train.contains(token)?,

@@ -1,4 +1,4 @@
-//! The steps of a training: draw batches, gather gradients over micro-batches, update.
+//! The steps of training: draw batches, accumulate gradients over micro-batches, update.
 //!
 //! [`Trainer`](crate::Trainer) adds the schedule of the learning rate, estimates, checkpoints and logs. The profiler
 //! and the quick start time steps without those.
@@ -33,10 +33,10 @@ pub struct StepSettings {
 }
 
 impl StepSettings {
-    /// The steps of a training with the settings `config`.
+    /// The settings of a step in `config`.
     ///
     /// # Errors
-    /// Settings that make no model.
+    /// Settings that aren't a valid model.
     pub fn of(config: &TrainConfig) -> Result<Self, TrainError> {
         Ok(Self {
             shape: config.batch_shape()?,
@@ -47,7 +47,7 @@ impl StepSettings {
         })
     }
 
-    /// The same step over micro-batches of another shape, as many as have `total` tokens together; 0 is one
+    /// The same step over micro-batches of another shape, with `total` tokens in all; if `total` is 0, over one
     /// micro-batch.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl StepSettings {
     }
 }
 
-/// Why micro-batches of a shape make no step.
+/// Why micro-batches of a shape can't make a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StepSizeError {
     /// More than [`StepSizeError::MOST`] tokens.
@@ -81,7 +81,7 @@ pub enum StepSizeError {
         /// Tokens of each.
         context: usize,
     },
-    /// No number of micro-batches has as many tokens as the step.
+    /// The tokens of the step aren't a multiple of those of a micro-batch.
     #[error(
         "a step of {total} tokens can't be gathered over micro-batches of {sequences} sequences of {context} tokens"
     )]
@@ -105,7 +105,7 @@ impl StepSizeError {
 pub struct TimedCheckpoint {
     /// Seconds to check, write and sync it and to remove the one before.
     pub seconds: f64,
-    /// The warning that a training would give; `None` for none.
+    /// The warning that training would give, if any.
     pub warning: Option<String>,
 }
 
@@ -155,9 +155,9 @@ impl Stepper {
         self.batches.fill(&self.data, Draw { seed: self.settings.seed, step, first_row }, &mut self.batch)
     }
 
-    /// The micro-batches of a typical one of the first `steps` steps: the one whose number of pairs of a token and
-    /// another of its sequence is the median, as that differs from step to step where windows are documents. All of
-    /// those steps are drawn, so that later draws need no memory.
+    /// The micro-batches of a typical step among the first `steps`. If windows are documents, steps differ in the
+    /// number of pairs of tokens of the same sequence; the typical step has the median of these numbers. All of these
+    /// steps are drawn, so that later draws allocate nothing.
     ///
     /// # Errors
     /// Files that can't be read.
@@ -182,19 +182,19 @@ impl Stepper {
         Ok(batches)
     }
 
-    /// Runs forward and backward of the drawn micro-batch, adding its gradients; returns the sum of its losses.
+    /// Runs forward and backward of the drawn micro-batch and adds its gradients; returns the sum of its losses.
     ///
     /// # Errors
     /// Tokens beyond the model's vocabulary.
     pub fn accumulate<P: Probe>(&mut self, step: u64, micro_batch: usize, probe: &P) -> Result<f64, ModelError> {
         let all = self.settings.micro_batches;
-        // Wraps around: masks repeat after 2³² micro-batches.
+        // The number wraps around: masks repeat after 2³² micro-batches.
         let dropout_step = (step as u32).wrapping_mul(all as u32).wrapping_add(micro_batch as u32);
         let dropout = DropoutDraw { seed: self.settings.seed, step: dropout_step };
         self.learner.accumulate(&self.batch, self.settings.tokens(), dropout, probe)
     }
 
-    /// Draws and runs all micro-batches of a step, adding their gradients; returns the sum of their losses.
+    /// Draws and runs all micro-batches of a step and adds their gradients; returns the sum of their losses.
     ///
     /// # Errors
     /// Files that can't be read, or tokens beyond the model's vocabulary.
@@ -207,10 +207,10 @@ impl Stepper {
         Ok(sum)
     }
 
-    /// Clips the gathered gradients and updates the weights.
+    /// Clips the accumulated gradients and updates the weights.
     ///
     /// # Errors
-    /// None is expected: the plan was made for this model.
+    /// None should happen: the plan was made for this model.
     pub fn update<P: Probe>(&mut self, learning_rate: f64, probe: &P) -> Result<UpdateStats, ModelError> {
         self.learner.update(learning_rate, probe)
     }
@@ -230,11 +230,11 @@ impl Stepper {
         &self.settings
     }
 
-    /// Times a checkpoint: writes the one that a training writes after `step` steps into the folder `run`, and removes
-    /// the one before.
+    /// Times a checkpoint: writes into the folder `run` what training writes after `step` steps, and removes the
+    /// checkpoint before.
     ///
     /// # Errors
-    /// A disk that is full or failing, or weights that are not finite.
+    /// A disk that is full or fails, or weights that are not finite.
     pub fn time_checkpoint(
         &self,
         run: &Path,
@@ -269,9 +269,9 @@ impl Stepper {
     }
 }
 
-/// The parts of a run that a training resumes from: model and settings of the newest whole checkpoint, and the data.
+/// The parts of a run from which training is resumed: model and settings of the newest whole checkpoint, and the data.
 ///
-/// Reading them neither locks nor changes the folder: a training may be writing to it.
+/// Reading them neither locks nor changes the folder, to which a training run may be writing.
 pub struct RunParts {
     /// The model of the checkpoint.
     pub model: Model,

@@ -26,13 +26,13 @@ use crate::schedule::{Cosine, Schedule, Warmup, WarmupFrom, WarmupStableDecay};
 use crate::stepper::{StepSettings, Stepper};
 use crate::{Learner, TrainError};
 
-/// Combined with the seed, so that estimates draw other windows than the training.
+/// Combined with the seed, so that estimates draw other windows than training.
 const EVAL_TRAIN: u64 = 0x6576_616c_0001;
 const EVAL_VALIDATION: u64 = 0x6576_616c_0002;
 /// Share of the steps over which a warm-up-stable-decay schedule decays.
 const DECAY_FRACTION: f64 = 0.2;
 
-/// A training: a learner, its data, its run folder.
+/// A training run: a learner, its data, its folder.
 pub struct Trainer {
     state: TrainerState,
     stepper: Stepper,
@@ -51,7 +51,7 @@ pub struct Trainer {
     last_checkpoint: Option<u64>,
 }
 
-/// What a trainer is made of.
+/// The parts of a trainer.
 struct Parts {
     state: TrainerState,
     model: Model,
@@ -59,7 +59,7 @@ struct Parts {
     folder: RunFiles,
 }
 
-/// The numbers of a step.
+/// Figures of a step.
 struct StepStats {
     /// Mean loss of its tokens, before the update.
     loss: f64,
@@ -69,21 +69,21 @@ struct StepStats {
     grad_norm: f32,
 }
 
-/// The beginning of the interval over which the next step event counts rates.
+/// The beginning of the interval for the rates of the next step event.
 struct Lap {
     started: Instant,
     step: u64,
-    /// Seconds of estimates, samples and checkpoints before it, which don't count as training.
+    /// Seconds of estimates, samples and checkpoints before this, which don't count as training.
     paused: f64,
 }
 
 impl Trainer {
     /// Begins a run with the data that [`prepare::prepare`] put into the staging folder of `dir`. Writes the first
-    /// checkpoint and publishes the run: from here on it can be resumed, whenever the process is killed.
+    /// checkpoint and publishes the run: from then on it can be resumed even if the process is killed.
     ///
     /// # Errors
-    /// Settings that make no training, text shorter than a window, too little memory, a disk that is full. `dir` is as
-    /// before the claim.
+    /// Settings that don't make a valid run, text shorter than a window, too little memory, a disk that is full. Then
+    /// `dir` is as before the claim.
     pub fn create(
         dir: RunDir,
         config: TrainConfig,
@@ -116,12 +116,12 @@ impl Trainer {
 
     /// Resumes the run in the folder `run` from its newest whole checkpoint, bit for bit, with any number of threads.
     ///
-    /// `train.toml` in the folder, and `overlays` over it, may change the number of steps and everything that no step
-    /// depends on. Files of the model that are missing or damaged are written again.
+    /// `train.toml` in the folder, and then `overlays`, may change the number of steps and every setting on which no
+    /// step depends. Files of the model that are missing or damaged are written again.
     ///
     /// # Errors
-    /// No run, another training that locks it, no whole checkpoint, data of another run, a change of a fixed setting,
-    /// or fewer steps than are done.
+    /// No run; another training run that locks the folder; no whole checkpoint; data of another run; a change of a
+    /// fixed setting; fewer steps than are done.
     pub fn resume(run: &Path, overlays: &[Overlay], threads: usize, isa: IsaKind) -> Result<Self, TrainError> {
         let dir = RunDir::open(run)?;
         // A process that was killed while it replaced a checkpoint leaves the old one under another name.
@@ -186,8 +186,8 @@ impl Trainer {
         })
     }
 
-    /// A few words of the validation text to begin a text with, for a model with a token that begins texts but does not
-    /// occur in its training text. `None` for models that can begin texts.
+    /// A few words of the validation text as the beginning of a text, for a model that can't begin one: it has a token
+    /// that begins texts, but its training text doesn't. `None` for other models.
     pub fn first_words(&self) -> Option<String> {
         const TOKENS: usize = 32;
         let tokenizer = Tokenizer::from_bytes(&self.tokenizer_json).ok()?;
@@ -198,7 +198,7 @@ impl Trainer {
         let mut ids = vec![0; self.validation.tokens().min(TOKENS)];
         self.validation.copy(0, &mut ids).ok()?;
         let text = tokenizer.decode(&ids, SpecialText::Skip).ok()?;
-        // The text may begin within a word, and the tokens end within one.
+        // The text may begin inside of a word, and the tokens may end inside of one.
         let words: Vec<&str> = text.split_whitespace().skip(1).take(3).collect();
         (!words.is_empty()).then(|| words.join(" "))
     }
@@ -218,8 +218,8 @@ impl Trainer {
         &self.state.config
     }
 
-    /// Trains until all steps are done or `stop` is set, and passes each event to `on_event`. Ends with a checkpoint
-    /// either way.
+    /// Trains until all steps are done or `stop` is set, and passes each event to `on_event`. In both cases it ends
+    /// with a checkpoint.
     ///
     /// # Errors
     /// A loss or gradient that is not finite, or a disk that is full; the last checkpoint stays.
@@ -274,12 +274,12 @@ impl Trainer {
         self.finish(on_event)
     }
 
-    /// Whether an interval ends with the last step.
+    /// Whether an interval of this many steps ends with the last step.
     fn due(&self, interval: u64) -> bool {
         interval > 0 && self.state.step.is_multiple_of(interval)
     }
 
-    /// [`Trainer::due`] before the last step, after which `finish` does what is due.
+    /// [`Trainer::due`], but false at the end of the run, where `finish` does what is due.
     fn due_on_the_way(&self, interval: u64) -> bool {
         self.state.step < self.state.config.train.steps && self.due(interval)
     }
@@ -306,7 +306,7 @@ impl Trainer {
         TrainError::NonFinite { step, what, checkpoint: self.last_checkpoint.unwrap_or(0) }
     }
 
-    /// Checks that the weights and moments can be loaded again, before they take the place of a good checkpoint.
+    /// Checks that the weights and moments can be loaded again, before they replace a good checkpoint.
     fn check_finite(&self) -> Result<(), TrainError> {
         self.stepper.first_non_finite().map_or(Ok(()), |what| Err(self.non_finite(self.state.step, what)))
     }
@@ -318,7 +318,7 @@ impl Trainer {
         let val_loss = self.estimate_on(Set::Validation, seed ^ EVAL_VALIDATION)?;
         let best = self.state.best_val_loss.is_none_or(|b| val_loss <= b);
         self.state.last_losses = Some((train_loss, val_loss));
-        // An equal loss is that of a finished run that was resumed: its model is published already.
+        // An equal loss is that of a finished run that was resumed, whose model is already published.
         if self.state.best_val_loss != Some(val_loss) && best {
             self.check_finite()?;
             self.state.best_val_loss = Some(val_loss);
@@ -363,11 +363,11 @@ impl Trainer {
         self.emit(Event::Checkpoint { step: self.state.step, path: published.path }, on_event)
     }
 
-    /// The last estimates, the last checkpoint and the summary.
+    /// Makes the last estimates, the last checkpoint and the summary.
     fn finish(&mut self, on_event: &mut dyn FnMut(&Event)) -> Result<Summary, TrainError> {
         let completed = self.state.step >= self.state.config.train.steps;
         if self.last_checkpoint != Some(self.state.step) {
-            // Saved before the estimates, which may take a while.
+            // The checkpoint comes before the estimates, which may take a while.
             self.checkpoint(on_event)?;
         }
         let mut whole = None;
@@ -380,7 +380,7 @@ impl Trainer {
             whole = Some(whole_set(&self.validation, &windows, shape, sum, &mut |_, _| {})?);
         }
         if completed {
-            // Again, with the last estimates in the state.
+            // The checkpoint is written again, with the last estimates in its state.
             self.checkpoint(on_event)?;
         }
         if self.state.best_val_loss.is_none() {
@@ -452,8 +452,7 @@ impl Trainer {
     }
 }
 
-/// The settings of a resumed run: those of its checkpoint, then its `train.toml`, then `overlays`, each over the one
-/// before.
+/// The settings of a resumed run: those of its checkpoint, overridden by its `train.toml`, then by `overlays`.
 fn resumed_config(
     run: &Path,
     before: &TrainConfig,
@@ -471,7 +470,8 @@ fn resumed_config(
     config.resumed(overlays)
 }
 
-/// Rewrites the files of the best model that are missing or damaged, from `last`. Whole weights are kept.
+/// Rewrites missing or damaged files of the best model from `last`, the model of the last checkpoint. Weights that are
+/// whole are kept.
 ///
 /// # Errors
 /// A disk that is full.
@@ -496,7 +496,7 @@ fn mend_model(
     if let Err(error) = weights.and_then(|weights| last.config().check_tensors(&weights)) {
         let lost = state.best_val_loss.map(|loss| format!(" (validation loss {loss:.4})")).unwrap_or_default();
         warnings.push(format!("{}; the best model{lost} is lost", damage(WEIGHTS_FILE, error.to_string())));
-        // The last model is published until the next estimate.
+        // The last model stands in for the best one until the next estimate.
         folder.publish_model(last)?;
         state.best_val_loss = None;
     }
@@ -529,7 +529,7 @@ fn schedule(config: &TrainConfig) -> Schedule {
     let warmup = Warmup { steps: t.warmup, from: WarmupFrom::FirstStep };
     match t.schedule {
         ScheduleKind::Cosine => Schedule::Cosine(Cosine { max: t.lr, min: t.min_lr, warmup, decay_steps: end }),
-        // A cosine from `lr` to `lr`.
+        // A cosine from `lr` to `lr`, which is constant.
         ScheduleKind::Constant => Schedule::Cosine(Cosine { max: t.lr, min: t.lr, warmup, decay_steps: end }),
         ScheduleKind::Wsd => Schedule::WarmupStableDecay(WarmupStableDecay {
             max: t.lr,

@@ -1,4 +1,4 @@
-//! Steps of a training, repeated to be measured.
+//! Steps of training, repeated to be measured.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::{Stepper, TrainError};
 /// A learning rate that changes the weights little, so that all samples train the same model.
 const RATE: f64 = 1e-5;
 
-/// Why a step that is measured is not done.
+/// Why a measured step was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
     /// The workload's `stop` was set.
@@ -41,7 +41,7 @@ impl From<DataError> for StepError {
     }
 }
 
-/// Steps of a stepper. Both samples of a pair are the same step.
+/// The steps of a stepper. Both samples of a pair are the same step.
 pub struct StepWorkload<'a> {
     stepper: Stepper,
     /// Number of samples since the last [`Workload::start`], the current one included.
@@ -67,7 +67,7 @@ impl<'a> StepWorkload<'a> {
         &self.drawing
     }
 
-    /// Whether to go on.
+    /// Checks whether to continue.
     ///
     /// # Errors
     /// [`StepError::Stopped`].
@@ -75,7 +75,7 @@ impl<'a> StepWorkload<'a> {
         if self.stop.load(Ordering::Relaxed) { Err(StepError::Stopped) } else { Ok(()) }
     }
 
-    /// What the trainer does in a step: seconds of drawing.
+    /// Does what the trainer does in a step; returns the seconds of drawing.
     fn step<P: Probe>(&mut self, step: u64, gradient: &P, update: &P) -> Result<f64, StepError> {
         let mut drawing = 0.0;
         for micro_batch in 0..self.stepper.settings().micro_batches {

@@ -1,4 +1,4 @@
-//! The engine's ways to the same logits: plans over the whole text, fused or not, and a session with its cache.
+//! The engine's ways to compute the logits: plans over the whole text, fused or not, and a session with its cache.
 
 use std::sync::Arc;
 
@@ -13,16 +13,16 @@ use super::Forward;
 use super::names::{Names, Pair};
 use crate::BenchError;
 
-/// Whose logits are computed.
+/// Which logits are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outputs {
-    /// Of every token.
+    /// What follows each token.
     All,
-    /// Of what follows the last.
+    /// What follows the last token.
     Last,
 }
 
-/// The graph of a model's logits, not fused; with dropout where `dropout` is above 0.
+/// The graph of a model's logits, not fused; with dropout if `dropout` is above 0.
 pub(super) fn logits_graph(model: &Model, dropout: f32) -> Result<Graph, BenchError> {
     let names = Names::of(model)?;
     let mut b = GraphBuilder::with_params(model.params().clone());
@@ -66,7 +66,7 @@ pub(super) fn logits_graph(model: &Model, dropout: f32) -> Result<Graph, BenchEr
     Ok(b.finish())
 }
 
-/// The numbers of every run: masks are the same for each token, so that they can be checked.
+/// The scalars of every run. Dropout masks are the same for each token, so that the logits can be checked.
 pub(super) fn scalars() -> Scalars {
     Scalars { dropout_seed: 1, ..Scalars::default() }
 }
@@ -87,21 +87,21 @@ fn fill(batch: &mut Batch, tokens: &[u32], outputs: Outputs) {
     }
 }
 
-/// Batches of one text of up to `tokens` tokens.
+/// The limits for a batch of one text of up to `tokens` tokens.
 pub(super) fn limits(tokens: usize) -> Limits {
     Limits { tokens, outputs: tokens, spans: 1, context: tokens, pages: 0 }
 }
 
-/// How weights lie in memory.
+/// The layout of weights in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WeightLayout {
     /// As in a file.
     Rows,
-    /// As products read them.
+    /// In the order in which products read them.
     Packed,
 }
 
-/// A model whose weights lie so.
+/// A model with its weights in a layout.
 enum LaidOut {
     Rows(Arc<Model>),
     Packed(Box<PackedModel>),
@@ -156,7 +156,7 @@ impl Forward for Planned {
     }
 }
 
-/// A session: of a text that goes on, only what is new is worked on.
+/// A session, which computes only the new tokens of a text that it knows.
 pub(super) struct Cached(Session, SequenceId);
 
 impl Cached {

@@ -22,7 +22,7 @@ impl SeedWriter {
         Self { format, rows: 0, part: None }
     }
 
-    /// What stands before the first row.
+    /// The text before the first row.
     pub fn begin(&self) -> String {
         match self.format {
             RecordFormat::Json => "[".to_owned(),
@@ -31,7 +31,7 @@ impl SeedWriter {
         }
     }
 
-    /// The next row, with a table's head where one begins.
+    /// The text of the next row, after the head of its table if it is the first of the table.
     pub fn row(&mut self, row: &SeedRow) -> String {
         let head = (self.part != Some(row.part)).then(|| headings(row.part));
         self.part = Some(row.part);
@@ -53,7 +53,7 @@ impl SeedWriter {
         }
     }
 
-    /// What stands after the last row.
+    /// The text after the last row.
     pub fn end(&self) -> &'static str {
         match self.format {
             RecordFormat::Json => "\n]\n",
@@ -63,7 +63,7 @@ impl SeedWriter {
 }
 
 fn json(row: &SeedRow) -> String {
-    // Numbers, words and nothing else: no map with keys that aren't strings.
+    // This can't fail: a row has only numbers and text, no map with keys that aren't strings.
     serde_json::to_string(row).unwrap_or_default()
 }
 
@@ -110,7 +110,7 @@ fn text_line(part: SeedPart, cells: impl Iterator<Item = String>) -> String {
     cells.enumerate().map(cell).collect::<Vec<_>>().join(" ").trim_end().to_owned()
 }
 
-/// The cells that people look at.
+/// The cells of the tables for people.
 fn cells(row: &SeedRow) -> Vec<String> {
     let note = row.error.clone().unwrap_or_else(|| row.note.clone());
     let (name, threads, now) = (row.name.clone(), row.threads.to_string(), number(row.now));
@@ -140,7 +140,7 @@ fn none() -> String {
     "-".to_owned()
 }
 
-/// A number in about three digits.
+/// A number, rounded to about three digits.
 fn number(x: Option<f64>) -> String {
     let digits = |x: f64| match x.abs() {
         size if size >= 100.0 => 0,

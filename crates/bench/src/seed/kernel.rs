@@ -1,4 +1,4 @@
-//! The engine's kernels, called one at a time on an instruction set that is chosen anew for each call.
+//! The engine's kernels as single calls, each of which chooses its instruction set.
 
 use smallmind_kernels::activation::{Gelu, gelu};
 use smallmind_kernels::elementwise::add;
@@ -12,7 +12,7 @@ use crate::BenchError;
 
 /// A call of a kernel.
 pub(super) enum Kernel<'a> {
-    /// `c = a·b (+ bias)`, with scratch that grows as it has to.
+    /// `c = a·b (+ bias)`; the scratch grows if it is too short.
     Product { a: Operand<'a>, b: Operand<'a>, bias: Option<&'a [f32]>, c: MatMut<'a>, scratch: &'a mut Vec<f32> },
     /// LayerNorm.
     Norm(LayerNorm<'a>),
@@ -25,7 +25,7 @@ pub(super) enum Kernel<'a> {
 }
 
 impl Kernel<'_> {
-    /// Calls it.
+    /// Calls the kernel.
     pub(super) fn run(self, isa: IsaKind) -> Result<(), BenchError> {
         Ok(isa.with(self).map_err(smallmind_graph::GraphError::from)?)
     }

@@ -14,7 +14,7 @@ use crate::{Bench, BenchError, Cases, Routes, Row};
 enum Rate {
     Flops,
     Bytes,
-    /// Elements in 1e9 a second.
+    /// 1e9 elements per second, for a kernel of this many elements.
     Elements(usize),
 }
 
@@ -36,7 +36,7 @@ impl Rate {
     }
 }
 
-/// The kernels, how each is counted, and the first SmallMind's figure where its profile has one.
+/// The kernels, what the rate of each counts, and the first SmallMind's figure if its profile has one.
 fn list() -> [(Problem, Rate, Option<f64>); 7] {
     let square = |n| Problem::Matmul(Product::nn(n, n, n));
     let (rows, cols, pass) = (16 * 64, 512, Pass::Forward);
@@ -52,7 +52,7 @@ fn list() -> [(Problem, Rate, Option<f64>); 7] {
     ]
 }
 
-/// Measures them, and says what was wrong.
+/// Measures the kernels; returns a sentence for each error.
 pub(super) fn measure<E: From<BenchError>>(
     seed: &SeedBench,
     on_row: &mut impl FnMut(&SeedRow) -> Result<(), E>,
@@ -64,7 +64,7 @@ pub(super) fn measure<E: From<BenchError>>(
         isa: seed.isa,
         threads: vec![seed.threads],
         cases: Cases { cases: list.iter().map(case).collect(), left_out: vec![] },
-        // Rows of roofs are not wanted.
+        // This leaves out the rows of roofs.
         filters: vec!["seed".into()],
         sampling: seed.sampling,
         effort: Effort::QUICK,

@@ -1,4 +1,4 @@
-//! The ladder: the same tokens, computed in ways that each have one remedy more than the way before.
+//! The ladder: the same tokens computed in several ways, each with one improvement more than the way before.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::workload::Prepared;
 use super::{Forward, TOLERANCE};
 use crate::BenchError;
 
-/// Where products are three loops, every fifth token of a text is timed.
+/// Stride of the tokens that are timed if products are three loops, which are slow.
 const SLOW_STRIDE: usize = 5;
 /// Texts are generated until this time has passed, so that fast rungs have enough samples.
 const LEAST_TIME: Duration = Duration::from_millis(500);
@@ -41,7 +41,7 @@ pub(super) struct Rung {
 }
 
 impl Rung {
-    /// What computes it.
+    /// Opens the way of this rung.
     pub(super) fn open(&self, prepared: &Prepared) -> Result<Box<dyn Forward>, BenchError> {
         let model = prepared.model.clone();
         Ok(match self.way {
@@ -56,7 +56,7 @@ impl Rung {
         })
     }
 
-    /// One token in this many is timed.
+    /// Every how many tokens one is timed.
     pub(super) fn stride(&self) -> usize {
         match self.way {
             Way::Plain(Remedies { products: Products::Loops, .. }) => SLOW_STRIDE,
@@ -133,7 +133,7 @@ pub(super) fn rungs(threads: usize, isa: IsaKind) -> Vec<Rung> {
     rungs
 }
 
-/// The plain way with every remedy, and the plain way without each one of them.
+/// The plain way with every remedy, and the plain way with all but one, for each remedy.
 pub(super) fn all_but_one(isa: IsaKind) -> (Rung, Vec<Rung>) {
     let all = Remedies {
         memory: Memory::Pooled,
@@ -158,7 +158,7 @@ pub(super) fn all_but_one(isa: IsaKind) -> (Rung, Vec<Rung>) {
 /// Whether a way computes the right logits.
 ///
 /// # Errors
-/// Logits that can't be computed; in the inner result, the first that is wrong.
+/// Logits can't be computed. The inner result tells the first wrong logit.
 pub(super) fn check(
     forward: &mut dyn Forward,
     tokens: &[u32],
@@ -181,13 +181,13 @@ pub(super) fn check(
 /// What is timed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timed {
-    /// One token in this many is computed.
+    /// Every how many tokens one is computed.
     pub(super) stride: usize,
-    /// Whether the prompt, which gives the first token, is left out.
+    /// Whether the time of the prompt, which gives the first token, is left out.
     pub(super) decode_only: bool,
     /// The least number of texts.
     pub(super) runs: usize,
-    /// Bytes asked of the allocator by this process so far.
+    /// Returns the bytes that this process has allocated so far.
     pub(super) allocated: fn() -> u64,
 }
 
@@ -202,8 +202,8 @@ pub(super) struct Timing {
     pub(super) bytes_per_token: f64,
 }
 
-/// Generates the text several times. Its tokens are known, so that every way works on the same text: the token that the
-/// logits choose is computed and dropped.
+/// Generates the text several times. Its tokens are given, so that every way works on the same text. The likeliest
+/// token is found too, since that takes time, but is not used.
 pub(super) fn time(forward: &mut dyn Forward, prepared: &Prepared, timed: Timed) -> Result<Timing, BenchError> {
     let mut lengths: Vec<usize> = prepared.lengths(timed.stride).collect();
     if timed.decode_only {

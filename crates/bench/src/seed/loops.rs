@@ -1,6 +1,6 @@
-//! The arithmetic of a transformer in plain loops; how fast they are is left to the compiler.
+//! The arithmetic of a transformer in plain loops, optimized only by the compiler.
 //!
-//! Loops use indices on purpose: they show how such code is written first.
+//! Loops use indices on purpose: this is how such code is usually written first.
 #![allow(clippy::needless_range_loop)]
 
 use smallmind_kernels::activation::Gelu;
@@ -73,7 +73,7 @@ fn erf(x: f32) -> f32 {
     (1.0 - sum * (-x * x).exp()).copysign(x)
 }
 
-/// `scores[i, j] = q_i·k_j` for all pairs, those with `j > i` too.
+/// `scores[i, j] = q_i·k_j` for all pairs, including those with `j > i`.
 pub(super) fn pair_scores(q: Mat, k: Mat, scores: &mut [f32]) {
     for i in 0..q.rows() {
         for j in 0..k.rows() {
@@ -100,7 +100,7 @@ pub(super) fn pair_sums(p: &[f32], v: Mat, mut out: MatMut) {
 }
 
 /// `softmax(scale·s)` of square scores, where a row sees the columns up to its own. Each pass goes over all scores and
-/// leaves a value of its own.
+/// makes a new value.
 pub(super) fn unfused_softmax(tensors: &mut Tensors, scores: Vec<f32>, tokens: usize, scale: f32) -> Vec<f32> {
     let n = scores.len();
     let mut scaled = tensors.take(n);
@@ -136,7 +136,7 @@ pub(super) fn unfused_softmax(tensors: &mut Tensors, scores: Vec<f32>, tokens: u
     probabilities
 }
 
-/// The same in place, over the columns that a row sees.
+/// `softmax(scale·s)` in place, only over the columns that a row sees.
 pub(super) fn causal_softmax(scores: &mut [f32], tokens: usize, scale: f32) {
     for (i, row) in scores.chunks_exact_mut(tokens).enumerate() {
         let (seen, unseen) = row.split_at_mut(i + 1);

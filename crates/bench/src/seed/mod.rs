@@ -1,16 +1,17 @@
-//! The first SmallMind's own workload, as it ran then and as it runs now, and what each remedy on the way is worth.
+//! The workload of the first SmallMind's profile, as fast as it was then and as it is now, and what each improvement is
+//! worth.
 //!
 //! The first SmallMind, a C# engine, published a profile of the model `seed-deep` on four cores: for each of 50 tokens
 //! it ran the whole text through the model again. [`SeedBench`] does three things:
 //!
-//! * **The ladder.** It computes the same tokens in plain loops, then switches on one remedy after another, up to the
-//!   engine with its key-value cache.
-//! * **Without.** It takes each remedy of the plain way away by itself.
-//! * **Kernels.** It times a few cases of [`crate::Bench`] beside that profile's figures.
+//! * **The ladder.** It computes the same tokens in plain loops, then switches on one improvement (a *remedy*) after
+//!   another, up to the engine with its key-value cache.
+//! * **Without.** It leaves out one remedy of the plain way at a time.
+//! * **Kernels.** It times a few cases of [`crate::Bench`], to compare with that profile's figures.
 //!
-//! The logits of each way are compared with the engine's first: a wrong way has no time.
+//! First the logits of each way are compared with the engine's: a way with wrong logits gets no time.
 //!
-//! The slow ways stand here, in [`plain`] and [`loops`]; the engine has no switch for them.
+//! The slow ways are in [`plain`] and [`loops`]; the engine has no switch for them.
 
 mod engine;
 mod format;
@@ -41,24 +42,26 @@ use workload::{DROPOUT, Prepared};
 /// The most that a logit may differ from the engine's, as a fraction of the greatest logit.
 pub const TOLERANCE: f32 = 1e-4;
 
-/// Tokens a second of the first SmallMind's first version.
+/// Tokens per second of the first SmallMind's first version.
 const FIRST_VERSION: f64 = 6.4;
-/// Tokens a second of its last version.
+/// Tokens per second of its last version.
 const LAST_VERSION: f64 = 19.7;
 /// Bytes that its last version allocated for a token.
 const THEN_BYTES: f64 = 51.5e6;
-/// Tokens a second, and megabytes allocated for a token, that its authors aimed at.
+/// Tokens per second that its authors aimed at.
 const HOPED: f64 = 75.0;
+/// Megabytes allocated for a token that its authors aimed at.
 const HOPED_MB: f64 = 3.0;
-/// Tokens a second that this engine should reach over the whole text, and with its cache.
+/// Tokens per second that this engine should reach without a cache, over the whole text for each token.
 const FULL_TARGET: f64 = 500.0;
+/// Tokens per second that this engine should reach with its cache.
 const CACHED_TARGET: f64 = 5000.0;
 
-/// Computes logits in one way or another.
+/// A way to compute logits.
 trait Forward {
     /// The logits `[vocab]` of what follows the last of `tokens`, which are at least one.
     ///
-    /// A way with a memory takes a text longer than the one before as its continuation.
+    /// A way with a cache takes a text that is longer than the one before for its continuation.
     fn logits(&mut self, tokens: &[u32]) -> Result<&[f32], BenchError>;
 }
 
@@ -78,27 +81,28 @@ fn greatest(logits: &[f32]) -> usize {
 pub struct SeedBench {
     /// What is generated.
     pub workload: Workload,
-    /// Chooses weights and prompt.
+    /// Seed of the weights and the prompt.
     pub seed: u64,
-    /// The best instruction set of the ladder.
+    /// The widest instruction set of the ladder.
     pub isa: IsaKind,
     /// Workers of the engine at its best.
     pub threads: usize,
-    /// How often the text is generated at least; fast ways do it more often.
+    /// The least number of times that the text is generated; fast ways generate it more often.
     pub runs: usize,
     /// How kernels are timed.
     pub sampling: Sampling,
-    /// Bytes that this process has asked of its allocator so far.
+    /// Returns the bytes that this process has allocated so far.
     pub allocated: fn() -> u64,
     /// This library's version.
     pub version: String,
 }
 
 impl SeedBench {
-    /// Measures, and passes each row to `on_row` as soon as it is there. Returns a sentence for each row with an error.
+    /// Measures everything, and passes each row to `on_row` as soon as it is measured. Returns a sentence for each row
+    /// with an error.
     ///
     /// # Errors
-    /// Threads or memory that can't be had, or an error of `on_row`.
+    /// The system refuses threads or memory, or `on_row` fails.
     pub fn run<E: From<BenchError>>(
         &self,
         mut on_row: impl FnMut(&SeedRow) -> Result<(), E>,
@@ -109,7 +113,7 @@ impl SeedBench {
         for rung in rungs(self.threads, self.isa) {
             let mut row = self.measure(&prepared, &rung, &prepared.references, false)?;
             let over = |earlier: Option<f64>| row.now.zip(earlier).map(|(now, earlier)| now / earlier);
-            // A rung that is wrong has no rate: the next one compares with the last that has.
+            // A wrong rung has no rate: the next rung is compared with the last that has one.
             let before = over(rows.iter().rev().find_map(|(_, row)| row.now));
             let naive = over(rows.first().and_then(|(_, row)| row.now));
             (row.factor, row.over_naive) = (before, naive);
@@ -123,13 +127,13 @@ impl SeedBench {
         }
         for row in self.then_and_now(&prepared, &rows)? {
             on_row(&row)?;
-            // Rows of the ladder that stand here once more have been complained about.
+            // Errors of rows that repeat a rung of the ladder have been reported with the ladder.
             errors.extend(complaint(&row).filter(|text| !errors.contains(text)));
         }
         Ok(errors)
     }
 
-    /// What each remedy of the plain way is worth where the others are at work.
+    /// What each remedy of the plain way is worth if all others are on.
     fn without(&self, prepared: &Prepared) -> Result<Vec<SeedRow>, BenchError> {
         let (all, without) = all_but_one(self.isa);
         let measure = |rung: &Rung| {
@@ -145,7 +149,7 @@ impl SeedBench {
         Ok(rows)
     }
 
-    /// Checks a rung and times it.
+    /// Checks a rung, then times it.
     fn measure(
         &self,
         prepared: &Prepared,
@@ -174,7 +178,7 @@ impl SeedBench {
         Ok(row)
     }
 
-    /// The engine's figures beside those of the first SmallMind.
+    /// The engine's figures next to those of the first SmallMind.
     fn then_and_now(&self, prepared: &Prepared, rows: &[(Rung, SeedRow)]) -> Result<Vec<SeedRow>, BenchError> {
         let found = |wanted: fn(&Way) -> bool| rows.iter().rev().find(|(rung, _)| wanted(&rung.way));
         let full = found(|way| {

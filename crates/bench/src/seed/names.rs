@@ -1,4 +1,4 @@
-//! The parameters of the workload's model by their places in a GPT-2.
+//! The parameters of the workload's model, named by their role in a GPT-2.
 
 use smallmind_graph::ParamId;
 use smallmind_graph::op::Gelu;
@@ -6,7 +6,7 @@ use smallmind_model::{Mlp, Model};
 
 use crate::BenchError;
 
-/// A weight and a bias: of a norm or of a linear layer.
+/// The weight and the bias of a norm or of a linear layer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pair {
     pub(super) weight: ParamId,
@@ -24,7 +24,7 @@ pub(super) struct Block {
     pub(super) down: Pair,
 }
 
-/// The parameters of a GPT-2 with biases and a head of its own, and its activation.
+/// The parameters of a GPT-2 with biases and an untied output head, and its activation.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     pub(super) tokens: ParamId,

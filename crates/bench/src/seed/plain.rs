@@ -1,5 +1,5 @@
-//! A forward pass as it is written first: in loops, a new value for each result, over the whole text for each token.
-//! Each remedy can be switched on.
+//! A forward pass as it is usually written first: in loops, with a new value for each result, over the whole text for
+//! each token. Each remedy can be switched on.
 //!
 //! Not here: anything that the engine uses.
 
@@ -21,17 +21,17 @@ use crate::BenchError;
 /// How scores and weighted sums of attention are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attention {
-    /// A dot product for each pair of tokens, those of the future too.
+    /// A dot product for each pair of tokens, future ones included.
     Pairs,
-    /// Two matrix products a head.
+    /// Two matrix products per head.
     Products,
 }
 
 /// How scores become probabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Softmax {
-    /// Scale, mask, maximum, exponential, sum and quotient: each is a pass over all pairs of tokens, with a value of
-    /// its own.
+    /// Scale, mask, maximum, exponential, sum and quotient: each is a pass over all pairs of tokens and makes a new
+    /// value.
     Unfused,
     /// In place, over the keys that a query sees.
     Causal,
@@ -76,14 +76,14 @@ impl Remedies {
     };
 }
 
-/// A model run plainly, on one thread.
+/// A model run in the plain way, on one thread.
 pub(super) struct Plain {
     model: Arc<Model>,
     names: Names,
     remedies: Remedies,
     tensors: Tensors,
     scratch: Vec<f32>,
-    /// Of the latest text, `[tokens, vocab]`.
+    /// The logits of the latest text, `[tokens, vocab]`.
     logits: Vec<f32>,
 }
 

@@ -8,7 +8,7 @@ use crate::row::SCHEMA_VERSION;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SeedPart {
-    /// A kernel, beside the first SmallMind's.
+    /// A kernel, next to the first SmallMind's.
     Kernel,
     /// A rung of the ladder.
     Ladder,
@@ -29,7 +29,7 @@ pub struct SeedRow {
     pub name: String,
     /// Workers.
     pub threads: usize,
-    /// The instruction set, on the ladder that of the products.
+    /// The instruction set; for the ladder that of its products.
     pub isa: &'static str,
     /// Number of samples; the figures are their medians.
     pub runs: usize,
@@ -41,11 +41,12 @@ pub struct SeedRow {
     pub now: Option<f64>,
     /// Milliseconds of a forward pass.
     pub ms_per_forward: Option<f64>,
-    /// Bytes asked of the allocator for a token.
+    /// Bytes allocated for a token.
     pub bytes_per_token: Option<f64>,
-    /// The rate over that of the rung before; where a remedy is missing, the rate with it over that without.
+    /// The rate divided by that of the rung before; if a remedy is left out, the rate with it divided by the rate
+    /// without.
     pub factor: Option<f64>,
-    /// The rate over that of the first rung.
+    /// The rate divided by that of the first rung.
     pub over_naive: Option<f64>,
     /// The first SmallMind's rate.
     pub then: Option<f64>,

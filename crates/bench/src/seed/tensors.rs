@@ -1,11 +1,11 @@
-//! Where the values of a plain forward pass live: a new vector for each, or buffers that are used again.
+//! Memory for the values of a plain forward pass: a new vector for each, or buffers that are used again.
 
 /// Where memory for a value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Memory {
     /// The allocator, each time.
     Fresh,
-    /// A pool of buffers that earlier values have left.
+    /// A pool of the buffers of earlier values.
     Pooled,
 }
 
@@ -20,7 +20,7 @@ impl Tensors {
         Self { memory, free: vec![] }
     }
 
-    /// A value of `len` elements: zeros when it is fresh, anything when it comes from the pool.
+    /// A value of `len` elements: zeros if it is new, arbitrary if it comes from the pool.
     pub(super) fn take(&mut self, len: usize) -> Vec<f32> {
         if self.memory == Memory::Fresh {
             return vec![0.0; len];
@@ -29,14 +29,15 @@ impl Tensors {
         let found = self.free.iter().enumerate().filter_map(fits).min();
         let mut value = match found {
             Some((_, i)) => self.free.swap_remove(i),
-            // Sequences grow by a token at a time: in powers of two the buffers of a shorter one fit mostly.
+            // Sequences grow by a token at a time. With capacities that are powers of two, the buffers of a shorter
+            // sequence mostly fit.
             None => Vec::with_capacity(len.next_power_of_two()),
         };
         value.resize(len, 0.0);
         value
     }
 
-    /// Takes back a value that nobody needs any more.
+    /// Takes back a value that is no longer needed.
     pub(super) fn give(&mut self, value: Vec<f32>) {
         if self.memory == Memory::Pooled {
             self.free.push(value);

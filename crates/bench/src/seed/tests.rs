@@ -1,4 +1,4 @@
-//! Every rung computes the same logits, and what computes others is found out.
+//! Every rung computes the same logits, and a way that computes others is found.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ fn each_rung_has_the_engines_logits() {
     }
 }
 
-/// A way that is right but for one logit after texts of one length.
+/// A way that is right except for one logit after texts of one length.
 struct Spoiled {
     right: Box<dyn Forward>,
     len: usize,

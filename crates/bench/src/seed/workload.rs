@@ -32,13 +32,13 @@ impl Workload {
     /// The workload of the first SmallMind's profile.
     ///
     /// # Errors
-    /// None as long as there is the preset `seed-deep`.
+    /// None while the preset `seed-deep` exists.
     pub fn seed_deep() -> Result<Self, BenchError> {
         let config = spread(preset::find("seed-deep")?.config());
         Ok(Self { name: "seed-deep", config, prompt: 32, generated: 50 })
     }
 
-    /// The same in small, for tests.
+    /// A small workload of the same kind, for tests.
     ///
     /// # Errors
     /// As [`Workload::seed_deep`].
@@ -65,16 +65,16 @@ impl Workload {
     }
 }
 
-/// Weights about 1 / √d_model, so that attention tells tokens apart and a wrong mask shows.
+/// Weights of about 1 / √d_model, so that attention distinguishes tokens and a wrong mask changes the logits.
 fn spread(config: ModelConfig) -> ModelConfig {
     ModelConfig { init_std: 1.0 / (config.d_model as f32).sqrt(), ..config }
 }
 
-/// A workload with its text and the logits that are right.
+/// A workload with its text and the right logits.
 pub(super) struct Prepared {
     pub(super) workload: Workload,
     pub(super) model: Arc<Model>,
-    /// Prompt and generated tokens but the last, which no forward pass reads.
+    /// The prompt and all generated tokens except the last, which no forward pass reads.
     pub(super) tokens: Vec<u32>,
     /// Lengths of beginnings of the text, with the engine's logits of what follows.
     pub(super) references: Vec<(usize, Vec<f32>)>,
@@ -85,7 +85,7 @@ impl Prepared {
     /// thread, by taking the likeliest token.
     pub(super) fn new(workload: Workload, seed: u64) -> Result<Self, BenchError> {
         let mut model = Model::random(workload.config.clone(), seed)?;
-        // Biases of zero and gains of one would hide that they are forgotten.
+        // Biases of 0 and gains of 1 would hide a way that forgets them.
         let constants: Vec<_> = model
             .params()
             .iter()
@@ -104,7 +104,7 @@ impl Prepared {
         let graph = fuse(&logits_graph(&model, 0.0)?);
         let mut engine = Planned::new(&model, WeightLayout::Rows, graph, len, (1, IsaKind::best()), Outputs::Last)?;
         let mut references = vec![(1, engine.logits(&tokens[..1])?.to_vec())];
-        // The last two follow each other: a cache is checked at a single token too.
+        // The last two lengths differ by one, so that a cache is checked with a single token too.
         loop {
             let logits = engine.logits(&tokens)?;
             if tokens.len() == prompt || tokens.len() + 1 >= len {
@@ -118,7 +118,7 @@ impl Prepared {
         Ok(Self { workload, model, tokens, references })
     }
 
-    /// The lengths of the text at which tokens are generated, or one of each `stride` in a row, from their middle.
+    /// The lengths of the text at which tokens are generated: of each `stride` adjacent ones only the middle.
     pub(super) fn lengths(&self, stride: usize) -> impl Iterator<Item = usize> {
         let prompt = self.workload.prompt;
         (stride / 2..self.workload.generated).step_by(stride).map(move |i| prompt + i)

@@ -12,20 +12,20 @@ use super::values::Values;
 use super::{Found, Target, Wrong, sampled};
 use crate::case::{Attention as Shape, Pass};
 
-/// Pairs of a query and a key, times heads, up to which everything is checked.
+/// Up to this many pairs of a query and a key, over all heads, everything is checked.
 const ALL_CHECKED: usize = 1 << 17;
 /// Queries and heads of a longer sequence whose outputs a check looks at.
 const QUERIES: usize = 6;
 const HEADS: usize = 3;
-/// Queries at its end, with as many keys, whose gradients a check looks at: only they see those keys.
+/// The gradients of this many last queries, and of as many last keys, are checked: only these queries see these keys.
 const TAIL: usize = 64;
 
-/// The kernels' bound of the output and the log-sum-exps, as a fraction of the greatest of them, at least of 1.
+/// The kernels' error bound of the output and the log-sum-exps, as a fraction of the greatest magnitude or of 1.
 const OUTPUT: f64 = 4e-6;
-/// The same of gradients.
+/// The kernels' error bound of gradients, likewise.
 const GRADIENT: f64 = 1e-5;
 
-/// The heads of a case, and where they lie among the columns of queries, keys and values.
+/// The heads of a case, and their columns of queries, keys and values.
 #[derive(Clone, Copy)]
 struct Columns {
     heads: Heads,
@@ -48,7 +48,7 @@ impl Columns {
         [self.qkv.matrix(queries, self.of(head)), self.qkv.matrix(keys.clone(), k), self.qkv.matrix(keys, v)]
     }
 
-    /// One of the heads, as the reference takes it.
+    /// The shape of a single head, for the reference.
     fn one(self) -> AttentionShape {
         let Heads { head_dim, scale, .. } = self.heads;
         AttentionShape { heads: 1, kv_heads: 1, head_dim, scale, dropout: None }
@@ -135,7 +135,7 @@ fn compare_backward(columns: Columns, len: usize, dout: Values, found: &Found<'_
     Ok(())
 }
 
-/// Attention of one token over a cache, in which keys and values of a head lie together.
+/// Attention of one token over a cache, in which the keys of a head are adjacent, and so are its values.
 pub(super) fn decode(shape: Shape, on: Target) -> Result<Engine, GraphError> {
     let Shape { heads, kv_heads, context, head_dim, .. } = shape;
     let heads = Heads::new(heads, kv_heads, head_dim);

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! **What a time includes.** The executor runs the whole graph, with a [`Recorder`] as its probe, as `smallmind
-//! profile` does. The time of a run is that from the first worker's beginning of the op to the last worker's end of it.
-//! It includes the steps of the op and the barriers between them. It excludes the inputs, the barrier before the op and
+//! profile` does. The time of a run is from when the first worker begins the op to when the last worker ends it. It
+//! includes the steps of the op and the barriers between them. It excludes the inputs, the barrier before the op and
 //! the entry into the pool.
 
 use std::ops::Range;
@@ -33,7 +33,7 @@ const SEQUENCE: usize = 4096;
 /// Compares what has been computed with the reference.
 pub(super) type Compare = Box<dyn Fn(&Found<'_>) -> Result<(), Wrong>>;
 
-/// What an op writes beside values.
+/// What an op writes besides values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub(super) enum Writes {
     Values,
@@ -43,7 +43,7 @@ pub(super) enum Writes {
     Parameters,
 }
 
-/// Where a result lies.
+/// Where a result is.
 enum Place {
     Value,
     Gradient(ParamId),
@@ -76,7 +76,8 @@ impl OneOp {
         Self { b, tokens, past: 0, writes, params: vec![], cache: None, results: vec![], node: 0 }
     }
 
-    /// An op on one token that follows `past` others, of which `cache` holds what the graph's one layer has kept.
+    /// An op on one token that follows `past` others. `cache` holds their keys and values for the one layer of the
+    /// graph.
     pub(super) fn cached(past: usize, cache: Values) -> Self {
         Self { past, cache: Some(cache), ..Self::new(1) }
     }
@@ -94,38 +95,39 @@ impl OneOp {
         Ok(id)
     }
 
-    /// A value of `cols` columns, and its rows.
+    /// Adds a value of `cols` columns; returns it and its elements.
     pub(super) fn input(&mut self, seed: u64, limit: f32, cols: usize) -> Result<(ValueId, Values), GraphError> {
         let values = Values::new(seed, limit, self.tokens.len().min(SEQUENCE), cols);
         let table = self.param(values)?;
-        // A table of all positions of a long past would be large, and the one token of such a batch is an index too.
+        // Indexed by position, the table would need a row for each past token. The id of the one token of such a batch
+        // serves as well.
         let index = if self.past > 0 { Index::Tokens } else { Index::Positions };
         Ok((self.b.value_of(Op::Embedding { table, index }, &[])?, values))
     }
 
-    /// An op that others need and that isn't timed.
+    /// Adds an op that the timed one needs.
     pub(super) fn before(&mut self, op: Op, inputs: &[ValueId]) -> Result<Vec<ValueId>, GraphError> {
         self.b.apply(op, inputs)
     }
 
-    /// The op.
+    /// Adds the op that is timed.
     pub(super) fn timed(&mut self, op: Op, inputs: &[ValueId]) -> Result<Vec<ValueId>, GraphError> {
         self.node = self.b.graph().nodes().len();
         self.b.apply(op, inputs)
     }
 
-    /// A value that is checked.
+    /// Marks a value to be checked.
     pub(super) fn result(&mut self, name: &'static str, value: ValueId) {
         self.b.result(name, value);
         self.results.push((name, self.b.graph().shape(value).cols, Place::Value));
     }
 
-    /// A parameter's gradient that is checked. After a reset it is [`Values::other`] of the parameter, number 1.
+    /// Marks a parameter's gradient to be checked. After a reset it is [`Values::other`] of the parameter, number 1.
     pub(super) fn gradient(&mut self, name: &'static str, id: ParamId) {
         self.results.push((name, self.cols(id), Place::Gradient(id)));
     }
 
-    /// A parameter that is checked, with its moments. After a reset these are [`Values::other`] of the parameter,
+    /// Marks a parameter to be checked, with its moments. After a reset these are [`Values::other`] of the parameter,
     /// number 2, and [`second_moment`] of number 3.
     pub(super) fn updated(&mut self, name: &'static str, moments: [&'static str; 2], id: ParamId) {
         self.results.push((name, self.cols(id), Place::Parameter(id)));
@@ -138,7 +140,7 @@ impl OneOp {
         self.params.iter().find(|(known, _)| *known == id).map_or(1, |(_, values)| values.cols)
     }
 
-    /// Plans it, with parameters in one flat buffer, or with weights stored in a format as a session has them.
+    /// Plans the graph, with parameters in one flat buffer, or with weights stored in a format as in a session.
     pub(super) fn ready(self, weights: Option<Format>, on: Target, compare: Compare) -> Result<Engine, GraphError> {
         let Self { b, tokens, past, writes, params, cache, results, node } = self;
         let graph = b.finish();
@@ -205,7 +207,7 @@ impl WithIsa for FillPages<'_> {
     }
 }
 
-/// A second moment from an element of noise: positive.
+/// A second moment made from an element of noise: it is positive.
 pub(super) fn second_moment(noise: f32) -> f32 {
     noise.abs() + 0.01
 }
@@ -317,6 +319,6 @@ impl Work for Engine {
     }
 }
 
-/// The scalars of every run: late in a training, where moments need no bias correction.
+/// The scalars of every run: as late in training, when moments need no bias correction.
 pub(super) const SCALARS: Scalars =
     Scalars { loss_scale: 1.0, dropout_seed: 0, dropout_step: 0, learning_rate: 1e-3, step: 100_000 };

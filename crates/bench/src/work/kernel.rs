@@ -1,6 +1,6 @@
-//! Calls of kernels that are no op of the engine: each worker calls the kernel on its own window of the output. Two
-//! such kernels are here: softmax of whole rows, and cross-entropy on logits. The engine computes them within attention
-//! and within its output head.
+//! Calls of kernels that no op of the engine computes: each worker calls the kernel on its own window of the output.
+//! Two such kernels are here: softmax of whole rows, and cross-entropy on logits. The engine computes them within
+//! attention and within its output head.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -21,7 +21,8 @@ use crate::case::Pass;
 /// What one worker does in each iteration.
 pub(super) type Share<'a> = Box<dyn FnMut() + Send + 'a>;
 
-/// The seconds of `iterations` iterations of the shares of as many workers, each iteration ending at a barrier.
+/// Runs `iterations` iterations of the shares, one share for each worker, with a barrier after each iteration; returns
+/// the seconds.
 pub(super) fn seconds(pool: &mut Pool, shares: Vec<Share<'_>>, iterations: usize) -> f64 {
     let shares: Vec<_> = shares.into_iter().map(Mutex::new).collect();
     seconds_together(pool, |worker, team| {
@@ -40,7 +41,7 @@ pub(super) fn parts(threads: usize) -> impl Iterator<Item = Part> {
     (0..threads).map(move |index| Part { index, count: threads })
 }
 
-/// The matrix in windows of these many rows or columns, one after the other; `at` splits it along that dimension.
+/// Splits the matrix into windows of these many rows or columns; `at` splits it in two along that dimension.
 pub(super) fn split<'a>(
     mat: MatMut<'a>,
     sizes: impl Iterator<Item = usize>,
@@ -55,7 +56,7 @@ pub(super) fn split<'a>(
     sizes.filter_map(window).collect()
 }
 
-/// What is computed of each row.
+/// What is computed from each row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// In place.
@@ -87,7 +88,7 @@ impl RowKernel {
         Ok(Self { kind, on, values: Values::new(1, 4.0, rows, cols), targets: ids(rows, cols), logits, losses })
     }
 
-    /// What a mean over the rows is multiplied by.
+    /// Factor that makes the sum over rows their mean.
     fn scale(&self) -> f32 {
         1.0 / self.values.rows.max(1) as f32
     }
@@ -157,7 +158,7 @@ impl<'a> WithIsa for Shares<'a> {
             let targets = &targets[range];
             match kind {
                 Kind::Softmax => Box::new(move || {
-                    // A row of a causal softmax that stands behind all others sees every column.
+                    // The last row of a causal softmax sees every column.
                     for r in 0..logits.rows() {
                         causal_softmax(isa, logits.reborrow().rows_range(r..r + 1), cols.saturating_sub(1), 1.0, None);
                     }

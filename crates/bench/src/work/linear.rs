@@ -10,13 +10,13 @@ use super::values::Values;
 use super::{EPSILON, Found, Target, Wrong, sampled};
 use crate::case::Product;
 
-/// Seeds of the factors, and of what a product is added to.
+/// Seeds of the factors and of the matrix to which a product is added.
 pub(super) const SEED_A: u64 = 1;
 pub(super) const SEED_B: u64 = 2;
 
-/// Terms of a product up to which all of its elements are checked.
+/// Up to this many terms, all elements of a product are checked.
 const ALL_CHECKED: usize = 1 << 19;
-/// Rows and columns of a larger one of which a check takes the elements.
+/// How many rows and columns of a larger product are checked.
 const CHECKED: (usize, usize) = (12, 24);
 
 /// A product that an op computes with weights in rows of `f32`, if one does.
@@ -48,7 +48,7 @@ pub(super) fn flat(product: Product, on: Target) -> Result<Option<Engine>, Graph
     }
 }
 
-/// A linear layer of a session: its weight is stored in `format`, packed as products read it.
+/// A linear layer of a session: its weight is stored in `format`, packed for products.
 pub(super) fn packed(m: usize, n: usize, k: usize, format: Format, on: Target) -> Result<Engine, GraphError> {
     linear(Product::nt(m, n, k), Some(format), on)
 }
@@ -62,7 +62,7 @@ fn linear(product: Product, weights: Option<Format>, on: Target) -> Result<Engin
     let y = op.timed(Op::Linear { weight, bias: None }, &[x])?;
     op.result("C", y[0]);
     let format = weights.unwrap_or(Format::F32);
-    // Rows that meet blocks of bytes become such blocks too; others stay f32.
+    // Rows that are multiplied by blocks of bytes are rounded to such blocks too; others stay f32.
     let of_rows = if format == Format::Q8_0 { format } else { Format::F32 };
     let reference = Reference { formats: [of_rows, format], ..Reference::new(product, a, b) };
     op.ready(weights, on, Box::new(move |found| reference.compare(found)))
@@ -81,7 +81,7 @@ pub(super) struct Reference {
 }
 
 impl Reference {
-    /// Of factors in `f32`, which lie in the product's layouts.
+    /// The reference for factors in `f32`, in the product's layouts.
     pub(super) fn new(product: Product, a: Values, b: Values) -> Self {
         Self { product, a, b, formats: [Format::F32; 2], before: None }
     }
@@ -98,14 +98,14 @@ impl Reference {
         stored(self.formats[1], &col)
     }
 
-    /// Holds the one output of a case against sums in `f64`.
+    /// Compares the one output of a case with sums in `f64`.
     pub(super) fn compare(&self, found: &Found<'_>) -> Result<(), Wrong> {
         let Product { m, n, k, .. } = self.product;
         let all = m * n * k <= ALL_CHECKED;
         let (rows, cols) = (sampled(m, if all { m } else { CHECKED.0 }), sampled(n, if all { n } else { CHECKED.1 }));
         let cols: Vec<_> = cols.into_iter().map(|col| (col, self.col(col))).collect();
-        // The kernels' bound is k + 4 roundings of the sum of magnitudes. Roundings add up like a random walk, to far
-        // less; a term that is missing or wrong is far more.
+        // The kernels' bound is k + 4 roundings of the sum of magnitudes. Actual roundings add up to far less, like a
+        // random walk; a missing or wrong term is far more.
         let relative = EPSILON * (8.0 + 2.0 * (k as f64).sqrt()).min(k as f64 + 4.0);
         for row in rows {
             let left = self.row(row);

@@ -1,6 +1,6 @@
-//! Cases with their memory: how they are run, and how results are checked.
+//! Cases ready to be run: their memory, how they are run, and how results are checked.
 //!
-//! What an op of the engine computes is run as a graph of that op ([`engine`]). What no op computes is run as calls of
+//! A case that an op of the engine computes is run as a graph of that op ([`engine`]). Other cases are run as calls of
 //! a kernel ([`kernel`], [`products`]):
 //!
 //! * softmax and cross-entropy, which the engine computes within attention and within its output head;
@@ -25,7 +25,7 @@ use smallmind_simd::IsaKind;
 use crate::case::{Case, Problem, Product};
 pub(crate) use values::noise;
 
-/// The machine's side of a case.
+/// What a case runs on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target {
     /// The instruction set.
@@ -41,10 +41,10 @@ pub(crate) trait Work {
         vec![crate::OWN]
     }
 
-    /// Sets the operands. Fills memory that a run overwrites with NaN, and memory that a run adds to with numbers.
+    /// Sets the operands. Fills memory with NaN where a run overwrites it, and with numbers where a run adds to it.
     fn reset(&mut self);
 
-    /// The seconds that `iterations` iterations by the route of that index take on all workers of `pool`.
+    /// Runs `iterations` iterations by the route with index `route` on all workers of `pool`; returns their seconds.
     ///
     /// # Errors
     /// A pool of another number of threads.
@@ -53,13 +53,13 @@ pub(crate) trait Work {
     /// What has been computed.
     fn outputs(&self) -> Vec<Output<'_>>;
 
-    /// What the op costs by the count of the engine, where a case is an op.
+    /// The cost of the op as the engine counts it, if the case is an op.
     #[cfg(test)]
     fn op_cost(&self) -> Option<smallmind_graph::Cost> {
         None
     }
 
-    /// Holds the outputs of one iteration after [`Work::reset`] against the `f64` reference, large ones in samples.
+    /// Compares the outputs of one iteration after [`Work::reset`] with the `f64` reference, large ones in samples.
     ///
     /// # Errors
     /// The first element that is wrong.
@@ -98,7 +98,7 @@ impl Found<'_> {
     /// An error unless the element at `(row, column)` of output `which` is within `bound` of `want`.
     fn close(&self, which: usize, (row, col): (usize, usize), want: f64, bound: f64) -> Result<(), Wrong> {
         let Output { name, cols, data } = self.0[which];
-        // An element that is not there is as wrong as one that has not been written.
+        // A missing element is as wrong as one that has not been written.
         let got = data.get(row * cols + col).copied().unwrap_or(f32::NAN);
         let close = got.is_finite() && (f64::from(got) - want).abs() <= bound;
         if close { Ok(()) } else { Err(Wrong { what: format!("{name}[{row}, {col}]"), got, want, bound }) }
@@ -111,7 +111,7 @@ impl Found<'_> {
 pub(crate) struct Wrong {
     /// Which element.
     what: String,
-    /// What the kernel made of it.
+    /// The kernel's result.
     got: f32,
     /// What it should be.
     want: f64,
@@ -122,10 +122,10 @@ pub(crate) struct Wrong {
 /// The distance between 1 and the next `f32`.
 const EPSILON: f64 = f32::EPSILON as f64;
 
-/// The case as the engine runs it; `None` for a kernel that has no such format, or not on that instruction set.
+/// The case as the engine runs it; `None` if the kernel does not exist in this format, or not for this instruction set.
 ///
 /// # Errors
-/// Memory that can't be had, or an instruction set that this CPU lacks.
+/// Too little memory, or an instruction set that this CPU lacks.
 pub(crate) fn prepare(case: &Case, on: Target) -> Result<Option<Box<dyn Work>>, GraphError> {
     let work: Box<dyn Work> = match (case.problem, case.format) {
         (Problem::PackedMatmul { m, n, k }, format) if format.divides(k) => {
@@ -162,7 +162,7 @@ pub(crate) fn prepare(case: &Case, on: Target) -> Result<Option<Box<dyn Work>>, 
     Ok(Some(work))
 }
 
-/// The kernels between which the engine chooses for a case, its choice first; `None` where it has no choice.
+/// The kernels between which the engine chooses for a case, its choice first; `None` if there is only one.
 ///
 /// # Errors
 /// As [`prepare`].
@@ -182,15 +182,15 @@ fn sampled(len: usize, count: usize) -> Vec<usize> {
         return (0..len).collect();
     }
     let last = count - 1;
-    // Odd steps of rounding, so that samples don't all fall on multiples of a vector.
+    // Every second index is shifted a little, so that not all fall on multiples of a vector's length.
     (0..count)
         .map(|i| if i == last { len - 1 } else { i * (len - 1) / last + i % 2 * (i * 5 % 7) }.min(len - 1))
         .collect()
 }
 
-/// Elements of an output up to which all of them are checked.
+/// An output of at most this many elements is checked completely.
 const ALL_CHECKED: usize = 1 << 16;
-/// Rows of a larger one that are checked.
+/// The number of rows of a larger output that are checked.
 const ROWS_CHECKED: usize = 9;
 
 /// The rows of `[rows, cols]` that a check looks at.

@@ -12,7 +12,7 @@ use crate::case::{NormKind, Pass};
 /// Added to the variance.
 const EPS: f32 = 1e-5;
 
-/// The numbers of a norm.
+/// A norm and its operands.
 #[derive(Clone, Copy)]
 struct Norm {
     kind: NormKind,
@@ -55,7 +55,7 @@ fn greatest(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 impl Norm {
-    /// What is subtracted from a row, and what it is then multiplied by.
+    /// What is subtracted from a row, and the factor after that.
     fn moments(&self, row: usize) -> (f64, f64) {
         let x = self.x.row(row);
         let n = x.len() as f64;
@@ -67,7 +67,7 @@ impl Norm {
         (mean, 1.0 / (variance + f64::from(EPS)).sqrt())
     }
 
-    /// Roundings of a row's sums that the kernels' bounds allow.
+    /// How many roundings of a row's sums the kernels' bounds allow.
     fn steps(&self) -> f64 {
         16.0 + self.x.cols as f64 / 32.0
     }
@@ -151,7 +151,7 @@ mod tests {
         }
     }
 
-    /// More rows than one sequence has, so that inputs repeat, and more than are all checked.
+    /// More rows than a sequence has, so that inputs repeat, and too many to check them all.
     #[test]
     fn a_norm_of_many_rows_holds() {
         let (kind, rows, cols) = (NormKind::Layer, 5000, 40);

@@ -1,5 +1,5 @@
-//! Products as calls of their kernels: those that no op computes, those of `bf16`, and the kernels between which the
-//! engine chooses.
+//! Products as calls of their kernels: products that no op computes, products of `bf16`, and the kernels between which
+//! the engine chooses.
 
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ use super::values::Values;
 use super::{Found, Output, Target, Work, Wrong};
 use crate::case::Product;
 
-/// Rows of a product up to which its other route is worth a look.
+/// Up to this many rows of a product, the other route is measured too.
 const FEW_ROWS: usize = 24;
 
 /// A product, its operands and the ways to compute it.
@@ -32,7 +32,7 @@ pub(super) struct Products {
     scratch: Vec<Buffer>,
 }
 
-/// The factors as kernels read them.
+/// The factors in the form that kernels read.
 enum Stored {
     Flat { a: Buffer, b: Buffer },
     Packed { x: Buffer, weight: Buffer },
@@ -81,8 +81,8 @@ impl Products {
         Ok(Self { product, on, routes, stored, reference, c: Buffer::zeroed(m * n)?, scratch: vec![] })
     }
 
-    /// What each worker does under a partition. It calls `call` with the operands, its rows and columns, that window of
-    /// the output and scratch of `scratch` elements.
+    /// The share of each worker under a partition: it calls `call` with the operands, its rows and columns, its window
+    /// of the output, and `scratch` elements of scratch.
     fn shares<'a>(
         &'a mut self,
         partition: Partition,
@@ -93,7 +93,7 @@ impl Products {
         while buffers.len() < on.threads {
             buffers.push(Buffer::zeroed(scratch)?);
         }
-        // Another route may have asked for less.
+        // Another route may have needed less scratch.
         for buffer in buffers.iter_mut().filter(|buffer| buffer.len() < scratch) {
             *buffer = Buffer::zeroed(scratch)?;
         }
@@ -142,7 +142,7 @@ fn filled(values: Values) -> Result<Buffer, GraphError> {
     Ok(buffer)
 }
 
-/// A factor `[rows, cols]` that lies in `data` in a layout.
+/// A factor `[rows, cols]`, stored in `data` in a layout.
 fn operand<T>(data: &[T], layout: Layout, rows: usize, cols: usize) -> Operand<'_, T> {
     let mat = match layout {
         Layout::Normal => Mat::new(data, rows, cols),
@@ -156,7 +156,7 @@ fn epilogue_of(product: Product) -> Epilogue<'static> {
     Epilogue { update, ..Epilogue::default() }
 }
 
-/// The engine's route for a product of `f32`, then the others that are to be had.
+/// The engine's route for a product of `f32`, then the other possible ones.
 fn flat_routes(product: Product, threads: usize) -> Vec<(KernelChoice, &'static str)> {
     let Product { a, b, m, n, k, .. } = product;
     let update = epilogue_of(product).update;
@@ -167,7 +167,7 @@ fn flat_routes(product: Product, threads: usize) -> Vec<(KernelChoice, &'static 
         all.push((KernelChoice::Gemv, "gemv"));
     }
     match threads {
-        // Alone, a worker has the whole output either way.
+        // A single worker has the whole output under either partition.
         1 => all.push((KernelChoice::Gemm(Partition::choose(m, n)), "gemm")),
         _ => all.extend([
             (KernelChoice::Gemm(Partition::Rows), "gemm by rows"),
@@ -181,7 +181,7 @@ fn flat_routes(product: Product, threads: usize) -> Vec<(KernelChoice, &'static 
     all
 }
 
-/// The engine's partition of a product with a packed weight, then the other one where workers share the output.
+/// The engine's partition of a product with a packed weight, then the other one if several workers share the output.
 fn packed_routes(m: usize, n: usize, k: usize, threads: usize) -> Vec<(KernelChoice, &'static str)> {
     let chosen = Partition::choose_packed(m, n, k);
     let mut all = vec![(Partition::Rows, "packed by rows"), (Partition::Columns, "packed by columns")];
@@ -280,7 +280,7 @@ impl<'a> WithIsa for Shares<'a> {
     }
 }
 
-/// Whether an instruction set has the dot product of `bf16` in hardware, so that a time of it says something.
+/// Whether an instruction set has the dot product of `bf16` in hardware, so that its time is worth measuring.
 pub(super) fn has_bf16(isa: IsaKind) -> bool {
     #[cfg(target_arch = "x86_64")]
     let detected = smallmind_simd::Avx512Bf16::detect().is_some();

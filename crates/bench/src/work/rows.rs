@@ -13,10 +13,10 @@ use crate::case::Pass;
 
 /// The base of rope's wavelengths.
 const THETA: f64 = 10_000.0;
-/// Inputs of activations and of rope lie within this.
+/// Largest magnitude of the inputs of activations and of rope.
 const LIMIT: f32 = 4.0;
 
-/// Holds rows of the one output against `want`, which gives a row and how far each of its elements may be off.
+/// Compares rows of the one output with `want`, which returns a row and the error allowed for each of its elements.
 fn compare_rows(
     found: &Found<'_>,
     rows: impl IntoIterator<Item = usize>,
@@ -102,7 +102,7 @@ pub(super) fn rope(rows: usize, heads: usize, head_dim: usize, on: Target) -> Re
     let table = RopeTable::new(head_dim, THETA, None, rows);
     let want = move |row: usize| {
         let x = row_of(values, row);
-        // Each element mixes two: itself, and the one half a head away.
+        // Each element is computed from two: itself, and the one half a head away.
         let partner = |c: usize| if (2 * c / head_dim).is_multiple_of(2) { c + head_dim / 2 } else { c - head_dim / 2 };
         let bound = Matrix::from_fn(1, cols, |_, c| 2.0 * EPSILON * x.at(0, c).hypot(x.at(0, partner(c))));
         (rope_reference::rope(&x, &[row as u32], &table, heads, Direction::Forward), bound)

@@ -12,7 +12,8 @@ use super::{ALL_CHECKED, EPSILON, Found, Target, Wrong, sampled};
 /// With such betas the moments don't become subnormal, however many steps without gradient are timed.
 const SPEC: AdamWSpec = AdamWSpec { beta1: 0.99, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
 
-/// AdamW on one parameter. The first step clips gradients to about half; later ones find zeros, which a step leaves.
+/// AdamW on one parameter. The first step clips gradients to about half. Later steps see zeros, since a step zeroes the
+/// gradients.
 pub(super) fn adamw(elements: usize, on: Target) -> Result<Engine, GraphError> {
     let mut op = OneOp::new(0).writing(Writes::Parameters);
     let values = Values::new(1, 0.5, 1, elements);
@@ -66,7 +67,7 @@ fn compare_sums(gradients: Values, found: &Found<'_>) -> Result<(), Wrong> {
     for block in 0..gradients.cols.div_ceil(SUM_BLOCK) {
         let elements = block * SUM_BLOCK..((block + 1) * SUM_BLOCK).min(gradients.cols);
         let want = reference::sum_of_squares(&gradients.matrix(0..1, elements).data);
-        // Sums are in double precision, and rounded once.
+        // Sums are in double precision and rounded once, at the end.
         found.close(0, (block, 0), want, EPSILON * want)?;
     }
     Ok(())

@@ -2,19 +2,18 @@
 
 use smallmind_kernels::reference::Matrix;
 
-/// A number in `-0.5..0.5` that is a function of the seed and the index.
+/// A number in `-0.5..0.5` that depends only on the seed and the index.
 pub(crate) fn noise(seed: u64, index: usize) -> f32 {
     let mixed = (seed << 40 ^ index as u64).wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ mixed >> 31).wrapping_mul(0x94d0_49bb_1331_11eb);
     (mixed >> 40) as f32 / (1u64 << 24) as f32 - 0.5
 }
 
-/// A matrix `[rows, cols]` of noise. Elements are computed when they are asked for, so that a check needs no copy of
-/// the operands.
+/// A matrix `[rows, cols]` of noise. Elements are computed on demand, so that a check needs no copy of the operands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Values {
     pub(super) seed: u64,
-    /// Elements lie in `-limit..limit`.
+    /// Elements are in `-limit..limit`.
     pub(super) limit: f32,
     pub(super) rows: usize,
     pub(super) cols: usize,
@@ -40,12 +39,12 @@ impl Values {
         (0..self.cols).map(|col| self.at(row, col)).collect()
     }
 
-    /// The element, for a reference.
+    /// An element in `f64`, for a reference.
     pub(super) fn wide(self, row: usize, col: usize) -> f64 {
         f64::from(self.at(row, col))
     }
 
-    /// The rows `rows` and the columns `cols`, for a reference.
+    /// The rows `rows` and the columns `cols` in `f64`, for a reference.
     pub(super) fn matrix(self, rows: std::ops::Range<usize>, cols: std::ops::Range<usize>) -> Matrix {
         Matrix::from_fn(rows.len(), cols.len(), |r, c| self.wide(rows.start + r, cols.start + c))
     }
@@ -56,7 +55,7 @@ impl Values {
     }
 }
 
-/// Ids below `vocab` in no order.
+/// Ids below `vocab`, in no particular order.
 pub(super) fn ids(rows: usize, vocab: usize) -> Vec<u32> {
     (0..rows).map(|r| ((f64::from(noise(5, r)) + 0.5) * vocab as f64) as u32 % vocab.max(1) as u32).collect()
 }

@@ -1,7 +1,7 @@
 //! Attention of whole sequences, forward and backward.
 //!
-//! Workers share it by units of unequal cost, which they take round robin; so what a worker writes is neither its own
-//! rows nor its own columns.
+//! It is divided into units of unequal cost, dealt to the workers round robin. So what a worker writes is neither its
+//! own rows nor its own columns.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -41,8 +41,8 @@ impl Heads {
     }
 }
 
-/// Gives units of work to the workers in turn, back and forth (0, 1, 2, 2, 1, 0, 0, …): where each unit costs as much
-/// as the one before or more, all workers get about as much.
+/// Deals units of work to the workers back and forth (0, 1, 2, 2, 1, 0, 0, …): if no unit costs less than the one
+/// before, all workers get about the same work.
 pub(super) struct RoundRobin {
     unit: usize,
     part: Part,
@@ -60,8 +60,7 @@ impl RoundRobin {
         self.part.index == if round.is_multiple_of(2) { place } else { self.part.count - 1 - place }
     }
 
-    /// Calls `work` for those of the blocks of `len` queries and of the heads that are this worker's. Later blocks cost
-    /// more.
+    /// Calls `work` for this worker's pairs of a block of the `len` queries and a head. Later blocks cost more.
     pub(super) fn blocks(&mut self, len: usize, heads: usize, mut work: impl FnMut(Range<usize>, usize)) {
         for start in (0..len).step_by(QUERY_BLOCK) {
             for head in (0..heads).filter(|_| self.next()) {

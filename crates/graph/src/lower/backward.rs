@@ -30,8 +30,8 @@ impl<I: Isa> Lowering<'_, I> {
         self.push(Workers::All, 0, move |w| column_sum(isa, w.own(dy), w.own_mut(bias).row_mut(0)));
     }
 
-    /// The gradient of the input, by rows, with partial sums of the gradients of scale and shift; then the sums of
-    /// these, by columns.
+    /// Two steps: the gradient of the input and partial sums of the gradients of scale and shift, by rows; then the
+    /// sums of these, by columns.
     pub(super) fn norm_grad(&mut self, node: &Node, norm: Norm) {
         let Some(partials) = self.placed.temporaries[self.at.index()] else {
             unreachable!("the planner gives every norm's gradient its partial sums")
@@ -60,7 +60,7 @@ impl<I: Isa> Lowering<'_, I> {
         let add = inputs.get(3).copied();
         let weight = self.read(self.vector(self.param(norm.weight())), Sharing::Unpartitioned);
         let dx = self.write(self.view(node.outputs[0]), own);
-        // A worker's own blocks are those of its own rows: both are cut at multiples of `PARTIAL_ROWS` rows.
+        // A worker's own blocks are those of its own rows: both are divided at multiples of `PARTIAL_ROWS` rows.
         let partials = self.write(partials, Sharing::OwnRows { granule: 1 });
         self.push_rows(move |w| {
             let args = NormBackward {

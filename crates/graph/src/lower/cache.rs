@@ -1,7 +1,7 @@
 //! The key-value cache: appending to its pages, and attention over them.
 //!
-//! Workers share both by units of unequal cost, which they take round robin; so what a worker writes is neither its own
-//! rows nor its own columns.
+//! Both are divided into units of unequal cost, dealt to the workers round robin. So what a worker writes is neither
+//! its own rows nor its own columns.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -25,8 +25,8 @@ use crate::{Batch, Limits, Rows, Span};
 /// The most query rows that are worked on at once: few enough for their scores to stay in the second-level cache.
 const UNIT_ROWS: usize = 96;
 
-/// The most tokens of a span that is cut over keys as well. Longer spans make enough units for all workers by
-/// themselves.
+/// The most tokens of a span that workers divide by blocks of keys as well. Longer spans make enough units for all
+/// workers by themselves.
 const SHORT_SPAN: usize = 32;
 
 /// A layer of the cache, `[pages · kv_heads, page_len(head_dim)]`: page after page, a row for each key/value head.
@@ -48,36 +48,37 @@ fn unit_tokens(heads: Heads) -> usize {
     (UNIT_ROWS / heads.group()).clamp(1, QUERY_BLOCK)
 }
 
-/// Columns of what a block of keys gives for a head: whole cache lines.
+/// Columns of the partial result of a block of keys for a head, rounded up to whole cache lines.
 fn padded_partial_cols(head_dim: usize) -> usize {
     partial_cols(head_dim).next_multiple_of(COL_GRANULE)
 }
 
-/// Rows and columns of what the blocks of keys give for the spans that are cut over keys: a row for each token and each
-/// head, the blocks side by side. None where one block holds all keys.
+/// Rows and columns of the partial results of the spans that are divided by blocks of keys: a row for each token and
+/// each head, the blocks side by side. None if one block holds all keys.
 pub(super) fn partials(heads: Heads, limits: &Limits) -> Option<(usize, usize)> {
     let cols = limits.context.div_ceil(KEY_BLOCK).saturating_mul(padded_partial_cols(heads.head_dim));
     (limits.context > KEY_BLOCK).then(|| (partial_tokens(limits).saturating_mul(heads.heads), cols))
 }
 
-/// The most tokens of a batch that are cut over keys.
+/// The most tokens of a batch in spans that are divided by blocks of keys.
 fn partial_tokens(limits: &Limits) -> usize {
     limits.tokens.min(limits.spans.max(SHORT_SPAN))
 }
 
-/// The spans of a batch. Those that are cut over keys come with the number of their first token's partials, of which
-/// there is room for `room` tokens.
+/// The spans of a batch. A span that is divided by blocks of keys comes with the index of its first token among all
+/// such tokens; there is memory for the partial results of `room` of them.
 fn spans(batch: &Batch, room: usize) -> impl Iterator<Item = (&Span, Option<usize>)> {
     let mut used = 0;
     batch.spans().iter().map(move |span| {
-        let is_cut = span.past + span.len > KEY_BLOCK && span.len <= SHORT_SPAN.min(room - used);
+        let is_divided = span.past + span.len > KEY_BLOCK && span.len <= SHORT_SPAN.min(room - used);
         let first = used;
-        used += if is_cut { span.len } else { 0 };
-        (span, is_cut.then_some(first))
+        used += if is_divided { span.len } else { 0 };
+        (span, is_divided.then_some(first))
     })
 }
 
-/// The rows of the partials of some tokens of a span, of which the first token's partials are number `first`.
+/// The rows of the partial results of some tokens of a span, for the heads of a group. `first` is the index that
+/// [`spans`] gives for the span.
 fn partial_rows(heads: Heads, span: &Span, first: usize, tokens: Range<usize>, kv_head: usize) -> Range<usize> {
     let start = first * heads.heads + kv_head * span.len * heads.group();
     start + tokens.start * heads.group()..start + tokens.end * heads.group()
@@ -91,7 +92,7 @@ struct Attend<I: Isa> {
     qkv: Read,
     cache: Read,
     out: Write,
-    /// What blocks of keys give, and for how many tokens there is room.
+    /// The partial results of blocks of keys, and for how many tokens there is memory.
     partials: Option<(Write, usize)>,
 }
 
@@ -122,11 +123,11 @@ impl<I: Isa> Lowering<'_, I> {
         Layer { view: View::new(Space::Cache, shape.offset(layer), Rows::Fixed(rows), cols), heads }
     }
 
-    /// Workers share the pages of spans by heads: the keys of adjacent tokens lie between each other.
+    /// Workers share the pages of spans by heads, not by tokens: in a page the keys of adjacent tokens are interleaved.
     pub(super) fn cache_append(&mut self, node: &Node, layer: usize, heads: Heads) {
         let (isa, layer) = (self.isa, self.cache_layer(layer, heads));
         let few = self.limits.tokens * 2 * heads.qkv_cols() < SHARED_ELEMENTS;
-        // Worker 0 alone rotates the keys of few tokens, and then needs no barrier to append them.
+        // Worker 0 alone rotates the keys of few tokens, and then can append them without a barrier.
         let is_rotated = self
             .graph
             .nodes
@@ -145,7 +146,7 @@ impl<I: Isa> Lowering<'_, I> {
                     for kv_head in (0..heads.kv_heads).filter(|_| units.next()) {
                         let row = layer.row(w.batch().pages(span)[index], kv_head);
                         // SAFETY: each page and head is one worker's unit, and is taken once: no two spans of a batch
-                        // write one page, nor one span a page twice (`Batch::check`).
+                        // write the same page, and no span writes a page twice (`Batch::check`).
                         let mut page = unsafe { w.window_mut(cache, row..row + 1, 0..page_len(heads.head_dim)) };
                         let of = |cols| qkv.rows_range(rows.clone()).cols_range(cols);
                         let (keys, values) = (of(heads.k(kv_head)), of(heads.v(kv_head)));
@@ -156,8 +157,8 @@ impl<I: Isa> Lowering<'_, I> {
         });
     }
 
-    /// Short spans over several blocks of keys are cut over the blocks too, and a second step adds up what these give.
-    /// All others are cut over their tokens and the key/value heads. A query gets the same bits either way.
+    /// Spans are divided by tokens and key/value heads. Short spans over several blocks of keys are divided by these
+    /// blocks too, and a second step folds their partial results. A query gets the same bits either way.
     pub(super) fn cached_attention(&mut self, node: &Node, layer: usize, heads: Heads) {
         let (isa, layer) = (self.isa, self.cache_layer(layer, heads));
         let partials = self.placed.temporaries[self.at.index()];
@@ -185,7 +186,7 @@ impl<I: Isa> Lowering<'_, I> {
 }
 
 impl<I: Isa> Attend<I> {
-    /// The units of all spans that are this worker's.
+    /// Computes this worker's units of all spans.
     fn run(&self, w: &Worker<'_>, scratch: &mut [f32]) {
         let (heads, mut units) = (self.layer.heads, RoundRobin::new(w.part()));
         for (span, first) in spans(w.batch(), self.partials.map_or(0, |(_, room)| room)) {
@@ -216,7 +217,7 @@ impl<I: Isa> Attend<I> {
         }
     }
 
-    /// The output of a unit.
+    /// Writes the output of a unit.
     fn all_blocks(&self, w: &Worker<'_>, unit: &Unit<'_>, scratch: &mut [f32]) {
         let Heads { head_dim, .. } = self.layer.heads;
         let group = self.layer.heads.group();
@@ -240,7 +241,7 @@ impl<I: Isa> Attend<I> {
         heads.q(kv_head * heads.group()).start..heads.q((kv_head + 1) * heads.group() - 1).end
     }
 
-    /// What one block of keys gives for a unit.
+    /// Writes the partial result of one block of keys for a unit to `to`.
     fn block(&self, w: &Worker<'_>, unit: &Unit<'_>, block: usize, to: MatMut<'_>, scratch: &mut [f32]) {
         let heads = self.layer.heads;
         let (group, head_dim, tokens) = (heads.group(), heads.head_dim, unit.tokens.len());
@@ -261,7 +262,7 @@ impl<I: Isa> Attend<I> {
     }
 }
 
-/// The outputs of the spans that are cut over keys.
+/// Writes the outputs of the spans that are divided by blocks of keys.
 fn fold_partials<I: Isa>(isa: I, (heads, room): (Heads, usize), w: &Worker<'_>, partials: Read, out: Write) {
     let (mut units, partials) = (RoundRobin::new(w.part()), w.all(partials));
     let (cols, padded) = (partial_cols(heads.head_dim), padded_partial_cols(heads.head_dim));

@@ -63,7 +63,7 @@ impl<I: Isa> Lowering<'_, I> {
         });
     }
 
-    /// `Norm` and `AddNorm`: the second writes the sum too.
+    /// `Norm` and `AddNorm`; `AddNorm` writes the sum too.
     pub(super) fn norm(&mut self, node: &Node, norm: Norm) {
         let isa = self.isa;
         let inputs: Vec<_> = node.inputs.iter().map(|v| self.read(self.view(*v), OWN_ROWS)).collect();

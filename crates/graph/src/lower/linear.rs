@@ -38,7 +38,7 @@ pub(super) struct Product {
 #[derive(Clone, Copy)]
 struct Operands {
     a: Read,
-    /// Whether `a` is partitioned as the output is.
+    /// Whether a worker reads only its own rows of `a`.
     a_is_own: bool,
     b: Read,
     c: Write,
@@ -75,7 +75,7 @@ impl Operands {
     }
 }
 
-/// A packed segment of one segment's format.
+/// A packed segment of a weight.
 pub(super) fn packed_weight<'w, I: Isa>(isa: I, w: &Worker<'w>, weight: Read, format: Format) -> PackedWeight<'w> {
     let (memory, [rows, cols]) = w.stored(weight);
     PackedWeight::new(isa, format, memory, rows, cols)
@@ -104,9 +104,9 @@ struct PackedOperands {
     x: Option<Read>,
     /// The rows in bytes, if some segment has a format of blocks.
     quantized: Option<Read>,
-    /// Whether the rows are partitioned as the output is.
+    /// Whether a worker reads only its own rows of `x`.
     x_is_own: bool,
-    /// The rows of each segment, which are columns of the output; its memory and its format.
+    /// For each segment: its rows, which are columns of the output, its words and its format.
     segments: Vec<(Range<usize>, Read, Format)>,
     c: Write,
     bias: Option<Read>,
@@ -114,7 +114,7 @@ struct PackedOperands {
 }
 
 impl PackedOperands {
-    /// This worker's window of the output: the columns of each segment in turn.
+    /// Computes this worker's window of the output, the columns of one segment after another.
     fn multiply<I: Isa>(&self, isa: I, w: &Worker<'_>) {
         let own = w.own_cols(self.c);
         let (mut c, scratch) = (w.own_mut(self.c), w.scratch());
@@ -179,7 +179,8 @@ impl<I: Isa> Lowering<'_, I> {
         });
     }
 
-    /// One step for a product. Few rows times the rows of a weight read the weight once; all others go by tiles.
+    /// One step for a product. If `a` has few rows and `b` is a weight, its rows are streamed; all other products use
+    /// tiles.
     pub(super) fn product(&mut self, p: Product) {
         let (isa, m, n) = (self.isa, self.max_rows(&p.c), p.c.cols);
         let k = match p.a.layout {
@@ -200,7 +201,7 @@ impl<I: Isa> Lowering<'_, I> {
         }
     }
 
-    /// A product with a packed weight, of few rows as of many: its rows are quantized in a step of their own.
+    /// A product with a packed weight. If the weight has blocks, a step before quantizes the rows of `x`.
     pub(super) fn packed_product(&mut self, p: PackedProduct) {
         let (isa, m, n, k) = (self.isa, self.max_rows(&p.c), p.c.cols, p.x.cols);
         let Some(storage) = self.storage else { unreachable!("a packed weight lies in a store") };
@@ -234,7 +235,7 @@ impl<I: Isa> Lowering<'_, I> {
         self.push(Workers::All, scratch, move |w| operands.multiply(isa, w));
     }
 
-    /// Quantizes the rows of x, each worker its own.
+    /// A step in which each worker quantizes its own rows of `x`.
     fn quantize(&mut self, x: View, quantized: View) {
         let isa = self.isa;
         let is_small = self.max_rows(&x) * x.cols < SHARED_ELEMENTS;
@@ -244,7 +245,8 @@ impl<I: Isa> Lowering<'_, I> {
         self.push(workers, 0, move |w| quantize_rows(isa, w.own(x), w.own_mut(quantized)));
     }
 
-    /// Declares what a product touches. If it is cut by rows, a worker reads its own rows of A and of the residual.
+    /// Declares what a product touches. If it is partitioned by rows, a worker reads only its own rows of A and of the
+    /// residual.
     fn operands(&mut self, p: &Product, partition: Partition) -> Operands {
         let own = match partition {
             Partition::Rows => OWN_ROWS,

@@ -14,7 +14,7 @@ use crate::{ParamId, Rows};
 
 /// The most bytes of a chunk's logits: they should stay in the cache from their product to their gradients.
 const CHUNK_BYTES: usize = 4 << 20;
-/// The fewest rows of a chunk: each chunk's products read the whole weight of the head.
+/// The fewest rows of a chunk: for each chunk the whole weight of the head is read.
 const MIN_CHUNK_ROWS: usize = 128;
 
 /// Rows of a chunk for a vocabulary.
@@ -22,9 +22,9 @@ pub(super) fn chunk_rows(vocab: usize, tokens: usize) -> usize {
     (CHUNK_BYTES / 4 / vocab.max(1)).max(MIN_CHUNK_ROWS).next_multiple_of(ROW_GRANULE).min(tokens).max(1)
 }
 
-/// Rows and columns of the temporary memory of a loss: the logits of a chunk, and behind them the chunk's rows in bytes
-/// if the format of the weight has blocks.
-pub(super) fn room(vocab: usize, d_model: usize, tokens: usize, has_blocks: bool) -> (usize, usize) {
+/// Rows and columns of the temporary memory of a loss: the logits of a chunk, and after them the chunk's rows in bytes
+/// if the weight has a format of blocks.
+pub(super) fn temporary(vocab: usize, d_model: usize, tokens: usize, has_blocks: bool) -> (usize, usize) {
     let rows = chunk_rows(vocab, tokens);
     let of_bytes = if has_blocks { (rows * quantized_words(d_model)).div_ceil(vocab.max(1)) } else { 0 };
     (rows + of_bytes, vocab)
@@ -39,11 +39,11 @@ pub(super) enum Mode {
     LossAndGradient,
 }
 
-/// The memories of a loss, all but the weights as they are for one chunk.
+/// What a loss reads and writes, besides the weights, for one chunk.
 #[derive(Clone, Copy)]
 struct Views {
     x: View,
-    /// The rows of `x` in bytes, where the weight's format wants them; they lie behind the logits.
+    /// The rows of `x` in bytes, if the weight has a format of blocks; they are stored after the logits.
     quantized: Option<View>,
     weight_grad: View,
     logits: View,

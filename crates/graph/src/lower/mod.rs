@@ -1,8 +1,8 @@
 //! Lowering: from nodes to steps.
 //!
-//! A function for each operation declares what its steps read and write and how workers share that ([`Lowering::read`],
-//! [`Lowering::write`]), and then gives the work of one worker, which reaches memory only through the handles of these
-//! declarations ([`Worker`]):
+//! For each operation there is a function. It declares what its steps read and write and how workers share that
+//! ([`Lowering::read`], [`Lowering::write`]). Then it passes on the work of one worker, which reaches memory only
+//! through the handles of these declarations ([`Worker`]):
 //!
 //! ```text
 //! let x = self.read(x, OWN_ROWS);                      declares
@@ -37,7 +37,7 @@ use crate::place::Placed;
 use crate::step::{Step, Workers};
 use crate::{CacheShape, Limits, ParamId, Rows, Storage};
 
-/// A row-wise step that reads and writes fewer elements is done by worker 0 alone: a barrier costs as much as some
+/// Worker 0 alone runs a row-wise step that reads and writes fewer elements than this: a barrier costs as much as some
 /// thousand elements.
 pub const SHARED_ELEMENTS: usize = 8192;
 
@@ -61,7 +61,7 @@ pub(crate) fn temporary(
         has_blocks(weight).then(|| (rows(x), quantized_words(graph.shape(x).cols)))
     } else if let Op::LinearCrossEntropy { weight } | Op::LinearCrossEntropyGrad { weight } = node.op {
         let table = graph.params.get(weight)?;
-        Some(loss::room(table.rows, table.cols, limits.tokens, has_blocks(weight)))
+        Some(loss::temporary(table.rows, table.cols, limits.tokens, has_blocks(weight)))
     } else if let Op::CachedAttention { heads, .. } = node.op {
         cache::partials(heads, limits)
     } else if let Op::NormGrad(norm) = node.op {
@@ -85,7 +85,7 @@ pub(crate) struct Lowering<'g, I: Isa> {
     layout: FlatLayout,
     ropes: &'g mut RopeTables,
     steps: Vec<Step>,
-    /// What the step that is being made has declared so far.
+    /// The accesses that the next step has declared so far.
     accesses: Vec<Access>,
     /// The most scratch elements that a step needs for each worker.
     scratch: usize,
@@ -161,7 +161,8 @@ impl<'g, I: Isa> Lowering<'g, I> {
         }
     }
 
-    /// Where a value lies. Every value of a node has a place, since nodes come after those that make their inputs.
+    /// The view of a value. Every value that a node reads or writes has one, since nodes come after those that make
+    /// their inputs.
     fn view(&self, value: ValueId) -> View {
         self.placed.views[value.index()].unwrap_or_else(|| unreachable!("{value:?} is read before it is made"))
     }
@@ -171,7 +172,7 @@ impl<'g, I: Isa> Lowering<'g, I> {
         View::new(space, self.layout.offset(id), Rows::Fixed(spec.rows), spec.cols)
     }
 
-    /// A parameter that lies in one piece: flat, or in a store as one segment.
+    /// A parameter that is stored in one piece: flat, or as one segment of a store.
     fn param(&self, id: ParamId) -> View {
         let flat = self.flat_param(Space::FlatParams, id);
         let Some(storage) = self.storage else { return flat };
@@ -189,13 +190,13 @@ impl<'g, I: Isa> Lowering<'g, I> {
         self.storage.is_some_and(|storage| storage.get(id).is_packed())
     }
 
-    /// The format of a packed parameter of one segment; none if the parameter lies in rows.
+    /// The format of a packed parameter of one segment; none if the parameter is stored in rows.
     fn packed(&self, id: ParamId) -> Option<Format> {
         let layout = self.storage?.get(id);
         layout.is_packed().then(|| layout.segments[0].format)
     }
 
-    /// The parameter as one row: a vector, whatever shape it was declared with.
+    /// The parameter as one row: a vector, no matter with which shape it was declared.
     fn vector(&self, view: View) -> View {
         View { rows: Rows::Fixed(1), cols: self.max_rows(&view) * view.cols, ..view }
     }
@@ -209,7 +210,7 @@ impl<'g, I: Isa> Lowering<'g, I> {
         View { extent: Extent::Chunk(chunk), ..view }
     }
 
-    /// The rows of a view in the largest batch; of a chunk those of a whole one.
+    /// The number of rows of a view in the largest batch, or of a full chunk.
     fn max_rows(&self, view: &View) -> usize {
         match view.extent {
             Extent::Chunk(chunk) => chunk.max,
@@ -243,14 +244,14 @@ impl<'g, I: Isa> Lowering<'g, I> {
         self.accesses.len() - 1
     }
 
-    /// A step with what was declared since the last one. Each worker needs `scratch` elements.
+    /// Adds a step with what was declared since the last one. Each worker needs `scratch` elements.
     fn push(&mut self, workers: Workers, scratch: usize, run: impl Fn(&Worker<'_>) + Send + Sync + 'static) {
         self.scratch = self.scratch.max(scratch);
         let accesses = std::mem::take(&mut self.accesses);
         self.steps.push(Step::new(self.at, workers, accesses, run));
     }
 
-    /// A step in which each worker computes its own rows, or worker 0 all of them where they have few elements.
+    /// Adds a step in which each worker computes its own rows, or worker 0 all rows if they have few elements.
     fn push_rows(&mut self, run: impl Fn(&Worker<'_>) + Send + Sync + 'static) {
         let is_rows = |a: &&Access| {
             matches!(a.sharing, Sharing::OwnRows { .. }) && !matches!(a.view.extent, Extent::Blocks { .. })

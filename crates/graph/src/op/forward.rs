@@ -10,7 +10,7 @@ pub(super) fn embedding(table: ParamId) -> Info {
         Ok(vec![Shape::tokens(s.param(table)?.cols)])
     };
     Info::new("embedding", shapes).params([table]).cost(move |o| {
-        // The rows that are looked up, of a table in any format.
+        // Bytes of the rows that are looked up, in the format of the table.
         let read = o.output_elements() * o.param_bytes / o.param_elements(table).max(1.0);
         Cost { weights: Bytes { read, written: 0.0 }, ..o.pass_over(0.0) }
     })
@@ -101,7 +101,7 @@ pub(super) fn rope(rope: RopeSpec, heads: usize, direction: Direction) -> Info {
     Info::new(name, shapes).cost(move |o| {
         let rotated = o.rows() * (heads * rope.head_dim) as f64;
         let mut cost = o.pass_over(3.0 * rotated);
-        // A row of the table of angles for each token.
+        // The bytes of a row of the table of angles, for each token.
         cost.values += Bytes::of_elements(o.rows() * rope.head_dim as f64, 0.0);
         cost
     })

@@ -31,7 +31,7 @@ pub(super) fn norm_grad(norm: Norm) -> Info {
         }
         Ok(vec![s.shape(0)])
     };
-    // The parameters are read to scale, and their gradients to be added to.
+    // The parameters are read for scaling; their gradients are read and written, to add to them.
     let cost = |o: &Operands<'_>| Cost { weights: o.param_passes(2.0, 1.0), ..o.pass_over(13.0 * o.first_elements()) };
     Info::new(name, shapes).params(norm.params()).effects(Effects::GRADIENTS).takes_addend(3).cost(cost)
 }
@@ -96,7 +96,7 @@ pub(super) fn swiglu_grad() -> Info {
         Ok(vec![x])
     };
     Info::new("swiglu_grad", shapes).cost(|o| {
-        // One sigmoid for a gate's and an input's gradient.
+        // One sigmoid serves the gradients of the gate and of the input.
         Cost { exponentials: o.output_elements() / 2.0, ..o.pass_over(5.0 * o.output_elements()) }
     })
 }

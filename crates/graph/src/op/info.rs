@@ -1,4 +1,4 @@
-//! What is known of an operation besides how it is computed: name, parameters, effects, shape rule, cost.
+//! The facts of an operation except how it is computed: name, parameters, effects, shape rule, cost.
 
 use std::ops::RangeInclusive;
 
@@ -22,7 +22,7 @@ impl Effects {
     pub(super) const GRADIENTS: Self = Self { gradients: true, parameters: false, cache: false };
     pub(super) const CACHE: Self = Self { gradients: false, parameters: false, cache: true };
 
-    /// The effects of two operations.
+    /// The effects of both.
     pub(crate) fn union(self, other: Self) -> Self {
         Self {
             gradients: self.gradients || other.gradients,
@@ -43,16 +43,17 @@ pub struct Info {
     pub params: Vec<ParamId>,
     /// The memory besides values that it touches.
     pub effects: Effects,
-    /// The number of inputs with which it can take one more, which it adds to its first output as it stores it.
+    /// If it can take one more input, which it adds to its first output as it stores it: the number of its other
+    /// inputs.
     pub(crate) takes_addend: Option<usize>,
-    /// The dropout that the operation is or holds.
+    /// The dropout that the operation applies.
     pub(crate) dropout: Option<DropoutSpec>,
     shapes: ShapeRule,
     cost: CostRule,
 }
 
 impl Info {
-    /// An operation with this shape rule that has no parameters, no effects and does no arithmetic.
+    /// An operation with this shape rule, without parameters, effects and cost.
     pub(super) fn new(
         name: &'static str,
         shapes: impl Fn(&Shapes<'_>) -> Result<Vec<Shape>, GraphError> + 'static,
@@ -149,7 +150,7 @@ impl Shapes<'_> {
         self.expect(b, self.inputs[a])
     }
 
-    /// One input, whose shape the only output has too.
+    /// The rule of one input and one output of the same shape.
     pub(super) fn like_input(&self) -> Result<Vec<Shape>, GraphError> {
         self.arity(1..=1)?;
         Ok(vec![self.shape(0)])
@@ -208,7 +209,7 @@ impl std::ops::AddAssign for Bytes {
     }
 }
 
-/// The work of one operation on one batch. Each operand's bytes are counted once: the least that must move.
+/// The work of one operation on one batch. Each operand's bytes are counted once: this is the least traffic.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
     /// Floating-point operations; an exponential or a root counts as one.
@@ -246,7 +247,7 @@ impl std::ops::AddAssign for Cost {
 /// Bytes of an element of a value.
 const F32: f64 = 4.0;
 
-/// The sizes of an operation's operands on one batch; what a cost rule sees.
+/// The sizes of an operation's operands on one batch, for a cost rule.
 pub(crate) struct Operands<'a> {
     /// Rows and columns of each input.
     pub(crate) inputs: Vec<[usize; 2]>,
@@ -284,7 +285,7 @@ impl Operands<'_> {
         self.params.get(id).map_or(0.0, |p| p.len() as f64)
     }
 
-    /// Elements of a row of logits for each row of the first input, where `head` is the output head.
+    /// Elements of the logits: a row for each row of the first input; `head` is the output head.
     pub(super) fn logits(&self, head: ParamId) -> f64 {
         self.rows() * self.params.get(head).map_or(0.0, |p| p.rows as f64)
     }
@@ -296,19 +297,19 @@ impl Operands<'_> {
         pairs * heads.heads as f64
     }
 
-    /// Bytes of all parameters `reads` times read and `writes` times written.
+    /// Bytes that are moved if all parameters are read `reads` times and written `writes` times.
     pub(super) fn param_passes(&self, reads: f64, writes: f64) -> Bytes {
         Bytes { read: reads * self.param_bytes, written: writes * self.param_bytes }
     }
 
-    /// `flops` operations that read all inputs and write all outputs.
+    /// The cost of `flops` operations, with all inputs read and all outputs written.
     pub(super) fn pass_over(&self, flops: f64) -> Cost {
         let values = Bytes::of_elements(self.input_elements(), self.output_elements());
         Cost { flops, values, ..Cost::default() }
     }
 
-    /// As [`Operands::pass_over`], with an exponential for each pair of a query and a key and `products` products of a
-    /// pair's features.
+    /// As [`Operands::pass_over`], with one exponential and `products` products of all features for each pair of a
+    /// query and a key.
     pub(super) fn attention(&self, heads: Heads, products: f64) -> Cost {
         let pairs = self.pairs(heads);
         let flops = pairs * (products * 2.0 * heads.head_dim as f64 + 4.0);

@@ -1,7 +1,7 @@
-//! The operations: about thirty kinds, each as large as the terms in which a transformer is described.
+//! The operations: about thirty kinds, each as large as a term in the description of a transformer.
 //!
 //! Each operation states its facts once ([`Op::info`]): name, parameters, effects, shape rule and cost. How it is
-//! differentiated, lowered and interpreted stands in `grad.rs`, `lower/` and `interpret.rs`. No match over [`Op`] in
+//! differentiated, lowered and interpreted is said in `grad.rs`, `lower/` and `interpret.rs`. No match over [`Op`] in
 //! this crate has a `_ =>` arm, so a new operation does not compile until each of these places handles it.
 
 mod forward;
@@ -86,11 +86,11 @@ pub struct RopeSpec {
     pub head_dim: usize,
     /// The base of the frequencies.
     pub theta: f64,
-    /// Stretching of the frequencies for longer contexts.
+    /// How frequencies are scaled for longer contexts; none if they aren't.
     pub scaling: Option<RopeScaling>,
 }
 
-/// The heads of an attention.
+/// The heads of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Heads {
     /// Query heads.
@@ -135,7 +135,7 @@ impl Heads {
 pub struct DropoutSpec {
     /// The probability that an element is zeroed, in `[0, 1)`.
     pub probability: f32,
-    /// Makes the masks of a graph's dropouts differ.
+    /// Differs between the dropouts of a graph, so that their masks differ.
     pub salt: u32,
 }
 
@@ -240,7 +240,7 @@ pub enum Op {
         /// Dropout of the attention weights.
         dropout: Option<DropoutSpec>,
     },
-    /// `[q | k | v] → []`: writes keys and values into the cache at each span's slot and positions.
+    /// `[q | k | v] → []`: writes keys and values into the cache, at the positions of each span's tokens in its pages.
     CacheAppend {
         /// Which layer of the cache.
         layer: usize,
@@ -268,8 +268,8 @@ pub enum Op {
     },
     /// `[] → [partial sums [blocks, 1]]`: squares of all gradients, by blocks of fixed size.
     GradSquares,
-    /// `[partial sums] → [norm | factor [1, 2]]`: the norm of all gradients, and the factor that brings it down to
-    /// `max_norm`, at most 1.
+    /// `[partial sums] → [norm | factor [1, 2]]`: the norm of all gradients, and the factor, at most 1, that reduces it
+    /// to `max_norm`.
     ClipFactor {
         /// The greatest norm allowed; infinite for no clipping.
         max_norm: f64,
@@ -280,7 +280,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// Its facts.
+    /// The facts of the operation.
     pub fn info(&self) -> Info {
         match *self {
             Op::Embedding { table, .. } => forward::embedding(table),
@@ -322,7 +322,7 @@ impl Op {
         self.info().params
     }
 
-    /// The memory beside values that it reads or writes.
+    /// The memory besides values that it reads or writes.
     pub fn effects(&self) -> Effects {
         self.info().effects
     }

@@ -1,6 +1,6 @@
 //! Activations: GELU in both forms and SwiGLU, each forward and backward.
 //!
-//! Every element is computed by itself, so windows of the output have the bits of the whole.
+//! Every element is computed independently, so a window of the output has the same bits as in the whole.
 
 mod tables;
 
@@ -89,8 +89,8 @@ fn gelu_backward_of_tail<I: Isa>(isa: I, tail: &Tail, x: Mat, dy: Mat, mut dx: M
 
 /// `out = silu(gate)·up`, `silu(g) = g·sigmoid(g)` (Shazeer 2020, arXiv:2002.05202).
 ///
-/// `gate_up` is `[rows, 2·f]`, the gate in the first `f` columns and up in the rest; `out` is `[rows, f]`. Windows of
-/// the output are cut by rows only.
+/// `gate_up` is `[rows, 2·f]`, the gate in the first `f` columns and up in the rest; `out` is `[rows, f]`. The output
+/// can be divided by rows only.
 ///
 /// # Panics
 /// If the shapes don't fit.

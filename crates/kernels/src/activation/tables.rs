@@ -3,8 +3,7 @@
 //! With `a = |x|` both forms are `gelu(x) = max(x, 0) − a·T(a)`, where `T(a)` falls from ½ to 0, and the derivative of
 //! both is `U(a)` at `−a` and `1 − U(a)` at `a`. `T` and `U` are polynomials of the fifth degree on 15 pieces around
 //! the whole numbers of `a · per_unit`, and 0 on a sixteenth: cheaper than an exponential, and without a division. The
-//! coefficients are minimax fits of each piece by itself; `benchmarks/goldens/activation_tables.py` makes and prints
-//! them.
+//! coefficients are a minimax fit of each piece; `benchmarks/goldens/activation_tables.py` makes and prints them.
 
 use smallmind_simd::Isa;
 
@@ -21,12 +20,12 @@ const WHOLE: f32 = 12_582_912.0;
 pub(super) struct Tail {
     /// Pieces in an interval of length 1.
     per_unit: f32,
-    /// For each power of the distance from the middle of the piece, and for each piece.
+    /// The coefficients: for each power of the distance from the middle of a piece, one for each piece.
     coefficients: [[f32; 16]; TERMS],
 }
 
 impl Tail {
-    /// `|x|`, but no more than where the function is 0; NaN for NaN.
+    /// `|x|`, or the end of the last piece if that is less; NaN for NaN.
     #[inline(always)]
     pub(super) fn magnitude<I: Isa>(&self, isa: I, x: I::F32) -> I::F32 {
         isa.min(isa.splat(LAST / self.per_unit), isa.abs(x))

@@ -11,7 +11,7 @@ use crate::matmul::{Epilogue, Operand, Update, gemm};
 use crate::softmax::{exp_row, scale_row};
 use crate::{Mat, MatMut};
 
-/// The arguments of [`attention_forward_head`]: one query head of one sequence, or a run of its queries.
+/// The arguments of [`attention_forward_head`]: one query head of one sequence, all its queries or adjacent ones.
 pub struct AttentionForward<'a> {
     /// The queries `[len, head_dim]`.
     pub q: Mat<'a>,
@@ -21,7 +21,7 @@ pub struct AttentionForward<'a> {
     pub v: Mat<'a>,
     /// How many positions precede the first query.
     pub past: usize,
-    /// What scores are multiplied by.
+    /// Factor of the scores.
     pub scale: f32,
     /// Dropout of the probabilities.
     pub dropout: Option<HeadDropout>,
@@ -46,7 +46,7 @@ pub struct AttentionBackward<'a> {
     pub dout: Mat<'a>,
     /// The log-sum-exp kept by the forward, `[len, group]`.
     pub lse: Mat<'a>,
-    /// What scores are multiplied by.
+    /// Factor of the scores.
     pub scale: f32,
     /// The forward's dropout, of the group's first head.
     pub dropout: Option<HeadDropout>,
@@ -62,7 +62,8 @@ pub struct AttentionBackward<'a> {
 /// [module](super).
 ///
 /// What the output and the scratch hold before is never read. The scratch holds
-/// [`super::attention_forward_scratch_len`] elements; with 64-byte alignment rows of scores lie on cache lines.
+/// [`super::attention_forward_scratch_len`] elements. If it is aligned to 64 bytes, rows of scores begin on cache
+/// lines.
 ///
 /// # Panics
 /// If shapes disagree or the scratch is too short.
@@ -88,7 +89,7 @@ pub fn attention_forward_head<I: Isa>(isa: I, call: AttentionForward, scratch: &
         if rows.len() == 1 {
             attend_single(isa, block, out, lse, scratch)
         } else {
-            attend_block(isa, block, out, lse, scratch)
+            attend_query_block(isa, block, out, lse, scratch)
         }
     }
 }
@@ -98,7 +99,7 @@ fn blocks(len: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
     (0..len.div_ceil(QUERY_BLOCK)).map(move |b| b * QUERY_BLOCK..len.min((b + 1) * QUERY_BLOCK))
 }
 
-/// Up to [`QUERY_BLOCK`] queries and what the last of them sees.
+/// Up to [`QUERY_BLOCK`] queries, and the keys and values that the last of them sees.
 #[derive(Clone, Copy)]
 struct Queries<'a> {
     /// `[rows, head_dim]`.
@@ -109,7 +110,7 @@ struct Queries<'a> {
     v: Mat<'a>,
     scale: f32,
     dropout: Option<HeadDropout>,
-    /// The first query's row in the call, which dropout counts from.
+    /// The first query's row in the call; dropout needs it.
     first: usize,
 }
 
@@ -136,7 +137,7 @@ fn attend_single<I: Isa>(isa: I, block: Queries, mut out: MatMut, mut lse: Optio
     );
 }
 
-fn attend_block<I: Isa>(isa: I, block: Queries, mut out: MatMut, mut lse: Option<MatMut>, scratch: &mut [f32]) {
+fn attend_query_block<I: Isa>(isa: I, block: Queries, mut out: MatMut, mut lse: Option<MatMut>, scratch: &mut [f32]) {
     let columns = block.columns();
     let Columns { limit, queries, stride, .. } = columns;
     let (scores, rest) = scratch.split_at_mut(limit * stride);
@@ -178,7 +179,8 @@ impl Queries<'_> {
 /// The gradients of a group of query heads and their shared key/value head, from `dout`; see the [module](super).
 ///
 /// `dq`, `dk` and `dv` are overwritten. What they and the scratch hold before is never read. The scratch holds
-/// [`super::attention_backward_scratch_len`] elements; with 64-byte alignment rows of scores lie on cache lines.
+/// [`super::attention_backward_scratch_len`] elements. If it is aligned to 64 bytes, rows of scores begin on cache
+/// lines.
 ///
 /// # Panics
 /// If shapes disagree or the scratch is too short.
@@ -200,7 +202,7 @@ pub fn attention_backward_group<I: Isa>(isa: I, mut call: AttentionBackward, scr
                 k: call.k.rows_range(seen.clone()),
                 v: call.v.rows_range(seen.clone()),
                 scale: call.scale,
-                dropout: call.dropout.map(|d| d.head_offset(head)),
+                dropout: call.dropout.map(|d| d.for_head_after(head)),
                 first: rows.start,
             };
             let block = BackwardBlock {
@@ -230,7 +232,7 @@ fn dot<I: Isa>(isa: I, a: &[f32], b: &[f32]) -> f32 {
     isa.sum(isa.mul_add(isa.load_partial(a.remainder()), isa.load_partial(b.remainder()), sum))
 }
 
-/// Asserts that the shapes agree; gives the number of query heads.
+/// Asserts that the shapes agree; returns the number of query heads.
 fn check_backward(call: &AttentionBackward) -> usize {
     let (len, head_dim, group) = (call.k.rows(), call.k.cols(), call.lse.cols());
     let keys = (len, head_dim);
@@ -247,7 +249,7 @@ fn check_backward(call: &AttentionBackward) -> usize {
     group
 }
 
-/// What [`backward_block`] works on.
+/// The arguments of [`backward_block`].
 struct BackwardBlock<'a> {
     queries: Queries<'a>,
     /// `[rows, head_dim]`.

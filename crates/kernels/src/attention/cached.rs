@@ -1,14 +1,14 @@
 //! Attention over a key-value cache in pages: queries against one block of keys, and the fold over blocks.
 //!
 //! The [module](super) has the pseudo-code. This is the forward of Dao et al. 2022, "FlashAttention", algorithm 1, with
-//! blocks of keys that may also be computed apart (Dao et al. 2023, "Flash-Decoding for long-context inference").
+//! blocks of keys that may also be computed separately (Dao et al. 2023, "Flash-Decoding for long-context inference").
 //!
 //! **Order of sums.** Blocks begin at multiples of [`KEY_BLOCK`] and pages at multiples of [`PAGE`], whatever the
 //! queries of a call. The order in which an element of a product is added up follows from its depth alone, and a key
-//! that a row doesn't see adds an exact zero, if its value is finite: it belongs to a later query of the same call. So
-//! a query gets the same bits alone, beside other queries, and whether one worker folds the blocks or several compute
-//! them and one folds. Few rows take kernels of their own, without the loops around the micro-kernels; they add up in
-//! the same order.
+//! that a row doesn't see adds an exact zero if its value is finite, as it is for a key of a later query of the same
+//! call. So a query gets the same bits alone and together with other queries, and whether one worker does all or
+//! several compute the blocks and one folds them. Few rows have kernels of their own, without the loops around the
+//! micro-kernels; these add up in the same order.
 //!
 //! **Pages.** A page of a key/value head holds the keys of [`PAGE`] tokens as `[head_dim, PAGE]`, then their values as
 //! `[PAGE, head_dim]`. So in both products the rows of the right factor are adjacent, and nothing is transposed.
@@ -26,8 +26,8 @@ pub const PAGE: usize = 64;
 
 /// Keys of a block, whose scores are computed before any is used: a multiple of [`PAGE`].
 ///
-/// Fitted to heads of 64 columns: shorter blocks, of less than a quarter of a megabyte, cost more a key; with longer
-/// ones a few thousand keys make too few blocks to share out.
+/// Fitted to heads of 64 columns: shorter blocks, of less than a quarter of a megabyte, cost more per key; with longer
+/// blocks, a few thousand keys are too few blocks for all workers.
 pub const KEY_BLOCK: usize = 512;
 
 const _: () = assert!(KEY_BLOCK.is_multiple_of(PAGE));
@@ -63,17 +63,17 @@ pub fn append_to_page<I: Isa>(isa: I, page: &mut [f32], first: usize, keys: Mat,
     }
 }
 
-/// Queries against a block of keys: rows `[tokens · group, head_dim]`, the heads of a group beside each other for each
-/// of several adjacent tokens.
+/// Queries of adjacent tokens against a block of keys, `[tokens · group, head_dim]`: row `t · group + h` is token `t`
+/// and head `h` of the group.
 #[derive(Clone, Copy)]
 pub struct BlockQueries<'a> {
     /// The queries.
     pub q: Mat<'a>,
-    /// Query heads that share the key/value head: rows for each token.
+    /// How many query heads share the key/value head; each token has as many rows.
     pub group: usize,
     /// The position of the first token in its sequence.
     pub past: usize,
-    /// What scores are multiplied by.
+    /// Factor of the scores.
     pub scale: f32,
 }
 
@@ -85,26 +85,26 @@ impl BlockQueries<'_> {
     }
 }
 
-/// The columns of what a block of keys gives for a row: the output `O_b` not yet divided, then `m_b` and `l_b`.
+/// Columns of the partial result of a block of keys for a row: `O_j`, not yet divided by the sum, then `m_j` and `l_j`.
 pub fn partial_cols(head_dim: usize) -> usize {
     head_dim + 2
 }
 
-/// Elements between rows of scores: not a power of two, which would put the rows of a column into the same few sets of
+/// Elements between rows of scores: not a power of two, with which the elements of a column would fall into few sets of
 /// a cache.
 const SCORE_STRIDE: usize = KEY_BLOCK + 16;
 
-/// Elements of scratch that [`attend_block`] asks for with so many rows: monotone in both.
+/// Elements of scratch that [`attend_block`] needs; monotone in `rows` and in `head_dim`.
 pub fn attend_block_scratch_len<I: Isa>(isa: I, rows: usize, head_dim: usize) -> usize {
     rows * SCORE_STRIDE + gemm_scratch_len(isa, rows, PAGE, head_dim).max(gemm_scratch_len(isa, rows, head_dim, PAGE))
 }
 
-/// What block number `block` of the keys gives for each row of `queries`, to `partials` `[rows,
+/// Writes the partial results of block `block` of the keys for all rows of `queries` to `partials` `[rows,
 /// partial_cols(head_dim)]`; see the [module](super).
 ///
 /// `page` gives the page that holds the keys from `PAGE · i` on, for each `i` that a row sees. `scratch` holds at least
-/// [`attend_block_scratch_len`] elements. What `partials` and the scratch hold before is never read; places of pages
-/// that no row sees change no result.
+/// [`attend_block_scratch_len`] elements. What `partials` and the scratch hold before is never read. Places of pages
+/// that no row sees do not affect the result.
 ///
 /// # Panics
 /// If shapes disagree, a page has another length than [`page_len`], or the scratch is too short.
@@ -166,8 +166,8 @@ pub fn attend_block<'p, I: Isa>(
     }
 }
 
-/// Adds what a block of keys gave, `partials`, to what the blocks before it did, `state`, row by row. Both are `[rows,
-/// partial_cols(head_dim)]`, and the fold begins with what block 0 gave.
+/// Folds the `partials` of a block of keys into `state`, the fold of the blocks before it, row by row. Both are `[rows,
+/// partial_cols(head_dim)]`, and the fold begins with the partials of block 0.
 ///
 /// # Panics
 /// If shapes disagree.

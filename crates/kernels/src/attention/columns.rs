@@ -1,9 +1,9 @@
-//! The softmax of a block of queries and its gradient, on scores that lie transposed: a row for each key, a column for
-//! each query.
+//! The softmax of a block of queries and its gradient, on transposed scores: a row for each key, a column for each
+//! query.
 //!
 //! A vector holds one key's scores for as many queries as there are lanes, so that maxima and sums over keys need no
-//! sum across lanes. Of the last keys of a block, each is one that its queries see from one query later on: their lanes
-//! before that one count with weight 0.
+//! sum across lanes. Each query of a block sees one key more than the query before it. So the last keys of a block are
+//! hidden from its first queries, whose lanes get weight 0.
 //!
 //! Exponentials are powers of two: `exp(scale · s − max)` is `2^(c · s − m)` with `c = scale · log₂e` and `m` the
 //! greatest `c · s`.
@@ -17,17 +17,17 @@ use super::{HeadDropout, QUERY_BLOCK};
 /// Keys whose maxima and sums are independent: enough to hide the latency of an addition.
 const CHAINS: usize = 4;
 
-/// The shape of a block of transposed scores `[limit, stride]`, of which the first `queries` columns count: those of
-/// the last positions before `limit`.
+/// The shape of a block of transposed scores `[limit, stride]`. Only its first `queries` columns are used, those of the
+/// last positions before `limit`.
 #[derive(Clone, Copy)]
 pub(super) struct Columns {
     /// How many keys.
     pub limit: usize,
     /// How many queries.
     pub queries: usize,
-    /// Elements from row to row: whole vectors.
+    /// Elements from row to row: a multiple of a vector.
     pub stride: usize,
-    /// What scores are multiplied by.
+    /// Factor of the scores.
     pub scale: f32,
 }
 
@@ -44,7 +44,7 @@ impl Columns {
         (self.limit - self.queries + at + I::LANES).min(self.limit)
     }
 
-    /// What scores are multiplied by to become exponents of 2.
+    /// Factor that turns scores into exponents of 2.
     #[inline(always)]
     fn factor<I: Isa>(&self, isa: I) -> I::F32 {
         isa.splat(self.scale * LOG2_E)
@@ -55,13 +55,14 @@ impl Columns {
     fn visible<I: Isa>(&self, isa: I, key: usize, at: usize, v: I::F32, other: I::F32) -> I::F32 {
         const INDICES: [f32; 16] =
             [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
-        // The query that stands at the key's own position is the first that sees it.
+        // The query at the key's own position is the first that sees it.
         let first = (key + self.queries) as f32 - (self.limit + at) as f32;
         isa.select(isa.le(isa.splat(first), isa.load(&INDICES)), v, other)
     }
 }
 
-/// What [`exp_columns`] took out of each query's scores: `[queries]`, then anything.
+/// The maxima that [`exp_columns`] subtracted and the sums that it left undivided; entries beyond `queries` are
+/// arbitrary.
 pub(super) struct Totals {
     /// `max(scale · s) · log₂e`.
     max: [f32; QUERY_BLOCK],
@@ -79,7 +80,7 @@ impl Totals {
 /// Overwrites scores with `exp(scale · s − max)`, not yet divided by the sum, and those that a query doesn't see with
 /// 0.
 ///
-/// NaNs are passed over by the maximum and come into the sum through the exponential.
+/// The maximum ignores NaNs; they get into the sum through the exponential.
 #[inline(always)]
 pub(super) fn exp_columns<I: Isa>(isa: I, columns: Columns, scores: &mut [f32]) -> Totals {
     let mut totals = Totals { max: [0.0; QUERY_BLOCK], sum: [0.0; QUERY_BLOCK] };
@@ -129,7 +130,7 @@ impl<I: Isa> Exponential<I> {
     }
 }
 
-/// Turns a vector's scores into exponentials; gives their sum.
+/// Turns the scores of a vector of queries into exponentials; returns their sums.
 #[inline(always)]
 fn exp_vector<I: Isa>(isa: I, columns: Columns, scores: &mut [f32], at: usize, max: I::F32) -> I::F32 {
     let Columns { stride, .. } = columns;
@@ -163,7 +164,7 @@ fn exp_vector<I: Isa>(isa: I, columns: Columns, scores: &mut [f32], at: usize, m
     isa.add(isa.add(sum[0], sum[1]), isa.add(sum[2], sum[3]))
 }
 
-/// What the gradient of the scores needs besides them: `[queries]`, then anything.
+/// What the gradient of the scores needs besides the scores. Entries beyond `queries` are arbitrary.
 pub(super) struct GradientTerms {
     /// The log-sum-exp of each query's scores.
     pub lse: [f32; QUERY_BLOCK],
@@ -171,8 +172,8 @@ pub(super) struct GradientTerms {
     pub delta: [f32; QUERY_BLOCK],
 }
 
-/// Turns scores into `P`, and `grads`, `dP` transposed, into `dS = scale·P ∘ (dP − D)`; both 0 where a query does not
-/// see the key.
+/// Turns `scores` into `P`, and `grads`, which holds `dP`, into `dS = scale·P ∘ (dP − D)`, all transposed; both 0 where
+/// a query does not see the key.
 #[inline(always)]
 pub(super) fn gradient_columns<I: Isa>(
     isa: I,
@@ -229,7 +230,7 @@ impl<I: Isa> VectorTerms<I> {
     }
 }
 
-/// Multiplies a row for each key by the mask of a block of queries, the first of which is row `first` of the call.
+/// Multiplies each key's row by the mask of a block of queries. The first of these queries is row `first` of the call.
 #[inline(always)]
 pub(super) fn mask_columns<I: Isa>(isa: I, columns: Columns, dropout: HeadDropout, first: usize, matrix: &mut [f32]) {
     let mut mask = [0.0; QUERY_BLOCK];

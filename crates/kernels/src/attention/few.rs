@@ -1,8 +1,8 @@
 //! Products of few rows with the pages of a key-value cache.
 //!
 //! Each element is added up as [`crate::matmul::gemm`] does: a chain of multiply-adds in rising depth, from zero, and
-//! then a sum over pages in their order. Many chains run beside each other, of neighbouring columns and of several
-//! pages.
+//! then a sum over pages in their order. Many chains, of neighbouring columns and of several pages, run at the same
+//! time.
 
 use smallmind_simd::Isa;
 
@@ -15,15 +15,15 @@ pub(super) const FEW_ROWS: usize = 8;
 /// Up to this depth a sum is one chain in [`crate::matmul::gemm`] too, on every instruction set.
 pub(super) const FEW_DEPTH: usize = 256;
 
-/// Rows that share what is read of a page.
+/// Rows for which a page is read once.
 const ROWS_AT_ONCE: usize = 4;
 
-/// Sums that find room in the registers, beside what they are made from.
-const fn room<I: Isa>() -> usize {
+/// How many vectors of sums the registers hold, next to the operands.
+const fn register_sums<I: Isa>() -> usize {
     if I::LANES == 16 { 16 } else { 8 }
 }
 
-/// `N` slices. (`std::array::from_fn` need not be inlined, and what is not has no vector instructions.)
+/// `N` slices. (`std::array::from_fn` might not be inlined, and then would be compiled without the instruction set.)
 #[inline(always)]
 fn slices<'a, const N: usize>(slice: impl Fn(usize) -> &'a [f32]) -> [&'a [f32]; N] {
     let mut all: [&[f32]; N] = [&[]; N];
@@ -42,7 +42,7 @@ pub(super) fn scores<'p, I: Isa>(isa: I, q: Mat, keys: usize, page: impl Fn(usiz
             for first in (0..q.rows()).step_by(ROWS_AT_ONCE) {
                 let rows = first..(first + ROWS_AT_ONCE).min(q.rows());
                 let (q, scores) = (q.rows_range(rows.clone()), scores.reborrow().rows_range(rows));
-                match (q.rows(), room::<I>() == 16) {
+                match (q.rows(), register_sums::<I>() == 16) {
                     (1, true) => scores_of::<I, 1, 4, 2>(isa, q, keys, &page, scores),
                     (1, false) => scores_of::<I, 1, 8, 1>(isa, q, keys, &page, scores),
                     (2, true) => scores_of::<I, 2, 4, 2>(isa, q, keys, &page, scores),
@@ -180,7 +180,7 @@ fn outputs_of<'p, I: Isa, const R: usize>(
     let mut product = Outputs::<R, _> { weights, page, out: &mut out };
     let mut at = 0;
     while at < vectors {
-        at += match (vectors - at, room::<I>() / R) {
+        at += match (vectors - at, register_sums::<I>() / R) {
             (8.., 8..) => product.vectors::<I, 8, 1>(isa, at),
             (4.., 8..) => product.vectors::<I, 4, 2>(isa, at),
             (4.., 4..) => product.vectors::<I, 4, 1>(isa, at),
@@ -203,7 +203,7 @@ struct Outputs<'a, 'o, const R: usize, F> {
 }
 
 impl<'p, const R: usize, F: Fn(usize) -> &'p [f32]> Outputs<'_, '_, R, F> {
-    /// `N` vectors of columns from vector `at` on, `P` pages at a time. Gives `N`.
+    /// Computes `N` vectors of columns from vector `at` on, `P` pages at a time. Returns `N`.
     #[inline(always)]
     fn vectors<I: Isa, const N: usize, const P: usize>(&mut self, isa: I, at: usize) -> usize {
         let (mut first, keys) = (0, self.weights[0].len());
@@ -218,7 +218,7 @@ impl<'p, const R: usize, F: Fn(usize) -> &'p [f32]> Outputs<'_, '_, R, F> {
         N
     }
 
-    /// The same over the keys of `P` pages from key `first` on; one page may be filled in part.
+    /// Adds the keys of `P` pages from key `first` on to `N` vectors of columns. One page may be filled only in part.
     #[inline(always)]
     fn pages<I: Isa, const N: usize, const P: usize>(&mut self, isa: I, at: usize, first: usize) {
         let (column, head_dim) = (at * I::LANES, self.out.cols());
@@ -250,7 +250,7 @@ impl<'p, const R: usize, F: Fn(usize) -> &'p [f32]> Outputs<'_, '_, R, F> {
         }
     }
 
-    /// The columns from `column` on, fewer than a vector.
+    /// Computes the columns from `column` on, fewer than a vector.
     #[inline(always)]
     fn last_columns<I: Isa>(&mut self, isa: I, column: usize) {
         let head_dim = self.out.cols();

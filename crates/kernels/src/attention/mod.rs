@@ -11,28 +11,28 @@
 //!   E = exp(scale·S − max)           on the visible scores of each column, 0 on the others; lse = max + log ΣE
 //!   O_b = (E ∘ M)ᵀ·V / ΣE            gemm; M is the dropout mask
 //! backward, for each query head of a group, for each block, the last block first:
-//!   D = rowsum(dO_b ∘ O_b)           = rowsum(P ∘ dP)
+//!   D = rowsum(dO_b ∘ O_b)           one for each query, a column of P; equal to the sum of P ∘ dP over the keys
 //!   S = K·Q_bᵀ,  G = V·dO_bᵀ         two gemms, [limit, block]
-//!   P = exp(scale·S − lse),  dS = scale·P ∘ (M ∘ G − D)
+//!   P = exp(scale·S − lse),  dP = M ∘ G,  dS = scale·P ∘ (dP − D)      one lse and one D for each column
 //!   dQ_b = dSᵀ·K,  dK += dS·Q_b,  dV += (P ∘ M)·dO_b
-//! over the pages of a key-value cache, for each block b of KEY_BLOCK keys that the last query of a call sees:
-//!   S   = scale · Q·K_bᵀ                           a product for each page of PAGE keys
-//!   m_b = max S,  E = exp(S − m_b),  l_b = Σ E     row by row, over the keys that the row sees; 0 on the others
-//!   O_b = E·V_b                                    a product for each page, added up in the order of the keys
-//! fold over b, row by row, from m = m_0, l = l_0, O = O_0
-//!   M = max(m, m_b),  O = e^(m − M)·O + e^(m_b − M)·O_b,  l likewise,  m = M;  at the end O / l
+//! over the pages of a key-value cache, for each block j of KEY_BLOCK keys that the last query of a call sees:
+//!   S   = scale · Q·K_jᵀ                           a product for each page of PAGE keys
+//!   m_j = max S,  E = exp(S − m_j),  l_j = Σ E     row by row, over the keys that the row sees; 0 on the others
+//!   O_j = E·V_j                                    a product for each page, added up in the order of the keys
+//! fold over j, row by row, from m = m_0, l = l_0, O = O_0
+//!   n = max(m, m_j),  O = e^(m − n)·O + e^(m_j − n)·O_j,  l likewise,  then m = n;  at the end O / l
 //! ```
 //!
-//! Scores of a block of queries lie transposed, a row for each key: so keys and values enter every product as they lie,
-//! only the few queries of a block must be transposed, and the softmax needs no sums across lanes.
+//! The scores of a block of queries are stored transposed, a row for each key: so keys and values enter every product
+//! as they are stored, only the few queries of a block must be transposed, and the softmax needs no sums across lanes.
 //!
 //! 1. The last block sees every key, so it overwrites `dK` and `dV` and the others add: neither needs to be cleared.
-//! 2. A block's output depends on its own queries and the keys up to its end alone: a caller may cut the queries at
+//! 2. A block's output depends only on its own queries and the keys up to its end: a caller may divide the queries at
 //!    multiples of [`QUERY_BLOCK`] and get the same bits.
 //! 3. A block of one query, such as the last of `QUERY_BLOCK·n + 1` queries, takes a path that streams keys and values
-//!    once, without a gemm. The choice falls by block, never by how the queries were cut.
-//! 4. Unseen keys within a block count with weight 0, so the values there must be finite: they belong to later queries
-//!    of the same block.
+//!    once, without a gemm. The number of queries in the block decides, never how a caller has divided them.
+//! 4. A key that a query doesn't see counts with weight 0, so its value must be finite: it belongs to a later query of
+//!    the same block.
 
 mod blocks;
 mod cached;
@@ -50,13 +50,13 @@ use smallmind_simd::Isa;
 use crate::dropout::{DropoutKey, scaled_mask, scaled_mask_row};
 use crate::matmul::gemm_scratch_len;
 
-/// Queries are worked on in blocks of this many rows, so their cuts fall at its multiples.
+/// Queries are worked on in blocks of this many rows, so callers must divide them at multiples of it.
 ///
 /// Fitted to contexts from 64 to 4,096: larger blocks compute more scores that no query sees, smaller ones read keys
 /// and values more often.
 pub const QUERY_BLOCK: usize = 32;
 
-/// The heads of an attention layer and how they score.
+/// The heads of an attention layer, the factor of their scores, and dropout.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
     /// How many query heads.
@@ -65,7 +65,7 @@ pub struct AttentionShape {
     pub kv_heads: usize,
     /// Columns of a head.
     pub head_dim: usize,
-    /// What scores are multiplied by, mostly `1/√head_dim`.
+    /// Factor of the scores, usually `1/√head_dim`.
     pub scale: f32,
     /// Dropout of the probabilities.
     pub dropout: Option<AttentionDropout>,
@@ -78,7 +78,7 @@ pub struct AttentionDropout {
     pub key: DropoutKey,
     /// The probability of dropping.
     pub p: f32,
-    /// The row of the batch at which the sequence's first query stands: sequences of one batch draw different masks.
+    /// The row of the sequence's first query in the batch, so that sequences of one batch draw different masks.
     pub first_row: usize,
 }
 
@@ -93,7 +93,7 @@ pub struct HeadDropout {
     pub heads: usize,
     /// The query head; the first one of a group.
     pub head: usize,
-    /// The row of the batch at which the first query of the call stands.
+    /// The row of the call's first query in the batch.
     pub first_row: usize,
 }
 
@@ -110,7 +110,7 @@ impl AttentionShape {
         self.dropout.map(of_head)
     }
 
-    /// Asserts that the heads divide.
+    /// Asserts that `kv_heads` divides `heads`.
     ///
     /// # Panics
     /// If `kv_heads` is 0 or does not divide `heads`.
@@ -123,32 +123,32 @@ impl AttentionShape {
 impl HeadDropout {
     /// The mask of query `row` of the call and key position `key`: 0, or `1/(1 − p)`.
     ///
-    /// It is a function of the dropout key, the head, the query's row in the batch and the key's position alone.
+    /// It depends only on the dropout key, the head, the query's row in the batch and the key's position.
     pub fn mask(&self, row: usize, key: usize) -> f32 {
         scaled_mask(self.key, self.p, self.index(row, key))
     }
 
-    /// The index of a random number. Rows fill 32 bits, key positions and heads the 32 above: the queries of a block
-    /// are adjacent.
+    /// The index of a random number. The low 32 bits hold the row, the high 32 bits the key position and the head: the
+    /// queries of a block get adjacent indices.
     #[inline(always)]
     fn index(&self, row: usize, key: usize) -> u64 {
         (((key * self.heads + self.head) as u64) << 32) + (self.first_row + row) as u64
     }
 
-    /// Writes the masks of the queries of the call from `row` on and of key position `key` to `out` `[queries]`.
+    /// Writes to `out` `[queries]` the masks of key position `key` for the queries of the call from `row` on.
     #[inline(always)]
     fn mask_queries<I: Isa>(&self, isa: I, row: usize, key: usize, out: &mut [f32]) {
         scaled_mask_row(isa, self.key, self.p, self.index(row, key), out);
     }
 
-    /// The dropout of the head `offset` heads on.
-    fn head_offset(self, offset: usize) -> Self {
+    /// The dropout of the query head that comes `offset` heads later.
+    fn for_head_after(self, offset: usize) -> Self {
         Self { head: self.head + offset, ..self }
     }
 }
 
-/// The scratch that [`attention_forward_head`] needs for up to `len` queries of up to `context` keys (`past + len`) and
-/// `head_dim` columns.
+/// Elements of scratch that [`attention_forward_head`] needs for up to `len` queries over up to `context` keys (`past +
+/// len`) of `head_dim` columns.
 pub fn attention_forward_scratch_len<I: Isa>(isa: I, len: usize, context: usize, head_dim: usize) -> usize {
     let rows = len.min(QUERY_BLOCK);
     let scores = gemm_scratch_len(isa, context, rows, head_dim);
@@ -156,7 +156,7 @@ pub fn attention_forward_scratch_len<I: Isa>(isa: I, len: usize, context: usize,
     context * score_stride(rows) + scores.max(out)
 }
 
-/// The scratch that [`attention_backward_group`] needs for up to `len` queries of `head_dim` columns.
+/// Elements of scratch that [`attention_backward_group`] needs for up to `len` queries of `head_dim` columns.
 pub fn attention_backward_scratch_len<I: Isa>(isa: I, len: usize, head_dim: usize) -> usize {
     let rows = len.min(QUERY_BLOCK);
     let scores = gemm_scratch_len(isa, len, rows, head_dim);
@@ -165,8 +165,8 @@ pub fn attention_backward_scratch_len<I: Isa>(isa: I, len: usize, head_dim: usiz
     2 * len * score_stride(rows) + scores.max(d_query).max(d_key)
 }
 
-/// Elements between rows of a block of scores for that many queries: whole cache lines, and so whole vectors of every
-/// instruction set.
+/// Elements between rows of a block of scores for `queries` queries: a multiple of a cache line, and so of the vectors
+/// of every instruction set.
 fn score_stride(queries: usize) -> usize {
     const LINE: usize = 16;
     queries.next_multiple_of(LINE)
@@ -194,7 +194,7 @@ mod tests {
                 seen.push(keys(dropout, row));
                 let later = HeadDropout { first_row: 10 + row, ..dropout };
                 assert_eq!(keys(later, 0), seen[seen.len() - 1], "a call that starts at row {row}");
-                assert_eq!(keys(shape.head_dropout(0).unwrap().head_offset(head), row), seen[seen.len() - 1]);
+                assert_eq!(keys(shape.head_dropout(0).unwrap().for_head_after(head), row), seen[seen.len() - 1]);
             }
         }
         for (i, mask) in seen.iter().enumerate() {

@@ -1,16 +1,16 @@
-//! Products of one query with keys and values that lie as rows. Nothing is packed: keys and values are read once.
+//! Products of one query with keys and values in rows. Nothing is packed: keys and values are read once.
 //!
-//! Each score and each column is added up in an order of its own, whatever is computed beside it.
+//! The order in which a score or a column is added up does not depend on what else is computed.
 
 use smallmind_simd::{CacheLevel, Isa, prefetch};
 
 use crate::Mat;
 
-/// Keys whose scores are added up side by side.
+/// Keys whose scores are added up at the same time.
 const KEYS: usize = 8;
 
-/// Prefetch distance in elements, where rows are adjacent: beyond the memory page, at which the CPU's own prefetching
-/// ends.
+/// Prefetch distance in elements, if rows are adjacent. It is longer than a memory page, at whose end the CPU's own
+/// prefetching stops.
 const PREFETCH_DISTANCE: usize = 2048;
 
 /// `scores = K·q`: `q` `[head_dim]`, `k` `[keys, head_dim]`, `scores` `[keys]`.
@@ -69,7 +69,7 @@ pub(super) fn weighted_sum<I: Isa>(isa: I, weights: &[f32], v: Mat, out: &mut [f
     }
 }
 
-/// `N` vectors of columns from column `at` on, whose sums stay in registers. Gives how many columns that is.
+/// Computes `N` vectors of columns from column `at` on, whose sums stay in registers. Returns the number of columns.
 #[inline(always)]
 fn sum_vectors<I: Isa, const N: usize>(isa: I, weights: &[f32], v: Mat, out: &mut [f32], at: usize) -> usize {
     let width = N * I::LANES;
@@ -88,7 +88,7 @@ fn sum_vectors<I: Isa, const N: usize>(isa: I, weights: &[f32], v: Mat, out: &mu
     width
 }
 
-/// The last columns, fewer than a vector. Gives how many they are.
+/// Computes the last columns, fewer than a vector. Returns their number.
 #[inline(always)]
 fn sum_last_columns<I: Isa>(isa: I, weights: &[f32], v: Mat, out: &mut [f32], at: usize) -> usize {
     let mut sum = isa.zero();

@@ -1,7 +1,7 @@
 //! How the elements of two factors become sums of `f32`: [`F32Gemm`] multiplies `f32`, [`Bf16Gemm`] pairs of `bf16`.
 //!
 //! The loops and the micro-kernels are generic over an [`Arithmetic`] and count depth in *words* of 32 bits: one `f32`,
-//! or two `bf16` that follow each other in depth.
+//! or two `bf16` that are adjacent in depth.
 #![allow(unsafe_code)]
 
 use half::{bf16, f16};
@@ -25,7 +25,7 @@ pub(super) trait Arithmetic: Copy + Send + Sync + 'static {
     fn isa(self) -> Self::Isa;
     /// Runs `f` compiled for this arithmetic.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
-    /// `sum` plus the product of the words of each lane.
+    /// `sum + a · b` in each lane, over the elements of the words.
     fn multiply_add(self, a: Self::Words, b: Self::Words, sum: Sums<Self>) -> Sums<Self>;
     /// A vector of zeros.
     fn zero(self) -> Self::Words;
@@ -44,7 +44,8 @@ pub(super) trait Arithmetic: Copy + Send + Sync + 'static {
     /// # Safety
     /// `at` must be valid for writes of a vector of words.
     unsafe fn store(self, words: Self::Words, at: *mut Self::Element);
-    /// The words that the adjacent columns of [`Arithmetic::STEP`] rows form, rows `stride` elements apart.
+    /// A vector of words, each from one column of [`Arithmetic::STEP`] rows; the columns are adjacent, the rows
+    /// `stride` elements apart.
     ///
     /// # Safety
     /// Each row must be valid for reads of as many elements as a vector has lanes.
@@ -119,7 +120,7 @@ impl<I: Isa> Arithmetic for F32Gemm<I> {
     }
 }
 
-/// Products of `bf16`: a word is two elements, whose products join the same sum.
+/// Products of `bf16`: a word is two elements, whose products are added to the same sum.
 #[derive(Clone, Copy)]
 pub(super) struct Bf16Gemm<D>(pub D);
 

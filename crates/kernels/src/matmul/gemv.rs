@@ -1,4 +1,4 @@
-//! Few rows times the transpose of a weight that lies as rows: each row of the weight is read once, unpacked.
+//! Few rows times the transpose of an unpacked weight, each of whose rows is read once.
 //!
 //! ```text
 //! for rows of w, as many as stay in the cache                    (1: one chunk, if x takes one pass)
@@ -12,7 +12,7 @@
 //! ```
 //!
 //! 1. With more than PASS_ROWS rows of x, a chunk of w stays in the second-level cache from one pass to the next.
-//! 2. Vectors of the M rows of x are stored alternately, so that they are read in the order in which they lie.
+//! 2. Vectors of the M rows of x are stored interleaved, in the order in which they are read.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -25,7 +25,7 @@ use smallmind_simd::{CacheLevel, Isa, IsaKind, Scalar, prefetch};
 use super::operand::{Epilogue, Update};
 use crate::{Mat, MatMut};
 
-/// The most rows of the left factor of a product with streamed rows: with more, a product by tiles is faster.
+/// The most rows of the left factor of a product that streams the weight. With more rows, tiles are faster.
 pub const GEMV_MAX_ROWS: usize = 16;
 
 /// The most rows of x in a pass over w: their sums stay in registers.
@@ -34,8 +34,8 @@ const PASS_ROWS: usize = 8;
 /// Elements of a chunk of w, which stays in a second-level cache of 1 MiB from one pass to the next.
 const RESIDENT: usize = 64 * 1024;
 
-/// Depth of a block, in elements. Eight rows of it are 32 KiB, which the first two levels of cache hold beside the rows
-/// of w. A constant, since it decides the order of sums.
+/// Depth of a block, in elements. Eight rows of it are 32 KiB, which the first two levels of cache hold together with
+/// the rows of w. It is a constant, since it decides the order of sums.
 const DEPTH: usize = 1024;
 
 /// Prefetch distance in a row of w, in elements: farther than the latency of memory, nearer than the size of the
@@ -45,10 +45,9 @@ const PREFETCH_DISTANCE: usize = 512;
 /// `out = [out +] scale · x · wᵀ [+ bias] [+ residual]`: `x` `[m, k]`, `w` `[n, k]`, `out` `[m, n]`, whose shapes
 /// agree.
 ///
-/// For each block of [`DEPTH`] elements an element of the output grows by the sum over the lanes of one vector of
-/// partial sums, of which lane `l` adds up the terms `l`, `l + LANES`, … in rising order. This order depends on nothing
-/// but the depth, so that windows of the output have the bits of the whole. They differ from those of a product by
-/// tiles.
+/// An element of the output is the sum over its blocks of [`DEPTH`] elements. In a block, lane `l` of a vector adds up
+/// the terms `l`, `l + LANES`, … in rising order; then the lanes are added up. This order depends only on the depth, so
+/// a window of the output has the same bits as in the whole. They differ from the bits of a product by tiles.
 ///
 /// # Panics
 /// If `m` is larger than [`GEMV_MAX_ROWS`].
@@ -79,8 +78,8 @@ type GemvFn<I> = fn(I, x: Mat, w: Mat, out: MatMut, epilogue: &Epilogue);
 /// [`gemv`] of `M` rows of x, `N` rows of w at a time.
 fn rows<I: Isa, const M: usize, const N: usize>(isa: I, x: Mat, w: Mat, mut out: MatMut, epilogue: &Epilogue) {
     let mut interleaved = MaybeUninit::<[f32; PASS_ROWS * DEPTH]>::uninit();
-    // Rows of w for each block of x. A single row of x needs no interleaving, so that rows of w can be read from end to
-    // end.
+    // How many rows of w are multiplied by each block of x. A single row of x needs no interleaving, so rows of w are
+    // read from end to end.
     let at_once = if M == 1 && x.cols() > DEPTH { N } else { w.rows().max(1) };
     isa.vectorize(
         #[inline(always)]
@@ -140,7 +139,7 @@ impl<'a, const M: usize> Interleaved<'a, M> {
     }
 }
 
-/// The outputs of rows `j..j + N` of w.
+/// Computes the outputs of rows `j..j + N` of w.
 #[inline(always)]
 fn some_rows<I: Isa, const M: usize, const N: usize>(
     isa: I,
@@ -158,12 +157,12 @@ fn some_rows<I: Isa, const M: usize, const N: usize>(
     }
 }
 
-/// For all pairs of rows the lanes whose sum is `x[i] · w[j]`. Prefetches what follows in w.
+/// For all pairs of rows a vector whose lanes add up to `x[i] · w[j]`. Prefetches the next elements of w.
 #[inline(always)]
 fn dot<I: Isa, const M: usize, const N: usize>(isa: I, x: Interleaved<M>, w: Mat) -> [[I::F32; N]; M] {
     let (depth, stride) = (x.depth, w.stride());
     let whole = depth - depth % I::LANES;
-    // Near the end of the rows, the distance reaches into the next N rows.
+    // Near the end of these rows, prefetches go to the next N rows.
     let near_end = (depth.saturating_sub(PREFETCH_DISTANCE) / I::LANES * I::LANES).min(whole);
     let mut sums = [[isa.zero(); N]; M];
     let beyond = (N * stride + PREFETCH_DISTANCE).wrapping_sub(depth);
@@ -231,7 +230,7 @@ macro_rules! instances {
     };
 }
 
-/// The index is the number of rows of x less one.
+/// The kernels by the number of rows of x, less one.
 type Instances<I> = [GemvFn<I>; PASS_ROWS];
 
 static SCALAR: Instances<Scalar> = instances!(Scalar, 1 4, 2 2, 3 2, 4 2, 5 1, 6 1, 7 1, 8 1);

@@ -1,4 +1,4 @@
-//! Strips of 16-bit floats: as those of `f32`, with half the bytes, for products of `f32`.
+//! Strips of 16-bit floats, which products of `f32` read like strips of `f32`, with half the bytes.
 //!
 //! A strip is `[depth, lanes]` elements; the last one is padded with zeros. Up to
 //! [`DIRECT_ROWS`](super::tables::DIRECT_ROWS) rows of an output read the strips in place, each vector widened on its
@@ -33,7 +33,7 @@ pub(super) struct HalfStrips<'a> {
 }
 
 impl<'a> HalfStrips<'a> {
-    /// The strips of `lanes` columns that fill `words`: `cols` columns, and those that pad the last strip.
+    /// The strips in `words`, each of `lanes` columns: `cols` columns, then padding of the last strip.
     ///
     /// # Panics
     /// If `words` has another length.
@@ -90,7 +90,7 @@ impl<'a> HalfStrips<'a> {
             || {
                 for p in 0..self.depth {
                     for v in 0..vectors {
-                        // SAFETY: row p of strip v lies within the strips, as `new` and `window` have checked; row p of
+                        // SAFETY: row p of strip v is within the strips, as `new` and `window` have checked; row p of
                         // the panel has `vectors` vectors, which the caller keeps writable.
                         unsafe {
                             let x = H::load(isa, self.start.add(v * self.strip + p * I::LANES));

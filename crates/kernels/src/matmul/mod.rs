@@ -1,6 +1,6 @@
 //! Matrix products: `C = [C +] scale · op(A) · op(B) [+ bias] [+ residual]`, where `op(X)` is `X` or `Xᵀ`.
 //!
-//! [`gemm`] is the one door; how B lies decides which kernels multiply it:
+//! All products of `f32` go through [`gemm`]; the layout of B decides which kernels multiply it:
 //!
 //! | [`RightFactor`] | B | kernels |
 //! |---|---|---|
@@ -13,13 +13,14 @@
 //! `nest` opens with their pseudo-code.
 //!
 //! **Words.** A *tile* is the part of C that one call of a micro-kernel computes. A *panel* is a block of B as wide as
-//! a tile, or of A some tiles high, with the vectors in the order in which tiles read them. A *strip* is a panel of B
-//! one vector wide that was packed beforehand. A *word* is 32 bits of a factor: one `f32` or two `bf16`.
+//! a tile, or a block of A as high as some tiles, with its vectors in the order in which tiles read them. A *strip* is
+//! a part of B, one vector wide, that was packed in advance. A *word* is 32 bits of a factor: one `f32` or two `bf16`.
 //!
-//! **Order of sums.** In a product by tiles an element of C is a chain of multiply-adds in rising depth, broken only
-//! between blocks of the depth, which follow from k alone. So any window of C, by rows or by columns, has the bits of
-//! the same part of the whole, packed or not, in whichever layout. Streamed rows are summed in another order, by
-//! windows too; so the choice between both is made once for a product and not for a window: [`KernelChoice`] makes it.
+//! **Order of sums.** In a product by tiles an element of C is a chain of multiply-adds in rising depth, interrupted
+//! only between blocks of the depth, which depend only on k. So any window of C, by rows or by columns, has the same
+//! bits as in the whole, with packed factors or not, in any layout. Streamed rows are summed in another order, which
+//! doesn't depend on the window either. So the choice between both orders is made once for a product, not for each
+//! window: see [`KernelChoice`].
 //!
 //! **Reading order**: `operand`, `gemv`, `partition`, `arithmetic`, `tile`, `pack`, `arch`, `tables`, `strips`,
 //! `half_strips`, `nest`, `q8_blocks`, `packed`, `q8`, this file. Each uses only files before it.
@@ -60,7 +61,7 @@ use tables::HasKernels;
 use crate::format::FormatKind;
 use crate::{Mat, MatMut};
 
-/// The right factor `[k, n]` of a product, by how it lies.
+/// The right factor `[k, n]` of a product, in one of its layouts.
 #[derive(Clone, Copy)]
 pub enum RightFactor<'a> {
     /// A matrix or its transpose.
@@ -68,7 +69,7 @@ pub enum RightFactor<'a> {
     /// The transpose of a weight `[n, k]` whose rows are each read once, for an A in normal layout of at most
     /// [`GEMV_MAX_ROWS`] rows. Faster than tiles, with another order of sums.
     Streamed(Mat<'a>),
-    /// A packed weight. In a format of blocks its A is what [`quantize_rows`] has written, in normal layout: `[m,
+    /// A packed weight. For a format of blocks, A must be the output of [`quantize_rows`], in normal layout: `[m,
     /// quantized_words(k)]`.
     Packed(PackedWeight<'a>),
 }
@@ -119,8 +120,8 @@ impl RightFactor<'_> {
     }
 }
 
-/// Elements of scratch that suffice for [`gemm`] at `[m, k] · [k, n]`, whatever the right factor and the layouts:
-/// monotone in `m`, `n` and `k`, so that it covers every smaller product. Streamed rows and blocks of bytes need none.
+/// Elements of scratch that suffice for [`gemm`] at `[m, k] · [k, n]`, for any right factor and any layouts. Monotone
+/// in `m`, `n` and `k`, so that it suffices for every smaller product. Streamed rows and blocks of bytes need none.
 pub fn gemm_scratch_len<I: Isa>(_isa: I, m: usize, n: usize, k: usize) -> usize {
     nest::scratch_len(F32Gemm::<I>::kernels(), m, n, k)
 }
@@ -128,11 +129,12 @@ pub fn gemm_scratch_len<I: Isa>(_isa: I, m: usize, n: usize, k: usize) -> usize 
 /// `C = [C +] scale · op(A) · B [+ bias] [+ residual]`.
 ///
 /// `op(A)` is `[m, k]`, B is `[k, n]`, `c` is `[m, n]`; for `k = 0` the product is zero. `scratch` holds at least
-/// [`gemm_scratch_len`] elements, of any values and alignment. A window of `c`, with the same window of A's rows or B's
-/// columns and of the epilogue, gets the bits that the whole would; see the [module](self) on the order of sums.
+/// [`gemm_scratch_len`] elements, of any values and alignment. A window of `c`, computed with the same window of A's
+/// rows or B's columns and of the epilogue, has the same bits as in the whole; see the [module](self) on the order of
+/// sums.
 ///
 /// # Panics
-/// If the shapes disagree, `scratch` is too short, a weight was packed for other lanes, or A isn't as [`RightFactor`]
+/// If the shapes disagree, `scratch` is too short, a weight was packed for other lanes, or A isn't what [`RightFactor`]
 /// demands.
 #[inline]
 pub fn gemm<'a, I: Isa>(
@@ -172,7 +174,7 @@ fn multiply<I: Isa>(isa: I, a: Operand, b: RightFactor, c: MatMut, epilogue: Epi
     }
 }
 
-/// A product with strips of floats, whose tiles read them in place.
+/// A product with strips of floats.
 fn multiply_packed<I: Isa>(
     isa: I,
     a: Operand,
@@ -183,8 +185,8 @@ fn multiply_packed<I: Isa>(
 ) {
     let (m, n, kernels) = (c.rows(), c.cols(), F32Gemm::<I>::kernels());
     let in_strips = if b.format().kind() == FormatKind::Single { n - n % I::LANES } else { n };
-    // Rows of a single tile multiply a panel in all its depth before the next panel, so that strips are read from end
-    // to end. Those of several tiles multiply all panels a block of the depth at a time, for which the block of A stays
+    // A single tile multiplies a panel over its whole depth before the next panel, so that strips are read from end to
+    // end. Several tiles multiply all panels over one block of the depth before the next, so that the block of A stays
     // in the cache.
     let panel_by_panel = m <= kernels.rows() && b.rows() > kernels.max_depth;
     let at_once = if panel_by_panel { kernels.width() } else { in_strips.max(1) };
@@ -213,8 +215,8 @@ pub fn gemm_bf16_scratch_len<D: Bf16Dot>(_dot: D, m: usize, n: usize, k: usize) 
 
 /// [`gemm`] of operands in `bf16`, with sums, output, bias and residual in `f32`.
 ///
-/// Products are exact, two of them join a sum at a time: see [`Bf16Dot::dot`] for the roundings. Windows get the bits
-/// of the whole, as there. `scratch` holds at least [`gemm_bf16_scratch_len`] elements.
+/// Products are exact, and two at a time are added to a sum: see [`Bf16Dot::dot`] for the roundings. As with [`gemm`],
+/// a window has the same bits as in the whole. `scratch` holds at least [`gemm_bf16_scratch_len`] elements.
 ///
 /// # Panics
 /// If the shapes disagree or `scratch` is too short.
@@ -232,7 +234,7 @@ pub fn gemm_bf16<D: Bf16Dot>(
     }
 }
 
-/// Asserts that the shapes of A, B, C and the epilogue agree; B's rows are counted as A's columns are.
+/// Asserts that the shapes of A, B, C and the epilogue agree; B's rows are given in the unit of A's columns.
 fn check(a: [usize; 2], b: [usize; 2], c: &MatMut, epilogue: &Epilogue) {
     let (m, n) = (c.rows(), c.cols());
     assert!(a[0] == m, "A has {} rows, C has {m}", a[0]);

@@ -24,16 +24,17 @@
 //!                    C                        A
 //! ```
 //!
-//! The block of A stays in the second-level cache while all panels of B pass by, the panel of B in the first while all
-//! tiles do.
+//! A block of A stays in the second-level cache while all panels of B pass by, a panel of B in the first-level cache
+//! while all tiles of rows do.
 //!
-//! 1. Panels of a transposed B are kept for all blocks of rows, at most [`KEPT_COLUMNS`] at a time: to transpose a
-//!    panel again costs more than to fetch it from farther away. To copy a panel again costs less.
-//! 2. A is packed only where many panels read it and its rows lie so far apart that caches and address translation
-//!    suffer ([`packs_a`]), or where its words are not adjacent (`bf16`).
-//! 3. See [`PanelSource`]: strips are read in place; a B in normal layout is packed by the first tile, which stores the
-//!    vectors that it reads beside its multiply-adds, or read in place if there is only one tile; a transposed B is
-//!    transposed.
+//! 1. Panels of a transposed B are kept for all blocks of rows, at most [`KEPT_COLUMNS`] columns at a time: to
+//!    transpose a panel again costs more than to fetch it from farther away. Panels of a normal B are packed again for
+//!    each block of rows: to copy a panel costs less than to fetch it.
+//! 2. A is packed only where many panels read it and its rows are so far apart that caches and address translation
+//!    suffer ([`packs_a`]), or where the elements of a word are not adjacent or the last word is not whole (`bf16`).
+//! 3. See [`panel_of`]: strips are read in place, those of 16-bit floats widened first unless A has few rows in normal
+//!    layout. A B in normal layout is packed, or in whole vectors of `f32` read in place by a single tile or if it is
+//!    near; from two full tiles on the first tile packs it as it multiplies. A transposed B is transposed.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -51,27 +52,28 @@ use super::tile::{LINE, Tile};
 use crate::MatMut;
 use crate::format::HalfKind;
 
-/// Words that may be skipped so that the packed blocks start on a cache line.
+/// The most words that are skipped so that the packed blocks start on a cache line.
 const ALIGNMENT_SLACK: usize = 15;
 
-/// Blocks of the depth are multiples of this many words, whole blocks for the packers that transpose; the last one may
-/// be shorter.
+/// Blocks of the depth are multiples of this many words, so that the packers that transpose work on whole squares; the
+/// last one may be shorter.
 const DEPTH_GRANULE: usize = 16;
 
-/// Panels of B from which on packing A can pay: each of them reads A once more.
+/// From this many panels of B on, packing A can pay: each panel reads all of A again.
 const PACK_FROM_PANELS: usize = 8;
 
 /// The most columns whose transposed panels of B are kept until all blocks of rows have passed by. It is a multiple of
 /// every kernel's width; with the deepest block these are 1.5 MiB, which a third-level cache holds.
 pub(super) const KEPT_COLUMNS: usize = 1008;
 
-/// A panel of B within so many elements is read where it lies, by any number of tiles: the first-level cache holds it.
+/// A panel of B that spans at most this many elements is read in place by any number of tiles: the first-level cache
+/// holds it.
 const NEAR_ELEMENTS: usize = 8192;
 
-/// From this stride on, in words, each row of an A in normal layout lies on a page of its own.
+/// From this stride on, in words, each row of an A in normal layout is on a page of its own.
 const PAGE_STRIDE: usize = 1024;
 
-/// Words of a transposed A beyond which it does not stay in a second-level cache of 1 MiB, of whose lines only parts
+/// A transposed A of more words than this does not stay in a second-level cache of 1 MiB: only parts of its cache lines
 /// are read at a time.
 const RESIDENT_WORDS: usize = 320 * 1024;
 
@@ -87,7 +89,7 @@ pub(super) enum PanelSource<'a, T> {
 }
 
 impl<T: Copy> PanelSource<'_, T> {
-    /// A window of the depth, in elements, and of columns, which cuts no strip.
+    /// The part of B in a range of the depth, in elements, and of columns, which must not cut a strip.
     fn window(self, depth: &Range<usize>, columns: &Range<usize>) -> Self {
         match self {
             Self::Operand(b) => Self::Operand(b.rows_range(depth.clone()).cols_range(columns.clone())),
@@ -111,12 +113,12 @@ pub(super) struct Block<'a, T> {
 
 /// The scratch of a block.
 #[derive(Clone, Copy)]
-struct Packed {
-    /// Panels of A, one after another; null where A is read in place.
+struct BlockScratch {
+    /// Panels of A, one after another; null if A is read in place.
     a: *mut f32,
     /// Panels of B.
     b: *mut f32,
-    /// Whether the panels of B lie one after another, and not each in the place of the one before.
+    /// Whether the panels of B are kept one after another. If not, each replaces the one before.
     keeps_b: bool,
     /// Whether the panels of B are there already, packed for an earlier block of rows.
     has_b: bool,
@@ -132,13 +134,13 @@ pub(super) fn scratch_len<P: Arithmetic>(kernels: &Kernels<P>, m: usize, n: usiz
     ALIGNMENT_SLACK + packed_a_len(kernels, m, k) + n.next_multiple_of(P::Isa::LANES).min(columns) * depth
 }
 
-/// Words of the panels of a block of A: at most those of a full block, however shallow it is.
+/// Words of scratch for a packed block of A, at most `max_block`, rounded up to a cache line.
 fn packed_a_len<P: Arithmetic>(kernels: &Kernels<P>, m: usize, k: usize) -> usize {
     let whole = m.next_multiple_of(kernels.a_panel()).saturating_mul(k.div_ceil(P::STEP).min(kernels.max_depth));
     whole.min(kernels.max_block).next_multiple_of(LINE)
 }
 
-/// The most rows of a block of A of that depth in words: whole panels.
+/// The most rows of a block of A that is `depth` words deep: a multiple of a panel's rows.
 fn block_rows<P: Arithmetic>(kernels: &Kernels<P>, depth: usize) -> usize {
     (kernels.max_block / depth.max(1) / kernels.a_panel()).max(1) * kernels.a_panel()
 }
@@ -157,7 +159,7 @@ fn pieces(len: usize, most: usize, granule: usize) -> impl Iterator<Item = Range
     (0..count).map(move |i| (i * piece).min(len)..((i + 1) * piece).min(len))
 }
 
-/// Cuts `n` columns into panels of as many vectors as a tile has at most.
+/// Cuts `n` columns into panels of `kernels.vectors` vectors; the last one may be narrower.
 fn panels<P: Arithmetic>(kernels: &Kernels<P>, n: usize) -> impl Iterator<Item = Range<usize>> {
     let most = kernels.vectors;
     let mut start = 0;
@@ -177,14 +179,14 @@ pub(super) fn run<P: HasKernels>(arithmetic: P, product: Block<P::Element>, scra
     let Block { a, b, mut c, mut epilogue } = product;
     let (m, n, k) = (c.rows(), c.cols(), a.cols());
     let need = scratch_len(kernels, m, n, k);
-    assert!(scratch.len() >= need, "a product of {m} × {n} × {k} needs {need} of scratch, got {}", scratch.len());
+    assert!(scratch.len() >= need, "a product of {m} × {n} × {k} needs {need} words of scratch, got {}", scratch.len());
     let skip = scratch.as_ptr().align_offset(64).min(ALIGNMENT_SLACK);
     let panel_a = scratch[skip..].as_mut_ptr();
     let packed_b = panel_a.wrapping_add(packed_a_len(kernels, m, k));
     for depth in pieces(k, kernels.max_depth * P::STEP, DEPTH_GRANULE * P::STEP) {
         let packs = packs_a(kernels, a, n) && !reads_half(&b, a, m)
             || !depth.len().is_multiple_of(P::STEP)
-            || !has_adjacent_words::<P>(a.layout);
+            || !words_are_contiguous::<P>(a.layout);
         let words = depth.len().div_ceil(P::STEP);
         let most_rows = block_rows(kernels, words);
         let transposed = matches!(b, PanelSource::Operand(Operand { layout: Layout::Transposed, .. }));
@@ -199,10 +201,10 @@ pub(super) fn run<P: HasKernels>(arithmetic: P, product: Block<P::Element>, scra
                     epilogue: epilogue.window(&rows, &columns),
                 };
                 let a = if packs { panel_a } else { null_mut() };
-                let packed = Packed { a, b: packed_b, keeps_b, has_b: keeps_b && rows.start > 0 };
-                // SAFETY: the scratch has `scratch_len` words: room for the panels of A of a block, and behind them for
-                // a panel of B, or for those of KEPT_COLUMNS where they are kept. `has_b` holds only after the first
-                // block of rows has packed the same panels.
+                let packed = BlockScratch { a, b: packed_b, keeps_b, has_b: keeps_b && rows.start > 0 };
+                // SAFETY: the scratch has `scratch_len` words: enough for the panels of A of a block, and after these
+                // for a panel of B or, if panels are kept, for those of KEPT_COLUMNS columns. `has_b` holds only after
+                // the first block of rows has packed the same panels.
                 unsafe { multiply_block(arithmetic, kernels, block, packed) };
             }
         }
@@ -216,11 +218,11 @@ fn reads_half<T>(b: &PanelSource<'_, T>, a: Operand<T>, m: usize) -> bool {
 }
 
 /// Whether the elements of a word of A are adjacent in that layout.
-fn has_adjacent_words<P: Arithmetic>(layout: Layout) -> bool {
+fn words_are_contiguous<P: Arithmetic>(layout: Layout) -> bool {
     P::STEP == 1 || layout == Layout::Normal
 }
 
-/// Whether it pays to pack A: many panels read it, and it lies so scattered that the caches don't hold it.
+/// Whether it pays to pack A: many panels read it, and it is so scattered that the caches don't hold it.
 fn packs_a<P: Arithmetic>(kernels: &Kernels<P>, a: Operand<P::Element>, n: usize) -> bool {
     let often = n >= PACK_FROM_PANELS * kernels.width();
     let scattered = match a.layout {
@@ -240,7 +242,7 @@ unsafe fn multiply_block<P: Arithmetic>(
     arithmetic: P,
     kernels: &'static Kernels<P>,
     block: Block<P::Element>,
-    packed: Packed,
+    packed: BlockScratch,
 ) {
     let Block { a, b, mut c, epilogue } = block;
     debug_assert!([a.rows(), c.cols()].iter().all(|len| *len > 0), "an empty block");
@@ -254,9 +256,9 @@ unsafe fn multiply_block<P: Arithmetic>(
         let c = c.reborrow().cols_range(columns.clone());
         let epilogue = epilogue.window(&(0..m), &columns);
         let before = if packed.keeps_b { columns.start * a.cols().div_ceil(P::STEP) } else { 0 };
-        let packed = Packed { b: packed.b.wrapping_add(before), ..packed };
-        // SAFETY: A has been packed above if it is to be. Kept panels lie one after another: all panels before this one
-        // are whole vectors, so that they end where this one begins.
+        let packed = BlockScratch { b: packed.b.wrapping_add(before), ..packed };
+        // SAFETY: A has been packed above if `packed.a` isn't null. Kept panels follow each other: all panels before
+        // this one are whole vectors, so they end where this one begins.
         unsafe { multiply_panel(arithmetic, kernels, Block { a, b: panel, c, epilogue }, packed) };
     }
 }
@@ -304,7 +306,7 @@ unsafe fn multiply_panel<P: Arithmetic>(
     arithmetic: P,
     kernels: &'static Kernels<P>,
     block: Block<P::Element>,
-    packed: Packed,
+    packed: BlockScratch,
 ) {
     let Block { a, b, c, epilogue } = block;
     let (m, k, vectors) = (c.rows(), a.cols().div_ceil(P::STEP), c.cols().div_ceil(P::Isa::LANES));
@@ -315,8 +317,8 @@ unsafe fn multiply_panel<P: Arithmetic>(
     let (read, first) = unsafe { panel_of(arithmetic, kernels, (b, in_place), packed, m, base) };
     let packed_b = Tile { b: first.packed.cast_const(), b_stride: vectors * P::Isa::LANES * P::STEP, ..first };
     let mut prefetches = PrefetchSchedule::new([m, kernels.rows()], [k, vectors], P::Isa::LANES, first.b_vector);
-    for rows in row_blocks(m, kernels.rows(), !packed.a.is_null()) {
-        let (a, a_stride, walk) = a_of(kernels, a, packed.a, &rows);
+    for rows in tile_rows(m, kernels.rows(), !packed.a.is_null()) {
+        let (a, a_stride, walk) = rows_of_a(kernels, a, packed.a, &rows);
         let (tile, kernels) = match (read, walk.packing, walk.strips) {
             (PanelRead::Strips, _, Some(strips)) => (prefetches.next(&first), &strips[rows.len() - 1]),
             (PanelRead::PackedByFirst, Some(packing), _) if rows.start == 0 => (first, packing),
@@ -327,14 +329,15 @@ unsafe fn multiply_panel<P: Arithmetic>(
                 unreachable!("only products of f32 read B in strips or in place")
             }
         };
-        // SAFETY: the kernel is that of these rows and vectors. A, B, C and the epilogue have been cut to them; A and B
-        // have k words of depth; a packing kernel writes a panel into the scratch, which the caller keeps writable.
+        // SAFETY: the kernel is made for this many rows and vectors. A, B, C and the epilogue are windows of these rows
+        // and columns; A and B have k words of depth; a packing kernel writes a panel into the scratch, which the
+        // caller keeps writable.
         unsafe { kernels[vectors - 1](arithmetic, &tile.at_rows(&rows, a, a_stride)) };
     }
 }
 
-/// Packs a panel of B if it can't be read in place; returns how it is read and `base` with B, for the first tile of `m`
-/// rows.
+/// Packs a panel of B unless it can be read in place. Returns how tiles read it, and `base` with the pointers to B of
+/// the first tile. `m` is the number of rows of the block.
 ///
 /// # Safety
 /// `packed.b` must be as [`multiply_block`] demands.
@@ -342,7 +345,7 @@ unsafe fn panel_of<P: Arithmetic>(
     arithmetic: P,
     kernels: &Kernels<P>,
     (b, half_in_place): (PanelSource<P::Element>, bool),
-    packed: Packed,
+    packed: BlockScratch,
     m: usize,
     base: Tile<P::Element>,
 ) -> (PanelRead, Tile<P::Element>) {
@@ -382,9 +385,9 @@ unsafe fn panel_of<P: Arithmetic>(
     (PanelRead::Plain, in_scratch)
 }
 
-/// Cuts the `m` rows of a block into those of tiles: of `most` rows each. The last two are nearly equal, since low
-/// tiles are slow, unless A is packed: a tile must not straddle two panels of A.
-fn row_blocks(m: usize, most: usize, packed: bool) -> impl Iterator<Item = Range<usize>> {
+/// Cuts the `m` rows of a block into tiles of `most` rows. The last two tiles are nearly equal, since tiles of few rows
+/// are slow, unless A is packed: a tile must not straddle two panels of A.
+fn tile_rows(m: usize, most: usize, packed: bool) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
     std::iter::from_fn(move || {
         let left = m - start;
@@ -395,8 +398,8 @@ fn row_blocks(m: usize, most: usize, packed: bool) -> impl Iterator<Item = Range
     })
 }
 
-/// Where the rows of a tile begin in A, the stride of [`Tile::a_stride`], and the kernels that walk so.
-fn a_of<P: Arithmetic>(
+/// Where the rows of a tile begin in A, the value of [`Tile::a_stride`], and the kernels for this walk through A.
+fn rows_of_a<P: Arithmetic>(
     kernels: &'static Kernels<P>,
     a: Operand<P::Element>,
     packed: *const f32,

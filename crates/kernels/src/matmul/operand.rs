@@ -1,15 +1,15 @@
-//! The inputs of a product besides packed weights: operands that lie as matrices, and the epilogue.
+//! The inputs of a product except packed weights: operands stored as matrices, and the epilogue.
 
 use std::ops::Range;
 
 use crate::Mat;
 
-/// How an operand lies in memory.
+/// How an operand is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// As it enters the product.
     Normal,
-    /// As the transpose of what enters the product.
+    /// As the transpose of the matrix that enters the product.
     Transposed,
 }
 
@@ -25,13 +25,13 @@ pub enum Update {
 
 /// `op(mat)`: a factor of a product that is a matrix or the transpose of one.
 pub struct Operand<'a, T = f32> {
-    /// The elements as they lie in memory.
+    /// The elements as they are stored.
     pub mat: Mat<'a, T>,
     /// Whether the factor is the matrix or its transpose.
     pub layout: Layout,
 }
 
-// Derived, both would demand that the elements be `Clone` and `Copy`.
+// A derived `Clone` or `Copy` would require that the elements are `Clone` or `Copy`.
 impl<T> Clone for Operand<'_, T> {
     #[inline(always)]
     fn clone(&self) -> Self {
@@ -102,7 +102,7 @@ impl<'a, T> Operand<'a, T> {
 /// The operations on a product before it is written: `[C +] scale · product [+ bias] [+ residual]`.
 #[derive(Clone, Copy)]
 pub struct Epilogue<'a> {
-    /// Factor of the product, not of what is added to it.
+    /// Factor of the product alone, without the addends.
     pub scale: f32,
     /// Whether the output is replaced or added to.
     pub update: Update,

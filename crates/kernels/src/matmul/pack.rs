@@ -6,8 +6,8 @@
 //!                           …
 //! ```
 //!
-//! A factor whose rows run along the panel's rows is copied ([`CopyFn`]), one whose rows run along the depth is
-//! transposed ([`TransposeFn`]); the latter has a twin in `arch` that transposes in registers.
+//! A factor whose rows run along the panel's rows is copied ([`CopyFn`]). A factor whose rows run along the depth is
+//! transposed ([`TransposeFn`]); `arch` has the same function with transposes in registers.
 #![allow(unsafe_code)]
 
 use smallmind_simd::Isa;
@@ -27,7 +27,8 @@ pub(super) struct WordRows {
     pub rows: usize,
     /// Bytes from row to row.
     pub stride: usize,
-    /// Bytes of a row, a multiple of an element's. The last word lacks an element if this is no multiple of a word's.
+    /// Bytes of a row, a multiple of the size of an element. If it isn't a multiple of the size of a word, the last
+    /// word lacks an element.
     pub bytes: usize,
 }
 
@@ -63,8 +64,8 @@ impl WordRows {
 /// The rows must be valid for reads, `panel` for writes of `depth * width` words.
 pub(super) type TransposeFn<I> = unsafe fn(I, rows: WordRows, panel: *mut f32, width: usize);
 
-/// Packs `mat` `[depth in elements, cols]` into panels, one after another: all of the function's width, but the last as
-/// wide as the columns that are left, rounded up to whole vectors.
+/// Packs `mat` `[depth in elements, cols]` into panels, one after another. All have the function's width but the last,
+/// which has the columns that are left, rounded up to whole vectors.
 ///
 /// # Safety
 /// `panels` must be valid for writes of the depth in words times `cols` rounded up to whole vectors.
@@ -83,7 +84,7 @@ pub(super) unsafe fn transpose<I: Isa>(_isa: I, rows: WordRows, panel: *mut f32,
     unsafe { transpose_part(rows, panel, width, 0) }
 }
 
-/// The steps `from..` of a panel, word by word.
+/// Packs the steps `from..` of a panel, word by word.
 ///
 /// # Safety
 /// As [`TransposeFn`].
@@ -115,7 +116,7 @@ pub(super) unsafe fn copy<P: Arithmetic, const V: usize>(arithmetic: P, mat: Mat
             let lanes = P::Isa::LANES;
             let (depth, width) = (mat.rows().div_ceil(P::STEP), V * lanes);
             let whole = mat.cols() - mat.cols() % width;
-            // If the depth is no multiple of a word's elements, the last step lacks a row.
+            // If the depth isn't a multiple of the elements of a word, the last step lacks a row.
             let full = mat.rows() / P::STEP;
             let grouped = full - full % STEPS_AT_A_TIME;
             // SAFETY: steps below `full` have all their rows in the matrix; the caller keeps the panels writable over
@@ -168,7 +169,7 @@ unsafe fn copy_steps<P: Arithmetic, const V: usize, const R: usize>(
     }
 }
 
-/// Copies `steps` of a panel of `width` columns; zeros where `mat` has no such row or column.
+/// Copies `steps` of a panel of `width` columns; writes zeros for rows and columns that `mat` lacks.
 ///
 /// # Safety
 /// The panel must be valid for writes over these steps.

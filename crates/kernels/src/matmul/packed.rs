@@ -1,4 +1,5 @@
-//! Packed weights: weights that lie in the order in which the micro-kernels read them, so that no product packs them.
+//! Packed weights: weights stored in the order in which the micro-kernels read them, so that products need not pack
+//! them.
 //!
 //! ```text
 //! a weight [n, k], row by row         packed, in `f32`: a strip in the place of every LANES rows
@@ -9,9 +10,9 @@
 //! row 2·LANES    ─────────            row 2·LANES          rows that fill no strip stay as they are
 //! ```
 //!
-//! The rows of the weight are the columns of the factor that it is. A strip is one vector wide, and not as wide as a
-//! tile: so products of one row and of many read the same memory from end to end, and packing `f32` needs no second
-//! copy. In other formats the last strip is padded instead, and the weight is written anew.
+//! As a factor, the weight is transposed: its rows are the factor's columns. A strip is one vector wide, not as wide as
+//! a tile: so products of one row and of many rows read the same memory from end to end, and `f32` can be packed in
+//! place. In other formats the last strip is padded, and the weight is written to new memory.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -32,7 +33,7 @@ use crate::{Format, Mat};
 /// A weight `[n, k]` that [`pack_weight`] or [`pack_weight_as`] has packed, as the factor `[k, n]` of a product.
 #[derive(Clone, Copy)]
 pub struct PackedWeight<'a> {
-    /// The strips, one after another; in `f32` followed by the rows that fill none.
+    /// The strips, one after another; in `f32` followed by the rows that don't fill a strip.
     words: &'a [f32],
     format: Format,
     /// Columns of the factor.
@@ -46,7 +47,7 @@ pub struct PackedWeight<'a> {
 /// Words of a weight `[n, k]` packed in `format`; `None` if its rows are not whole blocks, or if it is larger than
 /// memory can be.
 pub fn packed_len<I: Isa>(_isa: I, format: Format, n: usize, k: usize) -> Option<usize> {
-    // The bytes of the last strip, padded, must be countable too.
+    // The bytes must not overflow with the padding of the last strip either.
     n.checked_next_multiple_of(I::LANES)?.checked_mul(k)?.checked_mul(4)?;
     match format.kind() {
         FormatKind::Single => Some(n * k),
@@ -100,7 +101,7 @@ impl<'a> PackedWeight<'a> {
         self.lanes
     }
 
-    /// Its strips, and in `f32` the rows behind them.
+    /// Its strips, and in `f32` the rows after them.
     pub(super) fn words(self) -> &'a [f32] {
         self.words
     }
@@ -155,7 +156,7 @@ impl<'a> PackedWeight<'a> {
         Strips::new(isa, self.words, self.k, self.n)
     }
 
-    /// The columns from `from` on of a factor in `f32`, which lie as rows of the weight.
+    /// The columns of a factor in `f32` from `from` on, which are stored as rows of the weight.
     pub(super) fn rest(self, from: usize) -> Operand<'a> {
         debug_assert!(from >= self.n - self.n % self.lanes, "column {from} lies in a strip");
         Operand::transposed(Mat::new(&self.words[from * self.k..], self.n - from, self.k))
@@ -186,7 +187,7 @@ pub fn pack_weight_scratch_len<I: Isa>(_isa: I, k: usize) -> usize {
     I::LANES * k
 }
 
-/// Packs a weight `[n, k]`, row by row in `weight`, in [`Format::F32`] and in place.
+/// Packs a weight `[n, k]`, stored row by row in `weight`, in [`Format::F32`] and in place.
 ///
 /// # Panics
 /// If `weight` has another size, or `scratch` fewer than [`pack_weight_scratch_len`] elements.

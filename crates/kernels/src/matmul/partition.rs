@@ -1,5 +1,5 @@
-//! Which kernels compute a product and how workers share its output. Both are chosen once for a product, by everybody
-//! who runs products on several threads.
+//! Which kernels compute a product and how workers share its output. Code that runs products on several threads chooses
+//! both once for each product.
 
 use std::ops::Range;
 
@@ -13,29 +13,30 @@ pub const ROW_GRANULE: usize = 4;
 /// Columns of an output are divided among workers in multiples of this: a cache line.
 pub const COL_GRANULE: usize = 16;
 
-// The constants below are fitted on a Zen 4 with 1 MiB of second-level cache a core and two workers: RESIDENT and
+// The constants below are fitted on a Zen 4 with 1 MiB of second-level cache per core and two workers: RESIDENT and
 // ROWS_OF_RESIDENT to the prefill of whole models, the others to `bench kernels --assert-choice`. On another CPU they
 // may cost speed, but change no result.
 
-/// From this many rows on an output that is no wider is partitioned by rows, though every worker then packs all of B.
+/// From this many rows on, an output with at most as many columns as rows is partitioned by rows, though every worker
+/// then packs all of B.
 const MANY_ROWS: usize = 256;
-/// From this many rows on an output of any width is partitioned by rows.
+/// From this many rows on, an output of any width is partitioned by rows.
 const MANY_ROWS_OF_WIDE: usize = 512;
 
 /// A packed B of at most this many elements comes from the second-level cache as fast as it is multiplied.
 const RESIDENT: usize = 256 * 1024;
-/// From this many rows on a product with such a B is partitioned by rows.
+/// From this many rows on, a product with such a B is partitioned by rows.
 const ROWS_OF_RESIDENT: usize = 64;
-/// From this many rows on a product with a larger packed B is partitioned by rows.
+/// From this many rows on, a product with a larger packed B is partitioned by rows.
 const ROWS_OF_LARGE: usize = 512;
-/// An output of fewer columns is narrow: a vector of columns more or less is much of a worker's part.
+/// An output of fewer columns is narrow: one vector of columns more makes a worker's part much larger.
 const NARROW: usize = 128;
-/// From this many rows on a narrow output is partitioned by rows.
+/// From this many rows on, a narrow output is partitioned by rows.
 const ROWS_OF_NARROW: usize = 8;
 
-/// From this depth on the sums across lanes at the end of a streamed row cost little beside the row.
+/// From this depth on, the sums across lanes at the end of a streamed row cost little compared with the row.
 const DEEP: usize = 256;
-/// The most rows of A for which rows shallower than [`DEEP`] are streamed.
+/// The most rows of A with which a weight shallower than [`DEEP`] is streamed.
 const FEW_SHALLOW_ROWS: usize = 8;
 
 /// The dimension of an output that is divided among workers.
@@ -48,14 +49,15 @@ pub enum Partition {
 }
 
 impl Partition {
-    /// The partition of an output `[m, n]` where B is not packed. By rows, row-wise neighbours need no barrier, but
-    /// each worker packs all of B, which only many rows make up for.
+    /// The partition of an output `[m, n]` where B is not packed. A partition by rows needs no barriers between the
+    /// product and row-wise steps before and after it, but each worker packs all of B, which pays only for many rows.
     pub fn choose(m: usize, n: usize) -> Self {
         if m >= n.clamp(MANY_ROWS, MANY_ROWS_OF_WIDE) || n < 2 * COL_GRANULE { Self::Rows } else { Self::Columns }
     }
 
-    /// The partition of an output of at most `m` rows and of `n` columns where a B of depth `k` is packed: by rows,
-    /// which then stay with their worker from product to product, as soon as they make up for reading all of B.
+    /// The partition of an output of at most `m` rows and of `n` columns where a B of depth `k` is packed. By rows if
+    /// there are enough of them: then rows stay with their worker from product to product, which makes up for reading
+    /// all of B.
     pub fn choose_packed(m: usize, n: usize, k: usize) -> Self {
         let rows = if n < NARROW {
             ROWS_OF_NARROW

@@ -5,8 +5,8 @@
 //!                                            rounded to f32                  bytes, exact
 //! ```
 //!
-//! The blocks of an element are added in rising order, each by one multiply-add, so that windows and any number of rows
-//! give the same bits. For the order of bytes and their signs see `q8_blocks`.
+//! The blocks of an element are added in rising order, each by one multiply-add, so the bits do not depend on windows
+//! and numbers of rows. For the order of bytes and their signs see `q8_blocks`.
 #![allow(unsafe_code)]
 
 use std::any::Any;

@@ -1,5 +1,5 @@
-//! Weights in blocks of bytes ([`Format::Q8_0`]) and activations quantized to bytes: how both lie in memory. The
-//! products are `q8`'s.
+//! Weights in blocks of bytes ([`Format::Q8_0`]) and activations quantized to bytes: how both are stored. Their
+//! products are in `q8`.
 //!
 //! ```text
 //! a quantized row of k elements:   [k / 32][8] words of 4 bytes, then k / 32 scales (f32),
@@ -7,11 +7,11 @@
 //! a strip of LANES rows:           [k / 32][8][LANES][4] bytes, then [k / 32][LANES] scales (f16)
 //! ```
 //!
-//! A strip takes 34 bytes for 32 elements, as GGML's blocks. Rows that pad the last strip are zeros.
+//! A strip takes 34 bytes for 32 elements, like GGML's blocks. Rows that pad the last strip are zeros.
 //!
-//! **Order of bytes.** The dot product of bytes adds four adjacent ones. Which four elements these are does not matter
-//! as long as both factors agree: word `q` of a block holds its elements `q`, `q + 8`, `q + 16` and `q + 24`, so that
-//! activations are quantized by whole vectors.
+//! **Order of bytes.** The dot product of bytes adds up four adjacent products. Which four elements these are does not
+//! matter as long as both factors agree. Word `q` of a block holds its elements `q`, `q + 8`, `q + 16` and `q + 24`, so
+//! that activations can be quantized by whole vectors.
 //!
 //! **Signs.** The dot product multiplies unsigned by signed bytes. Weights are stored as `w + 128`; the sum begins with
 //! `-128 · Σ_i x`, which quantizing computes.
@@ -31,8 +31,8 @@ const SHIFT: i32 = 128;
 /// The largest magnitude of a quantized element.
 const MOST: f32 = 127.0;
 
-/// Words of a row of `k` quantized elements: its bytes, then a scale for each block, then the sum that each block's
-/// product begins with.
+/// Words of a row of `k` quantized elements: its bytes, then a scale for each block, then for each block the number
+/// with which its sum begins.
 pub fn quantized_words(k: usize) -> usize {
     k / 4 + 2 * (k / BLOCK)
 }
@@ -40,11 +40,11 @@ pub fn quantized_words(k: usize) -> usize {
 /// Quantizes the rows of `x` `[tokens, k]` into `out` `[tokens, quantized_words(k)]`, the left factor of products with
 /// [`Format::Q8_0`].
 ///
-/// In each block the greatest magnitude becomes 127 or -127, the others are rounded to nearest, ties to even. If an
-/// element of a block is not finite, the block's scale is NaN, and so is every product with it.
+/// In each block the greatest magnitude becomes 127 or -127, the other elements are rounded to nearest, ties to even.
+/// If an element of a block is not finite, the block's scale is NaN, and so is every product with it.
 ///
 /// # Panics
-/// If the shapes disagree or `k` is no multiple of 32.
+/// If the shapes disagree or `k` is not a multiple of 32.
 pub fn quantize_rows<I: Isa>(isa: I, x: Mat, mut out: MatMut) {
     let (tokens, k) = (x.rows(), x.cols());
     assert!(k.is_multiple_of(BLOCK), "rows of {k} elements are not whole blocks of {BLOCK}");
@@ -64,7 +64,7 @@ pub fn quantize_rows<I: Isa>(isa: I, x: Mat, mut out: MatMut) {
     );
 }
 
-/// Quantizes a block into its words; returns its scale and the bits of the sum that its product begins with.
+/// Quantizes a block into its words; returns its scale and the bits of the number with which its sum begins.
 #[inline(always)]
 fn quantize_block<I: Isa>(isa: I, block: &[f32], words: &mut [f32]) -> (f32, f32) {
     const { assert!(I::LANES >= QUADS) };
@@ -87,7 +87,7 @@ fn quantize_block<I: Isa>(isa: I, block: &[f32], words: &mut [f32]) -> (f32, f32
         word = isa.or_i32(isa.shl_i32::<8>(word), isa.and_i32(byte, low));
     }
     isa.store_partial(isa.from_bits(word), words);
-    // Exact: a whole number of magnitude at most 32 · 127. If the scale is NaN, any number will do.
+    // Exact: a whole number of magnitude at most 32 · 127. If the scale is NaN, this number does not matter.
     let sum = isa.sum(isa.to_f32(sum)) as i32;
     (scale, f32::from_bits((-SHIFT).wrapping_mul(sum) as u32))
 }
@@ -100,7 +100,7 @@ pub(super) fn strip_words(lanes: usize, k: usize) -> usize {
 /// Quantizes the rows of a weight `[n, k]` ([`quantize_weight`]) and writes them as strips.
 ///
 /// # Panics
-/// If `words` has another length than [`super::packed_len`], or `k` is no multiple of 32.
+/// If `words` has another length than [`super::packed_len`], or `k` is not a multiple of 32.
 pub(super) fn pack<I: Isa>(_isa: I, weight: Mat, words: &mut [f32]) {
     let (n, k, lanes) = (weight.rows(), weight.cols(), I::LANES);
     assert!(k.is_multiple_of(BLOCK), "rows of {k} elements are not whole blocks of {BLOCK}");
@@ -127,8 +127,8 @@ pub(super) fn pack<I: Isa>(_isa: I, weight: Mat, words: &mut [f32]) {
     }
 }
 
-/// Quantizes a block of a weight as GGML's reference does: the scale is the greatest magnitude over 127, rounded to
-/// `f16` only when it is stored; elements are rounded half away from zero.
+/// Quantizes a block of a weight as GGML's reference does: the scale is the greatest magnitude divided by 127, rounded
+/// to `f16` only when it is stored; elements are rounded to nearest, half away from zero.
 pub fn quantize_weight(block: &[f32]) -> (f16, [i8; BLOCK]) {
     let most = block.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
     let scale = most / MOST;

@@ -16,8 +16,7 @@ use smallmind_simd::Isa;
 
 use super::tile::{LINE, Tile, UNROLL};
 
-/// A factor `[depth, cols]` in strips, each `[depth, lanes]` for as many columns as a vector has lanes; or a window of
-/// one.
+/// A factor `[depth, cols]` in strips `[depth, lanes]`, each one vector wide; or a window of such a factor.
 #[derive(Clone, Copy)]
 pub(super) struct Strips<'a> {
     /// The first element.
@@ -32,7 +31,7 @@ pub(super) struct Strips<'a> {
 }
 
 impl<'a> Strips<'a> {
-    /// The strips of `I` that fill `data`.
+    /// The strips in `data`, as wide as a vector of `I`.
     ///
     /// # Panics
     /// If `data` has another length or `cols` are not whole strips.
@@ -68,14 +67,14 @@ impl<'a> Strips<'a> {
 /// Prefetch distance of a panel's only tile, in elements. Fitted to weights beyond the caches on a Zen 4.
 const PREFETCH_DISTANCE: usize = 512;
 
-/// Up to this many rows a core overlaps the loads of so many steps by itself that prefetches don't help. Fitted as
+/// Up to this many rows a core overlaps the loads of many steps by itself, and prefetches don't help. Fitted as
 /// [`PREFETCH_DISTANCE`].
 const FEW_ROWS: usize = 4;
 
 /// Which cache lines each tile of a panel prefetches while it multiplies.
 ///
-/// Several tiles read the same panel, and prefetch the next one meanwhile: each tile an equal part of its lines, since
-/// memory takes about as long as all of them. A panel's only tile prefetches its own strips, [`PREFETCH_DISTANCE`]
+/// While the tiles of a panel multiply it, each prefetches an equal part of the next panel's lines, since memory needs
+/// about the time of all tiles for them. The only tile of a panel prefetches its own strips, [`PREFETCH_DISTANCE`]
 /// ahead.
 pub(super) struct PrefetchSchedule {
     /// Elements from the panel's first vector to the first line that the next tile prefetches.
@@ -89,8 +88,8 @@ pub(super) struct PrefetchSchedule {
 }
 
 impl PrefetchSchedule {
-    /// The schedule of a panel `[depth, vectors]` for `m` rows, at most `rows` a tile; strips are `apart` elements from
-    /// one another.
+    /// The schedule of a panel `[depth, vectors]` for `m` rows, at most `rows` in a tile. Strips are `apart` elements
+    /// apart.
     pub fn new([m, rows]: [usize; 2], [depth, vectors]: [usize; 2], lanes: usize, apart: usize) -> Self {
         if m <= FEW_ROWS {
             return Self { distance: 0, lines: 0, left: 0, of_tile: 0 };

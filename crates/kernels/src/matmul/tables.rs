@@ -4,8 +4,8 @@
 //! The loops call through these tables, so that crates which call [`gemm`](super::gemm) don't compile the micro-kernels
 //! again.
 //!
-//! `max_depth` is a constant and not derived from the caches of the CPU: the order of sums changes where the depth is
-//! cut, and results of one instruction set must not depend on the machine.
+//! `max_depth` is a constant, not derived from the caches of the CPU: it decides the order of sums, and the results of
+//! an instruction set must not depend on the machine.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -20,18 +20,18 @@ use super::pack::{self, CopyFn, TransposeFn};
 use super::tile::{Adjacent, AlongColumns, AlongRows, InHalfStrips, InStrips, KernelFn, kernel};
 use crate::format::HalfKind;
 
-/// Up to this many rows of an output read strips of 16-bit floats in place. For more rows a panel of them is widened
-/// first, which takes about as long as multiplying two rows by it.
+/// Up to this many rows of an output read strips of 16-bit floats in place. For more rows a panel is widened first,
+/// which takes about as long as multiplying two rows by it.
 pub(super) const DIRECT_ROWS: usize = 4;
 
 /// The micro-kernels for one way of walking through A; the indices are the tile's rows and vectors, each less one.
 pub(super) struct WalkKernels<P: Arithmetic> {
-    /// For a B that is a panel, or lies in normal layout.
+    /// For a B that is a panel, or in normal layout.
     pub plain: &'static [[KernelFn<P>; 3]],
-    /// As `plain`, for the most rows only, and packing B as they read it; none where the arithmetic can't read B
-    /// unpacked.
+    /// As `plain`, but only for the most rows; these pack B as they read it. None if the arithmetic can't read an
+    /// unpacked B.
     pub packing: Option<&'static [KernelFn<P>; 3]>,
-    /// For a B in strips; none where the arithmetic has no strips.
+    /// For a B in strips; none if the arithmetic has no strips.
     pub strips: Option<&'static [[KernelFn<P>; 3]]>,
 }
 
@@ -44,12 +44,12 @@ pub(super) struct Kernels<P: Arithmetic> {
     pub vectors: usize,
     /// Vectors in a full panel of A.
     pub a_vectors: usize,
-    /// The most words in depth between two visits of an element of C.
+    /// The most words of depth that are added up before an element of C is written.
     pub max_depth: usize,
-    /// The most words of a block of A, which all panels of B pass by. Fitted to a second-level cache of 1 MiB: a block
-    /// may fill two thirds of it, beside a panel of B and the tiles of C.
+    /// The most words of a block of A, which is multiplied by all panels of B. Fitted to a second-level cache of 1 MiB:
+    /// a block may fill two thirds of it, and leaves the rest to a panel of B and the tiles of C.
     pub max_block: usize,
-    /// For a B in strips of [`HalfKind::F16`] and of [`HalfKind::Bf16`] and an A in normal layout; none where the
+    /// For a B in strips of [`HalfKind::F16`] and of [`HalfKind::Bf16`] and an A in normal layout; none if the
     /// arithmetic has no such strips.
     pub half: Option<[&'static HalfKernels<P>; 2]>,
     /// For an A in normal layout.
@@ -89,7 +89,7 @@ impl<P: Arithmetic> Kernels<P> {
         self.vectors * P::Isa::LANES
     }
 
-    /// Rows of a full panel of A: those of several tiles, one below another.
+    /// Rows of a full panel of A: those of several tiles, one below the other.
     #[inline(always)]
     pub fn a_panel(&self) -> usize {
         self.a_vectors * P::Isa::LANES
@@ -178,7 +178,7 @@ static AVX2: Kernels<F32Gemm<Avx2>> = Kernels {
     transpose: super::arch::avx2::transpose,
 };
 
-// Thirty-two registers: 8 × 3 sums, 3 vectors of B, 1 of A. A wide tile loads few words of A, each of which must be
+// Thirty-two registers: 8 × 3 sums, 3 vectors of B, 1 of A. A wide tile loads fewer words of A, each of which must be
 // broadcast.
 #[cfg(target_arch = "x86_64")]
 static AVX512: Kernels<F32Gemm<Avx512>> = Kernels {
@@ -194,7 +194,7 @@ static AVX512: Kernels<F32Gemm<Avx512>> = Kernels {
     transpose: super::arch::avx512::transpose,
 };
 
-// The twin that runs on every CPU, for tests.
+// The kernels of the scalar token, which run on every CPU, for tests.
 static SCALAR_BF16: Kernels<Bf16Gemm<Scalar>> = Kernels {
     vectors: 1,
     a_vectors: 3,

@@ -23,12 +23,12 @@
 //!
 //! 1. Before the first step the tile's lines of C are prefetched; with every four steps, lines of strips that a later
 //!    tile reads ([`Tile::prefetch`]).
-//! 2. A [`Source`] knows where the vectors of a step lie, and whether they are packed or widened while they are read.
-//! 3. A [`Walk`] knows where the words of a step lie, so that A is read in either layout, packed or not.
-//! 4. A tile at the right edge of C, or one with a residual beside another addend, stores its sums and finishes them
-//!    vector by vector.
+//! 2. A [`Source`] knows where the vectors of a step are, and whether they are packed or widened while they are read.
+//! 3. A [`Walk`] knows where the words of a step are, so that A is read in either layout, packed or not.
+//! 4. A tile at the right edge of C, or one with a residual in addition to another addend, stores its sums and finishes
+//!    them vector by vector.
 //!
-//! Caches, blocks and threads are `nest`'s.
+//! Blocks for the caches are in `nest`, shares of workers in `partition`.
 #![allow(unsafe_code)]
 
 use std::hint::black_box;
@@ -59,17 +59,18 @@ pub(super) const UNROLL: usize = 4;
 pub(super) struct Tile<E> {
     /// Depth of the sum, in words.
     pub k: usize,
-    /// The word `A[0, 0]`; where the others lie depends on the kernel's [`Walk`].
+    /// The word `A[0, 0]`; the kernel's [`Walk`] decides where the others are.
     pub a: *const E,
     /// Stride of A from row to row (walk along rows) or from step to step (walk along columns).
     pub a_stride: usize,
-    /// Vector `v` of step `p` of B lies at `p * b_stride + v * b_vector`; every lane of it is readable.
+    /// Vector `v` of step `p` of B is at `p * b_stride + v * b_vector`; all its lanes are readable.
     pub b: *const E,
     /// Stride of B from step to step.
     pub b_stride: usize,
     /// Stride of B from vector to vector.
     pub b_vector: usize,
-    /// The first line of the first strip to prefetch meanwhile, any address; only kernels that read strips do.
+    /// Where prefetching begins, in the first strip. It may be any address; only kernels that read strips of `f32`
+    /// prefetch.
     pub prefetch: *const E,
     /// Lines of each strip to prefetch with every [`UNROLL`] steps.
     pub prefetch_lines: usize,
@@ -95,7 +96,7 @@ pub(super) struct Tile<E> {
     pub residual_stride: usize,
 }
 
-// Derived, both would demand that the elements be `Clone` and `Copy`.
+// A derived `Clone` or `Copy` would require that the elements are `Clone` or `Copy`.
 impl<E> Clone for Tile<E> {
     fn clone(&self) -> Self {
         *self
@@ -175,7 +176,7 @@ pub(super) trait Walk<P: Arithmetic>: Copy {
 ///
 /// A row's address is that of row 0 or 4 plus 0, 1, 2 or 3 strides, which x86 addresses without further instructions.
 /// `black_box` hides from the compiler that these values depend on one another: it would compute a pointer for each
-/// row, for which there are no registers.
+/// row, more than there are registers.
 #[derive(Clone, Copy)]
 pub(super) struct AlongRows<E> {
     /// Addresses of rows 0 and 4.
@@ -262,7 +263,7 @@ pub(super) trait Source<P: Arithmetic>: Copy {
 #[derive(Clone, Copy)]
 pub(super) struct Adjacent<const PACKS: bool>;
 
-/// Each vector of a step lies in a strip of its own. The offsets of the three strips.
+/// Each vector of a step is in another strip. These are the offsets of the three strips.
 ///
 /// `black_box` hides from the compiler that they depend on one another, as in [`AlongRows`].
 #[derive(Clone, Copy)]

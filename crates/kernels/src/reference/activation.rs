@@ -1,10 +1,10 @@
-//! Twins of the activations.
+//! The activations: the reference of [`crate::activation`].
 
 use crate::activation::Gelu;
 
 use super::Matrix;
 
-/// The weight of the cube in [`Gelu::Tanh`].
+/// The coefficient of the cube in [`Gelu::Tanh`].
 const CUBE: f64 = 0.044_715;
 
 /// The error function by its series `2/√π · e^(-x²) Σ 2ⁿ x^(2n+1) / (1·3·…·(2n+1))`, all of whose terms have one sign.

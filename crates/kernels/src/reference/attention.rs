@@ -17,10 +17,10 @@ pub struct AttentionGradients {
 /// `O = (P ∘ M)·V` with `P = softmax(scale · Q·Kᵀ)` over the keys that a query may see, for each query head: Vaswani et
 /// al. 2017, "Attention Is All You Need", section 3.2.
 ///
-/// Query `r` stands at position `past + r` of its sequence and sees the keys `0..=past + r`. Query head `h` reads the
+/// Query `r` is at position `past + r` of its sequence and sees the keys `0..=past + r`. Query head `h` reads the
 /// key/value head `h / (heads / kv_heads)`. `M` is the mask of `shape.dropout`, all ones without it.
 ///
-/// `q` is `[len, heads * head_dim]`, `k` and `v` are `[past + len, kv_heads * head_dim]`. Gives `out` `[len, heads *
+/// `q` is `[len, heads * head_dim]`, `k` and `v` are `[past + len, kv_heads * head_dim]`. Returns `out` `[len, heads *
 /// head_dim]` and the log-sum-exp of the scaled scores, `[len, heads]`.
 pub fn causal_attention(q: &Matrix, k: &Matrix, v: &Matrix, shape: &AttentionShape, past: usize) -> (Matrix, Matrix) {
     check(q, k, v, shape, past);
@@ -133,7 +133,7 @@ mod tests {
     use crate::attention::AttentionDropout;
     use crate::dropout::DropoutKey;
 
-    /// Numbers in `[-1, 1)` that follow no pattern.
+    /// Numbers in `[-1, 1)` without a pattern.
     fn matrix(rows: usize, cols: usize, seed: u64) -> Matrix {
         let noise = |r: usize, c: usize| {
             let mixed = (seed << 40 | (r as u64) << 20 | c as u64).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);

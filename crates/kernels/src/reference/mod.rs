@@ -1,7 +1,7 @@
-//! The naive `f64` twin of every kernel: plain loops that can be read beside the formula.
+//! The naive `f64` twin of every kernel: plain loops that can be compared with the formula by eye.
 //!
-//! Tests compare the vectorised kernels with them, and a graph is interpreted with them. They allocate, take whole
-//! matrices rather than windows, and are not fast.
+//! Tests compare the vectorised kernels with them, and the interpreter of graphs runs them. They allocate, take whole
+//! matrices instead of windows, and are slow.
 
 pub mod activation;
 pub mod attention;

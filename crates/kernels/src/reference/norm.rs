@@ -2,7 +2,7 @@
 
 use super::Matrix;
 
-/// Divisor of a mean over features; 1 for an empty row, whose mean is zero.
+/// Divisor for a mean over features; 1 for an empty row, so that its mean is zero.
 fn count(x: &Matrix) -> f64 {
     x.cols.max(1) as f64
 }

@@ -1,4 +1,5 @@
-//! The trunk of every model: blocks of attention and MLP on a residual stream, each after a norm, and the last norm.
+//! The trunk of every model: blocks of attention and MLP on a residual stream, each with a norm before it, and the last
+//! norm.
 //!
 //! ```text
 //! x = tokens (+ positions)
@@ -8,8 +9,8 @@
 //! norm(x)
 //! ```
 //!
-//! [`ModelConfig`] says which norm, biases, positions, gate and activation. Ids of parameters and salts of dropouts are
-//! given in the order of the code here: another order makes other random weights and other masks.
+//! [`ModelConfig`] says which norm, biases, positions, gate and activation. Ids of parameters and salts of dropouts
+//! follow the order of the code here: another order gives other random weights and other masks.
 
 use smallmind_graph::op::{Direction, DropoutSpec, Index, Norm, RopeSpec};
 use smallmind_graph::{Decay, GraphBuilder, GraphError, Init, Op, ParamId, ParamSpec, ValueId};
@@ -71,7 +72,7 @@ impl Decoder<'_> {
         })
     }
 
-    /// Attention of the residual stream `x`, which the block adds to that.
+    /// Attention on the residual stream `x`; the block adds the result to `x`.
     fn attention(&self, b: &mut GraphBuilder, layer: usize, x: ValueId) -> Built<ValueId> {
         let (c, heads) = (self.config, self.config.attention_heads());
         let y = b.scope("norm", |b| self.norm(b, x))?;
@@ -94,7 +95,7 @@ impl Decoder<'_> {
         self.dropout(b, c.dropout.residual, out)
     }
 
-    /// MLP of the residual stream `x`, which the block adds to that.
+    /// The MLP on the residual stream `x`; the block adds the result to `x`.
     fn mlp(&self, b: &mut GraphBuilder, x: ValueId) -> Built<ValueId> {
         let c = self.config;
         let y = b.scope("norm", |b| self.norm(b, x))?;
@@ -131,14 +132,14 @@ impl Decoder<'_> {
         (self.purpose == Purpose::Training && probability > 0.0).then(|| DropoutSpec { probability, salt: b.salt() })
     }
 
-    /// Standard deviation of matrices whose output is added to the residual stream: divided by the root of the number
-    /// of such additions (Radford et al., 2019).
+    /// Standard deviation of matrices whose output is added to the residual stream: the initial one divided by the
+    /// square root of the number of such additions (Radford et al., 2019).
     fn residual_std(&self) -> f32 {
         self.config.init_std / (2.0 * self.config.layers as f32).sqrt()
     }
 }
 
-/// A linear layer of a weight with `spec.rows` outputs.
+/// A linear layer with `spec.rows` outputs.
 fn linear(b: &mut GraphBuilder, x: ValueId, spec: ParamSpec, bias: bool) -> Built<ValueId> {
     let outputs = spec.rows;
     let weight = b.param("weight", spec)?;

@@ -25,11 +25,11 @@ pub const LOSS: &str = "loss";
 /// Name of the result with the logits, `[outputs, vocab]`.
 pub const LOGITS: &str = "logits";
 
-/// The graph of a model for a purpose, fused. All graphs of one configuration declare the same parameters under the
-/// same ids.
+/// The graph of a model for a purpose, fused. All graphs of a configuration declare the same parameters with the same
+/// ids.
 ///
 /// # Errors
-/// Configurations that break a shape rule.
+/// The configuration breaks a shape rule.
 pub fn graph(config: &ModelConfig, purpose: Purpose) -> Result<Graph, GraphError> {
     let mut b = GraphBuilder::new();
     let trunk = Decoder { config, purpose }.trunk(&mut b)?;

@@ -7,13 +7,13 @@ use serde_json::Value;
 
 use crate::ErrorClass;
 
-/// A configuration that makes no model, or that no file can state.
+/// A configuration that isn't a valid model, or that no file can express.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A field is missing.
     #[error("{}`{key}` is missing", file(.path))]
     Missing {
-        /// The file, where there is one.
+        /// The file, if there is one.
         path: Option<PathBuf>,
         /// The field.
         key: String,
@@ -21,7 +21,7 @@ pub enum ConfigError {
     /// A field has the wrong type.
     #[error("{}`{key}` must be {expected}, not {got}", file(.path))]
     Type {
-        /// The file, where there is one.
+        /// The file, if there is one.
         path: Option<PathBuf>,
         /// The field.
         key: String,
@@ -33,7 +33,7 @@ pub enum ConfigError {
     /// A field has an impossible or unsupported value.
     #[error("{}`{key}` = {got}: {why}", file(.path))]
     Invalid {
-        /// The file, where there is one.
+        /// The file, if there is one.
         path: Option<PathBuf>,
         /// The field.
         key: String,
@@ -48,28 +48,28 @@ pub enum ConfigError {
         file(.path), listed(.keys), if .keys.len() == 1 { "it" } else { "them" }
     )]
     Unknown {
-        /// The file, where there is one.
+        /// The file, if there is one.
         path: Option<PathBuf>,
         /// Paths of the keys in the file; at least one.
         keys: Vec<String>,
     },
-    /// A model that runs here, but that no `model_type` of `config.json` can state.
+    /// A model that runs here, but that no `model_type` of `config.json` can express.
     #[error(
-        "`{key}` = {got}: config.json can't state such a model; {model_type}, the nearest model_type, takes {takes}"
+        "`{key}` = {got}: config.json can't express such a model; {model_type}, the nearest model_type, takes {takes}"
     )]
     NotStorable {
         /// The field of [`ModelConfig`](crate::ModelConfig).
         key: &'static str,
         /// The value.
         got: String,
-        /// The `model_type` that can state most of the model.
+        /// The `model_type` that can express most of the model.
         model_type: &'static str,
-        /// The values that it can state for the field.
+        /// The values that it can express for the field.
         takes: String,
     },
 }
 
-/// The first few of some keys, as the beginning of a sentence.
+/// The beginning of a sentence with the first few keys.
 fn listed(keys: &[String]) -> String {
     const SHOWN: usize = 5;
     let short = |key: &String| format!("`{}`", key.chars().take(MAX_SHOWN).collect::<String>());
@@ -87,17 +87,17 @@ fn file(path: &Option<PathBuf>) -> String {
 
 impl ConfigError {
     pub(crate) fn invalid(key: &str, got: impl fmt::Display, why: impl Into<String>) -> Self {
-        // A value from a file may be of any length.
+        // A value from a file may be long.
         let got = got.to_string().chars().take(MAX_SHOWN).collect();
         Self::Invalid { path: None, key: key.to_owned(), got, why: why.into() }
     }
 
-    /// The error for a width that heads don't divide.
+    /// The error for a width that isn't a multiple of the number of heads.
     pub(crate) fn heads_must_divide(heads: usize, d_model: usize) -> Self {
         Self::invalid("heads", heads, format!("the heads must divide the width {d_model} evenly"))
     }
 
-    /// The kind of the error: a file is bad, or else the request.
+    /// The kind of the error: a bad file, or a bad request.
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Missing { path, .. }

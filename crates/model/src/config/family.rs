@@ -1,4 +1,4 @@
-//! The families of published models: which files state which features.
+//! The families of published models: which features their files can express.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ pub enum Family {
     Qwen2,
 }
 
-/// A field of [`ModelConfig`] that a family's files can't state.
+/// A field of [`ModelConfig`] that a family's files can't express.
 struct Mismatch {
     key: &'static str,
     got: String,
@@ -28,7 +28,7 @@ struct Mismatch {
 }
 
 impl Family {
-    /// All families. If several can state a model, the first is chosen.
+    /// All families. If several can express a model, the first is chosen.
     pub const ALL: [Family; 3] = [Family::Gpt2, Family::Llama, Family::Qwen2];
 
     /// The `model_type` of `config.json`.
@@ -45,7 +45,7 @@ impl Family {
         Self::ALL.into_iter().find(|family| family.name() == name)
     }
 
-    /// The family whose files can state `config`.
+    /// The family whose files can express `config`.
     ///
     /// # Errors
     /// [`ConfigError::NotStorable`] if there is none.
@@ -61,13 +61,13 @@ impl Family {
         Err(ConfigError::NotStorable { key, got, model_type: family.name(), takes })
     }
 
-    /// The fields of `config` that this family's files can't state. All fields are named, so that a new one does not
-    /// compile until it is handled here.
+    /// The fields of `config` that this family's files can't express. The code names all fields, so that a new field
+    /// does not compile until it is handled here.
     fn mismatches(self, config: &ModelConfig) -> Vec<Mismatch> {
         #[rustfmt::skip]
         let &ModelConfig {
             positions, attention_scale, norm, mlp, biases, d_model, heads, kv_heads, head_dim,
-            // Every family can state these.
+            // Every family can express these.
             vocab_size: _, context: _, layers: _, d_ff: _, norm_eps: _, head: _, dropout: _, init_std: _, bos: _, eos: _,
         } = config;
         let mut all = Vec::new();
@@ -105,7 +105,7 @@ impl Family {
         if self == Family::Qwen2 { Biases::QKV } else { Biases::NONE }
     }
 
-    /// `config` with the features of this family. Features that it can state and sizes stay as they are.
+    /// `config` with the features of this family. Sizes, and features that the family can express, stay as they are.
     pub fn applied_to(self, config: ModelConfig) -> ModelConfig {
         let config = ModelConfig { attention_scale: None, ..config };
         match self {
@@ -140,7 +140,7 @@ impl fmt::Display for Family {
 }
 
 impl ModelConfig {
-    /// The `model_type` under which `config.json` states this model.
+    /// The `model_type` of this model in `config.json`.
     ///
     /// # Errors
     /// [`ConfigError::NotStorable`] if none can.

@@ -1,4 +1,4 @@
-//! Reading the fields of a JSON object, each of its type.
+//! Reading the fields of a JSON object, each with its type.
 
 use serde_json::{Map, Value};
 
@@ -63,7 +63,7 @@ impl<'a> Fields<'a> {
         self.map.get(key).filter(|value| !value.is_null()).map(|value| self.read(key, value, read)).transpose()
     }
 
-    /// A field that may be absent, but not `null`: then `default` holds.
+    /// A field that may be absent, but not `null`. If it is absent, its value is `default`.
     pub(super) fn or<T>(&self, key: &str, read: Reader<'a, T>, default: T) -> Result<T, ConfigError> {
         self.map.get(key).map_or(Ok(default), |value| self.read(key, value, read))
     }

@@ -6,7 +6,7 @@ use smallmind_graph::op::Gelu;
 use super::json::{activation_name, short};
 use super::{Biases, ConfigError, DropoutConfig, Fields, Mlp, ModelConfig, NormKind, Positions};
 
-/// The names of [`ModelConfig::check`] and the keys that hold the same.
+/// The names of fields in [`ModelConfig::check`], each with its key.
 pub(super) const NAMES: &[(&str, &str)] = &[
     ("context", "n_positions"),
     ("d_model", "n_embd"),
@@ -59,7 +59,7 @@ pub(super) fn read(f: &Fields<'_>) -> Result<ModelConfig, ConfigError> {
     })
 }
 
-/// The keys that no other family has, or that mean something else there.
+/// The keys that only this family has, or that mean something else in others.
 pub(super) fn write(c: &ModelConfig) -> Value {
     json!({
         "architectures": ["GPT2LMHeadModel"],

@@ -1,4 +1,4 @@
-//! `config.json` as Hugging Face has it: reading it strictly, and writing it.
+//! Hugging Face's `config.json`: reading it strictly, and writing it.
 
 use serde_json::{Map, Value, json};
 use smallmind_graph::op::Gelu;
@@ -16,7 +16,7 @@ pub enum UnknownKeys {
 }
 
 impl ConfigError {
-    /// The same error with the name that a family's `config.json` has for the field.
+    /// The same error with the field's key in the family's `config.json`.
     fn in_terms_of(mut self, family: Family) -> Self {
         let names = match family {
             Family::Gpt2 => gpt2::NAMES,
@@ -35,12 +35,12 @@ impl ModelConfig {
     /// Reads Hugging Face's `config.json`. Every key must be known, as others may change what the model computes.
     ///
     /// # Errors
-    /// An unknown key; a field that is missing, of the wrong type, or of a value that is impossible or not supported.
+    /// An unknown key; a field that is missing, has the wrong type, or has an impossible or unsupported value.
     pub fn from_json(value: &Value) -> Result<Self, ConfigError> {
         Self::from_json_with(value, UnknownKeys::Refuse)
     }
 
-    /// [`ModelConfig::from_json`] that may ignore unknown keys.
+    /// [`ModelConfig::from_json`] that ignores unknown keys if `unknown` says so.
     ///
     /// # Errors
     /// As [`ModelConfig::from_json`].
@@ -62,7 +62,7 @@ impl ModelConfig {
     /// The paths of the unknown keys of a `config.json`, which [`UnknownKeys::Allow`] ignores.
     ///
     /// # Errors
-    /// A `model_type` that is missing or not supported, or a known key with a value that is not.
+    /// A missing or unsupported `model_type`, or an unsupported value of a known key.
     pub fn unknown_keys(value: &Value) -> Result<Vec<String>, ConfigError> {
         let fields = Fields::top_level(value)?;
         keys::check(fields.map, family(&fields)?)
@@ -71,7 +71,7 @@ impl ModelConfig {
     /// The content of `config.json`, for [`ModelConfig::from_json`] and other tools.
     ///
     /// # Errors
-    /// [`ConfigError::NotStorable`] if no `model_type` can state the model.
+    /// [`ConfigError::NotStorable`] if no `model_type` can express the model.
     pub fn to_json(&self) -> Result<Value, ConfigError> {
         let family = Family::of(self)?;
         let eos = match self.eos[..] {
@@ -102,7 +102,7 @@ impl ModelConfig {
     }
 }
 
-/// An `f32` as the shortest decimal that reads back as it.
+/// An `f32` as the shortest decimal that gives the same `f32` when it is read.
 pub(super) fn short(x: f32) -> f64 {
     x.to_string().parse().unwrap_or(f64::from(x))
 }

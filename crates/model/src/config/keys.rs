@@ -1,8 +1,8 @@
-//! The keys of `config.json`: which are understood, which do not matter, and which are supported with one value only.
+//! The keys of `config.json`: which are read, which don't matter, and which are supported only with certain values.
 //!
-//! A key that is not in the table is refused by name, since it may change what the model computes, unless its value is
-//! `null`: that means that nothing is set. `benchmarks/config_keys.py` reads this table and checks every line against
-//! what transformers computes.
+//! A key that is not in the table is refused by name, since it may change what the model computes. A value of `null`
+//! means that the key is not set. `benchmarks/config_keys.py` reads this table and checks every line against what
+//! transformers computes.
 
 use serde_json::{Map, Value};
 
@@ -12,9 +12,9 @@ use super::{ConfigError, Family};
 /// What a key of `config.json` means for a family of models.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum KeyRule {
-    /// It is read, and its value checked then.
+    /// It is read, and its value is checked when it is read.
     Read,
-    /// It does not change what the model computes; the reason.
+    /// It does not change what the model computes, for this reason.
     NoMatter(&'static str),
     /// It changes what the model computes, and only these values are supported.
     Only(&'static [Supported]),
@@ -196,7 +196,7 @@ const KEYS: &[Line] = &[
     line("sep_token_id", ALL, NoMatter(TEXT)),
     line("cls_token_id", ALL, NoMatter(TEXT)),
     line("mask_token_id", ALL, NoMatter(TEXT)),
-    // Keys of generation, which transformers 4 writes here.
+    // Keys of generation, which transformers 4 writes to this file.
     line("max_length", ALL, NoMatter(GENERATION)),
     line("min_length", ALL, NoMatter(GENERATION)),
     line("do_sample", ALL, NoMatter(GENERATION)),

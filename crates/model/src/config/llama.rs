@@ -6,7 +6,7 @@ use super::error::kind;
 use super::json::{activation_name, short};
 use super::{ConfigError, DropoutConfig, Family, Fields, ModelConfig, Positions, rope};
 
-/// The names of [`ModelConfig::check`] and the keys that hold the same.
+/// The names of fields in [`ModelConfig::check`], each with its key.
 pub(super) const NAMES: &[(&str, &str)] = &[
     ("context", "max_position_embeddings"),
     ("d_model", "hidden_size"),
@@ -36,7 +36,7 @@ pub(super) fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig, Config
     }
     let layers = f.size("num_hidden_layers")?;
     full_attention(f, layers)?;
-    // The default's norm and MLP are those of the family.
+    // The default has the norm and the MLP of the family.
     Ok(ModelConfig {
         vocab_size: f.size("vocab_size")?,
         context: f.size("max_position_embeddings")?,
@@ -79,7 +79,7 @@ fn full_attention(f: &Fields<'_>, layers: usize) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// The keys that no other family has, or that mean something else there.
+/// The keys that only these families have, or that mean something else in others.
 pub(super) fn write(c: &ModelConfig, family: Family) -> Value {
     let rope = c.positions.rope().unwrap_or_default();
     json!({
@@ -102,7 +102,7 @@ pub(super) fn write(c: &ModelConfig, family: Family) -> Value {
             "original_max_position_embeddings": s.original_max_position,
         })),
         "attention_dropout": short(c.dropout.attention),
-        // For SmallMind only: a resumed training drops as much as before.
+        // Only SmallMind reads it: a resumed run continues with the same dropout.
         "embd_pdrop": short(c.dropout.embedding),
         "resid_pdrop": short(c.dropout.residual),
     })

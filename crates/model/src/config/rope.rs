@@ -6,11 +6,11 @@ use super::{ConfigError, Fields, RopeConfig};
 
 /// Reads the rotary positions. Older files hold `rope_theta` and `rope_scaling`, newer ones both in `rope_parameters`.
 /// If there are several, the precedence is that of transformers: `rope_scaling` before `rope_parameters`, unless it is
-/// empty, and a `rope_theta` in the object before the one beside it.
+/// empty, and a `rope_theta` inside of the object before one outside.
 pub(super) fn read(f: &Fields<'_>) -> Result<RopeConfig, ConfigError> {
     let object = |key| Ok::<_, ConfigError>(f.object(key)?.filter(|object| !object.is_empty()));
     let (scaling, parameters) = (object("rope_scaling")?, object("rope_parameters")?);
-    // The default is that of transformers too.
+    // The default of transformers.
     let beside = f.number("rope_theta", RopeConfig::default().theta)?;
     let Some(s) = scaling.or(parameters) else { return Ok(RopeConfig { theta: beside, scaling: None }) };
     let theta = s.number("rope_theta", beside)?;

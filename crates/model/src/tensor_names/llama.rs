@@ -1,4 +1,4 @@
-//! The tensors of a LLaMA or Qwen2; its queries, keys and values, and its gate and up, are matrices of their own.
+//! The tensors of a LLaMA or Qwen2; its queries, keys and values are separate matrices, and so are its gate and up.
 
 use super::TensorSlot;
 use crate::ModelConfig;

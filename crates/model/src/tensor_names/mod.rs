@@ -49,7 +49,7 @@ impl TensorSlot {
 
     /// The elements of the parameter, which has `cols` columns, that the tensor holds.
     pub(crate) fn elements(&self, cols: usize) -> Range<usize> {
-        // A slot counts elements of a vector, and rows of a matrix, even of one with a single row.
+        // `part` counts elements of a vector, and rows of a matrix, even if that has a single row.
         let per_row = if self.shape.len() == 1 { 1 } else { cols };
         self.part.start * per_row..self.part.end * per_row
     }
@@ -73,7 +73,7 @@ impl<'c> TensorNames<'c> {
     /// The names for a model of `config`.
     ///
     /// # Errors
-    /// [`ConfigError::NotStorable`] if no family's files can hold the model.
+    /// [`ConfigError::NotStorable`] if no family's files can express the model.
     pub(crate) fn of(config: &'c ModelConfig) -> Result<Self, ConfigError> {
         Ok(Self { config, family: Family::of(config)? })
     }
@@ -91,7 +91,7 @@ impl<'c> TensorNames<'c> {
         slots
     }
 
-    /// Tensors of zeros to write, so that other tools read the same model.
+    /// Tensors of zeros to write for other tools, which then read the same model.
     pub(crate) fn zeros(&self) -> Vec<ZeroTensor> {
         match self.family {
             Family::Gpt2 => gpt2::zeros(self.config),
@@ -126,7 +126,7 @@ impl<'c> TensorNames<'c> {
         if !file.contains(name) && file.contains(bare) { bare } else { name }
     }
 
-    /// Whether the tensor follows from the configuration: rotary frequencies, causal masks.
+    /// Whether the tensor is determined by the configuration: rotary frequencies, causal masks.
     pub(crate) fn is_buffer(&self, name: &str) -> bool {
         let (blocks, of_block, of_model): (_, &[_], &[_]) = match self.family {
             Family::Gpt2 => ("h.", &["attn.bias", "attn.masked_bias"], &[]),

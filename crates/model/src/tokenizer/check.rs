@@ -1,5 +1,6 @@
-//! Checks of a file's fields against each other. The tokenizers library trusts its input: it unwraps while it reads,
-//! renumbers added tokens, and accepts ids that contradict each other. It only gets files that pass here.
+//! Checks that the fields of a file agree with each other. The tokenizers library trusts its input: it unwraps while it
+//! reads, renumbers added tokens, and accepts ids that contradict each other. So it gets only files that have passed
+//! these checks.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,11 +12,11 @@ use super::{pattern, template};
 const MAX_TOKEN_BYTES: usize = 8 << 10;
 /// The longest regular expression; those of real pre-tokenizers stay in the hundreds.
 const MAX_REGEX_BYTES: usize = 4 << 10;
-/// Longest replacement text in bytes, so that a text can't grow without bound.
+/// The longest replacement text in bytes, so that a text can't grow without bound.
 const MAX_AFFIX_BYTES: usize = 64;
 /// How deep sequences may be nested; real ones are not nested at all.
 const MAX_DEPTH: usize = 4;
-/// Most ids without a token, beyond one for each token.
+/// The most ids without a token, in addition to one such id for each token.
 const SPARE_IDS: usize = 256;
 
 /// The token of an id.
@@ -75,7 +76,7 @@ fn check_model(model: &BpeEntry) -> Result<(), TokenizerError> {
     Ok(())
 }
 
-/// Every id belongs to one token, and the ids are dense enough to index a table.
+/// Checks that every id belongs to one token, and that the ids are dense enough to index a table.
 fn tokens_by_id(vocab: &HashMap<String, u32>, added: &[AddedEntry]) -> Result<Vec<Option<TokenEntry>>, TokenizerError> {
     let count = vocab.len() + added.iter().filter(|token| !vocab.contains_key(&token.content)).count();
     let vocab_ids = vocab.iter().map(|(text, &id)| (id, text));
@@ -99,7 +100,7 @@ fn tokens_by_id(vocab: &HashMap<String, u32>, added: &[AddedEntry]) -> Result<Ve
         if let Some(other) =
             tokens[id as usize].replace(TokenEntry { text: text.clone(), added: false, special: false })
         {
-            // The map has no order; the message must not depend on it.
+            // The map has no fixed order, and the message must not depend on it.
             let (first, second) = if other.text < *text { (&other.text, text) } else { (text, &other.text) };
             return Err(TokenizerError::field(
                 "model.vocab",
@@ -108,7 +109,7 @@ fn tokens_by_id(vocab: &HashMap<String, u32>, added: &[AddedEntry]) -> Result<Ve
         }
     }
     let mut contents = HashSet::new();
-    // Other readers number the tokens that the vocabulary lacks on from it, whatever ids they declare.
+    // Other readers give the tokens that the vocabulary lacks the next ids after it, no matter which ids are declared.
     let mut next = vocab.len() as u32;
     for (index, token) in added.iter().enumerate() {
         let field = || format!("added_tokens[{index}]");
@@ -142,7 +143,7 @@ fn tokens_by_id(vocab: &HashMap<String, u32>, added: &[AddedEntry]) -> Result<Ve
     Ok(tokens)
 }
 
-/// Every merge joins two tokens to a third, and none is listed twice.
+/// Checks that every merge joins two tokens to a third, and that none is listed twice.
 fn check_merges(model: &BpeEntry) -> Result<(), TokenizerError> {
     let mut seen = HashSet::with_capacity(model.merges.len());
     let mut joined = String::new();
@@ -197,7 +198,7 @@ fn sequence<'a>(path: &str, part: &'a Part) -> (&'static str, Option<&'a Vec<Par
     }
 }
 
-/// The keys of a supported part beside its type, as the tokenizers library writes or has written them.
+/// The keys of a supported part besides its type, as this or an earlier version of the tokenizers library writes them.
 #[rustfmt::skip]
 fn keys_of(path: &str, kind: &str) -> &'static [&'static str] {
     match kind {
@@ -311,7 +312,7 @@ fn check_metaspace(path: &str, part: &Part) -> Result<(), TokenizerError> {
     Ok(())
 }
 
-/// A text that must be there, not empty and short.
+/// Checks a text that must be present, not empty, and short.
 fn check_affix(path: &str, key: &str, text: &Option<String>) -> Result<(), TokenizerError> {
     let text = require(path, key, text)?;
     if text.is_empty() {

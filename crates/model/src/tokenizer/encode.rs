@@ -1,7 +1,7 @@
 //! Text to ids.
 //!
-//! A text is cut into pieces (see [`Cut`](super::split::Cut)), a piece into words, and each word is encoded once and
-//! remembered: natural text repeats its words, and the merges are what costs. Everything runs on the calling thread.
+//! A text is divided into pieces (see [`Cut`](super::split::Cut)), a piece into words. Each word is encoded once and
+//! remembered, since text repeats its words and merging takes most of the time. Everything runs on the calling thread.
 
 use std::collections::HashMap;
 
@@ -12,10 +12,10 @@ use super::split::{Splitter, each_word};
 use super::table::{byte_character, character_byte};
 use super::{AddedTokens, SpecialTokens, Tokenizer, TokenizerKind};
 
-/// Most words in the cache, and the longest one in bytes: enough for the frequent words of any language.
+/// The most words in the cache: enough for the frequent words of any language.
 const REMEMBERED_WORDS: usize = 1 << 16;
 const REMEMBERED_BYTES: usize = 64;
-/// Up to this many added tokens, looking for each in the text is cheaper than the library's preparation of the text.
+/// Up to this many added tokens, searching the text for each is cheaper than the library's preparation of the text.
 const FEW_ADDED: usize = 8;
 
 /// Encodes many texts with one cache of words. [`Tokenizer::encoder`] makes it.
@@ -53,8 +53,8 @@ impl<'t> Encoder<'t> {
     /// Appends the ids of `text` to `ids`.
     ///
     /// # Errors
-    /// [`TokenizerError::UnknownCharacter`] when the vocabulary cannot express the text; `ids` may then hold the ids of
-    /// its beginning.
+    /// [`TokenizerError::UnknownCharacter`] if the vocabulary cannot express the text; then `ids` may have got the ids
+    /// of its beginning.
     pub fn encode(&mut self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
         let mut rest = text;
         while !rest.is_empty() {
@@ -65,11 +65,11 @@ impl<'t> Encoder<'t> {
         Ok(())
     }
 
-    /// Like [`encode`](Self::encode), but hands the ids over piece by piece, so that a corpus need not be held in
-    /// memory as ids; returns how many there were.
+    /// Like [`encode`](Self::encode), but passes the ids to `sink` piece by piece, so that the ids of a corpus need not
+    /// be in memory; returns their number.
     ///
     /// # Errors
-    /// As [`encode`](Self::encode), and whatever `sink` returns.
+    /// As [`encode`](Self::encode), and the errors of `sink`.
     pub fn encode_pieces<E: From<TokenizerError>>(
         &mut self,
         text: &str,
@@ -89,7 +89,7 @@ impl<'t> Encoder<'t> {
         Ok(total)
     }
 
-    /// `offset` is where the piece lies in the text, for messages.
+    /// `offset` is the position of the piece in the text, for messages.
     fn encode_piece(&mut self, piece: &str, offset: usize, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
         let before = ids.len();
         match &self.tokenizer.splitter {
@@ -106,7 +106,7 @@ impl<'t> Encoder<'t> {
         Ok(())
     }
 
-    /// The added tokens that count in this text.
+    /// The added tokens that are searched in this text.
     fn added(&self) -> &'t AddedTokens {
         match self.special {
             SpecialTokens::Parse => &self.tokenizer.added,
@@ -160,7 +160,7 @@ impl<'t> Encoder<'t> {
         Ok(())
     }
 
-    /// Refuses special tokens: the merges of a vocabulary could make one out of plain text.
+    /// Refuses special tokens: merges of a vocabulary could make one from plain text.
     fn refuse_special(&self, ids: &[u32]) -> Result<(), TokenizerError> {
         let tokenizer = self.tokenizer;
         match ids.iter().find(|id| tokenizer.is_special(**id) && Some(**id) != tokenizer.unknown) {
@@ -217,7 +217,7 @@ fn unknown(tokenizer: &Tokenizer, word: &str, spelled: &str, offset: usize, spel
             let character = word[start..].chars().next().unwrap_or(char::REPLACEMENT_CHARACTER);
             TokenizerError::UnknownCharacter { character, offset: offset + start }
         }
-        // The library has rewritten the text, so the place is that of the word.
+        // The library has rewritten the text, so only the position of the word is known.
         Spelling::Vocabulary => {
             let spelled = spelled.chars().nth(index).unwrap_or(char::REPLACEMENT_CHARACTER);
             let byte =
@@ -227,7 +227,7 @@ fn unknown(tokenizer: &Tokenizer, word: &str, spelled: &str, offset: usize, spel
     }
 }
 
-/// The error with its position in a part of a text moved to that in the text.
+/// The error with its position in a part of a text changed to the position in the text.
 fn moved(error: TokenizerError, by: usize) -> TokenizerError {
     match error {
         TokenizerError::UnknownCharacter { character, offset } => {

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::ErrorClass;
 
-/// The most that a message repeats of what a file says.
+/// The most bytes of a message, which may quote a file.
 const MAX_MESSAGE_BYTES: usize = 240;
 
 /// Why a tokenizer cannot be made, read, written or applied.
@@ -18,7 +18,7 @@ pub enum TokenizerError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// A file cannot be written.
@@ -26,7 +26,7 @@ pub enum TokenizerError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// A file was read and something in it is wrong.
@@ -40,9 +40,9 @@ pub enum TokenizerError {
     /// More bytes than a vocabulary may have.
     #[error("a tokenizer.json of {bytes} bytes is over the limit of {limit} bytes")]
     TooLarge {
-        /// How many there are.
+        /// How many bytes it has.
         bytes: u64,
-        /// How many there may be.
+        /// How many bytes it may have.
         limit: u64,
     },
     /// Not JSON, or JSON whose fields have other types than tokenizer.json has; names the field, line and column.
@@ -64,20 +64,20 @@ pub enum TokenizerError {
     Unsupported {
         /// Path of the field.
         field: String,
-        /// What it says.
+        /// The kind in the file.
         found: String,
-        /// What it may say.
+        /// The supported kinds.
         supported: &'static str,
     },
     /// A character vocabulary needs at least one character.
     #[error("the text is empty: there are no characters to make a vocabulary of")]
     EmptyText,
-    /// A vocabulary too small for what every vocabulary of its kind contains, or too large to number.
+    /// A vocabulary that is too small for the tokens that every vocabulary of its kind has, or too large.
     #[error("a vocabulary of {asked} tokens was asked for; {allowed}")]
     VocabularySize {
         /// The size asked for.
         asked: usize,
-        /// What it may be.
+        /// The allowed sizes.
         allowed: &'static str,
     },
     /// A character that the vocabulary has no token for.
@@ -88,7 +88,7 @@ pub enum TokenizerError {
         /// Where in the text, in bytes.
         offset: usize,
     },
-    /// A text that should be plain text came out with a special token in it.
+    /// A text that must be plain was encoded with a special token in it.
     #[error("plain text would be encoded to the special token {token:?}")]
     SpecialInText {
         /// The token.
@@ -104,18 +104,19 @@ pub enum TokenizerError {
         /// Size of the vocabulary.
         vocabulary: usize,
     },
-    /// The tokenizers library refuses what passed our own checks.
+    /// The tokenizers library refuses a file that has passed our own checks.
     #[error("{part}: {problem}")]
     Library {
         /// The part it refuses.
         part: &'static str,
-        /// Its words.
+        /// The message of the library.
         problem: String,
     },
 }
 
 impl TokenizerError {
-    /// The kind of the error. Most mean a bad file; the size of a vocabulary is asked for, and writing may fail.
+    /// The kind of the error. Most mean a bad file. But a wrong size of a vocabulary is wrong usage, and writing may
+    /// fail.
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::VocabularySize { .. } => ErrorClass::Usage,
@@ -155,7 +156,7 @@ impl TokenizerError {
     }
 }
 
-/// A message with the middle left out if a file has filled it with its own text.
+/// A message, without its middle if text from a file makes it too long.
 fn clipped(message: String) -> String {
     if message.len() <= MAX_MESSAGE_BYTES {
         return message;

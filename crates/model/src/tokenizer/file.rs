@@ -1,8 +1,8 @@
 //! The format of `tokenizer.json`: Hugging Face's tokenizers, version 1.0.
 //!
-//! Reading is strict where a file could mean two things or ask for unbounded memory: a key twice, a list longer than
-//! any real one, an id that is no small whole number, a key that is not known. Which keys a part of some kind may have,
-//! and what the values mean together, is checked in `check.rs`.
+//! Reading refuses files that are ambiguous or need unbounded memory: a key twice, a list longer than any real one, an
+//! id that is not a small whole number, an unknown key. Which keys a part of some kind may have, and what the values
+//! mean together, is checked in `check.rs`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -14,20 +14,20 @@ use smallmind_checkpoint::without_byte_order_mark;
 
 use super::error::TokenizerError;
 
-/// Most bytes of a `tokenizer.json`.
+/// The most bytes of a `tokenizer.json`.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
-/// The most tokens a vocabulary may have; the largest in use have a quarter of that.
+/// The most tokens a vocabulary may have; the largest in use have a quarter of it.
 pub const MAX_TOKENS: usize = 1 << 20;
 const MAX_MERGES: usize = 1 << 21;
 const MAX_ADDED: usize = 1 << 16;
-/// Parts of a sequence, pieces of a template.
+/// The most parts of a sequence, or pieces of a template.
 const MAX_PARTS: usize = 64;
 
-/// A whole file. `truncation` and `padding` are left out: with them the model would be trained on, and answer, another
-/// text than was given.
+/// A whole file. `truncation` and `padding` are not applied: with them the model would see another text than the given
+/// one.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct TokenizerFile<M> {
-    /// The keys of the file that have a value which is not applied.
+    /// The keys of the file whose values are not applied.
     #[serde(skip)]
     pub not_applied: Vec<&'static str>,
     pub version: String,
@@ -56,7 +56,7 @@ pub(super) struct BpeEntry {
     pub merges: Vec<(String, String)>,
 }
 
-/// A token beside the model: found in the text before anything else is done with it.
+/// A token that is not part of the model: it is found in the text before all other processing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AddedEntry {
@@ -175,7 +175,7 @@ impl Part {
 }
 
 impl<M> TokenizerFile<M> {
-    /// A file around a model, without any other part.
+    /// A file with a model and no other part.
     pub fn new(model: M) -> Self {
         Self {
             not_applied: Vec::new(),
@@ -206,7 +206,7 @@ impl TokenizerFile<BpeEntry> {
     }
 }
 
-/// Puts the field's name in front of what is wrong with its value.
+/// Puts the field's name before the error about its value.
 fn named<T, E: serde::de::Error>(name: impl fmt::Display, value: Result<T, E>) -> Result<T, E> {
     value.map_err(|error| E::custom(format_args!("{name}: {error}")))
 }
@@ -304,7 +304,7 @@ impl<'de> Visitor<'de> for ModelVisitor {
                 "fuse_unk" => once(&mut map, &key, &mut fuse_unk)?,
                 "byte_fallback" => once(&mut map, &key, &mut byte_fallback)?,
                 "ignore_merges" => once(&mut map, &key, &mut ignore_merges)?,
-                // Another kind of model may have a list here; it is refused by its kind.
+                // A model of another kind may have a list here. It is refused later, because of its kind.
                 "vocab" | "merges" if kind.as_ref().is_some_and(|kind: &String| kind != "BPE") => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -317,7 +317,7 @@ impl<'de> Visitor<'de> for ModelVisitor {
             }
         }
         let is_bpe = kind.as_ref().is_none_or(|kind| kind == "BPE");
-        // Another kind of model has other keys; it is refused by its kind.
+        // A model of another kind has other keys. It is refused later, because of its kind.
         if let Some(key) = unknown.filter(|_| is_bpe) {
             return Err(A::Error::custom(format_args!("{key}: there is no such key in a model of type BPE")));
         }

@@ -14,10 +14,9 @@
 //! # Ok::<(), smallmind_model::tokenizer::TokenizerError>(())
 //! ```
 //!
-//! The library does the merging, the normalizers and the general pre-tokenizers. Around it stand our own checks of a
-//! file (nothing that a file says leads to a panic, and nothing is silently left out of a text), the exact bytes of
-//! every token, the division of long texts, and the training, whose result depends on the texts alone. No thread is
-//! started.
+//! The library does the merging, the normalizers and the general pre-tokenizers. Our own code checks the file (so that
+//! no file causes a panic, and no part of a text is silently left out), knows the exact bytes of every token, divides
+//! long texts, and trains vocabularies, which depend only on the texts. No thread is started.
 //!
 //! Not here: chat templates, and which token ends a turn; a model's own configuration says that.
 
@@ -62,7 +61,7 @@ const BEGIN_NAMES: [&str; 5] = ["<|begin_of_text|>", "<s>", "<bos>", "<|startoft
 /// How names of special tokens in a text are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialTokens {
-    /// As special tokens: for text of our own, such as corpora and filled-in templates.
+    /// As special tokens: for trusted text, such as corpora and filled-in templates.
     Parse,
     /// As plain characters: for text from outside, which must not act as part of a template.
     AsText,
@@ -103,7 +102,7 @@ pub struct Tokenizer {
     kind: TokenizerKind,
     model: BPE,
     normalizer: Option<NormalizerWrapper>,
-    /// Unicode forms do not change ASCII.
+    /// Whether the normalizer leaves ASCII unchanged, as Unicode forms do.
     normalizer_keeps_ascii: bool,
     pre_tokenizer: Option<PreTokenizerWrapper>,
     /// All added tokens, and those that are not special.
@@ -165,8 +164,8 @@ impl Tokenizer {
     /// Reads a `tokenizer.json`.
     ///
     /// # Errors
-    /// [`TokenizerError::Read`] when the file cannot be read, [`TokenizerError::InFile`] with what
-    /// [`from_bytes`](Self::from_bytes) finds wrong in it.
+    /// [`TokenizerError::Read`] if the file cannot be read; [`TokenizerError::InFile`] with the error of
+    /// [`from_bytes`](Self::from_bytes).
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, TokenizerError> {
         let path = path.as_ref();
         let mut bytes = Vec::new();
@@ -182,15 +181,15 @@ impl Tokenizer {
     /// [`not_applied`](Self::not_applied).
     ///
     /// # Errors
-    /// [`TokenizerError::TooLarge`] beyond [`MAX_FILE_BYTES`], [`TokenizerError::Json`] for what is no such file,
+    /// [`TokenizerError::TooLarge`] beyond [`MAX_FILE_BYTES`], [`TokenizerError::Json`] for other content,
     /// [`TokenizerError::Field`] for contradictions, [`TokenizerError::Unsupported`] for kinds of vocabularies that are
     /// not for language models of the GPT and LLaMA families.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TokenizerError> {
         Self::assemble(TokenizerFile::parse(bytes)?)
     }
 
-    /// The settings of the file that are not applied, in words: `truncation` and `padding` that are not null. They cut
-    /// and fill up the texts of a batch. [`to_json`](Self::to_json) writes them as null.
+    /// The settings of the file that are not applied, in words: `truncation` and `padding` that are not null. They
+    /// shorten and fill up the texts of a batch. [`to_json`](Self::to_json) writes them as null.
     pub fn not_applied(&self) -> Option<String> {
         let keys: Vec<String> = self.parts.not_applied.iter().map(|key| format!("`{key}`")).collect();
         let verb = if keys.len() == 1 { "is" } else { "are" };
@@ -231,7 +230,7 @@ impl Tokenizer {
         })
     }
 
-    /// Checks a file and prepares everything that applying it needs.
+    /// Checks a file and prepares everything for applying it.
     fn assemble(file: TokenizerFile<BpeEntry>) -> Result<Self, TokenizerError> {
         let tokens = check::check(&file)?;
         let splitter = Splitter::new(&file)?;
@@ -285,25 +284,25 @@ impl Tokenizer {
     }
 }
 
-/// Applying it.
+/// Encoding and decoding.
 impl Tokenizer {
-    /// The ids of a text. Adds nothing around it; see [`completed`](Self::completed) and [`prompt`](Self::prompt).
+    /// The ids of a text, without tokens around it; see [`completed`](Self::completed) and [`prompt`](Self::prompt).
     ///
     /// # Errors
-    /// [`TokenizerError::UnknownCharacter`] when the vocabulary cannot express the text,
-    /// [`TokenizerError::SpecialInText`] when plain text would turn into a special token.
+    /// [`TokenizerError::UnknownCharacter`] if the vocabulary cannot express the text;
+    /// [`TokenizerError::SpecialInText`] if plain text would become a special token.
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>, TokenizerError> {
         let mut ids = Vec::new();
         self.encoder(special).encode(text, &mut ids)?;
         Ok(ids)
     }
 
-    /// For encoding many texts: remembers the words that it has seen.
+    /// An encoder for many texts, which remembers the words that it has seen.
     pub fn encoder(&self, special: SpecialTokens) -> Encoder<'_> {
         Encoder::new(self, special)
     }
 
-    /// The text of ids. Bytes that are no UTF-8 become U+FFFD.
+    /// The text of ids. Bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Errors
     /// [`TokenizerError::UnknownId`] names the first id without a token.
@@ -319,7 +318,7 @@ impl Tokenizer {
         Ok(text.to_owned())
     }
 
-    /// The exact bytes of a token in the middle of a text; `None` for an id without a token. They need not be whole
+    /// The exact bytes of a token in the middle of a text; `None` for an id without a token. These need not be whole
     /// characters; [`TextStream`](crate::stream::TextStream) puts them together.
     pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
         self.table.bytes(id)
@@ -331,7 +330,7 @@ impl Tokenizer {
         Some(if special == SpecialText::Skip && self.is_special(id) { &[] } else { bytes })
     }
 
-    /// Whether a token directs the model rather than being part of the text.
+    /// Whether a token is a sign for the model, not a part of the text.
     pub fn is_special(&self, id: u32) -> bool {
         self.table.is_special(id)
     }
@@ -357,20 +356,19 @@ impl Tokenizer {
         &self.template.prefix
     }
 
-    /// The tokens that the file's post-processor puts behind a text, mostly none.
+    /// The tokens that the file's post-processor puts after a text, mostly none.
     pub fn suffix(&self) -> &[u32] {
         &self.template.suffix
     }
 
-    /// The ids of a text as the file's post-processor completes them: with its tokens around the text, which may stand
-    /// there several times.
+    /// The ids of a text with the tokens that the file's post-processor adds. The text may occur in them several times.
     pub fn completed(&self, text: &[u32]) -> Vec<u32> {
         let mut ids = self.template.open(text);
         ids.extend_from_slice(&self.template.suffix);
         ids
     }
 
-    /// [`completed`](Self::completed) without the [`suffix`](Self::suffix): for a text that a model is to continue.
+    /// [`completed`](Self::completed) without the [`suffix`](Self::suffix): for a text that a model shall continue.
     pub fn prompt(&self, text: &[u32]) -> Vec<u32> {
         self.template.open(text)
     }
@@ -385,14 +383,14 @@ impl Tokenizer {
         self.kind
     }
 
-    /// Whether a whole text is spelled with a space before its first word, which [`decode`](Self::decode) drops and a
-    /// stream must drop too when it is not continuing a text.
+    /// Whether a whole text is spelled with a space before its first word. [`decode`](Self::decode) drops it; a stream
+    /// must drop it too, unless it continues a text.
     pub fn has_leading_space(&self) -> bool {
         self.leading_space
     }
 }
 
-/// Hands a checked part to the library.
+/// Passes a checked part to the library.
 fn library_part<T: DeserializeOwned>(name: &'static str, part: Option<&Part>) -> Result<Option<T>, TokenizerError> {
     let Some(part) = part else { return Ok(None) };
     let refused = |error: serde_json::Error| TokenizerError::library(name)(json_problem(&error).into());
@@ -400,7 +398,7 @@ fn library_part<T: DeserializeOwned>(name: &'static str, part: Option<&Part>) ->
     serde_json::from_value(value).map(Some).map_err(refused)
 }
 
-/// Hands a checked model to the library, without the library's cache of words, which would never be freed.
+/// Passes a checked model to the library, and turns off the library's cache of words, which would never be freed.
 fn library_model(model: BpeEntry) -> Result<BPE, TokenizerError> {
     let vocab: Vocab = model.vocab.into_iter().collect();
     let mut builder = BPE::builder()
@@ -425,12 +423,13 @@ fn declared_ids(tokens: &[Option<TokenEntry>]) -> Result<WordLevel, TokenizerErr
 /// Added tokens, which are found in the text before it is split.
 struct AddedTokens {
     vocabulary: AddedVocabulary,
-    /// Texts of the tokens, normalised if the token asks for that.
+    /// Texts of the tokens, normalised if the token is declared so.
     needles: Vec<String>,
 }
 
 impl AddedTokens {
-    /// The library's form, with the ids of the file. By itself the library would number them after the model's.
+    /// The tokens in the library's form, with the ids of the file. Otherwise the library would give them ids after the
+    /// model's.
     fn new<'a>(
         tokens: impl Iterator<Item = &'a AddedEntry>,
         ids: &WordLevel,

@@ -1,17 +1,17 @@
 //! Regular expressions of pre-tokenizers.
 //!
-//! A `tokenizer.json` writes them for Oniguruma, the engine of the Python package. Ours is another one, in which parts
+//! A `tokenizer.json` has them for Oniguruma, the engine of the Python package. Our engine is another, in which parts
 //! of the same syntax mean other things: `$` is the end of the text and not of a line, `[[:alpha:]]` is ASCII, `\w` has
-//! other characters, `(?i:ss)` leaves `ß` out. So an expression is taken apart, and each part is written anew in a form
-//! that means here what it means there; a part for which there is no such form is refused by name.
+//! other characters, `(?i:ss)` leaves `ß` out. So an expression is parsed, and each part is rewritten in a form that
+//! has the same meaning in our engine. A part without such a form is refused by name.
 //!
 //! ```text
 //! expression = sequence { "|" sequence }        sequence = { atom [ repeat ] }
 //! atom       = "(" group | "[" class | "\" escape | "." | "^" | "$" | character
 //! ```
 //!
-//! Look-around and back-references are refused too: they need a backtracking matcher, whose time may grow without bound
-//! with the text. The one exception is the `(?!\S)` of nearly every pre-tokenizer, which looks one character ahead.
+//! Look-around and back-references are refused too: they need a backtracking matcher, whose time has no good bound. The
+//! one exception is the `(?!\S)` of nearly every pre-tokenizer, which looks one character ahead.
 
 use super::error::TokenizerError;
 use super::properties::{HEX, WORD, property};
@@ -48,16 +48,16 @@ struct Refused<'p> {
 
 type Read<'p, T> = Result<T, Refused<'p>>;
 
-/// Kind of an atom, as a repeat after it must know it.
+/// Kind of an atom, which decides whether it may be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Atom {
     /// Text of at least one character.
     Text,
-    /// A letter that stands for both its cases.
+    /// A letter that matches both its cases.
     Letter(char),
     /// A group, which may be empty.
     Group,
-    /// A place between characters.
+    /// A position between characters.
     Place,
 }
 
@@ -132,7 +132,7 @@ impl<'p> Reader<'p> {
                 return Ok(Atom::Text);
             }
             Some('^') => {
-                // Not behind a line feed that ends the text.
+                // Not after a line feed that ends the text.
                 self.out.push_str("(?:\\A|(?m:^)(?!\\z))");
                 return Ok(Atom::Place);
             }
@@ -193,7 +193,7 @@ impl<'p> Reader<'p> {
         Ok(Atom::Group)
     }
 
-    /// Reads a repeat behind the atom that began at `at`; whether there is one.
+    /// Reads a repeat after the atom that began at `at`; returns whether there is one.
     fn repeat(&mut self, atom: Atom, at: &'p str) -> Read<'p, bool> {
         let is_optional = self.peek() == Some('?');
         let fixed = match self.peek() {
@@ -207,7 +207,7 @@ impl<'p> Reader<'p> {
         };
         let counted = self.out.ends_with('}');
         match self.peek() {
-            // Elsewhere {2}? is at most one {2}, and {1,2}+ is a repeat of a repeat.
+            // In Oniguruma, {2}? is at most one {2}, and {1,2}+ is a repeat of a repeat.
             Some('?') if !fixed => self.out.push('?'),
             Some('+') if !counted => self.out.push('+'),
             Some('?' | '+' | '*' | '{') => return Err(Refused { at, supported: "one repeat at a time" }),
@@ -220,7 +220,7 @@ impl<'p> Reader<'p> {
         check_repeated(atom, is_optional, at)
     }
 
-    /// `{n}`, `{n,}`, `{,m}` or `{n,m}`; whether it is the first of these.
+    /// `{n}`, `{n,}`, `{,m}` or `{n,m}`; returns whether it is the first of these.
     fn bounds(&mut self, at: &'p str) -> Read<'p, bool> {
         let refused = Refused {
             at,
@@ -267,7 +267,7 @@ impl<'p> Reader<'p> {
         self.literal(character, at)
     }
 
-    /// A set of characters behind a backslash: `\s`, `\d`, `\w`, `\h`, their opposites, and `\p{…}`.
+    /// A set of characters after a backslash: `\s`, `\d`, `\w`, `\h`, their opposites, and `\p{…}`.
     fn set(&mut self, at: &'p str) -> Read<'p, Option<Set>> {
         let Some(letter) = self.peek() else { return Ok(None) };
         let items = match letter.to_ascii_lowercase() {
@@ -291,7 +291,7 @@ impl<'p> Reader<'p> {
         Ok(Some(Set { items: items.to_owned(), negated: letter.is_ascii_uppercase() }))
     }
 
-    /// A character behind a backslash.
+    /// A character after a backslash.
     fn escaped_character(&mut self, at: &'p str) -> Read<'p, char> {
         let refused = || Refused {
             at,
@@ -470,7 +470,7 @@ fn check_repeated(atom: Atom, is_optional: bool, at: &str) -> Read<'_, bool> {
     Err(Refused { at, supported })
 }
 
-/// Members of a class.
+/// A set of characters, as the members of a class.
 struct Set {
     /// The members, as they are written between brackets.
     items: String,
@@ -478,7 +478,7 @@ struct Set {
 }
 
 impl Set {
-    /// Writes it inside of a class.
+    /// Writes the set inside of a class.
     fn push_to(&self, out: &mut String) {
         if self.negated {
             out.push_str("[^");
@@ -490,7 +490,7 @@ impl Set {
     }
 }
 
-/// Pairs of letters that fold to the same as one character of Unicode (CaseFolding.txt, status F).
+/// Pairs of letters to which a single character of Unicode folds (CaseFolding.txt, status F).
 const FOLDED_PAIRS: [[char; 2]; 5] = [['s', 's'], ['s', 't'], ['f', 'f'], ['f', 'i'], ['f', 'l']];
 
 /// An ASCII character in both cases, and what else folds to it (CaseFolding.txt, status C).

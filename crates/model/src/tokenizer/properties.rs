@@ -1,12 +1,13 @@
-//! Sets of characters that a regular expression names, as they stand between brackets in the syntax of our engine.
+//! Sets of characters that a regular expression names, as they are written between brackets in the syntax of our
+//! engine.
 
-/// Parts of words: without the joiners, which our engine's `\w` has.
+/// Parts of words, without the joiners that our engine's `\w` includes.
 pub(super) const WORD: &str = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
 /// Hexadecimal digits.
 pub(super) const HEX: &str = "0-9a-fA-F";
 
-/// A property of Unicode under a name that both engines know, as it stands between brackets. Case, spaces, `-` and `_`
-/// in a name don't count.
+/// A property of Unicode with a name that both engines know, as it is written between brackets. Case, spaces, `-` and
+/// `_` in a name are ignored.
 pub(super) fn property(name: &str) -> Option<String> {
     let plain: String = name.chars().filter(|c| !" -_".contains(*c)).map(|c| c.to_ascii_lowercase()).collect();
     if let Some((_, category)) =

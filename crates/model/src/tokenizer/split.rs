@@ -1,4 +1,4 @@
-//! Where a text may be cut: into words that are encoded on their own, and before that into pieces of bounded size.
+//! Where a text may be divided: into pieces of bounded size, and these into words, which are encoded independently.
 
 use tokenizers::utils::SysRegex;
 
@@ -17,8 +17,8 @@ const NEWLINE_WORDS: [&str; 2] = [
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 ];
 
-/// A piece is cut at the first allowed place from this many bytes on: large enough that cutting costs nothing, small
-/// enough that what the library keeps for each byte of a piece stays in cache.
+/// A piece ends at the first allowed position from this many bytes on: large enough that dividing costs nothing, small
+/// enough that the library's data about each byte of a piece stays in cache.
 const PIECE_BYTES: usize = 32 << 10;
 
 /// How a text is split into words.
@@ -26,14 +26,14 @@ const PIECE_BYTES: usize = 32 << 10;
 pub(super) enum Splitter {
     /// Each character is a token.
     Characters,
-    /// Matches of a regular expression and what lies between them, their bytes spelled as characters.
+    /// Matches of a regular expression and the text between them, with bytes spelled as characters.
     Words(Box<SysRegex>),
     /// The library's pre-tokenizer.
     Library,
 }
 
 impl Splitter {
-    /// The fastest splitter with the results that the file asks for.
+    /// The fastest splitter that gives the results of the file's pre-tokenizer.
     pub fn new(file: &TokenizerFile<BpeEntry>) -> Result<Self, TokenizerError> {
         if is_character_vocabulary(file) {
             return Ok(Self::Characters);
@@ -62,7 +62,7 @@ impl Splitter {
     }
 }
 
-/// The regular expression of a split that keeps every match as a word of its own.
+/// The regular expression of a split that makes every match a separate word.
 fn isolating(part: &Part) -> Option<&str> {
     match &part.pattern {
         Some(PatternEntry::Regex(regex))
@@ -74,7 +74,7 @@ fn isolating(part: &Part) -> Option<&str> {
     }
 }
 
-/// A vocabulary in which each token is a character and nothing else happens to the text.
+/// Whether each token is a character and nothing else is done with the text.
 pub(super) fn is_character_vocabulary(file: &TokenizerFile<BpeEntry>) -> bool {
     let model = &file.model;
     file.added_tokens.is_empty()
@@ -87,7 +87,7 @@ pub(super) fn is_character_vocabulary(file: &TokenizerFile<BpeEntry>) -> bool {
         && model.vocab.keys().all(|token| token.chars().count() == 1)
 }
 
-/// Calls `word` with every word of `text` and its offset, in order, nothing left out.
+/// Calls `word` with every word of `text` and its offset, in order. The words cover the text.
 pub(super) fn each_word<'t, E>(
     regex: &SysRegex,
     text: &'t str,
@@ -109,16 +109,16 @@ pub(super) fn each_word<'t, E>(
     Ok(())
 }
 
-/// Where a text may be cut so that its pieces, encoded one after the other, give the ids of the whole.
+/// Where a text may be divided so that its pieces, encoded one after the other, give the ids of the whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cut {
     /// Between any two characters.
     Anywhere,
-    /// Between white space and the other character before it. No match of [`GPT2_WORDS`] goes on across such a place,
-    /// looks ahead across it from the left (only a match that ends in white space does), or looks back at all.
+    /// Between white space and the other character before it. No match of [`GPT2_WORDS`] continues across such a
+    /// position. None looks ahead across it, since only a match that ends in white space looks ahead. None looks back.
     BeforeSpace,
-    /// Between an ASCII letter or digit and a newline: the same for [`NEWLINE_WORDS`], where a newline may follow
-    /// punctuation within one word.
+    /// Between an ASCII letter or digit and a newline: the same holds for [`NEWLINE_WORDS`], in which a word may have a
+    /// newline after punctuation.
     BeforeNewline,
     /// Nowhere: the whole text is one piece.
     Never,
@@ -145,7 +145,7 @@ impl Cut {
         let normalizer = file.normalizer.as_ref().map(|part| part.kind.as_str());
         match (normalizer, parts) {
             (None, [part]) if gpt2(part) => Self::BeforeSpace,
-            // Digits are set apart first, which only adds boundaries.
+            // Digits are split off first, which only adds boundaries.
             (None, [digits, part]) if digits.kind == "Digits" && gpt2(part) => Self::BeforeSpace,
             // A composed form never joins a newline with anything.
             (None | Some("NFC"), [split, bytes]) if byte_level(bytes) && bytes.use_regex == Some(false) => {
@@ -158,16 +158,16 @@ impl Cut {
         }
     }
 
-    /// Whether no match of an added token can lie across a cut, or take white space from the other side of it.
+    /// Whether no match of an added token can span a cut, or include white space from the other side of it.
     fn keeps_whole(self, token: &AddedEntry) -> bool {
-        // NFC, the one normalizer under which texts are cut, leaves ASCII as it is.
+        // NFC, the only normalizer with which texts are divided, doesn't change ASCII.
         let changed = token.normalized && !token.content.is_ascii();
         let spaced = token.lstrip || token.rstrip || token.single_word || changed;
         let mut pairs = token.content.chars().zip(token.content.chars().skip(1));
         self == Self::Never || (!spaced && !pairs.any(|(before, after)| self.allows(before, after)))
     }
 
-    /// Whether a text may be cut between these neighbours.
+    /// Whether a text may be divided between these neighbours.
     fn allows(self, before: char, after: char) -> bool {
         match self {
             Self::Anywhere => true,
@@ -177,7 +177,7 @@ impl Cut {
         }
     }
 
-    /// Takes the next piece off the front of `text`.
+    /// Removes the next piece from the front of `text` and returns it.
     pub fn next_piece<'t>(self, text: &mut &'t str) -> &'t str {
         let whole: &'t str = text;
         let mut from = PIECE_BYTES.min(whole.len());

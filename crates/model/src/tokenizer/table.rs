@@ -1,7 +1,7 @@
-//! The exact bytes behind every token id.
+//! The exact bytes of every token id.
 //!
-//! Vocabularies spell tokens in their own ways: byte-level ones write each byte as a printable character (`Ġthe` is
-//! `" the"`), those in the manner of SentencePiece write a space as `▁` and a lone byte as `<0x0A>`. The file's decoder
+//! Vocabularies spell tokens in their own ways: byte-level ones write each byte as a printable character (`Ġthe` is `"
+//! the"`), those in the manner of SentencePiece write a space as `▁` and a single byte as `<0x0A>`. The file's decoder
 //! says which; the table holds the result, so that text can be put together token by token without allocating.
 
 use std::sync::LazyLock;
@@ -60,8 +60,8 @@ impl Decoding {
     /// Reads a checked decoder.
     ///
     /// # Errors
-    /// [`TokenizerError::Unsupported`] when there is none, or when it does something else to each token on its own than
-    /// it does to the whole text.
+    /// [`TokenizerError::Unsupported`] if there is none, or if decoding each token separately would differ from
+    /// decoding the whole text.
     pub fn new(decoder: Option<&Part>) -> Result<Self, TokenizerError> {
         let Some(decoder) = decoder else {
             return Err(TokenizerError::unsupported(
@@ -138,7 +138,7 @@ fn fallback_byte(text: &str) -> Option<u8> {
     if is_byte { u8::from_str_radix(digits, 16).ok() } else { None }
 }
 
-/// Bytes and nature of every id.
+/// Bytes and kind of every id.
 #[derive(Debug, Clone, Default)]
 pub(super) struct TokenTable {
     /// The bytes of all tokens, one after the other.
@@ -157,7 +157,7 @@ enum Nature {
 }
 
 impl TokenTable {
-    /// `added`: an added token as it is found in a text, by id. Decoders take it for a token like any other.
+    /// `added` gives, by id, an added token as it is found in a text. Decoders treat it like any other token.
     pub fn new(
         tokens: &[Option<TokenEntry>],
         decoding: &Decoding,

@@ -11,11 +11,11 @@ pub(super) struct Template {
     pub prefix: Vec<u32>,
     /// Tokens between each text and the next.
     between: Vec<Vec<u32>>,
-    /// Tokens behind the last text.
+    /// Tokens after the last text.
     pub suffix: Vec<u32>,
 }
 
-/// Checks a template by itself.
+/// Checks a template without the vocabulary.
 pub(super) fn check(path: &str, part: &Part) -> Result<(), TokenizerError> {
     let field = format!("{path}.single");
     let known = part.special_tokens.as_ref();
@@ -40,7 +40,7 @@ pub(super) fn check(path: &str, part: &Part) -> Result<(), TokenizerError> {
 }
 
 impl Template {
-    /// The template of a checked post-processor, for a vocabulary of as many ids.
+    /// The template of a checked post-processor, for `vocabulary` ids.
     ///
     /// # Errors
     /// More than one template, or an id that is not in the vocabulary.
@@ -55,7 +55,7 @@ impl Template {
                 return Err(TokenizerError::unsupported("post_processor", found, "one"));
             }
         };
-        // Tokens before each text, and behind the last.
+        // Tokens before each text, and after the last.
         let mut stretches = vec![Vec::new()];
         for piece in part.single.iter().flatten() {
             match piece {
@@ -77,7 +77,7 @@ impl Template {
         Ok(Self { prefix: stretches.next().unwrap_or_default(), between: stretches.collect(), suffix })
     }
 
-    /// The ids of a text with all that the template puts around it but the suffix.
+    /// The ids of a text with the template's tokens, except the suffix.
     pub fn open(&self, text: &[u32]) -> Vec<u32> {
         let mut ids = [&self.prefix, text].concat();
         for between in &self.between {

@@ -8,14 +8,14 @@
 //!     make the pair a token, and replace it in every word that has it            (1) (2)
 //! ```
 //!
-//! 1. Each pair knows the words that it occurs in, so a merge visits only those.
-//! 2. The frequencies wait in a heap; an entry is checked against the exact count when it comes up (3) instead of being
-//!    found and changed when the count does.
-//! 3. Counts fall when neighbours merge: an entry that is too high goes back with the count of the day. Counts rise
-//!    only for pairs with the new token, which are entered afresh.
+//! 1. Each pair has a list of the words in which it occurs, so a merge visits only those.
+//! 2. The frequencies are in a heap. An entry is compared with the exact count when it is taken (3), not updated
+//!    whenever the count changes.
+//! 3. Counts fall when neighbours are merged: an entry that is too high is put back with the current count. Counts rise
+//!    only for pairs with the new token, which get new entries.
 //!
-//! Counts, order of words and ties are all fixed by the texts, so the same texts give the same vocabulary. Words are
-//! counted in 64 bits, and no thread but the caller's works.
+//! The texts determine counts, the order of words and ties, so the same texts give the same vocabulary. Words are
+//! counted in 64 bits, and only the calling thread works.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -30,8 +30,8 @@ use super::table::byte_character;
 /// The token between documents, which also begins a text without a prompt.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
 
-/// Longer words are counted in parts of this many bytes: every merge rewrites the words that it occurs in, and one word
-/// as long as a file would make that quadratic.
+/// Longer words are counted in parts of this many bytes: every merge rewrites the words in which it occurs, and with a
+/// word as long as a file the time would be quadratic.
 const MAX_WORD_BYTES: usize = 512;
 
 /// How a byte-level vocabulary is trained.
@@ -39,7 +39,7 @@ const MAX_WORD_BYTES: usize = 512;
 pub struct BpeTraining {
     /// Number of tokens: 256 bytes, [`END_OF_TEXT`] and merges. From 257 to 2²⁰.
     pub vocab_size: usize,
-    /// A pair that occurs less often becomes no token; small texts then end with fewer tokens than asked for.
+    /// A pair that occurs less often doesn't become a token, so small texts may give fewer tokens than asked for.
     pub min_frequency: u64,
 }
 
@@ -52,7 +52,7 @@ impl Default for BpeTraining {
 /// Two neighbouring tokens.
 type Pair = (u32, u32);
 
-/// A word as it stands after the merges so far, and how often the texts have it.
+/// A word after the merges so far, and how often it occurs in the texts.
 struct Word {
     tokens: Vec<u32>,
     count: u64,
@@ -61,9 +61,9 @@ struct Word {
 /// Where a pair occurs.
 #[derive(Default)]
 struct Occurrences {
-    /// Exact.
+    /// The exact number of occurrences.
     count: u64,
-    /// Indices of words; some may have lost the pair since.
+    /// Indices of words; some may no longer have the pair.
     words: Vec<u32>,
 }
 
@@ -93,7 +93,7 @@ pub(super) fn train<S: AsRef<str>>(
 
 /// The result of the training.
 struct Learned {
-    /// By id.
+    /// The tokens by id.
     tokens: Vec<String>,
     merges: Vec<Pair>,
 }
@@ -120,7 +120,7 @@ fn file(learned: Learned) -> TokenizerFile<BpeEntry> {
     }
 }
 
-/// The distinct words of the texts and how often they occur, in the order of their bytes.
+/// The distinct words of the texts, in the order of their bytes, and how often each occurs.
 ///
 /// `ids` numbers the bytes.
 fn count_words<S: AsRef<str>>(
@@ -152,8 +152,8 @@ fn count_words<S: AsRef<str>>(
 struct Learner {
     words: Vec<Word>,
     pairs: HashMap<Pair, Occurrences>,
-    /// `(count, pair)`: the count is the pair's at some time, and the current one is nowhere without an entry at least
-    /// as high.
+    /// `(count, pair)`, where the count was right at some time. Each pair has an entry that is not below its current
+    /// count.
     queue: BinaryHeap<(u64, Reverse<Pair>)>,
     tokens: Vec<String>,
     ids: HashMap<String, u32>,
@@ -199,12 +199,12 @@ impl Learner {
     /// Makes `pair` a token and replaces it everywhere.
     fn merge(&mut self, pair: Pair) {
         let joined = [self.tokens[pair.0 as usize].as_str(), &self.tokens[pair.1 as usize]].concat();
-        // Two ways to the same bytes are one token: a file names tokens by their spelling.
+        // Two pairs that give the same bytes are one token, since a file names tokens by their spelling.
         let new = *self.ids.entry(joined).or_insert_with_key(|joined| {
             self.tokens.push(joined.clone());
             self.tokens.len() as u32 - 1
         });
-        // A pair can come back when one of its tokens is made in a second way; its merge exists already.
+        // A pair can occur again if one of its tokens is made from a second pair. Its merge exists already.
         if self.merged.insert(pair) {
             self.merges.push(pair);
         }

@@ -1,4 +1,5 @@
-//! What would change a phase's rate, computed from the measured times and the roofs, and what a reader should do next.
+//! What would change the rate of a phase, computed from the measured times and the roofs, and what a reader should do
+//! next.
 //!
 //! An operation whose work changes is assumed to keep its share of its roof.
 
@@ -10,9 +11,9 @@ use super::phase::Phase;
 use crate::Class;
 use crate::traffic::Traffic;
 
-/// Bytes of a key or value in 8 bits, with its part of the block's scale, over its bytes in `f32`.
+/// Bytes of a key or value in 8 bits, with its part of the block's scale, divided by its bytes in `f32`.
 const QUANTIZED: f64 = 8.5 / 32.0;
-/// The least change of the rate, as a share, that is a step of the roadmap.
+/// The least change of the rate, as a share, of a step of the roadmap.
 const MILESTONE: f64 = 0.005;
 /// The most steps of the roadmap.
 const MILESTONES: usize = 8;
@@ -25,7 +26,7 @@ const UNBALANCED: f64 = 0.02;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Alternative {
-    /// Weights that are `f32` now take half of their bytes.
+    /// Weights that are `f32` now would take half of the bytes.
     Bf16Weights,
     /// Keys and values take 8 bits each, and a scale for each block.
     QuantizedCache,
@@ -48,9 +49,9 @@ pub enum Alternative {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Evidence {
-    /// It ran.
+    /// It was measured.
     Measured,
-    /// It follows from times and roofs.
+    /// It was computed from times and roofs.
     Computed,
 }
 
@@ -64,17 +65,17 @@ impl Evidence {
     }
 }
 
-/// An alternative and the rate that it would bring.
+/// An alternative and the rate that it would give.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WhatIf {
     /// What would be different; `kind` in JSON.
     #[serde(rename = "kind")]
     pub alternative: Alternative,
-    /// Tokens a second then.
+    /// Tokens per second with it.
     pub tokens_per_second: f64,
-    /// The rate then over the rate now, less 1.
+    /// The new rate divided by the present one, less 1.
     pub change: f64,
-    /// How that is known.
+    /// How the rate is known.
     pub by: Evidence,
 }
 
@@ -83,29 +84,29 @@ pub struct WhatIf {
 pub struct Milestone {
     /// The operation's rank.
     pub rank: usize,
-    /// Tokens a second after this step and all before.
+    /// Tokens per second after this step and all earlier ones.
     pub tokens_per_second: f64,
-    /// The rate then over the rate now, less 1.
+    /// The new rate divided by the present one, less 1.
     pub change: f64,
 }
 
 /// What a reader should do next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Advice {
-    /// Make the operation of this rank faster; at its roof the rate changes by `change`.
+    /// Make the operation with this rank faster. If it reached its roof, the rate would change by `change`.
     Improve {
         /// The operation's rank.
         rank: usize,
-        /// The rate then over the rate now, less 1.
+        /// The new rate divided by the present one, less 1.
         change: f64,
     },
-    /// Move or compute less: every operation is near its roof.
+    /// Reduce the work: every operation is near its roof.
     WorkLess,
     /// Run on another number of threads: it was measured to be faster.
     ChangeThreads(WhatIf),
-    /// Keep the number of threads: this is the best other one that was measured.
+    /// Keep the number of threads. This is the best other number that was measured.
     KeepThreads(WhatIf),
-    /// Change the model or the engine: these alternatives, which no setting brings, would be faster.
+    /// Change the model or the engine: these alternatives would be faster, and no setting gives them.
     Redesign(Vec<WhatIf>),
 }
 
@@ -141,7 +142,7 @@ fn is_design(alternative: Alternative) -> bool {
 fn seconds_with(operation: &Operation, traffic: &Traffic) -> f64 {
     let (memory, compute) = operation.roof.bounds(traffic);
     let (now, roof) = (operation.time.seconds, operation.roof.seconds);
-    // Without work under a roof there is nothing to scale.
+    // Without work that a roof limits there is nothing to scale.
     if roof <= 0.0 { now } else { now * memory.max(compute) / roof }
 }
 
@@ -173,8 +174,8 @@ fn changed(operation: &Operation, alternative: Alternative) -> Option<Traffic> {
     }
 }
 
-/// The alternatives that change `operation`, and the phase's rate with that change alone: tokens a second. `total`: the
-/// phase's seconds.
+/// The alternatives that change `operation`, each with the phase's rate in tokens per second if only this operation
+/// changes. `total` is the phase's seconds.
 pub(super) fn of_operation(operation: &Operation, total: f64) -> Vec<(Alternative, f64)> {
     let time = &operation.time;
     let changes = CHANGES.into_iter().filter_map(|alternative| {
@@ -186,7 +187,8 @@ pub(super) fn of_operation(operation: &Operation, total: f64) -> Vec<(Alternativ
     changes.chain(balance).collect()
 }
 
-/// The phase's alternatives. `threads`: measured seconds a token on other numbers of threads than `now`.
+/// The phase's alternatives. `threads` holds other numbers of threads than `now`, each with its measured seconds per
+/// token.
 pub(super) fn what_ifs(phase: &Phase, threads: &[(usize, f64)], now: usize) -> Vec<WhatIf> {
     let total = phase.rate.profiled_seconds;
     let of = |alternative: Alternative, seconds: f64, base: f64, by: Evidence| WhatIf {
@@ -219,7 +221,7 @@ pub(super) fn what_ifs(phase: &Phase, threads: &[(usize, f64)], now: usize) -> V
     found
 }
 
-/// Seconds with one more thread on a CPU of its own: operations bound by arithmetic shrink, others take as long.
+/// Seconds with one more thread on a CPU of its own: operations bound by arithmetic take less time, others the same.
 fn with_a_thread(phase: &Phase, now: usize) -> f64 {
     let shrink = now as f64 / (now + 1) as f64;
     let seconds = |operation: &Operation| {
@@ -233,7 +235,7 @@ fn with_a_thread(phase: &Phase, now: usize) -> f64 {
     phase.rate.profiled_seconds - inside + phase.operations.iter().map(seconds).sum::<f64>()
 }
 
-/// The operations to bring to their roofs, in order, and the rate after each.
+/// The operations that should be brought to their roofs, in order, and the rate after each.
 pub(super) fn roadmap(phase: &Phase) -> Vec<Milestone> {
     let total = phase.rate.profiled_seconds;
     let mut left = total;

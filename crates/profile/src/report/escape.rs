@@ -14,7 +14,7 @@ pub(super) fn html(text: &str) -> String {
 }
 
 /// Escapes text for Markdown, in a heading, a sentence or a table's cell. Markup gets a backslash; characters of HTML
-/// become entities, as some readers know no backslash before them.
+/// become entities, since some readers don't know a backslash before them.
 pub(super) fn markdown(text: &str) -> String {
     let mut words = String::with_capacity(text.len());
     for c in one_line(text).chars() {
@@ -31,8 +31,8 @@ pub(super) fn markdown(text: &str) -> String {
     words
 }
 
-/// The text in one line: line feeds and tabs become spaces, other control characters and those that change the
-/// direction of text U+FFFD.
+/// The text in one line: line feeds and tabs become spaces, other control characters, and those that change the
+/// direction of text, become U+FFFD.
 fn one_line(text: &str) -> String {
     let shown = |c: char| match c {
         '\n' | '\t' => ' ',

@@ -1,5 +1,5 @@
 //! Folded stacks, the input of flame graphs: `decode;forward;blocks;3;attn;qkv;linear 1234` for each node. The number
-//! is nanoseconds a sample; waiting is a frame of its own.
+//! is nanoseconds per sample; waiting is a separate frame.
 
 use super::{Phase, Report};
 

@@ -1,4 +1,4 @@
-//! The report as one HTML file that needs no network: plots, a table that can be sorted and unfolded, sentences.
+//! The report as one HTML file that needs no network: plots, sentences, and a table that can be sorted and unfolded.
 
 use std::fmt::Write as _;
 
@@ -113,7 +113,7 @@ fn note(text: &str) -> String {
     format!("<p class=\"note\">{}</p>\n", escaped(text))
 }
 
-/// The operations without arithmetic, which have no place in a roofline.
+/// The operations without arithmetic, which a roofline can't show.
 fn without_arithmetic(phase: &Phase) -> String {
     let name = |o: &Operation| format!("#{} {}", o.rank, o.kind.kernel);
     let moving: Vec<String> = phase.operations.iter().filter(|o| o.traffic.flops <= 0.0).map(name).collect();
@@ -136,7 +136,7 @@ fn legend(phase: &Phase) -> String {
     format!("<p class=\"legend\">{}{waiting}</p>\n", shown.iter().map(one).collect::<String>())
 }
 
-/// Why, what if, roadmap.
+/// The explanations, the alternatives and the roadmap.
 fn sentences(phase: &Phase) -> String {
     let name = phase.kind.name();
     let mut text = heading(name, "why", "Why they take their time") + "<ol>";

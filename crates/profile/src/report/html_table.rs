@@ -16,7 +16,7 @@ struct Column {
     means: &'static str,
     /// The number to sort by and the text to show.
     value: fn(&Operation, &Phase) -> (f64, String),
-    /// What it shows in the row of a single layer, given the layer's seconds.
+    /// The text in the row of a single layer, from the layer's seconds.
     of_layer: Option<fn(f64, &Phase) -> String>,
 }
 

@@ -1,4 +1,4 @@
-//! The report as JSON: its data with the fields of parts beside those of the whole, and its sentences.
+//! The report as JSON: its data, with the fields of some parts at the level of the whole, and its sentences.
 
 use std::fmt;
 
@@ -10,12 +10,12 @@ use super::{Operation, Report, RoofTable, SCHEMA_VERSION, Subject, words};
 use crate::SystemUse;
 use crate::traffic::Traffic;
 
-/// Why a text is no report of a profile.
+/// Why a text isn't the report of a profile.
 #[derive(Debug)]
 pub enum ReportError {
-    /// It is no JSON, or lacks what a report has.
+    /// It isn't JSON, or lacks fields of a report.
     Json(serde_json::Error),
-    /// Its `schema_version` is another one than [`SCHEMA_VERSION`], or none.
+    /// Its `schema_version` is missing, or differs from [`SCHEMA_VERSION`].
     Version(Option<u64>),
 }
 
@@ -43,7 +43,7 @@ impl Report {
         if version != Some(u64::from(SCHEMA_VERSION)) {
             return Err(ReportError::Version(version));
         }
-        // From the text once more, so that errors state lines.
+        // It is parsed from the text again, so that errors tell the line.
         serde_json::from_str(text).map_err(ReportError::Json)
     }
 }
@@ -178,7 +178,7 @@ mod tests {
         assert!(written["summary"][0].as_str().unwrap().starts_with("Decode reaches 1.00 tokens/s"), "{written}");
     }
 
-    /// Reports of versions that stated alternatives and steps in words alone are read without these.
+    /// Reports of earlier versions, which had alternatives and steps only in words, are read without these.
     #[test]
     fn earlier_reports_are_read() {
         let mut document = example("a model");

@@ -1,4 +1,4 @@
-//! The report as Markdown: everything but the plots.
+//! The report as Markdown: everything except the plots.
 
 use std::fmt::Write as _;
 

@@ -21,13 +21,13 @@ pub struct PlanRuns<'a> {
     pub name: &'a str,
     /// The plan.
     pub plan: &'a Plan,
-    /// What recorded its runs; it has kept those of all samples.
+    /// What recorded the plan's runs, those of all samples.
     pub recorder: &'a Recorder,
     /// The batches of a sample's runs, in order.
     pub batches: &'a [Batch],
 }
 
-/// What was measured of an activity: samples with the profiler and without it, in turn.
+/// What was measured of an activity: samples taken alternately with the profiler and without it.
 pub struct Measurement<'a> {
     /// What was measured.
     pub kind: PhaseKind,
@@ -41,36 +41,36 @@ pub struct Measurement<'a> {
     pub plans: Vec<PlanRuns<'a>>,
     /// The samples.
     pub samples: &'a Samples,
-    /// Seconds a token behind other numbers of tokens.
+    /// Other lengths of context, each with its seconds per token.
     pub drift: Vec<(usize, f64)>,
-    /// Seconds a token on other numbers of threads.
+    /// Other numbers of threads, each with its seconds per token.
     pub threads: Vec<(usize, f64)>,
-    /// Seconds by name, see [`Breakdown::stages`]. For prefill: the way to the first token, which is no part of a
-    /// sample.
+    /// Seconds by name, see [`Breakdown::stages`]. For prefill: the stages before the first token, which are not part
+    /// of a sample.
     pub stages: Vec<(String, f64)>,
     /// A barrier, measured right after the samples: nanoseconds; 0 if it wasn't measured.
     pub barrier_ns: f64,
 }
 
 /// A sample that takes more than this many times the median shared its CPUs with another program.
-const DISTURBED: f64 = 1.5;
-/// The quantile of a repeat's samples that stands for the repeat.
-const UNDISTURBED: f64 = 0.1;
+const DISTURBED_RATIO: f64 = 1.5;
+/// The quantile of a repeat's samples that represents the repeat.
+const REPEAT_QUANTILE: f64 = 0.1;
 /// The most samples that a report lists.
 const LISTED: usize = 2000;
-/// An operation that waits a larger share of its time is bound by waiting.
+/// An operation that waits for more than this share of its time is bound by waiting.
 const WAITING: f64 = 0.5;
-/// A short operation below this share of its roof is bound by its beginning and end.
+/// A short operation that reaches less than this share of its roof is bound by latency.
 const FAR: f64 = 0.35;
 /// A call is short if it takes no longer than this many barriers.
 const SHORT_BARRIERS: f64 = 20.0;
-/// A barrier takes no less than this many nanoseconds: with one worker it is measured as next to nothing.
+/// The least nanoseconds that a barrier counts as: with one worker it is measured as next to nothing.
 const LEAST_BARRIER: f64 = 100.0;
 
 impl Measurement<'_> {
     /// Indices of the samples that nothing disturbed.
     pub fn quiet(seconds: &[f64]) -> Vec<usize> {
-        let limit = DISTURBED * median(seconds);
+        let limit = DISTURBED_RATIO * median(seconds);
         (0..seconds.len()).filter(|i| seconds[*i] <= limit).collect()
     }
 
@@ -120,7 +120,7 @@ impl Measurement<'_> {
         }
     }
 
-    /// The rate without its ceiling, which follows from the operations.
+    /// The rate. Its ceiling is filled in later, from the operations.
     fn rate(&self, quiet: &[usize]) -> Rate {
         let a_token =
             |all: &[f64], kept: &[usize]| mean(&kept.iter().map(|i| all[*i]).collect::<Vec<_>>()) / self.tokens;
@@ -129,7 +129,7 @@ impl Measurement<'_> {
         Rate { seconds, tokens_per_second: 1.0 / seconds, profiled_seconds, ceiling: 0.0, share_of_ceiling: 0.0 }
     }
 
-    /// The split of time without waiting, which follows from the operations.
+    /// The split of time; `waiting` is filled in later, from the operations.
     fn time_split(&self, rate: &Rate, quiet: &[usize], runs: &[(Vec<RunTimes>, usize)]) -> TimeSplit {
         let (mut inside, mut walls) = (0.0, 0.0);
         for run in quiet.iter().flat_map(|i| runs.iter().flat_map(move |(times, per)| &times[i * per..(i + 1) * per])) {
@@ -152,16 +152,15 @@ impl Measurement<'_> {
         self.plans.iter().map(|runs| (RunTimes::of(runs.plan, runs.recorder), runs.batches.len())).collect()
     }
 
-    /// For each repeat the value that nine of ten of its samples exceed.
+    /// The 10 % quantile of each repeat's samples.
     ///
-    /// On a machine that others use too, the means of repeats differ by several percent, and so do medians where a
-    /// whole repeat is disturbed. The quick samples of the repeats differ by less than a percent, so that two reports
-    /// can be told apart.
+    /// On a machine that others use too, the means of repeats differ by several percent, and so do medians if a whole
+    /// repeat is disturbed. The 10 % quantiles differ by less than a percent, so that two reports can be compared.
     fn by_repeat(&self, value: impl Fn(usize) -> f64) -> Vec<f64> {
         let samples = self.samples.on.len();
         let size = (samples / self.repeats.max(1)).max(1);
         let repeat = |r: usize| (r * size..((r + 1) * size).min(samples)).map(&value).collect::<Vec<_>>();
-        (0..self.repeats).map(repeat).filter(|all| !all.is_empty()).map(|all| quantile(&all, UNDISTURBED)).collect()
+        (0..self.repeats).map(repeat).filter(|all| !all.is_empty()).map(|all| quantile(&all, REPEAT_QUANTILE)).collect()
     }
 
     /// The operations with their work, still without times.
@@ -252,7 +251,7 @@ impl Measurement<'_> {
         work
     }
 
-    /// The stretches of time of one sample on all workers; `operations` are those of the phase.
+    /// What each worker did when in one sample; `operations` are those of the phase.
     pub fn slices(&self, sample: usize, operations: &[Operation]) -> Vec<Slice> {
         let owners = self.owners(operations);
         let begins = self.plans.iter().filter_map(|p| p.runs_of(sample).next().map(|run| p.recorder.span(run).0));
@@ -275,14 +274,14 @@ impl PlanRuns<'_> {
         traffic(self.plan.graph(), node, batch, self.plan.storage().map(|storage| &**storage))
     }
 
-    /// The numbers of the runs of a sample.
+    /// The indices of the runs of a sample.
     fn runs_of(&self, sample: usize) -> Range<usize> {
         let (first, per) = (self.recorder.kept().start, self.batches.len());
         first + sample * per..first + (sample + 1) * per
     }
 }
 
-/// The operation that `node` is the first member of, still without work and times.
+/// A new operation whose first member is `node`, still without work and times.
 fn row(id: OperationId, runs: &PlanRuns<'_>, node: &Node, roofs: &RoofTable) -> Operation {
     let none = Batch::default();
     let batch = largest(runs.batches).unwrap_or(&none);
@@ -315,7 +314,7 @@ fn row(id: OperationId, runs: &PlanRuns<'_>, node: &Node, roofs: &RoofTable) -> 
     }
 }
 
-/// The peak of an operation in GFLOP/s. Rows of a product's weight that have a format of blocks are multiplied as bytes.
+/// The peak of an operation in GFLOP/s. Rows of a weight in a format of blocks are multiplied as bytes.
 fn peak_gflops(plan: &Plan, node: &Node, class: Class, roofs: &RoofTable) -> f64 {
     let weight = node.op.params().into_iter().next().filter(|_| class == Class::Product);
     let Some((layout, int8_gops)) =
@@ -328,16 +327,16 @@ fn peak_gflops(plan: &Plan, node: &Node, class: Class, roofs: &RoofTable) -> f64
     1.0 / (share / int8_gops + (1.0 - share) / roofs.f32_gflops)
 }
 
-/// The batch that stands for all batches of a sample: the one with most tokens; among those the one with most pairs of
-/// a token and a token that it sees; among those the last, whose outputs are asked for. (The chunks of a prompt are
-/// equal but for the last; micro-batches of documents hold as many tokens as each other, in other spans.)
+/// The batch that represents all batches of a sample: the one with most tokens; among these the one with most pairs of
+/// a token and a token that it sees; among these the last, which has outputs. (All chunks of a prompt but the last are
+/// equally long; micro-batches of documents have equally many tokens, but other spans.)
 fn largest(batches: &[Batch]) -> Option<&Batch> {
     let seen = |span: &Span| span.len * (2 * span.past + span.len);
     batches.iter().max_by_key(|batch| (batch.len(), batch.spans().iter().map(seen).sum::<usize>()))
 }
 
-/// Bytes that every run reads or writes: parameters, with gradients and moments where they are written, the cache's
-/// tokens, the arena.
+/// Bytes that every run reads or writes: parameters, also gradients and moments if these are written, the tokens in the
+/// cache, and the arena.
 fn held_bytes(runs: &PlanRuns<'_>, batch: &Batch) -> f64 {
     let graph = runs.plan.graph();
     let effects = |test: fn(&Node) -> bool| graph.nodes().iter().any(test);

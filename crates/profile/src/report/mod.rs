@@ -1,9 +1,9 @@
-//! The report of a profile: what was measured, what it means, and what would be gained.
+//! The report of a profile: what was measured, what it means, and which changes would help.
 //!
-//! A [`Report`] is data. Words are made from it when it is written: [`terminal`], [`markdown`], [`html`] and `json.rs`,
-//! with the sentences that they share in `words.rs`; [`folded`] and [`trace`] are for other programs. The JSON has a
-//! stable schema ([`SCHEMA_VERSION`]). All times are seconds and all work is that of one token, unless a field says
-//! otherwise.
+//! A [`Report`] is data. It is put into words when it is written, by [`terminal`], [`markdown`], [`html`] and
+//! `json.rs`, which share the sentences of `words.rs`; [`folded`] and [`trace`] write files for other programs. The
+//! JSON has a stable schema ([`SCHEMA_VERSION`]). All times are seconds and all work is that of one token, unless a
+//! field says otherwise.
 
 pub mod advice;
 mod escape;
@@ -35,7 +35,7 @@ pub use phase::{Checkpointing, Phase, PhaseKind};
 pub use roof_table::{RoofLevel, RoofTable};
 pub use warning::{Doubt, Warning};
 
-/// Version of a report's JSON. A field that changes its meaning or goes raises it; a field that is added does not.
+/// Version of a report's JSON. It is raised if a field changes its meaning or is removed, not if a field is added.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// A whole profile. In JSON it also has its summary and its warnings, in words.
@@ -49,14 +49,14 @@ pub struct Report {
     pub roofs: RoofTable,
     /// What the operating system counted during the measurement.
     pub system: SystemUse,
-    /// Prefill and decode, or a training's step.
+    /// Prefill and decode, or a step of training.
     pub phases: Vec<Phase>,
-    /// Name of the report whose times are set beside this one's.
+    /// Name of the report with which this one is compared.
     pub baseline: Option<String>,
-    /// Name of a report that isn't set beside this one because of `baseline_mismatches`.
+    /// Name of a report with which this one isn't compared because of `baseline_mismatches`.
     #[serde(default)]
     pub baseline_refused: Option<String>,
-    /// How this report and the baseline differ beyond their times; empty if they can be compared.
+    /// How this report and the baseline differ, except in times; empty if they can be compared.
     #[serde(default)]
     pub baseline_mismatches: Vec<String>,
 }
@@ -64,9 +64,9 @@ pub struct Report {
 /// What happens to a baseline that isn't of the same machine, model or number of threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IfMismatched {
-    /// It is not set beside the report, and a warning says why.
+    /// It is not compared, and a warning says why.
     Refuse,
-    /// It is set beside the report, and what differs is stated there.
+    /// It is compared, and the report says what differs.
     Compare,
 }
 
@@ -85,7 +85,7 @@ impl Report {
         }
     }
 
-    /// Sets the times of `old` beside this report's: a column of the tables.
+    /// Adds the times of `old` to this report, as a column of the tables.
     pub fn set_beside(&mut self, old: &Report, name: &str, if_mismatched: IfMismatched) {
         self.baseline_mismatches = crate::diff::mismatches(old, self);
         if if_mismatched == IfMismatched::Refuse && !self.baseline_mismatches.is_empty() {
@@ -121,7 +121,7 @@ pub struct Subject {
     pub parameters: u64,
     /// Formats of the parameters in memory, that of the most bytes first: `q8_0 and f32`.
     pub format: String,
-    /// Mean number of bits that a parameter takes there.
+    /// Mean number of bits of a parameter in memory.
     pub bits_per_weight: f64,
     /// Worker threads.
     pub threads: usize,
@@ -134,7 +134,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// The subject with the number and formats of parameters stored as `storage` says, or flat in `f32`.
+    /// The subject with the number of parameters and their formats: those of `storage`, or flat `f32` without it.
     #[must_use]
     pub fn with_parameters(self, params: &Params, storage: Option<&Storage>) -> Self {
         let elements = params.elements();
@@ -152,7 +152,7 @@ impl Subject {
     }
 }
 
-/// The JSON of a report whose words from outside, and all others that it can hold, are `word`.
+/// The JSON of a report that has `word` for every text from outside, and every optional part.
 #[cfg(test)]
 fn example(word: &str) -> serde_json::Value {
     use serde_json::json;

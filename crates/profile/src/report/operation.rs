@@ -1,4 +1,4 @@
-//! An operation in the report: one place of the model, all layers together. Figures are those of one token.
+//! An operation in the report: one place in the model, all layers together. Figures are those of one token.
 
 use serde::{Deserialize, Serialize};
 use smallmind_graph::{Node, Phase};
@@ -49,7 +49,7 @@ impl Pass {
     }
 }
 
-/// What tells an operation from the others of its phase, in every report.
+/// What identifies an operation within its phase, in every report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationId {
     /// The pass.
@@ -67,10 +67,11 @@ impl OperationId {
     }
 }
 
-/// An operation at one place of the model, all layers together. In JSON the fields of its parts stand beside its own.
+/// An operation at one place of the model, all layers together. In JSON the fields of its parts are at the same level
+/// as its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Operation {
-    /// Place by gain, from 1.
+    /// Rank by gain, from 1.
     pub rank: usize,
     /// Which operation it is.
     #[serde(flatten)]
@@ -88,14 +89,14 @@ pub struct Operation {
     /// What the machine allows.
     #[serde(flatten)]
     pub roof: OperationRoof,
-    /// Calls of the allocator and bytes asked for; none where the program doesn't count them.
+    /// Calls of the allocator and bytes allocated; none if the program doesn't count them.
     pub allocations: Option<(f64, f64)>,
 }
 
 /// What an operation computes, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Kind {
-    /// Kind of work; [`Class::Other`] in reports of versions that didn't state it.
+    /// Kind of work; [`Class::Other`] in reports of earlier versions, which lack it.
     #[serde(default)]
     pub class: Class,
     /// The kernel, in words.
@@ -116,15 +117,15 @@ pub struct OperationTime {
     pub share: f64,
     /// Sum of the shares of this operation and of those that rank before it.
     pub cumulative: f64,
-    /// Seconds in which workers wait for others to end their part of it.
+    /// Seconds in which workers wait for others that are still working on it.
     pub wait: f64,
-    /// Time of the slowest worker over the mean of all workers; 1 is balance.
+    /// Time of the slowest worker divided by the mean of all workers; 1 is perfect balance.
     pub imbalance: f64,
     /// Path, with layer numbers, and seconds of each of its nodes.
     pub members: Vec<(String, f64)>,
-    /// For each repeat the seconds that nine of ten of its samples exceed.
+    /// For each repeat the 10 % quantile of its samples, in seconds.
     pub repeats: Vec<f64>,
-    /// Seconds in the baseline; none without a baseline, or where that has no such operation.
+    /// Seconds in the baseline; none without a baseline, or if the baseline has no such operation.
     pub baseline: Option<f64>,
 }
 
@@ -134,7 +135,7 @@ impl OperationTime {
         self.wait / self.seconds.max(f64::MIN_POSITIVE)
     }
 
-    /// Its time over that in the baseline.
+    /// Its time divided by that in the baseline.
     pub fn ratio(&self) -> Option<f64> {
         self.baseline.map(|before| self.seconds / before.max(f64::MIN_POSITIVE))
     }
@@ -143,25 +144,25 @@ impl OperationTime {
 /// What the machine allows an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OperationRoof {
-    /// Bandwidth of the memory that weights and cache lie in: GB/s.
+    /// Bandwidth of the memory that holds weights and cache: GB/s.
     pub held_gbps: f64,
-    /// Bandwidth of the memory that values lie in: GB/s.
+    /// Bandwidth of the memory that holds values: GB/s.
     pub near_gbps: f64,
     /// Peak of the arithmetic that it uses: GFLOP/s.
     pub peak_gflops: f64,
-    /// Peak of exponentials: 1e9 a second.
+    /// Peak of exponentials: 1e9 per second.
     #[serde(default)]
     pub exp_gops: f64,
-    /// The least seconds that the machine allows: those of memory or those of arithmetic, whichever are more;
+    /// The least seconds that the machine allows: the greater of those of memory and those of arithmetic;
     /// `roof_seconds` in JSON.
     #[serde(rename = "roof_seconds")]
     pub seconds: f64,
-    /// The least seconds over the measured seconds; `share_of_roof` in JSON.
+    /// The least seconds divided by the measured seconds; `share_of_roof` in JSON.
     #[serde(rename = "share_of_roof")]
     pub share: f64,
     /// What bounds it.
     pub bound: Bound,
-    /// Tokens a second that the phase would gain if this operation alone ran at its roof.
+    /// Tokens per second that the phase would gain if only this operation ran at its roof.
     pub gain: f64,
 }
 
@@ -171,7 +172,7 @@ impl OperationRoof {
         let held = traffic.weights + traffic.kv_read + traffic.kv_write;
         let memory = held / self.held_gbps + traffic.activations / self.near_gbps;
         let products = traffic.flops / self.peak_gflops;
-        // The same units do both, one after the other.
+        // The same units of the CPU do both, one after the other.
         let exponentials = if traffic.exponentials > 0.0 { traffic.exponentials / self.exp_gops } else { 0.0 };
         (memory * 1e-9, (products + exponentials) * 1e-9)
     }
@@ -208,7 +209,7 @@ impl Operation {
         format!("{} @ {}", self.kind.kernel, self.id.path)
     }
 
-    /// Whether reports explain it: it ranks among the first.
+    /// Whether reports explain it: only the first ranks are explained.
     pub fn is_explained(&self) -> bool {
         self.rank <= EXPLAINED
     }
@@ -218,13 +219,13 @@ impl Operation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Bound {
-    /// Bytes.
+    /// Moving bytes.
     Memory,
     /// Arithmetic.
     Compute,
-    /// Its own beginning and end: it is too short for either.
+    /// Latency: it is too short for either.
     Latency,
-    /// Other workers.
+    /// Waiting for other workers.
     Waiting,
 }
 

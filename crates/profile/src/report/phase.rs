@@ -1,4 +1,4 @@
-//! A phase of the report: prefill, decode or a training's step. Figures are those of one token unless a field says
+//! A phase of the report: prefill, decode or a step of training. Figures are those of one token unless a field says
 //! otherwise.
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -16,7 +16,7 @@ pub enum PhaseKind {
     Prefill,
     /// Generating one token after another.
     Decode,
-    /// A step of a training.
+    /// A step of training.
     Step,
 }
 
@@ -31,7 +31,7 @@ impl PhaseKind {
     }
 }
 
-/// One measured activity. In JSON the fields of its parts stand beside its own (`json.rs`).
+/// One measured activity. In JSON the fields of its parts are at the same level as its own (`json.rs`).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Phase {
     /// What was measured; `name` in JSON.
@@ -45,7 +45,7 @@ pub struct Phase {
     /// How fast it is, and how fast it could be.
     #[serde(flatten)]
     pub rate: Rate,
-    /// Where the time is spent beside the work of the operations.
+    /// How the time is spent besides the work of the operations.
     #[serde(flatten)]
     pub time: TimeSplit,
     /// What program, CPU and kernel counted.
@@ -80,9 +80,9 @@ pub struct SampleStats {
     pub count: usize,
     /// Number of samples that are left out because they took far longer than the median: another program had a CPU.
     pub left_out: usize,
-    /// Standard deviation of the repeats over their mean.
+    /// Standard deviation of the repeats divided by their mean.
     pub noise: f64,
-    /// For each repeat the seconds that nine of ten of its samples exceed, without the profiler.
+    /// For each repeat the 10 % quantile of its samples without the profiler, in seconds.
     pub repeats: Vec<f64>,
     /// Percentiles of the samples, without the profiler.
     pub latency: Latency,
@@ -95,18 +95,18 @@ pub struct Rate {
     pub seconds: f64,
     /// `1 / seconds`.
     pub tokens_per_second: f64,
-    /// Seconds with the profiler, of which the operations' seconds are shares.
+    /// Seconds with the profiler; the operations' seconds are parts of it.
     pub profiled_seconds: f64,
-    /// Tokens a second if every operation ran at its roof.
+    /// Tokens per second if every operation ran at its roof.
     pub ceiling: f64,
     /// `tokens_per_second / ceiling`.
     pub share_of_ceiling: f64,
 }
 
-/// Where the time of a phase is spent beside the work of the operations.
+/// How the time of a phase is spent besides the work of the operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TimeSplit {
-    /// Time inside steps over wall time.
+    /// Time inside steps divided by wall time.
     pub coverage: f64,
     /// What the profiler adds to the time, as a share: the median over pairs of samples with it and without it.
     pub overhead: f64,
@@ -121,15 +121,15 @@ pub struct TimeSplit {
 /// What program, CPU and kernel counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counted {
-    /// Calls of the allocator; none where the program doesn't count them.
+    /// Calls of the allocator; none if the program doesn't count them.
     pub allocations: Option<f64>,
     /// Events of the CPU and the kernel; those that can't be counted here are absent.
     #[serde(default)]
     pub events: Events,
 }
 
-/// What would change the rate. Entries that state no kind, as earlier versions wrote them, are left out when a report
-/// is read.
+/// What would change the rate. Entries without a kind, which earlier versions wrote, are left out when a report is
+/// read.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Outlook {
     /// Alternatives, computed and measured.
@@ -148,12 +148,13 @@ fn those_with_a_kind<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(
 /// Times by stage and by depth of the context.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Breakdown {
-    /// Seconds a token behind other numbers of tokens.
+    /// Other lengths of context, each with its seconds per token.
     pub drift: Vec<(usize, f64)>,
-    /// Seconds of each stage, by name. Of a training: the parts of a step. Of prefill: the way to the first token, from
-    /// reading the model on, with everything done for the first time; this prefill is none of the samples.
+    /// Seconds of each stage, by name. For training: the parts of a step. For prefill: the stages up to the first
+    /// token, beginning with reading the model. Everything in them is done for the first time, and they are not part of
+    /// a sample.
     pub stages: Vec<(String, f64)>,
-    /// The cost of a training's checkpoints; their share of a step is one of the stages.
+    /// The cost of checkpoints in training; their share of a step is one of the stages.
     #[serde(default)]
     pub checkpoint: Option<Checkpointing>,
 }
@@ -184,18 +185,18 @@ impl Phase {
         seconds / self.rate.profiled_seconds
     }
 
-    /// Whether a baseline is set beside it.
+    /// Whether it has the times of a baseline.
     pub fn has_baseline(&self) -> bool {
         self.operations.iter().any(|o| o.time.baseline.is_some())
     }
 
-    /// Whether it does more than go forward.
+    /// Whether it has passes other than the forward pass.
     pub fn has_passes(&self) -> bool {
         self.operations.iter().any(|o| o.id.pass != Pass::Forward)
     }
 }
 
-/// A training's checkpoints: weights, moments and state, written and synced.
+/// Checkpoints in training: weights, moments and state, written and synced.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Checkpointing {
     /// Seconds of one checkpoint.
@@ -206,7 +207,7 @@ pub struct Checkpointing {
     pub interval: u64,
 }
 
-/// Percentiles of single samples: seconds a sample.
+/// Percentiles of single samples: seconds per sample.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
     /// 50 of 100 samples are faster.
@@ -217,7 +218,7 @@ pub struct Latency {
     pub p99: f64,
     /// The slowest sample.
     pub max: f64,
-    /// All samples in the order in which they ran, or evenly chosen ones where there are many.
+    /// All samples in the order in which they ran, or evenly chosen ones if there are many.
     pub all: Vec<f64>,
 }
 
@@ -230,9 +231,9 @@ pub struct Arena {
     pub bytes: u64,
     /// Bytes if every value had a buffer of its own.
     pub unplanned_bytes: u64,
-    /// Number of operations of the plan: the extent of time.
+    /// Number of operations of the plan: the length of the time axis.
     pub nodes: usize,
-    /// Where values lie and when they live.
+    /// Where values are stored, and when they are alive.
     pub values: Vec<ArenaValue>,
 }
 
@@ -251,7 +252,7 @@ pub struct ArenaValue {
     pub to: usize,
 }
 
-/// A stretch of a worker's time.
+/// A piece of a worker's time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Slice {
     /// The worker.

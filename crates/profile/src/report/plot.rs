@@ -30,13 +30,13 @@ fn text(x: f64, y: f64, anchor: &str, words: &str) -> String {
     format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>", escaped(words))
 }
 
-/// The colour of the operation of that rank, from 1. Operations that are neighbours in rank have different hues.
+/// The colour of the operation with this rank, from 1. Neighbours in rank have different hues.
 pub(super) fn color(rank: usize) -> String {
     let lightness = [50, 62, 42][rank % 3];
     format!("hsl({:.0} 62% {lightness}%)", (205.0 + rank as f64 * 137.508) % 360.0)
 }
 
-/// Round numbers from 0 to `end`, four to ten of them behind the 0.
+/// Round numbers from 0 to `end`, four to ten of them after the 0.
 fn ticks(end: f64) -> Vec<f64> {
     if !(end.is_finite() && end > 0.0) {
         return vec![];
@@ -50,7 +50,7 @@ fn ticks(end: f64) -> Vec<f64> {
 struct Axis {
     /// The least and the largest value.
     values: (f64, f64),
-    /// Where these are drawn.
+    /// The positions at which these are drawn.
     places: (f64, f64),
 }
 
@@ -157,7 +157,7 @@ fn dot(o: &Operation, x: f64, y: f64) -> String {
     )
 }
 
-/// The operation's rank at the free place nearest to its dot, with a line to the dot if it is away from it.
+/// The operation's rank at the free position nearest to its dot, with a line to the dot if it is not beside it.
 fn rank(o: &Operation, (x, y): (f64, f64), taken: &mut Vec<[f64; 4]>) -> String {
     let words = o.rank.to_string();
     let (w, h) = (LETTER * words.len() as f64 + 4.0, LINE);
@@ -237,14 +237,14 @@ pub(super) fn arena(arena: &Arena, phase: &Phase) -> String {
     svg("arena", H, &body)
 }
 
-/// The timeline of one sample, a lane for each worker. The plot is stretched to any width, so that its labels stand
+/// The timeline of one sample, a lane for each worker. The plot can be stretched to any width, so its labels are
 /// outside of it.
 pub(super) fn timeline(phase: &Phase) -> String {
     const LANE: f64 = 30.0;
     let end = phase.timeline.iter().map(|s| s.begin + s.seconds).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
     let lanes = phase.timeline.iter().map(|s| s.worker + 1).max().unwrap_or(1);
     let x = |t: f64| t / end * W;
-    // Of very many slices, those too thin to be seen at the largest zoom are left out.
+    // If there are very many slices, those too thin to be seen at the largest zoom are left out.
     let thin = if phase.timeline.len() > MOST { end / W / 20.0 } else { 0.0 };
     let mut body = String::new();
     for slice in phase.timeline.iter().filter(|slice| slice.seconds >= thin).take(2 * MOST) {

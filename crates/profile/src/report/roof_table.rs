@@ -5,16 +5,16 @@ use serde::{Deserialize, Serialize};
 use crate::Roofs;
 use crate::roofs::Bandwidth;
 
-/// The roofs, as far as a report needs them.
+/// The roofs that a report needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RoofTable {
     /// Multiply-adds of `f32`: GFLOP/s.
     pub f32_gflops: f64,
-    /// Products of bytes with sums in `i32`: 1e9 multiplications and additions a second. None where the CPU has no such
+    /// Products of bytes with sums in `i32`: 1e9 multiplications and additions per second. None if the CPU has no such
     /// dot product.
     #[serde(default)]
     pub int8_gops: Option<f64>,
-    /// Exponentials of `f32`: 1e9 a second.
+    /// Exponentials of `f32`: 1e9 per second.
     #[serde(default)]
     pub exp_gops: f64,
     /// Bandwidths of memory, by rising size.
@@ -30,13 +30,13 @@ pub struct RoofTable {
 pub struct RoofLevel {
     /// Name of the size, such as `L2/2`.
     pub name: String,
-    /// Bytes that all threads went over.
+    /// Bytes that all threads together accessed.
     pub bytes: f64,
     /// Reading.
     pub read: f64,
     /// Reading, changing and writing back.
     pub update: f64,
-    /// What operations on values do: reading, or reading one place and writing another, whichever is faster.
+    /// For operations on values: reading, or reading in one place and writing in another, whichever is faster.
     #[serde(default)]
     pub values: f64,
 }
@@ -62,8 +62,8 @@ impl From<&Roofs> for RoofTable {
 }
 
 impl RoofTable {
-    /// Keeps the better of each roof here and in `other`, which was measured at another time by the same process: a
-    /// roof that was measured while another program had a CPU is too low.
+    /// Keeps the better of each roof here and in `other`, which the same process measured at another time: a roof that
+    /// was measured while another program had a CPU is too low.
     pub fn raise(&mut self, other: &Self) {
         let up = |a: &mut f64, b: f64| *a = a.max(b);
         up(&mut self.f32_gflops, other.f32_gflops);

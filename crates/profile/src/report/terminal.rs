@@ -15,12 +15,12 @@ pub enum Extent<'a> {
     Full,
 }
 
-/// What a report can't know of the program that prints it: how a reader follows its advice there.
+/// How a reader can follow the advice in the program that prints the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage<'a> {
-    /// How the number of threads is changed, as an order: `change --threads`.
+    /// How to change the number of threads, as an instruction: `change --threads`.
     pub change_threads: &'a str,
-    /// How the number of threads is kept, as an order.
+    /// How to keep the number of threads, as an instruction.
     pub keep_threads: &'a str,
     /// Where the rest of the report is, as a sentence.
     pub more: &'a str,
@@ -30,9 +30,9 @@ pub struct Usage<'a> {
 const ROWS: [usize; 2] = [12, 6];
 /// The most columns of a line.
 const WIDTH: usize = 100;
-/// Units that are not separated from their numbers by the end of a line.
+/// Units that stay on the same line as their numbers.
 const UNITS: [&str; 9] = ["%", "µs", "ms", "kB", "MB", "GB", "kFLOP", "MFLOP", "GFLOP"];
-/// What the words of a screen mean.
+/// The legend of a screen.
 const LEGEND: &str = "
 roof: the least time that the memory and the vector units measured here allow for the work.
 gain: tokens/s more if that operation alone ran at its roof. Ceiling: all of them at their roofs.
@@ -111,7 +111,7 @@ fn header(report: &Report) -> String {
     )
 }
 
-/// The figures of a phase: five lines, and up to two for what was counted and for stages.
+/// The figures of a phase: five lines, and up to two more for counts and for stages.
 fn figures(phase: &Phase) -> String {
     let (t, rate, time, samples) = (&phase.traffic, &phase.rate, &phase.time, &phase.samples);
     let cache = if t.kv_read + t.kv_write > 0.0 {
@@ -153,7 +153,7 @@ fn figures(phase: &Phase) -> String {
 
 fn table(phase: &Phase, rows: usize) -> String {
     let based = phase.has_baseline();
-    // On a screen there is no room for the pass, which the operation's name shows as well.
+    // A screen is too narrow for the pass, which the operation's name shows as well.
     let passes = rows == usize::MAX && phase.has_passes();
     let beside = if based { "ratio" } else { "wait" };
     let mut text = format!(

@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use super::measurement::Measurement;
 use super::phase::{Phase, Slice};
 
-/// The most slices of a phase: a trace has to be small enough for a browser.
+/// The most slices of a phase: a trace must be small enough for a browser.
 const MOST: usize = 50_000;
-/// The least samples of a phase, even if they have more slices.
+/// The fewest samples of a phase, even if these have more slices.
 const LEAST: usize = 16;
 
 /// A trace, to which phases are added.
@@ -20,8 +20,8 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Adds the undisturbed samples of `measured`, of which `phase` was made. If they are too many, it adds some of
-    /// them whose mean is near that of all, operation by operation.
+    /// Adds the undisturbed samples of `measured`, from which `phase` was made. If these are too many, adds some of
+    /// them, chosen so that the mean of each operation is near that of all.
     pub fn add(&mut self, measured: &Measurement<'_>, phase: &Phase) {
         self.processes += 1;
         let process = self.processes;
@@ -52,7 +52,7 @@ impl Trace {
     }
 }
 
-/// The number of a worker's thread in the trace: not 0, which is the idle thread of an operating system.
+/// The number of a worker's thread in the trace: not 0, which viewers take for the idle thread of the system.
 fn thread(worker: usize) -> usize {
     worker + 1
 }
@@ -62,12 +62,12 @@ fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// At most `most` of the samples `kept`, in order, such that their mean of `work`, `[samples][operations]`, is near the
-/// mean of all of `kept`.
+/// Chooses at most `most` of the samples `kept`, in order, such that their mean of `work`, `[samples][operations]`, is
+/// near the mean of all of `kept`.
 ///
-/// A greedy choice: the next sample is the one with which the sum of n samples is nearest to n times the mean, where
-/// all operations have the same weight. The error of the mean then falls as 1 / n; that of random samples falls as 1 /
-/// √n.
+/// The choice is greedy: the next sample is the one with which the sum of the n chosen samples is nearest to n times
+/// the mean, with all operations weighted equally. The error of the mean then falls as 1 / n; with random samples it
+/// would fall as 1 / √n.
 fn representative(work: &[Vec<f64>], kept: &[usize], most: usize) -> Vec<usize> {
     if kept.len() <= most {
         return kept.to_vec();
@@ -95,8 +95,9 @@ fn representative(work: &[Vec<f64>], kept: &[usize], most: usize) -> Vec<usize> 
 
 /// A slice as a complete event; none for a slice of less than a nanosecond, which a reader would nest in its neighbour.
 ///
-/// Times are microseconds with a digit more than nanoseconds, always 1: readers that round and readers that truncate
-/// get the same nanoseconds. Otherwise a slice could overlap the next one, which Perfetto would drop.
+/// Times are microseconds with one digit more than nanoseconds need. This digit is always 1, so that readers that round
+/// and readers that truncate get the same nanoseconds. Otherwise a slice could overlap the next one, which Perfetto
+/// would drop.
 fn event(process: usize, begin: f64, sample: usize, slice: &Slice, phase: &Phase) -> Option<String> {
     let operation = slice.operation.and_then(|i| phase.operations.get(i));
     let name = quoted(operation.map_or("waiting", |o| &o.id.operation));

@@ -7,7 +7,7 @@ use super::phase::{Phase, PhaseKind};
 const QUIET: f64 = 0.05;
 /// The largest share of the machine's time that its host may give to others.
 const STOLEN: f64 = 0.01;
-/// The largest share of the ceiling that noise explains; more means that a roof was measured too low.
+/// The largest share of the ceiling that noise can explain; more means that a roof was measured too low.
 const ABOVE: f64 = 1.02;
 /// The least share of time inside operations.
 const COVERED: f64 = 0.97;
@@ -35,18 +35,18 @@ pub enum Warning {
 pub enum Doubt {
     /// Repeats differ by this share.
     Noise(f64),
-    /// So many samples were disturbed and left out.
+    /// This many samples were disturbed and left out.
     LeftOut(usize),
     /// It reaches this share of its ceiling, more than is possible.
     AboveCeiling(f64),
-    /// Only this share of its time lies inside operations.
+    /// Only this share of its time is inside operations.
     Coverage(f64),
     /// The profiler adds this share of time.
     Overhead(f64),
 }
 
 impl Report {
-    /// What makes its figures doubtful; empty on a quiet machine.
+    /// What makes the figures of the report doubtful; empty on a quiet machine.
     pub fn warnings(&self) -> Vec<Warning> {
         let stolen = self.system.steal.filter(|steal| *steal > STOLEN).map(Warning::Stolen);
         let of_phase =

@@ -1,4 +1,4 @@
-//! The sentences that all forms of a report share, made from its data when it is written.
+//! The sentences that all output formats of a report share, made from its data when it is written.
 
 use super::advice::{Alternative, Evidence, Milestone, WhatIf, of_operation};
 use super::phase::{Checkpointing, Phase, PhaseKind};
@@ -11,10 +11,10 @@ const WORTH: f64 = 0.005;
 const WAITS: f64 = 0.05;
 /// The least share of a phase's time spent idle that is mentioned.
 const IDLE: f64 = 0.1;
-/// The distance to the ceiling, as a share, up to which an implementation is as good as its algorithm.
+/// Up to this distance from the ceiling, as a share, an implementation is as good as its algorithm.
 const NEAR: f64 = 0.1;
 
-/// Why an operation takes its time and what would change it; none for one that ranks too low to be explained.
+/// Why an operation takes its time, and what would change that; none if it ranks too low to be explained.
 pub(super) fn why(operation: &Operation, phase: &Phase) -> Option<String> {
     if !operation.is_explained() {
         return None;
@@ -107,7 +107,7 @@ pub(super) fn what_if(what_if: &WhatIf) -> String {
     }
 }
 
-/// An alternative as far as it concerns one operation.
+/// The effect of an alternative on one operation.
 fn of_one_operation(alternative: Alternative) -> String {
     match alternative {
         Alternative::Balance => "perfect balance".to_owned(),
@@ -121,7 +121,7 @@ fn of_one_operation(alternative: Alternative) -> String {
     }
 }
 
-/// A step of the roadmap: the operation and what brings it nearer to its roof.
+/// A step of the roadmap: the operation, and how to bring it nearer to its roof.
 pub(super) fn milestone(milestone: &Milestone, phase: &Phase) -> String {
     let Some(operation) = phase.operations.iter().find(|o| o.rank == milestone.rank) else { return String::new() };
     let remedy = match operation.roof.bound {
@@ -133,7 +133,7 @@ pub(super) fn milestone(milestone: &Milestone, phase: &Phase) -> String {
     format!("{}: {remedy}", operation.place())
 }
 
-/// The executive summary, a sentence each.
+/// The summary, as sentences.
 pub(super) fn summary(report: &Report) -> Vec<String> {
     report.phases.iter().flat_map(of_phase).collect()
 }
@@ -179,7 +179,7 @@ fn most_of_the_time(phase: &Phase) -> usize {
     before.take_while(|sum| *sum < 0.8).count()
 }
 
-/// The warnings, a sentence each.
+/// The warnings, each a sentence.
 pub(super) fn warnings(report: &Report) -> Vec<String> {
     let one = |warning| match warning {
         Warning::Stolen(share) => {
@@ -222,7 +222,7 @@ pub(super) fn baseline(report: &Report) -> Option<String> {
     Some(text)
 }
 
-/// What was counted a token: by the CPU, and by the kernel.
+/// What was counted per token: by the CPU, and by the kernel.
 pub(super) fn counted(phase: &Phase) -> (Option<String>, Option<String>) {
     let e = &phase.counted.events;
     let said = |all: [Option<String>; 3]| {

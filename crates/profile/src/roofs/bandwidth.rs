@@ -9,17 +9,17 @@ use smallmind_simd::{Isa, IsaKind, WithIsa};
 
 use super::{Effort, best, seconds_together};
 
-/// Bandwidths of memory of one size, all threads together: GB/s. Counted are the bytes that the program reads and
-/// writes, not those that the hardware moves for them.
+/// Bandwidths of memory of one size, all threads together: GB/s. The bytes that the program reads and writes are
+/// counted, not those that the hardware moves for them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Bandwidth {
     /// Name of the size: `L2/2` is half of the second-level caches.
     pub name: &'static str,
-    /// Bytes that all threads together went over.
+    /// Bytes that all threads together accessed.
     pub bytes: usize,
     /// Reading.
     pub read: f64,
-    /// Writing without reading before.
+    /// Writing, without reading before.
     pub write: f64,
     /// Reading one place and writing another; both are counted.
     pub copy: f64,
@@ -129,14 +129,15 @@ pub(super) struct Memory {
 const PAGE: usize = 1024;
 
 impl Memory {
-    /// `bytes` in all. Each worker is the first to write its part, so that the part lies near its CPU.
+    /// A buffer of `bytes` bytes in all. Each worker is the first to write its part, so that the system puts the part
+    /// near the worker's CPU.
     pub(super) fn new(pool: &mut Pool, bytes: usize) -> Result<Self, GraphError> {
         let mut memory = Self { buffer: Buffer::zeroed(bytes.div_ceil(4).next_multiple_of(PAGE * pool.threads()))? };
         memory.on_each(pool, bytes, |part| part.fill(1.0));
         Ok(memory)
     }
 
-    /// Calls `work` once on every worker with its share of `bytes`: the bytes of all shares and the seconds.
+    /// Calls `work` once on every worker with its share of `bytes`; returns the bytes of all shares and the seconds.
     fn on_each(&mut self, pool: &mut Pool, bytes: usize, work: impl Fn(&mut [f32]) + Sync) -> (usize, f64) {
         let threads = pool.threads();
         let whole = self.buffer.len() / threads;
@@ -159,7 +160,7 @@ impl Memory {
         name: &'static str,
         bytes: usize,
     ) -> Result<Bandwidth, GraphError> {
-        // Fails without the instruction set, so that the passes below can't.
+        // This fails if the CPU lacks the instruction set, so that the passes below can't fail.
         isa.with(Pass { access: Access::Read, memory: &mut [] })?;
         let (bytes, _) = self.on_each(pool, bytes, |_| {});
         let mut rate = |access: Access| {

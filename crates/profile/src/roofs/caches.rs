@@ -6,9 +6,9 @@ use std::path::Path;
 /// Bytes of a core's caches; common sizes if the system doesn't state them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheSizes {
-    /// The second level, which each core has for itself.
+    /// The second level; each core has its own.
     pub l2: usize,
-    /// The third level, which cores share on most CPUs.
+    /// The third level; on most CPUs cores share it.
     pub l3: usize,
 }
 
@@ -16,7 +16,7 @@ impl CacheSizes {
     /// Sizes if the system states none.
     const COMMON: Self = Self { l2: 1 << 20, l3: 32 << 20 };
 
-    /// Reads what the system states of its first CPU.
+    /// Reads the sizes that the system states for its first CPU.
     pub fn read() -> Self {
         Self::read_from(Path::new("/sys/devices/system/cpu/cpu0/cache"))
     }

@@ -9,12 +9,12 @@ use smallmind_simd::{Isa, IsaKind, WithIsa, math};
 
 use super::{Effort, best, seconds_together};
 
-/// Number of independent chains: two units with a latency of four or five cycles each want up to ten.
+/// Number of independent chains: two units with a latency of four or five cycles need up to ten.
 const CHAINS: usize = 12;
 /// Operations of a chain in one iteration.
 const STEPS: usize = 2000;
 
-/// 1e9 operations a second; an iteration on one thread is `operations`.
+/// 1e9 operations per second. An iteration does `operations` operations on each thread.
 fn rate(pool: &mut Pool, effort: Effort, operations: usize, work: impl Fn() + Sync) -> f64 {
     let all = (operations * pool.threads()) as f64;
     let seconds = best(effort, |iterations| {
@@ -93,7 +93,7 @@ impl WithIsa for Lanes {
     }
 }
 
-/// GFLOP/s of `f32` multiply-adds: two operations a lane.
+/// GFLOP/s of `f32` multiply-adds: two operations per lane.
 pub(super) fn f32_gflops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Result<f64, GraphError> {
     let lanes = isa.with(Lanes)?;
     Ok(rate(pool, effort, 2 * CHAINS * STEPS * lanes, || {
@@ -102,7 +102,7 @@ pub(super) fn f32_gflops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Resul
     }))
 }
 
-/// 1e9 exponentials of `f32` a second: one a lane.
+/// 1e9 exponentials of `f32` per second: one per lane.
 pub(super) fn exp_gops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Result<f64, GraphError> {
     let lanes = isa.with(Lanes)?;
     Ok(rate(pool, effort, EXPONENTIALS * STEPS * lanes, || {
@@ -110,7 +110,7 @@ pub(super) fn exp_gops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Result<
     }))
 }
 
-/// A chain of dot products of `bf16` pairs: four operations a lane.
+/// A chain of dot products of `bf16` pairs: four operations per lane.
 #[cfg(target_arch = "x86_64")]
 fn dot_pairs<D: Bf16Dot>(token: D) {
     token.vectorize(
@@ -134,7 +134,7 @@ fn dot_pairs<D: Bf16Dot>(token: D) {
     );
 }
 
-/// A chain of dot products of four bytes: eight operations a lane.
+/// A chain of dot products of four bytes: eight operations per lane.
 #[cfg(target_arch = "x86_64")]
 fn dot_quads<D: Int8Dot>(token: D) {
     token.vectorize(
@@ -165,7 +165,7 @@ pub(super) fn bf16_gflops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Opti
     Some(rate(pool, effort, operations, || dot_pairs(token)))
 }
 
-/// 1e9 operations a second of dot products of bytes; none if the CPU, or `isa`, has no such instruction.
+/// 1e9 operations of dot products of bytes per second; none if the CPU, or `isa`, has no such instruction.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn int8_gops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Option<f64> {
     let token = smallmind_simd::Avx512Vnni::detect().filter(|_| isa == IsaKind::Avx512)?;

@@ -1,6 +1,6 @@
-//! The limits of this machine, measured: the roofs of every kernel.
+//! The measured limits of this machine, called roofs as in a roofline model: no kernel can be faster.
 //!
-//! All threads of a pool work at once, each on memory of its own. A roof is a limit, so it is the best of several
+//! All threads of a pool work at the same time, each on its own memory. A roof is a limit, so it is the best of several
 //! samples: another program on the machine makes a sample slower, never faster.
 
 mod bandwidth;
@@ -49,7 +49,7 @@ pub struct Roofs {
     pub bf16_gflops: Option<f64>,
     /// Multiply-adds of bytes by the CPU's dot product: GOP/s. None without such an instruction.
     pub int8_gops: Option<f64>,
-    /// Exponentials of `f32` by the cheapest function of the vector language: 1e9 a second.
+    /// Exponentials of `f32` by the cheapest function of the vector language: 1e9 per second.
     pub exp_gops: f64,
     /// Bandwidths of memory by rising size: inside the second-level caches, around the size of the third-level cache,
     /// beyond all caches.
@@ -79,7 +79,8 @@ impl Roofs {
             ("2 L3", 2 * caches.l3),
             ("memory", largest),
         ] {
-            // Levels rise in size: the second-level caches of many cores may be larger than the third-level cache.
+            // Levels must rise in size: the second-level caches of many cores together may be larger than the
+            // third-level cache.
             if levels.last().is_none_or(|level| level.bytes < bytes) {
                 levels.push(buffer.bandwidth(pool, isa, effort, name, bytes)?);
             }
@@ -97,7 +98,7 @@ impl Roofs {
         })
     }
 
-    /// The measured level nearest in size to a working set of `bytes` that the threads divide among them.
+    /// The measured level that is nearest in size to a working set of `bytes`, divided among the threads.
     ///
     /// # Panics
     /// If there are no levels; [`Roofs::measure`] gives several.
@@ -108,8 +109,8 @@ impl Roofs {
     }
 }
 
-/// Seconds of `work` on all workers of `pool`, from when the first worker begins it to when the last one ends it. All
-/// workers are awake before it begins.
+/// Runs `work` on all workers of `pool`, which are awake when it begins. Returns the seconds from when the first worker
+/// begins to when the last one ends.
 pub fn seconds_together(pool: &mut Pool, work: impl Fn(usize, &Team<'_>) + Sync) -> f64 {
     let begin = Instant::now();
     let span = Mutex::new((Duration::MAX, Duration::ZERO));
@@ -125,9 +126,10 @@ pub fn seconds_together(pool: &mut Pool, work: impl Fn(usize, &Team<'_>) + Sync)
     end.saturating_sub(start).as_secs_f64()
 }
 
-/// Seconds of an iteration in the best of several samples. `run` does a number of iterations and returns their seconds.
+/// Seconds of an iteration in the best of several samples. `run` takes a number of iterations and returns their
+/// seconds.
 fn best(effort: Effort, mut run: impl FnMut(usize) -> f64) -> f64 {
-    // The least of several: another program may disturb a sample.
+    // The shortest sample counts: another program may disturb a sample.
     let mut least = |iterations: usize, samples: usize| (0..samples).map(|_| run(iterations)).fold(f64::MAX, f64::min);
     let mut iterations = 1;
     // The first run touches the memory.
@@ -161,8 +163,8 @@ mod tests {
                 roofs.int8_gops.unwrap_or(1.0),
             ];
             assert!(rates.iter().all(|x| x.is_finite() && *x > 0.0), "{roofs:?}");
-            // An exponential takes some multiply-adds. A roof is too low if another program has the CPUs: one of a few
-            // tries has to be quiet.
+            // An exponential takes several multiply-adds. A roof is too low if another program has the CPUs, so one of
+            // a few tries must be undisturbed.
             let quiet = (0..20).any(|_| {
                 let exp_gops = compute::exp_gops(&mut pool, IsaKind::best(), TINY).unwrap();
                 4.0 * exp_gops < compute::f32_gflops(&mut pool, IsaKind::best(), TINY).unwrap()

@@ -15,7 +15,7 @@ const LANES: usize = 8;
 pub struct Avx2(());
 
 impl Avx2 {
-    /// The token, where this CPU and operating system have the features.
+    /// The token, if this CPU and operating system have the features.
     pub fn detect() -> Option<Self> {
         let found = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
@@ -181,7 +181,7 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn mul_pow2(self, a: Self::F32, n: Self::F32) -> Self::F32 {
-        // In two steps, because 2^n itself may be subnormal or infinite.
+        // The multiplication has two steps, because 2^n itself may be subnormal or infinite.
         compute!({
             let n = _mm256_cvtps_epi32(n);
             let first = _mm256_srai_epi32::<1>(n);
@@ -348,7 +348,7 @@ impl Isa for Avx2 {
     fn store_bf16(self, v: Self::F32, dst: &mut [bf16]) {
         let half = compute!({
             let bits = _mm256_castps_si256(v);
-            // Half a unit of the kept part, less one where that part is even, so that ties go to even.
+            // Half a unit of the kept part, less one if that part is even, so that ties go to even.
             let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
             let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
             // Rounding could carry a NaN to infinity: keep its upper half instead, made quiet.

@@ -1,7 +1,7 @@
-//! Dot products of bytes with AVX2: both factors widened to 16 bits, of which pairs of products are added exactly.
+//! Dot products of bytes with AVX2: both factors are widened to 16 bits, and pairs of their products are added exactly.
 //!
 //! The instruction that multiplies unsigned by signed bytes (`vpmaddubsw`) saturates sums of two products to 16 bits;
-//! here nothing does.
+//! the instructions here don't saturate.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;

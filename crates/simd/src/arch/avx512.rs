@@ -15,7 +15,7 @@ const LANES: usize = 16;
 pub struct Avx512(());
 
 impl Avx512 {
-    /// The token, where this CPU and operating system have the features.
+    /// The token, if this CPU and operating system have the features.
     pub fn detect() -> Option<Self> {
         let found = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
@@ -304,7 +304,7 @@ impl Isa for Avx512 {
 
     #[inline(always)]
     fn add_squares(self, src: &[f32], mut sums: Self::F64) -> Self::F64 {
-        // Four at a time: wider conversions take more than as much longer.
+        // Four at a time: a conversion of twice the width takes more than twice as long.
         for (x, sum) in src[..LANES].chunks_exact(4).zip(&mut sums) {
             // SAFETY: a chunk has four elements; the features as in `compute`.
             let x = unsafe { _mm256_cvtps_pd(_mm_loadu_ps(x.as_ptr())) };
@@ -345,7 +345,7 @@ impl Isa for Avx512 {
     fn store_bf16(self, v: Self::F32, dst: &mut [bf16]) {
         let half = compute!({
             let bits = _mm512_castps_si512(v);
-            // Half a unit of the kept part, less one where that part is even, so that ties go to even.
+            // Half a unit of the kept part, less one if that part is even, so that ties go to even.
             let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
             let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
             // Rounding could carry a NaN to infinity: keep its upper half instead, made quiet.

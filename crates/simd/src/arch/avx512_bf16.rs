@@ -1,4 +1,4 @@
-//! AVX-512 with dot products of `bf16`: two multiply-adds a lane and instruction.
+//! AVX-512 with dot products of `bf16`: two multiply-adds per lane and instruction.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
@@ -8,12 +8,12 @@ use half::bf16;
 use crate::isa::sealed::Sealed;
 use crate::{Avx512, Bf16Dot};
 
-/// A CPU with AVX-512 BF16 beside all that [`Avx512`] needs.
+/// A CPU with AVX-512 BF16 in addition to all that [`Avx512`] needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512Bf16(Avx512);
 
 impl Avx512Bf16 {
-    /// The token, where this CPU and operating system have the features.
+    /// The token, if this CPU and operating system have the features.
     pub fn detect() -> Option<Self> {
         let base = Avx512::detect()?;
         is_x86_feature_detected!("avx512bf16").then_some(Self(base))

@@ -1,4 +1,4 @@
-//! AVX-512 with dot products of bytes: four multiply-adds a lane and instruction.
+//! AVX-512 with dot products of bytes: four multiply-adds per lane and instruction.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
@@ -6,12 +6,12 @@ use std::arch::x86_64::*;
 use crate::isa::sealed::Sealed;
 use crate::{Avx512, Int8Dot};
 
-/// A CPU with AVX-512 VNNI beside all that [`Avx512`] needs.
+/// A CPU with AVX-512 VNNI in addition to all that [`Avx512`] needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512Vnni(Avx512);
 
 impl Avx512Vnni {
-    /// The token, where this CPU and operating system have the features.
+    /// The token, if this CPU and operating system have the features.
     pub fn detect() -> Option<Self> {
         let base = Avx512::detect()?;
         is_x86_feature_detected!("avx512vnni").then_some(Self(base))

@@ -1,4 +1,4 @@
-//! The dot products of narrow numbers against their definition on one number, on every token that this CPU has.
+//! The dot products of narrow numbers, compared with their scalar definition, on every token that this CPU has.
 #![allow(unsafe_code)]
 
 use half::bf16;
@@ -153,7 +153,7 @@ fn check_bytes<D: Int8Dot>(token: D) {
     let (isa, lanes) = (token.isa(), <D::Isa as Isa>::LANES);
     for round in 0..500 {
         let mut bytes = || -> Vec<u8> {
-            // Every fourth round holds extremes alone: a saturating instruction shows there.
+            // Every fourth round has only extreme values: these reveal a saturating instruction.
             let extreme = |word: u32| if word & 1 == 0 { 0x80 } else { 0xff };
             (0..4 * lanes).map(|_| random.next()).map(|w| if round % 4 == 0 { extreme(w) } else { w as u8 }).collect()
         };

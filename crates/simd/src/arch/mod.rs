@@ -1,8 +1,8 @@
-//! One file for each instruction set, with the same items in the same order; beside each the files of its dot products
+//! One file for each instruction set, with the same items in the same order; next to each the files of its dot products
 //! of narrow numbers.
 //!
-//! `avx512` and `avx512_vnni` know each other: the latter needs all that the former needs, and
-//! [`Isa::with_int8`](crate::Isa::with_int8) of the former looks for the latter.
+//! `avx512` and `avx512_vnni` use each other: VNNI needs all that AVX-512 needs, and
+//! [`Isa::with_int8`](crate::Isa::with_int8) of AVX-512 detects VNNI.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;

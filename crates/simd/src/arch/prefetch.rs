@@ -4,14 +4,14 @@
 /// The cache level that a line is fetched into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheLevel {
-    /// For what is read within some tens of instructions.
+    /// For memory that is read within some tens of instructions.
     First,
-    /// For what is read later than the first level would keep it.
+    /// For memory that is read so much later that the first level would evict it.
     Second,
 }
 
-/// Prefetches the cache line at `address`, which need not be valid, into `level` and those below; nothing where the CPU
-/// has no such instruction. It changes no result.
+/// Prefetches the cache line at `address`, which need not be valid, into `level` and those below. Does nothing if the
+/// CPU has no such instruction. It never changes a result.
 #[inline(always)]
 pub fn prefetch<T>(address: *const T, level: CacheLevel) {
     #[cfg(target_arch = "x86_64")]

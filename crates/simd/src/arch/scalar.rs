@@ -1,4 +1,4 @@
-//! Portable Rust in fixed-width lanes, which the compiler vectorises as far as the target allows.
+//! Portable Rust on arrays of fixed width, which the compiler vectorises as far as the target allows.
 #![allow(unsafe_code)]
 
 use half::{bf16, f16};
@@ -186,7 +186,7 @@ impl Isa for Scalar {
 
     #[inline(always)]
     fn mul_pow2(self, a: Self::F32, n: Self::F32) -> Self::F32 {
-        // In two steps, because 2^n itself may be subnormal or infinite.
+        // The multiplication has two steps, because 2^n itself may be subnormal or infinite.
         let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
         zip(a, n, |a, n| {
             let n = n as i32;

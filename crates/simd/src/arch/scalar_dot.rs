@@ -1,4 +1,4 @@
-//! The dot products of narrow numbers in portable Rust: the twins of the other tokens' operations.
+//! The dot products of narrow numbers in portable Rust, with which tests compare the other tokens' operations.
 #![allow(unsafe_code)]
 
 use half::bf16;

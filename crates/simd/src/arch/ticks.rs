@@ -1,9 +1,8 @@
 //! The CPU's time stamp counter.
 #![allow(unsafe_code)]
 
-/// The value of a counter that runs at a fixed rate and takes a few nanoseconds to read; `None` where there is none.
-/// The caller must measure the rate. Values of two CPUs may be compared only where the system uses the counter as its
-/// clock.
+/// The value of a counter that runs at a fixed rate and takes a few nanoseconds to read; `None` if there is none. The
+/// caller must measure the rate. Values of two CPUs may be compared only if the system uses the counter as its clock.
 #[inline(always)]
 pub fn ticks() -> Option<u64> {
     #[cfg(target_arch = "x86_64")]

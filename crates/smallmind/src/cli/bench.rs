@@ -1,4 +1,4 @@
-//! `smallmind bench kernels`: every kernel beside the machine's roofs, beside rivals and beside an earlier record.
+//! `smallmind bench kernels`: every kernel, compared with the machine's roofs, with rivals and with an earlier record.
 
 mod seed;
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use smallmind::bench::{
-    Baseline, Bench as Measurement, Cases, Extent, Outcome as Measured, RecordFormat, Rival, Routes, Sampling,
+    Baseline, Bench as Measurement, Cases, Extent, Findings, RecordFormat, Rival, Routes, Sampling,
 };
 use smallmind::kernels::Format;
 use smallmind::profile::roofs::Effort;
@@ -29,9 +29,9 @@ pub struct Bench {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Time every kernel beside what this machine can do
+    /// Time every kernel and compare it with what this machine can do
     Kernels(Kernels),
-    /// Run the first SmallMind's workload as it ran then and as it runs now, one remedy after the other
+    /// Run the first SmallMind's workload as it ran then and as it runs now, with one improvement after the other
     Seed(seed::Seed),
 }
 
@@ -197,7 +197,7 @@ fn list(cases: &Cases, settings: &Settings) -> Outcome {
 }
 
 /// Reports the measurement: errors, regressions and wrong choices of kernels fail.
-fn verdict(measured: &Measured, fail_on: f64) -> Outcome {
+fn verdict(measured: &Findings, fail_on: f64) -> Outcome {
     for text in &measured.left_out {
         super::note!("left out: {text}");
     }
@@ -209,16 +209,14 @@ fn verdict(measured: &Measured, fail_on: f64) -> Outcome {
     };
     let slower = measured.regressions(fail_on);
     if !slower.is_empty() {
-        let count = slower.len();
-        return Err(Failure::Regression(format!(
-            "{count} slower than before by more than {fail_on} %{}",
-            lines(slower)
-        ))
-        .into());
+        let rows = if slower.len() == 1 { "1 row is".to_owned() } else { format!("{} rows are", slower.len()) };
+        let text = format!("{rows} slower than before by more than {fail_on} %{}", lines(slower));
+        return Err(Failure::Regression(text).into());
     }
     let wrong = measured.wrong_choices(TOLERATED_LAG);
     if !wrong.is_empty() {
-        let text = format!("{} choices lag the best candidate by more than {TOLERATED_LAG} %", wrong.len());
+        let cases = if wrong.len() == 1 { "1 case".to_owned() } else { format!("{} cases", wrong.len()) };
+        let text = format!("in {cases} the engine's choice is slower than the best by more than {TOLERATED_LAG} %");
         return Err(Failure::Regression(text + &lines(wrong)).into());
     }
     Ok(())

@@ -16,7 +16,7 @@ pub struct Completions {
 
 impl Completions {
     pub(super) fn run(self) -> Outcome {
-        // Settings are no options of clap's, but a shell may well complete them.
+        // Settings aren't options of clap, but a shell can complete them.
         let mut command = Cli::command().mut_subcommand("train", |train| {
             train.args(TrainConfig::keys().into_iter().map(|key| Arg::new(key).long(key).value_name("VALUE")))
         });

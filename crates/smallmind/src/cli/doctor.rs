@@ -1,4 +1,4 @@
-//! `smallmind doctor`: what this machine is and what will be used of it.
+//! `smallmind doctor`: what this machine has, and what SmallMind will use.
 
 use clap::Args;
 use serde_json::json;

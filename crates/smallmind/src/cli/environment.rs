@@ -1,4 +1,4 @@
-//! The settings of a training in the environment: `SMALLMIND_TRAIN_LR=1e-3`.
+//! Settings of training in the environment: `SMALLMIND_TRAIN_LR=1e-3`.
 
 use smallmind::checkpoint::did_you_mean;
 use smallmind::train::{Overlay, TrainConfig, TrainError};
@@ -6,9 +6,9 @@ use smallmind::train::{Overlay, TrainConfig, TrainError};
 use super::note;
 use super::settings::variable;
 
-/// What the names of all variables of this program begin with.
+/// The beginning of the names of all variables of this program.
 const PREFIX: &str = "SMALLMIND_";
-/// Names that follow [`PREFIX`] in variables that are no settings of a training.
+/// Names after [`PREFIX`] of variables that aren't settings of training.
 const OTHERS: [&str; 5] = ["THREADS", "SEED", "ISA", "MODEL", "BASELINES"];
 
 /// The variable of a setting: `SMALLMIND_SECTION_KEY`.
@@ -34,7 +34,7 @@ pub fn overlays() -> Result<Vec<Overlay>, TrainError> {
     Ok(overlays)
 }
 
-/// Names variables of the environment that look like settings and are none.
+/// Names variables of the environment that look like settings but aren't.
 pub fn note_unknown_variables() {
     let keys = TrainConfig::keys().into_iter().map(variable_of);
     let known: Vec<String> = keys.chain(OTHERS.map(|name| format!("{PREFIX}{name}"))).collect();

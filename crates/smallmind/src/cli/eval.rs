@@ -67,7 +67,7 @@ impl Eval {
         ))
     }
 
-    /// The text, divided as the model's own training text was where that is known.
+    /// The text, divided like the model's own training text if that is known.
     fn corpus(&self, tokenizer: &Tokenizer) -> anyhow::Result<Corpus> {
         let run = &self.model.model;
         let of_run = if is_run(run) { Some(data_settings(run)?) } else { None };

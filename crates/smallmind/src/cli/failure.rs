@@ -14,7 +14,7 @@ use smallmind::train::{Found, TrainError};
 
 use super::nanogpt;
 
-/// The result of a verb.
+/// The result of a verb, a subcommand.
 pub type Outcome = anyhow::Result<()>;
 
 /// Failures of the command line itself.
@@ -33,7 +33,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Whether the reader of standard output has closed it, as in `… | head`: that is no failure.
+    /// Whether the reader of standard output has closed it, as in `… | head`. That isn't a failure.
     fn is_quiet(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
@@ -80,7 +80,7 @@ fn advised(error: &anyhow::Error, verb: &str) -> String {
     }
 }
 
-/// The error and its causes. A cause that the message before quotes is left out.
+/// The error and its causes. A cause that the message before it quotes is left out.
 pub fn message(error: &anyhow::Error) -> String {
     let said = |cause| nanogpt::unknown_setting(cause).unwrap_or_else(|| cause.to_string());
     let mut causes = error.chain().map(said);
@@ -111,7 +111,7 @@ fn in_plain_words(text: &str) -> String {
 fn advice(cause: &(dyn std::error::Error + 'static), verb: &str) -> Option<String> {
     let advice = match (cause.downcast_ref::<TrainError>(), model_error(cause)) {
         (Some(TrainError::Exists { found: Found::Run, .. }), _) => {
-            "go on with it with train --resume, replace it with --overwrite, or choose another folder"
+            "continue it with train --resume, replace it with --overwrite, or choose another folder"
         }
         (Some(TrainError::Exists { .. }), _) => "replace it with --overwrite, or choose another folder",
         (_, Some(ModelError::EmptyPrompt)) => "give a prompt with -p",
@@ -153,7 +153,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if error.chain().any(is_disk_failure) { 1 } else { error.chain().find_map(code_of).unwrap_or(1) }
 }
 
-/// Whether a disk could not be written: then the file that was being written is not to blame.
+/// Whether a disk could not be written. Then the cause is not the content of a file.
 fn is_disk_failure(cause: &(dyn std::error::Error + 'static)) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull, WriteZero};
     let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);

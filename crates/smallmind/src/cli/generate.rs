@@ -51,7 +51,7 @@ pub struct Generate {
     sampling: Sampling,
 }
 
-/// The default sampling. The seed differs each time.
+/// The default sampling. The seed differs in each run.
 pub const USUAL: SamplerConfig = SamplerConfig {
     temperature: 0.8,
     top_k: 40,
@@ -98,7 +98,7 @@ impl Sampling {
         })
     }
 
-    /// `defaults` with the options over them.
+    /// `defaults`, overridden by the options.
     fn over(&self, defaults: &SamplerConfig) -> SamplerConfig {
         SamplerConfig {
             temperature: self.temp.unwrap_or(defaults.temperature),
@@ -111,12 +111,12 @@ impl Sampling {
         }
     }
 
-    /// The sampling for a text of at most `length` tokens, with its prompt, of a model with `file`; notes what comes
-    /// from that.
+    /// The sampling for a text of at most `length` tokens, prompt included, by a model with the generation config
+    /// `file`. Notes which settings come from `file`.
     fn for_model(&self, file: &GenerationConfig, length: usize, seed: u64) -> SamplerConfig {
         let mut defaults = file.sampler(&SamplerConfig { seed, ..USUAL });
         if file.repetition_penalty.is_some() && self.repeat_penalty.is_none() {
-            // The penalty of such a file is meant for the whole text.
+            // The penalty in the file is meant for the whole text.
             defaults.repetition_window = length.min(MAX_REPETITION_WINDOW);
         }
         let taken = [
@@ -211,7 +211,8 @@ impl Generate {
     }
 }
 
-/// The tokens of a prompt with those that the tokenizer puts before it. Those that it puts behind would end the text.
+/// The tokens of a prompt, with those that the tokenizer puts before it. Those that it puts after it would end the
+/// text.
 pub fn prompt_tokens(tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Vec<u32>> {
     let ids = tokenizer.encode(text, SpecialTokens::Parse);
     let ids = ids.map_err(|error| usage(format!("the prompt can't be turned into tokens: {error}")))?;
@@ -222,7 +223,7 @@ pub fn prompt_tokens(tokenizer: &Tokenizer, text: &str) -> anyhow::Result<Vec<u3
     Ok(tokenizer.prompt(&ids))
 }
 
-/// Where a generated text goes.
+/// The destination of a generated text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sink<'a> {
     /// To standard output, after `echo`, which is printed when the prompt has been accepted.
@@ -234,7 +235,7 @@ pub enum Sink<'a> {
     Keep,
 }
 
-/// Generates a text. Counts allocations between its first piece and its last, without those for keeping the text.
+/// Generates a text. Counts allocations between its first and its last piece, except those for keeping the text.
 pub fn generate(
     generator: &mut Generator,
     prompt: &[u32],
@@ -274,12 +275,12 @@ pub fn generate(
 }
 
 impl Generated {
-    /// Tokens of the prompt a second.
+    /// Tokens of the prompt per second.
     fn prefill_rate(&self) -> f64 {
         self.generation.prompt_tokens as f64 / self.generation.prefill.as_secs_f64().max(1e-9)
     }
 
-    /// Tokens a second after the prompt.
+    /// Tokens per second after the prompt.
     pub fn decode_rate(&self) -> f64 {
         self.generation.tokens as f64 / self.generation.decode.as_secs_f64().max(1e-9)
     }

@@ -23,7 +23,7 @@ pub fn quoted(path: &Path) -> String {
     }
 }
 
-/// A character between `$'` and `'`, for bash and zsh; those that steer a terminal as their bytes in hexadecimal.
+/// A character between `$'` and `'`, for bash and zsh. Control characters are written as their bytes in hexadecimal.
 fn escaped(c: char) -> String {
     match c {
         '\'' | '\\' => format!("\\{c}"),
@@ -32,7 +32,7 @@ fn escaped(c: char) -> String {
     }
 }
 
-/// Hints after a training. `first_words`: a prompt, if the model can't begin a text.
+/// Hints after training. `first_words`: a prompt, if the model can't begin a text.
 pub fn after_training(run: &Path, first_words: Option<&str>) {
     let (program, run) = (program(), quoted(run));
     let prompt = first_words.map(|words| format!(" -p {}", quoted(Path::new(words)))).unwrap_or_default();

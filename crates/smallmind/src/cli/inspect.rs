@@ -25,10 +25,10 @@ pub struct Inspect {
     /// List the tensors of its files
     #[arg(long)]
     tensors: bool,
-    /// Print the graph: one operation a line
+    /// Print the graph: one operation per line
     #[arg(long)]
     graph: bool,
-    /// Print the plan: the steps and where their values lie
+    /// Print the plan: the steps, and where their values are stored
     #[arg(long)]
     plan: bool,
     /// What graph and plan are for
@@ -131,7 +131,7 @@ impl Inspect {
         let format = self.weights.weights;
         let is_stored = match used_for {
             Use::Decode | Use::Prefill => true,
-            // `eval` converts the weights only where another format is asked for.
+            // `eval` converts the weights only if another format is asked for.
             Use::Evaluation => format != Format::F32,
             Use::Training => false,
         };
@@ -228,7 +228,7 @@ fn describe(folder: &ModelFolder, config: &ModelConfig, graph: &Graph, memory: &
     Ok(rows.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect())
 }
 
-/// Rows with the tensors that the configuration has no use for.
+/// Rows with the tensors that the configuration doesn't use.
 fn unused_rows(unused: &[String]) -> String {
     let name = |i: usize| if i == 0 { "unused" } else { "" };
     unused.iter().enumerate().map(|(i, tensor)| format!("{:<12} {}\n", name(i), tensor.escape_debug())).collect()

@@ -1,6 +1,6 @@
-//! Signals that ask the program to end. After the first it finishes its work in order; a second Ctrl-C ends it at once.
+//! Signals that ask the program to end. After the first the program stops cleanly; a second Ctrl-C ends it at once.
 //!
-//! A signal that was ignored when the program started stays ignored, as `nohup` and `trap '' HUP` ask for.
+//! A signal that was ignored when the program started stays ignored: this is what `nohup` and `trap '' HUP` do.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -40,7 +40,7 @@ pub fn watch(first: &'static str) -> anyhow::Result<&'static AtomicBool> {
     Ok(&STOP)
 }
 
-/// Checks for an interrupt before a training's first step, when it has changed nothing yet.
+/// Checks for an interrupt before the first step of training, when nothing has been changed yet.
 ///
 /// # Errors
 /// [`Failure::Interrupted`].
@@ -84,14 +84,14 @@ mod ignored {
         }
     }
 
-    /// Linux's bit mask, whose lowest bit is signal 1.
+    /// The mask of ignored signals in Linux's `status` of a process. The lowest bit is signal 1.
     pub fn mask(status: &str) -> Option<u64> {
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
         u64::from_str_radix(mask.trim(), 16).ok()
     }
 
-    /// The same for systems without that file: a shell inherits what is ignored, so it survives a signal that it sends
-    /// to itself.
+    /// Whether a signal is ignored, for systems without that file. A shell inherits which signals are ignored, so it
+    /// survives an ignored signal that it sends to itself.
     pub fn by_a_shell(signal: i32) -> bool {
         const SURVIVED: i32 = 7;
         let script = format!("kill -{signal} $$; exit {SURVIVED}");
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(mask("SigIgn:\tmany\n"), None);
     }
 
-    /// Names a child of this test the signals that it ignores.
+    /// Tells a child process of this test which signals it ignores.
     const IGNORED: &str = "SMALLMIND_TEST_IGNORED";
 
     /// Runs in child processes, since a process inherits what it ignores.

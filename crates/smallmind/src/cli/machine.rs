@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-/// A machine as a process sees it.
+/// A machine as seen by a process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Machine {
     /// The CPU's name.
@@ -103,7 +103,7 @@ fn kibibytes(text: &str, name: &str) -> Option<u64> {
     field(text, name)?.strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// `quota period` as in `cpu.max`, or the quota alone with the period in the folder beside it.
+/// `quota period` as in `cpu.max`, or only the quota, with the period in another file of the folder.
 fn parse_quota(text: &str, folder: &Path) -> Option<f64> {
     let mut words = text.split_whitespace();
     let quota: f64 = words.next()?.parse().ok().filter(|quota| *quota > 0.0)?;
@@ -112,7 +112,8 @@ fn parse_quota(text: &str, folder: &Path) -> Option<f64> {
     Some(quota / period)
 }
 
-/// The smallest limit of this process's control group and those above it: version 2's file, else version 1's.
+/// The smallest limit of this process's control group and its parents, from the file of version 2, or else of version
+/// 1.
 fn tightest(v2: &str, controller: &str, v1: &str, parse: impl Fn(&str, &Path) -> Option<f64>) -> Option<f64> {
     let groups = text("/proc/self/cgroup");
     let mut folders: Vec<(PathBuf, &str)> = Vec::new();

@@ -1,4 +1,4 @@
-//! The command line: verbs and what they share. Each verb has a file, which wires the library's parts and prints.
+//! The command line: verbs (subcommands) and what they share. Each verb has a file, which calls the library and prints.
 
 mod bench;
 mod completions;
@@ -69,9 +69,9 @@ enum Verb {
     New(new::New),
     /// Show what a model is made of
     Inspect(inspect::Inspect),
-    /// Time kernels beside what this machine can do, beside rivals and beside an earlier record
+    /// Time kernels and compare them with what this machine can do, with rivals and with an earlier record
     Bench(bench::Bench),
-    /// Show where the time of a generation or a training goes, beside what this machine can do
+    /// Show where the time of generation or training goes, compared with what this machine can do
     Profile(profile::Profile),
     /// Show the CPU, its features, and what will be used of it
     Doctor(doctor::Doctor),

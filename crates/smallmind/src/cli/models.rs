@@ -66,15 +66,15 @@ impl Allowed {
         LoadOptions { unknown_keys: self.unknown_keys(), unused_tensors }
     }
 
-    /// Reads the weights of an open folder; notes what is passed over.
+    /// Reads the weights of an open folder; notes what is ignored.
     pub fn load(self, folder: &ModelFolder) -> anyhow::Result<Model> {
         let model = Model::from_folder(folder, self.load_options()).map_err(with_flag)?;
         self.note(folder, model.config())?;
         Ok(model)
     }
 
-    /// Reads the weights of an open folder, packed in a format; notes what is passed over, and which weights are in
-    /// another format.
+    /// Reads the weights of an open folder, packed in a format; notes what is ignored, and which weights are in another
+    /// format.
     pub fn load_packed(self, folder: &ModelFolder, isa: IsaKind, weights: Format) -> anyhow::Result<PackedModel> {
         let model = PackedModel::from_folder(folder, self.load_options(), isa, weights).map_err(with_flag)?;
         self.note(folder, model.config())?;
@@ -82,7 +82,7 @@ impl Allowed {
         Ok(model)
     }
 
-    /// Notes what is passed over, and a head in the weights that `config.json` does not state. `config` was read from
+    /// Notes what is ignored, and an output head in the weights that `config.json` doesn't have. `config` was read from
     /// `folder`.
     pub fn note(self, folder: &ModelFolder, config: &ModelConfig) -> anyhow::Result<()> {
         if ModelConfig::from_json_with(folder.config(), self.unknown_keys())?.head != config.head {
@@ -123,7 +123,7 @@ fn note_passed_over(what: &str, names: &[String]) {
     }
 }
 
-/// The first few of some names out of a file, and how many more there are.
+/// The first few of some names from a file, and how many more there are.
 pub fn few(names: &[String]) -> String {
     const SHOWN: usize = 5;
     let shown = names.iter().take(SHOWN).map(|name| name.escape_debug().take(80).collect::<String>());
@@ -131,7 +131,7 @@ pub fn few(names: &[String]) -> String {
     if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
-/// The error with the option that ignores it.
+/// The error, with the option that makes this program ignore its cause.
 pub fn with_flag(error: ModelError) -> anyhow::Error {
     let way = match &error {
         ModelError::Config(ConfigError::Unknown { .. }) => " with --allow-unknown-keys",
@@ -199,7 +199,7 @@ pub fn open_folder(path: &Path) -> anyhow::Result<ModelFolder> {
     Ok(ModelFolder::open(checkpoint)?)
 }
 
-/// The tokenizer of a model folder, or a `tokenizer.json` by itself.
+/// The tokenizer of a model folder, or of a `tokenizer.json`.
 pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
     refuse_gguf(path)?;
     if path.is_file() {

@@ -1,6 +1,6 @@
 //! nanoGPT's command line: what each name of its `train.py` means here.
 //!
-//! A name is obeyed (it means the same as in nanoGPT), passed over with a reason, or refused with a reason.
+//! A name is obeyed (it means the same as in nanoGPT), ignored with a reason, or refused with a reason.
 
 use std::error::Error;
 
@@ -17,7 +17,7 @@ pub enum Meaning {
     Resume(bool),
     /// What this program does anyway.
     Usual,
-    /// Passed over for this reason.
+    /// Ignored for this reason.
     PassedOver(&'static str),
 }
 
@@ -31,11 +31,11 @@ enum Rule {
     DecayLr,
     /// The folder of the run.
     OutDir,
-    /// The weights that a training begins with.
+    /// The initial weights of training.
     InitFrom,
-    /// A switch for what another verb does.
+    /// A switch for something that another verb does.
     EvalOnly,
-    /// Passed over for the reason; silently for the listed values, which ask for what this program does anyway.
+    /// Ignored for the reason; silently for the listed values, which ask for what this program does anyway.
     PassedOver(&'static [&'static str], &'static str),
 }
 
@@ -96,8 +96,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     NAMES.iter().map(|(name, _)| *name)
 }
 
-/// The message for a setting that does not exist but is a name of nanoGPT's, as in a file: the key for it, or why there
-/// is none.
+/// The message for an unknown setting that is a name of nanoGPT, for example in a file: its key, or why there is none.
 pub fn unknown_setting(error: &(dyn Error + 'static)) -> Option<String> {
     let Some(TrainError::UnknownKey { name, origin, .. }) = error.downcast_ref() else { return None };
     let why = match rule(name.rsplit('.').next().unwrap_or(name))? {
@@ -115,7 +114,7 @@ pub fn unknown_setting(error: &(dyn Error + 'static)) -> Option<String> {
 /// The meaning of `name=value`; `None` if the name is none of nanoGPT's.
 ///
 /// # Errors
-/// Something that this program can't do, or a value that the name does not take.
+/// The name asks for something that this program can't do, or doesn't take the value.
 pub fn meaning(name: &str, value: &str) -> Option<Result<Meaning, TrainError>> {
     let origin = format!("--{name}={value}");
     let refused = |why: &str| TrainError::Value { key: name.to_owned(), origin: origin.clone(), why: why.to_owned() };

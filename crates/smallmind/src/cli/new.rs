@@ -27,14 +27,14 @@ pub struct New {
     /// The folder to write
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
-    /// A tokenizer.json to put beside the weights
+    /// A tokenizer.json to copy into the folder
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     #[command(flatten)]
     overwrite: Overwrite,
 }
 
-/// The presets, a line each.
+/// The presets, one per line.
 pub fn presets() -> String {
     let line = |p: &preset::Preset| format!("\n  {:<14} {}", p.name, p.about);
     format!("Presets:{}", preset::PRESETS.iter().map(line).collect::<String>())
@@ -58,7 +58,7 @@ impl New {
         }
         let mut names = vec![WEIGHTS_FILE, CONFIG_FILE];
         names.extend(self.tokenizer.is_some().then_some(TOKENIZER_FILE));
-        let mut files = OutputFolder::claim(&self.out, &names, self.overwrite)?;
+        let mut files = OutputFolder::check(&self.out, &names, self.overwrite)?;
         let tokenizer = self.tokenizer.as_deref().map(models::read_tokenizer).transpose()?;
         if let Some(tokenizer) = tokenizer.as_ref().map(Tokenizer::vocab_size).filter(|n| *n > config.vocab_size) {
             return Err(ModelError::Vocabulary { tokenizer, model: config.vocab_size }.into());

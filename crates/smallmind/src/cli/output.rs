@@ -1,8 +1,9 @@
-//! The only door to the terminal: standard output for answers, standard error for everything else.
+//! All output to the terminal goes through this file: answers to standard output, everything else to standard error.
 //!
-//! Names, values and texts from files may hold control characters that steer a terminal: move its cursor, set its
-//! title, fill its clipboard. All output for people goes through [`harmless`]: standard error always, standard output
-//! if it is a terminal. A file or a pipe gets the answer unchanged. `clippy.toml` forbids other ways to these streams.
+//! Names, values and texts from files may contain control characters that *steer* a terminal: they move its cursor, set
+//! its title, fill its clipboard. All output for people goes through [`harmless`]: standard error always, standard
+//! output if it is a terminal. A file or a pipe gets the answer unchanged. `clippy.toml` forbids other ways to these
+//! streams.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -29,7 +30,7 @@ pub fn write_note(text: fmt::Arguments<'_>) {
     let _ = io::stderr().write_all(harmless(&line).as_bytes());
 }
 
-/// Prints text and flushes it; [`harmless`] on a terminal, else unchanged.
+/// Prints text and flushes it. On a terminal it goes through [`harmless`].
 #[allow(clippy::disallowed_methods)]
 pub fn print(text: &str) -> Outcome {
     static TERMINAL: LazyLock<bool> = LazyLock::new(|| io::stdout().is_terminal());
@@ -39,8 +40,8 @@ pub fn print(text: &str) -> Outcome {
 }
 
 /// Prints a message of the command line's parser: help and version are answers, anything else is an error. `plain` is
-/// the same message without colours. If that has characters that steer a terminal, they were typed, and it is printed
-/// instead.
+/// the same message without colours. If `plain` has characters that steer a terminal, the user has typed them, and the
+/// filtered `plain` is printed instead.
 #[allow(clippy::disallowed_methods)]
 pub fn parser_message(message: &clap::Error, plain: &clap::Error) -> Outcome {
     let text = plain.render().ansi().to_string();

@@ -1,7 +1,7 @@
-//! Files that a verb writes, claimed before its work begins.
+//! Files that a subcommand writes, checked before its work begins.
 //!
-//! A claim checks that the file can be written and that nothing would be lost; it leaves nothing behind. Each file
-//! appears complete under its name when it is published. (`train` and `quickstart` claim the folder of a run with
+//! The check finds out whether the file can be written and whether that would replace another; it leaves no file. Each
+//! file appears complete under its name when it is published. (`train` and `quickstart` claim the folder of a run with
 //! `smallmind::train::RunDir`.)
 
 use std::fs::{self, File, OpenOptions};
@@ -41,11 +41,11 @@ enum Sink {
 }
 
 impl OutputFile {
-    /// Claims `path`. A link is followed.
+    /// Checks that `path` can be written, and replaced only if `overwrite` says so. A link is followed.
     ///
     /// # Errors
     /// A file that exists, without `--overwrite`; a folder; a link to nothing; a path that can't be written.
-    pub fn claim(path: &Path, overwrite: Overwrite) -> anyhow::Result<Self> {
+    pub fn check(path: &Path, overwrite: Overwrite) -> anyhow::Result<Self> {
         let name = path.display();
         let metadata = path.metadata();
         let sink = match &metadata {
@@ -78,7 +78,7 @@ impl OutputFile {
     /// Writes the file and publishes it.
     ///
     /// # Errors
-    /// A disk that is full or failing; an earlier file is unchanged. A file that somebody put there since the claim.
+    /// A disk that is full or fails; a new file of that name since the check. An earlier file is unchanged.
     pub fn write(self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
         match self.fill(write)? {
             Some(filled) => filled.publish(),
@@ -102,7 +102,7 @@ impl OutputFile {
 fn write_device(mut file: File, path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
     let mut bytes = Vec::new();
     let text = write(&mut bytes).map(|()| {
-        // The content may hold characters that steer a terminal.
+        // The content may hold control characters.
         if file.is_terminal() {
             output::harmless(&String::from_utf8_lossy(&bytes)).into_owned().into_bytes()
         } else {
@@ -127,7 +127,7 @@ impl Filled {
         file.publish(earlier).map_err(|error| {
             if earlier == Earlier::Keep && target.symlink_metadata().is_ok() {
                 let target = target.display();
-                anyhow::anyhow!("{target}: somebody else has just made this file; it is left alone")
+                anyhow::anyhow!("{target}: another program has made this file in the meantime; it was not replaced")
             } else {
                 error.into()
             }
@@ -139,37 +139,37 @@ impl Filled {
 #[derive(Debug)]
 pub struct OutputFolder {
     folder: PathBuf,
-    claimed: Vec<(&'static str, OutputFile)>,
+    checked: Vec<(&'static str, OutputFile)>,
     filled: Vec<Filled>,
 }
 
-/// Folders that were made; empty ones are removed when this is dropped.
+/// Folders that were made. Those that are still empty are removed when this is dropped.
 struct MadeFolders(Vec<PathBuf>);
 
 impl OutputFolder {
-    /// Claims the files `names` in `folder`, which is made when the first of them is written.
+    /// Checks that the files `names` can be written in `folder`, which is made when the first of them is written.
     ///
     /// # Errors
-    /// As [`OutputFile::claim`]; a file where the folder should be.
-    pub fn claim(folder: &Path, names: &[&'static str], overwrite: Overwrite) -> anyhow::Result<Self> {
+    /// As [`OutputFile::check`]; a file where the folder should be.
+    pub fn check(folder: &Path, names: &[&'static str], overwrite: Overwrite) -> anyhow::Result<Self> {
         if folder.exists() && !folder.is_dir() {
             return Err(usage(format!("{}: this is a file; name a folder", folder.display())));
         }
         let _made = MadeFolders::make(folder)?;
-        let claim = |name: &&'static str| Ok((*name, OutputFile::claim(&folder.join(name), overwrite)?));
-        let claimed = names.iter().map(claim).collect::<anyhow::Result<_>>()?;
-        Ok(Self { folder: folder.to_owned(), claimed, filled: vec![] })
+        let check = |name: &&'static str| Ok((*name, OutputFile::check(&folder.join(name), overwrite)?));
+        let checked = names.iter().map(check).collect::<anyhow::Result<_>>()?;
+        Ok(Self { folder: folder.to_owned(), checked, filled: vec![] })
     }
 
     /// Writes one of the files.
     ///
     /// # Errors
-    /// As [`OutputFile::write`]; a name that was not claimed.
+    /// As [`OutputFile::write`]; a name that was not checked.
     pub fn write(&mut self, name: &str, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
-        let at = self.claimed.iter().position(|(claimed, _)| *claimed == name);
-        let at = at.ok_or_else(|| anyhow::anyhow!("{name} was not claimed"))?;
+        let at = self.checked.iter().position(|(checked, _)| *checked == name);
+        let at = at.ok_or_else(|| anyhow::anyhow!("{name} was not checked"))?;
         let made = MadeFolders::make(&self.folder)?;
-        let filled = self.claimed.swap_remove(at).1.fill(write);
+        let filled = self.checked.swap_remove(at).1.fill(write);
         drop(made);
         self.filled.extend(filled?);
         Ok(())
@@ -197,7 +197,7 @@ impl MadeFolders {
 impl Drop for MadeFolders {
     fn drop(&mut self) {
         for folder in &self.0 {
-            // Fails for a folder with files in it, as it should.
+            // This fails for a folder with files in it, which must stay.
             let _ = fs::remove_dir(folder);
         }
     }
@@ -222,36 +222,36 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.json");
         fs::write(&path, "old").unwrap();
-        let error = OutputFile::claim(&path, REFUSE).unwrap_err().to_string();
+        let error = OutputFile::check(&path, REFUSE).unwrap_err().to_string();
         assert!(error.contains("a.json") && error.contains("--overwrite"), "{error}");
-        drop(OutputFile::claim(&path, REPLACE).unwrap());
-        let failed = OutputFile::claim(&path, REPLACE).unwrap().write(|out| {
+        drop(OutputFile::check(&path, REPLACE).unwrap());
+        let failed = OutputFile::check(&path, REPLACE).unwrap().write(|out| {
             out.write_all(b"half")?;
             Err(std::io::ErrorKind::StorageFull.into())
         });
         assert!(failed.is_err());
         assert_eq!((fs::read(&path).unwrap(), names(dir.path())), (b"old".to_vec(), vec!["a.json".to_owned()]));
-        OutputFile::claim(&path, REPLACE).unwrap().write(|out| out.write_all(b"new")).unwrap();
+        OutputFile::check(&path, REPLACE).unwrap().write(|out| out.write_all(b"new")).unwrap();
         assert_eq!((fs::read(&path).unwrap(), names(dir.path())), (b"new".to_vec(), vec!["a.json".to_owned()]));
     }
 
     #[test]
-    fn a_file_that_comes_after_the_claim_stays() {
+    fn a_file_that_comes_after_the_check_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.json");
-        let claim = OutputFile::claim(&path, REFUSE).unwrap();
+        let file = OutputFile::check(&path, REFUSE).unwrap();
         fs::write(&path, "mine").unwrap();
-        assert!(claim.write(|out| out.write_all(b"new")).unwrap_err().to_string().contains("left alone"));
+        assert!(file.write(|out| out.write_all(b"new")).unwrap_err().to_string().contains("not replaced"));
         assert_eq!((fs::read(&path).unwrap(), names(dir.path())), (b"mine".to_vec(), vec!["a.json".to_owned()]));
     }
 
     #[test]
     fn places_that_take_no_file_are_found_before() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(OutputFile::claim(dir.path(), REPLACE).unwrap_err().to_string().contains("folder"));
-        assert!(OutputFile::claim(&dir.path().join("none/a.json"), REFUSE).is_err());
+        assert!(OutputFile::check(dir.path(), REPLACE).unwrap_err().to_string().contains("folder"));
+        assert!(OutputFile::check(&dir.path().join("none/a.json"), REFUSE).is_err());
         fs::write(dir.path().join("file"), "x").unwrap();
-        assert!(OutputFolder::claim(&dir.path().join("file"), &["a"], REPLACE).is_err());
+        assert!(OutputFolder::check(&dir.path().join("file"), &["a"], REPLACE).is_err());
         assert_eq!(names(dir.path()), ["file"]);
     }
 
@@ -263,7 +263,7 @@ mod tests {
         let path = dir.path().join("a.json");
         fs::write(&path, "old").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        OutputFile::claim(&path, REPLACE).unwrap().write(|out| out.write_all(b"new")).unwrap();
+        OutputFile::check(&path, REPLACE).unwrap().write(|out| out.write_all(b"new")).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
 
@@ -273,14 +273,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (real, link) = (dir.path().join("real"), dir.path().join("link"));
         std::os::unix::fs::symlink("real", &link).unwrap();
-        let error = OutputFile::claim(&link, REPLACE).unwrap_err().to_string();
+        let error = OutputFile::check(&link, REPLACE).unwrap_err().to_string();
         assert!(error.contains("link to real"), "{error}");
         fs::write(&real, "old").unwrap();
-        OutputFile::claim(&link, REPLACE).unwrap().write(|out| out.write_all(b"new")).unwrap();
+        OutputFile::check(&link, REPLACE).unwrap().write(|out| out.write_all(b"new")).unwrap();
         assert!(link.is_symlink());
         assert_eq!(fs::read(&real).unwrap(), b"new");
         // Writing to /dev/null must not put a file in its place.
-        OutputFile::claim(Path::new("/dev/null"), REFUSE).unwrap().write(|out| out.write_all(b"x")).unwrap();
+        OutputFile::check(Path::new("/dev/null"), REFUSE).unwrap().write(|out| out.write_all(b"x")).unwrap();
         assert!(!Path::new("/dev/null").is_file());
     }
 
@@ -288,16 +288,16 @@ mod tests {
     fn a_folder_is_made_for_its_files_and_goes_with_them() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("a/b");
-        drop(OutputFolder::claim(&folder, &["x", "y"], REFUSE).unwrap());
+        drop(OutputFolder::check(&folder, &["x", "y"], REFUSE).unwrap());
         assert_eq!(names(dir.path()), Vec::<String>::new());
-        let mut claim = OutputFolder::claim(&folder, &["x", "y"], REFUSE).unwrap();
+        let mut files = OutputFolder::check(&folder, &["x", "y"], REFUSE).unwrap();
         assert_eq!(names(dir.path()), Vec::<String>::new(), "an interrupt would leave it");
-        claim.write("x", |out| out.write_all(b"1")).unwrap();
-        assert!(claim.write("z", |_| Ok(())).is_err());
+        files.write("x", |out| out.write_all(b"1")).unwrap();
+        assert!(files.write("z", |_| Ok(())).is_err());
         assert!(!folder.join("x").exists(), "files appear together");
-        claim.publish().unwrap();
+        files.publish().unwrap();
         assert_eq!(names(&folder), ["x"]);
-        assert!(OutputFolder::claim(&folder, &["y", "x"], REFUSE).is_err());
+        assert!(OutputFolder::check(&folder, &["y", "x"], REFUSE).is_err());
         assert_eq!(names(&folder), ["x"]);
     }
 }

@@ -1,6 +1,6 @@
-//! The settings of a training in a command line: `--train.lr=1e-3`, and nanoGPT's `--max_iters=2000`.
+//! The settings of training in a command line: `--train.lr=1e-3`, and nanoGPT's `--max_iters=2000`.
 //!
-//! Settings are no options of clap's: they are taken out of the arguments before clap parses the rest.
+//! Settings aren't options of clap: they are removed from the arguments before clap parses the rest.
 
 use std::ffi::OsString;
 
@@ -26,7 +26,7 @@ pub struct Extracted {
     resume: bool,
 }
 
-/// Takes the settings out of the arguments of `train`; arguments of other verbs are unchanged.
+/// Removes the settings from the arguments of `train`; arguments of other verbs are unchanged.
 ///
 /// # Errors
 /// A setting without a value; a name that is neither an option nor a setting.
@@ -95,7 +95,7 @@ impl Extracted {
     }
 }
 
-/// Index of the verb: the first argument that is no option and no option's value.
+/// Index of the verb: the first argument that is neither an option nor the value of an option.
 fn verb_position(arguments: &[OsString]) -> Option<usize> {
     let mut at = 1;
     while let Some(argument) = arguments.get(at) {
@@ -161,7 +161,7 @@ mod tests {
         let (left, settings) = extract(line).unwrap();
         assert_eq!(left, "smallmind train --out=run --resume");
         assert_eq!(settings, ["--decay_lr=False"]);
-        // The last word counts.
+        // The last one wins.
         let (left, _) = extract("smallmind train --init_from=resume --init_from=scratch --out=run").unwrap();
         assert_eq!(left, "smallmind train --out=run");
     }

@@ -1,4 +1,4 @@
-//! Reports of a training: a bar, lines, or JSON.
+//! Progress reports of training: a bar, lines, or JSON.
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,11 +10,11 @@ use smallmind::train::{EvalEvent, Event, Progress, Started, StepEvent};
 use super::settings::{Format, Settings};
 use super::{note, output, units};
 
-/// Lines about steps in a whole training. On a terminal a bar moves between them.
+/// How many lines about steps a whole training run prints. On a terminal a bar moves between them.
 const LINES: u64 = 20;
 /// The longest time between two lines if there is no bar.
 const LONGEST_SILENCE: Duration = Duration::from_secs(15);
-/// Characters of the bar in a line for a loss equal to the first one.
+/// Characters of the bar in a line for a loss as large as the first.
 const LOSS_WIDTH: f64 = 24.0;
 
 /// A bar on standard error, hidden unless that is a terminal. Its messages go through [`output::harmless`].
@@ -59,7 +59,7 @@ impl Bar {
     }
 }
 
-/// Reports a training while it runs.
+/// Reports the progress of training.
 pub struct Reporter {
     format: Format,
     stop: &'static AtomicBool,

@@ -37,7 +37,7 @@ pub struct Quickstart {
     /// How long to write text, learn a vocabulary and train
     #[arg(long, default_value_t = 62, value_name = "SECONDS", value_parser = units::within::<u32>(1..=86_400))]
     seconds: u32,
-    /// Train exactly so many steps instead
+    /// Train exactly this many steps instead
     #[arg(long, value_name = "N", value_parser = units::within::<u64>(1..))]
     steps: Option<u64>,
     /// How much text to write for it; the default is about what two CPUs get through in a minute
@@ -73,7 +73,7 @@ impl Quickstart {
         Ok(())
     }
 
-    /// The folder asked for, or the first of `smallmind-quickstart`, `smallmind-quickstart-2` … that is free.
+    /// The folder of `--out`, or the first of `smallmind-quickstart`, `smallmind-quickstart-2` … that is free.
     fn folder(&self) -> anyhow::Result<RunDir> {
         if let Some(out) = &self.out {
             let existing = if self.overwrite { Existing::Replace } else { Existing::Refuse };
@@ -85,7 +85,7 @@ impl Quickstart {
                 continue;
             }
             match RunDir::claim(&path, Existing::Refuse) {
-                // Another quick start has just taken it.
+                // Another quick start took it in the meantime.
                 Err(TrainError::Busy(_) | TrainError::Exists { .. }) => {}
                 claimed => return Ok(claimed?),
             }
@@ -119,7 +119,7 @@ impl Quickstart {
     }
 }
 
-/// The profile of the training's forward and backward runs.
+/// The profile of the forward and backward runs.
 fn profile(trainer: &Trainer, recorder: &Recorder) -> Profile {
     let batch = trainer.batch();
     let runs = usize::try_from(trainer.learner().steps()).unwrap_or(usize::MAX);

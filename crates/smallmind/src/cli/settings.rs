@@ -12,26 +12,26 @@ use smallmind::train::{Overlay, TrainError};
 
 use super::failure::usage;
 
-/// The variable behind `--threads`.
+/// The variable of `--threads`.
 pub const THREADS_VARIABLE: &str = "SMALLMIND_THREADS";
-/// The variable behind `--seed`.
+/// The variable of `--seed`.
 const SEED_VARIABLE: &str = "SMALLMIND_SEED";
-/// The variable behind `--model`.
+/// The variable of `--model`.
 pub const MODEL_VARIABLE: &str = "SMALLMIND_MODEL";
 
 /// The variable that forces an instruction set: `scalar`, `avx2` or `avx512`.
 pub const ISA_VARIABLE: &str = "SMALLMIND_ISA";
 
-/// Most worker threads: more than any machine has CPUs.
+/// The most worker threads: more than any machine has CPUs.
 const MOST_THREADS: u16 = 1024;
 
-/// A variable of the environment; `None` if it is unset or empty, which mean the same for every variable of this
+/// A variable of the environment; `None` if it is unset or empty. Both mean the same for every variable of this
 /// program.
 pub fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// The same command, which ignores empty variables of the environment and takes `-1` for a number, not for an option.
+/// The same command, changed so that it ignores empty variables of the environment and takes `-1` for a number.
 pub fn prepared(command: Command) -> Command {
     let unset = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| variable(name).is_none());
     let command = command.mut_args(|argument| {
@@ -40,7 +40,7 @@ pub fn prepared(command: Command) -> Command {
     command.allow_negative_numbers(true).mut_subcommands(prepared)
 }
 
-/// An error about the model at `path`, with the name of the variable if that set the path.
+/// An error about the model at `path`, with the name of the variable if a variable set the path.
 pub fn of_model(path: &Path, error: anyhow::Error) -> anyhow::Error {
     if variable(MODEL_VARIABLE).is_some_and(|value| value == path) { error.context(MODEL_VARIABLE) } else { error }
 }
@@ -101,7 +101,7 @@ impl Settings {
     /// Settings from options, or else from variables of the environment.
     ///
     /// # Errors
-    /// A variable with a value that its option would refuse, unless that option is given.
+    /// A variable has a value that its option would refuse, and the option is not given.
     pub fn new(global: Global) -> anyhow::Result<Self> {
         let threads = global.threads.map_or_else(|| read(THREADS_VARIABLE, threads), |given| Ok(Some(given)))?;
         let (seed, seed_named) = match global.seed {
@@ -112,7 +112,7 @@ impl Settings {
         Ok(Self { format, threads_asked: threads.map(usize::from), seed, seed_named })
     }
 
-    /// The seed as a setting of a training; its origin is the option or variable.
+    /// The seed as a setting of training; its origin is the option or variable.
     pub fn seed_overlay(&self) -> Result<Option<Overlay>, TrainError> {
         let Some(seed) = self.seed else { return Ok(None) };
         Overlay::of_text("train.seed", &seed.to_string(), format!("{}={seed}", self.seed_named)).map(Some)

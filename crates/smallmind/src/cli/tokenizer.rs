@@ -55,7 +55,7 @@ enum Kind {
 impl Tokenizer {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let Verb::Train(train) = self.verb;
-        let out = OutputFile::claim(&train.out, train.overwrite)?;
+        let out = OutputFile::check(&train.out, train.overwrite)?;
         let tokenizer = train.learn()?;
         let json = tokenizer.to_json()?;
         out.write(|out| out.write_all(json.as_bytes()))?;

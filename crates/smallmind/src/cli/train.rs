@@ -10,7 +10,7 @@ use super::progress::Reporter;
 use super::settings::Settings;
 use super::{environment, hints, interrupt, nanogpt, note, output, units};
 
-/// The setting behind `--seed`.
+/// The setting that `--seed` sets.
 const SEED_KEY: &str = "train.seed";
 
 /// The message of the first Ctrl-C.
@@ -33,7 +33,7 @@ pub struct Train {
     /// A TOML file of settings; may be given several times, later ones win
     #[arg(long, value_name = "FILE")]
     config: Vec<PathBuf>,
-    /// Go on with the run in FOLDER
+    /// Continue the run in FOLDER
     #[arg(long)]
     resume: bool,
     /// Replace the run or the model in FOLDER, once the new run has its first checkpoint
@@ -105,7 +105,7 @@ impl Train {
         Ok(())
     }
 
-    /// The overlays of settings, each over the one before.
+    /// The overlays of settings; each overrides the ones before it.
     fn overlays(&self, settings: &Settings, assignments: Vec<Overlay>) -> anyhow::Result<Vec<Overlay>> {
         let mut overlays = Vec::new();
         if let Some(name) = self.preset.as_ref().filter(|_| self.resume) {
@@ -127,7 +127,7 @@ impl Train {
         Ok(overlays)
     }
 
-    /// Notes a lowest learning rate that follows from the highest.
+    /// Notes if the lowest learning rate follows from the highest.
     fn tell_min_lr(&self, overlays: &[Overlay]) -> anyhow::Result<()> {
         if !self.resume
             && let Some(min_lr) = TrainConfig::implied_min_lr(self.preset.as_deref(), overlays)?
@@ -138,7 +138,7 @@ impl Train {
     }
 }
 
-/// The failure of an interrupted training, with the command that resumes it.
+/// The failure of an interrupted run, with the command that resumes it.
 pub fn interrupted(summary: &Summary, run: &Path) -> anyhow::Error {
     let resume = format!("{} train --out {} --resume", hints::program(), hints::quoted(run));
     Failure::Interrupted(format!("interrupted after step {}; go on with: {resume}", summary.steps)).into()

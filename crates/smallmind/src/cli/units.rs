@@ -33,7 +33,7 @@ where
     }
 }
 
-/// A text that says something.
+/// Parses a text that must not be empty.
 pub fn not_empty(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("it is empty; give at least one character".to_owned()) } else { Ok(text.to_owned()) }
 }

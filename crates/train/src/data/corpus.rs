@@ -28,7 +28,7 @@ pub enum Documents {
 pub struct Division<'a> {
     /// What a document is.
     pub documents: Documents,
-    /// The text that separates documents and belongs to none of them; `None` if the text is not divided.
+    /// The text between documents, which belongs to none of them; `None` if the text is not divided.
     pub separator: Option<&'a str>,
 }
 
@@ -47,11 +47,13 @@ pub struct Corpus {
 struct Document {
     /// Bytes of the text.
     range: Range<usize>,
-    /// Whether it ends a document: false for undivided text, and for the first part of a document that is cut in two.
+    /// Whether it ends a document: false for undivided text, and for the first part of a document that is divided
+    /// between the splits.
     ends: bool,
 }
 
-/// The documents of a split, each with whether the token that ends documents follows it: not if the document is cut.
+/// The documents of a split. Each says whether the token that ends documents follows it, which it doesn't after the
+/// first part of a divided document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DocumentTexts<'a> {
     text: &'a str,
@@ -63,14 +65,14 @@ impl Corpus {
     /// `text`. A byte-order mark at the beginning of a file is left out.
     ///
     /// # Errors
-    /// No file; a file that is missing, empty or not UTF-8; a line that is no document.
+    /// No file; a file that is missing, empty or not UTF-8; a line that isn't a document.
     pub fn read<P: AsRef<Path>>(paths: &[P], division: Division<'_>) -> Result<Self, DataError> {
         if paths.is_empty() {
             return Err(DataError::NoFiles);
         }
         check_stdin(paths)?;
         let mut corpus = Self::default();
-        // The beginning of the text that is not divided yet.
+        // Where the text that is not divided yet begins.
         let mut open = 0;
         for path in paths {
             let path = path.as_ref();
@@ -85,7 +87,7 @@ impl Corpus {
             if lines {
                 corpus.push_lines(path, &text)?;
             } else if corpus.text.is_empty() {
-                // The usual single file is not copied.
+                // A single file, the usual case, is not copied.
                 corpus.text = text;
             } else {
                 corpus.text.push_str(&text);
@@ -99,7 +101,7 @@ impl Corpus {
         }
         corpus.divide(open, division.separator);
         if corpus.documents.len() > 1 {
-            // Text without a separator is a document if there are others.
+            // Text without a separator is a document if there are other documents.
             corpus.documents.iter_mut().for_each(|document| document.ends = true);
         }
         Ok(corpus)
@@ -181,8 +183,8 @@ impl Corpus {
         DocumentTexts { text: &self.text, documents: self.documents.clone() }
     }
 
-    /// Splits the corpus: about the first `share` of the characters for training, the rest for validation. The cut is
-    /// the end of a document that is nearest to that share; in a single document, it is inside the text, as in
+    /// Splits the corpus: about the first `share` of the characters for training, the rest for validation. It splits
+    /// after the document whose end is nearest to that share. A single document is split inside of the text, as in
     /// nanoGPT's `prepare.py`.
     #[must_use]
     pub fn split(&self, share: f64) -> (DocumentTexts<'_>, DocumentTexts<'_>) {
@@ -191,15 +193,15 @@ impl Corpus {
                 let (train, validation) = self.documents.split_at(boundary);
                 (train.to_vec(), validation.to_vec())
             }
-            // Each of several documents has an end, so this is the only document.
-            None => self.documents.first().map(|only| self.cut(only, share)).unwrap_or_default(),
+            // If there are several documents, each has an end; so this is the only one.
+            None => self.documents.first().map(|only| self.split_document(only, share)).unwrap_or_default(),
         };
         let part = |documents| DocumentTexts { text: &self.text, documents };
         (part(train), part(validation))
     }
 
-    /// Cuts a document after `share` of its characters. A part without text has no documents.
-    fn cut(&self, document: &Document, share: f64) -> (Vec<Document>, Vec<Document>) {
+    /// Splits a document after `share` of its characters. A part without text has no documents.
+    fn split_document(&self, document: &Document, share: f64) -> (Vec<Document>, Vec<Document>) {
         let Range { start, end } = document.range;
         let text = &self.text[start..end];
         let train = (text.chars().count() as f64 * share) as usize;

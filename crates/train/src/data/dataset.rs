@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// Where the tokens of an open data set are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Residence {
-    /// In memory, two or four bytes a token.
+    /// In memory, two or four bytes per token.
     #[default]
     Memory,
     /// In the files: each [`Dataset::copy`] reads what it needs and allocates nothing.
@@ -23,7 +23,7 @@ pub enum Verify {
     /// The checksums and every token.
     #[default]
     Checksums,
-    /// Every token when it is read: at once with [`Residence::Memory`], later with [`Residence::Files`].
+    /// Every token when it is read: at opening with [`Residence::Memory`], later with [`Residence::Files`].
     Sizes,
 }
 
@@ -70,7 +70,7 @@ impl Dataset {
             return Err(DataError::Token { position: at as u64, token: tokens[at], vocab_size });
         }
         let store = match Dtype::for_vocab(vocab_size) {
-            // Below the vocabulary's size, hence below 2^16.
+            // Tokens are below the vocabulary's size, hence below 2^16.
             Dtype::U16 => Store::U16(tokens.iter().map(|&token| token as u16).collect()),
             Dtype::U32 => Store::U32(tokens.to_vec()),
         };
@@ -149,8 +149,8 @@ impl Dataset {
         }
     }
 
-    /// Bits per byte of source text for a mean loss in nats a token: `loss / ln 2 · tokens / bytes`, comparable across
-    /// tokenizers. The first token, which nothing predicts, is counted as if it cost the mean. `None` without source
+    /// Bits per byte of source text for a mean loss in nats per token: `loss / ln 2 · tokens / bytes`, comparable
+    /// across tokenizers. The first token, which nothing predicts, counts with the mean loss. `None` without source
     /// bytes.
     #[must_use]
     pub fn bits_per_byte(&self, mean_loss: f64) -> Option<f64> {
@@ -161,7 +161,7 @@ impl Dataset {
     /// Whether `token` is among the tokens.
     ///
     /// # Errors
-    /// A shard that can't be read any more.
+    /// A shard can't be read any more.
     pub fn contains(&self, token: u32) -> Result<bool, DataError> {
         let mut some = [0; 1024];
         for start in (0..self.tokens).step_by(some.len()) {
@@ -224,7 +224,7 @@ impl Dataset {
     }
 }
 
-/// The parameters of opening a split.
+/// The parameters for opening a split.
 struct Opener<'a> {
     dir: &'a Path,
     dtype: Dtype,
@@ -241,7 +241,7 @@ impl Opener<'_> {
             let path = self.dir.join(&entry.file);
             let file = File::open(&path).map_err(DataError::io("read the shard", &path))?;
             let found = file.metadata().map_err(DataError::io("read the shard", &path))?.len();
-            // The manifest's check keeps the product and the sum from overflowing.
+            // The check of the manifest has made sure that the product and the sum don't overflow.
             let expected = entry.tokens * self.dtype.bytes() as u64;
             if found != expected {
                 return Err(DataError::ShardSize { path, found, expected });

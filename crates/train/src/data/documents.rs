@@ -6,27 +6,27 @@ use super::dataset::Dataset;
 use super::error::DataError;
 use super::windows::{Draw, RandomWindows, Window, fill_window};
 
-/// Random windows that begin at documents. Each begins with the token that ends the document before, as a model does
-/// that begins a text. All documents are equally likely, except the first, and the last ones if they leave no room for
-/// a window.
+/// Random windows that begin at documents. Each begins with the token that ends the document before, as in a text that
+/// a model begins. All documents are equally likely, except the first, and the last ones if fewer tokens than a window
+/// follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DocumentWindows {
     context: usize,
     end: u32,
     tokens: usize,
-    /// Indices of the tokens that end documents, without one that is the last token of all.
+    /// Indices of the tokens that end documents, except the last token of the text.
     ends: Vec<usize>,
-    /// Number of `ends` that a window may begin with, counted from the first.
+    /// A window may begin at this many of the first `ends`.
     starts: usize,
 }
 
 impl DocumentWindows {
-    /// Windows of `context` tokens of `data`, in which the token `end` stands after each document.
+    /// Windows of `context` tokens of `data`, in which the token `end` follows each document.
     ///
     /// # Errors
     /// [`DataError::NoDocuments`] if no `end` is followed by `context` tokens.
     pub fn new(data: &Dataset, end: u32, context: usize) -> Result<Self, DataError> {
-        // Checks the context and the length of the text before anything is read.
+        // This checks the context and the length of the text before the text is read.
         RandomWindows::new(data.tokens(), context, 0)?;
         let tokens = data.tokens();
         let mut ends = Vec::new();

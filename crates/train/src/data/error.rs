@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use smallmind_model::ErrorClass;
 
-/// An error of the data of a training. Messages say where, why, and what to do.
+/// An error of the data of training. Messages say where, why, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
@@ -27,7 +27,7 @@ pub enum DataError {
         /// The path given.
         path: PathBuf,
     },
-    /// A file without a byte.
+    /// An empty file.
     #[error("{path}: the file is empty: name one with text in it")]
     Empty {
         /// The file.
@@ -45,7 +45,7 @@ pub enum DataError {
         /// What the file may be and how to convert it.
         hint: &'static str,
     },
-    /// A line of a `.jsonl` file that is no document.
+    /// A line of a `.jsonl` file that isn't a document.
     #[error("{path}: line {line}: {why}: each line is a document, as {{\"text\": \"...\"}} or as \"...\"")]
     Line {
         /// The file.
@@ -93,7 +93,7 @@ pub enum DataError {
         /// The folder.
         dir: PathBuf,
     },
-    /// A run without its shards.
+    /// The shards of a run are missing.
     #[error(
         "{path}: there is no such file or folder, but a run goes on with the token shards that it began with: put them \
          back from a copy, or train a new run on the text"
@@ -108,7 +108,7 @@ pub enum DataError {
         /// The folder.
         dir: PathBuf,
     },
-    /// A manifest that isn't one.
+    /// A manifest that can't be understood.
     #[error("{path}: {reason}: write the shards again")]
     Manifest {
         /// The manifest.
@@ -233,7 +233,7 @@ pub enum DataError {
         /// Largest context that is possible, in words.
         remedy: String,
     },
-    /// An evaluation without a target.
+    /// A text too short to evaluate: it has no target.
     #[error(
         "the text has {tokens} token{}, and nothing comes before the first: there is nothing to predict; give a text \
          of two tokens or more",
@@ -243,7 +243,7 @@ pub enum DataError {
         /// Number of tokens: 0 or 1.
         tokens: usize,
     },
-    /// A text in which no window can begin at a document.
+    /// A text without a document at which a window can begin.
     #[error(
         "no document but the first begins {context} tokens or more before the end of the training or validation part: \
          use more text, data.windows=uniform or a smaller context"

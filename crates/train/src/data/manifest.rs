@@ -15,7 +15,7 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 /// The version of the format that this program writes and reads.
 pub const SCHEMA_VERSION: u64 = 1;
 
-/// Most bytes of a manifest; larger files are refused.
+/// The most bytes of a manifest; larger files are refused.
 const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
 /// The two splits of a text.
@@ -87,7 +87,7 @@ pub struct Manifest {
 pub struct SplitManifest {
     /// Number of tokens in all shards.
     pub tokens: u64,
-    /// Bytes of the text that the tokens stand for, by which bits per byte are computed.
+    /// Bytes of the text that the tokens stand for, needed for bits per byte.
     pub source_bytes: u64,
     /// The shards, in the order of their tokens.
     pub shards: Vec<ShardManifest>,
@@ -139,7 +139,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Checks the entries against each other; the files are not read.
+    /// Checks that the entries agree with each other; the files are not read.
     fn check(&self) -> Result<(), String> {
         if self.vocab_size == 0 {
             return Err(String::from("vocab_size is 0"));
@@ -189,7 +189,7 @@ fn quoted(text: &str) -> String {
     format!("{:?}", shortened(text))
 }
 
-/// The first 200 characters: a file must not fill a message.
+/// The first 200 characters: text from a file must not fill a message.
 fn shortened(text: &str) -> String {
     match text.char_indices().nth(200) {
         Some((end, _)) => format!("{}...", &text[..end]),

@@ -1,4 +1,4 @@
-//! Data of a training run: text in, token shards with a manifest, windows out.
+//! Data of a training run: from text to token shards with a manifest, and from these to windows.
 //!
 //! ```
 //! use smallmind_train::data::{Corpus, Dataset, RandomWindows, SequentialWindows};
@@ -20,8 +20,8 @@
 //! # Ok::<(), smallmind_train::data::DataError>(())
 //! ```
 //!
-//! Not here: tokenizers, which the model crate has. There is no shuffling and no counting of epochs: random windows
-//! need neither.
+//! Not here: tokenizers, which the model crate has. Text is not shuffled and epochs are not counted, since random
+//! windows need neither.
 
 mod corpus;
 mod dataset;

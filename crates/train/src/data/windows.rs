@@ -7,10 +7,10 @@ use crate::random::{GAMMA, mix, scale};
 /// The fraction of √2 in 64 bits.
 const SQRT_2: u64 = 0x6a09_e667_f3bc_c908;
 
-/// Which rows of a training's batches.
+/// Which rows of a batch to draw.
 #[derive(Clone, Copy, Debug)]
 pub struct Draw {
-    /// The training's seed.
+    /// The seed of the run.
     pub seed: u64,
     /// The step, counted from 0.
     pub step: u64,
@@ -22,11 +22,11 @@ pub struct Draw {
 /// `0 .. n − T`.
 ///
 /// nanoGPT draws each `i` independently. Here they form an additive recurrence with a random beginning (Weyl, 1916):
-/// every `i` is equally likely, the windows of a batch are spread over the text, and those of a training cover it
+/// every `i` is equally likely, the windows of a batch are spread over the text, and those of a whole run cover it
 /// evenly.
 ///
-/// A window is a function of (seed, step, row): a resumed run needs only the number of its step, and the rows of a
-/// batch may be divided among micro-batches.
+/// A window depends only on seed, step and row: a resumed run needs only its step number, and the rows of a batch may
+/// be divided among micro-batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RandomWindows {
     context: usize,

@@ -16,20 +16,20 @@ pub struct ShardOptions {
     ///
     /// [`Dataset::check_tokenizer`]: super::Dataset::check_tokenizer
     pub tokenizer_sha256: Option<String>,
-    /// Most tokens of a file.
+    /// The most tokens of a file.
     pub tokens_per_shard: u64,
 }
 
 impl ShardOptions {
-    /// Options for a vocabulary, without a tokenizer's hash, with 2^26 tokens a file.
+    /// Options for a vocabulary, without a tokenizer's hash, with at most 2^26 tokens per file.
     #[must_use]
     pub fn new(vocab_size: u32) -> Self {
         Self { vocab_size, tokenizer_sha256: None, tokens_per_shard: 1 << 26 }
     }
 }
 
-/// Writes a folder of token shards: `train-00000.bin` …, `validation-00000.bin` …, and `manifest.json` when all else is
-/// on the disk. A folder without a manifest was interrupted and may be written again.
+/// Writes a folder of token shards: `train-00000.bin` …, `validation-00000.bin` …, and, when all else is on the disk,
+/// `manifest.json`. If a folder has no manifest, its writing was interrupted, and it may be written again.
 #[derive(Debug)]
 pub struct ShardWriter {
     dir: PathBuf,
@@ -72,8 +72,8 @@ impl ShardWriter {
         Ok(Self { dir, dtype, options, train: SplitWriter::default(), validation: SplitWriter::default() })
     }
 
-    /// Appends tokens to a split. `source_bytes`: bytes of the text that they stand for. When a token is outside of the
-    /// vocabulary, none of them is written.
+    /// Appends tokens to a split. `source_bytes`: bytes of the text that they stand for. If one of the tokens is
+    /// outside of the vocabulary, none is written.
     pub fn push(&mut self, split: Split, tokens: &[u32], source_bytes: u64) -> Result<(), DataError> {
         let vocab_size = self.options.vocab_size;
         let writer = match split {

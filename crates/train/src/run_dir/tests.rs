@@ -1,4 +1,4 @@
-//! Claims, replacements, and what they leave alone.
+//! Claims and replacements, and that they change nothing else.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -42,7 +42,7 @@ fn what_would_be_lost_is_told() {
         write(&run, files);
         let TrainError::Exists { found, .. } = refusal(&run, Existing::Refuse) else { panic!("{files:?}") };
         assert_eq!(found, expected);
-        // A claim that comes to nothing changes nothing.
+        // A claim that is dropped changes nothing.
         drop(RunDir::claim(&run, Existing::Replace).unwrap());
         for file in files {
             assert_eq!(fs::read(run.join(file)).unwrap(), b"old");
@@ -130,10 +130,10 @@ fn a_new_run_takes_the_place_of_an_old_one() {
     is_replaced(&run);
 }
 
-/// As a process leaves it that is killed between any two of the renames.
+/// The state after a process was killed between any two of the renames.
 #[test]
 fn a_replacement_that_was_interrupted_is_completed() {
-    let moves = NAMES.len() * 2;
+    let moves = RUN_NAMES.len() * 2;
     for done in 0..=moves {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join("run");
@@ -142,7 +142,7 @@ fn a_replacement_that_was_interrupted_is_completed() {
         std::mem::forget(claim);
         fs::create_dir(run.join(OLD)).unwrap();
         for i in 0..done {
-            let name = NAMES[i / 2];
+            let name = RUN_NAMES[i / 2];
             let arrives = run.join(NEXT).join(name).exists();
             if i % 2 == 0 && (arrives || matches!(name, CONFIG_FILE | WEIGHTS_FILE)) && run.join(name).exists() {
                 fs::rename(run.join(name), run.join(OLD).join(name)).unwrap();
@@ -150,7 +150,7 @@ fn a_replacement_that_was_interrupted_is_completed() {
                 fs::rename(run.join(NEXT).join(name), run.join(name)).unwrap();
             }
         }
-        // The forgotten claim still holds the lock of this process's file; another file is another lock.
+        // The forgotten claim still holds the lock on its file; a new file has a new lock.
         fs::remove_file(run.join(LOCK_FILE)).unwrap();
         fs::write(run.join(LOCK_FILE), "").unwrap();
         drop(RunDir::open(&run).unwrap());
@@ -181,16 +181,16 @@ fn a_folder_that_no_training_used_keeps_its_hidden_files() {
     write(&run, &[".tmp-new-run/mine"]);
     assert!(matches!(RunDir::claim(&run, Existing::Refuse), Err(TrainError::Foreign { .. })));
     assert_eq!(names(&run.join(".tmp-new-run")), ["mine"]);
-    // A lock that was there stays, whatever it holds.
+    // A lock file that was there stays, with its content.
     write(&run, &["train.lock"]);
     fs::remove_dir_all(run.join(".next-run")).unwrap();
     drop(RunDir::claim(&run, Existing::Refuse).unwrap());
     assert_eq!(fs::read(run.join("train.lock")).unwrap(), b"old");
 }
 
-/// A disk that refuses one call of those that publish a run, or to remove any folder.
+/// A disk that refuses one of the calls that publish a run, or refuses to remove any folder.
 struct Refusing {
-    /// How many calls are obeyed before the one that is refused.
+    /// How many calls succeed before the one that is refused.
     left: AtomicUsize,
     removals: bool,
 }
@@ -230,9 +230,9 @@ impl FileSystem for Refusing {
     }
 }
 
-/// As where one of the folders is a mount point, or the disk fails.
+/// This happens if one of the folders is a mount point, or the disk fails.
 #[test]
-fn a_replacement_that_is_refused_is_taken_back() {
+fn a_replacement_that_is_refused_is_undone() {
     let mut calls = 0;
     loop {
         let dir = tempfile::tempdir().unwrap();

@@ -29,11 +29,11 @@ pub struct Warmup {
     pub from: WarmupFrom,
 }
 
-/// The two conventions for the line of a warm-up of `w` steps to the rate `max`.
+/// The two conventions for a linear warm-up of `w` steps to the rate `max`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WarmupFrom {
-    /// `max · (t + 1) / (w + 1)`: the first step already learns. nanoGPT, `train.py`, `get_lr`.
+    /// `max · (t + 1) / (w + 1)`: the first step has a rate above 0. nanoGPT, `train.py`, `get_lr`.
     #[default]
     FirstStep,
     /// `max · t / w`: the first step has rate 0. Stanford CS336, assignment 1, "learning rate scheduling"
@@ -51,14 +51,14 @@ pub struct Cosine {
     pub min: f64,
     /// The warm-up.
     pub warmup: Warmup,
-    /// Step at which the cosine reaches `min` (nanoGPT's `lr_decay_iters`). If it is within the warm-up, `min` follows
-    /// that at once.
+    /// Step at which the cosine reaches `min` (nanoGPT's `lr_decay_iters`). If it is within the warm-up, the rate is
+    /// `min` right after the warm-up.
     pub decay_steps: u64,
 }
 
 /// Warm-up, stable, decay (Hu et al., "MiniCPM", arXiv:2404.06395) with a linear decay over the last fraction of the
-/// steps (Hägele et al., arXiv:2405.18392): over `d` last steps of `T`, `lr = max − (max − min) · (t − (T − d)) / d`,
-/// and `min` from `T` on.
+/// steps (Hägele et al., arXiv:2405.18392): over the last `d` of `T` steps, `lr = max − (max − min) · (t − (T − d)) /
+/// d`, and `min` from `T` on.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WarmupStableDecay {
     /// Rate of the plateau.
@@ -73,7 +73,7 @@ pub struct WarmupStableDecay {
     pub decay_fraction: f64,
 }
 
-/// Numbers that make no schedule.
+/// Numbers that aren't a valid schedule.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ScheduleError {
     /// A rate that is negative, infinite or not a number.
@@ -84,7 +84,7 @@ pub enum ScheduleError {
         /// The given value.
         value: f64,
     },
-    /// The minimum lies above the maximum.
+    /// The minimum is above the maximum.
     #[error("the minimal learning rate {min} is above the maximal {max}: exchange them or lower the minimum")]
     MinAboveMax {
         /// The minimum given.
@@ -136,7 +136,7 @@ fn rates(max: f64, min: f64) -> Result<(), ScheduleError> {
 }
 
 impl Warmup {
-    /// The rate of `step` while it lies in the warm-up to `max`.
+    /// The rate of `step`, if that is in the warm-up to `max`.
     fn lr(self, max: f64, step: u64) -> Option<f64> {
         let (t, w) = (step as f64, self.steps as f64);
         (step < self.steps).then(|| match self.from {
@@ -174,7 +174,7 @@ impl WarmupStableDecay {
         if step >= total_steps {
             return min;
         }
-        // A float that fits no integer saturates, a NaN becomes 0.
+        // A float beyond the integers saturates, and a NaN becomes 0.
         let decay = ((total_steps as f64 * decay_fraction).round() as u64).min(total_steps);
         match step.checked_sub(total_steps - decay) {
             Some(into) if decay > 0 => max - (max - min) * into as f64 / decay as f64,

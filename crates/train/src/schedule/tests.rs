@@ -147,7 +147,7 @@ fn any_warmup() -> impl Strategy<Value = Warmup> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever the step counts, the rate stays between 0 and the maximum and never rises after the warm-up.
+    /// For all numbers of steps, the rate stays between 0 and the maximum, and never rises after the warm-up.
     #[test]
     fn rates_stay_in_bounds(
         warmup in any_warmup(),

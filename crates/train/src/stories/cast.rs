@@ -2,7 +2,7 @@
 
 use crate::random::SplitMix64;
 
-/// The kinds of worlds that a story can happen in. A frame of a plot names those that it fits.
+/// The kinds of worlds in which a story can happen. A frame of a plot names the worlds that it fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum World {
     Children,
@@ -21,7 +21,7 @@ impl World {
     }
 }
 
-/// The hero's pronouns. All others are called by name, so that "he" and "she" are always the hero.
+/// The hero's pronouns. All others are called by name, so that "he" and "she" always mean the hero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gender {
     Female,
@@ -61,7 +61,7 @@ pub(super) struct Character {
     pub(super) kind: &'static str,
 }
 
-/// Where a story happens, with its prepositions, and three spots to look for things.
+/// Where a story happens, with its prepositions, and three spots where things can be searched.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) at: &'static str,
@@ -89,11 +89,11 @@ pub(super) struct Cast {
     pub(super) trait_: &'static str,
 }
 
-/// The lists that the cast of a world is drawn from.
+/// The lists from which the cast of a world is drawn.
 struct Pool {
     girl_kinds: &'static [&'static str],
     boy_kinds: &'static [&'static str],
-    /// The elders whom heroes live with: one for even places in the lists of names, one for odd places.
+    /// The elders with whom heroes live: one for names with even indices in the lists, one for odd indices.
     elders: [&'static str; 2],
     places: &'static [Place],
     homes: &'static [&'static str],
@@ -101,8 +101,8 @@ struct Pool {
     trails: &'static [&'static str],
 }
 
-/// The names of all worlds, each of one gender only. They are few, so that a model that trains for a minute sees each
-/// of them often. The girl and the boy at the same place in the lists are friends in all stories.
+/// The names in all worlds, each of one gender only. They are few, so that a model sees each often in a minute of
+/// training. The girl and the boy with the same index in the lists are friends in all stories.
 const GIRLS: [&str; 4] = ["Lily", "Mia", "Anna", "Ruby"];
 const BOYS: [&str; 4] = ["Tom", "Ben", "Max", "Leo"];
 const ELDERS: [&str; 2] = ["Mom", "Grandpa"];
@@ -111,7 +111,7 @@ const WEATHERS: &[&str] = &["sunny", "warm", "bright", "windy", "fine", "quiet"]
 const TRAITS: &[&str] = &["kind", "brave", "clever", "cheerful", "gentle", "curious", "funny", "sweet"];
 const TINY: &[&str] = &["ant", "beetle", "ladybug", "snail", "cricket"];
 const GOALS: &[&str] = &["old oak tree", "bridge", "river", "big rock", "red barn"];
-/// Animals that walk, have no wings and are in no frame.
+/// Animals that walk, have no wings and don't occur in frames.
 const ANIMALS: &[&str] = &["rabbit", "fox", "bear", "mouse", "squirrel", "frog", "duck", "pig"];
 const TOYS: &[&str] = &["toy robot", "rag doll", "tin soldier", "toy lion", "wooden duck", "toy monkey"];
 
@@ -242,8 +242,8 @@ impl Cast {
             World::Toys => &TOY_ROOM,
         };
         let gender = if rng.below(2) == 0 { Gender::Female } else { Gender::Male };
-        // A name has the same friend, and in a world the same elder, in all stories, so that a small model can learn
-        // them.
+        // In all stories a name has the same friend and, within a world, the same elder, so that a small model can
+        // learn them.
         let pair = rng.below(GIRLS.len());
         let elder = pool.elders[pair % 2];
         let [girl, boy] = [(GIRLS[pair], pool.girl_kinds), (BOYS[pair], pool.boy_kinds)];
@@ -277,7 +277,7 @@ impl Cast {
 /// The worlds' pools.
 const POOLS: [&Pool; 3] = [&CHILDREN, &FOREST, &TOY_ROOM];
 
-/// The gender of a name; `None` for a word that is no name.
+/// The gender of a name; `None` for a word that isn't a name.
 pub(super) fn gender_of_name(word: &str) -> Option<Gender> {
     let female = GIRLS.contains(&word).then_some(Gender::Female);
     female.or_else(|| BOYS.contains(&word).then_some(Gender::Male))
@@ -297,12 +297,12 @@ pub(super) fn gender_of_kind(kind: &str) -> Option<Gender> {
     }
 }
 
-/// The kind that `text` begins with, as whole words.
+/// The kind with which `text` begins, as whole words.
 pub(super) fn kind_at(text: &str) -> Option<&'static str> {
     kinds().find(|kind| begins_with(text, kind))
 }
 
-/// The elder whom `text` begins with, as whole words; the longest name where one begins another.
+/// The elder with whom `text` begins, as whole words: the one with the longest name if several fit.
 pub(super) fn elder_at(text: &str) -> Option<&'static str> {
     POOLS.iter().flat_map(|pool| pool.elders).filter(|name| begins_with(text, name)).max_by_key(|name| name.len())
 }
@@ -311,7 +311,7 @@ fn begins_with(text: &str, words: &str) -> bool {
     text.strip_prefix(words).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphabetic()))
 }
 
-/// One of the items of a table of this file; none of them is empty.
+/// One of the items of a table of this file; no table is empty.
 fn draw<T: Copy>(items: &[T], rng: &mut SplitMix64) -> T {
     items[rng.below(items.len())]
 }

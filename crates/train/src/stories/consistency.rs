@@ -1,7 +1,7 @@
 //! Inconsistencies of a story: names, kinds and pronouns that change.
 //!
-//! The check reads only the text, so it works for a model's stories as well as for the corpus. It reports what is
-//! certainly wrong and does not judge the plot.
+//! The check reads only the text, so it works for a model's stories as well as for the corpus. It reports only what is
+//! certainly wrong, and does not judge the plot.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub enum Inconsistency {
     Name(String),
     /// A kind of animal or toy that is neither the hero's nor the friend's.
     Kind(String),
-    /// A pronoun that isn't the hero's: all others are called by name.
+    /// A pronoun that isn't the hero's, since all others are called by name.
     Pronoun(String),
     /// A second elder (Mom, Dad, Grandma …).
     Elder(String),
@@ -34,7 +34,7 @@ impl fmt::Display for Inconsistency {
     }
 }
 
-/// Pairs of words in which a colour is not that of the story's thing.
+/// Pairs of words whose colour doesn't belong to the story's thing.
 const OWN_COLOR: &[(&str, &str)] = &[
     ("red", "barn"),
     ("red", "and"),
@@ -152,7 +152,7 @@ impl<'a> Reader<'a> {
             self.gender.get_or_insert(gender);
             return;
         }
-        // A tiny frog, or the fish that a cloud looks like, is not in the cast.
+        // A "tiny frog", or the "tiny fish" that a cloud looks like, doesn't belong to the cast.
         if before == "tiny" || self.kinds.contains(&kind) {
             return;
         }

@@ -1,8 +1,7 @@
 //! The story grammar: plots written as plain text (`plots/*.txt`), parsed once into templates.
 //!
-//! The format is described at the head of `plots/shared.txt` (phrases, slots) and `plots/friends.txt` (plots). Parsing
-//! is strict: a slot that nothing fills, a frame with a missing value or an open bracket is an error with file and
-//! line.
+//! The format is described at the beginning of `plots/shared.txt` (phrases, slots) and `plots/friends.txt` (plots).
+//! Parsing is strict: an unknown slot, a missing value of a frame or an open bracket is an error with file and line.
 
 use super::cast::World;
 use std::fmt;
@@ -38,7 +37,7 @@ pub(super) enum Passage {
     Say(Vec<Template>),
 }
 
-/// A text with holes.
+/// A text with holes, which are called slots.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Template(pub(super) Vec<Node>);
 
@@ -82,7 +81,7 @@ pub(super) enum CastSlot {
     Elder,
     At,
     To,
-    /// `{s1}`, `{s2}`, `{s3}`: where one looks for a thing at this place.
+    /// `{s1}`, `{s2}`, `{s3}`: spots of the place where a thing can be searched.
     Spot(usize),
     Hobby(usize),
     Trail(usize),
@@ -139,7 +138,7 @@ impl fmt::Display for GrammarError {
     }
 }
 
-/// Parses grammar files, given as (name, text), in order: phrases before the plots that use them.
+/// Parses grammar files, given as (name, text) in an order in which phrases come before the plots that use them.
 pub(super) fn parse(files: &[(&'static str, &'static str)]) -> Result<Grammar, GrammarError> {
     let mut parser = Parser::default();
     for &(file, text) in files {
@@ -152,7 +151,7 @@ pub(super) fn parse(files: &[(&'static str, &'static str)]) -> Result<Grammar, G
     Ok(Grammar { plots: parser.plots, phrases: parser.phrases })
 }
 
-/// The section that lines belong to.
+/// The section to which lines belong.
 #[derive(Default, PartialEq)]
 enum Section {
     #[default]
@@ -244,7 +243,7 @@ impl Parser {
         Ok(Frame { worlds, values })
     }
 
-    /// Checks that what ends here is complete.
+    /// Checks that the section that ends here is complete.
     fn finish(&mut self) -> Result<(), String> {
         match self.section {
             Section::Nothing => Ok(()),
@@ -268,7 +267,7 @@ impl Parser {
         if rest.is_empty() { Ok(template) } else { Err(format!("unexpected {rest:?}")) }
     }
 
-    /// Nodes up to the end of the text or an unopened `|` or `]`, which stays in `rest`.
+    /// Nodes up to the end of the text, or up to a `|` or `]` without an opening `[`, which stays in `rest`.
     fn sequence(&self, rest: &mut &'static str, keys: &[&str]) -> Result<Template, String> {
         let mut nodes = Vec::new();
         while let Some(next) = rest.chars().next() {

@@ -1,9 +1,9 @@
 //! The built-in corpus: simple children's stories from a grammar, so that a first model needs no download.
 //!
-//! A story is made of a **plot** (a quarrel, a wish, a broken toy …), a **frame** (the thing, the trouble and the
-//! remedy that fit together), a **cast** (hero, friend, elder, place; names, pronouns and places stay the same to the
-//! end) and a choice of wordings. It has about a hundred words in ASCII, in the past tense, with dialogue. Names and
-//! things are few, so that a model that trains for a minute learns to keep them; plots and wordings vary.
+//! A story is made from a **plot** (a quarrel, a wish, a broken toy …), a **frame** (a thing, a trouble and a remedy
+//! that fit together), a **cast** (hero, friend, elder, place; names, pronouns and places stay the same to the end) and
+//! chosen wordings. It has about a hundred words in ASCII, in the past tense, with dialogue. There are few names and
+//! things, so that a model learns in a minute of training to keep them throughout a story; plots and wordings vary.
 //! [`inconsistencies`] finds where a text does not keep them.
 //!
 //! ```
@@ -18,11 +18,11 @@
 //! ```
 //!
 //! * **Documents.** Single line feeds separate the paragraphs of a story, and a blank line separates stories.
-//!   [`documents`] divides such a text again. The text holds no marker such as `<|endoftext|>`: the end-of-text *token*
+//!   [`documents`] divides such a text again. The text has no marker such as `<|endoftext|>`: the end-of-text *token*
 //!   is added when it is tokenized, if the vocabulary has one.
-//! * **Deterministic.** Story `index` of `seed` is a pure function of the two, in integer arithmetic only: the same on
-//!   every platform and with every compiler.
-//! * **The splits never share a story**, whatever their seeds: the split is a function of the story's text
+//! * **Deterministic.** Story `index` of `seed` depends only on these two numbers and is computed with integers: it is
+//!   the same on every platform and with every compiler.
+//! * **The splits never share a story**, whatever their seeds: the split depends only on the story's text
 //!   ([`split_of`]). About one story in twenty is for validation.
 
 mod cast;
@@ -46,7 +46,7 @@ const VALIDATION_ONE_IN: u64 = 20;
 /// The text between two stories of a corpus.
 const BETWEEN: &str = "\n\n";
 
-/// The split that a story belongs to, a function of its text alone: about 95 % are for training.
+/// The split of a story, which depends only on its text. About 95 % of stories are for training.
 #[must_use]
 pub fn split_of(story: &str) -> Split {
     if random::hash(story).is_multiple_of(VALIDATION_ONE_IN) { Split::Validation } else { Split::Train }
@@ -96,19 +96,19 @@ pub fn story(seed: u64, index: u64) -> String {
     Outline::draw(grammar, &mut rng).map(|outline| outline.text(grammar, &mut rng)).unwrap_or_default()
 }
 
-/// The corpus of a seed: whole stories of `split`, separated by blank lines, until there are `bytes` bytes. Empty if
-/// `bytes` is 0.
+/// The corpus of a seed: whole stories of `split`, separated by blank lines, until there are at least `bytes` bytes.
+/// Empty if `bytes` is 0.
 ///
 /// A longer corpus of the same seed and split begins with the same stories.
 #[must_use]
 pub fn write_corpus(seed: u64, bytes: usize, split: Split) -> String {
-    /// Most bytes that are reserved at once, so that a wrong `bytes` doesn't reserve all memory.
+    /// The most bytes that are reserved at once, so that a wrong `bytes` doesn't reserve all memory.
     const RESERVE: usize = 64 << 20;
     let mut text = String::with_capacity(bytes.min(RESERVE) + 2048);
     let mut stories = Stories::of(seed, split);
     while text.len() < bytes {
         if !text.is_empty() {
-            // The story before ends with the first of the two line feeds.
+            // The previous story ends with the first of the two line feeds.
             text.push_str(&BETWEEN[1..]);
         }
         text.extend(stories.next());
@@ -117,7 +117,7 @@ pub fn write_corpus(seed: u64, bytes: usize, split: Split) -> String {
     text
 }
 
-/// The documents of a text in which blank lines separate them; empty ones are left out.
+/// The documents of a text, separated by blank lines; empty documents are left out.
 pub fn documents(text: &str) -> impl Iterator<Item = &str> {
     text.split(BETWEEN).map(|document| document.trim_matches('\n')).filter(|document| !document.is_empty())
 }
@@ -137,7 +137,7 @@ fn built_in() -> &'static Grammar {
             ("home.txt", include_str!("plots/home.txt")),
             ("adventures.txt", include_str!("plots/adventures.txt")),
         ];
-        // The files are compiled in, so every test finds a mistake in them.
+        // The files are part of the program, so every test finds a mistake in them.
         grammar::parse(&files).unwrap_or_else(|error| panic!("built-in stories: {error}"))
     })
 }

@@ -56,8 +56,8 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Writes one of the wordings. The recursion ends, as values of frames have no keys and phrases use earlier phrases
-    /// only.
+    /// Writes one of the wordings. The recursion ends, since values of frames have no keys and phrases use only earlier
+    /// phrases.
     fn one_of(&mut self, wordings: &[Template]) {
         if let Some(template) = self.rng.pick(wordings) {
             self.write(template);
@@ -89,8 +89,8 @@ impl Writer<'_> {
         self.out.push_str(if doubled { text.trim_start_matches(' ') } else { text });
     }
 
-    /// Puts "a" or "an" before the word at `start`, by its first letter: the grammar uses no word in which letter and
-    /// sound differ ("hour", "unicorn"), which a test checks.
+    /// Puts "a" or "an" before the word at `start`, by its first letter. A test checks that the grammar has no word
+    /// whose first sound differs from its letter ("hour", "unicorn").
     fn put_article(&mut self, start: usize) {
         let vowel = self.out.get(start..).is_some_and(|noun| noun.starts_with(['a', 'e', 'i', 'o', 'u']));
         self.out.insert_str(start, if vowel { "an " } else { "a " });

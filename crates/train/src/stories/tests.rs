@@ -1,4 +1,4 @@
-//! What holds together inside a story: these tests know the cast, which the text alone doesn't tell.
+//! The consistency of stories. These tests know the cast, which the text alone doesn't tell.
 
 use super::cast::{Gender, World};
 use super::outline::Outline;
@@ -40,7 +40,7 @@ fn every_plot_and_world_is_told() {
     assert!(worlds.iter().all(|&n| n > 250), "{worlds:?}");
 }
 
-/// "He" and "she" are the hero, whoever else is there.
+/// "He" and "she" always mean the hero.
 #[test]
 fn pronouns_agree() {
     each(11, 20_000, |outline, text| {
@@ -53,7 +53,7 @@ fn pronouns_agree() {
     });
 }
 
-/// No name but those of the cast, and the hero is named in every paragraph but perhaps the last.
+/// Only names of the cast occur, and the hero is named in every paragraph except perhaps the last.
 #[test]
 fn only_the_cast_is_named() {
     let mut names = HashSet::new();
@@ -71,13 +71,13 @@ fn only_the_cast_is_named() {
     });
 }
 
-/// What the reader of texts finds in what models write, it finds nowhere in the corpus.
+/// [`inconsistencies`] finds nothing in the corpus.
 #[test]
 fn every_story_is_consistent() {
     each(23, 20_000, |outline, text| assert_eq!(inconsistencies(text), [], "{}: {text}", outline.plot.title));
 }
 
-/// The first mention of the friend says who that is.
+/// The first mention of the friend says who the friend is.
 #[test]
 fn a_friend_is_introduced() {
     each(17, 20_000, |outline, text| {
@@ -95,7 +95,7 @@ fn a_friend_is_introduced() {
     });
 }
 
-/// Where `name` first stands as a whole word.
+/// Where `name` first occurs as a whole word.
 fn words_at(text: &str, name: &str) -> Option<usize> {
     text.match_indices(name)
         .map(|(at, _)| at)

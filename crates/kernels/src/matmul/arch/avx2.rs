@@ -63,7 +63,7 @@ unsafe fn whole_block(from: *const u8, stride: usize, to: *mut f32, width: usize
     }
 }
 
-/// Transposes a block of fewer rows; zeros for those that are missing.
+/// Transposes a block of fewer rows; writes zeros for the missing ones.
 ///
 /// # Safety
 /// As [`whole_block`], but `from` for reads of `rows` rows only.
@@ -80,7 +80,7 @@ unsafe fn edge_block(rows: usize, from: *const u8, stride: usize, to: *mut f32, 
     }
 }
 
-/// The transpose of 8 rows of 8.
+/// The transpose of 8 rows of 8 words.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn transpose_block(r: [__m256; BLOCK]) -> [__m256; BLOCK] {

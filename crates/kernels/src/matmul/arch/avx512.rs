@@ -60,7 +60,7 @@ unsafe fn whole_block(from: *const u8, stride: usize, to: *mut f32, width: usize
     }
 }
 
-/// Transposes a block of fewer rows or words; zeros for missing rows and for bytes that the last word lacks.
+/// Transposes a block of fewer rows or words; writes zeros for missing rows and for the bytes that the last word lacks.
 ///
 /// # Safety
 /// `from` must be valid for reads of `rows` rows of `bytes` bytes, `to` for writes of a row of 16 words for each word
@@ -71,7 +71,7 @@ unsafe fn edge_block([rows, bytes]: [usize; 2], from: *const u8, stride: usize, 
     let mask = u32::MAX >> (32 - bytes / 2);
     let mut block = [_mm512_setzero_ps(); BLOCK];
     for (i, row) in block.iter_mut().enumerate().take(rows) {
-        // SAFETY: i < rows, of which the caller keeps `bytes` bytes readable; the mask leaves out those beyond.
+        // SAFETY: i < rows; the caller keeps `bytes` bytes of each row readable, and the mask leaves out the others.
         *row = _mm512_castsi512_ps(unsafe { _mm512_maskz_loadu_epi16(mask, from.add(i * stride).cast()) });
     }
     for (i, &column) in transpose_block(block).iter().enumerate().take(bytes.div_ceil(WORD)) {
@@ -80,8 +80,8 @@ unsafe fn edge_block([rows, bytes]: [usize; 2], from: *const u8, stride: usize, 
     }
 }
 
-/// The transpose of 16 rows of 16: four rounds, each of which exchanges halves of blocks of twice the size of the one
-/// before.
+/// The transpose of 16 rows of 16 words in four rounds. Each round exchanges halves of blocks, which double in size
+/// from round to round.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn transpose_block(r: [__m512; BLOCK]) -> [__m512; BLOCK] {

@@ -1,4 +1,4 @@
-//! Weights in other formats than `f32`: what is stored, and products with it.
+//! Weights in formats other than `f32`: what is stored, and products with them.
 
 use super::*;
 use crate::Format;
@@ -30,7 +30,7 @@ fn rows_come_back<I: Isa>(isa: I) {
         embedding_packed(table, &ids, MatMut::new(&mut found, n, k));
         let same = |(x, y): (&f32, &f64)| f64::from(*x) == f64::from(*y as f32);
         assert!(found.iter().zip(&expected).all(same), "{} {format} [{n}, {k}]", I::KIND);
-        // A parameter takes its format's bytes, but for rows that fill the last strip.
+        // A parameter takes the bytes of its format, plus the rows that pad the last strip.
         let block = format.block();
         assert_eq!(words.len() * 4, n.next_multiple_of(I::LANES) * k / block.elements * block.bytes);
     }
@@ -56,7 +56,7 @@ fn run_halves<I: Isa>(isa: I, problem: &Problem, format: Format, windows: &[(Ran
     c
 }
 
-/// Products with stored weights have the bits of products in `f32` with the weights that are stored.
+/// Products with stored weights have the same bits as products in `f32` with the rounded weights.
 fn check_halves<I: Isa>(isa: I, problem: &mut Problem, windows: &[(Range<usize>, Range<usize>)], what: &str) {
     for format in HALVES {
         let got = run_halves(isa, problem, format, windows);
@@ -123,8 +123,8 @@ fn run_q8<I: Isa>(isa: I, problem: &Problem, windows: &[(Range<usize>, Range<usi
     run_q8_by(isa, problem, windows, |p| gemm(isa, Operand::normal(p.x), p.w, p.c, p.epilogue, &mut []))
 }
 
-/// Sums of bytes are exact, and blocks are added by multiply-adds that round once, in rising order: the bits are those
-/// of every other instruction set with such multiply-adds. The scalar twin rounds them twice.
+/// Sums of bytes are exact, and blocks are added by multiply-adds that round once, in rising order: the bits are the
+/// same on every instruction set with such multiply-adds. The scalar token rounds them twice.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn products_of_blocks_have_the_same_bits_on_avx2_and_avx512() {
@@ -164,7 +164,7 @@ fn random_q8<I: Isa>(isa: I) {
         let quarters = [(0..row, 0..column), (0..row, column..n), (row..m, 0..column), (row..m, column..n)];
         let parts = run_q8(isa, &problem, &quarters);
         assert!(same_bits(&whole, &parts), "{} seed {seed}: windows", I::KIND);
-        // The twin multiplies what both factors are stored as.
+        // The reference multiplies both factors as they are stored.
         let of = |values: Vec<f64>| values.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
         let a: Vec<f32> = (0..m).flat_map(|i| of(quantized(problem.a.mat().row(i)))).collect();
         let b: Vec<f32> = (0..n).flat_map(|j| of(stored(Format::Q8_0, problem.b.mat().row(j)))).collect();
@@ -206,7 +206,7 @@ fn not_finite<I: Isa>(isa: I) {
 
 #[test]
 fn a_block_is_quantized_as_ggml_does() {
-    // Half away from zero, the greatest magnitude to 127, a scale in f16.
+    // Elements are rounded half away from zero, the greatest magnitude becomes 127, and the scale is in f16.
     let mut block = [0.0_f32; 32];
     block[..6].copy_from_slice(&[127.0, -127.0, 0.5, -0.5, 1.5, 2.49]);
     let (scale, values) = quantize_weight(&block);
@@ -216,14 +216,14 @@ fn a_block_is_quantized_as_ggml_does() {
     assert_eq!((scale.to_f32(), values), (0.0, [0; 32]));
 }
 
-/// Many rows with a scattered A, which is packed: the last block of them has few rows.
+/// Many rows with a scattered A, which is packed: the last block of rows has few.
 #[test]
 fn few_rows_behind_many_are_multiplied_as_many() {
     fn check<I: Isa>(isa: I) {
         let (n, k) = (8 * kernels::<I>().width(), 1024);
         let rows =
             kernels::<I>().max_block / kernels::<I>().max_depth / kernels::<I>().a_panel() * kernels::<I>().a_panel();
-        // Blocks are nearly equal in whole panels: as many rows more as leave few for the last.
+        // Blocks are nearly equal, in whole panels. The number of rows is such that few are left for the last block.
         for m in (rows + 1..rows * 40).filter(|m| last_block::<I>(*m, k) <= 4).take(1) {
             let mut noise = Noise(m as u64);
             let mut problem = problem(&mut noise, [m, n, k], [Layout::Normal, Layout::Transposed], 0);

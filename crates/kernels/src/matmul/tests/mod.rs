@@ -1,4 +1,5 @@
-//! The products against their `f64` twin, in every layout and instruction set, and against themselves in windows.
+//! The products compared with their `f64` reference, in every layout and instruction set, and with themselves in
+//! windows.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! Packed weights: where their elements lie, and that products of them have the bits of those of the same weights in
+//! Packed weights: where their elements are stored, and that products with them have the same bits as with weights in
 //! rows.
 
 use super::*;
@@ -48,7 +48,7 @@ on_every_isa!(blocks_and_windows_leave_the_bits_of_packed_weights_alone, packed_
 fn packed_windows<I: Isa>(isa: I) {
     let (rows, width, depth) = (kernels::<I>().rows(), kernels::<I>().width(), kernels::<I>().max_depth);
     for (i, m) in [1, 2, rows, rows + 1, 5 * rows + 3, kernels::<I>().max_block / depth + 9].into_iter().enumerate() {
-        // Few and many panels, beyond which a scattered A is packed; one block of the depth and several.
+        // Few panels, and so many that a scattered A is packed; one block of the depth and several.
         for (n, k) in [(width + 3, depth), (2 * width - 1, 2 * depth + 7), (9 * width + I::LANES, 1500)] {
             let mut noise = Noise(i as u64);
             let epilogue = noise.below(16);

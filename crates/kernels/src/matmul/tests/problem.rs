@@ -1,4 +1,4 @@
-//! Products with all their data, run through every kernel and compared with the `f64` twin.
+//! Products with all their data, run through every kernel and compared with the `f64` reference.
 
 use std::ops::Range;
 
@@ -24,13 +24,13 @@ impl Noise {
         self.next() as usize % n
     }
 
-    /// In `-1..1`.
+    /// A number in `-1..1`.
     pub(super) fn float(&mut self) -> f32 {
         self.next() as f32 / (1u64 << 30) as f32 - 1.0
     }
 }
 
-/// A matrix in a larger buffer: misaligned, rows apart, the gaps filled.
+/// A matrix in a larger buffer: misaligned, with gaps between the rows that are filled with a sentinel.
 pub(super) struct Buffer {
     pub(super) data: Vec<f32>,
     pub(super) offset: usize,
@@ -121,7 +121,7 @@ pub(super) fn problem(noise: &mut Noise, [m, n, k]: [usize; 3], layouts: [Layout
 }
 
 impl Problem {
-    /// `C` and, for each element, the sum of the magnitudes that went into it.
+    /// `C` and, for each element, the sum of the magnitudes of its terms.
     pub(super) fn expected(&self) -> [Matrix; 2] {
         [|x: f64| x, f64::abs].map(|part| {
             let [a, b] = [&self.a, &self.b].map(|buffer| Matrix::from_f32(buffer.mat()).map(part));
@@ -171,7 +171,7 @@ impl Problem {
         (0..self.c.rows, 0..self.c.cols)
     }
 
-    /// Compares with the reference: each term is rounded a few times, and carried through at most `k` additions.
+    /// Compares with the reference. The bound: each term is rounded a few times and goes through at most `k` additions.
     pub(super) fn check(&self, c: &Buffer, k: usize, what: &str) {
         let [expected, magnitude] = self.expected();
         c.check_gaps();

@@ -1,4 +1,5 @@
-//! `smallmind bench seed`: the first SmallMind's workload then and now, and the ladder from one to the other.
+//! `smallmind bench seed`: the workload of the first SmallMind then and now, and the improvements in between, one after
+//! the other.
 
 use std::time::Duration;
 

@@ -35,7 +35,7 @@ fn refused(assignments: &[&str], typed: &str) -> TrainError {
 
 #[test]
 fn its_command_line_is_understood() {
-    // As its README has it, for a CPU.
+    // The command of nanoGPT's README for a CPU.
     let line = "--device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 --batch_size=12 \
                 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0";
     let arguments: Vec<&str> = line.split_whitespace().map(|a| a.strip_prefix("--").unwrap()).collect();
@@ -47,7 +47,7 @@ fn its_command_line_is_understood() {
     let model = config.model_config(65).unwrap();
     assert_eq!((model.layers, model.heads, model.kv_heads, model.d_model, model.d_ff), (4, 4, 4, 128, 512));
     assert_eq!((model.dropout.embedding, model.dropout.attention, model.dropout.residual), (0.0, 0.0, 0.0));
-    // The preset is that very training, so that the line changes no step of it.
+    // The preset is the same training, so the command doesn't change a step.
     let alone = with(Some("nanogpt-cpu"), &[]);
     assert_eq!(model, alone.model_config(65).unwrap());
     let written_out = TrainSection { decay_steps: 2000, ..alone.train.clone() };
@@ -63,7 +63,7 @@ fn its_command_line_is_understood() {
     let t = &config.train;
     assert_eq!((t.lr, t.min_lr, t.beta1, t.beta2, t.weight_decay, t.clip), (1e-3, 1e-4, 0.8, 0.95, 0.2, 0.5));
     assert_eq!((t.warmup, config.eval.interval, t.seed, config.model.biases), (7, 11, 9, Some(true)));
-    // Whose lowest rate follows from the highest.
+    // Settings whose lowest rate follows from the highest.
     let train = with(Some("nanogpt-cpu"), &["learning_rate=3e-5"]).train;
     assert_eq!((train.lr, train.min_lr), (3e-5, 3e-5 / 10.0));
     let config = with(None, &["gradient_accumulation_steps=5", "batch_size=2", "block_size=8"]);
@@ -80,7 +80,7 @@ const OF_TRAIN: &str = "out_dir eval_interval log_interval eval_iters eval_only 
 fn each_name_is_known_and_named_in_a_file() {
     for name in OF_TRAIN.split_whitespace() {
         assert!(is_name(name) && meaning(name, "1").is_some() && names().any(|known| known == name), "{name}");
-        // In a file each is named, with the key or the reason.
+        // In a file each setting is named, with its key or the reason.
         for key in [name.to_owned(), format!("model.{name}")] {
             let error = TrainError::UnknownKey { name: key.clone(), origin: "run.toml".into(), suggestion: None };
             let message = unknown_setting(&error).unwrap();

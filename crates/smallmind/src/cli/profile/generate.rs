@@ -21,11 +21,11 @@ use super::report_output::ReportOutput;
 use super::subject::{self, Opened, SubjectArg};
 use crate::allocations;
 
-/// Tokens of the prompt, unless a flag says otherwise or the model has less room.
+/// Tokens of the prompt by default; fewer if the model's context is shorter.
 const PROMPT: usize = 256;
-/// Tokens before the one that is decoded, likewise.
+/// Tokens before the decoded one by default; fewer if the model's context is shorter.
 const DEPTH: usize = 256;
-/// The least decoded tokens of a repeat, unless a flag says otherwise.
+/// The fewest decoded tokens of a repeat by default.
 const DECODED: usize = 8;
 
 /// Options of `profile generate`.
@@ -33,7 +33,7 @@ const DECODED: usize = 8;
 pub struct Generate {
     #[command(flatten)]
     subject: SubjectArg,
-    /// The text to read, for a model with a tokenizer [default: tokens that are no text]
+    /// The text to read, for a model with a tokenizer [default: random tokens]
     #[arg(short, long, value_name = "TEXT", conflicts_with = "prompt_tokens", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// Tokens before the one that is decoded [default: 256, or half of the model's context]
@@ -45,7 +45,7 @@ pub struct Generate {
     /// Tokens decoded in each repeat, and prompts read at most [default: what fits into about two seconds]
     #[arg(short = 'n', long, value_name = "N", value_parser = units::within::<u32>(1..=10_000))]
     tokens: Option<u32>,
-    /// Repeats, whose differences tell how sure the figures are
+    /// Repeats; how much they differ shows how certain the figures are
     #[arg(short, long, default_value_t = 16, value_name = "N", value_parser = units::within::<u16>(1..=100))]
     runs: u16,
     #[command(flatten)]
@@ -87,8 +87,8 @@ impl FirstToken {
 impl Generate {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let (isa, threads) = (settings.isa()?, settings.threads());
-        let files = self.output.claim()?;
-        // Opened before the session starts its workers, so that these are counted too.
+        let files = self.output.check()?;
+        // The instruments are opened before the session starts its workers, so that these are counted too.
         let mut instruments = Instruments::open(isa, Some(allocations::COUNTERS))?;
         let mut first = FirstToken::default();
         let making = if self.subject.is_preset() { "make weights up and pack" } else { "load and pack" };
@@ -119,7 +119,7 @@ impl Generate {
             drift.push((at, seconds_of_sample(workload.doing(Activity::Decode(at)))?));
         }
         let tokens = Sampled::take(workload.doing(decode), of_decode, &mut instruments, &mut roofs)?;
-        // Both phases are set under the same roofs, the best of all measurements.
+        // Both phases are compared with the same roofs, the best of all measurements.
         let (table, mut trace) = (roofs.table(), self.output.trace());
         let mut prompts = prompts.phase(PhaseKind::Prefill, workload.doing(prefill), table, trace.as_mut());
         prompts.breakdown.stages = first.stages;
@@ -138,7 +138,7 @@ impl Generate {
         (prefill, decode)
     }
 
-    /// The tokens of the prompt: those of the text that was given, or any.
+    /// The tokens of the prompt: those of the given text, or else random ones.
     fn prompt(
         &self,
         config: &ModelConfig,

@@ -1,4 +1,4 @@
-//! `smallmind profile`: where time goes, operation by operation, beside what this machine can do.
+//! `smallmind profile`: how time is spent, operation by operation, compared with what this machine can do.
 
 mod diff;
 mod generate;

@@ -30,10 +30,10 @@ pub struct ReportOutput {
     /// Keep the report under this name
     #[arg(long, value_name = "NAME")]
     save_baseline: Option<String>,
-    /// Set a kept report, or a report.json, beside this one
+    /// Compare with a kept report, or with a report.json
     #[arg(long, value_name = "NAME")]
     baseline: Option<String>,
-    /// Set a baseline beside this report also where it isn't of the same machine, model or number of threads
+    /// Compare with a baseline even if it isn't of the same machine, model or number of threads
     #[arg(long, requires = "baseline")]
     force: bool,
     #[command(flatten)]
@@ -43,7 +43,7 @@ pub struct ReportOutput {
 /// The forms of a report in a folder.
 const FORMS: [&str; 5] = ["report.md", "report.json", "report.html", "trace.json", "stacks.folded"];
 
-/// The files of a report, claimed before anything is measured.
+/// The files of a report, checked before anything is measured.
 #[derive(Debug)]
 pub struct ReportFiles {
     folder: Option<OutputFolder>,
@@ -61,8 +61,8 @@ const USAGE: Usage<'_> = Usage {
 const BASELINES: &str = "smallmind/baselines";
 
 impl ReportOutput {
-    /// Claims all files, so that what can't be written is refused before anything is measured.
-    pub fn claim(&self) -> anyhow::Result<ReportFiles> {
+    /// Checks all files, so that one that can't be written is refused before anything is measured.
+    pub fn check(&self) -> anyhow::Result<ReportFiles> {
         if let Some(name) = &self.baseline {
             kept(name)?;
         }
@@ -73,11 +73,11 @@ impl ReportOutput {
                     let made = fs::create_dir_all(folder);
                     made.with_context(|| format!("{}: the folder can't be made", folder.display()))?;
                 }
-                Some(OutputFile::claim(&path, self.overwrite)?)
+                Some(OutputFile::check(&path, self.overwrite)?)
             }
             None => None,
         };
-        let folder = self.out.as_ref().map(|out| OutputFolder::claim(out, &FORMS, self.overwrite)).transpose()?;
+        let folder = self.out.as_ref().map(|out| OutputFolder::check(out, &FORMS, self.overwrite)).transpose()?;
         Ok(ReportFiles { folder, baseline })
     }
 
@@ -93,7 +93,7 @@ impl ReportOutput {
         }
     }
 
-    /// Sets the baseline beside the report. If the measurement shows that the two can't be compared, the report has a
+    /// Compares the report with the baseline. If the measurement shows that the two can't be compared, the report has a
     /// warning instead.
     fn set_baseline_beside(&self, report: &mut Report) -> Outcome {
         let Some(name) = &self.baseline else { return Ok(()) };

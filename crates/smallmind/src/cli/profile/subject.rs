@@ -14,9 +14,9 @@ use super::super::machine::Machine;
 use super::super::models::{self, note_fallback};
 use super::super::settings::{MODEL_VARIABLE, Settings, of_model, variable};
 
-/// The seed of random weights and tokens without a flag.
+/// The default seed of random weights and tokens.
 pub const SEED: u64 = 1337;
-/// The preset that is profiled without a flag.
+/// The preset that is profiled by default.
 pub const PRESET: &str = "quickstart";
 
 /// `-m` or `--preset`.
@@ -36,14 +36,14 @@ pub struct SubjectArg {
 pub struct Opened {
     /// The model.
     pub model: PackedModel,
-    /// Its folder or preset.
+    /// The name of its folder or preset.
     pub name: String,
     /// Its tokenizer, or why there is none; only a prompt needs it.
     pub tokenizer: anyhow::Result<Tokenizer>,
 }
 
 impl SubjectArg {
-    /// The folder of the model, where one is named.
+    /// The folder of the model, if one is named.
     fn folder(&self) -> Option<PathBuf> {
         let named = || variable(MODEL_VARIABLE).filter(|_| self.preset.is_none()).map(PathBuf::from);
         self.model.clone().or_else(named)
@@ -95,7 +95,7 @@ fn shape(c: &ModelConfig) -> String {
     format!("{} layers of width {}, {}/{} heads, vocabulary {}", c.layers, c.d_model, c.heads, c.kv_heads, c.vocab_size)
 }
 
-/// Pseudo-random tokens. The time of a token does not depend on which it is.
+/// Pseudo-random tokens. The time of a token does not depend on its id.
 pub fn tokens(count: usize, vocabulary: usize, seed: u64) -> Vec<u32> {
     let mut state = seed;
     let mut next = || {

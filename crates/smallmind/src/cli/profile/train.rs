@@ -20,7 +20,7 @@ use crate::allocations;
 
 /// The most checkpoints that are timed.
 const CHECKPOINTS: usize = 5;
-/// Seconds of checkpoints after which no other one is timed.
+/// After this many seconds of checkpoints, no further one is timed.
 const ENOUGH: f64 = 1.0;
 
 /// Options of `profile train`.
@@ -28,7 +28,7 @@ const ENOUGH: f64 = 1.0;
 pub struct Train {
     #[command(flatten)]
     training: TrainingArg,
-    /// Repeats, whose differences tell how sure the figures are
+    /// Repeats; how much they differ shows how certain the figures are
     #[arg(short, long, default_value_t = 16, value_name = "N", value_parser = units::within::<u16>(1..=100))]
     runs: u16,
     /// Steps in each repeat [default: what fits into about two seconds]
@@ -41,9 +41,9 @@ pub struct Train {
 impl Train {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let (isa, threads) = (settings.isa()?, settings.threads());
-        let files = self.output.claim()?;
+        let files = self.output.check()?;
         let stop = interrupt::watch("stopping without a report (Ctrl-C again ends at once)")?;
-        // Opened before the training starts its workers, so that these are counted too.
+        // The instruments are opened before training starts its workers, so that these are counted too.
         let mut instruments = Instruments::open(isa, Some(allocations::COUNTERS))?;
         let training = self.training.open(settings, self.output.folder(), (threads, isa))?;
         let Training { stepper, config, name, text, tokenizer, folder } = training;
@@ -63,7 +63,7 @@ impl Train {
         phase.about = about;
         let mut stages = vec![("data".to_owned(), median(workload.drawing()))];
         stages.extend(phase.passes().into_iter().map(|(pass, seconds)| (pass.name().to_owned(), seconds)));
-        // A disk that takes no checkpoints costs their figures, not the report.
+        // If the disk can't take checkpoints, only their figures are missing from the report.
         match checkpointing(&workload, folder.path(), &config, &tokenizer) {
             Ok(checkpoint) => {
                 stages.push(("checkpoint".to_owned(), checkpoint.seconds / checkpoint.interval as f64));
@@ -112,7 +112,7 @@ fn checkpointing(
     Ok(Checkpointing {
         seconds: median(&seconds),
         bytes: (3 * 4 * stepper.learner().model().params().elements()) as f64,
-        // A training always has a checkpoint at its end.
+        // Training always ends with a checkpoint.
         interval: if interval == 0 { all } else { interval.min(all) },
     })
 }

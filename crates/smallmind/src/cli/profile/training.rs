@@ -19,7 +19,7 @@ use super::subject::{self, PRESET, SEED, name_of};
 const STORIES: usize = 2 << 20;
 /// The least number of random tokens.
 const RANDOM: usize = 1 << 18;
-/// The longest sequences of a preset's step without a flag.
+/// The longest sequences of a preset's step by default.
 const LONG: usize = 1024;
 
 /// `-m`, `--preset`, `--data` and the sizes of a step.
@@ -42,7 +42,7 @@ pub struct TrainingArg {
     context: Option<usize>,
 }
 
-/// A training that is ready for its steps.
+/// A training run that is ready for its steps.
 pub struct Training {
     /// Draws and does the steps.
     pub stepper: Stepper,
@@ -52,13 +52,13 @@ pub struct Training {
     pub name: String,
     /// What it is trained on, in words.
     pub text: &'static str,
-    /// `tokenizer.json`, where there is one.
+    /// `tokenizer.json`, if there is one.
     pub tokenizer: Vec<u8>,
     /// A folder for checkpoints, removed when this is dropped.
     pub folder: TempDir,
 }
 
-/// What a training is made of, before its steps are planned.
+/// The parts of a training run, before its steps are planned.
 struct Found {
     model: Model,
     config: TrainConfig,
@@ -108,7 +108,7 @@ impl TrainingArg {
         Ok(Found { model, config, data: prepared.train, end, tokenizer, text })
     }
 
-    /// The settings of a step with the sizes of the flags.
+    /// The settings of a step, with the sizes from the flags.
     fn steps(&self, found: &Found, settings: &Settings) -> anyhow::Result<StepSettings> {
         let mut steps = StepSettings::of(&found.config)?;
         let longest = found.model.config().context;
@@ -122,7 +122,7 @@ impl TrainingArg {
 }
 
 /// A temporary folder on the disk of `neighbour`, or of the current folder. The system's temporary folder may be in
-/// memory, where a checkpoint takes no time: it is used only if the disk takes no files, with a note.
+/// memory, where a checkpoint takes no time: it is used, with a note, only if the disk takes no files.
 fn folder_beside(neighbour: Option<&Path>) -> anyhow::Result<TempDir> {
     let mut named = tempfile::Builder::new();
     named.prefix("smallmind-profile-");
