@@ -62,7 +62,7 @@ const fn line(key: &'static str, families: &'static [Family], rule: KeyRule) -> 
 use KeyRule::{NoMatter, Only, Read, Same};
 use Supported::{Empty, Is, Null, Number};
 
-const ALL: &[Family] = &[Family::Gpt2, Family::Llama, Family::Qwen2];
+const ALL: &[Family] = &Family::ALL;
 const GPT2: &[Family] = &[Family::Gpt2];
 const LLAMA: &[Family] = &[Family::Llama];
 const QWEN2: &[Family] = &[Family::Qwen2];

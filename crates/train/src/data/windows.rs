@@ -23,7 +23,9 @@ pub struct Draw {
 ///
 /// nanoGPT draws each `i` independently. Here they form an additive recurrence with a random beginning (Weyl, 1916):
 /// every `i` is equally likely, the windows of a batch are spread over the text, and those of a whole run cover it
-/// evenly.
+/// evenly: a run of 1.5 epochs leaves out 2.4 % of the tokens instead of 21 %. The validation losses of `nanogpt-cpu`
+/// (three seeds, whole set) had the mean 1.903 with independent windows and 1.900 with these, within the spread between
+/// seeds.
 ///
 /// A window depends only on seed, step and row: a resumed run needs only its step number, and the rows of a batch may
 /// be divided among micro-batches.
