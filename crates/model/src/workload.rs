@@ -54,8 +54,8 @@ impl SessionWorkload {
         &self.text[..self.prompt]
     }
 
-    fn parts(&self) -> Vec<(&'static str, usize, &[u32])> {
-        parts(&self.session, self.activity, &self.text, self.prompt)
+    fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        parts(&self.session, self.activity, &self.text, self.prompt).into_iter().flatten()
     }
 
     /// The same workload, whose next samples are of `activity`.
@@ -99,12 +99,12 @@ impl Workload for SessionWorkload {
 
     fn plans(&self) -> Vec<(&'static str, &Plan)> {
         let chunk = self.session.options().chunk;
-        self.parts().into_iter().map(|(name, _, tokens)| (name, self.session.plan(tokens.len().min(chunk)))).collect()
+        self.parts().map(|(name, _, tokens)| (name, self.session.plan(tokens.len().min(chunk)))).collect()
     }
 
     fn start(&mut self, _samples: usize) -> Result<Vec<Vec<Batch>>, ModelError> {
         let chunk = self.session.options().chunk;
-        let mut of_plans: Vec<_> = self.parts().iter().map(|(_, past, tokens)| batches(tokens, *past, chunk)).collect();
+        let mut of_plans: Vec<_> = self.parts().map(|(_, past, tokens)| batches(tokens, past, chunk)).collect();
         of_plans.last_mut().and_then(|batches| batches.last_mut()).map(Batch::want_last);
         Ok(of_plans)
     }
@@ -126,11 +126,10 @@ impl Workload for SessionWorkload {
 
     fn sample<P: Probe>(&mut self, probes: &[P]) -> Result<(), ModelError> {
         let Self { session, sequence, activity, text, prompt } = self;
-        let parts = parts(session, *activity, text, *prompt);
-        let last = parts.len() - 1;
-        for (i, ((_, _, tokens), probe)) in parts.into_iter().zip(probes).enumerate() {
-            let logits = if i == last { Logits::Last } else { Logits::None };
-            session.run_probed(&[Job { sequence: *sequence, tokens, logits }], probe)?.job(0)?;
+        let [first, last] = parts(session, *activity, text, *prompt);
+        for ((part, probe), is_last) in [first, last].into_iter().flatten().zip(probes).zip([last.is_none(), true]) {
+            let logits = if is_last { Logits::Last } else { Logits::None };
+            session.run_probed(&[Job { sequence: *sequence, tokens: part.2, logits }], probe)?.job(0)?;
         }
         Ok(())
     }
@@ -143,23 +142,21 @@ impl Workload for SessionWorkload {
     }
 }
 
-/// The parts of a sample that run different plans: what each is, the number of tokens before it, and its tokens.
-fn parts<'t>(
-    session: &Session,
-    activity: Activity,
-    text: &'t [u32],
-    prompt: usize,
-) -> Vec<(&'static str, usize, &'t [u32])> {
+/// A part of a sample that runs one plan: what it is, the number of tokens before it, and its tokens.
+type Part<'t> = (&'static str, usize, &'t [u32]);
+
+/// The parts of a sample, one or two.
+fn parts<'t>(session: &Session, activity: Activity, text: &'t [u32], prompt: usize) -> [Option<Part<'t>>; 2] {
     let (prompt, chunk) = match activity {
-        Activity::Decode(depth) => return vec![("decode", depth, &text[..1])],
+        Activity::Decode(depth) => return [Some(("decode", depth, &text[..1])), None],
         Activity::Prefill => (&text[..prompt], session.options().chunk),
     };
     let (whole, rest) = prompt.split_at(prompt.len() - prompt.len() % chunk);
     let plan = |tokens: usize| session.plan(tokens).limits().tokens;
     if whole.is_empty() || rest.is_empty() || plan(rest.len()) == plan(chunk) {
-        return vec![("prefill", 0, prompt)];
+        return [Some(("prefill", 0, prompt)), None];
     }
-    vec![("prefill", 0, whole), ("last chunk", whole.len(), rest)]
+    [Some(("prefill", 0, whole)), Some(("last chunk", whole.len(), rest))]
 }
 
 /// The batches that append `tokens` after `past` others, in chunks.
