@@ -9,7 +9,7 @@
 //! (scaleⱼ, dropⱼ) ← fit of each sub-block by itself
 //! for several multiples that the greatest scale and drop may become:
 //!     (d, dmin) ← greatest / multiple
-//!     repeat while the error falls:
+//!     twice:
 //!         (d, dmin) ← nearest f16
 //!         (stepⱼ, fallⱼ) ← of the pairs of integers around (scaleⱼ / d, dropⱼ / dmin), that of the least error
 //!         (d, dmin) ← least squares for all sub-blocks at once
@@ -228,8 +228,8 @@ pub fn search<const E: usize, const SUBS: usize, const N: usize>(
 ) -> Lines<SUBS> {
     /// How much less than the greatest multiple the greatest scale and the greatest drop become.
     const STARTS: [(f32, f32); 2] = [(0.0, 0.0), (1.0, 1.0)];
-    /// Most rounds of least squares.
-    const ROUNDS: usize = 4;
+    /// Least squares for `d` and `dmin` between the rounds; more of them gain little.
+    const ROUNDS: usize = 2;
 
     let (x, w) = (subs::<E, SUBS, N>(&block.x), subs::<E, SUBS, N>(w));
     let fits: [Line; SUBS] =
@@ -241,15 +241,13 @@ pub fn search<const E: usize, const SUBS: usize, const N: usize>(
     let mut best = problem.solve(zero, zero);
     for (less_scale, less_drop) in STARTS {
         let (steps, falls) = (storage.steps - less_scale, storage.steps - less_drop);
-        let (mut d, mut last) = (Line { scale: scale / steps, drop: drop / falls }, f32::INFINITY);
+        let mut d = Line { scale: scale / steps, drop: drop / falls };
         for _ in 0..ROUNDS {
             let trial = problem.solve(block.round(d.scale), block.round(d.drop));
-            let (error, better) = (trial.error, trial.better);
-            if error < best.error {
+            d = trial.better.unwrap_or(d);
+            if trial.error < best.error {
                 best = trial;
             }
-            let Some(better) = better.filter(|_| error < last) else { break };
-            (d, last) = (better, error);
         }
     }
     let rounded = |stored: f16| block.neighbour(stored, 0).unwrap_or(zero);

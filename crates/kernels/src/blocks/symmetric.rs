@@ -7,7 +7,7 @@
 //! sⱼ ← fit of each sub-block by itself
 //! for several multiples that the greatest sⱼ may become:
 //!     d ← greatest sⱼ / multiple
-//!     repeat while the error falls:
+//!     twice:
 //!         d ← nearest f16
 //!         stepⱼ ← of the integers around sⱼ / d, that of the least error
 //!         d ← Σ w x step·q / Σ w (step·q)²          least squares for all sub-blocks at once
@@ -86,8 +86,8 @@ pub fn search<const E: usize, const SUBS: usize, const N: usize>(
 ) -> Scales<SUBS> {
     /// How many multiples, from the lowest one on, the greatest scale becomes.
     const STARTS: u8 = 4;
-    /// Most rounds of least squares.
-    const ROUNDS: usize = 4;
+    /// Least squares for `d` between the rounds; more of them gain nothing.
+    const ROUNDS: usize = 2;
 
     let (x, w) = (subs::<E, SUBS, N>(&block.x), subs::<E, SUBS, N>(w));
     let fits: [f32; SUBS] = std::array::from_fn(|j| fit(&x[j], &w[j], values));
@@ -98,17 +98,13 @@ pub fn search<const E: usize, const SUBS: usize, const N: usize>(
         return best.scales;
     }
     for less in 0..STARTS {
-        let (mut d, mut last) = (greatest / (storage.steps.low + f32::from(less)), f32::INFINITY);
+        let mut d = greatest / (storage.steps.low + f32::from(less));
         for _ in 0..ROUNDS {
             let trial = problem.solve(block.round(d));
-            let (error, better_d) = (trial.error, trial.better_d);
-            if error < best.error {
+            d = trial.better_d;
+            if trial.error < best.error {
                 best = trial;
             }
-            if error >= last {
-                break;
-            }
-            (d, last) = (better_d, error);
         }
     }
     let middle = best.scales.d;

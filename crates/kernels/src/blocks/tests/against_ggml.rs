@@ -65,6 +65,27 @@ fn packed_by(kind: Weights, format: BlockFormat, row: &[f32]) -> Vec<u8> {
 
 #[test]
 fn searched_scales_cost_no_more_than_those_of_ggml() {
+    /// The most that the geometric mean of all rows may be, as a share of GGML's error: what it is, and 1 % more.
+    const MEANS: [(&str, &str, f64); 18] = [
+        ("iq4_nl", "importance", 0.743),
+        ("iq4_nl", "own", 0.636),
+        ("iq4_xs", "importance", 0.305),
+        ("iq4_xs", "own", 0.626),
+        ("q2_k", "importance", 0.753),
+        ("q2_k", "own", 0.860),
+        ("q3_k", "importance", 0.732),
+        ("q3_k", "own", 0.548),
+        ("q4_0", "importance", 0.979),
+        ("q4_1", "importance", 0.878),
+        ("q4_k", "importance", 0.549),
+        ("q4_k", "own", 0.578),
+        ("q5_0", "importance", 0.819),
+        ("q5_1", "importance", 0.835),
+        ("q5_k", "importance", 0.466),
+        ("q5_k", "own", 0.540),
+        ("q6_k", "importance", 0.443),
+        ("q6_k", "own", 0.434),
+    ];
     /// The most that a single block may cost more: both searches end in some local minimum.
     const ROW: f64 = 1.04;
     let rows = floats(golden!("rows"));
@@ -90,8 +111,9 @@ fn searched_scales_cost_no_more_than_those_of_ggml() {
     }
     for ((format, kind), ratios) in ratios {
         let mean = (ratios.iter().map(|ratio| ratio.max(1e-3).ln()).sum::<f64>() / ratios.len() as f64).exp();
-        if mean >= 1.0 || ratios.len() < 12 {
-            failed.push(format!("{format}, weights {kind}: {mean:.4} of GGML's error in {} rows", ratios.len()));
+        let &(_, _, most) = MEANS.iter().find(|of| (of.0, of.1) == (format, kind)).expect("every format has a bound");
+        if mean > most || ratios.len() < 12 {
+            failed.push(format!("{format}, {kind}: {mean:.4} of GGML's error in {} rows", ratios.len()));
         }
     }
     assert_eq!(lines.lines().count(), 16 * (2 * 7 + 4));
