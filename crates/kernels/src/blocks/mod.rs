@@ -17,8 +17,9 @@
 //!
 //! [`BlockFormat::pack`] quantizes a row. Without weights of importance, `F16`, `BF16`, `Q8_0`, `Q4_0`, `Q4_1`, `Q5_0`,
 //! `Q5_1` and `MXFP4` are bit-equal with the Python package `gguf`. The k-quants, `IQ4_NL` and `IQ4_XS` choose scales by
-//! a weighted least-squares search (`search`, `symmetric`, `affine`), with GGML's weights for the squared errors and
-//! mostly with a lower sum than GGML's.
+//! a weighted least-squares search (`search`, `symmetric`, `affine`) with GGML's weights for the squared errors; their sum
+//! is lower than that of GGML's blocks, but for single blocks and for what the rounding of scales leaves. With weights of
+//! importance `Q4_0`, `Q4_1`, `Q5_0` and `Q5_1` are searched for too.
 //!
 //! **What the caller refuses.** NaN, infinities and magnitudes over [`BlockFormat::largest`] have no meaning in a format
 //! that has scales: they are packed into some block, without a panic, and the elements of that block are lost.
