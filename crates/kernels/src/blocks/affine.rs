@@ -1,9 +1,9 @@
 //! The search for scales and minima: one pair (`Q4_1`, `Q5_1`), and those of super-blocks (`Q2_K`, `Q4_K`, `Q5_K`).
 //!
-//! A sub-block is stored as `scale · codeᵢ − drop`, codes from 0 to `high`. For given codes the best pair solves two linear
-//! equations (weighted least squares), so one pair is found as one scale is (see `search`): trial scales around the one
-//! that spreads the codes from the least to the greatest element, then refinements. In a super-block scale and drop are
-//! integers, `stepⱼ` and `fallⱼ`, times `d` and `dmin` in `f16`:
+//! A sub-block is stored as `scale · codeᵢ − drop`, codes from 0 to `high`. For given codes the best pair solves two
+//! linear equations (weighted least squares), so one pair is found as one scale is (see `search`): trial scales around
+//! the one that spreads the codes from the least to the greatest element, then refinements. In a super-block scale and
+//! drop are integers, `stepⱼ` and `fallⱼ`, times `d` and `dmin` in `f16`:
 //!
 //! ```text
 //! (scaleⱼ, dropⱼ) ← fit of each sub-block by itself

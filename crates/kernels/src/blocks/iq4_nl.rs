@@ -7,9 +7,9 @@
 //! xᵢ = d · IQ4_VALUES[codeᵢ]
 //! ```
 //!
-//! The values lie closer around zero, as the elements of most weights do. Packed by the search of `search`. Weights of the
-//! squared errors are `x²`, or with importance `importance · √(σ² + x²)`, σ² being twice the block's mean square; both are
-//! GGML's.
+//! The values lie closer around zero, as the elements of most weights do. Packed by the search of `search`. Weights of
+//! the squared errors are `x²`, or with importance `importance · √(σ² + x²)`, σ² being twice the block's mean square;
+//! both are GGML's.
 
 use half::f16;
 

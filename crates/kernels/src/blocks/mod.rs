@@ -4,8 +4,8 @@
 //! formats store small integers, the **codes**, and scales that turn them back into numbers. Two generations differ in
 //! their scales:
 //!
-//! * 32 elements with one scale in `f16` (`Q8_0`, `Q4_0`, `Q5_0`, `IQ4_NL`; `MXFP4` with a power of two), or with a scale
-//!   and a minimum (`Q4_1`, `Q5_1`);
+//! * 32 elements with one scale in `f16` (`Q8_0`, `Q4_0`, `Q5_0`, `IQ4_NL`; `MXFP4` with a power of two), or with a
+//!   scale and a minimum (`Q4_1`, `Q5_1`);
 //! * super-blocks of 256 elements (`Q2_K` to `Q6_K`, `IQ4_XS`), cut into sub-blocks of 16 or 32, each with a scale (and
 //!   a minimum) that is itself a small integer times a scale of the super-block in `f16`.
 //!
@@ -16,13 +16,13 @@
 //! # Packing
 //!
 //! [`BlockFormat::pack`] quantizes a row. Without weights of importance, `F16`, `BF16`, `Q8_0`, `Q4_0`, `Q4_1`, `Q5_0`,
-//! `Q5_1` and `MXFP4` are bit-equal with the Python package `gguf`. The k-quants, `IQ4_NL` and `IQ4_XS` choose scales by
-//! a weighted least-squares search (`search`, `symmetric`, `affine`) with GGML's weights for the squared errors; their sum
-//! is lower than that of GGML's blocks, but for single blocks and for what the rounding of scales leaves. With weights of
-//! importance `Q4_0`, `Q4_1`, `Q5_0` and `Q5_1` are searched for too.
+//! `Q5_1` and `MXFP4` are bit-equal with the Python package `gguf`. The k-quants, `IQ4_NL` and `IQ4_XS` choose scales
+//! by a weighted least-squares search (`search`, `symmetric`, `affine`) with GGML's weights for the squared errors;
+//! their sum is lower than that of GGML's blocks, but for single blocks and for what the rounding of scales leaves.
+//! With weights of importance `Q4_0`, `Q4_1`, `Q5_0` and `Q5_1` are searched for too.
 //!
-//! **What the caller refuses.** NaN, infinities and magnitudes over [`BlockFormat::largest`] have no meaning in a format
-//! that has scales: they are packed into some block, without a panic, and the elements of that block are lost.
+//! **What the caller refuses.** NaN, infinities and magnitudes over [`BlockFormat::largest`] have no meaning in a
+//! format that has scales: they are packed into some block, without a panic, and the elements of that block are lost.
 //!
 //! ```
 //! use smallmind_kernels::blocks::BlockFormat;

@@ -9,9 +9,9 @@
 //! ```
 //!
 //! Packed as the Python package `gguf` does: `e` is `⌊log₂ of the greatest magnitude⌋ + 125`, so that this magnitude is
-//! between 4 and 8 in units of E2M1; each code is that of the nearest value, the first of two that are equally near. The
-//! error is at most a quarter of the block's greatest magnitude: where it is 8 in these units, and 6 is stored. Blocks
-//! below 2⁻¹²⁵ get `e = 0`.
+//! between 4 and 8 in units of E2M1; each code is that of the nearest value, the first of two that are equally near.
+//! The error is at most a quarter of the block's greatest magnitude: where it is 8 in these units, and 6 is stored.
+//! Blocks below 2⁻¹²⁵ get `e = 0`.
 
 use super::bits::{Fields, FieldsMut, join, split};
 use super::{Block, Importance, Layout};

@@ -10,8 +10,8 @@
 //!
 //! Without importance it is packed as the Python package `gguf` does: `m` is the least element, `d` the distance of the
 //! greatest one over 15, codes are `⌊(x − m)/d + ½⌋` with `m` and `d` as they are before they are rounded to `f16`. The
-//! error is at most `d/2`, plus `2⁻¹¹` of the magnitudes of `15 · d` and `m` while they are normal `f16`. With importance
-//! scale and minimum are searched for.
+//! error is at most `d/2`, plus `2⁻¹¹` of the magnitudes of `15 · d` and `m` while they are normal `f16`. With
+//! importance scale and minimum are searched for.
 
 use half::f16;
 

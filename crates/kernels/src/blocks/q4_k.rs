@@ -10,8 +10,9 @@
 //! xᵢ = (d · scaleⱼ) · codeᵢ − dmin · minimumⱼ        j = i / 32
 //! ```
 //!
-//! Packed by the search of `affine`. Weights of the squared errors are `σ + |x|`, σ being the root of the sub-block's mean
-//! square, or with importance `importance · √(σ² + x²)`, σ² being twice the super-block's mean square; both are GGML's.
+//! Packed by the search of `affine`. Weights of the squared errors are `σ + |x|`, σ being the root of the sub-block's
+//! mean square, or with importance `importance · √(σ² + x²)`, σ² being twice the super-block's mean square; both are
+//! GGML's.
 
 use half::f16;
 

@@ -9,9 +9,9 @@
 //! ```
 //!
 //! Without importance it is packed as the Python package `gguf` does: the element of greatest magnitude becomes code 0
-//! (−16 · d, so `d` has the opposite sign), codes are `⌊x/d + 16.5⌋`, the sum rounded once, with `d` as it is before it is
-//! rounded to `f16`. The error is at most about `|d|`: 1/16 of the block's greatest magnitude, at a magnitude equal to it
-//! and of the other sign. With importance the scale is searched for.
+//! (−16 · d, so `d` has the opposite sign), codes are `⌊x/d + 16.5⌋`, the sum rounded once, with `d` as it is before it
+//! is rounded to `f16`. The error is at most about `|d|`: 1/16 of the block's greatest magnitude, at a magnitude equal
+//! to it and of the other sign. With importance the scale is searched for.
 
 use half::f16;
 

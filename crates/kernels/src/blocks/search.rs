@@ -1,8 +1,8 @@
-//! What the searches for scales share: blocks brought to unit size, weights, values that codes stand for, and the fit of
-//! one scale.
+//! What the searches for scales share: blocks brought to unit size, weights, values that codes stand for, and the fit
+//! of one scale.
 //!
-//! A search minimises the weighted squared error `Σ wᵢ (xᵢ − s·q(xᵢ/s))²` over the scale `s`, `q` being the nearest value
-//! that a code stands for. The error jumps where an element changes its code and is a parabola between, so:
+//! A search minimises the weighted squared error `Σ wᵢ (xᵢ − s·q(xᵢ/s))²` over the scale `s`, `q` being the nearest
+//! value that a code stands for. The error jumps where an element changes its code and is a parabola between, so:
 //!
 //! ```text
 //! for trial scales around the one that brings the most extreme element to the end of the codes:

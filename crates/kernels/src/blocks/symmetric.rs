@@ -1,7 +1,7 @@
 //! The search for the scales of super-blocks without minima: `Q3_K`, `Q6_K`, `IQ4_XS`.
 //!
-//! Element `i` of sub-block `j` is stored as `d · stepⱼ · qᵢ`, with `d` in `f16`, an integer `stepⱼ`, and a value `qᵢ` that a
-//! code stands for:
+//! Element `i` of sub-block `j` is stored as `d · stepⱼ · qᵢ`, with `d` in `f16`, an integer `stepⱼ`, and a value `qᵢ`
+//! that a code stands for:
 //!
 //! ```text
 //! sⱼ ← fit of each sub-block by itself
@@ -15,8 +15,8 @@
 //! the best d and steps of all
 //! ```
 //!
-//! GGML rounds `sⱼ / d` and stops there. Trying the neighbours, with the codes that each leads to, makes good for what the
-//! rounding of the scales costs.
+//! GGML rounds `sⱼ / d` and stops there. Trying the neighbours, with the codes that each leads to, makes good for what
+//! the rounding of the scales costs.
 
 use half::f16;
 

@@ -54,8 +54,8 @@ fn errors_on_normal_rows_are_in_their_bands() {
 
 #[test]
 fn errors_of_elements_are_bounded() {
-    // The greatest error as a share of the block's greatest magnitude, for the formats whose codes are rounded without a
-    // search; a minimum doubles what the codes span.
+    // The greatest error as a share of the block's greatest magnitude, for the formats whose codes are rounded without
+    // a search; a minimum doubles what the codes span.
     let bounds = [
         (BlockFormat::Q8_0, 1.0 / 254.0 + 1.0 / 2048.0),
         (BlockFormat::Q4_0, 1.0 / 8.0 + 1.0 / 2048.0),
