@@ -91,6 +91,7 @@
 //! | module | kernels |
 //! |---|---|
 //! | [`matmul`] | matrix products in all layouts, with scale, bias and residual |
+//! | [`blocks`] | GGML's block formats: unpacking and packing of rows |
 //! | [`attention`], [`softmax`] | causal attention over grouped heads, and its masked softmax |
 //! | [`norm`] | LayerNorm and RMSNorm, the residual addition fused |
 //! | [`rope`] | rotary position embedding |
@@ -103,12 +104,13 @@
 //!
 //! # Reading order
 //!
-//! `matrix`, `part`, `format`; `row_ops` and the row-wise kernels over it ([`elementwise`], [`norm`], [`rope`],
+//! `matrix`, `part`, `format`; [`blocks`]; `row_ops` and the row-wise kernels over it ([`elementwise`], [`norm`], [`rope`],
 //! [`activation`], [`loss`], [`optimizer`], [`dropout`]); [`matmul`], which states an order of its own; [`embedding`],
 //! [`softmax`], [`attention`]; [`reference`](mod@reference). Each uses only those before it.
 
 pub mod activation;
 pub mod attention;
+pub mod blocks;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;

@@ -1,0 +1,76 @@
+//! `Q4_0`: 32 codes of 4 bits and a scale.
+//!
+//! ```text
+//! byte  0 .. 2    d         f16
+//!       2 .. 18   code ᵢ in bits 3 .. 0 of byte i, code ᵢ₊₁₆ in bits 7 .. 4
+//!
+//! xᵢ = d · (codeᵢ − 8)
+//! ```
+//!
+//! Without importance it is packed as the Python package `gguf` does: the element of greatest magnitude becomes code 0
+//! (−8 · d, so `d` has the opposite sign), codes are `⌊x/d + 8.5⌋`, the sum rounded once, with `d` as it is before it
+//! is rounded to `f16`. The error is at most about `|d|`: 1/8 of the block's greatest magnitude, at a magnitude equal
+//! to it and of the other sign. With importance the scale is searched for.
+
+use half::f16;
+
+use super::bits::{Fields, FieldsMut, join, split, widen};
+use super::search::{Integers, Scaled, fit_rounded, inverse, most_extreme, weights};
+use super::{Block, Importance, Layout};
+
+pub(super) const BLOCK: Block = Block { elements: 32, bytes: 2 + 16 };
+
+/// The integers that codes stand for.
+const INTEGERS: Integers = Integers { low: -8.0, high: 7.0 };
+
+/// A block of `Q4_0`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Q4_0 {
+    /// The scale.
+    pub d: f16,
+    /// The elements over the scale, plus 8: below 16.
+    pub codes: [u8; 32],
+}
+
+impl Layout<{ BLOCK.bytes }, { BLOCK.elements }> for Q4_0 {
+    #[inline]
+    fn read(bytes: &[u8; BLOCK.bytes]) -> Self {
+        let mut fields = Fields(bytes);
+        let d = fields.f16();
+        let mut codes = [0; 32];
+        split::<4>(&fields.bytes::<16>(), &mut codes);
+        Self { d, codes }
+    }
+
+    #[inline]
+    fn write(&self, bytes: &mut [u8; BLOCK.bytes]) {
+        let mut lower = [0; 16];
+        join::<4>(&self.codes, &mut lower);
+        let mut fields = FieldsMut(bytes);
+        fields.f16(self.d);
+        fields.bytes(&lower);
+    }
+
+    #[inline]
+    fn values(&self, out: &mut [f32; BLOCK.elements]) {
+        let d = widen(self.d);
+        for (out, code) in out.iter_mut().zip(self.codes) {
+            *out = (f32::from(code) - 8.0) * d;
+        }
+    }
+
+    fn quantize(x: &[f32; BLOCK.elements], importance: Option<Importance<'_, 32>>) -> Self {
+        let Some(importance) = importance else {
+            let d = most_extreme(x) / -8.0;
+            let inverse = f64::from(inverse(d));
+            // The product is exact in `f64`, as in a fused multiply-add.
+            let codes = x.map(|x| ((f64::from(x) * inverse + 8.5) as f32 as u8).min(15));
+            return Self { d: f16::from_f32(d), codes };
+        };
+        let scaled = Scaled::new(x);
+        let weights = weights(importance.weights, scaled.rms(importance.row_rms), &scaled.x);
+        let (d, step) = fit_rounded(&scaled, &weights, INTEGERS);
+        let inverse = inverse(step);
+        Self { d, codes: scaled.x.map(|x| INTEGERS.code(x * inverse)) }
+    }
+}

@@ -1,0 +1,98 @@
+//! `Q5_K`: 256 codes of 5 bits; a scale and a minimum of 6 bits for every 32.
+//!
+//! ```text
+//! byte  0 .. 2    d      f16
+//!       2 .. 4    dmin   f16
+//!       4 .. 16   eight scales and eight minima of 6 bits, as `bits::read_six_bits` draws them
+//!      16 .. 48   bit k of byte b is bit 4 of the code of element 32k + b
+//!      48 .. 176  four quarters of 64 elements, 32 bytes each: bits 3 .. 0 of the code of element b of the
+//!                 quarter in bits 3 .. 0 of byte b, of element 32 + b in bits 7 .. 4
+//!
+//! xᵢ = (d · scaleⱼ) · codeᵢ − dmin · minimumⱼ        j = i / 32
+//! ```
+//!
+//! Packed as `Q4_K` is, with the same weights.
+
+use half::f16;
+
+use super::affine::{Lines, Storage};
+use super::bits::{Fields, FieldsMut, join, read_six_bits, split, widen, write_six_bits};
+use super::q4_k::scales;
+use super::search::{Integers, inverse};
+use super::{Block, Importance, Layout, SUPER_BLOCK};
+
+pub(super) const BLOCK: Block = Block { elements: SUPER_BLOCK, bytes: 2 + 2 + 12 + 32 + 128 };
+
+const SUBS: usize = 8;
+const STORAGE: Storage = Storage { codes: 31.0, steps: 63.0, reach: 1 };
+
+/// A block of `Q5_K`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Q5K {
+    /// The scale of the scales.
+    pub d: f16,
+    /// The scale of the minima.
+    pub dmin: f16,
+    /// A scale for every 32 elements, below 64.
+    pub scales: [u8; SUBS],
+    /// What is subtracted from every 32 elements, below 64.
+    pub mins: [u8; SUBS],
+    /// Below 32.
+    pub codes: [u8; SUPER_BLOCK],
+}
+
+impl Layout<{ BLOCK.bytes }, { BLOCK.elements }> for Q5K {
+    #[inline]
+    fn read(bytes: &[u8; BLOCK.bytes]) -> Self {
+        let mut fields = Fields(bytes);
+        let (d, dmin) = (fields.f16(), fields.f16());
+        let (scales, mins) = read_six_bits(&fields.bytes());
+        let (mut codes, mut bits) = ([0; SUPER_BLOCK], [0; SUPER_BLOCK]);
+        split::<1>(&fields.bytes::<32>(), &mut bits);
+        for (bytes, codes) in fields.bytes::<128>().chunks_exact(32).zip(codes.chunks_exact_mut(64)) {
+            split::<4>(bytes, codes);
+        }
+        codes.iter_mut().zip(bits).for_each(|(code, bit)| *code |= bit << 4);
+        Self { d, dmin, scales, mins, codes }
+    }
+
+    #[inline]
+    fn write(&self, bytes: &mut [u8; BLOCK.bytes]) {
+        let (mut upper, mut lower) = ([0; 32], [0; 128]);
+        join::<1>(&self.codes.map(|code| code >> 4), &mut upper);
+        for (bytes, codes) in lower.chunks_exact_mut(32).zip(self.codes.chunks_exact(64)) {
+            join::<4>(codes, bytes);
+        }
+        let mut fields = FieldsMut(bytes);
+        fields.f16(self.d);
+        fields.f16(self.dmin);
+        fields.bytes(&write_six_bits(&self.scales, &self.mins));
+        fields.bytes(&upper);
+        fields.bytes(&lower);
+    }
+
+    #[inline]
+    fn values(&self, out: &mut [f32; BLOCK.elements]) {
+        let (d, dmin) = (widen(self.d), widen(self.dmin));
+        for (j, (out, codes)) in out.chunks_exact_mut(32).zip(self.codes.chunks_exact(32)).enumerate() {
+            let (scale, min) = (d * f32::from(self.scales[j]), dmin * f32::from(self.mins[j]));
+            for (out, code) in out.iter_mut().zip(codes) {
+                *out = scale * f32::from(*code) - min;
+            }
+        }
+    }
+
+    fn quantize(x: &[f32; BLOCK.elements], importance: Option<Importance<'_, SUPER_BLOCK>>) -> Self {
+        let (block, lines) = scales(x, importance, STORAGE);
+        let Lines { d, dmin, steps, falls, lines } = lines;
+        let codes = Integers { low: 0.0, high: STORAGE.codes };
+        let code = |i: usize| codes.code((block.x[i] + lines[i / 32].drop) * inverse(lines[i / 32].scale));
+        Self {
+            d,
+            dmin,
+            scales: steps.map(|step| step as u8),
+            mins: falls.map(|fall| fall as u8),
+            codes: std::array::from_fn(code),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! `Q8_0`: 32 signed bytes and a scale.
+//!
+//! ```text
+//! byte  0 .. 2    d        f16
+//!       2 .. 34   code ᵢ   i8, −127 to 127
+//!
+//! xᵢ = d · codeᵢ
+//! ```
+//!
+//! Packed as GGML's reference does: `d` is the greatest magnitude over 127, codes are rounded half away from zero with
+//! `d` as it is before it is rounded to `f16`. The error is at most `(1/254 + 2⁻¹¹)` of the block's greatest magnitude
+//! while `d` is a normal `f16`.
+
+use half::f16;
+
+use super::bits::{Fields, FieldsMut, widen};
+use super::search::inverse;
+use super::{Block, Importance, Layout};
+
+pub(super) const BLOCK: Block = Block { elements: 32, bytes: 2 + 32 };
+
+/// A block of `Q8_0`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Q8_0 {
+    /// The scale.
+    pub d: f16,
+    /// The elements over the scale.
+    pub codes: [i8; 32],
+}
+
+impl Layout<{ BLOCK.bytes }, { BLOCK.elements }> for Q8_0 {
+    #[inline]
+    fn read(bytes: &[u8; BLOCK.bytes]) -> Self {
+        let mut fields = Fields(bytes);
+        Self { d: fields.f16(), codes: fields.bytes::<32>().map(|byte| byte as i8) }
+    }
+
+    #[inline]
+    fn write(&self, bytes: &mut [u8; BLOCK.bytes]) {
+        let mut fields = FieldsMut(bytes);
+        fields.f16(self.d);
+        fields.bytes(&self.codes.map(|code| code as u8));
+    }
+
+    #[inline]
+    fn values(&self, out: &mut [f32; BLOCK.elements]) {
+        let d = widen(self.d);
+        for (out, code) in out.iter_mut().zip(self.codes) {
+            *out = f32::from(code) * d;
+        }
+    }
+
+    fn quantize(x: &[f32; BLOCK.elements], _importance: Option<Importance<'_, 32>>) -> Self {
+        let d = x.iter().fold(0.0_f32, |most, x| most.max(x.abs())) / 127.0;
+        let inverse = inverse(d);
+        Self { d: f16::from_f32(d), codes: x.map(|x| (x * inverse).round() as i8) }
+    }
+}

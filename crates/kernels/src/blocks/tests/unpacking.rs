@@ -1,0 +1,99 @@
+//! Bytes to numbers.
+
+use half::f16;
+
+use super::*;
+use crate::reference::blocks::unpacked as twin;
+
+/// Blocks and their values by `gguf`.
+fn goldens() -> Vec<(BlockFormat, Vec<u8>, Vec<f32>)> {
+    let files = [
+        (BlockFormat::F16, golden!("unpack-f16")),
+        (BlockFormat::Bf16, golden!("unpack-bf16")),
+        (BlockFormat::Q8_0, golden!("unpack-q8_0")),
+        (BlockFormat::Q4_0, golden!("unpack-q4_0")),
+        (BlockFormat::Q4_1, golden!("unpack-q4_1")),
+        (BlockFormat::Q5_0, golden!("unpack-q5_0")),
+        (BlockFormat::Q5_1, golden!("unpack-q5_1")),
+        (BlockFormat::Q2K, golden!("unpack-q2_k")),
+        (BlockFormat::Q3K, golden!("unpack-q3_k")),
+        (BlockFormat::Q4K, golden!("unpack-q4_k")),
+        (BlockFormat::Q5K, golden!("unpack-q5_k")),
+        (BlockFormat::Q6K, golden!("unpack-q6_k")),
+        (BlockFormat::Iq4Nl, golden!("unpack-iq4_nl")),
+        (BlockFormat::Iq4Xs, golden!("unpack-iq4_xs")),
+        (BlockFormat::Mxfp4, golden!("unpack-mxfp4")),
+    ];
+    let read = |(format, file): (BlockFormat, &[u8])| {
+        let Block { elements, bytes } = format.block();
+        let (blocks, values) = file.split_at(file.len() / (bytes + 4 * elements) * bytes);
+        (format, blocks.to_vec(), floats(values))
+    };
+    files.into_iter().map(read).collect()
+}
+
+#[test]
+fn random_bytes_have_the_bits_of_gguf() {
+    for (format, bytes, want) in goldens() {
+        assert!(want.len() >= 900, "{format}");
+        let got = unpacked(format, &bytes);
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert_eq!(got.to_bits(), want.to_bits(), "{format}, element {i}: {got} instead of {want}");
+        }
+        assert_eq!(got.len(), want.len());
+    }
+}
+
+#[test]
+fn random_bytes_are_near_the_twin() {
+    for (format, bytes, _) in goldens() {
+        let got = unpacked(format, &bytes);
+        let want = twin(format, &bytes);
+        // Products and sums of magnitudes up to the block's greatest product are rounded at most four times; a minimum
+        // may cancel them.
+        let block = format.block().elements.max(8);
+        for (start, (got, want)) in got.chunks(block).zip(want.chunks(block)).enumerate() {
+            let most = want.iter().fold(0.0_f64, |most, x| most.max(x.abs()));
+            for (i, (got, want)) in got.iter().zip(want).enumerate() {
+                let bound = most * 4.0 * f64::from(f32::EPSILON);
+                let i = start * block + i;
+                assert!((f64::from(*got) - want).abs() <= bound, "{format}, element {i}: {got} instead of {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_block_is_written_as_it_was_read() {
+    fn again<const BYTES: usize, const ELEMENTS: usize, L: Layout<BYTES, ELEMENTS>>(bytes: &[u8]) -> Vec<u8> {
+        let write = |bytes| {
+            let mut out = [0xa5; BYTES];
+            L::read(bytes).write(&mut out);
+            out
+        };
+        bytes.as_chunks::<BYTES>().0.iter().flat_map(write).collect()
+    }
+    for (format, bytes, _) in goldens() {
+        // The scales' patterns of infinities and NaN too.
+        for flip in [0, 0xff, 0x3c] {
+            let bytes: Vec<u8> = bytes.iter().map(|byte| byte ^ flip).collect();
+            assert_eq!(with_layout!(format, again(&bytes)), bytes, "{format}");
+        }
+    }
+}
+
+#[test]
+fn halves_are_widened_exactly() {
+    for bits in 0..=u16::MAX {
+        let (got, want) = (bits::widen(f16::from_bits(bits)), f16::from_bits(bits).to_f32());
+        assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{bits:#06x}: {got}, {want}");
+    }
+}
+
+#[test]
+fn scales_that_are_not_finite_do_not_panic() {
+    for format in BlockFormat::ALL {
+        let bytes = vec![0xff; 2 * format.block().bytes];
+        assert_eq!(unpacked(format, &bytes).len(), 2 * format.block().elements);
+    }
+}
