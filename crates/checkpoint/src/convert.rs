@@ -87,6 +87,27 @@ fn native_u16(buffer: &mut [u64], n: usize) -> &mut [u16] {
     halves
 }
 
+/// Fills `out` with elements of a type for which [`Dtype::is_float`] holds. `read` fills a buffer with the stored bytes
+/// from so many bytes behind the first element on.
+pub(crate) fn read_floats<E>(
+    dtype: Dtype,
+    out: &mut [f32],
+    mut read: impl FnMut(&mut [u8], u64) -> Result<(), E>,
+) -> Result<(), E> {
+    if dtype == Dtype::F32 && cfg!(target_endian = "little") {
+        return read(bytemuck::cast_slice_mut(out), 0);
+    }
+    let mut buffer = ChunkBuffer::new();
+    let mut at = 0;
+    for part in out.chunks_mut(CHUNK) {
+        let bytes = part.len() * dtype.size();
+        read(buffer.bytes(bytes), at)?;
+        buffer.decode(dtype, part);
+        at += bytes as u64;
+    }
+    Ok(())
+}
+
 /// The index of the first element that is NaN or infinite.
 pub(crate) fn first_non_finite(values: &[f32]) -> Option<usize> {
     for (chunk, part) in values.chunks(CHUNK).enumerate() {

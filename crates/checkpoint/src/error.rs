@@ -7,8 +7,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::Dtype;
 use crate::message::{advice, describe, did_you_mean, quote};
+use crate::{Dtype, GgufFault, GgufPlace, TensorFormat};
 
 /// Why a file or a folder could not be read, checked or written.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,18 @@ pub enum CheckpointError {
         offset: u64,
         /// What is wrong.
         fault: HeaderFault,
+    },
+    /// A GGUF file can't be accepted or read.
+    #[error("{path}: GGUF, byte {offset}, {place}: {fault}")]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// Which field, key or tensor.
+        place: Box<GgufPlace>,
+        /// What is wrong.
+        fault: GgufFault,
     },
     /// One tensor can't be accepted or read.
     #[error("{path}: tensor {}: {fault}", quote(tensor))]
@@ -294,12 +306,30 @@ pub enum TensorFault {
         wanted: usize,
     },
     /// The type has no conversion to the one wanted.
-    #[error("dtype {found} can't be read as {wanted}")]
+    #[error("type {found} can't be read as {wanted}")]
     WrongDtype {
         /// The type in the file.
-        found: Dtype,
+        found: TensorFormat,
         /// What it should be.
         wanted: &'static str,
+    },
+    /// Bytes or rows behind the tensor's last are asked for.
+    #[error("{unit} up to {end} are asked for, it has {available}")]
+    OutsideTensor {
+        /// `bytes` or `rows`.
+        unit: &'static str,
+        /// Behind the last one asked for.
+        end: u64,
+        /// How many there are.
+        available: u64,
+    },
+    /// The buffer to read rows into holds no whole number of them.
+    #[error("rows have {row} elements, a buffer of {wanted} holds no whole number of them")]
+    PartialRows {
+        /// Elements of a row.
+        row: usize,
+        /// Elements of the buffer.
+        wanted: usize,
     },
     /// A value is NaN or infinite.
     #[error("element {index} is {value}: the weights are damaged or come from a run that diverged")]
@@ -449,6 +479,21 @@ pub enum WriteFault {
         /// Elements handed over.
         found: usize,
     },
+    /// More bytes or fewer than shape and type take.
+    #[error("shape {shape} of {format} takes {expected} bytes, {found} were handed over")]
+    WrongBytes {
+        /// The shape.
+        shape: String,
+        /// The type.
+        format: TensorFormat,
+        /// Bytes by shape and type.
+        expected: u64,
+        /// Bytes handed over.
+        found: u64,
+    },
+    /// What no GGUF file can hold.
+    #[error("{0}")]
+    Gguf(GgufFault),
     /// More dimensions or tensors, or more text, than the reader accepts.
     #[error("over the limit of {limit} {what}")]
     OverLimit {
@@ -471,6 +516,11 @@ impl CheckpointError {
         CheckpointError::Tensor { path: path.to_path_buf(), tensor: tensor.to_owned(), fault }
     }
 
+    /// An error about a GGUF file.
+    pub(crate) fn gguf(path: &Path, offset: u64, place: GgufPlace, fault: GgufFault) -> Self {
+        CheckpointError::Gguf { path: path.to_path_buf(), offset, place: Box::new(place), fault }
+    }
+
     /// Whether the cause is the content of a file, not the system or the caller.
     ///
     /// The command line ends with the code for "bad model or data file" then.
@@ -479,6 +529,7 @@ impl CheckpointError {
             Self::Io { .. } | Self::Unwritable { .. } => false,
             Self::Missing { .. }
             | Self::Header { .. }
+            | Self::Gguf { .. }
             | Self::Tensor { .. }
             | Self::Json { .. }
             | Self::Index { .. }

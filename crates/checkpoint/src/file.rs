@@ -1,14 +1,13 @@
 //! One safetensors file, open for reading.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::convert::{CHUNK, ChunkBuffer, first_non_finite};
+use crate::convert::{first_non_finite, read_floats};
 use crate::error::{CheckpointError, HeaderFault, TensorFault};
 use crate::header::{Header, LENGTH_BYTES, MAX_HEADER_BYTES, parse_header};
-use crate::positioned::PositionedFile;
+use crate::positioned::{PositionedFile, ReadAt, open_file};
 use crate::{Dtype, did_you_mean};
 
 /// A tensor in a file.
@@ -50,15 +49,7 @@ impl TensorFile {
     /// Opens a file and checks its header against its size.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
-        // The check comes before opening, since opening a pipe would block.
-        let kind = fs::metadata(path).map_err(CheckpointError::io(path, "open"))?;
-        if !kind.is_file() {
-            let what = "not a file; name a .safetensors file";
-            return Err(CheckpointError::Missing { path: path.to_path_buf(), what });
-        }
-        let opened = File::open(path).map_err(CheckpointError::io(path, "open"))?;
-        let len = opened.metadata().map_err(CheckpointError::io(path, "read the size of"))?.len();
-        let file = PositionedFile::new(opened);
+        let (file, len) = open_file(path, "not a file; name a .safetensors file")?;
         let json = read_header(path, &file, len)?;
         let data_bytes = len - LENGTH_BYTES - json.len() as u64;
         let header = parse_header(path, &json, data_bytes)?;
@@ -87,7 +78,9 @@ impl TensorFile {
 
     /// The tensor of that name; the error names the nearest one.
     pub fn info(&self, name: &str) -> Result<&TensorInfo, CheckpointError> {
-        self.find(name).ok_or_else(|| not_found(&self.path, name, self.tensors()))
+        self.find(name).ok_or_else(|| {
+            not_found(&self.path, name, self.tensors().len(), self.tensors().map(|info| info.name.as_str()))
+        })
     }
 
     /// The stored bytes of a tensor, little endian.
@@ -113,21 +106,10 @@ impl TensorFile {
     pub fn read_f32(&self, name: &str, out: &mut [f32]) -> Result<(), CheckpointError> {
         let info = self.info(name)?;
         if !info.dtype.is_float() {
-            return Err(self.fault(info, TensorFault::WrongDtype { found: info.dtype, wanted: "f32" }));
+            return Err(self.fault(info, TensorFault::WrongDtype { found: info.dtype.into(), wanted: "f32" }));
         }
         self.check_length(info, out.len())?;
-        if info.dtype == Dtype::F32 && cfg!(target_endian = "little") {
-            return self.read_at(info, bytemuck::cast_slice_mut(out), 0);
-        }
-        let mut buffer = ChunkBuffer::new();
-        let mut at = 0;
-        for part in out.chunks_mut(CHUNK) {
-            let bytes = part.len() * info.dtype.size();
-            self.read_at(info, buffer.bytes(bytes), at)?;
-            buffer.decode(info.dtype, part);
-            at += bytes as u64;
-        }
-        Ok(())
+        read_floats(info.dtype, out, |bytes, at| self.read_at(info, bytes, at))
     }
 
     /// As [`read_f32`](Self::read_f32); refuses NaN and infinities, and names the first.
@@ -145,7 +127,7 @@ impl TensorFile {
     pub fn read_i64(&self, name: &str, out: &mut [i64]) -> Result<(), CheckpointError> {
         let info = self.info(name)?;
         if info.dtype != Dtype::I64 {
-            return Err(self.fault(info, TensorFault::WrongDtype { found: info.dtype, wanted: "i64" }));
+            return Err(self.fault(info, TensorFault::WrongDtype { found: info.dtype.into(), wanted: "i64" }));
         }
         self.check_length(info, out.len())?;
         self.read_at(info, bytemuck::cast_slice_mut(out), 0)?;
@@ -172,7 +154,7 @@ impl TensorFile {
     }
 
     /// Fills `out` from byte `at` of a tensor's data on.
-    fn read_at(&self, info: &TensorInfo, out: &mut [u8], at: u64) -> Result<(), CheckpointError> {
+    pub(crate) fn read_at(&self, info: &TensorInfo, out: &mut [u8], at: u64) -> Result<(), CheckpointError> {
         self.file.read_exact_at(out, info.offset + at).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => self.fault(info, TensorFault::CutShort { end: info.offset + info.bytes }),
             _ => CheckpointError::io(&self.path, "read")(error),
@@ -180,14 +162,14 @@ impl TensorFile {
     }
 }
 
-/// The error for a name that is not among `tensors`.
+/// The error for a name that is not among `count` names.
 pub(crate) fn not_found<'a>(
     path: &Path,
     name: &str,
-    tensors: impl ExactSizeIterator<Item = &'a TensorInfo>,
+    count: usize,
+    names: impl Iterator<Item = &'a str>,
 ) -> CheckpointError {
-    let count = tensors.len();
-    let suggestion = did_you_mean(name, tensors.map(|info| info.name.as_str())).map(str::to_owned);
+    let suggestion = did_you_mean(name, names).map(str::to_owned);
     CheckpointError::tensor(path, name, TensorFault::NotFound { count, suggestion })
 }
 
@@ -218,10 +200,15 @@ fn read_header(path: &Path, file: &PositionedFile, len: u64) -> Result<Vec<u8>, 
     Ok(json)
 }
 
-/// What a file that is not a safetensors file seems to be, by its first bytes.
-fn other_format(start: &[u8]) -> Option<&'static str> {
-    const KNOWN: [(&[u8], &str); 7] = [
+/// What a file that is not of the format wanted seems to be, by its first bytes.
+pub(crate) fn other_format(start: &[u8]) -> Option<&'static str> {
+    const OLD_GGML: &str = "a GGML file from before GGUF; convert the model again";
+    const KNOWN: [(&[u8], &str); 11] = [
         (b"GGUF", "a GGUF file"),
+        (b"FUGG", "a GGUF file with its bytes swapped"),
+        (b"lmgg", OLD_GGML),
+        (b"fmgg", OLD_GGML),
+        (b"tjgg", OLD_GGML),
         (b"PK\x03\x04", "a zip archive or a PyTorch checkpoint; convert it to safetensors"),
         (b"\x80\x02", "a Python pickle; convert it to safetensors"),
         (b"version https://", "a Git LFS pointer; fetch the file itself with `git lfs pull`"),
@@ -229,5 +216,6 @@ fn other_format(start: &[u8]) -> Option<&'static str> {
         (b"\x1f\x8b", "a gzip archive; unpack it"),
         (b"{", "JSON without the length before it"),
     ];
-    KNOWN.iter().find(|(magic, _)| start.starts_with(magic)).map(|&(_, what)| what)
+    let known = KNOWN.iter().find(|(magic, _)| start.starts_with(magic)).map(|&(_, what)| what);
+    known.or_else(|| (start.get(8) == Some(&b'{')).then_some("a safetensors file"))
 }

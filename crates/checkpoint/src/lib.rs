@@ -74,6 +74,9 @@
 //! # Ok(()) }
 //! ```
 //!
+//! **Other files.** [`GgufFile`] reads GGUF, [`GgufWriter`] writes it. [`TensorSource`] is what [`WeightFiles`] and
+//! [`GgufFile`] have in common.
+//!
 //! # What it holds to
 //!
 //! * No content of a file can make it panic, take longer than a second, or take more memory than the file's size plus
@@ -92,6 +95,7 @@ mod error;
 mod file;
 mod file_system;
 mod folder;
+mod gguf;
 mod header;
 mod json;
 mod layout;
@@ -100,6 +104,7 @@ mod message;
 mod positioned;
 mod rolling;
 mod suggest;
+mod tensor_source;
 mod text;
 mod weight_files;
 mod write;
@@ -110,6 +115,12 @@ pub use error::{CheckpointError, DamageFault, HeaderFault, IndexFault, JsonFault
 pub use file::{TensorFile, TensorInfo};
 pub use file_system::{Disk, FileSystem, SystemFile};
 pub use folder::{CONFIG_FILE, GENERATION_FILE, INDEX_FILE, ModelFolder, TOKENIZER_FILE, WEIGHTS_FILE, read_config};
+pub use gguf::{
+    DEFAULT_GGUF_ALIGNMENT, FromGguf, GgmlType, GgufArray, GgufData, GgufFault, GgufFile, GgufHeader, GgufMetadata,
+    GgufPlace, GgufStrings, GgufTensor, GgufValue, GgufValueType, GgufWriter, MAX_GGUF_ALIGNMENT, MAX_GGUF_ARRAY_DEPTH,
+    MAX_GGUF_HEADER_BYTES, MAX_GGUF_KEY_BYTES, MAX_GGUF_KEYS, MAX_GGUF_NAME_BYTES, MAX_GGUF_NESTED_ARRAYS,
+    MAX_GGUF_RANK, parse_gguf_header,
+};
 pub use header::{
     Header, MAX_HEADER_BYTES, MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_RANK, MAX_STRING_BYTES, MAX_TENSORS, parse_header,
 };
@@ -117,6 +128,7 @@ pub use json::{MAX_JSON_BYTES, parse_json, read_json};
 pub use manifest::{FileRecord, MANIFEST_FILE, Manifest, verify_folder};
 pub use rolling::{Latest, Published, Rolling, ValidCheckpoint};
 pub use suggest::did_you_mean;
+pub use tensor_source::{StoredTensor, TensorFormat, TensorSource};
 pub use text::{json_problem, without_byte_order_mark};
 pub use weight_files::{MAX_SHARDS, WeightFiles};
 pub use write::{TensorData, TensorWriter};

@@ -10,7 +10,8 @@ use crate::error::{CheckpointError, IndexFault};
 use crate::file::not_found;
 use crate::header::MAX_TENSORS;
 use crate::json::read_json;
-use crate::{TensorFile, TensorInfo};
+use crate::tensor_source::check_inside;
+use crate::{StoredTensor, TensorFile, TensorInfo, TensorSource};
 
 /// The most files of a model's weights.
 pub const MAX_SHARDS: usize = 512;
@@ -128,8 +129,32 @@ impl WeightFiles {
     }
 
     fn not_found(&self, name: &str) -> CheckpointError {
-        not_found(&self.path, name, self.tensors())
+        not_found(&self.path, name, self.tensors.len(), self.tensors().map(|info| info.name.as_str()))
     }
+}
+
+impl TensorSource for WeightFiles {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn tensors(&self) -> Box<dyn ExactSizeIterator<Item = StoredTensor<'_>> + '_> {
+        Box::new(self.tensors.iter().map(|(_, info)| stored(info)))
+    }
+
+    fn find(&self, name: &str) -> Option<StoredTensor<'_>> {
+        self.find(name).map(|(_, info)| stored(info))
+    }
+
+    fn read_at(&self, name: &str, at: u64, out: &mut [u8]) -> Result<(), CheckpointError> {
+        let &(shard, ref info) = self.find(name).ok_or_else(|| self.not_found(name))?;
+        check_inside(&self.path, &stored(info), at, out.len())?;
+        self.shards[shard].read_at(info, out, at)
+    }
+}
+
+fn stored(info: &TensorInfo) -> StoredTensor<'_> {
+    StoredTensor { name: &info.name, shape: &info.shape, format: info.dtype.into(), bytes: info.bytes }
 }
 
 /// The `weight_map` of an index: tensor name → file name, each file name checked to stay inside the folder.

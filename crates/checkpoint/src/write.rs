@@ -193,7 +193,13 @@ impl<'a> TensorWriter<'a> {
     }
 }
 
-fn write_data(name: &str, data: TensorData<'_>, buffer: &mut ChunkBuffer, out: &mut dyn Write) -> io::Result<()> {
+/// Writes the values of a tensor as they stand in a file.
+pub(crate) fn write_data(
+    name: &str,
+    data: TensorData<'_>,
+    buffer: &mut ChunkBuffer,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let native = cfg!(target_endian = "little");
     match data {
         TensorData::U8(values) => out.write_all(values),

@@ -2,6 +2,8 @@
 //! panic.
 
 mod common;
+#[path = "gguf/damaged.rs"]
+mod gguf;
 
 use std::path::Path;
 

@@ -1,6 +1,9 @@
-//! Malformed safetensors files: each is refused with the right variant and a message that says where and why.
+//! Malformed safetensors files, and in `gguf` malformed GGUF files: each is refused with the right variant and a message
+//! that says where and why.
 
 mod common;
+#[path = "gguf/malformed.rs"]
+mod gguf;
 
 use std::time::{Duration, Instant};
 

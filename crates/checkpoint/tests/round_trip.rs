@@ -1,6 +1,8 @@
 //! What is written is read back bit for bit, here and by the format's own library; what can't be stored is refused.
 
 mod common;
+#[path = "gguf/round_trip.rs"]
+mod gguf;
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,8 @@
 //! Files made by hand, and what tests need to run under an emulator.
 #![allow(dead_code)]
 
+pub mod gguf;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
