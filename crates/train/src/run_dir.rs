@@ -17,6 +17,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use smallmind_checkpoint::{CONFIG_FILE, Disk, FileSystem, TOKENIZER_FILE, WEIGHTS_FILE, clean_stale};
 
@@ -361,7 +363,7 @@ fn make_and_lock(run: &Path, made: &mut Made) -> Result<Lock, TrainError> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(write_error(&path)(error)),
         };
-        match file.try_lock() {
+        match lock_soon(&file) {
             // Another process removed this file, so its lock would have no effect.
             Ok(()) if !is_file_at(&file, &path) => {}
             Ok(()) => return Ok(Lock::Locked { _file: file }),
@@ -371,6 +373,18 @@ fn make_and_lock(run: &Path, made: &mut Made) -> Result<Lock, TrainError> {
         }
     }
     Err(TrainError::Busy(run.to_owned()))
+}
+
+/// Locks a file, or finds for a tenth of a second that it is locked: a process that is just being started holds the
+/// locks of the one that starts it, until it runs its own program.
+fn lock_soon(file: &File) -> Result<(), TryLockError> {
+    for _ in 0..20 {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
+            other => return other,
+        }
+    }
+    file.try_lock()
 }
 
 /// Whether locking failed because the file system has no locks.

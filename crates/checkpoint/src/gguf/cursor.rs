@@ -21,14 +21,14 @@ type Result<T> = std::result::Result<T, CheckpointError>;
 
 /// Numbers that lie in a file as they do in memory, but for the byte order.
 pub(super) trait Number: Pod + Zeroable {
-    /// From the file's byte order, which is little endian.
-    fn from_file(self) -> Self;
+    /// The number whose bytes are those of `self` in the order of the file, which is little endian.
+    fn in_native_order(self) -> Self;
 }
 
 macro_rules! numbers {
     ($($number:ty),*) => {$(
         impl Number for $number {
-            fn from_file(self) -> Self {
+            fn in_native_order(self) -> Self {
                 Self::from_le_bytes(bytemuck::cast(self))
             }
         }
@@ -101,7 +101,7 @@ impl<'f> Cursor<'f> {
     pub fn number<N: Number>(&mut self) -> Result<N> {
         let mut number = N::zeroed();
         self.read(bytemuck::bytes_of_mut(&mut number))?;
-        Ok(number.from_file())
+        Ok(number.in_native_order())
     }
 
     /// `count` numbers.
@@ -110,7 +110,7 @@ impl<'f> Cursor<'f> {
         let mut numbers = vec![N::zeroed(); count];
         self.read(bytemuck::cast_slice_mut(&mut numbers))?;
         if cfg!(target_endian = "big") {
-            numbers.iter_mut().for_each(|number| *number = number.from_file());
+            numbers.iter_mut().for_each(|number| *number = number.in_native_order());
         }
         Ok(numbers)
     }
