@@ -306,7 +306,7 @@ pub enum TensorFault {
         wanted: usize,
     },
     /// The type has no conversion to the one wanted.
-    #[error("type {found} can't be read as {wanted}")]
+    #[error("dtype {found} can't be read as {wanted}")]
     WrongDtype {
         /// The type in the file.
         found: TensorFormat,

@@ -228,7 +228,7 @@ impl<'a> GgufWriter<'a> {
     /// `out`.
     pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         let alignment = u64::from(self.alignment());
-        let mut header = Counted { out, written: 0, limit: MAX_GGUF_HEADER_BYTES };
+        let mut header = Counted { out, written: 0, limit: MAX_GGUF_HEADER_BYTES, what: "header" };
         self.write_header(&mut header, alignment)?;
         let written = header.written;
         if !self.tensors.is_empty() {
@@ -242,7 +242,7 @@ impl<'a> GgufWriter<'a> {
                 GgufData::Bf16(values) => write_data(name, TensorData::Bf16(values), &mut buffer, out)?,
                 GgufData::Stored(_, stored) => out.write_all(stored)?,
                 GgufData::Streamed(_, write) => {
-                    let mut counted = Counted { out, written: 0, limit: *bytes };
+                    let mut counted = Counted { out, written: 0, limit: *bytes, what: "tensor's data" };
                     write(&mut counted)?;
                     let written = counted.written;
                     if written != *bytes {
@@ -322,12 +322,14 @@ struct Counted<'w> {
     out: &'w mut dyn Write,
     written: u64,
     limit: u64,
+    /// What is written, for errors.
+    what: &'static str,
 }
 
 impl Write for Counted<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if bytes.len() as u64 > self.limit - self.written {
-            return Err(invalid(format!("more than the {} bytes that are allowed", self.limit)));
+            return Err(invalid(format!("the {} takes more than {} bytes", self.what, self.limit)));
         }
         let n = self.out.write(bytes)?;
         self.written += n as u64;
