@@ -3,7 +3,8 @@
 test `llama_cpp` of the model crate, which compares them with its own.
 
 It calls libllama through its C interface and needs no model. The npm package `@node-llama-cpp/linux-x64` ships the
-library (`npm pack`, unpack, `bins/linux-x64/libllama.*.so`); the Python package `llama-cpp-python` builds it.
+library (`npm pack`, unpack, `bins/linux-x64/libllama.*.so`). The signatures below are those of its version 3.22.1,
+llama.cpp v0.5.0; the penalties of earlier ones have no argument for the vocabulary.
 
     python3 benchmarks/sampling/llama_cpp.py --libllama libllama.so --out crates/model/tests/sampler/llama_cpp.json
     python3 benchmarks/sampling/llama_cpp.py --libllama libllama.so --each 2000 --vocabulary 300 --out /tmp/many.json
@@ -52,7 +53,7 @@ I32, U32, F32, SIZE = ctypes.c_int32, ctypes.c_uint32, ctypes.c_float, ctypes.c_
 DRY = "_Z30llama_sampler_init_dry_testingffiiRKSt6vectorIS_IiSaIiEESaIS1_EE"
 
 MAKERS = {
-    "llama_sampler_init_penalties": [I32, F32, F32, F32],
+    "llama_sampler_init_penalties": [I32, I32, F32, F32, F32],
     "llama_sampler_init_top_n_sigma": [F32],
     "llama_sampler_init_top_k": [I32],
     "llama_sampler_init_typical": [F32, SIZE],
@@ -75,11 +76,11 @@ class Samplers:
         self.library.llama_sampler_accept.argtypes = [ctypes.c_void_p, I32]
         self.library.llama_sampler_free.argtypes = [ctypes.c_void_p]
 
-    def make(self, processor, config):
+    def make(self, processor, config, vocabulary):
         library, keep = self.library, config.get("min_keep", 0)
         if processor == "penalties":
             penalties = [config.get(name, neutral) for name, neutral in PENALTIES]
-            return library.llama_sampler_init_penalties(config["repetition_window"], *penalties)
+            return library.llama_sampler_init_penalties(vocabulary, config["repetition_window"], *penalties)
         if processor == "dry":
             dry = config["dry"]
             inner = [Vector.of((I32 * len(breaker))(*breaker)) for breaker in dry["breakers"]]
@@ -108,7 +109,7 @@ class Samplers:
         if "mirostat" in config:
             processors.append("mirostat")
         for processor in processors:
-            sampler = self.make(processor, config)
+            sampler = self.make(processor, config, len(logits))
             for token in history:
                 self.library.llama_sampler_accept(sampler, token)
             self.library.llama_sampler_apply(sampler, ctypes.byref(array))

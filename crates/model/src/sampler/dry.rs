@@ -63,7 +63,8 @@ impl Repetitions {
             if self.tails(token).any(<[u32]>::is_empty) {
                 continue;
             }
-            let penalty = f64::from(dry.multiplier) * f64::from(dry.base).powf(length as f64 - dry.allowed_length as f64);
+            let penalty =
+                f64::from(dry.multiplier) * f64::from(dry.base).powf(length as f64 - dry.allowed_length as f64);
             let logit = &mut logits[token as usize];
             if *logit > f32::NEG_INFINITY {
                 // A penalty, however large, forbids nothing.

@@ -46,7 +46,7 @@ use serde::{Deserialize, Serialize};
 
 pub use breakers::dry_breakers;
 use candidates::{Candidate, Candidates, total_weight};
-pub use config::{DynamicTemperature, Dry, LogitBias, MAX_REPETITION_WINDOW, Mirostat, SamplerConfig, Xtc};
+pub use config::{Dry, DynamicTemperature, LogitBias, MAX_REPETITION_WINDOW, Mirostat, SamplerConfig, Xtc};
 use dry::Repetitions;
 pub use error::SamplerError;
 use history::{Counts, History};

@@ -10,7 +10,9 @@ use super::config::{DynamicTemperature, SamplerConfig};
 /// `high = T + R`. A single candidate stays as it is.
 pub(super) fn temperature(candidates: &mut Candidates<'_>, config: &SamplerConfig) {
     let temperature = match &config.dynamic_temperature {
-        dynamic if dynamic.range > 0.0 && candidates.len() > 1 => follow_entropy(candidates, config.temperature, dynamic),
+        dynamic if dynamic.range > 0.0 && candidates.len() > 1 => {
+            follow_entropy(candidates, config.temperature, dynamic)
+        }
         _ => config.temperature,
     };
     if temperature > 0.0 {

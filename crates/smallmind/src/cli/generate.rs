@@ -8,9 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use serde_json::json;
 use smallmind::model::tokenizer::{SpecialText, SpecialTokens, Tokenizer};
-use smallmind::model::{
-    Finish, GenerateOptions, Generation, Generator, Session, SessionOptions, default_prompt,
-};
+use smallmind::model::{Finish, GenerateOptions, Generation, Generator, Session, SessionOptions, default_prompt};
 
 use super::failure::{Failure, Outcome, usage};
 use super::input::{self, STDIN};

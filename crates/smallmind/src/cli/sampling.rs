@@ -16,14 +16,8 @@ use super::{models, note, units};
 const BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 
 /// The processors that mirostat replaces.
-const TRUNCATION: [Processor; 6] = [
-    Processor::TopNSigma,
-    Processor::TopK,
-    Processor::TypicalP,
-    Processor::TopP,
-    Processor::MinP,
-    Processor::Xtc,
-];
+const TRUNCATION: [Processor; 6] =
+    [Processor::TopNSigma, Processor::TopK, Processor::TypicalP, Processor::TopP, Processor::MinP, Processor::Xtc];
 
 /// Stands for no sequence breakers.
 const NONE: &str = "none";
@@ -133,7 +127,12 @@ fn order(text: &str) -> Result<Order, String> {
         let names = || LLAMA_CPP_ORDER.map(Processor::name).join(", ");
         Processor::named(name).ok_or_else(|| format!("{name:?} is none of {}", names()))
     };
-    text.split([';', ',']).map(str::trim).filter(|name| !name.is_empty()).map(named).collect::<Result<_, _>>().map(Order)
+    text.split([';', ','])
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .map(named)
+        .collect::<Result<_, _>>()
+        .map(Order)
 }
 
 fn mirostat(text: &str) -> Result<bool, String> {
@@ -155,7 +154,8 @@ fn logit_bias(text: &str) -> Result<LogitBias, String> {
         let (token, bias) = text.split_at(sign);
         Some(LogitBias { token: token.parse().ok()?, bias: bias.parse().ok().filter(|bias: &f32| !bias.is_nan())? })
     });
-    parsed.ok_or_else(|| "it must be a token's number, + or -, and a number or inf, such as 42+1.5 or 42-inf".to_owned())
+    parsed
+        .ok_or_else(|| "it must be a token's number, + or -, and a number or inf, such as 42+1.5 or 42-inf".to_owned())
 }
 
 /// The text of a sequence breaker: `\n`, `\r`, `\t` and `\\` are what they are in C.
