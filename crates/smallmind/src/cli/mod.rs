@@ -21,6 +21,7 @@ mod overrides;
 mod profile;
 mod progress;
 mod quickstart;
+mod sampling;
 mod settings;
 mod tokenize;
 mod tokenizer;

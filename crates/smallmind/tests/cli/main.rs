@@ -9,6 +9,7 @@ mod folders;
 mod model_files;
 mod models;
 mod profile;
+mod sampling;
 mod sequences;
 mod settings;
 mod signals;

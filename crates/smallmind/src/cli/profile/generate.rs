@@ -13,8 +13,9 @@ use smallmind::profile::report::{PhaseKind, Report};
 use smallmind::profile::sampling::{Instruments, PerRepeat, RoofMeter, SampleCount, Sampled, seconds_of_sample};
 
 use super::super::failure::{Outcome, usage};
-use super::super::generate::{USUAL, prompt_tokens};
+use super::super::generate::prompt_tokens;
 use super::super::models::WeightsArg;
+use super::super::sampling::usual;
 use super::super::settings::Settings;
 use super::super::{note, units};
 use super::report_output::ReportOutput;
@@ -76,7 +77,7 @@ impl FirstToken {
         self.stage("sample", || {
             let vocabulary = session.model().config().vocab_size;
             let mut scratch = SamplerScratch::new(vocabulary).map_err(ModelError::from)?;
-            let mut sampler = Sampler::new(USUAL).map_err(ModelError::from)?;
+            let mut sampler = Sampler::new(usual()).map_err(ModelError::from)?;
             sampler.observe(&prompt);
             Ok(sampler.sample(session.logits(), &mut scratch).map_err(ModelError::from)?)
         })?;
