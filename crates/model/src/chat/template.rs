@@ -136,6 +136,7 @@ impl ChatTemplate {
 /// The engine's message without the place, which stands in a field of its own.
 fn words(error: &Error) -> String {
     match error.detail() {
+        Some(detail) if error.kind() == ErrorKind::SyntaxError => detail.to_owned(),
         Some(detail) => format!("{}: {detail}", error.kind()),
         None => error.kind().to_string(),
     }

@@ -72,7 +72,7 @@ impl Answers {
 /// # Errors
 /// A system that refuses the handler.
 pub fn watch_answers() -> anyhow::Result<&'static Answers> {
-    let on_signal = |cause| {
+    let on_signal = |cause: Cause| {
         let is_answer = cause == Cause::Interrupted && ANSWERS.going.load(Ordering::SeqCst);
         if !is_answer || ANSWERS.stop.swap(true, Ordering::SeqCst) {
             super::note!("");
@@ -90,7 +90,7 @@ pub fn watch_answers() -> anyhow::Result<&'static Answers> {
 /// A system that refuses the handler.
 pub fn watch(first: &'static str) -> anyhow::Result<&'static AtomicBool> {
     let asked = AtomicBool::new(false);
-    let on_signal = move |cause| {
+    let on_signal = move |cause: Cause| {
         if cause.is_asked() && asked.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }

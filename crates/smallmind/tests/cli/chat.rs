@@ -3,6 +3,8 @@
 use std::fs;
 
 use serde_json::{Value, json};
+use smallmind::model::tokenizer::Tokenizer;
+use smallmind::model::{Model, ModelConfig, preset};
 
 use crate::support::{Bench, Ran};
 
@@ -19,10 +21,15 @@ pub fn bench() -> Bench {
 
 fn bench_without_template() -> Bench {
     let bench = Bench::new();
-    let printable: String = (' '..='~').collect();
-    bench.write("text.txt", (printable + "\n\t\u{1b}\u{9b}\u{7}é").repeat(10));
+    let characters: String = (' '..='~').chain('а'..='ъ').collect();
+    bench.write("text.txt", (characters + "\n\t\u{1b}\u{9b}\u{7}é").repeat(10));
     bench.run("tokenizer train --kind characters --data text.txt --out tokenizer.json").ok();
-    bench.run("new --preset quickstart --out model --tokenizer tokenizer.json").ok();
+    // As many entries as there are characters, so that each token has a text.
+    let tokenizer = Tokenizer::from_file(bench.path("tokenizer.json")).unwrap();
+    let config = ModelConfig { vocab_size: tokenizer.vocab_size(), ..preset::find("quickstart").unwrap().config() };
+    fs::create_dir(bench.path("model")).unwrap();
+    Model::random(config, 7).unwrap().save(bench.path("model")).unwrap();
+    tokenizer.save(bench.path("model/tokenizer.json")).unwrap();
     bench
 }
 
@@ -163,7 +170,7 @@ fn a_full_context_forgets_whole_turns_and_keeps_the_system_prompt() {
     let stats = of(&events, "stats")[0];
     assert_eq!(stats["left_out"], json!(2 * dropped));
     assert_eq!(saved(&bench, "a.json").as_array().unwrap().len(), 9, "nothing is lost");
-    let ran = chat(&bench, "--context 120 --system SYSTEM", input);
+    let ran = chat(&bench, "--context 120 --system SYSTEM --overwrite", input);
     assert!(ran.stderr.contains("forgotten; the system prompt stays"), "{ran:#?}");
     ran.ok();
 
