@@ -124,7 +124,8 @@ fn commands_do_what_they_say() {
     assert_eq!(saved(&bench, "c.json"), json!([system]));
     let stats = of(&events, "stats")[0];
     assert_eq!((&stats["messages"], &stats["answers"], &stats["tokens"]), (&json!(3), &json!(2), &json!(24)));
-    assert_eq!(of(&events, "settings")[0]["settings"]["temperature"], json!(0.0));
+    let settings = &of(&events, "settings")[0]["settings"];
+    assert_eq!((&settings["temperature"], &settings["top_p"]), (&json!(0.0), &json!(0.95)));
     assert!(of(&events, "help")[0]["text"].as_str().unwrap().contains("/regen"));
     let d = saved(&bench, "d.json");
     assert_eq!((&d[0], &d[2]), (&a[1], &json!({"role": "user", "content": "/x"})));
@@ -212,7 +213,7 @@ fn thoughts_are_folded() {
 }
 
 #[test]
-fn variables_and_speed() {
+fn variables_speed_and_profile() {
     let bench = bench();
     bench.write(
         "model/chat_template.jinja",
@@ -224,6 +225,9 @@ fn variables_and_speed() {
     assert_eq!([prompt(""), prompt("--variable mood=good --variable n=41")], [json!(2), json!(8)]);
     let ran = chat(&bench, "--speed", "hi\n/stats\n");
     assert!(ran.stderr.contains("tokens/s") && ran.stderr.contains("tokens in use"), "{ran:#?}");
+    let events = chat(&bench, "--json", "hi\n/profile\n").events();
+    let phases = of(&events, "profile")[0]["report"]["phases"].as_array().unwrap().len();
+    assert_eq!(phases, 2, "{events:#?}");
     chat(&bench, "--variable x", "hi\n").fails(2, &["NAME=VALUE"]);
     chat(&bench, "--temp -1", "hi\n").fails(2, &["--temp"]);
     chat(&bench, "--context 0", "hi\n").fails(2, &["0"]);

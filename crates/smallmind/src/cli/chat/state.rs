@@ -139,7 +139,8 @@ impl State {
     }
 
     fn show_settings(&self) -> Outcome {
-        let mut settings = serde_json::to_value(&self.sampler)?;
+        // By way of a text, which has 0.1 for the `f32` that is nearest to it.
+        let mut settings: Value = serde_json::from_str(&serde_json::to_string(&self.sampler)?)?;
         settings["tokens"] = json!(self.tokens);
         settings["thinking"] = json!(self.screen.thinking);
         settings["speed"] = json!(self.screen.speed);
@@ -183,7 +184,7 @@ impl State {
         let (messages, left_out) = (self.dialogue.messages().len(), self.dialogue.left_out());
         let mut text = format!(
             "{messages} messages, {left_out} of them forgotten; {held} of {context} tokens in use\n\
-             {answers} answers with {tokens} tokens, for which {read} were read\n\
+             {tokens} tokens in {answers} answers, {read} tokens read for them\n\
              cache {}, working memory {}",
             units::bytes(cache as u64),
             units::bytes(arena as u64),
