@@ -1,5 +1,7 @@
 //! Sessions and generation: against the whole forward, in any chunks, beyond the context, and to every kind of end.
 
+#[path = "generate/kept.rs"]
+mod kept;
 #[path = "generate/sessions.rs"]
 mod sessions;
 

@@ -10,6 +10,7 @@ use serde_json::json;
 use smallmind::model::tokenizer::{SpecialText, SpecialTokens, Tokenizer};
 use smallmind::model::{Finish, GenerateOptions, Generation, Generator, Session, SessionOptions, default_prompt};
 
+use super::chat::TemplateArg;
 use super::failure::{Failure, Outcome, usage};
 use super::input::{self, STDIN};
 use super::models::{ModelArg, WeightsArg};
@@ -41,6 +42,11 @@ pub struct Generate {
     /// Print the continuation only
     #[arg(long)]
     no_echo: bool,
+    /// Take the prompt as a question, by the model's chat template, and print the answer only
+    #[arg(long, conflicts_with = "no_echo")]
+    chat: bool,
+    #[command(flatten)]
+    template: TemplateArg,
     #[command(flatten)]
     weights: WeightsArg,
     #[command(flatten)]
@@ -64,6 +70,9 @@ impl Generate {
         let seed = settings.seed_or_any();
         // Before the model is read, which may take a while.
         self.sampling.check()?;
+        if self.template.is_given() && !self.chat {
+            return Err(usage("a template is for questions: add --chat"));
+        }
         let stop = interrupt::watch("stopping (Ctrl-C again ends at once)")?;
         let given = self.given_prompt()?;
         let (model, tokenizer) = self.model.open_packed(isa, self.weights.weights)?;
@@ -72,7 +81,8 @@ impl Generate {
             Some(text) => text,
             None => default_prompt(model.config(), &tokenizer),
         };
-        let prompt = prompt_tokens(&tokenizer, &text)?;
+        let (prompt, end) =
+            if self.chat { self.question(&tokenizer, &text)? } else { (prompt_tokens(&tokenizer, &text)?, None) };
 
         let needed = prompt.len().saturating_add(self.tokens).max(1);
         let vocabulary = (&*tokenizer, model.config().vocab_size);
@@ -80,9 +90,10 @@ impl Generate {
         let context = self.context.unwrap_or(needed.min(model.config().context));
         let session = Session::new(Arc::new(model), SessionOptions::single(context, settings.threads()))?;
         let mut generator = Generator::new(session, tokenizer)?;
+        end.into_iter().for_each(|end| generator.add_end(end));
         let options = GenerateOptions { max_tokens: self.tokens, sampler, stops: self.stop };
 
-        let echo = if self.no_echo { "" } else { &text };
+        let echo = if self.no_echo || self.chat { "" } else { &text };
         let sink = if settings.is_json() { Sink::Keep } else { Sink::Print { echo } };
         let generated = generate(&mut generator, &prompt, &options, sink, stop)?;
         if sink == Sink::Keep {
@@ -95,6 +106,13 @@ impl Generate {
             return Err(Failure::Interrupted("interrupted".into()).into());
         }
         Ok(())
+    }
+
+    /// The tokens of a question by the chat template, and the token that ends the answer.
+    fn question(&self, tokenizer: &Tokenizer, text: &str) -> anyhow::Result<(Vec<u32>, Option<u32>)> {
+        let template = self.template.of(&self.model.model)?;
+        let prompt = smallmind::model::chat::question(&template, tokenizer, text, super::chat::now())?;
+        Ok((prompt, template.token("eos_token").and_then(|token| tokenizer.id_of(token))))
     }
 
     fn given_prompt(&self) -> anyhow::Result<Option<String>> {

@@ -4,6 +4,8 @@ mod arguments;
 mod bad_data;
 mod bad_models;
 mod bench;
+mod chat;
+mod chat_terminal;
 mod documents;
 mod folders;
 mod model_files;
