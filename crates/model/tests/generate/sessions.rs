@@ -4,7 +4,7 @@ use smallmind_kernels::Format;
 use smallmind_model::{Job, Logits, Model, ModelConfig, ModelError, SequenceId, Session, SessionOptions};
 use smallmind_simd::IsaKind;
 
-use super::{CONTEXT, KINDS, Kind, close, config, last, model, packed};
+use super::{CONTEXT, Kind, close, config, last, model, packed};
 
 /// Beyond a block of keys.
 const LONG: usize = 700;
@@ -159,17 +159,21 @@ impl Schedule {
 
 #[test]
 fn a_thousand_schedules_give_each_sequence_the_bits_that_it_has_alone() {
-    let formats = [Format::F32, Format::Bf16, Format::Q8_0, Format::F16];
-    let mut full = SessionOptions { sequences: 16, ..SessionOptions::single(LONG, 2) };
-    // Rows of Q8_0 are blocks of 32.
-    for (i, kind) in KINDS.into_iter().enumerate() {
-        let chunk = [128, 7, 33, 500][i];
-        // Fewer pages than all sequences can fill.
-        full.pages = [None, Some(20), Some(40), None][i];
-        let options = SessionOptions { chunk, threads: [2, 3, 1, 2][i], ..full };
-        let mut schedule = Schedule::new(kind, formats[i], options);
-        for seed in 0..250 {
-            schedule.run(&mut Rng(1000 * i as u64 + seed));
+    let full = SessionOptions { sequences: 16, ..SessionOptions::single(LONG, 2) };
+    // Rows of Q8_0 are blocks of 32. Where pages are given, they are fewer than all sequences can fill.
+    let cases = [
+        (Kind::Gpt2, Format::F32, SessionOptions { chunk: 128, ..full }),
+        (Kind::Llama, Format::Bf16, SessionOptions { chunk: 7, threads: 3, pages: Some(20), ..full }),
+        (Kind::Qwen2, Format::Q8_0, SessionOptions { chunk: 33, threads: 1, pages: Some(40), ..full }),
+        (Kind::Mixed, Format::F16, SessionOptions { chunk: 500, ..full }),
+        // Within a block of keys, and beyond one.
+        (Kind::Local(90), Format::F32, SessionOptions { chunk: 33, threads: 3, ..full }),
+        (Kind::Local(530), Format::F32, SessionOptions { chunk: 200, pages: Some(40), ..full }),
+    ];
+    for (i, (kind, format, options)) in (0..).zip(cases) {
+        let mut schedule = Schedule::new(kind, format, options);
+        for seed in 0..200 {
+            schedule.run(&mut Rng(1000 * i + seed));
         }
     }
 }
