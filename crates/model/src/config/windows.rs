@@ -88,7 +88,7 @@ pub(super) fn read(f: &Fields<'_>, family: Family, layers: usize) -> Result<Atte
 /// those of transformers.
 fn qwen2(f: &Fields<'_>) -> Result<(Option<usize>, usize), ConfigError> {
     let key = "sliding_window";
-    let window = f.optional(key, Fields::as_size)?.or((!f.map.contains_key(key)).then_some(4096));
+    let window = f.optional(key, Fields::as_size)?.or((!f.map.contains_key(key)).then_some(4095));
     let first_local = f.or("max_window_layers", Fields::as_size, 28)?;
     let is_used = f.flag("use_sliding_window", false)?;
     Ok((window.filter(|_| is_used), first_local))
