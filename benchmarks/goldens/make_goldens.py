@@ -72,6 +72,19 @@ LLAMA3 = {
     "vocab_size": 61,
 }
 
+# Sliding windows shorter than the text: in all layers, and in the second alone.
+MISTRAL = {
+    "architectures": ["MistralForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 29, "eos_token_id": 30,
+    "head_dim": 4, "hidden_act": "silu", "hidden_size": 16, "initializer_range": 0.02, "intermediate_size": 24,
+    "max_position_embeddings": 64, "model_type": "mistral", "num_attention_heads": 4, "num_hidden_layers": 2,
+    "num_key_value_heads": 2, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 12,
+    "tie_word_embeddings": False, "torch_dtype": "float32", "use_cache": True, "vocab_size": 31,
+}
+QWEN2_LOCAL = QWEN2 | {
+    "bos_token_id": 29, "eos_token_id": 30, "intermediate_size": 24, "max_position_embeddings": 64,
+    "max_window_layers": 1, "num_hidden_layers": 2, "sliding_window": 7, "use_sliding_window": True, "vocab_size": 31,
+}
+
 
 def write_model(folder, config, spread, seed):
     """A Hugging Face folder with random float32 weights: no zero biases, no norm weight of one.
@@ -174,11 +187,24 @@ def assert_well_conditioned(folder, stored, tokens, targets):
     return worst
 
 
-def golden(folder, tokens, targets):
-    """Every stored tensor of one model; `targets` is None where only the logits are wanted."""
+def assert_windows_matter(folder, tokens, logits):
+    """The plain attention in Python gives the same logits, and a window that holds all keys gives others."""
+    config = json.loads((folder / "config.json").read_text())
+    for window, is_same in ((config["sliding_window"], True), (tokens.shape[1], False)):
+        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", sliding_window=window).eval()
+        assert model.config.sliding_window == window
+        difference = (model(input_ids=tokens, use_cache=False).logits.detach() - logits).abs().max().item()
+        assert difference < 1e-5 if is_same else difference > 0.01, (window, difference)
+
+
+def golden(folder, tokens, targets, steps):
+    """Every stored tensor of one model; `targets` is None where only the logits are wanted, `steps` whether it is
+    trained."""
     model = exact.load(folder, torch.float64)
     stored = {"tokens": tokens, "logits": exact.logits(model, tokens).detach()}
     plain = exact.logits(exact.load(folder, torch.float32), tokens).detach()
+    if "sliding_window" in json.loads((folder / "config.json").read_text()) and folder.name != "tiny-qwen2":
+        assert_windows_matter(folder, tokens, stored["logits"])
     report = {"logits, float32 model": (plain - stored["logits"]).abs().max().item()}
     assert report["logits, float32 model"] < 3e-6, report
     if targets is not None:
@@ -194,6 +220,7 @@ def golden(folder, tokens, targets):
             if part is not None:
                 assert part.abs().max() < 1e-15, part
                 part.zero_()
+    if steps:
         losses, norms = train(model, tokens, targets)
         assert losses[0] == value.item() and max(norms) > CLIP, (losses, norms)
         stored |= {"step10." + name: p.detach() for name, p in model.named_parameters()}
@@ -211,18 +238,20 @@ def make(destination):
     torch.use_deterministic_algorithms(True)
     # The spread of tiny-gpt2 is such that some of its ten steps are clipped and some aren't.
     models = (
-        ("tiny-gpt2", gpt2_config(), 0.065, 24, 19, True),
-        ("tiny-llama", llama_config(), 0.1, 24, 7, True),
-        ("tiny-qwen2", QWEN2, 0.1, 24, 3, False),
-        ("tiny-llama3", LLAMA3, 0.1, 40, 4, False),
+        ("tiny-gpt2", gpt2_config(), 0.065, 24, 19, "steps"),
+        ("tiny-llama", llama_config(), 0.1, 24, 7, "steps"),
+        ("tiny-qwen2", QWEN2, 0.1, 24, 3, "logits"),
+        ("tiny-llama3", LLAMA3, 0.1, 40, 4, "logits"),
+        ("tiny-mistral", MISTRAL, 0.2, 40, 5, "gradients"),
+        ("tiny-qwen2-local", QWEN2_LOCAL, 0.2, 40, 6, "gradients"),
     )
-    for name, config, spread, positions, seed, with_training in models:
+    for name, config, spread, positions, seed, wanted in models:
         folder = destination / name
         folder.mkdir(parents=True, exist_ok=True)
         write_model(folder, config, spread, seed)
         vocab = json.loads((folder / "config.json").read_text())["vocab_size"]
         tokens, targets = make_batch(vocab, positions, seed + 100)
-        stored = golden(folder, tokens, targets if with_training else None)
+        stored = golden(folder, tokens, None if wanted == "logits" else targets, wanted == "steps")
         if name == "tiny-gpt2":
             assert stored["grad_norms"].min() < CLIP < stored["grad_norms"].max()
         save_file(stored, folder / "golden.safetensors")

@@ -1,4 +1,5 @@
-"""Small vectors for single formulas, in float64: optimizer, schedules, activations, norms, loss.
+"""Small vectors for single formulas, in float64: optimizer, schedules, activations, norms, loss,
+attention.
 
 Inputs are short binary fractions, so they are exact in float32 too. Every result is computed twice, by PyTorch and by
 a second formula written out here, and both must agree.
@@ -6,10 +7,13 @@ a second formula written out here, and both must agree.
 
 import json
 import math
+import types
 
 import numpy
 import torch
 import torch.nn.functional as F
+from transformers.masking_utils import sliding_window_overlay
+from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward as gemma2
 
 DOUBLE = torch.float64
 
@@ -202,10 +206,39 @@ def cross_entropy():
     return {"logits": logits, "targets": targets, "losses": losses, "mean": mean, "dlogits_of_mean": logits.grad}
 
 
+def capped_attention():
+    """Capped scores in a sliding window: 2 query heads of 4 features on one key head, 6 tokens.
+
+    The second formula is that of transformers' Gemma 2, which rounds its softmax to float32, under the mask of its
+    sliding windows.
+    """
+    random = numpy.random.Generator(numpy.random.PCG64(13))
+    scale, cap, window = 0.5, 1.5, 4
+    q, k, v = (fractions(random, shape, 64, size) for shape, size in (((6, 8), 2.0), ((6, 4), 2.0), ((6, 4), 1.0)))
+    dout = fractions(random, (6, 8), 64, 1.0)
+    inputs = [q, k, v]
+    [tensor.requires_grad_() for tensor in inputs]
+    heads = q.view(6, 2, 4).transpose(0, 1)
+    scores = cap * torch.tanh(heads @ k.T * scale / cap)
+    sees = sliding_window_overlay(window)
+    hidden = torch.tensor([[key > query or not sees(0, 0, query, key) for key in range(6)] for query in range(6)])
+    scores = scores.masked_fill(hidden, -torch.inf)
+    out = (torch.softmax(scores, 2) @ v).transpose(0, 1).reshape(6, 8)
+    gradients = torch.autograd.grad(out, inputs, dout)
+    with torch.no_grad():
+        mask = torch.zeros(6, 6, dtype=DOUBLE).masked_fill(hidden, torch.finfo(torch.float32).min)
+        module = types.SimpleNamespace(num_key_value_groups=2, training=False)
+        theirs, _ = gemma2(module, heads[None], k[None, None], v[None, None], mask, scaling=scale, softcap=cap)
+        torch.testing.assert_close(theirs.reshape(6, 8), out, rtol=0, atol=1e-6)
+    result = {"scale": scale, "cap": cap, "window": window, "q": q, "k": k, "v": v, "out": out, "dout": dout}
+    return result | {"lse": torch.logsumexp(scores, 2).T} | dict(zip(("dq", "dk", "dv"), gradients))
+
+
 def make():
     """Every vector as plain lists and numbers."""
     result = {"adamw": adamw()} | schedules()
     result |= {"gelu": gelu(), "layer_norm": layer_norm(), "rms_norm": rms_norm(), "cross_entropy": cross_entropy()}
+    result |= {"capped_attention": capped_attention()}
 
     def plain(value):
         if isinstance(value, dict):

@@ -283,8 +283,9 @@ fn rotate(x: &Matrix, spec: RopeSpec, heads: usize, direction: Direction, batch:
 }
 
 fn shape(heads: Heads, dropout: Option<AttentionDropout>) -> AttentionShape {
-    let Heads { heads, kv_heads, head_dim, scale } = heads;
-    AttentionShape { heads, kv_heads, head_dim, scale, dropout }
+    let scoring = heads.scoring();
+    let Heads { heads, kv_heads, head_dim, .. } = heads;
+    AttentionShape { heads, kv_heads, head_dim, scoring, dropout }
 }
 
 fn span_shape(heads: Heads, spec: Option<DropoutSpec>, scalars: &Scalars, span: &Span) -> AttentionShape {

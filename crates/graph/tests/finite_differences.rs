@@ -66,7 +66,15 @@ fn around_width(width: usize, middle: impl FnOnce(&mut GraphBuilder, ValueId) ->
 }
 
 fn attention(heads: usize, kv_heads: usize, dropout: Option<f32>) -> Graph {
-    let heads = Heads::new(heads, kv_heads, 3);
+    scored(Heads::new(heads, kv_heads, 3), dropout)
+}
+
+/// Attention of four query heads and two key heads.
+fn scored_by(window: Option<usize>, cap: Option<f32>, dropout: Option<f32>) -> Graph {
+    scored(Heads { window, cap, ..Heads::new(4, 2, 3) }, dropout)
+}
+
+fn scored(heads: Heads, dropout: Option<f32>) -> Graph {
     around_width(heads.qkv_cols(), |b, x| {
         let dropout = dropout.map(|probability| DropoutSpec { probability, salt: b.salt() });
         b.value_of(Op::Attention { heads, dropout }, &[x])
@@ -147,6 +155,10 @@ fn cases() -> Vec<(&'static str, Graph)> {
         ("attention, one key head", attention(3, 1, None)),
         ("attention with dropout", attention(2, 2, Some(0.4))),
         ("attention, grouped, with dropout", attention(4, 2, Some(0.4))),
+        ("attention in a window", scored_by(Some(2), None, None)),
+        ("attention in a window of one key", scored_by(Some(1), None, Some(0.4))),
+        ("attention of capped scores", scored_by(None, Some(0.8), None)),
+        ("attention of capped scores in a window, with dropout", scored_by(Some(3), Some(0.8), Some(0.4))),
         ("tied head", tied()),
     ]
 }

@@ -73,6 +73,10 @@ fn what_does_not_fit_is_refused() {
         (heads(1, 1, 3), "input 0 must be [tokens, 9]"),
         (Heads { scale: f32::INFINITY, ..heads(1, 1, 2) }, "multiplied by a finite number"),
         (Heads { scale: f32::NAN, ..heads(1, 1, 2) }, "multiplied by a finite number"),
+        (Heads { cap: Some(0.0), ..heads(1, 1, 2) }, "a cap of scores is finite and above 0"),
+        (Heads { cap: Some(f32::INFINITY), ..heads(1, 1, 2) }, "a cap of scores is finite and above 0"),
+        (Heads { cap: Some(f32::NAN), ..heads(1, 1, 2) }, "a cap of scores is finite and above 0"),
+        (Heads { window: Some(0), ..heads(1, 1, 2) }, "a sliding window has at least one key"),
     ] {
         given.refuse(Op::Attention { heads: bad, dropout: None }, &[x], why);
         given.refuse(Op::CacheAppend { layer: 0, heads: bad }, &[x], why);

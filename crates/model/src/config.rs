@@ -12,12 +12,14 @@ mod json;
 mod keys;
 mod llama;
 mod rope;
+mod windows;
 
 pub use error::ConfigError;
 pub use family::Family;
 pub(crate) use fields::Fields;
 pub use json::UnknownKeys;
 pub use keys::{KeyRule, Supported, config_keys};
+pub use windows::AttentionWindows;
 
 /// How the model encodes positions of tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -152,6 +154,11 @@ pub struct ModelConfig {
     pub positions: Positions,
     /// Factor of the scores of queries and keys, above 0; `None` for 1/√head_dim.
     pub attention_scale: Option<f32>,
+    /// The layers that attend in a sliding window.
+    pub attention_windows: AttentionWindows,
+    /// Soft cap of scores, above 0: `cap · tanh(s / cap)` stands for a scaled score `s` (Gemma Team, "Gemma 2", 2024).
+    /// `None` for none.
+    pub attention_softcap: Option<f32>,
     /// The kind of norm.
     pub norm: NormKind,
     /// ε, which norms add to the variance or mean square, in `(0, 1)`.
@@ -187,6 +194,8 @@ impl Default for ModelConfig {
             d_ff: 0,
             positions: Positions::Rope(RopeConfig::default()),
             attention_scale: None,
+            attention_windows: AttentionWindows::None,
+            attention_softcap: None,
             norm: NormKind::RmsNorm,
             norm_eps: 1e-5,
             mlp: Mlp::SwiGlu,
@@ -206,10 +215,10 @@ const MAX_LAYERS: usize = 1 << 10;
 const MAX_PARAMETERS: f64 = (1u64 << 42) as f64;
 
 impl ModelConfig {
-    /// The heads of a block's attention.
+    /// The heads of a block's attention, without a window.
     pub(crate) fn attention_heads(&self) -> Heads {
         let heads = Heads::new(self.heads, self.kv_heads, self.head_dim);
-        Heads { scale: self.attention_scale.unwrap_or(heads.scale), ..heads }
+        Heads { scale: self.attention_scale.unwrap_or(heads.scale), cap: self.attention_softcap, ..heads }
     }
 
     /// Floating-point operations of training per token: three times those of the forward. The forward takes two
@@ -219,8 +228,13 @@ impl ModelConfig {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mlp = self.mlp.matrices() * self.d_ff;
         let weights = self.layers * self.d_model * (2 * q + 2 * kv + mlp) + self.vocab_size * self.d_model;
-        let attention = self.layers * 2 * q * (context + 1) / 2;
-        6.0 * (weights as f64 + attention as f64)
+        // The average query of a layer sees as many keys.
+        let seen = |layer| {
+            let window = self.attention_windows.of(layer).map_or(context, |window| window.min(context)) as f64;
+            window - window * (window - 1.0) / (2.0 * context as f64)
+        };
+        let attention = 2.0 * q as f64 * (0..self.layers).map(seen).sum::<f64>();
+        6.0 * (weights as f64 + attention)
     }
 
     /// Number of elements of all matrices; these are nearly all parameters.
@@ -248,6 +262,10 @@ impl ModelConfig {
         }
         if let Some(scale) = self.attention_scale.filter(|scale| !(*scale > 0.0 && scale.is_finite())) {
             return Err(ConfigError::invalid("attention_scale", scale, "it must be finite and positive"));
+        }
+        self.attention_windows.check()?;
+        if let Some(cap) = self.attention_softcap.filter(|cap| !(*cap > 0.0 && cap.is_finite())) {
+            return Err(ConfigError::invalid("attention_softcap", cap, "it must be finite and positive"));
         }
         if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
             return Err(ConfigError::invalid("norm_eps", self.norm_eps, "it must lie between 0 and 1"));

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use smallmind_graph::op::{Gelu, RopeScaling};
 use smallmind_model::preset::{self, PRESETS};
 use smallmind_model::{
-    Biases, ConfigError, DropoutConfig, Family, Head, Mlp, Model, ModelConfig, ModelError, NormKind, Positions,
-    RopeConfig,
+    AttentionWindows, Biases, ConfigError, DropoutConfig, Family, Head, Mlp, Model, ModelConfig, ModelError, NormKind,
+    Positions, RopeConfig,
 };
 
 fn read_again(config: &ModelConfig) -> ModelConfig {
@@ -43,8 +43,13 @@ fn everything_that_can_be_set_survives() {
         ModelConfig { eos: vec![0], head: Head::Untied, ..common.clone() },
         ModelConfig { eos: vec![0], positions: Positions::Rope(rope), ..common.clone() },
         ModelConfig { eos: vec![0], head_dim: 6, heads: 10, kv_heads: 5, d_model: 33, d_ff: 17, ..common.clone() },
-        ModelConfig { eos: vec![0], biases: Biases::QKV, ..common },
+        ModelConfig { eos: vec![0], biases: Biases::QKV, ..common.clone() },
     ];
+    let local = [&[true][..], &[true, false], &[false, true, true], &[true, true, true, true, true, false]];
+    let windows = local.map(|local| AttentionWindows::of_layers(77, local));
+    let with_windows =
+        |attention_windows| ModelConfig { eos: vec![0], attention_windows, biases: Biases::QKV, ..common.clone() };
+    let variants = variants.into_iter().chain(windows.map(with_windows));
     for config in variants {
         assert_eq!(read_again(&config), config);
     }
@@ -80,6 +85,8 @@ fn what_no_file_can_state_is_named() {
         (ModelConfig { mlp: Mlp::Gelu(Gelu::Exact), ..qwen2() }, "qwen2", "mlp", "SwiGlu"),
         (ModelConfig { biases: attn_out, ..llama() }, "llama", "biases", "Biases"),
         (ModelConfig { attention_scale: Some(0.1), ..qwen2() }, "qwen2", "attention_scale", "1/√head_dim"),
+        (ModelConfig { attention_softcap: Some(50.0), ..qwen2() }, "qwen2", "attention_softcap", "None"),
+        (ModelConfig { attention_windows: AttentionWindows::All(9), ..gpt2() }, "gpt2", "attention_windows", "None"),
     ] {
         config.check().unwrap();
         let error = config.to_json().unwrap_err();
@@ -100,6 +107,15 @@ fn what_no_file_can_state_is_named() {
     for scale in [0.0, -1.0, f32::NAN, f32::INFINITY] {
         let error = ModelConfig { attention_scale: Some(scale), ..llama() }.check().unwrap_err();
         assert_eq!(key(&error), "attention_scale");
+        let error = ModelConfig { attention_softcap: Some(scale), ..llama() }.check().unwrap_err();
+        assert_eq!(key(&error), "attention_softcap");
+    }
+    let pattern = |window, local| AttentionWindows::Pattern { window, local };
+    for attention_windows in
+        [AttentionWindows::All(0), AttentionWindows::All(usize::MAX), pattern(0, vec![true]), pattern(5, vec![])]
+    {
+        let error = ModelConfig { attention_windows, ..llama() }.check().unwrap_err();
+        assert_eq!(key(&error), "attention_windows");
     }
     assert_eq!(key(&ModelConfig::default().check().unwrap_err()), "vocab_size");
 }
@@ -476,4 +492,21 @@ fn flops_are_those_of_the_closed_formula() {
     let matrices = 4 * 12 * 128 * 128 + 65 * 128;
     let attention = 4 * 4 * 128 * 65 / 4;
     assert_eq!(config.training_flops_per_token(64), 6.0 * f64::from(matrices + attention));
+    // Of 64 queries, 8 see 1 to 8 keys and the others 8, in every second of the four layers.
+    let local = ModelConfig { attention_windows: AttentionWindows::of_layers(8, &[true, false]), ..config };
+    let attention = 2.0 * 4.0 * 128.0 * (32.5 + (36.0 + 56.0 * 8.0) / 64.0) / 2.0;
+    assert_eq!(local.training_flops_per_token(64), 6.0 * (f64::from(matrices) + attention));
+}
+
+#[test]
+fn a_pattern_of_windows_is_as_short_as_it_can_be() {
+    let of = |local: &[bool]| AttentionWindows::of_layers(7, local);
+    let pattern = |local: &[bool]| AttentionWindows::Pattern { window: 7, local: local.to_vec() };
+    assert_eq!(of(&[]), AttentionWindows::None);
+    assert_eq!(of(&[false; 3]), AttentionWindows::None);
+    assert_eq!(of(&[true; 3]), AttentionWindows::All(7));
+    assert_eq!(of(&[true, false, true, false, true]), pattern(&[true, false]));
+    assert_eq!(of(&[false, false, true]), pattern(&[false, false, true]));
+    let seen: Vec<Option<usize>> = (0..5).map(|layer| pattern(&[false, true, true]).of(layer)).collect();
+    assert_eq!(seen, [None, Some(7), Some(7), None, Some(7)]);
 }

@@ -13,9 +13,9 @@ use smallmind_graph::{Batch, Bindings, Executor, GraphError, Limits, NoProbe, Pl
 use smallmind_model::sampler::{SamplerConfig, SamplerError};
 use smallmind_model::tokenizer::{BpeTraining, Tokenizer};
 use smallmind_model::{
-    Biases, DropoutConfig, Finish, GenerateOptions, Generation, Generator, Job, LOGITS, Logits, Mlp, Model,
-    ModelConfig, ModelError, NormKind, PackedModel, Positions, Purpose, Sequence, SequenceId, Session, SessionOptions,
-    architecture,
+    AttentionWindows, Biases, DropoutConfig, Finish, GenerateOptions, Generation, Generator, Job, LOGITS, Logits, Mlp,
+    Model, ModelConfig, ModelError, NormKind, PackedModel, Positions, Purpose, Sequence, SequenceId, Session,
+    SessionOptions, architecture,
 };
 use smallmind_simd::IsaKind;
 
@@ -33,6 +33,8 @@ enum Kind {
     Qwen2,
     /// What no file can state: rope, LayerNorm, GELU, some biases, another scale of scores.
     Mixed,
+    /// Layers with a sliding window of so many tokens and layers without one in turn, capped scores.
+    Local(usize),
 }
 
 fn config(kind: Kind) -> ModelConfig {
@@ -61,6 +63,11 @@ fn config(kind: Kind) -> ModelConfig {
             let biases = Biases { qkv: false, ..Biases::ALL };
             ModelConfig { head_dim: 6, attention_scale: Some(0.9), norm, mlp, biases, ..llama }
         }
+        Kind::Local(window) => ModelConfig {
+            attention_windows: AttentionWindows::Pattern { window, local: vec![true, false] },
+            attention_softcap: Some(2.0),
+            ..llama
+        },
     }
 }
 
@@ -136,7 +143,7 @@ fn text(tokens: &[u32]) -> String {
     tokens.iter().map(|t| LETTERS.chars().nth(*t as usize).unwrap()).collect()
 }
 
-const KINDS: [Kind; 4] = [Kind::Gpt2, Kind::Llama, Kind::Qwen2, Kind::Mixed];
+const KINDS: [Kind; 5] = [Kind::Gpt2, Kind::Llama, Kind::Qwen2, Kind::Mixed, Kind::Local(4)];
 
 #[test]
 fn chunks_of_any_size_give_the_logits_of_the_whole() {

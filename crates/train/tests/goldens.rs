@@ -8,7 +8,7 @@ use smallmind_checkpoint::TensorFile;
 use smallmind_graph::op::AdamWSpec;
 use smallmind_graph::{Batch, Bindings, Executor, Limits, NoProbe, Plan, PlanOptions, Pool, Scalars};
 use smallmind_kernels::loss::IGNORE;
-use smallmind_model::{LOGITS, Model, Purpose, Session, SessionOptions, architecture};
+use smallmind_model::{AttentionWindows, LOGITS, Model, ModelConfig, Purpose, Session, SessionOptions, architecture};
 use smallmind_simd::IsaKind;
 use smallmind_train::{BatchShape, DropoutDraw, Learner, Optimizer};
 
@@ -19,6 +19,8 @@ fn folder(name: &str) -> PathBuf {
 struct Golden {
     file: TensorFile,
     model: Model,
+    /// A model that names the parameters as the file does.
+    names: Model,
     /// Sequences, tokens in each.
     shape: (usize, usize),
     tokens: Vec<u32>,
@@ -31,7 +33,8 @@ impl Golden {
         let mut tokens = vec![0i64; shape[0] * shape[1]];
         file.read_i64("tokens", &mut tokens).unwrap();
         let tokens = tokens.into_iter().map(|t| t as u32).collect();
-        Self { file, model: Model::load(folder(name)).unwrap(), shape: (shape[0], shape[1]), tokens }
+        let (model, names) = load(name);
+        Self { file, model, names, shape: (shape[0], shape[1]), tokens }
     }
 
     fn read(&self, name: &str) -> Vec<f32> {
@@ -47,6 +50,27 @@ impl Golden {
     }
 }
 
+/// The model of a golden, and one with the same parameters under the names of the file.
+fn load(name: &str) -> (Model, Model) {
+    if name != "tiny-mistral" {
+        let model = Model::load(folder(name)).unwrap();
+        return (model.try_clone().unwrap(), model);
+    }
+    // A Mistral is a LLaMA with a window in every layer.
+    let dir = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(folder(name).join("config.json")).unwrap();
+    let mut config: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let window = config.remove("sliding_window").unwrap().as_u64().unwrap() as usize;
+    config.insert("model_type".into(), "llama".into());
+    std::fs::write(dir.path().join("config.json"), serde_json::to_string(&config).unwrap()).unwrap();
+    std::fs::copy(folder(name).join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    let names = Model::load(dir.path()).unwrap();
+    let config = ModelConfig { attention_windows: AttentionWindows::All(window), ..names.config().clone() };
+    let mut model = Model::random(config, 0).unwrap();
+    model.weights_mut().copy_from_slice(names.weights());
+    (model, names)
+}
+
 fn worst(got: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(got.len(), expected.len());
     got.iter()
@@ -55,7 +79,10 @@ fn worst(got: &[f32], expected: &[f32]) -> f32 {
         .fold(0.0, |m: f32, d| if d.is_nan() { f32::NAN } else { m.max(d) })
 }
 
-const MODELS: [&str; 4] = ["tiny-gpt2", "tiny-llama", "tiny-qwen2", "tiny-llama3"];
+const MODELS: [&str; 6] = ["tiny-gpt2", "tiny-llama", "tiny-qwen2", "tiny-llama3", "tiny-mistral", "tiny-qwen2-local"];
+
+/// Those whose gradients are stored.
+const WITH_GRADIENTS: [&str; 4] = ["tiny-gpt2", "tiny-llama", "tiny-mistral", "tiny-qwen2-local"];
 
 #[test]
 fn logits_of_whole_sequences() {
@@ -95,7 +122,10 @@ fn logits_from_the_cache() {
             let sequence = session.open().unwrap();
             let first = session.append(sequence, &tokens[..13]).unwrap();
             assert!(worst(first, &expected[12 * vocab..13 * vocab]) < 1e-5, "{name} {isa}");
-            for i in 13..len {
+            // Chunks beyond the windows too.
+            let second = session.append(sequence, &tokens[13..20]).unwrap();
+            assert!(worst(second, &expected[19 * vocab..20 * vocab]) < 1e-5, "{name} {isa}");
+            for i in 20..len {
                 let next = session.append(sequence, &tokens[i..=i]).unwrap();
                 let error = worst(next, &expected[i * vocab..(i + 1) * vocab]);
                 assert!(error < 1e-5, "{name} {isa} token {i}: {error}");
@@ -126,10 +156,11 @@ fn key_bias(name: &str, len: usize) -> std::ops::Range<usize> {
 
 #[test]
 fn loss_and_every_gradient() {
-    for name in ["tiny-gpt2", "tiny-llama"] {
+    for name in WITH_GRADIENTS {
         for isa in IsaKind::available() {
             let golden = Golden::open(name);
             let expected_loss = golden.read("loss")[0];
+            let names = golden.names.try_clone().unwrap();
             let file = TensorFile::open(folder(name).join("golden.safetensors")).unwrap();
             let (mut learner, batch, counted) = learner(golden, *isa);
             let loss = learner.accumulate(&batch, counted, DropoutDraw::default(), &NoProbe).unwrap() / counted as f64;
@@ -138,7 +169,7 @@ fn loss_and_every_gradient() {
                 "{name} {isa}: loss {loss}, {expected_loss} expected"
             );
             let mut compared = 0;
-            for (tensor, shape, gradient) in learner.model().named_tensors(learner.grads()).unwrap() {
+            for (tensor, shape, gradient) in names.named_tensors(learner.grads()).unwrap() {
                 let mut expected = vec![0.0; gradient.len()];
                 assert_eq!(file.info(&format!("grad.{tensor}")).unwrap().shape, shape);
                 file.read_f32(&format!("grad.{tensor}"), &mut expected).unwrap();

@@ -1,5 +1,9 @@
-//! Single formulas against PyTorch's numbers: optimizer, schedules, activation, norms, loss. `benchmarks/goldens` made
+//! Single formulas against PyTorch's numbers: optimizer, schedules, activation, norms, loss, attention. `benchmarks/goldens`
+//! made
 //! the vectors.
+
+#[path = "vectors/attention.rs"]
+mod attention;
 
 use serde_json::Value;
 use smallmind_kernels::activation::{Gelu, gelu, gelu_backward};

@@ -153,8 +153,7 @@ pub(super) fn cached_attention(heads: Heads) -> Info {
     };
     Info::new("cached_attention", shapes).effects(Effects::CACHE).cost(move |o| {
         let queries = o.output_elements();
-        let seen: usize = o.batch.spans().iter().map(|s| s.past + s.len).sum();
-        let keys_and_values = (seen * 2 * heads.kv_cols()) as f64;
+        let keys_and_values = (o.seen_keys(heads) * 2 * heads.kv_cols()) as f64;
         Cost {
             values: Bytes::of_elements(queries, queries),
             cache: Bytes::of_elements(keys_and_values, 0.0),

@@ -15,6 +15,7 @@ pub use info::{Bytes, Cost, Effects, Info};
 pub use smallmind_kernels::activation::Gelu;
 pub use smallmind_kernels::rope::{Direction, RopeScaling};
 
+use smallmind_kernels::attention::Scoring;
 use smallmind_kernels::dropout::DropoutKey;
 
 use crate::{ParamId, Scalars};
@@ -101,12 +102,22 @@ pub struct Heads {
     pub head_dim: usize,
     /// Factor of each score (the product of a query and a key) before the softmax. Finite.
     pub scale: f32,
+    /// Soft cap of scaled scores, finite and above 0: `cap · tanh(s / cap)` stands for `s`.
+    pub cap: Option<f32>,
+    /// Sliding window: a query sees the key at its own position and the `window − 1` before it. At least 1; `None` for all
+    /// keys before it.
+    pub window: Option<usize>,
 }
 
 impl Heads {
-    /// Heads whose scores are multiplied by 1/√head_dim (Vaswani et al., "Attention Is All You Need", 2017).
+    /// Heads without cap and window whose scores are multiplied by 1/√head_dim (Vaswani et al., "Attention Is All You Need", 2017).
     pub fn new(heads: usize, kv_heads: usize, head_dim: usize) -> Self {
-        Self { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() }
+        Self { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), cap: None, window: None }
+    }
+
+    /// How the kernels score keys.
+    pub(crate) fn scoring(self) -> Scoring {
+        Scoring { scale: self.scale, cap: self.cap, window: self.window }
     }
 
     /// Columns of the queries.

@@ -97,7 +97,7 @@ impl Build<'_> {
         let odd = self.layers % 2;
         let kv_heads = self.model.kv_heads + odd;
         let heads = Heads::new(kv_heads * a.group, kv_heads, head_dim);
-        let heads = Heads { scale: heads.scale * (1.0 + odd as f32), ..heads };
+        let heads = Heads { scale: heads.scale * (1.0 + odd as f32), cap: a.cap, window: a.window, ..heads };
         let y = optional_norm(b, a.norm, x)?;
         let mut qkv = Layer::new("qkv", y, heads.qkv_cols()).bias(a.bias).apply(b)?;
         if let Some(scaling) = a.rope {

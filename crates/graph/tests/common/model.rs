@@ -43,6 +43,8 @@ pub struct AttentionPart {
     pub bias: bool,
     pub weights_dropout: bool,
     pub output_dropout: bool,
+    pub window: Option<usize>,
+    pub cap: Option<f32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +83,12 @@ pub enum Part {
     Detour(usize),
 }
 
+impl Part {
+    fn attention_mut(&mut self) -> Option<&mut AttentionPart> {
+        if let Part::Attention(attention) = self { Some(attention) } else { None }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Model {
     pub seed: u64,
@@ -104,11 +112,17 @@ impl Model {
         let d = rng.pick(&[1, 2, 3, 7, 8, 16, 17, 32, 33]);
         let head_dim = if family == Family::Llama { rng.pick(&[2, 4, 6, 16]) } else { rng.pick(&[1, 2, 3, 4, 8, 17]) };
         let blocks = rng.range(1..=2);
-        let parts: Vec<Part> = match family {
+        let mut parts: Vec<Part> = match family {
             Family::Gpt2 => (0..blocks).flat_map(|_| gpt2_block(rng, d)).collect(),
             Family::Llama => (0..blocks).flat_map(|_| llama_block(rng, d)).collect(),
             Family::Odd => (0..rng.range(1..=5)).map(|_| odd_part(rng, d, head_dim)).collect(),
         };
+        // Of numbers of its own: without it a seed makes the same model.
+        let scoring = &mut Rng::new(seed ^ 1 << 40);
+        for attention in parts.iter_mut().filter_map(Part::attention_mut).filter(|_| family != Family::Gpt2) {
+            attention.window = scoring.chance(50).then(|| scoring.pick(&[1, 2, 5, 31, 32, 33, 64, 100, 1000]));
+            attention.cap = scoring.chance(40).then(|| scoring.pick(&[0.5, 2.0, 30.0]));
+        }
         let final_norm = match family {
             Family::Gpt2 => Some(NormKind::Layer { bias: true }),
             Family::Llama => Some(NormKind::Rms),
@@ -127,6 +141,14 @@ impl Model {
             final_norm,
             parts,
         }
+    }
+
+    /// The same with a sliding window and a soft cap in every attention.
+    pub fn with_scoring(mut self, window: Option<usize>, cap: Option<f32>) -> Model {
+        for attention in self.parts.iter_mut().filter_map(Part::attention_mut) {
+            (attention.window, attention.cap) = (window, cap);
+        }
+        self
     }
 
     /// Whether it has a layer that reads the cache.
@@ -151,6 +173,8 @@ fn gpt2_block(rng: &mut Rng, d: usize) -> [Part; 2] {
             bias: true,
             weights_dropout: dropout,
             output_dropout: dropout,
+            window: None,
+            cap: None,
         }),
         Part::Mlp(MlpPart { norm, hidden: 4 * d, activation, bias: true, dropout, residual_in_linear: false }),
     ]
@@ -166,6 +190,8 @@ fn llama_block(rng: &mut Rng, d: usize) -> [Part; 2] {
             bias: false,
             weights_dropout: false,
             output_dropout: false,
+            window: None,
+            cap: None,
         }),
         Part::Mlp(MlpPart {
             norm,
@@ -190,6 +216,8 @@ fn odd_part(rng: &mut Rng, d: usize, head_dim: usize) -> Part {
             bias: rng.chance(50),
             weights_dropout: rng.chance(40),
             output_dropout: rng.chance(40),
+            window: None,
+            cap: None,
         }),
         3..=4 => Part::Mlp(MlpPart {
             norm: rng.chance(70).then(|| norm(rng)),

@@ -12,7 +12,7 @@
 //! [`ModelConfig`] says which norm, biases, positions, gate and activation. Ids of parameters and salts of dropouts
 //! follow the order of the code here: another order gives other random weights and other masks.
 
-use smallmind_graph::op::{Direction, DropoutSpec, Index, Norm, RopeSpec};
+use smallmind_graph::op::{Direction, DropoutSpec, Heads, Index, Norm, RopeSpec};
 use smallmind_graph::{Decay, GraphBuilder, GraphError, Init, Op, ParamId, ParamSpec, ValueId};
 
 use super::Purpose;
@@ -74,7 +74,8 @@ impl Decoder<'_> {
 
     /// Attention on the residual stream `x`; the block adds the result to `x`.
     fn attention(&self, b: &mut GraphBuilder, layer: usize, x: ValueId) -> Built<ValueId> {
-        let (c, heads) = (self.config, self.config.attention_heads());
+        let c = self.config;
+        let heads = Heads { window: c.attention_windows.of(layer), ..c.attention_heads() };
         let y = b.scope("norm", |b| self.norm(b, x))?;
         let weight = matrix(heads.qkv_cols(), c.d_model, c.init_std);
         let mut qkv = b.scope("qkv", |b| linear(b, y, weight, c.biases.qkv))?;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use smallmind_graph::op::{Gelu, Heads};
 
-use super::{Biases, ConfigError, Mlp, ModelConfig, NormKind, Positions};
+use super::{AttentionWindows, Biases, ConfigError, Mlp, ModelConfig, NormKind, Positions};
 
 /// A family of models with the same keys of `config.json` and names of tensors. It says how files are read and written;
 /// [`ModelConfig`] says what a model computes.
@@ -66,8 +66,8 @@ impl Family {
     fn mismatches(self, config: &ModelConfig) -> Vec<Mismatch> {
         #[rustfmt::skip]
         let &ModelConfig {
-            positions, attention_scale, norm, mlp, biases, d_model, heads, kv_heads, head_dim,
-            // Every family can express these.
+            positions, attention_scale, ref attention_windows, attention_softcap, norm, mlp, biases, d_model, heads, kv_heads, head_dim,
+            // Every family can state these.
             vocab_size: _, context: _, layers: _, d_ff: _, norm_eps: _, head: _, dropout: _, init_std: _, bos: _, eos: _,
         } = config;
         let mut all = Vec::new();
@@ -78,6 +78,9 @@ impl Family {
         };
         let usual = Heads::new(heads, kv_heads, head_dim).scale;
         takes(attention_scale.unwrap_or(usual) == usual, "attention_scale", &attention_scale, "None, for 1/√head_dim");
+        takes(attention_softcap.is_none(), "attention_softcap", &attention_softcap, "None");
+        let can_be_local = self == Family::Qwen2 || *attention_windows == AttentionWindows::None;
+        takes(can_be_local, "attention_windows", attention_windows, "None");
         match self {
             Family::Gpt2 => {
                 takes(matches!(norm, NormKind::LayerNorm { .. }), "norm", &norm, "LayerNorm");
@@ -107,7 +110,10 @@ impl Family {
 
     /// `config` with the features of this family. Sizes, and features that the family can express, stay as they are.
     pub fn applied_to(self, config: ModelConfig) -> ModelConfig {
-        let config = ModelConfig { attention_scale: None, ..config };
+        let mut config = ModelConfig { attention_scale: None, attention_softcap: None, ..config };
+        if self != Family::Qwen2 {
+            config.attention_windows = AttentionWindows::None;
+        }
         match self {
             Family::Gpt2 => {
                 let shift = config.norm == NormKind::LayerNorm { bias: true } && config.biases == Biases::ALL;

@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::error::kind;
 use super::json::{activation_name, short};
-use super::{ConfigError, DropoutConfig, Family, Fields, ModelConfig, Positions, rope};
+use super::{ConfigError, DropoutConfig, Family, Fields, ModelConfig, Positions, rope, windows};
 
 /// The names of fields in [`ModelConfig::check`], each with its key.
 pub(super) const NAMES: &[(&str, &str)] = &[
@@ -14,6 +13,7 @@ pub(super) const NAMES: &[(&str, &str)] = &[
     ("heads", "num_attention_heads"),
     ("kv_heads", "num_key_value_heads"),
     ("d_ff", "intermediate_size"),
+    ("attention_windows", "sliding_window"),
     ("norm_eps", "rms_norm_eps"),
     ("init_std", "initializer_range"),
     ("dropout (embedding)", "embd_pdrop"),
@@ -35,8 +35,7 @@ pub(super) fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig, Config
         return Err(ConfigError::invalid("hidden_act", act, "only silu is supported"));
     }
     let layers = f.size("num_hidden_layers")?;
-    full_attention(f, layers)?;
-    // The default has the norm and the MLP of the family.
+    // The default's norm and MLP are those of the family.
     Ok(ModelConfig {
         vocab_size: f.size("vocab_size")?,
         context: f.size("max_position_embeddings")?,
@@ -50,6 +49,7 @@ pub(super) fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig, Config
         head: f.head(false)?,
         biases: family.rotary_biases(),
         positions: Positions::Rope(rope::read(f)?),
+        attention_windows: windows::read(f, family, layers)?,
         dropout: DropoutConfig {
             embedding: f.number("embd_pdrop", 0.0)? as f32,
             attention: f.number("attention_dropout", 0.0)? as f32,
@@ -62,27 +62,10 @@ pub(super) fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig, Config
     })
 }
 
-/// Newer files name the kind of attention of each layer.
-fn full_attention(f: &Fields<'_>, layers: usize) -> Result<(), ConfigError> {
-    const KEY: &str = "layer_types";
-    let Some(list) = f.optional(KEY, |value| value.as_array().ok_or("an array"))? else { return Ok(()) };
-    for kind_of_layer in list {
-        // The second is the older name.
-        if !["full_attention", "attention"].iter().any(|known| kind_of_layer == known) {
-            return Err(ConfigError::invalid(KEY, kind(kind_of_layer), "only layers of full_attention are supported"));
-        }
-    }
-    if list.len() != layers {
-        let why = format!("it must name the attention of each of the {layers} layers");
-        return Err(ConfigError::invalid(KEY, f.shown(KEY), why));
-    }
-    Ok(())
-}
-
-/// The keys that only these families have, or that mean something else in others.
+/// The keys that no other family has, or that mean something else there.
 pub(super) fn write(c: &ModelConfig, family: Family) -> Value {
     let rope = c.positions.rope().unwrap_or_default();
-    json!({
+    let mut all = json!({
         "architectures": [if family == Family::Qwen2 { "Qwen2ForCausalLM" } else { "LlamaForCausalLM" }],
         "max_position_embeddings": c.context,
         "hidden_size": c.d_model,
@@ -105,5 +88,9 @@ pub(super) fn write(c: &ModelConfig, family: Family) -> Value {
         // Only SmallMind reads it: a resumed run continues with the same dropout.
         "embd_pdrop": short(c.dropout.embedding),
         "resid_pdrop": short(c.dropout.residual),
-    })
+    });
+    if let (Value::Object(all), Value::Object(windows)) = (&mut all, windows::write(&c.attention_windows, c.layers)) {
+        all.extend(windows);
+    }
+    all
 }

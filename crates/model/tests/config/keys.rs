@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value, json};
 use smallmind_graph::op::RopeScaling;
-use smallmind_model::{ConfigError, Family, KeyRule, ModelConfig, RopeConfig, Supported, UnknownKeys, config_keys};
+use smallmind_model::{
+    AttentionWindows, ConfigError, Family, KeyRule, ModelConfig, RopeConfig, Supported, UnknownKeys, config_keys,
+};
 
 use super::{gpt2, key, llama};
 
@@ -137,7 +139,8 @@ fn what_transformers_refuses_or_computes_otherwise_is_refused() {
         (llama(), "layer_types", json!(["full_attention", "sliding_attention"])),
         (base(Family::Qwen2), "layer_types", json!(["sliding_attention", "sliding_attention"])),
         (base(Family::Qwen2), "layer_types", json!(["full_attention"])),
-        (base(Family::Qwen2), "use_sliding_window", json!(true)),
+        (base(Family::Qwen2), "use_sliding_window", Value::Null),
+        (base(Family::Qwen2), "layer_types", json!(["full_attention", "chunked_attention"])),
         (llama(), "partial_rotary_factor", json!(0.5)),
         (llama(), "rope_scaling.partial_rotary_factor", json!(0.5)),
         (llama(), "original_max_position_embeddings", json!(8)),
@@ -149,6 +152,40 @@ fn what_transformers_refuses_or_computes_otherwise_is_refused() {
     }
     let full = with(base(Family::Qwen2), "layer_types", json!(["full_attention", "attention"]));
     assert!(ModelConfig::from_json(&full).is_ok());
+}
+
+#[test]
+fn windows_are_those_of_transformers() {
+    let pattern = |window, local: &[bool]| AttentionWindows::Pattern { window, local: local.to_vec() };
+    let layers = |types: [&str; 2]| json!(types.map(|name| format!("{name}_attention")));
+    for (keys, expected) in [
+        (json!({"sliding_window": 4}), AttentionWindows::None),
+        (json!({"sliding_window": 4, "use_sliding_window": false, "max_window_layers": 0}), AttentionWindows::None),
+        // From layer 28 on.
+        (json!({"sliding_window": 4, "use_sliding_window": true}), AttentionWindows::None),
+        (json!({"use_sliding_window": true, "max_window_layers": 0}), AttentionWindows::All(4096)),
+        (json!({"use_sliding_window": true, "max_window_layers": 0, "sliding_window": null}), AttentionWindows::None),
+        (json!({"sliding_window": 4, "use_sliding_window": true, "max_window_layers": 1}), pattern(4, &[false, true])),
+        (
+            json!({"sliding_window": 4, "use_sliding_window": true, "max_window_layers": 0,
+                   "layer_types": layers(["sliding", "full"])}),
+            pattern(4, &[true, false]),
+        ),
+        (
+            json!({"sliding_window": 4, "use_sliding_window": true, "layer_types": layers(["sliding", "sliding"])}),
+            AttentionWindows::All(4),
+        ),
+    ] {
+        let mut config = base(Family::Qwen2);
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        assert_eq!(ModelConfig::from_json(&config).unwrap().attention_windows, expected, "{keys}");
+    }
+    for (key_of, value) in
+        [("sliding_window", json!(0)), ("sliding_window", json!(1 << 25)), ("sliding_window", json!("a"))]
+    {
+        let config = with(with(base(Family::Qwen2), "use_sliding_window", json!(true)), "max_window_layers", json!(0));
+        assert_eq!(key(&refused(&with(config, key_of, value))), key_of);
+    }
 }
 
 #[test]
