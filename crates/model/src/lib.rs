@@ -86,8 +86,8 @@ mod workload;
 
 pub use architecture::{LOGITS, LOSS, Purpose};
 pub use config::{
-    AttentionWindows, Biases, ConfigError, DropoutConfig, Family, Head, KeyRule, Mlp, ModelConfig, NormKind, Positions,
-    RopeConfig, Supported, UnknownKeys, config_keys,
+    AttentionWindows, Biases, ConfigError, DropoutConfig, Family, Head, KeyRule, Mlp, ModelConfig, NormKind,
+    NormPlacement, Positions, QkNorm, Residual, RopeConfig, Supported, UnknownKeys, config_keys,
 };
 pub use error::{ErrorClass, ModelError};
 pub use generation_config::GenerationConfig;

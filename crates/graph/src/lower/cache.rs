@@ -258,7 +258,7 @@ impl<I: Isa> Attend<I> {
             let begun = unit.seeing_before(block * KEY_BLOCK, scoring) * group;
             let beginning = unit.seeing_before((block + 1) * KEY_BLOCK, scoring) * group;
             fold(self.isa, state.reborrow().rows_range(0..begun), Mat::new(partials, begun, cols));
-            for row in begun..begun.min(beginning) {
+            for row in begun..beginning {
                 state.row_mut(row).copy_from_slice(&partials[row * cols..(row + 1) * cols]);
             }
         }

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use smallmind_kernels::optimizer::SUM_BLOCK;
 
-use crate::op::{DropoutSpec, Heads, Norm};
+use crate::op::{DropoutSpec, Heads, Norm, QkNorm};
 use crate::{Batch, GraphError, ParamId, ParamSpec, Params, Rows, Shape, Span};
 
 /// The mutable memory besides values that an operation touches. An operation that writes any of it is never dead code.
@@ -162,6 +162,13 @@ impl Shapes<'_> {
             self.require(self.param(bias)?.len() == cols, "a norm's shift is as long as a row")?;
         }
         Ok(())
+    }
+
+    /// The shape of the statistics of a norm of queries and keys in rows of the shape `x`.
+    pub(super) fn qk_stats(&self, norm: QkNorm, x: Shape) -> Result<Shape, GraphError> {
+        let cols = norm.cols(self.param(norm.q)?.len(), self.param(norm.k)?.len());
+        self.require(cols <= x.cols, "the groups of queries and keys fit in a row")?;
+        Ok(Shape { cols: norm.q_groups + norm.k_groups, ..x })
     }
 
     pub(super) fn qkv(&self, input: usize, heads: Heads) -> Result<(), GraphError> {

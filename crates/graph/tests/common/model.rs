@@ -1,6 +1,6 @@
 //! Random models: stacks of parts on a residual stream, in common and in odd mixtures.
 
-use smallmind_graph::op::{Gelu, RopeScaling};
+use smallmind_graph::op::{Gelu, Llama3Scaling, RopeScaling, YarnScaling};
 
 use super::rng::Rng;
 
@@ -34,12 +34,55 @@ pub enum NormKind {
     Rms,
 }
 
+/// The scaling of rotary positions.
+#[derive(Clone, Copy, Debug)]
+pub enum Scaling {
+    None,
+    Linear,
+    Llama3,
+    Yarn,
+}
+
+impl Scaling {
+    pub fn get(self) -> Option<RopeScaling> {
+        let (factor, original_max_position) = (8.0, 40);
+        match self {
+            Scaling::None => None,
+            Scaling::Linear => Some(RopeScaling::Linear { factor }),
+            Scaling::Llama3 => Some(RopeScaling::Llama3(Llama3Scaling {
+                factor,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_max_position,
+            })),
+            Scaling::Yarn => Some(RopeScaling::Yarn(YarnScaling {
+                factor,
+                attention_factor: 1.2,
+                beta_fast: 4.0,
+                beta_slow: 1.0,
+                original_max_position,
+                truncate: false,
+            })),
+        }
+    }
+}
+
+/// What is normalised of queries and of keys.
+#[derive(Clone, Copy, Debug)]
+pub enum QkGroups {
+    Heads,
+    Rows,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionPart {
     pub norm: Option<NormKind>,
     /// Query heads for each key head.
     pub group: usize,
-    pub rope: Option<Option<RopeScaling>>,
+    pub qk_norm: Option<QkGroups>,
+    pub rope: Option<Scaling>,
+    /// Whether only a part of each head is rotated, where it has four features or more.
+    pub partial: bool,
     pub bias: bool,
     pub weights_dropout: bool,
     pub output_dropout: bool,
@@ -52,6 +95,7 @@ pub enum Activation {
     None,
     Gelu(Gelu),
     SwiGlu,
+    GeGlu(Gelu),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +118,8 @@ pub enum Part {
     Parallel(NormKind),
     /// `x + x`.
     Twice,
+    /// `x / 2`.
+    Half,
     /// `x` plus the stream as it was before the part before.
     Earlier,
     /// A norm in the stream itself, which is read both before and after it: `norm(x) + x`.
@@ -102,6 +148,8 @@ pub struct Model {
     pub tied: bool,
     pub embedding_dropout: bool,
     pub final_norm: Option<NormKind>,
+    /// Soft cap of the logits.
+    pub cap: Option<f32>,
     pub parts: Vec<Part>,
 }
 
@@ -128,6 +176,7 @@ impl Model {
             Family::Llama => Some(NormKind::Rms),
             Family::Odd => rng.chance(70).then(|| norm(rng)),
         };
+        let parts = varied(&mut Rng::new(!seed), family, parts);
         Model {
             seed,
             vocab: rng.pick(&[2, 3, 17, 31, 64]),
@@ -139,6 +188,7 @@ impl Model {
             tied: rng.chance(50),
             embedding_dropout: family != Family::Llama && rng.chance(40),
             final_norm,
+            cap: seed.is_multiple_of(5).then_some(2.0),
             parts,
         }
     }
@@ -169,7 +219,9 @@ fn gpt2_block(rng: &mut Rng, d: usize) -> [Part; 2] {
         Part::Attention(AttentionPart {
             norm,
             group: 1,
+            qk_norm: None,
             rope: None,
+            partial: false,
             bias: true,
             weights_dropout: dropout,
             output_dropout: dropout,
@@ -186,7 +238,9 @@ fn llama_block(rng: &mut Rng, d: usize) -> [Part; 2] {
         Part::Attention(AttentionPart {
             norm,
             group: rng.range(1..=3),
-            rope: Some(rng.chance(30).then_some(SCALING)),
+            qk_norm: None,
+            rope: Some(scaling(rng)),
+            partial: false,
             bias: false,
             weights_dropout: false,
             output_dropout: false,
@@ -204,15 +258,42 @@ fn llama_block(rng: &mut Rng, d: usize) -> [Part; 2] {
     ]
 }
 
-const SCALING: RopeScaling =
-    RopeScaling { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position: 40 };
+fn scaling(rng: &mut Rng) -> Scaling {
+    if rng.chance(30) { Scaling::Llama3 } else { Scaling::None }
+}
+
+/// The parts with features that only some models of a family have.
+fn varied(rng: &mut Rng, family: Family, mut parts: Vec<Part>) -> Vec<Part> {
+    for part in &mut parts {
+        if let Part::Attention(a) = part {
+            a.qk_norm = rng.chance(40).then(|| rng.pick(&[QkGroups::Heads, QkGroups::Rows]));
+            a.partial = rng.chance(40);
+            if let Some(Scaling::Llama3) = a.rope {
+                a.rope = Some(rng.pick(&[Scaling::Linear, Scaling::Llama3, Scaling::Yarn]));
+            }
+        }
+    }
+    for part in &mut parts {
+        if let Part::Mlp(MlpPart { activation: activation @ Activation::SwiGlu, .. }) = part
+            && rng.chance(40)
+        {
+            *activation = Activation::GeGlu(rng.pick(&[Gelu::Tanh, Gelu::Exact]));
+        }
+    }
+    if family == Family::Odd && rng.chance(40) {
+        parts.insert(rng.below(parts.len() + 1), Part::Half);
+    }
+    parts
+}
 
 fn odd_part(rng: &mut Rng, d: usize, head_dim: usize) -> Part {
     match rng.below(10) {
         0..=2 => Part::Attention(AttentionPart {
             norm: rng.chance(70).then(|| norm(rng)),
             group: rng.range(1..=3),
-            rope: (head_dim.is_multiple_of(2) && rng.chance(60)).then(|| rng.chance(30).then_some(SCALING)),
+            qk_norm: None,
+            rope: (head_dim.is_multiple_of(2) && rng.chance(60)).then(|| scaling(rng)),
+            partial: false,
             bias: rng.chance(50),
             weights_dropout: rng.chance(40),
             output_dropout: rng.chance(40),

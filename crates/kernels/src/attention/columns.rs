@@ -88,7 +88,7 @@ impl Columns {
     #[inline(always)]
     fn in_window<I: Isa>(&self, isa: I, key: usize, at: usize, v: I::F32, other: I::F32) -> I::F32 {
         // The last query that sees the key stands `window - 1` positions behind it.
-        let last = (key + self.window + self.queries + 1) as f32 - (self.limit + at + 1) as f32;
+        let last = (key + self.window + self.queries) as f32 - (self.limit + at + 1) as f32;
         isa.select(isa.le(isa.load(&INDICES), isa.splat(last)), v, other)
     }
 

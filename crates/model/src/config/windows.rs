@@ -1,9 +1,10 @@
 //! Sliding windows of attention: which layers have one, and the keys of `config.json` that say so.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use super::check::{MAX_DIMENSION, MAX_LAYERS};
 use super::error::kind;
-use super::{ConfigError, Family, Fields, MAX_DIMENSION, MAX_LAYERS};
+use super::{ConfigError, Family, Fields, ModelConfig};
 
 /// Which layers attend in a sliding window: there a token sees the keys of the `window` latest positions, its own among
 /// them (Beltagy et al., "Longformer", 2020; Jiang et al., "Mistral 7B", 2023).
@@ -68,10 +69,55 @@ impl AttentionWindows {
 const LOCAL: &str = "sliding_attention";
 const GLOBAL: [&str; 2] = ["full_attention", "attention"];
 
+/// How the files of a family state windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WindowKeys {
+    /// Not at all.
+    None,
+    /// All layers have the window `sliding_window`. Its default is 4096 in the second case.
+    All { has_default: bool },
+    /// `use_sliding_window` switches `sliding_window` on, `layer_types` or `max_window_layers` says for which layers.
+    Switched,
+}
+
+impl WindowKeys {
+    /// Whether files can state `windows` in a model with this context.
+    pub(super) fn state(self, windows: &AttentionWindows, context: usize) -> bool {
+        match windows {
+            AttentionWindows::None => true,
+            AttentionWindows::All(window) => match self {
+                Self::None => false,
+                Self::All { .. } => *window < context,
+                Self::Switched => true,
+            },
+            AttentionWindows::Pattern { .. } => self == Self::Switched,
+        }
+    }
+
+    /// What [`WindowKeys::state`] accepts, in words.
+    pub(super) fn stated(self) -> &'static str {
+        match self {
+            Self::None => "None",
+            Self::All { .. } => "None, or All of less than the context",
+            Self::Switched => "any",
+        }
+    }
+}
+
 /// Reads the windows of a file with so many layers, as transformers does.
-pub(super) fn read(f: &Fields<'_>, family: Family, layers: usize) -> Result<AttentionWindows, ConfigError> {
+pub(super) fn read(
+    f: &Fields<'_>,
+    family: Family,
+    layers: usize,
+    context: usize,
+) -> Result<AttentionWindows, ConfigError> {
     let types = layer_types(f, layers)?;
-    let (window, first_local) = if family == Family::Qwen2 { qwen2(f)? } else { (None, 0) };
+    let (window, first_local) = match family.windows() {
+        WindowKeys::None => (None, 0),
+        // A window of at least the whole context is none.
+        WindowKeys::All { has_default } => (window(f, has_default)?.filter(|window| *window < context), 0),
+        WindowKeys::Switched => switched(f)?,
+    };
     let Some(window) = window else {
         if types.is_some_and(|local| local.contains(&true)) {
             let why = format!("the file sets no window for its layers of {LOCAL}");
@@ -84,11 +130,17 @@ pub(super) fn read(f: &Fields<'_>, family: Family, layers: usize) -> Result<Atte
     Ok(AttentionWindows::of_layers(window, &types.unwrap_or_else(from_first)))
 }
 
+/// The window that a file states; where the key is absent, 4096 if that is its default.
+fn window(f: &Fields<'_>, has_default: bool) -> Result<Option<usize>, ConfigError> {
+    const KEY: &str = "sliding_window";
+    let default = (has_default && !f.map.contains_key(KEY)).then_some(4096);
+    Ok(f.optional(KEY, Fields::as_size)?.or(default))
+}
+
 /// The window, if there is one, and the first layer that has it where `layer_types` doesn't say it. The defaults are
 /// those of transformers.
-fn qwen2(f: &Fields<'_>) -> Result<(Option<usize>, usize), ConfigError> {
-    let key = "sliding_window";
-    let window = f.optional(key, Fields::as_size)?.or((!f.map.contains_key(key)).then_some(4095));
+fn switched(f: &Fields<'_>) -> Result<(Option<usize>, usize), ConfigError> {
+    let window = window(f, true)?;
     let first_local = f.or("max_window_layers", Fields::as_size, 28)?;
     let is_used = f.flag("use_sliding_window", false)?;
     Ok((window.filter(|_| is_used), first_local))
@@ -113,17 +165,28 @@ fn layer_types(f: &Fields<'_>, layers: usize) -> Result<Option<Vec<bool>>, Confi
     list.iter().map(is_local).collect::<Result<_, _>>().map(Some)
 }
 
-/// The keys of windows for a model with so many layers; none where it has no windows.
-pub(super) fn write(windows: &AttentionWindows, layers: usize) -> Value {
-    let (AttentionWindows::All(window) | AttentionWindows::Pattern { window, .. }) = windows else { return json!({}) };
+/// The keys of windows; none where the family has none, or a switch that is off.
+pub(super) fn write(c: &ModelConfig, family: Family) -> Map<String, Value> {
+    let windows = &c.attention_windows;
+    let window = match windows {
+        AttentionWindows::None => None,
+        AttentionWindows::All(window) | AttentionWindows::Pattern { window, .. } => Some(*window),
+    };
     let is_local = |layer: usize| windows.of(layer).is_some();
-    let types: Vec<&str> = (0..layers).map(|layer| if is_local(layer) { LOCAL } else { GLOBAL[0] }).collect();
-    // For programs that don't read the list: the layers from which on all have the window.
-    let last_global = (0..layers).rev().find(|layer| !is_local(*layer));
-    json!({
-        "use_sliding_window": true,
-        "sliding_window": window,
-        "max_window_layers": last_global.map_or(0, |layer| layer + 1),
-        "layer_types": types,
-    })
+    let keys = match (family.windows(), window) {
+        (WindowKeys::None, _) | (WindowKeys::Switched, None) => json!({}),
+        (WindowKeys::All { .. }, window) => json!({"sliding_window": window}),
+        (WindowKeys::Switched, Some(window)) => {
+            let types = (0..c.layers).map(|layer| if is_local(layer) { LOCAL } else { GLOBAL[0] }).collect::<Vec<_>>();
+            // For programs that don't read the list: the layers from which on all have the window.
+            let last_global = (0..c.layers).rev().find(|layer| !is_local(*layer));
+            json!({
+                "use_sliding_window": true,
+                "sliding_window": window,
+                "max_window_layers": last_global.map_or(0, |layer| layer + 1),
+                "layer_types": types,
+            })
+        }
+    };
+    keys.as_object().cloned().unwrap_or_default()
 }

@@ -169,10 +169,14 @@ fn a_thousand_schedules_give_each_sequence_the_bits_that_it_has_alone() {
         // Within a block of keys, and beyond one.
         (Kind::Local(90), Format::F32, SessionOptions { chunk: 33, threads: 3, ..full }),
         (Kind::Local(530), Format::F32, SessionOptions { chunk: 200, pages: Some(40), ..full }),
+        (Kind::After, Format::Bf16, SessionOptions { chunk: 7, threads: 3, pages: Some(20), ..full }),
+        (Kind::Around, Format::Q8_0, SessionOptions { chunk: 33, threads: 1, pages: Some(40), ..full }),
+        (Kind::Parallel, Format::F16, SessionOptions { chunk: 500, ..full }),
+        (Kind::SharedNorm, Format::F32, SessionOptions { chunk: 128, ..full }),
     ];
     for (i, (kind, format, options)) in (0..).zip(cases) {
         let mut schedule = Schedule::new(kind, format, options);
-        for seed in 0..200 {
+        for seed in 0..100 {
             schedule.run(&mut Rng(1000 * i + seed));
         }
     }
