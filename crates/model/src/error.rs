@@ -46,6 +46,16 @@ pub enum ModelError {
         /// Shape by the configuration.
         expected: Vec<usize>,
     },
+    /// A tensor whose format can't be read.
+    #[error("{path}: tensor `{name}` is stored as {format}, which is not supported", path = .path.display())]
+    TensorFormat {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The format.
+        format: &'static str,
+    },
     /// Tensors that the configuration doesn't use.
     #[error(
         "{path}: {}, so the model would compute something else than the one that was stored",
@@ -173,7 +183,7 @@ impl ModelError {
                 ErrorClass::Limit
             }
             Self::NonFinite { .. } | Self::ClosedSequence | Self::RepeatedSequence => ErrorClass::Failed,
-            Self::TensorShape { .. } | Self::UnusedTensors { .. } | Self::Vocabulary { .. } | Self::NoTokenizer(_) => {
+            Self::TensorShape { .. } | Self::TensorFormat { .. } | Self::UnusedTensors { .. } | Self::Vocabulary { .. } | Self::NoTokenizer(_) => {
                 ErrorClass::BadFile
             }
             Self::Sampler(_) | Self::Stop(_) | Self::Preset { .. } | Self::EmptyPrompt => ErrorClass::Usage,
@@ -188,9 +198,9 @@ fn unused(names: &[String]) -> String {
     let short = |name: &String| format!("`{}`", name.chars().take(MAX_SHOWN).collect::<String>());
     let shown = names.iter().take(SHOWN).map(short).collect::<Vec<_>>().join(", ");
     match names.len() {
-        1 => format!("config.json has no use for the tensor {shown}"),
-        n if n > SHOWN => format!("config.json has no use for {n} tensors ({shown}, …)"),
-        n => format!("config.json has no use for {n} tensors ({shown})"),
+        1 => format!("the configuration has no use for the tensor {shown}"),
+        n if n > SHOWN => format!("the configuration has no use for {n} tensors ({shown}, …)"),
+        n => format!("the configuration has no use for {n} tensors ({shown})"),
     }
 }
 

@@ -67,6 +67,7 @@ pub mod architecture;
 pub mod chat;
 mod config;
 mod error;
+mod files;
 mod generation_config;
 mod generator;
 mod load;
@@ -90,6 +91,7 @@ pub use config::{
     NormPlacement, Positions, QkNorm, Residual, RopeConfig, Supported, UnknownKeys, config_keys,
 };
 pub use error::{ErrorClass, ModelError};
+pub use files::{ModelFiles, is_gguf};
 pub use generation_config::GenerationConfig;
 pub use generator::Generator;
 pub use load::{LoadOptions, UnusedTensors};

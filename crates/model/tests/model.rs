@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use smallmind_checkpoint::{
-    CONFIG_FILE, CheckpointError, ModelFolder, TensorData, TensorFile, TensorWriter, WEIGHTS_FILE,
+    CONFIG_FILE, CheckpointError, TensorData, TensorFile, TensorWriter, WEIGHTS_FILE,
 };
 use smallmind_graph::op::Gelu;
 use smallmind_kernels::Format;
@@ -156,10 +156,10 @@ fn what_is_read_packed_is_what_is_packed() {
     for config in shapes() {
         let dir = folder(config.clone());
         distinct(config.clone()).save(dir.path()).unwrap();
-        let open = ModelFolder::open(dir.path()).unwrap();
+        let open = ModelFiles::open(dir.path()).unwrap();
         for format in Format::ALL {
             let isa = IsaKind::best();
-            let read = PackedModel::from_folder(&open, LoadOptions::default(), isa, format).unwrap();
+            let read = PackedModel::from_files(&open, LoadOptions::default(), isa, format).unwrap();
             let packed = Model::load(dir.path()).unwrap().pack_as(isa, format).unwrap();
             assert_eq!((read.config(), read.storage()), (packed.config(), packed.storage()));
             let logits = |model: PackedModel| {
@@ -180,8 +180,8 @@ fn what_a_format_can_not_hold_is_named_when_it_is_read() {
         let tensor = tensors.iter_mut().find(|tensor| tensor.0 == "model.layers.1.self_attn.k_proj.weight").unwrap();
         tensor.2[3] = 1e6;
     });
-    let open = ModelFolder::open(dir.path()).unwrap();
-    let error = PackedModel::from_folder(&open, LoadOptions::default(), IsaKind::best(), Format::F16).unwrap_err();
+    let open = ModelFiles::open(dir.path()).unwrap();
+    let error = PackedModel::from_files(&open, LoadOptions::default(), IsaKind::best(), Format::F16).unwrap_err();
     // Behind the 24 rows of queries.
     let at = 24 * 16 + 3;
     let want = format!("`blocks.1.attn.qkv.weight`: element {at} is 1000000, which f16 can't hold");

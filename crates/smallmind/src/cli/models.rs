@@ -1,4 +1,4 @@
-//! Where a model comes from: a run folder or a Hugging Face folder.
+//! Where a model comes from: a run folder, a Hugging Face folder or a GGUF file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use smallmind::graph::Storage;
 use smallmind::kernels::Format;
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{
-    ConfigError, LoadOptions, Model, ModelConfig, ModelError, PackedModel, Purpose, UnknownKeys, UnusedTensors,
-    architecture,
+    ConfigError, LoadOptions, Model, ModelConfig, ModelError, ModelFiles, PackedModel, Purpose, UnknownKeys,
+    UnusedTensors, architecture, is_gguf,
 };
 use smallmind::simd::IsaKind;
 use smallmind::train::{is_run, latest_checkpoint};
@@ -23,8 +23,8 @@ use super::settings::{MODEL_VARIABLE, of_model};
 /// `-m`.
 #[derive(Debug, Args)]
 pub struct ModelArg {
-    /// The model: a run folder or a Hugging Face folder
-    #[arg(short, long, env = MODEL_VARIABLE, value_name = "FOLDER")]
+    /// The model: a run folder, a Hugging Face folder or a GGUF file
+    #[arg(short, long, env = MODEL_VARIABLE, value_name = "MODEL")]
     pub model: PathBuf,
     #[command(flatten)]
     pub allowed: Allowed,
@@ -47,16 +47,16 @@ pub(super) fn format_parser() -> impl TypedValueParser<Value = Format> {
 /// What is ignored in a model's files.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct Allowed {
-    /// Pass over keys of config.json that are not known: they may change what the model computes
+    /// Pass over keys of the configuration that are not known: they may change what the model computes
     #[arg(long)]
     allow_unknown_keys: bool,
-    /// Pass over tensors that config.json has no use for
+    /// Pass over tensors that the configuration has no use for
     #[arg(long)]
     allow_unused: bool,
 }
 
 impl Allowed {
-    /// For [`ModelConfig::from_folder`].
+    /// For [`ModelFiles::configs`].
     pub fn unknown_keys(self) -> UnknownKeys {
         if self.allow_unknown_keys { UnknownKeys::Allow } else { UnknownKeys::Refuse }
     }
@@ -66,38 +66,36 @@ impl Allowed {
         LoadOptions { unknown_keys: self.unknown_keys(), unused_tensors }
     }
 
-    /// Reads the weights of an open folder; notes what is ignored.
-    pub fn load(self, folder: &ModelFolder) -> anyhow::Result<Model> {
-        let model = Model::from_folder(folder, self.load_options()).map_err(with_flag)?;
-        self.note(folder, model.config())?;
+    /// Reads the weights of open files; notes what is ignored.
+    pub fn load(self, files: &ModelFiles) -> anyhow::Result<Model> {
+        let model = Model::from_files(files, self.load_options()).map_err(with_flag)?;
+        self.note(files, model.config())?;
         Ok(model)
     }
 
-    /// Reads the weights of an open folder, packed in a format; notes what is ignored, and which weights are in another
+    /// Reads the weights of open files, packed in a format; notes what is ignored, and which weights are in another
     /// format.
-    pub fn load_packed(self, folder: &ModelFolder, isa: IsaKind, weights: Format) -> anyhow::Result<PackedModel> {
-        let model = PackedModel::from_folder(folder, self.load_options(), isa, weights).map_err(with_flag)?;
-        self.note(folder, model.config())?;
+    pub fn load_packed(self, files: &ModelFiles, isa: IsaKind, weights: Format) -> anyhow::Result<PackedModel> {
+        let model = PackedModel::from_files(files, self.load_options(), isa, weights).map_err(with_flag)?;
+        self.note(files, model.config())?;
         note_fallback(model.config(), isa, weights)?;
         Ok(model)
     }
 
     /// Notes what is ignored, and an output head in the weights that `config.json` doesn't have. `config` was read from
-    /// `folder`.
-    pub fn note(self, folder: &ModelFolder, config: &ModelConfig) -> anyhow::Result<()> {
-        if ModelConfig::from_json_with(folder.config(), self.unknown_keys())?.head != config.head {
+    /// `files`.
+    pub fn note(self, files: &ModelFiles, config: &ModelConfig) -> anyhow::Result<()> {
+        if files.has_second_head()? {
             note!(
                 "note: lm_head.weight differs from the token embeddings, although `tie_word_embeddings` in \
                  {CONFIG_FILE} makes them one: it is used as the output head, as in transformers"
             );
         }
         if self.allow_unknown_keys {
-            let keys = ModelConfig::unknown_keys(folder.config())?;
-            note_passed_over(&format!("unknown keys of {CONFIG_FILE}"), &keys);
+            note_passed_over("unknown keys of the configuration", &files.unknown_keys()?);
         }
         if self.allow_unused {
-            let names = smallmind::model::unused_tensors(config, folder.weights())?;
-            note_passed_over("tensors without use", &names);
+            note_passed_over("tensors without use", &smallmind::model::unused_tensors(config, files)?);
         }
         Ok(())
     }
@@ -149,23 +147,23 @@ impl ModelArg {
 
     /// Reads weights and tokenizer.
     pub fn open(&self) -> anyhow::Result<(Model, Arc<Tokenizer>)> {
-        self.read(|folder| self.allowed.load(folder), Model::config)
+        self.read(|files| self.allowed.load(files), Model::config)
     }
 
     /// Reads weights, packed in a format, and tokenizer.
     pub fn open_packed(&self, isa: IsaKind, weights: Format) -> anyhow::Result<(PackedModel, Arc<Tokenizer>)> {
-        self.read(|folder| self.allowed.load_packed(folder, isa, weights), PackedModel::config)
+        self.read(|files| self.allowed.load_packed(files, isa, weights), PackedModel::config)
     }
 
     fn read<M>(
         &self,
-        load: impl Fn(&ModelFolder) -> anyhow::Result<M>,
+        load: impl Fn(&ModelFiles) -> anyhow::Result<M>,
         config: impl Fn(&M) -> &ModelConfig,
     ) -> anyhow::Result<(M, Arc<Tokenizer>)> {
         let read = || {
-            let folder = open_folder(&self.model)?;
+            let files = open_files(&self.model)?;
             let tokenizer = tokenizer_of(&self.model)?;
-            let model = load(&folder)?;
+            let model = load(&files)?;
             let (of_tokenizer, of_model) = (tokenizer.vocab_size(), config(&model).vocab_size);
             if of_tokenizer > of_model {
                 return Err(ModelError::Vocabulary { tokenizer: of_tokenizer, model: of_model }.into());
@@ -176,18 +174,16 @@ impl ModelArg {
     }
 }
 
-/// Opens a model folder: configuration and headers, without the weights. For a run without a model, its latest
+/// Opens a model's files: configuration and headers, without the weights. For a run without a model, its latest
 /// checkpoint.
-pub fn open_folder(path: &Path) -> anyhow::Result<ModelFolder> {
-    refuse_gguf(path)?;
+pub fn open_files(path: &Path) -> anyhow::Result<ModelFiles> {
     if !path.exists() {
-        let path = path.display();
-        return Err(bad_file(format!(
-            "{path}: there is no such folder; name one with config.json and model.safetensors"
-        )));
+        let (what, path) = (if is_gguf(path) { "file" } else { "folder" }, path.display());
+        let which = "name a folder with config.json and model.safetensors, or a GGUF file";
+        return Err(bad_file(format!("{path}: there is no such {what}; {which}")));
     }
-    if path.join(CONFIG_FILE).exists() || !is_run(path) {
-        return Ok(ModelFolder::open(path)?);
+    if is_gguf(path) || path.join(CONFIG_FILE).exists() || !is_run(path) {
+        return Ok(ModelFiles::open(path)?);
     }
     let Some(checkpoint) = latest_checkpoint(path)? else {
         return Err(bad_file(format!(
@@ -196,12 +192,11 @@ pub fn open_folder(path: &Path) -> anyhow::Result<ModelFolder> {
         )));
     };
     note!("note: {} has no model of its own yet; its latest checkpoint is used", path.display());
-    Ok(ModelFolder::open(checkpoint)?)
+    Ok(ModelFolder::open(checkpoint)?.into())
 }
 
-/// The tokenizer of a model folder, or of a `tokenizer.json`.
+/// The tokenizer of a model, or of a `tokenizer.json`.
 pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
-    refuse_gguf(path)?;
     if path.is_file() {
         return read_tokenizer(path);
     }
@@ -224,12 +219,12 @@ pub fn read_tokenizer(file: &Path) -> anyhow::Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-/// Refuses GGUF files, which this program does not read or write.
+/// Refuses a GGUF file where a folder is written.
 pub fn refuse_gguf(path: &Path) -> anyhow::Result<()> {
     let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
     if !is_gguf {
         return Ok(());
     }
     let path = path.display();
-    Err(usage(format!("{path}: GGUF files are not supported; name a folder with config.json and model.safetensors")))
+    Err(usage(format!("{path}: a folder is written; convert writes GGUF files")))
 }

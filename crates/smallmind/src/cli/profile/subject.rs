@@ -64,7 +64,7 @@ impl SubjectArg {
             let tokenizer = Err(usage("--prompt is for a model with a tokenizer: name one with -m"));
             return Ok(Opened { model, name: name.to_owned(), tokenizer });
         };
-        let model = models::open_folder(&folder).and_then(|open| self.allowed.load_packed(&open, isa, weights));
+        let model = models::open_files(&folder).and_then(|open| self.allowed.load_packed(&open, isa, weights));
         let model = model.map_err(|error| of_model(&folder, error))?;
         Ok(Opened { model, name: name_of(&folder), tokenizer: models::tokenizer_of(&folder) })
     }
