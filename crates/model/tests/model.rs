@@ -15,8 +15,8 @@ use smallmind_checkpoint::{
 use smallmind_graph::op::Gelu;
 use smallmind_kernels::Format;
 use smallmind_model::{
-    Biases, ConfigError, Head, LoadOptions, Mlp, Model, ModelConfig, ModelError, NormKind, NormPlacement, PackedModel,
-    Positions, QkNorm, Residual, RopeConfig, Session, SessionOptions,
+    Biases, ConfigError, Head, LoadOptions, Mlp, Model, ModelConfig, ModelError, ModelFiles, NormKind, NormPlacement,
+    PackedModel, Positions, QkNorm, Residual, RopeConfig, Session, SessionOptions,
 };
 use smallmind_simd::IsaKind;
 
