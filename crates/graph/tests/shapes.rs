@@ -65,7 +65,7 @@ fn what_does_not_fit_is_refused() {
     given.refuse(wide, &[x], "the rotated features are those of a head");
     let groups = QkNorm { q: vector, k: vector, q_groups: 1, k_groups: 2, eps: 1e-5 };
     given.refuse(Op::QkNorm(groups), &[x], "the groups of queries and keys fit in a row");
-    given.refuse(Op::Scale { factor: 2.0 }, &[x, x], "takes 1 to 1 inputs");
+    given.refuse(Op::Scale { factor: 2.0 }, &[x, x], "takes 1 inputs");
     for (bad, why) in [
         (heads(3, 2, 1), "key heads divide query heads"),
         (heads(1, 0, 6), "key heads divide query heads"),

@@ -49,7 +49,25 @@ pub fn soft_cap_in_place<I: Isa>(isa: I, cap: f32, mut x: MatMut) {
 
 #[inline(always)]
 fn capped<I: Isa>(isa: I, cap: f32, x: I::F32) -> I::F32 {
-    isa.mul(isa.splat(cap), math::tanh(isa, isa.mul(x, isa.splat(1.0 / cap))))
+    capped_scaled(isa, cap, 1.0 / cap, x)
+}
+
+/// `cap · tanh(factor · x)`.
+#[inline(always)]
+fn capped_scaled<I: Isa>(isa: I, cap: f32, factor: f32, x: I::F32) -> I::F32 {
+    isa.mul(isa.splat(cap), math::tanh(isa, isa.mul(x, isa.splat(factor))))
+}
+
+/// `cap · tanh(scale · s / cap)` of each raw score `s`, in its place.
+#[inline(always)]
+pub(crate) fn cap_scores<I: Isa>(isa: I, scores: &mut [f32], scale: f32, cap: f32) {
+    row_ops::update(
+        isa,
+        [],
+        scores,
+        #[inline(always)]
+        |s, []| capped_scaled(isa, cap, scale / cap, s),
+    );
 }
 
 /// The gradient of [`soft_cap`] in the place of that of its result: `d = d · (1 − (y / cap)²)` for the result `y`, both

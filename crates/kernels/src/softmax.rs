@@ -87,19 +87,6 @@ pub(crate) fn exp_row<I: Isa>(isa: I, row: &mut [f32], scale: f32) -> RowTotal {
     RowTotal { max, sum: isa.sum(sum) }
 }
 
-/// Overwrites each score `s` with `cap · tanh(scale · s / cap)`.
-#[inline(always)]
-pub(crate) fn soft_cap<I: Isa>(isa: I, scores: &mut [f32], scale: f32, cap: f32) {
-    let (factor, cap) = (isa.splat(scale / cap), isa.splat(cap));
-    row_ops::update(
-        isa,
-        [],
-        scores,
-        #[inline(always)]
-        |s, []| isa.mul(cap, math::tanh(isa, isa.mul(s, factor))),
-    );
-}
-
 /// Multiplies `row` by `factor`.
 #[inline(always)]
 pub(crate) fn scale_row<I: Isa>(isa: I, row: &mut [f32], factor: f32) {

@@ -54,7 +54,7 @@ use smallmind_simd::Isa;
 
 use crate::dropout::{DropoutKey, scaled_mask, scaled_mask_row};
 use crate::matmul::gemm_scratch_len;
-use crate::softmax::soft_cap;
+use crate::soft_cap::cap_scores;
 
 /// Queries are worked on in blocks of this many rows, so callers must divide them at multiples of it.
 ///
@@ -96,7 +96,7 @@ impl Scoring {
     #[inline(always)]
     fn cap_scores<I: Isa>(&self, isa: I, scores: &mut [f32]) -> f32 {
         let Some(cap) = self.cap else { return self.scale };
-        soft_cap(isa, scores, self.scale, cap);
+        cap_scores(isa, scores, self.scale, cap);
         1.0
     }
 }

@@ -56,6 +56,7 @@ impl Family {
     pub const ALL: [Family; 12] = [
         Family::Gpt2,
         Family::Llama,
+        Family::Mistral,
         Family::Qwen2,
         Family::Qwen3,
         Family::Olmo2,
@@ -65,7 +66,6 @@ impl Family {
         Family::SmolLm3,
         Family::Phi3,
         Family::Gemma,
-        Family::Mistral,
     ];
 
     /// The `model_type` of `config.json`.

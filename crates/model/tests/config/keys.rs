@@ -167,8 +167,6 @@ fn what_transformers_refuses_or_computes_otherwise_is_refused() {
         (llama(), "rope_scaling.attention_factor", json!(2.0)),
         (llama(), "rope_scaling.beta_fast", json!(2.0)),
         (base(Family::Qwen2), "attention_bias", json!(true)),
-        (base(Family::Mistral), "sliding_window", json!(63)),
-        (base(Family::Phi3), "sliding_window", json!(8)),
         (base(Family::Phi3), "rope_scaling.rope_type", json!("linear")),
         (base(Family::Phi3), "full_attn_mod", json!(2)),
         (base(Family::StableLm), "qk_layernorm", json!(true)),
@@ -217,6 +215,15 @@ fn windows_are_those_of_transformers() {
         let mut config = base(Family::Qwen2);
         config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
         assert_eq!(ModelConfig::from_json(&config).unwrap().attention_windows, expected, "{keys}");
+    }
+    for (family, value, expected) in [
+        (Family::Mistral, json!(63), AttentionWindows::All(63)),
+        (Family::Mistral, json!(64), AttentionWindows::None),
+        (Family::Mistral, Value::Null, AttentionWindows::None),
+        (Family::Phi3, json!(8), AttentionWindows::All(8)),
+    ] {
+        let config = with(base(family), "sliding_window", value.clone());
+        assert_eq!(ModelConfig::from_json(&config).unwrap().attention_windows, expected, "{family} {value}");
     }
     for (key_of, value) in
         [("sliding_window", json!(0)), ("sliding_window", json!(1 << 25)), ("sliding_window", json!("a"))]
