@@ -370,7 +370,8 @@ fn inference_with_stored_weights() {
         let graphs = [inference.graph.clone(), fuse(&inference.graph)];
         for &isa in IsaKind::available() {
             // Each case has floats and some formats of blocks.
-            let some_blocks = blocks().enumerate().filter(|(i, _)| i % 4 == case as usize % 4).map(|(_, format)| format);
+            let some_blocks =
+                blocks().enumerate().filter(|(i, _)| i % 4 == case as usize % 4).map(|(_, format)| format);
             for (i, format) in [Format::F16, Format::Bf16].into_iter().chain(some_blocks).enumerate() {
                 // Fused or not: both meet every format on every instruction set in some case.
                 let graph = &graphs[(case as usize + isa as usize + i) % 2];

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use smallmind_graph::op::Index;
-use smallmind_graph::{
-    Batch, Bindings, Graph, GraphBuilder, GraphError, Limits, Op, ParamSpec, ParamStore, Scalars, Storage,
-};
+use smallmind_graph::{Bindings, Graph, GraphBuilder, GraphError, Limits, Op, ParamSpec, ParamStore, Scalars, Storage};
 use smallmind_kernels::Format;
 use smallmind_simd::IsaKind;
 
@@ -75,7 +73,8 @@ fn blocks_are_stored_across_segments() {
     let graph = layer_of_blocks();
     let id = graph.params().find("odd.weight").unwrap();
     let formats = [(16, Format::Q4K), (32, Format::F32), (2, Format::Q6K)];
-    let of = |spec: &ParamSpec| if spec.name == "odd.weight" { formats.to_vec() } else { vec![(spec.rows, Format::F32)] };
+    let of =
+        |spec: &ParamSpec| if spec.name == "odd.weight" { formats.to_vec() } else { vec![(spec.rows, Format::F32)] };
     let storage = Arc::new(Storage::by_rows(&graph, IsaKind::best(), of).unwrap());
     let mut values = Memory::new(graph.params(), 1).params;
     let mut store = ParamStore::of_rows(graph.params(), storage.clone(), &values).unwrap();
