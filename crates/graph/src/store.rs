@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use smallmind_kernels::matmul::{pack_weight, pack_weight_as, pack_weight_scratch_len};
+use smallmind_kernels::matmul::{pack_rows, pack_weight, pack_weight_as, pack_weight_scratch_len};
 use smallmind_kernels::{Format, Mat};
 use smallmind_simd::{Isa, WithIsa};
 
@@ -62,12 +62,59 @@ impl ParamStore {
         storage: Arc<Storage>,
         read: impl FnMut(ParamId, &mut [f32]) -> Result<(), E>,
     ) -> Result<Self, E> {
+        let mut store = Self::zeroed(params, storage)?;
+        store.write_all(read)?;
+        Ok(store)
+    }
+
+    /// Stores zeros, to be replaced by [`ParamStore::set_blocks`].
+    ///
+    /// # Errors
+    /// A storage for other parameters; too little memory.
+    pub fn zeroed(params: &Params, storage: Arc<Storage>) -> Result<Self, GraphError> {
         storage.check_fits(params)?;
         let places = places(&storage);
         let memory = Buffer::zeroed(places.last().map_or(0, |last| last.end.next_multiple_of(ALIGN)))?;
-        let mut store = Self { params: params.clone(), places, memory, storage };
-        store.write_all(read)?;
-        Ok(store)
+        Ok(Self { params: params.clone(), places, memory, storage })
+    }
+
+    /// Replaces `rows` of a parameter by those in `bytes`, which hold them one after the other in `format`, as GGML lays
+    /// them out. Rows in segments of this format are moved without a change of a code or scale; others are unpacked,
+    /// and packed in the format of their segment. Rows may come in any order, and any number at a time.
+    ///
+    /// # Errors
+    /// Rows that the parameter lacks, that are not whole blocks, or that are not as long as `bytes`: then nothing has
+    /// changed. A value that the format of its segment can't hold: then some of the rows may have been replaced.
+    pub fn set_blocks(
+        &mut self,
+        id: ParamId,
+        rows: Range<usize>,
+        format: Format,
+        bytes: &[u8],
+    ) -> Result<(), GraphError> {
+        let refuse = |param: String, problem: String| {
+            let (rows, bytes) = (rows.clone(), bytes.len());
+            Err(GraphError::Blocks { param, rows, format, bytes, problem })
+        };
+        let Some(spec) = self.params.get(id) else {
+            return refuse(format!("{id:?}"), "there is no such parameter".to_owned());
+        };
+        let refuse = |problem: String| refuse(spec.name.clone(), problem);
+        if rows.start > rows.end || rows.end > spec.rows {
+            return refuse(format!("the parameter has {} rows", spec.rows));
+        }
+        let Some(row) = format.row_bytes(spec.cols) else {
+            return refuse(format!(
+                "rows of {} elements are not whole blocks of {}",
+                spec.cols,
+                format.block().elements
+            ));
+        };
+        if row.checked_mul(rows.len()) != Some(bytes.len()) {
+            return refuse(format!("{} rows of {} elements have {row} bytes each", rows.len(), spec.cols));
+        }
+        let isa = self.storage.isa();
+        isa.with(SetBlocks { store: self, id, rows, format, bytes })?
     }
 
     /// Replaces all values by those of `rows`, laid out flat as the parameters are.
@@ -125,14 +172,19 @@ fn places(storage: &Storage) -> Vec<Range<usize>> {
 /// Checks that the formats of a parameter can hold the values of its `rows`.
 fn check_range(storage: &Storage, id: ParamId, spec: &ParamSpec, rows: &[f32]) -> Result<(), GraphError> {
     for segment in &storage.get(id).segments {
-        let (format, first) = (segment.format, segment.rows.start * spec.cols);
-        let values = &rows[first..segment.rows.end * spec.cols];
-        let beyond = |x: &f32| x.is_nan() || x.abs() > format.largest();
-        if let Some(at) = values.iter().position(beyond).filter(|_| format != Format::F32) {
-            return Err(GraphError::Range { param: spec.name.clone(), at: first + at, value: values[at], format });
-        }
+        let first = segment.rows.start * spec.cols;
+        check_values(spec, segment.format, first, &rows[first..segment.rows.end * spec.cols])?;
     }
     Ok(())
+}
+
+/// Checks that a format can hold `values`, elements of a parameter from number `first` on.
+fn check_values(spec: &ParamSpec, format: Format, first: usize, values: &[f32]) -> Result<(), GraphError> {
+    let beyond = |x: &f32| x.is_nan() || x.abs() > format.largest();
+    match values.iter().position(beyond).filter(|_| format != Format::F32) {
+        Some(at) => Err(GraphError::Range { param: spec.name.clone(), at: first + at, value: values[at], format }),
+        None => Ok(()),
+    }
 }
 
 /// Writes all parameters of a store from the rows that `read` gives.
@@ -174,6 +226,51 @@ impl<E: From<GraphError>, R: FnMut(ParamId, &mut [f32]) -> Result<(), E>> WithIs
                 }
                 if segment.order == Order::Packed {
                     pack_weight(isa, memory, segment.rows.len(), spec.cols, &mut scratch);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Replaces rows of a parameter by blocks, whose number is right.
+struct SetBlocks<'a> {
+    store: &'a mut ParamStore,
+    id: ParamId,
+    rows: Range<usize>,
+    format: Format,
+    bytes: &'a [u8],
+}
+
+impl WithIsa for SetBlocks<'_> {
+    type Output = Result<(), GraphError>;
+
+    fn call<I: Isa>(self, isa: I) -> Self::Output {
+        let Self { store: ParamStore { params, storage, memory, places }, id, rows, format, bytes } = self;
+        let Some(spec) = params.get(id) else { unreachable!("the caller has found {id:?}") };
+        let row_bytes = bytes.len() / rows.len().max(1);
+        for (segment, place) in storage.get(id).segments.iter().zip(&places[storage.numbers(id)]) {
+            let (start, end) = (rows.start.max(segment.rows.start), rows.end.min(segment.rows.end));
+            if start >= end {
+                continue;
+            }
+            let bytes = &bytes[(start - rows.start) * row_bytes..(end - rows.start) * row_bytes];
+            let (memory, first) = (&mut memory[place.clone()], start - segment.rows.start);
+            let shape = [segment.rows.len(), spec.cols];
+            match segment.order {
+                Order::Rows => format.unpack(bytes, &mut memory[first * spec.cols..(first + end - start) * spec.cols]),
+                Order::Packed if segment.format == format => pack_rows(isa, format, shape, memory, first, bytes),
+                Order::Packed => {
+                    let Some(packed_row) = segment.format.row_bytes(spec.cols) else {
+                        unreachable!("rows of a segment are whole blocks")
+                    };
+                    let (mut values, mut packed) = (vec![0.0; spec.cols], vec![0; packed_row]);
+                    for (i, row) in bytes.chunks_exact(row_bytes.max(1)).enumerate() {
+                        format.unpack(row, &mut values);
+                        check_values(spec, segment.format, (start + i) * spec.cols, &values)?;
+                        segment.format.pack(&values, None, &mut packed);
+                        pack_rows(isa, segment.format, shape, memory, first + i, &packed);
+                    }
                 }
             }
         }

@@ -118,13 +118,9 @@ fn bytes_of_weights_are_those_of_the_storage() {
                     held -= 4.0 * (param.len() - param.cols) as f64;
                     continue;
                 }
-                let block = if param.rows > 1 { format.block() } else { Format::F32.block() };
-                assert_eq!(
-                    storage.get(id).formats() == [format],
-                    param.rows > 1 || format == Format::F32,
-                    "{}",
-                    param.name
-                );
+                let of_rows = if param.rows > 1 { format.for_rows_of(param.cols) } else { Format::F32 };
+                assert_eq!(storage.get(id).formats(), [of_rows], "{}", param.name);
+                let block = of_rows.packed_block();
                 blocks += (param.len() * block.bytes) as f64 / block.elements as f64;
             }
             close(read, held, 0.001, &format!("{name} in {format}"));

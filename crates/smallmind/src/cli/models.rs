@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use smallmind::checkpoint::{CONFIG_FILE, ModelFolder, TOKENIZER_FILE};
-use smallmind::graph::Storage;
+use smallmind::graph::{ParamSpec, Storage};
 use smallmind::kernels::Format;
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{
@@ -34,7 +34,8 @@ pub struct ModelArg {
 #[derive(Clone, Copy, Debug, Args)]
 pub struct WeightsArg {
     /// The format of weights in memory. Those of linear layers and embeddings are converted when they have been read;
-    /// f16 and bf16 take half of f32's bytes, q8_0 about a quarter, and texts differ a little
+    /// f16 and bf16 take half of f32's bytes, q8_0 about a quarter, q4_0 about a seventh, and texts differ a little, the
+    /// more the fewer bits there are
     #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = format_parser())]
     pub weights: Format,
 }
@@ -101,16 +102,20 @@ impl Allowed {
     }
 }
 
-/// Notes which weights of a model are in F16 because their rows are not whole blocks of the format that was asked for.
+/// Notes which weights of a model are in other formats because their rows are not whole blocks of the format that was
+/// asked for.
 pub fn note_fallback(config: &ModelConfig, isa: IsaKind, asked: Format) -> anyhow::Result<()> {
     let graph = architecture::graph(config, Purpose::Generation)?;
     let storage = Storage::of(&graph, isa, asked)?;
-    let is_other = |id| storage.get(id).is_packed() && storage.get(id).formats() != [asked];
-    let others = graph.params().iter().filter(|(id, _)| is_other(*id));
-    let names: Vec<String> = others.map(|(_, spec)| format!("{} [{}, {}]", spec.name, spec.rows, spec.cols)).collect();
-    if !names.is_empty() {
-        let count = names.len();
-        note!("note: {count} weights are in f16, as their rows are not whole blocks of {asked}: {}", few(&names));
+    for format in Format::ALL.into_iter().filter(|format| *format != asked) {
+        let is_other = |id| storage.get(id).is_packed() && storage.get(id).formats() == [format];
+        let others = graph.params().iter().filter(|(id, _)| is_other(*id));
+        let name = |(_, spec): (_, &ParamSpec)| format!("{} [{}, {}]", spec.name, spec.rows, spec.cols);
+        let names: Vec<String> = others.map(name).collect();
+        if !names.is_empty() {
+            let (count, few) = (names.len(), few(&names));
+            note!("note: {count} weights are in {format}, as their rows are not whole blocks of {asked}: {few}");
+        }
     }
     Ok(())
 }
