@@ -6,6 +6,8 @@ mod gguf;
 mod kinds;
 #[path = "tokenizer_files/library.rs"]
 mod library;
+#[path = "tokenizer_files/random.rs"]
+mod random;
 
 use serde_json::{Value, json};
 use smallmind_model::tokenizer::{BpeTraining, SpecialText, SpecialTokens, Tokenizer, TokenizerError, TokenizerKind};
@@ -220,7 +222,10 @@ const MALFORMED: &[Case] = &[
     ("vocab", |file| file["model"] = json!({"type": "Unigram", "unk_id": 0, "vocab": {"a": 0}})),
     ("vocab: [1]", |file| file["model"] = json!({"type": "Unigram", "unk_id": 0, "vocab": [["a", 0], ["b"]]})),
     ("unk_token", |file| file["model"] = json!({"type": "WordLevel", "vocab": {"a": 0}})),
-    ("model.unk_token", |file| file["model"] = json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "b"})),
+    ("model.unk_token", |file| {
+        file["model"] = json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "b"});
+        file["added_tokens"] = json!([]);
+    }),
     ("model.max_input_chars_per_word", |file| {
         file["model"] = json!({"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a", "continuing_subword_prefix": "##",
             "max_input_chars_per_word": 1u64 << 40});

@@ -195,7 +195,7 @@ fn malformed_vocabularies_are_refused_by_name() {
         }),
         ("tokenizer.ggml.tokens", |w| set(w, "tokens", strings(&["a", "a", "c"]))),
         ("tokenizer.ggml.tokens", |w| set(w, "tokens", GgufValue::Array(GgufArray::U32(vec![1])))),
-        ("vocab", |w| set(w, "tokens", strings(&[]))),
+        ("tokenizer.ggml.tokens", |w| set(w, "tokens", strings(&[]))),
         ("tokenizer.ggml.scores", |w| set(w, "scores", GgufValue::Array(GgufArray::F32(vec![0.0; 3])))),
         ("tokenizer.ggml.scores", |w| set(w, "scores", GgufValue::Array(GgufArray::F32(vec![f32::NAN; 12])))),
         ("tokenizer.ggml.scores", |w| set(w, "scores", strings(&["a"; 12]))),

@@ -85,6 +85,9 @@ impl<'m> Common<'m> {
             let problem = format!("{} tokens are over the limit of {MAX_TOKENS}", tokens.len());
             return Err(TokenizerError::field(key("tokens"), problem));
         }
+        if tokens.is_empty() {
+            return Err(TokenizerError::field(key("tokens"), "the vocabulary is empty"));
+        }
         let named = |(index, token): (usize, &str)| match token {
             // As llama.cpp calls them.
             "" => format!("[EMPTY_{index}]"),
