@@ -286,7 +286,7 @@ const MALFORMED: &[Case] = &[
         file["normalizer"] = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true});
     }),
     ("pre_tokenizer.length", |file| file["pre_tokenizer"] = json!({"type": "FixedLength", "length": 0})),
-    ("pre_tokenizer.delimiter", |file| {
+    ("pre_tokenizer: invalid value", |file| {
         file["pre_tokenizer"] = json!({"type": "CharDelimiterSplit", "delimiter": "ab"})
     }),
     ("decoder.cleanup", |file| file["decoder"] = json!({"type": "WordPiece", "prefix": "##"})),
@@ -306,7 +306,6 @@ const MALFORMED: &[Case] = &[
             file["normalizer"] = json!({"type": "Sequence", "normalizers": [file["normalizer"].take()]});
         }
     }),
-    ("pre_tokenizer.type", |file| file["pre_tokenizer"] = json!({"type": "FixedLength", "length": 0})),
     ("pre_tokenizer.add_prefix_space", |file| file["pre_tokenizer"] = json!({"type": "ByteLevel"})),
     ("pre_tokenizer.pattern", |file| file["pre_tokenizer"] = json!({"type": "Split"})),
     ("pre_tokenizer", |file| {
