@@ -5,9 +5,10 @@
 
 use std::collections::HashMap;
 
-use tokenizers::{Model, OffsetReferential, OffsetType, PreTokenizer};
+use tokenizers::{OffsetReferential, OffsetType, PreTokenizer};
 
 use super::error::TokenizerError;
+use super::merges::Scratch;
 use super::split::{Splitter, each_word};
 use super::table::{byte_character, character_byte};
 use super::{AddedTokens, SpecialTokens, Tokenizer, TokenizerKind};
@@ -34,6 +35,7 @@ struct WordCache {
     ids: Vec<u32>,
     /// The word in the spelling of the vocabulary.
     spelled: String,
+    scratch: Scratch,
 }
 
 /// The spelling of a word for the model.
@@ -126,7 +128,7 @@ impl<'t> Encoder<'t> {
         ids.reserve(piece.len());
         let mut utf8 = [0; 4];
         for (offset, character) in piece.char_indices() {
-            match self.tokenizer.model.token_to_id(character.encode_utf8(&mut utf8)) {
+            match self.tokenizer.model.id_of(character.encode_utf8(&mut utf8)) {
                 Some(id) => ids.push(id),
                 None => return Err(TokenizerError::UnknownCharacter { character, offset }),
             }
@@ -191,12 +193,10 @@ impl WordCache {
             Spelling::Text => self.spelled.extend(word.bytes().map(byte_character)),
             Spelling::Vocabulary => self.spelled.push_str(word),
         }
-        let tokens = tokenizer.model.tokenize(&self.spelled).map_err(TokenizerError::library("model"))?;
-        // The library silently leaves out characters that the vocabulary lacks.
-        if tokens.last().map_or(0, |token| token.offsets.1) < self.spelled.len() {
+        if !tokenizer.model.encode(&self.spelled, &mut self.scratch, ids)? {
+            ids.truncate(before);
             return Err(unknown(tokenizer, word, &self.spelled, offset, spelling));
         }
-        ids.extend(tokens.iter().map(|token| token.id));
         if word.len() <= REMEMBERED_BYTES && self.stretches.len() < REMEMBERED_WORDS {
             let start = self.ids.len() as u32;
             self.ids.extend_from_slice(&ids[before..]);
@@ -208,7 +208,7 @@ impl WordCache {
 
 /// Names the first character of a word that the vocabulary cannot express.
 fn unknown(tokenizer: &Tokenizer, word: &str, spelled: &str, offset: usize, spelling: Spelling) -> TokenizerError {
-    let missing = |character: char| tokenizer.model.token_to_id(character.encode_utf8(&mut [0; 4])).is_none();
+    let missing = |character: char| tokenizer.model.id_of(character.encode_utf8(&mut [0; 4])).is_none();
     let index = spelled.chars().position(missing).unwrap_or(0);
     match spelling {
         // One spelled character for each byte of the word.

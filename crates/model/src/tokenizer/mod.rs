@@ -20,10 +20,15 @@
 //!
 //! Not here: chat templates, and which token ends a turn; a model's own configuration says that.
 
+mod charsmap;
 mod check;
 mod encode;
+mod engine;
 mod error;
 mod file;
+mod gguf;
+mod merges;
+mod model_entry;
 mod pattern;
 mod properties;
 mod split;
@@ -38,9 +43,8 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use smallmind_checkpoint::{CheckpointError, json_problem, write_file_atomic};
-use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::models::wordlevel::WordLevel;
-use tokenizers::{AddedToken, AddedVocabulary, NormalizerWrapper, PreTokenizerWrapper};
+use tokenizers::{AddedToken, AddedVocabulary, Decoder, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 pub use encode::Encoder;
 pub use error::TokenizerError;
@@ -48,7 +52,9 @@ pub use file::{MAX_FILE_BYTES, MAX_TOKENS};
 pub use train::{BpeTraining, END_OF_TEXT};
 
 use check::TokenEntry;
-use file::{AddedEntry, BpeEntry, Part, PatternEntry, TokenizerFile};
+use engine::Engine;
+use file::{AddedEntry, Part, PatternEntry, TokenizerFile};
+use model_entry::{BpeEntry, ModelEntry};
 use split::{Cut, Splitter};
 use table::{Decoding, TokenTable};
 use template::Template;
@@ -85,6 +91,12 @@ pub enum TokenizerKind {
     ByteLevelBpe,
     /// Merged characters, as in SentencePiece's vocabularies, often with tokens for single bytes.
     CharacterBpe,
+    /// The most probable pieces, as in T5.
+    Unigram,
+    /// The longest pieces first, as in BERT.
+    WordPiece,
+    /// One token per word.
+    Words,
 }
 
 impl fmt::Display for TokenizerKind {
@@ -93,6 +105,9 @@ impl fmt::Display for TokenizerKind {
             Self::Characters => "characters",
             Self::ByteLevelBpe => "byte-level BPE",
             Self::CharacterBpe => "character BPE",
+            Self::Unigram => "Unigram",
+            Self::WordPiece => "WordPiece",
+            Self::Words => "words",
         })
     }
 }
@@ -100,7 +115,7 @@ impl fmt::Display for TokenizerKind {
 /// A vocabulary and the rules that apply it.
 pub struct Tokenizer {
     kind: TokenizerKind,
-    model: BPE,
+    model: Engine,
     normalizer: Option<NormalizerWrapper>,
     /// Whether the normalizer leaves ASCII unchanged, as Unicode forms do.
     normalizer_keeps_ascii: bool,
@@ -111,6 +126,8 @@ pub struct Tokenizer {
     splitter: Splitter,
     cut: Cut,
     table: TokenTable,
+    /// Decodes whole texts, where the text of a token depends on its place.
+    decoder: Option<DecoderWrapper>,
     leading_space: bool,
     unknown: Option<u32>,
     bos: Option<u32>,
@@ -145,8 +162,8 @@ impl Tokenizer {
             return Err(TokenizerError::EmptyText);
         }
         let vocab = characters.into_iter().map(String::from).zip(0..).collect();
-        let model = BpeEntry { vocab, ..BpeEntry::default() };
-        Self::assemble(TokenizerFile { decoder: Some(Part::new("Fuse")), ..TokenizerFile::new(model) })
+        let model = ModelEntry::Bpe(BpeEntry { vocab, ..BpeEntry::default() });
+        Self::assemble(TokenizerFile { decoder: Some(Part::new("Fuse")), ..TokenizerFile::new(model) }, None)
     }
 
     /// A byte-level vocabulary learned from texts: every text can be expressed in it, and the frequent words of these
@@ -158,7 +175,7 @@ impl Tokenizer {
         texts: impl IntoIterator<Item = S>,
         training: &BpeTraining,
     ) -> Result<Self, TokenizerError> {
-        Self::assemble(train::train(texts, training)?)
+        Self::assemble(train::train(texts, training)?, None)
     }
 
     /// Reads a `tokenizer.json`.
@@ -185,15 +202,18 @@ impl Tokenizer {
     /// [`TokenizerError::Field`] for contradictions, [`TokenizerError::Unsupported`] for kinds of vocabularies that are
     /// not for language models of the GPT and LLaMA families.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TokenizerError> {
-        Self::assemble(TokenizerFile::parse(bytes)?)
+        Self::assemble(TokenizerFile::parse(bytes)?, None)
     }
 
-    /// The settings of the file that are not applied, in words: `truncation` and `padding` that are not null. They
-    /// shorten and fill up the texts of a batch. [`to_json`](Self::to_json) writes them as null.
+    /// The settings of the file that are not applied, in words: `truncation` and `padding` that are not null, which
+    /// shorten and fill up the texts of a batch, and keys of a GGUF file that are not known.
+    /// [`to_json`](Self::to_json) leaves them out.
     pub fn not_applied(&self) -> Option<String> {
         let keys: Vec<String> = self.parts.not_applied.iter().map(|key| format!("`{key}`")).collect();
         let verb = if keys.len() == 1 { "is" } else { "are" };
-        (!keys.is_empty()).then(|| format!("{} {verb} not applied: no text is cut or filled up", keys.join(" and ")))
+        let cuts = |key: &String| !key.contains('.');
+        let why = if self.parts.not_applied.iter().any(cuts) { "no text is cut or filled up" } else { "not known" };
+        (!keys.is_empty()).then(|| format!("{} {verb} not applied: {why}", keys.join(" and ")))
     }
 
     /// The text of a `tokenizer.json` that any reader of the format understands. The same vocabulary gives the same
@@ -230,18 +250,24 @@ impl Tokenizer {
         })
     }
 
-    /// Checks a file and prepares everything for applying it.
-    fn assemble(file: TokenizerFile<BpeEntry>) -> Result<Self, TokenizerError> {
+    /// Checks a file and prepares everything for applying it. `scores`, by id, replace the ranks of merges.
+    fn assemble(file: TokenizerFile<ModelEntry>, scores: Option<Vec<f32>>) -> Result<Self, TokenizerError> {
         let tokens = check::check(&file)?;
         let splitter = Splitter::new(&file)?;
         let cut = Cut::new(&file);
         let decoding = Decoding::new(file.decoder.as_ref())?;
-        let kind = match &splitter {
-            Splitter::Characters => TokenizerKind::Characters,
-            _ if decoding.byte_level => TokenizerKind::ByteLevelBpe,
-            _ => TokenizerKind::CharacterBpe,
+        let kind = match (&file.model, &splitter) {
+            (ModelEntry::Unigram(_), _) => TokenizerKind::Unigram,
+            (ModelEntry::WordPiece(_), _) => TokenizerKind::WordPiece,
+            (ModelEntry::WordLevel(_), _) => TokenizerKind::Words,
+            (ModelEntry::Bpe(_), Splitter::Characters) => TokenizerKind::Characters,
+            (ModelEntry::Bpe(_), _) if decoding.byte_level => TokenizerKind::ByteLevelBpe,
+            (ModelEntry::Bpe(_), _) => TokenizerKind::CharacterBpe,
         };
-        let normalizer: Option<NormalizerWrapper> = library_part("normalizer", file.normalizer.as_ref())?;
+        let normalizer = file.normalizer.clone().map(translated).transpose()?;
+        let normalizer: Option<NormalizerWrapper> = library_part("normalizer", normalizer.as_ref())?;
+        let decoder = file.decoder.clone().filter(|_| decoding.by_library).map(translated).transpose()?;
+        let decoder = library_part("decoder", decoder.as_ref())?;
         let pre_tokenizer = file.pre_tokenizer.clone().map(translated).transpose()?;
         let pre_tokenizer = library_part("pre_tokenizer", pre_tokenizer.as_ref())?;
         let ids = declared_ids(&tokens)?;
@@ -252,7 +278,7 @@ impl Tokenizer {
         let template = Template::new(file.post_processor.as_ref(), table.len())?;
         let special = |name: &&str| file.added_tokens.iter().find(|token| token.special && token.content == *name);
         let named = |names: &[&str]| names.iter().find_map(special).map(|token| token.id);
-        let unknown = file.model.unk_token.as_ref().and_then(|unknown| file.model.vocab.get(unknown)).copied();
+        let unknown = file.model.unknown().and_then(|unknown| file.model.ids().get(unknown)).copied();
         let normalizer_keeps_ascii =
             file.normalizer.as_ref().is_some_and(|part| matches!(part.kind.as_str(), "NFC" | "NFD" | "NFKC" | "NFKD"));
         Ok(Self {
@@ -265,6 +291,7 @@ impl Tokenizer {
             splitter,
             cut,
             table,
+            decoder,
             leading_space: decoding.leading_space,
             unknown,
             bos: template.prefix.first().copied().or_else(|| named(&BEGIN_NAMES)),
@@ -279,7 +306,7 @@ impl Tokenizer {
                 decoder: file.decoder,
                 ..TokenizerFile::new(())
             },
-            model: library_model(file.model)?,
+            model: Engine::new(file.model, scores)?,
         })
     }
 }
@@ -308,10 +335,18 @@ impl Tokenizer {
     /// [`TokenizerError::UnknownId`] names the first id without a token.
     pub fn decode(&self, ids: &[u32], special: SpecialText) -> Result<String, TokenizerError> {
         let mut bytes = Vec::new();
+        let mut texts = Vec::new();
         for (index, &id) in ids.iter().enumerate() {
             let token = self.visible_bytes(id, special);
             let unknown = || TokenizerError::UnknownId { index, id, vocabulary: self.vocab_size() };
             bytes.extend_from_slice(token.ok_or_else(unknown)?);
+            if self.decoder.is_some() && !(special == SpecialText::Skip && self.is_special(id)) {
+                texts.extend(self.added.vocabulary.simple_id_to_token(id).or_else(|| self.model.text_of(id)));
+            }
+        }
+        // The library's decoder for BPE fails on no token at all.
+        if let Some(decoder) = self.decoder.as_ref().filter(|_| !texts.is_empty()) {
+            return decoder.decode(texts).map_err(TokenizerError::library("decoder"));
         }
         let text = String::from_utf8_lossy(&bytes);
         let text = if self.leading_space { text.strip_prefix(' ').unwrap_or(&text) } else { &text };
@@ -375,7 +410,8 @@ impl Tokenizer {
 
     /// The id of a token in the spelling of the file, in which a byte-level vocabulary writes a space as `Ġ`.
     pub fn id_of(&self, token: &str) -> Option<u32> {
-        self.added.vocabulary.token_to_id(token, &self.model)
+        let added = self.parts.added_tokens.iter().find(|added| added.content == token).map(|added| added.id);
+        added.or_else(|| self.model.id_of(token))
     }
 
     /// How this vocabulary spells text.
@@ -396,21 +432,6 @@ fn library_part<T: DeserializeOwned>(name: &'static str, part: Option<&Part>) ->
     let refused = |error: serde_json::Error| TokenizerError::library(name)(json_problem(&error).into());
     let value = serde_json::to_value(part).map_err(refused)?;
     serde_json::from_value(value).map(Some).map_err(refused)
-}
-
-/// Passes a checked model to the library, and turns off the library's cache of words, which would never be freed.
-fn library_model(model: BpeEntry) -> Result<BPE, TokenizerError> {
-    let vocab: Vocab = model.vocab.into_iter().collect();
-    let mut builder = BPE::builder()
-        .vocab_and_merges(vocab, model.merges)
-        .cache_capacity(0)
-        .fuse_unk(model.fuse_unk)
-        .byte_fallback(model.byte_fallback)
-        .ignore_merges(model.ignore_merges);
-    if let Some(unknown) = model.unk_token {
-        builder = builder.unk_token(unknown);
-    }
-    builder.build().map_err(TokenizerError::library("model"))
 }
 
 /// A model of the library that only knows the ids of the file.
@@ -450,12 +471,13 @@ impl AddedTokens {
     }
 }
 
-/// A checked pre-tokenizer with its regular expressions in the syntax of our engine.
+/// A checked part with its regular expressions in the syntax of our engine.
 fn translated(mut part: Part) -> Result<Part, TokenizerError> {
     if let Some(PatternEntry::Regex(regex)) = &mut part.pattern {
-        *regex = pattern::translate("pre_tokenizer.pattern", regex)?;
+        *regex = pattern::translate("pattern", regex)?;
     }
-    let parts = part.pretokenizers.take();
-    part.pretokenizers = parts.map(|parts| parts.into_iter().map(translated).collect()).transpose()?;
+    for parts in [&mut part.normalizers, &mut part.pretokenizers, &mut part.decoders] {
+        *parts = parts.take().map(|parts| parts.into_iter().map(translated).collect()).transpose()?;
+    }
     Ok(part)
 }

@@ -3,7 +3,8 @@
 use tokenizers::utils::SysRegex;
 
 use super::error::TokenizerError;
-use super::file::{AddedEntry, BpeEntry, Part, PatternEntry, TokenizerFile};
+use super::file::{AddedEntry, Part, PatternEntry, TokenizerFile};
+use super::model_entry::ModelEntry;
 use super::pattern;
 
 /// The words of GPT-2 (Radford et al., 2019, `encoder.py`): contractions, a run of letters, digits or other characters
@@ -12,7 +13,7 @@ pub(super) const GPT2_WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+|
 
 /// The words of Llama 3 and, with one digit at a time, of Qwen 2: here newlines may follow other characters in one
 /// word.
-const NEWLINE_WORDS: [&str; 2] = [
+pub(super) const NEWLINE_WORDS: [&str; 2] = [
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 ];
@@ -34,7 +35,7 @@ pub(super) enum Splitter {
 
 impl Splitter {
     /// The fastest splitter that gives the results of the file's pre-tokenizer.
-    pub fn new(file: &TokenizerFile<BpeEntry>) -> Result<Self, TokenizerError> {
+    pub fn new(file: &TokenizerFile<ModelEntry>) -> Result<Self, TokenizerError> {
         if is_character_vocabulary(file) {
             return Ok(Self::Characters);
         }
@@ -75,8 +76,8 @@ fn isolating(part: &Part) -> Option<&str> {
 }
 
 /// Whether each token is a character and nothing else is done with the text.
-pub(super) fn is_character_vocabulary(file: &TokenizerFile<BpeEntry>) -> bool {
-    let model = &file.model;
+pub(super) fn is_character_vocabulary(file: &TokenizerFile<ModelEntry>) -> bool {
+    let Some(model) = file.model.bpe() else { return false };
     file.added_tokens.is_empty()
         && file.normalizer.is_none()
         && file.pre_tokenizer.is_none()
@@ -126,7 +127,7 @@ pub(super) enum Cut {
 
 impl Cut {
     /// The cuts that the parts of a file allow.
-    pub fn new(file: &TokenizerFile<BpeEntry>) -> Self {
+    pub fn new(file: &TokenizerFile<ModelEntry>) -> Self {
         if is_character_vocabulary(file) {
             return Self::Anywhere;
         }
@@ -134,7 +135,7 @@ impl Cut {
         if file.added_tokens.iter().all(|token| cut.keeps_whole(token)) { cut } else { Self::Never }
     }
 
-    fn of_parts(file: &TokenizerFile<BpeEntry>) -> Self {
+    fn of_parts(file: &TokenizerFile<ModelEntry>) -> Self {
         let byte_level = |part: &Part| part.kind == "ByteLevel" && part.add_prefix_space == Some(false);
         let gpt2 = |part: &Part| byte_level(part) && part.use_regex != Some(false);
         let Some(pre_tokenizer) = &file.pre_tokenizer else { return Self::Never };

@@ -23,7 +23,8 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 use tokenizers::utils::SysRegex;
 
 use super::error::TokenizerError;
-use super::file::{AddedEntry, BpeEntry, MAX_TOKENS, Part, TokenizerFile};
+use super::file::{AddedEntry, MAX_TOKENS, Part, TokenizerFile};
+use super::model_entry::{BpeEntry, ModelEntry};
 use super::split::{GPT2_WORDS, each_word};
 use super::table::byte_character;
 
@@ -71,7 +72,7 @@ struct Occurrences {
 pub(super) fn train<S: AsRef<str>>(
     texts: impl IntoIterator<Item = S>,
     training: &BpeTraining,
-) -> Result<TokenizerFile<BpeEntry>, TokenizerError> {
+) -> Result<TokenizerFile<ModelEntry>, TokenizerError> {
     if !(257..=MAX_TOKENS).contains(&training.vocab_size) {
         return Err(TokenizerError::VocabularySize {
             asked: training.vocab_size,
@@ -98,7 +99,7 @@ struct Learned {
     merges: Vec<Pair>,
 }
 
-fn file(learned: Learned) -> TokenizerFile<BpeEntry> {
+fn file(learned: Learned) -> TokenizerFile<ModelEntry> {
     let Learned { tokens, merges } = learned;
     let spelled = |id: u32| tokens[id as usize].clone();
     let merges = merges.into_iter().map(|(left, right)| (spelled(left), spelled(right))).collect();
@@ -116,7 +117,7 @@ fn file(learned: Learned) -> TokenizerFile<BpeEntry> {
         added_tokens: vec![end],
         pre_tokenizer: Some(Part::byte_level()),
         decoder: Some(Part::byte_level()),
-        ..TokenizerFile::new(BpeEntry { vocab, merges, ..BpeEntry::default() })
+        ..TokenizerFile::new(ModelEntry::Bpe(BpeEntry { vocab, merges, ..BpeEntry::default() }))
     }
 }
 
