@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use smallmind_checkpoint::CheckpointError;
 use smallmind_graph::GraphError;
+use smallmind_kernels::Format;
 
 use crate::ConfigError;
 use crate::sampler::SamplerError;
@@ -54,8 +55,39 @@ pub enum ModelError {
         /// The tensor.
         name: String,
         /// The format.
-        format: &'static str,
+        format: String,
     },
+    /// A value that the format of a tensor can't hold.
+    #[error("{path}: tensor `{tensor}` has the value {value}, which {format} can't hold", path = .path.display())]
+    BeyondFormat {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The value.
+        value: f32,
+        /// The format.
+        format: Format,
+    },
+    /// A format for tensors that a model doesn't have.
+    #[error("no tensor of the model has a name with `{part}`")]
+    Override {
+        /// The part of a name.
+        part: String,
+    },
+    /// An importance matrix of another model.
+    #[error("the importance matrix has {columns} columns for the tensor `{tensor}`, which has {expected}")]
+    Importance {
+        /// The tensor.
+        tensor: String,
+        /// Columns in the matrix.
+        columns: usize,
+        /// Columns of the tensor.
+        expected: usize,
+    },
+    /// A file that can't be written.
+    #[error("the file can't be written: {0}")]
+    Write(#[source] std::io::Error),
     /// Tensors that the configuration doesn't use.
     #[error(
         "{path}: {}, so the model would compute something else than the one that was stored",
@@ -182,11 +214,14 @@ impl ModelError {
             Self::Context { .. } | Self::TooLong { .. } | Self::Sequences { .. } | Self::CacheFull { .. } => {
                 ErrorClass::Limit
             }
-            Self::NonFinite { .. } | Self::ClosedSequence | Self::RepeatedSequence => ErrorClass::Failed,
-            Self::TensorShape { .. } | Self::TensorFormat { .. } | Self::UnusedTensors { .. } | Self::Vocabulary { .. } | Self::NoTokenizer(_) => {
+            Self::Write(_) | Self::NonFinite { .. } | Self::ClosedSequence | Self::RepeatedSequence => ErrorClass::Failed,
+            Self::TensorShape { .. }
+            | Self::TensorFormat { .. }
+            | Self::BeyondFormat { .. }
+            | Self::Importance { .. } | Self::UnusedTensors { .. } | Self::Vocabulary { .. } | Self::NoTokenizer(_) => {
                 ErrorClass::BadFile
             }
-            Self::Sampler(_) | Self::Stop(_) | Self::Preset { .. } | Self::EmptyPrompt => ErrorClass::Usage,
+            Self::Override { .. } | Self::Sampler(_) | Self::Stop(_) | Self::Preset { .. } | Self::EmptyPrompt => ErrorClass::Usage,
         }
     }
 }

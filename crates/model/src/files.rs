@@ -3,8 +3,12 @@
 use std::path::Path;
 
 use smallmind_checkpoint::{CONFIG_FILE, GENERATION_FILE, GgufFile, ModelFolder, TensorFile, TensorSource};
+use smallmind_graph::{Graph, Storage};
+use smallmind_kernels::Format;
+use smallmind_simd::IsaKind;
 
 use crate::config::{self, UnknownKeys};
+use crate::param_reader::ParamReader;
 use crate::tensor_names::{FileKind, TensorNames};
 use crate::unused::has_second_head;
 use crate::{ConfigError, GenerationConfig, Head, ModelConfig, ModelError};
@@ -99,6 +103,24 @@ impl ModelFiles {
         match self {
             Self::Folder(folder) => Ok(ModelConfig::unknown_keys(folder.config())?),
             Self::Gguf(file) => config::gguf::unknown_keys(file),
+        }
+    }
+
+    /// How the parameters of a graph of a model of `config`, which was read from these files, lie for products on
+    /// `isa`: in a format, or, with `None`, each weight in that of its file. See [`PackedModel::from_files`](crate::PackedModel::from_files).
+    ///
+    /// # Errors
+    /// As [`Storage::by_rows`].
+    pub fn storage(
+        &self,
+        config: &ModelConfig,
+        graph: &Graph,
+        isa: IsaKind,
+        weights: Option<Format>,
+    ) -> Result<Storage, ModelError> {
+        match weights {
+            Some(format) => Ok(Storage::of(graph, isa, format)?),
+            None => ParamReader::new(self, config, graph.params())?.storage(graph, isa),
         }
     }
 

@@ -159,7 +159,7 @@ fn what_is_read_packed_is_what_is_packed() {
         let open = ModelFiles::open(dir.path()).unwrap();
         for format in Format::ALL {
             let isa = IsaKind::best();
-            let read = PackedModel::from_files(&open, LoadOptions::default(), isa, format).unwrap();
+            let read = PackedModel::from_files(&open, LoadOptions::default(), isa, Some(format)).unwrap();
             let packed = Model::load(dir.path()).unwrap().pack_as(isa, format).unwrap();
             assert_eq!((read.config(), read.storage()), (packed.config(), packed.storage()));
             let logits = |model: PackedModel| {
@@ -181,7 +181,7 @@ fn what_a_format_can_not_hold_is_named_when_it_is_read() {
         tensor.2[3] = 1e6;
     });
     let open = ModelFiles::open(dir.path()).unwrap();
-    let error = PackedModel::from_files(&open, LoadOptions::default(), IsaKind::best(), Format::F16).unwrap_err();
+    let error = PackedModel::from_files(&open, LoadOptions::default(), IsaKind::best(), Some(Format::F16)).unwrap_err();
     // Behind the 24 rows of queries.
     let at = 24 * 16 + 3;
     let want = format!("`blocks.1.attn.qkv.weight`: element {at} is 1000000, which f16 can't hold");

@@ -1,11 +1,9 @@
 //! The loss of a model over a whole text.
 
 use smallmind_graph::{Batch, ParamMemory, PlanOptions};
-use smallmind_kernels::Format;
 use smallmind_kernels::loss::IGNORE;
 use smallmind_model::tokenizer::Tokenizer;
-use smallmind_model::{Model, ModelError, Purpose};
-use smallmind_simd::IsaKind;
+use smallmind_model::{ModelError, PackedModel};
 
 use crate::data::{Corpus, DataError, Dataset, SequentialWindows, Window};
 use crate::prepare::encode;
@@ -37,7 +35,7 @@ const BATCH_TOKENS: usize = 2048;
 /// A tokenizer with more tokens than the model; characters that the tokenizer lacks; fewer than two tokens, including
 /// those that the tokenizer puts before the text.
 pub fn evaluate_text(
-    model: &Model,
+    model: &PackedModel,
     tokenizer: &Tokenizer,
     corpus: &Corpus,
     settings: EvaluateSettings,
@@ -63,14 +61,9 @@ pub fn evaluate_text(
     let context = settings.max_context.max(prefix.len() + 1).min(model.config().context);
     let of_text = context.saturating_sub(prefix.len()).min(ids.len().saturating_sub(1)).max(1);
     let shape = BatchShape { sequences: (BATCH_TOKENS / context).max(1), context: prefix.len() + of_text };
-    let store = match settings.weights {
-        Format::F32 => None,
-        format => Some(model.store_for(Purpose::Evaluation, settings.isa, format)?),
-    };
-    let storage = store.as_ref().map(|store| store.storage().clone());
-    let options = PlanOptions { limits: shape.limits(), threads: settings.threads, isa: settings.isa, storage };
+    let options = PlanOptions::stored(shape.limits(), settings.threads, model.storage().clone());
     let mut evaluator = Evaluator::new(model.config(), options)?;
-    let weights = || store.as_ref().map_or(ParamMemory::Shared(model.weights()), ParamMemory::Stored);
+    let weights = || ParamMemory::Stored(model.weights());
     let windows: Vec<_> = SequentialWindows::new(data.tokens(), of_text)?.iter().collect();
     let set = WholeSet { data: &data, windows: &windows, prefix, shape };
     let evaluation = set.losses(&mut |batch| evaluator.run(weights(), batch), progress)?;
@@ -86,12 +79,8 @@ pub fn evaluate_text(
 pub struct EvaluateSettings {
     /// Number of worker threads.
     pub threads: usize,
-    /// Instruction set.
-    pub isa: IsaKind,
     /// The most tokens of a window, at most the model's context.
     pub max_context: usize,
-    /// The format of the weights while they are evaluated.
-    pub weights: Format,
 }
 
 /// The mean loss over `windows` of `data`. `sum` computes the sum of the losses of a batch.

@@ -474,9 +474,8 @@ fn read_generation(keys: &Keys<'_>, vocab_size: usize) -> Result<GenerationConfi
 /// Sets the keys of a configuration.
 ///
 /// # Errors
-/// [`ConfigError::NotStorable`] for a model that GGUF can't express; a key that can't be set.
+/// A key that can't be set. The model must pass [`check`].
 pub(crate) fn write(c: &ModelConfig, family: Family, writer: &mut GgufWriter<'_>) -> Result<(), ModelError> {
-    check(c, family)?;
     let architecture = family.architecture();
     writer.set(ARCHITECTURE, GgufValue::String(architecture.into()))?;
     let mut set = |key: &str, value: GgufValue| -> Result<(), CheckpointError> {
@@ -559,7 +558,10 @@ fn write_rope(
 }
 
 /// Refuses what a GGUF file of the architecture can't express, although files of the family can.
-fn check(c: &ModelConfig, family: Family) -> Result<(), ConfigError> {
+///
+/// # Errors
+/// [`ConfigError::NotStorable`].
+pub(crate) fn check(c: &ModelConfig, family: Family) -> Result<(), ConfigError> {
     let refuse = |key, got: String, takes: &str| {
         let takes = format!("{takes} in a GGUF file");
         Err(ConfigError::NotStorable { key, got, model_type: family.architecture(), takes })

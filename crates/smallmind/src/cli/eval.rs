@@ -9,7 +9,7 @@ use smallmind::train::data::{Corpus, Documents};
 use smallmind::train::{EvaluateSettings, TrainConfig, data_settings, evaluate_text, is_run, read_corpus};
 
 use super::failure::Outcome;
-use super::models::{ModelArg, WeightsArg, note_fallback};
+use super::models::{ModelArg, WeightsArg};
 use super::progress::Bar;
 use super::settings::Settings;
 use super::{note, output, units};
@@ -36,12 +36,11 @@ pub struct Eval {
 impl Eval {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let isa = settings.isa()?;
-        let (model, tokenizer) = self.model.open()?;
-        note_fallback(model.config(), isa, self.weights.weights)?;
+        let (model, tokenizer) = self.model.open_packed(isa, self.weights.weights)?;
         let corpus = self.corpus(&tokenizer)?;
         let max_context = self.context.map_or(model.config().context, |context| context as usize);
         model.config().check_context(max_context)?;
-        let how = EvaluateSettings { threads: settings.threads(), isa, max_context, weights: self.weights.weights };
+        let how = EvaluateSettings { threads: settings.threads(), max_context };
         let bar = Bar::new(0, "{bar:24} {percent:>3}%  {pos}/{len} tokens  {eta} left");
         let evaluation = evaluate_text(&model, &tokenizer, &corpus, how, &mut |done, total| {
             bar.set_length(total as u64);

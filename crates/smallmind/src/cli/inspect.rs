@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use smallmind::checkpoint::StoredTensor;
-use smallmind::graph::{Graph, Limits, Plan, PlanOptions, Storage};
+use smallmind::graph::{Graph, Limits, Plan, PlanOptions};
 use smallmind::kernels::Format;
 use smallmind::model::{ModelConfig, ModelFiles, Purpose, SessionOptions, architecture, unused_tensors};
 
@@ -72,6 +72,9 @@ impl Use {
     }
 }
 
+/// The files of a model and their configuration.
+type Subject<'a> = (&'a ModelFiles, &'a ModelConfig);
+
 /// Bytes that a session with one sequence takes.
 struct Memory {
     context: usize,
@@ -88,12 +91,12 @@ impl Inspect {
         config.check_context(self.context(&config))?;
         let unused = unused_tensors(&config, &files)?;
         models::note_fallback(&config, settings.isa()?, self.weights.weights)?;
-        let memory = self.memory(&config, settings)?;
+        let memory = self.memory((&files, &config), settings)?;
         let graph = architecture::graph(&config, self.used_for.purpose())?;
-        if self.used_for == Use::Training && self.weights.weights != Format::F32 {
+        if self.used_for == Use::Training && self.weights.weights.is_some_and(|format| format != Format::F32) {
             return Err(usage("--weights is for weights that are only read; a training has them in f32"));
         }
-        let plan = if self.plan { Some(self.plan_for(self.used_for, &config, settings)?.to_string()) } else { None };
+        let plan = if self.plan { Some(self.plan_for(self.used_for, (&files, &config), settings)?.to_string()) } else { None };
         if settings.is_json() {
             let mut document = summary(&files, &config, &graph, &memory, &unused)?;
             let mut add = |key: &str, value: Value| {
@@ -125,18 +128,12 @@ impl Inspect {
         self.context.unwrap_or(config.context)
     }
 
-    fn plan_for(&self, used_for: Use, config: &ModelConfig, settings: &Settings) -> anyhow::Result<Plan> {
+    fn plan_for(&self, used_for: Use, (files, config): Subject<'_>, settings: &Settings) -> anyhow::Result<Plan> {
         let graph = architecture::graph(config, used_for.purpose())?;
         let (limits, threads, isa) = (used_for.limits(self.context(config)), settings.threads(), settings.isa()?);
-        let format = self.weights.weights;
-        let is_stored = match used_for {
-            Use::Decode | Use::Prefill => true,
-            // `eval` converts the weights only if another format is asked for.
-            Use::Evaluation => format != Format::F32,
-            Use::Training => false,
-        };
+        let is_stored = used_for != Use::Training;
         let options = if is_stored {
-            PlanOptions::stored(limits, threads, Arc::new(Storage::of(&graph, isa, format)?))
+            PlanOptions::stored(limits, threads, Arc::new(files.storage(config, &graph, isa, self.weights.weights)?))
         } else {
             PlanOptions::flat(limits, threads, isa)
         };
@@ -144,8 +141,8 @@ impl Inspect {
     }
 
     /// The memory of a session with one sequence.
-    fn memory(&self, config: &ModelConfig, settings: &Settings) -> anyhow::Result<Memory> {
-        let plan = self.plan_for(Use::Prefill, config, settings)?;
+    fn memory(&self, (files, config): Subject<'_>, settings: &Settings) -> anyhow::Result<Memory> {
+        let plan = self.plan_for(Use::Prefill, (files, config), settings)?;
         let flat = 4 * plan.graph().params().layout().len();
         // Weights in f32 are packed in place.
         let weights = plan.storage().filter(|storage| !storage.is_f32()).map_or(flat, |storage| storage.bytes());

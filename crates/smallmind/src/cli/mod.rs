@@ -3,11 +3,13 @@
 mod bench;
 mod chat;
 mod completions;
+mod convert;
 mod doctor;
 mod environment;
 mod eval;
 mod failure;
 mod generate;
+mod gguf_output;
 mod hints;
 mod input;
 mod inspect;
@@ -21,6 +23,7 @@ mod output_files;
 mod overrides;
 mod profile;
 mod progress;
+mod quantize;
 mod quickstart;
 mod sampling;
 mod settings;
@@ -71,6 +74,10 @@ enum Verb {
     Tokenizer(tokenizer::Tokenizer),
     /// Write a model of a preset's shape with random weights
     New(new::New),
+    /// Write a model as a GGUF file or as a folder in the layout of Hugging Face
+    Convert(convert::Convert),
+    /// Write a model as a GGUF file with fewer bits for each weight
+    Quantize(quantize::Quantize),
     /// Show what a model is made of
     Inspect(inspect::Inspect),
     /// Time kernels and compare them with what this machine can do, with rivals and with an earlier record
@@ -108,6 +115,8 @@ fn perform(cli: Cli, overlays: Vec<Overlay>) -> Outcome {
         Verb::Tokenize(verb) => verb.run(&settings),
         Verb::Tokenizer(verb) => verb.run(&settings),
         Verb::New(verb) => verb.run(&settings),
+        Verb::Convert(verb) => verb.run(&settings),
+        Verb::Quantize(verb) => verb.run(&settings),
         Verb::Inspect(verb) => verb.run(&settings),
         Verb::Bench(verb) => verb.run(&settings),
         Verb::Profile(verb) => verb.run(&settings),

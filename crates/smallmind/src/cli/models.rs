@@ -33,11 +33,11 @@ pub struct ModelArg {
 /// `--weights`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct WeightsArg {
-    /// The format of weights in memory. Those of linear layers and embeddings are converted when they have been read;
-    /// f16 and bf16 take half of f32's bytes, q8_0 about a quarter, q4_0 about a seventh, and texts differ a little, the
-    /// more the fewer bits there are
-    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = format_parser())]
-    pub weights: Format,
+    /// The format of weights in memory [default: each as in the files]. Those of linear layers and embeddings are
+    /// converted when they have been read; f16 and bf16 take half of f32's bytes, q8_0 about a quarter, q4_0 about a
+    /// seventh, and texts differ a little, the more the fewer bits there are
+    #[arg(long, value_name = "FORMAT", value_parser = format_parser())]
+    pub weights: Option<Format>,
 }
 
 pub(super) fn format_parser() -> impl TypedValueParser<Value = Format> {
@@ -62,7 +62,7 @@ impl Allowed {
         if self.allow_unknown_keys { UnknownKeys::Allow } else { UnknownKeys::Refuse }
     }
 
-    fn load_options(self) -> LoadOptions {
+    pub fn load_options(self) -> LoadOptions {
         let unused_tensors = if self.allow_unused { UnusedTensors::Allow } else { UnusedTensors::Refuse };
         LoadOptions { unknown_keys: self.unknown_keys(), unused_tensors }
     }
@@ -76,7 +76,7 @@ impl Allowed {
 
     /// Reads the weights of open files, packed in a format; notes what is ignored, and which weights are in another
     /// format.
-    pub fn load_packed(self, files: &ModelFiles, isa: IsaKind, weights: Format) -> anyhow::Result<PackedModel> {
+    pub fn load_packed(self, files: &ModelFiles, isa: IsaKind, weights: Option<Format>) -> anyhow::Result<PackedModel> {
         let model = PackedModel::from_files(files, self.load_options(), isa, weights).map_err(with_flag)?;
         self.note(files, model.config())?;
         note_fallback(model.config(), isa, weights)?;
@@ -104,7 +104,8 @@ impl Allowed {
 
 /// Notes which weights of a model are in other formats because their rows are not whole blocks of the format that was
 /// asked for.
-pub fn note_fallback(config: &ModelConfig, isa: IsaKind, asked: Format) -> anyhow::Result<()> {
+pub fn note_fallback(config: &ModelConfig, isa: IsaKind, asked: Option<Format>) -> anyhow::Result<()> {
+    let Some(asked) = asked else { return Ok(()) };
     let graph = architecture::graph(config, Purpose::Generation)?;
     let storage = Storage::of(&graph, isa, asked)?;
     for format in Format::ALL.into_iter().filter(|format| *format != asked) {
@@ -150,26 +151,13 @@ impl ModelArg {
         Self { model: model.to_owned(), allowed: Allowed::default() }
     }
 
-    /// Reads weights and tokenizer.
-    pub fn open(&self) -> anyhow::Result<(Model, Arc<Tokenizer>)> {
-        self.read(|files| self.allowed.load(files), Model::config)
-    }
-
     /// Reads weights, packed in a format, and tokenizer.
-    pub fn open_packed(&self, isa: IsaKind, weights: Format) -> anyhow::Result<(PackedModel, Arc<Tokenizer>)> {
-        self.read(|files| self.allowed.load_packed(files, isa, weights), PackedModel::config)
-    }
-
-    fn read<M>(
-        &self,
-        load: impl Fn(&ModelFiles) -> anyhow::Result<M>,
-        config: impl Fn(&M) -> &ModelConfig,
-    ) -> anyhow::Result<(M, Arc<Tokenizer>)> {
+    pub fn open_packed(&self, isa: IsaKind, weights: Option<Format>) -> anyhow::Result<(PackedModel, Arc<Tokenizer>)> {
         let read = || {
             let files = open_files(&self.model)?;
-            let tokenizer = tokenizer_of(&self.model)?;
-            let model = load(&files)?;
-            let (of_tokenizer, of_model) = (tokenizer.vocab_size(), config(&model).vocab_size);
+            let tokenizer = tokenizer_in(&self.model, &files)?;
+            let model = self.allowed.load_packed(&files, isa, weights)?;
+            let (of_tokenizer, of_model) = (tokenizer.vocab_size(), model.config().vocab_size);
             if of_tokenizer > of_model {
                 return Err(ModelError::Vocabulary { tokenizer: of_tokenizer, model: of_model }.into());
             }
@@ -200,8 +188,21 @@ pub fn open_files(path: &Path) -> anyhow::Result<ModelFiles> {
     Ok(ModelFolder::open(checkpoint)?.into())
 }
 
+/// The tokenizer of a model at `path`, whose files are open.
+pub fn tokenizer_in(path: &Path, files: &ModelFiles) -> anyhow::Result<Tokenizer> {
+    match files {
+        // A run has one tokenizer for all its checkpoints.
+        ModelFiles::Folder(_) => tokenizer_of(path),
+        ModelFiles::Gguf(file) => Tokenizer::from_gguf(file.metadata())
+            .map_err(|error| anyhow::Error::from(ModelError::from(error)).context(path.display().to_string())),
+    }
+}
+
 /// The tokenizer of a model, or of a `tokenizer.json`.
 pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
+    if is_gguf(path) && path.exists() {
+        return tokenizer_in(path, &ModelFiles::open(path)?);
+    }
     if path.is_file() {
         return read_tokenizer(path);
     }

@@ -55,11 +55,11 @@ impl SubjectArg {
     }
 
     /// Reads the model, or makes one with random weights; packs it in a format.
-    pub fn open(&self, settings: &Settings, isa: IsaKind, weights: Format) -> anyhow::Result<Opened> {
+    pub fn open(&self, settings: &Settings, isa: IsaKind, weights: Option<Format>) -> anyhow::Result<Opened> {
         let Some(folder) = self.folder() else {
             let name = self.preset.as_deref().unwrap_or(PRESET);
             let config = preset::find(name)?.config();
-            let model = Model::random(config, settings.seed.unwrap_or(SEED))?.pack_as(isa, weights)?;
+            let model = Model::random(config, settings.seed.unwrap_or(SEED))?.pack_as(isa, weights.unwrap_or(Format::F32))?;
             note_fallback(model.config(), isa, weights)?;
             let tokenizer = Err(usage("--prompt is for a model with a tokenizer: name one with -m"));
             return Ok(Opened { model, name: name.to_owned(), tokenizer });
