@@ -214,14 +214,19 @@ impl ModelError {
             Self::Context { .. } | Self::TooLong { .. } | Self::Sequences { .. } | Self::CacheFull { .. } => {
                 ErrorClass::Limit
             }
-            Self::Write(_) | Self::NonFinite { .. } | Self::ClosedSequence | Self::RepeatedSequence => ErrorClass::Failed,
+            Self::Write(_) | Self::NonFinite { .. } | Self::ClosedSequence | Self::RepeatedSequence => {
+                ErrorClass::Failed
+            }
             Self::TensorShape { .. }
             | Self::TensorFormat { .. }
             | Self::BeyondFormat { .. }
-            | Self::Importance { .. } | Self::UnusedTensors { .. } | Self::Vocabulary { .. } | Self::NoTokenizer(_) => {
-                ErrorClass::BadFile
+            | Self::Importance { .. }
+            | Self::UnusedTensors { .. }
+            | Self::Vocabulary { .. }
+            | Self::NoTokenizer(_) => ErrorClass::BadFile,
+            Self::Override { .. } | Self::Sampler(_) | Self::Stop(_) | Self::Preset { .. } | Self::EmptyPrompt => {
+                ErrorClass::Usage
             }
-            Self::Override { .. } | Self::Sampler(_) | Self::Stop(_) | Self::Preset { .. } | Self::EmptyPrompt => ErrorClass::Usage,
         }
     }
 }

@@ -120,7 +120,10 @@ impl PackedModel {
 }
 
 /// The configurations in a model's files, whose weights have all tensors that the model needs, in their shapes.
-pub(crate) fn checked_configs(files: &ModelFiles, options: LoadOptions) -> Result<(ModelConfig, GenerationConfig), ModelError> {
+pub(crate) fn checked_configs(
+    files: &ModelFiles,
+    options: LoadOptions,
+) -> Result<(ModelConfig, GenerationConfig), ModelError> {
     let (config, generation) = files.configs(options.unknown_keys)?;
     // Checked before anything is allocated: a configuration may claim terabytes.
     check_tensors(&files.names(&config)?, files.weights())?;

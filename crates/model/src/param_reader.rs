@@ -154,7 +154,8 @@ pub(crate) fn stored_format(format: TensorFormat) -> Option<Format> {
 /// The format of a tensor, and the bytes of a row.
 fn format_of_rows(file: &dyn TensorSource, name: &str) -> Result<(Format, usize), ModelError> {
     let tensor = file.tensor(name)?;
-    let format = stored_format(tensor.format).and_then(|format| Some((format, format.row_bytes(tensor.row_elements())?)));
+    let format =
+        stored_format(tensor.format).and_then(|format| Some((format, format.row_bytes(tensor.row_elements())?)));
     format.ok_or_else(|| ModelError::TensorFormat {
         path: file.path().to_owned(),
         name: name.to_owned(),

@@ -8,7 +8,11 @@ use smallmind_checkpoint::TensorFile;
 use smallmind_graph::op::AdamWSpec;
 use smallmind_graph::{Batch, Bindings, Executor, Limits, NoProbe, Plan, PlanOptions, Pool, Scalars};
 use smallmind_kernels::loss::IGNORE;
-use smallmind_model::{LOGITS, Model, Purpose, Session, SessionOptions, architecture};
+use smallmind_model::export::{ExportOptions, GgufExport, WeightMix};
+use smallmind_model::{
+    ConfigError, LOGITS, LoadOptions, Model, ModelConfig, ModelError, ModelFiles, PackedModel, Purpose, Session,
+    SessionOptions, architecture,
+};
 use smallmind_simd::IsaKind;
 use smallmind_train::{BatchShape, DropoutDraw, Learner, Optimizer};
 
@@ -233,5 +237,46 @@ fn ten_steps_of_adamw_with_clip() {
                 assert!(error < 1e-5, "{name} {isa} {tensor}: {error}");
             }
         }
+    }
+}
+
+/// Those that no GGUF file can express, and the field that is in the way.
+const NOT_IN_GGUF: [(&str, &str); 3] =
+    [("tiny-mistral", "attention_windows"), ("tiny-qwen2-local", "attention_windows"), ("tiny-smollm3", "positions")];
+
+#[test]
+fn models_pass_through_gguf_files_bit_for_bit() {
+    for name in MODELS {
+        let files = ModelFiles::open(folder(name)).unwrap();
+        let options = ExportOptions { mix: WeightMix::F32, overrides: vec![], importance: None, threads: 2 };
+        let export = GgufExport::new(&files, LoadOptions::default(), options);
+        if let Some((_, field)) = NOT_IN_GGUF.iter().find(|(refused, _)| *refused == name) {
+            assert!(matches!(export, Err(ModelError::Config(ConfigError::NotStorable { key, .. })) if key == *field));
+            continue;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.gguf");
+        let mut file = std::fs::File::create(&path).unwrap();
+        export.unwrap().write(name, None, None, &mut file, &|_| {}).unwrap();
+        let (original, read) = (Model::load(folder(name)).unwrap(), Model::load(&path).unwrap());
+        // Training's settings are not in the file.
+        let (dropout, init_std) = (original.config().dropout, original.config().init_std);
+        let mut config = ModelConfig { dropout, init_std, ..read.config().clone() };
+        if name.starts_with("tiny-phi3") {
+            // Its factors are rounded to `f32`.
+            config.positions = original.config().positions.clone();
+        }
+        assert_eq!(&config, original.config(), "{name}");
+        assert_eq!(read.weights(), original.weights(), "{name}");
+        // As it is in the file, and as a session reads it.
+        let files = ModelFiles::open(&path).unwrap();
+        let packed = PackedModel::from_files(&files, LoadOptions::default(), IsaKind::best(), None).unwrap();
+        let of_rows = read.pack(IsaKind::best()).unwrap();
+        let logits = |model: PackedModel| {
+            let mut session = Session::new(Arc::new(model), SessionOptions::single(16, 1)).unwrap();
+            let sequence = session.open().unwrap();
+            session.append(sequence, &[3, 1, 4, 1, 5]).unwrap().to_vec()
+        };
+        assert_eq!(logits(packed), logits(of_rows), "{name}");
     }
 }

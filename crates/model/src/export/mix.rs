@@ -145,8 +145,20 @@ impl WeightMix {
             return Format::Q8_0;
         }
         match self {
-            Q2_K => if model.group >= 4 { Format::Q4K } else { Format::Q3K },
-            Q3_K_M => if layer < 2 { Format::Q5K } else { Format::Q4K },
+            Q2_K => {
+                if model.group >= 4 {
+                    Format::Q4K
+                } else {
+                    Format::Q3K
+                }
+            }
+            Q3_K_M => {
+                if layer < 2 {
+                    Format::Q5K
+                } else {
+                    Format::Q4K
+                }
+            }
             Q3_K_L => Format::Q5K,
             IQ4_NL | IQ4_XS if model.group >= 4 => Format::Q5K,
             Q4_K_M | Q5_K_M if has_more_bits(layer, model.layers) => Format::Q6K,
@@ -183,7 +195,13 @@ impl WeightMix {
         let is_first_eighth = layer < model.layers / 8;
         match self {
             Q2_K => Format::Q3K,
-            Q3_K_M => if layer < model.layers / 16 { Format::Q5K } else { Format::Q4K },
+            Q3_K_M => {
+                if layer < model.layers / 16 {
+                    Format::Q5K
+                } else {
+                    Format::Q4K
+                }
+            }
             Q3_K_L => Format::Q5K,
             Q4_K_M | Q5_K_M if has_more_bits(layer, model.layers) => Format::Q6K,
             IQ4_NL | IQ4_XS if is_first_eighth && !model.has_importance => Format::Q5K,

@@ -82,7 +82,8 @@ impl<'a> GgufExport<'a> {
             experts: 0,
             has_importance: options.importance.is_some(),
         };
-        let planned = origins.iter().map(|origin| plan(origin, files, &options, model)).collect::<Result<Vec<_>, _>>()?;
+        let planned =
+            origins.iter().map(|origin| plan(origin, files, &options, model)).collect::<Result<Vec<_>, _>>()?;
         for (part, _) in &options.overrides {
             if !planned.iter().any(|tensor| tensor.name.contains(part)) {
                 return Err(ModelError::Override { part: part.clone() });
@@ -191,12 +192,8 @@ impl<'a> GgufExport<'a> {
             writer.set("tokenizer.chat_template", GgufValue::String(template.into()))?;
         }
         let g = &self.generation;
-        let settings = [
-            ("temp", g.temperature),
-            ("top_p", g.top_p),
-            ("min_p", g.min_p),
-            ("penalty_repeat", g.repetition_penalty),
-        ];
+        let settings =
+            [("temp", g.temperature), ("top_p", g.top_p), ("min_p", g.min_p), ("penalty_repeat", g.repetition_penalty)];
         for (key, value) in settings {
             if let Some(value) = value {
                 writer.set(&format!("general.sampling.{key}"), GgufValue::F32(value))?;

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::io::{self, Write};
 
-
 use smallmind_checkpoint::{CheckpointError, TensorFault, TensorFormat, TensorSource};
 use smallmind_graph::{ParamId, Params};
 use smallmind_kernels::Format;

@@ -13,7 +13,7 @@ use smallmind::model::chat::{ChatError, ChatTemplate, ChatTemplates, CivilTime, 
 use smallmind::model::{Generator, ModelFiles, Session, SessionOptions};
 use smallmind::train::latest_checkpoint;
 
-use super::failure::{Outcome, usage};
+use super::failure::{Outcome, bad_file, usage};
 use super::models::{self, ModelArg, WeightsArg};
 use super::output_files::Overwrite;
 use super::sampling::Sampling;

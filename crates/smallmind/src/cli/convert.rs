@@ -47,8 +47,7 @@ impl Convert {
         let files = self.files()?;
         let mix = self.format.unwrap_or_else(|| widest(&files));
         let options = ExportOptions { mix, overrides: vec![], importance: None, threads: settings.threads() };
-        let export =
-            GgufExport::new(&files, self.model.allowed.load_options(), options).map_err(models::with_flag)?;
+        let export = GgufExport::new(&files, self.model.allowed.load_options(), options).map_err(models::with_flag)?;
         if let Some(tensor) = export.requantized() {
             let (name, format) = (&tensor.name, tensor.from.map(|format| format.to_string()).unwrap_or_default());
             return Err(usage(format!("{name} is quantized ({format}): quantize --allow-requantize converts it")));
@@ -116,7 +115,9 @@ fn widest(files: &ModelFiles) -> WeightMix {
 fn tokenizer_config(tokenizer: &Tokenizer, templates: &ChatTemplates) -> Value {
     let mut config = Map::from_iter([("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"))]);
     for (name, id) in [("bos_token", tokenizer.bos()), ("eos_token", tokenizer.eos())] {
-        if let Some(text) = id.and_then(|id| tokenizer.token_bytes(id)).and_then(|bytes| std::str::from_utf8(bytes).ok()) {
+        if let Some(text) =
+            id.and_then(|id| tokenizer.token_bytes(id)).and_then(|bytes| std::str::from_utf8(bytes).ok())
+        {
             config.insert(name.to_owned(), json!(text));
         }
     }

@@ -96,7 +96,8 @@ impl Inspect {
         if self.used_for == Use::Training && self.weights.weights.is_some_and(|format| format != Format::F32) {
             return Err(usage("--weights is for weights that are only read; a training has them in f32"));
         }
-        let plan = if self.plan { Some(self.plan_for(self.used_for, (&files, &config), settings)?.to_string()) } else { None };
+        let plan =
+            if self.plan { Some(self.plan_for(self.used_for, (&files, &config), settings)?.to_string()) } else { None };
         if settings.is_json() {
             let mut document = summary(&files, &config, &graph, &memory, &unused)?;
             let mut add = |key: &str, value: Value| {

@@ -67,8 +67,7 @@ impl Quantize {
             importance: importance.as_ref(),
             threads: settings.threads(),
         };
-        let export =
-            GgufExport::new(&files, self.model.allowed.load_options(), options).map_err(models::with_flag)?;
+        let export = GgufExport::new(&files, self.model.allowed.load_options(), options).map_err(models::with_flag)?;
         if let Some(tensor) = export.requantized().filter(|_| !self.allow_requantize && !self.dry_run) {
             let (name, format) = (&tensor.name, tensor.from.map(|format| format.to_string()).unwrap_or_default());
             return Err(usage(format!(

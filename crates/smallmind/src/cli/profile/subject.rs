@@ -59,7 +59,8 @@ impl SubjectArg {
         let Some(folder) = self.folder() else {
             let name = self.preset.as_deref().unwrap_or(PRESET);
             let config = preset::find(name)?.config();
-            let model = Model::random(config, settings.seed.unwrap_or(SEED))?.pack_as(isa, weights.unwrap_or(Format::F32))?;
+            let model =
+                Model::random(config, settings.seed.unwrap_or(SEED))?.pack_as(isa, weights.unwrap_or(Format::F32))?;
             note_fallback(model.config(), isa, weights)?;
             let tokenizer = Err(usage("--prompt is for a model with a tokenizer: name one with -m"));
             return Ok(Opened { model, name: name.to_owned(), tokenizer });
