@@ -11,7 +11,7 @@ use crate::config::{self, UnknownKeys};
 use crate::param_reader::ParamReader;
 use crate::tensor_names::{FileKind, TensorNames};
 use crate::unused::has_second_head;
-use crate::{ConfigError, GenerationConfig, Head, ModelConfig, ModelError};
+use crate::{ConfigError, Family, GenerationConfig, Head, ModelConfig, ModelError};
 
 /// The files of a model, open: all headers are checked, no weight is read.
 #[derive(Debug)]
@@ -128,8 +128,17 @@ impl ModelFiles {
     pub(crate) fn names<'c>(&self, config: &'c ModelConfig) -> Result<TensorNames<'c>, ModelError> {
         match self {
             Self::Folder(folder) => Ok(TensorNames::in_file(config, folder.weights())?),
-            Self::Gguf(file) => Ok(TensorNames::of_family(config, config::gguf::family(file)?, FileKind::Gguf)),
+            Self::Gguf(_) => self.names_in(config, FileKind::Gguf),
         }
+    }
+
+    /// The names that the tensors of a model of `config`, which was read from these files, have in files of a kind.
+    pub(crate) fn names_in<'c>(&self, config: &'c ModelConfig, kind: FileKind) -> Result<TensorNames<'c>, ModelError> {
+        let family = match self {
+            Self::Folder(_) => Family::of(config)?,
+            Self::Gguf(file) => config::gguf::family(file)?,
+        };
+        Ok(TensorNames::of_family(config, family, kind))
     }
 }
 

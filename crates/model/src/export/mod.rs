@@ -1,5 +1,6 @@
 //! Writing a model as a GGUF file, in the formats that a user asks for.
 
+mod calibrate;
 mod importance;
 mod mix;
 mod tensors;
@@ -13,6 +14,7 @@ use crate::config::gguf;
 use crate::tokenizer::Tokenizer;
 use crate::{Family, GenerationConfig, Head, LoadOptions, ModelConfig, ModelError, ModelFiles};
 
+pub use calibrate::Calibration;
 pub use importance::ImportanceMatrix;
 pub use mix::WeightMix;
 
@@ -179,7 +181,14 @@ impl<'a> GgufExport<'a> {
         gguf::write(&self.config, self.family, writer)?;
         writer.set("general.type", GgufValue::String("model".into()))?;
         writer.set("general.name", GgufValue::String(name.into()))?;
-        let not_applied = tokenizer.map(|tokenizer| tokenizer.write_gguf(writer)).transpose()?.flatten();
+        let not_applied = match tokenizer {
+            Some(tokenizer) => tokenizer.write_gguf(writer)?,
+            None => {
+                // llama.cpp's name for a file without one.
+                writer.set("tokenizer.ggml.model", GgufValue::String("none".into()))?;
+                None
+            }
+        };
         for (key, id) in [("bos", self.config.bos), ("eos", self.config.eos.first().copied())] {
             if let Some(id) = id {
                 writer.set(&format!("tokenizer.ggml.{key}_token_id"), GgufValue::U32(id))?;

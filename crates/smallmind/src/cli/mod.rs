@@ -11,6 +11,7 @@ mod failure;
 mod generate;
 mod gguf_output;
 mod hints;
+mod imatrix;
 mod input;
 mod inspect;
 mod interrupt;
@@ -78,6 +79,8 @@ enum Verb {
     Convert(convert::Convert),
     /// Write a model as a GGUF file with fewer bits for each weight
     Quantize(quantize::Quantize),
+    /// Measure on a text which columns of a model's weights matter, for quantize
+    Imatrix(imatrix::Imatrix),
     /// Show what a model is made of
     Inspect(inspect::Inspect),
     /// Time kernels and compare them with what this machine can do, with rivals and with an earlier record
@@ -117,6 +120,7 @@ fn perform(cli: Cli, overlays: Vec<Overlay>) -> Outcome {
         Verb::New(verb) => verb.run(&settings),
         Verb::Convert(verb) => verb.run(&settings),
         Verb::Quantize(verb) => verb.run(&settings),
+        Verb::Imatrix(verb) => verb.run(&settings),
         Verb::Inspect(verb) => verb.run(&settings),
         Verb::Bench(verb) => verb.run(&settings),
         Verb::Profile(verb) => verb.run(&settings),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use smallmind::checkpoint::{CONFIG_FILE, ModelFolder, TOKENIZER_FILE};
+use smallmind::checkpoint::{CONFIG_FILE, GgufFile, ModelFolder, TOKENIZER_FILE};
 use smallmind::graph::{ParamSpec, Storage};
 use smallmind::kernels::Format;
 use smallmind::model::tokenizer::Tokenizer;
@@ -193,9 +193,17 @@ pub fn tokenizer_in(path: &Path, files: &ModelFiles) -> anyhow::Result<Tokenizer
     match files {
         // A run has one tokenizer for all its checkpoints.
         ModelFiles::Folder(_) => tokenizer_of(path),
+        ModelFiles::Gguf(file) if matches!(tokenizer_model(file), None | Some("none" | "no_vocab")) => {
+            Err(ModelError::NoTokenizer(path.to_owned()).into())
+        }
         ModelFiles::Gguf(file) => Tokenizer::from_gguf(file.metadata())
             .map_err(|error| anyhow::Error::from(ModelError::from(error)).context(path.display().to_string())),
     }
+}
+
+/// The kind of a GGUF file's tokenizer.
+fn tokenizer_model(file: &GgufFile) -> Option<&str> {
+    file.metadata().value("tokenizer.ggml.model").ok().flatten()
 }
 
 /// The tokenizer of a model, or of a `tokenizer.json`.
