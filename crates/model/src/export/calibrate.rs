@@ -9,7 +9,7 @@ use crate::tensor_names::FileKind;
 use crate::{ModelError, ModelFiles, PackedModel};
 
 /// Runs a model on a text and sums the squares of the inputs of its linear layers.
-#[derive(Debug)]
+#[allow(missing_debug_implementations)]
 pub struct Calibration<'m> {
     model: &'m PackedModel,
     executor: Executor,
@@ -50,7 +50,7 @@ impl<'m> Calibration<'m> {
     /// Tokens beyond the context or the vocabulary; activations that are not finite.
     pub fn add(&mut self, tokens: &[u32]) -> Result<(), ModelError> {
         self.batch.clear();
-        self.batch.push(tokens);
+        self.batch.push(tokens, 0);
         let bindings = Bindings::stored(self.model.weights());
         self.executor.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, &NoProbe)?;
         for (_, result, sums) in &mut self.layers {
