@@ -42,7 +42,7 @@ use std::io::Read;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
-use smallmind_checkpoint::{CheckpointError, json_problem, write_file_atomic};
+use smallmind_checkpoint::{CheckpointError, GgufFile, json_problem, write_file_atomic};
 use tokenizers::models::wordlevel::WordLevel;
 use tokenizers::{AddedToken, AddedVocabulary, Decoder, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
@@ -63,6 +63,9 @@ use template::Template;
 const END_NAMES: [&str; 5] = [END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>"];
 /// Names of the token that begins a text.
 const BEGIN_NAMES: [&str; 5] = ["<|begin_of_text|>", "<s>", "<bos>", "<|startoftext|>", END_OF_TEXT];
+
+/// The first bytes of a GGUF file.
+const GGUF_MAGIC: &[u8] = b"GGUF";
 
 /// How names of special tokens in a text are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,20 +181,28 @@ impl Tokenizer {
         Self::assemble(train::train(texts, training)?, None)
     }
 
-    /// Reads a `tokenizer.json`.
+    /// Reads a `tokenizer.json`, or the vocabulary of a GGUF file.
     ///
     /// # Errors
     /// [`TokenizerError::Read`] if the file cannot be read; [`TokenizerError::InFile`] with the error of
-    /// [`from_bytes`](Self::from_bytes).
+    /// [`from_bytes`](Self::from_bytes) or [`from_gguf`](Self::from_gguf).
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, TokenizerError> {
         let path = path.as_ref();
+        let unreadable = |source| TokenizerError::Read { path: path.to_owned(), source };
+        let in_file = |source| match source {
+            // It names the file already.
+            TokenizerError::Checkpoint(_) => source,
+            source => TokenizerError::InFile { path: path.to_owned(), source: Box::new(source) },
+        };
+        let mut file = File::open(path).map_err(unreadable)?;
         let mut bytes = Vec::new();
-        File::open(path)
-            // One byte over the limit is enough to know that the file is too large.
-            .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
-            .map_err(|source| TokenizerError::Read { path: path.to_owned(), source })?;
-        Self::from_bytes(&bytes)
-            .map_err(|source| TokenizerError::InFile { path: path.to_owned(), source: Box::new(source) })
+        (&mut file).take(GGUF_MAGIC.len() as u64).read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes == GGUF_MAGIC {
+            return Self::from_gguf(GgufFile::open(path)?.metadata()).map_err(in_file);
+        }
+        // One byte over the limit is enough to know that the file is too large.
+        file.take(MAX_FILE_BYTES + 1 - bytes.len() as u64).read_to_end(&mut bytes).map_err(unreadable)?;
+        Self::from_bytes(&bytes).map_err(in_file)
     }
 
     /// Reads the text of a `tokenizer.json`. Its `truncation` and `padding` are not applied, see

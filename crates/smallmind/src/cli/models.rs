@@ -199,12 +199,12 @@ pub fn open_folder(path: &Path) -> anyhow::Result<ModelFolder> {
     Ok(ModelFolder::open(checkpoint)?)
 }
 
-/// The tokenizer of a model folder, or of a `tokenizer.json`.
+/// The tokenizer of a model folder, of a GGUF file, or of a `tokenizer.json`.
 pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
-    refuse_gguf(path)?;
     if path.is_file() {
         return read_tokenizer(path);
     }
+    refuse_gguf(path)?;
     let file = path.join(TOKENIZER_FILE);
     if !path.exists() {
         return Err(bad_file(format!("{}: there is no such folder or file", path.display())));
@@ -215,7 +215,7 @@ pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
     read_tokenizer(&file)
 }
 
-/// Reads a `tokenizer.json`; notes what in it is not applied.
+/// Reads a `tokenizer.json` or a GGUF file; notes what in it is not applied.
 pub fn read_tokenizer(file: &Path) -> anyhow::Result<Tokenizer> {
     let tokenizer = Tokenizer::from_file(file)?;
     if let Some(why) = tokenizer.not_applied() {
