@@ -71,14 +71,6 @@ impl Engine {
         }
     }
 
-    /// Our merges, if these are what is applied.
-    pub fn merges(&self) -> Option<&Merges> {
-        match self {
-            Self::Merges(merges) => Some(merges),
-            Self::Library(_) => None,
-        }
-    }
-
     /// Appends the ids of a word; false if the vocabulary cannot express it.
     pub fn encode(&self, word: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<bool, TokenizerError> {
         let model = match self {

@@ -222,11 +222,6 @@ impl Merges {
         merges.into_iter().map(|(_, left, right)| (left, right)).collect()
     }
 
-    /// Whether no token has the character `inner` behind another one, so that a text may be divided before it.
-    pub fn begins_tokens(&self, inner: char) -> bool {
-        !self.entry.vocab.keys().any(|token| token.chars().skip_while(|c| *c == inner).any(|c| c == inner))
-    }
-
     /// Appends the ids of a word; false if a character is not in the vocabulary and there is no unknown token.
     pub fn encode(&self, word: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) -> bool {
         if self.entry.ignore_merges

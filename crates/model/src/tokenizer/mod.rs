@@ -26,6 +26,7 @@ mod encode;
 mod engine;
 mod error;
 mod file;
+mod finder;
 mod gguf;
 mod merges;
 mod model_entry;
@@ -35,6 +36,7 @@ mod split;
 mod table;
 mod template;
 mod train;
+mod words;
 
 use std::fmt;
 use std::fs::File;
@@ -54,6 +56,7 @@ pub use train::{BpeTraining, END_OF_TEXT};
 use check::TokenEntry;
 use engine::Engine;
 use file::{AddedEntry, Part, PatternEntry, TokenizerFile};
+use finder::Finder;
 use model_entry::{BpeEntry, ModelEntry};
 use split::{Cut, Splitter};
 use table::{Decoding, TokenTable};
@@ -376,6 +379,11 @@ impl Tokenizer {
         Some(if special == SpecialText::Skip && self.is_special(id) { &[] } else { bytes })
     }
 
+    /// Removes the next piece that is encoded by itself from the front of `text`.
+    fn next_piece<'t>(&self, text: &mut &'t str) -> &'t str {
+        self.cut.next_piece(text, self.normalizer_keeps_ascii)
+    }
+
     /// Whether a token is a sign for the model, not a part of the text.
     pub fn is_special(&self, id: u32) -> bool {
         self.table.is_special(id)
@@ -457,6 +465,10 @@ struct AddedTokens {
     vocabulary: AddedVocabulary,
     /// Texts of the tokens, normalised if the token is declared so.
     needles: Vec<String>,
+    /// Finds the tokens where neither the normalizer nor blanks beside them matter.
+    finder: Option<Finder>,
+    /// Whether some token is found only in the normalised text.
+    normalized: bool,
 }
 
 impl AddedTokens {
@@ -467,7 +479,14 @@ impl AddedTokens {
         ids: &WordLevel,
         normalizer: Option<&NormalizerWrapper>,
     ) -> Result<Self, TokenizerError> {
-        let tokens = tokens.map(|token| {
+        let list: Vec<&AddedEntry> = tokens.collect();
+        let normalized = normalizer.is_some() && list.iter().any(|token| token.normalized);
+        let alone = |token: &&AddedEntry| !token.single_word && !token.lstrip && !token.rstrip;
+        // The library looks for the tokens that are not to be normalized first.
+        let alike = list.windows(2).all(|pair| pair[0].normalized == pair[1].normalized);
+        let found = list.iter().all(alone) && alike && !normalized;
+        let finder = found.then(|| Finder::new(list.iter().map(|token| (token.content.as_str(), token.id))));
+        let tokens = list.into_iter().map(|token| {
             AddedToken::from(token.content.as_str(), token.special)
                 .single_word(token.single_word)
                 .lstrip(token.lstrip)
@@ -478,7 +497,7 @@ impl AddedTokens {
         vocabulary.add_tokens(tokens, ids, normalizer).map_err(TokenizerError::library("added_tokens"))?;
         let ids = vocabulary.get_added_tokens_decoder().keys();
         let needles = ids.filter_map(|id| vocabulary.simple_id_to_token(*id)).collect();
-        Ok(Self { vocabulary, needles })
+        Ok(Self { vocabulary, needles, finder, normalized })
     }
 }
 
