@@ -7,7 +7,7 @@
 
 `NAME.gguf` is written by the package `gguf`; `NAME.json` has the strings with their ids, without and with the tokens around a text.
 `gpt2` is byte-level BPE trained here, `bert` a small WordPiece vocabulary, `t5` a small Unigram vocabulary with a character map of
-SentencePiece's kind, which replaces two characters.
+SentencePiece's kind, which replaces a few characters.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def t5():
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581the", -2.5), ("\u2581", -3.0), ("the", -4.0), ("\u2581hen", -4.5), ("hen", -5.0),
               ("h", -6.0), ("e", -6.1), ("n", -6.2), ("t", -6.3), ("s", -6.5), ("\u2581s", -5.5), ("aw", -5.75), ("ea", -5.25), ("a", -7.0), ("w", -7.5),
               (".", -5.0), ("th", -5.1), ("x", -8.0), ("fi", -6.75), ("d", -6.6)]
-    mapped = charsmap([("\ufb01", "fi"), ("\n", " "), ("\t", " ")])
+    mapped = charsmap([("\ufb01", "fi"), ("\n", " "), ("\t", " "), ("\u00a0", " ")])
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
     encoded = base64.b64encode(mapped).decode()
     tokenizer.normalizer = normalizers.Sequence([normalizers.Precompiled(mapped)])

@@ -88,6 +88,24 @@ fn vocabularies_of_other_tools_give_their_ids() {
 }
 
 #[test]
+fn damaged_vocabularies_are_refused_or_applied() {
+    for (name, step) in [("gpt2", 23), ("bert", 3), ("t5", 61)] {
+        let whole = std::fs::read(format!("{GOLDENS}/{name}.gguf")).unwrap();
+        for bit in (0..whole.len() * 8).step_by(step) {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let Ok(header) = parse_gguf_header("damaged.gguf".as_ref(), &bytes) else { continue };
+            if let Ok(tokenizer) = Tokenizer::from_gguf(&header.metadata) {
+                if let Ok(ids) = tokenizer.encode(TEXT, SpecialTokens::Parse) {
+                    tokenizer.decode(&ids, SpecialText::Show).unwrap();
+                }
+                let _ = tokenizer.write_gguf(&mut GgufWriter::new());
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_trained_here_is_read_again() {
     let bpe = Tokenizer::train_bpe([TEXT; 3], &BpeTraining { vocab_size: 300, min_frequency: 2 }).unwrap();
     let characters = Tokenizer::characters(TEXT).unwrap();
