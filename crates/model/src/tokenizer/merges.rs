@@ -9,8 +9,8 @@
 //! token that it makes: tokens with a higher score come first, tokens of one score have one rank. Then two pairs may
 //! make the same token, and the leftmost is merged first, which no list of merges can say.
 //!
-//! Words of up to [`SCANNED`] symbols are searched for the lowest rank anew after each merge, longer ones have a heap. Both
-//! give the same: an entry of the heap that no longer holds is recognised by the token that it would make.
+//! Words of up to [`SCANNED`] symbols are searched for the lowest rank anew after each merge, longer ones have a heap.
+//! Both give the same: an entry of the heap that no longer holds is recognised by the token that it would make.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};

@@ -135,7 +135,7 @@ pub struct Tokenizer {
     cut: Cut,
     table: TokenTable,
     /// Decodes whole texts, where the text of a token depends on its place.
-    decoder: Option<DecoderWrapper>,
+    decoder: Option<PlacedDecoder>,
     leading_space: bool,
     unknown: Option<u32>,
     bos: Option<u32>,
@@ -283,7 +283,7 @@ impl Tokenizer {
         let normalizer = file.normalizer.clone().map(translated).transpose()?;
         let normalizer: Option<NormalizerWrapper> = library_part("normalizer", normalizer.as_ref())?;
         let decoder = file.decoder.clone().filter(|_| decoding.by_library).map(translated).transpose()?;
-        let decoder = library_part("decoder", decoder.as_ref())?;
+        let decoder: Option<DecoderWrapper> = library_part("decoder", decoder.as_ref())?;
         let pre_tokenizer = file.pre_tokenizer.clone().map(translated).transpose()?;
         let pre_tokenizer = library_part("pre_tokenizer", pre_tokenizer.as_ref())?;
         let ids = declared_ids(&tokens)?;
@@ -291,6 +291,7 @@ impl Tokenizer {
         let plain = file.added_tokens.iter().filter(|token| !token.special);
         let added_plain = AddedTokens::new(plain, &ids, normalizer.as_ref())?;
         let table = TokenTable::new(&tokens, &decoding, |id| added.vocabulary.simple_id_to_token(id))?;
+        let decoder = decoder.map(|decoder| PlacedDecoder::new(decoder, &tokens, &added));
         let template = Template::new(file.post_processor.as_ref(), table.len())?;
         let special = |name: &&str| file.added_tokens.iter().find(|token| token.special && token.content == *name);
         let named = |names: &[&str]| names.iter().find_map(special).map(|token| token.id);
@@ -356,13 +357,15 @@ impl Tokenizer {
             let token = self.visible_bytes(id, special);
             let unknown = || TokenizerError::UnknownId { index, id, vocabulary: self.vocab_size() };
             bytes.extend_from_slice(token.ok_or_else(unknown)?);
-            if self.decoder.is_some() && !(special == SpecialText::Skip && self.is_special(id)) {
-                texts.extend(self.added.vocabulary.simple_id_to_token(id).or_else(|| self.model.text_of(id)));
+            if let Some(decoder) =
+                self.decoder.as_ref().filter(|_| special == SpecialText::Show || !self.is_special(id))
+            {
+                texts.extend(decoder.texts.get(id as usize).cloned());
             }
         }
         // The library's decoder for BPE fails on no token at all.
         if let Some(decoder) = self.decoder.as_ref().filter(|_| !texts.is_empty()) {
-            return decoder.decode(texts).map_err(TokenizerError::library("decoder"));
+            return decoder.part.decode(texts).map_err(TokenizerError::library("decoder"));
         }
         let text = String::from_utf8_lossy(&bytes);
         let text = if self.leading_space { text.strip_prefix(' ').unwrap_or(&text) } else { &text };
@@ -460,6 +463,22 @@ fn declared_ids(tokens: &[Option<TokenEntry>]) -> Result<WordLevel, TokenizerErr
     let added = tokens.iter().zip(0..).filter_map(|(token, id)| token.as_ref().filter(|t| t.added).map(|t| (t, id)));
     let vocab = added.map(|(token, id)| (token.text.clone(), id)).collect();
     WordLevel::builder().vocab(vocab).build().map_err(TokenizerError::library("added_tokens"))
+}
+
+/// A decoder of the library, and the tokens in the spelling of the file, by id.
+struct PlacedDecoder {
+    part: DecoderWrapper,
+    texts: Vec<String>,
+}
+
+impl PlacedDecoder {
+    fn new(part: DecoderWrapper, tokens: &[Option<TokenEntry>], added: &AddedTokens) -> Self {
+        let text = |(token, id): (&Option<TokenEntry>, u32)| {
+            let found = added.vocabulary.simple_id_to_token(id);
+            found.or_else(|| token.as_ref().map(|token| token.text.clone())).unwrap_or_default()
+        };
+        Self { part, texts: tokens.iter().zip(0..).map(text).collect() }
+    }
 }
 
 /// Added tokens, which are found in the text before it is split.

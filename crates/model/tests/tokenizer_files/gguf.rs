@@ -64,11 +64,9 @@ const GOLDENS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/tokeni
 
 #[test]
 fn vocabularies_of_other_tools_give_their_ids() {
-    for (name, kind) in [
-        ("gpt2", TokenizerKind::ByteLevelBpe),
-        ("bert", TokenizerKind::WordPiece),
-        ("t5", TokenizerKind::Unigram),
-    ] {
+    for (name, kind) in
+        [("gpt2", TokenizerKind::ByteLevelBpe), ("bert", TokenizerKind::WordPiece), ("t5", TokenizerKind::Unigram)]
+    {
         let tokenizer = Tokenizer::from_file(format!("{GOLDENS}/{name}.gguf")).unwrap();
         assert_eq!(tokenizer.kind(), kind);
         let cases: Vec<Value> =
