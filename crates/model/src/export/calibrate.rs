@@ -51,6 +51,7 @@ impl<'m> Calibration<'m> {
     pub fn add(&mut self, tokens: &[u32]) -> Result<(), ModelError> {
         self.batch.clear();
         self.batch.push(tokens, 0);
+        self.batch.want_span();
         let bindings = Bindings::stored(self.model.weights());
         self.executor.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, &NoProbe)?;
         for (_, result, sums) in &mut self.layers {

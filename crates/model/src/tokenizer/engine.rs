@@ -63,22 +63,6 @@ impl Engine {
         }
     }
 
-    /// The token of an id.
-    pub fn text_of(&self, id: u32) -> Option<String> {
-        match self {
-            Self::Merges(merges) => merges.texts().get(id as usize).map(|text| (*text).to_owned()),
-            Self::Library(model) => model.id_to_token(id),
-        }
-    }
-
-    /// Our merges, if these are what is applied.
-    pub fn merges(&self) -> Option<&Merges> {
-        match self {
-            Self::Merges(merges) => Some(merges),
-            Self::Library(_) => None,
-        }
-    }
-
     /// Appends the ids of a word; false if the vocabulary cannot express it.
     pub fn encode(&self, word: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<bool, TokenizerError> {
         let model = match self {

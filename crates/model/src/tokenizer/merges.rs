@@ -9,8 +9,8 @@
 //! token that it makes: tokens with a higher score come first, tokens of one score have one rank. Then two pairs may
 //! make the same token, and the leftmost is merged first, which no list of merges can say.
 //!
-//! Words of up to [`SCANNED`] symbols are searched for the lowest rank anew after each merge, longer ones have a heap. Both
-//! give the same: an entry of the heap that no longer holds is recognised by the token that it would make.
+//! Words of up to [`SCANNED`] symbols are searched for the lowest rank anew after each merge, longer ones have a heap.
+//! Both give the same: an entry of the heap that no longer holds is recognised by the token that it would make.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -220,11 +220,6 @@ impl Merges {
         }
         merges.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| (a.1.len(), a.2.len()).cmp(&(b.1.len(), b.2.len()))));
         merges.into_iter().map(|(_, left, right)| (left, right)).collect()
-    }
-
-    /// Whether no token has the character `inner` behind another one, so that a text may be divided before it.
-    pub fn begins_tokens(&self, inner: char) -> bool {
-        !self.entry.vocab.keys().any(|token| token.chars().skip_while(|c| *c == inner).any(|c| c == inner))
     }
 
     /// Appends the ids of a word; false if a character is not in the vocabulary and there is no unknown token.

@@ -1,7 +1,7 @@
 //! Text to token ids and back.
 //!
-//! A [`Tokenizer`] is made from a text ([`Tokenizer::characters`], [`Tokenizer::train_bpe`]) or from a `tokenizer.json`
-//! of Hugging Face's tokenizers, and can be written as one:
+//! A [`Tokenizer`] is made from a text ([`Tokenizer::characters`], [`Tokenizer::train_bpe`]), from a `tokenizer.json` of
+//! Hugging Face's tokenizers, or from a GGUF file ([`Tokenizer::from_gguf`]), and can be written as either:
 //!
 //! ```
 //! use smallmind_model::tokenizer::{BpeTraining, SpecialTokens, SpecialText, Tokenizer};
@@ -14,9 +14,11 @@
 //! # Ok::<(), smallmind_model::tokenizer::TokenizerError>(())
 //! ```
 //!
-//! The library does the merging, the normalizers and the general pre-tokenizers. Our own code checks the file (so that
-//! no file causes a panic, and no part of a text is silently left out), knows the exact bytes of every token, divides
-//! long texts, and trains vocabularies, which depend only on the texts. No thread is started.
+//! There are two engines. Ours merges pairs (BPE) and finds the words of the most common pre-tokenizers; the crate
+//! `tokenizers` does everything else that a file may ask for: Unigram, WordPiece, normalizers, other pre-tokenizers. Ids
+//! and texts are the same as with that crate alone. Our own code also checks the file (so that no file causes a panic,
+//! and no part of a text is silently left out), knows the exact bytes of every token, divides long texts, and trains
+//! vocabularies, which depend only on the texts. No thread is started.
 //!
 //! Not here: chat templates, and which token ends a turn; a model's own configuration says that.
 
@@ -26,6 +28,7 @@ mod encode;
 mod engine;
 mod error;
 mod file;
+mod finder;
 mod gguf;
 mod merges;
 mod model_entry;
@@ -35,6 +38,7 @@ mod split;
 mod table;
 mod template;
 mod train;
+mod words;
 
 use std::fmt;
 use std::fs::File;
@@ -42,7 +46,7 @@ use std::io::Read;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
-use smallmind_checkpoint::{CheckpointError, json_problem, write_file_atomic};
+use smallmind_checkpoint::{CheckpointError, GgufFile, json_problem, write_file_atomic};
 use tokenizers::models::wordlevel::WordLevel;
 use tokenizers::{AddedToken, AddedVocabulary, Decoder, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
@@ -54,6 +58,7 @@ pub use train::{BpeTraining, END_OF_TEXT};
 use check::TokenEntry;
 use engine::Engine;
 use file::{AddedEntry, Part, PatternEntry, TokenizerFile};
+use finder::Finder;
 use model_entry::{BpeEntry, ModelEntry};
 use split::{Cut, Splitter};
 use table::{Decoding, TokenTable};
@@ -63,6 +68,9 @@ use template::Template;
 const END_NAMES: [&str; 5] = [END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>"];
 /// Names of the token that begins a text.
 const BEGIN_NAMES: [&str; 5] = ["<|begin_of_text|>", "<s>", "<bos>", "<|startoftext|>", END_OF_TEXT];
+
+/// The first bytes of a GGUF file.
+const GGUF_MAGIC: &[u8] = b"GGUF";
 
 /// How names of special tokens in a text are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +135,7 @@ pub struct Tokenizer {
     cut: Cut,
     table: TokenTable,
     /// Decodes whole texts, where the text of a token depends on its place.
-    decoder: Option<DecoderWrapper>,
+    decoder: Option<PlacedDecoder>,
     leading_space: bool,
     unknown: Option<u32>,
     bos: Option<u32>,
@@ -178,20 +186,28 @@ impl Tokenizer {
         Self::assemble(train::train(texts, training)?, None)
     }
 
-    /// Reads a `tokenizer.json`.
+    /// Reads a `tokenizer.json`, or the vocabulary of a GGUF file.
     ///
     /// # Errors
     /// [`TokenizerError::Read`] if the file cannot be read; [`TokenizerError::InFile`] with the error of
-    /// [`from_bytes`](Self::from_bytes).
+    /// [`from_bytes`](Self::from_bytes) or [`from_gguf`](Self::from_gguf).
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, TokenizerError> {
         let path = path.as_ref();
+        let unreadable = |source| TokenizerError::Read { path: path.to_owned(), source };
+        let in_file = |source| match source {
+            // It names the file already.
+            TokenizerError::Checkpoint(_) => source,
+            source => TokenizerError::InFile { path: path.to_owned(), source: Box::new(source) },
+        };
+        let mut file = File::open(path).map_err(unreadable)?;
         let mut bytes = Vec::new();
-        File::open(path)
-            // One byte over the limit is enough to know that the file is too large.
-            .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
-            .map_err(|source| TokenizerError::Read { path: path.to_owned(), source })?;
-        Self::from_bytes(&bytes)
-            .map_err(|source| TokenizerError::InFile { path: path.to_owned(), source: Box::new(source) })
+        (&mut file).take(GGUF_MAGIC.len() as u64).read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes == GGUF_MAGIC {
+            return Self::from_gguf(GgufFile::open(path)?.metadata()).map_err(in_file);
+        }
+        // One byte over the limit is enough to know that the file is too large.
+        file.take(MAX_FILE_BYTES + 1 - bytes.len() as u64).read_to_end(&mut bytes).map_err(unreadable)?;
+        Self::from_bytes(&bytes).map_err(in_file)
     }
 
     /// Reads the text of a `tokenizer.json`. Its `truncation` and `padding` are not applied, see
@@ -267,7 +283,7 @@ impl Tokenizer {
         let normalizer = file.normalizer.clone().map(translated).transpose()?;
         let normalizer: Option<NormalizerWrapper> = library_part("normalizer", normalizer.as_ref())?;
         let decoder = file.decoder.clone().filter(|_| decoding.by_library).map(translated).transpose()?;
-        let decoder = library_part("decoder", decoder.as_ref())?;
+        let decoder: Option<DecoderWrapper> = library_part("decoder", decoder.as_ref())?;
         let pre_tokenizer = file.pre_tokenizer.clone().map(translated).transpose()?;
         let pre_tokenizer = library_part("pre_tokenizer", pre_tokenizer.as_ref())?;
         let ids = declared_ids(&tokens)?;
@@ -275,6 +291,7 @@ impl Tokenizer {
         let plain = file.added_tokens.iter().filter(|token| !token.special);
         let added_plain = AddedTokens::new(plain, &ids, normalizer.as_ref())?;
         let table = TokenTable::new(&tokens, &decoding, |id| added.vocabulary.simple_id_to_token(id))?;
+        let decoder = decoder.map(|decoder| PlacedDecoder::new(decoder, &tokens, &added));
         let template = Template::new(file.post_processor.as_ref(), table.len())?;
         let special = |name: &&str| file.added_tokens.iter().find(|token| token.special && token.content == *name);
         let named = |names: &[&str]| names.iter().find_map(special).map(|token| token.id);
@@ -340,13 +357,15 @@ impl Tokenizer {
             let token = self.visible_bytes(id, special);
             let unknown = || TokenizerError::UnknownId { index, id, vocabulary: self.vocab_size() };
             bytes.extend_from_slice(token.ok_or_else(unknown)?);
-            if self.decoder.is_some() && !(special == SpecialText::Skip && self.is_special(id)) {
-                texts.extend(self.added.vocabulary.simple_id_to_token(id).or_else(|| self.model.text_of(id)));
+            if let Some(decoder) =
+                self.decoder.as_ref().filter(|_| special == SpecialText::Show || !self.is_special(id))
+            {
+                texts.extend(decoder.texts.get(id as usize).cloned());
             }
         }
         // The library's decoder for BPE fails on no token at all.
         if let Some(decoder) = self.decoder.as_ref().filter(|_| !texts.is_empty()) {
-            return decoder.decode(texts).map_err(TokenizerError::library("decoder"));
+            return decoder.part.decode(texts).map_err(TokenizerError::library("decoder"));
         }
         let text = String::from_utf8_lossy(&bytes);
         let text = if self.leading_space { text.strip_prefix(' ').unwrap_or(&text) } else { &text };
@@ -363,6 +382,11 @@ impl Tokenizer {
     pub fn visible_bytes(&self, id: u32, special: SpecialText) -> Option<&[u8]> {
         let bytes = self.table.bytes(id)?;
         Some(if special == SpecialText::Skip && self.is_special(id) { &[] } else { bytes })
+    }
+
+    /// Removes the next piece that is encoded by itself from the front of `text`.
+    fn next_piece<'t>(&self, text: &mut &'t str) -> &'t str {
+        self.cut.next_piece(text, self.normalizer_keeps_ascii)
     }
 
     /// Whether a token is a sign for the model, not a part of the text.
@@ -441,11 +465,31 @@ fn declared_ids(tokens: &[Option<TokenEntry>]) -> Result<WordLevel, TokenizerErr
     WordLevel::builder().vocab(vocab).build().map_err(TokenizerError::library("added_tokens"))
 }
 
+/// A decoder of the library, and the tokens in the spelling of the file, by id.
+struct PlacedDecoder {
+    part: DecoderWrapper,
+    texts: Vec<String>,
+}
+
+impl PlacedDecoder {
+    fn new(part: DecoderWrapper, tokens: &[Option<TokenEntry>], added: &AddedTokens) -> Self {
+        let text = |(token, id): (&Option<TokenEntry>, u32)| {
+            let found = added.vocabulary.simple_id_to_token(id);
+            found.or_else(|| token.as_ref().map(|token| token.text.clone())).unwrap_or_default()
+        };
+        Self { part, texts: tokens.iter().zip(0..).map(text).collect() }
+    }
+}
+
 /// Added tokens, which are found in the text before it is split.
 struct AddedTokens {
     vocabulary: AddedVocabulary,
     /// Texts of the tokens, normalised if the token is declared so.
     needles: Vec<String>,
+    /// Finds the tokens where neither the normalizer nor blanks beside them matter.
+    finder: Option<Finder>,
+    /// Whether some token is found only in the normalised text.
+    normalized: bool,
 }
 
 impl AddedTokens {
@@ -456,7 +500,14 @@ impl AddedTokens {
         ids: &WordLevel,
         normalizer: Option<&NormalizerWrapper>,
     ) -> Result<Self, TokenizerError> {
-        let tokens = tokens.map(|token| {
+        let list: Vec<&AddedEntry> = tokens.collect();
+        let normalized = normalizer.is_some() && list.iter().any(|token| token.normalized);
+        let alone = |token: &&AddedEntry| !token.single_word && !token.lstrip && !token.rstrip;
+        // The library looks for the tokens that are not to be normalized first.
+        let alike = list.windows(2).all(|pair| pair[0].normalized == pair[1].normalized);
+        let found = list.iter().all(alone) && alike && !normalized;
+        let finder = found.then(|| Finder::new(list.iter().map(|token| (token.content.as_str(), token.id))));
+        let tokens = list.into_iter().map(|token| {
             AddedToken::from(token.content.as_str(), token.special)
                 .single_word(token.single_word)
                 .lstrip(token.lstrip)
@@ -467,7 +518,7 @@ impl AddedTokens {
         vocabulary.add_tokens(tokens, ids, normalizer).map_err(TokenizerError::library("added_tokens"))?;
         let ids = vocabulary.get_added_tokens_decoder().keys();
         let needles = ids.filter_map(|id| vocabulary.simple_id_to_token(*id)).collect();
-        Ok(Self { vocabulary, needles })
+        Ok(Self { vocabulary, needles, finder, normalized })
     }
 }
 

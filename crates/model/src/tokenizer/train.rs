@@ -20,13 +20,11 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
-use tokenizers::utils::SysRegex;
-
 use super::error::TokenizerError;
 use super::file::{AddedEntry, MAX_TOKENS, Part, TokenizerFile};
 use super::model_entry::{BpeEntry, ModelEntry};
-use super::split::{GPT2_WORDS, each_word};
 use super::table::byte_character;
+use super::words::Words;
 
 /// The token between documents, which also begins a text without a prompt.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -128,11 +126,10 @@ fn count_words<S: AsRef<str>>(
     texts: impl IntoIterator<Item = S>,
     ids: &[u32; 256],
 ) -> Result<Vec<Word>, TokenizerError> {
-    let regex = SysRegex::new(GPT2_WORDS).map_err(TokenizerError::library("pre_tokenizer"))?;
     let mut counts: HashMap<Box<[u8]>, u64> = HashMap::new();
     for text in texts {
         for document in text.as_ref().split(END_OF_TEXT) {
-            each_word(&regex, document, |word, _| {
+            Words::Gpt2.each(document, |word, _| {
                 for part in word.as_bytes().chunks(MAX_WORD_BYTES) {
                     match counts.get_mut(part) {
                         Some(count) => *count += 1,

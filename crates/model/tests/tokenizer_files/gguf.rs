@@ -59,6 +59,50 @@ fn published_vocabularies_give_the_ids_of_llama_cpp() {
     }
 }
 
+/// Vocabularies and ids by other tools (`benchmarks/tokenizers/make_tiny_gguf.py`).
+const GOLDENS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/tokenizers");
+
+#[test]
+fn vocabularies_of_other_tools_give_their_ids() {
+    for (name, kind) in
+        [("gpt2", TokenizerKind::ByteLevelBpe), ("bert", TokenizerKind::WordPiece), ("t5", TokenizerKind::Unigram)]
+    {
+        let tokenizer = Tokenizer::from_file(format!("{GOLDENS}/{name}.gguf")).unwrap();
+        assert_eq!(tokenizer.kind(), kind);
+        let cases: Vec<Value> =
+            serde_json::from_slice(&std::fs::read(format!("{GOLDENS}/{name}.json")).unwrap()).unwrap();
+        let json = Tokenizer::from_bytes(tokenizer.to_json().unwrap().as_bytes()).unwrap();
+        for tokenizer in [&tokenizer, &json, &written(&tokenizer)] {
+            for case in &cases {
+                let ids = |key: &str| serde_json::from_value::<Vec<u32>>(case[key].clone()).unwrap();
+                let text = case["text"].as_str().unwrap();
+                let found = tokenizer.encode(text, SpecialTokens::Parse).unwrap();
+                assert_eq!(found, ids("ids"), "{name}: {text:?}");
+                assert_eq!(tokenizer.completed(&found), ids("whole"), "{name}: {text:?}");
+                assert_eq!(tokenizer.decode(&found, SpecialText::Show).unwrap(), case["back"], "{name}: {text:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn damaged_vocabularies_are_refused_or_applied() {
+    for (name, step) in [("gpt2", 23), ("bert", 3), ("t5", 61)] {
+        let whole = std::fs::read(format!("{GOLDENS}/{name}.gguf")).unwrap();
+        for bit in (0..whole.len() * 8).step_by(step) {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let Ok(header) = parse_gguf_header("damaged.gguf".as_ref(), &bytes) else { continue };
+            if let Ok(tokenizer) = Tokenizer::from_gguf(&header.metadata) {
+                if let Ok(ids) = tokenizer.encode(TEXT, SpecialTokens::Parse) {
+                    tokenizer.decode(&ids, SpecialText::Show).unwrap();
+                }
+                let _ = tokenizer.write_gguf(&mut GgufWriter::new());
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_trained_here_is_read_again() {
     let bpe = Tokenizer::train_bpe([TEXT; 3], &BpeTraining { vocab_size: 300, min_frequency: 2 }).unwrap();

@@ -206,7 +206,7 @@ fn tokenizer_model(file: &GgufFile) -> Option<&str> {
     file.metadata().value("tokenizer.ggml.model").ok().flatten()
 }
 
-/// The tokenizer of a model, or of a `tokenizer.json`.
+/// The tokenizer of a model folder, of a GGUF file, or of a `tokenizer.json`.
 pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
     if is_gguf(path) && path.exists() {
         return tokenizer_in(path, &ModelFiles::open(path)?);
@@ -224,7 +224,7 @@ pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
     read_tokenizer(&file)
 }
 
-/// Reads a `tokenizer.json`; notes what in it is not applied.
+/// Reads a `tokenizer.json` or a GGUF file; notes what in it is not applied.
 pub fn read_tokenizer(file: &Path) -> anyhow::Result<Tokenizer> {
     let tokenizer = Tokenizer::from_file(file)?;
     if let Some(why) = tokenizer.not_applied() {

@@ -1,9 +1,8 @@
 //! The pre-tokenizers of byte-level BPE that GGUF files name (`tokenizer.ggml.pre`).
 //!
 //! Each is a list of regular expressions: the first divides the text into its matches and what is between them, each
-//! further one divides the parts again. Names are those of llama.cpp's `llama-vocab.cpp`. The expressions are those of the
-//! models' own `tokenizer.json` where these are published: llama.cpp rewrites some of them for its engine of regular
-//! expressions.
+//! further one divides the parts again. Names are those of llama.cpp's `llama-vocab.cpp`. The expressions are those of
+//! the models' own `tokenizer.json` where these are published: llama.cpp rewrites some of them for its own engine.
 
 use super::super::file::{Part, PatternEntry};
 use super::super::split::{GPT2_WORDS, NEWLINE_WORDS};

@@ -181,14 +181,7 @@ impl<'m> Common<'m> {
         let behind = added.len();
         let are_last = added.iter().zip(self.tokens.len() - behind..).all(|(&at, place)| at == place);
         let kept = if are_last { self.tokens.len() - behind } else { self.tokens.len() };
-        let mut vocab = HashMap::with_capacity(kept);
-        for (token, id) in self.tokens[..kept].iter().zip(0..) {
-            if let Some(other) = vocab.insert(token.clone(), id) {
-                let problem = format!("{token:?} is at {other} and at {id}");
-                return Err(TokenizerError::field(key("tokens"), problem));
-            }
-        }
-        Ok(vocab)
+        ids_of(&self.tokens[..kept])
     }
 
     /// A file with the tokens that are put around a text.
@@ -245,6 +238,17 @@ impl<'m> Common<'m> {
     }
 }
 
+/// The ids of tokens, each of which appears once.
+fn ids_of(tokens: &[String]) -> Result<HashMap<String, u32>> {
+    let mut ids = HashMap::with_capacity(tokens.len());
+    for (token, id) in tokens.iter().zip(0..) {
+        if let Some(other) = ids.insert(token.clone(), id) {
+            return Err(TokenizerError::field(key("tokens"), format!("{token:?} is at {other} and at {id}")));
+        }
+    }
+    Ok(ids)
+}
+
 /// Byte-level BPE.
 fn gpt2(common: &Common<'_>) -> Result<TokenizerFile<ModelEntry>> {
     let metadata = common.metadata;
@@ -292,12 +296,7 @@ fn llama(common: &Common<'_>) -> Result<(TokenizerFile<ModelEntry>, Option<Vec<f
     let scores = common.scores()?;
     let unknown = common.id("unknown_token_id", Some(0))?;
     // All tokens are in the vocabulary, as in the file of SentencePiece.
-    let mut vocab = HashMap::with_capacity(common.tokens.len());
-    for (token, id) in common.tokens.iter().zip(0..) {
-        if let Some(other) = vocab.insert(token.clone(), id) {
-            return Err(TokenizerError::field(key("tokens"), format!("{token:?} is at {other} and at {id}")));
-        }
-    }
+    let vocab = ids_of(&common.tokens)?;
     let model = BpeEntry {
         unk_token: unknown.map(|id| common.tokens[id as usize].clone()),
         fuse_unk: true,
@@ -339,12 +338,7 @@ fn bert(common: &Common<'_>) -> Result<TokenizerFile<ModelEntry>> {
         return Err(TokenizerError::field(key("unknown_token_id"), "there is no token for unknown words"));
     };
     let common = &Common { tokens, types: common.types.clone(), metadata: common.metadata };
-    let mut vocab = HashMap::with_capacity(common.tokens.len());
-    for (token, id) in common.tokens.iter().zip(0..) {
-        if let Some(other) = vocab.insert(token.clone(), id) {
-            return Err(TokenizerError::field(key("tokens"), format!("{token:?} is at {other} and at {id}")));
-        }
-    }
+    let vocab = ids_of(&common.tokens)?;
     let model = WordPieceEntry {
         unk_token: common.tokens[unknown as usize].clone(),
         continuing_subword_prefix: "##".to_owned(),
