@@ -87,13 +87,18 @@ def rope(config, length, layer_type=None):
     return plain / torch.tensor(factors, dtype=torch.float64), rope.get("attention_factor") or usual
 
 
-def capped_attention(module, query, key, value, mask, scaling, softcap, **_):
-    """Attention with a soft cap of the scores, in the type of the model."""
+def capped_attention(module, query, key, value, mask, scaling, softcap, **more):
+    """Attention with a soft cap of the scores: that of the library, which takes the softmax in float32, or a twin."""
+    if query.dtype == torch.float32:
+        return LIBRARY_ATTENTION(module, query, key, value, mask, scaling=scaling, softcap=softcap, **more)
     groups = module.num_key_value_groups
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scaling / softcap) + mask
     weights = torch.softmax(scores, dim=-1)
     return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+modeling_gemma2.eager_attention_forward = capped_attention
 
 
 def load(folder, dtype):
@@ -103,7 +108,6 @@ def load(folder, dtype):
     implementation = "eager" if capped else "sdpa"
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=implementation)
     model.eval()
-    modeling_gemma2.eager_attention_forward = LIBRARY_ATTENTION if dtype == torch.float32 else capped_attention
     if dtype != torch.float64:
         return model
     for parent in list(model.modules()):

@@ -131,3 +131,104 @@ pub(super) fn check(c: &ModelConfig, family: Family) -> Result<(), ConfigError> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use smallmind_checkpoint::{GgufData, GgufFile, GgufWriter};
+    use smallmind_graph::op::Gelu;
+
+    use super::*;
+    use crate::config::gguf;
+    use crate::{Mlp, NormPlacement, QkNorm, UnknownKeys};
+
+    fn gemma2(layers: usize) -> ModelConfig {
+        ModelConfig {
+            vocab_size: 3,
+            context: 64,
+            d_model: 16,
+            layers,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 6,
+            d_ff: 8,
+            attention_softcap: Some(40.0),
+            logit_softcap: Some(20.0),
+            attention_windows: AttentionWindows::of_layers(7, &[true, false].repeat(layers)),
+            norm_placement: NormPlacement::BeforeAndAfter,
+            embedding_scale: Some(4.0),
+            mlp: Mlp::GeGlu(Gelu::Tanh),
+            head: Head::Tied,
+            ..ModelConfig::default()
+        }
+    }
+
+    fn gemma3(layers: usize) -> ModelConfig {
+        let windows = AttentionWindows::of_layers(7, &[true, true, true, true, true, false].repeat(layers));
+        let linear = Some(RopeScaling::Linear { factor: 8.0 });
+        let global = RopeConfig { theta: 1e6, dim: None, scaling: linear };
+        let local = RopeConfig { theta: 100.0, dim: None, scaling: None };
+        ModelConfig {
+            positions: by_layer(global, local, layers, &windows),
+            attention_windows: windows,
+            attention_softcap: None,
+            logit_softcap: None,
+            qk_norm: Some(QkNorm::Heads),
+            ..gemma2(layers)
+        }
+    }
+
+    /// What is read of the keys that `change` leaves.
+    fn read_again(c: &ModelConfig, family: Family, more: &[(&str, GgufValue)]) -> Result<ModelConfig, ModelError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.gguf");
+        let mut writer = GgufWriter::new();
+        gguf::write(c, family, &mut writer)?;
+        for (key, value) in more {
+            writer.set(&format!("{}.{key}", family.architecture()), value.clone())?;
+        }
+        let embeddings = vec![0.0; c.vocab_size * c.d_model];
+        writer.add("token_embd.weight", &[c.vocab_size, c.d_model], GgufData::F32(&embeddings))?;
+        writer.write_file(&path)?;
+        Ok(gguf::read(&GgufFile::open(&path)?, UnknownKeys::Refuse)?.0)
+    }
+
+    #[test]
+    fn keys_are_read_as_they_were_written() {
+        // 46 and 62 layers are those of the 27B models, with another factor of scores.
+        for (layers, scale) in [(4, None), (46, gemma::scale(4, 6))] {
+            let config = ModelConfig { attention_scale: scale, ..gemma2(layers) };
+            assert_eq!(read_again(&config, Family::Gemma2, &[]).unwrap(), config);
+        }
+        for (layers, scale) in [(7, None), (62, gemma::scale(4, 6))] {
+            let config = ModelConfig { attention_scale: scale, ..gemma3(layers) };
+            assert_eq!(read_again(&config, Family::Gemma3, &[]).unwrap(), config);
+        }
+        let (positions, attention_windows) = (Positions::Rope(RopeConfig::default()), AttentionWindows::None);
+        let global = ModelConfig { positions, attention_windows, ..gemma3(7) };
+        assert_eq!(read_again(&global, Family::Gemma3, &[]).unwrap(), global);
+        // Another pattern, as newer files state it.
+        let pattern = ("attention.sliding_window_pattern", GgufValue::U32(3));
+        let every_third = read_again(&gemma3(7), Family::Gemma3, &[pattern]).unwrap();
+        assert_eq!(every_third.attention_windows, AttentionWindows::of_layers(7, &[true, true, false].repeat(3)));
+    }
+
+    #[test]
+    fn what_llama_cpp_does_not_know_is_not_written() {
+        let refused = |config: &ModelConfig, family| match check(config, family).unwrap_err() {
+            ConfigError::NotStorable { key, .. } => key,
+            other => panic!("{other}"),
+        };
+        let all = AttentionWindows::All(7);
+        for (config, family, named) in [
+            (ModelConfig { attention_windows: all, ..gemma2(4) }, Family::Gemma2, "attention_windows"),
+            (ModelConfig { attention_softcap: None, ..gemma2(4) }, Family::Gemma2, "attention_softcap"),
+            (ModelConfig { logit_softcap: None, ..gemma2(4) }, Family::Gemma2, "logit_softcap"),
+            (ModelConfig { head: Head::Untied, ..gemma2(4) }, Family::Gemma2, "head"),
+            (ModelConfig { attention_scale: Some(0.5), ..gemma2(4) }, Family::Gemma2, "attention_scale"),
+            (gemma3(62), Family::Gemma3, "attention_scale"),
+            (ModelConfig { biases: crate::Biases::QKV, ..gemma3(7) }, Family::Gemma3, "biases"),
+        ] {
+            assert_eq!(refused(&config, family), named);
+        }
+    }
+}
