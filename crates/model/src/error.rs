@@ -183,9 +183,11 @@ impl ModelError {
                 ErrorClass::Limit
             }
             Self::NonFinite { .. } | Self::ClosedSequence | Self::RepeatedSequence => ErrorClass::Failed,
-            Self::TensorShape { .. } | Self::TensorFormat { .. } | Self::UnusedTensors { .. } | Self::Vocabulary { .. } | Self::NoTokenizer(_) => {
-                ErrorClass::BadFile
-            }
+            Self::TensorShape { .. }
+            | Self::TensorFormat { .. }
+            | Self::UnusedTensors { .. }
+            | Self::Vocabulary { .. }
+            | Self::NoTokenizer(_) => ErrorClass::BadFile,
             Self::Sampler(_) | Self::Stop(_) | Self::Preset { .. } | Self::EmptyPrompt => ErrorClass::Usage,
         }
     }

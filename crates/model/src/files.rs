@@ -106,9 +106,7 @@ impl ModelFiles {
     pub(crate) fn names<'c>(&self, config: &'c ModelConfig) -> Result<TensorNames<'c>, ModelError> {
         match self {
             Self::Folder(folder) => Ok(TensorNames::in_file(config, folder.weights())?),
-            Self::Gguf(file) => {
-                Ok(TensorNames::of_family(config, config::gguf::family(file)?, FileKind::Gguf))
-            }
+            Self::Gguf(file) => Ok(TensorNames::of_family(config, config::gguf::family(file)?, FileKind::Gguf)),
         }
     }
 }

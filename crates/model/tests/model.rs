@@ -9,9 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use smallmind_checkpoint::{
-    CONFIG_FILE, CheckpointError, TensorData, TensorFile, TensorWriter, WEIGHTS_FILE,
-};
+use smallmind_checkpoint::{CONFIG_FILE, CheckpointError, TensorData, TensorFile, TensorWriter, WEIGHTS_FILE};
 use smallmind_graph::op::Gelu;
 use smallmind_kernels::Format;
 use smallmind_model::{

@@ -77,12 +77,7 @@ pub(super) fn positions(
 }
 
 /// The rotation `local` in layers with a window, and `global` in the others.
-pub(super) fn by_layer(
-    global: RopeConfig,
-    local: RopeConfig,
-    layers: usize,
-    windows: &AttentionWindows,
-) -> Positions {
+pub(super) fn by_layer(global: RopeConfig, local: RopeConfig, layers: usize, windows: &AttentionWindows) -> Positions {
     let is_local = |layer: usize| windows.of(layer).is_some();
     let has = |kind: bool| (0..layers).any(|layer| is_local(layer) == kind);
     match (has(true) && global != local, has(false)) {

@@ -588,9 +588,7 @@ fn check(c: &ModelConfig, family: Family) -> Result<(), ConfigError> {
         _ => {}
     }
     if family == Family::SmolLm3 {
-        let is_usual = |layer: usize| {
-            c.positions.rope_of(layer).is_none() == (layer + 1).is_multiple_of(NO_ROPE_EVERY)
-        };
+        let is_usual = |layer: usize| c.positions.rope_of(layer).is_none() == (layer + 1).is_multiple_of(NO_ROPE_EVERY);
         if !(0..c.layers).all(is_usual) {
             return refuse("positions", "rope in other layers".to_owned(), "rope in all layers but every fourth");
         }

@@ -62,7 +62,9 @@ const fn line(key: &'static str, families: &'static [Family], rule: KeyRule) -> 
 use KeyRule::{NoMatter, Only, Read, Same};
 use Supported::{Empty, Is, Null, Number};
 
-use Family::{Gemma, Gemma2, Gemma3, Gpt2, GptNeoX, Granite, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3, SmolLm3, StableLm};
+use Family::{
+    Gemma, Gemma2, Gemma3, Gpt2, GptNeoX, Granite, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3, SmolLm3, StableLm,
+};
 
 const ALL: &[Family] = &Family::ALL;
 const GEMMA: &[Family] = &[Gemma, Gemma2, Gemma3];
@@ -77,11 +79,14 @@ const QWEN2: &[Family] = &[Qwen2];
 const SMOLLM3: &[Family] = &[SmolLm3];
 const STABLELM: &[Family] = &[StableLm];
 /// The families with rotary positions.
-const ROTARY: &[Family] = &[Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Phi3, Gemma, Gemma2, Gemma3, Mistral];
+const ROTARY: &[Family] =
+    &[Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Phi3, Gemma, Gemma2, Gemma3, Mistral];
 /// Those of them whose `rope_parameters` hold for all layers.
-const ONE_ROPE: &[Family] = &[Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Phi3, Gemma, Gemma2, Mistral];
+const ONE_ROPE: &[Family] =
+    &[Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Phi3, Gemma, Gemma2, Mistral];
 /// Those of them that name the base `rope_theta`.
-const ROPE_THETA: &[Family] = &[Llama, Qwen2, Qwen3, Olmo2, StableLm, Granite, SmolLm3, Phi3, Gemma, Gemma2, Gemma3, Mistral];
+const ROPE_THETA: &[Family] =
+    &[Llama, Qwen2, Qwen3, Olmo2, StableLm, Granite, SmolLm3, Phi3, Gemma, Gemma2, Gemma3, Mistral];
 /// Families that rotate whole heads, and families that may rotate a part of each.
 const WHOLE_HEADS: &[Family] = &[Llama, Qwen2, Qwen3, Olmo2, Granite, SmolLm3, Gemma, Gemma2, Gemma3, Mistral];
 const PARTS_OF_HEADS: &[Family] = &[GptNeoX, StableLm, Phi3];
@@ -106,7 +111,8 @@ const NO_WINDOW: &[Family] = &[Llama];
 const LLAMA_AND_QWEN2: &[Family] = &[Llama, Qwen2];
 const TENSOR_PARALLEL: &[Family] = &[Llama, Qwen2, SmolLm3];
 /// All but the families whose published files name classes of Python that transformers has itself.
-const NATIVE: &[Family] = &[Gpt2, Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Gemma, Gemma2, Gemma3, Mistral];
+const NATIVE: &[Family] =
+    &[Gpt2, Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Gemma, Gemma2, Gemma3, Mistral];
 
 const CLASSES: &str = "for classifiers";
 const ENCODERS: &str = "for models with an encoder";

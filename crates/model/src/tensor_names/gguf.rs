@@ -21,8 +21,14 @@ struct Projection {
 fn projections(c: &ModelConfig, family: Family) -> Vec<Projection> {
     let (q, kv) = (c.attention_heads().q_cols(), c.attention_heads().kv_cols());
     let (d, ff, biases) = (c.d_model, c.d_ff, c.biases);
-    let of = |file, param, first, rows, cols, bias| {
-        Projection { file, param, first, rows, cols, bias, orientation: Orientation::Same }
+    let of = |file, param, first, rows, cols, bias| Projection {
+        file,
+        param,
+        first,
+        rows,
+        cols,
+        bias,
+        orientation: Orientation::Same,
     };
     let pairs = |heads| if family.is_interleaved() { Orientation::Interleaved { heads } } else { Orientation::Same };
     let mut all = if matches!(family, Family::Gpt2 | Family::GptNeoX | Family::Phi3) {
@@ -70,8 +76,7 @@ fn norm(c: &ModelConfig, file: &str, param: &str) -> impl Iterator<Item = Tensor
 }
 
 pub(super) fn slots(c: &ModelConfig, family: Family) -> Vec<TensorSlot> {
-    let mut slots =
-        vec![TensorSlot::matrix(EMBEDDING.into(), "embed.tokens.weight".into(), c.vocab_size, c.d_model)];
+    let mut slots = vec![TensorSlot::matrix(EMBEDDING.into(), "embed.tokens.weight".into(), c.vocab_size, c.d_model)];
     if c.positions == Positions::Learned {
         let (name, param) = ("position_embd.weight".into(), "embed.positions.weight".into());
         slots.push(TensorSlot::matrix(name, param, c.context, c.d_model));

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 use smallmind_graph::op::{Gelu, Llama3Scaling, LongRopeScaling, RopeScaling, YarnScaling};
-use smallmind_model::{AttentionWindows, Biases, Family, Mlp, ModelConfig, NormPlacement, Positions, Residual, RopeConfig, preset};
+use smallmind_model::{
+    AttentionWindows, Biases, Family, Mlp, ModelConfig, NormPlacement, Positions, Residual, RopeConfig, preset,
+};
 
 use super::{key, read_again};
 

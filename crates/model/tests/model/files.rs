@@ -5,7 +5,9 @@ use std::fs;
 use serde_json::{Value, json};
 use smallmind_checkpoint::{GENERATION_FILE, INDEX_FILE, WEIGHTS_FILE};
 use smallmind_model::sampler::{LogitBias, SamplerConfig};
-use smallmind_model::{ConfigError, Head, LoadOptions, Model, ModelConfig, ModelError, ModelFiles, UnusedTensors, unused_tensors};
+use smallmind_model::{
+    ConfigError, Head, LoadOptions, Model, ModelConfig, ModelError, ModelFiles, UnusedTensors, unused_tensors,
+};
 
 use super::{bare_gpt2, edit_config, folder, gpt2, llama, qwen2, rewrite};
 

@@ -82,9 +82,7 @@ pub(super) fn write(c: &ModelConfig, family: Family, set: &mut Set<'_>) -> Resul
         // Below 2^24: see `ModelConfig::check`.
         set("attention.sliding_window", GgufValue::U32(*window as u32))?;
     }
-    for (key, cap) in
-        [("attn_logit_softcapping", c.attention_softcap), ("final_logit_softcapping", c.logit_softcap)]
-    {
+    for (key, cap) in [("attn_logit_softcapping", c.attention_softcap), ("final_logit_softcapping", c.logit_softcap)] {
         cap.map_or(Ok(()), |cap| set(key, GgufValue::F32(cap)))?;
     }
     if let (Family::Gemma3, Some((_, local))) = (family, rotations(c)) {
