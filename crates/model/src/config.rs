@@ -8,6 +8,7 @@ mod check;
 mod error;
 mod family;
 mod fields;
+mod gemma;
 pub(crate) mod gguf;
 mod gpt2;
 mod gpt_neox;

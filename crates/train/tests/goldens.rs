@@ -60,7 +60,7 @@ fn worst(got: &[f32], expected: &[f32]) -> f32 {
         .fold(0.0, |m: f32, d| if d.is_nan() { f32::NAN } else { m.max(d) })
 }
 
-const MODELS: [&str; 18] = [
+const MODELS: [&str; 20] = [
     "tiny-gpt2",
     "tiny-llama",
     "tiny-qwen2",
@@ -79,10 +79,12 @@ const MODELS: [&str; 18] = [
     "tiny-mistral",
     "tiny-qwen2-local",
     "tiny-gemma",
+    "tiny-gemma2",
+    "tiny-gemma3",
 ];
 
 /// Those whose gradients are stored.
-const WITH_GRADIENTS: [&str; 9] = [
+const WITH_GRADIENTS: [&str; 11] = [
     "tiny-gpt2",
     "tiny-llama",
     "tiny-qwen3",
@@ -90,6 +92,8 @@ const WITH_GRADIENTS: [&str; 9] = [
     "tiny-granite",
     "tiny-gpt-neox",
     "tiny-gemma",
+    "tiny-gemma2",
+    "tiny-gemma3",
     "tiny-mistral",
     "tiny-qwen2-local",
 ];

@@ -4,6 +4,8 @@
 //! the name of the architecture, here left out. Some features have no key: an architecture implies them, or the tensors
 //! of the file show them.
 
+mod gemma;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -59,6 +61,8 @@ impl Family {
             Family::SmolLm3 => "smollm3",
             Family::Phi3 => "phi3",
             Family::Gemma => "gemma",
+            Family::Gemma2 => "gemma2",
+            Family::Gemma3 => "gemma3",
         }
     }
 
@@ -256,7 +260,7 @@ fn read_config(keys: &Keys<'_>) -> Result<ModelConfig, ModelError> {
         residual: residual(keys)?,
         residual_scale: keys.factor("residual_scale")?,
         embedding_scale: match family {
-            Family::Gemma => Some((d_model as f32).sqrt()),
+            _ if family.is_gemma() => Some((d_model as f32).sqrt()),
             _ => keys.factor("embedding_scale")?,
         },
         logit_divisor: keys.factor("logit_scale")?,
@@ -270,7 +274,7 @@ fn read_config(keys: &Keys<'_>) -> Result<ModelConfig, ModelError> {
         head: if keys.has("output.weight") { Head::Untied } else { Head::Tied },
         ..ModelConfig::default()
     };
-    Ok(config)
+    if matches!(family, Family::Gemma2 | Family::Gemma3) { gemma::with_own_keys(keys, config) } else { Ok(config) }
 }
 
 /// The key of ε.
@@ -301,7 +305,7 @@ fn mlp(keys: &Keys<'_>) -> Result<Mlp, ModelError> {
         Family::Gpt2 => Mlp::Gelu(gelu.unwrap_or(Gelu::Tanh)),
         // The published models were trained with the exact form.
         Family::GptNeoX => Mlp::Gelu(gelu.unwrap_or(Gelu::Exact)),
-        Family::Gemma => Mlp::GeGlu(Gelu::Tanh),
+        _ if keys.family.is_gemma() => Mlp::GeGlu(Gelu::Tanh),
         _ => Mlp::SwiGlu,
     })
 }
@@ -509,7 +513,10 @@ pub(crate) fn write(c: &ModelConfig, family: Family, writer: &mut GgufWriter<'_>
     if let (Family::Phi3, AttentionWindows::All(window)) = (family, &c.attention_windows) {
         set("attention.sliding_window", size(*window))?;
     }
-    if let Some(rope) = (0..c.layers).find_map(|layer| c.positions.rope_of(layer)) {
+    if matches!(family, Family::Gemma2 | Family::Gemma3) {
+        gemma::write(c, family, &mut set)?;
+    }
+    if let Some(rope) = super::gemma::global(c) {
         write_rope(c, rope, &mut set)?;
     }
     Ok(())
@@ -520,11 +527,10 @@ fn usual_gelu(family: Family) -> Gelu {
     if family == Family::Gpt2 { Gelu::Tanh } else { Gelu::Exact }
 }
 
-fn write_rope(
-    c: &ModelConfig,
-    rope: &RopeConfig,
-    set: &mut impl FnMut(&str, GgufValue) -> Result<(), CheckpointError>,
-) -> Result<(), CheckpointError> {
+/// Sets a key of the architecture.
+type Set<'w> = dyn FnMut(&str, GgufValue) -> Result<(), CheckpointError> + 'w;
+
+fn write_rope(c: &ModelConfig, rope: &RopeConfig, set: &mut Set<'_>) -> Result<(), CheckpointError> {
     set("rope.dimension_count", GgufValue::U32(rope.dim.unwrap_or(c.head_dim) as u32))?;
     set("rope.freq_base", GgufValue::F32(rope.theta as f32))?;
     let float = |x: f64| GgufValue::F32(x as f32);
@@ -566,6 +572,9 @@ pub(crate) fn check(c: &ModelConfig, family: Family) -> Result<(), ConfigError> 
         let takes = format!("{takes} in a GGUF file");
         Err(ConfigError::NotStorable { key, got, model_type: family.architecture(), takes })
     };
+    if matches!(family, Family::Gemma2 | Family::Gemma3) {
+        return gemma::check(c, family);
+    }
     let can_have_windows = family.windows() != WindowKeys::None && family == Family::Phi3;
     if c.attention_windows != AttentionWindows::None && !can_have_windows {
         return refuse("attention_windows", format!("{:?}", c.attention_windows), "None");

@@ -182,7 +182,7 @@ impl<'c> TensorNames<'c> {
             (_, Family::Phi3) => llama::slots(c, Projections::Fused),
             _ => llama::slots(c, Projections::Apart),
         };
-        if self.family == Family::Gemma {
+        if self.family.is_gemma() {
             slots.iter_mut().filter(|slot| slot.param.ends_with("norm.weight")).for_each(|slot| {
                 slot.orientation = Orientation::MinusOne;
             });
