@@ -8,9 +8,11 @@ mod eval;
 mod failure;
 mod generate;
 mod hints;
+mod hub;
 mod input;
 mod inspect;
 mod interrupt;
+mod list;
 mod machine;
 mod models;
 mod nanogpt;
@@ -20,6 +22,7 @@ mod output_files;
 mod overrides;
 mod profile;
 mod progress;
+mod pull;
 mod quickstart;
 mod settings;
 mod tokenize;
@@ -69,6 +72,10 @@ enum Verb {
     New(new::New),
     /// Show what a model is made of
     Inspect(inspect::Inspect),
+    /// Download a model from the Hugging Face hub
+    Pull(pull::Pull),
+    /// List the models on this machine
+    Models(list::Models),
     /// Time kernels and compare them with what this machine can do, with rivals and with an earlier record
     Bench(bench::Bench),
     /// Show where the time of generation or training goes, compared with what this machine can do
@@ -104,6 +111,8 @@ fn perform(cli: Cli, overlays: Vec<Overlay>) -> Outcome {
         Verb::Tokenizer(verb) => verb.run(&settings),
         Verb::New(verb) => verb.run(&settings),
         Verb::Inspect(verb) => verb.run(&settings),
+        Verb::Pull(verb) => verb.run(&settings),
+        Verb::Models(verb) => verb.run(&settings),
         Verb::Bench(verb) => verb.run(&settings),
         Verb::Profile(verb) => verb.run(&settings),
         Verb::Doctor(verb) => verb.run(&settings),

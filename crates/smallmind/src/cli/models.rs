@@ -1,4 +1,4 @@
-//! Where a model comes from: a run folder or a Hugging Face folder.
+//! Where a model comes from: a run folder, a Hugging Face folder, or a name on the hub.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,14 +17,15 @@ use smallmind::simd::IsaKind;
 use smallmind::train::{is_run, latest_checkpoint};
 
 use super::failure::{bad_file, usage};
-use super::note;
 use super::settings::{MODEL_VARIABLE, of_model};
+use super::{hub, note};
 
 /// `-m`.
 #[derive(Debug, Args)]
 pub struct ModelArg {
-    /// The model: a run folder or a Hugging Face folder
-    #[arg(short, long, env = MODEL_VARIABLE, value_name = "FOLDER")]
+    /// The model: a run folder, a Hugging Face folder, or hf:OWNER/NAME for one that `pull` or another tool has
+    /// downloaded
+    #[arg(short, long, env = MODEL_VARIABLE, value_name = "MODEL")]
     pub model: PathBuf,
     #[command(flatten)]
     pub allowed: Allowed,
@@ -179,6 +180,7 @@ impl ModelArg {
 /// Opens a model folder: configuration and headers, without the weights. For a run without a model, its latest
 /// checkpoint.
 pub fn open_folder(path: &Path) -> anyhow::Result<ModelFolder> {
+    let path = &*hub::resolve(path)?;
     refuse_gguf(path)?;
     if !path.exists() {
         let path = path.display();
@@ -201,6 +203,7 @@ pub fn open_folder(path: &Path) -> anyhow::Result<ModelFolder> {
 
 /// The tokenizer of a model folder, or of a `tokenizer.json`.
 pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
+    let path = &*hub::resolve(path)?;
     refuse_gguf(path)?;
     if path.is_file() {
         return read_tokenizer(path);

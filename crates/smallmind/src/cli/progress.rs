@@ -50,7 +50,7 @@ impl Bar {
     }
 
     /// Runs `write` while the bar is hidden.
-    fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+    pub fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
         self.0.suspend(write)
     }
 

@@ -6,6 +6,7 @@ mod bad_models;
 mod bench;
 mod documents;
 mod folders;
+mod hub;
 mod model_files;
 mod models;
 mod profile;
