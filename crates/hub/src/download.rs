@@ -35,7 +35,7 @@ pub(crate) struct Talk<'a> {
     pub client: &'a Client,
     pub stop: &'a AtomicBool,
     pub report: &'a mut dyn FnMut(Event<'_>),
-    /// Bytes of all files that are in the cache.
+    /// Bytes of the model's files that are in the cache.
     pub received: u64,
 }
 
@@ -97,35 +97,34 @@ pub(crate) fn is_there(repository: &Repository, remote: &Remote) -> bool {
     blob.is_ok_and(|blob| blob.is_file() && blob.len() == remote.size)
 }
 
-/// Brings the content of a file into the cache, unless it is there.
+/// Brings the content of a file into the cache, unless it is there. [`Talk::received`] is as before afterwards.
 pub(crate) fn download(talk: &mut Talk<'_>, repository: &Repository, remote: &Remote) -> Result<(), HubError> {
     let etag = remote.checksum.hex();
     let (blob, incomplete) = (repository.blob(etag), repository.incomplete(etag));
     create_parent(&blob)?;
     let _lock = lock(talk, &repository.lock(etag), &remote.file)?;
-    let before = talk.received;
-    if !is_there(repository, remote) {
-        let mut part = Part::open(&incomplete, remote, talk)?;
-        let mut is_resumed = part.length > 0;
-        loop {
-            talk.received = before;
-            part.complete(talk, remote)?;
-            let found = part.checksum(remote);
-            if found == remote.checksum {
-                break;
-            }
-            if !is_resumed {
-                fs::remove_file(&incomplete).map_err(HubError::io(&incomplete, "remove"))?;
-                return Err(damaged(remote, remote.checksum.to_string(), found.to_string()));
-            }
-            is_resumed = false;
-            part.restart(remote)?;
-        }
-        part.file.sync_all().map_err(HubError::io(&incomplete, "write"))?;
-        fs::rename(&incomplete, &blob).map_err(HubError::io(&blob, "rename the downloaded file to"))?;
+    if is_there(repository, remote) {
+        return Ok(());
     }
-    talk.received = before + remote.size;
-    Ok(())
+    let mut part = Part::open(&incomplete, remote, talk)?;
+    let mut is_resumed = part.length > 0;
+    loop {
+        let before = talk.received;
+        part.complete(talk, remote)?;
+        talk.received = before;
+        let found = part.checksum(remote);
+        if found == remote.checksum {
+            break;
+        }
+        if !is_resumed {
+            fs::remove_file(&incomplete).map_err(HubError::io(&incomplete, "remove"))?;
+            return Err(damaged(remote, remote.checksum.to_string(), found.to_string()));
+        }
+        is_resumed = false;
+        part.restart(remote)?;
+    }
+    part.file.sync_all().map_err(HubError::io(&incomplete, "write"))?;
+    fs::rename(&incomplete, &blob).map_err(HubError::io(&blob, "rename the downloaded file to"))
 }
 
 fn damaged(remote: &Remote, expected: String, found: String) -> HubError {

@@ -75,10 +75,14 @@ pub fn list_folder(folder: &Path) -> Result<Listing, HubError> {
     let mut models = Vec::new();
     let mut folders = vec![(folder.to_path_buf(), 0)];
     while let Some((dir, depth)) = folders.pop() {
-        let entries = fs::read_dir(&dir).map_err(HubError::io(&dir, "read"))?;
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if depth == 0 => return Err(HubError::io(&dir, "read")(error)),
+            // A folder of somebody else's.
+            Err(_) => continue,
+        };
         let (mut files, mut below) = (vec![], vec![]);
-        for entry in entries {
-            let entry = entry.map_err(HubError::io(&dir, "read"))?;
+        for entry in entries.filter_map(Result::ok) {
             let Ok(name) = entry.file_name().into_string() else { continue };
             match fs::metadata(entry.path()) {
                 Ok(metadata) if metadata.is_file() => files.push(name),
@@ -90,11 +94,10 @@ pub fn list_folder(folder: &Path) -> Result<Listing, HubError> {
             }
         }
         files.sort();
-        let found = found_in(&dir, &files, &|choice| match choice {
+        models.extend(found_in(&dir, &files, &|choice| match choice {
             Some(file) => dir.join(file).display().to_string(),
             None => dir.display().to_string(),
-        })?;
-        models.extend(found);
+        }));
         if depth < MAX_DEPTH {
             folders.extend(below);
         }
@@ -104,7 +107,7 @@ pub fn list_folder(folder: &Path) -> Result<Listing, HubError> {
 }
 
 /// The models among the files of a folder. `name` makes the name of a GGUF file, or of the folder.
-fn found_in(dir: &Path, files: &[String], name: &dyn Fn(Option<&str>) -> String) -> Result<Vec<Found>, HubError> {
+fn found_in(dir: &Path, files: &[String], name: &dyn Fn(Option<&str>) -> String) -> Vec<Found> {
     let size = |file: &String| fs::metadata(dir.join(file)).map_or(0, |metadata| metadata.len());
     let mut found = Vec::new();
     let has_config = files.iter().any(|file| file == CONFIG_FILE);
@@ -115,7 +118,8 @@ fn found_in(dir: &Path, files: &[String], name: &dyn Fn(Option<&str>) -> String)
             path: dir.to_path_buf(),
             kind: Kind::Safetensors,
             bytes: stored.map(size).sum(),
-            missing: missing_of_folder(dir, &weights)?,
+            // An index that can't be read is as bad as none.
+            missing: missing_of_folder(dir, &weights).unwrap_or(Some(weights)),
         });
     }
     found.extend(ggufs(files).into_iter().map(|gguf| Found {
@@ -125,7 +129,7 @@ fn found_in(dir: &Path, files: &[String], name: &dyn Fn(Option<&str>) -> String)
         missing: gguf.missing(),
         kind: Kind::Gguf(gguf.format),
     }));
-    Ok(found)
+    found
 }
 
 fn list_hugging_face(cache: &Path, listing: &mut Listing) -> Result<(), HubError> {
@@ -153,7 +157,7 @@ fn list_hugging_face(cache: &Path, listing: &mut Listing) -> Result<(), HubError
                 Some(file) => format!("{PREFIX}{repository}{revision}:{}", shortest(&all, file)),
                 None => format!("{PREFIX}{repository}{revision}"),
             };
-            listing.models.extend(found_in(&snapshot, &files, &name)?);
+            listing.models.extend(found_in(&snapshot, &files, &name));
         }
         let begun = files_of(&place.dir.join("blobs"))?.into_iter().filter(|name| name.ends_with(INCOMPLETE));
         let size = |name: String| fs::metadata(place.dir.join("blobs").join(name)).map_or(0, |file| file.len());
@@ -217,4 +221,51 @@ fn folders(dir: &Path) -> Result<Vec<String>, HubError> {
     let mut names: Vec<String> = names.collect();
     names.sort();
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_a_user_are_looked_into() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "{}").unwrap();
+        };
+        for name in [
+            "run/config.json",
+            "run/model.safetensors",
+            "run/checkpoints/step-1/config.json",
+            "run/checkpoints/step-1/model.safetensors",
+            "half/config.json",
+            "half/model.safetensors.index.json",
+            "a-Q8_0.gguf",
+            "deep/b/m-00001-of-00002.gguf",
+            ".hidden/c.gguf",
+            "1/2/3/4/5/far.gguf",
+            "text.txt",
+            "only/config.json",
+        ] {
+            write(name);
+        }
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("..", dir.path().join("deep/circle")).unwrap();
+        let models = list_folder(dir.path()).unwrap().models;
+        let name = |model: &Found| model.path.strip_prefix(dir.path()).unwrap().display().to_string();
+        let found: Vec<_> = models.iter().map(|model| (name(model), model.missing.as_deref())).collect();
+        let expected = [
+            ("a-Q8_0.gguf", None),
+            ("deep/b/m-00001-of-00002.gguf", Some("m-00002-of-00002.gguf")),
+            ("half", Some("model.safetensors.index.json")),
+            ("run", None),
+            ("run/checkpoints/step-1", None),
+        ];
+        assert_eq!(found, expected.map(|(name, missing)| (name.to_owned(), missing)));
+        assert!(models.iter().all(|model| model.name == model.path.display().to_string()));
+        assert!(list_folder(&dir.path().join("none")).is_err());
+        assert!(list_folder(&dir.path().join("text.txt")).is_err());
+    }
 }

@@ -155,7 +155,6 @@ impl Plan<'_> {
             return Err(answer_error(&index.url, &format!("the index has more than {MAX_INDEX_BYTES} bytes")));
         }
         download(talk, self.repository, index)?;
-        talk.received = 0;
         let names = shards(&self.repository.blob(index.checksum.hex()))?;
         if let Some(missing) = names.iter().find(|name| !there.contains(name)) {
             let fault = SelectionFault::MissingPart(missing.clone());
@@ -166,13 +165,18 @@ impl Plan<'_> {
 
     /// Downloads all files.
     fn fetch(&self, talk: &mut Talk<'_>) -> Result<(), HubError> {
-        let size = |remote: &Remote| if is_there(self.repository, remote) { remote.size } else { 0 };
-        let (bytes, present) = (self.bytes(), self.files.iter().fold(0, |sum: u64, r| sum.saturating_add(size(r))));
+        let there: Vec<bool> = self.files.iter().map(|remote| is_there(self.repository, remote)).collect();
+        let of_there = self.files.iter().zip(&there).filter(|(_, is_there)| **is_there);
+        let present = of_there.fold(0, |sum: u64, (remote, _)| sum.saturating_add(remote.size));
+        let bytes = self.bytes();
         (talk.report)(Event::Planned { commit: self.commit, files: self.files.len(), bytes, present });
         self.check_space(bytes.saturating_sub(present))?;
-        for remote in &self.files {
+        talk.received = present;
+        for (remote, was_there) in self.files.iter().zip(there) {
             download(talk, self.repository, remote)?;
-            self.publish(remote)?;
+            let path = self.link(&remote.file);
+            publish(&path, remote, &self.repository.blob(remote.checksum.hex()), link)?;
+            talk.received += if was_there { 0 } else { remote.size };
             (talk.report)(Event::Received { bytes: talk.received });
             (talk.report)(Event::Completed { file: &remote.file, bytes: remote.size });
         }
@@ -191,28 +195,28 @@ impl Plan<'_> {
             _ => Ok(()),
         }
     }
+}
 
-    /// Makes a complete content appear as a file of its commit: as a link, or where that is impossible as a copy.
-    fn publish(&self, remote: &Remote) -> Result<(), HubError> {
-        let (path, etag) = (self.link(&remote.file), remote.checksum.hex());
-        create_parent(&path)?;
-        let depth = remote.file.matches('/').count();
-        let target = PathBuf::from(format!("../../{}blobs/{etag}", "../".repeat(depth)));
-        if fs::read_link(&path).is_ok_and(|there| there == target) {
-            return Ok(());
-        }
-        let io = |action| HubError::io(&path, action);
-        // The process's number keeps two downloads apart.
-        let temporary = path.with_file_name(format!(".{etag}.{}.tmp", std::process::id()));
-        if link(&target, &temporary).is_err() {
-            let is_copy = fs::metadata(&path).is_ok_and(|there| there.len() == remote.size);
-            if is_copy {
-                return Ok(());
-            }
-            fs::copy(self.repository.blob(etag), &temporary).map_err(io("copy the downloaded file to"))?;
-        }
-        fs::rename(&temporary, &path).map_err(io("make"))
+/// Makes a complete content appear as a file of its commit: as a link, or where `link` fails as a copy.
+fn publish(
+    path: &Path,
+    remote: &Remote,
+    blob: &Path,
+    link: impl FnOnce(&Path, &Path) -> io::Result<()>,
+) -> Result<(), HubError> {
+    create_parent(path)?;
+    let etag = remote.checksum.hex();
+    let depth = remote.file.matches('/').count();
+    let target = PathBuf::from(format!("../../{}blobs/{etag}", "../".repeat(depth)));
+    if fs::read_link(path).is_ok_and(|there| there == target) {
+        return Ok(());
     }
+    // The process's number keeps two downloads apart.
+    let temporary = path.with_file_name(format!(".{etag}.{}.tmp", std::process::id()));
+    if link(&target, &temporary).is_err() {
+        fs::copy(blob, &temporary).map_err(HubError::io(path, "copy the downloaded file to"))?;
+    }
+    fs::rename(&temporary, path).map_err(HubError::io(path, "make"))
 }
 
 #[cfg(unix)]
@@ -254,4 +258,28 @@ fn write_reference(path: &Path, commit: &str) -> Result<(), HubError> {
         fs::rename(&temporary, path)
     };
     write().map_err(HubError::io(path, "write"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checksum::Checksum;
+
+    /// Where links are impossible, files are copied.
+    #[test]
+    fn a_copy_takes_the_place_of_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, blob) = (dir.path().join("snapshots/c/sub/a.json"), dir.path().join("blob"));
+        fs::write(&blob, "content").unwrap();
+        let checksum = Checksum::of_etag(&"a".repeat(40)).unwrap();
+        let url = "http://h/".parse().unwrap();
+        let remote = Remote { file: "sub/a.json".to_owned(), url, size: 7, checksum };
+        for earlier in [None, Some("an earlier content")] {
+            earlier.map(|text| fs::write(&path, text).unwrap());
+            publish(&path, &remote, &blob, |_, _| Err(io::ErrorKind::PermissionDenied.into())).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "content");
+            assert!(!path.is_symlink());
+            assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        }
+    }
 }

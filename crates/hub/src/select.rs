@@ -93,9 +93,9 @@ fn first_parts<'a>(ggufs: impl Iterator<Item = &'a Gguf>) -> Vec<String> {
     ggufs.map(|gguf| gguf.parts[0].clone()).collect()
 }
 
-/// Whether a file in the repository's own folder holds weights as safetensors.
+/// Whether a file in the repository's own folder holds weights as safetensors, or their index.
 fn is_weights(name: &str) -> bool {
-    name.ends_with(".safetensors") && !name.contains('/')
+    name == INDEX_FILE || name.ends_with(".safetensors") && !name.contains('/')
 }
 
 fn folder(names: &[String]) -> Result<Selection, SelectionFault> {

@@ -22,13 +22,17 @@ fn folder() -> Vec<Served> {
 #[test]
 fn a_folder_lies_as_other_tools_lay_it() {
     let place = Place::new(folder());
-    let mut events = Vec::new();
+    let (mut events, mut received) = (Vec::new(), Vec::new());
     let cache = place.caches().hugging_face;
     let name = "hf:owner/name".parse().unwrap();
     let pulled = pull(&place.client(), &cache, &name, &AtomicBool::new(false), &mut |event| {
         events.push(format!("{event:?}"));
+        if let Event::Received { bytes } = event {
+            received.push(bytes);
+        }
     })
     .unwrap();
+    assert!(received.is_sorted() && received.last() == Some(&pulled.bytes), "{received:?} of {}", pulled.bytes);
     assert_eq!((pulled.files, pulled.commit.as_str()), (3, COMMIT));
     assert_eq!(pulled.path, place.repository().join("snapshots").join(COMMIT));
     assert_eq!(place.find("hf:owner/name").unwrap(), pulled.path);
@@ -56,7 +60,12 @@ fn a_folder_lies_as_other_tools_lay_it() {
     }
 
     // A second time nothing is downloaded.
-    place.pull("hf:owner/name").unwrap();
+    let again = pull(&place.client(), &cache, &name, &AtomicBool::new(false), &mut |event| match event {
+        Event::Planned { bytes, present, .. } => assert_eq!((bytes, present), (pulled.bytes, pulled.bytes)),
+        Event::Received { bytes } => assert_eq!(bytes, pulled.bytes),
+        _ => {}
+    });
+    assert_eq!(again.unwrap(), pulled);
     let seen = place.hub.seen();
     assert!(seen.iter().all(|seen| seen.method == "HEAD" || seen.path.starts_with("/api/")), "{seen:?}");
 }

@@ -17,7 +17,7 @@ use super::{models, output, units};
 /// Options of `inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A run folder or a Hugging Face folder
+    /// A run folder, a Hugging Face folder or hf:OWNER/NAME
     #[arg(value_name = "FOLDER")]
     model: PathBuf,
     #[command(flatten)]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use smallmind::checkpoint::{CONFIG_FILE, GgufFile, read_config};
 use smallmind::hub::{Found, Kind, Listing, list_caches, list_folder};
 
-use super::failure::Outcome;
+use super::failure::{Outcome, bad_file};
 use super::settings::Settings;
 use super::{hub, note, output, units};
 
@@ -27,6 +27,9 @@ impl Models {
         let caches = hub::caches()?;
         let mut listing = list_caches(&caches)?;
         for folder in &self.folders {
+            if !folder.is_dir() {
+                return Err(bad_file(format!("{}: there is no such folder", folder.display())));
+            }
             listing.models.extend(list_folder(folder)?.models);
         }
         if settings.is_json() {
@@ -67,7 +70,7 @@ fn document(listing: &Listing) -> Value {
         let (kind, format) = kind(&found.kind);
         json!({
             "model": found.name,
-            "path": found.path,
+            "path": found.path.display().to_string(),
             "kind": kind,
             "format": format,
             "bytes": found.bytes,

@@ -16,6 +16,8 @@ use super::{hub, interrupt, note, output, units};
 
 /// The shortest time between two reports of progress as JSON.
 const JSON_INTERVAL: Duration = Duration::from_secs(1);
+/// The time between two lines about progress if there is no bar.
+const LINE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Options of `pull`.
 #[derive(Debug, Args)]
@@ -59,7 +61,7 @@ fn print(pulled: &Pulled, name: &ModelName, settings: &Settings) -> Outcome {
         return output::event(json!({
             "event": "done",
             "model": name.to_string(),
-            "path": pulled.path,
+            "path": pulled.path.display().to_string(),
             "commit": pulled.commit,
             "files": pulled.files,
             "bytes": pulled.bytes,
@@ -76,27 +78,42 @@ struct Reporter {
     stop: &'static AtomicBool,
     bar: Bar,
     bytes: u64,
-    reported: Option<Instant>,
+    received: u64,
+    reported: Instant,
     failure: Option<anyhow::Error>,
 }
 
 impl Reporter {
     fn new(is_json: bool, stop: &'static AtomicBool) -> Self {
         let bar = Bar::new(0, "{bar:24} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left");
-        Self { is_json, stop, bar, bytes: 0, reported: None, failure: None }
+        Self { is_json, stop, bar, bytes: 0, received: 0, reported: Instant::now(), failure: None }
     }
 
     fn event(&mut self, event: Event<'_>) {
         match event {
             Event::Planned { bytes, present, .. } => {
                 self.bytes = bytes;
+                self.received = present;
                 self.bar.set_length(bytes);
-                self.bar.set_position(present);
+                self.bar.set_start(present);
             }
-            Event::Received { bytes } => self.bar.set_position(bytes),
+            Event::Resuming { at, .. } => self.bar.set_start(self.received + at),
+            Event::Received { bytes } => {
+                self.received = bytes;
+                self.bar.set_position(bytes);
+            }
             _ => {}
         }
         if self.is_json { self.write(event) } else { self.say(event) }
+    }
+
+    /// Whether progress has not been reported for a time.
+    fn is_due(&mut self, interval: Duration) -> bool {
+        let is_due = self.reported.elapsed() >= interval;
+        if is_due {
+            self.reported = Instant::now();
+        }
+        is_due
     }
 
     fn say(&mut self, event: Event<'_>) {
@@ -113,6 +130,9 @@ impl Reporter {
                 format!("{what}: {why}; trying again in {}", units::seconds(pause.as_secs_f64()))
             }
             Event::Completed { file, bytes } => format!("{file}: {}, verified", units::bytes(bytes)),
+            Event::Received { bytes } if self.bar.is_hidden() && self.is_due(LINE_INTERVAL) => {
+                format!("{} of {}", units::bytes(bytes), units::bytes(self.bytes))
+            }
             _ => return,
         };
         self.bar.suspend(|| note!("{text}"));
@@ -134,10 +154,9 @@ impl Reporter {
             Event::Waiting { file } => json!({ "event": "waiting", "file": file }),
             Event::Resuming { file, at } => json!({ "event": "resuming", "file": file, "bytes": at }),
             Event::Received { bytes } => {
-                if self.reported.is_some_and(|time| time.elapsed() < JSON_INTERVAL) {
+                if !self.is_due(JSON_INTERVAL) {
                     return None;
                 }
-                self.reported = Some(Instant::now());
                 json!({ "event": "progress", "bytes": bytes, "of": self.bytes })
             }
             Event::Retrying { what, why, pause } => {
