@@ -22,12 +22,14 @@ while [ "$i" -lt 200 ]; do
     i=$((i + 1))
 done >text.txt
 
+echo "the cat" >question
+
 tried=
 # Runs the program with the given arguments; `calls` is the number of its system calls for sockets.
 traced() {
     tried="$tried $1"
     code=0
-    strace -f -qq -e trace=socket,connect,bind,listen,accept,accept4 -o trace "$program" "$@" </dev/null >out 2>err || code=$?
+    strace -f -qq -e trace=socket,connect,bind,listen,accept,accept4 -o trace "$program" "$@" <question >out 2>err || code=$?
     calls=$(grep -c '(' trace || true)
 }
 quiet() {
@@ -51,6 +53,8 @@ quiet quickstart --steps 5 --text 20000 --out quick
 quiet train --data text.txt --out run $tiny
 quiet eval -m run --data text.txt
 quiet generate -m run -n 5
+printf '{%% for message in messages %%}{{ message.content }}{%% endfor %%}' >template.jinja
+quiet chat -m run --template template.jinja
 quiet tokenize -m run text.txt
 quiet tokenizer train --kind characters --data text.txt --out tokenizer.json
 quiet new --preset nanogpt-cpu --out model --tokenizer tokenizer.json

@@ -305,3 +305,36 @@ fn range_start(range: &str, size: u64) -> Option<u64> {
     let is_of_file = total == "*" || total.parse() == Ok(size);
     start.parse().ok().filter(|_| is_of_file)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read() {
+        for (range, start) in [
+            ("bytes 5-9/10", Some(5)),
+            ("bytes 5-9/*", Some(5)),
+            ("bytes 5-9/11", None),
+            ("bytes */10", None),
+            ("bytes -1-9/10", None),
+            ("5-9/10", None),
+            ("", None),
+        ] {
+            assert_eq!(range_start(range, 10), start, "{range}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_is_known_again_unless_another_took_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let first = File::create(&path).unwrap();
+        assert!(is_same(&first, &path));
+        fs::remove_file(&path).unwrap();
+        assert!(!is_same(&first, &path));
+        let _second = File::create(&path).unwrap();
+        assert!(!is_same(&first, &path));
+    }
+}

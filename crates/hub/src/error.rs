@@ -114,7 +114,7 @@ pub enum HubError {
         found: String,
     },
     /// The disk has not enough room.
-    #[error("{path}: {needed} bytes are needed, {free} are free")]
+    #[error("{path}: {} are needed, {} are free on this disk", size(*needed), size(*free))]
     Space {
         /// The folder of the cache.
         path: PathBuf,
@@ -144,7 +144,7 @@ pub enum SelectionFault {
     /// There are safetensors, but not under the names that weights have.
     #[error("the weights are not in model.safetensors or the files of model.safetensors.index.json{}", found(.0))]
     OtherWeights(Vec<String>),
-    /// A GGUF file is in several parts, some of which are missing.
+    /// A file that belongs to the model is missing: a part of several, or the configuration.
     #[error("{} is missing", quote(.0))]
     MissingPart(String),
 }
@@ -174,6 +174,12 @@ fn list(names: &[String]) -> String {
 
 fn list_paths(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ")
+}
+
+fn size(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    let mib = bytes as f64 / MIB as f64;
+    if bytes < 1024 * MIB { format!("{mib:.1} MiB") } else { format!("{:.1} GiB", mib / 1024.0) }
 }
 
 /// A text from elsewhere, with control characters escaped and shortened.

@@ -104,6 +104,9 @@ fn folder(names: &[String]) -> Result<Selection, SelectionFault> {
     let Some(weights) = [WEIGHTS_FILE, INDEX_FILE].into_iter().find(|name| has(name)) else {
         return Err(SelectionFault::OtherWeights(names.iter().filter(|name| is_weights(name)).cloned().collect()));
     };
+    if !has(CONFIG_FILE) {
+        return Err(SelectionFault::MissingPart(CONFIG_FILE.to_owned()));
+    }
     let companions = COMPANIONS.into_iter().filter(|name| has(name)).map(str::to_owned).collect();
     Ok(Selection::Folder { companions, weights: weights.to_owned() })
 }
@@ -275,6 +278,8 @@ mod tests {
         assert_eq!(select(&only, None), Ok(Selection::Gguf(only.clone())));
         let torch = names(&["config.json", "pytorch_model.bin"]);
         assert_eq!(select(&torch, None), Err(SelectionFault::NoWeights(torch.clone())));
+        let bare = names(&["model.safetensors"]);
+        assert_eq!(select(&bare, None), Err(SelectionFault::MissingPart("config.json".to_owned())));
         let other = names(&["consolidated.safetensors"]);
         assert_eq!(select(&other, None), Err(SelectionFault::OtherWeights(other.clone())));
     }

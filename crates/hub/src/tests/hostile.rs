@@ -162,7 +162,7 @@ fn answers_without_an_end_are_bounded() {
     let is_head: fn(&Seen) -> bool = |seen| seen.method == "HEAD";
     let is_second: fn(&Seen) -> bool = |seen| seen.is_second;
     let ok = "HTTP/1.1 200 OK\r\n";
-    for (what, is_it, fault) in [
+    let cases = [
         ("headers", is_list, endless(ok, "X-A: b\r\n")),
         ("one header", is_head, endless("HTTP/1.1 200 OK\r\nX-A: ", "b")),
         ("status", is_second, endless("HTTP/1.1 200 ", "b")),
@@ -175,7 +175,8 @@ fn answers_without_an_end_are_bounded() {
         ("no content", is_second, Fault::Silent),
         ("drops", is_second, drip("")),
         ("no HTTP", is_list, Fault::Raw(b"220 mail\r\n".to_vec())),
-    ] {
+    ];
+    let check = |(what, is_it, fault): (&str, fn(&Seen) -> bool, Fault)| {
         let file = Served::large("m.gguf", bytes(100_000, 1));
         let place = Place::new(vec![file.clone()]);
         place.hub.misbehave(move |seen| is_it(seen).then(|| fault.clone()));
@@ -185,7 +186,12 @@ fn answers_without_an_end_are_bounded() {
         assert!(taken < Duration::from_secs(8), "{what}: {taken:?}");
         assert!(error.to_string().len() < 1000, "{what}: {error}");
         place.assert_absent(&file);
-    }
+    };
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(move || check(case));
+        }
+    });
 }
 
 #[test]

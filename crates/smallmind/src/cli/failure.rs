@@ -7,6 +7,7 @@ use smallmind::bench::BenchError;
 use smallmind::checkpoint::CheckpointError;
 use smallmind::graph::GraphError;
 use smallmind::hub::{HubError, SelectionFault};
+use smallmind::model::chat::ChatError;
 use smallmind::model::tokenizer::TokenizerError;
 use smallmind::model::{ConfigError, ErrorClass, ModelError};
 use smallmind::simd::IsaError;
@@ -63,12 +64,22 @@ pub fn bad_file(text: impl Into<String>) -> anyhow::Error {
     Failure::BadFile(text.into()).into()
 }
 
+/// An error of `verb` for people, with advice.
+pub fn sentence(error: &anyhow::Error, verb: &str) -> String {
+    format!("error: {}", advised(error, verb))
+}
+
+/// Whether standard output can't be written: then there is nobody to talk to.
+pub fn is_output(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Failure::Output(_)))
+}
+
 /// Prints an error of `verb` on standard error; returns the exit code.
 pub fn report(error: &anyhow::Error, verb: &str) -> u8 {
     match error.downcast_ref::<Failure>() {
         Some(failure) if failure.is_quiet() => return 0,
         Some(Failure::Interrupted(text)) => super::note!("{text}"),
-        _ => super::note!("error: {}", advised(error, verb)),
+        _ => super::note!("{}", sentence(error, verb)),
     }
     exit_code(error)
 }
@@ -110,6 +121,11 @@ fn in_plain_words(text: &str) -> String {
 
 /// Advice about an error of the libraries, in terms of the options of `verb`.
 fn advice(cause: &(dyn std::error::Error + 'static), verb: &str) -> Option<String> {
+    match cause.downcast_ref::<ChatError>() {
+        Some(ChatError::Model(error)) => return advice(error, verb),
+        Some(error) => return chat_advice(error).map(str::to_owned),
+        None => {}
+    }
     let advice = match (cause.downcast_ref::<TrainError>(), model_error(cause)) {
         (Some(TrainError::Exists { found: Found::Run, .. }), _) => {
             "continue it with train --resume, replace it with --overwrite, or choose another folder"
@@ -124,7 +140,7 @@ fn advice(cause: &(dyn std::error::Error + 'static), verb: &str) -> Option<Strin
         _ if cause.is::<HubError>() => return cause.downcast_ref().and_then(hub_advice),
         _ if graph_error(cause).is_some_and(|error| matches!(error, GraphError::OutOfMemory { .. })) => match verb {
             "train" => "lower --train.batch or --model.context, or train a smaller model",
-            "generate" | "eval" | "inspect" => "lower --context or use a smaller model",
+            "generate" | "chat" | "eval" | "inspect" => "lower --context or use a smaller model",
             "new" => "choose a smaller preset",
             _ => "use a smaller model",
         },
@@ -156,6 +172,18 @@ fn hub_class(error: &HubError) -> ErrorClass {
         | HubError::Selection { .. }
         | HubError::Damaged { .. } => ErrorClass::BadFile,
         _ => ErrorClass::Failed,
+    }
+}
+
+/// Advice about an error of a conversation.
+fn chat_advice(error: &ChatError) -> Option<&'static str> {
+    match error {
+        ChatError::NoTemplate => {
+            Some("continue a text with generate -p TEXT, or give the file of a template with --template")
+        }
+        ChatError::NoDefault { .. } => Some("choose one with --template-name"),
+        ChatError::TurnTooLong { .. } => Some("shorten the message, or raise --context"),
+        _ => None,
     }
 }
 
@@ -219,12 +247,14 @@ fn class_of(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorClass> {
     let tokenizer = || cause.downcast_ref().map(TokenizerError::class);
     let config = || cause.downcast_ref().map(ConfigError::class);
     let model = || cause.downcast_ref().map(ModelError::class);
+    let chat = || cause.downcast_ref().map(ChatError::class);
     let data = || cause.downcast_ref().map(DataError::class);
     let hub = || cause.downcast_ref().map(hub_class);
     let train = cause.downcast_ref().map(TrainError::class);
     train
         .or_else(hub)
         .or_else(data)
+        .or_else(chat)
         .or_else(model)
         .or_else(config)
         .or_else(tokenizer)
