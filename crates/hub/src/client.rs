@@ -268,7 +268,8 @@ impl Client {
             Some(Piece::Header { status, headers }) => {
                 Ok(Answer { url: url.clone(), status, headers, pieces, patience: self.patience })
             }
-            Some(Piece::Failed(why)) => Err(Failure::passing(why)),
+            Some(Piece::Failed { why, is_final: true }) => Err(HubError::Request { url: shown(url), why }.into()),
+            Some(Piece::Failed { why, .. }) => Err(Failure::passing(why)),
             _ => Err(Failure::passing("the connection ended before the answer")),
         }
     }
@@ -331,7 +332,18 @@ enum Piece {
     Header { status: StatusCode, headers: HeaderMap },
     Data(Vec<u8>),
     End,
-    Failed(String),
+    Failed { why: String, is_final: bool },
+}
+
+/// Whether a failed request would fail again: the server has no certificate that can be trusted, or speaks no TLS, or
+/// the proxy's address is wrong.
+fn is_final(error: &ureq::Error) -> bool {
+    use ureq::Error::{BadUri, InvalidProxyUrl, Io, Rustls, Tls};
+    match error {
+        Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+        Tls(_) | Rustls(_) | InvalidProxyUrl | BadUri(_) => true,
+        _ => false,
+    }
 }
 
 /// Runs a request and hands over its answer. Ends when nobody takes it any more.
@@ -339,7 +351,7 @@ fn exchange(agent: &Agent, request: Request<()>, sender: &SyncSender<Piece>) {
     let response = match agent.run(request) {
         Ok(response) => response,
         Err(error) => {
-            let _ = sender.send(Piece::Failed(error.to_string()));
+            let _ = sender.send(Piece::Failed { why: error.to_string(), is_final: is_final(&error) });
             return;
         }
     };
@@ -354,7 +366,7 @@ fn exchange(agent: &Agent, request: Request<()>, sender: &SyncSender<Piece>) {
             Ok(0) => Piece::End,
             Ok(read) => Piece::Data(buffer[..read].to_vec()),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => Piece::Failed(error.to_string()),
+            Err(error) => Piece::Failed { why: error.to_string(), is_final: false },
         };
         let is_last = !matches!(piece, Piece::Data(_));
         if sender.send(piece).is_err() || is_last {
@@ -424,7 +436,7 @@ impl Answer {
                     in_time += data.len() as u64;
                 }
                 Some(Piece::End) => return Ok(()),
-                Some(Piece::Failed(why)) => return Err(Failure::passing(why)),
+                Some(Piece::Failed { why, .. }) => return Err(Failure::passing(why)),
                 Some(Piece::Header { .. }) | None => return Err(Failure::passing("the connection ended")),
             }
             if in_time >= self.patience.least_bytes {

@@ -1,6 +1,7 @@
 //! Hubs that lie, and hubs that never end.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use super::loopback::{COMMIT, Fault, REPOSITORY, Seen, Served};
@@ -222,6 +223,28 @@ fn redirects_are_bounded_and_checked() {
     place.pull("hf:old/name").unwrap();
     assert!(place.hub.seen().iter().all(|seen| seen.is_second || seen.token.is_some()));
     assert!(place.find("hf:old/name").is_ok());
+}
+
+/// It would be the same the next time, and the token is not sent in the clear instead.
+#[test]
+fn a_server_without_tls_is_asked_once() {
+    let mut place = Place::new(vec![]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    place.hub.endpoint = format!("https://{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut sent = [0; 4096];
+        let read = stream.read(&mut sent).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(listener.accept().is_err(), "asked again");
+        sent[..read].to_vec()
+    });
+    let error = place.pull("hf:owner/name").unwrap_err();
+    assert!(matches!(&error, HubError::Request { why, .. } if !why.contains("times")), "{error}");
+    let sent = server.join().unwrap();
+    assert!(!sent.windows(6).any(|window| window == b"secret"));
 }
 
 /// A folder where a file should be, and a file where a folder should be.
