@@ -18,7 +18,7 @@ use super::models::{self, ModelArg, WeightsArg};
 use super::output_files::Overwrite;
 use super::sampling::Sampling;
 use super::settings::{Settings, of_model};
-use super::{interrupt, note, units};
+use super::{hub, interrupt, note, units};
 
 use commands::Command;
 use lines::Lines;
@@ -78,8 +78,9 @@ impl TemplateArg {
         self.template.is_some() || self.template_name.is_some()
     }
 
-    /// The template of a model.
+    /// The template of a model, which may be a name on the hub.
     pub fn of(&self, model: &Path) -> anyhow::Result<ChatTemplate> {
+        let model = &*hub::resolve(model)?;
         let read = || -> anyhow::Result<ChatTemplate> {
             let mut templates = match models::open_files(model)? {
                 // A run has its template beside its checkpoints.

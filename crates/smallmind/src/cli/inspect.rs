@@ -17,7 +17,7 @@ use super::{models, output, units};
 /// Options of `inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A run folder, a Hugging Face folder or a GGUF file
+    /// A run folder, a Hugging Face folder, a GGUF file or hf:OWNER/NAME
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     #[command(flatten)]

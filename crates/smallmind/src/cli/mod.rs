@@ -11,10 +11,12 @@ mod failure;
 mod generate;
 mod gguf_output;
 mod hints;
+mod hub;
 mod imatrix;
 mod input;
 mod inspect;
 mod interrupt;
+mod list;
 mod machine;
 mod models;
 mod nanogpt;
@@ -24,6 +26,7 @@ mod output_files;
 mod overrides;
 mod profile;
 mod progress;
+mod pull;
 mod quantize;
 mod quickstart;
 mod sampling;
@@ -83,6 +86,10 @@ enum Verb {
     Imatrix(imatrix::Imatrix),
     /// Show what a model is made of
     Inspect(inspect::Inspect),
+    /// Download a model from the Hugging Face hub
+    Pull(pull::Pull),
+    /// List the models on this machine
+    Models(list::Models),
     /// Time kernels and compare them with what this machine can do, with rivals and with an earlier record
     Bench(bench::Bench),
     /// Show where the time of generation or training goes, compared with what this machine can do
@@ -122,6 +129,8 @@ fn perform(cli: Cli, overlays: Vec<Overlay>) -> Outcome {
         Verb::Quantize(verb) => verb.run(&settings),
         Verb::Imatrix(verb) => verb.run(&settings),
         Verb::Inspect(verb) => verb.run(&settings),
+        Verb::Pull(verb) => verb.run(&settings),
+        Verb::Models(verb) => verb.run(&settings),
         Verb::Bench(verb) => verb.run(&settings),
         Verb::Profile(verb) => verb.run(&settings),
         Verb::Doctor(verb) => verb.run(&settings),

@@ -1,4 +1,4 @@
-//! Where a model comes from: a run folder, a Hugging Face folder or a GGUF file.
+//! Where a model comes from: a run folder, a Hugging Face folder, a GGUF file, or a name on the hub.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,13 +17,14 @@ use smallmind::simd::IsaKind;
 use smallmind::train::{is_run, latest_checkpoint};
 
 use super::failure::{bad_file, usage};
-use super::note;
 use super::settings::{MODEL_VARIABLE, of_model};
+use super::{hub, note};
 
 /// `-m`.
 #[derive(Debug, Args)]
 pub struct ModelArg {
-    /// The model: a run folder, a Hugging Face folder or a GGUF file
+    /// The model: a run folder, a Hugging Face folder, a GGUF file, or hf:OWNER/NAME for one that `pull` or another
+    /// tool has downloaded
     #[arg(short, long, env = MODEL_VARIABLE, value_name = "MODEL")]
     pub model: PathBuf,
     #[command(flatten)]
@@ -170,6 +171,7 @@ impl ModelArg {
 /// Opens a model's files: configuration and headers, without the weights. For a run without a model, its latest
 /// checkpoint.
 pub fn open_files(path: &Path) -> anyhow::Result<ModelFiles> {
+    let path = &*hub::resolve(path)?;
     if !path.exists() {
         let (what, path) = (if is_gguf(path) { "file" } else { "folder" }, path.display());
         let which = "name a folder with config.json and model.safetensors, or a GGUF file";
@@ -208,6 +210,7 @@ fn tokenizer_model(file: &GgufFile) -> Option<&str> {
 
 /// The tokenizer of a model folder, of a GGUF file, or of a `tokenizer.json`.
 pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
+    let path = &*hub::resolve(path)?;
     if is_gguf(path) && path.exists() {
         return tokenizer_in(path, &ModelFiles::open(path)?);
     }

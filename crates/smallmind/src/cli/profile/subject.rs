@@ -22,7 +22,7 @@ pub const PRESET: &str = "quickstart";
 /// `-m` or `--preset`.
 #[derive(Debug, Args)]
 pub struct SubjectArg {
-    /// The model: a run folder or a Hugging Face folder
+    /// The model: a run folder, a Hugging Face folder or hf:OWNER/NAME
     #[arg(short, long, value_name = "FOLDER", conflicts_with = "preset")]
     model: Option<PathBuf>,
     /// The shape of a preset with random weights [default: quickstart]
