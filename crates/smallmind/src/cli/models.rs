@@ -94,7 +94,8 @@ impl Allowed {
             );
         }
         if self.allow_unknown_keys {
-            note_passed_over("unknown keys of the configuration", &files.unknown_keys()?);
+            let place = if matches!(files, ModelFiles::Folder(_)) { CONFIG_FILE } else { "the metadata" };
+            note_passed_over(&format!("unknown keys of {place}"), &files.unknown_keys()?);
         }
         if self.allow_unused {
             note_passed_over("tensors without use", &smallmind::model::unused_tensors(config, files)?);
