@@ -173,7 +173,7 @@ pub enum ModelError {
         known: String,
     },
     /// The model folder has no tokenizer.
-    #[error("{path}: there is no tokenizer, so text can't be turned into tokens", path = .0.display())]
+    #[error("{path}: there is no tokenizer (tokenizer.json), so text can't be turned into tokens", path = .0.display())]
     NoTokenizer(PathBuf),
 }
 
