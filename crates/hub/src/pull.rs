@@ -275,7 +275,9 @@ mod tests {
         let url = "http://h/".parse().unwrap();
         let remote = Remote { file: "sub/a.json".to_owned(), url, size: 7, checksum };
         for earlier in [None, Some("an earlier content")] {
-            earlier.map(|text| fs::write(&path, text).unwrap());
+            if let Some(text) = earlier {
+                fs::write(&path, text).unwrap();
+            }
             publish(&path, &remote, &blob, |_, _| Err(io::ErrorKind::PermissionDenied.into())).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), "content");
             assert!(!path.is_symlink());
