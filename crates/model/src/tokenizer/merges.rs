@@ -1,4 +1,5 @@
-//! Byte-pair encoding of a word: pairs of neighbouring tokens are merged, the lowest rank first, of equals the leftmost.
+//! Byte-pair encoding of a word: pairs of neighbouring tokens are merged, the lowest rank first, of equals the
+//! leftmost.
 //!
 //! ```text
 //! symbols := the tokens of the characters

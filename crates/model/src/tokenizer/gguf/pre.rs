@@ -33,7 +33,7 @@ const fn row(names: &'static [&'static str], patterns: &'static [&'static str]) 
 }
 
 /// Every pre-tokenizer that is supported.
-pub(super) const TABLE: &[Pre] = &[
+pub(super) static TABLE: &[Pre] = &[
     row(
         &[
             "gpt-2",
