@@ -266,7 +266,7 @@ fn malformed_vocabularies_are_refused_by_name() {
 
 #[test]
 fn what_gguf_cannot_express_is_refused_by_name() {
-    let cases: &[(&str, fn(&mut Value))] = &[
+    let cases: &[Case] = &[
         ("normalizer: a GGUF file can't express NFKC", |file| file["normalizer"] = json!({"type": "NFKC"})),
         ("pre_tokenizer", |file| file["pre_tokenizer"] = json!({"type": "Punctuation"})),
         ("pre_tokenizer", |file| {
