@@ -70,6 +70,14 @@ struct Link {
     next: u32,
 }
 
+/// The most work, in bytes that are hashed, that it may take to divide all tokens of a vocabulary into two.
+pub(super) const MAX_DIVISION_WORK: u64 = 1 << 30;
+
+/// Bytes that are hashed to look up both parts of every division of the tokens.
+pub(super) fn division_work<'t>(tokens: impl IntoIterator<Item = &'t str>) -> u64 {
+    tokens.into_iter().map(|token| (token.len() as u64).pow(2)).sum()
+}
+
 /// Multiplies and folds: for keys that come from a vocabulary, not from a text.
 #[derive(Debug, Default)]
 pub(super) struct PairHasher(u64);

@@ -9,7 +9,7 @@ use super::super::charsmap;
 use super::super::engine::Engine;
 use super::super::error::TokenizerError;
 use super::super::file::{Part, PatternEntry};
-use super::super::merges::Merges;
+use super::super::merges::{MAX_DIVISION_WORK, Merges, division_work};
 use super::{SPACE, TokenType, Tokenizer, TokenizerKind, key, pre};
 
 type Result<T> = std::result::Result<T, TokenizerError>;
@@ -185,6 +185,9 @@ fn llama(tokenizer: &Tokenizer, merges: &Merges, keys: &mut Keys<'_, '_>, notes:
 fn scores_of(merges: &Merges, count: usize, notes: &mut Vec<String>) -> Result<Vec<f32>> {
     let list = merges.list();
     let entry = merges.entry();
+    if division_work(entry.vocab.keys().map(String::as_str)) > MAX_DIVISION_WORK {
+        return Err(refused("model.vocab", "tokens that are too long to be divided into all their parts"));
+    }
     let listed: HashSet<(&str, &str)> = list.iter().copied().collect();
     for text in entry.vocab.keys() {
         for (at, _) in text.char_indices().skip(1) {
