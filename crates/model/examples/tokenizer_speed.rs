@@ -4,9 +4,10 @@
 //! cargo run --release -p smallmind-model --example tokenizer_speed -- text.txt 2 tokenizer.json...
 //! ```
 //!
-//! The text is divided into documents of about 64 KiB at line ends. Each of the threads (2 here) has an encoder of its own
-//! and takes every second document; the library encodes the same documents on the same threads. The better of three
-//! runs counts, after one that compares all ids.
+//! The text is divided into documents of about 64 KiB at line ends. Each of the threads (2 here) has an encoder of its
+//! own and takes every second document; the library encodes the same documents on the same threads. The best of three
+//! runs counts, after one that compares all ids. (Ids of SentencePiece's vocabularies in GGUF files may differ in long
+//! runs of one character; make a tokenizer.json of them first.)
 
 use std::error::Error;
 use std::thread;

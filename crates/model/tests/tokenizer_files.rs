@@ -107,6 +107,12 @@ fn metaspace_files_read_as_the_library_reads_them() {
         let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
         file["pre_tokenizer"] = metaspace.clone();
         let tokenizer = agrees(&file, &["the hen", "then", ""]);
+        for text in [" the", "  the  hen", "the</s>the", "</s>the", "</s> the", "<s></s>", "▁the ▁ hen", "a\nthe\n the"]
+        {
+            let library = tokenizers::Tokenizer::from_bytes(file.to_string()).unwrap();
+            let ids = tokenizer.encode(text, SpecialTokens::Parse).unwrap();
+            assert_eq!(ids, library.encode(text, false).unwrap().get_ids(), "{scheme}: {text:?}");
+        }
         let spelled = if scheme == "never" { "the" } else { "▁the" };
         assert_eq!(tokenizer.encode("the", SpecialTokens::Parse).unwrap(), [tokenizer.id_of(spelled).unwrap()]);
         file["decoder"] = metaspace;

@@ -1,13 +1,13 @@
-//! The character map of SentencePiece's normalizer (`precompiled_charsmap`), and Base64, in which a `tokenizer.json` has
-//! it.
+//! The character map of SentencePiece's normalizer (`precompiled_charsmap`), and Base64, in which a `tokenizer.json`
+//! has it.
 //!
 //! ```text
 //! u32 bytes of the trie, the trie, replacements that end with a zero byte each
 //! ```
 //!
 //! The trie is a double array (darts-clone): 32-bit units. Bits 0 to 7 and 31 are the label, bit 8 says that a value
-//! follows, bits 10 to 30 are the offset to the children, times 256 if bit 9 is set. The library follows offsets without
-//! checks, so a map must pass [`check`] first: every offset that any text can reach stays inside of the array.
+//! follows, bits 10 to 30 are the offset to the children, times 256 if bit 9 is set. The library follows offsets
+//! without checks, so a map must pass [`check`] first: every offset that any text can reach stays inside of the array.
 
 use super::error::TokenizerError;
 
@@ -31,7 +31,7 @@ pub(super) fn check_bytes(bytes: &[u8]) -> Result<(), String> {
     }
     let (size, rest) = bytes.split_first_chunk::<4>().ok_or("the map ends before the size of its trie")?;
     let size = u32::from_le_bytes(*size) as usize;
-    if size > rest.len() || size % 4 != 0 || size == 0 {
+    if size > rest.len() || !size.is_multiple_of(4) || size == 0 {
         return Err(format!("a trie of {size} bytes does not fit into a map of {} bytes", bytes.len()));
     }
     let (trie, replacements) = rest.split_at(size);
@@ -91,7 +91,7 @@ pub(super) fn encode(bytes: &[u8]) -> String {
 /// The bytes of a text in Base64 with padding.
 pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
     let text = text.as_bytes();
-    if text.len() % 4 != 0 {
+    if !text.len().is_multiple_of(4) {
         return None;
     }
     let digits = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);

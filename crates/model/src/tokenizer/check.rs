@@ -15,6 +15,8 @@ const MAX_TOKEN_BYTES: usize = 8 << 10;
 const MAX_REGEX_BYTES: usize = 4 << 10;
 /// The longest replacement text in bytes, so that a text can't grow without bound.
 const MAX_AFFIX_BYTES: usize = 64;
+/// The longest word that WordPiece divides, in characters: its time grows with the square. Real files have 100.
+const MAX_WORD_PIECE_CHARS: u64 = 512;
 /// How deep sequences may be nested; real ones are not nested at all.
 const MAX_DEPTH: usize = 4;
 /// The most ids without a token, in addition to one such id for each token.
@@ -94,7 +96,7 @@ fn check_unigram(model: &UnigramEntry) -> Result<(), TokenizerError> {
 }
 
 fn check_word_piece(model: &WordPieceEntry) -> Result<(), TokenizerError> {
-    let limit = MAX_TOKEN_BYTES as u64;
+    let limit = MAX_WORD_PIECE_CHARS;
     if model.max_input_chars_per_word > limit {
         let problem = format!("{} characters are over the limit of {limit}", model.max_input_chars_per_word);
         return Err(TokenizerError::field("model.max_input_chars_per_word", problem));

@@ -119,14 +119,14 @@ impl<'t> Encoder<'t> {
         let Some(finder) = &added.finder else {
             let hidden = added.normalized && !self.keeps(piece);
             let is_plain = !hidden && !added.needles.iter().any(|needle| piece.contains(needle));
-            return if is_plain { self.encode_plain(piece, ids) } else { self.encode_by_library(piece, ids) };
+            return if is_plain { self.encode_plain(piece, true, ids) } else { self.encode_by_library(piece, ids) };
         };
         let mut done = 0;
         loop {
             let found = finder.first(&piece[done..]);
             let end = found.map_or(piece.len(), |(start, ..)| done + start);
             if end > done {
-                self.encode_plain(&piece[done..end], ids).map_err(|error| moved(error, done))?;
+                self.encode_plain(&piece[done..end], done == 0, ids).map_err(|error| moved(error, done))?;
             }
             let Some((_, stop, id)) = found else { return Ok(()) };
             ids.push(id);
@@ -139,8 +139,9 @@ impl<'t> Encoder<'t> {
         self.tokenizer.normalizer.is_none() || (self.tokenizer.normalizer_keeps_ascii && text.is_ascii())
     }
 
-    /// Encodes a text without added tokens.
-    fn encode_plain(&mut self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+    /// Encodes a text without added tokens; `is_first` if there is none before it either. A vocabulary to which that
+    /// matters has pieces that are whole texts.
+    fn encode_plain(&mut self, text: &str, is_first: bool, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
         let tokenizer = self.tokenizer;
         match &tokenizer.splitter {
             Splitter::Known(words) if self.keeps(text) => {
@@ -150,7 +151,7 @@ impl<'t> Encoder<'t> {
                 each_match(regex, text, |word, at| self.words.encode(tokenizer, word, at, Spelling::Text, ids))
             }
             Splitter::Spaced(spaced) => spaced.each(text, |word, at| {
-                if at > 0 || !spaced.prefix {
+                if at > 0 || !spaced.begins_with_space(text, is_first) {
                     return self.words.encode(tokenizer, word, at, Spelling::Spaced, ids);
                 }
                 let first = [" ", word].concat();

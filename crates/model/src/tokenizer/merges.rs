@@ -1,4 +1,5 @@
-//! Byte-pair encoding of a word: pairs of neighbouring tokens are merged, the lowest rank first, of equals the leftmost.
+//! Byte-pair encoding of a word: pairs of neighbouring tokens are merged, the lowest rank first, of equals the
+//! leftmost.
 //!
 //! ```text
 //! symbols := the tokens of the characters
@@ -67,6 +68,14 @@ struct Link {
     id: u32,
     previous: u32,
     next: u32,
+}
+
+/// The most work, in bytes that are hashed, that it may take to divide all tokens of a vocabulary into two.
+pub(super) const MAX_DIVISION_WORK: u64 = 1 << 30;
+
+/// Bytes that are hashed to look up both parts of every division of the tokens.
+pub(super) fn division_work<'t>(tokens: impl IntoIterator<Item = &'t str>) -> u64 {
+    tokens.into_iter().map(|token| (token.len() as u64).pow(2)).sum()
 }
 
 /// Multiplies and folds: for keys that come from a vocabulary, not from a text.

@@ -1,7 +1,7 @@
 //! Text to token ids and back.
 //!
-//! A [`Tokenizer`] is made from a text ([`Tokenizer::characters`], [`Tokenizer::train_bpe`]), from a `tokenizer.json` of
-//! Hugging Face's tokenizers, or from a GGUF file ([`Tokenizer::from_gguf`]), and can be written as either:
+//! A [`Tokenizer`] is made from a text ([`Tokenizer::characters`], [`Tokenizer::train_bpe`]), from a `tokenizer.json`
+//! of Hugging Face's tokenizers, or from a GGUF file ([`Tokenizer::from_gguf`]), and can be written as either:
 //!
 //! ```
 //! use smallmind_model::tokenizer::{BpeTraining, SpecialTokens, SpecialText, Tokenizer};
@@ -15,8 +15,8 @@
 //! ```
 //!
 //! There are two engines. Ours merges pairs (BPE) and finds the words of the most common pre-tokenizers; the crate
-//! `tokenizers` does everything else that a file may ask for: Unigram, WordPiece, normalizers, other pre-tokenizers. Ids
-//! and texts are the same as with that crate alone. Our own code also checks the file (so that no file causes a panic,
+//! `tokenizers` does everything else that a file may ask for: Unigram, WordPiece, normalizers, other pre-tokenizers.
+//! Ids and texts are the same as with that crate alone. Our own code also checks the file (so that no file causes a panic,
 //! and no part of a text is silently left out), knows the exact bytes of every token, divides long texts, and trains
 //! vocabularies, which depend only on the texts. No thread is started.
 //!

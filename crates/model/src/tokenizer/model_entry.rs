@@ -1,7 +1,7 @@
 //! The `model` of a `tokenizer.json`: one of the four kinds that Hugging Face's tokenizers write.
 //!
-//! The visitor takes the keys of all kinds, since `type` need not come first; then the kind decides which of them may be
-//! there. Unknown keys, keys of another kind, and keys given twice are refused.
+//! The visitor takes the keys of all kinds, since `type` need not come first; then the kind decides which of them may
+//! be there. Unknown keys, keys of another kind, and keys given twice are refused.
 
 use std::collections::HashMap;
 use std::fmt;

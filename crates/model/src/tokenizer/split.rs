@@ -43,11 +43,22 @@ pub(super) enum Splitter {
     Library,
 }
 
+/// Which texts between added tokens get a space before them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Prefix {
+    None,
+    /// All, as the normalizer Prepend does.
+    All,
+    /// Those that don't begin with one, as the pre-tokenizer Metaspace does; perhaps only at the beginning of the whole.
+    Unspaced {
+        first_only: bool,
+    },
+}
+
 /// Words of SentencePiece's vocabularies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Spaced {
-    /// Whether a text gets a space before it.
-    pub prefix: bool,
+    pub prefix: Prefix,
     /// Whether a text may be divided before spaces: no token has a space behind another character.
     pub divided: bool,
 }
@@ -99,28 +110,53 @@ fn spaced(file: &TokenizerFile<ModelEntry>) -> Option<Spaced> {
     let model = file.model.bpe()?;
     let spelled = SPACE.to_string();
     let space = PatternEntry::String(" ".to_owned());
-    let normalizer = file.normalizer.as_ref()?;
-    let parts = normalizer.normalizers.as_deref().unwrap_or(std::slice::from_ref(normalizer));
-    let (prefix, replace) = match parts {
-        [replace] => (false, replace),
-        [prepend, replace] if prepend.prepend.as_ref() == Some(&spelled) => (true, replace),
-        _ => return None,
-    };
+    let normalizer = file.normalizer.as_ref();
+    let parts = normalizer.map(|part| part.normalizers.as_deref().unwrap_or(std::slice::from_ref(part)));
+    let replaces = |part: &Part| part.pattern.as_ref() == Some(&space) && part.content.as_ref() == Some(&spelled);
     // As in Gemma: there are no spaces to split at.
     let idle = |part: &Part| part.kind == "Split" && part.pattern == Some(space.clone()) && part.invert == Some(false);
-    let is_plain = replace.pattern.as_ref() == Some(&space)
-        && replace.content.as_ref() == Some(&spelled)
-        && file.pre_tokenizer.as_ref().is_none_or(idle)
-        && [&model.continuing_subword_prefix, &model.end_of_word_suffix]
-            .iter()
-            .all(|affix| affix.as_deref().unwrap_or_default().is_empty())
+    let prefix = match (parts.unwrap_or_default(), &file.pre_tokenizer) {
+        ([], Some(part)) if part.kind == "Metaspace" && part.split == Some(false) => metaspace_prefix(part)?,
+        ([replace], part) if replaces(replace) && part.as_ref().is_none_or(idle) => Prefix::None,
+        ([prepend, replace], part)
+            if prepend.prepend.as_ref() == Some(&spelled) && replaces(replace) && part.as_ref().is_none_or(idle) =>
+        {
+            Prefix::All
+        }
+        _ => return None,
+    };
+    let is_plain = [&model.continuing_subword_prefix, &model.end_of_word_suffix]
+        .iter()
+        .all(|affix| affix.as_deref().unwrap_or_default().is_empty())
         && !model.ignore_merges
         && model.vocab.contains_key(&spelled);
     let inside = |token: &String| token.chars().skip_while(|c| *c == SPACE).any(|c| c == SPACE);
     is_plain.then(|| Spaced { prefix, divided: !model.vocab.keys().any(inside) })
 }
 
+/// The prefix of a pre-tokenizer that writes spaces as [`SPACE`].
+fn metaspace_prefix(part: &Part) -> Option<Prefix> {
+    if part.replacement.as_deref().is_none_or(|replacement| !replacement.chars().eq([SPACE])) {
+        return None;
+    }
+    match (part.prepend_scheme.as_deref(), part.add_prefix_space) {
+        (Some("never"), _) => Some(Prefix::None),
+        (Some("first"), None | Some(true)) => Some(Prefix::Unspaced { first_only: true }),
+        (None | Some("always"), None | Some(true)) => Some(Prefix::Unspaced { first_only: false }),
+        _ => None,
+    }
+}
+
 impl Spaced {
+    /// Whether a text gets a space before it; `is_first` if no added token is before it.
+    pub fn begins_with_space(self, text: &str, is_first: bool) -> bool {
+        match self.prefix {
+            Prefix::None => false,
+            Prefix::All => true,
+            Prefix::Unspaced { first_only } => !text.starts_with([' ', SPACE]) && (is_first || !first_only),
+        }
+    }
+
     /// Calls `word` with every word of `text` and its offset, in order. The words cover the text.
     pub fn each<'t, E>(self, text: &'t str, mut word: impl FnMut(&'t str, usize) -> Result<(), E>) -> Result<(), E> {
         let mut done = 0;

@@ -142,7 +142,7 @@ fn gpt2_word(kinds: Kinds, text: &str, first: char) -> usize {
     spaces(kinds, text)
 }
 
-/// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+/// [`NEWLINE_WORDS`](super::split::NEWLINE_WORDS), one alternative after the other.
 fn newline_word(kinds: Kinds, text: &str, first: char, digits: usize) -> usize {
     if first == '\''
         && let Some(length) = contraction(&text[1..])

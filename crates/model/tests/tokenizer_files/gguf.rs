@@ -240,6 +240,13 @@ fn malformed_vocabularies_are_refused_by_name() {
         ("tokenizer.ggml.tokens", |w| set(w, "tokens", strings(&["a", "a", "c"]))),
         ("tokenizer.ggml.tokens", |w| set(w, "tokens", GgufValue::Array(GgufArray::U32(vec![1])))),
         ("tokenizer.ggml.tokens", |w| set(w, "tokens", strings(&[]))),
+        ("tokenizer.ggml.tokens", |w| {
+            let long: Vec<String> = (0..20).map(|n| n.to_string() + &"x".repeat(8000)).collect();
+            let list: Vec<&str> = std::iter::once("<unk>").chain(long.iter().map(String::as_str)).collect();
+            set(w, "tokens", strings(&list));
+            set(w, "token_type", GgufValue::Array(GgufArray::I32(vec![1; list.len()])));
+            set(w, "scores", GgufValue::Array(GgufArray::F32(vec![0.0; list.len()])));
+        }),
         ("tokenizer.ggml.scores", |w| set(w, "scores", GgufValue::Array(GgufArray::F32(vec![0.0; 3])))),
         ("tokenizer.ggml.scores", |w| set(w, "scores", GgufValue::Array(GgufArray::F32(vec![f32::NAN; 12])))),
         ("tokenizer.ggml.scores", |w| set(w, "scores", strings(&["a"; 12]))),
@@ -266,7 +273,7 @@ fn malformed_vocabularies_are_refused_by_name() {
 
 #[test]
 fn what_gguf_cannot_express_is_refused_by_name() {
-    let cases: &[(&str, fn(&mut Value))] = &[
+    let cases: &[Case] = &[
         ("normalizer: a GGUF file can't express NFKC", |file| file["normalizer"] = json!({"type": "NFKC"})),
         ("pre_tokenizer", |file| file["pre_tokenizer"] = json!({"type": "Punctuation"})),
         ("pre_tokenizer", |file| {

@@ -7,6 +7,7 @@ use smallmind_checkpoint::{GgufMetadata, GgufStrings};
 use super::super::charsmap;
 use super::super::error::TokenizerError;
 use super::super::file::{AddedEntry, MAX_TOKENS, Part, PatternEntry, TemplatePiece, TemplateToken, TokenizerFile};
+use super::super::merges::{MAX_DIVISION_WORK, division_work};
 use super::super::model_entry::{BpeEntry, ModelEntry, UnigramEntry, WordPieceEntry};
 use super::{KEYS, SPACE, TokenType, Tokenizer, key, pre};
 
@@ -294,6 +295,10 @@ fn normalizers(parts: Vec<Part>) -> Option<Part> {
 /// SentencePiece's BPE.
 fn llama(common: &Common<'_>) -> Result<(TokenizerFile<ModelEntry>, Option<Vec<f32>>)> {
     let scores = common.scores()?;
+    let work = division_work(common.tokens.iter().map(String::as_str));
+    if work > MAX_DIVISION_WORK {
+        return Err(TokenizerError::field(key("tokens"), "the tokens are too long to be divided into all their parts"));
+    }
     let unknown = common.id("unknown_token_id", Some(0))?;
     // All tokens are in the vocabulary, as in the file of SentencePiece.
     let vocab = ids_of(&common.tokens)?;

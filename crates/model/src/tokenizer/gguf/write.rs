@@ -9,7 +9,7 @@ use super::super::charsmap;
 use super::super::engine::Engine;
 use super::super::error::TokenizerError;
 use super::super::file::{Part, PatternEntry};
-use super::super::merges::Merges;
+use super::super::merges::{MAX_DIVISION_WORK, Merges, division_work};
 use super::{SPACE, TokenType, Tokenizer, TokenizerKind, key, pre};
 
 type Result<T> = std::result::Result<T, TokenizerError>;
@@ -161,7 +161,7 @@ fn characters(tokenizer: &Tokenizer, merges: &Merges, keys: &mut Keys<'_, '_>) -
 
 /// SentencePiece's BPE.
 fn llama(tokenizer: &Tokenizer, merges: &Merges, keys: &mut Keys<'_, '_>, notes: &mut Vec<String>) -> Result<()> {
-    let prefix = space_prefix(tokenizer)?;
+    let prefix = space_prefix(tokenizer, notes)?;
     let entry = merges.entry();
     if !entry.byte_fallback || entry.ignore_merges {
         return Err(refused("model.byte_fallback", "BPE of characters without byte fallback"));
@@ -185,6 +185,9 @@ fn llama(tokenizer: &Tokenizer, merges: &Merges, keys: &mut Keys<'_, '_>, notes:
 fn scores_of(merges: &Merges, count: usize, notes: &mut Vec<String>) -> Result<Vec<f32>> {
     let list = merges.list();
     let entry = merges.entry();
+    if division_work(entry.vocab.keys().map(String::as_str)) > MAX_DIVISION_WORK {
+        return Err(refused("model.vocab", "tokens that are too long to be divided into all their parts"));
+    }
     let listed: HashSet<(&str, &str)> = list.iter().copied().collect();
     for text in entry.vocab.keys() {
         for (at, _) in text.char_indices().skip(1) {
@@ -233,7 +236,7 @@ fn scores_of(merges: &Merges, count: usize, notes: &mut Vec<String>) -> Result<V
 }
 
 /// Whether a text gets a space before it; an error if spaces are not spelled as in SentencePiece.
-fn space_prefix(tokenizer: &Tokenizer) -> Result<bool> {
+fn space_prefix(tokenizer: &Tokenizer, notes: &mut Vec<String>) -> Result<bool> {
     let parts = tokenizer.parts.normalizer.as_ref();
     let list = parts.map(|part| part.normalizers.as_deref().unwrap_or(std::slice::from_ref(part))).unwrap_or_default();
     let is_prepend = |part: &Part| part.kind == "Prepend" && part.prepend.as_deref() == Some(SPACE);
@@ -252,7 +255,12 @@ fn space_prefix(tokenizer: &Tokenizer) -> Result<bool> {
         ([], Some(part)) if part.kind == "Metaspace" && part.replacement.as_deref() == Some(SPACE) => {
             match part.prepend_scheme.as_deref() {
                 Some("never") => Ok(false),
-                Some("first") => Err(refused("pre_tokenizer", "Metaspace with a space before the first text only")),
+                Some("first") => {
+                    notes.push(
+                        "that only the first text gets a space: so does a text behind a special token".to_owned(),
+                    );
+                    Ok(true)
+                }
                 _ => Ok(part.add_prefix_space != Some(false)),
             }
         }
