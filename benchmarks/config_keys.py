@@ -43,7 +43,20 @@ transformers.utils.logging.disable_progress_bar()
 
 TEXT = "the quick brown fox jumps"
 TABLE = Path(__file__).resolve().parent.parent / "crates/model/src/config/keys.rs"
-FAMILIES = {"ALL": ["gpt2", "llama", "qwen2"], "ROTARY": ["llama", "qwen2"], "GPT2": ["gpt2"], "LLAMA": ["llama"], "QWEN2": ["qwen2"]}
+
+
+def families():
+    """The families of each constant of the table."""
+    names = dict(re.findall(r'Family::(\w+) => "([a-z0-9_]+)"', TABLE.with_name("family.rs").read_text()))
+    found = {"ALL": list(names.values())}
+    for constant, members, other in re.findall(r"^const (\w+): &\[Family\] = (?:&\[([^\]]+)\]|(\w+));", TABLE.read_text(), re.M):
+        found[constant] = found[other] if other else [names[member.strip()] for member in members.split(",") if member.strip()]
+    return found
+
+
+FAMILIES = families()
+# Those with a head of its own here.
+UNTIED = ["llama", "gpt_neox", "stablelm", "phi3", "mistral"]
 # Any key may hold one of these.
 VALUES = [None, True, False, 0, 1, 2, 0.5, 1.0, "text", [], [1], {}, {"a": 1}]
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
@@ -51,13 +64,18 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
 MORE = {
     "activation_function": ["gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu", "silu", "tanh", "quick_gelu"],
     "hidden_act": ["silu", "swish", "gelu", "relu", "tanh"],
-    "model_type": ["gpt2", "llama", "qwen2", "mistral", "qwen3", "gpt_neox"],
+    "model_type": ["gpt2", "llama", "qwen2", "mistral", "qwen3", "gpt_neox", "gemma2"],
     "layer_norm_epsilon": [1e-5, 1e-3, 0.1],
     "rms_norm_eps": [1e-6, 1e-3, 0.1],
     "rope_theta": [1e4, 1e2, 500000.0, 5000],
     "layer_types": [["full_attention"] * 2, ["sliding_attention"] * 2, ["full_attention", "sliding_attention"], ["full_attention"],
                     ["attention"] * 2, ["chunked_attention"] * 2],
-    "sliding_window": [4, 64],
+    "sliding_window": [4, 32, 64],
+    "layer_norm_eps": [1e-5, 1e-3, 0.1],
+    "rotary_pct": [0.25, 0.5, 1.0, 0.4], "rotary_emb_base": [1e4, 100, 500000.0],
+    "no_rope_layers": [[1, 1], [1, 0], [0, 0], [1], [1, 0, 1]], "no_rope_layer_interval": [1, 2, 4],
+    "attention_multiplier": [0.1, 0.35], "residual_multiplier": [0.22, 1.5], "embedding_multiplier": [12.0, 0.5], "logits_scaling": [8.0, 0.5],
+    "hidden_dropout": [0.1], "full_attn_mod": [1, 2], "interpolate_factor": [1, 2],
     "max_window_layers": [0, 1, 28],
     "num_key_value_heads": [4],
     "quantization_config": [{"quant_method": method, "bits": 4} for method in ("gptq", "awq", "fp8", "mxfp4", "unheard_of")]
@@ -68,13 +86,18 @@ MORE = {
     "n_positions": [16, 64], "eos_token_id": [[0, 1], 500], "pad_token_id": [-1, 19], "pruned_heads": [{"0": [1]}],
     "rope_scaling": [LLAMA3, {"type": "linear", "factor": 2.0}, {"rope_type": "dynamic", "factor": 2.0}, {"factor": 8.0},
                      {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+                     {"type": "yarn", "factor": 4.0, "beta_fast": 8, "beta_slow": 2, "attention_factor": 1.5, "truncate": False},
+                     {"rope_type": "longrope", "short_factor": [1.0, 1.5, 2.0, 4.0], "long_factor": [2.0] * 4},
+                     {"rope_type": "longrope", "short_factor": [1.5], "long_factor": [2.0], "original_max_position_embeddings": 8},
+                     {"type": "longrope", "factor": 4.0, "short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "original_max_position_embeddings": 8},
+                     {"type": "su", "short_factor": [1.0, 1.5, 2.0, 4.0], "long_factor": [2.0] * 4},
                      LLAMA3 | {"rope_theta": 100.0}, {"rope_theta": 100.0}, {"rope_type": "default", "rope_theta": 100.0},
                      {"rope_type": "default", "factor": 8.0}],
     "rope_parameters": [LLAMA3 | {"rope_theta": 100.0}, {"rope_theta": 100.0, "rope_type": "default"}, {"factor": 8.0},
                         {"full_attention": {"rope_type": "default", "rope_theta": 100.0}}, LLAMA3],
     "rope_type": ["default", "llama3", "linear", "dynamic", "yarn"], "type": ["default", "llama3", "linear"],
     "factor": [2.0, 32.0], "low_freq_factor": [0.25], "high_freq_factor": [8.0], "original_max_position_embeddings": [4, 64],
-    "partial_rotary_factor": [0.25],
+    "partial_rotary_factor": [0.25, 0.5, 0.4], "beta_fast": [8.0], "beta_slow": [2.0], "attention_factor": [1.5],
     "transformers.js_config": [{"dtype": "q4"}], "auto_map": [{"AutoModelForCausalLM": "modeling_x.Model"}],
     "per_layer_config": [{"0": {"rms_norm_eps": 0.1}}],
     "task_specific_params": [{"text-generation": {"do_sample": True}}],
@@ -99,13 +122,26 @@ def table():
 
 def make_model(folder, family, vocab):
     """A tiny model whose weights are large enough for every change to show."""
-    common = dict(vocab_size=vocab, tie_word_embeddings=family != "llama")
+    common = dict(vocab_size=vocab, tie_word_embeddings=family not in UNTIED)
     rotary = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                   max_position_embeddings=32, **common)
+    # In place of defaults beyond this vocabulary.
+    ids = dict(bos_token_id=0, eos_token_id=1, pad_token_id=None)
     config = {
         "gpt2": lambda: transformers.GPT2Config(n_positions=32, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=1, **common),
         "llama": lambda: transformers.LlamaConfig(bos_token_id=0, eos_token_id=1, **rotary),
         "qwen2": lambda: transformers.Qwen2Config(**rotary),
+        "qwen3": lambda: transformers.Qwen3Config(head_dim=8, **rotary),
+        "olmo2": lambda: transformers.Olmo2Config(**ids, **rotary),
+        "granite": lambda: transformers.GraniteConfig(
+            attention_multiplier=0.3, residual_multiplier=0.7, embedding_multiplier=3.0, logits_scaling=2.0, **rotary),
+        "smollm3": lambda: transformers.SmolLM3Config(no_rope_layers=[1, 0], **ids, **rotary),
+        "stablelm": lambda: transformers.StableLmConfig(**rotary),
+        "phi3": lambda: transformers.Phi3Config(original_max_position_embeddings=16, **ids, **rotary),
+        "gemma": lambda: transformers.GemmaConfig(head_dim=8, **ids, **rotary),
+        "mistral": lambda: transformers.MistralConfig(sliding_window=None, **rotary),
+        "gpt_neox": lambda: transformers.GPTNeoXConfig(
+            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=32, **common),
     }[family]()
     torch.manual_seed(7)
     model = transformers.AutoModelForCausalLM.from_config(config)
@@ -251,14 +287,14 @@ def files_of_weights(c, folder, base):
     """Weights that hold more than the configuration uses, or the same twice."""
     path, keep = folder / "model.safetensors", load_file(folder / "model.safetensors")
     family = folder.name
-    layer = "transformer.h.%d." if family == "gpt2" else "model.layers.%d."
+    layer = {"gpt2": "transformer.h.%d.", "gpt_neox": "gpt_neox.layers.%d."}.get(family, "model.layers.%d.")
     names = ["q_norm.weight", "self_attn.q_proj.bias", "self_attn.o_proj.bias", "mlp.gate_proj.bias", "self_attn.rotary_emb.inv_freq",
              "attn.bias", "attn.masked_bias"]
     cases = {name: {layer % 0 + name: torch.ones(32)} for name in names if layer % 0 + name not in keep}
-    table = "transformer.wte.weight" if family == "gpt2" else "model.embed_tokens.weight"
+    table = {"gpt2": "transformer.wte.weight", "gpt_neox": "gpt_neox.embed_in.weight"}.get(family, "model.embed_tokens.weight")
     first = {name: tensor for name, tensor in keep.items() if name.startswith(layer % 0)}
     cases["a third layer"] = {name.replace(layer % 0, layer % 2): tensor.clone() for name, tensor in first.items()}
-    if family != "llama":
+    if family not in UNTIED:
         cases["the same lm_head.weight"] = {"lm_head.weight": keep[table].clone()}
         cases["another lm_head.weight"] = {"lm_head.weight": keep[table] * 2}
     for name, more in cases.items():

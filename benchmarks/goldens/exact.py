@@ -14,46 +14,72 @@ from transformers import AutoModelForCausalLM
 
 
 class RmsNorm(torch.nn.Module):
-    """y = w · x / sqrt(mean(x²) + eps), in the type of x."""
+    """y = w · x / sqrt(mean(x²) + eps), in the type of x; Gemma's multiplies by 1 + w."""
 
     def __init__(self, norm):
         super().__init__()
         self.weight = norm.weight
-        self.eps = norm.variance_epsilon
+        self.plus = 1.0 if type(norm).__name__.startswith("Gemma") else 0.0
+        self.eps = norm.eps if self.plus else norm.variance_epsilon
 
     def forward(self, x):
-        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (self.plus + self.weight) * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
 
 
 class Rotary(torch.nn.Module):
     """cos and sin of position · frequency, the frequencies repeated for both halves of a head."""
 
-    def __init__(self, inverse_frequencies):
+    def __init__(self, config):
         super().__init__()
-        self.inverse_frequencies = inverse_frequencies
+        self.config = config
 
     def forward(self, x, position_ids, *_):
-        angles = position_ids[..., None].double() * self.inverse_frequencies
+        frequencies, factor = rope(self.config, int(position_ids.max()) + 1)
+        angles = position_ids[..., None].double() * frequencies
         angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos(), angles.sin()
+        return angles.cos() * factor, angles.sin() * factor
 
 
-def inverse_frequencies(config):
-    """theta^(-2i/head_dim) for each pair i, with the wavelength-dependent scaling of Llama 3.1 where asked for."""
+def rope(config, length):
+    """The frequencies of a sequence of `length` tokens and the factor of cosines and sines.
+
+    theta^(-2i/d) for each pair i of the d rotated features, changed as `rope_type` says.
+    """
     rope = config.rope_parameters
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    plain = [rope["rope_theta"] ** (-2.0 * i / head_dim) for i in range(head_dim // 2)]
-    if rope["rope_type"] == "default":
-        return torch.tensor(plain, dtype=torch.float64)
-    assert rope["rope_type"] == "llama3", rope
-    low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
-    scaled = []
-    for frequency in plain:
+    d = int(head_dim * rope.get("partial_rotary_factor", 1.0))
+    theta, kind, factor = rope["rope_theta"], rope["rope_type"], rope.get("factor")
+    context, original = config.max_position_embeddings, rope.get("original_max_position_embeddings")
+    plain = torch.tensor([theta ** (-2.0 * i / d) for i in range(d // 2)], dtype=torch.float64)
+    if kind == "default":
+        return plain, 1.0
+    if kind == "linear":
+        return plain / factor, 1.0
+    if kind == "dynamic":
+        growth = max(length, context) / context
+        theta *= (factor * growth - (factor - 1.0)) ** (d / (d - 2.0))
+        return torch.tensor([theta ** (-2.0 * i / d) for i in range(d // 2)], dtype=torch.float64), 1.0
+    if kind == "llama3":
         # How often the pair turns within the original context decides: many turns stay, few turns are stretched.
-        turns = rope["original_max_position_embeddings"] * frequency / (2.0 * math.pi)
-        smooth = min(max((turns - low) / (high - low), 0.0), 1.0)
-        scaled.append(frequency * ((1.0 - smooth) / factor + smooth))
-    return torch.tensor(scaled, dtype=torch.float64)
+        turns = original * plain / (2.0 * math.pi)
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+        return plain * ((1.0 - smooth) / factor + smooth), 1.0
+    if kind == "yarn":
+        # The pair that turns so often within the original context.
+        pair = lambda turns: d * math.log(original / (turns * 2.0 * math.pi)) / (2.0 * math.log(theta))
+        low, high = pair(rope.get("beta_fast") or 32.0), pair(rope.get("beta_slow") or 1.0)
+        if rope.get("truncate", True):
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, d - 1)
+        divided = ((torch.arange(d // 2, dtype=torch.float64) - low) / (high - low or 0.001)).clamp(0.0, 1.0)
+        attention = rope.get("attention_factor") or (0.1 * math.log(factor) + 1.0 if factor > 1.0 else 1.0)
+        return plain / factor * divided + plain * (1.0 - divided), attention
+    assert kind == "longrope", rope
+    factors = rope["long_factor"] if length > original else rope["short_factor"]
+    growth = factor or context / original
+    usual = math.sqrt(1.0 + math.log(growth) / math.log(original)) if growth > 1.0 else 1.0
+    return plain / torch.tensor(factors, dtype=torch.float64), rope.get("attention_factor") or usual
 
 
 def load(folder, dtype):
@@ -67,9 +93,12 @@ def load(folder, dtype):
             if type(child).__name__.endswith("RMSNorm"):
                 setattr(parent, name, RmsNorm(child))
             elif type(child).__name__.endswith("RotaryEmbedding"):
-                exact = inverse_frequencies(model.config)
-                torch.testing.assert_close(child.inv_freq.double(), exact, rtol=1e-6, atol=0.0)
-                setattr(parent, name, Rotary(exact))
+                frequencies, factor = rope(model.config, 1)
+                torch.testing.assert_close(child.inv_freq.double(), frequencies, rtol=2e-6, atol=0.0)
+                assert abs(child.attention_scaling - factor) < 1e-12, (child.attention_scaling, factor)
+                setattr(parent, name, Rotary(model.config))
+            elif hasattr(child, "embed_scale"):
+                child.embed_scale = torch.tensor(child.scalar_embed_scale, dtype=torch.float64)
     return model
 
 

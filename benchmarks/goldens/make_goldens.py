@@ -72,6 +72,85 @@ LLAMA3 = {
     "vocab_size": 61,
 }
 
+# Sliding windows shorter than the text: in all layers, and in the second alone.
+MISTRAL = {
+    "architectures": ["MistralForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 29, "eos_token_id": 30,
+    "head_dim": 4, "hidden_act": "silu", "hidden_size": 16, "initializer_range": 0.02, "intermediate_size": 24,
+    "max_position_embeddings": 64, "model_type": "mistral", "num_attention_heads": 4, "num_hidden_layers": 2,
+    "num_key_value_heads": 2, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 12,
+    "tie_word_embeddings": False, "torch_dtype": "float32", "use_cache": True, "vocab_size": 31,
+}
+QWEN2_LOCAL = QWEN2 | {
+    "bos_token_id": 29, "eos_token_id": 30, "intermediate_size": 24, "max_position_embeddings": 64,
+    "max_window_layers": 1, "num_hidden_layers": 2, "sliding_window": 7, "use_sliding_window": True, "vocab_size": 31,
+}
+
+# What the families below have in common: two layers of four query heads on two key heads.
+SMALL = {
+    "attention_dropout": 0.0, "bos_token_id": 59, "eos_token_id": 60, "hidden_act": "silu", "hidden_size": 16,
+    "initializer_range": 0.02, "intermediate_size": 24, "max_position_embeddings": 32, "num_attention_heads": 4,
+    "num_hidden_layers": 2, "num_key_value_heads": 2, "pad_token_id": None, "rope_theta": 10000.0,
+    "tie_word_embeddings": False, "torch_dtype": "float32", "use_cache": True, "vocab_size": 61,
+}
+QWEN3 = SMALL | {
+    "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "head_dim": 6, "max_window_layers": 2,
+    "model_type": "qwen3", "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 1000000.0,
+    "sliding_window": None, "tie_word_embeddings": True, "use_sliding_window": False,
+}
+OLMO2 = SMALL | {
+    "architectures": ["Olmo2ForCausalLM"], "attention_bias": False, "model_type": "olmo2", "rms_norm_eps": 1e-06,
+    "rope_scaling": None, "rope_theta": 500000.0,
+}
+GRANITE = SMALL | {
+    "architectures": ["GraniteForCausalLM"], "attention_bias": False, "attention_multiplier": 0.3,
+    "embedding_multiplier": 12.0, "logits_scaling": 8.0, "mlp_bias": False, "model_type": "granite",
+    "residual_multiplier": 0.22, "rms_norm_eps": 1e-05, "rope_scaling": None, "tie_word_embeddings": True,
+}
+SMOLLM3 = SMALL | {
+    "architectures": ["SmolLM3ForCausalLM"], "attention_bias": False, "max_window_layers": 28, "mlp_bias": False,
+    "layer_types": ["full_attention", "full_attention"], "model_type": "smollm3", "no_rope_layer_interval": 4,
+    "no_rope_layers": [1, 0], "pretraining_tp": 2, "rms_norm_eps": 1e-06, "rope_scaling": None,
+    "rope_theta": 5000000.0, "sliding_window": None, "tie_word_embeddings": True, "use_sliding_window": False,
+}
+STABLELM = SMALL | {
+    "architectures": ["StableLmForCausalLM"], "hidden_dropout": 0.0, "hidden_size": 32, "layer_norm_eps": 1e-05,
+    "model_type": "stablelm", "num_hidden_layers": 1, "partial_rotary_factor": 0.25, "qk_layernorm": False,
+    "rope_scaling": None, "use_parallel_residual": False, "use_qkv_bias": True,
+}
+STABLELM_PARALLEL = STABLELM | {"partial_rotary_factor": 0.5, "use_parallel_residual": True, "use_qkv_bias": False}
+# Heads of 8 features, 6 of which are rotated: three factors.
+PHI3 = SMALL | {
+    "architectures": ["Phi3ForCausalLM"], "attention_bias": False, "embd_pdrop": 0.0, "hidden_size": 32,
+    "max_position_embeddings": 128, "model_type": "phi3", "num_hidden_layers": 1,
+    "original_max_position_embeddings": 32, "partial_rotary_factor": 0.75, "resid_pdrop": 0.0, "rms_norm_eps": 1e-05,
+    "rope_scaling": {"long_factor": [1.0, 2.5, 6.0], "short_factor": [1.0, 1.2, 1.5], "type": "longrope"},
+    "sliding_window": 262144,
+}
+PHI3_LONG = PHI3 | {"original_max_position_embeddings": 16}
+GPT_NEOX = {
+    "architectures": ["GPTNeoXForCausalLM"], "bos_token_id": 0, "eos_token_id": 0, "hidden_act": "gelu",
+    "hidden_size": 32, "initializer_range": 0.02, "intermediate_size": 48, "layer_norm_eps": 1e-05,
+    "max_position_embeddings": 32, "model_type": "gpt_neox", "num_attention_heads": 4, "num_hidden_layers": 2,
+    "rotary_emb_base": 10000, "rotary_pct": 0.25, "tie_word_embeddings": False, "torch_dtype": "float16",
+    "use_cache": True, "use_parallel_residual": True, "vocab_size": 61,
+}
+# Biases everywhere, and a scaling with an attention factor.
+YARN = SMALL | {
+    "architectures": ["LlamaForCausalLM"], "attention_bias": True, "head_dim": 12, "mlp_bias": True,
+    "model_type": "llama", "num_hidden_layers": 1, "pretraining_tp": 1, "rms_norm_eps": 1e-05,
+    "rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 8, "type": "yarn"},
+}
+MISTRAL_WHOLE = SMALL | {
+    "architectures": ["MistralForCausalLM"], "model_type": "mistral", "num_hidden_layers": 1, "rms_norm_eps": 1e-05,
+    "sliding_window": 32,
+}
+
+GEMMA = SMALL | {
+    "architectures": ["GemmaForCausalLM"], "attention_bias": False, "head_dim": 6, "hidden_act": "gelu",
+    "hidden_activation": None, "model_type": "gemma", "rms_norm_eps": 1e-06, "rope_scaling": None,
+    "tie_word_embeddings": True,
+}
+
 
 def write_model(folder, config, spread, seed):
     """A Hugging Face folder with random float32 weights: no zero biases, no norm weight of one.
@@ -88,13 +167,17 @@ def write_model(folder, config, spread, seed):
         for name, parameter in model.named_parameters():
             values = random.standard_normal(tuple(parameter.shape))
             if parameter.dim() == 1:
-                values = 0.2 * values + (0.0 if name.endswith("bias") else 1.0)
+                values = 0.2 * values + (0.0 if name.endswith("bias") or config.model_type == "gemma" else 1.0)
             else:
                 values *= spread
             if name.endswith("c_attn.weight"):
                 values[:, : 2 * values.shape[0]] *= 0.25 / spread
-            elif name.endswith(("q_proj.weight", "k_proj.weight")):
+            elif name.endswith(("q_proj.weight", "k_proj.weight", "query_key_value.weight")):
                 values *= 0.25 / spread
+            elif name.endswith("qkv_proj.weight"):
+                # Without the values, which are as wide as the keys.
+                keys = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+                values[:-keys] *= 0.25 / spread
             parameter.copy_(torch.from_numpy(values))
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
@@ -174,26 +257,44 @@ def assert_well_conditioned(folder, stored, tokens, targets):
     return worst
 
 
-def golden(folder, tokens, targets):
-    """Every stored tensor of one model; `targets` is None where only the logits are wanted."""
+def assert_windows_matter(folder, tokens, logits):
+    """The plain attention in Python gives the same logits, and a window that holds all keys gives others."""
+    config = json.loads((folder / "config.json").read_text())
+    for window, is_same in ((config["sliding_window"], True), (tokens.shape[1], False)):
+        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", sliding_window=window).eval()
+        assert model.config.sliding_window == window
+        difference = (model(input_ids=tokens, use_cache=False).logits.detach() - logits).abs().max().item()
+        assert difference < 1e-5 if is_same else difference > 0.01, (window, difference)
+
+
+def golden(folder, tokens, targets, wanted):
+    """Every stored tensor of one model: its logits, with "gradients" the loss and its gradients too, and with "steps"
+    ten steps of training."""
     model = exact.load(folder, torch.float64)
     stored = {"tokens": tokens, "logits": exact.logits(model, tokens).detach()}
     plain = exact.logits(exact.load(folder, torch.float32), tokens).detach()
+    if "sliding_window" in json.loads((folder / "config.json").read_text()) and folder.name != "tiny-qwen2":
+        assert_windows_matter(folder, tokens, stored["logits"])
     report = {"logits, float32 model": (plain - stored["logits"]).abs().max().item()}
     assert report["logits, float32 model"] < 3e-6, report
-    if targets is not None:
+    if wanted != "logits":
         quotient, slope = exact.difference_quotient(model, tokens, targets, seed=5)
         report["slope"] = abs(quotient - slope) / abs(slope)
         assert report["slope"] < 1e-7, (quotient, slope)
         value = exact.loss(model, tokens, targets)
         value.backward()
         stored |= {"targets": targets, "loss": value.detach().reshape(1)}
+        in_file = load_file(folder / "model.safetensors")
         for name, parameter in model.named_parameters():
+            # The library calls every head so, and stores that of a GPT-NeoX under its first name.
+            name = "embed_out.weight" if name == "lm_head.weight" and "embed_out.weight" in in_file else name
+            assert name in in_file, name
             gradient = stored["grad." + name] = parameter.grad.clone()
             part = inert_key_bias(name, gradient)
             if part is not None:
                 assert part.abs().max() < 1e-15, part
                 part.zero_()
+    if wanted == "steps":
         losses, norms = train(model, tokens, targets)
         assert losses[0] == value.item() and max(norms) > CLIP, (losses, norms)
         stored |= {"step10." + name: p.detach() for name, p in model.named_parameters()}
@@ -211,18 +312,32 @@ def make(destination):
     torch.use_deterministic_algorithms(True)
     # The spread of tiny-gpt2 is such that some of its ten steps are clipped and some aren't.
     models = (
-        ("tiny-gpt2", gpt2_config(), 0.065, 24, 19, True),
-        ("tiny-llama", llama_config(), 0.1, 24, 7, True),
-        ("tiny-qwen2", QWEN2, 0.1, 24, 3, False),
-        ("tiny-llama3", LLAMA3, 0.1, 40, 4, False),
+        ("tiny-gpt2", gpt2_config(), 0.065, 24, 19, "steps"),
+        ("tiny-llama", llama_config(), 0.1, 24, 7, "steps"),
+        ("tiny-qwen2", QWEN2, 0.1, 24, 3, "logits"),
+        ("tiny-llama3", LLAMA3, 0.1, 40, 4, "logits"),
+        ("tiny-qwen3", QWEN3, 0.1, 23, 21, "gradients"),
+        ("tiny-olmo2", OLMO2, 0.1, 23, 22, "gradients"),
+        ("tiny-granite", GRANITE, 0.1, 23, 23, "gradients"),
+        ("tiny-smollm3", SMOLLM3, 0.1, 23, 24, "logits"),
+        ("tiny-stablelm", STABLELM, 0.1, 23, 25, "logits"),
+        ("tiny-stablelm-parallel", STABLELM_PARALLEL, 0.1, 23, 26, "logits"),
+        ("tiny-phi3", PHI3, 0.1, 23, 27, "logits"),
+        ("tiny-phi3-long", PHI3_LONG, 0.1, 23, 28, "logits"),
+        ("tiny-gpt-neox", GPT_NEOX, 0.1, 23, 29, "gradients"),
+        ("tiny-yarn", YARN, 0.1, 31, 30, "logits"),
+        ("tiny-mistral-whole", MISTRAL_WHOLE, 0.1, 23, 31, "logits"),
+        ("tiny-gemma", GEMMA, 0.1, 23, 32, "gradients"),
+        ("tiny-mistral", MISTRAL, 0.2, 40, 5, "gradients"),
+        ("tiny-qwen2-local", QWEN2_LOCAL, 0.2, 40, 6, "gradients"),
     )
-    for name, config, spread, positions, seed, with_training in models:
+    for name, config, spread, positions, seed, wanted in models:
         folder = destination / name
         folder.mkdir(parents=True, exist_ok=True)
         write_model(folder, config, spread, seed)
         vocab = json.loads((folder / "config.json").read_text())["vocab_size"]
         tokens, targets = make_batch(vocab, positions, seed + 100)
-        stored = golden(folder, tokens, targets if with_training else None)
+        stored = golden(folder, tokens, targets, wanted)
         if name == "tiny-gpt2":
             assert stored["grad_norms"].min() < CLIP < stored["grad_norms"].max()
         save_file(stored, folder / "golden.safetensors")

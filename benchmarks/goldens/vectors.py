@@ -1,15 +1,24 @@
-"""Small vectors for single formulas, in float64: optimizer, schedules, activations, norms, loss.
+"""Small vectors for single formulas, in float64: optimizer, schedules, activations, norms, loss, attention, rotary
+positions.
 
 Inputs are short binary fractions, so they are exact in float32 too. Every result is computed twice, by PyTorch and by
 a second formula written out here, and both must agree.
 """
 
+import copy
 import json
 import math
+import types
 
 import numpy
 import torch
 import torch.nn.functional as F
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.masking_utils import sliding_window_overlay
+from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward as gemma2
+
+import exact
 
 DOUBLE = torch.float64
 
@@ -202,10 +211,89 @@ def cross_entropy():
     return {"logits": logits, "targets": targets, "losses": losses, "mean": mean, "dlogits_of_mean": logits.grad}
 
 
+def capped_attention():
+    """Capped scores in a sliding window: 2 query heads of 4 features on one key head, 6 tokens.
+
+    The second formula is that of transformers' Gemma 2, which rounds its softmax to float32, under the mask of its
+    sliding windows.
+    """
+    random = numpy.random.Generator(numpy.random.PCG64(13))
+    scale, cap, window = 0.5, 1.5, 4
+    q, k, v = (fractions(random, shape, 64, size) for shape, size in (((6, 8), 2.0), ((6, 4), 2.0), ((6, 4), 1.0)))
+    dout = fractions(random, (6, 8), 64, 1.0)
+    inputs = [q, k, v]
+    [tensor.requires_grad_() for tensor in inputs]
+    heads = q.view(6, 2, 4).transpose(0, 1)
+    scores = cap * torch.tanh(heads @ k.T * scale / cap)
+    sees = sliding_window_overlay(window)
+    hidden = torch.tensor([[key > query or not sees(0, 0, query, key) for key in range(6)] for query in range(6)])
+    scores = scores.masked_fill(hidden, -torch.inf)
+    out = (torch.softmax(scores, 2) @ v).transpose(0, 1).reshape(6, 8)
+    gradients = torch.autograd.grad(out, inputs, dout)
+    with torch.no_grad():
+        mask = torch.zeros(6, 6, dtype=DOUBLE).masked_fill(hidden, torch.finfo(torch.float32).min)
+        module = types.SimpleNamespace(num_key_value_groups=2, training=False)
+        theirs, _ = gemma2(module, heads[None], k[None, None], v[None, None], mask, scaling=scale, softcap=cap)
+        torch.testing.assert_close(theirs.reshape(6, 8), out, rtol=0, atol=1e-6)
+    result = {"scale": scale, "cap": cap, "window": window, "q": q, "k": k, "v": v, "out": out, "dout": dout}
+    return result | {"lse": torch.logsumexp(scores, 2).T} | dict(zip(("dq", "dk", "dv"), gradients))
+
+
+# A name, the keys of the rotation, and the length of a sequence.
+ROPES = [
+    ("plain", {"rope_theta": 5e5}, 100),
+    ("linear", {"rope_theta": 1e4, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}, 100),
+    ("dynamic, short", {"rope_theta": 1e4, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, 64),
+    ("llama3", {"rope_theta": 5e5, "rope_scaling": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 512}}, 100),
+    # As Qwen2.5 states it, and with every key.
+    ("yarn", {"rope_theta": 1e6, "rope_scaling": {
+        "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}}, 100),
+    ("yarn, all keys", {"rope_theta": 1e4, "rope_scaling": {
+        "rope_type": "yarn", "factor": 16.0, "beta_fast": 20.0, "beta_slow": 2.0, "attention_factor": 1.5,
+        "original_max_position_embeddings": 300, "truncate": False}}, 100),
+    ("longrope, short", {"rope_theta": 1e4, "rope_scaling": {
+        "rope_type": "longrope", "short_factor": [1.0 + 0.1 * i for i in range(16)],
+        "long_factor": [2.0 + 0.7 * i for i in range(16)], "original_max_position_embeddings": 64}}, 64),
+    ("longrope, long", {"rope_theta": 1e4, "rope_scaling": {
+        "rope_type": "longrope", "short_factor": [1.0 + 0.1 * i for i in range(16)], "factor": 3.0,
+        "long_factor": [2.0 + 0.7 * i for i in range(16)], "original_max_position_embeddings": 64}}, 65),
+]
+
+
+def ropes():
+    """Frequencies and the attention factor of every kind of scaling: the formulas of `exact`, which transformers' own
+    float32 numbers agree with."""
+    result = {}
+    for name, keys, length in ROPES:
+        published = {
+            "model_type": "llama", "vocab_size": 7, "hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1,
+            "intermediate_size": 8, "max_position_embeddings": 2048, **keys,
+        }
+        config = LlamaConfig.from_dict(copy.deepcopy(published))
+        frequencies, factor = exact.rope(config, length)
+        kind = config.rope_parameters["rope_type"]
+        if kind != "default":
+            theirs, their_factor = ROPE_INIT_FUNCTIONS[kind](config, "cpu", seq_len=length)
+            torch.testing.assert_close(theirs.double(), frequencies, rtol=2e-6, atol=0.0)
+            assert abs(their_factor - factor) < 1e-12, name
+        result[name] = {"config": published, "length": length, "frequencies": frequencies, "attention_factor": factor}
+    # Beyond the context of the configuration, which only a table of its own reaches here.
+    config = LlamaConfig.from_dict(copy.deepcopy(result["dynamic, short"]["config"]))
+    theirs, _ = ROPE_INIT_FUNCTIONS["dynamic"](config, "cpu", seq_len=3000)
+    frequencies, _ = exact.rope(config, 3000)
+    torch.testing.assert_close(theirs.double(), frequencies, rtol=2e-6, atol=0.0)
+    result["dynamic, long"] = result["dynamic, short"] | {"length": 3000, "frequencies": frequencies}
+    return result
+
+
 def make():
     """Every vector as plain lists and numbers."""
     result = {"adamw": adamw()} | schedules()
     result |= {"gelu": gelu(), "layer_norm": layer_norm(), "rms_norm": rms_norm(), "cross_entropy": cross_entropy()}
+    result |= {"capped_attention": capped_attention()}
+    result |= {"rope": ropes()}
 
     def plain(value):
         if isinstance(value, dict):

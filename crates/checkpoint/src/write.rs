@@ -21,12 +21,15 @@ use crate::message::quote;
 pub enum TensorData<'a> {
     /// `f32`, stored bit for bit, NaN and infinities included.
     F32(&'a [f32]),
-    /// A matrix of `f32`, stored bit for bit as its transpose: the file holds `[cols, rows]`.
+    /// `f32` of a matrix of so many rows whose elements are blocks of numbers, stored bit for bit as its transpose: the
+    /// file holds the blocks `[cols, rows]`. With blocks of one number it is the transpose of a matrix of numbers.
     F32Transposed {
-        /// `[rows, cols]`.
+        /// The blocks `[rows, cols]`.
         values: &'a [f32],
         /// Rows in memory.
         rows: usize,
+        /// Numbers of a block, above 0.
+        block: usize,
     },
     /// `f32`, stored as half precision; writing fails if a finite value is too large for it.
     F16(&'a [f32]),
@@ -145,7 +148,11 @@ impl<'a> TensorWriter<'a> {
         let product = nonzero.copied().try_fold(data.dtype().size(), usize::checked_mul);
         let elements = if shape.contains(&0) { 0 } else { product.unwrap_or(0) / data.dtype().size() };
         let turned = match data {
-            TensorData::F32Transposed { rows, .. } => shape.len() == 2 && shape[1] == rows,
+            TensorData::F32Transposed { rows, block: 1, .. } => shape.len() == 2 && shape[1] == rows,
+            TensorData::F32Transposed { values, rows, block } => {
+                let row = rows.checked_mul(block).filter(|row| *row > 0);
+                row.is_some_and(|row| values.len().is_multiple_of(row))
+            }
             _ => true,
         };
         if product.is_none() || elements != data.len() || !turned {
@@ -209,7 +216,8 @@ pub(crate) fn write_data(
         TensorData::F32(values) => {
             values.chunks(CHUNK).try_for_each(|part| out.write_all(buffer.encode(Dtype::F32, part)))
         }
-        TensorData::F32Transposed { values, rows } => write_transposed(values, rows, buffer, out),
+        TensorData::F32Transposed { values, rows, block: 1 } => write_transposed(values, rows, buffer, out),
+        TensorData::F32Transposed { values, rows, block } => write_blocks(values, rows, block, buffer, out),
         TensorData::F16(values) | TensorData::Bf16(values) => {
             let dtype = data.dtype();
             for (chunk, part) in values.chunks(CHUNK).enumerate() {
@@ -243,7 +251,25 @@ fn write_transposed(values: &[f32], rows: usize, buffer: &mut ChunkBuffer, out: 
     Ok(())
 }
 
-/// The smallest magnitude that rounds to infinity: the largest value of the type plus half its last step.
+/// Writes the matrix `values` of `rows` rows of blocks column by column.
+fn write_blocks(
+    values: &[f32],
+    rows: usize,
+    block: usize,
+    buffer: &mut ChunkBuffer,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let cols = values.len() / (rows * block);
+    for i in 0..rows * cols {
+        let at = (i % rows * cols + i / rows) * block;
+        for part in values[at..at + block].chunks(CHUNK) {
+            out.write_all(buffer.encode(Dtype::F32, part))?;
+        }
+    }
+    Ok(())
+}
+
+/// The smallest magnitude that rounds to infinity: half a step above the largest value of the type.
 fn overflow_from(dtype: Dtype) -> f32 {
     match dtype {
         Dtype::F16 => 65520.0,

@@ -308,12 +308,39 @@ fn a_matrix_is_stored_as_its_transpose() {
             writer.write_to(&mut bytes).unwrap();
             bytes
         };
-        let found = bytes(TensorData::F32Transposed { values: &values, rows });
+        let found = bytes(TensorData::F32Transposed { values: &values, rows, block: 1 });
         assert_eq!(found, bytes(TensorData::F32(&turned)), "{rows} x {cols}");
     }
     let values = [0.0; 6];
     for shape in [&[2, 3][..], &[6], &[3, 2, 1]] {
-        let refused = TensorWriter::new().add("x", shape, TensorData::F32Transposed { values: &values, rows: 2 }).err();
+        let data = TensorData::F32Transposed { values: &values, rows: 2, block: 1 };
+        let refused = TensorWriter::new().add("x", shape, data).err();
         assert!(refused.is_some(), "{shape:?}");
+    }
+}
+
+/// With blocks longer than the pieces in which they are written, and of sizes that don't divide the values.
+#[test]
+fn a_matrix_of_blocks_is_stored_as_its_transpose() {
+    for (rows, cols, block) in [(3, 4, 2), (3, 1, 5), (1, 3, 7), (3, 2, 4097)] {
+        let values: Vec<f32> = (0..rows * cols * block).map(|i| i as f32).collect();
+        let of = |c: usize, r: usize| values[(r * cols + c) * block..][..block].iter().copied();
+        let turned: Vec<f32> = (0..cols).flat_map(|c| (0..rows).flat_map(move |r| of(c, r))).collect();
+        // As a vector and as a matrix.
+        for shape in [&[values.len()][..], &[rows * cols, block]] {
+            let bytes = |data| {
+                let (mut writer, mut bytes) = (TensorWriter::new(), Vec::new());
+                writer.add("x", shape, data).unwrap();
+                writer.write_to(&mut bytes).unwrap();
+                bytes
+            };
+            let found = bytes(TensorData::F32Transposed { values: &values, rows, block });
+            assert_eq!(found, bytes(TensorData::F32(&turned)), "{rows} x {cols} blocks of {block}");
+        }
+    }
+    let values = [0.0; 12];
+    for (rows, block) in [(3, 0), (0, 2), (5, 2), (usize::MAX, 2)] {
+        let data = TensorData::F32Transposed { values: &values, rows, block };
+        assert!(TensorWriter::new().add("x", &[12], data).is_err(), "{rows} rows of blocks of {block}");
     }
 }

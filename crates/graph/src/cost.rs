@@ -31,7 +31,7 @@ mod tests {
     use smallmind_simd::IsaKind;
 
     use super::*;
-    use crate::op::{Bytes, Index, Op};
+    use crate::op::{Bytes, Heads, Index, Op};
     use crate::{Decay, GraphBuilder, Init, ParamSpec};
 
     #[test]
@@ -85,6 +85,34 @@ mod tests {
             );
             assert_eq!(found[1].values, Bytes { read: 4.0 * 3.0 * 96.0, written: 4.0 * 3.0 * 48.0 });
             assert_eq!(found.map(|cost| cost.flops), [0.0, 2.0 * 3.0 * 96.0 * 48.0 + 3.0 * 48.0]);
+        }
+    }
+
+    /// Each pair is 2 products of 4 features and 4 operations more, for each of 2 query heads.
+    #[test]
+    fn attention_costs_what_its_windows_see() {
+        let attention = |window| Heads { window, ..Heads::new(2, 1, 4) };
+        let keys = |past: usize, len: usize, window: usize| {
+            (past..past + len).map(|position| (position + 1).min(window)).sum::<usize>() as f64
+        };
+        for (past, len) in [(0, 1), (0, 5), (3, 4), (9, 2)] {
+            for window in [1, 2, 5, 7, 100] {
+                let mut b = GraphBuilder::new();
+                let spec =
+                    ParamSpec { name: String::new(), rows: 10, cols: 16, init: Init::Constant(0.0), decay: Decay::No };
+                let table = b.param("t", spec).unwrap();
+                let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap();
+                let heads = attention(Some(window));
+                b.value_of(Op::CachedAttention { layer: 0, heads }, &[x]).unwrap();
+                let graph = b.finish();
+                let mut batch = Batch::default();
+                batch.push(&vec![1; len], past);
+                let found = cost(&graph, &graph.nodes()[1], &batch, None);
+                let pairs = 2.0 * keys(past, len, window);
+                assert_eq!((found.flops, found.exponentials), (20.0 * pairs, pairs), "{len} after {past}, {window}");
+                let read = past + len - (past + 1).saturating_sub(window);
+                assert_eq!(found.cache, Bytes { read: 4.0 * 8.0 * read as f64, written: 0.0 });
+            }
         }
     }
 }

@@ -308,7 +308,7 @@ mod tests {
                 b.result("logits", logits);
                 return Ok(fuse(&b.finish()));
             }
-            let loss = b.value_of(Op::LinearCrossEntropy { weight: table }, &[x])?;
+            let loss = b.value_of(Op::LinearCrossEntropy { weight: table, cap: None }, &[x])?;
             b.result("loss", loss);
             Ok::<Graph, GraphError>(fuse(&grad(&b.finish(), "loss")?))
         };

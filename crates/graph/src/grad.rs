@@ -16,11 +16,11 @@ pub fn grad(graph: &Graph, loss: &str) -> Result<Graph, GraphError> {
     let loss_value = graph.result(loss).ok_or_else(no_loss)?;
     let is_head = |n: &&Node| matches!(n.op, Op::LinearCrossEntropy { .. }) && n.outputs.contains(&loss_value);
     let head = graph.nodes.iter().find(is_head).ok_or_else(no_loss)?;
-    let Op::LinearCrossEntropy { weight } = head.op else { return Err(no_loss()) };
+    let Op::LinearCrossEntropy { weight, cap } = head.op else { return Err(no_loss()) };
 
     let mut backward =
         Backward { contributions: vec![vec![]; graph.value_count()], b: GraphBuilder::extend(graph.clone()) };
-    let fused = backward.b.apply_at(Op::LinearCrossEntropyGrad { weight }, &head.inputs, head.path.clone())?;
+    let fused = backward.b.apply_at(Op::LinearCrossEntropyGrad { weight, cap }, &head.inputs, head.path.clone())?;
     backward.contributions[head.inputs[0].index()].push(fused[1]);
     backward.b.set_phase(Phase::Backward);
     for node in graph.nodes.iter().rev().filter(|n| !is_head(n)) {
@@ -80,6 +80,10 @@ impl Backward {
                 self.send(x(0), dy);
                 self.send(x(1), dy);
             }
+            Op::Scale { factor } => {
+                let dx = self.one(Op::Scale { factor }, &[dy], path)?;
+                self.send(x(0), dx);
+            }
             Op::Dropout(spec) => {
                 let dx = self.one(Op::Dropout(spec), &[dy], path)?;
                 self.send(x(0), dx);
@@ -87,6 +91,11 @@ impl Backward {
             Op::Norm(norm) => {
                 let inputs = [dy, x(0), node.outputs[1]];
                 let dx = self.one(Op::NormGrad(norm), &inputs, path)?;
+                self.send(x(0), dx);
+            }
+            Op::QkNorm(norm) => {
+                let inputs = [dy, x(0), node.outputs[1]];
+                let dx = self.one(Op::QkNormGrad(norm), &inputs, path)?;
                 self.send(x(0), dx);
             }
             Op::Linear { weight, bias } => {
@@ -100,12 +109,17 @@ impl Backward {
                     self.send(residual, dy);
                 }
             }
-            Op::Rope { rope, heads, direction: Direction::Forward } => {
-                let dx = self.one(Op::Rope { rope, heads, direction: Direction::Backward }, &[dy], path)?;
+            Op::Rope { ref rope, heads, direction: Direction::Forward } => {
+                let backward = Op::Rope { rope: rope.clone(), heads, direction: Direction::Backward };
+                let dx = self.one(backward, &[dy], path)?;
                 self.send(x(0), dx);
             }
             Op::Gelu(kind) => {
                 let dx = self.one(Op::GeluGrad(kind), &[x(0), dy], path)?;
+                self.send(x(0), dx);
+            }
+            Op::GeGlu(kind) => {
+                let dx = self.one(Op::GeGluGrad(kind), &[x(0), dy], path)?;
                 self.send(x(0), dx);
             }
             Op::SwiGlu => {
@@ -120,16 +134,19 @@ impl Backward {
             Op::EmbeddingGrad { .. }
             | Op::AddNorm(_)
             | Op::NormGrad(_)
+            | Op::QkNormGrad(_)
             | Op::LinearGradInput { .. }
             | Op::LinearGradWeight { .. }
             | Op::BiasGrad { .. }
             | Op::Rope { direction: Direction::Backward, .. }
             | Op::GeluGrad(_)
             | Op::SwiGluGrad
+            | Op::GeGluGrad(_)
             | Op::AttentionGrad { .. }
             | Op::CacheAppend { .. }
             | Op::CachedAttention { .. }
             | Op::SelectRows
+            | Op::SoftCap { .. }
             | Op::LinearCrossEntropy { .. }
             | Op::LinearCrossEntropyGrad { .. }
             | Op::GradSquares

@@ -7,12 +7,11 @@ use smallmind_kernels::attention::{AttentionDropout, AttentionShape};
 use smallmind_kernels::matmul::Layout;
 use smallmind_kernels::optimizer::SUM_BLOCK;
 use smallmind_kernels::reference::{
-    Matrix, activation, attention, dropout, elementwise, embedding, loss, matmul, norm, optimizer, rope,
+    Matrix, activation, attention, dropout, elementwise, embedding, loss, matmul, norm, optimizer, rope, soft_cap,
 };
-use smallmind_kernels::rope::RopeTable;
 
 use crate::graph::{Graph, Node, ValueId};
-use crate::op::{AdamWSpec, Direction, DropoutSpec, Heads, Index, Norm, Op, RopeSpec};
+use crate::op::{AdamWSpec, Direction, DropoutSpec, Heads, Index, Norm, Op, QkNorm, RopeSpec};
 use crate::params::ParamId;
 use crate::update::clip_factor;
 use crate::{Batch, GraphError, PAGE_TOKENS, Scalars, Span};
@@ -98,6 +97,7 @@ impl Interpreter {
                 self.accumulate(table, &d.data)
             }
             Op::Add => vec![elementwise::add(x(0), x(1))],
+            Op::Scale { factor } => vec![elementwise::scale(x(0), f64::from(factor))],
             Op::Dropout(spec) => vec![dropout::dropout(spec.key(scalars), spec.probability, x(0))],
             Op::Norm(norm) => self.norm(norm, x(0)).into(),
             Op::AddNorm(norm) => {
@@ -106,6 +106,8 @@ impl Interpreter {
                 vec![sum, y, stats]
             }
             Op::NormGrad(norm) => self.norm_grad(node, norm),
+            Op::QkNorm(norm) => self.qk_norm(norm, x(0)).into(),
+            Op::QkNormGrad(norm) => self.qk_norm_grad(node, norm),
             Op::Linear { weight, bias } => self.linear(node, weight, bias),
             Op::LinearGradInput { weight } => {
                 let dx = matmul::matmul(x(0), Layout::Normal, self.param(weight), Layout::Normal);
@@ -119,11 +121,13 @@ impl Interpreter {
                 let sum = elementwise::column_sum(x(0));
                 self.accumulate(bias, &sum)
             }
-            Op::Rope { rope: spec, heads, direction } => vec![rotate(x(0), spec, heads, direction, batch)],
+            Op::Rope { rope: ref spec, heads, direction } => vec![rotate(x(0), spec, heads, direction, batch)],
             Op::Gelu(kind) => vec![activation::gelu(kind, x(0))],
             Op::GeluGrad(kind) => vec![activation::gelu_backward(kind, x(0), x(1))],
             Op::SwiGlu => vec![activation::swiglu(x(0))],
             Op::SwiGluGrad => vec![activation::swiglu_backward(x(0), x(1))],
+            Op::GeGlu(kind) => vec![activation::geglu(kind, x(0))],
+            Op::GeGluGrad(kind) => vec![activation::geglu_backward(kind, x(0), x(1))],
             Op::Attention { heads, dropout } => attend(x(0), heads, dropout, batch, scalars),
             Op::AttentionGrad { heads, dropout } => {
                 vec![attend_backward(x(0), x(1), heads, dropout, batch, scalars)]
@@ -135,11 +139,14 @@ impl Interpreter {
             }
             Op::CachedAttention { layer, heads } => vec![self.attend_cache(x(0), layer, heads, batch)],
             Op::SelectRows => vec![elementwise::gather_rows(x(0), batch.outputs())],
-            Op::LinearCrossEntropy { weight } => {
-                let logits = matmul::matmul(x(0), Layout::Normal, self.param(weight), Layout::Transposed);
+            Op::SoftCap { cap } => vec![soft_cap::soft_cap(f64::from(cap), x(0))],
+            Op::LinearCrossEntropy { weight, cap } => {
+                let logits = self.logits(x(0), weight, cap);
                 vec![Matrix::new(logits.rows, 1, loss::cross_entropy(&logits, batch.targets()))]
             }
-            Op::LinearCrossEntropyGrad { weight } => self.linear_cross_entropy_grad(node, weight, batch, scalars),
+            Op::LinearCrossEntropyGrad { weight, cap } => {
+                self.linear_cross_entropy_grad(node, weight, cap, batch, scalars)
+            }
             Op::GradSquares => vec![self.grad_squares(graph)],
             Op::ClipFactor { max_norm } => {
                 let norm = x(0).data.iter().sum::<f64>().sqrt();
@@ -168,17 +175,46 @@ impl Interpreter {
         vec![dx]
     }
 
+    /// The logits of `x`, capped if there is a cap.
+    fn logits(&self, x: &Matrix, weight: ParamId, cap: Option<f32>) -> Matrix {
+        let logits = matmul::matmul(x, Layout::Normal, self.param(weight), Layout::Transposed);
+        match cap {
+            Some(cap) => soft_cap::soft_cap(f64::from(cap), &logits),
+            None => logits,
+        }
+    }
+
+    fn qk_norm(&self, norm: QkNorm, x: &Matrix) -> [Matrix; 2] {
+        let [q, k] = [norm.q, norm.k].map(|id| &self.param(id).data);
+        norm::qk_norm(x, q, k, [norm.q_groups, norm.k_groups], f64::from(norm.eps)).into()
+    }
+
+    fn qk_norm_grad(&mut self, node: &Node, norm: QkNorm) -> Vec<Matrix> {
+        let [dy, x] = [0, 1].map(|i| self.value(node.inputs[i]));
+        let [q, k] = [norm.q, norm.k].map(|id| &self.param(id).data);
+        let groups = [norm.q_groups, norm.k_groups];
+        let (dx, dq, dk) = norm::qk_norm_backward(dy, x, q, k, groups, f64::from(norm.eps));
+        self.accumulate(norm.q, &dq);
+        self.accumulate(norm.k, &dk);
+        vec![dx]
+    }
+
     fn linear_cross_entropy_grad(
         &mut self,
         node: &Node,
         weight: ParamId,
+        cap: Option<f32>,
         batch: &Batch,
         scalars: &Scalars,
     ) -> Vec<Matrix> {
         let (x, w) = (self.value(node.inputs[0]), self.param(weight));
-        let logits = matmul::matmul(x, Layout::Normal, w, Layout::Transposed);
+        let logits = self.logits(x, weight, cap);
         let losses = Matrix::new(logits.rows, 1, loss::cross_entropy(&logits, batch.targets()));
         let dlogits = loss::cross_entropy_backward(&logits, batch.targets(), f64::from(scalars.loss_scale));
+        let dlogits = match cap {
+            Some(cap) => soft_cap::soft_cap_backward(f64::from(cap), &logits, &dlogits),
+            None => dlogits,
+        };
         let dx = matmul::matmul(&dlogits, Layout::Normal, w, Layout::Normal);
         let dw = matmul::matmul(&dlogits, Layout::Transposed, x, Layout::Normal);
         self.accumulate(weight, &dw.data);
@@ -275,16 +311,18 @@ fn ids(batch: &Batch, index: Index) -> &[u32] {
     }
 }
 
-fn rotate(x: &Matrix, spec: RopeSpec, heads: usize, direction: Direction, batch: &Batch) -> Matrix {
+/// The table ends with the batch's last position: a scaling that looks at the length of the table sees that one.
+fn rotate(x: &Matrix, spec: &RopeSpec, heads: usize, direction: Direction, batch: &Batch) -> Matrix {
     let positions = batch.positions();
     let longest = positions.iter().max().map_or(0, |p| *p as usize + 1);
-    let table = RopeTable::new(spec.head_dim, spec.theta, spec.scaling, longest);
+    let table = spec.table(longest);
     rope::rope(x, positions, &table, heads, direction)
 }
 
 fn shape(heads: Heads, dropout: Option<AttentionDropout>) -> AttentionShape {
-    let Heads { heads, kv_heads, head_dim, scale } = heads;
-    AttentionShape { heads, kv_heads, head_dim, scale, dropout }
+    let scoring = heads.scoring();
+    let Heads { heads, kv_heads, head_dim, .. } = heads;
+    AttentionShape { heads, kv_heads, head_dim, scoring, dropout }
 }
 
 fn span_shape(heads: Heads, spec: Option<DropoutSpec>, scalars: &Scalars, span: &Span) -> AttentionShape {

@@ -29,7 +29,7 @@
 //!     let y = b.value_of(Op::Gelu(Gelu::Exact), &[y])?;
 //!     b.value_of(Op::Add, &[x, y])
 //! })?;
-//! let loss = b.value_of(Op::LinearCrossEntropy { weight: table }, &[hidden])?;
+//! let loss = b.value_of(Op::LinearCrossEntropy { weight: table, cap: None }, &[hidden])?;
 //! b.result("loss", loss);
 //!
 //! // 2. The graph of the loss and of all gradients, with fewer passes over memory; and the graph of the optimizer.

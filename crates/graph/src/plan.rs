@@ -235,7 +235,7 @@ fn needs(graph: &Graph) -> Needs {
             };
             *entries = (*entries).min(rows(table));
         }
-        if let Op::LinearCrossEntropy { weight } | Op::LinearCrossEntropyGrad { weight } = node.op {
+        if let Op::LinearCrossEntropy { weight, .. } | Op::LinearCrossEntropyGrad { weight, .. } = node.op {
             needs.target_entries = needs.target_entries.min(rows(weight));
             needs.targets = true;
         }

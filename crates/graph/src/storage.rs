@@ -201,7 +201,7 @@ impl fmt::Display for Storage {
 
 /// Whether an operation multiplies rows by the parameter, and reads nothing else of it.
 fn multiplies(op: &Op, id: ParamId) -> bool {
-    matches!(*op, Op::Linear { weight, .. } | Op::LinearCrossEntropy { weight } if weight == id)
+    matches!(*op, Op::Linear { weight, .. } | Op::LinearCrossEntropy { weight, .. } if weight == id)
 }
 
 /// Whether an operation looks up the rows of tokens.

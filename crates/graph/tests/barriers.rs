@@ -175,28 +175,7 @@ fn cases() -> Vec<Case> {
             batches: chunks,
         });
     }
-    // Tokens after more keys than a block, whose outputs are added up in a second step.
-    let model = Model { context: 1100, ..Model::random(Family::Llama, 2) };
-    let rng = &mut Rng::new(9);
-    let limits = Limits { tokens: 1100, outputs: 4, spans: 3, context: 1100, pages: batches::pages_for(3, 1100) };
-    let mut sequence = |len: usize, past: usize, slot: usize, mut batch: Batch| {
-        batches::push(&mut batch, &limits, &batches::tokens(rng, len, model.vocab), past, slot);
-        batch.want_last();
-        batch
-    };
-    let mut chunks = vec![sequence(1050, 0, 0, Batch::default()), sequence(600, 0, 1, Batch::default())];
-    let decode = sequence(1, 1050, 0, Batch::default());
-    let decode = sequence(1, 600, 1, decode);
-    chunks.push(sequence(2, 0, 2, decode));
-    let graph = fuse(&model.graph(Head::Cached).unwrap());
-    cases.push(Case {
-        what: format!("long caches {model:?}"),
-        graph,
-        limits,
-        packed: Some(Format::F32),
-        batches: chunks,
-    });
-
+    cases.extend([None, Some(520)].map(long_caches));
     // Gradients made by chunks of rows, read by workers' shares of all rows.
     let limits = Limits { tokens: 300, outputs: 0, spans: 3, context: 120, pages: 0 };
     let graph = fuse(&grad(&chunked(MANY, 33).unwrap(), "loss").unwrap());
@@ -216,6 +195,24 @@ fn cases() -> Vec<Case> {
     let graph = update_graph(params, adamw, 0.1).unwrap();
     cases.push(Case { what: "update".into(), graph, limits, packed: None, batches: vec![Batch::default(); 2] });
     cases
+}
+
+/// Tokens after more keys than a block, whose outputs are added up in a second step.
+fn long_caches(window: Option<usize>) -> Case {
+    let model = Model { context: 1100, ..Model::random(Family::Llama, 2).with_scoring(window, None) };
+    let rng = &mut Rng::new(9);
+    let limits = Limits { tokens: 1100, outputs: 4, spans: 3, context: 1100, pages: batches::pages_for(3, 1100) };
+    let mut sequence = |len: usize, past: usize, slot: usize, mut batch: Batch| {
+        batches::push(&mut batch, &limits, &batches::tokens(rng, len, model.vocab), past, slot);
+        batch.want_last();
+        batch
+    };
+    let mut chunks = vec![sequence(1050, 0, 0, Batch::default()), sequence(600, 0, 1, Batch::default())];
+    let decode = sequence(1, 1050, 0, Batch::default());
+    let decode = sequence(1, 600, 1, decode);
+    chunks.push(sequence(2, 0, 2, decode));
+    let graph = fuse(&model.graph(Head::Cached).unwrap());
+    Case { what: format!("long caches {model:?}"), graph, limits, packed: Some(Format::F32), batches: chunks }
 }
 
 /// All that a run writes, as bits: results and memories.

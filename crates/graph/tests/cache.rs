@@ -88,9 +88,20 @@ fn chunks_give_the_logits_of_the_whole() {
 /// Lengths on both sides of one and of two blocks of keys.
 const LENGTHS: [usize; 8] = [1, 2, 512, 513, 514, 700, 1025, 1299];
 
+/// Models: a family, a seed, and the window and the cap of all attentions. Windows within a block of keys, and across one
+/// and two bounds of blocks.
+const MODELS: [(Family, u64, Option<usize>, Option<f32>); 6] = [
+    (Family::Gpt2, 1, None, None),
+    (Family::Llama, 2, None, None),
+    (Family::Llama, 2, Some(1), None),
+    (Family::Llama, 2, Some(100), Some(2.0)),
+    (Family::Gpt2, 1, Some(512), None),
+    (Family::Llama, 2, Some(700), Some(2.0)),
+];
+
 /// A model with a context of several blocks of keys, and sequences of [`LENGTHS`].
-fn long(family: Family, seed: u64) -> (Model, Vec<Vec<u32>>) {
-    let model = Model { context: 1300, ..Model::random(family, seed) };
+fn long((family, seed, window, cap): (Family, u64, Option<usize>, Option<f32>)) -> (Model, Vec<Vec<u32>>) {
+    let model = Model { context: 1300, ..Model::random(family, seed).with_scoring(window, cap) };
     assert!(model.has_attention(), "{model:?}");
     let rng = &mut Rng::new(seed);
     let sequences = LENGTHS.map(|len| batches::tokens(rng, len, model.vocab)).to_vec();
@@ -121,8 +132,8 @@ const LONG: Limits = Limits { tokens: 1300, outputs: 8, spans: 8, context: 1300,
 #[test]
 fn a_token_after_many_gives_the_logits_of_the_whole() {
     for &isa in IsaKind::available() {
-        for (family, seed) in [(Family::Gpt2, 1), (Family::Llama, 2)] {
-            let (model, sequences) = long(family, seed);
+        for of_model in MODELS {
+            let (model, sequences) = long(of_model);
             let want = at_once(&model, &sequences, isa);
             let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
             let got = last(&model, &sequences, LONG, 2, isa);
@@ -140,8 +151,8 @@ fn a_token_after_many_gives_the_logits_of_the_whole() {
 #[test]
 fn a_sequence_has_the_same_bits_alone_and_in_any_batch() {
     for &isa in IsaKind::available() {
-        for (family, seed) in [(Family::Gpt2, 1), (Family::Llama, 2)] {
-            let (model, sequences) = long(family, seed);
+        for of_model in MODELS {
+            let (model, sequences) = long(of_model);
             let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
             let want = last(&model, &sequences, LONG, 1, isa);
             let same = |got: Vec<Vec<f32>>, first: usize, what: &str| {

@@ -25,7 +25,7 @@ fn model() -> Result<Graph, GraphError> {
         let y = b.value_of(Op::Add, &[y, x])?;
         norm(b, NormKind::Layer { bias: true }, y)
     })?;
-    let loss = b.scope("head", |b| b.value_of(Op::LinearCrossEntropy { weight: table }, &[x]))?;
+    let loss = b.scope("head", |b| b.value_of(Op::LinearCrossEntropy { weight: table, cap: None }, &[x]))?;
     b.result("loss", loss);
     Ok(b.finish())
 }

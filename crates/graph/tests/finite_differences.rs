@@ -5,12 +5,12 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::batches;
-use common::build::{Built, Layer, matrix, norm, vector};
+use common::build::{Built, Layer, matrix, norm, qk_norm, vector};
 use common::memory::random_params;
-use common::model::{Family, Head, Model, NormKind};
+use common::model::{Family, Head, Model, NormKind, QkGroups, Scaling};
 use common::rng::Rng;
 use smallmind_graph::interpret::Interpreter;
-use smallmind_graph::op::{Direction, DropoutSpec, Gelu, Heads, Index, Norm, RopeScaling, RopeSpec};
+use smallmind_graph::op::{Direction, DropoutSpec, Gelu, Heads, Index, Norm, RopeSpec};
 use smallmind_graph::{Batch, Graph, GraphBuilder, GraphError, Limits, Op, Scalars, ValueId, fuse, grad};
 use smallmind_kernels::loss::IGNORE;
 
@@ -51,6 +51,14 @@ fn around(middle: impl FnOnce(&mut GraphBuilder, ValueId) -> Built<ValueId>) -> 
 }
 
 fn around_width(width: usize, middle: impl FnOnce(&mut GraphBuilder, ValueId) -> Built<ValueId>) -> Graph {
+    around_with_cap(width, None, middle)
+}
+
+fn around_with_cap(
+    width: usize,
+    cap: Option<f32>,
+    middle: impl FnOnce(&mut GraphBuilder, ValueId) -> Built<ValueId>,
+) -> Graph {
     let build = || {
         let mut b = GraphBuilder::new();
         let x = embedded(&mut b)?;
@@ -58,7 +66,7 @@ fn around_width(width: usize, middle: impl FnOnce(&mut GraphBuilder, ValueId) ->
         let x = b.scope("middle", |b| middle(b, x))?;
         let cols = b.graph().shape(x).cols;
         let weight = matrix(&mut b, "head", VOCAB, cols, 0.5)?;
-        let loss = b.value_of(Op::LinearCrossEntropy { weight }, &[x])?;
+        let loss = b.value_of(Op::LinearCrossEntropy { weight, cap }, &[x])?;
         b.result("loss", loss);
         Ok::<Graph, GraphError>(b.finish())
     };
@@ -66,15 +74,23 @@ fn around_width(width: usize, middle: impl FnOnce(&mut GraphBuilder, ValueId) ->
 }
 
 fn attention(heads: usize, kv_heads: usize, dropout: Option<f32>) -> Graph {
-    let heads = Heads::new(heads, kv_heads, 3);
+    scored(Heads::new(heads, kv_heads, 3), dropout)
+}
+
+/// Attention of four query heads and two key heads.
+fn scored_by(window: Option<usize>, cap: Option<f32>, dropout: Option<f32>) -> Graph {
+    scored(Heads { window, cap, ..Heads::new(4, 2, 3) }, dropout)
+}
+
+fn scored(heads: Heads, dropout: Option<f32>) -> Graph {
     around_width(heads.qkv_cols(), |b, x| {
         let dropout = dropout.map(|probability| DropoutSpec { probability, salt: b.salt() });
         b.value_of(Op::Attention { heads, dropout }, &[x])
     })
 }
 
-fn rope(scaling: Option<RopeScaling>) -> Graph {
-    let rope = RopeSpec { head_dim: 4, theta: 50.0, scaling };
+fn rope(dim: usize, scaling: Scaling) -> Graph {
+    let rope = RopeSpec { head_dim: 4, dim, theta: 50.0, scaling: scaling.get() };
     // Two heads turned, two columns copied.
     around_width(10, |b, x| b.value_of(Op::Rope { rope, heads: 2, direction: Direction::Forward }, &[x]))
 }
@@ -85,7 +101,7 @@ fn tied() -> Graph {
         let x = embedded(&mut b)?;
         let x = norm(&mut b, NormKind::Rms, x)?;
         let weight = matrix(&mut b, "wte", VOCAB, WIDTH, 1.0)?;
-        let loss = b.value_of(Op::LinearCrossEntropy { weight }, &[x])?;
+        let loss = b.value_of(Op::LinearCrossEntropy { weight, cap: None }, &[x])?;
         b.result("loss", loss);
         Ok::<Graph, GraphError>(b.finish())
     };
@@ -94,7 +110,10 @@ fn tied() -> Graph {
 
 /// The list: a name and a graph for each rule and each of its variants.
 fn cases() -> Vec<(&'static str, Graph)> {
-    let scaling = RopeScaling { factor: 4.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position: 16 };
+    let normed = |groups| {
+        let heads = Heads::new(2, 1, 3);
+        around_width(heads.qkv_cols(), |b, x| qk_norm(b, groups, heads, x))
+    };
     vec![
         ("embedding by tokens", around(|_, x| Ok(x))),
         (
@@ -137,17 +156,29 @@ fn cases() -> Vec<(&'static str, Graph)> {
         ("linear with bias", around(|b, x| Layer::new("layer", x, 5).bias(true).apply(b))),
         ("linear with residual", around(|b, x| Layer::new("layer", x, WIDTH).residual(x).apply(b))),
         ("linear with both", around(|b, x| Layer::new("layer", x, WIDTH).bias(true).residual(x).apply(b))),
-        ("rope", rope(None)),
-        ("rope, scaled", rope(Some(scaling))),
+        ("norm of each head", normed(QkGroups::Heads)),
+        ("norm of all queries and of all keys", normed(QkGroups::Rows)),
+        ("scale", around(|b, x| b.value_of(Op::Scale { factor: -1.5 }, &[x]))),
+        ("rope", rope(4, Scaling::None)),
+        ("rope of half of each head", rope(2, Scaling::None)),
+        ("rope, scaled", rope(4, Scaling::Llama3)),
+        ("rope, scaled with an attention factor", rope(4, Scaling::Yarn)),
         ("gelu", around(|b, x| b.value_of(Op::Gelu(Gelu::Exact), &[x]))),
         ("gelu by tanh", around(|b, x| b.value_of(Op::Gelu(Gelu::Tanh), &[x]))),
         ("swiglu", around(|b, x| b.value_of(Op::SwiGlu, &[x]))),
+        ("geglu", around(|b, x| b.value_of(Op::GeGlu(Gelu::Exact), &[x]))),
+        ("geglu by tanh", around(|b, x| b.value_of(Op::GeGlu(Gelu::Tanh), &[x]))),
         ("attention", attention(2, 2, None)),
         ("attention, grouped", attention(4, 2, None)),
         ("attention, one key head", attention(3, 1, None)),
         ("attention with dropout", attention(2, 2, Some(0.4))),
         ("attention, grouped, with dropout", attention(4, 2, Some(0.4))),
+        ("attention in a window", scored_by(Some(2), None, None)),
+        ("attention in a window of one key", scored_by(Some(1), None, Some(0.4))),
+        ("attention of capped scores", scored_by(None, Some(0.8), None)),
+        ("attention of capped scores in a window, with dropout", scored_by(Some(3), Some(0.8), Some(0.4))),
         ("tied head", tied()),
+        ("capped logits", around_with_cap(WIDTH, Some(1.5), |_, x| Ok(x))),
     ]
 }
 
@@ -237,7 +268,7 @@ fn random_models() {
 fn the_list_is_complete() {
     let names = |graph: &Graph| graph.nodes().iter().map(|n| n.op.name()).collect::<Vec<_>>();
     let forward: BTreeSet<&str> = cases().iter().flat_map(|(_, graph)| names(graph)).collect();
-    let rules = "add attention dropout embedding gelu layer_norm linear linear_cross_entropy rms_norm rope swiglu";
+    let rules = "add attention dropout embedding geglu gelu layer_norm linear linear_cross_entropy qk_norm rms_norm rope scale swiglu";
     assert_eq!(forward.into_iter().collect::<Vec<_>>().join(" "), rules);
 
     let gradients = cases().iter().flat_map(|(_, g)| names(&grad(g, "loss").unwrap())).collect::<BTreeSet<_>>();
@@ -245,11 +276,13 @@ fn the_list_is_complete() {
         "attention_grad",
         "bias_grad",
         "embedding_grad",
+        "geglu_grad",
         "gelu_grad",
         "layer_norm_grad",
         "linear_cross_entropy_grad",
         "linear_grad_input",
         "linear_grad_weight",
+        "qk_norm_grad",
         "rms_norm_grad",
         "rope_grad",
         "swiglu_grad",

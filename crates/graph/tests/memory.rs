@@ -247,7 +247,7 @@ fn small(head: Head) -> Graph {
             b.result("logits", logits);
         } else {
             let y = b.value_of(Op::Attention { heads, dropout: None }, &[qkv])?;
-            let loss = b.value_of(Op::LinearCrossEntropy { weight: table }, &[y])?;
+            let loss = b.value_of(Op::LinearCrossEntropy { weight: table, cap: None }, &[y])?;
             b.result("loss", loss);
         }
         Ok::<Graph, GraphError>(b.finish())

@@ -3,7 +3,7 @@
 mod common;
 
 use common::build::{matrix, vector};
-use smallmind_graph::op::{Direction, DropoutSpec, Heads, Index, Norm, RopeSpec};
+use smallmind_graph::op::{Direction, DropoutSpec, Heads, Index, Norm, QkNorm, RopeSpec};
 use smallmind_graph::{Decay, GraphBuilder, GraphError, Init, Op, ParamId, ParamSpec, Params, ValueId, update_graph};
 
 const WIDTH: usize = 6;
@@ -48,11 +48,7 @@ fn what_does_not_fit_is_refused() {
     let (x, vector, matrix) = (given.x, given.vector, given.matrix);
     let narrow = given.b.value_of(Op::SwiGlu, &[x]).unwrap();
     let heads = Heads::new;
-    let rope = |head_dim, heads| Op::Rope {
-        rope: RopeSpec { head_dim, theta: 1e4, scaling: None },
-        heads,
-        direction: Direction::Forward,
-    };
+    let rope = |head_dim, heads| Op::Rope { rope: RopeSpec::new(head_dim, 1e4), heads, direction: Direction::Forward };
     let dropout = |probability| DropoutSpec { probability, salt: 1 };
 
     given.refuse(Op::Embedding { table: matrix, index: Index::Tokens }, &[x], "takes 0 inputs");
@@ -60,11 +56,16 @@ fn what_does_not_fit_is_refused() {
     given.refuse(Op::Add, &[x, narrow], "input 1 must be [tokens, 6]");
     given.refuse(Op::Norm(Norm::Rms { weight: vector, eps: 1e-5 }), &[x], "as long as a row");
     given.refuse(Op::Linear { weight: matrix, bias: None }, &[x], "as many columns as its weight");
-    given.refuse(Op::LinearCrossEntropy { weight: matrix }, &[x], "input 0 must be [tokens, 5]");
+    given.refuse(Op::LinearCrossEntropy { weight: matrix, cap: None }, &[x], "input 0 must be [tokens, 5]");
     given.refuse(Op::SwiGlu, &[narrow], "gate and up are equally wide");
-    given.refuse(rope(3, 1), &[x], "an even head dimension");
-    given.refuse(rope(0, 1), &[x], "an even head dimension");
+    given.refuse(rope(3, 1), &[x], "an even number of features");
+    given.refuse(rope(0, 1), &[x], "an even number of features");
     given.refuse(rope(4, 2), &[x], "the rotated heads fit");
+    let wide = Op::Rope { rope: RopeSpec { dim: 6, ..RopeSpec::new(4, 1e4) }, heads: 1, direction: Direction::Forward };
+    given.refuse(wide, &[x], "the rotated features are those of a head");
+    let groups = QkNorm { q: vector, k: vector, q_groups: 1, k_groups: 2, eps: 1e-5 };
+    given.refuse(Op::QkNorm(groups), &[x], "the groups of queries and keys fit in a row");
+    given.refuse(Op::Scale { factor: 2.0 }, &[x, x], "takes 1 inputs");
     for (bad, why) in [
         (heads(3, 2, 1), "key heads divide query heads"),
         (heads(1, 0, 6), "key heads divide query heads"),
@@ -73,6 +74,10 @@ fn what_does_not_fit_is_refused() {
         (heads(1, 1, 3), "input 0 must be [tokens, 9]"),
         (Heads { scale: f32::INFINITY, ..heads(1, 1, 2) }, "multiplied by a finite number"),
         (Heads { scale: f32::NAN, ..heads(1, 1, 2) }, "multiplied by a finite number"),
+        (Heads { cap: Some(0.0), ..heads(1, 1, 2) }, "a cap of scores is finite and above 0"),
+        (Heads { cap: Some(f32::INFINITY), ..heads(1, 1, 2) }, "a cap of scores is finite and above 0"),
+        (Heads { cap: Some(f32::NAN), ..heads(1, 1, 2) }, "a cap of scores is finite and above 0"),
+        (Heads { window: Some(0), ..heads(1, 1, 2) }, "a sliding window has at least one key"),
     ] {
         given.refuse(Op::Attention { heads: bad, dropout: None }, &[x], why);
         given.refuse(Op::CacheAppend { layer: 0, heads: bad }, &[x], why);

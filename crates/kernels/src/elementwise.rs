@@ -25,6 +25,29 @@ pub fn add<I: Isa>(isa: I, a: Mat, b: Mat, mut out: MatMut) {
     );
 }
 
+/// `out = factor · x`, both `[rows, cols]`; rounded once.
+///
+/// # Panics
+/// If the shapes differ.
+pub fn scale<I: Isa>(isa: I, x: Mat, factor: f32, mut out: MatMut) {
+    assert_eq!((x.rows(), x.cols()), (out.rows(), out.cols()), "the shape of what is scaled");
+    isa.vectorize(
+        #[inline(always)]
+        || {
+            let factor = isa.splat(factor);
+            for r in 0..out.rows() {
+                row_ops::map(
+                    isa,
+                    [x.row(r)],
+                    out.row_mut(r),
+                    #[inline(always)]
+                    |[x]| isa.mul(x, factor),
+                );
+            }
+        },
+    );
+}
+
 /// `out = x`, both `[rows, cols]`.
 ///
 /// # Panics

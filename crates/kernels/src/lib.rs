@@ -94,19 +94,23 @@
 //! | [`blocks`] | GGML's block formats: unpacking and packing of rows |
 //! | [`attention`], [`softmax`] | causal attention over grouped heads, and its masked softmax |
 //! | [`norm`] | LayerNorm and RMSNorm, the residual addition fused |
+//! | [`qk_norm`](mod@qk_norm) | RMSNorm of queries and keys, by heads or whole |
 //! | [`rope`] | rotary position embedding |
-//! | [`activation`] | GELU, SwiGLU |
+//! | [`activation`] | GELU, SwiGLU, GeGLU |
 //! | [`embedding`] | looking up rows, and adding their gradients back |
 //! | [`loss`] | softmax cross-entropy |
+//! | [`soft_cap`](mod@soft_cap) | logits between two bounds |
 //! | [`dropout`] | masks from a counter-based generator |
 //! | [`optimizer`] | AdamW, the sum of squares |
-//! | [`elementwise`] | sums, copies, sums over rows |
+//! | [`elementwise`] | sums, copies, multiples, sums over rows |
 //!
 //! # Reading order
 //!
-//! `matrix`, `part`, `format`; [`blocks`]; `row_ops` and the row-wise kernels over it ([`elementwise`], [`norm`], [`rope`],
-//! [`activation`], [`loss`], [`optimizer`], [`dropout`]); [`matmul`], which states an order of its own; [`embedding`],
-//! [`softmax`], [`attention`]; [`reference`](mod@reference). Each uses only those before it.
+//! `matrix`, `part`, `format`; `row_ops` and the row-wise kernels over it ([`elementwise`], [`norm`],
+//! [`qk_norm`](mod@qk_norm), [`rope`], [`activation`], [`loss`],
+//! [`soft_cap`](mod@soft_cap), [`optimizer`], [`dropout`]); [`matmul`], which states
+//! an order of its own; [`embedding`], [`softmax`], [`attention`]; [`reference`](mod@reference). Each uses only those
+//! before it.
 
 pub mod activation;
 pub mod attention;
@@ -121,9 +125,11 @@ mod matrix;
 pub mod norm;
 pub mod optimizer;
 mod part;
+pub mod qk_norm;
 pub mod reference;
 pub mod rope;
 mod row_ops;
+pub mod soft_cap;
 pub mod softmax;
 
 pub use format::{Block, Format, FormatKind, HalfKind};

@@ -9,49 +9,21 @@
 //! y[i + half] = x[i + half] · cos(p f_i) + x[i] · sin(p f_i)
 //! ```
 //!
-//! A rotation's transpose is its inverse: the backward rotates the gradient by the negative angle.
+//! A rotation's transpose is its inverse: the backward rotates the gradient by the negative angle. Where only the first
+//! `dim` features of a head are rotated, `dim` stands for `head_dim` above and the other features are copied.
 
-use std::f64::consts::TAU;
+mod scaling;
 
 use smallmind_simd::Isa;
 
 use crate::{Mat, MatMut, elementwise::copy_row, row_ops};
 
-/// The scaling of low frequencies with which Llama 3.1 and later reach long contexts (`rope_type: "llama3"` in
-/// `config.json`).
-///
-/// With the wavelength `λ = 2π / f` and `L = original_max_position`: a frequency with `λ < L / high_freq_factor` is
-/// kept; one with `λ > L / low_freq_factor` is divided by `factor`; in between, `f' = (1 − s) · f / factor + s · f`
-/// with `s = (L / λ − low_freq_factor) / (high_freq_factor − low_freq_factor)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RopeScaling {
-    /// Divisor of the lowest frequencies.
-    pub factor: f64,
-    /// Frequencies with wavelengths above `original_max_position / low_freq_factor` are divided by `factor`.
-    pub low_freq_factor: f64,
-    /// Frequencies with wavelengths below `original_max_position / high_freq_factor` are kept.
-    pub high_freq_factor: f64,
-    /// The context length that the model was first trained with.
-    pub original_max_position: usize,
-}
-
-impl RopeScaling {
-    fn apply(&self, frequency: f64) -> f64 {
-        let periods = self.original_max_position as f64 * frequency / TAU;
-        if periods > self.high_freq_factor {
-            frequency
-        } else if periods < self.low_freq_factor {
-            frequency / self.factor
-        } else {
-            let s = (periods - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor);
-            (1.0 - s) * frequency / self.factor + s * frequency
-        }
-    }
-}
+pub use scaling::{Llama3Scaling, LongRopeScaling, RopeScaling, YarnScaling};
 
 /// Cosines and sines of the angles of every position, computed in `f64` and rounded once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeTable {
+    head_dim: usize,
     half: usize,
     positions: usize,
     /// `[positions, half]`
@@ -61,27 +33,43 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// The table of the positions `0..max_positions` for heads of `head_dim` features. Frequencies fall from 1 towards
-    /// `1 / theta`.
+    /// The table of the positions `0..max_positions` for heads of `head_dim` features, all of which are rotated.
+    /// Frequencies fall from 1 towards `1 / theta`.
     ///
     /// # Panics
     /// If `head_dim` is odd.
-    pub fn new(head_dim: usize, theta: f64, scaling: Option<RopeScaling>, max_positions: usize) -> Self {
-        assert!(head_dim.is_multiple_of(2), "rope rotates pairs of features, a head has {head_dim}");
-        let half = head_dim / 2;
-        let frequency = |i: usize| {
-            let plain = theta.powf(-((2 * i) as f64) / head_dim as f64);
-            scaling.map_or(plain, |scaling| scaling.apply(plain))
-        };
-        let frequencies: Vec<f64> = (0..half).map(frequency).collect();
-        let mut table = Self { half, positions: max_positions, cos: Vec::new(), sin: Vec::new() };
+    pub fn new(head_dim: usize, theta: f64, scaling: Option<&RopeScaling>, max_positions: usize) -> Self {
+        Self::partial(head_dim, head_dim, theta, scaling, max_positions)
+    }
+
+    /// [`RopeTable::new`] for heads of which the first `dim` features are rotated.
+    ///
+    /// # Panics
+    /// If `dim` is odd or above `head_dim`.
+    pub fn partial(
+        head_dim: usize,
+        dim: usize,
+        theta: f64,
+        scaling: Option<&RopeScaling>,
+        max_positions: usize,
+    ) -> Self {
+        assert!(dim.is_multiple_of(2), "rope rotates pairs of features, not {dim} of them");
+        assert!(dim <= head_dim, "{dim} rotated features of {head_dim} in a head");
+        let half = dim / 2;
+        let plain = (0..half).map(|i| theta.powf(-((2 * i) as f64) / dim as f64));
+        let mut frequencies: Vec<f64> = plain.collect();
+        if let Some(scaling) = scaling {
+            scaling.apply(&mut frequencies, theta, max_positions);
+        }
+        let factor = scaling.map_or(1.0, RopeScaling::attention_factor);
+        let mut table = Self { head_dim, half, positions: max_positions, cos: Vec::new(), sin: Vec::new() };
         table.cos.reserve_exact(max_positions * half);
         table.sin.reserve_exact(max_positions * half);
         for position in 0..max_positions {
             for frequency in &frequencies {
                 let (sin, cos) = (position as f64 * frequency).sin_cos();
-                table.cos.push(cos as f32);
-                table.sin.push(sin as f32);
+                table.cos.push((cos * factor) as f32);
+                table.sin.push((sin * factor) as f32);
             }
         }
         table
@@ -89,6 +77,11 @@ impl RopeTable {
 
     /// Features of a head.
     pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// Features of a head that are rotated, from the first on.
+    pub fn dim(&self) -> usize {
         2 * self.half
     }
 
@@ -97,7 +90,7 @@ impl RopeTable {
         self.positions
     }
 
-    /// The cosines of `position`, `[head_dim / 2]`.
+    /// The cosines of `position`, `[dim / 2]`, times the scaling's attention factor.
     ///
     /// # Panics
     /// If the table ends before `position`.
@@ -107,7 +100,7 @@ impl RopeTable {
         &self.cos[position * self.half..][..self.half]
     }
 
-    /// The sines of `position`, `[head_dim / 2]`.
+    /// The sines of `position`, `[dim / 2]`, times the scaling's attention factor.
     ///
     /// # Panics
     /// If the table ends before `position`.
@@ -172,9 +165,14 @@ pub fn rope<I: Isa>(isa: I, args: Rope) {
     );
 }
 
-/// Rotates one head: `x` and `out` `[head_dim]`, `cos` and `sin` `[head_dim / 2]`.
+/// Rotates one head: `x` and `out` `[head_dim]`, `cos` and `sin` `[dim / 2]`.
 #[inline(always)]
 fn rotate_head<I: Isa>(isa: I, x: &[f32], cos: &[f32], sin: &[f32], direction: Direction, out: &mut [f32]) {
+    let (x, copied) = x.split_at(2 * cos.len());
+    let (out, rest) = out.split_at_mut(2 * cos.len());
+    if !copied.is_empty() {
+        copy_row(isa, copied, rest);
+    }
     let sign = isa.splat(match direction {
         Direction::Forward => 1.0,
         Direction::Backward => -1.0,

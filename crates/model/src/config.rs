@@ -4,58 +4,75 @@
 
 use smallmind_graph::op::{Gelu, Heads, RopeScaling};
 
+mod check;
 mod error;
 mod family;
 mod fields;
 mod gpt2;
+mod gpt_neox;
 mod json;
 mod keys;
 mod llama;
 mod rope;
+mod windows;
 
 pub use error::ConfigError;
 pub use family::Family;
 pub(crate) use fields::Fields;
 pub use json::UnknownKeys;
 pub use keys::{KeyRule, Supported, config_keys};
+pub use windows::AttentionWindows;
 
 /// How the model encodes positions of tokens.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Positions {
     /// A learned embedding of each position, `[context, d_model]`, is added to that of the token.
     Learned,
     /// Rotary positions: queries and keys are rotated by angles that grow with the position; Su et al., "RoFormer"
     /// (2021).
     Rope(RopeConfig),
+    /// The rotation of each layer by itself; `None` for a layer that knows of no positions but the causal mask.
+    RopeByLayer(Vec<Option<RopeConfig>>),
 }
 
 impl Positions {
-    /// The rotation, if positions are rotary.
-    pub fn rope(self) -> Option<RopeConfig> {
+    /// The rotation, if positions are rotary and all layers have the same.
+    pub fn rope(&self) -> Option<&RopeConfig> {
+        match self {
+            Positions::Rope(rope) => Some(rope),
+            Positions::Learned | Positions::RopeByLayer(_) => None,
+        }
+    }
+
+    /// The rotation of a layer, if it has one.
+    pub fn rope_of(&self, layer: usize) -> Option<&RopeConfig> {
         match self {
             Positions::Learned => None,
             Positions::Rope(rope) => Some(rope),
+            Positions::RopeByLayer(layers) => layers.get(layer)?.as_ref(),
         }
     }
 }
 
 /// The angles of rotary positions.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RopeConfig {
-    /// Base of the frequencies: pair `i` of a head turns by `theta^(-2i / head_dim)` per token. Above 0.
+    /// Base of the frequencies: pair `i` of a head turns by `theta^(-2i / dim)` per token. Above 0.
     pub theta: f64,
-    /// How frequencies are scaled for longer contexts; `None` if they aren't.
+    /// Features of a head that are rotated, from the first on: even, at most `head_dim`; `None` for all of them.
+    pub dim: Option<usize>,
+    /// How frequencies are scaled for longer contexts; `None` for not at all.
     pub scaling: Option<RopeScaling>,
 }
 
 impl Default for RopeConfig {
-    /// The base 10,000 of Su et al. (2021), not scaled.
+    /// The base 10,000 of Su et al. (2021), all features, not scaled.
     fn default() -> Self {
-        Self { theta: 10_000.0, scaling: None }
+        Self { theta: 10_000.0, dim: None, scaling: None }
     }
 }
 
-/// The norm before attention, before the MLP, and before the output head.
+/// The kind of all norms but those of queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
     /// Normalizes to mean 0 and variance 1, then scales: Ba et al., "Layer Normalization" (2016).
@@ -65,6 +82,50 @@ pub enum NormKind {
     },
     /// Normalizes to mean square 1, then scales: Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
     RmsNorm,
+}
+
+/// Where the norms of a block stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormPlacement {
+    /// Before attention and before the MLP: `x + f(norm(x))`.
+    Before,
+    /// After them, before the addition: `x + norm(f(x))`, as in OLMo 2.
+    After,
+    /// Both: `x + norm(f(norm(x)))`, as in Gemma 2 and 3.
+    BeforeAndAfter,
+}
+
+impl NormPlacement {
+    /// Whether there is a norm before attention and before the MLP.
+    pub fn is_before(self) -> bool {
+        matches!(self, Self::Before | Self::BeforeAndAfter)
+    }
+
+    /// Whether there is a norm after attention and after the MLP.
+    pub fn is_after(self) -> bool {
+        matches!(self, Self::After | Self::BeforeAndAfter)
+    }
+}
+
+/// What the RMSNorm of queries and keys is taken over. It stands before the rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Each head by itself; all query heads share a scale of `head_dim` elements, and so do key heads.
+    Heads,
+    /// All queries of a token together, and all keys.
+    Rows,
+}
+
+/// How attention and MLP of a block are added to the residual stream `x`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residual {
+    /// First `x = x + attention(norm(x))`, then `x = x + mlp(norm(x))`.
+    Sequential,
+    /// `x = x + attention(norm(x)) + mlp(norm'(x))`: Wang and Komatsuzaki, "GPT-J-6B" (2021).
+    Parallel {
+        /// Whether both read the same norm, so that the block has only one.
+        shared_norm: bool,
+    },
 }
 
 /// The linear layers of a block that add a bias.
@@ -94,6 +155,8 @@ pub enum Mlp {
     Gelu(Gelu),
     /// `down(silu(gate(x)) * up(x))`: Shazeer, "GLU Variants Improve Transformer" (2020).
     SwiGlu,
+    /// `down(gelu(gate(x)) * up(x))`: Shazeer, "GLU Variants Improve Transformer" (2020).
+    GeGlu(Gelu),
 }
 
 impl Mlp {
@@ -101,7 +164,7 @@ impl Mlp {
     pub fn matrices(self) -> usize {
         match self {
             Mlp::Gelu(_) => 2,
-            Mlp::SwiGlu => 3,
+            Mlp::SwiGlu | Mlp::GeGlu(_) => 3,
         }
     }
 }
@@ -152,10 +215,30 @@ pub struct ModelConfig {
     pub positions: Positions,
     /// Factor of the scores of queries and keys, above 0; `None` for 1/√head_dim.
     pub attention_scale: Option<f32>,
+    /// The layers that attend in a sliding window.
+    pub attention_windows: AttentionWindows,
+    /// Soft cap of scores, above 0: `cap · tanh(s / cap)` stands for a scaled score `s` (Gemma Team, "Gemma 2", 2024).
+    /// `None` for none.
+    pub attention_softcap: Option<f32>,
     /// The kind of norm.
     pub norm: NormKind,
     /// ε, which norms add to the variance or mean square, in `(0, 1)`.
     pub norm_eps: f32,
+    /// Where the norms of a block stand.
+    pub norm_placement: NormPlacement,
+    /// The norm of queries and keys; `None` for none.
+    pub qk_norm: Option<QkNorm>,
+    /// How attention and MLP are added to the residual stream.
+    pub residual: Residual,
+    /// Factor of what attention and MLP add to the residual stream, finite; `None` for 1.
+    pub residual_scale: Option<f32>,
+    /// Factor of the embeddings of tokens, finite; `None` for 1.
+    pub embedding_scale: Option<f32>,
+    /// Divisor of the logits, above 0; `None` for 1.
+    pub logit_divisor: Option<f32>,
+    /// Soft cap of the logits, above 0: `cap · tanh(l / cap)` stands for a logit `l` (Gemma Team, "Gemma 2", 2024).
+    /// `None` for none.
+    pub logit_softcap: Option<f32>,
     /// The activation and the gate of the MLP.
     pub mlp: Mlp,
     /// The linear layers that add a bias.
@@ -187,8 +270,17 @@ impl Default for ModelConfig {
             d_ff: 0,
             positions: Positions::Rope(RopeConfig::default()),
             attention_scale: None,
+            attention_windows: AttentionWindows::None,
+            attention_softcap: None,
             norm: NormKind::RmsNorm,
             norm_eps: 1e-5,
+            norm_placement: NormPlacement::Before,
+            qk_norm: None,
+            residual: Residual::Sequential,
+            residual_scale: None,
+            embedding_scale: None,
+            logit_divisor: None,
+            logit_softcap: None,
             mlp: Mlp::SwiGlu,
             biases: Biases::NONE,
             head: Head::Untied,
@@ -200,16 +292,11 @@ impl Default for ModelConfig {
     }
 }
 
-/// The largest value of a size, so that products of sizes don't overflow. No known model exceeds it.
-const MAX_DIMENSION: usize = 1 << 24;
-const MAX_LAYERS: usize = 1 << 10;
-const MAX_PARAMETERS: f64 = (1u64 << 42) as f64;
-
 impl ModelConfig {
-    /// The heads of a block's attention.
+    /// The heads of a block's attention, without a window.
     pub(crate) fn attention_heads(&self) -> Heads {
         let heads = Heads::new(self.heads, self.kv_heads, self.head_dim);
-        Heads { scale: self.attention_scale.unwrap_or(heads.scale), ..heads }
+        Heads { scale: self.attention_scale.unwrap_or(heads.scale), cap: self.attention_softcap, ..heads }
     }
 
     /// Floating-point operations of training per token: three times those of the forward. The forward takes two
@@ -219,8 +306,13 @@ impl ModelConfig {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mlp = self.mlp.matrices() * self.d_ff;
         let weights = self.layers * self.d_model * (2 * q + 2 * kv + mlp) + self.vocab_size * self.d_model;
-        let attention = self.layers * 2 * q * (context + 1) / 2;
-        6.0 * (weights as f64 + attention as f64)
+        // The average query of a layer sees as many keys.
+        let seen = |layer| {
+            let window = self.attention_windows.of(layer).map_or(context, |window| window.min(context)) as f64;
+            window - window * (window - 1.0) / (2.0 * context as f64)
+        };
+        let attention = 2.0 * q as f64 * (0..self.layers).map(seen).sum::<f64>();
+        6.0 * (weights as f64 + attention)
     }
 
     /// Number of elements of all matrices; these are nearly all parameters.
@@ -230,73 +322,5 @@ impl ModelConfig {
         let tables = if self.head == Head::Tied { 1.0 } else { 2.0 };
         let block = d * (2.0 * q + 2.0 * kv + self.mlp.matrices() as f64 * self.d_ff as f64);
         d * (self.vocab_size as f64 * tables + positions) + self.layers as f64 * block
-    }
-
-    /// Checks that the sizes and numbers make a valid model.
-    ///
-    /// # Errors
-    /// The first field with a wrong value, by its name in [`ModelConfig`].
-    pub fn check(&self) -> Result<(), ConfigError> {
-        self.check_sizes()?;
-        if let Some(rope) = self.positions.rope() {
-            if !self.head_dim.is_multiple_of(2) {
-                return Err(ConfigError::invalid("head_dim", self.head_dim, "rotary positions need an even number"));
-            }
-            if !(rope.theta > 0.0 && rope.theta.is_finite()) {
-                return Err(ConfigError::invalid("rope_theta", rope.theta, "it must be finite and positive"));
-            }
-        }
-        if let Some(scale) = self.attention_scale.filter(|scale| !(*scale > 0.0 && scale.is_finite())) {
-            return Err(ConfigError::invalid("attention_scale", scale, "it must be finite and positive"));
-        }
-        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
-            return Err(ConfigError::invalid("norm_eps", self.norm_eps, "it must lie between 0 and 1"));
-        }
-        if !(self.init_std >= 0.0 && self.init_std.is_finite()) {
-            return Err(ConfigError::invalid("init_std", self.init_std, "it must be finite and not negative"));
-        }
-        let d = &self.dropout;
-        for (key, p) in [("embedding", d.embedding), ("attention", d.attention), ("residual", d.residual)] {
-            if !(0.0..1.0).contains(&p) {
-                return Err(ConfigError::invalid(&format!("dropout ({key})"), p, "it must lie in [0, 1)"));
-            }
-        }
-        for (key, id) in self.bos.iter().map(|id| ("bos", id)).chain(self.eos.iter().map(|id| ("eos", id))) {
-            if *id as usize >= self.vocab_size {
-                let why = format!("the vocabulary has {} tokens", self.vocab_size);
-                return Err(ConfigError::invalid(key, id, why));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_sizes(&self) -> Result<(), ConfigError> {
-        for (key, n) in [
-            ("vocab_size", self.vocab_size),
-            ("context", self.context),
-            ("d_model", self.d_model),
-            ("layers", self.layers),
-            ("heads", self.heads),
-            ("kv_heads", self.kv_heads),
-            ("head_dim", self.head_dim),
-            ("d_ff", self.d_ff),
-        ] {
-            if n == 0 || n > MAX_DIMENSION {
-                return Err(ConfigError::invalid(key, n, format!("it must lie between 1 and {MAX_DIMENSION}")));
-            }
-        }
-        if self.layers > MAX_LAYERS {
-            return Err(ConfigError::invalid("layers", self.layers, format!("it must lie between 1 and {MAX_LAYERS}")));
-        }
-        let parameters = self.matrix_elements();
-        if parameters > MAX_PARAMETERS {
-            let why = format!("with it the model has {parameters:.1e} parameters, more than any that is known");
-            return Err(ConfigError::invalid("d_model", self.d_model, why));
-        }
-        if !self.heads.is_multiple_of(self.kv_heads) {
-            let why = format!("it must divide the number of query heads, {}", self.heads);
-            return Err(ConfigError::invalid("kv_heads", self.kv_heads, why));
-        }
-        Ok(())
     }
 }

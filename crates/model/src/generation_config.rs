@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::ConfigError;
 use crate::config::{Fields, KeyRule, Supported};
-use crate::sampler::{SamplerConfig, SamplerError};
+use crate::sampler::{LogitBias, SamplerConfig, SamplerError};
 
 use KeyRule::{NoMatter, Only, Read};
 use Supported::{Empty, Is, Null, Number};
@@ -24,12 +24,19 @@ pub struct GenerationConfig {
     pub top_p: Option<f32>,
     /// [`SamplerConfig::min_p`].
     pub min_p: Option<f32>,
+    /// [`SamplerConfig::typical_p`].
+    pub typical_p: Option<f32>,
+    /// Tokens that are never chosen: those of `suppress_tokens`, and of `bad_words_ids` if each of its words is a single
+    /// token. Sorted.
+    pub suppressed: Vec<u32>,
     /// [`SamplerConfig::repetition_penalty`]. transformers applies it to prompt and text, so the window should cover
     /// both.
     pub repetition_penalty: Option<f32>,
     /// Keys that would change how text is generated, and are not supported.
     pub not_obeyed: Vec<String>,
 }
+
+const BAD_WORDS: &str = "bad_words_ids";
 
 const BEAMS: &str = "for beam search";
 const ENCODERS: &str = "for models with an encoder";
@@ -48,7 +55,9 @@ const KEYS: &[(&str, KeyRule)] = &[
     ("top_k", Read),
     ("top_p", Read),
     ("min_p", Read),
+    ("typical_p", Read),
     ("repetition_penalty", Read),
+    ("suppress_tokens", Read),
     ("max_length", NoMatter(LENGTH)),
     ("max_new_tokens", NoMatter(LENGTH)),
     ("max_time", NoMatter(LENGTH)),
@@ -64,7 +73,6 @@ const KEYS: &[(&str, KeyRule)] = &[
     ("low_memory", NoMatter(SPEED)),
     ("penalty_alpha", Only(&[Number(0.0)])),
     ("dola_layers", Only(&[Empty])),
-    ("typical_p", Only(&[Number(1.0)])),
     ("top_h", Only(&[])),
     ("epsilon_cutoff", Only(&[Number(0.0)])),
     ("eta_cutoff", Only(&[Number(0.0)])),
@@ -72,7 +80,6 @@ const KEYS: &[(&str, KeyRule)] = &[
     ("bad_words_ids", Only(&[Empty])),
     ("force_words_ids", Only(&[Empty])),
     ("constraints", Only(&[Empty])),
-    ("suppress_tokens", Only(&[Empty])),
     ("begin_suppress_tokens", Only(&[Empty])),
     ("sequence_bias", Only(&[Empty])),
     ("forced_bos_token_id", Only(&[])),
@@ -130,16 +137,27 @@ impl GenerationConfig {
             top_k: f.optional("top_k", Fields::as_size)?,
             top_p: f.optional("top_p", Fields::as_number)?.map(|x| x as f32),
             min_p: f.optional("min_p", Fields::as_number)?.map(|x| x as f32),
+            typical_p: f.optional("typical_p", Fields::as_number)?.map(|x| x as f32),
+            suppressed: f.ids("suppress_tokens")?,
             repetition_penalty: f.optional("repetition_penalty", Fields::as_number)?.map(|x| x as f32),
             not_obeyed: f.keys().filter(|key| !is_obeyed(key, value)).map(str::to_owned).collect(),
         };
-        for (key, id) in
-            [("bos_token_id", read.bos)].into_iter().chain(read.eos.iter().map(|id| ("eos_token_id", Some(*id))))
-        {
-            if let Some(id) = id.filter(|id| *id as usize >= vocab_size) {
+        let words = single_tokens(&value[BAD_WORDS]).unwrap_or_default();
+        let lists = [
+            ("bos_token_id", read.bos.as_slice()),
+            ("eos_token_id", &read.eos),
+            ("suppress_tokens", &read.suppressed),
+            (BAD_WORDS, &words),
+        ];
+        for (key, ids) in lists {
+            if let Some(id) = ids.iter().find(|id| **id as usize >= vocab_size) {
                 return Err(ConfigError::invalid(key, id, format!("the vocabulary has {vocab_size} tokens")));
             }
         }
+        // As in transformers, a text may end even if a bad word says that it must not.
+        read.suppressed.extend(words.iter().filter(|id| !read.eos.contains(id)));
+        read.suppressed.sort_unstable();
+        read.suppressed.dedup();
         if let Err(SamplerError::Setting { field, value, allowed }) = read.sampler(&SamplerConfig::default()).check() {
             return Err(ConfigError::invalid(field, value, format!("it must be {allowed}")));
         }
@@ -156,6 +174,9 @@ impl GenerationConfig {
             top_k: self.top_k.unwrap_or(usual.top_k),
             top_p: self.top_p.unwrap_or(usual.top_p),
             min_p: self.min_p.unwrap_or(usual.min_p),
+            typical_p: self.typical_p.unwrap_or(usual.typical_p),
+            logit_bias: [usual.logit_bias.clone(), self.suppressed.iter().copied().map(LogitBias::forbid).collect()]
+                .concat(),
             repetition_penalty: self.repetition_penalty.unwrap_or(usual.repetition_penalty),
             ..usual.clone()
         }
@@ -163,10 +184,22 @@ impl GenerationConfig {
 }
 
 fn is_obeyed(key: &str, value: &Value) -> bool {
+    if key == BAD_WORDS && single_tokens(&value[key]).is_some() {
+        return true;
+    }
     let rule = KEYS.iter().find(|(name, _)| *name == key).map(|(_, rule)| *rule);
     match rule {
         Some(Read | NoMatter(_) | KeyRule::Same(_)) => true,
         Some(Only(supported)) => [Null].iter().chain(supported).any(|supported| supported.is(&value[key])),
         None => false,
     }
+}
+
+/// The tokens of a list of words, each of a single token; none if it is another value.
+fn single_tokens(words: &Value) -> Option<Vec<u32>> {
+    let token = |word: &Value| match word.as_array()?.as_slice() {
+        [token] => Fields::as_id(token).ok(),
+        _ => None,
+    };
+    words.as_array()?.iter().map(token).collect()
 }

@@ -10,7 +10,7 @@ use smallmind_graph::PAGE_TOKENS;
 use crate::sampler::SamplerScratch;
 use crate::sequence::{GenerateOptions, Generation, Sequence, Vocabulary};
 use crate::tokenizer::Tokenizer;
-use crate::{Job, ModelError, Session, begin_token};
+use crate::{Job, Logits, ModelError, Session, begin_token};
 
 /// Makes texts with one session: one after the other, or several at once.
 ///
@@ -161,6 +161,79 @@ impl Generator {
             self.session.close(id);
         }
         sequence
+    }
+
+    /// Begins a text in the place of `earlier`. What both begin with need not be read again. An empty prompt stands for
+    /// the token that begins a text.
+    ///
+    /// # Errors
+    /// As [`Generator::begin`]; the earlier text has then ended.
+    pub fn begin_after(
+        &mut self,
+        earlier: Sequence,
+        prompt: &[u32],
+        options: &GenerateOptions,
+    ) -> Result<Sequence, ModelError> {
+        let begin = begin_token(self.session.model().config(), &self.tokenizer);
+        let prompt = if prompt.is_empty() { begin.as_slice() } else { prompt };
+        let sequence = match prompt {
+            [] => Err(ModelError::EmptyPrompt),
+            _ => Sequence::new(earlier.id(), prompt, options),
+        };
+        let Ok(mut sequence) = sequence else {
+            self.end(earlier);
+            return sequence;
+        };
+        self.keep_common(earlier.tokens(), self.read_of(&earlier), &mut sequence);
+        Ok(sequence)
+    }
+
+    /// Replaces the prompt of a text that goes on. What was generated stays; of both texts, the beginning that they have
+    /// in common need not be read again.
+    pub fn replace_prompt(&mut self, sequence: &mut Sequence, prompt: &[u32]) {
+        let read = self.read_of(sequence);
+        let earlier = sequence.replace_prompt(prompt);
+        self.keep_common(&earlier, read, sequence);
+    }
+
+    /// How many tokens of a text, from its beginning, the session holds. None after the generator has gone on with the
+    /// latest half of it.
+    fn read_of(&self, sequence: &Sequence) -> usize {
+        let read = sequence.tokens().len() - sequence.pending().len();
+        if self.session.len(sequence.id()) == read { read } else { 0 }
+    }
+
+    /// Takes all tokens of `earlier`, of which the session has read some, back but those that `sequence` begins with.
+    fn keep_common(&mut self, earlier: &[u32], read: usize, sequence: &mut Sequence) {
+        let tokens = sequence.tokens();
+        let common = earlier[..read].iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        // The last token is always read, for the logits of what follows.
+        let common = common.min(tokens.len().saturating_sub(1));
+        let rest = tokens.len() - common;
+        self.session.truncate(sequence.id(), common);
+        sequence.read_anew(rest);
+    }
+
+    /// Has the session read a chunk of a text, all but the text's last token. Does nothing where only that is left.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; then nothing has changed.
+    pub fn read_some(&mut self, sequence: &mut Sequence) -> Result<(), ModelError> {
+        let count = sequence.pending().len().saturating_sub(1).min(self.session.options().chunk);
+        if count > 0 {
+            let tokens = &sequence.pending()[..count];
+            self.session.run(&[Job { sequence: sequence.id(), tokens, logits: Logits::None }])?;
+            let left = sequence.pending().len() - count;
+            sequence.read_anew(left);
+        }
+        Ok(())
+    }
+
+    /// Adds a token that ends texts.
+    pub fn add_end(&mut self, token: u32) {
+        if !self.ends.contains(&token) {
+            self.ends.push(token);
+        }
     }
 
     /// Gives the tokens of a text in the session up.

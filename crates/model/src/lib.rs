@@ -58,11 +58,13 @@
 //! | text and tokens | [`tokenizer`](mod@tokenizer): characters, byte-level BPE, `tokenizer.json` |
 //! | from logits to a token | [`sampler`](mod@sampler) |
 //! | from tokens to a stream of text | [`stream`](mod@stream): UTF-8 is never split, stop strings never leak |
+//! | from messages to a prompt, and conversations | [`chat`](mod@chat): Jinja templates as transformers renders them |
 //! | all of it together | [`Generator`], [`Sequence`] |
 //!
-//! Not here: training, chat templates, and anything that listens on a network.
+//! Not here: training, and anything that listens on a network.
 
 pub mod architecture;
+pub mod chat;
 mod config;
 mod error;
 mod generation_config;
@@ -84,8 +86,8 @@ mod workload;
 
 pub use architecture::{LOGITS, LOSS, Purpose};
 pub use config::{
-    Biases, ConfigError, DropoutConfig, Family, Head, KeyRule, Mlp, ModelConfig, NormKind, Positions, RopeConfig,
-    Supported, UnknownKeys, config_keys,
+    AttentionWindows, Biases, ConfigError, DropoutConfig, Family, Head, KeyRule, Mlp, ModelConfig, NormKind,
+    NormPlacement, Positions, QkNorm, Residual, RopeConfig, Supported, UnknownKeys, config_keys,
 };
 pub use error::{ErrorClass, ModelError};
 pub use generation_config::GenerationConfig;

@@ -9,7 +9,6 @@ use smallmind_kernels::Format;
 use smallmind_simd::IsaKind;
 
 use crate::architecture::{self, Purpose};
-use crate::model::transpose;
 use crate::tensor_names::{Orientation, TensorNames, TensorSlot};
 use crate::unused::{has_second_head, unused_tensors};
 use crate::{ConfigError, GenerationConfig, Head, Model, ModelConfig, ModelError, PackedModel, UnknownKeys};
@@ -54,7 +53,7 @@ impl ModelConfig {
     /// # Errors
     /// A tensor that is missing or of another shape; [`ConfigError::NotStorable`].
     pub fn check_tensors(&self, file: &WeightFiles) -> Result<(), ModelError> {
-        let names = TensorNames::of(self)?;
+        let names = TensorNames::in_file(self, file)?;
         for slot in names.slots() {
             let name = names.stored(&slot.name, file);
             let info = file.info(name)?;
@@ -152,37 +151,36 @@ struct ParamReader<'f> {
     names: TensorNames<'f>,
     /// Columns and tensors of each parameter.
     params: Vec<(usize, Vec<TensorSlot>)>,
-    /// A tensor as it lies in the file, where it must be transposed.
-    transposed: Vec<f32>,
+    /// A tensor as it lies in the file, where its elements must be put in another order.
+    in_file: Vec<f32>,
 }
 
 impl<'f> ParamReader<'f> {
     fn new(config: &'f ModelConfig, file: &'f WeightFiles, params: &Params) -> Result<Self, ModelError> {
-        let names = TensorNames::of(config)?;
+        let names = TensorNames::in_file(config, file)?;
         let mut of_params: Vec<_> = params.iter().map(|(_, spec)| (spec.cols, vec![])).collect();
         for slot in names.slots() {
             if let Some(id) = params.find(&slot.param) {
                 of_params[id.index()].1.push(slot);
             }
         }
-        Ok(Self { file, names, params: of_params, transposed: vec![] })
+        Ok(Self { file, names, params: of_params, in_file: vec![] })
     }
 
     /// Reads the parameter `id` to `to`.
     fn read(&mut self, id: ParamId, to: &mut [f32]) -> Result<(), ModelError> {
-        let Self { file, names, params, transposed } = self;
+        let Self { file, names, params, in_file } = self;
         let (cols, slots) = &params[id.index()];
         for slot in slots {
             let name = names.stored(&slot.name, file);
             let to = &mut to[slot.elements(*cols)];
-            match slot.orientation {
-                Orientation::Same => file.read_finite_f32(name, to)?,
-                Orientation::Transposed => {
-                    transposed.resize(to.len(), 0.0);
-                    file.read_finite_f32(name, transposed)?;
-                    transpose(transposed, slot.shape[0], slot.shape[1], to);
-                }
+            if slot.orientation == Orientation::Same {
+                file.read_finite_f32(name, to)?;
+                continue;
             }
+            in_file.resize(to.len(), 0.0);
+            file.read_finite_f32(name, in_file)?;
+            slot.to_param(in_file, to);
         }
         Ok(())
     }

@@ -94,12 +94,27 @@ impl Model {
         let names = TensorNames::of(&self.config)?;
         let (slots, zeros) = (names.slots(), names.zeros());
         let zero = vec![0.0; zeros.iter().map(|z| z.len).max().unwrap_or(0)];
+        // Small: the scales of norms.
+        let less_one = |slot: &TensorSlot| {
+            let values = &self.weights[self.slot_range(slot)];
+            let mut in_file = vec![0.0; if slot.orientation == Orientation::MinusOne { values.len() } else { 0 }];
+            if !in_file.is_empty() {
+                slot.to_file(values, &mut in_file);
+            }
+            in_file
+        };
+        let less_one: Vec<Vec<f32>> = slots.iter().map(less_one).collect();
         let mut writer = TensorWriter::new();
-        for slot in &slots {
+        for (slot, less_one) in slots.iter().zip(&less_one) {
             let values = &self.weights[self.slot_range(slot)];
             let data = match slot.orientation {
                 Orientation::Same => TensorData::F32(values),
-                Orientation::Transposed => TensorData::F32Transposed { values, rows: slot.shape[1] },
+                Orientation::MinusOne => TensorData::F32(less_one),
+                Orientation::Transposed => TensorData::F32Transposed { values, rows: slot.shape[1], block: 1 },
+                // Queries, keys and values: three rows of blocks.
+                Orientation::Heads { heads } => {
+                    TensorData::F32Transposed { values, rows: 3, block: values.len() / (3 * heads) }
+                }
             };
             writer.add(&slot.name, &slot.shape, data)?;
         }
@@ -109,8 +124,8 @@ impl Model {
         Ok(write(&writer)?)
     }
 
-    /// The values in `twin`, such as gradients, as tensors with Hugging Face's names and in its order. `twin` is laid
-    /// out like the weights.
+    /// The tensors that `twin` holds, such as gradients, under Hugging Face's names and in its order; `twin` is laid
+    /// out like the weights. Nothing is subtracted from the scales of norms that files hold less 1.
     ///
     /// # Errors
     /// [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
@@ -122,8 +137,8 @@ impl Model {
         let tensor = |slot: TensorSlot| {
             let from = &twin[self.slot_range(&slot)];
             let mut data = from.to_vec();
-            if slot.orientation == Orientation::Transposed {
-                transpose(from, slot.shape[1], slot.shape[0], &mut data);
+            if slot.orientation != Orientation::MinusOne {
+                slot.to_file(from, &mut data);
             }
             (slot.name, slot.shape, data)
         };
@@ -212,17 +227,8 @@ fn pretty(value: &Value) -> Vec<u8> {
     format!("{value:#}\n").into_bytes()
 }
 
-/// `to` `[cols, rows]` = `from` `[rows, cols]` transposed.
-pub(crate) fn transpose(from: &[f32], rows: usize, cols: usize, to: &mut [f32]) {
-    for (r, row) in from.chunks_exact(cols).enumerate().take(rows) {
-        for (c, x) in row.iter().enumerate() {
-            to[c * rows + r] = *x;
-        }
-    }
-}
-
-/// Fills `out` with normal values by the transform of Box and Muller (1958) of Philox numbers. Element `i` depends only
-/// on `seed`, `stream` and `i`.
+/// Normal values by Box and Muller's transform (1958) of Philox numbers; element `i` depends on `seed`, `stream` and
+/// `i` only.
 fn normal(out: &mut [f32], std: f32, seed: u64, stream: u32) {
     // Separates this use of the seed from others, so that they draw other numbers.
     const USE: u32 = 0x1417;

@@ -1,6 +1,6 @@
 //! Named shapes of models.
 
-use smallmind_graph::op::{Gelu, RopeScaling};
+use smallmind_graph::op::{Gelu, Llama3Scaling, RopeScaling};
 
 use crate::{Biases, DropoutConfig, Head, Mlp, ModelConfig, ModelError, NormKind, Positions, RopeConfig};
 
@@ -100,7 +100,7 @@ fn llama(d_model: usize, layers: usize, heads: usize) -> ModelConfig {
 
 /// Rotary positions with the base `theta`.
 fn rope(theta: f64) -> Positions {
-    Positions::Rope(RopeConfig { theta, scaling: None })
+    Positions::Rope(RopeConfig { theta, ..RopeConfig::default() })
 }
 
 fn quickstart() -> ModelConfig {
@@ -160,14 +160,15 @@ fn qwen25_05b() -> ModelConfig {
 }
 
 fn llama32_1b() -> ModelConfig {
-    let scaling =
-        RopeScaling { factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position: 8192 };
+    let llama3 =
+        Llama3Scaling { factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position: 8192 };
+    let scaling = Some(RopeScaling::Llama3(llama3));
     ModelConfig {
         vocab_size: 128_256,
         context: 131_072,
         kv_heads: 8,
         d_ff: 8192,
-        positions: Positions::Rope(RopeConfig { theta: 500_000.0, scaling: Some(scaling) }),
+        positions: Positions::Rope(RopeConfig { theta: 500_000.0, scaling, ..RopeConfig::default() }),
         bos: Some(128_000),
         eos: vec![128_001],
         ..llama(2048, 16, 32)

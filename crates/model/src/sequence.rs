@@ -111,9 +111,16 @@ impl Sequence {
         self.pending = 0;
     }
 
-    /// The session has to read the latest `count` tokens anew.
+    /// The session has to read the latest `count` tokens.
     pub(crate) fn read_anew(&mut self, count: usize) {
         self.pending = count.min(self.history.len());
+    }
+
+    /// Replaces the prompt and keeps what was generated; all tokens that there were before.
+    pub(crate) fn replace_prompt(&mut self, prompt: &[u32]) -> Vec<u32> {
+        let tokens = [prompt, &self.history[self.prompt_tokens..]].concat();
+        self.prompt_tokens = prompt.len();
+        std::mem::replace(&mut self.history, tokens)
     }
 
     /// Ends the text before it is complete.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use smallmind_checkpoint::WeightFiles;
 
-use crate::tensor_names::{OUTPUT_HEAD, TensorNames};
+use crate::tensor_names::TensorNames;
 use crate::{Head, ModelConfig, ModelError};
 
 /// The names of the tensors that a model of `config` does not use, ordered by file and name. They belong to a model
@@ -17,7 +17,7 @@ use crate::{Head, ModelConfig, ModelError};
 /// # Errors
 /// Files that can't be read; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
 pub fn unused_tensors(config: &ModelConfig, file: &WeightFiles) -> Result<Vec<String>, ModelError> {
-    let names = TensorNames::of(config)?;
+    let names = TensorNames::in_file(config, file)?;
     let slots = names.slots();
     let used: BTreeSet<&str> = slots.iter().map(|slot| names.stored(&slot.name, file)).collect();
     let mut unused = Vec::new();
@@ -27,7 +27,7 @@ pub fn unused_tensors(config: &ModelConfig, file: &WeightFiles) -> Result<Vec<St
         if used.contains(name) || names.is_buffer(name) {
             continue;
         }
-        if !(file.contains(name) && (is_zero_bias(&names, name, file)? || is_tied_head(config, name, file)?)) {
+        if !(file.contains(name) && (is_zero_bias(&names, name, file)? || is_tied_head(&names, config, name, file)?)) {
             unused.push(name.to_owned());
         }
     }
@@ -53,16 +53,21 @@ fn is_zero_bias(names: &TensorNames<'_>, name: &str, file: &WeightFiles) -> Resu
 /// # Errors
 /// Files that can't be read; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
 pub(crate) fn has_second_head(config: &ModelConfig, file: &WeightFiles) -> Result<bool, ModelError> {
-    let has_head = config.head == Head::Tied && file.contains(OUTPUT_HEAD);
-    Ok(has_head && !is_tied_head(config, OUTPUT_HEAD, file)?)
+    let names = TensorNames::in_file(config, file)?;
+    let has_head = config.head == Head::Tied && file.contains(names.output_head());
+    Ok(has_head && !is_tied_head(&names, config, names.output_head(), file)?)
 }
 
-/// Whether the tensor is an output head that equals the token embeddings of a tied model.
-fn is_tied_head(config: &ModelConfig, name: &str, file: &WeightFiles) -> Result<bool, ModelError> {
-    if config.head != Head::Tied || name != OUTPUT_HEAD {
+/// Whether it is an output head that equals the token embeddings of a tied model.
+fn is_tied_head(
+    names: &TensorNames<'_>,
+    config: &ModelConfig,
+    name: &str,
+    file: &WeightFiles,
+) -> Result<bool, ModelError> {
+    if config.head != Head::Tied || name != names.output_head() {
         return Ok(false);
     }
-    let names = TensorNames::of(config)?;
     let embedding = names.stored(names.embedding(), file);
     let (head, table) = (file.info(name)?, file.info(embedding)?);
     Ok(head.shape == table.shape

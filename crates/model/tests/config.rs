@@ -1,5 +1,7 @@
 //! `config.json`: what is written is read again, and what makes no model is refused by name.
 
+#[path = "config/families.rs"]
+mod families;
 #[path = "config/keys.rs"]
 mod keys;
 
@@ -7,8 +9,8 @@ use serde_json::{Value, json};
 use smallmind_graph::op::{Gelu, RopeScaling};
 use smallmind_model::preset::{self, PRESETS};
 use smallmind_model::{
-    Biases, ConfigError, DropoutConfig, Family, Head, Mlp, Model, ModelConfig, ModelError, NormKind, Positions,
-    RopeConfig,
+    AttentionWindows, Biases, ConfigError, DropoutConfig, Family, Head, Mlp, Model, ModelConfig, ModelError, NormKind,
+    Positions, QkNorm, RopeConfig,
 };
 
 fn read_again(config: &ModelConfig) -> ModelConfig {
@@ -33,19 +35,26 @@ fn presets_are_read_as_they_were_written() {
 #[test]
 fn everything_that_can_be_set_survives() {
     let base = preset::find("llama-3.2-1b").unwrap().config();
-    let scaling = RopeScaling { factor: 8.0, low_freq_factor: 1.5, high_freq_factor: 3.25, original_max_position: 777 };
-    let rope = RopeConfig { theta: 12_345.5, scaling: Some(scaling) };
+    let rope = |scaling| Positions::Rope(RopeConfig { theta: 12_345.5, dim: None, scaling: Some(scaling) });
     let dropout = DropoutConfig { embedding: 0.1, attention: 0.2, residual: 0.3 };
     let common = ModelConfig { vocab_size: 300, norm_eps: 3e-6, init_std: 0.013, dropout, bos: Some(7), ..base };
     let variants = [
         ModelConfig { eos: vec![], ..common.clone() },
         ModelConfig { eos: vec![1, 2, 299], bos: None, ..common.clone() },
         ModelConfig { eos: vec![0], head: Head::Untied, ..common.clone() },
-        ModelConfig { eos: vec![0], positions: Positions::Rope(rope), ..common.clone() },
         ModelConfig { eos: vec![0], head_dim: 6, heads: 10, kv_heads: 5, d_model: 33, d_ff: 17, ..common.clone() },
-        ModelConfig { eos: vec![0], biases: Biases::QKV, ..common },
+        ModelConfig { eos: vec![0], biases: Biases::QKV, ..common.clone() },
     ];
+    let local = [&[true][..], &[true, false], &[false, true, true], &[true, true, true, true, true, false]];
+    let windows = local.map(|local| AttentionWindows::of_layers(77, local));
+    let with_windows =
+        |attention_windows| ModelConfig { eos: vec![0], attention_windows, biases: Biases::QKV, ..common.clone() };
+    let variants = variants.into_iter().chain(windows.map(with_windows));
     for config in variants {
+        assert_eq!(read_again(&config), config);
+    }
+    for scaling in families::scalings(common.head_dim, common.context) {
+        let config = ModelConfig { eos: vec![0], positions: rope(scaling), ..common.clone() };
         assert_eq!(read_again(&config), config);
     }
     let base = preset::find("nanogpt-gpu").unwrap().config();
@@ -66,7 +75,8 @@ fn what_no_file_can_state_is_named() {
     let llama = || preset::find("quickstart").unwrap().config();
     let qwen2 = || ModelConfig { biases: Biases::QKV, ..llama() };
     let (rope, shift) = (Positions::Rope(RopeConfig::default()), NormKind::LayerNorm { bias: true });
-    let attn_out = Biases { attn_out: true, ..Biases::QKV };
+    let attn_out = Biases { attn_out: true, ..Biases::NONE };
+    let by_layer = Positions::RopeByLayer(vec![None; llama().layers]);
     for (config, model_type, key, takes) in [
         (ModelConfig { kv_heads: 2, ..gpt2() }, "gpt2", "kv_heads", "as many as query heads, 4"),
         (ModelConfig { head_dim: 16, ..gpt2() }, "gpt2", "head_dim", "128 / 4"),
@@ -75,11 +85,16 @@ fn what_no_file_can_state_is_named() {
         (ModelConfig { norm: shift, ..gpt2() }, "gpt2", "biases", "all of them or none"),
         (ModelConfig { attention_scale: Some(1.0), ..gpt2() }, "gpt2", "attention_scale", "1/√head_dim"),
         (ModelConfig { norm: NormKind::RmsNorm, ..gpt2() }, "gpt2", "norm", "LayerNorm"),
-        (ModelConfig { norm: shift, ..llama() }, "llama", "norm", "RmsNorm"),
+        (ModelConfig { norm: NormKind::LayerNorm { bias: false }, ..llama() }, "llama", "norm", "RmsNorm"),
+        (ModelConfig { qk_norm: Some(QkNorm::Rows), ..llama() }, "llama", "qk_norm", "None"),
+        (ModelConfig { residual_scale: Some(0.5), ..qwen2() }, "qwen2", "residual_scale", "None"),
+        (ModelConfig { positions: by_layer, ..qwen2() }, "qwen2", "positions", "the same in all layers"),
         (ModelConfig { positions: Positions::Learned, ..llama() }, "llama", "positions", "Rope"),
         (ModelConfig { mlp: Mlp::Gelu(Gelu::Exact), ..qwen2() }, "qwen2", "mlp", "SwiGlu"),
-        (ModelConfig { biases: attn_out, ..llama() }, "llama", "biases", "Biases"),
+        (ModelConfig { biases: attn_out, ..llama() }, "llama", "biases", "qkv and attn_out together"),
         (ModelConfig { attention_scale: Some(0.1), ..qwen2() }, "qwen2", "attention_scale", "1/√head_dim"),
+        (ModelConfig { attention_softcap: Some(50.0), ..qwen2() }, "qwen2", "attention_softcap", "None"),
+        (ModelConfig { attention_windows: AttentionWindows::All(9), ..gpt2() }, "gpt2", "attention_windows", "None"),
     ] {
         config.check().unwrap();
         let error = config.to_json().unwrap_err();
@@ -100,6 +115,15 @@ fn what_no_file_can_state_is_named() {
     for scale in [0.0, -1.0, f32::NAN, f32::INFINITY] {
         let error = ModelConfig { attention_scale: Some(scale), ..llama() }.check().unwrap_err();
         assert_eq!(key(&error), "attention_scale");
+        let error = ModelConfig { attention_softcap: Some(scale), ..llama() }.check().unwrap_err();
+        assert_eq!(key(&error), "attention_softcap");
+    }
+    let pattern = |window, local| AttentionWindows::Pattern { window, local };
+    for attention_windows in
+        [AttentionWindows::All(0), AttentionWindows::All(usize::MAX), pattern(0, vec![true]), pattern(5, vec![])]
+    {
+        let error = ModelConfig { attention_windows, ..llama() }.check().unwrap_err();
+        assert_eq!(key(&error), "attention_windows");
     }
     assert_eq!(key(&ModelConfig::default().check().unwrap_err()), "vocab_size");
 }
@@ -111,18 +135,21 @@ fn a_family_gives_a_model_its_features_and_keeps_the_rest() {
             let (before, config) = (preset.config(), family.applied_to(preset.config()));
             let sizes = |c: &ModelConfig| (c.d_model, c.layers, c.heads, c.kv_heads, c.d_ff, c.head, c.eos.clone());
             assert_eq!(sizes(&config), sizes(&before));
-            if family == Family::Gpt2 && config.kv_heads != config.heads {
+            if matches!(family, Family::Gpt2 | Family::GptNeoX) && config.kv_heads != config.heads {
                 assert!(config.model_type().is_err());
                 continue;
             }
-            assert_eq!(config.model_type().unwrap(), family.name(), "{}", preset.name);
+            // What only these can state, no preset has.
+            let like_llama = [Family::Granite, Family::SmolLm3, Family::Phi3, Family::Mistral].contains(&family);
+            let expected = if like_llama { Family::Llama } else { family };
+            assert_eq!(config.model_type().unwrap(), expected.name(), "{}", preset.name);
             if before.model_type().unwrap() == family.name() {
                 assert_eq!(config, before);
             }
         }
     }
     let from_gpt2 = Family::Qwen2.applied_to(preset::find("gpt2-124m").unwrap().config());
-    assert_eq!(from_gpt2.positions, Positions::Rope(RopeConfig { theta: 10_000.0, scaling: None }));
+    assert_eq!(from_gpt2.positions, Positions::Rope(RopeConfig::default()));
     let from_llama = Family::Gpt2.applied_to(preset::find("quickstart").unwrap().config());
     assert_eq!(
         (from_llama.norm, from_llama.mlp, from_llama.biases),
@@ -202,8 +229,8 @@ fn published_files_are_understood() {
         (NormKind::RmsNorm, Biases::NONE, Mlp::SwiGlu, Head::Tied)
     );
     let rope = config.positions.rope().unwrap();
-    assert_eq!((config.heads, config.kv_heads, config.eos, rope.theta), (4, 2, vec![2, 3], 500_000.0));
-    assert_eq!(rope.scaling.unwrap().original_max_position, 16);
+    assert_eq!((config.heads, config.kv_heads, &config.eos[..], rope.theta), (4, 2, &[2, 3][..], 500_000.0));
+    assert_eq!(rope.scaling.as_ref().unwrap().original_max_position(), Some(16));
 
     // As transformers 5 writes it: `dtype`, and everything about positions in one object.
     let mut newer = llama();
@@ -214,8 +241,10 @@ fn published_files_are_understood() {
     scaling["rope_theta"] = json!(250_000.0);
     map.insert("rope_parameters".into(), scaling);
     map.insert("dtype".into(), json!("float32"));
-    let rope = ModelConfig::from_json(&newer).unwrap().positions.rope().unwrap();
-    assert_eq!((rope.theta, rope.scaling.unwrap().factor), (250_000.0, 32.0));
+    let config = ModelConfig::from_json(&newer).unwrap();
+    let rope = config.positions.rope().unwrap();
+    let Some(RopeScaling::Llama3(llama3)) = rope.scaling else { panic!("{rope:?}") };
+    assert_eq!((rope.theta, llama3.factor), (250_000.0, 32.0));
 
     // What may be absent, is: then the defaults of transformers hold.
     let mut bare = llama();
@@ -233,7 +262,7 @@ fn published_files_are_understood() {
     }
     let config = ModelConfig::from_json(&bare).unwrap();
     assert_eq!((config.head_dim, config.kv_heads, config.head, config.norm_eps), (8, 4, Head::Untied, 1e-6));
-    let plain = Positions::Rope(RopeConfig { theta: 10_000.0, scaling: None });
+    let plain = Positions::Rope(RopeConfig::default());
     assert_eq!((config.positions, config.bos, config.eos), (plain, None, vec![]));
     // And so it is where it is null.
     let mut null = llama();
@@ -417,12 +446,11 @@ fn values_that_make_no_llama_are_named() {
         ("intermediate_size", json!(0), "intermediate_size"),
         ("num_hidden_layers", json!(1025), "num_hidden_layers"),
         ("hidden_act", json!("gelu"), "hidden_act"),
-        ("attention_bias", json!(true), "attention_bias"),
-        ("mlp_bias", json!(true), "mlp_bias"),
         ("use_sliding_window", json!(true), "use_sliding_window"),
         ("rope_theta", json!(0), "rope_theta"),
         ("rope_theta", json!(-1e4), "rope_theta"),
-        ("rope_scaling.rope_type", json!("yarn"), "rope_scaling.rope_type"),
+        ("rope_scaling.rope_type", json!("ntk"), "rope_scaling.rope_type"),
+        ("rope_scaling.rope_type", json!("yarn"), "rope_scaling.high_freq_factor"),
         ("rope_scaling.factor", json!(0), "rope_scaling.factor"),
         ("rope_scaling.factor", json!(-8), "rope_scaling.factor"),
         ("rope_scaling.low_freq_factor", json!(4.0), "rope_scaling.high_freq_factor"),
@@ -476,4 +504,21 @@ fn flops_are_those_of_the_closed_formula() {
     let matrices = 4 * 12 * 128 * 128 + 65 * 128;
     let attention = 4 * 4 * 128 * 65 / 4;
     assert_eq!(config.training_flops_per_token(64), 6.0 * f64::from(matrices + attention));
+    // Of 64 queries, 8 see 1 to 8 keys and the others 8, in every second of the four layers.
+    let local = ModelConfig { attention_windows: AttentionWindows::of_layers(8, &[true, false]), ..config };
+    let attention = 2.0 * 4.0 * 128.0 * (32.5 + (36.0 + 56.0 * 8.0) / 64.0) / 2.0;
+    assert_eq!(local.training_flops_per_token(64), 6.0 * (f64::from(matrices) + attention));
+}
+
+#[test]
+fn a_pattern_of_windows_is_as_short_as_it_can_be() {
+    let of = |local: &[bool]| AttentionWindows::of_layers(7, local);
+    let pattern = |local: &[bool]| AttentionWindows::Pattern { window: 7, local: local.to_vec() };
+    assert_eq!(of(&[]), AttentionWindows::None);
+    assert_eq!(of(&[false; 3]), AttentionWindows::None);
+    assert_eq!(of(&[true; 3]), AttentionWindows::All(7));
+    assert_eq!(of(&[true, false, true, false, true]), pattern(&[true, false]));
+    assert_eq!(of(&[false, false, true]), pattern(&[false, false, true]));
+    let seen: Vec<Option<usize>> = (0..5).map(|layer| pattern(&[false, true, true]).of(layer)).collect();
+    assert_eq!(seen, [None, Some(7), Some(7), None, Some(7)]);
 }

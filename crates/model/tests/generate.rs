@@ -1,19 +1,21 @@
 //! Sessions and generation: against the whole forward, in any chunks, beyond the context, and to every kind of end.
 
+#[path = "generate/kept.rs"]
+mod kept;
 #[path = "generate/sessions.rs"]
 mod sessions;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use smallmind_graph::op::Gelu;
+use smallmind_graph::op::{Gelu, RopeScaling};
 use smallmind_graph::{Batch, Bindings, Executor, GraphError, Limits, NoProbe, Plan, PlanOptions, Pool, Scalars};
 use smallmind_model::sampler::{SamplerConfig, SamplerError};
 use smallmind_model::tokenizer::{BpeTraining, Tokenizer};
 use smallmind_model::{
-    Biases, DropoutConfig, Finish, GenerateOptions, Generation, Generator, Job, LOGITS, Logits, Mlp, Model,
-    ModelConfig, ModelError, NormKind, PackedModel, Positions, Purpose, Sequence, SequenceId, Session, SessionOptions,
-    architecture,
+    AttentionWindows, Biases, DropoutConfig, Finish, GenerateOptions, Generation, Generator, Job, LOGITS, Logits, Mlp,
+    Model, ModelConfig, ModelError, NormKind, NormPlacement, PackedModel, Positions, Purpose, QkNorm, Residual,
+    RopeConfig, Sequence, SequenceId, Session, SessionOptions, architecture,
 };
 use smallmind_simd::IsaKind;
 
@@ -31,6 +33,16 @@ enum Kind {
     Qwen2,
     /// What no file can state: rope, LayerNorm, GELU, some biases, another scale of scores.
     Mixed,
+    /// Layers with a sliding window of so many tokens and layers without one in turn, capped scores.
+    Local(usize),
+    /// Norms after attention and MLP and of all queries and keys, every multiplier.
+    After,
+    /// Norms before and after, of each head too, a gated GELU, and capped logits.
+    Around,
+    /// Attention and MLP of the same stream, a part of each head rotated, and that in one layer only.
+    Parallel,
+    /// The same with one norm for both.
+    SharedNorm,
 }
 
 fn config(kind: Kind) -> ModelConfig {
@@ -59,7 +71,41 @@ fn config(kind: Kind) -> ModelConfig {
             let biases = Biases { qkv: false, ..Biases::ALL };
             ModelConfig { head_dim: 6, attention_scale: Some(0.9), norm, mlp, biases, ..llama }
         }
+        Kind::Local(window) => ModelConfig {
+            attention_windows: AttentionWindows::Pattern { window, local: vec![true, false] },
+            attention_softcap: Some(2.0),
+            ..llama
+        },
+        Kind::After => ModelConfig {
+            norm_placement: NormPlacement::After,
+            qk_norm: Some(QkNorm::Rows),
+            residual_scale: Some(0.7),
+            embedding_scale: Some(3.0),
+            logit_divisor: Some(0.5),
+            ..llama
+        },
+        Kind::Around => {
+            let (mlp, logit_softcap) = (Mlp::GeGlu(Gelu::Tanh), Some(3.0));
+            let norm_placement = NormPlacement::BeforeAndAfter;
+            ModelConfig { norm_placement, qk_norm: Some(QkNorm::Heads), mlp, logit_softcap, ..llama }
+        }
+        Kind::Parallel => ModelConfig {
+            norm,
+            mlp,
+            residual: Residual::Parallel { shared_norm: false },
+            positions: Positions::RopeByLayer(vec![Some(part_of_heads()), None]),
+            ..llama
+        },
+        Kind::SharedNorm => {
+            let residual = Residual::Parallel { shared_norm: true };
+            ModelConfig { norm, residual, positions: Positions::Rope(part_of_heads()), ..llama }
+        }
     }
+}
+
+/// Half of each head is rotated, with frequencies that are stretched.
+fn part_of_heads() -> RopeConfig {
+    RopeConfig { dim: Some(2), scaling: Some(RopeScaling::Linear { factor: 2.0 }), ..RopeConfig::default() }
 }
 
 fn model(kind: Kind) -> Model {
@@ -134,7 +180,17 @@ fn text(tokens: &[u32]) -> String {
     tokens.iter().map(|t| LETTERS.chars().nth(*t as usize).unwrap()).collect()
 }
 
-const KINDS: [Kind; 4] = [Kind::Gpt2, Kind::Llama, Kind::Qwen2, Kind::Mixed];
+const KINDS: [Kind; 9] = [
+    Kind::Gpt2,
+    Kind::Llama,
+    Kind::Qwen2,
+    Kind::Mixed,
+    Kind::Local(4),
+    Kind::After,
+    Kind::Around,
+    Kind::Parallel,
+    Kind::SharedNorm,
+];
 
 #[test]
 fn chunks_of_any_size_give_the_logits_of_the_whole() {

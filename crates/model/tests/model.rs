@@ -15,8 +15,8 @@ use smallmind_checkpoint::{
 use smallmind_graph::op::Gelu;
 use smallmind_kernels::Format;
 use smallmind_model::{
-    Biases, ConfigError, Head, LoadOptions, Mlp, Model, ModelConfig, ModelError, NormKind, PackedModel, Positions,
-    Session, SessionOptions,
+    Biases, ConfigError, Head, LoadOptions, Mlp, Model, ModelConfig, ModelError, NormKind, NormPlacement, PackedModel,
+    Positions, QkNorm, Residual, RopeConfig, Session, SessionOptions,
 };
 use smallmind_simd::IsaKind;
 
@@ -62,6 +62,31 @@ fn qwen2() -> ModelConfig {
     ModelConfig { biases: Biases::QKV, ..llama() }
 }
 
+fn rotated(dim: usize) -> Positions {
+    Positions::Rope(RopeConfig { dim: Some(dim), ..RopeConfig::default() })
+}
+
+/// Norms of heads, and of whole rows with the other norms behind attention and MLP.
+fn qk_norms() -> [ModelConfig; 2] {
+    let rows = ModelConfig { qk_norm: Some(QkNorm::Rows), norm_placement: NormPlacement::After, ..llama() };
+    [ModelConfig { qk_norm: Some(QkNorm::Heads), ..llama() }, rows]
+}
+
+/// Fused tensors: Phi-3's one below the other, GPT-NeoX's head by head; and StableLM's norms.
+fn parts_of_heads() -> [ModelConfig; 3] {
+    let residual = Residual::Parallel { shared_norm: false };
+    let neox = ModelConfig { positions: rotated(2), residual, head: Head::Untied, ..gpt2() };
+    let norm = NormKind::LayerNorm { bias: true };
+    let residual = Residual::Parallel { shared_norm: true };
+    let stablelm = ModelConfig { positions: rotated(2), norm, residual, head_dim: 4, ..llama() };
+    [ModelConfig { positions: rotated(4), ..llama() }, neox, stablelm]
+}
+
+/// A gated GELU, a scaled embedding, and norms that files hold less 1.
+fn gemma() -> ModelConfig {
+    ModelConfig { mlp: Mlp::GeGlu(Gelu::Tanh), embedding_scale: Some(4.0), head: Head::Tied, ..llama() }
+}
+
 /// One of each kind, and the smallest there are.
 fn shapes() -> Vec<ModelConfig> {
     let one = |config: ModelConfig| ModelConfig {
@@ -77,7 +102,12 @@ fn shapes() -> Vec<ModelConfig> {
     };
     let bare = ModelConfig { head: Head::Untied, ..bare_gpt2() };
     let qwen = ModelConfig { head: Head::Tied, ..qwen2() };
-    vec![gpt2(), bare.clone(), llama(), qwen.clone(), one(gpt2()), one(bare), one(llama()), one(qwen)]
+    let mut all = vec![gpt2(), bare.clone(), llama(), qwen.clone(), one(gpt2()), one(bare), one(llama()), one(qwen)];
+    all.extend(qk_norms());
+    all.extend(qk_norms().map(one));
+    all.extend(parts_of_heads());
+    all.push(gemma());
+    all
 }
 
 /// A model in which no two weights are alike, biases and norms included.
@@ -110,6 +140,10 @@ fn what_is_saved_is_loaded() {
             assert_eq!(file.info(&name).unwrap().shape, shape, "{name}");
             let mut data = vec![f32::NAN; expected.len()];
             file.read_f32(&name, &mut data).unwrap();
+            // Gemma's files hold the scales of norms less 1.
+            if model.config().model_type().unwrap() == "gemma" && name.ends_with("norm.weight") {
+                data.iter_mut().for_each(|w| *w += 1.0);
+            }
             assert!(data == expected, "{name}");
         }
         assert!(model.try_clone().unwrap().weights() == model.weights());

@@ -66,7 +66,7 @@ fn product_weights(c: &ModelConfig) -> (f64, f64) {
         // Up and down projections.
         Mlp::Gelu(_) => 2,
         // Gate, up and down projections.
-        Mlp::SwiGlu => 3,
+        Mlp::SwiGlu | Mlp::GeGlu(_) => 3,
     };
     let block = c.d_model * (q + 2 * kv) + q * c.d_model + mlp * c.d_model * c.d_ff;
     ((c.layers * block) as f64, (c.d_model * c.vocab_size) as f64)

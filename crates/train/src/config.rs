@@ -50,7 +50,7 @@ impl ModelSection {
     /// ignored.
     fn with_features(&self, mut config: ModelConfig) -> Result<ModelConfig, TrainError> {
         if let Some(name) = self.family.as_deref() {
-            let unknown = || value_error("model.family", name, "gpt2, llama and qwen2 are there");
+            let unknown = || value_error("model.family", name, &format!("{} are there", Family::names()));
             config = Family::from_name(name).ok_or_else(unknown)?.applied_to(config);
         }
         if let (Some(present), NormKind::LayerNorm { bias }) = (self.biases, &mut config.norm) {
@@ -66,8 +66,12 @@ impl ModelSection {
         if let (Some(gelu), Mlp::Gelu(kind)) = (gelu, &mut config.mlp) {
             *kind = gelu;
         }
-        if let (Some(theta), Positions::Rope(rope)) = (self.rope_theta, &mut config.positions) {
-            rope.theta = theta;
+        if let Some(theta) = self.rope_theta {
+            match &mut config.positions {
+                Positions::Learned => {}
+                Positions::Rope(rope) => rope.theta = theta,
+                Positions::RopeByLayer(layers) => layers.iter_mut().flatten().for_each(|rope| rope.theta = theta),
+            }
         }
         Ok(config)
     }

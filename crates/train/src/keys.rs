@@ -47,10 +47,13 @@ const fn key(name: &'static str, takes: Takes) -> Key {
     Key { name, takes }
 }
 
+/// The families that make a model of other features than all others.
+const FAMILIES: &[&str] = &["gpt2", "llama", "qwen2", "qwen3", "olmo2", "gpt_neox", "stablelm"];
+
 /// Every key.
 pub(crate) const KEYS: &[Key] = &[
     key("model.preset", Takes::Text),
-    key("model.family", Takes::Choice(&["gpt2", "llama", "qwen2"])),
+    key("model.family", Takes::Choice(FAMILIES)),
     key("model.layers", FROM_ONE),
     key("model.heads", FROM_ONE),
     key("model.kv_heads", FROM_ONE),

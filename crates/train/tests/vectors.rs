@@ -1,5 +1,9 @@
-//! Single formulas against PyTorch's numbers: optimizer, schedules, activation, norms, loss. `benchmarks/goldens` made
+//! Single formulas against PyTorch's numbers: optimizer, schedules, activation, norms, loss, attention. `benchmarks/goldens`
+//! made
 //! the vectors.
+
+#[path = "vectors/attention.rs"]
+mod attention;
 
 use serde_json::Value;
 use smallmind_kernels::activation::{Gelu, gelu, gelu_backward};
@@ -8,7 +12,9 @@ use smallmind_kernels::norm::{
     LayerNorm, NormBackward, PARTIAL_ROWS, RmsNorm, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward,
 };
 use smallmind_kernels::optimizer::{AdamW, adamw};
+use smallmind_kernels::rope::RopeTable;
 use smallmind_kernels::{Mat, MatMut};
+use smallmind_model::ModelConfig;
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 use smallmind_train::schedule::{Cosine, Schedule, Warmup, WarmupFrom};
 
@@ -385,4 +391,29 @@ fn cross_entropy_and_its_gradient() {
         let expected = numbers(&section["dlogits_of_mean"]);
         close(&format!("gradient on {kind}"), &gradient, &expected, |_| bound * f64::from(scale));
     }
+}
+
+/// Frequencies and attention factors of every kind of scaling, through the keys of `config.json` and the table.
+#[test]
+fn rope_is_scaled_as_the_keys_say() {
+    let cases = section("rope");
+    for (name, case) in cases.as_object().unwrap() {
+        let config = ModelConfig::from_json(&case["config"]).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let rope = config.positions.rope().unwrap();
+        let dim = rope.dim.unwrap_or(config.head_dim);
+        let length = whole(&case["length"]) as usize;
+        let table = RopeTable::partial(config.head_dim, dim, rope.theta, rope.scaling.as_ref(), length);
+        let (frequencies, factor) = (numbers(&case["frequencies"]), number(&case["attention_factor"]));
+        assert_eq!(frequencies.len(), dim / 2, "{name}");
+        for position in [0, 1, 5, length - 1] {
+            for (i, frequency) in frequencies.iter().enumerate() {
+                let angle = position as f64 * frequency;
+                let near = |found: f32, want: f64| (f64::from(found) - want).abs() <= EPSILON * factor;
+                let (cos, sin) = (table.cos(position)[i], table.sin(position)[i]);
+                let good = near(cos, angle.cos() * factor) && near(sin, angle.sin() * factor);
+                assert!(good, "{name}, pair {i} at {position}: {cos}, {sin}, frequency {frequency}");
+            }
+        }
+    }
+    assert_eq!(cases.as_object().unwrap().len(), 9);
 }

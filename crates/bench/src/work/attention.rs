@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use smallmind_graph::op::Heads;
 use smallmind_graph::{GraphError, Op};
-use smallmind_kernels::attention::AttentionShape;
+use smallmind_kernels::attention::{AttentionShape, Scoring};
 use smallmind_kernels::reference::{Matrix, attention};
 
 use super::engine::{Engine, OneOp};
@@ -50,8 +50,9 @@ impl Columns {
 
     /// The shape of a single head, for the reference.
     fn one(self) -> AttentionShape {
-        let Heads { head_dim, scale, .. } = self.heads;
-        AttentionShape { heads: 1, kv_heads: 1, head_dim, scale, dropout: None }
+        let Heads { head_dim, scale, cap, window, .. } = self.heads;
+        let scoring = Scoring { scale, cap, window };
+        AttentionShape { heads: 1, kv_heads: 1, head_dim, scoring, dropout: None }
     }
 }
 

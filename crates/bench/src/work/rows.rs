@@ -96,8 +96,7 @@ pub(super) fn rope(rows: usize, heads: usize, head_dim: usize, on: Target) -> Re
     let cols = heads * head_dim;
     let mut op = OneOp::new(rows);
     let (x, values) = op.input(1, LIMIT, cols)?;
-    let spec = RopeSpec { head_dim, theta: THETA, scaling: None };
-    let y = op.timed(Op::Rope { rope: spec, heads, direction: Direction::Forward }, &[x])?;
+    let y = op.timed(Op::Rope { rope: RopeSpec::new(head_dim, THETA), heads, direction: Direction::Forward }, &[x])?;
     op.result("y", y[0]);
     let table = RopeTable::new(head_dim, THETA, None, rows);
     let want = move |row: usize| {

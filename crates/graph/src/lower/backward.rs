@@ -1,16 +1,17 @@
 //! The gradients of the row-wise operations.
 
-use smallmind_kernels::activation::{Gelu, gelu_backward, swiglu_backward};
+use smallmind_kernels::activation::{Gelu, geglu_backward, gelu_backward, swiglu_backward};
 use smallmind_kernels::elementwise::column_sum;
 use smallmind_kernels::embedding::embedding_backward;
 use smallmind_kernels::norm::{NormBackward, PARTIAL_ROWS, layer_norm_backward, rms_norm_backward};
+use smallmind_kernels::qk_norm::{QkNormBackward, qk_norm_backward};
 use smallmind_simd::Isa;
 
 use crate::ParamId;
 use crate::access::{Extent, Sharing, View};
 use crate::graph::Node;
 use crate::lower::{Lowering, OWN_COLS, OWN_ROWS, forward};
-use crate::op::{Index, Norm};
+use crate::op::{Index, Norm, QkNorm};
 use crate::step::Workers;
 
 impl<I: Isa> Lowering<'_, I> {
@@ -79,6 +80,47 @@ impl<I: Isa> Lowering<'_, I> {
         });
     }
 
+    /// As [`Lowering::norm_grad`]: the partial sums have the columns of each group, which the second step adds up.
+    pub(super) fn qk_norm_grad(&mut self, node: &Node, norm: QkNorm) {
+        let Some(partials) = self.placed.temporaries[self.at.index()] else {
+            unreachable!("the planner gives the gradient of every norm of queries and keys its partial sums")
+        };
+        let of = self.view(node.inputs[1]).rows;
+        let partials = View { extent: Extent::Blocks { of, size: PARTIAL_ROWS }, ..partials };
+        self.qk_norm_grad_rows(node, norm, partials);
+        let isa = self.isa;
+        let partials = self.read(partials, Sharing::Unpartitioned);
+        let [q, k] = [norm.q, norm.k].map(|id| self.vector(self.grad(id)));
+        let keys = norm.q_groups * q.cols;
+        let weights = [(q, 0, norm.q_groups), (k, keys, norm.k_groups)]
+            .map(|(grad, first, groups)| (self.write(grad, OWN_COLS), grad.cols, first, groups));
+        self.push(Workers::All, 0, move |w| {
+            let partials = w.all(partials);
+            for (grad, width, first, groups) in weights {
+                let cols = w.own_cols(grad);
+                let mut grad = w.own_mut(grad);
+                for start in (0..groups).map(|group| first + group * width) {
+                    let terms = partials.cols_range(start + cols.start..start + cols.end);
+                    column_sum(isa, terms, grad.row_mut(0));
+                }
+            }
+        });
+    }
+
+    fn qk_norm_grad_rows(&mut self, node: &Node, norm: QkNorm, partials: View) {
+        let isa = self.isa;
+        let own = Sharing::OwnRows { granule: PARTIAL_ROWS };
+        let [dy, x, stats] = [0, 1, 2].map(|i| self.read(self.view(node.inputs[i]), own));
+        let weights = self.qk_weights(norm);
+        let dx = self.write(self.view(node.outputs[0]), own);
+        let partials = self.write(partials, Sharing::OwnRows { granule: 1 });
+        self.push_rows(move |w| {
+            let (dy, x, stats, weights) = (w.own(dy), w.own(x), w.own(stats), weights.of(w));
+            let (dx, partials) = (w.own_mut(dx), w.own_mut(partials));
+            qk_norm_backward(isa, QkNormBackward { dy, x, weights, stats, dx, partials });
+        });
+    }
+
     pub(super) fn gelu_grad(&mut self, node: &Node, kind: Gelu) {
         let isa = self.isa;
         let [x, dy] = [0, 1].map(|i| self.read(self.view(node.inputs[i]), OWN_ROWS));
@@ -91,5 +133,12 @@ impl<I: Isa> Lowering<'_, I> {
         let [x, dy] = [0, 1].map(|i| self.read(self.view(node.inputs[i]), OWN_ROWS));
         let dx = self.write(self.view(node.outputs[0]), OWN_ROWS);
         self.push_rows(move |w| swiglu_backward(isa, w.own(x), w.own(dy), w.own_mut(dx)));
+    }
+
+    pub(super) fn geglu_grad(&mut self, node: &Node, kind: Gelu) {
+        let isa = self.isa;
+        let [x, dy] = [0, 1].map(|i| self.read(self.view(node.inputs[i]), OWN_ROWS));
+        let dx = self.write(self.view(node.outputs[0]), OWN_ROWS);
+        self.push_rows(move |w| geglu_backward(isa, kind, w.own(x), w.own(dy), w.own_mut(dx)));
     }
 }

@@ -7,8 +7,8 @@
 use std::ops::Range;
 
 use smallmind_kernels::attention::{
-    BlockQueries, KEY_BLOCK, PAGE, QUERY_BLOCK, append_to_page, attend_block, attend_block_scratch_len, fold, fold_end,
-    page_len, partial_cols,
+    BlockQueries, KEY_BLOCK, PAGE, QUERY_BLOCK, Scoring, append_to_page, attend_block, attend_block_scratch_len, fold,
+    fold_end, page_len, partial_cols,
 };
 use smallmind_kernels::{Mat, MatMut};
 use smallmind_simd::Isa;
@@ -56,7 +56,11 @@ fn padded_partial_cols(head_dim: usize) -> usize {
 /// Rows and columns of the partial results of the spans that are divided by blocks of keys: a row for each token and
 /// each head, the blocks side by side. None if one block holds all keys.
 pub(super) fn partials(heads: Heads, limits: &Limits) -> Option<(usize, usize)> {
-    let cols = limits.context.div_ceil(KEY_BLOCK).saturating_mul(padded_partial_cols(heads.head_dim));
+    let all = limits.context.div_ceil(KEY_BLOCK);
+    // The windows of a span's queries together begin and end anywhere in a block.
+    let in_window = |window: usize| window.saturating_add(SHORT_SPAN).div_ceil(KEY_BLOCK) + 1;
+    let blocks = heads.window.map_or(all, |window| in_window(window).min(all));
+    let cols = blocks.saturating_mul(padded_partial_cols(heads.head_dim));
     (limits.context > KEY_BLOCK).then(|| (partial_tokens(limits).saturating_mul(heads.heads), cols))
 }
 
@@ -65,20 +69,31 @@ fn partial_tokens(limits: &Limits) -> usize {
     limits.tokens.min(limits.spans.max(SHORT_SPAN))
 }
 
-/// The spans of a batch. A span that is divided by blocks of keys comes with the index of its first token among all
-/// such tokens; there is memory for the partial results of `room` of them.
-fn spans(batch: &Batch, room: usize) -> impl Iterator<Item = (&Span, Option<usize>)> {
+/// The spans of a batch. Those that are cut over keys come with the number of their first token's partials, of which
+/// there is room for `room` tokens.
+fn spans(batch: &Batch, heads: Heads, room: usize) -> impl Iterator<Item = (&Span, Option<usize>)> {
     let mut used = 0;
     batch.spans().iter().map(move |span| {
-        let is_divided = span.past + span.len > KEY_BLOCK && span.len <= SHORT_SPAN.min(room - used);
+        let is_divided = span_blocks(span, heads).len() > 1 && span.len <= SHORT_SPAN.min(room - used);
         let first = used;
         used += if is_divided { span.len } else { 0 };
         (span, is_divided.then_some(first))
     })
 }
 
-/// The rows of the partial results of some tokens of a span, for the heads of a group. `first` is the index that
-/// [`spans`] gives for the span.
+/// The blocks of keys that some token of a span sees.
+fn span_blocks(span: &Span, heads: Heads) -> Range<usize> {
+    let first = heads.scoring().first_key(span.past) / KEY_BLOCK;
+    first..(span.past + span.len).div_ceil(KEY_BLOCK)
+}
+
+/// The columns of the partials of a block of keys.
+fn partial_range(span: &Span, heads: Heads, block: usize) -> Range<usize> {
+    let start = (block - span_blocks(span, heads).start) * padded_partial_cols(heads.head_dim);
+    start..start + partial_cols(heads.head_dim)
+}
+
+/// The rows of the partials of some tokens of a span, of which the first token's partials are number `first`.
 fn partial_rows(heads: Heads, span: &Span, first: usize, tokens: Range<usize>, kv_head: usize) -> Range<usize> {
     let start = first * heads.heads + kv_head * span.len * heads.group();
     start + tokens.start * heads.group()..start + tokens.end * heads.group()
@@ -110,9 +125,19 @@ impl Unit<'_> {
         self.span.start + self.tokens.start..self.span.start + self.tokens.end
     }
 
-    /// How many blocks of keys its last token sees.
-    fn blocks(&self) -> usize {
-        (self.span.past + self.tokens.end).div_ceil(KEY_BLOCK)
+    /// The position of its first token.
+    fn position(&self) -> usize {
+        self.span.past + self.tokens.start
+    }
+
+    /// The blocks of keys that some token of it sees.
+    fn blocks(&self, scoring: Scoring) -> Range<usize> {
+        scoring.first_key(self.position()) / KEY_BLOCK..(self.span.past + self.tokens.end).div_ceil(KEY_BLOCK)
+    }
+
+    /// How many of its tokens see a key before `key`, which is above 0.
+    fn seeing_before(&self, key: usize, scoring: Scoring) -> usize {
+        scoring.first_behind(key).saturating_sub(self.position()).min(self.tokens.len())
     }
 }
 
@@ -189,17 +214,16 @@ impl<I: Isa> Attend<I> {
     /// Computes this worker's units of all spans.
     fn run(&self, w: &Worker<'_>, scratch: &mut [f32]) {
         let (heads, mut units) = (self.layer.heads, RoundRobin::new(w.part()));
-        for (span, first) in spans(w.batch(), self.partials.map_or(0, |(_, room)| room)) {
+        for (span, first) in spans(w.batch(), heads, self.partials.map_or(0, |(_, room)| room)) {
             for start in (0..span.len).step_by(unit_tokens(heads)) {
                 let tokens = start..(start + unit_tokens(heads)).min(span.len);
                 let unit = |kv_head| Unit { span, tokens: tokens.clone(), kv_head };
                 match (first, self.partials) {
                     (Some(first), Some((partials, _))) => {
-                        for block in 0..unit(0).blocks() {
+                        for block in unit(0).blocks(heads.scoring()) {
                             for kv_head in (0..heads.kv_heads).filter(|_| units.next()) {
                                 let rows = partial_rows(heads, span, first, tokens.clone(), kv_head);
-                                let col = block * padded_partial_cols(heads.head_dim);
-                                let cols = col..col + partial_cols(heads.head_dim);
+                                let cols = partial_range(span, heads, block);
                                 // SAFETY: these tokens, this head and this block of keys are one worker's unit, with
                                 // rows and columns of its own.
                                 let to = unsafe { w.window_mut(partials, rows, cols) };
@@ -225,10 +249,18 @@ impl<I: Isa> Attend<I> {
         let (state, scratch) = scratch.split_at_mut(rows * cols);
         let (partials, scratch) = scratch.split_at_mut(rows * cols);
         let mut state = MatMut::new(state, rows, cols);
-        self.block(w, unit, 0, state.reborrow(), scratch);
-        for block in 1..unit.blocks() {
+        let scoring = self.layer.heads.scoring();
+        let mut blocks = unit.blocks(scoring);
+        blocks.next().into_iter().for_each(|first| self.block(w, unit, first, state.reborrow(), scratch));
+        for block in blocks {
             self.block(w, unit, block, MatMut::new(partials, rows, cols), scratch);
-            fold(self.isa, state.reborrow(), Mat::new(partials, rows, cols));
+            // Tokens whose windows begin with this block begin their fold with it.
+            let begun = unit.seeing_before(block * KEY_BLOCK, scoring) * group;
+            let beginning = unit.seeing_before((block + 1) * KEY_BLOCK, scoring) * group;
+            fold(self.isa, state.reborrow().rows_range(0..begun), Mat::new(partials, begun, cols));
+            for row in begun..beginning {
+                state.row_mut(row).copy_from_slice(&partials[row * cols..(row + 1) * cols]);
+            }
         }
         // SAFETY: these tokens and heads are one worker's unit, with rows and columns of its own, and are taken once.
         let out = unsafe { w.window_mut(self.out, unit.rows(), self.group_cols(unit.kv_head)) };
@@ -255,7 +287,7 @@ impl<I: Isa> Attend<I> {
                 Mat::new(copy, tokens * group, head_dim)
             }
         };
-        let queries = BlockQueries { q, group, past: unit.span.past + unit.tokens.start, scale: heads.scale };
+        let queries = BlockQueries { q, group, past: unit.position(), scoring: heads.scoring() };
         let (cache, pages) = (w.all(self.cache), w.batch().pages(unit.span));
         let page = |i: usize| cache.row(self.layer.row(pages[i], unit.kv_head));
         attend_block(self.isa, queries, block, page, to, scratch);
@@ -265,19 +297,18 @@ impl<I: Isa> Attend<I> {
 /// Writes the outputs of the spans that are divided by blocks of keys.
 fn fold_partials<I: Isa>(isa: I, (heads, room): (Heads, usize), w: &Worker<'_>, partials: Read, out: Write) {
     let (mut units, partials) = (RoundRobin::new(w.part()), w.all(partials));
-    let (cols, padded) = (partial_cols(heads.head_dim), padded_partial_cols(heads.head_dim));
+    let cols = partial_cols(heads.head_dim);
     let state = &mut w.scratch()[..cols];
-    for (span, first) in spans(w.batch(), room) {
+    for (span, first) in spans(w.batch(), heads, room) {
         let Some(first) = first else { continue };
         for token in 0..span.len {
             for head in (0..heads.heads).filter(|_| units.next()) {
                 let rows = partial_rows(heads, span, first, token..token + 1, head / heads.group());
-                let blocks = partials.row(rows.start + head % heads.group());
-                state.copy_from_slice(&blocks[..cols]);
-                for block in 1..(span.past + token + 1).div_ceil(KEY_BLOCK) {
-                    let partial = Mat::new(&blocks[block * padded..], 1, cols);
-                    fold(isa, MatMut::new(state, 1, cols), partial);
-                }
+                let row = partials.row(rows.start + head % heads.group());
+                let unit = Unit { span, tokens: token..token + 1, kv_head: head / heads.group() };
+                let mut blocks = unit.blocks(heads.scoring()).map(|block| &row[partial_range(span, heads, block)]);
+                blocks.next().into_iter().for_each(|first| state.copy_from_slice(first));
+                blocks.for_each(|partial| fold(isa, MatMut::new(state, 1, cols), Mat::new(partial, 1, cols)));
                 let row = span.start + token;
                 // SAFETY: this token and head are one worker's unit, with columns of its own.
                 let out = unsafe { w.window_mut(out, row..row + 1, heads.q(head)) };

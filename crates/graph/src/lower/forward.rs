@@ -1,18 +1,21 @@
 //! The row-wise operations of the forward pass.
 
-use smallmind_kernels::activation::{Gelu, gelu, swiglu};
+use smallmind_kernels::activation::{Gelu, geglu, gelu, swiglu};
 use smallmind_kernels::dropout::{Dropout, dropout};
-use smallmind_kernels::elementwise::{add, gather_rows};
+use smallmind_kernels::elementwise::{add, gather_rows, scale};
 use smallmind_kernels::embedding::{embedding, embedding_packed};
 use smallmind_kernels::norm::{LayerNorm, Residual, RmsNorm, layer_norm, rms_norm};
+use smallmind_kernels::qk_norm::{self, qk_norm};
 use smallmind_kernels::rope::{Direction, Rope, rope};
+use smallmind_kernels::soft_cap::soft_cap;
 use smallmind_simd::Isa;
 
-use crate::access::Sharing;
+use crate::access::{Read, Sharing};
+use crate::frame::Worker;
 use crate::graph::Node;
 use crate::lower::linear::packed_weight;
 use crate::lower::{Lowering, OWN_ROWS};
-use crate::op::{DropoutSpec, Index, Norm, RopeSpec};
+use crate::op::{DropoutSpec, Index, Norm, QkNorm, RopeSpec};
 use crate::{Batch, ParamId};
 
 /// The integers of a batch that index a table.
@@ -20,6 +23,21 @@ pub(super) fn ids(batch: &Batch, index: Index) -> &[u32] {
     match index {
         Index::Tokens => batch.tokens(),
         Index::Positions => batch.positions(),
+    }
+}
+
+/// The scales of queries and keys that a step reads.
+#[derive(Clone, Copy)]
+pub(super) struct QkScales {
+    q: Read,
+    k: Read,
+    norm: QkNorm,
+}
+
+impl QkScales {
+    pub(super) fn of<'w>(&self, w: &'w Worker<'_>) -> qk_norm::QkWeights<'w> {
+        let QkNorm { q_groups, k_groups, .. } = self.norm;
+        qk_norm::QkWeights { q: w.all(self.q).row(0), k: w.all(self.k).row(0), q_groups, k_groups }
     }
 }
 
@@ -42,6 +60,13 @@ impl<I: Isa> Lowering<'_, I> {
         let [a, b] = [0, 1].map(|i| self.read(self.view(node.inputs[i]), OWN_ROWS));
         let y = self.write(self.view(node.outputs[0]), OWN_ROWS);
         self.push_rows(move |w| add(isa, w.own(a), w.own(b), w.own_mut(y)));
+    }
+
+    pub(super) fn scale(&mut self, node: &Node, factor: f32) {
+        let isa = self.isa;
+        let x = self.read(self.view(node.inputs[0]), OWN_ROWS);
+        let y = self.write(self.view(node.outputs[0]), OWN_ROWS);
+        self.push_rows(move |w| scale(isa, w.own(x), factor, w.own_mut(y)));
     }
 
     pub(super) fn dropout(&mut self, node: &Node, spec: DropoutSpec) {
@@ -91,7 +116,24 @@ impl<I: Isa> Lowering<'_, I> {
         });
     }
 
-    pub(super) fn rope(&mut self, node: &Node, spec: RopeSpec, heads: usize, direction: Direction) {
+    pub(super) fn qk_norm(&mut self, node: &Node, norm: QkNorm) {
+        let isa = self.isa;
+        let x = self.read(self.view(node.inputs[0]), OWN_ROWS);
+        let weights = self.qk_weights(norm);
+        let [y, stats] = [0, 1].map(|i| self.write(self.view(node.outputs[i]), OWN_ROWS));
+        self.push_rows(move |w| {
+            let (x, out, stats) = (w.own(x), w.own_mut(y), w.own_mut(stats));
+            qk_norm(isa, qk_norm::QkNorm { x, weights: weights.of(w), eps: norm.eps, out, stats });
+        });
+    }
+
+    /// Declares that the next step reads the scales of queries and keys.
+    pub(super) fn qk_weights(&mut self, norm: QkNorm) -> QkScales {
+        let [q, k] = [norm.q, norm.k].map(|id| self.read(self.vector(self.param(id)), Sharing::Unpartitioned));
+        QkScales { q, k, norm }
+    }
+
+    pub(super) fn rope(&mut self, node: &Node, spec: &RopeSpec, heads: usize, direction: Direction) {
         let (isa, table) = (self.isa, self.rope_table(spec));
         let x = self.read(self.view(node.inputs[0]), OWN_ROWS);
         let y = self.write(self.view(node.outputs[0]), OWN_ROWS);
@@ -113,6 +155,20 @@ impl<I: Isa> Lowering<'_, I> {
         let x = self.read(self.view(node.inputs[0]), OWN_ROWS);
         let y = self.write(self.view(node.outputs[0]), OWN_ROWS);
         self.push_rows(move |w| swiglu(isa, w.own(x), w.own_mut(y)));
+    }
+
+    pub(super) fn geglu(&mut self, node: &Node, kind: Gelu) {
+        let isa = self.isa;
+        let x = self.read(self.view(node.inputs[0]), OWN_ROWS);
+        let y = self.write(self.view(node.outputs[0]), OWN_ROWS);
+        self.push_rows(move |w| geglu(isa, kind, w.own(x), w.own_mut(y)));
+    }
+
+    pub(super) fn soft_cap(&mut self, node: &Node, cap: f32) {
+        let isa = self.isa;
+        let x = self.read(self.view(node.inputs[0]), OWN_ROWS);
+        let y = self.write(self.view(node.outputs[0]), OWN_ROWS);
+        self.push_rows(move |w| soft_cap(isa, cap, w.own(x), w.own_mut(y)));
     }
 
     pub(super) fn select_rows(&mut self, node: &Node) {

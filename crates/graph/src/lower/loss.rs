@@ -1,8 +1,10 @@
 //! The output head with its loss, by chunks of rows, so that the logits of the whole batch are never stored.
 
 use smallmind_kernels::FormatKind;
+use smallmind_kernels::elementwise::copy;
 use smallmind_kernels::loss::{cross_entropy, cross_entropy_backward};
 use smallmind_kernels::matmul::{Layout, ROW_GRANULE, Update, quantized_words};
+use smallmind_kernels::soft_cap::{soft_cap_backward, soft_cap_in_place};
 use smallmind_simd::Isa;
 
 use crate::access::{Chunk, View};
@@ -22,12 +24,18 @@ pub(super) fn chunk_rows(vocab: usize, tokens: usize) -> usize {
     (CHUNK_BYTES / 4 / vocab.max(1)).max(MIN_CHUNK_ROWS).next_multiple_of(ROW_GRANULE).min(tokens).max(1)
 }
 
-/// Rows and columns of the temporary memory of a loss: the logits of a chunk, and after them the chunk's rows in bytes
-/// if the weight has a format of blocks.
-pub(super) fn temporary(vocab: usize, d_model: usize, tokens: usize, has_blocks: bool) -> (usize, usize) {
+/// Rows and columns of the temporary memory of a loss: the logits of a chunk; after them the same, where a gradient
+/// needs them capped; and after these the chunk's rows in bytes if the weight has a format of blocks.
+pub(super) fn temporary(
+    [vocab, d_model]: [usize; 2],
+    tokens: usize,
+    has_blocks: bool,
+    keeps_capped: bool,
+) -> (usize, usize) {
     let rows = chunk_rows(vocab, tokens);
     let of_bytes = if has_blocks { (rows * quantized_words(d_model)).div_ceil(vocab.max(1)) } else { 0 };
-    (rows + of_bytes, vocab)
+    let of_logits = if keeps_capped { 2 * rows } else { rows };
+    (of_logits + of_bytes, vocab)
 }
 
 /// What is computed.
@@ -47,14 +55,16 @@ struct Views {
     quantized: Option<View>,
     weight_grad: View,
     logits: View,
+    /// The capped logits, for their gradients.
+    capped: Option<View>,
     loss: View,
     dx: Option<View>,
 }
 
 impl<I: Isa> Lowering<'_, I> {
-    /// For each chunk of rows: `logits = x·Wᵀ`; the loss and, in place, `d logits = scale·(softmax − onehot)`; then `dx
+    /// For each chunk of rows: `logits = x·Wᵀ`, capped if there is a cap; the loss and, in place, `d logits = scale·(softmax − onehot)`; then `dx
     /// = d logits·W` and `dW += d logitsᵀ·x`.
-    pub(super) fn linear_cross_entropy(&mut self, node: &Node, weight: ParamId, mode: Mode) {
+    pub(super) fn linear_cross_entropy(&mut self, node: &Node, weight: ParamId, cap: Option<f32>, mode: Mode) {
         let Some(room) = self.placed.temporaries[self.at.index()] else {
             unreachable!("the planner gives every loss its logits")
         };
@@ -62,8 +72,11 @@ impl<I: Isa> Lowering<'_, I> {
         let logits = View { rows: Rows::Fixed(max), ..room };
         let x = self.view(node.inputs[0]);
         let has_blocks = self.packed(weight).is_some_and(|format| format.kind() == FormatKind::Blocks);
+        let behind = |chunks: usize| room.offset + chunks * max * room.cols;
+        let keeps_capped = cap.is_some() && mode == Mode::LossAndGradient;
+        let capped = keeps_capped.then_some(View { offset: behind(1), ..logits });
         let quantized = has_blocks.then_some(View {
-            offset: room.offset + max * room.cols,
+            offset: behind(if keeps_capped { 2 } else { 1 }),
             cols: quantized_words(x.cols),
             ..logits
         });
@@ -74,11 +87,14 @@ impl<I: Isa> Lowering<'_, I> {
                 quantized: quantized.map(part),
                 weight_grad: self.grad(weight),
                 logits: part(logits),
+                capped: capped.map(part),
                 loss: part(self.view(node.outputs[0])),
                 dx: node.outputs.get(1).map(|v| part(self.view(*v))),
             };
             self.logits(&views, weight);
+            cap.into_iter().for_each(|cap| self.cap_logits(&views, cap));
             self.cross_entropy(&views, mode);
+            cap.into_iter().for_each(|cap| self.cap_gradients(&views, cap));
             if let (Mode::LossAndGradient, Some(dx)) = (mode, views.dx) {
                 self.loss_gradients(&views, weight, dx);
             }
@@ -98,6 +114,29 @@ impl<I: Isa> Lowering<'_, I> {
             bias: None,
             residual: None,
         });
+    }
+
+    /// Caps the logits in their place, and keeps them where gradients need them.
+    fn cap_logits(&mut self, views: &Views, cap: f32) {
+        let isa = self.isa;
+        let logits = self.write(views.logits, OWN_ROWS);
+        let capped = views.capped.map(|capped| self.write(capped, OWN_ROWS));
+        self.push(Workers::All, 0, move |w| {
+            let mut logits = w.own_mut(logits);
+            soft_cap_in_place(isa, cap, logits.reborrow());
+            if let Some(capped) = capped {
+                copy(isa, logits.as_mat(), w.own_mut(capped));
+            }
+        });
+    }
+
+    /// Makes the gradients of the capped logits those of the logits, if there are gradients.
+    fn cap_gradients(&mut self, views: &Views, cap: f32) {
+        let Some(capped) = views.capped else { return };
+        let isa = self.isa;
+        let capped = self.read(capped, OWN_ROWS);
+        let logits = self.write(views.logits, OWN_ROWS);
+        self.push(Workers::All, 0, move |w| soft_cap_backward(isa, cap, w.own(capped), w.own_mut(logits)));
     }
 
     fn cross_entropy(&mut self, views: &Views, mode: Mode) {

@@ -59,14 +59,18 @@ pub(crate) fn temporary(
     if let Op::Linear { weight, .. } = node.op {
         let x = node.inputs[0];
         has_blocks(weight).then(|| (rows(x), quantized_words(graph.shape(x).cols)))
-    } else if let Op::LinearCrossEntropy { weight } | Op::LinearCrossEntropyGrad { weight } = node.op {
+    } else if let Op::LinearCrossEntropy { weight, .. } | Op::LinearCrossEntropyGrad { weight, .. } = node.op {
         let table = graph.params.get(weight)?;
-        Some(loss::temporary(table.rows, table.cols, limits.tokens, has_blocks(weight)))
+        let keeps_capped = matches!(node.op, Op::LinearCrossEntropyGrad { cap: Some(_), .. });
+        Some(loss::temporary([table.rows, table.cols], limits.tokens, has_blocks(weight), keeps_capped))
     } else if let Op::CachedAttention { heads, .. } = node.op {
         cache::partials(heads, limits)
     } else if let Op::NormGrad(norm) = node.op {
         let x = node.inputs[1];
         Some((rows(x).div_ceil(PARTIAL_ROWS), norm.params().count() * graph.shape(x).cols))
+    } else if let Op::QkNormGrad(norm) = node.op {
+        let [q, k] = [norm.q, norm.k].map(|id| graph.params.get(id).map_or(0, crate::ParamSpec::len));
+        Some((rows(node.inputs[1]).div_ceil(PARTIAL_ROWS), norm.cols(q, k)))
     } else {
         None
     }
@@ -134,26 +138,32 @@ impl<'g, I: Isa> Lowering<'g, I> {
             Op::Embedding { table, index } => self.embedding(node, table, index),
             Op::EmbeddingGrad { table, index } => self.embedding_grad(node, table, index),
             Op::Add => self.add(node),
+            Op::Scale { factor } => self.scale(node, factor),
             Op::Dropout(spec) => self.dropout(node, spec),
             Op::Norm(norm) | Op::AddNorm(norm) => self.norm(node, norm),
             Op::NormGrad(norm) => self.norm_grad(node, norm),
+            Op::QkNorm(norm) => self.qk_norm(node, norm),
+            Op::QkNormGrad(norm) => self.qk_norm_grad(node, norm),
             Op::Linear { weight, bias } => self.linear(node, weight, bias),
             Op::LinearGradInput { weight } => self.linear_grad_input(node, weight),
             Op::LinearGradWeight { weight } => self.linear_grad_weight(node, weight),
             Op::BiasGrad { bias } => self.bias_grad(node, bias),
-            Op::Rope { rope, heads, direction } => self.rope(node, rope, heads, direction),
+            Op::Rope { ref rope, heads, direction } => self.rope(node, rope, heads, direction),
             Op::Gelu(kind) => self.gelu(node, kind),
             Op::GeluGrad(kind) => self.gelu_grad(node, kind),
             Op::SwiGlu => self.swiglu(node),
             Op::SwiGluGrad => self.swiglu_grad(node),
+            Op::GeGlu(kind) => self.geglu(node, kind),
+            Op::GeGluGrad(kind) => self.geglu_grad(node, kind),
             Op::Attention { heads, dropout } => self.attention(node, heads, dropout),
             Op::AttentionGrad { heads, dropout } => self.attention_grad(node, heads, dropout),
             Op::CacheAppend { layer, heads } => self.cache_append(node, layer, heads),
             Op::CachedAttention { layer, heads } => self.cached_attention(node, layer, heads),
             Op::SelectRows => self.select_rows(node),
-            Op::LinearCrossEntropy { weight } => self.linear_cross_entropy(node, weight, loss::Mode::Loss),
-            Op::LinearCrossEntropyGrad { weight } => {
-                self.linear_cross_entropy(node, weight, loss::Mode::LossAndGradient)
+            Op::SoftCap { cap } => self.soft_cap(node, cap),
+            Op::LinearCrossEntropy { weight, cap } => self.linear_cross_entropy(node, weight, cap, loss::Mode::Loss),
+            Op::LinearCrossEntropyGrad { weight, cap } => {
+                self.linear_cross_entropy(node, weight, cap, loss::Mode::LossAndGradient)
             }
             Op::GradSquares => self.grad_squares(node),
             Op::ClipFactor { max_norm } => self.clip_factor(node, max_norm),
@@ -218,12 +228,12 @@ impl<'g, I: Isa> Lowering<'g, I> {
         }
     }
 
-    fn rope_table(&mut self, spec: RopeSpec) -> Arc<RopeTable> {
-        if let Some((_, table)) = self.ropes.iter().find(|(s, _)| *s == spec) {
+    fn rope_table(&mut self, spec: &RopeSpec) -> Arc<RopeTable> {
+        if let Some((_, table)) = self.ropes.iter().find(|(s, _)| s == spec) {
             return table.clone();
         }
-        let table = Arc::new(RopeTable::new(spec.head_dim, spec.theta, spec.scaling, self.limits.context));
-        self.ropes.push((spec, table.clone()));
+        let table = Arc::new(spec.table(self.limits.context));
+        self.ropes.push((spec.clone(), table.clone()));
         table
     }
 

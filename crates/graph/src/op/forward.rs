@@ -1,8 +1,8 @@
 //! The facts of the operations of a forward pass.
 
 use crate::op::info::{Bytes, Cost, Effects, Info, Operands, Shapes};
-use crate::op::{Direction, DropoutSpec, Heads, Norm, RopeSpec};
-use crate::{ParamId, Rows, Shape};
+use crate::op::{Direction, DropoutSpec, Heads, Norm, QkNorm, RopeSpec};
+use crate::{GraphError, ParamId, Rows, Shape};
 
 pub(super) fn embedding(table: ParamId) -> Info {
     let shapes = move |s: &Shapes<'_>| {
@@ -23,6 +23,10 @@ pub(super) fn add() -> Info {
         Ok(vec![s.shape(0)])
     };
     Info::new("add", shapes).cost(|o| o.pass_over(o.output_elements()))
+}
+
+pub(super) fn scale() -> Info {
+    Info::new("scale", |s| s.like_input()).cost(|o| o.pass_over(o.output_elements()))
 }
 
 pub(super) fn dropout(spec: DropoutSpec) -> Info {
@@ -65,6 +69,15 @@ pub(super) fn add_norm(norm: Norm) -> Info {
     Info::new(name, shapes).params(norm.params()).cost(cost)
 }
 
+pub(super) fn qk_norm(norm: QkNorm) -> Info {
+    let shapes = move |s: &Shapes<'_>| {
+        s.arity(1..=1)?;
+        Ok(vec![s.shape(0), s.qk_stats(norm, s.shape(0))?])
+    };
+    let cost = |o: &Operands<'_>| Cost { weights: o.param_passes(1.0, 0.0), ..o.pass_over(7.0 * o.first_elements()) };
+    Info::new("qk_norm", shapes).params([norm.q, norm.k]).cost(cost)
+}
+
 pub(super) fn linear(weight: ParamId, bias: Option<ParamId>) -> Info {
     let shapes = move |s: &Shapes<'_>| {
         s.arity(1..=2)?;
@@ -86,7 +99,8 @@ pub(super) fn linear(weight: ParamId, bias: Option<ParamId>) -> Info {
     Info::new("linear", shapes).params(std::iter::once(weight).chain(bias)).takes_addend(1).cost(cost)
 }
 
-pub(super) fn rope(rope: RopeSpec, heads: usize, direction: Direction) -> Info {
+pub(super) fn rope(rope: &RopeSpec, heads: usize, direction: Direction) -> Info {
+    let (head_dim, dim) = (rope.head_dim, rope.dim);
     let name = match direction {
         Direction::Forward => "rope",
         Direction::Backward => "rope_grad",
@@ -94,15 +108,16 @@ pub(super) fn rope(rope: RopeSpec, heads: usize, direction: Direction) -> Info {
     let shapes = move |s: &Shapes<'_>| {
         s.arity(1..=1)?;
         s.expect_tokens(0)?;
-        s.require(rope.head_dim.is_multiple_of(2) && rope.head_dim > 0, "rope needs an even head dimension")?;
-        s.require(heads * rope.head_dim <= s.shape(0).cols, "the rotated heads fit in a row")?;
+        s.require(dim.is_multiple_of(2) && dim > 0, "rope rotates an even number of features")?;
+        s.require(dim <= head_dim, "the rotated features are those of a head")?;
+        s.require(heads * head_dim <= s.shape(0).cols, "the rotated heads fit in a row")?;
         Ok(vec![s.shape(0)])
     };
     Info::new(name, shapes).cost(move |o| {
-        let rotated = o.rows() * (heads * rope.head_dim) as f64;
+        let rotated = o.rows() * (heads * dim) as f64;
         let mut cost = o.pass_over(3.0 * rotated);
-        // The bytes of a row of the table of angles, for each token.
-        cost.values += Bytes::of_elements(o.rows() * rope.head_dim as f64, 0.0);
+        // A row of the table of angles for each token.
+        cost.values += Bytes::of_elements(o.rows() * dim as f64, 0.0);
         cost
     })
 }
@@ -112,14 +127,20 @@ pub(super) fn gelu() -> Info {
     Info::new("gelu", |s| s.like_input()).cost(|o| o.pass_over(12.0 * o.output_elements()))
 }
 
+/// The shape rule of a gated activation.
+fn gated(s: &Shapes<'_>) -> Result<Vec<Shape>, GraphError> {
+    s.arity(1..=1)?;
+    let x = s.shape(0);
+    s.require(x.cols.is_multiple_of(2), "gate and up are equally wide")?;
+    Ok(vec![Shape { cols: x.cols / 2, ..x }])
+}
+
+pub(super) fn geglu() -> Info {
+    Info::new("geglu", gated).cost(|o| o.pass_over(13.0 * o.output_elements()))
+}
+
 pub(super) fn swiglu() -> Info {
-    let shapes = |s: &Shapes<'_>| {
-        s.arity(1..=1)?;
-        let x = s.shape(0);
-        s.require(x.cols.is_multiple_of(2), "gate and up are equally wide")?;
-        Ok(vec![Shape { cols: x.cols / 2, ..x }])
-    };
-    Info::new("swiglu", shapes)
+    Info::new("swiglu", gated)
         .cost(|o| Cost { exponentials: o.output_elements(), ..o.pass_over(5.0 * o.output_elements()) })
 }
 
@@ -153,8 +174,7 @@ pub(super) fn cached_attention(heads: Heads) -> Info {
     };
     Info::new("cached_attention", shapes).effects(Effects::CACHE).cost(move |o| {
         let queries = o.output_elements();
-        let seen: usize = o.batch.spans().iter().map(|s| s.past + s.len).sum();
-        let keys_and_values = (seen * 2 * heads.kv_cols()) as f64;
+        let keys_and_values = (o.seen_keys(heads) * 2 * heads.kv_cols()) as f64;
         Cost {
             values: Bytes::of_elements(queries, queries),
             cache: Bytes::of_elements(keys_and_values, 0.0),
@@ -175,14 +195,25 @@ pub(super) fn select_rows() -> Info {
     })
 }
 
-pub(super) fn linear_cross_entropy(weight: ParamId) -> Info {
+pub(super) fn soft_cap() -> Info {
+    let cost = |o: &Operands<'_>| Cost { exponentials: o.output_elements(), ..o.pass_over(8.0 * o.output_elements()) };
+    Info::new("soft_cap", |s| s.like_input()).cost(cost)
+}
+
+pub(super) fn linear_cross_entropy(weight: ParamId, cap: Option<f32>) -> Info {
     let shapes = move |s: &Shapes<'_>| {
         s.arity(1..=1)?;
         s.expect(0, Shape::tokens(s.param(weight)?.cols))?;
         Ok(vec![Shape::tokens(1)])
     };
     Info::new("linear_cross_entropy", shapes).params([weight]).cost(move |o| {
-        let flops = 2.0 * o.rows() * o.param_elements(weight) + 4.0 * o.logits(weight);
-        Cost { exponentials: o.logits(weight), weights: o.param_passes(1.0, 0.0), ..o.pass_over(flops) }
+        // A cap is a tanh.
+        let capped = if cap.is_some() { 1.0 } else { 0.0 };
+        let flops = 2.0 * o.rows() * o.param_elements(weight) + (4.0 + 8.0 * capped) * o.logits(weight);
+        Cost {
+            exponentials: (1.0 + capped) * o.logits(weight),
+            weights: o.param_passes(1.0, 0.0),
+            ..o.pass_over(flops)
+        }
     })
 }

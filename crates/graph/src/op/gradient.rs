@@ -1,8 +1,8 @@
 //! The facts of the operations of a backward pass.
 
 use crate::op::info::{Bytes, Cost, Effects, Info, Operands, Shapes};
-use crate::op::{DropoutSpec, Heads, Norm};
-use crate::{ParamId, Shape};
+use crate::op::{DropoutSpec, Heads, Norm, QkNorm};
+use crate::{GraphError, ParamId, Shape};
 
 pub(super) fn embedding_grad(table: ParamId) -> Info {
     let shapes = move |s: &Shapes<'_>| {
@@ -34,6 +34,17 @@ pub(super) fn norm_grad(norm: Norm) -> Info {
     // The parameters are read for scaling; their gradients are read and written, to add to them.
     let cost = |o: &Operands<'_>| Cost { weights: o.param_passes(2.0, 1.0), ..o.pass_over(13.0 * o.first_elements()) };
     Info::new(name, shapes).params(norm.params()).effects(Effects::GRADIENTS).takes_addend(3).cost(cost)
+}
+
+pub(super) fn qk_norm_grad(norm: QkNorm) -> Info {
+    let shapes = move |s: &Shapes<'_>| {
+        s.arity(3..=3)?;
+        s.same(0, 1)?;
+        s.expect(2, s.qk_stats(norm, s.shape(0))?)?;
+        Ok(vec![s.shape(0)])
+    };
+    let cost = |o: &Operands<'_>| Cost { weights: o.param_passes(2.0, 1.0), ..o.pass_over(13.0 * o.first_elements()) };
+    Info::new("qk_norm_grad", shapes).params([norm.q, norm.k]).effects(Effects::GRADIENTS).cost(cost)
 }
 
 pub(super) fn linear_grad_input(weight: ParamId) -> Info {
@@ -88,15 +99,21 @@ pub(super) fn gelu_grad() -> Info {
     Info::new("gelu_grad", shapes).cost(|o| o.pass_over(20.0 * o.output_elements()))
 }
 
+/// The shape rule of the gradient of a gated activation.
+fn gated_grad(s: &Shapes<'_>) -> Result<Vec<Shape>, GraphError> {
+    s.arity(2..=2)?;
+    let x = s.shape(0);
+    s.expect(1, Shape { cols: x.cols / 2, ..x })?;
+    Ok(vec![x])
+}
+
+pub(super) fn geglu_grad() -> Info {
+    Info::new("geglu_grad", gated_grad).cost(|o| o.pass_over(17.0 * o.output_elements()))
+}
+
 pub(super) fn swiglu_grad() -> Info {
-    let shapes = |s: &Shapes<'_>| {
-        s.arity(2..=2)?;
-        let x = s.shape(0);
-        s.expect(1, Shape { cols: x.cols / 2, ..x })?;
-        Ok(vec![x])
-    };
-    Info::new("swiglu_grad", shapes).cost(|o| {
-        // One sigmoid serves the gradients of the gate and of the input.
+    Info::new("swiglu_grad", gated_grad).cost(|o| {
+        // One sigmoid for a gate's and an input's gradient.
         Cost { exponentials: o.output_elements() / 2.0, ..o.pass_over(5.0 * o.output_elements()) }
     })
 }
@@ -113,15 +130,20 @@ pub(super) fn attention_grad(heads: Heads, dropout: Option<DropoutSpec>) -> Info
     Info::new("attention_grad", shapes).dropout(dropout).cost(move |o| o.attention(heads, 5.0))
 }
 
-pub(super) fn linear_cross_entropy_grad(weight: ParamId) -> Info {
+pub(super) fn linear_cross_entropy_grad(weight: ParamId, cap: Option<f32>) -> Info {
     let shapes = move |s: &Shapes<'_>| {
         s.arity(1..=1)?;
         s.expect(0, Shape::tokens(s.param(weight)?.cols))?;
         Ok(vec![Shape::tokens(1), s.shape(0)])
     };
     let cost = move |o: &Operands<'_>| {
-        let flops = 6.0 * o.rows() * o.param_elements(weight) + 6.0 * o.logits(weight);
-        Cost { exponentials: o.logits(weight), weights: o.param_passes(2.0, 1.0), ..o.pass_over(flops) }
+        let capped = if cap.is_some() { 1.0 } else { 0.0 };
+        let flops = 6.0 * o.rows() * o.param_elements(weight) + (6.0 + 11.0 * capped) * o.logits(weight);
+        Cost {
+            exponentials: (1.0 + capped) * o.logits(weight),
+            weights: o.param_passes(2.0, 1.0),
+            ..o.pass_over(flops)
+        }
     };
     Info::new("linear_cross_entropy_grad", shapes).params([weight]).effects(Effects::GRADIENTS).cost(cost)
 }

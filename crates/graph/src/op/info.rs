@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 
 use smallmind_kernels::optimizer::SUM_BLOCK;
 
-use crate::op::{DropoutSpec, Heads, Norm};
-use crate::{Batch, GraphError, ParamId, ParamSpec, Params, Rows, Shape};
+use crate::op::{DropoutSpec, Heads, Norm, QkNorm};
+use crate::{Batch, GraphError, ParamId, ParamSpec, Params, Rows, Shape, Span};
 
 /// The mutable memory besides values that an operation touches. An operation that writes any of it is never dead code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -164,10 +164,20 @@ impl Shapes<'_> {
         Ok(())
     }
 
+    /// The shape of the statistics of a norm of queries and keys in rows of the shape `x`.
+    pub(super) fn qk_stats(&self, norm: QkNorm, x: Shape) -> Result<Shape, GraphError> {
+        let cols = norm.cols(self.param(norm.q)?.len(), self.param(norm.k)?.len());
+        self.require(cols <= x.cols, "the groups of queries and keys fit in a row")?;
+        Ok(Shape { cols: norm.q_groups + norm.k_groups, ..x })
+    }
+
     pub(super) fn qkv(&self, input: usize, heads: Heads) -> Result<(), GraphError> {
         let divides = heads.kv_heads > 0 && heads.heads > 0 && heads.heads.is_multiple_of(heads.kv_heads);
         self.require(divides && heads.head_dim > 0, "key heads divide query heads")?;
         self.require(heads.scale.is_finite(), "scores are multiplied by a finite number")?;
+        let has_cap = heads.cap.is_none_or(|cap| cap > 0.0 && cap.is_finite());
+        self.require(has_cap, "a cap of scores is finite and above 0")?;
+        self.require(heads.window != Some(0), "a sliding window has at least one key")?;
         self.expect(input, Shape::tokens(heads.qkv_cols()))
     }
 
@@ -292,9 +302,20 @@ impl Operands<'_> {
 
     /// Pairs of a query and a key that it sees, over all spans and query heads.
     pub(super) fn pairs(&self, heads: Heads) -> f64 {
-        let of_span = |len: f64, past: f64| len * past + len * (len + 1.0) / 2.0;
-        let pairs: f64 = self.batch.spans().iter().map(|s| of_span(s.len as f64, s.past as f64)).sum();
-        pairs * heads.heads as f64
+        let of_span = |span: &Span| {
+            // The queries before whose position the window reaches beyond the first key.
+            let whole = heads.window.map_or(span.len, |window| window.saturating_sub(span.past).min(span.len));
+            let (n, past) = (whole as f64, span.past as f64);
+            let cut = (span.len - whole) as f64 * heads.window.unwrap_or(0) as f64;
+            n * past + n * (n + 1.0) / 2.0 + cut
+        };
+        self.batch.spans().iter().map(of_span).sum::<f64>() * heads.heads as f64
+    }
+
+    /// Keys that some query of each span sees, over all spans.
+    pub(super) fn seen_keys(&self, heads: Heads) -> usize {
+        let of_span = |span: &Span| span.past + span.len - heads.scoring().first_key(span.past);
+        self.batch.spans().iter().filter(|span| span.len > 0).map(of_span).sum()
     }
 
     /// Bytes that are moved if all parameters are read `reads` times and written `writes` times.
@@ -308,11 +329,12 @@ impl Operands<'_> {
         Cost { flops, values, ..Cost::default() }
     }
 
-    /// As [`Operands::pass_over`], with one exponential and `products` products of all features for each pair of a
-    /// query and a key.
+    /// As [`Operands::pass_over`], with an exponential for each pair of a query and a key, one more if scores are capped,
+    /// and `products` products of a pair's features.
     pub(super) fn attention(&self, heads: Heads, products: f64) -> Cost {
         let pairs = self.pairs(heads);
-        let flops = pairs * (products * 2.0 * heads.head_dim as f64 + 4.0);
-        Cost { exponentials: pairs, ..self.pass_over(flops) }
+        let (of_cap, exponentials) = if heads.cap.is_some() { (6.0, 2.0) } else { (0.0, 1.0) };
+        let flops = pairs * (products * 2.0 * heads.head_dim as f64 + 4.0 + of_cap);
+        Cost { exponentials: exponentials * pairs, ..self.pass_over(flops) }
     }
 }

@@ -13,9 +13,11 @@ pub(crate) use info::Operands;
 pub use info::{Bytes, Cost, Effects, Info};
 
 pub use smallmind_kernels::activation::Gelu;
-pub use smallmind_kernels::rope::{Direction, RopeScaling};
+pub use smallmind_kernels::rope::{Direction, Llama3Scaling, LongRopeScaling, RopeScaling, YarnScaling};
 
+use smallmind_kernels::attention::Scoring;
 use smallmind_kernels::dropout::DropoutKey;
+use smallmind_kernels::rope::RopeTable;
 
 use crate::{ParamId, Scalars};
 
@@ -79,18 +81,54 @@ impl Norm {
     }
 }
 
-/// Rotary position embedding: how angles come from positions.
+/// The norm of queries and keys, which are divided into groups of as many columns as their scale has elements.
 #[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QkNorm {
+    /// Scale of queries, `[1, columns of a group]`.
+    pub q: ParamId,
+    /// Scale of keys, `[1, columns of a group]`.
+    pub k: ParamId,
+    /// Groups of queries.
+    pub q_groups: usize,
+    /// Groups of keys.
+    pub k_groups: usize,
+    /// Added to the mean square of a group.
+    pub eps: f32,
+}
+
+impl QkNorm {
+    /// Columns that are normalised, where the scales have `q` and `k` elements.
+    pub(crate) fn cols(self, q: usize, k: usize) -> usize {
+        self.q_groups * q + self.k_groups * k
+    }
+}
+
+/// Rotary position embedding: how angles come from positions.
+#[derive(Clone, Debug, PartialEq)]
 pub struct RopeSpec {
-    /// Features in a head, even.
+    /// Features in a head.
     pub head_dim: usize,
+    /// Features that are rotated, from a head's first on; even, at most `head_dim`.
+    pub dim: usize,
     /// The base of the frequencies.
     pub theta: f64,
     /// How frequencies are scaled for longer contexts; none if they aren't.
     pub scaling: Option<RopeScaling>,
 }
 
-/// The heads of an attention layer.
+impl RopeSpec {
+    /// All features of a head, with plain frequencies.
+    pub fn new(head_dim: usize, theta: f64) -> Self {
+        Self { head_dim, dim: head_dim, theta, scaling: None }
+    }
+
+    /// The angles of the positions `0..positions`.
+    pub(crate) fn table(&self, positions: usize) -> RopeTable {
+        RopeTable::partial(self.head_dim, self.dim, self.theta, self.scaling.as_ref(), positions)
+    }
+}
+
+/// The heads of an attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Heads {
     /// Query heads.
@@ -101,12 +139,22 @@ pub struct Heads {
     pub head_dim: usize,
     /// Factor of each score (the product of a query and a key) before the softmax. Finite.
     pub scale: f32,
+    /// Soft cap of scaled scores, finite and above 0: `cap · tanh(s / cap)` stands for `s`.
+    pub cap: Option<f32>,
+    /// Sliding window: a query sees the key at its own position and the `window − 1` before it. At least 1; `None` for all
+    /// keys before it.
+    pub window: Option<usize>,
 }
 
 impl Heads {
-    /// Heads whose scores are multiplied by 1/√head_dim (Vaswani et al., "Attention Is All You Need", 2017).
+    /// Heads without cap and window whose scores are multiplied by 1/√head_dim (Vaswani et al., "Attention Is All You Need", 2017).
     pub fn new(heads: usize, kv_heads: usize, head_dim: usize) -> Self {
-        Self { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() }
+        Self { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), cap: None, window: None }
+    }
+
+    /// How the kernels score keys.
+    pub(crate) fn scoring(self) -> Scoring {
+        Scoring { scale: self.scale, cap: self.cap, window: self.window }
     }
 
     /// Columns of the queries.
@@ -179,6 +227,11 @@ pub enum Op {
     },
     /// `[a, b] → [a + b]`.
     Add,
+    /// `[x] → [factor · x]`; its own backward.
+    Scale {
+        /// The factor, finite.
+        factor: f32,
+    },
     /// `[x] → [y]`; its own backward.
     Dropout(DropoutSpec),
     /// `[x] → [y, stats]`.
@@ -187,6 +240,10 @@ pub enum Op {
     AddNorm(Norm),
     /// `[dy, x, stats] or [dy, x, stats, add] → [dx (+ add)]`, accumulates into the gradients of scale and shift.
     NormGrad(Norm),
+    /// `[q | k | rest] → [y, stats]`: RMSNorm of each group of queries and of keys; the rest is copied.
+    QkNorm(QkNorm),
+    /// `[dy, q | k | rest, stats] → [dx]`, accumulates into the gradients of both scales.
+    QkNormGrad(QkNorm),
     /// `[x] or [x, residual] → [x·Wᵀ (+ bias) (+ residual)]`.
     Linear {
         /// `[out, in]`.
@@ -209,7 +266,7 @@ pub enum Op {
         /// `[1, out]`.
         bias: ParamId,
     },
-    /// `[x] → [y]`: rotates the first `heads` heads of every row, copies the other columns.
+    /// `[x] → [y]`: rotates features of the first `heads` heads of every row, copies all others.
     Rope {
         /// How angles follow from positions.
         rope: RopeSpec,
@@ -226,6 +283,10 @@ pub enum Op {
     SwiGlu,
     /// `[gate | up, dy] → [d gate | d up]`.
     SwiGluGrad,
+    /// `[gate | up [tokens, 2f]] → [gelu(gate) * up [tokens, f]]`.
+    GeGlu(Gelu),
+    /// `[gate | up, dy] → [d gate | d up]`.
+    GeGluGrad(Gelu),
     /// `[q | k | v] → [out [tokens, heads·head_dim], lse [tokens, heads]]`: causal, within each span.
     Attention {
         /// How the columns are divided into heads.
@@ -256,15 +317,24 @@ pub enum Op {
     },
     /// `[x [tokens, d]] → [y [outputs, d]]`: the rows that the batch asks for.
     SelectRows,
+    /// `[x] → [cap · tanh(x / cap)]`. It has no gradient: a loss caps its logits itself.
+    SoftCap {
+        /// Finite, above 0.
+        cap: f32,
+    },
     /// `[x [tokens, d]] → [loss [tokens, 1]]`: cross-entropy of the targets under `softmax(x·Wᵀ)`, by chunks of rows.
     LinearCrossEntropy {
         /// The output head, `[vocab, d]`.
         weight: ParamId,
+        /// Soft cap of the logits.
+        cap: Option<f32>,
     },
     /// `[x] → [loss, dx]`, accumulates the head's gradient; gradients carry the run's loss scale.
     LinearCrossEntropyGrad {
         /// The output head, `[vocab, d]`.
         weight: ParamId,
+        /// Soft cap of the logits.
+        cap: Option<f32>,
     },
     /// `[] → [partial sums [blocks, 1]]`: squares of all gradients, by blocks of fixed size.
     GradSquares,
@@ -286,26 +356,32 @@ impl Op {
             Op::Embedding { table, .. } => forward::embedding(table),
             Op::EmbeddingGrad { table, .. } => gradient::embedding_grad(table),
             Op::Add => forward::add(),
+            Op::Scale { .. } => forward::scale(),
             Op::Dropout(spec) => forward::dropout(spec),
             Op::Norm(norm) => forward::norm(norm),
             Op::AddNorm(norm) => forward::add_norm(norm),
             Op::NormGrad(norm) => gradient::norm_grad(norm),
+            Op::QkNorm(norm) => forward::qk_norm(norm),
+            Op::QkNormGrad(norm) => gradient::qk_norm_grad(norm),
             Op::Linear { weight, bias } => forward::linear(weight, bias),
             Op::LinearGradInput { weight } => gradient::linear_grad_input(weight),
             Op::LinearGradWeight { weight } => gradient::linear_grad_weight(weight),
             Op::BiasGrad { bias } => gradient::bias_grad(bias),
-            Op::Rope { rope, heads, direction } => forward::rope(rope, heads, direction),
+            Op::Rope { ref rope, heads, direction } => forward::rope(rope, heads, direction),
             Op::Gelu(_) => forward::gelu(),
             Op::GeluGrad(_) => gradient::gelu_grad(),
             Op::SwiGlu => forward::swiglu(),
             Op::SwiGluGrad => gradient::swiglu_grad(),
+            Op::GeGlu(_) => forward::geglu(),
+            Op::GeGluGrad(_) => gradient::geglu_grad(),
             Op::Attention { heads, dropout } => forward::attention(heads, dropout),
             Op::AttentionGrad { heads, dropout } => gradient::attention_grad(heads, dropout),
             Op::CacheAppend { heads, .. } => forward::cache_append(heads),
             Op::CachedAttention { heads, .. } => forward::cached_attention(heads),
             Op::SelectRows => forward::select_rows(),
-            Op::LinearCrossEntropy { weight } => forward::linear_cross_entropy(weight),
-            Op::LinearCrossEntropyGrad { weight } => gradient::linear_cross_entropy_grad(weight),
+            Op::SoftCap { .. } => forward::soft_cap(),
+            Op::LinearCrossEntropy { weight, cap } => forward::linear_cross_entropy(weight, cap),
+            Op::LinearCrossEntropyGrad { weight, cap } => gradient::linear_cross_entropy_grad(weight, cap),
             Op::GradSquares => update::grad_squares(),
             Op::ClipFactor { max_norm } => update::clip_factor(max_norm),
             Op::AdamW(_) => update::adamw(),

@@ -1,9 +1,9 @@
 //! The graphs of random models.
 
-use smallmind_graph::op::{Direction, DropoutSpec, Gelu, Heads, Index, Norm, RopeSpec};
+use smallmind_graph::op::{Direction, DropoutSpec, Gelu, Heads, Index, Norm, QkNorm, RopeSpec};
 use smallmind_graph::{Decay, Graph, GraphBuilder, GraphError, Init, Op, ParamId, ParamSpec, ValueId};
 
-use super::model::{Activation, AttentionPart, DROPOUT, Head, MlpPart, Model, NormKind, Part};
+use super::model::{Activation, AttentionPart, DROPOUT, Head, MlpPart, Model, NormKind, Part, QkGroups};
 
 pub type Built<T> = Result<T, GraphError>;
 
@@ -49,12 +49,15 @@ impl Build<'_> {
         match self.head {
             Head::Loss => {
                 b.result("hidden", x);
-                let loss = b.value_of(Op::LinearCrossEntropy { weight }, &[x])?;
+                let loss = b.value_of(Op::LinearCrossEntropy { weight, cap: self.model.cap }, &[x])?;
                 b.result("loss", loss);
             }
             Head::Logits | Head::Cached => {
                 let rows = b.value_of(Op::SelectRows, &[x])?;
-                let logits = b.value_of(Op::Linear { weight, bias: None }, &[rows])?;
+                let mut logits = b.value_of(Op::Linear { weight, bias: None }, &[rows])?;
+                if let Some(cap) = self.model.cap {
+                    logits = b.value_of(Op::SoftCap { cap }, &[logits])?;
+                }
                 b.result("logits", logits);
             }
         }
@@ -78,6 +81,7 @@ impl Build<'_> {
                 Ok(sum)
             }
             Part::Twice => b.value_of(Op::Add, &[x, x]),
+            Part::Half => b.value_of(Op::Scale { factor: 0.5 }, &[x]),
             Part::Earlier => b.value_of(Op::Add, &[before, x]),
             Part::PostNorm(kind) => {
                 let y = norm(b, kind, x)?;
@@ -97,11 +101,15 @@ impl Build<'_> {
         let odd = self.layers % 2;
         let kv_heads = self.model.kv_heads + odd;
         let heads = Heads::new(kv_heads * a.group, kv_heads, head_dim);
-        let heads = Heads { scale: heads.scale * (1.0 + odd as f32), ..heads };
+        let heads = Heads { scale: heads.scale * (1.0 + odd as f32), cap: a.cap, window: a.window, ..heads };
         let y = optional_norm(b, a.norm, x)?;
         let mut qkv = Layer::new("qkv", y, heads.qkv_cols()).bias(a.bias).apply(b)?;
+        if let Some(groups) = a.qk_norm {
+            qkv = qk_norm(b, groups, heads, qkv)?;
+        }
         if let Some(scaling) = a.rope {
-            let rope = RopeSpec { head_dim, theta: 1000.0, scaling };
+            let dim = if a.partial && head_dim >= 4 { head_dim / 4 * 2 } else { head_dim };
+            let rope = RopeSpec { head_dim, dim, theta: 1000.0, scaling: scaling.get() };
             let op = Op::Rope { rope, heads: heads.heads + kv_heads, direction: Direction::Forward };
             qkv = b.value_of(op, &[qkv])?;
         }
@@ -130,6 +138,10 @@ impl Build<'_> {
             Activation::Gelu(kind) => {
                 let up = Layer::new("up", y, m.hidden).bias(m.bias).apply(b)?;
                 b.value_of(Op::Gelu(kind), &[up])?
+            }
+            Activation::GeGlu(kind) => {
+                let both = Layer::new("gate_up", y, 2 * m.hidden).bias(m.bias).apply(b)?;
+                b.value_of(Op::GeGlu(kind), &[both])?
             }
             Activation::SwiGlu => {
                 let both = Layer::new("gate_up", y, 2 * m.hidden).bias(m.bias).apply(b)?;
@@ -200,6 +212,18 @@ pub fn vector(b: &mut GraphBuilder, name: &str, cols: usize, value: f32) -> Buil
     b.param(name, ParamSpec { name: String::new(), rows: 1, cols, init, decay: Decay::No })
 }
 
+/// A norm of queries and keys, by heads or of each as a whole.
+pub fn qk_norm(b: &mut GraphBuilder, groups: QkGroups, heads: Heads, qkv: ValueId) -> Built<ValueId> {
+    let (q_groups, k_groups) = match groups {
+        QkGroups::Heads => (heads.heads, heads.kv_heads),
+        QkGroups::Rows => (1, 1),
+    };
+    let q = vector(b, "q_norm.weight", heads.q_cols() / q_groups, 1.0)?;
+    let k = vector(b, "k_norm.weight", heads.kv_cols() / k_groups, 1.0)?;
+    let eps = if heads.head_dim < 4 { 1e-2 } else { 1e-5 };
+    b.value_of(Op::QkNorm(QkNorm { q, k, q_groups, k_groups, eps }), &[qkv])
+}
+
 /// A norm of the columns of `x`. Of a few columns the variance may be next to nothing: a larger eps keeps rounding
 /// errors from being multiplied by hundreds.
 pub fn norm(b: &mut GraphBuilder, kind: NormKind, x: ValueId) -> Built<ValueId> {
@@ -230,7 +254,7 @@ pub fn chunked(vocab: usize, d: usize) -> Built<Graph> {
     let x = b.value_of(Op::Embedding { table: weight, index: Index::Tokens }, &[])?;
     let x = Layer::new("mix", x, d).bias(true).residual(x).apply(&mut b)?;
     let x = norm(&mut b, NormKind::Rms, x)?;
-    let loss = b.value_of(Op::LinearCrossEntropy { weight }, &[x])?;
+    let loss = b.value_of(Op::LinearCrossEntropy { weight, cap: None }, &[x])?;
     b.result("loss", loss);
     Ok(b.finish())
 }

@@ -6,7 +6,7 @@ use smallmind_simd::Isa;
 
 use super::columns::{Columns, GradientTerms, exp_columns, gradient_columns, mask_columns};
 use super::single::{dots, weighted_sum};
-use super::{HeadDropout, QUERY_BLOCK, score_stride};
+use super::{HeadDropout, QUERY_BLOCK, Scoring, score_stride};
 use crate::matmul::{Epilogue, Operand, Update, gemm};
 use crate::softmax::{exp_row, scale_row};
 use crate::{Mat, MatMut};
@@ -21,8 +21,8 @@ pub struct AttentionForward<'a> {
     pub v: Mat<'a>,
     /// How many positions precede the first query.
     pub past: usize,
-    /// Factor of the scores.
-    pub scale: f32,
+    /// How queries score keys.
+    pub scoring: Scoring,
     /// Dropout of the probabilities.
     pub dropout: Option<HeadDropout>,
     /// Receives the output `[len, head_dim]`.
@@ -46,8 +46,8 @@ pub struct AttentionBackward<'a> {
     pub dout: Mat<'a>,
     /// The log-sum-exp kept by the forward, `[len, group]`.
     pub lse: Mat<'a>,
-    /// Factor of the scores.
-    pub scale: f32,
+    /// How queries score keys.
+    pub scoring: Scoring,
     /// The forward's dropout, of the group's first head.
     pub dropout: Option<HeadDropout>,
     /// Receives the gradient of the queries, `[len, group * head_dim]`.
@@ -68,21 +68,22 @@ pub struct AttentionBackward<'a> {
 /// # Panics
 /// If shapes disagree or the scratch is too short.
 pub fn attention_forward_head<I: Isa>(isa: I, call: AttentionForward, scratch: &mut [f32]) {
-    let AttentionForward { q, k, v, past, scale, dropout, mut out, mut lse } = call;
+    let AttentionForward { q, k, v, past, scoring, dropout, mut out, mut lse } = call;
     let (len, head_dim) = (q.rows(), q.cols());
     assert_eq!((k.rows(), k.cols()), (past + len, head_dim), "a key for each position up to the last query");
     assert_eq!((v.rows(), v.cols()), (past + len, head_dim), "a value for each key");
     assert_eq!((out.rows(), out.cols()), (len, head_dim), "an output row for each query");
     assert!(lse.as_ref().is_none_or(|l| (l.rows(), l.cols()) == (len, 1)), "a log-sum-exp for each query");
     for rows in blocks(len) {
-        let limit = past + rows.end;
+        let seen = scoring.first_key(past + rows.start)..past + rows.end;
         let block = Queries {
             q: q.rows_range(rows.clone()),
-            k: k.rows_range(0..limit),
-            v: v.rows_range(0..limit),
-            scale,
+            k: k.rows_range(seen.clone()),
+            v: v.rows_range(seen.clone()),
+            scoring,
             dropout,
             first: rows.start,
+            first_key: seen.start,
         };
         let out = out.reborrow().rows_range(rows.clone());
         let lse = lse.as_mut().map(|lse| lse.reborrow().rows_range(rows.clone()));
@@ -99,19 +100,22 @@ fn blocks(len: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
     (0..len.div_ceil(QUERY_BLOCK)).map(move |b| b * QUERY_BLOCK..len.min((b + 1) * QUERY_BLOCK))
 }
 
-/// Up to [`QUERY_BLOCK`] queries, and the keys and values that the last of them sees.
+/// Up to [`QUERY_BLOCK`] queries and the keys that they see: from the first that the first query sees to the last that
+/// the last query does.
 #[derive(Clone, Copy)]
 struct Queries<'a> {
     /// `[rows, head_dim]`.
     q: Mat<'a>,
-    /// `[limit, head_dim]`; row `r` of `q` sees `limit - rows + r + 1` of them.
+    /// `[limit, head_dim]`; the last key that row `r` of `q` sees is number `limit - rows + r`.
     k: Mat<'a>,
     /// `[limit, head_dim]`.
     v: Mat<'a>,
-    scale: f32,
+    scoring: Scoring,
     dropout: Option<HeadDropout>,
     /// The first query's row in the call; dropout needs it.
     first: usize,
+    /// The first key's position in the sequence.
+    first_key: usize,
 }
 
 /// The output `[1, head_dim]` and log-sum-exp `[1, 1]` of a block of one query: nothing is packed.
@@ -122,13 +126,14 @@ fn attend_single<I: Isa>(isa: I, block: Queries, mut out: MatMut, mut lse: Optio
         #[inline(always)]
         || {
             dots(isa, block.q.row(0), block.k, scores.row_mut(0));
-            let total = exp_row(isa, scores.row_mut(0), block.scale);
+            let scale = block.scoring.cap_scores(isa, scores.row_mut(0));
+            let total = exp_row(isa, scores.row_mut(0), scale);
             if let Some(lse) = &mut lse {
                 lse.row_mut(0)[0] = total.log_sum_exp();
             }
             if let Some(dropout) = block.dropout {
                 for (key, score) in scores.row_mut(0).iter_mut().enumerate() {
-                    *score *= dropout.mask(block.first, key);
+                    *score *= dropout.mask(block.first, block.first_key + key);
                 }
             }
             weighted_sum(isa, scores.as_mat().row(0), block.v, out.row_mut(0));
@@ -172,7 +177,15 @@ impl Queries<'_> {
     /// The shape of the block's transposed scores.
     fn columns(&self) -> Columns {
         let queries = self.q.rows();
-        Columns { limit: self.k.rows(), queries, stride: score_stride(queries), scale: self.scale }
+        let limit = self.k.rows();
+        Columns {
+            limit,
+            queries,
+            stride: score_stride(queries),
+            window: self.scoring.window.map_or(limit, |window| window.min(limit)),
+            first_key: self.first_key,
+            scoring: self.scoring,
+        }
     }
 }
 
@@ -187,6 +200,11 @@ impl Queries<'_> {
 pub fn attention_backward_group<I: Isa>(isa: I, mut call: AttentionBackward, scratch: &mut [f32]) {
     let group = check_backward(&call);
     let (len, head_dim) = (call.k.rows(), call.k.cols());
+    let of_last_block = blocks(len).next_back().map_or(0, |rows| call.scoring.first_key(rows.start));
+    for key in 0..of_last_block {
+        call.dk.row_mut(key).fill(0.0);
+        call.dv.row_mut(key).fill(0.0);
+    }
     let mut update = Update::Overwrite;
     for head in 0..group {
         let columns = head * head_dim..(head + 1) * head_dim;
@@ -196,14 +214,15 @@ pub fn attention_backward_group<I: Isa>(isa: I, mut call: AttentionBackward, scr
             call.dout.cols_range(columns.clone()),
         );
         for rows in blocks(len).rev() {
-            let seen = 0..rows.end;
+            let seen = call.scoring.first_key(rows.start)..rows.end;
             let queries = Queries {
                 q: q.rows_range(rows.clone()),
                 k: call.k.rows_range(seen.clone()),
                 v: call.v.rows_range(seen.clone()),
-                scale: call.scale,
+                scoring: call.scoring,
                 dropout: call.dropout.map(|d| d.for_head_after(head)),
                 first: rows.start,
+                first_key: seen.start,
             };
             let block = BackwardBlock {
                 queries,

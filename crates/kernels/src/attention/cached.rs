@@ -10,11 +10,17 @@
 //! several compute the blocks and one folds them. Few rows have kernels of their own, without the loops around the
 //! micro-kernels; these add up in the same order.
 //!
+//! **Windows.** Pages before the window of a call's first query are not read, and its fold begins with the first block
+//! that a row sees. A row whose window begins later than the call's first page adds exact zeros for the pages between.
+//!
 //! **Pages.** A page of a key/value head holds the keys of [`PAGE`] tokens as `[head_dim, PAGE]`, then their values as
 //! `[PAGE, head_dim]`. So in both products the rows of the right factor are adjacent, and nothing is transposed.
 
+use std::ops::Range;
+
 use smallmind_simd::{Isa, math};
 
+use super::Scoring;
 use super::few::{self, FEW_DEPTH, FEW_ROWS};
 
 use crate::matmul::{Epilogue, Operand, Update, gemm, gemm_scratch_len, transpose_rows};
@@ -73,15 +79,17 @@ pub struct BlockQueries<'a> {
     pub group: usize,
     /// The position of the first token in its sequence.
     pub past: usize,
-    /// Factor of the scores.
-    pub scale: f32,
+    /// How queries score keys.
+    pub scoring: Scoring,
 }
 
 impl BlockQueries<'_> {
-    /// How many keys of `block` the row sees.
+    /// The keys of `block` that the row sees, counted within the block.
     #[inline(always)]
-    fn seen(&self, row: usize, block: usize) -> usize {
-        (self.past + row / self.group + 1).saturating_sub(block * KEY_BLOCK).min(KEY_BLOCK)
+    fn seen(&self, row: usize, block: usize) -> Range<usize> {
+        let position = self.past + row / self.group;
+        let in_block = |key: usize| key.saturating_sub(block * KEY_BLOCK).min(KEY_BLOCK);
+        in_block(self.scoring.first_key(position))..in_block(position + 1)
     }
 }
 
@@ -102,9 +110,10 @@ pub fn attend_block_scratch_len<I: Isa>(isa: I, rows: usize, head_dim: usize) ->
 /// Writes the partial results of block `block` of the keys for all rows of `queries` to `partials` `[rows,
 /// partial_cols(head_dim)]`; see the [module](super).
 ///
-/// `page` gives the page that holds the keys from `PAGE · i` on, for each `i` that a row sees. `scratch` holds at least
-/// [`attend_block_scratch_len`] elements. What `partials` and the scratch hold before is never read. Places of pages
-/// that no row sees do not affect the result.
+/// `page` gives the page that holds the keys from `PAGE · i` on, for each `i` from the first to the last that a row sees.
+/// `scratch` holds at least
+/// [`attend_block_scratch_len`] elements. What `partials` and the scratch hold before is never read; places of pages
+/// that no row sees change no result.
 ///
 /// # Panics
 /// If shapes disagree, a page has another length than [`page_len`], or the scratch is too short.
@@ -120,12 +129,14 @@ pub fn attend_block<'p, I: Isa>(
     let (rows, head_dim) = (q.rows(), q.cols());
     assert!(rows > 0 && rows.is_multiple_of(queries.group), "{rows} rows for groups of {}", queries.group);
     assert_eq!((partials.rows(), partials.cols()), (rows, partial_cols(head_dim)), "a row for each query");
-    let keys = queries.seen(rows - 1, block);
+    // Keys are counted from the first page that a row sees.
+    let first_page = queries.seen(0, block).start / PAGE;
+    let keys = queries.seen(rows - 1, block).end.saturating_sub(first_page * PAGE);
     let (scores, scratch) = scratch.split_at_mut(rows * SCORE_STRIDE);
     let mut scores = MatMut::new(scores, rows, SCORE_STRIDE);
     let (mut out, mut stats) = partials.split_at_col(head_dim);
     let page = |i: usize| -> (&'p [f32], &'p [f32]) {
-        let page = page(block * (KEY_BLOCK / PAGE) + i);
+        let page = page(block * (KEY_BLOCK / PAGE) + first_page + i);
         assert_eq!(page.len(), page_len(head_dim), "a page for heads of {head_dim} columns");
         page.split_at(PAGE * head_dim)
     };
@@ -143,10 +154,15 @@ pub fn attend_block<'p, I: Isa>(
         #[inline(always)]
         || {
             for row in 0..rows {
-                let (seen, unseen) = scores.row_mut(row)[..keys].split_at_mut(queries.seen(row, block).min(keys));
-                let total = exp_row(isa, seen, queries.scale);
+                let seen = queries.seen(row, block);
+                let [start, end] = [seen.start, seen.end].map(|key| key.saturating_sub(first_page * PAGE).min(keys));
+                let (seen, later) = scores.row_mut(row)[..keys].split_at_mut(end);
+                let (earlier, seen) = seen.split_at_mut(start.min(end));
+                let scale = queries.scoring.cap_scores(isa, seen);
+                let total = exp_row(isa, seen, scale);
                 stats.row_mut(row).copy_from_slice(&[total.max, total.sum]);
-                unseen.fill(0.0);
+                earlier.fill(0.0);
+                later.fill(0.0);
             }
         },
     );
@@ -166,8 +182,8 @@ pub fn attend_block<'p, I: Isa>(
     }
 }
 
-/// Folds the `partials` of a block of keys into `state`, the fold of the blocks before it, row by row. Both are `[rows,
-/// partial_cols(head_dim)]`, and the fold begins with the partials of block 0.
+/// Adds what a block of keys gave, `partials`, to what the blocks before it did, `state`, row by row. Both are `[rows,
+/// partial_cols(head_dim)]`, and the fold begins with what the first block gave of which the row sees a key.
 ///
 /// # Panics
 /// If shapes disagree.

@@ -6,33 +6,38 @@
 //! 3.1), so that no `[len, context]` matrix is ever stored.
 //!
 //! ```text
-//! forward, for each block of QUERY_BLOCK queries, with the keys 0..limit that its last query sees:
-//!   S = K·Q_bᵀ                       gemm into the scratch, [limit, block]
+//! forward, for each block of QUERY_BLOCK queries, with the keys that some query of it sees:
+//!   S = K·Q_bᵀ                       gemm into the scratch, [keys, block]
+//!   S = cap·tanh(scale·S / cap)      only with a soft cap; scale is 1 from here on
 //!   E = exp(scale·S − max)           on the visible scores of each column, 0 on the others; lse = max + log ΣE
 //!   O_b = (E ∘ M)ᵀ·V / ΣE            gemm; M is the dropout mask
 //! backward, for each query head of a group, for each block, the last block first:
-//!   D = rowsum(dO_b ∘ O_b)           one for each query, a column of P; equal to the sum of P ∘ dP over the keys
-//!   S = K·Q_bᵀ,  G = V·dO_bᵀ         two gemms, [limit, block]
-//!   P = exp(scale·S − lse),  dP = M ∘ G,  dS = scale·P ∘ (dP − D)      one lse and one D for each column
+//!   D = rowsum(dO_b ∘ O_b)           = rowsum(P ∘ dP)
+//!   S = K·Q_bᵀ,  G = V·dO_bᵀ         two gemms, [keys, block]
+//!   P = exp(scale·S − lse),  dS = scale·P ∘ (M ∘ G − D)
+//!   with a soft cap: S' = cap·tanh(scale·S / cap),  P = exp(S' − lse),  dS = scale·(1 − (S'/cap)²)·P ∘ (M ∘ G − D)
 //!   dQ_b = dSᵀ·K,  dK += dS·Q_b,  dV += (P ∘ M)·dO_b
-//! over the pages of a key-value cache, for each block j of KEY_BLOCK keys that the last query of a call sees:
-//!   S   = scale · Q·K_jᵀ                           a product for each page of PAGE keys
-//!   m_j = max S,  E = exp(S − m_j),  l_j = Σ E     row by row, over the keys that the row sees; 0 on the others
-//!   O_j = E·V_j                                    a product for each page, added up in the order of the keys
-//! fold over j, row by row, from m = m_0, l = l_0, O = O_0
-//!   n = max(m, m_j),  O = e^(m − n)·O + e^(m_j − n)·O_j,  l likewise,  then m = n;  at the end O / l
+//! over the pages of a key-value cache, for each block b of KEY_BLOCK keys of which a query of a call sees any:
+//!   S   = scale · Q·K_bᵀ                           a product for each page of PAGE keys; capped, with a soft cap
+//!   m_b = max S,  E = exp(S − m_b),  l_b = Σ E     row by row, over the keys that the row sees; 0 on the others
+//!   O_b = E·V_b                                    a product for each page, added up in the order of the keys
+//! fold over b, row by row, from m = m_b, l = l_b, O = O_b of the first block b that the row sees
+//!   M = max(m, m_b),  O = e^(m − M)·O + e^(m_b − M)·O_b,  l likewise,  m = M;  at the end O / l
 //! ```
 //!
 //! The scores of a block of queries are stored transposed, a row for each key: so keys and values enter every product
 //! as they are stored, only the few queries of a block must be transposed, and the softmax needs no sums across lanes.
 //!
-//! 1. The last block sees every key, so it overwrites `dK` and `dV` and the others add: neither needs to be cleared.
-//! 2. A block's output depends only on its own queries and the keys up to its end: a caller may divide the queries at
+//! 1. The last block overwrites the rows of `dK` and `dV` that it sees and the others add. Without a window these are all
+//!    rows, so neither needs to be cleared; with one, the rows before them are.
+//! 2. A block's output depends on its own queries and the keys up to its end alone: a caller may cut the queries at
 //!    multiples of [`QUERY_BLOCK`] and get the same bits.
 //! 3. A block of one query, such as the last of `QUERY_BLOCK·n + 1` queries, takes a path that streams keys and values
-//!    once, without a gemm. The number of queries in the block decides, never how a caller has divided them.
-//! 4. A key that a query doesn't see counts with weight 0, so its value must be finite: it belongs to a later query of
-//!    the same block.
+//!    once, without a gemm. The choice falls by block, never by how the queries were cut.
+//! 4. Unseen keys within a block count with weight 0, so the values there must be finite: they belong to other queries
+//!    of the same block.
+//! 5. Keys that lie before the windows of all queries of a block are not read: a product begins at the first key that the
+//!    block's first query sees, over pages at the first page with such a key.
 
 mod blocks;
 mod cached;
@@ -49,6 +54,7 @@ use smallmind_simd::Isa;
 
 use crate::dropout::{DropoutKey, scaled_mask, scaled_mask_row};
 use crate::matmul::gemm_scratch_len;
+use crate::soft_cap::cap_scores;
 
 /// Queries are worked on in blocks of this many rows, so callers must divide them at multiples of it.
 ///
@@ -56,7 +62,46 @@ use crate::matmul::gemm_scratch_len;
 /// and values more often.
 pub const QUERY_BLOCK: usize = 32;
 
-/// The heads of an attention layer, the factor of their scores, and dropout.
+/// How a query scores the keys of its sequence, and which of them it sees.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scoring {
+    /// What the product of a query and a key is multiplied by, mostly `1/√head_dim`.
+    pub scale: f32,
+    /// Soft cap, above 0: the scaled score `s` becomes `cap · tanh(s / cap)` before the softmax (Gemma Team 2024, "Gemma
+    /// 2", section 2).
+    pub cap: Option<f32>,
+    /// Sliding window, at least 1 key: the query at position `p` sees the keys `p − window + 1` to `p`, as many as there
+    /// are (Beltagy et al. 2020, "Longformer", section 3.1). `None`: the keys `0` to `p`.
+    pub window: Option<usize>,
+}
+
+impl Scoring {
+    /// Scores multiplied by `scale`, without cap and window.
+    pub fn new(scale: f32) -> Self {
+        Self { scale, cap: None, window: None }
+    }
+
+    /// The first key that the query at `position` sees.
+    #[inline(always)]
+    pub fn first_key(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+
+    /// The position of the first query that sees no key before `key`, which is above 0.
+    pub fn first_behind(&self, key: usize) -> usize {
+        self.window.map_or(usize::MAX, |window| key.saturating_add(window - 1))
+    }
+
+    /// Caps raw scores, if there is a cap. Gives what they are still to be multiplied by.
+    #[inline(always)]
+    fn cap_scores<I: Isa>(&self, isa: I, scores: &mut [f32]) -> f32 {
+        let Some(cap) = self.cap else { return self.scale };
+        cap_scores(isa, scores, self.scale, cap);
+        1.0
+    }
+}
+
+/// The heads of an attention layer and how they score.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
     /// How many query heads.
@@ -65,8 +110,8 @@ pub struct AttentionShape {
     pub kv_heads: usize,
     /// Columns of a head.
     pub head_dim: usize,
-    /// Factor of the scores, usually `1/√head_dim`.
-    pub scale: f32,
+    /// How they score.
+    pub scoring: Scoring,
     /// Dropout of the probabilities.
     pub dropout: Option<AttentionDropout>,
 }
@@ -183,7 +228,7 @@ mod tests {
             heads: 4,
             kv_heads: 2,
             head_dim: 8,
-            scale: 1.0,
+            scoring: Scoring::new(1.0),
             dropout: Some(AttentionDropout { key, p: 0.5, first_row: 10 }),
         };
         let keys = |dropout: HeadDropout, row| (0..64).map(|key| dropout.mask(row, key)).collect::<Vec<_>>();

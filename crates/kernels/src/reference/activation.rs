@@ -77,3 +77,22 @@ pub fn swiglu_backward(gate_up: &Matrix, dy: &Matrix) -> Matrix {
         dy.at(r, c % f) * derivative
     })
 }
+
+/// `gelu(gate)·up` for `gate_up` `[rows, 2·f]`; the result is `[rows, f]`.
+pub fn geglu(kind: Gelu, gate_up: &Matrix) -> Matrix {
+    let f = gate_up.cols / 2;
+    let gate = gelu(kind, &gate_up.columns(0..f));
+    Matrix::from_fn(gate_up.rows, f, |r, c| gate.at(r, c) * gate_up.at(r, f + c))
+}
+
+/// The gradient of [`geglu`] for `gate_up` `[rows, 2·f]` and `dy` `[rows, f]`, laid out as `gate_up`.
+pub fn geglu_backward(kind: Gelu, gate_up: &Matrix, dy: &Matrix) -> Matrix {
+    let f = dy.cols;
+    let (gate, up) = (gate_up.columns(0..f), gate_up.columns(f..2 * f));
+    let mut d = Matrix::zeros(gate_up.rows, 2 * f);
+    let dy_up = Matrix::from_fn(dy.rows, f, |r, c| dy.at(r, c) * up.at(r, c));
+    d.set_columns(0, &gelu_backward(kind, &gate, &dy_up));
+    let value = gelu(kind, &gate);
+    d.set_columns(f, &Matrix::from_fn(dy.rows, f, |r, c| dy.at(r, c) * value.at(r, c)));
+    d
+}

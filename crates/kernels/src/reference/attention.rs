@@ -1,7 +1,7 @@
 //! Causal attention with grouped heads, one sequence at a time.
 
 use super::Matrix;
-use crate::attention::AttentionShape;
+use crate::attention::{AttentionShape, Scoring};
 
 /// The gradients of [`causal_attention`].
 #[derive(Clone, Debug, PartialEq)]
@@ -15,10 +15,12 @@ pub struct AttentionGradients {
 }
 
 /// `O = (P ∘ M)·V` with `P = softmax(scale · Q·Kᵀ)` over the keys that a query may see, for each query head: Vaswani et
-/// al. 2017, "Attention Is All You Need", section 3.2.
+/// al. 2017, "Attention Is All You Need", section 3.2. With a soft cap, `cap · tanh(scale · Q·Kᵀ / cap)` stands for
+/// `scale · Q·Kᵀ`.
 ///
-/// Query `r` is at position `past + r` of its sequence and sees the keys `0..=past + r`. Query head `h` reads the
-/// key/value head `h / (heads / kv_heads)`. `M` is the mask of `shape.dropout`, all ones without it.
+/// Query `r` stands at position `past + r` of its sequence and sees the keys `0..=past + r`, with a sliding window the
+/// last `window` of these. Query head `h` reads the key/value head `h / (heads / kv_heads)`. `M` is the mask of
+/// `shape.dropout`, all ones without it.
 ///
 /// `q` is `[len, heads * head_dim]`, `k` and `v` are `[past + len, kv_heads * head_dim]`. Returns `out` `[len, heads *
 /// head_dim]` and the log-sum-exp of the scaled scores, `[len, heads]`.
@@ -30,9 +32,9 @@ pub fn causal_attention(q: &Matrix, k: &Matrix, v: &Matrix, shape: &AttentionSha
     for head in 0..shape.heads {
         let kv = head / shape.group() * hd;
         for row in 0..q.rows {
-            let (p, log_sum) = probabilities(q, k, shape, Place { head, row, past });
-            *lse.at_mut(row, head) = log_sum;
-            for (key, p) in p.iter().enumerate() {
+            let Softmax { first, p, log_sum_exp, .. } = softmax(q, k, shape, Place { head, row, past });
+            *lse.at_mut(row, head) = log_sum_exp;
+            for (key, p) in (first..).zip(p) {
                 let weight = p * mask(shape, head, row, key);
                 for c in 0..hd {
                     *out.at_mut(row, head * hd + c) += weight * v.at(key, kv + c);
@@ -48,8 +50,8 @@ pub fn causal_attention(q: &Matrix, k: &Matrix, v: &Matrix, shape: &AttentionSha
 /// For each query head, `i` a query and `j` a key that it sees:
 ///
 /// ```text
-/// dV_j  = Σ_i P_ij·M_ij·dO_i          dP_ij = M_ij·(dO_i·V_j)        dS_ij = P_ij·(dP_ij − Σ_l P_il·dP_il)
-/// dQ_i  = scale·Σ_j dS_ij·K_j         dK_j  = scale·Σ_i dS_ij·Q_i
+/// dV_j  = Σ_i P_ij·M_ij·dO_i          dP_ij = M_ij·(dO_i·V_j)        dS_ij = T_ij·P_ij·(dP_ij − Σ_l P_il·dP_il)
+/// dQ_i  = scale·Σ_j dS_ij·K_j         dK_j  = scale·Σ_i dS_ij·Q_i    T_ij = 1 − tanh²(scale·Q_i·K_j / cap), or 1
 /// ```
 pub fn causal_attention_backward(
     q: &Matrix,
@@ -68,18 +70,18 @@ pub fn causal_attention_backward(
         dk: Matrix::zeros(k.rows, k.cols),
         dv: Matrix::zeros(v.rows, v.cols),
     };
-    let scale = f64::from(shape.scale);
+    let scale = f64::from(shape.scoring.scale);
     for head in 0..shape.heads {
         let (qc, kv) = (head * hd, head / shape.group() * hd);
         for row in 0..q.rows {
-            let (p, _) = probabilities(q, k, shape, Place { head, row, past });
-            let d_p: Vec<f64> = (0..p.len())
+            let Softmax { first, p, slopes, .. } = softmax(q, k, shape, Place { head, row, past });
+            let d_p: Vec<f64> = (first..first + p.len())
                 .map(|key| mask(shape, head, row, key) * dot(&dout.row(row)[qc..qc + hd], &v.row(key)[kv..kv + hd]))
                 .collect();
             let delta = dot(&p, &d_p);
-            for key in 0..p.len() {
-                let ds = scale * p[key] * (d_p[key] - delta);
-                let weight = p[key] * mask(shape, head, row, key);
+            for (i, key) in (first..first + p.len()).enumerate() {
+                let ds = scale * slopes[i] * p[i] * (d_p[i] - delta);
+                let weight = p[i] * mask(shape, head, row, key);
                 for c in 0..hd {
                     *grads.dq.at_mut(row, qc + c) += ds * k.at(key, kv + c);
                     *grads.dk.at_mut(key, kv + c) += ds * q.at(row, qc + c);
@@ -98,17 +100,38 @@ struct Place {
     past: usize,
 }
 
-/// The probabilities of the keys that a query sees, `[past + row + 1]`, and the log-sum-exp of their scaled scores.
-fn probabilities(q: &Matrix, k: &Matrix, shape: &AttentionShape, place: Place) -> (Vec<f64>, f64) {
+/// What a query makes of the keys that it sees.
+struct Softmax {
+    /// The first of them.
+    first: usize,
+    /// Their probabilities.
+    p: Vec<f64>,
+    /// The derivatives of their scores by `scale · q·k`.
+    slopes: Vec<f64>,
+    /// The log-sum-exp of their scores.
+    log_sum_exp: f64,
+}
+
+fn softmax(q: &Matrix, k: &Matrix, shape: &AttentionShape, place: Place) -> Softmax {
     let hd = shape.head_dim;
     let (qc, kv) = (place.head * hd, place.head / shape.group() * hd);
     let query = &q.row(place.row)[qc..qc + hd];
-    let scores: Vec<f64> = (0..place.past + place.row + 1)
-        .map(|key| f64::from(shape.scale) * dot(query, &k.row(key)[kv..kv + hd]))
-        .collect();
+    let position = place.past + place.row;
+    let Scoring { scale, cap, window } = shape.scoring;
+    let sees = |key: &usize| window.is_none_or(|window| key.saturating_add(window) > position);
+    let seen: Vec<usize> = (0..=position).filter(sees).collect();
+    let score = |key: &usize| {
+        let s = f64::from(scale) * dot(query, &k.row(*key)[kv..kv + hd]);
+        cap.map_or((s, 1.0), |cap| {
+            let tanh = (s / f64::from(cap)).tanh();
+            (f64::from(cap) * tanh, 1.0 - tanh * tanh)
+        })
+    };
+    let (scores, slopes): (Vec<f64>, Vec<f64>) = seen.iter().map(score).unzip();
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
-    (scores.iter().map(|s| (s - max).exp() / sum).collect(), max + sum.ln())
+    let p = scores.iter().map(|s| (s - max).exp() / sum).collect();
+    Softmax { first: seen[0], p, slopes, log_sum_exp: max + sum.ln() }
 }
 
 fn mask(shape: &AttentionShape, head: usize, row: usize, key: usize) -> f64 {
@@ -146,20 +169,56 @@ mod tests {
     fn shapes() -> Vec<AttentionShape> {
         let dropout = AttentionDropout { key: DropoutKey { seed: 7, step: 3, salt: 5 }, p: 0.4, first_row: 3 };
         let heads = [(1, 1, 3), (2, 2, 2), (4, 2, 3), (4, 1, 1)];
-        let of =
-            |(heads, kv_heads, head_dim), dropout| AttentionShape { heads, kv_heads, head_dim, scale: 0.75, dropout };
-        heads.into_iter().flat_map(|h| [of(h, None), of(h, Some(dropout))]).collect()
+        let plain = Scoring::new(0.75);
+        let both = Scoring { cap: Some(0.8), window: Some(2), ..plain };
+        let scorings = [plain, Scoring { cap: both.cap, ..plain }, Scoring { window: both.window, ..plain }, both];
+        let of = |(heads, kv_heads, head_dim), scoring, dropout| AttentionShape {
+            heads,
+            kv_heads,
+            head_dim,
+            scoring,
+            dropout,
+        };
+        let of_heads = |h| scorings.into_iter().flat_map(move |s| [of(h, s, None), of(h, s, Some(dropout))]);
+        heads.into_iter().flat_map(of_heads).collect()
     }
 
     #[test]
     fn uniform_scores_give_the_mean_of_the_visible_values() {
-        let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 1, scale: 1.0, dropout: None };
         let (q, k) = (Matrix::zeros(2, 2), Matrix::zeros(4, 1));
         let v = Matrix::new(4, 1, vec![1.0, 2.0, 6.0, 11.0]);
-        let (out, lse) = causal_attention(&q, &k, &v, &shape, 2);
-        assert_eq!(out.data, [3.0, 3.0, 5.0, 5.0]);
-        let close = lse.data.iter().zip([3.0f64, 3.0, 4.0, 4.0]).all(|(lse, n)| (lse - n.ln()).abs() < 1e-15);
-        assert!(close, "{lse:?}");
+        // A window of one key sees the query's own position.
+        for (window, means, keys) in [
+            (None, [3.0, 5.0], [3.0f64, 4.0]),
+            (Some(4), [3.0, 5.0], [3.0, 4.0]),
+            (Some(3), [3.0, 19.0 / 3.0], [3.0, 3.0]),
+            (Some(2), [4.0, 8.5], [2.0, 2.0]),
+            (Some(1), [6.0, 11.0], [1.0, 1.0]),
+        ] {
+            let scoring = Scoring { window, ..Scoring::new(1.0) };
+            let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 1, scoring, dropout: None };
+            let (out, lse) = causal_attention(&q, &k, &v, &shape, 2);
+            for (row, (mean, keys)) in means.into_iter().zip(keys).enumerate() {
+                assert!(out.row(row).iter().all(|x| (x - mean).abs() < 1e-14), "{window:?}: {out:?}");
+                assert!(lse.row(row).iter().all(|lse| (lse - keys.ln()).abs() < 1e-15), "{window:?}: {lse:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn scores_are_capped() {
+        let shape = |cap| AttentionShape {
+            heads: 1,
+            kv_heads: 1,
+            head_dim: 1,
+            scoring: Scoring { cap, ..Scoring::new(0.5) },
+            dropout: None,
+        };
+        let (q, k) = (Matrix::new(1, 1, vec![2.0]), Matrix::new(2, 1, vec![-1.5, 40.0]));
+        let lse = |cap| causal_attention(&q, &k, &k, &shape(cap), 1).1.data[0];
+        assert_eq!(lse(None), 40.0);
+        let want = ((3.0 * (-0.5f64).tanh()).exp() + 3.0f64.exp()).ln();
+        assert!((lse(Some(3.0)) - want).abs() < 1e-10, "{} for {want}", lse(Some(3.0)));
     }
 
     #[test]

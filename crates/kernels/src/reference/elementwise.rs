@@ -8,6 +8,11 @@ pub fn add(a: &Matrix, b: &Matrix) -> Matrix {
     Matrix::from_fn(a.rows, a.cols, |r, c| a.at(r, c) + b.at(r, c))
 }
 
+/// `factor · x`.
+pub fn scale(x: &Matrix, factor: f64) -> Matrix {
+    x.map(|x| factor * x)
+}
+
 /// The sum over the rows of `x` `[rows, cols]`: `[cols]`.
 pub fn column_sum(x: &Matrix) -> Vec<f64> {
     let mut out = vec![0.0; x.cols];

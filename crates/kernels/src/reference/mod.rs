@@ -15,6 +15,7 @@ pub mod matmul;
 pub mod norm;
 pub mod optimizer;
 pub mod rope;
+pub mod soft_cap;
 
 use std::ops::Range;
 

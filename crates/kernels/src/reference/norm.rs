@@ -80,3 +80,43 @@ pub fn rms_norm_backward(dy: &Matrix, x: &Matrix, weight: &[f64], eps: f64) -> (
     }
     (dx, dweight)
 }
+
+/// The groups of columns of [`crate::qk_norm`]: first column, and the weight of its kind.
+fn qk_groups<'w>(q: &'w [f64], k: &'w [f64], groups: [usize; 2]) -> Vec<(usize, &'w [f64])> {
+    let queries = (0..groups[0]).map(|group| (group * q.len(), q));
+    let keys = (0..groups[1]).map(|group| (groups[0] * q.len() + group * k.len(), k));
+    queries.chain(keys).collect()
+}
+
+/// [`rms_norm`] of each group of columns of `x` `[rows, width]`: `groups` are the numbers of groups of queries, with the
+/// weight `q`, and of keys, with the weight `k`; all other columns are copied. The second value holds the statistic of
+/// each row and group.
+pub fn qk_norm(x: &Matrix, q: &[f64], k: &[f64], groups: [usize; 2], eps: f64) -> (Matrix, Matrix) {
+    let (mut y, mut stats) = (x.clone(), Matrix::zeros(x.rows, groups[0] + groups[1]));
+    for (group, (start, weight)) in qk_groups(q, k, groups).into_iter().enumerate() {
+        let (part, stat) = rms_norm(&x.columns(start..start + weight.len()), weight, eps);
+        y.set_columns(start, &part);
+        stats.set_columns(group, &stat);
+    }
+    (y, stats)
+}
+
+/// The gradients of [`qk_norm`]: of `x` `[rows, width]`, of the weight of queries and of that of keys.
+pub fn qk_norm_backward(
+    dy: &Matrix,
+    x: &Matrix,
+    q: &[f64],
+    k: &[f64],
+    groups: [usize; 2],
+    eps: f64,
+) -> (Matrix, Vec<f64>, Vec<f64>) {
+    let (mut dx, mut dq, mut dk) = (dy.clone(), vec![0.0; q.len()], vec![0.0; k.len()]);
+    for (group, (start, weight)) in qk_groups(q, k, groups).into_iter().enumerate() {
+        let columns = start..start + weight.len();
+        let (part, dweight) = rms_norm_backward(&dy.columns(columns.clone()), &x.columns(columns), weight, eps);
+        dx.set_columns(start, &part);
+        let total = if group < groups[0] { &mut dq } else { &mut dk };
+        total.iter_mut().zip(dweight).for_each(|(total, d)| *total += d);
+    }
+    (dx, dq, dk)
+}

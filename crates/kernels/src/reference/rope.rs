@@ -4,15 +4,15 @@ use super::Matrix;
 use crate::rope::{Direction, RopeTable};
 
 /// `x` `[rows, width]` with its first `heads` heads rotated by the angles of their row's position, or by the negative
-/// angles for [`Direction::Backward`]; the other columns are copied.
+/// angles for [`Direction::Backward`]; all other features are copied.
 pub fn rope(x: &Matrix, positions: &[u32], table: &RopeTable, heads: usize, direction: Direction) -> Matrix {
     assert_eq!(x.rows, positions.len(), "one position for each row");
-    let half = table.head_dim() / 2;
+    let (head_dim, half) = (table.head_dim(), table.dim() / 2);
     let mut out = x.clone();
     for (r, &position) in positions.iter().enumerate() {
         for head in 0..heads {
             for i in 0..half {
-                let (first, second) = (head * 2 * half + i, head * 2 * half + half + i);
+                let (first, second) = (head * head_dim + i, head * head_dim + half + i);
                 let cos = f64::from(table.cos(position as usize)[i]);
                 let sin = match direction {
                     Direction::Forward => f64::from(table.sin(position as usize)[i]),

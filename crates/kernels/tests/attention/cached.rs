@@ -1,8 +1,10 @@
 //! Queries against pages of a key-value cache.
 
+use std::ops::Range;
+
 use smallmind_kernels::attention::{
-    AttentionShape, BlockQueries, KEY_BLOCK, PAGE, append_to_page, attend_block, attend_block_scratch_len, fold,
-    fold_end, page_len, partial_cols,
+    AttentionShape, BlockQueries, KEY_BLOCK, PAGE, Scoring, append_to_page, attend_block, attend_block_scratch_len,
+    fold, fold_end, page_len, partial_cols,
 };
 use smallmind_kernels::reference::Matrix;
 use smallmind_kernels::reference::attention::causal_attention;
@@ -22,15 +24,16 @@ struct Case {
     head_dim: usize,
     /// Queries and keys lie in `[-size, size)`.
     size: f32,
+    scoring: Scoring,
 }
 
 impl Case {
     fn new(group: usize, past: usize, tokens: usize, head_dim: usize) -> Self {
-        Self { group, past, tokens, head_dim, size: 2.0 }
+        Self { group, past, tokens, head_dim, size: 2.0, scoring: Scoring::new(1.0 / (head_dim as f32).sqrt()) }
     }
 
-    fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
+    fn with(self, window: Option<usize>, cap: Option<f32>) -> Self {
+        Self { scoring: Scoring { window, cap, ..self.scoring }, ..self }
     }
 
     fn keys(&self) -> usize {
@@ -48,8 +51,8 @@ impl Case {
 
     /// What the reference gives, `[tokens, group · head_dim]`.
     fn want(&self, inputs: &Inputs) -> Matrix {
-        let Self { group, head_dim, past, .. } = *self;
-        let shape = AttentionShape { heads: group, kv_heads: 1, head_dim, scale: self.scale(), dropout: None };
+        let Self { group, head_dim, past, scoring, .. } = *self;
+        let shape = AttentionShape { heads: group, kv_heads: 1, head_dim, scoring, dropout: None };
         causal_attention(&inputs.q.reference(), &inputs.k.reference(), &inputs.v.reference(), &shape, past).0
     }
 }
@@ -76,37 +79,58 @@ fn pages<I: Isa>(isa: I, case: &Case, inputs: &Inputs, step: usize) -> Vec<Vec<f
 }
 
 /// The outputs of the queries of `tokens` and of `heads` of the group, computed together, `[tokens, heads · head_dim]`.
-fn attend<I: Isa>(
-    isa: I,
-    case: &Case,
-    inputs: &Inputs,
-    tokens: std::ops::Range<usize>,
-    heads: std::ops::Range<usize>,
-) -> Window {
+/// Pages hold NaN where they end before the window of the first query.
+fn attend<I: Isa>(isa: I, case: &Case, inputs: &Inputs, tokens: Range<usize>, heads: Range<usize>) -> Window {
     let (group, head_dim, cols) = (heads.len(), case.head_dim, partial_cols(case.head_dim));
-    let pages = pages(isa, case, inputs, 1 + case.past % 70);
+    let scoring = case.scoring;
+    let mut pages = pages(isa, case, inputs, 1 + case.past % 70);
+    let first_key = scoring.first_key(case.past + tokens.start);
+    pages[..first_key / PAGE].iter_mut().for_each(|page| page.fill(f32::NAN));
     let rows = tokens.len() * group;
     let columns = heads.start * head_dim..heads.end * head_dim;
     let q: Vec<f32> =
         tokens.clone().flat_map(|token| inputs.q.mat().row(token)[columns.clone()].iter().copied()).collect();
-    let queries =
-        BlockQueries { q: Mat::new(&q, rows, head_dim), group, past: case.past + tokens.start, scale: case.scale() };
+    let queries = BlockQueries { q: Mat::new(&q, rows, head_dim), group, past: case.past + tokens.start, scoring };
     let mut state = vec![f32::NAN; rows * cols];
-    for block in 0..(case.past + tokens.end).div_ceil(KEY_BLOCK) {
+    for block in first_key / KEY_BLOCK..(case.past + tokens.end).div_ceil(KEY_BLOCK) {
         let mut partials = vec![f32::NAN; rows * cols];
         let mut scratch = vec![f32::NAN; attend_block_scratch_len(isa, rows, head_dim)];
         let page = |i: usize| -> &[f32] { &pages[i] };
         attend_block(isa, queries, block, page, MatMut::new(&mut partials, rows, cols), &mut scratch);
-        if block == 0 {
-            state = partials;
-        } else {
-            fold(isa, MatMut::new(&mut state, rows, cols), Mat::new(&partials, rows, cols));
+        for (row, (state, partial)) in state.chunks_mut(cols).zip(partials.chunks(cols)).enumerate() {
+            let first_block = scoring.first_key(queries.past + row / group) / KEY_BLOCK;
+            if block > first_block {
+                fold(isa, MatMut::new(state, 1, cols), Mat::new(partial, 1, cols));
+            } else {
+                // Of a block before its window a row gets nothing.
+                assert!(
+                    block == first_block
+                        || (&partial[..head_dim], partial[head_dim + 1]) == (&vec![0.0; head_dim], 0.0)
+                );
+                state.copy_from_slice(partial);
+            }
         }
     }
     let mut out = Window::nan(tokens.len(), group * head_dim);
     fold_end(isa, Mat::new(&state, rows, cols), out.mat_mut());
     out
 }
+
+/// Windows of few keys, around pages, around blocks, and longer than any context here.
+const WINDOWS: [usize; 12] = [
+    1,
+    2,
+    PAGE - 1,
+    PAGE,
+    PAGE + 1,
+    100,
+    KEY_BLOCK - 1,
+    KEY_BLOCK,
+    KEY_BLOCK + 1,
+    KEY_BLOCK + 37,
+    2 * KEY_BLOCK + 1,
+    10 * KEY_BLOCK,
+];
 
 struct AgainstReference;
 
@@ -129,6 +153,19 @@ impl WithIsa for AgainstReference {
         );
         for past in [KEY_BLOCK - 2, KEY_BLOCK - 1, KEY_BLOCK, 3 * KEY_BLOCK - 2] {
             cases.extend([1, 4, 40].map(|tokens| Case::new(3, past, tokens, 64)));
+        }
+        for (i, window) in WINDOWS.into_iter().enumerate() {
+            for (j, past) in [0, 1, 70, KEY_BLOCK - 2, KEY_BLOCK, 2 * KEY_BLOCK + 65].into_iter().enumerate() {
+                for (k, tokens) in [1, 5, 33].into_iter().enumerate() {
+                    let case = Case::new([1, 2, 3][(i + j) % 3], past, tokens, [12, 64, 80, 128, 17][(i + j + k) % 5]);
+                    cases.push(case.with(Some(window), [None, Some(1.5)][(j + k) % 2]));
+                }
+            }
+        }
+        for _ in 0..1_000 {
+            let case = Case::new(1 + noise.below(9), noise.below(150), 1 + noise.below(6), 1 + noise.below(70));
+            let window = [None, Some(1 + noise.below(160))][noise.below(2)];
+            cases.push(case.with(window, Some(0.1 + 4.0 * noise.unit().abs())));
         }
         for case in cases {
             let inputs = case.inputs();
@@ -153,8 +190,16 @@ impl WithIsa for Alone {
     fn call<I: Isa>(self, isa: I) {
         for group in 1..=9 {
             for head_dim in [5, 16, 64, 72, 128, 400] {
-                for past in [3, 75, KEY_BLOCK - 5] {
-                    let case = Case::new(group, past, 9, head_dim);
+                let plain = [3, 75, KEY_BLOCK - 5].map(|past| (past, None, None));
+                let windows = [
+                    (75, Some(1), Some(1.5)),
+                    (75, Some(70), None),
+                    (KEY_BLOCK + 60, Some(64), None),
+                    (KEY_BLOCK + 60, Some(66), Some(1.5)),
+                    (2 * KEY_BLOCK - 4, Some(KEY_BLOCK), None),
+                ];
+                for (past, window, cap) in plain.into_iter().chain(windows) {
+                    let case = Case::new(group, past, 9, head_dim).with(window, cap);
                     let inputs = case.inputs();
                     let together = attend(isa, &case, &inputs, 0..9, 0..group);
                     for (tokens, heads) in [(0..1, 0..1), (8..9, 0..group), (2..7, group - 1..group), (4..6, 0..1)] {
@@ -214,6 +259,10 @@ impl WithIsa for Extremes {
                 inputs.k.mat_mut().row_mut(case.keys() / 2)[0] = bad;
                 let out = attend(&Case { group: 1, ..case }, &inputs);
                 assert!(out.mat().row(0).iter().all(|x| x.is_nan()), "{isa:?} {case:?} hides a {bad}");
+                // A cap bounds an infinite score, but hides no NaN.
+                let capped = Case { group: 1, ..case }.with(None, Some(30.0));
+                let shows = attend(&capped, &inputs).mat().row(0).iter().all(|x| x.is_nan());
+                assert_eq!(shows, bad.is_nan(), "{isa:?} {capped:?}: {bad}");
             }
         }
     }

@@ -2,9 +2,10 @@
 //! NaN.
 
 mod cached;
+mod windows;
 
 use smallmind_kernels::attention::{
-    AttentionBackward, AttentionDropout, AttentionForward, AttentionShape, HeadDropout, QUERY_BLOCK,
+    AttentionBackward, AttentionDropout, AttentionForward, AttentionShape, HeadDropout, QUERY_BLOCK, Scoring,
     attention_backward_group, attention_backward_scratch_len, attention_forward_head, attention_forward_scratch_len,
 };
 use smallmind_kernels::dropout::DropoutKey;
@@ -105,13 +106,24 @@ struct Case {
 impl Case {
     fn new(len: usize, past: usize, heads: [usize; 2], head_dim: usize) -> Self {
         let [heads, kv_heads] = heads;
-        let shape = AttentionShape { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), dropout: None };
+        let scoring = Scoring::new(1.0 / (head_dim as f32).sqrt());
+        let shape = AttentionShape { heads, kv_heads, head_dim, scoring, dropout: None };
         Self { len, past, shape, size: 2.0, seed: 1 }
     }
 
     fn with_dropout(mut self, p: f32) -> Self {
         let key = DropoutKey { seed: 7, step: 3, salt: 5 };
         self.shape.dropout = Some(AttentionDropout { key, p, first_row: 11 });
+        self
+    }
+
+    fn with_window(mut self, window: Option<usize>) -> Self {
+        self.shape.scoring.window = window;
+        self
+    }
+
+    fn with_cap(mut self, cap: Option<f32>) -> Self {
+        self.shape.scoring.cap = cap;
         self
     }
 
@@ -152,7 +164,7 @@ fn forward<I: Isa>(isa: I, case: &Case, inputs: &Inputs, cut: usize) -> (Window,
                 k: inputs.k.mat().rows_range(seen.clone()).cols_range(kv..kv + hd),
                 v: inputs.v.mat().rows_range(seen).cols_range(kv..kv + hd),
                 past: past + start,
-                scale: shape.scale,
+                scoring: shape.scoring,
                 dropout: shape.head_dropout(head).map(|d| HeadDropout { first_row: d.first_row + start, ..d }),
                 out: out.mat_mut().rows_range(rows.clone()).cols_range(cols.clone()),
                 lse: Some(lse.mat_mut().rows_range(rows.clone()).cols_range(head..head + 1)),
@@ -181,7 +193,7 @@ fn backward<I: Isa>(isa: I, case: &Case, inputs: &Inputs, out: &Window, lse: &Wi
             out: out.mat().cols_range(cols.clone()),
             dout: inputs.dout.mat().cols_range(cols.clone()),
             lse: lse.mat().cols_range(heads.clone()),
-            scale: shape.scale,
+            scoring: shape.scoring,
             dropout: shape.head_dropout(heads.start),
             dq: dq.mat_mut().cols_range(cols),
             dk: dk.mat_mut().cols_range(kv.clone()),
@@ -249,7 +261,9 @@ fn agrees_with_the_reference_at_random_shapes() {
         let (len, head_dim) = if seed.is_multiple_of(40) { (150, 80) } else { (20, 40) };
         let case = Case::new(1 + noise.below(len), past, heads, 1 + noise.below(head_dim));
         let case = Case { seed, size: 0.1 + 3.0 * noise.unit().abs(), ..case };
-        if noise.below(4) == 0 { case.with_dropout(0.05 + 0.9 * noise.unit().abs()) } else { case }
+        let case = if noise.below(4) == 0 { case.with_dropout(0.05 + 0.9 * noise.unit().abs()) } else { case };
+        let case = if noise.below(4) == 0 { case.with_window(Some(1 + noise.below(60))) } else { case };
+        if noise.below(4) == 0 { case.with_cap(Some(0.1 + 5.0 * noise.unit().abs())) } else { case }
     };
     let cases: Vec<Case> = (1..=10_000).map(random).collect();
     check_all(&cases);
@@ -274,7 +288,12 @@ impl WithIsa for CutsAreBitEqual {
     fn call<I: Isa>(self, isa: I) {
         for len in [65, 128, 129, 200] {
             for past in [0, 37] {
-                for case in [Case::new(len, past, [2, 1], 32), Case::new(len, past, [2, 2], 20).with_dropout(0.3)] {
+                for case in [
+                    Case::new(len, past, [2, 1], 32),
+                    Case::new(len, past, [2, 2], 20).with_dropout(0.3),
+                    Case::new(len, past, [2, 1], 12).with_window(Some(29)),
+                    Case::new(len, past, [2, 2], 20).with_window(Some(80)).with_cap(Some(3.0)),
+                ] {
                     let inputs = case.inputs();
                     let (out, lse) = forward(isa, &case, &inputs, usize::MAX);
                     for cut in [QUERY_BLOCK, 2 * QUERY_BLOCK] {
@@ -330,7 +349,7 @@ impl WithIsa for LargeScores {
         for len in [1, 40, 65] {
             // Scores up to 8 · 50 · 50 = 20,000.
             let mut case = Case::new(len, 0, [2, 1], 8);
-            (case.size, case.shape.scale) = (50.0, 1.0);
+            (case.size, case.shape.scoring.scale) = (50.0, 1.0);
             let inputs = case.inputs();
             let (q, k, v) = (inputs.q.reference(), inputs.k.reference(), inputs.v.reference());
             let (want, want_lse) = causal_attention(&q, &k, &v, &case.shape, 0);

@@ -1,6 +1,6 @@
-//! GELU and SwiGLU.
+//! GELU, SwiGLU and GeGLU.
 
-use smallmind_kernels::activation::{Gelu, gelu, gelu_backward, swiglu, swiglu_backward};
+use smallmind_kernels::activation::{Gelu, geglu, geglu_backward, gelu, gelu_backward, swiglu, swiglu_backward};
 use smallmind_kernels::reference::{Matrix, activation as reference};
 use smallmind_kernels::{Mat, MatMut};
 use smallmind_simd::{Isa, IsaKind, WithIsa};
@@ -13,15 +13,21 @@ enum Kernel {
     GeluBackward(Gelu),
     Swiglu,
     SwigluBackward,
+    Geglu(Gelu),
+    GegluBackward(Gelu),
 }
 
-const KERNELS: [Kernel; 6] = [
+const KERNELS: [Kernel; 10] = [
     Kernel::Gelu(Gelu::Exact),
     Kernel::Gelu(Gelu::Tanh),
     Kernel::GeluBackward(Gelu::Exact),
     Kernel::GeluBackward(Gelu::Tanh),
     Kernel::Swiglu,
     Kernel::SwigluBackward,
+    Kernel::Geglu(Gelu::Exact),
+    Kernel::Geglu(Gelu::Tanh),
+    Kernel::GegluBackward(Gelu::Exact),
+    Kernel::GegluBackward(Gelu::Tanh),
 ];
 
 impl Kernel {
@@ -29,8 +35,8 @@ impl Kernel {
     fn cols(self, f: usize) -> [usize; 3] {
         match self {
             Self::Gelu(_) | Self::GeluBackward(_) => [f, f, f],
-            Self::Swiglu => [2 * f, f, f],
-            Self::SwigluBackward => [2 * f, f, 2 * f],
+            Self::Swiglu | Self::Geglu(_) => [2 * f, f, f],
+            Self::SwigluBackward | Self::GegluBackward(_) => [2 * f, f, 2 * f],
         }
     }
 
@@ -40,6 +46,8 @@ impl Kernel {
             Self::GeluBackward(kind) => reference::gelu_backward(kind, x, dy),
             Self::Swiglu => reference::swiglu(x),
             Self::SwigluBackward => reference::swiglu_backward(x, dy),
+            Self::Geglu(kind) => reference::geglu(kind, x),
+            Self::GegluBackward(kind) => reference::geglu_backward(kind, x, dy),
         }
     }
 
@@ -50,6 +58,11 @@ impl Kernel {
             Self::Gelu(_) => x.map(|x| 2e-7 * x.abs()),
             Self::GeluBackward(_) => dy.map(|dy| 4e-7 * dy.abs()),
             Self::Swiglu => reference::swiglu(x).map(|y| 5e-7 * y.abs()),
+            Self::Geglu(_) => Matrix::from_fn(x.rows, f, |r, c| 4e-7 * (x.at(r, c) * x.at(r, f + c)).abs()),
+            Self::GegluBackward(_) => Matrix::from_fn(x.rows, 2 * f, |r, c| {
+                let (gate, up, dy) = (x.at(r, c % f), x.at(r, f + c % f), dy.at(r, c % f));
+                if c < f { 7e-7 * (dy * up).abs() } else { 5e-7 * (dy * gate).abs() }
+            }),
             Self::SwigluBackward => Matrix::from_fn(x.rows, 2 * f, |r, c| {
                 let (gate, up, dy) = (x.at(r, c % f), x.at(r, f + c % f), dy.at(r, c % f));
                 let (s, rest) = (1.0 / (1.0 + (-gate).exp()), 1.0 / (1.0 + gate.exp()));
@@ -76,6 +89,8 @@ impl WithIsa for Run<'_> {
             Kernel::GeluBackward(kind) => gelu_backward(isa, kind, self.x, self.dy, self.out),
             Kernel::Swiglu => swiglu(isa, self.x, self.out),
             Kernel::SwigluBackward => swiglu_backward(isa, self.x, self.dy, self.out),
+            Kernel::Geglu(kind) => geglu(isa, kind, self.x, self.out),
+            Kernel::GegluBackward(kind) => geglu_backward(isa, kind, self.x, self.dy, self.out),
         }
     }
 }
@@ -165,6 +180,7 @@ fn twins_of_the_gradients_match_finite_differences() {
     };
     for kind in [Gelu::Exact, Gelu::Tanh] {
         check(&x, reference::gelu_backward(kind, &x, &dy), &|x| reference::gelu(kind, x));
+        check(&gate_up, reference::geglu_backward(kind, &gate_up, &dy), &|x| reference::geglu(kind, x));
     }
     check(&gate_up, reference::swiglu_backward(&gate_up, &dy), &reference::swiglu);
 }

@@ -1,13 +1,15 @@
-//! Sums, copies, gathered rows.
+//! Sums, copies, multiples, gathered rows.
 
 use std::ops::Range;
 
-use smallmind_kernels::elementwise::{add, column_sum, copy, gather_rows};
+use smallmind_kernels::elementwise::{add, column_sum, copy, gather_rows, scale};
 use smallmind_kernels::reference::Matrix;
 use smallmind_kernels::reference::elementwise as naive;
 use smallmind_simd::{Isa, Scalar};
 
 use crate::support::{Buffer, Case, EPSILON, Rng, for_shapes, on_every_isa};
+
+const FACTOR: f32 = 1.37;
 
 struct RowWise {
     a: Buffer,
@@ -20,14 +22,16 @@ struct RowWise {
 impl Case for RowWise {
     fn run<I: Isa>(&self, isa: I, windows: &[Range<usize>]) -> Vec<Buffer> {
         let (mut sum, mut same, mut gathered) = (self.out.clone(), self.out.clone(), self.gathered.clone());
+        let mut scaled = self.out.clone();
         for rows in windows {
             let (a, b) = (self.a.mat().rows_range(rows.clone()), self.b.mat().rows_range(rows.clone()));
             add(isa, a, b, sum.mat_mut().rows_range(rows.clone()));
             copy(isa, a, same.mat_mut().rows_range(rows.clone()));
+            scale(isa, a, FACTOR, scaled.mat_mut().rows_range(rows.clone()));
             let gathered = gathered.mat_mut().rows_range(rows.clone());
             gather_rows(isa, self.a.mat(), &self.rows[rows.clone()], gathered);
         }
-        vec![sum, same, gathered]
+        vec![sum, same, gathered, scaled]
     }
 }
 
@@ -45,6 +49,7 @@ fn sums_and_copies() {
         on_every_isa(rng, &case, rows, |out| {
             out[0].assert_close(&naive::add(&a, &b), "sum", |_, _| EPSILON);
             out[1].assert_close(&a, "copy", |_, _| 0.0);
+            out[3].assert_close(&naive::scale(&a, f64::from(FACTOR)), "multiple", |_, _| EPSILON * f64::from(FACTOR));
             out[2].assert_close(&naive::gather_rows(&a, &case.rows), "gathered rows", |_, _| 0.0);
         });
     });

@@ -66,16 +66,35 @@ fn rms_norm() {
 }
 
 #[test]
+fn qk_norm() {
+    let mut rng = Rng::new(55);
+    for (groups, widths) in [([2, 1], [3, 3]), ([1, 1], [5, 2]), ([0, 2], [1, 4])] {
+        let (rows, cols) = (3, groups[0] * widths[0] + groups[1] * widths[1] + 2);
+        let (x, dy) = (rng.matrix(rows, cols), rng.matrix(rows, cols));
+        let [q, k] = widths.map(|width| rng.matrix(1, width).data);
+        let eps = 1e-2;
+        let (dx, dq, dk) = norm::qk_norm_backward(&dy, &x, &q, &k, groups, eps);
+        let y = |x: &[f64], q: &[f64], k: &[f64]| {
+            weigh(&dy, &norm::qk_norm(&Matrix::new(rows, cols, x.to_vec()), q, k, groups, eps).0)
+        };
+        assert_gradient("dx", &x.data, &dx.data, |x| y(x, &q, &k));
+        assert_gradient("dq", &q, &dq, |q| y(&x.data, q, &k));
+        assert_gradient("dk", &k, &dk, |k| y(&x.data, &q, k));
+    }
+}
+
+#[test]
 fn rope_of_some_columns() {
     let mut rng = Rng::new(52);
     let table = RopeTable::new(6, 100.0, None, 9);
-    for heads in 0..3 {
+    let partial = RopeTable::partial(6, 4, 100.0, None, 9);
+    for (heads, table) in [(0, &table), (1, &table), (2, &table), (2, &partial)] {
         let (x, dy) = (rng.matrix(4, 14), rng.matrix(4, 14));
         let positions = [0, 8, 3, 3];
-        let dx = rope::rope(&dy, &positions, &table, heads, Direction::Backward);
+        let dx = rope::rope(&dy, &positions, table, heads, Direction::Backward);
         assert_gradient("dx", &x.data, &dx.data, |x| {
             let x = Matrix::new(4, 14, x.to_vec());
-            weigh(&dy, &rope::rope(&x, &positions, &table, heads, Direction::Forward))
+            weigh(&dy, &rope::rope(&x, &positions, table, heads, Direction::Forward))
         });
     }
 }

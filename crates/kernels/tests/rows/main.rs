@@ -11,5 +11,7 @@ mod loss;
 mod norm;
 mod optimizer;
 mod past_caches;
+mod qk_norm;
 mod rope;
+mod soft_cap;
 mod support;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use smallmind_kernels::reference::Matrix;
 use smallmind_kernels::reference::rope as naive;
-use smallmind_kernels::rope::{Direction, Rope, RopeScaling, RopeTable, rope};
+use smallmind_kernels::rope::{Direction, Llama3Scaling, Rope, RopeScaling, RopeTable, rope};
 use smallmind_simd::{Isa, Scalar};
 
 use crate::support::{Buffer, Case, EPSILON, Rng, for_shapes, on_every_isa};
@@ -41,13 +41,15 @@ impl Case for Turn {
 fn heads_are_turned_and_the_rest_copied() {
     for_shapes(20, |rng, rows, cols| {
         let heads = rng.below(5);
-        let half = cols / (2 * heads.max(1));
+        let head_dim = cols / heads.max(1);
+        // All features of a head, or the first of them.
+        let half = if rng.flip() { head_dim / 2 } else { rng.below(head_dim / 2 + 1) };
         let max_positions = 1 + rng.below(40);
         let direction = if rng.flip() { Direction::Forward } else { Direction::Backward };
         let case = Turn {
             x: Buffer::random(rng, rows, cols),
             positions: rng.ids(rows, max_positions),
-            table: RopeTable::new(2 * half, 100.0, None, max_positions),
+            table: RopeTable::partial(head_dim, 2 * half, 100.0, None, max_positions),
             heads,
             direction,
             out: Buffer::empty(rng, rows, cols),
@@ -55,10 +57,10 @@ fn heads_are_turned_and_the_rest_copied() {
         let x = case.x.matrix();
         let want = naive::rope(&x, &case.positions, &case.table, heads, direction);
         let bound = |r: usize, c: usize| {
-            if c >= heads * 2 * half {
+            if c >= heads * head_dim || c % head_dim >= 2 * half {
                 return 0.0;
             }
-            let partner = if (c / half).is_multiple_of(2) { c + half } else { c - half };
+            let partner = if c % head_dim < half { c + half } else { c - half };
             2.0 * EPSILON * x.at(r, c).hypot(x.at(r, partner))
         };
         on_every_isa(rng, &case, rows, |out| out[0].assert_close(&want, "rope", bound));
@@ -66,7 +68,7 @@ fn heads_are_turned_and_the_rest_copied() {
 }
 
 /// Angles by the formulas as Hugging Face writes them, in terms of wavelengths.
-fn angle(position: usize, i: usize, head_dim: usize, theta: f64, scaling: Option<RopeScaling>) -> f64 {
+fn angle(position: usize, i: usize, head_dim: usize, theta: f64, scaling: Option<Llama3Scaling>) -> f64 {
     let inverse = 1.0 / theta.powf(2.0 * i as f64 / head_dim as f64);
     let Some(s) = scaling else { return position as f64 * inverse };
     let original = s.original_max_position as f64;
@@ -84,9 +86,10 @@ fn angle(position: usize, i: usize, head_dim: usize, theta: f64, scaling: Option
 
 #[test]
 fn the_table_holds_the_angles() {
-    let llama = RopeScaling { factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position: 8192 };
+    let llama =
+        Llama3Scaling { factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position: 8192 };
     for (theta, scaling) in [(1e4, None), (5e5, None), (5e5, Some(llama))] {
-        let table = RopeTable::new(64, theta, scaling, 300);
+        let table = RopeTable::new(64, theta, scaling.map(RopeScaling::Llama3).as_ref(), 300);
         assert_eq!((table.head_dim(), table.max_positions()), (64, 300));
         for position in [0, 1, 2, 17, 299] {
             for i in 0..32 {
@@ -96,7 +99,8 @@ fn the_table_holds_the_angles() {
             }
         }
     }
-    let (plain, scaled) = (RopeTable::new(64, 5e5, None, 300), RopeTable::new(64, 5e5, Some(llama), 300));
+    let scaling = RopeScaling::Llama3(llama);
+    let (plain, scaled) = (RopeTable::new(64, 5e5, None, 300), RopeTable::new(64, 5e5, Some(&scaling), 300));
     assert_eq!(plain.sin(299)[..12], scaled.sin(299)[..12], "high frequencies stay");
     assert!(plain.sin(299)[24..] != scaled.sin(299)[24..], "low frequencies are stretched");
 }

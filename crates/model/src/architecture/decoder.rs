@@ -2,21 +2,21 @@
 //! norm.
 //!
 //! ```text
-//! x = tokens (+ positions)
+//! x = scale · tokens (+ positions)
 //! for each block:
-//!     x = x + out(attention(rope(qkv(norm(x)))))
-//!     x = x + down(activation(up(norm(x))))
+//!     x = x + scale · norm?(out(attention(rope?(qk_norm?(qkv(norm?(x)))))))
+//!     x = x + scale · norm?(down(activation(up(norm?(x)))))       or, in parallel, of the same x
 //! norm(x)
 //! ```
 //!
 //! [`ModelConfig`] says which norm, biases, positions, gate and activation. Ids of parameters and salts of dropouts
 //! follow the order of the code here: another order gives other random weights and other masks.
 
-use smallmind_graph::op::{Direction, DropoutSpec, Index, Norm, RopeSpec};
+use smallmind_graph::op::{self, Direction, DropoutSpec, Heads, Index, Norm, RopeSpec};
 use smallmind_graph::{Decay, GraphBuilder, GraphError, Init, Op, ParamId, ParamSpec, ValueId};
 
 use super::Purpose;
-use crate::{Mlp, ModelConfig, NormKind, Positions, RopeConfig};
+use crate::{Mlp, ModelConfig, NormKind, Positions, QkNorm, Residual};
 
 type Built<T> = Result<T, GraphError>;
 
@@ -51,9 +51,10 @@ impl Decoder<'_> {
         let table = b.param("tokens.weight", matrix(c.vocab_size, c.d_model, c.init_std))?;
         let positions = match c.positions {
             Positions::Learned => Some(b.param("positions.weight", matrix(c.context, c.d_model, c.init_std))?),
-            Positions::Rope(_) => None,
+            Positions::Rope(_) | Positions::RopeByLayer(_) => None,
         };
-        let mut x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[])?;
+        let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[])?;
+        let mut x = scaled(b, c.embedding_scale, x)?;
         if let Some(positions) = positions {
             let p = b.value_of(Op::Embedding { table: positions, index: Index::Positions }, &[])?;
             x = b.value_of(Op::Add, &[x, p])?;
@@ -62,24 +63,62 @@ impl Decoder<'_> {
     }
 
     fn block(&self, b: &mut GraphBuilder, layer: usize, x: ValueId) -> Built<ValueId> {
-        let x = b.scope("attn", |b| {
-            let attended = self.attention(b, layer, x)?;
-            b.value_of(Op::Add, &[x, attended])
-        })?;
-        b.scope("mlp", |b| {
-            let fed = self.mlp(b, x)?;
-            b.value_of(Op::Add, &[x, fed])
-        })
+        match self.config.residual {
+            Residual::Sequential => {
+                let x = b.scope("attn", |b| {
+                    let y = self.norm_before(b, x)?;
+                    let attended = self.attention(b, layer, y)?;
+                    b.value_of(Op::Add, &[x, attended])
+                })?;
+                b.scope("mlp", |b| {
+                    let y = self.norm_before(b, x)?;
+                    let fed = self.mlp(b, y)?;
+                    b.value_of(Op::Add, &[x, fed])
+                })
+            }
+            Residual::Parallel { shared_norm } => {
+                let (y, attended) = b.scope("attn", |b| {
+                    let y = self.norm_before(b, x)?;
+                    Ok::<_, GraphError>((y, self.attention(b, layer, y)?))
+                })?;
+                b.scope("mlp", |b| {
+                    let y = if shared_norm { y } else { self.norm_before(b, x)? };
+                    let fed = self.mlp(b, y)?;
+                    let sum = b.value_of(Op::Add, &[x, attended])?;
+                    b.value_of(Op::Add, &[sum, fed])
+                })
+            }
+        }
     }
 
-    /// Attention on the residual stream `x`; the block adds the result to `x`.
-    fn attention(&self, b: &mut GraphBuilder, layer: usize, x: ValueId) -> Built<ValueId> {
-        let (c, heads) = (self.config, self.config.attention_heads());
-        let y = b.scope("norm", |b| self.norm(b, x))?;
+    /// The norm of the residual stream that attention or MLP reads, if there is one.
+    fn norm_before(&self, b: &mut GraphBuilder, x: ValueId) -> Built<ValueId> {
+        if !self.config.norm_placement.is_before() {
+            return Ok(x);
+        }
+        b.scope("norm", |b| self.norm(b, x))
+    }
+
+    /// What attention or MLP adds to the residual stream, from what its last linear layer gives.
+    fn added(&self, b: &mut GraphBuilder, y: ValueId) -> Built<ValueId> {
+        let after = self.config.norm_placement.is_after();
+        let y = if after { b.scope("post_norm", |b| self.norm(b, y))? } else { y };
+        let y = scaled(b, self.config.residual_scale, y)?;
+        self.dropout(b, self.config.dropout.residual, y)
+    }
+
+    /// What attention of `y` adds to the residual stream.
+    fn attention(&self, b: &mut GraphBuilder, layer: usize, y: ValueId) -> Built<ValueId> {
+        let c = self.config;
+        let heads = Heads { window: c.attention_windows.of(layer), ..c.attention_heads() };
         let weight = matrix(heads.qkv_cols(), c.d_model, c.init_std);
         let mut qkv = b.scope("qkv", |b| linear(b, y, weight, c.biases.qkv))?;
-        if let Positions::Rope(RopeConfig { theta, scaling }) = c.positions {
-            let rope = RopeSpec { head_dim: c.head_dim, theta, scaling };
+        if let Some(kind) = c.qk_norm {
+            qkv = self.qk_norm(b, kind, heads, qkv)?;
+        }
+        if let Some(rope) = c.positions.rope_of(layer) {
+            let (dim, scaling) = (rope.dim.unwrap_or(c.head_dim), rope.scaling.clone());
+            let rope = RopeSpec { head_dim: c.head_dim, dim, theta: rope.theta, scaling };
             let heads = c.heads + c.kv_heads;
             qkv = b.value_of(Op::Rope { rope, heads, direction: Direction::Forward }, &[qkv])?;
         }
@@ -92,22 +131,33 @@ impl Decoder<'_> {
         };
         let weight = matrix(c.d_model, heads.q_cols(), self.residual_std());
         let out = b.scope("out", |b| linear(b, attended, weight, c.biases.attn_out))?;
-        self.dropout(b, c.dropout.residual, out)
+        self.added(b, out)
     }
 
-    /// The MLP on the residual stream `x`; the block adds the result to `x`.
-    fn mlp(&self, b: &mut GraphBuilder, x: ValueId) -> Built<ValueId> {
+    fn qk_norm(&self, b: &mut GraphBuilder, kind: QkNorm, heads: Heads, qkv: ValueId) -> Built<ValueId> {
+        let (q_groups, k_groups) = match kind {
+            QkNorm::Heads => (heads.heads, heads.kv_heads),
+            QkNorm::Rows => (1, 1),
+        };
+        let q = b.param("q_norm.weight", vector(heads.q_cols() / q_groups, 1.0))?;
+        let k = b.param("k_norm.weight", vector(heads.kv_cols() / k_groups, 1.0))?;
+        let norm = op::QkNorm { q, k, q_groups, k_groups, eps: self.config.norm_eps };
+        b.value_of(Op::QkNorm(norm), &[qkv])
+    }
+
+    /// What the MLP of `y` adds to the residual stream.
+    fn mlp(&self, b: &mut GraphBuilder, y: ValueId) -> Built<ValueId> {
         let c = self.config;
-        let y = b.scope("norm", |b| self.norm(b, x))?;
         let (name, width, activation) = match c.mlp {
             Mlp::Gelu(kind) => ("up", c.d_ff, Op::Gelu(kind)),
             Mlp::SwiGlu => ("gate_up", 2 * c.d_ff, Op::SwiGlu),
+            Mlp::GeGlu(kind) => ("gate_up", 2 * c.d_ff, Op::GeGlu(kind)),
         };
         let up = b.scope(name, |b| linear(b, y, matrix(width, c.d_model, c.init_std), c.biases.mlp))?;
         let a = b.value_of(activation, &[up])?;
         let weight = matrix(c.d_model, c.d_ff, self.residual_std());
         let down = b.scope("down", |b| linear(b, a, weight, c.biases.mlp))?;
-        self.dropout(b, c.dropout.residual, down)
+        self.added(b, down)
     }
 
     fn norm(&self, b: &mut GraphBuilder, x: ValueId) -> Built<ValueId> {
@@ -139,7 +189,15 @@ impl Decoder<'_> {
     }
 }
 
-/// A linear layer with `spec.rows` outputs.
+/// `factor · x`.
+pub(super) fn scaled(b: &mut GraphBuilder, factor: Option<f32>, x: ValueId) -> Built<ValueId> {
+    match factor {
+        Some(factor) => b.value_of(Op::Scale { factor }, &[x]),
+        None => Ok(x),
+    }
+}
+
+/// A linear layer of a weight with `spec.rows` outputs.
 fn linear(b: &mut GraphBuilder, x: ValueId, spec: ParamSpec, bias: bool) -> Built<ValueId> {
     let outputs = spec.rows;
     let weight = b.param("weight", spec)?;

@@ -5,7 +5,7 @@ mod decoder;
 use smallmind_graph::{Graph, GraphBuilder, GraphError, Op, Params, fuse, grad};
 
 use crate::{Head, ModelConfig};
-use decoder::{Decoder, matrix};
+use decoder::{Decoder, matrix, scaled};
 
 /// The purpose of a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,15 +39,22 @@ pub fn graph(config: &ModelConfig, purpose: Purpose) -> Result<Graph, GraphError
             b.scope("head", |b| b.param("weight", matrix(config.vocab_size, config.d_model, config.init_std)))?
         }
     };
+    // Logits are scaled by what they are products of, which has fewer elements.
+    let scale = config.logit_divisor.map(|divisor| 1.0 / divisor);
     b.scope("head", |b| match purpose {
         Purpose::Training | Purpose::Evaluation => {
-            let loss = b.value_of(Op::LinearCrossEntropy { weight }, &[trunk.hidden])?;
+            let hidden = scaled(b, scale, trunk.hidden)?;
+            let loss = b.value_of(Op::LinearCrossEntropy { weight, cap: config.logit_softcap }, &[hidden])?;
             b.result(LOSS, loss);
             Ok(())
         }
         Purpose::Logits | Purpose::Generation => {
             let rows = b.value_of(Op::SelectRows, &[trunk.hidden])?;
-            let logits = b.value_of(Op::Linear { weight, bias: None }, &[rows])?;
+            let rows = scaled(b, scale, rows)?;
+            let mut logits = b.value_of(Op::Linear { weight, bias: None }, &[rows])?;
+            if let Some(cap) = config.logit_softcap {
+                logits = b.value_of(Op::SoftCap { cap }, &[logits])?;
+            }
             b.result(LOGITS, logits);
             Ok::<(), GraphError>(())
         }

@@ -2,9 +2,13 @@
 
 use std::fmt;
 
-use smallmind_graph::op::{Gelu, Heads};
+use smallmind_graph::op::{Gelu, Heads, RopeScaling};
 
-use super::{Biases, ConfigError, Mlp, ModelConfig, NormKind, Positions};
+use super::windows::WindowKeys;
+use super::{
+    AttentionWindows, Biases, ConfigError, Mlp, ModelConfig, NormKind, NormPlacement, Positions, QkNorm, Residual,
+    RopeConfig,
+};
 
 /// A family of models with the same keys of `config.json` and names of tensors. It says how files are read and written;
 /// [`ModelConfig`] says what a model computes.
@@ -18,6 +22,26 @@ pub enum Family {
     Llama,
     /// Yang et al., "Qwen2 Technical Report" (2024): <https://arxiv.org/abs/2407.10671>.
     Qwen2,
+    /// Yang et al., "Qwen3 Technical Report" (2025): <https://arxiv.org/abs/2505.09388>.
+    Qwen3,
+    /// OLMo Team, "2 OLMo 2 Furious" (2024): <https://arxiv.org/abs/2501.00656>.
+    Olmo2,
+    /// Black et al., "GPT-NeoX-20B: An Open-Source Autoregressive Language Model" (2022):
+    /// <https://arxiv.org/abs/2204.06745>.
+    GptNeoX,
+    /// Bellagente et al., "Stable LM 2 1.6B Technical Report" (2024): <https://arxiv.org/abs/2402.17834>.
+    StableLm,
+    /// Granite Team, "Granite 3.0 Language Models" (2024).
+    Granite,
+    /// Hugging Face, "SmolLM3: smol, multilingual, long-context reasoner" (2025).
+    SmolLm3,
+    /// Abdin et al., "Phi-3 Technical Report" (2024): <https://arxiv.org/abs/2404.14219>.
+    Phi3,
+    /// Gemma Team, "Gemma: Open Models Based on Gemini Research and Technology" (2024):
+    /// <https://arxiv.org/abs/2403.08295>. Its successors are others.
+    Gemma,
+    /// Jiang et al., "Mistral 7B" (2023): <https://arxiv.org/abs/2310.06825>.
+    Mistral,
 }
 
 /// A field of [`ModelConfig`] that a family's files can't express.
@@ -28,8 +52,21 @@ struct Mismatch {
 }
 
 impl Family {
-    /// All families. If several can express a model, the first is chosen.
-    pub const ALL: [Family; 3] = [Family::Gpt2, Family::Llama, Family::Qwen2];
+    /// All families. If several can state a model, the first is chosen.
+    pub const ALL: [Family; 12] = [
+        Family::Gpt2,
+        Family::Llama,
+        Family::Mistral,
+        Family::Qwen2,
+        Family::Qwen3,
+        Family::Olmo2,
+        Family::GptNeoX,
+        Family::StableLm,
+        Family::Granite,
+        Family::SmolLm3,
+        Family::Phi3,
+        Family::Gemma,
+    ];
 
     /// The `model_type` of `config.json`.
     pub fn name(self) -> &'static str {
@@ -37,7 +74,23 @@ impl Family {
             Family::Gpt2 => "gpt2",
             Family::Llama => "llama",
             Family::Qwen2 => "qwen2",
+            Family::Qwen3 => "qwen3",
+            Family::Olmo2 => "olmo2",
+            Family::GptNeoX => "gpt_neox",
+            Family::StableLm => "stablelm",
+            Family::Granite => "granite",
+            Family::SmolLm3 => "smollm3",
+            Family::Phi3 => "phi3",
+            Family::Gemma => "gemma",
+            Family::Mistral => "mistral",
         }
+    }
+
+    /// The names of all families, as a sentence lists them.
+    pub fn names() -> String {
+        let names = Self::ALL.map(Self::name);
+        let (last, others) = names.split_last().unwrap_or((&"", &[]));
+        format!("{} and {last}", others.join(", "))
     }
 
     /// The family of a `model_type`.
@@ -50,10 +103,10 @@ impl Family {
     /// # Errors
     /// [`ConfigError::NotStorable`] if there is none.
     pub(crate) fn of(config: &ModelConfig) -> Result<Self, ConfigError> {
-        let mismatches = Self::ALL.map(|family| (family, family.mismatches(config)));
-        if let Some((family, _)) = mismatches.iter().find(|(_, mismatches)| mismatches.is_empty()) {
-            return Ok(*family);
+        if let Some(family) = Self::stating(config).next() {
+            return Ok(family);
         }
+        let mismatches = Self::ALL.map(|family| (family, family.mismatches(config)));
         let nearest = mismatches.into_iter().min_by_key(|(_, mismatches)| mismatches.len());
         let Some((family, Some(Mismatch { key, got, takes }))) = nearest.map(|(f, m)| (f, m.into_iter().next())) else {
             unreachable!("there are families, and each that states the model has been returned")
@@ -61,13 +114,19 @@ impl Family {
         Err(ConfigError::NotStorable { key, got, model_type: family.name(), takes })
     }
 
-    /// The fields of `config` that this family's files can't express. The code names all fields, so that a new field
-    /// does not compile until it is handled here.
+    /// The families whose files can state `config`.
+    pub(crate) fn stating(config: &ModelConfig) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |family| family.mismatches(config).is_empty())
+    }
+
+    /// The fields of `config` that this family's files can't state. All fields are named, so that a new one does not
+    /// compile until it is handled here.
     fn mismatches(self, config: &ModelConfig) -> Vec<Mismatch> {
         #[rustfmt::skip]
         let &ModelConfig {
-            positions, attention_scale, norm, mlp, biases, d_model, heads, kv_heads, head_dim,
-            // Every family can express these.
+            ref positions, attention_scale, ref attention_windows, attention_softcap, norm, norm_placement, qk_norm, residual, residual_scale, embedding_scale,
+            logit_divisor, logit_softcap, mlp, biases, d_model, heads, kv_heads, head_dim,
+            // Every family can state these.
             vocab_size: _, context: _, layers: _, d_ff: _, norm_eps: _, head: _, dropout: _, init_std: _, bos: _, eos: _,
         } = config;
         let mut all = Vec::new();
@@ -77,59 +136,280 @@ impl Family {
             }
         };
         let usual = Heads::new(heads, kv_heads, head_dim).scale;
-        takes(attention_scale.unwrap_or(usual) == usual, "attention_scale", &attention_scale, "None, for 1/√head_dim");
-        match self {
-            Family::Gpt2 => {
-                takes(matches!(norm, NormKind::LayerNorm { .. }), "norm", &norm, "LayerNorm");
-                takes(positions == Positions::Learned, "positions", &positions, "Learned");
-                takes(matches!(mlp, Mlp::Gelu(_)), "mlp", &mlp, "Gelu");
-                let shift = norm == NormKind::LayerNorm { bias: true };
-                let own = if shift { Biases::ALL } else { Biases::NONE };
-                takes(biases == own, "biases", &biases, "all of them or none, that of norms included");
-                takes(kv_heads == heads, "kv_heads", &kv_heads, &format!("as many as query heads, {heads}"));
-                let width = format!("d_model / heads, {d_model} / {heads}");
-                takes(heads.checked_mul(head_dim) == Some(d_model), "head_dim", &head_dim, &width);
-            }
-            Family::Llama | Family::Qwen2 => {
-                takes(norm == NormKind::RmsNorm, "norm", &norm, "RmsNorm");
-                takes(positions.rope().is_some(), "positions", &positions, "Rope");
-                takes(mlp == Mlp::SwiGlu, "mlp", &mlp, "SwiGlu");
-                takes(biases == self.rotary_biases(), "biases", &biases, &format!("{:?}", self.rotary_biases()));
-            }
+        let multiplies = self == Family::Granite;
+        let is_usual = attention_scale.unwrap_or(usual) == usual;
+        takes(is_usual || multiplies, "attention_scale", &attention_scale, "None, for 1/√head_dim");
+        takes(attention_softcap.is_none(), "attention_softcap", &attention_softcap, "None");
+        let windows = self.windows();
+        let stated = windows.state(attention_windows, config.context);
+        takes(stated, "attention_windows", attention_windows, windows.stated());
+        takes(
+            self.states_norm(norm),
+            "norm",
+            &norm,
+            if self.norm() == NormKind::RmsNorm { "RmsNorm" } else { "LayerNorm" },
+        );
+        takes(self.states_positions(config), "positions", positions, self.positions_stated());
+        takes(self.states_mlp(mlp), "mlp", &mlp, self.mlp_stated());
+        takes(self.states_biases(biases, norm), "biases", &biases, &self.biases_stated());
+        let placement = self.norm_placement();
+        takes(norm_placement == placement, "norm_placement", &norm_placement, &format!("{placement:?}"));
+        takes(qk_norm == self.qk_norm(), "qk_norm", &qk_norm, &format!("{:?}", self.qk_norm()));
+        takes(self.residuals().contains(&residual), "residual", &residual, &format!("{:?}", self.residuals()));
+        let root = (d_model as f32).sqrt();
+        if self == Family::Gemma {
+            takes(embedding_scale == Some(root), "embedding_scale", &embedding_scale, &format!("√d_model, {root}"));
+        } else {
+            let none = embedding_scale.is_none_or(|scale| scale == 1.0);
+            takes(none || multiplies, "embedding_scale", &embedding_scale, "None, for 1");
+        }
+        for (key, scale) in [("residual_scale", residual_scale), ("logit_divisor", logit_divisor)] {
+            takes(scale.is_none_or(|scale| scale == 1.0) || multiplies, key, &scale, "None, for 1");
+        }
+        takes(logit_softcap.is_none(), "logit_softcap", &logit_softcap, "None");
+        if matches!(self, Family::Gpt2 | Family::GptNeoX) {
+            takes(kv_heads == heads, "kv_heads", &kv_heads, &format!("as many as query heads, {heads}"));
+        }
+        if matches!(self, Family::Gpt2 | Family::GptNeoX | Family::StableLm) {
+            let width = format!("d_model / heads, {d_model} / {heads}");
+            takes(heads.checked_mul(head_dim) == Some(d_model), "head_dim", &head_dim, &width);
         }
         all
     }
 
-    /// The biases of a family with rotary positions.
-    pub(super) fn rotary_biases(self) -> Biases {
-        if self == Family::Qwen2 { Biases::QKV } else { Biases::NONE }
+    /// The kind of norm; a GPT-2 may be without shifts.
+    pub(super) fn norm(self) -> NormKind {
+        match self {
+            Family::Gpt2 | Family::GptNeoX | Family::StableLm => NormKind::LayerNorm { bias: true },
+            _ => NormKind::RmsNorm,
+        }
     }
 
-    /// `config` with the features of this family. Sizes, and features that the family can express, stay as they are.
-    pub fn applied_to(self, config: ModelConfig) -> ModelConfig {
-        let config = ModelConfig { attention_scale: None, ..config };
+    fn states_norm(self, norm: NormKind) -> bool {
+        norm == self.norm() || self == Family::Gpt2 && norm == NormKind::LayerNorm { bias: false }
+    }
+
+    /// Where the norms of a block stand.
+    pub(super) fn norm_placement(self) -> NormPlacement {
+        if self == Family::Olmo2 { NormPlacement::After } else { NormPlacement::Before }
+    }
+
+    /// The norm of queries and keys.
+    pub(super) fn qk_norm(self) -> Option<QkNorm> {
+        match self {
+            Family::Qwen3 => Some(QkNorm::Heads),
+            Family::Olmo2 => Some(QkNorm::Rows),
+            _ => None,
+        }
+    }
+
+    /// How attention and MLP may be added.
+    fn residuals(self) -> &'static [Residual] {
+        match self {
+            Family::GptNeoX => &[Residual::Parallel { shared_norm: false }, Residual::Sequential],
+            Family::StableLm => &[Residual::Sequential, Residual::Parallel { shared_norm: true }],
+            _ => &[Residual::Sequential],
+        }
+    }
+
+    fn has_gelu(self) -> bool {
+        matches!(self, Family::Gpt2 | Family::GptNeoX)
+    }
+
+    fn states_mlp(self, mlp: Mlp) -> bool {
+        match mlp {
+            Mlp::Gelu(_) => self.has_gelu(),
+            Mlp::SwiGlu => !self.has_gelu() && self != Family::Gemma,
+            Mlp::GeGlu(kind) => self == Family::Gemma && kind == Gelu::Tanh,
+        }
+    }
+
+    fn mlp_stated(self) -> &'static str {
+        match self {
+            Family::Gpt2 | Family::GptNeoX => "Gelu",
+            Family::Gemma => "GeGlu(Tanh)",
+            _ => "SwiGlu",
+        }
+    }
+
+    /// Whether the key `attention_bias` says if queries, keys, values and the output have biases.
+    pub(super) fn states_attention_bias(self) -> bool {
+        use Family::{Gemma, GptNeoX, Granite, Llama, Olmo2, Qwen3, SmolLm3};
+        matches!(self, Llama | Qwen3 | Olmo2 | Granite | SmolLm3 | GptNeoX | Gemma)
+    }
+
+    /// Whether the key `mlp_bias` says if the layers of the MLP have biases.
+    pub(super) fn states_mlp_bias(self) -> bool {
+        matches!(self, Family::Llama | Family::Granite | Family::SmolLm3)
+    }
+
+    /// How sliding windows are stated.
+    pub(super) fn windows(self) -> WindowKeys {
+        match self {
+            Family::Qwen2 | Family::Qwen3 => WindowKeys::Switched,
+            Family::Mistral => WindowKeys::All { has_default: true },
+            Family::Phi3 => WindowKeys::All { has_default: false },
+            Family::Gpt2
+            | Family::Llama
+            | Family::Olmo2
+            | Family::GptNeoX
+            | Family::StableLm
+            | Family::Granite
+            | Family::SmolLm3
+            | Family::Gemma => WindowKeys::None,
+        }
+    }
+
+    fn states_biases(self, biases: Biases, norm: NormKind) -> bool {
+        let Biases { qkv, attn_out, mlp } = biases;
         match self {
             Family::Gpt2 => {
-                let shift = config.norm == NormKind::LayerNorm { bias: true } && config.biases == Biases::ALL;
-                ModelConfig {
-                    positions: Positions::Learned,
-                    norm: NormKind::LayerNorm { bias: shift },
-                    mlp: Mlp::Gelu(match config.mlp {
-                        Mlp::Gelu(kind) => kind,
-                        Mlp::SwiGlu => Gelu::Exact,
-                    }),
-                    biases: if shift { Biases::ALL } else { Biases::NONE },
-                    ..config
-                }
+                biases == if norm == (NormKind::LayerNorm { bias: true }) { Biases::ALL } else { Biases::NONE }
             }
-            Family::Llama | Family::Qwen2 => ModelConfig {
-                positions: Positions::Rope(config.positions.rope().unwrap_or_default()),
-                norm: NormKind::RmsNorm,
-                mlp: Mlp::SwiGlu,
-                biases: self.rotary_biases(),
-                ..config
-            },
+            Family::GptNeoX => qkv == attn_out && mlp,
+            Family::Qwen2 => biases == Biases::QKV,
+            Family::StableLm => !attn_out && !mlp,
+            _ => {
+                let attention = qkv == attn_out && (!qkv || self.states_attention_bias());
+                attention && (!mlp || self.states_mlp_bias())
+            }
         }
+    }
+
+    fn biases_stated(self) -> String {
+        match self {
+            Family::Gpt2 => "all of them or none, that of norms included".to_owned(),
+            Family::GptNeoX => "mlp, and qkv and attn_out together or none".to_owned(),
+            Family::StableLm => "qkv or none".to_owned(),
+            Family::Qwen2 => format!("{:?}", Biases::QKV),
+            _ if self.states_mlp_bias() => "qkv and attn_out together or none, mlp or none".to_owned(),
+            _ if self.states_attention_bias() => "qkv and attn_out together or none".to_owned(),
+            _ => format!("{:?}", Biases::NONE),
+        }
+    }
+
+    /// The biases where those of a model can't be stated.
+    fn usual_biases(self) -> Biases {
+        match self {
+            Family::Qwen2 => Biases::QKV,
+            Family::GptNeoX => Biases::ALL,
+            _ => Biases::NONE,
+        }
+    }
+
+    fn states_positions(self, config: &ModelConfig) -> bool {
+        match &config.positions {
+            Positions::Learned => self == Family::Gpt2,
+            Positions::Rope(rope) => self.states_rope(rope, config.context),
+            Positions::RopeByLayer(layers) => {
+                let mut ropes = layers.iter().flatten();
+                let first = ropes.next();
+                let alike = ropes.all(|rope| Some(rope) == first);
+                let stated = first.is_none_or(|rope| self.states_rope(rope, config.context));
+                self == Family::SmolLm3 && alike && stated
+            }
+        }
+    }
+
+    fn states_rope(self, rope: &RopeConfig, context: usize) -> bool {
+        let scaling = match &rope.scaling {
+            None | Some(RopeScaling::LongRope(_)) => true,
+            // The key of the context is that of the length up to which nothing is scaled.
+            Some(RopeScaling::Dynamic { original_max_position, .. }) => {
+                *original_max_position == context && self != Family::Phi3
+            }
+            Some(_) => self != Family::Phi3,
+        };
+        self != Family::Gpt2 && scaling && (rope.dim.is_none() || self.rotates_in_part())
+    }
+
+    /// Whether the rotated part of a head can be stated.
+    fn rotates_in_part(self) -> bool {
+        matches!(self, Family::GptNeoX | Family::StableLm | Family::Phi3)
+    }
+
+    fn positions_stated(self) -> &'static str {
+        match self {
+            Family::Gpt2 => "Learned",
+            Family::SmolLm3 => "Rope of whole heads, the same in all layers that have it",
+            Family::Phi3 => "Rope, not scaled or by longrope",
+            _ if self.rotates_in_part() => "Rope, the same in all layers",
+            _ => "Rope of whole heads, the same in all layers",
+        }
+    }
+
+    /// `config` with the features of this family. Features that it can state and sizes stay as they are.
+    pub fn applied_to(self, config: ModelConfig) -> ModelConfig {
+        if self == Family::Gpt2 {
+            return gpt2_of(config);
+        }
+        let multiplies = self == Family::Granite;
+        let kept = |scale: Option<f32>| scale.filter(|_| multiplies);
+        let stated = self.states_positions(&config);
+        let attention_windows = match self.windows().state(&config.attention_windows, config.context) {
+            true => config.attention_windows.clone(),
+            false => AttentionWindows::None,
+        };
+        let biases = if self.states_biases(config.biases, self.norm()) { config.biases } else { self.usual_biases() };
+        let residual = if self.residuals().contains(&config.residual) { config.residual } else { self.residuals()[0] };
+        ModelConfig {
+            attention_scale: kept(config.attention_scale),
+            residual_scale: kept(config.residual_scale),
+            embedding_scale: match self {
+                Family::Gemma => Some((config.d_model as f32).sqrt()),
+                _ => kept(config.embedding_scale),
+            },
+            logit_divisor: kept(config.logit_divisor),
+            logit_softcap: None,
+            norm: self.norm(),
+            norm_placement: self.norm_placement(),
+            qk_norm: self.qk_norm(),
+            mlp: match config.mlp {
+                Mlp::Gelu(kind) if self.has_gelu() => Mlp::Gelu(kind),
+                Mlp::GeGlu(kind) if self.has_gelu() => Mlp::Gelu(kind),
+                _ if self.has_gelu() => Mlp::Gelu(Gelu::Exact),
+                _ if self == Family::Gemma => Mlp::GeGlu(Gelu::Tanh),
+                _ => Mlp::SwiGlu,
+            },
+            biases,
+            residual,
+            attention_softcap: None,
+            positions: if stated { config.positions } else { Positions::Rope(self.nearest_rope(&config)) },
+            attention_windows,
+            ..config
+        }
+    }
+
+    /// The rotation of `config`, or of its first layer that has one, as far as this family can state it.
+    fn nearest_rope(self, config: &ModelConfig) -> RopeConfig {
+        let rope = (0..config.layers).find_map(|layer| config.positions.rope_of(layer)).cloned().unwrap_or_default();
+        let dim = rope.dim.filter(|_| self.rotates_in_part());
+        let rope = RopeConfig { dim, ..rope };
+        if self.states_rope(&rope, config.context) { rope } else { RopeConfig { scaling: None, ..rope } }
+    }
+}
+
+fn gpt2_of(config: ModelConfig) -> ModelConfig {
+    let shift = config.norm == NormKind::LayerNorm { bias: true } && config.biases == Biases::ALL;
+    ModelConfig {
+        attention_scale: None,
+        attention_softcap: None,
+        attention_windows: AttentionWindows::None,
+        residual_scale: None,
+        embedding_scale: None,
+        logit_divisor: None,
+        logit_softcap: None,
+        norm_placement: NormPlacement::Before,
+        qk_norm: None,
+        residual: Residual::Sequential,
+        positions: Positions::Learned,
+        norm: NormKind::LayerNorm { bias: shift },
+        mlp: Mlp::Gelu(match config.mlp {
+            Mlp::Gelu(kind) | Mlp::GeGlu(kind) => kind,
+            Mlp::SwiGlu => Gelu::Exact,
+        }),
+        biases: if shift { Biases::ALL } else { Biases::NONE },
+        ..config
     }
 }
 

@@ -28,6 +28,11 @@ impl<'a> Fields<'a> {
         self.map.get(key).is_some_and(|value| !value.is_null())
     }
 
+    /// Whether the field is there and `null`.
+    pub(super) fn is_null(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(Value::is_null)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.map.is_empty()
     }
@@ -111,6 +116,14 @@ impl<'a> Fields<'a> {
     pub(super) fn positive(&self, key: &str) -> Result<f64, ConfigError> {
         let x = self.required(key, Self::as_number)?;
         if x > 0.0 { Ok(x) } else { Err(ConfigError::invalid(&self.path(key), x, "it must be positive")) }
+    }
+
+    /// A list of numbers.
+    pub(super) fn numbers(&self, key: &str) -> Result<Vec<f64>, ConfigError> {
+        self.required(key, |value| {
+            let numbers = value.as_array().map(|list| list.iter().map(Self::as_number).collect());
+            numbers.unwrap_or(Err("")).map_err(|_| "an array of numbers")
+        })
     }
 
     pub(super) fn flag(&self, key: &str, default: bool) -> Result<bool, ConfigError> {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use smallmind_graph::op::Gelu;
 
-use super::{ConfigError, Family, Fields, Head, Mlp, ModelConfig, gpt2, keys, llama};
+use super::{ConfigError, Family, Fields, Head, Mlp, ModelConfig, gpt_neox, gpt2, keys, llama};
 
 /// What happens to unknown keys of a `config.json`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,12 +18,14 @@ pub enum UnknownKeys {
 impl ConfigError {
     /// The same error with the field's key in the family's `config.json`.
     fn in_terms_of(mut self, family: Family) -> Self {
-        let names = match family {
-            Family::Gpt2 => gpt2::NAMES,
-            Family::Llama | Family::Qwen2 => llama::NAMES,
+        let names: &[&[_]] = match family {
+            Family::Gpt2 => &[gpt2::NAMES],
+            Family::GptNeoX => &[gpt_neox::NAMES],
+            Family::StableLm => &[llama::STABLELM_NAMES, llama::NAMES],
+            _ => &[llama::NAMES],
         };
         if let Self::Invalid { key, .. } = &mut self
-            && let Some((_, name)) = names.iter().find(|(field, _)| field == key)
+            && let Some((_, name)) = names.iter().copied().flatten().find(|(field, _)| field == key)
         {
             *key = (*name).to_owned();
         }
@@ -53,7 +55,8 @@ impl ModelConfig {
         }
         let read = match family {
             Family::Gpt2 => gpt2::read(&fields),
-            Family::Llama | Family::Qwen2 => llama::read(&fields, family),
+            Family::GptNeoX => gpt_neox::read(&fields),
+            _ => llama::read(&fields, family),
         };
         let checked = read.and_then(|config| config.check().map(|()| config));
         checked.map_err(|error| error.in_terms_of(family))
@@ -90,7 +93,8 @@ impl ModelConfig {
         });
         let own = match family {
             Family::Gpt2 => gpt2::write(self),
-            Family::Llama | Family::Qwen2 => llama::write(self, family),
+            Family::GptNeoX => gpt_neox::write(self),
+            _ => llama::write(self, family),
         };
         let mut all = Map::new();
         for part in [common, own] {
@@ -110,14 +114,15 @@ pub(super) fn short(x: f32) -> f64 {
 /// transformers' name for the activation.
 pub(super) fn activation_name(mlp: Mlp) -> &'static str {
     match mlp {
-        Mlp::Gelu(Gelu::Exact) => "gelu",
+        Mlp::Gelu(Gelu::Exact) | Mlp::GeGlu(Gelu::Exact) => "gelu",
         Mlp::Gelu(Gelu::Tanh) => "gelu_new",
+        Mlp::GeGlu(Gelu::Tanh) => "gelu_pytorch_tanh",
         Mlp::SwiGlu => "silu",
     }
 }
 
 fn family(fields: &Fields<'_>) -> Result<Family, ConfigError> {
     let name = fields.str("model_type")?;
-    let unsupported = || ConfigError::invalid("model_type", name, "SmallMind runs gpt2, llama and qwen2");
+    let unsupported = || ConfigError::invalid("model_type", name, format!("SmallMind runs {}", Family::names()));
     Family::from_name(name).ok_or_else(unsupported)
 }

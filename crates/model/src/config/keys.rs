@@ -62,12 +62,46 @@ const fn line(key: &'static str, families: &'static [Family], rule: KeyRule) -> 
 use KeyRule::{NoMatter, Only, Read, Same};
 use Supported::{Empty, Is, Null, Number};
 
+use Family::{Gemma, Gpt2, GptNeoX, Granite, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3, SmolLm3, StableLm};
+
 const ALL: &[Family] = &Family::ALL;
-const GPT2: &[Family] = &[Family::Gpt2];
-const LLAMA: &[Family] = &[Family::Llama];
-const QWEN2: &[Family] = &[Family::Qwen2];
+const GEMMA: &[Family] = &[Gemma];
+const GPT2: &[Family] = &[Gpt2];
+const GPT_NEOX: &[Family] = &[GptNeoX];
+const GRANITE: &[Family] = &[Granite];
+const PHI3: &[Family] = &[Phi3];
+const QWEN2: &[Family] = &[Qwen2];
+const SMOLLM3: &[Family] = &[SmolLm3];
+const STABLELM: &[Family] = &[StableLm];
 /// The families with rotary positions.
-const ROTARY: &[Family] = &[Family::Llama, Family::Qwen2];
+const ROTARY: &[Family] = &[Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Phi3, Gemma, Mistral];
+/// Those of them that name the base `rope_theta`.
+const ROPE_THETA: &[Family] = &[Llama, Qwen2, Qwen3, Olmo2, StableLm, Granite, SmolLm3, Phi3, Gemma, Mistral];
+/// Families that rotate whole heads, and families that may rotate a part of each.
+const WHOLE_HEADS: &[Family] = &[Llama, Qwen2, Qwen3, Olmo2, Granite, SmolLm3, Gemma, Mistral];
+const PARTS_OF_HEADS: &[Family] = &[GptNeoX, StableLm, Phi3];
+/// The families whose heads may have another width than their share of the residual stream.
+const HEAD_DIM: &[Family] = &[Llama, Qwen2, Qwen3, Olmo2, Granite, SmolLm3, Phi3, Gemma, Mistral];
+/// The families with fewer key heads than query heads.
+const GROUPED: &[Family] = ROPE_THETA;
+const RMS_NORM: &[Family] = HEAD_DIM;
+const LAYER_NORM: &[Family] = &[GptNeoX, StableLm];
+const ATTENTION_BIAS: &[Family] = &[Llama, Qwen3, Olmo2, GptNeoX, Granite, SmolLm3, Gemma];
+const NO_ATTENTION_BIAS: &[Family] = &[Qwen2, Phi3];
+const MLP_BIAS: &[Family] = &[Llama, Granite, SmolLm3];
+const NO_MLP_BIAS: &[Family] = &[Qwen2, Phi3];
+/// The families whose files name the attention of each layer.
+const LAYER_TYPES: &[Family] = &[Llama, Qwen2, Qwen3, SmolLm3];
+/// The families whose `sliding_window` counts only beside `use_sliding_window`, and others that may say that it is off.
+const SWITCHED_WINDOW: &[Family] = &[Qwen2, Qwen3];
+const UNUSED_WINDOW: &[Family] = &[Llama, SmolLm3];
+/// The families whose `sliding_window` counts by itself.
+const WINDOW: &[Family] = &[Mistral, Phi3];
+const NO_WINDOW: &[Family] = &[Llama];
+const LLAMA_AND_QWEN2: &[Family] = &[Llama, Qwen2];
+const TENSOR_PARALLEL: &[Family] = &[Llama, Qwen2, SmolLm3];
+/// All but the families whose published files name classes of Python that transformers has itself.
+const NATIVE: &[Family] = &[Gpt2, Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Gemma, Mistral];
 
 const CLASSES: &str = "for classifiers";
 const ENCODERS: &str = "for models with an encoder";
@@ -115,34 +149,72 @@ const KEYS: &[Line] = &[
     line("summary_proj_to_labels", GPT2, NoMatter(CLASSES)),
     line("summary_first_dropout", GPT2, NoMatter(CLASSES)),
     line("summary_last_dropout", GPT2, NoMatter(CLASSES)),
-    // LLaMA and Qwen2.
+    // Families with rotary positions.
     line("max_position_embeddings", ROTARY, Read),
     line("hidden_size", ROTARY, Read),
     line("num_hidden_layers", ROTARY, Read),
     line("num_attention_heads", ROTARY, Read),
-    line("num_key_value_heads", ROTARY, Read),
-    line("head_dim", ROTARY, Read),
+    line("num_key_value_heads", GROUPED, Read),
+    line("head_dim", HEAD_DIM, Read),
     line("intermediate_size", ROTARY, Read),
     line("hidden_act", ROTARY, Read),
-    line("rms_norm_eps", ROTARY, Read),
-    line("rope_theta", ROTARY, Read),
+    line("rms_norm_eps", RMS_NORM, Read),
+    line("layer_norm_eps", LAYER_NORM, Read),
+    line("rope_theta", ROPE_THETA, Read),
+    line("rope_theta", GPT_NEOX, Same("rotary_emb_base")),
     line("rope_scaling", ROTARY, Read),
     line("rope_parameters", ROTARY, Read),
     line("attention_dropout", ROTARY, Read),
-    line("layer_types", ROTARY, Read),
-    line("attention_bias", ROTARY, Only(&[Is(false)])),
-    line("mlp_bias", ROTARY, Only(&[Is(false)])),
-    line("use_sliding_window", ROTARY, Only(&[Is(false)])),
-    line("partial_rotary_factor", ROTARY, Only(&[Number(1.0), Null])),
-    line("rope_interleaved", ROTARY, Only(&[Is(false)])),
-    line("rope_traditional", ROTARY, Only(&[Is(false)])),
+    line("layer_types", LAYER_TYPES, Read),
+    line("attention_bias", ATTENTION_BIAS, Read),
+    line("attention_bias", NO_ATTENTION_BIAS, Only(&[Is(false)])),
+    line("mlp_bias", MLP_BIAS, Read),
+    line("mlp_bias", NO_MLP_BIAS, Only(&[Is(false)])),
+    line("partial_rotary_factor", WHOLE_HEADS, Only(&[Number(1.0), Null])),
+    line("partial_rotary_factor", STABLELM, Read),
+    line("partial_rotary_factor", PHI3, Read),
+    line("partial_rotary_factor", GPT_NEOX, Same("rotary_pct")),
+    line("rope_interleaved", WHOLE_HEADS, Only(&[Is(false)])),
+    line("rope_traditional", LLAMA_AND_QWEN2, Only(&[Is(false)])),
     line("use_mrope", QWEN2, Only(&[Is(false)])),
-    line("sliding_window", QWEN2, NoMatter("use_sliding_window is false")),
-    line("sliding_window", LLAMA, Only(&[Null])),
-    line("max_window_layers", ROTARY, NoMatter("use_sliding_window is false")),
-    line("pretraining_tp", ROTARY, NoMatter(SPEED)),
-    line("max_sequence_length", ROTARY, NoMatter("max_position_embeddings is the length that counts")),
-    line("is_llama_config", ROTARY, NoMatter(ORIGIN)),
+    line("use_sliding_window", SWITCHED_WINDOW, Read),
+    line("use_sliding_window", UNUSED_WINDOW, Only(&[Is(false)])),
+    line("sliding_window", SWITCHED_WINDOW, Read),
+    line("sliding_window", SMOLLM3, NoMatter("use_sliding_window is false")),
+    line("sliding_window", NO_WINDOW, Only(&[Null])),
+    line("sliding_window", WINDOW, Read),
+    line("max_window_layers", SWITCHED_WINDOW, Read),
+    line("max_window_layers", UNUSED_WINDOW, NoMatter("use_sliding_window is false")),
+    line("pretraining_tp", TENSOR_PARALLEL, NoMatter(SPEED)),
+    line("max_sequence_length", LLAMA_AND_QWEN2, NoMatter("max_position_embeddings is the length that counts")),
+    line("is_llama_config", LLAMA_AND_QWEN2, NoMatter(ORIGIN)),
+    // GPT-NeoX.
+    line("rotary_pct", GPT_NEOX, Read),
+    line("rotary_emb_base", GPT_NEOX, Read),
+    line("use_parallel_residual", GPT_NEOX, Read),
+    line("hidden_dropout", GPT_NEOX, Read),
+    // StableLM 2.
+    line("use_parallel_residual", STABLELM, Read),
+    line("use_qkv_bias", STABLELM, Read),
+    line("qk_layernorm", STABLELM, Only(&[Is(false)])),
+    line("hidden_dropout", STABLELM, Only(&[Number(0.0)])),
+    // Granite.
+    line("attention_multiplier", GRANITE, Read),
+    line("residual_multiplier", GRANITE, Read),
+    line("embedding_multiplier", GRANITE, Read),
+    line("logits_scaling", GRANITE, Read),
+    // Gemma.
+    line("hidden_activation", GEMMA, Read),
+    line("use_bidirectional_attention", GEMMA, Only(&[Is(false), Null])),
+    // SmolLM3.
+    line("no_rope_layers", SMOLLM3, Read),
+    line("no_rope_layer_interval", SMOLLM3, Read),
+    // Phi-3 and Phi-4-mini.
+    line("original_max_position_embeddings", PHI3, Read),
+    line("lm_head_bias", PHI3, Only(&[Is(false)])),
+    line("full_attn_mod", PHI3, Only(&[Number(1.0)])),
+    line("interpolate_factor", PHI3, Only(&[Number(1.0)])),
+    line("auto_map", PHI3, NoMatter("transformers has these classes itself")),
     // Keys that make another model.
     line("is_causal", ALL, Only(&[Is(true)])),
     line("quantization_config", ALL, Only(&[Null])),
@@ -151,7 +223,7 @@ const KEYS: &[Line] = &[
     line("cross_attention_hidden_size", ALL, Only(&[Null])),
     line("pruned_heads", ALL, Only(&[Empty, Null])),
     line("per_layer_config", ALL, Only(&[Empty, Null])),
-    line("auto_map", ALL, Only(&[Empty, Null])),
+    line("auto_map", NATIVE, Only(&[Empty, Null])),
     // Keys that change nothing.
     line("is_decoder", ALL, NoMatter(ENCODERS)),
     line("tie_encoder_decoder", ALL, NoMatter(ENCODERS)),
@@ -232,7 +304,14 @@ const ROPE_KEYS: &[Line] = &[
     line("low_freq_factor", ROTARY, Read),
     line("high_freq_factor", ROTARY, Read),
     line("original_max_position_embeddings", ROTARY, Read),
-    line("partial_rotary_factor", ROTARY, Only(&[Number(1.0), Null])),
+    line("beta_fast", ROTARY, Read),
+    line("beta_slow", ROTARY, Read),
+    line("truncate", ROTARY, Read),
+    line("attention_factor", ROTARY, Read),
+    line("short_factor", ROTARY, Read),
+    line("long_factor", ROTARY, Read),
+    line("partial_rotary_factor", WHOLE_HEADS, Only(&[Number(1.0), Null])),
+    line("partial_rotary_factor", PARTS_OF_HEADS, Read),
 ];
 
 /// The objects in `config.json` with a table of their own.

@@ -1,16 +1,16 @@
 //! Names of tensors in files, and the parameters that they hold.
 
 mod gpt2;
+mod gpt_neox;
 mod llama;
 
 use std::ops::Range;
 
 use smallmind_checkpoint::WeightFiles;
 
-use crate::{ConfigError, Family, Head, ModelConfig};
+use llama::Projections;
 
-/// Name of the tensor of an untied output head.
-pub(crate) const OUTPUT_HEAD: &str = "lm_head.weight";
+use crate::{ConfigError, Family, Head, ModelConfig};
 
 /// Order of a tensor in a file relative to the parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,14 @@ pub(crate) enum Orientation {
     Same,
     /// `[in, out]`.
     Transposed,
+    /// Like the parameter, each element less 1: norms that multiply by 1 + w.
+    MinusOne,
+    /// The rows of each head together: its query, key and value. The parameter has all queries, then all keys, then all
+    /// values.
+    Heads {
+        /// How many heads.
+        heads: usize,
+    },
 }
 
 /// A tensor of a file and the rows of a parameter that it holds.
@@ -47,11 +55,40 @@ impl TensorSlot {
         Self { name, param, part: 0..len, orientation: Orientation::Same, shape: vec![len] }
     }
 
+    /// Puts the tensor's elements, as they lie in a file, in the order of the parameter.
+    pub(crate) fn to_param(&self, in_file: &[f32], param: &mut [f32]) {
+        match self.orientation {
+            Orientation::Same => param.copy_from_slice(in_file),
+            Orientation::MinusOne => param.iter_mut().zip(in_file).for_each(|(scale, w)| *scale = 1.0 + w),
+            Orientation::Transposed => transpose(in_file, self.shape[0], 1, param),
+            Orientation::Heads { heads } => transpose(in_file, heads, in_file.len() / (3 * heads), param),
+        }
+    }
+
+    /// The opposite of [`TensorSlot::to_param`].
+    pub(crate) fn to_file(&self, param: &[f32], in_file: &mut [f32]) {
+        match self.orientation {
+            Orientation::Same => in_file.copy_from_slice(param),
+            Orientation::MinusOne => in_file.iter_mut().zip(param).for_each(|(w, scale)| *w = scale - 1.0),
+            Orientation::Transposed => transpose(param, self.shape[1], 1, in_file),
+            Orientation::Heads { heads } => transpose(param, 3, param.len() / (3 * heads), in_file),
+        }
+    }
+
     /// The elements of the parameter, which has `cols` columns, that the tensor holds.
     pub(crate) fn elements(&self, cols: usize) -> Range<usize> {
         // `part` counts elements of a vector, and rows of a matrix, even if that has a single row.
         let per_row = if self.shape.len() == 1 { 1 } else { cols };
         self.part.start * per_row..self.part.end * per_row
+    }
+}
+
+/// `to` `[cols, rows]` = `from` `[rows, cols]` transposed, where each element of both is a block of `block` numbers.
+fn transpose(from: &[f32], rows: usize, block: usize, to: &mut [f32]) {
+    let cols = from.len() / (rows * block).max(1);
+    for (i, element) in from.chunks_exact(block.max(1)).enumerate() {
+        let (r, c) = (i / cols, i % cols);
+        to[(c * rows + r) * block..][..block].copy_from_slice(element);
     }
 }
 
@@ -78,15 +115,46 @@ impl<'c> TensorNames<'c> {
         Ok(Self { config, family: Family::of(config)? })
     }
 
+    /// The names of a model of `config` in `file`: those of the family, among those whose files can state the model,
+    /// that has the most of its tensors there.
+    ///
+    /// # Errors
+    /// As [`TensorNames::of`].
+    pub(crate) fn in_file(config: &'c ModelConfig, file: &WeightFiles) -> Result<Self, ConfigError> {
+        let first = Self::of(config)?;
+        let present = |names: &Self| names.slots().iter().filter(|slot| names.holds(&slot.name, file)).count();
+        let (mut best, mut most) = (first, present(&first));
+        for family in Family::stating(config).filter(|family| *family != first.family) {
+            let names = Self { config, family };
+            let count = present(&names);
+            if count > most {
+                (best, most) = (names, count);
+            }
+        }
+        Ok(best)
+    }
+
+    /// Whether `file` has the tensor `name`, with or without the optional prefix.
+    fn holds(&self, name: &str, file: &WeightFiles) -> bool {
+        file.contains(self.stored(name, file))
+    }
+
     /// The tensors that hold the parameters, in the order in which they are written.
     pub(crate) fn slots(&self) -> Vec<TensorSlot> {
         let c = self.config;
         let mut slots = match self.family {
             Family::Gpt2 => gpt2::slots(c),
-            Family::Llama | Family::Qwen2 => llama::slots(c),
+            Family::GptNeoX => gpt_neox::slots(c),
+            Family::Phi3 => llama::slots(c, Projections::Fused),
+            _ => llama::slots(c, Projections::Apart),
         };
+        if self.family == Family::Gemma {
+            slots.iter_mut().filter(|slot| slot.param.ends_with("norm.weight")).for_each(|slot| {
+                slot.orientation = Orientation::MinusOne;
+            });
+        }
         if c.head == Head::Untied {
-            slots.push(TensorSlot::matrix(OUTPUT_HEAD.into(), "head.weight".into(), c.vocab_size, c.d_model));
+            slots.push(TensorSlot::matrix(self.output_head().into(), "head.weight".into(), c.vocab_size, c.d_model));
         }
         slots
     }
@@ -95,15 +163,21 @@ impl<'c> TensorNames<'c> {
     pub(crate) fn zeros(&self) -> Vec<ZeroTensor> {
         match self.family {
             Family::Gpt2 => gpt2::zeros(self.config),
-            Family::Llama | Family::Qwen2 => vec![],
+            _ => vec![],
         }
+    }
+
+    /// The name of the tensor of an untied output head.
+    pub(crate) fn output_head(&self) -> &'static str {
+        if self.family == Family::GptNeoX { "embed_out.weight" } else { "lm_head.weight" }
     }
 
     /// The name of the table of token embeddings.
     pub(crate) fn embedding(&self) -> &'static str {
         match self.family {
             Family::Gpt2 => "transformer.wte.weight",
-            Family::Llama | Family::Qwen2 => "model.embed_tokens.weight",
+            Family::GptNeoX => "gpt_neox.embed_in.weight",
+            _ => "model.embed_tokens.weight",
         }
     }
 
@@ -111,7 +185,8 @@ impl<'c> TensorNames<'c> {
     fn optional_prefix(&self) -> &'static str {
         match self.family {
             Family::Gpt2 => "transformer.",
-            Family::Llama | Family::Qwen2 => "model.",
+            Family::GptNeoX => "gpt_neox.",
+            _ => "model.",
         }
     }
 
@@ -130,7 +205,12 @@ impl<'c> TensorNames<'c> {
     pub(crate) fn is_buffer(&self, name: &str) -> bool {
         let (blocks, of_block, of_model): (_, &[_], &[_]) = match self.family {
             Family::Gpt2 => ("h.", &["attn.bias", "attn.masked_bias"], &[]),
-            Family::Llama | Family::Qwen2 => ("layers.", &["self_attn.rotary_emb.inv_freq"], &["rotary_emb.inv_freq"]),
+            Family::GptNeoX => (
+                "layers.",
+                &["attention.bias", "attention.masked_bias", "attention.rotary_emb.inv_freq"],
+                &["rotary_emb.inv_freq"],
+            ),
+            _ => ("layers.", &["self_attn.rotary_emb.inv_freq"], &["rotary_emb.inv_freq"]),
         };
         let bare = self.bare(name);
         let Some((layer, rest)) = bare.strip_prefix(blocks).and_then(|rest| rest.split_once('.')) else {

@@ -1,16 +1,35 @@
 //! No key of a `config.json` that may change what the model computes is passed over.
 
 use serde_json::{Map, Value, json};
-use smallmind_graph::op::RopeScaling;
-use smallmind_model::{ConfigError, Family, KeyRule, ModelConfig, RopeConfig, Supported, UnknownKeys, config_keys};
+use smallmind_graph::op::{Llama3Scaling, RopeScaling};
+use smallmind_model::{
+    AttentionWindows, ConfigError, Family, KeyRule, ModelConfig, RopeConfig, Supported, UnknownKeys, config_keys,
+};
 
 use super::{gpt2, key, llama};
 
-const FAMILIES: [Family; 3] = Family::ALL;
+const FAMILIES: [Family; 12] = Family::ALL;
 
 fn base(family: Family) -> Value {
     let mut base = if family == Family::Gpt2 { gpt2() } else { llama() };
     base["model_type"] = json!(family.name());
+    let (drop, more): (&[&str], Value) = match family {
+        Family::Gpt2 | Family::Llama | Family::Qwen2 | Family::Granite | Family::SmolLm3 => (&[], json!({})),
+        Family::Qwen3 | Family::Olmo2 => (&["mlp_bias"], json!({})),
+        Family::Gemma => (&["mlp_bias"], json!({"hidden_act": "gelu"})),
+        Family::Mistral => (&["attention_bias", "mlp_bias"], json!({"sliding_window": null})),
+        Family::StableLm => {
+            (&["attention_bias", "mlp_bias", "head_dim", "rms_norm_eps"], json!({"partial_rotary_factor": 0.5}))
+        }
+        Family::Phi3 => (&["rope_scaling"], json!({"original_max_position_embeddings": 16})),
+        Family::GptNeoX => (
+            &["mlp_bias", "head_dim", "rms_norm_eps", "num_key_value_heads", "rope_theta"],
+            json!({"hidden_act": "gelu", "rotary_pct": 0.25, "rotary_emb_base": 5e5}),
+        ),
+    };
+    let map = base.as_object_mut().unwrap();
+    map.retain(|key, _| !drop.contains(&key.as_str()));
+    map.extend(more.as_object().unwrap().clone());
     base
 }
 
@@ -67,8 +86,8 @@ fn keys_in_no_line_of_the_table_are_refused_by_name() {
         let foreign = if family == Family::Gpt2 { "rope_theta" } else { "n_embd" };
         assert_eq!(key(&refused(&with(base(family), foreign, json!(8)))), foreign);
     }
-    let nested = with(llama(), "rope_scaling.attention_factor", json!(2.0));
-    assert_eq!(key(&refused(&nested)), "rope_scaling.attention_factor");
+    let nested = with(llama(), "rope_scaling.attention_scale", json!(2.0));
+    assert_eq!(key(&refused(&nested)), "rope_scaling.attention_scale");
     // Many at once: the first few and their number.
     let mut many = gpt2();
     (0..20).for_each(|i| many[format!("x{i:02}")] = json!(i));
@@ -137,12 +156,32 @@ fn what_transformers_refuses_or_computes_otherwise_is_refused() {
         (llama(), "layer_types", json!(["full_attention", "sliding_attention"])),
         (base(Family::Qwen2), "layer_types", json!(["sliding_attention", "sliding_attention"])),
         (base(Family::Qwen2), "layer_types", json!(["full_attention"])),
-        (base(Family::Qwen2), "use_sliding_window", json!(true)),
+        (base(Family::Qwen2), "use_sliding_window", Value::Null),
+        (base(Family::Qwen2), "layer_types", json!(["full_attention", "chunked_attention"])),
         (llama(), "partial_rotary_factor", json!(0.5)),
         (llama(), "rope_scaling.partial_rotary_factor", json!(0.5)),
         (llama(), "original_max_position_embeddings", json!(8)),
         (gpt2(), "hidden_size", json!(64)),
         (gpt2(), "add_cross_attention", json!(true)),
+        // Keys of a scaling that another one has.
+        (llama(), "rope_scaling.attention_factor", json!(2.0)),
+        (llama(), "rope_scaling.beta_fast", json!(2.0)),
+        (base(Family::Qwen2), "attention_bias", json!(true)),
+        (base(Family::Phi3), "rope_scaling.rope_type", json!("linear")),
+        (base(Family::Phi3), "full_attn_mod", json!(2)),
+        (base(Family::StableLm), "qk_layernorm", json!(true)),
+        (base(Family::StableLm), "partial_rotary_factor", json!(0.4)),
+        (base(Family::StableLm), "head_dim", json!(16)),
+        (base(Family::SmolLm3), "use_sliding_window", json!(true)),
+        (base(Family::SmolLm3), "no_rope_layers", json!([1])),
+        (base(Family::SmolLm3), "no_rope_layers", json!([1, 2])),
+        (base(Family::SmolLm3), "no_rope_layer_interval", json!(0)),
+        (base(Family::GptNeoX), "rotary_pct", json!(0.4)),
+        (base(Family::GptNeoX), "partial_rotary_factor", json!(0.5)),
+        (base(Family::GptNeoX), "hidden_act", json!("relu")),
+        (base(Family::Granite), "logits_scaling", json!(-1)),
+        (base(Family::Gemma), "hidden_act", json!("silu")),
+        (base(Family::Gemma), "hidden_activation", json!("gelu")),
     ] {
         let error = refused(&with(base, path, value.clone()));
         assert_eq!(key(&error), path, "{value}: {error}");
@@ -152,18 +191,66 @@ fn what_transformers_refuses_or_computes_otherwise_is_refused() {
 }
 
 #[test]
+fn windows_are_those_of_transformers() {
+    let pattern = |window, local: &[bool]| AttentionWindows::Pattern { window, local: local.to_vec() };
+    let layers = |types: [&str; 2]| json!(types.map(|name| format!("{name}_attention")));
+    for (keys, expected) in [
+        (json!({"sliding_window": 4}), AttentionWindows::None),
+        (json!({"sliding_window": 4, "use_sliding_window": false, "max_window_layers": 0}), AttentionWindows::None),
+        // From layer 28 on.
+        (json!({"sliding_window": 4, "use_sliding_window": true}), AttentionWindows::None),
+        (json!({"use_sliding_window": true, "max_window_layers": 0}), AttentionWindows::All(4096)),
+        (json!({"use_sliding_window": true, "max_window_layers": 0, "sliding_window": null}), AttentionWindows::None),
+        (json!({"sliding_window": 4, "use_sliding_window": true, "max_window_layers": 1}), pattern(4, &[false, true])),
+        (
+            json!({"sliding_window": 4, "use_sliding_window": true, "max_window_layers": 0,
+                   "layer_types": layers(["sliding", "full"])}),
+            pattern(4, &[true, false]),
+        ),
+        (
+            json!({"sliding_window": 4, "use_sliding_window": true, "layer_types": layers(["sliding", "sliding"])}),
+            AttentionWindows::All(4),
+        ),
+    ] {
+        let mut config = base(Family::Qwen2);
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        assert_eq!(ModelConfig::from_json(&config).unwrap().attention_windows, expected, "{keys}");
+    }
+    for (family, value, expected) in [
+        (Family::Mistral, json!(63), AttentionWindows::All(63)),
+        (Family::Mistral, json!(64), AttentionWindows::None),
+        (Family::Mistral, Value::Null, AttentionWindows::None),
+        (Family::Phi3, json!(8), AttentionWindows::All(8)),
+    ] {
+        let config = with(base(family), "sliding_window", value.clone());
+        assert_eq!(ModelConfig::from_json(&config).unwrap().attention_windows, expected, "{family} {value}");
+    }
+    for (key_of, value) in
+        [("sliding_window", json!(0)), ("sliding_window", json!(1 << 25)), ("sliding_window", json!("a"))]
+    {
+        let config = with(with(base(Family::Qwen2), "use_sliding_window", json!(true)), "max_window_layers", json!(0));
+        assert_eq!(key(&refused(&with(config, key_of, value))), key_of);
+    }
+}
+
+#[test]
 fn the_rope_that_counts_is_the_one_that_counts_in_transformers() {
     let rope = |keys: Value| {
         let mut config = llama();
         let map = config.as_object_mut().unwrap();
         map.retain(|key, _| key != "rope_theta" && key != "rope_scaling");
         map.extend(keys.as_object().unwrap().clone());
-        ModelConfig::from_json(&config).map(|config| config.positions.rope().unwrap())
+        ModelConfig::from_json(&config).map(|config| config.positions.rope().unwrap().clone())
     };
-    let plain = |theta| RopeConfig { theta, scaling: None };
+    let plain = |theta| RopeConfig { theta, ..RopeConfig::default() };
     let llama3 = |theta, factor| RopeConfig {
-        theta,
-        scaling: Some(RopeScaling { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position: 16 }),
+        scaling: Some(RopeScaling::Llama3(Llama3Scaling {
+            factor,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position: 16,
+        })),
+        ..plain(theta)
     };
     let scaled = |factor: f64, theta: Value| {
         let mut object = json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -199,14 +286,11 @@ fn the_rope_that_counts_is_the_one_that_counts_in_transformers() {
         (json!({"rope_scaling": {"factor": 8}}), "rope_scaling.rope_type"),
         (json!({"rope_parameters": {"factor": 8, "rope_theta": 1e4}}), "rope_parameters.rope_type"),
         (json!({"rope_scaling": {"rope_type": "default", "factor": 8}}), "rope_scaling.factor"),
-        (json!({"rope_scaling": {"type": "linear", "factor": 8}}), "rope_scaling.rope_type"),
+        (json!({"rope_scaling": {"type": "proportional", "factor": 8}}), "rope_scaling.rope_type"),
         (json!({"rope_scaling": {"rope_theta": 0}}), "rope_scaling.rope_theta"),
         (json!({"rope_parameters": {"full_attention": {"rope_type": "default"}}}), "rope_parameters.full_attention"),
         // The object that doesn't count is checked too.
-        (
-            json!({"rope_scaling": {"rope_theta": 3e3}, "rope_parameters": {"beta_fast": 32}}),
-            "rope_parameters.beta_fast",
-        ),
+        (json!({"rope_scaling": {"rope_theta": 3e3}, "rope_parameters": {"mscale": 32}}), "rope_parameters.mscale"),
     ] {
         assert_eq!(key(&rope(keys.clone()).unwrap_err()), named, "{keys}");
     }
@@ -253,6 +337,32 @@ fn own_keys(family: Family, newer: bool) -> Map<String, Value> {
             "use_sliding_window": false, "sliding_window": null, "max_window_layers": 28,
             "layer_types": ["full_attention", "full_attention"]
         }),
+        Family::Qwen3 => json!({
+            "use_sliding_window": false, "sliding_window": null, "max_window_layers": 28, "attention_bias": false,
+            "layer_types": ["full_attention", "full_attention"]
+        }),
+        Family::Olmo2 => json!({"attention_bias": false}),
+        Family::Granite => json!({
+            "attention_bias": false, "mlp_bias": false, "embedding_multiplier": 1.0, "logits_scaling": 1.0,
+            "residual_multiplier": 1.0, "attention_multiplier": 1.0
+        }),
+        Family::SmolLm3 => json!({
+            "use_sliding_window": false, "sliding_window": null, "no_rope_layers": [1, 1], "attention_bias": false,
+            "no_rope_layer_interval": 4, "layer_types": ["full_attention", "full_attention"], "mlp_bias": false
+        }),
+        Family::StableLm => json!({
+            "use_qkv_bias": false, "qk_layernorm": false, "use_parallel_residual": false, "hidden_dropout": 0.0,
+            "layer_norm_eps": 1e-5
+        }),
+        Family::Phi3 => json!({
+            "resid_pdrop": 0.0, "embd_pdrop": 0.0, "original_max_position_embeddings": 4096, "sliding_window": null
+        }),
+        Family::GptNeoX => json!({
+            "hidden_dropout": 0.0, "classifier_dropout": 0.1, "layer_norm_eps": 1e-5, "use_parallel_residual": true,
+            "attention_bias": true
+        }),
+        Family::Gemma => json!({"attention_bias": false, "use_bidirectional_attention": null}),
+        Family::Mistral => json!({"sliding_window": null}),
     };
     if family != Family::Gpt2 {
         let rope = json!({"rope_theta": 10_000.0, "rope_type": "default"});

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 use smallmind_checkpoint::{GENERATION_FILE, INDEX_FILE, ModelFolder, WEIGHTS_FILE};
-use smallmind_model::sampler::SamplerConfig;
+use smallmind_model::sampler::{LogitBias, SamplerConfig};
 use smallmind_model::{ConfigError, Head, LoadOptions, Model, ModelConfig, ModelError, UnusedTensors, unused_tensors};
 
 use super::{bare_gpt2, edit_config, folder, gpt2, llama, qwen2, rewrite};
@@ -172,6 +172,10 @@ fn the_tokens_that_end_a_text_come_from_the_file_for_generation() {
 #[test]
 fn defaults_of_the_sampler_come_from_the_file_for_generation() {
     let usual = SamplerConfig { temperature: 0.8, top_k: 40, min_p: 0.05, seed: 9, ..SamplerConfig::default() };
+    let without = |tokens: &[u32]| {
+        let logit_bias = tokens.iter().copied().map(LogitBias::forbid).collect();
+        SamplerConfig { logit_bias, ..usual.clone() }
+    };
     for (generation, expected) in [
         (json!({}), usual.clone()),
         (json!({"temperature": 0.6, "top_p": 0.9}), SamplerConfig { temperature: 0.6, top_p: 0.9, ..usual.clone() }),
@@ -179,6 +183,11 @@ fn defaults_of_the_sampler_come_from_the_file_for_generation() {
         (json!({"do_sample": false}), SamplerConfig { temperature: 0.0, ..usual.clone() }),
         (json!({"do_sample": false, "temperature": 0.7}), SamplerConfig { temperature: 0.0, ..usual.clone() }),
         (json!({"repetition_penalty": 1.1}), SamplerConfig { repetition_penalty: 1.1, ..usual.clone() }),
+        (json!({"typical_p": 0.9}), SamplerConfig { typical_p: 0.9, ..usual.clone() }),
+        (json!({"suppress_tokens": [7, 2], "bad_words_ids": [[5], [2]]}), without(&[2, 5, 7])),
+        (json!({"suppress_tokens": 3, "bad_words_ids": [], "eos_token_id": 5}), without(&[3])),
+        // A text may end, though a bad word says that it must not.
+        (json!({"bad_words_ids": [[5], [6]], "eos_token_id": [5, 9]}), without(&[6])),
         (json!({"temperature": null, "top_k": null}), usual.clone()),
     ] {
         let model = with_generation(gpt2(), &generation).unwrap();
@@ -197,11 +206,12 @@ fn what_is_not_obeyed_is_listed() {
     assert!(with_generation(gpt2(), &neutral).unwrap().generation().not_obeyed.is_empty());
     for (key, value) in [
         ("num_beams", json!(4)),
-        ("suppress_tokens", json!([1, 2])),
-        ("bad_words_ids", json!([[3]])),
+        ("bad_words_ids", json!([[3], [4, 5]])),
+        ("bad_words_ids", json!([3])),
+        ("begin_suppress_tokens", json!([3])),
         ("forced_bos_token_id", json!(3)),
         ("no_repeat_ngram_size", json!(3)),
-        ("typical_p", json!(0.9)),
+        ("epsilon_cutoff", json!(0.1)),
         ("stop_strings", json!(["x"])),
         ("min_new_tokens", json!(5)),
         ("sampler_of_tomorrow", json!(true)),
@@ -228,6 +238,10 @@ fn malformed_values_name_the_file_and_the_key() {
         ("top_p", json!(1.5)),
         ("min_p", json!(2)),
         ("repetition_penalty", json!(0)),
+        ("typical_p", json!(0)),
+        ("suppress_tokens", json!([1, "a"])),
+        ("suppress_tokens", json!([1, 1000])),
+        ("bad_words_ids", json!([[1000]])),
         ("repetition_penalty", json!([1.1])),
         ("do_sample", json!("no")),
     ] {

@@ -6,6 +6,7 @@ use std::io;
 use smallmind::bench::BenchError;
 use smallmind::checkpoint::CheckpointError;
 use smallmind::graph::GraphError;
+use smallmind::model::chat::ChatError;
 use smallmind::model::tokenizer::TokenizerError;
 use smallmind::model::{ConfigError, ErrorClass, ModelError};
 use smallmind::simd::IsaError;
@@ -62,12 +63,22 @@ pub fn bad_file(text: impl Into<String>) -> anyhow::Error {
     Failure::BadFile(text.into()).into()
 }
 
+/// An error of `verb` for people, with advice.
+pub fn sentence(error: &anyhow::Error, verb: &str) -> String {
+    format!("error: {}", advised(error, verb))
+}
+
+/// Whether standard output can't be written: then there is nobody to talk to.
+pub fn is_output(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Failure::Output(_)))
+}
+
 /// Prints an error of `verb` on standard error; returns the exit code.
 pub fn report(error: &anyhow::Error, verb: &str) -> u8 {
     match error.downcast_ref::<Failure>() {
         Some(failure) if failure.is_quiet() => return 0,
         Some(Failure::Interrupted(text)) => super::note!("{text}"),
-        _ => super::note!("error: {}", advised(error, verb)),
+        _ => super::note!("{}", sentence(error, verb)),
     }
     exit_code(error)
 }
@@ -109,6 +120,11 @@ fn in_plain_words(text: &str) -> String {
 
 /// Advice about an error of the libraries, in terms of the options of `verb`.
 fn advice(cause: &(dyn std::error::Error + 'static), verb: &str) -> Option<String> {
+    match cause.downcast_ref::<ChatError>() {
+        Some(ChatError::Model(error)) => return advice(error, verb),
+        Some(error) => return chat_advice(error).map(str::to_owned),
+        None => {}
+    }
     let advice = match (cause.downcast_ref::<TrainError>(), model_error(cause)) {
         (Some(TrainError::Exists { found: Found::Run, .. }), _) => {
             "continue it with train --resume, replace it with --overwrite, or choose another folder"
@@ -122,13 +138,25 @@ fn advice(cause: &(dyn std::error::Error + 'static), verb: &str) -> Option<Strin
         (_, Some(ModelError::TooLong { .. })) => "shorten the prompt: the model has room for no more",
         _ if graph_error(cause).is_some_and(|error| matches!(error, GraphError::OutOfMemory { .. })) => match verb {
             "train" => "lower --train.batch or --model.context, or train a smaller model",
-            "generate" | "eval" | "inspect" => "lower --context or use a smaller model",
+            "generate" | "chat" | "eval" | "inspect" => "lower --context or use a smaller model",
             "new" => "choose a smaller preset",
             _ => "use a smaller model",
         },
         _ => return None,
     };
     Some(advice.to_owned())
+}
+
+/// Advice about an error of a conversation.
+fn chat_advice(error: &ChatError) -> Option<&'static str> {
+    match error {
+        ChatError::NoTemplate => {
+            Some("continue a text with generate -p TEXT, or give the file of a template with --template")
+        }
+        ChatError::NoDefault { .. } => Some("choose one with --template-name"),
+        ChatError::TurnTooLong { .. } => Some("shorten the message, or raise --context"),
+        _ => None,
+    }
 }
 
 /// The error of a model that `cause` is or holds.
@@ -191,9 +219,17 @@ fn class_of(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorClass> {
     let tokenizer = || cause.downcast_ref().map(TokenizerError::class);
     let config = || cause.downcast_ref().map(ConfigError::class);
     let model = || cause.downcast_ref().map(ModelError::class);
+    let chat = || cause.downcast_ref().map(ChatError::class);
     let data = || cause.downcast_ref().map(DataError::class);
     let train = cause.downcast_ref().map(TrainError::class);
-    train.or_else(data).or_else(model).or_else(config).or_else(tokenizer).or_else(checkpoint).or_else(graph)
+    train
+        .or_else(data)
+        .or_else(chat)
+        .or_else(model)
+        .or_else(config)
+        .or_else(tokenizer)
+        .or_else(checkpoint)
+        .or_else(graph)
 }
 
 #[cfg(test)]

@@ -7,17 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use serde_json::json;
-use smallmind::checkpoint::GENERATION_FILE;
-use smallmind::model::sampler::{MAX_REPETITION_WINDOW, SamplerConfig, SamplerError};
 use smallmind::model::tokenizer::{SpecialText, SpecialTokens, Tokenizer};
-use smallmind::model::{
-    Finish, GenerateOptions, Generation, GenerationConfig, Generator, ModelError, Session, SessionOptions,
-    default_prompt,
-};
+use smallmind::model::{Finish, GenerateOptions, Generation, Generator, Session, SessionOptions, default_prompt};
 
+use super::chat::TemplateArg;
 use super::failure::{Failure, Outcome, usage};
 use super::input::{self, STDIN};
-use super::models::{self, ModelArg, WeightsArg};
+use super::models::{ModelArg, WeightsArg};
+use super::sampling::Sampling;
 use super::settings::Settings;
 use super::{interrupt, note, output, units};
 use crate::allocations;
@@ -45,111 +42,15 @@ pub struct Generate {
     /// Print the continuation only
     #[arg(long)]
     no_echo: bool,
+    /// Take the prompt as a question, by the model's chat template, and print the answer only
+    #[arg(long, conflicts_with = "no_echo")]
+    chat: bool,
+    #[command(flatten)]
+    template: TemplateArg,
     #[command(flatten)]
     weights: WeightsArg,
     #[command(flatten)]
     sampling: Sampling,
-}
-
-/// The default sampling. The seed differs in each run.
-pub const USUAL: SamplerConfig = SamplerConfig {
-    temperature: 0.8,
-    top_k: 40,
-    top_p: 0.95,
-    min_p: 0.05,
-    repetition_penalty: 1.0,
-    repetition_window: 64,
-    seed: 0,
-};
-
-/// Options of the sampling. Those that are absent come from the model's `generation_config.json`, or else from
-/// [`USUAL`].
-#[derive(Clone, Copy, Debug, Args)]
-#[command(next_help_heading = "Sampling")]
-pub struct Sampling {
-    /// Above 1 bolder, below 1 more careful, 0 always the likeliest token [default: the model's, else 0.8]
-    #[arg(long, value_name = "T", value_parser = units::number)]
-    temp: Option<f32>,
-    /// Only the K likeliest tokens; 0 for all [default: the model's, else 40]
-    #[arg(long, value_name = "K", value_parser = units::whole)]
-    top_k: Option<usize>,
-    /// Only the likeliest tokens that together carry this share [default: the model's, else 0.95]
-    #[arg(long, value_name = "P", value_parser = units::number)]
-    top_p: Option<f32>,
-    /// Only tokens at least this many times as likely as the likeliest [default: the model's, else 0.05]
-    #[arg(long, value_name = "P", value_parser = units::number)]
-    min_p: Option<f32>,
-    /// Above 1: make the latest tokens less likely [default: the model's, else 1]
-    #[arg(long, value_name = "X", value_parser = units::number)]
-    repeat_penalty: Option<f32>,
-    /// How many of the latest tokens that concerns [default: 64; the whole text with the model's penalty]
-    #[arg(long, value_name = "N", value_parser = units::whole)]
-    repeat_window: Option<usize>,
-}
-
-impl Sampling {
-    /// Refuses options out of range.
-    fn check(&self) -> Outcome {
-        self.over(&USUAL).check().map_err(|error| match error {
-            SamplerError::Setting { field, value, allowed } => {
-                usage(format!("{} is {value}; allowed: {allowed}", flag(field)))
-            }
-            other => ModelError::from(other).into(),
-        })
-    }
-
-    /// `defaults`, overridden by the options.
-    fn over(&self, defaults: &SamplerConfig) -> SamplerConfig {
-        SamplerConfig {
-            temperature: self.temp.unwrap_or(defaults.temperature),
-            top_k: self.top_k.unwrap_or(defaults.top_k),
-            top_p: self.top_p.unwrap_or(defaults.top_p),
-            min_p: self.min_p.unwrap_or(defaults.min_p),
-            repetition_penalty: self.repeat_penalty.unwrap_or(defaults.repetition_penalty),
-            repetition_window: self.repeat_window.unwrap_or(defaults.repetition_window),
-            seed: defaults.seed,
-        }
-    }
-
-    /// The sampling for a text of at most `length` tokens, prompt included, by a model with the generation config
-    /// `file`. Notes which settings come from `file`.
-    fn for_model(&self, file: &GenerationConfig, length: usize, seed: u64) -> SamplerConfig {
-        let mut defaults = file.sampler(&SamplerConfig { seed, ..USUAL });
-        if file.repetition_penalty.is_some() && self.repeat_penalty.is_none() {
-            // The penalty in the file is meant for the whole text.
-            defaults.repetition_window = length.min(MAX_REPETITION_WINDOW);
-        }
-        let taken = [
-            ("--temp", self.temp.is_none(), file.temperature.map(f64::from)),
-            ("--top-k", self.top_k.is_none(), file.top_k.map(|k| k as f64)),
-            ("--top-p", self.top_p.is_none(), file.top_p.map(f64::from)),
-            ("--min-p", self.min_p.is_none(), file.min_p.map(f64::from)),
-            ("--repeat-penalty", self.repeat_penalty.is_none(), file.repetition_penalty.map(f64::from)),
-        ];
-        let taken = taken.iter().filter(|(_, free, _)| *free);
-        // As `f32`, so that 0.7 is not printed as 0.699999988079071.
-        let taken = taken.filter_map(|(flag, _, value)| value.map(|value| format!("{flag} {}", value as f32)));
-        let taken = taken.collect::<Vec<_>>().join(", ");
-        if !taken.is_empty() {
-            note!("note: defaults from {GENERATION_FILE}: {taken}");
-        }
-        if !file.not_obeyed.is_empty() {
-            note!("note: not supported and not obeyed in {GENERATION_FILE}: {}", models::few(&file.not_obeyed));
-        }
-        self.over(&defaults)
-    }
-}
-
-/// The flag of a field of [`SamplerConfig`].
-fn flag(field: &str) -> &str {
-    match field {
-        "temperature" => "--temp",
-        "top_p" => "--top-p",
-        "min_p" => "--min-p",
-        "repetition_penalty" => "--repeat-penalty",
-        "repetition_window" => "--repeat-window",
-        other => other,
-    }
 }
 
 /// A generated text.
@@ -169,6 +70,9 @@ impl Generate {
         let seed = settings.seed_or_any();
         // Before the model is read, which may take a while.
         self.sampling.check()?;
+        if self.template.is_given() && !self.chat {
+            return Err(usage("a template is for questions: add --chat"));
+        }
         let stop = interrupt::watch("stopping (Ctrl-C again ends at once)")?;
         let given = self.given_prompt()?;
         let (model, tokenizer) = self.model.open_packed(isa, self.weights.weights)?;
@@ -177,16 +81,19 @@ impl Generate {
             Some(text) => text,
             None => default_prompt(model.config(), &tokenizer),
         };
-        let prompt = prompt_tokens(&tokenizer, &text)?;
+        let (prompt, end) =
+            if self.chat { self.question(&tokenizer, &text)? } else { (prompt_tokens(&tokenizer, &text)?, None) };
 
         let needed = prompt.len().saturating_add(self.tokens).max(1);
-        let sampler = self.sampling.for_model(model.generation(), needed, seed);
+        let vocabulary = (&*tokenizer, model.config().vocab_size);
+        let sampler = self.sampling.for_model(model.generation(), vocabulary, needed, seed)?;
         let context = self.context.unwrap_or(needed.min(model.config().context));
         let session = Session::new(Arc::new(model), SessionOptions::single(context, settings.threads()))?;
         let mut generator = Generator::new(session, tokenizer)?;
+        end.into_iter().for_each(|end| generator.add_end(end));
         let options = GenerateOptions { max_tokens: self.tokens, sampler, stops: self.stop };
 
-        let echo = if self.no_echo { "" } else { &text };
+        let echo = if self.no_echo || self.chat { "" } else { &text };
         let sink = if settings.is_json() { Sink::Keep } else { Sink::Print { echo } };
         let generated = generate(&mut generator, &prompt, &options, sink, stop)?;
         if sink == Sink::Keep {
@@ -199,6 +106,13 @@ impl Generate {
             return Err(Failure::Interrupted("interrupted".into()).into());
         }
         Ok(())
+    }
+
+    /// The tokens of a question by the chat template, and the token that ends the answer.
+    fn question(&self, tokenizer: &Tokenizer, text: &str) -> anyhow::Result<(Vec<u32>, Option<u32>)> {
+        let template = self.template.of(&self.model.model)?;
+        let prompt = smallmind::model::chat::question(&template, tokenizer, text, super::chat::now())?;
+        Ok((prompt, template.token("eos_token").and_then(|token| tokenizer.id_of(token))))
     }
 
     fn given_prompt(&self) -> anyhow::Result<Option<String>> {

@@ -13,12 +13,74 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// What a signal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
-    /// Ctrl-C or SIGTERM. The second one ends the process at once.
-    Asked,
+    /// Ctrl-C. The second one, or the second [`Cause::Terminated`], ends the process at once.
+    Interrupted,
+    /// A request to terminate.
+    #[cfg(unix)]
+    Terminated,
     /// The terminal is gone. The system and the shell both send this signal, and a request to terminate may come with
     /// it.
     #[cfg(unix)]
     HungUp,
+}
+
+impl Cause {
+    /// Whether somebody asks the program to end, rather than that its terminal is gone.
+    fn is_asked(self) -> bool {
+        match self {
+            Self::Interrupted => true,
+            #[cfg(unix)]
+            Self::Terminated => true,
+            #[cfg(unix)]
+            Self::HungUp => false,
+        }
+    }
+}
+
+/// The answers of a conversation, which Ctrl-C stops one at a time.
+#[derive(Debug)]
+pub struct Answers {
+    /// Whether there is an answer to be stopped.
+    going: AtomicBool,
+    /// Whether it is to be stopped.
+    stop: AtomicBool,
+}
+
+static ANSWERS: Answers = Answers { going: AtomicBool::new(false), stop: AtomicBool::new(false) };
+
+impl Answers {
+    /// An answer begins.
+    pub fn begin(&self) {
+        self.stop.store(false, Ordering::SeqCst);
+        self.going.store(true, Ordering::SeqCst);
+    }
+
+    /// It has ended.
+    pub fn end(&self) {
+        self.going.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether it is to be stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// Installs the handler of a conversation: Ctrl-C stops the answer that is being given. A second one, one between
+/// answers, and every other signal end the process with code 130.
+///
+/// # Errors
+/// A system that refuses the handler.
+pub fn watch_answers() -> anyhow::Result<&'static Answers> {
+    let on_signal = |cause: Cause| {
+        let is_answer = cause == Cause::Interrupted && ANSWERS.going.load(Ordering::SeqCst);
+        if !is_answer || ANSWERS.stop.swap(true, Ordering::SeqCst) {
+            super::note!("");
+            std::process::exit(130);
+        }
+    };
+    install(on_signal).context("can't watch for Ctrl-C")?;
+    Ok(&ANSWERS)
 }
 
 /// Installs the handler: Ctrl-C, a request to terminate and the loss of the terminal set the returned flag, and the
@@ -28,8 +90,8 @@ enum Cause {
 /// A system that refuses the handler.
 pub fn watch(first: &'static str) -> anyhow::Result<&'static AtomicBool> {
     let asked = AtomicBool::new(false);
-    let on_signal = move |cause| {
-        if cause == Cause::Asked && asked.swap(true, Ordering::SeqCst) {
+    let on_signal = move |cause: Cause| {
+        if cause.is_asked() && asked.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
         if !STOP.swap(true, Ordering::SeqCst) {
@@ -53,7 +115,7 @@ pub fn check_before_training() -> Outcome {
 
 #[cfg(not(unix))]
 fn install(on_signal: impl Fn(Cause) + Send + 'static) -> Result<(), ctrlc::Error> {
-    ctrlc::set_handler(move || on_signal(Cause::Asked))
+    ctrlc::set_handler(move || on_signal(Cause::Interrupted))
 }
 
 #[cfg(unix)]
@@ -64,7 +126,11 @@ fn install(on_signal: impl Fn(Cause) + Send + 'static) -> std::io::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new(watched)?;
     let wait = move || {
         for signal in signals.forever() {
-            on_signal(if signal == SIGHUP { Cause::HungUp } else { Cause::Asked });
+            on_signal(match signal {
+                SIGHUP => Cause::HungUp,
+                SIGTERM => Cause::Terminated,
+                _ => Cause::Interrupted,
+            });
         }
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)

@@ -1,6 +1,7 @@
 //! The command line: verbs (subcommands) and what they share. Each verb has a file, which calls the library and prints.
 
 mod bench;
+mod chat;
 mod completions;
 mod doctor;
 mod environment;
@@ -21,6 +22,7 @@ mod overrides;
 mod profile;
 mod progress;
 mod quickstart;
+mod sampling;
 mod settings;
 mod tokenize;
 mod tokenizer;
@@ -61,6 +63,8 @@ enum Verb {
     Eval(eval::Eval),
     /// Continue a prompt
     Generate(generate::Generate),
+    /// Talk with a model that was trained to answer
+    Chat(chat::Chat),
     /// Turn text into token ids, or back
     Tokenize(tokenize::Tokenize),
     /// Make tokenizers
@@ -100,6 +104,7 @@ fn perform(cli: Cli, overlays: Vec<Overlay>) -> Outcome {
         Verb::Train(verb) => verb.run(&settings, overlays),
         Verb::Eval(verb) => verb.run(&settings),
         Verb::Generate(verb) => verb.run(&settings),
+        Verb::Chat(verb) => verb.run(&settings),
         Verb::Tokenize(verb) => verb.run(&settings),
         Verb::Tokenizer(verb) => verb.run(&settings),
         Verb::New(verb) => verb.run(&settings),

@@ -30,6 +30,12 @@ pub fn write_note(text: fmt::Arguments<'_>) {
     let _ = io::stderr().write_all(harmless(&line).as_bytes());
 }
 
+/// Writes text to standard error without a line feed, for somebody who is to type behind it.
+#[allow(clippy::disallowed_methods)]
+pub fn write_prompt(text: &str) {
+    let _ = io::stderr().write_all(harmless(text).as_bytes());
+}
+
 /// Prints text and flushes it. On a terminal it goes through [`harmless`].
 #[allow(clippy::disallowed_methods)]
 pub fn print(text: &str) -> Outcome {

@@ -108,10 +108,14 @@ fn defaults_of_generation_come_from_the_model() {
     // The penalty of the file is for the whole text.
     file(json!({ "do_sample": false, "repetition_penalty": 1.5 }));
     assert_eq!(text(""), penalised);
-    file(json!({ "num_beams": 4, "suppress_tokens": [1], "use_cache": true }));
+    file(json!({ "num_beams": 4, "epsilon_cutoff": 0.1, "use_cache": true }));
     let ran = generate("");
-    assert!(ran.stderr.contains("not obeyed in generation_config.json: num_beams, suppress_tokens\n"), "{ran:#?}");
+    assert!(ran.stderr.contains("not obeyed in generation_config.json: epsilon_cutoff, num_beams\n"), "{ran:#?}");
     assert_eq!(ran.json()["text"], usual);
+    file(json!({ "typical_p": 0.5, "suppress_tokens": [1, 2] }));
+    let ran = generate("");
+    assert!(ran.stderr.contains("generation_config.json: --typical 0.5, --logit-bias 1-inf and 1 more\n"), "{ran:#?}");
+    assert_eq!(ran.json()["text"], text("--typical 0.5 --logit-bias 1-inf -l 2-inf"));
     file(json!({ "top_p": 7 }));
     generate("").fails(3, &["generation_config.json", "`top_p` = 7"]);
 }

@@ -2,7 +2,7 @@
 #![cfg(unix)]
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
@@ -46,13 +46,18 @@ fn shown(text: &str) -> String {
     text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
 }
 
-fn steers(c: char) -> bool {
+pub fn steers(c: char) -> bool {
     matches!(c, '\0'..='\u{8}' | '\u{b}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Runs a command on a terminal that passes all bytes on as they are; what it wrote there. None where there are no
 /// pseudo-terminals.
-fn on_terminal(mut command: Command) -> Option<String> {
+fn on_terminal(command: Command) -> Option<String> {
+    on_terminal_typing(command, "")
+}
+
+/// The same, with somebody who types.
+pub fn on_terminal_typing(mut command: Command, typed: &str) -> Option<String> {
     let size = Winsize { ws_row: 50, ws_col: 1000, ws_xpixel: 0, ws_ypixel: 0 };
     let Ok(OpenptyResult { master, slave }) = openpty(&size, None) else {
         eprintln!("skipped: there are no pseudo-terminals");
@@ -66,9 +71,11 @@ fn on_terminal(mut command: Command) -> Option<String> {
     command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
     let mut child = command.spawn().unwrap();
     drop((command, slave));
+    let mut master = File::from(master);
+    master.write_all(typed.as_bytes()).unwrap();
     let mut written = Vec::new();
     // Ends with an error where the other side is closed.
-    let _ = File::from(master).read_to_end(&mut written);
+    let _ = master.read_to_end(&mut written);
     child.wait().unwrap();
     Some(String::from_utf8(written).unwrap())
 }

@@ -7,14 +7,16 @@ use clap::Args;
 use smallmind::graph::Workload;
 use smallmind::model::sampler::{Sampler, SamplerScratch};
 use smallmind::model::tokenizer::Tokenizer;
-use smallmind::model::{Activity, ModelConfig, ModelError, SessionWorkload};
+use smallmind::model::{Activity, ModelConfig, ModelError, PackedModel, SessionWorkload};
 use smallmind::profile::SystemCounters;
 use smallmind::profile::report::{PhaseKind, Report};
 use smallmind::profile::sampling::{Instruments, PerRepeat, RoofMeter, SampleCount, Sampled, seconds_of_sample};
+use smallmind::simd::IsaKind;
 
 use super::super::failure::{Outcome, usage};
-use super::super::generate::{USUAL, prompt_tokens};
+use super::super::generate::prompt_tokens;
 use super::super::models::WeightsArg;
+use super::super::sampling::usual;
 use super::super::settings::Settings;
 use super::super::{note, units};
 use super::report_output::ReportOutput;
@@ -76,12 +78,38 @@ impl FirstToken {
         self.stage("sample", || {
             let vocabulary = session.model().config().vocab_size;
             let mut scratch = SamplerScratch::new(vocabulary).map_err(ModelError::from)?;
-            let mut sampler = Sampler::new(USUAL).map_err(ModelError::from)?;
+            let mut sampler = Sampler::new(usual()).map_err(ModelError::from)?;
             sampler.observe(&prompt);
             Ok(sampler.sample(session.logits(), &mut scratch).map_err(ModelError::from)?)
         })?;
         Ok(())
     }
+}
+
+/// Repeats of a profile within a conversation: few, as somebody waits.
+const REPEATS: usize = 4;
+
+/// Profiles a model that is at work: prefill and decode at `depth` tokens, in a session of its own.
+pub fn of_session(
+    model: Arc<PackedModel>,
+    name: &str,
+    depth: usize,
+    (threads, isa): (usize, IsaKind),
+) -> anyhow::Result<Report> {
+    let mut instruments = Instruments::open(isa, Some(allocations::COUNTERS))?;
+    let subject = subject::subject("generate", name.to_owned(), model.config(), (threads, isa));
+    let subject = subject.with_parameters(model.params(), Some(model.storage()));
+    let prompt = subject::tokens(PROMPT.min(model.config().context), model.config().vocab_size, subject::SEED);
+    let mut workload = SessionWorkload::new(model, prompt, depth, threads)?;
+    let mut roofs = RoofMeter::new(threads, isa)?;
+    let counters = SystemCounters::read();
+    let count = SampleCount { repeats: REPEATS, per_repeat: PerRepeat::Fit { least: 1, most: usize::MAX } };
+    let (prefill, decode) = (Activity::Prefill, Activity::Decode(depth));
+    let prompts = Sampled::take(workload.doing(prefill), count, &mut instruments, &mut roofs)?;
+    let tokens = Sampled::take(workload.doing(decode), count, &mut instruments, &mut roofs)?;
+    let prompts = prompts.phase(PhaseKind::Prefill, workload.doing(prefill), roofs.table(), None);
+    let tokens = tokens.phase(PhaseKind::Decode, workload.doing(decode), roofs.table(), None);
+    Ok(Report::new(subject, roofs.table().clone(), counters.since(), vec![prompts, tokens]))
 }
 
 impl Generate {

@@ -9,6 +9,10 @@ mod training;
 
 use clap::{Args, Subcommand};
 
+pub use generate::of_session;
+pub use report_output::on_screen;
+pub use subject::name_of;
+
 use super::failure::Outcome;
 use super::settings::Settings;
 

@@ -57,6 +57,12 @@ const USAGE: Usage<'_> = Usage {
     more: "More: --full for all rows and what-ifs, --out FOLDER for HTML and a trace to open in Perfetto.",
 };
 
+/// The report in one screen, for somebody who has no options at hand.
+pub fn on_screen(report: &Report) -> String {
+    let usage = Usage { more: "More: smallmind profile generate --full.", ..USAGE };
+    terminal::render(report, Extent::Screen(usage))
+}
+
 /// The folder of baselines under the home folder, unless SMALLMIND_BASELINES names another.
 const BASELINES: &str = "smallmind/baselines";
 

@@ -1,5 +1,9 @@
 //! Sampling against plain definitions of each filter, unusual logits, and saved states.
 
+mod edges;
+mod llama_cpp;
+mod twins;
+
 use std::ops::{Deref, DerefMut};
 
 use proptest::prelude::*;

@@ -1,0 +1,275 @@
+//! Where the chat templates of a model stand.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use serde_json::Value;
+use smallmind_checkpoint::{read_json, without_byte_order_mark};
+
+use super::template::MAX_TEMPLATE_BYTES;
+use super::{ChatError, ChatTemplate};
+
+/// The template of a model in a file of its own.
+pub const TEMPLATE_FILE: &str = "chat_template.jinja";
+/// More templates, each in a file `NAME.jinja`.
+pub const MORE_TEMPLATES: &str = "additional_chat_templates";
+/// Special tokens, and the template of models without [`TEMPLATE_FILE`].
+pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
+
+/// The template that is taken unless another is asked for.
+const DEFAULT: &str = "default";
+/// The template that is taken if there are tools.
+const TOOL_USE: &str = "tool_use";
+/// The most templates of a model.
+const MAX_TEMPLATES: usize = 64;
+/// The special tokens that templates know by name.
+const TOKEN_NAMES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// The chat templates of a model, by name, and its special tokens. They are not checked before one is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChatTemplates {
+    templates: Vec<Named>,
+    tokens: Vec<(String, String)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Named {
+    name: String,
+    origin: String,
+    source: String,
+}
+
+impl ChatTemplates {
+    /// No templates and no tokens.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The templates of a model folder: [`TEMPLATE_FILE`] and [`MORE_TEMPLATES`], or else `chat_template` of
+    /// [`TOKENIZER_CONFIG_FILE`], which also names the special tokens. A folder without these files has none.
+    ///
+    /// # Errors
+    /// Files that can't be read, are too large, no UTF-8 or no JSON; fields of the wrong kind.
+    pub fn from_folder(folder: &Path) -> Result<Self, ChatError> {
+        let mut found = Self::new();
+        found.read_files(folder)?;
+        let path = folder.join(TOKENIZER_CONFIG_FILE);
+        if path.is_file() {
+            found.read_tokenizer_config(&path)?;
+        }
+        Ok(found)
+    }
+
+    /// A template from a file that a user names, with the special tokens of these.
+    ///
+    /// # Errors
+    /// As [`ChatTemplates::from_folder`] and [`ChatTemplate::new`].
+    pub fn with_file(&self, path: &Path) -> Result<ChatTemplate, ChatError> {
+        ChatTemplate::new(path.display().to_string(), &read_template(path)?, self.tokens.clone())
+    }
+
+    /// Adds a template; one of the same name is kept instead.
+    pub fn add(&mut self, name: &str, origin: impl Into<String>, source: impl Into<String>) {
+        if !self.templates.iter().any(|template| template.name == name) {
+            self.templates.push(Named { name: name.to_owned(), origin: origin.into(), source: source.into() });
+        }
+    }
+
+    /// Sets a special token by its name, such as `bos_token`.
+    pub fn set_token(&mut self, name: &str, token: impl Into<String>) {
+        self.tokens.retain(|(of, _)| of != name);
+        self.tokens.push((name.to_owned(), token.into()));
+    }
+
+    /// Whether there is no template.
+    pub fn is_empty(&self) -> bool {
+        self.templates.is_empty()
+    }
+
+    /// Names of the templates.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.templates.iter().map(|template| template.name.as_str())
+    }
+
+    /// The template of a name; without a name `tool_use` if there are tools, else `default`, else the only one.
+    ///
+    /// # Errors
+    /// [`ChatError::NoTemplate`]; [`ChatError::Name`]; [`ChatError::NoDefault`]; as [`ChatTemplate::new`].
+    pub fn choose(&self, name: Option<&str>, has_tools: bool) -> Result<ChatTemplate, ChatError> {
+        let known = || self.names().collect::<Vec<_>>().join(", ");
+        let find = |name: &str| self.templates.iter().find(|template| template.name == name);
+        let chosen = match (name, self.templates.as_slice()) {
+            (_, []) => return Err(ChatError::NoTemplate),
+            (Some(name), _) => find(name).ok_or_else(|| ChatError::Name { name: name.to_owned(), known: known() })?,
+            (None, [only]) => only,
+            (None, _) => find(TOOL_USE)
+                .filter(|_| has_tools)
+                .or_else(|| find(DEFAULT))
+                .ok_or_else(|| ChatError::NoDefault { known: known() })?,
+        };
+        ChatTemplate::new(chosen.origin.clone(), &chosen.source, self.tokens.clone())
+    }
+
+    fn read_files(&mut self, folder: &Path) -> Result<(), ChatError> {
+        let file = folder.join(TEMPLATE_FILE);
+        if file.is_file() {
+            self.add(DEFAULT, file.display().to_string(), read_template(&file)?);
+        }
+        let more = folder.join(MORE_TEMPLATES);
+        if !more.is_dir() {
+            return Ok(());
+        }
+        let failed = |source| ChatError::Read { path: more.clone(), source };
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(&more).map_err(failed)?.take(MAX_TEMPLATES) {
+            paths.push(entry.map_err(failed)?.path());
+        }
+        paths.sort();
+        for path in paths.into_iter().filter(|path| path.extension().is_some_and(|end| end == "jinja")) {
+            if let Some(name) = path.file_stem().and_then(|name| name.to_str()) {
+                self.add(name, path.display().to_string(), read_template(&path)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_tokenizer_config(&mut self, path: &Path) -> Result<(), ChatError> {
+        let config = read_json(path)?;
+        let wrong =
+            |field: &str, expected| ChatError::Field { path: path.to_owned(), field: field.to_owned(), expected };
+        for name in TOKEN_NAMES {
+            match config.get(name) {
+                None | Some(Value::Null) => {}
+                Some(Value::String(token)) => self.set_token(name, token),
+                Some(token) => {
+                    let content = token.get("content").and_then(Value::as_str);
+                    self.set_token(name, content.ok_or_else(|| wrong(name, "a text or an object with `content`"))?);
+                }
+            }
+        }
+        if !self.is_empty() {
+            return Ok(());
+        }
+        let origin = |field: &str| format!("{}: {field}", path.display());
+        match config.get("chat_template") {
+            None | Some(Value::Null) => {}
+            Some(Value::String(source)) => self.add(DEFAULT, origin("chat_template"), source),
+            Some(Value::Array(named)) if named.len() <= MAX_TEMPLATES => {
+                for (i, template) in named.iter().enumerate() {
+                    let text = |key: &str| {
+                        let field = format!("chat_template[{i}].{key}");
+                        template.get(key).and_then(Value::as_str).ok_or_else(|| wrong(&field, "a text"))
+                    };
+                    let name = text("name")?;
+                    self.add(name, origin(&format!("chat_template[{i}], {name:?}")), text("template")?);
+                }
+            }
+            Some(_) => {
+                return Err(wrong("chat_template", "a text, or a list of at most 64 objects with name and template"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The text of a template file of at most [`MAX_TEMPLATE_BYTES`].
+fn read_template(path: &Path) -> Result<String, ChatError> {
+    let mut bytes = Vec::new();
+    // One byte over the limit is enough to know that the file is too large.
+    let read = File::open(path).and_then(|file| file.take(MAX_TEMPLATE_BYTES as u64 + 1).read_to_end(&mut bytes));
+    read.map_err(|source| ChatError::Read { path: path.to_owned(), source })?;
+    if bytes.len() > MAX_TEMPLATE_BYTES {
+        let origin = path.display().to_string();
+        return Err(ChatError::TooLarge { origin, bytes: bytes.len(), max: MAX_TEMPLATE_BYTES });
+    }
+    let text = without_byte_order_mark(&bytes);
+    let not_utf8 = |error: std::str::Utf8Error| {
+        let offset = bytes.len() - text.len() + error.valid_up_to();
+        ChatError::NotUtf8 { path: path.to_owned(), offset }
+    };
+    // Python opens text files so that every kind of line end becomes a line feed.
+    Ok(std::str::from_utf8(text).map_err(not_utf8)?.replace("\r\n", "\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::{ChatInput, Json};
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(MORE_TEMPLATES)).unwrap();
+        files.iter().for_each(|(name, text)| fs::write(dir.path().join(name), text).unwrap());
+        dir
+    }
+
+    fn render(templates: &ChatTemplates, name: Option<&str>, has_tools: bool) -> String {
+        let messages = [Json::message("user", "hi")];
+        let input = ChatInput { messages: &messages, ..ChatInput::default() };
+        templates.choose(name, has_tools).unwrap().render(&input).unwrap()
+    }
+
+    #[test]
+    fn templates_are_found_in_every_place() {
+        let config = r#"{"bos_token": {"content": "<s>", "lstrip": false}, "eos_token": "</s>", "pad_token": null,
+            "chat_template": "{{ bos_token }}{{ pad_token }}config"}"#;
+        let none = folder(&[(TOKENIZER_CONFIG_FILE, r#"{"model_max_length": 1e30}"#)]);
+        let found = ChatTemplates::from_folder(none.path()).unwrap();
+        assert!(found.is_empty() && matches!(found.choose(None, false), Err(ChatError::NoTemplate)));
+        assert_eq!(ChatTemplates::from_folder(folder(&[]).path()).unwrap(), ChatTemplates::new());
+
+        let plain = folder(&[(TOKENIZER_CONFIG_FILE, config)]);
+        assert_eq!(render(&ChatTemplates::from_folder(plain.path()).unwrap(), None, true), "<s>config");
+
+        let file = folder(&[(TOKENIZER_CONFIG_FILE, config), (TEMPLATE_FILE, "\u{feff}{{ eos_token }}\r\nfile\n")]);
+        let found = ChatTemplates::from_folder(file.path()).unwrap();
+        assert_eq!(render(&found, None, false), "</s>\nfile");
+        assert_eq!(found.choose(None, false).unwrap().token("bos_token"), Some("<s>"));
+
+        let list =
+            r#"{"chat_template": [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]}"#;
+        let named = folder(&[(TOKENIZER_CONFIG_FILE, list)]);
+        let found = ChatTemplates::from_folder(named.path()).unwrap();
+        assert_eq!(
+            [(None, false), (None, true), (Some("tool_use"), false)].map(|(n, t)| render(&found, n, t)),
+            ["d", "t", "t"]
+        );
+        let error = found.choose(Some("rag"), false).unwrap_err().to_string();
+        assert!(error.contains("\"rag\"") && error.contains("default, tool_use"), "{error}");
+
+        let more = folder(&[(TEMPLATE_FILE, "d"), ("additional_chat_templates/rag.jinja", "r")]);
+        let found = ChatTemplates::from_folder(more.path()).unwrap();
+        assert_eq!([render(&found, None, true), render(&found, Some("rag"), true)], ["d", "r"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (name, text, word) in [
+            (TOKENIZER_CONFIG_FILE, r#"{"chat_template": 7}"#, "`chat_template` must be a text"),
+            (TOKENIZER_CONFIG_FILE, r#"{"chat_template": [{"name": "x"}]}"#, "`chat_template[0].template`"),
+            (TOKENIZER_CONFIG_FILE, r#"{"chat_template": ["x"]}"#, "`chat_template[0].name`"),
+            (TOKENIZER_CONFIG_FILE, r#"{"bos_token": 1}"#, "`bos_token` must be"),
+            (TOKENIZER_CONFIG_FILE, r#"{"bos_token": {"content": 1}}"#, "`bos_token` must be"),
+            (TOKENIZER_CONFIG_FILE, "{\"a\": 1,\n\"a\": 2}", "line 2"),
+            (TOKENIZER_CONFIG_FILE, &"[".repeat(1000), TOKENIZER_CONFIG_FILE),
+            (TEMPLATE_FILE, &" ".repeat(MAX_TEMPLATE_BYTES + 1), "at most 1048576"),
+            (TEMPLATE_FILE, "a\n{% if %}", "chat_template.jinja: line 2"),
+            (TOKENIZER_CONFIG_FILE, r#"{"chat_template": "a\n\n{{ x "}"#, "chat_template: line 3"),
+        ] {
+            let dir = folder(&[(name, text)]);
+            let error = ChatTemplates::from_folder(dir.path()).and_then(|found| found.choose(None, false));
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(word) && error.contains(name), "{error}");
+        }
+        let dir = folder(&[]);
+        fs::write(dir.path().join(TEMPLATE_FILE), b"ab\xff").unwrap();
+        let error = ChatTemplates::from_folder(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("byte offset 2"), "{error}");
+        let mut found = ChatTemplates::new();
+        found.add("a", "a", "");
+        found.add("b", "b", "");
+        assert!(found.choose(None, true).unwrap_err().to_string().contains("a, b"));
+    }
+}

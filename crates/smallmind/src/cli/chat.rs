@@ -1,0 +1,173 @@
+//! `smallmind chat -m M`: questions line by line, answers as they come.
+
+mod commands;
+mod lines;
+mod screen;
+mod state;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use smallmind::model::chat::{ChatError, ChatTemplate, ChatTemplates, CivilTime, Dialogue, Json};
+use smallmind::model::{Generator, Session, SessionOptions};
+use smallmind::train::latest_checkpoint;
+
+use super::failure::{Outcome, bad_file, usage};
+use super::models::{ModelArg, WeightsArg};
+use super::output_files::Overwrite;
+use super::sampling::Sampling;
+use super::settings::{Settings, of_model};
+use super::{interrupt, note, units};
+
+use commands::Command;
+use lines::Lines;
+use screen::Screen;
+use state::State;
+
+/// Room for a conversation, unless a flag says otherwise or the model has less.
+const CONTEXT: usize = 4096;
+
+/// Options of `chat`.
+#[derive(Debug, Args)]
+pub struct Chat {
+    #[command(flatten)]
+    model: ModelArg,
+    /// What the model is told before the conversation
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    system: Option<String>,
+    #[command(flatten)]
+    template: TemplateArg,
+    /// A variable for the template, such as enable_thinking=false; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    variable: Vec<(String, Json)>,
+    /// The most tokens of an answer [default: as many as the context has room for]
+    #[arg(short = 'n', long, value_name = "N", value_parser = units::whole)]
+    tokens: Option<usize>,
+    /// Room for the conversation in tokens [default: 4096, at most the model's]
+    #[arg(long, value_name = "N", value_parser = units::whole)]
+    context: Option<usize>,
+    /// Show what the model thinks between <think> and </think>
+    #[arg(long)]
+    show_thinking: bool,
+    /// Tell after each answer how fast it came
+    #[arg(long)]
+    speed: bool,
+    #[command(flatten)]
+    overwrite: Overwrite,
+    #[command(flatten)]
+    weights: WeightsArg,
+    #[command(flatten)]
+    sampling: Sampling,
+}
+
+/// Which chat template is used.
+#[derive(Clone, Debug, Args)]
+pub struct TemplateArg {
+    /// A file with the chat template, in Jinja [default: the model's]
+    #[arg(long, value_name = "FILE")]
+    template: Option<PathBuf>,
+    /// The template of that name, for a model with several
+    #[arg(long, value_name = "NAME", conflicts_with = "template")]
+    template_name: Option<String>,
+}
+
+impl TemplateArg {
+    /// Whether a template was named.
+    pub fn is_given(&self) -> bool {
+        self.template.is_some() || self.template_name.is_some()
+    }
+
+    /// The template for the model in a folder.
+    pub fn of(&self, model: &Path) -> anyhow::Result<ChatTemplate> {
+        if !model.is_dir() {
+            let path = model.display();
+            return Err(of_model(
+                model,
+                bad_file(format!("{path}: there is no such folder; name one with config.json")),
+            ));
+        }
+        let read = || -> anyhow::Result<ChatTemplate> {
+            let checkpoint = latest_checkpoint(model).ok().flatten();
+            let mut templates = ChatTemplates::from_folder(model)?;
+            if let Some(checkpoint) = checkpoint.filter(|_| templates.is_empty()) {
+                templates = ChatTemplates::from_folder(&checkpoint)?;
+            }
+            match &self.template {
+                Some(file) => Ok(templates.with_file(file)?),
+                None => Ok(templates.choose(self.template_name.as_deref(), false)?),
+            }
+        };
+        read().map_err(|error| match error.downcast_ref() {
+            Some(ChatError::NoTemplate) => of_model(model, error.context(model.display().to_string())),
+            _ => error,
+        })
+    }
+}
+
+/// A variable of the command line: JSON, or else a text.
+fn variable(text: &str) -> Result<(String, Json), String> {
+    let (name, value) = text.split_once('=').ok_or("it must be NAME=VALUE")?;
+    let plain = |c: char| c.is_alphanumeric() || c == '_';
+    if name.is_empty() || !name.chars().all(plain) {
+        return Err("a name has letters, digits and _ only".to_owned());
+    }
+    Ok((name.to_owned(), Json::parse(value).unwrap_or_else(|_| Json::from(value))))
+}
+
+/// The local time; UTC where the system does not tell its zone.
+pub fn now() -> CivilTime {
+    let now = chrono::Local::now();
+    CivilTime::from_unix(now.timestamp(), i64::from(now.offset().local_minus_utc()))
+}
+
+impl Chat {
+    pub(super) fn run(self, settings: &Settings) -> Outcome {
+        let isa = settings.isa()?;
+        // Before the model is read, which may take a while.
+        self.sampling.check()?;
+        if self.tokens == Some(0) {
+            return Err(usage("-n 0: an answer has at least one token"));
+        }
+        let template = self.template.of(&self.model.model)?;
+        let (model, tokenizer) = self.model.open_packed(isa, self.weights.weights)?;
+        let context = self.context.unwrap_or(CONTEXT.min(model.config().context));
+        model.config().check_context(context)?;
+        let vocabulary = (&*tokenizer, model.config().vocab_size);
+        let sampler = self.sampling.for_model(model.generation(), vocabulary, context, settings.seed_or_any())?;
+        let session = Session::new(Arc::new(model), SessionOptions::single(context, settings.threads()))?;
+        let mut dialogue = Dialogue::new(Generator::new(session, tokenizer)?, template);
+        dialogue.set_variables(self.variable);
+        dialogue.set_now(now());
+        if let Some(system) = &self.system {
+            dialogue.set_system(Some(system))?;
+        }
+        let answers = interrupt::watch_answers()?;
+        let screen = Screen::new(settings.is_json(), self.show_thinking, self.speed);
+        let name = super::profile::name_of(&self.model.model);
+        let mut state = State::new(dialogue, screen, sampler, self.tokens, self.overwrite, answers);
+        state.screen.started(&name, &state.dialogue)?;
+        converse(&mut state, &mut Lines::new(), &name, settings)
+    }
+}
+
+/// Reads questions and commands until there are no more. On a terminal the conversation goes on after a failure.
+fn converse(state: &mut State, lines: &mut Lines, name: &str, settings: &Settings) -> Outcome {
+    loop {
+        let outcome = match lines.read() {
+            Ok(None) => return Ok(()),
+            Ok(Some(text)) => match Command::parse(&text) {
+                Ok(Some(Command::Quit)) => return Ok(()),
+                Ok(Some(command)) => state.perform(command, name, settings),
+                Ok(None) => state.ask(&text),
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(bad_file(error)),
+        };
+        match outcome {
+            Err(error) if !lines.is_terminal() || super::failure::is_output(&error) => return Err(error),
+            Err(error) => note!("{}", super::failure::sentence(&error, "chat")),
+            Ok(()) => {}
+        }
+    }
+}
