@@ -4,7 +4,7 @@ use smallmind_kernels::{Format, FormatKind};
 use smallmind_model::{Job, Logits, Model, ModelConfig, ModelError, SequenceId, Session, SessionOptions};
 use smallmind_simd::IsaKind;
 
-use super::{CONTEXT, Kind, close, config, last, model, packed};
+use super::{CONTEXT, KINDS, Kind, close, config, last, model, packed};
 
 /// Beyond a block of keys.
 const LONG: usize = 700;
