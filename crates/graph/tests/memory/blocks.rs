@@ -1,5 +1,6 @@
 //! Rows of parameters that are set from the blocks of a file.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use smallmind_graph::op::Index;
@@ -94,6 +95,62 @@ fn blocks_are_stored_across_segments() {
     assert_eq!(output(&graph, &store), output(&graph, &want));
 }
 
+/// A weight in blocks of one format, row after row.
+fn packed(format: Format, rows: &[f32], cols: usize) -> Vec<u8> {
+    let row_bytes = format.row_bytes(cols).unwrap();
+    let mut bytes = vec![0; rows.len() / cols * row_bytes];
+    bytes
+        .chunks_exact_mut(row_bytes)
+        .zip(rows.chunks_exact(cols))
+        .for_each(|(bytes, row)| format.pack(row, None, bytes));
+    bytes
+}
+
+/// Threads that share the rows of a large parameter write what one thread writes, from and up to any row, and an error
+/// in any of them is told.
+#[test]
+fn threads_share_the_rows() {
+    const N: usize = 9001;
+    let mut b = GraphBuilder::new();
+    let table = matrix(&mut b, "wte", 33, 256, 1.0).unwrap();
+    let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap();
+    let y = Layer::new("large", x, N).apply(&mut b).unwrap();
+    b.result("y", y);
+    let graph = b.finish();
+    let id = graph.params().find("large.weight").unwrap();
+    let mut values = Memory::new(graph.params(), 1).params;
+    let at = graph.params().layout().offset(id);
+    let (q4_0, f16, f32) = (Format::Q4_0, Format::F16, Format::F32);
+    for &isa in IsaKind::available() {
+        for (of_file, format) in [(q4_0, q4_0), (f16, f16), (f32, f32), (f32, q4_0)] {
+            let storage = Arc::new(Storage::of(&graph, isa, format).unwrap());
+            let bytes = packed(of_file, &values[at..at + N * 256], 256);
+            let table = packed(f32, &values[..33 * 256], 256);
+            let row_bytes = bytes.len() / N;
+            let y = |threads, rows: Range<usize>| {
+                let store = ParamStore::zeroed(graph.params(), storage.clone()).unwrap();
+                let mut store = store.on_threads(threads);
+                store.set_blocks(graph.params().find("wte").unwrap(), 0..33, f32, &table).unwrap();
+                let bytes = &bytes[rows.start * row_bytes..rows.end * row_bytes];
+                store.set_blocks(id, rows, of_file, bytes).unwrap();
+                output(&graph, &store)
+            };
+            for rows in [0..N, 3..N - 1, 16..N - 9] {
+                let want = y(1, rows.clone());
+                for threads in [2, 3, 64] {
+                    assert!(y(threads, rows.clone()) == want, "{of_file} as {format} on {isa}, {rows:?}, {threads}");
+                }
+            }
+        }
+    }
+    let storage = Arc::new(Storage::of(&graph, IsaKind::best(), f16).unwrap());
+    values[at + 123 * 256 + 7] = 1e6;
+    let bytes = packed(f32, &values[at..at + N * 256], 256);
+    let mut store = ParamStore::zeroed(graph.params(), storage).unwrap().on_threads(3);
+    let error = store.set_blocks(id, 0..N, f32, &bytes).unwrap_err();
+    assert!(matches!(error, GraphError::Range { at, .. } if at == 123 * 256 + 7), "{error}");
+}
+
 #[test]
 fn blocks_that_can_not_be_rows_are_refused() {
     let graph = layer_of_blocks();
@@ -112,7 +169,7 @@ fn blocks_that_can_not_be_rows_are_refused() {
         error(id, 3..5, Format::Q4K, &[0; 143]),
         format!("rows 3..5 {of} 143 bytes in q4_k: 2 rows of 256 elements have 144 bytes each")
     );
-    let backwards = std::ops::Range { start: 5, end: 3 };
+    let backwards = Range { start: 5, end: 3 };
     assert!(error(id, backwards, Format::Q4K, &[]).ends_with("the parameter has 50 rows"));
     let error = error(bias, 0..1, Format::Q4_0, &[0; 18]);
     assert!(error.ends_with("rows of 50 elements are not whole blocks of 32"), "{error}");

@@ -128,23 +128,22 @@ pub const fn packed_block<S: Strip>() -> Block {
     Block { elements, bytes: elements / GROUP * vectors::<S>() * 4 + scale_bytes::<S>() }
 }
 
-/// The same bits in each of four bytes.
-const fn four_times(bits: u32) -> u32 {
-    bits * 0x0101_0101
-}
-
 /// The words of a lane in the vectors of a group with these codes.
 #[inline(always)]
 pub fn pack_group<S: Strip>(codes: &[u8; GROUP]) -> [u32; MOST_VECTORS] {
-    let quads: [u32; QUADS] = std::array::from_fn(|q| {
-        u32::from_le_bytes([codes[4 * q], codes[4 * q + 1], codes[4 * q + 2], codes[4 * q + 3]])
-    });
+    let quads: [u32; QUADS] = std::array::from_fn(
+        #[inline(always)]
+        |q| u32::from_le_bytes([codes[4 * q], codes[4 * q + 1], codes[4 * q + 2], codes[4 * q + 3]]),
+    );
     let mut words = [0; MOST_VECTORS];
     let (mut first, mut low) = (0, 0);
     for &bits in S::PLANES {
-        let mask = four_times((1 << bits) - 1);
-        for q in 0..QUADS {
-            words[first + q % bits] |= ((quads[q] >> low) & mask) << (q / bits * bits);
+        let words = &mut words[first..];
+        match bits {
+            8 => pack_plane::<8>(&quads, low, words),
+            4 => pack_plane::<4>(&quads, low, words),
+            2 => pack_plane::<2>(&quads, low, words),
+            _ => pack_plane::<1>(&quads, low, words),
         }
         (first, low) = (first + bits, low + bits);
     }
@@ -157,14 +156,40 @@ pub fn unpack_group<S: Strip>(words: &[u32; MOST_VECTORS]) -> [u8; GROUP] {
     let mut quads = [0; QUADS];
     let (mut first, mut low) = (0, 0);
     for &bits in S::PLANES {
-        let mask = four_times((1 << bits) - 1);
-        for (q, quad) in quads.iter_mut().enumerate() {
-            *quad |= ((words[first + q % bits] >> (q / bits * bits)) & mask) << low;
+        let words = &words[first..];
+        match bits {
+            8 => unpack_plane::<8>(words, low, &mut quads),
+            4 => unpack_plane::<4>(words, low, &mut quads),
+            2 => unpack_plane::<2>(words, low, &mut quads),
+            _ => unpack_plane::<1>(words, low, &mut quads),
         }
         (first, low) = (first + bits, low + bits);
     }
     let bytes = quads.map(u32::to_le_bytes);
     std::array::from_fn(|i| bytes[i / 4][i % 4])
+}
+
+/// The lowest `BITS` bits of four bytes.
+const fn lowest<const BITS: usize>() -> u32 {
+    ((1 << BITS) - 1) * 0x0101_0101
+}
+
+/// Writes the `BITS` bits from bit `low` on of each byte of the quads into `BITS` words of a plane.
+#[inline(always)]
+fn pack_plane<const BITS: usize>(quads: &[u32; QUADS], low: usize, words: &mut [u32]) {
+    let words = &mut words[..BITS];
+    for (q, quad) in quads.iter().enumerate() {
+        words[q % BITS] |= ((quad >> low) & const { lowest::<BITS>() }) << (q / BITS * BITS);
+    }
+}
+
+/// The inverse of [`pack_plane`].
+#[inline(always)]
+fn unpack_plane<const BITS: usize>(words: &[u32], low: usize, quads: &mut [u32; QUADS]) {
+    let words = &words[..BITS];
+    for (q, quad) in quads.iter_mut().enumerate() {
+        *quad |= ((words[q % BITS] >> (q / BITS * BITS)) & const { lowest::<BITS>() }) << low;
+    }
 }
 
 /// Quad `q` of a plane of 4 bits that begins with vector 0.

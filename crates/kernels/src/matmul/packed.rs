@@ -193,39 +193,61 @@ pub fn pack_rows<I: Isa>(_isa: I, format: Format, [n, k]: [usize; 2], words: &mu
     match format.kind() {
         FormatKind::Blocks => block_strips::pack_bytes(format, lanes, [n, k], words, first, bytes),
         FormatKind::Single => {
-            let place = |row: usize, p: usize| {
-                let strip = row / lanes;
-                if strip < n / lanes { (strip * k + p) * lanes + row % lanes } else { row * k + p }
-            };
             assert!(words.len() == n * k, "a weight [{n}, {k}] in {} words", words.len());
-            for (at, bytes) in elements::<4>([n, k], first, bytes) {
-                words[place(at.0, at.1)] = f32::from_le_bytes(*bytes);
-            }
+            let rows = checked_rows::<4>([n, k], first, bytes);
+            // The rows behind the last whole strip lie one after the other.
+            let in_strips = rows.len().min((n - n % lanes).saturating_sub(first) * k);
+            let (in_strips, rest) = rows.split_at(in_strips);
+            write_strips(lanes, k, words, first, in_strips, f32::from_le_bytes);
+            let start = first * k + in_strips.len();
+            let rest = words[start..].iter_mut().zip(rest);
+            rest.for_each(|(word, bytes)| *word = f32::from_le_bytes(*bytes));
         }
         FormatKind::Half(_) => {
             let len = n.next_multiple_of(lanes) * k / 2;
             assert!(words.len() == len, "a weight [{n}, {k}] in {} words", words.len());
-            for ((row, p), bytes) in elements::<2>([n, k], first, bytes) {
-                let at = (row / lanes * k + p) * lanes + row % lanes;
-                let mut pair = words[at / 2].to_ne_bytes();
-                pair[at % 2 * 2..][..2].copy_from_slice(&u16::from_le_bytes(*bytes).to_ne_bytes());
-                words[at / 2] = f32::from_ne_bytes(pair);
-            }
+            let rows = checked_rows::<2>([n, k], first, bytes);
+            // SAFETY: the elements are those of the borrowed words, and every pattern of bits is valid for both types.
+            let elements = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u16>(), 2 * len) };
+            write_strips(lanes, k, elements, first, rows, u16::from_le_bytes);
         }
     }
 }
 
-/// The elements of rows of a weight `[n, k]` from row `first` on, `BYTES` bytes each, with their rows and columns.
-fn elements<const BYTES: usize>(
-    [n, k]: [usize; 2],
-    first: usize,
-    bytes: &[u8],
-) -> impl Iterator<Item = ((usize, usize), &[u8; BYTES])> {
+/// The elements of rows of a weight `[n, k]` from row `first` on, which are whole rows of it.
+fn checked_rows<const BYTES: usize>([n, k]: [usize; 2], first: usize, bytes: &[u8]) -> &[[u8; BYTES]] {
     let (elements, rest) = bytes.as_chunks::<BYTES>();
     let rows = elements.len() / k.max(1);
     assert!(rest.is_empty() && rows * k == elements.len(), "{} bytes are not whole rows of {k}", bytes.len());
     assert!(first <= n && rows <= n - first, "{rows} rows from {first} on of {n}");
-    elements.iter().enumerate().map(move |(i, bytes)| ((first + i / k, i % k), bytes))
+    elements
+}
+
+/// Writes the elements of rows from row `first` on into strips.
+fn write_strips<T, const BYTES: usize>(
+    lanes: usize,
+    k: usize,
+    strips: &mut [T],
+    first: usize,
+    rows: &[[u8; BYTES]],
+    read: impl Fn([u8; BYTES]) -> T,
+) {
+    /// Columns of a strip that are written row by row, so that they stay in the first-level cache.
+    const COLUMNS: usize = 32;
+    let end = first + rows.len() / k.max(1);
+    let mut start = first;
+    while start < end {
+        let stop = end.min((start / lanes + 1) * lanes);
+        let strip = &mut strips[start / lanes * lanes * k..][..lanes * k];
+        for (c, columns) in strip.chunks_mut(COLUMNS * lanes).enumerate() {
+            for row in start..stop {
+                let elements = &rows[(row - first) * k + c * COLUMNS..][..columns.len() / lanes];
+                let places = columns[row % lanes..].iter_mut().step_by(lanes);
+                places.zip(elements).for_each(|(place, bytes)| *place = read(*bytes));
+            }
+        }
+        start = stop;
+    }
 }
 
 /// Elements of scratch that [`pack_weight`] needs.
