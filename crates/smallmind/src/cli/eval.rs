@@ -79,7 +79,7 @@ impl Eval {
         &self,
         evaluation: &Evaluation,
         divergence: Option<&Divergence>,
-        bytes: u64,
+        bytes: usize,
         settings: &Settings,
     ) -> Outcome {
         let by_position = if self.by_position { &evaluation.by_position[..] } else { &[] };
