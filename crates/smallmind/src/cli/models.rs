@@ -34,8 +34,8 @@ pub struct ModelArg {
 #[derive(Clone, Copy, Debug, Args)]
 pub struct WeightsArg {
     /// The format of weights in memory. Those of linear layers and embeddings are converted when they have been read;
-    /// f16 and bf16 take half of f32's bytes, q8_0 about a quarter, q4_0 about a seventh, and texts differ a little, the
-    /// more the fewer bits there are
+    /// f16 and bf16 take half of f32's bytes, q8_0 about a quarter, q4_0 about a seventh, and texts differ a little,
+    /// the more the fewer bits there are
     #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = format_parser())]
     pub weights: Format,
 }
