@@ -85,17 +85,17 @@ impl ParamStore {
         Ok(Self { params: params.clone(), places, memory, storage, threads: 1 })
     }
 
-    /// The same store, of which [`ParamStore::set_blocks`] packs many rows on up to `threads` threads. It starts and ends
-    /// them at every call. By default there is one, that of the caller.
+    /// The same store, of which [`ParamStore::set_blocks`] packs many rows on up to `threads` threads. It starts and
+    /// ends them at every call. By default there is one, that of the caller.
     #[must_use]
     pub fn on_threads(mut self, threads: usize) -> Self {
         self.threads = threads.max(1);
         self
     }
 
-    /// Replaces `rows` of a parameter by those in `bytes`, which hold them one after the other in `format`, as GGML lays
-    /// them out. Rows in segments of this format are moved without a change of a code or scale; others are unpacked,
-    /// and packed in the format of their segment. Rows may come in any order, and any number at a time.
+    /// Replaces `rows` of a parameter by those in `bytes`, which hold them one after the other in `format`, as GGML
+    /// lays them out. Rows in segments of this format are moved without a change of a code or scale; others are
+    /// unpacked, and packed in the format of their segment. Rows may come in any order, and any number at a time.
     ///
     /// # Errors
     /// Rows that the parameter lacks, that are not whole blocks, or that are not as long as `bytes`: then nothing has

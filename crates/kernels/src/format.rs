@@ -4,8 +4,8 @@ use std::fmt;
 
 use half::{bf16, f16};
 
-/// How the elements of a weight are stored, by GGML's name. All arithmetic on them is in `f32`, or in bytes with sums in
-/// `i32`.
+/// How the elements of a weight are stored, by GGML's name. All arithmetic on them is in `f32`, or in bytes with sums
+/// in `i32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
     /// 32-bit IEEE floats.

@@ -32,8 +32,8 @@ pub(super) fn output(graph: &Graph, store: &ParamStore) -> Vec<u32> {
     bits(&runner.result("y"))
 }
 
-/// Blocks that are set, in pieces and in any order, are those into which the store packs `f32`; blocks of another format
-/// are packed again, as `f32` with their values is.
+/// Blocks that are set, in pieces and in any order, are those into which the store packs `f32`; blocks of another
+/// format are packed again, as `f32` with their values is.
 #[test]
 fn blocks_are_stored_as_they_are() {
     let graph = layer_of_blocks();

@@ -39,8 +39,8 @@
 //!
 //! # Strips
 //!
-//! For products, the blocks of several rows lie side by side: `strip` draws that and holds the trait `Strip`, which each
-//! format's module implements. The products themselves are [`matmul`](crate::matmul)'s.
+//! For products, the blocks of several rows lie side by side: `strip` draws that and holds the trait `Strip`, which
+//! each format's module implements. The products themselves are [`matmul`](crate::matmul)'s.
 
 mod affine;
 mod bits;
@@ -107,8 +107,8 @@ pub struct Importance<'a, const ELEMENTS: usize> {
     pub row_rms: f32,
 }
 
-/// Calls a function that is generic over a layout of blocks with scales, `f::<BYTES, ELEMENTS, Layout>(arguments)`, with
-/// that of a format; for other formats it evaluates `others`.
+/// Calls a function that is generic over a layout of blocks with scales, `f::<BYTES, ELEMENTS, Layout>(arguments)`,
+/// with that of a format; for other formats it evaluates `others`.
 macro_rules! with_strip {
     ($format:expr, $f:ident($($argument:expr),*), $others:expr) => {
         match $format {

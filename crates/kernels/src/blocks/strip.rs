@@ -26,8 +26,8 @@
 //! | `Q6_K` | 6.5625 | 6.5625 | 4 + 2 | scale, 16 scales |
 //! | `IQ4_XS` | 4.25 | 4.3125 | 4 | scale, 8 scales |
 //!
-//! **Quads.** The dot product of bytes adds up four adjacent products. The codes of the elements `4q .. 4q + 4` are quad
-//! `q` of a group of 32; a lane of a vector holds parts of quads, byte for byte.
+//! **Quads.** The dot product of bytes adds up four adjacent products. The codes of the elements `4q .. 4q + 4` are
+//! quad `q` of a group of 32; a lane of a vector holds parts of quads, byte for byte.
 //!
 //! **Planes.** The bits of a code are divided into planes of 8, 4, 2 or 1 bits, the lowest bits in the first plane. A
 //! plane of `b` bits has `b` vectors: the bits of quad `q` are bits `b · ⌊q / b⌋` and above in vector `q mod b`. So a
@@ -73,8 +73,8 @@ impl Parts {
     }
 }
 
-/// A format in strips. An element is `scale · (byte − OFFSET) − drop`, where the byte is what [`quad`](Self::quad) makes
-/// of its code; scale and drop are the same for all elements of a sub-block.
+/// A format in strips. An element is `scale · (byte − OFFSET) − drop`, where the byte is what [`quad`](Self::quad)
+/// makes of its code; scale and drop are the same for all elements of a sub-block.
 pub trait Strip: Copy + 'static {
     /// The format.
     const FORMAT: Format;

@@ -47,8 +47,8 @@ use crate::{Format, Mat, MatMut};
 const STRIPS: usize = 2;
 
 /// `C = [C +] scale · X · Wᵀ [+ bias] [+ residual]`: `x` `[m, quantized_words(k)]` from
-/// [`quantize_rows`](super::quantize_rows), `w` in a format of blocks, packed for `I`. The shapes agree; neither `m` nor
-/// `n` is zero.
+/// [`quantize_rows`](super::quantize_rows), `w` in a format of blocks, packed for `I`. The shapes agree; neither `m`
+/// nor `n` is zero.
 pub(super) struct Product<'a> {
     pub x: Mat<'a>,
     pub w: PackedWeight<'a>,
@@ -85,8 +85,8 @@ impl<I: Isa> WithInt8<I> for Product<'_> {
                 let factors = Factors { x: x.as_ptr().wrapping_add(first * x.stride()), stride: x.stride(), strips, k };
                 let tile = base.at_rows(&(first..first + rows), null(), 0);
                 // SAFETY: the rows are those of `x`, each of `quantized_words(k)` words; the strips are some of those
-                // from column `start` on, which `w`, of n columns, has. The tile's pointers are those of matrices cut to
-                // these rows and columns.
+                // from column `start` on, which `w`, of n columns, has. The tile's pointers are those of matrices cut
+                // to these rows and columns.
                 unsafe { kernel(dot, &factors, &tile) };
                 first += rows;
             }

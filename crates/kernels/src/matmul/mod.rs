@@ -23,7 +23,8 @@
 //! window: see [`KernelChoice`].
 //!
 //! **Reading order**: `operand`, `gemv`, `partition`, `arithmetic`, `tile`, `pack`, `arch`, `tables`, `strips`,
-//! `half_strips`, `nest`, `quantized`, `block_strips`, `packed`, `block_dots`, this file. Each uses only files before it.
+//! `half_strips`, `nest`, `quantized`, `block_strips`, `packed`, `block_dots`, this file. Each uses only files before
+//! it.
 #![allow(unsafe_code)]
 
 mod arch;

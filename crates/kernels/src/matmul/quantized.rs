@@ -5,8 +5,8 @@
 //!                        its scale (f32), the sum of its bytes (i32), the sum of its first 16 bytes (i32)
 //! ```
 //!
-//! An element is about `scale · byte`. Weights are multiplied as unsigned bytes, which are greater than the numbers that
-//! they stand for by a constant; the sums of activations take that back. So they do for the minima of weights.
+//! An element is about `scale · byte`. Weights are multiplied as unsigned bytes, which are greater than the numbers
+//! that they stand for by a constant; the sums of activations take that back. So they do for the minima of weights.
 #![allow(unsafe_code)]
 
 use smallmind_simd::Isa;
@@ -61,7 +61,8 @@ pub fn quantize_rows<I: Isa>(isa: I, x: Mat, mut out: MatMut) {
                 let (words, rest) = out.row_mut(r).split_at_mut(k / 4);
                 let (scales, rest) = rest.split_at_mut(k / GROUP);
                 let (sums, first_sums) = rest.split_at_mut(k / GROUP);
-                // SAFETY: the bytes are those of the borrowed words, and every pattern of bytes is valid for both types.
+                // SAFETY: the bytes are those of the borrowed words, and every pattern of bytes is valid for both
+                // types.
                 let bytes = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<i8>(), k) };
                 let groups = x.row(r).as_chunks::<GROUP>().0.iter().zip(bytes.as_chunks_mut::<GROUP>().0);
                 let of_groups = scales.iter_mut().zip(sums).zip(first_sums);
@@ -76,7 +77,8 @@ pub fn quantize_rows<I: Isa>(isa: I, x: Mat, mut out: MatMut) {
     );
 }
 
-/// Quantizes a group into bytes; returns its scale and the sums of both halves, which do not matter if the scale is NaN.
+/// Quantizes a group into bytes; returns its scale and the sums of both halves, which do not matter if the scale is
+/// NaN.
 #[inline(always)]
 fn quantize_group<I: Isa>(isa: I, group: &[f32; GROUP], bytes: &mut [i8; GROUP]) -> (f32, [i32; 2]) {
     const { assert!((GROUP / 2).is_multiple_of(I::LANES)) };

@@ -1,8 +1,8 @@
 //! Dot products of bytes with AVX-512 on CPUs without VNNI: both factors are widened to 16 bits, and pairs of their
 //! products are added exactly.
 //!
-//! The instruction that multiplies unsigned by signed bytes (`vpmaddubsw`) saturates sums of two products to 16 bits. It
-//! is used only for unsigned bytes below 128, of which no such sum saturates.
+//! The instruction that multiplies unsigned by signed bytes (`vpmaddubsw`) saturates sums of two products to 16 bits.
+//! It is used only for unsigned bytes below 128, of which no such sum saturates.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
