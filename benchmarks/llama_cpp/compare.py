@@ -23,7 +23,7 @@ import sys
 import gguf
 import numpy
 
-from library import LlamaCpp
+from library import LlamaCpp, Table, smallmind
 
 FORMATS = [
     "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0",
@@ -41,13 +41,6 @@ def prompts(vocabulary):
     """Twenty prompts of 3 to 60 tokens."""
     random = numpy.random.Generator(numpy.random.PCG64(11))
     return [random.integers(3, vocabulary, 3 * (i + 1)).tolist() for i in range(PROMPTS)]
-
-
-def smallmind(asked, *arguments):
-    done = subprocess.run([asked.bin / "smallmind", *map(str, arguments)], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(" ".join((done.stderr or done.stdout).split()))
-    return done.stdout
 
 
 def ours(asked, path, texts):
@@ -116,17 +109,6 @@ def compare_files(written, reference, plain):
         kind["ours"] += squared_error(mine[name], values)
         kind["theirs"] += squared_error(tensor, values)
     return formats, kinds
-
-
-class Table:
-    def __init__(self, path):
-        self.file = open(path, "w", encoding="utf-8") if path else None
-
-    def line(self, text=""):
-        print(text, flush=True)
-        if self.file:
-            self.file.write(text.rstrip() + "\n")
-            self.file.flush()
 
 
 HEAD = f"{'model':<20} {'format':<7} {'by':<9} {'equal':>5} {'gap':>9} {'Δ logits':>9} {'KL':>8} {'KL ours':>8} {'KL llama':>8}"

@@ -7,6 +7,7 @@ those of llama.cpp v0.5.0; `check_places` refuses a library whose defaults lie e
 import ctypes
 import pathlib
 import struct
+import subprocess
 
 import numpy
 
@@ -158,3 +159,21 @@ class Model:
         room = ctypes.create_string_buffer(64 * len(tokens) + 64)
         count = self.library.llama_detokenize(self.vocabulary, ids, len(tokens), room, len(room), False, True)
         return room.raw[:count].decode(errors="replace")
+
+
+def smallmind(asked, *arguments):
+    done = subprocess.run([asked.bin / "smallmind", *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(" ".join((done.stderr or done.stdout).split()))
+    return done.stdout
+
+
+class Table:
+    def __init__(self, path):
+        self.file = open(path, "w", encoding="utf-8") if path else None
+
+    def line(self, text=""):
+        print(text, flush=True)
+        if self.file:
+            self.file.write(text.rstrip() + "\n")
+            self.file.flush()
