@@ -87,13 +87,32 @@ def tensors(path):
     return {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
 
 
-def squared_error(tensor, plain):
-    return float(numpy.square(gguf.dequantize(tensor.data, tensor.tensor_type).astype(numpy.float64) - plain).sum())
+# The weight of an element's squared error that llama.cpp's quantizer minimizes in groups of 32, without an importance
+# matrix (`ggml-quants.c`).
+WEIGHTS = {
+    "Q2_K": lambda x: abs(x),
+    "Q3_K": lambda x: x * x,
+    "Q4_K": lambda x: abs(x) + numpy.sqrt((x * x).mean(axis=-1, keepdims=True)),
+    "Q5_K": lambda x: abs(x) + numpy.sqrt((x * x).mean(axis=-1, keepdims=True)),
+    "Q6_K": lambda x: x * x,
+    "IQ4_NL": lambda x: x * x,
+    "IQ4_XS": lambda x: x * x,
+}
 
 
-def compare_files(written, reference, plain):
+def squared_errors(tensor, plain):
+    """The sum of squared errors, and that with llama.cpp's weights."""
+    values = gguf.dequantize(tensor.data, tensor.tensor_type).astype(numpy.float64).reshape(-1)
+    squares = numpy.square(values - plain)
+    weights = WEIGHTS.get(tensor.tensor_type.name)
+    if weights is None:
+        return numpy.array([squares.sum(), squares.sum()])
+    return numpy.array([squares.sum(), (weights(plain.reshape(-1, 32)).reshape(-1) * squares).sum()])
+
+
+def compare_files(written, reference, source):
     """What differs between our file and llama.cpp's: formats of tensors, and bytes or the squared error."""
-    mine, other, exact = tensors(written), tensors(reference), tensors(plain)
+    mine, other, exact = tensors(written), tensors(reference), tensors(source)
     formats = [f"{name} {mine[name].tensor_type.name} for {tensor.tensor_type.name}" for name, tensor in other.items()
                if name in mine and mine[name].tensor_type != tensor.tensor_type]
     formats += [f"{name} only in one" for name in mine.keys() ^ other.keys()]
@@ -102,12 +121,12 @@ def compare_files(written, reference, plain):
         if name not in mine or mine[name].tensor_type != tensor.tensor_type:
             continue
         same = numpy.array_equal(mine[name].data.view(numpy.uint8), tensor.data.view(numpy.uint8))
-        kind = kinds.setdefault(tensor.tensor_type.name, {"tensors": 0, "equal": 0, "ours": 0.0, "theirs": 0.0})
+        kind = kinds.setdefault(tensor.tensor_type.name, {"tensors": 0, "equal": 0, "ours": numpy.zeros(2), "theirs": numpy.zeros(2)})
         kind["tensors"] += 1
         kind["equal"] += same
-        values = gguf.dequantize(exact[name].data, exact[name].tensor_type).astype(numpy.float64)
-        kind["ours"] += squared_error(mine[name], values)
-        kind["theirs"] += squared_error(tensor, values)
+        plain = gguf.dequantize(exact[name].data, exact[name].tensor_type).astype(numpy.float64).reshape(-1)
+        kind["ours"] += squared_errors(mine[name], plain)
+        kind["theirs"] += squared_errors(tensor, plain)
     return formats, kinds
 
 
@@ -158,14 +177,15 @@ def report_files(files, table):
     total = {}
     for _, _, _, kinds in files:
         for kind, found in kinds.items():
-            sums = total.setdefault(kind, {"tensors": 0, "equal": 0, "ours": 0.0, "theirs": 0.0})
+            sums = total.setdefault(kind, {"tensors": 0, "equal": 0, "ours": numpy.zeros(2), "theirs": numpy.zeros(2)})
             for key in sums:
                 sums[key] += found[key]
     table.line()
-    table.line("Tensors by format: how many have the bytes that llama.cpp's quantizer writes, and the squared error, ours over theirs")
+    table.line("Tensors by format: how many have the bytes that llama.cpp's quantizer writes; the squared error, ours over")
+    table.line("theirs; the same with the weights that llama.cpp's quantizer gives the elements")
     for kind, sums in sorted(total.items()):
-        ratio = sums["ours"] / sums["theirs"] if sums["theirs"] else 1.0
-        table.line(f"{kind:<7} {sums['equal']:>5} of {sums['tensors']:<5} {ratio:.5f}")
+        plain, weighted = numpy.divide(sums["ours"], sums["theirs"], out=numpy.ones(2), where=sums["theirs"] > 0.0)
+        table.line(f"{kind:<7} {sums['equal']:>5} of {sums['tensors']:<5} {plain:.4f} {weighted:.4f}")
 
 
 def main():

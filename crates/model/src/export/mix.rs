@@ -131,9 +131,9 @@ impl WeightMix {
         let Some((layer, part)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else { return base };
         let Ok(layer) = layer.parse::<usize>() else { return base };
         match part {
-            "attn_v.weight" => self.of_values(layer, model),
+            // Fused with queries and keys, too.
+            "attn_v.weight" | "attn_qkv.weight" => self.of_values(layer, model),
             "attn_k.weight" if model.experts == 8 => Format::Q8_0,
-            "attn_qkv.weight" => self.of_fused(),
             "attn_output.weight" => self.of_attention_output(model),
             "ffn_down.weight" | "ffn_down_exps.weight" => self.of_down(layer, model),
             _ => base,
@@ -165,15 +165,6 @@ impl WeightMix {
             Q4_K_S if layer < 4 => Format::Q5K,
             // A model of 70 billion parameters, whose values few heads share.
             Q3_K_S | Q4_K_M | Q4_K_S if model.layers == 80 => Format::Q5K,
-            _ => self.format(),
-        }
-    }
-
-    fn of_fused(self) -> Format {
-        match self {
-            Q3_K_M | Q3_K_L => Format::Q4K,
-            Q4_K_M => Format::Q5K,
-            Q5_K_M => Format::Q6K,
             _ => self.format(),
         }
     }
@@ -272,7 +263,10 @@ mod tests {
         assert_eq!(of(Q2_K, "blk.9.ffn_down.weight"), Format::Q3K);
         assert_eq!(of(Q3_K_M, "blk.0.ffn_down.weight"), Format::Q5K);
         assert_eq!(of(Q3_K_M, "blk.1.ffn_down.weight"), Format::Q4K);
-        assert_eq!(of(Q5_K_M, "blk.2.attn_qkv.weight"), Format::Q6K);
+        assert_eq!(of(Q5_K_M, "blk.2.attn_qkv.weight"), Format::Q5K);
+        assert_eq!(of(Q4_K_M, "blk.1.attn_qkv.weight"), Format::Q6K);
+        assert_eq!(of(Q4_K_S, "blk.3.attn_qkv.weight"), Format::Q5K);
+        assert_eq!(of(Q2_K, "blk.2.attn_qkv.weight"), Format::Q4K);
         assert_eq!(of(Q2_K, "blk.2.attn_norm.weight"), Format::F32);
         assert_eq!(of(Q2_K, "blk.2.ffn_gate_inp.weight"), Format::F32);
         assert_eq!(Q2_K.format_of("blk.2.attn_q.bias", &[512], MODEL), Format::F32);
