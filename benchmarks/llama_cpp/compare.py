@@ -8,10 +8,11 @@ format, and the same of files that llama.cpp's own quantizer writes.
 
 The npm package `@node-llama-cpp/linux-x64` ships the library (`npm pack`, unpack, `bins/linux-x64/libllama.*.so`).
 
-A line of the table is a model in a format: how many of the texts are equal, the largest logit gap at which a text
-differs for the first time, the largest difference of logits after the prompts, and three Kullback-Leibler divergences
-of these: of our probabilities from llama.cpp's, and of both from those of the same weights unpacked to F32, run by
-llama.cpp. The last two are what each loses by rounding activations.
+A line of the table is a model in a format, quantized by one of both, or by both if the bytes are the same: how many of
+the texts are equal, the largest logit gap at which a text differs for the first time, the largest difference of logits
+after the prompts, and three Kullback-Leibler divergences of these: of our probabilities from llama.cpp's, and of both
+from those of the same weights unpacked to F32, run by llama.cpp. The last two are what each loses by rounding
+activations.
 """
 
 import argparse
@@ -52,9 +53,9 @@ def ours(asked, path, texts):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def theirs(llama, path, texts):
+def theirs(llama, path, texts, tokens=TOKENS):
     model = llama.open(path, CONTEXT)
-    results = [model.greedy(prompt, TOKENS) for prompt in texts]
+    results = [model.greedy(prompt, tokens) for prompt in texts]
     model.close()
     return results
 
@@ -137,27 +138,25 @@ def run_format(asked, llama, name, form, table, files):
     """A model in a format, from both quantizers."""
     texts, scratch = prompts(vocabulary_of(asked, name)), asked.scratch
     plain, written, reference, unpacked = (scratch / f"{name}-{part}.gguf" for part in ("F32", "ours", "llama", "exact"))
-    for by, path in (("smallmind", written), ("llama.cpp", reference)):
-        try:
-            if by == "smallmind":
-                smallmind(asked, "quantize", "-m", asked.models / name, "--format", form, "--out", path, "--overwrite")
-            else:
-                llama.quantize(plain, path, MIXES[form])
-            a, b = ours(asked, path, texts), theirs(llama, path, texts)
-            smallmind(asked, "quantize", "-m", path, "--format", "F32", "--allow-requantize", "--out", unpacked, "--overwrite")
-            exact = theirs(llama, unpacked, texts)
-        except RuntimeError as error:
-            table.line(f"{name:<20} {form:<7} {by:<9} {error}")
-            continue
-        found = compare(a, b)
-        kl = [divergence(b, a), divergence(exact, a), divergence(exact, b)]
-        table.line(
-            f"{name:<20} {form:<7} {by:<9} {found['equal']:>5} {found['gap']:>9.2g} {found['apart']:>9.2g} "
-            + " ".join(f"{max(x, 0.0):>8.1e}" for x in kl)
-        )
-    if written.exists() and reference.exists():
+    try:
+        smallmind(asked, "quantize", "-m", asked.models / name, "--format", form, "--out", written, "--overwrite")
+        llama.quantize(plain, reference, MIXES[form])
         formats, kinds = compare_files(written, reference, plain)
         files.append((name, form, formats, kinds))
+        is_same = not formats and all(kind["equal"] == kind["tensors"] for kind in kinds.values())
+        for by, path in (("both", written),) if is_same else (("smallmind", written), ("llama.cpp", reference)):
+            a, b = ours(asked, path, texts), theirs(llama, path, texts)
+            arguments = ("--format", "F32", "--allow-requantize", "--out", unpacked, "--overwrite")
+            smallmind(asked, "quantize", "-m", path, *arguments)
+            exact = theirs(llama, unpacked, texts, 0)
+            found = compare(a, b)
+            kl = [divergence(b, a), divergence(exact, a), divergence(exact, b)]
+            table.line(
+                f"{name:<20} {form:<7} {by:<9} {found['equal']:>5} {found['gap']:>9.2g} {found['apart']:>9.2g} "
+                + " ".join(f"{max(x, 0.0):>8.1e}" for x in kl)
+            )
+    except RuntimeError as error:
+        table.line(f"{name:<20} {form:<7} {error}")
     for path in (written, reference, unpacked):
         path.unlink(missing_ok=True)
 
