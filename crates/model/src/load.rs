@@ -111,7 +111,8 @@ impl PackedModel {
             Some(format) => Storage::of(&graph, isa, format)?,
             None => reader.storage(&graph, isa)?,
         };
-        let mut store = ParamStore::zeroed(graph.params(), Arc::new(storage))?;
+        let threads = smallmind_graph::available_threads();
+        let mut store = ParamStore::zeroed(graph.params(), Arc::new(storage))?.on_threads(threads);
         for (id, spec) in graph.params().iter() {
             reader.store(id, spec, &mut store)?;
         }

@@ -108,15 +108,15 @@ impl WeightMix {
 
     /// The format of a tensor: `name` as in GGUF files, `shape` with the slowest dimension first.
     ///
-    /// Vectors, position embeddings and routers of experts are F32. Where rows are not whole blocks of a format, the
-    /// nearest with blocks of 32 is taken, or F16.
+    /// Vectors, position embeddings and routers of experts are F32. Where rows are not whole blocks of a format, see
+    /// [`Format::for_rows_of`].
     pub(crate) fn format_of(self, name: &str, shape: &[usize], model: MixModel) -> Format {
         let is_vector = shape.iter().filter(|size| **size > 1).count() < 2;
         let stays = ["_norm.weight", "ffn_gate_inp.weight", "position_embd.weight"];
         if is_vector || !name.ends_with(".weight") || stays.iter().any(|part| name.ends_with(part)) {
             return Format::F32;
         }
-        fitting(self.wanted(name, shape, model), shape.last().copied().unwrap_or(1))
+        self.wanted(name, shape, model).for_rows_of(shape.last().copied().unwrap_or(1))
     }
 
     fn wanted(self, name: &str, shape: &[usize], model: MixModel) -> Format {
@@ -131,9 +131,9 @@ impl WeightMix {
         let Some((layer, part)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else { return base };
         let Ok(layer) = layer.parse::<usize>() else { return base };
         match part {
-            "attn_v.weight" => self.of_values(layer, model),
+            // Fused with queries and keys, too.
+            "attn_v.weight" | "attn_qkv.weight" => self.of_values(layer, model),
             "attn_k.weight" if model.experts == 8 => Format::Q8_0,
-            "attn_qkv.weight" => self.of_fused(),
             "attn_output.weight" => self.of_attention_output(model),
             "ffn_down.weight" | "ffn_down_exps.weight" => self.of_down(layer, model),
             _ => base,
@@ -165,15 +165,6 @@ impl WeightMix {
             Q4_K_S if layer < 4 => Format::Q5K,
             // A model of 70 billion parameters, whose values few heads share.
             Q3_K_S | Q4_K_M | Q4_K_S if model.layers == 80 => Format::Q5K,
-            _ => self.format(),
-        }
-    }
-
-    fn of_fused(self) -> Format {
-        match self {
-            Q3_K_M | Q3_K_L => Format::Q4K,
-            Q4_K_M => Format::Q5K,
-            Q5_K_M => Format::Q6K,
             _ => self.format(),
         }
     }
@@ -219,21 +210,6 @@ fn has_more_bits(layer: usize, layers: usize) -> bool {
     layer < eighth || layer >= 7 * layers / 8 || (layer - eighth) % 3 == 2
 }
 
-/// `format`, or the one with blocks of 32 that takes its place where rows of `cols` are not whole blocks, or F16.
-pub(crate) fn fitting(format: Format, cols: usize) -> Format {
-    if format.row_bytes(cols).is_some() {
-        return format;
-    }
-    let smaller = match format {
-        Format::Q2K | Format::Q3K | Format::Iq4Xs => Format::Iq4Nl,
-        Format::Q4K => Format::Q5_0,
-        Format::Q5K => Format::Q5_1,
-        Format::Q6K => Format::Q8_0,
-        other => other,
-    };
-    if smaller.row_bytes(cols).is_some() { smaller } else { Format::F16 }
-}
-
 impl fmt::Display for WeightMix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
@@ -272,7 +248,10 @@ mod tests {
         assert_eq!(of(Q2_K, "blk.9.ffn_down.weight"), Format::Q3K);
         assert_eq!(of(Q3_K_M, "blk.0.ffn_down.weight"), Format::Q5K);
         assert_eq!(of(Q3_K_M, "blk.1.ffn_down.weight"), Format::Q4K);
-        assert_eq!(of(Q5_K_M, "blk.2.attn_qkv.weight"), Format::Q6K);
+        assert_eq!(of(Q5_K_M, "blk.2.attn_qkv.weight"), Format::Q5K);
+        assert_eq!(of(Q4_K_M, "blk.1.attn_qkv.weight"), Format::Q6K);
+        assert_eq!(of(Q4_K_S, "blk.3.attn_qkv.weight"), Format::Q5K);
+        assert_eq!(of(Q2_K, "blk.2.attn_qkv.weight"), Format::Q4K);
         assert_eq!(of(Q2_K, "blk.2.attn_norm.weight"), Format::F32);
         assert_eq!(of(Q2_K, "blk.2.ffn_gate_inp.weight"), Format::F32);
         assert_eq!(Q2_K.format_of("blk.2.attn_q.bias", &[512], MODEL), Format::F32);

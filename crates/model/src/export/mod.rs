@@ -18,7 +18,7 @@ pub use calibrate::Calibration;
 pub use importance::ImportanceMatrix;
 pub use mix::WeightMix;
 
-use mix::{MixModel, fitting};
+use mix::MixModel;
 use tensors::{Origin, Tensors};
 
 /// How a GGUF file is written.
@@ -228,7 +228,7 @@ fn plan(
     let to = match of_override {
         // Vectors stay as they are: no product reads them in blocks.
         Some(format) if by_mix != Format::F32 || options.mix == WeightMix::F32 && shape.len() > 1 => {
-            fitting(format, cols)
+            format.for_rows_of(cols)
         }
         _ => by_mix,
     };

@@ -75,14 +75,16 @@ impl Convert {
         let mut folder = OutputFolder::check(&self.out, &names, self.overwrite)?;
         let files = self.files()?;
         let model = self.model.allowed.load(&files)?;
-        let tokenizer = models::tokenizer_in(&self.model.model, &files)?;
+        let tokenizer = gguf_output::tokenizer_if_any(&self.model.model, &files)?;
         let templates = ChatTemplates::of_files(&files)?;
         model.with_writer(|weights| Ok(folder.write(WEIGHTS_FILE, |out| weights.write_to(out))))??;
         let config = model.config_bytes()?;
         folder.write(CONFIG_FILE, |out| out.write_all(&config))?;
-        let json = tokenizer.to_json()?;
-        folder.write(TOKENIZER_FILE, |out| out.write_all(json.as_bytes()))?;
-        write_json(&mut folder, TOKENIZER_CONFIG_FILE, &tokenizer_config(&tokenizer, &templates))?;
+        if let Some(tokenizer) = &tokenizer {
+            let json = tokenizer.to_json()?;
+            folder.write(TOKENIZER_FILE, |out| out.write_all(json.as_bytes()))?;
+            write_json(&mut folder, TOKENIZER_CONFIG_FILE, &tokenizer_config(tokenizer, &templates))?;
+        }
         if let Some(generation) = generation_config(model.generation()) {
             write_json(&mut folder, GENERATION_FILE, &generation)?;
         }

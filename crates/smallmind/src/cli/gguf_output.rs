@@ -36,16 +36,21 @@ impl Beside {
         if let ModelFiles::Gguf(_) = files {
             return Ok(Self { name, tokenizer: None, template: None });
         }
-        let tokenizer = match models::tokenizer_of(path) {
-            Ok(tokenizer) => Some(tokenizer),
-            Err(error) if matches!(error.downcast_ref(), Some(ModelError::NoTokenizer(_))) => {
-                note!("note: the folder has no tokenizer.json: other programs need one to read text");
-                None
-            }
-            Err(error) => return Err(error),
-        };
+        let tokenizer = tokenizer_if_any(path, files)?;
         let template = ChatTemplates::of_files(files)?.default_source().map(str::to_owned);
         Ok(Self { name, tokenizer, template })
+    }
+}
+
+/// The tokenizer of a model at `path`; says so if there is none.
+pub fn tokenizer_if_any(path: &Path, files: &ModelFiles) -> anyhow::Result<Option<Tokenizer>> {
+    match models::tokenizer_in(path, files) {
+        Ok(tokenizer) => Ok(Some(tokenizer)),
+        Err(error) if matches!(error.downcast_ref(), Some(ModelError::NoTokenizer(_))) => {
+            note!("note: {} has no tokenizer: other programs need one to read text", path.display());
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

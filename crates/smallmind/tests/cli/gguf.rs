@@ -39,6 +39,16 @@ fn a_model_says_the_same_as_a_folder_and_as_a_file() {
 }
 
 #[test]
+fn a_model_without_a_tokenizer_goes_both_ways() {
+    let bench = bench();
+    fs::remove_file(bench.path("model/tokenizer.json")).unwrap();
+    bench.run("convert -m model --out model.gguf").ok();
+    bench.run("convert -m model.gguf --out again").ok();
+    assert_eq!(fs::read(bench.path("again/model.safetensors")).unwrap(), fs::read(bench.path("model/model.safetensors")).unwrap());
+    assert!(!bench.path("again/tokenizer.json").exists());
+}
+
+#[test]
 fn nothing_is_replaced_unless_a_flag_says_so() {
     let bench = bench();
     bench.run("convert -m model --out model.gguf --format f16").ok();
