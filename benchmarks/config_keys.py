@@ -75,6 +75,10 @@ MORE = {
     "rotary_pct": [0.25, 0.5, 1.0, 0.4], "rotary_emb_base": [1e4, 100, 500000.0],
     "no_rope_layers": [[1, 1], [1, 0], [0, 0], [1], [1, 0, 1]], "no_rope_layer_interval": [1, 2, 4],
     "attention_multiplier": [0.1, 0.35], "residual_multiplier": [0.22, 1.5], "embedding_multiplier": [12.0, 0.5], "logits_scaling": [8.0, 0.5],
+    "query_pre_attn_scalar": [8, 16, 256], "attn_logit_softcapping": [1.0, 50.0], "final_logit_softcapping": [1.0, 30.0],
+    "sliding_window_pattern": [1, 2, 6], "rope_local_base_freq": [100.0, 1e4], "sliding_window_size": [4],
+    "full_attention": [{"rope_type": "default", "rope_theta": 100.0}, {"rope_type": "linear", "factor": 4.0}],
+    "sliding_attention": [{"rope_type": "default", "rope_theta": 100.0}, {"rope_type": "linear", "factor": 4.0}],
     "hidden_dropout": [0.1], "full_attn_mod": [1, 2], "interpolate_factor": [1, 2],
     "max_window_layers": [0, 1, 28],
     "num_key_value_heads": [4],
@@ -111,13 +115,16 @@ UNKNOWN = ["logit_scale", "attention_multiplier", "final_logit_softcapping", "em
 def table():
     """(family, path, rule) of every line."""
     text = TABLE.read_text()
-    for name, prefixes in (("KEYS", [""]), ("ROPE_KEYS", ["rope_scaling.", "rope_parameters."])):
+    kinds = ["rope_parameters.full_attention.", "rope_parameters.sliding_attention."]
+    for name, prefixes in (("KEYS", [""]), ("ROPE_KEYS", ["rope_scaling.", "rope_parameters."]), ("LAYER_KINDS", ["rope_parameters."])):
         body = text.split(f"const {name}: &[Line] = &[")[1].split("\n];")[0]
         lines = re.findall(r'^    line\("([^"]+)", (\w+), (.+)\),$', body, re.M)
         assert len(lines) == body.count("line("), "a line of the table that this script can't read"
         for key, families, rule in lines:
             for prefix in prefixes:
-                yield from ((family, prefix + key, rule) for family in FAMILIES[families])
+                for family in FAMILIES[families]:
+                    by_kind = family == "gemma3_text" and (name, prefix) == ("ROPE_KEYS", "rope_parameters.")
+                    yield from ((family, before + key, rule) for before in (kinds if by_kind else [prefix]))
 
 
 def make_model(folder, family, vocab):
@@ -139,6 +146,10 @@ def make_model(folder, family, vocab):
         "stablelm": lambda: transformers.StableLmConfig(**rotary),
         "phi3": lambda: transformers.Phi3Config(original_max_position_embeddings=16, **ids, **rotary),
         "gemma": lambda: transformers.GemmaConfig(head_dim=8, **ids, **rotary),
+        "gemma2": lambda: transformers.Gemma2Config(
+            head_dim=8, sliding_window=4, query_pre_attn_scalar=4, attn_logit_softcapping=2.0, final_logit_softcapping=3.0, **ids, **rotary),
+        "gemma3_text": lambda: transformers.Gemma3TextConfig(
+            head_dim=8, sliding_window=4, query_pre_attn_scalar=4, layer_types=["sliding_attention", "full_attention"], **ids, **rotary),
         "mistral": lambda: transformers.MistralConfig(sliding_window=None, **rotary),
         "gpt_neox": lambda: transformers.GPTNeoXConfig(
             hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=32, **common),
@@ -159,7 +170,9 @@ def theirs(folder, ids):
     if json.loads((folder / "config.json").read_text()).get("model_type") != folder.name:
         return "another family, whose defaults are models of gigabytes"
     try:
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        # The fused attention leaves soft caps out.
+        attention = {"attn_implementation": "eager"} if folder.name == "gemma2" else {}
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **attention)
         if info["missing_keys"] or info["mismatched_keys"]:
             return f"weights are missing: {sorted(info['missing_keys'])[:1]}"
         with torch.no_grad():
@@ -224,11 +237,12 @@ class Comparison:
         before = path.read_text()
         config = {key: value for key, value in json.loads(before).items() if key not in drop}
         for key, value in keys.items():
-            outer, _, inner = key.partition(".") if key.startswith("rope_") else (key, "", "")
-            if inner:
-                config[outer] = dict(config.get(outer) or {}) | {inner: value}
-            else:
-                config[key] = value
+            *outer, inner = key.split(".") if key.startswith("rope_") else [key]
+            object = config
+            for part in outer:
+                object[part] = dict(object.get(part) or {})
+                object = object[part]
+            object[inner] = value
         path.write_text(json.dumps(config))
         parts = [part for key in keys for part in (key.split(".") if key.startswith("rope_") else [key])]
         # What may be named in its place: what no longer fits it.
@@ -240,7 +254,8 @@ class Comparison:
 def keys_of_the_table(c, folder, base):
     family = folder.name
     llama3 = {f"rope_scaling.{key}": value for key, value in LLAMA3.items()}
-    newer = {f"rope_parameters.{key}": value for key, value in LLAMA3.items()} | {"rope_parameters.rope_theta": 100.0}
+    newer_in = {before: {before + key: value for key, value in (LLAMA3 | {"rope_theta": 100.0}).items()}
+                for before in ("rope_parameters.", "rope_parameters.full_attention.", "rope_parameters.sliding_attention.")}
     for of, path, _ in table():
         if of != family:
             continue
@@ -257,6 +272,7 @@ def keys_of_the_table(c, folder, base):
                 c.change_keys(folder, f"llama3, {shown}", llama3 | {path: value}, base, ["rope_parameters"])
                 c.change_keys(folder, f"default, {shown}", {"rope_scaling.type": "default", "rope_theta": 300.0, path: value}, base, ["rope_parameters"])
             elif path.startswith("rope_parameters."):
+                newer = newer_in.get(path[: -len(key)], {})
                 c.change_keys(folder, f"llama3, {shown}", newer | {path: value}, base)
             elif path == "rope_theta":
                 c.change_keys(folder, f"older, {shown}", {path: value}, base, ["rope_parameters"])

@@ -10,7 +10,10 @@ import math
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.gemma2 import modeling_gemma2
+
+LIBRARY_ATTENTION = modeling_gemma2.eager_attention_forward
 
 
 class RmsNorm(torch.nn.Module):
@@ -33,19 +36,21 @@ class Rotary(torch.nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, x, position_ids, *_):
-        frequencies, factor = rope(self.config, int(position_ids.max()) + 1)
+    def forward(self, x, position_ids, layer_type=None):
+        frequencies, factor = rope(self.config, int(position_ids.max()) + 1, layer_type)
         angles = position_ids[..., None].double() * frequencies
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos() * factor, angles.sin() * factor
 
 
-def rope(config, length):
-    """The frequencies of a sequence of `length` tokens and the factor of cosines and sines.
+def rope(config, length, layer_type=None):
+    """The frequencies of a sequence of `length` tokens and the factor of cosines and sines, in layers of a kind if each
+    kind has its own.
 
     theta^(-2i/d) for each pair i of the d rotated features, changed as `rope_type` says.
     """
     rope = config.rope_parameters
+    rope = rope.get(layer_type, rope)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     d = int(head_dim * rope.get("partial_rotary_factor", 1.0))
     theta, kind, factor = rope["rope_theta"], rope["rope_type"], rope.get("factor")
@@ -82,9 +87,26 @@ def rope(config, length):
     return plain / torch.tensor(factors, dtype=torch.float64), rope.get("attention_factor") or usual
 
 
+def capped_attention(module, query, key, value, mask, scaling, softcap, **more):
+    """Attention with a soft cap of the scores: that of the library, which takes the softmax in float32, or a twin."""
+    if query.dtype == torch.float32:
+        return LIBRARY_ATTENTION(module, query, key, value, mask, scaling=scaling, softcap=softcap, **more)
+    groups = module.num_key_value_groups
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scaling / softcap) + mask
+    weights = torch.softmax(scores, dim=-1)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+modeling_gemma2.eager_attention_forward = capped_attention
+
+
 def load(folder, dtype):
     """The model of a folder: float32 as the library runs it, or float64 with every step in float64."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    # The fused attention leaves soft caps out.
+    capped = AutoConfig.from_pretrained(folder).model_type == "gemma2"
+    implementation = "eager" if capped else "sdpa"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=implementation)
     model.eval()
     if dtype != torch.float64:
         return model
@@ -93,9 +115,13 @@ def load(folder, dtype):
             if type(child).__name__.endswith("RMSNorm"):
                 setattr(parent, name, RmsNorm(child))
             elif type(child).__name__.endswith("RotaryEmbedding"):
-                frequencies, factor = rope(model.config, 1)
-                torch.testing.assert_close(child.inv_freq.double(), frequencies, rtol=2e-6, atol=0.0)
-                assert abs(child.attention_scaling - factor) < 1e-12, (child.attention_scaling, factor)
+                kinds = sorted(set(model.config.layer_types)) if model.config.model_type == "gemma3_text" else [None]
+                for kind in kinds:
+                    frequencies, factor = rope(model.config, 1, kind)
+                    prefix = f"{kind}_" if kind else ""
+                    inv_freq, scaling = (getattr(child, prefix + name) for name in ("inv_freq", "attention_scaling"))
+                    torch.testing.assert_close(inv_freq.double(), frequencies, rtol=2e-6, atol=0.0)
+                    assert abs(scaling - factor) < 1e-12, (scaling, factor)
                 setattr(parent, name, Rotary(model.config))
             elif hasattr(child, "embed_scale"):
                 child.embed_scale = torch.tensor(child.scalar_embed_scale, dtype=torch.float64)

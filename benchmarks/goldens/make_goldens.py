@@ -151,6 +151,22 @@ GEMMA = SMALL | {
     "tie_word_embeddings": True,
 }
 
+# Windows shorter than the text; scores and logits large enough for the soft caps to show.
+GEMMA2 = GEMMA | {
+    "architectures": ["Gemma2ForCausalLM"], "attn_logit_softcapping": 2.0, "cache_implementation": "hybrid",
+    "final_logit_softcapping": 3.0, "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 64, "model_type": "gemma2", "query_pre_attn_scalar": 4, "sliding_window": 7,
+}
+# The first and the third layer have the window and a rotation of their own; that of the second is scaled.
+GEMMA3 = GEMMA | {
+    "architectures": ["Gemma3ForCausalLM"], "attn_logit_softcapping": None, "cache_implementation": "hybrid",
+    "final_logit_softcapping": None, "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 64,
+    "model_type": "gemma3_text", "num_hidden_layers": 3, "query_pre_attn_scalar": 6, "rope_local_base_freq": 100.0,
+    "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "rope_theta": 1000.0, "sliding_window": 7,
+    "sliding_window_pattern": 2,
+}
+GEMMA3.pop("hidden_act")
+
 
 def write_model(folder, config, spread, seed):
     """A Hugging Face folder with random float32 weights: no zero biases, no norm weight of one.
@@ -167,7 +183,7 @@ def write_model(folder, config, spread, seed):
         for name, parameter in model.named_parameters():
             values = random.standard_normal(tuple(parameter.shape))
             if parameter.dim() == 1:
-                values = 0.2 * values + (0.0 if name.endswith("bias") or config.model_type == "gemma" else 1.0)
+                values = 0.2 * values + (0.0 if name.endswith("bias") or config.model_type.startswith("gemma") else 1.0)
             else:
                 values *= spread
             if name.endswith("c_attn.weight"):
@@ -328,6 +344,8 @@ def make(destination):
         ("tiny-yarn", YARN, 0.1, 31, 30, "logits"),
         ("tiny-mistral-whole", MISTRAL_WHOLE, 0.1, 23, 31, "logits"),
         ("tiny-gemma", GEMMA, 0.1, 23, 32, "gradients"),
+        ("tiny-gemma2", GEMMA2, 0.2, 40, 33, "gradients"),
+        ("tiny-gemma3", GEMMA3, 0.2, 40, 34, "gradients"),
         ("tiny-mistral", MISTRAL, 0.2, 40, 5, "gradients"),
         ("tiny-qwen2-local", QWEN2_LOCAL, 0.2, 40, 6, "gradients"),
     )

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use serde_json::{Value, json};
-use smallmind_kernels::Format;
 use smallmind_kernels::activation::Gelu;
 use smallmind_kernels::matmul::Layout;
+use smallmind_kernels::{Format, FormatKind};
 use smallmind_profile::Roofs;
 
 /// The direction of an operation.
@@ -376,7 +376,7 @@ impl Case {
     /// The least work that it takes.
     pub fn cost(&self) -> Cost {
         let mut cost = self.problem.cost();
-        let block = self.format.block();
+        let block = self.format.packed_block();
         let bytes = block.bytes as f64 / block.elements as f64;
         let (narrow, wide) = match self.problem {
             Problem::Matmul(Product { m, n, accumulate, .. }) => {
@@ -391,11 +391,11 @@ impl Case {
     }
 
     /// The roof of its arithmetic, in 1e9 operations per second. Packed weights in `f16` and `bf16` are widened and
-    /// multiplied in `f32`; those in `q8_0` are multiplied as bytes.
+    /// multiplied in `f32`; those in formats of blocks are multiplied as bytes.
     pub(crate) fn peak(&self, roofs: &Roofs) -> f64 {
         let narrow = match (self.format, self.problem) {
             (Format::Bf16, Problem::Matmul(_)) => roofs.bf16_gflops,
-            (Format::Q8_0, _) => roofs.int8_gops,
+            (format, _) if format.kind() == FormatKind::Blocks => roofs.int8_gops,
             _ => None,
         };
         narrow.unwrap_or(roofs.f32_gflops)

@@ -512,7 +512,7 @@ impl CheckpointError {
     }
 
     /// An error about one tensor of `path`.
-    pub(crate) fn tensor(path: &Path, tensor: &str, fault: TensorFault) -> Self {
+    pub fn tensor(path: &Path, tensor: &str, fault: TensorFault) -> Self {
         CheckpointError::Tensor { path: path.to_path_buf(), tensor: tensor.to_owned(), fault }
     }
 

@@ -26,6 +26,11 @@ impl TensorFormat {
             _ => None,
         }
     }
+
+    /// Whether each element is a floating-point number by itself.
+    pub fn is_float(self) -> bool {
+        self.float().is_some()
+    }
 }
 
 impl From<Dtype> for TensorFormat {

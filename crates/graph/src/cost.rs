@@ -65,8 +65,16 @@ mod tests {
         let graph = b.finish();
         let mut batch = Batch::default();
         batch.push(&[1, 2, 3], 0);
-        for (format, bytes_of_96) in [(Format::F32, 384), (Format::F16, 192), (Format::Bf16, 192), (Format::Q8_0, 102)]
-        {
+        let formats = [
+            (Format::F32, 384),
+            (Format::F16, 192),
+            (Format::Bf16, 192),
+            (Format::Q8_0, 102),
+            (Format::Q4_0, 54),
+            (Format::Q5_1, 72),
+            (Format::Mxfp4, 51),
+        ];
+        for (format, bytes_of_96) in formats {
             let storage = Storage::of(&graph, IsaKind::best(), format).unwrap();
             let found = [0, 1].map(|i| cost(&graph, &graph.nodes()[i], &batch, Some(&storage)));
             let (rows, weight) = (3.0 * f64::from(bytes_of_96), 48.0 * f64::from(bytes_of_96));

@@ -129,6 +129,20 @@ pub enum GraphError {
         /// The format that was asked for.
         format: smallmind_kernels::Format,
     },
+    /// Bytes that can't be rows of a parameter.
+    #[error("rows {}..{} of `{param}` can't be set from {bytes} bytes in {format}: {problem}", rows.start, rows.end)]
+    Blocks {
+        /// The parameter.
+        param: String,
+        /// The rows to be set.
+        rows: std::ops::Range<usize>,
+        /// The format of the bytes.
+        format: smallmind_kernels::Format,
+        /// How many bytes there are.
+        bytes: usize,
+        /// Why not.
+        problem: String,
+    },
     /// Memory that the plan touches was not given to the run, or is of another size.
     #[error("the plan needs {what} of {need} elements, the run was given {got}")]
     Binding {

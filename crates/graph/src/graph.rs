@@ -101,6 +101,11 @@ impl Graph {
         counts
     }
 
+    /// Makes `value` a result with this name.
+    pub fn add_result(&mut self, name: &str, value: ValueId) {
+        self.results.push((name.to_owned(), value));
+    }
+
     /// Removes the nodes that have no effect and whose outputs nothing reads.
     pub(crate) fn remove_dead_code(&mut self) {
         let mut live = vec![false; self.shapes.len()];

@@ -92,7 +92,7 @@ impl Storage {
     ///
     /// * A weight that only linear layers, losses and embeddings of tokens read is packed in these formats.
     /// * A table that only embeddings of tokens read is packed too, unless its format is F32.
-    /// * Packed rows that are not whole blocks of their format are in F16 instead.
+    /// * Packed rows that are not whole blocks of their format are in another: see [`Format::for_rows_of`].
     /// * All others (norms, biases, position embeddings) lie in rows of `f32`.
     ///
     /// # Errors
@@ -291,7 +291,7 @@ fn packed_segments<I: Isa>(isa: I, spec: &ParamSpec, formats: &[(usize, Format)]
     let segment = |(rows, format): &(usize, Format)| {
         let rows = end..end + rows;
         end = rows.end;
-        let format = if format.divides(spec.cols) { *format } else { Format::F16 };
+        let format = format.for_rows_of(spec.cols);
         let too_large = GraphError::OutOfMemory { bytes: usize::MAX };
         let words = packed_len(isa, format, rows.len(), spec.cols).ok_or(too_large)?;
         Ok(Segment { rows, format, order: Order::Packed, bytes: words * 4 })

@@ -1,11 +1,14 @@
 //! The arena: what lies where, and that no run sees what another left there; and what a run refuses before it starts.
 
+#[path = "memory/blocks.rs"]
+mod blocks;
 mod common;
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use blocks::{layer_of_blocks, output};
 use common::batches::{self, Conversation};
 use common::build::{Layer, matrix};
 use common::close::bits;
@@ -568,23 +571,12 @@ fn rows_that_can_not_lie_in_several_formats_are_refused() {
 /// New values in a store are as good as a new store.
 #[test]
 fn values_are_replaced_in_every_format() {
-    let mut b = GraphBuilder::new();
-    let table = matrix(&mut b, "wte", 33, 64, 1.0).unwrap();
-    let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap();
-    let y = Layer::new("odd", x, 50).bias(true).apply(&mut b).unwrap();
-    b.result("y", y);
-    let graph = b.finish();
-    let limits = Limits { tokens: 4, outputs: 0, spans: 1, context: 4, pages: 0 };
+    let graph = layer_of_blocks();
     let [old, new] = [1, 2].map(|seed| Memory::new(graph.params(), seed).params);
     for &isa in IsaKind::available() {
         for format in Format::ALL {
             let storage = Arc::new(Storage::of(&graph, isa, format).unwrap());
-            let mut runner = Runner::stored(graph.clone(), limits, 1, isa, format);
-            let mut y = |store: &ParamStore| {
-                let batch = sequence(&[0, 32, 7], 0, 0);
-                runner.try_run(&batch, &Scalars::default(), Bindings::stored(store)).unwrap();
-                bits(&runner.result("y"))
-            };
+            let y = |store: &ParamStore| output(&graph, store);
             let of = |values: &[f32]| ParamStore::of_rows(graph.params(), storage.clone(), values).unwrap();
             let mut store = of(&old);
             let before = y(&store);

@@ -14,8 +14,8 @@ use smallmind_graph::op::{AdamWSpec, Index};
 use smallmind_graph::{
     Batch, CLIP, Graph, GraphBuilder, Limits, Op, ParamSpec, Params, Scalars, Storage, fuse, grad, update_graph,
 };
-use smallmind_kernels::Format;
-use smallmind_kernels::reference::formats::{quantized, stored};
+use smallmind_kernels::reference::formats::quantized;
+use smallmind_kernels::{Format, FormatKind};
 use smallmind_simd::IsaKind;
 
 /// Losses, hidden values and logits in `f32` against the interpreter's `f64`.
@@ -341,12 +341,22 @@ fn as_stored(graph: &Graph, storage: &Storage, flat: &[f32]) -> Vec<f32> {
         let mut rows = rounded[layout.offset(id)..][..spec.len()].chunks_exact_mut(spec.cols);
         for segment in &storage.get(id).segments {
             for row in rows.by_ref().take(segment.rows.len()) {
-                let values = stored(segment.format, row);
-                row.iter_mut().zip(values).for_each(|(x, value)| *x = value as f32);
+                let mut bytes = vec![0; segment.format.row_bytes(row.len()).unwrap()];
+                segment.format.pack(row, None, &mut bytes);
+                segment.format.unpack(&bytes, row);
             }
         }
     }
     rounded
+}
+
+/// Formats with codes and scales.
+fn blocks() -> impl Iterator<Item = Format> {
+    Format::ALL.into_iter().filter(|format| format.kind() == FormatKind::Blocks)
+}
+
+fn has_blocks(storage: &Storage) -> bool {
+    storage.segments().any(|segment| segment.format.kind() == FormatKind::Blocks)
 }
 
 /// Plans on weights in other formats do what the interpreter does with the weights as they are stored.
@@ -359,7 +369,10 @@ fn inference_with_stored_weights() {
         let limits = inference.limits;
         let graphs = [inference.graph.clone(), fuse(&inference.graph)];
         for &isa in IsaKind::available() {
-            for (i, format) in (0..).zip([Format::F16, Format::Bf16, Format::Q8_0]) {
+            // Each case has floats and some formats of blocks.
+            let some_blocks =
+                blocks().enumerate().filter(|(i, _)| i % 4 == case as usize % 4).map(|(_, format)| format);
+            for (i, format) in [Format::F16, Format::Bf16].into_iter().chain(some_blocks).enumerate() {
                 // Fused or not: both meet every format on every instruction set in some case.
                 let graph = &graphs[(case as usize + isa as usize + i) % 2];
                 let what = format!("{format}, {isa}, {}", inference.what);
@@ -367,7 +380,7 @@ fn inference_with_stored_weights() {
                 let logits = inference.on_all_threads(isa, runner, &inference.start);
                 let storage = Storage::of(graph, isa, format).unwrap();
                 let rounded = as_stored(graph, &storage, &inference.start.params);
-                if storage.bytes_by_format().iter().any(|(format, _)| *format == Format::Q8_0) {
+                if has_blocks(&storage) {
                     assert_close(&what, &logits, &inference.interpret(&rounded), BYTES);
                     continue;
                 }
@@ -391,7 +404,7 @@ fn losses_with_stored_weights() {
     let batch = batches::training(&mut Rng::new(5), vocab, &limits);
     let start = Memory::new(graph.params(), 7);
     for &isa in IsaKind::available() {
-        for format in Format::ALL {
+        for format in [Format::F32, Format::F16, Format::Bf16, Format::Q8_0, Format::Q4_1] {
             let losses = |threads, start: &Memory, format| {
                 let mut runner = Runner::stored(graph.clone(), limits, threads, isa, format);
                 let mut memory = start.clone().for_plan(runner.plan());
@@ -405,7 +418,7 @@ fn losses_with_stored_weights() {
             let mut interpreter = Interpreter::new(&graph, &rounded).unwrap();
             interpreter.run(&graph, &batch, &Scalars::default());
             let want = vec![("loss".to_owned(), interpreter.result(&graph, "loss").unwrap().data.clone())];
-            assert_close(&what, &found, &want, if format == Format::Q8_0 { BYTES } else { VALUES });
+            assert_close(&what, &found, &want, if format.kind() == FormatKind::Blocks { BYTES } else { VALUES });
         }
     }
 }
@@ -414,8 +427,15 @@ fn losses_with_stored_weights() {
 /// one worker quantizes and rows that all do, with a residual in the product.
 #[test]
 fn products_of_bytes_are_those_of_what_is_stored() {
+    let shapes = [(Format::Q8_0, 160), (Format::Q5_1, 96)];
+    for (format, d) in blocks().map(|format| (format, 256)).chain(shapes) {
+        products_are_those_of_what_is_stored(format, d);
+    }
+}
+
+fn products_are_those_of_what_is_stored(format: Format, d: usize) {
     const EXACT: Bound = Bound { relative: 2e-6, of_all: 2e-6 };
-    let (vocab, d, n) = (50, 160, 75);
+    let (vocab, n) = (50, 75);
     let mut b = GraphBuilder::new();
     let table = matrix(&mut b, "wte", vocab, d, 1.0).unwrap();
     let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap();
@@ -432,9 +452,9 @@ fn products_of_bytes_are_those_of_what_is_stored() {
         let mut batch = Batch::with_capacity(&limits);
         batch.push(&ids, 0);
         for &isa in IsaKind::available() {
-            let storage = Storage::of(&graph, isa, Format::Q8_0).unwrap();
+            let storage = Storage::of(&graph, isa, format).unwrap();
             let formats: Vec<Format> = graph.params().iter().flat_map(|(id, _)| storage.get(id).formats()).collect();
-            assert_eq!(formats, [Format::Q8_0, Format::F16, Format::Q8_0], "rows of 75 are not whole blocks");
+            assert_eq!(formats, [format, Format::F16, format], "rows of 75 are not whole blocks");
             let rounded = as_stored(&graph, &storage, &start.params);
             let values = named(graph.params(), &rounded);
             let row = |param: usize, i: usize, len: usize| &values[param].1[i * len..(i + 1) * len];
@@ -445,15 +465,15 @@ fn products_of_bytes_are_those_of_what_is_stored() {
             };
             let want: Vec<f64> = ids.iter().flat_map(|id| (0..n).map(move |j| (*id, j))).map(element).collect();
             let run = |threads| {
-                let mut runner = Runner::stored(graph.clone(), limits, threads, isa, Format::Q8_0);
+                let mut runner = Runner::stored(graph.clone(), limits, threads, isa, format);
                 let mut memory = start.clone().for_plan(runner.plan());
                 runner.run(&batch, &Scalars::default(), &mut memory);
                 vec![("y".to_owned(), runner.result("y"))]
             };
             let found = run(1);
-            assert_close(&format!("{tokens} tokens, {isa}"), &found, &vec![("y".to_owned(), want)], EXACT);
+            assert_close(&format!("{format}, {tokens} tokens, {isa}"), &found, &vec![("y".to_owned(), want)], EXACT);
             for threads in [2, 3] {
-                same_bits(&found, &run(threads), &format!("{tokens} tokens, {threads} threads, {isa}"));
+                same_bits(&found, &run(threads), &format!("{format}, {tokens} tokens, {threads} threads, {isa}"));
             }
         }
     }
@@ -484,8 +504,9 @@ fn each_segment_of_a_weight_is_multiplied_in_its_format() {
         of(&[(16, Format::Bf16), (128, Format::Q8_0), (48, Format::F16), (27, Format::F32)]),
         of(&[(32, Format::F32), (5, Format::F32)]),
         of(&[(16, Format::Q8_0), (240, Format::Q8_0)]),
+        of(&[(48, Format::Q4K), (32, Format::Q6K), (16, Format::Q5_0), (43, Format::Iq4Xs)]),
     ];
-    for (case, d) in (0..).zip([160, 96, 75, 64]) {
+    for (case, d) in (0..).zip([160, 96, 75, 64, 256]) {
         let segments = &cases[case];
         let n = segments.iter().map(|(rows, _)| rows).sum();
         let graph = one_layer(vocab, d, n);
@@ -509,7 +530,8 @@ fn each_segment_of_a_weight_is_multiplied_in_its_format() {
                 let storage =
                     |formats: &[(usize, Format)]| Storage::by_rows(&graph, isa, |spec| mixed(spec, formats)).unwrap();
                 let alone = |format| y(Runner::on(graph.clone(), limits, 1, storage(&[(n, format)])));
-                let alone: Vec<_> = Format::ALL.into_iter().map(|format| (format, alone(format))).collect();
+                let formats = Format::ALL.into_iter().filter(|format| segments.iter().any(|(_, of)| of == format));
+                let alone: Vec<_> = formats.map(|format| (format, alone(format))).collect();
                 for threads in [1, 2, 3] {
                     let found = y(Runner::on(graph.clone(), limits, threads, storage(segments)));
                     let mut first = 0;

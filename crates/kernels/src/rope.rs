@@ -20,6 +20,19 @@ use crate::{Mat, MatMut, elementwise::copy_row, row_ops};
 
 pub use scaling::{Llama3Scaling, LongRopeScaling, RopeScaling, YarnScaling};
 
+/// The frequencies `[dim / 2]` of the rotated pairs of features, in radians per token, of a table of so many positions.
+///
+/// # Panics
+/// If LongRoPE has another number of factors.
+pub fn frequencies(dim: usize, theta: f64, scaling: Option<&RopeScaling>, positions: usize) -> Vec<f64> {
+    let plain = (0..dim / 2).map(|i| theta.powf(-((2 * i) as f64) / dim as f64));
+    let mut frequencies: Vec<f64> = plain.collect();
+    if let Some(scaling) = scaling {
+        scaling.apply(&mut frequencies, theta, positions);
+    }
+    frequencies
+}
+
 /// Cosines and sines of the angles of every position, computed in `f64` and rounded once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeTable {
@@ -56,11 +69,7 @@ impl RopeTable {
         assert!(dim.is_multiple_of(2), "rope rotates pairs of features, not {dim} of them");
         assert!(dim <= head_dim, "{dim} rotated features of {head_dim} in a head");
         let half = dim / 2;
-        let plain = (0..half).map(|i| theta.powf(-((2 * i) as f64) / dim as f64));
-        let mut frequencies: Vec<f64> = plain.collect();
-        if let Some(scaling) = scaling {
-            scaling.apply(&mut frequencies, theta, max_positions);
-        }
+        let frequencies = frequencies(dim, theta, scaling, max_positions);
         let factor = scaling.map_or(1.0, RopeScaling::attention_factor);
         let mut table = Self { head_dim, half, positions: max_positions, cos: Vec::new(), sin: Vec::new() };
         table.cos.reserve_exact(max_positions * half);

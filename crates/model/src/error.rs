@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use smallmind_checkpoint::CheckpointError;
 use smallmind_graph::GraphError;
+use smallmind_kernels::Format;
 
 use crate::ConfigError;
 use crate::sampler::SamplerError;
@@ -46,6 +47,47 @@ pub enum ModelError {
         /// Shape by the configuration.
         expected: Vec<usize>,
     },
+    /// A tensor whose format can't be read.
+    #[error("{path}: tensor `{name}` is stored as {format}, which is not supported", path = .path.display())]
+    TensorFormat {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The format.
+        format: String,
+    },
+    /// A value that the format of a tensor can't hold.
+    #[error("{path}: tensor `{tensor}` has the value {value}, which {format} can't hold", path = .path.display())]
+    BeyondFormat {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The value.
+        value: f32,
+        /// The format.
+        format: Format,
+    },
+    /// A format for tensors that a model doesn't have.
+    #[error("no tensor of the model has a name with `{part}`")]
+    Override {
+        /// The part of a name.
+        part: String,
+    },
+    /// An importance matrix of another model.
+    #[error("the importance matrix has {columns} columns for the tensor `{tensor}`, which has {expected}")]
+    Importance {
+        /// The tensor.
+        tensor: String,
+        /// Columns in the matrix.
+        columns: usize,
+        /// Columns of the tensor.
+        expected: usize,
+    },
+    /// A file that can't be written.
+    #[error("the file can't be written: {0}")]
+    Write(#[source] std::io::Error),
     /// Tensors that the configuration doesn't use.
     #[error(
         "{path}: {}, so the model would compute something else than the one that was stored",
@@ -131,7 +173,7 @@ pub enum ModelError {
         known: String,
     },
     /// The model folder has no tokenizer.
-    #[error("{path}: there is no tokenizer.json, so text can't be turned into tokens", path = .0.display())]
+    #[error("{path}: there is no tokenizer (tokenizer.json), so text can't be turned into tokens", path = .0.display())]
     NoTokenizer(PathBuf),
 }
 
@@ -172,11 +214,19 @@ impl ModelError {
             Self::Context { .. } | Self::TooLong { .. } | Self::Sequences { .. } | Self::CacheFull { .. } => {
                 ErrorClass::Limit
             }
-            Self::NonFinite { .. } | Self::ClosedSequence | Self::RepeatedSequence => ErrorClass::Failed,
-            Self::TensorShape { .. } | Self::UnusedTensors { .. } | Self::Vocabulary { .. } | Self::NoTokenizer(_) => {
-                ErrorClass::BadFile
+            Self::Write(_) | Self::NonFinite { .. } | Self::ClosedSequence | Self::RepeatedSequence => {
+                ErrorClass::Failed
             }
-            Self::Sampler(_) | Self::Stop(_) | Self::Preset { .. } | Self::EmptyPrompt => ErrorClass::Usage,
+            Self::TensorShape { .. }
+            | Self::TensorFormat { .. }
+            | Self::BeyondFormat { .. }
+            | Self::Importance { .. }
+            | Self::UnusedTensors { .. }
+            | Self::Vocabulary { .. }
+            | Self::NoTokenizer(_) => ErrorClass::BadFile,
+            Self::Override { .. } | Self::Sampler(_) | Self::Stop(_) | Self::Preset { .. } | Self::EmptyPrompt => {
+                ErrorClass::Usage
+            }
         }
     }
 }
@@ -188,9 +238,9 @@ fn unused(names: &[String]) -> String {
     let short = |name: &String| format!("`{}`", name.chars().take(MAX_SHOWN).collect::<String>());
     let shown = names.iter().take(SHOWN).map(short).collect::<Vec<_>>().join(", ");
     match names.len() {
-        1 => format!("config.json has no use for the tensor {shown}"),
-        n if n > SHOWN => format!("config.json has no use for {n} tensors ({shown}, …)"),
-        n => format!("config.json has no use for {n} tensors ({shown})"),
+        1 => format!("the configuration has no use for the tensor {shown}"),
+        n if n > SHOWN => format!("the configuration has no use for {n} tensors ({shown}, …)"),
+        n => format!("the configuration has no use for {n} tensors ({shown})"),
     }
 }
 

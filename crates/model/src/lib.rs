@@ -67,12 +67,15 @@ pub mod architecture;
 pub mod chat;
 mod config;
 mod error;
+pub mod export;
+mod files;
 mod generation_config;
 mod generator;
 mod load;
 mod model;
 mod packed;
 mod pages;
+mod param_reader;
 pub mod preset;
 mod prompt;
 pub mod sampler;
@@ -90,6 +93,7 @@ pub use config::{
     NormPlacement, Positions, QkNorm, Residual, RopeConfig, Supported, UnknownKeys, config_keys,
 };
 pub use error::{ErrorClass, ModelError};
+pub use files::{ModelFiles, is_gguf};
 pub use generation_config::GenerationConfig;
 pub use generator::Generator;
 pub use load::{LoadOptions, UnusedTensors};

@@ -1,5 +1,6 @@
 //! A model in memory: configuration, parameters and weights.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use serde_json::Value;
@@ -96,17 +97,13 @@ impl Model {
         let zero = vec![0.0; zeros.iter().map(|z| z.len).max().unwrap_or(0)];
         // Small: the scales of norms.
         let less_one = |slot: &TensorSlot| {
-            let values = &self.weights[self.slot_range(slot)];
-            let mut in_file = vec![0.0; if slot.orientation == Orientation::MinusOne { values.len() } else { 0 }];
-            if !in_file.is_empty() {
-                slot.to_file(values, &mut in_file);
-            }
-            in_file
+            let is_less_one = slot.orientation == Orientation::MinusOne;
+            if is_less_one { self.in_file(slot).into_owned() } else { vec![] }
         };
         let less_one: Vec<Vec<f32>> = slots.iter().map(less_one).collect();
         let mut writer = TensorWriter::new();
         for (slot, less_one) in slots.iter().zip(&less_one) {
-            let values = &self.weights[self.slot_range(slot)];
+            let values = self.slot(slot);
             let data = match slot.orientation {
                 Orientation::Same => TensorData::F32(values),
                 Orientation::MinusOne => TensorData::F32(less_one),
@@ -115,6 +112,7 @@ impl Model {
                 Orientation::Heads { heads } => {
                     TensorData::F32Transposed { values, rows: 3, block: values.len() / (3 * heads) }
                 }
+                Orientation::Interleaved { .. } => unreachable!("an order of GGUF files"),
             };
             writer.add(&slot.name, &slot.shape, data)?;
         }
@@ -122,6 +120,22 @@ impl Model {
             writer.add(&z.name, &[z.len], TensorData::F32(&zero[..z.len]))?;
         }
         Ok(write(&writer)?)
+    }
+
+    /// The elements of a slot, in the order of the parameter.
+    pub(crate) fn slot(&self, slot: &TensorSlot) -> &[f32] {
+        &self.weights[self.slot_range(slot)]
+    }
+
+    /// The elements of a slot, in the order of the file.
+    pub(crate) fn in_file(&self, slot: &TensorSlot) -> Cow<'_, [f32]> {
+        let values = self.slot(slot);
+        if slot.orientation == Orientation::Same {
+            return Cow::Borrowed(values);
+        }
+        let mut in_file = vec![0.0; values.len()];
+        slot.to_file(values, &mut in_file);
+        Cow::Owned(in_file)
     }
 
     /// The tensors that `twin` holds, such as gradients, under Hugging Face's names and in its order; `twin` is laid

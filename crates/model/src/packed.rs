@@ -42,16 +42,6 @@ impl Model {
         let store = ParamStore::new(graph.params(), storage, values)?;
         Ok(PackedModel::new(config, generation, graph, store))
     }
-
-    /// A packed copy of the weights in a format, for plans of the graph for `purpose`: see [`Model::pack_as`].
-    ///
-    /// # Errors
-    /// As [`Model::pack_as`].
-    pub fn store_for(&self, purpose: Purpose, isa: IsaKind, weights: Format) -> Result<ParamStore, ModelError> {
-        let graph = architecture::graph(self.config(), purpose)?;
-        let storage = Arc::new(Storage::of(&graph, isa, weights)?);
-        Ok(ParamStore::of_rows(graph.params(), storage, self.weights())?)
-    }
 }
 
 impl PackedModel {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use smallmind_checkpoint::WeightFiles;
+use smallmind_checkpoint::TensorSource;
 
 use crate::tensor_names::TensorNames;
-use crate::{Head, ModelConfig, ModelError};
+use crate::{Head, ModelConfig, ModelError, ModelFiles};
 
 /// The names of the tensors that a model of `config` does not use, ordered by file and name. They belong to a model
 /// that computes something else.
@@ -16,14 +16,12 @@ use crate::{Head, ModelConfig, ModelError};
 ///
 /// # Errors
 /// Files that can't be read; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
-pub fn unused_tensors(config: &ModelConfig, file: &WeightFiles) -> Result<Vec<String>, ModelError> {
-    let names = TensorNames::in_file(config, file)?;
+pub fn unused_tensors(config: &ModelConfig, files: &ModelFiles) -> Result<Vec<String>, ModelError> {
+    let (names, file) = (files.names(config)?, files.weights());
     let slots = names.slots();
     let used: BTreeSet<&str> = slots.iter().map(|slot| names.stored(&slot.name, file)).collect();
     let mut unused = Vec::new();
-    // All tensors of the shards, including those that the index leaves out, since other programs read them.
-    for info in file.shards().iter().flat_map(smallmind_checkpoint::TensorFile::tensors) {
-        let name = info.name.as_str();
+    for name in files.tensor_names() {
         if used.contains(name) || names.is_buffer(name) {
             continue;
         }
@@ -35,11 +33,11 @@ pub fn unused_tensors(config: &ModelConfig, file: &WeightFiles) -> Result<Vec<St
 }
 
 /// Whether the tensor is a bias of zeros, which GPT-2 files without biases have for other tools.
-fn is_zero_bias(names: &TensorNames<'_>, name: &str, file: &WeightFiles) -> Result<bool, ModelError> {
+fn is_zero_bias(names: &TensorNames<'_>, name: &str, file: &dyn TensorSource) -> Result<bool, ModelError> {
     let zeros = names.zeros();
-    let info = file.info(name)?;
+    let info = file.tensor(name)?;
     let Some(zero) = zeros.iter().find(|zero| names.bare(&zero.name) == names.bare(name)) else { return Ok(false) };
-    if info.shape != [zero.len] || !info.dtype.is_float() {
+    if info.shape != [zero.len] || !info.format.is_float() {
         return Ok(false);
     }
     let mut values = vec![0.0; zero.len];
@@ -52,7 +50,7 @@ fn is_zero_bias(names: &TensorNames<'_>, name: &str, file: &WeightFiles) -> Resu
 ///
 /// # Errors
 /// Files that can't be read; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
-pub(crate) fn has_second_head(config: &ModelConfig, file: &WeightFiles) -> Result<bool, ModelError> {
+pub(crate) fn has_second_head(config: &ModelConfig, file: &dyn TensorSource) -> Result<bool, ModelError> {
     let names = TensorNames::in_file(config, file)?;
     let has_head = config.head == Head::Tied && file.contains(names.output_head());
     Ok(has_head && !is_tied_head(&names, config, names.output_head(), file)?)
@@ -63,14 +61,14 @@ fn is_tied_head(
     names: &TensorNames<'_>,
     config: &ModelConfig,
     name: &str,
-    file: &WeightFiles,
+    file: &dyn TensorSource,
 ) -> Result<bool, ModelError> {
     if config.head != Head::Tied || name != names.output_head() {
         return Ok(false);
     }
     let embedding = names.stored(names.embedding(), file);
-    let (head, table) = (file.info(name)?, file.info(embedding)?);
+    let (head, table) = (file.tensor(name)?, file.tensor(embedding)?);
     Ok(head.shape == table.shape
-        && head.dtype == table.dtype
+        && head.format == table.format
         && file.read_bytes(name)? == file.read_bytes(embedding)?)
 }

@@ -1,7 +1,13 @@
 //! Reading files that other tools wrote, and refusing those that nobody should have written.
 
+#[path = "tokenizer_files/gguf.rs"]
+mod gguf;
+#[path = "tokenizer_files/kinds.rs"]
+mod kinds;
 #[path = "tokenizer_files/library.rs"]
 mod library;
+#[path = "tokenizer_files/random.rs"]
+mod random;
 
 use serde_json::{Value, json};
 use smallmind_model::tokenizer::{BpeTraining, SpecialText, SpecialTokens, Tokenizer, TokenizerError, TokenizerKind};
@@ -101,6 +107,12 @@ fn metaspace_files_read_as_the_library_reads_them() {
         let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
         file["pre_tokenizer"] = metaspace.clone();
         let tokenizer = agrees(&file, &["the hen", "then", ""]);
+        for text in [" the", "  the  hen", "the</s>the", "</s>the", "</s> the", "<s></s>", "▁the ▁ hen", "a\nthe\n the"]
+        {
+            let library = tokenizers::Tokenizer::from_bytes(file.to_string()).unwrap();
+            let ids = tokenizer.encode(text, SpecialTokens::Parse).unwrap();
+            assert_eq!(ids, library.encode(text, false).unwrap().get_ids(), "{scheme}: {text:?}");
+        }
         let spelled = if scheme == "never" { "the" } else { "▁the" };
         assert_eq!(tokenizer.encode("the", SpecialTokens::Parse).unwrap(), [tokenizer.id_of(spelled).unwrap()]);
         file["decoder"] = metaspace;
@@ -209,8 +221,21 @@ const MALFORMED: &[Case] = &[
     ("model", |file| file["model"] = json!(null)),
     ("model", |file| file["model"] = json!([])),
     ("model", |file| file["model"] = json!("BPE")),
-    ("model.type", |file| file["model"]["type"] = json!("WordPiece")),
-    ("model.type", |file| file["model"] = json!({"type": "Unigram", "unk_id": 0, "vocab": [["a", -1.5]]})),
+    ("no such key in a model of type WordPiece", |file| file["model"]["type"] = json!("WordPiece")),
+    ("supported: BPE, Unigram, WordPiece, WordLevel", |file| file["model"]["type"] = json!("CharBPE")),
+    ("model.unk_id", |file| file["model"] = json!({"type": "Unigram", "unk_id": 1, "vocab": [["a", -1.5]]})),
+    ("vocab: [\"a\"]", |file| file["model"] = json!({"type": "Unigram", "unk_id": 0, "vocab": [["a", 0], ["a", 1]]})),
+    ("vocab", |file| file["model"] = json!({"type": "Unigram", "unk_id": 0, "vocab": {"a": 0}})),
+    ("vocab: [1]", |file| file["model"] = json!({"type": "Unigram", "unk_id": 0, "vocab": [["a", 0], ["b"]]})),
+    ("unk_token", |file| file["model"] = json!({"type": "WordLevel", "vocab": {"a": 0}})),
+    ("model.unk_token", |file| {
+        file["model"] = json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "b"});
+        file["added_tokens"] = json!([]);
+    }),
+    ("model.max_input_chars_per_word", |file| {
+        file["model"] = json!({"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 1u64 << 40});
+    }),
     ("type", |file| file["model"]["type"] = json!(7)),
     ("vocab", |file| drop(file["model"].as_object_mut().unwrap().remove("vocab"))),
     ("vocab", |file| file["model"]["vocab"] = json!([])),
@@ -227,7 +252,7 @@ const MALFORMED: &[Case] = &[
     ("a token is empty", |file| file["model"]["vocab"][""] = json!(310)),
     ("over the limit", |file| file["model"]["vocab"]["x".repeat(10_000)] = json!(310)),
     ("has the id", |file| file["added_tokens"][0]["content"] = json!("é日".repeat(1000))),
-    ("model.type", |file| file["model"]["type"] = json!("x".repeat(1 << 20))),
+    ("type", |file| file["model"]["type"] = json!("x".repeat(1 << 20))),
     ("vocab: [\"", |file| file["model"]["vocab"]["é".repeat(1 << 20)] = json!(-1)),
     ("merges", |file| drop(file["model"].as_object_mut().unwrap().remove("merges"))),
     ("merges", |file| file["model"]["merges"] = json!({})),
@@ -243,8 +268,8 @@ const MALFORMED: &[Case] = &[
     ("model.dropout", |file| file["model"]["dropout"] = json!(0.5)),
     ("dropout", |file| file["model"]["dropout"] = json!("much")),
     ("model.unk_token", |file| file["model"]["unk_token"] = json!("<none>")),
-    ("model.continuing_subword_prefix", |file| file["model"]["continuing_subword_prefix"] = json!("##")),
-    ("model.end_of_word_suffix", |file| file["model"]["end_of_word_suffix"] = json!("</w>")),
+    ("model.merges[0]", |file| file["model"]["continuing_subword_prefix"] = json!("##")),
+    ("model.end_of_word_suffix", |file| file["model"]["end_of_word_suffix"] = json!("w".repeat(100))),
     ("byte_fallback", |file| file["model"]["byte_fallback"] = json!(1)),
     ("version", |file| file["version"] = json!("2.0")),
     ("version", |file| file["version"] = json!(1)),
@@ -259,7 +284,18 @@ const MALFORMED: &[Case] = &[
         let token = file["added_tokens"][0].clone();
         file["added_tokens"].as_array_mut().unwrap().push(token);
     }),
-    ("normalizer.type", |file| file["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"})),
+    ("normalizer.precompiled_charsmap", |file| {
+        file["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
+    }),
+    ("normalizer.precompiled_charsmap", |file| file["normalizer"] = json!({"type": "Precompiled"})),
+    ("normalizer.lowercase", |file| {
+        file["normalizer"] = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true});
+    }),
+    ("pre_tokenizer.length", |file| file["pre_tokenizer"] = json!({"type": "FixedLength", "length": 0})),
+    ("pre_tokenizer: invalid value", |file| {
+        file["pre_tokenizer"] = json!({"type": "CharDelimiterSplit", "delimiter": "ab"})
+    }),
+    ("decoder.cleanup", |file| file["decoder"] = json!({"type": "WordPiece", "prefix": "##"})),
     ("normalizer.type", |file| file["normalizer"] = json!({})),
     ("normalizer", |file| file["normalizer"] = json!("NFC")),
     ("normalizer.prepend", |file| file["normalizer"] = json!({"type": "Prepend", "prepend": ""})),
@@ -276,7 +312,6 @@ const MALFORMED: &[Case] = &[
             file["normalizer"] = json!({"type": "Sequence", "normalizers": [file["normalizer"].take()]});
         }
     }),
-    ("pre_tokenizer.type", |file| file["pre_tokenizer"] = json!({"type": "FixedLength", "length": 0})),
     ("pre_tokenizer.add_prefix_space", |file| file["pre_tokenizer"] = json!({"type": "ByteLevel"})),
     ("pre_tokenizer.pattern", |file| file["pre_tokenizer"] = json!({"type": "Split"})),
     ("pre_tokenizer", |file| {
@@ -291,7 +326,7 @@ const MALFORMED: &[Case] = &[
     }),
     ("pre_tokenizer.pretokenizers[1].type", |file| {
         file["pre_tokenizer"] = json!({"type": "Sequence",
-            "pretokenizers": [{"type": "Digits", "individual_digits": true}, {"type": "BertPreTokenizer"}]});
+            "pretokenizers": [{"type": "Digits", "individual_digits": true}, {"type": "Sideways"}]});
     }),
     ("pre_tokenizer", |file| {
         file["pre_tokenizer"] =
@@ -301,7 +336,10 @@ const MALFORMED: &[Case] = &[
     ("pre_tokenizer.pattern", |file| file["pre_tokenizer"] = split(r"(a+)\1")),
     ("pre_tokenizer.pattern", |file| file["pre_tokenizer"] = split(r"\\\(x|(?<!a)b")),
     ("pre_tokenizer.replacement", |file| file["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "▁▁"})),
-    ("post_processor.type", |file| file["post_processor"] = json!({"type": "BertProcessing"})),
+    ("post_processor.sep", |file| file["post_processor"] = json!({"type": "BertProcessing"})),
+    ("post_processor", |file| {
+        file["post_processor"] = json!({"type": "BertProcessing", "sep": ["[SEP]", 9999], "cls": ["[CLS]", 0]});
+    }),
     ("post_processor.single", |file| {
         file["post_processor"] = json!({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}],
             "pair": [], "special_tokens": {}});
@@ -310,7 +348,6 @@ const MALFORMED: &[Case] = &[
         file["post_processor"] = json!({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}],
             "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [9999], "tokens": ["<s>"]}}});
     }),
-    ("decoder", |file| file["decoder"] = json!(null)),
     ("decoder", |file| file["decoder"] = json!(7)),
     ("decoder.type", |file| file["decoder"] = json!({"type": "CTC"})),
     ("decoder", |file| file["decoder"] = json!({"type": "Strip", "content": " ", "start": 1, "stop": 1})),

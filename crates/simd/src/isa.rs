@@ -154,6 +154,11 @@ pub trait Isa: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     /// `a >> N`, zeros shifted in.
     fn shr_i32<const N: i32>(self, a: Self::I32) -> Self::I32;
 
+    /// The first [`Isa::LANES`] elements of `src`, widened.
+    fn load_i8(self, src: &[i8]) -> Self::I32;
+    /// Writes the lowest eight bits of all lanes to the front of `dst`.
+    fn store_i8(self, v: Self::I32, dst: &mut [i8]);
+
     /// The sum over lanes, in an order fixed for the instruction set.
     fn sum(self, v: Self::F32) -> f32;
     /// The greatest lane; unspecified if one is NaN.
@@ -258,6 +263,22 @@ pub trait Int8Dot: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
 
     /// `acc + Σ a[j] · b[j]` over the four bytes of each lane, those of `a` read as `u8`, those of `b` as `i8`.
     fn dot(self, acc: <Self::Isa as Isa>::I32, a: Self::Bytes, b: Self::Bytes) -> <Self::Isa as Isa>::I32;
+
+    /// [`Int8Dot::dot`] for bytes of `a` below 128, with fewer instructions on some CPUs. Other bytes make the sums
+    /// unspecified.
+    #[inline(always)]
+    fn dot_below_128(self, acc: <Self::Isa as Isa>::I32, a: Self::Bytes, b: Self::Bytes) -> <Self::Isa as Isa>::I32 {
+        self.dot(acc, a, b)
+    }
+
+    /// `(a >> N) & MASK` for each byte; `MASK` has at most the lowest `8 - N` bits.
+    fn shr_and<const N: i32, const MASK: u8>(self, a: Self::Bytes) -> Self::Bytes;
+    /// `(a << N) & MASK` for each byte; `MASK` has none of the lowest `N` bits.
+    fn shl_and<const N: i32, const MASK: u8>(self, a: Self::Bytes) -> Self::Bytes;
+    /// `a | b`.
+    fn or_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// `table[index]` for each byte; unspecified where the index is 16 or more.
+    fn lookup_bytes(self, table: &[u8; 16], index: Self::Bytes) -> Self::Bytes;
 
     /// Four bytes, the first in the lowest bits, in every lane.
     fn splat_quad(self, bits: u32) -> Self::Bytes;

@@ -391,6 +391,36 @@ fn lookups_take_the_lowest_four_bits_and_squares_are_exact() {
     }
 }
 
+/// Widens bytes, adds 256 · 7 to each, and writes the lowest bits.
+struct Narrow<'a>(&'a [i8]);
+
+impl WithIsa for Narrow<'_> {
+    type Output = (Vec<f32>, Vec<i8>);
+
+    fn call<I: Isa>(self, isa: I) -> (Vec<f32>, Vec<i8>) {
+        let (mut wide, mut narrow) = (vec![f32::NAN; 16], vec![0; 17]);
+        for at in (0..16).step_by(I::LANES) {
+            let x = isa.load_i8(&self.0[at..]);
+            isa.store(isa.to_f32(x), &mut wide[at..]);
+            isa.store_i8(isa.add_i32(x, isa.splat_i32(256 * 7)), &mut narrow[at..]);
+        }
+        (wide, narrow)
+    }
+}
+
+#[test]
+fn bytes_are_widened_and_narrowed() {
+    let mut random = Random(11);
+    for _ in 0..300 {
+        let mut x: Vec<i8> = (0..17).map(|_| random.next() as i8).collect();
+        (x[random.next() as usize % 16], x[16]) = (-128, 0);
+        let wide: Vec<f32> = x[..16].iter().map(|x| f32::from(*x)).collect();
+        for kind in IsaKind::available() {
+            assert_eq!(kind.with(Narrow(&x)), Ok((wide.clone(), x.clone())), "{kind}");
+        }
+    }
+}
+
 /// A vector written past the caches, between others.
 struct PastCaches;
 

@@ -1,8 +1,8 @@
 //! SmallMind trains, runs and profiles small language models on an ordinary CPU.
 //!
 //! This crate re-exports the crates that do the work, each under its own name ([`model`], [`train`], [`graph`],
-//! [`checkpoint`], [`kernels`], [`simd`], [`profile`], [`bench`](mod@bench)), and the types that most programs need.
-//! The command line `smallmind` uses only these.
+//! [`checkpoint`], [`hub`], [`kernels`], [`simd`], [`profile`], [`bench`](mod@bench)), and the types that most programs
+//! need. The command line `smallmind` uses only these.
 //!
 //! # From text to a model to text
 //!
@@ -62,6 +62,7 @@
 pub use smallmind_bench as bench;
 pub use smallmind_checkpoint as checkpoint;
 pub use smallmind_graph as graph;
+pub use smallmind_hub as hub;
 pub use smallmind_kernels as kernels;
 pub use smallmind_model as model;
 pub use smallmind_profile as profile;

@@ -118,13 +118,9 @@ fn bytes_of_weights_are_those_of_the_storage() {
                     held -= 4.0 * (param.len() - param.cols) as f64;
                     continue;
                 }
-                let block = if param.rows > 1 { format.block() } else { Format::F32.block() };
-                assert_eq!(
-                    storage.get(id).formats() == [format],
-                    param.rows > 1 || format == Format::F32,
-                    "{}",
-                    param.name
-                );
+                let of_rows = if param.rows > 1 { format.for_rows_of(param.cols) } else { Format::F32 };
+                assert_eq!(storage.get(id).formats(), [of_rows], "{}", param.name);
+                let block = of_rows.packed_block();
                 blocks += (param.len() * block.bytes) as f64 / block.elements as f64;
             }
             close(read, held, 0.001, &format!("{name} in {format}"));
@@ -260,14 +256,15 @@ fn products_of_bytes_stand_under_the_roof_of_bytes() {
     let mut batch = Batch::default();
     batch.push_with_targets(&[1; 16], &[2; 16]);
     for (format, peak, narrows) in [(Format::F32, 200.0, true), (Format::Q8_0, 800.0, false)] {
-        let weights = model.store_for(Purpose::Evaluation, isa, format).unwrap();
+        let packed = model.try_clone().unwrap().pack_as(isa, format).unwrap();
+        let weights = packed.weights();
         let graph = architecture::graph(model.config(), Purpose::Evaluation).unwrap();
         let plan = Plan::new(graph, PlanOptions::stored(shape.limits(), 1, weights.storage().clone())).unwrap();
         let mut executor = Executor::new(plan).unwrap();
         let recorder = Recorder::keeping(executor.plan(), 1);
         let mut pool = Pool::new(1).unwrap();
         let begin = Instant::now();
-        executor.run(&mut pool, &batch, &Scalars::default(), Bindings::stored(&weights), &recorder).unwrap();
+        executor.run(&mut pool, &batch, &Scalars::default(), Bindings::stored(weights), &recorder).unwrap();
         let seconds = begin.elapsed().as_secs_f64();
         let batches = [batch.clone()];
         let runs = PlanRuns { name: "loss", plan: executor.plan(), recorder: &recorder, batches: &batches };

@@ -38,6 +38,24 @@ pub enum TrainError {
         /// The error of the system.
         source: std::io::Error,
     },
+    /// A question of a multiple choice that can't be read.
+    #[error("{path}, line {line}: {why}", path = .path.display())]
+    Question {
+        /// The file.
+        path: PathBuf,
+        /// Number of the line, from 1.
+        line: usize,
+        /// What is wrong.
+        why: String,
+    },
+    /// Two models of other vocabularies.
+    #[error("the model has {model} tokens and the reference {reference}: their predictions can't be compared")]
+    Vocabularies {
+        /// Tokens of the model.
+        model: usize,
+        /// Tokens of the reference.
+        reference: usize,
+    },
     /// A configuration file that isn't TOML.
     #[error("{path}: not valid TOML: {why}", path = .path.display())]
     Toml {
@@ -185,8 +203,11 @@ impl TrainError {
             Self::Checkpoint(error) => error.into(),
             Self::Data(error) => error.class(),
             Self::Write { .. } | Self::MakeFolder { .. } | Self::NonFinite { .. } => ErrorClass::Failed,
-            Self::Read { .. } | Self::NoRun { .. } | Self::Damaged { .. } => ErrorClass::BadFile,
+            Self::Read { .. } | Self::NoRun { .. } | Self::Damaged { .. } | Self::Question { .. } => {
+                ErrorClass::BadFile
+            }
             Self::Toml { .. }
+            | Self::Vocabularies { .. }
             | Self::Assignment { .. }
             | Self::UnknownKey { .. }
             | Self::Value { .. }

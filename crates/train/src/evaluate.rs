@@ -1,18 +1,18 @@
 //! The loss of a model over a whole text.
 
+use std::ops::Range;
+
 use smallmind_graph::{Batch, ParamMemory, PlanOptions};
-use smallmind_kernels::Format;
 use smallmind_kernels::loss::IGNORE;
 use smallmind_model::tokenizer::Tokenizer;
-use smallmind_model::{Model, ModelError, Purpose};
-use smallmind_simd::IsaKind;
+use smallmind_model::{ModelError, PackedModel};
 
 use crate::data::{Corpus, DataError, Dataset, SequentialWindows, Window};
 use crate::prepare::encode;
 use crate::{BatchShape, Evaluator, TrainError};
 
 /// How well a model predicts a text.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
     /// Mean loss over all targets, in nats.
     pub loss: f64,
@@ -21,6 +21,19 @@ pub struct Evaluation {
     /// Loss in bits per byte of text, comparable across tokenizers; `None` if the bytes of the text are not known.
     pub bits_per_byte: Option<f64>,
     /// Number of targets: all tokens of the text, or all but the first if the tokenizer puts none before it.
+    pub tokens: usize,
+    /// Mean losses by position; empty unless [`evaluate_text`] computed them.
+    pub by_position: Vec<PositionLoss>,
+}
+
+/// The mean loss over the targets with some number of tokens before them in their window.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PositionLoss {
+    /// How many tokens precede the target, those of the tokenizer's prefix counted.
+    pub positions: Range<usize>,
+    /// Mean loss, in nats.
+    pub loss: f64,
+    /// Number of targets.
     pub tokens: usize,
 }
 
@@ -37,7 +50,7 @@ const BATCH_TOKENS: usize = 2048;
 /// A tokenizer with more tokens than the model; characters that the tokenizer lacks; fewer than two tokens, including
 /// those that the tokenizer puts before the text.
 pub fn evaluate_text(
-    model: &Model,
+    model: &PackedModel,
     tokenizer: &Tokenizer,
     corpus: &Corpus,
     settings: EvaluateSettings,
@@ -63,17 +76,19 @@ pub fn evaluate_text(
     let context = settings.max_context.max(prefix.len() + 1).min(model.config().context);
     let of_text = context.saturating_sub(prefix.len()).min(ids.len().saturating_sub(1)).max(1);
     let shape = BatchShape { sequences: (BATCH_TOKENS / context).max(1), context: prefix.len() + of_text };
-    let store = match settings.weights {
-        Format::F32 => None,
-        format => Some(model.store_for(Purpose::Evaluation, settings.isa, format)?),
-    };
-    let storage = store.as_ref().map(|store| store.storage().clone());
-    let options = PlanOptions { limits: shape.limits(), threads: settings.threads, isa: settings.isa, storage };
+    let options = PlanOptions::stored(shape.limits(), settings.threads, model.storage().clone());
     let mut evaluator = Evaluator::new(model.config(), options)?;
-    let weights = || store.as_ref().map_or(ParamMemory::Shared(model.weights()), ParamMemory::Stored);
+    let weights = || ParamMemory::Stored(model.weights());
     let windows: Vec<_> = SequentialWindows::new(data.tokens(), of_text)?.iter().collect();
     let set = WholeSet { data: &data, windows: &windows, prefix, shape };
-    let evaluation = set.losses(&mut |batch| evaluator.run(weights(), batch), progress)?;
+    let mut positions = Positions::default();
+    let mut run = |batch: &Batch| {
+        let sum = evaluator.run(weights(), batch)?;
+        positions.add(batch, evaluator.losses());
+        Ok(sum)
+    };
+    let evaluation = set.losses(&mut run, progress)?;
+    let evaluation = Evaluation { by_position: positions.means(), ..evaluation };
     if prefix.is_empty() {
         return Ok(evaluation);
     }
@@ -86,12 +101,8 @@ pub fn evaluate_text(
 pub struct EvaluateSettings {
     /// Number of worker threads.
     pub threads: usize,
-    /// Instruction set.
-    pub isa: IsaKind,
     /// The most tokens of a window, at most the model's context.
     pub max_context: usize,
-    /// The format of the weights while they are evaluated.
-    pub weights: Format,
 }
 
 /// The mean loss over `windows` of `data`. `sum` computes the sum of the losses of a batch.
@@ -146,6 +157,35 @@ impl WholeSet<'_> {
         }
         let loss = total / tokens as f64;
         let bits_per_byte = self.data.bits_per_byte(loss);
-        Ok(Evaluation { loss, perplexity: loss.exp(), bits_per_byte, tokens })
+        Ok(Evaluation { loss, perplexity: loss.exp(), bits_per_byte, tokens, by_position: vec![] })
+    }
+}
+
+/// Losses by position: of targets with 1 token before them, with 2 or 3, with 4 to 7, and so on.
+#[derive(Debug, Default)]
+struct Positions(Vec<(f64, usize)>);
+
+impl Positions {
+    fn add(&mut self, batch: &Batch, losses: &[f32]) {
+        for span in batch.spans() {
+            for (i, row) in span.rows().enumerate() {
+                let has_target = batch.targets().get(row).is_some_and(|target| *target != IGNORE);
+                let (Some(loss), true) = (losses.get(row), has_target) else { continue };
+                let group = (i + 1).ilog2() as usize;
+                if self.0.len() <= group {
+                    self.0.resize(group + 1, (0.0, 0));
+                }
+                self.0[group].0 += f64::from(*loss);
+                self.0[group].1 += 1;
+            }
+        }
+    }
+
+    fn means(self) -> Vec<PositionLoss> {
+        let mean = |(group, (sum, tokens)): (usize, (f64, usize))| {
+            let positions = 1 << group..2 << group;
+            (tokens > 0).then(|| PositionLoss { positions, loss: sum / tokens as f64, tokens })
+        };
+        self.0.into_iter().enumerate().filter_map(mean).collect()
     }
 }

@@ -226,6 +226,11 @@ impl Evaluator {
     pub fn run(&mut self, weights: ParamMemory<'_>, batch: &Batch) -> Result<f64, ModelError> {
         losses(&mut self.evaluation, &mut self.pool, weights, batch)
     }
+
+    /// The loss of each token of the batch of the last run, in nats; 0 for tokens without a target.
+    pub fn losses(&self) -> &[f32] {
+        self.evaluation.result_slice(LOSS).unwrap_or_default()
+    }
 }
 
 /// The sum of the losses of a batch, without dropout.

@@ -63,14 +63,18 @@
 //! | the folder of a run and its lock | [`RunDir`] |
 //! | the loop around it, checkpoints, logs | [`Trainer`] |
 //! | the loss of a model over a whole text | [`evaluate_text`] |
+//! | two models over a text | [`divergence`](fn@divergence) |
+//! | multiple choice | [`answer`] |
 //! | schedules of the learning rate | [`schedule`](mod@schedule) |
 //!
 //! Batches, dropout masks and samples depend only on the seed and the step, so a checkpoint has no random state.
 //! Results are the same, bit for bit, with any number of threads, and across a stop and a resume.
 
 mod batches;
+mod choices;
 pub mod config;
 pub mod data;
+mod divergence;
 mod error;
 mod evaluate;
 mod event;
@@ -90,10 +94,12 @@ mod trainer;
 mod workload;
 
 pub use batches::{Batches, Windows};
+pub use choices::{Choices, Question, answer, read_questions};
 pub use config::{DataSection, TrainConfig};
 pub use data::Draw;
+pub use divergence::{Divergence, divergence};
 pub use error::TrainError;
-pub use evaluate::{EvaluateSettings, Evaluation, evaluate_text};
+pub use evaluate::{EvaluateSettings, Evaluation, PositionLoss, evaluate_text};
 pub use event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
 pub use learner::{BatchShape, DropoutDraw, Evaluator, Learner, Moments, Optimizer, UpdateStats};
 pub use overlay::Overlay;

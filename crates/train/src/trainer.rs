@@ -392,7 +392,7 @@ impl Trainer {
             train_loss: self.state.last_losses.map(|l| l.0),
             val_loss: self.state.last_losses.map(|l| l.1),
             best_val_loss: self.state.best_val_loss,
-            full_val_loss: whole.map(|w| w.loss),
+            full_val_loss: whole.as_ref().map(|w| w.loss),
             bits_per_byte: whole.and_then(|w| w.bits_per_byte),
             seconds: self.state.seconds,
             tokens_per_second: (self.state.step * self.tokens_per_step() as u64) as f64 / self.state.seconds.max(1e-9),

@@ -134,30 +134,27 @@ pub(crate) fn prepare(case: &Case, on: Target) -> Result<Option<Box<dyn Work>>, 
         (Problem::Matmul(product), Format::Bf16) if products::has_bf16(on.isa) => {
             Box::new(products::Products::bf16(product, on)?)
         }
-        (_, Format::F16 | Format::Bf16 | Format::Q8_0) | (Problem::PackedMatmul { .. }, _) => return Ok(None),
-        (Problem::Matmul(product), Format::F32) => match linear::flat(product, on)? {
+        (Problem::PackedMatmul { .. }, _) => return Ok(None),
+        (_, format) if format != Format::F32 => return Ok(None),
+        (Problem::Matmul(product), _) => match linear::flat(product, on)? {
             Some(engine) => Box::new(engine),
             None => Box::new(products::Products::flat(product, on)?),
         },
-        (Problem::Gemv { n, k }, Format::F32) => return prepare(&case.with(Problem::Matmul(Product::nt(1, n, k))), on),
-        (Problem::Attention(shape), Format::F32) if shape.len == shape.context => {
-            Box::new(attention::sequence(shape, on)?)
-        }
-        (Problem::Attention(shape), Format::F32) if shape.len == 1 => Box::new(attention::decode(shape, on)?),
-        (Problem::Attention(_), Format::F32) => return Ok(None),
-        (Problem::Norm { kind, rows, cols, pass }, Format::F32) => Box::new(norm::norm(kind, rows, cols, pass, on)?),
-        (Problem::Gelu { elements, kind, pass }, Format::F32) => Box::new(rows::gelu(elements, kind, pass, on)?),
-        (Problem::SwiGlu { rows, cols, pass }, Format::F32) => Box::new(rows::swiglu(rows, cols, pass, on)?),
-        (Problem::Rope { rows, heads, head_dim }, Format::F32) => Box::new(rows::rope(rows, heads, head_dim, on)?),
-        (Problem::Embedding { rows, vocab, cols, pass }, Format::F32) => {
-            Box::new(rows::embedding(rows, vocab, cols, pass, on)?)
-        }
-        (Problem::Softmax { rows, cols }, Format::F32) => Box::new(kernel::RowKernel::softmax(rows, cols, on)?),
-        (Problem::CrossEntropy { rows, vocab, pass }, Format::F32) => {
+        (Problem::Gemv { n, k }, _) => return prepare(&case.with(Problem::Matmul(Product::nt(1, n, k))), on),
+        (Problem::Attention(shape), _) if shape.len == shape.context => Box::new(attention::sequence(shape, on)?),
+        (Problem::Attention(shape), _) if shape.len == 1 => Box::new(attention::decode(shape, on)?),
+        (Problem::Attention(_), _) => return Ok(None),
+        (Problem::Norm { kind, rows, cols, pass }, _) => Box::new(norm::norm(kind, rows, cols, pass, on)?),
+        (Problem::Gelu { elements, kind, pass }, _) => Box::new(rows::gelu(elements, kind, pass, on)?),
+        (Problem::SwiGlu { rows, cols, pass }, _) => Box::new(rows::swiglu(rows, cols, pass, on)?),
+        (Problem::Rope { rows, heads, head_dim }, _) => Box::new(rows::rope(rows, heads, head_dim, on)?),
+        (Problem::Embedding { rows, vocab, cols, pass }, _) => Box::new(rows::embedding(rows, vocab, cols, pass, on)?),
+        (Problem::Softmax { rows, cols }, _) => Box::new(kernel::RowKernel::softmax(rows, cols, on)?),
+        (Problem::CrossEntropy { rows, vocab, pass }, _) => {
             Box::new(kernel::RowKernel::cross_entropy(rows, vocab, pass, on)?)
         }
-        (Problem::AdamW { elements }, Format::F32) => Box::new(update::adamw(elements, on)?),
-        (Problem::SumOfSquares { elements }, Format::F32) => Box::new(update::sum_of_squares(elements, on)?),
+        (Problem::AdamW { elements }, _) => Box::new(update::adamw(elements, on)?),
+        (Problem::SumOfSquares { elements }, _) => Box::new(update::sum_of_squares(elements, on)?),
     };
     Ok(Some(work))
 }

@@ -11,11 +11,11 @@
 use half::{bf16, f16};
 
 use super::bits::widen;
-use super::{Block, Importance, Layout};
+use super::{Block, Format, Importance, Layout};
 
-pub(super) const F32_BLOCK: Block = Block { elements: 1, bytes: 4 };
-pub(super) const F16_BLOCK: Block = Block { elements: 1, bytes: 2 };
-pub(super) const BF16_BLOCK: Block = Block { elements: 1, bytes: 2 };
+const F32_BLOCK: Block = Format::F32.block();
+const F16_BLOCK: Block = Format::F16.block();
+const BF16_BLOCK: Block = Format::Bf16.block();
 
 /// An element of `F32`.
 #[derive(Clone, Copy, Debug, PartialEq)]

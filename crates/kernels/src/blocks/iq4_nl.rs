@@ -12,17 +12,22 @@
 //! both are GGML's.
 
 use half::f16;
+use smallmind_simd::{Int8Dot, Isa};
 
 use super::bits::{Fields, FieldsMut, join, split, widen};
 use super::search::{Scaled, Table, fit_rounded, inverse, rms, weights};
-use super::{Block, Importance, Layout};
+use super::strip::{Parts, Strip, four_bits, no_drop, shifted};
+use super::{Block, Format, Importance, Layout};
 
-pub(super) const BLOCK: Block = Block { elements: 32, bytes: 2 + 16 };
+const BLOCK: Block = Format::Iq4Nl.block();
 
 /// What the codes of `IQ4_NL` and `IQ4_XS` stand for, before the scale.
 pub const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 pub(super) const TABLE: Table = Table(&IQ4_VALUES);
+
+/// [`IQ4_VALUES`], plus 128.
+pub(super) const LOOKUP: [u8; 16] = shifted(&IQ4_VALUES, 128);
 
 /// A block of `IQ4_NL`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,5 +74,34 @@ impl Layout<{ BLOCK.bytes }, { BLOCK.elements }> for Iq4Nl {
         let (d, step) = fit_rounded(&block, &w, TABLE);
         let inverse = inverse(step);
         Self { d, codes: block.x.map(|x| TABLE.code(x * inverse)) }
+    }
+}
+
+impl Strip for Iq4Nl {
+    const FORMAT: Format = Format::Iq4Nl;
+    const PLANES: &'static [usize] = &[4];
+    const HALVES: usize = 1;
+    const INTEGERS: usize = 0;
+    const OFFSET: i32 = 128;
+    const BELOW_128: bool = false;
+
+    #[inline(always)]
+    fn parts(&self) -> Parts {
+        Parts { halves: [self.d, f16::ZERO], ..Parts::of_codes(&self.codes) }
+    }
+
+    #[inline(always)]
+    fn of_parts(parts: &Parts) -> Self {
+        Self { d: parts.halves[0], codes: parts.codes() }
+    }
+
+    #[inline(always)]
+    fn quad<D: Int8Dot>(dot: D, vector: impl Fn(usize) -> D::Bytes, q: usize) -> D::Bytes {
+        dot.lookup_bytes(&LOOKUP, four_bits(dot, vector, q))
+    }
+
+    #[inline(always)]
+    fn line<I: Isa>(isa: I, halves: [I::F32; 2], _integer: impl Fn(usize) -> I::I32, _sub: usize) -> [I::F32; 2] {
+        no_drop(isa, halves[0])
     }
 }

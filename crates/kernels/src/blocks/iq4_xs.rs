@@ -13,14 +13,16 @@
 //! Packed by the search of `symmetric`, with the weights of `IQ4_NL`; σ² is twice the super-block's mean square.
 
 use half::f16;
+use smallmind_simd::{Int8Dot, Isa};
 
 use super::bits::{Fields, FieldsMut, join, split, widen};
-use super::iq4_nl::{IQ4_VALUES, TABLE};
+use super::iq4_nl::{IQ4_VALUES, LOOKUP, TABLE};
 use super::search::{Integers, Scaled, inverse, rms, weights};
+use super::strip::{Parts, Strip, four_bits, no_drop};
 use super::symmetric::{Scales, Storage, search};
-use super::{Block, Importance, Layout, SUPER_BLOCK};
+use super::{Block, Format, Importance, Layout, SUPER_BLOCK};
 
-pub(super) const BLOCK: Block = Block { elements: SUPER_BLOCK, bytes: 2 + 2 + 4 + 128 };
+const BLOCK: Block = Format::Iq4Xs.block();
 
 const SUBS: usize = 8;
 const STORAGE: Storage = Storage { steps: Integers { low: -32.0, high: 31.0 }, reach: 2 };
@@ -92,5 +94,37 @@ impl Layout<{ BLOCK.bytes }, { BLOCK.elements }> for Iq4Xs {
             scales: steps.map(|step| (step + 32.0) as u8),
             codes: std::array::from_fn(|i| TABLE.code(block.x[i] * inverse(effective[i / 32]))),
         }
+    }
+}
+
+impl Strip for Iq4Xs {
+    const FORMAT: Format = Format::Iq4Xs;
+    const PLANES: &'static [usize] = &[4];
+    const HALVES: usize = 1;
+    const INTEGERS: usize = SUBS;
+    const OFFSET: i32 = 128;
+    const BELOW_128: bool = false;
+
+    #[inline(always)]
+    fn parts(&self) -> Parts {
+        let mut integers = [0; 16];
+        integers.iter_mut().zip(self.scales).for_each(|(integer, scale)| *integer = scale as i8 - 32);
+        Parts { halves: [self.d, f16::ZERO], integers, ..Parts::of_codes(&self.codes) }
+    }
+
+    #[inline(always)]
+    fn of_parts(parts: &Parts) -> Self {
+        let scales = std::array::from_fn(|j| (parts.integers[j] + 32) as u8);
+        Self { d: parts.halves[0], scales, codes: parts.codes() }
+    }
+
+    #[inline(always)]
+    fn quad<D: Int8Dot>(dot: D, vector: impl Fn(usize) -> D::Bytes, q: usize) -> D::Bytes {
+        dot.lookup_bytes(&LOOKUP, four_bits(dot, vector, q))
+    }
+
+    #[inline(always)]
+    fn line<I: Isa>(isa: I, halves: [I::F32; 2], integer: impl Fn(usize) -> I::I32, sub: usize) -> [I::F32; 2] {
+        no_drop(isa, isa.mul(halves[0], isa.to_f32(integer(sub))))
     }
 }

@@ -15,20 +15,20 @@
 //!
 //! # Packing
 //!
-//! [`BlockFormat::pack`] quantizes a row. Without weights of importance, `F16`, `BF16`, `Q8_0`, `Q4_0`, `Q4_1`, `Q5_0`,
+//! [`Format::pack`] quantizes a row. Without weights of importance, `F16`, `BF16`, `Q8_0`, `Q4_0`, `Q4_1`, `Q5_0`,
 //! `Q5_1` and `MXFP4` are bit-equal with the Python package `gguf`. The k-quants, `IQ4_NL` and `IQ4_XS` choose scales
 //! by a weighted least-squares search (`search`, `symmetric`, `affine`) with GGML's weights for the squared errors;
 //! their sum is lower than that of GGML's blocks, but for single blocks and for what the rounding of scales leaves.
 //! With weights of importance `Q4_0`, `Q4_1`, `Q5_0` and `Q5_1` are searched for too.
 //!
-//! **What the caller refuses.** NaN, infinities and magnitudes over [`BlockFormat::largest`] have no meaning in a
+//! **What the caller refuses.** NaN, infinities and magnitudes over [`Format::largest`] have no meaning in a
 //! format that has scales: they are packed into some block, without a panic, and the elements of that block are lost.
 //!
 //! ```
-//! use smallmind_kernels::blocks::BlockFormat;
+//! use smallmind_kernels::Format;
 //!
 //! let row: Vec<f32> = (0..256).map(|i| (i as f32).sin()).collect();
-//! let format = BlockFormat::Q4K;
+//! let format = Format::Q4K;
 //! let mut bytes = vec![0; format.row_bytes(row.len()).expect("256 elements are one block")];
 //! format.pack(&row, None, &mut bytes);
 //!
@@ -37,7 +37,10 @@
 //! assert!(row.iter().zip(&back).all(|(x, y)| (x - y).abs() < 0.1));
 //! ```
 //!
-//! This module is *not* about products with packed weights; those are [`matmul`](crate::matmul)'s.
+//! # Strips
+//!
+//! For products, the blocks of several rows lie side by side: `strip` draws that and holds the trait `Strip`, which
+//! each format's module implements. The products themselves are [`matmul`](crate::matmul)'s.
 
 mod affine;
 mod bits;
@@ -56,11 +59,8 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod search;
+pub(crate) mod strip;
 mod symmetric;
-
-use std::fmt;
-
-use half::{bf16, f16};
 
 pub use self::floats::{Bf16Element, F16Element, F32Element};
 pub use self::iq4_nl::{IQ4_VALUES, Iq4Nl};
@@ -77,46 +77,10 @@ pub use self::q5_k::Q5K;
 pub use self::q6_k::Q6K;
 pub use self::q8_0::Q8_0;
 pub use crate::format::Block;
+use crate::format::Format;
 
 /// Elements of a super-block: of the k-quants and of `IQ4_XS`.
 pub const SUPER_BLOCK: usize = 256;
-
-/// A format of blocks, by GGML's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum BlockFormat {
-    /// 32-bit IEEE floats.
-    F32,
-    /// 16-bit IEEE floats.
-    F16,
-    /// The upper half of an `f32`.
-    Bf16,
-    /// 32 signed bytes and a scale.
-    Q8_0,
-    /// 32 codes of 4 bits and a scale.
-    Q4_0,
-    /// 32 codes of 4 bits, a scale and a minimum.
-    Q4_1,
-    /// 32 codes of 5 bits and a scale.
-    Q5_0,
-    /// 32 codes of 5 bits, a scale and a minimum.
-    Q5_1,
-    /// 256 codes of 2 bits, scales and minima of 4 bits for every 16.
-    Q2K,
-    /// 256 codes of 3 bits, scales of 6 bits for every 16.
-    Q3K,
-    /// 256 codes of 4 bits, scales and minima of 6 bits for every 32.
-    Q4K,
-    /// 256 codes of 5 bits, scales and minima of 6 bits for every 32.
-    Q5K,
-    /// 256 codes of 6 bits, scales of 8 bits for every 16.
-    Q6K,
-    /// 32 codes of 4 bits into a table of 16 values, and a scale.
-    Iq4Nl,
-    /// 256 codes of 4 bits into the same table, scales of 6 bits for every 32.
-    Iq4Xs,
-    /// 32 floats of 4 bits and a scale that is a power of two (OCP Microscaling Formats 1.0).
-    Mxfp4,
-}
 
 /// What a block of a format holds, in `BYTES` bytes for `ELEMENTS` elements: integers and scales as they are stored,
 /// one field for each kind.
@@ -143,161 +107,46 @@ pub struct Importance<'a, const ELEMENTS: usize> {
     pub row_rms: f32,
 }
 
-/// Calls a function that is generic over a layout, `f::<BYTES, ELEMENTS, Layout>(arguments)`, with that of a format.
-macro_rules! with_layout {
-    ($format:expr, $f:ident($($argument:expr),*)) => {
+/// Calls a function that is generic over a layout of blocks with scales, `f::<BYTES, ELEMENTS, Layout>(arguments)`,
+/// with that of a format; for other formats it evaluates `others`.
+macro_rules! with_strip {
+    ($format:expr, $f:ident($($argument:expr),*), $others:expr) => {
         match $format {
-            BlockFormat::F32 => $f::<_, _, F32Element>($($argument),*),
-            BlockFormat::F16 => $f::<_, _, F16Element>($($argument),*),
-            BlockFormat::Bf16 => $f::<_, _, Bf16Element>($($argument),*),
-            BlockFormat::Q8_0 => $f::<_, _, Q8_0>($($argument),*),
-            BlockFormat::Q4_0 => $f::<_, _, Q4_0>($($argument),*),
-            BlockFormat::Q4_1 => $f::<_, _, Q4_1>($($argument),*),
-            BlockFormat::Q5_0 => $f::<_, _, Q5_0>($($argument),*),
-            BlockFormat::Q5_1 => $f::<_, _, Q5_1>($($argument),*),
-            BlockFormat::Q2K => $f::<_, _, Q2K>($($argument),*),
-            BlockFormat::Q3K => $f::<_, _, Q3K>($($argument),*),
-            BlockFormat::Q4K => $f::<_, _, Q4K>($($argument),*),
-            BlockFormat::Q5K => $f::<_, _, Q5K>($($argument),*),
-            BlockFormat::Q6K => $f::<_, _, Q6K>($($argument),*),
-            BlockFormat::Iq4Nl => $f::<_, _, Iq4Nl>($($argument),*),
-            BlockFormat::Iq4Xs => $f::<_, _, Iq4Xs>($($argument),*),
-            BlockFormat::Mxfp4 => $f::<_, _, Mxfp4>($($argument),*),
+            $crate::Format::Q8_0 => $f::<_, _, $crate::blocks::Q8_0>($($argument),*),
+            $crate::Format::Q4_0 => $f::<_, _, $crate::blocks::Q4_0>($($argument),*),
+            $crate::Format::Q4_1 => $f::<_, _, $crate::blocks::Q4_1>($($argument),*),
+            $crate::Format::Q5_0 => $f::<_, _, $crate::blocks::Q5_0>($($argument),*),
+            $crate::Format::Q5_1 => $f::<_, _, $crate::blocks::Q5_1>($($argument),*),
+            $crate::Format::Q2K => $f::<_, _, $crate::blocks::Q2K>($($argument),*),
+            $crate::Format::Q3K => $f::<_, _, $crate::blocks::Q3K>($($argument),*),
+            $crate::Format::Q4K => $f::<_, _, $crate::blocks::Q4K>($($argument),*),
+            $crate::Format::Q5K => $f::<_, _, $crate::blocks::Q5K>($($argument),*),
+            $crate::Format::Q6K => $f::<_, _, $crate::blocks::Q6K>($($argument),*),
+            $crate::Format::Iq4Nl => $f::<_, _, $crate::blocks::Iq4Nl>($($argument),*),
+            $crate::Format::Iq4Xs => $f::<_, _, $crate::blocks::Iq4Xs>($($argument),*),
+            $crate::Format::Mxfp4 => $f::<_, _, $crate::blocks::Mxfp4>($($argument),*),
+            $crate::Format::F32 | $crate::Format::F16 | $crate::Format::Bf16 => $others,
         }
     };
 }
+pub(crate) use with_strip;
 
-impl BlockFormat {
-    /// Every format.
-    pub const ALL: [Self; 16] = [
-        Self::F32,
-        Self::F16,
-        Self::Bf16,
-        Self::Q8_0,
-        Self::Q4_0,
-        Self::Q4_1,
-        Self::Q5_0,
-        Self::Q5_1,
-        Self::Q2K,
-        Self::Q3K,
-        Self::Q4K,
-        Self::Q5K,
-        Self::Q6K,
-        Self::Iq4Nl,
-        Self::Iq4Xs,
-        Self::Mxfp4,
-    ];
+/// Calls a function that is generic over a layout, `f::<BYTES, ELEMENTS, Layout>(arguments)`, with that of a format.
+macro_rules! with_layout {
+    ($format:expr, $f:ident($($argument:expr),*)) => {
+        with_strip!(
+            $format,
+            $f($($argument),*),
+            match $format {
+                Format::F16 => $f::<_, _, F16Element>($($argument),*),
+                Format::Bf16 => $f::<_, _, Bf16Element>($($argument),*),
+                _ => $f::<_, _, F32Element>($($argument),*),
+            }
+        )
+    };
+}
 
-    /// GGML's name in lower case.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::Q8_0 => "q8_0",
-            Self::Q4_0 => "q4_0",
-            Self::Q4_1 => "q4_1",
-            Self::Q5_0 => "q5_0",
-            Self::Q5_1 => "q5_1",
-            Self::Q2K => "q2_k",
-            Self::Q3K => "q3_k",
-            Self::Q4K => "q4_k",
-            Self::Q5K => "q5_k",
-            Self::Q6K => "q6_k",
-            Self::Iq4Nl => "iq4_nl",
-            Self::Iq4Xs => "iq4_xs",
-            Self::Mxfp4 => "mxfp4",
-        }
-    }
-
-    /// The format of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|format| format.name() == name)
-    }
-
-    /// The number of the format in GGUF files (`ggml_type`).
-    pub const fn ggml_type(self) -> u32 {
-        match self {
-            Self::F32 => 0,
-            Self::F16 => 1,
-            Self::Q4_0 => 2,
-            Self::Q4_1 => 3,
-            Self::Q5_0 => 6,
-            Self::Q5_1 => 7,
-            Self::Q8_0 => 8,
-            Self::Q2K => 10,
-            Self::Q3K => 11,
-            Self::Q4K => 12,
-            Self::Q5K => 13,
-            Self::Q6K => 14,
-            Self::Iq4Nl => 20,
-            Self::Iq4Xs => 23,
-            Self::Bf16 => 30,
-            Self::Mxfp4 => 39,
-        }
-    }
-
-    /// The format with that number in GGUF files.
-    pub fn from_ggml_type(number: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|format| format.ggml_type() == number)
-    }
-
-    /// Elements and bytes of a block.
-    pub const fn block(self) -> Block {
-        match self {
-            Self::F32 => floats::F32_BLOCK,
-            Self::F16 => floats::F16_BLOCK,
-            Self::Bf16 => floats::BF16_BLOCK,
-            Self::Q8_0 => q8_0::BLOCK,
-            Self::Q4_0 => q4_0::BLOCK,
-            Self::Q4_1 => q4_1::BLOCK,
-            Self::Q5_0 => q5_0::BLOCK,
-            Self::Q5_1 => q5_1::BLOCK,
-            Self::Q2K => q2_k::BLOCK,
-            Self::Q3K => q3_k::BLOCK,
-            Self::Q4K => q4_k::BLOCK,
-            Self::Q5K => q5_k::BLOCK,
-            Self::Q6K => q6_k::BLOCK,
-            Self::Iq4Nl => iq4_nl::BLOCK,
-            Self::Iq4Xs => iq4_xs::BLOCK,
-            Self::Mxfp4 => mxfp4::BLOCK,
-        }
-    }
-
-    /// Bytes of a row of `elements` elements; `None` if they are not whole blocks, or the bytes are more than a `usize`
-    /// counts.
-    pub const fn row_bytes(self, elements: usize) -> Option<usize> {
-        let block = self.block();
-        if elements.is_multiple_of(block.elements) {
-            (elements / block.elements).checked_mul(block.bytes)
-        } else {
-            None
-        }
-    }
-
-    /// The largest magnitude of which every block can be packed. Above it a scale in `f16` overflows.
-    pub fn largest(self) -> f32 {
-        let scale = f16::MAX.to_f32();
-        match self {
-            Self::F32 => f32::MAX,
-            Self::F16 => scale,
-            Self::Bf16 => bf16::MAX.to_f32(),
-            Self::Q8_0 => 127.0 * scale,
-            Self::Q4_0 => 8.0 * scale,
-            Self::Q5_0 => 16.0 * scale,
-            // The minimum is an `f16`, and so is the difference of maximum and minimum over the greatest code.
-            Self::Q4_1 | Self::Q5_1 => scale,
-            // The greatest code times the greatest scale; for a minimum, the greatest multiple of its scale.
-            Self::Q2K => 15.0 * scale,
-            Self::Q3K => 4.0 * 32.0 * scale,
-            Self::Q4K | Self::Q5K => 63.0 * scale,
-            Self::Q6K => 32.0 * 128.0 * scale,
-            Self::Iq4Nl => 127.0 * scale,
-            Self::Iq4Xs => 127.0 * 32.0 * scale,
-            Self::Mxfp4 => f32::MAX,
-        }
-    }
-
+impl Format {
     /// The largest root of the relative squared error, `√(Σ (x − unpacked)² / Σ x²)`, that the tests allow on rows of
     /// normally distributed elements, 4096 long and of a standard deviation between 10⁻² and 10². They also require at
     /// least 0.9 of it, so the number says what to expect. Heavier tails cost more in the formats with few scales.
@@ -346,14 +195,16 @@ impl BlockFormat {
         with_layout!(self, pack(row, importance, bytes));
     }
 
+    /// Elements of a row and their bytes where a weight is packed in strips, without what pads the last strip.
+    pub fn packed_block(self) -> Block {
+        fn of_strip<const BYTES: usize, const ELEMENTS: usize, S: strip::Strip + Layout<BYTES, ELEMENTS>>() -> Block {
+            strip::packed_block::<S>()
+        }
+        with_strip!(self, of_strip(), self.block())
+    }
+
     fn check(self, elements: usize, bytes: usize) {
         assert_eq!(self.row_bytes(elements), Some(bytes), "{elements} elements of {self} in {bytes} bytes");
-    }
-}
-
-impl fmt::Display for BlockFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
     }
 }
 

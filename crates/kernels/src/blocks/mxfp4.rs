@@ -13,13 +13,19 @@
 //! The error is at most a quarter of the block's greatest magnitude: where it is 8 in these units, and 6 is stored.
 //! Blocks below 2⁻¹²⁵ get `e = 0`.
 
-use super::bits::{Fields, FieldsMut, join, split};
-use super::{Block, Importance, Layout};
+use smallmind_simd::{Int8Dot, Isa};
 
-pub(super) const BLOCK: Block = Block { elements: 32, bytes: 1 + 16 };
+use super::bits::{Fields, FieldsMut, join, split};
+use super::strip::{Parts, Strip, four_bits, no_drop, shifted};
+use super::{Block, Format, Importance, Layout};
+
+const BLOCK: Block = Format::Mxfp4.block();
 
 /// What the codes stand for: twice the value of an E2M1. Negative zero is zero, as in GGML.
 pub const MXFP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// [`MXFP4_VALUES`], plus 12.
+const LOOKUP: [u8; 16] = shifted(&MXFP4_VALUES, 12);
 
 /// A block of `MXFP4`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,5 +90,36 @@ impl Layout<{ BLOCK.bytes }, { BLOCK.elements }> for Mxfp4 {
             best.1
         };
         Self { e, codes: x.map(nearest) }
+    }
+}
+
+impl Strip for Mxfp4 {
+    const FORMAT: Format = Format::Mxfp4;
+    const PLANES: &'static [usize] = &[4];
+    const HALVES: usize = 0;
+    const INTEGERS: usize = 1;
+    const OFFSET: i32 = 12;
+
+    #[inline(always)]
+    fn parts(&self) -> Parts {
+        let mut parts = Parts::of_codes(&self.codes);
+        parts.integers[0] = self.e as i8;
+        parts
+    }
+
+    #[inline(always)]
+    fn of_parts(parts: &Parts) -> Self {
+        Self { e: parts.integers[0] as u8, codes: parts.codes() }
+    }
+
+    #[inline(always)]
+    fn quad<D: Int8Dot>(dot: D, vector: impl Fn(usize) -> D::Bytes, q: usize) -> D::Bytes {
+        dot.lookup_bytes(&LOOKUP, four_bits(dot, vector, q))
+    }
+
+    #[inline(always)]
+    fn line<I: Isa>(isa: I, _halves: [I::F32; 2], integer: impl Fn(usize) -> I::I32, _sub: usize) -> [I::F32; 2] {
+        let e = isa.to_f32(isa.and_i32(integer(0), isa.splat_i32(0xff)));
+        no_drop(isa, isa.mul_pow2(isa.splat(1.0), isa.sub(e, isa.splat(128.0))))
     }
 }

@@ -16,13 +16,15 @@
 //! square: a zero without a weight could become anything.
 
 use half::f16;
+use smallmind_simd::{Int8Dot, Isa};
 
 use super::affine::{Lines, Storage, search};
 use super::bits::{Fields, FieldsMut, join, split, widen};
 use super::search::{Integers, Scaled, inverse, rms, weights};
-use super::{Block, Importance, Layout, SUPER_BLOCK};
+use super::strip::{Parts, Strip, two_bits};
+use super::{Block, Format, Importance, Layout, SUPER_BLOCK};
 
-pub(super) const BLOCK: Block = Block { elements: SUPER_BLOCK, bytes: 16 + 64 + 2 + 2 };
+const BLOCK: Block = Format::Q2K.block();
 
 const SUBS: usize = 16;
 const STORAGE: Storage = Storage { codes: 3.0, steps: 15.0, reach: 2 };
@@ -102,5 +104,43 @@ impl Layout<{ BLOCK.bytes }, { BLOCK.elements }> for Q2K {
             mins: falls.map(|fall| fall as u8),
             codes: std::array::from_fn(code),
         }
+    }
+}
+
+impl Strip for Q2K {
+    const FORMAT: Format = Format::Q2K;
+    const PLANES: &'static [usize] = &[2];
+    const HALVES: usize = 2;
+    const INTEGERS: usize = SUBS;
+    const SUB: usize = 16;
+    const HAS_DROP: bool = true;
+
+    #[inline(always)]
+    fn parts(&self) -> Parts {
+        let integers = std::array::from_fn(|j| (self.scales[j] | self.mins[j] << 4) as i8);
+        Parts { halves: [self.d, self.dmin], integers, ..Parts::of_codes(&self.codes) }
+    }
+
+    #[inline(always)]
+    fn of_parts(parts: &Parts) -> Self {
+        Self {
+            d: parts.halves[0],
+            dmin: parts.halves[1],
+            scales: parts.integers.map(|pair| pair as u8 & 15),
+            mins: parts.integers.map(|pair| pair as u8 >> 4),
+            codes: parts.codes(),
+        }
+    }
+
+    #[inline(always)]
+    fn quad<D: Int8Dot>(dot: D, vector: impl Fn(usize) -> D::Bytes, q: usize) -> D::Bytes {
+        two_bits(dot, vector, q)
+    }
+
+    #[inline(always)]
+    fn line<I: Isa>(isa: I, halves: [I::F32; 2], integer: impl Fn(usize) -> I::I32, sub: usize) -> [I::F32; 2] {
+        let (pair, four_bits) = (integer(sub), isa.splat_i32(15));
+        let (scale, min) = (isa.and_i32(pair, four_bits), isa.and_i32(isa.shr_i32::<4>(pair), four_bits));
+        [isa.mul(halves[0], isa.to_f32(scale)), isa.mul(halves[1], isa.to_f32(min))]
     }
 }

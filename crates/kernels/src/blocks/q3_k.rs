@@ -15,13 +15,15 @@
 //! `importance · √(σ² + x²)`, σ² being twice the super-block's mean square; both are GGML's.
 
 use half::f16;
+use smallmind_simd::{Int8Dot, Isa};
 
 use super::bits::{Fields, FieldsMut, join, split, widen};
 use super::search::{Integers, Scaled, inverse, rms, weights};
+use super::strip::{Parts, Strip, no_drop, three_bits};
 use super::symmetric::{Scales, Storage, search};
-use super::{Block, Importance, Layout, SUPER_BLOCK};
+use super::{Block, Format, Importance, Layout, SUPER_BLOCK};
 
-pub(super) const BLOCK: Block = Block { elements: SUPER_BLOCK, bytes: 32 + 64 + 12 + 2 };
+const BLOCK: Block = Format::Q3K.block();
 
 const SUBS: usize = 16;
 const INTEGERS: Integers = Integers { low: -4.0, high: 3.0 };
@@ -97,5 +99,37 @@ impl Layout<{ BLOCK.bytes }, { BLOCK.elements }> for Q3K {
             scales: steps.map(|step| (step + 32.0) as u8),
             codes: std::array::from_fn(|i| INTEGERS.code(block.x[i] * inverse(effective[i / 16]))),
         }
+    }
+}
+
+impl Strip for Q3K {
+    const FORMAT: Format = Format::Q3K;
+    const PLANES: &'static [usize] = &[2, 1];
+    const HALVES: usize = 1;
+    const INTEGERS: usize = SUBS;
+    const SUB: usize = 16;
+    const OFFSET: i32 = 4;
+
+    #[inline(always)]
+    fn parts(&self) -> Parts {
+        let mut integers = [0; 16];
+        integers.iter_mut().zip(self.scales).for_each(|(integer, scale)| *integer = scale as i8 - 32);
+        Parts { halves: [self.d, f16::ZERO], integers, ..Parts::of_codes(&self.codes) }
+    }
+
+    #[inline(always)]
+    fn of_parts(parts: &Parts) -> Self {
+        let scales = std::array::from_fn(|j| (parts.integers[j] + 32) as u8);
+        Self { d: parts.halves[0], scales, codes: parts.codes() }
+    }
+
+    #[inline(always)]
+    fn quad<D: Int8Dot>(dot: D, vector: impl Fn(usize) -> D::Bytes, q: usize) -> D::Bytes {
+        three_bits(dot, vector, q)
+    }
+
+    #[inline(always)]
+    fn line<I: Isa>(isa: I, halves: [I::F32; 2], integer: impl Fn(usize) -> I::I32, sub: usize) -> [I::F32; 2] {
+        no_drop(isa, isa.mul(halves[0], isa.to_f32(integer(sub))))
     }
 }

@@ -13,12 +13,14 @@
 //! to it and of the other sign. With importance the scale is searched for.
 
 use half::f16;
+use smallmind_simd::{Int8Dot, Isa};
 
 use super::bits::{Fields, FieldsMut, join, split, widen};
 use super::search::{Integers, Scaled, fit_rounded, inverse, most_extreme, weights};
-use super::{Block, Importance, Layout};
+use super::strip::{Parts, Strip, four_bits, no_drop};
+use super::{Block, Format, Importance, Layout};
 
-pub(super) const BLOCK: Block = Block { elements: 32, bytes: 2 + 16 };
+const BLOCK: Block = Format::Q4_0.block();
 
 /// The integers that codes stand for.
 const INTEGERS: Integers = Integers { low: -8.0, high: 7.0 };
@@ -72,5 +74,33 @@ impl Layout<{ BLOCK.bytes }, { BLOCK.elements }> for Q4_0 {
         let (d, step) = fit_rounded(&scaled, &weights, INTEGERS);
         let inverse = inverse(step);
         Self { d, codes: scaled.x.map(|x| INTEGERS.code(x * inverse)) }
+    }
+}
+
+impl Strip for Q4_0 {
+    const FORMAT: Format = Format::Q4_0;
+    const PLANES: &'static [usize] = &[4];
+    const HALVES: usize = 1;
+    const INTEGERS: usize = 0;
+    const OFFSET: i32 = 8;
+
+    #[inline(always)]
+    fn parts(&self) -> Parts {
+        Parts { halves: [self.d, f16::ZERO], ..Parts::of_codes(&self.codes) }
+    }
+
+    #[inline(always)]
+    fn of_parts(parts: &Parts) -> Self {
+        Self { d: parts.halves[0], codes: parts.codes() }
+    }
+
+    #[inline(always)]
+    fn quad<D: Int8Dot>(dot: D, vector: impl Fn(usize) -> D::Bytes, q: usize) -> D::Bytes {
+        four_bits(dot, vector, q)
+    }
+
+    #[inline(always)]
+    fn line<I: Isa>(isa: I, halves: [I::F32; 2], _integer: impl Fn(usize) -> I::I32, _sub: usize) -> [I::F32; 2] {
+        no_drop(isa, halves[0])
     }
 }

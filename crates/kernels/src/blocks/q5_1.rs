@@ -15,13 +15,15 @@
 //! importance scale and minimum are searched for.
 
 use half::f16;
+use smallmind_simd::{Int8Dot, Isa};
 
 use super::affine::{Line, Minimum, fit};
 use super::bits::{Fields, FieldsMut, gather, join, split, spread, widen};
 use super::search::{Integers, Scaled, inverse, weights};
-use super::{Block, Importance, Layout};
+use super::strip::{Parts, Strip, five_bits};
+use super::{Block, Format, Importance, Layout};
 
-pub(super) const BLOCK: Block = Block { elements: 32, bytes: 2 + 2 + 4 + 16 };
+const BLOCK: Block = Format::Q5_1.block();
 
 /// The codes.
 const CODES: Integers = Integers { low: 0.0, high: 31.0 };
@@ -83,5 +85,33 @@ impl Layout<{ BLOCK.bytes }, { BLOCK.elements }> for Q5_1 {
         let ((d, step), (m, least)) = (scaled.round(line.scale), scaled.round(-line.drop));
         let inverse = inverse(step);
         Self { d, m, codes: scaled.x.map(|x| CODES.code((x - least) * inverse)) }
+    }
+}
+
+impl Strip for Q5_1 {
+    const FORMAT: Format = Format::Q5_1;
+    const PLANES: &'static [usize] = &[4, 1];
+    const HALVES: usize = 2;
+    const INTEGERS: usize = 0;
+    const HAS_DROP: bool = true;
+
+    #[inline(always)]
+    fn parts(&self) -> Parts {
+        Parts { halves: [self.d, self.m], ..Parts::of_codes(&self.codes) }
+    }
+
+    #[inline(always)]
+    fn of_parts(parts: &Parts) -> Self {
+        Self { d: parts.halves[0], m: parts.halves[1], codes: parts.codes() }
+    }
+
+    #[inline(always)]
+    fn quad<D: Int8Dot>(dot: D, vector: impl Fn(usize) -> D::Bytes, q: usize) -> D::Bytes {
+        five_bits(dot, vector, q)
+    }
+
+    #[inline(always)]
+    fn line<I: Isa>(isa: I, halves: [I::F32; 2], _integer: impl Fn(usize) -> I::I32, _sub: usize) -> [I::F32; 2] {
+        [halves[0], isa.neg(halves[1])]
     }
 }

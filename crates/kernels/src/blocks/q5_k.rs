@@ -14,14 +14,16 @@
 //! Packed as `Q4_K` is, with the same weights.
 
 use half::f16;
+use smallmind_simd::{Int8Dot, Isa};
 
 use super::affine::{Lines, Storage};
 use super::bits::{Fields, FieldsMut, join, read_six_bits, split, widen, write_six_bits};
 use super::q4_k::scales;
 use super::search::{Integers, inverse};
-use super::{Block, Importance, Layout, SUPER_BLOCK};
+use super::strip::{Parts, Strip, five_bits};
+use super::{Block, Format, Importance, Layout, SUPER_BLOCK};
 
-pub(super) const BLOCK: Block = Block { elements: SUPER_BLOCK, bytes: 2 + 2 + 12 + 32 + 128 };
+const BLOCK: Block = Format::Q5K.block();
 
 const SUBS: usize = 8;
 const STORAGE: Storage = Storage { codes: 31.0, steps: 63.0, reach: 1 };
@@ -94,5 +96,44 @@ impl Layout<{ BLOCK.bytes }, { BLOCK.elements }> for Q5K {
             mins: falls.map(|fall| fall as u8),
             codes: std::array::from_fn(code),
         }
+    }
+}
+
+impl Strip for Q5K {
+    const FORMAT: Format = Format::Q5K;
+    const PLANES: &'static [usize] = &[4, 1];
+    const HALVES: usize = 2;
+    const INTEGERS: usize = 2 * SUBS;
+    const HAS_DROP: bool = true;
+
+    #[inline(always)]
+    fn parts(&self) -> Parts {
+        let mut integers = [0; 16];
+        for j in 0..SUBS {
+            (integers[j], integers[SUBS + j]) = (self.scales[j] as i8, self.mins[j] as i8);
+        }
+        Parts { halves: [self.d, self.dmin], integers, ..Parts::of_codes(&self.codes) }
+    }
+
+    #[inline(always)]
+    fn of_parts(parts: &Parts) -> Self {
+        Self {
+            d: parts.halves[0],
+            dmin: parts.halves[1],
+            scales: std::array::from_fn(|j| parts.integers[j] as u8),
+            mins: std::array::from_fn(|j| parts.integers[SUBS + j] as u8),
+            codes: parts.codes(),
+        }
+    }
+
+    #[inline(always)]
+    fn quad<D: Int8Dot>(dot: D, vector: impl Fn(usize) -> D::Bytes, q: usize) -> D::Bytes {
+        five_bits(dot, vector, q)
+    }
+
+    #[inline(always)]
+    fn line<I: Isa>(isa: I, halves: [I::F32; 2], integer: impl Fn(usize) -> I::I32, sub: usize) -> [I::F32; 2] {
+        let (scale, min) = (isa.to_f32(integer(sub)), isa.to_f32(integer(SUBS + sub)));
+        [isa.mul(halves[0], scale), isa.mul(halves[1], min)]
     }
 }

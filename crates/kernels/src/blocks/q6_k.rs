@@ -14,13 +14,15 @@
 //! Packed by the search of `symmetric`. Weights of the squared errors are `x²`, or the importance; both are GGML's.
 
 use half::f16;
+use smallmind_simd::{Int8Dot, Isa};
 
 use super::bits::{Fields, FieldsMut, join, split, widen};
 use super::search::{Integers, Scaled, floored, inverse};
+use super::strip::{Parts, Strip, no_drop, six_bits};
 use super::symmetric::{Scales, Storage, search};
-use super::{Block, Importance, Layout, SUPER_BLOCK};
+use super::{Block, Format, Importance, Layout, SUPER_BLOCK};
 
-pub(super) const BLOCK: Block = Block { elements: SUPER_BLOCK, bytes: 128 + 64 + 16 + 2 };
+const BLOCK: Block = Format::Q6K.block();
 
 const SUBS: usize = 16;
 const INTEGERS: Integers = Integers { low: -32.0, high: 31.0 };
@@ -94,5 +96,34 @@ impl Layout<{ BLOCK.bytes }, { BLOCK.elements }> for Q6K {
             scales: steps.map(|step| step as i8),
             codes: std::array::from_fn(|i| INTEGERS.code(block.x[i] * inverse(effective[i / 16]))),
         }
+    }
+}
+
+impl Strip for Q6K {
+    const FORMAT: Format = Format::Q6K;
+    const PLANES: &'static [usize] = &[4, 2];
+    const HALVES: usize = 1;
+    const INTEGERS: usize = SUBS;
+    const SUB: usize = 16;
+    const OFFSET: i32 = 32;
+
+    #[inline(always)]
+    fn parts(&self) -> Parts {
+        Parts { halves: [self.d, f16::ZERO], integers: self.scales, ..Parts::of_codes(&self.codes) }
+    }
+
+    #[inline(always)]
+    fn of_parts(parts: &Parts) -> Self {
+        Self { d: parts.halves[0], scales: parts.integers, codes: parts.codes() }
+    }
+
+    #[inline(always)]
+    fn quad<D: Int8Dot>(dot: D, vector: impl Fn(usize) -> D::Bytes, q: usize) -> D::Bytes {
+        six_bits(dot, vector, q)
+    }
+
+    #[inline(always)]
+    fn line<I: Isa>(isa: I, halves: [I::F32; 2], integer: impl Fn(usize) -> I::I32, sub: usize) -> [I::F32; 2] {
+        no_drop(isa, isa.mul(halves[0], isa.to_f32(integer(sub))))
     }
 }

@@ -12,12 +12,14 @@
 //! while `d` is a normal `f16`.
 
 use half::f16;
+use smallmind_simd::{Int8Dot, Isa};
 
 use super::bits::{Fields, FieldsMut, widen};
 use super::search::inverse;
-use super::{Block, Importance, Layout};
+use super::strip::{Parts, Strip, no_drop};
+use super::{Block, Format, Importance, Layout};
 
-pub(super) const BLOCK: Block = Block { elements: 32, bytes: 2 + 32 };
+const BLOCK: Block = Format::Q8_0.block();
 
 /// A block of `Q8_0`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,5 +56,34 @@ impl Layout<{ BLOCK.bytes }, { BLOCK.elements }> for Q8_0 {
         let d = x.iter().fold(0.0_f32, |most, x| most.max(x.abs())) / 127.0;
         let inverse = inverse(d);
         Self { d: f16::from_f32(d), codes: x.map(|x| (x * inverse).round() as i8) }
+    }
+}
+
+impl Strip for Q8_0 {
+    const FORMAT: Format = Format::Q8_0;
+    const PLANES: &'static [usize] = &[8];
+    const HALVES: usize = 1;
+    const INTEGERS: usize = 0;
+    const OFFSET: i32 = 128;
+    const BELOW_128: bool = false;
+
+    #[inline(always)]
+    fn parts(&self) -> Parts {
+        Parts { halves: [self.d, f16::ZERO], ..Parts::of_codes(&self.codes.map(|code| code as u8 ^ 0x80)) }
+    }
+
+    #[inline(always)]
+    fn of_parts(parts: &Parts) -> Self {
+        Self { d: parts.halves[0], codes: parts.codes().map(|byte: u8| (byte ^ 0x80) as i8) }
+    }
+
+    #[inline(always)]
+    fn quad<D: Int8Dot>(_dot: D, vector: impl Fn(usize) -> D::Bytes, q: usize) -> D::Bytes {
+        vector(q)
+    }
+
+    #[inline(always)]
+    fn line<I: Isa>(isa: I, halves: [I::F32; 2], _integer: impl Fn(usize) -> I::I32, _sub: usize) -> [I::F32; 2] {
+        no_drop(isa, halves[0])
     }
 }

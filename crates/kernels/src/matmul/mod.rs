@@ -7,7 +7,7 @@
 //! | `Operand` | a matrix or its transpose | tiles; B is packed a panel at a time (`nest`, `tile`) |
 //! | `Streamed` | the rows of a weight, for few rows of A | sums across lanes; each row is read once (`gemv`) |
 //! | `Packed`, `f32` or 16-bit floats | strips | tiles; B is read in place, or widened a panel at a time |
-//! | `Packed`, blocks of bytes | strips | dot products of bytes; A is quantized (`q8`) |
+//! | `Packed`, blocks | strips | dot products of bytes; A is quantized (`block_dots`) |
 //!
 //! The loops around tiles follow Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008);
 //! `nest` opens with their pseudo-code.
@@ -23,11 +23,14 @@
 //! window: see [`KernelChoice`].
 //!
 //! **Reading order**: `operand`, `gemv`, `partition`, `arithmetic`, `tile`, `pack`, `arch`, `tables`, `strips`,
-//! `half_strips`, `nest`, `q8_blocks`, `packed`, `q8`, this file. Each uses only files before it.
+//! `half_strips`, `nest`, `quantized`, `block_strips`, `packed`, `block_dots`, this file. Each uses only files before
+//! it.
 #![allow(unsafe_code)]
 
 mod arch;
 mod arithmetic;
+mod block_dots;
+mod block_strips;
 mod gemv;
 mod half_strips;
 mod nest;
@@ -35,8 +38,7 @@ mod operand;
 mod pack;
 mod packed;
 mod partition;
-mod q8;
-mod q8_blocks;
+mod quantized;
 mod strips;
 mod tables;
 #[cfg(test)]
@@ -46,9 +48,9 @@ mod tile;
 pub use gemv::GEMV_MAX_ROWS;
 pub use operand::{Epilogue, Layout, Operand, Update};
 pub(crate) use packed::transpose_rows;
-pub use packed::{PackedWeight, pack_weight, pack_weight_as, pack_weight_scratch_len, packed_len};
+pub use packed::{PackedWeight, pack_rows, pack_weight, pack_weight_as, pack_weight_scratch_len, packed_len};
 pub use partition::{COL_GRANULE, KernelChoice, Partition, ROW_GRANULE};
-pub use q8_blocks::{quantize_rows, quantize_weight, quantized_words};
+pub use quantized::{quantize_rows, quantized_words};
 
 use std::ops::Range;
 
@@ -121,7 +123,7 @@ impl RightFactor<'_> {
 }
 
 /// Elements of scratch that suffice for [`gemm`] at `[m, k] · [k, n]`, for any right factor and any layouts. Monotone
-/// in `m`, `n` and `k`, so that it suffices for every smaller product. Streamed rows and blocks of bytes need none.
+/// in `m`, `n` and `k`, so that it suffices for every smaller product. Streamed rows and blocks need none.
 pub fn gemm_scratch_len<I: Isa>(_isa: I, m: usize, n: usize, k: usize) -> usize {
     nest::scratch_len(F32Gemm::<I>::kernels(), m, n, k)
 }
@@ -166,7 +168,7 @@ fn multiply<I: Isa>(isa: I, a: Operand, b: RightFactor, c: MatMut, epilogue: Epi
             assert!(b.lanes() == I::LANES, "strips of {} columns, vectors of {}", b.lanes(), I::LANES);
             if b.format().kind() == FormatKind::Blocks {
                 assert!(a.layout == Layout::Normal, "quantized rows are transposed");
-                isa.with_int8(q8::Product { x: a.mat, w: b, c, epilogue });
+                isa.with_int8(block_dots::Product { x: a.mat, w: b, c, epilogue });
             } else {
                 multiply_packed(isa, a, b, c, epilogue, scratch);
             }
@@ -196,7 +198,7 @@ fn multiply_packed<I: Isa>(
         let strips = match b.format().kind() {
             FormatKind::Single => PanelSource::Strips(window.strips(isa)),
             FormatKind::Half(kind) => PanelSource::Half(window.half_strips(kind)),
-            FormatKind::Blocks => unreachable!("blocks of bytes have kernels of their own"),
+            FormatKind::Blocks => unreachable!("blocks have kernels of their own"),
         };
         let (c, epilogue) = (c.reborrow().cols_range(columns.clone()), epilogue.window(&(0..m), &columns));
         nest::run(F32Gemm(isa), Block { a, b: strips, c, epilogue }, scratch);

@@ -20,11 +20,11 @@ use std::ops::Range;
 use smallmind_simd::Isa;
 
 use super::arithmetic::F32Gemm;
+use super::block_strips;
 use super::half_strips::{self, HalfStrips};
 use super::operand::Operand;
 use super::pack::WordRows;
 use super::partition::COL_GRANULE;
-use super::q8_blocks;
 use super::strips::Strips;
 use super::tables::HasKernels;
 use crate::format::{FormatKind, HalfKind};
@@ -61,7 +61,7 @@ fn strip_words(format: Format, lanes: usize, k: usize) -> usize {
     match format.kind() {
         FormatKind::Single => lanes * k,
         FormatKind::Half(_) => lanes * k / 2,
-        FormatKind::Blocks => q8_blocks::strip_words(lanes, k),
+        FormatKind::Blocks => block_strips::strip_words(format, lanes, k),
     }
 }
 
@@ -134,7 +134,7 @@ impl<'a> PackedWeight<'a> {
         match self.format.kind() {
             FormatKind::Single => self.copy_f32(j, out),
             FormatKind::Half(kind) => self.half_strips(kind).copy_column(j, out),
-            FormatKind::Blocks => q8_blocks::copy_column(self.words, self.lanes, self.k, j, out),
+            FormatKind::Blocks => block_strips::copy_row(self.format, self.words, self.lanes, j, out),
         }
     }
 
@@ -169,8 +169,8 @@ impl<'a> PackedWeight<'a> {
     }
 }
 
-/// Packs the rows of `weight` `[n, k]` into `words` in `format`. Floats of 16 bits are rounded to nearest even; for
-/// [`Format::Q8_0`] see [`quantize_weight`](super::quantize_weight).
+/// Packs the rows of `weight` `[n, k]` into `words` in `format`. Floats of 16 bits are rounded to nearest even, blocks
+/// are those of [`Format::pack`].
 ///
 /// # Panics
 /// If `words` has another length than [`packed_len`]; for [`Format::F32`], which [`pack_weight`] packs in place.
@@ -178,7 +178,75 @@ pub fn pack_weight_as<I: Isa>(isa: I, format: Format, weight: Mat, words: &mut [
     match format.kind() {
         FormatKind::Single => panic!("a weight in f32 is packed in place"),
         FormatKind::Half(kind) => half_strips::pack(isa, kind, weight, words),
-        FormatKind::Blocks => q8_blocks::pack(isa, weight, words),
+        FormatKind::Blocks => block_strips::pack(format, I::LANES, weight, words),
+    }
+}
+
+/// Writes rows of a weight `[n, k]` that is packed in `format` into `words`, from row `first` on: their blocks are in
+/// `bytes`, as GGML lays them out, and are moved without a change. Rows may come in any order and any number at a time;
+/// `words` must be zeros before the first.
+///
+/// # Panics
+/// If `words` has another length than [`packed_len`], the rows leave the weight, or `bytes` are not whole rows.
+pub fn pack_rows<I: Isa>(_isa: I, format: Format, [n, k]: [usize; 2], words: &mut [f32], first: usize, bytes: &[u8]) {
+    let lanes = I::LANES;
+    match format.kind() {
+        FormatKind::Blocks => block_strips::pack_bytes(format, lanes, [n, k], words, first, bytes),
+        FormatKind::Single => {
+            assert!(words.len() == n * k, "a weight [{n}, {k}] in {} words", words.len());
+            let rows = checked_rows::<4>([n, k], first, bytes);
+            // The rows behind the last whole strip lie one after the other.
+            let in_strips = rows.len().min((n - n % lanes).saturating_sub(first) * k);
+            let (in_strips, rest) = rows.split_at(in_strips);
+            write_strips(lanes, k, words, first, in_strips, f32::from_le_bytes);
+            let start = first * k + in_strips.len();
+            let rest = words[start..].iter_mut().zip(rest);
+            rest.for_each(|(word, bytes)| *word = f32::from_le_bytes(*bytes));
+        }
+        FormatKind::Half(_) => {
+            let len = n.next_multiple_of(lanes) * k / 2;
+            assert!(words.len() == len, "a weight [{n}, {k}] in {} words", words.len());
+            let rows = checked_rows::<2>([n, k], first, bytes);
+            // SAFETY: the elements are those of the borrowed words, and every pattern of bits is valid for both types.
+            let elements = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u16>(), 2 * len) };
+            write_strips(lanes, k, elements, first, rows, u16::from_le_bytes);
+        }
+    }
+}
+
+/// The elements of rows of a weight `[n, k]` from row `first` on, which are whole rows of it.
+fn checked_rows<const BYTES: usize>([n, k]: [usize; 2], first: usize, bytes: &[u8]) -> &[[u8; BYTES]] {
+    let (elements, rest) = bytes.as_chunks::<BYTES>();
+    let rows = elements.len() / k.max(1);
+    assert!(rest.is_empty() && rows * k == elements.len(), "{} bytes are not whole rows of {k}", bytes.len());
+    assert!(first <= n && rows <= n - first, "{rows} rows from {first} on of {n}");
+    elements
+}
+
+/// Writes the elements of rows from row `first` on into strips.
+fn write_strips<T, const BYTES: usize>(
+    lanes: usize,
+    k: usize,
+    strips: &mut [T],
+    first: usize,
+    rows: &[[u8; BYTES]],
+    read: impl Fn([u8; BYTES]) -> T,
+) {
+    /// Columns of a strip that are written row by row, so that they stay in the first-level cache.
+    const COLUMNS: usize = 32;
+    let end = first + rows.len() / k.max(1);
+    let mut start = first;
+    while start < end {
+        let stop = end.min((start / lanes + 1) * lanes);
+        let strip = &mut strips[start / lanes * lanes * k..][..lanes * k];
+        for (c, columns) in strip.chunks_mut(COLUMNS * lanes).enumerate() {
+            for row in start..stop {
+                let elements = &rows[(row - first) * k + c * COLUMNS..][..columns.len() / lanes];
+                let places = columns[row % lanes..].iter_mut().step_by(lanes);
+                places.zip(elements).for_each(|(place, bytes)| *place = read(*bytes));
+            }
+        }
+        start = stop;
     }
 }
 

@@ -2,13 +2,14 @@
 
 use half::{bf16, f16};
 
-use crate::blocks::{BlockFormat, IQ4_VALUES, MXFP4_VALUES};
+use crate::Format;
+use crate::blocks::{IQ4_VALUES, MXFP4_VALUES};
 
 /// The values of a row of blocks.
 ///
 /// # Panics
 /// If `bytes` are not whole blocks of the format.
-pub fn unpacked(format: BlockFormat, bytes: &[u8]) -> Vec<f64> {
+pub fn unpacked(format: Format, bytes: &[u8]) -> Vec<f64> {
     let block = format.block();
     assert!(bytes.len().is_multiple_of(block.bytes), "{} bytes in {format}", bytes.len());
     let elements = |bytes| (0..block.elements).map(move |i| element(format, bytes, i));
@@ -16,7 +17,7 @@ pub fn unpacked(format: BlockFormat, bytes: &[u8]) -> Vec<f64> {
 }
 
 /// The value of element `i` of a block.
-pub fn element(format: BlockFormat, block: &[u8], i: usize) -> f64 {
+pub fn element(format: Format, block: &[u8], i: usize) -> f64 {
     // A field of `bits` bits of a byte.
     let field = |byte: usize, shift: usize, bits: u32| f64::from(u32::from(block[byte]) >> shift & ((1 << bits) - 1));
     let float = |byte: usize| f16::from_le_bytes([block[byte], block[byte + 1]]).to_f64();
@@ -24,45 +25,45 @@ pub fn element(format: BlockFormat, block: &[u8], i: usize) -> f64 {
     // Element `i` of 32 in the nibbles of 16 bytes.
     let nibble = |start: usize, i: usize| field(start + i % 16, i / 16 * 4, 4);
     match format {
-        BlockFormat::F32 => f64::from(f32::from_le_bytes([block[0], block[1], block[2], block[3]])),
-        BlockFormat::F16 => float(0),
-        BlockFormat::Bf16 => bf16::from_le_bytes([block[0], block[1]]).to_f64(),
-        BlockFormat::Q8_0 => float(0) * signed(2 + i),
-        BlockFormat::Q4_0 => float(0) * (nibble(2, i) - 8.0),
-        BlockFormat::Q4_1 => float(0) * nibble(4, i) + float(2),
-        BlockFormat::Q5_0 => float(0) * (nibble(6, i) + 16.0 * field(2 + i / 8, i % 8, 1) - 16.0),
-        BlockFormat::Q5_1 => float(0) * (nibble(8, i) + 16.0 * field(4 + i / 8, i % 8, 1)) + float(2),
-        BlockFormat::Q2K => {
+        Format::F32 => f64::from(f32::from_le_bytes([block[0], block[1], block[2], block[3]])),
+        Format::F16 => float(0),
+        Format::Bf16 => bf16::from_le_bytes([block[0], block[1]]).to_f64(),
+        Format::Q8_0 => float(0) * signed(2 + i),
+        Format::Q4_0 => float(0) * (nibble(2, i) - 8.0),
+        Format::Q4_1 => float(0) * nibble(4, i) + float(2),
+        Format::Q5_0 => float(0) * (nibble(6, i) + 16.0 * field(2 + i / 8, i % 8, 1) - 16.0),
+        Format::Q5_1 => float(0) * (nibble(8, i) + 16.0 * field(4 + i / 8, i % 8, 1)) + float(2),
+        Format::Q2K => {
             let (scale, min) = (field(i / 16, 0, 4), field(i / 16, 4, 4));
             float(80) * scale * two_bits(field, 16, i) - float(82) * min
         }
-        BlockFormat::Q3K => {
+        Format::Q3K => {
             let j = i / 16;
             let scale = field(96 + j % 8, j / 8 * 4, 4) + 16.0 * field(104 + j % 4, j / 4 * 2, 2);
             let code = two_bits(field, 32, i) + 4.0 * field(i % 32, i / 32, 1);
             float(108) * (scale - 32.0) * (code - 4.0)
         }
-        BlockFormat::Q4K => {
+        Format::Q4K => {
             let (scale, min) = six_bits(field, 4, i / 32);
             float(0) * scale * field(16 + i / 64 * 32 + i % 32, i / 32 % 2 * 4, 4) - float(2) * min
         }
-        BlockFormat::Q5K => {
+        Format::Q5K => {
             let (scale, min) = six_bits(field, 4, i / 32);
             let code = field(48 + i / 64 * 32 + i % 32, i / 32 % 2 * 4, 4) + 16.0 * field(16 + i % 32, i / 32, 1);
             float(0) * scale * code - float(2) * min
         }
-        BlockFormat::Q6K => {
+        Format::Q6K => {
             let lower = field(i / 128 * 64 + i % 64, i / 64 % 2 * 4, 4);
             let code = lower + 16.0 * two_bits(field, 128, i);
             float(208) * signed(192 + i / 16) * (code - 32.0)
         }
-        BlockFormat::Iq4Nl => float(0) * f64::from(IQ4_VALUES[nibble(2, i) as usize]),
-        BlockFormat::Iq4Xs => {
+        Format::Iq4Nl => float(0) * f64::from(IQ4_VALUES[nibble(2, i) as usize]),
+        Format::Iq4Xs => {
             let j = i / 32;
             let scale = field(4 + j / 2, j % 2 * 4, 4) + 16.0 * field(2 + j / 4, j % 4 * 2, 2);
             float(0) * (scale - 32.0) * f64::from(IQ4_VALUES[nibble(8 + 16 * j, i % 32) as usize])
         }
-        BlockFormat::Mxfp4 => 2.0_f64.powi(i32::from(block[0]) - 128) * f64::from(MXFP4_VALUES[nibble(1, i) as usize]),
+        Format::Mxfp4 => 2.0_f64.powi(i32::from(block[0]) - 128) * f64::from(MXFP4_VALUES[nibble(1, i) as usize]),
     }
 }
 

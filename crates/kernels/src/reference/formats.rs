@@ -14,21 +14,28 @@ pub fn stored(format: Format, row: &[f32]) -> Vec<f64> {
         Format::F32 => row.iter().map(|x| f64::from(*x)).collect(),
         Format::F16 => row.iter().map(|x| f16::from_f32(*x).to_f64()).collect(),
         Format::Bf16 => row.iter().map(|x| bf16::from_f32(*x).to_f64()).collect(),
-        Format::Q8_0 => blocks(row, |scale| f16::from_f32(scale).to_f64(), f32::round),
+        _ => {
+            let block = format.block();
+            let mut bytes = vec![0; row.len() / block.elements * block.bytes];
+            format.pack(row, None, &mut bytes);
+            super::blocks::unpacked(format, &bytes)
+        }
     }
 }
 
-/// The values of a row of activations that is quantized for a product with a weight in blocks of bytes.
+/// The values of a row of activations that is quantized for a product with a weight in a format of blocks: groups of 32
+/// elements, each `scale · byte`; the greatest magnitude becomes 127, and the scale has 11 significant bits.
 pub fn quantized(row: &[f32]) -> Vec<f64> {
-    blocks(row, f64::from, f32::round_ties_even)
-}
-
-/// Blocks of 32 elements, each `scale · byte`; the greatest magnitude becomes 127.
-fn blocks(row: &[f32], scale_of: impl Fn(f32) -> f64, round: impl Fn(f32) -> f32) -> Vec<f64> {
-    let block = |block: &[f32]| {
-        let scale = block.iter().fold(0.0_f32, |most, x| most.max(x.abs())) / 127.0;
-        let inverse = if scale < f32::MIN_POSITIVE { 0.0 } else { 1.0 / scale };
-        block.iter().map(|x| scale_of(scale) * f64::from(round(x * inverse))).collect::<Vec<f64>>()
+    let group = |group: &[f32]| {
+        let most = group.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+        let scale = most / 127.0;
+        if scale < f32::MIN_POSITIVE {
+            return vec![0.0; group.len()];
+        }
+        let inverse = 127.0 / most;
+        let last_bit = f64::from(scale).log2().floor().exp2() / 1024.0;
+        let scale = (f64::from(scale) / last_bit).round_ties_even() * last_bit;
+        group.iter().map(|x| scale * f64::from((x * inverse).round_ties_even())).collect::<Vec<f64>>()
     };
-    row.chunks(32).flat_map(block).collect()
+    row.chunks(32).flat_map(group).collect()
 }

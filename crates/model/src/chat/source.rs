@@ -5,10 +5,11 @@ use std::io::Read;
 use std::path::Path;
 
 use serde_json::Value;
-use smallmind_checkpoint::{read_json, without_byte_order_mark};
+use smallmind_checkpoint::{GgufMetadata, GgufStrings, read_json, without_byte_order_mark};
 
 use super::template::MAX_TEMPLATE_BYTES;
 use super::{ChatError, ChatTemplate};
+use crate::ModelFiles;
 
 /// The template of a model in a file of its own.
 pub const TEMPLATE_FILE: &str = "chat_template.jinja";
@@ -26,6 +27,9 @@ const MAX_TEMPLATES: usize = 64;
 /// The special tokens that templates know by name.
 const TOKEN_NAMES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// The same in the keys of GGUF files.
+const TOKEN_KEYS: [&str; 7] = ["bos", "eos", "unknown", "seperator", "padding", "cls", "mask"];
 
 /// The chat templates of a model, by name, and its special tokens. They are not checked before one is chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,6 +64,45 @@ impl ChatTemplates {
             found.read_tokenizer_config(&path)?;
         }
         Ok(found)
+    }
+
+    /// The templates of a model whose files are open: those of a folder, or `tokenizer.chat_template` and
+    /// `tokenizer.chat_template.NAME` of a GGUF file, which names the special tokens by their ids.
+    ///
+    /// # Errors
+    /// As [`ChatTemplates::from_folder`]; metadata of another type.
+    pub fn of_files(files: &ModelFiles) -> Result<Self, ChatError> {
+        match files {
+            ModelFiles::Folder(folder) => Self::from_folder(folder.dir()),
+            ModelFiles::Gguf(file) => Self::from_gguf(file.metadata()),
+        }
+    }
+
+    fn from_gguf(metadata: &GgufMetadata) -> Result<Self, ChatError> {
+        let mut found = Self::new();
+        let tokens = metadata.value::<&GgufStrings>("tokenizer.ggml.tokens")?;
+        for (name, key) in TOKEN_NAMES.into_iter().zip(TOKEN_KEYS) {
+            let id = metadata.value::<usize>(&format!("tokenizer.ggml.{key}_token_id"))?;
+            if let Some(token) = id.zip(tokens).and_then(|(id, tokens)| tokens.get(id)) {
+                found.set_token(name, token);
+            }
+        }
+        const KEY: &str = "tokenizer.chat_template";
+        for (key, _) in metadata.iter() {
+            let Some(rest) = key.strip_prefix(KEY) else { continue };
+            let name = if rest.is_empty() { Some(DEFAULT) } else { rest.strip_prefix('.') };
+            if let Some(name) = name {
+                let source: &str = metadata.required(key)?;
+                found.add(name, format!("metadata key {key}"), source);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The source of the template that is taken unless another is asked for, if there is one.
+    pub fn default_source(&self) -> Option<&str> {
+        let default = self.templates.iter().find(|template| template.name == DEFAULT);
+        default.or(self.templates.first()).map(|template| template.source.as_str())
     }
 
     /// A template from a file that a user names, with the special tokens of these.

@@ -7,7 +7,7 @@ use smallmind_graph::op::{Gelu, Heads, RopeScaling};
 use super::windows::WindowKeys;
 use super::{
     AttentionWindows, Biases, ConfigError, Mlp, ModelConfig, NormKind, NormPlacement, Positions, QkNorm, Residual,
-    RopeConfig,
+    RopeConfig, gemma,
 };
 
 /// A family of models with the same keys of `config.json` and names of tensors. It says how files are read and written;
@@ -38,8 +38,13 @@ pub enum Family {
     /// Abdin et al., "Phi-3 Technical Report" (2024): <https://arxiv.org/abs/2404.14219>.
     Phi3,
     /// Gemma Team, "Gemma: Open Models Based on Gemini Research and Technology" (2024):
-    /// <https://arxiv.org/abs/2403.08295>. Its successors are others.
+    /// <https://arxiv.org/abs/2403.08295>.
     Gemma,
+    /// Gemma Team, "Gemma 2: Improving Open Language Models at a Practical Size" (2024):
+    /// <https://arxiv.org/abs/2408.00118>.
+    Gemma2,
+    /// The text models of Gemma Team, "Gemma 3 Technical Report" (2025): <https://arxiv.org/abs/2503.19786>.
+    Gemma3,
     /// Jiang et al., "Mistral 7B" (2023): <https://arxiv.org/abs/2310.06825>.
     Mistral,
 }
@@ -53,7 +58,7 @@ struct Mismatch {
 
 impl Family {
     /// All families. If several can state a model, the first is chosen.
-    pub const ALL: [Family; 12] = [
+    pub const ALL: [Family; 14] = [
         Family::Gpt2,
         Family::Llama,
         Family::Mistral,
@@ -66,6 +71,8 @@ impl Family {
         Family::SmolLm3,
         Family::Phi3,
         Family::Gemma,
+        Family::Gemma2,
+        Family::Gemma3,
     ];
 
     /// The `model_type` of `config.json`.
@@ -82,6 +89,8 @@ impl Family {
             Family::SmolLm3 => "smollm3",
             Family::Phi3 => "phi3",
             Family::Gemma => "gemma",
+            Family::Gemma2 => "gemma2",
+            Family::Gemma3 => "gemma3_text",
             Family::Mistral => "mistral",
         }
     }
@@ -138,8 +147,14 @@ impl Family {
         let usual = Heads::new(heads, kv_heads, head_dim).scale;
         let multiplies = self == Family::Granite;
         let is_usual = attention_scale.unwrap_or(usual) == usual;
-        takes(is_usual || multiplies, "attention_scale", &attention_scale, "None, for 1/√head_dim");
-        takes(attention_softcap.is_none(), "attention_softcap", &attention_softcap, "None");
+        if self.states_scalar() {
+            let stated = gemma::scalar(config).is_some();
+            takes(stated, "attention_scale", &attention_scale, "1/√n for a whole number n");
+        } else {
+            takes(is_usual || multiplies, "attention_scale", &attention_scale, "None, for 1/√head_dim");
+        }
+        let caps = attention_softcap.is_none() || self == Family::Gemma2;
+        takes(caps, "attention_softcap", &attention_softcap, "None");
         let windows = self.windows();
         let stated = windows.state(attention_windows, config.context);
         takes(stated, "attention_windows", attention_windows, windows.stated());
@@ -157,7 +172,7 @@ impl Family {
         takes(qk_norm == self.qk_norm(), "qk_norm", &qk_norm, &format!("{:?}", self.qk_norm()));
         takes(self.residuals().contains(&residual), "residual", &residual, &format!("{:?}", self.residuals()));
         let root = (d_model as f32).sqrt();
-        if self == Family::Gemma {
+        if self.is_gemma() {
             takes(embedding_scale == Some(root), "embedding_scale", &embedding_scale, &format!("√d_model, {root}"));
         } else {
             let none = embedding_scale.is_none_or(|scale| scale == 1.0);
@@ -166,7 +181,7 @@ impl Family {
         for (key, scale) in [("residual_scale", residual_scale), ("logit_divisor", logit_divisor)] {
             takes(scale.is_none_or(|scale| scale == 1.0) || multiplies, key, &scale, "None, for 1");
         }
-        takes(logit_softcap.is_none(), "logit_softcap", &logit_softcap, "None");
+        takes(logit_softcap.is_none() || self.states_scalar(), "logit_softcap", &logit_softcap, "None");
         if matches!(self, Family::Gpt2 | Family::GptNeoX) {
             takes(kv_heads == heads, "kv_heads", &kv_heads, &format!("as many as query heads, {heads}"));
         }
@@ -191,13 +206,17 @@ impl Family {
 
     /// Where the norms of a block stand.
     pub(super) fn norm_placement(self) -> NormPlacement {
-        if self == Family::Olmo2 { NormPlacement::After } else { NormPlacement::Before }
+        match self {
+            Family::Olmo2 => NormPlacement::After,
+            Family::Gemma2 | Family::Gemma3 => NormPlacement::BeforeAndAfter,
+            _ => NormPlacement::Before,
+        }
     }
 
     /// The norm of queries and keys.
     pub(super) fn qk_norm(self) -> Option<QkNorm> {
         match self {
-            Family::Qwen3 => Some(QkNorm::Heads),
+            Family::Qwen3 | Family::Gemma3 => Some(QkNorm::Heads),
             Family::Olmo2 => Some(QkNorm::Rows),
             _ => None,
         }
@@ -212,6 +231,16 @@ impl Family {
         }
     }
 
+    /// Whether the norms of files hold their scale less 1, the MLP has a gate with a GELU, and embeddings are scaled.
+    pub(crate) fn is_gemma(self) -> bool {
+        matches!(self, Family::Gemma | Family::Gemma2 | Family::Gemma3)
+    }
+
+    /// Whether files state the factor of scores as a number `n`, for 1/√n, and a soft cap of the logits.
+    fn states_scalar(self) -> bool {
+        matches!(self, Family::Gemma2 | Family::Gemma3)
+    }
+
     fn has_gelu(self) -> bool {
         matches!(self, Family::Gpt2 | Family::GptNeoX)
     }
@@ -219,23 +248,23 @@ impl Family {
     fn states_mlp(self, mlp: Mlp) -> bool {
         match mlp {
             Mlp::Gelu(_) => self.has_gelu(),
-            Mlp::SwiGlu => !self.has_gelu() && self != Family::Gemma,
-            Mlp::GeGlu(kind) => self == Family::Gemma && kind == Gelu::Tanh,
+            Mlp::SwiGlu => !self.has_gelu() && !self.is_gemma(),
+            Mlp::GeGlu(kind) => self.is_gemma() && kind == Gelu::Tanh,
         }
     }
 
     fn mlp_stated(self) -> &'static str {
         match self {
             Family::Gpt2 | Family::GptNeoX => "Gelu",
-            Family::Gemma => "GeGlu(Tanh)",
+            _ if self.is_gemma() => "GeGlu(Tanh)",
             _ => "SwiGlu",
         }
     }
 
     /// Whether the key `attention_bias` says if queries, keys, values and the output have biases.
     pub(super) fn states_attention_bias(self) -> bool {
-        use Family::{Gemma, GptNeoX, Granite, Llama, Olmo2, Qwen3, SmolLm3};
-        matches!(self, Llama | Qwen3 | Olmo2 | Granite | SmolLm3 | GptNeoX | Gemma)
+        use Family::{GptNeoX, Granite, Llama, Olmo2, Qwen3, SmolLm3};
+        matches!(self, Llama | Qwen3 | Olmo2 | Granite | SmolLm3 | GptNeoX) || self.is_gemma()
     }
 
     /// Whether the key `mlp_bias` says if the layers of the MLP have biases.
@@ -249,6 +278,8 @@ impl Family {
             Family::Qwen2 | Family::Qwen3 => WindowKeys::Switched,
             Family::Mistral => WindowKeys::All { has_default: true },
             Family::Phi3 => WindowKeys::All { has_default: false },
+            Family::Gemma2 => WindowKeys::AllBut { every: 2 },
+            Family::Gemma3 => WindowKeys::AllBut { every: 6 },
             Family::Gpt2
             | Family::Llama
             | Family::Olmo2
@@ -298,6 +329,13 @@ impl Family {
     }
 
     fn states_positions(self, config: &ModelConfig) -> bool {
+        if self == Family::Gemma3 {
+            let stated = |rope| self.states_rope(rope, config.context);
+            let is_local = (0..config.layers).any(|layer| config.attention_windows.of(layer).is_some());
+            return gemma::rotations(config).is_some_and(|(global, local)| {
+                stated(global) && stated(local) && (!is_local || local.scaling.is_none())
+            });
+        }
         match &config.positions {
             Positions::Learned => self == Family::Gpt2,
             Positions::Rope(rope) => self.states_rope(rope, config.context),
@@ -333,6 +371,7 @@ impl Family {
             Family::Gpt2 => "Learned",
             Family::SmolLm3 => "Rope of whole heads, the same in all layers that have it",
             Family::Phi3 => "Rope, not scaled or by longrope",
+            Family::Gemma3 => "Rope of whole heads, one for layers with a window, not scaled, and one for the others",
             _ if self.rotates_in_part() => "Rope, the same in all layers",
             _ => "Rope of whole heads, the same in all layers",
         }
@@ -345,6 +384,7 @@ impl Family {
         }
         let multiplies = self == Family::Granite;
         let kept = |scale: Option<f32>| scale.filter(|_| multiplies);
+        let has_scale = multiplies || self.states_scalar() && gemma::scalar(&config).is_some();
         let stated = self.states_positions(&config);
         let attention_windows = match self.windows().state(&config.attention_windows, config.context) {
             true => config.attention_windows.clone(),
@@ -353,14 +393,14 @@ impl Family {
         let biases = if self.states_biases(config.biases, self.norm()) { config.biases } else { self.usual_biases() };
         let residual = if self.residuals().contains(&config.residual) { config.residual } else { self.residuals()[0] };
         ModelConfig {
-            attention_scale: kept(config.attention_scale),
+            attention_scale: config.attention_scale.filter(|_| has_scale),
             residual_scale: kept(config.residual_scale),
             embedding_scale: match self {
-                Family::Gemma => Some((config.d_model as f32).sqrt()),
+                _ if self.is_gemma() => Some((config.d_model as f32).sqrt()),
                 _ => kept(config.embedding_scale),
             },
             logit_divisor: kept(config.logit_divisor),
-            logit_softcap: None,
+            logit_softcap: config.logit_softcap.filter(|_| self.states_scalar()),
             norm: self.norm(),
             norm_placement: self.norm_placement(),
             qk_norm: self.qk_norm(),
@@ -368,12 +408,12 @@ impl Family {
                 Mlp::Gelu(kind) if self.has_gelu() => Mlp::Gelu(kind),
                 Mlp::GeGlu(kind) if self.has_gelu() => Mlp::Gelu(kind),
                 _ if self.has_gelu() => Mlp::Gelu(Gelu::Exact),
-                _ if self == Family::Gemma => Mlp::GeGlu(Gelu::Tanh),
+                _ if self.is_gemma() => Mlp::GeGlu(Gelu::Tanh),
                 _ => Mlp::SwiGlu,
             },
             biases,
             residual,
-            attention_softcap: None,
+            attention_softcap: config.attention_softcap.filter(|_| self == Family::Gemma2),
             positions: if stated { config.positions } else { Positions::Rope(self.nearest_rope(&config)) },
             attention_windows,
             ..config
@@ -385,7 +425,8 @@ impl Family {
         let rope = (0..config.layers).find_map(|layer| config.positions.rope_of(layer)).cloned().unwrap_or_default();
         let dim = rope.dim.filter(|_| self.rotates_in_part());
         let rope = RopeConfig { dim, ..rope };
-        if self.states_rope(&rope, config.context) { rope } else { RopeConfig { scaling: None, ..rope } }
+        let is_local = self == Family::Gemma3 && config.attention_windows != AttentionWindows::None;
+        if self.states_rope(&rope, config.context) && !is_local { rope } else { RopeConfig { scaling: None, ..rope } }
     }
 }
 

@@ -52,9 +52,14 @@ impl<'a> Fields<'a> {
         kind(self.map.get(key).unwrap_or(&Value::Null))
     }
 
-    /// The object under `key`, which is `rope_scaling` or `rope_parameters`.
+    /// The object under `key`, which is `rope_scaling`, `rope_parameters`, or one for a kind of layers in the latter.
     pub(super) fn object(&self, key: &'static str) -> Result<Option<Fields<'a>>, ConfigError> {
-        let of = if key == "rope_scaling" { "rope_scaling." } else { "rope_parameters." };
+        let of = match key {
+            "rope_scaling" => "rope_scaling.",
+            "full_attention" => "rope_parameters.full_attention.",
+            "sliding_attention" => "rope_parameters.sliding_attention.",
+            _ => "rope_parameters.",
+        };
         Ok(self.optional(key, Self::as_object)?.map(|map| Fields { map, of }))
     }
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use smallmind_graph::op::Gelu;
 
-use super::{ConfigError, Family, Fields, Head, Mlp, ModelConfig, gpt_neox, gpt2, keys, llama};
+use super::{ConfigError, Family, Fields, Head, Mlp, ModelConfig, gemma, gpt_neox, gpt2, keys, llama};
 
 /// What happens to unknown keys of a `config.json`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +22,7 @@ impl ConfigError {
             Family::Gpt2 => &[gpt2::NAMES],
             Family::GptNeoX => &[gpt_neox::NAMES],
             Family::StableLm => &[llama::STABLELM_NAMES, llama::NAMES],
+            Family::Gemma2 | Family::Gemma3 => &[gemma::NAMES, llama::NAMES],
             _ => &[llama::NAMES],
         };
         if let Self::Invalid { key, .. } = &mut self

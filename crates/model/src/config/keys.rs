@@ -62,10 +62,15 @@ const fn line(key: &'static str, families: &'static [Family], rule: KeyRule) -> 
 use KeyRule::{NoMatter, Only, Read, Same};
 use Supported::{Empty, Is, Null, Number};
 
-use Family::{Gemma, Gpt2, GptNeoX, Granite, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3, SmolLm3, StableLm};
+use Family::{
+    Gemma, Gemma2, Gemma3, Gpt2, GptNeoX, Granite, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3, SmolLm3, StableLm,
+};
 
 const ALL: &[Family] = &Family::ALL;
-const GEMMA: &[Family] = &[Gemma];
+const GEMMA: &[Family] = &[Gemma, Gemma2, Gemma3];
+const GEMMA2: &[Family] = &[Gemma2];
+const GEMMA3: &[Family] = &[Gemma3];
+const GEMMA2_AND_3: &[Family] = &[Gemma2, Gemma3];
 const GPT2: &[Family] = &[Gpt2];
 const GPT_NEOX: &[Family] = &[GptNeoX];
 const GRANITE: &[Family] = &[Granite];
@@ -74,34 +79,40 @@ const QWEN2: &[Family] = &[Qwen2];
 const SMOLLM3: &[Family] = &[SmolLm3];
 const STABLELM: &[Family] = &[StableLm];
 /// The families with rotary positions.
-const ROTARY: &[Family] = &[Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Phi3, Gemma, Mistral];
+const ROTARY: &[Family] =
+    &[Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Phi3, Gemma, Gemma2, Gemma3, Mistral];
+/// Those of them whose `rope_parameters` hold for all layers.
+const ONE_ROPE: &[Family] =
+    &[Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Phi3, Gemma, Gemma2, Mistral];
 /// Those of them that name the base `rope_theta`.
-const ROPE_THETA: &[Family] = &[Llama, Qwen2, Qwen3, Olmo2, StableLm, Granite, SmolLm3, Phi3, Gemma, Mistral];
+const ROPE_THETA: &[Family] =
+    &[Llama, Qwen2, Qwen3, Olmo2, StableLm, Granite, SmolLm3, Phi3, Gemma, Gemma2, Gemma3, Mistral];
 /// Families that rotate whole heads, and families that may rotate a part of each.
-const WHOLE_HEADS: &[Family] = &[Llama, Qwen2, Qwen3, Olmo2, Granite, SmolLm3, Gemma, Mistral];
+const WHOLE_HEADS: &[Family] = &[Llama, Qwen2, Qwen3, Olmo2, Granite, SmolLm3, Gemma, Gemma2, Gemma3, Mistral];
 const PARTS_OF_HEADS: &[Family] = &[GptNeoX, StableLm, Phi3];
 /// The families whose heads may have another width than their share of the residual stream.
-const HEAD_DIM: &[Family] = &[Llama, Qwen2, Qwen3, Olmo2, Granite, SmolLm3, Phi3, Gemma, Mistral];
+const HEAD_DIM: &[Family] = &[Llama, Qwen2, Qwen3, Olmo2, Granite, SmolLm3, Phi3, Gemma, Gemma2, Gemma3, Mistral];
 /// The families with fewer key heads than query heads.
 const GROUPED: &[Family] = ROPE_THETA;
 const RMS_NORM: &[Family] = HEAD_DIM;
 const LAYER_NORM: &[Family] = &[GptNeoX, StableLm];
-const ATTENTION_BIAS: &[Family] = &[Llama, Qwen3, Olmo2, GptNeoX, Granite, SmolLm3, Gemma];
+const ATTENTION_BIAS: &[Family] = &[Llama, Qwen3, Olmo2, GptNeoX, Granite, SmolLm3, Gemma, Gemma2, Gemma3];
 const NO_ATTENTION_BIAS: &[Family] = &[Qwen2, Phi3];
 const MLP_BIAS: &[Family] = &[Llama, Granite, SmolLm3];
 const NO_MLP_BIAS: &[Family] = &[Qwen2, Phi3];
 /// The families whose files name the attention of each layer.
-const LAYER_TYPES: &[Family] = &[Llama, Qwen2, Qwen3, SmolLm3];
+const LAYER_TYPES: &[Family] = &[Llama, Qwen2, Qwen3, SmolLm3, Gemma2, Gemma3];
 /// The families whose `sliding_window` counts only beside `use_sliding_window`, and others that may say that it is off.
 const SWITCHED_WINDOW: &[Family] = &[Qwen2, Qwen3];
 const UNUSED_WINDOW: &[Family] = &[Llama, SmolLm3];
 /// The families whose `sliding_window` counts by itself.
-const WINDOW: &[Family] = &[Mistral, Phi3];
+const WINDOW: &[Family] = &[Mistral, Phi3, Gemma2, Gemma3];
 const NO_WINDOW: &[Family] = &[Llama];
 const LLAMA_AND_QWEN2: &[Family] = &[Llama, Qwen2];
 const TENSOR_PARALLEL: &[Family] = &[Llama, Qwen2, SmolLm3];
 /// All but the families whose published files name classes of Python that transformers has itself.
-const NATIVE: &[Family] = &[Gpt2, Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Gemma, Mistral];
+const NATIVE: &[Family] =
+    &[Gpt2, Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Gemma, Gemma2, Gemma3, Mistral];
 
 const CLASSES: &str = "for classifiers";
 const ENCODERS: &str = "for models with an encoder";
@@ -206,6 +217,16 @@ const KEYS: &[Line] = &[
     // Gemma.
     line("hidden_activation", GEMMA, Read),
     line("use_bidirectional_attention", GEMMA, Only(&[Is(false), Null])),
+    // Gemma 2 and 3.
+    line("query_pre_attn_scalar", GEMMA2_AND_3, Read),
+    line("final_logit_softcapping", GEMMA2_AND_3, Read),
+    line("attn_logit_softcapping", GEMMA2, Read),
+    line("attn_logit_softcapping", GEMMA3, Only(&[Null])),
+    line("sliding_window_size", GEMMA2, Same("sliding_window")),
+    line("sliding_window_pattern", GEMMA3, Read),
+    line("_sliding_window_pattern", GEMMA3, NoMatter("layer_types says it")),
+    line("rope_local_base_freq", GEMMA3, Read),
+    line("cache_implementation", GEMMA2_AND_3, NoMatter(SPEED)),
     // SmolLM3.
     line("no_rope_layers", SMOLLM3, Read),
     line("no_rope_layer_interval", SMOLLM3, Read),
@@ -314,8 +335,24 @@ const ROPE_KEYS: &[Line] = &[
     line("partial_rotary_factor", PARTS_OF_HEADS, Read),
 ];
 
-/// The objects in `config.json` with a table of their own.
-const NESTED: &[(&str, &[Line])] = &[("rope_scaling", ROPE_KEYS), ("rope_parameters", ROPE_KEYS)];
+/// The members of `rope_parameters` where each kind of layers has a rotation of its own.
+#[rustfmt::skip]
+const LAYER_KINDS: &[Line] = &[
+    line("full_attention", GEMMA3, Read),
+    line("sliding_attention", GEMMA3, Read),
+];
+
+/// An object in `config.json`, the families that have it, and the table of its members.
+type Nested = (&'static [&'static str], &'static [Family], &'static [Line]);
+
+/// The objects with a table of their own.
+const NESTED: &[Nested] = &[
+    (&["rope_scaling"], ROTARY, ROPE_KEYS),
+    (&["rope_parameters"], ONE_ROPE, ROPE_KEYS),
+    (&["rope_parameters"], GEMMA3, LAYER_KINDS),
+    (&["rope_parameters", "full_attention"], GEMMA3, ROPE_KEYS),
+    (&["rope_parameters", "sliding_attention"], GEMMA3, ROPE_KEYS),
+];
 
 /// What each known key of `config.json` means for a family, by its path in the file: `rope_scaling.factor`.
 ///
@@ -328,8 +365,11 @@ const NESTED: &[(&str, &[Line])] = &[("rope_scaling", ROPE_KEYS), ("rope_paramet
 /// assert_eq!(rule("n_embd"), None);
 /// ```
 pub fn config_keys(family: Family) -> impl Iterator<Item = (String, KeyRule)> {
-    let nested =
-        NESTED.iter().flat_map(|(key, table)| table.iter().map(move |line| (format!("{key}.{}", line.key), line)));
+    let of_family = NESTED.iter().filter(move |(_, families, _)| families.contains(&family));
+    let nested = of_family.flat_map(|(path, _, table)| {
+        let path = path.join(".");
+        table.iter().map(move |line| (format!("{path}.{}", line.key), line))
+    });
     let all = KEYS.iter().map(|line| (line.key.to_owned(), line)).chain(nested);
     all.filter(move |(_, line)| line.families.contains(&family)).map(|(path, line)| (path, line.rule))
 }
@@ -337,9 +377,10 @@ pub fn config_keys(family: Family) -> impl Iterator<Item = (String, KeyRule)> {
 /// Checks the values of all known keys that are not read elsewhere; returns the unknown keys.
 pub(super) fn check(map: &Map<String, Value>, family: Family) -> Result<Vec<String>, ConfigError> {
     let mut unknown = check_object(map, family, KEYS, "")?;
-    for (key, table) in NESTED {
-        if let Some(Value::Object(inner)) = map.get(*key).filter(|_| find(KEYS, key, family).is_some()) {
-            unknown.extend(check_object(inner, family, table, &format!("{key}."))?);
+    for (path, _, table) in NESTED.iter().filter(|(_, families, _)| families.contains(&family)) {
+        let inner = path.iter().try_fold(map, |object, key| object.get(*key)?.as_object());
+        if let Some(inner) = inner {
+            unknown.extend(check_object(inner, family, table, &format!("{}.", path.join(".")))?);
         }
     }
     Ok(unknown)
@@ -397,7 +438,7 @@ mod tests {
 
     #[test]
     fn every_key_has_one_rule_for_a_family() {
-        for table in [KEYS, ROPE_KEYS] {
+        for table in [KEYS, ROPE_KEYS, LAYER_KINDS] {
             for (i, line) in table.iter().enumerate() {
                 let twice = |other: &&Line| {
                     other.key == line.key && other.families.iter().any(|family| line.families.contains(family))

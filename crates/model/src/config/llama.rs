@@ -7,8 +7,8 @@ use super::error::kind;
 use super::json::{activation_name, short};
 use super::rope::{self, RopeKeys};
 use super::{
-    Biases, ConfigError, DropoutConfig, Family, Fields, Mlp, ModelConfig, NormKind, Positions, Residual, RopeConfig,
-    windows,
+    AttentionWindows, Biases, ConfigError, DropoutConfig, Family, Fields, Mlp, ModelConfig, NormKind, Positions,
+    Residual, RopeConfig, gemma, windows,
 };
 
 /// The names of fields in [`ModelConfig::check`], each with its key.
@@ -42,12 +42,13 @@ pub(super) fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig, Config
     let head_dim = match f.optional("head_dim", Fields::as_size)? {
         Some(dim) => dim,
         None if family == Family::Qwen3 && !f.is_null("head_dim") => 128,
-        None if family == Family::Gemma && !f.is_null("head_dim") => 256,
+        None if family.is_gemma() && !f.is_null("head_dim") => 256,
         None if heads > 0 && d_model.is_multiple_of(heads) => d_model / heads,
         None => return Err(ConfigError::heads_must_divide(heads, d_model)),
     };
     let mlp = mlp(f, family)?;
     let (layers, context) = (f.size("num_hidden_layers")?, f.size("max_position_embeddings")?);
+    let attention_windows = windows::read(f, family, layers, context)?;
     let dropout = DropoutConfig {
         embedding: f.number("embd_pdrop", 0.0)? as f32,
         attention: f.number("attention_dropout", 0.0)? as f32,
@@ -62,24 +63,25 @@ pub(super) fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig, Config
         kv_heads: kv_heads(f, family, heads)?,
         head_dim,
         d_ff: f.size("intermediate_size")?,
-        attention_windows: windows::read(f, family, layers, context)?,
-        positions: positions(f, family, [layers, context, head_dim])?,
+        positions: positions(f, family, [layers, context, head_dim], &attention_windows)?,
+        attention_windows,
         norm: family.norm(),
         norm_eps: norm_eps(f, family)?,
         norm_placement: family.norm_placement(),
         qk_norm: family.qk_norm(),
-        head: f.head(matches!(family, Family::SmolLm3 | Family::Gemma))?,
+        head: f.head(family == Family::SmolLm3 || family.is_gemma())?,
         biases: biases(f, family)?,
         dropout,
         init_std: f.number("initializer_range", 0.02)? as f32,
         bos: f.optional("bos_token_id", Fields::as_id)?,
         eos: f.ids("eos_token_id")?,
         mlp,
-        embedding_scale: (family == Family::Gemma).then(|| (d_model as f32).sqrt()),
+        embedding_scale: family.is_gemma().then(|| (d_model as f32).sqrt()),
         ..ModelConfig::default()
     };
     match family {
         Family::Granite => with_multipliers(f, config),
+        Family::Gemma2 | Family::Gemma3 => gemma::with_own_keys(f, family, config),
         Family::StableLm if f.flag("use_parallel_residual", false)? => {
             Ok(ModelConfig { residual: Residual::Parallel { shared_norm: true }, ..config })
         }
@@ -92,7 +94,7 @@ fn kv_heads(f: &Fields<'_>, family: Family, heads: usize) -> Result<usize, Confi
     const KEY: &str = "num_key_value_heads";
     let default = match family {
         Family::Mistral => 8,
-        Family::SmolLm3 => 4,
+        Family::SmolLm3 | Family::Gemma2 | Family::Gemma3 => 4,
         Family::Gemma => 16,
         Family::Qwen3 | Family::StableLm => 32,
         _ => heads,
@@ -103,7 +105,7 @@ fn kv_heads(f: &Fields<'_>, family: Family, heads: usize) -> Result<usize, Confi
 
 fn mlp(f: &Fields<'_>, family: Family) -> Result<Mlp, ConfigError> {
     const TANH: &str = "gelu_pytorch_tanh";
-    if family != Family::Gemma {
+    if !family.is_gemma() {
         let act = f.or("hidden_act", Fields::as_str, "silu")?;
         let wrong = || ConfigError::invalid("hidden_act", act, "only silu is supported");
         return if act == "silu" { Ok(Mlp::SwiGlu) } else { Err(wrong()) };
@@ -142,11 +144,16 @@ fn positions(
     f: &Fields<'_>,
     family: Family,
     [layers, context, head_dim]: [usize; 3],
+    windows: &AttentionWindows,
 ) -> Result<Positions, ConfigError> {
     let keys = RopeKeys {
         family,
         theta: "rope_theta",
-        default_theta: if family == Family::SmolLm3 { 2e6 } else { RopeConfig::default().theta },
+        default_theta: match family {
+            Family::SmolLm3 => 2e6,
+            Family::Gemma3 => 1e6,
+            _ => RopeConfig::default().theta,
+        },
         partial: match family {
             Family::StableLm => Some(("partial_rotary_factor", 0.25)),
             Family::Phi3 => Some(("partial_rotary_factor", 1.0)),
@@ -159,6 +166,9 @@ fn positions(
             _ => None,
         },
     };
+    if family == Family::Gemma3 {
+        return gemma::positions(f, &keys, layers, windows);
+    }
     let rope = rope::read(f, &keys)?;
     if family != Family::SmolLm3 {
         return Ok(Positions::Rope(rope));
@@ -206,7 +216,7 @@ fn with_multipliers(f: &Fields<'_>, config: ModelConfig) -> Result<ModelConfig, 
 
 /// The keys that not all families have, or that mean something else there.
 pub(super) fn write(c: &ModelConfig, family: Family) -> Value {
-    let rope = (0..c.layers).find_map(|layer| c.positions.rope_of(layer)).cloned().unwrap_or_default();
+    let rope = gemma::global(c).cloned().unwrap_or_default();
     let all = json!({
         "architectures": [class(family)],
         "max_position_embeddings": c.context,
@@ -263,6 +273,7 @@ fn own(c: &ModelConfig, family: Family, rope: &RopeConfig) -> Map<String, Value>
             "partial_rotary_factor": rope::part(rope, c.head_dim),
             "original_max_position_embeddings": original.unwrap_or(c.context),
         }),
+        Family::Gemma2 | Family::Gemma3 => return gemma::write(c, family),
         _ => json!({}),
     };
     own.as_object().cloned().unwrap_or_default()
@@ -283,5 +294,7 @@ fn class(family: Family) -> &'static str {
         Family::StableLm => "StableLmForCausalLM",
         Family::Phi3 => "Phi3ForCausalLM",
         Family::Gemma => "GemmaForCausalLM",
+        Family::Gemma2 => "Gemma2ForCausalLM",
+        Family::Gemma3 => "Gemma3ForCausalLM",
     }
 }

@@ -50,7 +50,18 @@ pub(super) fn read(f: &Fields<'_>, keys: &RopeKeys) -> Result<RopeConfig, Config
         Some((key, default)) => f.number(key, default)?,
         None => 1.0,
     };
-    let Some(s) = scaling.or(parameters) else {
+    of_object(scaling.or(parameters).as_ref(), beside, part, keys)
+}
+
+/// The rotation that an object states, if there is one, where the base and the rotated part beside it are `beside` and
+/// `part`.
+pub(super) fn of_object(
+    object: Option<&Fields<'_>>,
+    beside: f64,
+    part: f64,
+    keys: &RopeKeys,
+) -> Result<RopeConfig, ConfigError> {
+    let Some(s) = object else {
         return Ok(RopeConfig { theta: beside, dim: rotated(part, keys)?, scaling: None });
     };
     let theta = s.number("rope_theta", beside)?;
@@ -58,7 +69,7 @@ pub(super) fn read(f: &Fields<'_>, keys: &RopeKeys) -> Result<RopeConfig, Config
         return Err(ConfigError::invalid(&s.path("rope_theta"), theta, "it must be positive"));
     }
     let part = if keys.partial.is_some() { s.number("partial_rotary_factor", part)? } else { part };
-    Ok(RopeConfig { theta, dim: rotated(part, keys)?, scaling: read_scaling(&s, keys)? })
+    Ok(RopeConfig { theta, dim: rotated(part, keys)?, scaling: read_scaling(s, keys)? })
 }
 
 /// The rotated features of a head for the part of it that a file says: rounded down, as transformers does.

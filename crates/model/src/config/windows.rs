@@ -78,6 +78,8 @@ pub(super) enum WindowKeys {
     All { has_default: bool },
     /// `use_sliding_window` switches `sliding_window` on, `layer_types` or `max_window_layers` says for which layers.
     Switched,
+    /// All layers but each of so many have the window `sliding_window`, 4096 by default; `layer_types` may name others.
+    AllBut { every: usize },
 }
 
 impl WindowKeys {
@@ -88,9 +90,9 @@ impl WindowKeys {
             AttentionWindows::All(window) => match self {
                 Self::None => false,
                 Self::All { .. } => *window < context,
-                Self::Switched => true,
+                Self::Switched | Self::AllBut { .. } => true,
             },
-            AttentionWindows::Pattern { .. } => self == Self::Switched,
+            AttentionWindows::Pattern { .. } => matches!(self, Self::Switched | Self::AllBut { .. }),
         }
     }
 
@@ -99,7 +101,7 @@ impl WindowKeys {
         match self {
             Self::None => "None",
             Self::All { .. } => "None, or All of less than the context",
-            Self::Switched => "any",
+            Self::Switched | Self::AllBut { .. } => "any",
         }
     }
 }
@@ -117,6 +119,7 @@ pub(super) fn read(
         // A window of at least the whole context is none.
         WindowKeys::All { has_default } => (window(f, has_default)?.filter(|window| *window < context), 0),
         WindowKeys::Switched => switched(f)?,
+        WindowKeys::AllBut { every } => return all_but(f, types, pattern(f, family, every)?, layers),
     };
     let Some(window) = window else {
         if types.is_some_and(|local| local.contains(&true)) {
@@ -146,6 +149,33 @@ fn switched(f: &Fields<'_>) -> Result<(Option<usize>, usize), ConfigError> {
     Ok((window.filter(|_| is_used), first_local))
 }
 
+/// The windows of all layers but each of `every`, where `types` doesn't say otherwise.
+fn all_but(
+    f: &Fields<'_>,
+    types: Option<Vec<bool>>,
+    every: usize,
+    layers: usize,
+) -> Result<AttentionWindows, ConfigError> {
+    // A file with more layers is refused later.
+    let usual = || (1..=layers.min(MAX_LAYERS)).map(|layer| !layer.is_multiple_of(every)).collect();
+    let local: Vec<bool> = types.unwrap_or_else(usual);
+    match window(f, true)? {
+        Some(window) => Ok(AttentionWindows::of_layers(window, &local)),
+        None if local.contains(&true) => {
+            let why = format!("there are layers of {LOCAL}, which need one");
+            Err(ConfigError::invalid("sliding_window", f.shown("sliding_window"), why))
+        }
+        None => Ok(AttentionWindows::None),
+    }
+}
+
+/// Each of how many layers has no window.
+fn pattern(f: &Fields<'_>, family: Family, default: usize) -> Result<usize, ConfigError> {
+    const KEY: &str = "sliding_window_pattern";
+    let every = if family == Family::Gemma3 { f.or(KEY, Fields::as_size, default)? } else { default };
+    if every == 0 { Err(ConfigError::invalid(KEY, every, "it must be positive")) } else { Ok(every) }
+}
+
 /// Whether each layer has a window, where the file lists the layers.
 fn layer_types(f: &Fields<'_>, layers: usize) -> Result<Option<Vec<bool>>, ConfigError> {
     const KEY: &str = "layer_types";
@@ -173,18 +203,19 @@ pub(super) fn write(c: &ModelConfig, family: Family) -> Map<String, Value> {
         AttentionWindows::All(window) | AttentionWindows::Pattern { window, .. } => Some(*window),
     };
     let is_local = |layer: usize| windows.of(layer).is_some();
+    let types = || (0..c.layers).map(|layer| if is_local(layer) { LOCAL } else { GLOBAL[0] }).collect::<Vec<_>>();
     let keys = match (family.windows(), window) {
         (WindowKeys::None, _) | (WindowKeys::Switched, None) => json!({}),
         (WindowKeys::All { .. }, window) => json!({"sliding_window": window}),
+        (WindowKeys::AllBut { .. }, window) => json!({"sliding_window": window, "layer_types": types()}),
         (WindowKeys::Switched, Some(window)) => {
-            let types = (0..c.layers).map(|layer| if is_local(layer) { LOCAL } else { GLOBAL[0] }).collect::<Vec<_>>();
             // For programs that don't read the list: the layers from which on all have the window.
             let last_global = (0..c.layers).rev().find(|layer| !is_local(*layer));
             json!({
                 "use_sliding_window": true,
                 "sliding_window": window,
                 "max_window_layers": last_global.map_or(0, |layer| layer + 1),
-                "layer_types": types,
+                "layer_types": types(),
             })
         }
     };

@@ -1,15 +1,17 @@
 //! Names of tensors in files, and the parameters that they hold.
 
+mod gguf;
 mod gpt2;
 mod gpt_neox;
 mod llama;
 
 use std::ops::Range;
 
-use smallmind_checkpoint::WeightFiles;
+use smallmind_checkpoint::TensorSource;
 
 use llama::Projections;
 
+use crate::config::ROPE_TENSORS;
 use crate::{ConfigError, Family, Head, ModelConfig};
 
 /// Order of a tensor in a file relative to the parameter.
@@ -25,6 +27,12 @@ pub(crate) enum Orientation {
     /// values.
     Heads {
         /// How many heads.
+        heads: usize,
+    },
+    /// In each head the two features of a rotary pair adjacent, as llama.cpp rotates them. The parameter has the first
+    /// features of all pairs, then the second ones.
+    Interleaved {
+        /// How many heads the tensor has.
         heads: usize,
     },
 }
@@ -62,6 +70,11 @@ impl TensorSlot {
             Orientation::MinusOne => param.iter_mut().zip(in_file).for_each(|(scale, w)| *scale = 1.0 + w),
             Orientation::Transposed => transpose(in_file, self.shape[0], 1, param),
             Orientation::Heads { heads } => transpose(in_file, heads, in_file.len() / (3 * heads), param),
+            Orientation::Interleaved { heads } => {
+                let (len, half) = (in_file.len() / heads, self.shape[0] / heads / 2);
+                let head_pairs = in_file.chunks_exact(len).zip(param.chunks_exact_mut(len));
+                head_pairs.for_each(|(from, to)| transpose(from, half, len / (2 * half), to));
+            }
         }
     }
 
@@ -72,6 +85,11 @@ impl TensorSlot {
             Orientation::MinusOne => in_file.iter_mut().zip(param).for_each(|(w, scale)| *w = scale - 1.0),
             Orientation::Transposed => transpose(param, self.shape[1], 1, in_file),
             Orientation::Heads { heads } => transpose(param, 3, param.len() / (3 * heads), in_file),
+            Orientation::Interleaved { heads } => {
+                let (len, half) = (param.len() / heads, self.shape[0] / heads / 2);
+                let head_pairs = param.chunks_exact(len).zip(in_file.chunks_exact_mut(len));
+                head_pairs.for_each(|(from, to)| transpose(from, 2, len / (2 * half), to));
+            }
         }
     }
 
@@ -99,33 +117,48 @@ pub(crate) struct ZeroTensor {
     pub(crate) len: usize,
 }
 
+/// The kind of a model's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    /// Safetensors, with the names of Hugging Face.
+    HuggingFace,
+    /// GGUF.
+    Gguf,
+}
+
 /// The names of a model's tensors in files of its family.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TensorNames<'c> {
     config: &'c ModelConfig,
     family: Family,
+    kind: FileKind,
 }
 
 impl<'c> TensorNames<'c> {
-    /// The names for a model of `config`.
+    /// The names for a model of `config` in files of Hugging Face.
     ///
     /// # Errors
     /// [`ConfigError::NotStorable`] if no family's files can express the model.
     pub(crate) fn of(config: &'c ModelConfig) -> Result<Self, ConfigError> {
-        Ok(Self { config, family: Family::of(config)? })
+        Ok(Self::of_family(config, Family::of(config)?, FileKind::HuggingFace))
     }
 
-    /// The names of a model of `config` in `file`: those of the family, among those whose files can state the model,
-    /// that has the most of its tensors there.
+    /// The names for a model of `config` in files of a family that can express it.
+    pub(crate) fn of_family(config: &'c ModelConfig, family: Family, kind: FileKind) -> Self {
+        Self { config, family, kind }
+    }
+
+    /// The names of a model of `config` in `file`, which has the names of Hugging Face: those of the family, among
+    /// those whose files can state the model, that has the most of its tensors there.
     ///
     /// # Errors
     /// As [`TensorNames::of`].
-    pub(crate) fn in_file(config: &'c ModelConfig, file: &WeightFiles) -> Result<Self, ConfigError> {
+    pub(crate) fn in_file(config: &'c ModelConfig, file: &dyn TensorSource) -> Result<Self, ConfigError> {
         let first = Self::of(config)?;
         let present = |names: &Self| names.slots().iter().filter(|slot| names.holds(&slot.name, file)).count();
         let (mut best, mut most) = (first, present(&first));
         for family in Family::stating(config).filter(|family| *family != first.family) {
-            let names = Self { config, family };
+            let names = Self { family, ..first };
             let count = present(&names);
             if count > most {
                 (best, most) = (names, count);
@@ -135,20 +168,21 @@ impl<'c> TensorNames<'c> {
     }
 
     /// Whether `file` has the tensor `name`, with or without the optional prefix.
-    fn holds(&self, name: &str, file: &WeightFiles) -> bool {
+    fn holds(&self, name: &str, file: &dyn TensorSource) -> bool {
         file.contains(self.stored(name, file))
     }
 
     /// The tensors that hold the parameters, in the order in which they are written.
     pub(crate) fn slots(&self) -> Vec<TensorSlot> {
         let c = self.config;
-        let mut slots = match self.family {
-            Family::Gpt2 => gpt2::slots(c),
-            Family::GptNeoX => gpt_neox::slots(c),
-            Family::Phi3 => llama::slots(c, Projections::Fused),
+        let mut slots = match (self.kind, self.family) {
+            (FileKind::Gguf, family) => return gguf::slots(c, family),
+            (_, Family::Gpt2) => gpt2::slots(c),
+            (_, Family::GptNeoX) => gpt_neox::slots(c),
+            (_, Family::Phi3) => llama::slots(c, Projections::Fused),
             _ => llama::slots(c, Projections::Apart),
         };
-        if self.family == Family::Gemma {
+        if self.family.is_gemma() {
             slots.iter_mut().filter(|slot| slot.param.ends_with("norm.weight")).for_each(|slot| {
                 slot.orientation = Orientation::MinusOne;
             });
@@ -161,31 +195,38 @@ impl<'c> TensorNames<'c> {
 
     /// Tensors of zeros to write for other tools, which then read the same model.
     pub(crate) fn zeros(&self) -> Vec<ZeroTensor> {
-        match self.family {
-            Family::Gpt2 => gpt2::zeros(self.config),
+        match (self.family, self.kind) {
+            (Family::Gpt2, FileKind::HuggingFace) => gpt2::zeros(self.config),
+            (Family::Gpt2, FileKind::Gguf) => gguf::zeros(self.config),
             _ => vec![],
         }
     }
 
     /// The name of the tensor of an untied output head.
     pub(crate) fn output_head(&self) -> &'static str {
-        if self.family == Family::GptNeoX { "embed_out.weight" } else { "lm_head.weight" }
+        match (self.kind, self.family) {
+            (FileKind::Gguf, _) => gguf::OUTPUT_HEAD,
+            (_, Family::GptNeoX) => "embed_out.weight",
+            _ => "lm_head.weight",
+        }
     }
 
     /// The name of the table of token embeddings.
     pub(crate) fn embedding(&self) -> &'static str {
-        match self.family {
-            Family::Gpt2 => "transformer.wte.weight",
-            Family::GptNeoX => "gpt_neox.embed_in.weight",
+        match (self.kind, self.family) {
+            (FileKind::Gguf, _) => gguf::EMBEDDING,
+            (_, Family::Gpt2) => "transformer.wte.weight",
+            (_, Family::GptNeoX) => "gpt_neox.embed_in.weight",
             _ => "model.embed_tokens.weight",
         }
     }
 
     /// The optional prefix: published GPT-2 weights don't have it.
     fn optional_prefix(&self) -> &'static str {
-        match self.family {
-            Family::Gpt2 => "transformer.",
-            Family::GptNeoX => "gpt_neox.",
+        match (self.kind, self.family) {
+            (FileKind::Gguf, _) => "",
+            (_, Family::Gpt2) => "transformer.",
+            (_, Family::GptNeoX) => "gpt_neox.",
             _ => "model.",
         }
     }
@@ -196,13 +237,16 @@ impl<'c> TensorNames<'c> {
     }
 
     /// The name of the tensor `name` in `file`, with or without the optional prefix.
-    pub(crate) fn stored<'n>(&self, name: &'n str, file: &WeightFiles) -> &'n str {
+    pub(crate) fn stored<'n>(&self, name: &'n str, file: &dyn TensorSource) -> &'n str {
         let bare = self.bare(name);
         if !file.contains(name) && file.contains(bare) { bare } else { name }
     }
 
     /// Whether the tensor is determined by the configuration: rotary frequencies, causal masks.
     pub(crate) fn is_buffer(&self, name: &str) -> bool {
+        if self.kind == FileKind::Gguf {
+            return ROPE_TENSORS.contains(&name);
+        }
         let (blocks, of_block, of_model): (_, &[_], &[_]) = match self.family {
             Family::Gpt2 => ("h.", &["attn.bias", "attn.masked_bias"], &[]),
             Family::GptNeoX => (

@@ -5,8 +5,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::error::TokenizerError;
-use super::file::{AddedEntry, BpeEntry, MAX_TOKENS, Part, PatternEntry, TokenizerFile};
-use super::{pattern, template};
+use super::file::{AddedEntry, MAX_TOKENS, Part, PatternEntry, TokenizerFile};
+use super::model_entry::{BpeEntry, ModelEntry, UnigramEntry, WordPieceEntry};
+use super::{charsmap, pattern, template};
 
 /// The longest token, in bytes; real ones stay in the hundreds.
 const MAX_TOKEN_BYTES: usize = 8 << 10;
@@ -14,6 +15,8 @@ const MAX_TOKEN_BYTES: usize = 8 << 10;
 const MAX_REGEX_BYTES: usize = 4 << 10;
 /// The longest replacement text in bytes, so that a text can't grow without bound.
 const MAX_AFFIX_BYTES: usize = 64;
+/// The longest word that WordPiece divides, in characters: its time grows with the square. Real files have 100.
+const MAX_WORD_PIECE_CHARS: u64 = 512;
 /// How deep sequences may be nested; real ones are not nested at all.
 const MAX_DEPTH: usize = 4;
 /// The most ids without a token, in addition to one such id for each token.
@@ -29,16 +32,18 @@ pub(super) struct TokenEntry {
 }
 
 /// Checks everything; returns the tokens by id.
-pub(super) fn check(file: &TokenizerFile<BpeEntry>) -> Result<Vec<Option<TokenEntry>>, TokenizerError> {
+pub(super) fn check(file: &TokenizerFile<ModelEntry>) -> Result<Vec<Option<TokenEntry>>, TokenizerError> {
     if file.version != "1.0" {
         return Err(TokenizerError::unsupported("version", format!("{:?}", file.version), "\"1.0\""));
     }
     check_model(&file.model)?;
-    let tokens = tokens_by_id(&file.model.vocab, &file.added_tokens)?;
-    if let Some(unknown) = file.model.unk_token.as_ref().filter(|unknown| !file.model.vocab.contains_key(*unknown)) {
+    let tokens = tokens_by_id(file.model.ids(), &file.added_tokens)?;
+    if let Some(unknown) = file.model.unknown().filter(|unknown| !file.model.ids().contains_key(*unknown)) {
         return Err(TokenizerError::field("model.unk_token", format!("{unknown:?} is not in the vocabulary")));
     }
-    check_merges(&file.model)?;
+    if let Some(model) = file.model.bpe() {
+        check_merges(model)?;
+    }
     for (path, part, rule) in [
         ("normalizer", &file.normalizer, check_normalizer as Rule),
         ("pre_tokenizer", &file.pre_tokenizer, check_pre_tokenizer),
@@ -52,28 +57,52 @@ pub(super) fn check(file: &TokenizerFile<BpeEntry>) -> Result<Vec<Option<TokenEn
     Ok(tokens)
 }
 
-fn check_model(model: &BpeEntry) -> Result<(), TokenizerError> {
-    let unsupported = |field: &str, found: String, supported| {
-        Err(TokenizerError::unsupported(format!("model.{field}"), found, supported))
-    };
-    if let Some(kind) = model.kind.as_ref().filter(|kind| *kind != "BPE") {
-        return unsupported("type", format!("{kind:?}"), "\"BPE\"");
-    }
-    if let Some(dropout) = model.dropout.filter(|dropout| *dropout != 0.0) {
-        return unsupported("dropout", dropout.to_string(), "none: the same text always gives the same tokens");
-    }
-    for (field, affix) in [
-        ("continuing_subword_prefix", &model.continuing_subword_prefix),
-        ("end_of_word_suffix", &model.end_of_word_suffix),
-    ] {
-        if let Some(affix) = affix.as_ref().filter(|affix| !affix.is_empty()) {
-            return unsupported(field, format!("{affix:?}"), "none");
-        }
-    }
-    if model.vocab.is_empty() {
+fn check_model(model: &ModelEntry) -> Result<(), TokenizerError> {
+    if model.ids().is_empty() {
         return Err(TokenizerError::field("model.vocab", "the vocabulary is empty"));
     }
+    match model {
+        ModelEntry::Bpe(model) => check_bpe(model),
+        ModelEntry::Unigram(model) => check_unigram(model),
+        ModelEntry::WordPiece(model) => check_word_piece(model),
+        ModelEntry::WordLevel(_) => Ok(()),
+    }
+}
+
+fn check_bpe(model: &BpeEntry) -> Result<(), TokenizerError> {
+    if let Some(dropout) = model.dropout.filter(|dropout| *dropout != 0.0) {
+        let supported = "none: the same text always gives the same tokens";
+        return Err(TokenizerError::unsupported("model.dropout", dropout.to_string(), supported));
+    }
+    for (field, affix) in [
+        ("model.continuing_subword_prefix", &model.continuing_subword_prefix),
+        ("model.end_of_word_suffix", &model.end_of_word_suffix),
+    ] {
+        if let Some(affix) = affix {
+            check_length(field, "text", affix, MAX_AFFIX_BYTES)?;
+        }
+    }
     Ok(())
+}
+
+fn check_unigram(model: &UnigramEntry) -> Result<(), TokenizerError> {
+    if let Some((piece, score)) = model.pieces.iter().find(|(_, score)| !score.is_finite()) {
+        return Err(TokenizerError::field("model.vocab", format!("the score of {piece:?} is {score}")));
+    }
+    match model.unk_id.filter(|id| *id as usize >= model.pieces.len()) {
+        Some(id) => Err(TokenizerError::field("model.unk_id", format!("the id {id} is not in the vocabulary"))),
+        None => Ok(()),
+    }
+}
+
+fn check_word_piece(model: &WordPieceEntry) -> Result<(), TokenizerError> {
+    let limit = MAX_WORD_PIECE_CHARS;
+    if model.max_input_chars_per_word > limit {
+        let problem = format!("{} characters are over the limit of {limit}", model.max_input_chars_per_word);
+        return Err(TokenizerError::field("model.max_input_chars_per_word", problem));
+    }
+    let prefix = &model.continuing_subword_prefix;
+    check_length("model.continuing_subword_prefix", "text", prefix, MAX_AFFIX_BYTES)
 }
 
 /// Checks that every id belongs to one token, and that the ids are dense enough to index a table.
@@ -147,10 +176,15 @@ fn tokens_by_id(vocab: &HashMap<String, u32>, added: &[AddedEntry]) -> Result<Ve
 fn check_merges(model: &BpeEntry) -> Result<(), TokenizerError> {
     let mut seen = HashSet::with_capacity(model.merges.len());
     let mut joined = String::new();
+    let prefix = model.continuing_subword_prefix.as_deref().unwrap_or_default();
     for (index, (left, right)) in model.merges.iter().enumerate() {
+        let Some(continued) = right.strip_prefix(prefix) else {
+            let problem = format!("{right:?} does not begin with the prefix {prefix:?} of what continues a word");
+            return Err(TokenizerError::field(format!("model.merges[{index}]"), problem));
+        };
         joined.clear();
         joined.push_str(left);
-        joined.push_str(right);
+        joined.push_str(continued);
         for token in [left, right, &joined] {
             if token.is_empty() || !model.vocab.contains_key(token) {
                 let problem = format!("{left:?} + {right:?}: {token:?} is not in the vocabulary");
@@ -202,6 +236,7 @@ fn sequence<'a>(path: &str, part: &'a Part) -> (&'static str, Option<&'a Vec<Par
 #[rustfmt::skip]
 fn keys_of(path: &str, kind: &str) -> &'static [&'static str] {
     match kind {
+        "ByteLevel" if path.starts_with("normalizer") => &[],
         "ByteLevel" => &["add_prefix_space", "trim_offsets", "use_regex"],
         "Digits" => &["individual_digits"],
         "Metaspace" => &["replacement", "prepend_scheme", "split", "add_prefix_space", "str_rep"],
@@ -210,6 +245,14 @@ fn keys_of(path: &str, kind: &str) -> &'static [&'static str] {
         "Replace" => &["pattern", "content"],
         "Split" => &["pattern", "behavior", "invert"],
         "Strip" if path.starts_with("decoder") => &["content", "start", "stop"],
+        "BPEDecoder" => &["suffix"],
+        "BertNormalizer" => &["clean_text", "handle_chinese_chars", "strip_accents", "lowercase"],
+        "BertProcessing" => &["sep", "cls"],
+        "CharDelimiterSplit" => &["delimiter"],
+        "FixedLength" => &["length"],
+        "Precompiled" => &["precompiled_charsmap"],
+        "RobertaProcessing" => &["sep", "cls", "trim_offsets", "add_prefix_space"],
+        "WordPiece" => &["prefix", "cleanup"],
         "Strip" => &["strip_left", "strip_right"],
         "TemplateProcessing" => &["single", "pair", "special_tokens"],
         _ => &[],
@@ -231,13 +274,26 @@ fn check_keys(path: &str, part: &Part, known: &[&str]) -> Result<(), TokenizerEr
 
 fn check_normalizer(path: &str, part: &Part) -> Result<(), TokenizerError> {
     match part.kind.as_str() {
-        "NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase" => Ok(()),
+        "NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase" | "StripAccents" | "Nmt" | "ByteLevel" => Ok(()),
+        "BertNormalizer" => require(path, "clean_text", &part.clean_text)
+            .and_then(|_| require(path, "handle_chinese_chars", &part.handle_chinese_chars))
+            .and_then(|_| require(path, "lowercase", &part.lowercase))
+            .map(drop),
+        "Precompiled" => {
+            let map = require(path, "precompiled_charsmap", &part.precompiled_charsmap)?;
+            charsmap::check(&format!("{path}.precompiled_charsmap"), map)
+        }
         "Prepend" => check_affix(path, "prepend", &part.prepend),
         "Replace" => check_replace(path, part),
         "Strip" => require(path, "strip_left", &part.strip_left)
             .and_then(|_| require(path, "strip_right", &part.strip_right))
             .map(drop),
-        _ => unsupported(path, part, "Sequence, NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, Strip"),
+        _ => unsupported(
+            path,
+            part,
+            "Sequence, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Nmt, ByteLevel, BertNormalizer, Precompiled, \
+             Prepend, Replace, Strip",
+        ),
     }
 }
 
@@ -247,8 +303,13 @@ fn check_pre_tokenizer(path: &str, part: &Part) -> Result<(), TokenizerError> {
             .and_then(|_| require(path, "trim_offsets", &part.trim_offsets))
             .map(drop),
         "Digits" => require(path, "individual_digits", &part.individual_digits).map(drop),
-        "Punctuation" => Ok(()),
+        "Punctuation" | "BertPreTokenizer" | "Whitespace" | "WhitespaceSplit" | "UnicodeScripts" => Ok(()),
         "Metaspace" => check_metaspace(path, part),
+        "CharDelimiterSplit" => require(path, "delimiter", &part.delimiter).map(drop),
+        "FixedLength" => match require(path, "length", &part.length)? {
+            0 => Err(TokenizerError::field(format!("{path}.length"), "words of 0 characters")),
+            _ => Ok(()),
+        },
         "Split" => {
             let field = format!("{path}.pattern");
             let pattern = match require(path, "pattern", &part.pattern)? {
@@ -263,7 +324,12 @@ fn check_pre_tokenizer(path: &str, part: &Part) -> Result<(), TokenizerError> {
             }
             check_length(&field, "pattern", pattern, MAX_REGEX_BYTES)
         }
-        _ => unsupported(path, part, "Sequence, ByteLevel, Split, Digits, Metaspace, Punctuation"),
+        _ => unsupported(
+            path,
+            part,
+            "Sequence, ByteLevel, Split, Digits, Metaspace, Punctuation, BertPreTokenizer, Whitespace, \
+             WhitespaceSplit, CharDelimiterSplit, FixedLength, UnicodeScripts",
+        ),
     }
 }
 
@@ -271,7 +337,10 @@ fn check_post_processor(path: &str, part: &Part) -> Result<(), TokenizerError> {
     match part.kind.as_str() {
         "ByteLevel" => Ok(()),
         "TemplateProcessing" => template::check(path, part),
-        _ => unsupported(path, part, "Sequence, ByteLevel, TemplateProcessing"),
+        "BertProcessing" | "RobertaProcessing" => {
+            require(path, "sep", &part.sep).and_then(|_| require(path, "cls", &part.cls)).map(drop)
+        }
+        _ => unsupported(path, part, "Sequence, ByteLevel, TemplateProcessing, BertProcessing, RobertaProcessing"),
     }
 }
 
@@ -280,28 +349,35 @@ fn check_decoder(path: &str, part: &Part) -> Result<(), TokenizerError> {
         "ByteLevel" | "ByteFallback" | "Fuse" => Ok(()),
         "Replace" => check_replace(path, part),
         "Metaspace" => check_metaspace(path, part),
+        "WordPiece" => {
+            require(path, "cleanup", &part.cleanup)?;
+            check_length(&format!("{path}.prefix"), "text", require(path, "prefix", &part.prefix)?, MAX_AFFIX_BYTES)
+        }
+        "BPEDecoder" => check_affix(path, "suffix", &part.suffix),
         "Strip" if (part.content.as_deref(), part.start, part.stop) == (Some(" "), Some(1), Some(0)) => Ok(()),
         "Strip" => Err(TokenizerError::unsupported(
             path,
             format!("stripping {:?} {:?} and {:?} times", part.content, part.start, part.stop),
             "one space at the start",
         )),
-        _ => unsupported(path, part, "Sequence, ByteLevel, ByteFallback, Fuse, Replace, Metaspace, Strip"),
+        _ => unsupported(
+            path,
+            part,
+            "Sequence, ByteLevel, ByteFallback, Fuse, Replace, Metaspace, Strip, WordPiece, BPEDecoder",
+        ),
     }
 }
 
 fn check_replace(path: &str, part: &Part) -> Result<(), TokenizerError> {
+    let field = format!("{path}.pattern");
     match require(path, "pattern", &part.pattern)? {
-        PatternEntry::String(pattern) => {
-            check_affix(path, "pattern", &Some(pattern.clone()))?;
-            check_length(&format!("{path}.content"), "text", require(path, "content", &part.content)?, MAX_AFFIX_BYTES)
+        PatternEntry::String(pattern) => check_affix(path, "pattern", &Some(pattern.clone()))?,
+        PatternEntry::Regex(regex) => {
+            check_length(&field, "pattern", regex, MAX_REGEX_BYTES)?;
+            pattern::translate(&field, regex)?;
         }
-        PatternEntry::Regex(regex) => Err(TokenizerError::unsupported(
-            format!("{path}.pattern"),
-            format!("the regular expression {regex:?}"),
-            "String",
-        )),
     }
+    check_length(&format!("{path}.content"), "text", require(path, "content", &part.content)?, MAX_AFFIX_BYTES)
 }
 
 fn check_metaspace(path: &str, part: &Part) -> Result<(), TokenizerError> {

@@ -5,18 +5,17 @@
 
 use std::collections::HashMap;
 
-use tokenizers::{Model, OffsetReferential, OffsetType, PreTokenizer};
+use tokenizers::{OffsetReferential, OffsetType, PreTokenizer};
 
 use super::error::TokenizerError;
-use super::split::{Splitter, each_word};
+use super::merges::Scratch;
+use super::split::{SPACE, Splitter, each_match};
 use super::table::{byte_character, character_byte};
 use super::{AddedTokens, SpecialTokens, Tokenizer, TokenizerKind};
 
 /// The most words in the cache: enough for the frequent words of any language.
 const REMEMBERED_WORDS: usize = 1 << 16;
 const REMEMBERED_BYTES: usize = 64;
-/// Up to this many added tokens, searching the text for each is cheaper than the library's preparation of the text.
-const FEW_ADDED: usize = 8;
 
 /// Encodes many texts with one cache of words. [`Tokenizer::encoder`] makes it.
 #[derive(Debug)]
@@ -34,6 +33,7 @@ struct WordCache {
     ids: Vec<u32>,
     /// The word in the spelling of the vocabulary.
     spelled: String,
+    scratch: Scratch,
 }
 
 /// The spelling of a word for the model.
@@ -41,6 +41,8 @@ struct WordCache {
 enum Spelling {
     /// As in the text: its bytes must be written as characters.
     Text,
+    /// As in the text, but for spaces.
+    Spaced,
     /// As in the vocabulary.
     Vocabulary,
 }
@@ -59,7 +61,7 @@ impl<'t> Encoder<'t> {
         let mut rest = text;
         while !rest.is_empty() {
             let offset = text.len() - rest.len();
-            let piece = self.tokenizer.cut.next_piece(&mut rest);
+            let piece = self.tokenizer.next_piece(&mut rest);
             self.encode_piece(piece, offset, ids)?;
         }
         Ok(())
@@ -80,7 +82,7 @@ impl<'t> Encoder<'t> {
         let mut rest = text;
         while !rest.is_empty() {
             let offset = text.len() - rest.len();
-            let piece = self.tokenizer.cut.next_piece(&mut rest);
+            let piece = self.tokenizer.next_piece(&mut rest);
             ids.clear();
             self.encode_piece(piece, offset, &mut ids)?;
             total += ids.len();
@@ -94,10 +96,7 @@ impl<'t> Encoder<'t> {
         let before = ids.len();
         match &self.tokenizer.splitter {
             Splitter::Characters => self.encode_characters(piece, ids),
-            Splitter::Words(regex) if self.is_plain(piece) => {
-                each_word(regex, piece, |word, at| self.words.encode(self.tokenizer, word, at, Spelling::Text, ids))
-            }
-            _ => self.encode_by_library(piece, ids),
+            _ => self.encode_with_added(piece, ids),
         }
         .map_err(|error| moved(error, offset))?;
         if self.special == SpecialTokens::AsText {
@@ -114,19 +113,59 @@ impl<'t> Encoder<'t> {
         }
     }
 
-    /// Whether neither the normalizer nor an added token changes this piece.
-    fn is_plain(&self, piece: &str) -> bool {
-        let needles = &self.added().needles;
-        (self.tokenizer.normalizer.is_none() || (self.tokenizer.normalizer_keeps_ascii && piece.is_ascii()))
-            && needles.len() <= FEW_ADDED
-            && !needles.iter().any(|needle| piece.contains(needle))
+    /// Encodes a piece that may have added tokens in it.
+    fn encode_with_added(&mut self, piece: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        let added = self.added();
+        let Some(finder) = &added.finder else {
+            let hidden = added.normalized && !self.keeps(piece);
+            let is_plain = !hidden && !added.needles.iter().any(|needle| piece.contains(needle));
+            return if is_plain { self.encode_plain(piece, true, ids) } else { self.encode_by_library(piece, ids) };
+        };
+        let mut done = 0;
+        loop {
+            let found = finder.first(&piece[done..]);
+            let end = found.map_or(piece.len(), |(start, ..)| done + start);
+            if end > done {
+                self.encode_plain(&piece[done..end], done == 0, ids).map_err(|error| moved(error, done))?;
+            }
+            let Some((_, stop, id)) = found else { return Ok(()) };
+            ids.push(id);
+            done += stop;
+        }
+    }
+
+    /// Whether the normalizer does not change a text.
+    fn keeps(&self, text: &str) -> bool {
+        self.tokenizer.normalizer.is_none() || (self.tokenizer.normalizer_keeps_ascii && text.is_ascii())
+    }
+
+    /// Encodes a text without added tokens; `is_first` if there is none before it either. A vocabulary to which that
+    /// matters has pieces that are whole texts.
+    fn encode_plain(&mut self, text: &str, is_first: bool, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        let tokenizer = self.tokenizer;
+        match &tokenizer.splitter {
+            Splitter::Known(words) if self.keeps(text) => {
+                words.each(text, |word, at| self.words.encode(tokenizer, word, at, Spelling::Text, ids))
+            }
+            Splitter::Matches(regex) if self.keeps(text) => {
+                each_match(regex, text, |word, at| self.words.encode(tokenizer, word, at, Spelling::Text, ids))
+            }
+            Splitter::Spaced(spaced) => spaced.each(text, |word, at| {
+                if at > 0 || !spaced.begins_with_space(text, is_first) {
+                    return self.words.encode(tokenizer, word, at, Spelling::Spaced, ids);
+                }
+                let first = [" ", word].concat();
+                self.words.encode(tokenizer, &first, at, Spelling::Spaced, ids)
+            }),
+            _ => self.encode_by_library(text, ids),
+        }
     }
 
     fn encode_characters(&self, piece: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
         ids.reserve(piece.len());
         let mut utf8 = [0; 4];
         for (offset, character) in piece.char_indices() {
-            match self.tokenizer.model.token_to_id(character.encode_utf8(&mut utf8)) {
+            match self.tokenizer.model.id_of(character.encode_utf8(&mut utf8)) {
                 Some(id) => ids.push(id),
                 None => return Err(TokenizerError::UnknownCharacter { character, offset }),
             }
@@ -138,7 +177,7 @@ impl<'t> Encoder<'t> {
         let tokenizer = self.tokenizer;
         let mut text = self.added().vocabulary.extract_and_normalize(tokenizer.normalizer.as_ref(), piece);
         let spelling = match &tokenizer.splitter {
-            Splitter::Words(_) => Spelling::Text,
+            Splitter::Known(_) | Splitter::Matches(_) => Spelling::Text,
             _ => Spelling::Vocabulary,
         };
         if let (Some(pre_tokenizer), Spelling::Vocabulary) = (&tokenizer.pre_tokenizer, spelling) {
@@ -150,8 +189,11 @@ impl<'t> Encoder<'t> {
                     ids.extend(tokens.iter().map(|token| token.id));
                     Ok(())
                 }
-                (None, Splitter::Words(regex)) => {
-                    each_word(regex, part, |word, at| self.words.encode(tokenizer, word, at, spelling, ids))
+                (None, Splitter::Known(words)) => {
+                    words.each(part, |word, at| self.words.encode(tokenizer, word, at, spelling, ids))
+                }
+                (None, Splitter::Matches(regex)) => {
+                    each_match(regex, part, |word, at| self.words.encode(tokenizer, word, at, spelling, ids))
                 }
                 (None, _) => self.words.encode(tokenizer, part, 0, spelling, ids),
             };
@@ -189,14 +231,13 @@ impl WordCache {
         self.spelled.clear();
         match spelling {
             Spelling::Text => self.spelled.extend(word.bytes().map(byte_character)),
+            Spelling::Spaced => self.spelled.extend(word.chars().map(|c| if c == ' ' { SPACE } else { c })),
             Spelling::Vocabulary => self.spelled.push_str(word),
         }
-        let tokens = tokenizer.model.tokenize(&self.spelled).map_err(TokenizerError::library("model"))?;
-        // The library silently leaves out characters that the vocabulary lacks.
-        if tokens.last().map_or(0, |token| token.offsets.1) < self.spelled.len() {
+        if !tokenizer.model.encode(&self.spelled, &mut self.scratch, ids)? {
+            ids.truncate(before);
             return Err(unknown(tokenizer, word, &self.spelled, offset, spelling));
         }
-        ids.extend(tokens.iter().map(|token| token.id));
         if word.len() <= REMEMBERED_BYTES && self.stretches.len() < REMEMBERED_WORDS {
             let start = self.ids.len() as u32;
             self.ids.extend_from_slice(&ids[before..]);
@@ -208,7 +249,7 @@ impl WordCache {
 
 /// Names the first character of a word that the vocabulary cannot express.
 fn unknown(tokenizer: &Tokenizer, word: &str, spelled: &str, offset: usize, spelling: Spelling) -> TokenizerError {
-    let missing = |character: char| tokenizer.model.token_to_id(character.encode_utf8(&mut [0; 4])).is_none();
+    let missing = |character: char| tokenizer.model.id_of(character.encode_utf8(&mut [0; 4])).is_none();
     let index = spelled.chars().position(missing).unwrap_or(0);
     match spelling {
         // One spelled character for each byte of the word.
@@ -218,7 +259,7 @@ fn unknown(tokenizer: &Tokenizer, word: &str, spelled: &str, offset: usize, spel
             TokenizerError::UnknownCharacter { character, offset: offset + start }
         }
         // The library has rewritten the text, so only the position of the word is known.
-        Spelling::Vocabulary => {
+        Spelling::Spaced | Spelling::Vocabulary => {
             let spelled = spelled.chars().nth(index).unwrap_or(char::REPLACEMENT_CHARACTER);
             let byte =
                 character_byte(spelled).filter(|byte| tokenizer.kind == TokenizerKind::ByteLevelBpe && byte.is_ascii());

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use smallmind_checkpoint::json_problem;
+use smallmind_checkpoint::{CheckpointError, json_problem};
 use thiserror::Error;
 
 use crate::ErrorClass;
@@ -69,6 +69,25 @@ pub enum TokenizerError {
         /// The supported kinds.
         supported: &'static str,
     },
+    /// A pre-tokenizer of a GGUF file that is not known.
+    #[error("tokenizer.ggml.pre: {name:?} is not supported (supported: {known})")]
+    UnknownPreTokenizer {
+        /// The name in the file.
+        name: String,
+        /// The supported names.
+        known: String,
+    },
+    /// A part of a vocabulary that the metadata of a GGUF file can't express.
+    #[error("{part}: a GGUF file can't express {found}")]
+    NotInGguf {
+        /// The part.
+        part: String,
+        /// What it has.
+        found: String,
+    },
+    /// The metadata of a GGUF file lacks a key, has a value of another type, or can't hold what is written.
+    #[error(transparent)]
+    Checkpoint(Box<CheckpointError>),
     /// A character vocabulary needs at least one character.
     #[error("the text is empty: there are no characters to make a vocabulary of")]
     EmptyText,
@@ -121,12 +140,15 @@ impl TokenizerError {
         match self {
             Self::VocabularySize { .. } => ErrorClass::Usage,
             Self::Write { .. } => ErrorClass::Failed,
+            Self::Checkpoint(error) => (&**error).into(),
             Self::Read { .. }
             | Self::InFile { .. }
             | Self::TooLarge { .. }
             | Self::Json { .. }
             | Self::Field { .. }
             | Self::Unsupported { .. }
+            | Self::UnknownPreTokenizer { .. }
+            | Self::NotInGguf { .. }
             | Self::EmptyText
             | Self::UnknownCharacter { .. }
             | Self::SpecialInText { .. }

@@ -4,7 +4,7 @@
 //! id that is not a small whole number, an unknown key. Which keys a part of some kind may have, and what the values
 //! mean together, is checked in `check.rs`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -13,12 +13,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 use smallmind_checkpoint::without_byte_order_mark;
 
 use super::error::TokenizerError;
+use super::model_entry::ModelEntry;
 
 /// The most bytes of a `tokenizer.json`.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
 /// The most tokens a vocabulary may have; the largest in use have a quarter of it.
 pub const MAX_TOKENS: usize = 1 << 20;
-const MAX_MERGES: usize = 1 << 21;
 const MAX_ADDED: usize = 1 << 16;
 /// The most parts of a sequence, or pieces of a template.
 const MAX_PARTS: usize = 64;
@@ -29,7 +29,7 @@ const MAX_PARTS: usize = 64;
 pub(super) struct TokenizerFile<M> {
     /// The keys of the file whose values are not applied.
     #[serde(skip)]
-    pub not_applied: Vec<&'static str>,
+    pub not_applied: Vec<String>,
     pub version: String,
     pub truncation: (),
     pub padding: (),
@@ -39,21 +39,6 @@ pub(super) struct TokenizerFile<M> {
     pub post_processor: Option<Part>,
     pub decoder: Option<Part>,
     pub model: M,
-}
-
-/// The `model` of a file, of the kind BPE.
-#[derive(Debug, Clone, Default)]
-pub(super) struct BpeEntry {
-    pub kind: Option<String>,
-    pub dropout: Option<f64>,
-    pub unk_token: Option<String>,
-    pub continuing_subword_prefix: Option<String>,
-    pub end_of_word_suffix: Option<String>,
-    pub fuse_unk: bool,
-    pub byte_fallback: bool,
-    pub ignore_merges: bool,
-    pub vocab: HashMap<String, u32>,
-    pub merges: Vec<(String, String)>,
 }
 
 /// A token that is not part of the model: it is found in the text before all other processing.
@@ -116,6 +101,30 @@ pub(super) struct Part {
     pub prepend_scheme: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub split: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clean_text: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handle_chinese_chars: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strip_accents: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lowercase: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precompiled_charsmap: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<char>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub length: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sep: Option<(String, u32)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cls: Option<(String, u32)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suffix: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cleanup: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -192,7 +201,7 @@ impl<M> TokenizerFile<M> {
     }
 }
 
-impl TokenizerFile<BpeEntry> {
+impl TokenizerFile<ModelEntry> {
     /// Reads a file's text.
     ///
     /// # Errors
@@ -207,12 +216,12 @@ impl TokenizerFile<BpeEntry> {
 }
 
 /// Puts the field's name before the error about its value.
-fn named<T, E: serde::de::Error>(name: impl fmt::Display, value: Result<T, E>) -> Result<T, E> {
+pub(super) fn named<T, E: serde::de::Error>(name: impl fmt::Display, value: Result<T, E>) -> Result<T, E> {
     value.map_err(|error| E::custom(format_args!("{name}: {error}")))
 }
 
 /// Takes the value of the key `name` into `slot`, once.
-fn once<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
+pub(super) fn once<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
     map: &mut A,
     name: &str,
     slot: &mut Option<T>,
@@ -224,7 +233,7 @@ fn once<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
     Ok(())
 }
 
-impl<'de> Deserialize<'de> for TokenizerFile<BpeEntry> {
+impl<'de> Deserialize<'de> for TokenizerFile<ModelEntry> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(FileVisitor)
     }
@@ -233,7 +242,7 @@ impl<'de> Deserialize<'de> for TokenizerFile<BpeEntry> {
 struct FileVisitor;
 
 impl<'de> Visitor<'de> for FileVisitor {
-    type Value = TokenizerFile<BpeEntry>;
+    type Value = TokenizerFile<ModelEntry>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("an object with the keys version, added_tokens, model and so on")
@@ -262,7 +271,7 @@ impl<'de> Visitor<'de> for FileVisitor {
         };
         let given = [("truncation", truncation.flatten()), ("padding", padding.flatten())];
         Ok(TokenizerFile {
-            not_applied: given.iter().filter_map(|(key, value)| value.map(|_| *key)).collect(),
+            not_applied: given.iter().filter_map(|(key, value)| value.map(|_| (*key).to_owned())).collect(),
             version: version.flatten().unwrap_or_else(|| "1.0".to_owned()),
             added_tokens: added.map(|list| list.0).unwrap_or_default(),
             normalizer: normalizer.flatten(),
@@ -274,147 +283,8 @@ impl<'de> Visitor<'de> for FileVisitor {
     }
 }
 
-impl<'de> Deserialize<'de> for BpeEntry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(ModelVisitor)
-    }
-}
-
-struct ModelVisitor;
-
-impl<'de> Visitor<'de> for ModelVisitor {
-    type Value = BpeEntry;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an object with the keys type, vocab and merges")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let (mut kind, mut dropout, mut unk_token, mut prefix, mut suffix) = (None, None, None, None, None);
-        let (mut fuse_unk, mut byte_fallback, mut ignore_merges) = (None, None, None);
-        let (mut vocab, mut merges) = (None::<VocabEntry>, None::<Capped<MergeEntry, MAX_MERGES>>);
-        let mut unknown = None;
-        while let Some(key) = map.next_key::<String>()? {
-            match key.as_str() {
-                "type" => once(&mut map, "type", &mut kind)?,
-                "dropout" => once(&mut map, "dropout", &mut dropout)?,
-                "unk_token" => once(&mut map, "unk_token", &mut unk_token)?,
-                "continuing_subword_prefix" => once(&mut map, &key, &mut prefix)?,
-                "end_of_word_suffix" => once(&mut map, &key, &mut suffix)?,
-                "fuse_unk" => once(&mut map, &key, &mut fuse_unk)?,
-                "byte_fallback" => once(&mut map, &key, &mut byte_fallback)?,
-                "ignore_merges" => once(&mut map, &key, &mut ignore_merges)?,
-                // A model of another kind may have a list here. It is refused later, because of its kind.
-                "vocab" | "merges" if kind.as_ref().is_some_and(|kind: &String| kind != "BPE") => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-                "vocab" => once(&mut map, "vocab", &mut vocab)?,
-                "merges" => once(&mut map, "merges", &mut merges)?,
-                _ => {
-                    named(&key, map.next_value::<IgnoredAny>())?;
-                    unknown.get_or_insert(key);
-                }
-            }
-        }
-        let is_bpe = kind.as_ref().is_none_or(|kind| kind == "BPE");
-        // A model of another kind has other keys. It is refused later, because of its kind.
-        if let Some(key) = unknown.filter(|_| is_bpe) {
-            return Err(A::Error::custom(format_args!("{key}: there is no such key in a model of type BPE")));
-        }
-        let missing = |key| A::Error::custom(format_args!("{key}: the key is missing"));
-        let vocab = match vocab {
-            None if is_bpe => return Err(missing("vocab")),
-            vocab => vocab.map(|vocab| vocab.0).unwrap_or_default(),
-        };
-        let merges = match merges {
-            None if is_bpe => return Err(missing("merges")),
-            merges => merges.map(|list| list.0).unwrap_or_default(),
-        };
-        Ok(BpeEntry {
-            kind,
-            dropout: dropout.flatten(),
-            unk_token: unk_token.flatten(),
-            continuing_subword_prefix: prefix.flatten(),
-            end_of_word_suffix: suffix.flatten(),
-            fuse_unk: fuse_unk.flatten().unwrap_or(false),
-            byte_fallback: byte_fallback.flatten().unwrap_or(false),
-            ignore_merges: ignore_merges.flatten().unwrap_or(false),
-            vocab,
-            merges: merges.into_iter().map(|merge| (merge.0, merge.1)).collect(),
-        })
-    }
-}
-
-/// A map from token to id, without duplicate tokens.
-struct VocabEntry(HashMap<String, u32>);
-
-impl<'de> Deserialize<'de> for VocabEntry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct VocabVisitor;
-        impl<'de> Visitor<'de> for VocabVisitor {
-            type Value = VocabEntry;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object that gives every token its id")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VocabEntry, A::Error> {
-                let mut vocab = HashMap::new();
-                while let Some(token) = map.next_key::<String>()? {
-                    let id = named(format_args!("[{token:?}]"), map.next_value::<u64>())?;
-                    if id > i32::MAX as u64 {
-                        return Err(A::Error::custom(format_args!("[{token:?}]: the id {id} is not below 2^31")));
-                    }
-                    if vocab.len() == MAX_TOKENS {
-                        return Err(A::Error::custom(format_args!("more than {MAX_TOKENS} tokens")));
-                    }
-                    if vocab.contains_key(&token) {
-                        return Err(A::Error::custom(format_args!("[{token:?}]: the token appears twice")));
-                    }
-                    vocab.insert(token, id as u32);
-                }
-                Ok(VocabEntry(vocab))
-            }
-        }
-        deserializer.deserialize_map(VocabVisitor)
-    }
-}
-
-/// A merge: `["a", "b"]`, or `"a b"` in older files.
-struct MergeEntry(String, String);
-
-impl<'de> Deserialize<'de> for MergeEntry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MergeVisitor;
-        impl<'de> Visitor<'de> for MergeVisitor {
-            type Value = MergeEntry;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("two tokens, as a list of two strings or as one string with a space between them")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<MergeEntry, E> {
-                match text.split_once(' ') {
-                    Some((left, right)) if !right.contains(' ') => Ok(MergeEntry(left.to_owned(), right.to_owned())),
-                    _ => Err(E::custom(format_args!("{text:?} is not two tokens with a space between them"))),
-                }
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<MergeEntry, A::Error> {
-                let left = list.next_element()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
-                let right = list.next_element()?.ok_or_else(|| A::Error::invalid_length(1, &self))?;
-                match list.next_element::<IgnoredAny>()? {
-                    None => Ok(MergeEntry(left, right)),
-                    Some(_) => Err(A::Error::invalid_length(3, &self)),
-                }
-            }
-        }
-        deserializer.deserialize_any(MergeVisitor)
-    }
-}
-
 /// A list of at most `N` elements; a longer one is refused before it takes memory.
-struct Capped<T, const N: usize>(Vec<T>);
+pub(super) struct Capped<T, const N: usize>(pub Vec<T>);
 
 impl<'de, T: DeserializeOwned, const N: usize> Deserialize<'de> for Capped<T, N> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

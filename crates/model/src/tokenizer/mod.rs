@@ -1,7 +1,7 @@
 //! Text to token ids and back.
 //!
-//! A [`Tokenizer`] is made from a text ([`Tokenizer::characters`], [`Tokenizer::train_bpe`]) or from a `tokenizer.json`
-//! of Hugging Face's tokenizers, and can be written as one:
+//! A [`Tokenizer`] is made from a text ([`Tokenizer::characters`], [`Tokenizer::train_bpe`]), from a `tokenizer.json`
+//! of Hugging Face's tokenizers, or from a GGUF file ([`Tokenizer::from_gguf`]), and can be written as either:
 //!
 //! ```
 //! use smallmind_model::tokenizer::{BpeTraining, SpecialTokens, SpecialText, Tokenizer};
@@ -14,22 +14,31 @@
 //! # Ok::<(), smallmind_model::tokenizer::TokenizerError>(())
 //! ```
 //!
-//! The library does the merging, the normalizers and the general pre-tokenizers. Our own code checks the file (so that
-//! no file causes a panic, and no part of a text is silently left out), knows the exact bytes of every token, divides
-//! long texts, and trains vocabularies, which depend only on the texts. No thread is started.
+//! There are two engines. Ours merges pairs (BPE) and finds the words of the most common pre-tokenizers; the crate
+//! `tokenizers` does everything else that a file may ask for: Unigram, WordPiece, normalizers, other pre-tokenizers.
+//! Ids and texts are the same as with that crate alone. Our own code also checks the file (so that no file causes a panic,
+//! and no part of a text is silently left out), knows the exact bytes of every token, divides long texts, and trains
+//! vocabularies, which depend only on the texts. No thread is started.
 //!
 //! Not here: chat templates, and which token ends a turn; a model's own configuration says that.
 
+mod charsmap;
 mod check;
 mod encode;
+mod engine;
 mod error;
 mod file;
+mod finder;
+mod gguf;
+mod merges;
+mod model_entry;
 mod pattern;
 mod properties;
 mod split;
 mod table;
 mod template;
 mod train;
+mod words;
 
 use std::fmt;
 use std::fs::File;
@@ -37,10 +46,9 @@ use std::io::Read;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
-use smallmind_checkpoint::{CheckpointError, json_problem, write_file_atomic};
-use tokenizers::models::bpe::{BPE, Vocab};
+use smallmind_checkpoint::{CheckpointError, GgufFile, json_problem, write_file_atomic};
 use tokenizers::models::wordlevel::WordLevel;
-use tokenizers::{AddedToken, AddedVocabulary, NormalizerWrapper, PreTokenizerWrapper};
+use tokenizers::{AddedToken, AddedVocabulary, Decoder, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 pub use encode::Encoder;
 pub use error::TokenizerError;
@@ -48,7 +56,10 @@ pub use file::{MAX_FILE_BYTES, MAX_TOKENS};
 pub use train::{BpeTraining, END_OF_TEXT};
 
 use check::TokenEntry;
-use file::{AddedEntry, BpeEntry, Part, PatternEntry, TokenizerFile};
+use engine::Engine;
+use file::{AddedEntry, Part, PatternEntry, TokenizerFile};
+use finder::Finder;
+use model_entry::{BpeEntry, ModelEntry};
 use split::{Cut, Splitter};
 use table::{Decoding, TokenTable};
 use template::Template;
@@ -57,6 +68,9 @@ use template::Template;
 const END_NAMES: [&str; 5] = [END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>"];
 /// Names of the token that begins a text.
 const BEGIN_NAMES: [&str; 5] = ["<|begin_of_text|>", "<s>", "<bos>", "<|startoftext|>", END_OF_TEXT];
+
+/// The first bytes of a GGUF file.
+const GGUF_MAGIC: &[u8] = b"GGUF";
 
 /// How names of special tokens in a text are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +99,12 @@ pub enum TokenizerKind {
     ByteLevelBpe,
     /// Merged characters, as in SentencePiece's vocabularies, often with tokens for single bytes.
     CharacterBpe,
+    /// The most probable pieces, as in T5.
+    Unigram,
+    /// The longest pieces first, as in BERT.
+    WordPiece,
+    /// One token per word.
+    Words,
 }
 
 impl fmt::Display for TokenizerKind {
@@ -93,6 +113,9 @@ impl fmt::Display for TokenizerKind {
             Self::Characters => "characters",
             Self::ByteLevelBpe => "byte-level BPE",
             Self::CharacterBpe => "character BPE",
+            Self::Unigram => "Unigram",
+            Self::WordPiece => "WordPiece",
+            Self::Words => "words",
         })
     }
 }
@@ -100,7 +123,7 @@ impl fmt::Display for TokenizerKind {
 /// A vocabulary and the rules that apply it.
 pub struct Tokenizer {
     kind: TokenizerKind,
-    model: BPE,
+    model: Engine,
     normalizer: Option<NormalizerWrapper>,
     /// Whether the normalizer leaves ASCII unchanged, as Unicode forms do.
     normalizer_keeps_ascii: bool,
@@ -111,6 +134,8 @@ pub struct Tokenizer {
     splitter: Splitter,
     cut: Cut,
     table: TokenTable,
+    /// Decodes whole texts, where the text of a token depends on its place.
+    decoder: Option<PlacedDecoder>,
     leading_space: bool,
     unknown: Option<u32>,
     bos: Option<u32>,
@@ -145,8 +170,8 @@ impl Tokenizer {
             return Err(TokenizerError::EmptyText);
         }
         let vocab = characters.into_iter().map(String::from).zip(0..).collect();
-        let model = BpeEntry { vocab, ..BpeEntry::default() };
-        Self::assemble(TokenizerFile { decoder: Some(Part::new("Fuse")), ..TokenizerFile::new(model) })
+        let model = ModelEntry::Bpe(BpeEntry { vocab, ..BpeEntry::default() });
+        Self::assemble(TokenizerFile { decoder: Some(Part::new("Fuse")), ..TokenizerFile::new(model) }, None)
     }
 
     /// A byte-level vocabulary learned from texts: every text can be expressed in it, and the frequent words of these
@@ -158,23 +183,31 @@ impl Tokenizer {
         texts: impl IntoIterator<Item = S>,
         training: &BpeTraining,
     ) -> Result<Self, TokenizerError> {
-        Self::assemble(train::train(texts, training)?)
+        Self::assemble(train::train(texts, training)?, None)
     }
 
-    /// Reads a `tokenizer.json`.
+    /// Reads a `tokenizer.json`, or the vocabulary of a GGUF file.
     ///
     /// # Errors
     /// [`TokenizerError::Read`] if the file cannot be read; [`TokenizerError::InFile`] with the error of
-    /// [`from_bytes`](Self::from_bytes).
+    /// [`from_bytes`](Self::from_bytes) or [`from_gguf`](Self::from_gguf).
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, TokenizerError> {
         let path = path.as_ref();
+        let unreadable = |source| TokenizerError::Read { path: path.to_owned(), source };
+        let in_file = |source| match source {
+            // It names the file already.
+            TokenizerError::Checkpoint(_) => source,
+            source => TokenizerError::InFile { path: path.to_owned(), source: Box::new(source) },
+        };
+        let mut file = File::open(path).map_err(unreadable)?;
         let mut bytes = Vec::new();
-        File::open(path)
-            // One byte over the limit is enough to know that the file is too large.
-            .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
-            .map_err(|source| TokenizerError::Read { path: path.to_owned(), source })?;
-        Self::from_bytes(&bytes)
-            .map_err(|source| TokenizerError::InFile { path: path.to_owned(), source: Box::new(source) })
+        (&mut file).take(GGUF_MAGIC.len() as u64).read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes == GGUF_MAGIC {
+            return Self::from_gguf(GgufFile::open(path)?.metadata()).map_err(in_file);
+        }
+        // One byte over the limit is enough to know that the file is too large.
+        file.take(MAX_FILE_BYTES + 1 - bytes.len() as u64).read_to_end(&mut bytes).map_err(unreadable)?;
+        Self::from_bytes(&bytes).map_err(in_file)
     }
 
     /// Reads the text of a `tokenizer.json`. Its `truncation` and `padding` are not applied, see
@@ -185,15 +218,18 @@ impl Tokenizer {
     /// [`TokenizerError::Field`] for contradictions, [`TokenizerError::Unsupported`] for kinds of vocabularies that are
     /// not for language models of the GPT and LLaMA families.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TokenizerError> {
-        Self::assemble(TokenizerFile::parse(bytes)?)
+        Self::assemble(TokenizerFile::parse(bytes)?, None)
     }
 
-    /// The settings of the file that are not applied, in words: `truncation` and `padding` that are not null. They
-    /// shorten and fill up the texts of a batch. [`to_json`](Self::to_json) writes them as null.
+    /// The settings of the file that are not applied, in words: `truncation` and `padding` that are not null, which
+    /// shorten and fill up the texts of a batch, and keys of a GGUF file that are not known.
+    /// [`to_json`](Self::to_json) leaves them out.
     pub fn not_applied(&self) -> Option<String> {
         let keys: Vec<String> = self.parts.not_applied.iter().map(|key| format!("`{key}`")).collect();
         let verb = if keys.len() == 1 { "is" } else { "are" };
-        (!keys.is_empty()).then(|| format!("{} {verb} not applied: no text is cut or filled up", keys.join(" and ")))
+        let cuts = |key: &String| !key.contains('.');
+        let why = if self.parts.not_applied.iter().any(cuts) { "no text is cut or filled up" } else { "not known" };
+        (!keys.is_empty()).then(|| format!("{} {verb} not applied: {why}", keys.join(" and ")))
     }
 
     /// The text of a `tokenizer.json` that any reader of the format understands. The same vocabulary gives the same
@@ -230,18 +266,24 @@ impl Tokenizer {
         })
     }
 
-    /// Checks a file and prepares everything for applying it.
-    fn assemble(file: TokenizerFile<BpeEntry>) -> Result<Self, TokenizerError> {
+    /// Checks a file and prepares everything for applying it. `scores`, by id, replace the ranks of merges.
+    fn assemble(file: TokenizerFile<ModelEntry>, scores: Option<Vec<f32>>) -> Result<Self, TokenizerError> {
         let tokens = check::check(&file)?;
         let splitter = Splitter::new(&file)?;
         let cut = Cut::new(&file);
         let decoding = Decoding::new(file.decoder.as_ref())?;
-        let kind = match &splitter {
-            Splitter::Characters => TokenizerKind::Characters,
-            _ if decoding.byte_level => TokenizerKind::ByteLevelBpe,
-            _ => TokenizerKind::CharacterBpe,
+        let kind = match (&file.model, &splitter) {
+            (ModelEntry::Unigram(_), _) => TokenizerKind::Unigram,
+            (ModelEntry::WordPiece(_), _) => TokenizerKind::WordPiece,
+            (ModelEntry::WordLevel(_), _) => TokenizerKind::Words,
+            (ModelEntry::Bpe(_), Splitter::Characters) => TokenizerKind::Characters,
+            (ModelEntry::Bpe(_), _) if decoding.byte_level => TokenizerKind::ByteLevelBpe,
+            (ModelEntry::Bpe(_), _) => TokenizerKind::CharacterBpe,
         };
-        let normalizer: Option<NormalizerWrapper> = library_part("normalizer", file.normalizer.as_ref())?;
+        let normalizer = file.normalizer.clone().map(translated).transpose()?;
+        let normalizer: Option<NormalizerWrapper> = library_part("normalizer", normalizer.as_ref())?;
+        let decoder = file.decoder.clone().filter(|_| decoding.by_library).map(translated).transpose()?;
+        let decoder: Option<DecoderWrapper> = library_part("decoder", decoder.as_ref())?;
         let pre_tokenizer = file.pre_tokenizer.clone().map(translated).transpose()?;
         let pre_tokenizer = library_part("pre_tokenizer", pre_tokenizer.as_ref())?;
         let ids = declared_ids(&tokens)?;
@@ -249,10 +291,11 @@ impl Tokenizer {
         let plain = file.added_tokens.iter().filter(|token| !token.special);
         let added_plain = AddedTokens::new(plain, &ids, normalizer.as_ref())?;
         let table = TokenTable::new(&tokens, &decoding, |id| added.vocabulary.simple_id_to_token(id))?;
+        let decoder = decoder.map(|decoder| PlacedDecoder::new(decoder, &tokens, &added));
         let template = Template::new(file.post_processor.as_ref(), table.len())?;
         let special = |name: &&str| file.added_tokens.iter().find(|token| token.special && token.content == *name);
         let named = |names: &[&str]| names.iter().find_map(special).map(|token| token.id);
-        let unknown = file.model.unk_token.as_ref().and_then(|unknown| file.model.vocab.get(unknown)).copied();
+        let unknown = file.model.unknown().and_then(|unknown| file.model.ids().get(unknown)).copied();
         let normalizer_keeps_ascii =
             file.normalizer.as_ref().is_some_and(|part| matches!(part.kind.as_str(), "NFC" | "NFD" | "NFKC" | "NFKD"));
         Ok(Self {
@@ -265,6 +308,7 @@ impl Tokenizer {
             splitter,
             cut,
             table,
+            decoder,
             leading_space: decoding.leading_space,
             unknown,
             bos: template.prefix.first().copied().or_else(|| named(&BEGIN_NAMES)),
@@ -279,7 +323,7 @@ impl Tokenizer {
                 decoder: file.decoder,
                 ..TokenizerFile::new(())
             },
-            model: library_model(file.model)?,
+            model: Engine::new(file.model, scores)?,
         })
     }
 }
@@ -308,10 +352,20 @@ impl Tokenizer {
     /// [`TokenizerError::UnknownId`] names the first id without a token.
     pub fn decode(&self, ids: &[u32], special: SpecialText) -> Result<String, TokenizerError> {
         let mut bytes = Vec::new();
+        let mut texts = Vec::new();
         for (index, &id) in ids.iter().enumerate() {
             let token = self.visible_bytes(id, special);
             let unknown = || TokenizerError::UnknownId { index, id, vocabulary: self.vocab_size() };
             bytes.extend_from_slice(token.ok_or_else(unknown)?);
+            if let Some(decoder) =
+                self.decoder.as_ref().filter(|_| special == SpecialText::Show || !self.is_special(id))
+            {
+                texts.extend(decoder.texts.get(id as usize).cloned());
+            }
+        }
+        // The library's decoder for BPE fails on no token at all.
+        if let Some(decoder) = self.decoder.as_ref().filter(|_| !texts.is_empty()) {
+            return decoder.part.decode(texts).map_err(TokenizerError::library("decoder"));
         }
         let text = String::from_utf8_lossy(&bytes);
         let text = if self.leading_space { text.strip_prefix(' ').unwrap_or(&text) } else { &text };
@@ -328,6 +382,11 @@ impl Tokenizer {
     pub fn visible_bytes(&self, id: u32, special: SpecialText) -> Option<&[u8]> {
         let bytes = self.table.bytes(id)?;
         Some(if special == SpecialText::Skip && self.is_special(id) { &[] } else { bytes })
+    }
+
+    /// Removes the next piece that is encoded by itself from the front of `text`.
+    fn next_piece<'t>(&self, text: &mut &'t str) -> &'t str {
+        self.cut.next_piece(text, self.normalizer_keeps_ascii)
     }
 
     /// Whether a token is a sign for the model, not a part of the text.
@@ -375,7 +434,8 @@ impl Tokenizer {
 
     /// The id of a token in the spelling of the file, in which a byte-level vocabulary writes a space as `Ġ`.
     pub fn id_of(&self, token: &str) -> Option<u32> {
-        self.added.vocabulary.token_to_id(token, &self.model)
+        let added = self.parts.added_tokens.iter().find(|added| added.content == token).map(|added| added.id);
+        added.or_else(|| self.model.id_of(token))
     }
 
     /// How this vocabulary spells text.
@@ -398,21 +458,6 @@ fn library_part<T: DeserializeOwned>(name: &'static str, part: Option<&Part>) ->
     serde_json::from_value(value).map(Some).map_err(refused)
 }
 
-/// Passes a checked model to the library, and turns off the library's cache of words, which would never be freed.
-fn library_model(model: BpeEntry) -> Result<BPE, TokenizerError> {
-    let vocab: Vocab = model.vocab.into_iter().collect();
-    let mut builder = BPE::builder()
-        .vocab_and_merges(vocab, model.merges)
-        .cache_capacity(0)
-        .fuse_unk(model.fuse_unk)
-        .byte_fallback(model.byte_fallback)
-        .ignore_merges(model.ignore_merges);
-    if let Some(unknown) = model.unk_token {
-        builder = builder.unk_token(unknown);
-    }
-    builder.build().map_err(TokenizerError::library("model"))
-}
-
 /// A model of the library that only knows the ids of the file.
 fn declared_ids(tokens: &[Option<TokenEntry>]) -> Result<WordLevel, TokenizerError> {
     let added = tokens.iter().zip(0..).filter_map(|(token, id)| token.as_ref().filter(|t| t.added).map(|t| (t, id)));
@@ -420,11 +465,31 @@ fn declared_ids(tokens: &[Option<TokenEntry>]) -> Result<WordLevel, TokenizerErr
     WordLevel::builder().vocab(vocab).build().map_err(TokenizerError::library("added_tokens"))
 }
 
+/// A decoder of the library, and the tokens in the spelling of the file, by id.
+struct PlacedDecoder {
+    part: DecoderWrapper,
+    texts: Vec<String>,
+}
+
+impl PlacedDecoder {
+    fn new(part: DecoderWrapper, tokens: &[Option<TokenEntry>], added: &AddedTokens) -> Self {
+        let text = |(token, id): (&Option<TokenEntry>, u32)| {
+            let found = added.vocabulary.simple_id_to_token(id);
+            found.or_else(|| token.as_ref().map(|token| token.text.clone())).unwrap_or_default()
+        };
+        Self { part, texts: tokens.iter().zip(0..).map(text).collect() }
+    }
+}
+
 /// Added tokens, which are found in the text before it is split.
 struct AddedTokens {
     vocabulary: AddedVocabulary,
     /// Texts of the tokens, normalised if the token is declared so.
     needles: Vec<String>,
+    /// Finds the tokens where neither the normalizer nor blanks beside them matter.
+    finder: Option<Finder>,
+    /// Whether some token is found only in the normalised text.
+    normalized: bool,
 }
 
 impl AddedTokens {
@@ -435,7 +500,14 @@ impl AddedTokens {
         ids: &WordLevel,
         normalizer: Option<&NormalizerWrapper>,
     ) -> Result<Self, TokenizerError> {
-        let tokens = tokens.map(|token| {
+        let list: Vec<&AddedEntry> = tokens.collect();
+        let normalized = normalizer.is_some() && list.iter().any(|token| token.normalized);
+        let alone = |token: &&AddedEntry| !token.single_word && !token.lstrip && !token.rstrip;
+        // The library looks for the tokens that are not to be normalized first.
+        let alike = list.windows(2).all(|pair| pair[0].normalized == pair[1].normalized);
+        let found = list.iter().all(alone) && alike && !normalized;
+        let finder = found.then(|| Finder::new(list.iter().map(|token| (token.content.as_str(), token.id))));
+        let tokens = list.into_iter().map(|token| {
             AddedToken::from(token.content.as_str(), token.special)
                 .single_word(token.single_word)
                 .lstrip(token.lstrip)
@@ -446,16 +518,17 @@ impl AddedTokens {
         vocabulary.add_tokens(tokens, ids, normalizer).map_err(TokenizerError::library("added_tokens"))?;
         let ids = vocabulary.get_added_tokens_decoder().keys();
         let needles = ids.filter_map(|id| vocabulary.simple_id_to_token(*id)).collect();
-        Ok(Self { vocabulary, needles })
+        Ok(Self { vocabulary, needles, finder, normalized })
     }
 }
 
-/// A checked pre-tokenizer with its regular expressions in the syntax of our engine.
+/// A checked part with its regular expressions in the syntax of our engine.
 fn translated(mut part: Part) -> Result<Part, TokenizerError> {
     if let Some(PatternEntry::Regex(regex)) = &mut part.pattern {
-        *regex = pattern::translate("pre_tokenizer.pattern", regex)?;
+        *regex = pattern::translate("pattern", regex)?;
     }
-    let parts = part.pretokenizers.take();
-    part.pretokenizers = parts.map(|parts| parts.into_iter().map(translated).collect()).transpose()?;
+    for parts in [&mut part.normalizers, &mut part.pretokenizers, &mut part.decoders] {
+        *parts = parts.take().map(|parts| parts.into_iter().map(translated).collect()).transpose()?;
+    }
     Ok(part)
 }

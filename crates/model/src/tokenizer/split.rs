@@ -3,8 +3,10 @@
 use tokenizers::utils::SysRegex;
 
 use super::error::TokenizerError;
-use super::file::{AddedEntry, BpeEntry, Part, PatternEntry, TokenizerFile};
+use super::file::{AddedEntry, Part, PatternEntry, TokenizerFile};
+use super::model_entry::ModelEntry;
 use super::pattern;
+use super::words::Words;
 
 /// The words of GPT-2 (Radford et al., 2019, `encoder.py`): contractions, a run of letters, digits or other characters
 /// with the space before it, and white space.
@@ -12,7 +14,7 @@ pub(super) const GPT2_WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+|
 
 /// The words of Llama 3 and, with one digit at a time, of Qwen 2: here newlines may follow other characters in one
 /// word.
-const NEWLINE_WORDS: [&str; 2] = [
+pub(super) const NEWLINE_WORDS: [&str; 2] = [
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 ];
@@ -20,45 +22,154 @@ const NEWLINE_WORDS: [&str; 2] = [
 /// A piece ends at the first allowed position from this many bytes on: large enough that dividing costs nothing, small
 /// enough that the library's data about each byte of a piece stays in cache.
 const PIECE_BYTES: usize = 32 << 10;
+/// The same where a piece of ASCII needs no normalizer: the shorter the pieces, the fewer need one.
+const NORMALIZED_PIECE_BYTES: usize = 256;
+
+/// The space in the spelling of SentencePiece.
+pub(super) const SPACE: char = '\u{2581}';
 
 /// How a text is split into words.
 #[derive(Debug)]
 pub(super) enum Splitter {
     /// Each character is a token.
     Characters,
+    /// Words by an expression that we know, with bytes spelled as characters.
+    Known(Words),
     /// Matches of a regular expression and the text between them, with bytes spelled as characters.
-    Words(Box<SysRegex>),
-    /// The library's pre-tokenizer.
+    Matches(Box<SysRegex>),
+    /// Words with the spaces before them, which are spelled as [`SPACE`].
+    Spaced(Spaced),
+    /// The library's normalizer and pre-tokenizer.
     Library,
+}
+
+/// Which texts between added tokens get a space before them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Prefix {
+    None,
+    /// All, as the normalizer Prepend does.
+    All,
+    /// Those that don't begin with one, as the pre-tokenizer Metaspace does; perhaps only at the beginning of the whole.
+    Unspaced {
+        first_only: bool,
+    },
+}
+
+/// Words of SentencePiece's vocabularies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Spaced {
+    pub prefix: Prefix,
+    /// Whether a text may be divided before spaces: no token has a space behind another character.
+    pub divided: bool,
 }
 
 impl Splitter {
     /// The fastest splitter that gives the results of the file's pre-tokenizer.
-    pub fn new(file: &TokenizerFile<BpeEntry>) -> Result<Self, TokenizerError> {
+    pub fn new(file: &TokenizerFile<ModelEntry>) -> Result<Self, TokenizerError> {
         if is_character_vocabulary(file) {
             return Ok(Self::Characters);
+        }
+        if let Some(spaced) = spaced(file) {
+            return Ok(Self::Spaced(spaced));
         }
         let plain_byte_level = |part: &Part| part.kind == "ByteLevel" && part.add_prefix_space == Some(false);
         let Some(pre_tokenizer) = &file.pre_tokenizer else {
             return Ok(Self::Library);
         };
         if plain_byte_level(pre_tokenizer) && pre_tokenizer.use_regex != Some(false) {
-            return Self::words(GPT2_WORDS);
+            return Ok(Self::Known(Words::Gpt2));
         }
         match pre_tokenizer.pretokenizers.as_deref() {
+            Some([digits, bytes])
+                if digits.kind == "Digits"
+                    && digits.individual_digits == Some(true)
+                    && plain_byte_level(bytes)
+                    && bytes.use_regex != Some(false) =>
+            {
+                Ok(Self::Known(Words::DigitsGpt2))
+            }
             Some([split, bytes]) if plain_byte_level(bytes) && bytes.use_regex == Some(false) => match isolating(split)
             {
-                Some(regex) => Self::words(&pattern::translate("pre_tokenizer.pattern", regex)?),
+                Some(GPT2_WORDS) => Ok(Self::Known(Words::Gpt2)),
+                Some(regex) if regex == NEWLINE_WORDS[0] => Ok(Self::Known(Words::Newline { digits: 3 })),
+                Some(regex) if regex == NEWLINE_WORDS[1] => Ok(Self::Known(Words::Newline { digits: 1 })),
+                Some(regex) => {
+                    let regex = SysRegex::new(&pattern::translate("pre_tokenizer.pattern", regex)?);
+                    Ok(Self::Matches(Box::new(regex.map_err(TokenizerError::library("pre_tokenizer"))?)))
+                }
                 None => Ok(Self::Library),
             },
             _ => Ok(Self::Library),
         }
     }
+}
 
-    /// Words by a regular expression.
-    pub fn words(regex: &str) -> Result<Self, TokenizerError> {
-        let regex = SysRegex::new(regex).map_err(TokenizerError::library("pre_tokenizer"))?;
-        Ok(Self::Words(Box::new(regex)))
+/// The parts of SentencePiece's BPE, if that is all that a file has: spaces are spelled as [`SPACE`], perhaps with one
+/// more before the text.
+fn spaced(file: &TokenizerFile<ModelEntry>) -> Option<Spaced> {
+    let model = file.model.bpe()?;
+    let spelled = SPACE.to_string();
+    let space = PatternEntry::String(" ".to_owned());
+    let normalizer = file.normalizer.as_ref();
+    let parts = normalizer.map(|part| part.normalizers.as_deref().unwrap_or(std::slice::from_ref(part)));
+    let replaces = |part: &Part| part.pattern.as_ref() == Some(&space) && part.content.as_ref() == Some(&spelled);
+    // As in Gemma: there are no spaces to split at.
+    let idle = |part: &Part| part.kind == "Split" && part.pattern == Some(space.clone()) && part.invert == Some(false);
+    let prefix = match (parts.unwrap_or_default(), &file.pre_tokenizer) {
+        ([], Some(part)) if part.kind == "Metaspace" && part.split == Some(false) => metaspace_prefix(part)?,
+        ([replace], part) if replaces(replace) && part.as_ref().is_none_or(idle) => Prefix::None,
+        ([prepend, replace], part)
+            if prepend.prepend.as_ref() == Some(&spelled) && replaces(replace) && part.as_ref().is_none_or(idle) =>
+        {
+            Prefix::All
+        }
+        _ => return None,
+    };
+    let is_plain = [&model.continuing_subword_prefix, &model.end_of_word_suffix]
+        .iter()
+        .all(|affix| affix.as_deref().unwrap_or_default().is_empty())
+        && !model.ignore_merges
+        && model.vocab.contains_key(&spelled);
+    let inside = |token: &String| token.chars().skip_while(|c| *c == SPACE).any(|c| c == SPACE);
+    is_plain.then(|| Spaced { prefix, divided: !model.vocab.keys().any(inside) })
+}
+
+/// The prefix of a pre-tokenizer that writes spaces as [`SPACE`].
+fn metaspace_prefix(part: &Part) -> Option<Prefix> {
+    if part.replacement.as_deref().is_none_or(|replacement| !replacement.chars().eq([SPACE])) {
+        return None;
+    }
+    match (part.prepend_scheme.as_deref(), part.add_prefix_space) {
+        (Some("never"), _) => Some(Prefix::None),
+        (Some("first"), None | Some(true)) => Some(Prefix::Unspaced { first_only: true }),
+        (None | Some("always"), None | Some(true)) => Some(Prefix::Unspaced { first_only: false }),
+        _ => None,
+    }
+}
+
+impl Spaced {
+    /// Whether a text gets a space before it; `is_first` if no added token is before it.
+    pub fn begins_with_space(self, text: &str, is_first: bool) -> bool {
+        match self.prefix {
+            Prefix::None => false,
+            Prefix::All => true,
+            Prefix::Unspaced { first_only } => !text.starts_with([' ', SPACE]) && (is_first || !first_only),
+        }
+    }
+
+    /// Calls `word` with every word of `text` and its offset, in order. The words cover the text.
+    pub fn each<'t, E>(self, text: &'t str, mut word: impl FnMut(&'t str, usize) -> Result<(), E>) -> Result<(), E> {
+        let mut done = 0;
+        let mut in_spaces = true;
+        for (at, character) in text.char_indices() {
+            let is_space = character == ' ' || character == SPACE;
+            if is_space && !in_spaces && self.divided {
+                word(&text[done..at], done)?;
+                done = at;
+            }
+            in_spaces = is_space;
+        }
+        if done < text.len() { word(&text[done..], done) } else { Ok(()) }
     }
 }
 
@@ -75,8 +186,8 @@ fn isolating(part: &Part) -> Option<&str> {
 }
 
 /// Whether each token is a character and nothing else is done with the text.
-pub(super) fn is_character_vocabulary(file: &TokenizerFile<BpeEntry>) -> bool {
-    let model = &file.model;
+pub(super) fn is_character_vocabulary(file: &TokenizerFile<ModelEntry>) -> bool {
+    let Some(model) = file.model.bpe() else { return false };
     file.added_tokens.is_empty()
         && file.normalizer.is_none()
         && file.pre_tokenizer.is_none()
@@ -88,7 +199,7 @@ pub(super) fn is_character_vocabulary(file: &TokenizerFile<BpeEntry>) -> bool {
 }
 
 /// Calls `word` with every word of `text` and its offset, in order. The words cover the text.
-pub(super) fn each_word<'t, E>(
+pub(super) fn each_match<'t, E>(
     regex: &SysRegex,
     text: &'t str,
     mut word: impl FnMut(&'t str, usize) -> Result<(), E>,
@@ -126,7 +237,7 @@ pub(super) enum Cut {
 
 impl Cut {
     /// The cuts that the parts of a file allow.
-    pub fn new(file: &TokenizerFile<BpeEntry>) -> Self {
+    pub fn new(file: &TokenizerFile<ModelEntry>) -> Self {
         if is_character_vocabulary(file) {
             return Self::Anywhere;
         }
@@ -134,7 +245,7 @@ impl Cut {
         if file.added_tokens.iter().all(|token| cut.keeps_whole(token)) { cut } else { Self::Never }
     }
 
-    fn of_parts(file: &TokenizerFile<BpeEntry>) -> Self {
+    fn of_parts(file: &TokenizerFile<ModelEntry>) -> Self {
         let byte_level = |part: &Part| part.kind == "ByteLevel" && part.add_prefix_space == Some(false);
         let gpt2 = |part: &Part| byte_level(part) && part.use_regex != Some(false);
         let Some(pre_tokenizer) = &file.pre_tokenizer else { return Self::Never };
@@ -178,9 +289,10 @@ impl Cut {
     }
 
     /// Removes the next piece from the front of `text` and returns it.
-    pub fn next_piece<'t>(self, text: &mut &'t str) -> &'t str {
+    pub fn next_piece<'t>(self, text: &mut &'t str, keeps_ascii: bool) -> &'t str {
         let whole: &'t str = text;
-        let mut from = PIECE_BYTES.min(whole.len());
+        let least = if keeps_ascii { NORMALIZED_PIECE_BYTES } else { PIECE_BYTES };
+        let mut from = least.min(whole.len());
         while !whole.is_char_boundary(from) {
             from += 1;
         }
@@ -211,7 +323,7 @@ mod tests {
 
     fn words<'t>(regex: &SysRegex, text: &'t str) -> Vec<&'t str> {
         let mut words = Vec::new();
-        let all: Result<(), ()> = each_word(regex, text, |word, offset| {
+        let all: Result<(), ()> = each_match(regex, text, |word, offset| {
             assert_eq!(&text[offset..offset + word.len()], word);
             words.push(word);
             Ok(())
@@ -267,7 +379,7 @@ mod tests {
             let mut rest = text.as_str();
             let mut pieces = Vec::new();
             while !rest.is_empty() {
-                pieces.push(cut.next_piece(&mut rest));
+                pieces.push(cut.next_piece(&mut rest, false));
             }
             assert_eq!((pieces[0].len(), pieces.concat() == text), (first, true), "{cut:?}");
         }

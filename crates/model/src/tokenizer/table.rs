@@ -6,9 +6,14 @@
 
 use std::sync::LazyLock;
 
+use tokenizers::Decoder;
+use tokenizers::decoders::wordpiece;
+use tokenizers::normalizers::replace::{Replace, ReplacePattern};
+
 use super::check::TokenEntry;
 use super::error::TokenizerError;
 use super::file::{Part, PatternEntry};
+use super::pattern;
 
 /// The most bytes that all tokens together may have after decoding.
 const MAX_TABLE_BYTES: usize = 64 << 20;
@@ -47,28 +52,34 @@ pub(super) struct Decoding {
     /// A space at the start of a whole text belongs to the spelling, not to the text.
     pub leading_space: bool,
     pub byte_level: bool,
+    /// The text of a token depends on its place: the library decodes whole texts.
+    pub by_library: bool,
 }
 
 #[derive(Debug, Clone)]
 enum Step {
     Replace(String, String),
+    /// A replacement by a regular expression.
+    Pattern(Replace),
+    /// A space before each token.
+    Spaced,
+    /// As `Spaced`, but for tokens that begin with this prefix, which is removed.
+    WordPiece {
+        prefix: String,
+        cleanup: bool,
+    },
     ByteFallback,
     ByteLevel,
 }
 
 impl Decoding {
-    /// Reads a checked decoder.
+    /// Reads a checked decoder; without one, tokens are joined by spaces.
     ///
     /// # Errors
-    /// [`TokenizerError::Unsupported`] if there is none, or if decoding each token separately would differ from
-    /// decoding the whole text.
+    /// [`TokenizerError::Unsupported`] if decoding each token separately would differ from decoding the whole text.
     pub fn new(decoder: Option<&Part>) -> Result<Self, TokenizerError> {
         let Some(decoder) = decoder else {
-            return Err(TokenizerError::unsupported(
-                "decoder",
-                "none",
-                "ByteLevel, Fuse, Metaspace, or a Sequence for byte fallback",
-            ));
+            return Ok(Self { steps: vec![Step::Spaced], leading_space: true, ..Self::default() });
         };
         let mut decoding = Self::default();
         let mut fused = false;
@@ -85,6 +96,21 @@ impl Decoding {
             }
             ("Replace", Some(PatternEntry::String(pattern))) => {
                 self.steps.push(Step::Replace(pattern.clone(), part.content.clone().unwrap_or_default()));
+            }
+            ("Replace", Some(PatternEntry::Regex(regex))) => {
+                let regex = pattern::translate("decoder.pattern", regex)?;
+                let content = part.content.as_deref().unwrap_or_default();
+                let replace = Replace::new(ReplacePattern::Regex(regex), content);
+                self.steps.push(Step::Pattern(replace.map_err(TokenizerError::library("decoder"))?));
+            }
+            ("WordPiece", _) => {
+                let prefix = part.prefix.clone().unwrap_or_default();
+                self.steps.push(Step::WordPiece { prefix, cleanup: part.cleanup.unwrap_or(true) });
+                (self.leading_space, self.by_library) = (true, true);
+            }
+            ("BPEDecoder", _) => {
+                self.steps.push(Step::Replace(part.suffix.clone().unwrap_or_default(), " ".to_owned()));
+                self.by_library = true;
             }
             ("Metaspace", _) => {
                 self.steps.push(Step::Replace(part.replacement.clone().unwrap_or_default(), " ".to_owned()));
@@ -115,6 +141,20 @@ impl Decoding {
         for step in &self.steps {
             match step {
                 Step::Replace(pattern, content) => text = text.replace(pattern, content),
+                Step::Pattern(replace) => {
+                    // The library fails only where its regular expression does; then the text stays as it is.
+                    text = replace.decode_chain(vec![text.clone()]).map_or(text, |texts| texts.concat());
+                }
+                Step::Spaced => text.insert(0, ' '),
+                Step::WordPiece { prefix, cleanup } => {
+                    text = match text.strip_prefix(prefix) {
+                        Some(continued) => continued.to_owned(),
+                        None => format!(" {text}"),
+                    };
+                    if *cleanup {
+                        text = wordpiece::cleanup(&text);
+                    }
+                }
                 Step::ByteFallback => {
                     if let Some(byte) = fallback_byte(&text) {
                         return vec![byte];
@@ -132,7 +172,7 @@ impl Decoding {
 }
 
 /// The byte of a token like `<0x0A>`.
-fn fallback_byte(text: &str) -> Option<u8> {
+pub(super) fn fallback_byte(text: &str) -> Option<u8> {
     let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
     let is_byte = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     if is_byte { u8::from_str_radix(digits, 16).ok() } else { None }

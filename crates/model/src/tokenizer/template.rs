@@ -51,12 +51,16 @@ impl Template {
             [] => return Ok(Self::default()),
             [part] => *part,
             _ => {
-                let found = format!("{} parts of type TemplateProcessing", templates.len());
+                let found = format!("{} parts that add tokens", templates.len());
                 return Err(TokenizerError::unsupported("post_processor", found, "one"));
             }
         };
         // Tokens before each text, and after the last.
         let mut stretches = vec![Vec::new()];
+        // Of BertProcessing and RobertaProcessing.
+        if let (Some((_, cls)), Some((_, sep))) = (&part.cls, &part.sep) {
+            stretches = vec![vec![*cls], vec![*sep]];
+        }
         for piece in part.single.iter().flatten() {
             match piece {
                 TemplatePiece::Sequence { .. } => stretches.push(Vec::new()),
@@ -77,6 +81,11 @@ impl Template {
         Ok(Self { prefix: stretches.next().unwrap_or_default(), between: stretches.collect(), suffix })
     }
 
+    /// Whether the text occurs several times.
+    pub fn repeats(&self) -> bool {
+        !self.between.is_empty()
+    }
+
     /// The ids of a text with the template's tokens, except the suffix.
     pub fn open(&self, text: &[u32]) -> Vec<u32> {
         let mut ids = [&self.prefix, text].concat();
@@ -90,7 +99,7 @@ impl Template {
 
 /// The templates of a post-processor and of the parts of a sequence.
 fn collect<'p>(part: &'p Part, templates: &mut Vec<&'p Part>) {
-    if part.kind == "TemplateProcessing" {
+    if matches!(part.kind.as_str(), "TemplateProcessing" | "BertProcessing" | "RobertaProcessing") {
         templates.push(part);
     }
     part.processors.iter().flatten().for_each(|child| collect(child, templates));

@@ -20,12 +20,11 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
-use tokenizers::utils::SysRegex;
-
 use super::error::TokenizerError;
-use super::file::{AddedEntry, BpeEntry, MAX_TOKENS, Part, TokenizerFile};
-use super::split::{GPT2_WORDS, each_word};
+use super::file::{AddedEntry, MAX_TOKENS, Part, TokenizerFile};
+use super::model_entry::{BpeEntry, ModelEntry};
 use super::table::byte_character;
+use super::words::Words;
 
 /// The token between documents, which also begins a text without a prompt.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -71,7 +70,7 @@ struct Occurrences {
 pub(super) fn train<S: AsRef<str>>(
     texts: impl IntoIterator<Item = S>,
     training: &BpeTraining,
-) -> Result<TokenizerFile<BpeEntry>, TokenizerError> {
+) -> Result<TokenizerFile<ModelEntry>, TokenizerError> {
     if !(257..=MAX_TOKENS).contains(&training.vocab_size) {
         return Err(TokenizerError::VocabularySize {
             asked: training.vocab_size,
@@ -98,7 +97,7 @@ struct Learned {
     merges: Vec<Pair>,
 }
 
-fn file(learned: Learned) -> TokenizerFile<BpeEntry> {
+fn file(learned: Learned) -> TokenizerFile<ModelEntry> {
     let Learned { tokens, merges } = learned;
     let spelled = |id: u32| tokens[id as usize].clone();
     let merges = merges.into_iter().map(|(left, right)| (spelled(left), spelled(right))).collect();
@@ -116,7 +115,7 @@ fn file(learned: Learned) -> TokenizerFile<BpeEntry> {
         added_tokens: vec![end],
         pre_tokenizer: Some(Part::byte_level()),
         decoder: Some(Part::byte_level()),
-        ..TokenizerFile::new(BpeEntry { vocab, merges, ..BpeEntry::default() })
+        ..TokenizerFile::new(ModelEntry::Bpe(BpeEntry { vocab, merges, ..BpeEntry::default() }))
     }
 }
 
@@ -127,11 +126,10 @@ fn count_words<S: AsRef<str>>(
     texts: impl IntoIterator<Item = S>,
     ids: &[u32; 256],
 ) -> Result<Vec<Word>, TokenizerError> {
-    let regex = SysRegex::new(GPT2_WORDS).map_err(TokenizerError::library("pre_tokenizer"))?;
     let mut counts: HashMap<Box<[u8]>, u64> = HashMap::new();
     for text in texts {
         for document in text.as_ref().split(END_OF_TEXT) {
-            each_word(&regex, document, |word, _| {
+            Words::Gpt2.each(document, |word, _| {
                 for part in word.as_bytes().chunks(MAX_WORD_BYTES) {
                     match counts.get_mut(part) {
                         Some(count) => *count += 1,

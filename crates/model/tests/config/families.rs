@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 use smallmind_graph::op::{Gelu, Llama3Scaling, LongRopeScaling, RopeScaling, YarnScaling};
-use smallmind_model::{Biases, Family, Mlp, ModelConfig, NormPlacement, Positions, Residual, RopeConfig, preset};
+use smallmind_model::{
+    AttentionWindows, Biases, Family, Mlp, ModelConfig, NormPlacement, Positions, Residual, RopeConfig, preset,
+};
 
 use super::{key, read_again};
 
@@ -54,6 +56,23 @@ fn typical(family: Family) -> ModelConfig {
             let positions = Positions::RopeByLayer(vec![Some(whole.clone()), None, Some(whole)]);
             ModelConfig { positions, ..config }
         }
+        Family::Gemma2 => ModelConfig {
+            attention_scale: Some(224f64.sqrt().recip() as f32),
+            attention_softcap: Some(50.0),
+            logit_softcap: Some(30.0),
+            attention_windows: AttentionWindows::of_layers(16, &[true, false, true]),
+            ..config
+        },
+        Family::Gemma3 => {
+            let local = RopeConfig { theta: 1e4, ..RopeConfig::default() };
+            let global = RopeConfig { scaling: Some(RopeScaling::Linear { factor: 8.0 }), ..whole };
+            ModelConfig {
+                attention_scale: Some(168f64.sqrt().recip() as f32),
+                attention_windows: AttentionWindows::of_layers(16, &[true, false, true]),
+                positions: Positions::RopeByLayer(vec![Some(local.clone()), Some(global), Some(local)]),
+                ..config
+            }
+        }
         Family::Phi3 => {
             let (original_max_position, attention_factor) = (16, 1.5);
             let (short, long) = (vec![1.0; 24], vec![2.0; 24]);
@@ -86,6 +105,7 @@ fn every_family_states_its_own_models() {
         }
         assert_eq!(ModelConfig::from_json(&json).unwrap(), config, "{family}");
     }
+    let whole = || RopeConfig { theta: 1e6, ..RopeConfig::default() };
     let variants = [
         ModelConfig { residual: Residual::Parallel { shared_norm: true }, ..typical(Family::StableLm) },
         ModelConfig { biases: Biases::QKV, ..typical(Family::StableLm) },
@@ -96,6 +116,19 @@ fn every_family_states_its_own_models() {
         ModelConfig { biases: Biases::ALL, ..typical(Family::SmolLm3) },
         ModelConfig { biases: Biases::ALL, ..typical(Family::Llama) },
         ModelConfig { biases: Biases { mlp: true, ..Biases::NONE }, ..typical(Family::Llama) },
+        ModelConfig { attention_softcap: None, logit_softcap: None, ..typical(Family::Gemma2) },
+        ModelConfig { attention_scale: None, attention_windows: AttentionWindows::None, ..typical(Family::Gemma2) },
+        ModelConfig { logit_softcap: Some(20.0), attention_scale: None, ..typical(Family::Gemma3) },
+        ModelConfig {
+            attention_windows: AttentionWindows::All(5),
+            positions: Positions::Rope(whole()),
+            ..typical(Family::Gemma3)
+        },
+        ModelConfig {
+            attention_windows: AttentionWindows::None,
+            positions: Positions::Rope(RopeConfig { scaling: Some(RopeScaling::Linear { factor: 8.0 }), ..whole() }),
+            ..typical(Family::Gemma3)
+        },
     ];
     for config in variants {
         assert_eq!(read_again(&config), config);

@@ -8,7 +8,7 @@ use smallmind_model::{
 
 use super::{gpt2, key, llama};
 
-const FAMILIES: [Family; 12] = Family::ALL;
+const FAMILIES: [Family; 14] = Family::ALL;
 
 fn base(family: Family) -> Value {
     let mut base = if family == Family::Gpt2 { gpt2() } else { llama() };
@@ -17,6 +17,8 @@ fn base(family: Family) -> Value {
         Family::Gpt2 | Family::Llama | Family::Qwen2 | Family::Granite | Family::SmolLm3 => (&[], json!({})),
         Family::Qwen3 | Family::Olmo2 => (&["mlp_bias"], json!({})),
         Family::Gemma => (&["mlp_bias"], json!({"hidden_act": "gelu"})),
+        Family::Gemma2 => (&["mlp_bias"], json!({"hidden_act": "gelu", "sliding_window": 4})),
+        Family::Gemma3 => (&["mlp_bias", "rope_scaling"], json!({"hidden_act": "gelu_pytorch_tanh"})),
         Family::Mistral => (&["attention_bias", "mlp_bias"], json!({"sliding_window": null})),
         Family::StableLm => {
             (&["attention_bias", "mlp_bias", "head_dim", "rms_norm_eps"], json!({"partial_rotary_factor": 0.5}))
@@ -37,9 +39,10 @@ fn base(family: Family) -> Value {
 fn with(base: Value, path: &str, value: Value) -> Value {
     let mut changed = base;
     let mut object = changed.as_object_mut().unwrap();
-    let (outer, last) = path.split_once('.').filter(|(outer, _)| outer.starts_with("rope_")).unwrap_or(("", path));
-    if !outer.is_empty() {
+    let mut last = path;
+    while let Some((outer, inner)) = last.split_once('.').filter(|_| path.starts_with("rope_")) {
         object = object.entry(outer).or_insert_with(|| json!({})).as_object_mut().unwrap();
+        last = inner;
     }
     object.insert(last.to_owned(), value);
     changed
@@ -67,7 +70,7 @@ fn values() -> Vec<Value> {
 #[test]
 fn keys_in_no_line_of_the_table_are_refused_by_name() {
     for family in FAMILIES {
-        for unknown in ["logit_scale", "attn_logit_softcapping", "q_norm", "Bias", "", "sliding_window_size"] {
+        for unknown in ["logit_scale", "attn_logit_softcap", "q_norm", "Bias", "", "sliding_windows"] {
             for value in values() {
                 let config = with(base(family), unknown, value);
                 let error = refused(&config).in_file("some/config.json");
@@ -124,7 +127,10 @@ fn every_line_of_the_table_does_what_it_says() {
                         assert_eq!(same, base(family)[other] == value, "{path} = {value}: {read:?}");
                     }
                     // Such an object is no value of any of them; `rope_parameters` doesn't count beside `rope_scaling`.
-                    KeyRule::Read if value == json!({"a": 1}) && !path.starts_with("rope_parameters.") => {
+                    KeyRule::Read
+                        if value == json!({"a": 1})
+                            && (!path.starts_with("rope_parameters.") || path.ends_with("_attention")) =>
+                    {
                         assert!(read.is_err(), "{path}");
                     }
                     KeyRule::Read => assert!(!matches!(read, Err(ConfigError::Unknown { .. })), "{path} = {value}"),
@@ -182,9 +188,27 @@ fn what_transformers_refuses_or_computes_otherwise_is_refused() {
         (base(Family::Granite), "logits_scaling", json!(-1)),
         (base(Family::Gemma), "hidden_act", json!("silu")),
         (base(Family::Gemma), "hidden_activation", json!("gelu")),
+        (base(Family::Gemma2), "sliding_window", Value::Null),
+        (base(Family::Gemma2), "sliding_window_size", json!(5)),
+        (base(Family::Gemma2), "query_pre_attn_scalar", json!(0)),
+        (base(Family::Gemma2), "attn_logit_softcapping", json!(0.0)),
+        (base(Family::Gemma2), "final_logit_softcapping", json!(-1.0)),
+        (base(Family::Gemma3), "sliding_window_pattern", json!(0)),
+        (base(Family::Gemma3), "attn_logit_softcapping", json!(50.0)),
+        (base(Family::Gemma3), "rope_local_base_freq", json!("x")),
+        (base(Family::Gemma3), "rope_parameters.rope_theta", json!(5.0)),
+        (base(Family::Gemma3), "rope_parameters.sliding_attention.scale", json!(5.0)),
+        (base(Family::Gemma3), "rope_parameters.sliding_attention.rope_theta", json!(-5.0)),
+        (
+            base(Family::Gemma3),
+            "rope_parameters.sliding_attention",
+            json!({"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4}),
+        ),
     ] {
         let error = refused(&with(base, path, value.clone()));
-        assert_eq!(key(&error), path, "{value}: {error}");
+        // The kind of a rotation is named within its object.
+        let named = key(&error);
+        assert!(named == path || named == format!("{path}.rope_type"), "{value}: {error}");
     }
     let full = with(base(Family::Qwen2), "layer_types", json!(["full_attention", "attention"]));
     assert!(ModelConfig::from_json(&full).is_ok());
@@ -225,12 +249,59 @@ fn windows_are_those_of_transformers() {
         let config = with(base(family), "sliding_window", value.clone());
         assert_eq!(ModelConfig::from_json(&config).unwrap().attention_windows, expected, "{family} {value}");
     }
+    // Each second layer, or each sixth, has none.
+    let read = |config: &Value| ModelConfig::from_json(config).unwrap().attention_windows;
+    assert_eq!(read(&base(Family::Gemma2)), pattern(4, &[true, false]));
+    assert_eq!(read(&base(Family::Gemma3)), AttentionWindows::All(4096));
+    let seven = with(base(Family::Gemma3), "num_hidden_layers", json!(7));
+    assert_eq!(read(&seven), pattern(4096, &[true, true, true, true, true, false]));
+    assert_eq!(read(&with(seven.clone(), "sliding_window_pattern", json!(3))), pattern(4096, &[true, true, false]));
+    assert_eq!(read(&with(seven, "sliding_window_pattern", json!(1))), AttentionWindows::None);
+    let listed = with(base(Family::Gemma3), "layer_types", layers(["full", "sliding"]));
+    assert_eq!(read(&listed), pattern(4096, &[false, true]));
     for (key_of, value) in
         [("sliding_window", json!(0)), ("sliding_window", json!(1 << 25)), ("sliding_window", json!("a"))]
     {
         let config = with(with(base(Family::Qwen2), "use_sliding_window", json!(true)), "max_window_layers", json!(0));
         assert_eq!(key(&refused(&with(config, key_of, value))), key_of);
     }
+}
+
+#[test]
+fn layers_with_a_window_have_a_rotation_of_their_own() {
+    let plain = |theta| RopeConfig { theta, ..RopeConfig::default() };
+    let linear = |theta, factor| RopeConfig { scaling: Some(RopeScaling::Linear { factor }), ..plain(theta) };
+    let scaling = json!({"rope_type": "linear", "factor": 8.0});
+    for (keys, local, global) in [
+        (json!({}), plain(1e4), plain(1e6)),
+        (json!({"rope_theta": 5e5, "rope_local_base_freq": 30}), plain(30.0), plain(5e5)),
+        (json!({"rope_theta": 5e5, "rope_scaling": scaling}), plain(1e4), linear(5e5, 8.0)),
+        // As newer files hold them, with defaults from beside the objects.
+        (
+            json!({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 3e3},
+                                       "sliding_attention": {"rope_type": "default", "rope_theta": 70.0}},
+                   "rope_theta": 9.0, "rope_local_base_freq": 9.0}),
+            plain(70.0),
+            linear(3e3, 2.0),
+        ),
+        (
+            json!({"rope_parameters": {"full_attention": scaling, "sliding_attention": null}, "rope_theta": 5e5,
+                   "rope_local_base_freq": 30.0, "rope_scaling": {}}),
+            plain(30.0),
+            linear(5e5, 8.0),
+        ),
+    ] {
+        let mut config = with(base(Family::Gemma3), "sliding_window_pattern", json!(2));
+        let map = config.as_object_mut().unwrap();
+        map.remove("rope_theta");
+        map.extend(keys.as_object().unwrap().clone());
+        let positions = ModelConfig::from_json(&config).unwrap().positions;
+        assert_eq!(positions.rope_of(0), Some(&local), "{keys}");
+        assert_eq!(positions.rope_of(1), Some(&global), "{keys}");
+    }
+    let both = with(base(Family::Gemma3), "rope_scaling", scaling.clone());
+    let both = with(both, "rope_parameters", json!({"full_attention": scaling}));
+    assert_eq!(key(&refused(&both)), "rope_scaling");
 }
 
 #[test]
@@ -362,9 +433,26 @@ fn own_keys(family: Family, newer: bool) -> Map<String, Value> {
             "attention_bias": true
         }),
         Family::Gemma => json!({"attention_bias": false, "use_bidirectional_attention": null}),
+        Family::Gemma2 => json!({
+            "attention_bias": false, "use_bidirectional_attention": null, "query_pre_attn_scalar": 256,
+            "sliding_window": 4096, "layer_types": ["sliding_attention", "full_attention"],
+            "final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0,
+            "hidden_activation": "gelu_pytorch_tanh"
+        }),
+        Family::Gemma3 => json!({
+            "attention_bias": false, "use_bidirectional_attention": false, "query_pre_attn_scalar": 256,
+            "sliding_window": 4096, "layer_types": ["sliding_attention", "sliding_attention"],
+            "final_logit_softcapping": null, "attn_logit_softcapping": null, "_sliding_window_pattern": 6,
+            "hidden_activation": "gelu_pytorch_tanh"
+        }),
         Family::Mistral => json!({"sliding_window": null}),
     };
-    if family != Family::Gpt2 {
+    if family == Family::Gemma3 && newer {
+        own["rope_parameters"] = json!({
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+            "full_attention": {"rope_type": "default", "rope_theta": 1_000_000.0}
+        });
+    } else if family != Family::Gpt2 {
         let rope = json!({"rope_theta": 10_000.0, "rope_type": "default"});
         let (key, value) = if newer { ("rope_parameters", rope) } else { ("rope_scaling", Value::Null) };
         own[key] = value;
@@ -418,6 +506,17 @@ fn what_was_published_loads() {
             Family::Qwen2,
             json!({"max_window_layers": 21, "sliding_window": 131_072, "use_sliding_window": false,
             "use_mrope": false, "rope_scaling": null, "rope_theta": 1_000_000.0}),
+        ),
+        // Gemma 2 and 3.
+        (
+            Family::Gemma2,
+            json!({"cache_implementation": "hybrid", "sliding_window": 4096, "sliding_window_size": 4096,
+            "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh", "head_dim": 256}),
+        ),
+        (
+            Family::Gemma3,
+            json!({"cache_implementation": "hybrid", "sliding_window": 512, "sliding_window_pattern": 6,
+            "rope_local_base_freq": 10_000, "rope_scaling": null, "rope_theta": 1_000_000, "eos_token_id": [1, 10]}),
         ),
     ] {
         let mut config = base(family);

@@ -1,10 +1,10 @@
 //! Many sequences of one session: whatever runs their tokens come in, they get the bits that they get alone.
 
-use smallmind_kernels::Format;
+use smallmind_kernels::{Format, FormatKind};
 use smallmind_model::{Job, Logits, Model, ModelConfig, ModelError, SequenceId, Session, SessionOptions};
 use smallmind_simd::IsaKind;
 
-use super::{CONTEXT, Kind, close, config, last, model, packed};
+use super::{CONTEXT, KINDS, Kind, close, config, last, model, packed};
 
 /// Beyond a block of keys.
 const LONG: usize = 700;
@@ -33,7 +33,7 @@ struct Schedule {
 impl Schedule {
     fn new(kind: Kind, format: Format, options: SessionOptions) -> Self {
         let model =
-            Model::random(ModelConfig { context: LONG, d_model: 32, head_dim: 8, d_ff: 64, ..config(kind) }, 11)
+            Model::random(ModelConfig { context: LONG, d_model: 32, head_dim: 8, d_ff: 256, ..config(kind) }, 11)
                 .unwrap();
         let model = std::sync::Arc::new(model.pack_as(IsaKind::best(), format).unwrap());
         let mut alone = Session::new(model.clone(), SessionOptions::single(LONG, 1)).unwrap();
@@ -178,6 +178,18 @@ fn a_thousand_schedules_give_each_sequence_the_bits_that_it_has_alone() {
         let mut schedule = Schedule::new(kind, format, options);
         for seed in 0..100 {
             schedule.run(&mut Rng(1000 * i + seed));
+        }
+    }
+}
+
+#[test]
+fn schedules_in_every_format_of_blocks_give_each_sequence_the_bits_that_it_has_alone() {
+    let formats = Format::ALL.into_iter().filter(|format| format.kind() == FormatKind::Blocks);
+    for (i, format) in formats.enumerate() {
+        let options = SessionOptions { sequences: 16, chunk: 33, pages: None, ..SessionOptions::single(LONG, 2) };
+        let mut schedule = Schedule::new(KINDS[i % KINDS.len()], format, options);
+        for seed in 0..8 {
+            schedule.run(&mut Rng(77 * i as u64 + seed));
         }
     }
 }

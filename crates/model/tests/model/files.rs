@@ -3,9 +3,11 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use smallmind_checkpoint::{GENERATION_FILE, INDEX_FILE, ModelFolder, WEIGHTS_FILE};
+use smallmind_checkpoint::{GENERATION_FILE, INDEX_FILE, WEIGHTS_FILE};
 use smallmind_model::sampler::{LogitBias, SamplerConfig};
-use smallmind_model::{ConfigError, Head, LoadOptions, Model, ModelConfig, ModelError, UnusedTensors, unused_tensors};
+use smallmind_model::{
+    ConfigError, Head, LoadOptions, Model, ModelConfig, ModelError, ModelFiles, UnusedTensors, unused_tensors,
+};
 
 use super::{bare_gpt2, edit_config, folder, gpt2, llama, qwen2, rewrite};
 
@@ -44,8 +46,8 @@ fn tensors_without_use_are_named() {
         let ModelError::UnusedTensors { path, names } = &error else { panic!("{name}: {error}") };
         assert_eq!((path, &names[..]), (&dir.path().join(WEIGHTS_FILE), &[name.to_owned()][..]));
         assert!(error.to_string().contains(name) && error.to_string().contains(WEIGHTS_FILE), "{error}");
-        let open = ModelFolder::open(dir.path()).unwrap();
-        let allowed = Model::from_folder(&open, LoadOptions { unused_tensors: ALLOWED, ..LoadOptions::default() });
+        let open = ModelFiles::open(dir.path()).unwrap();
+        let allowed = Model::from_files(&open, LoadOptions { unused_tensors: ALLOWED, ..LoadOptions::default() });
         assert!(allowed.unwrap().weights() == Model::load(folder(config).path()).unwrap().weights());
     }
     // A whole layer more than the configuration has.
@@ -139,10 +141,10 @@ fn what_an_index_leaves_out_of_its_shards_is_unused_too() {
     // Without `metadata`: that is no reason to refuse.
     let index = json!({ "weight_map": Value::Object(names.collect()) });
     fs::write(dir.path().join(INDEX_FILE), index.to_string()).unwrap();
-    let open = ModelFolder::open(dir.path()).unwrap();
-    let unused = unused_tensors(&llama(), open.weights()).unwrap();
+    let open = ModelFiles::open(dir.path()).unwrap();
+    let unused = unused_tensors(&llama(), &open).unwrap();
     assert_eq!(unused, ["model.layers.0.self_attn.q_proj.bias"]);
-    assert!(Model::from_folder(&open, LoadOptions { unused_tensors: ALLOWED, ..LoadOptions::default() }).is_ok());
+    assert!(Model::from_files(&open, LoadOptions { unused_tensors: ALLOWED, ..LoadOptions::default() }).is_ok());
 }
 
 fn with_generation(config: ModelConfig, generation: &Value) -> Result<Model, ModelError> {

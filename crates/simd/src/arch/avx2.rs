@@ -284,6 +284,24 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn load_i8(self, src: &[i8]) -> Self::I32 {
+        // SAFETY: the slice has LANES bytes; the features as in `compute`.
+        unsafe { _mm256_cvtepi8_epi32(_mm_loadl_epi64(src[..LANES].as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn store_i8(self, v: Self::I32, dst: &mut [i8]) {
+        let bytes = compute!({
+            // The lowest bytes of the four numbers of each half.
+            let lowest = _mm256_set1_epi32(0x0c08_0400);
+            let halves = _mm256_shuffle_epi8(v, lowest);
+            _mm_unpacklo_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves))
+        });
+        // SAFETY: the slice has LANES bytes; the features as in `compute`.
+        unsafe { _mm_storel_epi64(dst[..LANES].as_mut_ptr().cast(), bytes) }
+    }
+
+    #[inline(always)]
     fn sum(self, v: Self::F32) -> f32 {
         compute!({
             let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));

@@ -1,7 +1,7 @@
 //! Dot products of bytes with AVX2: both factors are widened to 16 bits, and pairs of their products are added exactly.
 //!
-//! The instruction that multiplies unsigned by signed bytes (`vpmaddubsw`) saturates sums of two products to 16 bits;
-//! the instructions here don't saturate.
+//! The instruction that multiplies unsigned by signed bytes (`vpmaddubsw`) saturates sums of two products to 16 bits.
+//! It is used only for unsigned bytes below 128, of which no such sum saturates.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
@@ -48,6 +48,41 @@ impl Int8Dot for Avx2 {
             let sum = _mm256_add_epi32(_mm256_madd_epi16(a_even, b_even), _mm256_madd_epi16(a_odd, b_odd));
             _mm256_add_epi32(acc, sum)
         })
+    }
+
+    #[inline(always)]
+    fn dot_below_128(self, acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        compute!({
+            // A sum of two products is at most 2 · 127 · 128, so that nothing saturates.
+            let pairs = _mm256_maddubs_epi16(a, b);
+            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        })
+    }
+
+    #[inline(always)]
+    fn shr_and<const N: i32, const MASK: u8>(self, a: __m256i) -> __m256i {
+        const { assert!((MASK as u32) < 1 << (8 - N), "bits of the byte above") };
+        // 16 bits are shifted at a time; the mask removes the bits of the byte above.
+        compute!(_mm256_and_si256(_mm256_srli_epi16::<N>(a), _mm256_set1_epi8(MASK as i8)))
+    }
+
+    #[inline(always)]
+    fn shl_and<const N: i32, const MASK: u8>(self, a: __m256i) -> __m256i {
+        const { assert!(MASK.trailing_zeros() as i32 >= N, "bits of the byte below") };
+        // 16 bits are shifted at a time; the mask removes the bits of the byte below.
+        compute!(_mm256_and_si256(_mm256_slli_epi16::<N>(a), _mm256_set1_epi8(MASK as i8)))
+    }
+
+    #[inline(always)]
+    fn or_bytes(self, a: __m256i, b: __m256i) -> __m256i {
+        compute!(_mm256_or_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn lookup_bytes(self, table: &[u8; 16], index: __m256i) -> __m256i {
+        // SAFETY: the table has 16 bytes; the features as in `compute`.
+        let table = unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())) };
+        compute!(_mm256_shuffle_epi8(table, index))
     }
 
     #[inline(always)]

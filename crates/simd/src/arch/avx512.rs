@@ -278,6 +278,19 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn load_i8(self, src: &[i8]) -> Self::I32 {
+        // SAFETY: the slice has LANES bytes; the features as in `compute`.
+        unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(src[..LANES].as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn store_i8(self, v: Self::I32, dst: &mut [i8]) {
+        let bytes = compute!(_mm512_cvtepi32_epi8(v));
+        // SAFETY: the slice has LANES bytes; the features as in `compute`.
+        unsafe { _mm_storeu_si128(dst[..LANES].as_mut_ptr().cast(), bytes) }
+    }
+
+    #[inline(always)]
     fn sum(self, v: Self::F32) -> f32 {
         compute!({
             let eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));

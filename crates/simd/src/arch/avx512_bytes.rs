@@ -1,8 +1,8 @@
 //! Dot products of bytes with AVX-512 on CPUs without VNNI: both factors are widened to 16 bits, and pairs of their
 //! products are added exactly.
 //!
-//! The instruction that multiplies unsigned by signed bytes (`vpmaddubsw`) saturates sums of two products to 16 bits;
-//! the instructions here don't saturate.
+//! The instruction that multiplies unsigned by signed bytes (`vpmaddubsw`) saturates sums of two products to 16 bits.
+//! It is used only for unsigned bytes below 128, of which no such sum saturates.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
@@ -50,6 +50,47 @@ impl Int8Dot for Avx512 {
             let sum = _mm512_add_epi32(_mm512_madd_epi16(a_even, b_even), _mm512_madd_epi16(a_odd, b_odd));
             _mm512_add_epi32(acc, sum)
         })
+    }
+
+    #[inline(always)]
+    fn dot_below_128(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        compute!({
+            // A sum of two products is at most 2 · 127 · 128, so that nothing saturates.
+            let pairs = _mm512_maddubs_epi16(a, b);
+            _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+        })
+    }
+
+    #[inline(always)]
+    fn shr_and<const N: i32, const MASK: u8>(self, a: __m512i) -> __m512i {
+        const { assert!((MASK as u32) < 1 << (8 - N), "bits of the byte above") };
+        compute!({
+            // 16 bits are shifted at a time; the mask removes the bits of the byte above.
+            let shifted = _mm512_srlv_epi16(a, _mm512_set1_epi16(N as i16));
+            _mm512_and_si512(shifted, _mm512_set1_epi8(MASK as i8))
+        })
+    }
+
+    #[inline(always)]
+    fn shl_and<const N: i32, const MASK: u8>(self, a: __m512i) -> __m512i {
+        const { assert!(MASK.trailing_zeros() as i32 >= N, "bits of the byte below") };
+        compute!({
+            // 16 bits are shifted at a time; the mask removes the bits of the byte below.
+            let shifted = _mm512_sllv_epi16(a, _mm512_set1_epi16(N as i16));
+            _mm512_and_si512(shifted, _mm512_set1_epi8(MASK as i8))
+        })
+    }
+
+    #[inline(always)]
+    fn or_bytes(self, a: __m512i, b: __m512i) -> __m512i {
+        compute!(_mm512_or_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn lookup_bytes(self, table: &[u8; 16], index: __m512i) -> __m512i {
+        // SAFETY: the table has 16 bytes; the features as in `compute`.
+        let table = unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())) };
+        compute!(_mm512_shuffle_epi8(table, index))
     }
 
     #[inline(always)]

@@ -61,6 +61,38 @@ impl Int8Dot for Avx512Vnni {
     }
 
     #[inline(always)]
+    fn shr_and<const N: i32, const MASK: u8>(self, a: __m512i) -> __m512i {
+        const { assert!((MASK as u32) < 1 << (8 - N), "bits of the byte above") };
+        compute!({
+            // 16 bits are shifted at a time; the mask removes the bits of the byte above.
+            let shifted = _mm512_srlv_epi16(a, _mm512_set1_epi16(N as i16));
+            _mm512_and_si512(shifted, _mm512_set1_epi8(MASK as i8))
+        })
+    }
+
+    #[inline(always)]
+    fn shl_and<const N: i32, const MASK: u8>(self, a: __m512i) -> __m512i {
+        const { assert!(MASK.trailing_zeros() as i32 >= N, "bits of the byte below") };
+        compute!({
+            // 16 bits are shifted at a time; the mask removes the bits of the byte below.
+            let shifted = _mm512_sllv_epi16(a, _mm512_set1_epi16(N as i16));
+            _mm512_and_si512(shifted, _mm512_set1_epi8(MASK as i8))
+        })
+    }
+
+    #[inline(always)]
+    fn or_bytes(self, a: __m512i, b: __m512i) -> __m512i {
+        compute!(_mm512_or_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn lookup_bytes(self, table: &[u8; 16], index: __m512i) -> __m512i {
+        // SAFETY: the table has 16 bytes; the features as in `compute`.
+        let table = unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())) };
+        compute!(_mm512_shuffle_epi8(table, index))
+    }
+
+    #[inline(always)]
     fn splat_quad(self, bits: u32) -> __m512i {
         compute!(_mm512_set1_epi32(bits as i32))
     }

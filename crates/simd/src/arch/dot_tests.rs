@@ -183,3 +183,94 @@ fn check_bytes<D: Int8Dot>(token: D) {
         }
     }
 }
+
+/// Calls a test on every token of `Int8Dot`.
+macro_rules! on_each_int8 {
+    ($test:ident) => {
+        #[test]
+        fn $test() {
+            byte_checks::$test(Scalar::new());
+            #[cfg(target_arch = "x86_64")]
+            {
+                crate::Avx2::detect().into_iter().for_each(byte_checks::$test);
+                crate::Avx512::detect().into_iter().for_each(byte_checks::$test);
+                crate::Avx512Vnni::detect().into_iter().for_each(byte_checks::$test);
+            }
+        }
+    };
+}
+
+on_each_int8!(bytes_are_shifted_joined_and_looked_up);
+on_each_int8!(bytes_below_128_are_multiplied_exactly);
+
+mod byte_checks {
+    use super::*;
+
+    /// The bytes of a vector, each multiplied by 1 alone.
+    fn bytes<D: Int8Dot>(token: D, v: impl FnOnce() -> D::Bytes) -> Vec<u8> {
+        let (isa, lanes) = (token.isa(), <D::Isa as Isa>::LANES);
+        let mut out = vec![0; 4 * lanes];
+        token.vectorize(|| {
+            let v = v();
+            for j in 0..4 {
+                let mut sums = vec![f32::NAN; lanes];
+                let one = token.splat_quad(1 << (8 * j));
+                isa.store(isa.from_bits(token.dot(isa.splat_i32(0), v, one)), &mut sums);
+                (0..lanes).for_each(|i| out[4 * i + j] = sums[i].to_bits() as u8);
+            }
+        });
+        out
+    }
+
+    pub fn bytes_are_shifted_joined_and_looked_up<D: Int8Dot>(token: D) {
+        type Definition<'a> = &'a dyn Fn(u8, u8) -> u8;
+        let mut random = Random(3);
+        let table: [u8; 16] = std::array::from_fn(|i| (i * i + 7) as u8);
+        for _ in 0..300 {
+            let [a, b]: [Vec<u8>; 2] =
+                std::array::from_fn(|_| (0..4 * <D::Isa as Isa>::LANES).map(|_| random.next() as u8).collect());
+            // SAFETY: both have 4 · LANES bytes.
+            let (x, y) = unsafe { (token.load_bytes(a.as_ptr()), token.load_bytes(b.as_ptr())) };
+            let cases: [(&str, Vec<u8>, Definition); 8] = [
+                ("shr 0", bytes(token, || token.shr_and::<0, 0x0f>(x)), &|a, _| a & 0x0f),
+                ("shr 4", bytes(token, || token.shr_and::<4, 0x0f>(x)), &|a, _| a >> 4),
+                ("shr 6", bytes(token, || token.shr_and::<6, 0x01>(x)), &|a, _| (a >> 6) & 1),
+                ("shl 0", bytes(token, || token.shl_and::<0, 0x93>(x)), &|a, _| a & 0x93),
+                ("shl 4", bytes(token, || token.shl_and::<4, 0xf0>(x)), &|a, _| a << 4),
+                ("shl 2", bytes(token, || token.shl_and::<2, 0x30>(x)), &|a, _| (a << 2) & 0x30),
+                ("or", bytes(token, || token.or_bytes(x, y)), &|a, b| a | b),
+                ("lookup", bytes(token, || token.lookup_bytes(&table, token.shr_and::<0, 0x0f>(x))), &|a, _| {
+                    table[usize::from(a & 15)]
+                }),
+            ];
+            for (name, found, definition) in cases {
+                let want: Vec<u8> = a.iter().zip(&b).map(|(a, b)| definition(*a, *b)).collect();
+                assert_eq!(found, want, "{name} of {token:?}");
+            }
+        }
+    }
+
+    pub fn bytes_below_128_are_multiplied_exactly<D: Int8Dot>(token: D) {
+        let (isa, lanes) = (token.isa(), <D::Isa as Isa>::LANES);
+        let mut random = Random(4);
+        for round in 0..300 {
+            // Every fourth round has extremes only, of which a sum of 16 bits is nearest to its limits.
+            let mut bytes = |most: u8| -> Vec<u8> {
+                let byte = |w: u32| if round % 4 == 0 { [most, 0x80][w as usize % 2] } else { w as u8 };
+                (0..4 * lanes).map(|_| byte(random.next())).collect()
+            };
+            let (a, b) = (bytes(0x7f), bytes(0x7f));
+            let a: Vec<u8> = a.into_iter().map(|a| if a == 0x80 { 0x7f } else { a & 0x7f }).collect();
+            let mut out = vec![f32::NAN; lanes];
+            token.vectorize(|| {
+                // SAFETY: both have 4 · LANES bytes.
+                let (a, b) = unsafe { (token.load_bytes(a.as_ptr()), token.load_bytes(b.as_ptr())) };
+                isa.store(isa.from_bits(token.dot_below_128(isa.splat_i32(-5), a, b)), &mut out);
+            });
+            for (i, out) in out.iter().enumerate() {
+                let sum: i32 = (4 * i..4 * i + 4).map(|at| i32::from(a[at]) * i32::from(b[at] as i8)).sum();
+                assert_eq!(out.to_bits() as i32, sum - 5, "{token:?}: {:?}", &a[4 * i..4 * i + 4]);
+            }
+        }
+    }
+}

@@ -279,6 +279,22 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn load_i8(self, src: &[i8]) -> Self::I32 {
+        let src = &src[..LANES];
+        std::array::from_fn(
+            #[inline(always)]
+            |i| i32::from(src[i]),
+        )
+    }
+
+    #[inline(always)]
+    fn store_i8(self, v: Self::I32, dst: &mut [i8]) {
+        for (d, x) in dst[..LANES].iter_mut().zip(v) {
+            *d = x as i8;
+        }
+    }
+
+    #[inline(always)]
     fn sum(self, v: Self::F32) -> f32 {
         ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
     }

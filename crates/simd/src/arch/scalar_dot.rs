@@ -94,6 +94,31 @@ impl Int8Dot for Scalar {
     }
 
     #[inline(always)]
+    fn shr_and<const N: i32, const MASK: u8>(self, a: Self::Bytes) -> Self::Bytes {
+        const { assert!((MASK as u32) < 1 << (8 - N), "bits of the byte above") };
+        a.map(|quad| quad.map(|byte| (byte >> N) & MASK))
+    }
+
+    #[inline(always)]
+    fn shl_and<const N: i32, const MASK: u8>(self, a: Self::Bytes) -> Self::Bytes {
+        const { assert!(MASK.trailing_zeros() as i32 >= N, "bits of the byte below") };
+        a.map(|quad| quad.map(|byte| (byte << N) & MASK))
+    }
+
+    #[inline(always)]
+    fn or_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+        lanes(
+            #[inline(always)]
+            |i| std::array::from_fn(|j| a[i][j] | b[i][j]),
+        )
+    }
+
+    #[inline(always)]
+    fn lookup_bytes(self, table: &[u8; 16], index: Self::Bytes) -> Self::Bytes {
+        index.map(|quad| quad.map(|byte| table[usize::from(byte % 16)]))
+    }
+
+    #[inline(always)]
     fn splat_quad(self, bits: u32) -> Self::Bytes {
         [bits.to_le_bytes(); LANES]
     }

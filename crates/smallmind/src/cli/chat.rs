@@ -10,15 +10,15 @@ use std::sync::Arc;
 
 use clap::Args;
 use smallmind::model::chat::{ChatError, ChatTemplate, ChatTemplates, CivilTime, Dialogue, Json};
-use smallmind::model::{Generator, Session, SessionOptions};
+use smallmind::model::{Generator, ModelFiles, Session, SessionOptions};
 use smallmind::train::latest_checkpoint;
 
 use super::failure::{Outcome, bad_file, usage};
-use super::models::{ModelArg, WeightsArg};
+use super::models::{self, ModelArg, WeightsArg};
 use super::output_files::Overwrite;
 use super::sampling::Sampling;
 use super::settings::{Settings, of_model};
-use super::{interrupt, note, units};
+use super::{hub, interrupt, note, units};
 
 use commands::Command;
 use lines::Lines;
@@ -78,18 +78,16 @@ impl TemplateArg {
         self.template.is_some() || self.template_name.is_some()
     }
 
-    /// The template for the model in a folder.
+    /// The template of a model, which may be a name on the hub.
     pub fn of(&self, model: &Path) -> anyhow::Result<ChatTemplate> {
-        if !model.is_dir() {
-            let path = model.display();
-            return Err(of_model(
-                model,
-                bad_file(format!("{path}: there is no such folder; name one with config.json")),
-            ));
-        }
+        let model = &*hub::resolve(model)?;
         let read = || -> anyhow::Result<ChatTemplate> {
+            let mut templates = match models::open_files(model)? {
+                // A run has its template beside its checkpoints.
+                ModelFiles::Folder(_) => ChatTemplates::from_folder(model)?,
+                files @ ModelFiles::Gguf(_) => ChatTemplates::of_files(&files)?,
+            };
             let checkpoint = latest_checkpoint(model).ok().flatten();
-            let mut templates = ChatTemplates::from_folder(model)?;
             if let Some(checkpoint) = checkpoint.filter(|_| templates.is_empty()) {
                 templates = ChatTemplates::from_folder(&checkpoint)?;
             }
@@ -100,7 +98,8 @@ impl TemplateArg {
         };
         read().map_err(|error| match error.downcast_ref() {
             Some(ChatError::NoTemplate) => of_model(model, error.context(model.display().to_string())),
-            _ => error,
+            Some(_) => error,
+            None => of_model(model, error),
         })
     }
 }

@@ -1,15 +1,20 @@
 //! `smallmind eval -m M --data FILE`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
+use smallmind::model::PackedModel;
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::train::data::{Corpus, Documents};
-use smallmind::train::{EvaluateSettings, TrainConfig, data_settings, evaluate_text, is_run, read_corpus};
+use smallmind::train::{
+    Divergence, EvaluateSettings, Evaluation, PositionLoss, Question, TrainConfig, answer, data_settings, divergence,
+    evaluate_text, is_run, read_corpus, read_questions,
+};
 
 use super::failure::Outcome;
-use super::models::{ModelArg, WeightsArg, note_fallback};
+use super::models::{ModelArg, WeightsArg};
 use super::progress::Bar;
 use super::settings::Settings;
 use super::{note, output, units};
@@ -21,8 +26,17 @@ pub struct Eval {
     model: ModelArg,
     /// Text files, - for standard input, divided into documents as for training; each line of a .jsonl file is a
     /// document
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    #[arg(long, required_unless_present = "choices", num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
+    /// Another model, such as the one that this was quantized from: how far are the predictions from its own
+    #[arg(long, value_name = "MODEL", requires = "data")]
+    against: Option<PathBuf>,
+    /// Show the loss by the number of tokens before a prediction
+    #[arg(long, requires = "data")]
+    by_position: bool,
+    /// Multiple choice: a .jsonl file with {"context": text, "endings": [texts], "label": number} in each line
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    choices: Option<PathBuf>,
     /// Tokens that a prediction may look back on [default: the model's context]
     #[arg(long, value_name = "N", value_parser = units::within::<u32>(1..))]
     context: Option<u32>,
@@ -36,27 +50,58 @@ pub struct Eval {
 impl Eval {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let isa = settings.isa()?;
-        let (model, tokenizer) = self.model.open()?;
-        note_fallback(model.config(), isa, self.weights.weights)?;
+        let questions = self.choices.as_deref().map(read_questions).transpose()?;
+        let (model, tokenizer) = self.model.open_packed(isa, self.weights.weights)?;
+        let model = Arc::new(model);
+        if let Some(questions) = questions {
+            return choose(&model, &tokenizer, &questions, settings);
+        }
+        let reference = self.against.as_deref().map(|path| ModelArg::own(path).open_packed(isa, None)).transpose()?;
         let corpus = self.corpus(&tokenizer)?;
         let max_context = self.context.map_or(model.config().context, |context| context as usize);
         model.config().check_context(max_context)?;
-        let how = EvaluateSettings { threads: settings.threads(), isa, max_context, weights: self.weights.weights };
+        let how = EvaluateSettings { threads: settings.threads(), max_context };
         let bar = Bar::new(0, "{bar:24} {percent:>3}%  {pos}/{len} tokens  {eta} left");
-        let evaluation = evaluate_text(&model, &tokenizer, &corpus, how, &mut |done, total| {
+        let mut progress = |done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
-        });
+        };
+        let evaluation = evaluate_text(&model, &tokenizer, &corpus, how, &mut progress);
+        let divergence =
+            evaluation.as_ref().ok().and(reference).map(|(reference, _)| {
+                divergence(&model, &Arc::new(reference), &tokenizer, &corpus, how, &mut progress)
+            });
         bar.finish_and_clear();
-        let evaluation = evaluation?;
+        self.report(&evaluation?, divergence.transpose()?.as_ref(), corpus.documents().bytes(), settings)
+    }
+
+    fn report(
+        &self,
+        evaluation: &Evaluation,
+        divergence: Option<&Divergence>,
+        bytes: usize,
+        settings: &Settings,
+    ) -> Outcome {
+        let by_position = if self.by_position { &evaluation.by_position[..] } else { &[] };
         if settings.is_json() {
-            return output::document(json!({
+            let mut document = json!({
                 "loss": evaluation.loss,
                 "perplexity": evaluation.perplexity,
                 "bits_per_byte": evaluation.bits_per_byte,
                 "tokens": evaluation.tokens,
-                "bytes": corpus.documents().bytes(),
-            }));
+                "bytes": bytes,
+            });
+            if self.by_position {
+                let of = |p: &PositionLoss| json!({"from": p.positions.start, "loss": p.loss, "tokens": p.tokens});
+                document["by_position"] = by_position.iter().map(of).collect();
+            }
+            if let Some(d) = divergence {
+                document["against"] = json!({
+                    "model": self.against, "kl_mean": d.mean, "kl_99": d.percentile_99, "kl_max": d.max,
+                    "same_top": d.same_top, "loss": d.reference_loss, "tokens": d.tokens,
+                });
+            }
+            return output::document(document);
         }
         output::print(&format!(
             "loss           {:.4}\nperplexity     {:.3}\nbits per byte  {}\ntokens         {}\n",
@@ -64,7 +109,25 @@ impl Eval {
             evaluation.perplexity,
             evaluation.bits_per_byte.map_or_else(|| "-".to_owned(), |bits| format!("{bits:.4}")),
             units::grouped(evaluation.tokens as u64),
-        ))
+        ))?;
+        if let Some(d) = divergence {
+            output::print(&format!(
+                "reference      loss {:.4}, perplexity {:.3}\n\
+                 KL divergence  mean {:.6}, 99 % below {:.6}, largest {:.6}\n\
+                 same top       {:.2} %\n",
+                d.reference_loss,
+                d.reference_loss.exp(),
+                d.mean,
+                d.percentile_99,
+                d.max,
+                100.0 * d.same_top,
+            ))?;
+        }
+        let row = |p: &PositionLoss| {
+            let before = format!("{} to {}", p.positions.start, p.positions.end - 1);
+            format!("{before:>15} tokens before: loss {:.4}, {} tokens\n", p.loss, units::grouped(p.tokens as u64))
+        };
+        output::print(&by_position.iter().map(row).collect::<String>())
     }
 
     /// The text, divided like the model's own training text if that is known.
@@ -81,4 +144,28 @@ impl Eval {
         }
         Ok(corpus)
     }
+}
+
+/// Answers the questions of a multiple choice.
+fn choose(model: &Arc<PackedModel>, tokenizer: &Tokenizer, questions: &[Question], settings: &Settings) -> Outcome {
+    let bar = Bar::new(questions.len() as u64, "{bar:24} {percent:>3}%  {pos}/{len} questions  {eta} left");
+    let answered = answer(model, tokenizer, questions, settings.threads(), &mut |done| bar.set_position(done as u64));
+    bar.finish_and_clear();
+    let choices = answered?;
+    let share = |right: usize| right as f64 / choices.questions.max(1) as f64;
+    if settings.is_json() {
+        return output::document(json!({
+            "questions": choices.questions,
+            "right": choices.right,
+            "accuracy": share(choices.right),
+            "right_by_byte": choices.right_by_byte,
+            "accuracy_by_byte": share(choices.right_by_byte),
+        }));
+    }
+    output::print(&format!(
+        "questions         {}\naccuracy          {:.2} %\naccuracy by byte  {:.2} %\n",
+        choices.questions,
+        100.0 * share(choices.right),
+        100.0 * share(choices.right_by_byte),
+    ))
 }

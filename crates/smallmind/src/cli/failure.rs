@@ -6,6 +6,7 @@ use std::io;
 use smallmind::bench::BenchError;
 use smallmind::checkpoint::CheckpointError;
 use smallmind::graph::GraphError;
+use smallmind::hub::{HubError, SelectionFault};
 use smallmind::model::chat::ChatError;
 use smallmind::model::tokenizer::TokenizerError;
 use smallmind::model::{ConfigError, ErrorClass, ModelError};
@@ -136,6 +137,7 @@ fn advice(cause: &(dyn std::error::Error + 'static), verb: &str) -> Option<Strin
             return Some(format!("shorten the prompt or raise --context, to {max} at most"));
         }
         (_, Some(ModelError::TooLong { .. })) => "shorten the prompt: the model has room for no more",
+        _ if cause.is::<HubError>() => return cause.downcast_ref().and_then(hub_advice),
         _ if graph_error(cause).is_some_and(|error| matches!(error, GraphError::OutOfMemory { .. })) => match verb {
             "train" => "lower --train.batch or --model.context, or train a smaller model",
             "generate" | "chat" | "eval" | "inspect" => "lower --context or use a smaller model",
@@ -145,6 +147,32 @@ fn advice(cause: &(dyn std::error::Error + 'static), verb: &str) -> Option<Strin
         _ => return None,
     };
     Some(advice.to_owned())
+}
+
+/// Advice about a model on the hub.
+fn hub_advice(error: &HubError) -> Option<String> {
+    Some(match error {
+        HubError::Absent { name, .. } => format!("`smallmind pull {name}` downloads it"),
+        HubError::Incomplete { name, .. } => format!("`smallmind pull {name}` downloads what is missing"),
+        HubError::Denied { with_token: false, .. } | HubError::NotFound { may_be_private: true, .. } => {
+            "set HF_TOKEN to the token of a user who may read it".to_owned()
+        }
+        HubError::Denied { with_token: true, .. } => "the user of HF_TOKEN may not read it".to_owned(),
+        _ => return None,
+    })
+}
+
+/// The kind of an error about the hub.
+fn hub_class(error: &HubError) -> ErrorClass {
+    match error {
+        HubError::Name { .. } | HubError::Setting { .. } => ErrorClass::Usage,
+        HubError::Selection { fault: SelectionFault::NoSuch(..) | SelectionFault::Several(_), .. } => ErrorClass::Usage,
+        HubError::Absent { .. }
+        | HubError::Incomplete { .. }
+        | HubError::Selection { .. }
+        | HubError::Damaged { .. } => ErrorClass::BadFile,
+        _ => ErrorClass::Failed,
+    }
 }
 
 /// Advice about an error of a conversation.
@@ -221,8 +249,10 @@ fn class_of(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorClass> {
     let model = || cause.downcast_ref().map(ModelError::class);
     let chat = || cause.downcast_ref().map(ChatError::class);
     let data = || cause.downcast_ref().map(DataError::class);
+    let hub = || cause.downcast_ref().map(hub_class);
     let train = cause.downcast_ref().map(TrainError::class);
     train
+        .or_else(hub)
         .or_else(data)
         .or_else(chat)
         .or_else(model)
@@ -249,6 +279,9 @@ mod tests {
         assert_eq!(code(GraphError::OutOfMemory { bytes: 1 }.into()), 4);
         assert_eq!(code(ModelError::from(GraphError::OutOfMemory { bytes: 1 }).into()), 4);
         assert_eq!(code(IsaError::Unknown("x".into()).into()), 2);
+        assert_eq!(code("hf:".parse::<smallmind::hub::ModelName>().unwrap_err().into()), 2);
+        assert_eq!(code(HubError::Absent { name: String::new(), searched: vec![] }.into()), 3);
+        assert_eq!(code(HubError::Request { url: String::new(), why: String::new() }.into()), 1);
         assert_eq!(code(DataError::NoFiles.into()), 3);
         let vocabulary = TokenizerError::VocabularySize { asked: 1, allowed: "more" };
         assert_eq!(code(vocabulary.into()), 2);

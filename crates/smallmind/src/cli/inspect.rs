@@ -1,14 +1,14 @@
 //! `smallmind inspect M [--tensors] [--graph] [--plan] [--weights FORMAT]`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use smallmind::checkpoint::{ModelFolder, TensorInfo};
-use smallmind::graph::{Graph, Limits, Plan, PlanOptions, Storage};
+use smallmind::checkpoint::StoredTensor;
+use smallmind::graph::{Graph, Limits, Plan, PlanOptions};
 use smallmind::kernels::Format;
-use smallmind::model::{ModelConfig, Purpose, SessionOptions, architecture, unused_tensors};
+use smallmind::model::{ModelConfig, ModelFiles, Purpose, SessionOptions, architecture, unused_tensors};
 
 use super::failure::{Outcome, usage};
 use super::settings::Settings;
@@ -17,8 +17,8 @@ use super::{models, output, units};
 /// Options of `inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A run folder or a Hugging Face folder
-    #[arg(value_name = "FOLDER")]
+    /// A run folder, a Hugging Face folder, a GGUF file or hf:OWNER/NAME
+    #[arg(value_name = "MODEL")]
     model: PathBuf,
     #[command(flatten)]
     allowed: models::Allowed,
@@ -72,6 +72,9 @@ impl Use {
     }
 }
 
+/// The files of a model and their configuration.
+type Subject<'a> = (&'a ModelFiles, &'a ModelConfig);
+
 /// Bytes that a session with one sequence takes.
 struct Memory {
     context: usize,
@@ -82,25 +85,26 @@ struct Memory {
 
 impl Inspect {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
-        let folder = models::open_folder(&self.model)?;
-        let config = ModelConfig::from_folder(&folder, self.allowed.unknown_keys()).map_err(models::with_flag)?;
-        self.allowed.note(&folder, &config)?;
+        let files = models::open_files(&self.model)?;
+        let (config, _) = files.configs(self.allowed.unknown_keys()).map_err(models::with_flag)?;
+        self.allowed.note(&files, &config)?;
         config.check_context(self.context(&config))?;
-        let unused = unused_tensors(&config, folder.weights())?;
+        let unused = unused_tensors(&config, &files)?;
         models::note_fallback(&config, settings.isa()?, self.weights.weights)?;
-        let memory = self.memory(&config, settings)?;
+        let memory = self.memory((&files, &config), settings)?;
         let graph = architecture::graph(&config, self.used_for.purpose())?;
-        if self.used_for == Use::Training && self.weights.weights != Format::F32 {
+        if self.used_for == Use::Training && self.weights.weights.is_some_and(|format| format != Format::F32) {
             return Err(usage("--weights is for weights that are only read; a training has them in f32"));
         }
-        let plan = if self.plan { Some(self.plan_for(self.used_for, &config, settings)?.to_string()) } else { None };
+        let plan =
+            if self.plan { Some(self.plan_for(self.used_for, (&files, &config), settings)?.to_string()) } else { None };
         if settings.is_json() {
-            let mut document = summary(&folder, &config, &graph, &memory, &unused)?;
+            let mut document = summary(&files, &config, &graph, &memory, &unused)?;
             let mut add = |key: &str, value: Value| {
                 document.as_object_mut().map(|object| object.insert(key.to_owned(), value));
             };
             if self.tensors {
-                add("tensors", folder.weights().tensors().map(tensor).collect());
+                add("tensors", files.weights().tensors().map(tensor).collect());
             }
             if self.graph {
                 add("graph", json!(graph.to_string().lines().collect::<Vec<_>>()));
@@ -110,10 +114,10 @@ impl Inspect {
             }
             return output::document(document);
         }
-        output::print(&describe(&folder, &config, &graph, &memory)?)?;
+        output::print(&describe(&files, &config, &graph, &memory)?)?;
         output::print(&unused_rows(&unused))?;
         if self.tensors {
-            output::print(&table(&folder))?;
+            output::print(&table(&files))?;
         }
         if self.graph {
             output::print(&format!("\n{graph}"))?;
@@ -125,18 +129,12 @@ impl Inspect {
         self.context.unwrap_or(config.context)
     }
 
-    fn plan_for(&self, used_for: Use, config: &ModelConfig, settings: &Settings) -> anyhow::Result<Plan> {
+    fn plan_for(&self, used_for: Use, (files, config): Subject<'_>, settings: &Settings) -> anyhow::Result<Plan> {
         let graph = architecture::graph(config, used_for.purpose())?;
         let (limits, threads, isa) = (used_for.limits(self.context(config)), settings.threads(), settings.isa()?);
-        let format = self.weights.weights;
-        let is_stored = match used_for {
-            Use::Decode | Use::Prefill => true,
-            // `eval` converts the weights only if another format is asked for.
-            Use::Evaluation => format != Format::F32,
-            Use::Training => false,
-        };
+        let is_stored = used_for != Use::Training;
         let options = if is_stored {
-            PlanOptions::stored(limits, threads, Arc::new(Storage::of(&graph, isa, format)?))
+            PlanOptions::stored(limits, threads, Arc::new(files.storage(config, &graph, isa, self.weights.weights)?))
         } else {
             PlanOptions::flat(limits, threads, isa)
         };
@@ -144,8 +142,8 @@ impl Inspect {
     }
 
     /// The memory of a session with one sequence.
-    fn memory(&self, config: &ModelConfig, settings: &Settings) -> anyhow::Result<Memory> {
-        let plan = self.plan_for(Use::Prefill, config, settings)?;
+    fn memory(&self, (files, config): Subject<'_>, settings: &Settings) -> anyhow::Result<Memory> {
+        let plan = self.plan_for(Use::Prefill, (files, config), settings)?;
         let flat = 4 * plan.graph().params().layout().len();
         // Weights in f32 are packed in place.
         let weights = plan.storage().filter(|storage| !storage.is_f32()).map_or(flat, |storage| storage.bytes());
@@ -158,29 +156,38 @@ impl Inspect {
     }
 }
 
-fn tensor(info: &TensorInfo) -> Value {
-    json!({ "name": info.name, "dtype": info.dtype.name(), "shape": info.shape, "bytes": info.bytes })
+fn tensor(stored: StoredTensor<'_>) -> Value {
+    let format = stored.format.to_string();
+    json!({ "name": stored.name, "dtype": format, "shape": stored.shape, "bytes": stored.bytes })
 }
 
-fn stored_bytes(folder: &ModelFolder) -> u64 {
-    folder.weights().tensors().map(|info| info.bytes).sum()
+fn stored_bytes(files: &ModelFiles) -> u64 {
+    files.weights().tensors().map(|info| info.bytes).sum()
+}
+
+/// The file that holds the tokenizer, if there is one.
+fn tokenizer_file(files: &ModelFiles) -> Option<&Path> {
+    match files {
+        ModelFiles::Folder(folder) => folder.tokenizer(),
+        ModelFiles::Gguf(file) => file.metadata().get("tokenizer.ggml.model").map(|_| files.path()),
+    }
 }
 
 fn summary(
-    folder: &ModelFolder,
+    files: &ModelFiles,
     config: &ModelConfig,
     graph: &Graph,
     memory: &Memory,
     unused: &[String],
 ) -> anyhow::Result<Value> {
     Ok(json!({
-        "model": folder.dir(),
+        "model": files.path(),
         "config": config.to_json()?,
         "parameters": graph.params().elements(),
-        "stored_tensors": folder.weights().tensors().len(),
-        "stored_bytes": stored_bytes(folder),
+        "stored_tensors": files.weights().tensors().len(),
+        "stored_bytes": stored_bytes(files),
         "unused_tensors": unused,
-        "tokenizer": folder.tokenizer(),
+        "tokenizer": tokenizer_file(files),
         "memory": {
             "context": memory.context,
             "weights_bytes": memory.weights,
@@ -190,18 +197,18 @@ fn summary(
     }))
 }
 
-fn describe(folder: &ModelFolder, config: &ModelConfig, graph: &Graph, memory: &Memory) -> anyhow::Result<String> {
+fn describe(files: &ModelFiles, config: &ModelConfig, graph: &Graph, memory: &Memory) -> anyhow::Result<String> {
     let c = config;
-    let files = folder.weights().shards().len();
-    let tensors = folder.weights().tensors().len();
-    let tokenizer = match models::tokenizer_of(folder.dir()) {
+    let parts = files.weight_files();
+    let tensors = files.weights().tensors().len();
+    let tokenizer = match models::tokenizer_of(files.path()) {
         Ok(tokenizer) => tokenizer.to_string(),
-        Err(_) if folder.tokenizer().is_none() => "none".to_owned(),
+        Err(_) if tokenizer_file(files).is_none() => "none".to_owned(),
         Err(error) => format!("unusable: {error}"),
     };
     let total = units::bytes(memory.weights + memory.cache + memory.work);
     let rows = [
-        ("model", folder.dir().display().to_string()),
+        ("model", files.path().display().to_string()),
         ("family", c.model_type()?.to_owned()),
         ("parameters", units::grouped(graph.params().elements() as u64)),
         ("layers", c.layers.to_string()),
@@ -212,7 +219,7 @@ fn describe(folder: &ModelFolder, config: &ModelConfig, graph: &Graph, memory: &
         ("tokenizer", tokenizer),
         (
             "stored",
-            format!("{} in {tensors} tensors, {files} file{}", units::bytes(stored_bytes(folder)), plural(files)),
+            format!("{} in {tensors} tensors, {parts} file{}", units::bytes(stored_bytes(files)), plural(parts)),
         ),
         (
             "memory",
@@ -239,11 +246,11 @@ fn plural(n: usize) -> &'static str {
 }
 
 /// A table of the tensors.
-fn table(folder: &ModelFolder) -> String {
-    let width = folder.weights().tensors().map(|info| info.name.len()).max().unwrap_or(0);
-    let line = |info: &TensorInfo| {
-        let (shape, bytes) = (format!("{:?}", info.shape), units::bytes(info.bytes));
-        format!("{:<width$}  {:<5} {shape:<16} {bytes}\n", info.name, info.dtype.name())
+fn table(files: &ModelFiles) -> String {
+    let width = files.weights().tensors().map(|info| info.name.len()).max().unwrap_or(0);
+    let line = |stored: StoredTensor<'_>| {
+        let (shape, bytes, format) = (format!("{:?}", stored.shape), units::bytes(stored.bytes), stored.format);
+        format!("{:<width$}  {:<7} {shape:<16} {bytes}\n", stored.name, format.to_string())
     };
-    std::iter::once("\n".to_owned()).chain(folder.weights().tensors().map(line)).collect()
+    std::iter::once("\n".to_owned()).chain(files.weights().tensors().map(line)).collect()
 }

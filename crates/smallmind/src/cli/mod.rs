@@ -3,15 +3,20 @@
 mod bench;
 mod chat;
 mod completions;
+mod convert;
 mod doctor;
 mod environment;
 mod eval;
 mod failure;
 mod generate;
+mod gguf_output;
 mod hints;
+mod hub;
+mod imatrix;
 mod input;
 mod inspect;
 mod interrupt;
+mod list;
 mod machine;
 mod models;
 mod nanogpt;
@@ -21,6 +26,8 @@ mod output_files;
 mod overrides;
 mod profile;
 mod progress;
+mod pull;
+mod quantize;
 mod quickstart;
 mod sampling;
 mod settings;
@@ -71,8 +78,18 @@ enum Verb {
     Tokenizer(tokenizer::Tokenizer),
     /// Write a model of a preset's shape with random weights
     New(new::New),
+    /// Write a model as a GGUF file or as a folder in the layout of Hugging Face
+    Convert(convert::Convert),
+    /// Write a model as a GGUF file with fewer bits for each weight
+    Quantize(quantize::Quantize),
+    /// Measure on a text which columns of a model's weights matter, for quantize
+    Imatrix(imatrix::Imatrix),
     /// Show what a model is made of
     Inspect(inspect::Inspect),
+    /// Download a model from the Hugging Face hub
+    Pull(pull::Pull),
+    /// List the models on this machine
+    Models(list::Models),
     /// Time kernels and compare them with what this machine can do, with rivals and with an earlier record
     Bench(bench::Bench),
     /// Show where the time of generation or training goes, compared with what this machine can do
@@ -108,7 +125,12 @@ fn perform(cli: Cli, overlays: Vec<Overlay>) -> Outcome {
         Verb::Tokenize(verb) => verb.run(&settings),
         Verb::Tokenizer(verb) => verb.run(&settings),
         Verb::New(verb) => verb.run(&settings),
+        Verb::Convert(verb) => verb.run(&settings),
+        Verb::Quantize(verb) => verb.run(&settings),
+        Verb::Imatrix(verb) => verb.run(&settings),
         Verb::Inspect(verb) => verb.run(&settings),
+        Verb::Pull(verb) => verb.run(&settings),
+        Verb::Models(verb) => verb.run(&settings),
         Verb::Bench(verb) => verb.run(&settings),
         Verb::Profile(verb) => verb.run(&settings),
         Verb::Doctor(verb) => verb.run(&settings),

@@ -1,30 +1,31 @@
-//! Where a model comes from: a run folder or a Hugging Face folder.
+//! Where a model comes from: a run folder, a Hugging Face folder, a GGUF file, or a name on the hub.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use smallmind::checkpoint::{CONFIG_FILE, ModelFolder, TOKENIZER_FILE};
-use smallmind::graph::Storage;
+use smallmind::checkpoint::{CONFIG_FILE, GgufFile, ModelFolder, TOKENIZER_FILE};
+use smallmind::graph::{ParamSpec, Storage};
 use smallmind::kernels::Format;
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{
-    ConfigError, LoadOptions, Model, ModelConfig, ModelError, PackedModel, Purpose, UnknownKeys, UnusedTensors,
-    architecture,
+    ConfigError, LoadOptions, Model, ModelConfig, ModelError, ModelFiles, PackedModel, Purpose, UnknownKeys,
+    UnusedTensors, architecture, is_gguf,
 };
 use smallmind::simd::IsaKind;
 use smallmind::train::{is_run, latest_checkpoint};
 
 use super::failure::{bad_file, usage};
-use super::note;
 use super::settings::{MODEL_VARIABLE, of_model};
+use super::{hub, note};
 
 /// `-m`.
 #[derive(Debug, Args)]
 pub struct ModelArg {
-    /// The model: a run folder or a Hugging Face folder
-    #[arg(short, long, env = MODEL_VARIABLE, value_name = "FOLDER")]
+    /// The model: a run folder, a Hugging Face folder, a GGUF file, or hf:OWNER/NAME for one that `pull` or another
+    /// tool has downloaded
+    #[arg(short, long, env = MODEL_VARIABLE, value_name = "MODEL")]
     pub model: PathBuf,
     #[command(flatten)]
     pub allowed: Allowed,
@@ -33,10 +34,11 @@ pub struct ModelArg {
 /// `--weights`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct WeightsArg {
-    /// The format of weights in memory. Those of linear layers and embeddings are converted when they have been read;
-    /// f16 and bf16 take half of f32's bytes, q8_0 about a quarter, and texts differ a little
-    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = format_parser())]
-    pub weights: Format,
+    /// The format of weights in memory [default: each as in the files]. Those of linear layers and embeddings are
+    /// converted when they have been read; f16 and bf16 take half of f32's bytes, q8_0 about a quarter, q4_0 about a
+    /// seventh, and texts differ a little, the more the fewer bits there are
+    #[arg(long, value_name = "FORMAT", value_parser = format_parser())]
+    pub weights: Option<Format>,
 }
 
 pub(super) fn format_parser() -> impl TypedValueParser<Value = Format> {
@@ -47,72 +49,76 @@ pub(super) fn format_parser() -> impl TypedValueParser<Value = Format> {
 /// What is ignored in a model's files.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct Allowed {
-    /// Pass over keys of config.json that are not known: they may change what the model computes
+    /// Pass over keys of the configuration that are not known: they may change what the model computes
     #[arg(long)]
     allow_unknown_keys: bool,
-    /// Pass over tensors that config.json has no use for
+    /// Pass over tensors that the configuration has no use for
     #[arg(long)]
     allow_unused: bool,
 }
 
 impl Allowed {
-    /// For [`ModelConfig::from_folder`].
+    /// For [`ModelFiles::configs`].
     pub fn unknown_keys(self) -> UnknownKeys {
         if self.allow_unknown_keys { UnknownKeys::Allow } else { UnknownKeys::Refuse }
     }
 
-    fn load_options(self) -> LoadOptions {
+    pub fn load_options(self) -> LoadOptions {
         let unused_tensors = if self.allow_unused { UnusedTensors::Allow } else { UnusedTensors::Refuse };
         LoadOptions { unknown_keys: self.unknown_keys(), unused_tensors }
     }
 
-    /// Reads the weights of an open folder; notes what is ignored.
-    pub fn load(self, folder: &ModelFolder) -> anyhow::Result<Model> {
-        let model = Model::from_folder(folder, self.load_options()).map_err(with_flag)?;
-        self.note(folder, model.config())?;
+    /// Reads the weights of open files; notes what is ignored.
+    pub fn load(self, files: &ModelFiles) -> anyhow::Result<Model> {
+        let model = Model::from_files(files, self.load_options()).map_err(with_flag)?;
+        self.note(files, model.config())?;
         Ok(model)
     }
 
-    /// Reads the weights of an open folder, packed in a format; notes what is ignored, and which weights are in another
+    /// Reads the weights of open files, packed in a format; notes what is ignored, and which weights are in another
     /// format.
-    pub fn load_packed(self, folder: &ModelFolder, isa: IsaKind, weights: Format) -> anyhow::Result<PackedModel> {
-        let model = PackedModel::from_folder(folder, self.load_options(), isa, weights).map_err(with_flag)?;
-        self.note(folder, model.config())?;
+    pub fn load_packed(self, files: &ModelFiles, isa: IsaKind, weights: Option<Format>) -> anyhow::Result<PackedModel> {
+        let model = PackedModel::from_files(files, self.load_options(), isa, weights).map_err(with_flag)?;
+        self.note(files, model.config())?;
         note_fallback(model.config(), isa, weights)?;
         Ok(model)
     }
 
     /// Notes what is ignored, and an output head in the weights that `config.json` doesn't have. `config` was read from
-    /// `folder`.
-    pub fn note(self, folder: &ModelFolder, config: &ModelConfig) -> anyhow::Result<()> {
-        if ModelConfig::from_json_with(folder.config(), self.unknown_keys())?.head != config.head {
+    /// `files`.
+    pub fn note(self, files: &ModelFiles, config: &ModelConfig) -> anyhow::Result<()> {
+        if files.has_second_head()? {
             note!(
                 "note: lm_head.weight differs from the token embeddings, although `tie_word_embeddings` in \
                  {CONFIG_FILE} makes them one: it is used as the output head, as in transformers"
             );
         }
         if self.allow_unknown_keys {
-            let keys = ModelConfig::unknown_keys(folder.config())?;
-            note_passed_over(&format!("unknown keys of {CONFIG_FILE}"), &keys);
+            let place = if matches!(files, ModelFiles::Folder(_)) { CONFIG_FILE } else { "the metadata" };
+            note_passed_over(&format!("unknown keys of {place}"), &files.unknown_keys()?);
         }
         if self.allow_unused {
-            let names = smallmind::model::unused_tensors(config, folder.weights())?;
-            note_passed_over("tensors without use", &names);
+            note_passed_over("tensors without use", &smallmind::model::unused_tensors(config, files)?);
         }
         Ok(())
     }
 }
 
-/// Notes which weights of a model are in F16 because their rows are not whole blocks of the format that was asked for.
-pub fn note_fallback(config: &ModelConfig, isa: IsaKind, asked: Format) -> anyhow::Result<()> {
+/// Notes which weights of a model are in other formats because their rows are not whole blocks of the format that was
+/// asked for.
+pub fn note_fallback(config: &ModelConfig, isa: IsaKind, asked: Option<Format>) -> anyhow::Result<()> {
+    let Some(asked) = asked else { return Ok(()) };
     let graph = architecture::graph(config, Purpose::Generation)?;
     let storage = Storage::of(&graph, isa, asked)?;
-    let is_other = |id| storage.get(id).is_packed() && storage.get(id).formats() != [asked];
-    let others = graph.params().iter().filter(|(id, _)| is_other(*id));
-    let names: Vec<String> = others.map(|(_, spec)| format!("{} [{}, {}]", spec.name, spec.rows, spec.cols)).collect();
-    if !names.is_empty() {
-        let count = names.len();
-        note!("note: {count} weights are in f16, as their rows are not whole blocks of {asked}: {}", few(&names));
+    for format in Format::ALL.into_iter().filter(|format| *format != asked) {
+        let is_other = |id| storage.get(id).is_packed() && storage.get(id).formats() == [format];
+        let others = graph.params().iter().filter(|(id, _)| is_other(*id));
+        let name = |(_, spec): (_, &ParamSpec)| format!("{} [{}, {}]", spec.name, spec.rows, spec.cols);
+        let names: Vec<String> = others.map(name).collect();
+        if !names.is_empty() {
+            let (count, few) = (names.len(), few(&names));
+            note!("note: {count} weights are in {format}, as their rows are not whole blocks of {asked}: {few}");
+        }
     }
     Ok(())
 }
@@ -147,26 +153,13 @@ impl ModelArg {
         Self { model: model.to_owned(), allowed: Allowed::default() }
     }
 
-    /// Reads weights and tokenizer.
-    pub fn open(&self) -> anyhow::Result<(Model, Arc<Tokenizer>)> {
-        self.read(|folder| self.allowed.load(folder), Model::config)
-    }
-
     /// Reads weights, packed in a format, and tokenizer.
-    pub fn open_packed(&self, isa: IsaKind, weights: Format) -> anyhow::Result<(PackedModel, Arc<Tokenizer>)> {
-        self.read(|folder| self.allowed.load_packed(folder, isa, weights), PackedModel::config)
-    }
-
-    fn read<M>(
-        &self,
-        load: impl Fn(&ModelFolder) -> anyhow::Result<M>,
-        config: impl Fn(&M) -> &ModelConfig,
-    ) -> anyhow::Result<(M, Arc<Tokenizer>)> {
+    pub fn open_packed(&self, isa: IsaKind, weights: Option<Format>) -> anyhow::Result<(PackedModel, Arc<Tokenizer>)> {
         let read = || {
-            let folder = open_folder(&self.model)?;
-            let tokenizer = tokenizer_of(&self.model)?;
-            let model = load(&folder)?;
-            let (of_tokenizer, of_model) = (tokenizer.vocab_size(), config(&model).vocab_size);
+            let files = open_files(&self.model)?;
+            let tokenizer = tokenizer_in(&self.model, &files)?;
+            let model = self.allowed.load_packed(&files, isa, weights)?;
+            let (of_tokenizer, of_model) = (tokenizer.vocab_size(), model.config().vocab_size);
             if of_tokenizer > of_model {
                 return Err(ModelError::Vocabulary { tokenizer: of_tokenizer, model: of_model }.into());
             }
@@ -176,18 +169,17 @@ impl ModelArg {
     }
 }
 
-/// Opens a model folder: configuration and headers, without the weights. For a run without a model, its latest
+/// Opens a model's files: configuration and headers, without the weights. For a run without a model, its latest
 /// checkpoint.
-pub fn open_folder(path: &Path) -> anyhow::Result<ModelFolder> {
-    refuse_gguf(path)?;
+pub fn open_files(path: &Path) -> anyhow::Result<ModelFiles> {
+    let path = &*hub::resolve(path)?;
     if !path.exists() {
-        let path = path.display();
-        return Err(bad_file(format!(
-            "{path}: there is no such folder; name one with config.json and model.safetensors"
-        )));
+        let (what, path) = (if is_gguf(path) { "file" } else { "folder" }, path.display());
+        let which = "name a folder with config.json and model.safetensors, or a GGUF file";
+        return Err(bad_file(format!("{path}: there is no such {what}; {which}")));
     }
-    if path.join(CONFIG_FILE).exists() || !is_run(path) {
-        return Ok(ModelFolder::open(path)?);
+    if is_gguf(path) || path.join(CONFIG_FILE).exists() || !is_run(path) {
+        return Ok(ModelFiles::open(path)?);
     }
     let Some(checkpoint) = latest_checkpoint(path)? else {
         return Err(bad_file(format!(
@@ -196,12 +188,33 @@ pub fn open_folder(path: &Path) -> anyhow::Result<ModelFolder> {
         )));
     };
     note!("note: {} has no model of its own yet; its latest checkpoint is used", path.display());
-    Ok(ModelFolder::open(checkpoint)?)
+    Ok(ModelFolder::open(checkpoint)?.into())
 }
 
-/// The tokenizer of a model folder, or of a `tokenizer.json`.
+/// The tokenizer of a model at `path`, whose files are open.
+pub fn tokenizer_in(path: &Path, files: &ModelFiles) -> anyhow::Result<Tokenizer> {
+    match files {
+        // A run has one tokenizer for all its checkpoints.
+        ModelFiles::Folder(_) => tokenizer_of(path),
+        ModelFiles::Gguf(file) if matches!(tokenizer_model(file), None | Some("none" | "no_vocab")) => {
+            Err(ModelError::NoTokenizer(path.to_owned()).into())
+        }
+        ModelFiles::Gguf(file) => Tokenizer::from_gguf(file.metadata())
+            .map_err(|error| anyhow::Error::from(ModelError::from(error)).context(path.display().to_string())),
+    }
+}
+
+/// The kind of a GGUF file's tokenizer.
+fn tokenizer_model(file: &GgufFile) -> Option<&str> {
+    file.metadata().value("tokenizer.ggml.model").ok().flatten()
+}
+
+/// The tokenizer of a model folder, of a GGUF file, or of a `tokenizer.json`.
 pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
-    refuse_gguf(path)?;
+    let path = &*hub::resolve(path)?;
+    if is_gguf(path) && path.exists() {
+        return tokenizer_in(path, &ModelFiles::open(path)?);
+    }
     if path.is_file() {
         return read_tokenizer(path);
     }
@@ -215,7 +228,7 @@ pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
     read_tokenizer(&file)
 }
 
-/// Reads a `tokenizer.json`; notes what in it is not applied.
+/// Reads a `tokenizer.json` or a GGUF file; notes what in it is not applied.
 pub fn read_tokenizer(file: &Path) -> anyhow::Result<Tokenizer> {
     let tokenizer = Tokenizer::from_file(file)?;
     if let Some(why) = tokenizer.not_applied() {
@@ -224,12 +237,12 @@ pub fn read_tokenizer(file: &Path) -> anyhow::Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-/// Refuses GGUF files, which this program does not read or write.
+/// Refuses a GGUF file where a folder is written.
 pub fn refuse_gguf(path: &Path) -> anyhow::Result<()> {
     let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
     if !is_gguf {
         return Ok(());
     }
     let path = path.display();
-    Err(usage(format!("{path}: GGUF files are not supported; name a folder with config.json and model.safetensors")))
+    Err(usage(format!("{path}: a folder is written; convert writes GGUF files")))
 }

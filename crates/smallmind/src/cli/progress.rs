@@ -40,6 +40,12 @@ impl Bar {
         self.0.set_position(position);
     }
 
+    /// Sets how many steps were done before; they don't count for the rate.
+    pub fn set_start(&self, position: u64) {
+        self.0.set_position(position);
+        self.0.reset_eta();
+    }
+
     /// Removes the bar.
     pub fn finish_and_clear(&self) {
         self.0.finish_and_clear();
@@ -50,11 +56,12 @@ impl Bar {
     }
 
     /// Runs `write` while the bar is hidden.
-    fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+    pub fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
         self.0.suspend(write)
     }
 
-    fn is_hidden(&self) -> bool {
+    /// Whether nobody sees the bar.
+    pub fn is_hidden(&self) -> bool {
         self.0.is_hidden()
     }
 }

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
-use smallmind::kernels::Format;
 use smallmind::model::{Finish as TextFinish, Generator, Session, SessionOptions};
 use smallmind::profile::{Recorder, Summary as Profile};
 use smallmind::simd::IsaKind;
@@ -128,7 +127,7 @@ fn profile(trainer: &Trainer, recorder: &Recorder) -> Profile {
 
 /// Generates the stories.
 fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: &AtomicBool) -> Outcome {
-    let (model, tokenizer) = ModelArg::own(run).open_packed(isa, Format::F32)?;
+    let (model, tokenizer) = ModelArg::own(run).open_packed(isa, None)?;
     let context = model.config().context;
     let session = Session::new(Arc::new(model), SessionOptions::single(context, settings.threads()))?;
     let mut generator = Generator::new(session, tokenizer)?;

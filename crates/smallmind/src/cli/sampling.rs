@@ -268,7 +268,7 @@ impl Sampling {
             texts = BREAKERS.map(str::to_owned).to_vec();
         }
         texts.retain(|text| text != NONE);
-        Ok(dry_breakers(tokenizer, &texts).map_err(in_flags)?)
+        dry_breakers(tokenizer, &texts).map_err(in_flags)
     }
 
     /// The sampling for a text of at most `length` tokens, with its prompt, of a model with `file`; notes what comes

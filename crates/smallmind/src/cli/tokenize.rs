@@ -14,7 +14,7 @@ use super::{models, output};
 /// Options of `tokenize`.
 #[derive(Debug, Args)]
 pub struct Tokenize {
-    /// A model folder, or a tokenizer.json
+    /// A model folder, a GGUF file, hf:OWNER/NAME, or a tokenizer.json
     #[arg(short, long, env = MODEL_VARIABLE, value_name = "FOLDER|FILE")]
     model: PathBuf,
     /// Turn ids (numbers between blanks or commas, or JSON) into text

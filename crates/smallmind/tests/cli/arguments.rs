@@ -5,9 +5,21 @@ use crate::support::Bench;
 #[test]
 fn help_and_version_are_answers() {
     let bench = Bench::new();
-    for verb in
-        ["", "quickstart", "train", "eval", "generate", "tokenize", "tokenizer", "new", "inspect", "doctor", "profile"]
-    {
+    for verb in [
+        "",
+        "quickstart",
+        "train",
+        "eval",
+        "generate",
+        "tokenize",
+        "tokenizer",
+        "new",
+        "inspect",
+        "pull",
+        "models",
+        "doctor",
+        "profile",
+    ] {
         let help = bench.run(&format!("{verb} --help")).ok();
         assert!(help.contains("Usage: smallmind"), "{help}");
         assert!(help.lines().all(|line| line.chars().count() <= 120), "{help}");

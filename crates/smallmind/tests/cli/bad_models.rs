@@ -96,7 +96,7 @@ fn folders_without_a_model_are_named() {
     for verb in ["generate", "eval --data text.txt", "tokenize"] {
         bench.run(&format!("{verb} -m missing")).fails(3, &["missing"]);
         bench.run(&format!("{verb} -m empty")).fails(3, &["empty"]);
-        bench.run(&format!("{verb} -m model.gguf")).fails(2, &["GGUF"]);
+        bench.run(&format!("{verb} -m model.gguf")).fails(3, &["model.gguf", "there is no such"]);
     }
     bench.run("inspect missing").fails(3, &["missing"]);
     bench.run("inspect text.txt").fails(3, &["text.txt"]);

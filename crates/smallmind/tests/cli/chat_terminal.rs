@@ -69,7 +69,6 @@ fn an_interrupt_stops_the_answer_and_between_answers_it_ends() {
     assert_eq!(next("answer")["finish"], "length");
     std::thread::sleep(Duration::from_millis(100));
     signal();
-    drop(next);
     let ran = Ran::of(child.wait_with_output().unwrap());
     assert_eq!(ran.code, Some(130), "{ran:#?}");
 }

@@ -8,6 +8,8 @@ mod chat;
 mod chat_terminal;
 mod documents;
 mod folders;
+mod gguf;
+mod hub;
 mod model_files;
 mod models;
 mod profile;

@@ -84,6 +84,10 @@ fn weights_that_fall_back_to_f16_are_named() {
         };
         let note = "note: 4 weights are in f16, as their rows are not whole blocks of q8_0: embed.tokens.weight [";
         assert!(of("q8_0").contains(note), "{line}: {}", of("q8_0"));
+        let (few, many) = (of("q4_k"), "note: 4 weights are in f16, as their rows are not whole blocks of q4_k: ");
+        assert!(few.contains(many), "{line}: {few}");
+        let smaller = " in q5_0, as their rows are not whole blocks of q4_k: ";
+        assert!(few.contains(smaller), "{line}: {few}");
         assert!(!of("bf16").contains("blocks"), "{line}");
     }
 }

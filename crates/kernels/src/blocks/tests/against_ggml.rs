@@ -22,25 +22,22 @@ fn mean_square(x: &[f32]) -> f64 {
 }
 
 /// The weights of GGML's searches, for a row.
-fn weights(format: BlockFormat, row: &[f32], kind: Weights) -> Vec<f64> {
+fn weights(format: Format, row: &[f32], kind: Weights) -> Vec<f64> {
     let block = match format {
-        BlockFormat::Q4_0 | BlockFormat::Q4_1 | BlockFormat::Q5_0 | BlockFormat::Q5_1 => row.len(),
+        Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 => row.len(),
         _ => format.block().elements,
     };
-    let double = if format.block().elements == 256 && format != BlockFormat::Q2K || format == BlockFormat::Iq4Nl {
-        2.0
-    } else {
-        1.0
-    };
+    let double =
+        if format.block().elements == 256 && format != Format::Q2K || format == Format::Iq4Nl { 2.0 } else { 1.0 };
     let importance = importance(row.len());
     let weight = |i: usize| {
         let x = f64::from(row[i]);
         let around = |len: usize| mean_square(&row[i / len * len..][..len]);
         match (kind, format) {
-            (Weights::Importance, BlockFormat::Q6K) => f64::from(importance[i]),
+            (Weights::Importance, Format::Q6K) => f64::from(importance[i]),
             (Weights::Importance, _) => f64::from(importance[i]) * (double * around(block) + x * x).sqrt(),
-            (Weights::Own, BlockFormat::Q2K) => x.abs(),
-            (Weights::Own, BlockFormat::Q4K | BlockFormat::Q5K) => around(32).sqrt() + x.abs(),
+            (Weights::Own, Format::Q2K) => x.abs(),
+            (Weights::Own, Format::Q4K | Format::Q5K) => around(32).sqrt() + x.abs(),
             (Weights::Own, _) => x * x,
         }
     };
@@ -48,7 +45,7 @@ fn weights(format: BlockFormat, row: &[f32], kind: Weights) -> Vec<f64> {
 }
 
 /// Weighted and plain squared error of a row's blocks.
-fn errors(format: BlockFormat, row: &[f32], kind: Weights, bytes: &[u8]) -> [f64; 2] {
+fn errors(format: Format, row: &[f32], kind: Weights, bytes: &[u8]) -> [f64; 2] {
     let weights = weights(format, row, kind);
     let mut sums = [0.0; 2];
     for ((x, y), w) in row.iter().zip(unpacked(format, bytes)).zip(weights) {
@@ -59,7 +56,7 @@ fn errors(format: BlockFormat, row: &[f32], kind: Weights, bytes: &[u8]) -> [f64
     sums
 }
 
-fn packed_by(kind: Weights, format: BlockFormat, row: &[f32]) -> Vec<u8> {
+fn packed_by(kind: Weights, format: Format, row: &[f32]) -> Vec<u8> {
     packed(format, row, (kind == Weights::Importance).then(|| importance(row.len())).as_deref())
 }
 
@@ -94,7 +91,7 @@ fn searched_scales_cost_no_more_than_those_of_ggml() {
     let mut ratios = HashMap::<(&str, &str), Vec<f64>>::new();
     for line in lines.lines() {
         let fields: Vec<&str> = line.split(' ').collect();
-        let format = BlockFormat::from_name(fields[0]).unwrap();
+        let format = Format::from_name(fields[0]).unwrap();
         let kind = if fields[1] == "own" { Weights::Own } else { Weights::Importance };
         let row = &rows[256 * fields[2].parse::<usize>().unwrap()..][..256];
         let want: f64 = fields[3].parse().unwrap();

@@ -14,14 +14,14 @@ fn relative_error(row: &[f32], unpacked: &[f32]) -> f64 {
 #[test]
 fn rows_have_the_bytes_of_gguf() {
     let files = [
-        (BlockFormat::F16, golden!("pack-f16")),
-        (BlockFormat::Bf16, golden!("pack-bf16")),
-        (BlockFormat::Q8_0, golden!("pack-q8_0")),
-        (BlockFormat::Q4_0, golden!("pack-q4_0")),
-        (BlockFormat::Q4_1, golden!("pack-q4_1")),
-        (BlockFormat::Q5_0, golden!("pack-q5_0")),
-        (BlockFormat::Q5_1, golden!("pack-q5_1")),
-        (BlockFormat::Mxfp4, golden!("pack-mxfp4")),
+        (Format::F16, golden!("pack-f16")),
+        (Format::Bf16, golden!("pack-bf16")),
+        (Format::Q8_0, golden!("pack-q8_0")),
+        (Format::Q4_0, golden!("pack-q4_0")),
+        (Format::Q4_1, golden!("pack-q4_1")),
+        (Format::Q5_0, golden!("pack-q5_0")),
+        (Format::Q5_1, golden!("pack-q5_1")),
+        (Format::Mxfp4, golden!("pack-mxfp4")),
     ];
     let rows = floats(golden!("rows"));
     for (format, want) in files {
@@ -39,7 +39,7 @@ fn rows_have_the_bytes_of_gguf() {
 #[test]
 fn errors_on_normal_rows_are_in_their_bands() {
     let mut failed = Vec::new();
-    for format in BlockFormat::ALL {
+    for format in Format::ALL {
         for (seed, scale) in [1e-2, 1.0, 1e2].into_iter().enumerate() {
             let row = row(Kind::Normal, 4096, scale, seed as u64);
             let error = relative_error(&row, &unpacked(format, &packed(format, &row, None)));
@@ -57,12 +57,12 @@ fn errors_of_elements_are_bounded() {
     // The greatest error as a share of the block's greatest magnitude, for the formats whose codes are rounded without
     // a search; a minimum doubles what the codes span.
     let bounds = [
-        (BlockFormat::Q8_0, 1.0 / 254.0 + 1.0 / 2048.0),
-        (BlockFormat::Q4_0, 1.0 / 8.0 + 1.0 / 2048.0),
-        (BlockFormat::Q5_0, 1.0 / 16.0 + 1.0 / 2048.0),
-        (BlockFormat::Q4_1, 2.0 / 30.0 + 3.0 / 2048.0),
-        (BlockFormat::Q5_1, 2.0 / 62.0 + 3.0 / 2048.0),
-        (BlockFormat::Mxfp4, 0.25),
+        (Format::Q8_0, 1.0 / 254.0 + 1.0 / 2048.0),
+        (Format::Q4_0, 1.0 / 8.0 + 1.0 / 2048.0),
+        (Format::Q5_0, 1.0 / 16.0 + 1.0 / 2048.0),
+        (Format::Q4_1, 2.0 / 30.0 + 3.0 / 2048.0),
+        (Format::Q5_1, 2.0 / 62.0 + 3.0 / 2048.0),
+        (Format::Mxfp4, 0.25),
     ];
     for (format, bound) in bounds {
         for kind in KINDS {
@@ -85,7 +85,7 @@ fn other_rows_have_errors_of_the_same_size() {
             let error = relative_error(&row, &unpacked(format, &packed(format, &row, None)));
             let most = factor * f64::from(format.normal_error());
             // A constant may lie anywhere between two values of MXFP4.
-            let most = if format == BlockFormat::Mxfp4 { 0.25 } else { most };
+            let most = if format == Format::Mxfp4 { 0.25 } else { most };
             assert!(error <= most, "{format}, {kind:?}: {error:.3e} instead of {most:.3e}");
         }
     }
@@ -93,7 +93,7 @@ fn other_rows_have_errors_of_the_same_size() {
 
 #[test]
 fn zeros_stay_zeros() {
-    for format in BlockFormat::ALL {
+    for format in Format::ALL {
         for importance in [None, Some(&[1.0; 256][..]), Some(&[0.0; 256][..])] {
             for y in unpacked(format, &packed(format, &[0.0; 256], importance)) {
                 assert_eq!(y, 0.0, "{format}");
@@ -109,7 +109,7 @@ fn an_outlier_is_kept() {
             let mut row = [0.0; 256];
             row[100] = outlier;
             let values = unpacked(format, &packed(format, &row, None));
-            let bound = if format == BlockFormat::Mxfp4 { 0.25 } else { 1e-3 };
+            let bound = if format == Format::Mxfp4 { 0.25 } else { 1e-3 };
             assert!((values[100] / outlier - 1.0).abs() <= bound, "{format}: {} of {outlier}", values[100]);
             // No value of IQ4 is zero; the least one is a 127th of the greatest.
             let others =
@@ -121,7 +121,7 @@ fn an_outlier_is_kept() {
 
 #[test]
 fn subnormal_rows_become_nearly_zero() {
-    for format in BlockFormat::ALL {
+    for format in Format::ALL {
         let row: Vec<f32> = row(Kind::Normal, 256, 1e-40, 9);
         for importance in [None, Some(&[1.0; 256][..])] {
             for (x, y) in row.iter().zip(unpacked(format, &packed(format, &row, importance))) {
@@ -146,7 +146,7 @@ fn rows_below_the_least_scale_are_no_worse_than_zeros() {
 
 #[test]
 fn the_largest_magnitudes_are_stored() {
-    for format in BlockFormat::ALL {
+    for format in Format::ALL {
         let most = format.largest();
         let alternating: Vec<f32> = (0..256).map(|i| [most, -most, most / 2.0, 0.0][i % 4]).collect();
         for row in [vec![most; 256], vec![-most; 256], alternating] {
@@ -161,7 +161,7 @@ fn the_largest_magnitudes_are_stored() {
 
 #[test]
 fn what_is_not_finite_spoils_its_own_block_only() {
-    for format in BlockFormat::ALL {
+    for format in Format::ALL {
         let Block { elements, bytes } = format.block();
         let good = row(Kind::Normal, 2 * elements.max(32), 1.0, 1);
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, -f32::MAX] {
@@ -181,7 +181,7 @@ fn what_is_not_finite_spoils_its_own_block_only() {
 fn importance_moves_the_error_to_where_it_counts_less() {
     let row = row(Kind::Normal, 4096, 0.02, 8);
     let importance: Vec<f32> = (0..row.len()).map(|i| if i % 8 == 0 { 100.0 } else { 1.0 }).collect();
-    let searched = QUANTIZED.into_iter().filter(|format| !matches!(format, BlockFormat::Q8_0 | BlockFormat::Mxfp4));
+    let searched = QUANTIZED.into_iter().filter(|format| !matches!(format, Format::Q8_0 | Format::Mxfp4));
     for format in searched {
         let error = |importance: Option<&[f32]>| {
             let values = unpacked(format, &packed(format, &row, importance));

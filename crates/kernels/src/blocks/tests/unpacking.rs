@@ -6,25 +6,25 @@ use super::*;
 use crate::reference::blocks::unpacked as twin;
 
 /// Blocks and their values by `gguf`.
-fn goldens() -> Vec<(BlockFormat, Vec<u8>, Vec<f32>)> {
+fn goldens() -> Vec<(Format, Vec<u8>, Vec<f32>)> {
     let files = [
-        (BlockFormat::F16, golden!("unpack-f16")),
-        (BlockFormat::Bf16, golden!("unpack-bf16")),
-        (BlockFormat::Q8_0, golden!("unpack-q8_0")),
-        (BlockFormat::Q4_0, golden!("unpack-q4_0")),
-        (BlockFormat::Q4_1, golden!("unpack-q4_1")),
-        (BlockFormat::Q5_0, golden!("unpack-q5_0")),
-        (BlockFormat::Q5_1, golden!("unpack-q5_1")),
-        (BlockFormat::Q2K, golden!("unpack-q2_k")),
-        (BlockFormat::Q3K, golden!("unpack-q3_k")),
-        (BlockFormat::Q4K, golden!("unpack-q4_k")),
-        (BlockFormat::Q5K, golden!("unpack-q5_k")),
-        (BlockFormat::Q6K, golden!("unpack-q6_k")),
-        (BlockFormat::Iq4Nl, golden!("unpack-iq4_nl")),
-        (BlockFormat::Iq4Xs, golden!("unpack-iq4_xs")),
-        (BlockFormat::Mxfp4, golden!("unpack-mxfp4")),
+        (Format::F16, golden!("unpack-f16")),
+        (Format::Bf16, golden!("unpack-bf16")),
+        (Format::Q8_0, golden!("unpack-q8_0")),
+        (Format::Q4_0, golden!("unpack-q4_0")),
+        (Format::Q4_1, golden!("unpack-q4_1")),
+        (Format::Q5_0, golden!("unpack-q5_0")),
+        (Format::Q5_1, golden!("unpack-q5_1")),
+        (Format::Q2K, golden!("unpack-q2_k")),
+        (Format::Q3K, golden!("unpack-q3_k")),
+        (Format::Q4K, golden!("unpack-q4_k")),
+        (Format::Q5K, golden!("unpack-q5_k")),
+        (Format::Q6K, golden!("unpack-q6_k")),
+        (Format::Iq4Nl, golden!("unpack-iq4_nl")),
+        (Format::Iq4Xs, golden!("unpack-iq4_xs")),
+        (Format::Mxfp4, golden!("unpack-mxfp4")),
     ];
-    let read = |(format, file): (BlockFormat, &[u8])| {
+    let read = |(format, file): (Format, &[u8])| {
         let Block { elements, bytes } = format.block();
         let (blocks, values) = file.split_at(file.len() / (bytes + 4 * elements) * bytes);
         (format, blocks.to_vec(), floats(values))
@@ -92,7 +92,7 @@ fn halves_are_widened_exactly() {
 
 #[test]
 fn scales_that_are_not_finite_do_not_panic() {
-    for format in BlockFormat::ALL {
+    for format in Format::ALL {
         let bytes = vec![0xff; 2 * format.block().bytes];
         assert_eq!(unpacked(format, &bytes).len(), 2 * format.block().elements);
     }

@@ -5,7 +5,27 @@ use crate::Format;
 use crate::embedding::embedding_packed;
 use crate::reference::formats::{quantized, stored};
 
-const NARROW: [Format; 3] = [Format::F16, Format::Bf16, Format::Q8_0];
+/// Formats with codes and scales.
+fn blocks() -> impl Iterator<Item = Format> {
+    Format::ALL.into_iter().filter(|format| format.kind() == FormatKind::Blocks)
+}
+
+/// `n` rows of `k` elements in arbitrary blocks whose values are finite, as bytes.
+fn arbitrary(noise: &mut Noise, format: Format, n: usize, k: usize) -> Vec<u8> {
+    let block = format.block();
+    let mut values = vec![0.0; block.elements];
+    let mut bytes = vec![0; n * format.row_bytes(k).unwrap()];
+    for bytes in bytes.chunks_exact_mut(block.bytes) {
+        let is_moderate = |values: &[f32]| values.iter().all(|x| x.abs() < 1e6);
+        while {
+            bytes.fill_with(|| noise.next() as u8);
+            format.unpack(bytes, &mut values);
+            !is_moderate(&values)
+        } {}
+    }
+    bytes
+}
+
 const HALVES: [Format; 2] = [Format::F16, Format::Bf16];
 
 /// The weight `[n, k]` packed in `format`, in memory that begins anywhere.
@@ -18,23 +38,70 @@ fn packed<I: Isa>(isa: I, format: Format, weight: Mat) -> Vec<f32> {
 
 on_every_isa!(rows_come_back_as_they_are_stored, rows_come_back);
 fn rows_come_back<I: Isa>(isa: I) {
-    for (format, n, k) in
-        NARROW.iter().flat_map(|f| [(*f, 1, 64), (*f, I::LANES, 32), (*f, 2 * I::LANES + 3, 96), (*f, 3, 0)])
-    {
-        let weight = Buffer::new(&mut Noise(n as u64), n, k, f32::NAN);
-        let words = packed(isa, format, weight.mat());
-        let expected: Vec<f64> = (0..n).flat_map(|j| stored(format, weight.mat().row(j))).collect();
-        let mut found = vec![f32::NAN; n * k];
-        let ids: Vec<u32> = (0..n as u32).collect();
-        let table = PackedWeight::new(isa, format, &words, n, k);
-        embedding_packed(table, &ids, MatMut::new(&mut found, n, k));
-        let same = |(x, y): (&f32, &f64)| f64::from(*x) == f64::from(*y as f32);
-        assert!(found.iter().zip(&expected).all(same), "{} {format} [{n}, {k}]", I::KIND);
-        // A parameter takes the bytes of its format, plus the rows that pad the last strip.
+    for format in Format::ALL.into_iter().filter(|format| *format != Format::F32) {
         let block = format.block();
-        assert_eq!(words.len() * 4, n.next_multiple_of(I::LANES) * k / block.elements * block.bytes);
+        for (n, blocks) in [(1, 2), (I::LANES, 1), (2 * I::LANES + 3, 3), (3, 0)] {
+            let k = if block.elements == 1 { 32 * blocks } else { block.elements * blocks };
+            let weight = Buffer::new(&mut Noise(n as u64), n, k, f32::NAN);
+            let words = packed(isa, format, weight.mat());
+            let expected: Vec<f64> = (0..n).flat_map(|j| stored(format, weight.mat().row(j))).collect();
+            let found = rows_of(isa, format, &words, n, k);
+            // In formats with minima `f32` rounds a product and a sum.
+            let close = |(x, y): (&f32, &f64)| (f64::from(*x) - *y).abs() <= 4e-7 * y.abs().max(1.0);
+            assert!(found.iter().zip(&expected).all(close), "{} {format} [{n}, {k}]", I::KIND);
+            // A parameter takes the bytes of its format, plus the rows that pad the last strip.
+            let block = format.packed_block();
+            assert_eq!(words.len() * 4, n.next_multiple_of(I::LANES) * k / block.elements * block.bytes);
+        }
     }
     assert_eq!(packed_len(isa, Format::Q8_0, 8, 48), None);
+    assert_eq!(packed_len(isa, Format::Q4K, 8, 128), None);
+}
+
+/// The rows of a packed weight, looked up one by one.
+fn rows_of<I: Isa>(isa: I, format: Format, words: &[f32], n: usize, k: usize) -> Vec<f32> {
+    let mut found = vec![f32::NAN; n * k];
+    let ids: Vec<u32> = (0..n as u32).collect();
+    embedding_packed(PackedWeight::new(isa, format, words, n, k), &ids, MatMut::new(&mut found, n, k));
+    found
+}
+
+on_every_isa!(blocks_are_moved_without_a_change, moved);
+fn moved<I: Isa>(isa: I) {
+    let mut noise = Noise(5);
+    for format in Format::ALL {
+        let k = 2 * format.block().elements.max(16);
+        for n in [1, I::LANES - 1, I::LANES, 2 * I::LANES + 5] {
+            let bytes = arbitrary(&mut noise, format, n, k);
+            let mut words = vec![0.0; packed_len(isa, format, n, k).unwrap()];
+            // Rows come in pieces, the last piece first.
+            let (row, mut end) = (format.row_bytes(k).unwrap(), n);
+            while end > 0 {
+                let first = end - (1 + noise.below(I::LANES + 3)).min(end);
+                pack_rows(isa, format, [n, k], &mut words, first, &bytes[first * row..end * row]);
+                end = first;
+            }
+            let mut want = vec![f32::NAN; n * k];
+            format.unpack(&bytes, &mut want);
+            let found = rows_of(isa, format, &words, n, k);
+            let same = |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits();
+            assert!(found.iter().zip(&want).all(same), "{} {format} [{n}, {k}]", I::KIND);
+            if format == Format::F32 {
+                continue;
+            }
+            // Packing rows of `f32` is quantizing them and then moving the blocks.
+            let weight = Buffer::new(&mut noise, n, k, f32::NAN);
+            let mut bytes = vec![0; n * row];
+            for (j, bytes) in bytes.chunks_exact_mut(row).enumerate() {
+                format.pack(weight.mat().row(j), None, bytes);
+            }
+            let mut words = vec![0.0; packed_len(isa, format, n, k).unwrap()];
+            pack_rows(isa, format, [n, k], &mut words, 0, &bytes);
+            let quantized = packed(isa, format, weight.mat());
+            let same = |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits();
+            assert!(words.iter().zip(&quantized).all(same), "{} {format} [{n}, {k}] from f32", I::KIND);
+        }
+    }
 }
 
 /// The products of `problem`, window by window, with B in `format`.
@@ -97,30 +164,70 @@ fn windows_of_halves<I: Isa>(isa: I) {
     }
 }
 
-/// The products of `problem`, window by window, with B in blocks of bytes, computed by `multiply`.
-fn run_q8_by<I: Isa>(
-    isa: I,
-    problem: &Problem,
-    windows: &[(Range<usize>, Range<usize>)],
-    multiply: impl Fn(q8::Product),
-) -> Buffer {
-    let mut c = Buffer { data: problem.c.data.clone(), ..problem.c };
-    let (m, n, k) = (c.rows, problem.b.rows, problem.b.cols);
-    let words = packed(isa, Format::Q8_0, problem.b.mat());
-    let mut x = vec![f32::NAN; m * quantized_words(k)];
-    quantize_rows(isa, problem.a.mat(), MatMut::new(&mut x, m, quantized_words(k)));
-    let x = Mat::new(&x, m, quantized_words(k));
-    for (rows, columns) in windows {
-        let w = PackedWeight::new(isa, Format::Q8_0, &words, n, k).cols_range(columns.clone());
-        let c = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
-        let epilogue = problem.epilogue(rows.clone(), columns.clone());
-        multiply(q8::Product { x: x.rows_range(rows.clone()), w, c, epilogue });
-    }
-    c
+/// A problem whose B, `[n, k]`, is packed in a format of blocks.
+struct InBlocks {
+    problem: Problem,
+    format: Format,
+    /// The rows of B, as GGML lays them out.
+    bytes: Vec<u8>,
 }
 
-fn run_q8<I: Isa>(isa: I, problem: &Problem, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
-    run_q8_by(isa, problem, windows, |p| gemm(isa, Operand::normal(p.x), p.w, p.c, p.epilogue, &mut []))
+impl InBlocks {
+    /// A random problem of `m` and `n` below `most` and of few blocks; B's blocks are arbitrary, or those of random
+    /// numbers.
+    fn random(seed: u64, format: Format, most: [usize; 2]) -> Self {
+        let mut noise = Noise(seed);
+        let [m, n] = most.map(|most| noise.below(most));
+        let block = format.block().elements;
+        let k = block * noise.below(256 / block + 3);
+        let epilogue = noise.below(16);
+        let mut problem = problem(&mut noise, [m, n, k], [Layout::Normal, Layout::Transposed], epilogue);
+        let bytes = if seed.is_multiple_of(2) {
+            arbitrary(&mut noise, format, n, k)
+        } else {
+            let mut bytes = vec![0; n * format.row_bytes(k).unwrap()];
+            for (j, bytes) in bytes.chunks_exact_mut(format.row_bytes(k).unwrap().max(1)).enumerate() {
+                format.pack(problem.b.mat().row(j), None, bytes);
+            }
+            bytes
+        };
+        let mut values = crate::reference::blocks::unpacked(format, &bytes).into_iter();
+        problem.b.fill(|| values.next().unwrap() as f32);
+        Self { problem, format, bytes }
+    }
+
+    /// The products, window by window, computed by `multiply`.
+    fn run_by<I: Isa>(
+        &self,
+        isa: I,
+        windows: &[(Range<usize>, Range<usize>)],
+        multiply: impl Fn(block_dots::Product),
+    ) -> Buffer {
+        let (problem, format) = (&self.problem, self.format);
+        let mut c = Buffer { data: problem.c.data.clone(), ..problem.c };
+        let (m, n, k) = (c.rows, problem.b.rows, problem.b.cols);
+        let mut words = vec![0.0; packed_len(isa, format, n, k).unwrap()];
+        pack_rows(isa, format, [n, k], &mut words, 0, &self.bytes);
+        let mut x = vec![f32::NAN; m * quantized_words(k)];
+        quantize_rows(isa, problem.a.mat(), MatMut::new(&mut x, m, quantized_words(k)));
+        let x = Mat::new(&x, m, quantized_words(k));
+        for (rows, columns) in windows {
+            let w = PackedWeight::new(isa, format, &words, n, k).cols_range(columns.clone());
+            let c = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
+            let epilogue = problem.epilogue(rows.clone(), columns.clone());
+            multiply(block_dots::Product { x: x.rows_range(rows.clone()), w, c, epilogue });
+        }
+        c
+    }
+
+    fn run<I: Isa>(&self, isa: I, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
+        self.run_by(isa, windows, |p| gemm(isa, Operand::normal(p.x), p.w, p.c, p.epilogue, &mut []))
+    }
+
+    fn what(&self, seed: u64) -> String {
+        let (c, k) = (&self.problem.c, self.problem.b.cols);
+        format!("{}, seed {seed}: {}x{}x{k}", self.format, c.rows, c.cols)
+    }
 }
 
 /// Sums of bytes are exact, and blocks are added by multiply-adds that round once, in rising order: the bits are the
@@ -130,90 +237,81 @@ fn run_q8<I: Isa>(isa: I, problem: &Problem, windows: &[(Range<usize>, Range<usi
 fn products_of_blocks_have_the_same_bits_on_avx2_and_avx512() {
     use smallmind_simd::{Avx2, Avx512, Avx512Vnni, Int8Dot, WithInt8};
 
-    fn by_token<D: Int8Dot>(dot: D, problem: &Problem) -> Buffer {
-        run_q8_by(dot.isa(), problem, &[problem.whole()], |product| product.call(dot))
+    fn by_token<D: Int8Dot>(dot: D, case: &InBlocks) -> Option<Buffer> {
+        let is_empty = case.problem.c.rows == 0 || case.problem.c.cols == 0;
+        (!is_empty).then(|| case.run_by(dot.isa(), &[case.problem.whole()], |product| product.call(dot)))
     }
 
     let (Some(avx2), avx512, vnni) = (Avx2::detect(), Avx512::detect(), Avx512Vnni::detect()) else { return };
-    for seed in 0..200 {
-        let mut noise = Noise(seed);
-        let (m, n, k) = (1 + noise.below(10), 1 + noise.below(100), 32 * noise.below(8));
-        let epilogue = noise.below(16);
-        let problem = problem(&mut noise, [m, n, k], [Layout::Normal, Layout::Transposed], epilogue);
-        let expected = run_q8(avx2, &problem, &[problem.whole()]);
-        let found = [
-            avx512.map(|isa| ("AVX-512", run_q8(isa, &problem, &[problem.whole()]))),
-            avx512.map(|dot| ("AVX-512 without VNNI", by_token(dot, &problem))),
-            vnni.map(|dot| ("AVX-512 with VNNI", by_token(dot, &problem))),
-        ];
-        for (name, found) in found.into_iter().flatten() {
-            assert!(same_bits(&found, &expected), "{name}, seed {seed}: {m}x{n}x{k}");
+    for format in blocks() {
+        for seed in 0..40 {
+            let case = InBlocks::random(seed, format, [11, 101]);
+            let whole = [case.problem.whole()];
+            let expected = case.run(avx2, &whole);
+            let found = [
+                avx512.map(|isa| ("AVX-512", case.run(isa, &whole))),
+                avx512.and_then(|dot| Some(("AVX-512 without VNNI", by_token(dot, &case)?))),
+                vnni.and_then(|dot| Some(("AVX-512 with VNNI", by_token(dot, &case)?))),
+            ];
+            for (name, found) in found.into_iter().flatten() {
+                assert!(same_bits(&found, &expected), "{name}, {}", case.what(seed));
+            }
         }
     }
 }
 
-on_every_isa!(products_of_blocks_of_bytes, random_q8);
-fn random_q8<I: Isa>(isa: I) {
-    for seed in 0..500 {
-        let mut noise = Noise(seed);
-        let (m, n, k) = (noise.below(11), noise.below(5 * I::LANES), 32 * noise.below(8));
-        let epilogue = noise.below(16);
-        let mut problem = problem(&mut noise, [m, n, k], [Layout::Normal, Layout::Transposed], epilogue);
-        let whole = run_q8(isa, &problem, &[problem.whole()]);
-        let (row, column) = (m / 2, I::LANES * (n / I::LANES / 2));
-        let quarters = [(0..row, 0..column), (0..row, column..n), (row..m, 0..column), (row..m, column..n)];
-        let parts = run_q8(isa, &problem, &quarters);
-        assert!(same_bits(&whole, &parts), "{} seed {seed}: windows", I::KIND);
-        // The reference multiplies both factors as they are stored.
-        let of = |values: Vec<f64>| values.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
-        let a: Vec<f32> = (0..m).flat_map(|i| of(quantized(problem.a.mat().row(i)))).collect();
-        let b: Vec<f32> = (0..n).flat_map(|j| of(stored(Format::Q8_0, problem.b.mat().row(j)))).collect();
-        let (mut a, mut b) = (a.into_iter(), b.into_iter());
-        problem.a.fill(|| a.next().unwrap());
-        problem.b.fill(|| b.next().unwrap());
-        problem.check(&whole, k, &format!("{} seed {seed} {m}x{n}x{k}", I::KIND));
+on_every_isa!(products_of_blocks, random_blocks);
+fn random_blocks<I: Isa>(isa: I) {
+    for format in blocks() {
+        for seed in 0..60 {
+            let mut case = InBlocks::random(seed, format, [11, 5 * I::LANES]);
+            let (m, n, k) = (case.problem.c.rows, case.problem.c.cols, case.problem.b.cols);
+            let whole = case.run(isa, &[case.problem.whole()]);
+            // Windows of rows and columns, and each row alone, have the bits of the whole.
+            let (row, column) = (m / 2, I::LANES * (n / I::LANES / 2));
+            let quarters = [(0..row, 0..column), (0..row, column..n), (row..m, 0..column), (row..m, column..n)];
+            let rows: Vec<_> = (0..m).map(|row| (row..row + 1, 0..n)).collect();
+            for windows in [&quarters[..], &rows[..]] {
+                assert!(same_bits(&whole, &case.run(isa, windows)), "{}: windows, {}", I::KIND, case.what(seed));
+            }
+            // The reference multiplies both factors as they are stored.
+            let a: Vec<f64> = (0..m).flat_map(|i| quantized(case.problem.a.mat().row(i))).collect();
+            let mut a = a.into_iter();
+            case.problem.a.fill(|| a.next().unwrap() as f32);
+            case.problem.check(&whole, k, &format!("{} {}", I::KIND, case.what(seed)));
+        }
     }
 }
 
 on_every_isa!(what_is_not_finite_stays_so, not_finite);
 fn not_finite<I: Isa>(isa: I) {
-    let weight: Vec<f32> = (0..64 * 40).map(|i| (i % 13) as f32 - 6.0).collect();
-    let words = packed(isa, Format::Q8_0, Mat::new(&weight, 40, 64));
-    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        for at in [0, 31, 32, 63] {
-            let mut x = [0.25; 2 * 64];
-            x[at] = bad;
-            let mut bytes = vec![0.0; 2 * quantized_words(64)];
-            quantize_rows(isa, Mat::new(&x, 2, 64), MatMut::new(&mut bytes, 2, quantized_words(64)));
-            let mut y = [0.0; 2 * 40];
-            let w = PackedWeight::new(isa, Format::Q8_0, &words, 40, 64);
-            let x = Operand::normal(Mat::new(&bytes, 2, quantized_words(64)));
-            gemm(isa, x, w, MatMut::new(&mut y, 2, 40), Epilogue::default(), &mut []);
-            assert!(
-                y[..40].iter().all(|y| y.is_nan()) && y[40..].iter().all(|y| y.is_finite()),
-                "{bad} at {at}: {y:?}"
-            );
+    const K: usize = 256;
+    let weight: Vec<f32> = (0..K * 40).map(|i| (i % 13) as f32 - 6.0).collect();
+    for format in blocks() {
+        let words = packed(isa, format, Mat::new(&weight, 40, K));
+        let product = |x: &[f32]| {
+            let m = x.len() / K;
+            let mut bytes = vec![0.0; m * quantized_words(K)];
+            quantize_rows(isa, Mat::new(x, m, K), MatMut::new(&mut bytes, m, quantized_words(K)));
+            let mut y = vec![f32::INFINITY; m * 40];
+            let w = PackedWeight::new(isa, format, &words, 40, K);
+            let x = Operand::normal(Mat::new(&bytes, m, quantized_words(K)));
+            gemm(isa, x, w, MatMut::new(&mut y, m, 40), Epilogue::default(), &mut []);
+            y
+        };
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in [0, 15, 16, 31, 32, K - 1] {
+                let mut x = [0.25; 2 * K];
+                x[at] = bad;
+                let y = product(&x);
+                let (first, second) = y.split_at(40);
+                let is_right = first.iter().all(|y| y.is_nan()) && second.iter().all(|y| y.is_finite());
+                assert!(is_right, "{format}: {bad} at {at}: {y:?}");
+            }
         }
+        // Numbers so small that their scale has no inverse count as zero.
+        assert!(product(&[1e-44; K]).iter().all(|y| *y == 0.0), "{format}");
     }
-    // Numbers so small that their scale has no inverse count as zero.
-    let (mut bytes, mut y) = (vec![0.0; quantized_words(64)], [f32::NAN; 40]);
-    quantize_rows(isa, Mat::new(&[1e-44; 64], 1, 64), MatMut::new(&mut bytes, 1, quantized_words(64)));
-    let w = PackedWeight::new(isa, Format::Q8_0, &words, 40, 64);
-    let x = Operand::normal(Mat::new(&bytes, 1, quantized_words(64)));
-    gemm(isa, x, w, MatMut::new(&mut y, 1, 40), Epilogue::default(), &mut []);
-    assert!(y.iter().all(|y| *y == 0.0), "{y:?}");
-}
-
-#[test]
-fn a_block_is_quantized_as_ggml_does() {
-    // Elements are rounded half away from zero, the greatest magnitude becomes 127, and the scale is in f16.
-    let mut block = [0.0_f32; 32];
-    block[..6].copy_from_slice(&[127.0, -127.0, 0.5, -0.5, 1.5, 2.49]);
-    let (scale, values) = quantize_weight(&block);
-    assert_eq!(scale.to_f32(), 1.0);
-    assert_eq!(values[..6], [127, -127, 1, -1, 2, 2]);
-    let (scale, values) = quantize_weight(&[0.0; 32]);
-    assert_eq!((scale.to_f32(), values), (0.0, [0; 32]));
 }
 
 /// Many rows with a scattered A, which is packed: the last block of rows has few.

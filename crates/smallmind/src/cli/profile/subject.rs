@@ -22,7 +22,7 @@ pub const PRESET: &str = "quickstart";
 /// `-m` or `--preset`.
 #[derive(Debug, Args)]
 pub struct SubjectArg {
-    /// The model: a run folder or a Hugging Face folder
+    /// The model: a run folder, a Hugging Face folder or hf:OWNER/NAME
     #[arg(short, long, value_name = "FOLDER", conflicts_with = "preset")]
     model: Option<PathBuf>,
     /// The shape of a preset with random weights [default: quickstart]
@@ -55,16 +55,17 @@ impl SubjectArg {
     }
 
     /// Reads the model, or makes one with random weights; packs it in a format.
-    pub fn open(&self, settings: &Settings, isa: IsaKind, weights: Format) -> anyhow::Result<Opened> {
+    pub fn open(&self, settings: &Settings, isa: IsaKind, weights: Option<Format>) -> anyhow::Result<Opened> {
         let Some(folder) = self.folder() else {
             let name = self.preset.as_deref().unwrap_or(PRESET);
             let config = preset::find(name)?.config();
-            let model = Model::random(config, settings.seed.unwrap_or(SEED))?.pack_as(isa, weights)?;
+            let model =
+                Model::random(config, settings.seed.unwrap_or(SEED))?.pack_as(isa, weights.unwrap_or(Format::F32))?;
             note_fallback(model.config(), isa, weights)?;
             let tokenizer = Err(usage("--prompt is for a model with a tokenizer: name one with -m"));
             return Ok(Opened { model, name: name.to_owned(), tokenizer });
         };
-        let model = models::open_folder(&folder).and_then(|open| self.allowed.load_packed(&open, isa, weights));
+        let model = models::open_files(&folder).and_then(|open| self.allowed.load_packed(&open, isa, weights));
         let model = model.map_err(|error| of_model(&folder, error))?;
         Ok(Opened { model, name: name_of(&folder), tokenizer: models::tokenizer_of(&folder) })
     }

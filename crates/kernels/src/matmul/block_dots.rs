@@ -1,0 +1,371 @@
+//! Products with weights in blocks: dot products of bytes, with exact sums in `i32`.
+//!
+//! ```text
+//! y[r, j] = Σ over sub-blocks s of 16 or 32 elements:
+//!             scale_x[r, s] · scale_w[j, s] · Σ_i x[r, i] · w[j, i]      bytes, the sum exact
+//!           − scale_x[r, s] · Σ_i x[r, i] · drop_w[j, s]                 in formats with minima
+//! ```
+//!
+//! The sub-blocks of an element are added in rising order, each by one multiply-add for the first term and one for the
+//! second, so the bits do not depend on windows and numbers of rows. For the layout of weights see `blocks/strip.rs`,
+//! for that of activations `quantized`.
+//!
+//! There is one kernel, generic over the token of dot products, the format and the number of rows:
+//!
+//! ```text
+//! for each block
+//!   for each group of 32 elements
+//!     for each half of the group                   (a sub-block is a group or a half of one)
+//!       for each quad of the half
+//!         w[V] = the quad of V strips              unpacked once for all rows
+//!         for r in rows: dots[r][V] += w[V] · x[r, quad]
+//!       at the end of a sub-block: sums[r][V] += scales · dots[r][V] − drops · sum of x
+//! C[rows, V vectors] = epilogue(sums)
+//! ```
+#![allow(unsafe_code)]
+
+use std::any::Any;
+use std::marker::PhantomData;
+use std::ptr::null;
+
+use half::f16;
+#[cfg(target_arch = "x86_64")]
+use smallmind_simd::{Avx2, Avx512, Avx512Vnni};
+use smallmind_simd::{Int8Dot, Isa, Scalar, WithInt8};
+
+use super::block_strips::strip_words;
+use super::operand::Epilogue;
+use super::packed::PackedWeight;
+use super::quantized::{RowLayout, quantized_words};
+use super::tile::{Tile, write};
+use crate::blocks::strip::{GROUP, QUADS, Strip, scale_bytes, vectors};
+use crate::blocks::{Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use crate::format::FormatKind;
+use crate::{Format, Mat, MatMut};
+
+/// Strips of a tile, side by side.
+const STRIPS: usize = 2;
+
+/// `C = [C +] scale · X · Wᵀ [+ bias] [+ residual]`: `x` `[m, quantized_words(k)]` from
+/// [`quantize_rows`](super::quantize_rows), `w` in a format of blocks, packed for `I`. The shapes agree; neither `m`
+/// nor `n` is zero.
+pub(super) struct Product<'a> {
+    pub x: Mat<'a>,
+    pub w: PackedWeight<'a>,
+    pub c: MatMut<'a>,
+    pub epilogue: Epilogue<'a>,
+}
+
+impl<I: Isa> WithInt8<I> for Product<'_> {
+    type Output = ();
+
+    fn call<D: Int8Dot<Isa = I>>(self, dot: D) {
+        let Self { x, w, mut c, epilogue } = self;
+        let (m, n, k) = (c.rows(), c.cols(), w.rows());
+        debug_assert_eq!((x.rows(), x.cols(), w.cols()), (m, quantized_words(k), n), "shapes that agree");
+        debug_assert!(w.lanes() == I::LANES && w.format().kind() == FormatKind::Blocks, "strips of blocks");
+        let (kernels, width) = (kernels_of::<D>(w.format()), STRIPS * I::LANES);
+        let strip = strip_words(w.format(), I::LANES, k);
+        for start in (0..n).step_by(width) {
+            let columns = start..(start + width).min(n);
+            // Where there is no second strip, the first is computed twice and written once.
+            let last = columns.len().div_ceil(I::LANES) - 1;
+            let strips = std::array::from_fn(|v| {
+                w.words().as_ptr().wrapping_add((start / I::LANES + v.min(last)) * strip).cast::<u8>()
+            });
+            let c = c.reborrow().cols_range(columns.clone());
+            let base = Tile::<f32>::of_output(&c, &epilogue.window(&(0..m), &columns), 0);
+            let mut first = 0;
+            while first < m {
+                let (rows, kernel) = match m - first {
+                    1 => (1, kernels.one),
+                    2 | 3 => (2, kernels.two),
+                    _ => (4, kernels.four),
+                };
+                let factors = Factors { x: x.as_ptr().wrapping_add(first * x.stride()), stride: x.stride(), strips, k };
+                let tile = base.at_rows(&(first..first + rows), null(), 0);
+                // SAFETY: the rows are those of `x`, each of `quantized_words(k)` words; the strips are some of those
+                // from column `start` on, which `w`, of n columns, has. The tile's pointers are those of matrices cut
+                // to these rows and columns.
+                unsafe { kernel(dot, &factors, &tile) };
+                first += rows;
+            }
+        }
+    }
+}
+
+/// The factors of a tile.
+struct Factors {
+    /// The first row of quantized activations, in words.
+    x: *const f32,
+    /// Words from row to row.
+    stride: usize,
+    /// The strips of the tile's columns.
+    strips: [*const u8; STRIPS],
+    /// Depth in elements, whole blocks.
+    k: usize,
+}
+
+/// A micro-kernel of some number of rows.
+///
+/// # Safety
+/// The kernel's rows of activations and the strips must be valid for reads over the depth, the tile's pointers as for
+/// [`KernelFn`](super::tile::KernelFn).
+type KernelFn<D> = unsafe fn(D, &Factors, &Tile<f32>);
+
+/// The micro-kernel of `R` rows.
+///
+/// # Safety
+/// As [`KernelFn`].
+unsafe fn kernel<D: Int8Dot, S: Strip, const R: usize>(dot: D, factors: &Factors, tile: &Tile<f32>) {
+    dot.vectorize(
+        #[inline(always)]
+        || {
+            // SAFETY: factors and tile are valid for R rows, which is all that both functions demand.
+            unsafe {
+                let sums = multiply::<D, S, R>(dot, factors);
+                write(dot.isa(), tile, &sums);
+            }
+        },
+    );
+}
+
+/// The sums of a tile: a vector for each row and strip.
+type Sums<D, const R: usize> = [[<<D as Int8Dot>::Isa as Isa>::F32; STRIPS]; R];
+/// The sums of a sub-block, still integers.
+type Dots<D, const R: usize> = [[<<D as Int8Dot>::Isa as Isa>::I32; STRIPS]; R];
+
+/// The sums of a tile over all blocks.
+///
+/// # Safety
+/// As [`KernelFn`].
+#[inline(always)]
+unsafe fn multiply<D: Int8Dot, S: Strip, const R: usize>(dot: D, factors: &Factors) -> Sums<D, R> {
+    let isa = dot.isa();
+    let lanes = <D::Isa as Isa>::LANES;
+    let (groups, per_block) = (factors.k / GROUP, S::FORMAT.block().elements / GROUP);
+    let mut sums = [[isa.zero(); STRIPS]; R];
+    for block in 0..groups / per_block {
+        let mut scales = factors.strips;
+        let mut halves = [[isa.zero(); 2]; STRIPS];
+        for (scales, halves) in scales.iter_mut().zip(&mut halves) {
+            // SAFETY: a strip has the codes of all groups, then the scales of all blocks. The scales of a block begin
+            // with HALVES floats for each lane, at an even address.
+            unsafe {
+                *scales = scales.add((groups * vectors::<S>() * 4 + block * scale_bytes::<S>()) * lanes);
+                for (i, half) in halves[..S::HALVES].iter_mut().enumerate() {
+                    let floats = std::slice::from_raw_parts(scales.cast::<f16>().add(i * lanes), lanes);
+                    *half = isa.load_f16(floats);
+                }
+            }
+        }
+        let of_block = OfBlock { scales, halves };
+        for in_block in 0..per_block {
+            let number = block * per_block + in_block;
+            let row = RowLayout::of(factors.k);
+            let group = Group { dot, factors, row, number, in_block, of_block: &of_block, format: PhantomData::<S> };
+            // SAFETY: the group is one of the depth's, and the scales are those of its block.
+            unsafe { group.multiply(&mut sums) };
+        }
+    }
+    sums
+}
+
+/// The scales of a block in each strip of a tile.
+struct OfBlock<F> {
+    /// Where they begin.
+    scales: [*const u8; STRIPS],
+    /// Their floats.
+    halves: [[F; 2]; STRIPS],
+}
+
+/// A group of 32 elements of the depth.
+struct Group<'a, D: Int8Dot, S> {
+    dot: D,
+    factors: &'a Factors,
+    row: RowLayout,
+    /// Its number in the depth.
+    number: usize,
+    /// Its number in its block.
+    in_block: usize,
+    of_block: &'a OfBlock<<D::Isa as Isa>::F32>,
+    format: PhantomData<S>,
+}
+
+/// # Safety
+/// For all functions: as [`KernelFn`]; the group is one of the depth's, and `of_block` has the scales of its block.
+impl<D: Int8Dot, S: Strip> Group<'_, D, S> {
+    /// Whether a sub-block is half a group.
+    const IS_HALVED: bool = S::SUB < GROUP;
+
+    /// Adds the products of the group to the sums.
+    #[inline(always)]
+    unsafe fn multiply<const R: usize>(&self, sums: &mut Sums<D, R>) {
+        // The quads are called one by one: which shifts unpack one must be known when this is compiled.
+        // SAFETY: as the caller guarantees.
+        unsafe {
+            let mut dots = self.start(0);
+            self.quad::<R>(0, &mut dots);
+            self.quad::<R>(1, &mut dots);
+            self.quad::<R>(2, &mut dots);
+            self.quad::<R>(3, &mut dots);
+            if Self::IS_HALVED {
+                self.finish::<R>(0, &dots, sums);
+                dots = self.start(1);
+            }
+            self.quad::<R>(4, &mut dots);
+            self.quad::<R>(5, &mut dots);
+            self.quad::<R>(6, &mut dots);
+            self.quad::<R>(7, &mut dots);
+            self.finish::<R>(1, &dots, sums);
+        }
+    }
+
+    /// Word `at` of row `r` of the activations.
+    #[inline(always)]
+    unsafe fn word(&self, r: usize, at: usize) -> f32 {
+        // SAFETY: the rows are readable, as the caller guarantees.
+        unsafe { *self.factors.x.add(r * self.factors.stride + at) }
+    }
+
+    /// The sum of the bytes of row `r` in the sub-block that has this half of the group, or in the group if that is a
+    /// sub-block.
+    #[inline(always)]
+    unsafe fn sum_x(&self, r: usize, half: usize) -> i32 {
+        // SAFETY: a row has the sums that `row` describes.
+        let [all, first] =
+            unsafe { [self.word(r, self.row.sums + self.number), self.word(r, self.row.first_sums + self.number)] };
+        let [all, first] = [all.to_bits() as i32, first.to_bits() as i32];
+        match (Self::IS_HALVED, half) {
+            (false, _) => all,
+            (true, 0) => first,
+            (true, _) => all.wrapping_sub(first),
+        }
+    }
+
+    /// What the sums of a sub-block begin with: what takes the weights' offset back.
+    #[inline(always)]
+    unsafe fn start<const R: usize>(&self, half: usize) -> Dots<D, R> {
+        let isa = self.dot.isa();
+        let mut dots = [[isa.splat_i32(0); STRIPS]; R];
+        if S::OFFSET != 0 {
+            for (r, dots) in dots.iter_mut().enumerate() {
+                // SAFETY: as the caller guarantees.
+                let sum_x = unsafe { self.sum_x(r, half) };
+                *dots = [isa.splat_i32(sum_x.wrapping_mul(-S::OFFSET)); STRIPS];
+            }
+        }
+        dots
+    }
+
+    /// Adds the products of a quad.
+    #[inline(always)]
+    unsafe fn quad<const R: usize>(&self, q: usize, dots: &mut Dots<D, R>) {
+        let (dot, bytes) = (self.dot, 4 * <D::Isa as Isa>::LANES);
+        let mut w = [dot.splat_quad(0); STRIPS];
+        for (w, strip) in w.iter_mut().zip(self.factors.strips) {
+            *w = S::quad(
+                dot,
+                #[inline(always)]
+                // SAFETY: a strip has as many vectors of each group.
+                |v| unsafe { dot.load_bytes(strip.add((self.number * vectors::<S>() + v) * bytes)) },
+                q,
+            );
+        }
+        for (r, dots) in dots.iter_mut().enumerate() {
+            // SAFETY: a row begins with the quads of all groups.
+            let x = unsafe {
+                dot.splat_quad_ptr(self.factors.x.add(r * self.factors.stride + self.number * QUADS + q).cast())
+            };
+            for (sum, &w) in dots.iter_mut().zip(&w) {
+                *sum = if S::BELOW_128 { dot.dot_below_128(*sum, w, x) } else { dot.dot(*sum, w, x) };
+            }
+        }
+    }
+
+    /// Adds a sub-block to the sums, scaled.
+    #[inline(always)]
+    unsafe fn finish<const R: usize>(&self, half: usize, dots: &Dots<D, R>, sums: &mut Sums<D, R>) {
+        let (isa, lanes) = (self.dot.isa(), <D::Isa as Isa>::LANES);
+        let sub = if Self::IS_HALVED { 2 * self.in_block + half } else { self.in_block };
+        for v in 0..STRIPS {
+            let scales = self.of_block.scales[v];
+            let [scale_w, drop] = S::line(
+                isa,
+                self.of_block.halves[v],
+                #[inline(always)]
+                // SAFETY: the scales of a block have INTEGERS integers for each lane, after their floats.
+                |i| unsafe {
+                    isa.load_i8(std::slice::from_raw_parts(scales.add((2 * S::HALVES + i) * lanes).cast(), lanes))
+                },
+                sub,
+            );
+            for r in 0..R {
+                // SAFETY: a row has the scales and sums that `row` describes.
+                let (scale_x, sum_x) = unsafe { (self.word(r, self.row.scales + self.number), self.sum_x(r, half)) };
+                let scale = isa.mul(scale_w, isa.splat(scale_x));
+                sums[r][v] = isa.mul_add(isa.to_f32(dots[r][v]), scale, sums[r][v]);
+                if S::HAS_DROP {
+                    sums[r][v] = isa.neg_mul_add(isa.splat(scale_x * sum_x as f32), drop, sums[r][v]);
+                }
+            }
+        }
+    }
+}
+
+/// The micro-kernels of a format.
+struct Kernels<D> {
+    format: Format,
+    one: KernelFn<D>,
+    two: KernelFn<D>,
+    four: KernelFn<D>,
+}
+
+impl<D: Int8Dot> Kernels<D> {
+    const fn of<S: Strip>() -> Self {
+        Self { format: S::FORMAT, one: kernel::<D, S, 1>, two: kernel::<D, S, 2>, four: kernel::<D, S, 4> }
+    }
+
+    const fn all() -> [Self; 13] {
+        [
+            Self::of::<Q8_0>(),
+            Self::of::<Q4_0>(),
+            Self::of::<Q4_1>(),
+            Self::of::<Q5_0>(),
+            Self::of::<Q5_1>(),
+            Self::of::<Q2K>(),
+            Self::of::<Q3K>(),
+            Self::of::<Q4K>(),
+            Self::of::<Q5K>(),
+            Self::of::<Q6K>(),
+            Self::of::<Iq4Nl>(),
+            Self::of::<Iq4Xs>(),
+            Self::of::<Mxfp4>(),
+        ]
+    }
+}
+
+static SCALAR: [Kernels<Scalar>; 13] = Kernels::all();
+#[cfg(target_arch = "x86_64")]
+static AVX2: [Kernels<Avx2>; 13] = Kernels::all();
+#[cfg(target_arch = "x86_64")]
+static AVX512: [Kernels<Avx512>; 13] = Kernels::all();
+#[cfg(target_arch = "x86_64")]
+static AVX512_VNNI: [Kernels<Avx512Vnni>; 13] = Kernels::all();
+
+/// The kernels of `D` for a format.
+#[inline(always)]
+fn kernels_of<D: Int8Dot>(format: Format) -> &'static Kernels<D> {
+    let tables: &[&'static dyn Any] = &[
+        &SCALAR,
+        #[cfg(target_arch = "x86_64")]
+        &AVX2,
+        #[cfg(target_arch = "x86_64")]
+        &AVX512,
+        #[cfg(target_arch = "x86_64")]
+        &AVX512_VNNI,
+    ];
+    let of_token = tables.iter().find_map(|table| table.downcast_ref::<[Kernels<D>; 13]>());
+    let kernels = of_token.expect("each token has a table");
+    kernels.iter().find(|kernels| kernels.format == format).expect("each format of blocks has kernels")
+}

@@ -1,0 +1,73 @@
+//! Vocabularies in the metadata of GGUF files (`tokenizer.ggml.*`), read and written.
+//!
+//! | `tokenizer.ggml.model` | what it is | how it is applied |
+//! |---|---|---|
+//! | `gpt2` | byte-level BPE with merges; `tokenizer.ggml.pre` names the pre-tokenizer | [`pre`], our merges |
+//! | `llama` | SentencePiece's BPE with scores and byte fallback | our merges, ranked by score |
+//! | `bert` | WordPiece | the library |
+//! | `t5` | Unigram with a character map | the library |
+//!
+//! Each is read as the parts of a `tokenizer.json` that give the same tokens, so that it can be written as one.
+
+mod pre;
+mod read;
+mod write;
+
+use smallmind_checkpoint::{CheckpointError, GgufMetadata, GgufWriter};
+
+use super::{Tokenizer, TokenizerError, TokenizerKind};
+
+/// Kinds of tokens, by their numbers in `tokenizer.ggml.token_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TokenType {
+    Normal = 1,
+    Unknown = 2,
+    Control = 3,
+    UserDefined = 4,
+    Unused = 5,
+    Byte = 6,
+}
+
+impl TokenType {
+    fn from_number(number: i32) -> Option<Self> {
+        [Self::Normal, Self::Unknown, Self::Control, Self::UserDefined, Self::Unused, Self::Byte]
+            .into_iter()
+            .find(|kind| *kind as i32 == number)
+    }
+}
+
+/// The space in the spelling of SentencePiece.
+const SPACE: &str = "\u{2581}";
+const KEYS: &str = "tokenizer.ggml.";
+
+/// The full name of a key.
+fn key(name: &str) -> String {
+    format!("{KEYS}{name}")
+}
+
+impl Tokenizer {
+    /// Reads the vocabulary of a GGUF file.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Checkpoint`] for missing keys and values of other types, [`TokenizerError::Field`] for
+    /// contradictions, [`TokenizerError::Unsupported`] for kinds of vocabularies and pre-tokenizers that are not known
+    /// here, with the list of those that are.
+    pub fn from_gguf(metadata: &GgufMetadata) -> Result<Self, TokenizerError> {
+        read::read(metadata)
+    }
+
+    /// Writes the vocabulary into the metadata of a GGUF file, as llama.cpp reads it. Returns what llama.cpp does not
+    /// apply, in words, if there is such a thing.
+    ///
+    /// # Errors
+    /// [`TokenizerError::NotInGguf`] names the part that a GGUF file can't express.
+    pub fn write_gguf(&self, writer: &mut GgufWriter<'_>) -> Result<Option<String>, TokenizerError> {
+        write::write(self, writer)
+    }
+}
+
+impl From<CheckpointError> for TokenizerError {
+    fn from(error: CheckpointError) -> Self {
+        Self::Checkpoint(Box::new(error))
+    }
+}

@@ -1,0 +1,150 @@
+//! `smallmind convert -m M --out FILE.gguf|FOLDER`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+use smallmind::checkpoint::{CONFIG_FILE, Dtype, GENERATION_FILE, TOKENIZER_FILE, TensorFormat, WEIGHTS_FILE};
+use smallmind::model::chat::{ChatTemplates, TOKENIZER_CONFIG_FILE};
+use smallmind::model::export::{ExportOptions, GgufExport, WeightMix};
+use smallmind::model::tokenizer::Tokenizer;
+use smallmind::model::{GenerationConfig, ModelFiles, is_gguf};
+use smallmind::train::is_run;
+
+use super::failure::{Outcome, usage};
+use super::gguf_output::{self, Beside};
+use super::models::{self, ModelArg};
+use super::output_files::{OutputFile, OutputFolder, Overwrite};
+use super::settings::{Settings, of_model};
+use super::{output, units};
+
+/// Options of `convert`.
+#[derive(Debug, Args)]
+pub struct Convert {
+    #[command(flatten)]
+    model: ModelArg,
+    /// The file to write, which ends in .gguf, or the folder, in the layout of Hugging Face
+    #[arg(long, value_name = "FILE|FOLDER")]
+    out: PathBuf,
+    /// The format of the weights in a GGUF file [default: as in the files]; see also quantize
+    #[arg(long, value_name = "FORMAT", value_parser = gguf_output::mix_parser(), ignore_case = true)]
+    format: Option<WeightMix>,
+    #[command(flatten)]
+    overwrite: Overwrite,
+}
+
+impl Convert {
+    pub(super) fn run(self, settings: &Settings) -> Outcome {
+        if is_gguf(&self.out) { self.to_gguf(settings) } else { self.to_folder(settings) }
+    }
+
+    fn files(&self) -> anyhow::Result<ModelFiles> {
+        models::open_files(&self.model.model).map_err(|error| of_model(&self.model.model, error))
+    }
+
+    fn to_gguf(&self, settings: &Settings) -> Outcome {
+        let out = OutputFile::check(&self.out, self.overwrite)?;
+        let files = self.files()?;
+        let mix = self.format.unwrap_or_else(|| widest(&files));
+        let options = ExportOptions { mix, overrides: vec![], importance: None, threads: settings.threads() };
+        let export = GgufExport::new(&files, self.model.allowed.load_options(), options).map_err(models::with_flag)?;
+        if let Some(tensor) = export.requantized() {
+            let (name, format) = (&tensor.name, tensor.from.map(|format| format.to_string()).unwrap_or_default());
+            return Err(usage(format!("{name} is quantized ({format}): quantize --allow-requantize converts it")));
+        }
+        let beside = Beside::of(&self.model.model, &files)?;
+        gguf_output::write(&export, &beside, out)?;
+        let (written, bytes) = (self.out.display(), gguf_output::bytes(export.tensors()));
+        if settings.is_json() {
+            return output::document(
+                json!({ "file": self.out, "format": mix.name(), "bytes": bytes, "tensors": export.tensors().len() }),
+            );
+        }
+        output::line(&format!("{written}: {}", gguf_output::summary(mix, export.tensors())))
+    }
+
+    fn to_folder(&self, settings: &Settings) -> Outcome {
+        if self.format.is_some() {
+            return Err(usage("--format is for a GGUF file; a folder holds the weights in f32"));
+        }
+        if is_run(&self.out) {
+            let out = self.out.display();
+            return Err(usage(format!("{out}: this is the folder of a training; choose another folder for the model")));
+        }
+        let names = [WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, GENERATION_FILE];
+        let mut folder = OutputFolder::check(&self.out, &names, self.overwrite)?;
+        let files = self.files()?;
+        let model = self.model.allowed.load(&files)?;
+        let tokenizer = gguf_output::tokenizer_if_any(&self.model.model, &files)?;
+        let templates = ChatTemplates::of_files(&files)?;
+        model.with_writer(|weights| Ok(folder.write(WEIGHTS_FILE, |out| weights.write_to(out))))??;
+        let config = model.config_bytes()?;
+        folder.write(CONFIG_FILE, |out| out.write_all(&config))?;
+        if let Some(tokenizer) = &tokenizer {
+            let json = tokenizer.to_json()?;
+            folder.write(TOKENIZER_FILE, |out| out.write_all(json.as_bytes()))?;
+            write_json(&mut folder, TOKENIZER_CONFIG_FILE, &tokenizer_config(tokenizer, &templates))?;
+        }
+        if let Some(generation) = generation_config(model.generation()) {
+            write_json(&mut folder, GENERATION_FILE, &generation)?;
+        }
+        folder.publish()?;
+        let (out, parameters) = (self.out.display(), model.params().elements());
+        if settings.is_json() {
+            return output::document(json!({ "folder": self.out, "parameters": parameters }));
+        }
+        output::line(&format!("{out}: {} parameters in f32", units::count(parameters as u64)))
+    }
+}
+
+fn write_json(folder: &mut OutputFolder, name: &str, value: &Value) -> Outcome {
+    folder.write(name, |out| out.write_all(format!("{value:#}\n").as_bytes()))
+}
+
+/// The format of plain numbers that holds all weights of the files as they are.
+fn widest(files: &ModelFiles) -> WeightMix {
+    let mut formats = files.weights().tensors().filter(|tensor| tensor.shape.len() > 1).map(|tensor| tensor.format);
+    let first = formats.next();
+    let is_same = first.is_some_and(|first| formats.all(|format| format == first));
+    match first {
+        Some(TensorFormat::Plain(Dtype::F16)) if is_same => WeightMix::F16,
+        Some(TensorFormat::Plain(Dtype::Bf16)) if is_same => WeightMix::BF16,
+        _ => WeightMix::F32,
+    }
+}
+
+/// The `tokenizer_config.json` by which transformers knows special tokens and the chat template.
+fn tokenizer_config(tokenizer: &Tokenizer, templates: &ChatTemplates) -> Value {
+    let mut config = Map::from_iter([("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"))]);
+    for (name, id) in [("bos_token", tokenizer.bos()), ("eos_token", tokenizer.eos())] {
+        if let Some(text) =
+            id.and_then(|id| tokenizer.token_bytes(id)).and_then(|bytes| std::str::from_utf8(bytes).ok())
+        {
+            config.insert(name.to_owned(), json!(text));
+        }
+    }
+    if let Some(template) = templates.default_source() {
+        config.insert("chat_template".to_owned(), json!(template));
+    }
+    Value::Object(config)
+}
+
+/// A `generation_config.json` with the settings of sampling, if there are any.
+fn generation_config(generation: &GenerationConfig) -> Option<Value> {
+    let mut config = Map::new();
+    let mut set = |key: &str, value: Option<Value>| {
+        value.map(|value| config.insert(key.to_owned(), value));
+    };
+    set("temperature", generation.temperature.filter(|t| *t > 0.0).map(|t| json!(t)));
+    set("do_sample", generation.temperature.map(|t| json!(t > 0.0)));
+    set("top_k", generation.top_k.map(|k| json!(k)));
+    set("top_p", generation.top_p.map(|p| json!(p)));
+    set("min_p", generation.min_p.map(|p| json!(p)));
+    set("repetition_penalty", generation.repetition_penalty.map(|p| json!(p)));
+    if config.is_empty() {
+        return None;
+    }
+    config.insert("bos_token_id".to_owned(), json!(generation.bos));
+    config.insert("eos_token_id".to_owned(), json!(generation.eos));
+    Some(Value::Object(config))
+}

@@ -1,0 +1,111 @@
+//! Writing a model as a GGUF file: what `convert` and `quantize` share.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use smallmind::kernels::Format;
+use smallmind::model::chat::ChatTemplates;
+use smallmind::model::export::{GgufExport, PlannedTensor, WeightMix};
+use smallmind::model::tokenizer::Tokenizer;
+use smallmind::model::{ModelError, ModelFiles};
+
+use super::failure::Outcome;
+use super::output_files::OutputFile;
+use super::progress::Bar;
+use super::{models, note, units};
+
+/// Accepts the name of a mix.
+pub fn mix_parser() -> impl TypedValueParser<Value = WeightMix> {
+    let names = PossibleValuesParser::new(WeightMix::ALL.map(WeightMix::name));
+    names.try_map(|name| WeightMix::from_name(&name).ok_or("there is no such format"))
+}
+
+/// What stands in a GGUF file besides weights and configuration.
+pub struct Beside {
+    /// The name of the model.
+    pub name: String,
+    pub tokenizer: Option<Tokenizer>,
+    pub template: Option<String>,
+}
+
+impl Beside {
+    /// Reads tokenizer and chat template of a folder; a GGUF file keeps its own.
+    pub fn of(path: &Path, files: &ModelFiles) -> anyhow::Result<Self> {
+        let name = super::profile::name_of(path);
+        if let ModelFiles::Gguf(_) = files {
+            return Ok(Self { name, tokenizer: None, template: None });
+        }
+        let tokenizer = tokenizer_if_any(path, files)?;
+        let template = ChatTemplates::of_files(files)?.default_source().map(str::to_owned);
+        Ok(Self { name, tokenizer, template })
+    }
+}
+
+/// The tokenizer of a model at `path`; says so if there is none.
+pub fn tokenizer_if_any(path: &Path, files: &ModelFiles) -> anyhow::Result<Option<Tokenizer>> {
+    match models::tokenizer_in(path, files) {
+        Ok(tokenizer) => Ok(Some(tokenizer)),
+        Err(error) if matches!(error.downcast_ref(), Some(ModelError::NoTokenizer(_))) => {
+            note!("note: {} has no tokenizer: other programs need one to read text", path.display());
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes a planned file, with a bar.
+pub fn write(export: &GgufExport<'_>, beside: &Beside, output: OutputFile) -> Outcome {
+    let elements = export.tensors().iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum();
+    let bar = Bar::new(elements, "{bar:24} {percent:>3}%  {eta} left");
+    let progress = |done: u64| bar.set_position(done);
+    let mut failed = None;
+    let written = output.write(|out: &mut dyn Write| {
+        let template = beside.template.as_deref();
+        match export.write(&beside.name, beside.tokenizer.as_ref(), template, out, &progress) {
+            Ok(not_applied) => {
+                if let Some(not_applied) = not_applied {
+                    note!("note: other programs do not apply of the tokenizer: {not_applied}");
+                }
+                Ok(())
+            }
+            Err(ModelError::Write(error)) => Err(error),
+            Err(error) => {
+                failed = Some(error);
+                Err(io::Error::other("the model can't be written"))
+            }
+        }
+    });
+    bar.finish_and_clear();
+    match failed {
+        Some(error) => Err(error.into()),
+        None => written,
+    }
+}
+
+/// Bytes of all tensors.
+pub fn bytes(tensors: &[PlannedTensor]) -> u64 {
+    tensors.iter().map(|tensor| tensor.bytes).sum()
+}
+
+/// Bits of each weight, on average.
+pub fn bits(tensors: &[PlannedTensor]) -> f64 {
+    let elements: u64 = tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum();
+    8.0 * bytes(tensors) as f64 / elements.max(1) as f64
+}
+
+/// How many tensors, and bytes, each format has.
+pub fn by_format(tensors: &[PlannedTensor]) -> Vec<(Format, usize, u64)> {
+    let of = |format: Format| {
+        let all = tensors.iter().filter(move |tensor| tensor.to == format);
+        (format, all.clone().count(), all.map(|tensor| tensor.bytes).sum())
+    };
+    Format::ALL.into_iter().map(of).filter(|(_, count, _)| *count > 0).collect()
+}
+
+/// Such as `Q4_K_M: 4.85 bits a weight, 91.7 MB (q4_k 165 tensors, q6_k 16, f32 61)`.
+pub fn summary(mix: WeightMix, tensors: &[PlannedTensor]) -> String {
+    let formats = by_format(tensors).into_iter().map(|(format, count, _)| format!("{format} {count}"));
+    let formats = formats.collect::<Vec<_>>().join(", ");
+    format!("{mix}: {:.2} bits a weight, {}; tensors: {formats}", bits(tensors), units::bytes(bytes(tensors)))
+}

@@ -1,0 +1,113 @@
+//! GGUF files: written by `convert` and `quantize`, and read by every verb that takes a model.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::support::Bench;
+
+/// A folder `model` with random weights, tokenizer included.
+fn bench() -> Bench {
+    let bench = Bench::with_text();
+    bench.random_model();
+    bench
+}
+
+const GENERATE: &str = "-p the -n 12 --threads 1 --seed 1 --temp 0";
+
+#[test]
+fn a_model_says_the_same_as_a_folder_and_as_a_file() {
+    let bench = bench();
+    let told = bench.run("convert -m model --out model.gguf").ok();
+    assert!(told.starts_with("model.gguf: F32: 32.00 bits a weight"), "{told}");
+    let text = bench.run(&format!("generate -m model {GENERATE}")).ok();
+    assert_eq!(bench.run(&format!("generate -m model.gguf {GENERATE}")).ok(), text);
+    // And back, into a folder that is as the first.
+    bench.run("convert -m model.gguf --out again").ok();
+    assert_eq!(bench.run(&format!("generate -m again {GENERATE}")).ok(), text);
+    assert_eq!(
+        fs::read(bench.path("again/model.safetensors")).unwrap(),
+        fs::read(bench.path("model/model.safetensors")).unwrap()
+    );
+    bench.write("text.txt", "the cat sat on the mat");
+    let ids = bench.run("tokenize -m model.gguf text.txt").ok();
+    assert_eq!(ids, bench.run("tokenize -m model text.txt").ok());
+    let [file, folder] = ["model.gguf", "model"].map(|model| {
+        bench.run(&format!("eval -m {model} --data text.txt --threads 1 --json")).json()["loss"].as_f64().unwrap()
+    });
+    assert_eq!(file, folder);
+}
+
+#[test]
+fn a_model_without_a_tokenizer_goes_both_ways() {
+    let bench = bench();
+    fs::remove_file(bench.path("model/tokenizer.json")).unwrap();
+    bench.run("convert -m model --out model.gguf").ok();
+    bench.run("convert -m model.gguf --out again").ok();
+    assert_eq!(
+        fs::read(bench.path("again/model.safetensors")).unwrap(),
+        fs::read(bench.path("model/model.safetensors")).unwrap()
+    );
+    assert!(!bench.path("again/tokenizer.json").exists());
+}
+
+#[test]
+fn nothing_is_replaced_unless_a_flag_says_so() {
+    let bench = bench();
+    bench.run("convert -m model --out model.gguf --format f16").ok();
+    let before = fs::read(bench.path("model.gguf")).unwrap();
+    for verb in ["convert -m model --out model.gguf", "quantize -m model --format q8_0 --out model.gguf"] {
+        bench.run(verb).fails(2, &["model.gguf", "--overwrite"]);
+        assert_eq!(fs::read(bench.path("model.gguf")).unwrap(), before);
+    }
+    bench.run("convert -m model --out model.gguf --overwrite").ok();
+    assert_ne!(fs::read(bench.path("model.gguf")).unwrap(), before);
+    bench.run("convert -m model.gguf --out model").fails(2, &["model.safetensors", "--overwrite"]);
+    bench.run("convert -m nothing.gguf --out other.gguf").fails(3, &["nothing.gguf", "no such file"]);
+    bench.run("convert -m model --out folder --format f16").fails(2, &["--format", "GGUF"]);
+    assert!(!bench.path("other.gguf").exists());
+}
+
+#[test]
+fn quantized_files_are_planned_written_and_read() {
+    let bench = bench();
+    let planned = bench.run("quantize -m model --format Q8_0 --dry-run --json").json();
+    assert_eq!(planned["file"], json!(null));
+    let written = bench.run("quantize -m model --format q8_0 --out small.gguf --json").json();
+    assert_eq!(planned["tensors"], written["tensors"]);
+    let (size, bytes) = (fs::metadata(bench.path("small.gguf")).unwrap().len(), written["bytes"].as_u64().unwrap());
+    assert!(size > bytes && bytes * 2 < fs::metadata(bench.path("model/model.safetensors")).unwrap().len());
+    bench.run(&format!("generate -m small.gguf {GENERATE}")).ok();
+    let shown = bench.run("inspect small.gguf --tensors").ok();
+    assert!(shown.contains("q8_0") && shown.contains("blk.0.attn_norm.weight"), "{shown}");
+    // Twice is once too often, unless a flag says so.
+    let again = "quantize -m small.gguf --format q4_0 --out smaller.gguf";
+    bench.run(again).fails(2, &["quantized already (q8_0)", "--allow-requantize"]);
+    bench.run(&format!("{again} --allow-requantize")).ok();
+    let with = "quantize -m model --format q8_0 --dry-run --json --tensor";
+    let overridden = bench.run(&format!("{with} ffn_down=f16")).json();
+    let formats = |part: &str| -> Vec<String> {
+        let tensors = overridden["tensors"].as_array().unwrap().iter();
+        let of_part = tensors.filter(|tensor| tensor["name"].as_str().unwrap().contains(part));
+        of_part.map(|tensor| tensor["format"].as_str().unwrap().to_owned()).collect()
+    };
+    assert!(formats("ffn_down.weight").iter().all(|format| format == "f16"));
+    assert!(formats("attn_output.weight").iter().all(|format| format == "q8_0"));
+    bench.run(&format!("{with} nothing=f16")).fails(2, &["`nothing`"]);
+    bench.run(&format!("{with} ffn_down=q7")).fails(2, &["q8_0"]);
+}
+
+#[test]
+fn importance_is_measured_and_used() {
+    let bench = bench();
+    let told =
+        bench.run("imatrix -m model --data text.txt --out imatrix.gguf --context 16 --chunks 3 --threads 1").ok();
+    assert!(told.starts_with("imatrix.gguf: importance by"), "{told}");
+    bench.run("quantize -m model --format q4_0 --out plain.gguf").ok();
+    bench.run("quantize -m model --format q4_0 --out weighted.gguf --imatrix imatrix.gguf").ok();
+    assert_ne!(fs::read(bench.path("plain.gguf")).unwrap(), fs::read(bench.path("weighted.gguf")).unwrap());
+    bench
+        .run("quantize -m model --format q4_0 --out other.gguf --imatrix plain.gguf")
+        .fails(3, &["general.type", "imatrix"]);
+    bench.run("inspect imatrix.gguf").fails(3, &["general.architecture"]);
+}

@@ -1,0 +1,117 @@
+//! Multiple choice: which of several endings a model holds to be the likeliest (Zellers et al., "HellaSwag", 2019).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use smallmind_model::tokenizer::{SpecialTokens, Tokenizer};
+use smallmind_model::{Job, Logits, ModelError, PackedModel, Session, SessionOptions};
+
+use crate::TrainError;
+
+/// A beginning and its possible endings.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// The beginning.
+    pub context: String,
+    /// The endings, at least two.
+    pub endings: Vec<String>,
+    /// The number of the right ending, from 0.
+    pub label: usize,
+}
+
+/// How often a model chooses the right ending.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Choices {
+    /// How many questions there are.
+    pub questions: usize,
+    /// How often the ending of the largest probability is the right one.
+    pub right: usize,
+    /// How often the ending with the largest logarithm of the probability for each byte is the right one.
+    pub right_by_byte: usize,
+}
+
+/// Reads a `.jsonl` file with an object `{"context": …, "endings": […], "label": …}` in each line.
+///
+/// # Errors
+/// A file that can't be read; a line that is no such object, has fewer than two endings or a label beyond them.
+pub fn read_questions(path: &Path) -> Result<Vec<Question>, TrainError> {
+    let text = std::fs::read_to_string(path).map_err(|source| TrainError::Read { path: path.to_owned(), source })?;
+    let mut questions = Vec::new();
+    for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let refuse = |why: String| TrainError::Question { path: PathBuf::from(path), line: i + 1, why };
+        let question: Question = serde_json::from_str(line).map_err(|error| refuse(error.to_string()))?;
+        if question.endings.len() < 2 || question.endings.iter().any(String::is_empty) {
+            return Err(refuse("`endings` must have two texts or more, none of them empty".to_owned()));
+        }
+        if question.label >= question.endings.len() {
+            return Err(refuse(format!(
+                "`label` is {}, but there are {} endings",
+                question.label,
+                question.endings.len()
+            )));
+        }
+        questions.push(question);
+    }
+    Ok(questions)
+}
+
+/// Answers questions by the probability of each ending after the context and a blank. `progress` gets the number of
+/// questions done.
+///
+/// # Errors
+/// A question longer than the model's context; characters that the tokenizer lacks; logits that are not finite.
+pub fn answer(
+    model: &Arc<PackedModel>,
+    tokenizer: &Tokenizer,
+    questions: &[Question],
+    threads: usize,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Choices, TrainError> {
+    let options = SessionOptions { sequences: 2, ..SessionOptions::single(model.config().context, threads) };
+    let mut session = Session::new(model.clone(), options)?;
+    let mut choices = Choices::default();
+    for (i, question) in questions.iter().enumerate() {
+        let mut scores = Vec::new();
+        for ending in &question.endings {
+            let score = score(&mut session, tokenizer, question.context.trim_end(), ending.trim_start())?;
+            scores.push((score, score / ending.trim_start().len().max(1) as f64));
+        }
+        choices.questions += 1;
+        choices.right += usize::from(largest(scores.iter().map(|(whole, _)| *whole)) == question.label);
+        choices.right_by_byte += usize::from(largest(scores.iter().map(|(_, by_byte)| *by_byte)) == question.label);
+        progress(i + 1);
+    }
+    Ok(choices)
+}
+
+/// The logarithm of the probability of an ending after the context and a blank.
+fn score(session: &mut Session, tokenizer: &Tokenizer, context: &str, ending: &str) -> Result<f64, TrainError> {
+    let encode = |text: &str| tokenizer.encode(text, SpecialTokens::AsText).map_err(ModelError::from);
+    let whole = tokenizer.prompt(&encode(&format!("{context} {ending}"))?);
+    // The tokens of the context alone; the last of them may have become one with the blank.
+    let alone = tokenizer.prompt(&encode(context)?);
+    let shared = alone.iter().zip(&whole).take_while(|(a, b)| a == b).count().min(whole.len() - 1).max(1);
+    let vocab = session.model().config().vocab_size;
+    let sequence = session.open()?;
+    let job = Job { sequence, tokens: &whole[..whole.len() - 1], logits: Logits::All };
+    let result = session.run(&[job]).and_then(|logits| logits.job(0)).map(|logits| {
+        let of_ending = logits.chunks(vocab).zip(&whole[1..]).skip(shared - 1);
+        of_ending.map(|(logits, next)| log_probability(logits, *next as usize)).sum()
+    });
+    session.close(sequence);
+    Ok(result?)
+}
+
+fn log_probability(logits: &[f32], token: usize) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
+    f64::from(logits[token] - max) - sum.ln()
+}
+
+/// The first of the largest numbers.
+fn largest(scores: impl Iterator<Item = f64>) -> usize {
+    let better = |best: (usize, f64), score: (usize, f64)| if score.1 > best.1 { score } else { best };
+    scores.enumerate().fold((0, f64::NEG_INFINITY), better).0
+}

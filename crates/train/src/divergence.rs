@@ -1,0 +1,182 @@
+//! How far the predictions of a model are from those of another, such as the one that it was quantized from.
+
+use std::sync::Arc;
+
+use smallmind_model::tokenizer::Tokenizer;
+use smallmind_model::{Job, Logits, ModelError, PackedModel, SequenceId, Session, SessionOptions};
+
+use crate::data::{Corpus, DataError};
+use crate::prepare::encode;
+use crate::{EvaluateSettings, TrainError};
+
+/// The predictions of a model beside those of a reference, over a text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Divergence {
+    /// Mean of the Kullback–Leibler divergence `Σ p ln(p / q)`, in nats, of the model's distribution `q` of the next
+    /// token from the reference's `p` (Kullback and Leibler, "On Information and Sufficiency", 1951).
+    pub mean: f64,
+    /// The largest of the lower 99 % of divergences.
+    pub percentile_99: f64,
+    /// The largest divergence.
+    pub max: f64,
+    /// The share of tokens for which both hold the same next token to be the likeliest.
+    pub same_top: f64,
+    /// Mean loss of the model, in nats.
+    pub loss: f64,
+    /// Mean loss of the reference, in nats.
+    pub reference_loss: f64,
+    /// How many distributions were compared.
+    pub tokens: usize,
+}
+
+/// Tokens whose logits are held at once.
+const PIECE: usize = 64;
+
+/// Compares the predictions of `model` with those of `reference` over the documents of `corpus`, in consecutive windows
+/// as in [`evaluate_text`](crate::evaluate_text). `progress` gets the number of tokens done and of all tokens.
+///
+/// # Errors
+/// Models of other vocabularies; characters that the tokenizer lacks; fewer than two tokens; logits that are not
+/// finite.
+pub fn divergence(
+    model: &Arc<PackedModel>,
+    reference: &Arc<PackedModel>,
+    tokenizer: &Tokenizer,
+    corpus: &Corpus,
+    settings: EvaluateSettings,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Divergence, TrainError> {
+    let vocabularies = [model, reference].map(|model| model.config().vocab_size);
+    if vocabularies[0] != vocabularies[1] {
+        return Err(TrainError::Vocabularies { model: vocabularies[0], reference: vocabularies[1] });
+    }
+    let prefix = tokenizer.prompt_prefix();
+    let mut ids = Vec::new();
+    encode(&corpus.documents(), tokenizer, |tokens, _| {
+        ids.extend_from_slice(tokens);
+        Ok(())
+    })?;
+    if ids.len() + prefix.len() < 2 {
+        return Err(DataError::NothingToPredict { tokens: ids.len() }.into());
+    }
+    let contexts = [model, reference].map(|model| model.config().context);
+    let context = settings.max_context.min(contexts[0]).min(contexts[1]).max(prefix.len() + 1);
+    let mut readers =
+        [Reader::new(model, context, settings.threads)?, Reader::new(reference, context, settings.threads)?];
+    let mut totals = Totals::default();
+    let of_window = (context - prefix.len()).max(1);
+    for window in ids.chunks(of_window) {
+        readers.iter_mut().for_each(Reader::restart);
+        let tokens = [prefix, window].concat();
+        for first in (0..tokens.len()).step_by(PIECE) {
+            let piece = &tokens[first..(first + PIECE).min(tokens.len())];
+            let [model, reference] = &mut readers;
+            let rows = [model.read(piece)?, reference.read(piece)?];
+            for (i, (q, p)) in rows[0].chunks(vocabularies[0]).zip(rows[1].chunks(vocabularies[0])).enumerate() {
+                // What follows the prefix is a prediction; what is within it isn't.
+                let next = first + i + 1;
+                if next >= prefix.len().max(1) && next < tokens.len() {
+                    totals.add(q, p, tokens[next] as usize);
+                }
+            }
+        }
+        progress(totals.divergences.len(), ids.len());
+    }
+    Ok(totals.divergence())
+}
+
+/// A session that reads one window after the other.
+struct Reader {
+    session: Session,
+    sequence: SequenceId,
+}
+
+impl Reader {
+    fn new(model: &Arc<PackedModel>, context: usize, threads: usize) -> Result<Self, ModelError> {
+        let mut session = Session::new(model.clone(), SessionOptions::single(context, threads))?;
+        let sequence = session.open()?;
+        Ok(Self { session, sequence })
+    }
+
+    fn restart(&mut self) {
+        self.session.truncate(self.sequence, 0);
+    }
+
+    /// The logits after each token, `[tokens, vocab]`.
+    fn read(&mut self, tokens: &[u32]) -> Result<&[f32], ModelError> {
+        let job = Job { sequence: self.sequence, tokens, logits: Logits::All };
+        self.session.run(&[job])?.job(0)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Totals {
+    divergences: Vec<f64>,
+    same_top: usize,
+    loss: f64,
+    reference_loss: f64,
+}
+
+impl Totals {
+    /// Adds the logits of the model and of the reference for the token `next`.
+    fn add(&mut self, q: &[f32], p: &[f32], next: usize) {
+        let (q_norm, p_norm) = (log_sum_exp(q), log_sum_exp(p));
+        let term = |(q, p): (&f32, &f32)| {
+            let (log_q, log_p) = (f64::from(*q) - q_norm, f64::from(*p) - p_norm);
+            log_p.exp() * (log_p - log_q)
+        };
+        // Rounding may leave a little below 0.
+        self.divergences.push(q.iter().zip(p).map(term).sum::<f64>().max(0.0));
+        self.same_top += usize::from(top(q) == top(p));
+        self.loss += q_norm - f64::from(q[next]);
+        self.reference_loss += p_norm - f64::from(p[next]);
+    }
+
+    fn divergence(mut self) -> Divergence {
+        let tokens = self.divergences.len();
+        let n = tokens.max(1) as f64;
+        self.divergences.sort_unstable_by(f64::total_cmp);
+        let at = |share: f64| self.divergences.get(((n * share).ceil() as usize).saturating_sub(1)).copied();
+        Divergence {
+            mean: self.divergences.iter().sum::<f64>() / n,
+            percentile_99: at(0.99).unwrap_or(0.0),
+            max: at(1.0).unwrap_or(0.0),
+            same_top: self.same_top as f64 / n,
+            loss: self.loss / n,
+            reference_loss: self.reference_loss / n,
+            tokens,
+        }
+    }
+}
+
+fn log_sum_exp(logits: &[f32]) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    f64::from(max) + logits.iter().map(|x| f64::from(x - max).exp()).sum::<f64>().ln()
+}
+
+/// The first of the largest logits.
+fn top(logits: &[f32]) -> usize {
+    let larger = |best: usize, i: usize| if logits[i] > logits[best] { i } else { best };
+    (0..logits.len()).fold(0, larger)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn divergences_are_those_of_the_formula() {
+        let mut totals = Totals::default();
+        // p = (1/2, 1/4, 1/4), q = (1/4, 1/2, 1/4).
+        let ln = |x: f32| x.ln();
+        totals.add(&[ln(1.0), ln(2.0), ln(1.0)], &[ln(2.0), ln(1.0), ln(1.0)], 1);
+        totals.add(&[3.0, 1.0, 0.0], &[3.0, 1.0, 0.0], 0);
+        let d = totals.divergence();
+        let first = 0.5 * 2f64.ln() - 0.25 * 2f64.ln();
+        assert!((d.max - first).abs() < 1e-6 && (d.mean - first / 2.0).abs() < 1e-6, "{d:?}");
+        assert_eq!((d.same_top, d.tokens, d.percentile_99), (0.5, 2, d.max));
+        let of_second = (1.0 + (-2f64).exp() + (-3f64).exp()).ln();
+        assert!((d.loss - (2f64.ln() + of_second) / 2.0).abs() < 1e-6);
+        assert!((d.reference_loss - (4f64.ln() + of_second) / 2.0).abs() < 1e-6);
+    }
+}
