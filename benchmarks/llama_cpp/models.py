@@ -117,6 +117,7 @@ CONFIGS = {
         "sliding_window_pattern": 6,
     },
     "phi3": PHI3,
+    "phi3-window": PHI3 | {"sliding_window": 24},
     # llama.cpp takes the long factors where its context is longer than the original one, transformers where the text is.
     "phi3-longrope-short": PHI3 | longrope(CONTEXT),
     "phi3-longrope-long": PHI3 | longrope(CONTEXT // 2),

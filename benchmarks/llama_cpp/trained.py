@@ -13,11 +13,9 @@ import tempfile
 
 from library import LlamaCpp, Table, smallmind
 
-BEGINNINGS = [
-    "Once upon a time", "One day", "The cat", "Mom said", "Tom and Lily", "A little dog", "It was a sunny day",
-    "\"Hello,\" said", "The boy wanted to", "She was so happy", "In the garden", "They played all day.", "There was",
-    "Grandpa had a big", "The red ball", "I like", "We can share", "At night, the", "Please help me", "Café, 7 birds! And",
-]
+NAMES = ["Anna", "Ben", "Mia", "Leo", "Ruby", "Max", "Lily", "Tom", "Ella", "Sam"]
+BEGINNINGS = [f"Once there was a funny child called {name}. One day," for name in NAMES]
+BEGINNINGS += [f"{name} was playing in the park when" for name in NAMES]
 TOKENS = 64
 
 
