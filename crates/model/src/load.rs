@@ -153,7 +153,7 @@ impl<'f> ParamReader<'f> {
                 read_numbers(*file, name, to)?;
                 continue;
             }
-            in_file.resize(to.len(), 0.0);
+            in_file.resize(slot.len_in_file(), 0.0);
             read_numbers(*file, name, in_file)?;
             slot.to_param(in_file, to);
         }
