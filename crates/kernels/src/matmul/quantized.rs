@@ -5,8 +5,10 @@
 //!                        its scale (f32), the sum of its bytes (i32), the sum of its first 16 bytes (i32)
 //! ```
 //!
-//! An element is about `scale · byte`. Weights are multiplied as unsigned bytes, which are greater than the numbers that
-//! they stand for by a constant; the sums of activations take that back. So they do for the minima of weights.
+//! An element is about `scale · byte`. Scales have the significant bits of an `f16`, as in GGML's `Q8_0`: products with
+//! formats that GGML multiplies with `Q8_0` differ from GGML's by the order of sums only. Weights are multiplied as
+//! unsigned bytes, which are greater than the numbers that they stand for by a constant; the sums of activations take
+//! that back. So they do for the minima of weights.
 #![allow(unsafe_code)]
 
 use smallmind_simd::Isa;
@@ -46,7 +48,8 @@ pub fn quantized_words(k: usize) -> usize {
 /// weights in blocks.
 ///
 /// In each group of 32 elements the greatest magnitude becomes 127 or -127, the other elements are rounded to nearest,
-/// ties to even. If an element of a group is not finite, the group's scale is NaN, and so is every product with it.
+/// ties to even; then the scale is rounded to 11 significant bits. If an element of a group is not finite, the group's
+/// scale is NaN, and so is every product with it.
 ///
 /// # Panics
 /// If the shapes disagree or `k` is not a multiple of 32.
@@ -87,8 +90,9 @@ fn quantize_group<I: Isa>(isa: I, group: &[f32; GROUP], bytes: &mut [i8; GROUP])
         // Adds 0 for every finite number, NaN for the others.
         poison = isa.mul_add(x, isa.zero(), poison);
     }
-    let scale = isa.max_lane(most) / MOST + isa.sum(poison);
-    let inverse = isa.splat(if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 });
+    let (most, poison) = (isa.max_lane(most), isa.sum(poison));
+    let exact = most / MOST + poison;
+    let inverse = isa.splat(if exact >= f32::MIN_POSITIVE { MOST / most } else { 0.0 });
     let mut sums = [0; 2];
     let halves = group.chunks_exact(GROUP / 2).zip(bytes.chunks_exact_mut(GROUP / 2));
     for ((x, bytes), sum) in halves.zip(&mut sums) {
@@ -101,5 +105,12 @@ fn quantize_group<I: Isa>(isa: I, group: &[f32; GROUP], bytes: &mut [i8; GROUP])
         // Exact: a whole number of magnitude at most 16 · 127.
         *sum = isa.sum(isa.to_f32(of_lanes)) as i32;
     }
-    (scale, sums)
+    (with_f16_bits(most / MOST) + poison, sums)
+}
+
+/// The nearest number with the 11 significant bits of an `f16`, ties to even, whatever its magnitude. `x` is not NaN.
+#[inline(always)]
+fn with_f16_bits(x: f32) -> f32 {
+    let bits = x.to_bits();
+    f32::from_bits((bits + 0xfff + (bits >> 13 & 1)) & !0x1fff)
 }

@@ -24,12 +24,18 @@ pub fn stored(format: Format, row: &[f32]) -> Vec<f64> {
 }
 
 /// The values of a row of activations that is quantized for a product with a weight in a format of blocks: groups of 32
-/// elements, each `scale · byte`; the greatest magnitude becomes 127.
+/// elements, each `scale · byte`; the greatest magnitude becomes 127, and the scale has 11 significant bits.
 pub fn quantized(row: &[f32]) -> Vec<f64> {
     let group = |group: &[f32]| {
-        let scale = group.iter().fold(0.0_f32, |most, x| most.max(x.abs())) / 127.0;
-        let inverse = if scale < f32::MIN_POSITIVE { 0.0 } else { 1.0 / scale };
-        group.iter().map(|x| f64::from(scale) * f64::from((x * inverse).round_ties_even())).collect::<Vec<f64>>()
+        let most = group.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+        let scale = most / 127.0;
+        if scale < f32::MIN_POSITIVE {
+            return vec![0.0; group.len()];
+        }
+        let inverse = 127.0 / most;
+        let last_bit = f64::from(scale).log2().floor().exp2() / 1024.0;
+        let scale = (f64::from(scale) / last_bit).round_ties_even() * last_bit;
+        group.iter().map(|x| scale * f64::from((x * inverse).round_ties_even())).collect::<Vec<f64>>()
     };
     row.chunks(32).flat_map(group).collect()
 }
