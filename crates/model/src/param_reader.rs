@@ -90,8 +90,10 @@ impl<'f> ParamReader<'f> {
     /// Stores the parameter `id`.
     pub(crate) fn store(&mut self, id: ParamId, spec: &ParamSpec, store: &mut ParamStore) -> Result<(), ModelError> {
         let has_rows = |slot: &TensorSlot| {
-            let in_rows =
-                matches!(slot.orientation, Orientation::Same | Orientation::Interleaved { .. } | Orientation::Half { .. });
+            let in_rows = matches!(
+                slot.orientation,
+                Orientation::Same | Orientation::Interleaved { .. } | Orientation::Half { .. }
+            );
             in_rows && slot.shape.len() > 1 && self.format(slot).is_some()
         };
         if self.params[id.index()].1.iter().all(has_rows) {

@@ -255,6 +255,7 @@ pub(super) fn write(c: &ModelConfig, family: Family) -> Value {
 /// The keys that only `family` has.
 fn own(c: &ModelConfig, family: Family, rope: &RopeConfig) -> Map<String, Value> {
     let original = rope.scaling.as_ref().and_then(RopeScaling::original_max_position);
+    // The padding token that transformers takes by default for SmolLM3 and Phi-3 is past the end of small vocabularies.
     let own = match family {
         Family::Granite | Family::GraniteMoe => json!({
             "attention_multiplier": short(c.attention_heads().scale),
@@ -263,6 +264,7 @@ fn own(c: &ModelConfig, family: Family, rope: &RopeConfig) -> Map<String, Value>
             "logits_scaling": short(c.logit_divisor.unwrap_or(1.0)),
         }),
         Family::SmolLm3 => json!({
+            "pad_token_id": null,
             "no_rope_layers":
                 (0..c.layers).map(|layer| u8::from(c.positions.rope_of(layer).is_some())).collect::<Vec<_>>(),
         }),
@@ -274,6 +276,7 @@ fn own(c: &ModelConfig, family: Family, rope: &RopeConfig) -> Map<String, Value>
         Family::Phi3 => json!({
             "partial_rotary_factor": rope::part(rope, c.head_dim),
             "original_max_position_embeddings": original.unwrap_or(c.context),
+            "pad_token_id": null,
         }),
         Family::Gemma2 | Family::Gemma3 => return gemma::write(c, family),
         _ => json!({}),
