@@ -49,14 +49,14 @@ def families():
     """The families of each constant of the table."""
     names = dict(re.findall(r'Family::(\w+) => "([a-z0-9_]+)"', TABLE.with_name("family.rs").read_text()))
     found = {"ALL": list(names.values())}
-    for constant, members, other in re.findall(r"^const (\w+): &\[Family\] = (?:&\[([^\]]+)\]|(\w+));", TABLE.read_text(), re.M):
+    for constant, members, other in re.findall(r"^const (\w+): &\[Family\] =\s+(?:&\[([^\]]+)\]|(\w+));", TABLE.read_text(), re.M):
         found[constant] = found[other] if other else [names[member.strip()] for member in members.split(",") if member.strip()]
     return found
 
 
 FAMILIES = families()
 # Those with a head of its own here.
-UNTIED = ["llama", "gpt_neox", "stablelm", "phi3", "mistral"]
+UNTIED = ["llama", "gpt_neox", "stablelm", "phi3", "mistral", "qwen3_moe", "olmoe", "granitemoe", "mixtral"]
 # Any key may hold one of these.
 VALUES = [None, True, False, 0, 1, 2, 0.5, 1.0, "text", [], [1], {}, {"a": 1}]
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
@@ -79,6 +79,7 @@ MORE = {
     "sliding_window_pattern": [1, 2, 6], "rope_local_base_freq": [100.0, 1e4], "sliding_window_size": [4],
     "full_attention": [{"rope_type": "default", "rope_theta": 100.0}, {"rope_type": "linear", "factor": 4.0}],
     "sliding_attention": [{"rope_type": "default", "rope_theta": 100.0}, {"rope_type": "linear", "factor": 4.0}],
+    "num_experts_per_tok": [3, 4, 5], "num_experts": [4, 3], "num_local_experts": [4, 3], "moe_intermediate_size": [24],
     "hidden_dropout": [0.1], "full_attn_mod": [1, 2], "interpolate_factor": [1, 2],
     "max_window_layers": [0, 1, 28],
     "num_key_value_heads": [4],
@@ -150,6 +151,13 @@ def make_model(folder, family, vocab):
             head_dim=8, sliding_window=4, query_pre_attn_scalar=4, attn_logit_softcapping=2.0, final_logit_softcapping=3.0, **ids, **rotary),
         "gemma3_text": lambda: transformers.Gemma3TextConfig(
             head_dim=8, sliding_window=4, query_pre_attn_scalar=4, layer_types=["sliding_attention", "full_attention"], **ids, **rotary),
+        "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
+            head_dim=8, moe_intermediate_size=24, num_experts=4, num_experts_per_tok=2, norm_topk_prob=True, **rotary),
+        "olmoe": lambda: transformers.OlmoeConfig(num_experts=4, num_experts_per_tok=2, **ids, **rotary),
+        "granitemoe": lambda: transformers.GraniteMoeConfig(
+            num_local_experts=4, num_experts_per_tok=2, attention_multiplier=0.3, residual_multiplier=0.7, embedding_multiplier=3.0,
+            logits_scaling=2.0, **ids, **rotary),
+        "mixtral": lambda: transformers.MixtralConfig(num_local_experts=4, num_experts_per_tok=2, **ids, **rotary),
         "mistral": lambda: transformers.MistralConfig(sliding_window=None, **rotary),
         "gpt_neox": lambda: transformers.GPTNeoXConfig(
             hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=32, **common),

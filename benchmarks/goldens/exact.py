@@ -3,7 +3,8 @@
 The library computes a few intermediate values in float32 whatever the type of the model: the RMSNorm, the angles of
 the rotary embedding, the softmax of eager attention. In a float64 model these would be the only rounding errors of
 size 1e-7, so this module replaces them by float64 twins with the same formulas. `difference_quotient` shows that no
-float32 step is left; `make_goldens.py` also compares each result with the untouched float32 model.
+float32 step is left; `make_goldens.py` also compares each result with the untouched float32 model. The routers of
+mixtures of experts keep their softmax in float32: no gradient of such a model is stored.
 """
 
 import math
@@ -105,8 +106,9 @@ def load(folder, dtype):
     """The model of a folder: float32 as the library runs it, or float64 with every step in float64."""
     # The fused attention leaves soft caps out.
     capped = AutoConfig.from_pretrained(folder).model_type == "gemma2"
-    implementation = "eager" if capped else "sdpa"
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=implementation)
+    # Products of all experts at once know no float64.
+    chosen = {"attn_implementation": "eager" if capped else "sdpa", "experts_implementation": "eager"}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **chosen)
     model.eval()
     if dtype != torch.float64:
         return model

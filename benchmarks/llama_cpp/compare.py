@@ -111,18 +111,25 @@ def squared_errors(tensor, plain):
     return numpy.array([squares.sum(), (weights(plain.reshape(-1, 32)).reshape(-1) * squares).sum()])
 
 
+def no_tensors():
+    return {"tensors": 0, "equal": 0, "ours": numpy.zeros(2), "theirs": numpy.zeros(2)}
+
+
 def compare_files(written, reference, source):
     """What differs between our file and llama.cpp's: formats of tensors, and bytes or the squared error."""
     mine, other, exact = tensors(written), tensors(reference), tensors(source)
-    formats = [f"{name} {mine[name].tensor_type.name} for {tensor.tensor_type.name}" for name, tensor in other.items()
-               if name in mine and mine[name].tensor_type != tensor.tensor_type]
+    formats = [
+        f"{name} {mine[name].tensor_type.name} for {tensor.tensor_type.name}"
+        for name, tensor in other.items()
+        if name in mine and mine[name].tensor_type != tensor.tensor_type
+    ]
     formats += [f"{name} only in one" for name in mine.keys() ^ other.keys()]
     kinds = {}
     for name, tensor in other.items():
         if name not in mine or mine[name].tensor_type != tensor.tensor_type:
             continue
         same = numpy.array_equal(mine[name].data.view(numpy.uint8), tensor.data.view(numpy.uint8))
-        kind = kinds.setdefault(tensor.tensor_type.name, {"tensors": 0, "equal": 0, "ours": numpy.zeros(2), "theirs": numpy.zeros(2)})
+        kind = kinds.setdefault(tensor.tensor_type.name, no_tensors())
         kind["tensors"] += 1
         kind["equal"] += same
         plain = gguf.dequantize(exact[name].data, exact[name].tensor_type).astype(numpy.float64).reshape(-1)
@@ -131,7 +138,8 @@ def compare_files(written, reference, source):
     return formats, kinds
 
 
-HEAD = f"{'model':<20} {'format':<7} {'by':<9} {'equal':>5} {'gap':>9} {'Δ logits':>9} {'KL':>8} {'KL ours':>8} {'KL llama':>8}"
+HEAD = f"{'model':<20} {'format':<7} {'by':<9} {'equal':>5} {'gap':>9} {'Δ logits':>9} "
+HEAD += f"{'KL':>8} {'KL ours':>8} {'KL llama':>8}"
 
 
 def run_format(asked, llama, name, form, table, files):
@@ -176,7 +184,7 @@ def report_files(files, table):
     total = {}
     for _, _, _, kinds in files:
         for kind, found in kinds.items():
-            sums = total.setdefault(kind, {"tensors": 0, "equal": 0, "ours": numpy.zeros(2), "theirs": numpy.zeros(2)})
+            sums = total.setdefault(kind, no_tensors())
             for key in sums:
                 sums[key] += found[key]
     table.line()

@@ -51,7 +51,8 @@ def main():
                 text, gaps = theirs(model, prompt, config["eos_token_id"])
                 equal += ours["text"] == text
                 if ours["text"] != text:
-                    table.line(f"  {form}: {prompt!r}, smallest gap {min(gaps):.2g}\n    ours      {ours['text']!r}\n    llama.cpp {text!r}")
+                    table.line(f"  {form}: {prompt!r}, smallest gap {min(gaps):.2g}")
+                    table.line(f"    ours      {ours['text']!r}\n    llama.cpp {text!r}")
             model.close()
             table.line(f"{asked.model.name} {form}: {equal} of {len(BEGINNINGS)} texts equal")
 

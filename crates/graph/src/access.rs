@@ -37,6 +37,13 @@ pub(crate) enum Extent {
     All,
     /// The rows of a chunk of the batch. A view with a fixed number of rows holds one chunk at a time, from row 0 on.
     Chunk(Chunk),
+    /// From row 0 on, so many rows for each row of `of`.
+    Times {
+        /// The rows that are counted.
+        of: Rows,
+        /// Rows for each of them.
+        times: usize,
+    },
     /// From row 0 on, one row for each block of `size` rows of `of`.
     Blocks {
         /// The rows that are counted in blocks.
@@ -74,6 +81,7 @@ impl View {
                     Rows::Tokens | Rows::Outputs => rows,
                 }
             }
+            Extent::Times { of, times } => 0..of.resolve(tokens, outputs) * times,
             Extent::Blocks { of, size } => 0..of.resolve(tokens, outputs).div_ceil(size),
         }
     }
@@ -191,11 +199,13 @@ mod tests {
     fn extents_are_the_rows_of_a_run() {
         let rows = |rows, extent, tokens| View { extent, ..View::new(Space::Arena, 0, rows, 4) }.rows_in(tokens, 3);
         let chunk = Extent::Chunk(Chunk { first: 8, max: 8 });
+        let times = Extent::Times { of: Rows::Tokens, times: 3 };
         let blocks = Extent::Blocks { of: Rows::Tokens, size: 4 };
         assert_eq!(rows(Rows::Tokens, Extent::All, 9), 0..9);
         assert_eq!(rows(Rows::Outputs, Extent::All, 9), 0..3);
         assert_eq!([5, 9, 30].map(|tokens| rows(Rows::Tokens, chunk, tokens)), [5..5, 8..9, 8..16]);
         assert_eq!([5, 9, 30].map(|tokens| rows(Rows::Fixed(8), chunk, tokens)), [0..0, 0..1, 0..8]);
+        assert_eq!([0, 2].map(|tokens| rows(Rows::Fixed(9), times, tokens)), [0..0, 0..6]);
         assert_eq!([0, 8, 9].map(|tokens| rows(Rows::Fixed(9), blocks, tokens)), [0..0, 0..2, 0..3]);
     }
 }

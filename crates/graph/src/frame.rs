@@ -360,6 +360,16 @@ impl<'f> Worker<'f> {
         (self.frame.stored_memory(view), [self.rows(view).len(), view.cols])
     }
 
+    /// The stored words of the segment that comes so many after a declared one, and the columns of its rows.
+    #[inline(always)]
+    pub(crate) fn stored_after(&self, read: Read, segments: usize) -> (&'f [f32], usize) {
+        let View { space, cols, .. } = self.accesses[read.0].view;
+        match (space, self.frame.store) {
+            (Space::Stored(first), Some(store)) => (store.segment(first as usize + segments), cols),
+            _ => panic!("{space:?} is not a segment of a store"),
+        }
+    }
+
     /// This worker's scratch memory. It can be taken once.
     ///
     /// # Panics

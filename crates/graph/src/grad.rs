@@ -147,6 +147,7 @@ impl Backward {
             | Op::CachedAttention { .. }
             | Op::SelectRows
             | Op::SoftCap { .. }
+            | Op::Experts(_)
             | Op::LinearCrossEntropy { .. }
             | Op::LinearCrossEntropyGrad { .. }
             | Op::GradSquares

@@ -7,11 +7,12 @@ use smallmind_kernels::attention::{AttentionDropout, AttentionShape};
 use smallmind_kernels::matmul::Layout;
 use smallmind_kernels::optimizer::SUM_BLOCK;
 use smallmind_kernels::reference::{
-    Matrix, activation, attention, dropout, elementwise, embedding, loss, matmul, norm, optimizer, rope, soft_cap,
+    Matrix, activation, attention, dropout, elementwise, embedding, experts, loss, matmul, norm, optimizer, rope,
+    soft_cap,
 };
 
 use crate::graph::{Graph, Node, ValueId};
-use crate::op::{AdamWSpec, Direction, DropoutSpec, Heads, Index, Norm, Op, QkNorm, RopeSpec};
+use crate::op::{AdamWSpec, Direction, DropoutSpec, Experts, Heads, Index, Norm, Op, QkNorm, RopeSpec};
 use crate::params::ParamId;
 use crate::update::clip_factor;
 use crate::{Batch, GraphError, PAGE_TOKENS, Scalars, Span};
@@ -128,6 +129,9 @@ impl Interpreter {
             Op::SwiGluGrad => vec![activation::swiglu_backward(x(0), x(1))],
             Op::GeGlu(kind) => vec![activation::geglu(kind, x(0))],
             Op::GeGluGrad(kind) => vec![activation::geglu_backward(kind, x(0), x(1))],
+            Op::Experts(Experts { gate_up, down, routing }) => {
+                vec![experts::experts(x(0), x(1), self.param(gate_up), self.param(down), routing)]
+            }
             Op::Attention { heads, dropout } => attend(x(0), heads, dropout, batch, scalars),
             Op::AttentionGrad { heads, dropout } => {
                 vec![attend_backward(x(0), x(1), heads, dropout, batch, scalars)]

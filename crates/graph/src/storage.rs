@@ -13,6 +13,7 @@ use smallmind_simd::{Isa, IsaKind, WithIsa};
 
 use crate::error::StorageUse;
 use crate::op::{Index, Op};
+use crate::params::ALIGN;
 use crate::{Graph, GraphError, ParamId, ParamSpec, Params};
 
 /// The order in which elements lie.
@@ -91,6 +92,8 @@ impl Storage {
     /// their format, then the next number, and so on to the last row.
     ///
     /// * A weight that only linear layers, losses and embeddings of tokens read is packed in these formats.
+    /// * The weights of a mixture of experts are packed each by itself; in F32 they lie in rows if an expert's are not
+    ///   a multiple of 64 bytes.
     /// * A table that only embeddings of tokens read is packed too, unless its format is F32.
     /// * Packed rows that are not whole blocks of their format are in another: see [`Format::for_rows_of`].
     /// * All others (norms, biases, position embeddings) lie in rows of `f32`.
@@ -98,7 +101,7 @@ impl Storage {
     /// # Errors
     /// An instruction set that this CPU lacks; a parameter beyond memory; numbers of rows that don't add up to the
     /// weight's, or of which one but the last is not a multiple of 16 ([`COL_GRANULE`]); several formats for a weight
-    /// that an embedding or a loss reads.
+    /// that an embedding, a loss or experts read.
     pub fn by_rows(
         graph: &Graph,
         isa: IsaKind,
@@ -127,7 +130,11 @@ impl Storage {
                 if layout.is_packed() && !reads_packed {
                     return refuse(format!("of `{}` in rows", node.path));
                 }
-                if layout.segments.len() > 1 && !matches!(node.op, Op::Linear { .. }) {
+                let segments = match node.op {
+                    Op::Experts(experts) if layout.is_packed() => experts.routing.experts,
+                    _ => 1,
+                };
+                if layout.segments.len() != segments && !matches!(node.op, Op::Linear { .. }) {
                     return refuse(format!("of `{}` in one format", node.path));
                 }
             }
@@ -201,7 +208,11 @@ impl fmt::Display for Storage {
 
 /// Whether an operation multiplies rows by the parameter, and reads nothing else of it.
 fn multiplies(op: &Op, id: ParamId) -> bool {
-    matches!(*op, Op::Linear { weight, .. } | Op::LinearCrossEntropy { weight, .. } if weight == id)
+    match *op {
+        Op::Linear { weight, .. } | Op::LinearCrossEntropy { weight, .. } => weight == id,
+        Op::Experts(_) => true,
+        _ => false,
+    }
 }
 
 /// Whether an operation looks up the rows of tokens.
@@ -222,6 +233,8 @@ struct Uses {
     is_looked_up: bool,
     /// Read by an operation other than a linear layer.
     is_read_whole: bool,
+    /// How many experts its rows are divided among, for a mixture of experts.
+    experts: Option<usize>,
     /// Read in another way than by a product or a lookup of tokens.
     is_read_otherwise: bool,
 }
@@ -235,6 +248,9 @@ fn uses(graph: &Graph) -> Vec<Uses> {
             of_param.is_multiplied |= multiplies;
             of_param.is_looked_up |= looks_up;
             of_param.is_read_whole |= !matches!(node.op, Op::Linear { .. });
+            if let Op::Experts(experts) = node.op {
+                of_param.experts = Some(experts.routing.experts);
+            }
             of_param.is_read_otherwise |= !multiplies && !looks_up;
         }
     }
@@ -250,12 +266,17 @@ impl<F: Fn(&ParamSpec) -> Vec<(usize, Format)>> WithIsa for Choose<'_, F> {
             let formats = if uses.is_multiplied || uses.is_looked_up { (self.formats)(spec) } else { vec![] };
             let is_packed = uses.is_multiplied || formats.iter().any(|(_, format)| *format != Format::F32);
             let shape = [spec.rows, spec.cols];
-            if uses.is_read_otherwise || !is_packed {
+            let in_rows = |experts: usize| in_rows_of_experts(spec, experts, &formats);
+            if uses.is_read_otherwise || !is_packed || uses.experts.is_some_and(in_rows) {
                 let (rows, bytes) = (0..spec.rows, spec.len() * 4);
                 let segments = vec![Segment { rows, format: Format::F32, order: Order::Rows, bytes }];
                 return Ok(ParamLayout { shape, segments });
             }
             check_rows(spec, &formats, uses.is_read_whole)?;
+            let formats = match (uses.experts, &formats[..]) {
+                (Some(experts), [(rows, format)]) => vec![(rows / experts, *format); experts],
+                _ => formats,
+            };
             Ok(ParamLayout { shape, segments: packed_segments(isa, spec, &formats)? })
         };
         let params: Vec<ParamLayout> = params.map(layout).collect::<Result<_, GraphError>>()?;
@@ -268,6 +289,13 @@ impl<F: Fn(&ParamSpec) -> Vec<(usize, Format)>> WithIsa for Choose<'_, F> {
     }
 }
 
+/// Whether the weights of experts lie in rows of `f32`: packed segments of `f32` follow each other without gaps, and so
+/// must be whole units of alignment.
+fn in_rows_of_experts(spec: &ParamSpec, experts: usize, formats: &[(usize, Format)]) -> bool {
+    let is_f32 = formats.iter().all(|(_, format)| *format == Format::F32);
+    is_f32 && experts > 1 && !(spec.len() / experts).is_multiple_of(ALIGN)
+}
+
 /// Checks that a weight can have segments of these numbers of rows.
 fn check_rows(spec: &ParamSpec, formats: &[(usize, Format)], is_read_whole: bool) -> Result<(), GraphError> {
     let sum = formats.iter().try_fold(0usize, |sum, (rows, _)| sum.checked_add(*rows));
@@ -277,7 +305,7 @@ fn check_rows(spec: &ParamSpec, formats: &[(usize, Format)], is_read_whole: bool
     } else if but_last.iter().any(|(rows, _)| !rows.is_multiple_of(COL_GRANULE)) {
         format!("each but the last must be for a multiple of {COL_GRANULE} rows")
     } else if is_read_whole && !but_last.is_empty() {
-        "an embedding or a loss reads the parameter, which takes one format".to_owned()
+        "an embedding, a loss or experts read the parameter, which takes one format".to_owned()
     } else {
         return Ok(());
     };

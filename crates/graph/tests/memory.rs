@@ -565,7 +565,7 @@ fn rows_that_can_not_lie_in_several_formats_are_refused() {
          of 16 rows"
     );
     let error = error("wte", &[(16, Format::F16), (15, Format::F32)]);
-    assert!(error.ends_with("an embedding or a loss reads the parameter, which takes one format"), "{error}");
+    assert!(error.ends_with("an embedding, a loss or experts read the parameter, which takes one format"), "{error}");
 }
 
 /// New values in a store are as good as a new store.

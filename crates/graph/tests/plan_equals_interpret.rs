@@ -2,6 +2,8 @@
 //! several numbers of threads; and the number of threads changes no bit.
 
 mod common;
+#[path = "plan_equals_interpret/experts.rs"]
+mod experts;
 
 use common::batches::{self, Conversation};
 use common::build::{MANY, chunked, matrix};

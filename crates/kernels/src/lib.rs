@@ -118,6 +118,7 @@ pub mod blocks;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
+pub mod experts;
 mod format;
 pub mod loss;
 pub mod matmul;

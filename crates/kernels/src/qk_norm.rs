@@ -1,7 +1,7 @@
 //! RMSNorm of queries and keys that lie beside values in a row, forward and backward.
 //!
 //! A row is `[queries | keys | rest]`. Queries are groups of as many columns as their weight has elements, and so are
-//! keys. Each group is normalised by itself ([`rms_norm`](crate::norm::rms_norm)) and multiplied by the weight that all
+//! keys. Each group is normalised by itself ([`rms_norm`]) and multiplied by the weight that all
 //! groups of queries, or of keys, share; the rest is copied. With groups of a head's width this is the norm of each
 //! head (Henry et al., "Query-Key Normalization for Transformers", 2020, with RMSNorm, as Qwen3 and Gemma 3 have it);
 //! with one group each it is the norm of all queries and of all keys together, as OLMo 2 has it.

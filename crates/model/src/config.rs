@@ -6,6 +6,7 @@ use smallmind_graph::op::{Gelu, Heads, RopeScaling};
 
 mod check;
 mod error;
+mod experts;
 mod family;
 mod fields;
 mod gemma;
@@ -172,6 +173,18 @@ impl Mlp {
     }
 }
 
+/// The experts of which each MLP is made: Jiang et al., "Mixtral of Experts" (2024). A linear layer, the router, gives
+/// each of them a score for a token; the token uses those of the largest scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertsConfig {
+    /// How many experts there are.
+    pub count: usize,
+    /// How many of them a token uses, at most all.
+    pub per_token: usize,
+    /// Whether the weights of a token's experts sum to 1; otherwise they are those of the softmax over all experts.
+    pub sums_to_one: bool,
+}
+
 /// The weights of the output head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Head {
@@ -212,7 +225,7 @@ pub struct ModelConfig {
     pub kv_heads: usize,
     /// Width of a head; even if positions are rotary.
     pub head_dim: usize,
-    /// Width of the MLP.
+    /// Width of the MLP, or of each of its experts.
     pub d_ff: usize,
     /// How positions are encoded.
     pub positions: Positions,
@@ -244,6 +257,8 @@ pub struct ModelConfig {
     pub logit_softcap: Option<f32>,
     /// The activation and the gate of the MLP.
     pub mlp: Mlp,
+    /// The experts of each MLP; `None` for an MLP that all tokens use. Models with experts can't be trained.
+    pub experts: Option<ExpertsConfig>,
     /// The linear layers that add a bias.
     pub biases: Biases,
     /// The weights of the output head.
@@ -285,6 +300,7 @@ impl Default for ModelConfig {
             logit_divisor: None,
             logit_softcap: None,
             mlp: Mlp::SwiGlu,
+            experts: None,
             biases: Biases::NONE,
             head: Head::Untied,
             dropout: DropoutConfig::default(),
@@ -307,7 +323,8 @@ impl ModelConfig {
     /// once for scores and once for outputs.
     pub fn training_flops_per_token(&self, context: usize) -> f64 {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let mlp = self.mlp.matrices() * self.d_ff;
+        let (used, experts) = self.experts.map_or((1, 0), |experts| (experts.per_token, experts.count));
+        let mlp = self.mlp.matrices() * self.d_ff * used + experts;
         let weights = self.layers * self.d_model * (2 * q + 2 * kv + mlp) + self.vocab_size * self.d_model;
         // The average query of a layer sees as many keys.
         let seen = |layer| {
@@ -323,7 +340,9 @@ impl ModelConfig {
         let [d, q, kv] = [self.d_model, self.heads * self.head_dim, self.kv_heads * self.head_dim].map(|n| n as f64);
         let positions = if self.positions == Positions::Learned { self.context as f64 } else { 0.0 };
         let tables = if self.head == Head::Tied { 1.0 } else { 2.0 };
-        let block = d * (2.0 * q + 2.0 * kv + self.mlp.matrices() as f64 * self.d_ff as f64);
+        let (mlps, router) = self.experts.map_or((1, 0), |experts| (experts.count, experts.count));
+        let mlp = self.mlp.matrices() as f64 * self.d_ff as f64 * mlps as f64 + router as f64;
+        let block = d * (2.0 * q + 2.0 * kv + mlp);
         d * (self.vocab_size as f64 * tables + positions) + self.layers as f64 * block
     }
 }

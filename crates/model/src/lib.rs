@@ -89,8 +89,8 @@ mod workload;
 
 pub use architecture::{LOGITS, LOSS, Purpose};
 pub use config::{
-    AttentionWindows, Biases, ConfigError, DropoutConfig, Family, Head, KeyRule, Mlp, ModelConfig, NormKind,
-    NormPlacement, Positions, QkNorm, Residual, RopeConfig, Supported, UnknownKeys, config_keys,
+    AttentionWindows, Biases, ConfigError, DropoutConfig, ExpertsConfig, Family, Head, KeyRule, Mlp, ModelConfig,
+    NormKind, NormPlacement, Positions, QkNorm, Residual, RopeConfig, Supported, UnknownKeys, config_keys,
 };
 pub use error::{ErrorClass, ModelError};
 pub use files::{ModelFiles, is_gguf};

@@ -112,7 +112,7 @@ impl Model {
                 Orientation::Heads { heads } => {
                     TensorData::F32Transposed { values, rows: 3, block: values.len() / (3 * heads) }
                 }
-                Orientation::Interleaved { .. } => unreachable!("an order of GGUF files"),
+                Orientation::Half { .. } | Orientation::Interleaved { .. } => unreachable!("an order of GGUF files"),
             };
             writer.add(&slot.name, &slot.shape, data)?;
         }
@@ -133,7 +133,7 @@ impl Model {
         if slot.orientation == Orientation::Same {
             return Cow::Borrowed(values);
         }
-        let mut in_file = vec![0.0; values.len()];
+        let mut in_file = vec![0.0; slot.len_in_file()];
         slot.to_file(values, &mut in_file);
         Cow::Owned(in_file)
     }

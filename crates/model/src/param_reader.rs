@@ -48,7 +48,7 @@ impl<'f> ParamReader<'f> {
                 read_numbers(*file, name, to)?;
                 continue;
             }
-            in_file.resize(to.len(), 0.0);
+            in_file.resize(slot.len_in_file(), 0.0);
             read_numbers(*file, name, in_file)?;
             slot.to_param(in_file, to);
         }
@@ -62,6 +62,13 @@ impl<'f> ParamReader<'f> {
             let mut parts: Vec<(usize, Format)> = Vec::new();
             for slot in slots {
                 let format = self.format(slot).unwrap_or(Format::F32);
+                if let Orientation::Half { half, .. } = slot.orientation {
+                    // All experts have one format.
+                    let other = parts.first().map_or(format, |(_, first)| *first);
+                    let both = if half == 0 || other == format { format } else { Format::F16 };
+                    parts = vec![(spec.rows, both)];
+                    continue;
+                }
                 match parts.last_mut() {
                     Some((rows, last)) if *last == format => *rows += slot.part.len(),
                     _ => parts.push((slot.part.len(), format)),
@@ -83,7 +90,10 @@ impl<'f> ParamReader<'f> {
     /// Stores the parameter `id`.
     pub(crate) fn store(&mut self, id: ParamId, spec: &ParamSpec, store: &mut ParamStore) -> Result<(), ModelError> {
         let has_rows = |slot: &TensorSlot| {
-            let in_rows = matches!(slot.orientation, Orientation::Same | Orientation::Interleaved { .. });
+            let in_rows = matches!(
+                slot.orientation,
+                Orientation::Same | Orientation::Interleaved { .. } | Orientation::Half { .. }
+            );
             in_rows && slot.shape.len() > 1 && self.format(slot).is_some()
         };
         if self.params[id.index()].1.iter().all(has_rows) {
@@ -107,13 +117,19 @@ impl<'f> ParamReader<'f> {
             _ => COL_GRANULE,
         };
         let piece = (PIECE / row.max(1)).next_multiple_of(head.max(1)).max(1);
+        // Rows that are adjacent in the parameter too, how far the next ones are, and where the first are.
+        let (unit, stride, start) = match slot.orientation {
+            Orientation::Half { experts, half } => (rows / experts, 2 * (rows / experts), half * (rows / experts)),
+            _ => (rows, rows, 0),
+        };
         let [in_file, in_param] = &mut self.rows;
-        for first in (0..rows).step_by(piece) {
-            let rows = first..(first + piece).min(rows);
-            in_file.resize(rows.len() * row, 0);
-            self.file.read_at(name, (first * row) as u64, in_file)?;
+        for (i, first) in (0..rows / unit.max(1)).flat_map(|i| (0..unit).step_by(piece).map(move |first| (i, first))) {
+            let in_unit = first..(first + piece).min(unit);
+            let from = i * unit + first;
+            in_file.resize(in_unit.len() * row, 0);
+            self.file.read_at(name, (from * row) as u64, in_file)?;
             if let Some((index, value)) = first_non_finite(format, in_file) {
-                let fault = TensorFault::NotFinite { index: first * cols + index, value };
+                let fault = TensorFault::NotFinite { index: from * cols + index, value };
                 return Err(CheckpointError::tensor(self.file.path(), name, fault).into());
             }
             let mut bytes = &*in_file;
@@ -123,7 +139,8 @@ impl<'f> ParamReader<'f> {
                 heads.for_each(|(from, to)| pairs_apart(from, row, to));
                 bytes = in_param;
             }
-            store.set_blocks(id, slot.part.start + rows.start..slot.part.start + rows.end, format, bytes)?;
+            let to = slot.part.start + i * stride + start;
+            store.set_blocks(id, to + in_unit.start..to + in_unit.end, format, bytes)?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::{Head, ModelConfig, ModelError, ModelFiles};
 ///
 /// Tensors that change nothing are not listed: buffers that the configuration determines (rotary `inv_freq`, causal
 /// masks); a tied output head that equals the token embeddings (one that differs is used, see
-/// [`ModelConfig::from_folder`]); biases of zeros in a model without biases.
+/// [`ModelFiles::configs`]); biases of zeros in a model without biases.
 ///
 /// # Errors
 /// Files that can't be read; [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).

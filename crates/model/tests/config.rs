@@ -141,7 +141,11 @@ fn a_family_gives_a_model_its_features_and_keeps_the_rest() {
             }
             // What only these can state, no preset has.
             let like_llama = [Family::Granite, Family::SmolLm3, Family::Phi3, Family::Mistral].contains(&family);
-            let expected = if like_llama { Family::Llama } else { family };
+            let expected = match family {
+                Family::GraniteMoe => Family::Mixtral,
+                _ if like_llama => Family::Llama,
+                _ => family,
+            };
             assert_eq!(config.model_type().unwrap(), expected.name(), "{}", preset.name);
             if before.model_type().unwrap() == family.name() {
                 assert_eq!(config, before);

@@ -13,9 +13,9 @@ use smallmind_graph::{Batch, Bindings, Executor, GraphError, Limits, NoProbe, Pl
 use smallmind_model::sampler::{SamplerConfig, SamplerError};
 use smallmind_model::tokenizer::{BpeTraining, Tokenizer};
 use smallmind_model::{
-    AttentionWindows, Biases, DropoutConfig, Finish, GenerateOptions, Generation, Generator, Job, LOGITS, Logits, Mlp,
-    Model, ModelConfig, ModelError, NormKind, NormPlacement, PackedModel, Positions, Purpose, QkNorm, Residual,
-    RopeConfig, Sequence, SequenceId, Session, SessionOptions, architecture,
+    AttentionWindows, Biases, DropoutConfig, ExpertsConfig, Finish, GenerateOptions, Generation, Generator, Job,
+    LOGITS, Logits, Mlp, Model, ModelConfig, ModelError, NormKind, NormPlacement, PackedModel, Positions, Purpose,
+    QkNorm, Residual, RopeConfig, Sequence, SequenceId, Session, SessionOptions, architecture,
 };
 use smallmind_simd::IsaKind;
 
@@ -43,6 +43,8 @@ enum Kind {
     Parallel,
     /// The same with one norm for both.
     SharedNorm,
+    /// A mixture of experts.
+    Experts,
 }
 
 fn config(kind: Kind) -> ModelConfig {
@@ -99,6 +101,10 @@ fn config(kind: Kind) -> ModelConfig {
         Kind::SharedNorm => {
             let residual = Residual::Parallel { shared_norm: true };
             ModelConfig { norm, residual, positions: Positions::Rope(part_of_heads()), ..llama }
+        }
+        Kind::Experts => {
+            let experts = ExpertsConfig { count: 5, per_token: 2, sums_to_one: true };
+            ModelConfig { experts: Some(experts), d_ff: 12, ..llama }
         }
     }
 }
@@ -180,7 +186,7 @@ fn text(tokens: &[u32]) -> String {
     tokens.iter().map(|t| LETTERS.chars().nth(*t as usize).unwrap()).collect()
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::Gpt2,
     Kind::Llama,
     Kind::Qwen2,
@@ -190,6 +196,7 @@ const KINDS: [Kind; 9] = [
     Kind::Around,
     Kind::Parallel,
     Kind::SharedNorm,
+    Kind::Experts,
 ];
 
 #[test]

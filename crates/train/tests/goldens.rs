@@ -60,7 +60,7 @@ fn worst(got: &[f32], expected: &[f32]) -> f32 {
         .fold(0.0, |m: f32, d| if d.is_nan() { f32::NAN } else { m.max(d) })
 }
 
-const MODELS: [&str; 20] = [
+const MODELS: [&str; 24] = [
     "tiny-gpt2",
     "tiny-llama",
     "tiny-qwen2",
@@ -81,6 +81,10 @@ const MODELS: [&str; 20] = [
     "tiny-gemma",
     "tiny-gemma2",
     "tiny-gemma3",
+    "tiny-qwen3-moe",
+    "tiny-olmoe",
+    "tiny-granite-moe",
+    "tiny-mixtral",
 ];
 
 /// Those whose gradients are stored.

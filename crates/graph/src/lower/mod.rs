@@ -13,6 +13,7 @@
 mod attention;
 mod backward;
 mod cache;
+mod experts;
 mod forward;
 mod linear;
 mod loss;
@@ -63,6 +64,8 @@ pub(crate) fn temporary(
         let table = graph.params.get(weight)?;
         let keeps_capped = matches!(node.op, Op::LinearCrossEntropyGrad { cap: Some(_), .. });
         Some(loss::temporary([table.rows, table.cols], limits.tokens, has_blocks(weight), keeps_capped))
+    } else if let Op::Experts(experts) = node.op {
+        Some(experts::temporary(graph, experts, limits.tokens, storage))
     } else if let Op::CachedAttention { heads, .. } = node.op {
         cache::partials(heads, limits)
     } else if let Op::NormGrad(norm) = node.op {
@@ -155,6 +158,7 @@ impl<'g, I: Isa> Lowering<'g, I> {
             Op::SwiGluGrad => self.swiglu_grad(node),
             Op::GeGlu(kind) => self.geglu(node, kind),
             Op::GeGluGrad(kind) => self.geglu_grad(node, kind),
+            Op::Experts(experts) => self.experts(node, experts),
             Op::Attention { heads, dropout } => self.attention(node, heads, dropout),
             Op::AttentionGrad { heads, dropout } => self.attention_grad(node, heads, dropout),
             Op::CacheAppend { layer, heads } => self.cache_append(node, layer, heads),
@@ -224,7 +228,9 @@ impl<'g, I: Isa> Lowering<'g, I> {
     fn max_rows(&self, view: &View) -> usize {
         match view.extent {
             Extent::Chunk(chunk) => chunk.max,
-            Extent::All | Extent::Blocks { .. } => view.rows_in(self.limits.tokens, self.limits.outputs).len(),
+            Extent::All | Extent::Times { .. } | Extent::Blocks { .. } => {
+                view.rows_in(self.limits.tokens, self.limits.outputs).len()
+            }
         }
     }
 

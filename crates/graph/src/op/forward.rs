@@ -1,7 +1,7 @@
 //! The facts of the operations of a forward pass.
 
 use crate::op::info::{Bytes, Cost, Effects, Info, Operands, Shapes};
-use crate::op::{Direction, DropoutSpec, Heads, Norm, QkNorm, RopeSpec};
+use crate::op::{Direction, DropoutSpec, Experts, Heads, Norm, QkNorm, RopeSpec};
 use crate::{GraphError, ParamId, Rows, Shape};
 
 pub(super) fn embedding(table: ParamId) -> Info {
@@ -142,6 +142,35 @@ pub(super) fn geglu() -> Info {
 pub(super) fn swiglu() -> Info {
     Info::new("swiglu", gated)
         .cost(|o| Cost { exponentials: o.output_elements(), ..o.pass_over(5.0 * o.output_elements()) })
+}
+
+pub(super) fn experts(op: Experts) -> Info {
+    let Experts { gate_up, down, routing } = op;
+    let shapes = move |s: &Shapes<'_>| {
+        s.arity(2..=2)?;
+        s.expect_tokens(0)?;
+        let (x, experts) = (s.shape(0), routing.experts);
+        s.require((1..=experts).contains(&routing.per_token), "a token uses at least one expert and at most all")?;
+        s.expect(1, Shape::tokens(experts))?;
+        let [gate_up, down] = [s.param(gate_up)?, s.param(down)?];
+        let fits = gate_up.cols == x.cols && experts.checked_mul(2 * down.cols) == Some(gate_up.rows);
+        s.require(fits, "each expert has a gate and an up of the input's columns")?;
+        s.require(experts.checked_mul(x.cols) == Some(down.rows), "each expert has a down to the input's columns")?;
+        Ok(vec![x])
+    };
+    Info::new("experts", shapes).params([gate_up, down]).cost(move |o| {
+        let (experts, chosen) = (routing.experts as f64, routing.per_token as f64);
+        let used = o.rows() * chosen;
+        let weights = (o.param_elements(gate_up) + o.param_elements(down)) / experts;
+        let hidden = o.param_elements(down) / experts / o.columns().max(1.0);
+        // Experts that some token uses, if all choices are equally likely.
+        let read = 1.0 - (1.0 - chosen / experts).powf(o.rows());
+        Cost {
+            exponentials: used * hidden + o.rows() * experts,
+            weights: o.param_passes(read, 0.0),
+            ..o.pass_over(used * (2.0 * weights + 5.0 * hidden + 2.0 * o.columns()))
+        }
+    })
 }
 
 pub(super) fn attention(heads: Heads, dropout: Option<DropoutSpec>) -> Info {

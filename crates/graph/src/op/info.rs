@@ -290,6 +290,11 @@ impl Operands<'_> {
         self.inputs.first().map_or(0.0, |[rows, _]| *rows as f64)
     }
 
+    /// Columns of the first input.
+    pub(super) fn columns(&self) -> f64 {
+        self.inputs.first().map_or(0.0, |[_, cols]| *cols as f64)
+    }
+
     /// Elements of a parameter.
     pub(super) fn param_elements(&self, id: ParamId) -> f64 {
         self.params.get(id).map_or(0.0, |p| p.len() as f64)

@@ -13,6 +13,7 @@ pub(crate) use info::Operands;
 pub use info::{Bytes, Cost, Effects, Info};
 
 pub use smallmind_kernels::activation::Gelu;
+pub use smallmind_kernels::experts::Routing;
 pub use smallmind_kernels::rope::{Direction, Llama3Scaling, LongRopeScaling, RopeScaling, YarnScaling};
 
 use smallmind_kernels::attention::Scoring;
@@ -178,6 +179,17 @@ impl Heads {
     }
 }
 
+/// A mixture of experts, each of them an MLP with a gate: `down(silu(gate(x)) * up(x))`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Experts {
+    /// For each expert its gate and below it its up, `[experts · 2 d_ff, d]`.
+    pub gate_up: ParamId,
+    /// For each expert its down, `[experts · d, d_ff]`.
+    pub down: ParamId,
+    /// How tokens choose experts.
+    pub routing: Routing,
+}
+
 /// Dropout: each element is zeroed with `probability`, the others divided by `1 - probability`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DropoutSpec {
@@ -287,6 +299,9 @@ pub enum Op {
     GeGlu(Gelu),
     /// `[gate | up, dy] → [d gate | d up]`.
     GeGluGrad(Gelu),
+    /// `[x [tokens, d], logits [tokens, experts]] → [y [tokens, d]]`: the weighted sum of the outputs of each token's
+    /// experts. It has no gradient.
+    Experts(Experts),
     /// `[q | k | v] → [out [tokens, heads·head_dim], lse [tokens, heads]]`: causal, within each span.
     Attention {
         /// How the columns are divided into heads.
@@ -374,6 +389,7 @@ impl Op {
             Op::SwiGluGrad => gradient::swiglu_grad(),
             Op::GeGlu(_) => forward::geglu(),
             Op::GeGluGrad(_) => gradient::geglu_grad(),
+            Op::Experts(experts) => forward::experts(experts),
             Op::Attention { heads, dropout } => forward::attention(heads, dropout),
             Op::AttentionGrad { heads, dropout } => gradient::attention_grad(heads, dropout),
             Op::CacheAppend { heads, .. } => forward::cache_append(heads),

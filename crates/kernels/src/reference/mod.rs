@@ -9,6 +9,7 @@ pub mod blocks;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
+pub mod experts;
 pub mod formats;
 pub mod loss;
 pub mod matmul;

@@ -5,18 +5,18 @@
 //! x = scale · tokens (+ positions)
 //! for each block:
 //!     x = x + scale · norm?(out(attention(rope?(qk_norm?(qkv(norm?(x)))))))
-//!     x = x + scale · norm?(down(activation(up(norm?(x)))))       or, in parallel, of the same x
+//!     x = x + scale · norm?(down(activation(up(norm?(x)))))       or, in parallel, of the same x; or the sum of experts
 //! norm(x)
 //! ```
 //!
 //! [`ModelConfig`] says which norm, biases, positions, gate and activation. Ids of parameters and salts of dropouts
 //! follow the order of the code here: another order gives other random weights and other masks.
 
-use smallmind_graph::op::{self, Direction, DropoutSpec, Heads, Index, Norm, RopeSpec};
+use smallmind_graph::op::{self, Direction, DropoutSpec, Heads, Index, Norm, RopeSpec, Routing};
 use smallmind_graph::{Decay, GraphBuilder, GraphError, Init, Op, ParamId, ParamSpec, ValueId};
 
 use super::Purpose;
-use crate::{Mlp, ModelConfig, NormKind, Positions, QkNorm, Residual};
+use crate::{ExpertsConfig, Mlp, ModelConfig, NormKind, Positions, QkNorm, Residual};
 
 type Built<T> = Result<T, GraphError>;
 
@@ -148,6 +148,10 @@ impl Decoder<'_> {
     /// What the MLP of `y` adds to the residual stream.
     fn mlp(&self, b: &mut GraphBuilder, y: ValueId) -> Built<ValueId> {
         let c = self.config;
+        if let Some(experts) = c.experts {
+            let y = self.experts(b, experts, y)?;
+            return self.added(b, y);
+        }
         let (name, width, activation) = match c.mlp {
             Mlp::Gelu(kind) => ("up", c.d_ff, Op::Gelu(kind)),
             Mlp::SwiGlu => ("gate_up", 2 * c.d_ff, Op::SwiGlu),
@@ -158,6 +162,21 @@ impl Decoder<'_> {
         let weight = matrix(c.d_model, c.d_ff, self.residual_std());
         let down = b.scope("down", |b| linear(b, a, weight, c.biases.mlp))?;
         self.added(b, down)
+    }
+
+    /// The weighted sum of the outputs of the experts of `y`.
+    fn experts(&self, b: &mut GraphBuilder, experts: ExpertsConfig, y: ValueId) -> Built<ValueId> {
+        let c = self.config;
+        let ExpertsConfig { count, per_token, sums_to_one } = experts;
+        let logits = b.scope("router", |b| linear(b, y, matrix(count, c.d_model, c.init_std), false))?;
+        b.scope("experts", |b| {
+            let gate_up = matrix(count * 2 * c.d_ff, c.d_model, c.init_std);
+            let gate_up = b.scope("gate_up", |b| b.param("weight", gate_up))?;
+            let down = matrix(count * c.d_model, c.d_ff, self.residual_std());
+            let down = b.scope("down", |b| b.param("weight", down))?;
+            let routing = Routing { experts: count, per_token, sums_to_one };
+            b.value_of(Op::Experts(op::Experts { gate_up, down, routing }), &[y, logits])
+        })
     }
 
     fn norm(&self, b: &mut GraphBuilder, x: ValueId) -> Built<ValueId> {

@@ -2,11 +2,13 @@
 
 use smallmind_graph::op::RopeScaling;
 
-use super::{ConfigError, ModelConfig, NormPlacement, Positions, Residual, RopeConfig};
+use super::{ConfigError, ExpertsConfig, Mlp, ModelConfig, NormPlacement, Positions, Residual, RopeConfig};
 
 /// Limits of sizes, so that products of them don't overflow; no known model is beyond them.
 pub(super) const MAX_DIMENSION: usize = 1 << 24;
 pub(super) const MAX_LAYERS: usize = 1 << 10;
+/// Limit of the experts of all layers: files name each of them.
+const MAX_EXPERTS: usize = 1 << 15;
 const MAX_PARAMETERS: f64 = (1u64 << 42) as f64;
 
 /// Checks a number of layers.
@@ -27,6 +29,7 @@ impl ModelConfig {
         self.check_positions()?;
         self.attention_windows.check()?;
         self.check_blocks()?;
+        self.check_experts()?;
         if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
             return Err(ConfigError::invalid("norm_eps", self.norm_eps, "it must lie between 0 and 1"));
         }
@@ -48,6 +51,22 @@ impl ModelConfig {
                 let why = format!("the vocabulary has {} tokens", self.vocab_size);
                 return Err(ConfigError::invalid(key, id, why));
             }
+        }
+        Ok(())
+    }
+
+    fn check_experts(&self) -> Result<(), ConfigError> {
+        let Some(ExpertsConfig { count, per_token, .. }) = self.experts else { return Ok(()) };
+        if count == 0 || count > MAX_EXPERTS / self.layers.max(1) {
+            let why = format!("there must be at least one, and at most {MAX_EXPERTS} in all layers");
+            return Err(ConfigError::invalid("experts", count, why));
+        }
+        if per_token == 0 || per_token > count {
+            return Err(ConfigError::invalid("experts per token", per_token, format!("there are {count} experts")));
+        }
+        if self.mlp != Mlp::SwiGlu || self.biases.mlp {
+            let got = format!("{:?}", self.mlp);
+            return Err(ConfigError::invalid("mlp", got, "experts are SwiGlu without biases"));
         }
         Ok(())
     }

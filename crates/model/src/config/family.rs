@@ -6,8 +6,8 @@ use smallmind_graph::op::{Gelu, Heads, RopeScaling};
 
 use super::windows::WindowKeys;
 use super::{
-    AttentionWindows, Biases, ConfigError, Mlp, ModelConfig, NormKind, NormPlacement, Positions, QkNorm, Residual,
-    RopeConfig, gemma,
+    AttentionWindows, Biases, ConfigError, ExpertsConfig, Mlp, ModelConfig, NormKind, NormPlacement, Positions, QkNorm,
+    Residual, RopeConfig, gemma,
 };
 
 /// A family of models with the same keys of `config.json` and names of tensors. It says how files are read and written;
@@ -47,6 +47,14 @@ pub enum Family {
     Gemma3,
     /// Jiang et al., "Mistral 7B" (2023): <https://arxiv.org/abs/2310.06825>.
     Mistral,
+    /// The mixtures of experts of Yang et al., "Qwen3 Technical Report" (2025): <https://arxiv.org/abs/2505.09388>.
+    Qwen3Moe,
+    /// Muennighoff et al., "OLMoE: Open Mixture-of-Experts Language Models" (2024): <https://arxiv.org/abs/2409.02060>.
+    Olmoe,
+    /// The mixtures of experts of Granite Team, "Granite 3.0 Language Models" (2024).
+    GraniteMoe,
+    /// Jiang et al., "Mixtral of Experts" (2024): <https://arxiv.org/abs/2401.04088>.
+    Mixtral,
 }
 
 /// A field of [`ModelConfig`] that a family's files can't express.
@@ -58,7 +66,7 @@ struct Mismatch {
 
 impl Family {
     /// All families. If several can state a model, the first is chosen.
-    pub const ALL: [Family; 14] = [
+    pub const ALL: [Family; 18] = [
         Family::Gpt2,
         Family::Llama,
         Family::Mistral,
@@ -73,6 +81,10 @@ impl Family {
         Family::Gemma,
         Family::Gemma2,
         Family::Gemma3,
+        Family::Mixtral,
+        Family::Qwen3Moe,
+        Family::Olmoe,
+        Family::GraniteMoe,
     ];
 
     /// The `model_type` of `config.json`.
@@ -92,6 +104,10 @@ impl Family {
             Family::Gemma2 => "gemma2",
             Family::Gemma3 => "gemma3_text",
             Family::Mistral => "mistral",
+            Family::Qwen3Moe => "qwen3_moe",
+            Family::Olmoe => "olmoe",
+            Family::GraniteMoe => "granitemoe",
+            Family::Mixtral => "mixtral",
         }
     }
 
@@ -134,7 +150,7 @@ impl Family {
         #[rustfmt::skip]
         let &ModelConfig {
             ref positions, attention_scale, ref attention_windows, attention_softcap, norm, norm_placement, qk_norm, residual, residual_scale, embedding_scale,
-            logit_divisor, logit_softcap, mlp, biases, d_model, heads, kv_heads, head_dim,
+            logit_divisor, logit_softcap, mlp, experts, biases, d_model, heads, kv_heads, head_dim,
             // Every family can state these.
             vocab_size: _, context: _, layers: _, d_ff: _, norm_eps: _, head: _, dropout: _, init_std: _, bos: _, eos: _,
         } = config;
@@ -145,7 +161,7 @@ impl Family {
             }
         };
         let usual = Heads::new(heads, kv_heads, head_dim).scale;
-        let multiplies = self == Family::Granite;
+        let multiplies = self.multiplies();
         let is_usual = attention_scale.unwrap_or(usual) == usual;
         if self.states_scalar() {
             let stated = gemma::scalar(config).is_some();
@@ -166,6 +182,7 @@ impl Family {
         );
         takes(self.states_positions(config), "positions", positions, self.positions_stated());
         takes(self.states_mlp(mlp), "mlp", &mlp, self.mlp_stated());
+        takes(self.states_experts(experts), "experts", &experts, self.experts_stated());
         takes(self.states_biases(biases, norm), "biases", &biases, &self.biases_stated());
         let placement = self.norm_placement();
         takes(norm_placement == placement, "norm_placement", &norm_placement, &format!("{placement:?}"));
@@ -185,7 +202,7 @@ impl Family {
         if matches!(self, Family::Gpt2 | Family::GptNeoX) {
             takes(kv_heads == heads, "kv_heads", &kv_heads, &format!("as many as query heads, {heads}"));
         }
-        if matches!(self, Family::Gpt2 | Family::GptNeoX | Family::StableLm) {
+        if matches!(self, Family::Gpt2 | Family::GptNeoX | Family::StableLm | Family::Olmoe) {
             let width = format!("d_model / heads, {d_model} / {heads}");
             takes(heads.checked_mul(head_dim) == Some(d_model), "head_dim", &head_dim, &width);
         }
@@ -216,8 +233,8 @@ impl Family {
     /// The norm of queries and keys.
     pub(super) fn qk_norm(self) -> Option<QkNorm> {
         match self {
-            Family::Qwen3 | Family::Gemma3 => Some(QkNorm::Heads),
-            Family::Olmo2 => Some(QkNorm::Rows),
+            Family::Qwen3 | Family::Gemma3 | Family::Qwen3Moe => Some(QkNorm::Heads),
+            Family::Olmo2 | Family::Olmoe => Some(QkNorm::Rows),
             _ => None,
         }
     }
@@ -239,6 +256,36 @@ impl Family {
     /// Whether files state the factor of scores as a number `n`, for 1/√n, and a soft cap of the logits.
     fn states_scalar(self) -> bool {
         matches!(self, Family::Gemma2 | Family::Gemma3)
+    }
+
+    /// Whether files state factors of scores, residuals, embeddings and logits.
+    pub(crate) fn multiplies(self) -> bool {
+        matches!(self, Family::Granite | Family::GraniteMoe)
+    }
+
+    /// Whether MLPs are made of experts.
+    pub(crate) fn has_experts(self) -> bool {
+        matches!(self, Family::Qwen3Moe | Family::Olmoe | Family::GraniteMoe | Family::Mixtral)
+    }
+
+    /// Whether files state if the weights of a token's experts sum to 1; others mean that they do.
+    pub(super) fn states_sum(self) -> bool {
+        matches!(self, Family::Qwen3Moe | Family::Olmoe)
+    }
+
+    fn states_experts(self, experts: Option<ExpertsConfig>) -> bool {
+        match experts {
+            None => !self.has_experts(),
+            Some(experts) => self.has_experts() && (experts.sums_to_one || self.states_sum()),
+        }
+    }
+
+    fn experts_stated(self) -> &'static str {
+        match self.has_experts() {
+            false => "None",
+            true if self.states_sum() => "Some",
+            true => "Some, with weights that sum to 1",
+        }
     }
 
     fn has_gelu(self) -> bool {
@@ -263,8 +310,9 @@ impl Family {
 
     /// Whether the key `attention_bias` says if queries, keys, values and the output have biases.
     pub(super) fn states_attention_bias(self) -> bool {
-        use Family::{GptNeoX, Granite, Llama, Olmo2, Qwen3, SmolLm3};
-        matches!(self, Llama | Qwen3 | Olmo2 | Granite | SmolLm3 | GptNeoX) || self.is_gemma()
+        use Family::{GptNeoX, Granite, GraniteMoe, Llama, Olmo2, Olmoe, Qwen3, Qwen3Moe, SmolLm3};
+        let others = matches!(self, Qwen3Moe | Olmoe | GraniteMoe) || self.is_gemma();
+        others || matches!(self, Llama | Qwen3 | Olmo2 | Granite | SmolLm3 | GptNeoX)
     }
 
     /// Whether the key `mlp_bias` says if the layers of the MLP have biases.
@@ -277,7 +325,7 @@ impl Family {
         match self {
             Family::Qwen2 | Family::Qwen3 => WindowKeys::Switched,
             Family::Mistral => WindowKeys::All { has_default: true },
-            Family::Phi3 => WindowKeys::All { has_default: false },
+            Family::Phi3 | Family::Mixtral => WindowKeys::All { has_default: false },
             Family::Gemma2 => WindowKeys::AllBut { every: 2 },
             Family::Gemma3 => WindowKeys::AllBut { every: 6 },
             Family::Gpt2
@@ -287,7 +335,10 @@ impl Family {
             | Family::StableLm
             | Family::Granite
             | Family::SmolLm3
-            | Family::Gemma => WindowKeys::None,
+            | Family::Gemma
+            | Family::Qwen3Moe
+            | Family::Olmoe
+            | Family::GraniteMoe => WindowKeys::None,
         }
     }
 
@@ -382,7 +433,7 @@ impl Family {
         if self == Family::Gpt2 {
             return gpt2_of(config);
         }
-        let multiplies = self == Family::Granite;
+        let multiplies = self.multiplies();
         let kept = |scale: Option<f32>| scale.filter(|_| multiplies);
         let has_scale = multiplies || self.states_scalar() && gemma::scalar(&config).is_some();
         let stated = self.states_positions(&config);
@@ -411,6 +462,7 @@ impl Family {
                 _ if self.is_gemma() => Mlp::GeGlu(Gelu::Tanh),
                 _ => Mlp::SwiGlu,
             },
+            experts: self.nearest_experts(config.experts),
             biases,
             residual,
             attention_softcap: config.attention_softcap.filter(|_| self == Family::Gemma2),
@@ -418,6 +470,14 @@ impl Family {
             attention_windows,
             ..config
         }
+    }
+
+    /// The experts of a model of this family, as near to `experts` as it can state.
+    fn nearest_experts(self, experts: Option<ExpertsConfig>) -> Option<ExpertsConfig> {
+        let usual = ExpertsConfig { count: 8, per_token: 2, sums_to_one: true };
+        let experts = experts.unwrap_or(usual);
+        let sums_to_one = experts.sums_to_one || !self.states_sum();
+        self.has_experts().then_some(ExpertsConfig { sums_to_one, ..experts })
     }
 
     /// The rotation of `config`, or of its first layer that has one, as far as this family can state it.
@@ -433,6 +493,7 @@ impl Family {
 fn gpt2_of(config: ModelConfig) -> ModelConfig {
     let shift = config.norm == NormKind::LayerNorm { bias: true } && config.biases == Biases::ALL;
     ModelConfig {
+        experts: None,
         attention_scale: None,
         attention_softcap: None,
         attention_windows: AttentionWindows::None,

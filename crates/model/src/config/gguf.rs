@@ -4,6 +4,7 @@
 //! the name of the architecture, here left out. Some features have no key: an architecture implies them, or the tensors
 //! of the file show them.
 
+mod experts;
 mod gemma;
 
 use std::cell::RefCell;
@@ -51,13 +52,16 @@ impl Family {
     pub(crate) fn architecture(self) -> &'static str {
         match self {
             Family::Gpt2 => "gpt2",
-            Family::Llama | Family::Mistral => "llama",
+            Family::Llama | Family::Mistral | Family::Mixtral => "llama",
             Family::Qwen2 => "qwen2",
             Family::Qwen3 => "qwen3",
             Family::Olmo2 => "olmo2",
             Family::GptNeoX => "gptneox",
             Family::StableLm => "stablelm",
             Family::Granite => "granite",
+            Family::GraniteMoe => "granitemoe",
+            Family::Qwen3Moe => "qwen3moe",
+            Family::Olmoe => "olmoe",
             Family::SmolLm3 => "smollm3",
             Family::Phi3 => "phi3",
             Family::Gemma => "gemma",
@@ -69,7 +73,8 @@ impl Family {
     /// Whether files hold queries and keys in the order of interleaved rotary positions: the two features of a pair
     /// adjacent, not half a head apart.
     pub(crate) fn is_interleaved(self) -> bool {
-        matches!(self, Family::Llama | Family::Mistral | Family::Granite | Family::SmolLm3)
+        use Family::{Granite, GraniteMoe, Llama, Mistral, Mixtral, SmolLm3};
+        matches!(self, Llama | Mistral | Mixtral | Granite | GraniteMoe | SmolLm3)
     }
 
     fn of_architecture(name: &str) -> Option<Self> {
@@ -202,8 +207,9 @@ pub(crate) fn family(file: &GgufFile) -> Result<Family, ModelError> {
         return Err(invalid("general.type", kind, "a file of the type `model` is needed".to_owned()).into());
     }
     let family = Family::of_architecture(name);
-    let refused = || invalid(ARCHITECTURE, name, format!("supported are {}", architectures())).into();
-    family.ok_or_else(refused)
+    let refused = || invalid(ARCHITECTURE, name, format!("supported are {}", architectures()));
+    let family = family.ok_or_else(refused)?;
+    Ok(experts::family(&Keys { file, family, read: RefCell::default() })?)
 }
 
 fn read_all(file: &GgufFile) -> Result<(Keys<'_>, ModelConfig, GenerationConfig), ModelError> {
@@ -212,12 +218,14 @@ fn read_all(file: &GgufFile) -> Result<(Keys<'_>, ModelConfig, GenerationConfig)
     let config = read_config(&keys)?;
     let generation = read_generation(&keys, config.vocab_size)?;
     let config = ModelConfig { bos: generation.bos, eos: generation.eos.clone(), ..config };
+    config.check().map_err(|error| error.in_file(file.path()))?;
     Ok((keys, config, generation))
 }
 
 /// The names of all architectures, as a sentence lists them.
 fn architectures() -> String {
     let mut names: Vec<&str> = Family::ALL.into_iter().map(Family::architecture).collect();
+    names.sort_unstable();
     names.dedup();
     names.join(", ")
 }
@@ -225,8 +233,6 @@ fn architectures() -> String {
 fn read_config(keys: &Keys<'_>) -> Result<ModelConfig, ModelError> {
     let family = keys.family;
     keys.only("attention.causal", true)?;
-    keys.only("expert_count", 0usize)?;
-    keys.only("expert_used_count", 0usize)?;
     keys.only("attention.max_alibi_bias", 0.0f32)?;
     keys.only("attention.clamp_kqv", 0.0f32)?;
     let layers = keys.required("block_count")?;
@@ -247,7 +253,8 @@ fn read_config(keys: &Keys<'_>) -> Result<ModelConfig, ModelError> {
         heads,
         kv_heads: keys.size("attention.head_count_kv")?.unwrap_or(heads),
         head_dim,
-        d_ff: keys.required_size("feed_forward_length")?,
+        d_ff: experts::width(keys)?,
+        experts: experts::read(keys)?,
         positions: positions(keys, [layers, context, head_dim])?,
         // 1 is another factor than none.
         attention_scale: keys.optional::<f32>("attention.scale")?.filter(|scale| *scale != 0.0),
@@ -504,7 +511,8 @@ pub(crate) fn write(c: &ModelConfig, family: Family, writer: &mut GgufWriter<'_>
         let name = if matches!(c.mlp, Mlp::Gelu(Gelu::Exact)) { "gelu" } else { "gelu_new" };
         set("hidden_activation", GgufValue::String(name.into()))?;
     }
-    if family == Family::Granite {
+    experts::write(c, family, &mut set)?;
+    if family.multiplies() {
         set("attention.scale", GgufValue::F32(c.attention_heads().scale))?;
         set("residual_scale", GgufValue::F32(c.residual_scale.unwrap_or(1.0)))?;
         set("embedding_scale", GgufValue::F32(c.embedding_scale.unwrap_or(1.0)))?;
@@ -572,6 +580,7 @@ pub(crate) fn check(c: &ModelConfig, family: Family) -> Result<(), ConfigError> 
         let takes = format!("{takes} in a GGUF file");
         Err(ConfigError::NotStorable { key, got, model_type: family.architecture(), takes })
     };
+    experts::check(c, family)?;
     if matches!(family, Family::Gemma2 | Family::Gemma3) {
         return gemma::check(c, family);
     }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use smallmind_graph::op::Gelu;
 
-use super::{ConfigError, Family, Fields, Head, Mlp, ModelConfig, gemma, gpt_neox, gpt2, keys, llama};
+use super::{ConfigError, Family, Fields, Head, Mlp, ModelConfig, experts, gemma, gpt_neox, gpt2, keys, llama};
 
 /// What happens to unknown keys of a `config.json`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +22,9 @@ impl ConfigError {
             Family::Gpt2 => &[gpt2::NAMES],
             Family::GptNeoX => &[gpt_neox::NAMES],
             Family::StableLm => &[llama::STABLELM_NAMES, llama::NAMES],
+            Family::Qwen3Moe => &[experts::WIDTH, experts::COUNT, experts::NAMES, llama::NAMES],
+            Family::Olmoe => &[experts::COUNT, experts::NAMES, llama::NAMES],
+            Family::GraniteMoe | Family::Mixtral => &[experts::LOCAL_COUNT, experts::NAMES, llama::NAMES],
             Family::Gemma2 | Family::Gemma3 => &[gemma::NAMES, llama::NAMES],
             _ => &[llama::NAMES],
         };

@@ -63,7 +63,8 @@ use KeyRule::{NoMatter, Only, Read, Same};
 use Supported::{Empty, Is, Null, Number};
 
 use Family::{
-    Gemma, Gemma2, Gemma3, Gpt2, GptNeoX, Granite, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3, SmolLm3, StableLm,
+    Gemma, Gemma2, Gemma3, Gpt2, GptNeoX, Granite, GraniteMoe, Llama, Mistral, Mixtral, Olmo2, Olmoe, Phi3, Qwen2,
+    Qwen3, Qwen3Moe, SmolLm3, StableLm,
 };
 
 const ALL: &[Family] = &Family::ALL;
@@ -71,32 +72,58 @@ const GEMMA: &[Family] = &[Gemma, Gemma2, Gemma3];
 const GEMMA2: &[Family] = &[Gemma2];
 const GEMMA3: &[Family] = &[Gemma3];
 const GEMMA2_AND_3: &[Family] = &[Gemma2, Gemma3];
+const EXPERTS: &[Family] = &[Qwen3Moe, Olmoe, GraniteMoe, Mixtral];
+const MIXTRAL: &[Family] = &[Mixtral];
+const OLMOE: &[Family] = &[Olmoe];
+const QWEN3_MOE: &[Family] = &[Qwen3Moe];
+/// The families whose files state whether the weights of a token's experts sum to 1.
+const SUM_OF_EXPERTS: &[Family] = &[Qwen3Moe, Olmoe];
+/// The families whose `intermediate_size` is the width of all MLPs or experts.
+const ONE_WIDTH: &[Family] = &[
+    Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Phi3, Gemma, Gemma2, Gemma3, Mistral, Olmoe,
+    GraniteMoe, Mixtral,
+];
+const SWITCHED_OFF: &[Family] = &[SmolLm3, Qwen3Moe];
 const GPT2: &[Family] = &[Gpt2];
 const GPT_NEOX: &[Family] = &[GptNeoX];
-const GRANITE: &[Family] = &[Granite];
+const GRANITE: &[Family] = &[Granite, GraniteMoe];
 const PHI3: &[Family] = &[Phi3];
 const QWEN2: &[Family] = &[Qwen2];
 const SMOLLM3: &[Family] = &[SmolLm3];
 const STABLELM: &[Family] = &[StableLm];
 /// The families with rotary positions.
-const ROTARY: &[Family] =
-    &[Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Phi3, Gemma, Gemma2, Gemma3, Mistral];
+const ROTARY: &[Family] = &[
+    Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Phi3, Gemma, Gemma2, Gemma3, Mistral, Qwen3Moe,
+    Olmoe, GraniteMoe, Mixtral,
+];
 /// Those of them whose `rope_parameters` hold for all layers.
-const ONE_ROPE: &[Family] =
-    &[Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Phi3, Gemma, Gemma2, Mistral];
+const ONE_ROPE: &[Family] = &[
+    Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Phi3, Gemma, Gemma2, Mistral, Qwen3Moe, Olmoe,
+    GraniteMoe, Mixtral,
+];
 /// Those of them that name the base `rope_theta`.
-const ROPE_THETA: &[Family] =
-    &[Llama, Qwen2, Qwen3, Olmo2, StableLm, Granite, SmolLm3, Phi3, Gemma, Gemma2, Gemma3, Mistral];
+const ROPE_THETA: &[Family] = &[
+    Llama, Qwen2, Qwen3, Olmo2, StableLm, Granite, SmolLm3, Phi3, Gemma, Gemma2, Gemma3, Mistral, Qwen3Moe, Olmoe,
+    GraniteMoe, Mixtral,
+];
 /// Families that rotate whole heads, and families that may rotate a part of each.
-const WHOLE_HEADS: &[Family] = &[Llama, Qwen2, Qwen3, Olmo2, Granite, SmolLm3, Gemma, Gemma2, Gemma3, Mistral];
+const WHOLE_HEADS: &[Family] = &[
+    Llama, Qwen2, Qwen3, Olmo2, Granite, SmolLm3, Gemma, Gemma2, Gemma3, Mistral, Qwen3Moe, Olmoe, GraniteMoe, Mixtral,
+];
 const PARTS_OF_HEADS: &[Family] = &[GptNeoX, StableLm, Phi3];
 /// The families whose heads may have another width than their share of the residual stream.
-const HEAD_DIM: &[Family] = &[Llama, Qwen2, Qwen3, Olmo2, Granite, SmolLm3, Phi3, Gemma, Gemma2, Gemma3, Mistral];
+const HEAD_DIM: &[Family] = &[
+    Llama, Qwen2, Qwen3, Olmo2, Granite, SmolLm3, Phi3, Gemma, Gemma2, Gemma3, Mistral, Qwen3Moe, GraniteMoe, Mixtral,
+];
 /// The families with fewer key heads than query heads.
 const GROUPED: &[Family] = ROPE_THETA;
-const RMS_NORM: &[Family] = HEAD_DIM;
+const RMS_NORM: &[Family] = &[
+    Llama, Qwen2, Qwen3, Olmo2, Granite, SmolLm3, Phi3, Gemma, Gemma2, Gemma3, Mistral, Qwen3Moe, Olmoe, GraniteMoe,
+    Mixtral,
+];
 const LAYER_NORM: &[Family] = &[GptNeoX, StableLm];
-const ATTENTION_BIAS: &[Family] = &[Llama, Qwen3, Olmo2, GptNeoX, Granite, SmolLm3, Gemma, Gemma2, Gemma3];
+const ATTENTION_BIAS: &[Family] =
+    &[Llama, Qwen3, Olmo2, GptNeoX, Granite, SmolLm3, Gemma, Gemma2, Gemma3, Qwen3Moe, Olmoe, GraniteMoe];
 const NO_ATTENTION_BIAS: &[Family] = &[Qwen2, Phi3];
 const MLP_BIAS: &[Family] = &[Llama, Granite, SmolLm3];
 const NO_MLP_BIAS: &[Family] = &[Qwen2, Phi3];
@@ -104,15 +131,17 @@ const NO_MLP_BIAS: &[Family] = &[Qwen2, Phi3];
 const LAYER_TYPES: &[Family] = &[Llama, Qwen2, Qwen3, SmolLm3, Gemma2, Gemma3];
 /// The families whose `sliding_window` counts only beside `use_sliding_window`, and others that may say that it is off.
 const SWITCHED_WINDOW: &[Family] = &[Qwen2, Qwen3];
-const UNUSED_WINDOW: &[Family] = &[Llama, SmolLm3];
+const UNUSED_WINDOW: &[Family] = &[Llama, SmolLm3, Qwen3Moe];
 /// The families whose `sliding_window` counts by itself.
-const WINDOW: &[Family] = &[Mistral, Phi3, Gemma2, Gemma3];
+const WINDOW: &[Family] = &[Mistral, Phi3, Gemma2, Gemma3, Mixtral];
 const NO_WINDOW: &[Family] = &[Llama];
 const LLAMA_AND_QWEN2: &[Family] = &[Llama, Qwen2];
 const TENSOR_PARALLEL: &[Family] = &[Llama, Qwen2, SmolLm3];
 /// All but the families whose published files name classes of Python that transformers has itself.
-const NATIVE: &[Family] =
-    &[Gpt2, Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Gemma, Gemma2, Gemma3, Mistral];
+const NATIVE: &[Family] = &[
+    Gpt2, Llama, Qwen2, Qwen3, Olmo2, GptNeoX, StableLm, Granite, SmolLm3, Gemma, Gemma2, Gemma3, Mistral, Qwen3Moe,
+    Olmoe, GraniteMoe, Mixtral,
+];
 
 const CLASSES: &str = "for classifiers";
 const ENCODERS: &str = "for models with an encoder";
@@ -120,6 +149,7 @@ const FORM: &str = "the form in which another program returns results";
 const GENERATION: &str = "for generation, where generation_config.json is read instead, as transformers 5 does";
 const ORIGIN: &str = "where the file comes from";
 const SPEED: &str = "how another program computes the same";
+const TRAINING: &str = "for training, which models with experts do not have here";
 const TEXT: &str = "a token that the tokenizer knows, or padding, which does not occur here";
 
 /// The top level of `config.json`.
@@ -167,7 +197,8 @@ const KEYS: &[Line] = &[
     line("num_attention_heads", ROTARY, Read),
     line("num_key_value_heads", GROUPED, Read),
     line("head_dim", HEAD_DIM, Read),
-    line("intermediate_size", ROTARY, Read),
+    line("intermediate_size", ONE_WIDTH, Read),
+    line("intermediate_size", QWEN3_MOE, NoMatter("all layers have experts, and moe_intermediate_size is their width")),
     line("hidden_act", ROTARY, Read),
     line("rms_norm_eps", RMS_NORM, Read),
     line("layer_norm_eps", LAYER_NORM, Read),
@@ -191,7 +222,7 @@ const KEYS: &[Line] = &[
     line("use_sliding_window", SWITCHED_WINDOW, Read),
     line("use_sliding_window", UNUSED_WINDOW, Only(&[Is(false)])),
     line("sliding_window", SWITCHED_WINDOW, Read),
-    line("sliding_window", SMOLLM3, NoMatter("use_sliding_window is false")),
+    line("sliding_window", SWITCHED_OFF, NoMatter("use_sliding_window is false")),
     line("sliding_window", NO_WINDOW, Only(&[Null])),
     line("sliding_window", WINDOW, Read),
     line("max_window_layers", SWITCHED_WINDOW, Read),
@@ -227,6 +258,18 @@ const KEYS: &[Line] = &[
     line("_sliding_window_pattern", GEMMA3, NoMatter("layer_types says it")),
     line("rope_local_base_freq", GEMMA3, Read),
     line("cache_implementation", GEMMA2_AND_3, NoMatter(SPEED)),
+    // Mixtures of experts.
+    line("num_local_experts", EXPERTS, Read),
+    line("num_experts", SUM_OF_EXPERTS, Read),
+    line("num_experts_per_tok", EXPERTS, Read),
+    line("norm_topk_prob", SUM_OF_EXPERTS, Read),
+    line("moe_intermediate_size", QWEN3_MOE, Read),
+    line("decoder_sparse_step", QWEN3_MOE, Only(&[Number(1.0)])),
+    line("mlp_only_layers", QWEN3_MOE, Only(&[Empty, Null])),
+    line("clip_qkv", OLMOE, Only(&[Null])),
+    line("output_router_logits", EXPERTS, Only(&[Is(false)])),
+    line("router_aux_loss_coef", EXPERTS, NoMatter(TRAINING)),
+    line("router_jitter_noise", MIXTRAL, NoMatter(TRAINING)),
     // SmolLM3.
     line("no_rope_layers", SMOLLM3, Read),
     line("no_rope_layer_interval", SMOLLM3, Read),

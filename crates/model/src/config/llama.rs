@@ -8,7 +8,7 @@ use super::json::{activation_name, short};
 use super::rope::{self, RopeKeys};
 use super::{
     AttentionWindows, Biases, ConfigError, DropoutConfig, Family, Fields, Mlp, ModelConfig, NormKind, Positions,
-    Residual, RopeConfig, gemma, windows,
+    Residual, RopeConfig, experts, gemma, windows,
 };
 
 /// The names of fields in [`ModelConfig::check`], each with its key.
@@ -62,7 +62,8 @@ pub(super) fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig, Config
         heads,
         kv_heads: kv_heads(f, family, heads)?,
         head_dim,
-        d_ff: f.size("intermediate_size")?,
+        d_ff: experts::width(f, family)?,
+        experts: experts::read(f, family)?,
         positions: positions(f, family, [layers, context, head_dim], &attention_windows)?,
         attention_windows,
         norm: family.norm(),
@@ -80,7 +81,7 @@ pub(super) fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig, Config
         ..ModelConfig::default()
     };
     match family {
-        Family::Granite => with_multipliers(f, config),
+        Family::Granite | Family::GraniteMoe => with_multipliers(f, config),
         Family::Gemma2 | Family::Gemma3 => gemma::with_own_keys(f, family, config),
         Family::StableLm if f.flag("use_parallel_residual", false)? => {
             Ok(ModelConfig { residual: Residual::Parallel { shared_norm: true }, ..config })
@@ -93,8 +94,8 @@ pub(super) fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig, Config
 fn kv_heads(f: &Fields<'_>, family: Family, heads: usize) -> Result<usize, ConfigError> {
     const KEY: &str = "num_key_value_heads";
     let default = match family {
-        Family::Mistral => 8,
-        Family::SmolLm3 | Family::Gemma2 | Family::Gemma3 => 4,
+        Family::Mistral | Family::Mixtral => 8,
+        Family::Qwen3Moe | Family::SmolLm3 | Family::Gemma2 | Family::Gemma3 => 4,
         Family::Gemma => 16,
         Family::Qwen3 | Family::StableLm => 32,
         _ => heads,
@@ -122,7 +123,7 @@ fn mlp(f: &Fields<'_>, family: Family) -> Result<Mlp, ConfigError> {
 fn norm_eps(f: &Fields<'_>, family: Family) -> Result<f32, ConfigError> {
     let (key, default) = match family {
         Family::StableLm => ("layer_norm_eps", 1e-5),
-        Family::Olmo2 | Family::Phi3 => ("rms_norm_eps", 1e-5),
+        Family::Olmo2 | Family::Phi3 | Family::Olmoe | Family::Mixtral => ("rms_norm_eps", 1e-5),
         _ => ("rms_norm_eps", 1e-6),
     };
     Ok(f.number(key, default)? as f32)
@@ -151,7 +152,7 @@ fn positions(
         theta: "rope_theta",
         default_theta: match family {
             Family::SmolLm3 => 2e6,
-            Family::Gemma3 => 1e6,
+            Family::Gemma3 | Family::Mixtral => 1e6,
             _ => RopeConfig::default().theta,
         },
         partial: match family {
@@ -236,7 +237,7 @@ pub(super) fn write(c: &ModelConfig, family: Family) -> Value {
     let mut map = all.as_object().cloned().unwrap_or_default();
     let eps = if c.norm == NormKind::RmsNorm { "rms_norm_eps" } else { "layer_norm_eps" };
     map.insert(eps.to_owned(), json!(short(c.norm_eps)));
-    if family != Family::StableLm {
+    if !matches!(family, Family::StableLm | Family::Olmoe) {
         map.insert("head_dim".to_owned(), json!(c.head_dim));
     }
     if family.states_attention_bias() && c.biases.qkv {
@@ -246,6 +247,7 @@ pub(super) fn write(c: &ModelConfig, family: Family) -> Value {
         map.insert("mlp_bias".to_owned(), json!(true));
     }
     map.extend(windows::write(c, family));
+    map.extend(experts::write(c, family));
     map.extend(own(c, family, &rope));
     Value::Object(map)
 }
@@ -253,14 +255,16 @@ pub(super) fn write(c: &ModelConfig, family: Family) -> Value {
 /// The keys that only `family` has.
 fn own(c: &ModelConfig, family: Family, rope: &RopeConfig) -> Map<String, Value> {
     let original = rope.scaling.as_ref().and_then(RopeScaling::original_max_position);
+    // The padding token that transformers takes by default for SmolLM3 and Phi-3 is past the end of small vocabularies.
     let own = match family {
-        Family::Granite => json!({
+        Family::Granite | Family::GraniteMoe => json!({
             "attention_multiplier": short(c.attention_heads().scale),
             "residual_multiplier": short(c.residual_scale.unwrap_or(1.0)),
             "embedding_multiplier": short(c.embedding_scale.unwrap_or(1.0)),
             "logits_scaling": short(c.logit_divisor.unwrap_or(1.0)),
         }),
         Family::SmolLm3 => json!({
+            "pad_token_id": null,
             "no_rope_layers":
                 (0..c.layers).map(|layer| u8::from(c.positions.rope_of(layer).is_some())).collect::<Vec<_>>(),
         }),
@@ -272,6 +276,7 @@ fn own(c: &ModelConfig, family: Family, rope: &RopeConfig) -> Map<String, Value>
         Family::Phi3 => json!({
             "partial_rotary_factor": rope::part(rope, c.head_dim),
             "original_max_position_embeddings": original.unwrap_or(c.context),
+            "pad_token_id": null,
         }),
         Family::Gemma2 | Family::Gemma3 => return gemma::write(c, family),
         _ => json!({}),
@@ -294,6 +299,10 @@ fn class(family: Family) -> &'static str {
         Family::StableLm => "StableLmForCausalLM",
         Family::Phi3 => "Phi3ForCausalLM",
         Family::Gemma => "GemmaForCausalLM",
+        Family::Qwen3Moe => "Qwen3MoeForCausalLM",
+        Family::Olmoe => "OlmoeForCausalLM",
+        Family::GraniteMoe => "GraniteMoeForCausalLM",
+        Family::Mixtral => "MixtralForCausalLM",
         Family::Gemma2 => "Gemma2ForCausalLM",
         Family::Gemma3 => "Gemma3ForCausalLM",
     }

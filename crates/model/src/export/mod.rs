@@ -81,7 +81,7 @@ impl<'a> GgufExport<'a> {
             layers: config.layers,
             group: config.heads / config.kv_heads,
             is_tied: config.head == Head::Tied,
-            experts: 0,
+            experts: config.experts.map_or(0, |experts| experts.count),
             has_importance: options.importance.is_some(),
         };
         let planned =

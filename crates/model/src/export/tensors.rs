@@ -176,7 +176,7 @@ impl<'a> Tensors<'a> {
             *latest = Some(id);
         }
         let of_slot = &values[slot.elements(spec.cols)];
-        let mut in_file = vec![0.0; of_slot.len()];
+        let mut in_file = vec![0.0; slot.len_in_file()];
         slot.to_file(of_slot, &mut in_file);
         drop(state);
         self.convert(planned, &in_file, out)

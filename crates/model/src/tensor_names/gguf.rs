@@ -1,6 +1,7 @@
 //! The tensors of GGUF files, by the names that llama.cpp gives them (`gguf-py/gguf/constants.py`). All architectures
 //! name the same part alike, so the features of the model say which there are.
 
+use super::experts::ExpertNames;
 use super::{Orientation, TensorSlot, ZeroTensor, gpt2};
 use crate::{Family, Head, Mlp, ModelConfig, NormKind, NormPlacement, Positions, QkNorm, Residual};
 
@@ -41,6 +42,9 @@ fn projections(c: &ModelConfig, family: Family) -> Vec<Projection> {
         ]
     };
     all.push(of("attn_output", "attn.out", 0, d, q, biases.attn_out));
+    if c.experts.is_some() {
+        return all;
+    }
     match c.mlp {
         Mlp::Gelu(_) => all.push(of("ffn_up", "mlp.up", 0, ff, d, biases.mlp)),
         Mlp::SwiGlu | Mlp::GeGlu(_) if family == Family::Phi3 => {
@@ -97,6 +101,9 @@ pub(super) fn slots(c: &ModelConfig, family: Family) -> Vec<TensorSlot> {
                 let vector = TensorSlot::vector(file, bias, p.rows);
                 slots.push(TensorSlot { part, orientation: p.orientation, ..vector });
             }
+        }
+        if c.experts.is_some() {
+            slots.extend(ExpertNames::Gguf.slots(c, &name, &param));
         }
         if let Some(kind) = c.qk_norm {
             let (q, kv) = (c.attention_heads().q_cols(), c.attention_heads().kv_cols());

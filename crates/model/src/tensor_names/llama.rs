@@ -2,6 +2,7 @@
 //! their own, or one each.
 
 use super::TensorSlot;
+use super::experts::ExpertNames;
 use crate::{ModelConfig, NormKind, NormPlacement, QkNorm, Residual};
 
 /// How the projections lie in a file.
@@ -34,8 +35,11 @@ fn projections(c: &ModelConfig, lie: Projections) -> Vec<Projection> {
         ("self_attn.o_proj", "attn.out", 0, d, q, biases.attn_out),
         ("mlp.down_proj", "mlp.down", 0, d, ff, biases.mlp),
     ];
+    let without_mlp = |p: &Projection| c.experts.is_none() || !p.0.starts_with("mlp.");
+    let both = both.into_iter().filter(without_mlp);
+    let apart = apart.into_iter().filter(without_mlp);
     match lie {
-        Projections::Apart => apart.into_iter().chain(both).collect(),
+        Projections::Apart => apart.chain(both).collect(),
         Projections::Fused => fused.into_iter().chain(both).collect(),
     }
 }
@@ -65,7 +69,7 @@ fn norm(c: &ModelConfig, file: &str, param: &str) -> impl Iterator<Item = Tensor
     [Some(slot("weight", c.d_model)), bias.then(|| slot("bias", c.d_model))].into_iter().flatten()
 }
 
-pub(super) fn slots(c: &ModelConfig, lie: Projections) -> Vec<TensorSlot> {
+pub(super) fn slots(c: &ModelConfig, lie: Projections, experts: Option<ExpertNames>) -> Vec<TensorSlot> {
     let mut slots = vec![TensorSlot::matrix(
         "model.embed_tokens.weight".into(),
         "embed.tokens.weight".into(),
@@ -84,6 +88,9 @@ pub(super) fn slots(c: &ModelConfig, lie: Projections) -> Vec<TensorSlot> {
                 let (file_bias, bias) = (name(&format!("{file}.bias")), param(&format!("{target}.bias")));
                 slots.push(TensorSlot { part, ..TensorSlot::vector(file_bias, bias, rows) });
             }
+        }
+        if let Some(of_experts) = experts.filter(|_| c.experts.is_some()) {
+            slots.extend(of_experts.slots(c, &name, &param));
         }
         if let Some(kind) = c.qk_norm {
             let (q, kv) = (c.attention_heads().q_cols(), c.attention_heads().kv_cols());

@@ -1,5 +1,6 @@
 //! Names of tensors in files, and the parameters that they hold.
 
+mod experts;
 mod gguf;
 mod gpt2;
 mod gpt_neox;
@@ -9,6 +10,7 @@ use std::ops::Range;
 
 use smallmind_checkpoint::TensorSource;
 
+use experts::ExpertNames;
 use llama::Projections;
 
 use crate::config::ROPE_TENSORS;
@@ -28,6 +30,13 @@ pub(crate) enum Orientation {
     Heads {
         /// How many heads.
         heads: usize,
+    },
+    /// The gates of all experts, or all ups: one half of each expert's rows of the parameter, the first or the second.
+    Half {
+        /// How many experts.
+        experts: usize,
+        /// Which half: 0 or 1.
+        half: usize,
     },
     /// In each head the two features of a rotary pair adjacent, as llama.cpp rotates them. The parameter has the first
     /// features of all pairs, then the second ones.
@@ -70,6 +79,11 @@ impl TensorSlot {
             Orientation::MinusOne => param.iter_mut().zip(in_file).for_each(|(scale, w)| *scale = 1.0 + w),
             Orientation::Transposed => transpose(in_file, self.shape[0], 1, param),
             Orientation::Heads { heads } => transpose(in_file, heads, in_file.len() / (3 * heads), param),
+            Orientation::Half { experts, half } => {
+                let len = in_file.len() / experts;
+                let halves = param.chunks_exact_mut(len).skip(half).step_by(2);
+                in_file.chunks_exact(len).zip(halves).for_each(|(from, to)| to.copy_from_slice(from));
+            }
             Orientation::Interleaved { heads } => {
                 let (len, half) = (in_file.len() / heads, self.shape[0] / heads / 2);
                 let head_pairs = in_file.chunks_exact(len).zip(param.chunks_exact_mut(len));
@@ -85,12 +99,22 @@ impl TensorSlot {
             Orientation::MinusOne => in_file.iter_mut().zip(param).for_each(|(w, scale)| *w = scale - 1.0),
             Orientation::Transposed => transpose(param, self.shape[1], 1, in_file),
             Orientation::Heads { heads } => transpose(param, 3, param.len() / (3 * heads), in_file),
+            Orientation::Half { experts, half } => {
+                let len = in_file.len() / experts;
+                let halves = param.chunks_exact(len).skip(half).step_by(2);
+                in_file.chunks_exact_mut(len).zip(halves).for_each(|(to, from)| to.copy_from_slice(from));
+            }
             Orientation::Interleaved { heads } => {
                 let (len, half) = (param.len() / heads, self.shape[0] / heads / 2);
                 let head_pairs = param.chunks_exact(len).zip(in_file.chunks_exact_mut(len));
                 head_pairs.for_each(|(from, to)| transpose(from, 2, len / (2 * half), to));
             }
         }
+    }
+
+    /// How many elements the tensor has in the file.
+    pub(crate) fn len_in_file(&self) -> usize {
+        self.shape.iter().product()
     }
 
     /// The elements of the parameter, which has `cols` columns, that the tensor holds.
@@ -107,6 +131,16 @@ fn transpose(from: &[f32], rows: usize, block: usize, to: &mut [f32]) {
     for (i, element) in from.chunks_exact(block.max(1)).enumerate() {
         let (r, c) = (i / cols, i % cols);
         to[(c * rows + r) * block..][..block].copy_from_slice(element);
+    }
+}
+
+/// How files of Hugging Face name the experts of a family.
+fn expert_names(family: Family) -> Option<ExpertNames> {
+    match family {
+        Family::Qwen3Moe | Family::Olmoe => Some(ExpertNames::Projections),
+        Family::Mixtral => Some(ExpertNames::Numbered),
+        Family::GraniteMoe => Some(ExpertNames::Linear),
+        _ => None,
     }
 }
 
@@ -179,8 +213,8 @@ impl<'c> TensorNames<'c> {
             (FileKind::Gguf, family) => return gguf::slots(c, family),
             (_, Family::Gpt2) => gpt2::slots(c),
             (_, Family::GptNeoX) => gpt_neox::slots(c),
-            (_, Family::Phi3) => llama::slots(c, Projections::Fused),
-            _ => llama::slots(c, Projections::Apart),
+            (_, Family::Phi3) => llama::slots(c, Projections::Fused, None),
+            (_, family) => llama::slots(c, Projections::Apart, expert_names(family)),
         };
         if self.family.is_gemma() {
             slots.iter_mut().filter(|slot| slot.param.ends_with("norm.weight")).for_each(|slot| {

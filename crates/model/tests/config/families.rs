@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde_json::json;
 use smallmind_graph::op::{Gelu, Llama3Scaling, LongRopeScaling, RopeScaling, YarnScaling};
 use smallmind_model::{
-    AttentionWindows, Biases, Family, Mlp, ModelConfig, NormPlacement, Positions, Residual, RopeConfig, preset,
+    AttentionWindows, Biases, ExpertsConfig, Family, Mlp, ModelConfig, NormPlacement, Positions, Residual, RopeConfig,
+    preset,
 };
 
 use super::{key, read_again};
@@ -45,7 +46,11 @@ fn typical(family: Family) -> ModelConfig {
     let config = family.applied_to(ModelConfig { kv_heads: base.heads, ..base });
     let whole = RopeConfig { theta: 1e6, ..RopeConfig::default() };
     match family {
-        Family::Granite => ModelConfig {
+        Family::Qwen3Moe | Family::Olmoe => {
+            let experts = ExpertsConfig { count: 16, per_token: 3, sums_to_one: family == Family::Qwen3Moe };
+            ModelConfig { experts: Some(experts), ..config }
+        }
+        Family::Granite | Family::GraniteMoe => ModelConfig {
             attention_scale: Some(0.3),
             residual_scale: Some(0.22),
             embedding_scale: Some(12.0),
@@ -116,6 +121,11 @@ fn every_family_states_its_own_models() {
         ModelConfig { biases: Biases::ALL, ..typical(Family::SmolLm3) },
         ModelConfig { biases: Biases::ALL, ..typical(Family::Llama) },
         ModelConfig { biases: Biases { mlp: true, ..Biases::NONE }, ..typical(Family::Llama) },
+        ModelConfig {
+            experts: Some(ExpertsConfig { count: 3, per_token: 3, sums_to_one: false }),
+            ..typical(Family::Qwen3Moe)
+        },
+        ModelConfig { attention_windows: AttentionWindows::All(9), ..typical(Family::Mixtral) },
         ModelConfig { attention_softcap: None, logit_softcap: None, ..typical(Family::Gemma2) },
         ModelConfig { attention_scale: None, attention_windows: AttentionWindows::None, ..typical(Family::Gemma2) },
         ModelConfig { logit_softcap: Some(20.0), attention_scale: None, ..typical(Family::Gemma3) },
@@ -155,6 +165,10 @@ fn features_that_make_no_model_are_named() {
             LongRopeScaling { short: vec![1.0; 32], long: vec![1.0; n], attention_factor, original_max_position };
         scaled(RopeScaling::LongRope(Arc::new(long)))
     };
+    let experts = |count, per_token| {
+        let experts = Some(ExpertsConfig { count, per_token, sums_to_one: true });
+        ModelConfig { experts, ..typical(Family::Mixtral) }
+    };
     let parallel = Residual::Parallel { shared_norm: false };
     for (config, named) in [
         (rope(RopeConfig { dim: Some(0), ..plain() }), "rope_dim"),
@@ -166,6 +180,11 @@ fn features_that_make_no_model_are_named() {
         (long(31), "rope_scaling.long_factor"),
         (ModelConfig { positions: Positions::RopeByLayer(vec![None; 2]), ..llama() }, "positions"),
         (ModelConfig { residual: parallel, norm_placement: NormPlacement::After, ..llama() }, "norm_placement"),
+        (ModelConfig { biases: Biases { mlp: true, ..Biases::NONE }, ..typical(Family::Mixtral) }, "mlp"),
+        (experts(0, 1), "experts"),
+        (experts(1 << 14, 1), "experts"),
+        (experts(4, 0), "experts per token"),
+        (experts(4, 5), "experts per token"),
         (ModelConfig { residual_scale: Some(0.0), ..llama() }, "residual_scale"),
         (ModelConfig { embedding_scale: Some(f32::INFINITY), ..llama() }, "embedding_scale"),
         (ModelConfig { logit_divisor: Some(-1.0), ..llama() }, "logit_divisor"),

@@ -8,7 +8,7 @@ use smallmind_model::{
 
 use super::{gpt2, key, llama};
 
-const FAMILIES: [Family; 14] = Family::ALL;
+const FAMILIES: [Family; 18] = Family::ALL;
 
 fn base(family: Family) -> Value {
     let mut base = if family == Family::Gpt2 { gpt2() } else { llama() };
@@ -19,6 +19,9 @@ fn base(family: Family) -> Value {
         Family::Gemma => (&["mlp_bias"], json!({"hidden_act": "gelu"})),
         Family::Gemma2 => (&["mlp_bias"], json!({"hidden_act": "gelu", "sliding_window": 4})),
         Family::Gemma3 => (&["mlp_bias", "rope_scaling"], json!({"hidden_act": "gelu_pytorch_tanh"})),
+        Family::Qwen3Moe | Family::GraniteMoe => (&["mlp_bias"], json!({})),
+        Family::Olmoe => (&["mlp_bias", "head_dim"], json!({})),
+        Family::Mixtral => (&["attention_bias", "mlp_bias"], json!({})),
         Family::Mistral => (&["attention_bias", "mlp_bias"], json!({"sliding_window": null})),
         Family::StableLm => {
             (&["attention_bias", "mlp_bias", "head_dim", "rms_norm_eps"], json!({"partial_rotary_factor": 0.5}))
@@ -188,6 +191,14 @@ fn what_transformers_refuses_or_computes_otherwise_is_refused() {
         (base(Family::Granite), "logits_scaling", json!(-1)),
         (base(Family::Gemma), "hidden_act", json!("silu")),
         (base(Family::Gemma), "hidden_activation", json!("gelu")),
+        (base(Family::Qwen3Moe), "num_experts", json!(0)),
+        (base(Family::Qwen3Moe), "num_experts_per_tok", json!(129)),
+        (base(Family::Qwen3Moe), "moe_intermediate_size", json!(0)),
+        (base(Family::Qwen3Moe), "decoder_sparse_step", json!(2)),
+        (base(Family::Qwen3Moe), "mlp_only_layers", json!([0])),
+        (base(Family::Mixtral), "num_local_experts", json!(0)),
+        (base(Family::Mixtral), "output_router_logits", json!(true)),
+        (base(Family::Olmoe), "clip_qkv", json!(8.0)),
         (base(Family::Gemma2), "sliding_window", Value::Null),
         (base(Family::Gemma2), "sliding_window_size", json!(5)),
         (base(Family::Gemma2), "query_pre_attn_scalar", json!(0)),
@@ -444,6 +455,24 @@ fn own_keys(family: Family, newer: bool) -> Map<String, Value> {
             "sliding_window": 4096, "layer_types": ["sliding_attention", "sliding_attention"],
             "final_logit_softcapping": null, "attn_logit_softcapping": null, "_sliding_window_pattern": 6,
             "hidden_activation": "gelu_pytorch_tanh"
+        }),
+        Family::Qwen3Moe => json!({
+            "use_sliding_window": false, "sliding_window": null, "attention_bias": false, "decoder_sparse_step": 1,
+            "moe_intermediate_size": 768, "num_experts_per_tok": 8, "num_local_experts": 128, "norm_topk_prob": true,
+            "output_router_logits": false, "router_aux_loss_coef": 0.001, "mlp_only_layers": [], "intermediate_size": 9
+        }),
+        Family::Olmoe => json!({
+            "attention_bias": false, "clip_qkv": null, "num_experts_per_tok": 8, "num_experts": 64,
+            "norm_topk_prob": false, "output_router_logits": false, "router_aux_loss_coef": 0.01
+        }),
+        Family::GraniteMoe => json!({
+            "attention_bias": false, "embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0,
+            "attention_multiplier": 1.0, "num_local_experts": 8, "num_experts_per_tok": 2,
+            "output_router_logits": false, "router_aux_loss_coef": 0.001
+        }),
+        Family::Mixtral => json!({
+            "sliding_window": null, "num_local_experts": 8, "num_experts_per_tok": 2, "output_router_logits": false,
+            "router_aux_loss_coef": 0.001, "router_jitter_noise": 0.0
         }),
         Family::Mistral => json!({"sliding_window": null}),
     };

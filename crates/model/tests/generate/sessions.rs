@@ -173,6 +173,7 @@ fn a_thousand_schedules_give_each_sequence_the_bits_that_it_has_alone() {
         (Kind::Around, Format::Q8_0, SessionOptions { chunk: 33, threads: 1, pages: Some(40), ..full }),
         (Kind::Parallel, Format::F16, SessionOptions { chunk: 500, ..full }),
         (Kind::SharedNorm, Format::F32, SessionOptions { chunk: 128, ..full }),
+        (Kind::Experts, Format::Bf16, SessionOptions { chunk: 33, threads: 3, ..full }),
     ];
     for (i, (kind, format, options)) in (0..).zip(cases) {
         let mut schedule = Schedule::new(kind, format, options);

@@ -169,7 +169,7 @@ fn stored_bytes(files: &ModelFiles) -> u64 {
 fn tokenizer_file(files: &ModelFiles) -> Option<&Path> {
     match files {
         ModelFiles::Folder(folder) => folder.tokenizer(),
-        ModelFiles::Gguf(file) => file.metadata().get("tokenizer.ggml.model").map(|_| files.path()),
+        ModelFiles::Gguf(file) => models::tokenizer_model(file).map(|_| files.path()),
     }
 }
 

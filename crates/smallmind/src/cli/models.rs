@@ -196,7 +196,7 @@ pub fn tokenizer_in(path: &Path, files: &ModelFiles) -> anyhow::Result<Tokenizer
     match files {
         // A run has one tokenizer for all its checkpoints.
         ModelFiles::Folder(_) => tokenizer_of(path),
-        ModelFiles::Gguf(file) if matches!(tokenizer_model(file), None | Some("none" | "no_vocab")) => {
+        ModelFiles::Gguf(file) if tokenizer_model(file).is_none() => {
             Err(ModelError::NoTokenizer(path.to_owned()).into())
         }
         ModelFiles::Gguf(file) => Tokenizer::from_gguf(file.metadata())
@@ -204,9 +204,10 @@ pub fn tokenizer_in(path: &Path, files: &ModelFiles) -> anyhow::Result<Tokenizer
     }
 }
 
-/// The kind of a GGUF file's tokenizer.
-fn tokenizer_model(file: &GgufFile) -> Option<&str> {
-    file.metadata().value("tokenizer.ggml.model").ok().flatten()
+/// The kind of a GGUF file's tokenizer, if it has one.
+pub fn tokenizer_model(file: &GgufFile) -> Option<&str> {
+    let model = file.metadata().value::<&str>("tokenizer.ggml.model").ok().flatten();
+    model.filter(|model| !["none", "no_vocab"].contains(model))
 }
 
 /// The tokenizer of a model folder, of a GGUF file, or of a `tokenizer.json`.

@@ -370,3 +370,24 @@ fn strips_of_another_width_are_refused() {
     }
     assert!(IsaKind::available().iter().all(|isa| isa.with(Multiply).unwrap()));
 }
+
+on_every_isa!(rows_are_quantized_as_by_ggml, as_by_ggml);
+fn as_by_ggml<I: Isa>(isa: I) {
+    const K: usize = 1 << 13;
+    let mut noise = Noise(3);
+    let x: Vec<f32> = (0..K).map(|i| noise.float() * (1 + i / 32) as f32).collect();
+    let mut row = vec![0.0; quantized_words(K)];
+    quantize_rows(isa, Mat::new(&x, 1, K), MatMut::new(&mut row, 1, quantized_words(K)));
+    let mut blocks = vec![0; Format::Q8_0.row_bytes(K).unwrap()];
+    Format::Q8_0.pack(&x, None, &mut blocks);
+    let codes: Vec<i8> = row[..K / 4].iter().flat_map(|word| word.to_ne_bytes()).map(|byte| byte as i8).collect();
+    let mut differ = 0;
+    for (g, block) in blocks.chunks_exact(34).enumerate() {
+        let scale = half::f16::from_le_bytes([block[0], block[1]]).to_f32();
+        assert_eq!(row[K / 4 + g], scale, "{}: the scale of group {g}", I::KIND);
+        let of_group = codes[32 * g..].iter().zip(&block[2..]);
+        differ += of_group.filter(|(code, byte)| **code != **byte as i8).count();
+    }
+    // The other program divides in another order: an element that is nearly between two codes may get either.
+    assert!(differ <= K / 1000, "{}: {differ} codes", I::KIND);
+}
