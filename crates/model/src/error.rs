@@ -85,6 +85,9 @@ pub enum ModelError {
         /// Columns of the tensor.
         expected: usize,
     },
+    /// An importance matrix without a tensor of the model.
+    #[error("the importance matrix has no tensor of the model: it was measured with another one")]
+    ForeignImportance,
     /// A file that can't be written.
     #[error("the file can't be written: {0}")]
     Write(#[source] std::io::Error),
@@ -221,6 +224,7 @@ impl ModelError {
             | Self::TensorFormat { .. }
             | Self::BeyondFormat { .. }
             | Self::Importance { .. }
+            | Self::ForeignImportance
             | Self::UnusedTensors { .. }
             | Self::Vocabulary { .. }
             | Self::NoTokenizer(_) => ErrorClass::BadFile,

@@ -48,6 +48,14 @@ impl ModelFiles {
         }
     }
 
+    /// The files that hold weights.
+    pub fn paths(&self) -> Vec<&Path> {
+        match self {
+            Self::Folder(folder) => folder.weights().shards().iter().map(TensorFile::path).collect(),
+            Self::Gguf(file) => file.parts().collect(),
+        }
+    }
+
     /// How many files hold weights.
     pub fn weight_files(&self) -> usize {
         match self {

@@ -116,7 +116,7 @@ impl<'f> ParamReader<'f> {
             Orientation::Interleaved { heads } => rows / heads,
             _ => COL_GRANULE,
         };
-        let piece = (PIECE / row.max(1)).next_multiple_of(head.max(1)).max(1);
+        let piece = (PIECE / row.max(1)).max(1).next_multiple_of(head.max(1));
         // Rows that are adjacent in the parameter too, how far the next ones are, and where the first are.
         let (unit, stride, start) = match slot.orientation {
             Orientation::Half { experts, half } => (rows / experts, 2 * (rows / experts), half * (rows / experts)),

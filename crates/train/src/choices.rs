@@ -42,8 +42,8 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>, TrainError> {
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let refuse = |why: String| TrainError::Question { path: PathBuf::from(path), line: i + 1, why };
         let question: Question = serde_json::from_str(line).map_err(|error| refuse(error.to_string()))?;
-        if question.endings.len() < 2 || question.endings.iter().any(String::is_empty) {
-            return Err(refuse("`endings` must have two texts or more, none of them empty".to_owned()));
+        if question.endings.len() < 2 || question.endings.iter().any(|ending| ending.trim().is_empty()) {
+            return Err(refuse("`endings` must have two texts or more, none of them blank".to_owned()));
         }
         if question.label >= question.endings.len() {
             return Err(refuse(format!(

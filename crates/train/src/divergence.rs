@@ -82,6 +82,9 @@ pub fn divergence(
         }
         progress(totals.divergences.len(), ids.len());
     }
+    if totals.divergences.is_empty() {
+        return Err(DataError::NothingToPredict { tokens: ids.len() }.into());
+    }
     Ok(totals.divergence())
 }
 

@@ -235,6 +235,10 @@ fn read_config(keys: &Keys<'_>) -> Result<ModelConfig, ModelError> {
     keys.only("attention.causal", true)?;
     keys.only("attention.max_alibi_bias", 0.0f32)?;
     keys.only("attention.clamp_kqv", 0.0f32)?;
+    if matches!(family, Family::Granite | Family::GraniteMoe) {
+        // llama.cpp's switch of the rotation for these.
+        keys.only("rope.scaling.finetuned", true)?;
+    }
     let layers = keys.required("block_count")?;
     let d_model: usize = keys.required("embedding_length")?;
     let heads = keys.required_size("attention.head_count")?;
@@ -348,11 +352,15 @@ fn positions(keys: &Keys<'_>, [layers, context, head_dim]: [usize; 3]) -> Result
         let why = format!("an even number of a head's {head_dim} features is rotated");
         return Err(keys.invalid("rope.dimension_count", dim, why));
     }
+    if keys.family.is_interleaved() && dim != head_dim {
+        let why = format!("all {head_dim} features of a head must be rotated in this architecture");
+        return Err(keys.invalid("rope.dimension_count", dim, why));
+    }
     let rope = RopeConfig { theta, dim: dim_of, scaling: scaling(keys, context, dim, theta)? };
     if keys.family != Family::SmolLm3 {
         return Ok(Positions::Rope(rope));
     }
-    super::check::layers(layers)?;
+    super::check::layers(layers).map_err(|error| error.in_file(keys.file.path()))?;
     // llama.cpp rotates in all layers but every fourth; no key says it.
     let of_layer = |layer: usize| (!(layer + 1).is_multiple_of(NO_ROPE_EVERY)).then(|| rope.clone());
     Ok(Positions::RopeByLayer((0..layers).map(of_layer).collect()))
@@ -587,6 +595,9 @@ pub(crate) fn check(c: &ModelConfig, family: Family) -> Result<(), ConfigError> 
     let can_have_windows = family.windows() != WindowKeys::None && family == Family::Phi3;
     if c.attention_windows != AttentionWindows::None && !can_have_windows {
         return refuse("attention_windows", format!("{:?}", c.attention_windows), "None");
+    }
+    if c.eos.len() > 3 {
+        return refuse("eos", format!("{:?}", c.eos), "at most three tokens");
     }
     let rope = (0..c.layers).find_map(|layer| c.positions.rope_of(layer));
     match rope.and_then(|rope| rope.scaling.as_ref()) {

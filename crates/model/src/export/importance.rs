@@ -114,8 +114,11 @@ impl ImportanceMatrix {
         self.means.get(tensor).map(Vec::as_slice).filter(|means| means.iter().any(|mean| *mean > 0.0))
     }
 
-    /// Checks that the matrix is that of a model with these tensors.
+    /// Checks that the matrix is that of a model with these tensors: it has one of them, and no other number of columns.
     pub(super) fn check(&self, tensors: &[PlannedTensor]) -> Result<(), ModelError> {
+        if !tensors.iter().any(|tensor| self.means.contains_key(&tensor.name)) {
+            return Err(ModelError::ForeignImportance);
+        }
         for tensor in tensors {
             let (Some(means), Some(cols)) = (self.means.get(&tensor.name), tensor.shape.last()) else { continue };
             if means.len() != *cols {

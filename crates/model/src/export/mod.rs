@@ -189,13 +189,10 @@ impl<'a> GgufExport<'a> {
                 None
             }
         };
-        for (key, id) in [("bos", self.config.bos), ("eos", self.config.eos.first().copied())] {
-            if let Some(id) = id {
-                writer.set(&format!("tokenizer.ggml.{key}_token_id"), GgufValue::U32(id))?;
-            }
-        }
-        if let Some(second) = self.config.eos.get(1) {
-            writer.set("tokenizer.ggml.eot_token_id", GgufValue::U32(*second))?;
+        // There is a key for each of three tokens that end a text; `gguf::check` refuses more.
+        let ends = ["eos", "eot", "eom"].into_iter().zip(self.config.eos.iter().copied());
+        for (key, id) in self.config.bos.map(|id| ("bos", id)).into_iter().chain(ends) {
+            writer.set(&format!("tokenizer.ggml.{key}_token_id"), GgufValue::U32(id))?;
         }
         if let Some(template) = template {
             writer.set("tokenizer.chat_template", GgufValue::String(template.into()))?;

@@ -297,3 +297,23 @@ impl<'c> TensorNames<'c> {
         layer.parse::<usize>().is_ok_and(|layer| layer < self.config.layers) && of_block.contains(&rest)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_of_interleaved_heads_are_put_apart() {
+        // Two heads of four features: in the file the pairs (0, 1) and (2, 3) are adjacent.
+        let slot = TensorSlot {
+            orientation: Orientation::Interleaved { heads: 2 },
+            ..TensorSlot::vector("blk.0.attn_q.bias".into(), "blocks.0.attn.qkv.bias".into(), 8)
+        };
+        let in_file: Vec<f32> = (0..8u8).map(f32::from).collect();
+        let (mut param, mut again) = ([0.0; 8], [0.0; 8]);
+        slot.to_param(&in_file, &mut param);
+        assert_eq!(param, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        slot.to_file(&param, &mut again);
+        assert_eq!(again, in_file[..]);
+    }
+}

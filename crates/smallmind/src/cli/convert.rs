@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use smallmind::checkpoint::{CONFIG_FILE, Dtype, GENERATION_FILE, TOKENIZER_FILE, TensorFormat, WEIGHTS_FILE};
-use smallmind::model::chat::{ChatTemplates, TOKENIZER_CONFIG_FILE};
+use smallmind::checkpoint::{
+    CONFIG_FILE, Dtype, GENERATION_FILE, INDEX_FILE, TOKENIZER_FILE, TensorFormat, WEIGHTS_FILE,
+};
+use smallmind::model::chat::{ChatTemplates, MORE_TEMPLATES, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE};
 use smallmind::model::export::{ExportOptions, GgufExport, WeightMix};
 use smallmind::model::tokenizer::Tokenizer;
-use smallmind::model::{GenerationConfig, ModelFiles, is_gguf};
+use smallmind::model::{Model, ModelFiles, is_gguf};
 use smallmind::train::is_run;
 
 use super::failure::{Outcome, usage};
@@ -45,6 +47,7 @@ impl Convert {
     fn to_gguf(&self, settings: &Settings) -> Outcome {
         let out = OutputFile::check(&self.out, self.overwrite)?;
         let files = self.files()?;
+        gguf_output::check_other(&self.out, &files, None)?;
         let mix = self.format.unwrap_or_else(|| widest(&files));
         let options = ExportOptions { mix, overrides: vec![], importance: None, threads: settings.threads() };
         let export = GgufExport::new(&files, self.model.allowed.load_options(), options).map_err(models::with_flag)?;
@@ -77,6 +80,14 @@ impl Convert {
         let model = self.model.allowed.load(&files)?;
         let tokenizer = gguf_output::tokenizer_if_any(&self.model.model, &files)?;
         let templates = ChatTemplates::of_files(&files)?;
+        let generation = generation_config(&model);
+        let mut others = vec![INDEX_FILE, TEMPLATE_FILE, MORE_TEMPLATES];
+        others.extend(tokenizer.is_none().then_some([TOKENIZER_FILE, TOKENIZER_CONFIG_FILE]).into_iter().flatten());
+        others.extend(generation.is_none().then_some(GENERATION_FILE));
+        if let Some(other) = others.into_iter().find(|name| self.out.join(name).exists()) {
+            let out = self.out.display();
+            return Err(usage(format!("{out}: there is a {other} of another model; choose another folder")));
+        }
         model.with_writer(|weights| Ok(folder.write(WEIGHTS_FILE, |out| weights.write_to(out))))??;
         let config = model.config_bytes()?;
         folder.write(CONFIG_FILE, |out| out.write_all(&config))?;
@@ -85,7 +96,7 @@ impl Convert {
             folder.write(TOKENIZER_FILE, |out| out.write_all(json.as_bytes()))?;
             write_json(&mut folder, TOKENIZER_CONFIG_FILE, &tokenizer_config(tokenizer, &templates))?;
         }
-        if let Some(generation) = generation_config(model.generation()) {
+        if let Some(generation) = generation {
             write_json(&mut folder, GENERATION_FILE, &generation)?;
         }
         folder.publish()?;
@@ -130,8 +141,8 @@ fn tokenizer_config(tokenizer: &Tokenizer, templates: &ChatTemplates) -> Value {
 }
 
 /// A `generation_config.json` with the settings of sampling, if there are any.
-fn generation_config(generation: &GenerationConfig) -> Option<Value> {
-    let mut config = Map::new();
+fn generation_config(model: &Model) -> Option<Value> {
+    let (generation, mut config) = (model.generation(), Map::new());
     let mut set = |key: &str, value: Option<Value>| {
         value.map(|value| config.insert(key.to_owned(), value));
     };
@@ -144,7 +155,10 @@ fn generation_config(generation: &GenerationConfig) -> Option<Value> {
     if config.is_empty() {
         return None;
     }
-    config.insert("bos_token_id".to_owned(), json!(generation.bos));
-    config.insert("eos_token_id".to_owned(), json!(generation.eos));
+    let of_model = model.config();
+    config.extend(of_model.bos.map(|id| ("bos_token_id".to_owned(), json!(id))));
+    if !of_model.eos.is_empty() {
+        config.insert("eos_token_id".to_owned(), json!(of_model.eos));
+    }
     Some(Value::Object(config))
 }

@@ -56,7 +56,11 @@ impl Eval {
         if let Some(questions) = questions {
             return choose(&model, &tokenizer, &questions, settings);
         }
-        let reference = self.against.as_deref().map(|path| ModelArg::own(path).open_packed(isa, None)).transpose()?;
+        let reference = self
+            .against
+            .clone()
+            .map(|model| ModelArg { model, allowed: self.model.allowed }.open_packed(isa, None))
+            .transpose()?;
         let corpus = self.corpus(&tokenizer)?;
         let max_context = self.context.map_or(model.config().context, |context| context as usize);
         model.config().check_context(max_context)?;

@@ -10,7 +10,7 @@ use smallmind::model::export::{GgufExport, PlannedTensor, WeightMix};
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{ModelError, ModelFiles};
 
-use super::failure::Outcome;
+use super::failure::{Outcome, usage};
 use super::output_files::OutputFile;
 use super::progress::Bar;
 use super::{models, note, units};
@@ -19,6 +19,16 @@ use super::{models, note, units};
 pub fn mix_parser() -> impl TypedValueParser<Value = WeightMix> {
     let names = PossibleValuesParser::new(WeightMix::ALL.map(WeightMix::name));
     names.try_map(|name| WeightMix::from_name(&name).ok_or("there is no such format"))
+}
+
+/// Refuses to write over a file that is read.
+pub fn check_other(out: &Path, files: &ModelFiles, more: Option<&Path>) -> Outcome {
+    let Ok(target) = out.canonicalize() else { return Ok(()) };
+    let is_target = |path: &Path| path.canonicalize().is_ok_and(|path| path == target);
+    if files.paths().into_iter().chain(more).any(is_target) {
+        return Err(usage(format!("{}: this file is read for the new one; choose another name", out.display())));
+    }
+    Ok(())
 }
 
 /// What stands in a GGUF file besides weights and configuration.

@@ -60,6 +60,9 @@ impl Quantize {
             _ => None,
         };
         let files = models::open_files(path).map_err(|error| of_model(path, error))?;
+        if let Some(out) = self.out.as_deref().filter(|_| !self.dry_run) {
+            gguf_output::check_other(out, &files, self.imatrix.as_deref())?;
+        }
         let importance = self.imatrix.as_deref().map(ImportanceMatrix::open).transpose()?;
         let options = ExportOptions {
             mix: self.format,

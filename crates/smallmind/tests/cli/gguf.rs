@@ -63,6 +63,15 @@ fn nothing_is_replaced_unless_a_flag_says_so() {
     bench.run("convert -m model --out model.gguf --overwrite").ok();
     assert_ne!(fs::read(bench.path("model.gguf")).unwrap(), before);
     bench.run("convert -m model.gguf --out model").fails(2, &["model.safetensors", "--overwrite"]);
+    // Nor with the flag, if it is the file that is read, or belongs to another model.
+    let before = fs::read(bench.path("model.gguf")).unwrap();
+    for verb in ["convert -m model.gguf --out", "quantize -m model.gguf --format q8_0 --out"] {
+        bench.run(&format!("{verb} model.gguf --overwrite")).fails(2, &["model.gguf", "is read"]);
+        assert_eq!(fs::read(bench.path("model.gguf")).unwrap(), before);
+    }
+    bench.run("convert -m model.gguf --out taken").ok();
+    bench.write("taken/chat_template.jinja", "{{ messages }}");
+    bench.run("convert -m model.gguf --out taken --overwrite").fails(2, &["chat_template.jinja", "another model"]);
     bench.run("convert -m nothing.gguf --out other.gguf").fails(3, &["nothing.gguf", "no such file"]);
     bench.run("convert -m model --out folder --format f16").fails(2, &["--format", "GGUF"]);
     assert!(!bench.path("other.gguf").exists());
@@ -89,7 +98,9 @@ fn quantized_files_are_planned_written_and_read() {
     let formats = |part: &str| -> Vec<String> {
         let tensors = overridden["tensors"].as_array().unwrap().iter();
         let of_part = tensors.filter(|tensor| tensor["name"].as_str().unwrap().contains(part));
-        of_part.map(|tensor| tensor["format"].as_str().unwrap().to_owned()).collect()
+        let formats: Vec<String> = of_part.map(|tensor| tensor["format"].as_str().unwrap().to_owned()).collect();
+        assert!(!formats.is_empty(), "tensors with {part}");
+        formats
     };
     assert!(formats("ffn_down.weight").iter().all(|format| format == "f16"));
     assert!(formats("attn_output.weight").iter().all(|format| format == "q8_0"));
@@ -110,4 +121,26 @@ fn importance_is_measured_and_used() {
         .run("quantize -m model --format q4_0 --out other.gguf --imatrix plain.gguf")
         .fails(3, &["general.type", "imatrix"]);
     bench.run("inspect imatrix.gguf").fails(3, &["general.architecture"]);
+}
+
+#[test]
+fn evaluations_beside_another_model_by_position_and_by_choices() {
+    let bench = bench();
+    bench.write("short.txt", "the cat sat on the mat");
+    let eval = "eval -m model --threads 1 --json";
+    let same = bench.run(&format!("{eval} --data short.txt --against model --by-position")).json();
+    let against = &same["against"];
+    assert_eq!((against["kl_max"].as_f64(), against["same_top"].as_f64()), (Some(0.0), Some(1.0)), "{same}");
+    let tokens: u64 = same["by_position"].as_array().unwrap().iter().map(|p| p["tokens"].as_u64().unwrap()).sum();
+    assert_eq!(Some(tokens), same["tokens"].as_u64());
+    bench.run("quantize -m model --format q4_0 --out small.gguf").ok();
+    let other = bench.run(&format!("{eval} --data short.txt --against small.gguf")).json();
+    assert!(other["against"]["kl_mean"].as_f64().unwrap() > 0.0, "{other}");
+    let question = |label: usize| json!({"context": "the cat", "endings": ["sat", "mat"], "label": label}).to_string();
+    bench.write("questions.jsonl", format!("{}\n{}\n", question(0), question(1)));
+    let answered = bench.run(&format!("{eval} --choices questions.jsonl")).json();
+    assert_eq!((&answered["questions"], &answered["right"]), (&json!(2), &json!(1)), "{answered}");
+    bench.write("questions.jsonl", question(2));
+    bench.run(&format!("{eval} --choices questions.jsonl")).fails(3, &["questions.jsonl, line 1", "`label` is 2"]);
+    bench.run(&format!("{eval} --data short.txt --against nothing")).fails(3, &["nothing"]);
 }
