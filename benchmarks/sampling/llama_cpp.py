@@ -7,8 +7,8 @@ library (`npm pack`, unpack, `bins/linux-x64/libllama.*.so`). The signatures bel
 llama.cpp v0.5.0; the penalties of earlier ones have no argument for the vocabulary.
 
     python3 benchmarks/sampling/llama_cpp.py --libllama libllama.so --out crates/model/tests/sampler/llama_cpp.json
-    python3 benchmarks/sampling/llama_cpp.py --libllama libllama.so --each 2000 --vocabulary 300 --out /tmp/many.json
-    SMALLMIND_SAMPLING_CASES=/tmp/many.json cargo test --workspace --test sampler -- --nocapture llama_cpp
+    python3 benchmarks/sampling/llama_cpp.py --libllama libllama.so --each 2000 --vocabulary 300 --out many.json
+    SMALLMIND_SAMPLING_CASES=many.json cargo test --workspace --test sampler -- --nocapture llama_cpp
 """
 
 import argparse
