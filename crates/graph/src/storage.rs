@@ -130,10 +130,12 @@ impl Storage {
                 if layout.is_packed() && !reads_packed {
                     return refuse(format!("of `{}` in rows", node.path));
                 }
-                let segments = match node.op {
-                    Op::Experts(experts) if layout.is_packed() => experts.routing.experts,
-                    _ => 1,
-                };
+                let mut segments = 1;
+                if let Op::Experts(experts) = node.op
+                    && layout.is_packed()
+                {
+                    segments = experts.routing.experts;
+                }
                 if layout.segments.len() != segments && !matches!(node.op, Op::Linear { .. }) {
                     return refuse(format!("of `{}` in one format", node.path));
                 }
@@ -208,11 +210,8 @@ impl fmt::Display for Storage {
 
 /// Whether an operation multiplies rows by the parameter, and reads nothing else of it.
 fn multiplies(op: &Op, id: ParamId) -> bool {
-    match *op {
-        Op::Linear { weight, .. } | Op::LinearCrossEntropy { weight, .. } => weight == id,
-        Op::Experts(_) => true,
-        _ => false,
-    }
+    let is_product = matches!(*op, Op::Linear { weight, .. } | Op::LinearCrossEntropy { weight, .. } if weight == id);
+    is_product || matches!(op, Op::Experts(_))
 }
 
 /// Whether an operation looks up the rows of tokens.
