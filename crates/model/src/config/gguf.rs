@@ -6,24 +6,22 @@
 
 mod experts;
 mod gemma;
+mod rope;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
 
 use smallmind_checkpoint::{
     CheckpointError, FromGguf, GgufFault, GgufFile, GgufMetadata, GgufValue, GgufWriter, TensorSource,
 };
-use smallmind_graph::op::{Gelu, Llama3Scaling, LongRopeScaling, RopeScaling, YarnScaling};
-use smallmind_kernels::rope::frequencies;
+use smallmind_graph::op::{Gelu, RopeScaling};
 
 use super::windows::WindowKeys;
-use super::{
-    AttentionWindows, Biases, ConfigError, Family, Head, Mlp, ModelConfig, NormKind, Positions, Residual, RopeConfig,
-    UnknownKeys,
-};
+use super::{AttentionWindows, Biases, ConfigError, Family, Head, Mlp, ModelConfig, NormKind, Residual, UnknownKeys};
 use crate::{GenerationConfig, ModelError};
+
+pub(crate) use rope::{LONG_FACTORS, ROPE_FACTORS, ROPE_TENSORS, SHORT_FACTORS, divisors};
 
 /// The key of the architecture's name.
 pub(crate) const ARCHITECTURE: &str = "general.architecture";
@@ -36,16 +34,6 @@ const NO_MATTER: &[(&str, &str)] = &[
     ("attention.key_length_swa", "it repeats attention.key_length"),
     ("attention.value_length_swa", "it repeats attention.value_length"),
 ];
-
-/// The divisors of frequencies that Llama 3 files hold as a tensor.
-pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
-/// Those of LongRoPE.
-pub(crate) const LONG_FACTORS: &str = "rope_factors_long.weight";
-/// Those of LongRoPE within the original context.
-pub(crate) const SHORT_FACTORS: &str = "rope_factors_short.weight";
-
-/// The tensors that belong to the configuration.
-pub(crate) const ROPE_TENSORS: [&str; 3] = [ROPE_FACTORS, LONG_FACTORS, SHORT_FACTORS];
 
 impl Family {
     /// The name of the architecture in GGUF files.
@@ -259,7 +247,7 @@ fn read_config(keys: &Keys<'_>) -> Result<ModelConfig, ModelError> {
         head_dim,
         d_ff: experts::width(keys)?,
         experts: experts::read(keys)?,
-        positions: positions(keys, [layers, context, head_dim])?,
+        positions: rope::positions(keys, [layers, context, head_dim])?,
         // 1 is another factor than none.
         attention_scale: keys.optional::<f32>("attention.scale")?.filter(|scale| *scale != 0.0),
         attention_windows: windows(keys, context)?,
@@ -341,121 +329,6 @@ fn windows(keys: &Keys<'_>, context: usize) -> Result<AttentionWindows, ModelErr
     Ok(window.filter(|window| *window > 0 && *window < context).map_or(AttentionWindows::None, AttentionWindows::All))
 }
 
-fn positions(keys: &Keys<'_>, [layers, context, head_dim]: [usize; 3]) -> Result<Positions, ModelError> {
-    if keys.family == Family::Gpt2 {
-        return Ok(Positions::Learned);
-    }
-    let dim = keys.or("rope.dimension_count", head_dim)?;
-    let theta = f64::from(keys.or("rope.freq_base", 10_000.0f32)?);
-    let dim_of = (dim != head_dim).then_some(dim);
-    if dim == 0 || dim > head_dim || !dim.is_multiple_of(2) {
-        let why = format!("an even number of a head's {head_dim} features is rotated");
-        return Err(keys.invalid("rope.dimension_count", dim, why));
-    }
-    if keys.family.is_interleaved() && dim != head_dim {
-        let why = format!("all {head_dim} features of a head must be rotated in this architecture");
-        return Err(keys.invalid("rope.dimension_count", dim, why));
-    }
-    let rope = RopeConfig { theta, dim: dim_of, scaling: scaling(keys, context, dim, theta)? };
-    if keys.family != Family::SmolLm3 {
-        return Ok(Positions::Rope(rope));
-    }
-    super::check::layers(layers).map_err(|error| error.in_file(keys.file.path()))?;
-    // llama.cpp rotates in all layers but every fourth; no key says it.
-    let of_layer = |layer: usize| (!(layer + 1).is_multiple_of(NO_ROPE_EVERY)).then(|| rope.clone());
-    Ok(Positions::RopeByLayer((0..layers).map(of_layer).collect()))
-}
-
-/// Every layer of so many has no rotary positions in a SmolLM3 of a GGUF file.
-const NO_ROPE_EVERY: usize = 4;
-
-fn scaling(keys: &Keys<'_>, context: usize, dim: usize, theta: f64) -> Result<Option<RopeScaling>, ModelError> {
-    let kind = keys.optional::<&str>("rope.scaling.type")?;
-    // The second is the older name.
-    let factor = keys.optional::<f32>("rope.scaling.factor")?.or(keys.optional::<f32>("rope.scale_linear")?);
-    let factor = factor.map(f64::from).filter(|factor| *factor != 0.0 && *factor != 1.0);
-    let attention = f64::from(keys.or("rope.scaling.attn_factor", 1.0f32)?);
-    let original = keys.or("rope.scaling.original_context_length", context)?;
-    if keys.has(LONG_FACTORS) || keys.has(SHORT_FACTORS) {
-        let [short, long] = [factors(keys, SHORT_FACTORS, dim)?, factors(keys, LONG_FACTORS, dim)?];
-        let long = LongRopeScaling { short, long, attention_factor: attention, original_max_position: original };
-        return Ok(Some(RopeScaling::LongRope(Arc::new(long))));
-    }
-    let refuse = |why: &str| Err(keys.invalid("rope.scaling.type", kind.unwrap_or("linear"), why));
-    let scaling = match (kind, factor) {
-        (Some("none"), _) | (None | Some("linear"), None) => None,
-        (None | Some("linear"), Some(factor)) => Some(RopeScaling::Linear { factor }),
-        (Some("yarn"), Some(factor)) => Some(RopeScaling::Yarn(yarn(keys, factor, attention, original)?)),
-        (Some("yarn"), None) => None,
-        (Some("longrope"), _) => return refuse("the file has no tensors with the factors of the frequencies"),
-        (Some(_), _) => return refuse("none, linear, yarn and longrope are supported"),
-    };
-    if !keys.has(ROPE_FACTORS) {
-        return Ok(scaling);
-    }
-    if scaling.is_some() {
-        return refuse("beside the tensor rope_freqs.weight only none is supported");
-    }
-    Ok(Some(of_factors(factors(keys, ROPE_FACTORS, dim)?, context, theta)))
-}
-
-fn yarn(keys: &Keys<'_>, factor: f64, attention: f64, original: usize) -> Result<YarnScaling, ModelError> {
-    keys.only("rope.scaling.yarn_ext_factor", 1.0f32)?;
-    keys.only("rope.scaling.yarn_log_multiplier", 0.0f32)?;
-    Ok(YarnScaling {
-        factor,
-        attention_factor: attention * YarnScaling::usual_attention_factor(factor),
-        beta_fast: f64::from(keys.or("rope.scaling.yarn_beta_fast", 32.0f32)?),
-        beta_slow: f64::from(keys.or("rope.scaling.yarn_beta_slow", 1.0f32)?),
-        original_max_position: original,
-        truncate: true,
-    })
-}
-
-/// The divisors of the frequencies `[dim / 2]` in a tensor.
-fn factors(keys: &Keys<'_>, tensor: &str, dim: usize) -> Result<Vec<f64>, ModelError> {
-    let found = keys.file.tensor(tensor)?;
-    if found.elements() != dim / 2 {
-        return Err(ModelError::TensorShape {
-            path: keys.file.path().to_owned(),
-            name: tensor.to_owned(),
-            got: found.shape.to_vec(),
-            expected: vec![dim / 2],
-        });
-    }
-    let mut factors = vec![0.0; dim / 2];
-    keys.file.read_finite_f32(tensor, &mut factors)?;
-    Ok(factors.into_iter().map(f64::from).collect())
-}
-
-/// The scaling of given divisors: Llama 3's, if it has a setting with which they agree, so that other files can express
-/// the model; else the divisors themselves.
-fn of_factors(factors: Vec<f64>, context: usize, theta: f64) -> RopeScaling {
-    let factor = factors.iter().copied().fold(1.0, f64::max);
-    let agrees = |scaling: &RopeScaling| {
-        let expected = divisors(scaling, 2 * factors.len(), theta, context);
-        factors.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1e-5 * b)
-    };
-    let with_original = |log: u32| {
-        let original_max_position = 1 << log;
-        let (low_freq_factor, high_freq_factor) = (1.0, 4.0);
-        RopeScaling::Llama3(Llama3Scaling { factor, low_freq_factor, high_freq_factor, original_max_position })
-    };
-    // The published models have 2^13.
-    let known = (5..24).map(with_original).find(agrees);
-    known.unwrap_or_else(|| {
-        let short = factors.clone();
-        let whole = LongRopeScaling { short, long: factors, attention_factor: 1.0, original_max_position: context };
-        RopeScaling::LongRope(Arc::new(whole))
-    })
-}
-
-/// What a scaling divides the frequencies `[dim / 2]` by, in a table of `positions`.
-pub(crate) fn divisors(scaling: &RopeScaling, dim: usize, theta: f64, positions: usize) -> Vec<f64> {
-    let (plain, scaled) = (frequencies(dim, theta, None, 1), frequencies(dim, theta, Some(scaling), positions));
-    plain.iter().zip(&scaled).map(|(plain, scaled)| plain / scaled).collect()
-}
-
 /// The tokens that begin and end a text, and settings of sampling.
 fn read_generation(keys: &Keys<'_>, vocab_size: usize) -> Result<GenerationConfig, ModelError> {
     let metadata = keys.metadata();
@@ -533,7 +406,7 @@ pub(crate) fn write(c: &ModelConfig, family: Family, writer: &mut GgufWriter<'_>
         gemma::write(c, family, &mut set)?;
     }
     if let Some(rope) = super::gemma::global(c) {
-        write_rope(c, rope, &mut set)?;
+        rope::write(c, rope, &mut set)?;
     }
     Ok(())
 }
@@ -545,39 +418,6 @@ fn usual_gelu(family: Family) -> Gelu {
 
 /// Sets a key of the architecture.
 type Set<'w> = dyn FnMut(&str, GgufValue) -> Result<(), CheckpointError> + 'w;
-
-fn write_rope(c: &ModelConfig, rope: &RopeConfig, set: &mut Set<'_>) -> Result<(), CheckpointError> {
-    set("rope.dimension_count", GgufValue::U32(rope.dim.unwrap_or(c.head_dim) as u32))?;
-    set("rope.freq_base", GgufValue::F32(rope.theta as f32))?;
-    let float = |x: f64| GgufValue::F32(x as f32);
-    match &rope.scaling {
-        // Llama 3's is in the tensor `rope_freqs.weight`; `check` refuses Dynamic.
-        None | Some(RopeScaling::Llama3(_) | RopeScaling::Dynamic { .. }) => {}
-        Some(RopeScaling::Linear { factor }) => {
-            set("rope.scaling.type", GgufValue::String("linear".into()))?;
-            set("rope.scaling.factor", float(*factor))?;
-        }
-        Some(RopeScaling::Yarn(yarn)) => {
-            set("rope.scaling.type", GgufValue::String("yarn".into()))?;
-            set("rope.scaling.factor", float(yarn.factor))?;
-            set("rope.scaling.original_context_length", GgufValue::U32(yarn.original_max_position as u32))?;
-            let attention = yarn.attention_factor / YarnScaling::usual_attention_factor(yarn.factor);
-            if (attention - 1.0).abs() > 1e-9 {
-                set("rope.scaling.attn_factor", float(attention))?;
-            }
-            if (yarn.beta_fast, yarn.beta_slow) != (32.0, 1.0) {
-                set("rope.scaling.yarn_beta_fast", float(yarn.beta_fast))?;
-                set("rope.scaling.yarn_beta_slow", float(yarn.beta_slow))?;
-            }
-        }
-        Some(RopeScaling::LongRope(long)) => {
-            set("rope.scaling.type", GgufValue::String("longrope".into()))?;
-            set("rope.scaling.original_context_length", GgufValue::U32(long.original_max_position as u32))?;
-            set("rope.scaling.attn_factor", float(long.attention_factor))?;
-        }
-    }
-    Ok(())
-}
 
 /// Refuses what a GGUF file of the architecture can't express, although files of the family can.
 ///
@@ -610,7 +450,8 @@ pub(crate) fn check(c: &ModelConfig, family: Family) -> Result<(), ConfigError> 
         _ => {}
     }
     if family == Family::SmolLm3 {
-        let is_usual = |layer: usize| c.positions.rope_of(layer).is_none() == (layer + 1).is_multiple_of(NO_ROPE_EVERY);
+        let is_usual =
+            |layer: usize| c.positions.rope_of(layer).is_none() == (layer + 1).is_multiple_of(rope::NO_ROPE_EVERY);
         if !(0..c.layers).all(is_usual) {
             return refuse("positions", "rope in other layers".to_owned(), "rope in all layers but every fourth");
         }
