@@ -10,10 +10,17 @@ use crate::GraphError;
 /// Bytes to which buffers are aligned: a cache line, and the widest vector.
 const ALIGN: usize = 64;
 
-/// A heap buffer of `f32`, aligned to 64 bytes, zero at first.
+/// From this many bytes on, the system is asked for large pages: there are fewer page faults, and translations of
+/// addresses that fit into the processor's tables.
+const LARGE: usize = 4 << 20;
+
+/// A heap buffer of `f32`, aligned to 64 bytes, zero at first. The system gives a large one its memory page by page,
+/// when each is used for the first time.
 #[derive(Debug)]
 pub struct Buffer {
+    /// The elements, in the allocation that begins at `base`.
     ptr: NonNull<f32>,
+    base: NonNull<u8>,
     len: usize,
 }
 
@@ -23,10 +30,11 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
+    /// The allocation. An allocator that was asked for 64 bytes of alignment would write the zeros itself.
     fn layout(len: usize) -> Result<Layout, GraphError> {
         let error = || GraphError::OutOfMemory { bytes: len.saturating_mul(4) };
-        let bytes = len.max(1).checked_mul(4).ok_or_else(error)?;
-        Layout::from_size_align(bytes, ALIGN).map_err(|_| error())
+        let bytes = len.checked_mul(4).and_then(|bytes| bytes.checked_add(ALIGN)).ok_or_else(error)?;
+        Layout::from_size_align(bytes, align_of::<f32>()).map_err(|_| error())
     }
 
     /// A buffer of `len` zeros.
@@ -35,20 +43,38 @@ impl Buffer {
     /// [`GraphError::OutOfMemory`] if the allocator refuses.
     pub fn zeroed(len: usize) -> Result<Self, GraphError> {
         let layout = Self::layout(len)?;
-        // SAFETY: the layout has at least four bytes.
-        let ptr = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(ptr.cast::<f32>()) {
-            Some(ptr) => Ok(Self { ptr, len }),
-            None => Err(GraphError::OutOfMemory { bytes: layout.size() }),
+        // SAFETY: the layout has at least 64 bytes.
+        let Some(base) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
+            return Err(GraphError::OutOfMemory { bytes: layout.size() });
+        };
+        // SAFETY: the offset is less than 64, and the allocation has 64 bytes more than the elements.
+        let ptr = unsafe { base.add(base.align_offset(ALIGN)) }.cast::<f32>();
+        if layout.size() >= LARGE {
+            large_pages(base, layout.size());
         }
+        Ok(Self { ptr, base, len })
     }
 }
+
+/// Asks the system for large pages in an allocation. A system that has none is no error.
+#[cfg(all(target_os = "linux", not(miri)))]
+fn large_pages(base: NonNull<u8>, bytes: usize) {
+    use rustix::mm::{Advice, madvise};
+    let page = rustix::param::page_size();
+    let skipped = base.align_offset(page);
+    let whole = bytes.saturating_sub(skipped) / page * page;
+    // SAFETY: the pages lie in the allocation, and the advice changes no byte of them.
+    let _ = unsafe { madvise(base.as_ptr().wrapping_add(skipped).cast(), whole, Advice::LinuxHugepage) };
+}
+
+#[cfg(not(all(target_os = "linux", not(miri))))]
+fn large_pages(_base: NonNull<u8>, _bytes: usize) {}
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         if let Ok(layout) = Self::layout(self.len) {
-            // SAFETY: `zeroed` allocated the pointer with this very layout.
-            unsafe { dealloc(self.ptr.as_ptr().cast(), layout) };
+            // SAFETY: `zeroed` allocated the memory with this very layout.
+            unsafe { dealloc(self.base.as_ptr(), layout) };
         }
     }
 }

@@ -63,6 +63,12 @@ impl ParamLayout {
         self.segments.iter().all(|segment| segment.format == Format::F32)
     }
 
+    /// Whether packed memory, or memory in rows, that is no other row's begins with row `row`.
+    pub(crate) fn can_begin_at(&self, row: usize) -> bool {
+        let Some(segment) = self.segments.iter().find(|segment| segment.rows.contains(&row)) else { return false };
+        row > 0 && (segment.order == Order::Rows || (row - segment.rows.start).is_multiple_of(COL_GRANULE))
+    }
+
     /// The formats of its segments, each once.
     pub fn formats(&self) -> Vec<Format> {
         let has = |format: &Format| self.segments.iter().any(|segment| segment.format == *format);

@@ -77,7 +77,7 @@ impl Model {
     pub fn from_files(files: &ModelFiles, options: LoadOptions) -> Result<Self, ModelError> {
         let (config, generation) = checked_configs(files, options)?;
         let mut model = Self::zeroed(config.clone())?;
-        let mut reader = ParamReader::new(files, &config, model.params())?;
+        let reader = ParamReader::new(files, &config, model.params())?;
         model.fill(|id, to| reader.read(id, to))?;
         model.set_generation(generation);
         Ok(model)
@@ -92,8 +92,8 @@ impl PackedModel {
     /// parameter that is a tensor of its own keeps its format. Where it can't, because its rows are not a multiple of
     /// 16 or because an embedding reads it too, the whole parameter is stored in F16.
     ///
-    /// Besides the packed model there is memory for a piece of a tensor, or for the largest parameter in `f32` where
-    /// the elements of a file must be put in another order.
+    /// All threads that the process may use read and pack. Besides the packed model each has memory for a piece of a
+    /// tensor, or for a parameter in `f32` where the elements of a file must be put in another order.
     ///
     /// # Errors
     /// As [`Model::load`] and [`Model::pack_as`].
@@ -106,16 +106,14 @@ impl PackedModel {
         let (config, generation) = checked_configs(files, options)?;
         config.check()?;
         let graph = Arc::new(architecture::graph(&config, Purpose::Generation)?);
-        let mut reader = ParamReader::new(files, &config, graph.params())?;
+        let reader = ParamReader::new(files, &config, graph.params())?;
         let storage = match weights {
             Some(format) => Storage::of(&graph, isa, format)?,
             None => reader.storage(&graph, isa)?,
         };
         let threads = smallmind_graph::available_threads();
-        let mut store = ParamStore::zeroed(graph.params(), Arc::new(storage))?.on_threads(threads);
-        for (id, spec) in graph.params().iter() {
-            reader.store(id, spec, &mut store)?;
-        }
+        let mut store = ParamStore::zeroed(graph.params(), Arc::new(storage))?;
+        reader.store_all(&mut store, threads)?;
         Ok(Self::new(config, generation, graph, store))
     }
 }

@@ -1,8 +1,11 @@
 //! Reading the parameters of a model from the tensors of its files.
 
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
 use half::{bf16, f16};
 use smallmind_checkpoint::{CheckpointError, Dtype, TensorFault, TensorFormat, TensorSource};
-use smallmind_graph::{Graph, ParamId, ParamSpec, ParamStore, Params, Storage};
+use smallmind_graph::{Graph, ParamId, ParamSpec, ParamStore, Params, RowsMut, Storage};
 use smallmind_kernels::Format;
 use smallmind_kernels::matmul::COL_GRANULE;
 use smallmind_simd::IsaKind;
@@ -10,8 +13,8 @@ use smallmind_simd::IsaKind;
 use crate::tensor_names::{Orientation, TensorNames, TensorSlot};
 use crate::{ModelConfig, ModelError, ModelFiles};
 
-/// Bytes of a tensor that are read at once.
-const PIECE: usize = 1 << 20;
+/// Bytes of a tensor that are read at once: they stay in a second-level cache until they are stored.
+const PIECE: usize = 1 << 18;
 
 /// Reads parameters from the tensors of files. The tensors are there, in the shapes that the model needs.
 pub(crate) struct ParamReader<'f> {
@@ -19,10 +22,24 @@ pub(crate) struct ParamReader<'f> {
     names: TensorNames<'f>,
     /// Columns and tensors of each parameter.
     params: Vec<(usize, Vec<TensorSlot>)>,
-    /// A tensor as it lies in the file, where its elements must be put in another order.
-    in_file: Vec<f32>,
-    /// Stored rows, as they lie in the file and as they lie in the parameter.
-    rows: [Vec<u8>; 2],
+}
+
+/// Rows of a parameter that are adjacent in a tensor too, or that are whole heads of it.
+struct Piece<'r> {
+    /// The rows of the parameter.
+    rows: Range<usize>,
+    slot: &'r TensorSlot,
+    /// The first row of the tensor.
+    from: usize,
+}
+
+/// Memory of a thread that stores rows.
+#[derive(Default)]
+struct Scratch {
+    /// Rows as they lie in the file.
+    in_file: Vec<u8>,
+    /// The same rows in the order of the parameter.
+    in_param: Vec<u8>,
 }
 
 impl<'f> ParamReader<'f> {
@@ -34,23 +51,23 @@ impl<'f> ParamReader<'f> {
                 of_params[id.index()].1.push(slot);
             }
         }
-        Ok(Self { file, names, params: of_params, in_file: vec![], rows: [vec![], vec![]] })
+        Ok(Self { file, names, params: of_params })
     }
 
     /// Reads the parameter `id` to `to`.
-    pub(crate) fn read(&mut self, id: ParamId, to: &mut [f32]) -> Result<(), ModelError> {
-        let Self { file, names, params, in_file, .. } = self;
-        let (cols, slots) = &params[id.index()];
+    pub(crate) fn read(&self, id: ParamId, to: &mut [f32]) -> Result<(), ModelError> {
+        let (cols, slots) = &self.params[id.index()];
+        let mut in_file = vec![];
         for slot in slots {
-            let name = names.stored(&slot.name, *file);
+            let name = self.names.stored(&slot.name, self.file);
             let to = &mut to[slot.elements(*cols)];
             if slot.orientation == Orientation::Same {
-                read_numbers(*file, name, to)?;
+                read_numbers(self.file, name, to)?;
                 continue;
             }
             in_file.resize(slot.len_in_file(), 0.0);
-            read_numbers(*file, name, in_file)?;
-            slot.to_param(in_file, to);
+            read_numbers(self.file, name, &mut in_file)?;
+            slot.to_param(&in_file, to);
         }
         Ok(())
     }
@@ -87,8 +104,24 @@ impl<'f> ParamReader<'f> {
         stored_format(self.file.find(self.names.stored(&slot.name, self.file))?.format)
     }
 
-    /// Stores the parameter `id`.
-    pub(crate) fn store(&mut self, id: ParamId, spec: &ParamSpec, store: &mut ParamStore) -> Result<(), ModelError> {
+    /// Stores all parameters, on up to `threads` threads.
+    pub(crate) fn store_all(&self, store: &mut ParamStore, threads: usize) -> Result<(), ModelError> {
+        let pieces: Vec<_> = (0..self.params.len()).map(|index| self.pieces(index)).collect();
+        let starts = |id: ParamId| pieces[id.index()].iter().map(|piece| piece.rows.start).collect();
+        in_order(store.divide(starts), threads, |mut rows: RowsMut<'_>, scratch: &mut Scratch| {
+            let pieces = &pieces[rows.id().index()];
+            if pieces.is_empty() {
+                return self.store_values(rows);
+            }
+            let all = rows.rows();
+            let mut own = pieces.iter().filter(|piece| all.contains(&piece.rows.start));
+            own.try_for_each(|piece| self.store_piece(piece, &mut rows, scratch))
+        })
+    }
+
+    /// How a parameter is read if its rows are stored as rows in the files; nothing if any aren't. In rising order.
+    fn pieces(&self, index: usize) -> Vec<Piece<'_>> {
+        let (_, slots) = &self.params[index];
         let has_rows = |slot: &TensorSlot| {
             let in_rows = matches!(
                 slot.orientation,
@@ -96,54 +129,98 @@ impl<'f> ParamReader<'f> {
             );
             in_rows && slot.shape.len() > 1 && self.format(slot).is_some()
         };
-        if self.params[id.index()].1.iter().all(has_rows) {
-            let slots = self.params[id.index()].1.clone();
-            return slots.iter().try_for_each(|slot| self.store_rows(id, slot, store));
+        if !slots.iter().all(has_rows) {
+            return vec![];
         }
-        let mut values = vec![0.0; spec.len()];
-        self.read(id, &mut values)?;
-        Ok(store.set_blocks(id, 0..spec.rows, Format::F32, bytemuck::cast_slice(&values))?)
+        let mut pieces: Vec<_> = slots.iter().flat_map(|slot| self.pieces_of(slot)).collect();
+        pieces.sort_by_key(|piece| piece.rows.start);
+        pieces
     }
 
-    /// Stores the rows of a parameter that are a tensor of the file, a piece at a time.
-    fn store_rows(&mut self, id: ParamId, slot: &TensorSlot, store: &mut ParamStore) -> Result<(), ModelError> {
-        let name = self.names.stored(&slot.name, self.file);
-        let tensor = self.file.tensor(name)?;
-        let (rows, cols) = (tensor.rows(), tensor.row_elements());
-        let (format, row) = format_of_rows(self.file, name)?;
-        // Pieces of whole heads, where rows change their places within these.
+    fn pieces_of<'r>(&self, slot: &'r TensorSlot) -> impl Iterator<Item = Piece<'r>> {
+        let (cols, outer) = slot.shape.split_last().map_or((1, &[][..]), |(cols, outer)| (*cols, outer));
+        let rows: usize = outer.iter().product();
+        let row = self.format(slot).and_then(|format| format.row_bytes(cols)).unwrap_or(0);
+        // Pieces begin with a strip of packed memory, and with a head where rows change their places within heads.
         let head = match slot.orientation {
             Orientation::Interleaved { heads } => rows / heads,
-            _ => COL_GRANULE,
+            _ => 1,
         };
-        let piece = (PIECE / row.max(1)).max(1).next_multiple_of(head.max(1));
+        let unit = (1..=COL_GRANULE).map(|n| n * head).find(|rows| rows.is_multiple_of(COL_GRANULE)).unwrap_or(head);
+        let piece = (PIECE / row.max(1)).max(1).next_multiple_of(unit.max(1));
         // Rows that are adjacent in the parameter too, how far the next ones are, and where the first are.
-        let (unit, stride, start) = match slot.orientation {
+        let (adjacent, stride, start) = match slot.orientation {
             Orientation::Half { experts, half } => (rows / experts, 2 * (rows / experts), half * (rows / experts)),
             _ => (rows, rows, 0),
         };
-        let [in_file, in_param] = &mut self.rows;
-        for (i, first) in (0..rows / unit.max(1)).flat_map(|i| (0..unit).step_by(piece).map(move |first| (i, first))) {
-            let in_unit = first..(first + piece).min(unit);
-            let from = i * unit + first;
-            in_file.resize(in_unit.len() * row, 0);
-            self.file.read_at(name, (from * row) as u64, in_file)?;
-            if let Some((index, value)) = first_non_finite(format, in_file) {
-                let fault = TensorFault::NotFinite { index: from * cols + index, value };
-                return Err(CheckpointError::tensor(self.file.path(), name, fault).into());
-            }
-            let mut bytes = &*in_file;
-            if let Orientation::Interleaved { .. } = slot.orientation {
-                in_param.resize(bytes.len(), 0);
-                let heads = bytes.chunks_exact(head * row).zip(in_param.chunks_exact_mut(head * row));
-                heads.for_each(|(from, to)| pairs_apart(from, row, to));
-                bytes = in_param;
-            }
+        let firsts = move |i| (0..adjacent).step_by(piece).map(move |first| (i, first));
+        (0..rows / adjacent.max(1)).flat_map(firsts).map(move |(i, first)| {
             let to = slot.part.start + i * stride + start;
-            store.set_blocks(id, to + in_unit.start..to + in_unit.end, format, bytes)?;
-        }
-        Ok(())
+            Piece { rows: to + first..to + (first + piece).min(adjacent), slot, from: i * adjacent + first }
+        })
     }
+
+    /// Stores the rows of a parameter that are stored as rows in the files.
+    fn store_piece(&self, piece: &Piece<'_>, to: &mut RowsMut<'_>, scratch: &mut Scratch) -> Result<(), ModelError> {
+        let Piece { rows, slot, from } = piece;
+        let name = self.names.stored(&slot.name, self.file);
+        let (format, row) = format_of_rows(self.file, name)?;
+        let Scratch { in_file, in_param } = scratch;
+        in_file.resize(rows.len() * row, 0);
+        self.file.read_at(name, (from * row) as u64, in_file)?;
+        if let Some((index, value)) = first_non_finite(format, in_file) {
+            let fault = TensorFault::NotFinite { index: from * to.spec().cols + index, value };
+            return Err(CheckpointError::tensor(self.file.path(), name, fault).into());
+        }
+        let mut bytes = &*in_file;
+        if let Orientation::Interleaved { heads } = slot.orientation {
+            in_param.resize(bytes.len(), 0);
+            let head = slot.part.len() / heads * row;
+            let heads = bytes.chunks_exact(head).zip(in_param.chunks_exact_mut(head));
+            heads.for_each(|(from, to)| pairs_apart(from, row, to));
+            bytes = in_param;
+        }
+        Ok(to.set(rows.clone(), format, bytes)?)
+    }
+
+    /// Stores a whole parameter whose elements are read as `f32`.
+    fn store_values(&self, mut to: RowsMut<'_>) -> Result<(), ModelError> {
+        let mut values = vec![0.0; to.spec().len()];
+        self.read(to.id(), &mut values)?;
+        Ok(to.set(to.rows(), Format::F32, bytemuck::cast_slice(&values))?)
+    }
+}
+
+/// Does `work` for all items on up to `threads` threads, which take them in order. If it fails for several, the error is
+/// that of the first one.
+fn in_order<T: Send, S: Default>(
+    items: Vec<T>,
+    threads: usize,
+    work: impl Fn(T, &mut S) -> Result<(), ModelError> + Sync,
+) -> Result<(), ModelError> {
+    let queue = Mutex::new((items.into_iter().enumerate(), None::<(usize, ModelError)>));
+    let lock = || queue.lock().unwrap_or_else(PoisonError::into_inner);
+    let run = || {
+        let mut scratch = S::default();
+        loop {
+            let Some((index, item)) = lock().0.next() else { return };
+            if let Err(error) = work(item, &mut scratch) {
+                let (rest, first) = &mut *lock();
+                rest.by_ref().for_each(drop);
+                if first.as_ref().is_none_or(|(earlier, _)| index < *earlier) {
+                    *first = Some((index, error));
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            // Where no thread can be started, those that run do all.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, run);
+        }
+        run();
+    });
+    queue.into_inner().unwrap_or_else(PoisonError::into_inner).1.map_or(Ok(()), |(_, error)| Err(error))
 }
 
 /// Moves the rows of a head, each of `row` bytes, of which two that belong together are adjacent: first the first rows

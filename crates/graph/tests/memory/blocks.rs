@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use smallmind_graph::op::Index;
-use smallmind_graph::{Bindings, Graph, GraphBuilder, GraphError, Limits, Op, ParamSpec, ParamStore, Scalars, Storage};
+use smallmind_graph::{Bindings, Graph, GraphBuilder, GraphError, Limits, Op, ParamId, ParamSpec, ParamStore, Scalars, Storage};
 use smallmind_kernels::Format;
 use smallmind_simd::IsaKind;
 
@@ -30,6 +30,11 @@ pub(super) fn output(graph: &Graph, store: &ParamStore) -> Vec<u32> {
     let batch = sequence(&[0, 32, 7], 0, 0);
     runner.try_run(&batch, &Scalars::default(), Bindings::stored(store)).unwrap();
     bits(&runner.result("y"))
+}
+
+/// Sets rows of a parameter of an undivided store.
+fn set(store: &mut ParamStore, id: ParamId, rows: Range<usize>, format: Format, bytes: &[u8]) -> Result<(), GraphError> {
+    store.divide(|_| vec![]).swap_remove(id.index()).set(rows, format, bytes)
 }
 
 /// Blocks that are set, in pieces and in any order, are those into which the store packs `f32`; blocks of another
@@ -58,8 +63,8 @@ fn blocks_are_stored_as_they_are() {
                         }
                     }
                     let cut = spec.rows / 3;
-                    store.set_blocks(id, cut..spec.rows, of_file, &bytes[cut * row_bytes..]).unwrap();
-                    store.set_blocks(id, 0..cut, of_file, &bytes[..cut * row_bytes]).unwrap();
+                    set(&mut store, id, cut..spec.rows, of_file, &bytes[cut * row_bytes..]).unwrap();
+                    set(&mut store, id, 0..cut, of_file, &bytes[..cut * row_bytes]).unwrap();
                 }
                 let want = ParamStore::of_rows(graph.params(), storage, &unpacked).unwrap();
                 assert_eq!(output(&graph, &store), output(&graph, &want), "{of_file} as {format} on {isa}");
@@ -86,7 +91,7 @@ fn blocks_are_stored_across_segments() {
         row.iter_mut().for_each(|x| *x = -*x);
         Format::Q4K.pack(row, None, bytes);
     }
-    store.set_blocks(id, 9..49, Format::Q4K, &bytes).unwrap();
+    set(&mut store, id, 9..49, Format::Q4K, &bytes).unwrap();
     // What leaves Q4_K is unpacked.
     for (row, bytes) in (9..49).zip(bytes.chunks_exact(row_bytes)).filter(|(row, _)| *row >= 16) {
         Format::Q4K.unpack(bytes, &mut rows[row * 256..(row + 1) * 256]);
@@ -106,49 +111,34 @@ fn packed(format: Format, rows: &[f32], cols: usize) -> Vec<u8> {
     bytes
 }
 
-/// Threads that share the rows of a large parameter write what one thread writes, from and up to any row, and an error
-/// in any of them is told.
+/// A divided store holds what an undivided one does, whatever the order in which its rows are set. It is not divided
+/// within a strip.
 #[test]
-fn threads_share_the_rows() {
-    const N: usize = 9001;
-    let mut b = GraphBuilder::new();
-    let table = matrix(&mut b, "wte", 33, 256, 1.0).unwrap();
-    let x = b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap();
-    let y = Layer::new("large", x, N).apply(&mut b).unwrap();
-    b.result("y", y);
-    let graph = b.finish();
-    let id = graph.params().find("large.weight").unwrap();
-    let mut values = Memory::new(graph.params(), 1).params;
-    let at = graph.params().layout().offset(id);
-    let (q4_0, f16, f32) = (Format::Q4_0, Format::F16, Format::F32);
+fn a_store_is_divided_between_strips() {
+    let graph = layer_of_blocks();
+    let [table, id, bias] = ["wte", "odd.weight", "odd.bias"].map(|name| graph.params().find(name).unwrap());
+    let values = Memory::new(graph.params(), 1).params;
+    let layout = graph.params().layout();
+    let (q4_0, q6_k, f16, f32) = (Format::Q4_0, Format::Q6K, Format::F16, Format::F32);
     for &isa in IsaKind::available() {
-        for (of_file, format) in [(q4_0, q4_0), (f16, f16), (f32, f32), (f32, q4_0)] {
-            let storage = Arc::new(Storage::of(&graph, isa, format).unwrap());
-            let bytes = packed(of_file, &values[at..at + N * 256], 256);
-            let table = packed(f32, &values[..33 * 256], 256);
-            let row_bytes = bytes.len() / N;
-            let y = |threads, rows: Range<usize>| {
-                let store = ParamStore::zeroed(graph.params(), storage.clone()).unwrap();
-                let mut store = store.on_threads(threads);
-                store.set_blocks(graph.params().find("wte").unwrap(), 0..33, f32, &table).unwrap();
-                let bytes = &bytes[rows.start * row_bytes..rows.end * row_bytes];
-                store.set_blocks(id, rows, of_file, bytes).unwrap();
-                output(&graph, &store)
-            };
-            for rows in [0..N, 3..N - 1, 16..N - 9] {
-                let want = y(1, rows.clone());
-                for threads in [2, 3, 64] {
-                    assert!(y(threads, rows.clone()) == want, "{of_file} as {format} on {isa}, {rows:?}, {threads}");
-                }
+        for segments in [vec![(50, q4_0)], vec![(50, f16)], vec![(50, f32)], vec![(16, f16), (16, q6_k), (18, f32)]] {
+            let formats = |spec: &ParamSpec| if spec.rows == 50 { segments.clone() } else { vec![(spec.rows, f32)] };
+            let storage = Arc::new(Storage::by_rows(&graph, isa, formats).unwrap());
+            let mut store = ParamStore::zeroed(graph.params(), storage.clone()).unwrap();
+            let mut divided = store.divide(|id| if id == bias { vec![] } else { vec![0, 5, 16, 17, 32, 48, 50, 70] });
+            let of = |id| divided.iter().filter(move |rows| rows.id() == id).map(|rows| rows.rows()).collect::<Vec<_>>();
+            assert_eq!(of(id), [0..16, 16..32, 32..48, 48..50], "{segments:?} on {isa}");
+            assert_eq!(of(table), [0..5, 5..16, 16..17, 17..32, 32..33], "a table of floats lies in rows");
+            assert_eq!(of(bias), [0..1]);
+            for rows in divided.iter_mut().rev() {
+                let (all, cols) = (rows.rows(), rows.spec().cols);
+                let of_rows = &values[layout.offset(rows.id()) + all.start * cols..][..all.len() * cols];
+                rows.set(all, f32, &packed(f32, of_rows, cols)).unwrap();
             }
+            let want = ParamStore::of_rows(graph.params(), storage, &values).unwrap();
+            assert_eq!(output(&graph, &store), output(&graph, &want), "{segments:?} on {isa}");
         }
     }
-    let storage = Arc::new(Storage::of(&graph, IsaKind::best(), f16).unwrap());
-    values[at + 123 * 256 + 7] = 1e6;
-    let bytes = packed(f32, &values[at..at + N * 256], 256);
-    let mut store = ParamStore::zeroed(graph.params(), storage).unwrap().on_threads(3);
-    let error = store.set_blocks(id, 0..N, f32, &bytes).unwrap_err();
-    assert!(matches!(error, GraphError::Range { at, .. } if at == 123 * 256 + 7), "{error}");
 }
 
 #[test]
@@ -159,18 +149,18 @@ fn blocks_that_can_not_be_rows_are_refused() {
     let storage = Arc::new(Storage::of(&graph, IsaKind::best(), Format::Q4K).unwrap());
     let mut store = ParamStore::zeroed(graph.params(), storage).unwrap();
     let before = output(&graph, &store);
-    let mut error = |id, rows, format, bytes: &[u8]| store.set_blocks(id, rows, format, bytes).unwrap_err().to_string();
+    let mut error = |id, rows, format, bytes: &[u8]| set(&mut store, id, rows, format, bytes).unwrap_err().to_string();
     let of = "of `odd.weight` can't be set from";
     assert_eq!(
         error(id, 48..51, Format::Q4K, &[0; 3 * 144]),
-        format!("rows 48..51 {of} 432 bytes in q4_k: the parameter has 50 rows")
+        format!("rows 48..51 {of} 432 bytes in q4_k: only rows 0..50 can be set")
     );
     assert_eq!(
         error(id, 3..5, Format::Q4K, &[0; 143]),
         format!("rows 3..5 {of} 143 bytes in q4_k: 2 rows of 256 elements have 144 bytes each")
     );
     let backwards = Range { start: 5, end: 3 };
-    assert!(error(id, backwards, Format::Q4K, &[]).ends_with("the parameter has 50 rows"));
+    assert!(error(id, backwards, Format::Q4K, &[]).ends_with("only rows 0..50 can be set"));
     let error = error(bias, 0..1, Format::Q4_0, &[0; 18]);
     assert!(error.ends_with("rows of 50 elements are not whole blocks of 32"), "{error}");
     assert_eq!(output(&graph, &store), before, "nothing has changed");
@@ -179,6 +169,6 @@ fn blocks_that_can_not_be_rows_are_refused() {
     let mut store = ParamStore::zeroed(graph.params(), storage).unwrap();
     let mut bytes = vec![0; 1024];
     Format::F32.pack(&[1e6; 256], None, &mut bytes);
-    let error = store.set_blocks(id, 7..8, Format::F32, &bytes).unwrap_err();
+    let error = set(&mut store, id, 7..8, Format::F32, &bytes).unwrap_err();
     assert!(matches!(error, GraphError::Range { at: 1792, format: Format::F16, .. }), "{error}");
 }
