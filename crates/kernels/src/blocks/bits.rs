@@ -56,12 +56,15 @@ pub fn widen(x: f16) -> f32 {
     f32::from_bits((bits & 0x8000) << 16 | magnitude)
 }
 
-/// Cuts bytes into planes of fields of `BITS` bits: field `k` of byte `j` goes to `out[k · bytes + j]`.
+/// Cuts bytes, a multiple of 4, into planes of fields of `BITS` bits: field `k` of byte `j` goes to
+/// `out[k · bytes + j]`.
 #[inline]
 pub fn split<const BITS: u32>(bytes: &[u8], out: &mut [u8]) {
+    // Four bytes at once.
+    let mask = ((1 << BITS) - 1) * 0x0101_0101;
     for (k, plane) in out.chunks_exact_mut(bytes.len()).enumerate() {
-        for (out, byte) in plane.iter_mut().zip(bytes) {
-            *out = (byte >> (BITS * k as u32)) & ((1 << BITS) - 1);
+        for (out, word) in plane.as_chunks_mut().0.iter_mut().zip(bytes.as_chunks().0) {
+            *out = (u32::from_le_bytes(*word) >> (BITS * k as u32) & mask).to_le_bytes();
         }
     }
 }
@@ -80,7 +83,12 @@ pub fn join<const BITS: u32>(codes: &[u8], bytes: &mut [u8]) {
 /// The bits of a word, the lowest first.
 #[inline]
 pub fn spread(word: u32) -> [u8; 32] {
-    std::array::from_fn(|i| (word >> i) as u8 & 1)
+    let mut bits = [0; 32];
+    for (i, bits) in bits.as_chunks_mut().0.iter_mut().enumerate() {
+        // The product has bit j of the four in bit 8 · j; no two of its terms share a bit.
+        *bits = ((word >> (4 * i) & 15) * 0x0020_4081 & 0x0101_0101).to_le_bytes();
+    }
+    bits
 }
 
 /// The word with the lowest bits of `codes` shifted right by `shift`, the first one lowest: inverse of [`spread`].

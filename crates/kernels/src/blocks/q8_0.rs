@@ -34,7 +34,7 @@ impl Layout<{ BLOCK.bytes }, { BLOCK.elements }> for Q8_0 {
     #[inline]
     fn read(bytes: &[u8; BLOCK.bytes]) -> Self {
         let mut fields = Fields(bytes);
-        Self { d: fields.f16(), codes: fields.bytes::<32>().map(|byte| byte as i8) }
+        Self { d: fields.f16(), codes: bytemuck::cast(fields.bytes::<32>()) }
     }
 
     #[inline]
@@ -69,7 +69,9 @@ impl Strip for Q8_0 {
 
     #[inline(always)]
     fn parts(&self) -> Parts {
-        Parts { halves: [self.d, f16::ZERO], ..Parts::of_codes(&self.codes.map(|code| code as u8 ^ 0x80)) }
+        let quads: [u32; 8] = bytemuck::cast(self.codes);
+        let codes: [u8; 32] = bytemuck::cast(quads.map(|quad| quad ^ 0x8080_8080));
+        Parts { halves: [self.d, f16::ZERO], ..Parts::of_codes(&codes) }
     }
 
     #[inline(always)]

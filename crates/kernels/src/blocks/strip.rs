@@ -61,6 +61,7 @@ pub struct Parts {
 
 impl Parts {
     /// Codes, and nothing else yet.
+    #[inline(always)]
     pub fn of_codes(codes: &[u8]) -> Self {
         let mut all = [0; SUPER_BLOCK];
         all[..codes.len()].copy_from_slice(codes);

@@ -36,8 +36,9 @@ fn pack_floats<const BYTES: usize, const ELEMENTS: usize, S: Strip + Layout<BYTE
     words: &mut [f32],
 ) {
     let mut strips = Strips::<S>::new(words, lanes, weight.cols());
-    for row in 0..weight.rows() {
-        for (b, x) in weight.row(row).as_chunks::<ELEMENTS>().0.iter().enumerate() {
+    for j in 0..weight.rows() {
+        let row = strips.places.of_row(j);
+        for (b, x) in weight.row(j).as_chunks::<ELEMENTS>().0.iter().enumerate() {
             strips.write::<ELEMENTS>(row, b, &S::quantize(x, None).parts());
         }
     }
@@ -81,9 +82,12 @@ fn pack_blocks<const BYTES: usize, const ELEMENTS: usize, S: Strip + Layout<BYTE
     while start < end {
         // The rows of one strip, block by block: what they write lies together.
         let stop = end.min((start / lanes + 1) * lanes);
+        let (row, count) = (strips.places.of_row(start), stop - start);
+        let blocks = &blocks[(start - first) * per_row..][..count * per_row];
         for b in 0..per_row {
-            for row in start..stop {
-                strips.write::<ELEMENTS>(row, b, &S::read(&blocks[(row - first) * per_row + b]).parts());
+            for (i, block) in blocks[b..].iter().step_by(per_row).enumerate() {
+                let row = Row { lane: row.lane + i, ..row };
+                strips.write::<ELEMENTS>(row, b, &S::read(block).parts());
             }
         }
         start = stop;
@@ -105,8 +109,16 @@ fn copy_blocks<const BYTES: usize, const ELEMENTS: usize, S: Strip + Layout<BYTE
     // SAFETY: the bytes are those of the borrowed words, and every pattern of bytes is valid for `u8`.
     let bytes = unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), words.len() * 4) };
     for (b, out) in out.as_chunks_mut::<ELEMENTS>().0.iter_mut().enumerate() {
-        S::of_parts(&places.read::<ELEMENTS>(bytes, j, b)).values(out);
+        S::of_parts(&places.read::<ELEMENTS>(bytes, places.of_row(j), b)).values(out);
     }
+}
+
+/// A row of a weight in strips.
+#[derive(Clone, Copy)]
+struct Row {
+    /// Where its strip begins, in bytes.
+    strip: usize,
+    lane: usize,
 }
 
 /// Where the parts of blocks lie, in bytes.
@@ -124,34 +136,39 @@ impl<S: Strip> Places<S> {
         Self { lanes, k, strip: 4 * strip_words(S::FORMAT, lanes, k), format: std::marker::PhantomData }
     }
 
-    /// The word of vector `v` of group `g` that is row `row`'s.
+    /// Row `row`: where its strip begins, and its lane.
     #[inline(always)]
-    fn word(&self, row: usize, g: usize, v: usize) -> usize {
-        let vector = g * strip::vectors::<S>() + v;
-        row / self.lanes * self.strip + (vector * self.lanes + row % self.lanes) * 4
+    fn of_row(&self, row: usize) -> Row {
+        Row { strip: row / self.lanes * self.strip, lane: row % self.lanes }
     }
 
-    /// The scales of block `b` of the strip of row `row`.
+    /// The word of vector `v` of group `g` that is `row`'s.
     #[inline(always)]
-    fn scales(&self, row: usize, b: usize) -> usize {
+    fn word(&self, row: Row, g: usize, v: usize) -> usize {
+        row.strip + ((g * strip::vectors::<S>() + v) * self.lanes + row.lane) * 4
+    }
+
+    /// The scales of block `b` of the strip of `row`.
+    #[inline(always)]
+    fn scales(&self, row: Row, b: usize) -> usize {
         let codes = self.k / GROUP * strip::vectors::<S>() * 4 * self.lanes;
-        row / self.lanes * self.strip + codes + b * strip::scale_bytes::<S>() * self.lanes
+        row.strip + codes + b * strip::scale_bytes::<S>() * self.lanes
     }
 
-    /// Float `i` of those scales that is row `row`'s.
+    /// Float `i` of those scales that is `row`'s.
     #[inline(always)]
-    fn half(&self, row: usize, b: usize, i: usize) -> usize {
-        self.scales(row, b) + 2 * (i * self.lanes + row % self.lanes)
+    fn half(&self, row: Row, b: usize, i: usize) -> usize {
+        self.scales(row, b) + 2 * (i * self.lanes + row.lane)
     }
 
-    /// Integer `i` of those scales that is row `row`'s.
+    /// Integer `i` of those scales that is `row`'s.
     #[inline(always)]
-    fn integer(&self, row: usize, b: usize, i: usize) -> usize {
-        self.scales(row, b) + (2 * S::HALVES + i) * self.lanes + row % self.lanes
+    fn integer(&self, row: Row, b: usize, i: usize) -> usize {
+        self.scales(row, b) + (2 * S::HALVES + i) * self.lanes + row.lane
     }
 
-    /// Block `b` of row `row`.
-    fn read<const ELEMENTS: usize>(&self, bytes: &[u8], row: usize, b: usize) -> Parts {
+    /// Block `b` of `row`.
+    fn read<const ELEMENTS: usize>(&self, bytes: &[u8], row: Row, b: usize) -> Parts {
         let mut parts = Parts::of_codes(&[]);
         for (g, codes) in parts.codes.as_chunks_mut::<GROUP>().0[..ELEMENTS / GROUP].iter_mut().enumerate() {
             let mut words = [0; strip::MOST_VECTORS];
@@ -185,15 +202,20 @@ impl<'a, S: Strip> Strips<'a, S> {
         Self { bytes, places: Places::new(lanes, k) }
     }
 
-    /// Writes block `b` of row `row`.
+    /// Writes block `b` of `row`.
     #[inline(always)]
-    fn write<const ELEMENTS: usize>(&mut self, row: usize, b: usize, parts: &Parts) {
+    fn write<const ELEMENTS: usize>(&mut self, row: Row, b: usize, parts: &Parts) {
         let Self { bytes, places } = self;
-        for (g, codes) in parts.codes.as_chunks::<GROUP>().0[..ELEMENTS / GROUP].iter().enumerate() {
-            let words = strip::pack_group::<S>(codes);
-            for (v, word) in words[..strip::vectors::<S>()].iter().enumerate() {
-                let at = places.word(row, b * (ELEMENTS / GROUP) + g, v);
-                bytes[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        let (lanes, groups, vectors) = (places.lanes, ELEMENTS / GROUP, strip::vectors::<S>());
+        let start = places.word(Row { lane: 0, ..row }, b * groups, 0);
+        let codes = &mut bytes[start..start + groups * vectors * 4 * lanes];
+        assert!(row.lane < lanes, "a row of a strip");
+        for (g, group) in parts.codes.as_chunks::<GROUP>().0[..groups].iter().enumerate() {
+            let words = strip::pack_group::<S>(group);
+            for (v, word) in words[..vectors].iter().enumerate() {
+                let at = ((g * vectors + v) * lanes + row.lane) * 4;
+                // SAFETY: g is less than `groups`, v than `vectors`, and the lane than `lanes`: `codes` has the word.
+                unsafe { codes.as_mut_ptr().add(at).cast::<u32>().write_unaligned(word.to_le()) };
             }
         }
         for (i, half) in parts.halves[..S::HALVES].iter().enumerate() {
