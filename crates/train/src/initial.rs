@@ -66,11 +66,7 @@ impl TrainConfig {
     /// # Errors
     /// As [`TrainConfig::with_overlays`]; settings of a shape; a context beyond the model's; a mixture of experts, and
     /// other models that can't be trained or written.
-    pub fn with_initial(
-        preset: Option<&str>,
-        config: &ModelConfig,
-        overlays: &[Overlay],
-    ) -> Result<Self, TrainError> {
+    pub fn with_initial(preset: Option<&str>, config: &ModelConfig, overlays: &[Overlay]) -> Result<Self, TrainError> {
         let context = i64::try_from(config.context.min(LONGEST)).unwrap_or(i64::MAX);
         let section = Table::from_iter([("context".to_owned(), toml::Value::Integer(context))]);
         let table = Table::from_iter([("model".to_owned(), toml::Value::Table(section))]);

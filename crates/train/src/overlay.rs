@@ -7,8 +7,8 @@ use smallmind_model::ModelError;
 use toml::{Table, Value};
 
 use crate::config::{DataSection, ScheduleKind};
-use crate::keys::{self, KEYS, SECTIONS, split};
 use crate::initial::INIT_FROM;
+use crate::keys::{self, KEYS, SECTIONS, split};
 use crate::{TrainConfig, TrainError};
 
 /// Keys that may change when a run is resumed; a section stands for all its keys. Steps don't depend on them, except

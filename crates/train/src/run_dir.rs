@@ -20,9 +20,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use smallmind_checkpoint::{
-    CONFIG_FILE, Disk, FileSystem, GENERATION_FILE, TOKENIZER_FILE, WEIGHTS_FILE, clean_stale,
-};
+use smallmind_checkpoint::{CONFIG_FILE, Disk, FileSystem, GENERATION_FILE, TOKENIZER_FILE, WEIGHTS_FILE, clean_stale};
 use smallmind_model::chat::TOKENIZER_CONFIG_FILE;
 
 use crate::TrainError;

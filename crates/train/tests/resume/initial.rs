@@ -140,7 +140,8 @@ fn with_small_norms(dir: &Path, name: &str) -> PathBuf {
 
 #[test]
 fn a_stop_changes_no_bit_and_needs_no_model() {
-    let changed = ["train.steps=100", "train.lr=1e-3", "train.total_tokens=64", "model.dropout=0.1", "eval.interval=40"];
+    let changed =
+        ["train.steps=100", "train.lr=1e-3", "train.total_tokens=64", "model.dropout=0.1", "eval.interval=40"];
     for name in ["tiny-gpt2", "tiny-llama", "tiny-gemma3"] {
         let dir = tempfile::tempdir().unwrap();
         let source = with_small_norms(dir.path(), name);
@@ -305,8 +306,7 @@ fn a_chat_template_and_settings_of_sampling_stay_with_the_model() {
     let initial = Initial { model: Model::load(&source).unwrap(), tokenizer: characters(dir.path()), templates };
     let text = Source::Files(&[text_file(dir.path())]);
     let prepared = prepare_initial(&claim.staging(), &config, &initial, text, &mut |_| {}).unwrap();
-    let mut trainer =
-        Trainer::create_from(claim, config, (initial.model, prepared), 1, IsaKind::best()).unwrap();
+    let mut trainer = Trainer::create_from(claim, config, (initial.model, prepared), 1, IsaKind::best()).unwrap();
     finish(&mut trainer);
     drop(trainer);
     let model = Model::load(&run).unwrap();
