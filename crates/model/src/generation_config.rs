@@ -1,10 +1,10 @@
 //! `generation_config.json`: the tokens that end a text, and defaults for sampling.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
-use crate::ConfigError;
 use crate::config::{Fields, KeyRule, Supported};
 use crate::sampler::{LogitBias, SamplerConfig, SamplerError};
+use crate::{ConfigError, ModelConfig};
 
 use KeyRule::{NoMatter, Only, Read};
 use Supported::{Empty, Is, Null, Number};
@@ -165,6 +165,31 @@ impl GenerationConfig {
             read.temperature = Some(0.0);
         }
         Ok(read)
+    }
+
+    /// The content of a `generation_config.json` of a model of `config`: the settings of sampling, and the tokens that
+    /// begin and end a text. `None` if there are no settings of sampling.
+    pub fn to_json(&self, config: &ModelConfig) -> Option<Value> {
+        let mut map = Map::new();
+        let mut set = |key: &str, value: Option<Value>| {
+            value.map(|value| map.insert(key.to_owned(), value));
+        };
+        set("temperature", self.temperature.filter(|t| *t > 0.0).map(|t| json!(t)));
+        set("do_sample", self.temperature.map(|t| json!(t > 0.0)));
+        set("top_k", self.top_k.map(|k| json!(k)));
+        set("top_p", self.top_p.map(|p| json!(p)));
+        set("min_p", self.min_p.map(|p| json!(p)));
+        set("typical_p", self.typical_p.map(|p| json!(p)));
+        set("repetition_penalty", self.repetition_penalty.map(|p| json!(p)));
+        set("suppress_tokens", (!self.suppressed.is_empty()).then(|| json!(self.suppressed)));
+        if map.is_empty() {
+            return None;
+        }
+        map.extend(config.bos.map(|id| ("bos_token_id".to_owned(), json!(id))));
+        if !config.eos.is_empty() {
+            map.insert("eos_token_id".to_owned(), json!(config.eos));
+        }
+        Some(Value::Object(map))
     }
 
     /// `usual`, overridden by the settings of the file.

@@ -1,6 +1,7 @@
 //! A model in memory: configuration, parameters and weights.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::Path;
 
 use serde_json::Value;
@@ -10,7 +11,7 @@ use smallmind_kernels::dropout::philox4x32;
 
 use crate::architecture;
 use crate::tensor_names::{Orientation, TensorNames, TensorSlot};
-use crate::{GenerationConfig, ModelConfig, ModelError};
+use crate::{DropoutConfig, GenerationConfig, ModelConfig, ModelError};
 
 /// A tensor as in a file: name, shape and elements.
 pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
@@ -53,7 +54,7 @@ impl Model {
     }
 
     /// The elements of a slot in the flat buffer.
-    fn slot_range(&self, slot: &TensorSlot) -> std::ops::Range<usize> {
+    fn slot_range(&self, slot: &TensorSlot) -> Range<usize> {
         let found = self.params.find(&slot.param).and_then(|id| Some((id, self.params.get(id)?)));
         let Some((id, spec)) = found else {
             unreachable!("the graph declares no parameter `{}`, which the names of tensors refer to", slot.param)
@@ -194,6 +195,27 @@ impl Model {
     /// The `generation_config.json` of the folder that the model was read from; empty if there is none.
     pub fn generation(&self) -> &GenerationConfig {
         &self.generation
+    }
+
+    /// Sets the dropout of training.
+    ///
+    /// # Panics
+    /// If a probability isn't in `[0, 1)`.
+    pub fn set_dropout(&mut self, dropout: DropoutConfig) {
+        let all = [dropout.embedding, dropout.attention, dropout.residual];
+        assert!(all.iter().all(|p| (0.0..1.0).contains(p)), "a probability of dropout lies in [0, 1)");
+        self.config.dropout = dropout;
+    }
+
+    /// The ranges of the weights that files hold less 1. A weight below 1/2 has digits that the file then lacks, so it
+    /// is rounded when it is written and read.
+    ///
+    /// # Errors
+    /// [`ConfigError::NotStorable`](crate::ConfigError::NotStorable).
+    pub fn shifted(&self) -> Result<Vec<Range<usize>>, ModelError> {
+        let slots = TensorNames::of(&self.config)?.slots();
+        let shifted = slots.iter().filter(|slot| slot.orientation == Orientation::MinusOne);
+        Ok(shifted.map(|slot| self.slot_range(slot)).collect())
     }
 
     pub(crate) fn set_generation(&mut self, generation: GenerationConfig) {

@@ -19,6 +19,9 @@ use crate::{BatchShape, Optimizer, TrainError, Windows};
 pub struct ModelSection {
     /// Name of the preset whose shape the other settings change.
     pub preset: Option<String>,
+    /// The model with which training begins, as the user named it: its shape, its weights and its tokenizer. Settings
+    /// of a shape are refused beside it, except `context` and `dropout`.
+    pub init_from: Option<String>,
     /// Family of architectures: `gpt2`, `llama` or `qwen2`.
     pub family: Option<String>,
     /// Number of blocks.
@@ -31,7 +34,8 @@ pub struct ModelSection {
     pub d_model: Option<usize>,
     /// Width of the feed-forward. If it is absent and `d_model` is given: `d_model` times the preset's ratio of both.
     pub d_ff: Option<usize>,
-    /// The most tokens of a sequence; training sequences have this many.
+    /// The most tokens of a sequence; training sequences have this many. With `init_from`, training sequences alone:
+    /// the model keeps its own context, which is at least as long.
     pub context: Option<usize>,
     /// Dropout probability of embeddings, attention weights and residual additions, in `[0, 1)`.
     pub dropout: Option<f32>,
@@ -80,7 +84,7 @@ impl ModelSection {
 /// The text, its tokenizer, and how windows are taken from it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataSection {
-    /// `characters`, `bpe`, or the path of a `tokenizer.json`.
+    /// `characters`, `bpe`, the path of a `tokenizer.json`, or `model` for that of `model.init_from`.
     pub tokenizer: String,
     /// Number of tokens of a trained tokenizer, from 257 to 2²⁰; has no effect on `characters`.
     pub vocab_size: usize,
@@ -221,7 +225,7 @@ impl TrainConfig {
             model: ModelSection { preset: name.map(str::to_owned), ..ModelSection::default() },
             data: DataSection {
                 tokenizer: "bpe".into(),
-                vocab_size: 4096,
+                vocab_size: VOCAB_SIZE,
                 validation: 0.1,
                 windows: Windows::Uniform,
                 documents: Documents::Separated,
@@ -255,9 +259,12 @@ impl TrainConfig {
     /// The model's shape for a vocabulary of `vocab_size` tokens.
     ///
     /// # Errors
-    /// Numbers that aren't a valid model.
+    /// Numbers that aren't a valid model; `model.init_from`, since the shape is then in the files of that model.
     pub fn model_config(&self, vocab_size: usize) -> Result<ModelConfig, TrainError> {
         let m = &self.model;
+        if let Some(model) = &m.init_from {
+            return Err(value_error("model.init_from", model, "the settings alone don't say the shape of the model"));
+        }
         let base = preset::find(m.preset.as_deref().unwrap_or(USUAL_SHAPE))?.config();
         let heads = m.heads.unwrap_or(base.heads);
         let d_model = m.d_model.unwrap_or(base.d_model);
@@ -292,18 +299,32 @@ impl TrainConfig {
         Ok(config)
     }
 
+    /// Tokens of a training sequence.
+    ///
+    /// # Errors
+    /// Numbers that aren't a valid model.
+    pub fn context(&self) -> Result<usize, TrainError> {
+        match (&self.model.init_from, self.model.context) {
+            (Some(_), Some(context)) => Ok(context),
+            (Some(model), None) => {
+                Err(value_error("model.init_from", model, "model.context must say the tokens of a training sequence"))
+            }
+            (None, _) => Ok(self.model_config(1)?.context),
+        }
+    }
+
     /// Sequences and tokens of a micro-batch.
     ///
     /// # Errors
-    /// As [`TrainConfig::model_config`].
+    /// As [`TrainConfig::context`].
     pub fn batch_shape(&self) -> Result<BatchShape, TrainError> {
-        Ok(BatchShape { sequences: self.train.batch, context: self.model_config(1)?.context })
+        Ok(BatchShape { sequences: self.train.batch, context: self.context()? })
     }
 
     /// Micro-batches in a step.
     ///
     /// # Errors
-    /// As [`TrainConfig::model_config`].
+    /// As [`TrainConfig::context`].
     pub fn micro_batches(&self) -> Result<usize, TrainError> {
         let tokens = self.batch_shape()?.tokens();
         Ok(if self.train.total_tokens == 0 { 1 } else { self.train.total_tokens / tokens })
@@ -316,16 +337,17 @@ impl TrainConfig {
         Optimizer { adamw, max_norm: if t.clip > 0.0 { t.clip } else { f64::INFINITY } }
     }
 
-    /// The path of the `tokenizer.json` to read; `None` if the tokenizer is made from the text.
+    /// The path of the `tokenizer.json` to read; `None` if the tokenizer is made from the text or is the model's.
     pub fn tokenizer_file(&self) -> Option<PathBuf> {
         let path = self.data.tokenizer.as_str();
-        (!TOKENIZERS.contains(&path)).then(|| PathBuf::from(path))
+        (!TOKENIZERS.contains(&path) && path != OF_MODEL).then(|| PathBuf::from(path))
     }
 
     /// Checks each setting, and that settings agree with each other.
     pub(crate) fn check(&self) -> Result<(), TrainError> {
         self.check_each()?;
-        self.model_config(1)?;
+        self.check_initial()?;
+        self.context()?;
         let t = &self.train;
         let why = format!("it must be at most train.lr = {}", t.lr);
         let falls = t.schedule != ScheduleKind::Constant;
@@ -396,6 +418,12 @@ impl TrainConfig {
     }
 }
 
+/// The value of `data.tokenizer` for the tokenizer of `model.init_from`.
+pub(crate) const OF_MODEL: &str = "model";
+
+/// Tokens of a trained tokenizer if no setting says how many.
+pub(crate) const VOCAB_SIZE: usize = 4096;
+
 /// The preset whose shape is used if no preset is named.
 const USUAL_SHAPE: &str = "nanogpt-cpu";
 
@@ -429,6 +457,6 @@ fn model_setting(error: ConfigError) -> TrainError {
     }
 }
 
-fn value_error(key: &str, got: &str, why: &str) -> TrainError {
+pub(crate) fn value_error(key: &str, got: &str, why: &str) -> TrainError {
     TrainError::Value { key: key.to_owned(), origin: format!("{key} = {got}"), why: why.to_owned() }
 }

@@ -105,28 +105,18 @@ pub struct EvaluateSettings {
     pub max_context: usize,
 }
 
-/// The mean loss over `windows` of `data`. `sum` computes the sum of the losses of a batch.
-pub(crate) fn whole_set(
-    data: &Dataset,
-    windows: &[Window],
-    shape: BatchShape,
-    sum: &mut dyn FnMut(&Batch) -> Result<f64, ModelError>,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<Evaluation, TrainError> {
-    WholeSet { data, windows, prefix: &[], shape }.losses(sum, progress)
-}
-
 /// A data set and the windows in which it is evaluated.
-struct WholeSet<'a> {
-    data: &'a Dataset,
-    windows: &'a [Window],
+pub(crate) struct WholeSet<'a> {
+    pub data: &'a Dataset,
+    pub windows: &'a [Window],
     /// Tokens before each window, which aren't targets. The data begins with the last of them.
-    prefix: &'a [u32],
-    shape: BatchShape,
+    pub prefix: &'a [u32],
+    pub shape: BatchShape,
 }
 
 impl WholeSet<'_> {
-    fn losses(
+    /// The mean loss over the windows. `sum` computes the sum of the losses of a batch.
+    pub fn losses(
         &self,
         sum: &mut dyn FnMut(&Batch) -> Result<f64, ModelError>,
         progress: &mut dyn FnMut(usize, usize),

@@ -53,6 +53,7 @@ const FAMILIES: &[&str] = &["gpt2", "llama", "qwen2", "qwen3", "olmo2", "gpt_neo
 /// Every key.
 pub(crate) const KEYS: &[Key] = &[
     key("model.preset", Takes::Text),
+    key("model.init_from", Takes::Text),
     key("model.family", Takes::Choice(FAMILIES)),
     key("model.layers", FROM_ONE),
     key("model.heads", FROM_ONE),

@@ -62,6 +62,7 @@
 //! | batches and micro-batches of a step | [`Stepper`] |
 //! | the folder of a run and its lock | [`RunDir`] |
 //! | the loop around it, checkpoints, logs | [`Trainer`] |
+//! | a model with which training begins | [`Initial`], [`TrainConfig::with_initial`], [`Trainer::create_from`] |
 //! | the loss of a model over a whole text | [`evaluate_text`] |
 //! | two models over a text | [`divergence`](fn@divergence) |
 //! | multiple choice | [`answer`] |
@@ -78,6 +79,7 @@ mod divergence;
 mod error;
 mod evaluate;
 mod event;
+mod initial;
 mod keys;
 mod learner;
 mod overlay;
@@ -101,9 +103,10 @@ pub use divergence::{Divergence, divergence};
 pub use error::TrainError;
 pub use evaluate::{EvaluateSettings, Evaluation, PositionLoss, evaluate_text};
 pub use event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
+pub use initial::Initial;
 pub use learner::{BatchShape, DropoutDraw, Evaluator, Learner, Moments, Optimizer, UpdateStats};
 pub use overlay::Overlay;
-pub use prepare::{Prepared, Progress, Source, prepare, read_corpus};
+pub use prepare::{Prepared, Progress, Source, prepare, prepare_initial, read_corpus};
 pub use run_dir::{Existing, Found, RunDir, is_run};
 pub use run_files::{TrainerState, data_settings, latest_checkpoint};
 pub use stepper::{RunParts, StepSettings, StepSizeError, Stepper, TimedCheckpoint};

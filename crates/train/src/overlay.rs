@@ -7,6 +7,7 @@ use smallmind_model::ModelError;
 use toml::{Table, Value};
 
 use crate::config::{DataSection, ScheduleKind};
+use crate::initial::INIT_FROM;
 use crate::keys::{self, KEYS, SECTIONS, split};
 use crate::{TrainConfig, TrainError};
 
@@ -260,21 +261,31 @@ fn base(preset: Option<&str>, overlays: &[Overlay]) -> Result<TrainConfig, Train
     if preset.is_some() {
         return TrainConfig::of_preset(preset);
     }
-    let mut named = None;
-    for overlay in overlays {
-        for (key, value) in overlay.entries()? {
-            if key == "model.preset" {
-                named = Some((value.as_str().ok_or_else(|| not_a(&key, &overlay.origin, "a name"))?, &overlay.origin));
-            }
-        }
-    }
-    let Some((name, origin)) = named else { return TrainConfig::of_preset(None) };
+    let named = last_text("model.preset", overlays)?;
+    let Some((name, origin)) = named else {
+        let is_continued = last_text(INIT_FROM, overlays)?.is_some();
+        return if is_continued { TrainConfig::of_initial() } else { TrainConfig::of_preset(None) };
+    };
     TrainConfig::of_preset(Some(name)).map_err(|error| match error {
         TrainError::Model(error @ ModelError::Preset { .. }) => {
-            TrainError::Value { key: "model.preset".to_owned(), origin: origin.clone(), why: error.to_string() }
+            TrainError::Value { key: "model.preset".to_owned(), origin: origin.to_owned(), why: error.to_string() }
         }
         other => other,
     })
+}
+
+/// The text that the last overlay with `key` sets, and the origin of that overlay.
+pub(crate) fn last_text<'o>(key: &str, overlays: &'o [Overlay]) -> Result<Option<(&'o str, &'o str)>, TrainError> {
+    let mut last = None;
+    for overlay in overlays {
+        for (name, value) in overlay.entries()? {
+            if name == key {
+                let text = value.as_str().ok_or_else(|| not_a(&name, &overlay.origin, "a name"))?;
+                last = Some((text, overlay.origin.as_str()));
+            }
+        }
+    }
+    Ok(last)
 }
 
 /// Keys that are checked together with others, and these others.
@@ -284,6 +295,7 @@ const CHECKED_TOGETHER: &[(&str, &[&str])] = &[
     ("model.d_model", &["model.layers", "model.d_ff", "model.context", "model.family"]),
     ("model.d_ff", &["model.d_model"]),
     ("data.vocab_size", &["data.tokenizer"]),
+    ("data.tokenizer", &[INIT_FROM]),
     ("data.separator", &["data.documents"]),
     ("train.min_lr", &["train.lr", "train.schedule"]),
     (TOTAL_TOKENS, &["train.batch", "model.context"]),
@@ -291,7 +303,7 @@ const CHECKED_TOGETHER: &[(&str, &[&str])] = &[
 
 /// Adds the origin to an error of a check of settings: the last overlay that sets the key, or else the last one that
 /// sets a key with which it is checked.
-fn named_as_set(error: TrainError, overlays: &[Overlay]) -> TrainError {
+pub(crate) fn named_as_set(error: TrainError, overlays: &[Overlay]) -> TrainError {
     let TrainError::Value { key, origin: setting, why } = error else { return error };
     let others = CHECKED_TOGETHER.iter().find(|(name, _)| *name == key).map_or(&[][..], |(_, others)| others);
     let last = |names: &[&str]| overlays.iter().rfind(|overlay| names.iter().any(|name| overlay.sets(name)));

@@ -11,6 +11,7 @@ use crate::config::{DataSection, TrainConfig};
 use crate::data::{
     Corpus, DataError, Dataset, DocumentTexts, Documents, MANIFEST_FILE, OpenOptions, ShardOptions, ShardWriter, Split,
 };
+use crate::initial::Initial;
 use crate::stories::Stories;
 use crate::{TrainError, Windows};
 
@@ -74,6 +75,28 @@ impl Text {
     }
 }
 
+/// As [`prepare`](fn@prepare) for a run that begins with a model: with its tokenizer, which puts the tokens of its
+/// prompts before each document. Writes the chat template and the settings of sampling of the model too.
+///
+/// # Errors
+/// As [`prepare`](fn@prepare); text that the tokenizer lacks characters of.
+pub fn prepare_initial(
+    run: &Path,
+    config: &TrainConfig,
+    initial: &Initial,
+    source: Source<'_>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Prepared, TrainError> {
+    progress(Progress::Text);
+    let text = read(config, source, Some(&initial.tokenizer))?;
+    note_marks(&text, progress);
+    let folder = |source| TrainError::Write { path: run.to_owned(), source };
+    std::fs::create_dir_all(run).map_err(folder)?;
+    initial.write_companions(run)?;
+    write_tokens(run, config, (&initial.tokenizer, initial.tokenizer.prompt_prefix()), &text, progress)?;
+    open(run)
+}
+
 /// Reads the source, writes `tokenizer.json` and the shards into the folder `run`, a new run's
 /// [staging folder](crate::RunDir::staging), and opens them.
 ///
@@ -93,17 +116,36 @@ pub fn prepare(
         progress(Progress::Note(format!("{}: {why}", file.display())));
     }
     let text = read(config, source, ready.as_ref())?;
+    note_marks(&text, progress);
+    progress(Progress::Tokenizer);
+    let tokenizer = match ready {
+        Some(ready) => ready,
+        None => {
+            let (train, validation) = text.parts();
+            new_tokenizer(config, &train, &validation)?
+        }
+    };
+    std::fs::create_dir_all(run).map_err(|source| TrainError::Write { path: run.to_owned(), source })?;
+    write_tokens(run, config, (&tokenizer, &[]), &text, progress)?;
+    open(run)
+}
+
+fn note_marks(text: &Text, progress: &mut dyn FnMut(Progress)) {
     for file in text.corpus.marks() {
         progress(Progress::Note(format!("{file}: a byte-order mark at the beginning is left out")));
     }
-    progress(Progress::Tokenizer);
-    let (train, validation) = text.parts();
-    let tokenizer = match ready {
-        Some(ready) => ready,
-        None => new_tokenizer(config, &train, &validation)?,
-    };
+}
+
+/// Writes the tokenizer and the tokens of the text; `prefix` stands before each document.
+fn write_tokens(
+    run: &Path,
+    config: &TrainConfig,
+    (tokenizer, prefix): (&Tokenizer, &[u32]),
+    text: &Text,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), TrainError> {
     progress(Progress::Tokens);
-    std::fs::create_dir_all(run).map_err(|source| TrainError::Write { path: run.to_owned(), source })?;
+    let (train, validation) = text.parts();
     let json = tokenizer.to_json()?;
     let vocab_size = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
     let options = ShardOptions { tokenizer_sha256: Some(sha256(json.as_bytes())), ..ShardOptions::new(vocab_size) };
@@ -113,14 +155,15 @@ pub fn prepare(
     let context = config.batch_shape()?.context;
     for (split, documents) in [(Split::Train, &train), (Split::Validation, &validation)] {
         let mut tokens = 0;
-        encode(documents, &tokenizer, |ids, bytes| {
-            tokens += ids.len();
+        encode(documents, tokenizer, |ids, bytes| {
+            tokens += prefix.len() + ids.len();
+            writer.push(split, prefix, 0)?;
             Ok(writer.push(split, ids, bytes)?)
         })?;
         check_length(split, tokens, context)?;
     }
     writer.finish()?;
-    open(run)
+    Ok(())
 }
 
 /// Opens what an earlier [`prepare`] made.

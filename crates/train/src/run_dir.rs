@@ -20,7 +20,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use smallmind_checkpoint::{CONFIG_FILE, Disk, FileSystem, TOKENIZER_FILE, WEIGHTS_FILE, clean_stale};
+use smallmind_checkpoint::{CONFIG_FILE, Disk, FileSystem, GENERATION_FILE, TOKENIZER_FILE, WEIGHTS_FILE, clean_stale};
+use smallmind_model::chat::TOKENIZER_CONFIG_FILE;
 
 use crate::TrainError;
 use crate::data::is_shard_name;
@@ -37,8 +38,21 @@ const NEXT: &str = ".next-run";
 const OLD: &str = ".tmp-old-run";
 
 /// The names, except hidden ones, that a run writes into its folder.
-const RUN_NAMES: [&str; 8] =
-    [CHECKPOINTS, DATA_FOLDER, CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, CONFIG_COPY, LOG_FILE, CSV_FILE];
+const RUN_NAMES: [&str; 10] = [
+    CHECKPOINTS,
+    DATA_FOLDER,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    TOKENIZER_FILE,
+    TOKENIZER_CONFIG_FILE,
+    GENERATION_FILE,
+    CONFIG_COPY,
+    LOG_FILE,
+    CSV_FILE,
+];
+
+/// The names among them that not every new run has when it is published. Those in its folder are an old run's.
+const NOT_IN_EACH: [&str; 4] = [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_CONFIG_FILE, GENERATION_FILE];
 
 /// Attempts to lock a file that another process removes at the same time.
 const TRIES: usize = 100;
@@ -243,8 +257,7 @@ impl RunDir {
         for name in RUN_NAMES.into_iter().filter(|_| !done) {
             let (from, to) = (next.join(name), self.path.join(name));
             let arrives = from.symlink_metadata().is_ok();
-            // The new run has no model of its own yet: the one in the folder is the old run's.
-            let leaves = arrives || matches!(name, CONFIG_FILE | WEIGHTS_FILE);
+            let leaves = arrives || NOT_IN_EACH.contains(&name);
             if leaves && to.symlink_metadata().is_ok() {
                 rename(&to, &old.join(name))?;
             }

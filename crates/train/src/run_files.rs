@@ -31,6 +31,8 @@ use crate::{Learner, Moments, TrainError};
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
 const STATE_FILE: &str = "trainer.json";
 const MOMENTS_FILE: &str = "trainer.safetensors";
+/// The tensor of the weights that a model's file rounds: see [`Model::shifted`].
+const SHIFTED: &str = "shifted_weights";
 pub(crate) const CONFIG_COPY: &str = "train.toml";
 pub(crate) const LOG_FILE: &str = "log.jsonl";
 pub(crate) const CSV_FILE: &str = "log.csv";
@@ -266,6 +268,11 @@ pub fn write_checkpoint(
     let mut moments = TensorWriter::new();
     moments.add("moment1", &[first.len()], TensorData::F32(first))?;
     moments.add("moment2", &[second.len()], TensorData::F32(second))?;
+    let model = learner.model();
+    let shifted: Vec<f32> = model.shifted()?.into_iter().flat_map(|range| &model.weights()[range]).copied().collect();
+    if !shifted.is_empty() {
+        moments.add(SHIFTED, &[shifted.len()], TensorData::F32(&shifted))?;
+    }
     let config = learner.model().config_bytes()?;
     let json = serde_json::to_vec_pretty(state).map_err(|e| TrainError::Write {
         path: rolling.path_of(state.step).join(STATE_FILE),
@@ -331,6 +338,26 @@ pub fn latest(run: &Path) -> Result<(ValidCheckpoint, TrainerState, Vec<String>)
 /// A folder that can't be read.
 pub fn latest_checkpoint(run: &Path) -> Result<Option<PathBuf>, TrainError> {
     Ok(checkpoints(run, 1).latest_valid()?.checkpoint.map(|checkpoint| checkpoint.path))
+}
+
+/// The model of a checkpoint, bit for bit as it was trained.
+///
+/// # Errors
+/// Files that are missing, damaged, or of another model.
+pub fn read_model(checkpoint: &Path) -> Result<Model, TrainError> {
+    let mut model = Model::load(checkpoint)?;
+    let ranges = model.shifted()?;
+    if !ranges.is_empty() {
+        let mut shifted = vec![0.0; ranges.iter().map(ExactSizeIterator::len).sum()];
+        TensorFile::open(checkpoint.join(MOMENTS_FILE))?.read_finite_f32(SHIFTED, &mut shifted)?;
+        let mut rest = &shifted[..];
+        for range in ranges {
+            let (values, after) = rest.split_at(range.len());
+            model.weights_mut()[range].copy_from_slice(values);
+            rest = after;
+        }
+    }
+    Ok(model)
 }
 
 /// Reads AdamW's moments from a checkpoint.

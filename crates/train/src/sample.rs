@@ -40,13 +40,17 @@ impl Samples {
         }
         let beginning = config.sample.prompt.clone();
         let Prepared { tokenizer, train, validation } = prepared;
-        let mut prompt = encode(&beginning, tokenizer, model.config().context)?;
+        let context = config.context()?;
+        let mut prompt = encode(&beginning, tokenizer, context)?;
+        if config.model.init_from.is_some() && !prompt.is_empty() {
+            prompt = tokenizer.prompt(&prompt);
+        }
         if prompt.is_empty() && !begins_texts(tokenizer, train)? {
             // Any token serves: the first one of the validation text is taken.
             prompt = vec![0];
             validation.copy(0, &mut prompt)?;
         }
-        let options = SessionOptions::single(model.config().context, threads);
+        let options = SessionOptions::single(context, threads);
         let session = Session::new(Arc::new(model.try_clone()?.pack(isa)?), options)?;
         let sampler = SamplerConfig { temperature: config.sample.temperature, ..SamplerConfig::default() };
         Ok(Some(Self {

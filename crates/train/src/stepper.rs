@@ -137,13 +137,23 @@ impl Stepper {
         Ok(Self { learner, data, end, batches, batch: Batch::default(), settings })
     }
 
+    /// The same steps with tokens before each window: [`Batches::with_prefix`].
+    ///
+    /// # Errors
+    /// As [`Batches::with_prefix`].
+    pub fn with_prefix(mut self, prefix: &[u32]) -> Result<Self, DataError> {
+        self.batches = self.batches.with_prefix(prefix)?;
+        Ok(self)
+    }
+
     /// A copy of the model on the same data, with another number of threads and moments of zero.
     ///
     /// # Errors
     /// Too little memory.
     pub fn with_threads(&self, threads: usize) -> Result<Self, TrainError> {
         let (model, isa) = (self.learner.model().try_clone()?, self.learner.gradient_plan().isa());
-        Self::new(model, self.settings, (self.data.clone(), self.end), threads, isa)
+        let copy = Self::new(model, self.settings, (self.data.clone(), self.end), threads, isa)?;
+        Ok(copy.with_prefix(self.batches.prefix())?)
     }
 
     /// Draws the sequences of a micro-batch into [`batch`](Self::batch).
@@ -191,7 +201,12 @@ impl Stepper {
         // The number wraps around: masks repeat after 2³² micro-batches.
         let dropout_step = (step as u32).wrapping_mul(all as u32).wrapping_add(micro_batch as u32);
         let dropout = DropoutDraw { seed: self.settings.seed, step: dropout_step };
-        self.learner.accumulate(&self.batch, self.settings.tokens(), dropout, probe)
+        self.learner.accumulate(&self.batch, self.targets(), dropout, probe)
+    }
+
+    /// Targets of a step, over all its micro-batches.
+    pub fn targets(&self) -> usize {
+        self.settings.micro_batches * self.batches.targets()
     }
 
     /// Draws and runs all micro-batches of a step and adds their gradients; returns the sum of their losses.
@@ -290,7 +305,7 @@ impl RunParts {
     /// No run, no whole checkpoint, or data that are missing or damaged.
     pub fn open(run: &Path) -> Result<Self, TrainError> {
         let (checkpoint, state, warnings) = run_files::latest(run)?;
-        let model = Model::load(&checkpoint.path)?;
+        let model = run_files::read_model(&checkpoint.path)?;
         Ok(Self { model, config: state.config, prepared: prepare::open(run)?, warnings })
     }
 }

@@ -15,7 +15,7 @@ use smallmind_simd::IsaKind;
 use crate::batches::Batches;
 use crate::config::{ScheduleKind, TrainConfig};
 use crate::data::{Dataset, Draw, Split};
-use crate::evaluate::whole_set;
+use crate::evaluate::WholeSet;
 use crate::event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
 use crate::overlay::Overlay;
 use crate::prepare::{self, Prepared};
@@ -92,6 +92,32 @@ impl Trainer {
         isa: IsaKind,
     ) -> Result<Self, TrainError> {
         let model = Model::random(model_config(&config, &prepared.tokenizer)?, config.train.seed)?;
+        Self::begin(dir, config, (model, prepared), threads, isa)
+    }
+
+    /// As [`Trainer::create`], but training begins with `model`, from which [`TrainConfig::with_initial`] made the
+    /// settings and [`prepare_initial`](crate::prepare_initial) the data.
+    ///
+    /// # Errors
+    /// As [`Trainer::create`]; a model that can't be trained with these settings or doesn't fit the tokenizer.
+    pub fn create_from(
+        dir: RunDir,
+        config: TrainConfig,
+        (model, prepared): (Model, Prepared),
+        threads: usize,
+        isa: IsaKind,
+    ) -> Result<Self, TrainError> {
+        let model = config.continued(model, &prepared.tokenizer)?;
+        Self::begin(dir, config, (model, prepared), threads, isa)
+    }
+
+    fn begin(
+        dir: RunDir,
+        config: TrainConfig,
+        (model, prepared): (Model, Prepared),
+        threads: usize,
+        isa: IsaKind,
+    ) -> Result<Self, TrainError> {
         let folder = RunFiles::create(dir, &config)?;
         let state = TrainerState {
             schema_version: STATE_VERSION,
@@ -135,8 +161,10 @@ impl Trainer {
             warnings.push(restored(TOKENIZER_FILE, state.step));
         }
         let prepared = prepare::open(run)?;
-        let model = Model::load(&checkpoint.path)?;
-        if *model.config() != model_config(&state.config, &prepared.tokenizer)? {
+        let mut model = run_files::read_model(&checkpoint.path)?;
+        if state.config.model.init_from.is_some() {
+            model = state.config.continued(model, &prepared.tokenizer)?;
+        } else if *model.config() != model_config(&state.config, &prepared.tokenizer)? {
             let why = "its model has another shape than its settings and its tokenizer say".to_owned();
             return Err(TrainError::NoRun { path: checkpoint.path, why });
         }
@@ -162,6 +190,7 @@ impl Trainer {
         let samples = Samples::new(config, &model, &prepared, threads, isa)?;
         let Prepared { tokenizer, train, validation } = prepared;
         let end = tokenizer.eos();
+        let prefix = if config.model.init_from.is_some() { tokenizer.prompt_prefix() } else { &[] };
         let rolling = run_files::checkpoints(folder.path(), config.checkpoint.keep);
         let mut warnings = vec![];
         if !folder.is_locked() {
@@ -170,8 +199,9 @@ impl Trainer {
         }
         Ok(Self {
             samples,
-            validation_batches: Batches::new(settings.windows, &validation, end, settings.shape)?,
-            stepper: Stepper::new(model, settings, (train, end), threads, isa)?,
+            validation_batches: Batches::new(settings.windows, &validation, end, settings.shape)?
+                .with_prefix(prefix)?,
+            stepper: Stepper::new(model, settings, (train, end), threads, isa)?.with_prefix(prefix)?,
             tokenizer_json: tokenizer.to_json()?.into_bytes(),
             state,
             validation,
@@ -287,7 +317,7 @@ impl Trainer {
     /// Runs one step.
     fn step<P: Probe>(&mut self, lr: f64, probe: &P) -> Result<StepStats, TrainError> {
         let step = self.state.step;
-        let loss = self.stepper.gather(step, probe)? / self.stepper.settings.tokens() as f64;
+        let loss = self.stepper.gather(step, probe)? / self.stepper.targets() as f64;
         if !loss.is_finite() {
             return Err(self.non_finite(step + 1, "the loss".into()));
         }
@@ -330,18 +360,19 @@ impl Trainer {
 
     fn estimate_on(&mut self, set: Set, seed: u64) -> Result<f64, TrainError> {
         let batches = self.state.config.eval.batches as u64;
-        let mut total = 0.0;
+        let (mut total, mut targets) = (0.0, 0);
         for i in 0..batches {
             let stepper = &mut self.stepper;
             let (windows, data) = match set {
                 Set::Train => (&mut stepper.batches, &*stepper.data),
                 Set::Validation => (&mut self.validation_batches, &self.validation),
             };
+            targets += windows.targets();
             let step = self.state.step.wrapping_mul(batches).wrapping_add(i);
             windows.fill(data, Draw { seed, step, first_row: 0 }, &mut stepper.batch)?;
             total += stepper.learner.evaluate(&stepper.batch)?;
         }
-        let mean = total / (batches as usize * self.stepper.settings.shape.tokens()) as f64;
+        let mean = total / targets as f64;
         if mean.is_finite() { Ok(mean) } else { Err(self.non_finite(self.state.step, "the estimated loss".into())) }
     }
 
@@ -377,7 +408,8 @@ impl Trainer {
             let windows = batches.sequential(&self.validation)?;
             let learner = &mut self.stepper.learner;
             let sum = &mut |batch: &Batch| learner.evaluate(batch);
-            whole = Some(whole_set(&self.validation, &windows, shape, sum, &mut |_, _| {})?);
+            let set = WholeSet { data: &self.validation, windows: &windows, prefix: batches.prefix(), shape };
+            whole = Some(set.losses(sum, &mut |_, _| {})?);
         }
         if completed {
             // The checkpoint is written again, with the last estimates in its state.

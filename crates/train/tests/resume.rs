@@ -3,6 +3,8 @@
 mod common;
 #[path = "resume/damage.rs"]
 mod damage;
+#[path = "resume/initial.rs"]
+mod initial;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -4,12 +4,13 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use smallmind_checkpoint::{GgufMetadata, GgufStrings, read_json, without_byte_order_mark};
 
 use super::template::MAX_TEMPLATE_BYTES;
 use super::{ChatError, ChatTemplate};
 use crate::ModelFiles;
+use crate::tokenizer::Tokenizer;
 
 /// The template of a model in a file of its own.
 pub const TEMPLATE_FILE: &str = "chat_template.jinja";
@@ -103,6 +104,22 @@ impl ChatTemplates {
     pub fn default_source(&self) -> Option<&str> {
         let default = self.templates.iter().find(|template| template.name == DEFAULT);
         default.or(self.templates.first()).map(|template| template.source.as_str())
+    }
+
+    /// The content of a [`TOKENIZER_CONFIG_FILE`] by which transformers knows the special tokens and the default
+    /// template.
+    pub fn tokenizer_config(&self, tokenizer: &Tokenizer) -> Value {
+        let mut config = Map::from_iter([("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"))]);
+        for (name, id) in [("bos_token", tokenizer.bos()), ("eos_token", tokenizer.eos())] {
+            let bytes = id.and_then(|id| tokenizer.token_bytes(id));
+            if let Some(text) = bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()) {
+                config.insert(name.to_owned(), json!(text));
+            }
+        }
+        if let Some(template) = self.default_source() {
+            config.insert("chat_template".to_owned(), json!(template));
+        }
+        Value::Object(config)
     }
 
     /// A template from a file that a user names, with the special tokens of these.

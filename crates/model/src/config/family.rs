@@ -268,6 +268,11 @@ impl Family {
         matches!(self, Family::Qwen3Moe | Family::Olmoe | Family::GraniteMoe | Family::Mixtral)
     }
 
+    /// The families whose models can be trained: all but mixtures of experts.
+    pub fn trained() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|family| !family.has_experts())
+    }
+
     /// Whether files state if the weights of a token's experts sum to 1; others mean that they do.
     pub(super) fn states_sum(self) -> bool {
         matches!(self, Family::Qwen3Moe | Family::Olmoe)

@@ -3,16 +3,16 @@
 use std::ops::Range;
 
 use smallmind_graph::{Batch, Node, Placement, Plan, Span};
-use smallmind_kernels::{Format, FormatKind};
+use smallmind_kernels::Format;
 
-use super::operation::{Kind, OperationId, OperationRoof, OperationTime};
+use super::operation::{Kind, OperationId, OperationRoof, OperationTime, traffic_in};
 use super::phase::{
     Arena, ArenaValue, Breakdown, Counted, Latency, MachineState, Outlook, Rate, SampleStats, Slice, TimeSplit,
 };
 use super::{Bound, Operation, Phase, PhaseKind, RoofTable, advice};
 use crate::sampling::Samples;
 use crate::statistics::{mean, median, quantile, spread};
-use crate::traffic::{Traffic, kernel, shape, traffic, weight_formats};
+use crate::traffic::{Traffic, kernel, shape, weight_formats};
 use crate::{Class, Recorder, RunTimes};
 
 /// The runs of one plan within a sample.
@@ -271,7 +271,7 @@ impl Measurement<'_> {
 impl PlanRuns<'_> {
     /// The work of a node on a batch.
     fn traffic(&self, node: &Node, batch: &Batch) -> Traffic {
-        traffic(self.plan.graph(), node, batch, self.plan.storage().map(|storage| &**storage))
+        traffic_in(self.plan, node, batch)
     }
 
     /// The indices of the runs of a sample.
@@ -285,14 +285,12 @@ impl PlanRuns<'_> {
 fn row(id: OperationId, runs: &PlanRuns<'_>, node: &Node, roofs: &RoofTable) -> Operation {
     let none = Batch::default();
     let batch = largest(runs.batches).unwrap_or(&none);
-    let writes = node.op.effects().gradients || node.op.effects().parameters;
-    let class = Class::of(&node.op);
     let formats: Vec<&str> = weight_formats(runs.plan, node).into_iter().map(Format::name).collect();
     Operation {
         rank: 0,
         id,
         kind: Kind {
-            class,
+            class: Class::of(&node.op),
             kernel: kernel(runs.plan, node, batch),
             weights: (!formats.is_empty()).then(|| formats.join(" and ")),
             shape: shape(runs.plan.graph(), node, batch),
@@ -300,31 +298,9 @@ fn row(id: OperationId, runs: &PlanRuns<'_>, node: &Node, roofs: &RoofTable) -> 
         calls: 0.0,
         traffic: Traffic::default(),
         time: OperationTime { imbalance: 1.0, ..OperationTime::default() },
-        roof: OperationRoof {
-            held_gbps: roofs.gbps(held_bytes(runs, batch), |level| if writes { level.update } else { level.read }),
-            near_gbps: roofs.gbps(runs.traffic(node, batch).activations.max(1.0), |level| level.values),
-            peak_gflops: peak_gflops(runs.plan, node, class, roofs),
-            exp_gops: roofs.exp_gops,
-            seconds: 0.0,
-            share: 0.0,
-            bound: Bound::Latency,
-            gain: 0.0,
-        },
+        roof: OperationRoof::of(runs.plan, node, batch, roofs),
         allocations: None,
     }
-}
-
-/// The peak of an operation in GFLOP/s. Rows of a weight in a format of blocks are multiplied as bytes.
-fn peak_gflops(plan: &Plan, node: &Node, class: Class, roofs: &RoofTable) -> f64 {
-    let weight = node.op.params().into_iter().next().filter(|_| class == Class::Product);
-    let Some((layout, int8_gops)) =
-        weight.zip(plan.storage()).map(|(id, storage)| storage.get(id)).zip(roofs.int8_gops)
-    else {
-        return roofs.f32_gflops;
-    };
-    let blocks = layout.segments.iter().filter(|segment| segment.format.kind() == FormatKind::Blocks);
-    let share = blocks.map(|segment| segment.rows.len()).sum::<usize>() as f64 / layout.shape[0].max(1) as f64;
-    1.0 / (share / int8_gops + (1.0 - share) / roofs.f32_gflops)
 }
 
 /// The batch that represents all batches of a sample: the one with most tokens; among these the one with most pairs of
@@ -333,22 +309,6 @@ fn peak_gflops(plan: &Plan, node: &Node, class: Class, roofs: &RoofTable) -> f64
 fn largest(batches: &[Batch]) -> Option<&Batch> {
     let seen = |span: &Span| span.len * (2 * span.past + span.len);
     batches.iter().max_by_key(|batch| (batch.len(), batch.spans().iter().map(seen).sum::<usize>()))
-}
-
-/// Bytes that every run reads or writes: parameters, also gradients and moments if these are written, the tokens in the
-/// cache, and the arena.
-fn held_bytes(runs: &PlanRuns<'_>, batch: &Batch) -> f64 {
-    let graph = runs.plan.graph();
-    let effects = |test: fn(&Node) -> bool| graph.nodes().iter().any(test);
-    let gradients = effects(|node| node.op.effects().gradients);
-    let parameters = effects(|node| node.op.effects().parameters);
-    let copies = 1 + usize::from(gradients) + 2 * usize::from(parameters);
-    let all: Vec<Traffic> = graph.nodes().iter().map(|node| runs.traffic(node, batch)).collect();
-    let values: f64 = all.iter().map(|t| t.activations).sum();
-    let cache: f64 = all.iter().map(|t| t.kv_read).sum();
-    let flat = 4 * copies * graph.params().layout().len();
-    let params = runs.plan.storage().map_or(flat, |storage| storage.bytes());
-    params as f64 + cache + values.min(runs.plan.arena_bytes() as f64)
 }
 
 /// Fills in shares, roofs, bounds, gains and ranks, which follow from times and work.

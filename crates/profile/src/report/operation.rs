@@ -1,11 +1,13 @@
 //! An operation in the report: one place in the model, all layers together. Figures are those of one token.
 
 use serde::{Deserialize, Serialize};
-use smallmind_graph::{Node, Phase};
+use smallmind_graph::{Batch, Node, Phase, Plan};
+use smallmind_kernels::FormatKind;
 
+use super::RoofTable;
 use crate::Class;
 use crate::summary::folded;
-use crate::traffic::Traffic;
+use crate::traffic::{Traffic, traffic};
 
 /// Number of operations that reports explain.
 const EXPLAINED: usize = 10;
@@ -167,6 +169,21 @@ pub struct OperationRoof {
 }
 
 impl OperationRoof {
+    /// The roofs of a node of `plan` on `batch`, without what follows from measured times.
+    pub(crate) fn of(plan: &Plan, node: &Node, batch: &Batch, roofs: &RoofTable) -> Self {
+        let writes = node.op.effects().gradients || node.op.effects().parameters;
+        Self {
+            held_gbps: roofs.gbps(held_bytes(plan, batch), |level| if writes { level.update } else { level.read }),
+            near_gbps: roofs.gbps(traffic_in(plan, node, batch).activations.max(1.0), |level| level.values),
+            peak_gflops: peak_gflops(plan, node, roofs),
+            exp_gops: roofs.exp_gops,
+            seconds: 0.0,
+            share: 0.0,
+            bound: Bound::Latency,
+            gain: 0.0,
+        }
+    }
+
     /// The least seconds that `traffic` could take here, by memory and by arithmetic.
     pub fn bounds(&self, traffic: &Traffic) -> (f64, f64) {
         let held = traffic.weights + traffic.kv_read + traffic.kv_write;
@@ -213,6 +230,40 @@ impl Operation {
     pub fn is_explained(&self) -> bool {
         self.rank <= EXPLAINED
     }
+}
+
+/// The work of a node on a batch, with parameters as the plan stores them.
+pub(crate) fn traffic_in(plan: &Plan, node: &Node, batch: &Batch) -> Traffic {
+    traffic(plan.graph(), node, batch, plan.storage().map(|storage| &**storage))
+}
+
+/// The peak of an operation in GFLOP/s. Rows of a weight in a format of blocks are multiplied as bytes.
+fn peak_gflops(plan: &Plan, node: &Node, roofs: &RoofTable) -> f64 {
+    let weight = node.op.params().into_iter().next().filter(|_| Class::of(&node.op) == Class::Product);
+    let Some((layout, int8_gops)) =
+        weight.zip(plan.storage()).map(|(id, storage)| storage.get(id)).zip(roofs.int8_gops)
+    else {
+        return roofs.f32_gflops;
+    };
+    let blocks = layout.segments.iter().filter(|segment| segment.format.kind() == FormatKind::Blocks);
+    let share = blocks.map(|segment| segment.rows.len()).sum::<usize>() as f64 / layout.shape[0].max(1) as f64;
+    1.0 / (share / int8_gops + (1.0 - share) / roofs.f32_gflops)
+}
+
+/// Bytes that every run reads or writes: parameters, also gradients and moments if these are written, the tokens in the
+/// cache, and the arena.
+fn held_bytes(plan: &Plan, batch: &Batch) -> f64 {
+    let graph = plan.graph();
+    let effects = |test: fn(&Node) -> bool| graph.nodes().iter().any(test);
+    let gradients = effects(|node| node.op.effects().gradients);
+    let parameters = effects(|node| node.op.effects().parameters);
+    let copies = 1 + usize::from(gradients) + 2 * usize::from(parameters);
+    let all: Vec<Traffic> = graph.nodes().iter().map(|node| traffic_in(plan, node, batch)).collect();
+    let values: f64 = all.iter().map(|t| t.activations).sum();
+    let cache: f64 = all.iter().map(|t| t.kv_read).sum();
+    let flat = 4 * copies * graph.params().layout().len();
+    let params = plan.storage().map_or(flat, |storage| storage.bytes());
+    params as f64 + cache + values.min(plan.arena_bytes() as f64)
 }
 
 /// What bounds an operation.

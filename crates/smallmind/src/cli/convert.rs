@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use smallmind::checkpoint::{
     CONFIG_FILE, Dtype, GENERATION_FILE, INDEX_FILE, TOKENIZER_FILE, TensorFormat, WEIGHTS_FILE,
 };
 use smallmind::model::chat::{ChatTemplates, MORE_TEMPLATES, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE};
 use smallmind::model::export::{ExportOptions, GgufExport, WeightMix};
-use smallmind::model::tokenizer::Tokenizer;
-use smallmind::model::{Model, ModelFiles, is_gguf};
+use smallmind::model::{ModelFiles, is_gguf};
 use smallmind::train::is_run;
 
 use super::failure::{Outcome, usage};
@@ -80,7 +79,7 @@ impl Convert {
         let model = self.model.allowed.load(&files)?;
         let tokenizer = gguf_output::tokenizer_if_any(&self.model.model, &files)?;
         let templates = ChatTemplates::of_files(&files)?;
-        let generation = generation_config(&model);
+        let generation = model.generation().to_json(model.config());
         let mut others = vec![INDEX_FILE, TEMPLATE_FILE, MORE_TEMPLATES];
         others.extend(tokenizer.is_none().then_some([TOKENIZER_FILE, TOKENIZER_CONFIG_FILE]).into_iter().flatten());
         others.extend(generation.is_none().then_some(GENERATION_FILE));
@@ -94,7 +93,7 @@ impl Convert {
         if let Some(tokenizer) = &tokenizer {
             let json = tokenizer.to_json()?;
             folder.write(TOKENIZER_FILE, |out| out.write_all(json.as_bytes()))?;
-            write_json(&mut folder, TOKENIZER_CONFIG_FILE, &tokenizer_config(tokenizer, &templates))?;
+            write_json(&mut folder, TOKENIZER_CONFIG_FILE, &templates.tokenizer_config(tokenizer))?;
         }
         if let Some(generation) = generation {
             write_json(&mut folder, GENERATION_FILE, &generation)?;
@@ -122,43 +121,4 @@ fn widest(files: &ModelFiles) -> WeightMix {
         Some(TensorFormat::Plain(Dtype::Bf16)) if is_same => WeightMix::BF16,
         _ => WeightMix::F32,
     }
-}
-
-/// The `tokenizer_config.json` by which transformers knows special tokens and the chat template.
-fn tokenizer_config(tokenizer: &Tokenizer, templates: &ChatTemplates) -> Value {
-    let mut config = Map::from_iter([("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"))]);
-    for (name, id) in [("bos_token", tokenizer.bos()), ("eos_token", tokenizer.eos())] {
-        if let Some(text) =
-            id.and_then(|id| tokenizer.token_bytes(id)).and_then(|bytes| std::str::from_utf8(bytes).ok())
-        {
-            config.insert(name.to_owned(), json!(text));
-        }
-    }
-    if let Some(template) = templates.default_source() {
-        config.insert("chat_template".to_owned(), json!(template));
-    }
-    Value::Object(config)
-}
-
-/// A `generation_config.json` with the settings of sampling, if there are any.
-fn generation_config(model: &Model) -> Option<Value> {
-    let (generation, mut config) = (model.generation(), Map::new());
-    let mut set = |key: &str, value: Option<Value>| {
-        value.map(|value| config.insert(key.to_owned(), value));
-    };
-    set("temperature", generation.temperature.filter(|t| *t > 0.0).map(|t| json!(t)));
-    set("do_sample", generation.temperature.map(|t| json!(t > 0.0)));
-    set("top_k", generation.top_k.map(|k| json!(k)));
-    set("top_p", generation.top_p.map(|p| json!(p)));
-    set("min_p", generation.min_p.map(|p| json!(p)));
-    set("repetition_penalty", generation.repetition_penalty.map(|p| json!(p)));
-    if config.is_empty() {
-        return None;
-    }
-    let of_model = model.config();
-    config.extend(of_model.bos.map(|id| ("bos_token_id".to_owned(), json!(id))));
-    if !of_model.eos.is_empty() {
-        config.insert("eos_token_id".to_owned(), json!(of_model.eos));
-    }
-    Some(Value::Object(config))
 }

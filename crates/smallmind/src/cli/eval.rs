@@ -1,6 +1,6 @@
 //! `smallmind eval -m M --data FILE`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -61,7 +61,7 @@ impl Eval {
             .clone()
             .map(|model| ModelArg { model, allowed: self.model.allowed }.open_packed(isa, None))
             .transpose()?;
-        let corpus = self.corpus(&tokenizer)?;
+        let corpus = corpus(&self.data, &self.model.model, self.separator.as_deref(), &tokenizer)?;
         let max_context = self.context.map_or(model.config().context, |context| context as usize);
         model.config().check_context(max_context)?;
         let how = EvaluateSettings { threads: settings.threads(), max_context };
@@ -133,21 +133,25 @@ impl Eval {
         };
         output::print(&by_position.iter().map(row).collect::<String>())
     }
+}
 
-    /// The text, divided like the model's own training text if that is known.
-    fn corpus(&self, tokenizer: &Tokenizer) -> anyhow::Result<Corpus> {
-        let run = &self.model.model;
-        let of_run = if is_run(run) { Some(data_settings(run)?) } else { None };
-        let mut data = of_run.map_or_else(|| TrainConfig::with_overlays(None, &[]).map(|usual| usual.data), Ok)?;
-        if self.separator.is_some() {
-            (data.documents, data.separator) = (Documents::Separated, self.separator.clone());
-        }
-        let corpus = read_corpus(&self.data, &data, tokenizer.eos().is_some())?;
-        for file in corpus.marks() {
-            note!("note: {file}: a byte-order mark at the beginning is left out");
-        }
-        Ok(corpus)
+/// The text in `files`, divided like the own training text of the model at `path` if that is known.
+pub fn corpus(
+    files: &[PathBuf],
+    path: &Path,
+    separator: Option<&str>,
+    tokenizer: &Tokenizer,
+) -> anyhow::Result<Corpus> {
+    let of_run = if is_run(path) { Some(data_settings(path)?) } else { None };
+    let mut data = of_run.map_or_else(|| TrainConfig::with_overlays(None, &[]).map(|usual| usual.data), Ok)?;
+    if let Some(separator) = separator {
+        (data.documents, data.separator) = (Documents::Separated, Some(separator.to_owned()));
     }
+    let corpus = read_corpus(files, &data, tokenizer.eos().is_some())?;
+    for file in corpus.marks() {
+        note!("note: {file}: a byte-order mark at the beginning is left out");
+    }
+    Ok(corpus)
 }
 
 /// Answers the questions of a multiple choice.

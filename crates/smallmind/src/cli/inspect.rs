@@ -1,4 +1,6 @@
-//! `smallmind inspect M [--tensors] [--graph] [--plan] [--weights FORMAT]`.
+//! `smallmind inspect M [--tensors] [--graph] [--plan] [--weights FORMAT] [--speed]`.
+
+mod speed;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +11,8 @@ use smallmind::checkpoint::StoredTensor;
 use smallmind::graph::{Graph, Limits, Plan, PlanOptions};
 use smallmind::kernels::Format;
 use smallmind::model::{ModelConfig, ModelFiles, Purpose, SessionOptions, architecture, unused_tensors};
+
+use speed::{Plans, Speed};
 
 use super::failure::{Outcome, usage};
 use super::settings::Settings;
@@ -31,6 +35,9 @@ pub struct Inspect {
     /// Print the plan: the steps, and where their values are stored
     #[arg(long)]
     plan: bool,
+    /// Measure for about a second what this machine can do, and show how fast the model can be at most
+    #[arg(long)]
+    speed: bool,
     /// What graph and plan are for
     #[arg(long = "for", value_enum, default_value_t = Use::Decode, value_name = "USE")]
     used_for: Use,
@@ -98,11 +105,15 @@ impl Inspect {
         }
         let plan =
             if self.plan { Some(self.plan_for(self.used_for, (&files, &config), settings)?.to_string()) } else { None };
+        let speed = if self.speed { Some(self.speed((&files, &config), settings)?) } else { None };
         if settings.is_json() {
             let mut document = summary(&files, &config, &graph, &memory, &unused)?;
             let mut add = |key: &str, value: Value| {
                 document.as_object_mut().map(|object| object.insert(key.to_owned(), value));
             };
+            if let Some(speed) = &speed {
+                add("speed", speed.json());
+            }
             if self.tensors {
                 add("tensors", files.weights().tensors().map(tensor).collect());
             }
@@ -115,6 +126,7 @@ impl Inspect {
             return output::document(document);
         }
         output::print(&describe(&files, &config, &graph, &memory)?)?;
+        output::print(&speed.iter().flat_map(Speed::rows).map(row).collect::<String>())?;
         output::print(&unused_rows(&unused))?;
         if self.tensors {
             output::print(&table(&files))?;
@@ -139,6 +151,14 @@ impl Inspect {
             PlanOptions::flat(limits, threads, isa)
         };
         Ok(Plan::new(graph, options)?)
+    }
+
+    /// How fast a session with one sequence can be at most.
+    fn speed(&self, subject: Subject<'_>, settings: &Settings) -> anyhow::Result<Speed> {
+        let plan = |used_for| self.plan_for(used_for, subject, settings);
+        let plans =
+            Plans { decode: plan(Use::Decode)?, prefill: plan(Use::Prefill)?, context: self.context(subject.1) };
+        Speed::measure(&plans, settings.threads(), settings.isa()?)
     }
 
     /// The memory of a session with one sequence.
@@ -232,7 +252,11 @@ fn describe(files: &ModelFiles, config: &ModelConfig, graph: &Graph, memory: &Me
             ),
         ),
     ];
-    Ok(rows.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect())
+    Ok(rows.into_iter().map(row).collect())
+}
+
+fn row((name, value): (&str, String)) -> String {
+    format!("{name:<12} {value}\n")
 }
 
 /// Rows with the tensors that the configuration doesn't use.

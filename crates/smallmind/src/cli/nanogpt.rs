@@ -104,7 +104,7 @@ pub fn unknown_setting(error: &(dyn Error + 'static)) -> Option<String> {
         Rule::Accumulation => "set train.total_tokens, which is batch_size * block_size * gradient_accumulation_steps",
         Rule::DecayLr => "set train.schedule to \"cosine\" or \"constant\"",
         Rule::OutDir => "the folder of the run is named by --out in the command line",
-        Rule::InitFrom => "a training begins from scratch, or goes on with --resume in the command line",
+        Rule::InitFrom => "set model.init_from to a model, or go on with --resume in the command line",
         Rule::EvalOnly => "a model is measured by `smallmind eval`",
         Rule::PassedOver(_, why) => why,
     };
@@ -140,8 +140,10 @@ pub fn meaning(name: &str, value: &str) -> Option<Result<Meaning, TrainError>> {
         Rule::InitFrom => match value.trim_matches(['"', '\'']) {
             "scratch" => Ok(Meaning::Resume(false)),
             "resume" => Ok(Meaning::Resume(true)),
-            word if word.starts_with("gpt2") => Err(refused(NO_FINE_TUNING)),
-            _ => Err(refused("it must be scratch or resume")),
+            word if word.starts_with("gpt2") => {
+                setting("model.init_from", &format!("{GPT2_OWNER}{word}"), Some(DOWNLOADED))
+            }
+            _ => Err(refused("it must be scratch, resume or gpt2…; --init-from MODEL begins with any other model")),
         },
         Rule::EvalOnly => truth().and_then(|only| match only {
             true => Err(refused("measuring a model is a verb of its own: smallmind eval -m MODEL --data FILE")),
@@ -154,8 +156,9 @@ pub fn meaning(name: &str, value: &str) -> Option<Result<Meaning, TrainError>> {
 
 const NO_WARMUP: &str =
     "the rate is constant after train.warmup steps; nanoGPT has no warm-up then, which is --warmup_iters=0";
-const NO_FINE_TUNING: &str = "a training can't begin with published weights; --preset gpt2-124m trains that shape from scratch, and \
-     `smallmind generate -m FOLDER` runs weights that were downloaded";
+/// Where the weights are that nanoGPT downloads under the names of OpenAI.
+const GPT2_OWNER: &str = "hf:openai-community/";
+const DOWNLOADED: &str = "the model hf:openai-community/… is read from the caches; smallmind pull downloads it";
 
 #[cfg(test)]
 mod tests;

@@ -1,18 +1,24 @@
 //! `smallmind quantize -m M --format Q4_K_M --out FILE.gguf`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value, json};
 use smallmind::kernels::Format;
 use smallmind::model::export::{ExportOptions, GgufExport, ImportanceMatrix, PlannedTensor, WeightMix};
+use smallmind::model::tokenizer::Tokenizer;
+use smallmind::model::{ModelFiles, is_gguf};
+use smallmind::train::data::Corpus;
+use smallmind::train::{Divergence, EvaluateSettings, divergence};
 
 use super::failure::{Outcome, usage};
 use super::gguf_output::{self, Beside, mix_parser};
 use super::models::{self, ModelArg};
 use super::output_files::{OutputFile, Overwrite};
+use super::progress::Bar;
 use super::settings::{Settings, of_model};
-use super::{output, units};
+use super::{eval, output, units};
 
 /// Options of `quantize`.
 #[derive(Debug, Args)]
@@ -37,8 +43,21 @@ pub struct Quantize {
     /// Show the format and the size of each tensor, and write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Text files, - for standard input: shows how well the model predicts them before and after, and how far apart the
+    /// predictions are
+    #[arg(long, num_args = 1.., value_name = "FILE", conflicts_with = "dry_run")]
+    data: Vec<PathBuf>,
+    /// Tokens that a prediction of --data may look back on [default: the model's context]
+    #[arg(long, value_name = "N", requires = "data", value_parser = units::within::<u32>(1..))]
+    context: Option<u32>,
     #[command(flatten)]
     overwrite: Overwrite,
+}
+
+/// The text on which a model is compared with the one that it is made of.
+struct Text {
+    tokenizer: Tokenizer,
+    corpus: Corpus,
 }
 
 fn tensor_format(text: &str) -> Result<(String, Format), String> {
@@ -63,6 +82,7 @@ impl Quantize {
         if let Some(out) = self.out.as_deref().filter(|_| !self.dry_run) {
             gguf_output::check_other(out, &files, self.imatrix.as_deref())?;
         }
+        let text = self.text(&files)?;
         let importance = self.imatrix.as_deref().map(ImportanceMatrix::open).transpose()?;
         let options = ExportOptions {
             mix: self.format,
@@ -81,12 +101,75 @@ impl Quantize {
         let Some(out) = out else { return show(self.format, export.tensors(), settings) };
         let beside = Beside::of(path, &files)?;
         gguf_output::write(&export, &beside, out)?;
-        let written = self.out.as_deref().map(|out| out.display().to_string()).unwrap_or_default();
+        let written = self.out.clone().unwrap_or_default();
+        let name = written.display().to_string();
+        let compared = text.map(|text| self.compare(&written, &text, settings)).transpose()?;
         if settings.is_json() {
-            return output::document(document(self.format, export.tensors(), Some(&written)));
+            let mut document = document(self.format, export.tensors(), Some(&name));
+            if let Some(d) = &compared {
+                document["comparison"] = json!({
+                    "loss": d.loss, "perplexity": d.loss.exp(),
+                    "source_loss": d.reference_loss, "source_perplexity": d.reference_loss.exp(),
+                    "kl_mean": d.mean, "kl_99": d.percentile_99, "kl_max": d.max, "same_top": d.same_top,
+                    "tokens": d.tokens,
+                });
+            }
+            return output::document(document);
         }
-        output::line(&format!("{written}: {}", gguf_output::summary(self.format, export.tensors())))
+        output::line(&format!("{name}: {}", gguf_output::summary(self.format, export.tensors())))?;
+        compared.map_or(Ok(()), |d| output::print(&described(&d)))
     }
+
+    /// Reads `--data`, before anything is written.
+    fn text(&self, files: &ModelFiles) -> anyhow::Result<Option<Text>> {
+        let (Some(out), false) = (&self.out, self.data.is_empty()) else { return Ok(None) };
+        if !is_gguf(out) {
+            let out = out.display();
+            return Err(usage(format!("{out}: with --data the file is read again, so its name must end in .gguf")));
+        }
+        let path = &self.model.model;
+        let tokenizer = models::tokenizer_in(path, files)?;
+        let corpus = eval::corpus(&self.data, path, None, &tokenizer)?;
+        if let Some(context) = self.context {
+            let (config, _) = files.configs(self.model.allowed.unknown_keys()).map_err(models::with_flag)?;
+            config.check_context(context as usize)?;
+        }
+        Ok(Some(Text { tokenizer, corpus }))
+    }
+
+    /// Compares the predictions of the file `written` with those of its source.
+    fn compare(&self, written: &Path, text: &Text, settings: &Settings) -> anyhow::Result<Divergence> {
+        let open = |path: &Path| {
+            let model = ModelArg { model: path.to_owned(), allowed: self.model.allowed };
+            Ok::<_, anyhow::Error>(Arc::new(model.open_packed(settings.isa()?, None)?.0))
+        };
+        let (source, written) = (open(&self.model.model)?, open(written)?);
+        let max_context = self.context.map_or(source.config().context, |context| context as usize);
+        let how = EvaluateSettings { threads: settings.threads(), max_context };
+        let bar = Bar::new(0, "{bar:24} {percent:>3}%  {pos}/{len} tokens  {eta} left");
+        let mut progress = |done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        };
+        let compared = divergence(&written, &source, &text.tokenizer, &text.corpus, how, &mut progress);
+        bar.finish_and_clear();
+        Ok(compared?)
+    }
+}
+
+fn described(d: &Divergence) -> String {
+    format!(
+        "perplexity     {:.3}, of the source {:.3}\n\
+         KL divergence  mean {:.6}, 99 % below {:.6}, largest {:.6}\n\
+         same top       {:.2} % of {} tokens\n",
+        d.loss.exp(),
+        d.reference_loss.exp(),
+        d.mean,
+        d.percentile_99,
+        d.max,
+        100.0 * d.same_top,
+        units::grouped(d.tokens as u64),
+    )
 }
 
 fn document(mix: WeightMix, tensors: &[PlannedTensor], written: Option<&str>) -> Value {

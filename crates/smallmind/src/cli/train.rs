@@ -3,12 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use smallmind::train::{Event, Existing, Finish, Overlay, RunDir, Source, Summary, TrainConfig, Trainer, prepare};
+use smallmind::model::chat::ChatTemplates;
+use smallmind::train::{
+    Event, Existing, Finish, Initial, Overlay, RunDir, Source, Summary, TrainConfig, Trainer, prepare, prepare_initial,
+};
 
 use super::failure::{Failure, Outcome, usage};
 use super::progress::Reporter;
 use super::settings::Settings;
-use super::{environment, hints, interrupt, nanogpt, note, output, units};
+use super::{environment, hints, interrupt, models, nanogpt, note, output, units};
 
 /// The setting that `--seed` sets.
 const SEED_KEY: &str = "train.seed";
@@ -30,6 +33,13 @@ pub struct Train {
     /// Shape and settings to begin with
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
+    /// Begin with the weights of a model, its shape and its tokenizer: a run folder, a Hugging Face folder, a GGUF file,
+    /// or hf:OWNER/NAME for one that was downloaded. Quantized weights are trained in f32. Without other settings the
+    /// rate is 5e-5, a batch has 4 sequences, and a sequence has at most 1024 tokens
+    #[arg(long, value_name = "MODEL")]
+    init_from: Option<String>,
+    #[command(flatten)]
+    allowed: models::Allowed,
     /// A TOML file of settings; may be given several times, later ones win
     #[arg(long, value_name = "FILE")]
     config: Vec<PathBuf>,
@@ -81,15 +91,10 @@ impl Train {
             }
             Trainer::resume(&self.out, &overlays, settings.threads(), isa)?
         } else {
-            let config = TrainConfig::with_overlays(self.preset.as_deref(), &overlays)?;
-            let dir = RunDir::claim(&self.out, if self.overwrite { Existing::Replace } else { Existing::Refuse })?;
-            if let Some(found) = dir.replaces() {
-                note!("note: in {} the new run will replace {found}", self.out.display());
+            match TrainConfig::initial_model(&overlays)? {
+                Some(model) => self.begin_with(Path::new(model), &overlays, settings, &mut reporter)?,
+                None => self.begin(&overlays, settings, &mut reporter)?,
             }
-            let source = Source::Files(&self.data);
-            let prepared = prepare(&dir.staging(), &config, source, &mut |p| reporter.prepare(p))?;
-            interrupt::check_before_training()?;
-            Trainer::create(dir, config, prepared, settings.threads(), isa)?
         };
         let ended = trainer.run(stop, &mut |event: &Event| reporter.event(event));
         let told = reporter.finish();
@@ -103,6 +108,51 @@ impl Train {
         }
         hints::after_training(&self.out, trainer.first_words().as_deref());
         Ok(())
+    }
+
+    /// A new training, from random weights.
+    fn begin(&self, overlays: &[Overlay], settings: &Settings, reporter: &mut Reporter) -> anyhow::Result<Trainer> {
+        let config = TrainConfig::with_overlays(self.preset.as_deref(), overlays)?;
+        let dir = self.claim()?;
+        let source = Source::Files(&self.data);
+        let prepared = prepare(&dir.staging(), &config, source, &mut |p| reporter.prepare(p))?;
+        interrupt::check_before_training()?;
+        Ok(Trainer::create(dir, config, prepared, settings.threads(), settings.isa()?)?)
+    }
+
+    /// A new training that begins with a model.
+    fn begin_with(
+        &self,
+        model: &Path,
+        overlays: &[Overlay],
+        settings: &Settings,
+        reporter: &mut Reporter,
+    ) -> anyhow::Result<Trainer> {
+        let files = models::open_files(model)?;
+        let (shape, _) = files.configs(self.allowed.unknown_keys()).map_err(models::with_flag)?;
+        let config = TrainConfig::with_initial(self.preset.as_deref(), &shape, overlays)?;
+        let context = config.context()?;
+        if context < shape.context && !overlays.iter().any(|overlay| overlay.sets("model.context")) {
+            let most = shape.context;
+            note!("note: sequences of {context} tokens are trained; --model.context takes up to the model's {most}");
+        }
+        let dir = self.claim()?;
+        let tokenizer = models::tokenizer_in(model, &files)?;
+        let templates = ChatTemplates::of_files(&files)?;
+        let initial = Initial { model: self.allowed.load(&files)?, tokenizer, templates };
+        let source = Source::Files(&self.data);
+        let prepared = prepare_initial(&dir.staging(), &config, &initial, source, &mut |p| reporter.prepare(p))?;
+        interrupt::check_before_training()?;
+        let parts = (initial.model, prepared);
+        Ok(Trainer::create_from(dir, config, parts, settings.threads(), settings.isa()?)?)
+    }
+
+    fn claim(&self) -> anyhow::Result<RunDir> {
+        let dir = RunDir::claim(&self.out, if self.overwrite { Existing::Replace } else { Existing::Refuse })?;
+        if let Some(found) = dir.replaces() {
+            note!("note: in {} the new run will replace {found}", self.out.display());
+        }
+        Ok(dir)
     }
 
     /// The overlays of settings; each overrides the ones before it.
@@ -121,6 +171,9 @@ impl Train {
                 return Err(usage(format!("--seed and --{SEED_KEY} are one setting: give one of them")));
             }
             overlays.push(seed);
+        }
+        if let Some(model) = &self.init_from {
+            overlays.push(Overlay::of_text("model.init_from", model, format!("--init-from={model}"))?);
         }
         overlays.extend(assignments);
         self.tell_min_lr(&overlays)?;

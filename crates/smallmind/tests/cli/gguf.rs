@@ -109,6 +109,38 @@ fn quantized_files_are_planned_written_and_read() {
 }
 
 #[test]
+fn a_quantized_file_is_compared_with_its_source() {
+    let bench = bench();
+    bench.write("short.txt", "the cat sat on the mat, and the dog sat by the cat.");
+    let quantize = "quantize -m model --threads 1 --data short.txt --format";
+    let compared = bench.run(&format!("{quantize} q4_0 --out small.gguf --json")).json()["comparison"].clone();
+    let eval = bench.run("eval -m small.gguf --threads 1 --data short.txt --against model --json").json();
+    let against = &eval["against"];
+    for key in ["kl_mean", "kl_99", "kl_max", "same_top", "tokens"] {
+        assert!(compared[key].is_number() && compared[key] == against[key], "{key}: {compared} {against}");
+    }
+    assert_eq!(compared["source_loss"], against["loss"]);
+    let near = |a: &serde_json::Value, b: &serde_json::Value| (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() < 1e-4;
+    assert!(near(&compared["perplexity"], &eval["perplexity"]), "{compared} {eval}");
+    assert!(!near(&compared["perplexity"], &compared["source_perplexity"]), "{compared}");
+    let same = bench.run(&format!("{quantize} f32 --out same.gguf --context 16")).ok();
+    assert!(same.contains("KL divergence  mean 0.000000") && same.contains("same top       100.00 %"), "{same}");
+    assert!(same.contains("perplexity     "), "{same}");
+    // Before anything is written.
+    for (more, code, words) in [
+        ("q8_0 --out other.gguf --context 65", 4, ["65", "64"]),
+        ("q8_0 --out other.bin", 2, ["other.bin", ".gguf"]),
+        ("q8_0 --out other.gguf --dry-run", 2, ["--data", "--dry-run"]),
+    ] {
+        bench.run(&format!("{quantize} {more}")).fails(code, &words);
+    }
+    bench.run("quantize -m model --format q8_0 --out other.gguf --data nothing.txt").fails(3, &["nothing.txt"]);
+    fs::remove_file(bench.path("model/tokenizer.json")).unwrap();
+    bench.run(&format!("{quantize} q8_0 --out other.gguf")).fails(3, &["tokenizer"]);
+    assert!(!bench.path("other.gguf").exists() && !bench.path("other.bin").exists());
+}
+
+#[test]
 fn importance_is_measured_and_used() {
     let bench = bench();
     let told =

@@ -10,6 +10,7 @@ mod documents;
 mod folders;
 mod gguf;
 mod hub;
+mod initial;
 mod model_files;
 mod models;
 mod profile;

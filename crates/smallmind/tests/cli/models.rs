@@ -41,6 +41,47 @@ fn a_new_model_is_shown() {
     assert_ne!(read("other/model.safetensors"), read("model/model.safetensors"));
 }
 
+/// The speed to expect follows from what was measured in the same second, and from the bytes of the weights.
+#[test]
+fn the_speed_to_expect_is_measured() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    assert!(bench.run("inspect model --json").json()["speed"].is_null());
+    let speed_in =
+        |format: &str| bench.run(&format!("inspect model --speed --weights {format} --threads 1 --json")).json();
+    let [wide, narrow] = ["f32", "q4_0"].map(speed_in);
+    let speed = &wide["speed"];
+    assert_eq!((&speed["measured"]["threads"], &speed["measured"]["isa"]), (&1.into(), &IsaKind::best().name().into()));
+    let number = |value: &serde_json::Value| value.as_f64().unwrap_or_else(|| panic!("a number: {value}"));
+    let gbps = number(&speed["measured"]["weights_gbps"]);
+    let parameters = number(&wide["parameters"]);
+    let decode = speed["decode"].as_array().unwrap();
+    assert_eq!(decode.iter().map(|one| one["past"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 63]);
+    for one in decode {
+        let bytes = number(&one["weight_bytes_per_token"]);
+        // All weights but the tables of tokens and positions, of which a token reads a row; the head reads the first
+        // as a whole.
+        assert!(bytes > 4.0 * (parameters - 70.0 * 128.0) && bytes < 4.2 * parameters, "{bytes} of {parameters}");
+        let (flops, rate) = (number(&one["flops_per_token"]), number(&one["tokens_per_second_at_most"]));
+        assert!(flops > 1.9 * (parameters - 70.0 * 128.0) && flops < 3.0 * parameters, "{flops} of {parameters}");
+        assert!(rate > 0.0 && rate <= 2.0 * gbps * 1e9 / bytes, "{rate} at {gbps} GB/s");
+    }
+    let prompt = &speed["prompt"];
+    assert_eq!(prompt["tokens"], 64);
+    assert!(number(&prompt["weight_bytes_per_token"]) * 32.0 < number(&decode[0]["weight_bytes_per_token"]));
+    let peak = number(&speed["measured"]["roofs"]["f32_gflops"]);
+    assert!(number(&prompt["tokens_per_second_at_most"]) <= 1.01 * peak * 1e9 / number(&prompt["flops_per_token"]));
+    let bytes = |shown: &serde_json::Value| number(&shown["speed"]["decode"][0]["weight_bytes_per_token"]);
+    assert!(bytes(&narrow) * 4.0 < bytes(&wide), "{narrow}");
+    let text = bench.run("inspect model --speed --context 16").ok();
+    for words in
+        ["measured now, ", "GB/s", "decode       at most ", "after 15 tokens", "prompt       at most ", "for 16"]
+    {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    bench.run("inspect model --speed --context 1").ok();
+}
+
 /// In every format `inspect --plan` shows the plans that a session runs, and the bytes of its weights.
 #[test]
 fn the_plan_of_a_format_is_shown() {

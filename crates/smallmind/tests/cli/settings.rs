@@ -61,8 +61,7 @@ fn a_constant_rate_is_what_decay_lr_false_asks_for() {
 fn what_nanogpt_does_and_this_does_not_is_refused() {
     let bench = Bench::with_text();
     for (setting, words) in [
-        ("--init_from=gpt2", &["--init_from=gpt2", "--preset gpt2-124m"] as &[&str]),
-        ("--init_from gpt2-medium", &["--init_from=gpt2-medium", "generate -m"]),
+        ("--init_from=llama", &["--init_from=llama", "--init-from MODEL"] as &[&str]),
         ("--eval_only=True", &["smallmind eval"]),
         ("--decay_lr=maybe", &["--decay_lr=maybe", "True or False"]),
     ] {

@@ -136,9 +136,7 @@ fn each_name_is_obeyed_passed_over_or_refused() {
 #[test]
 fn what_is_refused_is_named_as_it_was_typed() {
     for (typed, word) in [
-        ("init_from=gpt2", "generate"),
-        ("init_from=gpt2-medium", "--preset"),
-        ("init_from=llama", "scratch"),
+        ("init_from=llama", "--init-from MODEL"),
         ("eval_only=True", "smallmind eval"),
         ("eval_only=maybe", "True or False"),
         ("decay_lr=2", "True or False"),

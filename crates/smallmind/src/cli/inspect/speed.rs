@@ -1,0 +1,122 @@
+//! `inspect --speed`: how fast the model can be at most here, by what the machine was just measured to do.
+
+use serde_json::{Value, json};
+use smallmind::graph::{Batch, Plan, Pool};
+use smallmind::model::SessionOptions;
+use smallmind::profile::Forecast;
+use smallmind::profile::report::{RoofLevel, RoofTable};
+use smallmind::profile::roofs::{Effort, Roofs};
+use smallmind::simd::IsaKind;
+
+use super::units;
+
+/// Tokens of the prompt, if the context has as many.
+const PROMPT: usize = 512;
+
+/// The plans of a session with one sequence, and how many tokens that has at most.
+pub struct Plans {
+    pub decode: Plan,
+    pub prefill: Plan,
+    pub context: usize,
+}
+
+/// What was measured, and what follows from it.
+pub struct Speed {
+    roofs: RoofTable,
+    threads: usize,
+    isa: IsaKind,
+    /// One token after so many, at the beginning of a text and at the end of the context.
+    decode: [(usize, Forecast); 2],
+    /// A prompt of so many tokens.
+    prompt: (usize, Forecast),
+    /// Bytes of the weights, which choose the bandwidth.
+    weights: f64,
+}
+
+impl Speed {
+    /// Measures the machine in well below two seconds.
+    pub fn measure(plans: &Plans, threads: usize, isa: IsaKind) -> anyhow::Result<Self> {
+        let roofs = RoofTable::from(&Roofs::measure(&mut Pool::new(threads)?, isa, Effort::QUICK)?);
+        let decode = [0, plans.context - 1].map(|past| {
+            let batches = [batch(1, past, true)];
+            (past, Forecast::new(&plans.decode, &batches, &roofs))
+        });
+        let tokens = plans.context.min(PROMPT);
+        let prompt = (tokens, Forecast::new(&plans.prefill, &chunks(tokens), &roofs));
+        let weights = plans.decode.storage().map_or(0, |storage| storage.bytes()) as f64;
+        Ok(Self { roofs, threads, isa, decode, prompt, weights })
+    }
+
+    /// The bandwidth of reading the weights, in GB/s.
+    fn bandwidth(&self) -> f64 {
+        self.roofs.gbps(self.weights, |level: &RoofLevel| level.read)
+    }
+
+    pub fn json(&self) -> Value {
+        let of = |tokens: (&str, usize), forecast: &Forecast| {
+            let work = &forecast.traffic;
+            json!({
+                tokens.0: tokens.1,
+                "tokens_per_second_at_most": forecast.tokens_per_second(),
+                "weight_bytes_per_token": work.weights,
+                "cache_bytes_per_token": work.kv_read + work.kv_write,
+                "flops_per_token": work.flops,
+            })
+        };
+        json!({
+            "measured": {
+                "threads": self.threads, "isa": self.isa.name(), "weights_gbps": self.bandwidth(),
+                "roofs": self.roofs,
+            },
+            "decode": self.decode.iter().map(|(past, forecast)| of(("past", *past), forecast)).collect::<Vec<_>>(),
+            "prompt": of(("tokens", self.prompt.0), &self.prompt.1),
+        })
+    }
+
+    /// Rows for people: names and values.
+    pub fn rows(&self) -> [(&'static str, String); 3] {
+        let [first, last] = &self.decode;
+        let bytes = self.roofs.int8_gops.map(|gops| format!(", {gops:.0} GOP/s of bytes")).unwrap_or_default();
+        let measured = format!(
+            "measured now, {} and {} thread{}: {:.1} GB/s for {} of weights, {:.0} GFLOP/s of f32{bytes}",
+            self.isa,
+            self.threads,
+            super::plural(self.threads),
+            self.bandwidth(),
+            units::bytes(self.weights as u64),
+            self.roofs.f32_gflops,
+        );
+        let work = |forecast: &Forecast| {
+            let (weights, flops) = (forecast.traffic.weights as u64, forecast.traffic.flops as u64);
+            format!("{} of weights and {} operations a token", units::bytes(weights), units::count(flops))
+        };
+        let rate = |forecast: &Forecast| units::rate(forecast.tokens_per_second());
+        let decode = format!(
+            "at most {} tokens/s, {} after {} tokens: {}",
+            rate(&first.1),
+            rate(&last.1),
+            last.0,
+            work(&first.1)
+        );
+        let (tokens, forecast) = &self.prompt;
+        let prompt = format!("at most {} tokens/s for {tokens} tokens: {}", rate(forecast), work(forecast));
+        [("roofs", measured), ("decode", decode), ("prompt", prompt)]
+    }
+}
+
+/// A batch of `len` tokens after `past` others.
+fn batch(len: usize, past: usize, is_last: bool) -> Batch {
+    let mut batch = Batch::default();
+    batch.push(&vec![0; len], past);
+    if is_last {
+        batch.want_last();
+    }
+    batch
+}
+
+/// The batches of a prompt, as a session divides it.
+fn chunks(tokens: usize) -> Vec<Batch> {
+    let chunk = SessionOptions::CHUNK;
+    let of = |past: usize| batch(chunk.min(tokens - past), past, past + chunk >= tokens);
+    (0..tokens).step_by(chunk).map(of).collect()
+}
