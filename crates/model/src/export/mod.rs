@@ -12,7 +12,7 @@ use smallmind_kernels::Format;
 
 use crate::config::gguf;
 use crate::tokenizer::Tokenizer;
-use crate::{Family, GenerationConfig, Head, LoadOptions, ModelConfig, ModelError, ModelFiles};
+use crate::{ConfigError, Family, GenerationConfig, Head, LoadOptions, ModelConfig, ModelError, ModelFiles};
 
 pub use calibrate::Calibration;
 pub use importance::ImportanceMatrix;
@@ -72,10 +72,14 @@ impl<'a> GgufExport<'a> {
         let (config, generation) = crate::load::checked_configs(files, load)?;
         config.check()?;
         let family = match files {
-            ModelFiles::Folder(_) => Family::of(&config)?,
+            ModelFiles::Folder(_) => {
+                let family = Family::of(&config)?;
+                gguf::check(&config, family)?;
+                family
+            }
+            // Its metadata are copied, so they can be expressed.
             ModelFiles::Gguf(file) => gguf::family(file)?,
         };
-        gguf::check(&config, family)?;
         let origins = tensors::origins(files, &config, family);
         let model = MixModel {
             layers: config.layers,
@@ -119,7 +123,7 @@ impl<'a> GgufExport<'a> {
     ///
     /// # Errors
     /// Files that can't be read; weights that are not finite, or that a format can't hold; a tokenizer that GGUF can't
-    /// express; those of `out`.
+    /// express, or more than three tokens that end a text and are not known by their texts; those of `out`.
     pub fn write(
         &self,
         name: &str,
@@ -189,9 +193,10 @@ impl<'a> GgufExport<'a> {
                 None
             }
         };
-        // There is a key for each of three tokens that end a text; `gguf::check` refuses more.
-        let ends = ["eos", "eot", "eom"].into_iter().zip(self.config.eos.iter().copied());
-        for (key, id) in self.config.bos.map(|id| ("bos", id)).into_iter().chain(ends) {
+        // The tokens that the tokenizer puts around a text come first: `add_bos_token` and `add_eos_token` name them.
+        let begins = tokenizer.and_then(|tokenizer| tokenizer.prompt_prefix().first().copied()).or(self.config.bos);
+        let ends = END_KEYS.into_iter().zip(ends(&self.config, self.family, tokenizer)?);
+        for (key, id) in begins.map(|id| ("bos", id)).into_iter().chain(ends) {
             writer.set(&format!("tokenizer.ggml.{key}_token_id"), GgufValue::U32(id))?;
         }
         if let Some(template) = template {
@@ -210,6 +215,27 @@ impl<'a> GgufExport<'a> {
         }
         Ok(not_applied)
     }
+}
+
+/// The keys of tokens that end a text.
+const END_KEYS: [&str; 3] = ["eos", "eot", "eom"];
+
+/// The tokens that end a text, one for each key.
+fn ends(config: &ModelConfig, family: Family, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>, ConfigError> {
+    let after_text = tokenizer.and_then(|tokenizer| tokenizer.suffix().first().copied());
+    let mut ends: Vec<u32> = after_text.into_iter().collect();
+    ends.extend(config.eos.iter().filter(|id| after_text != Some(**id)));
+    if let Some(tokenizer) = tokenizer.filter(|_| ends.len() > END_KEYS.len()) {
+        // Readers know some by their texts.
+        let known: Vec<u32> = tokenizer.ends().collect();
+        let first = ends[0];
+        ends.retain(|id| *id == first || !known.contains(id));
+    }
+    if ends.len() > END_KEYS.len() {
+        let (got, takes) = (format!("{ends:?}"), "at most three tokens in a GGUF file".to_owned());
+        return Err(ConfigError::NotStorable { key: "eos", got, model_type: family.architecture(), takes });
+    }
+    Ok(ends)
 }
 
 fn plan(
@@ -249,5 +275,86 @@ fn model_error(error: io::Error) -> ModelError {
     match error.downcast::<ModelError>() {
         Ok(error) => error,
         Err(error) => ModelError::Write(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use smallmind_checkpoint::parse_gguf_header;
+
+    use super::*;
+    use crate::Model;
+
+    /// A tokenizer of the letters a to h, which puts `a` before a text and `b` after it if told so.
+    fn letters(around: bool) -> Tokenizer {
+        let tokenizer = Tokenizer::characters("abcdefgh").unwrap();
+        let mut file: Value = serde_json::from_str(&tokenizer.to_json().unwrap()).unwrap();
+        if around {
+            let special = |text: &str| json!({"SpecialToken": {"id": text, "type_id": 0}});
+            let known = |text: &str, id: u32| json!({"id": text, "ids": [id], "tokens": [text]});
+            file["post_processor"] = json!({
+                "type": "TemplateProcessing",
+                "single": [special("a"), {"Sequence": {"id": "A", "type_id": 0}}, special("b")],
+                "pair": [],
+                "special_tokens": {"a": known("a", 0), "b": known("b", 1)},
+            });
+        }
+        Tokenizer::from_bytes(file.to_string().as_bytes()).unwrap()
+    }
+
+    fn keys_of(eos: &[u32], tokenizer: &Tokenizer) -> Result<[Option<u32>; 4], ModelError> {
+        let config = ModelConfig {
+            vocab_size: 8,
+            context: 16,
+            d_model: 8,
+            layers: 1,
+            heads: 2,
+            kv_heads: 2,
+            head_dim: 4,
+            d_ff: 8,
+            bos: Some(7),
+            eos: eos.to_vec(),
+            ..ModelConfig::default()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        Model::random(config, 1).unwrap().save(dir.path()).unwrap();
+        let files = ModelFiles::open(dir.path()).unwrap();
+        let options = ExportOptions { mix: WeightMix::F32, overrides: vec![], importance: None, threads: 1 };
+        let mut bytes = Vec::new();
+        GgufExport::new(&files, LoadOptions::default(), options)?.write(
+            "m",
+            Some(tokenizer),
+            None,
+            &mut bytes,
+            &|_| {},
+        )?;
+        let metadata = parse_gguf_header("m.gguf".as_ref(), &bytes).unwrap().metadata;
+        let id = |name| metadata.value(&format!("tokenizer.ggml.{name}_token_id")).unwrap();
+        Ok(["bos", "eos", "eot", "eom"].map(id))
+    }
+
+    /// `add_bos_token` and `add_eos_token` are about the tokenizer's tokens, whatever the model's are.
+    #[test]
+    fn tokens_around_a_text_stay_those_of_the_tokenizer() {
+        assert_eq!(keys_of(&[5, 6], &letters(false)).unwrap(), [Some(7), Some(5), Some(6), None]);
+        assert_eq!(keys_of(&[5, 6], &letters(true)).unwrap(), [Some(0), Some(1), Some(5), Some(6)]);
+        assert_eq!(keys_of(&[5, 1], &letters(true)).unwrap(), [Some(0), Some(1), Some(5), None]);
+    }
+
+    #[test]
+    fn more_than_three_ends_need_known_texts() {
+        let tokenizer = letters(false);
+        let refused = keys_of(&[2, 3, 4, 5], &tokenizer).unwrap_err();
+        assert!(matches!(refused, ModelError::Config(ConfigError::NotStorable { key: "eos", .. })), "{refused}");
+        let mut file: Value = serde_json::from_str(&tokenizer.to_json().unwrap()).unwrap();
+        file["model"]["vocab"].as_object_mut().unwrap().remove("d");
+        file["model"]["vocab"]["<|im_end|>"] = json!(3);
+        file["added_tokens"] = json!([{
+            "id": 3, "content": "<|im_end|>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true
+        }]);
+        let tokenizer = Tokenizer::from_bytes(file.to_string().as_bytes()).unwrap();
+        assert_eq!(keys_of(&[2, 3, 4, 5], &tokenizer).unwrap(), [Some(7), Some(2), Some(4), Some(5)]);
     }
 }
