@@ -80,6 +80,7 @@ mod evaluate;
 mod event;
 mod keys;
 mod learner;
+mod logits;
 mod overlay;
 pub mod prepare;
 pub mod quickstart;
@@ -90,6 +91,7 @@ mod sample;
 pub mod schedule;
 mod stepper;
 pub mod stories;
+mod text_windows;
 mod trainer;
 mod workload;
 

@@ -5,14 +5,17 @@ mod importance;
 mod mix;
 mod tensors;
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
-use smallmind_checkpoint::{GgmlType, GgufData, GgufFile, GgufValue, GgufWriter, TensorFormat};
+use smallmind_checkpoint::{Dtype, GgmlType, GgufData, GgufFile, GgufValue, GgufWriter, TensorFormat};
 use smallmind_kernels::Format;
 
 use crate::config::gguf;
+use crate::error::OverrideFault;
+use crate::tensor_names::FileKind;
 use crate::tokenizer::Tokenizer;
-use crate::{ConfigError, Family, GenerationConfig, Head, LoadOptions, ModelConfig, ModelError, ModelFiles};
+use crate::{ConfigError, Family, GenerationConfig, LoadOptions, ModelConfig, ModelError, ModelFiles};
 
 pub use calibrate::Calibration;
 pub use importance::ImportanceMatrix;
@@ -71,30 +74,16 @@ impl<'a> GgufExport<'a> {
     pub fn new(files: &'a ModelFiles, load: LoadOptions, options: ExportOptions<'a>) -> Result<Self, ModelError> {
         let (config, generation) = crate::load::checked_configs(files, load)?;
         config.check()?;
-        let family = match files {
-            ModelFiles::Folder(_) => {
-                let family = Family::of(&config)?;
-                gguf::check(&config, family)?;
-                family
-            }
-            // Its metadata are copied, so they can be expressed.
-            ModelFiles::Gguf(file) => gguf::family(file)?,
-        };
+        let family = files.family(&config)?;
+        // The metadata of a GGUF file are copied.
+        if let ModelFiles::Folder(_) = files {
+            gguf::check(&config, family)?;
+        }
         let origins = tensors::origins(files, &config, family);
-        let model = MixModel {
-            layers: config.layers,
-            group: config.heads / config.kv_heads,
-            is_tied: config.head == Head::Tied,
-            experts: config.experts.map_or(0, |experts| experts.count),
-            has_importance: options.importance.is_some(),
-        };
+        let model = MixModel::new(&config, family, options.importance.is_some());
         let planned =
             origins.iter().map(|origin| plan(origin, files, &options, model)).collect::<Result<Vec<_>, _>>()?;
-        for (part, _) in &options.overrides {
-            if !planned.iter().any(|tensor| tensor.name.contains(part)) {
-                return Err(ModelError::Override { part: part.clone() });
-            }
-        }
+        check_overrides(&options, &planned)?;
         if let Some(importance) = options.importance {
             importance.check(&planned)?;
         }
@@ -217,6 +206,33 @@ impl<'a> GgufExport<'a> {
     }
 }
 
+impl WeightMix {
+    /// The mix of plain numbers that holds the weights of a model of `config`, which was read from `files`, as they are:
+    /// F16 or BF16 if all weights that products read have that format, else F32. Tensors that a GGUF file holds in F32
+    /// in any mix, such as norms and routers of experts, don't count.
+    ///
+    /// # Errors
+    /// [`ConfigError::NotStorable`].
+    pub fn of_files(files: &ModelFiles, config: &ModelConfig) -> Result<Self, ModelError> {
+        let counts = |name: &str, shape: &[usize]| takes_overrides(name, shape);
+        let in_gguf = files.names_in(config, FileKind::Gguf)?.slots();
+        let params: BTreeSet<&str> =
+            in_gguf.iter().filter(|slot| counts(&slot.name, &slot.shape)).map(|slot| slot.param.as_str()).collect();
+        let (names, weights) = (files.names(config)?, files.weights());
+        let slots = names.slots();
+        let of_products = slots.iter().filter(|slot| params.contains(slot.param.as_str()));
+        let mut formats =
+            of_products.filter_map(|slot| weights.find(names.stored(&slot.name, weights))).map(|tensor| tensor.format);
+        let first = formats.next();
+        let is_same = first.is_some_and(|first| formats.all(|format| format == first));
+        Ok(match first {
+            Some(TensorFormat::Plain(Dtype::F16)) if is_same => Self::F16,
+            Some(TensorFormat::Plain(Dtype::Bf16)) if is_same => Self::BF16,
+            _ => Self::F32,
+        })
+    }
+}
+
 /// The keys of tokens that end a text.
 const END_KEYS: [&str; 3] = ["eos", "eot", "eom"];
 
@@ -238,6 +254,37 @@ fn ends(config: &ModelConfig, family: Family, tokenizer: Option<&Tokenizer>) -> 
     Ok(ends)
 }
 
+impl ExportOptions<'_> {
+    /// The override that counts for a tensor.
+    fn override_of(&self, name: &str) -> Option<&(String, Format)> {
+        self.overrides.iter().rev().find(|(part, _)| name.contains(part))
+    }
+}
+
+/// Whether a tensor can have another format than F32: not a vector, nor what no product reads in blocks.
+fn takes_overrides(name: &str, shape: &[usize]) -> bool {
+    let any = MixModel::new(&ModelConfig::default(), Family::Llama, false);
+    WeightMix::F16.format_of(name, shape, any) != Format::F32
+}
+
+/// Refuses overrides that change no tensor.
+fn check_overrides(options: &ExportOptions<'_>, planned: &[PlannedTensor]) -> Result<(), ModelError> {
+    for wanted in &options.overrides {
+        let fitting: Vec<_> = planned.iter().filter(|tensor| tensor.name.contains(&wanted.0)).collect();
+        let counts = |tensor: &&&PlannedTensor| options.override_of(&tensor.name) == Some(wanted);
+        let fault = match fitting.iter().find(|tensor| takes_overrides(&tensor.name, &tensor.shape)) {
+            None => match fitting.first() {
+                None => OverrideFault::NoTensor,
+                Some(first) => OverrideFault::StaysF32 { tensor: first.name.clone() },
+            },
+            Some(_) if !fitting.iter().any(|tensor| counts(&tensor)) => OverrideFault::Overridden,
+            Some(_) => continue,
+        };
+        return Err(ModelError::Override { part: wanted.0.clone(), fault });
+    }
+    Ok(())
+}
+
 fn plan(
     origin: &Origin,
     files: &ModelFiles,
@@ -245,15 +292,10 @@ fn plan(
     model: MixModel,
 ) -> Result<PlannedTensor, ModelError> {
     let (name, shape) = (origin.name(), &origin.shape()[..]);
-    let by_mix = options.mix.format_of(name, shape, model);
-    let of_override = options.overrides.iter().rev().find(|(part, _)| name.contains(part)).map(|(_, format)| *format);
     let cols = shape.last().copied().unwrap_or(1);
-    let to = match of_override {
-        // Vectors stay as they are: no product reads them in blocks.
-        Some(format) if by_mix != Format::F32 || options.mix == WeightMix::F32 && shape.len() > 1 => {
-            format.for_rows_of(cols)
-        }
-        _ => by_mix,
+    let to = match options.override_of(name) {
+        Some((_, format)) if takes_overrides(name, shape) => format.for_rows_of(cols),
+        _ => options.mix.format_of(name, shape, model),
     };
     let rows: usize = shape.split_last().map_or(1, |(_, outer)| outer.iter().product());
     let bytes = to.row_bytes(cols).and_then(|row| row.checked_mul(rows)).map_or(u64::MAX, |bytes| bytes as u64);
@@ -305,7 +347,7 @@ mod tests {
 
     fn keys_of(eos: &[u32], tokenizer: &Tokenizer) -> Result<[Option<u32>; 4], ModelError> {
         let config = ModelConfig {
-            vocab_size: 8,
+            vocab_size: 9,
             context: 16,
             d_model: 8,
             layers: 1,
@@ -348,13 +390,11 @@ mod tests {
         let refused = keys_of(&[2, 3, 4, 5], &tokenizer).unwrap_err();
         assert!(matches!(refused, ModelError::Config(ConfigError::NotStorable { key: "eos", .. })), "{refused}");
         let mut file: Value = serde_json::from_str(&tokenizer.to_json().unwrap()).unwrap();
-        file["model"]["vocab"].as_object_mut().unwrap().remove("d");
-        file["model"]["vocab"]["<|im_end|>"] = json!(3);
         file["added_tokens"] = json!([{
-            "id": 3, "content": "<|im_end|>", "single_word": false, "lstrip": false, "rstrip": false,
+            "id": 8, "content": "<|im_end|>", "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true
         }]);
         let tokenizer = Tokenizer::from_bytes(file.to_string().as_bytes()).unwrap();
-        assert_eq!(keys_of(&[2, 3, 4, 5], &tokenizer).unwrap(), [Some(7), Some(2), Some(4), Some(5)]);
+        assert_eq!(keys_of(&[2, 8, 4, 5], &tokenizer).unwrap(), [Some(7), Some(2), Some(4), Some(5)]);
     }
 }

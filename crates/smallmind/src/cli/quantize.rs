@@ -71,12 +71,9 @@ impl Quantize {
             threads: settings.threads(),
         };
         let export = GgufExport::new(&files, self.model.allowed.load_options(), options).map_err(models::with_flag)?;
-        if let Some(tensor) = export.requantized().filter(|_| !self.allow_requantize && !self.dry_run) {
-            let (name, format) = (&tensor.name, tensor.from.map(|format| format.to_string()).unwrap_or_default());
-            return Err(usage(format!(
-                "{name} is quantized already ({format}), and the errors of both would add up; quantize the model that \
-                 this file was made of, or add --allow-requantize"
-            )));
+        if !self.allow_requantize && !self.dry_run {
+            let advice = "quantize the model that this file was made of, or add --allow-requantize";
+            gguf_output::check_requantized(&export, advice)?;
         }
         let Some(out) = out else { return show(self.format, export.tensors(), settings) };
         let beside = Beside::of(path, &files)?;

@@ -61,6 +61,17 @@ pub(super) fn scaling(
     let attention = f64::from(keys.or("rope.scaling.attn_factor", 1.0f32)?);
     let original = keys.or("rope.scaling.original_context_length", context)?;
     if keys.has(LONG_FACTORS) || keys.has(SHORT_FACTORS) {
+        if let Some(factor) = factor {
+            return Err(keys.invalid("rope.scaling.factor", factor, "beside the factors of longrope only 1 is supported"));
+        }
+        if keys.has(ROPE_FACTORS) {
+            let why = format!("beside the tensor {ROPE_FACTORS} the factors of longrope are not supported");
+            return Err(keys.invalid("rope.scaling.type", kind.unwrap_or("none"), why));
+        }
+        if !matches!(kind, None | Some("none" | "linear" | "longrope")) {
+            let why = "beside the factors of longrope only longrope is supported";
+            return Err(keys.invalid("rope.scaling.type", kind.unwrap_or("none"), why));
+        }
         let [short, long] = [factors(keys, SHORT_FACTORS, dim)?, factors(keys, LONG_FACTORS, dim)?];
         let long = LongRopeScaling { short, long, attention_factor: attention, original_max_position: original };
         return Ok(Some(RopeScaling::LongRope(Arc::new(long))));
