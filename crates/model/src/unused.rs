@@ -88,7 +88,7 @@ fn is_equal(one: &str, other: &str, file: &dyn TensorSource) -> Result<bool, Mod
 
 #[cfg(test)]
 mod tests {
-    use smallmind_checkpoint::{TensorData, TensorFile, TensorWriter, write_file_atomic};
+    use smallmind_checkpoint::{TensorData, TensorWriter, WeightFiles, write_file_atomic};
 
     use super::*;
 
@@ -111,7 +111,7 @@ mod tests {
         writer.add("again", &[len], TensorData::F32(&tensors[2])).unwrap();
         writer.add("shape", &[1, len], TensorData::F32(&tensors[2])).unwrap();
         write_file_atomic(&path, |out| writer.write_to(out)).unwrap();
-        let file = TensorFile::open(&path).unwrap();
+        let file = WeightFiles::open_file(&path).unwrap();
         for (name, equal) in [("first", false), ("last", false), ("none", true), ("again", true), ("shape", false)] {
             assert_eq!(is_equal("none", name, &file).unwrap(), equal, "{name}");
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use smallmind::kernels::Format;
 use smallmind::model::export::{ExportOptions, GgufExport, ImportanceMatrix, PlannedTensor, WeightMix};
 
-use super::failure::{Outcome, usage};
+use super::failure::Outcome;
 use super::gguf_output::{self, Beside, mix_parser};
 use super::models::{self, ModelArg};
 use super::output_files::{OutputFile, Overwrite};
