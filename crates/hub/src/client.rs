@@ -336,12 +336,13 @@ enum Piece {
 }
 
 /// Whether a failed request would fail again: the server has no certificate that can be trusted, or speaks no TLS, or
-/// the proxy's address is wrong.
+/// the proxy's address is wrong, or there is no such host or nothing that listens on it.
 fn is_final(error: &ureq::Error) -> bool {
-    use ureq::Error::{BadUri, InvalidProxyUrl, Io, Rustls, Tls};
+    use std::io::ErrorKind::{ConnectionRefused, InvalidData};
+    use ureq::Error::{BadUri, HostNotFound, InvalidProxyUrl, Io, Rustls, Tls};
     match error {
-        Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
-        Tls(_) | Rustls(_) | InvalidProxyUrl | BadUri(_) => true,
+        Io(error) => matches!(error.kind(), InvalidData | ConnectionRefused),
+        Tls(_) | Rustls(_) | InvalidProxyUrl | BadUri(_) | HostNotFound => true,
         _ => false,
     }
 }

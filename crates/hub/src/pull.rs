@@ -83,7 +83,7 @@ pub struct Pulled {
 /// The branch or tag leads to the new files only when they are all there and verified.
 ///
 /// # Errors
-/// See [`HubError`]. Files that are complete stay in the cache, and so do the beginnings of others.
+/// [`HubError::Name`] for a name without an owner, before anything is asked. See [`HubError`]. Files that are complete stay in the cache, and so do the beginnings of others.
 pub fn pull(
     client: &Client,
     cache: &Path,
@@ -91,6 +91,10 @@ pub fn pull(
     stop: &AtomicBool,
     report: &mut dyn FnMut(Event<'_>),
 ) -> Result<Pulled, HubError> {
+    if !name.repository().contains('/') {
+        let why = "the owner is missing: a model to download is named hf:OWNER/NAME".to_owned();
+        return Err(HubError::Name { text: name.to_string(), why });
+    }
     let mut talk = Talk { client, stop, report, received: 0 };
     let url = api::listing_url(client, name)?;
     let listing = persist(&mut talk, &url, |talk| api::listing(talk.client, name, &url, talk.stop))?;

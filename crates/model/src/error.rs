@@ -69,11 +69,13 @@ pub enum ModelError {
         /// The format.
         format: Format,
     },
-    /// A format for tensors that a model doesn't have.
-    #[error("no tensor of the model has a name with `{part}`")]
+    /// A format for tensors that changes none of them.
+    #[error("the format for tensors named `{part}` changes nothing: {fault}")]
     Override {
         /// The part of a name.
         part: String,
+        /// Why it changes nothing.
+        fault: OverrideFault,
     },
     /// An importance matrix of another model.
     #[error("the importance matrix has {columns} columns for the tensor `{tensor}`, which has {expected}")]
@@ -233,6 +235,23 @@ impl ModelError {
             }
         }
     }
+}
+
+/// Why a format for tensors changes none of them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OverrideFault {
+    /// The model has no such tensor.
+    #[error("no tensor of the model has a name with that")]
+    NoTensor,
+    /// All such tensors are vectors, or others that products don't read in blocks.
+    #[error("`{tensor}` and all others named so are always f32")]
+    StaysF32 {
+        /// The first of them.
+        tensor: String,
+    },
+    /// A later format counts for each of them.
+    #[error("a later one counts for all tensors named so")]
+    Overridden,
 }
 
 /// The first few names, and the number of names.

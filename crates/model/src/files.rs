@@ -90,14 +90,16 @@ impl ModelFiles {
         }
     }
 
-    /// Whether the weights have an output head that `config.json` doesn't have.
+    /// Whether the weights have an output head that `config.json` doesn't have: `config`, which was read from these
+    /// files, is untied for it.
     ///
     /// # Errors
     /// Those of [`ModelFiles::configs`].
-    pub fn has_second_head(&self) -> Result<bool, ModelError> {
+    pub fn has_second_head(&self, config: &ModelConfig) -> Result<bool, ModelError> {
         match self {
             Self::Folder(folder) => {
-                has_second_head(&ModelConfig::from_json_with(folder.config(), UnknownKeys::Allow)?, folder.weights())
+                let stated = ModelConfig::from_json_with(folder.config(), UnknownKeys::Allow)?;
+                Ok(stated.head == Head::Tied && config.head == Head::Untied)
             }
             Self::Gguf(_) => Ok(false),
         }
@@ -140,12 +142,17 @@ impl ModelFiles {
         }
     }
 
+    /// The family in whose words a model of `config`, which was read from these files, is stated.
+    pub(crate) fn family(&self, config: &ModelConfig) -> Result<Family, ModelError> {
+        match self {
+            Self::Folder(_) => Ok(Family::of(config)?),
+            Self::Gguf(file) => config::gguf::family(file),
+        }
+    }
+
     /// The names that the tensors of a model of `config`, which was read from these files, have in files of a kind.
     pub(crate) fn names_in<'c>(&self, config: &'c ModelConfig, kind: FileKind) -> Result<TensorNames<'c>, ModelError> {
-        let family = match self {
-            Self::Folder(_) => Family::of(config)?,
-            Self::Gguf(file) => config::gguf::family(file)?,
-        };
+        let family = self.family(config)?;
         Ok(TensorNames::of_family(config, family, kind))
     }
 }

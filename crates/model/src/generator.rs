@@ -74,7 +74,7 @@ impl Generator {
         if tokenizer.vocab_size() > model {
             return Err(ModelError::Vocabulary { tokenizer: tokenizer.vocab_size(), model });
         }
-        let ends = config.eos.iter().copied().chain(tokenizer.eos()).collect();
+        let ends = config.eos.iter().copied().chain(tokenizer.ends()).collect();
         Ok(Self { scratch: SamplerScratch::new(model)?, session, tokenizer, ends, jobs: vec![] })
     }
 

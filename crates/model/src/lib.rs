@@ -92,7 +92,7 @@ pub use config::{
     AttentionWindows, Biases, ConfigError, DropoutConfig, ExpertsConfig, Family, Head, KeyRule, Mlp, ModelConfig,
     NormKind, NormPlacement, Positions, QkNorm, Residual, RopeConfig, Supported, UnknownKeys, config_keys,
 };
-pub use error::{ErrorClass, ModelError};
+pub use error::{ErrorClass, ModelError, OverrideFault};
 pub use files::{ModelFiles, is_gguf};
 pub use generation_config::GenerationConfig;
 pub use generator::Generator;

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
 use smallmind_checkpoint::{CheckpointError, Dtype, TensorFault, TensorFormat, TensorSource};
+use smallmind_graph::op::Op;
 use smallmind_graph::{Graph, ParamId, ParamSpec, ParamStore, Params, RowsMut, Storage};
 use smallmind_kernels::Format;
 use smallmind_kernels::matmul::COL_GRANULE;
@@ -80,7 +81,6 @@ impl<'f> ParamReader<'f> {
             for slot in slots {
                 let format = self.format(slot).unwrap_or(Format::F32);
                 if let Orientation::Half { half, .. } = slot.orientation {
-                    // All experts have one format.
                     let other = parts.first().map_or(format, |(_, first)| *first);
                     let both = if half == 0 || other == format { format } else { Format::F16 };
                     parts = vec![(spec.rows, both)];
@@ -94,7 +94,9 @@ impl<'f> ParamReader<'f> {
             // Segments begin at multiples of so many rows.
             let is_whole = |(rows, _): &(usize, Format)| rows.is_multiple_of(COL_GRANULE);
             let can_be_split = parts.split_last().is_some_and(|(_, first)| first.iter().all(is_whole));
-            if can_be_split { parts } else { vec![(spec.rows, Format::F16)] }
+            // The experts of a layer have one format.
+            let has_one = parts.len() == 1 || !is_of_experts(graph, &spec.name);
+            if can_be_split && has_one { parts } else { vec![(spec.rows, Format::F16)] }
         };
         Ok(Storage::by_rows(graph, isa, formats)?)
     }
@@ -221,6 +223,12 @@ fn in_order<T: Send, S: Default>(
         run();
     });
     queue.into_inner().unwrap_or_else(PoisonError::into_inner).1.map_or(Ok(()), |(_, error)| Err(error))
+}
+
+/// Whether a mixture of experts reads a parameter.
+fn is_of_experts(graph: &Graph, param: &str) -> bool {
+    let id = graph.params().find(param);
+    graph.nodes().iter().any(|node| matches!(node.op, Op::Experts(_)) && id.is_some_and(|id| node.op.params().contains(&id)))
 }
 
 /// Moves the rows of a head, each of `row` bytes, of which two that belong together are adjacent: first the first rows

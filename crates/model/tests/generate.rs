@@ -1,5 +1,7 @@
 //! Sessions and generation: against the whole forward, in any chunks, beyond the context, and to every kind of end.
 
+#[path = "generate/ends.rs"]
+mod ends;
 #[path = "generate/kept.rs"]
 mod kept;
 #[path = "generate/sessions.rs"]
@@ -335,21 +337,6 @@ fn stop_strings_end_the_text_and_are_not_in_it() {
     let (text, generation) =
         generate(&mut generator(&model), &[5], &GenerateOptions { stops: vec![half], ..greedy(30) });
     assert_eq!((text, generation.finish), (whole, Finish::Length));
-}
-
-#[test]
-fn the_end_of_a_text_is_not_part_of_it() {
-    let model = model(Kind::Gpt2);
-    let (whole, _) = generate(&mut generator(&model), &[5, 6], &greedy(20));
-    let letter = whole.chars().nth(4).unwrap();
-    let id = LETTERS.chars().position(|c| c == letter).unwrap() as u32;
-    let end = whole.chars().position(|c| c == letter).unwrap();
-    let ending = ModelConfig { eos: vec![26, id], ..config(Kind::Gpt2) };
-    let mut ending = Model::random(ending, 11).unwrap();
-    ending.weights_mut().copy_from_slice(model.weights());
-    let (text, generation) = generate(&mut generator(&ending), &[5, 6], &greedy(20));
-    assert_eq!((text, generation.tokens), (whole.chars().take(end).collect(), end));
-    assert_eq!(generation.finish, Finish::EndOfText);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 #[path = "model/files.rs"]
 mod files;
+#[path = "model/formats.rs"]
+mod formats;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -8,6 +8,7 @@ use smallmind_model::tokenizer::{SpecialTokens, Tokenizer};
 use smallmind_model::{Job, Logits, ModelError, PackedModel, Session, SessionOptions};
 
 use crate::TrainError;
+use crate::logits::log_probability;
 
 /// A beginning and its possible endings.
 #[derive(Clone, Debug, Deserialize)]
@@ -69,14 +70,17 @@ pub fn answer(
     threads: usize,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Choices, TrainError> {
-    let options = SessionOptions { sequences: 2, ..SessionOptions::single(model.config().context, threads) };
-    let mut session = Session::new(model.clone(), options)?;
+    let encoded = questions.iter().map(|question| encode(tokenizer, question)).collect::<Result<Vec<_>, _>>()?;
+    let longest = encoded.iter().flatten().map(|ending| ending.tokens.len() - 1).max().unwrap_or(0);
+    // A longer one is an error of the run that reads it.
+    let context = longest.clamp(1, model.config().context);
+    let mut session = Session::new(model.clone(), SessionOptions::single(context, threads))?;
     let mut choices = Choices::default();
-    for (i, question) in questions.iter().enumerate() {
+    for (i, (question, endings)) in questions.iter().zip(&encoded).enumerate() {
         let mut scores = Vec::new();
-        for ending in &question.endings {
-            let score = score(&mut session, tokenizer, question.context.trim_end(), ending.trim_start())?;
-            scores.push((score, score / ending.trim_start().len().max(1) as f64));
+        for ending in endings {
+            let score = score(&mut session, ending)?;
+            scores.push((score, score / ending.bytes as f64));
         }
         choices.questions += 1;
         choices.right += usize::from(largest(scores.iter().map(|(whole, _)| *whole)) == question.label);
@@ -86,28 +90,43 @@ pub fn answer(
     Ok(choices)
 }
 
-/// The logarithm of the probability of an ending after the context and a blank.
-fn score(session: &mut Session, tokenizer: &Tokenizer, context: &str, ending: &str) -> Result<f64, TrainError> {
+/// An ending after its context and a blank.
+struct Ending {
+    /// All tokens, at least two.
+    tokens: Vec<u32>,
+    /// How many of them are of the context.
+    shared: usize,
+    /// Bytes of the ending.
+    bytes: usize,
+}
+
+fn encode(tokenizer: &Tokenizer, question: &Question) -> Result<Vec<Ending>, TrainError> {
     let encode = |text: &str| tokenizer.encode(text, SpecialTokens::AsText).map_err(ModelError::from);
-    let whole = tokenizer.prompt(&encode(&format!("{context} {ending}"))?);
+    let context = question.context.trim_end();
     // The tokens of the context alone; the last of them may have become one with the blank.
     let alone = tokenizer.prompt(&encode(context)?);
-    let shared = alone.iter().zip(&whole).take_while(|(a, b)| a == b).count().min(whole.len() - 1).max(1);
+    let ending = |text: &String| {
+        let text = text.trim_start();
+        let tokens = tokenizer.prompt(&encode(&format!("{context} {text}"))?);
+        let same = alone.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
+        let shared = same.min(tokens.len() - 1).max(1);
+        Ok(Ending { tokens, shared, bytes: text.len().max(1) })
+    };
+    question.endings.iter().map(ending).collect()
+}
+
+/// The logarithm of the probability of an ending after the context and a blank.
+fn score(session: &mut Session, ending: &Ending) -> Result<f64, TrainError> {
+    let Ending { tokens, shared, .. } = ending;
     let vocab = session.model().config().vocab_size;
     let sequence = session.open()?;
-    let job = Job { sequence, tokens: &whole[..whole.len() - 1], logits: Logits::All };
+    let job = Job { sequence, tokens: &tokens[..tokens.len() - 1], logits: Logits::All };
     let result = session.run(&[job]).and_then(|logits| logits.job(0)).map(|logits| {
-        let of_ending = logits.chunks(vocab).zip(&whole[1..]).skip(shared - 1);
+        let of_ending = logits.chunks(vocab).zip(&tokens[1..]).skip(shared - 1);
         of_ending.map(|(logits, next)| log_probability(logits, *next as usize)).sum()
     });
     session.close(sequence);
     Ok(result?)
-}
-
-fn log_probability(logits: &[f32], token: usize) -> f64 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
-    f64::from(logits[token] - max) - sum.ln()
 }
 
 /// The first of the largest numbers.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use smallmind_model::tokenizer::Tokenizer;
 use smallmind_model::{Job, Logits, ModelError, PackedModel, SequenceId, Session, SessionOptions};
 
-use crate::data::{Corpus, DataError};
-use crate::prepare::encode;
+use crate::data::Corpus;
+use crate::logits::log_sum_exp;
+use crate::text_windows::TextWindows;
 use crate::{EvaluateSettings, TrainError};
 
 /// The predictions of a model beside those of a reference, over a text.
@@ -32,8 +33,9 @@ pub struct Divergence {
 /// Tokens whose logits are held at once.
 const PIECE: usize = 64;
 
-/// Compares the predictions of `model` with those of `reference` over the documents of `corpus`, in consecutive windows
-/// as in [`evaluate_text`](crate::evaluate_text). `progress` gets the number of tokens done and of all tokens.
+/// Compares the predictions of `model` with those of `reference` over the documents of `corpus`, in the windows of
+/// [`evaluate_text`](crate::evaluate_text) with the same settings, as far as both models have such a context: the losses
+/// are those that it gives. `progress` gets the number of targets done and of all targets.
 ///
 /// # Errors
 /// Models of other vocabularies; characters that the tokenizer lacks; fewer than two tokens; logits that are not
@@ -50,40 +52,26 @@ pub fn divergence(
     if vocabularies[0] != vocabularies[1] {
         return Err(TrainError::Vocabularies { model: vocabularies[0], reference: vocabularies[1] });
     }
-    let prefix = tokenizer.prompt_prefix();
-    let mut ids = Vec::new();
-    encode(&corpus.documents(), tokenizer, |tokens, _| {
-        ids.extend_from_slice(tokens);
-        Ok(())
-    })?;
-    if ids.len() + prefix.len() < 2 {
-        return Err(DataError::NothingToPredict { tokens: ids.len() }.into());
-    }
+    let text = TextWindows::new(corpus, tokenizer, vocabularies[0])?;
     let contexts = [model, reference].map(|model| model.config().context);
-    let context = settings.max_context.min(contexts[0]).min(contexts[1]).max(prefix.len() + 1);
-    let mut readers =
-        [Reader::new(model, context, settings.threads)?, Reader::new(reference, context, settings.threads)?];
+    let context = settings.max_context.max(text.prefix.len() + 1).min(contexts[0]).min(contexts[1]);
+    let of_text = text.of_text(context);
+    let reader = |model| Reader::new(model, text.prefix.len() + of_text, settings.threads);
+    let [mut model, mut reference] = [reader(model)?, reader(reference)?];
     let mut totals = Totals::default();
-    let of_window = (context - prefix.len()).max(1);
-    for window in ids.chunks(of_window) {
-        readers.iter_mut().for_each(Reader::restart);
-        let tokens = [prefix, window].concat();
-        for first in (0..tokens.len()).step_by(PIECE) {
-            let piece = &tokens[first..(first + PIECE).min(tokens.len())];
-            let [model, reference] = &mut readers;
-            let rows = [model.read(piece)?, reference.read(piece)?];
-            for (i, (q, p)) in rows[0].chunks(vocabularies[0]).zip(rows[1].chunks(vocabularies[0])).enumerate() {
-                // What follows the prefix is a prediction; what is within it isn't.
-                let next = first + i + 1;
-                if next >= prefix.len().max(1) && next < tokens.len() {
-                    totals.add(q, p, tokens[next] as usize);
+    for window in text.windows(of_text)? {
+        model.restart();
+        reference.restart();
+        let (inputs, before) = text.inputs(&window);
+        for (piece, first) in inputs.chunks(PIECE).zip((0..).step_by(PIECE)) {
+            let (q, p) = (model.read(piece)?, reference.read(piece)?);
+            for (row, (q, p)) in (first..).zip(q.chunks(vocabularies[0]).zip(p.chunks(vocabularies[0]))) {
+                if row >= before {
+                    totals.add(q, p, text.ids[window.start + row - before + 1] as usize);
                 }
             }
         }
-        progress(totals.divergences.len(), ids.len());
-    }
-    if totals.divergences.is_empty() {
-        return Err(DataError::NothingToPredict { tokens: ids.len() }.into());
+        progress(totals.divergences.len(), text.ids.len() - 1);
     }
     Ok(totals.divergence())
 }
@@ -150,11 +138,6 @@ impl Totals {
             tokens,
         }
     }
-}
-
-fn log_sum_exp(logits: &[f32]) -> f64 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    f64::from(max) + logits.iter().map(|x| f64::from(x - max).exp()).sum::<f64>().ln()
 }
 
 /// The first of the largest logits.

@@ -7,8 +7,8 @@ use smallmind_kernels::loss::IGNORE;
 use smallmind_model::tokenizer::Tokenizer;
 use smallmind_model::{ModelError, PackedModel};
 
-use crate::data::{Corpus, DataError, Dataset, SequentialWindows, Window};
-use crate::prepare::encode;
+use crate::data::{Corpus, Dataset, Window};
+use crate::text_windows::{TextWindows, before};
 use crate::{BatchShape, Evaluator, TrainError};
 
 /// How well a model predicts a text.
@@ -57,29 +57,16 @@ pub fn evaluate_text(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Evaluation, TrainError> {
     let vocab = model.config().vocab_size;
-    if tokenizer.vocab_size() > vocab {
-        return Err(ModelError::Vocabulary { tokenizer: tokenizer.vocab_size(), model: vocab }.into());
-    }
-    let prefix = tokenizer.prompt_prefix();
-    // The first token of the text is predicted from the last token of the prefix.
-    let mut ids: Vec<u32> = prefix.last().copied().into_iter().collect();
-    let mut bytes = 0;
-    encode(&corpus.documents(), tokenizer, |tokens, of_document| {
-        ids.extend_from_slice(tokens);
-        bytes += of_document;
-        Ok(())
-    })?;
-    if ids.len() < 2 {
-        return Err(DataError::NothingToPredict { tokens: ids.len() - prefix.len().min(1) }.into());
-    }
-    let data = Dataset::from_tokens(&ids, u32::try_from(vocab).unwrap_or(u32::MAX), bytes)?;
+    let text = TextWindows::new(corpus, tokenizer, vocab)?;
+    let (prefix, bytes) = (text.prefix, text.bytes);
+    let data = Dataset::from_tokens(&text.ids, u32::try_from(vocab).unwrap_or(u32::MAX), bytes)?;
     let context = settings.max_context.max(prefix.len() + 1).min(model.config().context);
-    let of_text = context.saturating_sub(prefix.len()).min(ids.len().saturating_sub(1)).max(1);
+    let of_text = text.of_text(context);
     let shape = BatchShape { sequences: (BATCH_TOKENS / context).max(1), context: prefix.len() + of_text };
     let options = PlanOptions::stored(shape.limits(), settings.threads, model.storage().clone());
     let mut evaluator = Evaluator::new(model.config(), options)?;
     let weights = || ParamMemory::Stored(model.weights());
-    let windows: Vec<_> = SequentialWindows::new(data.tokens(), of_text)?.iter().collect();
+    let windows = text.windows(of_text)?;
     let set = WholeSet { data: &data, windows: &windows, prefix, shape };
     let mut positions = Positions::default();
     let mut run = |batch: &Batch| {
@@ -126,11 +113,7 @@ impl WholeSet<'_> {
         let tokens: usize = self.windows.iter().map(|window| window.len).sum();
         let (mut total, mut done) = (0.0, 0);
         for (i, window) in self.windows.iter().enumerate() {
-            let before = if window.start == 0 {
-                self.prefix.split_last().map_or(&[][..], |(_, first)| first)
-            } else {
-                self.prefix
-            };
+            let before = before(self.prefix, window);
             let len = before.len() + window.len;
             let (x, y) = (&mut x[..len], &mut y[..len]);
             x[..before.len()].copy_from_slice(before);

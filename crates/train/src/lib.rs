@@ -82,6 +82,7 @@ mod event;
 mod initial;
 mod keys;
 mod learner;
+mod logits;
 mod overlay;
 pub mod prepare;
 pub mod quickstart;
@@ -92,6 +93,7 @@ mod sample;
 pub mod schedule;
 mod stepper;
 pub mod stories;
+mod text_windows;
 mod trainer;
 mod workload;
 

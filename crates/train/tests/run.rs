@@ -11,13 +11,14 @@ use std::sync::atomic::AtomicBool;
 
 use common::{begin, checkpoint, finish, losses, state, text_file, tiny};
 use smallmind_checkpoint::{ModelFolder, TOKENIZER_FILE, WEIGHTS_FILE};
+use smallmind_kernels::Format;
 use smallmind_model::sampler::SamplerConfig;
 use smallmind_model::tokenizer::{SpecialText, SpecialTokens, Tokenizer};
 use smallmind_model::{GenerateOptions, Generator, Model, Session, SessionOptions};
 use smallmind_simd::IsaKind;
 use smallmind_train::data::{Corpus, Dataset, OpenOptions, Split};
 use smallmind_train::{
-    ErrorClass, EvaluateSettings, Event, Existing, Finish, RunDir, Source, TrainError, Trainer, evaluate_text, prepare,
+    ErrorClass, EvaluateSettings, Event, Existing, Finish, RunDir, Source, TrainError, Trainer, divergence, evaluate_text, prepare,
 };
 
 const GPT: &[&str] = &["model.family=gpt2", "model.biases=false"];
@@ -208,6 +209,15 @@ fn the_loss_over_the_whole_validation_part() {
     let whole = evaluate_text(&model, &tokenizer, &corpus, settings, &mut |_, _| {}).unwrap();
     assert!((whole.loss - summary.full_val_loss.unwrap()).abs() < 1e-6, "{whole:?} {summary:?}");
     assert_eq!(whole.tokens, validation.chars().count() - 1);
+    // The same beside another model, whose loss is its own.
+    let other = Model::load(dir.path().join("run")).unwrap().pack_as(IsaKind::best(), Format::Q4_0).unwrap();
+    let of_other = evaluate_text(&other, &tokenizer, &corpus, settings, &mut |_, _| {}).unwrap();
+    let [model, other] = [model, other].map(Arc::new);
+    let beside = divergence(&model, &other, &tokenizer, &corpus, settings, &mut |_, _| {}).unwrap();
+    assert_eq!(beside.tokens, whole.tokens);
+    assert!((beside.loss - whole.loss).abs() < 1e-6, "{beside:?} {whole:?}");
+    assert!((beside.reference_loss - of_other.loss).abs() < 1e-6, "{beside:?} {of_other:?}");
+    assert!(beside.mean > 0.0 && beside.loss != beside.reference_loss, "{beside:?}");
     let bits = whole.loss / std::f64::consts::LN_2 * validation.chars().count() as f64 / validation.len() as f64;
     assert!((summary.bits_per_byte.unwrap() - bits).abs() < 1e-6);
 }

@@ -155,6 +155,14 @@ pub enum GgufFault {
         /// Its index, in an array.
         index: Option<u32>,
     },
+    /// A value that what is read doesn't allow.
+    #[error("the value {value} is not allowed: it must be {allowed}")]
+    NotAllowed {
+        /// The value.
+        value: String,
+        /// What is allowed, such as `from 0 to 1`.
+        allowed: &'static str,
+    },
     /// A key that is needed and not there.
     #[error("the key is missing{}", did_you_mean(suggestion))]
     MissingKey {

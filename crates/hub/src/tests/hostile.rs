@@ -247,6 +247,24 @@ fn a_server_without_tls_is_asked_once() {
     assert!(!sent.windows(6).any(|window| window == b"secret"));
 }
 
+#[test]
+fn a_server_that_is_not_there_is_asked_once() {
+    let mut place = Place::new(vec![]);
+    // The port is free again.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    place.hub.endpoint = format!("http://{address}");
+    let error = place.pull("hf:owner/name").unwrap_err();
+    assert!(matches!(&error, HubError::Request { why, .. } if !why.contains("times")), "{error}");
+}
+
+#[test]
+fn a_name_without_an_owner_is_not_asked_for() {
+    let place = Place::new(vec![Served::large("m.gguf", bytes(10, 1))]);
+    let error = place.pull("hf:name").unwrap_err();
+    assert!(matches!(&error, HubError::Name { .. }) && error.to_string().contains("hf:OWNER/NAME"), "{error}");
+    assert!(place.hub.seen().is_empty());
+}
+
 /// A folder where a file should be, and a file where a folder should be.
 #[test]
 fn caches_that_are_no_caches_are_named() {

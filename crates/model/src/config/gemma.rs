@@ -43,7 +43,7 @@ pub(super) fn scale(n: usize, head_dim: usize) -> Option<f32> {
 pub(super) fn scalar(c: &ModelConfig) -> Option<usize> {
     let usual = Heads::new(c.heads, c.kv_heads, c.head_dim).scale;
     let Some(factor) = c.attention_scale.filter(|factor| *factor != usual) else { return Some(c.head_dim) };
-    // A number out of range becomes the nearest one in it, whose factor is another.
+    // Beyond the range of sizes the nearest size has another factor, so there is no such number.
     let n = f64::from(factor).powi(-2).round().clamp(1.0, MAX_DIMENSION as f64) as usize;
     (scale(n, c.head_dim) == Some(factor)).then_some(n)
 }
@@ -90,8 +90,8 @@ pub(super) fn by_layer(global: RopeConfig, local: RopeConfig, layers: usize, win
     }
 }
 
-/// The rotations of layers without and with a window; `None` where a layer has none, or two layers of a kind different
-/// ones. Where there is no layer of a kind, it is the other's.
+/// The rotation of the layers without a window, and that of the layers with one. `None` if a layer is not rotated, or
+/// if two layers of one kind differ. If there are no layers of one kind, both are the rotation of the other kind.
 pub(super) fn rotations(c: &ModelConfig) -> Option<(&RopeConfig, &RopeConfig)> {
     let of_kind = |local: bool| {
         let mut all = (0..c.layers).filter(move |layer| c.attention_windows.of(*layer).is_some() == local);

@@ -19,6 +19,7 @@ use smallmind_graph::op::{Gelu, RopeScaling};
 
 use super::windows::WindowKeys;
 use super::{AttentionWindows, Biases, ConfigError, Family, Head, Mlp, ModelConfig, NormKind, Residual, UnknownKeys};
+use crate::sampler::{SamplerConfig, SamplerError};
 use crate::{GenerationConfig, ModelError};
 
 pub(crate) use rope::{LONG_FACTORS, ROPE_FACTORS, ROPE_TENSORS, SHORT_FACTORS, divisors};
@@ -248,7 +249,7 @@ fn read_config(keys: &Keys<'_>) -> Result<ModelConfig, ModelError> {
         d_ff: experts::width(keys)?,
         experts: experts::read(keys)?,
         positions: rope::positions(keys, [layers, context, head_dim])?,
-        // 1 is another factor than none.
+        // Without the key scores are multiplied by 1/√head_dim, so a stated 1 must not be left out; 0 stands for no key.
         attention_scale: keys.optional::<f32>("attention.scale")?.filter(|scale| *scale != 0.0),
         attention_windows: windows(keys, context)?,
         attention_softcap: keys.factor("attn_logit_softcapping")?,
@@ -346,21 +347,45 @@ fn read_generation(keys: &Keys<'_>, vocab_size: usize) -> Result<GenerationConfi
     for name in ["eos", "eot", "eom"] {
         eos.extend(token(name)?.filter(|id| !eos.contains(id)));
     }
-    let sampling = |key: &str| metadata.value::<f32>(&format!("general.sampling.{key}"));
-    let known = ["temp", "top_p", "min_p", "penalty_repeat", "top_k"];
+    let generation = GenerationConfig { bos: token("bos")?, eos, ..sampling(metadata)? };
+    Ok(generation)
+}
+
+/// The key of each setting of sampling, and the setting.
+const SAMPLING: [(&str, &str); 5] = [
+    ("temp", "temperature"),
+    ("top_k", "top_k"),
+    ("top_p", "top_p"),
+    ("min_p", "min_p"),
+    ("penalty_repeat", "repetition_penalty"),
+];
+
+/// The settings of sampling.
+///
+/// # Errors
+/// A value of another type, or out of its range.
+fn sampling(metadata: &GgufMetadata) -> Result<GenerationConfig, CheckpointError> {
+    let whole = |key: &str| format!("general.sampling.{key}");
+    let number = |key: &str| metadata.value::<f32>(&whole(key));
     let others = metadata.iter().filter_map(|(key, _)| key.strip_prefix("general.sampling."));
-    let not_obeyed = others.filter(|key| !known.contains(key)).map(|key| format!("general.sampling.{key}")).collect();
-    Ok(GenerationConfig {
-        bos: token("bos")?,
-        eos,
-        temperature: sampling("temp")?,
-        top_k: metadata.value::<usize>("general.sampling.top_k")?,
-        top_p: sampling("top_p")?,
-        min_p: sampling("min_p")?,
-        repetition_penalty: sampling("penalty_repeat")?,
+    let not_obeyed = others.filter(|key| !SAMPLING.iter().any(|(known, _)| known == key)).map(whole).collect();
+    let generation = GenerationConfig {
+        temperature: number("temp")?,
+        // As in llama.cpp, numbers below 1 keep all tokens.
+        top_k: metadata.value::<i64>(&whole("top_k"))?.map(|k| usize::try_from(k).unwrap_or(0)),
+        top_p: number("top_p")?,
+        min_p: number("min_p")?,
+        repetition_penalty: number("penalty_repeat")?,
         not_obeyed,
         ..GenerationConfig::default()
-    })
+    };
+    match generation.sampler(&SamplerConfig::default()).check() {
+        Err(SamplerError::Setting { field, value, allowed }) => {
+            let key = SAMPLING.iter().find(|(_, setting)| *setting == field).map_or(field, |(key, _)| key);
+            Err(metadata.fault(&whole(key), GgufFault::NotAllowed { value, allowed }))
+        }
+        _ => Ok(generation),
+    }
 }
 
 /// Sets the keys of a configuration.
@@ -436,9 +461,6 @@ pub(crate) fn check(c: &ModelConfig, family: Family) -> Result<(), ConfigError> 
     if c.attention_windows != AttentionWindows::None && !can_have_windows {
         return refuse("attention_windows", format!("{:?}", c.attention_windows), "None");
     }
-    if c.eos.len() > 3 {
-        return refuse("eos", format!("{:?}", c.eos), "at most three tokens");
-    }
     let rope = (0..c.layers).find_map(|layer| c.positions.rope_of(layer));
     match rope.and_then(|rope| rope.scaling.as_ref()) {
         Some(scaling @ RopeScaling::Dynamic { .. }) => {
@@ -457,4 +479,34 @@ pub(crate) fn check(c: &ModelConfig, family: Family) -> Result<(), ConfigError> 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use smallmind_checkpoint::parse_gguf_header;
+
+    use super::*;
+
+    fn sampling_of(key: &str, value: GgufValue) -> Result<GenerationConfig, String> {
+        let mut writer = GgufWriter::new();
+        writer.set(&format!("general.sampling.{key}"), value).unwrap();
+        let mut bytes = Vec::new();
+        writer.write_to(&mut bytes).unwrap();
+        sampling(&parse_gguf_header("m.gguf".as_ref(), &bytes).unwrap().metadata).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn settings_of_sampling_are_read_in_their_ranges() {
+        assert_eq!(sampling_of("top_k", GgufValue::I32(-1)).unwrap().top_k, Some(0), "all tokens");
+        assert_eq!(sampling_of("top_k", GgufValue::I32(40)).unwrap().top_k, Some(40));
+        assert_eq!(sampling_of("min_p", GgufValue::F32(0.5)).unwrap().min_p, Some(0.5));
+        assert_eq!(sampling_of("mirostat", GgufValue::I32(2)).unwrap().not_obeyed, ["general.sampling.mirostat"]);
+        for (key, value) in
+            [("temp", -0.5), ("temp", f32::NAN), ("top_p", 1.5), ("top_p", 0.0), ("min_p", -0.1), ("penalty_repeat", 0.0)]
+        {
+            let error = sampling_of(key, GgufValue::F32(value)).unwrap_err();
+            let named = [format!("general.sampling.{key}"), format!("the value {value} "), "byte".to_owned()];
+            assert!(named.iter().all(|part| error.contains(part)), "{error}");
+        }
+    }
 }

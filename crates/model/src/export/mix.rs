@@ -8,6 +8,8 @@ use std::fmt;
 
 use smallmind_kernels::Format;
 
+use crate::{Family, Head, ModelConfig};
+
 /// The formats of a file's weights, by the names that users of llama.cpp know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each is named after the format of most weights; M and L have more bits than S")]
@@ -71,6 +73,22 @@ pub(crate) struct MixModel {
     pub(crate) experts: usize,
     /// Whether it is known which elements matter.
     pub(crate) has_importance: bool,
+    /// Whether llama.cpp counts it among the models of 70 billion parameters.
+    pub(crate) is_70b: bool,
+}
+
+impl MixModel {
+    /// Of a model that is written as a family's.
+    pub(crate) fn new(config: &ModelConfig, family: Family, has_importance: bool) -> Self {
+        let (layers, group) = (config.layers, config.heads / config.kv_heads.max(1));
+        let experts = config.experts.map_or(0, |experts| experts.count);
+        let is_70b = match family.architecture() {
+            "llama" => experts == 0 && group > 1,
+            architecture => architecture == "qwen2",
+        };
+        let is_tied = config.head == Head::Tied;
+        Self { layers, group, is_tied, experts, has_importance, is_70b: is_70b && layers == 80 }
+    }
 }
 
 impl WeightMix {
@@ -144,27 +162,24 @@ impl WeightMix {
         if model.experts == 8 {
             return Format::Q8_0;
         }
+        match self.of_usual_values(layer, model) {
+            // Eight heads share the values of these models, so more bits cost little.
+            Format::Q3K | Format::Q4K if model.is_70b => Format::Q5K,
+            usual => usual,
+        }
+    }
+
+    fn of_usual_values(self, layer: usize, model: MixModel) -> Format {
+        let is_shared = model.group >= 4;
         match self {
-            Q2_K => {
-                if model.group >= 4 {
-                    Format::Q4K
-                } else {
-                    Format::Q3K
-                }
-            }
-            Q3_K_M => {
-                if layer < 2 {
-                    Format::Q5K
-                } else {
-                    Format::Q4K
-                }
-            }
+            Q2_K if is_shared => Format::Q4K,
+            Q2_K => Format::Q3K,
+            Q3_K_M if layer < 2 => Format::Q5K,
+            Q3_K_M => Format::Q4K,
             Q3_K_L => Format::Q5K,
-            IQ4_NL | IQ4_XS if model.group >= 4 => Format::Q5K,
+            IQ4_NL | IQ4_XS if is_shared => Format::Q5K,
             Q4_K_M | Q5_K_M if has_more_bits(layer, model.layers) => Format::Q6K,
             Q4_K_S if layer < 4 => Format::Q5K,
-            // A model of 70 billion parameters, whose values few heads share.
-            Q3_K_S | Q4_K_M | Q4_K_S if model.layers == 80 => Format::Q5K,
             _ => self.format(),
         }
     }
@@ -220,7 +235,8 @@ impl fmt::Display for WeightMix {
 mod tests {
     use super::*;
 
-    const MODEL: MixModel = MixModel { layers: 16, group: 4, is_tied: false, experts: 0, has_importance: false };
+    const MODEL: MixModel =
+        MixModel { layers: 16, group: 4, is_tied: false, experts: 0, has_importance: false, is_70b: false };
 
     #[test]
     fn names_and_numbers() {
@@ -260,6 +276,30 @@ mod tests {
         assert_eq!(Q4_0.format_of("token_embd.weight", &[64, 96], tied), Format::Q8_0);
         let important = MixModel { has_importance: true, ..MODEL };
         assert_eq!(Q4_0.format_of("blk.1.ffn_down.weight", &[64, 512], important), Format::Q4_1);
+    }
+
+    #[test]
+    fn values_of_70b_models_have_more_bits() {
+        let sizes = |layers, heads, kv_heads| ModelConfig { layers, heads, kv_heads, ..ModelConfig::default() };
+        let model = |config: &ModelConfig, family| MixModel::new(config, family, false);
+        let large = model(&sizes(80, 64, 8), Family::Llama);
+        for (config, family, is_70b) in [
+            (sizes(80, 64, 8), Family::Llama, true),
+            (sizes(80, 64, 64), Family::Llama, false),
+            (sizes(79, 64, 8), Family::Llama, false),
+            (sizes(80, 64, 64), Family::Qwen2, true),
+            (sizes(80, 64, 8), Family::Granite, false),
+        ] {
+            assert_eq!(model(&config, family).is_70b, is_70b, "{family:?} {config:?}");
+        }
+        let of = |mix: WeightMix| mix.format_of("blk.40.attn_v.weight", &[64, 512], large);
+        for mix in [Q2_K, Q3_K_S, Q3_K_M, Q3_K_L, Q4_K_S, IQ4_XS] {
+            assert_eq!(of(mix), Format::Q5K, "{mix}");
+        }
+        // Where more bits are usual, they stay.
+        assert_eq!(Q4_K_M.format_of("blk.79.attn_v.weight", &[64, 512], large), Format::Q6K);
+        assert_eq!(of(Q6_K), Format::Q6K);
+        assert_eq!(Q2_K.format_of("blk.40.attn_k.weight", &[64, 512], large), Format::Q2K);
     }
 
     #[test]

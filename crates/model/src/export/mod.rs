@@ -5,14 +5,17 @@ mod importance;
 mod mix;
 mod tensors;
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
-use smallmind_checkpoint::{GgmlType, GgufData, GgufFile, GgufValue, GgufWriter, TensorFormat};
+use smallmind_checkpoint::{Dtype, GgmlType, GgufData, GgufFile, GgufValue, GgufWriter, TensorFormat};
 use smallmind_kernels::Format;
 
 use crate::config::gguf;
+use crate::error::OverrideFault;
+use crate::tensor_names::FileKind;
 use crate::tokenizer::Tokenizer;
-use crate::{Family, GenerationConfig, Head, LoadOptions, ModelConfig, ModelError, ModelFiles};
+use crate::{ConfigError, Family, GenerationConfig, LoadOptions, ModelConfig, ModelError, ModelFiles};
 
 pub use calibrate::Calibration;
 pub use importance::ImportanceMatrix;
@@ -71,26 +74,16 @@ impl<'a> GgufExport<'a> {
     pub fn new(files: &'a ModelFiles, load: LoadOptions, options: ExportOptions<'a>) -> Result<Self, ModelError> {
         let (config, generation) = crate::load::checked_configs(files, load)?;
         config.check()?;
-        let family = match files {
-            ModelFiles::Folder(_) => Family::of(&config)?,
-            ModelFiles::Gguf(file) => gguf::family(file)?,
-        };
-        gguf::check(&config, family)?;
+        let family = files.family(&config)?;
+        // The metadata of a GGUF file are copied.
+        if let ModelFiles::Folder(_) = files {
+            gguf::check(&config, family)?;
+        }
         let origins = tensors::origins(files, &config, family);
-        let model = MixModel {
-            layers: config.layers,
-            group: config.heads / config.kv_heads,
-            is_tied: config.head == Head::Tied,
-            experts: config.experts.map_or(0, |experts| experts.count),
-            has_importance: options.importance.is_some(),
-        };
+        let model = MixModel::new(&config, family, options.importance.is_some());
         let planned =
             origins.iter().map(|origin| plan(origin, files, &options, model)).collect::<Result<Vec<_>, _>>()?;
-        for (part, _) in &options.overrides {
-            if !planned.iter().any(|tensor| tensor.name.contains(part)) {
-                return Err(ModelError::Override { part: part.clone() });
-            }
-        }
+        check_overrides(&options, &planned)?;
         if let Some(importance) = options.importance {
             importance.check(&planned)?;
         }
@@ -119,7 +112,7 @@ impl<'a> GgufExport<'a> {
     ///
     /// # Errors
     /// Files that can't be read; weights that are not finite, or that a format can't hold; a tokenizer that GGUF can't
-    /// express; those of `out`.
+    /// express, or more than three tokens that end a text and are not known by their texts; those of `out`.
     pub fn write(
         &self,
         name: &str,
@@ -189,9 +182,10 @@ impl<'a> GgufExport<'a> {
                 None
             }
         };
-        // There is a key for each of three tokens that end a text; `gguf::check` refuses more.
-        let ends = ["eos", "eot", "eom"].into_iter().zip(self.config.eos.iter().copied());
-        for (key, id) in self.config.bos.map(|id| ("bos", id)).into_iter().chain(ends) {
+        // The tokens that the tokenizer puts around a text come first: `add_bos_token` and `add_eos_token` name them.
+        let begins = tokenizer.and_then(|tokenizer| tokenizer.prompt_prefix().first().copied()).or(self.config.bos);
+        let ends = END_KEYS.into_iter().zip(ends(&self.config, self.family, tokenizer)?);
+        for (key, id) in begins.map(|id| ("bos", id)).into_iter().chain(ends) {
             writer.set(&format!("tokenizer.ggml.{key}_token_id"), GgufValue::U32(id))?;
         }
         if let Some(template) = template {
@@ -212,6 +206,85 @@ impl<'a> GgufExport<'a> {
     }
 }
 
+impl WeightMix {
+    /// The mix of plain numbers that holds the weights of a model of `config`, which was read from `files`, as they are:
+    /// F16 or BF16 if all weights that products read have that format, else F32. Tensors that a GGUF file holds in F32
+    /// in any mix, such as norms and routers of experts, don't count.
+    ///
+    /// # Errors
+    /// [`ConfigError::NotStorable`].
+    pub fn of_files(files: &ModelFiles, config: &ModelConfig) -> Result<Self, ModelError> {
+        let counts = |name: &str, shape: &[usize]| takes_overrides(name, shape);
+        let in_gguf = files.names_in(config, FileKind::Gguf)?.slots();
+        let params: BTreeSet<&str> =
+            in_gguf.iter().filter(|slot| counts(&slot.name, &slot.shape)).map(|slot| slot.param.as_str()).collect();
+        let (names, weights) = (files.names(config)?, files.weights());
+        let slots = names.slots();
+        let of_products = slots.iter().filter(|slot| params.contains(slot.param.as_str()));
+        let mut formats =
+            of_products.filter_map(|slot| weights.find(names.stored(&slot.name, weights))).map(|tensor| tensor.format);
+        let first = formats.next();
+        let is_same = first.is_some_and(|first| formats.all(|format| format == first));
+        Ok(match first {
+            Some(TensorFormat::Plain(Dtype::F16)) if is_same => Self::F16,
+            Some(TensorFormat::Plain(Dtype::Bf16)) if is_same => Self::BF16,
+            _ => Self::F32,
+        })
+    }
+}
+
+/// The keys of tokens that end a text.
+const END_KEYS: [&str; 3] = ["eos", "eot", "eom"];
+
+/// The tokens that end a text, one for each key.
+fn ends(config: &ModelConfig, family: Family, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>, ConfigError> {
+    let after_text = tokenizer.and_then(|tokenizer| tokenizer.suffix().first().copied());
+    let mut ends: Vec<u32> = after_text.into_iter().collect();
+    ends.extend(config.eos.iter().filter(|id| after_text != Some(**id)));
+    if let Some(tokenizer) = tokenizer.filter(|_| ends.len() > END_KEYS.len()) {
+        // Readers know some by their texts.
+        let known: Vec<u32> = tokenizer.ends().collect();
+        let first = ends[0];
+        ends.retain(|id| *id == first || !known.contains(id));
+    }
+    if ends.len() > END_KEYS.len() {
+        let (got, takes) = (format!("{ends:?}"), "at most three tokens in a GGUF file".to_owned());
+        return Err(ConfigError::NotStorable { key: "eos", got, model_type: family.architecture(), takes });
+    }
+    Ok(ends)
+}
+
+impl ExportOptions<'_> {
+    /// The override that counts for a tensor.
+    fn override_of(&self, name: &str) -> Option<&(String, Format)> {
+        self.overrides.iter().rev().find(|(part, _)| name.contains(part))
+    }
+}
+
+/// Whether a tensor can have another format than F32: not a vector, nor what no product reads in blocks.
+fn takes_overrides(name: &str, shape: &[usize]) -> bool {
+    let any = MixModel::new(&ModelConfig::default(), Family::Llama, false);
+    WeightMix::F16.format_of(name, shape, any) != Format::F32
+}
+
+/// Refuses overrides that change no tensor.
+fn check_overrides(options: &ExportOptions<'_>, planned: &[PlannedTensor]) -> Result<(), ModelError> {
+    for wanted in &options.overrides {
+        let fitting: Vec<_> = planned.iter().filter(|tensor| tensor.name.contains(&wanted.0)).collect();
+        let counts = |tensor: &&&PlannedTensor| options.override_of(&tensor.name) == Some(wanted);
+        let fault = match fitting.iter().find(|tensor| takes_overrides(&tensor.name, &tensor.shape)) {
+            None => match fitting.first() {
+                None => OverrideFault::NoTensor,
+                Some(first) => OverrideFault::StaysF32 { tensor: first.name.clone() },
+            },
+            Some(_) if !fitting.iter().any(|tensor| counts(&tensor)) => OverrideFault::Overridden,
+            Some(_) => continue,
+        };
+        return Err(ModelError::Override { part: wanted.0.clone(), fault });
+    }
+    Ok(())
+}
+
 fn plan(
     origin: &Origin,
     files: &ModelFiles,
@@ -219,15 +292,10 @@ fn plan(
     model: MixModel,
 ) -> Result<PlannedTensor, ModelError> {
     let (name, shape) = (origin.name(), &origin.shape()[..]);
-    let by_mix = options.mix.format_of(name, shape, model);
-    let of_override = options.overrides.iter().rev().find(|(part, _)| name.contains(part)).map(|(_, format)| *format);
     let cols = shape.last().copied().unwrap_or(1);
-    let to = match of_override {
-        // Vectors stay as they are: no product reads them in blocks.
-        Some(format) if by_mix != Format::F32 || options.mix == WeightMix::F32 && shape.len() > 1 => {
-            format.for_rows_of(cols)
-        }
-        _ => by_mix,
+    let to = match options.override_of(name) {
+        Some((_, format)) if takes_overrides(name, shape) => format.for_rows_of(cols),
+        _ => options.mix.format_of(name, shape, model),
     };
     let rows: usize = shape.split_last().map_or(1, |(_, outer)| outer.iter().product());
     let bytes = to.row_bytes(cols).and_then(|row| row.checked_mul(rows)).map_or(u64::MAX, |bytes| bytes as u64);
@@ -249,5 +317,84 @@ fn model_error(error: io::Error) -> ModelError {
     match error.downcast::<ModelError>() {
         Ok(error) => error,
         Err(error) => ModelError::Write(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use smallmind_checkpoint::parse_gguf_header;
+
+    use super::*;
+    use crate::Model;
+
+    /// A tokenizer of the letters a to h, which puts `a` before a text and `b` after it if told so.
+    fn letters(around: bool) -> Tokenizer {
+        let tokenizer = Tokenizer::characters("abcdefgh").unwrap();
+        let mut file: Value = serde_json::from_str(&tokenizer.to_json().unwrap()).unwrap();
+        if around {
+            let special = |text: &str| json!({"SpecialToken": {"id": text, "type_id": 0}});
+            let known = |text: &str, id: u32| json!({"id": text, "ids": [id], "tokens": [text]});
+            file["post_processor"] = json!({
+                "type": "TemplateProcessing",
+                "single": [special("a"), {"Sequence": {"id": "A", "type_id": 0}}, special("b")],
+                "pair": [],
+                "special_tokens": {"a": known("a", 0), "b": known("b", 1)},
+            });
+        }
+        Tokenizer::from_bytes(file.to_string().as_bytes()).unwrap()
+    }
+
+    fn keys_of(eos: &[u32], tokenizer: &Tokenizer) -> Result<[Option<u32>; 4], ModelError> {
+        let config = ModelConfig {
+            vocab_size: 9,
+            context: 16,
+            d_model: 8,
+            layers: 1,
+            heads: 2,
+            kv_heads: 2,
+            head_dim: 4,
+            d_ff: 8,
+            bos: Some(7),
+            eos: eos.to_vec(),
+            ..ModelConfig::default()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        Model::random(config, 1).unwrap().save(dir.path()).unwrap();
+        let files = ModelFiles::open(dir.path()).unwrap();
+        let options = ExportOptions { mix: WeightMix::F32, overrides: vec![], importance: None, threads: 1 };
+        let mut bytes = Vec::new();
+        GgufExport::new(&files, LoadOptions::default(), options)?.write(
+            "m",
+            Some(tokenizer),
+            None,
+            &mut bytes,
+            &|_| {},
+        )?;
+        let metadata = parse_gguf_header("m.gguf".as_ref(), &bytes).unwrap().metadata;
+        let id = |name| metadata.value(&format!("tokenizer.ggml.{name}_token_id")).unwrap();
+        Ok(["bos", "eos", "eot", "eom"].map(id))
+    }
+
+    /// `add_bos_token` and `add_eos_token` are about the tokenizer's tokens, whatever the model's are.
+    #[test]
+    fn tokens_around_a_text_stay_those_of_the_tokenizer() {
+        assert_eq!(keys_of(&[5, 6], &letters(false)).unwrap(), [Some(7), Some(5), Some(6), None]);
+        assert_eq!(keys_of(&[5, 6], &letters(true)).unwrap(), [Some(0), Some(1), Some(5), Some(6)]);
+        assert_eq!(keys_of(&[5, 1], &letters(true)).unwrap(), [Some(0), Some(1), Some(5), None]);
+    }
+
+    #[test]
+    fn more_than_three_ends_need_known_texts() {
+        let tokenizer = letters(false);
+        let refused = keys_of(&[2, 3, 4, 5], &tokenizer).unwrap_err();
+        assert!(matches!(refused, ModelError::Config(ConfigError::NotStorable { key: "eos", .. })), "{refused}");
+        let mut file: Value = serde_json::from_str(&tokenizer.to_json().unwrap()).unwrap();
+        file["added_tokens"] = json!([{
+            "id": 8, "content": "<|im_end|>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true
+        }]);
+        let tokenizer = Tokenizer::from_bytes(file.to_string().as_bytes()).unwrap();
+        assert_eq!(keys_of(&[2, 8, 4, 5], &tokenizer).unwrap(), [Some(7), Some(2), Some(4), Some(5)]);
     }
 }

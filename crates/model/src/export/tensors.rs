@@ -123,7 +123,7 @@ impl<'a> Tensors<'a> {
             Origin::Same { name, .. } if planned.from == Some(stored(planned.to)) => self.copy(name, out),
             Origin::Same { name, .. } => self.convert_rows(planned, name, out),
             Origin::Slot(slot) => self.convert_slot(planned, slot, out),
-            Origin::Values { values, .. } => self.convert(planned, values, out),
+            Origin::Values { values, .. } => self.convert(planned, values, 0, out),
         };
         result.map_err(|error| match error {
             ModelError::Write(error) => error,
@@ -157,7 +157,7 @@ impl<'a> Tensors<'a> {
         for first in (0..tensor.rows()).step_by(piece) {
             values.resize(piece.min(tensor.rows() - first) * cols, 0.0);
             read_rows(file, name, first, &mut values)?;
-            self.convert(planned, &values, out)?;
+            self.convert(planned, &values, first * cols, out)?;
         }
         Ok(())
     }
@@ -179,16 +179,23 @@ impl<'a> Tensors<'a> {
         let mut in_file = vec![0.0; slot.len_in_file()];
         slot.to_file(of_slot, &mut in_file);
         drop(state);
-        self.convert(planned, &in_file, out)
+        self.convert(planned, &in_file, 0, out)
     }
 
-    /// Writes whole rows in the tensor's format.
-    fn convert(&self, planned: &PlannedTensor, values: &[f32], out: &mut dyn Write) -> Result<(), ModelError> {
+    /// Writes whole rows, of which the first begins with the tensor's element number `first`, in the tensor's format.
+    fn convert(
+        &self,
+        planned: &PlannedTensor,
+        values: &[f32],
+        mut first: usize,
+        out: &mut dyn Write,
+    ) -> Result<(), ModelError> {
         let cols = planned.shape.last().copied().unwrap_or(1).max(1);
         let importance = self.options.importance.and_then(|matrix| matrix.of(&planned.name));
         for piece in values.chunks((PIECE / cols).max(1) * cols) {
             let bytes = pack(planned, piece, cols, importance, self.options.threads)
-                .map_err(|(index, value)| self.beyond(planned, index, value))?;
+                .map_err(|(index, value)| self.beyond(planned, first + index, value))?;
+            first += piece.len();
             out.write_all(&bytes).map_err(ModelError::Write)?;
             self.count(piece.len());
         }

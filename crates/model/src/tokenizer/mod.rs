@@ -20,11 +20,13 @@
 //! and no part of a text is silently left out), knows the exact bytes of every token, divides long texts, and trains
 //! vocabularies, which depend only on the texts. No thread is started.
 //!
-//! Not here: chat templates, and which token ends a turn; a model's own configuration says that.
+//! Not here: chat templates. Which tokens end a text is said by a model's own configuration, and by [`Tokenizer::ends`]
+//! where that leaves some out.
 
 mod charsmap;
 mod check;
 mod encode;
+mod ends;
 mod engine;
 mod error;
 mod file;
@@ -140,6 +142,7 @@ pub struct Tokenizer {
     unknown: Option<u32>,
     bos: Option<u32>,
     eos: Option<u32>,
+    ends: Vec<u32>,
     template: Template,
     /// The file without its model, for saving.
     parts: TokenizerFile<()>,
@@ -295,6 +298,7 @@ impl Tokenizer {
         let template = Template::new(file.post_processor.as_ref(), table.len())?;
         let special = |name: &&str| file.added_tokens.iter().find(|token| token.special && token.content == *name);
         let named = |names: &[&str]| names.iter().find_map(special).map(|token| token.id);
+        let ends = ends::of_entries(&file.added_tokens, |_| Ok(None))?;
         let unknown = file.model.unknown().and_then(|unknown| file.model.ids().get(unknown)).copied();
         let normalizer_keeps_ascii =
             file.normalizer.as_ref().is_some_and(|part| matches!(part.kind.as_str(), "NFC" | "NFD" | "NFKC" | "NFKD"));
@@ -313,6 +317,7 @@ impl Tokenizer {
             unknown,
             bos: template.prefix.first().copied().or_else(|| named(&BEGIN_NAMES)),
             eos: named(&END_NAMES),
+            ends,
             template,
             parts: TokenizerFile {
                 not_applied: file.not_applied,
@@ -402,6 +407,12 @@ impl Tokenizer {
     /// The token that ends a text, found by its usual names. A model's configuration takes precedence.
     pub fn eos(&self) -> Option<u32> {
         self.eos
+    }
+
+    /// The tokens that end a generated text, besides those that a model's configuration names: [`eos`](Self::eos), and
+    /// the added tokens at whose text llama.cpp ends a text, such as `<|im_end|>`, `<|eot_id|>` and `<end_of_turn>`.
+    pub fn ends(&self) -> impl Iterator<Item = u32> {
+        self.eos.into_iter().chain(self.ends.iter().copied())
     }
 
     /// The token that begins a text: the one that the file puts before a prompt, or by its usual names. Vocabularies

@@ -209,6 +209,31 @@ fn settings_of_gguf_are_obeyed_or_told() {
     assert_eq!(tokenizer.encode("<s> a", SpecialTokens::Parse).unwrap(), [1, 3, 8]);
 }
 
+#[test]
+fn tokens_end_a_text_by_keys_and_by_their_texts() {
+    let mut list = PIECES.to_vec();
+    // A control token, a token of the user, and an ordinary token, which text may hold.
+    list.extend([("<|im_end|>", 0.0, 3), ("<end_of_turn>", 0.0, 4), ("<|eot_id|>", -5.0, 1), ("<gap>", 0.0, 3)]);
+    let mut writer = pieces(&list);
+    writer.set("tokenizer.ggml.eos_token_id", GgufValue::U32(1)).unwrap();
+    writer.set("tokenizer.ggml.fim_pad_token_id", GgufValue::U32(15)).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&metadata(&writer)).unwrap();
+    let sorted = |tokenizer: &Tokenizer| {
+        let mut ends: Vec<u32> = tokenizer.ends().collect();
+        ends.sort_unstable();
+        ends
+    };
+    assert_eq!(sorted(&tokenizer), [1, 2, 12, 13, 15]);
+    // A tokenizer.json has the texts only.
+    let json = Tokenizer::from_bytes(tokenizer.to_json().unwrap().as_bytes()).unwrap();
+    let mut ends = sorted(&json);
+    ends.dedup();
+    assert_eq!(ends, [2, 12, 13]);
+    writer.set("tokenizer.ggml.fim_pad_token_id", GgufValue::U32(16)).unwrap();
+    let error = Tokenizer::from_gguf(&metadata(&writer)).unwrap_err().to_string();
+    assert!(error.contains("fim_pad_token_id"), "{error}");
+}
+
 type Change = fn(&mut GgufWriter<'static>);
 
 fn set(writer: &mut GgufWriter<'static>, key: &str, value: GgufValue) {

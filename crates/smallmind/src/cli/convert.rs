@@ -4,9 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
-use smallmind::checkpoint::{
-    CONFIG_FILE, Dtype, GENERATION_FILE, INDEX_FILE, TOKENIZER_FILE, TensorFormat, WEIGHTS_FILE,
-};
+use smallmind::checkpoint::{CONFIG_FILE, GENERATION_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
 use smallmind::model::chat::{ChatTemplates, MORE_TEMPLATES, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE};
 use smallmind::model::export::{ExportOptions, GgufExport, WeightMix};
 use smallmind::model::{ModelFiles, is_gguf};
@@ -47,13 +45,16 @@ impl Convert {
         let out = OutputFile::check(&self.out, self.overwrite)?;
         let files = self.files()?;
         gguf_output::check_other(&self.out, &files, None)?;
-        let mix = self.format.unwrap_or_else(|| widest(&files));
+        let mix = match self.format {
+            Some(mix) => mix,
+            None => {
+                let (config, _) = files.configs(self.model.allowed.unknown_keys()).map_err(models::with_flag)?;
+                WeightMix::of_files(&files, &config)?
+            }
+        };
         let options = ExportOptions { mix, overrides: vec![], importance: None, threads: settings.threads() };
         let export = GgufExport::new(&files, self.model.allowed.load_options(), options).map_err(models::with_flag)?;
-        if let Some(tensor) = export.requantized() {
-            let (name, format) = (&tensor.name, tensor.from.map(|format| format.to_string()).unwrap_or_default());
-            return Err(usage(format!("{name} is quantized ({format}): quantize --allow-requantize converts it")));
-        }
+        gguf_output::check_requantized(&export, "quantize --allow-requantize converts it")?;
         let beside = Beside::of(&self.model.model, &files)?;
         gguf_output::write(&export, &beside, out)?;
         let (written, bytes) = (self.out.display(), gguf_output::bytes(export.tensors()));
@@ -109,16 +110,4 @@ impl Convert {
 
 fn write_json(folder: &mut OutputFolder, name: &str, value: &Value) -> Outcome {
     folder.write(name, |out| out.write_all(format!("{value:#}\n").as_bytes()))
-}
-
-/// The format of plain numbers that holds all weights of the files as they are.
-fn widest(files: &ModelFiles) -> WeightMix {
-    let mut formats = files.weights().tensors().filter(|tensor| tensor.shape.len() > 1).map(|tensor| tensor.format);
-    let first = formats.next();
-    let is_same = first.is_some_and(|first| formats.all(|format| format == first));
-    match first {
-        Some(TensorFormat::Plain(Dtype::F16)) if is_same => WeightMix::F16,
-        Some(TensorFormat::Plain(Dtype::Bf16)) if is_same => WeightMix::BF16,
-        _ => WeightMix::F32,
-    }
 }

@@ -37,11 +37,11 @@ pub struct Eval {
     /// Multiple choice: a .jsonl file with {"context": text, "endings": [texts], "label": number} in each line
     #[arg(long, value_name = "FILE", conflicts_with = "data")]
     choices: Option<PathBuf>,
-    /// Tokens that a prediction may look back on [default: the model's context]
-    #[arg(long, value_name = "N", value_parser = units::within::<u32>(1..))]
+    /// Tokens that a prediction may look back on [default: the model's context, with --against the shorter one]
+    #[arg(long, value_name = "N", value_parser = units::within::<u32>(1..), conflicts_with = "choices")]
     context: Option<u32>,
     /// The text between documents, empty for none [default: as the run was trained, or <|endoftext|>]
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "choices")]
     separator: Option<String>,
     #[command(flatten)]
     weights: WeightsArg,
@@ -62,8 +62,13 @@ impl Eval {
             .map(|model| ModelArg { model, allowed: self.model.allowed }.open_packed(isa, None))
             .transpose()?;
         let corpus = corpus(&self.data, &self.model.model, self.separator.as_deref(), &tokenizer)?;
-        let max_context = self.context.map_or(model.config().context, |context| context as usize);
-        model.config().check_context(max_context)?;
+        // Both models are evaluated in the same windows.
+        let shorter = match &reference {
+            Some((reference, _)) if reference.config().context < model.config().context => reference.config(),
+            _ => model.config(),
+        };
+        let max_context = self.context.map_or(shorter.context, |context| context as usize);
+        shorter.check_context(max_context)?;
         let how = EvaluateSettings { threads: settings.threads(), max_context };
         let bar = Bar::new(0, "{bar:24} {percent:>3}%  {pos}/{len} tokens  {eta} left");
         let mut progress = |done, total| {
@@ -102,7 +107,8 @@ impl Eval {
             if let Some(d) = divergence {
                 document["against"] = json!({
                     "model": self.against, "kl_mean": d.mean, "kl_99": d.percentile_99, "kl_max": d.max,
-                    "same_top": d.same_top, "loss": d.reference_loss, "tokens": d.tokens,
+                    "same_top": d.same_top, "loss": d.reference_loss, "loss_difference": d.loss - d.reference_loss,
+                    "perplexity_ratio": (d.loss - d.reference_loss).exp(), "tokens": d.tokens,
                 });
             }
             return output::document(document);
@@ -117,10 +123,13 @@ impl Eval {
         if let Some(d) = divergence {
             output::print(&format!(
                 "reference      loss {:.4}, perplexity {:.3}\n\
+                 difference     loss {:+.4}, perplexity x {:.4}\n\
                  KL divergence  mean {:.6}, 99 % below {:.6}, largest {:.6}\n\
                  same top       {:.2} %\n",
                 d.reference_loss,
                 d.reference_loss.exp(),
+                d.loss - d.reference_loss,
+                (d.loss - d.reference_loss).exp(),
                 d.mean,
                 d.percentile_99,
                 d.max,

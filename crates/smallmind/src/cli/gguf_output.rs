@@ -31,6 +31,13 @@ pub fn check_other(out: &Path, files: &ModelFiles, more: Option<&Path>) -> Outco
     Ok(())
 }
 
+/// Refuses to quantize what is quantized already.
+pub fn check_requantized(export: &GgufExport<'_>, advice: &str) -> Outcome {
+    let Some(tensor) = export.requantized() else { return Ok(()) };
+    let (name, format) = (&tensor.name, tensor.from.map(|format| format.to_string()).unwrap_or_default());
+    Err(usage(format!("{name} is quantized already ({format}), and the errors of both would add up; {advice}")))
+}
+
 /// What stands in a GGUF file besides weights and configuration.
 pub struct Beside {
     /// The name of the model.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use smallmind::checkpoint::StoredTensor;
 use smallmind::graph::{Graph, Limits, Plan, PlanOptions};
 use smallmind::kernels::Format;
-use smallmind::model::{ModelConfig, ModelFiles, Purpose, SessionOptions, architecture, unused_tensors};
+use smallmind::model::{ConfigError, ModelConfig, ModelFiles, Purpose, SessionOptions, architecture, unused_tensors};
 
 use speed::{Plans, Speed};
 
@@ -185,6 +185,14 @@ fn stored_bytes(files: &ModelFiles) -> u64 {
     files.weights().tensors().map(|info| info.bytes).sum()
 }
 
+/// What a `config.json` says of a model. A GGUF file may hold a model that none can state.
+fn stated<T>(files: &ModelFiles, of_json: Result<T, ConfigError>) -> Result<Option<T>, ConfigError> {
+    match (files, of_json) {
+        (ModelFiles::Gguf(_), Err(ConfigError::NotStorable { .. })) => Ok(None),
+        (_, of_json) => of_json.map(Some),
+    }
+}
+
 /// The file that holds the tokenizer, if there is one.
 fn tokenizer_file(files: &ModelFiles) -> Option<&Path> {
     match files {
@@ -202,7 +210,7 @@ fn summary(
 ) -> anyhow::Result<Value> {
     Ok(json!({
         "model": files.path(),
-        "config": config.to_json()?,
+        "config": stated(files, config.to_json())?,
         "parameters": graph.params().elements(),
         "stored_tensors": files.weights().tensors().len(),
         "stored_bytes": stored_bytes(files),
@@ -229,7 +237,7 @@ fn describe(files: &ModelFiles, config: &ModelConfig, graph: &Graph, memory: &Me
     let total = units::bytes(memory.weights + memory.cache + memory.work);
     let rows = [
         ("model", files.path().display().to_string()),
-        ("family", c.model_type()?.to_owned()),
+        ("family", stated(files, c.model_type())?.unwrap_or("none; no config.json can state this model").to_owned()),
         ("parameters", units::grouped(graph.params().elements() as u64)),
         ("layers", c.layers.to_string()),
         ("width", format!("{}, feed-forward {}", c.d_model, c.d_ff)),

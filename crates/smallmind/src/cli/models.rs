@@ -87,7 +87,7 @@ impl Allowed {
     /// Notes what is ignored, and an output head in the weights that `config.json` doesn't have. `config` was read from
     /// `files`.
     pub fn note(self, files: &ModelFiles, config: &ModelConfig) -> anyhow::Result<()> {
-        if files.has_second_head()? {
+        if files.has_second_head(config)? {
             note!(
                 "note: lm_head.weight differs from the token embeddings, although `tie_word_embeddings` in \
                  {CONFIG_FILE} makes them one: it is used as the output head, as in transformers"

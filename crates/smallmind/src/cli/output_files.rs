@@ -5,7 +5,7 @@
 //! `smallmind::train::RunDir`.)
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{IsTerminal, Write};
+use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -99,18 +99,44 @@ impl OutputFile {
     }
 }
 
-fn write_device(mut file: File, path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
-    let mut bytes = Vec::new();
-    let text = write(&mut bytes).map(|()| {
-        // The content may hold control characters.
-        if file.is_terminal() {
-            output::harmless(&String::from_utf8_lossy(&bytes)).into_owned().into_bytes()
-        } else {
-            bytes
-        }
-    });
-    let written = text.and_then(|text| file.write_all(&text)).and_then(|()| file.flush());
+/// Writes to a device as the content comes, since it may be larger than memory.
+fn write_device(file: File, path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
+    let written = if file.is_terminal() { write_terminal(file, write) } else { write_stream(file, write) };
     written.with_context(|| format!("{}: can't be written", path.display()))
+}
+
+fn write_stream(file: File, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> std::io::Result<()> {
+    let mut out = BufWriter::new(file);
+    write(&mut out)?;
+    out.flush()
+}
+
+/// Content for a terminal may hold control characters. Only text is short enough to be shown.
+fn write_terminal(mut file: File, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> std::io::Result<()> {
+    let mut text = Text(Vec::new());
+    write(&mut text)?;
+    file.write_all(output::harmless(&String::from_utf8_lossy(&text.0)).as_bytes())?;
+    file.flush()
+}
+
+/// The most bytes that are shown on a terminal.
+const MAX_SHOWN: usize = 64 << 20;
+
+/// Text for a terminal.
+struct Text(Vec<u8>);
+
+impl Write for Text {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_SHOWN {
+            return Err(std::io::Error::other(format!("more than {MAX_SHOWN} bytes for a terminal")));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A complete file under a temporary name.
@@ -282,6 +308,29 @@ mod tests {
         // Writing to /dev/null must not put a file in its place.
         OutputFile::check(Path::new("/dev/null"), REFUSE).unwrap().write(|out| out.write_all(b"x")).unwrap();
         assert!(!Path::new("/dev/null").is_file());
+    }
+
+    /// A device gets the content as it comes, not when it is complete.
+    #[cfg(unix)]
+    #[test]
+    fn what_is_written_to_a_device_is_not_held_in_memory() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let path = PathBuf::from("pipe");
+        let file = OutputFile { path, sink: Sink::Device(std::os::fd::OwnedFd::from(writer).into()) };
+        let (told, seen) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let mut first = [0; 1];
+            std::io::Read::read_exact(&mut reader, &mut first).unwrap();
+            told.send(first[0]).unwrap();
+            std::io::copy(&mut reader, &mut std::io::sink()).unwrap() + 1
+        });
+        file.write(|out| {
+            out.write_all(&[7; 1 << 20])?;
+            assert_eq!(seen.recv_timeout(std::time::Duration::from_secs(20)), Ok(7));
+            out.write_all(b"end")
+        })
+        .unwrap();
+        assert_eq!(thread.join().unwrap(), (1 << 20) + 3);
     }
 
     #[test]

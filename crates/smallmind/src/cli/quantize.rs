@@ -12,7 +12,7 @@ use smallmind::model::{ModelFiles, is_gguf};
 use smallmind::train::data::Corpus;
 use smallmind::train::{Divergence, EvaluateSettings, divergence};
 
-use super::failure::{Outcome, usage};
+use super::failure::Outcome;
 use super::gguf_output::{self, Beside, mix_parser};
 use super::models::{self, ModelArg};
 use super::output_files::{OutputFile, Overwrite};
@@ -91,12 +91,9 @@ impl Quantize {
             threads: settings.threads(),
         };
         let export = GgufExport::new(&files, self.model.allowed.load_options(), options).map_err(models::with_flag)?;
-        if let Some(tensor) = export.requantized().filter(|_| !self.allow_requantize && !self.dry_run) {
-            let (name, format) = (&tensor.name, tensor.from.map(|format| format.to_string()).unwrap_or_default());
-            return Err(usage(format!(
-                "{name} is quantized already ({format}), and the errors of both would add up; quantize the model that \
-                 this file was made of, or add --allow-requantize"
-            )));
+        if !self.allow_requantize && !self.dry_run {
+            let advice = "quantize the model that this file was made of, or add --allow-requantize";
+            gguf_output::check_requantized(&export, advice)?;
         }
         let Some(out) = out else { return show(self.format, export.tensors(), settings) };
         let beside = Beside::of(path, &files)?;

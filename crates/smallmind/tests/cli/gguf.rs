@@ -3,6 +3,7 @@
 use std::fs;
 
 use serde_json::json;
+use smallmind::checkpoint::{GgufData, GgufFile, GgufValue, GgufWriter, TensorSource};
 
 use crate::support::Bench;
 
@@ -104,8 +105,54 @@ fn quantized_files_are_planned_written_and_read() {
     };
     assert!(formats("ffn_down.weight").iter().all(|format| format == "f16"));
     assert!(formats("attn_output.weight").iter().all(|format| format == "q8_0"));
-    bench.run(&format!("{with} nothing=f16")).fails(2, &["`nothing`"]);
+    bench.run(&format!("{with} nothing=f16")).fails(2, &["`nothing`", "no tensor"]);
+    bench.run(&format!("{with} ffn_norm=f16")).fails(2, &["`ffn_norm`", "blk.0.ffn_norm.weight", "f32"]);
     bench.run(&format!("{with} ffn_down=q7")).fails(2, &["q8_0"]);
+}
+
+/// Copies a GGUF file, with more metadata.
+fn copy_with(bench: &Bench, from: &str, to: &str, more: &[(&str, GgufValue)]) {
+    let file = GgufFile::open(bench.path(from)).unwrap();
+    let mut writer = GgufWriter::new();
+    let all = file.metadata().iter().map(|(key, value)| (key, value.clone()));
+    for (key, value) in all.chain(more.iter().map(|(key, value)| (*key, value.clone()))) {
+        writer.set(key, value).unwrap();
+    }
+    let tensors: Vec<_> = file.tensors().map(|tensor| (tensor, file.read_bytes(&tensor.name).unwrap())).collect();
+    for (tensor, bytes) in &tensors {
+        writer.add(&tensor.name, &tensor.shape, GgufData::Stored(tensor.ggml_type, bytes)).unwrap();
+    }
+    writer.write_file(bench.path(to)).unwrap();
+}
+
+#[test]
+fn a_file_that_no_config_json_can_state_is_shown_and_copied() {
+    let bench = bench();
+    bench.run("convert -m model --out model.gguf --format f16").ok();
+    // Another factor of scores than a GPT-2's.
+    copy_with(&bench, "model.gguf", "odd.gguf", &[("gpt2.attention.scale", GgufValue::F32(0.5))]);
+    let told = bench.run("inspect odd.gguf --tensors").ok();
+    assert!(told.contains("no config.json") && told.contains("blk.0.attn_norm.weight"), "{told}");
+    let shown = bench.run("inspect odd.gguf --json").json();
+    assert_eq!((&shown["config"], shown["parameters"].is_u64()), (&json!(null), true), "{shown}");
+    bench.run("quantize -m odd.gguf --format q8_0 --out small.gguf").ok();
+    let kept = GgufFile::open(bench.path("small.gguf")).unwrap();
+    assert_eq!(kept.metadata().get("gpt2.attention.scale"), Some(&GgufValue::F32(0.5)));
+    bench.run(&format!("generate -m small.gguf {GENERATE}")).ok();
+    bench.run("convert -m odd.gguf --out folder").fails(2, &["attention_scale"]);
+}
+
+/// Wrong settings of sampling are found when the file is read, whatever is asked of it.
+#[test]
+fn settings_of_sampling_in_a_file_are_checked() {
+    let bench = bench();
+    bench.run("convert -m model --out model.gguf").ok();
+    copy_with(&bench, "model.gguf", "all.gguf", &[("general.sampling.top_k", GgufValue::I32(-1))]);
+    bench.run("generate -m all.gguf -p the -n 4 --threads 1 --seed 1").ok();
+    copy_with(&bench, "model.gguf", "wrong.gguf", &[("general.sampling.top_p", GgufValue::F32(1.5))]);
+    for verb in ["inspect wrong.gguf", "generate -m wrong.gguf -p the -n 4"] {
+        bench.run(verb).fails(3, &["wrong.gguf", "general.sampling.top_p", "1.5", "at most 1"]);
+    }
 }
 
 #[test]
@@ -166,8 +213,21 @@ fn evaluations_beside_another_model_by_position_and_by_choices() {
     let tokens: u64 = same["by_position"].as_array().unwrap().iter().map(|p| p["tokens"].as_u64().unwrap()).sum();
     assert_eq!(Some(tokens), same["tokens"].as_u64());
     bench.run("quantize -m model --format q4_0 --out small.gguf").ok();
-    let other = bench.run(&format!("{eval} --data short.txt --against small.gguf")).json();
-    assert!(other["against"]["kl_mean"].as_f64().unwrap() > 0.0, "{other}");
+    // Windows of four tokens.
+    let short = "--data short.txt --context 4";
+    let other = bench.run(&format!("{eval} {short} --against small.gguf")).json();
+    let against = |key: &str| other["against"][key].as_f64().unwrap();
+    assert!(against("kl_mean") > 0.0, "{other}");
+    let of = |model: &str| {
+        bench.run(&format!("eval -m {model} --threads 1 --json {short}")).json()["loss"].as_f64().unwrap()
+    };
+    let losses = [of("model"), of("small.gguf")];
+    assert!((other["loss"].as_f64().unwrap() - losses[0]).abs() < 1e-6, "{other} {losses:?}");
+    assert!((against("loss") - losses[1]).abs() < 1e-6, "{other} {losses:?}");
+    assert!((against("loss_difference") - (losses[0] - losses[1])).abs() < 1e-6, "{other} {losses:?}");
+    assert!((against("perplexity_ratio") - (losses[0] - losses[1]).exp()).abs() < 1e-6, "{other} {losses:?}");
+    let told = bench.run(&format!("eval -m model --threads 1 {short} --against small.gguf")).ok();
+    assert!(told.contains("difference     loss "), "{told}");
     let question = |label: usize| json!({"context": "the cat", "endings": ["sat", "mat"], "label": label}).to_string();
     bench.write("questions.jsonl", format!("{}\n{}\n", question(0), question(1)));
     let answered = bench.run(&format!("{eval} --choices questions.jsonl")).json();
@@ -175,4 +235,7 @@ fn evaluations_beside_another_model_by_position_and_by_choices() {
     bench.write("questions.jsonl", question(2));
     bench.run(&format!("{eval} --choices questions.jsonl")).fails(3, &["questions.jsonl, line 1", "`label` is 2"]);
     bench.run(&format!("{eval} --data short.txt --against nothing")).fails(3, &["nothing"]);
+    for flag in ["--context 4", "--separator x"] {
+        bench.run(&format!("{eval} --choices questions.jsonl {flag}")).fails(2, &["--choices", "cannot be used with"]);
+    }
 }

@@ -132,12 +132,13 @@ pub(super) fn check(c: &ModelConfig, family: Family) -> Result<(), ConfigError> 
 
 #[cfg(test)]
 mod tests {
-    use smallmind_checkpoint::{GgufData, GgufFile, GgufWriter};
+    use smallmind_checkpoint::{GgmlType, GgufData, GgufFile, GgufTensor, GgufWriter};
     use smallmind_graph::op::Gelu;
 
     use super::*;
     use crate::config::gguf;
-    use crate::{Mlp, NormPlacement, QkNorm, UnknownKeys};
+    use crate::export::{ExportOptions, GgufExport, WeightMix};
+    use crate::{LoadOptions, Mlp, Model, ModelFiles, NormPlacement, QkNorm, UnknownKeys};
 
     fn gemma2(layers: usize) -> ModelConfig {
         ModelConfig {
@@ -228,5 +229,39 @@ mod tests {
         ] {
             assert_eq!(refused(&config, family), named);
         }
+    }
+    /// Another pattern than llama.cpp's usual one can't be written anew, and is copied.
+    #[test]
+    fn a_gguf_file_keeps_its_own_metadata() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |files: &ModelFiles, name: &str| {
+            let options = ExportOptions { mix: WeightMix::F32, overrides: vec![], importance: None, threads: 1 };
+            let export = GgufExport::new(files, LoadOptions::default(), options).unwrap();
+            let mut bytes = Vec::new();
+            export.write(name, None, None, &mut bytes, &|_| {}).unwrap();
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        };
+        Model::random(gemma3(7), 1).unwrap().save(dir.path()).unwrap();
+        let usual = write(&ModelFiles::open(dir.path()).unwrap(), "usual.gguf");
+        let usual = GgufFile::open(usual).unwrap();
+        let mut writer = GgufWriter::new();
+        for (key, value) in usual.metadata().iter() {
+            writer.set(key, value.clone()).unwrap();
+        }
+        writer.set("gemma3.attention.sliding_window_pattern", GgufValue::U32(3)).unwrap();
+        let read = |tensor: &GgufTensor| (tensor.name.clone(), tensor.shape.clone(), usual.read_bytes(&tensor.name));
+        let tensors: Vec<_> = usual.tensors().map(read).collect();
+        for (name, shape, bytes) in &tensors {
+            writer.add(name, shape, GgufData::Stored(GgmlType::F32, bytes.as_ref().unwrap())).unwrap();
+        }
+        let other = dir.path().join("other.gguf");
+        writer.write_file(&other).unwrap();
+        let other = ModelFiles::open(other).unwrap();
+        let (config, _) = other.configs(UnknownKeys::Refuse).unwrap();
+        assert!(check(&config, Family::Gemma3).is_err());
+        let again = ModelFiles::open(write(&other, "again.gguf")).unwrap();
+        assert_eq!(again.configs(UnknownKeys::Refuse).unwrap().0, config);
     }
 }

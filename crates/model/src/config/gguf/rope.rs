@@ -61,6 +61,17 @@ pub(super) fn scaling(
     let attention = f64::from(keys.or("rope.scaling.attn_factor", 1.0f32)?);
     let original = keys.or("rope.scaling.original_context_length", context)?;
     if keys.has(LONG_FACTORS) || keys.has(SHORT_FACTORS) {
+        if let Some(factor) = factor {
+            return Err(keys.invalid("rope.scaling.factor", factor, "beside the factors of longrope only 1 is supported"));
+        }
+        if keys.has(ROPE_FACTORS) {
+            let why = format!("beside the tensor {ROPE_FACTORS} the factors of longrope are not supported");
+            return Err(keys.invalid("rope.scaling.type", kind.unwrap_or("none"), why));
+        }
+        if !matches!(kind, None | Some("none" | "linear" | "longrope")) {
+            let why = "beside the factors of longrope only longrope is supported";
+            return Err(keys.invalid("rope.scaling.type", kind.unwrap_or("none"), why));
+        }
         let [short, long] = [factors(keys, SHORT_FACTORS, dim)?, factors(keys, LONG_FACTORS, dim)?];
         let long = LongRopeScaling { short, long, attention_factor: attention, original_max_position: original };
         return Ok(Some(RopeScaling::LongRope(Arc::new(long))));
@@ -175,4 +186,72 @@ pub(super) fn write(c: &ModelConfig, rope: &RopeConfig, set: &mut Set<'_>) -> Re
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use smallmind_checkpoint::{GgufData, GgufFile, GgufWriter};
+
+    use super::*;
+    use crate::UnknownKeys;
+    use crate::config::gguf;
+
+    /// The configuration of a Phi-3 with the factors of longrope, where keys and a tensor are added.
+    fn long_rope(more: &[(&str, GgufValue)], tensor: Option<&str>) -> Result<ModelConfig, String> {
+        let scaling = LongRopeScaling {
+            short: vec![1.0, 1.5, 2.0],
+            long: vec![2.0, 3.0, 4.0],
+            attention_factor: 1.25,
+            original_max_position: 16,
+        };
+        let rope = RopeConfig { scaling: Some(RopeScaling::LongRope(Arc::new(scaling))), ..RopeConfig::default() };
+        let config = ModelConfig {
+            vocab_size: 3,
+            context: 64,
+            d_model: 12,
+            layers: 1,
+            heads: 2,
+            kv_heads: 2,
+            head_dim: 6,
+            d_ff: 8,
+            positions: Positions::Rope(rope),
+            ..ModelConfig::default()
+        };
+        let mut writer = GgufWriter::new();
+        gguf::write(&config, Family::Phi3, &mut writer).unwrap();
+        for (key, value) in more {
+            writer.set(&format!("phi3.{key}"), value.clone()).unwrap();
+        }
+        let table = [0.0; 36];
+        writer.add("token_embd.weight", &[3, 12], GgufData::F32(&table)).unwrap();
+        let factors = [([2.0, 3.0, 4.0], LONG_FACTORS), ([1.0, 1.5, 2.0], SHORT_FACTORS), ([1.0; 3], "other")];
+        for (values, name) in &factors {
+            let name = if *name == "other" { tensor } else { Some(*name) };
+            name.map(|name| writer.add(name, &[3], GgufData::F32(values)).map(drop)).transpose().unwrap();
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.gguf");
+        writer.write_file(&path).unwrap();
+        let read = gguf::read(&GgufFile::open(&path).unwrap(), UnknownKeys::Refuse);
+        let read = ModelConfig { head: config.head, ..read.map_err(|error| error.to_string())?.0 };
+        assert_eq!(read, config);
+        Ok(read)
+    }
+
+    /// llama.cpp would stretch positions by the factor too, and prefers the other tensor.
+    #[test]
+    fn what_stands_beside_the_factors_of_longrope_is_refused() {
+        long_rope(&[], None).unwrap();
+        long_rope(&[("rope.scaling.factor", GgufValue::F32(1.0))], None).unwrap();
+        let kind = |name: &str| ("rope.scaling.type", GgufValue::String(name.into()));
+        long_rope(&[kind("none")], None).unwrap();
+        for (keys, tensor, named) in [
+            (vec![("rope.scaling.factor", GgufValue::F32(4.0))], None, "phi3.rope.scaling.factor"),
+            (vec![kind("yarn")], None, "phi3.rope.scaling.type"),
+            (vec![], Some(ROPE_FACTORS), ROPE_FACTORS),
+        ] {
+            let error = long_rope(&keys, tensor).unwrap_err();
+            assert!(error.contains(named), "{error}");
+        }
+    }
 }

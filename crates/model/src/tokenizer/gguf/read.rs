@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use smallmind_checkpoint::{GgufMetadata, GgufStrings};
 
 use super::super::charsmap;
+use super::super::ends;
 use super::super::error::TokenizerError;
 use super::super::file::{AddedEntry, MAX_TOKENS, Part, PatternEntry, TemplatePiece, TemplateToken, TokenizerFile};
 use super::super::merges::{MAX_DIVISION_WORK, division_work};
@@ -27,9 +28,6 @@ const OTHER_KEYS: &[&str] = &[
     "fim_pre_token_id",
     "fim_suf_token_id",
     "fim_mid_token_id",
-    "fim_pad_token_id",
-    "fim_rep_token_id",
-    "fim_sep_token_id",
 ];
 /// Keys that are read.
 const READ_KEYS: &[&str] = &[
@@ -43,6 +41,9 @@ const READ_KEYS: &[&str] = &[
     "eos_token_id",
     "unknown_token_id",
     "seperator_token_id",
+    "fim_pad_token_id",
+    "fim_rep_token_id",
+    "fim_sep_token_id",
     "add_bos_token",
     "add_eos_token",
     "add_sep_token",
@@ -73,6 +74,7 @@ pub(super) fn read(metadata: &GgufMetadata) -> Result<Tokenizer> {
         }
     };
     let mut tokenizer = Tokenizer::assemble(file, scores)?;
+    tokenizer.ends = ends::of_entries(&tokenizer.parts.added_tokens, |role| common.id(&format!("{role}_token_id"), None))?;
     let (bos, eos) = (common.id("bos_token_id", None)?, common.id("eos_token_id", None)?);
     tokenizer.bos = bos.or(tokenizer.bos);
     tokenizer.eos = eos.or(tokenizer.eos);
