@@ -57,7 +57,7 @@ PHI3 = COMMON | {
 
 # Mixtures: a token uses some of the experts, each as wide as a block of a K format.
 MOE = COMMON | {
-    "head_dim": 32, "intermediate_size": 256, "num_experts_per_tok": 2, "output_router_logits": False,
+    "intermediate_size": 256, "num_experts_per_tok": 2, "output_router_logits": False,
     "rms_norm_eps": 1e-05, "rope_scaling": None, "router_aux_loss_coef": 0.001,
 }
 
@@ -139,10 +139,10 @@ CONFIGS = {
     },
     "stablelm": STABLELM,
     "stablelm-parallel": STABLELM | {"partial_rotary_factor": 0.5, "use_parallel_residual": True, "use_qkv_bias": False},
-    # With 8 experts llama.cpp's mixes give attention more bits.
+    # With 8 experts llama.cpp's mixes give attention more bits. Its OLMoE has as many key heads as query heads.
     "mixtral": MOE | {
-        "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 8,
-        "rope_theta": 1000000.0, "router_jitter_noise": 0.0, "sliding_window": None,
+        "architectures": ["MixtralForCausalLM"], "head_dim": 32, "model_type": "mixtral",
+        "num_local_experts": 8, "rope_theta": 1000000.0, "router_jitter_noise": 0.0, "sliding_window": None,
     },
     "qwen3_moe": MOE | {
         "architectures": ["Qwen3MoeForCausalLM"], "attention_bias": False, "decoder_sparse_step": 1, "head_dim": 64,
@@ -152,7 +152,7 @@ CONFIGS = {
     },
     "olmoe": MOE | {
         "architectures": ["OlmoeForCausalLM"], "attention_bias": False, "clip_qkv": None, "model_type": "olmoe",
-        "norm_topk_prob": False, "num_experts": 16, "num_experts_per_tok": 4,
+        "norm_topk_prob": False, "num_experts": 16, "num_experts_per_tok": 4, "num_key_value_heads": 8,
     },
     "granitemoe": MOE | {
         "architectures": ["GraniteMoeForCausalLM"], "attention_bias": False, "attention_multiplier": 0.1,

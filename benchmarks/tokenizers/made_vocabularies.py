@@ -77,7 +77,7 @@ def bert(path, lowercase):
     rng = random.Random(8)
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     characters = sorted({chr(c) for first, last in RANGES[:28] for c in range(first, min(last, first + 300) + 1)} | set("".join(PIECES)))
-    known = [c for c in characters if not c.isspace() and unicodedata.category(c) not in ("Cc", "Cn", "Co", "Cs") and rng.random() < 0.9]
+    known = [c for c in characters if not c.isspace() and c != "\u2581" and unicodedata.category(c) not in ("Cc", "Cn", "Co", "Cs") and rng.random() < 0.9]
     letters = [c for c in known if c.isalnum()]
     words = {rng.choice(letters) + rng.choice(letters) for _ in range(4000)} | {"the", "hello", "world", "ing", "un", "123", "snake", "case"}
     pieces = sorted(known) + sorted(words)
@@ -86,7 +86,7 @@ def bert(path, lowercase):
     types = [CONTROL] * 5 + [NORMAL] * (len(tokens) - 5)
     file = writer(path, "bert", tokens, types)
     for add, id in [
-        (file.add_pad_token_id, 0), (file.add_unk_token_id, 1), (file.add_bos_token_id, 2), (file.add_cls_token_id, 2), (file.add_sep_token_id, 3),
+        (file.add_pad_token_id, 0), (file.add_unk_token_id, 1), (file.add_bos_token_id, 2), (file.add_sep_token_id, 3),
         (file.add_mask_token_id, 4),
     ]:
         add(id)
@@ -103,7 +103,7 @@ def t5(path, extra_spaces, options):
     texts = [random_text(rng, []).replace("\n", " ").replace("\0", "") for _ in range(20_000)]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([text for text in texts if text.strip()]), model_writer=model, vocab_size=6000, model_type="unigram",
+        sentence_iterator=iter([text for text in texts if text.strip()]), model_writer=model, vocab_size=12000, model_type="unigram",
         character_coverage=0.98, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, num_threads=1, max_sentence_length=100_000,
         user_defined_symbols=["<extra_0>", "<tool>"], **options,
     )
@@ -160,6 +160,7 @@ def main():
         with open(folder / "cases.jsonl", "w", encoding="utf-8") as file:
             for text, ids in zip(texts, model.encode(texts)):
                 file.write(json.dumps({"text": text, "ids": ids, "back": None}, ensure_ascii=False) + "\n")
+        model.close()
         print(f"{name}: {len(texts)} cases, seed {options.seed + at}", flush=True)
 
 

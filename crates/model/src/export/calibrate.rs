@@ -166,8 +166,8 @@ mod tests {
     const CHOICE: ExpertsConfig = ExpertsConfig { count: 5, per_token: 2, sums_to_one: true };
     const TEXTS: [&[u32]; 2] = [&[1, 5, 3, 9, 9, 2, 7], &[4, 0, 8, 10]];
 
-    fn mixture() -> Model {
-        let config = Family::Mixtral.applied_to(ModelConfig {
+    fn model(family: Family, experts: Option<ExpertsConfig>) -> Model {
+        let config = family.applied_to(ModelConfig {
             vocab_size: 11,
             context: 32,
             d_model: 32,
@@ -176,7 +176,7 @@ mod tests {
             kv_heads: 2,
             head_dim: 8,
             d_ff: 64,
-            experts: Some(CHOICE),
+            experts,
             head: Head::Untied,
             init_std: 0.2,
             ..ModelConfig::default()
@@ -219,24 +219,26 @@ mod tests {
 
     #[test]
     fn the_squares_of_what_layers_and_experts_are_given() {
-        let model = mixture();
-        let expected = expected(&model);
-        let packed = model.pack(IsaKind::best()).unwrap();
-        let mut calibration = Calibration::new(&packed, 16, 2).unwrap();
-        TEXTS.iter().for_each(|text| calibration.add(text).unwrap());
-        // Four of attention and MLP with the router in each of two layers, and the head.
-        assert_eq!(calibration.weights.len(), 2 * 5 + 1);
-        for (weight, (sums, counts)) in calibration.weights.iter().zip(expected) {
-            assert_eq!(weight.counts, counts, "{}", weight.param);
-            for (x, y) in weight.sums.iter().zip(sums) {
-                assert!((x - y).abs() <= 1e-4 * y.abs().max(1e-3), "{}: {x} is not {y}", weight.param);
+        // Two weights of attention and two of the MLP in each of two layers, with a router before experts; and the head.
+        for (family, experts, count) in [(Family::Mixtral, Some(CHOICE), 11), (Family::Llama, None, 9)] {
+            let model = model(family, experts);
+            let expected = expected(&model);
+            let packed = model.pack(IsaKind::best()).unwrap();
+            let mut calibration = Calibration::new(&packed, 16, 2).unwrap();
+            TEXTS.iter().for_each(|text| calibration.add(text).unwrap());
+            assert_eq!(calibration.weights.len(), count, "{family}");
+            for (weight, (sums, counts)) in calibration.weights.iter().zip(expected) {
+                assert_eq!(weight.counts, counts, "{family}: {}", weight.param);
+                for (x, y) in weight.sums.iter().zip(sums) {
+                    assert!((x - y).abs() <= 1e-4 * y.abs().max(1e-3), "{family}: {}: {x} is not {y}", weight.param);
+                }
             }
         }
     }
 
     #[test]
     fn experts_are_quantized_by_their_own_importance() {
-        let model = mixture();
+        let model = model(Family::Mixtral, Some(CHOICE));
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let options = |mix, importance| ExportOptions { mix, overrides: vec![], importance, threads: 2 };

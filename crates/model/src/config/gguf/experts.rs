@@ -37,12 +37,17 @@ fn sums_to_one(family: Family) -> bool {
 /// The width of the MLP, or of each expert.
 pub(super) fn width(keys: &Keys<'_>) -> Result<usize, ModelError> {
     const DENSE: &str = "feed_forward_length";
+    const EXPERT: &str = "expert_feed_forward_length";
     if keys.family != Family::Qwen3Moe {
-        return keys.required_size(DENSE);
+        let width = keys.required_size(DENSE)?;
+        if keys.family.has_experts() {
+            keys.only(EXPERT, width)?;
+        }
+        return Ok(width);
     }
     // That of layers without experts, of which there are none.
     keys.size(DENSE)?;
-    keys.required_size("expert_feed_forward_length")
+    keys.required_size(EXPERT)
 }
 
 /// Sets the keys of a model with experts.
@@ -57,8 +62,16 @@ pub(super) fn write(c: &ModelConfig, family: Family, set: &mut Set<'_>) -> Resul
     Ok(())
 }
 
-/// Refuses weights of experts that llama.cpp computes in another way.
+/// Refuses what llama.cpp computes in another way, or does not load.
 pub(super) fn check(c: &ModelConfig, family: Family) -> Result<(), ConfigError> {
+    if family == Family::Olmoe && c.kv_heads != c.heads {
+        return Err(ConfigError::NotStorable {
+            key: "kv_heads",
+            got: c.kv_heads.to_string(),
+            model_type: family.architecture(),
+            takes: format!("as many as query heads ({}) in a GGUF file", c.heads),
+        });
+    }
     match c.experts {
         Some(experts) if experts.sums_to_one != sums_to_one(family) => Err(ConfigError::NotStorable {
             key: "experts",
@@ -79,7 +92,7 @@ mod tests {
     use super::*;
     use crate::config::gguf;
     use crate::tensor_names::{FileKind, TensorNames};
-    use crate::{Head, LoadOptions, Model, ModelFiles};
+    use crate::{Head, LoadOptions, Model, ModelFiles, UnknownKeys};
 
     /// A small model of a family, with an output head of its own.
     fn config(family: Family) -> ModelConfig {
@@ -98,6 +111,7 @@ mod tests {
         };
         let config = family.applied_to(base);
         match family {
+            Family::Olmoe => ModelConfig { kv_heads: 4, ..config },
             // Files state it.
             Family::GraniteMoe => ModelConfig {
                 attention_scale: Some(0.3),
@@ -145,5 +159,24 @@ mod tests {
             let error = check(&ModelConfig { experts: other, ..config(family) }, family).unwrap_err();
             assert!(matches!(error, ConfigError::NotStorable { key: "experts", .. }), "{error}");
         }
+        let error = check(&ModelConfig { kv_heads: 1, ..config(Family::Olmoe) }, Family::Olmoe).unwrap_err();
+        assert!(matches!(error, ConfigError::NotStorable { key: "kv_heads", .. }), "{error}");
+    }
+
+    #[test]
+    fn the_width_of_experts_is_given_once_or_twice() {
+        let config = config(Family::Mixtral);
+        let width = |more: u32| {
+            let mut writer = GgufWriter::new();
+            gguf::write(&config, Family::Mixtral, &mut writer).unwrap();
+            writer.set("llama.expert_feed_forward_length", GgufValue::U32(more)).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("model.gguf");
+            writer.write_file(&path).unwrap();
+            let ModelFiles::Gguf(file) = ModelFiles::open(&path).unwrap() else { panic!("a GGUF file") };
+            gguf::read(&file, UnknownKeys::Refuse).map(|(config, _)| config.d_ff).map_err(|error| error.to_string())
+        };
+        assert_eq!(width(6), Ok(6));
+        assert!(width(7).unwrap_err().contains("expert_feed_forward_length"));
     }
 }

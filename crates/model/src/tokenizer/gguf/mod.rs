@@ -56,13 +56,14 @@ impl Tokenizer {
         read::read(metadata)
     }
 
-    /// Writes the vocabulary into the metadata of a GGUF file, as llama.cpp reads it. Returns what llama.cpp does not
-    /// apply, in words, if there is such a thing.
+    /// Writes the vocabulary into the metadata of a GGUF file, as llama.cpp reads it: a token for each of the `rows` of
+    /// the model's embeddings, of which some may have none. Returns what llama.cpp does not apply, in words, if there is
+    /// such a thing.
     ///
     /// # Errors
     /// [`TokenizerError::NotInGguf`] names the part that a GGUF file can't express.
-    pub fn write_gguf(&self, writer: &mut GgufWriter<'_>) -> Result<Option<String>, TokenizerError> {
-        write::write(self, writer)
+    pub fn write_gguf(&self, rows: usize, writer: &mut GgufWriter<'_>) -> Result<Option<String>, TokenizerError> {
+        write::write(self, rows, writer)
     }
 }
 

@@ -330,9 +330,10 @@ fn llama(common: &Common<'_>) -> Result<(TokenizerFile<ModelEntry>, Option<Vec<f
 /// WordPiece. GGUF spells what begins a word with `▁` before it; other readers, what continues one with `##`.
 fn bert(common: &Common<'_>) -> Result<TokenizerFile<ModelEntry>> {
     let respelled = |token: &String| match token.strip_prefix(SPACE) {
-        Some(begins) => begins.to_owned(),
+        // The sign by itself continues a word.
+        Some(begins) if !begins.is_empty() => begins.to_owned(),
         None if token.starts_with('[') && token.ends_with(']') => token.clone(),
-        None => format!("##{token}"),
+        _ => format!("##{token}"),
     };
     let unknown = common.id("unknown_token_id", Some(100))?;
     let tokens = common.tokens.iter().zip(&common.types);

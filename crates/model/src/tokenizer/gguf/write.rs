@@ -17,6 +17,8 @@ type Result<T> = std::result::Result<T, TokenizerError>;
 /// What is written, key by key.
 struct Keys<'w, 'f> {
     writer: &'w mut GgufWriter<'f>,
+    /// Tokens that are written.
+    count: usize,
 }
 
 impl Keys<'_, '_> {
@@ -42,8 +44,8 @@ impl Keys<'_, '_> {
     }
 }
 
-pub(super) fn write(tokenizer: &Tokenizer, writer: &mut GgufWriter<'_>) -> Result<Option<String>> {
-    let mut keys = Keys { writer };
+pub(super) fn write(tokenizer: &Tokenizer, rows: usize, writer: &mut GgufWriter<'_>) -> Result<Option<String>> {
+    let mut keys = Keys { writer, count: tokenizer.vocab_size().max(rows) };
     let mut notes = Vec::new();
     match (&tokenizer.model, tokenizer.kind) {
         (Engine::Merges(merges), TokenizerKind::ByteLevelBpe) => gpt2(tokenizer, merges, &mut keys, &mut notes)?,
@@ -75,7 +77,7 @@ fn tokens(
     model: impl IntoIterator<Item = (String, u32)>,
     byte_fallback: bool,
 ) -> Result<()> {
-    let count = tokenizer.vocab_size();
+    let count = keys.count;
     let mut texts: Vec<Option<String>> = vec![None; count];
     let mut types = vec![TokenType::Unused; count];
     for (text, id) in model {
@@ -154,7 +156,7 @@ fn characters(tokenizer: &Tokenizer, merges: &Merges, keys: &mut Keys<'_, '_>) -
     keys.text("model", "llama")?;
     keys.text("pre", "default")?;
     tokens(tokenizer, keys, merges.entry().vocab.iter().map(|(text, &id)| (spelled(text), id)), false)?;
-    keys.set("scores", GgufValue::Array(GgufArray::F32(vec![0.0; tokenizer.vocab_size()])))?;
+    keys.set("scores", GgufValue::Array(GgufArray::F32(vec![0.0; keys.count])))?;
     keys.flag("add_space_prefix", false)?;
     ends(tokenizer, keys)
 }
@@ -168,13 +170,13 @@ fn llama(tokenizer: &Tokenizer, merges: &Merges, keys: &mut Keys<'_, '_>, notes:
     }
     let scores = match merges.scores() {
         Some(scores) => scores.to_vec(),
-        None => scores_of(merges, tokenizer.vocab_size(), notes)?,
+        None => scores_of(merges, keys.count, notes)?,
     };
     keys.text("model", "llama")?;
     keys.text("pre", "default")?;
     tokens(tokenizer, keys, entry.vocab.iter().map(|(text, &id)| (text.clone(), id)), true)?;
     let mut scores = scores;
-    scores.resize(tokenizer.vocab_size(), 0.0);
+    scores.resize(keys.count, 0.0);
     keys.set("scores", GgufValue::Array(GgufArray::F32(scores)))?;
     keys.id("unknown_token_id", tokenizer.unknown)?;
     keys.flag("add_space_prefix", prefix)?;
@@ -330,7 +332,7 @@ fn t5(tokenizer: &Tokenizer, model: &tokenizers::models::unigram::Unigram, keys:
     let pieces: Vec<(String, f64)> = model.iter().cloned().collect();
     tokens(tokenizer, keys, pieces.iter().map(|(text, _)| text.clone()).zip(0..), model.byte_fallback())?;
     let mut scores: Vec<f32> = pieces.iter().map(|(_, score)| *score as f32).collect();
-    scores.resize(tokenizer.vocab_size(), 0.0);
+    scores.resize(keys.count, 0.0);
     keys.set("scores", GgufValue::Array(GgufArray::F32(scores)))?;
     keys.id("unknown_token_id", tokenizer.unknown)?;
     if let Some(map) = charsmap {
