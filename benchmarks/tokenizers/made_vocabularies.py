@@ -134,6 +134,41 @@ MADE = {
 }
 
 
+def without(text, unwanted):
+    return "".join(c for c in text if not unwanted(c))
+
+
+# Where llama.cpp differs from the tokenizers of the models: its rows divide texts by other expressions than the models' own files, so these
+# characters are left out. `--all` keeps them.
+def marks_and_other_cases(c):
+    """Its expressions know only the case of a to z, and no marks."""
+    return unicodedata.category(c)[0] == "M" or not c.isascii() and unicodedata.category(c) in ("Lu", "Ll", "Lt")
+
+
+def other_spaces(c):
+    """It takes them for U+000B in expressions without categories."""
+    return c.isspace() and not c.isascii()
+
+
+def not_decomposed(c):
+    """It takes all marks for accents, not only those of no width, and the first part of a decomposition."""
+    return unicodedata.category(c) in ("Mc", "Me") or 0xAC00 <= ord(c) < 0xD7A4
+
+
+def cased(text):
+    """It has no longest word, where BERT's has 100 characters; it takes control characters for blanks, and `\u2581` for the beginning of a
+    word; and its punctuation is that of a younger Unicode than the package's."""
+    controls = "\x0b\x0c\x1c\x1d\x1e\x1f\x85\u2581"
+    text = without(text, lambda c: c in controls or unicodedata.ucd_3_2_0.category(c) == "Cn")
+    return re.sub(r"(\S{50})(?=\S)", r"\1 ", text)
+
+
+CASED = ["tekken", "gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"]
+ALIKE = {name: lambda text: without(text, marks_and_other_cases) for name in CASED}
+ALIKE |= {name: lambda text: without(text, other_spaces) for name in ["deepseek-llm", "deepseek-coder"]}
+ALIKE |= {"bert-cased": cased, "bert-lowercase": lambda text: cased(without(text, not_decomposed))}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--libllama", required=True)
@@ -141,6 +176,7 @@ def main():
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=21)
     parser.add_argument("--only", nargs="*", help="names")
+    parser.add_argument("--all", action="store_true", help="with characters that llama.cpp is known to treat otherwise than the models")
     parser.add_argument("--plain", action="store_true", help="without names of special tokens")
     parser.add_argument("--vocab-only-offset", type=int, default=72, help="byte of `vocab_only` in llama_model_params")
     options = parser.parse_args()
@@ -153,6 +189,8 @@ def main():
         texts = [random_text(rng, [] if options.plain else specials) for _ in range(options.count)]
         # llama.cpp's tables of Unicode are older or younger than ours.
         texts = ["".join(c for c in text if unicodedata.category(c) != "Cn") for text in texts]
+        if name in ALIKE and not options.all:
+            texts = [ALIKE[name](text) for text in texts]
         model = LlamaCpp(options.libllama, path, specials, options.vocab_only_offset)
         link = folder / "model"
         link.unlink(missing_ok=True)

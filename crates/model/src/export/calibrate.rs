@@ -248,7 +248,8 @@ mod tests {
             export.write("mixture", None, None, &mut out, &|_| {}).unwrap();
             ModelFiles::open(path(name)).unwrap()
         };
-        model.save(&path("folder")).unwrap();
+        std::fs::create_dir(path("folder")).unwrap();
+        model.save(path("folder")).unwrap();
         let plain = write(&ModelFiles::open(path("folder")).unwrap(), "plain.gguf", WeightMix::F32, None);
         let packed = model.pack(IsaKind::best()).unwrap();
         let mut calibration = Calibration::new(&packed, 16, 1).unwrap();

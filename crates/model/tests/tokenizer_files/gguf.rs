@@ -120,7 +120,9 @@ fn what_is_trained_here_is_read_again() {
 fn rows_of_embeddings_without_a_token_get_one() {
     let bpe = Tokenizer::train_bpe([TEXT; 3], &BpeTraining { vocab_size: 300, min_frequency: 2 }).unwrap();
     let golden = |name: &str| Tokenizer::from_file(format!("{GOLDENS}/{name}.gguf")).unwrap();
-    for tokenizer in [bpe, read(&byte_fallback()).unwrap(), Tokenizer::characters(TEXT).unwrap(), golden("bert"), golden("t5")] {
+    for tokenizer in
+        [bpe, read(&byte_fallback()).unwrap(), Tokenizer::characters(TEXT).unwrap(), golden("bert"), golden("t5")]
+    {
         let rows = tokenizer.vocab_size() + 3;
         let mut writer = GgufWriter::new();
         tokenizer.write_gguf(rows, &mut writer).unwrap();

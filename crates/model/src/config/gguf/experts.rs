@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::config::gguf;
     use crate::tensor_names::{FileKind, TensorNames};
-    use crate::{Head, LoadOptions, Model, ModelFiles, UnknownKeys};
+    use crate::{Head, LoadOptions, Model, ModelFiles};
 
     /// A small model of a family, with an output head of its own.
     fn config(family: Family) -> ModelConfig {
@@ -126,17 +126,23 @@ mod tests {
 
     /// What a file of the model's keys and tensors is read as.
     fn read_again(model: &Model, family: Family) -> Model {
+        read_with(model, family, None).unwrap()
+    }
+
+    /// The same with one more key.
+    fn read_with(model: &Model, family: Family, more: Option<(&str, u32)>) -> Result<Model, ModelError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("model.gguf");
         let slots = TensorNames::of_family(model.config(), family, FileKind::Gguf).slots();
         let data: Vec<Cow<'_, [f32]>> = slots.iter().map(|slot| model.in_file(slot)).collect();
         let mut writer = GgufWriter::new();
         gguf::write(model.config(), family, &mut writer).unwrap();
+        more.into_iter().for_each(|(key, value)| writer.set(key, GgufValue::U32(value)).map(drop).unwrap());
         for (slot, data) in slots.iter().zip(&data) {
             writer.add(&slot.name, &slot.shape, GgufData::F32(data)).unwrap();
         }
         writer.write_file(&path).unwrap();
-        Model::from_files(&ModelFiles::open(&path).unwrap(), LoadOptions::default()).unwrap()
+        Model::from_files(&ModelFiles::open(&path)?, LoadOptions::default())
     }
 
     #[test]
@@ -165,18 +171,10 @@ mod tests {
 
     #[test]
     fn the_width_of_experts_is_given_once_or_twice() {
-        let config = config(Family::Mixtral);
-        let width = |more: u32| {
-            let mut writer = GgufWriter::new();
-            gguf::write(&config, Family::Mixtral, &mut writer).unwrap();
-            writer.set("llama.expert_feed_forward_length", GgufValue::U32(more)).unwrap();
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("model.gguf");
-            writer.write_file(&path).unwrap();
-            let ModelFiles::Gguf(file) = ModelFiles::open(&path).unwrap() else { panic!("a GGUF file") };
-            gguf::read(&file, UnknownKeys::Refuse).map(|(config, _)| config.d_ff).map_err(|error| error.to_string())
-        };
-        assert_eq!(width(6), Ok(6));
-        assert!(width(7).unwrap_err().contains("expert_feed_forward_length"));
+        let model = Model::random(config(Family::Mixtral), 3).unwrap();
+        let read = |width| read_with(&model, Family::Mixtral, Some(("llama.expert_feed_forward_length", width)));
+        assert_eq!(read(6).unwrap().config(), model.config());
+        let error = read(7).unwrap_err().to_string();
+        assert!(error.contains("expert_feed_forward_length") && error.contains("only 6"), "{error}");
     }
 }

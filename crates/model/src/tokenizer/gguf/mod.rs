@@ -38,6 +38,9 @@ impl TokenType {
 
 /// The space in the spelling of SentencePiece.
 const SPACE: &str = "\u{2581}";
+/// Spaces at the ends of a text. `^` and `$` would also match at the ends of its lines.
+const OUTER_SPACES: &str = r"\A +| +\z";
+const MANY_SPACES: &str = " {2,}";
 const KEYS: &str = "tokenizer.ggml.";
 
 /// The full name of a key.

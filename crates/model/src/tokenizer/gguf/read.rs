@@ -9,7 +9,7 @@ use super::super::error::TokenizerError;
 use super::super::file::{AddedEntry, MAX_TOKENS, Part, PatternEntry, TemplatePiece, TemplateToken, TokenizerFile};
 use super::super::merges::{MAX_DIVISION_WORK, division_work};
 use super::super::model_entry::{BpeEntry, ModelEntry, UnigramEntry, WordPieceEntry};
-use super::{KEYS, SPACE, TokenType, Tokenizer, key, pre};
+use super::{KEYS, MANY_SPACES, OUTER_SPACES, SPACE, TokenType, Tokenizer, key, pre};
 
 type Result<T> = std::result::Result<T, TokenizerError>;
 
@@ -386,18 +386,22 @@ fn t5(common: &Common<'_>) -> Result<TokenizerFile<ModelEntry>> {
     let merges_spaces = common.flag("remove_extra_whitespaces", false)?;
     let prefix = common.flag("add_space_prefix", false)? || merges_spaces;
     if merges_spaces {
-        parts.extend([replace_regex("^ +| +$", ""), replace_regex(" {2,}", " ")]);
+        parts.extend([replace_regex(OUTER_SPACES, ""), replace_regex(MANY_SPACES, " ")]);
     }
+    if prefix {
+        // Before every text; `Metaspace` leaves those alone that begin with the sign.
+        parts.push(Part { prepend: Some(SPACE.to_owned()), ..Part::new("Prepend") });
+    }
+    parts.push(replace(" ", SPACE));
     let scheme = if prefix { "always" } else { "never" };
     let metaspace = Part {
         replacement: Some(SPACE.to_owned()),
         prepend_scheme: Some(scheme.to_owned()),
-        split: Some(!common.tokens.iter().any(|token| token.chars().skip(1).any(|c| SPACE.starts_with(c)))),
+        split: Some(true),
         ..Part::new("Metaspace")
     };
     Ok(TokenizerFile {
-        normalizer: if parts.is_empty() { None } else { normalizers(parts) },
-        pre_tokenizer: Some(metaspace.clone()),
+        normalizer: normalizers(parts),
         decoder: Some(metaspace),
         ..common.file(ModelEntry::Unigram(model), begins, ends)?
     })
