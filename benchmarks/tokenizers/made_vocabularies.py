@@ -163,9 +163,21 @@ def cased(text):
     return re.sub(r"(\S{50})(?=\S)", r"\1 ", text)
 
 
+def composed(c):
+    """It maps the longest strings that stand side by side, as SentencePiece does; the package, a character with its marks as a whole if they
+    have less than six bytes (and loses what the map does not name), otherwise each by itself."""
+    return unicodedata.category(c)[0] == "M" or c in "\r\u200c\u200d" or any(low <= ord(c) <= high for low, high in [(0x1100, 0x11FF), (0xFF9E, 0xFFDC)])
+
+
+def spaced(text):
+    """It puts no space before a text of spaces only."""
+    return "x" + re.sub("</s>|<extra_0>|<tool>", "", without(text, composed))
+
+
 CASED = ["tekken", "gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"]
 ALIKE = {name: lambda text: without(text, marks_and_other_cases) for name in CASED}
 ALIKE |= {name: lambda text: without(text, other_spaces) for name in ["deepseek-llm", "deepseek-coder"]}
+ALIKE |= {name: lambda text: without(text, composed) for name in ["t5", "t5-no-prefix"]} | {"t5-spaces": spaced}
 ALIKE |= {"bert-cased": cased, "bert-lowercase": lambda text: cased(without(text, not_decomposed))}
 
 
