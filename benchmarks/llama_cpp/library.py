@@ -30,9 +30,29 @@ class Batch(ctypes.Structure):
 
 # llama_context_params
 N_CTX, N_BATCH, N_UBATCH, THREADS, THREADS_BATCH, FLASH_ATTENTION, TYPE_K, TYPE_V = 0, 4, 8, 28, 32, 52, 104, 108
-# llama_model_quantize_params: threads, number of the mix, and flags
-QUANTIZE_THREADS, QUANTIZE_MIX, QUANTIZE_OUTPUT = 0, 4, 17
+CALLBACK, CALLBACK_DATA = 88, 96
+# llama_model_quantize_params: threads, number of the mix, flags, and the importance matrix
+QUANTIZE_THREADS, QUANTIZE_MIX, QUANTIZE_OUTPUT, QUANTIZE_IMPORTANCE = 0, 4, 17, 24
 F16, DEFAULT_MIX = 1, 7
+
+
+class Importance(ctypes.Structure):
+    """`llama_model_imatrix_data`: mean squares of the columns of a tensor; a list of them ends with one without a name."""
+
+    _fields_ = [("name", ctypes.c_char_p), ("values", ctypes.POINTER(ctypes.c_float)), ("count", ctypes.c_size_t)]
+
+
+class Tensor(ctypes.Structure):
+    """`ggml_tensor`."""
+
+
+Tensor._fields_ = [
+    ("type", ctypes.c_int), ("buffer", ctypes.c_void_p), ("shape", ctypes.c_int64 * 4), ("strides", ctypes.c_size_t * 4),
+    ("op", ctypes.c_int), ("op_params", ctypes.c_int32 * 16), ("flags", ctypes.c_int32),
+    ("sources", ctypes.POINTER(Tensor) * 10), ("view_source", ctypes.c_void_p), ("view_offset", ctypes.c_size_t),
+    ("data", ctypes.c_void_p), ("name", ctypes.c_char * 64),
+]
+EVALUATED = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.POINTER(Tensor), ctypes.c_bool, ctypes.c_void_p)
 
 
 class LlamaCpp:
@@ -46,7 +66,9 @@ class LlamaCpp:
         ggml.ggml_log_set(self.log, None)
         ggml.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
         ggml.ggml_backend_load_all_from_path(str(folder).encode())
-        self.library = lib = ctypes.CDLL(path)
+        ggml.ggml_op_name.restype, ggml.ggml_op_name.argtypes = ctypes.c_char_p, [ctypes.c_int]
+        self.ggml, self.library = ggml, ctypes.CDLL(path)
+        lib = self.library
         lib.llama_log_set(self.log, None)
         lib.llama_backend_init()
         pointer, integer = ctypes.c_void_p, ctypes.c_int32
@@ -87,23 +109,32 @@ class LlamaCpp:
         if not as_expected:
             raise SystemExit("the fields of libllama's structures lie elsewhere than in v0.5.0")
 
-    def quantize(self, source, to, mix):
-        """Writes the GGUF file `to` with llama.cpp's own quantizer, in the mix of that number."""
+    def quantize(self, source, to, mix, importance=None):
+        """Writes the GGUF file `to` with llama.cpp's own quantizer, in the mix of that number, with the mean squares of
+        columns by names of tensors."""
         parameters = self.library.llama_model_quantize_default_params()
         parameters.put(QUANTIZE_THREADS, "i", self.threads)
         parameters.put(QUANTIZE_MIX, "i", mix)
+        values = {name: numpy.ascontiguousarray(means, dtype=numpy.float32) for name, means in (importance or {}).items()}
+        entries = (Importance * (len(values) + 1))()
+        for entry, (name, means) in zip(entries, values.items()):
+            entry.name, entry.count = name.encode(), means.size
+            entry.values = means.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        if values:
+            parameters.put(QUANTIZE_IMPORTANCE, "Q", ctypes.addressof(entries))
         failed = self.library.llama_model_quantize(str(source).encode(), str(to).encode(), ctypes.byref(parameters))
         if failed:
             raise RuntimeError("".join(self.lines[-5:]))
 
-    def open(self, path, context):
-        return Model(self, path, context)
+    def open(self, path, context, evaluated=None):
+        return Model(self, path, context, evaluated)
 
 
 class Model:
-    """A model with a context of `context` positions, whose keys and values are F32."""
+    """A model with a context of `context` positions, whose keys and values are F32. `evaluated` is asked about every
+    tensor that is computed, and told of those that it wants."""
 
-    def __init__(self, llama, path, context):
+    def __init__(self, llama, path, context, evaluated=None):
         self.library = lib = llama.library
         llama.lines.clear()
         self.model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
@@ -117,6 +148,9 @@ class Model:
             (THREADS_BATCH, llama.threads), (FLASH_ATTENTION, 0), (TYPE_K, 0), (TYPE_V, 0),
         ]:
             parameters.put(at, "i", value)
+        if evaluated:
+            self.evaluated = EVALUATED(lambda tensor, asked, data: evaluated(tensor.contents, asked))
+            parameters.put(CALLBACK, "Q", ctypes.cast(self.evaluated, ctypes.c_void_p).value)
         self.context = lib.llama_init_from_model(self.model, parameters)
         if not self.context:
             raise RuntimeError("llama.cpp makes no context: " + "".join(llama.lines[-4:]).strip())
@@ -134,6 +168,20 @@ class Model:
             raise RuntimeError("llama_decode failed")
         row = self.library.llama_get_logits_ith(self.context, -1)
         return numpy.ctypeslib.as_array(row, (self.size,)).copy()
+
+    def all_logits(self, tokens):
+        """The logits after each of `tokens`, with nothing before them."""
+        self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
+        count = len(tokens)
+        ids, positions, spans = (ctypes.c_int32 * count)(*tokens), (ctypes.c_int32 * count)(*range(count)), (ctypes.c_int32 * count)(*[1] * count)
+        zero = ctypes.c_int32(0)
+        sequences = (ctypes.c_void_p * count)(*[ctypes.addressof(zero)] * count)
+        wanted = (ctypes.c_int8 * count)(*[1] * count)
+        batch = Batch(count, (ctypes.c_void_p * 6)(*[ctypes.addressof(x) if x is not None else 0 for x in (ids, None, positions, spans, sequences, wanted)]))
+        if self.library.llama_decode(self.context, batch):
+            raise RuntimeError("llama_decode failed")
+        rows = [self.library.llama_get_logits_ith(self.context, at) for at in range(count)]
+        return numpy.array([numpy.ctypeslib.as_array(row, (self.size,)).copy() for row in rows])
 
     def greedy(self, prompt, count):
         """As `crates/model/examples/greedy.rs`: tokens, their gaps to the next best, and the logits after the prompt."""

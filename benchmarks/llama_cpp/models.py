@@ -55,6 +55,13 @@ PHI3 = COMMON | {
 }
 
 
+# Mixtures: a token uses some of the experts, each as wide as a block of a K format.
+MOE = COMMON | {
+    "intermediate_size": 256, "num_experts_per_tok": 2, "output_router_logits": False,
+    "rms_norm_eps": 1e-05, "rope_scaling": None, "router_aux_loss_coef": 0.001,
+}
+
+
 def longrope(original):
     factors = {"short_factor": [1.0 + 0.02 * i for i in range(12)], "long_factor": [1.0 + 0.4 * i for i in range(12)]}
     return {"rope_scaling": factors | {"type": "longrope"}, "original_max_position_embeddings": original}
@@ -132,6 +139,26 @@ CONFIGS = {
     },
     "stablelm": STABLELM,
     "stablelm-parallel": STABLELM | {"partial_rotary_factor": 0.5, "use_parallel_residual": True, "use_qkv_bias": False},
+    # With 8 experts llama.cpp's mixes give attention more bits. Its OLMoE has as many key heads as query heads.
+    "mixtral": MOE | {
+        "architectures": ["MixtralForCausalLM"], "head_dim": 32, "model_type": "mixtral",
+        "num_local_experts": 8, "rope_theta": 1000000.0, "router_jitter_noise": 0.0, "sliding_window": None,
+    },
+    "qwen3_moe": MOE | {
+        "architectures": ["Qwen3MoeForCausalLM"], "attention_bias": False, "decoder_sparse_step": 1, "head_dim": 64,
+        "intermediate_size": 512, "max_window_layers": 2, "mlp_only_layers": [], "model_type": "qwen3_moe",
+        "moe_intermediate_size": 256, "norm_topk_prob": True, "num_experts": 12, "num_experts_per_tok": 3,
+        "rms_norm_eps": 1e-06, "sliding_window": None, "use_sliding_window": False,
+    },
+    "olmoe": MOE | {
+        "architectures": ["OlmoeForCausalLM"], "attention_bias": False, "clip_qkv": None, "model_type": "olmoe",
+        "norm_topk_prob": False, "num_experts": 16, "num_experts_per_tok": 4, "num_key_value_heads": 8,
+    },
+    "granitemoe": MOE | {
+        "architectures": ["GraniteMoeForCausalLM"], "attention_bias": False, "attention_multiplier": 0.1,
+        "embedding_multiplier": 12.0, "logits_scaling": 2.0, "model_type": "granitemoe", "num_local_experts": 5,
+        "residual_multiplier": 0.3, "rms_norm_eps": 1e-06, "tie_word_embeddings": True,
+    },
 }
 
 

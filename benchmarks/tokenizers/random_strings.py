@@ -145,8 +145,12 @@ class LlamaCpp:
             raise SystemExit(f"llama.cpp does not load {path}")
         lib.llama_model_get_vocab.argtypes, lib.llama_model_get_vocab.restype = [ctypes.c_void_p], ctypes.c_void_p
         self.vocab = ctypes.c_void_p(lib.llama_model_get_vocab(model))
+        self.model = ctypes.c_void_p(model)
         self.count = lib.llama_vocab_n_tokens(self.vocab)
         self.specials = specials
+
+    def close(self):
+        self.library.llama_model_free(self.model)
 
     def encode(self, texts):
         lists = []

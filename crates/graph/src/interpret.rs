@@ -129,8 +129,9 @@ impl Interpreter {
             Op::SwiGluGrad => vec![activation::swiglu_backward(x(0), x(1))],
             Op::GeGlu(kind) => vec![activation::geglu(kind, x(0))],
             Op::GeGluGrad(kind) => vec![activation::geglu_backward(kind, x(0), x(1))],
-            Op::Experts(Experts { gate_up, down, routing }) => {
-                vec![experts::experts(x(0), x(1), self.param(gate_up), self.param(down), routing)]
+            Op::Experts(Experts { gate_up, down, routing, keeps_active }) => {
+                let [y, active] = experts::experts(x(0), x(1), self.param(gate_up), self.param(down), routing);
+                if keeps_active { vec![y, active] } else { vec![y] }
             }
             Op::Attention { heads, dropout } => attend(x(0), heads, dropout, batch, scalars),
             Op::AttentionGrad { heads, dropout } => {

@@ -91,8 +91,8 @@ pub fn route(routing: Routing, logits: Mat, choices: Choices<'_>) {
     }
 }
 
-/// Writes the experts of the largest logits to `chosen`, the largest first.
-fn choose(logits: &[f32], chosen: &mut [f32]) {
+/// Writes the experts of the largest logits to `chosen`, the largest first, as words that [`index`] reads.
+pub fn choose(logits: &[f32], chosen: &mut [f32]) {
     for expert in 0..logits.len() {
         let known = expert.min(chosen.len());
         let smaller = |other: &f32| logits[expert] > logits[index(*other)];

@@ -78,14 +78,17 @@ pub enum ModelError {
         fault: OverrideFault,
     },
     /// An importance matrix of another model.
-    #[error("the importance matrix has {columns} columns for the tensor `{tensor}`, which has {expected}")]
+    #[error(
+        "the importance matrix has {} × {} numbers for the tensor `{tensor}`, which has {} × {} (matrices × columns)",
+        .got.0, .got.1, .expected.0, .expected.1
+    )]
     Importance {
         /// The tensor.
         tensor: String,
-        /// Columns in the matrix.
-        columns: usize,
-        /// Columns of the tensor.
-        expected: usize,
+        /// Matrices and their columns in the importance matrix.
+        got: (usize, usize),
+        /// Matrices and their columns in the tensor: one, or one for each expert.
+        expected: (usize, usize),
     },
     /// An importance matrix without a tensor of the model.
     #[error("the importance matrix has no tensor of the model: it was measured with another one")]

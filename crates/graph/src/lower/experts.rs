@@ -4,7 +4,7 @@
 //! choices = route(logits)                            worker 0
 //! rows    = x of each slot's token                   by rows
 //! hidden  = rows_e · gate_up_eᵀ of each expert e     by columns: each worker reads its part of all weights once
-//! active  = swiglu(hidden)                           by rows
+//! active  = swiglu(hidden)                           by rows; copied, if it is kept
 //! rows    = active_e · down_eᵀ of each expert e      by columns
 //! y       = Σ weight · rows of a token's slots       by rows
 //! ```
@@ -195,12 +195,29 @@ impl<I: Isa> Lowering<'_, I> {
         let hidden = self.read(memory.hidden, OWN_ROWS);
         let active = self.write(memory.active, OWN_ROWS);
         self.push_rows(move |w| activation::swiglu(isa, w.own(hidden), w.own_mut(active)));
+        if op.keeps_active {
+            self.keep_active(node, sizes.d_ff, memory);
+        }
         self.expert_product(op.down, sizes.d_model, memory, [memory.active, memory.rows]);
         let [weights, slots] = [memory.weights, memory.slots].map(|view| self.read(view, OWN_ROWS));
         let rows = self.read(memory.rows, Sharing::Unpartitioned);
         let y = self.write(self.view(node.outputs[0]), OWN_ROWS);
         self.push(Workers::All, 0, move |w| {
             combine(isa, w.own(weights), w.own(slots), w.all(rows), w.own_mut(y));
+        });
+    }
+
+    /// A step that copies the inputs of the downs into the rows of their tokens.
+    fn keep_active(&mut self, node: &Node, d_ff: usize, memory: Memory) {
+        let active = self.read(memory.active, Sharing::Unpartitioned);
+        let slots = self.read(memory.slots, OWN_ROWS);
+        let kept = self.write(self.view(node.outputs[1]), OWN_ROWS);
+        self.push(Workers::All, 0, move |w| {
+            let (active, slots, mut kept) = (w.all(active), w.own(slots), w.own_mut(kept));
+            for t in 0..slots.rows() {
+                let parts = kept.row_mut(t).chunks_exact_mut(d_ff);
+                slots.row(t).iter().zip(parts).for_each(|(slot, part)| part.copy_from_slice(active.row(index(*slot))));
+            }
         });
     }
 

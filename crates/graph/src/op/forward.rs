@@ -145,7 +145,7 @@ pub(super) fn swiglu() -> Info {
 }
 
 pub(super) fn experts(op: Experts) -> Info {
-    let Experts { gate_up, down, routing } = op;
+    let Experts { gate_up, down, routing, keeps_active } = op;
     let shapes = move |s: &Shapes<'_>| {
         s.arity(2..=2)?;
         s.expect_tokens(0)?;
@@ -156,7 +156,8 @@ pub(super) fn experts(op: Experts) -> Info {
         let fits = gate_up.cols == x.cols && experts.checked_mul(2 * down.cols) == Some(gate_up.rows);
         s.require(fits, "each expert has a gate and an up of the input's columns")?;
         s.require(experts.checked_mul(x.cols) == Some(down.rows), "each expert has a down to the input's columns")?;
-        Ok(vec![x])
+        let active = keeps_active.then(|| Shape::tokens(routing.per_token * down.cols));
+        Ok([x].into_iter().chain(active).collect())
     };
     Info::new("experts", shapes).params([gate_up, down]).cost(move |o| {
         let (experts, chosen) = (routing.experts as f64, routing.per_token as f64);

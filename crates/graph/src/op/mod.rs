@@ -188,6 +188,8 @@ pub struct Experts {
     pub down: ParamId,
     /// How tokens choose experts.
     pub routing: Routing,
+    /// Whether what the downs are multiplied with is an output, too.
+    pub keeps_active: bool,
 }
 
 /// Dropout: each element is zeroed with `probability`, the others divided by `1 - probability`.
@@ -300,7 +302,8 @@ pub enum Op {
     /// `[gate | up, dy] → [d gate | d up]`.
     GeGluGrad(Gelu),
     /// `[x [tokens, d], logits [tokens, experts]] → [y [tokens, d]]`: the weighted sum of the outputs of each token's
-    /// experts. It has no gradient.
+    /// experts; then, if it is kept, `active [tokens, per_token · d_ff]`: the inputs of the downs of a token's experts, that
+    /// of the largest logit first. It has no gradient.
     Experts(Experts),
     /// `[q | k | v] → [out [tokens, heads·head_dim], lse [tokens, heads]]`: causal, within each span.
     Attention {

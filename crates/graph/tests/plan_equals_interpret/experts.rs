@@ -16,7 +16,7 @@ use super::{VALUES, as_stored, same_bits};
 const VOCAB: usize = 50;
 
 /// The logits of a token's experts come from a table, so that no rounding changes its experts.
-fn mixture(d: usize, d_ff: usize, routing: Routing) -> Graph {
+fn mixture(d: usize, d_ff: usize, routing: Routing, keeps_active: bool) -> Graph {
     let mut b = GraphBuilder::new();
     let table = matrix(&mut b, "wte", VOCAB, d, 1.0).unwrap();
     let router = matrix(&mut b, "router", VOCAB, routing.experts, 1.0).unwrap();
@@ -24,9 +24,11 @@ fn mixture(d: usize, d_ff: usize, routing: Routing) -> Graph {
         [table, router].map(|table| b.value_of(Op::Embedding { table, index: Index::Tokens }, &[]).unwrap());
     let gate_up = matrix(&mut b, "gate_up", routing.experts * 2 * d_ff, d, 1.0 / (d as f32).sqrt()).unwrap();
     let down = matrix(&mut b, "down", routing.experts * d, d_ff, 1.0 / (d_ff as f32).sqrt()).unwrap();
-    let y = b.value_of(Op::Experts(Experts { gate_up, down, routing }), &[x, logits]).unwrap();
-    let y = b.value_of(Op::Add, &[x, y]).unwrap();
+    let experts = Op::Experts(Experts { gate_up, down, routing, keeps_active });
+    let outputs = b.apply(experts, &[x, logits]).unwrap();
+    let y = b.value_of(Op::Add, &[x, outputs[0]]).unwrap();
     b.result("y", y);
+    outputs.get(1).into_iter().for_each(|active| b.result("active", *active));
     b.finish()
 }
 
@@ -65,7 +67,7 @@ fn one_does_what_the_interpreter_does(shape: (usize, usize, usize, usize), isa: 
     // Rows in bytes are off by half a step of 1/127.
     const BYTES: Bound = Bound { relative: 0.05, of_all: 0.05 };
     let bound = if format.is_some_and(|format| format.kind() == FormatKind::Blocks) { BYTES } else { VALUES };
-    let graph = mixture(shape.0, shape.1, routing(shape));
+    let graph = mixture(shape.0, shape.1, routing(shape), false);
     let start = Memory::new(graph.params(), 3);
     let params = match format {
         Some(format) => as_stored(&graph, &Storage::of(&graph, isa, format).unwrap(), &start.params),
@@ -99,8 +101,31 @@ fn one_does_what_the_interpreter_does(shape: (usize, usize, usize, usize), isa: 
 }
 
 #[test]
+fn the_inputs_of_the_downs_are_kept_by_token() {
+    for shape in SHAPES {
+        let graph = mixture(shape.0, shape.1, routing(shape), true);
+        let start = Memory::new(graph.params(), 4);
+        let ids = batches::tokens(&mut Rng::new(5), 19, VOCAB);
+        let run = |threads| {
+            let mut runner = Runner::new(graph.clone(), limits(30), threads, IsaKind::best());
+            let mut memory = start.clone().for_plan(runner.plan());
+            runner.run(&batch(&ids), &Scalars::default(), &mut memory);
+            ["y", "active"].map(|name| (name.to_owned(), runner.result(name))).to_vec()
+        };
+        let mut interpreter = Interpreter::new(&graph, &start.params).unwrap();
+        interpreter.run(&graph, &batch(&ids), &Scalars::default());
+        let of = |name: &str| (name.to_owned(), interpreter.result(&graph, name).unwrap().data.clone());
+        let what = format!("{shape:?}");
+        let found = run(1);
+        assert_eq!(found[1].1.len(), 19 * shape.3 * shape.1, "{what}");
+        assert_close(&what, &found, &vec![of("y"), of("active")], VALUES);
+        same_bits(&found, &run(2), &what);
+    }
+}
+
+#[test]
 fn experts_cost_what_tokens_use() {
-    let graph = mixture(32, 16, Routing { experts: 4, per_token: 1, sums_to_one: true });
+    let graph = mixture(32, 16, Routing { experts: 4, per_token: 1, sums_to_one: true }, false);
     let (node, weights) = (&graph.nodes()[2], f64::from(4 * 3 * 16 * 32));
     let one = cost(&graph, node, &batch(&[1]), None);
     assert_eq!(one.weights.read, weights, "one of four experts, in bytes of f32");
@@ -119,7 +144,8 @@ fn experts_are_not_trained() {
     let [gate_up, down] = [("gate_up", 64), ("down", 32)].map(|(name, rows)| matrix(&mut b, name, rows, 8, 1.0));
     let (gate_up, down) = (gate_up.unwrap(), down.unwrap());
     let logits = b.value_of(Op::Linear { weight: router, bias: None }, &[x]).unwrap();
-    let y = b.value_of(Op::Experts(Experts { gate_up, down, routing }), &[x, logits]).unwrap();
+    let experts = Op::Experts(Experts { gate_up, down, routing, keeps_active: false });
+    let y = b.value_of(experts, &[x, logits]).unwrap();
     let loss = b.value_of(Op::LinearCrossEntropy { weight: table, cap: None }, &[y]).unwrap();
     b.result("loss", loss);
     let error = grad(&b.finish(), "loss").unwrap_err();

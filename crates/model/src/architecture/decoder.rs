@@ -175,7 +175,8 @@ impl Decoder<'_> {
             let down = matrix(count * c.d_model, c.d_ff, self.residual_std());
             let down = b.scope("down", |b| b.param("weight", down))?;
             let routing = Routing { experts: count, per_token, sums_to_one };
-            b.value_of(Op::Experts(op::Experts { gate_up, down, routing }), &[y, logits])
+            let keeps_active = self.purpose == Purpose::Importance;
+            b.value_of(Op::Experts(op::Experts { gate_up, down, routing, keeps_active }), &[y, logits])
         })
     }
 

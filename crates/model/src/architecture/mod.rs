@@ -16,6 +16,8 @@ pub enum Purpose {
     Evaluation,
     /// Logits of whole sequences.
     Logits,
+    /// Logits of whole sequences; the inputs of all weights of experts are values of the graph.
+    Importance,
     /// Logits of sequences that continue a key-value cache.
     Generation,
 }
@@ -48,7 +50,7 @@ pub fn graph(config: &ModelConfig, purpose: Purpose) -> Result<Graph, GraphError
             b.result(LOSS, loss);
             Ok(())
         }
-        Purpose::Logits | Purpose::Generation => {
+        Purpose::Logits | Purpose::Importance | Purpose::Generation => {
             let rows = b.value_of(Op::SelectRows, &[trunk.hidden])?;
             let rows = scaled(b, scale, rows)?;
             let mut logits = b.value_of(Op::Linear { weight, bias: None }, &[rows])?;

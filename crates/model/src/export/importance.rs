@@ -3,7 +3,7 @@
 //! The importance of a column is the mean square of the activation that it is multiplied with: with it as the weight of
 //! squared errors, quantization keeps the outputs of a layer close, not its weights. Files are GGUF with llama.cpp's
 //! keys and names (`tools/imatrix`): `NAME.in_sum2` holds the sums of squares `[matrices, columns]`, `NAME.counts` how
-//! many activations they are of `[matrices, 1]`.
+//! many activations they are of `[matrices, 1]`. A tensor has one matrix, or one for each expert.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,12 +18,45 @@ const COUNTS: &str = ".counts";
 const TYPE: &str = "general.type";
 const IMATRIX: &str = "imatrix";
 
-/// Sums of squared activations of one weight.
+/// Sums of squared activations of one tensor.
 #[derive(Clone, Debug, PartialEq)]
-struct Squares {
-    /// `[columns]`
-    sums: Vec<f32>,
-    count: f32,
+pub(super) struct Squares {
+    /// `[matrices, columns]`
+    pub(super) sums: Vec<f32>,
+    /// How many activations the sums are of, `[matrices]`.
+    pub(super) counts: Vec<f32>,
+}
+
+impl Squares {
+    fn columns(&self) -> usize {
+        self.sums.len() / self.counts.len().max(1)
+    }
+
+    /// Mean squares. Where there was no activation, no column matters more than another.
+    fn means(&self) -> Vec<f32> {
+        let of_matrix = |(sums, count): (&[f32], &f32)| -> Vec<f32> {
+            sums.iter().map(|sum| if *count > 0.0 { sum / count } else { 1.0 }).collect()
+        };
+        self.sums.chunks_exact(self.columns().max(1)).zip(&self.counts).flat_map(of_matrix).collect()
+    }
+}
+
+/// The importance of the columns of a tensor's rows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RowImportance<'m> {
+    /// `[matrices, columns]`
+    means: &'m [f32],
+    columns: usize,
+    /// Rows of a matrix.
+    rows: usize,
+}
+
+impl<'m> RowImportance<'m> {
+    /// That of the columns of a row of the tensor; `None` where no activation was ever different from 0.
+    pub(super) fn of_row(self, row: usize) -> Option<&'m [f32]> {
+        let means = self.means.chunks_exact(self.columns.max(1)).nth(row / self.rows.max(1))?;
+        means.iter().any(|mean| *mean > 0.0).then_some(means)
+    }
 }
 
 /// How much the columns of a model's weights matter, by the names of tensors in GGUF files.
@@ -35,22 +68,16 @@ pub struct ImportanceMatrix {
 }
 
 impl ImportanceMatrix {
-    /// From sums of squares `[columns]` of `count` activations for each tensor.
-    pub(crate) fn of_sums(sums: impl IntoIterator<Item = (String, Vec<f32>)>, count: usize) -> Self {
-        let squares = |(name, sums)| (name, Squares { sums, count: count as f32 });
-        Self::of_squares(sums.into_iter().map(squares).collect())
-    }
-
-    fn of_squares(squares: BTreeMap<String, Squares>) -> Self {
-        let mean = |squares: &Squares| squares.sums.iter().map(|sum| sum / squares.count.max(1.0)).collect();
-        let means = squares.iter().map(|(name, squares)| (name.clone(), mean(squares))).collect();
+    /// From the squares of tensors.
+    pub(super) fn new(squares: BTreeMap<String, Squares>) -> Self {
+        let means = squares.iter().map(|(name, squares)| (name.clone(), squares.means())).collect();
         Self { squares, means }
     }
 
     /// Reads a GGUF file of the type `imatrix`.
     ///
     /// # Errors
-    /// A file of another type; sums without counts, of several experts, negative or not finite.
+    /// A file of another type; sums without counts, negative or not finite.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
         let file = GgufFile::open(path)?;
         let refuse = |key: &str, got: String, why: &str| {
@@ -65,23 +92,26 @@ impl ImportanceMatrix {
             let Some(name) = tensor.name.strip_suffix(SUMS) else { continue };
             let counts = format!("{name}{COUNTS}");
             let matrices = file.tensor(&counts)?.elements();
-            let columns = tensor.shape.last().copied().unwrap_or(1);
-            if matrices != 1 || tensor.shape.iter().product::<usize>() != columns {
-                let why = "sums of one matrix are supported, not those of several experts";
-                return Err(refuse(&tensor.name, format!("{:?}", tensor.shape), why));
+            let elements: usize = tensor.shape.iter().product();
+            // Dimensions of 1 may be left out.
+            if tensor.shape.last().and_then(|columns| columns.checked_mul(matrices)) != Some(elements) {
+                let why = format!("it has a row for each of the {matrices} elements of `{counts}`");
+                return Err(refuse(&tensor.name, format!("{:?}", tensor.shape), &why));
             }
-            let (mut sums, mut count) = (vec![0.0; columns], [0.0]);
+            let (mut sums, mut of_matrices) = (vec![0.0; elements], vec![0.0; matrices]);
             file.read_finite_f32(&tensor.name, &mut sums)?;
-            file.read_finite_f32(&counts, &mut count)?;
-            if let Some(sum) = sums.iter().find(|sum| **sum < 0.0) {
-                return Err(refuse(&tensor.name, sum.to_string(), "a sum of squares is not negative"));
+            file.read_finite_f32(&counts, &mut of_matrices)?;
+            for (name, values) in [(&tensor.name, &sums), (&counts, &of_matrices)] {
+                if let Some(value) = values.iter().find(|value| **value < 0.0) {
+                    return Err(refuse(name, value.to_string(), "sums of squares and counts are not negative"));
+                }
             }
-            squares.insert(name.to_owned(), Squares { sums, count: count[0] });
+            squares.insert(name.to_owned(), Squares { sums, counts: of_matrices });
         }
         if squares.is_empty() {
             return Err(refuse(TYPE, kind.to_owned(), "the file has no sums of squares"));
         }
-        Ok(Self::of_squares(squares))
+        Ok(Self::new(squares))
     }
 
     /// Writes a GGUF file of the type `imatrix`, of a text that was read in `chunks` of so many tokens.
@@ -100,30 +130,38 @@ impl ImportanceMatrix {
         writer.set("imatrix.datasets", GgufValue::Array(GgufArray::Strings(GgufStrings::from_iter(data))))?;
         writer.set("imatrix.chunk_count", number(chunks))?;
         writer.set("imatrix.chunk_size", number(tokens))?;
-        let counts: Vec<[f32; 1]> = self.squares.values().map(|squares| [squares.count]).collect();
-        for ((name, squares), count) in self.squares.iter().zip(&counts) {
-            writer.add(&format!("{name}{SUMS}"), &[1, squares.sums.len()], GgufData::F32(&squares.sums))?;
-            writer.add(&format!("{name}{COUNTS}"), &[1, 1], GgufData::F32(count))?;
+        for (name, squares) in &self.squares {
+            let matrices = squares.counts.len();
+            writer.add(&format!("{name}{SUMS}"), &[matrices, squares.columns()], GgufData::F32(&squares.sums))?;
+            writer.add(&format!("{name}{COUNTS}"), &[matrices, 1], GgufData::F32(&squares.counts))?;
         }
         writer.write_to(out).map_err(ModelError::Write)
     }
 
     /// The importance of the columns of a tensor.
-    pub(super) fn of(&self, tensor: &str) -> Option<&[f32]> {
-        // Where no activation was ever different from 0, no column matters more than another.
-        self.means.get(tensor).map(Vec::as_slice).filter(|means| means.iter().any(|mean| *mean > 0.0))
+    pub(super) fn of(&self, tensor: &PlannedTensor) -> Option<RowImportance<'_>> {
+        let [ref outer @ .., rows, columns] = tensor.shape[..] else { return None };
+        let means = self.means.get(&tensor.name)?;
+        debug_assert_eq!(means.len(), outer.iter().product::<usize>() * columns, "{}", tensor.name);
+        Some(RowImportance { means, columns, rows })
     }
 
-    /// Checks that the matrix is that of a model with these tensors: it has one of them, and no other number of columns.
+    /// Checks that the matrix is that of a model with these tensors: it has one of them, and no other number of columns
+    /// or experts.
     pub(super) fn check(&self, tensors: &[PlannedTensor]) -> Result<(), ModelError> {
         if !tensors.iter().any(|tensor| self.means.contains_key(&tensor.name)) {
             return Err(ModelError::ForeignImportance);
         }
         for tensor in tensors {
-            let (Some(means), Some(cols)) = (self.means.get(&tensor.name), tensor.shape.last()) else { continue };
-            if means.len() != *cols {
-                let (tensor, columns, expected) = (tensor.name.clone(), means.len(), *cols);
-                return Err(ModelError::Importance { tensor, columns, expected });
+            let Some(squares) = self.squares.get(&tensor.name) else { continue };
+            let got = (squares.counts.len(), squares.columns());
+            let (matrices, columns) = match tensor.shape[..] {
+                [ref outer @ .., _, columns] => (outer.iter().product(), columns),
+                _ => (1, tensor.shape.iter().product()),
+            };
+            if got != (matrices, columns) {
+                let (tensor, expected) = (tensor.name.clone(), (matrices, columns));
+                return Err(ModelError::Importance { tensor, got, expected });
             }
         }
         Ok(())

@@ -175,7 +175,7 @@ impl<'a> GgufExport<'a> {
         writer.set("general.type", GgufValue::String("model".into()))?;
         writer.set("general.name", GgufValue::String(name.into()))?;
         let not_applied = match tokenizer {
-            Some(tokenizer) => tokenizer.write_gguf(writer)?,
+            Some(tokenizer) => tokenizer.write_gguf(self.config.vocab_size, writer)?,
             None => {
                 // llama.cpp's name for a file without one.
                 writer.set("tokenizer.ggml.model", GgufValue::String("none".into()))?;

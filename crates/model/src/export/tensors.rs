@@ -5,7 +5,6 @@ use std::io::{self, Write};
 
 use smallmind_checkpoint::{CheckpointError, TensorFault, TensorFormat, TensorSource};
 use smallmind_graph::{ParamId, Params};
-use smallmind_kernels::Format;
 
 use super::{ExportOptions, PlannedTensor, stored};
 use crate::config::gguf::{LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, divisors};
@@ -123,7 +122,7 @@ impl<'a> Tensors<'a> {
             Origin::Same { name, .. } if planned.from == Some(stored(planned.to)) => self.copy(name, out),
             Origin::Same { name, .. } => self.convert_rows(planned, name, out),
             Origin::Slot(slot) => self.convert_slot(planned, slot, out),
-            Origin::Values { values, .. } => self.convert(planned, values, 0, out),
+            Origin::Values { values, .. } => self.convert(planned, 0, values, out),
         };
         result.map_err(|error| match error {
             ModelError::Write(error) => error,
@@ -157,7 +156,7 @@ impl<'a> Tensors<'a> {
         for first in (0..tensor.rows()).step_by(piece) {
             values.resize(piece.min(tensor.rows() - first) * cols, 0.0);
             read_rows(file, name, first, &mut values)?;
-            self.convert(planned, &values, first * cols, out)?;
+            self.convert(planned, first, &values, out)?;
         }
         Ok(())
     }
@@ -179,23 +178,25 @@ impl<'a> Tensors<'a> {
         let mut in_file = vec![0.0; slot.len_in_file()];
         slot.to_file(of_slot, &mut in_file);
         drop(state);
-        self.convert(planned, &in_file, 0, out)
+        self.convert(planned, 0, &in_file, out)
     }
 
-    /// Writes whole rows, of which the first begins with the tensor's element number `first`, in the tensor's format.
+    /// Writes whole rows in the tensor's format, of which `first` is the first.
     fn convert(
         &self,
         planned: &PlannedTensor,
+        first: usize,
         values: &[f32],
-        mut first: usize,
         out: &mut dyn Write,
     ) -> Result<(), ModelError> {
         let cols = planned.shape.last().copied().unwrap_or(1).max(1);
-        let importance = self.options.importance.and_then(|matrix| matrix.of(&planned.name));
-        for piece in values.chunks((PIECE / cols).max(1) * cols) {
-            let bytes = pack(planned, piece, cols, importance, self.options.threads)
-                .map_err(|(index, value)| self.beyond(planned, first + index, value))?;
-            first += piece.len();
+        let importance = self.options.importance.and_then(|matrix| matrix.of(planned));
+        let of_row = |row: usize| importance?.of_row(row);
+        let rows = (PIECE / cols).max(1);
+        for (i, piece) in values.chunks(rows * cols).enumerate() {
+            let of_piece = |row: usize| of_row(first + i * rows + row);
+            let bytes = pack(planned, piece, cols, &of_piece, self.options.threads)
+                .map_err(|(index, value)| self.beyond(planned, (first + i * rows) * cols + index, value))?;
             out.write_all(&bytes).map_err(ModelError::Write)?;
             self.count(piece.len());
         }
@@ -219,12 +220,12 @@ impl<'a> Tensors<'a> {
 }
 
 /// The bytes of whole rows of `cols` elements, packed by several threads; or the index and value of an element that the
-/// format can't hold.
-fn pack(
+/// format can't hold. `importance` is that of the columns of a row.
+fn pack<'m>(
     planned: &PlannedTensor,
     values: &[f32],
     cols: usize,
-    importance: Option<&[f32]>,
+    importance: &(dyn Fn(usize) -> Option<&'m [f32]> + Sync),
     threads: usize,
 ) -> Result<Vec<u8>, (usize, f32)> {
     let (format, rows) = (planned.to, values.len() / cols);
@@ -237,20 +238,16 @@ fn pack(
     if row_bytes == 0 {
         return Ok(bytes);
     }
-    let one = |(row, bytes): (&[f32], &mut [u8])| pack_row(format, row, importance, bytes);
     let of_thread = rows.div_ceil(threads.max(1)).max(1);
     let parts = values.chunks(of_thread * cols).zip(bytes.chunks_mut(of_thread * row_bytes));
-    let rows_of = |values: &'_ [f32], bytes: &'_ mut [u8]| {
-        values.chunks_exact(cols).zip(bytes.chunks_exact_mut(row_bytes)).for_each(one);
+    let rows_of = |first: usize, values: &[f32], bytes: &mut [u8]| {
+        let rows = values.chunks_exact(cols).zip(bytes.chunks_exact_mut(row_bytes));
+        (first..).zip(rows).for_each(|(row, (values, bytes))| format.pack(values, importance(row), bytes));
     };
     std::thread::scope(|scope| {
-        for (values, bytes) in parts {
-            scope.spawn(move || rows_of(values, bytes));
+        for (i, (values, bytes)) in parts.enumerate() {
+            scope.spawn(move || rows_of(i * of_thread, values, bytes));
         }
     });
     Ok(bytes)
-}
-
-fn pack_row(format: Format, row: &[f32], importance: Option<&[f32]>, bytes: &mut [u8]) {
-    format.pack(row, importance, bytes);
 }

@@ -18,7 +18,7 @@ fn metadata(writer: &GgufWriter) -> GgufMetadata {
 /// What we write is read again to the same tokens.
 fn written(tokenizer: &Tokenizer) -> Tokenizer {
     let mut writer = GgufWriter::new();
-    tokenizer.write_gguf(&mut writer).unwrap();
+    tokenizer.write_gguf(0, &mut writer).unwrap();
     Tokenizer::from_gguf(&metadata(&writer)).unwrap()
 }
 
@@ -97,7 +97,7 @@ fn damaged_vocabularies_are_refused_or_applied() {
                 if let Ok(ids) = tokenizer.encode(TEXT, SpecialTokens::Parse) {
                     tokenizer.decode(&ids, SpecialText::Show).unwrap();
                 }
-                let _ = tokenizer.write_gguf(&mut GgufWriter::new());
+                let _ = tokenizer.write_gguf(0, &mut GgufWriter::new());
             }
         }
     }
@@ -117,10 +117,30 @@ fn what_is_trained_here_is_read_again() {
 }
 
 #[test]
+fn rows_of_embeddings_without_a_token_get_one() {
+    let bpe = Tokenizer::train_bpe([TEXT; 3], &BpeTraining { vocab_size: 300, min_frequency: 2 }).unwrap();
+    let golden = |name: &str| Tokenizer::from_file(format!("{GOLDENS}/{name}.gguf")).unwrap();
+    for tokenizer in
+        [bpe, read(&byte_fallback()).unwrap(), Tokenizer::characters(TEXT).unwrap(), golden("bert"), golden("t5")]
+    {
+        let rows = tokenizer.vocab_size() + 3;
+        let mut writer = GgufWriter::new();
+        tokenizer.write_gguf(rows, &mut writer).unwrap();
+        let metadata = metadata(&writer);
+        let types: Vec<i32> = metadata.required("tokenizer.ggml.token_type").unwrap();
+        assert_eq!((types.len(), &types[rows - 3..]), (rows, &[5; 3][..]), "unused");
+        let again = Tokenizer::from_gguf(&metadata).unwrap();
+        assert_eq!(again.vocab_size(), rows);
+        let ids = tokenizer.encode("the hen", SpecialTokens::Parse).unwrap();
+        assert_eq!(again.encode("the hen", SpecialTokens::Parse).unwrap(), ids);
+    }
+}
+
+#[test]
 fn sentencepiece_files_are_read_again() {
     let tokenizer = read(&byte_fallback()).unwrap();
     let mut writer = GgufWriter::new();
-    assert_eq!(tokenizer.write_gguf(&mut writer).unwrap(), None);
+    assert_eq!(tokenizer.write_gguf(0, &mut writer).unwrap(), None);
     let metadata = metadata(&writer);
     assert_eq!(metadata.required::<&str>("tokenizer.ggml.model").unwrap(), "llama");
     let types: Vec<i32> = metadata.required("tokenizer.ggml.token_type").unwrap();
@@ -314,16 +334,16 @@ fn what_gguf_cannot_express_is_refused_by_name() {
     for (name, change) in cases {
         let mut file = byte_level();
         change(&mut file);
-        let error = read(&file).unwrap().write_gguf(&mut GgufWriter::new()).unwrap_err();
+        let error = read(&file).unwrap().write_gguf(0, &mut GgufWriter::new()).unwrap_err();
         assert!(error.to_string().contains(name), "{error} does not name {name}");
     }
     let mut file = byte_fallback();
     file["model"]["merges"].as_array_mut().unwrap().remove(0);
-    let error = read(&file).unwrap().write_gguf(&mut GgufWriter::new()).unwrap_err();
+    let error = read(&file).unwrap().write_gguf(0, &mut GgufWriter::new()).unwrap_err();
     assert!(error.to_string().starts_with("model.merges: a GGUF file can't express"), "{error}");
     // NFC is told, not refused: llama.cpp doesn't apply it either.
     let mut file = byte_level();
     file["normalizer"] = json!({"type": "NFC"});
-    let told = read(&file).unwrap().write_gguf(&mut GgufWriter::new()).unwrap();
+    let told = read(&file).unwrap().write_gguf(0, &mut GgufWriter::new()).unwrap();
     assert_eq!(told.unwrap(), "llama.cpp does not apply the normalizer NFC");
 }

@@ -37,12 +37,17 @@ fn sums_to_one(family: Family) -> bool {
 /// The width of the MLP, or of each expert.
 pub(super) fn width(keys: &Keys<'_>) -> Result<usize, ModelError> {
     const DENSE: &str = "feed_forward_length";
+    const EXPERT: &str = "expert_feed_forward_length";
     if keys.family != Family::Qwen3Moe {
-        return keys.required_size(DENSE);
+        let width = keys.required_size(DENSE)?;
+        if keys.family.has_experts() {
+            keys.only(EXPERT, width)?;
+        }
+        return Ok(width);
     }
     // That of layers without experts, of which there are none.
     keys.size(DENSE)?;
-    keys.required_size("expert_feed_forward_length")
+    keys.required_size(EXPERT)
 }
 
 /// Sets the keys of a model with experts.
@@ -57,8 +62,16 @@ pub(super) fn write(c: &ModelConfig, family: Family, set: &mut Set<'_>) -> Resul
     Ok(())
 }
 
-/// Refuses weights of experts that llama.cpp computes in another way.
+/// Refuses what llama.cpp computes in another way, or does not load.
 pub(super) fn check(c: &ModelConfig, family: Family) -> Result<(), ConfigError> {
+    if family == Family::Olmoe && c.kv_heads != c.heads {
+        return Err(ConfigError::NotStorable {
+            key: "kv_heads",
+            got: c.kv_heads.to_string(),
+            model_type: family.architecture(),
+            takes: format!("as many as query heads ({}) in a GGUF file", c.heads),
+        });
+    }
     match c.experts {
         Some(experts) if experts.sums_to_one != sums_to_one(family) => Err(ConfigError::NotStorable {
             key: "experts",
@@ -98,6 +111,7 @@ mod tests {
         };
         let config = family.applied_to(base);
         match family {
+            Family::Olmoe => ModelConfig { kv_heads: 4, ..config },
             // Files state it.
             Family::GraniteMoe => ModelConfig {
                 attention_scale: Some(0.3),
@@ -112,17 +126,23 @@ mod tests {
 
     /// What a file of the model's keys and tensors is read as.
     fn read_again(model: &Model, family: Family) -> Model {
+        read_with(model, family, None).unwrap()
+    }
+
+    /// The same with one more key.
+    fn read_with(model: &Model, family: Family, more: Option<(&str, u32)>) -> Result<Model, ModelError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("model.gguf");
         let slots = TensorNames::of_family(model.config(), family, FileKind::Gguf).slots();
         let data: Vec<Cow<'_, [f32]>> = slots.iter().map(|slot| model.in_file(slot)).collect();
         let mut writer = GgufWriter::new();
         gguf::write(model.config(), family, &mut writer).unwrap();
+        more.into_iter().for_each(|(key, value)| writer.set(key, GgufValue::U32(value)).map(drop).unwrap());
         for (slot, data) in slots.iter().zip(&data) {
             writer.add(&slot.name, &slot.shape, GgufData::F32(data)).unwrap();
         }
         writer.write_file(&path).unwrap();
-        Model::from_files(&ModelFiles::open(&path).unwrap(), LoadOptions::default()).unwrap()
+        Model::from_files(&ModelFiles::open(&path)?, LoadOptions::default())
     }
 
     #[test]
@@ -145,5 +165,16 @@ mod tests {
             let error = check(&ModelConfig { experts: other, ..config(family) }, family).unwrap_err();
             assert!(matches!(error, ConfigError::NotStorable { key: "experts", .. }), "{error}");
         }
+        let error = check(&ModelConfig { kv_heads: 1, ..config(Family::Olmoe) }, Family::Olmoe).unwrap_err();
+        assert!(matches!(error, ConfigError::NotStorable { key: "kv_heads", .. }), "{error}");
+    }
+
+    #[test]
+    fn the_width_of_experts_is_given_once_or_twice() {
+        let model = Model::random(config(Family::Mixtral), 3).unwrap();
+        let read = |width| read_with(&model, Family::Mixtral, Some(("llama.expert_feed_forward_length", width)));
+        assert_eq!(read(6).unwrap().config(), model.config());
+        let error = read(7).unwrap_err().to_string();
+        assert!(error.contains("expert_feed_forward_length") && error.contains("only 6"), "{error}");
     }
 }

@@ -38,6 +38,9 @@ impl TokenType {
 
 /// The space in the spelling of SentencePiece.
 const SPACE: &str = "\u{2581}";
+/// Spaces at the ends of a text. `^` and `$` would also match at the ends of its lines.
+const OUTER_SPACES: &str = r"\A +| +\z";
+const MANY_SPACES: &str = " {2,}";
 const KEYS: &str = "tokenizer.ggml.";
 
 /// The full name of a key.
@@ -56,13 +59,14 @@ impl Tokenizer {
         read::read(metadata)
     }
 
-    /// Writes the vocabulary into the metadata of a GGUF file, as llama.cpp reads it. Returns what llama.cpp does not
-    /// apply, in words, if there is such a thing.
+    /// Writes the vocabulary into the metadata of a GGUF file, as llama.cpp reads it: a token for each of the `rows` of
+    /// the model's embeddings, of which some may have none. Returns what llama.cpp does not apply, in words, if there is
+    /// such a thing.
     ///
     /// # Errors
     /// [`TokenizerError::NotInGguf`] names the part that a GGUF file can't express.
-    pub fn write_gguf(&self, writer: &mut GgufWriter<'_>) -> Result<Option<String>, TokenizerError> {
-        write::write(self, writer)
+    pub fn write_gguf(&self, rows: usize, writer: &mut GgufWriter<'_>) -> Result<Option<String>, TokenizerError> {
+        write::write(self, rows, writer)
     }
 }
 

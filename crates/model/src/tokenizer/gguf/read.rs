@@ -10,7 +10,7 @@ use super::super::error::TokenizerError;
 use super::super::file::{AddedEntry, MAX_TOKENS, Part, PatternEntry, TemplatePiece, TemplateToken, TokenizerFile};
 use super::super::merges::{MAX_DIVISION_WORK, division_work};
 use super::super::model_entry::{BpeEntry, ModelEntry, UnigramEntry, WordPieceEntry};
-use super::{KEYS, SPACE, TokenType, Tokenizer, key, pre};
+use super::{KEYS, MANY_SPACES, OUTER_SPACES, SPACE, TokenType, Tokenizer, key, pre};
 
 type Result<T> = std::result::Result<T, TokenizerError>;
 
@@ -332,9 +332,10 @@ fn llama(common: &Common<'_>) -> Result<(TokenizerFile<ModelEntry>, Option<Vec<f
 /// WordPiece. GGUF spells what begins a word with `▁` before it; other readers, what continues one with `##`.
 fn bert(common: &Common<'_>) -> Result<TokenizerFile<ModelEntry>> {
     let respelled = |token: &String| match token.strip_prefix(SPACE) {
-        Some(begins) => begins.to_owned(),
+        // The sign by itself continues a word.
+        Some(begins) if !begins.is_empty() => begins.to_owned(),
         None if token.starts_with('[') && token.ends_with(']') => token.clone(),
-        None => format!("##{token}"),
+        _ => format!("##{token}"),
     };
     let unknown = common.id("unknown_token_id", Some(100))?;
     let tokens = common.tokens.iter().zip(&common.types);
@@ -387,18 +388,22 @@ fn t5(common: &Common<'_>) -> Result<TokenizerFile<ModelEntry>> {
     let merges_spaces = common.flag("remove_extra_whitespaces", false)?;
     let prefix = common.flag("add_space_prefix", false)? || merges_spaces;
     if merges_spaces {
-        parts.extend([replace_regex("^ +| +$", ""), replace_regex(" {2,}", " ")]);
+        parts.extend([replace_regex(OUTER_SPACES, ""), replace_regex(MANY_SPACES, " ")]);
     }
+    if prefix {
+        // Before every text; `Metaspace` leaves those alone that begin with the sign.
+        parts.push(Part { prepend: Some(SPACE.to_owned()), ..Part::new("Prepend") });
+    }
+    parts.push(replace(" ", SPACE));
     let scheme = if prefix { "always" } else { "never" };
     let metaspace = Part {
         replacement: Some(SPACE.to_owned()),
         prepend_scheme: Some(scheme.to_owned()),
-        split: Some(!common.tokens.iter().any(|token| token.chars().skip(1).any(|c| SPACE.starts_with(c)))),
+        split: Some(true),
         ..Part::new("Metaspace")
     };
     Ok(TokenizerFile {
-        normalizer: if parts.is_empty() { None } else { normalizers(parts) },
-        pre_tokenizer: Some(metaspace.clone()),
+        normalizer: normalizers(parts),
         decoder: Some(metaspace),
         ..common.file(ModelEntry::Unigram(model), begins, ends)?
     })

@@ -10,13 +10,15 @@ use super::super::engine::Engine;
 use super::super::error::TokenizerError;
 use super::super::file::{Part, PatternEntry};
 use super::super::merges::{MAX_DIVISION_WORK, Merges, division_work};
-use super::{SPACE, TokenType, Tokenizer, TokenizerKind, key, pre};
+use super::{MANY_SPACES, OUTER_SPACES, SPACE, TokenType, Tokenizer, TokenizerKind, key, pre};
 
 type Result<T> = std::result::Result<T, TokenizerError>;
 
 /// What is written, key by key.
 struct Keys<'w, 'f> {
     writer: &'w mut GgufWriter<'f>,
+    /// Tokens that are written.
+    count: usize,
 }
 
 impl Keys<'_, '_> {
@@ -42,8 +44,8 @@ impl Keys<'_, '_> {
     }
 }
 
-pub(super) fn write(tokenizer: &Tokenizer, writer: &mut GgufWriter<'_>) -> Result<Option<String>> {
-    let mut keys = Keys { writer };
+pub(super) fn write(tokenizer: &Tokenizer, rows: usize, writer: &mut GgufWriter<'_>) -> Result<Option<String>> {
+    let mut keys = Keys { writer, count: tokenizer.vocab_size().max(rows) };
     let mut notes = Vec::new();
     match (&tokenizer.model, tokenizer.kind) {
         (Engine::Merges(merges), TokenizerKind::ByteLevelBpe) => gpt2(tokenizer, merges, &mut keys, &mut notes)?,
@@ -75,7 +77,7 @@ fn tokens(
     model: impl IntoIterator<Item = (String, u32)>,
     byte_fallback: bool,
 ) -> Result<()> {
-    let count = tokenizer.vocab_size();
+    let count = keys.count;
     let mut texts: Vec<Option<String>> = vec![None; count];
     let mut types = vec![TokenType::Unused; count];
     for (text, id) in model {
@@ -154,7 +156,7 @@ fn characters(tokenizer: &Tokenizer, merges: &Merges, keys: &mut Keys<'_, '_>) -
     keys.text("model", "llama")?;
     keys.text("pre", "default")?;
     tokens(tokenizer, keys, merges.entry().vocab.iter().map(|(text, &id)| (spelled(text), id)), false)?;
-    keys.set("scores", GgufValue::Array(GgufArray::F32(vec![0.0; tokenizer.vocab_size()])))?;
+    keys.set("scores", GgufValue::Array(GgufArray::F32(vec![0.0; keys.count])))?;
     keys.flag("add_space_prefix", false)?;
     ends(tokenizer, keys)
 }
@@ -168,13 +170,13 @@ fn llama(tokenizer: &Tokenizer, merges: &Merges, keys: &mut Keys<'_, '_>, notes:
     }
     let scores = match merges.scores() {
         Some(scores) => scores.to_vec(),
-        None => scores_of(merges, tokenizer.vocab_size(), notes)?,
+        None => scores_of(merges, keys.count, notes)?,
     };
     keys.text("model", "llama")?;
     keys.text("pre", "default")?;
     tokens(tokenizer, keys, entry.vocab.iter().map(|(text, &id)| (text.clone(), id)), true)?;
     let mut scores = scores;
-    scores.resize(tokenizer.vocab_size(), 0.0);
+    scores.resize(keys.count, 0.0);
     keys.set("scores", GgufValue::Array(GgufArray::F32(scores)))?;
     keys.id("unknown_token_id", tokenizer.unknown)?;
     keys.flag("add_space_prefix", prefix)?;
@@ -313,24 +315,29 @@ fn bert(
 
 /// Unigram.
 fn t5(tokenizer: &Tokenizer, model: &tokenizers::models::unigram::Unigram, keys: &mut Keys<'_, '_>) -> Result<()> {
-    let (charsmap, merges_spaces) = t5_normalizer(tokenizer.parts.normalizer.as_ref())?;
+    let T5Normalizer { charsmap, merges_spaces, spelled } = t5_normalizer(tokenizer.parts.normalizer.as_ref())?;
     let pre_tokenizer = tokenizer.parts.pre_tokenizer.as_ref();
     let list = pre_tokenizer.map(|part| part.pretokenizers.as_deref().unwrap_or(std::slice::from_ref(part)));
     let (splits, metaspace) = match list.unwrap_or_default() {
-        [metaspace] if metaspace.kind == "Metaspace" => (false, metaspace),
-        [split, metaspace] if split.kind == "WhitespaceSplit" && metaspace.kind == "Metaspace" => (true, metaspace),
+        [] if spelled.is_some() => (false, None),
+        [metaspace] if metaspace.kind == "Metaspace" => (false, Some(metaspace)),
+        [split, metaspace] if split.kind == "WhitespaceSplit" && metaspace.kind == "Metaspace" => {
+            (true, Some(metaspace))
+        }
         _ => return Err(refused("pre_tokenizer", "anything but WhitespaceSplit and Metaspace for Unigram")),
     };
-    if metaspace.replacement.as_deref() != Some(SPACE) {
+    if metaspace.is_some_and(|part| part.replacement.as_deref() != Some(SPACE)) {
         return Err(refused("pre_tokenizer.replacement", "a character other than \u{2581}"));
     }
-    let prefix = metaspace.prepend_scheme.as_deref() != Some("never") && metaspace.add_prefix_space != Some(false);
+    let of_metaspace =
+        |part: &Part| part.prepend_scheme.as_deref() != Some("never") && part.add_prefix_space != Some(false);
+    let prefix = metaspace.map_or(spelled == Some(Prefix::Space), of_metaspace);
     keys.text("model", "t5")?;
     keys.text("pre", "default")?;
     let pieces: Vec<(String, f64)> = model.iter().cloned().collect();
     tokens(tokenizer, keys, pieces.iter().map(|(text, _)| text.clone()).zip(0..), model.byte_fallback())?;
     let mut scores: Vec<f32> = pieces.iter().map(|(_, score)| *score as f32).collect();
-    scores.resize(tokenizer.vocab_size(), 0.0);
+    scores.resize(keys.count, 0.0);
     keys.set("scores", GgufValue::Array(GgufArray::F32(scores)))?;
     keys.id("unknown_token_id", tokenizer.unknown)?;
     if let Some(map) = charsmap {
@@ -341,21 +348,48 @@ fn t5(tokenizer: &Tokenizer, model: &tokenizers::models::unigram::Unigram, keys:
     ends(tokenizer, keys)
 }
 
-/// The character map of a normalizer, and whether it merges spaces.
-fn t5_normalizer(normalizer: Option<&Part>) -> Result<(Option<Vec<u8>>, bool)> {
-    let Some(normalizer) = normalizer else { return Ok((None, false)) };
-    let mut map = None;
-    let mut merges_spaces = false;
+/// What a text gets before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Prefix {
+    None,
+    Space,
+}
+
+/// What the normalizer of a Unigram does.
+#[derive(Debug, Default)]
+struct T5Normalizer {
+    charsmap: Option<Vec<u8>>,
+    merges_spaces: bool,
+    /// If it spells spaces as `▁`: what it puts before a text.
+    spelled: Option<Prefix>,
+}
+
+fn t5_normalizer(normalizer: Option<&Part>) -> Result<T5Normalizer> {
+    let mut found = T5Normalizer::default();
+    let Some(normalizer) = normalizer else { return Ok(found) };
+    let mut prefix = Prefix::None;
     for part in normalizer.normalizers.as_deref().unwrap_or(std::slice::from_ref(normalizer)) {
+        if found.spelled.is_some() {
+            return Err(refused("normalizer", &part.kind));
+        }
         match (part.kind.as_str(), &part.pattern) {
-            ("Precompiled", _) if map.is_none() && !merges_spaces => {
-                map = part.precompiled_charsmap.as_deref().and_then(charsmap::decode);
+            ("Precompiled", _) if found.charsmap.is_none() && !found.merges_spaces => {
+                found.charsmap = part.precompiled_charsmap.as_deref().and_then(charsmap::decode);
             }
-            ("Replace", Some(PatternEntry::Regex(regex))) if regex == " {2,}" => merges_spaces = true,
-            ("Replace", Some(PatternEntry::Regex(regex))) if regex == "^ +| +$" => {}
+            ("Replace", Some(PatternEntry::Regex(regex))) if regex == MANY_SPACES => found.merges_spaces = true,
+            ("Replace", Some(PatternEntry::Regex(regex))) if regex == OUTER_SPACES => {}
+            ("Replace", Some(PatternEntry::String(space)))
+                if space == " " && part.content.as_deref() == Some(SPACE) =>
+            {
+                found.spelled = Some(prefix);
+            }
+            ("Prepend", _) if part.prepend.as_deref() == Some(SPACE) => prefix = Prefix::Space,
             ("Strip", _) => {}
             (kind, _) => return Err(refused("normalizer", kind)),
         }
     }
-    Ok((map, merges_spaces))
+    if prefix == Prefix::Space && found.spelled.is_none() {
+        return Err(refused("normalizer", "Prepend without a Replace of spaces"));
+    }
+    Ok(found)
 }
