@@ -155,6 +155,14 @@ pub enum GgufFault {
         /// Its index, in an array.
         index: Option<u32>,
     },
+    /// A value that has the right type and makes no sense, or that is not supported.
+    #[error("the value is {got}: {why}")]
+    Invalid {
+        /// The value.
+        got: String,
+        /// What is wrong with it, and which values are possible.
+        why: String,
+    },
     /// A key that is needed and not there.
     #[error("the key is missing{}", did_you_mean(suggestion))]
     MissingKey {

@@ -39,7 +39,7 @@ pub(super) fn positions(keys: &Keys<'_>, [layers, context, head_dim]: [usize; 3]
     if keys.family != Family::SmolLm3 {
         return Ok(Positions::Rope(rope));
     }
-    crate::config::check::layers(layers).map_err(|error| error.in_file(keys.file.path()))?;
+    crate::config::check::layers(layers).map_err(|error| keys.in_terms_of(error))?;
     // llama.cpp rotates in all layers but every fourth; no key says it.
     let of_layer = |layer: usize| (!(layer + 1).is_multiple_of(NO_ROPE_EVERY)).then(|| rope.clone());
     Ok(Positions::RopeByLayer((0..layers).map(of_layer).collect()))
