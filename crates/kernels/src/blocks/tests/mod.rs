@@ -1,7 +1,6 @@
 //! The block formats against goldens of the Python package `gguf`, against their `f64` twins and against themselves.
 
 mod against_ggml;
-mod finite;
 mod packing;
 mod rows;
 mod unpacking;

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::format::Format;
+use smallmind_kernels::Format;
 
 /// The first number that is not finite among all.
 fn unpacked(format: Format, bytes: &[u8]) -> Option<(usize, f32)> {
