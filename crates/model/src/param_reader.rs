@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use half::{bf16, f16};
 use smallmind_checkpoint::{CheckpointError, Dtype, TensorFault, TensorFormat, TensorSource};
 use smallmind_graph::op::Op;
 use smallmind_graph::{Graph, ParamId, ParamSpec, ParamStore, Params, RowsMut, Storage};
@@ -170,7 +169,7 @@ impl<'f> ParamReader<'f> {
         let Scratch { in_file, in_param } = scratch;
         in_file.resize(rows.len() * row, 0);
         self.file.read_at(name, (from * row) as u64, in_file)?;
-        if let Some((index, value)) = first_non_finite(format, in_file) {
+        if let Some((index, value)) = format.first_non_finite(in_file) {
             let fault = TensorFault::NotFinite { index: from * to.spec().cols + index, value };
             return Err(CheckpointError::tensor(self.file.path(), name, fault).into());
         }
@@ -263,19 +262,6 @@ fn format_of_rows(file: &dyn TensorSource, name: &str) -> Result<(Format, usize)
         name: name.to_owned(),
         format: tensor.format.to_string(),
     })
-}
-
-/// The first number in `bytes` that is not finite, and its index. Blocks are not searched: a scale that is not finite
-/// shows in the logits.
-fn first_non_finite(format: Format, bytes: &[u8]) -> Option<(usize, f32)> {
-    let of_half = |wide: fn([u8; 2]) -> f32| bytes.as_chunks().0.iter().map(move |half| wide(*half));
-    let is_wrong = |(_, x): &(usize, f32)| !x.is_finite();
-    match format {
-        Format::F32 => bytes.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).enumerate().find(is_wrong),
-        Format::F16 => of_half(|half| f16::from_le_bytes(half).to_f32()).enumerate().find(is_wrong),
-        Format::Bf16 => of_half(|half| bf16::from_le_bytes(half).to_f32()).enumerate().find(is_wrong),
-        _ => None,
-    }
 }
 
 /// Reads a whole tensor of floats or of blocks, converted to `f32`; refuses numbers that are not finite.

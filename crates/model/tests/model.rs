@@ -1,9 +1,17 @@
 //! Models as folders: what is saved is loaded again, bit for bit, and what does not fit is refused by name.
 
+#[path = "model/corpus.rs"]
+mod corpus;
+#[path = "model/damaged.rs"]
+mod damaged;
 #[path = "model/files.rs"]
 mod files;
 #[path = "model/formats.rs"]
 mod formats;
+#[path = "model/hostile.rs"]
+mod hostile;
+#[path = "model/seeds.rs"]
+mod seeds;
 
 use std::collections::BTreeSet;
 use std::fs;

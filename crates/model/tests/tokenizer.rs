@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use smallmind_model::tokenizer::{
-    BpeTraining, END_OF_TEXT, SpecialText, SpecialTokens, Tokenizer, TokenizerError, TokenizerKind,
+    BpeTraining, END_OF_TEXT, MAX_TOKENS, SpecialText, SpecialTokens, Tokenizer, TokenizerError, TokenizerKind,
 };
 
 const STORY: &str = "Once upon a time a small hen lived on a hill. The hen didn't like the rain, but she liked the sea.\n\n\
@@ -164,7 +164,7 @@ fn training_agrees_with_the_library_and_with_itself() {
 
 #[test]
 fn training_needs_room_for_the_bytes() {
-    for asked in [0, 256, (1 << 20) + 1, usize::MAX] {
+    for asked in [0, 256, MAX_TOKENS + 1, usize::MAX] {
         let error = Tokenizer::train_bpe(["a"], &BpeTraining { vocab_size: asked, min_frequency: 2 }).unwrap_err();
         assert!(matches!(error, TokenizerError::VocabularySize { asked: found, .. } if found == asked));
     }

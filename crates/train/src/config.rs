@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use smallmind_checkpoint::did_you_mean;
 use smallmind_graph::op::{AdamWSpec, Gelu};
-use smallmind_model::tokenizer::END_OF_TEXT;
+use smallmind_model::tokenizer::{END_OF_TEXT, MAX_TOKENS};
 use smallmind_model::{Biases, ConfigError, Family, Head, Mlp, ModelConfig, NormKind, Positions, preset};
 
 use crate::data::{Division, Documents};
@@ -86,7 +86,7 @@ impl ModelSection {
 pub struct DataSection {
     /// `characters`, `bpe`, the path of a `tokenizer.json`, or `model` for that of `model.init_from`.
     pub tokenizer: String,
-    /// Number of tokens of a trained tokenizer, from 257 to 2²⁰; has no effect on `characters`.
+    /// Number of tokens of a trained tokenizer, from 257 to 393,216; has no effect on `characters`.
     pub vocab_size: usize,
     /// Share of the text, at its end, that is kept for validation, in `(0, 1)`.
     pub validation: f64,
@@ -352,7 +352,7 @@ impl TrainConfig {
         let why = format!("it must be at most train.lr = {}", t.lr);
         let falls = t.schedule != ScheduleKind::Constant;
         require(!falls || t.min_lr <= t.lr, "train.min_lr", t.min_lr.to_string(), &why)?;
-        let bytes_and_merges = 257..=1 << 20;
+        let bytes_and_merges = 257..=MAX_TOKENS;
         let vocab = self.data.vocab_size;
         let fits = self.data.tokenizer != "bpe" || bytes_and_merges.contains(&vocab);
         let divides = self.data.separator.as_deref().filter(|separator| !separator.is_empty());
@@ -363,7 +363,7 @@ impl TrainConfig {
             fits,
             "data.vocab_size",
             vocab.to_string(),
-            "it must be from 257 (the bytes and the end of a text) to 1048576",
+            "it must be from 257 (the bytes and the end of a text) to 393216",
         )?;
         let tokens = self.batch_shape()?.tokens();
         let total = t.total_tokens;

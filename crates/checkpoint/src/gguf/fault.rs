@@ -155,13 +155,13 @@ pub enum GgufFault {
         /// Its index, in an array.
         index: Option<u32>,
     },
-    /// A value that what is read doesn't allow.
-    #[error("the value {value} is not allowed: it must be {allowed}")]
-    NotAllowed {
+    /// A value that has the right type and makes no sense, or that is not supported.
+    #[error("the value is {got}: {why}")]
+    Invalid {
         /// The value.
-        value: String,
-        /// What is allowed, such as `from 0 to 1`.
-        allowed: &'static str,
+        got: String,
+        /// What is wrong with it, and which values are possible.
+        why: String,
     },
     /// A key that is needed and not there.
     #[error("the key is missing{}", did_you_mean(suggestion))]

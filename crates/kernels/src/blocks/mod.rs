@@ -44,6 +44,7 @@
 
 mod affine;
 mod bits;
+mod finite;
 mod floats;
 mod iq4_nl;
 mod iq4_xs;

@@ -14,4 +14,5 @@ mod past_caches;
 mod qk_norm;
 mod rope;
 mod soft_cap;
+mod stored_numbers;
 mod support;

@@ -71,6 +71,33 @@ impl Family {
     }
 }
 
+/// Fields of a configuration, and the keys that say them.
+const NAMES: &[(&str, &str)] = &[
+    ("context", "context_length"),
+    ("d_model", "embedding_length"),
+    ("layers", "block_count"),
+    ("heads", "attention.head_count"),
+    ("kv_heads", "attention.head_count_kv"),
+    ("head_dim", "attention.key_length"),
+    ("d_ff", "feed_forward_length"),
+    ("experts", "expert_count"),
+    ("experts per token", "expert_used_count"),
+    ("attention_windows", "attention.sliding_window"),
+    ("attention_scale", "attention.scale"),
+    ("attention_softcap", "attn_logit_softcapping"),
+    ("logit_softcap", "final_logit_softcapping"),
+    ("residual_scale", "residual_scale"),
+    ("embedding_scale", "embedding_scale"),
+    ("logit_divisor", "logit_scale"),
+    ("rope_dim", "rope.dimension_count"),
+    ("rope_theta", "rope.freq_base"),
+    ("rope_scaling.factor", "rope.scaling.factor"),
+    ("rope_scaling.attention_factor", "rope.scaling.attn_factor"),
+    ("rope_scaling.beta_fast", "rope.scaling.yarn_beta_fast"),
+    ("rope_scaling.beta_slow", "rope.scaling.yarn_beta_slow"),
+    ("rope_scaling.original_max_position_embeddings", "rope.scaling.original_context_length"),
+];
+
 /// The keys of an architecture, which remembers those that were read.
 struct Keys<'f> {
     file: &'f GgufFile,
@@ -130,7 +157,22 @@ impl<'f> Keys<'f> {
     }
 
     fn invalid(&self, key: &str, got: impl fmt::Display, why: impl Into<String>) -> ModelError {
-        ConfigError::invalid(&self.key(key), got, why).in_file(self.file.path()).into()
+        invalid(self.file, &self.key(key), got, why)
+    }
+
+    /// The error of a field of the configuration as one of the key that says it.
+    fn in_terms_of(&self, error: ConfigError) -> ModelError {
+        let ConfigError::Invalid { key: field, got, why, .. } = error else {
+            return error.in_file(self.file.path()).into();
+        };
+        let key = match field.as_str() {
+            "norm_eps" => Some(norm_eps(self.family)),
+            field => NAMES.iter().find(|(name, _)| *name == field).map(|(_, key)| *key),
+        };
+        match key {
+            Some(key) => self.invalid(key, got, why),
+            None => ConfigError::invalid(&field, got, why).in_file(self.file.path()).into(),
+        }
     }
 
     /// Refuses a value of a key other than the one that is supported.
@@ -162,6 +204,17 @@ impl<'f> Keys<'f> {
     }
 }
 
+/// The error for the value of a key; of what follows from others if the file has no such key.
+fn invalid(file: &GgufFile, key: &str, got: impl fmt::Display, why: impl Into<String>) -> ModelError {
+    /// A value from a file may be long.
+    const MAX_SHOWN: usize = 40;
+    if file.metadata().get(key).is_none() {
+        return ConfigError::invalid(key, got, why).in_file(file.path()).into();
+    }
+    let got = got.to_string().chars().take(MAX_SHOWN).collect();
+    file.metadata().fault(key, GgufFault::Invalid { got, why: why.into() }).into()
+}
+
 /// Reads the configuration of a GGUF file, and what it says about generating text.
 ///
 /// # Errors
@@ -191,12 +244,11 @@ pub(crate) fn unknown_keys(file: &GgufFile) -> Result<Vec<String>, ModelError> {
 pub(crate) fn family(file: &GgufFile) -> Result<Family, ModelError> {
     let metadata = file.metadata();
     let name: &str = metadata.required(ARCHITECTURE)?;
-    let invalid = |key: &str, got: &str, why: String| ConfigError::invalid(key, got, why).in_file(file.path());
     if let Some(kind) = metadata.value::<&str>("general.type")?.filter(|kind| *kind != "model") {
-        return Err(invalid("general.type", kind, "a file of the type `model` is needed".to_owned()).into());
+        return Err(invalid(file, "general.type", kind, "a file of the type `model` is needed"));
     }
     let family = Family::of_architecture(name);
-    let refused = || invalid(ARCHITECTURE, name, format!("supported are {}", architectures()));
+    let refused = || invalid(file, ARCHITECTURE, name, format!("supported are {}", architectures()));
     let family = family.ok_or_else(refused)?;
     Ok(experts::family(&Keys { file, family, read: RefCell::default() })?)
 }
@@ -207,7 +259,7 @@ fn read_all(file: &GgufFile) -> Result<(Keys<'_>, ModelConfig, GenerationConfig)
     let config = read_config(&keys)?;
     let generation = read_generation(&keys, config.vocab_size)?;
     let config = ModelConfig { bos: generation.bos, eos: generation.eos.clone(), ..config };
-    config.check().map_err(|error| error.in_file(file.path()))?;
+    config.check().map_err(|error| keys.in_terms_of(error))?;
     Ok((keys, config, generation))
 }
 
@@ -234,7 +286,7 @@ fn read_config(keys: &Keys<'_>) -> Result<ModelConfig, ModelError> {
     let head_dim = match keys.size("attention.key_length")? {
         Some(dim) => dim,
         None if heads > 0 && d_model.is_multiple_of(heads) => d_model / heads,
-        None => return Err(ConfigError::heads_must_divide(heads, d_model).in_file(keys.file.path()).into()),
+        None => return Err(keys.in_terms_of(ConfigError::heads_must_divide(heads, d_model))),
     };
     keys.only("attention.value_length", head_dim)?;
     let context = keys.required("context_length")?;
@@ -382,7 +434,7 @@ fn sampling(metadata: &GgufMetadata) -> Result<GenerationConfig, CheckpointError
     match generation.sampler(&SamplerConfig::default()).check() {
         Err(SamplerError::Setting { field, value, allowed }) => {
             let key = SAMPLING.iter().find(|(_, setting)| *setting == field).map_or(field, |(key, _)| key);
-            Err(metadata.fault(&whole(key), GgufFault::NotAllowed { value, allowed }))
+            Err(metadata.fault(&whole(key), GgufFault::Invalid { got: value.to_string(), why: format!("it must be {allowed}") }))
         }
         _ => Ok(generation),
     }

@@ -37,12 +37,8 @@ pub(super) fn check(file: &TokenizerFile<ModelEntry>) -> Result<Vec<Option<Token
         return Err(TokenizerError::unsupported("version", format!("{:?}", file.version), "\"1.0\""));
     }
     check_model(&file.model)?;
-    let tokens = tokens_by_id(file.model.ids(), &file.added_tokens)?;
     if let Some(unknown) = file.model.unknown().filter(|unknown| !file.model.ids().contains_key(*unknown)) {
         return Err(TokenizerError::field("model.unk_token", format!("{unknown:?} is not in the vocabulary")));
-    }
-    if let Some(model) = file.model.bpe() {
-        check_merges(model)?;
     }
     for (path, part, rule) in [
         ("normalizer", &file.normalizer, check_normalizer as Rule),
@@ -54,7 +50,11 @@ pub(super) fn check(file: &TokenizerFile<ModelEntry>) -> Result<Vec<Option<Token
             check_part(path, part, rule, MAX_DEPTH)?;
         }
     }
-    Ok(tokens)
+    if let Some(model) = file.model.bpe() {
+        check_merges(model)?;
+    }
+    // Last, since it takes the most memory.
+    tokens_by_id(file.model.ids(), &file.added_tokens)
 }
 
 fn check_model(model: &ModelEntry) -> Result<(), TokenizerError> {
@@ -185,13 +185,20 @@ fn check_merges(model: &BpeEntry) -> Result<(), TokenizerError> {
         joined.clear();
         joined.push_str(left);
         joined.push_str(continued);
-        for token in [left, right, &joined] {
-            if token.is_empty() || !model.vocab.contains_key(token) {
+        let id = |token: &str| {
+            let found = model.vocab.get(token).filter(|_| !token.is_empty());
+            found.ok_or_else(|| {
                 let problem = format!("{left:?} + {right:?}: {token:?} is not in the vocabulary");
-                return Err(TokenizerError::field(format!("model.merges[{index}]"), problem));
+                TokenizerError::field(format!("model.merges[{index}]"), problem)
+            })
+        };
+        let pair = (*id(left)?, *id(right)?);
+        id(&joined)?;
+        if !seen.insert(pair) {
+            if !model.merges.iter().take(index).any(|earlier| earlier == (left, right)) {
+                // Two tokens have one id, which is found later.
+                return Ok(());
             }
-        }
-        if !seen.insert((left, right)) {
             let problem = format!("{left:?} + {right:?} appears twice");
             return Err(TokenizerError::field(format!("model.merges[{index}]"), problem));
         }

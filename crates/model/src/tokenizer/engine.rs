@@ -84,8 +84,9 @@ impl Engine {
 
 /// A model of the library with prefix or suffix.
 fn affixed(entry: BpeEntry) -> Result<BPE, TokenizerError> {
+    let merges = entry.merges.iter().map(|(left, right)| (left.to_owned(), right.to_owned())).collect::<Vec<_>>();
     let mut builder = BPE::builder()
-        .vocab_and_merges(entry.vocab.into_iter().collect::<Vocab>(), entry.merges)
+        .vocab_and_merges(entry.vocab.into_iter().collect::<Vocab>(), merges)
         .cache_capacity(0)
         .fuse_unk(entry.fuse_unk)
         .byte_fallback(entry.byte_fallback)

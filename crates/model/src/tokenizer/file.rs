@@ -17,8 +17,9 @@ use super::model_entry::ModelEntry;
 
 /// The most bytes of a `tokenizer.json`.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
-/// The most tokens a vocabulary may have; the largest in use have a quarter of it.
-pub const MAX_TOKENS: usize = 1 << 20;
+/// The most tokens a vocabulary may have. The largest of language models have 262,208; with more than this the memory
+/// for a file that is refused at its last token would exceed its size by 64 MiB.
+pub const MAX_TOKENS: usize = 3 << 17;
 const MAX_ADDED: usize = 1 << 16;
 /// The most parts of a sequence, or pieces of a template.
 const MAX_PARTS: usize = 64;
@@ -284,27 +285,28 @@ impl<'de> Visitor<'de> for FileVisitor {
 }
 
 /// A list of at most `N` elements; a longer one is refused before it takes memory.
-pub(super) struct Capped<T, const N: usize>(pub Vec<T>);
+pub(super) struct Capped<T, const N: usize, L = Vec<T>>(pub L, PhantomData<T>);
 
-impl<'de, T: DeserializeOwned, const N: usize> Deserialize<'de> for Capped<T, N> {
+impl<'de, T: DeserializeOwned, const N: usize, L: Default + Extend<T>> Deserialize<'de> for Capped<T, N, L> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct CappedVisitor<T, const N: usize>(PhantomData<T>);
-        impl<'de, T: DeserializeOwned, const N: usize> Visitor<'de> for CappedVisitor<T, N> {
-            type Value = Capped<T, N>;
+        struct CappedVisitor<T, const N: usize, L>(PhantomData<(T, L)>);
+        impl<'de, T: DeserializeOwned, const N: usize, L: Default + Extend<T>> Visitor<'de> for CappedVisitor<T, N, L> {
+            type Value = Capped<T, N, L>;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 write!(f, "a list of at most {N} entries")
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = named(format_args!("[{}]", entries.len()), list.next_element::<T>())? {
-                    if entries.len() == N {
+                let (mut entries, mut count) = (L::default(), 0);
+                while let Some(entry) = named(format_args!("[{count}]"), list.next_element::<T>())? {
+                    if count == N {
                         return Err(A::Error::custom(format_args!("more than {N} entries")));
                     }
-                    entries.push(entry);
+                    entries.extend([entry]);
+                    count += 1;
                 }
-                Ok(Capped(entries))
+                Ok(Capped(entries, PhantomData))
             }
         }
         deserializer.deserialize_seq(CappedVisitor(PhantomData))

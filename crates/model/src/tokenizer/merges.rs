@@ -19,7 +19,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-use super::model_entry::BpeEntry;
+use super::model_entry::{BpeEntry, MergeList};
 
 /// The most symbols that are searched without a heap.
 const SCANNED: usize = 32;
@@ -133,7 +133,7 @@ impl Merges {
         merges
     }
 
-    fn rank_by_order(&mut self, list: &[(String, String)]) -> Vec<(u32, u32)> {
+    fn rank_by_order(&mut self, list: &MergeList) -> Vec<(u32, u32)> {
         let mut order = Vec::with_capacity(list.len());
         let mut joined = String::new();
         for ((left, right), rank) in list.iter().zip(0..) {

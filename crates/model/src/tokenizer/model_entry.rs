@@ -11,7 +11,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::file::{Capped, MAX_TOKENS, named, once};
 
-const MAX_MERGES: usize = 1 << 21;
+/// The most merges; the largest vocabularies have 514,906.
+const MAX_MERGES: usize = 5 << 17;
 /// The longest word that WordPiece divides, in characters, unless the file says otherwise.
 const WORD_PIECE_CHARS: u64 = 100;
 
@@ -35,7 +36,46 @@ pub(super) struct BpeEntry {
     pub byte_fallback: bool,
     pub ignore_merges: bool,
     pub vocab: HashMap<String, u32>,
-    pub merges: Vec<(String, String)>,
+    pub merges: MergeList,
+}
+
+/// Pairs of tokens, the first to apply first.
+#[derive(Debug, Clone, Default)]
+pub(super) struct MergeList {
+    /// All tokens, end to end: there are millions of them in the file of a large vocabulary.
+    text: String,
+    /// Where the left and the right token of each pair end in the text.
+    ends: Vec<(u32, u32)>,
+}
+
+impl MergeList {
+    pub fn push(&mut self, left: &str, right: &str) {
+        self.text.push_str(left);
+        // No file that is read has 2^32 bytes.
+        let middle = self.text.len() as u32;
+        self.text.push_str(right);
+        self.ends.push((middle, self.text.len() as u32));
+    }
+
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let starts = std::iter::once(0).chain(self.ends.iter().map(|(_, end)| *end));
+        let part = |from: u32, to: u32| &self.text[from as usize..to as usize];
+        starts.zip(&self.ends).map(move |(start, &(middle, end))| (part(start, middle), part(middle, end)))
+    }
+}
+
+impl Extend<MergeEntry> for MergeList {
+    fn extend<I: IntoIterator<Item = MergeEntry>>(&mut self, merges: I) {
+        merges.into_iter().for_each(|MergeEntry(left, right)| self.push(&left, &right));
+    }
 }
 
 /// Pieces with their log probabilities; the most probable division of a text is taken (Kudo, 2018).
@@ -132,7 +172,7 @@ struct Keys {
     unk_id: Option<Option<u32>>,
     max_chars: Option<u64>,
     vocab: Option<VocabEntry>,
-    merges: Option<Capped<MergeEntry, MAX_MERGES>>,
+    merges: Option<Capped<MergeEntry, MAX_MERGES, MergeList>>,
 }
 
 impl<'de> Visitor<'de> for ModelVisitor {
@@ -222,7 +262,7 @@ impl Keys {
             byte_fallback: self.byte_fallback.flatten().unwrap_or(false),
             ignore_merges: self.ignore_merges.flatten().unwrap_or(false),
             vocab: map(self.vocab)?,
-            merges: self.merges.ok_or_else(|| missing("merges"))?.0.into_iter().map(|m| (m.0, m.1)).collect(),
+            merges: self.merges.ok_or_else(|| missing("merges"))?.0,
         }))
     }
 
@@ -313,7 +353,7 @@ impl<'de> Deserialize<'de> for VocabEntry {
 }
 
 /// A merge: `["a", "b"]`, or `"a b"` in older files.
-struct MergeEntry(String, String);
+pub(super) struct MergeEntry(String, String);
 
 impl<'de> Deserialize<'de> for MergeEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -22,7 +22,7 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use super::error::TokenizerError;
 use super::file::{AddedEntry, MAX_TOKENS, Part, TokenizerFile};
-use super::model_entry::{BpeEntry, ModelEntry};
+use super::model_entry::{BpeEntry, MergeList, ModelEntry};
 use super::table::byte_character;
 use super::words::Words;
 
@@ -36,7 +36,7 @@ const MAX_WORD_BYTES: usize = 512;
 /// How a byte-level vocabulary is trained.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BpeTraining {
-    /// Number of tokens: 256 bytes, [`END_OF_TEXT`] and merges. From 257 to 2²⁰.
+    /// Number of tokens: 256 bytes, [`END_OF_TEXT`] and merges. From 257 to [`MAX_TOKENS`].
     pub vocab_size: usize,
     /// A pair that occurs less often doesn't become a token, so small texts may give fewer tokens than asked for.
     pub min_frequency: u64,
@@ -74,7 +74,7 @@ pub(super) fn train<S: AsRef<str>>(
     if !(257..=MAX_TOKENS).contains(&training.vocab_size) {
         return Err(TokenizerError::VocabularySize {
             asked: training.vocab_size,
-            allowed: "a byte-level vocabulary has from 257 (the bytes and the end of a text) to 1048576 tokens",
+            allowed: "a byte-level vocabulary has from 257 (the bytes and the end of a text) to 393216 tokens",
         });
     }
     let mut tokens = vec![END_OF_TEXT.to_owned()];
@@ -99,8 +99,8 @@ struct Learned {
 
 fn file(learned: Learned) -> TokenizerFile<ModelEntry> {
     let Learned { tokens, merges } = learned;
-    let spelled = |id: u32| tokens[id as usize].clone();
-    let merges = merges.into_iter().map(|(left, right)| (spelled(left), spelled(right))).collect();
+    let mut list = MergeList::default();
+    merges.into_iter().for_each(|(left, right)| list.push(&tokens[left as usize], &tokens[right as usize]));
     let end = AddedEntry {
         id: 0,
         content: END_OF_TEXT.to_owned(),
@@ -115,7 +115,7 @@ fn file(learned: Learned) -> TokenizerFile<ModelEntry> {
         added_tokens: vec![end],
         pre_tokenizer: Some(Part::byte_level()),
         decoder: Some(Part::byte_level()),
-        ..TokenizerFile::new(ModelEntry::Bpe(BpeEntry { vocab, merges, ..BpeEntry::default() }))
+        ..TokenizerFile::new(ModelEntry::Bpe(BpeEntry { vocab, merges: list, ..BpeEntry::default() }))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What Gemma 2 and Gemma 3 have in GGUF files: windows in some layers, soft caps, a factor of scores that the number of
 //! layers implies.
 
-use smallmind_checkpoint::{CheckpointError, GgufValue, TensorSource};
+use smallmind_checkpoint::{CheckpointError, GgufValue};
 use smallmind_graph::op::RopeScaling;
 
 use super::{Keys, Set};
@@ -44,7 +44,7 @@ pub(super) fn with_own_keys(keys: &Keys<'_>, config: ModelConfig) -> Result<Mode
 
 fn windows(keys: &Keys<'_>, layers: usize) -> Result<AttentionWindows, ModelError> {
     const PATTERN: &str = "attention.sliding_window_pattern";
-    super::super::check::layers(layers).map_err(|error| error.in_file(keys.file.path()))?;
+    super::super::check::layers(layers).map_err(|error| keys.in_terms_of(error))?;
     let given = keys.optional::<usize>("attention.sliding_window")?;
     let window = given.or((keys.family == Family::Gemma2).then_some(4096)).filter(|window| *window > 0);
     let local: Vec<bool> = if matches!(keys.metadata().get(&keys.key(PATTERN)), Some(GgufValue::Array(_))) {

@@ -24,12 +24,13 @@ pub(super) fn positions(keys: &Keys<'_>, [layers, context, head_dim]: [usize; 3]
     if keys.family == Family::Gpt2 {
         return Ok(Positions::Learned);
     }
-    let dim = keys.or("rope.dimension_count", head_dim)?;
+    let given = keys.optional("rope.dimension_count")?;
+    let (dim, key) = given.map_or((head_dim, "attention.key_length"), |dim| (dim, "rope.dimension_count"));
     let theta = f64::from(keys.or("rope.freq_base", 10_000.0f32)?);
     let dim_of = (dim != head_dim).then_some(dim);
     if dim == 0 || dim > head_dim || !dim.is_multiple_of(2) {
         let why = format!("an even number of a head's {head_dim} features is rotated");
-        return Err(keys.invalid("rope.dimension_count", dim, why));
+        return Err(keys.invalid(key, dim, why));
     }
     if keys.family.is_interleaved() && dim != head_dim {
         let why = format!("all {head_dim} features of a head must be rotated in this architecture");
@@ -39,7 +40,7 @@ pub(super) fn positions(keys: &Keys<'_>, [layers, context, head_dim]: [usize; 3]
     if keys.family != Family::SmolLm3 {
         return Ok(Positions::Rope(rope));
     }
-    crate::config::check::layers(layers).map_err(|error| error.in_file(keys.file.path()))?;
+    crate::config::check::layers(layers).map_err(|error| keys.in_terms_of(error))?;
     // llama.cpp rotates in all layers but every fourth; no key says it.
     let of_layer = |layer: usize| (!(layer + 1).is_multiple_of(NO_ROPE_EVERY)).then(|| rope.clone());
     Ok(Positions::RopeByLayer((0..layers).map(of_layer).collect()))

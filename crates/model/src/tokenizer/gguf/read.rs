@@ -9,7 +9,7 @@ use super::super::ends;
 use super::super::error::TokenizerError;
 use super::super::file::{AddedEntry, MAX_TOKENS, Part, PatternEntry, TemplatePiece, TemplateToken, TokenizerFile};
 use super::super::merges::{MAX_DIVISION_WORK, division_work};
-use super::super::model_entry::{BpeEntry, ModelEntry, UnigramEntry, WordPieceEntry};
+use super::super::model_entry::{BpeEntry, MergeList, ModelEntry, UnigramEntry, WordPieceEntry};
 use super::{KEYS, MANY_SPACES, OUTER_SPACES, SPACE, TokenType, Tokenizer, key, pre};
 
 type Result<T> = std::result::Result<T, TokenizerError>;
@@ -259,7 +259,7 @@ fn gpt2(common: &Common<'_>) -> Result<TokenizerFile<ModelEntry>> {
     let row = pre::find(name)
         .ok_or_else(|| TokenizerError::UnknownPreTokenizer { name: name.to_owned(), known: pre::names() })?;
     let list: &GgufStrings = metadata.required(&key("merges"))?;
-    let mut merges = Vec::with_capacity(list.len());
+    let mut merges = MergeList::default();
     for (index, merge) in list.iter().enumerate() {
         // The first part has at least one character, which may be a space.
         let space = merge.char_indices().skip(1).find(|(_, character)| *character == ' ');
@@ -267,7 +267,7 @@ fn gpt2(common: &Common<'_>) -> Result<TokenizerFile<ModelEntry>> {
             let problem = format!("{merge:?} is not two tokens with a space between them");
             return Err(TokenizerError::field(format!("{}[{index}]", key("merges")), problem));
         };
-        merges.push((merge[..at].to_owned(), merge[at + 1..].to_owned()));
+        merges.push(&merge[..at], &merge[at + 1..]);
     }
     let model = BpeEntry { ignore_merges: row.ignore_merges, vocab: common.vocab()?, merges, ..BpeEntry::default() };
     let [begins, ends] = common.ends(row.begins, false, None, None)?;
