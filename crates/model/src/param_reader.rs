@@ -227,7 +227,10 @@ fn in_order<T: Send, S: Default>(
 /// Whether a mixture of experts reads a parameter.
 fn is_of_experts(graph: &Graph, param: &str) -> bool {
     let id = graph.params().find(param);
-    graph.nodes().iter().any(|node| matches!(node.op, Op::Experts(_)) && id.is_some_and(|id| node.op.params().contains(&id)))
+    graph
+        .nodes()
+        .iter()
+        .any(|node| matches!(node.op, Op::Experts(_)) && id.is_some_and(|id| node.op.params().contains(&id)))
 }
 
 /// Moves the rows of a head, each of `row` bytes, of which two that belong together are adjacent: first the first rows

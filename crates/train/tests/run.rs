@@ -18,7 +18,8 @@ use smallmind_model::{GenerateOptions, Generator, Model, Session, SessionOptions
 use smallmind_simd::IsaKind;
 use smallmind_train::data::{Corpus, Dataset, OpenOptions, Split};
 use smallmind_train::{
-    ErrorClass, EvaluateSettings, Event, Existing, Finish, RunDir, Source, TrainError, Trainer, divergence, evaluate_text, prepare,
+    ErrorClass, EvaluateSettings, Event, Existing, Finish, RunDir, Source, TrainError, Trainer, divergence,
+    evaluate_text, prepare,
 };
 
 const GPT: &[&str] = &["model.family=gpt2", "model.biases=false"];

@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use smallmind_graph::op::Index;
-use smallmind_graph::{Bindings, Graph, GraphBuilder, GraphError, Limits, Op, ParamId, ParamSpec, ParamStore, Scalars, Storage};
+use smallmind_graph::{
+    Bindings, Graph, GraphBuilder, GraphError, Limits, Op, ParamId, ParamSpec, ParamStore, Scalars, Storage,
+};
 use smallmind_kernels::Format;
 use smallmind_simd::IsaKind;
 
@@ -33,7 +35,13 @@ pub(super) fn output(graph: &Graph, store: &ParamStore) -> Vec<u32> {
 }
 
 /// Sets rows of a parameter of an undivided store.
-fn set(store: &mut ParamStore, id: ParamId, rows: Range<usize>, format: Format, bytes: &[u8]) -> Result<(), GraphError> {
+fn set(
+    store: &mut ParamStore,
+    id: ParamId,
+    rows: Range<usize>,
+    format: Format,
+    bytes: &[u8],
+) -> Result<(), GraphError> {
     store.divide(|_| vec![]).swap_remove(id.index()).set(rows, format, bytes)
 }
 
@@ -126,7 +134,8 @@ fn a_store_is_divided_between_strips() {
             let storage = Arc::new(Storage::by_rows(&graph, isa, formats).unwrap());
             let mut store = ParamStore::zeroed(graph.params(), storage.clone()).unwrap();
             let mut divided = store.divide(|id| if id == bias { vec![] } else { vec![0, 5, 16, 17, 32, 48, 50, 70] });
-            let of = |id| divided.iter().filter(move |rows| rows.id() == id).map(|rows| rows.rows()).collect::<Vec<_>>();
+            let of =
+                |id| divided.iter().filter(move |rows| rows.id() == id).map(|rows| rows.rows()).collect::<Vec<_>>();
             assert_eq!(of(id), [0..16, 16..32, 32..48, 48..50], "{segments:?} on {isa}");
             assert_eq!(of(table), [0..5, 5..16, 16..17, 17..32, 32..33], "a table of floats lies in rows");
             assert_eq!(of(bias), [0..1]);

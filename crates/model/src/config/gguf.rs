@@ -434,7 +434,10 @@ fn sampling(metadata: &GgufMetadata) -> Result<GenerationConfig, CheckpointError
     match generation.sampler(&SamplerConfig::default()).check() {
         Err(SamplerError::Setting { field, value, allowed }) => {
             let key = SAMPLING.iter().find(|(_, setting)| *setting == field).map_or(field, |(key, _)| key);
-            Err(metadata.fault(&whole(key), GgufFault::Invalid { got: value.to_string(), why: format!("it must be {allowed}") }))
+            Err(metadata.fault(
+                &whole(key),
+                GgufFault::Invalid { got: value.to_string(), why: format!("it must be {allowed}") },
+            ))
         }
         _ => Ok(generation),
     }
@@ -553,9 +556,14 @@ mod tests {
         assert_eq!(sampling_of("top_k", GgufValue::I32(40)).unwrap().top_k, Some(40));
         assert_eq!(sampling_of("min_p", GgufValue::F32(0.5)).unwrap().min_p, Some(0.5));
         assert_eq!(sampling_of("mirostat", GgufValue::I32(2)).unwrap().not_obeyed, ["general.sampling.mirostat"]);
-        for (key, value) in
-            [("temp", -0.5), ("temp", f32::NAN), ("top_p", 1.5), ("top_p", 0.0), ("min_p", -0.1), ("penalty_repeat", 0.0)]
-        {
+        for (key, value) in [
+            ("temp", -0.5),
+            ("temp", f32::NAN),
+            ("top_p", 1.5),
+            ("top_p", 0.0),
+            ("min_p", -0.1),
+            ("penalty_repeat", 0.0),
+        ] {
             let error = sampling_of(key, GgufValue::F32(value)).unwrap_err();
             let named = [format!("general.sampling.{key}"), format!("the value {value} "), "byte".to_owned()];
             assert!(named.iter().all(|part| error.contains(part)), "{error}");

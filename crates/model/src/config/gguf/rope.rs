@@ -63,7 +63,11 @@ pub(super) fn scaling(
     let original = keys.or("rope.scaling.original_context_length", context)?;
     if keys.has(LONG_FACTORS) || keys.has(SHORT_FACTORS) {
         if let Some(factor) = factor {
-            return Err(keys.invalid("rope.scaling.factor", factor, "beside the factors of longrope only 1 is supported"));
+            return Err(keys.invalid(
+                "rope.scaling.factor",
+                factor,
+                "beside the factors of longrope only 1 is supported",
+            ));
         }
         if keys.has(ROPE_FACTORS) {
             let why = format!("beside the tensor {ROPE_FACTORS} the factors of longrope are not supported");

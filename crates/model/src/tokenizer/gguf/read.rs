@@ -74,7 +74,8 @@ pub(super) fn read(metadata: &GgufMetadata) -> Result<Tokenizer> {
         }
     };
     let mut tokenizer = Tokenizer::assemble(file, scores)?;
-    tokenizer.ends = ends::of_entries(&tokenizer.parts.added_tokens, |role| common.id(&format!("{role}_token_id"), None))?;
+    tokenizer.ends =
+        ends::of_entries(&tokenizer.parts.added_tokens, |role| common.id(&format!("{role}_token_id"), None))?;
     let (bos, eos) = (common.id("bos_token_id", None)?, common.id("eos_token_id", None)?);
     tokenizer.bos = bos.or(tokenizer.bos);
     tokenizer.eos = eos.or(tokenizer.eos);
