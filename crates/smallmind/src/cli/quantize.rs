@@ -12,7 +12,7 @@ use smallmind::model::{ModelFiles, is_gguf};
 use smallmind::train::data::Corpus;
 use smallmind::train::{Divergence, EvaluateSettings, divergence};
 
-use super::failure::Outcome;
+use super::failure::{Outcome, usage};
 use super::gguf_output::{self, Beside, mix_parser};
 use super::models::{self, ModelArg};
 use super::output_files::{OutputFile, Overwrite};
