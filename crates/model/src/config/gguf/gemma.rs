@@ -132,7 +132,7 @@ pub(super) fn check(c: &ModelConfig, family: Family) -> Result<(), ConfigError> 
 
 #[cfg(test)]
 mod tests {
-    use smallmind_checkpoint::{GgmlType, GgufData, GgufFile, GgufTensor, GgufWriter};
+    use smallmind_checkpoint::{GgmlType, GgufData, GgufFile, GgufTensor, GgufWriter, TensorSource};
     use smallmind_graph::op::Gelu;
 
     use super::*;
