@@ -14,8 +14,7 @@ const ALIGN: usize = 64;
 /// addresses that fit into the processor's tables.
 const LARGE: usize = 4 << 20;
 
-/// A heap buffer of `f32`, aligned to 64 bytes, zero at first. The system gives a large one its memory page by page,
-/// when each is used for the first time.
+/// A heap buffer of `f32`, aligned to 64 bytes, zero at first.
 #[derive(Debug)]
 pub struct Buffer {
     /// The elements, in the allocation that begins at `base`.
@@ -42,6 +41,17 @@ impl Buffer {
     /// # Errors
     /// [`GraphError::OutOfMemory`] if the allocator refuses.
     pub fn zeroed(len: usize) -> Result<Self, GraphError> {
+        let mut buffer = Self::untouched(len)?;
+        buffer.fill(0.0);
+        Ok(buffer)
+    }
+
+    /// A buffer of `len` zeros to which the system gives memory page by page, when each is used for the first time:
+    /// for what several threads are going to fill.
+    ///
+    /// # Errors
+    /// As [`Buffer::zeroed`].
+    pub(crate) fn untouched(len: usize) -> Result<Self, GraphError> {
         let layout = Self::layout(len)?;
         // SAFETY: the layout has at least 64 bytes.
         let Some(base) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
@@ -73,7 +83,7 @@ fn large_pages(_base: NonNull<u8>, _bytes: usize) {}
 impl Drop for Buffer {
     fn drop(&mut self) {
         if let Ok(layout) = Self::layout(self.len) {
-            // SAFETY: `zeroed` allocated the memory with this very layout.
+            // SAFETY: `untouched` allocated the memory with this very layout.
             unsafe { dealloc(self.base.as_ptr(), layout) };
         }
     }
@@ -83,14 +93,14 @@ impl Deref for Buffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: `zeroed` allocated and initialised `len` elements, which live as long as self.
+        // SAFETY: `untouched` allocated and initialised `len` elements, which live as long as self.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: `zeroed` allocated and initialised `len` elements, which live as long as self; &mut self makes the
+        // SAFETY: `untouched` allocated and initialised `len` elements, which live as long as self; &mut self makes the
         // borrow exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
     }

@@ -75,7 +75,7 @@ impl ParamStore {
     pub fn zeroed(params: &Params, storage: Arc<Storage>) -> Result<Self, GraphError> {
         storage.check_fits(params)?;
         let places = places(&storage);
-        let memory = Buffer::zeroed(places.last().map_or(0, |last| last.end.next_multiple_of(ALIGN)))?;
+        let memory = Buffer::untouched(places.last().map_or(0, |last| last.end.next_multiple_of(ALIGN)))?;
         Ok(Self { params: params.clone(), places, memory, storage })
     }
 
