@@ -307,7 +307,7 @@ impl TrainConfig {
         match (&self.model.init_from, self.model.context) {
             (Some(_), Some(context)) => Ok(context),
             (Some(model), None) => {
-                Err(value_error("model.init_from", model, "model.context must say the tokens of a training sequence"))
+                Err(value_error("model.init_from", model, "model.context must say how many tokens are trained together"))
             }
             (None, _) => Ok(self.model_config(1)?.context),
         }

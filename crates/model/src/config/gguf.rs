@@ -565,7 +565,7 @@ mod tests {
             ("penalty_repeat", 0.0),
         ] {
             let error = sampling_of(key, GgufValue::F32(value)).unwrap_err();
-            let named = [format!("general.sampling.{key}"), format!("the value {value} "), "byte".to_owned()];
+            let named = [format!("general.sampling.{key}"), format!("the value is {value}: "), "byte".to_owned()];
             assert!(named.iter().all(|part| error.contains(part)), "{error}");
         }
     }

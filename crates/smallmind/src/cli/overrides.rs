@@ -175,7 +175,7 @@ mod tests {
             ("smallmind train --max_iters", "--max_iters=VALUE"),
             ("smallmind train --max_iters --json", "--max_iters=VALUE"),
             ("smallmind train --eval_only=True", "smallmind eval"),
-            ("smallmind train --init_from=gpt2-xl", "--preset gpt2-124m"),
+            ("smallmind train --init_from=llama", "--init-from MODEL"),
             ("smallmind train config/train_shakespeare_char.py --device=cpu", "--config FILE"),
         ] {
             let message = extract(line).unwrap_err().to_string();
