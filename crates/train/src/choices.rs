@@ -134,3 +134,60 @@ fn largest(scores: impl Iterator<Item = f64>) -> usize {
     let better = |best: (usize, f64), score: (usize, f64)| if score.1 > best.1 { score } else { best };
     scores.enumerate().fold((0, f64::NEG_INFINITY), better).0
 }
+
+#[cfg(test)]
+mod tests {
+    use smallmind_model::{Model, ModelConfig};
+    use smallmind_simd::IsaKind;
+
+    use super::*;
+
+    /// The logarithm of the probability of what follows `context`, from a run for each token.
+    fn naive(model: &Arc<PackedModel>, tokenizer: &Tokenizer, context: &str, ending: &str) -> f64 {
+        let encode = |text: &str| tokenizer.encode(text, SpecialTokens::AsText).unwrap();
+        let (first, tokens) = (encode(context).len(), encode(&format!("{context} {ending}")));
+        let of_token = |at: usize| {
+            let mut session = Session::new(model.clone(), SessionOptions::single(32, 1)).unwrap();
+            let sequence = session.open().unwrap();
+            let logits = session.append(sequence, &tokens[..at]).unwrap();
+            let sum: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+            f64::from(logits[tokens[at] as usize]) - sum.ln()
+        };
+        (first..tokens.len()).map(of_token).sum()
+    }
+
+    #[test]
+    fn endings_are_compared_whole_and_by_byte() {
+        let config = ModelConfig {
+            vocab_size: 9,
+            context: 32,
+            d_model: 8,
+            layers: 1,
+            heads: 2,
+            kv_heads: 2,
+            head_dim: 4,
+            d_ff: 8,
+            // Far from all tokens being equally likely.
+            init_std: 1.0,
+            ..ModelConfig::default()
+        };
+        let model = Arc::new(Model::random(config, 4).unwrap().pack(IsaKind::best()).unwrap());
+        let tokenizer = Tokenizer::characters("abcdefgh ").unwrap();
+        let endings = ["a", "cab", "hgfe", "bcdefgh"];
+        let mut differ = 0;
+        for context in ["a", "fade", "bad cab", "deaf head", "gaga", "h", "each", "badge bead"] {
+            let scores = endings.map(|ending| naive(&model, &tokenizer, context, ending));
+            let by_byte = scores.iter().zip(endings).map(|(score, ending)| score / ending.len() as f64);
+            let best = [largest(scores.into_iter()), largest(by_byte)];
+            differ += usize::from(best[0] != best[1]);
+            for label in 0..endings.len() {
+                let endings = endings.map(str::to_owned).to_vec();
+                let question = Question { context: context.to_owned(), endings, label };
+                let found = answer(&model, &tokenizer, &[question], 1, &mut |_| {}).unwrap();
+                let right = best.map(|best| usize::from(best == label));
+                assert_eq!([found.right, found.right_by_byte], right, "{context}: {label}");
+            }
+        }
+        assert!(differ > 0);
+    }
+}

@@ -153,16 +153,15 @@ mod tests {
     #[test]
     fn divergences_are_those_of_the_formula() {
         let mut totals = Totals::default();
-        // p = (1/2, 1/4, 1/4), q = (1/4, 1/2, 1/4).
-        let ln = |x: f32| x.ln();
-        totals.add(&[ln(1.0), ln(2.0), ln(1.0)], &[ln(2.0), ln(1.0), ln(1.0)], 1);
+        // p = (1/2, 1/4, 1/4), q = (1/8, 3/4, 1/8): the other way round the divergence is another.
+        totals.add(&[ln(1.0), ln(6.0), ln(1.0)], &[ln(2.0), ln(1.0), ln(1.0)], 1);
         totals.add(&[3.0, 1.0, 0.0], &[3.0, 1.0, 0.0], 0);
         let d = totals.divergence();
-        let first = 0.5 * 2f64.ln() - 0.25 * 2f64.ln();
+        let first = 0.5 * 4f64.ln() - 0.25 * 3f64.ln() + 0.25 * 2f64.ln();
         assert!((d.max - first).abs() < 1e-6 && (d.mean - first / 2.0).abs() < 1e-6, "{d:?}");
         assert_eq!((d.same_top, d.tokens, d.percentile_99), (0.5, 2, d.max));
         let of_second = (1.0 + (-2f64).exp() + (-3f64).exp()).ln();
-        assert!((d.loss - (2f64.ln() + of_second) / 2.0).abs() < 1e-6);
+        assert!((d.loss - ((4f64 / 3.0).ln() + of_second) / 2.0).abs() < 1e-6);
         assert!((d.reference_loss - (4f64.ln() + of_second) / 2.0).abs() < 1e-6);
     }
 }
