@@ -501,8 +501,8 @@ fn vocabularies_and_settings_of_generation() {
         ("\"general.sampling.penalty_repeat\": the value is -1: it must be", |p| {
             p.set("general.sampling.penalty_repeat", GgufValue::F32(-1.0));
         }),
-        ("\"general.sampling.top_k\": the value -1 does not fit", |p| {
-            p.set("general.sampling.top_k", GgufValue::I32(-1));
+        ("\"general.sampling.top_k\": the value is of type string", |p| {
+            p.set("general.sampling.top_k", text("40"));
         }),
     ];
     refused(llama, model_error, cases);
