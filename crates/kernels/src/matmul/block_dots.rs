@@ -77,11 +77,8 @@ impl<I: Isa> WithInt8<I> for Product<'_> {
             let base = Tile::<f32>::of_output(&c, &epilogue.window(&(0..m), &columns), 0);
             let mut first = 0;
             while first < m {
-                let (rows, kernel) = match m - first {
-                    1 => (1, kernels.one),
-                    2 | 3 => (2, kernels.two),
-                    _ => (4, kernels.four),
-                };
+                let fitting = kernels.by_rows.iter().find(|(rows, _)| *rows <= m - first);
+                let (rows, kernel) = *fitting.expect("there is a kernel for one row");
                 let factors = Factors { x: x.as_ptr().wrapping_add(first * x.stride()), stride: x.stride(), strips, k };
                 let tile = base.at_rows(&(first..first + rows), null(), 0);
                 // SAFETY: the rows are those of `x`, each of `quantized_words(k)` words; the strips are some of those
@@ -316,42 +313,46 @@ impl<D: Int8Dot, S: Strip> Group<'_, D, S> {
 /// The micro-kernels of a format.
 struct Kernels<D> {
     format: Format,
-    one: KernelFn<D>,
-    two: KernelFn<D>,
-    four: KernelFn<D>,
+    /// Rows and the kernel for them, the most rows first.
+    by_rows: [(usize, KernelFn<D>); 3],
 }
 
 impl<D: Int8Dot> Kernels<D> {
-    const fn of<S: Strip>() -> Self {
-        Self { format: S::FORMAT, one: kernel::<D, S, 1>, two: kernel::<D, S, 2>, four: kernel::<D, S, 4> }
+    /// The kernels for up to `most` rows.
+    const fn of<S: Strip>(most: usize) -> Self {
+        let one = (1, kernel::<D, S, 1> as KernelFn<D>);
+        let two = if most < 2 { one } else { (2, kernel::<D, S, 2> as KernelFn<D>) };
+        let four = if most < 4 { two } else { (4, kernel::<D, S, 4> as KernelFn<D>) };
+        Self { format: S::FORMAT, by_rows: [four, two, one] }
     }
 
-    const fn all() -> [Self; 13] {
+    const fn all(most: usize) -> [Self; 13] {
         [
-            Self::of::<Q8_0>(),
-            Self::of::<Q4_0>(),
-            Self::of::<Q4_1>(),
-            Self::of::<Q5_0>(),
-            Self::of::<Q5_1>(),
-            Self::of::<Q2K>(),
-            Self::of::<Q3K>(),
-            Self::of::<Q4K>(),
-            Self::of::<Q5K>(),
-            Self::of::<Q6K>(),
-            Self::of::<Iq4Nl>(),
-            Self::of::<Iq4Xs>(),
-            Self::of::<Mxfp4>(),
+            Self::of::<Q8_0>(most),
+            Self::of::<Q4_0>(most),
+            Self::of::<Q4_1>(most),
+            Self::of::<Q5_0>(most),
+            Self::of::<Q5_1>(most),
+            Self::of::<Q2K>(most),
+            Self::of::<Q3K>(most),
+            Self::of::<Q4K>(most),
+            Self::of::<Q5K>(most),
+            Self::of::<Q6K>(most),
+            Self::of::<Iq4Nl>(most),
+            Self::of::<Iq4Xs>(most),
+            Self::of::<Mxfp4>(most),
         ]
     }
 }
 
-static SCALAR: [Kernels<Scalar>; 13] = Kernels::all();
+// Without vectors several rows at once are much code.
+static SCALAR: [Kernels<Scalar>; 13] = Kernels::all(1);
 #[cfg(target_arch = "x86_64")]
-static AVX2: [Kernels<Avx2>; 13] = Kernels::all();
+static AVX2: [Kernels<Avx2>; 13] = Kernels::all(4);
 #[cfg(target_arch = "x86_64")]
-static AVX512: [Kernels<Avx512>; 13] = Kernels::all();
+static AVX512: [Kernels<Avx512>; 13] = Kernels::all(4);
 #[cfg(target_arch = "x86_64")]
-static AVX512_VNNI: [Kernels<Avx512Vnni>; 13] = Kernels::all();
+static AVX512_VNNI: [Kernels<Avx512Vnni>; 13] = Kernels::all(4);
 
 /// The kernels of `D` for a format.
 #[inline(always)]

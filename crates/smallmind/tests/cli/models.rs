@@ -110,26 +110,25 @@ fn weights_that_fall_back_to_f16_are_named() {
     let bench = Bench::with_text();
     let sizes = "--model.d_model=60 --model.heads=3 --model.d_ff=32 --model.layers=1";
     bench.run(&format!("train --preset nanogpt-cpu --data text.txt --out run --train.steps=1 {sizes}")).ok();
-    let lines = [
-        "generate -m run -n 1 -p a",
-        "eval -m run --data text.txt",
-        "inspect run",
-        "profile generate -m run --runs 1 -n 2",
-    ];
+    let stderr = |line: &str, format: &str| {
+        let ran = bench.run(&format!("{line} --weights {format}"));
+        let stderr = ran.stderr.clone();
+        ran.ok();
+        stderr
+    };
+    let lines = ["generate -m run -n 1 -p a", "eval -m run --data text.txt", "inspect run"];
     for line in lines {
-        let of = |format: &str| {
-            let ran = bench.run(&format!("{line} --weights {format}"));
-            let stderr = ran.stderr.clone();
-            ran.ok();
-            stderr
-        };
+        let few = stderr(line, "q8_0");
         let note = "note: 4 weights are in f16, as their rows are not whole blocks of q8_0: embed.tokens.weight [";
-        assert!(of("q8_0").contains(note), "{line}: {}", of("q8_0"));
-        let (few, many) = (of("q4_k"), "note: 4 weights are in f16, as their rows are not whole blocks of q4_k: ");
+        assert!(few.contains(note), "{line}: {few}");
+        assert!(!stderr(line, "bf16").contains("blocks"), "{line}");
+    }
+    for line in lines.into_iter().chain(["profile generate -m run --runs 1 -n 2"]) {
+        let (few, many) =
+            (stderr(line, "q4_k"), "note: 4 weights are in f16, as their rows are not whole blocks of q4_k: ");
         assert!(few.contains(many), "{line}: {few}");
         let smaller = " in q5_0, as their rows are not whole blocks of q4_k: ";
         assert!(few.contains(smaller), "{line}: {few}");
-        assert!(!of("bf16").contains("blocks"), "{line}");
     }
 }
 

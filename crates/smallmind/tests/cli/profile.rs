@@ -67,8 +67,8 @@ fn a_generation_is_profiled_without_a_model() {
 /// In every format a decoded token reads all weights once: the bytes of the operations add up to the bytes of the
 /// parameters in the subject.
 #[test]
-fn the_bytes_of_weights_add_up_in_every_format() {
-    for (format, bits) in [("f16", 16.0), ("bf16", 16.0), ("q8_0", 8.5)] {
+fn the_bytes_of_weights_add_up_in_each_kind_of_format() {
+    for (format, bits) in [("bf16", 16.0), ("q8_0", 8.5)] {
         let report = Bench::new().run(&format!("profile generate {QUICK} --weights {format} --json")).json();
         let subject = &report["subject"];
         let bits_per_weight = subject["bits_per_weight"].as_f64().unwrap();
