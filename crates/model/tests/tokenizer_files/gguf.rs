@@ -156,9 +156,13 @@ fn sentencepiece_files_are_read_again() {
 
 /// A writer with a small vocabulary of SentencePiece's kind: texts, scores, types.
 fn pieces(list: &[(&str, f32, i32)]) -> GgufWriter<'static> {
+    pieces_of("llama", list)
+}
+
+fn pieces_of(model: &str, list: &[(&str, f32, i32)]) -> GgufWriter<'static> {
     let mut writer = GgufWriter::new();
     let mut set = |key: &str, value| writer.set(key, value).map(drop).unwrap();
-    set("tokenizer.ggml.model", GgufValue::String("llama".into()));
+    set("tokenizer.ggml.model", GgufValue::String(model.into()));
     let texts = list.iter().map(|(text, ..)| text).collect();
     set("tokenizer.ggml.tokens", GgufValue::Array(GgufArray::Strings(texts)));
     set("tokenizer.ggml.scores", GgufValue::Array(GgufArray::F32(list.iter().map(|(_, score, _)| *score).collect())));
@@ -205,6 +209,51 @@ fn scores_decide_and_of_equals_the_leftmost() {
         let odd = count % 2 == 1;
         let pairs = vec![6; count / 2 - usize::from(odd)];
         assert_eq!(tokens[1..], [pairs, if odd { vec![7] } else { vec![] }].concat(), "{count}");
+    }
+}
+
+/// The ids are those of llama.cpp.
+#[test]
+fn spaces_of_unigram_are_those_of_sentencepiece() {
+    let list = [
+        ("<pad>", 0.0, 3),
+        ("</s>", 0.0, 3),
+        ("<unk>", 0.0, 2),
+        ("▁", -2.0, 1),
+        ("a", -3.0, 1),
+        ("\n", -4.0, 1),
+        ("▁a", -2.5, 1),
+    ];
+    let cases: [(bool, bool, &[(&str, &[u32])]); 3] = [
+        (true, true, &[("a \na", &[6, 3, 5, 4]), ("▁a", &[3, 6]), (" a ", &[6]), ("  ", &[]), ("a  a", &[6, 6])]),
+        (true, false, &[(" a", &[3, 6]), ("a \n", &[6, 3, 5]), ("▁a", &[3, 6]), ("", &[])]),
+        (false, false, &[(" a", &[6]), ("a ", &[4, 3]), ("▁a", &[6])]),
+    ];
+    for (prefix, merges, texts) in cases {
+        let mut writer = pieces_of("t5", &list);
+        writer.set("tokenizer.ggml.add_space_prefix", GgufValue::Bool(prefix)).unwrap();
+        writer.set("tokenizer.ggml.remove_extra_whitespaces", GgufValue::Bool(merges)).unwrap();
+        let tokenizer = Tokenizer::from_gguf(&metadata(&writer)).unwrap();
+        let json = Tokenizer::from_bytes(tokenizer.to_json().unwrap().as_bytes()).unwrap();
+        for tokenizer in [&tokenizer, &json, &written(&tokenizer)] {
+            for (text, ids) in texts {
+                let found = tokenizer.encode(text, SpecialTokens::Parse).unwrap();
+                assert_eq!(found, *ids, "{text:?} {prefix} {merges}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sign_for_spaces_alone_continues_words() {
+    let list = [("[PAD]", 0.0, 3), ("[UNK]", 0.0, 2), ("[CLS]", 0.0, 3), ("[SEP]", 0.0, 3), ("▁", 0.0, 1), ("▁a", 0.0, 1)];
+    let mut writer = pieces_of("bert", &list);
+    for (key, id) in [("unknown", 1), ("bos", 2), ("seperator", 3)] {
+        writer.set(&format!("tokenizer.ggml.{key}_token_id"), GgufValue::U32(id)).unwrap();
+    }
+    let tokenizer = Tokenizer::from_gguf(&metadata(&writer)).unwrap();
+    for tokenizer in [&tokenizer, &written(&tokenizer)] {
+        assert_eq!(tokenizer.encode("a▁ a", SpecialTokens::Parse).unwrap(), [5, 4, 5]);
     }
 }
 

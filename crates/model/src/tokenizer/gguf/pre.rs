@@ -2,7 +2,10 @@
 //!
 //! Each is a list of regular expressions: the first divides the text into its matches and what is between them, each
 //! further one divides the parts again. Names are those of llama.cpp's `llama-vocab.cpp`. The expressions are those of
-//! the models' own `tokenizer.json` where these are published: llama.cpp rewrites some of them for its own engine.
+//! the models' own `tokenizer.json` where these are published: llama.cpp rewrites some of them for its own engine. Its
+//! tokens differ only by that: in the rows of `tekken` and `gpt-4o` its expressions know no marks and no case of letters
+//! but a to z, in those of `deepseek-llm` and `deepseek-coder` no ranges with blanks beyond ASCII
+//! (`benchmarks/tokenizers/made_vocabularies.py`).
 
 use super::super::file::{Part, PatternEntry};
 use super::super::split::{GPT2_WORDS, NEWLINE_WORDS};
