@@ -125,7 +125,9 @@ fn load(files: &ModelFiles) {
         let largest = model.config().vocab_size as u32 - 1;
         if let Ok(mut session) = Session::new(Arc::new(model), SessionOptions::single(context, 1)) {
             let sequence = session.open().expect("the first sequence");
-            let _ = session.append(sequence, &[0, largest, largest / 2, 1.min(largest)][..context.min(4)]).map(<[f32]>::len);
+            let _ = session
+                .append(sequence, &[0, largest, largest / 2, 1.min(largest)][..context.min(4)])
+                .map(<[f32]>::len);
         }
     }
 }

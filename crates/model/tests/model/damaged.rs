@@ -5,7 +5,9 @@ use std::path::Path;
 
 use smallmind_checkpoint::{CONFIG_FILE, WEIGHTS_FILE, parse_gguf_header};
 use smallmind_model::tokenizer::{SpecialTokens, Tokenizer};
-use smallmind_model::{ErrorClass, LoadOptions, Model, ModelConfig, ModelError, ModelFiles, UnknownKeys, UnusedTensors};
+use smallmind_model::{
+    ErrorClass, LoadOptions, Model, ModelConfig, ModelError, ModelFiles, UnknownKeys, UnusedTensors,
+};
 
 use super::{distinct, gpt2, hostile, llama};
 

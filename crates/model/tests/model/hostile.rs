@@ -294,7 +294,9 @@ fn heads_positions_and_factors() {
             p.size("attention.head_count", 0);
             p.size("attention.key_length", 4);
         }),
-        ("\"llama.attention.head_count\": the value is 3: the heads must divide", |p| p.size("attention.head_count", 3)),
+        ("\"llama.attention.head_count\": the value is 3: the heads must divide", |p| {
+            p.size("attention.head_count", 3)
+        }),
         ("\"llama.attention.head_count\": the key is missing", |p| p.remove("llama.attention.head_count")),
         ("\"llama.attention.head_count_kv\": the value is 0", |p| p.size("attention.head_count_kv", 0)),
         ("\"llama.attention.head_count_kv\": the value is 3: it must divide the number of query heads, 2", |p| {
@@ -325,7 +327,9 @@ fn heads_positions_and_factors() {
         ("\"llama.rope.dimension_count\": the value is 6: an even number of a head's 4", |p| {
             p.size("rope.dimension_count", 6);
         }),
-        ("\"llama.rope.freq_base\": the value is 0: it must be finite and positive", |p| p.factor("rope.freq_base", 0.0)),
+        ("\"llama.rope.freq_base\": the value is 0: it must be finite and positive", |p| {
+            p.factor("rope.freq_base", 0.0)
+        }),
         ("\"llama.rope.freq_base\": the value is NaN", |p| p.factor("rope.freq_base", f32::NAN)),
         ("\"llama.rope.freq_base\": the value is -10000", |p| p.factor("rope.freq_base", -1e4)),
         ("\"llama.rope.freq_base\": the value is inf", |p| p.factor("rope.freq_base", f32::INFINITY)),
@@ -430,7 +434,11 @@ fn tensors_that_make_no_model() {
             p.size("attention.key_length", 4);
             for tensor in &mut p.tensors {
                 let values = tensor.shape.iter().product::<usize>();
-                let widened = |size: &mut usize| if *size == 8 { *size = 32 };
+                let widened = |size: &mut usize| {
+                    if *size == 8 {
+                        *size = 32
+                    }
+                };
                 tensor.shape.last_mut().into_iter().for_each(widened);
                 if tensor.name.ends_with("attn_output.weight") || tensor.name.ends_with("ffn_down.weight") {
                     tensor.shape[0] = 32;
