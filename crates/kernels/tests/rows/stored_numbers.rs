@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use smallmind_kernels::Format;
+use smallmind_kernels::{Format, FormatKind};
 
 /// The first number that is not finite among all.
 fn unpacked(format: Format, bytes: &[u8]) -> Option<(usize, f32)> {
@@ -14,8 +14,9 @@ fn unpacked(format: Format, bytes: &[u8]) -> Option<(usize, f32)> {
 }
 
 fn same(format: Format, bytes: &[u8]) -> bool {
-    let found = format.first_non_finite(bytes).map(|(at, x)| (at, x.to_bits()));
-    let expected = unpacked(format, bytes).map(|(at, x)| (at, x.to_bits()));
+    // The bits of a NaN may differ.
+    let [found, expected] =
+        [format.first_non_finite(bytes), unpacked(format, bytes)].map(|found| found.map(|(at, x)| (at, x.to_string())));
     assert_eq!(found, expected, "{format}: {bytes:?}");
     found.is_some()
 }
@@ -32,17 +33,17 @@ proptest! {
 
 #[test]
 fn every_byte_of_a_block_with_a_large_exponent() {
-    for format in Format::ALL {
+    for format in Format::ALL.into_iter().filter(|format| format.kind() == FormatKind::Blocks) {
         let size = format.block().bytes;
         let mut found = 0;
         for at in 0..2 * size {
             for byte in [0x7b, 0x7c, 0x7f, 0xfc, 0xfd, 0xfe, 0xff] {
-                let mut bytes = vec![0x11; 3 * size];
+                let mut bytes = vec![0x77; 3 * size];
                 bytes[size + at] = byte;
                 found += usize::from(same(format, &bytes));
             }
         }
         assert!(found > 0, "{format}");
-        assert!(!same(format, &vec![0x11; 3 * size]) && !same(format, &[]), "{format}");
+        assert!(!same(format, &vec![0x77; 3 * size]) && !same(format, &[]), "{format}");
     }
 }
