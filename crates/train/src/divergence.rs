@@ -152,7 +152,8 @@ mod tests {
 
     #[test]
     fn divergences_are_those_of_the_formula() {
-        let (mut totals, ln) = (Totals::default(), f32::ln);
+        let mut totals = Totals::default();
+        let ln = |x: f32| x.ln();
         // p = (1/2, 1/4, 1/4), q = (1/8, 3/4, 1/8): the other way round the divergence is another.
         totals.add(&[ln(1.0), ln(6.0), ln(1.0)], &[ln(2.0), ln(1.0), ln(1.0)], 1);
         totals.add(&[3.0, 1.0, 0.0], &[3.0, 1.0, 0.0], 0);
