@@ -306,9 +306,11 @@ impl TrainConfig {
     pub fn context(&self) -> Result<usize, TrainError> {
         match (&self.model.init_from, self.model.context) {
             (Some(_), Some(context)) => Ok(context),
-            (Some(model), None) => {
-                Err(value_error("model.init_from", model, "model.context must say the tokens of a training sequence"))
-            }
+            (Some(model), None) => Err(value_error(
+                "model.init_from",
+                model,
+                "model.context must say how many tokens a window of the text has",
+            )),
             (None, _) => Ok(self.model_config(1)?.context),
         }
     }
