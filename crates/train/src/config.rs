@@ -309,7 +309,7 @@ impl TrainConfig {
             (Some(model), None) => Err(value_error(
                 "model.init_from",
                 model,
-                "model.context must say how many tokens are trained together",
+                "model.context must say how many tokens a window of the text has",
             )),
             (None, _) => Ok(self.model_config(1)?.context),
         }

@@ -33,7 +33,7 @@ pub struct Train {
     /// Shape and settings to begin with
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
-    /// Begin with the weights of a model, its shape and its tokenizer: a run folder, a Hugging Face folder, a GGUF file,
+    /// Begin with the weights, shape and tokenizer of a model: a run folder, a Hugging Face folder, a GGUF file,
     /// or hf:OWNER/NAME for one that was downloaded. Quantized weights are trained in f32. Without other settings the
     /// rate is 5e-5, a batch has 4 sequences, and a sequence has at most 1024 tokens
     #[arg(long, value_name = "MODEL")]
