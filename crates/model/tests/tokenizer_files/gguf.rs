@@ -246,7 +246,8 @@ fn spaces_of_unigram_are_those_of_sentencepiece() {
 
 #[test]
 fn a_sign_for_spaces_alone_continues_words() {
-    let list = [("[PAD]", 0.0, 3), ("[UNK]", 0.0, 2), ("[CLS]", 0.0, 3), ("[SEP]", 0.0, 3), ("▁", 0.0, 1), ("▁a", 0.0, 1)];
+    let list =
+        [("[PAD]", 0.0, 3), ("[UNK]", 0.0, 2), ("[CLS]", 0.0, 3), ("[SEP]", 0.0, 3), ("▁", 0.0, 1), ("▁a", 0.0, 1)];
     let mut writer = pieces_of("bert", &list);
     for (key, id) in [("unknown", 1), ("bos", 2), ("seperator", 3)] {
         writer.set(&format!("tokenizer.ggml.{key}_token_id"), GgufValue::U32(id)).unwrap();
