@@ -35,7 +35,7 @@ pub struct Inspect {
     /// Print the plan: the steps, and where their values are stored
     #[arg(long)]
     plan: bool,
-    /// Measure for about a second what this machine can do, and show how fast the model can be at most
+    /// Measure for a second or two what this machine can do, and show how fast the model can be at most
     #[arg(long)]
     speed: bool,
     /// What graph and plan are for
