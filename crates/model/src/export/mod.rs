@@ -69,8 +69,7 @@ impl<'a> GgufExport<'a> {
     ///
     /// # Errors
     /// Those of [`Model::from_files`](crate::Model::from_files) but for the weights; [`ConfigError::NotStorable`] for a
-    /// model that GGUF can't express; an override
-    /// that fits no tensor; an importance matrix of another model.
+    /// model that GGUF can't express; an override that fits no tensor; an importance matrix of another model.
     pub fn new(files: &'a ModelFiles, load: LoadOptions, options: ExportOptions<'a>) -> Result<Self, ModelError> {
         let (config, generation) = crate::load::checked_configs(files, load)?;
         config.check()?;
