@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A process that is killed in between leaves names that start with `.tmp-`. [`clean_stale`] removes them, and puts an
-//! old folder back if its successor had not yet taken its place. One process at a time may write into a folder.
+//! old folder back if its successor had not yet taken its place; [`clean_stale_parts`] removes those of one file. One
+//! process at a time may write into a folder.
 
 use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
@@ -103,6 +104,11 @@ impl<'a> PendingFile<'a> {
         let (staging, file) = create_unique(|| temporary(&parent, NEW, name), |path| file_system.create_file(path))
             .map_err(CheckpointError::io(path, "create a temporary file in its folder"))?;
         Ok(Self { file_system, path: path.to_path_buf(), parent, staging, file: Some(file), published: false })
+    }
+
+    /// The temporary file.
+    pub fn temporary(&self) -> &Path {
+        &self.staging
     }
 
     /// Writes the content and syncs it, once.
@@ -309,6 +315,36 @@ pub fn clean_stale(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>, CheckpointErro
         Disk.sync_folder(dir).map_err(CheckpointError::io(dir, "sync the folder"))?;
     }
     Ok(cleaned)
+}
+
+/// Removes the temporary files that killed processes left while they wrote a file `path`: beside it, regular, named
+/// `.tmp-new-PROCESS.COUNT-NAME`, of a process that has ended, and locked by nobody. Returns how many it removed.
+///
+/// Unlike [`clean_stale`] this may be called while other processes write into the folder. Where the system doesn't show
+/// its processes, nothing is removed.
+pub fn clean_stale_parts(path: impl AsRef<Path>) -> usize {
+    let Ok((parent, name)) = split(path.as_ref()) else { return 0 };
+    let Ok(entries) = std::fs::read_dir(parent) else { return 0 };
+    let is_stale = |entry: &std::fs::DirEntry| {
+        let file_name = entry.file_name();
+        let Some((NEW, process, original)) = file_name.to_str().and_then(parse_temporary) else { return false };
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        is_file && OsStr::new(original) == name && !is_running(process) && is_unlocked(&entry.path())
+    };
+    let stale = entries.filter_map(Result::ok).filter(is_stale);
+    stale.filter(|entry| Disk.remove_file(&entry.path()).is_ok()).count()
+}
+
+/// Whether no process holds the lock of a file that is being written: one on another machine, or in another container,
+/// is not among the processes that the system shows.
+fn is_unlocked(path: &Path) -> bool {
+    use std::fs::TryLockError;
+    match std::fs::File::open(path).map(|file| file.try_lock()) {
+        Ok(Ok(())) => true,
+        // The file system has no locks.
+        Ok(Err(TryLockError::Error(_))) => true,
+        Ok(Err(TryLockError::WouldBlock)) | Err(_) => false,
+    }
 }
 
 /// Removes a folder so that it is never seen incomplete under its name.

@@ -44,7 +44,10 @@ pub struct Disk;
 
 impl FileSystem for Disk {
     fn create_file(&self, path: &Path) -> io::Result<Box<dyn SystemFile>> {
-        Ok(Box::new(OpenOptions::new().write(true).create_new(true).open(path)?))
+        let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+        // Tells other processes that the file is being written. Not every file system has locks.
+        let _ = file.try_lock();
+        Ok(Box::new(file))
     }
 
     fn create_folder(&self, path: &Path) -> io::Result<()> {

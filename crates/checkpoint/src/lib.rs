@@ -109,7 +109,9 @@ mod text;
 mod weight_files;
 mod write;
 
-pub use atomic::{AtomicFolder, Earlier, PendingFile, clean_stale, write_file_atomic, write_file_atomic_on};
+pub use atomic::{
+    AtomicFolder, Earlier, PendingFile, clean_stale, clean_stale_parts, write_file_atomic, write_file_atomic_on,
+};
 pub use dtype::Dtype;
 pub use error::{CheckpointError, DamageFault, HeaderFault, IndexFault, JsonFault, TensorFault, WriteFault};
 pub use file::{TensorFile, TensorInfo};

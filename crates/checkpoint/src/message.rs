@@ -27,10 +27,10 @@ pub(crate) fn advice(error: &io::Error) -> &'static str {
         io::ErrorKind::NotFound => "; check the path",
         io::ErrorKind::PermissionDenied => "; check who owns it and what its permissions are",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; free some space and try again, earlier checkpoints are untouched"
+            "; free some space and try again, what was there before is untouched"
         }
         io::ErrorKind::ReadOnlyFilesystem => "; choose a folder that can be written to",
-        io::ErrorKind::WriteZero => "; the disk took no more bytes, earlier checkpoints are untouched",
+        io::ErrorKind::WriteZero => "; the disk took no more bytes, what was there before is untouched",
         _ => "",
     }
 }

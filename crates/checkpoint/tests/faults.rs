@@ -249,7 +249,7 @@ fn a_full_disk_says_what_to_do() {
         .unwrap_err();
     let text = error.to_string();
     assert!(text.contains("step-00000007") && text.contains("could not write"), "{text}");
-    assert!(text.contains("free some space and try again, earlier checkpoints are untouched"), "{text}");
+    assert!(text.contains("free some space and try again, what was there before is untouched"), "{text}");
     assert!(!error.is_bad_file());
 }
 

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use common::{Scratch, on_processor, this_program};
 use smallmind_checkpoint::{
-    AtomicFolder, CheckpointError, DamageFault, MANIFEST_FILE, Manifest, Rolling, WriteFault, clean_stale,
-    verify_folder,
+    AtomicFolder, CheckpointError, DamageFault, MANIFEST_FILE, Manifest, PendingFile, Rolling, WriteFault, clean_stale,
+    clean_stale_parts, verify_folder,
 };
 
 fn rolling(dir: &Path, keep: usize) -> Rolling {
@@ -244,6 +244,35 @@ fn a_file_that_another_program_is_writing_stays() {
     scratch.file(".tmp-new-1.0-state.json", "half");
     assert_eq!(clean_stale(scratch.path()).unwrap().len(), 0);
     assert!(scratch.path().join(".tmp-new-1.0-state.json").exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn parts_of_one_file_are_cleaned_beside_other_writers() {
+    let scratch = Scratch::new();
+    let dead = 4_000_000_000_u32;
+    let stale = format!(".tmp-new-{dead}.0-model.gguf");
+    // Of a running process, of another file, of a user, a folder, a name that no process gives.
+    let mut stays = vec![
+        ".tmp-new-1.0-model.gguf".to_owned(),
+        format!(".tmp-new-{dead}.0-other.gguf"),
+        "model.gguf".to_owned(),
+        format!(".tmp-new-{dead}.1-model.gguf/f"),
+        format!(".tmp-old-{dead}.0-model.gguf"),
+        format!(".tmp-new-{dead}-model.gguf"),
+        format!(".tmp-new-{dead}.2-model.gguf.bak"),
+    ];
+    stays.iter().chain([&stale]).for_each(|name| drop(scratch.file(name, "x")));
+    // A writer that is not among the processes of this system, as in another container.
+    stays.push(format!(".tmp-new-{dead}.3-model.gguf"));
+    let locked = std::fs::File::create(scratch.path().join(&stays[stays.len() - 1])).unwrap();
+    locked.try_lock().unwrap();
+    let mine = PendingFile::create(scratch.path().join("model.gguf")).unwrap();
+    stays.push(mine.temporary().file_name().unwrap().to_str().unwrap().to_owned());
+    assert_eq!(clean_stale_parts(scratch.path().join("model.gguf")), 1);
+    assert!(!scratch.path().join(stale).exists());
+    assert!(stays.iter().all(|name| scratch.path().join(name).exists()), "{stays:?}");
+    assert_eq!(clean_stale_parts(scratch.path().join("absent/model.gguf")), 0);
 }
 
 #[test]

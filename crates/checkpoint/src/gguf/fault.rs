@@ -47,7 +47,10 @@ impl fmt::Display for GgufPlace {
 #[non_exhaustive]
 pub enum GgufFault {
     /// The first four bytes are not `GGUF`.
-    #[error("the file starts with {}, not with \"GGUF\"{}", quote(&String::from_utf8_lossy(found)), describe(looks_like))]
+    #[error(
+        "this is not a GGUF file: it starts with {}, not with \"GGUF\"{}",
+        quote(&String::from_utf8_lossy(found)), describe(looks_like)
+    )]
     BadMagic {
         /// The bytes found.
         found: [u8; 4],
