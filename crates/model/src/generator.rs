@@ -8,7 +8,7 @@ use std::time::Instant;
 use smallmind_graph::PAGE_TOKENS;
 
 use crate::sampler::SamplerScratch;
-use crate::sequence::{GenerateOptions, Generation, Sequence, Vocabulary};
+use crate::sequence::{Finish, GenerateOptions, Generation, Sequence, Vocabulary};
 use crate::tokenizer::Tokenizer;
 use crate::{Job, Logits, ModelError, Session, begin_token};
 
@@ -104,8 +104,23 @@ impl Generator {
         options: &GenerateOptions,
         on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Generation, ModelError> {
+        self.generate_while(prompt, options, || ControlFlow::Continue(()), on_text)
+    }
+
+    /// [`Generator::generate`] that asks `go_on` whether to break the text off: after each chunk of the prompt, and after
+    /// each token, most of which make no text certain.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`].
+    pub fn generate_while(
+        &mut self,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        mut go_on: impl FnMut() -> ControlFlow<()>,
+        on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Generation, ModelError> {
         let mut sequence = self.begin(prompt, options)?;
-        let outcome = self.finish(&mut sequence, on_text);
+        let outcome = self.finish(&mut sequence, &mut go_on, on_text);
         self.end(sequence);
         outcome
     }
@@ -114,11 +129,16 @@ impl Generator {
     fn finish(
         &mut self,
         sequence: &mut Sequence,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
         mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Generation, ModelError> {
         let started = Instant::now();
         let (mut prefill, mut error) = (None, None);
         let finish = loop {
+            if self.read_chunks(sequence, go_on)?.is_break() {
+                sequence.break_off();
+                break Finish::Interrupted;
+            }
             let read = || _ = prefill.get_or_insert_with(|| started.elapsed());
             self.step_noting(slice::from_mut(sequence), read, |_, piece| match piece {
                 Ok(piece) => on_text(piece),
@@ -130,11 +150,18 @@ impl Generator {
             if let Some(finish) = sequence.finish() {
                 break finish.clone();
             }
+            if go_on().is_break() {
+                sequence.break_off();
+                if !sequence.rest().is_empty() {
+                    let _ = on_text(sequence.piece());
+                }
+                break Finish::Interrupted;
+            }
         };
         if let Some(error) = error {
             return Err(error);
         }
-        let prefill = prefill.unwrap_or_default();
+        let prefill = prefill.unwrap_or_else(|| started.elapsed());
         Ok(Generation {
             prompt_tokens: sequence.prompt_tokens(),
             tokens: sequence.generated_tokens(),
@@ -227,6 +254,25 @@ impl Generator {
             sequence.read_anew(left);
         }
         Ok(())
+    }
+
+    /// Has the session read whole chunks of a text until at most one is left, as one run would. A text that does not fit
+    /// is left to the run that refuses it.
+    fn read_chunks(
+        &mut self,
+        sequence: &mut Sequence,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, ModelError> {
+        self.make_room(sequence);
+        let options = *self.session.options();
+        let fits = self.session.len(sequence.id()) + sequence.pending().len() <= options.context;
+        while fits && sequence.pending().len() > options.chunk {
+            self.read_some(sequence)?;
+            if go_on().is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Adds a token that ends texts.

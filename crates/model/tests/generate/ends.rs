@@ -45,3 +45,48 @@ fn a_token_known_by_its_text_ends_a_text() {
     let (text, generation) = with(file, "<|im_start|>");
     assert_eq!((text, generation.finish), (whole.replace(letter, "<|im_start|>"), Finish::Length));
 }
+
+/// Breaking off is asked for between the chunks of a prompt and after tokens without a text; what is read is the same.
+#[test]
+fn a_text_can_be_broken_off_between_chunks_and_tokens() {
+    let model = model(Kind::Gpt2);
+    let prompt = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+    let whole = generate(&mut generator(&model), &prompt, &greedy(9)).0;
+    let broken = |after: usize| {
+        let (mut asked, mut text) = (0, String::new());
+        let mut generator = generator(&model);
+        let go_on = || {
+            asked += 1;
+            if asked > after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let on_text = |piece: &str| {
+            text += piece;
+            ControlFlow::Continue(())
+        };
+        let generation = generator.generate_while(&prompt, &greedy(9), go_on, on_text).unwrap();
+        assert_eq!(generator.session().free_pages(), generator.session().options().pages.unwrap());
+        (text, generation.tokens, generation.finish)
+    };
+    // Two chunks of five tokens are read before the run that ends with the last token.
+    assert_eq!(broken(0), (String::new(), 0, Finish::Interrupted));
+    assert_eq!(broken(1), (String::new(), 0, Finish::Interrupted));
+    assert_eq!(broken(2), (whole.chars().take(1).collect(), 1, Finish::Interrupted));
+    assert_eq!(broken(1000), (whole, 9, Finish::Length));
+
+    // No token has a text: the tokenizer knows none of those that the model chooses.
+    let few = Arc::new(Tokenizer::characters("a").unwrap());
+    let mut silent = Generator::new(session(&model, 5), few).unwrap();
+    let mut asked = 0;
+    let go_on = || {
+        asked += 1;
+        if asked == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let generation = silent.generate_while(&[5, 6], &greedy(1000), go_on, |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!((generation.tokens, generation.finish), (5, Finish::Interrupted));
+
+    // A prompt that is too long is refused before any of it is read.
+    let long = [5; CONTEXT + 6];
+    let never = || -> ControlFlow<()> { panic!("a chunk was read") };
+    let error = generator(&model).generate_while(&long, &greedy(1), never, |_| ControlFlow::Continue(()));
+    assert!(matches!(error, Err(ModelError::TooLong { .. })));
+}
