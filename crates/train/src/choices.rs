@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
+use smallmind_checkpoint::json_problem;
 use smallmind_model::tokenizer::{SpecialTokens, Tokenizer};
 use smallmind_model::{Job, Logits, ModelError, PackedModel, Session, SessionOptions};
 
@@ -42,7 +43,7 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>, TrainError> {
     let mut questions = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let refuse = |why: String| TrainError::Question { path: PathBuf::from(path), line: i + 1, why };
-        let question: Question = serde_json::from_str(line).map_err(|error| refuse(error.to_string()))?;
+        let question: Question = serde_json::from_str(line).map_err(|error| refuse(no_question(&error)))?;
         if question.endings.len() < 2 || question.endings.iter().any(|ending| ending.trim().is_empty()) {
             return Err(refuse("`endings` must have two texts or more, none of them blank".to_owned()));
         }
@@ -56,6 +57,17 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>, TrainError> {
         questions.push(question);
     }
     Ok(questions)
+}
+
+/// About a line that is no question. The parser counts lines within the line, which is not worth telling.
+fn no_question(error: &serde_json::Error) -> String {
+    let problem = json_problem(error);
+    let problem = problem.strip_suffix(&format!(" at line {} column {}", error.line(), error.column()));
+    let column = error.column();
+    format!(
+        "{} at column {column}; each line must be {{\"context\": text, \"endings\": [texts], \"label\": number}}",
+        problem.map_or_else(|| json_problem(error), str::to_owned)
+    )
 }
 
 /// Answers questions by the probability of each ending after the context and a blank. `progress` gets the number of

@@ -76,6 +76,15 @@ pub fn divergence(
     Ok(totals.divergence())
 }
 
+/// Checks that a text can be evaluated with a model of `vocab` tokens, as [`divergence`] and
+/// [`evaluate_text`](crate::evaluate_text) do.
+///
+/// # Errors
+/// A tokenizer with more tokens than the model; characters that it lacks; fewer than two tokens.
+pub fn check_text(corpus: &Corpus, tokenizer: &Tokenizer, vocab: usize) -> Result<(), TrainError> {
+    TextWindows::new(corpus, tokenizer, vocab).map(drop)
+}
+
 /// A session that reads one window after the other.
 struct Reader {
     session: Session,

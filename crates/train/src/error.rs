@@ -144,6 +144,9 @@ pub enum TrainError {
         /// Steps of the checkpoint.
         done: u64,
     },
+    /// The caller has stopped a new run before its first step.
+    #[error("stopped before the first step; no run was written")]
+    Stopped,
     /// A folder that another training run has locked.
     #[error(
         "{path}: another training is at work here; wait for it, stop it, or choose another folder",
@@ -202,7 +205,7 @@ impl TrainError {
             Self::Model(error) => error.class(),
             Self::Checkpoint(error) => error.into(),
             Self::Data(error) => error.class(),
-            Self::Write { .. } | Self::MakeFolder { .. } | Self::NonFinite { .. } => ErrorClass::Failed,
+            Self::Write { .. } | Self::MakeFolder { .. } | Self::NonFinite { .. } | Self::Stopped => ErrorClass::Failed,
             Self::Read { .. } | Self::NoRun { .. } | Self::Damaged { .. } | Self::Question { .. } => {
                 ErrorClass::BadFile
             }

@@ -101,7 +101,7 @@ pub use batches::{Batches, Windows};
 pub use choices::{Choices, Question, answer, read_questions};
 pub use config::{DataSection, TrainConfig};
 pub use data::Draw;
-pub use divergence::{Divergence, divergence};
+pub use divergence::{Divergence, check_text, divergence};
 pub use error::TrainError;
 pub use evaluate::{EvaluateSettings, Evaluation, PositionLoss, evaluate_text};
 pub use event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};

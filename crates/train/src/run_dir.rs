@@ -17,6 +17,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -91,6 +92,8 @@ pub struct RunDir {
     replaces: Option<Found>,
     /// Where the new run is.
     stage: Stage,
+    /// Keeps a new run from being published once it is set.
+    stop: Option<&'static AtomicBool>,
 }
 
 /// The lock on the folder of a run.
@@ -182,12 +185,22 @@ impl RunDir {
     }
 
     fn new(path: &Path, lock: Lock, made: Made, stage: Stage) -> Self {
-        Self { path: path.to_owned(), file_system: Arc::new(Disk), lock, made, replaces: None, stage }
+        Self { path: path.to_owned(), file_system: Arc::new(Disk), lock, made, replaces: None, stage, stop: None }
     }
 
     /// The folder of the run.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The files and folders in `path` that a new run may replace, whether they are there or not.
+    pub fn replaceable(path: &Path) -> Vec<PathBuf> {
+        RUN_NAMES.iter().map(|name| path.join(name)).collect()
+    }
+
+    /// Has [`publish`](Self::publish) refuse the run once `stop` is set.
+    pub fn stop_with(&mut self, stop: &'static AtomicBool) {
+        self.stop = Some(stop);
     }
 
     /// What the new run will replace; `None` for nothing.
@@ -210,8 +223,11 @@ impl RunDir {
     ///
     /// # Errors
     /// There is a run or a model in the folder that was not there at the claim, or the system refuses a rename. Then
-    /// the folder is as before.
+    /// the folder is as before. [`TrainError::Stopped`].
     pub fn publish(&mut self) -> Result<Option<TrainError>, TrainError> {
+        if self.stop.is_some_and(|stop| stop.load(Ordering::SeqCst)) {
+            return Err(TrainError::Stopped);
+        }
         if self.replaces.is_none()
             && let Some(found) = find_replaced(&self.path)?
         {

@@ -170,6 +170,23 @@ fn what_comes_after_the_claim_is_not_replaced() {
 }
 
 #[test]
+fn a_run_that_is_stopped_is_not_published() {
+    use std::sync::atomic::AtomicBool;
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let mut claim = replacing(&run);
+    claim.stop_with(&STOP);
+    let before = names(&run);
+    STOP.store(true, Ordering::SeqCst);
+    assert!(matches!(claim.publish(), Err(TrainError::Stopped)));
+    assert_eq!(names(&run), before);
+    STOP.store(false, Ordering::SeqCst);
+    claim.publish().unwrap();
+    is_replaced(&run);
+}
+
+#[test]
 fn a_folder_that_no_training_used_keeps_its_hidden_files() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
