@@ -183,6 +183,9 @@ pub enum ModelError {
     /// The model folder has no tokenizer.
     #[error("{path}: there is no tokenizer (tokenizer.json), so text can't be turned into tokens", path = .0.display())]
     NoTokenizer(PathBuf),
+    /// The GGUF file has no tokenizer.
+    #[error("{path}: there is no tokenizer in this GGUF file, so text can't be turned into tokens", path = .0.display())]
+    NoTokenizerInGguf(PathBuf),
 }
 
 /// The kind of an error: what the user can change about it.
@@ -232,7 +235,8 @@ impl ModelError {
             | Self::ForeignImportance
             | Self::UnusedTensors { .. }
             | Self::Vocabulary { .. }
-            | Self::NoTokenizer(_) => ErrorClass::BadFile,
+            | Self::NoTokenizer(_)
+            | Self::NoTokenizerInGguf(_) => ErrorClass::BadFile,
             Self::Override { .. } | Self::Sampler(_) | Self::Stop(_) | Self::Preset { .. } | Self::EmptyPrompt => {
                 ErrorClass::Usage
             }

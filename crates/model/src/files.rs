@@ -1,12 +1,17 @@
 //! The files of a model: a folder in the layout of Hugging Face, or a GGUF file.
 
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
-use smallmind_checkpoint::{CONFIG_FILE, GENERATION_FILE, GgufFile, ModelFolder, TensorFile, TensorSource};
+use smallmind_checkpoint::{
+    CONFIG_FILE, GENERATION_FILE, GgufFile, INDEX_FILE, ModelFolder, TOKENIZER_FILE, TensorFile, TensorSource,
+};
 use smallmind_graph::{Graph, Storage};
 use smallmind_kernels::Format;
 use smallmind_simd::IsaKind;
 
+use crate::chat::{MORE_TEMPLATES, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE};
 use crate::config::{self, UnknownKeys};
 use crate::param_reader::ParamReader;
 use crate::tensor_names::{FileKind, TensorNames};
@@ -23,7 +28,7 @@ pub enum ModelFiles {
 }
 
 impl ModelFiles {
-    /// Opens a folder, or a GGUF file: a path that ends in `.gguf` and is no folder.
+    /// Opens a folder, or a GGUF file, see [`is_gguf`].
     ///
     /// # Errors
     /// Those of [`ModelFolder::open`] and [`GgufFile::open`].
@@ -48,11 +53,14 @@ impl ModelFiles {
         }
     }
 
-    /// The files that hold weights.
-    pub fn paths(&self) -> Vec<&Path> {
+    /// All files of the model that are there: those that hold weights, and in a folder its [`companions`].
+    pub fn paths(&self) -> Vec<PathBuf> {
         match self {
-            Self::Folder(folder) => folder.weights().shards().iter().map(TensorFile::path).collect(),
-            Self::Gguf(file) => file.parts().collect(),
+            Self::Folder(folder) => {
+                let weights = folder.weights().shards().iter().map(|shard| shard.path().to_owned());
+                weights.chain(companions(folder.dir())).collect()
+            }
+            Self::Gguf(file) => file.parts().map(Path::to_owned).collect(),
         }
     }
 
@@ -163,9 +171,30 @@ impl From<ModelFolder> for ModelFiles {
     }
 }
 
-/// Whether a path names a GGUF file by its end.
+/// Whether a path is that of a GGUF file: no folder, and either its name ends in `.gguf` or it is a file that begins as
+/// a GGUF file does.
 pub fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) && !path.is_dir()
+    !path.is_dir() && (is_gguf_name(path) || path.is_file() && begins_as_gguf(path))
+}
+
+/// Whether a name ends in `.gguf`.
+pub fn is_gguf_name(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
+/// Whether the first four bytes of a file are those of a GGUF file.
+fn begins_as_gguf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"GGUF"
+}
+
+/// The files of a model folder besides the weights, those that are there: configuration, tokenizer, chat templates, and
+/// the index of the weights.
+pub fn companions(folder: &Path) -> Vec<PathBuf> {
+    let names = [CONFIG_FILE, GENERATION_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, TEMPLATE_FILE, INDEX_FILE];
+    let files = names.iter().map(|name| folder.join(name));
+    let templates = fs::read_dir(folder.join(MORE_TEMPLATES)).into_iter().flatten();
+    files.chain(templates.filter_map(|entry| Some(entry.ok()?.path()))).filter(|path| path.is_file()).collect()
 }
 
 fn folder_configs(folder: &ModelFolder, unknown: UnknownKeys) -> Result<(ModelConfig, GenerationConfig), ModelError> {

@@ -93,7 +93,7 @@ pub use config::{
     NormKind, NormPlacement, Positions, QkNorm, Residual, RopeConfig, Supported, UnknownKeys, config_keys,
 };
 pub use error::{ErrorClass, ModelError, OverrideFault};
-pub use files::{ModelFiles, is_gguf};
+pub use files::{ModelFiles, companions, is_gguf, is_gguf_name};
 pub use generation_config::GenerationConfig;
 pub use generator::Generator;
 pub use load::{LoadOptions, UnusedTensors};

@@ -46,7 +46,7 @@ struct Kernels {
     #[arg(long)]
     all: bool,
     /// The format of packed weights, whose cases are called `packed`
-    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = format_parser())]
+    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = format_parser(), ignore_case = true)]
     weights: Format,
     /// Few and short samples
     #[arg(long)]

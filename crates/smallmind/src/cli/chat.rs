@@ -13,9 +13,10 @@ use smallmind::model::chat::{ChatError, ChatTemplate, ChatTemplates, CivilTime, 
 use smallmind::model::{Generator, ModelFiles, Session, SessionOptions};
 use smallmind::train::latest_checkpoint;
 
-use super::failure::{Outcome, bad_file, usage};
+use super::failure::{Failure, Outcome, bad_file, usage};
 use super::models::{self, ModelArg, WeightsArg};
 use super::output_files::Overwrite;
+use super::reads::Reads;
 use super::sampling::Sampling;
 use super::settings::{Settings, of_model};
 use super::{hub, interrupt, note, units};
@@ -23,7 +24,7 @@ use super::{hub, interrupt, note, units};
 use commands::Command;
 use lines::Lines;
 use screen::Screen;
-use state::State;
+use state::{Saving, State};
 
 /// Room for a conversation, unless a flag says otherwise or the model has less.
 const CONTEXT: usize = 4096;
@@ -121,6 +122,12 @@ pub fn now() -> CivilTime {
 }
 
 impl Chat {
+    /// The files that `/save` must not replace.
+    fn reads(&self) -> anyhow::Result<Reads> {
+        let files = models::find_files(&self.model.model)?;
+        Reads::nothing().and(&self.template.template).and_open_model(&self.model.model, &files)
+    }
+
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let isa = settings.isa()?;
         // Before the model is read, which may take a while.
@@ -128,7 +135,10 @@ impl Chat {
         if self.tokens == Some(0) {
             return Err(usage("-n 0: an answer has at least one token"));
         }
+        // Ends the program while the model is read.
+        let answers = interrupt::watch_answers()?;
         let template = self.template.of(&self.model.model)?;
+        let reads = self.reads()?;
         let (model, tokenizer) = self.model.open_packed(isa, self.weights.weights)?;
         let context = self.context.unwrap_or(CONTEXT.min(model.config().context));
         model.config().check_context(context)?;
@@ -141,19 +151,23 @@ impl Chat {
         if let Some(system) = &self.system {
             dialogue.set_system(Some(system))?;
         }
-        let answers = interrupt::watch_answers()?;
         let screen = Screen::new(settings.is_json(), self.show_thinking, self.speed);
         let name = super::profile::name_of(&self.model.model);
-        let mut state = State::new(dialogue, screen, sampler, self.tokens, self.overwrite, answers);
+        let mut state =
+            State::new(dialogue, screen, sampler, self.tokens, Saving { overwrite: self.overwrite, reads }, answers);
         state.screen.started(&name, &state.dialogue)?;
         converse(&mut state, &mut Lines::new(), &name, settings)
     }
 }
 
-/// Reads questions and commands until there are no more. On a terminal the conversation goes on after a failure.
+/// Reads questions and commands until there are no more. On a terminal the conversation goes on after a failure. One
+/// from a pipe has failed if an answer was stopped.
 fn converse(state: &mut State, lines: &mut Lines, name: &str, settings: &Settings) -> Outcome {
     loop {
         let outcome = match lines.read() {
+            Ok(None) if state.was_stopped() && !lines.is_terminal() => {
+                return Err(Failure::Interrupted(interrupt::INTERRUPTED.into()).into());
+            }
             Ok(None) => return Ok(()),
             Ok(Some(text)) => match Command::parse(&text) {
                 Ok(Some(Command::Quit)) => return Ok(()),
@@ -164,7 +178,11 @@ fn converse(state: &mut State, lines: &mut Lines, name: &str, settings: &Setting
             Err(error) => Err(bad_file(error)),
         };
         match outcome {
-            Err(error) if !lines.is_terminal() || super::failure::is_output(&error) => return Err(error),
+            Err(error) if super::failure::is_output(&error) => return Err(error),
+            Err(error) if !lines.is_terminal() => {
+                note!("the conversation ends here: nothing more of standard input is read");
+                return Err(error);
+            }
             Err(error) => note!("{}", super::failure::sentence(&error, "chat")),
             Ok(()) => {}
         }

@@ -7,15 +7,16 @@ use serde_json::{Value, json};
 use smallmind::checkpoint::{CONFIG_FILE, GENERATION_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
 use smallmind::model::chat::{ChatTemplates, MORE_TEMPLATES, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE};
 use smallmind::model::export::{ExportOptions, GgufExport, WeightMix};
-use smallmind::model::{ModelFiles, is_gguf};
+use smallmind::model::{ModelFiles, is_gguf_name};
 use smallmind::train::is_run;
 
 use super::failure::{Outcome, usage};
 use super::gguf_output::{self, Beside};
 use super::models::{self, ModelArg};
 use super::output_files::{OutputFile, OutputFolder, Overwrite};
+use super::reads::Reads;
 use super::settings::{Settings, of_model};
-use super::{output, units};
+use super::{interrupt, output, units};
 
 /// Options of `convert`.
 #[derive(Debug, Args)]
@@ -34,7 +35,8 @@ pub struct Convert {
 
 impl Convert {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
-        if is_gguf(&self.out) { self.to_gguf(settings) } else { self.to_folder(settings) }
+        interrupt::end_on_signal(interrupt::NOTHING_WRITTEN)?;
+        if is_gguf_name(&self.out) { self.to_gguf(settings) } else { self.to_folder(settings) }
     }
 
     fn files(&self) -> anyhow::Result<ModelFiles> {
@@ -42,9 +44,15 @@ impl Convert {
     }
 
     fn to_gguf(&self, settings: &Settings) -> Outcome {
-        let out = OutputFile::check(&self.out, self.overwrite)?;
+        if self.out.is_dir() {
+            let out = self.out.display();
+            return Err(usage(format!(
+                "{out}: a GGUF file is written, but there is a folder of that name; choose another"
+            )));
+        }
         let files = self.files()?;
-        gguf_output::check_other(&self.out, &files, None)?;
+        let reads = Reads::nothing().and_open_model(&self.model.model, &files)?;
+        let out = OutputFile::check(&self.out, self.overwrite, &reads)?;
         let mix = match self.format {
             Some(mix) => mix,
             None => {
@@ -75,8 +83,9 @@ impl Convert {
             return Err(usage(format!("{out}: this is the folder of a training; choose another folder for the model")));
         }
         let names = [WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, GENERATION_FILE];
-        let mut folder = OutputFolder::check(&self.out, &names, self.overwrite)?;
         let files = self.files()?;
+        let reads = Reads::nothing().and_open_model(&self.model.model, &files)?;
+        let mut folder = OutputFolder::check(&self.out, &names, self.overwrite, &reads)?;
         let model = self.model.allowed.load(&files)?;
         let tokenizer = gguf_output::tokenizer_if_any(&self.model.model, &files)?;
         let templates = ChatTemplates::of_files(&files)?;

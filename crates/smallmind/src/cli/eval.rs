@@ -17,7 +17,7 @@ use super::failure::Outcome;
 use super::models::{ModelArg, WeightsArg};
 use super::progress::Bar;
 use super::settings::Settings;
-use super::{note, output, units};
+use super::{interrupt, note, output, units};
 
 /// Options of `eval`.
 #[derive(Debug, Args)]
@@ -50,6 +50,7 @@ pub struct Eval {
 impl Eval {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let isa = settings.isa()?;
+        interrupt::end_on_signal(interrupt::INTERRUPTED)?;
         let questions = self.choices.as_deref().map(read_questions).transpose()?;
         let (model, tokenizer) = self.model.open_packed(isa, self.weights.weights)?;
         let model = Arc::new(model);

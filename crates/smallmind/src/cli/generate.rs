@@ -73,7 +73,7 @@ impl Generate {
         if self.template.is_given() && !self.chat {
             return Err(usage("a template is for questions: add --chat"));
         }
-        let stop = interrupt::watch("stopping (Ctrl-C again ends at once)")?;
+        let stop = interrupt::watch_later("stopping (Ctrl-C again ends at once)")?;
         let given = self.given_prompt()?;
         let (model, tokenizer) = self.model.open_packed(isa, self.weights.weights)?;
         self.context.map_or(Ok(()), |asked| model.config().check_context(asked))?;
@@ -93,6 +93,7 @@ impl Generate {
         end.into_iter().for_each(|end| generator.add_end(end));
         let options = GenerateOptions { max_tokens: self.tokens, sampler, stops: self.stop };
 
+        interrupt::begin();
         let echo = if self.no_echo || self.chat { "" } else { &text };
         let sink = if settings.is_json() { Sink::Keep } else { Sink::Print { echo } };
         let generated = generate(&mut generator, &prompt, &options, sink, stop)?;
@@ -101,8 +102,12 @@ impl Generate {
         } else if !generated.ends_line {
             output::print("\n")?;
         }
-        note!("{}; seed {seed}", generated.speed());
-        if generated.generation.finish == Finish::Interrupted {
+        let generation = &generated.generation;
+        // The prompt of a text that was broken off before its first token may not have been read whole.
+        if generation.tokens > 0 || generation.finish != Finish::Interrupted {
+            note!("{}; seed {seed}", generated.speed());
+        }
+        if generation.finish == Finish::Interrupted || stop.load(Ordering::SeqCst) {
             return Err(Failure::Interrupted("interrupted".into()).into());
         }
         Ok(())
@@ -173,7 +178,8 @@ pub fn generate(
         Sink::Keep => None,
     };
     let (mut first, mut last, mut own) = (None, 0, 0);
-    let generation = generator.generate(prompt, options, |piece| {
+    let go_on = || if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    let generation = generator.generate_while(prompt, options, go_on, |piece| {
         let before = allocations::count();
         first.get_or_insert(before);
         last = before - own;

@@ -21,16 +21,6 @@ pub fn mix_parser() -> impl TypedValueParser<Value = WeightMix> {
     names.try_map(|name| WeightMix::from_name(&name).ok_or("there is no such format"))
 }
 
-/// Refuses to write over a file that is read.
-pub fn check_other(out: &Path, files: &ModelFiles, more: Option<&Path>) -> Outcome {
-    let Ok(target) = out.canonicalize() else { return Ok(()) };
-    let is_target = |path: &Path| path.canonicalize().is_ok_and(|path| path == target);
-    if files.paths().into_iter().chain(more).any(is_target) {
-        return Err(usage(format!("{}: this file is read for the new one; choose another name", out.display())));
-    }
-    Ok(())
-}
-
 /// Refuses to quantize what is quantized already.
 pub fn check_requantized(export: &GgufExport<'_>, advice: &str) -> Outcome {
     let Some(tensor) = export.requantized() else { return Ok(()) };
@@ -63,7 +53,9 @@ impl Beside {
 pub fn tokenizer_if_any(path: &Path, files: &ModelFiles) -> anyhow::Result<Option<Tokenizer>> {
     match models::tokenizer_in(path, files) {
         Ok(tokenizer) => Ok(Some(tokenizer)),
-        Err(error) if matches!(error.downcast_ref(), Some(ModelError::NoTokenizer(_))) => {
+        Err(error)
+            if matches!(error.downcast_ref(), Some(ModelError::NoTokenizer(_) | ModelError::NoTokenizerInGguf(_))) =>
+        {
             note!("note: {} has no tokenizer: other programs need one to read text", path.display());
             Ok(None)
         }

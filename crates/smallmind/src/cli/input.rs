@@ -1,11 +1,13 @@
 //! Text that a verb reads: a file, or standard input.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use smallmind::checkpoint::without_byte_order_mark;
+use smallmind::train::data::{Corpus, Division, Documents};
 
 use super::failure::bad_file;
+use super::note;
 
 /// The name that stands for standard input.
 pub const STDIN: &str = "-";
@@ -29,4 +31,13 @@ pub fn read(path: &Path) -> anyhow::Result<String> {
         let byte = error.as_bytes().get(at).copied().unwrap_or_default();
         bad_file(format!("{name}: not UTF-8 text: byte 0x{byte:02x} at offset {offset}; convert it to UTF-8"))
     })
+}
+
+/// The text of the files. Each is a document, so no word spans two of them; so is each line of a `.jsonl` file.
+pub fn documents(files: &[PathBuf]) -> anyhow::Result<Corpus> {
+    let corpus = Corpus::read(files, Division { documents: Documents::Files, separator: None })?;
+    for file in corpus.marks() {
+        note!("note: {file}: a byte-order mark at the beginning is left out");
+    }
+    Ok(corpus)
 }

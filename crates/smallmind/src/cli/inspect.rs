@@ -22,8 +22,11 @@ use super::{models, output, units};
 #[derive(Debug, Args)]
 pub struct Inspect {
     /// A run folder, a Hugging Face folder, a GGUF file or hf:OWNER/NAME
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
+    #[arg(value_name = "MODEL", required_unless_present = "named")]
+    model: Option<PathBuf>,
+    /// The model, as other verbs are told it
+    #[arg(short = 'm', long = "model", value_name = "MODEL", hide = true, conflicts_with = "model")]
+    named: Option<PathBuf>,
     #[command(flatten)]
     allowed: models::Allowed,
     /// List the tensors of its files
@@ -92,7 +95,8 @@ struct Memory {
 
 impl Inspect {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
-        let files = models::open_files(&self.model)?;
+        let model = self.model.as_ref().or(self.named.as_ref()).cloned().unwrap_or_default();
+        let files = models::open_files(&model)?;
         let (config, _) = files.configs(self.allowed.unknown_keys()).map_err(models::with_flag)?;
         self.allowed.note(&files, &config)?;
         config.check_context(self.context(&config))?;

@@ -2,11 +2,13 @@
 //!
 //! A signal that was ignored when the program started stays ignored: this is what `nohup` and `trap '' HUP` do.
 
+use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 
 use super::failure::{Failure, Outcome};
+use super::parts;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -75,12 +77,60 @@ pub fn watch_answers() -> anyhow::Result<&'static Answers> {
     let on_signal = |cause: Cause| {
         let is_answer = cause == Cause::Interrupted && ANSWERS.going.load(Ordering::SeqCst);
         if !is_answer || ANSWERS.stop.swap(true, Ordering::SeqCst) {
-            super::note!("");
-            std::process::exit(130);
+            end(INTERRUPTED);
         }
     };
     install(on_signal).context("can't watch for Ctrl-C")?;
     Ok(&ANSWERS)
+}
+
+/// Installs the handler of a verb that needs no orderly end: each signal removes the files that are being written and
+/// ends the process with code 130. `nothing` says that no file is there.
+///
+/// # Errors
+/// A system that refuses the handler.
+pub fn end_on_signal(nothing: &'static str) -> Outcome {
+    install(move |_| end(nothing)).context("can't watch for Ctrl-C")
+}
+
+/// The message of a verb that writes files.
+pub const NOTHING_WRITTEN: &str = "interrupted; nothing was written";
+/// The message of a verb that only prints.
+pub const INTERRUPTED: &str = "interrupted";
+
+/// Ends the process after a signal.
+#[allow(clippy::disallowed_methods)]
+fn end(nothing: &str) {
+    parts::remove_all(|written| {
+        // A bar or `^C` may stand in the line.
+        if std::io::stderr().is_terminal() {
+            super::note!("");
+        }
+        match written {
+            [] => super::note!("{nothing}"),
+            [first, ..] => super::note!("interrupted; {} is complete", first.display()),
+        }
+        std::process::exit(130);
+    });
+}
+
+/// Whether the work that ends in an orderly way has begun.
+static BEGUN: AtomicBool = AtomicBool::new(false);
+
+/// As [`watch`], but until [`begin`] is called a signal ends the process at once.
+///
+/// # Errors
+/// A system that refuses the handler.
+pub fn watch_later(first: &'static str) -> anyhow::Result<&'static AtomicBool> {
+    let orderly = orderly(first);
+    install(move |cause| if BEGUN.load(Ordering::SeqCst) { orderly(cause) } else { end(INTERRUPTED) })
+        .context("can't watch for Ctrl-C")?;
+    Ok(&STOP)
+}
+
+/// From here on a signal sets the flag of [`watch_later`].
+pub fn begin() {
+    BEGUN.store(true, Ordering::SeqCst);
 }
 
 /// Installs the handler: Ctrl-C, a request to terminate and the loss of the terminal set the returned flag, and the
@@ -89,28 +139,36 @@ pub fn watch_answers() -> anyhow::Result<&'static Answers> {
 /// # Errors
 /// A system that refuses the handler.
 pub fn watch(first: &'static str) -> anyhow::Result<&'static AtomicBool> {
+    install(orderly(first)).context("can't watch for Ctrl-C")?;
+    Ok(&STOP)
+}
+
+/// The handler of [`watch`].
+fn orderly(first: &'static str) -> impl Fn(Cause) + Send + 'static {
     let asked = AtomicBool::new(false);
-    let on_signal = move |cause: Cause| {
+    move |cause: Cause| {
         if cause.is_asked() && asked.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
         if !STOP.swap(true, Ordering::SeqCst) {
             super::note!("\n{first}");
         }
-    };
-    install(on_signal).context("can't watch for Ctrl-C")?;
-    Ok(&STOP)
+    }
 }
 
-/// Checks for an interrupt before the first step of training, when nothing has been changed yet.
+/// Checks for an interrupt before the first step of training, when nothing has been changed yet. `replaces`: whether
+/// there is something that the run was to replace.
 ///
 /// # Errors
 /// [`Failure::Interrupted`].
-pub fn check_before_training() -> Outcome {
-    if STOP.load(Ordering::SeqCst) {
-        return Err(Failure::Interrupted("interrupted before the first step; no run was written".into()).into());
-    }
-    Ok(())
+pub fn check_before_training(replaces: bool) -> Outcome {
+    if STOP.load(Ordering::SeqCst) { Err(before_training(replaces)) } else { Ok(()) }
+}
+
+/// The failure of a training that was interrupted before its first step.
+pub fn before_training(replaces: bool) -> anyhow::Error {
+    let left = if replaces { "nothing was replaced" } else { "no run was written" };
+    Failure::Interrupted(format!("interrupted before the first step; {left}")).into()
 }
 
 #[cfg(not(unix))]

@@ -21,16 +21,20 @@ mod machine;
 mod models;
 mod nanogpt;
 mod new;
+mod no_model;
 mod output;
 mod output_files;
 mod overrides;
+mod parts;
 mod profile;
 mod progress;
 mod pull;
 mod quantize;
 mod quickstart;
+mod reads;
 mod sampling;
 mod settings;
+mod tips;
 mod tokenize;
 mod tokenizer;
 mod train;
@@ -140,7 +144,8 @@ fn perform(cli: Cli, overlays: Vec<Overlay>) -> Outcome {
 
 /// The options and the verb's name.
 fn parse(command: Command, arguments: &[OsString]) -> Result<(Cli, String), clap::Error> {
-    let matches = command.try_get_matches_from(arguments)?;
+    let matches = command.clone().try_get_matches_from(arguments);
+    let matches = matches.map_err(|error| tips::with_tip(error, &command, arguments))?;
     Ok((Cli::from_arg_matches(&matches)?, matches.subcommand_name().unwrap_or_default().to_owned()))
 }
 

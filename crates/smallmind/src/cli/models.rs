@@ -11,14 +11,14 @@ use smallmind::kernels::Format;
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{
     ConfigError, LoadOptions, Model, ModelConfig, ModelError, ModelFiles, PackedModel, Purpose, UnknownKeys,
-    UnusedTensors, architecture, is_gguf,
+    UnusedTensors, architecture, is_gguf, is_gguf_name,
 };
 use smallmind::simd::IsaKind;
 use smallmind::train::{is_run, latest_checkpoint};
 
 use super::failure::{bad_file, usage};
 use super::settings::{MODEL_VARIABLE, of_model};
-use super::{hub, note};
+use super::{hub, no_model, note};
 
 /// `-m`.
 #[derive(Debug, Args)]
@@ -37,13 +37,13 @@ pub struct WeightsArg {
     /// The format of weights in memory [default: each as in the files]. Those of linear layers and embeddings are
     /// converted when they have been read; f16 and bf16 take half of f32's bytes, q8_0 about a quarter, q4_0 about a
     /// seventh, and texts differ a little, the more the fewer bits there are
-    #[arg(long, value_name = "FORMAT", value_parser = format_parser())]
+    #[arg(long, value_name = "FORMAT", value_parser = format_parser(), ignore_case = true)]
     pub weights: Option<Format>,
 }
 
 pub(super) fn format_parser() -> impl TypedValueParser<Value = Format> {
     let names = PossibleValuesParser::new(Format::ALL.map(Format::name));
-    names.try_map(|name| Format::from_name(&name).ok_or("there is no such format"))
+    names.try_map(|name| Format::from_name(&name.to_lowercase()).ok_or("there is no such format"))
 }
 
 /// What is ignored in a model's files.
@@ -170,16 +170,24 @@ impl ModelArg {
 }
 
 /// Opens a model's files: configuration and headers, without the weights. For a run without a model, its latest
-/// checkpoint.
+/// checkpoint, with a note.
 pub fn open_files(path: &Path) -> anyhow::Result<ModelFiles> {
-    let path = &*hub::resolve(path)?;
-    if !path.exists() {
-        let (what, path) = (if is_gguf(path) { "file" } else { "folder" }, path.display());
-        let which = "name a folder with config.json and model.safetensors, or a GGUF file";
-        return Err(bad_file(format!("{path}: there is no such {what}; {which}")));
+    let files = find_files(path)?;
+    let resolved = &*hub::resolve(path)?;
+    if files.path() != resolved {
+        note!("note: {} has no model of its own yet; its latest checkpoint is used", resolved.display());
     }
+    Ok(files)
+}
+
+/// As [`open_files`], without a note.
+pub fn find_files(path: &Path) -> anyhow::Result<ModelFiles> {
+    let path = &*hub::resolve(path)?;
+    no_model::check(path)?;
     if is_gguf(path) || path.join(CONFIG_FILE).exists() || !is_run(path) {
-        return Ok(ModelFiles::open(path)?);
+        let files = ModelFiles::open(path)?;
+        no_model::check_gguf(&files)?;
+        return Ok(files);
     }
     let Some(checkpoint) = latest_checkpoint(path)? else {
         return Err(bad_file(format!(
@@ -187,7 +195,6 @@ pub fn open_files(path: &Path) -> anyhow::Result<ModelFiles> {
             path.display()
         )));
     };
-    note!("note: {} has no model of its own yet; its latest checkpoint is used", path.display());
     Ok(ModelFolder::open(checkpoint)?.into())
 }
 
@@ -197,7 +204,7 @@ pub fn tokenizer_in(path: &Path, files: &ModelFiles) -> anyhow::Result<Tokenizer
         // A run has one tokenizer for all its checkpoints.
         ModelFiles::Folder(_) => tokenizer_of(path),
         ModelFiles::Gguf(file) if tokenizer_model(file).is_none() => {
-            Err(ModelError::NoTokenizer(path.to_owned()).into())
+            Err(ModelError::NoTokenizerInGguf(path.to_owned()).into())
         }
         ModelFiles::Gguf(file) => Tokenizer::from_gguf(file.metadata())
             .map_err(|error| anyhow::Error::from(ModelError::from(error)).context(path.display().to_string())),
@@ -220,9 +227,7 @@ pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
         return read_tokenizer(path);
     }
     let file = path.join(TOKENIZER_FILE);
-    if !path.exists() {
-        return Err(bad_file(format!("{}: there is no such folder or file", path.display())));
-    }
+    no_model::check_there(path, "folder or file", "name a model or a tokenizer.json")?;
     if !file.exists() {
         return Err(ModelError::NoTokenizer(path.to_owned()).into());
     }
@@ -240,8 +245,7 @@ pub fn read_tokenizer(file: &Path) -> anyhow::Result<Tokenizer> {
 
 /// Refuses a GGUF file where a folder is written.
 pub fn refuse_gguf(path: &Path) -> anyhow::Result<()> {
-    let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-    if !is_gguf {
+    if !is_gguf_name(path) {
         return Ok(());
     }
     let path = path.display();

@@ -2,6 +2,7 @@
 //!
 //! A name is obeyed (it means the same as in nanoGPT), ignored with a reason, or refused with a reason.
 
+use std::borrow::Cow;
 use std::error::Error;
 
 use smallmind::train::{Overlay, TrainError};
@@ -10,7 +11,7 @@ use smallmind::train::{Overlay, TrainError};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Meaning {
     /// A setting, and how it differs from nanoGPT's, if it does.
-    Setting(Overlay, Option<&'static str>),
+    Setting(Overlay, Option<Cow<'static, str>>),
     /// The folder of the run.
     Out(String),
     /// Whether to resume the training in that folder.
@@ -123,7 +124,7 @@ pub fn meaning(name: &str, value: &str) -> Option<Result<Meaning, TrainError>> {
         "False" | "false" => Ok(false),
         _ => Err(refused("it must be True or False")),
     };
-    let setting = |key, text, differs| {
+    let setting = |key, text, differs: Option<Cow<'static, str>>| {
         Overlay::of_text(key, text, origin.clone()).map(|overlay| Meaning::Setting(overlay, differs))
     };
     Some(match rule(name)? {
@@ -134,14 +135,16 @@ pub fn meaning(name: &str, value: &str) -> Option<Result<Meaning, TrainError>> {
         },
         Rule::DecayLr => truth().and_then(|falls| match falls {
             true => setting("train.schedule", "cosine", None),
-            false => setting("train.schedule", "constant", Some(NO_WARMUP)),
+            false => setting("train.schedule", "constant", Some(NO_WARMUP.into())),
         }),
         Rule::OutDir => Ok(Meaning::Out(value.to_owned())),
         Rule::InitFrom => match value.trim_matches(['"', '\'']) {
             "scratch" => Ok(Meaning::Resume(false)),
             "resume" => Ok(Meaning::Resume(true)),
             word if word.starts_with("gpt2") => {
-                setting("model.init_from", &format!("{GPT2_OWNER}{word}"), Some(DOWNLOADED))
+                let name = format!("{GPT2_OWNER}{word}");
+                let read = format!("the model {name} is read from the caches; smallmind pull {name} downloads it");
+                setting("model.init_from", &name, Some(read.into()))
             }
             _ => Err(refused("it must be scratch, resume or gpt2…; --init-from MODEL begins with any other model")),
         },
@@ -158,7 +161,6 @@ const NO_WARMUP: &str =
     "the rate is constant after train.warmup steps; nanoGPT has no warm-up then, which is --warmup_iters=0";
 /// Where the weights are that nanoGPT downloads under the names of OpenAI.
 const GPT2_OWNER: &str = "hf:openai-community/";
-const DOWNLOADED: &str = "the model hf:openai-community/… is read from the caches; smallmind pull downloads it";
 
 #[cfg(test)]
 mod tests;

@@ -11,8 +11,9 @@ use smallmind::train::is_run;
 
 use super::failure::{Outcome, usage};
 use super::output_files::{OutputFolder, Overwrite};
+use super::reads::Reads;
 use super::settings::Settings;
-use super::{models, note, output, units};
+use super::{interrupt, models, note, output, units};
 
 /// The default seed of random weights.
 const SEED: u64 = 1337;
@@ -42,6 +43,7 @@ pub fn presets() -> String {
 
 impl New {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
+        interrupt::end_on_signal(interrupt::NOTHING_WRITTEN)?;
         models::refuse_gguf(&self.out)?;
         let config = preset::find(&self.preset)?.config();
         if is_run(&self.out) {
@@ -58,7 +60,7 @@ impl New {
         }
         let mut names = vec![WEIGHTS_FILE, CONFIG_FILE];
         names.extend(self.tokenizer.is_some().then_some(TOKENIZER_FILE));
-        let mut files = OutputFolder::check(&self.out, &names, self.overwrite)?;
+        let mut files = OutputFolder::check(&self.out, &names, self.overwrite, &Reads::nothing().and(&self.tokenizer))?;
         let tokenizer = self.tokenizer.as_deref().map(models::read_tokenizer).transpose()?;
         if let Some(tokenizer) = tokenizer.as_ref().map(Tokenizer::vocab_size).filter(|n| *n > config.vocab_size) {
             return Err(ModelError::Vocabulary { tokenizer, model: config.vocab_size }.into());

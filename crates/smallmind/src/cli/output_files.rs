@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use smallmind::checkpoint::{Earlier, PendingFile};
+use smallmind::checkpoint::{Earlier, PendingFile, clean_stale_parts};
 
 use super::failure::{Outcome, usage};
-use super::output;
+use super::reads::Reads;
+use super::{output, parts};
 
 /// `--overwrite`.
 #[derive(Clone, Copy, Debug, Args)]
@@ -41,12 +42,16 @@ enum Sink {
 }
 
 impl OutputFile {
-    /// Checks that `path` can be written, and replaced only if `overwrite` says so. A link is followed.
+    /// Checks that `path` can be written, and replaced only if `overwrite` says so and it is none of `reads`. A link is
+    /// followed. Removes what killed programs left of a file of that name.
     ///
     /// # Errors
-    /// A file that exists, without `--overwrite`; a folder; a link to nothing; a path that can't be written.
-    pub fn check(path: &Path, overwrite: Overwrite) -> anyhow::Result<Self> {
+    /// A file that exists, without `--overwrite`, or that is read; a folder; a link to nothing; a path that can't be
+    /// written.
+    pub fn check(path: &Path, overwrite: Overwrite, reads: &Reads) -> anyhow::Result<Self> {
         let name = path.display();
+        reads.check(path)?;
+        check_parent(path)?;
         let metadata = path.metadata();
         let sink = match &metadata {
             Ok(there) if there.is_dir() => return Err(usage(format!("{name}: this is a folder; name a file"))),
@@ -55,7 +60,7 @@ impl OutputFile {
                     return Err(usage(format!("{name}: this file is there already; --overwrite replaces it")));
                 }
                 let target = path.canonicalize().with_context(|| format!("{name}"))?;
-                drop(PendingFile::create(&target)?);
+                try_place(&target)?;
                 Sink::Replace(target)
             }
             Ok(_) => {
@@ -68,7 +73,7 @@ impl OutputFile {
                 return Err(usage(format!("{name}: this is a link to {target}, which is not there; remove the link")));
             }
             Err(_) => {
-                drop(PendingFile::create(path)?);
+                try_place(path)?;
                 Sink::Create
             }
         };
@@ -80,8 +85,9 @@ impl OutputFile {
     /// # Errors
     /// A disk that is full or fails; a new file of that name since the check. An earlier file is unchanged.
     pub fn write(self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
+        let name = self.path.clone();
         match self.fill(write)? {
-            Some(filled) => filled.publish(),
+            Some(filled) => parts::publish(&name, || filled.publish()),
             None => Ok(()),
         }
     }
@@ -90,13 +96,31 @@ impl OutputFile {
     fn fill(self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> anyhow::Result<Option<Filled>> {
         let (target, earlier) = match self.sink {
             Sink::Replace(target) => (target, Earlier::Replace),
-            Sink::Create => (self.path, Earlier::Keep),
+            Sink::Create => (self.path.clone(), Earlier::Keep),
             Sink::Device(file) => return write_device(file, &self.path, write).map(|()| None),
         };
-        let mut file = PendingFile::create(&target)?;
+        let mut file = parts::begin(&target)?;
         file.fill(write)?;
         Ok(Some(Filled { target, file, earlier }))
     }
+}
+
+/// Refuses a file in a folder that does not exist.
+fn check_parent(path: &Path) -> Outcome {
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) if !parent.exists() => {
+            let (path, parent) = (path.display(), parent.display());
+            Err(usage(format!("{path}: the folder {parent} does not exist; make it first")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Tries whether a file can be made beside `path`, and removes what killed programs left there.
+fn try_place(path: &Path) -> Outcome {
+    drop(parts::begin(path)?);
+    clean_stale_parts(path);
+    Ok(())
 }
 
 /// Writes to a device as the content comes, since it may be larger than memory.
@@ -177,12 +201,12 @@ impl OutputFolder {
     ///
     /// # Errors
     /// As [`OutputFile::check`]; a file where the folder should be.
-    pub fn check(folder: &Path, names: &[&'static str], overwrite: Overwrite) -> anyhow::Result<Self> {
+    pub fn check(folder: &Path, names: &[&'static str], overwrite: Overwrite, reads: &Reads) -> anyhow::Result<Self> {
         if folder.exists() && !folder.is_dir() {
             return Err(usage(format!("{}: this is a file; name a folder", folder.display())));
         }
         let _made = MadeFolders::make(folder)?;
-        let check = |name: &&'static str| Ok((*name, OutputFile::check(&folder.join(name), overwrite)?));
+        let check = |name: &&'static str| Ok((*name, OutputFile::check(&folder.join(name), overwrite, reads)?));
         let checked = names.iter().map(check).collect::<anyhow::Result<_>>()?;
         Ok(Self { folder: folder.to_owned(), checked, filled: vec![] })
     }
@@ -206,7 +230,7 @@ impl OutputFolder {
     /// # Errors
     /// As [`OutputFile::write`]; files before the refused one are published.
     pub fn publish(self) -> Outcome {
-        self.filled.into_iter().try_for_each(Filled::publish)
+        parts::publish(&self.folder, || self.filled.into_iter().try_for_each(Filled::publish))
     }
 }
 
@@ -215,6 +239,7 @@ impl MadeFolders {
     fn make(folder: &Path) -> anyhow::Result<Self> {
         let new = folder.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
         let made = Self(new.map(Path::to_owned).collect());
+        made.0.iter().rev().for_each(|folder| parts::list_folder(folder));
         fs::create_dir_all(folder).with_context(|| format!("{}: the folder can't be made", folder.display()))?;
         Ok(made)
     }
@@ -248,16 +273,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.json");
         fs::write(&path, "old").unwrap();
-        let error = OutputFile::check(&path, REFUSE).unwrap_err().to_string();
+        let error = OutputFile::check(&path, REFUSE, &Reads::nothing()).unwrap_err().to_string();
         assert!(error.contains("a.json") && error.contains("--overwrite"), "{error}");
-        drop(OutputFile::check(&path, REPLACE).unwrap());
-        let failed = OutputFile::check(&path, REPLACE).unwrap().write(|out| {
+        drop(OutputFile::check(&path, REPLACE, &Reads::nothing()).unwrap());
+        let failed = OutputFile::check(&path, REPLACE, &Reads::nothing()).unwrap().write(|out| {
             out.write_all(b"half")?;
             Err(std::io::ErrorKind::StorageFull.into())
         });
         assert!(failed.is_err());
         assert_eq!((fs::read(&path).unwrap(), names(dir.path())), (b"old".to_vec(), vec!["a.json".to_owned()]));
-        OutputFile::check(&path, REPLACE).unwrap().write(|out| out.write_all(b"new")).unwrap();
+        OutputFile::check(&path, REPLACE, &Reads::nothing()).unwrap().write(|out| out.write_all(b"new")).unwrap();
         assert_eq!((fs::read(&path).unwrap(), names(dir.path())), (b"new".to_vec(), vec!["a.json".to_owned()]));
     }
 
@@ -265,7 +290,7 @@ mod tests {
     fn a_file_that_comes_after_the_check_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.json");
-        let file = OutputFile::check(&path, REFUSE).unwrap();
+        let file = OutputFile::check(&path, REFUSE, &Reads::nothing()).unwrap();
         fs::write(&path, "mine").unwrap();
         assert!(file.write(|out| out.write_all(b"new")).unwrap_err().to_string().contains("not replaced"));
         assert_eq!((fs::read(&path).unwrap(), names(dir.path())), (b"mine".to_vec(), vec!["a.json".to_owned()]));
@@ -274,10 +299,10 @@ mod tests {
     #[test]
     fn places_that_take_no_file_are_found_before() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(OutputFile::check(dir.path(), REPLACE).unwrap_err().to_string().contains("folder"));
-        assert!(OutputFile::check(&dir.path().join("none/a.json"), REFUSE).is_err());
+        assert!(OutputFile::check(dir.path(), REPLACE, &Reads::nothing()).unwrap_err().to_string().contains("folder"));
+        assert!(OutputFile::check(&dir.path().join("none/a.json"), REFUSE, &Reads::nothing()).is_err());
         fs::write(dir.path().join("file"), "x").unwrap();
-        assert!(OutputFolder::check(&dir.path().join("file"), &["a"], REPLACE).is_err());
+        assert!(OutputFolder::check(&dir.path().join("file"), &["a"], REPLACE, &Reads::nothing()).is_err());
         assert_eq!(names(dir.path()), ["file"]);
     }
 
@@ -289,7 +314,7 @@ mod tests {
         let path = dir.path().join("a.json");
         fs::write(&path, "old").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        OutputFile::check(&path, REPLACE).unwrap().write(|out| out.write_all(b"new")).unwrap();
+        OutputFile::check(&path, REPLACE, &Reads::nothing()).unwrap().write(|out| out.write_all(b"new")).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
 
@@ -299,14 +324,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (real, link) = (dir.path().join("real"), dir.path().join("link"));
         std::os::unix::fs::symlink("real", &link).unwrap();
-        let error = OutputFile::check(&link, REPLACE).unwrap_err().to_string();
+        let error = OutputFile::check(&link, REPLACE, &Reads::nothing()).unwrap_err().to_string();
         assert!(error.contains("link to real"), "{error}");
         fs::write(&real, "old").unwrap();
-        OutputFile::check(&link, REPLACE).unwrap().write(|out| out.write_all(b"new")).unwrap();
+        OutputFile::check(&link, REPLACE, &Reads::nothing()).unwrap().write(|out| out.write_all(b"new")).unwrap();
         assert!(link.is_symlink());
         assert_eq!(fs::read(&real).unwrap(), b"new");
         // Writing to /dev/null must not put a file in its place.
-        OutputFile::check(Path::new("/dev/null"), REFUSE).unwrap().write(|out| out.write_all(b"x")).unwrap();
+        OutputFile::check(Path::new("/dev/null"), REFUSE, &Reads::nothing())
+            .unwrap()
+            .write(|out| out.write_all(b"x"))
+            .unwrap();
         assert!(!Path::new("/dev/null").is_file());
     }
 
@@ -337,16 +365,16 @@ mod tests {
     fn a_folder_is_made_for_its_files_and_goes_with_them() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("a/b");
-        drop(OutputFolder::check(&folder, &["x", "y"], REFUSE).unwrap());
+        drop(OutputFolder::check(&folder, &["x", "y"], REFUSE, &Reads::nothing()).unwrap());
         assert_eq!(names(dir.path()), Vec::<String>::new());
-        let mut files = OutputFolder::check(&folder, &["x", "y"], REFUSE).unwrap();
+        let mut files = OutputFolder::check(&folder, &["x", "y"], REFUSE, &Reads::nothing()).unwrap();
         assert_eq!(names(dir.path()), Vec::<String>::new(), "an interrupt would leave it");
         files.write("x", |out| out.write_all(b"1")).unwrap();
         assert!(files.write("z", |_| Ok(())).is_err());
         assert!(!folder.join("x").exists(), "files appear together");
         files.publish().unwrap();
         assert_eq!(names(&folder), ["x"]);
-        assert!(OutputFolder::check(&folder, &["y", "x"], REFUSE).is_err());
+        assert!(OutputFolder::check(&folder, &["y", "x"], REFUSE, &Reads::nothing()).is_err());
         assert_eq!(names(&folder), ["x"]);
     }
 }

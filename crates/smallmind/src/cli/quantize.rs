@@ -8,17 +8,18 @@ use serde_json::{Value, json};
 use smallmind::kernels::Format;
 use smallmind::model::export::{ExportOptions, GgufExport, ImportanceMatrix, PlannedTensor, WeightMix};
 use smallmind::model::tokenizer::Tokenizer;
-use smallmind::model::{ModelFiles, is_gguf};
+use smallmind::model::{ModelFiles, is_gguf_name};
 use smallmind::train::data::Corpus;
-use smallmind::train::{Divergence, EvaluateSettings, divergence};
+use smallmind::train::{Divergence, EvaluateSettings, check_text, divergence};
 
 use super::failure::{Outcome, usage};
 use super::gguf_output::{self, Beside, mix_parser};
 use super::models::{self, ModelArg};
 use super::output_files::{OutputFile, Overwrite};
 use super::progress::Bar;
+use super::reads::Reads;
 use super::settings::{Settings, of_model};
-use super::{eval, output, units};
+use super::{eval, interrupt, output, units};
 
 /// Options of `quantize`.
 #[derive(Debug, Args)]
@@ -73,15 +74,14 @@ fn tensor_format(text: &str) -> Result<(String, Format), String> {
 impl Quantize {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let path = &self.model.model;
-        // Before anything is read, which may take a while.
-        let out = match &self.out {
-            Some(out) if !self.dry_run => Some(OutputFile::check(out, self.overwrite)?),
-            _ => None,
-        };
-        let files = models::open_files(path).map_err(|error| of_model(path, error))?;
-        if let Some(out) = self.out.as_deref().filter(|_| !self.dry_run) {
-            gguf_output::check_other(out, &files, self.imatrix.as_deref())?;
+        interrupt::end_on_signal(interrupt::NOTHING_WRITTEN)?;
+        if let Some(out) = self.out.as_ref().filter(|out| !is_gguf_name(out)) {
+            let name = out.display();
+            return Err(usage(format!("{name}: a GGUF file is written, whose name must end in .gguf")));
         }
+        let files = models::open_files(path).map_err(|error| of_model(path, error))?;
+        let reads = Reads::nothing().and(&self.imatrix).and(&self.data).and_open_model(path, &files)?;
+        let out = self.out.as_deref().map(|out| OutputFile::check(out, self.overwrite, &reads)).transpose()?;
         let text = self.text(&files)?;
         let importance = self.imatrix.as_deref().map(ImportanceMatrix::open).transpose()?;
         let options = ExportOptions {
@@ -91,11 +91,11 @@ impl Quantize {
             threads: settings.threads(),
         };
         let export = GgufExport::new(&files, self.model.allowed.load_options(), options).map_err(models::with_flag)?;
-        if !self.allow_requantize && !self.dry_run {
+        if !self.allow_requantize {
             let advice = "quantize the model that this file was made of, or add --allow-requantize";
             gguf_output::check_requantized(&export, advice)?;
         }
-        let Some(out) = out else { return show(self.format, export.tensors(), settings) };
+        let Some(out) = out.filter(|_| !self.dry_run) else { return show(self.format, export.tensors(), settings) };
         let beside = Beside::of(path, &files)?;
         gguf_output::write(&export, &beside, out)?;
         let written = self.out.clone().unwrap_or_default();
@@ -119,16 +119,15 @@ impl Quantize {
 
     /// Reads `--data`, before anything is written.
     fn text(&self, files: &ModelFiles) -> anyhow::Result<Option<Text>> {
-        let (Some(out), false) = (&self.out, self.data.is_empty()) else { return Ok(None) };
-        if !is_gguf(out) {
-            let out = out.display();
-            return Err(usage(format!("{out}: with --data the file is read again, so its name must end in .gguf")));
+        if self.data.is_empty() {
+            return Ok(None);
         }
         let path = &self.model.model;
         let tokenizer = models::tokenizer_in(path, files)?;
         let corpus = eval::corpus(&self.data, path, None, &tokenizer)?;
+        let (config, _) = files.configs(self.model.allowed.unknown_keys()).map_err(models::with_flag)?;
+        check_text(&corpus, &tokenizer, config.vocab_size)?;
         if let Some(context) = self.context {
-            let (config, _) = files.configs(self.model.allowed.unknown_keys()).map_err(models::with_flag)?;
             config.check_context(context as usize)?;
         }
         Ok(Some(Text { tokenizer, corpus }))

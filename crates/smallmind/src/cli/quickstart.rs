@@ -13,7 +13,7 @@ use smallmind::simd::IsaKind;
 use smallmind::train::{Event, Existing, Finish, RunDir, Source, TrainError, Trainer, prepare, quickstart};
 
 use super::failure::{Failure, Outcome, usage};
-use super::generate::{Sink, generate};
+use super::generate::{Generated, Sink, generate};
 use super::models::ModelArg;
 use super::progress::Reporter;
 use super::settings::Settings;
@@ -48,9 +48,10 @@ impl Quickstart {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let started = Instant::now();
         let isa = settings.isa()?;
-        let dir = self.folder()?;
+        let mut dir = self.folder()?;
         let out = dir.path().to_owned();
         let stop = interrupt::watch(train::STOPPING)?;
+        dir.stop_with(stop);
         let mut reporter = Reporter::new(settings, stop);
         reporter.say(&format!("a small model learns to tell stories; its folder is {}", out.display()));
 
@@ -112,9 +113,10 @@ impl Quickstart {
                 quickstart::steps_within(Duration::from_secs(self.seconds.into()), started.elapsed(), step)
             }
         };
-        interrupt::check_before_training()?;
+        let replaces = dir.replaces().is_some();
+        interrupt::check_before_training(replaces)?;
         let config = quickstart::of_steps(config, steps);
-        Ok(Trainer::create(dir, config, prepared, settings.threads(), isa)?)
+        Trainer::create(dir, config, prepared, settings.threads(), isa).map_err(train::unless_stopped(replaces))
     }
 }
 
@@ -134,6 +136,12 @@ fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: 
     if !settings.is_json() {
         note!("\nstories from the model, word by word:\n");
     }
+    let check = |generated: &Generated| -> Outcome {
+        if generated.generation.finish != TextFinish::Interrupted {
+            return Ok(());
+        }
+        Err(Failure::Interrupted(format!("interrupted; the model is in {}", run.display())).into())
+    };
     for story in 0..STORIES {
         let options = quickstart::story_options(seed.wrapping_add(story));
         if settings.is_json() {
@@ -144,6 +152,7 @@ fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: 
                 "tokens": generated.generation.tokens,
                 "tokens_per_second": generated.decode_rate(),
             }))?;
+            check(&generated)?;
             continue;
         }
         if story > 0 {
@@ -153,9 +162,7 @@ fn tell_stories(run: &Path, seed: u64, settings: &Settings, isa: IsaKind, stop: 
         if !generated.ends_line {
             output::print("\n")?;
         }
-        if generated.generation.finish == TextFinish::Interrupted {
-            return Err(Failure::Interrupted(format!("interrupted; the model is in {}", run.display())).into());
-        }
+        check(&generated)?;
     }
     Ok(())
 }

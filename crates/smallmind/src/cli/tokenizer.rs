@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 use smallmind::model::tokenizer::{self, BpeTraining};
-use smallmind::train::data::{Corpus, Division, Documents};
 
 use super::failure::{Outcome, usage};
 use super::output_files::{OutputFile, Overwrite};
+use super::reads::Reads;
 use super::settings::Settings;
-use super::{note, output};
+use super::{input, interrupt, output};
 
 /// Options of `tokenizer`.
 #[derive(Debug, Args)]
@@ -55,7 +55,8 @@ enum Kind {
 impl Tokenizer {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let Verb::Train(train) = self.verb;
-        let out = OutputFile::check(&train.out, train.overwrite)?;
+        interrupt::end_on_signal(interrupt::NOTHING_WRITTEN)?;
+        let out = OutputFile::check(&train.out, train.overwrite, &Reads::nothing().and(&train.data))?;
         let tokenizer = train.learn()?;
         let json = tokenizer.to_json()?;
         out.write(|out| out.write_all(json.as_bytes()))?;
@@ -74,25 +75,16 @@ impl Train {
                 Err(usage("--vocab-size is for --kind bpe: a vocabulary of characters has as many tokens as the text"))
             }
             Kind::Characters => {
-                let texts: String = self.corpus()?.documents().iter().map(|(text, _)| text).collect();
+                let texts: String = input::documents(&self.data)?.documents().iter().map(|(text, _)| text).collect();
                 Ok(tokenizer::Tokenizer::characters(&texts)?)
             }
             Kind::Bpe => {
                 let default = BpeTraining::default();
                 let training = BpeTraining { vocab_size: self.vocab_size.unwrap_or(default.vocab_size), ..default };
-                let corpus = self.corpus()?;
+                let corpus = input::documents(&self.data)?;
                 let texts = corpus.documents();
                 Ok(tokenizer::Tokenizer::train_bpe(texts.iter().map(|(text, _)| text), &training)?)
             }
         }
-    }
-
-    /// The text of the files. Each is a document, so no word spans two of them.
-    fn corpus(&self) -> anyhow::Result<Corpus> {
-        let corpus = Corpus::read(&self.data, Division { documents: Documents::Files, separator: None })?;
-        for file in corpus.marks() {
-            note!("note: {file}: a byte-order mark at the beginning is left out");
-        }
-        Ok(corpus)
     }
 }

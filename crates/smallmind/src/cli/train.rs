@@ -1,15 +1,18 @@
 //! `smallmind train --data FILE... --out DIR`.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use smallmind::model::chat::ChatTemplates;
 use smallmind::train::{
-    Event, Existing, Finish, Initial, Overlay, RunDir, Source, Summary, TrainConfig, Trainer, prepare, prepare_initial,
+    Event, Existing, Finish, Initial, Overlay, RunDir, Source, Summary, TrainConfig, TrainError, Trainer, prepare,
+    prepare_initial,
 };
 
 use super::failure::{Failure, Outcome, usage};
 use super::progress::Reporter;
+use super::reads::Reads;
 use super::settings::Settings;
 use super::{environment, hints, interrupt, models, nanogpt, note, output, units};
 
@@ -85,6 +88,8 @@ impl Train {
         let overlays = self.overlays(settings, assignments)?;
         let stop = interrupt::watch(STOPPING)?;
         let mut reporter = Reporter::new(settings, stop);
+        // The settings and the tokenizer of an old run serve the new one, which has them too.
+        let reads = Reads::nothing().and(&self.data);
         let mut trainer = if self.resume {
             if !self.data.is_empty() {
                 note!("note: the run has its own copy of its data; --data is passed over");
@@ -92,8 +97,8 @@ impl Train {
             Trainer::resume(&self.out, &overlays, settings.threads(), isa)?
         } else {
             match TrainConfig::initial_model(&overlays)? {
-                Some(model) => self.begin_with(Path::new(model), &overlays, settings, &mut reporter)?,
-                None => self.begin(&overlays, settings, &mut reporter)?,
+                Some(model) => self.begin_with(Path::new(model), &overlays, settings, (&mut reporter, reads, stop))?,
+                None => self.begin(&overlays, settings, (&mut reporter, reads, stop))?,
             }
         };
         let ended = trainer.run(stop, &mut |event: &Event| reporter.event(event));
@@ -111,13 +116,19 @@ impl Train {
     }
 
     /// A new training, from random weights.
-    fn begin(&self, overlays: &[Overlay], settings: &Settings, reporter: &mut Reporter) -> anyhow::Result<Trainer> {
+    fn begin(
+        &self,
+        overlays: &[Overlay],
+        settings: &Settings,
+        (reporter, reads, stop): (&mut Reporter, Reads, &'static AtomicBool),
+    ) -> anyhow::Result<Trainer> {
         let config = TrainConfig::with_overlays(self.preset.as_deref(), overlays)?;
-        let dir = self.claim()?;
+        let dir = self.claim(&reads, stop)?;
         let source = Source::Files(&self.data);
         let prepared = prepare(&dir.staging(), &config, source, &mut |p| reporter.prepare(p))?;
-        interrupt::check_before_training()?;
-        Ok(Trainer::create(dir, config, prepared, settings.threads(), settings.isa()?)?)
+        let replaces = dir.replaces().is_some();
+        interrupt::check_before_training(replaces)?;
+        Trainer::create(dir, config, prepared, settings.threads(), settings.isa()?).map_err(unless_stopped(replaces))
     }
 
     /// A new training that begins with a model.
@@ -126,7 +137,7 @@ impl Train {
         model: &Path,
         overlays: &[Overlay],
         settings: &Settings,
-        reporter: &mut Reporter,
+        (reporter, reads, stop): (&mut Reporter, Reads, &'static AtomicBool),
     ) -> anyhow::Result<Trainer> {
         let files = models::open_files(model)?;
         let (shape, _) = files.configs(self.allowed.unknown_keys()).map_err(models::with_flag)?;
@@ -136,22 +147,32 @@ impl Train {
             let most = shape.context;
             note!("note: sequences of {context} tokens are trained; --model.context takes up to the model's {most}");
         }
-        let dir = self.claim()?;
+        let dir = self.claim(&reads.and_open_model(model, &files)?, stop)?;
         let tokenizer = models::tokenizer_in(model, &files)?;
         let templates = ChatTemplates::of_files(&files)?;
         let initial = Initial { model: self.allowed.load(&files)?, tokenizer, templates };
         let source = Source::Files(&self.data);
         let prepared = prepare_initial(&dir.staging(), &config, &initial, source, &mut |p| reporter.prepare(p))?;
-        interrupt::check_before_training()?;
+        let replaces = dir.replaces().is_some();
+        interrupt::check_before_training(replaces)?;
         let parts = (initial.model, prepared);
-        Ok(Trainer::create_from(dir, config, parts, settings.threads(), settings.isa()?)?)
+        Trainer::create_from(dir, config, parts, settings.threads(), settings.isa()?).map_err(unless_stopped(replaces))
     }
 
-    fn claim(&self) -> anyhow::Result<RunDir> {
-        let dir = RunDir::claim(&self.out, if self.overwrite { Existing::Replace } else { Existing::Refuse })?;
+    /// Claims the folder, in which none of `reads` may be replaced. Nothing is once `stop` is set.
+    fn claim(&self, reads: &Reads, stop: &'static AtomicBool) -> anyhow::Result<RunDir> {
+        let lost = RunDir::replaceable(&self.out);
+        if let Some(file) = lost.iter().find_map(|out| reads.within(out)).filter(|_| self.overwrite) {
+            let (file, out) = (file.display(), self.out.display());
+            return Err(usage(format!(
+                "{file}: this file is read for the new run, which would replace it; choose another folder than {out}"
+            )));
+        }
+        let mut dir = RunDir::claim(&self.out, if self.overwrite { Existing::Replace } else { Existing::Refuse })?;
         if let Some(found) = dir.replaces() {
             note!("note: in {} the new run will replace {found}", self.out.display());
         }
+        dir.stop_with(stop);
         Ok(dir)
     }
 
@@ -188,6 +209,14 @@ impl Train {
             note!("note: train.min_lr is {min_lr}, a tenth of train.lr, as the preset's lies above that");
         }
         Ok(())
+    }
+}
+
+/// The failure of a run that could not begin. `replaces`: whether there is something that it was to replace.
+pub fn unless_stopped(replaces: bool) -> impl Fn(TrainError) -> anyhow::Error {
+    move |error| match error {
+        TrainError::Stopped => interrupt::before_training(replaces),
+        error => error.into(),
     }
 }
 

@@ -169,3 +169,21 @@ fn shells_get_completions() {
     }
     bench.run("completions csh").fails(2, &["bash"]);
 }
+
+#[test]
+fn tips_for_what_is_nearly_right() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    for line in ["generate model -p x", "eval model --data text.txt", "quantize model --format q8_0 --out x.gguf"] {
+        bench.run(line).fails(2, &["unexpected argument 'model'", "a model is named by '-m model'"]);
+    }
+    let ran = bench.run("generate -m model extra -p x");
+    assert!(!ran.stderr.contains("a model is named"), "{ran:#?}");
+    assert_eq!(bench.run("inspect -m model").ok(), bench.run("inspect model").ok());
+    bench.run("inspect -m model model").fails(2, &["cannot be used with"]);
+    let help = bench.run("inspect --help").ok();
+    assert!(!help.contains("--model"), "{help}");
+    bench.run("generate -m model -p the -n 2 --weights Q8_0 --threads 1").ok();
+    let mix = "Q4_K_M is a mix of formats for a file, which 'quantize --format Q4_K_M' writes";
+    bench.run("generate -m model -p the --weights q4_k_m").fails(2, &["q4_k_m", mix]);
+}

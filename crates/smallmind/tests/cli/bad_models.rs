@@ -105,6 +105,58 @@ fn folders_without_a_model_are_named() {
 }
 
 #[test]
+fn files_that_are_no_models_say_what_a_model_is() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    bench.run("convert -m model --out model.gguf").ok();
+    bench.write("empty.txt", "");
+    bench.write("empty.gguf", "");
+    bench.write("other.gguf", "text that is none");
+    let what = "a folder with config.json and model.safetensors, a GGUF file, or hf:OWNER/NAME";
+    for (path, words) in [
+        ("text.txt", [what, "this is no model"]),
+        ("missing", [what, "there is no such folder"]),
+        ("empty.txt", [what, "the file is empty"]),
+        ("empty.gguf", [what, "the file is empty"]),
+        ("other.gguf", ["this is not a GGUF file", "starts with \"text\""]),
+        ("model/model.safetensors", ["a file of a model", "-m model"]),
+        ("model/config.json", ["a file of a model", "-m model"]),
+    ] {
+        for verb in ["generate -m", "eval --data text.txt -m", "inspect", "convert --out x.gguf -m"] {
+            bench.run(&format!("{verb} {path}")).fails(3, &[&[path, words[0]], &words[1..]].concat());
+        }
+    }
+    // A GGUF file is known by its content, too.
+    fs::copy(bench.path("model.gguf"), bench.path("blob")).unwrap();
+    let text = bench.run("generate -m model -p the -n 4 --temp 0 --threads 1").ok();
+    assert_eq!(bench.run("generate -m blob -p the -n 4 --temp 0 --threads 1").ok(), text);
+    bench.run("inspect blob").ok();
+    // And says that it has no tokenizer, without a word about files that it can't have.
+    fs::remove_file(bench.path("model/tokenizer.json")).unwrap();
+    bench.run("convert -m model --out bare.gguf").ok();
+    let ran = bench.run("generate -m bare.gguf -p the");
+    assert!(!ran.stderr.contains("tokenizer.json"), "{ran:#?}");
+    ran.fails(3, &["bare.gguf", "no tokenizer in this GGUF file"]);
+}
+
+/// A file and a folder that only their owner may read. The user who runs these tests may be root, who may read them.
+#[cfg(unix)]
+#[test]
+fn what_may_not_be_read_is_not_said_to_be_missing() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::with_text();
+    bench.random_model();
+    bench.run("convert -m model --out model.gguf").ok();
+    for path in ["model.gguf", "model"] {
+        fs::set_permissions(bench.path(path), fs::Permissions::from_mode(0o0)).unwrap();
+        if fs::read_dir(bench.path(path)).is_err() && fs::read(bench.path(path)).is_err() {
+            bench.run(&format!("generate -m {path} -p the")).fails(3, &[path, "ermission denied"]);
+        }
+        fs::set_permissions(bench.path(path), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
+#[test]
 fn damaged_models_are_named() {
     let bench = Bench::with_text();
     bench.random_model();

@@ -35,40 +35,47 @@ fn an_interrupt_stops_the_answer_and_between_answers_it_ends() {
     let mut config: Value = serde_json::from_str(&config).unwrap();
     config["max_position_embeddings"] = 50_000.into();
     bench.write("model/config.json", config.to_string());
-    let mut child = bench
-        .command("chat -m model --threads 1 --seed 3 --context 20000 --json")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = child.stdin.take().unwrap();
-    let mut events = BufReader::new(child.stdout.take().unwrap());
-    let mut next = |kind: &str| {
-        let mut line = String::new();
-        loop {
-            line.clear();
-            assert!(events.read_line(&mut line).unwrap() > 0, "the conversation ended before {kind}");
-            let event: Value = serde_json::from_str(&line).unwrap();
-            if event["event"] == kind {
-                return event;
+    for by_signal in [true, false] {
+        let mut child = bench
+            .command("chat -m model --threads 1 --seed 3 --context 20000 --json")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take();
+        let mut events = BufReader::new(child.stdout.take().unwrap());
+        let mut next = |kind: &str| {
+            let mut line = String::new();
+            loop {
+                line.clear();
+                assert!(events.read_line(&mut line).unwrap() > 0, "the conversation ended before {kind}");
+                let event: Value = serde_json::from_str(&line).unwrap();
+                if event["event"] == kind {
+                    return event;
+                }
             }
+        };
+        let signal = || {
+            let sent = Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap();
+            assert!(sent.success());
+        };
+        writeln!(input.as_ref().unwrap(), "hello").unwrap();
+        next("text");
+        signal();
+        let stopped = next("answer");
+        assert_eq!(stopped["finish"], "interrupted", "{stopped}");
+        assert!(stopped["tokens"].as_u64() < Some(19_000), "{stopped}");
+        writeln!(input.as_ref().unwrap(), "/set tokens 5\nand now?").unwrap();
+        assert_eq!(next("answer")["finish"], "length");
+        std::thread::sleep(Duration::from_millis(100));
+        if by_signal {
+            signal();
+        } else {
+            drop(input.take());
         }
-    };
-    let signal = || {
-        let sent = Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-    };
-    writeln!(input, "hello").unwrap();
-    next("text");
-    signal();
-    let stopped = next("answer");
-    assert_eq!(stopped["finish"], "interrupted", "{stopped}");
-    assert!(stopped["tokens"].as_u64() < Some(19_000), "{stopped}");
-    writeln!(input, "/set tokens 5\nand now?").unwrap();
-    assert_eq!(next("answer")["finish"], "length");
-    std::thread::sleep(Duration::from_millis(100));
-    signal();
-    let ran = Ran::of(child.wait_with_output().unwrap());
-    assert_eq!(ran.code, Some(130), "{ran:#?}");
+        let ran = Ran::of(child.wait_with_output().unwrap());
+        // Nobody takes a conversation with a stopped answer for a whole one.
+        assert_eq!((ran.code, ran.stderr.lines().last()), (Some(130), Some("interrupted")), "{ran:#?}");
+    }
 }

@@ -199,7 +199,9 @@ fn importance_is_measured_and_used() {
     bench
         .run("quantize -m model --format q4_0 --out other.gguf --imatrix plain.gguf")
         .fails(3, &["general.type", "imatrix"]);
-    bench.run("inspect imatrix.gguf").fails(3, &["general.architecture"]);
+    for verb in ["inspect", "generate -m"] {
+        bench.run(&format!("{verb} imatrix.gguf")).fails(3, &["imatrix.gguf", "an importance matrix", "--imatrix"]);
+    }
 }
 
 #[test]
@@ -238,4 +240,31 @@ fn evaluations_beside_another_model_by_position_and_by_choices() {
     for flag in ["--context 4", "--separator x"] {
         bench.run(&format!("{eval} --choices questions.jsonl {flag}")).fails(2, &["--choices", "cannot be used with"]);
     }
+}
+
+#[test]
+fn texts_for_importance_are_checked() {
+    let bench = bench();
+    let imatrix = "imatrix -m model --threads 1 --out matrix.gguf --context 16";
+    bench.run(&format!("{imatrix} --data text.txt --chunks 0")).fails(2, &["--chunks", "from 1 up"]);
+    bench.write("empty.txt", "");
+    bench.run(&format!("{imatrix} --data text.txt empty.txt")).fails(3, &["empty.txt: the file is empty"]);
+    bench.write("short.txt", "the cat");
+    let ran = bench.run(&format!("{imatrix} --data short.txt"));
+    assert!(ran.stderr.contains("fewer than 512 tokens"), "{ran:#?}");
+    assert_eq!(ran.ok(), "matrix.gguf: importance by 7 tokens in 1 piece\n");
+    let ran = bench.run(&format!("{imatrix} --data text.txt short.txt --overwrite"));
+    assert!(ran.stderr.is_empty(), "{ran:#?}");
+    let (all, text) = (60 * Bench::TEXT.len() + 7, ran.ok());
+    assert_eq!(text, format!("matrix.gguf: importance by 3,{} tokens in {} pieces\n", all - 3000, all.div_ceil(16)));
+}
+
+#[test]
+fn a_line_that_is_no_question_is_named_once() {
+    let bench = bench();
+    let ran = bench.run("eval -m model --choices text.txt");
+    assert_eq!((ran.stderr.matches("text.txt").count(), ran.stderr.matches("line").count()), (1, 2), "{ran:#?}");
+    ran.fails(3, &["text.txt, line 1: ", "each line must be {\"context\": text, \"endings\": [texts]"]);
+    bench.write("q.jsonl", "{\"context\": \"a\", \"endings\": [\"b\", 1], \"label\": 0}");
+    bench.run("eval -m model --choices q.jsonl").fails(3, &["q.jsonl, line 1: invalid type", "at column 35"]);
 }

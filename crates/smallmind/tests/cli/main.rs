@@ -13,6 +13,7 @@ mod hub;
 mod initial;
 mod model_files;
 mod models;
+mod outputs;
 mod profile;
 mod sampling;
 mod sequences;

@@ -148,6 +148,128 @@ fn interrupted_generation_keeps_what_it_has_said() {
     assert!(last == b'\n' && ran.stderr.contains("tokens/s"), "{}", ran.stderr);
 }
 
+/// Waits until a program handles the signal; where that can't be seen, for a while.
+fn wait_for_handler(child: &Child) {
+    let number = if interrupt() == "INT" { 2 } else { 15 };
+    for _ in 0..1000 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        match mask.map(|mask| u64::from_str_radix(mask.trim(), 16).unwrap()) {
+            Some(mask) if mask >> (number - 1) & 1 == 1 => return,
+            Some(_) => std::thread::sleep(Duration::from_millis(2)),
+            None => return std::thread::sleep(Duration::from_millis(500)),
+        }
+    }
+    panic!("the program doesn't handle signals");
+}
+
+#[test]
+fn commands_that_wait_for_text_end_at_once() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    let before = crate::folders::tree(&bench.path(""));
+    let nothing = "interrupted; nothing was written";
+    for (line, said) in [
+        ("imatrix -m model --data - --out matrix.gguf", nothing),
+        ("quantize -m model --format q8_0 --data - --out small.gguf", nothing),
+        ("tokenizer train --data - --out t.json", nothing),
+        ("eval -m model --data -", "interrupted"),
+        ("generate -m model -p -", "interrupted"),
+    ] {
+        let mut child = bench.command(line);
+        let child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for_handler(&child);
+        signal(&child, interrupt());
+        let mut child = child;
+        let stdin = child.stdin.take();
+        let ran = Ran::of(child.wait_with_output().unwrap());
+        drop(stdin);
+        let told = (ran.code, ran.stdout.as_str(), ran.stderr.lines().last());
+        assert_eq!(told, (Some(130), "", Some(said)), "{line}: {}", ran.stderr);
+    }
+    assert_eq!(crate::folders::tree(&bench.path("")), before);
+}
+
+#[test]
+fn an_interrupted_conversion_leaves_no_part_of_a_file() {
+    use smallmind::model::{Model, ModelConfig, preset};
+    let bench = Bench::new();
+    // Large enough to be written for a while.
+    let shape = preset::find("quickstart").unwrap().config();
+    let config = ModelConfig { vocab_size: 20_000, d_model: 256, heads: 4, kv_heads: 4, d_ff: 1024, ..shape };
+    std::fs::create_dir(bench.path("model")).unwrap();
+    Model::random(config, 7).unwrap().save(bench.path("model")).unwrap();
+    let lines = [
+        ("quantize -m model --format q4_k_m --out small.gguf --threads 1", "", "small.gguf"),
+        ("convert -m model --out folder", "folder", "folder"),
+    ];
+    let names = ["INT", "TERM"].into_iter().filter(|name| is_received(name));
+    for (name, (line, place, out)) in names.flat_map(|name| lines.map(|line| (name, line))) {
+        let mut child = bench.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let part = || {
+            let mut names = std::fs::read_dir(bench.path(place)).ok()?.map(|entry| entry.unwrap());
+            names.find(|entry| entry.file_name().to_string_lossy().starts_with(".tmp-new-"))
+        };
+        while part().and_then(|part| part.metadata().ok()).is_none_or(|part| part.len() == 0) {
+            assert_eq!(child.try_wait().unwrap(), None, "the model is too small for this test");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        signal(&child, name);
+        let ran = Ran::of(child.wait_with_output().unwrap());
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(130), ""), "{line}: {}", ran.stderr);
+        assert!(ran.stderr.ends_with("interrupted; nothing was written\n"), "{}", ran.stderr);
+        assert!(part().is_none() && !bench.path(out).exists(), "{line}");
+    }
+}
+
+#[test]
+fn an_interrupted_comparison_keeps_the_file_that_it_is_about() {
+    let bench = Bench::new();
+    bench.write("text.txt", Bench::TEXT.repeat(4000));
+    bench.random_model();
+    let line = "quantize -m model --format q8_0 --out small.gguf --data text.txt --threads 1";
+    let mut child = bench.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while !bench.path("small.gguf").exists() {
+        assert_eq!(child.try_wait().unwrap(), None);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    signal(&child, interrupt());
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(130), ""), "{}", ran.stderr);
+    assert!(ran.stderr.ends_with("interrupted; small.gguf is complete\n"), "{}", ran.stderr);
+    bench.run("inspect small.gguf").ok();
+}
+
+#[test]
+fn a_training_that_is_interrupted_while_it_reads_replaces_nothing() {
+    use std::io::Write;
+    let bench = Bench::with_text();
+    bench.train("run", "").ok();
+    let before = crate::folders::tree(&bench.path("run"));
+    for (line, said) in [
+        (format!("train --data - --out run --overwrite {TINY}"), "nothing was replaced"),
+        (format!("train --data - --out new {TINY}"), "no run was written"),
+    ] {
+        let mut command = bench.command(&line);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let mut told = String::new();
+        while !told.contains("reading text") {
+            assert!(lines.read_line(&mut told).unwrap() > 0, "{told}");
+        }
+        signal(&child, interrupt());
+        while !told.contains("stopping") {
+            assert!(lines.read_line(&mut told).unwrap() > 0, "{told}");
+        }
+        child.stdin.take().unwrap().write_all(Bench::TEXT.repeat(60).as_bytes()).unwrap();
+        lines.read_to_string(&mut told).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{told}");
+        assert!(told.contains(&format!("interrupted before the first step; {said}")), "{told}");
+    }
+    assert_eq!(crate::folders::tree(&bench.path("run")), before);
+    assert!(!bench.path("new").exists());
+}
+
 #[test]
 fn an_interrupted_profile_leaves_nothing_behind() {
     for name in ["INT", "TERM"].into_iter().filter(|name| is_received(name)) {

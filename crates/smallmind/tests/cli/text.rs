@@ -79,7 +79,7 @@ fn vocabularies_have_their_limits() {
     bench
         .run("tokenizer train --data text.txt --kind characters --vocab-size 5 --out t.json")
         .fails(2, &["--vocab-size"]);
-    bench.run("tokenizer train --data text.txt --out no/such/folder/t.json").fails(1, &["no/such/folder"]);
+    bench.run("tokenizer train --data text.txt --out no/such/folder/t.json").fails(2, &["no/such/folder"]);
     bench.run("tokenizer train --data text.txt --kind characters --out t.json").ok();
     bench.run("new --preset seed-deep --out model --tokenizer t.json").ok();
     bench.write("wide.txt", (0..600).filter_map(|i| char::from_u32(0x4e00 + i)).collect::<String>());

@@ -10,7 +10,7 @@ pub const HELP: &str = "\
 /clear             forget the conversation, but not the system prompt
 /system TEXT       set the system prompt; without a text, remove it
 /set NAME VALUE    temperature, top_k, top_p, min_p, … of the sampling; seed, tokens, thinking on|off, speed on|off
-/save FILE         write the conversation as JSON
+/save FILE         write the conversation as JSON; /save --overwrite FILE replaces a file
 /load FILE         read a conversation
 /regen             answer the latest question again
 /stats             tokens, room and speed so far
@@ -31,7 +31,12 @@ pub enum Command {
     /// `/set`; without a name all settings are shown.
     Set(Option<(String, String)>),
     /// `/save`
-    Save(PathBuf),
+    Save {
+        /// The file.
+        file: PathBuf,
+        /// Whether it may replace another.
+        overwrite: bool,
+    },
     /// `/load`
     Load(PathBuf),
     /// `/regen`
@@ -53,7 +58,7 @@ impl Command {
         let Some(command) = text.strip_prefix('/').filter(|rest| !rest.starts_with('/')) else { return Ok(None) };
         let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
         let rest = rest.trim();
-        let file = || match rest {
+        let file = |rest: &str| match rest {
             "" => Err(usage(format!("/{name} takes the name of a file"))),
             file => Ok(PathBuf::from(file)),
         };
@@ -65,8 +70,11 @@ impl Command {
                 let (name, value) = pair.ok_or_else(|| usage("/set takes a name and a value"))?;
                 Self::Set(Some((name.to_owned(), value.trim().to_owned())))
             }
-            "save" => Self::Save(file()?),
-            "load" => Self::Load(file()?),
+            "save" => {
+                let flagged = rest.strip_prefix("--overwrite").filter(|rest| rest.is_empty() || rest.starts_with(' '));
+                Self::Save { file: file(flagged.unwrap_or(rest).trim())?, overwrite: flagged.is_some() }
+            }
+            "load" => Self::Load(file(rest)?),
             _ if !rest.is_empty() => {
                 return Err(usage(format!("/{name} is no command that takes something; see /help")));
             }
@@ -101,10 +109,17 @@ mod tests {
         assert_eq!(parse("/system"), Ok(Some(Command::System(None))));
         assert_eq!(parse("/set temp  0.5"), Ok(Some(Command::Set(Some(("temp".into(), "0.5".into()))))));
         assert_eq!(parse("/set"), Ok(Some(Command::Set(None))));
-        assert_eq!(parse("/save my talk.json"), Ok(Some(Command::Save("my talk.json".into()))));
-        for (text, word) in
-            [("/nothing", "/nothing"), ("/save", "file"), ("/set temp", "value"), ("/clear all", "/clear")]
-        {
+        let save = |file: &str, overwrite| Ok(Some(Command::Save { file: file.into(), overwrite }));
+        assert_eq!(parse("/save my talk.json"), save("my talk.json", false));
+        assert_eq!(parse("/save --overwrite  my talk.json"), save("my talk.json", true));
+        assert_eq!(parse("/save --overwrites"), save("--overwrites", false));
+        for (text, word) in [
+            ("/nothing", "/nothing"),
+            ("/save", "file"),
+            ("/save --overwrite", "file"),
+            ("/set temp", "value"),
+            ("/clear all", "/clear"),
+        ] {
             assert!(parse(text).unwrap_err().contains(word), "{text}");
         }
     }

@@ -14,6 +14,7 @@ use smallmind::model::sampler::SamplerConfig;
 use super::super::failure::{Outcome, bad_file, usage};
 use super::super::interrupt::Answers;
 use super::super::output_files::{OutputFile, Overwrite};
+use super::super::reads::Reads;
 use super::super::settings::Settings;
 use super::super::{note, profile, units};
 use super::commands::{self, Command};
@@ -23,6 +24,14 @@ use super::screen::{self, Screen};
 const ALIASES: [(&str, &str); 3] =
     [("temp", "temperature"), ("repeat_penalty", "repetition_penalty"), ("repeat_window", "repetition_window")];
 
+/// What `/save` may replace.
+pub struct Saving {
+    /// Whether files may be replaced without a word.
+    pub overwrite: Overwrite,
+    /// The files that are read.
+    pub reads: Reads,
+}
+
 /// A conversation and how it is held.
 pub struct State {
     pub dialogue: Dialogue,
@@ -30,11 +39,13 @@ pub struct State {
     sampler: SamplerConfig,
     /// The most tokens of an answer.
     tokens: Option<usize>,
-    overwrite: Overwrite,
+    saving: Saving,
     answers: &'static Answers,
     /// Of all answers: how many, their tokens, the tokens read for them.
     totals: [usize; 3],
     latest: Option<Answer>,
+    /// Whether an answer was stopped.
+    stopped: bool,
 }
 
 impl State {
@@ -43,10 +54,15 @@ impl State {
         screen: Screen,
         sampler: SamplerConfig,
         tokens: Option<usize>,
-        overwrite: Overwrite,
+        saving: Saving,
         answers: &'static Answers,
     ) -> Self {
-        Self { dialogue, screen, sampler, tokens, overwrite, answers, totals: [0; 3], latest: None }
+        Self { dialogue, screen, sampler, tokens, saving, answers, totals: [0; 3], latest: None, stopped: false }
+    }
+
+    /// Whether an answer was stopped.
+    pub fn was_stopped(&self) -> bool {
+        self.stopped
     }
 
     /// Asks the model.
@@ -88,6 +104,7 @@ impl State {
             }
         };
         self.screen.end(&answer, self.sampler.seed)?;
+        self.stopped |= self.answers.is_stopped();
         // The same question again is to have another answer.
         self.sampler.seed = self.sampler.seed.wrapping_add(1);
         let [count, tokens, read] = self.totals;
@@ -111,7 +128,7 @@ impl State {
             }
             Command::Set(None) => self.show_settings(),
             Command::Set(Some((name, value))) => self.set(&name, &value),
-            Command::Save(file) => self.save(&file),
+            Command::Save { file, overwrite } => self.save(&file, overwrite),
             Command::Load(file) => self.load(&file),
             Command::Regenerate => self.answered(|dialogue, options, on| dialogue.again(options, on)),
             Command::Stats => self.stats(),
@@ -148,8 +165,14 @@ impl State {
         self.screen.tell(&lines.collect::<Vec<_>>().join("\n"), json!({"event": "settings", "settings": settings}))
     }
 
-    fn save(&self, file: &Path) -> Outcome {
-        let output = OutputFile::check(file, self.overwrite)?;
+    fn save(&self, file: &Path, overwrite: bool) -> Outcome {
+        let overwrite = Overwrite { overwrite: overwrite || self.saving.overwrite.overwrite };
+        if file.is_file() && !overwrite.overwrite {
+            let file = file.display();
+            let ways = format!("give another name, or replace it with /save --overwrite {file}");
+            return Err(usage(format!("{file}: this file is there already; {ways}")));
+        }
+        let output = OutputFile::check(file, overwrite, &self.saving.reads)?;
         let messages = self.dialogue.messages();
         let text = serde_json::to_string_pretty(&Json::Object(vec![
             ("schema_version".to_owned(), Json::Int(1)),

@@ -14,6 +14,7 @@ use smallmind::profile::report::{IfMismatched, PhaseKind, ReportError, Subject, 
 
 use super::super::failure::{Outcome, bad_file, usage};
 use super::super::output_files::{OutputFile, OutputFolder, Overwrite};
+use super::super::reads::Reads;
 use super::super::settings::{Settings, variable};
 use super::super::{note, output};
 
@@ -68,9 +69,11 @@ const BASELINES: &str = "smallmind/baselines";
 
 impl ReportOutput {
     /// Checks all files, so that one that can't be written is refused before anything is measured.
-    pub fn check(&self) -> anyhow::Result<ReportFiles> {
+    /// `reads`: what else is read.
+    pub fn check(&self, mut reads: Reads) -> anyhow::Result<ReportFiles> {
         if let Some(name) = &self.baseline {
             kept(name)?;
+            reads = reads.and([kept_file(name)?]);
         }
         let baseline = match &self.save_baseline {
             Some(name) => {
@@ -79,11 +82,12 @@ impl ReportOutput {
                     let made = fs::create_dir_all(folder);
                     made.with_context(|| format!("{}: the folder can't be made", folder.display()))?;
                 }
-                Some(OutputFile::check(&path, self.overwrite)?)
+                Some(OutputFile::check(&path, self.overwrite, &reads)?)
             }
             None => None,
         };
-        let folder = self.out.as_ref().map(|out| OutputFolder::check(out, &FORMS, self.overwrite)).transpose()?;
+        let folder = self.out.as_ref().map(|out| OutputFolder::check(out, &FORMS, self.overwrite, &reads));
+        let folder = folder.transpose()?;
         Ok(ReportFiles { folder, baseline })
     }
 
@@ -176,14 +180,19 @@ fn baseline_file(name: &str) -> anyhow::Result<PathBuf> {
     Ok(folder.join(format!("{name}.json")))
 }
 
-/// The report of a baseline, of a file, or of a folder of `--out`.
-pub fn kept(name: &str) -> anyhow::Result<Report> {
+/// The file of the report of a baseline, of a file, or of a folder of `--out`.
+fn kept_file(name: &str) -> anyhow::Result<PathBuf> {
     let file = Path::new(name);
     let path = if file.exists() { file.to_owned() } else { baseline_file(name)? };
     if !path.exists() {
         return Err(bad_file(format!("{name}: no such file, and no baseline of that name at {}", path.display())));
     }
-    let path = if path.is_dir() { path.join("report.json") } else { path };
+    Ok(if path.is_dir() { path.join("report.json") } else { path })
+}
+
+/// The report of a baseline, of a file, or of a folder of `--out`.
+pub fn kept(name: &str) -> anyhow::Result<Report> {
+    let path = kept_file(name)?;
     let bad = |why: String| bad_file(format!("{}: no report of a profile: {why}", path.display()));
     let text = fs::read_to_string(&path).map_err(|error| bad(error.to_string()))?;
     Report::from_json(&text).map_err(|error| {

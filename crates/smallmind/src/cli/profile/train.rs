@@ -11,6 +11,7 @@ use smallmind::profile::statistics::median;
 use smallmind::train::{StepError, StepWorkload, TrainConfig, TrainError};
 
 use super::super::failure::{self, Failure, Outcome};
+use super::super::reads::Reads;
 use super::super::settings::Settings;
 use super::super::{interrupt, note, units};
 use super::report_output::ReportOutput;
@@ -41,7 +42,7 @@ pub struct Train {
 impl Train {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let (isa, threads) = (settings.isa()?, settings.threads());
-        let files = self.output.check()?;
+        let files = self.output.check(Reads::nothing().and(self.training.data()))?;
         let stop = interrupt::watch("stopping without a report (Ctrl-C again ends at once)")?;
         // The instruments are opened before training starts its workers, so that these are counted too.
         let mut instruments = Instruments::open(isa, Some(allocations::COUNTERS))?;

@@ -69,6 +69,11 @@ struct Found {
 }
 
 impl TrainingArg {
+    /// The text files.
+    pub fn data(&self) -> &[PathBuf] {
+        &self.data
+    }
+
     /// Reads or makes all that steps need. `out`: the folder of the report, if there is one.
     pub fn open(
         &self,
