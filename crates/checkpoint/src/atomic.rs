@@ -407,10 +407,18 @@ fn temporary(parent: &Path, kind: &str, name: &OsStr) -> PathBuf {
     parent.join(temporary)
 }
 
-/// Whether a process may be running; true if the system doesn't show processes.
+/// Whether a process may be running; true if the system doesn't show processes. One that has ended is shown as a zombie
+/// until its parent asks for its exit code, which the first process of a container may never do.
 fn is_running(process: u32) -> bool {
     let processes = Path::new("/proc");
-    !processes.join("self").exists() || processes.join(process.to_string()).exists()
+    let shown = processes.join(process.to_string());
+    if processes.join("self").exists() && !shown.exists() {
+        return false;
+    }
+    let stat = std::fs::read_to_string(shown.join("stat")).unwrap_or_default();
+    // PID (NAME) STATE …, where the name may have any characters.
+    let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+    !matches!(state, Some('Z' | 'X'))
 }
 
 /// The kind, the process and the original name of a temporary name.

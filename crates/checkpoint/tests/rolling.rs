@@ -273,6 +273,18 @@ fn parts_of_one_file_are_cleaned_beside_other_writers() {
     assert!(!scratch.path().join(stale).exists());
     assert!(stays.iter().all(|name| scratch.path().join(name).exists()), "{stays:?}");
     assert_eq!(clean_stale_parts(scratch.path().join("absent/model.gguf")), 0);
+
+    // A process that has ended, and whose parent has not asked how.
+    let mut ended = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+    let part = scratch.file(&format!(".tmp-new-{}.0-model.gguf", ended.id()), "x");
+    assert_eq!(clean_stale_parts(scratch.path().join("model.gguf")), 0);
+    ended.kill().unwrap();
+    let killed = std::time::Instant::now();
+    while clean_stale_parts(scratch.path().join("model.gguf")) == 0 {
+        assert!(killed.elapsed() < std::time::Duration::from_secs(10), "the part of a zombie stays");
+    }
+    assert!(!part.exists());
+    ended.wait().unwrap();
 }
 
 #[test]

@@ -174,6 +174,8 @@ struct Filled {
 impl Filled {
     fn publish(self) -> Outcome {
         let Self { target, file, earlier } = self;
+        // Again: a program that was killed just before the check may have ended only now.
+        clean_stale_parts(&target);
         file.publish(earlier).map_err(|error| {
             if earlier == Earlier::Keep && target.symlink_metadata().is_ok() {
                 let target = target.display();
