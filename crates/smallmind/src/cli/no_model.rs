@@ -61,7 +61,7 @@ fn other_file(path: &Path) -> String {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let shown = path.display();
     if folder.join(CONFIG_FILE).is_file() {
-        return format!("{shown}: this is a file of a model; name its folder: -m {}", hints::quoted(folder));
+        return format!("{shown}: this is a file of a model; name its folder, {}", hints::quoted(folder));
     }
     format!("{shown}: this is no model; name {MODELS}")
 }

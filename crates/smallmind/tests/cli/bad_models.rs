@@ -119,8 +119,8 @@ fn files_that_are_no_models_say_what_a_model_is() {
         ("empty.txt", [what, "the file is empty"]),
         ("empty.gguf", [what, "the file is empty"]),
         ("other.gguf", ["this is not a GGUF file", "starts with \"text\""]),
-        ("model/model.safetensors", ["a file of a model", "-m model"]),
-        ("model/config.json", ["a file of a model", "-m model"]),
+        ("model/model.safetensors", ["a file of a model", "name its folder, model"]),
+        ("model/config.json", ["a file of a model", "name its folder, model"]),
     ] {
         for verb in ["generate -m", "eval --data text.txt -m", "inspect", "convert --out x.gguf -m"] {
             bench.run(&format!("{verb} {path}")).fails(3, &[&[path, words[0]], &words[1..]].concat());
