@@ -333,6 +333,12 @@ fn reports_are_compared() {
     run(&bench, &format!("{TRAIN} --save-baseline before")).ok();
     let text = run(&bench, &format!("{TRAIN} --baseline before --out now")).ok();
     assert!(text.contains("over its time in the baseline before; 0.900 is"), "{text}");
+    // A report that is compared with is not replaced by the one that is compared.
+    for (line, file) in
+        [("--baseline now --out now", "now/report.json"), ("--baseline before --save-baseline before", "before.json")]
+    {
+        run(&bench, &format!("{TRAIN} {line} --overwrite")).fails(2, &[file, "this file is read for the new one"]);
+    }
     assert!(run(&bench, "profile diff before now").ok().starts_with("step: "));
     run(&bench, "profile diff before before --fail-on 3%").ok();
 
