@@ -13,6 +13,7 @@ use smallmind::model::{ModelError, ModelFiles};
 use super::failure::{Outcome, usage};
 use super::output_files::OutputFile;
 use super::progress::Bar;
+use super::settings::of_model;
 use super::{models, note, units};
 
 /// Accepts the name of a mix.
@@ -43,19 +44,21 @@ pub struct Beside {
     /// The name of the model.
     pub name: String,
     pub tokenizer: Option<Tokenizer>,
-    pub template: Option<String>,
+    pub templates: ChatTemplates,
 }
 
 impl Beside {
-    /// Reads tokenizer and chat template of a folder; a GGUF file keeps its own.
-    pub fn of(path: &Path, files: &ModelFiles) -> anyhow::Result<Self> {
+    /// Reads tokenizer and chat templates of a folder for `export`; a GGUF file keeps its own. Checks that the model has
+    /// an entry for each token.
+    pub fn of(path: &Path, files: &ModelFiles, export: &GgufExport<'_>) -> anyhow::Result<Self> {
         let name = super::profile::name_of(path);
         if let ModelFiles::Gguf(_) = files {
-            return Ok(Self { name, tokenizer: None, template: None });
+            export.check_vocabulary(None).map_err(|error| of_model(path, error.into()))?;
+            return Ok(Self { name, tokenizer: None, templates: ChatTemplates::new() });
         }
         let tokenizer = tokenizer_if_any(path, files)?;
-        let template = ChatTemplates::of_files(files)?.default_source().map(str::to_owned);
-        Ok(Self { name, tokenizer, template })
+        export.check_vocabulary(tokenizer.as_ref()).map_err(|error| of_model(path, error.into()))?;
+        Ok(Self { name, tokenizer, templates: ChatTemplates::of_files(files)? })
     }
 }
 
@@ -78,11 +81,10 @@ pub fn write(export: &GgufExport<'_>, beside: &Beside, output: OutputFile) -> Ou
     let progress = |done: u64| bar.set_position(done);
     let mut failed = None;
     let written = output.write(|out: &mut dyn Write| {
-        let template = beside.template.as_deref();
-        match export.write(&beside.name, beside.tokenizer.as_ref(), template, out, &progress) {
-            Ok(not_applied) => {
-                if let Some(not_applied) = not_applied {
-                    note!("note: other programs do not apply of the tokenizer: {not_applied}");
+        match export.write(&beside.name, beside.tokenizer.as_ref(), &beside.templates, out, &progress) {
+            Ok(differs) => {
+                if let Some(differs) = differs {
+                    note!("note: the file can't hold all of the tokenizer: {differs}");
                 }
                 Ok(())
             }

@@ -96,7 +96,7 @@ impl Quantize {
             gguf_output::check_requantized(&export, advice)?;
         }
         let Some(out) = out else { return show(self.format, export.tensors(), settings) };
-        let beside = Beside::of(path, &files)?;
+        let beside = Beside::of(path, &files, &export)?;
         gguf_output::write(&export, &beside, out)?;
         let written = self.out.clone().unwrap_or_default();
         let name = written.display().to_string();
