@@ -132,6 +132,8 @@ fn tokens_and_caches_come_from_the_environment() {
     ran.fails(2, &["token", "ASCII"]);
     let offline = command(&bench, &hub, line).env("HF_HUB_OFFLINE", "1").output().unwrap();
     Ran::of(offline).fails(2, &["HF_HUB_OFFLINE"]);
+    let unknown = command(&bench, &hub, line).env("HF_ENDPOINT", "http://smallmind.invalid").output().unwrap();
+    Ran::of(unknown).fails(1, &["error: no connection to smallmind.invalid: name not found\n"]);
     let nowhere = command(&bench, &hub, line).env("HF_ENDPOINT", "ftp://x").output().unwrap();
     Ran::of(nowhere).fails(2, &["address", "https://"]);
     assert!(hub.seen().is_empty());
@@ -144,7 +146,8 @@ fn failures_have_the_codes_of_the_contract() {
         LoopbackHub::start(vec![Served::large("m-Q8_0.gguf", vec![1; 100]), Served::large("m-Q6_K.gguf", vec![2; 9])]);
     let run = |line: &str| run(&bench, &hub, line);
     run("pull").fails(2, &["NAME"]);
-    run("pull owner/name").fails(2, &["hf:"]);
+    run("pull owner/name:Q8_0").fails(2, &["owner/name:Q8_0: ", "smallmind pull hf:owner/name:Q8_0"]);
+    run("pull ../name").fails(2, &["hf:"]);
     run("pull hf:../name").fails(2, &["owner/name"]);
     run("pull hf:owner/name@a --revision b").fails(2, &["--revision"]);
     run("pull hf:owner/name:Q5_0").fails(2, &["Q5_0", "m-Q8_0.gguf"]);
