@@ -47,7 +47,9 @@ pub struct PlannedTensor {
     pub shape: Vec<usize>,
     /// How the source stores it; `None` for one that the source doesn't have.
     pub from: Option<TensorFormat>,
-    /// How it is written.
+    /// The format that was asked for.
+    pub wanted: Format,
+    /// How it is written: `wanted`, or where rows are not whole blocks of it, [`Format::for_rows_of`].
     pub to: Format,
     /// Its bytes in the file.
     pub bytes: u64,
@@ -309,14 +311,15 @@ fn plan(
 ) -> Result<PlannedTensor, ModelError> {
     let (name, shape) = (origin.name(), &origin.shape()[..]);
     let cols = shape.last().copied().unwrap_or(1);
-    let to = match options.override_of(name) {
-        Some((_, format)) if takes_overrides(name, shape) => format.for_rows_of(cols),
-        _ => options.mix.format_of(name, shape, model),
+    let wanted = match options.override_of(name) {
+        Some((_, format)) if takes_overrides(name, shape) => *format,
+        _ => options.mix.wanted_of(name, shape, model),
     };
+    let to = wanted.for_rows_of(cols);
     let rows: usize = shape.split_last().map_or(1, |(_, outer)| outer.iter().product());
     let bytes = to.row_bytes(cols).and_then(|row| row.checked_mul(rows)).map_or(u64::MAX, |bytes| bytes as u64);
     let from = origin.stored_in(files);
-    Ok(PlannedTensor { name: name.to_owned(), shape: shape.to_vec(), from, to, bytes })
+    Ok(PlannedTensor { name: name.to_owned(), shape: shape.to_vec(), from, wanted, to, bytes })
 }
 
 /// The type of a format in GGUF files.

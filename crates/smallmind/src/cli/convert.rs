@@ -60,6 +60,7 @@ impl Convert {
         };
         let options = ExportOptions { mix, overrides: vec![], importance: None, threads: settings.threads() };
         let export = GgufExport::new(&files, self.model.allowed.load_options(), options).map_err(models::with_flag)?;
+        gguf_output::note_other_formats(export.tensors());
         gguf_output::check_requantized(&export, "quantize --allow-requantize converts it")?;
         let beside = Beside::of(&self.model.model, &files, &export)?;
         gguf_output::write(&export, &beside, out)?;

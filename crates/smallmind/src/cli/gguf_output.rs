@@ -1,5 +1,6 @@
 //! Writing a model as a GGUF file: what `convert` and `quantize` share.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -37,6 +38,30 @@ pub fn check_requantized(export: &GgufExport<'_>, advice: &str) -> Outcome {
     let Some(tensor) = export.requantized() else { return Ok(()) };
     let (name, format) = (&tensor.name, tensor.from.map(|format| format.to_string()).unwrap_or_default());
     Err(usage(format!("{name} is quantized already ({format}), and the errors of both would add up; {advice}")))
+}
+
+/// Notes which tensors are in other formats because their rows are not whole blocks of the format that was asked for.
+pub fn note_other_formats(tensors: &[PlannedTensor]) {
+    let others: Vec<&PlannedTensor> = tensors.iter().filter(|tensor| tensor.to != tensor.wanted).collect();
+    let cols: BTreeSet<usize> = others.iter().filter_map(|tensor| tensor.shape.last().copied()).collect();
+    let cols = cols.iter().map(usize::to_string).collect::<Vec<_>>().join(" or ");
+    let is_wanted = |format: &Format| others.iter().any(|tensor| tensor.wanted == *format);
+    let wanted = Format::ALL.into_iter().filter(is_wanted);
+    let wanted =
+        wanted.map(|format| format!("{format} (of {})", format.block().elements)).collect::<Vec<_>>().join(", ");
+    let taken = Format::ALL.into_iter().filter_map(|format| {
+        let count = others.iter().filter(|tensor| tensor.to == format).count();
+        (count > 0).then(|| format!("{format} ({count})"))
+    });
+    let taken = taken.collect::<Vec<_>>().join(", ");
+    if !others.is_empty() {
+        let count = others.len();
+        let (have, s) = if count == 1 { ("has", "") } else { ("have", "s") };
+        note!(
+            "note: {count} tensor{s} {have} rows of {cols} elements, which are not whole blocks of {wanted}; taken \
+             instead: {taken}"
+        );
+    }
 }
 
 /// What stands in a GGUF file besides weights and configuration.

@@ -90,6 +90,17 @@ fn quantized_files_are_planned_written_and_read() {
     bench.run(&format!("generate -m small.gguf {GENERATE}")).ok();
     let shown = bench.run("inspect small.gguf --tensors").ok();
     assert!(shown.contains("q8_0") && shown.contains("blk.0.attn_norm.weight"), "{shown}");
+    // Rows of 128 elements; the head's table is Q6_K in every such mix.
+    let ran = bench.run("quantize -m model --format q4_k_s --dry-run");
+    let told = "note: 13 tensors have rows of 128 elements, which are not whole blocks of ";
+    assert!(
+        ran.stderr.contains(told)
+            && ran.stderr.contains("q6_k (of 256)")
+            && ran.stderr.contains("taken instead: q8_0 (1), q5_0 (8)"),
+        "{ran:#?}"
+    );
+    ran.ok();
+    assert!(!bench.run("quantize -m model --format q8_0 --dry-run").stderr.contains("note"));
     // Twice is once too often, unless a flag says so.
     let again = "quantize -m small.gguf --format q4_0 --out smaller.gguf";
     bench.run(again).fails(2, &["quantized already (q8_0)", "--allow-requantize"]);
@@ -270,6 +281,10 @@ fn importance_is_measured_and_used() {
         .run("quantize -m model --format q4_0 --out other.gguf --imatrix plain.gguf")
         .fails(3, &["general.type", "imatrix"]);
     bench.run("inspect imatrix.gguf").fails(3, &["general.architecture"]);
+    bench.train("other", "").ok();
+    bench
+        .run("quantize -m other --format q4_0 --out other.gguf --imatrix imatrix.gguf")
+        .fails(3, &["imatrix.gguf: it was made for another model: ", "`token_embd.weight`"]);
 }
 
 #[test]
