@@ -159,8 +159,7 @@ pub enum TrainError {
         why: String,
     },
     /// A run whose model was given another shape than its checkpoint has.
-    #[error("{path}: {differences}; a run keeps its shape: restore this file, or begin \
-             a new run with the model", path = .path.display())]
+    #[error("{path}: {differences}; a run keeps its shape", path = .path.display())]
     Shape {
         /// The configuration of the run's model.
         path: PathBuf,

@@ -29,6 +29,7 @@ impl Models {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let caches = hub::caches()?;
         let mut listing = list_caches(&caches)?;
+        let mut without = vec![];
         for folder in &self.folders {
             let name = folder.display();
             if folder.is_file() {
@@ -38,7 +39,11 @@ impl Models {
             if !folder.is_dir() {
                 return Err(bad_file(format!("{name}: there is no such folder")));
             }
-            listing.models.extend(list_folder(folder)?.models);
+            let found = list_folder(folder)?.models;
+            if found.is_empty() {
+                without.push(name.to_string());
+            }
+            listing.models.extend(found);
         }
         let models: Vec<Row<'_>> = listing.models.iter().map(Row::of).collect();
         if settings.is_json() {
@@ -46,9 +51,11 @@ impl Models {
         }
         output::print(&table(&models, &listing))?;
         if models.is_empty() {
-            let searched = [&caches.hugging_face, &caches.llama_cpp].into_iter().chain(&self.folders);
-            let searched: Vec<String> = searched.map(|folder| folder.display().to_string()).collect();
-            note!("no models in {}; `smallmind pull hf:OWNER/NAME` downloads one", searched.join(", "));
+            let caches = [&caches.hugging_face, &caches.llama_cpp].map(|folder| folder.display().to_string());
+            let searched = [&caches[..], &without].concat().join(", ");
+            note!("no models in {searched}; `smallmind pull hf:OWNER/NAME` downloads one");
+        } else if !without.is_empty() {
+            note!("no models in {}", without.join(", "));
         }
         Ok(())
     }

@@ -198,6 +198,8 @@ fn files_in_a_folder_are_listed_as_what_they_are() {
     assert_eq!(listed["models"].as_array().unwrap().len(), 4, "{listed}");
     let none = run("models all/empty");
     assert!(none.stderr.contains("no models in ") && none.stderr.contains(", all/empty; "), "{none:?}");
+    let some = run("models all all/empty");
+    assert!(some.stderr.ends_with("no models in all/empty\n"), "{some:?}");
     run("models all/fake.gguf").fails(2, &["all/fake.gguf: this is a file", "inspect"]);
 }
 
