@@ -129,7 +129,7 @@ impl ChatTemplates {
             writer.set(KEY, text(source))?;
         }
         let names: GgufStrings = self.named().map(|(name, _)| name).collect();
-        if names.len() > 0 {
+        if !names.is_empty() {
             writer.set(NAMES_KEY, GgufValue::Array(GgufArray::Strings(names)))?;
         }
         for (name, source) in self.named() {
