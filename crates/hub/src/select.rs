@@ -46,7 +46,7 @@ pub(crate) enum Selection {
 /// A GGUF file, or the parts of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Gguf {
-    /// The names that are there, the first one first.
+    /// The names that are there, in their order.
     pub parts: Vec<String>,
     /// The format in its name.
     pub format: Option<String>,
@@ -57,7 +57,7 @@ pub(crate) struct Gguf {
 impl Gguf {
     /// The name of the first part that is missing.
     pub fn missing(&self) -> Option<String> {
-        (1..=self.expected).map(|number| self.part(number)).find(|part| !self.parts.contains(part))
+        (1..=self.expected).map(|number| self.part(number)).find(|part| self.parts.binary_search(part).is_err())
     }
 
     fn part(&self, number: usize) -> String {
