@@ -266,12 +266,13 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use smallmind_kernels::MatMut;
-    use smallmind_simd::IsaKind;
+    use smallmind_simd::{Scalar, WithIsa};
 
     use super::*;
     use crate::access::{Access, Chunk, Extent, Read, Sharing, View, Write};
     use crate::op::{Heads, Index, Norm, Op};
-    use crate::{Decay, Graph, GraphBuilder, Init, NoProbe, NodeId, ParamSpec, PlanOptions, fuse, grad};
+    use crate::plan::Planner;
+    use crate::{Decay, Graph, GraphBuilder, Init, NoProbe, NodeId, ParamSpec, fuse, grad};
 
     /// Tokens of each of two sequences. Miri takes a thousand times as long.
     const SEQUENCE: usize = if cfg!(miri) { 6 } else { 120 };
@@ -315,8 +316,11 @@ mod tests {
         build().unwrap()
     }
 
+    /// Portable code alone, so that the kernels of other instruction sets are not compiled again for these tests.
     fn plan(is_cached: bool) -> Plan {
-        Plan::new(model(is_cached), PlanOptions::flat(LIMITS, THREADS, IsaKind::best())).unwrap()
+        let graph = Arc::new(model(is_cached));
+        let planner = Planner { graph, limits: LIMITS, threads: THREADS, storage: None, ropes: &mut vec![] };
+        planner.call(Scalar::new()).unwrap()
     }
 
     /// Runs a plan on a batch that fills it; returns the message if it panics.

@@ -165,12 +165,12 @@ impl Plan {
     }
 }
 
-struct Planner<'r> {
-    graph: Arc<Graph>,
-    limits: Limits,
-    threads: usize,
-    storage: Option<Arc<Storage>>,
-    ropes: &'r mut RopeTables,
+pub(crate) struct Planner<'r> {
+    pub graph: Arc<Graph>,
+    pub limits: Limits,
+    pub threads: usize,
+    pub storage: Option<Arc<Storage>>,
+    pub ropes: &'r mut RopeTables,
 }
 
 impl WithIsa for Planner<'_> {

@@ -115,6 +115,7 @@
 pub mod activation;
 pub mod attention;
 pub mod blocks;
+mod compiled;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;

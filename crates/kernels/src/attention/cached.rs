@@ -23,6 +23,7 @@ use smallmind_simd::{Isa, math};
 use super::Scoring;
 use super::few::{self, FEW_DEPTH, FEW_ROWS};
 
+use crate::compiled::{Compiled, Pages};
 use crate::matmul::{Epilogue, Operand, Update, gemm, gemm_scratch_len, transpose_rows};
 use crate::softmax::exp_row;
 use crate::{Mat, MatMut};
@@ -111,17 +112,29 @@ pub fn attend_block_scratch_len<I: Isa>(isa: I, rows: usize, head_dim: usize) ->
 /// partial_cols(head_dim)]`; see the [module](super).
 ///
 /// `page` gives the page that holds the keys from `PAGE · i` on, for each `i` from the first to the last that a row sees.
-/// `scratch` holds at least
-/// [`attend_block_scratch_len`] elements. What `partials` and the scratch hold before is never read; places of pages
+/// `scratch` holds at least [`attend_block_scratch_len`] elements. What `partials` and the scratch hold before is never read; places of pages
 /// that no row sees change no result.
 ///
 /// # Panics
 /// If shapes disagree, a page has another length than [`page_len`], or the scratch is too short.
+#[inline]
 pub fn attend_block<'p, I: Isa>(
     isa: I,
     queries: BlockQueries,
     block: usize,
     page: impl Fn(usize) -> &'p [f32],
+    partials: MatMut,
+    scratch: &mut [f32],
+) {
+    (Compiled::<I>::kernels().attend_block)(isa, queries, block, &page, partials, scratch);
+}
+
+/// What [`attend_block`] does, compiled where it is called.
+pub(crate) fn attend<'p, I: Isa>(
+    isa: I,
+    queries: BlockQueries,
+    block: usize,
+    page: Pages<'_, 'p>,
     partials: MatMut,
     scratch: &mut [f32],
 ) {

@@ -42,15 +42,21 @@ pub(super) fn scores<'p, I: Isa>(isa: I, q: Mat, keys: usize, page: impl Fn(usiz
             for first in (0..q.rows()).step_by(ROWS_AT_ONCE) {
                 let rows = first..(first + ROWS_AT_ONCE).min(q.rows());
                 let (q, scores) = (q.rows_range(rows.clone()), scores.reborrow().rows_range(rows));
-                match (q.rows(), register_sums::<I>() == 16) {
-                    (1, true) => scores_of::<I, 1, 4, 2>(isa, q, keys, &page, scores),
-                    (1, false) => scores_of::<I, 1, 8, 1>(isa, q, keys, &page, scores),
-                    (2, true) => scores_of::<I, 2, 4, 2>(isa, q, keys, &page, scores),
-                    (2, false) => scores_of::<I, 2, 4, 1>(isa, q, keys, &page, scores),
-                    (3, true) => scores_of::<I, 3, 4, 1>(isa, q, keys, &page, scores),
-                    (3, false) => scores_of::<I, 3, 2, 1>(isa, q, keys, &page, scores),
-                    (_, true) => scores_of::<I, 4, 4, 1>(isa, q, keys, &page, scores),
-                    (_, false) => scores_of::<I, 4, 2, 1>(isa, q, keys, &page, scores),
+                // A constant, so that the kernels of the other case are not compiled.
+                if const { register_sums::<I>() == 16 } {
+                    match q.rows() {
+                        1 => scores_of::<I, 1, 4, 2>(isa, q, keys, &page, scores),
+                        2 => scores_of::<I, 2, 4, 2>(isa, q, keys, &page, scores),
+                        3 => scores_of::<I, 3, 4, 1>(isa, q, keys, &page, scores),
+                        _ => scores_of::<I, 4, 4, 1>(isa, q, keys, &page, scores),
+                    }
+                } else {
+                    match q.rows() {
+                        1 => scores_of::<I, 1, 8, 1>(isa, q, keys, &page, scores),
+                        2 => scores_of::<I, 2, 4, 1>(isa, q, keys, &page, scores),
+                        3 => scores_of::<I, 3, 2, 1>(isa, q, keys, &page, scores),
+                        _ => scores_of::<I, 4, 2, 1>(isa, q, keys, &page, scores),
+                    }
                 }
             }
         },
@@ -180,14 +186,25 @@ fn outputs_of<'p, I: Isa, const R: usize>(
     let mut product = Outputs::<R, _> { weights, page, out: &mut out };
     let mut at = 0;
     while at < vectors {
-        at += match (vectors - at, register_sums::<I>() / R) {
-            (8.., 8..) => product.vectors::<I, 8, 1>(isa, at),
-            (4.., 8..) => product.vectors::<I, 4, 2>(isa, at),
-            (4.., 4..) => product.vectors::<I, 4, 1>(isa, at),
-            (2.., 8..) => product.vectors::<I, 2, 4>(isa, at),
-            (2.., 4..) => product.vectors::<I, 2, 2>(isa, at),
-            (2.., _) => product.vectors::<I, 2, 1>(isa, at),
-            _ => product.vectors::<I, 1, 2>(isa, at),
+        // Constants, so that the kernels of the other cases are not compiled.
+        at += if const { register_sums::<I>() / R >= 8 } {
+            match vectors - at {
+                8.. => product.vectors::<I, 8, 1>(isa, at),
+                4.. => product.vectors::<I, 4, 2>(isa, at),
+                2.. => product.vectors::<I, 2, 4>(isa, at),
+                _ => product.vectors::<I, 1, 2>(isa, at),
+            }
+        } else if const { register_sums::<I>() / R >= 4 } {
+            match vectors - at {
+                4.. => product.vectors::<I, 4, 1>(isa, at),
+                2.. => product.vectors::<I, 2, 2>(isa, at),
+                _ => product.vectors::<I, 1, 2>(isa, at),
+            }
+        } else {
+            match vectors - at {
+                2.. => product.vectors::<I, 2, 1>(isa, at),
+                _ => product.vectors::<I, 1, 2>(isa, at),
+            }
         };
     }
     product.last_columns(isa, vectors * I::LANES);

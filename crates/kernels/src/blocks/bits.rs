@@ -129,3 +129,16 @@ pub fn write_six_bits(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_are_widened_exactly() {
+        for bits in 0..=u16::MAX {
+            let (got, want) = (widen(f16::from_bits(bits)), f16::from_bits(bits).to_f32());
+            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{bits:#06x}: {got}, {want}");
+        }
+    }
+}

@@ -345,28 +345,47 @@ impl<D: Int8Dot> Kernels<D> {
     }
 }
 
+type Tables<D> = [Kernels<D>; 13];
+
+// Each table comes from a function that is never inlined; see `crate::compiled`.
+
 // Without vectors several rows at once are much code.
-static SCALAR: [Kernels<Scalar>; 13] = Kernels::all(1);
+#[inline(never)]
+fn scalar() -> &'static Tables<Scalar> {
+    const { &Kernels::all(1) }
+}
+
 #[cfg(target_arch = "x86_64")]
-static AVX2: [Kernels<Avx2>; 13] = Kernels::all(4);
+#[inline(never)]
+fn avx2() -> &'static Tables<Avx2> {
+    const { &Kernels::all(4) }
+}
+
 #[cfg(target_arch = "x86_64")]
-static AVX512: [Kernels<Avx512>; 13] = Kernels::all(4);
+#[inline(never)]
+fn avx512() -> &'static Tables<Avx512> {
+    const { &Kernels::all(4) }
+}
+
 #[cfg(target_arch = "x86_64")]
-static AVX512_VNNI: [Kernels<Avx512Vnni>; 13] = Kernels::all(4);
+#[inline(never)]
+fn avx512_vnni() -> &'static Tables<Avx512Vnni> {
+    const { &Kernels::all(4) }
+}
 
 /// The kernels of `D` for a format.
 #[inline(always)]
 fn kernels_of<D: Int8Dot>(format: Format) -> &'static Kernels<D> {
     let tables: &[&'static dyn Any] = &[
-        &SCALAR,
+        scalar(),
         #[cfg(target_arch = "x86_64")]
-        &AVX2,
+        avx2(),
         #[cfg(target_arch = "x86_64")]
-        &AVX512,
+        avx512(),
         #[cfg(target_arch = "x86_64")]
-        &AVX512_VNNI,
+        avx512_vnni(),
     ];
-    let of_token = tables.iter().find_map(|table| table.downcast_ref::<[Kernels<D>; 13]>());
+    let of_token = tables.iter().find_map(|table| table.downcast_ref::<Tables<D>>());
     let kernels = of_token.expect("each token has a table");
     kernels.iter().find(|kernels| kernels.format == format).expect("each format of blocks has kernels")
 }

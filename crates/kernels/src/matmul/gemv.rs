@@ -233,22 +233,35 @@ macro_rules! instances {
 /// The kernels by the number of rows of x, less one.
 type Instances<I> = [GemvFn<I>; PASS_ROWS];
 
-static SCALAR: Instances<Scalar> = instances!(Scalar, 1 4, 2 2, 3 2, 4 2, 5 1, 6 1, 7 1, 8 1);
+// Each table comes from a function that is never inlined; see `crate::compiled`.
+
+#[inline(never)]
+fn scalar() -> &'static Instances<Scalar> {
+    const { &instances!(Scalar, 1 4, 2 2, 3 2, 4 2, 5 1, 6 1, 7 1, 8 1) }
+}
+
 #[cfg(target_arch = "x86_64")]
-static AVX2: Instances<Avx2> = instances!(Avx2, 1 4, 2 4, 3 3, 4 2, 5 2, 6 2, 7 1, 8 1);
+#[inline(never)]
+fn avx2() -> &'static Instances<Avx2> {
+    const { &instances!(Avx2, 1 4, 2 4, 3 3, 4 2, 5 2, 6 2, 7 1, 8 1) }
+}
+
 #[cfg(target_arch = "x86_64")]
-static AVX512: Instances<Avx512> = instances!(Avx512, 1 4, 2 6, 3 6, 4 5, 5 4, 6 4, 7 3, 8 3);
+#[inline(never)]
+fn avx512() -> &'static Instances<Avx512> {
+    const { &instances!(Avx512, 1 4, 2 6, 3 6, 4 5, 5 4, 6 4, 7 3, 8 3) }
+}
 
 /// The kernels of `I`.
 fn instances_of<I: Isa>() -> &'static Instances<I> {
     let table: &'static dyn Any = match I::KIND {
-        IsaKind::Scalar => &SCALAR,
+        IsaKind::Scalar => scalar(),
         #[cfg(target_arch = "x86_64")]
-        IsaKind::Avx2 => &AVX2,
+        IsaKind::Avx2 => avx2(),
         #[cfg(target_arch = "x86_64")]
-        IsaKind::Avx512 => &AVX512,
+        IsaKind::Avx512 => avx512(),
         #[cfg(not(target_arch = "x86_64"))]
-        IsaKind::Avx2 | IsaKind::Avx512 => &SCALAR,
+        IsaKind::Avx2 | IsaKind::Avx512 => scalar(),
     };
     table.downcast_ref().expect("each instruction set has one token")
 }

@@ -41,11 +41,10 @@ mod partition;
 mod quantized;
 mod strips;
 mod tables;
-#[cfg(test)]
-mod tests;
 mod tile;
 
 pub use gemv::GEMV_MAX_ROWS;
+pub use nest::GemmSizes;
 pub use operand::{Epilogue, Layout, Operand, Update};
 pub(crate) use packed::transpose_rows;
 pub use packed::{PackedWeight, pack_rows, pack_weight, pack_weight_as, pack_weight_scratch_len, packed_len};
@@ -57,9 +56,10 @@ use std::ops::Range;
 use arithmetic::{Bf16Gemm, F32Gemm};
 use half::bf16;
 use nest::{Block, PanelSource};
-use smallmind_simd::{Bf16Dot, Isa};
+use smallmind_simd::{Bf16Dot, Int8Dot, Isa, WithInt8};
 use tables::HasKernels;
 
+use crate::compiled::Compiled;
 use crate::format::FormatKind;
 use crate::{Mat, MatMut};
 
@@ -128,6 +128,11 @@ pub fn gemm_scratch_len<I: Isa>(_isa: I, m: usize, n: usize, k: usize) -> usize 
     nest::scratch_len(F32Gemm::<I>::kernels(), m, n, k)
 }
 
+/// The sizes in which [`gemm`] computes, for tests and reports.
+pub fn gemm_sizes<I: Isa>(_isa: I) -> GemmSizes {
+    GemmSizes::of(F32Gemm::<I>::kernels())
+}
+
 /// `C = [C +] scale · op(A) · B [+ bias] [+ residual]`.
 ///
 /// `op(A)` is `[m, k]`, B is `[k, n]`, `c` is `[m, n]`; for `k = 0` the product is zero. `scratch` holds at least
@@ -147,10 +152,11 @@ pub fn gemm<'a, I: Isa>(
     epilogue: Epilogue,
     scratch: &mut [f32],
 ) {
-    multiply(isa, a, b.into(), c, epilogue, scratch);
+    (Compiled::<I>::kernels().gemm)(isa, a, b.into(), c, epilogue, scratch);
 }
 
-fn multiply<I: Isa>(isa: I, a: Operand, b: RightFactor, c: MatMut, epilogue: Epilogue, scratch: &mut [f32]) {
+/// What [`gemm`] does, compiled where it is called.
+pub(crate) fn multiply<I: Isa>(isa: I, a: Operand, b: RightFactor, c: MatMut, epilogue: Epilogue, scratch: &mut [f32]) {
     check([a.rows(), a.cols()], [b.a_cols(), b.cols()], &c, &epilogue);
     if c.rows() == 0 || c.cols() == 0 {
         return;
@@ -215,6 +221,11 @@ pub fn gemm_bf16_scratch_len<D: Bf16Dot>(_dot: D, m: usize, n: usize, k: usize) 
     nest::scratch_len(Bf16Gemm::<D>::kernels(), m, n, k)
 }
 
+/// [`gemm_sizes`] for [`gemm_bf16`].
+pub fn gemm_bf16_sizes<D: Bf16Dot>(_dot: D) -> GemmSizes {
+    GemmSizes::of(Bf16Gemm::<D>::kernels())
+}
+
 /// [`gemm`] of operands in `bf16`, with sums, output, bias and residual in `f32`.
 ///
 /// Products are exact, and two at a time are added to a sum: see [`Bf16Dot::dot`] for the roundings. As with [`gemm`],
@@ -233,6 +244,20 @@ pub fn gemm_bf16<D: Bf16Dot>(
     check([a.rows(), a.cols()], [b.rows(), b.cols()], &c, &epilogue);
     if c.rows() > 0 && c.cols() > 0 {
         nest::run(Bf16Gemm(dot), Block { a, b: PanelSource::Operand(b), c, epilogue }, scratch);
+    }
+}
+
+/// [`gemm`] of the quantized rows `x` and a weight in blocks, with the byte products of `dot` instead of the best that the
+/// CPU has.
+///
+/// # Panics
+/// If the shapes disagree, the weight is not in blocks or was packed for other lanes.
+pub fn gemm_int8<D: Int8Dot>(dot: D, x: Mat, w: PackedWeight, c: MatMut, epilogue: Epilogue) {
+    assert!(w.format().kind() == FormatKind::Blocks, "a weight in {}, which has no blocks", w.format());
+    check([x.rows(), x.cols()], [RightFactor::Packed(w).a_cols(), w.cols()], &c, &epilogue);
+    assert!(w.lanes() == D::Isa::LANES, "strips of {} columns, vectors of {}", w.lanes(), D::Isa::LANES);
+    if c.rows() > 0 && c.cols() > 0 {
+        block_dots::Product { x, w, c, epilogue }.call(dot);
     }
 }
 

@@ -124,6 +124,36 @@ struct BlockScratch {
     has_b: bool,
 }
 
+/// The sizes of the tiles, panels and blocks in which products are computed, in elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GemmSizes {
+    /// The most rows of a tile.
+    pub tile_rows: usize,
+    /// The most columns of a tile, and the columns of a full panel of B.
+    pub tile_cols: usize,
+    /// Rows of a full panel of A.
+    pub panel_rows: usize,
+    /// The most products that are added up before an element of C is written.
+    pub depth: usize,
+    /// The most elements of a block of A.
+    pub block: usize,
+    /// The most columns whose panels of a transposed B are kept for all blocks of A.
+    pub kept_cols: usize,
+}
+
+impl GemmSizes {
+    pub(super) fn of<P: Arithmetic>(kernels: &Kernels<P>) -> Self {
+        Self {
+            tile_rows: kernels.rows(),
+            tile_cols: kernels.width(),
+            panel_rows: kernels.a_panel(),
+            depth: kernels.max_depth * P::STEP,
+            block: kernels.max_block * P::STEP,
+            kept_cols: KEPT_COLUMNS,
+        }
+    }
+}
+
 /// Words of scratch for any product of at most these sizes, whatever B's source.
 pub(super) fn scratch_len<P: Arithmetic>(kernels: &Kernels<P>, m: usize, n: usize, k: usize) -> usize {
     if m == 0 || n == 0 {
@@ -320,11 +350,11 @@ unsafe fn multiply_panel<P: Arithmetic>(
     for rows in tile_rows(m, kernels.rows(), !packed.a.is_null()) {
         let (a, a_stride, walk) = rows_of_a(kernels, a, packed.a, &rows);
         let (tile, kernels) = match (read, walk.packing, walk.strips) {
-            (PanelRead::Strips, _, Some(strips)) => (prefetches.next(&first), &strips[rows.len() - 1]),
+            (PanelRead::Strips, _, Some(strips)) => (prefetches.next(&first), strips[rows.len() - 1]),
             (PanelRead::PackedByFirst, Some(packing), _) if rows.start == 0 => (first, packing),
-            (PanelRead::PackedByFirst, Some(_), _) => (packed_b, &walk.plain[rows.len() - 1]),
-            (PanelRead::Half(kind), ..) => (first, &kernels.of_half(kind)[rows.len() - 1]),
-            (PanelRead::Plain, ..) => (first, &walk.plain[rows.len() - 1]),
+            (PanelRead::PackedByFirst, Some(_), _) => (packed_b, walk.plain[rows.len() - 1]),
+            (PanelRead::Half(kind), ..) => (first, kernels.of_half(kind)[rows.len() - 1]),
+            (PanelRead::Plain, ..) => (first, walk.plain[rows.len() - 1]),
             (PanelRead::Strips, _, None) | (PanelRead::PackedByFirst, None, _) => {
                 unreachable!("only products of f32 read B in strips or in place")
             }

@@ -24,19 +24,22 @@ use crate::format::HalfKind;
 /// which takes about as long as multiplying two rows by it.
 pub(super) const DIRECT_ROWS: usize = 4;
 
-/// The micro-kernels for one way of walking through A; the indices are the tile's rows and vectors, each less one.
+/// The micro-kernels for a number of rows, by the vectors of a panel of B, less one.
+type ByVectors<P> = &'static [KernelFn<P>];
+
+/// The micro-kernels for one way of walking through A, by the rows of the tile, less one.
 pub(super) struct WalkKernels<P: Arithmetic> {
     /// For a B that is a panel, or in normal layout.
-    pub plain: &'static [[KernelFn<P>; 3]],
+    pub plain: &'static [ByVectors<P>],
     /// As `plain`, but only for the most rows; these pack B as they read it. None if the arithmetic can't read an
     /// unpacked B.
-    pub packing: Option<&'static [KernelFn<P>; 3]>,
+    pub packing: Option<ByVectors<P>>,
     /// For a B in strips; none if the arithmetic has no strips.
-    pub strips: Option<&'static [[KernelFn<P>; 3]]>,
+    pub strips: Option<&'static [ByVectors<P>]>,
 }
 
-/// The micro-kernels that read strips of 16-bit floats, by rows and vectors, each less one.
-pub(super) type HalfKernels<P> = [[KernelFn<P>; 3]; DIRECT_ROWS];
+/// The micro-kernels that read strips of 16-bit floats, by the rows of the tile, less one.
+pub(super) type HalfKernels<P> = [ByVectors<P>; DIRECT_ROWS];
 
 /// The micro-kernels of an arithmetic, and the sizes of the panels and blocks that feed them.
 pub(super) struct Kernels<P: Arithmetic> {
@@ -102,46 +105,42 @@ pub(super) trait HasKernels: Arithmetic {
     fn kernels() -> &'static Kernels<Self>;
 }
 
-/// Kernels with the given numbers of rows, each one, two and three vectors wide.
+/// Kernels with the given numbers of rows and, for each, of vectors.
 macro_rules! instances {
-    ($arithmetic:ty, $walk:ty, $source:ty, $($rows:literal)*) => {
-        &[$(instances!(row $arithmetic, $walk, $source, $rows)),*]
+    ($arithmetic:ty, $walk:ty, $source:ty, [$($rows:literal)*], $vectors:tt) => {
+        &[$(instances!(row $arithmetic, $walk, $source, $rows, $vectors)),*]
     };
-    (row $arithmetic:ty, $walk:ty, $source:ty, $rows:literal) => {
-        [
-            kernel::<$arithmetic, $walk, $source, $rows, 1>,
-            kernel::<$arithmetic, $walk, $source, $rows, 2>,
-            kernel::<$arithmetic, $walk, $source, $rows, 3>,
-        ]
+    (row $arithmetic:ty, $walk:ty, $source:ty, $rows:literal, [$($vectors:literal)*]) => {
+        &[$(kernel::<$arithmetic, $walk, $source, $rows, $vectors>),*]
     };
 }
 
-/// The kernels of `f32` for a walk, with the given numbers of rows; `most` is the last of them.
+/// The kernels of `f32` for a walk, with the given numbers of rows, the last of which is `most`, and of vectors.
 macro_rules! f32_kernels {
-    ($isa:ty, $walk:ty, [$($rows:literal)*], $most:literal) => {
+    ($isa:ty, $walk:ty, $rows:tt, $most:literal, $vectors:tt) => {
         WalkKernels {
-            plain: instances!(F32Gemm<$isa>, $walk, Adjacent<false>, $($rows)*),
-            packing: Some(&instances!(row F32Gemm<$isa>, $walk, Adjacent<true>, $most)),
-            strips: Some(instances!(F32Gemm<$isa>, $walk, InStrips, $($rows)*)),
+            plain: instances!(F32Gemm<$isa>, $walk, Adjacent<false>, $rows, $vectors),
+            packing: Some(instances!(row F32Gemm<$isa>, $walk, Adjacent<true>, $most, $vectors)),
+            strips: Some(instances!(F32Gemm<$isa>, $walk, InStrips, $rows, $vectors)),
         }
     };
 }
 
-/// The kernels of `f32` that read strips of 16-bit floats.
+/// The kernels of `f32` that read strips of 16-bit floats, with the given numbers of vectors.
 macro_rules! half_kernels {
-    ($isa:ty) => {
+    ($isa:ty, $vectors:tt) => {
         Some([
-            instances!(F32Gemm<$isa>, AlongRows<f32>, InHalfStrips<f16>, 1 2 3 4),
-            instances!(F32Gemm<$isa>, AlongRows<f32>, InHalfStrips<bf16>, 1 2 3 4),
+            instances!(F32Gemm<$isa>, AlongRows<f32>, InHalfStrips<f16>, [1 2 3 4], $vectors),
+            instances!(F32Gemm<$isa>, AlongRows<f32>, InHalfStrips<bf16>, [1 2 3 4], $vectors),
         ])
     };
 }
 
-/// The kernels of `bf16` for a walk, with the given numbers of rows.
+/// The kernels of `bf16` for a walk, with the given numbers of rows and of vectors.
 macro_rules! bf16_kernels {
-    ($dot:ty, $walk:ty, [$($rows:literal)*]) => {
+    ($dot:ty, $walk:ty, $rows:tt, $vectors:tt) => {
         WalkKernels {
-            plain: instances!(Bf16Gemm<$dot>, $walk, Adjacent<false>, $($rows)*),
+            plain: instances!(Bf16Gemm<$dot>, $walk, Adjacent<false>, $rows, $vectors),
             packing: None,
             strips: None,
         }
@@ -150,14 +149,14 @@ macro_rules! bf16_kernels {
 
 // A vector of eight lanes takes two of the sixteen registers of SSE2: 6 sums, 1 vector of B, 1 of A. On NEON it takes
 // two of thirty-two.
-static SCALAR: Kernels<F32Gemm<Scalar>> = Kernels {
+const SCALAR: Kernels<F32Gemm<Scalar>> = Kernels {
     vectors: 1,
     a_vectors: 3,
     max_depth: 256,
     max_block: 160 * 1024,
-    half: half_kernels!(Scalar),
-    along_rows: f32_kernels!(Scalar, AlongRows<f32>, [1 2 3 4 5 6], 6),
-    along_columns: f32_kernels!(Scalar, AlongColumns<f32>, [1 2 3 4 5 6], 6),
+    half: half_kernels!(Scalar, [1]),
+    along_rows: f32_kernels!(Scalar, AlongRows<f32>, [1 2 3 4 5 6], 6, [1]),
+    along_columns: f32_kernels!(Scalar, AlongColumns<f32>, [1 2 3 4 5 6], 6, [1]),
     copy: pack::copy::<_, 1>,
     copy_a: pack::copy::<_, 3>,
     transpose: pack::transpose,
@@ -165,14 +164,14 @@ static SCALAR: Kernels<F32Gemm<Scalar>> = Kernels {
 
 // Sixteen registers: 6 × 2 sums, 2 vectors of B, 1 of A.
 #[cfg(target_arch = "x86_64")]
-static AVX2: Kernels<F32Gemm<Avx2>> = Kernels {
+const AVX2: Kernels<F32Gemm<Avx2>> = Kernels {
     vectors: 2,
     a_vectors: 3,
     max_depth: 384,
     max_block: 160 * 1024,
-    half: half_kernels!(Avx2),
-    along_rows: f32_kernels!(Avx2, AlongRows<f32>, [1 2 3 4 5 6], 6),
-    along_columns: f32_kernels!(Avx2, AlongColumns<f32>, [1 2 3 4 5 6], 6),
+    half: half_kernels!(Avx2, [1 2]),
+    along_rows: f32_kernels!(Avx2, AlongRows<f32>, [1 2 3 4 5 6], 6, [1 2]),
+    along_columns: f32_kernels!(Avx2, AlongColumns<f32>, [1 2 3 4 5 6], 6, [1 2]),
     copy: pack::copy::<_, 2>,
     copy_a: pack::copy::<_, 3>,
     transpose: super::arch::avx2::transpose,
@@ -181,28 +180,28 @@ static AVX2: Kernels<F32Gemm<Avx2>> = Kernels {
 // Thirty-two registers: 8 × 3 sums, 3 vectors of B, 1 of A. A wide tile loads fewer words of A, each of which must be
 // broadcast.
 #[cfg(target_arch = "x86_64")]
-static AVX512: Kernels<F32Gemm<Avx512>> = Kernels {
+const AVX512: Kernels<F32Gemm<Avx512>> = Kernels {
     vectors: 3,
     a_vectors: 1,
     max_depth: 384,
     max_block: 160 * 1024,
-    half: half_kernels!(Avx512),
-    along_rows: f32_kernels!(Avx512, AlongRows<f32>, [1 2 3 4 5 6 7 8], 8),
-    along_columns: f32_kernels!(Avx512, AlongColumns<f32>, [1 2 3 4 5 6 7 8], 8),
+    half: half_kernels!(Avx512, [1 2 3]),
+    along_rows: f32_kernels!(Avx512, AlongRows<f32>, [1 2 3 4 5 6 7 8], 8, [1 2 3]),
+    along_columns: f32_kernels!(Avx512, AlongColumns<f32>, [1 2 3 4 5 6 7 8], 8, [1 2 3]),
     copy: pack::copy::<_, 3>,
     copy_a: pack::copy::<_, 1>,
     transpose: super::arch::avx512::transpose,
 };
 
 // The kernels of the scalar token, which run on every CPU, for tests.
-static SCALAR_BF16: Kernels<Bf16Gemm<Scalar>> = Kernels {
+const SCALAR_BF16: Kernels<Bf16Gemm<Scalar>> = Kernels {
     vectors: 1,
     a_vectors: 3,
     max_depth: 256,
     max_block: 160 * 1024,
     half: None,
-    along_rows: bf16_kernels!(Scalar, AlongRows<bf16>, [1 2 3 4 5 6]),
-    along_columns: bf16_kernels!(Scalar, AlongColumns<bf16>, [1 2 3 4 5 6]),
+    along_rows: bf16_kernels!(Scalar, AlongRows<bf16>, [1 2 3 4 5 6], [1]),
+    along_columns: bf16_kernels!(Scalar, AlongColumns<bf16>, [1 2 3 4 5 6], [1]),
     copy: pack::copy::<_, 1>,
     copy_a: pack::copy::<_, 3>,
     transpose: pack::transpose,
@@ -210,30 +209,60 @@ static SCALAR_BF16: Kernels<Bf16Gemm<Scalar>> = Kernels {
 
 // The registers are used as in `AVX512`.
 #[cfg(target_arch = "x86_64")]
-static AVX512_BF16: Kernels<Bf16Gemm<Avx512Bf16>> = Kernels {
+const AVX512_BF16: Kernels<Bf16Gemm<Avx512Bf16>> = Kernels {
     vectors: 3,
     a_vectors: 1,
     max_depth: 384,
     max_block: 160 * 1024,
     half: None,
-    along_rows: bf16_kernels!(Avx512Bf16, AlongRows<bf16>, [1 2 3 4 5 6 7 8]),
-    along_columns: bf16_kernels!(Avx512Bf16, AlongColumns<bf16>, [1 2 3 4 5 6 7 8]),
+    along_rows: bf16_kernels!(Avx512Bf16, AlongRows<bf16>, [1 2 3 4 5 6 7 8], [1 2 3]),
+    along_columns: bf16_kernels!(Avx512Bf16, AlongColumns<bf16>, [1 2 3 4 5 6 7 8], [1 2 3]),
     copy: pack::copy::<_, 3>,
     copy_a: pack::copy::<_, 1>,
     transpose: super::arch::avx512::transpose,
 };
 
+// Each table comes from a function that is never inlined; see `crate::compiled`.
+
+#[inline(never)]
+fn scalar() -> &'static Kernels<F32Gemm<Scalar>> {
+    &SCALAR
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(never)]
+fn avx2() -> &'static Kernels<F32Gemm<Avx2>> {
+    &AVX2
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(never)]
+fn avx512() -> &'static Kernels<F32Gemm<Avx512>> {
+    &AVX512
+}
+
+#[inline(never)]
+fn scalar_bf16() -> &'static Kernels<Bf16Gemm<Scalar>> {
+    &SCALAR_BF16
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(never)]
+fn avx512_bf16() -> &'static Kernels<Bf16Gemm<Avx512Bf16>> {
+    &AVX512_BF16
+}
+
 impl<I: Isa> HasKernels for F32Gemm<I> {
     #[inline(always)]
     fn kernels() -> &'static Kernels<Self> {
         let table: &'static dyn Any = match I::KIND {
-            IsaKind::Scalar => &SCALAR,
+            IsaKind::Scalar => scalar(),
             #[cfg(target_arch = "x86_64")]
-            IsaKind::Avx2 => &AVX2,
+            IsaKind::Avx2 => avx2(),
             #[cfg(target_arch = "x86_64")]
-            IsaKind::Avx512 => &AVX512,
+            IsaKind::Avx512 => avx512(),
             #[cfg(not(target_arch = "x86_64"))]
-            IsaKind::Avx2 | IsaKind::Avx512 => &SCALAR,
+            IsaKind::Avx2 | IsaKind::Avx512 => scalar(),
         };
         table.downcast_ref().expect("each instruction set has one token")
     }
@@ -243,9 +272,9 @@ impl<D: Bf16Dot> HasKernels for Bf16Gemm<D> {
     #[inline(always)]
     fn kernels() -> &'static Kernels<Self> {
         let tables: &[&'static dyn Any] = &[
-            &SCALAR_BF16,
+            scalar_bf16(),
             #[cfg(target_arch = "x86_64")]
-            &AVX512_BF16,
+            avx512_bf16(),
         ];
         tables.iter().find_map(|table| table.downcast_ref()).expect("each token has a table")
     }

@@ -86,7 +86,7 @@ fn searched_scales_cost_no_more_than_those_of_ggml() {
     /// The most that a single block may cost more: both searches end in some local minimum.
     const ROW: f64 = 1.04;
     let rows = floats(golden!("rows"));
-    let lines = include_str!("../../../tests/goldens/ggml-errors.txt");
+    let lines = include_str!("../goldens/ggml-errors.txt");
     let mut failed = Vec::new();
     let mut ratios = HashMap::<(&str, &str), Vec<f64>>::new();
     for line in lines.lines() {

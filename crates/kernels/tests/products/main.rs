@@ -1,18 +1,18 @@
-//! The products compared with their `f64` reference, in every layout and instruction set, and with themselves in
+//! Matrix products compared with their `f64` reference, in every layout and instruction set, and with themselves in
 //! windows.
 
 use std::ops::Range;
 
-use smallmind_simd::{Isa, IsaKind, WithIsa};
+use half::bf16;
+use smallmind_kernels::matmul::{
+    Epilogue, GEMV_MAX_ROWS, GemmSizes, Layout, Operand, PackedWeight, RightFactor, gemm, gemm_bf16,
+    gemm_bf16_scratch_len, gemm_bf16_sizes, gemm_int8, gemm_scratch_len, gemm_sizes, pack_rows, pack_weight,
+    pack_weight_as, pack_weight_scratch_len, packed_len, quantize_rows, quantized_words,
+};
+use smallmind_kernels::{Format, FormatKind, Mat, MatMut};
+use smallmind_simd::{Bf16Dot, Isa, IsaKind, WithIsa};
 
 use self::problem::*;
-use super::nest::KEPT_COLUMNS;
-use super::tables::Kernels;
-use super::*;
-
-fn kernels<I: Isa>() -> &'static Kernels<F32Gemm<I>> {
-    F32Gemm::<I>::kernels()
-}
 
 /// Runs a generic function for every instruction set of this CPU.
 macro_rules! on_every_isa {
@@ -39,7 +39,8 @@ mod problem;
 
 on_every_isa!(awkward_sizes_in_every_layout, awkward_sizes);
 fn awkward_sizes<I: Isa>(isa: I) {
-    let (mr, nr, depth, lanes) = (kernels::<I>().rows(), kernels::<I>().width(), kernels::<I>().max_depth, I::LANES);
+    let GemmSizes { tile_rows: mr, tile_cols: nr, depth, .. } = gemm_sizes(isa);
+    let lanes = I::LANES;
     let mut noise = Noise(1);
     for layouts in LAYOUTS {
         for m in [0, 1, 2, mr - 1, mr, mr + 1, 2 * mr + 1] {
@@ -81,17 +82,16 @@ fn random<I: Isa>(isa: I) {
 
 on_every_isa!(windows_are_bit_equal_to_the_whole, windows);
 fn windows<I: Isa>(isa: I) {
-    let depth = kernels::<I>().max_depth;
-    let (width, max_block) = (kernels::<I>().width(), kernels::<I>().max_block);
-    let (wide, many) = (3 * width + 70, max_block / 150 + 5);
-    assert!(KEPT_COLUMNS.is_multiple_of(width), "kept panels are whole");
+    let GemmSizes { tile_cols: width, depth, block, kept_cols, .. } = gemm_sizes(isa);
+    let (wide, many) = (3 * width + 70, block / 150 + 5);
+    assert!(kept_cols.is_multiple_of(width), "kept panels are whole");
     for seed in 0..120 {
         let mut noise = Noise(seed);
         let shape = match seed {
             0..2 => [14, wide, depth + 20],
             2..4 => [many, 70, 150],
             // Several blocks of rows, of depth and of kept columns.
-            4..8 => [max_block / depth + 5, KEPT_COLUMNS + width + 3, depth + 200],
+            4..8 => [block / depth + 5, kept_cols + width + 3, depth + 200],
             8..16 => [40, 90, 2 * depth + 1],
             _ => [1 + noise.below(50), 1 + noise.below(100), noise.below(150)],
         };
@@ -112,7 +112,7 @@ fn windows<I: Isa>(isa: I) {
 
 on_every_isa!(rows_of_a_transposed_factor_whole_pages_apart, pages_apart);
 fn pages_apart<I: Isa>(isa: I) {
-    let (mr, nr, depth) = (kernels::<I>().rows(), kernels::<I>().width(), kernels::<I>().max_depth);
+    let GemmSizes { tile_rows: mr, tile_cols: nr, depth, .. } = gemm_sizes(isa);
     for (k, n, layout) in
         [(33, 3 * nr, Layout::Normal), (depth + 19, 4 * nr + 1, Layout::Transposed), (5, nr, Layout::Normal)]
     {
@@ -171,27 +171,6 @@ fn scratch_len<I: Isa>(isa: I) {
         }
     }
     assert!(gemm_scratch_len(isa, 100_000, 100_000, 100_000) < 1 << 20);
-}
-
-on_every_isa!(transposing_in_registers_copies_what_portable_code_copies, transposes);
-fn transposes<I: Isa>(isa: I) {
-    let mut noise = Noise(9);
-    for depth in 0..40 {
-        for cols in 1..=kernels::<I>().width() {
-            let source = Buffer::new(&mut noise, cols, depth, f32::NAN);
-            let width = cols.next_multiple_of(I::LANES);
-            let [fast, portable] = [kernels::<I>().transpose, pack::transpose].map(|transpose| {
-                let mut panel = vec![SENTINEL; depth * width + 1];
-                // SAFETY: the panel holds depth * width elements, and width is a multiple of the lanes.
-                unsafe { transpose(isa, pack::WordRows::of(source.mat()), panel.as_mut_ptr(), width) };
-                panel
-            });
-            assert_eq!(fast, portable, "{} [{cols}, {depth}]", I::KIND);
-            let expected = (0..depth * width).map(|i| (i / width, i % width));
-            let expected = expected.map(|(p, j)| if j < cols { source.mat().row(j)[p] } else { 0.0 });
-            assert!(portable.iter().copied().eq(expected.chain([SENTINEL])), "{} [{cols}, {depth}]", I::KIND);
-        }
-    }
 }
 
 #[test]
@@ -269,8 +248,8 @@ impl NarrowProblem {
 
 on_every_dot!(bf16_of_awkward_sizes_in_every_layout, narrow_sizes);
 fn narrow_sizes<D: Bf16Dot>(dot: D) {
-    let kernels = Bf16Gemm::<D>::kernels();
-    let (mr, nr, depth, lanes) = (kernels.rows(), kernels.width(), 2 * kernels.max_depth, <D::Isa as Isa>::LANES);
+    let GemmSizes { tile_rows: mr, tile_cols: nr, depth, .. } = gemm_bf16_sizes(dot);
+    let lanes = <D::Isa as Isa>::LANES;
     let mut noise = Noise(2);
     for layouts in LAYOUTS {
         for m in [0, 1, 2, mr - 1, mr, mr + 1, 2 * mr + 1] {

@@ -5,7 +5,7 @@ mod packing;
 mod rows;
 mod unpacking;
 
-use super::*;
+use smallmind_kernels::{Block, Format};
 
 /// Formats that store numbers by codes and scales.
 const QUANTIZED: [Format; 13] = [
@@ -27,7 +27,7 @@ const QUANTIZED: [Format; 13] = [
 /// A file of `benchmarks/goldens/make_block_goldens.py`.
 macro_rules! golden {
     ($name:literal) => {
-        include_bytes!(concat!("../../../tests/goldens/", $name, ".bin")).as_slice()
+        include_bytes!(concat!("../goldens/", $name, ".bin")).as_slice()
     };
 }
 use golden;

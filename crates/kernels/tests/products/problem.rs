@@ -2,78 +2,78 @@
 
 use std::ops::Range;
 
+use smallmind_kernels::matmul::{Epilogue, Layout, Operand, Update, gemm, gemm_scratch_len};
+use smallmind_kernels::reference::Matrix;
+use smallmind_kernels::reference::matmul::matmul;
+use smallmind_kernels::{Mat, MatMut};
 use smallmind_simd::Isa;
 
-use super::super::*;
-use crate::reference::Matrix;
-use crate::reference::matmul::matmul;
-
 /// Fills memory that no kernel may write.
-pub(super) const SENTINEL: f32 = -7.5e20;
+pub const SENTINEL: f32 = -7.5e20;
 
 /// Numbers from a seed.
-pub(super) struct Noise(pub(super) u64);
+pub struct Noise(pub u64);
 
 impl Noise {
-    pub(super) fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 33
     }
 
-    pub(super) fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         self.next() as usize % n
     }
 
     /// A number in `-1..1`.
-    pub(super) fn float(&mut self) -> f32 {
+    pub fn float(&mut self) -> f32 {
         self.next() as f32 / (1u64 << 30) as f32 - 1.0
     }
 }
 
 /// A matrix in a larger buffer: misaligned, with gaps between the rows that are filled with a sentinel.
-pub(super) struct Buffer {
-    pub(super) data: Vec<f32>,
-    pub(super) offset: usize,
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    pub(super) stride: usize,
-    pub(super) gap: f32,
+pub struct Buffer {
+    pub data: Vec<f32>,
+    pub offset: usize,
+    pub rows: usize,
+    pub cols: usize,
+    pub stride: usize,
+    pub gap: f32,
 }
 
 impl Buffer {
-    pub(super) fn new(noise: &mut Noise, rows: usize, cols: usize, gap: f32) -> Self {
+    pub fn new(noise: &mut Noise, rows: usize, cols: usize, gap: f32) -> Self {
         let stride = cols + noise.below(4);
         Self::with_stride(noise, rows, cols, stride, gap)
     }
 
-    pub(super) fn with_stride(noise: &mut Noise, rows: usize, cols: usize, stride: usize, gap: f32) -> Self {
+    pub fn with_stride(noise: &mut Noise, rows: usize, cols: usize, stride: usize, gap: f32) -> Self {
         let offset = noise.below(5);
         let mut buffer = Self { data: vec![gap; offset + rows * stride + 3], offset, rows, cols, stride, gap };
         buffer.fill(|| noise.float());
         buffer
     }
 
-    pub(super) fn fill(&mut self, mut value: impl FnMut() -> f32) {
+    pub fn fill(&mut self, mut value: impl FnMut() -> f32) {
         for r in 0..self.rows {
             let start = self.offset + r * self.stride;
             self.data[start..start + self.cols].fill_with(&mut value);
         }
     }
 
-    pub(super) fn mat(&self) -> Mat<'_> {
+    pub fn mat(&self) -> Mat<'_> {
         self.shaped(&self.data)
     }
 
     /// The matrix of that shape in other data of the same length.
-    pub(super) fn shaped<'a, T>(&self, data: &'a [T]) -> Mat<'a, T> {
+    pub fn shaped<'a, T>(&self, data: &'a [T]) -> Mat<'a, T> {
         Mat::with_stride(&data[self.offset..], self.rows, self.cols, self.stride)
     }
 
-    pub(super) fn mat_mut(&mut self) -> MatMut<'_> {
+    pub fn mat_mut(&mut self) -> MatMut<'_> {
         MatMut::with_stride(&mut self.data[self.offset..], self.rows, self.cols, self.stride)
     }
 
-    pub(super) fn check_gaps(&self) {
+    pub fn check_gaps(&self) {
         for (i, &x) in self.data.iter().enumerate() {
             let inside = i >= self.offset && {
                 let (r, c) = ((i - self.offset) / self.stride.max(1), (i - self.offset) % self.stride.max(1));
@@ -88,19 +88,19 @@ impl Buffer {
 }
 
 /// A problem with all its data.
-pub(super) struct Problem {
-    pub(super) a: Buffer,
-    pub(super) b: Buffer,
-    pub(super) c: Buffer,
-    pub(super) layouts: [Layout; 2],
-    pub(super) scale: f32,
-    pub(super) update: Update,
-    pub(super) bias: Option<Vec<f32>>,
-    pub(super) residual: Option<Buffer>,
+pub struct Problem {
+    pub a: Buffer,
+    pub b: Buffer,
+    pub c: Buffer,
+    pub layouts: [Layout; 2],
+    pub scale: f32,
+    pub update: Update,
+    pub bias: Option<Vec<f32>>,
+    pub residual: Option<Buffer>,
 }
 
 /// A random problem; the bits of `epilogue`, below 16, say which parts its epilogue has.
-pub(super) fn problem(noise: &mut Noise, [m, n, k]: [usize; 3], layouts: [Layout; 2], epilogue: usize) -> Problem {
+pub fn problem(noise: &mut Noise, [m, n, k]: [usize; 3], layouts: [Layout; 2], epilogue: usize) -> Problem {
     let shape = |layout, rows, cols| if layout == Layout::Normal { (rows, cols) } else { (cols, rows) };
     let ((a_rows, a_cols), (b_rows, b_cols)) = (shape(layouts[0], m, k), shape(layouts[1], k, n));
     let update = if epilogue & 1 == 0 { Update::Overwrite } else { Update::Accumulate };
@@ -122,7 +122,7 @@ pub(super) fn problem(noise: &mut Noise, [m, n, k]: [usize; 3], layouts: [Layout
 
 impl Problem {
     /// `C` and, for each element, the sum of the magnitudes of its terms.
-    pub(super) fn expected(&self) -> [Matrix; 2] {
+    pub fn expected(&self) -> [Matrix; 2] {
         [|x: f64| x, f64::abs].map(|part| {
             let [a, b] = [&self.a, &self.b].map(|buffer| Matrix::from_f32(buffer.mat()).map(part));
             let mut c = matmul(&a, self.layouts[0], &b, self.layouts[1]).map(|x| x * part(f64::from(self.scale)));
@@ -138,7 +138,7 @@ impl Problem {
         })
     }
 
-    pub(super) fn epilogue(&self, rows: Range<usize>, columns: Range<usize>) -> Epilogue<'_> {
+    pub fn epilogue(&self, rows: Range<usize>, columns: Range<usize>) -> Epilogue<'_> {
         Epilogue {
             scale: self.scale,
             update: self.update,
@@ -148,7 +148,7 @@ impl Problem {
     }
 
     /// `C` after the product, `[m, n]`, computed window by window.
-    pub(super) fn run<I: Isa>(&self, isa: I, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
+    pub fn run<I: Isa>(&self, isa: I, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
         let mut c = Buffer { data: self.c.data.clone(), ..self.c };
         let k = if self.layouts[0] == Layout::Normal { self.a.cols } else { self.a.rows };
         let end = 3 + gemm_scratch_len(isa, c.rows, c.cols, k);
@@ -167,12 +167,12 @@ impl Problem {
         c
     }
 
-    pub(super) fn whole(&self) -> (Range<usize>, Range<usize>) {
+    pub fn whole(&self) -> (Range<usize>, Range<usize>) {
         (0..self.c.rows, 0..self.c.cols)
     }
 
     /// Compares with the reference. The bound: each term is rounded a few times and goes through at most `k` additions.
-    pub(super) fn check(&self, c: &Buffer, k: usize, what: &str) {
+    pub fn check(&self, c: &Buffer, k: usize, what: &str) {
         let [expected, magnitude] = self.expected();
         c.check_gaps();
         for i in 0..c.rows {
@@ -186,14 +186,14 @@ impl Problem {
 }
 
 /// A window of an operand, written apart from the one under test.
-pub(super) fn part<'a>(operand: Operand<'a>, rows: Range<usize>, cols: Range<usize>) -> Operand<'a> {
+pub fn part<'a>(operand: Operand<'a>, rows: Range<usize>, cols: Range<usize>) -> Operand<'a> {
     match operand.layout {
         Layout::Normal => Operand::normal(operand.mat.rows_range(rows).cols_range(cols)),
         Layout::Transposed => Operand::transposed(operand.mat.rows_range(cols).cols_range(rows)),
     }
 }
 
-pub(super) const LAYOUTS: [[Layout; 2]; 4] = [
+pub const LAYOUTS: [[Layout; 2]; 4] = [
     [Layout::Normal, Layout::Normal],
     [Layout::Normal, Layout::Transposed],
     [Layout::Transposed, Layout::Normal],
@@ -201,6 +201,6 @@ pub(super) const LAYOUTS: [[Layout; 2]; 4] = [
 ];
 
 /// Whether two buffers hold the same bits.
-pub(super) fn same_bits(x: &Buffer, y: &Buffer) -> bool {
+pub fn same_bits(x: &Buffer, y: &Buffer) -> bool {
     x.data.iter().zip(&y.data).all(|(x, y)| x.to_bits() == y.to_bits())
 }

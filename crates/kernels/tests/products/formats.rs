@@ -1,9 +1,10 @@
 //! Weights in formats other than `f32`: what is stored, and products with them.
 
+use smallmind_kernels::embedding::embedding_packed;
+use smallmind_kernels::reference;
+use smallmind_kernels::reference::formats::{quantized, stored};
+
 use super::*;
-use crate::Format;
-use crate::embedding::embedding_packed;
-use crate::reference::formats::{quantized, stored};
 
 /// Formats with codes and scales.
 fn blocks() -> impl Iterator<Item = Format> {
@@ -151,8 +152,8 @@ fn random_halves<I: Isa>(isa: I) {
 
 on_every_isa!(blocks_and_windows_leave_the_bits_of_halves_alone, windows_of_halves);
 fn windows_of_halves<I: Isa>(isa: I) {
-    let (rows, width, depth) = (kernels::<I>().rows(), kernels::<I>().width(), kernels::<I>().max_depth);
-    for (i, m) in [1, 4, rows + 1, 5 * rows + 3, kernels::<I>().max_block / depth + 9].into_iter().enumerate() {
+    let GemmSizes { tile_rows: rows, tile_cols: width, depth, block, .. } = gemm_sizes(isa);
+    for (i, m) in [1, 4, rows + 1, 5 * rows + 3, block / depth + 9].into_iter().enumerate() {
         for (n, k) in [(width + 3, depth), (2 * width - 1, 2 * depth + 7), (9 * width + I::LANES, 1500)] {
             let mut noise = Noise(i as u64);
             let epilogue = noise.below(16);
@@ -191,17 +192,17 @@ impl InBlocks {
             }
             bytes
         };
-        let mut values = crate::reference::blocks::unpacked(format, &bytes).into_iter();
+        let mut values = reference::blocks::unpacked(format, &bytes).into_iter();
         problem.b.fill(|| values.next().unwrap() as f32);
         Self { problem, format, bytes }
     }
 
-    /// The products, window by window, computed by `multiply`.
+    /// The products, window by window, computed by `multiply` from quantized rows.
     fn run_by<I: Isa>(
         &self,
         isa: I,
         windows: &[(Range<usize>, Range<usize>)],
-        multiply: impl Fn(block_dots::Product),
+        multiply: impl Fn(Mat, PackedWeight, MatMut, Epilogue),
     ) -> Buffer {
         let (problem, format) = (&self.problem, self.format);
         let mut c = Buffer { data: problem.c.data.clone(), ..problem.c };
@@ -215,13 +216,13 @@ impl InBlocks {
             let w = PackedWeight::new(isa, format, &words, n, k).cols_range(columns.clone());
             let c = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
             let epilogue = problem.epilogue(rows.clone(), columns.clone());
-            multiply(block_dots::Product { x: x.rows_range(rows.clone()), w, c, epilogue });
+            multiply(x.rows_range(rows.clone()), w, c, epilogue);
         }
         c
     }
 
     fn run<I: Isa>(&self, isa: I, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
-        self.run_by(isa, windows, |p| gemm(isa, Operand::normal(p.x), p.w, p.c, p.epilogue, &mut []))
+        self.run_by(isa, windows, |x, w, c, epilogue| gemm(isa, Operand::normal(x), w, c, epilogue, &mut []))
     }
 
     fn what(&self, seed: u64) -> String {
@@ -235,11 +236,10 @@ impl InBlocks {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn products_of_blocks_have_the_same_bits_on_avx2_and_avx512() {
-    use smallmind_simd::{Avx2, Avx512, Avx512Vnni, Int8Dot, WithInt8};
+    use smallmind_simd::{Avx2, Avx512, Avx512Vnni, Int8Dot};
 
-    fn by_token<D: Int8Dot>(dot: D, case: &InBlocks) -> Option<Buffer> {
-        let is_empty = case.problem.c.rows == 0 || case.problem.c.cols == 0;
-        (!is_empty).then(|| case.run_by(dot.isa(), &[case.problem.whole()], |product| product.call(dot)))
+    fn by_token<D: Int8Dot>(dot: D, case: &InBlocks) -> Buffer {
+        case.run_by(dot.isa(), &[case.problem.whole()], |x, w, c, epilogue| gemm_int8(dot, x, w, c, epilogue))
     }
 
     let (Some(avx2), avx512, vnni) = (Avx2::detect(), Avx512::detect(), Avx512Vnni::detect()) else { return };
@@ -250,8 +250,8 @@ fn products_of_blocks_have_the_same_bits_on_avx2_and_avx512() {
             let expected = case.run(avx2, &whole);
             let found = [
                 avx512.map(|isa| ("AVX-512", case.run(isa, &whole))),
-                avx512.and_then(|dot| Some(("AVX-512 without VNNI", by_token(dot, &case)?))),
-                vnni.and_then(|dot| Some(("AVX-512 with VNNI", by_token(dot, &case)?))),
+                avx512.map(|dot| ("AVX-512 without VNNI", by_token(dot, &case))),
+                vnni.map(|dot| ("AVX-512 with VNNI", by_token(dot, &case))),
             ];
             for (name, found) in found.into_iter().flatten() {
                 assert!(same_bits(&found, &expected), "{name}, {}", case.what(seed));
@@ -318,11 +318,11 @@ fn not_finite<I: Isa>(isa: I) {
 #[test]
 fn few_rows_behind_many_are_multiplied_as_many() {
     fn check<I: Isa>(isa: I) {
-        let (n, k) = (8 * kernels::<I>().width(), 1024);
-        let rows =
-            kernels::<I>().max_block / kernels::<I>().max_depth / kernels::<I>().a_panel() * kernels::<I>().a_panel();
+        let GemmSizes { tile_cols, panel_rows, depth, block, .. } = gemm_sizes(isa);
+        let (n, k) = (8 * tile_cols, 1024);
+        let rows = block / depth / panel_rows * panel_rows;
         // Blocks are nearly equal, in whole panels. The number of rows is such that few are left for the last block.
-        for m in (rows + 1..rows * 40).filter(|m| last_block::<I>(*m, k) <= 4).take(1) {
+        for m in (rows + 1..rows * 40).filter(|m| last_block(isa, *m, k) <= 4).take(1) {
             let mut noise = Noise(m as u64);
             let mut problem = problem(&mut noise, [m, n, k], [Layout::Normal, Layout::Transposed], 0);
             problem.a = Buffer::with_stride(&mut noise, m, k, k + 3, f32::NAN);
@@ -341,11 +341,11 @@ fn few_rows_behind_many_are_multiplied_as_many() {
 }
 
 /// Rows of the last block of `m` rows of A.
-fn last_block<I: Isa>(m: usize, k: usize) -> usize {
-    let (kernels, depth) = (kernels::<I>(), k.div_ceil(k.div_ceil(kernels::<I>().max_depth)).next_multiple_of(16));
-    let most = kernels.max_block / depth / kernels.a_panel() * kernels.a_panel();
+fn last_block<I: Isa>(isa: I, m: usize, k: usize) -> usize {
+    let GemmSizes { panel_rows, depth, block, .. } = gemm_sizes(isa);
+    let most = block / k.div_ceil(k.div_ceil(depth)).next_multiple_of(16) / panel_rows * panel_rows;
     let count = m.div_ceil(most);
-    let piece = m.div_ceil(count).next_multiple_of(kernels.a_panel());
+    let piece = m.div_ceil(count).next_multiple_of(panel_rows);
     m - (count - 1) * piece
 }
 

@@ -1,9 +1,9 @@
 //! Packed weights: where their elements are stored, and that products with them have the same bits as with weights in
 //! rows.
 
+use smallmind_kernels::embedding::{embedding, embedding_packed};
+
 use super::*;
-use crate::Format;
-use crate::embedding::{embedding, embedding_packed};
 
 /// The product of `problem`, whose B is transposed, window by window, with B packed.
 fn run_packed<I: Isa>(isa: I, problem: &Problem, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
@@ -46,8 +46,8 @@ fn random_packed<I: Isa>(isa: I) {
 
 on_every_isa!(blocks_and_windows_leave_the_bits_of_packed_weights_alone, packed_windows);
 fn packed_windows<I: Isa>(isa: I) {
-    let (rows, width, depth) = (kernels::<I>().rows(), kernels::<I>().width(), kernels::<I>().max_depth);
-    for (i, m) in [1, 2, rows, rows + 1, 5 * rows + 3, kernels::<I>().max_block / depth + 9].into_iter().enumerate() {
+    let GemmSizes { tile_rows: rows, tile_cols: width, depth, block, .. } = gemm_sizes(isa);
+    for (i, m) in [1, 2, rows, rows + 1, 5 * rows + 3, block / depth + 9].into_iter().enumerate() {
         // Few panels, and so many that a scattered A is packed; one block of the depth and several.
         for (n, k) in [(width + 3, depth), (2 * width - 1, 2 * depth + 7), (9 * width + I::LANES, 1500)] {
             let mut noise = Noise(i as u64);
