@@ -419,6 +419,16 @@ pub enum IndexFault {
     /// A file that is not there.
     #[error("the weights are incomplete: {} is missing; download it again", quote(.0))]
     MissingShard(String),
+    /// A tensor stands in two files, with different contents.
+    #[error("tensor {} stands in {} and in {}, and they differ", quote(tensor), quote(first), quote(second))]
+    TwoContents {
+        /// The tensor.
+        tensor: String,
+        /// The file that the index names for it.
+        first: String,
+        /// The other one.
+        second: String,
+    },
     /// A tensor is missing in the file that the index names for it.
     #[error("tensor {} is not in {}: index and weights belong to different models", quote(tensor), quote(shard))]
     NotInShard {

@@ -37,8 +37,8 @@ impl WeightFiles {
 
     /// The weights in the files that an index (`model.safetensors.index.json`) names; they are in the same folder.
     ///
-    /// A tensor that the index does not list is not part of the weights. The index's `metadata` may be absent: it only
-    /// repeats sizes.
+    /// A tensor that the index does not list is not part of the weights. One that stands in two of the files must be the
+    /// same in both. The index's `metadata` may be absent: it only repeats sizes.
     pub fn open_index(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
         let refuse = |fault| CheckpointError::Index { path: path.to_path_buf(), fault };
@@ -65,6 +65,18 @@ impl WeightFiles {
                 return Err(refuse(IndexFault::NotInShard { tensor: tensor.clone(), shard: shard.clone() }));
             };
             tensors.push((number, info.clone()));
+        }
+        for (number, (second, shard)) in numbers.iter().map(|(name, number)| (*number, (*name, &shards[*number]))) {
+            for info in shard.tensors() {
+                // The index could name either: they must be the same.
+                let Some(first) = map.get(&info.name).filter(|first| numbers[first.as_str()] != number) else {
+                    continue;
+                };
+                if !same_content(&shards[numbers[first.as_str()]], shard, info)? {
+                    let (tensor, first, second) = (info.name.clone(), first.clone(), second.to_owned());
+                    return Err(refuse(IndexFault::TwoContents { tensor, first, second }));
+                }
+            }
         }
         Ok(Self { path: path.to_path_buf(), shards, tensors })
     }
@@ -151,6 +163,25 @@ impl TensorSource for WeightFiles {
         check_inside(&self.path, &stored(info), at, out.len())?;
         self.shards[shard].read_at(info, out, at)
     }
+}
+
+/// Whether the tensor `second`, of the file `b`, stands in the file `a` with the same type, shape and bytes.
+fn same_content(a: &TensorFile, b: &TensorFile, second: &TensorInfo) -> Result<bool, CheckpointError> {
+    let first = a.info(&second.name)?;
+    if (first.dtype, &first.shape) != (second.dtype, &second.shape) {
+        return Ok(false);
+    }
+    const PIECE: u64 = 64 << 10;
+    let (mut of_first, mut of_second) = (vec![0; PIECE as usize], vec![0; PIECE as usize]);
+    for at in (0..second.bytes).step_by(PIECE as usize) {
+        let length = PIECE.min(second.bytes - at) as usize;
+        a.read_at(first, &mut of_first[..length], at)?;
+        b.read_at(second, &mut of_second[..length], at)?;
+        if of_first[..length] != of_second[..length] {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn stored(info: &TensorInfo) -> StoredTensor<'_> {

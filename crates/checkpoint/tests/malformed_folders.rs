@@ -104,6 +104,28 @@ fn indexes() {
     assert!(matches!(error, CheckpointError::Missing { .. }), "{error}");
 }
 
+/// A tensor in two files: the index could name either.
+#[test]
+fn a_tensor_in_two_files_is_the_same_in_both() {
+    let scratch = Scratch::new();
+    let file = |name: &str, change: usize| {
+        let mut bytes = safetensors(SMALL, 32);
+        let end = bytes.len();
+        bytes[end - 1] ^= change as u8;
+        scratch.file(name, bytes)
+    };
+    let index = r#"{"weight_map":{"a":"one.safetensors","b":"two.safetensors"}}"#;
+    let index = scratch.file("model.safetensors.index.json", index);
+    file("one.safetensors", 0);
+    file("two.safetensors", 0);
+    assert_eq!(WeightFiles::open_index(&index).unwrap().tensors().len(), 2);
+    file("two.safetensors", 1);
+    let error = WeightFiles::open_index(&index).unwrap_err();
+    assert!(matches!(&error, CheckpointError::Index { fault: IndexFault::TwoContents { .. }, .. }), "{error}");
+    let told = r#"tensor "b" stands in "two.safetensors" and in "one.safetensors", and they differ"#;
+    assert!(error.to_string().ends_with(told), "{error}");
+}
+
 #[test]
 fn folders() {
     let scratch = Scratch::new();

@@ -31,7 +31,7 @@ const MAX_FILES: usize = 100_000;
 /// The longest index of weights, in bytes.
 pub(crate) const MAX_INDEX_BYTES: u64 = 16 << 20;
 /// The most files of a model's weights.
-const MAX_SHARDS: usize = 512;
+pub(crate) const MAX_SHARDS: usize = 512;
 
 /// The folders in which tools keep the models that they have downloaded.
 #[derive(Clone, Debug, PartialEq, Eq)]

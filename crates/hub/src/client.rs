@@ -145,6 +145,8 @@ pub struct Client {
     base: String,
     token: Option<Token>,
     patience: Patience,
+    /// Whether a server has answered: then a name that is not found is a failure that may pass.
+    was_reached: AtomicBool,
 }
 
 impl Client {
@@ -177,7 +179,8 @@ impl Client {
             config = config.proxy(None::<Proxy>);
         }
         let base = endpoint.path().trim_end_matches('/').to_owned();
-        Ok(Self { agent: config.build().new_agent(), endpoint, base, token: settings.token, patience })
+        let (agent, token) = (config.build().new_agent(), settings.token);
+        Ok(Self { agent, endpoint, base, token, patience, was_reached: AtomicBool::new(false) })
     }
 
     /// The server's name, for messages.
@@ -266,9 +269,20 @@ impl Client {
         let mut pieces = Pieces { receiver, deadline: Instant::now() + self.patience.answer };
         match pieces.next(stop, "the server did not answer in time")? {
             Some(Piece::Header { status, headers }) => {
+                self.was_reached.store(true, Ordering::Relaxed);
                 Ok(Answer { url: url.clone(), status, headers, pieces, patience: self.patience })
             }
-            Some(Piece::Failed { why, is_final: true }) => Err(HubError::Request { url: shown(url), why }.into()),
+            Some(Piece::Failed { why, kind: FailureKind::NoConnection }) => {
+                let host = url.host().unwrap_or_default().to_owned();
+                Err(HubError::NoConnection { host, why }.into())
+            }
+            Some(Piece::Failed { why, kind: FailureKind::NoName }) if !self.was_reached.load(Ordering::Relaxed) => {
+                let host = url.host().unwrap_or_default().to_owned();
+                Err(HubError::NoConnection { host, why }.into())
+            }
+            Some(Piece::Failed { why, kind: FailureKind::Final }) => {
+                Err(HubError::Request { url: shown(url), why }.into())
+            }
             Some(Piece::Failed { why, .. }) => Err(Failure::passing(why)),
             _ => Err(Failure::passing("the connection ended before the answer")),
         }
@@ -332,18 +346,37 @@ enum Piece {
     Header { status: StatusCode, headers: HeaderMap },
     Data(Vec<u8>),
     End,
-    Failed { why: String, is_final: bool },
+    Failed { why: String, kind: FailureKind },
 }
 
-/// Whether a failed request would fail again: the server has no certificate that can be trusted, or speaks no TLS, or
-/// the proxy's address is wrong, or there is no such host or nothing that listens on it.
-fn is_final(error: &ureq::Error) -> bool {
+/// What a failure of a request means for the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FailureKind {
+    /// It may succeed.
+    Passing,
+    /// It would fail again.
+    Final,
+    /// The server's name is not found. Where a connection was there before, it may come back.
+    NoName,
+    /// Nothing listens at the address.
+    NoConnection,
+}
+
+/// What a failed request means, and why it failed. It would fail again if the server has no certificate that can be
+/// trusted, or speaks no TLS, or the proxy's address is wrong.
+fn failed(error: &ureq::Error) -> Piece {
     use std::io::ErrorKind::{ConnectionRefused, InvalidData};
     use ureq::Error::{BadUri, HostNotFound, InvalidProxyUrl, Io, Rustls, Tls};
+    // The standard library has no kind of its own for this.
+    let is_lookup = |error: &std::io::Error| error.to_string().starts_with("failed to lookup address");
+    let named = |why: &str, kind| Piece::Failed { why: why.to_owned(), kind };
     match error {
-        Io(error) => matches!(error.kind(), InvalidData | ConnectionRefused),
-        Tls(_) | Rustls(_) | InvalidProxyUrl | BadUri(_) | HostNotFound => true,
-        _ => false,
+        HostNotFound => named("name not found", FailureKind::NoName),
+        Io(error) if is_lookup(error) => named("name not found", FailureKind::NoName),
+        Io(error) if error.kind() == ConnectionRefused => named("connection refused", FailureKind::NoConnection),
+        Io(error) if error.kind() == InvalidData => named(&error.to_string(), FailureKind::Final),
+        Tls(_) | Rustls(_) | InvalidProxyUrl | BadUri(_) => named(&error.to_string(), FailureKind::Final),
+        other => named(&other.to_string(), FailureKind::Passing),
     }
 }
 
@@ -352,7 +385,7 @@ fn exchange(agent: &Agent, request: Request<()>, sender: &SyncSender<Piece>) {
     let response = match agent.run(request) {
         Ok(response) => response,
         Err(error) => {
-            let _ = sender.send(Piece::Failed { why: error.to_string(), is_final: is_final(&error) });
+            let _ = sender.send(failed(&error));
             return;
         }
     };
@@ -367,7 +400,7 @@ fn exchange(agent: &Agent, request: Request<()>, sender: &SyncSender<Piece>) {
             Ok(0) => Piece::End,
             Ok(read) => Piece::Data(buffer[..read].to_vec()),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => Piece::Failed { why: error.to_string(), is_final: false },
+            Err(error) => Piece::Failed { why: error.to_string(), kind: FailureKind::Passing },
         };
         let is_last = !matches!(piece, Piece::Data(_));
         if sender.send(piece).is_err() || is_last {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock the content's lock file
-//! return if the content is there
+//! return if the content is there and its checksum is right
 //! add up what `ETAG.incomplete` holds
 //! until it has the announced length: ask for the rest, append it
 //! compare the checksum; rename `ETAG.incomplete` to `ETAG`
@@ -25,7 +25,7 @@ use crate::checksum::{Checksum, Sum};
 use crate::client::{Answer, Client, Failure, Patience, answer_error, pause, shown};
 use crate::error::{HubError, quote};
 
-/// Bytes that must arrive between two failures for the first one not to count.
+/// Bytes beyond all that arrived before, after which earlier failures do not count any more.
 const PROGRESS: u64 = 64 << 10;
 /// How often a lock is tried.
 const LOCK_POLL: Duration = Duration::from_millis(200);
@@ -91,20 +91,27 @@ pub(crate) fn persist<T>(
     }
 }
 
-/// Whether the content of a file is in the cache.
+/// Whether the content of a file is in the cache, by its length.
 pub(crate) fn is_there(repository: &Repository, remote: &Remote) -> bool {
     let blob = fs::metadata(repository.blob(remote.checksum.hex()));
     blob.is_ok_and(|blob| blob.is_file() && blob.len() == remote.size)
 }
 
-/// Brings the content of a file into the cache, unless it is there. [`Talk::received`] is as before afterwards.
-pub(crate) fn download(talk: &mut Talk<'_>, repository: &Repository, remote: &Remote) -> Result<(), HubError> {
+/// Brings the content of a file into the cache, unless it is there, which its checksum tells. One that is damaged is
+/// removed, and [`Talk::received`] becomes less by its length; else that is as before afterwards. Returns whether the
+/// content was downloaded.
+pub(crate) fn download(talk: &mut Talk<'_>, repository: &Repository, remote: &Remote) -> Result<bool, HubError> {
     let etag = remote.checksum.hex();
     let (blob, incomplete) = (repository.blob(etag), repository.incomplete(etag));
     create_parent(&blob)?;
     let _lock = lock(talk, &repository.lock(etag), &remote.file)?;
     if is_there(repository, remote) {
-        return Ok(());
+        if checksum_of(&blob, remote, talk.stop)? == remote.checksum {
+            return Ok(false);
+        }
+        (talk.report)(Event::Damaged { file: &remote.file });
+        fs::remove_file(&blob).map_err(HubError::io(&blob, "remove"))?;
+        talk.received = talk.received.saturating_sub(remote.size);
     }
     let mut part = Part::open(&incomplete, remote, talk)?;
     let mut is_resumed = part.length > 0;
@@ -124,7 +131,30 @@ pub(crate) fn download(talk: &mut Talk<'_>, repository: &Repository, remote: &Re
         part.restart(remote)?;
     }
     part.file.sync_all().map_err(HubError::io(&incomplete, "write"))?;
-    fs::rename(&incomplete, &blob).map_err(HubError::io(&blob, "rename the downloaded file to"))
+    fs::rename(&incomplete, &blob).map_err(HubError::io(&blob, "rename the downloaded file to"))?;
+    Ok(true)
+}
+
+/// The checksum of a content in the cache.
+fn checksum_of(blob: &Path, remote: &Remote, stop: &AtomicBool) -> Result<Checksum, HubError> {
+    let mut file = File::open(blob).map_err(HubError::io(blob, "open"))?;
+    let mut sum = remote.checksum.begin(remote.size);
+    each_piece(&mut file, blob, stop, |data| sum.add(data))?;
+    Ok(sum.finish())
+}
+
+/// Reads a file to its end, unless the caller asks to stop.
+fn each_piece(file: &mut File, path: &Path, stop: &AtomicBool, mut take: impl FnMut(&[u8])) -> Result<(), HubError> {
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        if stop.load(Ordering::SeqCst) {
+            return Err(HubError::Stopped);
+        }
+        match file.read(&mut buffer).map_err(HubError::io(path, "read"))? {
+            0 => return Ok(()),
+            read => take(&buffer[..read]),
+        }
+    }
 }
 
 fn damaged(remote: &Remote, expected: String, found: String) -> HubError {
@@ -191,17 +221,12 @@ impl<'a> Part<'a> {
             part.restart(remote)?;
             return Ok(part);
         }
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            if talk.stop.load(Ordering::SeqCst) {
-                return Err(HubError::Stopped);
-            }
-            let read = part.file.read(&mut buffer).map_err(HubError::io(path, "read"))?;
-            if read == 0 {
-                return Ok(part);
-            }
-            part.count(&buffer[..read]);
-        }
+        let Self { file, length, sum, .. } = &mut part;
+        each_piece(file, path, talk.stop, |data| {
+            *length += data.len() as u64;
+            sum.add(data);
+        })?;
+        Ok(part)
     }
 
     fn count(&mut self, data: &[u8]) {
@@ -230,10 +255,12 @@ impl<'a> Part<'a> {
             (talk.report)(Event::Resuming { file: &remote.file, at: self.length });
         }
         let mut attempts = Attempts::new();
+        let mut furthest = self.length;
         while self.length < remote.size {
-            let start = self.length;
             let result = self.request(talk, remote, before);
-            if self.length >= start + PROGRESS {
+            // What arrives a second time, since a server sends no parts of files, is no progress.
+            if self.length >= furthest + PROGRESS {
+                furthest = self.length;
                 attempts.progressed();
             }
             let failure = match result {

@@ -87,6 +87,14 @@ pub enum HubError {
         /// Whether a token was sent.
         with_token: bool,
     },
+    /// The server can't be reached.
+    #[error("no connection to {host}: {why}")]
+    NoConnection {
+        /// The server.
+        host: String,
+        /// The reason.
+        why: String,
+    },
     /// A request failed in a way that trying again did not help.
     #[error("{url}: {why}")]
     Request {
@@ -144,6 +152,14 @@ pub enum SelectionFault {
     /// There are safetensors, but not under the names that weights have.
     #[error("the weights are not in model.safetensors or the files of model.safetensors.index.json{}", found(.0))]
     OtherWeights(Vec<String>),
+    /// A GGUF file in more parts than any model has.
+    #[error("the model is in {parts} parts; at most {max} are downloaded")]
+    TooManyParts {
+        /// How many there are.
+        parts: usize,
+        /// The limit.
+        max: usize,
+    },
     /// A file that belongs to the model is missing: a part of several, or the configuration.
     #[error("{} is missing", quote(.0))]
     MissingPart(String),

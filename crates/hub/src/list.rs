@@ -13,6 +13,10 @@ use crate::select::{CONFIG_FILE, Gguf, Selection, ggufs, select};
 /// How deep the folders of a user are looked into.
 const MAX_DEPTH: usize = 4;
 
+/// The folder of a run's checkpoints, and the beginning of their names.
+const CHECKPOINTS: &str = "checkpoints";
+const STEP: &str = "step-";
+
 /// What the caches or folders hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
@@ -67,14 +71,15 @@ pub fn list_caches(caches: &Caches) -> Result<Listing, HubError> {
     Ok(listing)
 }
 
-/// Lists the models in a folder and the folders in it.
+/// Lists the models in a folder and the folders in it. Checkpoints of a run are not listed by themselves: without a
+/// model of its own the run stands for the newest one.
 ///
 /// # Errors
 /// A folder that can't be read.
 pub fn list_folder(folder: &Path) -> Result<Listing, HubError> {
     let mut models = Vec::new();
-    let mut folders = vec![(folder.to_path_buf(), 0)];
-    while let Some((dir, depth)) = folders.pop() {
+    let mut open = vec![(folder.to_path_buf(), 0)];
+    while let Some((dir, depth)) = open.pop() {
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
             Err(error) if depth == 0 => return Err(HubError::io(&dir, "read")(error)),
@@ -94,12 +99,23 @@ pub fn list_folder(folder: &Path) -> Result<Listing, HubError> {
             }
         }
         files.sort();
-        models.extend(found_in(&dir, &files, &|choice| match choice {
+        let name = |choice: Option<&str>| match choice {
             Some(file) => dir.join(file).display().to_string(),
             None => dir.display().to_string(),
-        }));
+        };
+        let mut found = found_in(&dir, &files, &name);
+        let checkpoints = dir.join(CHECKPOINTS);
+        let newest = folders(&checkpoints).unwrap_or_default().into_iter().rfind(|folder| folder.starts_with(STEP));
+        if let Some(newest) = newest {
+            below.retain(|(folder, _)| *folder != checkpoints);
+            let newest = checkpoints.join(newest);
+            if !found.iter().any(|found| found.kind == Kind::Safetensors) {
+                found.extend(found_in(&newest, &files_of(&newest).unwrap_or_default(), &name));
+            }
+        }
+        models.extend(found);
         if depth < MAX_DEPTH {
-            folders.extend(below);
+            open.extend(below);
         }
     }
     models.sort_by(|a, b| a.name.cmp(&b.name));
@@ -238,8 +254,13 @@ mod tests {
         for name in [
             "run/config.json",
             "run/model.safetensors",
-            "run/checkpoints/step-1/config.json",
-            "run/checkpoints/step-1/model.safetensors",
+            "run/checkpoints/step-01/config.json",
+            "run/checkpoints/step-01/model.safetensors",
+            "new/checkpoints/step-09/config.json",
+            "new/checkpoints/step-09/model.safetensors",
+            "new/checkpoints/step-10/config.json",
+            "new/checkpoints/step-10/model.safetensors",
+            ".tmp-new-1-m.gguf",
             "half/config.json",
             "half/model.safetensors.index.json",
             "a-Q8_0.gguf",
@@ -260,11 +281,13 @@ mod tests {
             ("a-Q8_0.gguf", None),
             ("deep/b/m-00001-of-00002.gguf", Some("m-00002-of-00002.gguf")),
             ("half", Some("model.safetensors.index.json")),
+            ("new/checkpoints/step-10", None),
             ("run", None),
-            ("run/checkpoints/step-1", None),
         ];
         assert_eq!(found, expected.map(|(name, missing)| (name.to_owned(), missing)));
-        assert!(models.iter().all(|model| model.name == model.path.display().to_string()));
+        let run = dir.path().join("new").display().to_string();
+        assert!(models.iter().all(|model| model.name == model.path.display().to_string() || model.name == run));
+        assert!(models.iter().any(|model| model.name == run));
         assert!(list_folder(&dir.path().join("none")).is_err());
         assert!(list_folder(&dir.path().join("text.txt")).is_err());
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::api::{self, Remote};
-use crate::cache::{MAX_INDEX_BYTES, Repository, shards};
+use crate::cache::{MAX_INDEX_BYTES, MAX_SHARDS, Repository, shards};
 use crate::client::{Client, answer_error};
 use crate::download::{Talk, create_parent, download, is_there, persist};
 use crate::error::{HubError, SelectionFault};
@@ -40,6 +40,11 @@ pub enum Event<'a> {
         file: &'a str,
         /// Bytes that are there.
         at: u64,
+    },
+    /// A content that was in the cache is not that of the file: it is downloaded again.
+    Damaged {
+        /// The file's name.
+        file: &'a str,
     },
     /// Bytes have arrived.
     Received {
@@ -103,6 +108,9 @@ pub fn pull(
     let fault = |fault| HubError::Selection { name: name.to_string(), fault };
     let path = match select(&listing.files, name.choice()).map_err(fault)? {
         Selection::Gguf(parts) => {
+            if parts.len() > MAX_SHARDS {
+                return Err(fault(SelectionFault::TooManyParts { parts: parts.len(), max: MAX_SHARDS }));
+            }
             let path = plan.link(&parts[0]);
             plan.describe(&mut talk, parts)?;
             path
@@ -177,10 +185,10 @@ impl Plan<'_> {
         self.check_space(bytes.saturating_sub(present))?;
         talk.received = present;
         for (remote, was_there) in self.files.iter().zip(there) {
-            download(talk, self.repository, remote)?;
+            let is_new = download(talk, self.repository, remote)?;
             let path = self.link(&remote.file);
             publish(&path, remote, &self.repository.blob(remote.checksum.hex()), link)?;
-            talk.received += if was_there { 0 } else { remote.size };
+            talk.received += if was_there && !is_new { 0 } else { remote.size };
             (talk.report)(Event::Received { bytes: talk.received });
             (talk.report)(Event::Completed { file: &remote.file, bytes: remote.size });
         }

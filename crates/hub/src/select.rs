@@ -46,7 +46,7 @@ pub(crate) enum Selection {
 /// A GGUF file, or the parts of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Gguf {
-    /// The names that are there, the first one first.
+    /// The names that are there, in their order.
     pub parts: Vec<String>,
     /// The format in its name.
     pub format: Option<String>,
@@ -57,7 +57,7 @@ pub(crate) struct Gguf {
 impl Gguf {
     /// The name of the first part that is missing.
     pub fn missing(&self) -> Option<String> {
-        (1..=self.expected).map(|number| self.part(number)).find(|part| !self.parts.contains(part))
+        (1..=self.expected).map(|number| self.part(number)).find(|part| self.parts.binary_search(part).is_err())
     }
 
     fn part(&self, number: usize) -> String {
@@ -124,10 +124,11 @@ fn default_of(ggufs: &[Gguf]) -> Vec<&Gguf> {
     }
 }
 
-/// The GGUF models among the files of a repository, parts put together, in the order of names.
+/// The GGUF models among the files of a repository, parts put together, in the order of names. Hidden files are those
+/// that a program is still writing.
 pub(crate) fn ggufs(names: &[String]) -> Vec<Gguf> {
     let mut groups: BTreeMap<(String, usize), Vec<String>> = BTreeMap::new();
-    for name in names.iter().filter(|name| is_gguf(name) && !is_other(name)) {
+    for name in names.iter().filter(|name| is_gguf(name) && !is_other(name) && !file_name(name).starts_with('.')) {
         let key = split_of(name).map_or((name.clone(), 0), |split| (split.stem.to_owned(), split.count));
         groups.entry(key).or_default().push(name.clone());
     }
@@ -280,6 +281,8 @@ mod tests {
         assert_eq!(select(&torch, None), Err(SelectionFault::NoWeights(torch.clone())));
         let bare = names(&["model.safetensors"]);
         assert_eq!(select(&bare, None), Err(SelectionFault::MissingPart("config.json".to_owned())));
+        let hidden = names(&["m-Q2_K.gguf", ".tmp-new-m-Q8_0.gguf"]);
+        assert_eq!(select(&hidden, None), Ok(Selection::Gguf(only)));
         let other = names(&["consolidated.safetensors"]);
         assert_eq!(select(&other, None), Err(SelectionFault::OtherWeights(other.clone())));
     }

@@ -91,7 +91,7 @@ pub enum ModelError {
         expected: (usize, usize),
     },
     /// An importance matrix without a tensor of the model.
-    #[error("the importance matrix has no tensor of the model: it was measured with another one")]
+    #[error("the importance matrix has no tensor of the model")]
     ForeignImportance,
     /// A file that can't be written.
     #[error("the file can't be written: {0}")]

@@ -165,6 +165,7 @@ impl Generator {
         Ok(Generation {
             prompt_tokens: sequence.prompt_tokens(),
             tokens: sequence.generated_tokens(),
+            context_shifts: sequence.context_shifts(),
             finish,
             prefill,
             decode: started.elapsed() - prefill,
@@ -343,7 +344,7 @@ impl Generator {
         let context = self.session.options().context.min(pages.saturating_mul(PAGE_TOKENS));
         if sequence.generated_tokens() > 0 && self.session.len(sequence.id()) >= context {
             self.session.truncate(sequence.id(), 0);
-            sequence.read_anew((context / 2).max(1));
+            sequence.shift_context((context / 2).max(1));
         }
     }
 }

@@ -197,6 +197,15 @@ impl Model {
         &self.generation
     }
 
+    /// Adds tokens that end a text to the configuration.
+    pub fn add_ends(&mut self, ends: impl IntoIterator<Item = u32>) {
+        for end in ends {
+            if !self.config.eos.contains(&end) {
+                self.config.eos.push(end);
+            }
+        }
+    }
+
     /// Sets the dropout of training.
     ///
     /// # Panics

@@ -54,6 +54,7 @@ pub struct Sequence {
     max_tokens: usize,
     /// How many of the latest tokens the session has not read.
     pending: usize,
+    context_shifts: usize,
     finish: Option<Finish>,
 }
 
@@ -72,6 +73,7 @@ impl Sequence {
             prompt_tokens: prompt.len(),
             max_tokens: options.max_tokens,
             pending: prompt.len(),
+            context_shifts: 0,
             finish: None,
         })
     }
@@ -96,6 +98,11 @@ impl Sequence {
         self.history.len() - self.prompt_tokens
     }
 
+    /// How often the context was full, so that the text went on from its latest part alone.
+    pub fn context_shifts(&self) -> usize {
+        self.context_shifts
+    }
+
     /// Why the text has ended; none while it goes on.
     pub fn finish(&self) -> Option<&Finish> {
         self.finish.as_ref()
@@ -114,6 +121,12 @@ impl Sequence {
     /// The session has to read the latest `count` tokens.
     pub(crate) fn read_anew(&mut self, count: usize) {
         self.pending = count.min(self.history.len());
+    }
+
+    /// The text goes on from its latest `count` tokens alone.
+    pub(crate) fn shift_context(&mut self, count: usize) {
+        self.context_shifts += 1;
+        self.read_anew(count);
     }
 
     /// Replaces the prompt and keeps what was generated; all tokens that there were before.
@@ -169,6 +182,8 @@ pub struct Generation {
     pub prompt_tokens: usize,
     /// Tokens generated, an end-of-text token not counted.
     pub tokens: usize,
+    /// How often the context was full, so that the text went on from its latest part alone.
+    pub context_shifts: usize,
     /// Why it ended.
     pub finish: Finish,
     /// From the prompt to its logits.

@@ -161,6 +161,14 @@ pub enum TrainError {
         /// What is missing.
         why: String,
     },
+    /// A run whose model was given another shape than its checkpoint has.
+    #[error("{path}: {differences}; a run keeps its shape", path = .path.display())]
+    Shape {
+        /// The configuration of the run's model.
+        path: PathBuf,
+        /// Its keys that differ, with both values.
+        differences: String,
+    },
     /// A run whose checkpoints are all damaged.
     #[error("{path}: no checkpoint is whole: {why}", path = .path.display())]
     Damaged {
@@ -206,9 +214,11 @@ impl TrainError {
             Self::Checkpoint(error) => error.into(),
             Self::Data(error) => error.class(),
             Self::Write { .. } | Self::MakeFolder { .. } | Self::NonFinite { .. } | Self::Stopped => ErrorClass::Failed,
-            Self::Read { .. } | Self::NoRun { .. } | Self::Damaged { .. } | Self::Question { .. } => {
-                ErrorClass::BadFile
-            }
+            Self::Read { .. }
+            | Self::NoRun { .. }
+            | Self::Shape { .. }
+            | Self::Damaged { .. }
+            | Self::Question { .. } => ErrorClass::BadFile,
             Self::Toml { .. }
             | Self::Vocabularies { .. }
             | Self::Assignment { .. }

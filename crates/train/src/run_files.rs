@@ -9,18 +9,19 @@
 //! RUN/checkpoints/step-00000250/                       a model, trainer.json, trainer.safetensors, manifest.json
 //! ```
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use smallmind_checkpoint::{
     CONFIG_FILE, CheckpointError, Rolling, TOKENIZER_FILE, TensorData, TensorFile, TensorWriter, ValidCheckpoint,
-    WEIGHTS_FILE, json_problem, write_file_atomic,
+    WEIGHTS_FILE, json_problem, read_config, write_file_atomic,
 };
-use smallmind_model::Model;
+use smallmind_model::{DropoutConfig, Model, ModelConfig, ModelError, UnknownKeys};
 
 use crate::config::{DataSection, TrainConfig};
 use crate::event::{EvalEvent, Event, StepEvent};
@@ -33,6 +34,8 @@ const STATE_FILE: &str = "trainer.json";
 const MOMENTS_FILE: &str = "trainer.safetensors";
 /// The tensor of the weights that a model's file rounds: see [`Model::shifted`].
 const SHIFTED: &str = "shifted_weights";
+/// The most differences that an error lists.
+const MOST_TOLD: usize = 5;
 pub(crate) const CONFIG_COPY: &str = "train.toml";
 pub(crate) const LOG_FILE: &str = "log.jsonl";
 pub(crate) const CSV_FILE: &str = "log.csv";
@@ -358,6 +361,40 @@ pub fn read_model(checkpoint: &Path) -> Result<Model, TrainError> {
         }
     }
     Ok(model)
+}
+
+/// Checks that the run's own `config.json`, if it can be read, states the model of the checkpoint, but for dropout, which
+/// a resumed run may change.
+///
+/// # Errors
+/// [`TrainError::Shape`].
+pub fn check_shape(run: &Path, checkpoint: &Path) -> Result<(), TrainError> {
+    let path = run.join(CONFIG_FILE);
+    let Ok(of_run) = read_config(&path) else { return Ok(()) };
+    let of_checkpoint = read_config(checkpoint.join(CONFIG_FILE))?;
+    let parsed = |value: &Value| {
+        let config = ModelConfig::from_json_with(value, UnknownKeys::Allow);
+        config.map(|config| ModelConfig { dropout: DropoutConfig::default(), ..config })
+    };
+    let checkpoint = parsed(&of_checkpoint).map_err(ModelError::from)?;
+    if parsed(&of_run).is_ok_and(|run| run == checkpoint) {
+        return Ok(());
+    }
+    let keys = [&of_run, &of_checkpoint].into_iter().filter_map(Value::as_object).flat_map(Map::keys);
+    // Keys of other programs change nothing.
+    let matters = |key: &&String| {
+        let mut changed = of_checkpoint.clone();
+        changed[key.as_str()] = of_run.get(*key).cloned().unwrap_or_default();
+        !parsed(&changed).is_ok_and(|changed| changed == checkpoint)
+    };
+    let shown = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), Value::to_string);
+    let told = |key: &String| {
+        format!("it says `{key}` {}, the checkpoint {}", shown(of_run.get(key)), shown(of_checkpoint.get(key)))
+    };
+    let differing: BTreeSet<&String> =
+        keys.filter(|key| of_run.get(*key) != of_checkpoint.get(*key)).filter(matters).collect();
+    let differences = differing.into_iter().take(MOST_TOLD).map(told).collect::<Vec<_>>().join("; ");
+    Err(TrainError::Shape { path, differences })
 }
 
 /// Reads AdamW's moments from a checkpoint.

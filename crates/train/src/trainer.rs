@@ -168,6 +168,7 @@ impl Trainer {
             let why = "its model has another shape than its settings and its tokenizer say".to_owned();
             return Err(TrainError::NoRun { path: checkpoint.path, why });
         }
+        run_files::check_shape(run, &checkpoint.path)?;
         let folder = RunFiles::reopen(dir, &state.config, state.step)?;
         let step = state.step;
         if state.best_val_loss.is_some() {

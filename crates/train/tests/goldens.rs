@@ -8,6 +8,7 @@ use smallmind_checkpoint::TensorFile;
 use smallmind_graph::op::AdamWSpec;
 use smallmind_graph::{Batch, Bindings, Executor, Limits, NoProbe, Plan, PlanOptions, Pool, Scalars};
 use smallmind_kernels::loss::IGNORE;
+use smallmind_model::chat::ChatTemplates;
 use smallmind_model::export::{ExportOptions, GgufExport, WeightMix};
 use smallmind_model::{
     ConfigError, LOGITS, LoadOptions, Model, ModelConfig, ModelError, ModelFiles, PackedModel, Purpose, Session,
@@ -271,7 +272,7 @@ fn models_pass_through_gguf_files_bit_for_bit() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("model.gguf");
         let mut file = std::fs::File::create(&path).unwrap();
-        export.unwrap().write(name, None, None, &mut file, &|_| {}).unwrap();
+        export.unwrap().write(name, None, &ChatTemplates::new(), &mut file, &|_| {}).unwrap();
         let (original, read) = (Model::load(folder(name)).unwrap(), Model::load(&path).unwrap());
         // Training's settings are not in the file.
         let (dropout, init_std) = (original.config().dropout, original.config().init_std);

@@ -254,7 +254,37 @@ fn a_server_that_is_not_there_is_asked_once() {
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     place.hub.endpoint = format!("http://{address}");
     let error = place.pull("hf:owner/name").unwrap_err();
-    assert!(matches!(&error, HubError::Request { why, .. } if !why.contains("times")), "{error}");
+    assert_eq!(error.to_string(), "no connection to 127.0.0.1: connection refused");
+}
+
+#[test]
+fn a_model_in_too_many_parts_is_not_asked_for() {
+    let part = |number: usize| Served::large(&format!("m-{number:05}-of-00600.gguf"), bytes(1, 1));
+    let place = Place::new((1..=600).map(part).collect());
+    let error = place.pull("hf:owner/name").unwrap_err().to_string();
+    assert_eq!(error, "hf:owner/name: the model is in 600 parts; at most 512 are downloaded");
+    assert_eq!(place.hub.seen().len(), 1, "the list of files");
+}
+
+/// A hub that sends the beginning, and no part of a file: what arrives again and again is no progress.
+#[test]
+fn a_hub_that_begins_anew_again_and_again_is_given_up() {
+    let file = Served::large("m.gguf", bytes(400_000, 1));
+    let other = b"HTTP/1.1 206 x\r\nContent-Range: bytes 0-9/400000\r\nContent-Length: 10\r\n\r\n0123456789".to_vec();
+    let whole =
+        Fault::Raw([&b"HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n\r\n"[..], &file.content[..200_000]].concat());
+    for fault in [Fault::status(416, ""), Fault::Raw(other), whole] {
+        let mut place = Place::new(vec![file.clone()]);
+        place.patience.attempts = 4;
+        place.hub.misbehave(move |seen| {
+            let second = if seen.range.is_some() { fault.clone() } else { Fault::Cut(200_000) };
+            seen.is_second.then_some(second)
+        });
+        let error = place.pull("hf:owner/name").unwrap_err().to_string();
+        assert!(error.contains("4 times"), "{error}");
+        assert!(place.hub.seen().iter().filter(|seen| seen.is_second).count() <= 6);
+        place.assert_absent(&file);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::loopback::{Fault, Seen, Served};
 use super::{Place, Random, bytes, read};
-use crate::{HubError, list_caches};
+use crate::{Event, HubError, list_caches, pull};
 
 /// The first `count` requests of a kind go wrong.
 fn first(count: usize, is_it: fn(&Seen) -> bool, fault: Fault) -> impl FnMut(&Seen) -> Option<Fault> + Send {
@@ -99,6 +99,36 @@ fn what_an_earlier_download_has_left_is_checked() {
     fs::create_dir_all(place.repository().join("blobs")).unwrap();
     fs::write(place.blob(&file.etag), b"short").unwrap();
     assert_eq!(read(place.pull("hf:owner/name").unwrap().path), file.content);
+}
+
+#[test]
+fn a_content_that_is_there_is_checked_when_it_is_pulled_again() {
+    let (small, large) = (Served::small("config.json", "{}"), Served::large("model.safetensors", bytes(100_000, 1)));
+    let place = Place::new(vec![small.clone(), large.clone()]);
+    let pull = || {
+        let (mut damaged, mut received) = (vec![], vec![]);
+        let (cache, name) = (place.caches().hugging_face, "hf:owner/name".parse().unwrap());
+        let pulled = pull(&place.client(), &cache, &name, &AtomicBool::new(false), &mut |event| match event {
+            Event::Damaged { file } => damaged.push(file.to_owned()),
+            Event::Received { bytes } => received.push(bytes),
+            _ => {}
+        });
+        assert_eq!(received.last(), Some(&100_002));
+        assert!(received.is_sorted(), "{received:?}");
+        (pulled.unwrap(), damaged)
+    };
+    assert_eq!(pull().1, Vec::<String>::new());
+    place.hub.seen();
+    assert_eq!(pull().1, Vec::<String>::new());
+    assert!(place.hub.seen().iter().all(|seen| !seen.is_second), "nothing is downloaded twice");
+    for file in [&small, &large] {
+        let mut content = file.content.clone();
+        content[1] ^= 1;
+        fs::write(place.blob(&file.etag), content).unwrap();
+        let (pulled, damaged) = pull();
+        assert_eq!(damaged.join(" "), file.name);
+        assert_eq!(read(pulled.path.join(&file.name)), file.content);
+    }
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::io::Read;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use smallmind_checkpoint::{GgufMetadata, GgufStrings, read_json, without_byte_order_mark};
+use smallmind_checkpoint::{
+    CheckpointError, GgufArray, GgufMetadata, GgufStrings, GgufValue, GgufWriter, read_json, without_byte_order_mark,
+};
 
 use super::template::MAX_TEMPLATE_BYTES;
 use super::{ChatError, ChatTemplate};
@@ -23,6 +25,10 @@ pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 const DEFAULT: &str = "default";
 /// The template that is taken if there are tools.
 const TOOL_USE: &str = "tool_use";
+/// The key of the default template in GGUF files. Those of named ones go on with `.NAME`.
+const KEY: &str = "tokenizer.chat_template";
+/// The key of their names.
+const NAMES_KEY: &str = "tokenizer.chat_templates";
 /// The most templates of a model.
 const MAX_TEMPLATES: usize = 64;
 /// The special tokens that templates know by name.
@@ -88,7 +94,6 @@ impl ChatTemplates {
                 found.set_token(name, token);
             }
         }
-        const KEY: &str = "tokenizer.chat_template";
         for (key, _) in metadata.iter() {
             let Some(rest) = key.strip_prefix(KEY) else { continue };
             let name = if rest.is_empty() { Some(DEFAULT) } else { rest.strip_prefix('.') };
@@ -100,14 +105,41 @@ impl ChatTemplates {
         Ok(found)
     }
 
-    /// The source of the template that is taken unless another is asked for, if there is one.
+    /// The source of the template that is taken unless another is asked for: that of the name `default`, or the only
+    /// one.
     pub fn default_source(&self) -> Option<&str> {
-        let default = self.templates.iter().find(|template| template.name == DEFAULT);
-        default.or(self.templates.first()).map(|template| template.source.as_str())
+        let default = match self.templates.as_slice() {
+            [only] => Some(only),
+            several => several.iter().find(|template| template.name == DEFAULT),
+        };
+        default.map(|template| template.source.as_str())
     }
 
-    /// The content of a [`TOKENIZER_CONFIG_FILE`] by which transformers knows the special tokens and the default
-    /// template.
+    /// The templates that have names other than `default`, with their sources.
+    fn named(&self) -> impl Iterator<Item = (&str, &str)> {
+        let named = self.templates.iter().filter(|template| template.name != DEFAULT);
+        named.map(|template| (template.name.as_str(), template.source.as_str()))
+    }
+
+    /// Writes the templates into the metadata of a GGUF file: `tokenizer.chat_template`, and for the named ones
+    /// `tokenizer.chat_templates` and `tokenizer.chat_template.NAME`.
+    pub(crate) fn write_gguf(&self, writer: &mut GgufWriter<'_>) -> Result<(), CheckpointError> {
+        let text = |source: &str| GgufValue::String(source.to_owned());
+        if let Some(source) = self.default_source() {
+            writer.set(KEY, text(source))?;
+        }
+        let names: GgufStrings = self.named().map(|(name, _)| name).collect();
+        if !names.is_empty() {
+            writer.set(NAMES_KEY, GgufValue::Array(GgufArray::Strings(names)))?;
+        }
+        for (name, source) in self.named() {
+            writer.set(&format!("{KEY}.{name}"), text(source))?;
+        }
+        Ok(())
+    }
+
+    /// The content of a [`TOKENIZER_CONFIG_FILE`] by which transformers knows the special tokens and the
+    /// templates.
     pub fn tokenizer_config(&self, tokenizer: &Tokenizer) -> Value {
         let mut config = Map::from_iter([("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"))]);
         for (name, id) in [("bos_token", tokenizer.bos()), ("eos_token", tokenizer.eos())] {
@@ -116,9 +148,15 @@ impl ChatTemplates {
                 config.insert(name.to_owned(), json!(text));
             }
         }
-        if let Some(template) = self.default_source() {
-            config.insert("chat_template".to_owned(), json!(template));
-        }
+        let chat_template = match self.templates.as_slice() {
+            [] => None,
+            [only] if only.name == DEFAULT => Some(json!(only.source)),
+            several => {
+                let entry = |template: &Named| json!({ "name": template.name, "template": template.source });
+                Some(several.iter().map(entry).collect())
+            }
+        };
+        config.extend(chat_template.map(|template| ("chat_template".to_owned(), template)));
         Value::Object(config)
     }
 

@@ -161,6 +161,7 @@ mod tests {
 
     use super::super::{ExportOptions, GgufExport, WeightMix};
     use super::*;
+    use crate::chat::ChatTemplates;
     use crate::{ExpertsConfig, Family, Head, LoadOptions, Model, ModelConfig};
 
     const CHOICE: ExpertsConfig = ExpertsConfig { count: 5, per_token: 2, sums_to_one: true };
@@ -245,7 +246,7 @@ mod tests {
         let write = |files: &ModelFiles, name: &str, mix, importance| {
             let export = GgufExport::new(files, LoadOptions::default(), options(mix, importance)).unwrap();
             let mut out = std::fs::File::create(path(name)).unwrap();
-            export.write("mixture", None, None, &mut out, &|_| {}).unwrap();
+            export.write("mixture", None, &ChatTemplates::new(), &mut out, &|_| {}).unwrap();
             ModelFiles::open(path(name)).unwrap()
         };
         std::fs::create_dir(path("folder")).unwrap();

@@ -119,6 +119,11 @@ impl WeightMix {
         self.row().2
     }
 
+    /// The mix of a number in the key `general.file_type`.
+    pub fn from_file_type(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|mix| mix.file_type() == number)
+    }
+
     /// The format of most weights.
     pub fn format(self) -> Format {
         self.row().3
@@ -129,22 +134,26 @@ impl WeightMix {
     /// Vectors, position embeddings and routers of experts are F32. Where rows are not whole blocks of a format, see
     /// [`Format::for_rows_of`].
     pub(crate) fn format_of(self, name: &str, shape: &[usize], model: MixModel) -> Format {
+        self.wanted_of(name, shape, model).for_rows_of(shape.last().copied().unwrap_or(1))
+    }
+
+    /// [`WeightMix::format_of`] for rows that are whole blocks of every format.
+    pub(crate) fn wanted_of(self, name: &str, shape: &[usize], model: MixModel) -> Format {
         let is_vector = shape.iter().filter(|size| **size > 1).count() < 2;
         let stays = ["_norm.weight", "ffn_gate_inp.weight", "position_embd.weight"];
         if is_vector || !name.ends_with(".weight") || stays.iter().any(|part| name.ends_with(part)) {
             return Format::F32;
         }
-        self.wanted(name, shape, model).for_rows_of(shape.last().copied().unwrap_or(1))
+        self.of_weight(name, model)
     }
 
-    fn wanted(self, name: &str, shape: &[usize], model: MixModel) -> Format {
+    fn of_weight(self, name: &str, model: MixModel) -> Format {
         let base = self.format();
         if matches!(base, Format::F32 | Format::F16 | Format::Bf16 | Format::Q8_0) {
             return base;
         }
         if name == "output.weight" || model.is_tied && name == "token_embd.weight" {
-            let whole = shape.last().is_some_and(|cols| cols.is_multiple_of(256));
-            return if whole { Format::Q6K } else { Format::Q8_0 };
+            return Format::Q6K;
         }
         let Some((layer, part)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else { return base };
         let Ok(layer) = layer.parse::<usize>() else { return base };

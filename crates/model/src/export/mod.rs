@@ -8,9 +8,10 @@ mod tensors;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
-use smallmind_checkpoint::{Dtype, GgmlType, GgufData, GgufFile, GgufValue, GgufWriter, TensorFormat};
+use smallmind_checkpoint::{Dtype, GgmlType, GgufData, GgufFile, GgufStrings, GgufValue, GgufWriter, TensorFormat};
 use smallmind_kernels::Format;
 
+use crate::chat::ChatTemplates;
 use crate::config::gguf;
 use crate::error::OverrideFault;
 use crate::tensor_names::FileKind;
@@ -46,7 +47,9 @@ pub struct PlannedTensor {
     pub shape: Vec<usize>,
     /// How the source stores it; `None` for one that the source doesn't have.
     pub from: Option<TensorFormat>,
-    /// How it is written.
+    /// The format that was asked for.
+    pub wanted: Format,
+    /// How it is written: `wanted`, or where rows are not whole blocks of it, [`Format::for_rows_of`].
     pub to: Format,
     /// Its bytes in the file.
     pub bytes: u64,
@@ -105,21 +108,23 @@ impl<'a> GgufExport<'a> {
         self.planned.iter().find(|tensor| is_block(tensor.from) && tensor.from != Some(stored(tensor.to)))
     }
 
-    /// Writes the file to `out`. A folder's `tokenizer` and chat `template` are written into it; a GGUF file keeps its
-    /// own. `progress` gets the number of elements written. Returns what llama.cpp does not apply of the tokenizer, in
-    /// words, if there is such a thing.
+    /// Writes the file to `out`. A folder's `tokenizer` and chat `templates` are written into it; a GGUF file keeps its
+    /// own. `name` is that of the model. `progress` gets the number of elements written. Returns what
+    /// [`Tokenizer::write_gguf`] returns.
     ///
     /// # Errors
-    /// Files that can't be read; weights that are not finite, or that a format can't hold; a tokenizer that GGUF can't
-    /// express, or more than three tokens that end a text and are not known by their texts; those of `out`.
+    /// [`ModelError::Vocabulary`]; files that can't be read; weights that are not finite, or that a format can't hold; a
+    /// tokenizer that GGUF can't express, or more than three tokens that end a text and are not known by their texts;
+    /// those of `out`.
     pub fn write(
         &self,
         name: &str,
         tokenizer: Option<&Tokenizer>,
-        template: Option<&str>,
+        templates: &ChatTemplates,
         out: &mut dyn Write,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Option<String>, ModelError> {
+        self.check_vocabulary(tokenizer)?;
         let tensors = Tensors::new(self.files, &self.config, &self.options, progress)?;
         let writes: Vec<_> = self
             .planned
@@ -136,7 +141,7 @@ impl<'a> GgufExport<'a> {
                 self.copy_metadata(file, &mut writer)?;
                 None
             }
-            ModelFiles::Folder(_) => self.set_metadata(name, tokenizer, template, &mut writer)?,
+            ModelFiles::Folder(_) => self.set_metadata(name, tokenizer, templates, &mut writer)?,
         };
         writer.set("general.file_type", GgufValue::U32(self.options.mix.file_type()))?;
         if self.planned.iter().any(|tensor| matches!(stored(tensor.to), TensorFormat::Blocks(_))) {
@@ -149,6 +154,23 @@ impl<'a> GgufExport<'a> {
         match writer.write_to(out) {
             Ok(()) => Ok(not_applied),
             Err(error) => Err(model_error(error)),
+        }
+    }
+
+    /// Checks that the model has an entry for every token of a folder's `tokenizer`, or of a GGUF file's own.
+    ///
+    /// # Errors
+    /// [`ModelError::Vocabulary`].
+    pub fn check_vocabulary(&self, tokenizer: Option<&Tokenizer>) -> Result<(), ModelError> {
+        let of_tokenizer = match self.files {
+            ModelFiles::Folder(_) => tokenizer.map(Tokenizer::vocab_size),
+            ModelFiles::Gguf(file) => {
+                file.metadata().value::<&GgufStrings>("tokenizer.ggml.tokens")?.map(GgufStrings::len)
+            }
+        };
+        match (of_tokenizer, self.config.vocab_size) {
+            (Some(tokenizer), model) if tokenizer > model => Err(ModelError::Vocabulary { tokenizer, model }),
+            _ => Ok(()),
         }
     }
 
@@ -166,16 +188,16 @@ impl<'a> GgufExport<'a> {
         &self,
         name: &str,
         tokenizer: Option<&Tokenizer>,
-        template: Option<&str>,
+        templates: &ChatTemplates,
         writer: &mut GgufWriter<'_>,
     ) -> Result<Option<String>, ModelError> {
         // The architecture comes first, as in other files.
         gguf::write(&self.config, self.family, writer)?;
         writer.set("general.type", GgufValue::String("model".into()))?;
-        writer.set("general.name", GgufValue::String(name.into()))?;
         let not_applied = match tokenizer {
-            Some(tokenizer) => tokenizer.write_gguf(self.config.vocab_size, writer)?,
+            Some(tokenizer) => tokenizer.write_gguf(name, self.config.vocab_size, writer)?,
             None => {
+                writer.set("general.name", GgufValue::String(name.into()))?;
                 // llama.cpp's name for a file without one.
                 writer.set("tokenizer.ggml.model", GgufValue::String("none".into()))?;
                 None
@@ -187,9 +209,7 @@ impl<'a> GgufExport<'a> {
         for (key, id) in begins.map(|id| ("bos", id)).into_iter().chain(ends) {
             writer.set(&format!("tokenizer.ggml.{key}_token_id"), GgufValue::U32(id))?;
         }
-        if let Some(template) = template {
-            writer.set("tokenizer.chat_template", GgufValue::String(template.into()))?;
-        }
+        templates.write_gguf(writer)?;
         let g = &self.generation;
         let settings =
             [("temp", g.temperature), ("top_p", g.top_p), ("min_p", g.min_p), ("penalty_repeat", g.repetition_penalty)];
@@ -240,10 +260,9 @@ fn ends(config: &ModelConfig, family: Family, tokenizer: Option<&Tokenizer>) -> 
     let after_text = tokenizer.and_then(|tokenizer| tokenizer.suffix().first().copied());
     let mut ends: Vec<u32> = after_text.into_iter().collect();
     ends.extend(config.eos.iter().filter(|id| after_text != Some(**id)));
-    if let Some(tokenizer) = tokenizer.filter(|_| ends.len() > END_KEYS.len()) {
-        // Readers know some by their texts.
+    if let (Some(tokenizer), Some(&first)) = (tokenizer, ends.first()) {
+        // Readers know these by their texts.
         let known: Vec<u32> = tokenizer.ends().collect();
-        let first = ends[0];
         ends.retain(|id| *id == first || !known.contains(id));
     }
     if ends.len() > END_KEYS.len() {
@@ -292,14 +311,15 @@ fn plan(
 ) -> Result<PlannedTensor, ModelError> {
     let (name, shape) = (origin.name(), &origin.shape()[..]);
     let cols = shape.last().copied().unwrap_or(1);
-    let to = match options.override_of(name) {
-        Some((_, format)) if takes_overrides(name, shape) => format.for_rows_of(cols),
-        _ => options.mix.format_of(name, shape, model),
+    let wanted = match options.override_of(name) {
+        Some((_, format)) if takes_overrides(name, shape) => *format,
+        _ => options.mix.wanted_of(name, shape, model),
     };
+    let to = wanted.for_rows_of(cols);
     let rows: usize = shape.split_last().map_or(1, |(_, outer)| outer.iter().product());
     let bytes = to.row_bytes(cols).and_then(|row| row.checked_mul(rows)).map_or(u64::MAX, |bytes| bytes as u64);
     let from = origin.stored_in(files);
-    Ok(PlannedTensor { name: name.to_owned(), shape: shape.to_vec(), from, to, bytes })
+    Ok(PlannedTensor { name: name.to_owned(), shape: shape.to_vec(), from, wanted, to, bytes })
 }
 
 /// The type of a format in GGUF files.
@@ -367,7 +387,7 @@ mod tests {
         GgufExport::new(&files, LoadOptions::default(), options)?.write(
             "m",
             Some(tokenizer),
-            None,
+            &ChatTemplates::new(),
             &mut bytes,
             &|_| {},
         )?;

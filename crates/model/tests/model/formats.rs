@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use smallmind_checkpoint::{Dtype, TensorData, TensorWriter, WEIGHTS_FILE};
 use smallmind_kernels::Format;
+use smallmind_model::chat::ChatTemplates;
 use smallmind_model::export::{ExportOptions, GgufExport, WeightMix};
 use smallmind_model::{
     ExpertsConfig, LoadOptions, Model, ModelConfig, ModelError, ModelFiles, OverrideFault, PackedModel, Session,
@@ -75,7 +76,7 @@ fn experts_in_half_precision_are_those_of_flat_rows() {
             let path = dir.path().join("model.gguf");
             let files = ModelFiles::open(dir.path()).unwrap();
             let export = GgufExport::new(&files, LoadOptions::default(), options(mix, &[])).unwrap();
-            export.write("m", None, None, &mut fs::File::create(&path).unwrap(), &|_| {}).unwrap();
+            export.write("m", None, &ChatTemplates::new(), &mut fs::File::create(&path).unwrap(), &|_| {}).unwrap();
             let of_file = packed(&path);
             let id = model.params().find("blocks.0.mlp.experts.gate_up.weight").unwrap();
             assert_eq!(of_file.storage().get(id).formats(), [format], "{d_ff}");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use smallmind_checkpoint::{CONFIG_FILE, WEIGHTS_FILE};
 use smallmind_kernels::Format;
+use smallmind_model::chat::ChatTemplates;
 use smallmind_model::export::{ExportOptions, GgufExport, WeightMix};
 use smallmind_model::tokenizer::Tokenizer;
 use smallmind_model::{ExpertsConfig, Family, LoadOptions, ModelConfig, ModelFiles};
@@ -67,7 +68,9 @@ fn goldens(folder: &str, end: &str) -> Vec<(String, PathBuf)> {
 #[ignore = "writes the seeds of fuzz/corpus anew"]
 fn seeds_of_the_fuzz_targets() {
     let tokenizer = Tokenizer::characters("abcdefghi").unwrap();
+    let mut templates = ChatTemplates::new();
     let template = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}";
+    templates.add("default", "a seed", template);
     for family in Family::ALL {
         let folder = tempfile::tempdir().unwrap();
         distinct(config(family, 4)).save(folder.path()).unwrap();
@@ -77,7 +80,7 @@ fn seeds_of_the_fuzz_targets() {
         let options = ExportOptions { mix: WeightMix::F32, overrides: vec![], importance: None, threads: 1 };
         let Ok(export) = GgufExport::new(&files, LoadOptions::default(), options) else { continue };
         let mut bytes = Vec::new();
-        export.write("seed", Some(&tokenizer), Some(template), &mut bytes, &|_| {}).unwrap();
+        export.write("seed", Some(&tokenizer), &templates, &mut bytes, &|_| {}).unwrap();
         write("gguf", family.name(), bytes);
     }
     // One tensor in each format whose blocks are short.
@@ -97,7 +100,7 @@ fn seeds_of_the_fuzz_targets() {
     let options = ExportOptions { mix: WeightMix::Q8_0, overrides, importance: None, threads: 1 };
     let mut bytes = Vec::new();
     let export = GgufExport::new(&files, LoadOptions::default(), options).unwrap();
-    export.write("seed", None, None, &mut bytes, &|_| {}).unwrap();
+    export.write("seed", None, &ChatTemplates::new(), &mut bytes, &|_| {}).unwrap();
     write("gguf", "blocks", bytes);
     write("gguf", "hand-made", hostile::llama().bytes());
     write("imatrix", "hand-made", hostile::imatrix().bytes());

@@ -18,7 +18,7 @@ fn metadata(writer: &GgufWriter) -> GgufMetadata {
 /// What we write is read again to the same tokens.
 fn written(tokenizer: &Tokenizer) -> Tokenizer {
     let mut writer = GgufWriter::new();
-    tokenizer.write_gguf(0, &mut writer).unwrap();
+    tokenizer.write_gguf("a model", 0, &mut writer).unwrap();
     Tokenizer::from_gguf(&metadata(&writer)).unwrap()
 }
 
@@ -97,7 +97,7 @@ fn damaged_vocabularies_are_refused_or_applied() {
                 if let Ok(ids) = tokenizer.encode(TEXT, SpecialTokens::Parse) {
                     tokenizer.decode(&ids, SpecialText::Show).unwrap();
                 }
-                let _ = tokenizer.write_gguf(0, &mut GgufWriter::new());
+                let _ = tokenizer.write_gguf("a model", 0, &mut GgufWriter::new());
             }
         }
     }
@@ -125,7 +125,7 @@ fn rows_of_embeddings_without_a_token_get_one() {
     {
         let rows = tokenizer.vocab_size() + 3;
         let mut writer = GgufWriter::new();
-        tokenizer.write_gguf(rows, &mut writer).unwrap();
+        tokenizer.write_gguf("a model", rows, &mut writer).unwrap();
         let metadata = metadata(&writer);
         let types: Vec<i32> = metadata.required("tokenizer.ggml.token_type").unwrap();
         assert_eq!((types.len(), &types[rows - 3..]), (rows, &[5; 3][..]), "unused");
@@ -140,7 +140,7 @@ fn rows_of_embeddings_without_a_token_get_one() {
 fn sentencepiece_files_are_read_again() {
     let tokenizer = read(&byte_fallback()).unwrap();
     let mut writer = GgufWriter::new();
-    assert_eq!(tokenizer.write_gguf(0, &mut writer).unwrap(), None);
+    assert_eq!(tokenizer.write_gguf("a model", 0, &mut writer).unwrap(), None);
     let metadata = metadata(&writer);
     assert_eq!(metadata.required::<&str>("tokenizer.ggml.model").unwrap(), "llama");
     let types: Vec<i32> = metadata.required("tokenizer.ggml.token_type").unwrap();
@@ -282,6 +282,40 @@ fn settings_of_gguf_are_obeyed_or_told() {
     assert_eq!(tokenizer.encode("<s> a", SpecialTokens::Parse).unwrap(), [1, 3, 8]);
 }
 
+/// llama.cpp tells from a model's name whether blanks after special tokens belong to them. What is written reads back as
+/// it was, whatever the name.
+#[test]
+fn a_name_does_not_change_the_tokens() {
+    let plain = Tokenizer::from_gguf(&metadata(&pieces(PIECES))).unwrap();
+    let mut writer = pieces(PIECES);
+    writer.set("general.name", GgufValue::String("Phi-3 Mini".into())).unwrap();
+    let phi = Tokenizer::from_gguf(&metadata(&writer)).unwrap();
+    // Through a folder.
+    let phi = Tokenizer::from_bytes(phi.to_json().unwrap().as_bytes()).unwrap();
+    for (name, of_plain, of_phi) in
+        [("alpha", "alpha", "alpha (Phi-3)"), ("my-phi3", "my-phi_3", "my-phi3"), ("PHI-3", "PHI_3", "PHI-3")]
+    {
+        for (tokenizer, written, ids) in [(&plain, of_plain, &[2, 3, 3, 8][..]), (&phi, of_phi, &[2, 8])] {
+            let mut writer = GgufWriter::new();
+            let told = tokenizer.write_gguf(name, 0, &mut writer).unwrap();
+            // Of characters that this small vocabulary lacks, ranks and scores make different numbers of unknown tokens.
+            assert!(told.is_none_or(|told| told.contains("<unk>")), "{name}");
+            let metadata = metadata(&writer);
+            assert_eq!(metadata.required::<&str>("general.name").unwrap(), written);
+            let again = Tokenizer::from_gguf(&metadata).unwrap();
+            for tokenizer in [tokenizer, &again] {
+                assert_eq!(tokenizer.encode("</s>  a", SpecialTokens::Parse).unwrap(), ids, "{name}");
+            }
+        }
+    }
+    // What no name can say is told.
+    let mut file: Value = serde_json::from_str(&phi.to_json().unwrap()).unwrap();
+    let added = file["added_tokens"].as_array_mut().unwrap();
+    added.iter_mut().find(|token| token["content"] == "</s>").unwrap()["lstrip"] = json!(true);
+    let told = read(&file).unwrap().write_gguf("phi3", 0, &mut GgufWriter::new()).unwrap().unwrap();
+    assert!(told.contains("blanks beside \"</s>\""), "{told}");
+}
+
 #[test]
 fn tokens_end_a_text_by_keys_and_by_their_texts() {
     let mut list = PIECES.to_vec();
@@ -387,16 +421,16 @@ fn what_gguf_cannot_express_is_refused_by_name() {
     for (name, change) in cases {
         let mut file = byte_level();
         change(&mut file);
-        let error = read(&file).unwrap().write_gguf(0, &mut GgufWriter::new()).unwrap_err();
+        let error = read(&file).unwrap().write_gguf("a model", 0, &mut GgufWriter::new()).unwrap_err();
         assert!(error.to_string().contains(name), "{error} does not name {name}");
     }
     let mut file = byte_fallback();
     file["model"]["merges"].as_array_mut().unwrap().remove(0);
-    let error = read(&file).unwrap().write_gguf(0, &mut GgufWriter::new()).unwrap_err();
+    let error = read(&file).unwrap().write_gguf("a model", 0, &mut GgufWriter::new()).unwrap_err();
     assert!(error.to_string().starts_with("model.merges: a GGUF file can't express"), "{error}");
     // NFC is told, not refused: llama.cpp doesn't apply it either.
     let mut file = byte_level();
     file["normalizer"] = json!({"type": "NFC"});
-    let told = read(&file).unwrap().write_gguf(0, &mut GgufWriter::new()).unwrap();
+    let told = read(&file).unwrap().write_gguf("a model", 0, &mut GgufWriter::new()).unwrap();
     assert_eq!(told.unwrap(), "llama.cpp does not apply the normalizer NFC");
 }

@@ -30,7 +30,7 @@ fn open(folder: &Path) -> Tokenizer {
     let tokenizer = Tokenizer::from_file(&model).unwrap();
     let mut writer = GgufWriter::new();
     writer.set("general.architecture", GgufValue::String("llama".into())).unwrap();
-    match tokenizer.write_gguf(0, &mut writer) {
+    match tokenizer.write_gguf("a model", 0, &mut writer) {
         Ok(told) => {
             writer.write_file(folder.join("written.gguf")).unwrap();
             println!("{}: written.gguf; told: {told:?}", folder.display());

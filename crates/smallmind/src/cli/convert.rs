@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
-use smallmind::checkpoint::{CONFIG_FILE, GENERATION_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
+use smallmind::checkpoint::{CONFIG_FILE, GENERATION_FILE, GgufFile, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
 use smallmind::model::chat::{ChatTemplates, MORE_TEMPLATES, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE};
 use smallmind::model::export::{ExportOptions, GgufExport, WeightMix};
+use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{ModelFiles, is_gguf_name};
 use smallmind::train::is_run;
 
@@ -16,7 +17,12 @@ use super::models::{self, ModelArg};
 use super::output_files::{OutputFile, OutputFolder, Overwrite};
 use super::reads::Reads;
 use super::settings::{Settings, of_model};
-use super::{interrupt, output, units};
+use super::{interrupt, note, output, units};
+
+/// What follows `general.` in keys that the files of a folder hold, or that say how the file itself is made.
+const KEPT: [&str; 6] = ["architecture", "type", "name", "file_type", "quantization_version", "alignment"];
+/// What follows `general.sampling.` in keys that generation_config.json holds.
+const KEPT_SAMPLING: [&str; 5] = ["temp", "top_k", "top_p", "min_p", "penalty_repeat"];
 
 /// Options of `convert`.
 #[derive(Debug, Args)]
@@ -62,8 +68,9 @@ impl Convert {
         };
         let options = ExportOptions { mix, overrides: vec![], importance: None, threads: settings.threads() };
         let export = GgufExport::new(&files, self.model.allowed.load_options(), options).map_err(models::with_flag)?;
+        gguf_output::note_other_formats(export.tensors());
         gguf_output::check_requantized(&export, "quantize --allow-requantize converts it")?;
-        let beside = Beside::of(&self.model.model, &files)?;
+        let beside = Beside::of(&self.model.model, &files, &export)?;
         gguf_output::write(&export, &beside, out)?;
         let (written, bytes) = (self.out.display(), gguf_output::bytes(export.tensors()));
         if settings.is_json() {
@@ -86,8 +93,17 @@ impl Convert {
         let files = self.files()?;
         let reads = Reads::nothing().and_open_model(&self.model.model, &files)?;
         let mut folder = OutputFolder::check(&self.out, &names, self.overwrite, &reads)?;
-        let model = self.model.allowed.load(&files)?;
+        let mut model = self.model.allowed.load(&files)?;
         let tokenizer = gguf_output::tokenizer_if_any(&self.model.model, &files)?;
+        if let Some(tokenizer) = &tokenizer {
+            models::check_vocabulary(tokenizer, model.config())
+                .map_err(|error| of_model(&self.model.model, error.into()))?;
+        }
+        if let ModelFiles::Gguf(file) = &files {
+            // Readers of folders know no tokens that end a text by their texts alone.
+            model.add_ends(tokenizer.iter().flat_map(Tokenizer::ends));
+            note_left_out(file);
+        }
         let templates = ChatTemplates::of_files(&files)?;
         let generation = model.generation().to_json(model.config());
         let mut others = vec![INDEX_FILE, TEMPLATE_FILE, MORE_TEMPLATES];
@@ -114,6 +130,17 @@ impl Convert {
             return output::document(json!({ "folder": self.out, "parameters": parameters }));
         }
         output::line(&format!("{out}: {} parameters in f32", units::count(parameters as u64)))
+    }
+}
+
+/// Notes the entries about a GGUF file itself for which a folder has no place.
+fn note_left_out(file: &GgufFile) {
+    let kept =
+        |name: &str| KEPT.contains(&name) || name.strip_prefix("sampling.").is_some_and(|s| KEPT_SAMPLING.contains(&s));
+    let names = file.metadata().iter().filter_map(|(key, _)| key.strip_prefix("general."));
+    let left_out: Vec<String> = names.filter(|name| !kept(name)).map(|name| format!("general.{name}")).collect();
+    if !left_out.is_empty() {
+        note!("note: a folder has no place for {} of the file", models::few(&left_out));
     }
 }
 

@@ -33,7 +33,8 @@ pub struct Generate {
     /// How many tokens at most
     #[arg(short = 'n', long, default_value_t = 128, value_name = "N", value_parser = units::whole)]
     tokens: usize,
-    /// Room for prompt and text together [default: what they need, at most the model's]
+    /// Room for prompt and text together [default: what they need, at most the model's]. When it is full, the text goes
+    /// on from its latest half alone: what stands before, the prompt too, is forgotten
     #[arg(long, value_name = "N", value_parser = units::whole)]
     context: Option<usize>,
     /// End before this text; may be given several times
@@ -103,6 +104,14 @@ impl Generate {
             output::print("\n")?;
         }
         let generation = &generated.generation;
+        let shifts = generation.context_shifts;
+        if shifts > 0 {
+            let times = if shifts == 1 { "once".to_owned() } else { format!("{shifts} times") };
+            let half = context / 2;
+            note!(
+                "note: the context of {context} tokens was full {times}: the text went on from its latest {half} alone"
+            );
+        }
         // The prompt of a text that was broken off before its first token may not have been read whole.
         if generation.tokens > 0 || generation.finish != Finish::Interrupted {
             note!("{}; seed {seed}", generated.speed());
@@ -216,6 +225,7 @@ impl Generated {
             "text": self.text,
             "tokens": self.generation.tokens,
             "prompt_tokens": self.generation.prompt_tokens,
+            "context_shifts": self.generation.context_shifts,
             "finish": finish,
             "stop": stop,
             "seed": seed,

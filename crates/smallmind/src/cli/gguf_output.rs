@@ -1,5 +1,6 @@
 //! Writing a model as a GGUF file: what `convert` and `quantize` share.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -13,6 +14,7 @@ use smallmind::model::{ModelError, ModelFiles};
 use super::failure::{Outcome, usage};
 use super::output_files::OutputFile;
 use super::progress::Bar;
+use super::settings::of_model;
 use super::{models, note, units};
 
 /// Accepts the name of a mix.
@@ -28,24 +30,50 @@ pub fn check_requantized(export: &GgufExport<'_>, advice: &str) -> Outcome {
     Err(usage(format!("{name} is quantized already ({format}), and the errors of both would add up; {advice}")))
 }
 
+/// Notes which tensors are in other formats because their rows are not whole blocks of the format that was asked for.
+pub fn note_other_formats(tensors: &[PlannedTensor]) {
+    let others: Vec<&PlannedTensor> = tensors.iter().filter(|tensor| tensor.to != tensor.wanted).collect();
+    let cols: BTreeSet<usize> = others.iter().filter_map(|tensor| tensor.shape.last().copied()).collect();
+    let cols = cols.iter().map(usize::to_string).collect::<Vec<_>>().join(" or ");
+    let is_wanted = |format: &Format| others.iter().any(|tensor| tensor.wanted == *format);
+    let wanted = Format::ALL.into_iter().filter(is_wanted);
+    let wanted =
+        wanted.map(|format| format!("{format} (of {})", format.block().elements)).collect::<Vec<_>>().join(", ");
+    let taken = Format::ALL.into_iter().filter_map(|format| {
+        let count = others.iter().filter(|tensor| tensor.to == format).count();
+        (count > 0).then(|| format!("{format} ({count})"))
+    });
+    let taken = taken.collect::<Vec<_>>().join(", ");
+    if !others.is_empty() {
+        let count = others.len();
+        let (have, s) = if count == 1 { ("has", "") } else { ("have", "s") };
+        note!(
+            "note: {count} tensor{s} {have} rows of {cols} elements, which are not whole blocks of {wanted}; taken \
+             instead: {taken}"
+        );
+    }
+}
+
 /// What stands in a GGUF file besides weights and configuration.
 pub struct Beside {
     /// The name of the model.
     pub name: String,
     pub tokenizer: Option<Tokenizer>,
-    pub template: Option<String>,
+    pub templates: ChatTemplates,
 }
 
 impl Beside {
-    /// Reads tokenizer and chat template of a folder; a GGUF file keeps its own.
-    pub fn of(path: &Path, files: &ModelFiles) -> anyhow::Result<Self> {
+    /// Reads tokenizer and chat templates of a folder for `export`; a GGUF file keeps its own. Checks that the model has
+    /// an entry for each token.
+    pub fn of(path: &Path, files: &ModelFiles, export: &GgufExport<'_>) -> anyhow::Result<Self> {
         let name = super::profile::name_of(path);
         if let ModelFiles::Gguf(_) = files {
-            return Ok(Self { name, tokenizer: None, template: None });
+            export.check_vocabulary(None).map_err(|error| of_model(path, error.into()))?;
+            return Ok(Self { name, tokenizer: None, templates: ChatTemplates::new() });
         }
         let tokenizer = tokenizer_if_any(path, files)?;
-        let template = ChatTemplates::of_files(files)?.default_source().map(str::to_owned);
-        Ok(Self { name, tokenizer, template })
+        export.check_vocabulary(tokenizer.as_ref()).map_err(|error| of_model(path, error.into()))?;
+        Ok(Self { name, tokenizer, templates: ChatTemplates::of_files(files)? })
     }
 }
 
@@ -70,11 +98,10 @@ pub fn write(export: &GgufExport<'_>, beside: &Beside, output: OutputFile) -> Ou
     let progress = |done: u64| bar.set_position(done);
     let mut failed = None;
     let written = output.write(|out: &mut dyn Write| {
-        let template = beside.template.as_deref();
-        match export.write(&beside.name, beside.tokenizer.as_ref(), template, out, &progress) {
-            Ok(not_applied) => {
-                if let Some(not_applied) = not_applied {
-                    note!("note: other programs do not apply of the tokenizer: {not_applied}");
+        match export.write(&beside.name, beside.tokenizer.as_ref(), &beside.templates, out, &progress) {
+            Ok(differs) => {
+                if let Some(differs) = differs {
+                    note!("note: the file can't hold all of the tokenizer: {differs}");
                 }
                 Ok(())
             }

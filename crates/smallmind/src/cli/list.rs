@@ -1,13 +1,16 @@
 //! `smallmind models [FOLDER…]`: the models on this machine.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
 use smallmind::checkpoint::{CONFIG_FILE, GgufFile, read_config};
 use smallmind::hub::{Found, Kind, Listing, list_caches, list_folder};
+use smallmind::model::export::WeightMix;
+use smallmind::model::{ModelConfig, ModelFiles, UnknownKeys};
 
-use super::failure::{Outcome, bad_file};
+use super::failure::{Outcome, bad_file, usage};
+use super::hints::program;
 use super::settings::Settings;
 use super::{hub, note, output, units};
 
@@ -26,76 +29,128 @@ impl Models {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let caches = hub::caches()?;
         let mut listing = list_caches(&caches)?;
+        let mut without = vec![];
         for folder in &self.folders {
-            if !folder.is_dir() {
-                return Err(bad_file(format!("{}: there is no such folder", folder.display())));
+            let name = folder.display();
+            if folder.is_file() {
+                let program = program();
+                return Err(usage(format!("{name}: this is a file; name a folder, or show it with {program} inspect")));
             }
-            listing.models.extend(list_folder(folder)?.models);
+            if !folder.is_dir() {
+                return Err(bad_file(format!("{name}: there is no such folder")));
+            }
+            let found = list_folder(folder)?.models;
+            if found.is_empty() {
+                without.push(name.to_string());
+            }
+            listing.models.extend(found);
         }
+        let models: Vec<Row<'_>> = listing.models.iter().map(Row::of).collect();
         if settings.is_json() {
-            return output::document(document(&listing));
+            return output::document(document(&models, &listing));
         }
-        output::print(&table(&listing))?;
-        if listing.models.is_empty() {
-            let (first, second) = (caches.hugging_face.display(), caches.llama_cpp.display());
-            note!("no models in {first} and {second}; `smallmind pull hf:OWNER/NAME` downloads one");
+        output::print(&table(&models, &listing))?;
+        if models.is_empty() {
+            let caches = [&caches.hugging_face, &caches.llama_cpp].map(|folder| folder.display().to_string());
+            let searched = [&caches[..], &without].concat().join(", ");
+            note!("no models in {searched}; `smallmind pull hf:OWNER/NAME` downloads one");
+        } else if !without.is_empty() {
+            note!("no models in {}", without.join(", "));
         }
         Ok(())
     }
 }
 
-/// What the model calls its architecture, if its files say so.
-fn architecture(found: &Found) -> Option<String> {
-    let name = match found.kind {
-        Kind::Safetensors => read_config(found.path.join(CONFIG_FILE)).ok()?.get("model_type")?.as_str()?.to_owned(),
-        Kind::Gguf(_) => of_gguf(&found.path)?,
-    };
-    Some(name.escape_debug().take(SHOWN).collect())
+/// A model that was found, with what its files say.
+struct Row<'f> {
+    found: &'f Found,
+    kind: &'static str,
+    /// The format of a GGUF file.
+    format: Option<String>,
+    /// The family, as `inspect` calls it; of a model that is not supported, its own word.
+    family: Option<String>,
+    /// Why it is no model, if it isn't one.
+    problem: Option<String>,
 }
 
-fn of_gguf(path: &Path) -> Option<String> {
-    let file = GgufFile::open(path).ok()?;
-    file.metadata().value::<&str>("general.architecture").ok()?.map(str::to_owned)
-}
+impl<'f> Row<'f> {
+    fn of(found: &'f Found) -> Self {
+        match &found.kind {
+            Kind::Safetensors => {
+                let family =
+                    read_config(found.path.join(CONFIG_FILE)).ok().and_then(|config| family_of_folder(&config));
+                Self { found, kind: "safetensors", format: None, family, problem: None }
+            }
+            Kind::Gguf(format) => {
+                let row = Self { found, kind: "gguf", format: format.clone(), family: None, problem: None };
+                match GgufFile::open(&found.path) {
+                    Ok(file) => row.with(file),
+                    Err(_) if found.missing.is_some() => row,
+                    Err(_) => Self { format: None, problem: Some("not a whole GGUF file".to_owned()), ..row },
+                }
+            }
+        }
+    }
 
-fn kind(kind: &Kind) -> (&'static str, Option<&str>) {
-    match kind {
-        Kind::Safetensors => ("safetensors", None),
-        Kind::Gguf(format) => ("gguf", format.as_deref()),
+    fn with(self, file: GgufFile) -> Self {
+        let text = |key: &str| file.metadata().value::<&str>(key).ok().flatten().map(short);
+        let number = file.metadata().value::<u32>("general.file_type").ok().flatten();
+        let format =
+            number.and_then(WeightMix::from_file_type).map(|mix| mix.name().to_owned()).or(self.format.clone());
+        let problem = match text("general.type") {
+            Some(kind) if kind == "imatrix" => Some("an importance matrix, no model".to_owned()),
+            Some(kind) if kind != "model" => Some(format!("a file of the type {kind}, no model")),
+            _ => None,
+        };
+        let own = text("general.architecture");
+        let config = ModelFiles::Gguf(file).configs(UnknownKeys::Allow).ok();
+        let family = config.and_then(|(config, _)| config.model_type().ok().map(str::to_owned)).or(own);
+        Self { format: format.filter(|_| problem.is_none()), family, problem, ..self }
     }
 }
 
-fn document(listing: &Listing) -> Value {
-    let model = |found: &Found| {
-        let (kind, format) = kind(&found.kind);
+fn family_of_folder(config: &Value) -> Option<String> {
+    let parsed = ModelConfig::from_json_with(config, UnknownKeys::Allow).ok();
+    let family = parsed.and_then(|config| config.model_type().ok());
+    family.map(str::to_owned).or_else(|| config.get("model_type")?.as_str().map(short))
+}
+
+/// A word from a file, without control characters and not too long.
+fn short(text: &str) -> String {
+    text.escape_debug().take(SHOWN).collect()
+}
+
+fn document(models: &[Row<'_>], listing: &Listing) -> Value {
+    let model = |row: &Row<'_>| {
         json!({
-            "model": found.name,
-            "path": found.path.display().to_string(),
-            "kind": kind,
-            "format": format,
-            "bytes": found.bytes,
-            "architecture": architecture(found),
-            "missing": found.missing,
+            "model": row.found.name,
+            "path": row.found.path.display().to_string(),
+            "kind": row.kind,
+            "format": row.format,
+            "bytes": row.found.bytes,
+            "architecture": row.family,
+            "missing": row.found.missing,
+            "problem": row.problem,
         })
     };
-    let models: Vec<Value> = listing.models.iter().map(model).collect();
+    let models: Vec<Value> = models.iter().map(model).collect();
     let unfinished = listing.unfinished.iter().map(|part| json!({ "model": part.name, "bytes": part.bytes }));
     json!({ "models": models, "unfinished": unfinished.collect::<Vec<_>>() })
 }
 
-fn table(listing: &Listing) -> String {
-    let width = listing.models.iter().map(|found| found.name.chars().count()).max().unwrap_or(0);
-    let row = |found: &Found| {
-        let (kind, format) = kind(&found.kind);
-        let stored = [kind, format.unwrap_or_default()].join(" ");
-        let architecture = architecture(found).unwrap_or_else(|| "unknown".to_owned());
-        let missing = found.missing.as_ref().map(|file| format!("  incomplete: {} is missing", file.escape_debug()));
-        let (name, bytes) = (&found.name, units::bytes(found.bytes));
-        format!("{name:<width$}  {stored:<12}  {bytes:>9}  {architecture}{}\n", missing.unwrap_or_default())
+fn table(models: &[Row<'_>], listing: &Listing) -> String {
+    let width = models.iter().map(|row| row.found.name.chars().count()).max().unwrap_or(0);
+    let line = |row: &Row<'_>| {
+        let stored = [row.kind, row.format.as_deref().unwrap_or_default()].join(" ");
+        let what = row.problem.as_deref().or(row.family.as_deref()).unwrap_or("unknown");
+        let missing = row.found.missing.as_ref();
+        let missing = missing.map(|file| format!("  incomplete: {} is missing", file.escape_debug()));
+        let (name, bytes) = (&row.found.name, units::bytes(row.found.bytes));
+        format!("{name:<width$}  {stored:<12}  {bytes:>9}  {what}{}\n", missing.unwrap_or_default())
     };
     let unfinished = listing
         .unfinished
         .iter()
         .map(|part| format!("{}: an unfinished download, {} so far\n", part.name, units::bytes(part.bytes)));
-    listing.models.iter().map(row).chain(unfinished).collect()
+    models.iter().map(line).chain(unfinished).collect()
 }

@@ -159,14 +159,17 @@ impl ModelArg {
             let files = open_files(&self.model)?;
             let tokenizer = tokenizer_in(&self.model, &files)?;
             let model = self.allowed.load_packed(&files, isa, weights)?;
-            let (of_tokenizer, of_model) = (tokenizer.vocab_size(), model.config().vocab_size);
-            if of_tokenizer > of_model {
-                return Err(ModelError::Vocabulary { tokenizer: of_tokenizer, model: of_model }.into());
-            }
+            check_vocabulary(&tokenizer, model.config())?;
             Ok((model, Arc::new(tokenizer)))
         };
         read().map_err(|error| of_model(&self.model, error))
     }
+}
+
+/// Checks that a model has an entry for every token of its tokenizer.
+pub fn check_vocabulary(tokenizer: &Tokenizer, config: &ModelConfig) -> Result<(), ModelError> {
+    let (tokenizer, model) = (tokenizer.vocab_size(), config.vocab_size);
+    if tokenizer > model { Err(ModelError::Vocabulary { tokenizer, model }) } else { Ok(()) }
 }
 
 /// Opens a model's files: configuration and headers, without the weights. For a run without a model, its latest

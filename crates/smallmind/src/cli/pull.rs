@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Value, json};
-use smallmind::hub::{Client, Event, HubError, ModelName, Pulled};
+use smallmind::hub::{Client, Event, HubError, ModelName, PREFIX, Pulled};
 
 use super::failure::{Failure, Outcome, usage};
 use super::hints::{program, quoted};
@@ -33,7 +33,7 @@ pub struct Pull {
 
 impl Pull {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
-        let name: ModelName = self.name.parse()?;
+        let name: ModelName = self.name.parse().map_err(|error| self.with_prefix(error))?;
         let name = match &self.revision {
             Some(_) if name.has_revision() => return Err(usage("--revision and @ both name a revision; give one")),
             Some(revision) => name.at(revision)?,
@@ -53,6 +53,18 @@ impl Pull {
             }
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+impl Pull {
+    /// The error of a name, with the command that was meant if only the beginning is missing.
+    fn with_prefix(&self, error: HubError) -> anyhow::Error {
+        let meant = format!("{PREFIX}{}", self.name);
+        if self.name.starts_with(PREFIX) || !self.name.contains('/') || meant.parse::<ModelName>().is_err() {
+            return error.into();
+        }
+        let (name, program, meant) = (&self.name, program(), quoted(Path::new(&meant)));
+        usage(format!("{name}: names on the hub begin with {PREFIX}; the command is: {program} pull {meant}"))
     }
 }
 
@@ -125,6 +137,9 @@ impl Reporter {
                 units::bytes(present)
             ),
             Event::Waiting { file } => format!("{file}: another process downloads this file; waiting for it"),
+            Event::Damaged { file } => {
+                format!("{file}: the content that is here is damaged; it is downloaded again")
+            }
             Event::Resuming { file, at } => format!("{file}: continued after {}", units::bytes(at)),
             Event::Retrying { what, why, pause } => {
                 format!("{what}: {why}; trying again in {}", units::seconds(pause.as_secs_f64()))
@@ -152,6 +167,7 @@ impl Reporter {
                 json!({ "event": "planned", "commit": commit, "files": files, "bytes": bytes, "present": present })
             }
             Event::Waiting { file } => json!({ "event": "waiting", "file": file }),
+            Event::Damaged { file } => json!({ "event": "damaged", "file": file }),
             Event::Resuming { file, at } => json!({ "event": "resuming", "file": file, "bytes": at }),
             Event::Received { bytes } => {
                 if !self.is_due(JSON_INTERVAL) {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use smallmind::kernels::Format;
 use smallmind::model::export::{ExportOptions, GgufExport, ImportanceMatrix, PlannedTensor, WeightMix};
 use smallmind::model::tokenizer::Tokenizer;
-use smallmind::model::{ModelFiles, is_gguf_name};
+use smallmind::model::{ModelError, ModelFiles, is_gguf_name};
 use smallmind::train::data::Corpus;
 use smallmind::train::{Divergence, EvaluateSettings, check_text, divergence};
 
@@ -90,13 +90,15 @@ impl Quantize {
             importance: importance.as_ref(),
             threads: settings.threads(),
         };
-        let export = GgufExport::new(&files, self.model.allowed.load_options(), options).map_err(models::with_flag)?;
+        let export = GgufExport::new(&files, self.model.allowed.load_options(), options)
+            .map_err(|error| self.with_matrix(error))?;
+        gguf_output::note_other_formats(export.tensors());
         if !self.allow_requantize {
             let advice = "quantize the model that this file was made of, or add --allow-requantize";
             gguf_output::check_requantized(&export, advice)?;
         }
         let Some(out) = out.filter(|_| !self.dry_run) else { return show(self.format, export.tensors(), settings) };
-        let beside = Beside::of(path, &files)?;
+        let beside = Beside::of(path, &files, &export)?;
         gguf_output::write(&export, &beside, out)?;
         let written = self.out.clone().unwrap_or_default();
         let name = written.display().to_string();
@@ -115,6 +117,17 @@ impl Quantize {
         }
         output::line(&format!("{name}: {}", gguf_output::summary(self.format, export.tensors())))?;
         compared.map_or(Ok(()), |d| output::print(&described(&d)))
+    }
+
+    /// The error, with the file of an importance matrix that does not fit the model.
+    fn with_matrix(&self, error: ModelError) -> anyhow::Error {
+        match (&self.imatrix, &error) {
+            (Some(file), ModelError::Importance { .. } | ModelError::ForeignImportance) => {
+                let told = format!("{}: it was made for another model", file.display());
+                anyhow::Error::new(error).context(told)
+            }
+            _ => models::with_flag(error),
+        }
     }
 
     /// Reads `--data`, before anything is written.

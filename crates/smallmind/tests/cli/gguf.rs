@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::json;
-use smallmind::checkpoint::{GgufData, GgufFile, GgufValue, GgufWriter, TensorSource};
+use smallmind::checkpoint::{GgufData, GgufFile, GgufStrings, GgufValue, GgufWriter, TensorSource};
 
 use crate::support::Bench;
 
@@ -90,6 +90,17 @@ fn quantized_files_are_planned_written_and_read() {
     bench.run(&format!("generate -m small.gguf {GENERATE}")).ok();
     let shown = bench.run("inspect small.gguf --tensors").ok();
     assert!(shown.contains("q8_0") && shown.contains("blk.0.attn_norm.weight"), "{shown}");
+    // Rows of 128 elements; the head's table is Q6_K in every such mix.
+    let ran = bench.run("quantize -m model --format q4_k_s --dry-run");
+    let told = "note: 13 tensors have rows of 128 elements, which are not whole blocks of ";
+    assert!(
+        ran.stderr.contains(told)
+            && ran.stderr.contains("q6_k (of 256)")
+            && ran.stderr.contains("taken instead: q8_0 (1), q5_0 (8)"),
+        "{ran:#?}"
+    );
+    ran.ok();
+    assert!(!bench.run("quantize -m model --format q8_0 --dry-run").stderr.contains("note"));
     // Twice is once too often, unless a flag says so.
     let again = "quantize -m small.gguf --format q4_0 --out smaller.gguf";
     bench.run(again).fails(2, &["quantized already (q8_0)", "--allow-requantize"]);
@@ -140,6 +151,76 @@ fn a_file_that_no_config_json_can_state_is_shown_and_copied() {
     assert_eq!(kept.metadata().get("gpt2.attention.scale"), Some(&GgufValue::F32(0.5)));
     bench.run(&format!("generate -m small.gguf {GENERATE}")).ok();
     bench.run("convert -m odd.gguf --out folder").fails(2, &["attention_scale"]);
+}
+
+#[test]
+fn a_tokenizer_of_more_tokens_than_the_model_is_found_before_anything_is_written() {
+    let bench = bench();
+    bench.write("more.txt", "0123456789 ABCDEFGHIJKLMNOPQRSTUVWXYZ abcdefghijklmnopqrstuvwxyz!?.,;:-");
+    bench.run("tokenizer train --kind characters --data more.txt --out more.json").ok();
+    fs::copy(bench.path("more.json"), bench.path("model/tokenizer.json")).unwrap();
+    for verb in ["convert", "quantize --format q8_0"] {
+        bench.run(&format!("{verb} -m model --out model.gguf")).fails(3, &["tokens", "65"]);
+    }
+    bench.run("convert -m model --out folder").fails(3, &["tokens", "65"]);
+    assert!(!bench.path("model.gguf").exists() && !bench.path("folder").exists());
+}
+
+#[test]
+fn all_chat_templates_go_both_ways() {
+    let bench = bench();
+    let templates = |folder: &str| -> serde_json::Value {
+        let text = fs::read_to_string(bench.path(folder).join("tokenizer_config.json")).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["chat_template"].clone()
+    };
+    let named = json!([{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]);
+    bench.write("model/tokenizer_config.json", json!({ "chat_template": named }).to_string());
+    bench.run("convert -m model --out model.gguf").ok();
+    let file = GgufFile::open(bench.path("model.gguf")).unwrap();
+    let text = |key: &str| file.metadata().required::<&str>(key).unwrap().to_owned();
+    assert_eq!(text("tokenizer.chat_template"), "d");
+    assert_eq!(text("tokenizer.chat_template.tool_use"), "t");
+    let names: &GgufStrings = file.metadata().required("tokenizer.chat_templates").unwrap();
+    assert_eq!(names.iter().collect::<Vec<_>>(), ["tool_use"]);
+    for (from, to) in [("model.gguf", "again"), ("model", "folder")] {
+        bench.run(&format!("convert -m {from} --out {to}")).ok();
+        assert_eq!(templates(to), named, "{from}");
+    }
+    // One template needs no list.
+    bench.write("model/tokenizer_config.json", json!({ "chat_template": "d" }).to_string());
+    bench.run("convert -m model --out one.gguf").ok();
+    bench.run("convert -m one.gguf --out one").ok();
+    assert_eq!(templates("one"), "d");
+}
+
+/// What other readers of a folder can't know by the texts of tokens is written into it, and doesn't stay when the folder
+/// becomes a GGUF file again.
+#[test]
+fn tokens_that_end_a_text_are_named_in_a_folder() {
+    let bench = Bench::with_text();
+    bench.train("model", "--data.tokenizer=bpe --data.vocab_size=300").ok();
+    bench.run("convert -m model --out model.gguf").ok();
+    let more = [
+        ("tokenizer.ggml.eos_token_id", GgufValue::U32(5)),
+        ("general.license", GgufValue::String("mit".into())),
+        ("general.author", GgufValue::String("nobody".into())),
+    ];
+    copy_with(&bench, "model.gguf", "five.gguf", &more);
+    let ran = bench.run("convert -m five.gguf --out folder");
+    assert!(ran.stderr.contains("no place for general.license, general.author of the file"), "{ran:#?}");
+    ran.ok();
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(bench.path("folder/config.json")).unwrap()).unwrap();
+    assert_eq!(config["eos_token_id"], json!([5, 0]), "the token 0 is <|endoftext|>");
+    bench.run("convert -m folder --out again.gguf").ok();
+    let of_tokenizer = |name: &str| {
+        let file = GgufFile::open(bench.path(name)).unwrap();
+        let all = file.metadata().iter().filter(|(key, _)| key.starts_with("tokenizer."));
+        let mut all: Vec<_> = all.map(|(key, value)| (key.to_owned(), value.clone())).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    };
+    assert_eq!(of_tokenizer("again.gguf"), of_tokenizer("five.gguf"));
 }
 
 /// Wrong settings of sampling are found when the file is read, whatever is asked of it.
@@ -202,6 +283,10 @@ fn importance_is_measured_and_used() {
     for verb in ["inspect", "generate -m"] {
         bench.run(&format!("{verb} imatrix.gguf")).fails(3, &["imatrix.gguf", "an importance matrix", "--imatrix"]);
     }
+    bench.train("other", "").ok();
+    bench
+        .run("quantize -m other --format q4_0 --out other.gguf --imatrix imatrix.gguf")
+        .fails(3, &["imatrix.gguf: it was made for another model: ", "`token_embd.weight`"]);
 }
 
 #[test]

@@ -132,6 +132,8 @@ fn tokens_and_caches_come_from_the_environment() {
     ran.fails(2, &["token", "ASCII"]);
     let offline = command(&bench, &hub, line).env("HF_HUB_OFFLINE", "1").output().unwrap();
     Ran::of(offline).fails(2, &["HF_HUB_OFFLINE"]);
+    let unknown = command(&bench, &hub, line).env("HF_ENDPOINT", "http://smallmind.invalid").output().unwrap();
+    Ran::of(unknown).fails(1, &["error: no connection to smallmind.invalid: name not found\n"]);
     let nowhere = command(&bench, &hub, line).env("HF_ENDPOINT", "ftp://x").output().unwrap();
     Ran::of(nowhere).fails(2, &["address", "https://"]);
     assert!(hub.seen().is_empty());
@@ -144,7 +146,8 @@ fn failures_have_the_codes_of_the_contract() {
         LoopbackHub::start(vec![Served::large("m-Q8_0.gguf", vec![1; 100]), Served::large("m-Q6_K.gguf", vec![2; 9])]);
     let run = |line: &str| run(&bench, &hub, line);
     run("pull").fails(2, &["NAME"]);
-    run("pull owner/name").fails(2, &["hf:"]);
+    run("pull owner/name:Q8_0").fails(2, &["owner/name:Q8_0: ", "smallmind pull hf:owner/name:Q8_0"]);
+    run("pull ../name").fails(2, &["hf:"]);
     run("pull hf:../name").fails(2, &["owner/name"]);
     run("pull hf:owner/name@a --revision b").fails(2, &["--revision"]);
     run("pull hf:owner/name:Q5_0").fails(2, &["Q5_0", "m-Q8_0.gguf"]);
@@ -165,7 +168,39 @@ fn failures_have_the_codes_of_the_contract() {
     let path = run("pull hf:owner/name").ok();
     assert!(Path::new(path.trim()).ends_with("m-Q8_0.gguf"), "{path}");
     let listed = run("models").ok();
-    assert!(listed.contains("hf:owner/name:Q8_0  gguf Q8_0") && listed.contains("unknown"), "{listed}");
+    assert!(listed.contains("hf:owner/name:Q8_0  gguf ") && listed.contains("not a whole GGUF file"), "{listed}");
+}
+
+/// What `models` says of a file is what the file says, not its name.
+#[test]
+fn files_in_a_folder_are_listed_as_what_they_are() {
+    let bench = Bench::with_text();
+    let hub = LoopbackHub::start(vec![]);
+    let run = |line: &str| run(&bench, &hub, line);
+    bench.random_model();
+    fs::create_dir_all(bench.path("all/empty")).unwrap();
+    run("quantize -m model --format q8_0 --out all/m-Q2_K.gguf").ok();
+    run("imatrix -m model --data text.txt --out all/matrix.gguf --context 16 --chunks 1 --threads 1").ok();
+    bench.write("all/fake.gguf", "no GGUF");
+    bench.write("all/.tmp-new-1-x.gguf", "GGUF");
+    bench.train("all/run", "--checkpoint.interval=2").ok();
+    assert!(fs::read_dir(bench.path("all/run/checkpoints")).unwrap().count() > 1);
+    let listed = run("models all --json").json();
+    let of = |name: &str| {
+        let rows = listed["models"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["model"] == name).unwrap_or_else(|| panic!("{name} in {listed}"));
+        ["kind", "format", "architecture", "problem"].map(|key| row[key].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(of("all/m-Q2_K.gguf"), ["gguf", "Q8_0", "gpt2", ""]);
+    assert_eq!(of("all/matrix.gguf"), ["gguf", "", "", "an importance matrix, no model"]);
+    assert_eq!(of("all/fake.gguf"), ["gguf", "", "", "not a whole GGUF file"]);
+    assert_eq!(of("all/run"), ["safetensors", "", "gpt2", ""]);
+    assert_eq!(listed["models"].as_array().unwrap().len(), 4, "{listed}");
+    let none = run("models all/empty");
+    assert!(none.stderr.contains("no models in ") && none.stderr.contains(", all/empty; "), "{none:?}");
+    let some = run("models all all/empty");
+    assert!(some.stderr.ends_with("no models in all/empty\n"), "{some:?}");
+    run("models all/fake.gguf").fails(2, &["all/fake.gguf: this is a file", "inspect"]);
 }
 
 /// Only the crate `hub` can open a connection: no other depends on a client, or uses a socket of the standard library.

@@ -162,7 +162,13 @@ fn generation_stops_and_goes_past_the_context() {
     let bench = Bench::with_text();
     bench.random_model();
     let long = bench.run("generate -m model -n 100 --temp 0 --json --threads 1").json();
-    assert_eq!(long["tokens"], 100);
+    // Full with 64 tokens, then with each 32 more; one token is the prompt's.
+    assert_eq!((&long["tokens"], &long["context_shifts"]), (&100.into(), &2.into()));
+    let ran = bench.run("generate -m model -n 100 --temp 0 --threads 1");
+    let told = "note: the context of 64 tokens was full 2 times: the text went on from its latest 32 alone";
+    assert_eq!(ran.stderr.matches(told).count(), 1, "{ran:#?}");
+    let short = bench.run("generate -m model -n 50 --temp 0 --threads 1");
+    assert!(!short.stderr.contains("note"), "{short:#?}");
     let text = long["text"].as_str().unwrap();
     let stop = text.chars().nth(5).unwrap().to_string();
     let before = text.split(&stop).next().unwrap();

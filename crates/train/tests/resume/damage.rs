@@ -4,6 +4,7 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
+use serde_json::{Value, json};
 use smallmind_checkpoint::{CONFIG_FILE, Rolling, TOKENIZER_FILE, TensorData, TensorWriter, WEIGHTS_FILE};
 use smallmind_model::Model;
 use smallmind_simd::IsaKind;
@@ -39,6 +40,30 @@ fn a_damaged_checkpoint_gives_way_to_the_one_before() {
             fs::remove_dir_all(&run).unwrap();
         }
     }
+}
+
+/// The shape of a run is that of its checkpoints: another one in its `config.json` is neither taken nor passed over.
+#[test]
+fn another_shape_in_the_folder_of_a_run_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, ..) = stopped(dir.path());
+    let path = run.join(CONFIG_FILE);
+    let text = fs::read_to_string(&path).unwrap();
+    let mut config: Value = serde_json::from_str(&text).unwrap();
+    let key = "layer_norm_epsilon";
+    assert!(config[key].is_number(), "{text}");
+    // A key of other programs, and another order, change nothing.
+    config["transformers_version"] = json!("4.0");
+    fs::write(&path, config.to_string()).unwrap();
+    drop(resume(&run, 1));
+    config[key] = json!(0.25);
+    fs::write(&path, config.to_string()).unwrap();
+    let error = Trainer::resume(&run, &[], 1, IsaKind::best()).err().unwrap();
+    assert!(matches!(error, TrainError::Shape { .. }) && error.class() == ErrorClass::BadFile, "{error}");
+    let message = error.to_string();
+    assert!(message.contains("config.json: it says `layer_norm_epsilon` 0.25, the checkpoint 0.00001;"), "{message}");
+    fs::write(&path, text).unwrap();
+    drop(resume(&run, 1));
 }
 
 #[test]

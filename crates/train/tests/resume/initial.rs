@@ -70,7 +70,7 @@ fn gguf(model: &Path, mix: WeightMix, path: &Path) {
     let files = ModelFiles::open(model).unwrap();
     let options = ExportOptions { mix, overrides: vec![], importance: None, threads: 1 };
     let export = GgufExport::new(&files, LoadOptions::default(), options).unwrap();
-    export.write("golden", None, None, &mut fs::File::create(path).unwrap(), &|_| {}).unwrap();
+    export.write("golden", None, &ChatTemplates::new(), &mut fs::File::create(path).unwrap(), &|_| {}).unwrap();
 }
 
 /// The mean loss of a model on the first batch of a run, by the graph that `eval` runs.

@@ -136,6 +136,7 @@ mod tests {
     use smallmind_graph::op::Gelu;
 
     use super::*;
+    use crate::chat::ChatTemplates;
     use crate::config::gguf;
     use crate::export::{ExportOptions, GgufExport, WeightMix};
     use crate::{LoadOptions, Mlp, Model, ModelFiles, NormPlacement, QkNorm, UnknownKeys};
@@ -238,7 +239,7 @@ mod tests {
             let options = ExportOptions { mix: WeightMix::F32, overrides: vec![], importance: None, threads: 1 };
             let export = GgufExport::new(files, LoadOptions::default(), options).unwrap();
             let mut bytes = Vec::new();
-            export.write(name, None, None, &mut bytes, &|_| {}).unwrap();
+            export.write(name, None, &ChatTemplates::new(), &mut bytes, &|_| {}).unwrap();
             let path = dir.path().join(name);
             std::fs::write(&path, bytes).unwrap();
             path

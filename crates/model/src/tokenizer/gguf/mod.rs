@@ -9,8 +9,10 @@
 //!
 //! Each is read as the parts of a `tokenizer.json` that give the same tokens, so that it can be written as one.
 
+mod name;
 mod pre;
 mod read;
+mod read_back;
 mod write;
 
 use smallmind_checkpoint::{CheckpointError, GgufMetadata, GgufWriter};
@@ -60,13 +62,26 @@ impl Tokenizer {
     }
 
     /// Writes the vocabulary into the metadata of a GGUF file, as llama.cpp reads it: a token for each of the `rows` of
-    /// the model's embeddings, of which some may have none. Returns what llama.cpp does not apply, in words, if there is
-    /// such a thing.
+    /// the model's embeddings, of which some may have none. `name`, the model's, is written as `general.name`: readers
+    /// tell from it how blanks after special tokens are handled, so it is changed if it would tell the wrong thing.
+    ///
+    /// Then it is read back and compared, so `writer` must hold no tensor yet. Returns what llama.cpp does not apply, or
+    /// a text that becomes other tokens when the vocabulary is read from the file, in words, if there is such a thing.
     ///
     /// # Errors
     /// [`TokenizerError::NotInGguf`] names the part that a GGUF file can't express.
-    pub fn write_gguf(&self, rows: usize, writer: &mut GgufWriter<'_>) -> Result<Option<String>, TokenizerError> {
-        write::write(self, rows, writer)
+    pub fn write_gguf(
+        &self,
+        name: &str,
+        rows: usize,
+        writer: &mut GgufWriter<'_>,
+    ) -> Result<Option<String>, TokenizerError> {
+        let notes = write::write(self, name, rows, writer)?;
+        let different = read_back::difference(self, writer)?;
+        if notes.is_empty() {
+            return Ok(different.map(|text| format!("read from the file, {text:?} becomes other tokens")));
+        }
+        Ok(Some(format!("llama.cpp does not apply {}", notes.join("; nor "))))
     }
 }
 

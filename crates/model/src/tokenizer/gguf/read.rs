@@ -10,7 +10,7 @@ use super::super::error::TokenizerError;
 use super::super::file::{AddedEntry, MAX_TOKENS, Part, PatternEntry, TemplatePiece, TemplateToken, TokenizerFile};
 use super::super::merges::{MAX_DIVISION_WORK, division_work};
 use super::super::model_entry::{BpeEntry, MergeList, ModelEntry, UnigramEntry, WordPieceEntry};
-use super::{KEYS, MANY_SPACES, OUTER_SPACES, SPACE, TokenType, Tokenizer, key, pre};
+use super::{KEYS, MANY_SPACES, OUTER_SPACES, SPACE, TokenType, Tokenizer, key, name, pre};
 
 type Result<T> = std::result::Result<T, TokenizerError>;
 
@@ -163,16 +163,14 @@ impl<'m> Common<'m> {
     }
 
     fn added_entries(&self) -> Result<Vec<AddedEntry>> {
-        // llama.cpp takes the blanks after the special tokens of Phi-3 away, and finds the model by its name.
-        let name = self.metadata.value::<&str>("general.name")?.unwrap_or_default().to_lowercase();
-        let strips = name.contains("phi-3") || name.contains("phi3");
-        let keeps = ["<unk>", "<s>", "<|endoftext|>"];
+        let name = self.metadata.value::<&str>(name::KEY)?.unwrap_or_default();
+        let strips = name::strips(name);
         let entry = |at: usize| AddedEntry {
             id: at as u32,
             content: self.tokens[at].clone(),
             single_word: false,
             lstrip: false,
-            rstrip: strips && !keeps.contains(&self.tokens[at].as_str()),
+            rstrip: strips && name::is_stripped(&self.tokens[at]),
             normalized: false,
             special: self.types[at] != TokenType::UserDefined,
         };

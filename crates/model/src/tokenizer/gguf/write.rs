@@ -10,7 +10,7 @@ use super::super::engine::Engine;
 use super::super::error::TokenizerError;
 use super::super::file::{Part, PatternEntry};
 use super::super::merges::{MAX_DIVISION_WORK, Merges, division_work};
-use super::{MANY_SPACES, OUTER_SPACES, SPACE, TokenType, Tokenizer, TokenizerKind, key, pre};
+use super::{MANY_SPACES, OUTER_SPACES, SPACE, TokenType, Tokenizer, TokenizerKind, key, name, pre};
 
 type Result<T> = std::result::Result<T, TokenizerError>;
 
@@ -44,7 +44,15 @@ impl Keys<'_, '_> {
     }
 }
 
-pub(super) fn write(tokenizer: &Tokenizer, rows: usize, writer: &mut GgufWriter<'_>) -> Result<Option<String>> {
+pub(super) fn write(
+    tokenizer: &Tokenizer,
+    model_name: &str,
+    rows: usize,
+    writer: &mut GgufWriter<'_>,
+) -> Result<Vec<String>> {
+    let added = &tokenizer.parts.added_tokens;
+    let model_name = name::fitting(model_name, added);
+    writer.set(name::KEY, GgufValue::String(model_name.clone()))?;
     let mut keys = Keys { writer, count: tokenizer.vocab_size().max(rows) };
     let mut notes = Vec::new();
     match (&tokenizer.model, tokenizer.kind) {
@@ -59,11 +67,14 @@ pub(super) fn write(tokenizer: &Tokenizer, rows: usize, writer: &mut GgufWriter<
         },
         (Engine::Merges(_), kind) => return Err(refused("model", &kind.to_string())),
     }
-    let strips = |token: &&super::super::file::AddedEntry| token.lstrip || token.rstrip || token.single_word;
-    if let Some(token) = tokenizer.parts.added_tokens.iter().find(strips) {
+    let other = |token: &&super::super::file::AddedEntry| {
+        let rstrip = name::strips(&model_name) && name::is_stripped(&token.content);
+        (token.lstrip, token.rstrip, token.single_word) != (false, rstrip, false)
+    };
+    if let Some(token) = added.iter().find(other) {
         notes.push(format!("the handling of blanks beside {:?} and tokens like it", token.content));
     }
-    Ok((!notes.is_empty()).then(|| format!("llama.cpp does not apply {}", notes.join("; nor "))))
+    Ok(notes)
 }
 
 fn refused(part: &str, found: &str) -> TokenizerError {
