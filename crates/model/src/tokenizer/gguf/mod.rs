@@ -76,12 +76,15 @@ impl Tokenizer {
         rows: usize,
         writer: &mut GgufWriter<'_>,
     ) -> Result<Option<String>, TokenizerError> {
-        let notes = write::write(self, name, rows, writer)?;
-        let different = read_back::difference(self, writer)?;
-        if notes.is_empty() {
-            return Ok(different.map(|text| format!("read from the file, {text:?} becomes other tokens")));
+        let unapplied = write::write(self, name, rows, writer)?;
+        let mut notes = vec![];
+        if !unapplied.is_empty() {
+            notes.push(format!("llama.cpp does not apply {}", unapplied.join("; nor ")));
         }
-        Ok(Some(format!("llama.cpp does not apply {}", notes.join("; nor "))))
+        if let Some(text) = read_back::difference(self, writer)? {
+            notes.push(format!("read from the file, {text:?} becomes other tokens"));
+        }
+        Ok((!notes.is_empty()).then(|| notes.join("; ")))
     }
 }
 
