@@ -135,22 +135,22 @@ impl Generator {
         let started = Instant::now();
         let (mut prefill, mut error) = (None, None);
         let finish = loop {
-            if self.read_chunks(sequence, go_on)?.is_break() {
-                sequence.break_off();
-                break Finish::Interrupted;
-            }
-            let read = || _ = prefill.get_or_insert_with(|| started.elapsed());
-            self.step_noting(slice::from_mut(sequence), read, |_, piece| match piece {
-                Ok(piece) => on_text(piece),
-                Err(failure) => {
-                    error = Some(failure);
-                    ControlFlow::Break(())
+            let mut asked = self.read_chunks(sequence, go_on)?;
+            if asked.is_continue() {
+                let read = || _ = prefill.get_or_insert_with(|| started.elapsed());
+                self.step_noting(slice::from_mut(sequence), read, |_, piece| match piece {
+                    Ok(piece) => on_text(piece),
+                    Err(failure) => {
+                        error = Some(failure);
+                        ControlFlow::Break(())
+                    }
+                })?;
+                if let Some(finish) = sequence.finish() {
+                    break finish.clone();
                 }
-            })?;
-            if let Some(finish) = sequence.finish() {
-                break finish.clone();
+                asked = go_on();
             }
-            if go_on().is_break() {
+            if asked.is_break() {
                 sequence.break_off();
                 if !sequence.rest().is_empty() {
                     let _ = on_text(sequence.piece());
@@ -257,8 +257,7 @@ impl Generator {
         Ok(())
     }
 
-    /// Has the session read whole chunks of a text until at most one is left, as one run would. A text that does not fit
-    /// is left to the run that refuses it.
+    /// Reads a text in chunks until at most one is left. A text that does not fit is left to the run that refuses it.
     fn read_chunks(
         &mut self,
         sequence: &mut Sequence,

@@ -52,7 +52,7 @@ fn a_text_can_be_broken_off_between_chunks_and_tokens() {
     let model = model(Kind::Gpt2);
     let prompt = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
     let whole = generate(&mut generator(&model), &prompt, &greedy(9)).0;
-    let broken = |after: usize| {
+    let broken = |after: usize, options: &GenerateOptions| {
         let (mut asked, mut text) = (0, String::new());
         let mut generator = generator(&model);
         let go_on = || {
@@ -63,15 +63,27 @@ fn a_text_can_be_broken_off_between_chunks_and_tokens() {
             text += piece;
             ControlFlow::Continue(())
         };
-        let generation = generator.generate_while(&prompt, &greedy(9), go_on, on_text).unwrap();
+        let generation = generator.generate_while(&prompt, options, go_on, on_text).unwrap();
         assert_eq!(generator.session().free_pages(), generator.session().options().pages.unwrap());
         (text, generation.tokens, generation.finish)
     };
     // Two chunks of five tokens are read before the run that ends with the last token.
-    assert_eq!(broken(0), (String::new(), 0, Finish::Interrupted));
-    assert_eq!(broken(1), (String::new(), 0, Finish::Interrupted));
-    assert_eq!(broken(2), (whole.chars().take(1).collect(), 1, Finish::Interrupted));
-    assert_eq!(broken(1000), (whole, 9, Finish::Length));
+    let nine = greedy(9);
+    assert_eq!(broken(0, &nine), (String::new(), 0, Finish::Interrupted));
+    assert_eq!(broken(1, &nine), (String::new(), 0, Finish::Interrupted));
+    assert_eq!(broken(2, &nine), (whole.chars().take(1).collect(), 1, Finish::Interrupted));
+    assert_eq!(broken(1000, &nine), (whole, 9, Finish::Length));
+
+    // Each character may begin a stop string, so that the latest is held back; with a full context, half of the text
+    // is read anew, in two chunks.
+    let stops = LETTERS.chars().map(|letter| format!("{letter}!")).collect();
+    let held = GenerateOptions { stops, ..greedy(30) };
+    let whole = generate(&mut generator(&model), &prompt, &held).0;
+    for after in 0..40 {
+        let (text, tokens, finish) = broken(after, &held);
+        let expected: String = whole.chars().take(tokens).collect();
+        assert_eq!(text, expected, "{finish:?} after {after}");
+    }
 
     // No token has a text: the tokenizer knows none of those that the model chooses.
     let few = Arc::new(Tokenizer::characters("a").unwrap());
