@@ -61,12 +61,11 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>, TrainError> {
 
 /// About a line that is no question. The parser counts lines within the line, which is not worth telling.
 fn no_question(error: &serde_json::Error) -> String {
-    let problem = json_problem(error);
-    let problem = problem.strip_suffix(&format!(" at line {} column {}", error.line(), error.column()));
+    let said = json_problem(error);
+    let what = said.rsplit_once(" at line ").map_or(&*said, |(what, _)| what);
     let column = error.column();
     format!(
-        "{} at column {column}; each line must be {{\"context\": text, \"endings\": [texts], \"label\": number}}",
-        problem.map_or_else(|| json_problem(error), str::to_owned)
+        "{what} at column {column}; each line must be {{\"context\": text, \"endings\": [texts], \"label\": number}}"
     )
 }
 
