@@ -7,10 +7,13 @@
 //! ```
 //!
 //! A process that is killed in between leaves names that start with `.tmp-`. [`clean_stale`] removes them, and puts an
-//! old folder back if its successor had not yet taken its place; [`clean_stale_parts`] removes those of one file. One
-//! process at a time may write into a folder.
+//! old folder back if its successor had not yet taken its place. [`clean_stale_files_of`] removes the temporary files of
+//! one file and may run beside other writers; [`clean_stale`] may not.
+//!
+//! A file is locked from its creation until it has its name, so that other processes know that it is being written.
 
 use std::ffi::OsStr;
+use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,7 +74,9 @@ pub struct PendingFile<'a> {
     path: PathBuf,
     parent: PathBuf,
     staging: PathBuf,
-    file: Option<Box<dyn SystemFile>>,
+    /// Open, and so locked, until the file has its name.
+    file: Box<dyn SystemFile>,
+    filled: bool,
     published: bool,
 }
 
@@ -103,7 +108,8 @@ impl<'a> PendingFile<'a> {
         let (parent, name) = split(path)?;
         let (staging, file) = create_unique(|| temporary(&parent, NEW, name), |path| file_system.create_file(path))
             .map_err(CheckpointError::io(path, "create a temporary file in its folder"))?;
-        Ok(Self { file_system, path: path.to_path_buf(), parent, staging, file: Some(file), published: false })
+        let path = path.to_path_buf();
+        Ok(Self { file_system, path, parent, staging, file, filled: false, published: false })
     }
 
     /// The temporary file.
@@ -116,8 +122,12 @@ impl<'a> PendingFile<'a> {
     /// # Errors
     /// A disk that is full or fails.
     pub fn fill(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), CheckpointError> {
-        let file = self.file.take().ok_or_else(|| io::Error::other("it is written already"));
-        file.and_then(|file| fill(file, write)).map(drop).map_err(CheckpointError::io(&self.path, "write"))
+        let filled = if std::mem::replace(&mut self.filled, true) {
+            Err(io::Error::other("it is written already"))
+        } else {
+            fill(&mut *self.file, write)
+        };
+        filled.map(drop).map_err(CheckpointError::io(&self.path, "write"))
     }
 
     /// Moves the file to its name.
@@ -265,7 +275,7 @@ impl AtomicFolder {
         // Errors name the file as it would have been called, not its temporary name.
         let shown = self.target.join(name);
         let file = self.file_system.create_file(&self.staging.join(name));
-        file.and_then(|file| fill(file, write)).map_err(CheckpointError::io(&shown, "write"))
+        file.and_then(|mut file| fill(&mut *file, write)).map_err(CheckpointError::io(&shown, "write"))
     }
 }
 
@@ -321,8 +331,8 @@ pub fn clean_stale(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>, CheckpointErro
 /// `.tmp-new-PROCESS.COUNT-NAME`, of a process that has ended, and locked by nobody. Returns how many it removed.
 ///
 /// Unlike [`clean_stale`] this may be called while other processes write into the folder. Where the system doesn't show
-/// its processes, nothing is removed.
-pub fn clean_stale_parts(path: impl AsRef<Path>) -> usize {
+/// its processes, or the file system has no locks, nothing is removed.
+pub fn clean_stale_files_of(path: impl AsRef<Path>) -> usize {
     let Ok((parent, name)) = split(path.as_ref()) else { return 0 };
     let Ok(entries) = std::fs::read_dir(parent) else { return 0 };
     let is_stale = |entry: &std::fs::DirEntry| {
@@ -335,16 +345,11 @@ pub fn clean_stale_parts(path: impl AsRef<Path>) -> usize {
     stale.filter(|entry| Disk.remove_file(&entry.path()).is_ok()).count()
 }
 
-/// Whether no process holds the lock of a file that is being written: one on another machine, or in another container,
-/// is not among the processes that the system shows.
+/// Whether certainly no process holds the lock of a file that is being written: one on another machine, or in another
+/// container, is not among the processes that the system shows. False if the file can't be opened or locked.
 fn is_unlocked(path: &Path) -> bool {
-    use std::fs::TryLockError;
-    match std::fs::File::open(path).map(|file| file.try_lock()) {
-        Ok(Ok(())) => true,
-        // The file system has no locks.
-        Ok(Err(TryLockError::Error(_))) => true,
-        Ok(Err(TryLockError::WouldBlock)) | Err(_) => false,
-    }
+    // A network file system locks only a file that is open for writing.
+    OpenOptions::new().append(true).open(path).is_ok_and(|file| file.try_lock().is_ok())
 }
 
 /// Removes a folder so that it is never seen incomplete under its name.
@@ -357,25 +362,25 @@ pub(crate) fn remove_folder(file_system: &dyn FileSystem, path: &Path) -> Result
 }
 
 /// Calls `write` with a buffered writer that hashes what passes, then syncs the file.
-fn fill(file: Box<dyn SystemFile>, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<FileRecord> {
+fn fill(file: &mut dyn SystemFile, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<FileRecord> {
     let mut out = BufWriter::with_capacity(BUFFER, Hashed { file, hasher: Sha256::new(), bytes: 0 });
     let written = write(&mut out);
     // The buffer is taken apart even after an error, so that a failed file is not flushed again on drop.
     let flushed = written.and_then(|()| out.flush());
-    let (mut hashed, _) = out.into_parts();
+    let (hashed, _) = out.into_parts();
     flushed?;
     hashed.file.sync()?;
     Ok(FileRecord { bytes: hashed.bytes, sha256: hex(hashed.hasher) })
 }
 
 /// Counts and hashes what passes to a file.
-struct Hashed {
-    file: Box<dyn SystemFile>,
+struct Hashed<'a> {
+    file: &'a mut dyn SystemFile,
     hasher: Sha256,
     bytes: u64,
 }
 
-impl Write for Hashed {
+impl Write for Hashed<'_> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let taken = self.file.write(data)?;
         self.hasher.update(&data[..taken]);

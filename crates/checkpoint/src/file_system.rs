@@ -2,7 +2,7 @@
 //!
 //! Reading is not part of it: published files are read with ordinary calls.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -30,6 +30,19 @@ pub trait FileSystem: Send + Sync {
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Removes a folder with all that it holds.
     fn remove_folder(&self, path: &Path) -> io::Result<()>;
+}
+
+/// Whether two paths or handles with these metadata are of one file on the disk; `None` where the system doesn't say.
+#[cfg(unix)]
+pub fn is_same_file(a: &Metadata, b: &Metadata) -> Option<bool> {
+    use std::os::unix::fs::MetadataExt;
+    Some((a.dev(), a.ino()) == (b.dev(), b.ino()))
+}
+
+/// Whether two paths or handles with these metadata are of one file on the disk; `None` where the system doesn't say.
+#[cfg(not(unix))]
+pub fn is_same_file(_a: &Metadata, _b: &Metadata) -> Option<bool> {
+    None
 }
 
 /// A file being written.

@@ -110,12 +110,12 @@ mod weight_files;
 mod write;
 
 pub use atomic::{
-    AtomicFolder, Earlier, PendingFile, clean_stale, clean_stale_parts, write_file_atomic, write_file_atomic_on,
+    AtomicFolder, Earlier, PendingFile, clean_stale, clean_stale_files_of, write_file_atomic, write_file_atomic_on,
 };
 pub use dtype::Dtype;
 pub use error::{CheckpointError, DamageFault, HeaderFault, IndexFault, JsonFault, TensorFault, WriteFault};
 pub use file::{TensorFile, TensorInfo};
-pub use file_system::{Disk, FileSystem, SystemFile};
+pub use file_system::{Disk, FileSystem, SystemFile, is_same_file};
 pub use folder::{CONFIG_FILE, GENERATION_FILE, INDEX_FILE, ModelFolder, TOKENIZER_FILE, WEIGHTS_FILE, read_config};
 pub use gguf::{
     DEFAULT_GGUF_ALIGNMENT, FromGguf, GgmlType, GgufArray, GgufData, GgufFault, GgufFile, GgufHeader, GgufMetadata,

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use common::{Scratch, on_processor, this_program};
 use smallmind_checkpoint::{
-    AtomicFolder, CheckpointError, DamageFault, MANIFEST_FILE, Manifest, PendingFile, Rolling, WriteFault, clean_stale,
-    clean_stale_parts, verify_folder,
+    AtomicFolder, CheckpointError, DamageFault, Earlier, MANIFEST_FILE, Manifest, PendingFile, Rolling, WriteFault,
+    clean_stale, clean_stale_files_of, verify_folder,
 };
 
 fn rolling(dir: &Path, keep: usize) -> Rolling {
@@ -248,7 +248,7 @@ fn a_file_that_another_program_is_writing_stays() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn parts_of_one_file_are_cleaned_beside_other_writers() {
+fn temporary_files_of_one_file_are_cleaned_beside_other_writers() {
     let scratch = Scratch::new();
     let dead = 4_000_000_000_u32;
     let stale = format!(".tmp-new-{dead}.0-model.gguf");
@@ -269,22 +269,40 @@ fn parts_of_one_file_are_cleaned_beside_other_writers() {
     locked.try_lock().unwrap();
     let mine = PendingFile::create(scratch.path().join("model.gguf")).unwrap();
     stays.push(mine.temporary().file_name().unwrap().to_str().unwrap().to_owned());
-    assert_eq!(clean_stale_parts(scratch.path().join("model.gguf")), 1);
+    assert_eq!(clean_stale_files_of(scratch.path().join("model.gguf")), 1);
     assert!(!scratch.path().join(stale).exists());
     assert!(stays.iter().all(|name| scratch.path().join(name).exists()), "{stays:?}");
-    assert_eq!(clean_stale_parts(scratch.path().join("absent/model.gguf")), 0);
+    assert_eq!(clean_stale_files_of(scratch.path().join("absent/model.gguf")), 0);
 
     // A process that has ended, and whose parent has not asked how.
     let mut ended = std::process::Command::new("sleep").arg("100").spawn().unwrap();
-    let part = scratch.file(&format!(".tmp-new-{}.0-model.gguf", ended.id()), "x");
-    assert_eq!(clean_stale_parts(scratch.path().join("model.gguf")), 0);
+    let left = scratch.file(&format!(".tmp-new-{}.0-model.gguf", ended.id()), "x");
+    assert_eq!(clean_stale_files_of(scratch.path().join("model.gguf")), 0);
     ended.kill().unwrap();
     let killed = std::time::Instant::now();
-    while clean_stale_parts(scratch.path().join("model.gguf")) == 0 {
-        assert!(killed.elapsed() < std::time::Duration::from_secs(10), "the part of a zombie stays");
+    while clean_stale_files_of(scratch.path().join("model.gguf")) == 0 {
+        assert!(killed.elapsed() < std::time::Duration::from_secs(10), "the file of a zombie stays");
     }
-    assert!(!part.exists());
+    assert!(!left.exists());
     ended.wait().unwrap();
+}
+
+#[test]
+fn a_file_is_locked_while_it_is_written_and_until_it_is_published() {
+    use std::fs::{OpenOptions, TryLockError};
+    let scratch = Scratch::new();
+    let path = scratch.path().join("model.gguf");
+    let mut file = PendingFile::create(&path).unwrap();
+    let is_locked = |file: &PendingFile<'_>| {
+        let second = OpenOptions::new().append(true).open(file.temporary()).unwrap();
+        matches!(second.try_lock(), Err(TryLockError::WouldBlock))
+    };
+    assert!(is_locked(&file));
+    file.fill(|out| out.write_all(b"whole")).unwrap();
+    assert!(is_locked(&file), "others of its folder may still be written");
+    assert!(file.fill(|out| out.write_all(b"again")).is_err());
+    file.publish(Earlier::Replace).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"whole");
 }
 
 #[test]

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use smallmind_model::tokenizer::Tokenizer;
 use smallmind_model::{Job, Logits, ModelError, PackedModel, SequenceId, Session, SessionOptions};
 
-use crate::data::Corpus;
 use crate::logits::log_sum_exp;
 use crate::text_windows::TextWindows;
 use crate::{EvaluateSettings, TrainError};
@@ -33,18 +31,16 @@ pub struct Divergence {
 /// Tokens whose logits are held at once.
 const PIECE: usize = 64;
 
-/// Compares the predictions of `model` with those of `reference` over the documents of `corpus`, in the windows of
+/// Compares the predictions of `model` with those of `reference` over a text, in the windows of
 /// [`evaluate_text`](crate::evaluate_text) with the same settings, as far as both models have such a context: the losses
 /// are those that it gives. `progress` gets the number of targets done and of all targets.
 ///
 /// # Errors
-/// Models of other vocabularies; characters that the tokenizer lacks; fewer than two tokens; logits that are not
-/// finite.
+/// Models of other vocabularies; a text with more tokens than they have entries for; logits that are not finite.
 pub fn divergence(
     model: &Arc<PackedModel>,
     reference: &Arc<PackedModel>,
-    tokenizer: &Tokenizer,
-    corpus: &Corpus,
+    text: &TextWindows,
     settings: EvaluateSettings,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Divergence, TrainError> {
@@ -52,7 +48,9 @@ pub fn divergence(
     if vocabularies[0] != vocabularies[1] {
         return Err(TrainError::Vocabularies { model: vocabularies[0], reference: vocabularies[1] });
     }
-    let text = TextWindows::new(corpus, tokenizer, vocabularies[0])?;
+    if text.vocab > vocabularies[0] {
+        return Err(ModelError::Vocabulary { tokenizer: text.vocab, model: vocabularies[0] }.into());
+    }
     let contexts = [model, reference].map(|model| model.config().context);
     let context = settings.max_context.max(text.prefix.len() + 1).min(contexts[0]).min(contexts[1]);
     let of_text = text.of_text(context);
@@ -74,15 +72,6 @@ pub fn divergence(
         progress(totals.divergences.len(), text.ids.len() - 1);
     }
     Ok(totals.divergence())
-}
-
-/// Checks that a text can be evaluated with a model of `vocab` tokens, as [`divergence`] and
-/// [`evaluate_text`](crate::evaluate_text) do.
-///
-/// # Errors
-/// A tokenizer with more tokens than the model; characters that it lacks; fewer than two tokens.
-pub fn check_text(corpus: &Corpus, tokenizer: &Tokenizer, vocab: usize) -> Result<(), TrainError> {
-    TextWindows::new(corpus, tokenizer, vocab).map(drop)
 }
 
 /// A session that reads one window after the other.

@@ -58,7 +58,7 @@ pub fn evaluate_text(
 ) -> Result<Evaluation, TrainError> {
     let vocab = model.config().vocab_size;
     let text = TextWindows::new(corpus, tokenizer, vocab)?;
-    let (prefix, bytes) = (text.prefix, text.bytes);
+    let (prefix, bytes) = (&text.prefix[..], text.bytes);
     let data = Dataset::from_tokens(&text.ids, u32::try_from(vocab).unwrap_or(u32::MAX), bytes)?;
     let context = settings.max_context.max(prefix.len() + 1).min(model.config().context);
     let of_text = text.of_text(context);

@@ -101,7 +101,7 @@ pub use batches::{Batches, Windows};
 pub use choices::{Choices, Question, answer, read_questions};
 pub use config::{DataSection, TrainConfig};
 pub use data::Draw;
-pub use divergence::{Divergence, check_text, divergence};
+pub use divergence::{Divergence, divergence};
 pub use error::TrainError;
 pub use evaluate::{EvaluateSettings, Evaluation, PositionLoss, evaluate_text};
 pub use event::{EvalEvent, Event, Finish, Started, StepEvent, Summary};
@@ -112,6 +112,7 @@ pub use prepare::{Prepared, Progress, Source, prepare, prepare_initial, read_cor
 pub use run_dir::{Existing, Found, RunDir, is_run};
 pub use run_files::{TrainerState, data_settings, latest_checkpoint};
 pub use stepper::{RunParts, StepSettings, StepSizeError, Stepper, TimedCheckpoint};
+pub use text_windows::TextWindows;
 pub use trainer::Trainer;
 pub use workload::{StepError, StepWorkload};
 

@@ -21,7 +21,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use smallmind_checkpoint::{CONFIG_FILE, Disk, FileSystem, GENERATION_FILE, TOKENIZER_FILE, WEIGHTS_FILE, clean_stale};
+use smallmind_checkpoint::{
+    CONFIG_FILE, Disk, FileSystem, GENERATION_FILE, TOKENIZER_FILE, WEIGHTS_FILE, clean_stale, is_same_file,
+};
 use smallmind_model::chat::TOKENIZER_CONFIG_FILE;
 
 use crate::TrainError;
@@ -433,17 +435,10 @@ fn make_folder(run: &Path, made: &mut Vec<PathBuf>) -> Result<(), TrainError> {
 }
 
 /// Whether `path` still names the open file.
-#[cfg(unix)]
 fn is_file_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
-    file.metadata().and_then(|open| Ok(same(open, path.metadata()?))).unwrap_or(false)
-}
-
-#[cfg(not(unix))]
-fn is_file_at(_file: &File, path: &Path) -> bool {
-    // Open files can't be removed on other systems.
-    path.exists()
+    let is_same = file.metadata().and_then(|open| Ok(is_same_file(&open, &path.metadata()?)));
+    // Where the system doesn't say, open files can't be removed.
+    is_same.is_ok_and(|same| same.unwrap_or(true))
 }
 
 /// Removes those of these folders that are empty, the innermost first.

@@ -9,22 +9,25 @@ use crate::prepare::encode;
 
 /// A text in windows, each behind the tokens that the tokenizer puts before a prompt. Every token of the text is a
 /// target once; without such a prefix, all but the first.
-pub(crate) struct TextWindows<'t> {
+#[derive(Debug)]
+pub struct TextWindows {
     /// The tokens, behind the last token of the prefix, from which the first one is predicted.
     pub(crate) ids: Vec<u32>,
     /// Bytes of the text.
     pub(crate) bytes: u64,
     /// The tokens before each window, which aren't targets.
-    pub(crate) prefix: &'t [u32],
+    pub(crate) prefix: Vec<u32>,
+    /// Tokens of the vocabulary.
+    pub(crate) vocab: usize,
 }
 
-impl<'t> TextWindows<'t> {
+impl TextWindows {
     /// The documents of `corpus`, as in training: the token that ends a document is one of the text. `vocab` is the
     /// number of tokens that the model has.
     ///
     /// # Errors
     /// A tokenizer with more tokens than the model; characters that it lacks; nothing to predict.
-    pub(crate) fn new(corpus: &Corpus, tokenizer: &'t Tokenizer, vocab: usize) -> Result<Self, TrainError> {
+    pub fn new(corpus: &Corpus, tokenizer: &Tokenizer, vocab: usize) -> Result<Self, TrainError> {
         if tokenizer.vocab_size() > vocab {
             return Err(ModelError::Vocabulary { tokenizer: tokenizer.vocab_size(), model: vocab }.into());
         }
@@ -39,7 +42,7 @@ impl<'t> TextWindows<'t> {
         if ids.len() < 2 {
             return Err(DataError::NothingToPredict { tokens: ids.len() - prefix.len().min(1) }.into());
         }
-        Ok(Self { ids, bytes, prefix })
+        Ok(Self { ids, bytes, prefix: prefix.to_vec(), vocab: tokenizer.vocab_size() })
     }
 
     /// Tokens of the text in a window of `context` tokens.
@@ -57,7 +60,7 @@ impl<'t> TextWindows<'t> {
 
     /// The inputs of a window: tokens before it, of which the second value says how many, and its own.
     pub(crate) fn inputs(&self, window: &Window) -> (Vec<u32>, usize) {
-        let before = before(self.prefix, window);
+        let before = before(&self.prefix, window);
         let own = &self.ids[window.start..window.start + window.len];
         ([before, own].concat(), before.len())
     }

@@ -18,8 +18,8 @@ use smallmind_model::{GenerateOptions, Generator, Model, Session, SessionOptions
 use smallmind_simd::IsaKind;
 use smallmind_train::data::{Corpus, Dataset, OpenOptions, Split};
 use smallmind_train::{
-    ErrorClass, EvaluateSettings, Event, Existing, Finish, RunDir, Source, TrainError, Trainer, divergence,
-    evaluate_text, prepare,
+    ErrorClass, EvaluateSettings, Event, Existing, Finish, RunDir, Source, TextWindows, TrainError, Trainer,
+    divergence, evaluate_text, prepare,
 };
 
 const GPT: &[&str] = &["model.family=gpt2", "model.biases=false"];
@@ -214,7 +214,8 @@ fn the_loss_over_the_whole_validation_part() {
     let other = Model::load(dir.path().join("run")).unwrap().pack_as(IsaKind::best(), Format::Q4_0).unwrap();
     let of_other = evaluate_text(&other, &tokenizer, &corpus, settings, &mut |_, _| {}).unwrap();
     let [model, other] = [model, other].map(Arc::new);
-    let beside = divergence(&model, &other, &tokenizer, &corpus, settings, &mut |_, _| {}).unwrap();
+    let text = TextWindows::new(&corpus, &tokenizer, model.config().vocab_size).unwrap();
+    let beside = divergence(&model, &other, &text, settings, &mut |_, _| {}).unwrap();
     assert_eq!(beside.tokens, whole.tokens);
     assert!((beside.loss - whole.loss).abs() < 1e-6, "{beside:?} {whole:?}");
     assert!((beside.reference_loss - of_other.loss).abs() < 1e-6, "{beside:?} {of_other:?}");

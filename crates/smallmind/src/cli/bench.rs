@@ -209,13 +209,13 @@ fn verdict(measured: &Findings, fail_on: f64) -> Outcome {
     };
     let slower = measured.regressions(fail_on);
     if !slower.is_empty() {
-        let rows = if slower.len() == 1 { "1 row is".to_owned() } else { format!("{} rows are", slower.len()) };
-        let text = format!("{rows} slower than before by more than {fail_on} %{}", lines(slower));
+        let (rows, are) = (units::plural(slower.len(), "row"), if slower.len() == 1 { "is" } else { "are" });
+        let text = format!("{rows} {are} slower than before by more than {fail_on} %{}", lines(slower));
         return Err(Failure::Regression(text).into());
     }
     let wrong = measured.wrong_choices(TOLERATED_LAG);
     if !wrong.is_empty() {
-        let cases = if wrong.len() == 1 { "1 case".to_owned() } else { format!("{} cases", wrong.len()) };
+        let cases = units::plural(wrong.len(), "case");
         let text = format!("in {cases} the engine's choice is slower than the best by more than {TOLERATED_LAG} %");
         return Err(Failure::Regression(text + &lines(wrong)).into());
     }

@@ -160,17 +160,13 @@ impl Chat {
     }
 }
 
-/// Reads questions and commands until there are no more. On a terminal the conversation goes on after a failure. One
-/// from a pipe has failed if an answer was stopped.
+/// Reads questions and commands until there are no more. On a terminal the conversation goes on after a failure.
 fn converse(state: &mut State, lines: &mut Lines, name: &str, settings: &Settings) -> Outcome {
     loop {
         let outcome = match lines.read() {
-            Ok(None) if state.was_stopped() && !lines.is_terminal() => {
-                return Err(Failure::Interrupted(interrupt::INTERRUPTED.into()).into());
-            }
-            Ok(None) => return Ok(()),
+            Ok(None) => return ended(state, lines),
             Ok(Some(text)) => match Command::parse(&text) {
-                Ok(Some(Command::Quit)) => return Ok(()),
+                Ok(Some(Command::Quit)) => return ended(state, lines),
                 Ok(Some(command)) => state.perform(command, name, settings),
                 Ok(None) => state.ask(&text),
                 Err(error) => Err(error),
@@ -187,4 +183,12 @@ fn converse(state: &mut State, lines: &mut Lines, name: &str, settings: &Setting
             Ok(()) => {}
         }
     }
+}
+
+/// The outcome of a conversation at its end. One from a pipe has failed if an answer was stopped.
+fn ended(state: &State, lines: &Lines) -> Outcome {
+    if state.was_stopped() && !lines.is_terminal() {
+        return Err(Failure::Interrupted(interrupt::INTERRUPTED.into()).into());
+    }
+    Ok(())
 }

@@ -41,7 +41,7 @@ pub struct Convert {
 
 impl Convert {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
-        interrupt::end_on_signal(interrupt::NOTHING_WRITTEN)?;
+        interrupt::end_on_signal(interrupt::Makes::Files)?;
         if is_gguf_name(&self.out) { self.to_gguf(settings) } else { self.to_folder(settings) }
     }
 
@@ -50,12 +50,6 @@ impl Convert {
     }
 
     fn to_gguf(&self, settings: &Settings) -> Outcome {
-        if self.out.is_dir() {
-            let out = self.out.display();
-            return Err(usage(format!(
-                "{out}: a GGUF file is written, but there is a folder of that name; choose another"
-            )));
-        }
         let files = self.files()?;
         let reads = Reads::nothing().and_open_model(&self.model.model, &files)?;
         let out = OutputFile::check(&self.out, self.overwrite, &reads)?;
@@ -113,8 +107,8 @@ impl Convert {
             let out = self.out.display();
             return Err(usage(format!("{out}: there is a {other} of another model; choose another folder")));
         }
+        let config = model.config_bytes().map_err(models::with_flag)?;
         model.with_writer(|weights| Ok(folder.write(WEIGHTS_FILE, |out| weights.write_to(out))))??;
-        let config = model.config_bytes()?;
         folder.write(CONFIG_FILE, |out| out.write_all(&config))?;
         if let Some(tokenizer) = &tokenizer {
             let json = tokenizer.to_json()?;

@@ -9,8 +9,8 @@ use smallmind::model::PackedModel;
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::train::data::{Corpus, Documents};
 use smallmind::train::{
-    Divergence, EvaluateSettings, Evaluation, PositionLoss, Question, TrainConfig, answer, data_settings, divergence,
-    evaluate_text, is_run, read_corpus, read_questions,
+    Divergence, EvaluateSettings, Evaluation, PositionLoss, Question, TextWindows, TrainConfig, answer, data_settings,
+    divergence, evaluate_text, is_run, read_corpus, read_questions,
 };
 
 use super::failure::Outcome;
@@ -50,7 +50,7 @@ pub struct Eval {
 impl Eval {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let isa = settings.isa()?;
-        interrupt::end_on_signal(interrupt::INTERRUPTED)?;
+        interrupt::end_on_signal(interrupt::Makes::Text)?;
         let questions = self.choices.as_deref().map(read_questions).transpose()?;
         let (model, tokenizer) = self.model.open_packed(isa, self.weights.weights)?;
         let model = Arc::new(model);
@@ -77,10 +77,10 @@ impl Eval {
             bar.set_position(done as u64);
         };
         let evaluation = evaluate_text(&model, &tokenizer, &corpus, how, &mut progress);
-        let divergence =
-            evaluation.as_ref().ok().and(reference).map(|(reference, _)| {
-                divergence(&model, &Arc::new(reference), &tokenizer, &corpus, how, &mut progress)
-            });
+        let divergence = evaluation.as_ref().ok().and(reference).map(|(reference, _)| {
+            let text = TextWindows::new(&corpus, &tokenizer, model.config().vocab_size)?;
+            divergence(&model, &Arc::new(reference), &text, how, &mut progress)
+        });
         bar.finish_and_clear();
         self.report(&evaluation?, divergence.transpose()?.as_ref(), corpus.documents().bytes(), settings)
     }

@@ -106,7 +106,7 @@ impl Generate {
         let generation = &generated.generation;
         let shifts = generation.context_shifts;
         if shifts > 0 {
-            let times = if shifts == 1 { "once".to_owned() } else { format!("{shifts} times") };
+            let times = if shifts == 1 { "once".to_owned() } else { units::plural(shifts, "time") };
             let half = context / 2;
             note!(
                 "note: the context of {context} tokens was full {times}: the text went on from its latest {half} alone"
@@ -117,7 +117,7 @@ impl Generate {
             note!("{}; seed {seed}", generated.speed());
         }
         if generation.finish == Finish::Interrupted || stop.load(Ordering::SeqCst) {
-            return Err(Failure::Interrupted("interrupted".into()).into());
+            return Err(Failure::Interrupted(interrupt::INTERRUPTED.into()).into());
         }
         Ok(())
     }
@@ -180,7 +180,7 @@ pub fn generate(
             Sink::Keep => text.push_str(piece),
             Sink::Print { .. } => output = output::print(piece),
         }
-        stop.load(Ordering::Relaxed) || output.is_err()
+        output.is_err()
     };
     let mut echo = match sink {
         Sink::Print { echo } => Some(echo).filter(|echo| !echo.is_empty()),
@@ -244,5 +244,38 @@ impl Generated {
             units::rate(self.decode_rate()),
             self.allocations_per_token,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smallmind::model::sampler::SamplerConfig;
+    use smallmind::model::tokenizer::BpeTraining;
+    use smallmind::model::{Model, ModelConfig, preset};
+    use smallmind::simd::IsaKind;
+
+    use super::*;
+
+    /// A token may make some text certain and hold the rest back, as the beginning of a stop string.
+    #[test]
+    fn a_stop_loses_no_text_that_is_held_back() {
+        let texts = ["abab cdcd efef ghgh ijij klkl mnmn opop "; 20];
+        let training = BpeTraining { vocab_size: 300, ..BpeTraining::default() };
+        let tokenizer = Arc::new(Tokenizer::train_bpe(texts, &training).unwrap());
+        let shape = preset::find("nanogpt-cpu").unwrap().config();
+        let config = ModelConfig { vocab_size: tokenizer.vocab_size(), layers: 1, context: 16, ..shape };
+        let model = Model::random(config, 7).unwrap().pack(IsaKind::best()).unwrap();
+        let session = Session::new(Arc::new(model), SessionOptions::single(16, 1)).unwrap();
+        let mut generator = Generator::new(session, tokenizer.clone()).unwrap();
+        let mut first = |prompt: u32, stops: Vec<String>, stop: bool| {
+            let options = GenerateOptions { max_tokens: 4, sampler: SamplerConfig::greedy(), stops };
+            generate(&mut generator, &[prompt], &options, Sink::Keep, &AtomicBool::new(stop)).unwrap().text
+        };
+        let texts = (0..tokenizer.vocab_size() as u32).map(|prompt| (prompt, first(prompt, vec![], true)));
+        let is_long = |text: &str| text.len() > 1 && text.is_ascii();
+        let (prompt, text) = texts.collect::<Vec<_>>().into_iter().find(|(_, text)| is_long(text)).unwrap();
+        let held_back = format!("{}!", &text[text.len() - 1..]);
+        assert_eq!(first(prompt, vec![held_back.clone()], true), text);
+        assert!(first(prompt, vec![held_back], false).starts_with(&text));
     }
 }

@@ -45,10 +45,9 @@ pub fn note_other_formats(tensors: &[PlannedTensor]) {
     });
     let taken = taken.collect::<Vec<_>>().join(", ");
     if !others.is_empty() {
-        let count = others.len();
-        let (have, s) = if count == 1 { ("has", "") } else { ("have", "s") };
+        let (tensors, have) = (units::plural(others.len(), "tensor"), if others.len() == 1 { "has" } else { "have" });
         note!(
-            "note: {count} tensor{s} {have} rows of {cols} elements, which are not whole blocks of {wanted}; taken \
+            "note: {tensors} {have} rows of {cols} elements, which are not whole blocks of {wanted}; taken \
              instead: {taken}"
         );
     }

@@ -46,7 +46,7 @@ const FEW: usize = 512;
 
 impl Imatrix {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
-        interrupt::end_on_signal(interrupt::NOTHING_WRITTEN)?;
+        interrupt::end_on_signal(interrupt::Makes::Files)?;
         let files = open_files(&self.model.model).map_err(|error| of_model(&self.model.model, error))?;
         let reads = Reads::nothing().and(&self.data).and_open_model(&self.model.model, &files)?;
         let out = OutputFile::check(&self.out, self.overwrite, &reads)?;
@@ -84,7 +84,7 @@ impl Imatrix {
             return output::document(json!({ "file": self.out, "chunks": pieces.len(), "tokens": read }));
         }
         let (file, tokens) = (self.out.display(), units::grouped(read as u64));
-        let pieces = if pieces.len() == 1 { "1 piece".to_owned() } else { format!("{} pieces", pieces.len()) };
+        let pieces = units::plural(pieces.len(), "piece");
         output::line(&format!("{file}: importance by {tokens} tokens in {pieces}"))
     }
 }

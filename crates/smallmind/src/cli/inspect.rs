@@ -251,7 +251,7 @@ fn describe(files: &ModelFiles, config: &ModelConfig, graph: &Graph, memory: &Me
         ("tokenizer", tokenizer),
         (
             "stored",
-            format!("{} in {tensors} tensors, {parts} file{}", units::bytes(stored_bytes(files)), plural(parts)),
+            format!("{} in {tensors} tensors, {}", units::bytes(stored_bytes(files)), units::plural(parts, "file")),
         ),
         (
             "memory",
@@ -275,10 +275,6 @@ fn row((name, value): (&str, String)) -> String {
 fn unused_rows(unused: &[String]) -> String {
     let name = |i: usize| if i == 0 { "unused" } else { "" };
     unused.iter().enumerate().map(|(i, tensor)| format!("{:<12} {}\n", name(i), tensor.escape_debug())).collect()
-}
-
-fn plural(n: usize) -> &'static str {
-    if n == 1 { "" } else { "s" }
 }
 
 /// A table of the tensors.

@@ -1,4 +1,12 @@
-//! Signals that ask the program to end. After the first the program stops cleanly; a second Ctrl-C ends it at once.
+//! Signals that ask the program to end: Ctrl-C, a request to terminate, the loss of the terminal. Each verb that takes a
+//! while chooses one of three answers.
+//!
+//! * [`end_on_signal`]: the first signal ends the process, for work of which a part is worth nothing.
+//! * [`watch`]: the first signal sets a flag, for work that ends in an orderly way, such as a training with its
+//!   checkpoint; a second Ctrl-C ends the process. With [`watch_later`] every signal ends it before that work has begun.
+//! * [`watch_answers`]: Ctrl-C stops an answer of a conversation; every other signal ends the process.
+//!
+//! A process that a signal ends removes its temporary files (`temporaries.rs`) and returns 130.
 //!
 //! A signal that was ignored when the program started stays ignored: this is what `nohup` and `trap '' HUP` do.
 
@@ -8,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 
 use super::failure::{Failure, Outcome};
-use super::parts;
+use super::temporaries;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -77,38 +85,46 @@ pub fn watch_answers() -> anyhow::Result<&'static Answers> {
     let on_signal = |cause: Cause| {
         let is_answer = cause == Cause::Interrupted && ANSWERS.going.load(Ordering::SeqCst);
         if !is_answer || ANSWERS.stop.swap(true, Ordering::SeqCst) {
-            end(INTERRUPTED);
+            end(Makes::Text);
         }
     };
     install(on_signal).context("can't watch for Ctrl-C")?;
     Ok(&ANSWERS)
 }
 
+/// What a verb is for, and so what a user wants to know when a signal ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Makes {
+    /// Files: which of them are there.
+    Files,
+    /// Text on standard output, which the user sees.
+    Text,
+}
+
 /// Installs the handler of a verb that needs no orderly end: each signal removes the files that are being written and
-/// ends the process with code 130. `nothing` says that no file is there.
+/// ends the process with code 130.
 ///
 /// # Errors
 /// A system that refuses the handler.
-pub fn end_on_signal(nothing: &'static str) -> Outcome {
-    install(move |_| end(nothing)).context("can't watch for Ctrl-C")
+pub fn end_on_signal(makes: Makes) -> Outcome {
+    install(move |_| end(makes)).context("can't watch for Ctrl-C")
 }
 
-/// The message of a verb that writes files.
-pub const NOTHING_WRITTEN: &str = "interrupted; nothing was written";
-/// The message of a verb that only prints.
+/// The message of a verb whose files, if it writes any, don't matter.
 pub const INTERRUPTED: &str = "interrupted";
 
 /// Ends the process after a signal.
 #[allow(clippy::disallowed_methods)]
-fn end(nothing: &str) {
-    parts::remove_all(|written| {
+fn end(makes: Makes) {
+    temporaries::remove_all(|published| {
         // A bar or `^C` may stand in the line.
         if std::io::stderr().is_terminal() {
             super::note!("");
         }
-        match written {
-            [] => super::note!("{nothing}"),
-            [first, ..] => super::note!("interrupted; {} is complete", first.display()),
+        match (makes, published) {
+            (Makes::Text, _) => super::note!("{INTERRUPTED}"),
+            (Makes::Files, []) => super::note!("{INTERRUPTED}; nothing was written"),
+            (Makes::Files, [first, ..]) => super::note!("{INTERRUPTED}; {} is complete", first.display()),
         }
         std::process::exit(130);
     });
@@ -123,7 +139,7 @@ static BEGUN: AtomicBool = AtomicBool::new(false);
 /// A system that refuses the handler.
 pub fn watch_later(first: &'static str) -> anyhow::Result<&'static AtomicBool> {
     let orderly = orderly(first);
-    install(move |cause| if BEGUN.load(Ordering::SeqCst) { orderly(cause) } else { end(INTERRUPTED) })
+    install(move |cause| if BEGUN.load(Ordering::SeqCst) { orderly(cause) } else { end(Makes::Text) })
         .context("can't watch for Ctrl-C")?;
     Ok(&STOP)
 }
@@ -148,7 +164,7 @@ fn orderly(first: &'static str) -> impl Fn(Cause) + Send + 'static {
     let asked = AtomicBool::new(false);
     move |cause: Cause| {
         if cause.is_asked() && asked.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
+            temporaries::remove_all(|_| std::process::exit(130));
         }
         if !STOP.swap(true, Ordering::SeqCst) {
             super::note!("\n{first}");

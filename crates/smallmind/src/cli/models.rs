@@ -142,6 +142,8 @@ pub fn with_flag(error: ModelError) -> anyhow::Error {
     let way = match &error {
         ModelError::Config(ConfigError::Unknown { .. }) => " with --allow-unknown-keys",
         ModelError::UnusedTensors { .. } => "; --allow-unused loads it without them",
+        // The model that can't be written in another form is in a file.
+        ModelError::Config(ConfigError::NotStorable { .. }) => "",
         _ => return error.into(),
     };
     bad_file(format!("{error}{way}"))

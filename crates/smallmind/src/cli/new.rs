@@ -43,7 +43,7 @@ pub fn presets() -> String {
 
 impl New {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
-        interrupt::end_on_signal(interrupt::NOTHING_WRITTEN)?;
+        interrupt::end_on_signal(interrupt::Makes::Files)?;
         models::refuse_gguf(&self.out)?;
         let config = preset::find(&self.preset)?.config();
         if is_run(&self.out) {

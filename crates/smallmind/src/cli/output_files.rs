@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use smallmind::checkpoint::{Earlier, PendingFile, clean_stale_parts};
+use smallmind::checkpoint::{Earlier, clean_stale_files_of};
 
 use super::failure::{Outcome, usage};
+use super::output;
 use super::reads::Reads;
-use super::{output, parts};
+use super::temporaries::{self, MadeFolders, TemporaryFile};
 
 /// `--overwrite`.
 #[derive(Clone, Copy, Debug, Args)]
@@ -46,9 +47,23 @@ impl OutputFile {
     /// followed. Removes what killed programs left of a file of that name.
     ///
     /// # Errors
-    /// A file that exists, without `--overwrite`, or that is read; a folder; a link to nothing; a path that can't be
-    /// written.
+    /// Those of [`check_name`](Self::check_name); a path that can't be written.
     pub fn check(path: &Path, overwrite: Overwrite, reads: &Reads) -> anyhow::Result<Self> {
+        let file = Self::check_name(path, overwrite, reads)?;
+        match &file.sink {
+            Sink::Replace(target) => try_place(target)?,
+            Sink::Create => try_place(path)?,
+            Sink::Device(_) => {}
+        }
+        Ok(file)
+    }
+
+    /// The same check, which neither makes nor removes a file.
+    ///
+    /// # Errors
+    /// A file that exists, without `--overwrite`, or that is read; a folder; a link to nothing; a folder around it that
+    /// does not exist.
+    pub fn check_name(path: &Path, overwrite: Overwrite, reads: &Reads) -> anyhow::Result<Self> {
         let name = path.display();
         reads.check(path)?;
         check_parent(path)?;
@@ -59,9 +74,7 @@ impl OutputFile {
                 if !overwrite.overwrite {
                     return Err(usage(format!("{name}: this file is there already; --overwrite replaces it")));
                 }
-                let target = path.canonicalize().with_context(|| format!("{name}"))?;
-                try_place(&target)?;
-                Sink::Replace(target)
+                Sink::Replace(path.canonicalize().with_context(|| format!("{name}"))?)
             }
             Ok(_) => {
                 let file = OpenOptions::new().write(true).open(path);
@@ -72,10 +85,7 @@ impl OutputFile {
                 let target = target.display();
                 return Err(usage(format!("{name}: this is a link to {target}, which is not there; remove the link")));
             }
-            Err(_) => {
-                try_place(path)?;
-                Sink::Create
-            }
+            Err(_) => Sink::Create,
         };
         Ok(Self { path: path.to_owned(), sink })
     }
@@ -87,28 +97,28 @@ impl OutputFile {
     pub fn write(self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
         let name = self.path.clone();
         match self.fill(write)? {
-            Some(filled) => parts::publish(&name, || filled.publish()),
+            Some(filled) => temporaries::publish(&name, vec![filled]),
             None => Ok(()),
         }
     }
 
     /// Writes the content to a device (`None`), or to a temporary file that must be published.
-    fn fill(self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> anyhow::Result<Option<Filled>> {
+    fn fill(self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> anyhow::Result<Option<TemporaryFile>> {
         let (target, earlier) = match self.sink {
             Sink::Replace(target) => (target, Earlier::Replace),
             Sink::Create => (self.path.clone(), Earlier::Keep),
             Sink::Device(file) => return write_device(file, &self.path, write).map(|()| None),
         };
-        let mut file = parts::begin(&target)?;
+        let mut file = TemporaryFile::create(&target, earlier)?;
         file.fill(write)?;
-        Ok(Some(Filled { target, file, earlier }))
+        Ok(Some(file))
     }
 }
 
 /// Refuses a file in a folder that does not exist.
 fn check_parent(path: &Path) -> Outcome {
     match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) if !parent.exists() => {
+        Some(parent) if matches!(parent.try_exists(), Ok(false)) => {
             let (path, parent) = (path.display(), parent.display());
             Err(usage(format!("{path}: the folder {parent} does not exist; make it first")))
         }
@@ -118,8 +128,8 @@ fn check_parent(path: &Path) -> Outcome {
 
 /// Tries whether a file can be made beside `path`, and removes what killed programs left there.
 fn try_place(path: &Path) -> Outcome {
-    drop(parts::begin(path)?);
-    clean_stale_parts(path);
+    drop(TemporaryFile::create(path, Earlier::Keep)?);
+    clean_stale_files_of(path);
     Ok(())
 }
 
@@ -163,40 +173,15 @@ impl Write for Text {
     }
 }
 
-/// A complete file under a temporary name.
-#[derive(Debug)]
-struct Filled {
-    target: PathBuf,
-    file: PendingFile<'static>,
-    earlier: Earlier,
-}
-
-impl Filled {
-    fn publish(self) -> Outcome {
-        let Self { target, file, earlier } = self;
-        // Again: a program that was killed just before the check may have ended only now.
-        clean_stale_parts(&target);
-        file.publish(earlier).map_err(|error| {
-            if earlier == Earlier::Keep && target.symlink_metadata().is_ok() {
-                let target = target.display();
-                anyhow::anyhow!("{target}: another program has made this file in the meantime; it was not replaced")
-            } else {
-                error.into()
-            }
-        })
-    }
-}
-
 /// Files of one folder that will be written and published together.
 #[derive(Debug)]
 pub struct OutputFolder {
     folder: PathBuf,
     checked: Vec<(&'static str, OutputFile)>,
-    filled: Vec<Filled>,
+    filled: Vec<TemporaryFile>,
+    /// Dropped after the files in them.
+    made: Option<MadeFolders>,
 }
-
-/// Folders that were made. Those that are still empty are removed when this is dropped.
-struct MadeFolders(Vec<PathBuf>);
 
 impl OutputFolder {
     /// Checks that the files `names` can be written in `folder`, which is made when the first of them is written.
@@ -207,10 +192,10 @@ impl OutputFolder {
         if folder.exists() && !folder.is_dir() {
             return Err(usage(format!("{}: this is a file; name a folder", folder.display())));
         }
-        let _made = MadeFolders::make(folder)?;
+        let _made = make_folders(folder)?;
         let check = |name: &&'static str| Ok((*name, OutputFile::check(&folder.join(name), overwrite, reads)?));
         let checked = names.iter().map(check).collect::<anyhow::Result<_>>()?;
-        Ok(Self { folder: folder.to_owned(), checked, filled: vec![] })
+        Ok(Self { folder: folder.to_owned(), checked, filled: vec![], made: None })
     }
 
     /// Writes one of the files.
@@ -220,10 +205,10 @@ impl OutputFolder {
     pub fn write(&mut self, name: &str, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Outcome {
         let at = self.checked.iter().position(|(checked, _)| *checked == name);
         let at = at.ok_or_else(|| anyhow::anyhow!("{name} was not checked"))?;
-        let made = MadeFolders::make(&self.folder)?;
-        let filled = self.checked.swap_remove(at).1.fill(write);
-        drop(made);
-        self.filled.extend(filled?);
+        if self.made.is_none() {
+            self.made = Some(make_folders(&self.folder)?);
+        }
+        self.filled.extend(self.checked.swap_remove(at).1.fill(write)?);
         Ok(())
     }
 
@@ -232,28 +217,12 @@ impl OutputFolder {
     /// # Errors
     /// As [`OutputFile::write`]; files before the refused one are published.
     pub fn publish(self) -> Outcome {
-        parts::publish(&self.folder, || self.filled.into_iter().try_for_each(Filled::publish))
+        temporaries::publish(&self.folder, self.filled)
     }
 }
 
-impl MadeFolders {
-    /// Makes `folder` and the missing folders above it.
-    fn make(folder: &Path) -> anyhow::Result<Self> {
-        let new = folder.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
-        let made = Self(new.map(Path::to_owned).collect());
-        made.0.iter().rev().for_each(|folder| parts::list_folder(folder));
-        fs::create_dir_all(folder).with_context(|| format!("{}: the folder can't be made", folder.display()))?;
-        Ok(made)
-    }
-}
-
-impl Drop for MadeFolders {
-    fn drop(&mut self) {
-        for folder in &self.0 {
-            // This fails for a folder with files in it, which must stay.
-            let _ = fs::remove_dir(folder);
-        }
-    }
+fn make_folders(folder: &Path) -> anyhow::Result<MadeFolders> {
+    MadeFolders::make(folder).with_context(|| format!("{}: the folder can't be made", folder.display()))
 }
 
 #[cfg(test)]
@@ -328,6 +297,10 @@ mod tests {
         std::os::unix::fs::symlink("real", &link).unwrap();
         let error = OutputFile::check(&link, REPLACE, &Reads::nothing()).unwrap_err().to_string();
         assert!(error.contains("link to real"), "{error}");
+        // Nobody can say whether there is a folder.
+        std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
+        let error = OutputFile::check(&dir.path().join("loop/a.json"), REFUSE, &Reads::nothing()).unwrap_err();
+        assert!(!error.to_string().contains("does not exist"), "{error}");
         fs::write(&real, "old").unwrap();
         OutputFile::check(&link, REPLACE, &Reads::nothing()).unwrap().write(|out| out.write_all(b"new")).unwrap();
         assert!(link.is_symlink());

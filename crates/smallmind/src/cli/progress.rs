@@ -142,11 +142,10 @@ impl Reporter {
             units::count(started.validation_tokens as u64),
         ));
         self.say(&format!(
-            "{} steps of {} tokens on {} thread{} ({}), {} of memory",
+            "{} steps of {} tokens on {} ({}), {} of memory",
             units::grouped(started.steps),
             units::grouped(started.tokens_per_step as u64),
-            started.threads,
-            if started.threads == 1 { "" } else { "s" },
+            units::plural(started.threads, "thread"),
             started.isa,
             units::bytes(started.memory_bytes as u64),
         ));

@@ -131,8 +131,8 @@ impl Reporter {
     fn say(&mut self, event: Event<'_>) {
         let text = match event {
             Event::Planned { files, bytes, present, commit } => format!(
-                "{files} file{} of commit {commit:.7}: {}, {} of them here",
-                if files == 1 { "" } else { "s" },
+                "{} of commit {commit:.7}: {}, {} of them here",
+                units::plural(files, "file"),
                 units::bytes(bytes),
                 units::bytes(present)
             ),

@@ -7,10 +7,8 @@ use clap::Args;
 use serde_json::{Value, json};
 use smallmind::kernels::Format;
 use smallmind::model::export::{ExportOptions, GgufExport, ImportanceMatrix, PlannedTensor, WeightMix};
-use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{ModelError, ModelFiles, is_gguf_name};
-use smallmind::train::data::Corpus;
-use smallmind::train::{Divergence, EvaluateSettings, check_text, divergence};
+use smallmind::train::{Divergence, EvaluateSettings, TextWindows, divergence};
 
 use super::failure::{Outcome, usage};
 use super::gguf_output::{self, Beside, mix_parser};
@@ -55,12 +53,6 @@ pub struct Quantize {
     overwrite: Overwrite,
 }
 
-/// The text on which a model is compared with the one that it is made of.
-struct Text {
-    tokenizer: Tokenizer,
-    corpus: Corpus,
-}
-
 fn tensor_format(text: &str) -> Result<(String, Format), String> {
     let names = || Format::ALL.map(Format::name).join(", ");
     let (part, format) = text.split_once('=').ok_or("it must be PART=FORMAT, such as ffn_down=q6_k")?;
@@ -74,14 +66,15 @@ fn tensor_format(text: &str) -> Result<(String, Format), String> {
 impl Quantize {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let path = &self.model.model;
-        interrupt::end_on_signal(interrupt::NOTHING_WRITTEN)?;
+        interrupt::end_on_signal(interrupt::Makes::Files)?;
         if let Some(out) = self.out.as_ref().filter(|out| !is_gguf_name(out)) {
             let name = out.display();
             return Err(usage(format!("{name}: a GGUF file is written, whose name must end in .gguf")));
         }
         let files = models::open_files(path).map_err(|error| of_model(path, error))?;
         let reads = Reads::nothing().and(&self.imatrix).and(&self.data).and_open_model(path, &files)?;
-        let out = self.out.as_deref().map(|out| OutputFile::check(out, self.overwrite, &reads)).transpose()?;
+        let check = if self.dry_run { OutputFile::check_name } else { OutputFile::check };
+        let out = self.out.as_deref().map(|out| check(out, self.overwrite, &reads)).transpose()?;
         let text = self.text(&files)?;
         let importance = self.imatrix.as_deref().map(ImportanceMatrix::open).transpose()?;
         let options = ExportOptions {
@@ -130,8 +123,8 @@ impl Quantize {
         }
     }
 
-    /// Reads `--data`, before anything is written.
-    fn text(&self, files: &ModelFiles) -> anyhow::Result<Option<Text>> {
+    /// Reads `--data`, the text on which the model is compared with its source, before anything is written.
+    fn text(&self, files: &ModelFiles) -> anyhow::Result<Option<TextWindows>> {
         if self.data.is_empty() {
             return Ok(None);
         }
@@ -139,15 +132,14 @@ impl Quantize {
         let tokenizer = models::tokenizer_in(path, files)?;
         let corpus = eval::corpus(&self.data, path, None, &tokenizer)?;
         let (config, _) = files.configs(self.model.allowed.unknown_keys()).map_err(models::with_flag)?;
-        check_text(&corpus, &tokenizer, config.vocab_size)?;
         if let Some(context) = self.context {
             config.check_context(context as usize)?;
         }
-        Ok(Some(Text { tokenizer, corpus }))
+        Ok(Some(TextWindows::new(&corpus, &tokenizer, config.vocab_size)?))
     }
 
     /// Compares the predictions of the file `written` with those of its source.
-    fn compare(&self, written: &Path, text: &Text, settings: &Settings) -> anyhow::Result<Divergence> {
+    fn compare(&self, written: &Path, text: &TextWindows, settings: &Settings) -> anyhow::Result<Divergence> {
         let open = |path: &Path| {
             let model = ModelArg { model: path.to_owned(), allowed: self.model.allowed };
             Ok::<_, anyhow::Error>(Arc::new(model.open_packed(settings.isa()?, None)?.0))
@@ -160,7 +152,7 @@ impl Quantize {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
         };
-        let compared = divergence(&written, &source, &text.tokenizer, &text.corpus, how, &mut progress);
+        let compared = divergence(&written, &source, text, how, &mut progress);
         bar.finish_and_clear();
         Ok(compared?)
     }

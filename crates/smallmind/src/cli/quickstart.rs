@@ -113,10 +113,8 @@ impl Quickstart {
                 quickstart::steps_within(Duration::from_secs(self.seconds.into()), started.elapsed(), step)
             }
         };
-        let replaces = dir.replaces().is_some();
-        interrupt::check_before_training(replaces)?;
         let config = quickstart::of_steps(config, steps);
-        Trainer::create(dir, config, prepared, settings.threads(), isa).map_err(train::unless_stopped(replaces))
+        train::unless_stopped(dir, |dir| Trainer::create(dir, config, prepared, settings.threads(), isa))
     }
 }
 

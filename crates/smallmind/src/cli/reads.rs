@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use smallmind::checkpoint::is_same_file;
 use smallmind::model::{ModelFiles, companions};
 
 use super::failure::{Outcome, usage};
@@ -40,7 +41,7 @@ impl Reads {
         let target = out.canonicalize().ok()?;
         let is_lost = |file: &Path| {
             let real = file.canonicalize();
-            real.is_ok_and(|real| real.is_file() && real.starts_with(&target)) || is_same_file(file, &target)
+            real.is_ok_and(|real| real.is_file() && real.starts_with(&target)) || is_linked(file, &target)
         };
         self.0.iter().map(PathBuf::as_path).find(|file| is_lost(file))
     }
@@ -58,15 +59,7 @@ impl Reads {
 }
 
 /// Whether two paths are links to one file on the disk.
-#[cfg(unix)]
-fn is_same_file(a: &Path, b: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let of = |path: &Path| fs::metadata(path).ok().filter(fs::Metadata::is_file).map(|file| (file.dev(), file.ino()));
-    of(a).is_some_and(|a| of(b) == Some(a))
-}
-
-#[cfg(not(unix))]
-fn is_same_file(a: &Path, b: &Path) -> bool {
-    let of = |path: &Path| fs::canonicalize(path).ok().filter(|path| path.is_file());
-    of(a).is_some_and(|a| of(b) == Some(a))
+fn is_linked(a: &Path, b: &Path) -> bool {
+    let of = |path: &Path| fs::metadata(path).ok().filter(fs::Metadata::is_file);
+    of(a).zip(of(b)).is_some_and(|(a, b)| is_same_file(&a, &b).unwrap_or(false))
 }

@@ -1,65 +1,175 @@
-//! The temporary files of outputs, which a signal removes when it ends the program.
-//!
-//! A verb without an orderly end of its own calls [`super::interrupt::end_on_signal`].
+//! Temporary files of outputs, which a signal removes when it ends the program, and the files that have their names.
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use smallmind::checkpoint::{CheckpointError, PendingFile};
+use smallmind::checkpoint::{CheckpointError, Earlier, PendingFile};
 
-/// What is on the disk of this program's outputs.
-#[derive(Debug, Default)]
+use super::failure::Outcome;
+
+/// Files and folders of this process.
+#[derive(Debug)]
 struct Outputs {
-    /// Temporary files, and folders that were made for them.
-    parts: Vec<PathBuf>,
-    /// What has been published.
-    written: Vec<PathBuf>,
+    /// Temporary files, and folders that were made for them, each after the folder around it. What is dropped is no
+    /// longer listed.
+    temporary: Vec<Weak<PathBuf>>,
+    /// Published files, by the names that a user knows.
+    published: Vec<PathBuf>,
 }
 
-static OUTPUTS: Mutex<Outputs> = Mutex::new(Outputs { parts: vec![], written: vec![] });
+/// The path of a file or folder that a signal removes until this is dropped.
+#[derive(Debug)]
+struct Listed(Arc<PathBuf>);
 
+static OUTPUTS: Mutex<Outputs> = Mutex::new(Outputs { temporary: vec![], published: vec![] });
+
+/// While this is held a signal removes nothing and does not end the program.
 fn outputs() -> MutexGuard<'static, Outputs> {
     OUTPUTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Begins a file, and lists its temporary file.
-///
-/// # Errors
-/// As [`PendingFile::create`].
-pub fn begin(path: &Path) -> Result<PendingFile<'static>, CheckpointError> {
-    // The lock is held over both, so that no signal comes in between.
-    let mut outputs = outputs();
-    let file = PendingFile::create(path)?;
-    outputs.parts.push(file.temporary().to_owned());
-    Ok(file)
-}
-
-/// Lists a folder that is about to be made. Removed after a signal if it is empty.
-pub fn list_folder(path: &Path) {
-    outputs().parts.push(path.to_owned());
-}
-
-/// Runs `publish`, which gives files their names; `written` is what the user knows them by. A signal waits for it.
-///
-/// # Errors
-/// Those of `publish`.
-pub fn publish<T, E>(written: &Path, publish: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-    let mut outputs = outputs();
-    let published = publish();
-    if published.is_ok() {
-        outputs.parts.retain(|part| part.exists());
-        outputs.written.push(written.to_owned());
+impl Outputs {
+    fn list(&mut self, path: &Path) -> Listed {
+        self.temporary.retain(|listed| listed.strong_count() > 0);
+        let path = Arc::new(path.to_owned());
+        self.temporary.push(Arc::downgrade(&path));
+        Listed(path)
     }
-    published
 }
 
-/// Removes what is not published, and calls `then` with the names of what is. Nothing is begun or published meanwhile.
+/// A file under a temporary name.
+#[derive(Debug)]
+pub struct TemporaryFile {
+    file: PendingFile<'static>,
+    target: PathBuf,
+    earlier: Earlier,
+    /// Dropped after the file, which removes it.
+    _listed: Listed,
+}
+
+impl TemporaryFile {
+    /// Makes a temporary file beside `target`.
+    ///
+    /// # Errors
+    /// As [`PendingFile::create`].
+    pub fn create(target: &Path, earlier: Earlier) -> Result<Self, CheckpointError> {
+        let mut outputs = outputs();
+        let file = PendingFile::create(target)?;
+        let _listed = outputs.list(file.temporary());
+        Ok(Self { file, target: target.to_owned(), earlier, _listed })
+    }
+
+    /// Writes the content.
+    ///
+    /// # Errors
+    /// As [`PendingFile::fill`].
+    pub fn fill(&mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), CheckpointError> {
+        self.file.fill(write)
+    }
+
+    fn publish(self) -> Outcome {
+        let Self { file, target, earlier, _listed } = self;
+        file.publish(earlier).map_err(|error| {
+            if earlier == Earlier::Keep && target.symlink_metadata().is_ok() {
+                let target = target.display();
+                anyhow::anyhow!("{target}: another program has made this file in the meantime; it was not replaced")
+            } else {
+                error.into()
+            }
+        })
+    }
+}
+
+/// Gives files their names, one after the other; a signal waits for all of them. A user knows them as `name`.
+///
+/// # Errors
+/// As [`PendingFile::publish`]; a file that another program has made. Files before the refused one are published.
+pub fn publish(name: &Path, files: Vec<TemporaryFile>) -> Outcome {
+    let mut outputs = outputs();
+    let before = outputs.published.len();
+    for file in files {
+        let target = file.target.clone();
+        file.publish()?;
+        outputs.published.push(target);
+    }
+    outputs.published.truncate(before);
+    outputs.published.push(name.to_owned());
+    Ok(())
+}
+
+/// Folders that were made for files. Those that are still empty are removed when this is dropped.
+#[derive(Debug)]
+pub struct MadeFolders(Vec<Listed>);
+
+impl MadeFolders {
+    /// Makes `folder` and the missing folders above it.
+    ///
+    /// # Errors
+    /// A disk that refuses it.
+    pub fn make(folder: &Path) -> io::Result<Self> {
+        let new = folder.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
+        let mut new: Vec<_> = new.collect();
+        new.reverse();
+        let mut outputs = outputs();
+        let made = Self(new.into_iter().map(|folder| outputs.list(folder)).collect());
+        fs::create_dir_all(folder).map(|()| made)
+    }
+}
+
+impl Drop for MadeFolders {
+    fn drop(&mut self) {
+        for Listed(folder) in self.0.iter().rev() {
+            // This fails for a folder with files in it, which must stay.
+            let _ = fs::remove_dir(&**folder);
+        }
+    }
+}
+
+/// Removes the temporary files and the empty folders, and calls `then` with the names of published files. Nothing is
+/// made or published meanwhile.
 pub fn remove_all(then: impl FnOnce(&[PathBuf])) {
     let mut outputs = outputs();
-    for part in outputs.parts.drain(..).rev() {
+    for path in outputs.temporary.drain(..).rev().filter_map(|listed| listed.upgrade()) {
         // Errors are ignored: the next run to the same name removes a file that is left.
-        let _ = if part.is_dir() { fs::remove_dir(&part) } else { fs::remove_file(&part) };
+        let _ = if path.is_dir() { fs::remove_dir(&*path) } else { fs::remove_file(&*path) };
     }
-    then(&outputs.written);
+    then(&outputs.published);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_dropped_or_published_is_no_longer_listed() {
+        let dir = tempfile::tempdir().unwrap();
+        let is_listed = |path: &Path| {
+            let outputs = outputs();
+            outputs.temporary.iter().filter_map(Weak::upgrade).any(|listed| listed.starts_with(path))
+        };
+        let folder = dir.path().join("a/b");
+        let made = MadeFolders::make(&folder).unwrap();
+        assert!(is_listed(&dir.path().join("a")) && is_listed(&folder));
+        let begin = |name: &str| TemporaryFile::create(&folder.join(name), Earlier::Keep).unwrap();
+        let (dropped, mut first, mut second) = (begin("dropped"), begin("first"), begin("second"));
+        let temporary = [&dropped, &first, &second].map(|file| file.file.temporary().to_owned());
+        assert!(temporary.iter().all(|path| is_listed(path)));
+        drop(dropped);
+        assert_eq!(
+            [0, 1, 2].map(|i| (is_listed(&temporary[i]), temporary[i].exists())),
+            [(false, false), (true, true), (true, true)]
+        );
+        // Of a folder that is published in part, the part is.
+        first.fill(|out| out.write_all(b"1")).unwrap();
+        second.fill(|out| out.write_all(b"2")).unwrap();
+        fs::write(folder.join("second"), "mine").unwrap();
+        assert!(publish(&folder, vec![first, second]).unwrap_err().to_string().contains("not replaced"));
+        assert!(temporary.iter().all(|path| !is_listed(path) && !path.exists()));
+        let published = |path: &Path| outputs().published.iter().any(|published| published == path);
+        assert!(published(&folder.join("first")) && !published(&folder.join("second")) && !published(&folder));
+        drop(made);
+        assert!(folder.join("first").exists() && !is_listed(dir.path()));
+    }
 }

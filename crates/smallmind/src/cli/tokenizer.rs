@@ -55,7 +55,7 @@ enum Kind {
 impl Tokenizer {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let Verb::Train(train) = self.verb;
-        interrupt::end_on_signal(interrupt::NOTHING_WRITTEN)?;
+        interrupt::end_on_signal(interrupt::Makes::Files)?;
         let out = OutputFile::check(&train.out, train.overwrite, &Reads::nothing().and(&train.data))?;
         let tokenizer = train.learn()?;
         let json = tokenizer.to_json()?;

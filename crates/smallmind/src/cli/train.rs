@@ -82,14 +82,19 @@ fn settings_help() -> String {
     )
 }
 
+/// Where a training reports to, and from where it is stopped.
+struct Console {
+    reporter: Reporter,
+    /// Set by a signal.
+    stop: &'static AtomicBool,
+}
+
 impl Train {
     pub(super) fn run(self, settings: &Settings, assignments: Vec<Overlay>) -> Outcome {
         let isa = settings.isa()?;
         let overlays = self.overlays(settings, assignments)?;
         let stop = interrupt::watch(STOPPING)?;
-        let mut reporter = Reporter::new(settings, stop);
-        // The settings and the tokenizer of an old run serve the new one, which has them too.
-        let reads = Reads::nothing().and(&self.data);
+        let mut console = Console { reporter: Reporter::new(settings, stop), stop };
         let mut trainer = if self.resume {
             if !self.data.is_empty() {
                 note!("note: the run has its own copy of its data; --data is passed over");
@@ -97,10 +102,11 @@ impl Train {
             Trainer::resume(&self.out, &overlays, settings.threads(), isa)?
         } else {
             match TrainConfig::initial_model(&overlays)? {
-                Some(model) => self.begin_with(Path::new(model), &overlays, settings, (&mut reporter, reads, stop))?,
-                None => self.begin(&overlays, settings, (&mut reporter, reads, stop))?,
+                Some(model) => self.begin_with(Path::new(model), &overlays, settings, &mut console)?,
+                None => self.begin(&overlays, settings, &mut console)?,
             }
         };
+        let Console { mut reporter, .. } = console;
         let ended = trainer.run(stop, &mut |event: &Event| reporter.event(event));
         let told = reporter.finish();
         let summary = ended?;
@@ -116,19 +122,13 @@ impl Train {
     }
 
     /// A new training, from random weights.
-    fn begin(
-        &self,
-        overlays: &[Overlay],
-        settings: &Settings,
-        (reporter, reads, stop): (&mut Reporter, Reads, &'static AtomicBool),
-    ) -> anyhow::Result<Trainer> {
+    fn begin(&self, overlays: &[Overlay], settings: &Settings, console: &mut Console) -> anyhow::Result<Trainer> {
         let config = TrainConfig::with_overlays(self.preset.as_deref(), overlays)?;
-        let dir = self.claim(&reads, stop)?;
+        let dir = self.claim(&self.reads(), console.stop)?;
         let source = Source::Files(&self.data);
-        let prepared = prepare(&dir.staging(), &config, source, &mut |p| reporter.prepare(p))?;
-        let replaces = dir.replaces().is_some();
-        interrupt::check_before_training(replaces)?;
-        Trainer::create(dir, config, prepared, settings.threads(), settings.isa()?).map_err(unless_stopped(replaces))
+        let prepared = prepare(&dir.staging(), &config, source, &mut |p| console.reporter.prepare(p))?;
+        let isa = settings.isa()?;
+        unless_stopped(dir, |dir| Trainer::create(dir, config, prepared, settings.threads(), isa))
     }
 
     /// A new training that begins with a model.
@@ -137,7 +137,7 @@ impl Train {
         model: &Path,
         overlays: &[Overlay],
         settings: &Settings,
-        (reporter, reads, stop): (&mut Reporter, Reads, &'static AtomicBool),
+        console: &mut Console,
     ) -> anyhow::Result<Trainer> {
         let files = models::open_files(model)?;
         let (shape, _) = files.configs(self.allowed.unknown_keys()).map_err(models::with_flag)?;
@@ -147,16 +147,20 @@ impl Train {
             let most = shape.context;
             note!("note: sequences of {context} tokens are trained; --model.context takes up to the model's {most}");
         }
-        let dir = self.claim(&reads.and_open_model(model, &files)?, stop)?;
+        let dir = self.claim(&self.reads().and_open_model(model, &files)?, console.stop)?;
         let tokenizer = models::tokenizer_in(model, &files)?;
         let templates = ChatTemplates::of_files(&files)?;
         let initial = Initial { model: self.allowed.load(&files)?, tokenizer, templates };
         let source = Source::Files(&self.data);
-        let prepared = prepare_initial(&dir.staging(), &config, &initial, source, &mut |p| reporter.prepare(p))?;
-        let replaces = dir.replaces().is_some();
-        interrupt::check_before_training(replaces)?;
-        let parts = (initial.model, prepared);
-        Trainer::create_from(dir, config, parts, settings.threads(), settings.isa()?).map_err(unless_stopped(replaces))
+        let prepared =
+            prepare_initial(&dir.staging(), &config, &initial, source, &mut |p| console.reporter.prepare(p))?;
+        let (parts, isa) = ((initial.model, prepared), settings.isa()?);
+        unless_stopped(dir, |dir| Trainer::create_from(dir, config, parts, settings.threads(), isa))
+    }
+
+    /// The text files. Not `--config`: a new run may begin with the settings of the run that it replaces.
+    fn reads(&self) -> Reads {
+        Reads::nothing().and(&self.data)
     }
 
     /// Claims the folder, in which none of `reads` may be replaced. Nothing is once `stop` is set.
@@ -212,12 +216,20 @@ impl Train {
     }
 }
 
-/// The failure of a run that could not begin. `replaces`: whether there is something that it was to replace.
-pub fn unless_stopped(replaces: bool) -> impl Fn(TrainError) -> anyhow::Error {
-    move |error| match error {
+/// Begins a run in a claimed folder, unless the user has stopped it.
+///
+/// # Errors
+/// Those of `create`; a signal that came before the first step.
+pub fn unless_stopped(
+    dir: RunDir,
+    create: impl FnOnce(RunDir) -> Result<Trainer, TrainError>,
+) -> anyhow::Result<Trainer> {
+    let replaces = dir.replaces().is_some();
+    interrupt::check_before_training(replaces)?;
+    create(dir).map_err(|error| match error {
         TrainError::Stopped => interrupt::before_training(replaces),
         error => error.into(),
-    }
+    })
 }
 
 /// The failure of an interrupted run, with the command that resumes it.

@@ -65,6 +65,11 @@ pub fn grouped(n: u64) -> String {
     text
 }
 
+/// A number of things: `1 piece`, `3 pieces`. `noun` forms its plural with an s.
+pub fn plural(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
 /// Bytes: `512 B`, `1.5 MiB`.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
@@ -111,6 +116,7 @@ mod tests {
     fn numbers_read_well() {
         assert_eq!([0, 999, 1000, 12_345, 1_234_567].map(grouped), ["0", "999", "1,000", "12,345", "1,234,567"]);
         assert_eq!([65, 99_999, 804_480, 1_500_000_000].map(count), ["65", "99,999", "0.80 M", "1.50 G"]);
+        assert_eq!([0, 1, 2].map(|n| plural(n, "piece")), ["0 pieces", "1 piece", "2 pieces"]);
         assert_eq!([0, 1023, 1536, 5 << 30].map(bytes), ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]);
         assert_eq!([0.0, 12.34, 99_999.6, f64::NAN].map(rate), ["0.0", "12.3", "100,000", "-"]);
         assert_eq!([0.04, 59.4, 65.0, 7380.0].map(seconds), ["0.0 s", "59.4 s", "1 min 05 s", "2 h 03 min"]);

@@ -35,7 +35,7 @@ fn an_interrupt_stops_the_answer_and_between_answers_it_ends() {
     let mut config: Value = serde_json::from_str(&config).unwrap();
     config["max_position_embeddings"] = 50_000.into();
     bench.write("model/config.json", config.to_string());
-    for by_signal in [true, false] {
+    for end in ["signal", "end of input", "/quit"] {
         let mut child = bench
             .command("chat -m model --threads 1 --seed 3 --context 20000 --json")
             .stdin(Stdio::piped())
@@ -68,14 +68,16 @@ fn an_interrupt_stops_the_answer_and_between_answers_it_ends() {
         assert!(stopped["tokens"].as_u64() < Some(19_000), "{stopped}");
         writeln!(input.as_ref().unwrap(), "/set tokens 5\nand now?").unwrap();
         assert_eq!(next("answer")["finish"], "length");
+        writeln!(input.as_ref().unwrap(), "/save {}.json", end.trim_start_matches('/')).unwrap();
+        next("saved");
         std::thread::sleep(Duration::from_millis(100));
-        if by_signal {
-            signal();
-        } else {
-            drop(input.take());
+        match end {
+            "signal" => signal(),
+            "/quit" => writeln!(input.as_ref().unwrap(), "/quit").unwrap(),
+            _ => drop(input.take()),
         }
         let ran = Ran::of(child.wait_with_output().unwrap());
         // Nobody takes a conversation with a stopped answer for a whole one.
-        assert_eq!((ran.code, ran.stderr.lines().last()), (Some(130), Some("interrupted")), "{ran:#?}");
+        assert_eq!((ran.code, ran.stderr.lines().last()), (Some(130), Some("interrupted")), "{end}: {ran:#?}");
     }
 }

@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::json;
 use smallmind::checkpoint::{GgufData, GgufFile, GgufStrings, GgufValue, GgufWriter, TensorSource};
+use smallmind::model::{AttentionWindows, Model, ModelConfig, preset};
 
 use crate::support::Bench;
 
@@ -352,4 +353,15 @@ fn a_line_that_is_no_question_is_named_once() {
     ran.fails(3, &["text.txt, line 1: ", "each line must be {\"context\": text, \"endings\": [texts]"]);
     bench.write("q.jsonl", "{\"context\": \"a\", \"endings\": [\"b\", 1], \"label\": 0}");
     bench.run("eval -m model --choices q.jsonl").fails(3, &["q.jsonl, line 1: invalid type", "at column 35"]);
+}
+
+#[test]
+fn a_model_that_the_other_form_can_not_state_is_a_bad_model() {
+    let bench = Bench::new();
+    let shape = preset::find("quickstart").unwrap().config();
+    let config = ModelConfig { attention_windows: AttentionWindows::All(16), vocab_size: 300, ..shape };
+    fs::create_dir(bench.path("model")).unwrap();
+    Model::random(config, 7).unwrap().save(bench.path("model")).unwrap();
+    bench.run("convert -m model --out model.gguf").fails(3, &["attention_windows", "in a GGUF file"]);
+    assert!(!bench.path("model.gguf").exists());
 }

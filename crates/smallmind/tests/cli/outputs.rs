@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::folders::tree;
-use crate::support::{Bench, TINY};
+use crate::support::{Bench, Ran, TINY};
 
 const READ: &[&str] = &["this file is read for the new one", "choose another name"];
 
@@ -99,13 +99,28 @@ fn a_new_run_does_not_replace_what_it_is_made_of() {
 }
 
 #[test]
+fn a_report_does_not_replace_the_model() {
+    let bench = bench();
+    bench.train("run", "").ok();
+    let before = ["model", "run"].map(|folder| tree(&bench.path(folder)));
+    for (verb, folder) in [("generate", "model"), ("train", "run")] {
+        let mut command = bench.command(&format!("profile {verb} -m {folder} --save-baseline config --overwrite"));
+        command.env("SMALLMIND_BASELINES", bench.path(folder));
+        Ran::of(command.output().unwrap()).fails(2, READ);
+    }
+    assert_eq!(["model", "run"].map(|folder| tree(&bench.path(folder))), before);
+}
+
+#[test]
 fn a_conversation_is_not_saved_over_the_model_or_by_accident() {
     let bench = crate::chat::bench();
     bench.write("mine.jinja", fs::read(bench.path("model/chat_template.jinja")).unwrap());
     let chat = |more: &str, input: &str| {
         bench.run_with_input(&format!("chat -m model --threads 1 -n 2 {more}"), input.as_bytes())
     };
-    chat("", "/save --overwrite model/config.json\n").fails(2, READ);
+    for command in ["/save --overwrite", "/save"] {
+        chat("", &format!("{command} model/config.json\n")).fails(2, READ);
+    }
     chat("--template mine.jinja --overwrite", "/save mine.jinja\n").fails(2, READ);
     bench.write("a b.json", "old");
     chat("", "/save a b.json\n").fails(2, &["another name", "/save --overwrite a b.json"]);
@@ -135,8 +150,8 @@ fn names_of_outputs_are_checked_first() {
         bench.run(&format!("quantize -m model --format q8_0 --out z3 {more}")).fails(2, &["z3", "end in .gguf"]);
     }
     fs::create_dir(bench.path("folder.gguf")).unwrap();
-    bench.run("convert -m model --out folder.gguf").fails(2, &["folder.gguf", "a folder of that name"]);
-    bench.run("quantize -m model --format q8_0 --out folder.gguf").fails(2, &["folder.gguf", "folder"]);
+    bench.run("convert -m model --out folder.gguf").fails(2, &["folder.gguf", "this is a folder"]);
+    bench.run("quantize -m model --format q8_0 --out folder.gguf").fails(2, &["folder.gguf", "this is a folder"]);
     assert!(tree(&bench.path("folder.gguf")).is_empty() && !bench.path("z3").exists());
 }
 
@@ -151,6 +166,13 @@ fn a_dry_run_refuses_what_the_run_refuses() {
     bench.run("quantize -m model --format q8_0 --out model.gguf --dry-run --overwrite").ok();
     bench.run("quantize -m model.gguf --format q8_0 --out model.gguf --dry-run --overwrite").fails(2, READ);
     assert!(!bench.path("smaller.gguf").exists());
+    // It neither makes nor removes a file, so that the folder need not take one.
+    if cfg!(target_os = "linux") {
+        bench.run("quantize -m model --format q8_0 --out /proc/other.gguf --dry-run").ok();
+        bench.write(".tmp-new-4000000000.0-other.gguf", "half");
+        bench.run("quantize -m model --format q8_0 --out other.gguf --dry-run").ok();
+        assert!(bench.path(".tmp-new-4000000000.0-other.gguf").exists());
+    }
     // A text of one token predicts nothing.
     bench.write("short.txt", "t");
     bench.run("quantize -m model --format q8_0 --out other.gguf --data short.txt").fails(3, &["1 token"]);

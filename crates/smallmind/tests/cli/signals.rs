@@ -164,7 +164,7 @@ fn wait_for_handler(child: &Child) {
 }
 
 #[test]
-fn commands_that_wait_for_text_end_at_once() {
+fn commands_that_wait_or_measure_end_at_once() {
     let bench = Bench::with_text();
     bench.random_model();
     let before = crate::folders::tree(&bench.path(""));
@@ -175,6 +175,9 @@ fn commands_that_wait_for_text_end_at_once() {
         ("tokenizer train --data - --out t.json", nothing),
         ("eval -m model --data -", "interrupted"),
         ("generate -m model -p -", "interrupted"),
+        // Measures for a while.
+        ("profile generate -m model --out report --runs 100 --threads 1", nothing),
+        ("profile generate -m model --runs 100 --threads 1", "interrupted"),
     ] {
         let mut child = bench.command(line);
         let child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -191,7 +194,7 @@ fn commands_that_wait_for_text_end_at_once() {
 }
 
 #[test]
-fn an_interrupted_conversion_leaves_no_part_of_a_file() {
+fn an_interrupted_conversion_leaves_no_temporary_file() {
     use smallmind::model::{Model, ModelConfig, preset};
     let bench = Bench::new();
     // Large enough to be written for a while.
@@ -206,11 +209,11 @@ fn an_interrupted_conversion_leaves_no_part_of_a_file() {
     let names = ["INT", "TERM"].into_iter().filter(|name| is_received(name));
     for (name, (line, place, out)) in names.flat_map(|name| lines.map(|line| (name, line))) {
         let mut child = bench.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let part = || {
+        let temporary = || {
             let mut names = std::fs::read_dir(bench.path(place)).ok()?.map(|entry| entry.unwrap());
             names.find(|entry| entry.file_name().to_string_lossy().starts_with(".tmp-new-"))
         };
-        while part().and_then(|part| part.metadata().ok()).is_none_or(|part| part.len() == 0) {
+        while temporary().and_then(|file| file.metadata().ok()).is_none_or(|file| file.len() == 0) {
             assert_eq!(child.try_wait().unwrap(), None, "the model is too small for this test");
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -218,7 +221,7 @@ fn an_interrupted_conversion_leaves_no_part_of_a_file() {
         let ran = Ran::of(child.wait_with_output().unwrap());
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(130), ""), "{line}: {}", ran.stderr);
         assert!(ran.stderr.ends_with("interrupted; nothing was written\n"), "{}", ran.stderr);
-        assert!(part().is_none() && !bench.path(out).exists(), "{line}");
+        assert!(temporary().is_none() && !bench.path(out).exists(), "{line}");
     }
 }
 

@@ -167,6 +167,8 @@ impl State {
 
     fn save(&self, file: &Path, overwrite: bool) -> Outcome {
         let overwrite = Overwrite { overwrite: overwrite || self.saving.overwrite.overwrite };
+        // A file that is read is not replaced by the advised command either.
+        self.saving.reads.check(file)?;
         if file.is_file() && !overwrite.overwrite {
             let file = file.display();
             let ways = format!("give another name, or replace it with /save --overwrite {file}");

@@ -82,10 +82,9 @@ impl Speed {
         let [first, last] = &self.decode;
         let bytes = self.roofs.int8_gops.map(|gops| format!(", {gops:.0} GOP/s of bytes")).unwrap_or_default();
         let measured = format!(
-            "measured now, {} and {} thread{}: {:.1} GB/s for {} of weights, {:.0} GFLOP/s of f32{bytes}",
+            "measured now, {} and {}: {:.1} GB/s for {} of weights, {:.0} GFLOP/s of f32{bytes}",
             self.isa,
-            self.threads,
-            super::plural(self.threads),
+            units::plural(self.threads, "thread"),
             self.bandwidth(),
             units::bytes(self.weights as u64),
             self.roofs.f32_gflops,

@@ -16,10 +16,9 @@ use smallmind::simd::IsaKind;
 use super::super::failure::{Outcome, usage};
 use super::super::generate::prompt_tokens;
 use super::super::models::WeightsArg;
-use super::super::reads::Reads;
 use super::super::sampling::usual;
 use super::super::settings::Settings;
-use super::super::{note, units};
+use super::super::{interrupt, note, units};
 use super::report_output::ReportOutput;
 use super::subject::{self, Opened, SubjectArg};
 use crate::allocations;
@@ -116,7 +115,8 @@ pub fn of_session(
 impl Generate {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let (isa, threads) = (settings.isa()?, settings.threads());
-        let files = self.output.check(Reads::nothing())?;
+        interrupt::end_on_signal(self.output.makes())?;
+        let files = self.output.check(|| self.subject.reads())?;
         // The instruments are opened before the session starts its workers, so that these are counted too.
         let mut instruments = Instruments::open(isa, Some(allocations::COUNTERS))?;
         let mut first = FirstToken::default();

@@ -13,6 +13,7 @@ use smallmind::profile::report::trace::Trace;
 use smallmind::profile::report::{IfMismatched, PhaseKind, ReportError, Subject, folded, html, markdown};
 
 use super::super::failure::{Outcome, bad_file, usage};
+use super::super::interrupt::Makes;
 use super::super::output_files::{OutputFile, OutputFolder, Overwrite};
 use super::super::reads::Reads;
 use super::super::settings::{Settings, variable};
@@ -68,9 +69,15 @@ pub fn on_screen(report: &Report) -> String {
 const BASELINES: &str = "smallmind/baselines";
 
 impl ReportOutput {
-    /// Checks all files, so that one that can't be written is refused before anything is measured.
-    /// `reads`: what else is read.
-    pub fn check(&self, mut reads: Reads) -> anyhow::Result<ReportFiles> {
+    /// Whether files are written.
+    pub fn makes(&self) -> Makes {
+        if self.out.is_some() || self.save_baseline.is_some() { Makes::Files } else { Makes::Text }
+    }
+
+    /// Checks all files, so that one that can't be written is refused before anything is measured. `reads`: what else
+    /// is read, where files are written.
+    pub fn check(&self, reads: impl FnOnce() -> anyhow::Result<Reads>) -> anyhow::Result<ReportFiles> {
+        let mut reads = if self.makes() == Makes::Files { reads()? } else { Reads::nothing() };
         if let Some(name) = &self.baseline {
             kept(name)?;
             reads = reads.and([kept_file(name)?]);

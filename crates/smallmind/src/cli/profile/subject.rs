@@ -12,6 +12,7 @@ use smallmind::simd::IsaKind;
 use super::super::failure::usage;
 use super::super::machine::Machine;
 use super::super::models::{self, note_fallback};
+use super::super::reads::Reads;
 use super::super::settings::{MODEL_VARIABLE, Settings, of_model, variable};
 
 /// The default seed of random weights and tokens.
@@ -52,6 +53,13 @@ impl SubjectArg {
     /// Whether the weights are random.
     pub fn is_preset(&self) -> bool {
         self.folder().is_none()
+    }
+
+    /// The files of the model, if it has any.
+    pub fn reads(&self) -> anyhow::Result<Reads> {
+        let Some(folder) = self.folder() else { return Ok(Reads::nothing()) };
+        let files = models::find_files(&folder).map_err(|error| of_model(&folder, error))?;
+        Reads::nothing().and_open_model(&folder, &files)
     }
 
     /// Reads the model, or makes one with random weights; packs it in a format.

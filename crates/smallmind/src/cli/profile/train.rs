@@ -11,7 +11,6 @@ use smallmind::profile::statistics::median;
 use smallmind::train::{StepError, StepWorkload, TrainConfig, TrainError};
 
 use super::super::failure::{self, Failure, Outcome};
-use super::super::reads::Reads;
 use super::super::settings::Settings;
 use super::super::{interrupt, note, units};
 use super::report_output::ReportOutput;
@@ -42,7 +41,7 @@ pub struct Train {
 impl Train {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
         let (isa, threads) = (settings.isa()?, settings.threads());
-        let files = self.output.check(Reads::nothing().and(self.training.data()))?;
+        let files = self.output.check(|| self.training.reads())?;
         let stop = interrupt::watch("stopping without a report (Ctrl-C again ends at once)")?;
         // The instruments are opened before training starts its workers, so that these are counted too.
         let mut instruments = Instruments::open(isa, Some(allocations::COUNTERS))?;
@@ -88,7 +87,7 @@ impl Train {
 
 fn failed(error: StepError) -> anyhow::Error {
     match error {
-        StepError::Stopped => Failure::Interrupted("interrupted".to_owned()).into(),
+        StepError::Stopped => Failure::Interrupted(interrupt::INTERRUPTED.to_owned()).into(),
         StepError::Train(error) => error.into(),
     }
 }

@@ -7,12 +7,13 @@ use clap::Args;
 use smallmind::model::{Model, preset};
 use smallmind::simd::IsaKind;
 use smallmind::train::data::Dataset;
-use smallmind::train::{BatchShape, RunParts, Source, StepSettings, Stepper, TrainConfig, Windows, prepare};
+use smallmind::train::{BatchShape, RunDir, RunParts, Source, StepSettings, Stepper, TrainConfig, Windows, prepare};
 use tempfile::TempDir;
 
 use super::super::failure::usage;
+use super::super::reads::Reads;
 use super::super::settings::Settings;
-use super::super::{note, units};
+use super::super::{models, note, units};
 use super::subject::{self, PRESET, SEED, name_of};
 
 /// Bytes of the built-in stories: enough to train the vocabulary, and more than a profile draws.
@@ -69,9 +70,16 @@ struct Found {
 }
 
 impl TrainingArg {
-    /// The text files.
-    pub fn data(&self) -> &[PathBuf] {
-        &self.data
+    /// The text files, and those of the run.
+    pub fn reads(&self) -> anyhow::Result<Reads> {
+        let reads = Reads::nothing().and(&self.data);
+        let Some(run) = &self.model else { return Ok(reads) };
+        let reads = reads.and(RunDir::replaceable(run));
+        match models::find_files(run) {
+            Ok(files) => reads.and_open_model(run, &files),
+            // `open` refuses it.
+            Err(_) => Ok(reads),
+        }
     }
 
     /// Reads or makes all that steps need. `out`: the folder of the report, if there is one.
