@@ -151,7 +151,8 @@ fn a_file_that_no_config_json_can_state_is_shown_and_copied() {
     let kept = GgufFile::open(bench.path("small.gguf")).unwrap();
     assert_eq!(kept.metadata().get("gpt2.attention.scale"), Some(&GgufValue::F32(0.5)));
     bench.run(&format!("generate -m small.gguf {GENERATE}")).ok();
-    bench.run("convert -m odd.gguf --out folder").fails(2, &["attention_scale"]);
+    bench.run("convert -m odd.gguf --out folder").fails(3, &["attention_scale"]);
+    assert!(!bench.path("folder").exists());
 }
 
 #[test]
