@@ -73,7 +73,7 @@ pub fn attention_forward_head<I: Isa>(isa: I, call: AttentionForward, scratch: &
     (Compiled::<I>::kernels().attention_forward_head)(isa, call, scratch);
 }
 
-/// What [`attention_forward_head`] does, compiled where it is called.
+/// The body of [`attention_forward_head`], which `compiled` calls.
 pub(crate) fn forward_head<I: Isa>(isa: I, call: AttentionForward, scratch: &mut [f32]) {
     let AttentionForward { q, k, v, past, scoring, dropout, mut out, mut lse } = call;
     let (len, head_dim) = (q.rows(), q.cols());
@@ -209,7 +209,7 @@ pub fn attention_backward_group<I: Isa>(isa: I, call: AttentionBackward, scratch
     (Compiled::<I>::kernels().attention_backward_group)(isa, call, scratch);
 }
 
-/// What [`attention_backward_group`] does, compiled where it is called.
+/// The body of [`attention_backward_group`], which `compiled` calls.
 pub(crate) fn backward_group<I: Isa>(isa: I, mut call: AttentionBackward, scratch: &mut [f32]) {
     let group = check_backward(&call);
     let (len, head_dim) = (call.k.rows(), call.k.cols());

@@ -111,9 +111,9 @@ pub fn attend_block_scratch_len<I: Isa>(isa: I, rows: usize, head_dim: usize) ->
 /// Writes the partial results of block `block` of the keys for all rows of `queries` to `partials` `[rows,
 /// partial_cols(head_dim)]`; see the [module](super).
 ///
-/// `page` gives the page that holds the keys from `PAGE · i` on, for each `i` from the first to the last that a row sees.
-/// `scratch` holds at least [`attend_block_scratch_len`] elements. What `partials` and the scratch hold before is never read; places of pages
-/// that no row sees change no result.
+/// `page` gives the page that holds the keys from `PAGE · i` on, for each `i` from the first to the last that a row
+/// sees. `scratch` holds at least [`attend_block_scratch_len`] elements. What `partials` and the scratch hold before is
+/// never read; places of pages that no row sees change no result.
 ///
 /// # Panics
 /// If shapes disagree, a page has another length than [`page_len`], or the scratch is too short.
@@ -129,7 +129,7 @@ pub fn attend_block<'p, I: Isa>(
     (Compiled::<I>::kernels().attend_block)(isa, queries, block, &page, partials, scratch);
 }
 
-/// What [`attend_block`] does, compiled where it is called.
+/// The body of [`attend_block`], which `compiled` calls.
 pub(crate) fn attend<'p, I: Isa>(
     isa: I,
     queries: BlockQueries,

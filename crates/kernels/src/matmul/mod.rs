@@ -44,6 +44,7 @@ mod tables;
 mod tile;
 
 pub use gemv::GEMV_MAX_ROWS;
+#[doc(hidden)]
 pub use nest::GemmSizes;
 pub use operand::{Epilogue, Layout, Operand, Update};
 pub(crate) use packed::transpose_rows;
@@ -128,7 +129,8 @@ pub fn gemm_scratch_len<I: Isa>(_isa: I, m: usize, n: usize, k: usize) -> usize 
     nest::scratch_len(F32Gemm::<I>::kernels(), m, n, k)
 }
 
-/// The sizes in which [`gemm`] computes, for tests and reports.
+/// The sizes in which [`gemm`] computes, for tests.
+#[doc(hidden)]
 pub fn gemm_sizes<I: Isa>(_isa: I) -> GemmSizes {
     GemmSizes::of(F32Gemm::<I>::kernels())
 }
@@ -155,7 +157,7 @@ pub fn gemm<'a, I: Isa>(
     (Compiled::<I>::kernels().gemm)(isa, a, b.into(), c, epilogue, scratch);
 }
 
-/// What [`gemm`] does, compiled where it is called.
+/// The body of [`gemm`], which `compiled` calls.
 pub(crate) fn multiply<I: Isa>(isa: I, a: Operand, b: RightFactor, c: MatMut, epilogue: Epilogue, scratch: &mut [f32]) {
     check([a.rows(), a.cols()], [b.a_cols(), b.cols()], &c, &epilogue);
     if c.rows() == 0 || c.cols() == 0 {
@@ -222,6 +224,7 @@ pub fn gemm_bf16_scratch_len<D: Bf16Dot>(_dot: D, m: usize, n: usize, k: usize) 
 }
 
 /// [`gemm_sizes`] for [`gemm_bf16`].
+#[doc(hidden)]
 pub fn gemm_bf16_sizes<D: Bf16Dot>(_dot: D) -> GemmSizes {
     GemmSizes::of(Bf16Gemm::<D>::kernels())
 }
@@ -248,10 +251,11 @@ pub fn gemm_bf16<D: Bf16Dot>(
 }
 
 /// [`gemm`] of the quantized rows `x` and a weight in blocks, with the byte products of `dot` instead of the best that the
-/// CPU has.
+/// CPU has: for tests.
 ///
 /// # Panics
 /// If the shapes disagree, the weight is not in blocks or was packed for other lanes.
+#[doc(hidden)]
 pub fn gemm_int8<D: Int8Dot>(dot: D, x: Mat, w: PackedWeight, c: MatMut, epilogue: Epilogue) {
     assert!(w.format().kind() == FormatKind::Blocks, "a weight in {}, which has no blocks", w.format());
     check([x.rows(), x.cols()], [RightFactor::Packed(w).a_cols(), w.cols()], &c, &epilogue);

@@ -194,3 +194,37 @@ unsafe fn copy_edge<P: Arithmetic>(
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use smallmind_simd::Scalar;
+
+    use super::*;
+
+    /// Compares with the definition, at every depth and number of rows that a panel may have.
+    pub fn check_transpose<I: Isa>(isa: I, transpose: TransposeFn<I>) {
+        const UNTOUCHED: f32 = -7.5e20;
+        for depth in 0..40 {
+            for rows in 1..=3 * I::LANES {
+                // Rows begin anywhere, and what lies between them is no number.
+                let (offset, stride) = (rows % 5, depth + depth % 4);
+                let element = |i: usize| if i % stride.max(1) < depth { i as f32 + 0.5 } else { f32::NAN };
+                let mut source = vec![f32::NAN; offset];
+                source.extend((0..rows * stride).map(element));
+                let source = Mat::with_stride(&source[offset..], rows, depth, stride);
+                let width = rows.next_multiple_of(I::LANES);
+                let mut panel = vec![UNTOUCHED; depth * width + 1];
+                // SAFETY: the panel holds depth * width elements, and width is a multiple of the lanes.
+                unsafe { transpose(isa, WordRows::of(source), panel.as_mut_ptr(), width) };
+                let places = (0..depth * width).map(|i| (i / width, i % width));
+                let expected = places.map(|(p, j)| if j < rows { source.row(j)[p] } else { 0.0 });
+                assert!(panel.into_iter().eq(expected.chain([UNTOUCHED])), "{} [{rows}, {depth}]", I::KIND);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_transposed() {
+        check_transpose(Scalar::new(), transpose);
+    }
+}

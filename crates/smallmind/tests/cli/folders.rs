@@ -295,7 +295,7 @@ fn an_earlier_report_stays_unless_asked() {
 fn an_interrupt_during_preparation_changes_nothing() {
     use std::io::{BufRead, BufReader};
     let bench = Bench::with_run();
-    let words: String = (0..400_000_u64).map(|i| format!("{} ", i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40)).collect();
+    let words: String = (0..200_000_u64).map(|i| format!("{} ", i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40)).collect();
     bench.write("long.txt", words);
     let before = tree(&bench.path(""));
     for times in [1, 2] {
