@@ -258,17 +258,18 @@ const END_KEYS: [&str; 3] = ["eos", "eot", "eom"];
 /// The tokens that end a text, one for each key.
 fn ends(config: &ModelConfig, family: Family, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>, ConfigError> {
     let after_text = tokenizer.and_then(|tokenizer| tokenizer.suffix().first().copied());
-    let mut ends: Vec<u32> = after_text.into_iter().collect();
-    ends.extend(config.eos.iter().filter(|id| after_text != Some(**id)));
-    if let (Some(tokenizer), Some(&first)) = (tokenizer, ends.first()) {
-        // Readers know these by their texts.
-        let known: Vec<u32> = tokenizer.ends().collect();
-        ends.retain(|id| *id == first || !known.contains(id));
-    }
+    let mut rest = config.eos.iter().copied().filter(|id| after_text != Some(*id));
+    let Some(first) = after_text.or_else(|| rest.next()) else { return Ok(vec![]) };
+    // Readers know these by their texts, so they may lack a key.
+    let of_texts: Vec<u32> = tokenizer.into_iter().flat_map(Tokenizer::ends).collect();
+    let (known, needed): (Vec<u32>, Vec<u32>) = rest.partition(|id| of_texts.contains(id));
+    let mut ends = [vec![first], needed].concat();
     if ends.len() > END_KEYS.len() {
         let (got, takes) = (format!("{ends:?}"), "at most three tokens in a GGUF file".to_owned());
         return Err(ConfigError::NotStorable { key: "eos", got, model_type: family.architecture(), takes });
     }
+    ends.extend(known);
+    ends.truncate(END_KEYS.len());
     Ok(ends)
 }
 
@@ -412,5 +413,8 @@ mod tests {
         // Its first token is `<|endoftext|>`.
         let tokenizer = Tokenizer::train_bpe(["a hen"; 3], &BpeTraining::default()).unwrap();
         assert_eq!(keys_of(&[2, 0, 4, 5], &tokenizer).unwrap(), [Some(7), Some(2), Some(4), Some(5)]);
+        // Where a key is free, it names a token of a known text too: of a GGUF file's keys none is lost.
+        assert_eq!(keys_of(&[2, 0, 4], &tokenizer).unwrap(), [Some(7), Some(2), Some(4), Some(0)]);
+        assert_eq!(keys_of(&[2, 0], &tokenizer).unwrap(), [Some(7), Some(2), Some(0), None]);
     }
 }

@@ -100,7 +100,7 @@ pub fn write(export: &GgufExport<'_>, beside: &Beside, output: OutputFile) -> Ou
         match export.write(&beside.name, beside.tokenizer.as_ref(), &beside.templates, out, &progress) {
             Ok(differs) => {
                 if let Some(differs) = differs {
-                    note!("note: the file can't hold all of the tokenizer: {differs}");
+                    note!("note: about the tokenizer in the file: {differs}");
                 }
                 Ok(())
             }

@@ -65,8 +65,9 @@ impl Tokenizer {
     /// the model's embeddings, of which some may have none. `name`, the model's, is written as `general.name`: readers
     /// tell from it how blanks after special tokens are handled, so it is changed if it would tell the wrong thing.
     ///
-    /// Then it is read back and compared, so `writer` must hold no tensor yet. Returns what llama.cpp does not apply, or
-    /// a text that becomes other tokens when the vocabulary is read from the file, in words, if there is such a thing.
+    /// Then it is read back and compared, so `writer` must hold no tensor yet. Returns in words, if there is such a
+    /// thing: what llama.cpp does not apply; a token that is decoded otherwise, or a text that becomes other tokens, when
+    /// the vocabulary is read from the file; that the name is written otherwise.
     ///
     /// # Errors
     /// [`TokenizerError::NotInGguf`] names the part that a GGUF file can't express.
@@ -76,13 +77,18 @@ impl Tokenizer {
         rows: usize,
         writer: &mut GgufWriter<'_>,
     ) -> Result<Option<String>, TokenizerError> {
-        let unapplied = write::write(self, name, rows, writer)?;
+        let written = name::fitting(name, &self.parts.added_tokens);
+        let unapplied = write::write(self, &written, rows, writer)?;
         let mut notes = vec![];
         if !unapplied.is_empty() {
             notes.push(format!("llama.cpp does not apply {}", unapplied.join("; nor ")));
         }
-        if let Some(text) = read_back::difference(self, writer)? {
-            notes.push(format!("read from the file, {text:?} becomes other tokens"));
+        let differences = read_back::differences(self, writer)?;
+        notes.extend(differences.into_iter().map(|difference| format!("read from the file, {difference}")));
+        if written != name {
+            notes.push(format!(
+                "the name is written as {written:?}: llama.cpp would treat blanks after special tokens otherwise"
+            ));
         }
         Ok((!notes.is_empty()).then(|| notes.join("; ")))
     }

@@ -1,9 +1,12 @@
 //! Whether a tokenizer that was written is read back as the same one.
 
 use smallmind_checkpoint::{GgufMetadata, GgufWriter, parse_gguf_header};
+use tokenizers::{Model, ModelWrapper};
 
+use super::super::engine::Engine;
 use super::super::error::TokenizerError;
-use super::super::{SpecialTokens, Tokenizer};
+use super::super::{SpecialTokens, Tokenizer, TokenizerKind};
+use super::SPACE;
 
 /// Texts that every kind of vocabulary treats in its own way.
 const TEXTS: [&str; 6] = [
@@ -17,11 +20,12 @@ const TEXTS: [&str; 6] = [
 /// The most special tokens that are tried.
 const MAX_TOKENS: usize = 64;
 
-/// Reads `tokenizer` back from the metadata of `writer`. Returns a text that becomes other tokens, if one is found.
+/// Reads `tokenizer` back from the metadata of `writer`. Returns what differs: a token that is decoded otherwise, and a
+/// text that becomes other tokens.
 ///
 /// # Errors
 /// Metadata that can't be read back; other tokens around a text, or other ids.
-pub(super) fn difference(tokenizer: &Tokenizer, writer: &GgufWriter<'_>) -> Result<Option<String>, TokenizerError> {
+pub(super) fn differences(tokenizer: &Tokenizer, writer: &GgufWriter<'_>) -> Result<Vec<String>, TokenizerError> {
     let read = Tokenizer::from_gguf(&metadata(writer)?)?;
     let refused = |part: &str, found: String| TokenizerError::NotInGguf { part: part.to_owned(), found };
     for (part, written, read) in
@@ -31,15 +35,19 @@ pub(super) fn difference(tokenizer: &Tokenizer, writer: &GgufWriter<'_>) -> Resu
             return Err(refused("post_processor", format!("{written:?} {part} a text, which reads back as {read:?}")));
         }
     }
-    let ids = 0..tokenizer.vocab_size() as u32;
-    if let Some(id) = ids
-        .into_iter()
-        .find(|id| tokenizer.token_bytes(*id).is_some() && tokenizer.token_bytes(*id) != read.token_bytes(*id))
-    {
+    if let Some((text, id)) = moved(tokenizer, &read) {
+        return Err(refused("model.vocab", format!("the token {id}, {text:?}, which reads back as another one")));
+    }
+    let mut differences = vec![];
+    if let Some(id) = (0..tokenizer.vocab_size() as u32).find(|id| is_decoded_otherwise(tokenizer, &read, *id)) {
         let bytes =
-            |tokenizer: &Tokenizer| tokenizer.token_bytes(id).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-        let (written, read) = (bytes(tokenizer).unwrap_or_default(), bytes(&read).unwrap_or_default());
-        return Err(refused("model.vocab", format!("the token {id}, {written:?}, which reads back as {read:?}")));
+            |tokenizer: &Tokenizer| String::from_utf8_lossy(tokenizer.token_bytes(id).unwrap_or_default()).into_owned();
+        let (written, read) = (bytes(tokenizer), bytes(&read));
+        // In a vocabulary of characters the spelling of a token is its text.
+        if tokenizer.kind() == TokenizerKind::Characters {
+            return Err(refused("model.vocab", format!("the token {id}, {written:?}, which reads back as {read:?}")));
+        }
+        differences.push(format!("token {id} is decoded as {read:?} instead of {written:?}"));
     }
     let beside =
         tokenizer.parts.added_tokens.iter().take(MAX_TOKENS).map(|token| format!("a{0}   b {0}c", token.content));
@@ -49,7 +57,40 @@ pub(super) fn difference(tokenizer: &Tokenizer, writer: &GgufWriter<'_>) -> Resu
             |special| tokenizer.encode(text, special).is_ok_and(|ids| read.encode(text, special).ok() != Some(ids));
         [SpecialTokens::Parse, SpecialTokens::AsText].into_iter().any(in_way)
     };
-    Ok(TEXTS.map(str::to_owned).into_iter().chain(beside).find(differs))
+    let text = TEXTS.map(str::to_owned).into_iter().chain(beside).find(differs);
+    differences.extend(text.map(|text| format!("{text:?} becomes other tokens")));
+    Ok(differences)
+}
+
+/// Whether the bytes of a token are others. A token without bytes has no text that could change.
+fn is_decoded_otherwise(tokenizer: &Tokenizer, read: &Tokenizer, id: u32) -> bool {
+    let bytes = tokenizer.token_bytes(id);
+    bytes.is_some_and(|bytes| !bytes.is_empty()) && bytes != read.token_bytes(id)
+}
+
+/// The first token whose spelling has another id in `read`.
+fn moved(tokenizer: &Tokenizer, read: &Tokenizer) -> Option<(String, u32)> {
+    let of_model: Vec<(String, u32)> = match &tokenizer.model {
+        Engine::Merges(merges) => merges.entry().vocab.iter().map(|(text, &id)| (text.clone(), id)).collect(),
+        Engine::Library(model) => model.get_vocab().into_iter().collect(),
+    };
+    let prefix = match &tokenizer.model {
+        Engine::Library(model) => match &**model {
+            ModelWrapper::WordPiece(model) => Some(model.continuing_subword_prefix.as_str()),
+            _ => None,
+        },
+        Engine::Merges(_) => None,
+    };
+    // The spelling of the readers of GGUF files.
+    let spelled = |text: String| match prefix.and_then(|prefix| text.strip_prefix(prefix)) {
+        Some(rest) => format!("##{rest}"),
+        None if tokenizer.kind() == TokenizerKind::Characters && text == " " => SPACE.to_owned(),
+        None => text,
+    };
+    let of_model = of_model.into_iter().map(|(text, id)| (spelled(text), id));
+    let added = tokenizer.parts.added_tokens.iter().map(|token| (token.content.clone(), token.id));
+    let is_moved = |(text, id): &(String, u32)| !text.is_empty() && read.id_of(text) != Some(*id);
+    of_model.chain(added).filter(is_moved).min_by_key(|(_, id)| *id)
 }
 
 fn metadata(writer: &GgufWriter<'_>) -> Result<GgufMetadata, TokenizerError> {

@@ -8,7 +8,7 @@ use tokenizers::ModelWrapper;
 use super::super::charsmap;
 use super::super::engine::Engine;
 use super::super::error::TokenizerError;
-use super::super::file::{Part, PatternEntry};
+use super::super::file::{AddedEntry, Part, PatternEntry};
 use super::super::merges::{MAX_DIVISION_WORK, Merges, division_work};
 use super::{MANY_SPACES, OUTER_SPACES, SPACE, TokenType, Tokenizer, TokenizerKind, key, name, pre};
 
@@ -51,8 +51,7 @@ pub(super) fn write(
     writer: &mut GgufWriter<'_>,
 ) -> Result<Vec<String>> {
     let added = &tokenizer.parts.added_tokens;
-    let model_name = name::fitting(model_name, added);
-    writer.set(name::KEY, GgufValue::String(model_name.clone()))?;
+    writer.set(name::KEY, GgufValue::String(model_name.to_owned()))?;
     let mut keys = Keys { writer, count: tokenizer.vocab_size().max(rows) };
     let mut notes = Vec::new();
     match (&tokenizer.model, tokenizer.kind) {
@@ -67,8 +66,8 @@ pub(super) fn write(
         },
         (Engine::Merges(_), kind) => return Err(refused("model", &kind.to_string())),
     }
-    let other = |token: &&super::super::file::AddedEntry| {
-        let rstrip = name::strips(&model_name) && name::is_stripped(&token.content);
+    let other = |token: &&AddedEntry| {
+        let rstrip = name::strips(model_name) && name::is_stripped(&token.content);
         (token.lstrip, token.rstrip, token.single_word) != (false, rstrip, false)
     };
     if let Some(token) = added.iter().find(other) {
