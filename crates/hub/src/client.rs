@@ -145,7 +145,7 @@ pub struct Client {
     base: String,
     token: Option<Token>,
     patience: Patience,
-    /// Whether a server has answered: then a name that is not found is a failure that may pass.
+    /// Whether a server has answered: then one that can't be reached is a failure that may pass.
     was_reached: AtomicBool,
 }
 
@@ -272,12 +272,12 @@ impl Client {
                 self.was_reached.store(true, Ordering::Relaxed);
                 Ok(Answer { url: url.clone(), status, headers, pieces, patience: self.patience })
             }
-            Some(Piece::Failed { why, kind: FailureKind::NoConnection }) => {
-                let host = url.host().unwrap_or_default().to_owned();
-                Err(HubError::NoConnection { host, why }.into())
-            }
-            Some(Piece::Failed { why, kind: FailureKind::NoName }) if !self.was_reached.load(Ordering::Relaxed) => {
-                let host = url.host().unwrap_or_default().to_owned();
+            Some(Piece::Failed { why, kind: FailureKind::Unreachable })
+                if !self.was_reached.load(Ordering::Relaxed) =>
+            {
+                let proxy = self.agent.config().proxy();
+                let proxy = proxy.map(|proxy| format!(", by way of the proxy {}:{}", proxy.host(), proxy.port()));
+                let (host, why) = (url.host().unwrap_or_default().to_owned(), why + &proxy.unwrap_or_default());
                 Err(HubError::NoConnection { host, why }.into())
             }
             Some(Piece::Failed { why, kind: FailureKind::Final }) => {
@@ -356,10 +356,9 @@ enum FailureKind {
     Passing,
     /// It would fail again.
     Final,
-    /// The server's name is not found. Where a connection was there before, it may come back.
-    NoName,
-    /// Nothing listens at the address.
-    NoConnection,
+    /// The server's name is not found, or nothing listens at its address. Where a server was reached before, that may
+    /// pass.
+    Unreachable,
 }
 
 /// What a failed request means, and why it failed. It would fail again if the server has no certificate that can be
@@ -371,9 +370,9 @@ fn failed(error: &ureq::Error) -> Piece {
     let is_lookup = |error: &std::io::Error| error.to_string().starts_with("failed to lookup address");
     let named = |why: &str, kind| Piece::Failed { why: why.to_owned(), kind };
     match error {
-        HostNotFound => named("name not found", FailureKind::NoName),
-        Io(error) if is_lookup(error) => named("name not found", FailureKind::NoName),
-        Io(error) if error.kind() == ConnectionRefused => named("connection refused", FailureKind::NoConnection),
+        HostNotFound => named("name not found", FailureKind::Unreachable),
+        Io(error) if is_lookup(error) => named("name not found", FailureKind::Unreachable),
+        Io(error) if error.kind() == ConnectionRefused => named("connection refused", FailureKind::Unreachable),
         Io(error) if error.kind() == InvalidData => named(&error.to_string(), FailureKind::Final),
         Tls(_) | Rustls(_) | InvalidProxyUrl | BadUri(_) => named(&error.to_string(), FailureKind::Final),
         other => named(&other.to_string(), FailureKind::Passing),

@@ -106,6 +106,7 @@ pub(crate) fn download(talk: &mut Talk<'_>, repository: &Repository, remote: &Re
     create_parent(&blob)?;
     let _lock = lock(talk, &repository.lock(etag), &remote.file)?;
     if is_there(repository, remote) {
+        (talk.report)(Event::Checking { file: &remote.file, bytes: remote.size });
         if checksum_of(&blob, remote, talk.stop)? == remote.checksum {
             return Ok(false);
         }
@@ -256,9 +257,16 @@ impl<'a> Part<'a> {
         }
         let mut attempts = Attempts::new();
         let mut furthest = self.length;
+        let mut has_restarted = false;
         while self.length < remote.size {
+            let start = self.length;
             let result = self.request(talk, remote, before);
-            // What arrives a second time, since a server sends no parts of files, is no progress.
+            // What arrives a second time, since a server sends no parts of files, is no progress. After one restart it
+            // is: a server that sends parts again may go on from there.
+            if self.length < start && !has_restarted {
+                has_restarted = true;
+                furthest = self.length;
+            }
             if self.length >= furthest + PROGRESS {
                 furthest = self.length;
                 attempts.progressed();

@@ -41,6 +41,13 @@ pub enum Event<'a> {
         /// Bytes that are there.
         at: u64,
     },
+    /// A content that is in the cache is read, to compare its checksum.
+    Checking {
+        /// The file's name.
+        file: &'a str,
+        /// Its bytes.
+        bytes: u64,
+    },
     /// A content that was in the cache is not that of the file: it is downloaded again.
     Damaged {
         /// The file's name.
@@ -88,7 +95,8 @@ pub struct Pulled {
 /// The branch or tag leads to the new files only when they are all there and verified.
 ///
 /// # Errors
-/// [`HubError::Name`] for a name without an owner, before anything is asked. See [`HubError`]. Files that are complete stay in the cache, and so do the beginnings of others.
+/// [`HubError::Name`] for a name without an owner, before anything is asked. See [`HubError`]. Files that are complete
+/// stay in the cache, and so do the beginnings of others.
 pub fn pull(
     client: &Client,
     cache: &Path,
@@ -104,7 +112,7 @@ pub fn pull(
     let url = api::listing_url(client, name)?;
     let listing = persist(&mut talk, &url, |talk| api::listing(talk.client, name, &url, talk.stop))?;
     let repository = Repository::new(cache, name.repository());
-    let mut plan = Plan { name, commit: &listing.commit, repository: &repository, files: vec![] };
+    let mut plan = Plan { name, commit: &listing.commit, repository: &repository, files: vec![], verified: None };
     let fault = |fault| HubError::Selection { name: name.to_string(), fault };
     let path = match select(&listing.files, name.choice()).map_err(fault)? {
         Selection::Gguf(parts) => {
@@ -137,6 +145,8 @@ struct Plan<'a> {
     commit: &'a str,
     repository: &'a Repository,
     files: Vec<Remote>,
+    /// The place among the files of the index of weights, whose content is in the cache and has been compared.
+    verified: Option<usize>,
 }
 
 impl Plan<'_> {
@@ -167,6 +177,7 @@ impl Plan<'_> {
             return Err(answer_error(&index.url, &format!("the index has more than {MAX_INDEX_BYTES} bytes")));
         }
         download(talk, self.repository, index)?;
+        self.verified = Some(self.files.len() - 1);
         let names = shards(&self.repository.blob(index.checksum.hex()))?;
         if let Some(missing) = names.iter().find(|name| !there.contains(name)) {
             let fault = SelectionFault::MissingPart(missing.clone());
@@ -184,8 +195,8 @@ impl Plan<'_> {
         (talk.report)(Event::Planned { commit: self.commit, files: self.files.len(), bytes, present });
         self.check_space(bytes.saturating_sub(present))?;
         talk.received = present;
-        for (remote, was_there) in self.files.iter().zip(there) {
-            let is_new = download(talk, self.repository, remote)?;
+        for (at, (remote, was_there)) in self.files.iter().zip(there).enumerate() {
+            let is_new = self.verified != Some(at) && download(talk, self.repository, remote)?;
             let path = self.link(&remote.file);
             publish(&path, remote, &self.repository.blob(remote.checksum.hex()), link)?;
             talk.received += if was_there && !is_new { 0 } else { remote.size };

@@ -21,7 +21,7 @@ use smallmind_checkpoint::{
     CONFIG_FILE, CheckpointError, Rolling, TOKENIZER_FILE, TensorData, TensorFile, TensorWriter, ValidCheckpoint,
     WEIGHTS_FILE, json_problem, read_config, write_file_atomic,
 };
-use smallmind_model::{DropoutConfig, Model, ModelConfig, ModelError, UnknownKeys};
+use smallmind_model::{Model, ModelConfig, ModelError, UnknownKeys};
 
 use crate::config::{DataSection, TrainConfig};
 use crate::event::{EvalEvent, Event, StepEvent};
@@ -363,8 +363,8 @@ pub fn read_model(checkpoint: &Path) -> Result<Model, TrainError> {
     Ok(model)
 }
 
-/// Checks that the run's own `config.json`, if it can be read, states the model of the checkpoint, but for dropout, which
-/// a resumed run may change.
+/// Checks that the run's own `config.json`, if it can be read, states the model of the checkpoint. Dropout, which a
+/// resumed run may change, does not count, nor does what is no shape: the tokens around a text, and how weights begin.
 ///
 /// # Errors
 /// [`TrainError::Shape`].
@@ -374,7 +374,8 @@ pub fn check_shape(run: &Path, checkpoint: &Path) -> Result<(), TrainError> {
     let of_checkpoint = read_config(checkpoint.join(CONFIG_FILE))?;
     let parsed = |value: &Value| {
         let config = ModelConfig::from_json_with(value, UnknownKeys::Allow);
-        config.map(|config| ModelConfig { dropout: DropoutConfig::default(), ..config })
+        let ModelConfig { dropout, init_std, bos, eos, .. } = ModelConfig::default();
+        config.map(|config| ModelConfig { dropout, init_std, bos, eos, ..config })
     };
     let checkpoint = parsed(&of_checkpoint).map_err(ModelError::from)?;
     if parsed(&of_run).is_ok_and(|run| run == checkpoint) {
@@ -393,7 +394,10 @@ pub fn check_shape(run: &Path, checkpoint: &Path) -> Result<(), TrainError> {
     };
     let differing: BTreeSet<&String> =
         keys.filter(|key| of_run.get(*key) != of_checkpoint.get(*key)).filter(matters).collect();
-    let differences = differing.into_iter().take(MOST_TOLD).map(told).collect::<Vec<_>>().join("; ");
+    let mut differences = differing.into_iter().take(MOST_TOLD).map(told).collect::<Vec<_>>().join("; ");
+    if differences.is_empty() {
+        differences = "it states another model than the checkpoint".to_owned();
+    }
     Err(TrainError::Shape { path, differences })
 }
 

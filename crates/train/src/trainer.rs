@@ -147,12 +147,14 @@ impl Trainer {
     ///
     /// # Errors
     /// No run; another training run that locks the folder; no whole checkpoint; data of another run; a change of a
-    /// fixed setting; fewer steps than are done.
+    /// fixed setting; fewer steps than are done; [`TrainError::Shape`] for a `config.json` in the folder that states
+    /// another model than the checkpoint.
     pub fn resume(run: &Path, overlays: &[Overlay], threads: usize, isa: IsaKind) -> Result<Self, TrainError> {
         let dir = RunDir::open(run)?;
         // A process that was killed while it replaced a checkpoint leaves the old one under another name.
         run_files::checkpoints(run, 1).clean()?;
         let (checkpoint, mut state, mut warnings) = run_files::latest(run)?;
+        run_files::check_shape(run, &checkpoint.path)?;
         state.config = resumed_config(run, &state.config, overlays, &mut warnings)?;
         if state.config.train.steps < state.step {
             return Err(TrainError::StepsDone { asked: state.config.train.steps, done: state.step });
@@ -168,7 +170,6 @@ impl Trainer {
             let why = "its model has another shape than its settings and its tokenizer say".to_owned();
             return Err(TrainError::NoRun { path: checkpoint.path, why });
         }
-        run_files::check_shape(run, &checkpoint.path)?;
         let folder = RunFiles::reopen(dir, &state.config, state.step)?;
         let step = state.step;
         if state.best_val_loss.is_some() {

@@ -255,6 +255,12 @@ fn a_server_that_is_not_there_is_asked_once() {
     place.hub.endpoint = format!("http://{address}");
     let error = place.pull("hf:owner/name").unwrap_err();
     assert_eq!(error.to_string(), "no connection to 127.0.0.1: connection refused");
+    // Where a server was reached before, it is asked again.
+    let place = Place::new(vec![Served::large("m.gguf", bytes(1, 1))]);
+    let target = format!("Location: http://{address}/\r\n");
+    place.hub.misbehave(move |seen| (seen.method == "GET").then(|| Fault::status(302, &target)));
+    let error = place.pull("hf:owner/name").unwrap_err().to_string();
+    assert!(error.ends_with("connection refused, 2 times"), "{error}");
 }
 
 #[test]

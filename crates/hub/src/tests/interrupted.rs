@@ -106,26 +106,29 @@ fn a_content_that_is_there_is_checked_when_it_is_pulled_again() {
     let (small, large) = (Served::small("config.json", "{}"), Served::large("model.safetensors", bytes(100_000, 1)));
     let place = Place::new(vec![small.clone(), large.clone()]);
     let pull = || {
-        let (mut damaged, mut received) = (vec![], vec![]);
+        let (mut checked, mut damaged, mut received) = (vec![], vec![], vec![]);
         let (cache, name) = (place.caches().hugging_face, "hf:owner/name".parse().unwrap());
         let pulled = pull(&place.client(), &cache, &name, &AtomicBool::new(false), &mut |event| match event {
+            Event::Checking { file, .. } => checked.push(file.to_owned()),
             Event::Damaged { file } => damaged.push(file.to_owned()),
             Event::Received { bytes } => received.push(bytes),
             _ => {}
         });
         assert_eq!(received.last(), Some(&100_002));
         assert!(received.is_sorted(), "{received:?}");
-        (pulled.unwrap(), damaged)
+        (pulled.unwrap(), damaged, checked)
     };
-    assert_eq!(pull().1, Vec::<String>::new());
+    let first = pull();
+    assert_eq!((first.1, first.2), (vec![], vec![]));
     place.hub.seen();
-    assert_eq!(pull().1, Vec::<String>::new());
+    let again = pull();
+    assert_eq!((again.1, again.2.join(" ")), (vec![], "config.json model.safetensors".to_owned()));
     assert!(place.hub.seen().iter().all(|seen| !seen.is_second), "nothing is downloaded twice");
     for file in [&small, &large] {
         let mut content = file.content.clone();
         content[1] ^= 1;
         fs::write(place.blob(&file.etag), content).unwrap();
-        let (pulled, damaged) = pull();
+        let (pulled, damaged, _) = pull();
         assert_eq!(damaged.join(" "), file.name);
         assert_eq!(read(pulled.path.join(&file.name)), file.content);
     }
@@ -146,6 +149,19 @@ fn servers_that_know_no_ranges_send_all_again() {
         place.hub.misbehave(first(1, |seen| seen.is_second, fault));
         assert_eq!(read(place.pull("hf:owner/name").unwrap().path), file.content);
     }
+}
+
+/// A server that sends all again once, and parts afterwards, over a connection that breaks every time.
+#[test]
+fn what_arrives_after_one_restart_is_progress() {
+    let file = Served::large("m.gguf", bytes(500_000, 1));
+    let place = Place::new(vec![file.clone()]);
+    fs::create_dir_all(place.repository().join("blobs")).unwrap();
+    fs::write(place.blob(&format!("{}.incomplete", file.etag)), &file.content[..400_000]).unwrap();
+    let header = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", file.content.len());
+    let mut whole = Some(Fault::Raw([header.as_bytes(), &file.content[..1000]].concat()));
+    place.hub.misbehave(move |seen| seen.is_second.then(|| whole.take().unwrap_or(Fault::Cut(70_000))));
+    assert_eq!(read(place.pull("hf:owner/name").unwrap().path), file.content);
 }
 
 #[test]

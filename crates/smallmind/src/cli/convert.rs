@@ -94,7 +94,7 @@ impl Convert {
                 .map_err(|error| of_model(&self.model.model, error.into()))?;
         }
         if let ModelFiles::Gguf(file) = &files {
-            // Readers of folders know no tokens that end a text by their texts alone.
+            // Readers of folders end a text only at the tokens that the configuration names.
             model.add_ends(tokenizer.iter().flat_map(Tokenizer::ends));
             note_left_out(file);
         }

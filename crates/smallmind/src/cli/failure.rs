@@ -130,7 +130,9 @@ fn advice(cause: &(dyn std::error::Error + 'static), verb: &str) -> Option<Strin
         (Some(TrainError::Exists { found: Found::Run, .. }), _) => {
             "continue it with train --resume, replace it with --overwrite, or choose another folder"
         }
-        (Some(TrainError::Shape { .. }), _) => "restore it, or begin a new run from the model with --init-from",
+        (Some(TrainError::Shape { .. }), _) => {
+            "remove it: it is written again from the checkpoint; or begin a new run with --init-from"
+        }
         (Some(TrainError::Exists { .. }), _) => "replace it with --overwrite, or choose another folder",
         (_, Some(ModelError::EmptyPrompt)) => "give a prompt with -p",
         (_, Some(ModelError::Context { max, .. })) => return Some(format!("--context takes 1 to {max}")),

@@ -107,9 +107,8 @@ impl Generate {
         let shifts = generation.context_shifts;
         if shifts > 0 {
             let times = if shifts == 1 { "once".to_owned() } else { units::plural(shifts, "time") };
-            let half = context / 2;
             note!(
-                "note: the context of {context} tokens was full {times}: the text went on from its latest {half} alone"
+                "note: the context of {context} tokens was full {times}: the text went on from its latest half alone"
             );
         }
         // The prompt of a text that was broken off before its first token may not have been read whole.

@@ -54,9 +54,7 @@ impl Pull {
             Err(error) => Err(error.into()),
         }
     }
-}
 
-impl Pull {
     /// The error of a name, with the command that was meant if only the beginning is missing.
     fn with_prefix(&self, error: HubError) -> anyhow::Error {
         let meant = format!("{PREFIX}{}", self.name);
@@ -64,7 +62,9 @@ impl Pull {
             return error.into();
         }
         let (name, program, meant) = (&self.name, program(), quoted(Path::new(&meant)));
-        usage(format!("{name}: names on the hub begin with {PREFIX}; the command is: {program} pull {meant}"))
+        let revision = self.revision.as_ref().map(|revision| format!(" --revision {}", quoted(Path::new(revision))));
+        let revision = revision.unwrap_or_default();
+        usage(format!("{name}: names on the hub begin with {PREFIX}; the command is: {program} pull {meant}{revision}"))
     }
 }
 
@@ -137,6 +137,7 @@ impl Reporter {
                 units::bytes(present)
             ),
             Event::Waiting { file } => format!("{file}: another process downloads this file; waiting for it"),
+            Event::Checking { file, bytes } => format!("{file}: comparing the checksum of {}", units::bytes(bytes)),
             Event::Damaged { file } => {
                 format!("{file}: the content that is here is damaged; it is downloaded again")
             }
@@ -167,6 +168,7 @@ impl Reporter {
                 json!({ "event": "planned", "commit": commit, "files": files, "bytes": bytes, "present": present })
             }
             Event::Waiting { file } => json!({ "event": "waiting", "file": file }),
+            Event::Checking { file, bytes } => json!({ "event": "checking", "file": file, "bytes": bytes }),
             Event::Damaged { file } => json!({ "event": "damaged", "file": file }),
             Event::Resuming { file, at } => json!({ "event": "resuming", "file": file, "bytes": at }),
             Event::Received { bytes } => {

@@ -165,7 +165,7 @@ fn generation_stops_and_goes_past_the_context() {
     // Full with 64 tokens, then with each 32 more; one token is the prompt's.
     assert_eq!((&long["tokens"], &long["context_shifts"]), (&100.into(), &2.into()));
     let ran = bench.run("generate -m model -n 100 --temp 0 --threads 1");
-    let told = "note: the context of 64 tokens was full 2 times: the text went on from its latest 32 alone";
+    let told = "note: the context of 64 tokens was full 2 times: the text went on from its latest half alone";
     assert_eq!(ran.stderr.matches(told).count(), 1, "{ran:#?}");
     let short = bench.run("generate -m model -n 50 --temp 0 --threads 1");
     assert!(!short.stderr.contains("note"), "{short:#?}");

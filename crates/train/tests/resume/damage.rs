@@ -54,11 +54,20 @@ fn another_shape_in_the_folder_of_a_run_is_refused_by_name() {
     assert!(config[key].is_number(), "{text}");
     // A key of other programs, and another order, change nothing.
     config["transformers_version"] = json!("4.0");
+    // Nor does what is no shape.
+    for (key, value) in [("eos_token_id", 3), ("bos_token_id", 2), ("initializer_range", 1)] {
+        config[key] = json!(value);
+    }
     fs::write(&path, config.to_string()).unwrap();
     drop(resume(&run, 1));
     config[key] = json!(0.25);
     fs::write(&path, config.to_string()).unwrap();
+    // Nothing is written before.
+    let tokenizer = fs::read(run.join(TOKENIZER_FILE)).unwrap();
+    fs::remove_file(run.join(TOKENIZER_FILE)).unwrap();
     let error = Trainer::resume(&run, &[], 1, IsaKind::best()).err().unwrap();
+    assert!(!run.join(TOKENIZER_FILE).exists());
+    fs::write(run.join(TOKENIZER_FILE), tokenizer).unwrap();
     assert!(matches!(error, TrainError::Shape { .. }) && error.class() == ErrorClass::BadFile, "{error}");
     let message = error.to_string();
     assert!(message.contains("config.json: it says `layer_norm_epsilon` 0.25, the checkpoint 0.00001;"), "{message}");
