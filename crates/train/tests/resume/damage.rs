@@ -197,8 +197,9 @@ fn a_checkpoint_of_another_shape_is_refused() {
         let run = dir.path().join("forged");
         copy(&stopped, &run);
         forge(&run, &replaced);
-        // Settings beside the checkpoint would be found to differ first.
+        // What is beside the checkpoint would be found to differ first.
         fs::remove_file(run.join("train.toml")).unwrap();
+        fs::remove_file(run.join("config.json")).unwrap();
         let error =
             Trainer::resume(&run, &[], 1, IsaKind::best()).err().unwrap_or_else(|| panic!("{what} was accepted"));
         assert_eq!(error.class(), ErrorClass::BadFile, "{what}: {error}");
