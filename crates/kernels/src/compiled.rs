@@ -4,15 +4,31 @@
 //! compiled here, and nowhere else, because the functions that give the tables are never inlined. (A `static` would be
 //! compiled for a test of this crate too, whatever the test calls.)
 
-use std::any::Any;
-
 #[cfg(target_arch = "x86_64")]
 use smallmind_simd::{Avx2, Avx512};
-use smallmind_simd::{Isa, IsaKind, Scalar};
+use smallmind_simd::{Isa, Scalar};
 
 use crate::MatMut;
 use crate::attention::{self, AttentionBackward, AttentionForward, BlockQueries};
 use crate::matmul::{self, Epilogue, Operand, RightFactor};
+
+/// The table of the instruction set `$isa`, one of those that the three functions return.
+macro_rules! table_of {
+    ($isa:ty, $scalar:ident, $avx2:ident, $avx512:ident) => {{
+        use smallmind_simd::IsaKind;
+        let table: &'static dyn std::any::Any = match <$isa as smallmind_simd::Isa>::KIND {
+            IsaKind::Scalar => $scalar(),
+            #[cfg(target_arch = "x86_64")]
+            IsaKind::Avx2 => $avx2(),
+            #[cfg(target_arch = "x86_64")]
+            IsaKind::Avx512 => $avx512(),
+            #[cfg(not(target_arch = "x86_64"))]
+            IsaKind::Avx2 | IsaKind::Avx512 => $scalar(),
+        };
+        table.downcast_ref().expect("each instruction set has one token")
+    }};
+}
+pub(crate) use table_of;
 
 /// The pages of a key-value cache, by their number.
 pub(crate) type Pages<'a, 'p> = &'a dyn Fn(usize) -> &'p [f32];
@@ -37,16 +53,7 @@ impl<I: Isa> Compiled<I> {
     /// The kernels of this instruction set.
     #[inline(always)]
     pub fn kernels() -> &'static Self {
-        let table: &'static dyn Any = match I::KIND {
-            IsaKind::Scalar => scalar(),
-            #[cfg(target_arch = "x86_64")]
-            IsaKind::Avx2 => avx2(),
-            #[cfg(target_arch = "x86_64")]
-            IsaKind::Avx512 => avx512(),
-            #[cfg(not(target_arch = "x86_64"))]
-            IsaKind::Avx2 | IsaKind::Avx512 => scalar(),
-        };
-        table.downcast_ref().expect("each instruction set has one token")
+        table_of!(I, scalar, avx2, avx512)
     }
 }
 

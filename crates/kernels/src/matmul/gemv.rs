@@ -15,14 +15,14 @@
 //! 2. Vectors of the M rows of x are stored interleaved, in the order in which they are read.
 #![allow(unsafe_code)]
 
-use std::any::Any;
 use std::mem::MaybeUninit;
 
 #[cfg(target_arch = "x86_64")]
 use smallmind_simd::{Avx2, Avx512};
-use smallmind_simd::{CacheLevel, Isa, IsaKind, Scalar, prefetch};
+use smallmind_simd::{CacheLevel, Isa, Scalar, prefetch};
 
 use super::operand::{Epilogue, Update};
+use crate::compiled::table_of;
 use crate::{Mat, MatMut};
 
 /// The most rows of the left factor of a product that streams the weight. With more rows, tiles are faster.
@@ -254,14 +254,5 @@ fn avx512() -> &'static Instances<Avx512> {
 
 /// The kernels of `I`.
 fn instances_of<I: Isa>() -> &'static Instances<I> {
-    let table: &'static dyn Any = match I::KIND {
-        IsaKind::Scalar => scalar(),
-        #[cfg(target_arch = "x86_64")]
-        IsaKind::Avx2 => avx2(),
-        #[cfg(target_arch = "x86_64")]
-        IsaKind::Avx512 => avx512(),
-        #[cfg(not(target_arch = "x86_64"))]
-        IsaKind::Avx2 | IsaKind::Avx512 => scalar(),
-    };
-    table.downcast_ref().expect("each instruction set has one token")
+    table_of!(I, scalar, avx2, avx512)
 }

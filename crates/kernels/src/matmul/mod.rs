@@ -250,8 +250,8 @@ pub fn gemm_bf16<D: Bf16Dot>(
     }
 }
 
-/// [`gemm`] of the quantized rows `x` and a weight in blocks, with the byte products of `dot` instead of the best that the
-/// CPU has: for tests.
+/// [`gemm`] of the quantized rows `x` and a weight in blocks, with the byte products of `dot` instead of the best that
+/// the CPU has: for tests.
 ///
 /// # Panics
 /// If the shapes disagree, the weight is not in blocks or was packed for other lanes.

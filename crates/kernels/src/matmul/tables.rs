@@ -13,11 +13,12 @@ use std::any::Any;
 use half::{bf16, f16};
 #[cfg(target_arch = "x86_64")]
 use smallmind_simd::{Avx2, Avx512, Avx512Bf16};
-use smallmind_simd::{Bf16Dot, Isa, IsaKind, Scalar};
+use smallmind_simd::{Bf16Dot, Isa, Scalar};
 
 use super::arithmetic::{Arithmetic, Bf16Gemm, F32Gemm};
 use super::pack::{self, CopyFn, TransposeFn};
 use super::tile::{Adjacent, AlongColumns, AlongRows, InHalfStrips, InStrips, KernelFn, kernel};
+use crate::compiled::table_of;
 use crate::format::HalfKind;
 
 /// Up to this many rows of an output read strips of 16-bit floats in place. For more rows a panel is widened first,
@@ -255,16 +256,7 @@ fn avx512_bf16() -> &'static Kernels<Bf16Gemm<Avx512Bf16>> {
 impl<I: Isa> HasKernels for F32Gemm<I> {
     #[inline(always)]
     fn kernels() -> &'static Kernels<Self> {
-        let table: &'static dyn Any = match I::KIND {
-            IsaKind::Scalar => scalar(),
-            #[cfg(target_arch = "x86_64")]
-            IsaKind::Avx2 => avx2(),
-            #[cfg(target_arch = "x86_64")]
-            IsaKind::Avx512 => avx512(),
-            #[cfg(not(target_arch = "x86_64"))]
-            IsaKind::Avx2 | IsaKind::Avx512 => scalar(),
-        };
-        table.downcast_ref().expect("each instruction set has one token")
+        table_of!(I, scalar, avx2, avx512)
     }
 }
 
