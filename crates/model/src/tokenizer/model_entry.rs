@@ -4,6 +4,7 @@
 //! be there. Unknown keys, keys of another kind, and keys given twice are refused.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 
 use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -328,10 +329,13 @@ impl<'de> Deserialize<'de> for VocabEntry {
                     if vocab.len() == MAX_TOKENS {
                         return Err(A::Error::custom(format_args!("more than {MAX_TOKENS} tokens")));
                     }
-                    if vocab.contains_key(&token) {
-                        return Err(A::Error::custom(format_args!("[{token:?}]: the token appears twice")));
-                    }
-                    vocab.insert(token, id as u32);
+                    match vocab.entry(token) {
+                        Entry::Vacant(place) => place.insert(id as u32),
+                        Entry::Occupied(place) => {
+                            let token = place.key();
+                            return Err(A::Error::custom(format_args!("[{token:?}]: the token appears twice")));
+                        }
+                    };
                 }
                 Ok(VocabEntry::Map(vocab))
             }

@@ -10,6 +10,8 @@ mod common;
 use common::{Scratch, on_processor, this_program};
 
 const FILE: &str = "TOKENIZER_TEST_FILE";
+/// A release build takes less than a second; the code that this test runs is hardly optimised.
+const MOST_TIME: Duration = Duration::from_secs(4);
 
 /// A field of `/proc/self/status` in bytes.
 fn memory(field: &str) -> u64 {
@@ -37,7 +39,7 @@ fn child_opens_a_vocabulary_and_measures_itself() {
     let len = std::fs::metadata(&path).unwrap().len();
     println!("{time:?} and {most} bytes of memory for a file of {len}: {error}");
     assert!(most <= len + (64 << 20), "{most} bytes of memory for a file of {len}");
-    assert!(time < on_processor(Duration::from_secs(1)), "{time:?}");
+    assert!(time < on_processor(MOST_TIME), "{time:?}");
 }
 
 /// A file of about the most tokens that there may be, letters and pairs of letters, and the merges that make the pairs.

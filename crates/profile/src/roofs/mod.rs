@@ -21,7 +21,8 @@ pub use caches::CacheSizes;
 /// How much time to spend on roofs.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// Number of samples of each roof.
+    /// Number of samples of each roof; fewer where one takes several times as long as [`sample`](Self::sample), as a
+    /// pass over a large buffer does, which other programs disturb less.
     pub samples: usize,
     /// The least time of a sample. Short samples fit between the time slices of other programs.
     pub sample: Duration,
@@ -140,7 +141,9 @@ fn best(effort: Effort, mut run: impl FnMut(usize) -> f64) -> f64 {
         iterations = (iterations as f64 * wanted.clamp(1.1, 1000.0)).ceil() as usize;
         seconds = least(iterations, 2);
     }
-    least(iterations, effort.samples).min(seconds) / iterations as f64
+    // As long as four times the samples that were asked for.
+    let fit = 4.0 * effort.samples as f64 * effort.sample.as_secs_f64() / seconds;
+    least(iterations, effort.samples.min(fit as usize)).min(seconds) / iterations as f64
 }
 
 #[cfg(test)]
