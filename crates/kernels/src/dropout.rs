@@ -10,6 +10,7 @@
 
 use smallmind_simd::Isa;
 
+use crate::compiled::compiled;
 use crate::{Mat, MatMut};
 
 /// Elements that share 16 counters.
@@ -60,18 +61,21 @@ pub struct Dropout<'a> {
 /// # Panics
 /// If the shapes differ or `p` is not a probability.
 pub fn dropout<I: Isa>(isa: I, args: Dropout) {
-    let Dropout { key, p, width, first_row, first_col, x, mut out } = args;
-    assert_eq!((x.rows(), x.cols()), (out.rows(), out.cols()), "shapes of x and out");
-    let mask = Mask::new(key, p);
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for r in 0..x.rows() {
-                let first = (first_row + r) as u64 * width as u64 + first_col as u64;
-                multiply_row(isa, mask, first, x.row(r), out.row_mut(r));
-            }
-        },
-    );
+    fn body<I: Isa>(isa: I, args: Dropout) {
+        let Dropout { key, p, width, first_row, first_col, x, mut out } = args;
+        assert_eq!((x.rows(), x.cols()), (out.rows(), out.cols()), "shapes of x and out");
+        let mask = Mask::new(key, p);
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                for r in 0..x.rows() {
+                    let first = (first_row + r) as u64 * width as u64 + first_col as u64;
+                    multiply_row(isa, mask, first, x.row(r), out.row_mut(r));
+                }
+            },
+        );
+    }
+    compiled!(isa: I, body(args: Dropout));
 }
 
 /// Writes the mask of the elements `first..first + out.len()` to `out`: 0 or `1/(1 - p)`.

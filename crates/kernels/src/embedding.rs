@@ -2,6 +2,7 @@
 
 use smallmind_simd::Isa;
 
+use crate::compiled::compiled;
 use crate::elementwise::{accumulate_row, copy_row};
 use crate::matmul::PackedWeight;
 use crate::{Mat, MatMut};
@@ -10,16 +11,19 @@ use crate::{Mat, MatMut};
 ///
 /// # Panics
 /// If the shapes disagree or an id is not below `vocab`. Callers check ids from outside first.
-pub fn embedding<I: Isa>(isa: I, table: Mat, ids: &[u32], mut out: MatMut) {
-    assert_eq!((ids.len(), table.cols()), (out.rows(), out.cols()), "the shape of the embedded tokens");
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for (r, &id) in ids.iter().enumerate() {
-                copy_row(isa, table.row(id as usize), out.row_mut(r));
-            }
-        },
-    );
+pub fn embedding<I: Isa>(isa: I, table: Mat, ids: &[u32], out: MatMut) {
+    fn body<I: Isa>(isa: I, table: Mat, ids: &[u32], mut out: MatMut) {
+        assert_eq!((ids.len(), table.cols()), (out.rows(), out.cols()), "the shape of the embedded tokens");
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                for (r, &id) in ids.iter().enumerate() {
+                    copy_row(isa, table.row(id as usize), out.row_mut(r));
+                }
+            },
+        );
+    }
+    compiled!(isa: I, body(table: Mat, ids: &[u32], out: MatMut));
 }
 
 /// [`embedding`] with a packed weight as table.
@@ -40,14 +44,21 @@ pub fn embedding_packed(table: PackedWeight, ids: &[u32], mut out: MatMut) {
 ///
 /// # Panics
 /// If the shapes disagree or an id is not below `vocab`.
-pub fn embedding_backward<I: Isa>(isa: I, dy: Mat, ids: &[u32], mut dtable: MatMut) {
-    assert_eq!((ids.len(), dtable.cols()), (dy.rows(), dy.cols()), "the shape of the gradient of the embedded tokens");
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for (r, &id) in ids.iter().enumerate() {
-                accumulate_row(isa, dy.row(r), dtable.row_mut(id as usize));
-            }
-        },
-    );
+pub fn embedding_backward<I: Isa>(isa: I, dy: Mat, ids: &[u32], dtable: MatMut) {
+    fn body<I: Isa>(isa: I, dy: Mat, ids: &[u32], mut dtable: MatMut) {
+        assert_eq!(
+            (ids.len(), dtable.cols()),
+            (dy.rows(), dy.cols()),
+            "the shape of the gradient of the embedded tokens"
+        );
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                for (r, &id) in ids.iter().enumerate() {
+                    accumulate_row(isa, dy.row(r), dtable.row_mut(id as usize));
+                }
+            },
+        );
+    }
+    compiled!(isa: I, body(dy: Mat, ids: &[u32], dtable: MatMut));
 }

@@ -17,6 +17,7 @@
 
 use smallmind_simd::Isa;
 
+use crate::compiled::compiled;
 use crate::{Mat, MatMut, row_ops};
 
 /// How tokens choose experts.
@@ -122,27 +123,30 @@ fn weigh(routing: Routing, logits: &[f32], chosen: &[f32], weights: &mut [f32]) 
 ///
 /// # Panics
 /// If the shapes disagree, or a slot has no row.
-pub fn combine<I: Isa>(isa: I, weights: Mat, slots: Mat, rows: Mat, mut out: MatMut) {
-    assert_eq!((weights.rows(), weights.cols()), (slots.rows(), slots.cols()), "a weight for each slot");
-    assert_eq!((weights.rows(), rows.cols()), (out.rows(), out.cols()), "the shape of the sum");
-    out.fill(0.0);
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for t in 0..out.rows() {
-                for (weight, slot) in weights.row(t).iter().zip(slots.row(t)) {
-                    let weight = isa.splat(*weight);
-                    row_ops::update(
-                        isa,
-                        [rows.row(index(*slot))],
-                        out.row_mut(t),
-                        #[inline(always)]
-                        |sum, [x]| isa.mul_add(weight, x, sum),
-                    );
+pub fn combine<I: Isa>(isa: I, weights: Mat, slots: Mat, rows: Mat, out: MatMut) {
+    fn body<I: Isa>(isa: I, weights: Mat, slots: Mat, rows: Mat, mut out: MatMut) {
+        assert_eq!((weights.rows(), weights.cols()), (slots.rows(), slots.cols()), "a weight for each slot");
+        assert_eq!((weights.rows(), rows.cols()), (out.rows(), out.cols()), "the shape of the sum");
+        out.fill(0.0);
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                for t in 0..out.rows() {
+                    for (weight, slot) in weights.row(t).iter().zip(slots.row(t)) {
+                        let weight = isa.splat(*weight);
+                        row_ops::update(
+                            isa,
+                            [rows.row(index(*slot))],
+                            out.row_mut(t),
+                            #[inline(always)]
+                            |sum, [x]| isa.mul_add(weight, x, sum),
+                        );
+                    }
                 }
-            }
-        },
-    );
+            },
+        );
+    }
+    compiled!(isa: I, body(weights: Mat, slots: Mat, rows: Mat, out: MatMut));
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 
 use smallmind_simd::{Isa, math};
 
+use crate::compiled::compiled;
 use crate::{Mat, MatMut, row_ops};
 
 /// The target of a row that is ignored: its loss and gradient are zero.
@@ -22,16 +23,19 @@ pub const IGNORE: u32 = u32::MAX;
 ///
 /// # Panics
 /// If shapes disagree or a target is neither below `vocab` nor [`IGNORE`]. Callers check targets from outside first.
-pub fn cross_entropy<I: Isa>(isa: I, logits: Mat, targets: &[u32], mut losses: MatMut) {
-    check_shapes(logits, targets, losses.as_mat());
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for (r, &target) in targets.iter().enumerate() {
-                losses.row_mut(r)[0] = if target == IGNORE { 0.0 } else { row_loss(isa, logits.row(r), target) };
-            }
-        },
-    );
+pub fn cross_entropy<I: Isa>(isa: I, logits: Mat, targets: &[u32], losses: MatMut) {
+    fn body<I: Isa>(isa: I, logits: Mat, targets: &[u32], mut losses: MatMut) {
+        check_shapes(logits, targets, losses.as_mat());
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                for (r, &target) in targets.iter().enumerate() {
+                    losses.row_mut(r)[0] = if target == IGNORE { 0.0 } else { row_loss(isa, logits.row(r), target) };
+                }
+            },
+        );
+    }
+    compiled!(isa: I, body(logits: Mat, targets: &[u32], losses: MatMut));
 }
 
 /// Writes the losses as [`cross_entropy`], and overwrites `logits` `[rows, vocab]` with their gradient, `scale ·
@@ -41,22 +45,25 @@ pub fn cross_entropy<I: Isa>(isa: I, logits: Mat, targets: &[u32], mut losses: M
 ///
 /// # Panics
 /// As [`cross_entropy`].
-pub fn cross_entropy_backward<I: Isa>(isa: I, mut logits: MatMut, targets: &[u32], scale: f32, mut losses: MatMut) {
-    check_shapes(logits.as_mat(), targets, losses.as_mat());
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for (r, &target) in targets.iter().enumerate() {
-                let row = logits.row_mut(r);
-                losses.row_mut(r)[0] = if target == IGNORE {
-                    row.fill(0.0);
-                    0.0
-                } else {
-                    row_backward(isa, row, target, scale)
-                };
-            }
-        },
-    );
+pub fn cross_entropy_backward<I: Isa>(isa: I, logits: MatMut, targets: &[u32], scale: f32, losses: MatMut) {
+    fn body<I: Isa>(isa: I, mut logits: MatMut, targets: &[u32], scale: f32, mut losses: MatMut) {
+        check_shapes(logits.as_mat(), targets, losses.as_mat());
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                for (r, &target) in targets.iter().enumerate() {
+                    let row = logits.row_mut(r);
+                    losses.row_mut(r)[0] = if target == IGNORE {
+                        row.fill(0.0);
+                        0.0
+                    } else {
+                        row_backward(isa, row, target, scale)
+                    };
+                }
+            },
+        );
+    }
+    compiled!(isa: I, body(logits: MatMut, targets: &[u32], scale: f32, losses: MatMut));
 }
 
 fn check_shapes(logits: Mat, targets: &[u32], losses: Mat) {

@@ -26,6 +26,7 @@
 
 use smallmind_simd::Isa;
 
+use crate::compiled::compiled;
 use crate::row_ops::{self, Destination, each};
 use crate::{Mat, MatMut};
 
@@ -102,25 +103,28 @@ pub struct RmsNorm<'a> {
 ///
 /// # Panics
 /// If shapes disagree.
-pub fn layer_norm<I: Isa>(isa: I, mut args: LayerNorm) {
-    let (rows, cols) = (args.x.rows(), args.x.cols());
-    check_forward(args.x, &args.residual, args.weight, &args.out);
-    check_stats(args.stats.as_ref().map(MatMut::as_mat), rows, 2);
-    assert!(args.bias.is_none_or(|bias| bias.len() == cols), "one bias for each feature");
-    let destination = Destination::of(&args.out);
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            let whole = rows - rows % PAIR;
-            for r in (0..whole).step_by(PAIR) {
-                layer_norm_rows::<I, PAIR>(isa, &mut args, r, destination);
-            }
-            for r in whole..rows {
-                layer_norm_rows::<I, 1>(isa, &mut args, r, destination);
-            }
-            destination.finish(isa);
-        },
-    );
+pub fn layer_norm<I: Isa>(isa: I, args: LayerNorm) {
+    fn body<I: Isa>(isa: I, mut args: LayerNorm) {
+        let (rows, cols) = (args.x.rows(), args.x.cols());
+        check_forward(args.x, &args.residual, args.weight, &args.out);
+        check_stats(args.stats.as_ref().map(MatMut::as_mat), rows, 2);
+        assert!(args.bias.is_none_or(|bias| bias.len() == cols), "one bias for each feature");
+        let destination = Destination::of(&args.out);
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                let whole = rows - rows % PAIR;
+                for r in (0..whole).step_by(PAIR) {
+                    layer_norm_rows::<I, PAIR>(isa, &mut args, r, destination);
+                }
+                for r in whole..rows {
+                    layer_norm_rows::<I, 1>(isa, &mut args, r, destination);
+                }
+                destination.finish(isa);
+            },
+        );
+    }
+    compiled!(isa: I, body(args: LayerNorm));
 }
 
 /// [`layer_norm`] of the `R` rows from row `first` on.
@@ -187,36 +191,42 @@ fn layer_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut LayerNorm, first: 
 /// # Panics
 /// If shapes disagree.
 pub fn layer_norm_backward<I: Isa>(isa: I, args: NormBackward) {
-    check_backward(&args, 2);
-    if args.partials.cols() == 2 * args.x.cols() {
-        backward::<I, true, 2>(isa, args, halves);
-    } else {
-        backward::<I, true, 1>(isa, args, whole);
+    fn body<I: Isa>(isa: I, args: NormBackward) {
+        check_backward(&args, 2);
+        if args.partials.cols() == 2 * args.x.cols() {
+            backward::<I, true, 2>(isa, args, halves);
+        } else {
+            backward::<I, true, 1>(isa, args, whole);
+        }
     }
+    compiled!(isa: I, body(args: NormBackward));
 }
 
 /// RMSNorm of every row of `x`, or of `x + residual.add`.
 ///
 /// # Panics
 /// If shapes disagree.
-pub fn rms_norm<I: Isa>(isa: I, mut args: RmsNorm) {
-    let rows = args.x.rows();
-    check_forward(args.x, &args.residual, args.weight, &args.out);
-    check_stats(args.stats.as_ref().map(MatMut::as_mat), rows, 1);
-    let destination = Destination::of(&args.out);
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            let whole = rows - rows % PAIR;
-            for r in (0..whole).step_by(PAIR) {
-                rms_norm_rows::<I, PAIR>(isa, &mut args, r, destination);
-            }
-            for r in whole..rows {
-                rms_norm_rows::<I, 1>(isa, &mut args, r, destination);
-            }
-            destination.finish(isa);
-        },
-    );
+pub fn rms_norm<I: Isa>(isa: I, args: RmsNorm) {
+    fn body<I: Isa>(isa: I, mut args: RmsNorm) {
+        let rows = args.x.rows();
+        check_forward(args.x, &args.residual, args.weight, &args.out);
+        check_stats(args.stats.as_ref().map(MatMut::as_mat), rows, 1);
+        let destination = Destination::of(&args.out);
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                let whole = rows - rows % PAIR;
+                for r in (0..whole).step_by(PAIR) {
+                    rms_norm_rows::<I, PAIR>(isa, &mut args, r, destination);
+                }
+                for r in whole..rows {
+                    rms_norm_rows::<I, 1>(isa, &mut args, r, destination);
+                }
+                destination.finish(isa);
+            },
+        );
+    }
+    compiled!(isa: I, body(args: RmsNorm));
 }
 
 /// [`rms_norm`] of the `R` rows from row `first` on.
@@ -267,9 +277,12 @@ fn rms_norm_rows<I: Isa, const R: usize>(isa: I, args: &mut RmsNorm, first: usiz
 /// # Panics
 /// If shapes disagree.
 pub fn rms_norm_backward<I: Isa>(isa: I, args: NormBackward) {
-    check_backward(&args, 1);
-    assert_eq!(args.partials.cols(), args.x.cols(), "RMSNorm has no bias");
-    backward::<I, false, 1>(isa, args, whole);
+    fn body<I: Isa>(isa: I, args: NormBackward) {
+        check_backward(&args, 1);
+        assert_eq!(args.partials.cols(), args.x.cols(), "RMSNorm has no bias");
+        backward::<I, false, 1>(isa, args, whole);
+    }
+    compiled!(isa: I, body(args: NormBackward));
 }
 
 fn check_forward(x: Mat, residual: &Option<Residual>, weight: &[f32], out: &MatMut) {

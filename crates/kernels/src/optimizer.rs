@@ -2,6 +2,8 @@
 
 use smallmind_simd::Isa;
 
+use crate::compiled::compiled;
+
 /// The numbers of one AdamW step (Loshchilov and Hutter 2019, arXiv:1711.05101), in double precision, since small
 /// differences such as `1 - β₂` enter the moments.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,32 +40,35 @@ pub struct AdamW {
 /// # Panics
 /// If the lengths differ.
 pub fn adamw<I: Isa>(isa: I, config: &AdamW, param: &mut [f32], grad: &mut [f32], m: &mut [f32], v: &mut [f32]) {
-    let n = param.len();
-    assert!(grad.len() == n && m.len() == n && v.len() == n, "lengths of param, grad, m and v");
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            let step = Step::new(isa, config);
-            let whole = n - n % I::LANES;
-            for i in (0..whole).step_by(I::LANES) {
-                let (p, g, m, v) = (&mut param[i..], &mut grad[i..], &mut m[i..], &mut v[i..]);
-                let new = step.advance(isa, [isa.load(p), isa.load(g), isa.load(m), isa.load(v)]);
-                isa.store(new[0], p);
-                isa.store(isa.zero(), g);
-                isa.store(new[1], m);
-                isa.store(new[2], v);
-            }
-            if whole < n {
-                let (p, g, m, v) = (&mut param[whole..], &mut grad[whole..], &mut m[whole..], &mut v[whole..]);
-                let old = [isa.load_partial(p), isa.load_partial(g), isa.load_partial(m), isa.load_partial(v)];
-                let new = step.advance(isa, old);
-                isa.store_partial(new[0], p);
-                g.fill(0.0);
-                isa.store_partial(new[1], m);
-                isa.store_partial(new[2], v);
-            }
-        },
-    );
+    fn body<I: Isa>(isa: I, config: &AdamW, param: &mut [f32], grad: &mut [f32], m: &mut [f32], v: &mut [f32]) {
+        let n = param.len();
+        assert!(grad.len() == n && m.len() == n && v.len() == n, "lengths of param, grad, m and v");
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                let step = Step::new(isa, config);
+                let whole = n - n % I::LANES;
+                for i in (0..whole).step_by(I::LANES) {
+                    let (p, g, m, v) = (&mut param[i..], &mut grad[i..], &mut m[i..], &mut v[i..]);
+                    let new = step.advance(isa, [isa.load(p), isa.load(g), isa.load(m), isa.load(v)]);
+                    isa.store(new[0], p);
+                    isa.store(isa.zero(), g);
+                    isa.store(new[1], m);
+                    isa.store(new[2], v);
+                }
+                if whole < n {
+                    let (p, g, m, v) = (&mut param[whole..], &mut grad[whole..], &mut m[whole..], &mut v[whole..]);
+                    let old = [isa.load_partial(p), isa.load_partial(g), isa.load_partial(m), isa.load_partial(v)];
+                    let new = step.advance(isa, old);
+                    isa.store_partial(new[0], p);
+                    g.fill(0.0);
+                    isa.store_partial(new[1], m);
+                    isa.store_partial(new[2], v);
+                }
+            },
+        );
+    }
+    compiled!(isa: I, body(config: &AdamW, param: &mut [f32], grad: &mut [f32], m: &mut [f32], v: &mut [f32]));
 }
 
 /// The numbers of [`AdamW`] as vectors.
@@ -127,16 +132,19 @@ const SUM_VECTORS: usize = 4;
 /// bits with any number of workers, call it for every block (or any fixed number of blocks) and add the results in
 /// order.
 pub fn sum_of_squares<I: Isa>(isa: I, x: &[f32]) -> f64 {
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            let mut total = 0.0;
-            for block in x.chunks(SUM_BLOCK) {
-                total += block_sum_of_squares(isa, block);
-            }
-            total
-        },
-    )
+    fn body<I: Isa>(isa: I, x: &[f32]) -> f64 {
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                let mut total = 0.0;
+                for block in x.chunks(SUM_BLOCK) {
+                    total += block_sum_of_squares(isa, block);
+                }
+                total
+            },
+        )
+    }
+    compiled!(isa: I, body(x: &[f32]) -> f64)
 }
 
 /// `Σ xᵢ²` over one block.

@@ -16,6 +16,7 @@ mod scaling;
 
 use smallmind_simd::Isa;
 
+use crate::compiled::compiled;
 use crate::{Mat, MatMut, elementwise::copy_row, row_ops};
 
 pub use scaling::{Llama3Scaling, LongRopeScaling, RopeScaling, YarnScaling};
@@ -153,25 +154,28 @@ pub struct Rope<'a> {
 /// # Panics
 /// If shapes disagree or a position is beyond the table. Callers check positions from outside first.
 pub fn rope<I: Isa>(isa: I, args: Rope) {
-    let Rope { x, positions, table, heads, direction, mut out } = args;
-    let rotated = heads * table.head_dim();
-    assert_eq!((x.rows(), x.cols()), (out.rows(), out.cols()), "the shape of the result");
-    assert_eq!(positions.len(), x.rows(), "one position for each row");
-    assert!(rotated <= x.cols(), "{heads} heads of {} features in rows of {}", table.head_dim(), x.cols());
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for (r, &position) in positions.iter().enumerate() {
-                let (x, out) = (x.row(r), out.row_mut(r));
-                let (cos, sin) = (table.cos(position as usize), table.sin(position as usize));
-                for head in 0..heads {
-                    let columns = head * table.head_dim()..(head + 1) * table.head_dim();
-                    rotate_head(isa, &x[columns.clone()], cos, sin, direction, &mut out[columns]);
+    fn body<I: Isa>(isa: I, args: Rope) {
+        let Rope { x, positions, table, heads, direction, mut out } = args;
+        let rotated = heads * table.head_dim();
+        assert_eq!((x.rows(), x.cols()), (out.rows(), out.cols()), "the shape of the result");
+        assert_eq!(positions.len(), x.rows(), "one position for each row");
+        assert!(rotated <= x.cols(), "{heads} heads of {} features in rows of {}", table.head_dim(), x.cols());
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                for (r, &position) in positions.iter().enumerate() {
+                    let (x, out) = (x.row(r), out.row_mut(r));
+                    let (cos, sin) = (table.cos(position as usize), table.sin(position as usize));
+                    for head in 0..heads {
+                        let columns = head * table.head_dim()..(head + 1) * table.head_dim();
+                        rotate_head(isa, &x[columns.clone()], cos, sin, direction, &mut out[columns]);
+                    }
+                    copy_row(isa, &x[rotated..], &mut out[rotated..]);
                 }
-                copy_row(isa, &x[rotated..], &mut out[rotated..]);
-            }
-        },
-    );
+            },
+        );
+    }
+    compiled!(isa: I, body(args: Rope));
 }
 
 /// Rotates one head: `x` and `out` `[head_dim]`, `cos` and `sin` `[dim / 2]`.

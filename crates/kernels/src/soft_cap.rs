@@ -5,46 +5,53 @@
 
 use smallmind_simd::{Isa, math};
 
+use crate::compiled::compiled;
 use crate::{Mat, MatMut, row_ops};
 
 /// `out = cap · tanh(x / cap)`, both `[rows, cols]`; within `5 · ε · |out|`.
 ///
 /// # Panics
 /// If the shapes differ.
-pub fn soft_cap<I: Isa>(isa: I, cap: f32, x: Mat, mut out: MatMut) {
-    assert_eq!((x.rows(), x.cols()), (out.rows(), out.cols()), "the shape of what is capped");
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for r in 0..x.rows() {
-                row_ops::map(
-                    isa,
-                    [x.row(r)],
-                    out.row_mut(r),
-                    #[inline(always)]
-                    |[x]| capped(isa, cap, x),
-                );
-            }
-        },
-    );
+pub fn soft_cap<I: Isa>(isa: I, cap: f32, x: Mat, out: MatMut) {
+    fn body<I: Isa>(isa: I, cap: f32, x: Mat, mut out: MatMut) {
+        assert_eq!((x.rows(), x.cols()), (out.rows(), out.cols()), "the shape of what is capped");
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                for r in 0..x.rows() {
+                    row_ops::map(
+                        isa,
+                        [x.row(r)],
+                        out.row_mut(r),
+                        #[inline(always)]
+                        |[x]| capped(isa, cap, x),
+                    );
+                }
+            },
+        );
+    }
+    compiled!(isa: I, body(cap: f32, x: Mat, out: MatMut));
 }
 
 /// [`soft_cap`] of `x` `[rows, cols]` in its place.
-pub fn soft_cap_in_place<I: Isa>(isa: I, cap: f32, mut x: MatMut) {
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for r in 0..x.rows() {
-                row_ops::update(
-                    isa,
-                    [],
-                    x.row_mut(r),
-                    #[inline(always)]
-                    |x, []| capped(isa, cap, x),
-                );
-            }
-        },
-    );
+pub fn soft_cap_in_place<I: Isa>(isa: I, cap: f32, x: MatMut) {
+    fn body<I: Isa>(isa: I, cap: f32, mut x: MatMut) {
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                for r in 0..x.rows() {
+                    row_ops::update(
+                        isa,
+                        [],
+                        x.row_mut(r),
+                        #[inline(always)]
+                        |x, []| capped(isa, cap, x),
+                    );
+                }
+            },
+        );
+    }
+    compiled!(isa: I, body(cap: f32, x: MatMut));
 }
 
 #[inline(always)]
@@ -75,23 +82,26 @@ pub(crate) fn cap_scores<I: Isa>(isa: I, scores: &mut [f32], scale: f32, cap: f3
 ///
 /// # Panics
 /// If the shapes differ.
-pub fn soft_cap_backward<I: Isa>(isa: I, cap: f32, y: Mat, mut d: MatMut) {
-    assert_eq!((y.rows(), y.cols()), (d.rows(), d.cols()), "the shape of what was capped");
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for r in 0..y.rows() {
-                row_ops::update(
-                    isa,
-                    [y.row(r)],
-                    d.row_mut(r),
-                    #[inline(always)]
-                    |d, [y]| {
-                        let tanh = isa.mul(y, isa.splat(1.0 / cap));
-                        isa.mul(d, isa.neg_mul_add(tanh, tanh, isa.splat(1.0)))
-                    },
-                );
-            }
-        },
-    );
+pub fn soft_cap_backward<I: Isa>(isa: I, cap: f32, y: Mat, d: MatMut) {
+    fn body<I: Isa>(isa: I, cap: f32, y: Mat, mut d: MatMut) {
+        assert_eq!((y.rows(), y.cols()), (d.rows(), d.cols()), "the shape of what was capped");
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                for r in 0..y.rows() {
+                    row_ops::update(
+                        isa,
+                        [y.row(r)],
+                        d.row_mut(r),
+                        #[inline(always)]
+                        |d, [y]| {
+                            let tanh = isa.mul(y, isa.splat(1.0 / cap));
+                            isa.mul(d, isa.neg_mul_add(tanh, tanh, isa.splat(1.0)))
+                        },
+                    );
+                }
+            },
+        );
+    }
+    compiled!(isa: I, body(cap: f32, y: Mat, d: MatMut));
 }

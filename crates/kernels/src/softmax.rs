@@ -3,6 +3,7 @@
 
 use smallmind_simd::{Isa, math};
 
+use crate::compiled::compiled;
 use crate::{MatMut, row_ops};
 
 /// Turns scores into probabilities, row by row: `P = softmax(scale · S)` over the columns that the row may see, 0 in
@@ -17,24 +18,27 @@ use crate::{MatMut, row_ops};
 ///
 /// # Panics
 /// If a row would see more than `cols` columns, or `lse` is shorter than `rows`.
-pub fn causal_softmax<I: Isa>(isa: I, mut scores: MatMut, past: usize, scale: f32, mut lse: Option<&mut [f32]>) {
-    let (rows, cols) = (scores.rows(), scores.cols());
-    assert!(rows == 0 || past + rows <= cols, "the last of {rows} rows sees {} of {cols} columns", past + rows);
-    assert!(lse.as_ref().is_none_or(|lse| lse.len() >= rows), "a log-sum-exp for each of {rows} rows");
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for r in 0..rows {
-                let (seen, unseen) = scores.row_mut(r).split_at_mut(past + r + 1);
-                let total = exp_row(isa, seen, scale);
-                scale_row(isa, seen, 1.0 / total.sum);
-                unseen.fill(0.0);
-                if let Some(lse) = lse.as_deref_mut() {
-                    lse[r] = total.log_sum_exp();
+pub fn causal_softmax<I: Isa>(isa: I, scores: MatMut, past: usize, scale: f32, lse: Option<&mut [f32]>) {
+    fn body<I: Isa>(isa: I, mut scores: MatMut, past: usize, scale: f32, mut lse: Option<&mut [f32]>) {
+        let (rows, cols) = (scores.rows(), scores.cols());
+        assert!(rows == 0 || past + rows <= cols, "the last of {rows} rows sees {} of {cols} columns", past + rows);
+        assert!(lse.as_ref().is_none_or(|lse| lse.len() >= rows), "a log-sum-exp for each of {rows} rows");
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                for r in 0..rows {
+                    let (seen, unseen) = scores.row_mut(r).split_at_mut(past + r + 1);
+                    let total = exp_row(isa, seen, scale);
+                    scale_row(isa, seen, 1.0 / total.sum);
+                    unseen.fill(0.0);
+                    if let Some(lse) = lse.as_deref_mut() {
+                        lse[r] = total.log_sum_exp();
+                    }
                 }
-            }
-        },
-    );
+            },
+        );
+    }
+    compiled!(isa: I, body(scores: MatMut, past: usize, scale: f32, lse: Option<&mut [f32]>));
 }
 
 /// The maximum that [`exp_row`] has subtracted, and the sum by which the row must still be divided.

@@ -7,6 +7,7 @@ mod tables;
 use smallmind_simd::{Isa, math};
 
 use self::tables::Tail;
+use crate::compiled::compiled;
 use crate::{Mat, MatMut, row_ops};
 
 /// The formula of the Gaussian error linear unit (Hendrycks and Gimpel 2016, arXiv:1606.08415).
@@ -25,13 +26,16 @@ pub enum Gelu {
 /// # Panics
 /// If the shapes differ.
 pub fn gelu<I: Isa>(isa: I, kind: Gelu, x: Mat, out: MatMut) {
-    isa.vectorize(
-        #[inline(always)]
-        || match kind {
-            Gelu::Exact => gelu_of_tail(isa, &tables::EXACT, x, out),
-            Gelu::Tanh => gelu_of_tail(isa, &tables::TANH, x, out),
-        },
-    );
+    fn body<I: Isa>(isa: I, kind: Gelu, x: Mat, out: MatMut) {
+        isa.vectorize(
+            #[inline(always)]
+            || match kind {
+                Gelu::Exact => gelu_of_tail(isa, &tables::EXACT, x, out),
+                Gelu::Tanh => gelu_of_tail(isa, &tables::TANH, x, out),
+            },
+        );
+    }
+    compiled!(isa: I, body(kind: Gelu, x: Mat, out: MatMut));
 }
 
 #[inline(always)]
@@ -71,13 +75,16 @@ fn gelu_slope_at<I: Isa>(isa: I, tail: &Tail, x: I::F32) -> I::F32 {
 /// # Panics
 /// If the shapes differ.
 pub fn gelu_backward<I: Isa>(isa: I, kind: Gelu, x: Mat, dy: Mat, dx: MatMut) {
-    isa.vectorize(
-        #[inline(always)]
-        || match kind {
-            Gelu::Exact => gelu_backward_of_tail(isa, &tables::EXACT_SLOPE, x, dy, dx),
-            Gelu::Tanh => gelu_backward_of_tail(isa, &tables::TANH_SLOPE, x, dy, dx),
-        },
-    );
+    fn body<I: Isa>(isa: I, kind: Gelu, x: Mat, dy: Mat, dx: MatMut) {
+        isa.vectorize(
+            #[inline(always)]
+            || match kind {
+                Gelu::Exact => gelu_backward_of_tail(isa, &tables::EXACT_SLOPE, x, dy, dx),
+                Gelu::Tanh => gelu_backward_of_tail(isa, &tables::TANH_SLOPE, x, dy, dx),
+            },
+        );
+    }
+    compiled!(isa: I, body(kind: Gelu, x: Mat, dy: Mat, dx: MatMut));
 }
 
 #[inline(always)]
@@ -102,24 +109,27 @@ fn gelu_backward_of_tail<I: Isa>(isa: I, tail: &Tail, x: Mat, dy: Mat, mut dx: M
 ///
 /// # Panics
 /// If the shapes don't fit.
-pub fn swiglu<I: Isa>(isa: I, gate_up: Mat, mut out: MatMut) {
-    let f = out.cols();
-    assert_eq!((gate_up.rows(), gate_up.cols()), (out.rows(), 2 * f), "gate_up is [rows, 2·f], out [rows, f]");
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for r in 0..gate_up.rows() {
-                let (gate, up) = gate_up.row(r).split_at(f);
-                row_ops::map(
-                    isa,
-                    [gate, up],
-                    out.row_mut(r),
-                    #[inline(always)]
-                    |[gate, up]| isa.mul(isa.mul(gate, math::sigmoid(isa, gate)), up),
-                );
-            }
-        },
-    );
+pub fn swiglu<I: Isa>(isa: I, gate_up: Mat, out: MatMut) {
+    fn body<I: Isa>(isa: I, gate_up: Mat, mut out: MatMut) {
+        let f = out.cols();
+        assert_eq!((gate_up.rows(), gate_up.cols()), (out.rows(), 2 * f), "gate_up is [rows, 2·f], out [rows, f]");
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                for r in 0..gate_up.rows() {
+                    let (gate, up) = gate_up.row(r).split_at(f);
+                    row_ops::map(
+                        isa,
+                        [gate, up],
+                        out.row_mut(r),
+                        #[inline(always)]
+                        |[gate, up]| isa.mul(isa.mul(gate, math::sigmoid(isa, gate)), up),
+                    );
+                }
+            },
+        );
+    }
+    compiled!(isa: I, body(gate_up: Mat, out: MatMut));
 }
 
 /// The gradient of [`swiglu`]: with `s = sigmoid(gate)`, `d_gate = dy·up·s(1 + gate·(1 - s))` and `d_up = dy·gate·s`.
@@ -128,18 +138,21 @@ pub fn swiglu<I: Isa>(isa: I, gate_up: Mat, mut out: MatMut) {
 ///
 /// # Panics
 /// If the shapes don't fit.
-pub fn swiglu_backward<I: Isa>(isa: I, gate_up: Mat, dy: Mat, mut d_gate_up: MatMut) {
-    let (rows, f) = (dy.rows(), dy.cols());
-    assert_eq!((gate_up.rows(), gate_up.cols()), (rows, 2 * f), "gate_up is [rows, 2·f], dy [rows, f]");
-    assert_eq!((d_gate_up.rows(), d_gate_up.cols()), (rows, 2 * f), "d_gate_up is [rows, 2·f], dy [rows, f]");
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for r in 0..rows {
-                swiglu_backward_row(isa, gate_up.row(r), dy.row(r), d_gate_up.row_mut(r));
-            }
-        },
-    );
+pub fn swiglu_backward<I: Isa>(isa: I, gate_up: Mat, dy: Mat, d_gate_up: MatMut) {
+    fn body<I: Isa>(isa: I, gate_up: Mat, dy: Mat, mut d_gate_up: MatMut) {
+        let (rows, f) = (dy.rows(), dy.cols());
+        assert_eq!((gate_up.rows(), gate_up.cols()), (rows, 2 * f), "gate_up is [rows, 2·f], dy [rows, f]");
+        assert_eq!((d_gate_up.rows(), d_gate_up.cols()), (rows, 2 * f), "d_gate_up is [rows, 2·f], dy [rows, f]");
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                for r in 0..rows {
+                    swiglu_backward_row(isa, gate_up.row(r), dy.row(r), d_gate_up.row_mut(r));
+                }
+            },
+        );
+    }
+    compiled!(isa: I, body(gate_up: Mat, dy: Mat, d_gate_up: MatMut));
 }
 
 #[inline(always)]
@@ -170,13 +183,16 @@ fn swiglu_derivatives<I: Isa>(isa: I, gate: I::F32, up: I::F32, dy: I::F32) -> (
 /// # Panics
 /// If the shapes don't fit.
 pub fn geglu<I: Isa>(isa: I, kind: Gelu, gate_up: Mat, out: MatMut) {
-    isa.vectorize(
-        #[inline(always)]
-        || match kind {
-            Gelu::Exact => geglu_of_tail(isa, &tables::EXACT, gate_up, out),
-            Gelu::Tanh => geglu_of_tail(isa, &tables::TANH, gate_up, out),
-        },
-    );
+    fn body<I: Isa>(isa: I, kind: Gelu, gate_up: Mat, out: MatMut) {
+        isa.vectorize(
+            #[inline(always)]
+            || match kind {
+                Gelu::Exact => geglu_of_tail(isa, &tables::EXACT, gate_up, out),
+                Gelu::Tanh => geglu_of_tail(isa, &tables::TANH, gate_up, out),
+            },
+        );
+    }
+    compiled!(isa: I, body(kind: Gelu, gate_up: Mat, out: MatMut));
 }
 
 #[inline(always)]
@@ -203,13 +219,20 @@ fn geglu_of_tail<I: Isa>(isa: I, tail: &Tail, gate_up: Mat, mut out: MatMut) {
 /// # Panics
 /// If the shapes don't fit.
 pub fn geglu_backward<I: Isa>(isa: I, kind: Gelu, gate_up: Mat, dy: Mat, d_gate_up: MatMut) {
-    isa.vectorize(
-        #[inline(always)]
-        || match kind {
-            Gelu::Exact => geglu_backward_of_tails(isa, [&tables::EXACT, &tables::EXACT_SLOPE], gate_up, dy, d_gate_up),
-            Gelu::Tanh => geglu_backward_of_tails(isa, [&tables::TANH, &tables::TANH_SLOPE], gate_up, dy, d_gate_up),
-        },
-    );
+    fn body<I: Isa>(isa: I, kind: Gelu, gate_up: Mat, dy: Mat, d_gate_up: MatMut) {
+        isa.vectorize(
+            #[inline(always)]
+            || match kind {
+                Gelu::Exact => {
+                    geglu_backward_of_tails(isa, [&tables::EXACT, &tables::EXACT_SLOPE], gate_up, dy, d_gate_up)
+                }
+                Gelu::Tanh => {
+                    geglu_backward_of_tails(isa, [&tables::TANH, &tables::TANH_SLOPE], gate_up, dy, d_gate_up)
+                }
+            },
+        );
+    }
+    compiled!(isa: I, body(kind: Gelu, gate_up: Mat, dy: Mat, d_gate_up: MatMut));
 }
 
 /// `tails`: of the function and of its derivative.

@@ -7,7 +7,7 @@ use smallmind_simd::Isa;
 use super::columns::{Columns, GradientTerms, exp_columns, gradient_columns, mask_columns};
 use super::single::{dots, weighted_sum};
 use super::{HeadDropout, QUERY_BLOCK, Scoring, score_stride};
-use crate::compiled::Compiled;
+use crate::compiled::compiled;
 use crate::matmul::{Epilogue, Operand, Update, gemm};
 use crate::softmax::{exp_row, scale_row};
 use crate::{Mat, MatMut};
@@ -70,11 +70,10 @@ pub struct AttentionBackward<'a> {
 /// If shapes disagree or the scratch is too short.
 #[inline]
 pub fn attention_forward_head<I: Isa>(isa: I, call: AttentionForward, scratch: &mut [f32]) {
-    (Compiled::<I>::kernels().attention_forward_head)(isa, call, scratch);
+    compiled!(isa: I, forward_head(call: AttentionForward, scratch: &mut [f32]));
 }
 
-/// The body of [`attention_forward_head`], which `compiled` calls.
-pub(crate) fn forward_head<I: Isa>(isa: I, call: AttentionForward, scratch: &mut [f32]) {
+fn forward_head<I: Isa>(isa: I, call: AttentionForward, scratch: &mut [f32]) {
     let AttentionForward { q, k, v, past, scoring, dropout, mut out, mut lse } = call;
     let (len, head_dim) = (q.rows(), q.cols());
     assert_eq!((k.rows(), k.cols()), (past + len, head_dim), "a key for each position up to the last query");
@@ -206,11 +205,10 @@ impl Queries<'_> {
 /// If shapes disagree or the scratch is too short.
 #[inline]
 pub fn attention_backward_group<I: Isa>(isa: I, call: AttentionBackward, scratch: &mut [f32]) {
-    (Compiled::<I>::kernels().attention_backward_group)(isa, call, scratch);
+    compiled!(isa: I, backward_group(call: AttentionBackward, scratch: &mut [f32]));
 }
 
-/// The body of [`attention_backward_group`], which `compiled` calls.
-pub(crate) fn backward_group<I: Isa>(isa: I, mut call: AttentionBackward, scratch: &mut [f32]) {
+fn backward_group<I: Isa>(isa: I, mut call: AttentionBackward, scratch: &mut [f32]) {
     let group = check_backward(&call);
     let (len, head_dim) = (call.k.rows(), call.k.cols());
     let of_last_block = blocks(len).next_back().map_or(0, |rows| call.scoring.first_key(rows.start));

@@ -23,7 +23,7 @@ use smallmind_simd::{Isa, math};
 use super::Scoring;
 use super::few::{self, FEW_DEPTH, FEW_ROWS};
 
-use crate::compiled::{Compiled, Pages};
+use crate::compiled::compiled;
 use crate::matmul::{Epilogue, Operand, Update, gemm, gemm_scratch_len, transpose_rows};
 use crate::softmax::exp_row;
 use crate::{Mat, MatMut};
@@ -50,24 +50,27 @@ pub fn page_len(head_dim: usize) -> usize {
 /// # Panics
 /// If `page` has another length than [`page_len`], if shapes disagree, or if the page has no such places.
 pub fn append_to_page<I: Isa>(isa: I, page: &mut [f32], first: usize, keys: Mat, values: Mat) {
-    let (n, head_dim) = (keys.rows(), keys.cols());
-    assert_eq!(page.len(), page_len(head_dim), "a page for heads of {head_dim} columns");
-    assert_eq!((values.rows(), values.cols()), (n, head_dim), "a value for each key");
-    assert!(first + n <= PAGE, "places {first}..{} of a page of {PAGE}", first + n);
-    let (key_page, value_page) = page.split_at_mut(PAGE * head_dim);
-    if first == 0 && n > 1 {
-        // No token has the places behind these.
-        transpose_rows(isa, keys, key_page, PAGE);
-    } else {
-        for i in 0..n {
-            for (row, &x) in key_page.chunks_exact_mut(PAGE).zip(keys.row(i)) {
-                row[first + i] = x;
+    fn body<I: Isa>(isa: I, page: &mut [f32], first: usize, keys: Mat, values: Mat) {
+        let (n, head_dim) = (keys.rows(), keys.cols());
+        assert_eq!(page.len(), page_len(head_dim), "a page for heads of {head_dim} columns");
+        assert_eq!((values.rows(), values.cols()), (n, head_dim), "a value for each key");
+        assert!(first + n <= PAGE, "places {first}..{} of a page of {PAGE}", first + n);
+        let (key_page, value_page) = page.split_at_mut(PAGE * head_dim);
+        if first == 0 && n > 1 {
+            // No token has the places behind these.
+            transpose_rows(isa, keys, key_page, PAGE);
+        } else {
+            for i in 0..n {
+                for (row, &x) in key_page.chunks_exact_mut(PAGE).zip(keys.row(i)) {
+                    row[first + i] = x;
+                }
             }
         }
+        for i in 0..n {
+            value_page[(first + i) * head_dim..][..head_dim].copy_from_slice(values.row(i));
+        }
     }
-    for i in 0..n {
-        value_page[(first + i) * head_dim..][..head_dim].copy_from_slice(values.row(i));
-    }
+    compiled!(isa: I, body(page: &mut [f32], first: usize, keys: Mat, values: Mat));
 }
 
 /// Queries of adjacent tokens against a block of keys, `[tokens · group, head_dim]`: row `t · group + h` is token `t`
@@ -126,11 +129,17 @@ pub fn attend_block<'p, I: Isa>(
     partials: MatMut,
     scratch: &mut [f32],
 ) {
-    (Compiled::<I>::kernels().attend_block)(isa, queries, block, &page, partials, scratch);
+    let page: Pages = &page;
+    compiled!(
+        isa: I,
+        attend(queries: BlockQueries, block: usize, page: Pages, partials: MatMut, scratch: &mut [f32])
+    );
 }
 
-/// The body of [`attend_block`], which `compiled` calls.
-pub(crate) fn attend<'p, I: Isa>(
+/// The pages of a key-value cache, by their number.
+type Pages<'a, 'p> = &'a dyn Fn(usize) -> &'p [f32];
+
+fn attend<'p, I: Isa>(
     isa: I,
     queries: BlockQueries,
     block: usize,
@@ -200,14 +209,16 @@ pub(crate) fn attend<'p, I: Isa>(
 ///
 /// # Panics
 /// If shapes disagree.
-#[inline(always)]
-pub fn fold<I: Isa>(isa: I, mut state: MatMut, partials: Mat) {
-    let (rows, cols) = (state.rows(), state.cols());
-    assert_eq!((partials.rows(), partials.cols()), (rows, cols), "partials of the fold's shape");
-    isa.vectorize(
-        #[inline(always)]
-        || (0..rows).for_each(|row| fold_row(isa, state.row_mut(row), partials.row(row))),
-    );
+pub fn fold<I: Isa>(isa: I, state: MatMut, partials: Mat) {
+    fn body<I: Isa>(isa: I, mut state: MatMut, partials: Mat) {
+        let (rows, cols) = (state.rows(), state.cols());
+        assert_eq!((partials.rows(), partials.cols()), (rows, cols), "partials of the fold's shape");
+        isa.vectorize(
+            #[inline(always)]
+            || (0..rows).for_each(|row| fold_row(isa, state.row_mut(row), partials.row(row))),
+        );
+    }
+    compiled!(isa: I, body(state: MatMut, partials: Mat));
 }
 
 #[inline(always)]
@@ -236,25 +247,28 @@ fn fold_row<I: Isa>(isa: I, state: &mut [f32], partial: &[f32]) {
 ///
 /// # Panics
 /// If shapes disagree.
-pub fn fold_end<I: Isa>(isa: I, state: Mat, mut out: MatMut) {
-    let head_dim = state.cols() - 2;
-    let group = state.rows() / out.rows().max(1);
-    assert!(state.rows() == out.rows() * group && out.cols() == group * head_dim, "a fold as wide as its output");
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for token in 0..out.rows() {
-                for head in 0..group {
-                    let (of_head, stats) = state.row(token * group + head).split_at(head_dim);
-                    let factor = isa.splat(1.0 / stats[1]);
-                    let mut to = out.row_mut(token)[head * head_dim..][..head_dim].chunks_exact_mut(I::LANES);
-                    let mut from = of_head.chunks_exact(I::LANES);
-                    for (x, to) in from.by_ref().zip(to.by_ref()) {
-                        isa.store(isa.mul(isa.load(x), factor), to);
+pub fn fold_end<I: Isa>(isa: I, state: Mat, out: MatMut) {
+    fn body<I: Isa>(isa: I, state: Mat, mut out: MatMut) {
+        let head_dim = state.cols() - 2;
+        let group = state.rows() / out.rows().max(1);
+        assert!(state.rows() == out.rows() * group && out.cols() == group * head_dim, "a fold as wide as its output");
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                for token in 0..out.rows() {
+                    for head in 0..group {
+                        let (of_head, stats) = state.row(token * group + head).split_at(head_dim);
+                        let factor = isa.splat(1.0 / stats[1]);
+                        let mut to = out.row_mut(token)[head * head_dim..][..head_dim].chunks_exact_mut(I::LANES);
+                        let mut from = of_head.chunks_exact(I::LANES);
+                        for (x, to) in from.by_ref().zip(to.by_ref()) {
+                            isa.store(isa.mul(isa.load(x), factor), to);
+                        }
+                        isa.store_partial(isa.mul(isa.load_partial(from.remainder()), factor), to.into_remainder());
                     }
-                    isa.store_partial(isa.mul(isa.load_partial(from.remainder()), factor), to.into_remainder());
                 }
-            }
-        },
-    );
+            },
+        );
+    }
+    compiled!(isa: I, body(state: Mat, out: MatMut));
 }

@@ -46,8 +46,6 @@ mod few;
 mod single;
 
 pub use blocks::{AttentionBackward, AttentionForward, attention_backward_group, attention_forward_head};
-pub(crate) use blocks::{backward_group, forward_head};
-pub(crate) use cached::attend;
 pub use cached::{
     BlockQueries, KEY_BLOCK, PAGE, append_to_page, attend_block, attend_block_scratch_len, fold, fold_end, page_len,
     partial_cols,

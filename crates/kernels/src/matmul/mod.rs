@@ -60,7 +60,7 @@ use nest::{Block, PanelSource};
 use smallmind_simd::{Bf16Dot, Int8Dot, Isa, WithInt8};
 use tables::HasKernels;
 
-use crate::compiled::Compiled;
+use crate::compiled::compiled;
 use crate::format::FormatKind;
 use crate::{Mat, MatMut};
 
@@ -154,11 +154,14 @@ pub fn gemm<'a, I: Isa>(
     epilogue: Epilogue,
     scratch: &mut [f32],
 ) {
-    (Compiled::<I>::kernels().gemm)(isa, a, b.into(), c, epilogue, scratch);
+    let b = b.into();
+    compiled!(
+        isa: I,
+        multiply(a: Operand, b: RightFactor, c: MatMut, epilogue: Epilogue, scratch: &mut [f32])
+    );
 }
 
-/// The body of [`gemm`], which `compiled` calls.
-pub(crate) fn multiply<I: Isa>(isa: I, a: Operand, b: RightFactor, c: MatMut, epilogue: Epilogue, scratch: &mut [f32]) {
+fn multiply<I: Isa>(isa: I, a: Operand, b: RightFactor, c: MatMut, epilogue: Epilogue, scratch: &mut [f32]) {
     check([a.rows(), a.cols()], [b.a_cols(), b.cols()], &c, &epilogue);
     if c.rows() == 0 || c.cols() == 0 {
         return;

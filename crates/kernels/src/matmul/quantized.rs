@@ -14,6 +14,7 @@
 use smallmind_simd::Isa;
 
 use crate::blocks::strip::GROUP;
+use crate::compiled::compiled;
 use crate::{Mat, MatMut};
 
 /// The largest magnitude of a quantized element.
@@ -53,31 +54,34 @@ pub fn quantized_words(k: usize) -> usize {
 ///
 /// # Panics
 /// If the shapes disagree or `k` is not a multiple of 32.
-pub fn quantize_rows<I: Isa>(isa: I, x: Mat, mut out: MatMut) {
-    let (tokens, k) = (x.rows(), x.cols());
-    assert!(k.is_multiple_of(GROUP), "rows of {k} elements are not whole groups of {GROUP}");
-    assert_eq!((out.rows(), out.cols()), (tokens, quantized_words(k)), "quantized rows of [{tokens}, {k}]");
-    isa.vectorize(
-        #[inline(always)]
-        || {
-            for r in 0..tokens {
-                let (words, rest) = out.row_mut(r).split_at_mut(k / 4);
-                let (scales, rest) = rest.split_at_mut(k / GROUP);
-                let (sums, first_sums) = rest.split_at_mut(k / GROUP);
-                // SAFETY: the bytes are those of the borrowed words, and every pattern of bytes is valid for both
-                // types.
-                let bytes = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<i8>(), k) };
-                let groups = x.row(r).as_chunks::<GROUP>().0.iter().zip(bytes.as_chunks_mut::<GROUP>().0);
-                let of_groups = scales.iter_mut().zip(sums).zip(first_sums);
-                for ((group, bytes), ((scale, sum), first_sum)) in groups.zip(of_groups) {
-                    let (of_group, [first, second]) = quantize_group(isa, group, bytes);
-                    *scale = of_group;
-                    *sum = f32::from_bits(first.wrapping_add(second) as u32);
-                    *first_sum = f32::from_bits(first as u32);
+pub fn quantize_rows<I: Isa>(isa: I, x: Mat, out: MatMut) {
+    fn body<I: Isa>(isa: I, x: Mat, mut out: MatMut) {
+        let (tokens, k) = (x.rows(), x.cols());
+        assert!(k.is_multiple_of(GROUP), "rows of {k} elements are not whole groups of {GROUP}");
+        assert_eq!((out.rows(), out.cols()), (tokens, quantized_words(k)), "quantized rows of [{tokens}, {k}]");
+        isa.vectorize(
+            #[inline(always)]
+            || {
+                for r in 0..tokens {
+                    let (words, rest) = out.row_mut(r).split_at_mut(k / 4);
+                    let (scales, rest) = rest.split_at_mut(k / GROUP);
+                    let (sums, first_sums) = rest.split_at_mut(k / GROUP);
+                    // SAFETY: the bytes are those of the borrowed words, and every pattern of bytes is valid for both
+                    // types.
+                    let bytes = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<i8>(), k) };
+                    let groups = x.row(r).as_chunks::<GROUP>().0.iter().zip(bytes.as_chunks_mut::<GROUP>().0);
+                    let of_groups = scales.iter_mut().zip(sums).zip(first_sums);
+                    for ((group, bytes), ((scale, sum), first_sum)) in groups.zip(of_groups) {
+                        let (of_group, [first, second]) = quantize_group(isa, group, bytes);
+                        *scale = of_group;
+                        *sum = f32::from_bits(first.wrapping_add(second) as u32);
+                        *first_sum = f32::from_bits(first as u32);
+                    }
                 }
-            }
-        },
-    );
+            },
+        );
+    }
+    compiled!(isa: I, body(x: Mat, out: MatMut));
 }
 
 /// Quantizes a group into bytes; returns its scale and the sums of both halves, which do not matter if the scale is
