@@ -44,6 +44,14 @@ pub enum ChatError {
         /// How many there may be.
         max: usize,
     },
+    /// More templates than a model may have.
+    #[error("{place}: more than {max} chat templates")]
+    TooMany {
+        /// The file, the folder or the keys that hold them.
+        place: String,
+        /// How many there may be.
+        max: usize,
+    },
     /// A field of a file of another kind than it must be.
     #[error("{path}: `{field}` must be {expected}", path = .path.display())]
     Field {
@@ -158,9 +166,11 @@ impl ChatError {
             | Self::Syntax { .. }
             | Self::Render { .. }
             | Self::Json { .. } => ErrorClass::BadFile,
-            Self::TooLarge { .. } | Self::Fuel { .. } | Self::Output { .. } | Self::TurnTooLong { .. } => {
-                ErrorClass::Limit
-            }
+            Self::TooLarge { .. }
+            | Self::TooMany { .. }
+            | Self::Fuel { .. }
+            | Self::Output { .. }
+            | Self::TurnTooLong { .. } => ErrorClass::Limit,
         }
     }
 }

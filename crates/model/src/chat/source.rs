@@ -99,6 +99,9 @@ impl ChatTemplates {
             let name = if rest.is_empty() { Some(DEFAULT) } else { rest.strip_prefix('.') };
             if let Some(name) = name {
                 let source: &str = metadata.required(key)?;
+                if found.templates.len() == MAX_TEMPLATES {
+                    return Err(too_many(format!("metadata keys {KEY}.NAME")));
+                }
                 found.add(name, format!("metadata key {key}"), source);
             }
         }
@@ -221,11 +224,17 @@ impl ChatTemplates {
         }
         let failed = |source| ChatError::Read { path: more.clone(), source };
         let mut paths = Vec::new();
-        for entry in fs::read_dir(&more).map_err(failed)?.take(MAX_TEMPLATES) {
-            paths.push(entry.map_err(failed)?.path());
+        for entry in fs::read_dir(&more).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.extension().is_some_and(|end| end == "jinja") {
+                if paths.len() == MAX_TEMPLATES {
+                    return Err(too_many(more.display().to_string()));
+                }
+                paths.push(path);
+            }
         }
         paths.sort();
-        for path in paths.into_iter().filter(|path| path.extension().is_some_and(|end| end == "jinja")) {
+        for path in paths {
             if let Some(name) = path.file_stem().and_then(|name| name.to_str()) {
                 self.add(name, path.display().to_string(), read_template(&path)?);
             }
@@ -254,7 +263,10 @@ impl ChatTemplates {
         match config.get("chat_template") {
             None | Some(Value::Null) => {}
             Some(Value::String(source)) => self.add(DEFAULT, origin("chat_template"), source),
-            Some(Value::Array(named)) if named.len() <= MAX_TEMPLATES => {
+            Some(Value::Array(named)) => {
+                if named.len() > MAX_TEMPLATES {
+                    return Err(too_many(origin("chat_template")));
+                }
                 for (i, template) in named.iter().enumerate() {
                     let text = |key: &str| {
                         let field = format!("chat_template[{i}].{key}");
@@ -265,11 +277,15 @@ impl ChatTemplates {
                 }
             }
             Some(_) => {
-                return Err(wrong("chat_template", "a text, or a list of at most 64 objects with name and template"));
+                return Err(wrong("chat_template", "a text, or a list of objects with name and template"));
             }
         }
         Ok(())
     }
+}
+
+fn too_many(place: String) -> ChatError {
+    ChatError::TooMany { place, max: MAX_TEMPLATES }
 }
 
 /// The text of a template file of at most [`MAX_TEMPLATE_BYTES`].
@@ -369,5 +385,47 @@ mod tests {
         found.add("a", "a", "");
         found.add("b", "b", "");
         assert!(found.choose(None, true).unwrap_err().to_string().contains("a, b"));
+    }
+
+    #[test]
+    fn the_only_template_is_taken_whatever_its_name() {
+        let mut found = ChatTemplates::new();
+        found.add(TOOL_USE, "a", "t");
+        assert_eq!([render(&found, None, false), render(&found, None, true)], ["t", "t"]);
+        assert_eq!(found.default_source(), Some("t"));
+    }
+
+    #[test]
+    fn there_are_as_many_templates_as_there_may_be_and_no_more() {
+        for (count, fits) in [(MAX_TEMPLATES, true), (MAX_TEMPLATES + 1, false)] {
+            let dir = folder(&[]);
+            (0..count).for_each(|i| fs::write(dir.path().join(MORE_TEMPLATES).join(format!("{i}.jinja")), "").unwrap());
+            // What is no template does not count.
+            fs::write(dir.path().join(MORE_TEMPLATES).join("notes.txt"), "").unwrap();
+            let of_files = ChatTemplates::from_folder(dir.path());
+
+            let named: Vec<Value> = (0..count).map(|i| json!({ "name": i.to_string(), "template": "" })).collect();
+            let list = folder(&[(TOKENIZER_CONFIG_FILE, &json!({ "chat_template": named }).to_string())]);
+            let of_list = ChatTemplates::from_folder(list.path());
+
+            let mut many = ChatTemplates::new();
+            (0..count).for_each(|i| many.add(&i.to_string(), "", ""));
+            let mut writer = GgufWriter::new();
+            many.write_gguf(&mut writer).unwrap();
+            let mut bytes = Vec::new();
+            writer.write_to(&mut bytes).unwrap();
+            let header = smallmind_checkpoint::parse_gguf_header(Path::new("x"), &bytes).unwrap();
+            let of_metadata = ChatTemplates::from_gguf(&header.metadata);
+
+            for (found, place) in [(of_files, MORE_TEMPLATES), (of_list, TOKENIZER_CONFIG_FILE), (of_metadata, KEY)] {
+                match found {
+                    Ok(found) => assert!(fits && found.names().count() == count, "{place}"),
+                    Err(error) => {
+                        let error = error.to_string();
+                        assert!(!fits && error.contains("more than 64") && error.contains(place), "{error}");
+                    }
+                }
+            }
+        }
     }
 }
