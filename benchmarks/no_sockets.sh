@@ -59,6 +59,9 @@ quiet tokenize -m run text.txt
 quiet tokenizer train --kind characters --data text.txt --out tokenizer.json
 quiet new --preset nanogpt-cpu --out model --tokenizer tokenizer.json
 quiet inspect model
+quiet convert -m run --out model.gguf
+quiet quantize -m run --out quantized.gguf --format q8_0
+quiet imatrix -m run --data text.txt --out imatrix.gguf
 quiet models .
 quiet bench kernels --list
 quiet profile generate -m model --runs 1 -n 2
