@@ -1,4 +1,4 @@
-//! The memory of a training does not grow: resident bytes from step 10 to step 250, in processes of their own so that
+//! The memory of a training does not grow: resident bytes from step 10 to step 500, in processes of their own so that
 //! nothing else is in them, with everything on the way that may happen on the way.
 #![cfg(target_os = "linux")]
 
@@ -29,9 +29,10 @@ fn child() {
     let (Some(dir), Ok(shape)) = (std::env::var_os(FOLDER), std::env::var(SHAPE)) else { return };
     // Everything that happens on the way happens: lines of the log, estimates, samples, checkpoints, a model that is
     // published.
-    let common = ["train.steps=250", "model.dropout=0.1", "eval.interval=50", "sample.interval=75", "sample.tokens=80"];
+    let common =
+        ["train.steps=500", "model.dropout=0.1", "eval.interval=100", "sample.interval=150", "sample.tokens=80"];
     let shape = SHAPES[shape.parse::<usize>().unwrap()];
-    let config = tiny(&[&common, shape, &["checkpoint.interval=50"]].concat());
+    let config = tiny(&[&common, shape, &["checkpoint.interval=100"]].concat());
     let mut trainer = begin(Path::new(&dir), "run", &config, 2).unwrap();
     trainer
         .run(&AtomicBool::new(false), &mut |event| {
@@ -81,6 +82,6 @@ fn measure(shape: usize) -> Vec<(u64, u64)> {
         .filter_map(|line| line.strip_prefix("@ ")?.split_once(' '))
         .map(|(step, bytes)| (step.parse().unwrap(), bytes.parse().unwrap()))
         .collect();
-    assert_eq!(told.len(), 25, "{text} {}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(told.len(), 50, "{text} {}", String::from_utf8_lossy(&output.stderr));
     told
 }

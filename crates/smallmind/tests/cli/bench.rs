@@ -177,7 +177,7 @@ fn the_ladder_of_the_first_workload_is_climbed() {
 }
 
 #[test]
-fn the_ladder_is_for_people_and_for_programs() {
+fn the_ladder_has_every_form() {
     let bench = Bench::new();
     let run = |output: &str| bench.run(&format!("bench seed --quick --threads 1 {output}")).ok();
     let text = run("");
@@ -185,7 +185,9 @@ fn the_ladder_is_for_people_and_for_programs() {
         assert!(text.contains(word), "{word} in {text}");
     }
     assert!(!text.contains("1 threads"), "one thread is no rung: {text}");
+    assert_eq!(run("-o md").lines().filter(|line| line.starts_with("|---")).count(), 4);
     let csv = run("-o csv");
     assert!(csv.starts_with("part,name,threads,") && csv.contains("\nladder,naive,1,scalar,"), "{csv}");
+    assert!(run("-o jsonl").lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
     bench.run("bench seed --runs 0").fails(2, &["--runs"]);
 }
