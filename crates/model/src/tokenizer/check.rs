@@ -2,11 +2,13 @@
 //! reads, renumbers added tokens, and accepts ids that contradict each other. So it gets only files that have passed
 //! these checks.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+
+use ahash::RandomState;
 
 use super::error::TokenizerError;
 use super::file::{AddedEntry, MAX_TOKENS, Part, PatternEntry, TokenizerFile};
-use super::model_entry::{BpeEntry, ModelEntry, UnigramEntry, WordPieceEntry};
+use super::model_entry::{BpeEntry, ModelEntry, UnigramEntry, Vocab, WordPieceEntry};
 use super::{charsmap, pattern, template};
 
 /// The longest token, in bytes; real ones stay in the hundreds.
@@ -50,11 +52,11 @@ pub(super) fn check(file: &TokenizerFile<ModelEntry>) -> Result<Vec<Option<Token
             check_part(path, part, rule, MAX_DEPTH)?;
         }
     }
+    let length = check_ids(file.model.ids(), &file.added_tokens)?;
     if let Some(model) = file.model.bpe() {
         check_merges(model)?;
     }
-    // Last, since it takes the most memory.
-    tokens_by_id(file.model.ids(), &file.added_tokens)
+    Ok(tokens_by_id(file.model.ids(), &file.added_tokens, length))
 }
 
 fn check_model(model: &ModelEntry) -> Result<(), TokenizerError> {
@@ -105,11 +107,12 @@ fn check_word_piece(model: &WordPieceEntry) -> Result<(), TokenizerError> {
     check_length("model.continuing_subword_prefix", "text", prefix, MAX_AFFIX_BYTES)
 }
 
-/// Checks that every id belongs to one token, and that the ids are dense enough to index a table.
-fn tokens_by_id(vocab: &HashMap<String, u32>, added: &[AddedEntry]) -> Result<Vec<Option<TokenEntry>>, TokenizerError> {
+/// Checks that every id belongs to one token, and that the ids are dense enough to index a table; gives the length of
+/// that table.
+fn check_ids(vocab: &Vocab, added: &[AddedEntry]) -> Result<usize, TokenizerError> {
     let count = vocab.len() + added.iter().filter(|token| !vocab.contains_key(&token.content)).count();
     let vocab_ids = vocab.iter().map(|(text, &id)| (id, text));
-    let largest = vocab_ids.clone().chain(added.iter().map(|token| (token.id, &token.content))).max();
+    let largest = vocab_ids.chain(added.iter().map(|token| (token.id, &token.content))).max();
     let room = (2 * count + SPARE_IDS).min(MAX_TOKENS);
     match largest {
         Some((id, text)) if id as usize >= room => {
@@ -120,23 +123,31 @@ fn tokens_by_id(vocab: &HashMap<String, u32>, added: &[AddedEntry]) -> Result<Ve
         }
         _ => {}
     }
-    let mut tokens: Vec<Option<TokenEntry>> = vec![None; largest.map_or(0, |(id, _)| id as usize + 1)];
-    for (id, text) in vocab_ids {
+    let mut taken = vec![false; largest.map_or(0, |(id, _)| id as usize + 1)];
+    check_vocab_ids(vocab, &mut taken)?;
+    check_added_ids(vocab, added, &mut taken)?;
+    Ok(taken.len())
+}
+
+/// `taken` tells of each id whether a token has it.
+fn check_vocab_ids(vocab: &Vocab, taken: &mut [bool]) -> Result<(), TokenizerError> {
+    for (text, &id) in vocab {
         if text.is_empty() {
             return Err(TokenizerError::field("model.vocab", "a token is empty"));
         }
         check_length("model.vocab", "token", text, MAX_TOKEN_BYTES)?;
-        if let Some(other) =
-            tokens[id as usize].replace(TokenEntry { text: text.clone(), added: false, special: false })
-        {
+        if std::mem::replace(&mut taken[id as usize], true) {
             // The map has no fixed order, and the message must not depend on it.
-            let (first, second) = if other.text < *text { (&other.text, text) } else { (text, &other.text) };
-            return Err(TokenizerError::field(
-                "model.vocab",
-                format!("{first:?} and {second:?} have the same id {id}"),
-            ));
+            let mut of_id: Vec<_> = vocab.iter().filter(|(_, other)| **other == id).map(|(text, _)| text).collect();
+            of_id.sort_unstable();
+            let problem = format!("{:?} and {:?} have the same id {id}", of_id[0], of_id[1]);
+            return Err(TokenizerError::field("model.vocab", problem));
         }
     }
+    Ok(())
+}
+
+fn check_added_ids(vocab: &Vocab, added: &[AddedEntry], taken: &mut [bool]) -> Result<(), TokenizerError> {
     let mut contents = HashSet::new();
     // Other readers give the tokens that the vocabulary lacks the next ids after it, no matter which ids are declared.
     let mut next = vocab.len() as u32;
@@ -149,32 +160,47 @@ fn tokens_by_id(vocab: &HashMap<String, u32>, added: &[AddedEntry]) -> Result<Ve
         if !contents.insert(&token.content) {
             return Err(TokenizerError::field(field(), format!("{:?} appears twice", token.content)));
         }
-        let id = vocab.get(&token.content);
-        if let Some(id) = id.filter(|id| **id != token.id) {
-            let problem = format!("{:?} has the id {} here and {id} in model.vocab", token.content, token.id);
-            return Err(TokenizerError::field(field(), problem));
+        if let Some(id) = vocab.get(&token.content) {
+            if *id != token.id {
+                let problem = format!("{:?} has the id {} here and {id} in model.vocab", token.content, token.id);
+                return Err(TokenizerError::field(field(), problem));
+            }
+            continue;
         }
-        if id.is_none() && token.id != next {
+        if token.id != next {
             let problem = format!(
                 "{:?} has the id {}, where other readers give it {next}, the next after the tokens before it",
                 token.content, token.id
             );
             return Err(TokenizerError::field(field(), problem));
         }
-        next += u32::from(id.is_none());
-        let slot = &mut tokens[token.id as usize];
-        if let Some(other) = slot.as_ref().filter(|other| other.text != token.content) {
-            let problem = format!("{:?} has the id {} of {:?}", token.content, token.id, other.text);
+        next += 1;
+        // Ids that grow are not those of added tokens before this one.
+        if std::mem::replace(&mut taken[token.id as usize], true) {
+            let other = vocab.iter().find(|(_, id)| **id == token.id).map(|(text, _)| text.as_str());
+            let problem = format!("{:?} has the id {} of {:?}", token.content, token.id, other.unwrap_or_default());
             return Err(TokenizerError::field(field(), problem));
         }
-        *slot = Some(TokenEntry { text: token.content.clone(), added: true, special: token.special });
     }
-    Ok(tokens)
+    Ok(())
 }
 
-/// Checks that every merge joins two tokens to a third, and that none is listed twice.
+/// The tokens whose ids [`check_ids`] has passed, in a table of the length that it gave.
+fn tokens_by_id(vocab: &Vocab, added: &[AddedEntry], length: usize) -> Vec<Option<TokenEntry>> {
+    let mut tokens = vec![None; length];
+    for (text, &id) in vocab {
+        tokens[id as usize] = Some(TokenEntry { text: text.clone(), added: false, special: false });
+    }
+    for token in added {
+        let entry = TokenEntry { text: token.content.clone(), added: true, special: token.special };
+        tokens[token.id as usize] = Some(entry);
+    }
+    tokens
+}
+
+/// Checks that every merge joins two tokens to a third, and that none is listed twice. The ids must be unique.
 fn check_merges(model: &BpeEntry) -> Result<(), TokenizerError> {
-    let mut seen = HashSet::with_capacity(model.merges.len());
+    let mut seen = HashSet::with_capacity_and_hasher(model.merges.len(), RandomState::new());
     let mut joined = String::new();
     let prefix = model.continuing_subword_prefix.as_deref().unwrap_or_default();
     for (index, (left, right)) in model.merges.iter().enumerate() {
@@ -195,10 +221,6 @@ fn check_merges(model: &BpeEntry) -> Result<(), TokenizerError> {
         let pair = (*id(left)?, *id(right)?);
         id(&joined)?;
         if !seen.insert(pair) {
-            if !model.merges.iter().take(index).any(|earlier| earlier == (left, right)) {
-                // Two tokens have one id, which is found later.
-                return Ok(());
-            }
             let problem = format!("{left:?} + {right:?} appears twice");
             return Err(TokenizerError::field(format!("model.merges[{index}]"), problem));
         }

@@ -1,7 +1,7 @@
 //! The model that turns a word into ids: our merges for byte-pair encoding, the tokenizers library for the others.
 
 use serde::ser::{Serialize, Serializer};
-use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::models::bpe::BPE;
 use tokenizers::models::unigram::Unigram;
 use tokenizers::models::wordlevel::WordLevel;
 use tokenizers::models::wordpiece::WordPiece;
@@ -38,7 +38,7 @@ impl Engine {
                 model.into()
             }
             ModelEntry::WordPiece(entry) => WordPiece::builder()
-                .vocab(entry.vocab.into_iter().collect::<Vocab>())
+                .vocab(entry.vocab)
                 .unk_token(entry.unk_token)
                 .continuing_subword_prefix(entry.continuing_subword_prefix)
                 .max_input_chars_per_word(entry.max_input_chars_per_word as usize)
@@ -46,7 +46,7 @@ impl Engine {
                 .map_err(refused)?
                 .into(),
             ModelEntry::WordLevel(entry) => WordLevel::builder()
-                .vocab(entry.vocab.into_iter().collect::<Vocab>())
+                .vocab(entry.vocab.into())
                 .unk_token(entry.unk_token)
                 .build()
                 .map_err(refused)?
@@ -86,7 +86,7 @@ impl Engine {
 fn affixed(entry: BpeEntry) -> Result<BPE, TokenizerError> {
     let merges = entry.merges.iter().map(|(left, right)| (left.to_owned(), right.to_owned())).collect::<Vec<_>>();
     let mut builder = BPE::builder()
-        .vocab_and_merges(entry.vocab.into_iter().collect::<Vocab>(), merges)
+        .vocab_and_merges(entry.vocab, merges)
         .cache_capacity(0)
         .fuse_unk(entry.fuse_unk)
         .byte_fallback(entry.byte_fallback)

@@ -19,7 +19,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-use super::model_entry::{BpeEntry, MergeList};
+use super::model_entry::{BpeEntry, MergeList, Vocab};
 
 /// The most symbols that are searched without a heap.
 const SCANNED: usize = 32;
@@ -403,7 +403,7 @@ impl Serialize for Merges {
 }
 
 /// A vocabulary in the order of its ids.
-struct ById<'v>(&'v HashMap<String, u32>);
+struct ById<'v>(&'v Vocab);
 
 impl Serialize for ById<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 
+use ahash::RandomState;
 use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -16,6 +17,10 @@ use super::file::{Capped, MAX_TOKENS, named, once};
 const MAX_MERGES: usize = 5 << 17;
 /// The longest word that WordPiece divides, in characters, unless the file says otherwise.
 const WORD_PIECE_CHARS: u64 = 100;
+
+/// The ids of tokens. It is looked up once or more for every merge of a file, where the standard library's hasher takes
+/// most of the time; this one is seeded as well, so that no file can choose tokens that collide.
+pub(super) type Vocab = HashMap<String, u32, RandomState>;
 
 /// The `model` of a file.
 #[derive(Debug, Clone)]
@@ -36,7 +41,7 @@ pub(super) struct BpeEntry {
     pub fuse_unk: bool,
     pub byte_fallback: bool,
     pub ignore_merges: bool,
-    pub vocab: HashMap<String, u32>,
+    pub vocab: Vocab,
     pub merges: MergeList,
 }
 
@@ -75,7 +80,10 @@ impl MergeList {
 
 impl Extend<MergeEntry> for MergeList {
     fn extend<I: IntoIterator<Item = MergeEntry>>(&mut self, merges: I) {
-        merges.into_iter().for_each(|MergeEntry(left, right)| self.push(&left, &right));
+        for MergeEntry { text, middle } in merges {
+            let (left, right) = text.split_at(middle);
+            self.push(left, right);
+        }
     }
 }
 
@@ -85,7 +93,7 @@ pub(super) struct UnigramEntry {
     /// Piece and score of each id.
     pub pieces: Vec<(String, f64)>,
     /// The ids of the pieces.
-    pub ids: HashMap<String, u32>,
+    pub ids: Vocab,
     pub unk_id: Option<u32>,
     pub byte_fallback: bool,
 }
@@ -96,14 +104,14 @@ pub(super) struct WordPieceEntry {
     pub unk_token: String,
     pub continuing_subword_prefix: String,
     pub max_input_chars_per_word: u64,
-    pub vocab: HashMap<String, u32>,
+    pub vocab: Vocab,
 }
 
 /// A token for each word.
 #[derive(Debug, Clone, Default)]
 pub(super) struct WordLevelEntry {
     pub unk_token: String,
-    pub vocab: HashMap<String, u32>,
+    pub vocab: Vocab,
 }
 
 impl ModelEntry {
@@ -116,7 +124,7 @@ impl ModelEntry {
     }
 
     /// The ids of the tokens.
-    pub fn ids(&self) -> &HashMap<String, u32> {
+    pub fn ids(&self) -> &Vocab {
         match self {
             Self::Bpe(entry) => &entry.vocab,
             Self::Unigram(entry) => &entry.ids,
@@ -141,7 +149,7 @@ impl ModelEntry {
 impl UnigramEntry {
     /// From pieces, each of which appears once; gives the first that appears twice.
     pub fn new(pieces: Vec<(String, f64)>, unk_id: Option<u32>, byte_fallback: bool) -> Result<Self, String> {
-        let mut ids = HashMap::with_capacity(pieces.len());
+        let mut ids = Vocab::with_capacity_and_hasher(pieces.len(), Default::default());
         for ((piece, _), id) in pieces.iter().zip(0..) {
             if ids.insert(piece.clone(), id).is_some() {
                 return Err(piece.clone());
@@ -296,7 +304,7 @@ fn missing<E: serde::de::Error>(key: &str) -> E {
     E::custom(format_args!("{key}: the key is missing"))
 }
 
-fn map<E: serde::de::Error>(vocab: Option<VocabEntry>) -> Result<HashMap<String, u32>, E> {
+fn map<E: serde::de::Error>(vocab: Option<VocabEntry>) -> Result<Vocab, E> {
     match vocab.ok_or_else(|| missing("vocab"))? {
         VocabEntry::Map(vocab) => Ok(vocab),
         VocabEntry::List(_) => Err(E::custom("vocab: an object that gives every token its id is expected")),
@@ -305,7 +313,7 @@ fn map<E: serde::de::Error>(vocab: Option<VocabEntry>) -> Result<HashMap<String,
 
 /// A map from token to id without duplicate tokens, or a list of pieces with their scores.
 enum VocabEntry {
-    Map(HashMap<String, u32>),
+    Map(Vocab),
     List(Vec<(String, f64)>),
 }
 
@@ -320,7 +328,7 @@ impl<'de> Deserialize<'de> for VocabEntry {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VocabEntry, A::Error> {
-                let mut vocab = HashMap::new();
+                let mut vocab = Vocab::default();
                 while let Some(token) = map.next_key::<String>()? {
                     let id = named(format_args!("[{token:?}]"), map.next_value::<u64>())?;
                     if id > i32::MAX as u64 {
@@ -357,7 +365,12 @@ impl<'de> Deserialize<'de> for VocabEntry {
 }
 
 /// A merge: `["a", "b"]`, or `"a b"` in older files.
-pub(super) struct MergeEntry(String, String);
+pub(super) struct MergeEntry {
+    /// Both tokens, end to end.
+    text: String,
+    /// Where the right token begins.
+    middle: usize,
+}
 
 impl<'de> Deserialize<'de> for MergeEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -371,16 +384,20 @@ impl<'de> Deserialize<'de> for MergeEntry {
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<MergeEntry, E> {
                 match text.split_once(' ') {
-                    Some((left, right)) if !right.contains(' ') => Ok(MergeEntry(left.to_owned(), right.to_owned())),
+                    Some((left, right)) if !right.contains(' ') => {
+                        Ok(MergeEntry { text: [left, right].concat(), middle: left.len() })
+                    }
                     _ => Err(E::custom(format_args!("{text:?} is not two tokens with a space between them"))),
                 }
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<MergeEntry, A::Error> {
-                let left = list.next_element()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
-                let right = list.next_element()?.ok_or_else(|| A::Error::invalid_length(1, &self))?;
+                let mut text: String = list.next_element()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
+                let middle = text.len();
+                let right: String = list.next_element()?.ok_or_else(|| A::Error::invalid_length(1, &self))?;
+                text.push_str(&right);
                 match list.next_element::<IgnoredAny>()? {
-                    None => Ok(MergeEntry(left, right)),
+                    None => Ok(MergeEntry { text, middle }),
                     Some(_) => Err(A::Error::invalid_length(3, &self)),
                 }
             }

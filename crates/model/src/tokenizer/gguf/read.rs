@@ -1,6 +1,6 @@
 //! Reading a vocabulary from metadata.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use smallmind_checkpoint::{GgufMetadata, GgufStrings};
 
@@ -9,7 +9,7 @@ use super::super::ends;
 use super::super::error::TokenizerError;
 use super::super::file::{AddedEntry, MAX_TOKENS, Part, PatternEntry, TemplatePiece, TemplateToken, TokenizerFile};
 use super::super::merges::{MAX_DIVISION_WORK, division_work};
-use super::super::model_entry::{BpeEntry, MergeList, ModelEntry, UnigramEntry, WordPieceEntry};
+use super::super::model_entry::{BpeEntry, MergeList, ModelEntry, UnigramEntry, Vocab, WordPieceEntry};
 use super::{KEYS, MANY_SPACES, OUTER_SPACES, SPACE, TokenType, Tokenizer, key, name, pre};
 
 type Result<T> = std::result::Result<T, TokenizerError>;
@@ -178,7 +178,7 @@ impl<'m> Common<'m> {
     }
 
     /// Tokens and ids of the model: all, but for added tokens behind all others, which a `tokenizer.json` lists apart.
-    fn vocab(&self) -> Result<HashMap<String, u32>> {
+    fn vocab(&self) -> Result<Vocab> {
         let added = self.added();
         let behind = added.len();
         let are_last = added.iter().zip(self.tokens.len() - behind..).all(|(&at, place)| at == place);
@@ -241,8 +241,8 @@ impl<'m> Common<'m> {
 }
 
 /// The ids of tokens, each of which appears once.
-fn ids_of(tokens: &[String]) -> Result<HashMap<String, u32>> {
-    let mut ids = HashMap::with_capacity(tokens.len());
+fn ids_of(tokens: &[String]) -> Result<Vocab> {
+    let mut ids = Vocab::with_capacity_and_hasher(tokens.len(), Default::default());
     for (token, id) in tokens.iter().zip(0..) {
         if let Some(other) = ids.insert(token.clone(), id) {
             return Err(TokenizerError::field(key("tokens"), format!("{token:?} is at {other} and at {id}")));
