@@ -10,7 +10,7 @@ use minijinja::{
 
 use super::methods::{self, check_length, problem};
 use super::python::{self, JsonStyle};
-use super::{CivilTime, Json};
+use super::{CivilTime, Json, kept};
 
 /// How deep macros may call each other.
 const RECURSION: usize = 64;
@@ -81,6 +81,7 @@ fn add_filters(env: &mut Environment<'static>) {
     env.add_filter("tojson", |value: &Value, positional: Rest<Value>, named: Kwargs| {
         JsonStyle::from_args(&positional, &named)?.write(value)
     });
+    env.add_filter(kept::FILTER, kept::kept);
     env.add_filter("string", |value: &Value| python::text(value));
     env.add_filter("trim", |value: &Value, set: Option<&str>| {
         python::text(value).map(|text| methods::stripped(&text, set, true, true).to_owned())

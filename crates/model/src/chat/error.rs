@@ -1,6 +1,7 @@
 //! Errors of chat templates and conversations.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use smallmind_checkpoint::CheckpointError;
 
@@ -79,7 +80,7 @@ pub enum ChatError {
         /// All names.
         known: String,
     },
-    /// A template that is no Jinja.
+    /// A template that is no Jinja, has a block with more code than the engine gets, or too many `elif`.
     #[error("{origin}: line {line}: {problem}")]
     Syntax {
         /// Where the template stands.
@@ -117,6 +118,23 @@ pub enum ChatError {
         origin: String,
         /// Bytes that it may write.
         max: usize,
+    },
+    /// The template takes more time than it may. The thread that runs it is left behind; see
+    /// [`TIME_LIMIT`](super::TIME_LIMIT).
+    #[error("{origin}: the chat template ran longer than {} s", .limit.as_secs_f64())]
+    Time {
+        /// Where the template stands.
+        origin: String,
+        /// How long it may run.
+        limit: Duration,
+    },
+    /// The engine can't run the template: it panics, or the system has no thread for it.
+    #[error("{origin}: the chat template can't be run: {problem}")]
+    Engine {
+        /// Where the template stands.
+        origin: String,
+        /// What is wrong.
+        problem: String,
     },
     /// Text that is not JSON.
     #[error("not valid JSON: {problem}")]
@@ -160,6 +178,7 @@ impl ChatError {
             Self::Model(error) => error.class(),
             Self::NoTemplate | Self::Name { .. } | Self::NoDefault { .. } | Self::Raised(_) => ErrorClass::Usage,
             Self::Message { .. } | Self::Media { .. } => ErrorClass::Usage,
+            Self::Engine { .. } => ErrorClass::Failed,
             Self::Read { .. }
             | Self::NotUtf8 { .. }
             | Self::Field { .. }
@@ -170,6 +189,7 @@ impl ChatError {
             | Self::TooMany { .. }
             | Self::Fuel { .. }
             | Self::Output { .. }
+            | Self::Time { .. }
             | Self::TurnTooLong { .. } => ErrorClass::Limit,
         }
     }

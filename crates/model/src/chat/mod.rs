@@ -18,18 +18,22 @@
 //!
 //! [`Dialogue`] holds a conversation with a [`Generator`](crate::Generator).
 //!
-//! A template is a program out of a file: it runs with fuel, and what it may write and how deep it may call itself is
-//! bounded. One thing is not: a list that is added to itself more than 32 times, which the engine copies without fuel.
+//! A template is a program out of a file. It runs on a thread of its own, with fuel and for a limited time; what it may
+//! write, how deep it may call itself, how long its expressions may be and what its namespaces keep is bounded. The
+//! engine can't be interrupted: a thread whose time is up goes on in the background ([`TIME_LIMIT`]).
 //!
 //! Not here: the clock (a template gets the time that its caller tells) and images.
 
+mod blocks;
 mod control;
 mod dialogue;
 mod environment;
 mod error;
 mod json;
+mod kept;
 mod messages;
 mod methods;
+mod program;
 mod python;
 mod source;
 mod tags;
@@ -42,7 +46,8 @@ mod time;
 pub use dialogue::{Answer, Dialogue, Event, question};
 pub use error::ChatError;
 pub use json::{Json, MAX_TEXT_BYTES};
+pub use program::{FUEL, MAX_PROMPT_BYTES, TIME_LIMIT};
 pub use source::{ChatTemplates, MORE_TEMPLATES, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE};
-pub use template::{ChatInput, ChatTemplate, FUEL, MAX_PROMPT_BYTES, MAX_TEMPLATE_BYTES};
+pub use template::{ChatInput, ChatTemplate, MAX_TEMPLATE_BYTES};
 pub use thinking::Piece;
 pub use time::CivilTime;

@@ -1,80 +1,55 @@
-//! Tags of transformers that Jinja itself does not have.
+//! Tags that the engine does not have, or that need a check.
 //!
 //! `{% generation %} … {% endgeneration %}` marks what the model wrote, for masks in training. For text it is a block
 //! with a scope of its own, as `{% with %} … {% endwith %}` is, and is turned into that.
+//!
+//! `{% set n.x = value %}` keeps a value in a namespace, and so beyond the loop around it. Only so can a template make a
+//! value that holds itself, or one that grows with each step of a loop. It is turned into `{% set n.x = (value)|kept %}`,
+//! where the filter ([`kept`](super::kept)) bounds the value.
 
 use std::borrow::Cow;
 
-/// A template with each tag `generation` as `with`. Line numbers stay.
+use super::blocks::{Block, blocks};
+use super::kept;
+
+/// A template with each tag `generation` as `with`, and with bounds on what its namespaces keep. Line numbers stay.
 pub(super) fn translate(source: &str) -> Cow<'_, str> {
-    if !source.contains("generation") {
+    if !source.contains("generation") && !source.contains("set") {
         return source.into();
     }
-    let (mut out, mut rest) = (String::with_capacity(source.len()), source);
-    while let Some(at) = rest.find("{") {
-        let (before, tag) = rest.split_at(at);
-        out.push_str(before);
-        let end = match tag.as_bytes().get(1) {
-            Some(b'#') => end_of_comment(tag),
-            Some(b'{') => end_of_code(tag, "}}"),
-            Some(b'%') => end_of_code(tag, "%}"),
-            _ => 1,
+    let (mut out, mut copied) = (String::new(), 0);
+    for block in blocks(source) {
+        let translated = match block.word {
+            "generation" => block.text.replacen(block.word, "with", 1),
+            "endgeneration" => block.text.replacen(block.word, "endwith", 1),
+            "set" => match bounded_set(&block) {
+                Some(text) => text,
+                None => continue,
+            },
+            _ => continue,
         };
-        let end = if tag.starts_with("{%") && word_of(tag) == "raw" { end_of_raw(tag, end) } else { end };
-        let (tag, after) = tag.split_at(end);
-        match word_of(tag) {
-            "generation" => out.push_str(&tag.replacen("generation", "with", 1)),
-            "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endwith", 1)),
-            _ => out.push_str(tag),
-        }
-        rest = after;
+        out.push_str(&source[copied..block.start]);
+        out.push_str(&translated);
+        copied = block.start + block.text.len();
     }
-    out.push_str(rest);
+    if copied == 0 {
+        return source.into();
+    }
+    out.push_str(&source[copied..]);
     out.into()
 }
 
-/// The first word of a tag; empty if it is none.
-fn word_of(tag: &str) -> &str {
-    let Some(inside) = tag.strip_prefix("{%") else { return "" };
-    let inside = inside.strip_prefix(['-', '+']).unwrap_or(inside).trim_start();
-    inside.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
-}
-
-/// The length of the comment that `text` begins with.
-fn end_of_comment(text: &str) -> usize {
-    text.find("#}").map_or(text.len(), |at| at + 2)
-}
-
-/// The length of the tag that `text` begins with, whose strings may hold `mark`.
-fn end_of_code(text: &str, mark: &str) -> usize {
-    let mut quote = None;
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(2) {
-        match quote {
-            Some(_) if escaped => escaped = false,
-            Some(_) if c == '\\' => escaped = true,
-            Some(open) if c == open => quote = None,
-            Some(_) => {}
-            None if c == '"' || c == '\'' => quote = Some(c),
-            None if text[at..].starts_with(mark) => return at + mark.len(),
-            None => {}
-        }
+/// A tag `set` with the filter on its value; `None` if it sets no field of a namespace or is no whole tag.
+fn bounded_set(block: &Block<'_>) -> Option<String> {
+    let (target, value) = block.text.strip_suffix("%}")?.split_once('=')?;
+    if !target.contains('.') || target.contains('|') || value.starts_with('=') {
+        return None;
     }
-    text.len()
-}
-
-/// The length of a raw block, whose first tag has `first` bytes.
-fn end_of_raw(text: &str, first: usize) -> usize {
-    let mut at = first;
-    while let Some(next) = text[at..].find("{%") {
-        at += next;
-        let end = at + end_of_code(&text[at..], "%}");
-        if word_of(&text[at..]) == "endraw" {
-            return end;
-        }
-        at += 2;
-    }
-    text.len()
+    let (value, mark) = match value.strip_suffix(['-', '+']) {
+        Some(rest) => (rest, &value[rest.len()..]),
+        None => (value, ""),
+    };
+    Some(format!("{target}=({value})|{} {mark}%}}", kept::FILTER))
 }
 
 #[cfg(test)]
@@ -99,6 +74,23 @@ mod tests {
         ] {
             assert_eq!(translate(source), expected);
         }
-        assert!(matches!(translate("{{ x }}"), Cow::Borrowed(_)));
+        assert!(matches!(translate("{{ x }}{% set x = 1 %}"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn what_a_namespace_keeps_is_bounded() {
+        for (source, expected) in [
+            ("{% set n.x = 1 %}", "{% set n.x =( 1 )|smallmind_kept %}"),
+            ("{%- set n.x = a == b -%}\n", "{%- set n.x =( a == b )|smallmind_kept -%}\n"),
+            ("{%set n.x='%}'%}", "{%set n.x=('%}')|smallmind_kept %}"),
+            ("{% set n.x = a, 2 +%}", "{% set n.x =( a, 2 )|smallmind_kept +%}"),
+            ("{% set x = n.x %}", "{% set x = n.x %}"),
+            ("{% set x = 1.5 %}", "{% set x = 1.5 %}"),
+            ("{% set n.x | replace(a='b') %}y{% endset %}", "{% set n.x | replace(a='b') %}y{% endset %}"),
+            ("{% raw %}{% set n.x = 1 %}{% endraw %}", "{% raw %}{% set n.x = 1 %}{% endraw %}"),
+            ("{% set n.x = 1", "{% set n.x = 1"),
+        ] {
+            assert_eq!(translate(source), expected);
+        }
     }
 }

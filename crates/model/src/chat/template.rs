@@ -1,19 +1,16 @@
 //! One chat template: from a conversation to the text of a prompt.
 
-use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
 
-use minijinja::{Environment, Error, ErrorKind, Value};
+use minijinja::Value;
 
-use super::environment::{Raised, environment, strftime_now, value_of};
-use super::error::quoted;
-use super::{ChatError, CivilTime, Json, messages, tags};
+use super::environment::{strftime_now, value_of};
+use super::program::{Program, TIME_LIMIT};
+use super::{ChatError, CivilTime, Json, blocks, messages, tags};
 
 /// The longest template, in bytes.
 pub const MAX_TEMPLATE_BYTES: usize = 1 << 20;
-/// Steps that a template may take. Each 64 bytes that it writes or makes are a step too, so that it can use some 64 MiB.
-pub const FUEL: u64 = 1_000_000;
-/// The longest prompt that a template may write, in bytes.
-pub const MAX_PROMPT_BYTES: usize = 64 << 20;
 
 /// What a template gets.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,36 +44,43 @@ pub struct ChatInput<'a> {
 /// ```
 #[derive(Debug)]
 pub struct ChatTemplate {
-    origin: String,
-    /// The source, with tags that the engine knows.
-    source: String,
     /// Special tokens by name, such as `bos_token`.
     tokens: Vec<(String, String)>,
-    environment: Environment<'static>,
+    program: Arc<Program>,
+    /// How long a rendering may take.
+    limit: Duration,
 }
 
 impl ChatTemplate {
     /// Checks a template. `origin` names it in errors; `tokens` are special tokens by name, such as `bos_token`.
     ///
     /// # Errors
-    /// [`ChatError::TooLarge`]; [`ChatError::Syntax`].
+    /// [`ChatError::TooLarge`]; [`ChatError::Syntax`]; [`ChatError::Time`] if the check takes longer than
+    /// [`TIME_LIMIT`]; [`ChatError::Engine`].
     pub fn new(origin: impl Into<String>, source: &str, tokens: Vec<(String, String)>) -> Result<Self, ChatError> {
-        let origin = origin.into();
+        Self::with_limit(origin.into(), source, tokens, TIME_LIMIT)
+    }
+
+    /// As [`ChatTemplate::new`], with another limit than [`TIME_LIMIT`].
+    pub(super) fn with_limit(
+        origin: String,
+        source: &str,
+        tokens: Vec<(String, String)>,
+        limit: Duration,
+    ) -> Result<Self, ChatError> {
         if source.len() > MAX_TEMPLATE_BYTES {
             return Err(ChatError::TooLarge { origin, bytes: source.len(), max: MAX_TEMPLATE_BYTES });
         }
-        let source = tags::translate(source).into_owned();
-        let environment = environment(FUEL);
-        if let Err(error) = environment.template_from_str(&source) {
-            let line = error.line().unwrap_or(1);
-            return Err(ChatError::Syntax { origin, line, problem: quoted(&words(&error)) });
+        if let Err(blocks::Excess { line, problem }) = blocks::check(source) {
+            return Err(ChatError::Syntax { origin, line, problem });
         }
-        Ok(Self { origin, source, tokens, environment })
+        let source = tags::translate(source).into_owned();
+        Ok(Self { tokens, program: Program::compile(origin, source, limit)?, limit })
     }
 
     /// Where the template stands.
     pub fn origin(&self) -> &str {
-        &self.origin
+        self.program.origin()
     }
 
     /// The special token of that name, such as `eos_token`.
@@ -88,7 +92,8 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`ChatError::Message`] and [`ChatError::Media`] for the messages; [`ChatError::Raised`] with the template's words
-    /// if it refuses them; [`ChatError::Render`], [`ChatError::Fuel`] and [`ChatError::Output`] if it fails.
+    /// if it refuses them; [`ChatError::Render`], [`ChatError::Fuel`] and [`ChatError::Output`] if it fails;
+    /// [`ChatError::Time`] if it runs longer than [`TIME_LIMIT`]; [`ChatError::Engine`].
     pub fn render(&self, input: &ChatInput<'_>) -> Result<String, ChatError> {
         let messages = messages::normalized(input.messages)?;
         let list = |items: &[Json]| items.iter().map(value_of).collect::<Value>();
@@ -104,61 +109,6 @@ impl ChatTemplate {
         ];
         // A later variable replaces an earlier one of the same name.
         let context = Value::from_pairs(tokens.chain(more).chain(own));
-        let mut prompt = Prompt { text: Vec::new(), is_full: false };
-        let template = self.environment.template_from_str(&self.source);
-        let rendered = template.and_then(|template| template.render_captured_to(context, &mut prompt).map(drop));
-        rendered.map_err(|error| self.failed(&error, prompt.is_full))?;
-        // The engine writes whole strings.
-        Ok(String::from_utf8_lossy(&prompt.text).into_owned())
-    }
-
-    /// The error of a template that did not render.
-    fn failed(&self, error: &Error, is_full: bool) -> ChatError {
-        let origin = self.origin.clone();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            if let Some(Raised(message)) = cause.downcast_ref() {
-                return ChatError::Raised(message.clone());
-            }
-            source = cause.source();
-        }
-        match error.kind() {
-            ErrorKind::OutOfFuel => ChatError::Fuel { origin, fuel: FUEL },
-            _ if is_full => ChatError::Output { origin, max: MAX_PROMPT_BYTES },
-            _ => {
-                let line = error.line().unwrap_or(0);
-                ChatError::Render { origin, line, problem: quoted(&words(error)) }
-            }
-        }
-    }
-}
-
-/// The engine's message without the place, which stands in a field of its own.
-fn words(error: &Error) -> String {
-    match error.detail() {
-        Some(detail) if error.kind() == ErrorKind::SyntaxError => detail.to_owned(),
-        Some(detail) => format!("{}: {detail}", error.kind()),
-        None => error.kind().to_string(),
-    }
-}
-
-/// The text that a template writes, up to [`MAX_PROMPT_BYTES`].
-struct Prompt {
-    text: Vec<u8>,
-    is_full: bool,
-}
-
-impl Write for Prompt {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.text.len() + bytes.len() > MAX_PROMPT_BYTES {
-            self.is_full = true;
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.text.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.program.render(context, self.limit)
     }
 }

@@ -1,5 +1,8 @@
 //! What templates compute, construct by construct, and against transformers.
 
+use std::time::Duration;
+
+use super::blocks::{MAX_BLOCK_CODE, MAX_ELIFS, blocks};
 use super::*;
 
 /// The text of a template for a conversation of a system and a user message.
@@ -190,6 +193,119 @@ fn a_template_that_never_ends_is_stopped() {
     let deep = format!("{{{{ {}1{} }}}}", "(".repeat(10_000), ")".repeat(10_000));
     assert!(matches!(render_with(&deep, &[]), Err(ChatError::Syntax { .. })));
     assert!(matches!(render_with(&" ".repeat(MAX_TEMPLATE_BYTES + 1), &[]), Err(ChatError::TooLarge { .. })));
+}
+
+/// Templates of one block that go on and on: a beginning, a link that may be repeated, and an end. None has strings.
+const CHAINS: [[&str; 3]; 20] = [
+    ["{{ ", "-", "1 }}"],
+    ["{{ 1", "+1", " }}"],
+    ["{{ x", "()", " }}"],
+    ["{{ 1", "**1", " }}"],
+    ["{{ 1", "*1", " }}"],
+    ["{{ ", "not ", "1 }}"],
+    ["{{ x", ".a", " }}"],
+    ["{{ x", ".a()", " }}"],
+    ["{{ 1", "|abs", " }}"],
+    ["{{ 1", " is number", " }}"],
+    ["{{ 1", " if 1 else 1", " }}"],
+    ["{{ 1", " if 1", " }}"],
+    ["{{ 1", " and 1", " }}"],
+    ["{{ 1", " or 1", " }}"],
+    ["{{ 1", "~1", " }}"],
+    ["{{ x", "[1]", " }}"],
+    ["{%- set x = 1", "+1", " -%}"],
+    ["{% set x", ".a", " = 1 %}"],
+    ["{% filter upper", "|upper", " %}a{% endfilter %}"],
+    // It is never closed.
+    ["{{ ", "-", ""],
+];
+
+/// A chain of so many links on line 3.
+fn chain([first, link, last]: [&str; 3], links: usize) -> String {
+    format!("\n\n{first}{}{last}", link.repeat(links))
+}
+
+#[test]
+fn long_chains_are_refused_with_their_line() {
+    for parts in CHAINS {
+        // As many as the attack that was found, and as many as fit into the longest template, up to 100,000.
+        for links in [20_079, 100_000.min(1_000_000 / parts[1].len())] {
+            match render_with(&chain(parts, links), &[]) {
+                Err(ChatError::Syntax { line: 3, problem, .. }) if problem.contains("bytes of code") => {}
+                other => panic!("{links} links of {parts:?}: {other:?}"),
+            }
+        }
+    }
+    let elifs = |count: usize| format!("{{% if 0 %}}\n{}{{% endif %}}", "{% elif 0 %}\n".repeat(count));
+    for count in [MAX_ELIFS + 1, 17_401, 75_000] {
+        match render_with(&elifs(count), &[]) {
+            Err(ChatError::Syntax { line, problem, .. }) if problem.contains("`elif`") => {
+                assert_eq!(line, MAX_ELIFS + 2);
+            }
+            other => panic!("{count} tags: {other:?}"),
+        }
+    }
+    assert_eq!(render(&elifs(MAX_ELIFS)), "");
+}
+
+#[test]
+fn the_longest_chains_that_are_read_overflow_no_stack() {
+    for parts in CHAINS {
+        let fixed = blocks(&chain(parts, 0)).next().map_or(0, |block| block.code);
+        let source = chain(parts, (MAX_BLOCK_CODE - fixed) / parts[1].len());
+        // Time is no matter here.
+        match ChatTemplate::with_limit("test".to_owned(), &source, vec![], Duration::from_secs(60)) {
+            Ok(template) => match template.render(&ChatInput::default()) {
+                Ok(_) | Err(ChatError::Render { line: 3, .. }) => {}
+                Err(other) => panic!("{parts:?}: {other}"),
+            },
+            // The engine's own words.
+            Err(ChatError::Syntax { problem, .. }) => {
+                assert!(!problem.contains("bytes of code"), "{parts:?}: {problem}")
+            }
+            Err(other) => panic!("{parts:?}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn namespaces_keep_no_namespace_and_nothing_deep_or_large() {
+    let refusal = |value: &str, times: usize, last: &str| {
+        let set = format!("{{% set ns.x = {value} %}}");
+        let source = format!(
+            "{{% set ns = namespace(x=1, y={{'a': 1}}) %}}\n{{% for i in range({times}) %}}{set}{{% endfor %}}{last}"
+        );
+        match render_with(&source, &[]) {
+            Err(ChatError::Render { line: 2, problem, .. }) => problem,
+            other => panic!("{value}: {other:?}"),
+        }
+    };
+    for value in ["ns", "[1, ns]", "{'a': [ns]}", "(ns)", "ns, 1", "dict(a=ns)", "[ns] | list", "[ns] * 2"] {
+        let problem = refusal(value, 1, "{{ ns ~ '' }}");
+        assert!(problem.contains("a namespace can't keep a namespace"), "{value}: {problem}");
+    }
+    for value in ["[ns.x]", "[ns.x] * 1", "{'a': ns.x}", "[[ns.x], 1]"] {
+        let problem = refusal(value, 70, "{{ ns.x }}");
+        assert!(problem.contains("nested more than 64 deep"), "{value}: {problem}");
+    }
+    for (value, times) in [("[ns.x, ns.x]", 50), ("{'a': ns.x, 'b': ns.x}", 50), ("[1, 2] * 600000", 1)] {
+        let problem = refusal(value, times, "{{ ns.x == ns.x }}");
+        assert!(problem.contains("can't keep more than 131072 values"), "{value}: {problem}");
+    }
+    let source = "{% set ns = namespace(x=[]) %}{% for m in messages %}{% set ns.x = ns.x + [m.role] -%} {% endfor %}\
+        {{ ns.x | join(',') }}{% set ns.x = 1 == 1 %}{{ ns.x }}";
+    assert_eq!(render(source), "system,userTrue");
+}
+
+#[test]
+fn long_strings_are_no_long_code() {
+    let long = "}} %} {% elif 0 %} - ".repeat(5000);
+    for quote in ['\'', '"'] {
+        let source = format!("{{{{ {quote}{long}\\{quote}{quote} }}}}{{% set x = {quote}{long}{quote} %}}{{{{ x }}}}");
+        assert_eq!(render(&source), format!("{long}{quote}{long}"));
+    }
+    assert_eq!(render(&long.replace("%} {% ", "")), long.replace("%} {% ", ""));
+    assert_eq!(render(&format!("{{{{ 'a}}}}b' }}}}{}", "-".repeat(100_000))), format!("a}}}}b{}", "-".repeat(100_000)));
 }
 
 /// What `benchmarks/chat/make_goldens.py` had transformers render.

@@ -542,6 +542,12 @@ fn templates_in_metadata() {
         ("tokenizer.chat_template", |p| {
             p.set("tokenizer.chat_template", text(&format!("{{{{ {}1 }}}}", "(".repeat(50_000))));
         }),
+        ("line 1: a block has 50003 bytes of code", |p| {
+            p.set("tokenizer.chat_template", text(&format!("{{{{ {}1 }}}}", "-".repeat(50_000))));
+        }),
+        ("line 1: the template has more than 256 tags `elif`", |p| {
+            p.set("tokenizer.chat_template", text(&format!("{{% if 0 %}}{}", "{% elif 0 %}".repeat(50_000))));
+        }),
         ("\"tokenizer.ggml.bos_token_id\": the value is of type string", |p| {
             p.set("tokenizer.ggml.bos_token_id", text("1"));
         }),
