@@ -2,6 +2,8 @@
 
 #[path = "tokenizer_files/gguf.rs"]
 mod gguf;
+#[path = "tokenizer_files/gguf_keys.rs"]
+mod gguf_keys;
 #[path = "tokenizer_files/kinds.rs"]
 mod kinds;
 #[path = "tokenizer_files/library.rs"]
@@ -11,6 +13,8 @@ mod library;
 mod memory;
 #[path = "tokenizer_files/random.rs"]
 mod random;
+#[path = "tokenizer_files/trees.rs"]
+mod trees;
 
 use serde_json::{Value, json};
 use smallmind_model::tokenizer::{BpeTraining, SpecialText, SpecialTokens, Tokenizer, TokenizerError, TokenizerKind};
@@ -331,7 +335,7 @@ const MALFORMED: &[Case] = &[
         file["pre_tokenizer"] = json!({"type": "Sequence",
             "pretokenizers": [{"type": "Digits", "individual_digits": true}, {"type": "Sideways"}]});
     }),
-    ("pre_tokenizer", |file| {
+    ("more than 64 entries", |file| {
         file["pre_tokenizer"] =
             json!({"type": "Sequence", "pretokenizers": vec![json!({"type": "Punctuation"}); 1000]});
     }),
@@ -478,7 +482,7 @@ fn files_beyond_the_limits_are_refused_before_memory_is_spent() {
     for (head, entry, tail, expected) in [
         ("{\"added_tokens\":[", "{\"id\":1,\"content\":\"\"},", "", "more than 65536 entries"),
         ("{\"model\":{\"merges\":[", "[\"\",\"\"],", "", "more than 655360 entries"),
-        ("{\"decoder\":{\"decoders\":[", "{},", "", "more than 64 entries"),
+        ("{\"decoder\":{\"decoders\":[", "{},", "", "decoder: more than 1024 objects"),
     ] {
         let text = format!("{head}{}{tail}", entry.repeat((20 << 20) / entry.len()));
         let error = Tokenizer::from_bytes(text.as_bytes()).unwrap_err().to_string();

@@ -21,6 +21,8 @@ const MAX_AFFIX_BYTES: usize = 64;
 const MAX_WORD_PIECE_CHARS: u64 = 512;
 /// How deep sequences may be nested; real ones are not nested at all.
 const MAX_DEPTH: usize = 4;
+/// The most parts within a sequence, however they are nested; real ones have fewer than ten.
+const MAX_PARTS_WITHIN: usize = 64;
 /// The most ids without a token, in addition to one such id for each token.
 const SPARE_IDS: usize = 256;
 
@@ -49,6 +51,11 @@ pub(super) fn check(file: &TokenizerFile<ModelEntry>) -> Result<Vec<Option<Token
         ("decoder", &file.decoder, check_decoder),
     ] {
         if let Some(part) = part {
+            let count = parts_within(part);
+            if count > MAX_PARTS_WITHIN {
+                let problem = format!("{count} parts are over the limit of {MAX_PARTS_WITHIN}");
+                return Err(TokenizerError::field(path, problem));
+            }
             check_part(path, part, rule, MAX_DEPTH)?;
         }
     }
@@ -230,6 +237,12 @@ fn check_merges(model: &BpeEntry) -> Result<(), TokenizerError> {
 
 /// What a part must satisfy at its position in the file.
 type Rule = fn(&str, &Part) -> Result<(), TokenizerError>;
+
+/// How many parts a part has within, on all levels and in the lists of all kinds of sequences.
+fn parts_within(part: &Part) -> usize {
+    let lists = [&part.normalizers, &part.pretokenizers, &part.decoders, &part.processors];
+    lists.into_iter().flatten().flatten().map(|child| 1 + parts_within(child)).sum()
+}
 
 /// Applies the rule of a position to a part and to the parts of a sequence.
 fn check_part(path: &str, part: &Part, rule: Rule, depth: usize) -> Result<(), TokenizerError> {

@@ -179,7 +179,7 @@ impl TokenizerError {
 }
 
 /// A message, without its middle if text from a file makes it too long.
-fn clipped(message: String) -> String {
+pub(super) fn clipped(message: String) -> String {
     if message.len() <= MAX_MESSAGE_BYTES {
         return message;
     }

@@ -1,8 +1,8 @@
 //! The format of `tokenizer.json`: Hugging Face's tokenizers, version 1.0.
 //!
-//! Reading refuses files that are ambiguous or need unbounded memory: a key twice, a list longer than any real one, an
-//! id that is not a small whole number, an unknown key. Which keys a part of some kind may have, and what the values
-//! mean together, is checked in `check.rs`.
+//! Reading refuses files that are ambiguous or need unbounded memory: a key twice, a list longer than any real one, more
+//! parts than any real file has (`section_limits.rs`), an id that is not a small whole number, an unknown key. Which
+//! keys a part of some kind may have, and what the values mean together, is checked in `check.rs`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +14,7 @@ use smallmind_checkpoint::without_byte_order_mark;
 
 use super::error::TokenizerError;
 use super::model_entry::ModelEntry;
+use super::section_limits;
 
 /// The most bytes of a `tokenizer.json`.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -28,9 +29,8 @@ const MAX_PARTS: usize = 64;
 /// one.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct TokenizerFile<M> {
-    /// The keys of the file whose values are not applied.
     #[serde(skip)]
-    pub not_applied: Vec<String>,
+    pub not_applied: Vec<NotApplied>,
     pub version: String,
     pub truncation: (),
     pub padding: (),
@@ -40,6 +40,14 @@ pub(super) struct TokenizerFile<M> {
     pub post_processor: Option<Part>,
     pub decoder: Option<Part>,
     pub model: M,
+}
+
+/// A key of a file whose value is not applied.
+#[derive(Debug, Clone)]
+pub(super) struct NotApplied {
+    pub key: String,
+    /// Completes the sentence "the key is not applied: ...".
+    pub why: &'static str,
 }
 
 /// A token that is not part of the model: it is found in the text before all other processing.
@@ -206,13 +214,16 @@ impl TokenizerFile<ModelEntry> {
     /// Reads a file's text.
     ///
     /// # Errors
-    /// [`TokenizerError::TooLarge`] or [`TokenizerError::Json`].
+    /// [`TokenizerError::TooLarge`], [`TokenizerError::Json`], or [`TokenizerError::Field`] for a section with more
+    /// parts than any real one.
     pub fn parse(bytes: &[u8]) -> Result<Self, TokenizerError> {
         let length = bytes.len() as u64;
         if length > MAX_FILE_BYTES {
             return Err(TokenizerError::TooLarge { bytes: length, limit: MAX_FILE_BYTES });
         }
-        serde_json::from_slice(without_byte_order_mark(bytes)).map_err(TokenizerError::json)
+        let text = without_byte_order_mark(bytes);
+        section_limits::check(text)?;
+        serde_json::from_slice(text).map_err(TokenizerError::json)
     }
 }
 
@@ -271,8 +282,9 @@ impl<'de> Visitor<'de> for FileVisitor {
             return Err(A::Error::custom("model: the key is missing"));
         };
         let given = [("truncation", truncation.flatten()), ("padding", padding.flatten())];
+        let entry = |key: &str| NotApplied { key: key.to_owned(), why: "no text is cut or filled up" };
         Ok(TokenizerFile {
-            not_applied: given.iter().filter_map(|(key, value)| value.map(|_| (*key).to_owned())).collect(),
+            not_applied: given.iter().filter(|(_, value)| value.is_some()).map(|(key, _)| entry(key)).collect(),
             version: version.flatten().unwrap_or_else(|| "1.0".to_owned()),
             added_tokens: added.map(|list| list.0).unwrap_or_default(),
             normalizer: normalizer.flatten(),

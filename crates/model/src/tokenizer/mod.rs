@@ -36,6 +36,7 @@ mod merges;
 mod model_entry;
 mod pattern;
 mod properties;
+mod section_limits;
 mod split;
 mod table;
 mod template;
@@ -59,6 +60,7 @@ pub use train::{BpeTraining, END_OF_TEXT};
 
 use check::TokenEntry;
 use engine::Engine;
+use error::clipped;
 use file::{AddedEntry, Part, PatternEntry, TokenizerFile};
 use finder::Finder;
 use model_entry::{BpeEntry, ModelEntry};
@@ -70,6 +72,9 @@ use template::Template;
 const END_NAMES: [&str; 5] = [END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>"];
 /// Names of the token that begins a text.
 const BEGIN_NAMES: [&str; 5] = ["<|begin_of_text|>", "<s>", "<bos>", "<|startoftext|>", END_OF_TEXT];
+
+/// The most keys that are named among those that are not applied for one reason.
+const MAX_NAMED_KEYS: usize = 16;
 
 /// The first bytes of a GGUF file.
 const GGUF_MAGIC: &[u8] = b"GGUF";
@@ -202,6 +207,11 @@ impl Tokenizer {
             TokenizerError::Checkpoint(_) => source,
             source => TokenizerError::InFile { path: path.to_owned(), source: Box::new(source) },
         };
+        // Checked before it is opened, as opening a pipe would wait.
+        let kind = path.metadata().map_err(unreadable)?;
+        if !kind.is_file() && !kind.is_dir() {
+            return Err(unreadable(std::io::Error::other("not a file")));
+        }
         let mut file = File::open(path).map_err(unreadable)?;
         let mut bytes = Vec::new();
         (&mut file).take(GGUF_MAGIC.len() as u64).read_to_end(&mut bytes).map_err(unreadable)?;
@@ -218,21 +228,31 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`TokenizerError::TooLarge`] beyond [`MAX_FILE_BYTES`], [`TokenizerError::Json`] for other content,
-    /// [`TokenizerError::Field`] for contradictions, [`TokenizerError::Unsupported`] for kinds of vocabularies that are
-    /// not for language models of the GPT and LLaMA families.
+    /// [`TokenizerError::Field`] for contradictions and for more parts than any real file has,
+    /// [`TokenizerError::Unsupported`] for kinds of vocabularies that are not for language models of the GPT and LLaMA
+    /// families.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TokenizerError> {
         Self::assemble(TokenizerFile::parse(bytes)?, None)
     }
 
     /// The settings of the file that are not applied, in words: `truncation` and `padding` that are not null, which
-    /// shorten and fill up the texts of a batch, and keys of a GGUF file that are not known.
-    /// [`to_json`](Self::to_json) leaves them out.
+    /// shorten and fill up the texts of a batch; keys of a GGUF file that are not known, or that other kinds of
+    /// vocabularies have. [`to_json`](Self::to_json) leaves them out.
     pub fn not_applied(&self) -> Option<String> {
-        let keys: Vec<String> = self.parts.not_applied.iter().map(|key| format!("`{key}`")).collect();
-        let verb = if keys.len() == 1 { "is" } else { "are" };
-        let cuts = |key: &String| !key.contains('.');
-        let why = if self.parts.not_applied.iter().any(cuts) { "no text is cut or filled up" } else { "not known" };
-        (!keys.is_empty()).then(|| format!("{} {verb} not applied: {why}", keys.join(" and ")))
+        let entries = &self.parts.not_applied;
+        // Entries with one reason stand together.
+        let clauses: Vec<String> = entries
+            .chunk_by(|one, next| one.why == next.why)
+            .map(|entries| {
+                let named =
+                    entries.iter().take(MAX_NAMED_KEYS).map(|entry| format!("`{}`", clipped(entry.key.clone())));
+                let more = entries.len().checked_sub(MAX_NAMED_KEYS).filter(|more| *more > 0);
+                let keys: Vec<String> = named.chain(more.map(|more| format!("{more} more keys"))).collect();
+                let verb = if entries.len() == 1 { "is" } else { "are" };
+                format!("{} {verb} not applied: {}", keys.join(" and "), entries[0].why)
+            })
+            .collect();
+        (!clauses.is_empty()).then(|| clauses.join("; "))
     }
 
     /// The text of a `tokenizer.json` that any reader of the format understands. The same vocabulary gives the same

@@ -9,7 +9,7 @@ use super::*;
 /// A folder of `ggml-vocab-*.gguf` with the texts (`.inp`) and the ids (`.out`) that llama.cpp's own tests compare.
 const FOLDER: &str = "SMALLMIND_GGUF_VOCABULARIES";
 
-fn metadata(writer: &GgufWriter) -> GgufMetadata {
+pub fn metadata(writer: &GgufWriter) -> GgufMetadata {
     let mut bytes = Vec::new();
     writer.write_to(&mut bytes).unwrap();
     parse_gguf_header("vocabulary.gguf".as_ref(), &bytes).unwrap().metadata
@@ -60,7 +60,7 @@ fn published_vocabularies_give_the_ids_of_llama_cpp() {
 }
 
 /// Vocabularies and ids by other tools (`benchmarks/tokenizers/make_tiny_gguf.py`).
-const GOLDENS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/tokenizers");
+pub const GOLDENS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/tokenizers");
 
 #[test]
 fn vocabularies_of_other_tools_give_their_ids() {
@@ -155,11 +155,11 @@ fn sentencepiece_files_are_read_again() {
 }
 
 /// A writer with a small vocabulary of SentencePiece's kind: texts, scores, types.
-fn pieces(list: &[(&str, f32, i32)]) -> GgufWriter<'static> {
+pub fn pieces(list: &[(&str, f32, i32)]) -> GgufWriter<'static> {
     pieces_of("llama", list)
 }
 
-fn pieces_of(model: &str, list: &[(&str, f32, i32)]) -> GgufWriter<'static> {
+pub fn pieces_of(model: &str, list: &[(&str, f32, i32)]) -> GgufWriter<'static> {
     let mut writer = GgufWriter::new();
     let mut set = |key: &str, value| writer.set(key, value).map(drop).unwrap();
     set("tokenizer.ggml.model", GgufValue::String(model.into()));
@@ -170,7 +170,7 @@ fn pieces_of(model: &str, list: &[(&str, f32, i32)]) -> GgufWriter<'static> {
     writer
 }
 
-const PIECES: &[(&str, f32, i32)] = &[
+pub const PIECES: &[(&str, f32, i32)] = &[
     ("<unk>", 0.0, 2),
     ("<s>", 0.0, 3),
     ("</s>", 0.0, 3),
@@ -388,7 +388,7 @@ fn tokens_end_a_text_by_keys_and_by_their_texts() {
 
 type Change = fn(&mut GgufWriter<'static>);
 
-fn set(writer: &mut GgufWriter<'static>, key: &str, value: GgufValue) {
+pub fn set(writer: &mut GgufWriter<'static>, key: &str, value: GgufValue) {
     writer.set(&format!("tokenizer.ggml.{key}"), value).unwrap();
 }
 
@@ -428,6 +428,18 @@ fn malformed_vocabularies_are_refused_by_name() {
         ("tokenizer.ggml.scores", |w| set(w, "scores", GgufValue::Array(GgufArray::F32(vec![f32::NAN; 12])))),
         ("tokenizer.ggml.scores", |w| set(w, "scores", strings(&["a"; 12]))),
         ("tokenizer.ggml.token_type", |w| set(w, "token_type", GgufValue::Array(GgufArray::I32(vec![1])))),
+        (
+            "tokenizer.ggml.token_type[1]: the type 99 is not supported (supported: 0 undefined, 1 normal, 2 unknown, ",
+            |w| {
+                set(w, "token_type", GgufValue::Array(GgufArray::I32([[1, 99].as_slice(), &[1; 10]].concat())));
+            },
+        ),
+        ("tokenizer.ggml.token_type[11]: the type -1 is not supported", |w| {
+            set(w, "token_type", GgufValue::Array(GgufArray::I32([[1; 11].as_slice(), &[-1]].concat())));
+        }),
+        ("tokenizer.ggml.token_type[0]: the type 7 is not", |w| {
+            set(w, "token_type", GgufValue::Array(GgufArray::I32(vec![7; 12])));
+        }),
         ("tokenizer.ggml.bos_token_id", |w| set(w, "bos_token_id", GgufValue::U32(12))),
         ("tokenizer.ggml.add_bos_token", |w| {
             set(w, "bos_token_id", GgufValue::U32(u32::MAX));

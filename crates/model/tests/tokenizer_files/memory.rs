@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use smallmind_model::tokenizer::{MAX_TOKENS, Tokenizer};
 
+use super::trees::{section, tree};
+
 #[path = "../../../checkpoint/tests/common/mod.rs"]
 mod common;
 use common::{Scratch, this_program};
@@ -71,6 +73,16 @@ fn hostile_vocabularies_take_bounded_memory() {
         ("[\"x\"]: invalid value: integer `-1`", large("\"x\":-1", "")),
         ("model.merges[391876]", large("\"x\":392502", ",\"x x\"")),
         ("have the same id 0", large("\"x\":0", "")),
+        ("normalizer: more than 1024 objects", section("normalizer", &tree("normalizers", 60, 3, "Lowercase"))),
+        (
+            "pre_tokenizer: more than 1024 objects",
+            section("pre_tokenizer", &tree("pretokenizers", 60, 3, "Punctuation")),
+        ),
+        ("decoder: more than 1024 objects", section("d\\u0065coder", &tree("decoders", 2, 18, "Fuse"))),
+        (
+            "normalizer: more than 16384 values",
+            section("normalizer", &format!("{{\"x\":[{}1]}}", "1,".repeat(4 << 20))),
+        ),
     ] {
         let path = scratch.file("tokenizer.json", text);
         let output = this_program()

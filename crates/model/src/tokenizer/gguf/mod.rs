@@ -9,6 +9,7 @@
 //!
 //! Each is read as the parts of a `tokenizer.json` that give the same tokens, so that it can be written as one.
 
+mod keys;
 mod name;
 mod pre;
 mod read;
@@ -31,7 +32,15 @@ enum TokenType {
 }
 
 impl TokenType {
+    /// The types and their numbers, for messages.
+    const KNOWN: &'static str = "0 undefined, 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte";
+
+    /// The type of a number. llama.cpp writes 0, undefined, for tokens that it can't classify when it saves a model:
+    /// they are normal here.
     fn from_number(number: i32) -> Option<Self> {
+        if number == 0 {
+            return Some(Self::Normal);
+        }
         [Self::Normal, Self::Unknown, Self::Control, Self::UserDefined, Self::Unused, Self::Byte]
             .into_iter()
             .find(|kind| *kind as i32 == number)
@@ -55,8 +64,9 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`TokenizerError::Checkpoint`] for missing keys and values of other types, [`TokenizerError::Field`] for
-    /// contradictions, [`TokenizerError::Unsupported`] for kinds of vocabularies and pre-tokenizers that are not known
-    /// here, with the list of those that are.
+    /// contradictions, [`TokenizerError::Unsupported`] for kinds of vocabularies, pre-tokenizers and types of tokens
+    /// that are not known here, with the list of those that are, and for a spelling of spaces that the kind doesn't
+    /// have.
     pub fn from_gguf(metadata: &GgufMetadata) -> Result<Self, TokenizerError> {
         read::read(metadata)
     }

@@ -10,60 +10,22 @@ use super::super::error::TokenizerError;
 use super::super::file::{AddedEntry, MAX_TOKENS, Part, PatternEntry, TemplatePiece, TemplateToken, TokenizerFile};
 use super::super::merges::{MAX_DIVISION_WORK, division_work};
 use super::super::model_entry::{BpeEntry, MergeList, ModelEntry, UnigramEntry, Vocab, WordPieceEntry};
-use super::{KEYS, MANY_SPACES, OUTER_SPACES, SPACE, TokenType, Tokenizer, key, name, pre};
+use super::{KEYS, MANY_SPACES, OUTER_SPACES, SPACE, TokenType, Tokenizer, key, keys, name, pre};
 
 type Result<T> = std::result::Result<T, TokenizerError>;
-
-/// Keys that say nothing about how a text is encoded, and those of other readers.
-const OTHER_KEYS: &[&str] = &[
-    "token_type_count",
-    "eot_token_id",
-    "eom_token_id",
-    "padding_token_id",
-    "cls_token_id",
-    "mask_token_id",
-    "prefix_token_id",
-    "suffix_token_id",
-    "middle_token_id",
-    "fim_pre_token_id",
-    "fim_suf_token_id",
-    "fim_mid_token_id",
-];
-/// Keys that are read.
-const READ_KEYS: &[&str] = &[
-    "model",
-    "pre",
-    "tokens",
-    "token_type",
-    "scores",
-    "merges",
-    "bos_token_id",
-    "eos_token_id",
-    "unknown_token_id",
-    "seperator_token_id",
-    "fim_pad_token_id",
-    "fim_rep_token_id",
-    "fim_sep_token_id",
-    "add_bos_token",
-    "add_eos_token",
-    "add_sep_token",
-    "add_space_prefix",
-    "remove_extra_whitespaces",
-    "precompiled_charsmap",
-    "normalizer.lowercase",
-    "normalizer.strip_accents",
-];
 
 /// What all kinds of vocabularies have.
 struct Common<'m> {
     metadata: &'m GgufMetadata,
+    /// The kind, as `tokenizer.ggml.model` names it.
+    model: &'m str,
     tokens: Vec<String>,
     types: Vec<TokenType>,
 }
 
 pub(super) fn read(metadata: &GgufMetadata) -> Result<Tokenizer> {
     let model: &str = metadata.required(&key("model"))?;
-    let common = Common::new(metadata)?;
+    let common = Common::new(metadata, model)?;
     let (file, scores) = match model {
         "gpt2" => (gpt2(&common)?, None),
         "llama" => llama(&common)?,
@@ -83,7 +45,7 @@ pub(super) fn read(metadata: &GgufMetadata) -> Result<Tokenizer> {
 }
 
 impl<'m> Common<'m> {
-    fn new(metadata: &'m GgufMetadata) -> Result<Self> {
+    fn new(metadata: &'m GgufMetadata, model: &'m str) -> Result<Self> {
         let tokens: &GgufStrings = metadata.required(&key("tokens"))?;
         if tokens.len() > MAX_TOKENS {
             let problem = format!("{} tokens are over the limit of {MAX_TOKENS}", tokens.len());
@@ -106,11 +68,16 @@ impl<'m> Common<'m> {
                 return Err(TokenizerError::field(key("token_type"), problem));
             }
             Some(types) => {
-                let read = |number: i32| TokenType::from_number(number).unwrap_or(TokenType::Normal);
-                types.into_iter().take(tokens.len()).map(read).collect()
+                let read = |(at, number): (usize, i32)| {
+                    TokenType::from_number(number).ok_or_else(|| {
+                        let field = format!("{}[{at}]", key("token_type"));
+                        TokenizerError::unsupported(field, format!("the type {number}"), TokenType::KNOWN)
+                    })
+                };
+                types.into_iter().take(tokens.len()).enumerate().map(read).collect::<Result<_>>()?
             }
         };
-        Ok(Self { metadata, tokens, types })
+        Ok(Self { metadata, model, tokens, types })
     }
 
     fn flag(&self, name: &str, default: bool) -> Result<bool> {
@@ -188,15 +155,8 @@ impl<'m> Common<'m> {
 
     /// A file with the tokens that are put around a text.
     fn file(&self, model: ModelEntry, begins: Option<u32>, ends: Option<u32>) -> Result<TokenizerFile<ModelEntry>> {
-        let mut unknown_keys = Vec::new();
-        for (name, _) in self.metadata.iter() {
-            let known = |rest: &str| READ_KEYS.contains(&rest) || OTHER_KEYS.contains(&rest);
-            if name.strip_prefix(KEYS).is_some_and(|rest| !known(rest)) {
-                unknown_keys.push(name.to_owned());
-            }
-        }
         Ok(TokenizerFile {
-            not_applied: unknown_keys,
+            not_applied: keys::not_applied(self.metadata, self.model)?,
             added_tokens: self.added_entries()?,
             post_processor: self.template(begins, ends),
             ..TokenizerFile::new(model)
@@ -233,11 +193,16 @@ impl<'m> Common<'m> {
             [(begins, bos, "add_bos_token", "bos_token_id"), (ends, eos, "add_eos_token", "eos_token_id")]
         {
             if wanted && id.is_none() {
-                return Err(TokenizerError::field(key(flag), format!("it is true, but there is no {KEYS}{name}")));
+                return Err(no_such_token(flag, name));
             }
         }
         Ok([bos.filter(|_| begins), eos.filter(|_| ends)])
     }
+}
+
+/// The error for a flag that puts a token around a text, where the key `name` gives none.
+fn no_such_token(flag: &str, name: &str) -> TokenizerError {
+    TokenizerError::field(key(flag), format!("it is true, but there is no {KEYS}{name}"))
 }
 
 /// The ids of tokens, each of which appears once.
@@ -344,7 +309,7 @@ fn bert(common: &Common<'_>) -> Result<TokenizerFile<ModelEntry>> {
     let Some(unknown) = unknown else {
         return Err(TokenizerError::field(key("unknown_token_id"), "there is no token for unknown words"));
     };
-    let common = &Common { tokens, types: common.types.clone(), metadata: common.metadata };
+    let common = &Common { tokens, types: common.types.clone(), ..*common };
     let vocab = ids_of(&common.tokens)?;
     let model = WordPieceEntry {
         unk_token: common.tokens[unknown as usize].clone(),
@@ -352,9 +317,15 @@ fn bert(common: &Common<'_>) -> Result<TokenizerFile<ModelEntry>> {
         max_input_chars_per_word: 100,
         vocab,
     };
-    let (begin, end) = (common.flag("add_bos_token", true)?, common.flag("add_sep_token", true)?);
-    let begins = common.id("bos_token_id", Some(101))?.filter(|_| begin);
-    let ends = common.id("seperator_token_id", Some(102))?.filter(|_| end);
+    let around = |flag: &str, name: &str, default: u32| {
+        let (asked, id) = (common.metadata.value::<bool>(&key(flag))?, common.id(name, Some(default))?);
+        match asked {
+            Some(true) if id.is_none() => Err(no_such_token(flag, name)),
+            asked => Ok(id.filter(|_| asked.unwrap_or(true))),
+        }
+    };
+    let begins = around("add_bos_token", "bos_token_id", 101)?;
+    let ends = around("add_sep_token", "seperator_token_id", 102)?;
     let lowercase = common.flag("normalizer.lowercase", true)?;
     let normalizer = Part {
         clean_text: Some(true),
