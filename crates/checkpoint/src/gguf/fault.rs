@@ -293,6 +293,20 @@ pub enum GgufFault {
         /// What the first part asks for.
         expected: u64,
     },
+    /// A part has metadata of the model that the first part lacks or has with another value.
+    #[error("the first part says something else or nothing: the files belong to different models")]
+    PartMetadata,
+    /// A file that is no part of several says that it is one.
+    #[error(
+        "the value is {found}, in a file that is not one of several (split.count) it has to be {expected}: the file is \
+         damaged, or its name or metadata was changed"
+    )]
+    OnlyPart {
+        /// What stands there.
+        found: u64,
+        /// What has to stand there.
+        expected: u64,
+    },
     /// The parts hold more or fewer tensors than the metadata says.
     #[error("the parts hold {found} tensors, the metadata says {expected}: the files belong to different models")]
     PartTensors {

@@ -44,11 +44,11 @@ impl GgufFile {
         let GgufHeader { version, metadata, tensors, .. } = header;
         let mut parts = vec![part];
         let mut all: Vec<_> = tensors.into_iter().map(|tensor| (0, tensor)).collect();
-        if let Some(expected) = split::first_part(path, &metadata)? {
+        if let Some(expected) = split::first_part(path, &metadata, all.len() as u64)? {
             for number in 1..expected.parts {
                 let path = expected.path_of(number, &metadata)?;
                 let (part, header) = open_part(&path)?;
-                expected.check(number, &header.metadata)?;
+                expected.check(number, &header.metadata, &metadata)?;
                 all.extend(header.tensors.into_iter().map(|tensor| (parts.len(), tensor)));
                 parts.push(part);
             }

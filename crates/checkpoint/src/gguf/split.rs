@@ -12,6 +12,8 @@ use crate::{CheckpointError, MAX_SHARDS, MAX_TENSORS};
 const NUMBER: &str = "split.no";
 const COUNT: &str = "split.count";
 const TENSORS: &str = "split.tensors.count";
+/// Each file has an alignment of its own.
+const ALIGNMENT: &str = "general.alignment";
 
 /// What the first file says of all.
 pub(super) struct Expected {
@@ -23,11 +25,20 @@ pub(super) struct Expected {
     tensors: u64,
 }
 
-/// What the file at `path` says of the others, or `None` where it is the only one.
-pub(super) fn first_part(path: &Path, metadata: &GgufMetadata) -> Result<Option<Expected>, CheckpointError> {
+/// What the file at `path`, which has so many tensors, says of the others, or `None` where it is the only one.
+pub(super) fn first_part(
+    path: &Path,
+    metadata: &GgufMetadata,
+    own_tensors: u64,
+) -> Result<Option<Expected>, CheckpointError> {
     let parts: u64 = metadata.value(COUNT)?.unwrap_or(1);
     // A file that was merged from several may say 0.
     if parts <= 1 {
+        for (key, expected) in [(NUMBER, 0), (TENSORS, own_tensors)] {
+            if let Some(found) = metadata.value(key)?.filter(|found| *found != expected) {
+                return Err(metadata.fault(key, GgufFault::OnlyPart { found, expected }));
+            }
+        }
         return Ok(None);
     }
     if parts > MAX_SHARDS as u64 {
@@ -66,15 +77,20 @@ impl Expected {
         Ok(path)
     }
 
-    /// Checks what a part says of itself and of all.
-    pub fn check(&self, number: u64, part: &GgufMetadata) -> Result<(), CheckpointError> {
+    /// Checks what a part says of itself and of all. What it says of the model must be what the first part says.
+    pub fn check(&self, number: u64, part: &GgufMetadata, first: &GgufMetadata) -> Result<(), CheckpointError> {
         for (key, expected) in [(NUMBER, number), (COUNT, self.parts), (TENSORS, self.tensors)] {
             let found: u64 = part.required(key)?;
             if found != expected {
                 return Err(part.fault(key, GgufFault::PartMismatch { found, expected }));
             }
         }
-        Ok(())
+        let of_itself = |key: &str| [NUMBER, COUNT, TENSORS, ALIGNMENT].contains(&key);
+        let mut of_model = part.iter().filter(|(key, _)| !of_itself(key));
+        match of_model.find(|(key, value)| first.get(key) != Some(value)) {
+            Some((key, _)) => Err(part.fault(key, GgufFault::PartMetadata)),
+            None => Ok(()),
+        }
     }
 
     /// Checks the number of tensors that all parts hold.

@@ -419,9 +419,33 @@ fn models_in_several_files() {
         "two tensors have this name, the first is described at byte 106 of \"m-00001-of-00003.gguf\"",
     );
     refused(&with(2, b"GGUF".to_vec()), 0, "00003-of-00003.gguf: GGUF, byte 4, field `version`");
+    // What a part says of the model is what the first part says.
+    let named = |number: u16, value: &str| {
+        let entries = [keys(number, 3, 3), vec![entry("general.architecture", 8, text(value))]].concat();
+        part(&entries, ["a", "b", "c"][usize::from(number)])
+    };
+    let alike = vec![named(0, "llama"), named(1, "llama"), part(&keys(2, 3, 3), "c")];
+    assert_eq!(open(&alike, 0), Ok(3));
+    let other = vec![named(0, "llama"), named(1, "qwen2"), part(&keys(2, 3, 3), "c")];
+    refused(&other, 0, "key \"general.architecture\": the first part says something else or nothing");
+    refused(
+        &with(1, named(1, "llama")),
+        0,
+        "key \"general.architecture\": the first part says something else or nothing",
+    );
+    // A file that is the only one.
+    for count in
+        [&[][..], &[entry("split.count", 2, 0u16.to_le_bytes())], &[entry("split.count", 2, 1u16.to_le_bytes())]]
+    {
+        let only = |entries: &[Vec<u8>]| vec![part(&[count, entries].concat(), "a")];
+        let (first, second) = (keys(0, 1, 1), keys(1, 1, 5));
+        assert_eq!(open(&only(&[first[0].clone(), first[2].clone()]), 0), Ok(1));
+        refused(&only(&second[..1]), 0, "key \"split.no\": the value is 1, in a file that is not one of several");
+        refused(&only(&second[2..]), 0, "key \"split.tensors.count\": the value is 5, in a file that is not one of");
+    }
     let four: Vec<Vec<u8>> = (0..3).map(|i| part(&keys(i, 3, 4), ["a", "b", "c"][usize::from(i)])).collect();
     refused(&four, 0, "the parts hold 3 tensors, the metadata says 4");
-    assert_eq!(cases, 19);
+    assert_eq!(cases, 27);
 }
 
 #[test]

@@ -247,6 +247,9 @@ pub(crate) fn family(file: &GgufFile) -> Result<Family, ModelError> {
     if let Some(kind) = metadata.value::<&str>("general.type")?.filter(|kind| *kind != "model") {
         return Err(invalid(file, "general.type", kind, "a file of the type `model` is needed"));
     }
+    if let Some(kind) = metadata.value::<&str>("adapter.type")? {
+        return Err(invalid(file, "adapter.type", kind, "this is a change to a model, not a model"));
+    }
     let family = Family::of_architecture(name);
     let refused = || invalid(file, ARCHITECTURE, name, format!("supported are {}", architectures()));
     let family = family.ok_or_else(refused)?;

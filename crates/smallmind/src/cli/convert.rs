@@ -109,7 +109,6 @@ impl Convert {
         }
         let config = model.config_bytes().map_err(models::with_flag)?;
         model.with_writer(|weights| Ok(folder.write(WEIGHTS_FILE, |out| weights.write_to(out))))??;
-        folder.write(CONFIG_FILE, |out| out.write_all(&config))?;
         if let Some(tokenizer) = &tokenizer {
             let json = tokenizer.to_json()?;
             folder.write(TOKENIZER_FILE, |out| out.write_all(json.as_bytes()))?;
@@ -118,6 +117,7 @@ impl Convert {
         if let Some(generation) = generation {
             write_json(&mut folder, GENERATION_FILE, &generation)?;
         }
+        folder.write(CONFIG_FILE, |out| out.write_all(&config))?;
         folder.publish()?;
         let (out, parameters) = (self.out.display(), model.params().elements());
         if settings.is_json() {

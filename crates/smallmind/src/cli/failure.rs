@@ -134,6 +134,10 @@ fn advice(cause: &(dyn std::error::Error + 'static), verb: &str) -> Option<Strin
             "remove it: it is written again from the checkpoint; or begin a new run with --init-from"
         }
         (Some(TrainError::Exists { .. }), _) => "replace it with --overwrite, or choose another folder",
+        (Some(TrainError::Data(DataError::NoDocuments { .. })), _) if verb == "quickstart" => "raise --text",
+        (Some(TrainError::Data(DataError::NoDocuments { .. })), _) => {
+            "use more text, --data.windows=uniform or a smaller --model.context"
+        }
         (_, Some(ModelError::EmptyPrompt)) => "give a prompt with -p",
         (_, Some(ModelError::Context { max, .. })) => return Some(format!("--context takes 1 to {max}")),
         (_, Some(ModelError::TooLong { context, max, .. })) if context < max => {
@@ -161,6 +165,7 @@ fn hub_advice(error: &HubError) -> Option<String> {
             "set HF_TOKEN to the token of a user who may read it".to_owned()
         }
         HubError::Denied { with_token: true, .. } => "the user of HF_TOKEN may not read it".to_owned(),
+        HubError::NoConnection { .. } => "check the network, or name another server in HF_ENDPOINT".to_owned(),
         _ => return None,
     })
 }
@@ -306,6 +311,12 @@ mod tests {
         let too_long = |context| said(ModelError::TooLong { tokens: 9, context, max: 8 }.into(), "generate");
         assert!(too_long(4).contains("raise --context, to 8"), "{}", too_long(4));
         assert!(!too_long(8).contains("--context"), "{}", too_long(8));
+        let few = |verb| said(TrainError::from(DataError::NoDocuments { context: 4 }).into(), verb);
+        assert!(
+            few("quickstart").contains("raise --text") && few("train").contains("data.windows"),
+            "{}",
+            few("train")
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Text that a verb reads: a file, or standard input.
 
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -12,17 +13,23 @@ use super::note;
 /// The name that stands for standard input.
 pub const STDIN: &str = "-";
 
+/// The most bytes of a text that is read at once. Some files never end.
+const MOST_BYTES: u64 = 1 << 30;
+
 /// The text of a file, or of standard input if `path` is `-`, without a byte-order mark. It may be empty and must be
 /// UTF-8.
 pub fn read(path: &Path) -> anyhow::Result<String> {
-    let (name, bytes) = if path.as_os_str() == STDIN {
-        let mut bytes = Vec::new();
-        let read = std::io::stdin().lock().read_to_end(&mut bytes);
-        ("standard input".to_owned(), read.map(|_| bytes))
+    let mut bytes = Vec::new();
+    let (name, read) = if path.as_os_str() == STDIN {
+        ("standard input".to_owned(), std::io::stdin().lock().take(MOST_BYTES + 1).read_to_end(&mut bytes))
     } else {
-        (path.display().to_string(), std::fs::read(path))
+        let read = File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes));
+        (path.display().to_string(), read)
     };
-    let mut bytes = bytes.map_err(|error| bad_file(format!("{name}: can't be read: {error}")))?;
+    read.map_err(|error| bad_file(format!("{name}: can't be read: {error}")))?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(bad_file(format!("{name}: more than {MOST_BYTES} bytes of text; give a part of it")));
+    }
     let mark = bytes.len() - without_byte_order_mark(&bytes).len();
     bytes.drain(..mark);
     String::from_utf8(bytes).map_err(|error| {

@@ -194,7 +194,9 @@ fn install(on_signal: impl Fn(Cause) + Send + 'static) -> Result<(), ctrlc::Erro
 
 #[cfg(unix)]
 fn install(on_signal: impl Fn(Cause) + Send + 'static) -> std::io::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+    // Caught, the signal of a file that would grow beyond the limit of its size (`ulimit -f`) makes the write fail.
+    signal_hook::flag::register(SIGXFSZ, std::sync::Arc::new(AtomicBool::new(false)))?;
     let ignored = ignored::at_start();
     let watched = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !ignored(*signal));
     let mut signals = signal_hook::iterator::Signals::new(watched)?;

@@ -211,8 +211,12 @@ pub fn tokenizer_in(path: &Path, files: &ModelFiles) -> anyhow::Result<Tokenizer
         ModelFiles::Gguf(file) if tokenizer_model(file).is_none() => {
             Err(ModelError::NoTokenizerInGguf(path.to_owned()).into())
         }
-        ModelFiles::Gguf(file) => Tokenizer::from_gguf(file.metadata())
-            .map_err(|error| anyhow::Error::from(ModelError::from(error)).context(path.display().to_string())),
+        ModelFiles::Gguf(file) => {
+            let tokenizer = Tokenizer::from_gguf(file.metadata())
+                .map_err(|error| anyhow::Error::from(ModelError::from(error)).context(path.display().to_string()))?;
+            note_not_applied(path, &tokenizer);
+            Ok(tokenizer)
+        }
     }
 }
 
@@ -242,10 +246,14 @@ pub fn tokenizer_of(path: &Path) -> anyhow::Result<Tokenizer> {
 /// Reads a `tokenizer.json` or a GGUF file; notes what in it is not applied.
 pub fn read_tokenizer(file: &Path) -> anyhow::Result<Tokenizer> {
     let tokenizer = Tokenizer::from_file(file)?;
+    note_not_applied(file, &tokenizer);
+    Ok(tokenizer)
+}
+
+fn note_not_applied(file: &Path, tokenizer: &Tokenizer) {
     if let Some(why) = tokenizer.not_applied() {
         note!("note: {}: {why}", file.display());
     }
-    Ok(tokenizer)
 }
 
 /// Refuses a GGUF file where a folder is written.

@@ -212,12 +212,13 @@ impl OutputFolder {
         Ok(())
     }
 
-    /// Moves the written files to their names, in the order in which they were written.
+    /// Moves the written files to their names, in the order in which they were written. Without the last one the folder
+    /// is no model: see [`temporaries::publish_folder`].
     ///
     /// # Errors
     /// As [`OutputFile::write`]; files before the refused one are published.
     pub fn publish(self) -> Outcome {
-        temporaries::publish(&self.folder, self.filled)
+        temporaries::publish_folder(&self.folder, self.filled)
     }
 }
 

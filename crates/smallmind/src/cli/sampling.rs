@@ -19,6 +19,9 @@ const BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 const TRUNCATION: [Processor; 6] =
     [Processor::TopNSigma, Processor::TopK, Processor::TypicalP, Processor::TopP, Processor::MinP, Processor::Xtc];
 
+/// What the keys of a GGUF file about sampling begin with.
+const GGUF_SAMPLING: &str = "general.sampling.";
+
 /// Stands for no sequence breakers.
 const NONE: &str = "none";
 
@@ -319,8 +322,10 @@ impl Sampling {
         if !taken.is_empty() {
             note!("note: defaults from {GENERATION_FILE}: {}", taken.join(", "));
         }
-        if !file.not_obeyed.is_empty() {
-            note!("note: not supported and not obeyed in {GENERATION_FILE}: {}", models::few(&file.not_obeyed));
+        if let Some(first) = file.not_obeyed.first() {
+            let place =
+                if first.starts_with(GGUF_SAMPLING) { "the metadata of the GGUF file" } else { GENERATION_FILE };
+            note!("note: not supported and not obeyed in {place}: {}", models::few(&file.not_obeyed));
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Temporary files of outputs, which a signal removes when it ends the program, and the files that have their names.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use anyhow::Context;
 use smallmind::checkpoint::{CheckpointError, Earlier, PendingFile};
 
 use super::failure::Outcome;
@@ -87,16 +88,57 @@ impl TemporaryFile {
 /// # Errors
 /// As [`PendingFile::publish`]; a file that another program has made. Files before the refused one are published.
 pub fn publish(name: &Path, files: Vec<TemporaryFile>) -> Outcome {
+    publish_each(name, files).map_err(|(_, error)| error)
+}
+
+/// As [`publish`]; an error comes with the number of files that are published.
+fn publish_each(name: &Path, files: Vec<TemporaryFile>) -> Result<(), (usize, anyhow::Error)> {
     let mut outputs = outputs();
     let before = outputs.published.len();
-    for file in files {
+    for (count, file) in files.into_iter().enumerate() {
         let target = file.target.clone();
-        file.publish()?;
+        file.publish().map_err(|error| (count, error))?;
         outputs.published.push(target);
     }
     outputs.published.truncate(before);
     outputs.published.push(name.to_owned());
     Ok(())
+}
+
+/// As [`publish`], for files of the folder `name` that is no model without the last of them. An earlier last file is
+/// set aside before the others are replaced: a folder of which only a part has been replaced can't be read as a model
+/// that nobody wrote. Processes that write to one folder do so one after the other.
+///
+/// # Errors
+/// As [`publish`]. If no file has been replaced, the earlier last file is there again.
+pub fn publish_folder(name: &Path, files: Vec<TemporaryFile>) -> Outcome {
+    // Not every system opens folders, and not every file system locks them: there two writers may mix their files.
+    let folder = File::open(name);
+    let _lock = folder.as_ref().map(File::lock);
+    let aside = match &files[..] {
+        [_, .., last] => set_aside(last)?,
+        _ => None,
+    };
+    publish_each(name, files).map_err(|(count, error)| match aside {
+        Some(aside) if count == 0 => match aside.publish() {
+            Ok(()) => error,
+            Err(other) => error.context(format!("{other:#}")),
+        },
+        Some(_) => error.context(format!("{}: a part of the files has been replaced; write it again", name.display())),
+        None => error,
+    })
+}
+
+/// Moves the earlier file of a name to a temporary one, which is removed when the result is dropped. `None` if there is
+/// no earlier file to be replaced.
+fn set_aside(file: &TemporaryFile) -> anyhow::Result<Option<TemporaryFile>> {
+    if file.earlier == Earlier::Keep || !file.target.is_file() {
+        return Ok(None);
+    }
+    let aside = TemporaryFile::create(&file.target, Earlier::Keep)?;
+    let moved = fs::rename(&file.target, aside.file.temporary());
+    moved.with_context(|| format!("{}: can't be replaced", file.target.display()))?;
+    Ok(Some(aside))
 }
 
 /// Folders that were made for files. Those that are still empty are removed when this is dropped.
@@ -171,5 +213,54 @@ mod tests {
         assert!(published(&folder.join("first")) && !published(&folder.join("second")) && !published(&folder));
         drop(made);
         assert!(folder.join("first").exists() && !is_listed(dir.path()));
+    }
+
+    /// Files `a` and `z` of a folder, to be replaced.
+    fn pair(folder: &Path, content: &str) -> Vec<TemporaryFile> {
+        let begin = |name: &&str| {
+            let mut file = TemporaryFile::create(&folder.join(name), Earlier::Replace).unwrap();
+            file.fill(|out| out.write_all(content.as_bytes())).unwrap();
+            file
+        };
+        ["a", "z"].iter().map(begin).collect()
+    }
+
+    #[test]
+    fn a_folder_that_is_replaced_in_part_lacks_its_last_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, z] = ["a", "z"].map(|name| dir.path().join(name));
+        let names = || fs::read_dir(dir.path()).unwrap().count();
+        publish_folder(dir.path(), pair(dir.path(), "old")).unwrap();
+        publish_folder(dir.path(), pair(dir.path(), "new")).unwrap();
+        assert_eq!((fs::read(&a).unwrap(), fs::read(&z).unwrap(), names()), (b"new".to_vec(), b"new".to_vec(), 2));
+
+        // Nothing can take the place of a folder. The first file is refused: all is as before.
+        fs::remove_file(&a).unwrap();
+        fs::create_dir(&a).unwrap();
+        publish_folder(dir.path(), pair(dir.path(), "later")).unwrap_err();
+        assert_eq!((fs::read(&z).unwrap(), names()), (b"new".to_vec(), 2));
+
+        // The second of three is refused: the last is gone.
+        let mut three = pair(dir.path(), "later");
+        three.insert(0, TemporaryFile::create(&dir.path().join("0"), Earlier::Replace).unwrap());
+        let error = publish_folder(dir.path(), three).unwrap_err();
+        assert!(format!("{error:#}").contains("a part of the files has been replaced"), "{error:#}");
+        assert!(dir.path().join("0").exists() && !z.exists() && names() == 2, "{}", names());
+    }
+
+    /// Two writers give a folder the files of one of them.
+    #[test]
+    fn writers_of_a_folder_take_turns() {
+        let dir = tempfile::tempdir().unwrap();
+        publish_folder(dir.path(), pair(dir.path(), "old")).unwrap();
+        for _ in 0..50 {
+            let [one, other] = ["one", "other"].map(|content| pair(dir.path(), content));
+            std::thread::scope(|scope| {
+                scope.spawn(|| publish_folder(dir.path(), one).unwrap());
+                scope.spawn(|| publish_folder(dir.path(), other).unwrap());
+            });
+            let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
+            assert_eq!(read("a"), read("z"));
+        }
     }
 }

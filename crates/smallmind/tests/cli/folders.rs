@@ -202,6 +202,10 @@ fn a_file_that_is_there_is_not_replaced_unless_asked() {
     bench.write("other.txt", "0123456789".repeat(20));
     bench.run("tokenizer train --kind characters --data other.txt --out tokenizer.json --overwrite").ok();
     bench.run("new --preset nanogpt-cpu --out model --tokenizer tokenizer.json --overwrite --seed 3").ok();
+    // A tokenizer that is there already is one for the new model if it fits, and it is said.
+    let ran = bench.run("new --preset nanogpt-cpu --out model --overwrite --seed 3");
+    assert!(ran.stderr.contains("tokenizer.json is kept"), "{ran:#?}");
+    ran.ok();
     // Each file that was asked for is another one, and all others are as they were.
     let mut after = tree(&bench.path(""));
     after.remove(Path::new("other.txt"));
@@ -215,14 +219,31 @@ fn a_file_that_is_there_is_not_replaced_unless_asked() {
     bench.run("tokenizer train --kind characters --data text.txt --out /dev/null").ok();
 }
 
-/// A disk that takes no more: files of this process may have so many blocks of 512 bytes.
+/// A disk that takes no more: files of this process may have so many blocks of 512 bytes. A process that does not catch
+/// the signal of this limit would be killed by it.
 #[cfg(unix)]
 fn with_small_disk(bench: &Bench, blocks: u32, line: &str) -> Ran {
     let program = bench.command(line);
     let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"")]).arg(program.get_program());
+    shell.args(["-c", &format!("ulimit -f {blocks}; exec \"$0\" \"$@\"")]).arg(program.get_program());
     shell.args(program.get_args()).current_dir(bench.path("")).stdin(Stdio::null());
     Ran::of(shell.output().unwrap())
+}
+
+#[test]
+fn a_new_model_takes_no_templates_of_another() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    for name in ["tokenizer_config.json", "chat_template.jinja", "generation_config.json"] {
+        bench.write(&format!("model/{name}"), "{}");
+        let before = tree(&bench.path(""));
+        bench.run("new --preset nanogpt-cpu --out model --overwrite").fails(2, &["model", name, "another model"]);
+        assert_eq!(tree(&bench.path("")), before);
+        fs::remove_file(bench.path("model").join(name)).unwrap();
+    }
+    // One that can't be read does not stay beside the new model.
+    bench.write("model/tokenizer.json", "{}");
+    bench.run("new --preset nanogpt-cpu --out model --overwrite").fails(3, &["tokenizer.json"]);
 }
 
 #[cfg(unix)]

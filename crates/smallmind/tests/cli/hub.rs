@@ -133,7 +133,8 @@ fn tokens_and_caches_come_from_the_environment() {
     let offline = command(&bench, &hub, line).env("HF_HUB_OFFLINE", "1").output().unwrap();
     Ran::of(offline).fails(2, &["HF_HUB_OFFLINE"]);
     let unknown = command(&bench, &hub, line).env("HF_ENDPOINT", "http://smallmind.invalid").output().unwrap();
-    Ran::of(unknown).fails(1, &["error: no connection to smallmind.invalid: name not found\n"]);
+    Ran::of(unknown)
+        .fails(1, &["error: no connection to smallmind.invalid: name not found; check the network", "HF_ENDPOINT\n"]);
     let nowhere = command(&bench, &hub, line).env("HF_ENDPOINT", "ftp://x").output().unwrap();
     Ran::of(nowhere).fails(2, &["address", "https://"]);
     assert!(hub.seen().is_empty());

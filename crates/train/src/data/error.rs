@@ -245,8 +245,8 @@ pub enum DataError {
     },
     /// A text without a document at which a window can begin.
     #[error(
-        "no document but the first begins {context} tokens or more before the end of the training or validation part: \
-         use more text, data.windows=uniform or a smaller context"
+        "too little text: no document but the first begins {context} tokens or more before the end of the training or \
+         validation part"
     )]
     NoDocuments {
         /// Tokens of a window.
