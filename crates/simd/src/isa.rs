@@ -271,6 +271,27 @@ pub trait Int8Dot: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
         self.dot(acc, a, b)
     }
 
+    /// What [`Int8Dot::dot_shifted`] takes from each byte of `a`.
+    const SHIFT: i32 = 0;
+
+    /// `acc + Σ (a[j] − SHIFT) · b[j]` over the four bytes of each lane: [`Int8Dot::dot`] with the shift that takes the
+    /// fewest instructions. A byte -128 of `b` makes the sums unspecified.
+    #[inline(always)]
+    fn dot_shifted(self, acc: <Self::Isa as Isa>::I32, a: Self::Bytes, b: Self::Bytes) -> <Self::Isa as Isa>::I32 {
+        self.dot(acc, a, b)
+    }
+
+    /// A sum of few dot products, which may be narrower than [`Isa::I32`].
+    type Few: Copy;
+
+    /// The sum of none of them, to be added to `start`.
+    fn few(self, start: <Self::Isa as Isa>::I32) -> Self::Few;
+    /// Adds a dot product. The sums are unspecified if the magnitudes `|a[j] · b[j]|` of bytes 0 and 1, or of bytes 2
+    /// and 3, of all products of a lane add up to more than 32767.
+    fn dot_few(self, few: Self::Few, a: Self::Bytes, b: Self::Bytes) -> Self::Few;
+    /// `start`, which must be the one that the sum began with, and the products.
+    fn sum_few(self, few: Self::Few, start: <Self::Isa as Isa>::I32) -> <Self::Isa as Isa>::I32;
+
     /// `(a >> N) & MASK` for each byte; `MASK` has at most the lowest `8 - N` bits.
     fn shr_and<const N: i32, const MASK: u8>(self, a: Self::Bytes) -> Self::Bytes;
     /// `(a << N) & MASK` for each byte; `MASK` has none of the lowest `N` bits.

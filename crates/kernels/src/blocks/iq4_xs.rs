@@ -103,7 +103,7 @@ impl Strip for Iq4Xs {
     const HALVES: usize = 1;
     const INTEGERS: usize = SUBS;
     const OFFSET: i32 = 128;
-    const BELOW_128: bool = false;
+    const MOST: u8 = u8::MAX;
 
     #[inline(always)]
     fn parts(&self) -> Parts {

@@ -99,6 +99,7 @@ impl Strip for Mxfp4 {
     const HALVES: usize = 0;
     const INTEGERS: usize = 1;
     const OFFSET: i32 = 12;
+    const MOST: u8 = 24;
 
     #[inline(always)]
     fn parts(&self) -> Parts {

@@ -65,7 +65,6 @@ impl Strip for Q8_0 {
     const HALVES: usize = 1;
     const INTEGERS: usize = 0;
     const OFFSET: i32 = 128;
-    const BELOW_128: bool = false;
 
     #[inline(always)]
     fn parts(&self) -> Parts {

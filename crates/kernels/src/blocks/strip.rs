@@ -91,8 +91,8 @@ pub trait Strip: Copy + 'static {
     const OFFSET: i32 = 0;
     /// Whether drops may be other than 0.
     const HAS_DROP: bool = false;
-    /// Whether all bytes are below 128.
-    const BELOW_128: bool = true;
+    /// The greatest byte.
+    const MOST: u8 = (0xff >> (8 - bits(Self::PLANES))) as u8;
 
     /// The parts of a block.
     fn parts(&self) -> Parts;
@@ -108,14 +108,19 @@ pub trait Strip: Copy + 'static {
     fn line<I: Isa>(isa: I, halves: [I::F32; 2], integer: impl Fn(usize) -> I::I32, sub: usize) -> [I::F32; 2];
 }
 
-/// Vectors that hold the codes of a group.
-pub const fn vectors<S: Strip>() -> usize {
+/// Bits of a code.
+const fn bits(planes: &[usize]) -> usize {
     let (mut sum, mut i) = (0, 0);
-    while i < S::PLANES.len() {
-        sum += S::PLANES[i];
+    while i < planes.len() {
+        sum += planes[i];
         i += 1;
     }
     sum
+}
+
+/// Vectors that hold the codes of a group: one for each bit of a code.
+pub const fn vectors<S: Strip>() -> usize {
+    bits(S::PLANES)
 }
 
 /// Bytes of a block's scales, for each lane.

@@ -36,7 +36,7 @@ use smallmind_simd::{Int8Dot, Isa, Scalar, WithInt8};
 use super::block_strips::strip_words;
 use super::operand::Epilogue;
 use super::packed::PackedWeight;
-use super::quantized::{RowLayout, quantized_words};
+use super::quantized::{MOST_ACTIVATION, RowLayout, quantized_words};
 use super::tile::{Tile, write};
 use crate::blocks::strip::{GROUP, QUADS, Strip, scale_bytes, vectors};
 use crate::blocks::{Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
@@ -129,8 +129,84 @@ unsafe fn kernel<D: Int8Dot, S: Strip, const R: usize>(dot: D, factors: &Factors
 
 /// The sums of a tile: a vector for each row and strip.
 type Sums<D, const R: usize> = [[<<D as Int8Dot>::Isa as Isa>::F32; STRIPS]; R];
-/// The sums of a sub-block, still integers.
-type Dots<D, const R: usize> = [[<<D as Int8Dot>::Isa as Isa>::I32; STRIPS]; R];
+/// How the products of a sub-block are added up. What is taken from the bytes of weights besides is
+/// [`SHIFT`](Self::SHIFT).
+trait Adder<D: Int8Dot> {
+    type Sum: Copy;
+    const SHIFT: i32;
+    /// The sum of no products, to be added to `start`.
+    fn begin(dot: D, start: <D::Isa as Isa>::I32) -> Self::Sum;
+    fn add(dot: D, sum: Self::Sum, w: D::Bytes, x: D::Bytes) -> Self::Sum;
+    /// `start`, which the sum began with, and the products.
+    fn end(dot: D, sum: Self::Sum, start: <D::Isa as Isa>::I32) -> <D::Isa as Isa>::I32;
+}
+
+/// For bytes so small that the products of a sub-block can be added in 16 bits.
+struct Few;
+/// For bytes below 128.
+struct Below128;
+/// For all bytes.
+struct EveryByte;
+
+impl<D: Int8Dot> Adder<D> for Few {
+    type Sum = D::Few;
+    const SHIFT: i32 = 0;
+
+    #[inline(always)]
+    fn begin(dot: D, start: <D::Isa as Isa>::I32) -> D::Few {
+        dot.few(start)
+    }
+
+    #[inline(always)]
+    fn add(dot: D, sum: D::Few, w: D::Bytes, x: D::Bytes) -> D::Few {
+        dot.dot_few(sum, w, x)
+    }
+
+    #[inline(always)]
+    fn end(dot: D, sum: D::Few, start: <D::Isa as Isa>::I32) -> <D::Isa as Isa>::I32 {
+        dot.sum_few(sum, start)
+    }
+}
+
+impl<D: Int8Dot> Adder<D> for Below128 {
+    type Sum = <D::Isa as Isa>::I32;
+    const SHIFT: i32 = 0;
+
+    #[inline(always)]
+    fn begin(_dot: D, start: Self::Sum) -> Self::Sum {
+        start
+    }
+
+    #[inline(always)]
+    fn add(dot: D, sum: Self::Sum, w: D::Bytes, x: D::Bytes) -> Self::Sum {
+        dot.dot_below_128(sum, w, x)
+    }
+
+    #[inline(always)]
+    fn end(_dot: D, sum: Self::Sum, _start: Self::Sum) -> Self::Sum {
+        sum
+    }
+}
+
+impl<D: Int8Dot> Adder<D> for EveryByte {
+    type Sum = <D::Isa as Isa>::I32;
+    const SHIFT: i32 = D::SHIFT;
+
+    #[inline(always)]
+    fn begin(_dot: D, start: Self::Sum) -> Self::Sum {
+        start
+    }
+
+    #[inline(always)]
+    fn add(dot: D, sum: Self::Sum, w: D::Bytes, x: D::Bytes) -> Self::Sum {
+        dot.dot_shifted(sum, w, x)
+    }
+
+    #[inline(always)]
+    fn end(_dot: D, sum: Self::Sum, _start: Self::Sum) -> Self::Sum {
+        sum
+    }
+}
 
 /// The sums of a tile over all blocks.
 ///
@@ -198,23 +274,37 @@ impl<D: Int8Dot, S: Strip> Group<'_, D, S> {
     /// Adds the products of the group to the sums.
     #[inline(always)]
     unsafe fn multiply<const R: usize>(&self, sums: &mut Sums<D, R>) {
+        // SAFETY: as the caller guarantees.
+        unsafe {
+            if const { S::MOST as usize * MOST_ACTIVATION * 2 * S::SUB / 4 <= i16::MAX as usize } {
+                self.multiply_with::<Few, R>(sums);
+            } else if const { S::MOST < 128 } {
+                self.multiply_with::<Below128, R>(sums);
+            } else {
+                self.multiply_with::<EveryByte, R>(sums);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_with<A: Adder<D>, const R: usize>(&self, sums: &mut Sums<D, R>) {
         // The quads are called one by one: which shifts unpack one must be known when this is compiled.
         // SAFETY: as the caller guarantees.
         unsafe {
-            let mut dots = self.start(0);
-            self.quad::<R>(0, &mut dots);
-            self.quad::<R>(1, &mut dots);
-            self.quad::<R>(2, &mut dots);
-            self.quad::<R>(3, &mut dots);
+            let mut dots = self.start::<A, R>(0);
+            self.quad::<A, R>(0, &mut dots);
+            self.quad::<A, R>(1, &mut dots);
+            self.quad::<A, R>(2, &mut dots);
+            self.quad::<A, R>(3, &mut dots);
             if Self::IS_HALVED {
-                self.finish::<R>(0, &dots, sums);
-                dots = self.start(1);
+                self.finish::<A, R>(0, &dots, sums);
+                dots = self.start::<A, R>(1);
             }
-            self.quad::<R>(4, &mut dots);
-            self.quad::<R>(5, &mut dots);
-            self.quad::<R>(6, &mut dots);
-            self.quad::<R>(7, &mut dots);
-            self.finish::<R>(1, &dots, sums);
+            self.quad::<A, R>(4, &mut dots);
+            self.quad::<A, R>(5, &mut dots);
+            self.quad::<A, R>(6, &mut dots);
+            self.quad::<A, R>(7, &mut dots);
+            self.finish::<A, R>(1, &dots, sums);
         }
     }
 
@@ -240,24 +330,29 @@ impl<D: Int8Dot, S: Strip> Group<'_, D, S> {
         }
     }
 
-    /// What the sums of a sub-block begin with: what takes the weights' offset back.
+    /// What the sum of row `r` in a sub-block begins with: it takes the weights' offset back, as far as the adder does
+    /// not.
     #[inline(always)]
-    unsafe fn start<const R: usize>(&self, half: usize) -> Dots<D, R> {
-        let isa = self.dot.isa();
-        let mut dots = [[isa.splat_i32(0); STRIPS]; R];
-        if S::OFFSET != 0 {
-            for (r, dots) in dots.iter_mut().enumerate() {
-                // SAFETY: as the caller guarantees.
-                let sum_x = unsafe { self.sum_x(r, half) };
-                *dots = [isa.splat_i32(sum_x.wrapping_mul(-S::OFFSET)); STRIPS];
-            }
-        }
-        dots
+    unsafe fn offset<A: Adder<D>>(&self, r: usize, half: usize) -> <D::Isa as Isa>::I32 {
+        let offset = const { S::OFFSET - A::SHIFT };
+        // SAFETY: as the caller guarantees.
+        let sum_x = if offset == 0 { 0 } else { unsafe { self.sum_x(r, half) } };
+        self.dot.isa().splat_i32(sum_x.wrapping_mul(-offset))
+    }
+
+    /// The sums of a sub-block without products.
+    #[inline(always)]
+    unsafe fn start<A: Adder<D>, const R: usize>(&self, half: usize) -> [[A::Sum; STRIPS]; R] {
+        // SAFETY: as the caller guarantees.
+        std::array::from_fn(
+            #[inline(always)]
+            |r| [A::begin(self.dot, unsafe { self.offset::<A>(r, half) }); STRIPS],
+        )
     }
 
     /// Adds the products of a quad.
     #[inline(always)]
-    unsafe fn quad<const R: usize>(&self, q: usize, dots: &mut Dots<D, R>) {
+    unsafe fn quad<A: Adder<D>, const R: usize>(&self, q: usize, dots: &mut [[A::Sum; STRIPS]; R]) {
         let (dot, bytes) = (self.dot, 4 * <D::Isa as Isa>::LANES);
         let mut w = [dot.splat_quad(0); STRIPS];
         for (w, strip) in w.iter_mut().zip(self.factors.strips) {
@@ -275,14 +370,19 @@ impl<D: Int8Dot, S: Strip> Group<'_, D, S> {
                 dot.splat_quad_ptr(self.factors.x.add(r * self.factors.stride + self.number * QUADS + q).cast())
             };
             for (sum, &w) in dots.iter_mut().zip(&w) {
-                *sum = if S::BELOW_128 { dot.dot_below_128(*sum, w, x) } else { dot.dot(*sum, w, x) };
+                *sum = A::add(dot, *sum, w, x);
             }
         }
     }
 
     /// Adds a sub-block to the sums, scaled.
     #[inline(always)]
-    unsafe fn finish<const R: usize>(&self, half: usize, dots: &Dots<D, R>, sums: &mut Sums<D, R>) {
+    unsafe fn finish<A: Adder<D>, const R: usize>(
+        &self,
+        half: usize,
+        dots: &[[A::Sum; STRIPS]; R],
+        sums: &mut Sums<D, R>,
+    ) {
         let (isa, lanes) = (self.dot.isa(), <D::Isa as Isa>::LANES);
         let sub = if Self::IS_HALVED { 2 * self.in_block + half } else { self.in_block };
         for v in 0..STRIPS {
@@ -299,9 +399,12 @@ impl<D: Int8Dot, S: Strip> Group<'_, D, S> {
             );
             for r in 0..R {
                 // SAFETY: a row has the scales and sums that `row` describes.
-                let (scale_x, sum_x) = unsafe { (self.word(r, self.row.scales + self.number), self.sum_x(r, half)) };
+                let (scale_x, sum_x, offset) = unsafe {
+                    (self.word(r, self.row.scales + self.number), self.sum_x(r, half), self.offset::<A>(r, half))
+                };
+                let dots = isa.to_f32(A::end(self.dot, dots[r][v], offset));
                 let scale = isa.mul(scale_w, isa.splat(scale_x));
-                sums[r][v] = isa.mul_add(isa.to_f32(dots[r][v]), scale, sums[r][v]);
+                sums[r][v] = isa.mul_add(dots, scale, sums[r][v]);
                 if S::HAS_DROP {
                     sums[r][v] = isa.neg_mul_add(isa.splat(scale_x * sum_x as f32), drop, sums[r][v]);
                 }

@@ -17,8 +17,9 @@ use crate::blocks::strip::GROUP;
 use crate::compiled::compiled;
 use crate::{Mat, MatMut};
 
-/// The largest magnitude of a quantized element.
-const MOST: f32 = 127.0;
+/// The greatest magnitude of a quantized element.
+pub(super) const MOST_ACTIVATION: usize = 127;
+const MOST: f32 = MOST_ACTIVATION as f32;
 
 /// Where the parts of a row of quantized elements begin, in words. The bytes are first.
 #[derive(Clone, Copy)]

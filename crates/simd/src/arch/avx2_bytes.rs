@@ -59,6 +59,37 @@ impl Int8Dot for Avx2 {
         })
     }
 
+    const SHIFT: i32 = 128;
+
+    #[inline(always)]
+    fn dot_shifted(self, acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        compute!({
+            // `a - 128` is `a` with its highest bit turned; its sign goes to `b`. A sum of two products is at most
+            // 2 · 128 · 127, so that nothing saturates.
+            let a = _mm256_xor_si256(a, _mm256_set1_epi8(i8::MIN));
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a));
+            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        })
+    }
+
+    /// Sums of pairs of products in 16 bits.
+    type Few = __m256i;
+
+    #[inline(always)]
+    fn few(self, _start: __m256i) -> __m256i {
+        compute!(_mm256_setzero_si256())
+    }
+
+    #[inline(always)]
+    fn dot_few(self, few: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        compute!(_mm256_add_epi16(few, _mm256_maddubs_epi16(a, b)))
+    }
+
+    #[inline(always)]
+    fn sum_few(self, few: __m256i, start: __m256i) -> __m256i {
+        compute!(_mm256_add_epi32(start, _mm256_madd_epi16(few, _mm256_set1_epi16(1))))
+    }
+
     #[inline(always)]
     fn shr_and<const N: i32, const MASK: u8>(self, a: __m256i) -> __m256i {
         const { assert!((MASK as u32) < 1 << (8 - N), "bits of the byte above") };

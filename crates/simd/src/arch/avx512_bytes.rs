@@ -61,6 +61,40 @@ impl Int8Dot for Avx512 {
         })
     }
 
+    const SHIFT: i32 = 128;
+
+    #[inline(always)]
+    fn dot_shifted(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        compute!({
+            // `a - 128` is `a` with its highest bit turned; its sign goes to `b`. A sum of two products is at most
+            // 2 · 128 · 127, so that nothing saturates.
+            let a = _mm512_xor_si512(a, _mm512_set1_epi8(i8::MIN));
+            let pairs = _mm512_maddubs_epi16(
+                _mm512_abs_epi8(a),
+                _mm512_mask_sub_epi8(b, _mm512_movepi8_mask(a), _mm512_setzero_si512(), b),
+            );
+            _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+        })
+    }
+
+    /// Sums of pairs of products in 16 bits.
+    type Few = __m512i;
+
+    #[inline(always)]
+    fn few(self, _start: __m512i) -> __m512i {
+        compute!(_mm512_setzero_si512())
+    }
+
+    #[inline(always)]
+    fn dot_few(self, few: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        compute!(_mm512_add_epi16(few, _mm512_maddubs_epi16(a, b)))
+    }
+
+    #[inline(always)]
+    fn sum_few(self, few: __m512i, start: __m512i) -> __m512i {
+        compute!(_mm512_add_epi32(start, _mm512_madd_epi16(few, _mm512_set1_epi16(1))))
+    }
+
     #[inline(always)]
     fn shr_and<const N: i32, const MASK: u8>(self, a: __m512i) -> __m512i {
         const { assert!((MASK as u32) < 1 << (8 - N), "bits of the byte above") };

@@ -60,6 +60,23 @@ impl Int8Dot for Avx512Vnni {
         compute!(_mm512_dpbusd_epi32(acc, a, b))
     }
 
+    type Few = __m512i;
+
+    #[inline(always)]
+    fn few(self, start: __m512i) -> __m512i {
+        start
+    }
+
+    #[inline(always)]
+    fn dot_few(self, few: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        self.dot(few, a, b)
+    }
+
+    #[inline(always)]
+    fn sum_few(self, few: __m512i, _start: __m512i) -> __m512i {
+        few
+    }
+
     #[inline(always)]
     fn shr_and<const N: i32, const MASK: u8>(self, a: __m512i) -> __m512i {
         const { assert!((MASK as u32) < 1 << (8 - N), "bits of the byte above") };

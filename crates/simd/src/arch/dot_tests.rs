@@ -202,6 +202,8 @@ macro_rules! on_each_int8 {
 
 on_each_int8!(bytes_are_shifted_joined_and_looked_up);
 on_each_int8!(bytes_below_128_are_multiplied_exactly);
+on_each_int8!(shifted_bytes_are_multiplied_exactly);
+on_each_int8!(few_products_are_added_exactly);
 
 mod byte_checks {
     use super::*;
@@ -270,6 +272,66 @@ mod byte_checks {
             for (i, out) in out.iter().enumerate() {
                 let sum: i32 = (4 * i..4 * i + 4).map(|at| i32::from(a[at]) * i32::from(b[at] as i8)).sum();
                 assert_eq!(out.to_bits() as i32, sum - 5, "{token:?}: {:?}", &a[4 * i..4 * i + 4]);
+            }
+        }
+    }
+
+    /// `Σ (a − shift) · b` of lane `i`.
+    fn shifted_sum(a: &[u8], b: &[u8], shift: i32, i: usize) -> i32 {
+        (4 * i..4 * i + 4).map(|at| (i32::from(a[at]) - shift) * i32::from(b[at] as i8)).sum()
+    }
+
+    pub fn shifted_bytes_are_multiplied_exactly<D: Int8Dot>(token: D) {
+        let (isa, lanes) = (token.isa(), <D::Isa as Isa>::LANES);
+        let mut random = Random(5);
+        for round in 0..300 {
+            // Every fourth round has extremes only.
+            let mut bytes = |extremes: [u8; 3]| -> Vec<u8> {
+                let byte = |w: u32| if round % 4 == 0 { extremes[w as usize % 3] } else { w as u8 };
+                (0..4 * lanes).map(|_| byte(random.next())).collect()
+            };
+            let (a, b) = (bytes([0, 0xff, 0x80]), bytes([0x7f, 0x81, 0]));
+            let b: Vec<u8> = b.into_iter().map(|b| if b == 0x80 { 0x81 } else { b }).collect();
+            let mut out = vec![f32::NAN; lanes];
+            token.vectorize(|| {
+                // SAFETY: both have 4 · LANES bytes.
+                let (a, b) = unsafe { (token.load_bytes(a.as_ptr()), token.load_bytes(b.as_ptr())) };
+                isa.store(isa.from_bits(token.dot_shifted(isa.splat_i32(-5), a, b)), &mut out);
+            });
+            for (i, out) in out.iter().enumerate() {
+                assert_eq!(out.to_bits() as i32, shifted_sum(&a, &b, D::SHIFT, i) - 5, "{token:?}");
+            }
+        }
+    }
+
+    /// As many products as the contract allows: 8 of bytes up to 16.
+    pub fn few_products_are_added_exactly<D: Int8Dot>(token: D) {
+        let (isa, lanes) = (token.isa(), <D::Isa as Isa>::LANES);
+        let mut random = Random(6);
+        for round in 0..300 {
+            let mut factors = || -> [Vec<u8>; 2] {
+                let mut bytes = |byte: &dyn Fn(u32) -> u8| (0..4 * lanes).map(|_| byte(random.next())).collect();
+                match round % 4 {
+                    0 => [bytes(&|_| 16), bytes(&|_| 0x7f)],
+                    1 => [bytes(&|_| 16), bytes(&|_| 0x81)],
+                    _ => [bytes(&|w| (w % 17) as u8), bytes(&|w| if w as u8 == 0x80 { 0 } else { w as u8 })],
+                }
+            };
+            let products: [[Vec<u8>; 2]; 8] = std::array::from_fn(|_| factors());
+            let mut out = vec![f32::NAN; lanes];
+            token.vectorize(|| {
+                let start = isa.splat_i32(-70_000);
+                let mut few = token.few(start);
+                for [a, b] in &products {
+                    // SAFETY: both have 4 · LANES bytes.
+                    let (a, b) = unsafe { (token.load_bytes(a.as_ptr()), token.load_bytes(b.as_ptr())) };
+                    few = token.dot_few(few, a, b);
+                }
+                isa.store(isa.from_bits(token.sum_few(few, start)), &mut out);
+            });
+            for (i, out) in out.iter().enumerate() {
+                let sum: i32 = products.iter().map(|[a, b]| shifted_sum(a, b, 0, i)).sum();
+                assert_eq!(out.to_bits() as i32, sum - 70_000, "{token:?}");
             }
         }
     }

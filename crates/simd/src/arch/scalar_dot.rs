@@ -93,6 +93,23 @@ impl Int8Dot for Scalar {
         )
     }
 
+    type Few = [i32; LANES];
+
+    #[inline(always)]
+    fn few(self, start: [i32; LANES]) -> [i32; LANES] {
+        start
+    }
+
+    #[inline(always)]
+    fn dot_few(self, few: [i32; LANES], a: Self::Bytes, b: Self::Bytes) -> [i32; LANES] {
+        Int8Dot::dot(self, few, a, b)
+    }
+
+    #[inline(always)]
+    fn sum_few(self, few: [i32; LANES], _start: [i32; LANES]) -> [i32; LANES] {
+        few
+    }
+
     #[inline(always)]
     fn shr_and<const N: i32, const MASK: u8>(self, a: Self::Bytes) -> Self::Bytes {
         const { assert!((MASK as u32) < 1 << (8 - N), "bits of the byte above") };
