@@ -44,6 +44,7 @@
 //! | what is measured | [`Case`], [`Problem`], [`Cases`] |
 //! | rivals | [`Rival`], with the protocol in its module |
 //! | what comes of it | [`Row`], [`RecordFormat`], [`Baseline`] |
+//! | prompts read and tokens generated with a whole model | [`InferenceBench`], [`InferenceTest`], [`BatchedTest`] |
 //! | the first SmallMind's workload, and the speed-up of each remedy | [`SeedBench`] |
 //!
 //! Not here: training as a whole, and the rivals themselves.
@@ -55,6 +56,7 @@ mod case;
 mod cases;
 mod error;
 mod format;
+mod inference;
 pub mod rival;
 mod row;
 mod run;
@@ -67,6 +69,10 @@ pub use case::{Attention, Case, Cost, NormKind, Pass, Problem, Product};
 pub use cases::{Cases, Extent};
 pub use error::BenchError;
 pub use format::{CSV_HEADER, RecordFormat};
+pub use inference::{
+    BatchedRow, BatchedTest, FIRST_PROMPT, FirstToken, InferenceBench, InferenceFormat, InferenceRow, InferenceTest,
+    InferenceWriter, Tabled,
+};
 pub use rival::Rival;
 pub use row::{Bound, Row, SCHEMA_VERSION, Who, median, roof_rows};
 pub use run::{Bench, Findings, OWN, Routes};

@@ -103,4 +103,4 @@ pub use prompt::{begin_token, default_prompt};
 pub use sequence::{Finish, GenerateOptions, Generation, Sequence};
 pub use session::{Job, JobLogits, Logits, SequenceId, Session, SessionOptions};
 pub use unused::unused_tensors;
-pub use workload::{Activity, SessionWorkload};
+pub use workload::{Activity, SessionWorkload, batches_of, random_tokens};

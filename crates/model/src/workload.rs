@@ -159,6 +159,24 @@ fn parts<'t>(session: &Session, activity: Activity, text: &'t [u32], prompt: usi
     [Some(("prefill", 0, whole)), Some(("last chunk", whole.len(), rest))]
 }
 
+/// Pseudo-random tokens of a vocabulary. The time of a token does not depend on its id.
+pub fn random_tokens(count: usize, vocabulary: usize, seed: u64) -> Vec<u32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % vocabulary.max(1)
+    };
+    (0..count).map(|_| next() as u32).collect()
+}
+
+/// The batches in which a session appends `count` tokens after `past` others, in chunks; the last asks for logits.
+/// Their tokens are all 0: the work does not depend on them.
+pub fn batches_of(count: usize, past: usize, chunk: usize) -> Vec<Batch> {
+    let mut batches = batches(&vec![0; count], past, chunk);
+    batches.last_mut().map(Batch::want_last);
+    batches
+}
+
 /// The batches that append `tokens` after `past` others, in chunks.
 fn batches(tokens: &[u32], past: usize, chunk: usize) -> Vec<Batch> {
     let mut end = past;

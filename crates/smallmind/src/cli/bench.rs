@@ -1,5 +1,6 @@
 //! `smallmind bench kernels`: every kernel, compared with the machine's roofs, with rivals and with an earlier record.
 
+mod inference;
 mod seed;
 
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use smallmind::profile::roofs::Effort;
 use super::failure::{Failure, Outcome, usage};
 use super::models::format_parser;
 use super::settings::Settings;
-use super::{output, units};
+use super::{interrupt, output, units};
 
 /// How much slower than the best candidate the engine's choice of a kernel may be, in percent.
 const TOLERATED_LAG: f64 = 10.0;
@@ -31,6 +32,10 @@ pub struct Bench {
 enum What {
     /// Time every kernel and compare it with what this machine can do
     Kernels(Kernels),
+    /// Time prompts and generated tokens of models, with llama-bench's options and columns
+    Inference(inference::Inference),
+    /// Time several sequences at once, with llama-batched-bench's options and columns
+    Batched(inference::Batched),
     /// Run the first SmallMind's workload as it ran then and as it runs now, with one improvement after the other
     Seed(seed::Seed),
 }
@@ -104,8 +109,11 @@ fn record_format(asked: Option<Form>, settings: &Settings) -> RecordFormat {
 
 impl Bench {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
+        interrupt::end_on_signal(interrupt::Makes::Text)?;
         match self.what {
             What::Kernels(kernels) => kernels.run(settings),
+            What::Inference(inference) => inference.run(settings),
+            What::Batched(batched) => batched.run(settings),
             What::Seed(seed) => seed.run(settings),
         }
     }

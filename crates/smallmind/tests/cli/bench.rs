@@ -191,3 +191,36 @@ fn the_ladder_has_every_form() {
     assert!(run("-o jsonl").lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
     bench.run("bench seed --runs 0").fails(2, &["--runs"]);
 }
+
+#[test]
+fn models_are_timed_with_the_tests_of_llama_bench() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    let line = "bench inference -m model --threads 1 -p 8 -n 4,0 -d 0,6 --pg 5,3 -b 4 -r 2";
+    let rows = rows(&bench.run(&format!("{line} --json")));
+    let tests: Vec<_> = rows.iter().map(|row| [&row["n_prompt"], &row["n_gen"], &row["n_depth"]]).collect();
+    assert_eq!(tests, [[8, 0, 0], [0, 4, 0], [5, 3, 0], [8, 0, 6], [0, 4, 6], [5, 3, 6]]);
+    for row in &rows {
+        for key in ["avg_ts", "median_ts", "bytes_per_token", "bandwidth_fraction", "first_token_warm_ns", "avg_ns"] {
+            assert!(row[key].as_f64() > Some(0.0), "{key} in {row}");
+        }
+        assert_eq!(
+            (&row["model_filename"], &row["n_batch"], &row["n_threads"]),
+            (&"model".into(), &4.into(), &1.into())
+        );
+        assert_eq!(row["samples_ts"].as_array().map(Vec::len), Some(2), "{row}");
+    }
+    let sql = bench.run(&format!("{line} -o sql -t 1,2")).ok();
+    assert_eq!((sql.matches("CREATE TABLE").count(), sql.matches("INSERT INTO").count()), (1, 12), "{sql}");
+    let table = bench.run("bench batched -m model --npp 4 --ntg 2 --npl 1,3 -r 1 -o md").ok();
+    let lines: Vec<_> = table.lines().collect();
+    assert!(lines[0].starts_with("| PP | TG | B | N_KV | T_PP s | S_PP t/s |") && lines.len() == 4, "{table}");
+    assert!(lines[3].starts_with("| 4 | 2 | 3 | 18 | "), "{table}");
+
+    bench.run("bench inference").fails(2, &["--model"]);
+    bench.run("bench inference -m nowhere").fails(3, &["nowhere"]);
+    bench.run("bench inference -m model -p 0 -n 0").fails(2, &["-p", "-n", "--pg"]);
+    bench.run("bench inference -m model -n 1 -d 100000").fails(2, &["model", "pp512 @ d100000", "100512"]);
+    bench.run("bench inference -m model --pg 0,0").fails(2, &["--pg", "512,128"]);
+    bench.run("bench batched -m model --npp 100000 --ntg 0").fails(2, &["model", "100000"]);
+}

@@ -1,8 +1,8 @@
 //! `inspect --speed`: how fast the model can be at most here, by what the machine was just measured to do.
 
 use serde_json::{Value, json};
-use smallmind::graph::{Batch, Plan, Pool};
-use smallmind::model::SessionOptions;
+use smallmind::graph::{Plan, Pool};
+use smallmind::model::{SessionOptions, batches_of};
 use smallmind::profile::Forecast;
 use smallmind::profile::report::{RoofLevel, RoofTable};
 use smallmind::profile::roofs::{Effort, Roofs};
@@ -42,11 +42,11 @@ impl Speed {
         // Another program that is busy for a moment lowers a roof.
         roofs.raise(&measure()?);
         let decode = [0, plans.context - 1].map(|past| {
-            let batches = [batch(1, past, true)];
+            let batches = batches_of(1, past, 1);
             (past, Forecast::new(&plans.decode, &batches, &roofs))
         });
         let tokens = plans.context.min(PROMPT);
-        let prompt = (tokens, Forecast::new(&plans.prefill, &chunks(tokens), &roofs));
+        let prompt = (tokens, Forecast::new(&plans.prefill, &batches_of(tokens, 0, SessionOptions::CHUNK), &roofs));
         let weights = plans.decode.storage().map_or(0, |storage| storage.bytes()) as f64;
         Ok(Self { roofs, threads, isa, decode, prompt, weights })
     }
@@ -105,21 +105,4 @@ impl Speed {
         let prompt = format!("at most {} tokens/s for {tokens} tokens: {}", rate(forecast), work(forecast));
         [("roofs", measured), ("decode", decode), ("prompt", prompt)]
     }
-}
-
-/// A batch of `len` tokens after `past` others.
-fn batch(len: usize, past: usize, is_last: bool) -> Batch {
-    let mut batch = Batch::default();
-    batch.push(&vec![0; len], past);
-    if is_last {
-        batch.want_last();
-    }
-    batch
-}
-
-/// The batches of a prompt, as a session divides it.
-fn chunks(tokens: usize) -> Vec<Batch> {
-    let chunk = SessionOptions::CHUNK;
-    let of = |past: usize| batch(chunk.min(tokens - past), past, past + chunk >= tokens);
-    (0..tokens).step_by(chunk).map(of).collect()
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use smallmind::graph::Workload;
 use smallmind::model::sampler::{Sampler, SamplerScratch};
 use smallmind::model::tokenizer::Tokenizer;
-use smallmind::model::{Activity, ModelConfig, ModelError, PackedModel, SessionWorkload};
+use smallmind::model::{Activity, ModelConfig, ModelError, PackedModel, SessionWorkload, random_tokens};
 use smallmind::profile::SystemCounters;
 use smallmind::profile::report::{PhaseKind, Report};
 use smallmind::profile::sampling::{Instruments, PerRepeat, RoofMeter, SampleCount, Sampled, seconds_of_sample};
@@ -99,7 +99,7 @@ pub fn of_session(
     let mut instruments = Instruments::open(isa, Some(allocations::COUNTERS))?;
     let subject = subject::subject("generate", name.to_owned(), model.config(), (threads, isa));
     let subject = subject.with_parameters(model.params(), Some(model.storage()));
-    let prompt = subject::tokens(PROMPT.min(model.config().context), model.config().vocab_size, subject::SEED);
+    let prompt = random_tokens(PROMPT.min(model.config().context), model.config().vocab_size, subject::SEED);
     let mut workload = SessionWorkload::new(model, prompt, depth, threads)?;
     let mut roofs = RoofMeter::new(threads, isa)?;
     let counters = SystemCounters::read();
@@ -177,7 +177,7 @@ impl Generate {
         let Some(text) = &self.prompt else {
             let tokens = self.prompt_tokens.unwrap_or(PROMPT.min(config.context));
             let tokens = subject::at_most("prompt-tokens", tokens, config.context)?;
-            return Ok(subject::tokens(tokens, config.vocab_size, subject::SEED));
+            return Ok(random_tokens(tokens, config.vocab_size, subject::SEED));
         };
         let tokenizer = tokenizer?;
         let prompt = first.stage("tokenize", || prompt_tokens(&tokenizer, text))?;

@@ -104,16 +104,6 @@ fn shape(c: &ModelConfig) -> String {
     format!("{} layers of width {}, {}/{} heads, vocabulary {}", c.layers, c.d_model, c.heads, c.kv_heads, c.vocab_size)
 }
 
-/// Pseudo-random tokens. The time of a token does not depend on its id.
-pub fn tokens(count: usize, vocabulary: usize, seed: u64) -> Vec<u32> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % vocabulary.max(1)
-    };
-    (0..count).map(|_| next() as u32).collect()
-}
-
 /// `asked` if it is within 1 to `limit`; else wrong usage of the flag `what`.
 pub fn at_most(what: &str, asked: usize, limit: usize) -> anyhow::Result<usize> {
     if (1..=limit).contains(&asked) {

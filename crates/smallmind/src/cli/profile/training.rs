@@ -169,7 +169,7 @@ fn random_tokens(name: &str, config: TrainConfig) -> anyhow::Result<Found> {
     let shape = preset::find(name)?.config();
     let seed = config.train.seed;
     let count = RANDOM.max(2 * config.train.batch * shape.context);
-    let tokens = subject::tokens(count, shape.vocab_size, seed);
+    let tokens = smallmind::model::random_tokens(count, shape.vocab_size, seed);
     let vocabulary = u32::try_from(shape.vocab_size).unwrap_or(u32::MAX);
     let data = Arc::new(Dataset::from_tokens(&tokens, vocabulary, 0)?);
     let model = Model::random(shape, seed)?;
