@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times SmallMind, llama.cpp and ik_llama.cpp on the same GGUF files, in turn, and prints medians.
 
-    compare.py --work DIR --smallmind BIN --llama DIR --ik DIR [--sizes ...] [--formats ...] [--out FILE]
+    compare.py --work DIR --smallmind BIN [--llama DIR] [--ik DIR] [--sizes ...] [--formats ...] [--out FILE]
 
 `../inference.sh` calls it with the first four. The models have the shapes of presets and random weights, which
 `smallmind quantize` writes once in each format. A round runs every program once on a file (A B C, A B C, ...); each run
@@ -120,8 +120,10 @@ def report(model, samples, names, write):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ["work", "smallmind", "llama", "ik"]:
+    for name in ["work", "smallmind"]:
         parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
+    for name in ["llama", "ik"]:
+        parser.add_argument(f"--{name}", type=pathlib.Path, help="the folder of this rival's programs; without it, it is left out")
     listed = {"type": lambda text: text.split(",")}
     numbers = {"type": lambda text: [int(word) for word in text.split(",") if word]}
     parser.add_argument("--sizes", default=list(SIZES), **listed)
@@ -135,12 +137,12 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, help="also write what is printed to this file")
     options = parser.parse_args()
 
-    programs = [
-        Program("smallmind", [options.smallmind, "bench", "inference"]),
-        Program("llama.cpp", [options.llama / "llama-bench"]),
-        Program("ik", [options.ik / "llama-bench"], depth_is_pair=True),
-        Program("ik -rtr 1", [options.ik / "llama-bench", "-rtr", 1], depth_is_pair=True),
-    ]
+    programs = [Program("smallmind", [options.smallmind, "bench", "inference"])]
+    if options.llama:
+        programs.append(Program("llama.cpp", [options.llama / "llama-bench"]))
+    if options.ik:
+        programs.append(Program("ik", [options.ik / "llama-bench"], depth_is_pair=True))
+        programs.append(Program("ik -rtr 1", [options.ik / "llama-bench", "-rtr", 1], depth_is_pair=True))
     names = [program.name for program in programs]
     lines = []
 

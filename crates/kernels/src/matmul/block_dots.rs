@@ -31,7 +31,7 @@ use std::ptr::null;
 use half::f16;
 #[cfg(target_arch = "x86_64")]
 use smallmind_simd::{Avx2, Avx512, Avx512Vnni};
-use smallmind_simd::{Int8Dot, Isa, Scalar, WithInt8};
+use smallmind_simd::{CacheLevel, Int8Dot, Isa, Scalar, WithInt8, prefetch};
 
 use super::block_strips::strip_words;
 use super::operand::Epilogue;
@@ -45,6 +45,8 @@ use crate::{Format, Mat, MatMut};
 
 /// Strips of a tile, side by side.
 const STRIPS: usize = 2;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// `C = [C +] scale · X · Wᵀ [+ bias] [+ residual]`: `x` `[m, quantized_words(k)]` from
 /// [`quantize_rows`](super::quantize_rows), `w` in a format of blocks, packed for `I`. The shapes agree; neither `m`
@@ -218,6 +220,9 @@ unsafe fn multiply<D: Int8Dot, S: Strip, const R: usize>(dot: D, factors: &Facto
     let lanes = <D::Isa as Isa>::LANES;
     let (groups, per_block) = (factors.k / GROUP, S::FORMAT.block().elements / GROUP);
     let mut sums = [[isa.zero(); STRIPS]; R];
+    // One row reads each weight once, so that it waits for memory. Where the next strip begins the prefetchers of the
+    // CPU begin anew; the strips of the next tile follow those of this one.
+    let next = STRIPS * strip_words(S::FORMAT, lanes, factors.k) * size_of::<f32>();
     for block in 0..groups / per_block {
         let mut scales = factors.strips;
         let mut halves = [[isa.zero(); 2]; STRIPS];
@@ -235,6 +240,10 @@ unsafe fn multiply<D: Int8Dot, S: Strip, const R: usize>(dot: D, factors: &Facto
         let of_block = OfBlock { scales, halves };
         for in_block in 0..per_block {
             let number = block * per_block + in_block;
+            if R == 1 {
+                prefetch_group::<S>(&factors.strips, next, number, lanes);
+                scales.iter().for_each(|scales| prefetch(scales.wrapping_add(next), CacheLevel::Second));
+            }
             let row = RowLayout::of(factors.k);
             let group = Group { dot, factors, row, number, in_block, of_block: &of_block, format: PhantomData::<S> };
             // SAFETY: the group is one of the depth's, and the scales are those of its block.
@@ -242,6 +251,17 @@ unsafe fn multiply<D: Int8Dot, S: Strip, const R: usize>(dot: D, factors: &Facto
         }
     }
     sums
+}
+
+/// Prefetches a group of each strip, `next` bytes behind.
+#[inline(always)]
+fn prefetch_group<S: Strip>(strips: &[*const u8; STRIPS], next: usize, number: usize, lanes: usize) {
+    let bytes = vectors::<S>() * 4 * lanes;
+    for strip in strips {
+        for at in (0..bytes).step_by(LINE) {
+            prefetch(strip.wrapping_add(next + number * bytes + at), CacheLevel::Second);
+        }
+    }
 }
 
 /// The scales of a block in each strip of a tile.
