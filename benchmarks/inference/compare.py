@@ -152,7 +152,7 @@ def main():
         if options.out:
             options.out.write_text("\n".join(lines) + "\n")
 
-    write("SmallMind, llama.cpp (llama-cpp-python 0.3.36) and ik_llama.cpp (ik-llama-cpp-python 0.1.5): tokens a second")
+    write(f"{', '.join(names)}: tokens a second (llama-cpp-python 0.3.36, ik-llama-cpp-python 0.1.5)")
     write(f"{datetime.date.today()}, {cpu()}, {options.threads} threads, SMALLMIND_ISA={os.environ.get('SMALLMIND_ISA', '')}")
     write(f"medians of {options.rounds} rounds x {options.runs} samples; the last column is SmallMind's rate over the best rival's")
     write(f"{'model':14} {'test':12} " + " ".join(f"{name:>9}" for name in names) + "  ratio")
