@@ -247,20 +247,4 @@ mod tests {
         assert!(format!("{error:#}").contains("a part of the files has been replaced"), "{error:#}");
         assert!(dir.path().join("0").exists() && !z.exists() && names() == 2, "{}", names());
     }
-
-    /// Two writers give a folder the files of one of them.
-    #[test]
-    fn writers_of_a_folder_take_turns() {
-        let dir = tempfile::tempdir().unwrap();
-        publish_folder(dir.path(), pair(dir.path(), "old")).unwrap();
-        for _ in 0..50 {
-            let [one, other] = ["one", "other"].map(|content| pair(dir.path(), content));
-            std::thread::scope(|scope| {
-                scope.spawn(|| publish_folder(dir.path(), one).unwrap());
-                scope.spawn(|| publish_folder(dir.path(), other).unwrap());
-            });
-            let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
-            assert_eq!(read("a"), read("z"));
-        }
-    }
 }

@@ -230,6 +230,33 @@ fn with_small_disk(bench: &Bench, blocks: u32, line: &str) -> Ran {
     Ran::of(shell.output().unwrap())
 }
 
+/// Two processes that replace the files of one folder at the same time: it has the files of one of them.
+#[test]
+fn writers_of_a_folder_take_turns() {
+    let bench = Bench::new();
+    let line = |seed: usize, out: &str| {
+        let tokenizer = format!("--tokenizer {seed}.json");
+        format!("new --preset nanogpt-cpu --out {out} --overwrite --threads 1 --seed {seed} {tokenizer}")
+    };
+    let read =
+        |out: &str| ["model.safetensors", "tokenizer.json"].map(|name| fs::read(bench.path(out).join(name)).unwrap());
+    let alone = [1, 2].map(|seed| {
+        bench.write("text.txt", "ab".repeat(seed) + &seed.to_string());
+        bench.run(&format!("tokenizer train --kind characters --data text.txt --out {seed}.json")).ok();
+        let out = format!("alone{seed}");
+        bench.run(&line(seed, &out)).ok();
+        read(&out)
+    });
+    bench.run(&line(1, "both")).ok();
+    for round in 0..30 {
+        let writers = [1, 2].map(|seed| bench.command(&line(seed, "both")).stdout(Stdio::null()).spawn().unwrap());
+        for mut writer in writers {
+            assert!(writer.wait().unwrap().success(), "round {round}");
+        }
+        assert!(alone.contains(&read("both")), "round {round}: files of both");
+    }
+}
+
 #[test]
 fn a_new_model_takes_no_templates_of_another() {
     let bench = Bench::with_text();
