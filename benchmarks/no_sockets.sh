@@ -64,6 +64,7 @@ quiet quantize -m run --out quantized.gguf --format q8_0
 quiet imatrix -m run --data text.txt --out imatrix.gguf
 quiet models .
 quiet bench kernels --list
+quiet bench inference -m run -p 4 -n 2 -r 1
 quiet profile generate -m model --runs 1 -n 2
 quiet doctor
 quiet completions bash
