@@ -4,9 +4,9 @@
 #     benchmarks/inference.sh [OPTIONS OF inference/compare.py]
 #
 # Builds both rivals from their source packages (`llama-cpp-python`, `ik-llama-cpp-python`) with the compiler of this
-# machine and for its CPU, once; that takes a quarter of an hour to an hour. WORK names the folder for packages, builds
-# and models instead of benchmarks/inference/work; the models of all sizes take 12 GB. ISA=avx2 builds the rivals for
-# AVX2 and FMA and has SmallMind use no more.
+# machine and for its CPU, once, which takes long: ik_llama.cpp's attention files alone take minutes each. WORK names the
+# folder for packages, builds and models instead of benchmarks/inference/work. ISA=avx2 builds the rivals for AVX2 and
+# FMA and has SmallMind use no more.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 work=${WORK:-$root/benchmarks/inference/work}

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use smallmind_graph::{Batch, Pool};
 use smallmind_model::{Job, PackedModel, SequenceId, Session, SessionOptions, batches_of, random_tokens};
 use smallmind_profile::Forecast;
 use smallmind_profile::report::{RoofLevel, RoofTable};
-use smallmind_profile::roofs::{Effort, Roofs};
 
 use super::row::{BatchedRow, FirstToken, InferenceRow, Work};
 use super::test::InferenceTest;
@@ -53,17 +51,12 @@ pub struct BatchedTest {
 }
 
 impl InferenceBench {
-    /// Measures what the machine can do with these threads: twice, each time for less than a second, the best of both.
+    /// Measures what the machine can do with these threads.
     ///
     /// # Errors
-    /// Threads that can't be started, too little memory.
+    /// Those of [`RoofTable::measure`].
     pub fn roofs(&self) -> Result<RoofTable, BenchError> {
-        let mut pool = Pool::new(self.threads)?;
-        let isa = self.model.isa();
-        let mut measure = || Roofs::measure(&mut pool, isa, Effort::QUICK).map(|roofs| RoofTable::from(&roofs));
-        let mut roofs = measure()?;
-        roofs.raise(&measure()?);
-        Ok(roofs)
+        Ok(RoofTable::measure(self.threads, self.model.isa())?)
     }
 
     /// The time to the first token of a prompt of [`FIRST_PROMPT`] tokens, cold and warm.
@@ -174,16 +167,12 @@ impl InferenceBench {
         let (end, chunk) = (test.depth + test.prompt, session.options().chunk);
         let mut batches = batches_of(test.prompt, test.depth, chunk);
         batches.extend((end..end + test.generated).flat_map(|past| batches_of(1, past, 1)));
-        let of_batch = |batch: &Batch| {
-            let forecast = Forecast::new(session.plan(batch.len()), std::slice::from_ref(batch), roofs);
-            let traffic = &forecast.traffic;
-            (traffic.weights + traffic.kv_read + traffic.kv_write, forecast.seconds)
-        };
         let (mut bytes, mut seconds) = (0.0, 0.0);
         for batch in &batches {
-            let (of_token, least) = of_batch(batch);
-            bytes += of_token * batch.len() as f64;
-            seconds += least * batch.len() as f64;
+            let of_token = Forecast::new(session.plan(batch.len()), std::slice::from_ref(batch), roofs);
+            let tokens = batch.len() as f64;
+            bytes += tokens * (of_token.traffic.weights + of_token.traffic.kv_read + of_token.traffic.kv_write);
+            seconds += tokens * of_token.seconds;
         }
         let weights = self.model.storage().bytes() as f64;
         Work { bytes, seconds, read_gbps: roofs.gbps(weights, |level: &RoofLevel| level.read) }

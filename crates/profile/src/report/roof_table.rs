@@ -1,9 +1,11 @@
 //! The measured limits of the machine, as a report holds them.
 
 use serde::{Deserialize, Serialize};
+use smallmind_graph::{GraphError, Pool};
+use smallmind_simd::IsaKind;
 
 use crate::Roofs;
-use crate::roofs::Bandwidth;
+use crate::roofs::{Bandwidth, Effort};
 
 /// The roofs that a report needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,6 +64,18 @@ impl From<&Roofs> for RoofTable {
 }
 
 impl RoofTable {
+    /// Measures the machine twice, each time for less than a second, and keeps the better of each roof.
+    ///
+    /// # Errors
+    /// Threads that can't be started, an instruction set that this CPU lacks, too little memory.
+    pub fn measure(threads: usize, isa: IsaKind) -> Result<Self, GraphError> {
+        let mut pool = Pool::new(threads)?;
+        let mut measure = || Roofs::measure(&mut pool, isa, Effort::QUICK).map(|roofs| Self::from(&roofs));
+        let mut roofs = measure()?;
+        roofs.raise(&measure()?);
+        Ok(roofs)
+    }
+
     /// Keeps the better of each roof here and in `other`, which the same process measured at another time: a roof that
     /// was measured while another program had a CPU is too low.
     pub fn raise(&mut self, other: &Self) {

@@ -1,11 +1,10 @@
 //! `inspect --speed`: how fast the model can be at most here, by what the machine was just measured to do.
 
 use serde_json::{Value, json};
-use smallmind::graph::{Plan, Pool};
+use smallmind::graph::Plan;
 use smallmind::model::{SessionOptions, batches_of};
 use smallmind::profile::Forecast;
 use smallmind::profile::report::{RoofLevel, RoofTable};
-use smallmind::profile::roofs::{Effort, Roofs};
 use smallmind::simd::IsaKind;
 
 use super::units;
@@ -34,13 +33,9 @@ pub struct Speed {
 }
 
 impl Speed {
-    /// Measures the machine twice, each time for less than a second.
+    /// Measures the machine.
     pub fn measure(plans: &Plans, threads: usize, isa: IsaKind) -> anyhow::Result<Self> {
-        let mut pool = Pool::new(threads)?;
-        let mut measure = || Roofs::measure(&mut pool, isa, Effort::QUICK).map(|roofs| RoofTable::from(&roofs));
-        let mut roofs = measure()?;
-        // Another program that is busy for a moment lowers a roof.
-        roofs.raise(&measure()?);
+        let roofs = RoofTable::measure(threads, isa)?;
         let decode = [0, plans.context - 1].map(|past| {
             let batches = batches_of(1, past, 1);
             (past, Forecast::new(&plans.decode, &batches, &roofs))
