@@ -264,18 +264,30 @@ pub trait Int8Dot: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     /// `acc + Σ a[j] · b[j]` over the four bytes of each lane, those of `a` read as `u8`, those of `b` as `i8`.
     fn dot(self, acc: <Self::Isa as Isa>::I32, a: Self::Bytes, b: Self::Bytes) -> <Self::Isa as Isa>::I32;
 
-    /// [`Int8Dot::dot`] for bytes of `a` below 128, with fewer instructions on some CPUs. Other bytes make the sums
-    /// unspecified.
+    /// `acc + Σ a[0][j] · b[0][j] + Σ a[1][j] · b[1][j]`, as two of [`Int8Dot::dot`], for bytes of `a` below 64: with
+    /// fewer instructions on some CPUs. Other bytes make the sums unspecified.
     #[inline(always)]
-    fn dot_below_128(self, acc: <Self::Isa as Isa>::I32, a: Self::Bytes, b: Self::Bytes) -> <Self::Isa as Isa>::I32 {
-        self.dot(acc, a, b)
+    fn dot_pair_below_64(
+        self,
+        acc: <Self::Isa as Isa>::I32,
+        a: [Self::Bytes; 2],
+        b: [Self::Bytes; 2],
+    ) -> <Self::Isa as Isa>::I32 {
+        self.dot(self.dot(acc, a[0], b[0]), a[1], b[1])
     }
 
-    /// What [`Int8Dot::dot_shifted`] takes from each byte of `a`.
+    /// What [`Int8Dot::shifted`] takes from each byte.
     const SHIFT: i32 = 0;
 
-    /// `acc + Σ (a[j] − SHIFT) · b[j]` over the four bytes of each lane: [`Int8Dot::dot`] with the shift that takes the
-    /// fewest instructions. A byte -128 of `b` makes the sums unspecified.
+    /// `a − SHIFT` for each byte: as `i8` if the shift is 128, as `u8` if it is 0.
+    #[inline(always)]
+    fn shifted(self, a: Self::Bytes) -> Self::Bytes {
+        a
+    }
+
+    /// `acc + Σ a[j] · b[j]` over the four bytes of each lane, where `a` comes from [`Int8Dot::shifted`]:
+    /// [`Int8Dot::dot`] with the shift that takes the fewest instructions. A byte -128 of `b` makes the sums
+    /// unspecified.
     #[inline(always)]
     fn dot_shifted(self, acc: <Self::Isa as Isa>::I32, a: Self::Bytes, b: Self::Bytes) -> <Self::Isa as Isa>::I32 {
         self.dot(acc, a, b)

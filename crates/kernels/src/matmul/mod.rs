@@ -23,14 +23,16 @@
 //! window: see [`KernelChoice`].
 //!
 //! **Reading order**: `operand`, `gemv`, `partition`, `arithmetic`, `tile`, `pack`, `arch`, `tables`, `strips`,
-//! `half_strips`, `nest`, `quantized`, `block_strips`, `packed`, `block_dots`, this file. Each uses only files before
-//! it.
+//! `half_strips`, `nest`, `quantized`, `block_strips`, `packed`, `byte_sums`, `block_panels`, `block_dots`, this
+//! file. Each uses only files before it.
 #![allow(unsafe_code)]
 
 mod arch;
 mod arithmetic;
 mod block_dots;
+mod block_panels;
 mod block_strips;
+mod byte_sums;
 mod gemv;
 mod half_strips;
 mod nest;

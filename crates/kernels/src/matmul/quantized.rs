@@ -1,8 +1,11 @@
 //! Rows of activations in bytes: the left factor of products with weights in blocks.
 //!
 //! ```text
-//! a row of k elements:   [k / 32][32] bytes, in words of 4 bytes; then for each group of 32 elements
-//!                        its scale (f32), the sum of its bytes (i32), the sum of its first 16 bytes (i32)
+//! a row of k elements, in words of 4 bytes:
+//!   [k / 32][32] i8      the bytes
+//!   [k / 32] f32         the scale of each group of 32 elements
+//!   [k / 32] i32         the sum of the bytes of each group
+//!   [k / 32][2] i32      the sums of both halves of each group
 //! ```
 //!
 //! An element is about `scale · byte`. Scales have the significant bits of an `f16`, as in GGML's `Q8_0`: products with
@@ -28,8 +31,8 @@ pub(super) struct RowLayout {
     pub scales: usize,
     /// The sums of groups.
     pub sums: usize,
-    /// The sums of the first halves of groups.
-    pub first_sums: usize,
+    /// The sums of the halves of groups.
+    pub half_sums: usize,
 }
 
 impl RowLayout {
@@ -37,13 +40,13 @@ impl RowLayout {
     #[inline(always)]
     pub const fn of(k: usize) -> Self {
         let (scales, groups) = (k / 4, k / GROUP);
-        Self { scales, sums: scales + groups, first_sums: scales + 2 * groups }
+        Self { scales, sums: scales + groups, half_sums: scales + 2 * groups }
     }
 }
 
 /// Words of a row of `k` quantized elements.
 pub fn quantized_words(k: usize) -> usize {
-    RowLayout::of(k).first_sums + k / GROUP
+    RowLayout::of(k).half_sums + 2 * (k / GROUP)
 }
 
 /// Quantizes the rows of `x` `[tokens, k]` into `out` `[tokens, quantized_words(k)]`, the left factor of products with
@@ -66,17 +69,17 @@ pub fn quantize_rows<I: Isa>(isa: I, x: Mat, out: MatMut) {
                 for r in 0..tokens {
                     let (words, rest) = out.row_mut(r).split_at_mut(k / 4);
                     let (scales, rest) = rest.split_at_mut(k / GROUP);
-                    let (sums, first_sums) = rest.split_at_mut(k / GROUP);
+                    let (sums, half_sums) = rest.split_at_mut(k / GROUP);
                     // SAFETY: the bytes are those of the borrowed words, and every pattern of bytes is valid for both
                     // types.
                     let bytes = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<i8>(), k) };
                     let groups = x.row(r).as_chunks::<GROUP>().0.iter().zip(bytes.as_chunks_mut::<GROUP>().0);
-                    let of_groups = scales.iter_mut().zip(sums).zip(first_sums);
-                    for ((group, bytes), ((scale, sum), first_sum)) in groups.zip(of_groups) {
-                        let (of_group, [first, second]) = quantize_group(isa, group, bytes);
+                    let of_groups = scales.iter_mut().zip(sums).zip(half_sums.as_chunks_mut::<2>().0);
+                    for ((group, bytes), ((scale, sum), halves)) in groups.zip(of_groups) {
+                        let (of_group, of_halves) = quantize_group(isa, group, bytes);
                         *scale = of_group;
-                        *sum = f32::from_bits(first.wrapping_add(second) as u32);
-                        *first_sum = f32::from_bits(first as u32);
+                        *sum = f32::from_bits(of_halves[0].wrapping_add(of_halves[1]) as u32);
+                        *halves = of_halves.map(|sum| f32::from_bits(sum as u32));
                     }
                 }
             },

@@ -1,7 +1,7 @@
 //! Dot products of bytes with AVX2: both factors are widened to 16 bits, and pairs of their products are added exactly.
 //!
 //! The instruction that multiplies unsigned by signed bytes (`vpmaddubsw`) saturates sums of two products to 16 bits.
-//! It is used only for unsigned bytes below 128, of which no such sum saturates.
+//! It is used only where no such sum can saturate.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
@@ -51,10 +51,10 @@ impl Int8Dot for Avx2 {
     }
 
     #[inline(always)]
-    fn dot_below_128(self, acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+    fn dot_pair_below_64(self, acc: __m256i, a: [__m256i; 2], b: [__m256i; 2]) -> __m256i {
         compute!({
-            // A sum of two products is at most 2 · 127 · 128, so that nothing saturates.
-            let pairs = _mm256_maddubs_epi16(a, b);
+            // A sum of four products is at most 4 · 63 · 128, so that nothing saturates.
+            let pairs = _mm256_add_epi16(_mm256_maddubs_epi16(a[0], b[0]), _mm256_maddubs_epi16(a[1], b[1]));
             _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         })
     }
@@ -62,11 +62,14 @@ impl Int8Dot for Avx2 {
     const SHIFT: i32 = 128;
 
     #[inline(always)]
+    fn shifted(self, a: __m256i) -> __m256i {
+        compute!(_mm256_xor_si256(a, _mm256_set1_epi8(i8::MIN)))
+    }
+
+    #[inline(always)]
     fn dot_shifted(self, acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
         compute!({
-            // `a - 128` is `a` with its highest bit turned; its sign goes to `b`. A sum of two products is at most
-            // 2 · 128 · 127, so that nothing saturates.
-            let a = _mm256_xor_si256(a, _mm256_set1_epi8(i8::MIN));
+            // The sign of `a` goes to `b`. A sum of two products is at most 2 · 128 · 127, so that nothing saturates.
             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a));
             _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         })

@@ -2,7 +2,7 @@
 //! products are added exactly.
 //!
 //! The instruction that multiplies unsigned by signed bytes (`vpmaddubsw`) saturates sums of two products to 16 bits.
-//! It is used only for unsigned bytes below 128, of which no such sum saturates.
+//! It is used only where no such sum can saturate.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
@@ -53,10 +53,10 @@ impl Int8Dot for Avx512 {
     }
 
     #[inline(always)]
-    fn dot_below_128(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    fn dot_pair_below_64(self, acc: __m512i, a: [__m512i; 2], b: [__m512i; 2]) -> __m512i {
         compute!({
-            // A sum of two products is at most 2 · 127 · 128, so that nothing saturates.
-            let pairs = _mm512_maddubs_epi16(a, b);
+            // A sum of four products is at most 4 · 63 · 128, so that nothing saturates.
+            let pairs = _mm512_add_epi16(_mm512_maddubs_epi16(a[0], b[0]), _mm512_maddubs_epi16(a[1], b[1]));
             _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
         })
     }
@@ -64,11 +64,14 @@ impl Int8Dot for Avx512 {
     const SHIFT: i32 = 128;
 
     #[inline(always)]
+    fn shifted(self, a: __m512i) -> __m512i {
+        compute!(_mm512_xor_si512(a, _mm512_set1_epi8(i8::MIN)))
+    }
+
+    #[inline(always)]
     fn dot_shifted(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
         compute!({
-            // `a - 128` is `a` with its highest bit turned; its sign goes to `b`. A sum of two products is at most
-            // 2 · 128 · 127, so that nothing saturates.
-            let a = _mm512_xor_si512(a, _mm512_set1_epi8(i8::MIN));
+            // The sign of `a` goes to `b`. A sum of two products is at most 2 · 128 · 127, so that nothing saturates.
             let pairs = _mm512_maddubs_epi16(
                 _mm512_abs_epi8(a),
                 _mm512_mask_sub_epi8(b, _mm512_movepi8_mask(a), _mm512_setzero_si512(), b),

@@ -201,7 +201,7 @@ macro_rules! on_each_int8 {
 }
 
 on_each_int8!(bytes_are_shifted_joined_and_looked_up);
-on_each_int8!(bytes_below_128_are_multiplied_exactly);
+on_each_int8!(pairs_of_bytes_below_64_are_multiplied_exactly);
 on_each_int8!(shifted_bytes_are_multiplied_exactly);
 on_each_int8!(few_products_are_added_exactly);
 
@@ -252,26 +252,28 @@ mod byte_checks {
         }
     }
 
-    pub fn bytes_below_128_are_multiplied_exactly<D: Int8Dot>(token: D) {
+    pub fn pairs_of_bytes_below_64_are_multiplied_exactly<D: Int8Dot>(token: D) {
         let (isa, lanes) = (token.isa(), <D::Isa as Isa>::LANES);
         let mut random = Random(4);
         for round in 0..300 {
             // Every fourth round has extremes only, of which a sum of 16 bits is nearest to its limits.
-            let mut bytes = |most: u8| -> Vec<u8> {
-                let byte = |w: u32| if round % 4 == 0 { [most, 0x80][w as usize % 2] } else { w as u8 };
+            let mut bytes = |extremes: [u8; 2], most: u8| -> Vec<u8> {
+                let byte = |w: u32| if round % 4 == 0 { extremes[w as usize % 2] } else { w as u8 & most };
                 (0..4 * lanes).map(|_| byte(random.next())).collect()
             };
-            let (a, b) = (bytes(0x7f), bytes(0x7f));
-            let a: Vec<u8> = a.into_iter().map(|a| if a == 0x80 { 0x7f } else { a & 0x7f }).collect();
+            let a: [Vec<u8>; 2] = std::array::from_fn(|_| bytes([63, 63], 63));
+            let b: [Vec<u8>; 2] = std::array::from_fn(|_| bytes([0x7f, 0x80], 0xff));
             let mut out = vec![f32::NAN; lanes];
             token.vectorize(|| {
-                // SAFETY: both have 4 · LANES bytes.
-                let (a, b) = unsafe { (token.load_bytes(a.as_ptr()), token.load_bytes(b.as_ptr())) };
-                isa.store(isa.from_bits(token.dot_below_128(isa.splat_i32(-5), a, b)), &mut out);
+                // SAFETY: all have 4 · LANES bytes.
+                let load = |bytes: &[Vec<u8>; 2]| unsafe {
+                    [token.load_bytes(bytes[0].as_ptr()), token.load_bytes(bytes[1].as_ptr())]
+                };
+                isa.store(isa.from_bits(token.dot_pair_below_64(isa.splat_i32(-5), load(&a), load(&b))), &mut out);
             });
             for (i, out) in out.iter().enumerate() {
-                let sum: i32 = (4 * i..4 * i + 4).map(|at| i32::from(a[at]) * i32::from(b[at] as i8)).sum();
-                assert_eq!(out.to_bits() as i32, sum - 5, "{token:?}: {:?}", &a[4 * i..4 * i + 4]);
+                let sum: i32 = a.iter().zip(&b).map(|(a, b)| shifted_sum(a, b, 0, i)).sum();
+                assert_eq!(out.to_bits() as i32, sum - 5, "{token:?}: round {round}");
             }
         }
     }
@@ -296,7 +298,7 @@ mod byte_checks {
             token.vectorize(|| {
                 // SAFETY: both have 4 · LANES bytes.
                 let (a, b) = unsafe { (token.load_bytes(a.as_ptr()), token.load_bytes(b.as_ptr())) };
-                isa.store(isa.from_bits(token.dot_shifted(isa.splat_i32(-5), a, b)), &mut out);
+                isa.store(isa.from_bits(token.dot_shifted(isa.splat_i32(-5), token.shifted(a), b)), &mut out);
             });
             for (i, out) in out.iter().enumerate() {
                 assert_eq!(out.to_bits() as i32, shifted_sum(&a, &b, D::SHIFT, i) - 5, "{token:?}");
