@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use smallmind_graph::{GraphError, Pool};
 #[cfg(target_arch = "x86_64")]
-use smallmind_simd::{Bf16Dot, Int8Dot};
+use smallmind_simd::{Bf16Dot, Int8Dot, WithInt8};
 use smallmind_simd::{Isa, IsaKind, WithIsa, math};
 
 use super::{Effort, best, seconds_together};
@@ -134,27 +134,50 @@ fn dot_pairs<D: Bf16Dot>(token: D) {
     );
 }
 
-/// A chain of dot products of four bytes: eight operations per lane.
+/// Chains of dot products of four bytes, eight operations per lane, with the narrowest sums.
 #[cfg(target_arch = "x86_64")]
-fn dot_quads<D: Int8Dot>(token: D) {
-    token.vectorize(
-        #[inline(always)]
-        || {
-            let (a, b) = (token.splat_quad(black_box(0x0102_0304)), token.splat_quad(black_box(0xff01_02fe)));
-            let mut sums = [token.isa().splat_i32(0); CHAINS];
-            for _ in 0..STEPS {
-                for sum in &mut sums {
-                    *sum = token.dot(*sum, a, b);
+struct DotQuads;
+
+#[cfg(target_arch = "x86_64")]
+impl<I: Isa> WithInt8<I> for DotQuads {
+    type Output = ();
+
+    fn call<D: Int8Dot<Isa = I>>(self, token: D) {
+        token.vectorize(
+            #[inline(always)]
+            || {
+                let isa = token.isa();
+                let start = isa.splat_i32(0);
+                let a = [token.splat_quad(black_box(0x0102_0304)), token.splat_quad(black_box(0x0403_0201))];
+                let quads = [0xff01_02fe; CHAINS / 2];
+                let mut sums = [[token.few(start); 2]; CHAINS / 2];
+                for _ in 0..STEPS {
+                    // The quads come from memory, as in a product, or products that do not change would be computed
+                    // once.
+                    for (sums, quad) in sums.iter_mut().zip(black_box(&quads)) {
+                        let b = token.splat_quad(*quad);
+                        for (sum, &a) in sums.iter_mut().zip(&a) {
+                            *sum = token.dot_few(*sum, a, b);
+                        }
+                    }
                 }
-            }
-            let isa = token.isa();
-            let mut total = isa.splat_i32(0);
-            for sum in sums {
-                total = isa.add_i32(total, sum);
-            }
-            black_box(isa.sum(isa.to_f32(total)));
-        },
-    );
+                let mut total = start;
+                for sum in sums.as_flattened() {
+                    total = isa.add_i32(total, token.sum_few(*sum, start));
+                }
+                black_box(isa.sum(isa.to_f32(total)));
+            },
+        );
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl WithIsa for DotQuads {
+    type Output = ();
+
+    fn call<I: Isa>(self, isa: I) {
+        isa.with_int8(self);
+    }
 }
 
 /// GFLOP/s of `bf16` dot products; none if the CPU, or `isa`, has no such instruction.
@@ -165,12 +188,14 @@ pub(super) fn bf16_gflops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Opti
     Some(rate(pool, effort, operations, || dot_pairs(token)))
 }
 
-/// 1e9 operations of dot products of bytes per second; none if the CPU, or `isa`, has no such instruction.
+/// 1e9 operations of dot products of bytes per second; none without vectors.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn int8_gops(pool: &mut Pool, isa: IsaKind, effort: Effort) -> Option<f64> {
-    let token = smallmind_simd::Avx512Vnni::detect().filter(|_| isa == IsaKind::Avx512)?;
-    let operations = 8 * CHAINS * STEPS * <smallmind_simd::Avx512 as Isa>::LANES;
-    Some(rate(pool, effort, operations, || dot_quads(token)))
+    let lanes = isa.with(Lanes).ok().filter(|_| isa != IsaKind::Scalar)?;
+    Some(rate(pool, effort, 8 * CHAINS * STEPS * lanes, || {
+        // It can't fail: the line above has used the same instruction set.
+        let _ = isa.with(DotQuads);
+    }))
 }
 
 /// No such dot product is known for this architecture.

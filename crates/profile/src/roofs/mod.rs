@@ -48,7 +48,7 @@ pub struct Roofs {
     pub f32_gflops: f64,
     /// Multiply-adds of `bf16` by the CPU's dot product: GFLOP/s. None without such an instruction.
     pub bf16_gflops: Option<f64>,
-    /// Multiply-adds of bytes by the CPU's dot product: GOP/s. None without such an instruction.
+    /// Multiply-adds of bytes by the fastest of the dot products that products use: GOP/s. None without vectors.
     pub int8_gops: Option<f64>,
     /// Exponentials of `f32` by the cheapest function of the vector language: 1e9 per second.
     pub exp_gops: f64,
