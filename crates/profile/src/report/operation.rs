@@ -232,9 +232,9 @@ impl Operation {
     }
 }
 
-/// The work of a node on a batch, with parameters as the plan stores them.
+/// The work of a node on a batch, with parameters and keys and values as the plan stores them.
 pub(crate) fn traffic_in(plan: &Plan, node: &Node, batch: &Batch) -> Traffic {
-    traffic(plan.graph(), node, batch, plan.storage().map(|storage| &**storage))
+    traffic(plan.graph(), node, batch, plan.storage().map(|storage| &**storage), plan.cache_format())
 }
 
 /// The peak of an operation in GFLOP/s. Rows of a weight in a format of blocks are multiplied as bytes.

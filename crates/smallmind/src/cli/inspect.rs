@@ -174,7 +174,7 @@ impl Inspect {
         Ok(Memory {
             context: self.context(config),
             weights: weights as u64,
-            cache: plan.cache().map_or(0, |shape| shape.len() as u64 * 4),
+            cache: plan.cache().map_or(0, |shape| shape.bytes() as u64),
             work: plan.arena_bytes() as u64,
         })
     }
