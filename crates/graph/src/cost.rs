@@ -116,6 +116,11 @@ mod tests {
                 assert_eq!((found.flops, found.exponentials), (20.0 * pairs, pairs), "{len} after {past}, {window}");
                 let read = past + len - (past + 1).saturating_sub(window);
                 assert_eq!(found.cache, Bytes { read: 4.0 * 8.0 * read as f64, written: 0.0 });
+                // Four columns of a head are half as many bytes, or a block as any begun one.
+                for (format, bytes) in [(CacheFormat::F16, 16), (CacheFormat::Q8_0, 68), (CacheFormat::Q4_0, 36)] {
+                    let found = cost(&graph, &graph.nodes()[1], &batch, None, format);
+                    assert_eq!(found.cache, Bytes { read: (bytes * read) as f64, written: 0.0 }, "{format}");
+                }
             }
         }
     }

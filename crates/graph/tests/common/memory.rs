@@ -8,6 +8,7 @@ use smallmind_graph::{
     Params, Plan, PlanOptions, Pool, Probe, Scalars, Storage,
 };
 use smallmind_kernels::Format;
+use smallmind_kernels::attention::CacheFormat;
 use smallmind_simd::IsaKind;
 
 use super::close::Tensors;
@@ -142,6 +143,13 @@ impl Runner {
     /// With a plan that reads its parameters as `storage` says.
     pub fn on(graph: Graph, limits: Limits, threads: usize, storage: Storage) -> Self {
         Self::of(Plan::new(graph, PlanOptions::stored(limits, threads, Arc::new(storage))).expect("a plan"))
+    }
+
+    /// With a plan that reads its parameters packed, and whose cache is in this format.
+    pub fn cached(graph: Graph, limits: Limits, threads: usize, (isa, cache_format): (IsaKind, CacheFormat)) -> Self {
+        let storage = Storage::of(&graph, isa, Format::F32).expect("a storage");
+        let options = PlanOptions::stored(limits, threads, Arc::new(storage));
+        Self::of(Plan::new(graph, PlanOptions { cache_format, ..options }).expect("a plan"))
     }
 
     fn of(plan: Plan) -> Self {

@@ -106,6 +106,10 @@ pub struct Kind {
     /// Format of the weights that it reads; none if it reads none.
     #[serde(default)]
     pub weights: Option<String>,
+    /// Format of the key-value cache that it reads or writes; none if it does neither, and in reports of earlier
+    /// versions, in which that is `f32`.
+    #[serde(default)]
+    pub cache: Option<String>,
     /// Rows and columns of input and output: `64x128 → 64x384`.
     pub shape: String,
 }
