@@ -1,11 +1,14 @@
 //! The cost of a graph's nodes: floating-point operations and bytes, counted from shapes.
 
+use smallmind_kernels::attention::CacheFormat;
+
 use crate::graph::{Graph, Node};
 use crate::op::{Cost, Operands};
 use crate::{Batch, ParamId, Storage, ValueId};
 
-/// The cost of `node` on `batch`, with parameters in the formats of `storage`, or else in `f32`.
-pub fn cost(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Storage>) -> Cost {
+/// The cost of `node` on `batch`, with parameters in the formats of `storage`, or else in `f32`, and a key-value cache in
+/// `cache_format`.
+pub fn cost(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Storage>, cache_format: CacheFormat) -> Cost {
     let size = |value: &ValueId| {
         let shape = graph.shape(*value);
         [shape.rows.resolve(batch.len(), batch.outputs().len()), shape.cols]
@@ -20,6 +23,7 @@ pub fn cost(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Storage>
         outputs: node.outputs.iter().map(size).collect(),
         params: graph.params(),
         param_bytes: info.params.iter().map(bytes).sum::<usize>() as f64,
+        cache_format,
         batch,
     };
     info.cost_of(&operands)
@@ -46,7 +50,7 @@ mod tests {
         let graph = b.finish();
         let mut batch = Batch::default();
         batch.push(&[1, 2, 3], 0);
-        let found = cost(&graph, &graph.nodes()[1], &batch, None);
+        let found = cost(&graph, &graph.nodes()[1], &batch, None, CacheFormat::F32);
         assert_eq!(found.flops, 2.0 * 3.0 * 48.0 + 18.0);
         assert_eq!(found.bytes(), Bytes { read: 4.0 * (24.0 + 48.0), written: 4.0 * 18.0 });
     }
@@ -76,7 +80,7 @@ mod tests {
         ];
         for (format, bytes_of_96) in formats {
             let storage = Storage::of(&graph, IsaKind::best(), format).unwrap();
-            let found = [0, 1].map(|i| cost(&graph, &graph.nodes()[i], &batch, Some(&storage)));
+            let found = [0, 1].map(|i| cost(&graph, &graph.nodes()[i], &batch, Some(&storage), CacheFormat::F32));
             let (rows, weight) = (3.0 * f64::from(bytes_of_96), 48.0 * f64::from(bytes_of_96));
             assert_eq!(
                 found.map(|cost| cost.weights),
@@ -107,11 +111,16 @@ mod tests {
                 let graph = b.finish();
                 let mut batch = Batch::default();
                 batch.push(&vec![1; len], past);
-                let found = cost(&graph, &graph.nodes()[1], &batch, None);
+                let found = cost(&graph, &graph.nodes()[1], &batch, None, CacheFormat::F32);
                 let pairs = 2.0 * keys(past, len, window);
                 assert_eq!((found.flops, found.exponentials), (20.0 * pairs, pairs), "{len} after {past}, {window}");
                 let read = past + len - (past + 1).saturating_sub(window);
                 assert_eq!(found.cache, Bytes { read: 4.0 * 8.0 * read as f64, written: 0.0 });
+                // Four columns of a head are half as many bytes, or a block as any begun one.
+                for (format, bytes) in [(CacheFormat::F16, 16), (CacheFormat::Q8_0, 68), (CacheFormat::Q4_0, 36)] {
+                    let found = cost(&graph, &graph.nodes()[1], &batch, None, format);
+                    assert_eq!(found.cache, Bytes { read: (bytes * read) as f64, written: 0.0 }, "{format}");
+                }
             }
         }
     }

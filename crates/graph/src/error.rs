@@ -153,6 +153,14 @@ pub enum GraphError {
         /// What it was given.
         got: usize,
     },
+    /// A key-value cache of other sizes, or in another format, than the plan's.
+    #[error("the plan needs a key-value cache of {need}, the run was given {got}")]
+    CacheShape {
+        /// What the plan needs.
+        need: String,
+        /// What it was given.
+        got: String,
+    },
     /// The instruction set can't be used here.
     #[error(transparent)]
     Isa(#[from] smallmind_simd::IsaError),

@@ -11,7 +11,7 @@ use crate::frame::{Frame, Worker};
 use crate::pool::Team;
 use crate::step::{Step, Workers};
 use crate::watch::Watch;
-use crate::{Batch, Buffer, GraphError, Limits, ParamStore, Plan, Pool, Probe, Scalars, Storage};
+use crate::{Batch, Buffer, Cache, GraphError, Limits, ParamStore, Plan, Pool, Probe, Scalars, Storage};
 
 /// The memory of all parameters.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub struct Bindings<'a> {
     /// AdamW's moments: means of gradients and of their squares.
     pub moments: Option<(&'a mut [f32], &'a mut [f32])>,
     /// The key-value cache, of the plan's [`Plan::cache`] shape.
-    pub cache: Option<&'a mut [f32]>,
+    pub cache: Option<&'a mut Cache>,
 }
 
 impl<'a> Bindings<'a> {
@@ -236,7 +236,11 @@ fn check(plan: &Plan, bindings: &Bindings<'_>) -> Result<(), GraphError> {
         sized("gradients", bindings.grads.as_ref().map_or(0, |g| g.len()), need)?;
     }
     if let Some(shape) = &plan.cache {
-        sized("key-value cache", bindings.cache.as_ref().map_or(0, |c| c.len()), shape.len())?;
+        let got = bindings.cache.as_ref().map(|cache| cache.shape());
+        if got != Some(shape) {
+            let got = got.map_or("none".to_owned(), |got| got.to_string());
+            return Err(GraphError::CacheShape { need: shape.to_string(), got });
+        }
     }
     Ok(())
 }
@@ -256,7 +260,7 @@ fn bind<'a>(frame: &mut Frame<'a>, bindings: Bindings<'a>) {
         frame.bind_mut(Space::Moment2, v);
     }
     if let Some(cache) = bindings.cache {
-        frame.bind_mut(Space::Cache, cache);
+        frame.bind_mut(Space::Cache, cache.words_mut());
     }
 }
 
@@ -266,6 +270,7 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use smallmind_kernels::MatMut;
+    use smallmind_kernels::attention::CacheFormat;
     use smallmind_simd::{Scalar, WithIsa};
 
     use super::*;
@@ -319,7 +324,8 @@ mod tests {
     /// Portable code alone, so that the kernels of other instruction sets are not compiled again for these tests.
     fn plan(is_cached: bool) -> Plan {
         let graph = Arc::new(model(is_cached));
-        let planner = Planner { graph, limits: LIMITS, threads: THREADS, storage: None, ropes: &mut vec![] };
+        let (storage, cache_format, ropes) = (None, CacheFormat::F32, &mut vec![]);
+        let planner = Planner { graph, limits: LIMITS, threads: THREADS, storage, cache_format, ropes };
         planner.call(Scalar::new()).unwrap()
     }
 
@@ -336,10 +342,10 @@ mod tests {
         batch.want_all();
         let flat = || Buffer::zeroed(plan.params_len).unwrap();
         let (params, mut grads) = (flat(), flat());
-        let mut cache = Buffer::zeroed(plan.cache.as_ref().map_or(0, |c| c.len())).unwrap();
+        let mut cache = plan.cache.clone().map(|shape| Cache::new(shape).unwrap());
         let mut executor = Executor::new(plan).unwrap();
         let mut pool = Pool::new(THREADS).unwrap();
-        let bindings = Bindings { grads: Some(&mut grads), cache: Some(&mut cache), ..Bindings::inference(&params) };
+        let bindings = Bindings { grads: Some(&mut grads), cache: cache.as_mut(), ..Bindings::inference(&params) };
         let run = AssertUnwindSafe(|| executor.run(&mut pool, &batch, &Scalars::default(), bindings, &NoProbe));
         match catch_unwind(run) {
             Ok(result) => {

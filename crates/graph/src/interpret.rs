@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use smallmind_kernels::attention::{AttentionDropout, AttentionShape};
+use smallmind_kernels::attention::{AttentionDropout, AttentionShape, CacheFormat};
 use smallmind_kernels::matmul::Layout;
 use smallmind_kernels::optimizer::SUM_BLOCK;
 use smallmind_kernels::reference::{
-    Matrix, activation, attention, dropout, elementwise, embedding, experts, loss, matmul, norm, optimizer, rope,
-    soft_cap,
+    Matrix, activation, attention, dropout, elementwise, embedding, experts, formats, loss, matmul, norm, optimizer,
+    rope, soft_cap,
 };
 
 use crate::graph::{Graph, Node, ValueId};
@@ -28,6 +28,8 @@ pub struct Interpreter {
     pub moments: (Vec<Matrix>, Vec<Matrix>),
     /// For each layer the pages that have been written, `[PAGE_TOKENS, keys | values]`.
     cache: Vec<BTreeMap<u32, Matrix>>,
+    /// How the cache rounds keys and values; in `F32` not at all.
+    pub cache_format: CacheFormat,
     values: Vec<Option<Matrix>>,
 }
 
@@ -52,6 +54,7 @@ impl Interpreter {
             grads: zeros(),
             moments: (zeros(), zeros()),
             cache: vec![],
+            cache_format: CacheFormat::F32,
             values: vec![],
         })
     }
@@ -139,7 +142,10 @@ impl Interpreter {
             }
             Op::CacheAppend { layer, heads } => {
                 let kv = x(0).columns(heads.q_cols()..heads.qkv_cols());
-                batch.spans().iter().for_each(|span| self.append(layer, batch, span, kv.rows_range(span.rows())));
+                batch
+                    .spans()
+                    .iter()
+                    .for_each(|span| self.append((layer, heads), batch, span, kv.rows_range(span.rows())));
                 vec![]
             }
             Op::CachedAttention { layer, heads } => vec![self.attend_cache(x(0), layer, heads, batch)],
@@ -265,8 +271,14 @@ impl Interpreter {
         }
     }
 
-    /// Writes new rows `[keys | values]` of a span to its pages.
-    fn append(&mut self, layer: usize, batch: &Batch, span: &Span, new: Matrix) {
+    /// Writes new rows `[keys | values]` of a span to its pages, rounded head by head.
+    fn append(&mut self, (layer, heads): (usize, Heads), batch: &Batch, span: &Span, mut new: Matrix) {
+        if self.cache_format != CacheFormat::F32 {
+            for head in new.data.chunks_exact_mut(heads.head_dim) {
+                let row: Vec<f32> = head.iter().map(|x| *x as f32).collect();
+                head.copy_from_slice(&formats::cached(self.cache_format, &row));
+            }
+        }
         if self.cache.len() <= layer {
             self.cache.resize(layer + 1, BTreeMap::new());
         }

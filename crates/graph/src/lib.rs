@@ -135,7 +135,7 @@ mod workload;
 
 pub use batch::{Batch, Scalars, Span};
 pub use buffer::Buffer;
-pub use cache::{CacheShape, PAGE_TOKENS};
+pub use cache::{Cache, CacheLayer, CacheShape, PAGE_TOKENS};
 pub use cost::cost;
 pub use error::{GraphError, StorageUse};
 pub use executor::{Bindings, Executor, ParamMemory};

@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use smallmind_kernels::attention::CacheFormat;
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
 use crate::access::{Sharing, Space, View};
@@ -14,7 +15,7 @@ use crate::lower::{self, Lowering, RopeTables};
 use crate::op::{Effects, Heads, Index, Op};
 use crate::place::{self, Placement};
 use crate::step::{Step, Workers};
-use crate::{CacheShape, GraphError, Limits, Storage, ValueId, barriers};
+use crate::{CacheLayer, CacheShape, GraphError, Limits, Storage, ValueId, barriers};
 
 /// A graph that is ready to run. It is made once for a model and its largest batch; a run allocates nothing.
 pub struct Plan {
@@ -48,17 +49,20 @@ pub struct PlanOptions {
     pub isa: IsaKind,
     /// The layout of parameters that are only read. Without it they are in one flat buffer, in rows of `f32`.
     pub storage: Option<Arc<Storage>>,
+    /// How the key-value cache stores keys and values, if the graph has one.
+    pub cache_format: CacheFormat,
 }
 
 impl PlanOptions {
-    /// For parameters in one flat buffer.
+    /// For parameters in one flat buffer, and a cache in `f32`.
     pub fn flat(limits: Limits, threads: usize, isa: IsaKind) -> Self {
-        Self { limits, threads, isa, storage: None }
+        Self { limits, threads, isa, storage: None, cache_format: CacheFormat::F32 }
     }
 
-    /// For parameters in the layout of `storage`, and its instruction set.
+    /// For parameters in the layout of `storage`, its instruction set, and a cache in `f32`.
     pub fn stored(limits: Limits, threads: usize, storage: Arc<Storage>) -> Self {
-        Self { limits, threads, isa: storage.isa(), storage: Some(storage) }
+        let isa = storage.isa();
+        Self { storage: Some(storage), ..Self::flat(limits, threads, isa) }
     }
 }
 
@@ -100,9 +104,9 @@ impl Plan {
     }
 
     fn with_ropes(graph: &Arc<Graph>, options: PlanOptions, ropes: &mut RopeTables) -> Result<Plan, GraphError> {
-        let PlanOptions { limits, threads, isa, storage } = options;
+        let PlanOptions { limits, threads, isa, storage, cache_format } = options;
         storage.as_ref().map_or(Ok(()), |storage| storage.check(graph, isa))?;
-        isa.with(Planner { graph: graph.clone(), limits, threads: threads.max(1), storage, ropes })?
+        isa.with(Planner { graph: graph.clone(), limits, threads: threads.max(1), storage, cache_format, ropes })?
     }
 
     /// The graph that runs.
@@ -160,6 +164,11 @@ impl Plan {
         self.cache.as_ref()
     }
 
+    /// How that cache stores keys and values.
+    pub fn cache_format(&self) -> CacheFormat {
+        self.cache.as_ref().map_or(CacheFormat::F32, |cache| cache.format)
+    }
+
     pub(crate) fn view(&self, value: ValueId) -> Option<&View> {
         self.views.get(value.index())?.as_ref()
     }
@@ -170,6 +179,7 @@ pub(crate) struct Planner<'r> {
     pub limits: Limits,
     pub threads: usize,
     pub storage: Option<Arc<Storage>>,
+    pub cache_format: CacheFormat,
     pub ropes: &'r mut RopeTables,
 }
 
@@ -177,8 +187,8 @@ impl WithIsa for Planner<'_> {
     type Output = Result<Plan, GraphError>;
 
     fn call<I: Isa>(self, isa: I) -> Result<Plan, GraphError> {
-        let Self { graph, limits, threads, storage, ropes } = self;
-        let cache = cache_shape(&graph, &limits)?;
+        let Self { graph, limits, threads, storage, cache_format, ropes } = self;
+        let cache = cache_shape(&graph, &limits, cache_format)?;
         let temporary = |node| lower::temporary(&graph, node, &limits, storage.as_deref());
         let temporaries: Vec<_> = graph.nodes.iter().map(temporary).collect();
         let placed = place::place(&graph, &limits, &temporaries)?;
@@ -245,7 +255,7 @@ fn needs(graph: &Graph) -> Needs {
 }
 
 /// The one cache that all layers share.
-fn cache_shape(graph: &Graph, limits: &Limits) -> Result<Option<CacheShape>, GraphError> {
+fn cache_shape(graph: &Graph, limits: &Limits, format: CacheFormat) -> Result<Option<CacheShape>, GraphError> {
     let mut layers: BTreeMap<usize, Heads> = BTreeMap::new();
     for node in &graph.nodes {
         if let Op::CacheAppend { layer, heads } | Op::CachedAttention { layer, heads } = node.op {
@@ -263,8 +273,8 @@ fn cache_shape(graph: &Graph, limits: &Limits) -> Result<Option<CacheShape>, Gra
     if let Some((missing, layer)) = (0..).zip(layers.keys()).find(|(i, layer)| i != *layer) {
         return Err(GraphError::Cache(format!("the cache has a layer {layer} but no layer {missing}")));
     }
-    let layers = layers.values().map(|heads| heads.kv_cols()).collect();
-    let shape = CacheShape { layers, pages: limits.pages };
+    let layer = |heads: &Heads| CacheLayer { kv_heads: heads.kv_heads, head_dim: heads.head_dim };
+    let shape = CacheShape { format, layers: layers.values().map(layer).collect(), pages: limits.pages };
     shape.checked_len()?;
     Ok(Some(shape))
 }

@@ -8,6 +8,7 @@ use common::memory::{Memory, Runner};
 use common::model::{Family, Head, Model};
 use common::rng::Rng;
 use smallmind_graph::{Batch, CacheShape, Limits, Scalars, fuse};
+use smallmind_kernels::attention::CacheFormat;
 use smallmind_simd::IsaKind;
 
 /// Of the largest logit of a sequence: the two ways add up in another order, as products of few rows and of many do.
@@ -109,9 +110,16 @@ fn long((family, seed, window, cap): (Family, u64, Option<usize>, Option<f32>)) 
 }
 
 /// The logits of the last token of each sequence, decoded in one batch after the tokens before it were read, each in a
-/// batch of its own.
-fn last(model: &Model, sequences: &[&[u32]], limits: Limits, threads: usize, isa: IsaKind) -> Vec<Vec<f32>> {
-    let mut runner = Runner::packed(fuse(&model.graph(Head::Cached).unwrap()), limits, threads, isa);
+/// batch of its own, over a cache in a format.
+fn last(
+    model: &Model,
+    sequences: &[&[u32]],
+    limits: Limits,
+    threads: usize,
+    (isa, format): (IsaKind, CacheFormat),
+) -> Vec<Vec<f32>> {
+    let graph = fuse(&model.graph(Head::Cached).unwrap());
+    let mut runner = Runner::cached(graph, limits, threads, (isa, format));
     let mut memory = Memory::new(runner.plan().graph().params(), model.seed).for_plan(runner.plan());
     let (mut before, mut decode) = (Batch::default(), Batch::default());
     for (i, sequence) in sequences.iter().enumerate() {
@@ -136,7 +144,7 @@ fn a_token_after_many_gives_the_logits_of_the_whole() {
             let (model, sequences) = long(of_model);
             let want = at_once(&model, &sequences, isa);
             let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-            let got = last(&model, &sequences, LONG, 2, isa);
+            let got = last(&model, &sequences, LONG, 2, (isa, CacheFormat::F32));
             for (i, (got, want)) in got.iter().zip(&want).enumerate() {
                 let allowed = TOLERANCE * want.iter().fold(0.0f32, |m, x| m.max(x.abs()));
                 let want = &want[want.len() - model.vocab..];
@@ -152,24 +160,41 @@ fn a_token_after_many_gives_the_logits_of_the_whole() {
 fn a_sequence_has_the_same_bits_alone_and_in_any_batch() {
     for &isa in IsaKind::available() {
         for of_model in MODELS {
-            let (model, sequences) = long(of_model);
-            let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-            let want = last(&model, &sequences, LONG, 1, isa);
-            let same = |got: Vec<Vec<f32>>, first: usize, what: &str| {
-                for (i, (got, want)) in got.iter().zip(&want[first..]).enumerate() {
-                    assert!(bits(got) == bits(want), "{isa}, sequence {} {what}: {model:?}", first + i);
-                }
-            };
-            for threads in [2, 3, 5] {
-                same(last(&model, &sequences, LONG, threads, isa), 0, &format!("on {threads} threads"));
-            }
-            for (i, sequence) in sequences.iter().enumerate() {
-                let limits = Limits { spans: 2, pages: 3 * 21, ..LONG };
-                same(last(&model, &[sequence], limits, 2, isa), i, "alone");
-            }
-            // Plans whose sequences fit one block of keys have no second step.
-            let limits = Limits { context: 512, ..LONG };
-            same(last(&model, &sequences[..3], limits, 2, isa), 0, "in a plan of one block");
+            same_bits_alone_and_in_any_batch(of_model, (isa, CacheFormat::F32), &[2, 3, 5]);
         }
     }
+}
+
+#[test]
+fn a_sequence_has_the_same_bits_over_a_cache_in_any_format() {
+    for format in [CacheFormat::F16, CacheFormat::Q8_0, CacheFormat::Q4_0] {
+        for of_model in [MODELS[1], MODELS[3]] {
+            same_bits_alone_and_in_any_batch(of_model, (IsaKind::best(), format), &[2, 3, 8]);
+        }
+    }
+}
+
+fn same_bits_alone_and_in_any_batch(
+    of_model: (Family, u64, Option<usize>, Option<f32>),
+    (isa, format): (IsaKind, CacheFormat),
+    threads: &[usize],
+) {
+    let (model, sequences) = long(of_model);
+    let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+    let want = last(&model, &sequences, LONG, 1, (isa, format));
+    let same = |got: Vec<Vec<f32>>, first: usize, what: &str| {
+        for (i, (got, want)) in got.iter().zip(&want[first..]).enumerate() {
+            assert!(bits(got) == bits(want), "{isa}, {format}, sequence {} {what}: {model:?}", first + i);
+        }
+    };
+    for &threads in threads {
+        same(last(&model, &sequences, LONG, threads, (isa, format)), 0, &format!("on {threads} threads"));
+    }
+    for (i, sequence) in sequences.iter().enumerate() {
+        let limits = Limits { spans: 2, pages: 3 * 21, ..LONG };
+        same(last(&model, &[sequence], limits, 2, (isa, format)), i, "alone");
+    }
+    // Plans whose sequences fit one block of keys have no second step.
+    let limits = Limits { context: 512, ..LONG };
+    same(last(&model, &sequences[..3], limits, 2, (isa, format)), 0, "in a plan of one block");
 }

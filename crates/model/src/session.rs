@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use smallmind_graph::{
-    Batch, Bindings, Buffer, CacheShape, Executor, GraphError, Limits, NoProbe, PAGE_TOKENS, Plan, PlanOptions, Pool,
+    Batch, Bindings, Cache, CacheShape, Executor, GraphError, Limits, NoProbe, PAGE_TOKENS, Plan, PlanOptions, Pool,
     Probe, Scalars,
 };
+
+use smallmind_kernels::attention::CacheFormat;
 
 use crate::architecture::LOGITS;
 use crate::pages::Pages;
@@ -35,6 +37,8 @@ pub struct SessionOptions {
     /// Pages of [`smallmind_graph::PAGE_TOKENS`] tokens that the key-value cache has; by default as many as all
     /// sequences can fill.
     pub pages: Option<usize>,
+    /// How the key-value cache stores keys and values.
+    pub cache_format: CacheFormat,
 }
 
 impl SessionOptions {
@@ -42,9 +46,9 @@ impl SessionOptions {
     /// enough for the values of a chunk to stay in the cache. Fitted to prompts of 128 to 1024 tokens on a Zen 4.
     pub const CHUNK: usize = 128;
 
-    /// One sequence of up to `context` tokens.
+    /// One sequence of up to `context` tokens, with a cache in `f32`.
     pub fn single(context: usize, threads: usize) -> Self {
-        Self { threads, sequences: 1, context, chunk: Self::CHUNK, pages: None }
+        Self { threads, sequences: 1, context, chunk: Self::CHUNK, pages: None, cache_format: CacheFormat::F32 }
     }
 
     /// The limits of a session's largest plan, or of its plan for `tokens` tokens if these are fewer.
@@ -185,7 +189,8 @@ pub struct Session {
     options: SessionOptions,
     pool: Pool,
     executor: Executor,
-    cache: Buffer,
+    /// None for a model without attention.
+    cache: Option<Cache>,
     pages: Pages,
     sequences: Vec<Sequence>,
     batch: Batch,
@@ -212,12 +217,12 @@ impl Session {
             return Err(GraphError::OutOfMemory { bytes: usize::MAX }.into());
         }
         let Limits { tokens: chunk, spans: sequences, pages, .. } = limits;
-        let plan_options = PlanOptions::stored(limits, options.threads, model.storage().clone());
-        let executor = Executor::of_ladder(Plan::ladder(model.graph().clone(), &plan_options, &RUNGS)?)?;
-        let cache = match executor.plan().cache() {
-            Some(shape) => shape.allocate()?,
-            None => Buffer::zeroed(0)?,
+        let plan_options = PlanOptions {
+            cache_format: options.cache_format,
+            ..PlanOptions::stored(limits, options.threads, model.storage().clone())
         };
+        let executor = Executor::of_ladder(Plan::ladder(model.graph().clone(), &plan_options, &RUNGS)?)?;
+        let cache = executor.plan().cache().cloned().map(Cache::new).transpose()?;
         let each = CacheShape::pages_for(options.context);
         let sequence = || Sequence { pages: Vec::with_capacity(each), ..Sequence::default() };
         Ok(Self {
@@ -266,7 +271,7 @@ impl Session {
 
     /// Bytes of cache, and of the arena.
     pub fn working_bytes(&self) -> (usize, usize) {
-        (self.cache.len() * 4, self.executor.arena_bytes())
+        (self.cache.as_ref().map_or(0, |cache| cache.shape().bytes()), self.executor.arena_bytes())
     }
 
     /// Pages of the cache that hold no tokens.
@@ -457,8 +462,8 @@ impl Session {
                 let Some(page) = self.pages.take() else { unreachable!("the pages were counted") };
                 let sequence = &mut self.sequences[index];
                 if let Some(shared) = shared.take() {
-                    if let Some(shape) = self.executor.plan().cache() {
-                        shape.copy_page(&mut self.cache, shared, page);
+                    if let Some(cache) = &mut self.cache {
+                        cache.copy_page(shared, page);
                     }
                     self.pages.release(shared);
                     sequence.pages.pop();
@@ -523,7 +528,7 @@ impl Session {
         if self.batch.is_empty() {
             return Ok(());
         }
-        let bindings = Bindings { cache: Some(&mut self.cache), ..Bindings::stored(self.model.weights()) };
+        let bindings = Bindings { cache: self.cache.as_mut(), ..Bindings::stored(self.model.weights()) };
         self.executor.run(&mut self.pool, &self.batch, &Scalars::default(), bindings, probe)?;
         self.logits.extend_from_slice(self.executor.result_slice(LOGITS).unwrap_or_default());
         self.batch.clear();

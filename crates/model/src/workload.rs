@@ -28,17 +28,23 @@ pub struct SessionWorkload {
 }
 
 impl SessionWorkload {
-    /// A session for the prompt and for twice the `depth`, if the model's context is long enough.
+    /// A session for the prompt and for twice the `depth`, if the model's context is long enough. `options` are those of
+    /// the session, but for its context and its pages.
     ///
     /// # Errors
     /// An empty prompt; a prompt, or a token after `depth` others, beyond the model's context; too little memory.
-    pub fn new(model: Arc<PackedModel>, prompt: Vec<u32>, depth: usize, threads: usize) -> Result<Self, ModelError> {
+    pub fn new(
+        model: Arc<PackedModel>,
+        prompt: Vec<u32>,
+        depth: usize,
+        options: SessionOptions,
+    ) -> Result<Self, ModelError> {
         if prompt.is_empty() {
             return Err(ModelError::EmptyPrompt);
         }
         let deepest = depth.saturating_mul(2).min(model.config().context.saturating_sub(1)).max(depth);
         let room = prompt.len().max(deepest.saturating_add(1));
-        let mut session = Session::new(model, SessionOptions::single(room, threads))?;
+        let mut session = Session::new(model, SessionOptions { context: room, pages: None, ..options })?;
         let sequence = session.open()?;
         let text = prompt.iter().copied().cycle().take(prompt.len().max(deepest)).collect();
         Ok(Self { session, sequence, activity: Activity::Prefill, text, prompt: prompt.len() })
@@ -202,7 +208,9 @@ mod tests {
     fn samples_begin_where_their_activity_says() {
         let config = ModelConfig { layers: 1, ..preset::find("nanogpt-cpu").unwrap().config() };
         let model = Arc::new(Model::random(config, 1).unwrap().pack(IsaKind::best()).unwrap());
-        let new = |prompt: &[u32], depth| SessionWorkload::new(model.clone(), prompt.to_vec(), depth, 1);
+        let new = |prompt: &[u32], depth| {
+            SessionWorkload::new(model.clone(), prompt.to_vec(), depth, SessionOptions::single(1, 1))
+        };
         assert!(matches!(new(&[], 8).map(|_| ()), Err(ModelError::EmptyPrompt)));
         assert!(matches!(new(&[1], usize::MAX).map(|_| ()), Err(ModelError::Context { .. })));
 
@@ -232,7 +240,8 @@ mod tests {
         let deep = ModelConfig { context: 4 * most, layers: 1, ..preset::find("nanogpt-cpu").unwrap().config() };
         let model = Arc::new(Model::random(deep, 1).unwrap().pack(IsaKind::best()).unwrap());
         for (prompt, plans) in [(40, vec![40]), (2 * most, vec![2 * most]), (2 * most + 5, vec![2 * most, 5])] {
-            let mut workload = SessionWorkload::new(model.clone(), vec![1; prompt], 1, 1).unwrap();
+            let mut workload =
+                SessionWorkload::new(model.clone(), vec![1; prompt], 1, SessionOptions::single(1, 1)).unwrap();
             let batches = workload.start(1).unwrap();
             let tokens = |batches: &Vec<Batch>| batches.iter().map(Batch::len).sum::<usize>();
             assert_eq!(batches.iter().map(tokens).collect::<Vec<_>>(), plans);

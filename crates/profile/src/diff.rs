@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
+use smallmind_kernels::attention::CacheFormat;
 
 use crate::report::operation::OperationId;
 use crate::report::units::{change, number, percent, seconds};
@@ -98,6 +99,7 @@ pub fn mismatches_before(old: &Report, subject: &Subject, phases: &[(PhaseKind, 
         ("model", a.shape.clone(), b.shape.clone()),
         ("parameters", a.parameters.to_string(), b.parameters.to_string()),
         ("weight format", a.format.clone(), b.format.clone()),
+        ("cache format", cache_format(a), cache_format(b)),
     ];
     let differ = pairs.into_iter().filter(|(_, a, b)| a != b);
     let mut found: Vec<String> = differ.map(|(what, a, b)| format!("{what}: {a}, now {b}")).collect();
@@ -107,6 +109,11 @@ pub fn mismatches_before(old: &Report, subject: &Subject, phases: &[(PhaseKind, 
         }
     }
     found
+}
+
+/// Earlier versions had caches in `f32` only.
+fn cache_format(subject: &Subject) -> String {
+    subject.cache_format.clone().unwrap_or_else(|| CacheFormat::F32.to_string())
 }
 
 /// Why two reports can't be compared: their subjects differ, or the machine does; empty if they can.

@@ -52,7 +52,7 @@ impl Summary {
         }
         let mut lines: Vec<Line> = Vec::new();
         for (node, seconds) in plan.graph().nodes().iter().zip(&seconds) {
-            let work = cost(plan.graph(), node, batch, plan.storage().map(|storage| &**storage));
+            let work = cost(plan.graph(), node, batch, plan.storage().map(|storage| &**storage), plan.cache_format());
             let (operation, path, pass) = (node.op.name(), folded(&node.path), Pass::of(node));
             let same = |l: &&mut Line| l.operation == operation && l.path == path && l.pass == pass;
             let line = match lines.iter_mut().find(same) {

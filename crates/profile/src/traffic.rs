@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use smallmind_graph::{Batch, Graph, Node, Op, Plan, Storage, ValueId, cost};
 use smallmind_kernels::Format;
+use smallmind_kernels::attention::CacheFormat;
 
 /// Floating-point operations and bytes. The bytes add up to those of [`cost`](fn@cost).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -53,9 +54,16 @@ impl std::ops::AddAssign for Traffic {
     }
 }
 
-/// The work of `node` on `batch`, with parameters in the formats of `storage`, or else in `f32`.
-pub fn traffic(graph: &Graph, node: &Node, batch: &Batch, storage: Option<&Storage>) -> Traffic {
-    let cost = cost(graph, node, batch, storage);
+/// The work of `node` on `batch`, with parameters in the formats of `storage`, or else in `f32`, and a key-value cache in
+/// `cache_format`.
+pub fn traffic(
+    graph: &Graph,
+    node: &Node,
+    batch: &Batch,
+    storage: Option<&Storage>,
+    cache_format: CacheFormat,
+) -> Traffic {
+    let cost = cost(graph, node, batch, storage, cache_format);
     Traffic {
         flops: cost.flops,
         exponentials: cost.exponentials,

@@ -174,6 +174,8 @@ pub trait Isa: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
 
     /// The first [`Isa::LANES`] elements of `src`, widened.
     fn load_f16(self, src: &[f16]) -> Self::F32;
+    /// `x` in every lane, widened.
+    fn splat_f16(self, x: f16) -> Self::F32;
     /// Writes all lanes, rounded to nearest even.
     fn store_f16(self, v: Self::F32, dst: &mut [f16]);
     /// The first [`Isa::LANES`] elements of `src`, widened.

@@ -17,6 +17,10 @@ impl WithIsa for Widen {
             for (got, x) in got[..I::LANES].iter().zip(&f16s[i..]) {
                 same_number(*got, widened_f16(x.to_bits()), I::KIND);
             }
+            for x in &f16s[i..][..I::LANES] {
+                isa.store(isa.splat_f16(*x), &mut got);
+                got[..I::LANES].iter().for_each(|got| same_number(*got, widened_f16(x.to_bits()), I::KIND));
+            }
             isa.store(isa.load_bf16(&bf16s[i..]), &mut got);
             for (got, x) in got[..I::LANES].iter().zip(&bf16s[i..]) {
                 same_number(*got, f32::from_bits(u32::from(x.to_bits()) << 16), I::KIND);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use smallmind::graph::{Batch, Bindings, Executor, Graph, NoProbe, Plan, PlanOptions, Pool, Probe, Scalars, Storage};
 use smallmind::kernels::Format;
+use smallmind::kernels::attention::CacheFormat;
 use smallmind::model::{Mlp, Model, ModelConfig, Purpose, Session, SessionOptions, architecture, preset};
 use smallmind::profile::report::advice::Alternative;
 use smallmind::profile::report::measurement::{Measurement, PlanRuns};
@@ -51,7 +52,7 @@ fn own() -> Allocated {
 /// The work of all nodes on a batch.
 fn all(graph: &Graph, batch: &Batch) -> Traffic {
     let mut sum = Traffic::default();
-    graph.nodes().iter().for_each(|node| sum += traffic(graph, node, batch, None));
+    graph.nodes().iter().for_each(|node| sum += traffic(graph, node, batch, None, CacheFormat::F32));
     sum
 }
 
@@ -109,8 +110,11 @@ fn bytes_of_weights_are_those_of_the_storage() {
         batch.want_last();
         for format in Format::ALL {
             let storage = Storage::of(&graph, IsaKind::best(), format).unwrap();
-            let read: f64 =
-                graph.nodes().iter().map(|node| traffic(&graph, node, &batch, Some(&storage)).weights).sum();
+            let read: f64 = graph
+                .nodes()
+                .iter()
+                .map(|node| traffic(&graph, node, &batch, Some(&storage), CacheFormat::F32).weights)
+                .sum();
             let (mut held, mut blocks) = (storage.bytes() as f64, 0.0);
             for (id, param) in graph.params().iter() {
                 // A token reads one row of the table of positions. The table of tokens is the head too.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use smallmind_checkpoint::json_problem;
+use smallmind_kernels::attention::CacheFormat;
 use smallmind_model::tokenizer::{SpecialTokens, Tokenizer};
 use smallmind_model::{Job, Logits, ModelError, PackedModel, Session, SessionOptions};
 
@@ -69,7 +70,8 @@ fn no_question(error: &serde_json::Error) -> String {
     )
 }
 
-/// Answers questions by the probability of each ending after the context and a blank. `progress` gets the number of
+/// Answers questions by the probability of each ending after the context and a blank, on some threads, with a key-value
+/// cache in a format. `progress` gets the number of
 /// questions done.
 ///
 /// # Errors
@@ -78,14 +80,15 @@ pub fn answer(
     model: &Arc<PackedModel>,
     tokenizer: &Tokenizer,
     questions: &[Question],
-    threads: usize,
+    (threads, cache_format): (usize, CacheFormat),
     progress: &mut dyn FnMut(usize),
 ) -> Result<Choices, TrainError> {
     let encoded = questions.iter().map(|question| encode(tokenizer, question)).collect::<Result<Vec<_>, _>>()?;
     let longest = encoded.iter().flatten().map(|ending| ending.tokens.len() - 1).max().unwrap_or(0);
     // A longer one is an error of the run that reads it.
     let context = longest.clamp(1, model.config().context);
-    let mut session = Session::new(model.clone(), SessionOptions::single(context, threads))?;
+    let options = SessionOptions { cache_format, ..SessionOptions::single(context, threads) };
+    let mut session = Session::new(model.clone(), options)?;
     let mut choices = Choices::default();
     for (i, (question, endings)) in questions.iter().zip(&encoded).enumerate() {
         let mut scores = Vec::new();
@@ -194,7 +197,7 @@ mod tests {
             for label in 0..endings.len() {
                 let endings = endings.map(str::to_owned).to_vec();
                 let question = Question { context: context.to_owned(), endings, label };
-                let found = answer(&model, &tokenizer, &[question], 1, &mut |_| {}).unwrap();
+                let found = answer(&model, &tokenizer, &[question], (1, CacheFormat::F32), &mut |_| {}).unwrap();
                 let right = best.map(|best| usize::from(best == label));
                 assert_eq!([found.right, found.right_by_byte], right, "{context}: {label}");
             }

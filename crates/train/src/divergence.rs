@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use smallmind_kernels::attention::CacheFormat;
 use smallmind_model::{Job, Logits, ModelError, PackedModel, SequenceId, Session, SessionOptions};
 
 use crate::logits::log_sum_exp;
@@ -33,7 +34,7 @@ const PIECE: usize = 64;
 
 /// Compares the predictions of `model` with those of `reference` over a text, in the windows of
 /// [`evaluate_text`](crate::evaluate_text) with the same settings, as far as both models have such a context: the losses
-/// are those that it gives. `progress` gets the number of targets done and of all targets.
+/// are those that it gives, if the cache is in `f32`. That of the reference is always. `progress` gets the number of targets done and of all targets.
 ///
 /// # Errors
 /// Models of other vocabularies; a text with more tokens than they have entries for; logits that are not finite.
@@ -54,8 +55,11 @@ pub fn divergence(
     let contexts = [model, reference].map(|model| model.config().context);
     let context = settings.max_context.max(text.prefix.len() + 1).min(contexts[0]).min(contexts[1]);
     let of_text = text.of_text(context);
-    let reader = |model| Reader::new(model, text.prefix.len() + of_text, settings.threads);
-    let [mut model, mut reference] = [reader(model)?, reader(reference)?];
+    let reader = |model, cache_format| {
+        let options = SessionOptions::single(text.prefix.len() + of_text, settings.threads);
+        Reader::new(model, SessionOptions { cache_format, ..options })
+    };
+    let (mut model, mut reference) = (reader(model, settings.cache_format)?, reader(reference, CacheFormat::F32)?);
     let mut totals = Totals::default();
     for window in text.windows(of_text)? {
         model.restart();
@@ -81,8 +85,8 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(model: &Arc<PackedModel>, context: usize, threads: usize) -> Result<Self, ModelError> {
-        let mut session = Session::new(model.clone(), SessionOptions::single(context, threads))?;
+    fn new(model: &Arc<PackedModel>, options: SessionOptions) -> Result<Self, ModelError> {
+        let mut session = Session::new(model.clone(), options)?;
         let sequence = session.open()?;
         Ok(Self { session, sequence })
     }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use smallmind_graph::{Batch, ParamMemory, PlanOptions};
+use smallmind_kernels::attention::CacheFormat;
 use smallmind_kernels::loss::IGNORE;
 use smallmind_model::tokenizer::Tokenizer;
 use smallmind_model::{ModelError, PackedModel};
@@ -90,6 +91,9 @@ pub struct EvaluateSettings {
     pub threads: usize,
     /// The most tokens of a window, at most the model's context.
     pub max_context: usize,
+    /// How the key-value cache of the model stores keys and values where it reads in pieces, as in
+    /// [`divergence`](crate::divergence). An evaluation of whole windows has no cache.
+    pub cache_format: CacheFormat,
 }
 
 /// A data set and the windows in which it is evaluated.

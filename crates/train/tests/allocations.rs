@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use common::{begin, tiny};
 use smallmind_graph::Probe;
+use smallmind_kernels::attention::CacheFormat;
 use smallmind_model::sampler::SamplerConfig;
 use smallmind_model::tokenizer::Tokenizer;
-use smallmind_model::{Finish, GenerateOptions, Generator, Job, Logits, Model, Session, SessionOptions};
+use smallmind_model::{Finish, GenerateOptions, Generator, Job, Logits, Model, PackedModel, Session, SessionOptions};
 use smallmind_simd::IsaKind;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
@@ -95,8 +96,12 @@ fn training(threads: usize, family: &str) {
 fn sequences(threads: usize, family: &str) {
     let config = tiny(&[family]).model_config(30).unwrap();
     let model = Arc::new(Model::random(config, 1).unwrap().pack(IsaKind::best()).unwrap());
-    let options = SessionOptions { sequences: 4, chunk: 5, ..SessionOptions::single(8, threads) };
-    let mut session = Session::new(model, options).unwrap();
+    CacheFormat::ALL.into_iter().for_each(|format| sequences_over(&model, format, threads, family));
+}
+
+fn sequences_over(model: &Arc<PackedModel>, cache_format: CacheFormat, threads: usize, family: &str) {
+    let options = SessionOptions { sequences: 4, chunk: 5, cache_format, ..SessionOptions::single(8, threads) };
+    let mut session = Session::new(model.clone(), options).unwrap();
     let round = |session: &mut Session| {
         let (a, b) = (session.open().unwrap(), session.open().unwrap());
         let all = Job { sequence: b, tokens: &[4, 5], logits: Logits::All };
@@ -110,7 +115,7 @@ fn sequences(threads: usize, family: &str) {
     round(&mut session);
     let before = count();
     (0..20).for_each(|_| round(&mut session));
-    assert_eq!(count() - before, 0, "twenty rounds of {family} on {threads} threads");
+    assert_eq!(count() - before, 0, "twenty rounds of {family} on {threads} threads over {cache_format}");
 }
 
 /// Tokens of a text that grows far beyond the context, so that it slides; with all filters of the sampler.

@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicBool;
 use common::{begin, checkpoint, finish, losses, state, text_file, tiny};
 use smallmind_checkpoint::{ModelFolder, TOKENIZER_FILE, WEIGHTS_FILE};
 use smallmind_kernels::Format;
+use smallmind_kernels::attention::CacheFormat;
 use smallmind_model::sampler::SamplerConfig;
 use smallmind_model::tokenizer::{SpecialText, SpecialTokens, Tokenizer};
 use smallmind_model::{GenerateOptions, Generator, Model, Session, SessionOptions};
@@ -205,7 +206,7 @@ fn the_loss_over_the_whole_validation_part() {
     let validation: String = characters[(characters.len() as f64 * 0.8) as usize..].iter().collect();
     let tokenizer = Tokenizer::from_file(dir.path().join("run").join(TOKENIZER_FILE)).unwrap();
     let model = Model::load(dir.path().join("run")).unwrap().pack(IsaKind::best()).unwrap();
-    let settings = EvaluateSettings { threads: 1, max_context: 8 };
+    let settings = EvaluateSettings { threads: 1, max_context: 8, cache_format: CacheFormat::F32 };
     let corpus = Corpus::of_text(validation.clone(), None);
     let whole = evaluate_text(&model, &tokenizer, &corpus, settings, &mut |_, _| {}).unwrap();
     assert!((whole.loss - summary.full_val_loss.unwrap()).abs() < 1e-6, "{whole:?} {summary:?}");

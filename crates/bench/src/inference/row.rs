@@ -107,6 +107,10 @@ pub struct BatchedRow {
     pub n_batch: usize,
     /// Worker threads.
     pub n_threads: usize,
+    /// The format of keys in the cache.
+    pub type_k: &'static str,
+    /// The format of values in the cache.
+    pub type_v: &'static str,
     /// Samples; the times are their medians.
     pub runs: usize,
     /// Tokens of each prompt.
@@ -155,8 +159,8 @@ impl InferenceRow {
             model_n_params: bench.model.params().elements() as u64,
             n_batch: bench.batch,
             n_threads: bench.threads,
-            type_k: "f32",
-            type_v: "f32",
+            type_k: bench.cache_format.name(),
+            type_v: bench.cache_format.name(),
             n_prompt: test.prompt,
             n_gen: test.generated,
             n_depth: test.depth,
@@ -194,6 +198,8 @@ impl BatchedRow {
             backends: bench.model.isa().name().to_owned(),
             n_batch: bench.batch,
             n_threads: bench.threads,
+            type_k: bench.cache_format.name(),
+            type_v: bench.cache_format.name(),
             runs: bench.runs,
             pp: prompt,
             tg: generated,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use smallmind_kernels::attention::CacheFormat;
 use smallmind_model::{Job, PackedModel, SequenceId, Session, SessionOptions, batches_of, random_tokens};
 use smallmind_profile::Forecast;
 use smallmind_profile::report::{RoofLevel, RoofTable};
@@ -28,6 +29,8 @@ pub struct InferenceBench {
     pub threads: usize,
     /// The most tokens that one run of a plan reads.
     pub batch: usize,
+    /// How the key-value cache stores keys and values.
+    pub cache_format: CacheFormat,
     /// Samples of each test.
     pub runs: usize,
     /// Seed of the random tokens.
@@ -145,7 +148,8 @@ impl InferenceBench {
     }
 
     fn options(&self, context: usize) -> SessionOptions {
-        SessionOptions { chunk: self.batch, ..SessionOptions::single(context, self.threads) }
+        let (chunk, cache_format) = (self.batch, self.cache_format);
+        SessionOptions { chunk, cache_format, ..SessionOptions::single(context, self.threads) }
     }
 
     fn session(&self, context: usize) -> Result<(Session, SequenceId), BenchError> {
@@ -207,6 +211,7 @@ mod tests {
             load: Duration::from_secs(100),
             threads: 2,
             batch: 16,
+            cache_format: CacheFormat::F32,
             runs: 3,
             seed: 1,
             cpu: "a CPU".into(),
@@ -237,19 +242,26 @@ mod tests {
     /// A generated token reads all weights and the cache behind it; the tokens of a chunk share the weights.
     #[test]
     fn bytes_are_those_of_weights_and_cache() {
-        let bench = bench();
-        let (roofs, first) = (bench.roofs().unwrap(), FirstToken { cold: 0.0, warm: 0.0 });
-        let bytes = |prompt, generated, depth| {
-            bench.run(InferenceTest { prompt, generated, depth }, first, &roofs).unwrap().bytes_per_token
-        };
-        let config = bench.model.config();
-        let weights = bench.model.storage().bytes() as f64;
-        // A key and a value of a token.
-        let of_token = (8 * config.kv_heads * config.head_dim * config.layers) as f64;
-        let [near, far] = [bytes(0, 1, 0), bytes(0, 1, 64)];
-        assert_eq!(far - near, 64.0 * of_token);
-        assert!(near > 0.5 * weights && near < 1.1 * weights, "{near} of {weights}");
-        assert!(bytes(64, 0, 0) < near / 10.0 + 64.0 * of_token, "chunks of 16 tokens");
+        let (roofs, first) = (bench().roofs().unwrap(), FirstToken { cold: 0.0, warm: 0.0 });
+        // Bytes of 32 elements, which are whole blocks of a head.
+        for (cache_format, of_block) in
+            [(CacheFormat::F32, 128), (CacheFormat::F16, 64), (CacheFormat::Q8_0, 34), (CacheFormat::Q4_0, 18)]
+        {
+            let bench = InferenceBench { cache_format, ..bench() };
+            let bytes = |prompt, generated, depth| {
+                let row = bench.run(InferenceTest { prompt, generated, depth }, first, &roofs).unwrap();
+                assert_eq!((row.type_k, row.type_v), (cache_format.name(), cache_format.name()));
+                row.bytes_per_token
+            };
+            let config = bench.model.config();
+            let weights = bench.model.storage().bytes() as f64;
+            // A key and a value of a token.
+            let of_token = (2 * of_block * config.kv_heads * config.head_dim / 32 * config.layers) as f64;
+            let [near, far] = [bytes(0, 1, 0), bytes(0, 1, 64)];
+            assert_eq!(far - near, 64.0 * of_token, "{cache_format}");
+            assert!(near > 0.5 * weights && near < 1.1 * weights, "{near} of {weights}");
+            assert!(bytes(64, 0, 0) < near / 10.0 + 64.0 * of_token, "chunks of 16 tokens");
+        }
     }
 
     #[test]

@@ -238,6 +238,8 @@ mod tests {
             backends: "avx2".into(),
             n_batch: 128,
             n_threads: 2,
+            type_k: "f16",
+            type_v: "f16",
             runs: 3,
             pp: 128,
             tg: 32,

@@ -16,10 +16,10 @@ use std::sync::Arc;
 
 use smallmind_graph::op::Index;
 use smallmind_graph::{
-    Batch, Bindings, Buffer, CacheShape, Decay, Executor, GraphBuilder, GraphError, Init, Limits, Op, PAGE_TOKENS,
-    ParamId, ParamMemory, ParamSpec, ParamStore, Plan, PlanOptions, Pool, Scalars, Storage, ValueId,
+    Batch, Bindings, Buffer, Cache, CacheShape, Decay, Executor, GraphBuilder, GraphError, Init, Limits, Op,
+    PAGE_TOKENS, ParamId, ParamMemory, ParamSpec, ParamStore, Plan, PlanOptions, Pool, Scalars, Storage, ValueId,
 };
-use smallmind_kernels::attention::{append_to_page, page_len};
+use smallmind_kernels::attention::{PageMut, append_to_page, page_len};
 use smallmind_kernels::{Format, Mat};
 use smallmind_profile::Recorder;
 use smallmind_simd::{Isa, WithIsa};
@@ -175,7 +175,10 @@ impl OneOp {
         let plan = Plan::new(graph, options)?;
         let of_node = |step: &smallmind_graph::Step| step.node().index() == node;
         let steps = plan.steps().iter().enumerate().filter(|(_, step)| of_node(step)).map(|(i, _)| i).collect();
-        let cache = (cache, Buffer::zeroed(plan.cache().map_or(0, |shape| shape.len()))?);
+        let cache = match cache.zip(plan.cache().cloned()) {
+            Some((values, shape)) => Some((values, Cache::new(shape)?)),
+            None => None,
+        };
         let recorder = Recorder::new(&plan);
         let executor = Executor::new(plan)?;
         Ok(Engine { executor, recorder, steps, batch, memory, grads, moments, cache, params, results, compare })
@@ -187,7 +190,7 @@ impl OneOp {
 struct FillPages<'a> {
     values: Values,
     context: usize,
-    cache: &'a mut [f32],
+    cache: &'a mut Cache,
 }
 
 impl WithIsa for FillPages<'_> {
@@ -198,11 +201,12 @@ impl WithIsa for FillPages<'_> {
         let (head_dim, parts) = (values.cols, values.rows / context);
         let rows: Vec<f32> = (0..values.rows).flat_map(|row| values.row(row)).collect();
         let rows = Mat::new(&rows, values.rows, head_dim);
-        for (unit, page) in cache.chunks_exact_mut(page_len(head_dim)).enumerate() {
+        let format = cache.shape().format;
+        for (unit, words) in cache.words_mut().chunks_exact_mut(page_len(format, head_dim)).enumerate() {
             let (first, kv_head) = (unit / (parts / 2) * PAGE_TOKENS, unit % (parts / 2));
             let tokens = first..(first + PAGE_TOKENS).min(context);
             let part = |part: usize| rows.rows_range(part * context + tokens.start..part * context + tokens.end);
-            append_to_page(isa, page, 0, part(kv_head), part(parts / 2 + kv_head));
+            append_to_page(isa, PageMut { format, words }, 0, part(kv_head), part(parts / 2 + kv_head));
         }
     }
 }
@@ -227,7 +231,8 @@ pub(super) struct Engine {
     memory: Parameters,
     grads: Buffer,
     moments: [Buffer; 2],
-    cache: (Option<Values>, Buffer),
+    /// What its pages hold, and they.
+    cache: Option<(Values, Cache)>,
     params: Vec<(ParamId, Range<usize>, Values)>,
     results: Vec<(&'static str, usize, Place)>,
     compare: Compare,
@@ -252,7 +257,7 @@ impl Engine {
 impl Work for Engine {
     fn reset(&mut self) {
         self.executor.spoil();
-        if let (Some(values), cache) = &mut self.cache {
+        if let Some((values, cache)) = &mut self.cache {
             let fill = FillPages { values: *values, context: self.batch.spans()[0].past + 1, cache };
             // The plan runs on this instruction set, so the CPU has it.
             let _ = self.executor.plan().isa().with(fill);
@@ -282,9 +287,9 @@ impl Work for Engine {
                 Parameters::Stored(params) => ParamMemory::Stored(params),
             };
             let [m, v] = &mut self.moments;
-            let (grads, moments, cache) =
-                (Some(&mut self.grads[..]), Some((&mut m[..], &mut v[..])), &mut self.cache.1);
-            let bindings = Bindings { params, grads, moments, cache: Some(cache) };
+            let (grads, moments) = (Some(&mut self.grads[..]), Some((&mut m[..], &mut v[..])));
+            let cache = self.cache.as_mut().map(|(_, cache)| cache);
+            let bindings = Bindings { params, grads, moments, cache };
             self.executor.run(pool, &self.batch, &SCALARS, bindings, &self.recorder)?;
             seconds += self.last();
         }
@@ -315,7 +320,8 @@ impl Work for Engine {
     fn op_cost(&self) -> Option<smallmind_graph::Cost> {
         let plan = self.executor.plan();
         let node = &plan.graph().nodes()[plan.steps()[self.steps[0]].node().index()];
-        Some(smallmind_graph::cost(plan.graph(), node, &self.batch, plan.storage().map(|storage| &**storage)))
+        let storage = plan.storage().map(|storage| &**storage);
+        Some(smallmind_graph::cost(plan.graph(), node, &self.batch, storage, plan.cache_format()))
     }
 }
 

@@ -7,8 +7,8 @@
 use std::ops::Range;
 
 use smallmind_kernels::attention::{
-    BlockQueries, KEY_BLOCK, PAGE, QUERY_BLOCK, Scoring, append_to_page, attend_block, attend_block_scratch_len, fold,
-    fold_end, page_len, partial_cols,
+    BlockQueries, CacheFormat, KEY_BLOCK, PAGE, PageMut, Pages, QUERY_BLOCK, Scoring, append_to_page, attend_block,
+    attend_block_scratch_len, fold, fold_end, page_len, partial_cols,
 };
 use smallmind_kernels::{Mat, MatMut};
 use smallmind_simd::Isa;
@@ -29,11 +29,12 @@ const UNIT_ROWS: usize = 96;
 /// workers by themselves.
 const SHORT_SPAN: usize = 32;
 
-/// A layer of the cache, `[pages · kv_heads, page_len(head_dim)]`: page after page, a row for each key/value head.
+/// A layer of the cache, `[pages · kv_heads, page_len(format, head_dim)]`: page after page, a row for each key/value head.
 #[derive(Clone, Copy)]
 struct Layer {
     view: View,
     heads: Heads,
+    format: CacheFormat,
 }
 
 impl Layer {
@@ -144,8 +145,9 @@ impl Unit<'_> {
 impl<I: Isa> Lowering<'_, I> {
     fn cache_layer(&self, layer: usize, heads: Heads) -> Layer {
         let Some(shape) = self.cache else { unreachable!("the planner gives every plan with cached layers a cache") };
-        let (rows, cols) = (shape.pages * heads.kv_heads, page_len(heads.head_dim));
-        Layer { view: View::new(Space::Cache, shape.offset(layer), Rows::Fixed(rows), cols), heads }
+        let (rows, cols) = (shape.pages * heads.kv_heads, page_len(shape.format, heads.head_dim));
+        let view = View::new(Space::Cache, shape.offset(layer), Rows::Fixed(rows), cols);
+        Layer { view, heads, format: shape.format }
     }
 
     /// Workers share the pages of spans by heads, not by tokens: in a page the keys of adjacent tokens are interleaved.
@@ -172,10 +174,11 @@ impl<I: Isa> Lowering<'_, I> {
                         let row = layer.row(w.batch().pages(span)[index], kv_head);
                         // SAFETY: each page and head is one worker's unit, and is taken once: no two spans of a batch
                         // write the same page, and no span writes a page twice (`Batch::check`).
-                        let mut page = unsafe { w.window_mut(cache, row..row + 1, 0..page_len(heads.head_dim)) };
+                        let mut page = unsafe { w.window_mut(cache, row..row + 1, 0..layer.view.cols) };
                         let of = |cols| qkv.rows_range(rows.clone()).cols_range(cols);
                         let (keys, values) = (of(heads.k(kv_head)), of(heads.v(kv_head)));
-                        append_to_page(isa, page.row_mut(0), places.start % PAGE, keys, values);
+                        let page = PageMut { format: layer.format, words: page.row_mut(0) };
+                        append_to_page(isa, page, places.start % PAGE, keys, values);
                     }
                 }
             }
@@ -198,7 +201,7 @@ impl<I: Isa> Lowering<'_, I> {
         };
         let rows = unit_tokens(heads).min(self.limits.tokens) * heads.group();
         let scratch = rows * (heads.head_dim + 2 * partial_cols(heads.head_dim))
-            + attend_block_scratch_len(isa, rows, heads.head_dim);
+            + attend_block_scratch_len(isa, layer.format, rows, heads.head_dim);
         self.push(Workers::All, scratch, move |w| attend.run(w, w.scratch()));
 
         if let Some(partials) = partials {
@@ -290,7 +293,8 @@ impl<I: Isa> Attend<I> {
         let queries = BlockQueries { q, group, past: unit.position(), scoring: heads.scoring() };
         let (cache, pages) = (w.all(self.cache), w.batch().pages(unit.span));
         let page = |i: usize| cache.row(self.layer.row(pages[i], unit.kv_head));
-        attend_block(self.isa, queries, block, page, to, scratch);
+        let pages = Pages { format: self.layer.format, page: &page };
+        attend_block(self.isa, queries, block, pages, to, scratch);
     }
 }
 

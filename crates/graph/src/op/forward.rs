@@ -192,7 +192,8 @@ pub(super) fn cache_append(heads: Heads) -> Info {
     };
     Info::new("cache_append", shapes).effects(Effects::CACHE).cost(move |o| {
         let kv = o.rows() * (2 * heads.kv_cols()) as f64;
-        Cost { values: Bytes::of_elements(kv, 0.0), cache: Bytes::of_elements(0.0, kv), ..Cost::default() }
+        let cache = Bytes { read: 0.0, written: o.rows() * o.cache_token_bytes(heads) };
+        Cost { values: Bytes::of_elements(kv, 0.0), cache, ..Cost::default() }
     })
 }
 
@@ -204,10 +205,9 @@ pub(super) fn cached_attention(heads: Heads) -> Info {
     };
     Info::new("cached_attention", shapes).effects(Effects::CACHE).cost(move |o| {
         let queries = o.output_elements();
-        let keys_and_values = (o.seen_keys(heads) * 2 * heads.kv_cols()) as f64;
         Cost {
             values: Bytes::of_elements(queries, queries),
-            cache: Bytes::of_elements(keys_and_values, 0.0),
+            cache: Bytes { read: o.seen_keys(heads) as f64 * o.cache_token_bytes(heads), written: 0.0 },
             ..o.attention(heads, 2.0)
         }
     })

@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use smallmind_kernels::attention::CacheFormat;
 use smallmind_kernels::optimizer::SUM_BLOCK;
 
 use crate::op::{DropoutSpec, Heads, Norm, QkNorm};
@@ -266,6 +267,7 @@ pub(crate) struct Operands<'a> {
     pub(crate) params: &'a Params,
     /// Bytes of the operation's own parameters as they are stored.
     pub(crate) param_bytes: f64,
+    pub(crate) cache_format: CacheFormat,
     pub(crate) batch: &'a Batch,
 }
 
@@ -321,6 +323,11 @@ impl Operands<'_> {
     pub(super) fn seen_keys(&self, heads: Heads) -> usize {
         let of_span = |span: &Span| span.past + span.len - heads.scoring().first_key(span.past);
         self.batch.spans().iter().filter(|span| span.len > 0).map(of_span).sum()
+    }
+
+    /// Bytes of the keys and values of a token in the cache.
+    pub(super) fn cache_token_bytes(&self, heads: Heads) -> f64 {
+        (heads.kv_heads * self.cache_format.token_bytes(heads.head_dim)) as f64
     }
 
     /// Bytes that are moved if all parameters are read `reads` times and written `writes` times.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use smallmind_graph::interpret::Interpreter;
 use smallmind_graph::{
-    Batch, Bindings, Buffer, Executor, Graph, GraphError, Init, Limits, NoProbe, ParamMemory, ParamStore, Params, Plan,
-    PlanOptions, Pool, Probe, Scalars, Storage,
+    Batch, Bindings, Buffer, Cache, Executor, Graph, GraphError, Init, Limits, NoProbe, ParamMemory, ParamStore,
+    Params, Plan, PlanOptions, Pool, Probe, Scalars, Storage,
 };
 use smallmind_kernels::Format;
+use smallmind_kernels::attention::CacheFormat;
 use smallmind_simd::IsaKind;
 
 use super::close::Tensors;
@@ -42,14 +43,29 @@ pub fn store(graph: &Graph, storage: Arc<Storage>, params: &[f32]) -> ParamStore
 }
 
 /// Everything beside the arena.
-#[derive(Clone)]
 pub struct Memory {
     pub params: Vec<f32>,
     pub grads: Vec<f32>,
     pub moments: (Vec<f32>, Vec<f32>),
-    pub cache: Vec<f32>,
+    pub cache: Option<Cache>,
     /// Instead of `params`, where a plan reads them packed.
     pub packed: Option<Arc<ParamStore>>,
+}
+
+/// NaN in every format of a cache: as a float, as two floats of 16 bits, and as a scale.
+const NAN: f32 = f32::from_bits(u32::MAX);
+
+impl Clone for Memory {
+    fn clone(&self) -> Self {
+        let cache = self.cache.as_ref().map(|cache| {
+            let mut copy = Cache::new(cache.shape().clone()).expect("memory for a cache");
+            copy.words_mut().copy_from_slice(cache.words());
+            copy
+        });
+        let Self { params, grads, moments, packed, .. } = self;
+        let (params, grads, moments) = (params.clone(), grads.clone(), moments.clone());
+        Self { params, grads, moments, cache, packed: packed.clone() }
+    }
 }
 
 impl Memory {
@@ -57,13 +73,14 @@ impl Memory {
     pub fn new(params: &Params, seed: u64) -> Self {
         let params = random_params(params, seed);
         let zeros = vec![0.0; params.len()];
-        Self { params, grads: zeros.clone(), moments: (zeros.clone(), zeros), cache: vec![], packed: None }
+        Self { params, grads: zeros.clone(), moments: (zeros.clone(), zeros), cache: None, packed: None }
     }
 
     /// With a cache for `plan`, full of NaN: nothing may be read before it is written. The parameters are packed if
     /// `plan` reads them so.
     pub fn for_plan(mut self, plan: &Plan) -> Self {
-        self.cache = vec![f32::NAN; plan.cache().map_or(0, |c| c.len())];
+        self.cache = plan.cache().cloned().map(|shape| Cache::new(shape).expect("memory for a cache"));
+        self.cache.iter_mut().for_each(|cache| cache.words_mut().fill(NAN));
         self.packed = plan.storage().map(|storage| Arc::new(store(plan.graph(), storage.clone(), &self.params)));
         self
     }
@@ -76,7 +93,7 @@ impl Memory {
             },
             grads: Some(&mut self.grads),
             moments: Some((&mut self.moments.0, &mut self.moments.1)),
-            cache: Some(&mut self.cache),
+            cache: self.cache.as_mut(),
         }
     }
 
@@ -126,6 +143,13 @@ impl Runner {
     /// With a plan that reads its parameters as `storage` says.
     pub fn on(graph: Graph, limits: Limits, threads: usize, storage: Storage) -> Self {
         Self::of(Plan::new(graph, PlanOptions::stored(limits, threads, Arc::new(storage))).expect("a plan"))
+    }
+
+    /// With a plan that reads its parameters packed, and whose cache is in this format.
+    pub fn cached(graph: Graph, limits: Limits, threads: usize, (isa, cache_format): (IsaKind, CacheFormat)) -> Self {
+        let storage = Storage::of(&graph, isa, Format::F32).expect("a storage");
+        let options = PlanOptions::stored(limits, threads, Arc::new(storage));
+        Self::of(Plan::new(graph, PlanOptions { cache_format, ..options }).expect("a plan"))
     }
 
     fn of(plan: Plan) -> Self {

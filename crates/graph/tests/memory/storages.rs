@@ -13,7 +13,7 @@ fn parameters_that_lie_otherwise_are_refused() {
     let params = refusals.memory.params.clone();
     let refuse = |refusals: &mut Refusals, params: ParamMemory<'_>, need: &str, got: &str| {
         let bindings = |m: &mut Memory, run: Run<'_>| {
-            run(Bindings { params, grads: None, moments: None, cache: Some(&mut m.cache) })
+            run(Bindings { params, grads: None, moments: None, cache: m.cache.as_mut() })
         };
         let error = refusals.refuse_with(&batch, bindings).to_string();
         assert_eq!(error, format!("the plan reads parameters {need}, the run was given parameters {got}"));
@@ -85,7 +85,7 @@ fn storages_that_a_plan_can_not_read_and_values_that_a_format_can_not_hold_are_r
     let best = IsaKind::best();
     let storage = Arc::new(Storage::of(&graph, best, Format::Bf16).unwrap());
     for &isa in IsaKind::available().iter().filter(|isa| **isa != best) {
-        let options = PlanOptions { limits, threads: 1, isa, storage: Some(storage.clone()) };
+        let options = PlanOptions { isa, ..PlanOptions::stored(limits, 1, storage.clone()) };
         assert!(matches!(Plan::new(graph.clone(), options), Err(GraphError::Storage { .. })), "{isa}");
     }
     // Of training graphs the gradients read weights in rows.

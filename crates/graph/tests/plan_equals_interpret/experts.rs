@@ -3,6 +3,7 @@
 use smallmind_graph::interpret::Interpreter;
 use smallmind_graph::op::{Experts, Index, Routing};
 use smallmind_graph::{Batch, Graph, GraphBuilder, GraphError, Limits, Op, Scalars, Storage, cost, grad};
+use smallmind_kernels::attention::CacheFormat;
 use smallmind_kernels::{Format, FormatKind};
 use smallmind_simd::IsaKind;
 
@@ -127,10 +128,10 @@ fn the_inputs_of_the_downs_are_kept_by_token() {
 fn experts_cost_what_tokens_use() {
     let graph = mixture(32, 16, Routing { experts: 4, per_token: 1, sums_to_one: true }, false);
     let (node, weights) = (&graph.nodes()[2], f64::from(4 * 3 * 16 * 32));
-    let one = cost(&graph, node, &batch(&[1]), None);
+    let one = cost(&graph, node, &batch(&[1]), None, CacheFormat::F32);
     assert_eq!(one.weights.read, weights, "one of four experts, in bytes of f32");
     assert_eq!(one.flops, 2.0 * 3.0 * 512.0 + 5.0 * 16.0 + 2.0 * 32.0);
-    let many = cost(&graph, node, &batch(&[1; 100]), None);
+    let many = cost(&graph, node, &batch(&[1; 100]), None, CacheFormat::F32);
     assert!(many.weights.read > 0.999 * 4.0 * weights && many.weights.read <= 4.0 * weights);
 }
 

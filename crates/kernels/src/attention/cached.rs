@@ -13,8 +13,9 @@
 //! **Windows.** Pages before the window of a call's first query are not read, and its fold begins with the first block
 //! that a row sees. A row whose window begins later than the call's first page adds exact zeros for the pages between.
 //!
-//! **Pages.** A page of a key/value head holds the keys of [`PAGE`] tokens as `[head_dim, PAGE]`, then their values as
-//! `[PAGE, head_dim]`. So in both products the rows of the right factor are adjacent, and nothing is transposed.
+//! **Formats.** In both products the rows of the right factor are adjacent, as pages hold them, and nothing is
+//! transposed. Few rows read pages in place, each vector widened on its way into the multiply-adds; for more rows a page
+//! is widened into scratch once. Either way an element is the same chain of multiply-adds of the widened numbers.
 
 use std::ops::Range;
 
@@ -22,14 +23,13 @@ use smallmind_simd::{Isa, math};
 
 use super::Scoring;
 use super::few::{self, FEW_DEPTH, FEW_ROWS};
+use super::page::{CacheFormat, PAGE, page_len};
+use super::widen::{Bytes, Halves, Nibbles, PageFormat, Singles};
 
 use crate::compiled::compiled;
-use crate::matmul::{Epilogue, Operand, Update, gemm, gemm_scratch_len, transpose_rows};
+use crate::matmul::{Epilogue, Operand, Update, gemm, gemm_scratch_len};
 use crate::softmax::exp_row;
 use crate::{Mat, MatMut};
-
-/// Keys of a page of the cache: a multiple of the lanes of every instruction set.
-pub const PAGE: usize = 64;
 
 /// Keys of a block, whose scores are computed before any is used: a multiple of [`PAGE`].
 ///
@@ -38,40 +38,6 @@ pub const PAGE: usize = 64;
 pub const KEY_BLOCK: usize = 512;
 
 const _: () = assert!(KEY_BLOCK.is_multiple_of(PAGE));
-
-/// Elements of a page of one key/value head: keys, then values.
-pub fn page_len(head_dim: usize) -> usize {
-    2 * PAGE * head_dim
-}
-
-/// Writes `keys` `[n, head_dim]` to the places `first..first + n` of a page of one key/value head, and `values` `[n,
-/// head_dim]` likewise. What the places behind them hold is lost.
-///
-/// # Panics
-/// If `page` has another length than [`page_len`], if shapes disagree, or if the page has no such places.
-pub fn append_to_page<I: Isa>(isa: I, page: &mut [f32], first: usize, keys: Mat, values: Mat) {
-    fn body<I: Isa>(isa: I, page: &mut [f32], first: usize, keys: Mat, values: Mat) {
-        let (n, head_dim) = (keys.rows(), keys.cols());
-        assert_eq!(page.len(), page_len(head_dim), "a page for heads of {head_dim} columns");
-        assert_eq!((values.rows(), values.cols()), (n, head_dim), "a value for each key");
-        assert!(first + n <= PAGE, "places {first}..{} of a page of {PAGE}", first + n);
-        let (key_page, value_page) = page.split_at_mut(PAGE * head_dim);
-        if first == 0 && n > 1 {
-            // No token has the places behind these.
-            transpose_rows(isa, keys, key_page, PAGE);
-        } else {
-            for i in 0..n {
-                for (row, &x) in key_page.chunks_exact_mut(PAGE).zip(keys.row(i)) {
-                    row[first + i] = x;
-                }
-            }
-        }
-        for i in 0..n {
-            value_page[(first + i) * head_dim..][..head_dim].copy_from_slice(values.row(i));
-        }
-    }
-    compiled!(isa: I, body(page: &mut [f32], first: usize, keys: Mat, values: Mat));
-}
 
 /// Queries of adjacent tokens against a block of keys, `[tokens · group, head_dim]`: row `t · group + h` is token `t`
 /// and head `h` of the group.
@@ -107,43 +73,63 @@ pub fn partial_cols(head_dim: usize) -> usize {
 const SCORE_STRIDE: usize = KEY_BLOCK + 16;
 
 /// Elements of scratch that [`attend_block`] needs; monotone in `rows` and in `head_dim`.
-pub fn attend_block_scratch_len<I: Isa>(isa: I, rows: usize, head_dim: usize) -> usize {
-    rows * SCORE_STRIDE + gemm_scratch_len(isa, rows, PAGE, head_dim).max(gemm_scratch_len(isa, rows, head_dim, PAGE))
+pub fn attend_block_scratch_len<I: Isa>(isa: I, format: CacheFormat, rows: usize, head_dim: usize) -> usize {
+    let gemm = gemm_scratch_len(isa, rows, PAGE, head_dim).max(gemm_scratch_len(isa, rows, head_dim, PAGE));
+    rows * SCORE_STRIDE + widened_len(format, head_dim) + gemm
+}
+
+/// Elements of the keys, or the values, of a page that is widened into scratch.
+fn widened_len(format: CacheFormat, head_dim: usize) -> usize {
+    if format == CacheFormat::F32 { 0 } else { PAGE * head_dim }
 }
 
 /// Writes the partial results of block `block` of the keys for all rows of `queries` to `partials` `[rows,
 /// partial_cols(head_dim)]`; see the [module](super).
 ///
-/// `page` gives the page that holds the keys from `PAGE · i` on, for each `i` from the first to the last that a row
-/// sees. `scratch` holds at least [`attend_block_scratch_len`] elements. What `partials` and the scratch hold before is
+/// `pages` has each page from the first to the last that a row sees. `scratch` holds at least [`attend_block_scratch_len`] elements. What `partials` and the scratch hold before is
 /// never read; places of pages that no row sees change no result.
 ///
 /// # Panics
 /// If shapes disagree, a page has another length than [`page_len`], or the scratch is too short.
 #[inline]
-pub fn attend_block<'p, I: Isa>(
+pub fn attend_block<I: Isa>(
     isa: I,
     queries: BlockQueries,
     block: usize,
-    page: impl Fn(usize) -> &'p [f32],
+    pages: Pages,
     partials: MatMut,
     scratch: &mut [f32],
 ) {
-    let page: Pages = &page;
     compiled!(
         isa: I,
-        attend(queries: BlockQueries, block: usize, page: Pages, partials: MatMut, scratch: &mut [f32])
+        attend(queries: BlockQueries, block: usize, pages: Pages, partials: MatMut, scratch: &mut [f32])
     );
 }
 
-/// The pages of a key-value cache, by their number.
-type Pages<'a, 'p> = &'a dyn Fn(usize) -> &'p [f32];
+/// The pages of a sequence for one key/value head.
+#[derive(Clone, Copy)]
+pub struct Pages<'a, 'p> {
+    /// How keys and values are stored.
+    pub format: CacheFormat,
+    /// The page that holds the keys from `PAGE · i` on.
+    pub page: &'a dyn Fn(usize) -> &'p [f32],
+}
 
-fn attend<'p, I: Isa>(
+fn attend<I: Isa>(isa: I, queries: BlockQueries, block: usize, pages: Pages, partials: MatMut, scratch: &mut [f32]) {
+    match pages.format {
+        CacheFormat::F32 => attend_in::<I, Singles>(isa, queries, block, pages, partials, scratch),
+        CacheFormat::F16 => attend_in::<I, Halves>(isa, queries, block, pages, partials, scratch),
+        CacheFormat::Q8_0 => attend_in::<I, Bytes>(isa, queries, block, pages, partials, scratch),
+        CacheFormat::Q4_0 => attend_in::<I, Nibbles>(isa, queries, block, pages, partials, scratch),
+    }
+}
+
+/// [`attend_block`] over pages in the format `F`.
+fn attend_in<I: Isa, F: PageFormat>(
     isa: I,
     queries: BlockQueries,
     block: usize,
-    page: Pages<'_, 'p>,
+    Pages { format, page }: Pages,
     partials: MatMut,
     scratch: &mut [f32],
 ) {
@@ -155,29 +141,57 @@ fn attend<'p, I: Isa>(
     let first_page = queries.seen(0, block).start / PAGE;
     let keys = queries.seen(rows - 1, block).end.saturating_sub(first_page * PAGE);
     let (scores, scratch) = scratch.split_at_mut(rows * SCORE_STRIDE);
+    let (wide, scratch) = scratch.split_at_mut(widened_len(format, head_dim));
     let mut scores = MatMut::new(scores, rows, SCORE_STRIDE);
-    let (mut out, mut stats) = partials.split_at_col(head_dim);
-    let page = |i: usize| -> (&'p [f32], &'p [f32]) {
+    let (mut out, stats) = partials.split_at_col(head_dim);
+    let page = |i: usize| {
         let page = page(block * (KEY_BLOCK / PAGE) + first_page + i);
-        assert_eq!(page.len(), page_len(head_dim), "a page for heads of {head_dim} columns");
-        page.split_at(PAGE * head_dim)
+        assert_eq!(page.len(), page_len(format, head_dim), "a page in {format} for heads of {head_dim} columns");
+        F::split(page, head_dim)
     };
     if rows <= FEW_ROWS && head_dim <= FEW_DEPTH {
-        few::scores(isa, q, keys, |i| page(i).0, scores.reborrow());
+        few::scores::<I, F>(isa, q, keys, |i| page(i)[0], scores.reborrow());
     } else {
         for (i, first) in (0..keys).step_by(PAGE).enumerate() {
             let n = (keys - first).min(PAGE).next_multiple_of(I::LANES);
-            let k = Operand::normal(Mat::new(page(i).0, head_dim, PAGE).cols_range(0..n));
+            let k = Mat::new(F::wide_keys(isa, page(i)[0], wide), head_dim, PAGE).cols_range(0..n);
             let scores = scores.reborrow().cols_range(first..first + n);
-            gemm(isa, Operand::normal(q), k, scores, Epilogue::default(), scratch);
+            gemm(isa, Operand::normal(q), Operand::normal(k), scores, Epilogue::default(), scratch);
         }
     }
+    exponentials(isa, queries, block, (first_page * PAGE, keys), scores.reborrow(), stats);
+    if keys == 0 {
+        (0..rows).for_each(|row| out.row_mut(row).fill(0.0));
+    }
+    let scores = scores.as_mat();
+    if rows <= FEW_ROWS {
+        return few::outputs::<I, F>(isa, scores, keys, |i| page(i)[1], out);
+    }
+    for (i, first) in (0..keys).step_by(PAGE).enumerate() {
+        let n = (keys - first).min(PAGE);
+        let v = Mat::new(F::wide_values(isa, page(i)[1], [n, head_dim], wide), n, head_dim);
+        let update = if i == 0 { Update::Overwrite } else { Update::Accumulate };
+        let weights = Operand::normal(scores.cols_range(first..first + n));
+        gemm(isa, weights, Operand::normal(v), out.reborrow(), Epilogue { update, ..Epilogue::default() }, scratch);
+    }
+}
+
+/// Turns the scores of the `keys` keys of a block from its key `first` on into exponentials, row by row: 0 for those
+/// that a row doesn't see. `stats` `[rows, 2]` gets their maxima and sums.
+fn exponentials<I: Isa>(
+    isa: I,
+    queries: BlockQueries,
+    block: usize,
+    (first, keys): (usize, usize),
+    mut scores: MatMut,
+    mut stats: MatMut,
+) {
     isa.vectorize(
         #[inline(always)]
         || {
-            for row in 0..rows {
+            for row in 0..scores.rows() {
                 let seen = queries.seen(row, block);
-                let [start, end] = [seen.start, seen.end].map(|key| key.saturating_sub(first_page * PAGE).min(keys));
+                let [start, end] = [seen.start, seen.end].map(|key| key.saturating_sub(first).min(keys));
                 let (seen, later) = scores.row_mut(row)[..keys].split_at_mut(end);
                 let (earlier, seen) = seen.split_at_mut(start.min(end));
                 let scale = queries.scoring.cap_scores(isa, seen);
@@ -188,20 +202,6 @@ fn attend<'p, I: Isa>(
             }
         },
     );
-    if keys == 0 {
-        (0..rows).for_each(|row| out.row_mut(row).fill(0.0));
-    }
-    let scores = scores.as_mat();
-    if rows <= FEW_ROWS {
-        return few::outputs(isa, scores, keys, |i| page(i).1, out);
-    }
-    for (i, first) in (0..keys).step_by(PAGE).enumerate() {
-        let n = (keys - first).min(PAGE);
-        let v = Operand::normal(Mat::new(page(i).1, PAGE, head_dim).rows_range(0..n));
-        let update = if i == 0 { Update::Overwrite } else { Update::Accumulate };
-        let weights = Operand::normal(scores.cols_range(first..first + n));
-        gemm(isa, weights, v, out.reborrow(), Epilogue { update, ..Epilogue::default() }, scratch);
-    }
 }
 
 /// Adds what a block of keys gave, `partials`, to what the blocks before it did, `state`, row by row. Both are `[rows,

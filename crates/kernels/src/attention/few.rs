@@ -1,12 +1,15 @@
 //! Products of few rows with the pages of a key-value cache.
 //!
-//! Each element is added up as [`crate::matmul::gemm`] does: a chain of multiply-adds in rising depth, from zero, and
-//! then a sum over pages in their order. Many chains, of neighbouring columns and of several pages, run at the same
-//! time.
+//! They read pages in place and widen each vector on its way into the multiply-adds. Each element is added up as
+//! [`crate::matmul::gemm`] does: a chain of multiply-adds in rising depth, from zero, and then a sum over pages in their
+//! order. Many chains, of neighbouring columns and of several pages, run at the same time.
+
+use std::marker::PhantomData;
 
 use smallmind_simd::Isa;
 
-use super::cached::PAGE;
+use super::page::PAGE;
+use super::widen::{PageFormat, Part};
 use crate::{Mat, MatMut};
 
 /// Up to this many rows the products here are faster than the loops around the micro-kernels.
@@ -33,9 +36,25 @@ fn slices<'a, const N: usize>(slice: impl Fn(usize) -> &'a [f32]) -> [&'a [f32];
     all
 }
 
-/// `scores[.., 0..keys] = q·K`: `q` `[rows, head_dim]`, `page(i)` the keys of page `i`, `[head_dim, PAGE]`. Columns
-/// beyond `keys` up to a whole page are overwritten too.
-pub(super) fn scores<'p, I: Isa>(isa: I, q: Mat, keys: usize, page: impl Fn(usize) -> &'p [f32], mut scores: MatMut) {
+/// `P` pages.
+#[inline(always)]
+fn each<C: Copy, const P: usize>(page: impl Fn(usize) -> C) -> [C; P] {
+    let mut all = [page(0); P];
+    for (p, one) in all.iter_mut().enumerate().skip(1) {
+        *one = page(p);
+    }
+    all
+}
+
+/// `scores[.., 0..keys] = q·K`: `q` `[rows, head_dim]`, `page(i)` the keys of page `i`. Columns beyond `keys` up to a
+/// whole page are overwritten too.
+pub(super) fn scores<'p, I: Isa, F: PageFormat>(
+    isa: I,
+    q: Mat,
+    keys: usize,
+    page: impl Fn(usize) -> Part<'p, F::Code>,
+    mut scores: MatMut,
+) {
     isa.vectorize(
         #[inline(always)]
         || {
@@ -45,17 +64,17 @@ pub(super) fn scores<'p, I: Isa>(isa: I, q: Mat, keys: usize, page: impl Fn(usiz
                 // A constant, so that the kernels of the other case are not compiled.
                 if const { register_sums::<I>() == 16 } {
                     match q.rows() {
-                        1 => scores_of::<I, 1, 4, 2>(isa, q, keys, &page, scores),
-                        2 => scores_of::<I, 2, 4, 2>(isa, q, keys, &page, scores),
-                        3 => scores_of::<I, 3, 4, 1>(isa, q, keys, &page, scores),
-                        _ => scores_of::<I, 4, 4, 1>(isa, q, keys, &page, scores),
+                        1 => scores_of::<I, F, 1, 4, 2>(isa, q, keys, &page, scores),
+                        2 => scores_of::<I, F, 2, 4, 2>(isa, q, keys, &page, scores),
+                        3 => scores_of::<I, F, 3, 4, 1>(isa, q, keys, &page, scores),
+                        _ => scores_of::<I, F, 4, 4, 1>(isa, q, keys, &page, scores),
                     }
                 } else {
                     match q.rows() {
-                        1 => scores_of::<I, 1, 8, 1>(isa, q, keys, &page, scores),
-                        2 => scores_of::<I, 2, 4, 1>(isa, q, keys, &page, scores),
-                        3 => scores_of::<I, 3, 2, 1>(isa, q, keys, &page, scores),
-                        _ => scores_of::<I, 4, 2, 1>(isa, q, keys, &page, scores),
+                        1 => scores_of::<I, F, 1, 8, 1>(isa, q, keys, &page, scores),
+                        2 => scores_of::<I, F, 2, 4, 1>(isa, q, keys, &page, scores),
+                        3 => scores_of::<I, F, 3, 2, 1>(isa, q, keys, &page, scores),
+                        _ => scores_of::<I, F, 4, 2, 1>(isa, q, keys, &page, scores),
                     }
                 }
             }
@@ -65,11 +84,11 @@ pub(super) fn scores<'p, I: Isa>(isa: I, q: Mat, keys: usize, page: impl Fn(usiz
 
 /// [`scores`] of `R` rows: `N` vectors of keys at a time, of each of `P` pages.
 #[inline(always)]
-fn scores_of<'p, I: Isa, const R: usize, const N: usize, const P: usize>(
+fn scores_of<'p, I: Isa, F: PageFormat, const R: usize, const N: usize, const P: usize>(
     isa: I,
     q: Mat,
     keys: usize,
-    page: &impl Fn(usize) -> &'p [f32],
+    page: &impl Fn(usize) -> Part<'p, F::Code>,
     mut scores: MatMut,
 ) {
     let q = slices::<R>(
@@ -78,18 +97,19 @@ fn scores_of<'p, I: Isa, const R: usize, const N: usize, const P: usize>(
     );
     let (mut first, pages) = (0, keys.div_ceil(PAGE));
     while first + P <= pages {
-        let of_pages = slices::<P>(
+        let of_pages = each::<_, P>(
             #[inline(always)]
             |p| page(first + p),
         );
         for column in (0..PAGE).step_by(N * I::LANES) {
-            score_vectors::<I, R, N, P>(isa, q, of_pages, (first, column), &mut scores);
+            score_vectors::<I, F, R, N, P>(isa, q, of_pages, (first, column), &mut scores);
         }
         first += P;
     }
     while first < pages {
+        let of_page = [page(first)];
         for column in (0..PAGE).step_by(N * I::LANES) {
-            score_vectors::<I, R, N, 1>(isa, q, [page(first)], (first, column), &mut scores);
+            score_vectors::<I, F, R, N, 1>(isa, q, of_page, (first, column), &mut scores);
         }
         first += 1;
     }
@@ -97,23 +117,31 @@ fn scores_of<'p, I: Isa, const R: usize, const N: usize, const P: usize>(
 
 /// The scores of `N` vectors of keys from a column on, in each of `P` pages from the first on.
 #[inline(always)]
-fn score_vectors<I: Isa, const R: usize, const N: usize, const P: usize>(
+fn score_vectors<I: Isa, F: PageFormat, const R: usize, const N: usize, const P: usize>(
     isa: I,
     q: [&[f32]; R],
-    pages: [&[f32]; P],
+    pages: [Part<F::Code>; P],
     (first, column): (usize, usize),
     scores: &mut MatMut,
 ) {
     let mut sums = [[[isa.zero(); N]; R]; P];
-    for d in 0..q[0].len() {
-        let mut x = [isa.zero(); R];
-        for (x, q) in x.iter_mut().zip(q) {
-            *x = isa.splat(q[d]);
+    let (mut start, depth) = (0, q[0].len());
+    while start < depth {
+        let end = depth.min(start.saturating_add(F::SHARED));
+        let mut scales = [F::key_scales::<I, N>(isa, pages[0], start, column); P];
+        for (scales, page) in scales.iter_mut().zip(pages).skip(1) {
+            *scales = F::key_scales(isa, page, start, column);
         }
-        for (sums, page) in sums.iter_mut().zip(pages) {
-            let keys = &page[d * PAGE + column..][..N * I::LANES];
-            multiply_add(isa, x, keys, sums);
+        for d in start..end {
+            let mut x = [isa.zero(); R];
+            for (x, q) in x.iter_mut().zip(q) {
+                *x = isa.splat(q[d]);
+            }
+            for ((sums, page), scales) in sums.iter_mut().zip(pages).zip(scales) {
+                multiply_add(isa, x, F::keys(isa, page, scales, d, column), sums);
+            }
         }
+        start = end;
     }
     for (p, sums) in sums.iter().enumerate() {
         for (r, sums) in sums.iter().enumerate() {
@@ -130,26 +158,22 @@ fn score_vectors<I: Isa, const R: usize, const N: usize, const P: usize>(
 fn multiply_add<I: Isa, const R: usize, const N: usize>(
     isa: I,
     x: [I::F32; R],
-    vectors: &[f32],
+    vectors: [I::F32; N],
     sums: &mut [[I::F32; N]; R],
 ) {
-    let mut loaded = [isa.zero(); N];
-    for (n, vector) in loaded.iter_mut().enumerate() {
-        *vector = isa.load(&vectors[n * I::LANES..]);
-    }
     for (sums, x) in sums.iter_mut().zip(x) {
-        for (sum, vector) in sums.iter_mut().zip(loaded) {
+        for (sum, vector) in sums.iter_mut().zip(vectors) {
             *sum = isa.mul_add(x, vector, *sum);
         }
     }
 }
 
-/// `out = weights[.., 0..keys]·V`: `page(i)` the values of page `i`, `[PAGE, head_dim]`; `out` `[rows, head_dim]`.
-pub(super) fn outputs<'p, I: Isa>(
+/// `out = weights[.., 0..keys]·V`: `page(i)` the values of page `i`; `out` `[rows, head_dim]`.
+pub(super) fn outputs<'p, I: Isa, F: PageFormat>(
     isa: I,
     weights: Mat,
     keys: usize,
-    page: impl Fn(usize) -> &'p [f32],
+    page: impl Fn(usize) -> Part<'p, F::Code>,
     mut out: MatMut,
 ) {
     isa.vectorize(
@@ -159,10 +183,10 @@ pub(super) fn outputs<'p, I: Isa>(
                 let rows = first..(first + ROWS_AT_ONCE).min(out.rows());
                 let (weights, out) = (weights.rows_range(rows.clone()), out.reborrow().rows_range(rows));
                 match out.rows() {
-                    1 => outputs_of::<I, 1>(isa, weights, keys, &page, out),
-                    2 => outputs_of::<I, 2>(isa, weights, keys, &page, out),
-                    3 => outputs_of::<I, 3>(isa, weights, keys, &page, out),
-                    _ => outputs_of::<I, 4>(isa, weights, keys, &page, out),
+                    1 => outputs_of::<I, F, 1>(isa, weights, keys, &page, out),
+                    2 => outputs_of::<I, F, 2>(isa, weights, keys, &page, out),
+                    3 => outputs_of::<I, F, 3>(isa, weights, keys, &page, out),
+                    _ => outputs_of::<I, F, 4>(isa, weights, keys, &page, out),
                 }
             }
         },
@@ -171,11 +195,11 @@ pub(super) fn outputs<'p, I: Isa>(
 
 /// [`outputs`] of `R` rows.
 #[inline(always)]
-fn outputs_of<'p, I: Isa, const R: usize>(
+fn outputs_of<'p, I: Isa, F: PageFormat, const R: usize>(
     isa: I,
     weights: Mat,
     keys: usize,
-    page: impl Fn(usize) -> &'p [f32],
+    page: impl Fn(usize) -> Part<'p, F::Code>,
     mut out: MatMut,
 ) {
     let vectors = out.cols() / I::LANES;
@@ -183,7 +207,7 @@ fn outputs_of<'p, I: Isa, const R: usize>(
         #[inline(always)]
         |r| &weights.row(r)[..keys],
     );
-    let mut product = Outputs::<R, _> { weights, page, out: &mut out };
+    let mut product = Outputs::<F, R, _> { weights, page, out: &mut out, format: PhantomData };
     let mut at = 0;
     while at < vectors {
         // Constants, so that the kernels of the other cases are not compiled.
@@ -211,15 +235,16 @@ fn outputs_of<'p, I: Isa, const R: usize>(
 }
 
 /// The factors of [`outputs`], and its result.
-struct Outputs<'a, 'o, const R: usize, F> {
+struct Outputs<'a, 'o, F, const R: usize, P> {
     /// Each `[keys]`.
     weights: [&'a [f32]; R],
-    page: F,
+    page: P,
     /// `[R, head_dim]`.
     out: &'a mut MatMut<'o>,
+    format: PhantomData<F>,
 }
 
-impl<'p, const R: usize, F: Fn(usize) -> &'p [f32]> Outputs<'_, '_, R, F> {
+impl<'p, F: PageFormat, const R: usize, Page: Fn(usize) -> Part<'p, F::Code>> Outputs<'_, '_, F, R, Page> {
     /// Computes `N` vectors of columns from vector `at` on, `P` pages at a time. Returns `N`.
     #[inline(always)]
     fn vectors<I: Isa, const N: usize, const P: usize>(&mut self, isa: I, at: usize) -> usize {
@@ -238,9 +263,9 @@ impl<'p, const R: usize, F: Fn(usize) -> &'p [f32]> Outputs<'_, '_, R, F> {
     /// Adds the keys of `P` pages from key `first` on to `N` vectors of columns. One page may be filled only in part.
     #[inline(always)]
     fn pages<I: Isa, const N: usize, const P: usize>(&mut self, isa: I, at: usize, first: usize) {
-        let (column, head_dim) = (at * I::LANES, self.out.cols());
+        let column = at * I::LANES;
         let keys = (self.weights[0].len() - first).min(PAGE);
-        let pages = slices::<P>(
+        let pages = each::<_, P>(
             #[inline(always)]
             |p| (self.page)(first / PAGE + p),
         );
@@ -251,8 +276,7 @@ impl<'p, const R: usize, F: Fn(usize) -> &'p [f32]> Outputs<'_, '_, R, F> {
                 for (x, weights) in x.iter_mut().zip(self.weights) {
                     *x = isa.splat(weights[first + p * PAGE + key]);
                 }
-                let values = &pages[p][key * head_dim + column..][..N * I::LANES];
-                multiply_add(isa, x, values, sums);
+                multiply_add(isa, x, F::values(isa, pages[p], key, column), sums);
             }
         }
         for r in 0..R {
@@ -277,9 +301,10 @@ impl<'p, const R: usize, F: Fn(usize) -> &'p [f32]> Outputs<'_, '_, R, F> {
         for r in 0..R {
             let mut total = isa.zero();
             for (i, weights) in self.weights[r].chunks(PAGE).enumerate() {
-                let mut sum = isa.zero();
-                for (x, values) in weights.iter().zip((self.page)(i).chunks_exact(head_dim)) {
-                    sum = isa.mul_add(isa.splat(*x), isa.load_partial(&values[column..]), sum);
+                let (mut sum, page) = (isa.zero(), (self.page)(i));
+                for (token, x) in weights.iter().enumerate() {
+                    let values = F::last_values(isa, page, token, column, head_dim - column);
+                    sum = isa.mul_add(isa.splat(*x), values, sum);
                 }
                 total = if i > 0 { isa.add(sum, total) } else { sum };
             }

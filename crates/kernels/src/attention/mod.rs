@@ -43,13 +43,15 @@ mod blocks;
 mod cached;
 mod columns;
 mod few;
+mod page;
 mod single;
+mod widen;
 
 pub use blocks::{AttentionBackward, AttentionForward, attention_backward_group, attention_forward_head};
 pub use cached::{
-    BlockQueries, KEY_BLOCK, PAGE, append_to_page, attend_block, attend_block_scratch_len, fold, fold_end, page_len,
-    partial_cols,
+    BlockQueries, KEY_BLOCK, Pages, attend_block, attend_block_scratch_len, fold, fold_end, partial_cols,
 };
+pub use page::{CacheFormat, PAGE, PageMut, append_to_page, page_len};
 use smallmind_simd::Isa;
 
 use crate::dropout::{DropoutKey, scaled_mask, scaled_mask_row};

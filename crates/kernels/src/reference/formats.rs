@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 
 use crate::Format;
+use crate::attention::CacheFormat;
 
 /// The values of a row of a weight that is stored in `format`.
 ///
@@ -38,4 +39,20 @@ pub fn quantized(row: &[f32]) -> Vec<f64> {
         group.iter().map(|x| scale * f64::from((x * inverse).round_ties_even())).collect::<Vec<f64>>()
     };
     row.chunks(32).flat_map(group).collect()
+}
+
+/// The key or the value of a token in a head, as a key-value cache in `format` holds it; NaN where it can't hold a
+/// number. The last block of 32 elements may be shorter.
+pub fn cached(format: CacheFormat, row: &[f32]) -> Vec<f64> {
+    let elements = format.format().block().elements;
+    let block = |block: &[f32]| {
+        let mut whole = block.to_vec();
+        whole.resize(elements, 0.0);
+        let mut values = stored(format.format(), &whole);
+        let is_held =
+            format == CacheFormat::F32 || block.iter().all(|x| x.is_finite()) && values.iter().all(|x| x.is_finite());
+        values.truncate(block.len());
+        if is_held { values } else { vec![f64::NAN; block.len()] }
+    };
+    row.chunks(elements).flat_map(block).collect()
 }

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use smallmind_kernels::attention::{
-    AttentionShape, BlockQueries, KEY_BLOCK, PAGE, Scoring, append_to_page, attend_block, attend_block_scratch_len,
-    fold, fold_end, page_len, partial_cols,
+    AttentionShape, BlockQueries, CacheFormat, KEY_BLOCK, PAGE, PageMut, Pages, Scoring, append_to_page, attend_block,
+    attend_block_scratch_len, fold, fold_end, page_len, partial_cols,
 };
 use smallmind_kernels::reference::Matrix;
 use smallmind_kernels::reference::attention::causal_attention;
@@ -15,32 +15,35 @@ use super::{Noise, Window};
 
 /// A group of heads, and adjacent queries of a sequence.
 #[derive(Clone, Copy, Debug)]
-struct Case {
-    group: usize,
+pub struct Case {
+    pub group: usize,
     /// Tokens before the first query.
-    past: usize,
+    pub past: usize,
     /// Queries of each head.
-    tokens: usize,
-    head_dim: usize,
+    pub tokens: usize,
+    pub head_dim: usize,
     /// Queries and keys lie in `[-size, size)`.
-    size: f32,
-    scoring: Scoring,
+    pub size: f32,
+    pub scoring: Scoring,
+    /// Of the cache.
+    pub format: CacheFormat,
 }
 
 impl Case {
-    fn new(group: usize, past: usize, tokens: usize, head_dim: usize) -> Self {
-        Self { group, past, tokens, head_dim, size: 2.0, scoring: Scoring::new(1.0 / (head_dim as f32).sqrt()) }
+    pub fn new(group: usize, past: usize, tokens: usize, head_dim: usize) -> Self {
+        let scoring = Scoring::new(1.0 / (head_dim as f32).sqrt());
+        Self { group, past, tokens, head_dim, size: 2.0, scoring, format: CacheFormat::F32 }
     }
 
-    fn with(self, window: Option<usize>, cap: Option<f32>) -> Self {
+    pub fn with(self, window: Option<usize>, cap: Option<f32>) -> Self {
         Self { scoring: Scoring { window, cap, ..self.scoring }, ..self }
     }
 
-    fn keys(&self) -> usize {
+    pub fn keys(&self) -> usize {
         self.past + self.tokens
     }
 
-    fn inputs(&self) -> Inputs {
+    pub fn inputs(&self) -> Inputs {
         let mut noise = Noise(self.keys() as u64);
         Inputs {
             q: Window::random(self.tokens, self.group * self.head_dim, self.size, &mut noise),
@@ -57,22 +60,26 @@ impl Case {
     }
 }
 
-struct Inputs {
+pub struct Inputs {
     /// `[tokens, group · head_dim]`.
-    q: Window,
+    pub q: Window,
     /// `[keys, head_dim]`.
-    k: Window,
-    v: Window,
+    pub k: Window,
+    pub v: Window,
 }
 
+/// NaN in every format: as a float, as two floats of 16 bits, and as a scale.
+pub const NAN: f32 = f32::from_bits(u32::MAX);
+
 /// Pages of a cache that hold all keys and values, appended by runs of `step`, with NaN everywhere else.
-fn pages<I: Isa>(isa: I, case: &Case, inputs: &Inputs, step: usize) -> Vec<Vec<f32>> {
-    let mut pages = vec![vec![f32::NAN; page_len(case.head_dim)]; case.keys().div_ceil(PAGE)];
+pub fn pages<I: Isa>(isa: I, case: &Case, inputs: &Inputs, step: usize) -> Vec<Vec<f32>> {
+    let mut pages = vec![vec![NAN; page_len(case.format, case.head_dim)]; case.keys().div_ceil(PAGE)];
     let mut at = 0;
     while at < case.keys() {
         let end = (at + step).min(case.keys()).min((at / PAGE + 1) * PAGE);
         let [keys, values] = [&inputs.k, &inputs.v].map(|window| window.mat().rows_range(at..end));
-        append_to_page(isa, &mut pages[at / PAGE], at % PAGE, keys, values);
+        let page = PageMut { format: case.format, words: &mut pages[at / PAGE] };
+        append_to_page(isa, page, at % PAGE, keys, values);
         at = end;
     }
     pages
@@ -80,12 +87,12 @@ fn pages<I: Isa>(isa: I, case: &Case, inputs: &Inputs, step: usize) -> Vec<Vec<f
 
 /// The outputs of the queries of `tokens` and of `heads` of the group, computed together, `[tokens, heads · head_dim]`.
 /// Pages hold NaN where they end before the window of the first query.
-fn attend<I: Isa>(isa: I, case: &Case, inputs: &Inputs, tokens: Range<usize>, heads: Range<usize>) -> Window {
+pub fn attend<I: Isa>(isa: I, case: &Case, inputs: &Inputs, tokens: Range<usize>, heads: Range<usize>) -> Window {
     let (group, head_dim, cols) = (heads.len(), case.head_dim, partial_cols(case.head_dim));
     let scoring = case.scoring;
     let mut pages = pages(isa, case, inputs, 1 + case.past % 70);
     let first_key = scoring.first_key(case.past + tokens.start);
-    pages[..first_key / PAGE].iter_mut().for_each(|page| page.fill(f32::NAN));
+    pages[..first_key / PAGE].iter_mut().for_each(|page| page.fill(NAN));
     let rows = tokens.len() * group;
     let columns = heads.start * head_dim..heads.end * head_dim;
     let q: Vec<f32> =
@@ -94,9 +101,9 @@ fn attend<I: Isa>(isa: I, case: &Case, inputs: &Inputs, tokens: Range<usize>, he
     let mut state = vec![f32::NAN; rows * cols];
     for block in first_key / KEY_BLOCK..(case.past + tokens.end).div_ceil(KEY_BLOCK) {
         let mut partials = vec![f32::NAN; rows * cols];
-        let mut scratch = vec![f32::NAN; attend_block_scratch_len(isa, rows, head_dim)];
-        let page = |i: usize| -> &[f32] { &pages[i] };
-        attend_block(isa, queries, block, page, MatMut::new(&mut partials, rows, cols), &mut scratch);
+        let mut scratch = vec![f32::NAN; attend_block_scratch_len(isa, case.format, rows, head_dim)];
+        let pages = Pages { format: case.format, page: &|i| &pages[i] };
+        attend_block(isa, queries, block, pages, MatMut::new(&mut partials, rows, cols), &mut scratch);
         for (row, (state, partial)) in state.chunks_mut(cols).zip(partials.chunks(cols)).enumerate() {
             let first_block = scoring.first_key(queries.past + row / group) / KEY_BLOCK;
             if block > first_block {
@@ -117,7 +124,7 @@ fn attend<I: Isa>(isa: I, case: &Case, inputs: &Inputs, tokens: Range<usize>, he
 }
 
 /// Windows of few keys, around pages, around blocks, and longer than any context here.
-const WINDOWS: [usize; 12] = [
+pub const WINDOWS: [usize; 12] = [
     1,
     2,
     PAGE - 1,

@@ -2,6 +2,7 @@
 //! NaN.
 
 mod cached;
+mod formats;
 mod windows;
 
 use smallmind_kernels::attention::{

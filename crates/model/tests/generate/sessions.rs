@@ -1,5 +1,6 @@
 //! Many sequences of one session: whatever runs their tokens come in, they get the bits that they get alone.
 
+use smallmind_kernels::attention::CacheFormat;
 use smallmind_kernels::{Format, FormatKind};
 use smallmind_model::{Job, Logits, Model, ModelConfig, ModelError, SequenceId, Session, SessionOptions};
 use smallmind_simd::IsaKind;
@@ -32,11 +33,14 @@ struct Schedule {
 
 impl Schedule {
     fn new(kind: Kind, format: Format, options: SessionOptions) -> Self {
-        let model =
-            Model::random(ModelConfig { context: LONG, d_model: 32, head_dim: 8, d_ff: 256, ..config(kind) }, 11)
-                .unwrap();
+        Self::of(ModelConfig { context: LONG, d_model: 32, head_dim: 8, d_ff: 256, ..config(kind) }, format, options)
+    }
+
+    fn of(config: ModelConfig, format: Format, options: SessionOptions) -> Self {
+        let model = Model::random(config, 11).unwrap();
         let model = std::sync::Arc::new(model.pack_as(IsaKind::best(), format).unwrap());
-        let mut alone = Session::new(model.clone(), SessionOptions::single(LONG, 1)).unwrap();
+        let one = SessionOptions { cache_format: options.cache_format, ..SessionOptions::single(LONG, 1) };
+        let mut alone = Session::new(model.clone(), one).unwrap();
         let sequence = alone.open().unwrap();
         let session = Session::new(model, options).unwrap();
         Self { pages: session.free_pages(), session, alone: (alone, sequence), open: vec![] }
@@ -193,6 +197,58 @@ fn schedules_in_every_format_of_blocks_give_each_sequence_the_bits_that_it_has_a
             schedule.run(&mut Rng(77 * i as u64 + seed));
         }
     }
+}
+
+#[test]
+fn schedules_over_a_cache_in_every_format_give_each_sequence_the_bits_that_it_has_alone() {
+    let mut seeds = 0..;
+    for cache_format in [CacheFormat::F16, CacheFormat::Q8_0, CacheFormat::Q4_0] {
+        // Heads of a begun block and of two.
+        for (kind, head_dim, chunk, threads) in
+            [(Kind::Llama, 24, 33, 1), (Kind::Local(90), 8, 128, 2), (Kind::Gpt2, 64, 7, 3), (Kind::Around, 32, 40, 8)]
+        {
+            let options =
+                SessionOptions { sequences: 16, chunk, cache_format, ..SessionOptions::single(LONG, threads) };
+            let config = ModelConfig { context: LONG, d_model: 32, head_dim, d_ff: 64, ..config(kind) };
+            let mut schedule = Schedule::of(config, Format::F32, options);
+            for seed in seeds.by_ref().take(if threads == 8 { 2 } else { 10 }) {
+                schedule.run(&mut Rng(seed));
+            }
+        }
+    }
+}
+
+/// Keys of magnitudes between those that `f16` and those that `f32` holds.
+#[test]
+fn keys_that_a_cache_cannot_hold_are_an_error() {
+    let mut model = model(Kind::Llama);
+    let layout = model.layout().clone();
+    let qkv: Vec<_> = model.params().iter().filter(|(_, spec)| spec.name.contains("attn.qkv")).collect();
+    let ranges: Vec<_> = qkv.iter().map(|(id, spec)| layout.offset(*id)..layout.offset(*id) + spec.len()).collect();
+    assert!(!ranges.is_empty());
+    ranges.into_iter().for_each(|range| model.weights_mut()[range].iter_mut().for_each(|w| *w *= 5e4));
+    let model = packed(&model);
+    for cache_format in CacheFormat::ALL {
+        let options = SessionOptions { cache_format, ..SessionOptions::single(CONTEXT, 1) };
+        let mut session = Session::new(model.clone(), options).unwrap();
+        let sequence = session.open().unwrap();
+        let outcome = session.append(sequence, &[1, 2, 3]).map(drop);
+        let is_error = matches!(outcome, Err(ModelError::NonFinite { .. }));
+        assert_eq!(is_error, cache_format == CacheFormat::F16, "{cache_format}: {outcome:?}");
+        assert_eq!(session.len(sequence), if is_error { 0 } else { 3 });
+    }
+}
+
+#[test]
+fn a_session_knows_the_bytes_of_its_cache() {
+    let model = packed(&Model::random(ModelConfig { head_dim: 48, ..config(Kind::Llama) }, 1).unwrap());
+    let bytes = CacheFormat::ALL.map(|cache_format| {
+        let options = SessionOptions { sequences: 3, cache_format, ..SessionOptions::single(CONTEXT, 1) };
+        Session::new(model.clone(), options).unwrap().working_bytes().0
+    });
+    // Three pages of 64 tokens in two layers, each with keys and values of two heads.
+    let heads = 3 * 64 * 2 * 2 * 2;
+    assert_eq!(bytes, [4 * 48, 2 * 48, 2 * 34, 2 * 18].map(|of_head| heads * of_head));
 }
 
 #[test]

@@ -5,14 +5,15 @@
 
 use serde::{Deserialize, Serialize};
 use smallmind_kernels::Format;
+use smallmind_kernels::attention::CacheFormat;
 
 use super::operation::{Bound, Operation, Pass};
 use super::phase::Phase;
 use crate::Class;
 use crate::traffic::Traffic;
 
-/// Bytes of a key or value in 8 bits, with its part of the block's scale, divided by its bytes in `f32`.
-const QUANTIZED: f64 = 8.5 / 32.0;
+/// The format of [`Alternative::QuantizedCache`].
+const QUANTIZED: CacheFormat = CacheFormat::Q8_0;
 /// The least change of the rate, as a share, of a step of the roadmap.
 const MILESTONE: f64 = 0.005;
 /// The most steps of the roadmap.
@@ -28,7 +29,7 @@ const UNBALANCED: f64 = 0.02;
 pub enum Alternative {
     /// Weights that are `f32` now would take half of the bytes.
     Bf16Weights,
-    /// Keys and values take 8 bits each, and a scale for each block.
+    /// Keys and values that take more bytes now would be `q8_0`.
     QuantizedCache,
     /// The sequence is twice as long.
     TwiceTheContext,
@@ -106,6 +107,8 @@ pub enum Advice {
     ChangeThreads(WhatIf),
     /// Keep the number of threads. This is the best other number that was measured.
     KeepThreads(WhatIf),
+    /// Store weights, or keys and values, in another format: these alternatives would be faster.
+    ChangeFormats(Vec<WhatIf>),
     /// Change the model or the engine: these alternatives would be faster, and no setting gives them.
     Redesign(Vec<WhatIf>),
 }
@@ -121,19 +124,31 @@ impl Phase {
         let threads = measured
             .max_by(|a, b| a.change.total_cmp(&b.change))
             .map(|best| if best.change > ADVISED { Advice::ChangeThreads(best) } else { Advice::KeepThreads(best) });
-        let design: Vec<WhatIf> = what_ifs().filter(|w| w.change > ADVISED && is_design(w.alternative)).collect();
+        let worth = |of: fn(Alternative) -> bool| -> Vec<WhatIf> {
+            what_ifs().filter(|w| w.change > ADVISED && of(w.alternative)).collect()
+        };
+        let (formats, design) = (worth(is_format), worth(is_design));
+        let formats = (!formats.is_empty()).then_some(Advice::ChangeFormats(formats));
         let design = (!design.is_empty()).then_some(Advice::Redesign(design));
-        [Some(code), threads, design].into_iter().flatten().collect()
+        [Some(code), threads, formats, design].into_iter().flatten().collect()
     }
 }
 
-/// Whether an alternative is a change of model or engine: threads are a setting, and all roofs at once are a limit.
+/// Whether an alternative is another format of what is stored.
+fn is_format(alternative: Alternative) -> bool {
+    match alternative {
+        Alternative::Bf16Weights | Alternative::QuantizedCache => true,
+        Alternative::TwiceTheContext | Alternative::Balance => false,
+        Alternative::Threads { .. } | Alternative::Roofs => false,
+    }
+}
+
+/// Whether an alternative is a change of model or engine: formats and threads are settings, and all roofs at once are a
+/// limit.
 fn is_design(alternative: Alternative) -> bool {
     match alternative {
-        Alternative::Bf16Weights
-        | Alternative::QuantizedCache
-        | Alternative::TwiceTheContext
-        | Alternative::Balance => true,
+        Alternative::TwiceTheContext | Alternative::Balance => true,
+        Alternative::Bf16Weights | Alternative::QuantizedCache => false,
         Alternative::Threads { .. } | Alternative::Roofs => false,
     }
 }
@@ -159,11 +174,13 @@ fn changed(operation: &Operation, alternative: Alternative) -> Option<Traffic> {
             let is_f32 = kind.weights.as_deref() == Some(Format::F32.name());
             (reads && is_f32).then_some(Traffic { weights: t.weights / 2.0, ..t })
         }
-        Alternative::QuantizedCache => (t.kv_read + t.kv_write > 0.0).then_some(Traffic {
-            kv_read: t.kv_read * QUANTIZED,
-            kv_write: t.kv_write * QUANTIZED,
-            ..t
-        }),
+        Alternative::QuantizedCache => {
+            let now = kind.cache.as_deref().map_or(Some(CacheFormat::F32), CacheFormat::from_name)?;
+            // The bytes of as many columns as make a block.
+            let share = QUANTIZED.token_bytes(32) as f64 / now.token_bytes(32) as f64;
+            let (kv_read, kv_write) = (t.kv_read * share, t.kv_write * share);
+            (t.kv_read + t.kv_write > 0.0 && share < 1.0).then_some(Traffic { kv_read, kv_write, ..t })
+        }
         Alternative::TwiceTheContext => (kind.class == Class::Attention).then_some(Traffic {
             flops: 2.0 * t.flops,
             exponentials: 2.0 * t.exponentials,

@@ -37,11 +37,12 @@ fn link(name: &str) -> String {
 fn subject(report: &Report) -> String {
     let s = &report.subject;
     let line = format!(
-        "{}; {} parameters in {}, {} bits each. {}, {} threads, {}. smallmind {}.",
+        "{}; {} parameters in {}, {} bits each{}. {}, {} threads, {}. smallmind {}.",
         s.shape,
         count(s.parameters as f64),
         s.format,
         s.bits_per_weight,
+        words::cache_format(s),
         s.cpu,
         s.threads,
         s.isa,

@@ -205,7 +205,7 @@ mod tests {
         phase.outlook.what_ifs =
             vec![threads(1, -0.1), threads(3, 0.1), cache, small, of(roofs, 9.0, Evidence::Computed)];
         let improve = Advice::Improve { rank: 1, change: 0.5 };
-        let expected = [improve, Advice::ChangeThreads(threads(3, 0.1)), Advice::Redesign(vec![cache])];
+        let expected = [improve, Advice::ChangeThreads(threads(3, 0.1)), Advice::ChangeFormats(vec![cache])];
         assert_eq!(phase.advice(), expected);
         phase.operations[0].roof.gain = 0.0;
         phase.outlook.what_ifs = vec![threads(1, -0.1), small];

@@ -13,11 +13,12 @@ pub fn render(report: &Report) -> String {
     let mut text = format!("# Profile of {} ({})\n\n", plain(&s.model), plain(&s.verb));
     let _ = writeln!(
         text,
-        "{}; {} parameters in {}, {} bits each. {}, {} threads of {}, smallmind {}.\n",
+        "{}; {} parameters in {}, {} bits each{}. {}, {} threads of {}, smallmind {}.\n",
         plain(&s.shape),
         count(s.parameters as f64),
         plain(&s.format),
         s.bits_per_weight,
+        plain(&words::cache_format(s)),
         plain(&s.cpu),
         s.threads,
         plain(&s.isa),

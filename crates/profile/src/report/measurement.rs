@@ -293,6 +293,7 @@ fn row(id: OperationId, runs: &PlanRuns<'_>, node: &Node, roofs: &RoofTable) -> 
             class: Class::of(&node.op),
             kernel: kernel(runs.plan, node, batch),
             weights: (!formats.is_empty()).then(|| formats.join(" and ")),
+            cache: node.op.info().effects.cache.then(|| runs.plan.cache_format().to_string()),
             shape: shape(runs.plan.graph(), node, batch),
         },
         calls: 0.0,

@@ -123,6 +123,9 @@ pub struct Subject {
     pub format: String,
     /// Mean number of bits of a parameter in memory.
     pub bits_per_weight: f64,
+    /// Format of the key-value cache; none without a cache, and in reports of earlier versions.
+    #[serde(default)]
+    pub cache_format: Option<String>,
     /// Worker threads.
     pub threads: usize,
     /// Name of the instruction set.
@@ -179,6 +182,7 @@ fn example(word: &str) -> serde_json::Value {
         "baseline": word, "baseline_refused": word, "baseline_mismatches": [word],
         "subject": {
             "verb": word, "model": word, "shape": word, "parameters": 1, "format": word, "bits_per_weight": 32.0,
+            "cache_format": word,
             "threads": 1, "isa": word, "cpu": word, "version": word,
         },
         "roofs": { "f32_gflops": 1.0, "levels": [level], "entry_ns": 1.0, "barrier_ns": 1.0 },

@@ -106,6 +106,10 @@ pub struct Kind {
     /// Format of the weights that it reads; none if it reads none.
     #[serde(default)]
     pub weights: Option<String>,
+    /// Format of the key-value cache that it reads or writes; none if it does neither, and in reports of earlier
+    /// versions, in which that is `f32`.
+    #[serde(default)]
+    pub cache: Option<String>,
     /// Rows and columns of input and output: `64x128 → 64x384`.
     pub shape: String,
 }
@@ -232,9 +236,9 @@ impl Operation {
     }
 }
 
-/// The work of a node on a batch, with parameters as the plan stores them.
+/// The work of a node on a batch, with parameters and keys and values as the plan stores them.
 pub(crate) fn traffic_in(plan: &Plan, node: &Node, batch: &Batch) -> Traffic {
-    traffic(plan.graph(), node, batch, plan.storage().map(|storage| &**storage))
+    traffic(plan.graph(), node, batch, plan.storage().map(|storage| &**storage), plan.cache_format())
 }
 
 /// The peak of an operation in GFLOP/s. Rows of a weight in a format of blocks are multiplied as bytes.

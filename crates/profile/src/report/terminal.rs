@@ -97,11 +97,12 @@ fn header(report: &Report) -> String {
     let r = &report.roofs;
     let memory = r.levels.last().map_or(0.0, |level| level.read);
     format!(
-        "{}: {}; {} parameters in {}\n{}, {} threads, {}; measured: {} GFLOP/s, memory {} GB/s, a barrier {} ns\n",
+        "{}: {}; {} parameters in {}{}\n{}, {} threads, {}; measured: {} GFLOP/s, memory {} GB/s, a barrier {} ns\n",
         s.model,
         s.shape,
         count(s.parameters as f64),
         s.format,
+        words::cache_format(s),
         s.cpu,
         s.threads,
         s.isa,
@@ -217,14 +218,17 @@ fn next(phase: &Phase, usage: &Usage<'_>) -> String {
         }
         Advice::ChangeThreads(best) => settings(usage.change_threads, best),
         Advice::KeepThreads(best) => settings(usage.keep_threads, best),
-        Advice::Redesign(all) => {
-            let one = |w: &WhatIf| format!("{} {}", words::what_if(w), change(w.change));
-            let all: Vec<String> = all.iter().map(one).collect();
-            format!("design (computed; no setting does it): {}", all.join("; "))
-        }
+        Advice::ChangeFormats(all) => format!("formats (computed): {}", changes(all)),
+        Advice::Redesign(all) => format!("design (computed; no setting does it): {}", changes(all)),
     };
     let lines: String = advice.iter().map(|one| wrapped(&line(one), "    ", "      ")).collect();
     format!("  {}\n{lines}", phase.kind.name())
+}
+
+/// Alternatives, each with the change of the rate.
+fn changes(all: &[WhatIf]) -> String {
+    let one = |w: &WhatIf| format!("{} {}", words::what_if(w), change(w.change));
+    all.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
 fn settings(order: &str, best: &WhatIf) -> String {

@@ -3,7 +3,7 @@
 use super::advice::{Alternative, Evidence, Milestone, WhatIf, of_operation};
 use super::phase::{Checkpointing, Phase, PhaseKind};
 use super::units::{bytes, change, count, flops, number, percent, seconds};
-use super::{Bound, Doubt, Operation, Report, Warning};
+use super::{Bound, Doubt, Operation, Report, Subject, Warning};
 
 /// The least change of the rate, as a share, that is mentioned.
 const WORTH: f64 = 0.005;
@@ -88,11 +88,16 @@ fn bound(operation: &Operation) -> String {
     }
 }
 
+/// How keys and values are stored, to follow the format of the weights.
+pub(super) fn cache_format(subject: &Subject) -> String {
+    subject.cache_format.as_ref().map_or(String::new(), |format| format!(", keys and values in {format}"))
+}
+
 /// An alternative of the whole phase.
 pub(super) fn what_if(what_if: &WhatIf) -> String {
     match what_if.alternative {
         Alternative::Bf16Weights => "weights in bf16 instead of f32".to_owned(),
-        Alternative::QuantizedCache => "key-value cache in 8 bits".to_owned(),
+        Alternative::QuantizedCache => "key-value cache in q8_0".to_owned(),
         Alternative::TwiceTheContext => "twice the context".to_owned(),
         Alternative::Balance => "perfect balance: no worker waits".to_owned(),
         Alternative::Threads { now, then } => {

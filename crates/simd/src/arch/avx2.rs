@@ -349,6 +349,11 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn splat_f16(self, x: f16) -> Self::F32 {
+        compute!(_mm256_cvtph_ps(_mm_set1_epi16(x.to_bits().cast_signed())))
+    }
+
+    #[inline(always)]
     fn store_f16(self, v: Self::F32, dst: &mut [f16]) {
         let half = compute!(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v));
         // SAFETY: the slice has LANES elements of 16 bits; the features as in `compute`.

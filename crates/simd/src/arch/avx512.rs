@@ -341,6 +341,11 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn splat_f16(self, x: f16) -> Self::F32 {
+        compute!(_mm512_cvtph_ps(_mm256_set1_epi16(x.to_bits().cast_signed())))
+    }
+
+    #[inline(always)]
     fn store_f16(self, v: Self::F32, dst: &mut [f16]) {
         let half = compute!(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v));
         // SAFETY: the slice has LANES elements of 16 bits; the features as in `compute`.

@@ -332,6 +332,11 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn splat_f16(self, x: f16) -> Self::F32 {
+        [x.to_f32(); LANES]
+    }
+
+    #[inline(always)]
     fn store_f16(self, v: Self::F32, dst: &mut [f16]) {
         for (d, x) in dst[..LANES].iter_mut().zip(v) {
             *d = f16::from_f32(x);

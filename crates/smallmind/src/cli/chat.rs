@@ -14,7 +14,7 @@ use smallmind::model::{Generator, ModelFiles, Session, SessionOptions};
 use smallmind::train::latest_checkpoint;
 
 use super::failure::{Failure, Outcome, bad_file, usage};
-use super::models::{self, ModelArg, WeightsArg};
+use super::models::{self, CacheArg, ModelArg, WeightsArg};
 use super::output_files::Overwrite;
 use super::reads::Reads;
 use super::sampling::Sampling;
@@ -58,6 +58,8 @@ pub struct Chat {
     overwrite: Overwrite,
     #[command(flatten)]
     weights: WeightsArg,
+    #[command(flatten)]
+    cache: CacheArg,
     #[command(flatten)]
     sampling: Sampling,
 }
@@ -144,7 +146,9 @@ impl Chat {
         model.config().check_context(context)?;
         let vocabulary = (&*tokenizer, model.config().vocab_size);
         let sampler = self.sampling.for_model(model.generation(), vocabulary, context, settings.seed_or_any())?;
-        let session = Session::new(Arc::new(model), SessionOptions::single(context, settings.threads()))?;
+        let options = SessionOptions::single(context, settings.threads());
+        let options = SessionOptions { cache_format: self.cache.cache_format, ..options };
+        let session = Session::new(Arc::new(model), options)?;
         let mut dialogue = Dialogue::new(Generator::new(session, tokenizer)?, template);
         dialogue.set_variables(self.variable);
         dialogue.set_now(now());

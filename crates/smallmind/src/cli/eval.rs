@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
+use smallmind::kernels::attention::CacheFormat;
 use smallmind::model::PackedModel;
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::train::data::{Corpus, Documents};
@@ -14,7 +15,7 @@ use smallmind::train::{
 };
 
 use super::failure::Outcome;
-use super::models::{ModelArg, WeightsArg};
+use super::models::{ModelArg, WeightsArg, cache_format_parser};
 use super::progress::Bar;
 use super::settings::Settings;
 use super::{interrupt, note, output, units};
@@ -45,6 +46,10 @@ pub struct Eval {
     separator: Option<String>,
     #[command(flatten)]
     weights: WeightsArg,
+    /// The format of the model's key-value cache, which --against and --choices read through. The other model's is f32
+    #[arg(long = "kv", value_name = "FORMAT", value_parser = cache_format_parser(), ignore_case = true,
+          default_value = CacheFormat::F32.name())]
+    cache_format: CacheFormat,
 }
 
 impl Eval {
@@ -55,7 +60,7 @@ impl Eval {
         let (model, tokenizer) = self.model.open_packed(isa, self.weights.weights)?;
         let model = Arc::new(model);
         if let Some(questions) = questions {
-            return choose(&model, &tokenizer, &questions, settings);
+            return choose(&model, &tokenizer, &questions, self.cache_format, settings);
         }
         let reference = self
             .against
@@ -70,7 +75,7 @@ impl Eval {
         };
         let max_context = self.context.map_or(shorter.context, |context| context as usize);
         shorter.check_context(max_context)?;
-        let how = EvaluateSettings { threads: settings.threads(), max_context };
+        let how = EvaluateSettings { threads: settings.threads(), max_context, cache_format: self.cache_format };
         let bar = Bar::new(0, "{bar:24} {percent:>3}%  {pos}/{len} tokens  {eta} left");
         let mut progress = |done, total| {
             bar.set_length(total as u64);
@@ -165,9 +170,16 @@ pub fn corpus(
 }
 
 /// Answers the questions of a multiple choice.
-fn choose(model: &Arc<PackedModel>, tokenizer: &Tokenizer, questions: &[Question], settings: &Settings) -> Outcome {
+fn choose(
+    model: &Arc<PackedModel>,
+    tokenizer: &Tokenizer,
+    questions: &[Question],
+    cache_format: CacheFormat,
+    settings: &Settings,
+) -> Outcome {
     let bar = Bar::new(questions.len() as u64, "{bar:24} {percent:>3}%  {pos}/{len} questions  {eta} left");
-    let answered = answer(model, tokenizer, questions, settings.threads(), &mut |done| bar.set_position(done as u64));
+    let how = (settings.threads(), cache_format);
+    let answered = answer(model, tokenizer, questions, how, &mut |done| bar.set_position(done as u64));
     bar.finish_and_clear();
     let choices = answered?;
     let share = |right: usize| right as f64 / choices.questions.max(1) as f64;

@@ -13,7 +13,7 @@ use smallmind::model::{Finish, GenerateOptions, Generation, Generator, Session, 
 use super::chat::TemplateArg;
 use super::failure::{Failure, Outcome, usage};
 use super::input::{self, STDIN};
-use super::models::{ModelArg, WeightsArg};
+use super::models::{CacheArg, ModelArg, WeightsArg};
 use super::sampling::Sampling;
 use super::settings::Settings;
 use super::{interrupt, note, output, units};
@@ -50,6 +50,8 @@ pub struct Generate {
     template: TemplateArg,
     #[command(flatten)]
     weights: WeightsArg,
+    #[command(flatten)]
+    cache: CacheArg,
     #[command(flatten)]
     sampling: Sampling,
 }
@@ -89,7 +91,9 @@ impl Generate {
         let vocabulary = (&*tokenizer, model.config().vocab_size);
         let sampler = self.sampling.for_model(model.generation(), vocabulary, needed, seed)?;
         let context = self.context.unwrap_or(needed.min(model.config().context));
-        let session = Session::new(Arc::new(model), SessionOptions::single(context, settings.threads()))?;
+        let options = SessionOptions::single(context, settings.threads());
+        let options = SessionOptions { cache_format: self.cache.cache_format, ..options };
+        let session = Session::new(Arc::new(model), options)?;
         let mut generator = Generator::new(session, tokenizer)?;
         end.into_iter().for_each(|end| generator.add_end(end));
         let options = GenerateOptions { max_tokens: self.tokens, sampler, stops: self.stop };

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use smallmind::checkpoint::StoredTensor;
 use smallmind::graph::{Graph, Limits, Plan, PlanOptions};
 use smallmind::kernels::Format;
+use smallmind::kernels::attention::CacheFormat;
 use smallmind::model::{ConfigError, ModelConfig, ModelFiles, Purpose, SessionOptions, architecture, unused_tensors};
 
 use speed::{Plans, Speed};
@@ -49,6 +50,8 @@ pub struct Inspect {
     context: Option<usize>,
     #[command(flatten)]
     weights: models::WeightsArg,
+    #[command(flatten)]
+    cache: models::CacheArg,
 }
 
 /// The purpose of a graph, in the words of a user.
@@ -90,6 +93,7 @@ struct Memory {
     context: usize,
     weights: u64,
     cache: u64,
+    cache_format: CacheFormat,
     work: u64,
 }
 
@@ -149,12 +153,13 @@ impl Inspect {
         let graph = architecture::graph(config, used_for.purpose())?;
         let (limits, threads, isa) = (used_for.limits(self.context(config)), settings.threads(), settings.isa()?);
         let is_stored = used_for != Use::Training;
+        let cache_format = self.cache.cache_format;
         let options = if is_stored {
             PlanOptions::stored(limits, threads, Arc::new(files.storage(config, &graph, isa, self.weights.weights)?))
         } else {
             PlanOptions::flat(limits, threads, isa)
         };
-        Ok(Plan::new(graph, options)?)
+        Ok(Plan::new(graph, PlanOptions { cache_format, ..options })?)
     }
 
     /// How fast a session with one sequence can be at most.
@@ -174,7 +179,8 @@ impl Inspect {
         Ok(Memory {
             context: self.context(config),
             weights: weights as u64,
-            cache: plan.cache().map_or(0, |shape| shape.len() as u64 * 4),
+            cache: plan.cache().map_or(0, |shape| shape.bytes() as u64),
+            cache_format: plan.cache_format(),
             work: plan.arena_bytes() as u64,
         })
     }
@@ -224,6 +230,7 @@ fn summary(
             "context": memory.context,
             "weights_bytes": memory.weights,
             "cache_bytes": memory.cache,
+            "cache_format": memory.cache_format.name(),
             "work_bytes": memory.work,
         },
     }))
@@ -256,10 +263,11 @@ fn describe(files: &ModelFiles, config: &ModelConfig, graph: &Graph, memory: &Me
         (
             "memory",
             format!(
-                "{total} for one sequence of {}: weights {}, cache {}, work {}",
+                "{total} for one sequence of {}: weights {}, cache {} in {}, work {}",
                 memory.context,
                 units::bytes(memory.weights),
                 units::bytes(memory.cache),
+                memory.cache_format,
                 units::bytes(memory.work)
             ),
         ),

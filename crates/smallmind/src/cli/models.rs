@@ -8,6 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use smallmind::checkpoint::{CONFIG_FILE, GgufFile, ModelFolder, TOKENIZER_FILE};
 use smallmind::graph::{ParamSpec, Storage};
 use smallmind::kernels::Format;
+use smallmind::kernels::attention::CacheFormat;
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{
     ConfigError, LoadOptions, Model, ModelConfig, ModelError, ModelFiles, PackedModel, Purpose, UnknownKeys,
@@ -39,6 +40,24 @@ pub struct WeightsArg {
     /// seventh, and texts differ a little, the more the fewer bits there are
     #[arg(long, value_name = "FORMAT", value_parser = format_parser(), ignore_case = true)]
     pub weights: Option<Format>,
+}
+
+/// `--kv`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct CacheArg {
+    /// The format of the key-value cache: of what attention keeps of each token. f16 takes half of f32's bytes, q8_0
+    /// about a quarter, q4_0 about a seventh, and texts differ a little, the more the fewer bits there are
+    #[arg(long = "kv", value_name = "FORMAT", value_parser = cache_format_parser(), ignore_case = true,
+          default_value = CACHE_FORMAT.name())]
+    pub cache_format: CacheFormat,
+}
+
+/// The default of `--kv`.
+const CACHE_FORMAT: CacheFormat = CacheFormat::F16;
+
+pub(super) fn cache_format_parser() -> impl TypedValueParser<Value = CacheFormat> {
+    let names = PossibleValuesParser::new(CacheFormat::ALL.map(CacheFormat::name));
+    names.try_map(|name| CacheFormat::from_name(&name.to_lowercase()).ok_or("there is no such format"))
 }
 
 pub(super) fn format_parser() -> impl TypedValueParser<Value = Format> {

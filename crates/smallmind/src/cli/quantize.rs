@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 use smallmind::kernels::Format;
+use smallmind::kernels::attention::CacheFormat;
 use smallmind::model::export::{ExportOptions, GgufExport, ImportanceMatrix, PlannedTensor, WeightMix};
 use smallmind::model::{ModelError, ModelFiles, is_gguf_name};
 use smallmind::train::{Divergence, EvaluateSettings, TextWindows, divergence};
@@ -146,7 +147,7 @@ impl Quantize {
         };
         let (source, written) = (open(&self.model.model)?, open(written)?);
         let max_context = self.context.map_or(source.config().context, |context| context as usize);
-        let how = EvaluateSettings { threads: settings.threads(), max_context };
+        let how = EvaluateSettings { threads: settings.threads(), max_context, cache_format: CacheFormat::F32 };
         let bar = Bar::new(0, "{bar:24} {percent:>3}%  {pos}/{len} tokens  {eta} left");
         let mut progress = |done, total| {
             bar.set_length(total as u64);

@@ -1,10 +1,13 @@
 //! Models that are made, shown, measured and made to talk.
 
 use std::fs::OpenOptions;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use smallmind::kernels::Format;
-use smallmind::{IsaKind, Model, Session, SessionOptions};
+use smallmind::kernels::attention::CacheFormat;
+use smallmind::model::tokenizer::{SpecialTokens, Tokenizer};
+use smallmind::{GenerateOptions, Generator, IsaKind, Model, SamplerConfig, Session, SessionOptions};
 
 use crate::support::{Bench, Ran};
 
@@ -90,7 +93,8 @@ fn the_plan_of_a_format_is_shown() {
     for format in Format::ALL {
         let model = Model::load(bench.path("model")).unwrap().pack_as(IsaKind::best(), format).unwrap();
         let bytes = model.storage().bytes();
-        let session = Session::new(Arc::new(model), SessionOptions::single(64, 2)).unwrap();
+        let options = SessionOptions { cache_format: CacheFormat::F16, ..SessionOptions::single(64, 2) };
+        let session = Session::new(Arc::new(model), options).unwrap();
         for (used_for, plan) in [("prefill", session.plan(64)), ("decode", session.plan(1))] {
             let line = format!("inspect model --plan --for {used_for} --weights {format} --threads 2 --json");
             let shown = bench.run(&line).json();
@@ -102,6 +106,45 @@ fn the_plan_of_a_format_is_shown() {
     }
     bench.run("inspect model --plan --for evaluation --weights q8_0").ok();
     bench.run("inspect model --plan --for training --weights q8_0").fails(2, &["--weights", "f32"]);
+}
+
+/// Every verb with a session knows `--kv`; its text is that of a session with such a cache.
+#[test]
+fn the_key_value_cache_has_a_format() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    let model = Arc::new(Model::load(bench.path("model")).unwrap().pack(IsaKind::best()).unwrap());
+    let tokenizer = Arc::new(Tokenizer::from_file(bench.path("model/tokenizer.json")).unwrap());
+    let prompt = tokenizer.encode("the cat", SpecialTokens::AsText).unwrap();
+    for cache_format in CacheFormat::ALL {
+        let options = SessionOptions { cache_format, ..SessionOptions::single(64, 1) };
+        let session = Session::new(model.clone(), options).unwrap();
+        let bytes = session.working_bytes().0;
+        let mut generator = Generator::new(session, tokenizer.clone()).unwrap();
+        let options = GenerateOptions { max_tokens: 40, sampler: SamplerConfig::greedy(), stops: vec![] };
+        let mut want = String::new();
+        let keep = |piece: &str| {
+            want.push_str(piece);
+            ControlFlow::Continue(())
+        };
+        generator.generate(&prompt, &options, keep).unwrap();
+        let line = format!("generate -m model -n 40 --temp 0 --no-echo --threads 1 --kv {cache_format} -p");
+        let text = Ran::of(bench.command(&line).arg("the cat").output().unwrap()).ok();
+        assert_eq!(text.trim_end_matches('\n'), want.trim_end_matches('\n'), "{cache_format}");
+
+        let shown = bench.run(&format!("inspect model --json --kv {cache_format}")).json();
+        assert_eq!(shown["memory"]["cache_bytes"], bytes, "{cache_format}");
+        assert_eq!(shown["memory"]["cache_format"], cache_format.name());
+        let line = format!("eval -m model --against model --data text.txt --json --kv {cache_format}");
+        let mean = bench.run(&line).json()["against"]["kl_mean"].as_f64().unwrap();
+        assert_eq!(mean == 0.0, cache_format == CacheFormat::F32, "{cache_format}: {mean}");
+        assert!(mean < 0.1, "{cache_format}: {mean}");
+    }
+    for verb in
+        ["generate -p a", "chat", "eval --data text.txt", "bench inference", "bench batched", "profile generate"]
+    {
+        bench.run(&format!("{verb} -m model --kv q6_k")).fails(2, &["--kv", "q6_k", "f16", "q4_0"]);
+    }
 }
 
 /// Rows of 60 elements are not whole blocks of 32; rows of 32 are.

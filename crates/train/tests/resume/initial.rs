@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use smallmind_graph::{Batch, ParamMemory, PlanOptions};
+use smallmind_kernels::attention::CacheFormat;
 use smallmind_kernels::loss::IGNORE;
 use smallmind_model::chat::ChatTemplates;
 use smallmind_model::export::{ExportOptions, GgufExport, WeightMix};
@@ -266,7 +267,7 @@ fn windows_begin_as_prompts_do() {
     for (name, tokenizer) in [("with", tokenizer), ("without", characters(dir.path()))] {
         let prefix = tokenizer.prompt_prefix().len();
         let model = Model::load(&source).unwrap().pack(IsaKind::best()).unwrap();
-        let how = EvaluateSettings { threads: 1, max_context: 16 };
+        let how = EvaluateSettings { threads: 1, max_context: 16, cache_format: CacheFormat::F32 };
         let evaluated = evaluate_text(&model, &tokenizer, &validation, how, &mut |_, _| {}).unwrap();
         // The model stays as it is.
         let changed = ["train.lr=0", "train.min_lr=0", "train.steps=1"];

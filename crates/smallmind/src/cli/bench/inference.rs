@@ -10,7 +10,7 @@ use smallmind::model::SessionOptions;
 
 use crate::cli::failure::{Outcome, usage};
 use crate::cli::machine::Machine;
-use crate::cli::models::{Allowed, WeightsArg, find_files, open_files};
+use crate::cli::models::{Allowed, CacheArg, WeightsArg, find_files, open_files};
 use crate::cli::profile::SEED;
 use crate::cli::settings::{MODEL_VARIABLE, Settings, of_model};
 use crate::cli::{output, units};
@@ -25,6 +25,8 @@ struct Subjects {
     allowed: Allowed,
     #[command(flatten)]
     weights: WeightsArg,
+    #[command(flatten)]
+    cache: CacheArg,
     /// The most tokens that are read at once
     #[arg(short, long, value_name = "N,N", value_delimiter = ',', default_values_t = [SessionOptions::CHUNK as u32],
           value_parser = units::within::<u32>(1..=65_536))]
@@ -154,6 +156,7 @@ impl Subjects {
             load: begin.elapsed(),
             threads: 1,
             batch: SessionOptions::CHUNK,
+            cache_format: self.cache.cache_format,
             runs: self.repetitions.into(),
             seed: settings.seed.unwrap_or(SEED),
             cpu: cpu.to_owned(),

@@ -210,8 +210,9 @@ impl State {
         let mut text = format!(
             "{messages} messages, {left_out} of them forgotten; {held} of {context} tokens in use\n\
              {tokens} tokens in {answers} answers, {read} tokens read for them\n\
-             cache {}, working memory {}",
+             cache {} in {}, working memory {}",
             units::bytes(cache as u64),
+            session.options().cache_format,
             units::bytes(arena as u64),
         );
         if let Some(latest) = &self.latest {
@@ -234,7 +235,7 @@ impl State {
         if !self.screen.is_json() {
             note!("measuring for some seconds, at {depth} tokens");
         }
-        let report = profile::of_session(session.model().clone(), name, depth, (settings.threads(), settings.isa()?))?;
+        let report = profile::of_session(session.model().clone(), name, depth, *session.options(), settings.isa()?)?;
         self.screen
             .tell(&profile::on_screen(&report), json!({"event": "profile", "report": serde_json::to_value(&report)?}))
     }

@@ -7,15 +7,17 @@ use clap::Args;
 use smallmind::graph::Workload;
 use smallmind::model::sampler::{Sampler, SamplerScratch};
 use smallmind::model::tokenizer::Tokenizer;
-use smallmind::model::{Activity, ModelConfig, ModelError, PackedModel, SessionWorkload, random_tokens};
+use smallmind::model::{
+    Activity, ModelConfig, ModelError, PackedModel, SessionOptions, SessionWorkload, random_tokens,
+};
 use smallmind::profile::SystemCounters;
-use smallmind::profile::report::{PhaseKind, Report};
+use smallmind::profile::report::{PhaseKind, Report, Subject};
 use smallmind::profile::sampling::{Instruments, PerRepeat, RoofMeter, SampleCount, Sampled, seconds_of_sample};
 use smallmind::simd::IsaKind;
 
 use super::super::failure::{Outcome, usage};
 use super::super::generate::prompt_tokens;
-use super::super::models::WeightsArg;
+use super::super::models::{CacheArg, WeightsArg};
 use super::super::sampling::usual;
 use super::super::settings::Settings;
 use super::super::{interrupt, note, units};
@@ -53,6 +55,8 @@ pub struct Generate {
     #[command(flatten)]
     weights: WeightsArg,
     #[command(flatten)]
+    cache: CacheArg,
+    #[command(flatten)]
     output: ReportOutput,
 }
 
@@ -89,18 +93,22 @@ impl FirstToken {
 /// Repeats of a profile within a conversation: few, as somebody waits.
 const REPEATS: usize = 4;
 
-/// Profiles a model that is at work: prefill and decode at `depth` tokens, in a session of its own.
+/// Profiles a model that is at work: prefill and decode at `depth` tokens, in a session of its own with the `options` of
+/// the session in which it works.
 pub fn of_session(
     model: Arc<PackedModel>,
     name: &str,
     depth: usize,
-    (threads, isa): (usize, IsaKind),
+    options: SessionOptions,
+    isa: IsaKind,
 ) -> anyhow::Result<Report> {
+    let threads = options.threads;
     let mut instruments = Instruments::open(isa, Some(allocations::COUNTERS))?;
     let subject = subject::subject("generate", name.to_owned(), model.config(), (threads, isa));
     let subject = subject.with_parameters(model.params(), Some(model.storage()));
+    let subject = Subject { cache_format: Some(options.cache_format.to_string()), ..subject };
     let prompt = random_tokens(PROMPT.min(model.config().context), model.config().vocab_size, subject::SEED);
-    let mut workload = SessionWorkload::new(model, prompt, depth, threads)?;
+    let mut workload = SessionWorkload::new(model, prompt, depth, options)?;
     let mut roofs = RoofMeter::new(threads, isa)?;
     let counters = SystemCounters::read();
     let count = SampleCount { repeats: REPEATS, per_repeat: PerRepeat::Fit { least: 1, most: usize::MAX } };
@@ -132,9 +140,12 @@ impl Generate {
 
         let (prefill, decode) = (Activity::Prefill, Activity::Decode(depth));
         let model = Arc::new(model);
-        let mut workload = first.stage("plan", || Ok(SessionWorkload::new(model.clone(), prompt, depth, threads)?))?;
+        let cache_format = self.cache.cache_format;
+        let options = SessionOptions { cache_format, ..SessionOptions::single(context, threads) };
+        let mut workload = first.stage("plan", || Ok(SessionWorkload::new(model.clone(), prompt, depth, options)?))?;
         let subject = subject::subject("generate", name, model.config(), (threads, isa))
             .with_parameters(model.params(), Some(model.storage()));
+        let subject = Subject { cache_format: Some(cache_format.to_string()), ..subject };
         let about = [prefill, decode].map(|activity| workload.doing(activity).about());
         self.output.check_baseline(&subject, &[(PhaseKind::Prefill, &about[0]), (PhaseKind::Decode, &about[1])])?;
         first.generate(&mut workload)?;

@@ -93,6 +93,7 @@ pub fn subject(verb: &str, name: String, c: &ModelConfig, (threads, isa): (usize
         parameters: 0,
         format: String::new(),
         bits_per_weight: 0.0,
+        cache_format: None,
         threads,
         isa: isa.name().to_owned(),
         cpu: Machine::read().cpu.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
