@@ -14,6 +14,7 @@ use smallmind::model::{Generator, ModelFiles, Session, SessionOptions};
 use smallmind::train::latest_checkpoint;
 
 use super::failure::{Failure, Outcome, bad_file, usage};
+use super::lookup::LookupArg;
 use super::models::{self, ModelArg, WeightsArg};
 use super::output_files::Overwrite;
 use super::reads::Reads;
@@ -54,6 +55,8 @@ pub struct Chat {
     /// Tell after each answer how fast it came
     #[arg(long)]
     speed: bool,
+    #[command(flatten)]
+    lookup: LookupArg,
     #[command(flatten)]
     overwrite: Overwrite,
     #[command(flatten)]
@@ -125,7 +128,7 @@ impl Chat {
     /// The files that `/save` must not replace.
     fn reads(&self) -> anyhow::Result<Reads> {
         let files = models::find_files(&self.model.model)?;
-        Reads::nothing().and(&self.template.template).and_open_model(&self.model.model, &files)
+        Reads::nothing().and(&self.template.template).and(self.lookup.files()).and_open_model(&self.model.model, &files)
     }
 
     pub(super) fn run(self, settings: &Settings) -> Outcome {
@@ -135,6 +138,7 @@ impl Chat {
         if self.tokens == Some(0) {
             return Err(usage("-n 0: an answer has at least one token"));
         }
+        let lookup = self.lookup.read()?;
         // Ends the program while the model is read.
         let answers = interrupt::watch_answers()?;
         let template = self.template.of(&self.model.model)?;
@@ -145,13 +149,17 @@ impl Chat {
         let vocabulary = (&*tokenizer, model.config().vocab_size);
         let sampler = self.sampling.for_model(model.generation(), vocabulary, context, settings.seed_or_any())?;
         let session = Session::new(Arc::new(model), SessionOptions::single(context, settings.threads()))?;
-        let mut dialogue = Dialogue::new(Generator::new(session, tokenizer)?, template);
+        let lookup = self.lookup.with_texts(lookup, &tokenizer)?;
+        let looks_up = lookup.is_some();
+        let mut generator = Generator::new(session, tokenizer)?;
+        generator.set_lookup(lookup);
+        let mut dialogue = Dialogue::new(generator, template);
         dialogue.set_variables(self.variable);
         dialogue.set_now(now());
         if let Some(system) = &self.system {
             dialogue.set_system(Some(system))?;
         }
-        let screen = Screen::new(settings.is_json(), self.show_thinking, self.speed);
+        let screen = Screen::new(settings.is_json(), self.show_thinking, self.speed, looks_up);
         let name = super::profile::name_of(&self.model.model);
         let mut state =
             State::new(dialogue, screen, sampler, self.tokens, Saving { overwrite: self.overwrite, reads }, answers);
