@@ -52,7 +52,7 @@ fn decode(pace: &mut Pace, costs: Costs, tokens: usize, seed: u64, text: Text<'_
             let at = if chosen > draft { 0 } else { at };
             let hit = text(times.len(), at, &mut rng);
             pace.compared(length, false, hit);
-            length = if hit { length + 1 } else { 2 + (rng.next() * 4.0) as usize };
+            length = if hit { length + 1 } else { 1 + (rng.next() * 4.0) as usize };
             if !hit {
                 break;
             }
@@ -67,8 +67,8 @@ fn decode(pace: &mut Pace, costs: Costs, tokens: usize, seed: u64, text: Text<'_
 #[test]
 fn nothing_that_a_text_does_makes_it_slower() {
     for (name, costs) in COSTS {
-        for seed in 0..8 {
-            let share = seed as f64 / 8.0;
+        for seed in 0..5 {
+            let share = seed as f64 / 5.0;
             let texts: [(&str, Text<'_>); 7] = [
                 ("never", &mut |_, _, _| false),
                 ("by chance", &mut |_, _, rng| rng.next() < share),
@@ -79,7 +79,7 @@ fn nothing_that_a_text_does_makes_it_slower() {
                 ("seldom", &mut |n, at, rng| at == 0 || n % 200 < 10 || rng.next() < 0.1),
             ];
             for (what, text) in texts {
-                let times = decode(&mut Pace::default(), costs, 3000, seed, text);
+                let times = decode(&mut Pace::default(), costs, 2000, seed, text);
                 for (i, time) in times.iter().enumerate() {
                     let (without, most) = ((i + 1) as f64, 1.2 + 1.03 * (i + 1) as f64);
                     assert!(*time <= most, "{name}, {what}, {seed}: {time} for {without}");
