@@ -1,4 +1,4 @@
-//! Speculation by look-up: `--lookup`, `--lookup-file`, and what came of it.
+//! Speculation by look-up: `--lookup`, `--lookup-file`, `--lookup-draft`, and what came of it.
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use smallmind::model::{Lookup, LookupCounts};
 
 use super::failure::bad_file;
 use super::input::{self, STDIN};
+use super::units;
 
 /// Options of look-up.
 #[derive(Clone, Debug, Args)]
@@ -20,6 +21,9 @@ pub struct LookupArg {
     /// Draft from this text file too; may be given several times. Turns --lookup on
     #[arg(long, value_name = "FILE", value_parser = file)]
     lookup_file: Vec<PathBuf>,
+    /// Draft so many tokens each time, 1 to 15, whether it pays or not [default: as many as pay]. Turns --lookup on
+    #[arg(long, value_name = "N", value_parser = units::within::<u8>(1..=15))]
+    lookup_draft: Option<u8>,
 }
 
 /// A file that is no standard input, which has the prompt or the conversation.
@@ -33,7 +37,7 @@ impl LookupArg {
     /// # Errors
     /// A file that can't be read, is not UTF-8, too large or empty.
     pub fn read(&self) -> anyhow::Result<Option<Vec<String>>> {
-        if !self.lookup && self.lookup_file.is_empty() {
+        if !self.lookup && self.lookup_file.is_empty() && self.lookup_draft.is_none() {
             return Ok(None);
         }
         let read = |path: &PathBuf| match input::read(path)? {
@@ -56,7 +60,11 @@ impl LookupArg {
             })?;
             tokens.extend(ids);
         }
-        Ok(Some(if tokens.is_empty() { Lookup::in_text() } else { Lookup::in_corpus(tokens) }))
+        let lookup = if tokens.is_empty() { Lookup::in_text() } else { Lookup::in_corpus(tokens) };
+        Ok(Some(match self.lookup_draft {
+            Some(tokens) => lookup.always(usize::from(tokens)),
+            None => lookup,
+        }))
     }
 
     /// The files that are read.

@@ -1,4 +1,4 @@
-//! `--lookup` and `--lookup-file`: the same text, and what is said of drafts.
+//! `--lookup`, `--lookup-file` and `--lookup-draft`: the same text, and what is said of drafts.
 
 use std::fs;
 
@@ -32,13 +32,21 @@ fn the_text_is_the_same_with_lookup() {
         };
         let plain = generate("--json").json();
         assert_eq!(plain["lookup"], Value::Null);
-        for flags in ["--lookup", "--lookup-file text.txt", "--lookup --lookup-file text.txt --lookup-file more.txt"] {
+        for flags in
+            ["--lookup", "--lookup-file text.txt", "--lookup-draft 15", "--lookup-file text.txt --lookup-file more.txt"]
+        {
             let told = generate(&format!("{flags} --json")).json();
             for name in ["text", "finish", "tokens", "context_shifts"] {
                 assert_eq!(told[name], plain[name], "{sampling} {flags}");
             }
             is_consistent(&told);
         }
+        // A text of one letter is as expected: three tokens of each run are drafted.
+        let letter = |flags: &str| generate(&format!("-l 5+1000 --json {flags}")).json();
+        let (told, plain) = (letter("--lookup-draft 3"), letter(""));
+        assert_eq!(told["text"], plain["text"]);
+        assert!(told["lookup"]["runs"].as_u64() < Some(60), "{told}");
+        is_consistent(&told);
         let ran = generate("--lookup");
         assert!(ran.stderr.contains("look-up: ") && ran.stderr.contains(" tokens a run; seed"), "{ran:#?}");
         let without = generate("");
@@ -59,9 +67,11 @@ fn answers_are_the_same_with_lookup() {
     };
     let plain = chat("--json").events();
     assert_eq!(of(&plain, "lookup"), [Value::Null, Value::Null, Value::Null]);
-    for flags in ["--lookup", "--lookup-file text.txt"] {
+    for flags in ["--lookup", "--lookup-file text.txt --lookup-draft 3"] {
         let events = chat(&format!("--json {flags}")).events();
         assert_eq!(of(&events, "text"), of(&plain, "text"));
+        let drafted = |event: &&Value| event["lookup"]["drafted"].as_u64() > Some(0);
+        assert!(flags == "--lookup" || events.iter().filter(drafted).count() == 4, "{events:?}");
         events
             .iter()
             .filter(|event| matches!(event["event"].as_str(), Some("answer" | "stats")))
@@ -90,6 +100,7 @@ fn files_that_nothing_can_be_looked_up_in_are_refused() {
         ("hat.txt", 3, &["hat.txt", "U+1F3A9"]),
         ("folder", 3, &["folder", "can't be read"]),
         ("-", 2, &["--lookup-file", "standard input"]),
+        ("text.txt --lookup-draft 16", 2, &["--lookup-draft", "from 1 to 15"]),
     ] {
         bench.run(&format!("generate -m model -p the --lookup-file text.txt --lookup-file {file}")).fails(code, words);
     }
