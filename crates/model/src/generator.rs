@@ -7,10 +7,14 @@ use std::time::Instant;
 
 use smallmind_graph::PAGE_TOKENS;
 
+use crate::lookup::{Lookup, MOST_TOKENS, Offer, Pace};
 use crate::sampler::SamplerScratch;
 use crate::sequence::{Finish, GenerateOptions, Generation, Sequence, Vocabulary};
 use crate::tokenizer::Tokenizer;
 use crate::{Job, Logits, ModelError, Session, begin_token};
+
+/// Gets the number of a text and what is certain of it, or why it can't go on.
+type OnText<'a> = &'a mut dyn FnMut(usize, Result<&str, ModelError>) -> ControlFlow<()>;
 
 /// Makes texts with one session: one after the other, or several at once.
 ///
@@ -61,6 +65,10 @@ pub struct Generator {
     scratch: SamplerScratch,
     /// Memory for the jobs of a step.
     jobs: Vec<Job<'static>>,
+    lookup: Option<Lookup>,
+    pace: Pace,
+    /// Memory for what the texts of a step could draft.
+    offers: Vec<Offer>,
 }
 
 impl Generator {
@@ -75,7 +83,32 @@ impl Generator {
             return Err(ModelError::Vocabulary { tokenizer: tokenizer.vocab_size(), model });
         }
         let ends = config.eos.iter().copied().chain(tokenizer.ends()).collect();
-        Ok(Self { scratch: SamplerScratch::new(model)?, session, tokenizer, ends, jobs: vec![] })
+        Ok(Self {
+            scratch: SamplerScratch::new(model)?,
+            session,
+            tokenizer,
+            ends,
+            jobs: vec![],
+            lookup: None,
+            pace: Pace::default(),
+            offers: vec![],
+        })
+    }
+
+    /// Has texts that begin from now on look up what may come, so that a run can give several tokens: see [`Lookup`].
+    /// The texts stay the same. How much is drafted follows from what it has brought and from the time that runs take,
+    /// so that a text takes hardly longer where nothing is found.
+    pub fn set_lookup(&mut self, lookup: Option<Lookup>) {
+        if lookup.is_some() {
+            self.session.reserve_rows(self.most_drafted());
+            self.offers.reserve_exact(MOST_TOKENS);
+        }
+        self.lookup = lookup;
+    }
+
+    /// The most tokens of a run with a draft.
+    fn most_drafted(&self) -> usize {
+        self.session.plan(usize::MAX).limits().outputs.min(MOST_TOKENS)
     }
 
     /// The session.
@@ -108,7 +141,7 @@ impl Generator {
     }
 
     /// [`Generator::generate`] that asks `go_on` whether to break the text off: after each chunk of the prompt, and after
-    /// each token, most of which make no text certain.
+    /// each run of the session, most of which make no text certain.
     ///
     /// # Errors
     /// As [`Generator::generate`].
@@ -167,6 +200,7 @@ impl Generator {
             tokens: sequence.generated_tokens(),
             context_shifts: sequence.context_shifts(),
             finish,
+            lookup: sequence.lookup(),
             prefill,
             decode: started.elapsed() - prefill,
         })
@@ -184,7 +218,8 @@ impl Generator {
             return Err(ModelError::EmptyPrompt);
         }
         let id = self.session.open()?;
-        let sequence = Sequence::new(id, prompt, options);
+        self.pace.begin();
+        let sequence = Sequence::new(id, prompt, options, self.lookup.as_ref());
         if sequence.is_err() {
             self.session.close(id);
         }
@@ -206,12 +241,13 @@ impl Generator {
         let prompt = if prompt.is_empty() { begin.as_slice() } else { prompt };
         let sequence = match prompt {
             [] => Err(ModelError::EmptyPrompt),
-            _ => Sequence::new(earlier.id(), prompt, options),
+            _ => Sequence::new(earlier.id(), prompt, options, self.lookup.as_ref()),
         };
         let Ok(mut sequence) = sequence else {
             self.end(earlier);
             return sequence;
         };
+        self.pace.begin();
         self.keep_common(earlier.tokens(), self.read_of(&earlier), &mut sequence);
         Ok(sequence)
     }
@@ -287,9 +323,10 @@ impl Generator {
         self.session.close(sequence.id());
     }
 
-    /// One run of the session for all `sequences` that go on, and one more token for each. `on_text` gets the number of
-    /// the sequence and the text that is certain by now, if there is any; it can break that text off. A text whose next
-    /// token can't be chosen gives its error instead, and has ended; the others go on.
+    /// One run of the session for all `sequences` that go on, and one more token for each; with [`Generator::set_lookup`]
+    /// also those that were drafted, as far as the model chooses them. `on_text` gets the number of the sequence and the
+    /// text that is certain by now, if there is any, after each token; it can break that text off. A text whose next token
+    /// can't be chosen gives its error instead, and has ended; the others go on.
     ///
     /// # Errors
     /// As [`Session::run`], among them a prompt that is longer than the context: then no text has changed.
@@ -305,47 +342,142 @@ impl Generator {
     fn step_noting(
         &mut self,
         sequences: &mut [Sequence],
-        on_read: impl FnOnce(),
+        mut on_read: impl FnMut(),
         mut on_text: impl FnMut(usize, Result<&str, ModelError>) -> ControlFlow<()>,
     ) -> Result<(), ModelError> {
-        sequences.iter_mut().filter(|sequence| sequence.finish().is_none()).for_each(|going| self.make_room(going));
+        sequences.iter_mut().for_each(Sequence::begin_step);
+        sequences.iter_mut().filter(|sequence| sequence.is_due()).for_each(|due| self.make_room(due));
+        let drafting = self.draft(sequences);
+        // A text whose draft can't be run is run again without it.
+        loop {
+            self.run_due(sequences, drafting, &mut on_read, &mut on_text)?;
+            if !sequences.iter().any(Sequence::is_due) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Has the texts draft as much as pays. Returns whether all of them go on after one token, so that the time of their
+    /// run tells what drafts cost.
+    fn draft(&mut self, sequences: &mut [Sequence]) -> bool {
+        let due = || sequences.iter().filter(|sequence| sequence.is_due());
+        let texts = due().count();
+        let is_ready = texts <= MOST_TOKENS && due().all(|sequence| sequence.pending().len() == 1);
+        let Some(lookup) = self.lookup.as_ref().filter(|_| is_ready) else { return false };
+        let (session, context, most) = (&self.session, self.most_tokens(), self.most_drafted());
+        let room = |sequence: &Sequence| context.saturating_sub(session.len(sequence.id()) + 1);
+        self.offers.clear();
+        self.offers.extend(sequences.iter_mut().filter_map(|sequence| sequence.offer(room(sequence))));
+        let count = lookup.draft_len(&self.pace, texts, &self.offers, most);
+        if count > 0 {
+            let vocab = session.model().config().vocab_size;
+            sequences.iter_mut().for_each(|sequence| sequence.draft(count.min(room(sequence)), vocab));
+        }
+        true
+    }
+
+    /// One run of the session for all texts that are due, and tokens for those that can be run.
+    fn run_due(
+        &mut self,
+        sequences: &mut [Sequence],
+        drafting: bool,
+        on_read: &mut dyn FnMut(),
+        on_text: OnText<'_>,
+    ) -> Result<(), ModelError> {
         let mut jobs = emptied(std::mem::take(&mut self.jobs));
-        let going = sequences.iter().filter(|sequence| sequence.finish().is_none());
-        jobs.extend(going.map(|sequence| Job::last(sequence.id(), sequence.pending())));
+        jobs.extend(sequences.iter().filter(|sequence| sequence.is_due()).map(Sequence::job));
+        let (texts, tokens) = (jobs.len(), jobs.iter().map(|job| job.tokens.len()).sum());
+        let started = drafting.then(Instant::now);
         let outcome = self.session.run(&jobs);
+        let time = started.map(|started| started.elapsed());
         self.jobs = emptied(jobs);
-        let logits = outcome?;
+        let logits = match outcome {
+            // Without drafts the pages may suffice.
+            Err(ModelError::CacheFull { .. }) if drop_drafts(sequences) => return Ok(()),
+            outcome => outcome?,
+        };
         on_read();
         let (tokenizer, ends, scratch) = (&*self.tokenizer, &self.ends[..], &mut self.scratch);
         let mut vocabulary = Vocabulary { tokenizer, ends, scratch };
-        let going = sequences.iter_mut().enumerate().filter(|(_, sequence)| sequence.finish().is_none());
-        for (job, (which, sequence)) in going.enumerate() {
-            sequence.was_read();
-            let chosen = logits.job(job).and_then(|logits| sequence.choose(logits, &mut vocabulary));
-            if let Err(error) = chosen {
-                sequence.break_off();
-                let _ = on_text(which, Err(error));
-                continue;
+        let due = sequences.iter_mut().enumerate().filter(|(_, sequence)| sequence.is_due());
+        let mut chosen = 0;
+        for (job, (which, sequence)) in due.enumerate() {
+            let rows = match logits.job(job) {
+                // The row may be of a token that the text does not get.
+                Err(ModelError::NonFinite { .. }) if sequence.drop_draft() => continue,
+                rows => rows,
+            };
+            let mut on_piece = |piece: Result<&str, ModelError>| on_text(which, piece);
+            chosen += take_tokens(sequence, rows, &mut vocabulary, &mut self.pace, &mut on_piece);
+        }
+        for sequence in sequences {
+            let rejected = sequence.take_rejected();
+            if rejected > 0 {
+                self.session.truncate(sequence.id(), self.session.len(sequence.id()) - rejected);
             }
-            if !sequence.piece().is_empty() && on_text(which, Ok(sequence.piece())).is_break() {
-                sequence.break_off();
-            } else if sequence.finish().is_some() && !sequence.rest().is_empty() {
-                // The text is complete: whether the caller wants more does not matter any more.
-                let _ = on_text(which, Ok(sequence.piece()));
-            }
+        }
+        if let Some(time) = time {
+            self.pace.ran(texts, tokens, chosen, time.as_secs_f64());
         }
         Ok(())
     }
 
+    /// The most tokens of a sequence in the session.
+    fn most_tokens(&self) -> usize {
+        let pages = self.session.options().pages.unwrap_or(usize::MAX);
+        self.session.options().context.min(pages.saturating_mul(PAGE_TOKENS))
+    }
+
     /// With a full context, has the session read the latest half of the text anew.
     fn make_room(&mut self, sequence: &mut Sequence) {
-        let pages = self.session.options().pages.unwrap_or(usize::MAX);
-        let context = self.session.options().context.min(pages.saturating_mul(PAGE_TOKENS));
+        let context = self.most_tokens();
         if sequence.generated_tokens() > 0 && self.session.len(sequence.id()) >= context {
             self.session.truncate(sequence.id(), 0);
             sequence.shift_context((context / 2).max(1));
         }
     }
+}
+
+/// Gives all drafts up. Returns whether there was one.
+fn drop_drafts(sequences: &mut [Sequence]) -> bool {
+    sequences.iter_mut().map(Sequence::drop_draft).filter(|had_draft| *had_draft).count() > 0
+}
+
+/// Chooses the tokens of a text from the rows of its job: one, and one more for each of the draft that was chosen too.
+/// Returns how many rows that took.
+fn take_tokens(
+    sequence: &mut Sequence,
+    rows: Result<&[f32], ModelError>,
+    vocabulary: &mut Vocabulary<'_>,
+    pace: &mut Pace,
+    on_text: &mut dyn FnMut(Result<&str, ModelError>) -> ControlFlow<()>,
+) -> usize {
+    sequence.was_read();
+    let rows = match rows {
+        Ok(rows) => rows,
+        Err(error) => {
+            sequence.break_off();
+            let _ = on_text(Err(error));
+            return 1;
+        }
+    };
+    let mut taken = 0;
+    for row in rows.chunks_exact(vocabulary.scratch.vocabulary()) {
+        taken += 1;
+        if let Err(error) = sequence.choose(row, vocabulary, pace) {
+            sequence.break_off();
+            let _ = on_text(Err(error));
+        } else if !sequence.piece().is_empty() && on_text(Ok(sequence.piece())).is_break() {
+            sequence.break_off();
+        } else if sequence.finish().is_some() && !sequence.rest().is_empty() {
+            // The text is complete: whether the caller wants more does not matter any more.
+            let _ = on_text(Ok(sequence.piece()));
+        }
+        if !sequence.accepts(taken - 1) {
+            break;
+        }
+    }
+    taken
 }
 
 /// The memory of a list of jobs, for jobs that borrow from elsewhere.

@@ -60,6 +60,7 @@
 //! | from tokens to a stream of text | [`stream`](mod@stream): UTF-8 is never split, stop strings never leak |
 //! | from messages to a prompt, and conversations | [`chat`](mod@chat): Jinja templates as transformers renders them |
 //! | all of it together | [`Generator`], [`Sequence`] |
+//! | several tokens a run, where a text repeats itself | [`Lookup`] |
 //!
 //! Not here: training, and anything that listens on a network.
 
@@ -72,6 +73,7 @@ mod files;
 mod generation_config;
 mod generator;
 mod load;
+mod lookup;
 mod model;
 mod packed;
 mod pages;
@@ -97,6 +99,7 @@ pub use files::{ModelFiles, companions, is_gguf, is_gguf_name};
 pub use generation_config::GenerationConfig;
 pub use generator::Generator;
 pub use load::{LoadOptions, UnusedTensors};
+pub use lookup::{Lookup, LookupCounts};
 pub use model::{Model, NamedTensor};
 pub use packed::PackedModel;
 pub use prompt::{begin_token, default_prompt};

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use crate::lookup::{Drafter, Lookup, LookupCounts, Offer, Pace};
 use crate::sampler::{Sampler, SamplerConfig, SamplerScratch};
 use crate::stream::{StopStrings, TextStream};
 use crate::tokenizer::Tokenizer;
-use crate::{ModelError, SequenceId};
+use crate::{Job, Logits, ModelError, SequenceId};
 
 /// Tokens of a text for which room is made before it begins. More is made as they come.
 const RESERVED_TOKENS: usize = 1 << 20;
@@ -56,14 +57,26 @@ pub struct Sequence {
     pending: usize,
     context_shifts: usize,
     finish: Option<Finish>,
+    drafter: Option<Drafter>,
+    /// How many tokens of the draft the session has read and the text has not got.
+    rejected: usize,
+    counts: LookupCounts,
+    /// Whether the step that goes on has yet to choose a token.
+    is_due: bool,
 }
 
 impl Sequence {
     /// A text that follows `prompt`, which the session's sequence `id` has not read yet.
-    pub(crate) fn new(id: SequenceId, prompt: &[u32], options: &GenerateOptions) -> Result<Self, ModelError> {
+    pub(crate) fn new(
+        id: SequenceId,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        lookup: Option<&Lookup>,
+    ) -> Result<Self, ModelError> {
         let mut sampler = Sampler::new(options.sampler.clone())?;
         sampler.observe(prompt);
-        let mut history = Vec::with_capacity(prompt.len() + options.max_tokens.min(RESERVED_TOKENS));
+        let room = prompt.len() + options.max_tokens.min(RESERVED_TOKENS);
+        let mut history = Vec::with_capacity(room);
         history.extend_from_slice(prompt);
         Ok(Self {
             id,
@@ -75,6 +88,10 @@ impl Sequence {
             pending: prompt.len(),
             context_shifts: 0,
             finish: None,
+            drafter: lookup.map(|lookup| Drafter::new(lookup.clone(), room)),
+            rejected: 0,
+            counts: LookupCounts::default(),
+            is_due: false,
         })
     }
 
@@ -103,6 +120,11 @@ impl Sequence {
         self.context_shifts
     }
 
+    /// The session's runs for the text, and what came of drafts.
+    pub fn lookup(&self) -> LookupCounts {
+        self.counts
+    }
+
     /// Why the text has ended; none while it goes on.
     pub fn finish(&self) -> Option<&Finish> {
         self.finish.as_ref()
@@ -113,9 +135,81 @@ impl Sequence {
         &self.history[self.history.len() - self.pending..]
     }
 
-    /// The session has read all tokens.
+    /// A step begins.
+    pub(crate) fn begin_step(&mut self) {
+        self.is_due = self.finish.is_none();
+    }
+
+    /// Whether the step has yet to choose a token.
+    pub(crate) fn is_due(&self) -> bool {
+        self.is_due
+    }
+
+    /// What it could draft if the step goes on after one token, at most `most` tokens.
+    pub(crate) fn offer(&mut self, most: usize) -> Option<Offer> {
+        let most = most.min(self.left_to_read());
+        let drafter = self.drafter.as_mut().filter(|_| self.is_due)?;
+        drafter.offer(&self.history, most)
+    }
+
+    /// Drafts at most `count` tokens, all below `vocab`, if the step goes on.
+    pub(crate) fn draft(&mut self, count: usize, vocab: usize) {
+        let count = count.min(self.left_to_read());
+        if let Some(drafter) = self.drafter.as_mut().filter(|_| self.is_due) {
+            drafter.draft(&self.history, count, vocab);
+        }
+    }
+
+    /// How many tokens beyond the pending one can be of use: the last token of a text is not read.
+    fn left_to_read(&self) -> usize {
+        self.max_tokens.saturating_sub(self.generated_tokens() + 1)
+    }
+
+    /// Gives the draft up. Returns whether there was one.
+    pub(crate) fn drop_draft(&mut self) -> bool {
+        let had_draft = !self.drafted().is_empty();
+        self.drafter.iter_mut().for_each(Drafter::drop_draft);
+        had_draft
+    }
+
+    /// The latest token and the draft after it; empty without a draft.
+    fn drafted(&self) -> &[u32] {
+        self.drafter.as_ref().map_or(&[], Drafter::run)
+    }
+
+    /// What the session has to run for the next token, and for those of the draft.
+    pub(crate) fn job(&self) -> Job<'_> {
+        match self.drafted() {
+            [] => Job::last(self.id, self.pending()),
+            tokens => Job { sequence: self.id, tokens, logits: Logits::All },
+        }
+    }
+
+    /// The session has read all tokens, and the draft.
     pub(crate) fn was_read(&mut self) {
         self.pending = 0;
+        self.is_due = false;
+        self.rejected = self.drafted().len().saturating_sub(1);
+        self.counts.runs += 1;
+        self.counts.drafted += self.rejected;
+    }
+
+    /// Whether the latest token is the next of the draft, of which `accepted` tokens are in the text: then the session
+    /// has read it.
+    pub(crate) fn accepts(&mut self, accepted: usize) -> bool {
+        let is_next = self.finish.is_none() && self.drafted().get(accepted + 1) == self.history.last();
+        if is_next && self.rejected > 0 {
+            self.pending = 0;
+            self.rejected -= 1;
+            self.counts.accepted += 1;
+        }
+        is_next
+    }
+
+    /// How many tokens at the end the session must take back. The draft is used up.
+    pub(crate) fn take_rejected(&mut self) -> usize {
+        self.drop_draft();
+        std::mem::take(&mut self.rejected)
     }
 
     /// The session has to read the latest `count` tokens.
@@ -133,6 +227,7 @@ impl Sequence {
     pub(crate) fn replace_prompt(&mut self, prompt: &[u32]) -> Vec<u32> {
         let tokens = [prompt, &self.history[self.prompt_tokens..]].concat();
         self.prompt_tokens = prompt.len();
+        self.drafter.iter_mut().for_each(Drafter::restart);
         std::mem::replace(&mut self.history, tokens)
     }
 
@@ -142,7 +237,12 @@ impl Sequence {
     }
 
     /// Chooses the next token from the logits of what follows, unless the text has as many as were asked for.
-    pub(crate) fn choose(&mut self, logits: &[f32], vocabulary: &mut Vocabulary<'_>) -> Result<(), ModelError> {
+    pub(crate) fn choose(
+        &mut self,
+        logits: &[f32],
+        vocabulary: &mut Vocabulary<'_>,
+        pace: &mut Pace,
+    ) -> Result<(), ModelError> {
         if self.generated_tokens() >= self.max_tokens {
             self.finish = Some(Finish::Length);
             return Ok(());
@@ -155,6 +255,9 @@ impl Sequence {
         }
         self.history.push(token);
         self.pending += 1;
+        if let Some(drafter) = &mut self.drafter {
+            drafter.was_chosen(&self.history, pace);
+        }
         self.stream.push(vocabulary.tokenizer.token_bytes(token).unwrap_or_default());
         if let Some(stop) = self.stream.stopped() {
             self.finish = Some(Finish::Stop(stop.to_owned()));
@@ -186,6 +289,8 @@ pub struct Generation {
     pub context_shifts: usize,
     /// Why it ended.
     pub finish: Finish,
+    /// The session's runs, and what came of drafts.
+    pub lookup: LookupCounts,
     /// From the prompt to its logits.
     pub prefill: Duration,
     /// From there to the end.

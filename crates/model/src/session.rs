@@ -392,6 +392,12 @@ impl Session {
         Ok(JobLogits { session: self })
     }
 
+    /// Takes the memory for the logits of a run that asks for so many rows, so that it allocates none.
+    pub(crate) fn reserve_rows(&mut self, rows: usize) {
+        self.logits.clear();
+        self.logits.reserve_exact(rows * self.model.config().vocab_size);
+    }
+
     /// The logits of the latest [`Session::run`], row after row; empty before the first and if it was refused.
     pub fn logits(&self) -> &[f32] {
         &self.logits

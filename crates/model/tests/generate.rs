@@ -4,6 +4,8 @@
 mod ends;
 #[path = "generate/kept.rs"]
 mod kept;
+#[path = "generate/lookup.rs"]
+mod lookup;
 #[path = "generate/sessions.rs"]
 mod sessions;
 

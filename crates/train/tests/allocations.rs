@@ -14,7 +14,9 @@ use smallmind_graph::Probe;
 use smallmind_kernels::attention::CacheFormat;
 use smallmind_model::sampler::SamplerConfig;
 use smallmind_model::tokenizer::Tokenizer;
-use smallmind_model::{Finish, GenerateOptions, Generator, Job, Logits, Model, PackedModel, Session, SessionOptions};
+use smallmind_model::{
+    Finish, GenerateOptions, Generator, Job, Logits, Lookup, Model, PackedModel, Session, SessionOptions,
+};
 use smallmind_simd::IsaKind;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
@@ -128,17 +130,25 @@ fn decoding(threads: usize, family: &str) {
     let mut generator = Generator::new(session.unwrap(), Arc::new(tokenizer)).unwrap();
     let filters =
         SamplerConfig { top_k: 20, top_p: 0.9, min_p: 0.01, repetition_penalty: 1.1, ..SamplerConfig::default() };
-    for sampler in [SamplerConfig::greedy(), SamplerConfig::default(), filters] {
-        let options = GenerateOptions { max_tokens: TOKENS, sampler, stops: vec!["qqqq".into()] };
+    let samplers = [SamplerConfig::greedy(), SamplerConfig::default(), filters];
+    let corpus = Lookup::in_corpus((0..28).flat_map(|a| (0..28).flat_map(move |b| [a, b])).collect());
+    let mut drafted = 0;
+    let lookups = [None, Some(Lookup::in_text()), Some(Lookup::in_text().always(2)), Some(corpus.always(2))];
+    for (sampler, lookup) in samplers.iter().flat_map(|sampler| lookups.iter().map(move |lookup| (sampler, lookup))) {
+        generator.set_lookup(lookup.clone());
+        let options = GenerateOptions { max_tokens: TOKENS, sampler: sampler.clone(), stops: vec!["qqqq".into()] };
         let mut counts = Vec::with_capacity(TOKENS);
         let generation = generator.generate(&[1, 2, 3], &options, |_| {
             counts.push(count());
             ControlFlow::Continue(())
         });
-        assert_eq!(generation.unwrap().finish, Finish::Length);
+        let generation = generation.unwrap();
+        assert_eq!(generation.finish, Finish::Length);
         // What may become a stop string is held back: then a piece has several letters.
         assert!(counts.len() > TOKENS / 2, "{counts:?}");
         let first = counts[0];
         assert!(counts.iter().all(|c| *c == first), "{family} on {threads} threads: {counts:?}");
+        drafted += generation.lookup.drafted;
     }
+    assert!(drafted > TOKENS, "runs with drafts are among them: {drafted}");
 }

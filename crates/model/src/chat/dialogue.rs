@@ -9,7 +9,7 @@ use super::thinking::{Piece, Thinking};
 use super::{ChatError, ChatInput, ChatTemplate, CivilTime, Json};
 use crate::sequence::Sequence;
 use crate::tokenizer::Tokenizer;
-use crate::{Finish, GenerateOptions, Generator, ModelError};
+use crate::{Finish, GenerateOptions, Generator, LookupCounts, ModelError};
 
 /// The share of the context that is free for an answer before a turn is left out: one eighth.
 const ROOM: usize = 8;
@@ -44,6 +44,8 @@ pub struct Answer {
     pub read_tokens: usize,
     /// Tokens generated.
     pub tokens: usize,
+    /// The session's runs for them, and what came of drafts.
+    pub lookup: LookupCounts,
     /// Time for reading the prompt.
     pub prefill: Duration,
     /// Time from there to the end.
@@ -246,11 +248,12 @@ impl Dialogue {
             prompt_tokens: sequence.prompt_tokens(),
             read_tokens: sequence.pending().len(),
             tokens: 0,
+            lookup: LookupCounts::default(),
             prefill: Duration::ZERO,
             decode: Duration::ZERO,
         };
         let outcome = self.generate(&mut sequence, &prompt, &mut answer, started, &mut on);
-        answer.tokens = sequence.generated_tokens();
+        (answer.tokens, answer.lookup) = (sequence.generated_tokens(), sequence.lookup());
         answer.decode = started.elapsed().saturating_sub(answer.prefill);
         self.latest = Some(sequence);
         outcome?;

@@ -92,6 +92,11 @@ impl SamplerScratch {
             candidates: Vec::with_capacity(vocabulary),
         })
     }
+
+    /// The tokens of the vocabulary.
+    pub(crate) fn vocabulary(&self) -> usize {
+        self.logits.len()
+    }
 }
 
 /// Chooses the tokens of one text: settings, random numbers, and the latest tokens.

@@ -14,6 +14,7 @@ use smallmind::model::{Generator, ModelFiles, Session, SessionOptions};
 use smallmind::train::latest_checkpoint;
 
 use super::failure::{Failure, Outcome, bad_file, usage};
+use super::lookup::LookupArg;
 use super::models::{self, CacheArg, ModelArg, WeightsArg};
 use super::output_files::Overwrite;
 use super::reads::Reads;
@@ -54,6 +55,8 @@ pub struct Chat {
     /// Tell after each answer how fast it came
     #[arg(long)]
     speed: bool,
+    #[command(flatten)]
+    lookup: LookupArg,
     #[command(flatten)]
     overwrite: Overwrite,
     #[command(flatten)]
@@ -127,7 +130,7 @@ impl Chat {
     /// The files that `/save` must not replace.
     fn reads(&self) -> anyhow::Result<Reads> {
         let files = models::find_files(&self.model.model)?;
-        Reads::nothing().and(&self.template.template).and_open_model(&self.model.model, &files)
+        Reads::nothing().and(&self.template.template).and(self.lookup.files()).and_open_model(&self.model.model, &files)
     }
 
     pub(super) fn run(self, settings: &Settings) -> Outcome {
@@ -137,6 +140,7 @@ impl Chat {
         if self.tokens == Some(0) {
             return Err(usage("-n 0: an answer has at least one token"));
         }
+        let lookup = self.lookup.read()?;
         // Ends the program while the model is read.
         let answers = interrupt::watch_answers()?;
         let template = self.template.of(&self.model.model)?;
@@ -149,13 +153,17 @@ impl Chat {
         let options = SessionOptions::single(context, settings.threads());
         let options = SessionOptions { cache_format: self.cache.cache_format, ..options };
         let session = Session::new(Arc::new(model), options)?;
-        let mut dialogue = Dialogue::new(Generator::new(session, tokenizer)?, template);
+        let lookup = self.lookup.with_texts(lookup, &tokenizer)?;
+        let looks_up = lookup.is_some();
+        let mut generator = Generator::new(session, tokenizer)?;
+        generator.set_lookup(lookup);
+        let mut dialogue = Dialogue::new(generator, template);
         dialogue.set_variables(self.variable);
         dialogue.set_now(now());
         if let Some(system) = &self.system {
             dialogue.set_system(Some(system))?;
         }
-        let screen = Screen::new(settings.is_json(), self.show_thinking, self.speed);
+        let screen = Screen::new(settings.is_json(), self.show_thinking, self.speed, looks_up);
         let name = super::profile::name_of(&self.model.model);
         let mut state =
             State::new(dialogue, screen, sampler, self.tokens, Saving { overwrite: self.overwrite, reads }, answers);

@@ -13,6 +13,7 @@ use smallmind::model::{Finish, GenerateOptions, Generation, Generator, Session, 
 use super::chat::TemplateArg;
 use super::failure::{Failure, Outcome, usage};
 use super::input::{self, STDIN};
+use super::lookup::{self, LookupArg};
 use super::models::{CacheArg, ModelArg, WeightsArg};
 use super::sampling::Sampling;
 use super::settings::Settings;
@@ -49,6 +50,8 @@ pub struct Generate {
     #[command(flatten)]
     template: TemplateArg,
     #[command(flatten)]
+    lookup: LookupArg,
+    #[command(flatten)]
     weights: WeightsArg,
     #[command(flatten)]
     cache: CacheArg,
@@ -78,6 +81,7 @@ impl Generate {
         }
         let stop = interrupt::watch_later("stopping (Ctrl-C again ends at once)")?;
         let given = self.given_prompt()?;
+        let lookup = self.lookup.read()?;
         let (model, tokenizer) = self.model.open_packed(isa, self.weights.weights)?;
         self.context.map_or(Ok(()), |asked| model.config().check_context(asked))?;
         let text = match given {
@@ -94,7 +98,10 @@ impl Generate {
         let options = SessionOptions::single(context, settings.threads());
         let options = SessionOptions { cache_format: self.cache.cache_format, ..options };
         let session = Session::new(Arc::new(model), options)?;
+        let lookup = self.lookup.with_texts(lookup, &tokenizer)?;
+        let looks_up = lookup.is_some();
         let mut generator = Generator::new(session, tokenizer)?;
+        generator.set_lookup(lookup);
         end.into_iter().for_each(|end| generator.add_end(end));
         let options = GenerateOptions { max_tokens: self.tokens, sampler, stops: self.stop };
 
@@ -103,7 +110,7 @@ impl Generate {
         let sink = if settings.is_json() { Sink::Keep } else { Sink::Print { echo } };
         let generated = generate(&mut generator, &prompt, &options, sink, stop)?;
         if sink == Sink::Keep {
-            output::document(generated.document(seed))?;
+            output::document(generated.document(seed, looks_up))?;
         } else if !generated.ends_line {
             output::print("\n")?;
         }
@@ -117,7 +124,8 @@ impl Generate {
         }
         // The prompt of a text that was broken off before its first token may not have been read whole.
         if generation.tokens > 0 || generation.finish != Finish::Interrupted {
-            note!("{}; seed {seed}", generated.speed());
+            let lookup = if looks_up { format!("; {}", generated.lookup()) } else { String::new() };
+            note!("{}{lookup}; seed {seed}", generated.speed());
         }
         if generation.finish == Finish::Interrupted || stop.load(Ordering::SeqCst) {
             return Err(Failure::Interrupted(interrupt::INTERRUPTED.into()).into());
@@ -217,7 +225,7 @@ impl Generated {
         self.generation.tokens as f64 / self.generation.decode.as_secs_f64().max(1e-9)
     }
 
-    fn document(&self, seed: u64) -> serde_json::Value {
+    fn document(&self, seed: u64, looks_up: bool) -> serde_json::Value {
         let (finish, stop) = match &self.generation.finish {
             Finish::Length => ("length", None),
             Finish::EndOfText => ("end_of_text", None),
@@ -232,10 +240,15 @@ impl Generated {
             "finish": finish,
             "stop": stop,
             "seed": seed,
+            "lookup": looks_up.then(|| lookup::document(self.generation.tokens, &self.generation.lookup)),
             "prefill_tokens_per_second": self.prefill_rate(),
             "decode_tokens_per_second": self.decode_rate(),
             "allocations_per_token": self.allocations_per_token,
         })
+    }
+
+    fn lookup(&self) -> String {
+        lookup::sentence(self.generation.tokens, &self.generation.lookup)
     }
 
     fn speed(&self) -> String {

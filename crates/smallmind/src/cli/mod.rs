@@ -17,6 +17,7 @@ mod input;
 mod inspect;
 mod interrupt;
 mod list;
+mod lookup;
 mod machine;
 mod models;
 mod nanogpt;

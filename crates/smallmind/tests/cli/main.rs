@@ -11,6 +11,7 @@ mod folders;
 mod gguf;
 mod hub;
 mod initial;
+mod lookup;
 mod model_files;
 mod models;
 mod outputs;

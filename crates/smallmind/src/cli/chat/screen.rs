@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-use smallmind::model::Finish;
+use serde_json::{Value, json};
 use smallmind::model::chat::{Answer, Dialogue, Event, Piece};
+use smallmind::model::{Finish, LookupCounts};
 
 use super::super::failure::Outcome;
-use super::super::{note, output, units};
+use super::super::{lookup, note, output, units};
 
 /// How long a prompt is read before somebody is told.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -20,6 +20,8 @@ pub struct Screen {
     pub thinking: bool,
     /// Whether the speed of each answer is told.
     pub speed: bool,
+    /// Whether drafts are looked up.
+    looks_up: bool,
     /// Of the present answer: when it began, whether its thoughts have begun, whether the next text begins a line.
     began: Instant,
     thinks: bool,
@@ -28,9 +30,9 @@ pub struct Screen {
 }
 
 impl Screen {
-    pub fn new(json: bool, thinking: bool, speed: bool) -> Self {
+    pub fn new(json: bool, thinking: bool, speed: bool, looks_up: bool) -> Self {
         let began = Instant::now();
-        Self { json, thinking, speed, began, thinks: false, told_reading: false, at_line_start: true }
+        Self { json, thinking, speed, looks_up, began, thinks: false, told_reading: false, at_line_start: true }
     }
 
     /// Whether events are JSON.
@@ -120,7 +122,7 @@ impl Screen {
     /// The answer has ended.
     pub fn end(&mut self, answer: &Answer, seed: u64) -> Outcome {
         if self.json {
-            return output::event(document(answer, seed));
+            return output::event(document(answer, seed, self.lookup_of(answer.tokens, &answer.lookup)));
         }
         self.end_thoughts()?;
         if answer.text.is_empty() && !self.thinking {
@@ -134,9 +136,20 @@ impl Screen {
             _ => {}
         }
         if self.speed {
-            note!("{}", speed(answer));
+            note!("{}", self.speed_of(answer));
         }
         Ok(())
+    }
+
+    /// Numbers of tokens and their rates, and what came of drafts.
+    pub fn speed_of(&self, answer: &Answer) -> String {
+        let drafts = self.looks_up.then(|| lookup::sentence(answer.tokens, &answer.lookup));
+        drafts.into_iter().fold(speed(answer), |speed, drafts| format!("{speed}; {drafts}"))
+    }
+
+    /// What came of drafts, for programs; null without them.
+    pub fn lookup_of(&self, tokens: usize, counts: &LookupCounts) -> Value {
+        if self.looks_up { lookup::document(tokens, counts) } else { Value::Null }
     }
 
     /// The answer has failed.
@@ -155,7 +168,7 @@ impl Screen {
 }
 
 /// Numbers of tokens and their rates.
-pub fn speed(answer: &Answer) -> String {
+fn speed(answer: &Answer) -> String {
     format!(
         "prompt: {} tokens, {} of them new, {} tokens/s; answer: {} tokens, {} tokens/s",
         answer.prompt_tokens,
@@ -171,7 +184,7 @@ fn rate(tokens: usize, time: Duration) -> f64 {
 }
 
 /// The event of an answer that has ended.
-fn document(answer: &Answer, seed: u64) -> serde_json::Value {
+fn document(answer: &Answer, seed: u64, lookup: Value) -> Value {
     let finish = match &answer.finish {
         _ if answer.context_full => "context_full",
         Finish::Length => "length",
@@ -188,6 +201,7 @@ fn document(answer: &Answer, seed: u64) -> serde_json::Value {
         "read_tokens": answer.read_tokens,
         "tokens": answer.tokens,
         "seed": seed,
+        "lookup": lookup,
         "prefill_tokens_per_second": rate(answer.read_tokens, answer.prefill),
         "decode_tokens_per_second": rate(answer.tokens, answer.decode),
     })

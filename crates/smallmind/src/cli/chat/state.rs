@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use smallmind::checkpoint::without_byte_order_mark;
-use smallmind::model::GenerateOptions;
 use smallmind::model::chat::{Answer, ChatError, Dialogue, Event, Json, MAX_TEXT_BYTES};
 use smallmind::model::sampler::SamplerConfig;
+use smallmind::model::{GenerateOptions, LookupCounts};
 
 use super::super::failure::{Outcome, bad_file, usage};
 use super::super::interrupt::Answers;
@@ -18,7 +18,7 @@ use super::super::reads::Reads;
 use super::super::settings::Settings;
 use super::super::{note, profile, units};
 use super::commands::{self, Command};
-use super::screen::{self, Screen};
+use super::screen::Screen;
 
 /// Names of settings as options spell them.
 const ALIASES: [(&str, &str); 3] =
@@ -43,6 +43,7 @@ pub struct State {
     answers: &'static Answers,
     /// Of all answers: how many, their tokens, the tokens read for them.
     totals: [usize; 3],
+    lookup: LookupCounts,
     latest: Option<Answer>,
     /// Whether an answer was stopped.
     stopped: bool,
@@ -57,7 +58,8 @@ impl State {
         saving: Saving,
         answers: &'static Answers,
     ) -> Self {
-        Self { dialogue, screen, sampler, tokens, saving, answers, totals: [0; 3], latest: None, stopped: false }
+        let (totals, lookup) = ([0; 3], LookupCounts::default());
+        Self { dialogue, screen, sampler, tokens, saving, answers, totals, lookup, latest: None, stopped: false }
     }
 
     /// Whether an answer was stopped.
@@ -109,6 +111,9 @@ impl State {
         self.sampler.seed = self.sampler.seed.wrapping_add(1);
         let [count, tokens, read] = self.totals;
         self.totals = [count + 1, tokens + answer.tokens, read + answer.read_tokens];
+        self.lookup.runs += answer.lookup.runs;
+        self.lookup.drafted += answer.lookup.drafted;
+        self.lookup.accepted += answer.lookup.accepted;
         self.latest = Some(answer);
         Ok(())
     }
@@ -216,13 +221,14 @@ impl State {
             units::bytes(arena as u64),
         );
         if let Some(latest) = &self.latest {
-            text = format!("{text}\nlatest answer: {}", screen::speed(latest));
+            text = format!("{text}\nlatest answer: {}", self.screen.speed_of(latest));
         }
         self.screen.tell(
             &text,
             json!({
                 "event": "stats", "messages": messages, "left_out": left_out, "tokens_in_use": held, "context": context,
                 "answers": answers, "tokens": tokens, "read_tokens": read, "cache_bytes": cache, "working_bytes": arena,
+                "lookup": self.screen.lookup_of(tokens, &self.lookup),
             }),
         )
     }
