@@ -19,10 +19,10 @@
 
 use std::ops::Range;
 
-use smallmind_simd::{Isa, math};
+use smallmind_simd::{CacheLevel, Isa, math, prefetch};
 
 use super::Scoring;
-use super::few::{self, FEW_DEPTH, FEW_ROWS};
+use super::few::{self, FEW_DEPTH, FEW_ROWS, LINE};
 use super::page::{CacheFormat, PAGE, page_len};
 use super::widen::{Bytes, Halves, Nibbles, PageFormat, Singles};
 
@@ -144,13 +144,18 @@ fn attend_in<I: Isa, F: PageFormat>(
     let (wide, scratch) = scratch.split_at_mut(widened_len(format, head_dim));
     let mut scores = MatMut::new(scores, rows, SCORE_STRIDE);
     let (mut out, stats) = partials.split_at_col(head_dim);
+    let words = |i: usize| page(block * (KEY_BLOCK / PAGE) + first_page + i);
     let page = |i: usize| {
-        let page = page(block * (KEY_BLOCK / PAGE) + first_page + i);
+        let page = words(i);
         assert_eq!(page.len(), page_len(format, head_dim), "a page in {format} for heads of {head_dim} columns");
         F::split(page, head_dim)
     };
     if rows <= FEW_ROWS && head_dim <= FEW_DEPTH {
-        few::scores::<I, F>(isa, q, keys, |i| page(i)[0], scores.reborrow());
+        let count = keys.div_ceil(PAGE);
+        (0..AHEAD.min(count)).for_each(|i| prefetch_keys(words(i)));
+        // The keys of a later page, and the values of this one.
+        let ahead = |i: usize| [words((i + AHEAD).min(count - 1)).as_ptr(), words(i)[words(i).len() / 2..].as_ptr()];
+        few::scores::<I, F>(isa, q, keys, (|i| page(i)[0], ahead), scores.reborrow());
     } else {
         for (i, first) in (0..keys).step_by(PAGE).enumerate() {
             let n = (keys - first).min(PAGE).next_multiple_of(I::LANES);
@@ -174,6 +179,14 @@ fn attend_in<I: Isa, F: PageFormat>(
         let weights = Operand::normal(scores.cols_range(first..first + n));
         gemm(isa, weights, Operand::normal(v), out.reborrow(), Epilogue { update, ..Epilogue::default() }, scratch);
     }
+}
+
+/// How many pages ahead of their use keys are prefetched.
+const AHEAD: usize = 2;
+
+/// Prefetches the keys of a page.
+fn prefetch_keys(words: &[f32]) {
+    words[..words.len() / 2].chunks(LINE).for_each(|line| prefetch(line.as_ptr(), CacheLevel::Second));
 }
 
 /// Turns the scores of the `keys` keys of a block from its key `first` on into exponentials, row by row: 0 for those

@@ -6,7 +6,7 @@
 
 use std::marker::PhantomData;
 
-use smallmind_simd::Isa;
+use smallmind_simd::{CacheLevel, Isa, prefetch};
 
 use super::page::PAGE;
 use super::widen::{PageFormat, Part};
@@ -20,6 +20,9 @@ pub(super) const FEW_DEPTH: usize = 256;
 
 /// Rows for which a page is read once.
 const ROWS_AT_ONCE: usize = 4;
+
+/// Words of a cache line.
+pub(super) const LINE: usize = 16;
 
 /// How many vectors of sums the registers hold, next to the operands.
 const fn register_sums<I: Isa>() -> usize {
@@ -48,13 +51,17 @@ fn each<C: Copy, const P: usize>(page: impl Fn(usize) -> C) -> [C; P] {
 
 /// `scores[.., 0..keys] = q·K`: `q` `[rows, head_dim]`, `page(i)` the keys of page `i`. Columns beyond `keys` up to a
 /// whole page are overwritten too.
+///
+/// While the keys of page `i` are multiplied, as many words from both addresses of `ahead(i)` on are prefetched as the
+/// keys of a page take: a page is read in columns, whose lines lie too far apart for the CPU's own prefetchers.
 pub(super) fn scores<'p, I: Isa, F: PageFormat>(
     isa: I,
     q: Mat,
     keys: usize,
-    page: impl Fn(usize) -> Part<'p, F::Code>,
+    (page, ahead): (impl Fn(usize) -> Part<'p, F::Code>, impl Fn(usize) -> [*const f32; 2]),
     mut scores: MatMut,
 ) {
+    let page = |i: usize| (page(i), ahead(i));
     isa.vectorize(
         #[inline(always)]
         || {
@@ -88,7 +95,7 @@ fn scores_of<'p, I: Isa, F: PageFormat, const R: usize, const N: usize, const P:
     isa: I,
     q: Mat,
     keys: usize,
-    page: &impl Fn(usize) -> Part<'p, F::Code>,
+    page: &impl Fn(usize) -> (Part<'p, F::Code>, [*const f32; 2]),
     mut scores: MatMut,
 ) {
     let q = slices::<R>(
@@ -120,16 +127,19 @@ fn scores_of<'p, I: Isa, F: PageFormat, const R: usize, const N: usize, const P:
 fn score_vectors<I: Isa, F: PageFormat, const R: usize, const N: usize, const P: usize>(
     isa: I,
     q: [&[f32]; R],
-    pages: [Part<F::Code>; P],
+    pages: [(Part<F::Code>, [*const f32; 2]); P],
     (first, column): (usize, usize),
     scores: &mut MatMut,
 ) {
     let mut sums = [[[isa.zero(); N]; R]; P];
     let (mut start, depth) = (0, q[0].len());
+    // Words that `N` vectors of a feature take.
+    let step = const { N * I::LANES * F::BITS / 32 };
+    let steps_before = column / (N * I::LANES) * depth;
     while start < depth {
         let end = depth.min(start.saturating_add(F::SHARED));
-        let mut scales = [F::key_scales::<I, N>(isa, pages[0], start, column); P];
-        for (scales, page) in scales.iter_mut().zip(pages).skip(1) {
+        let mut scales = [F::key_scales::<I, N>(isa, pages[0].0, start, column); P];
+        for (scales, (page, _)) in scales.iter_mut().zip(pages).skip(1) {
             *scales = F::key_scales(isa, page, start, column);
         }
         for d in start..end {
@@ -137,7 +147,13 @@ fn score_vectors<I: Isa, F: PageFormat, const R: usize, const N: usize, const P:
             for (x, q) in x.iter_mut().zip(q) {
                 *x = isa.splat(q[d]);
             }
-            for ((sums, page), scales) in sums.iter_mut().zip(pages).zip(scales) {
+            for ((sums, (page, ahead)), scales) in sums.iter_mut().zip(pages).zip(scales) {
+                for address in ahead {
+                    for line in 0..const { (N * I::LANES * F::BITS / 32).div_ceil(LINE) } {
+                        let at = (steps_before + d) * step + line * LINE;
+                        prefetch(address.wrapping_add(at), CacheLevel::Second);
+                    }
+                }
                 multiply_add(isa, x, F::keys(isa, page, scales, d, column), sums);
             }
         }

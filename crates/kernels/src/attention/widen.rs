@@ -29,6 +29,8 @@ pub(super) trait PageFormat: Copy + 'static {
     type Scales<I: Isa, const N: usize>: Copy;
     /// From each multiple of this number on, as many features of a key share [`Scales`](Self::Scales).
     const SHARED: usize;
+    /// Bits of a code; scales come on top.
+    const BITS: usize;
 
     /// The keys and the values of a page.
     fn split(page: &[f32], head_dim: usize) -> [Part<'_, Self::Code>; 2];
@@ -141,6 +143,7 @@ impl PageFormat for Singles {
     type Code = f32;
     type Scales<I: Isa, const N: usize> = ();
     const SHARED: usize = usize::MAX;
+    const BITS: usize = 32;
 
     fn split(page: &[f32], head_dim: usize) -> [Part<'_, f32>; 2] {
         split_numbers(page, head_dim)
@@ -198,6 +201,7 @@ impl PageFormat for Halves {
     type Code = f16;
     type Scales<I: Isa, const N: usize> = ();
     const SHARED: usize = usize::MAX;
+    const BITS: usize = 16;
 
     fn split(page: &[f32], head_dim: usize) -> [Part<'_, f16>; 2] {
         split_numbers(halves(page), head_dim)
@@ -244,6 +248,7 @@ impl PageFormat for Bytes {
     /// A scale for each key.
     type Scales<I: Isa, const N: usize> = [I::F32; N];
     const SHARED: usize = BLOCK;
+    const BITS: usize = 8;
 
     fn split(page: &[f32], head_dim: usize) -> [Part<'_, i8>; 2] {
         split_blocks(page, head_dim, Q8_0_CODES)
@@ -305,6 +310,7 @@ impl PageFormat for Nibbles {
     /// A scale for each key, and whether the codes are in the upper halves of their bytes.
     type Scales<I: Isa, const N: usize> = ([I::F32; N], bool);
     const SHARED: usize = BLOCK / 2;
+    const BITS: usize = 4;
 
     fn split(page: &[f32], head_dim: usize) -> [Part<'_, i8>; 2] {
         split_blocks(page, head_dim, Q4_0_CODES)

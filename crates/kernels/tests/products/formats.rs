@@ -181,6 +181,10 @@ impl InBlocks {
         let [m, n] = most.map(|most| noise.below(most));
         let block = format.block().elements;
         let k = block * noise.below(256 / block + 3);
+        Self::of(noise, seed, format, [m, n, k])
+    }
+
+    fn of(mut noise: Noise, seed: u64, format: Format, [m, n, k]: [usize; 3]) -> Self {
         let epilogue = noise.below(16);
         let mut problem = problem(&mut noise, [m, n, k], [Layout::Normal, Layout::Transposed], epilogue);
         let bytes = if seed.is_multiple_of(2) {
@@ -245,7 +249,7 @@ fn products_of_blocks_have_the_same_bits_on_avx2_and_avx512() {
     let (Some(avx2), avx512, vnni) = (Avx2::detect(), Avx512::detect(), Avx512Vnni::detect()) else { return };
     for format in blocks() {
         for seed in 0..40 {
-            let case = InBlocks::random(seed, format, [11, 101]);
+            let case = InBlocks::random(seed, format, [if seed % 4 == 0 { 50 } else { 11 }, 101]);
             let whole = [case.problem.whole()];
             let expected = case.run(avx2, &whole);
             let found = [
@@ -264,22 +268,40 @@ on_every_isa!(products_of_blocks, random_blocks);
 fn random_blocks<I: Isa>(isa: I) {
     for format in blocks() {
         for seed in 0..60 {
-            let mut case = InBlocks::random(seed, format, [11, 5 * I::LANES]);
-            let (m, n, k) = (case.problem.c.rows, case.problem.c.cols, case.problem.b.cols);
-            let whole = case.run(isa, &[case.problem.whole()]);
-            // Windows of rows and columns, and each row alone, have the bits of the whole.
-            let (row, column) = (m / 2, I::LANES * (n / I::LANES / 2));
-            let quarters = [(0..row, 0..column), (0..row, column..n), (row..m, 0..column), (row..m, column..n)];
-            let rows: Vec<_> = (0..m).map(|row| (row..row + 1, 0..n)).collect();
-            for windows in [&quarters[..], &rows[..]] {
-                assert!(same_bits(&whole, &case.run(isa, windows)), "{}: windows, {}", I::KIND, case.what(seed));
-            }
-            // The reference multiplies both factors as they are stored.
-            let a: Vec<f64> = (0..m).flat_map(|i| quantized(case.problem.a.mat().row(i))).collect();
-            let mut a = a.into_iter();
-            case.problem.a.fill(|| a.next().unwrap() as f32);
-            case.problem.check(&whole, k, &format!("{} {}", I::KIND, case.what(seed)));
+            // Few rows are multiplied by other kernels than many.
+            let most_rows = if seed % 3 == 0 { 50 } else { 11 };
+            InBlocks::random(seed, format, [most_rows, 5 * I::LANES]).check(isa, seed);
         }
+    }
+}
+
+// More rows than share an unpacked panel, and weights deeper than a panel.
+on_every_isa!(products_of_many_rows_with_deep_blocks, deep_blocks);
+fn deep_blocks<I: Isa>(isa: I) {
+    for (seed, format) in blocks().enumerate() {
+        let seed = seed as u64;
+        InBlocks::of(Noise(seed), seed, format, [133, 2 * I::LANES + 3, 1536]).check(isa, seed);
+    }
+}
+
+impl InBlocks {
+    /// Compares the product with the reference, and with itself by windows.
+    fn check<I: Isa>(mut self, isa: I, seed: u64) {
+        let case = &mut self;
+        let (m, n, k) = (case.problem.c.rows, case.problem.c.cols, case.problem.b.cols);
+        let whole = case.run(isa, &[case.problem.whole()]);
+        // Windows of rows and columns, and each row alone, have the bits of the whole.
+        let (row, column) = (m / 2, I::LANES * (n / I::LANES / 2));
+        let quarters = [(0..row, 0..column), (0..row, column..n), (row..m, 0..column), (row..m, column..n)];
+        let rows: Vec<_> = (0..m).map(|row| (row..row + 1, 0..n)).collect();
+        for windows in [&quarters[..], &rows[..]] {
+            assert!(same_bits(&whole, &case.run(isa, windows)), "{}: windows, {}", I::KIND, case.what(seed));
+        }
+        // The reference multiplies both factors as they are stored.
+        let a: Vec<f64> = (0..m).flat_map(|i| quantized(case.problem.a.mat().row(i))).collect();
+        let mut a = a.into_iter();
+        case.problem.a.fill(|| a.next().unwrap() as f32);
+        case.problem.check(&whole, k, &format!("{} {}", I::KIND, case.what(seed)));
     }
 }
 
