@@ -5,9 +5,9 @@
 
 `../inference.sh` calls it with the first four. The models have the shapes of presets and random weights, which
 `smallmind quantize` writes once in each format. A round runs every program once on a file (A B C, A B C, ...); each run
-warms up and takes `--runs` samples of each test. A cell is the median of all samples, in tokens a second. The rivals
-run as their own defaults say, ik_llama.cpp with its weights repacked at run time (-rtr 1) as well as without: the
-better of both counts.
+warms up and takes `--runs` samples of each test. A cell is the median of all samples, in tokens a second. Keys and
+values are in f16 everywhere, which is the rivals' default. The rivals run as their own defaults say, ik_llama.cpp with
+its weights repacked at run time (-rtr 1) as well as without: the better of both counts.
 """
 
 import argparse
@@ -137,7 +137,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, help="also write what is printed to this file")
     options = parser.parse_args()
 
-    programs = [Program("smallmind", [options.smallmind, "bench", "inference"])]
+    programs = [Program("smallmind", [options.smallmind, "bench", "inference", "--kv", "f16"])]
     if options.llama:
         programs.append(Program("llama.cpp", [options.llama / "llama-bench"]))
     if options.ik:

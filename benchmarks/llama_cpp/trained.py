@@ -45,9 +45,8 @@ def main():
             model = llama.open(path, config["max_position_embeddings"])
             equal = 0
             for prompt in BEGINNINGS:
-                ours = json.loads(
-                    smallmind(asked, "generate", "-m", path, "-p", prompt, "-n", TOKENS, "--temp", 0, "--json")
-                )
+                exact = ["-n", TOKENS, "--temp", 0, "--kv", "f32", "--json"]
+                ours = json.loads(smallmind(asked, "generate", "-m", path, "-p", prompt, *exact))
                 text, gaps = theirs(model, prompt, config["eos_token_id"])
                 equal += ours["text"] == text
                 if ours["text"] != text:

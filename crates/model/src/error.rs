@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use smallmind_checkpoint::CheckpointError;
 use smallmind_graph::GraphError;
 use smallmind_kernels::Format;
+use smallmind_kernels::attention::CacheFormat;
 
 use crate::ConfigError;
 use crate::sampler::SamplerError;
@@ -162,13 +163,16 @@ pub enum ModelError {
     /// Logits that are not finite.
     #[error(
         "the model's logits are not finite at token {position} of sequence {sequence}: its weights are damaged or have \
-         diverged"
+         diverged{}",
+        beyond_cache(*.cache_format)
     )]
     NonFinite {
         /// Number of the sequence within its session, from 0.
         sequence: usize,
         /// Position of the token in the sequence, counted from 1.
         position: usize,
+        /// How the key-value cache stores keys and values.
+        cache_format: CacheFormat,
     },
     /// No such preset.
     #[error("there is no preset `{name}`{}; there are {known}", hint(.suggestion))]
@@ -271,6 +275,14 @@ fn unused(names: &[String]) -> String {
         1 => format!("the configuration has no use for the tensor {shown}"),
         n if n > SHOWN => format!("the configuration has no use for {n} tensors ({shown}, …)"),
         n => format!("the configuration has no use for {n} tensors ({shown})"),
+    }
+}
+
+/// Another cause of logits that are not finite.
+fn beyond_cache(format: CacheFormat) -> String {
+    match format {
+        CacheFormat::F32 => String::new(),
+        _ => format!(", or its keys or values are beyond what its cache in {format} holds"),
     }
 }
 

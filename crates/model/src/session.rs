@@ -37,7 +37,8 @@ pub struct SessionOptions {
     /// Pages of [`smallmind_graph::PAGE_TOKENS`] tokens that the key-value cache has; by default as many as all
     /// sequences can fill.
     pub pages: Option<usize>,
-    /// How the key-value cache stores keys and values.
+    /// How the key-value cache stores keys and values. [`SessionOptions::single`] has `F32`, so that logits are those of
+    /// whole sequences; the command line's default is `Q8_0`.
     pub cache_format: CacheFormat,
 }
 
@@ -147,7 +148,10 @@ impl<'a> JobLogits<'a> {
         let result = &self.session.results[job];
         match result.first_non_finite {
             None => Ok(&self.session.logits[result.logits.clone()]),
-            Some(position) => Err(ModelError::NonFinite { sequence: result.sequence, position }),
+            Some(position) => {
+                let (sequence, cache_format) = (result.sequence, self.session.options.cache_format);
+                Err(ModelError::NonFinite { sequence, position, cache_format })
+            }
         }
     }
 }

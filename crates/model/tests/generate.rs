@@ -424,7 +424,7 @@ fn a_text_that_fails_leaves_the_others() {
             match piece {
                 Ok(piece) => text += piece,
                 Err(error) => {
-                    assert!(matches!(error, ModelError::NonFinite { sequence: 0, position: 1 }), "{error}");
+                    assert!(matches!(error, ModelError::NonFinite { sequence: 0, position: 1, .. }), "{error}");
                     assert_eq!(which, 0);
                     errors += 1;
                 }
@@ -547,7 +547,7 @@ fn logits_that_are_not_finite_name_their_sequence() {
     session.append(ids[2], &[1, 2, 3]).unwrap();
     let logits = session.run(&[Job::last(ids[0], &[1]), Job::last(ids[2], &[7]), Job::last(ids[1], &[1])]).unwrap();
     let error = logits.job(1).map(drop).unwrap_err();
-    assert!(matches!(error, ModelError::NonFinite { sequence: 2, position: 4 }), "{error}");
+    assert!(matches!(error, ModelError::NonFinite { sequence: 2, position: 4, .. }), "{error}");
     close("the first", logits.job(0).unwrap(), &last(&model, &[1, 1]));
     close("the third", logits.job(2).unwrap(), &last(&model, &[1]));
     assert_eq!(ids.map(|id| session.len(id)), [2, 1, 3], "nothing is appended to the second");

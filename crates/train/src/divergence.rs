@@ -34,7 +34,8 @@ const PIECE: usize = 64;
 
 /// Compares the predictions of `model` with those of `reference` over a text, in the windows of
 /// [`evaluate_text`](crate::evaluate_text) with the same settings, as far as both models have such a context: the losses
-/// are those that it gives, if the cache is in `f32`. That of the reference is always. `progress` gets the number of targets done and of all targets.
+/// are those that it gives, if the cache is in `f32`. That of the reference is always. `progress` gets the number of
+/// targets done and of all targets.
 ///
 /// # Errors
 /// Models of other vocabularies; a text with more tokens than they have entries for; logits that are not finite.

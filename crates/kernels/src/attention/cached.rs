@@ -86,8 +86,9 @@ fn widened_len(format: CacheFormat, head_dim: usize) -> usize {
 /// Writes the partial results of block `block` of the keys for all rows of `queries` to `partials` `[rows,
 /// partial_cols(head_dim)]`; see the [module](super).
 ///
-/// `pages` has each page from the first to the last that a row sees. `scratch` holds at least [`attend_block_scratch_len`] elements. What `partials` and the scratch hold before is
-/// never read; places of pages that no row sees change no result.
+/// `pages` has each page from the first to the last that a row sees. `scratch` holds at least
+/// [`attend_block_scratch_len`] elements. What `partials` and the scratch hold before is never read; places of pages that
+/// no row sees change no result.
 ///
 /// # Panics
 /// If shapes disagree, a page has another length than [`page_len`], or the scratch is too short.

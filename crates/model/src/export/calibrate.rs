@@ -4,6 +4,7 @@ use smallmind_graph::op::{Op, Routing};
 use smallmind_graph::{
     Batch, Bindings, Executor, Graph, Limits, NoProbe, ParamId, Plan, PlanOptions, Pool, Scalars, ValueId,
 };
+use smallmind_kernels::attention::CacheFormat;
 use smallmind_kernels::experts::{choose, index};
 
 use super::ImportanceMatrix;
@@ -126,7 +127,11 @@ impl<'m> Calibration<'m> {
             let logits = weight.experts.as_ref().map_or(&[][..], |(logits, _)| result(logits));
             weight.add(result(&weight.input), logits);
             if weight.sums.iter().any(|sum| !sum.is_finite()) {
-                return Err(ModelError::NonFinite { sequence: 0, position: tokens.len() });
+                return Err(ModelError::NonFinite {
+                    sequence: 0,
+                    position: tokens.len(),
+                    cache_format: CacheFormat::F32,
+                });
             }
         }
         Ok(())

@@ -90,7 +90,7 @@ fn bound(operation: &Operation) -> String {
 
 /// How keys and values are stored, to follow the format of the weights.
 pub(super) fn cache_format(subject: &Subject) -> String {
-    subject.cache_format.as_ref().map_or(String::new(), |format| format!(", keys and values in {format}"))
+    subject.cache_format.as_ref().map_or(String::new(), |format| format!(", KV in {format}"))
 }
 
 /// An alternative of the whole phase.

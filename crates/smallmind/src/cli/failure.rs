@@ -7,6 +7,7 @@ use smallmind::bench::BenchError;
 use smallmind::checkpoint::CheckpointError;
 use smallmind::graph::GraphError;
 use smallmind::hub::{HubError, SelectionFault};
+use smallmind::kernels::attention::CacheFormat;
 use smallmind::model::chat::ChatError;
 use smallmind::model::tokenizer::TokenizerError;
 use smallmind::model::{ConfigError, ErrorClass, ModelError};
@@ -144,10 +145,13 @@ fn advice(cause: &(dyn std::error::Error + 'static), verb: &str) -> Option<Strin
             return Some(format!("shorten the prompt or raise --context, to {max} at most"));
         }
         (_, Some(ModelError::TooLong { .. })) => "shorten the prompt: the model has room for no more",
+        (_, Some(ModelError::NonFinite { cache_format, .. })) if *cache_format != CacheFormat::F32 => {
+            "--kv f32 holds any key and value"
+        }
         _ if cause.is::<HubError>() => return cause.downcast_ref().and_then(hub_advice),
         _ if graph_error(cause).is_some_and(|error| matches!(error, GraphError::OutOfMemory { .. })) => match verb {
             "train" => "lower --train.batch or --model.context, or train a smaller model",
-            "generate" | "chat" | "eval" | "inspect" => "lower --context or use a smaller model",
+            "generate" | "chat" | "eval" | "inspect" => "lower --context, use fewer bits of --kv or a smaller model",
             "new" => "choose a smaller preset",
             _ => "use a smaller model",
         },
@@ -311,6 +315,11 @@ mod tests {
         let too_long = |context| said(ModelError::TooLong { tokens: 9, context, max: 8 }.into(), "generate");
         assert!(too_long(4).contains("raise --context, to 8"), "{}", too_long(4));
         assert!(!too_long(8).contains("--context"), "{}", too_long(8));
+        let not_finite =
+            |cache_format| said(ModelError::NonFinite { sequence: 0, position: 1, cache_format }.into(), "generate");
+        assert!(not_finite(CacheFormat::F16).ends_with("--kv f32 holds any key and value"));
+        assert!(not_finite(CacheFormat::F16).contains("beyond what its cache in f16 holds"));
+        assert!(!not_finite(CacheFormat::F32).contains("cache"));
         let few = |verb| said(TrainError::from(DataError::NoDocuments { context: 4 }).into(), verb);
         assert!(
             few("quickstart").contains("raise --text") && few("train").contains("data.windows"),
