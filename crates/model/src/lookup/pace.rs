@@ -26,17 +26,19 @@ pub(crate) const MOST_TOKENS: usize = 16;
 /// times, each of which may be some percent off, so that the real one may be twice as much.
 const LOSS: f64 = 0.01;
 /// What they may lose of a text before they have gained something, in runs without a draft.
-const FIRST_LOSS: f64 = 0.5;
+const FIRST_LOSS: f64 = 1.0;
 /// The most that is saved up for losses, in runs without a draft: enough for the longest draft to be in vain.
 const MOST_LOSS: f64 = 8.0;
-/// What a run with drafts must gain on one without, as a factor.
-const WORTH: f64 = 1.02;
+/// What a run with drafts must gain on one without, as a factor: less may be the noise of what is measured.
+const WORTH: f64 = 1.1;
 /// The most that each further token of a run is thought to cost before it has been measured, in runs of one token.
 /// Fitted to models of 1 M and of 135 M parameters on a Zen 4.
 const TOKEN: f64 = 0.5;
 /// The least that each further token costs, as far as losses are concerned: less is not told from what is measured by
 /// chance.
 const LEAST_TOKEN: f64 = 0.03;
+/// The runs without drafts that come first: one alone may have been interrupted, and all is compared with their cost.
+const BASE_SAMPLES: u32 = 3;
 /// The runs for which the cost of a run without drafts is believed.
 const BASE_LIFETIME: u64 = 64;
 /// The runs for which the cost of other runs is believed after no sample; each of the first samples doubles it.
@@ -168,7 +170,7 @@ impl Pace {
     }
 
     fn is_base_known(&self, base: &Cost) -> bool {
-        base.samples > 0 && self.runs - base.latest <= BASE_LIFETIME
+        base.samples >= BASE_SAMPLES && self.runs - base.latest <= BASE_LIFETIME
     }
 
     /// The expected cost of a run, and the most that it should cost, where a run of `texts` tokens costs `base`.
@@ -180,15 +182,18 @@ impl Pace {
         }
         let (below, cost) =
             (texts + 1..tokens).rev().find(known).map_or((texts, base), |below| (below, seconds(below)));
-        let further = (tokens - below) as f64;
         match (tokens + 1..=MOST_TOKENS).find(known) {
             Some(above) => {
-                (cost + (seconds(above) - cost) * further / (above - below) as f64, seconds(above).max(cost))
+                let share = (tokens - below) as f64 / (above - below) as f64;
+                (cost + (seconds(above) - cost) * share, cost.max(seconds(above)))
             }
             None => {
                 let most = TOKEN * base / texts as f64;
                 let slope = if below == texts { most } else { (cost - base) / (below - texts) as f64 };
-                (cost + slope.clamp(0.1 * most, most) * further, cost + most * further)
+                // From what is known next, or from the start: a run of two tokens may cost as much as one of four.
+                let (further, all) = ((tokens - below) as f64, (tokens - texts) as f64);
+                let at = |slope: f64| (base + slope * all).clamp(cost, cost + slope * further);
+                (at(slope.clamp(0.1 * most, most)), at(most))
             }
         }
     }
