@@ -62,8 +62,8 @@ fn decode(pace: &mut Pace, costs: Costs, tokens: usize, seed: u64, text: Text<'_
     times
 }
 
-/// No text costs more than 3 % of the time without drafts; at its beginning two tokens more, as it takes one draft to see
-/// that a run of three tokens takes as long as three runs.
+/// No text costs more than 3 % of the time without drafts; at its beginning six tokens more, as it takes some drafts to
+/// see what runs cost, of which some are interrupted.
 #[test]
 fn nothing_that_a_text_does_makes_it_slower() {
     for (name, costs) in COSTS {
@@ -83,7 +83,7 @@ fn nothing_that_a_text_does_makes_it_slower() {
                 // The tokens of a run come together, at its end.
                 let is_end = |i: &usize| times.get(i + 1) != times.get(*i);
                 for (i, time) in (0..times.len()).filter(is_end).map(|i| (i, times[i])) {
-                    let (without, most) = ((i + 1) as f64, 2.2 + 1.03 * (i + 1) as f64);
+                    let (without, most) = ((i + 1) as f64, 6.0 + 1.03 * (i + 1) as f64);
                     assert!(time <= most, "{name}, {what}, {seed}: {time} for {without}");
                 }
             }
@@ -131,7 +131,7 @@ fn what_is_not_known_is_not_drafted() {
     (0..2).for_each(|_| pace.ran(1, 1, 1, 1e-3));
     assert_eq!(pace.draft_len(1, &[offer(15)], 16), 2, "as long as the first loss permits");
     pace.ran(1, 3, 3, 1.2e-3);
-    assert!((5..=8).contains(&pace.draft_len(1, &[offer(15)], 16)), "{pace:?}");
+    assert!((3..=8).contains(&pace.draft_len(1, &[offer(15)], 16)), "{pace:?}");
     (0..20).for_each(|_| pace.ran(1, 16, 16, 3e-3));
     assert_eq!(pace.draft_len(1, &[offer(15)], 16), 15);
     assert_eq!(pace.draft_len(1, &[offer(7)], 16), 7);
@@ -180,5 +180,6 @@ fn one_slow_run_is_forgotten() {
         pace.ran(1, 1, 1, 1e-3);
         pace.draft_len(1, &offer, 16) == 0
     });
-    assert!((30..40).contains(&plain.count()));
+    // What it has lost is earned first.
+    assert!((100..600).contains(&plain.count()));
 }
