@@ -15,7 +15,7 @@
 //! match, whether it was drafted or not: so nothing need be drafted to find out that it does not pay.
 //!
 //! The allowance bounds the loss whatever comes. It is counted in runs without a draft: each token earns a share of
-//! one, what drafts gain is added and what they lose is taken away.
+//! one, half of what drafts gain is added and what they lose is taken away.
 //!
 //! Times decide how long drafts are, and nothing else: never which token is chosen.
 
@@ -24,19 +24,21 @@ pub(crate) const MOST_TOKENS: usize = 16;
 
 /// What drafts may lose of the time without them. What is measured is uncertain: a loss is the small difference of two
 /// times, each of which may be some percent off, so that the real one may be twice as much.
-const LOSS: f64 = 0.01;
+const LOSS: f64 = 0.0075;
 /// What they may lose of a text before they have gained something, in runs without a draft.
-const FIRST_LOSS: f64 = 0.5;
-/// The most that is saved up for losses, in runs without a draft: enough for the longest draft to be in vain.
-const MOST_LOSS: f64 = 8.0;
-/// What a run with drafts must gain on one without, as a factor.
-const WORTH: f64 = 1.02;
+const FIRST_LOSS: f64 = 1.0;
+/// The most that is saved up for losses, in runs without a draft: as much as the longest draft may cost.
+const MOST_LOSS: f64 = 5.0;
+/// What a run with drafts must gain on one without, as a factor: less may be the noise of what is measured.
+const WORTH: f64 = 1.1;
 /// The most that each further token of a run is thought to cost before it has been measured, in runs of one token.
 /// Fitted to models of 1 M and of 135 M parameters on a Zen 4.
 const TOKEN: f64 = 0.5;
 /// The least that each further token costs, as far as losses are concerned: less is not told from what is measured by
 /// chance.
 const LEAST_TOKEN: f64 = 0.03;
+/// The runs without drafts that come first: one alone may have been interrupted, and all is compared with their cost.
+const BASE_SAMPLES: u32 = 3;
 /// The runs for which the cost of a run without drafts is believed.
 const BASE_LIFETIME: u64 = 64;
 /// The runs for which the cost of other runs is believed after no sample; each of the first samples doubles it.
@@ -45,7 +47,14 @@ const FIRST_LIFETIME: u64 = 16;
 const MOST_LIFETIME: u64 = 512;
 /// The runs that are like this one: an older one counts for less in costs.
 const COST_WINDOW: f64 = 16.0;
-/// The same for chances, in tokens.
+/// The same for the mean of all runs, by which gains and losses are told.
+const MEAN_WINDOW: f64 = 64.0;
+/// The most times the mean that one run counts for.
+const MOST_SPIKE: f64 = 4.0;
+/// The most that has to be earned before there is another draft, in runs without a draft: one run that was interrupted
+/// for long does not end drafts for good.
+const MOST_DEBT: f64 = 2.0;
+/// The tokens that are like this one: an older one counts for less in chances.
 const CHANCE_WINDOW: f64 = 32.0;
 /// The kinds of matches by length: 1, 2, 3, 4, 5, up to 7, 11, 15, and longer.
 const LENGTHS: usize = 9;
@@ -64,7 +73,10 @@ pub(crate) struct Offer {
 /// The time of runs with one number of tokens.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cost {
+    /// Of a run that is not interrupted.
     seconds: f64,
+    /// Of all runs.
+    mean: f64,
     samples: u32,
     /// The number of the latest run.
     latest: u64,
@@ -89,6 +101,11 @@ impl Cost {
         }
         self.samples = self.samples.saturating_add(1);
         self.latest = run;
+        if self.samples <= BASE_SAMPLES {
+            self.mean = self.seconds;
+        }
+        let change = seconds.min(MOST_SPIKE * self.mean) - self.mean;
+        self.mean += change / f64::from(self.samples).clamp(f64::from(BASE_SAMPLES), MEAN_WINDOW);
     }
 }
 
@@ -168,7 +185,7 @@ impl Pace {
     }
 
     fn is_base_known(&self, base: &Cost) -> bool {
-        base.samples > 0 && self.runs - base.latest <= BASE_LIFETIME
+        base.samples >= BASE_SAMPLES && self.runs - base.latest <= BASE_LIFETIME
     }
 
     /// The expected cost of a run, and the most that it should cost, where a run of `texts` tokens costs `base`.
@@ -180,15 +197,18 @@ impl Pace {
         }
         let (below, cost) =
             (texts + 1..tokens).rev().find(known).map_or((texts, base), |below| (below, seconds(below)));
-        let further = (tokens - below) as f64;
         match (tokens + 1..=MOST_TOKENS).find(known) {
             Some(above) => {
-                (cost + (seconds(above) - cost) * further / (above - below) as f64, seconds(above).max(cost))
+                let share = (tokens - below) as f64 / (above - below) as f64;
+                (cost + (seconds(above) - cost) * share, cost.max(seconds(above)))
             }
             None => {
                 let most = TOKEN * base / texts as f64;
                 let slope = if below == texts { most } else { (cost - base) / (below - texts) as f64 };
-                (cost + slope.clamp(0.1 * most, most) * further, cost + most * further)
+                // From what is known next, or from the start: a run of two tokens may cost as much as one of four.
+                let (further, all) = ((tokens - below) as f64, (tokens - texts) as f64);
+                let at = |slope: f64| (base + slope * all).clamp(cost, cost + slope * further);
+                (at(slope.clamp(0.1 * most, most)), at(most))
             }
         }
     }
@@ -208,13 +228,16 @@ impl Pace {
         if let Some(cost) = self.costs.get_mut(tokens) {
             cost.learn(seconds, self.runs);
         }
-        let [base, cost] = [texts, tokens].map(|tokens| self.costs.get(tokens).map_or(0.0, |cost| cost.seconds));
+        let base = self.costs.get(texts).map_or(0.0, |base| base.mean);
         if texts > 0 && base > 0.0 {
             let without = chosen as f64 / texts as f64;
             let drafted = tokens.saturating_sub(texts) as f64 / texts as f64;
-            // What took longer than its tokens one by one was interrupted.
-            let spent = (cost / base).clamp(1.0 + LEAST_TOKEN * drafted, 1.0 + drafted);
-            self.allowance = (self.allowance + LOSS * without + without - spent).min(MOST_LOSS);
+            // The time itself, interruptions included: a longer run has more of them.
+            let spent = (seconds / base).min(MOST_SPIKE).max(1.0 + LEAST_TOKEN * drafted);
+            let gained = if drafted > 0.0 { without - spent } else { 0.0 };
+            // Half of a gain is kept: a part of it may be the noise of what is measured.
+            let gained = if gained > 0.0 { gained / 2.0 } else { gained };
+            self.allowance = (self.allowance + LOSS * without + gained).clamp(-MOST_DEBT, MOST_LOSS);
         }
     }
 }

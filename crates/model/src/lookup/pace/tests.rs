@@ -62,8 +62,8 @@ fn decode(pace: &mut Pace, costs: Costs, tokens: usize, seed: u64, text: Text<'_
     times
 }
 
-/// No text costs more than 3 % of the time without drafts; at its beginning a token more, as it takes one draft to see
-/// that runs of two tokens take as long as two runs.
+/// No text costs more than 3 % of the time without drafts; at its beginning six tokens more, as it takes some drafts to
+/// see what runs cost, of which some are interrupted.
 #[test]
 fn nothing_that_a_text_does_makes_it_slower() {
     for (name, costs) in COSTS {
@@ -80,9 +80,11 @@ fn nothing_that_a_text_does_makes_it_slower() {
             ];
             for (what, text) in texts {
                 let times = decode(&mut Pace::default(), costs, 2000, seed, text);
-                for (i, time) in times.iter().enumerate() {
-                    let (without, most) = ((i + 1) as f64, 1.2 + 1.03 * (i + 1) as f64);
-                    assert!(*time <= most, "{name}, {what}, {seed}: {time} for {without}");
+                // The tokens of a run come together, at its end.
+                let is_end = |i: &usize| times.get(i + 1) != times.get(*i);
+                for (i, time) in (0..times.len()).filter(is_end).map(|i| (i, times[i])) {
+                    let (without, most) = ((i + 1) as f64, 6.0 + 1.03 * (i + 1) as f64);
+                    assert!(time <= most, "{name}, {what}, {seed}: {time} for {without}");
                 }
             }
         }
@@ -123,12 +125,14 @@ fn what_is_not_known_is_not_drafted() {
     let mut pace = Pace::default();
     let offer = |most| Offer { length: 20, in_corpus: false, most };
     assert_eq!(pace.draft_len(1, &[offer(15)], 16), 0, "no run has been measured");
-    (0..20).for_each(|_| pace.compared(20, false, true));
+    (0..200).for_each(|_| pace.compared(20, false, true));
     pace.ran(1, 1, 1, 1e-3);
-    assert_eq!(pace.draft_len(1, &[offer(15)], 16), 1, "as long as the first loss permits");
-    pace.ran(1, 2, 2, 1.2e-3);
-    assert!((2..=4).contains(&pace.draft_len(1, &[offer(15)], 16)), "{pace:?}");
-    (0..20).for_each(|_| pace.ran(1, 16, 16, 2e-3));
+    assert_eq!(pace.draft_len(1, &[offer(15)], 16), 0, "one run is not enough");
+    (0..2).for_each(|_| pace.ran(1, 1, 1, 1e-3));
+    assert_eq!(pace.draft_len(1, &[offer(15)], 16), 2, "as long as the first loss permits");
+    pace.ran(1, 3, 3, 1.2e-3);
+    assert!((3..=8).contains(&pace.draft_len(1, &[offer(15)], 16)), "{pace:?}");
+    (0..20).for_each(|_| pace.ran(1, 16, 16, 3e-3));
     assert_eq!(pace.draft_len(1, &[offer(15)], 16), 15);
     assert_eq!(pace.draft_len(1, &[offer(7)], 16), 7);
     assert_eq!(pace.draft_len(1, &[offer(15)], 8), 7);
@@ -139,9 +143,9 @@ fn what_is_not_known_is_not_drafted() {
     assert_eq!(pace.draft_len(1, &[Offer { length: 2, in_corpus: true, most: 15 }], 16), 0);
     // A new text begins anew with what may be lost.
     pace.begin();
-    assert_eq!(pace.draft_len(1, &[offer(15)], 16), 1);
+    assert_eq!(pace.draft_len(1, &[offer(15)], 16), 2);
     // The cost of a run without a draft is measured from time to time.
-    (0..BASE_LIFETIME).for_each(|_| pace.ran(1, 16, 16, 2e-3));
+    (0..BASE_LIFETIME).for_each(|_| pace.ran(1, 16, 16, 3e-3));
     assert_eq!(pace.draft_len(1, &[offer(15)], 16), 0);
     pace.ran(1, 1, 1, 1e-3);
     assert_eq!(pace.draft_len(1, &[offer(15)], 16), 15);
@@ -153,7 +157,7 @@ fn several_texts_share_a_run() {
     let mut pace = Pace::default();
     (0..20).for_each(|_| pace.compared(20, false, true));
     let offers = [Offer { length: 20, in_corpus: false, most: 15 }; 3];
-    pace.ran(4, 4, 4, 1e-3);
+    (0..3).for_each(|_| pace.ran(4, 4, 4, 1e-3));
     (0..20).for_each(|_| pace.ran(4, 16, 16, 1.1e-3));
     pace.ran(4, 4, 4, 1e-3);
     assert_eq!(pace.draft_len(4, &offers, 16), 4, "4 + 3 · 4 tokens");
@@ -168,7 +172,7 @@ fn several_texts_share_a_run() {
 fn one_slow_run_is_forgotten() {
     let mut pace = Pace::default();
     (0..20).for_each(|_| pace.compared(20, false, true));
-    pace.ran(1, 1, 1, 1e-3);
+    (0..3).for_each(|_| pace.ran(1, 1, 1, 1e-3));
     pace.ran(1, 2, 2, 30e-3);
     let offer = [Offer { length: 20, in_corpus: false, most: 1 }];
     assert_eq!(pace.draft_len(1, &offer, 16), 0);
@@ -176,5 +180,6 @@ fn one_slow_run_is_forgotten() {
         pace.ran(1, 1, 1, 1e-3);
         pace.draft_len(1, &offer, 16) == 0
     });
-    assert!((30..40).contains(&plain.count()));
+    // What it has lost is earned first.
+    assert!((100..600).contains(&plain.count()));
 }
