@@ -122,6 +122,24 @@ impl Strips {
         );
         [A::weights(dot, first), A::weights(dot, second)]
     }
+
+    /// Pair `pair` of the quads of a group of all strips, as the adder takes them.
+    ///
+    /// # Safety
+    /// As for [`pair`](Self::pair).
+    #[inline(always)]
+    unsafe fn unpack_pair<D, S, A>(&self, dot: D, group: usize, pair: usize, to: &mut [[D::Bytes; STRIPS]; 2])
+    where
+        D: Int8Dot,
+        S: Strip,
+        A: Adder<D>,
+    {
+        let [first, second] = to;
+        for (v, (first, second)) in first.iter_mut().zip(second).enumerate() {
+            // SAFETY: as the caller guarantees.
+            [*first, *second] = unsafe { self.pair::<D, S, A>(dot, v, group, pair) };
+        }
+    }
 }
 
 /// Scale and drop of sub-block `sub` of a block, whose scales begin at `scales`.
@@ -181,16 +199,14 @@ unsafe fn unpack<D: Int8Dot, S: Strip, A: Adder<D>>(
                 for group in 0..per_block {
                     strips.prefetch_group::<S>(next, block * per_block + group, lanes);
                     let pairs = &mut panel.pairs[(at + group) * QUADS / 2..][..QUADS / 2];
-                    for v in 0..STRIPS {
-                        // The pairs are called one by one: which shifts unpack one must be known when this is compiled.
-                        let group = block * per_block + group;
-                        // SAFETY: the group is one of the strips'.
-                        unsafe {
-                            [pairs[0][0][v], pairs[0][1][v]] = strips.pair::<D, S, A>(dot, v, group, 0);
-                            [pairs[1][0][v], pairs[1][1][v]] = strips.pair::<D, S, A>(dot, v, group, 1);
-                            [pairs[2][0][v], pairs[2][1][v]] = strips.pair::<D, S, A>(dot, v, group, 2);
-                            [pairs[3][0][v], pairs[3][1][v]] = strips.pair::<D, S, A>(dot, v, group, 3);
-                        }
+                    let group = block * per_block + group;
+                    // The pairs are called one by one: which shifts unpack one must be known when this is compiled.
+                    // SAFETY: the group is one of the strips'.
+                    unsafe {
+                        strips.unpack_pair::<D, S, A>(dot, group, 0, &mut pairs[0]);
+                        strips.unpack_pair::<D, S, A>(dot, group, 1, &mut pairs[1]);
+                        strips.unpack_pair::<D, S, A>(dot, group, 2, &mut pairs[2]);
+                        strips.unpack_pair::<D, S, A>(dot, group, 3, &mut pairs[3]);
                     }
                 }
                 let subs = const { S::FORMAT.block().elements / S::SUB };

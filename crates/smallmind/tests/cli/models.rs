@@ -93,7 +93,7 @@ fn the_plan_of_a_format_is_shown() {
     for format in Format::ALL {
         let model = Model::load(bench.path("model")).unwrap().pack_as(IsaKind::best(), format).unwrap();
         let bytes = model.storage().bytes();
-        let options = SessionOptions { cache_format: CacheFormat::Q8_0, ..SessionOptions::single(64, 2) };
+        let options = SessionOptions { cache_format: CacheFormat::F16, ..SessionOptions::single(64, 2) };
         let session = Session::new(Arc::new(model), options).unwrap();
         for (used_for, plan) in [("prefill", session.plan(64)), ("decode", session.plan(1))] {
             let line = format!("inspect model --plan --for {used_for} --weights {format} --threads 2 --json");
