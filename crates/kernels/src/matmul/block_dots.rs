@@ -69,7 +69,8 @@ impl<I: Isa> WithInt8<I> for Product<'_> {
         debug_assert_eq!((x.rows(), x.cols(), w.cols()), (m, quantized_words(k), n), "shapes that agree");
         debug_assert!(w.lanes() == I::LANES && w.format().kind() == FormatKind::Blocks, "strips of blocks");
         let kernels = kernels_of::<D>(w.format());
-        if m < PANEL_ROWS {
+        // A product without depth has no panel.
+        if m < PANEL_ROWS || k == 0 {
             self.tiles(I::LANES, |x, strips, c, epilogue| {
                 let (base, mut first) = (Tile::<f32>::of_output(&c, epilogue, 0), 0);
                 while first < m {
