@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use smallmind::model::chat::{ChatError, ChatTemplate, ChatTemplates, CivilTime, Dialogue, Json};
-use smallmind::model::{Generator, ModelFiles, Session, SessionOptions};
+use smallmind::model::{Generator, ModelFiles, Session};
 use smallmind::train::latest_checkpoint;
 
 use super::failure::{Failure, Outcome, bad_file, usage};
@@ -150,9 +150,7 @@ impl Chat {
         model.config().check_context(context)?;
         let vocabulary = (&*tokenizer, model.config().vocab_size);
         let sampler = self.sampling.for_model(model.generation(), vocabulary, context, settings.seed_or_any())?;
-        let options = SessionOptions::single(context, settings.threads());
-        let options = SessionOptions { cache_format: self.cache.cache_format, ..options };
-        let session = Session::new(Arc::new(model), options)?;
+        let session = Session::new(Arc::new(model), self.cache.single(context, settings.threads()))?;
         let lookup = self.lookup.with_texts(lookup, &tokenizer)?;
         let looks_up = lookup.is_some();
         let mut generator = Generator::new(session, tokenizer)?;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use serde_json::json;
 use smallmind::model::tokenizer::{SpecialText, SpecialTokens, Tokenizer};
-use smallmind::model::{Finish, GenerateOptions, Generation, Generator, Session, SessionOptions, default_prompt};
+use smallmind::model::{Finish, GenerateOptions, Generation, Generator, Session, default_prompt};
 
 use super::chat::TemplateArg;
 use super::failure::{Failure, Outcome, usage};
@@ -95,9 +95,7 @@ impl Generate {
         let vocabulary = (&*tokenizer, model.config().vocab_size);
         let sampler = self.sampling.for_model(model.generation(), vocabulary, needed, seed)?;
         let context = self.context.unwrap_or(needed.min(model.config().context));
-        let options = SessionOptions::single(context, settings.threads());
-        let options = SessionOptions { cache_format: self.cache.cache_format, ..options };
-        let session = Session::new(Arc::new(model), options)?;
+        let session = Session::new(Arc::new(model), self.cache.single(context, settings.threads()))?;
         let lookup = self.lookup.with_texts(lookup, &tokenizer)?;
         let looks_up = lookup.is_some();
         let mut generator = Generator::new(session, tokenizer)?;
@@ -267,7 +265,7 @@ impl Generated {
 mod tests {
     use smallmind::model::sampler::SamplerConfig;
     use smallmind::model::tokenizer::BpeTraining;
-    use smallmind::model::{Model, ModelConfig, preset};
+    use smallmind::model::{Model, ModelConfig, SessionOptions, preset};
     use smallmind::simd::IsaKind;
 
     use super::*;

@@ -11,8 +11,8 @@ use smallmind::kernels::Format;
 use smallmind::kernels::attention::CacheFormat;
 use smallmind::model::tokenizer::Tokenizer;
 use smallmind::model::{
-    ConfigError, LoadOptions, Model, ModelConfig, ModelError, ModelFiles, PackedModel, Purpose, UnknownKeys,
-    UnusedTensors, architecture, is_gguf, is_gguf_name,
+    ConfigError, LoadOptions, Model, ModelConfig, ModelError, ModelFiles, PackedModel, Purpose, SessionOptions,
+    UnknownKeys, UnusedTensors, architecture, is_gguf, is_gguf_name,
 };
 use smallmind::simd::IsaKind;
 use smallmind::train::{is_run, latest_checkpoint};
@@ -50,6 +50,13 @@ pub struct CacheArg {
     #[arg(long = "kv", value_name = "FORMAT", value_parser = cache_format_parser(), ignore_case = true,
           default_value = CACHE_FORMAT.name())]
     pub cache_format: CacheFormat,
+}
+
+impl CacheArg {
+    /// The sizes of a session with such a cache, for one sequence of up to `context` tokens.
+    pub fn single(self, context: usize, threads: usize) -> SessionOptions {
+        SessionOptions { cache_format: self.cache_format, ..SessionOptions::single(context, threads) }
+    }
 }
 
 /// The default of `--kv`: the smallest format whose KL divergence from `F32` stays far below 10⁻⁴ a token. That of

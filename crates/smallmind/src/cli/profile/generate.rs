@@ -140,12 +140,11 @@ impl Generate {
 
         let (prefill, decode) = (Activity::Prefill, Activity::Decode(depth));
         let model = Arc::new(model);
-        let cache_format = self.cache.cache_format;
-        let options = SessionOptions { cache_format, ..SessionOptions::single(context, threads) };
+        let options = self.cache.single(context, threads);
         let mut workload = first.stage("plan", || Ok(SessionWorkload::new(model.clone(), prompt, depth, options)?))?;
         let subject = subject::subject("generate", name, model.config(), (threads, isa))
             .with_parameters(model.params(), Some(model.storage()));
-        let subject = Subject { cache_format: Some(cache_format.to_string()), ..subject };
+        let subject = Subject { cache_format: Some(options.cache_format.to_string()), ..subject };
         let about = [prefill, decode].map(|activity| workload.doing(activity).about());
         self.output.check_baseline(&subject, &[(PhaseKind::Prefill, &about[0]), (PhaseKind::Decode, &about[1])])?;
         first.generate(&mut workload)?;
