@@ -50,8 +50,8 @@ build() {
     cmake -S "$1" -B "$2" "${options[@]}" >"$2.log"
     cmake --build "$2" --target "${@:3}" >>"$2.log"
 }
-build "$llama" "$work/llama-$isa" llama-bench llama-batched-bench
-build "$ik" "$work/ik-$isa" llama-bench
+build "$llama" "$work/llama-$isa" llama-bench llama-batched-bench llama-completion
+build "$ik" "$work/ik-$isa" llama-bench llama-cli
 
 cargo build --release --locked --manifest-path "$root/Cargo.toml"
 exec python "$root/benchmarks/inference/compare.py" --work "$work" --smallmind "$root/target/release/smallmind" \

@@ -8,6 +8,11 @@
 warms up and takes `--runs` samples of each test. A cell is the median of all samples, in tokens a second. Keys and
 values are in f16 everywhere, which is the rivals' default. The rivals run as their own defaults say, ik_llama.cpp with
 its weights repacked at run time (-rtr 1) as well as without: the better of both counts.
+
+Tests are called as llama-bench calls them: pp128 reads a prompt of 128 tokens, tg64 generates 64, d2048 does so behind
+2048 others. `tg64 x4` generates 64 for each of 4 sequences at once, tokens a second of all together (llama-batched-bench).
+`start` is a whole process that reads a prompt of about 16 tokens and generates one, in milliseconds; `peak` is its
+largest resident memory in MiB. There less is better, and the ratio is the best rival's over SmallMind's.
 """
 
 import argparse
@@ -18,6 +23,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import time
 
 SIZES = {"135m": "smollm2-135m", "0.5b": "qwen2.5-0.5b", "1.2b": "llama-3.2-1b"}
 FORMATS = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K", "IQ4_NL"]
@@ -25,7 +31,9 @@ FORMATS = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K", "IQ4_NL"]
 
 def tokenizer(count):
     """A byte-level tokenizer.json of `count` tokens: bytes, then pairs of bytes, then pairs and bytes."""
-    letters = [chr(code) for code in range(0x100, 0x200)]
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in printable]
+    letters = [chr(byte) if byte in printable else chr(0x100 + others.index(byte)) for byte in range(0x100)]
     vocabulary, merges = dict(zip(letters, range(256))), []
     pairs = [(a, b) for a in letters for b in letters]
     for a, b in pairs + [(a + b, c) for a, b in pairs for c in letters[:4]]:
@@ -58,15 +66,60 @@ def make(options, size, form):
     return path
 
 
+# About 16 tokens of the tokenizer above.
+PROMPT = "A small model reads a line of text"
+
+
 class Program:
     """A contender: how to call it and what its rows say."""
 
-    def __init__(self, name, command, depth_is_pair=False):
+    def __init__(self, name, command, depth_is_pair=False, batched=None, start=None):
         self.name, self.command, self.depth_is_pair = name, command, depth_is_pair
+        self.batched, self.start = batched, start
 
     def samples(self, model, options):
-        """Tokens a second of each test, by its name."""
-        prompts = ",".join(map(str, options.prompts))
+        """The samples of each test, by its name."""
+        return self.rates(model, options) | self.rates_batched(model, options) | self.starts(model, options)
+
+    def output(self, words):
+        """What a command prints, or nothing if it fails."""
+        words = [str(word) for word in words]
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode != 0:
+            print(f"{self.name} failed: {' '.join(words)}\n{done.stderr[-2000:]}", file=sys.stderr)
+            return ""
+        return done.stdout
+
+    def rates_batched(self, model, options):
+        """Tokens a second of several sequences together."""
+        found = {}
+        for _ in range(options.runs if self.batched and options.batched else 0):
+            text = self.output([*self.batched, "-m", model, "-t", options.threads])
+            for row in map(json.loads, filter(lambda line: line.startswith("{"), text.splitlines())):
+                found.setdefault(f"tg{row['tg']} x{row['pl']}", []).append(row["speed_tg"])
+        return found
+
+    def starts(self, model, options):
+        """Milliseconds and MiB of whole processes, after one that brings the file into the page cache."""
+        if not self.start or not options.starts:
+            return {}
+        words = [str(word) for word in [*self.start, "-m", model, "-p", PROMPT, "-n", 1, "--temp", 0]]
+        found = {"start ms": [], "peak MiB": []}
+        for sample in range(options.starts + 1):
+            begin = time.monotonic()
+            child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            _, status, usage = os.wait4(child.pid, 0)
+            if status != 0:
+                print(f"{self.name} failed: {' '.join(words)}", file=sys.stderr)
+                return {}
+            if sample > 0:
+                found["start ms"].append((time.monotonic() - begin) * 1000)
+                found["peak MiB"].append(usage.ru_maxrss / 1024)
+        return found
+
+    def rates(self, model, options):
+        """Tokens a second."""
+        prompts = ",".join(map(str, options.prompts)) or "0"
         common = [*self.command, "-m", model, "-t", options.threads, "-r", options.runs, "-o", "json"]
         calls = [["-p", prompts, "-n", options.generated]]
         for depth in options.depths:
@@ -74,12 +127,7 @@ class Program:
             calls.append(["-p", 0, *(["-n", 0] if self.depth_is_pair else []), *deep])
         found = {}
         for call in calls:
-            words = [str(word) for word in common + call]
-            done = subprocess.run(words, capture_output=True, text=True)
-            if done.returncode != 0:
-                print(f"{self.name} failed: {' '.join(words)}\n{done.stderr[-2000:]}", file=sys.stderr)
-                continue
-            for row in json.loads(done.stdout):
+            for row in json.loads(self.output(common + call) or "[]"):
                 found.setdefault(self.test(row), []).extend(row["samples_ts"])
         return found
 
@@ -114,7 +162,10 @@ def report(model, samples, names, write):
     for test, by_program in samples.items():
         medians = {name: statistics.median(rates) for name, rates in by_program.items()}
         ours, rivals = medians.get(names[0]), [medians[name] for name in names[1:] if name in medians]
-        ratio = f"{ours / max(rivals):6.2f}" if ours and rivals else "     -"
+        ratio = "     -"
+        if ours and rivals:
+            is_rate = test.startswith(("pp", "tg"))
+            ratio = f"{ours / max(rivals) if is_rate else min(rivals) / ours:6.2f}"
         write(f"{model.stem:14} {test:12} " + " ".join(cell(by_program.get(name, [])) for name in names) + f" {ratio}")
 
 
@@ -131,18 +182,41 @@ def main():
     parser.add_argument("--prompts", default=[128, 512], **numbers)
     parser.add_argument("--generated", default=64, type=int)
     parser.add_argument("--depths", default=[2048], **numbers)
+    parser.add_argument("--batched", default=[4, 8], help="numbers of sequences at once", **numbers)
+    parser.add_argument("--starts", default=5, type=int, help="processes that are timed from start to end in a round")
     parser.add_argument("--threads", default=2, type=int)
     parser.add_argument("--runs", default=3, type=int)
     parser.add_argument("--rounds", default=2, type=int)
     parser.add_argument("--out", type=pathlib.Path, help="also write what is printed to this file")
     options = parser.parse_args()
 
-    programs = [Program("smallmind", [options.smallmind, "bench", "inference", "--kv", "f16"])]
+    sequences = ",".join(map(str, options.batched))
+    context = max(options.batched, default=0) * (options.generated + 128)
+    batched = ["--npp", 128, "--ntg", options.generated, "--npl", sequences, "-r", 1, "-o", "jsonl"]
+    programs = [
+        Program(
+            "smallmind",
+            [options.smallmind, "bench", "inference", "--kv", "f16"],
+            batched=[options.smallmind, "bench", "batched", "--kv", "f16", *batched],
+            start=[options.smallmind, "generate", "--threads", options.threads],
+        )
+    ]
+    # A context of the model's size would have to be cleared.
+    start = ["--no-warmup", "-c", 256, "-t", options.threads]
     if options.llama:
-        programs.append(Program("llama.cpp", [options.llama / "llama-bench"]))
+        batched = ["-npp", 128, "-ntg", options.generated, "-npl", sequences, "-c", context, "--output-format", "jsonl"]
+        programs.append(
+            Program(
+                "llama.cpp",
+                [options.llama / "llama-bench"],
+                batched=[options.llama / "llama-batched-bench", *batched],
+                start=[options.llama / "llama-completion", "-no-cnv", *start],
+            )
+        )
     if options.ik:
-        programs.append(Program("ik", [options.ik / "llama-bench"], depth_is_pair=True))
-        programs.append(Program("ik -rtr 1", [options.ik / "llama-bench", "-rtr", 1], depth_is_pair=True))
+        bench, start = [options.ik / "llama-bench"], [options.ik / "llama-cli", *start]
+        programs.append(Program("ik", bench, depth_is_pair=True, start=start))
+        programs.append(Program("ik -rtr 1", [*bench, "-rtr", 1], depth_is_pair=True, start=[*start, "-rtr"]))
     names = [program.name for program in programs]
     lines = []
 
@@ -152,9 +226,9 @@ def main():
         if options.out:
             options.out.write_text("\n".join(lines) + "\n")
 
-    write(f"{', '.join(names)}: tokens a second (llama-cpp-python 0.3.36, ik-llama-cpp-python 0.1.5)")
+    write(f"{', '.join(names)}: tokens a second, ms or MiB (llama-cpp-python 0.3.36, ik-llama-cpp-python 0.1.5)")
     write(f"{datetime.date.today()}, {cpu()}, {options.threads} threads, SMALLMIND_ISA={os.environ.get('SMALLMIND_ISA', '')}")
-    write(f"medians of {options.rounds} rounds x {options.runs} samples; the last column is SmallMind's rate over the best rival's")
+    write(f"medians of {options.rounds} rounds x {options.runs} samples; the last column: above 1 SmallMind is better than the best rival")
     write(f"{'model':14} {'test':12} " + " ".join(f"{name:>9}" for name in names) + "  ratio")
     for size in options.sizes:
         for form in options.formats:

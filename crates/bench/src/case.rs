@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 use smallmind_kernels::activation::Gelu;
-use smallmind_kernels::matmul::Layout;
+use smallmind_kernels::matmul::{Layout, are_bf16_pairs};
 use smallmind_kernels::{Format, FormatKind};
 use smallmind_profile::Roofs;
 
@@ -390,11 +390,13 @@ impl Case {
         cost
     }
 
-    /// The roof of its arithmetic, in 1e9 operations per second. Packed weights in `f16` and `bf16` are widened and
-    /// multiplied in `f32`; those in formats of blocks are multiplied as bytes.
+    /// The roof of its arithmetic, in 1e9 operations per second. Packed weights in `f16` are widened and
+    /// multiplied in `f32`; those in `bf16`, if their rows are whole pairs, by the dot product of the CPU, if it has
+    /// one; those in formats of blocks as bytes.
     pub(crate) fn peak(&self, roofs: &Roofs) -> f64 {
         let narrow = match (self.format, self.problem) {
             (Format::Bf16, Problem::Matmul(_)) => roofs.bf16_gflops,
+            (Format::Bf16, Problem::PackedMatmul { k, .. }) if are_bf16_pairs(self.format, k) => roofs.bf16_gflops,
             (format, _) if format.kind() == FormatKind::Blocks => roofs.int8_gops,
             _ => None,
         };

@@ -259,11 +259,12 @@ pub(crate) mod tests {
         let stream = Problem::Gemv { n: 8192, k: 8192 };
         let (seconds, bound) = least(stream, Format::F32);
         assert!((seconds / (4.0 * 8192.0 * 8192.0 / 1e10) - 1.0).abs() < 1e-3 && bound == Bound::Memory);
-        // A packed weight takes the bytes of its format, and is multiplied in f32.
+        // A packed weight takes the bytes of its format; f16 is multiplied in f32.
         let packed = |m, format| least(Problem::PackedMatmul { m, n: 8192, k: 8192 }, format);
         assert!((packed(1, Format::Bf16).0 / seconds - 0.5).abs() < 1e-3);
         assert!((packed(1, Format::Q8_0).0 / seconds - 17.0 / 64.0).abs() < 1e-3);
-        assert_eq!(packed(512, Format::Bf16), packed(512, Format::F32));
+        assert_eq!(packed(512, Format::F16), packed(512, Format::F32));
+        assert_eq!(packed(512, Format::Bf16), (packed(512, Format::F32).0 / 2.0, Bound::Compute));
         assert_eq!(packed(512, Format::Q8_0), (packed(512, Format::F32).0 / 4.0, Bound::Compute));
         let update = least(Problem::AdamW { elements: 1 << 26 }, Format::F32).0;
         assert!((update - 32.0 * f64::from(1 << 26) / 15e9).abs() < 1e-9);

@@ -50,8 +50,16 @@ mod tests {
     /// A machine with one bandwidth and one peak.
     fn machine(gbps: f64, gflops: f64) -> RoofTable {
         let level = RoofLevel { name: "memory".into(), bytes: 1e9, read: gbps, update: gbps, values: gbps };
-        let (int8_gops, exp_gops) = (None, 1.0);
-        RoofTable { f32_gflops: gflops, int8_gops, exp_gops, levels: vec![level], entry_ns: 0.0, barrier_ns: 0.0 }
+        let (bf16_gflops, int8_gops, exp_gops) = (None, None, 1.0);
+        RoofTable {
+            f32_gflops: gflops,
+            bf16_gflops,
+            int8_gops,
+            exp_gops,
+            levels: vec![level],
+            entry_ns: 0.0,
+            barrier_ns: 0.0,
+        }
     }
 
     #[test]

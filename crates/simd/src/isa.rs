@@ -50,6 +50,12 @@ pub trait Isa: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
 
     /// Runs `work` on the token of the CPU's fastest dot products of bytes: this one, or one that extends it.
     fn with_int8<W: WithInt8<Self>>(self, work: W) -> W::Output;
+    /// Runs `work` on the token of the CPU's dot products of `bf16` that extends this one; gives it back if there are
+    /// none.
+    #[inline(always)]
+    fn with_bf16<W: WithBf16<Self>>(self, work: W) -> Result<W::Output, W> {
+        Err(work)
+    }
 
     /// `x` in every lane.
     fn splat(self, x: f32) -> Self::F32;
@@ -192,6 +198,15 @@ pub trait WithInt8<I: Isa> {
 
     /// Runs it on `dot`.
     fn call<D: Int8Dot<Isa = I>>(self, dot: D) -> Self::Output;
+}
+
+/// A computation that is generic over the token of dot products of `bf16`; see [`Isa::with_bf16`].
+pub trait WithBf16<I: Isa> {
+    /// The result.
+    type Output;
+
+    /// Runs it on `dot`.
+    fn call<D: Bf16Dot<Isa = I>>(self, dot: D) -> Self::Output;
 }
 
 /// A zero-sized proof that this CPU has dot products of pairs of `bf16`, added up in `f32`, and these operations.

@@ -117,5 +117,5 @@ pub use arch::ticks::ticks;
 #[cfg(target_arch = "x86_64")]
 pub use arch::{avx2::Avx2, avx512::Avx512, avx512_bf16::Avx512Bf16, avx512_vnni::Avx512Vnni};
 pub use dispatch::{IsaError, WithIsa};
-pub use isa::{Bf16Dot, Int8Dot, Isa, MAX_LANES, WithInt8};
+pub use isa::{Bf16Dot, Int8Dot, Isa, MAX_LANES, WithBf16, WithInt8};
 pub use kind::IsaKind;

@@ -202,6 +202,7 @@ fn elementwise_operations_are_bound_by_what_they_do() {
         values,
     };
     let roofs = RoofTable {
+        bf16_gflops: None,
         int8_gops: None,
         f32_gflops: 236.0,
         exp_gops: 12.0,
@@ -240,15 +241,16 @@ fn elementwise_operations_are_bound_by_what_they_do() {
     }
 }
 
-/// Products with weights in Q8_0, the loss among them, have the roof of byte products. Norms stay `f32` in every format
+/// Products with weights in Q8_0 and BF16, the loss among them, have the roofs of those dot products. Norms stay `f32` in every format
 /// and are no reason for the what-if of narrower weights.
 #[test]
-fn products_of_bytes_stand_under_the_roof_of_bytes() {
+fn narrow_products_stand_under_roofs_of_their_own() {
     let config = ModelConfig { layers: 1, ..preset::find("quickstart").unwrap().config() };
     let model = Model::random(config, 1).unwrap();
     let flat = RoofLevel { name: "memory".to_owned(), bytes: 1e8, read: 30.0, update: 40.0, values: 40.0 };
     let roofs = RoofTable {
         f32_gflops: 200.0,
+        bf16_gflops: Some(400.0),
         int8_gops: Some(800.0),
         exp_gops: 12.0,
         levels: vec![flat],
@@ -259,7 +261,9 @@ fn products_of_bytes_stand_under_the_roof_of_bytes() {
     let shape = BatchShape { sequences: 1, context: 16 };
     let mut batch = Batch::default();
     batch.push_with_targets(&[1; 16], &[2; 16]);
-    for (format, peak, narrows) in [(Format::F32, 200.0, true), (Format::Q8_0, 800.0, false)] {
+    for (format, peak, narrows) in
+        [(Format::F32, 200.0, true), (Format::Bf16, 400.0, false), (Format::Q8_0, 800.0, false)]
+    {
         let packed = model.try_clone().unwrap().pack_as(isa, format).unwrap();
         let weights = packed.weights();
         let graph = architecture::graph(model.config(), Purpose::Evaluation).unwrap();

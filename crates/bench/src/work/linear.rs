@@ -1,7 +1,7 @@
 //! Linear layers and their gradients, with weights in rows or stored as sessions have them.
 
 use smallmind_graph::{GraphError, Op};
-use smallmind_kernels::matmul::Layout;
+use smallmind_kernels::matmul::{Layout, rounds_to_bf16};
 use smallmind_kernels::reference::formats::{quantized, stored};
 use smallmind_kernels::{Format, FormatKind};
 
@@ -62,8 +62,9 @@ fn linear(product: Product, weights: Option<Format>, on: Target) -> Result<Engin
     let y = op.timed(Op::Linear { weight, bias: None }, &[x])?;
     op.result("C", y[0]);
     let format = weights.unwrap_or(Format::F32);
-    // Rows that are multiplied by blocks are rounded to bytes; others stay f32.
-    let of_rows = if format.kind() == FormatKind::Blocks { format } else { Format::F32 };
+    // Rows that are multiplied by blocks are rounded to bytes, some to bf16; others stay f32.
+    let is_narrow = format.kind() == FormatKind::Blocks || rounds_to_bf16(on.isa, format, k);
+    let of_rows = if is_narrow { format } else { Format::F32 };
     let reference = Reference { formats: [of_rows, format], ..Reference::new(product, a, b) };
     op.ready(weights, on, Box::new(move |found| reference.compare(found)))
 }

@@ -7,6 +7,8 @@
 use half::{bf16, f16};
 use smallmind_simd::{Bf16Dot, Isa, MAX_LANES};
 
+use crate::format::HalfKind;
+
 /// A vector of sums.
 pub(super) type Sums<P> = <<P as Arithmetic>::Isa as Isa>::F32;
 
@@ -50,6 +52,12 @@ pub(super) trait Arithmetic: Copy + Send + Sync + 'static {
     /// # Safety
     /// Each row must be valid for reads of as many elements as a vector has lanes.
     unsafe fn gather(self, at: *const Self::Element, stride: usize) -> Self::Words;
+    /// [`Arithmetic::gather`] of adjacent rows of a strip, which has as many columns as a vector has lanes. Products of
+    /// `bf16` get strips of `bf16` only.
+    ///
+    /// # Safety
+    /// `at` must be valid for reads of these rows.
+    unsafe fn load_half<H: HalfFloat>(self, at: *const u16) -> Self::Words;
     /// [`Arithmetic::gather`] of the first `rows` rows and `cols` columns; zeros beyond. Both are at least 1 and at
     /// most what [`Arithmetic::gather`] reads.
     ///
@@ -118,6 +126,12 @@ impl<I: Isa> Arithmetic for F32Gemm<I> {
         // SAFETY: the caller keeps `cols` elements of the only row readable.
         self.0.load_partial(unsafe { std::slice::from_raw_parts(at, cols) })
     }
+
+    #[inline(always)]
+    unsafe fn load_half<H: HalfFloat>(self, at: *const u16) -> I::F32 {
+        // SAFETY: the caller keeps a row readable, LANES elements.
+        unsafe { H::load(self.0, at) }
+    }
 }
 
 /// Products of `bf16`: a word is two elements, whose products are added to the same sum.
@@ -185,10 +199,19 @@ impl<D: Bf16Dot> Arithmetic for Bf16Gemm<D> {
         // SAFETY: each array has MAX_LANES elements, at least LANES.
         unsafe { self.0.load_zip(whole[0].as_ptr(), whole[1].as_ptr()) }
     }
+
+    #[inline(always)]
+    unsafe fn load_half<H: HalfFloat>(self, at: *const u16) -> D::Pairs {
+        debug_assert!(H::KIND == HalfKind::Bf16, "a strip of `bf16`");
+        // SAFETY: the caller keeps both rows readable; a `bf16` is its 16 bits.
+        unsafe { self.gather(at.cast(), D::Isa::LANES) }
+    }
 }
 
-/// A float of 16 bits, which products of `f32` widen on its way into the multiply-adds.
+/// A float of 16 bits. Products of `f32` widen it on its way into the multiply-adds.
 pub(super) trait HalfFloat: Copy + 'static {
+    /// Which one.
+    const KIND: HalfKind;
     /// The vector of adjacent elements at `at`, widened.
     ///
     /// # Safety
@@ -201,6 +224,8 @@ pub(super) trait HalfFloat: Copy + 'static {
 }
 
 impl HalfFloat for f16 {
+    const KIND: HalfKind = HalfKind::F16;
+
     #[inline(always)]
     unsafe fn load<I: Isa>(isa: I, at: *const u16) -> I::F32 {
         // SAFETY: the caller keeps LANES elements readable; an `f16` is its 16 bits.
@@ -220,6 +245,8 @@ impl HalfFloat for f16 {
 }
 
 impl HalfFloat for bf16 {
+    const KIND: HalfKind = HalfKind::Bf16;
+
     #[inline(always)]
     unsafe fn load<I: Isa>(isa: I, at: *const u16) -> I::F32 {
         // SAFETY: the caller keeps LANES elements readable; a `bf16` is its 16 bits.

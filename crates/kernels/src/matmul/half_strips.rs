@@ -1,9 +1,9 @@
-//! Strips of 16-bit floats, which products of `f32` read like strips of `f32`, with half the bytes.
+//! Strips of 16-bit floats, which products read like strips of `f32`, with half the bytes.
 //!
 //! A strip is `[depth, lanes]` elements; the last one is padded with zeros. Up to
-//! [`DIRECT_ROWS`](super::tables::DIRECT_ROWS) rows of an output read the strips in place, each vector widened on its
-//! way into the multiply-adds. For more rows a panel is widened into scratch once, and then multiplied as a panel of
-//! `f32`. Either way an element of the output is the same chain of multiply-adds.
+//! [`DIRECT_ROWS`](super::tables::DIRECT_ROWS) rows of an output read the strips in place. Each vector becomes one of
+//! words on its way into the multiply-adds: of `f32`, or of pairs of `bf16`. For more rows this is done once, into a
+//! panel in scratch. Either way an element of the output is the same chain of multiply-adds.
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
@@ -12,7 +12,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 use smallmind_simd::{Isa, MAX_LANES};
 
-use super::arithmetic::HalfFloat;
+use super::arithmetic::{Arithmetic, HalfFloat};
 use super::tile::Tile;
 use crate::Mat;
 use crate::format::HalfKind;
@@ -60,41 +60,45 @@ impl<'a> HalfStrips<'a> {
         Self { start, depth: depth.len(), cols: cols.len(), ..self }
     }
 
-    /// `base` with a panel of these strips as its B. Its offsets count words of two elements.
-    pub fn tile<E>(&self, base: Tile<E>) -> Tile<E> {
-        debug_assert_eq!([self.depth, self.cols], [base.k, base.cols], "a panel of strips");
-        Tile { b: self.start.cast(), b_stride: self.lanes / 2, b_vector: self.strip / 2, ..base }
+    /// `base` with a panel of these strips as its B.
+    pub fn tile<P: Arithmetic>(&self, base: Tile<P::Element>) -> Tile<P::Element> {
+        debug_assert_eq!([self.depth, self.cols], [base.k * P::STEP, base.cols], "a panel of strips");
+        // Offsets count elements of the other factor, which may have another size.
+        let offset = |elements: usize| elements * size_of::<u16>() / size_of::<P::Element>();
+        Tile { b: self.start.cast(), b_stride: offset(self.lanes * P::STEP), b_vector: offset(self.strip), ..base }
     }
 
-    /// Widens the strips into `panel` `[depth, columns rounded up to whole vectors]`.
+    /// Writes the words of the strips into `panel` `[depth in words, columns rounded up to whole vectors]`.
     ///
     /// # Safety
     /// `panel` must be valid for writes over this size.
-    pub unsafe fn widen<I: Isa>(&self, isa: I, panel: *mut f32) {
+    pub unsafe fn to_panel<P: Arithmetic>(&self, p: P, panel: *mut P::Element) {
         // SAFETY: the caller keeps the panel writable, which is all that both demand.
         unsafe {
             match self.kind {
-                HalfKind::F16 => self.widen_as::<I, f16>(isa, panel),
-                HalfKind::Bf16 => self.widen_as::<I, bf16>(isa, panel),
+                HalfKind::F16 => self.to_panel_as::<P, f16>(p, panel),
+                HalfKind::Bf16 => self.to_panel_as::<P, bf16>(p, panel),
             }
         }
     }
 
     /// # Safety
-    /// As [`HalfStrips::widen`].
-    unsafe fn widen_as<I: Isa, H: HalfFloat>(&self, isa: I, panel: *mut f32) {
-        assert!(self.lanes == I::LANES, "strips of {} columns, vectors of {}", self.lanes, I::LANES);
-        let vectors = self.cols.div_ceil(I::LANES);
-        isa.vectorize(
+    /// As [`HalfStrips::to_panel`].
+    unsafe fn to_panel_as<P: Arithmetic, H: HalfFloat>(&self, p: P, panel: *mut P::Element) {
+        let lanes = P::Isa::LANES;
+        assert!(self.lanes == lanes, "strips of {} columns, vectors of {lanes}", self.lanes);
+        assert!(self.depth.is_multiple_of(P::STEP), "{} rows in words of {}", self.depth, P::STEP);
+        let vectors = self.cols.div_ceil(lanes);
+        p.vectorize(
             #[inline(always)]
             || {
-                for p in 0..self.depth {
+                for word in 0..self.depth / P::STEP {
                     for v in 0..vectors {
-                        // SAFETY: row p of strip v is within the strips, as `new` and `window` have checked; row p of
-                        // the panel has `vectors` vectors, which the caller keeps writable.
+                        // SAFETY: these rows of strip v are within the strips, as `new` and `window` have checked; a
+                        // row of the panel has `vectors` vectors, which the caller keeps writable.
                         unsafe {
-                            let x = H::load(isa, self.start.add(v * self.strip + p * I::LANES));
-                            isa.store_ptr(x, panel.add((p * vectors + v) * I::LANES));
+                            let x = p.load_half::<H>(self.start.add(v * self.strip + word * P::STEP * lanes));
+                            p.store(x, panel.add((word * vectors + v) * lanes * P::STEP));
                         }
                     }
                 }

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `Operand` | a matrix or its transpose | tiles; B is packed a panel at a time (`nest`, `tile`) |
 //! | `Streamed` | the rows of a weight, for few rows of A | sums across lanes; each row is read once (`gemv`) |
-//! | `Packed`, `f32` or 16-bit floats | strips | tiles; B is read in place, or widened a panel at a time |
+//! | `Packed`, `f32` or 16-bit floats | strips | tiles; B is read in place, or turned into words a panel at a time |
 //! | `Packed`, blocks | strips | dot products of bytes; A is quantized (`block_dots`) |
 //!
 //! The loops around tiles follow Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008);
@@ -23,8 +23,8 @@
 //! window: see [`KernelChoice`].
 //!
 //! **Reading order**: `operand`, `gemv`, `partition`, `arithmetic`, `tile`, `pack`, `arch`, `tables`, `strips`,
-//! `half_strips`, `nest`, `quantized`, `block_strips`, `packed`, `byte_sums`, `block_panels`, `block_dots`, this
-//! file. Each uses only files before it.
+//! `half_strips`, `nest`, `quantized`, `block_strips`, `packed`, `float_products`, `byte_sums`, `block_panels`,
+//! `block_dots`, this file. Each uses only files before it.
 #![allow(unsafe_code)]
 
 mod arch;
@@ -33,6 +33,7 @@ mod block_dots;
 mod block_panels;
 mod block_strips;
 mod byte_sums;
+mod float_products;
 mod gemv;
 mod half_strips;
 mod nest;
@@ -45,6 +46,7 @@ mod strips;
 mod tables;
 mod tile;
 
+pub use float_products::{are_bf16_pairs, rounds_to_bf16};
 pub use gemv::GEMV_MAX_ROWS;
 #[doc(hidden)]
 pub use nest::GemmSizes;
@@ -59,7 +61,7 @@ use std::ops::Range;
 use arithmetic::{Bf16Gemm, F32Gemm};
 use half::bf16;
 use nest::{Block, PanelSource};
-use smallmind_simd::{Bf16Dot, Int8Dot, Isa, WithInt8};
+use smallmind_simd::{Bf16Dot, Int8Dot, Isa, WithBf16, WithInt8};
 use tables::HasKernels;
 
 use crate::compiled::compiled;
@@ -74,7 +76,7 @@ pub enum RightFactor<'a> {
     /// The transpose of a weight `[n, k]` whose rows are each read once, for an A in normal layout of at most
     /// [`GEMV_MAX_ROWS`] rows. Faster than tiles, with another order of sums.
     Streamed(Mat<'a>),
-    /// A packed weight. For a format of blocks, A must be the output of [`quantize_rows`], in normal layout: `[m,
+    /// A packed weight. For `bf16`, A's rows may be rounded, see [`rounds_to_bf16`]. For a format of blocks, A must be the output of [`quantize_rows`], in normal layout: `[m,
     /// quantized_words(k)]`.
     Packed(PackedWeight<'a>),
 }
@@ -127,8 +129,8 @@ impl RightFactor<'_> {
 
 /// Elements of scratch that suffice for [`gemm`] at `[m, k] · [k, n]`, for any right factor and any layouts. Monotone
 /// in `m`, `n` and `k`, so that it suffices for every smaller product. Streamed rows and blocks need none.
-pub fn gemm_scratch_len<I: Isa>(_isa: I, m: usize, n: usize, k: usize) -> usize {
-    nest::scratch_len(F32Gemm::<I>::kernels(), m, n, k)
+pub fn gemm_scratch_len<I: Isa>(isa: I, m: usize, n: usize, k: usize) -> usize {
+    float_products::scratch_len(isa, m, n, k)
 }
 
 /// The sizes in which [`gemm`] computes, for tests.
@@ -183,43 +185,9 @@ fn multiply<I: Isa>(isa: I, a: Operand, b: RightFactor, c: MatMut, epilogue: Epi
                 assert!(a.layout == Layout::Normal, "quantized rows are transposed");
                 isa.with_int8(block_dots::Product { x: a.mat, w: b, c, epilogue });
             } else {
-                multiply_packed(isa, a, b, c, epilogue, scratch);
+                float_products::multiply(isa, float_products::Product { a, w: b, c, epilogue, scratch });
             }
         }
-    }
-}
-
-/// A product with strips of floats.
-fn multiply_packed<I: Isa>(
-    isa: I,
-    a: Operand,
-    b: PackedWeight,
-    mut c: MatMut,
-    epilogue: Epilogue,
-    scratch: &mut [f32],
-) {
-    let (m, n, kernels) = (c.rows(), c.cols(), F32Gemm::<I>::kernels());
-    let in_strips = if b.format().kind() == FormatKind::Single { n - n % I::LANES } else { n };
-    // A single tile multiplies a panel over its whole depth before the next panel, so that strips are read from end to
-    // end. Several tiles multiply all panels over one block of the depth before the next, so that the block of A stays
-    // in the cache.
-    let panel_by_panel = m <= kernels.rows() && b.rows() > kernels.max_depth;
-    let at_once = if panel_by_panel { kernels.width() } else { in_strips.max(1) };
-    for start in (0..in_strips).step_by(at_once) {
-        let columns = start..(start + at_once).min(in_strips);
-        let window = b.cols_range(columns.clone());
-        let strips = match b.format().kind() {
-            FormatKind::Single => PanelSource::Strips(window.strips(isa)),
-            FormatKind::Half(kind) => PanelSource::Half(window.half_strips(kind)),
-            FormatKind::Blocks => unreachable!("blocks have kernels of their own"),
-        };
-        let (c, epilogue) = (c.reborrow().cols_range(columns.clone()), epilogue.window(&(0..m), &columns));
-        nest::run(F32Gemm(isa), Block { a, b: strips, c, epilogue }, scratch);
-    }
-    if in_strips < n {
-        let (c, epilogue) = (c.cols_range(in_strips..n), epilogue.window(&(0..m), &(in_strips..n)));
-        let b = PanelSource::Operand(b.rest(in_strips));
-        nest::run(F32Gemm(isa), Block { a, b, c, epilogue }, scratch);
     }
 }
 
@@ -268,6 +236,34 @@ pub fn gemm_int8<D: Int8Dot>(dot: D, x: Mat, w: PackedWeight, c: MatMut, epilogu
     if c.rows() > 0 && c.cols() > 0 {
         block_dots::Product { x, w, c, epilogue }.call(dot);
     }
+}
+
+/// [`gemm`] of a weight in [`Format::Bf16`](crate::Format::Bf16) with the dot products of `dot` instead of the best
+/// that the CPU has: for tests. `scratch` holds at least [`gemm_packed_bf16_scratch_len`] elements.
+///
+/// # Panics
+/// If the shapes disagree, the weight is not in `bf16`, its rows are not pairs, or it was packed for other lanes.
+#[doc(hidden)]
+pub fn gemm_packed_bf16<D: Bf16Dot>(
+    dot: D,
+    a: Operand,
+    w: PackedWeight,
+    c: MatMut,
+    epilogue: Epilogue,
+    scratch: &mut [f32],
+) {
+    check([a.rows(), a.cols()], [w.rows(), w.cols()], &c, &epilogue);
+    assert!(w.lanes() == D::Isa::LANES, "strips of {} columns, vectors of {}", w.lanes(), D::Isa::LANES);
+    assert!(are_bf16_pairs(w.format(), w.rows()), "a weight in {} with rows of {}", w.format(), w.rows());
+    if c.rows() > 0 && c.cols() > 0 {
+        float_products::Product { a, w, c, epilogue, scratch }.call(dot);
+    }
+}
+
+/// Elements of scratch for [`gemm_packed_bf16`].
+#[doc(hidden)]
+pub fn gemm_packed_bf16_scratch_len<D: Bf16Dot>(dot: D, m: usize, n: usize, k: usize) -> usize {
+    float_products::bf16_scratch_len(dot, m, n, k)
 }
 
 /// Asserts that the shapes of A, B, C and the epilogue agree; B's rows are given in the unit of A's columns.

@@ -32,8 +32,8 @@
 //!    each block of rows: to copy a panel costs less than to fetch it.
 //! 2. A is packed only where many panels read it and its rows are so far apart that caches and address translation
 //!    suffer ([`packs_a`]), or where the elements of a word are not adjacent or the last word is not whole (`bf16`).
-//! 3. See [`panel_of`]: strips are read in place, those of 16-bit floats widened first unless A has few rows in normal
-//!    layout. A B in normal layout is packed, or in whole vectors of `f32` read in place by a single tile or if it is
+//! 3. See [`panel_of`]: strips are read in place, those of 16-bit floats turned into words first unless A has few rows in
+//!    normal layout. A B in normal layout is packed, or in whole vectors of `f32` read in place by a single tile or if it is
 //!    near; from two full tiles on the first tile packs it as it multiplies. A transposed B is transposed.
 #![allow(unsafe_code)]
 
@@ -84,7 +84,7 @@ pub(super) enum PanelSource<'a, T> {
     Operand(Operand<'a, T>),
     /// Strips of `f32`; only products of `f32` get them.
     Strips(Strips<'a>),
-    /// Strips of 16-bit floats; only products of `f32` get them.
+    /// Strips of 16-bit floats: products of `bf16` get those of `bf16`, with an even depth.
     Half(HalfStrips<'a>),
 }
 
@@ -389,10 +389,10 @@ unsafe fn panel_of<P: Arithmetic>(
             debug_assert_eq!(b.shape(), [base.k, base.cols], "a panel of strips");
             return (PanelRead::Strips, b.tile(base));
         }
-        PanelSource::Half(b) if half_in_place => return (PanelRead::Half(b.kind()), b.tile(base)),
+        PanelSource::Half(b) if half_in_place => return (PanelRead::Half(b.kind()), b.tile::<P>(base)),
         PanelSource::Half(b) => {
             // SAFETY: the caller keeps `packed.b` writable over a panel.
-            unsafe { b.widen(arithmetic.isa(), packed.b) };
+            unsafe { b.to_panel(arithmetic, scratch) };
             return (PanelRead::Plain, in_scratch);
         }
         PanelSource::Operand(_) if packed.has_b => return (PanelRead::Plain, in_scratch),

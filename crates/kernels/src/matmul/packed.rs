@@ -234,14 +234,27 @@ fn write_strips<T, const BYTES: usize>(
 ) {
     /// Columns of a strip that are written row by row, so that they stay in the first-level cache.
     const COLUMNS: usize = 32;
+    /// Rows of a whole strip that are written together.
+    const TOGETHER: usize = 4;
     let end = first + rows.len() / k.max(1);
     let mut start = first;
     while start < end {
         let stop = end.min((start / lanes + 1) * lanes);
         let strip = &mut strips[start / lanes * lanes * k..][..lanes * k];
         for (c, columns) in strip.chunks_mut(COLUMNS * lanes).enumerate() {
-            for row in start..stop {
-                let elements = &rows[(row - first) * k + c * COLUMNS..][..columns.len() / lanes];
+            let count = columns.len() / lanes;
+            let of_row = |row: usize| &rows[(row - first) * k + c * COLUMNS..][..count];
+            let mut row = start;
+            while start.is_multiple_of(lanes) && row + TOGETHER <= stop {
+                let elements: [&[[u8; BYTES]]; TOGETHER] = std::array::from_fn(|i| of_row(row + i));
+                for (i, column) in columns.chunks_exact_mut(lanes).enumerate() {
+                    let (places, _) = column[row - start..].split_first_chunk_mut().expect("a strip has whole fours");
+                    *places = elements.map(|elements| read(elements[i]));
+                }
+                row += TOGETHER;
+            }
+            for row in row..stop {
+                let elements = of_row(row);
                 let places = columns[row % lanes..].iter_mut().step_by(lanes);
                 places.zip(elements).for_each(|(place, bytes)| *place = read(*bytes));
             }

@@ -55,7 +55,7 @@ pub(super) struct Kernels<P: Arithmetic> {
     pub max_block: usize,
     /// For a B in strips of [`HalfKind::F16`] and of [`HalfKind::Bf16`] and an A in normal layout; none if the
     /// arithmetic has no such strips.
-    pub half: Option<[&'static HalfKernels<P>; 2]>,
+    pub half: [Option<&'static HalfKernels<P>>; 2],
     /// For an A in normal layout.
     pub along_rows: WalkKernels<P>,
     /// For an A that is transposed or packed.
@@ -78,13 +78,11 @@ impl<P: Arithmetic> Kernels<P> {
     /// The kernels that read strips of 16-bit floats.
     ///
     /// # Panics
-    /// If the arithmetic has none: only products of `f32` get such strips.
+    /// If the arithmetic has none: products of `bf16` do not get strips of `f16`.
     pub fn of_half(&self, kind: HalfKind) -> &'static HalfKernels<P> {
-        match (kind, self.half) {
-            (HalfKind::F16, Some([f16, _])) => f16,
-            (HalfKind::Bf16, Some([_, bf16])) => bf16,
-            (_, None) => unreachable!("only products of f32 read strips of 16-bit floats"),
-        }
+        let [f16, bf16] = self.half;
+        let kernels = if kind == HalfKind::F16 { f16 } else { bf16 };
+        kernels.expect("products get strips that they have kernels for")
     }
 
     /// Columns of a full panel of B.
@@ -127,13 +125,16 @@ macro_rules! f32_kernels {
     };
 }
 
-/// The kernels of `f32` that read strips of 16-bit floats, with the given numbers of vectors.
+/// The kernels that read strips of 16-bit floats, with the given numbers of vectors.
 macro_rules! half_kernels {
+    (of $arithmetic:ty, $element:ty, $half:ty, $vectors:tt) => {
+        Some(instances!($arithmetic, AlongRows<$element>, InHalfStrips<$half>, [1 2 3 4], $vectors))
+    };
     ($isa:ty, $vectors:tt) => {
-        Some([
-            instances!(F32Gemm<$isa>, AlongRows<f32>, InHalfStrips<f16>, [1 2 3 4], $vectors),
-            instances!(F32Gemm<$isa>, AlongRows<f32>, InHalfStrips<bf16>, [1 2 3 4], $vectors),
-        ])
+        [
+            half_kernels!(of F32Gemm<$isa>, f32, f16, $vectors),
+            half_kernels!(of F32Gemm<$isa>, f32, bf16, $vectors),
+        ]
     };
 }
 
@@ -200,7 +201,7 @@ const SCALAR_BF16: Kernels<Bf16Gemm<Scalar>> = Kernels {
     a_vectors: 3,
     max_depth: 256,
     max_block: 160 * 1024,
-    half: None,
+    half: [None, half_kernels!(of Bf16Gemm<Scalar>, bf16, bf16, [1])],
     along_rows: bf16_kernels!(Scalar, AlongRows<bf16>, [1 2 3 4 5 6], [1]),
     along_columns: bf16_kernels!(Scalar, AlongColumns<bf16>, [1 2 3 4 5 6], [1]),
     copy: pack::copy::<_, 1>,
@@ -215,7 +216,7 @@ const AVX512_BF16: Kernels<Bf16Gemm<Avx512Bf16>> = Kernels {
     a_vectors: 1,
     max_depth: 384,
     max_block: 160 * 1024,
-    half: None,
+    half: [None, half_kernels!(of Bf16Gemm<Avx512Bf16>, bf16, bf16, [1 2 3])],
     along_rows: bf16_kernels!(Avx512Bf16, AlongRows<bf16>, [1 2 3 4 5 6 7 8], [1 2 3]),
     along_columns: bf16_kernels!(Avx512Bf16, AlongColumns<bf16>, [1 2 3 4 5 6 7 8], [1 2 3]),
     copy: pack::copy::<_, 3>,

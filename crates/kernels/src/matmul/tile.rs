@@ -39,7 +39,7 @@ use std::ptr::{null, null_mut};
 
 use smallmind_simd::{CacheLevel, Isa, prefetch};
 
-use super::arithmetic::{Arithmetic, F32Gemm, HalfFloat, Sums};
+use super::arithmetic::{Arithmetic, HalfFloat, Sums};
 use super::operand::{Epilogue, Update};
 use crate::MatMut;
 
@@ -299,12 +299,11 @@ impl<P: Arithmetic> Source<P> for InStrips {
     }
 }
 
-/// As [`InStrips`], in strips of 16-bit floats, which are widened as they are loaded. Offsets count words of two
-/// elements.
+/// As [`InStrips`], in strips of 16-bit floats, which become words as they are loaded.
 #[derive(Clone, Copy)]
 pub(super) struct InHalfStrips<H>([usize; 3], PhantomData<H>);
 
-impl<I: Isa, H: HalfFloat> Source<F32Gemm<I>> for InHalfStrips<H> {
+impl<P: Arithmetic, H: HalfFloat> Source<P> for InHalfStrips<H> {
     const PACKS: bool = false;
     const PREFETCHES: bool = false;
 
@@ -319,9 +318,9 @@ impl<I: Isa, H: HalfFloat> Source<F32Gemm<I>> for InHalfStrips<H> {
     }
 
     #[inline(always)]
-    unsafe fn load(p: F32Gemm<I>, at: *const f32) -> I::F32 {
-        // SAFETY: the caller keeps a vector readable, LANES elements of 16 bits.
-        unsafe { H::load(p.0, at.cast()) }
+    unsafe fn load(p: P, at: *const P::Element) -> P::Words {
+        // SAFETY: the caller keeps a vector readable as the strips store it.
+        unsafe { p.load_half::<H>(at.cast()) }
     }
 }
 

@@ -105,12 +105,19 @@ fn moved<I: Isa>(isa: I) {
     }
 }
 
-/// The products of `problem`, window by window, with B in `format`.
-fn run_halves<I: Isa>(isa: I, problem: &Problem, format: Format, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
+/// The products of `problem`, window by window, with B in `format`; `multiply` takes `len` elements of scratch.
+fn run_halves<I: Isa>(
+    isa: I,
+    problem: &Problem,
+    format: Format,
+    windows: &[(Range<usize>, Range<usize>)],
+    len: usize,
+    multiply: impl Fn(Operand, PackedWeight, MatMut, Epilogue, &mut [f32]),
+) -> Buffer {
     let mut c = Buffer { data: problem.c.data.clone(), ..problem.c };
     let (n, k) = (problem.b.rows, problem.b.cols);
     let words = packed(isa, format, problem.b.mat());
-    let end = 3 + gemm_scratch_len(isa, c.rows, c.cols, k);
+    let end = 3 + len;
     let mut scratch = vec![f32::NAN; end];
     scratch.resize(end + 64, SENTINEL);
     let a = Operand { mat: problem.a.mat(), layout: problem.layouts[0] };
@@ -118,22 +125,68 @@ fn run_halves<I: Isa>(isa: I, problem: &Problem, format: Format, windows: &[(Ran
         let b = PackedWeight::new(isa, format, &words, n, k).cols_range(columns.clone());
         let window = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
         let epilogue = problem.epilogue(rows.clone(), columns.clone());
-        gemm(isa, part(a, rows.clone(), 0..k), b, window, epilogue, &mut scratch[3..end]);
+        multiply(part(a, rows.clone(), 0..k), b, window, epilogue, &mut scratch[3..end]);
     }
     assert!(scratch[end..].iter().all(|&x| x == SENTINEL), "wrote past the scratch");
     c
 }
 
-/// Products with stored weights have the same bits as products in `f32` with the rounded weights.
+/// Products of `bf16` with the factors of a problem, rounded.
+struct Rounded<'a>(&'a Problem);
+
+impl<I: Isa> WithBf16<I> for Rounded<'_> {
+    type Output = Buffer;
+
+    fn call<D: Bf16Dot<Isa = I>>(self, dot: D) -> Buffer {
+        let [a, b] =
+            [&self.0.a, &self.0.b].map(|factor| factor.data.iter().copied().map(bf16::from_f32).collect::<Vec<_>>());
+        run_narrow(dot, self.0, [&a, &b], &[self.0.whole()])
+    }
+}
+
+/// Products with stored weights have the same bits as products of `f32` with the rounded weights; or, in `bf16` where
+/// the CPU has dot products for it and rows are whole pairs, those of products of `bf16`.
 fn check_halves<I: Isa>(isa: I, problem: &mut Problem, windows: &[(Range<usize>, Range<usize>)], what: &str) {
+    let (m, n, k) = (problem.c.rows, problem.c.cols, problem.b.cols);
     for format in HALVES {
-        let got = run_halves(isa, problem, format, windows);
+        let len = gemm_scratch_len(isa, m, n, k);
+        let got = run_halves(isa, problem, format, windows, len, |a, w, c, epilogue, scratch| {
+            gemm(isa, a, w, c, epilogue, scratch);
+        });
         let rows: Vec<f32> =
             (0..problem.b.rows).flat_map(|j| stored(format, problem.b.mat().row(j))).map(|x| x as f32).collect();
         let mut next = rows.into_iter();
         problem.b.fill(|| next.next().unwrap());
-        let expected = problem.run(isa, &[problem.whole()]);
+        let has_pairs = format == Format::Bf16 && k.is_multiple_of(2);
+        let in_pairs = if has_pairs { isa.with_bf16(Rounded(problem)).ok() } else { None };
+        let expected = in_pairs.unwrap_or_else(|| problem.run(isa, &[problem.whole()]));
         assert!(same_bits(&got, &expected), "{} {format} {what}", I::KIND);
+    }
+}
+
+on_every_dot!(stored_bf16_has_the_bits_of_products_of_bf16, stored_pairs);
+fn stored_pairs<D: Bf16Dot>(dot: D) {
+    let (isa, lanes) = (dot.isa(), D::Isa::LANES);
+    let GemmSizes { tile_rows: rows, tile_cols: width, depth, .. } = gemm_bf16_sizes(dot);
+    for seed in 0..2_000 {
+        let mut noise = Noise(seed);
+        let most = [8, 16, 40, 80][noise.below(4)];
+        // Now and then more rows than are rounded at a time, and more than one piece of the depth.
+        let (m, n, k) = match seed % 200 {
+            0 => (170 * 1024 / depth, width + 5, 2 * depth + 6),
+            1 => (rows, 3 * width, depth + 2),
+            _ => (noise.below(most), noise.below(most), 2 * noise.below(most / 2)),
+        };
+        let (layout, epilogue) = (LAYOUTS[noise.below(4)][0], noise.below(16));
+        let problem = problem(&mut noise, [m, n, k], [layout, Layout::Transposed], epilogue);
+        let (row, column) = (noise.below(m + 1), n / lanes / 2 * lanes);
+        let windows = [(0..row, 0..column), (0..row, column..n), (row..m, 0..n)];
+        let len = gemm_packed_bf16_scratch_len(dot, m, n, k);
+        let got = run_halves(isa, &problem, Format::Bf16, &windows, len, |a, w, c, epilogue, scratch| {
+            gemm_packed_bf16(dot, a, w, c, epilogue, scratch);
+        });
+        let expected = Rounded(&problem).call(dot);
+        assert!(same_bits(&got, &expected), "{dot:?} seed {seed}: {m}x{n}x{k}");
     }
 }
 

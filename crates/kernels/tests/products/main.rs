@@ -6,11 +6,12 @@ use std::ops::Range;
 use half::bf16;
 use smallmind_kernels::matmul::{
     Epilogue, GEMV_MAX_ROWS, GemmSizes, Layout, Operand, PackedWeight, RightFactor, gemm, gemm_bf16,
-    gemm_bf16_scratch_len, gemm_bf16_sizes, gemm_int8, gemm_scratch_len, gemm_sizes, pack_rows, pack_weight,
-    pack_weight_as, pack_weight_scratch_len, packed_len, quantize_rows, quantized_words,
+    gemm_bf16_scratch_len, gemm_bf16_sizes, gemm_int8, gemm_packed_bf16, gemm_packed_bf16_scratch_len,
+    gemm_scratch_len, gemm_sizes, pack_rows, pack_weight, pack_weight_as, pack_weight_scratch_len, packed_len,
+    quantize_rows, quantized_words,
 };
 use smallmind_kernels::{Format, FormatKind, Mat, MatMut};
-use smallmind_simd::{Bf16Dot, Isa, IsaKind, WithIsa};
+use smallmind_simd::{Bf16Dot, Isa, IsaKind, WithBf16, WithIsa};
 
 use self::problem::*;
 
@@ -28,6 +29,20 @@ macro_rules! on_every_isa {
             }
             for kind in IsaKind::available() {
                 kind.with(Run).unwrap();
+            }
+        }
+    };
+}
+
+/// Runs a generic function for every token of `bf16` dot products of this CPU.
+macro_rules! on_every_dot {
+    ($test:ident, $body:ident) => {
+        #[test]
+        fn $test() {
+            $body(smallmind_simd::Scalar::new());
+            #[cfg(target_arch = "x86_64")]
+            if let Some(dot) = smallmind_simd::Avx512Bf16::detect() {
+                $body(dot);
             }
         }
     };
@@ -189,20 +204,6 @@ fn shapes_that_disagree_are_refused() {
     gemm(smallmind_simd::Scalar::new(), a, b, MatMut::new(&mut [0.0; 64], 8, 8), Epilogue::default(), &mut [0.0; 999]);
 }
 
-/// Runs a generic function for every token of `bf16` dot products of this CPU.
-macro_rules! on_every_dot {
-    ($test:ident, $body:ident) => {
-        #[test]
-        fn $test() {
-            $body(smallmind_simd::Scalar::new());
-            #[cfg(target_arch = "x86_64")]
-            if let Some(dot) = smallmind_simd::Avx512Bf16::detect() {
-                $body(dot);
-            }
-        }
-    };
-}
-
 /// Factors in `bf16`: a problem, and its factors rounded, with the same values in `f32` in the problem.
 struct NarrowProblem {
     problem: Problem,
@@ -222,28 +223,37 @@ impl NarrowProblem {
     }
 
     fn run<D: Bf16Dot>(&self, dot: D, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
-        let p = &self.problem;
-        let mut c = Buffer { data: p.c.data.clone(), ..p.c };
-        let k = if p.layouts[0] == Layout::Normal { p.a.cols } else { p.a.rows };
-        let end = 3 + gemm_bf16_scratch_len(dot, c.rows, c.cols, k);
-        let mut scratch = vec![f32::NAN; end];
-        scratch.resize(end + 64, SENTINEL);
-        let (a, b) = (p.a.shaped(&self.a), p.b.shaped(&self.b));
-        for (rows, columns) in windows {
-            let a = match p.layouts[0] {
-                Layout::Normal => Operand::normal(a.rows_range(rows.clone())),
-                Layout::Transposed => Operand::transposed(a.cols_range(rows.clone())),
-            };
-            let b = match p.layouts[1] {
-                Layout::Normal => Operand::normal(b.cols_range(columns.clone())),
-                Layout::Transposed => Operand::transposed(b.rows_range(columns.clone())),
-            };
-            let window = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
-            gemm_bf16(dot, a, b, window, p.epilogue(rows.clone(), columns.clone()), &mut scratch[3..end]);
-        }
-        assert!(scratch[end..].iter().all(|&x| x == SENTINEL), "wrote past the scratch");
-        c
+        run_narrow(dot, &self.problem, [&self.a, &self.b], windows)
     }
+}
+
+/// The products of a problem, window by window, with these factors in place of its own.
+fn run_narrow<D: Bf16Dot>(
+    dot: D,
+    p: &Problem,
+    [a, b]: [&[bf16]; 2],
+    windows: &[(Range<usize>, Range<usize>)],
+) -> Buffer {
+    let mut c = Buffer { data: p.c.data.clone(), ..p.c };
+    let k = if p.layouts[0] == Layout::Normal { p.a.cols } else { p.a.rows };
+    let end = 3 + gemm_bf16_scratch_len(dot, c.rows, c.cols, k);
+    let mut scratch = vec![f32::NAN; end];
+    scratch.resize(end + 64, SENTINEL);
+    let (a, b) = (p.a.shaped(a), p.b.shaped(b));
+    for (rows, columns) in windows {
+        let a = match p.layouts[0] {
+            Layout::Normal => Operand::normal(a.rows_range(rows.clone())),
+            Layout::Transposed => Operand::transposed(a.cols_range(rows.clone())),
+        };
+        let b = match p.layouts[1] {
+            Layout::Normal => Operand::normal(b.cols_range(columns.clone())),
+            Layout::Transposed => Operand::transposed(b.rows_range(columns.clone())),
+        };
+        let window = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
+        gemm_bf16(dot, a, b, window, p.epilogue(rows.clone(), columns.clone()), &mut scratch[3..end]);
+    }
+    assert!(scratch[end..].iter().all(|&x| x == SENTINEL), "wrote past the scratch");
+    c
 }
 
 on_every_dot!(bf16_of_awkward_sizes_in_every_layout, narrow_sizes);

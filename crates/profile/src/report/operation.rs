@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use smallmind_graph::{Batch, Node, Phase, Plan};
-use smallmind_kernels::FormatKind;
+use smallmind_kernels::matmul::are_bf16_pairs;
+use smallmind_kernels::{Format, FormatKind};
 
 use super::RoofTable;
 use crate::Class;
@@ -241,17 +242,22 @@ pub(crate) fn traffic_in(plan: &Plan, node: &Node, batch: &Batch) -> Traffic {
     traffic(plan.graph(), node, batch, plan.storage().map(|storage| &**storage), plan.cache_format())
 }
 
-/// The peak of an operation in GFLOP/s. Rows of a weight in a format of blocks are multiplied as bytes.
+/// The peak of an operation in GFLOP/s. Rows of a weight in a format of blocks are multiplied as bytes, and pairs of
+/// `bf16` by the dot product of the CPU, if it has one.
 fn peak_gflops(plan: &Plan, node: &Node, roofs: &RoofTable) -> f64 {
     let weight = node.op.params().into_iter().next().filter(|_| Class::of(&node.op) == Class::Product);
-    let Some((layout, int8_gops)) =
-        weight.zip(plan.storage()).map(|(id, storage)| storage.get(id)).zip(roofs.int8_gops)
-    else {
+    let Some(layout) = weight.zip(plan.storage()).map(|(id, storage)| storage.get(id)) else {
         return roofs.f32_gflops;
     };
-    let blocks = layout.segments.iter().filter(|segment| segment.format.kind() == FormatKind::Blocks);
-    let share = blocks.map(|segment| segment.rows.len()).sum::<usize>() as f64 / layout.shape[0].max(1) as f64;
-    1.0 / (share / int8_gops + (1.0 - share) / roofs.f32_gflops)
+    let rate = |format: Format| match format.kind() {
+        FormatKind::Blocks => roofs.int8_gops,
+        FormatKind::Single | FormatKind::Half(_) if are_bf16_pairs(format, layout.shape[1]) => roofs.bf16_gflops,
+        FormatKind::Single | FormatKind::Half(_) => None,
+    };
+    // How many times slower each row is than one of `f32`.
+    let slowness = |format: Format| rate(format).map_or(1.0, |rate| roofs.f32_gflops / rate);
+    let all = layout.segments.iter().map(|segment| segment.rows.len() as f64 * slowness(segment.format)).sum::<f64>();
+    roofs.f32_gflops / (all / layout.shape[0].max(1) as f64)
 }
 
 /// Bytes that every run reads or writes: parameters, also gradients and moments if these are written, the tokens in the

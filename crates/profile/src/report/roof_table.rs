@@ -12,6 +12,10 @@ use crate::roofs::{Bandwidth, Effort};
 pub struct RoofTable {
     /// Multiply-adds of `f32`: GFLOP/s.
     pub f32_gflops: f64,
+    /// Multiply-adds of `bf16` by the CPU's dot product, with sums in `f32`: GFLOP/s. None if the CPU has no such
+    /// instruction.
+    #[serde(default)]
+    pub bf16_gflops: Option<f64>,
     /// Products of bytes with sums in `i32`: 1e9 multiplications and additions per second. None if the CPU has no such
     /// dot product.
     #[serde(default)]
@@ -54,6 +58,7 @@ impl From<&Roofs> for RoofTable {
         };
         Self {
             f32_gflops: roofs.f32_gflops,
+            bf16_gflops: roofs.bf16_gflops,
             int8_gops: roofs.int8_gops,
             exp_gops: roofs.exp_gops,
             levels: roofs.levels.iter().map(level).collect(),
@@ -82,8 +87,10 @@ impl RoofTable {
         let up = |a: &mut f64, b: f64| *a = a.max(b);
         up(&mut self.f32_gflops, other.f32_gflops);
         up(&mut self.exp_gops, other.exp_gops);
-        if let (Some(mine), Some(other)) = (&mut self.int8_gops, other.int8_gops) {
-            up(mine, other);
+        for (mine, other) in [(&mut self.bf16_gflops, other.bf16_gflops), (&mut self.int8_gops, other.int8_gops)] {
+            if let (Some(mine), Some(other)) = (mine, other) {
+                up(mine, other);
+            }
         }
         for (level, other) in self.levels.iter_mut().zip(&other.levels) {
             up(&mut level.read, other.read);

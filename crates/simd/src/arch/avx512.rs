@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use crate::isa::sealed::Sealed;
-use crate::{Avx512Vnni, Isa, IsaKind, WithInt8};
+use crate::{Avx512Bf16, Avx512Vnni, Isa, IsaKind, WithBf16, WithInt8};
 
 const LANES: usize = 16;
 
@@ -70,6 +70,14 @@ impl Isa for Avx512 {
         match Avx512Vnni::detect() {
             Some(dot) => work.call(dot),
             None => work.call(self),
+        }
+    }
+
+    #[inline(always)]
+    fn with_bf16<W: WithBf16<Self>>(self, work: W) -> Result<W::Output, W> {
+        match Avx512Bf16::detect() {
+            Some(dot) => Ok(work.call(dot)),
+            None => Err(work),
         }
     }
 
