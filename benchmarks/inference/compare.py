@@ -11,7 +11,7 @@ its weights repacked at run time (-rtr 1) as well as without: the better of both
 
 Tests are called as llama-bench calls them: pp128 reads a prompt of 128 tokens, tg64 generates 64, d2048 does so behind
 2048 others. `tg64 x4` generates 64 for each of 4 sequences at once, tokens a second of all together (llama-batched-bench).
-`start` is a whole process that reads a prompt of about 16 tokens and generates one, in milliseconds; `peak` is its
+`start` is a whole process that reads a prompt of 22 tokens and generates one, in milliseconds; `peak` is its
 largest resident memory in MiB. There less is better, and the ratio is the best rival's over SmallMind's.
 """
 
@@ -66,7 +66,7 @@ def make(options, size, form):
     return path
 
 
-# About 16 tokens of the tokenizer above.
+# 22 tokens of the tokenizer above.
 PROMPT = "A small model reads a line of text"
 
 
@@ -104,10 +104,11 @@ class Program:
         if not self.start or not options.starts:
             return {}
         words = [str(word) for word in [*self.start, "-m", model, "-p", PROMPT, "-n", 1, "--temp", 0]]
+        silent = {stream: subprocess.DEVNULL for stream in ["stdin", "stdout", "stderr"]}
         found = {"start ms": [], "peak MiB": []}
         for sample in range(options.starts + 1):
             begin = time.monotonic()
-            child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            child = subprocess.Popen(words, **silent)
             _, status, usage = os.wait4(child.pid, 0)
             if status != 0:
                 print(f"{self.name} failed: {' '.join(words)}", file=sys.stderr)
@@ -228,7 +229,8 @@ def main():
 
     write(f"{', '.join(names)}: tokens a second, ms or MiB (llama-cpp-python 0.3.36, ik-llama-cpp-python 0.1.5)")
     write(f"{datetime.date.today()}, {cpu()}, {options.threads} threads, SMALLMIND_ISA={os.environ.get('SMALLMIND_ISA', '')}")
-    write(f"medians of {options.rounds} rounds x {options.runs} samples; the last column: above 1 SmallMind is better than the best rival")
+    write(f"medians of {options.rounds} rounds x {options.runs} samples")
+    write("the last column: above 1 SmallMind is better than the best rival")
     write(f"{'model':14} {'test':12} " + " ".join(f"{name:>9}" for name in names) + "  ratio")
     for size in options.sizes:
         for form in options.formats:

@@ -11,7 +11,10 @@ fn blocks() -> impl Iterator<Item = Format> {
     Format::ALL.into_iter().filter(|format| format.kind() == FormatKind::Blocks)
 }
 
-/// `n` rows of `k` elements in arbitrary blocks whose values are finite, as bytes.
+/// Bytes of whole blocks: scales of zero, of a subnormal number with either sign, of 1.06; codes at both ends.
+const EXTREMES: [u8; 5] = [0x00, 0x01, 0x80, 0x3c, 0xff];
+
+/// `n` rows of `k` elements in arbitrary blocks whose values are finite, as bytes. One in eight has all bytes the same.
 fn arbitrary(noise: &mut Noise, format: Format, n: usize, k: usize) -> Vec<u8> {
     let block = format.block();
     let mut values = vec![0.0; block.elements];
@@ -19,7 +22,10 @@ fn arbitrary(noise: &mut Noise, format: Format, n: usize, k: usize) -> Vec<u8> {
     for bytes in bytes.chunks_exact_mut(block.bytes) {
         let is_moderate = |values: &[f32]| values.iter().all(|x| x.abs() < 1e6);
         while {
-            bytes.fill_with(|| noise.next() as u8);
+            match noise.below(8) {
+                0 => bytes.fill(EXTREMES[noise.below(EXTREMES.len())]),
+                _ => bytes.fill_with(|| noise.next() as u8),
+            }
             format.unpack(bytes, &mut values);
             !is_moderate(&values)
         } {}
@@ -324,6 +330,20 @@ fn random_blocks<I: Isa>(isa: I) {
             // Few rows are multiplied by other kernels than many.
             let most_rows = if seed % 3 == 0 { 50 } else { 11 };
             InBlocks::random(seed, format, [most_rows, 5 * I::LANES]).check(isa, seed);
+        }
+    }
+}
+
+on_every_isa!(
+    #[ignore = "takes minutes"]
+    ten_thousand_products_of_blocks,
+    many_random_blocks
+);
+fn many_random_blocks<I: Isa>(isa: I) {
+    for format in blocks() {
+        for seed in 1_000..11_000 {
+            let most_rows = if seed % 20 == 0 { 50 } else { 11 };
+            InBlocks::random(seed, format, [most_rows, 3 * I::LANES]).check(isa, seed);
         }
     }
 }

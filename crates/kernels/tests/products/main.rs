@@ -17,8 +17,9 @@ use self::problem::*;
 
 /// Runs a generic function for every instruction set of this CPU.
 macro_rules! on_every_isa {
-    ($test:ident, $body:ident) => {
+    ($(#[$attribute:meta])? $test:ident, $body:ident) => {
         #[test]
+        $(#[$attribute])?
         fn $test() {
             struct Run;
             impl WithIsa for Run {
