@@ -16,12 +16,10 @@ const LARGE_MXFP4: u8 = 253;
 impl Format {
     /// The first element of stored rows that is not finite, and its value. `bytes` are whole blocks.
     pub fn first_non_finite(self, bytes: &[u8]) -> Option<(usize, f32)> {
-        let of_half = |wide: fn([u8; 2]) -> f32| bytes.as_chunks().0.iter().map(move |half| wide(*half));
-        let is_wrong = |(_, x): &(usize, f32)| !x.is_finite();
         match self {
-            Self::F32 => bytes.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).enumerate().find(is_wrong),
-            Self::F16 => of_half(|half| f16::from_le_bytes(half).to_f32()).enumerate().find(is_wrong),
-            Self::Bf16 => of_half(|half| bf16::from_le_bytes(half).to_f32()).enumerate().find(is_wrong),
+            Self::F32 => first(bytes, |x| !f32::from_le_bytes(x).is_finite(), f32::from_le_bytes),
+            Self::F16 => first(bytes, |x| !f16::from_le_bytes(x).is_finite(), |x| f16::from_le_bytes(x).to_f32()),
+            Self::Bf16 => first(bytes, |x| !bf16::from_le_bytes(x).is_finite(), |x| bf16::from_le_bytes(x).to_f32()),
             Self::Q8_0 | Self::Q4_0 | Self::Q5_0 | Self::Iq4Nl | Self::Iq4Xs => self.in_blocks(bytes, is_special::<1>),
             Self::Q4_1 | Self::Q5_1 | Self::Q4K | Self::Q5K => {
                 self.in_blocks(bytes, |block| is_special::<1>(block) || is_special::<3>(block))
@@ -45,6 +43,23 @@ impl Format {
             Some((i * elements + at, values[at]))
         })
     }
+}
+
+/// The first number that is wrong, and its value.
+fn first<const BYTES: usize>(
+    bytes: &[u8],
+    is_wrong: impl Fn([u8; BYTES]) -> bool,
+    value: impl Fn([u8; BYTES]) -> f32,
+) -> Option<(usize, f32)> {
+    /// Numbers that are looked at whatever they are, which vectors can do.
+    const TOGETHER: usize = 64;
+    bytes.as_chunks().0.chunks(TOGETHER).enumerate().find_map(|(i, numbers)| {
+        if !numbers.iter().fold(false, |any, x| any | is_wrong(*x)) {
+            return None;
+        }
+        let at = numbers.iter().position(|x| is_wrong(*x))?;
+        Some((i * TOGETHER + at, value(numbers[at])))
+    })
 }
 
 /// Whether the `f16` whose upper byte is `UPPER` is infinite or NaN.

@@ -72,19 +72,19 @@ impl<'a> HalfStrips<'a> {
     ///
     /// # Safety
     /// `panel` must be valid for writes over this size.
-    pub unsafe fn to_panel<P: Arithmetic>(&self, p: P, panel: *mut P::Element) {
+    pub unsafe fn write_panel<P: Arithmetic>(&self, p: P, panel: *mut P::Element) {
         // SAFETY: the caller keeps the panel writable, which is all that both demand.
         unsafe {
             match self.kind {
-                HalfKind::F16 => self.to_panel_as::<P, f16>(p, panel),
-                HalfKind::Bf16 => self.to_panel_as::<P, bf16>(p, panel),
+                HalfKind::F16 => self.write_panel_as::<P, f16>(p, panel),
+                HalfKind::Bf16 => self.write_panel_as::<P, bf16>(p, panel),
             }
         }
     }
 
     /// # Safety
-    /// As [`HalfStrips::to_panel`].
-    unsafe fn to_panel_as<P: Arithmetic, H: HalfFloat>(&self, p: P, panel: *mut P::Element) {
+    /// As [`HalfStrips::write_panel`].
+    unsafe fn write_panel_as<P: Arithmetic, H: HalfFloat>(&self, p: P, panel: *mut P::Element) {
         let lanes = P::Isa::LANES;
         assert!(self.lanes == lanes, "strips of {} columns, vectors of {lanes}", self.lanes);
         assert!(self.depth.is_multiple_of(P::STEP), "{} rows in words of {}", self.depth, P::STEP);

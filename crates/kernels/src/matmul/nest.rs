@@ -392,7 +392,7 @@ unsafe fn panel_of<P: Arithmetic>(
         PanelSource::Half(b) if half_in_place => return (PanelRead::Half(b.kind()), b.tile::<P>(base)),
         PanelSource::Half(b) => {
             // SAFETY: the caller keeps `packed.b` writable over a panel.
-            unsafe { b.to_panel(arithmetic, scratch) };
+            unsafe { b.write_panel(arithmetic, scratch) };
             return (PanelRead::Plain, in_scratch);
         }
         PanelSource::Operand(_) if packed.has_b => return (PanelRead::Plain, in_scratch),
