@@ -82,7 +82,9 @@ fn experts_in_half_precision_are_those_of_flat_rows() {
             assert_eq!(of_file.storage().get(id).formats(), [format], "{d_ff}");
             let flat = Model::load(&path).unwrap();
             assert_eq!(flat.weights(), model.weights(), "{mix}, {d_ff}");
-            let expected = logits(flat.pack_as(IsaKind::best(), format).unwrap());
+            // Products of f16 are those of its numbers in f32; those of bf16 may round activations.
+            let expected = if format == Format::F16 { Format::F32 } else { format };
+            let expected = logits(flat.pack_as(IsaKind::best(), expected).unwrap());
             assert_eq!(logits(of_file), expected, "{mix}, {d_ff}");
         }
     }
