@@ -241,8 +241,8 @@ fn elementwise_operations_are_bound_by_what_they_do() {
     }
 }
 
-/// Products with weights in Q8_0 and BF16, the loss among them, have the roofs of those dot products. Norms stay `f32` in every format
-/// and are no reason for the what-if of narrower weights.
+/// Products with weights in Q8_0 and BF16, the loss among them, have the roofs of those dot products. Norms stay `f32`
+/// in every format and are no reason for the what-if of narrower weights.
 #[test]
 fn narrow_products_stand_under_roofs_of_their_own() {
     let config = ModelConfig { layers: 1, ..preset::find("quickstart").unwrap().config() };
