@@ -360,6 +360,12 @@ impl<'f> Worker<'f> {
         (self.frame.stored_memory(view), [self.rows(view).len(), view.cols])
     }
 
+    /// Whether the store is too large for caches.
+    #[inline(always)]
+    pub(crate) fn stored_beyond_caches(&self) -> bool {
+        self.frame.store.is_some_and(ParamStore::is_beyond_caches)
+    }
+
     /// The stored words of the segment that comes so many after a declared one, and the columns of its rows.
     #[inline(always)]
     pub(crate) fn stored_after(&self, read: Read, segments: usize) -> (&'f [f32], usize) {

@@ -11,6 +11,9 @@ use crate::params::ALIGN;
 use crate::store_rows::{Rest, RowsMut};
 use crate::{Buffer, FlatLayout, GraphError, Order, ParamId, ParamSpec, Params, Storage};
 
+/// The most bytes of a store that a third-level cache is supposed to hold from run to run.
+const CACHED_BYTES: usize = 32 << 20;
+
 /// The values of a graph's parameters as a [`Storage`] lays them out. A [`crate::Plan`] that is made for the storage
 /// runs on them.
 #[derive(Debug)]
@@ -118,6 +121,12 @@ impl ParamStore {
     /// How the parameters lie.
     pub fn storage(&self) -> &Arc<Storage> {
         &self.storage
+    }
+
+    /// Whether it is too large for a third-level cache, so that each run reads it from memory.
+    #[inline(always)]
+    pub(crate) fn is_beyond_caches(&self) -> bool {
+        self.memory.len() * size_of::<f32>() > CACHED_BYTES
     }
 
     /// The memory of the segment with this number, in its own format and order.

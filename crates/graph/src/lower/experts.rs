@@ -164,7 +164,8 @@ impl ExpertProduct {
                 }
                 Weights::Packed(first, format) => {
                     let (memory, cols) = w.stored_after(first, expert);
-                    PackedWeight::new(isa, format, memory, self.rows, cols).into()
+                    let weight = PackedWeight::new(isa, format, memory, self.rows, cols);
+                    weight.beyond_caches(w.stored_beyond_caches()).into()
                 }
             };
             let (x, c) = (Operand::normal(x.rows_range(slots.clone())), c.reborrow().rows_range(slots));

@@ -78,7 +78,7 @@ impl Operands {
 /// A packed segment of a weight.
 pub(super) fn packed_weight<'w, I: Isa>(isa: I, w: &Worker<'w>, weight: Read, format: Format) -> PackedWeight<'w> {
     let (memory, [rows, cols]) = w.stored(weight);
-    PackedWeight::new(isa, format, memory, rows, cols)
+    PackedWeight::new(isa, format, memory, rows, cols).beyond_caches(w.stored_beyond_caches())
 }
 
 /// Whether one of the segments has a format of blocks.

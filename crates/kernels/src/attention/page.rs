@@ -24,7 +24,7 @@ use std::fmt;
 
 use half::f16;
 use half::slice::HalfBitsSliceExt;
-use smallmind_simd::{Isa, MAX_LANES};
+use smallmind_simd::{CacheLevel, Isa, MAX_LANES, prefetch};
 
 use crate::blocks::{Layout, Q4_0, Q8_0};
 use crate::compiled::compiled;
@@ -118,6 +118,9 @@ pub fn append_to_page<I: Isa>(isa: I, page: PageMut, first: usize, keys: Mat, va
         assert_eq!(words.len(), page_len(format, head_dim), "a page in {format} for heads of {head_dim} columns");
         assert_eq!((values.rows(), values.cols()), (n, head_dim), "a value for each key");
         assert!(first + n <= PAGE, "places {first}..{} of a page of {PAGE}", first + n);
+        if n == 1 {
+            prefetch_key(format, words, first);
+        }
         let parts = words.split_at_mut(words.len() / 2).into();
         match format {
             CacheFormat::F32 => append_singles(isa, parts, first, keys, values),
@@ -127,6 +130,19 @@ pub fn append_to_page<I: Isa>(isa: I, page: PageMut, first: usize, keys: Mat, va
         }
     }
     compiled!(isa: I, body(page: PageMut, first: usize, keys: Mat, values: Mat));
+}
+
+/// Prefetches where the key at a place of a page lies: a line for each row. The stores would wait for these lines one
+/// after another.
+fn prefetch_key(format: CacheFormat, page: &[f32], place: usize) {
+    let row = match format {
+        CacheFormat::F32 => PAGE,
+        CacheFormat::F16 => PAGE / 2,
+        CacheFormat::Q8_0 | CacheFormat::Q4_0 => PAGE / 4,
+    };
+    for word in page[..page.len() / 2].iter().skip(place * row / PAGE).step_by(row) {
+        prefetch(word, CacheLevel::First);
+    }
 }
 
 fn append_singles<I: Isa>(isa: I, [key_page, value_page]: [&mut [f32]; 2], first: usize, keys: Mat, values: Mat) {

@@ -11,14 +11,17 @@ use smallmind_simd::{Bf16Dot, Isa, IsaKind, WithBf16, WithIsa};
 
 use super::arithmetic::{Bf16Gemm, F32Gemm};
 use super::nest::{self, Block, PanelSource};
+use super::one_row::Reading;
 use super::operand::{Epilogue, Layout, Operand};
 use super::packed::PackedWeight;
 use super::tables::{HasKernels, Kernels};
+use super::tile::Tile;
 use crate::format::{FormatKind, HalfKind};
 use crate::{Format, Mat, MatMut};
 
-/// Rows of A that are rounded at a time take at most this many words, or are those of one tile.
-const ROUNDED_WORDS: usize = 160 * 1024;
+/// Rows of A that are rounded at a time take at most this many words, 2 MiB, or are those of one tile. All of them share
+/// what is read of the weight.
+const ROUNDED_WORDS: usize = 512 * 1024;
 
 /// `C = [C +] scale · op(A) · Wᵀ [+ bias] [+ residual]` with a weight in floats, packed for the token's lanes. The
 /// shapes agree, and neither side of C is zero.
@@ -154,6 +157,11 @@ fn multiply_by_panels<'a, P: HasKernels>(
     strips: impl Fn(PackedWeight<'a>) -> PanelSource<'a, P::Element>,
 ) {
     let (m, n, kernels) = (c.rows(), c.cols(), P::kernels());
+    if m == 1 && a.layout == Layout::Normal && n > 0 {
+        let reading = Reading { max_depth: kernels.max_depth, beyond_caches: w.is_beyond_caches() };
+        let tile = Tile::of_output(&c, &epilogue, w.rows() / P::STEP).at_rows(&(0..1), a.mat.as_ptr(), 0);
+        return multiply_row(arithmetic, kernels, strips(w), tile, reading);
+    }
     // A single tile multiplies a panel over its whole depth before the next panel, so that strips are read from end to
     // end. Several tiles multiply all panels over one block of the depth before the next, so that the block of A stays
     // in the cache.
@@ -165,4 +173,25 @@ fn multiply_by_panels<'a, P: HasKernels>(
         let (c, epilogue) = (c.reborrow().cols_range(columns.clone()), epilogue.window(&(0..m), &columns));
         nest::run(arithmetic, Block { a, b, c, epilogue }, scratch);
     }
+}
+
+/// Multiplies one row, the A of the tile, by all strips.
+fn multiply_row<P: HasKernels>(
+    arithmetic: P,
+    kernels: &Kernels<P>,
+    strips: PanelSource<P::Element>,
+    tile: Tile<P::Element>,
+    reading: Reading,
+) {
+    let [of_f32, of_f16, of_bf16] = kernels.one_row;
+    let (kernel, tile) = match strips {
+        PanelSource::Strips(strips) => (of_f32, strips.tile(tile)),
+        PanelSource::Half(strips) if strips.kind() == HalfKind::F16 => (of_f16, strips.tile::<P>(tile)),
+        PanelSource::Half(strips) => (of_bf16, strips.tile::<P>(tile)),
+        PanelSource::Operand(_) => unreachable!("a weight in strips"),
+    };
+    let kernel = kernel.expect("products get strips that they have kernels for");
+    // SAFETY: the row has as many words as the tile is deep; the strips are those of the tile's columns, whole; its
+    // pointers are those of matrices with one row of these columns.
+    unsafe { kernel(arithmetic, &tile, reading) };
 }

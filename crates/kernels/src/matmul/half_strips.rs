@@ -1,21 +1,24 @@
 //! Strips of 16-bit floats, which products read like strips of `f32`, with half the bytes.
 //!
-//! A strip is `[depth, lanes]` elements; the last one is padded with zeros. Up to
-//! [`DIRECT_ROWS`](super::tables::DIRECT_ROWS) rows of an output read the strips in place. Each vector becomes one of
-//! words on its way into the multiply-adds: of `f32`, or of pairs of `bf16`. For more rows this is done once, into a
-//! panel in scratch. Either way an element of the output is the same chain of multiply-adds.
+//! A strip is `[depth, lanes]` elements; the last one is padded with zeros. The rows of a single tile read the strips in
+//! place. Each vector becomes one of words on its way into the multiply-adds: of `f32`, or of pairs of `bf16`. For more
+//! rows this is done once, into a panel in scratch. Either way an element of the output is the same chain of
+//! multiply-adds.
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::{bf16, f16};
-use smallmind_simd::{Isa, MAX_LANES};
+use smallmind_simd::{CacheLevel, Isa, MAX_LANES, prefetch};
 
 use super::arithmetic::{Arithmetic, HalfFloat};
 use super::tile::Tile;
 use crate::Mat;
 use crate::format::HalfKind;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// A factor `[depth, cols]` in strips of 16-bit floats, or a window of one.
 #[derive(Clone, Copy)]
@@ -66,6 +69,19 @@ impl<'a> HalfStrips<'a> {
         // Offsets count elements of the other factor, which may have another size.
         let offset = |elements: usize| elements * size_of::<u16>() / size_of::<P::Element>();
         Tile { b: self.start.cast(), b_stride: offset(self.lanes * P::STEP), b_vector: offset(self.strip), ..base }
+    }
+
+    /// Prefetches one of `parts` equal parts of the strips that follow these, over the same rows.
+    pub fn prefetch_next(&self, part: usize, parts: usize) {
+        let strips = self.cols.div_ceil(self.lanes);
+        let lines = (self.depth * self.lanes * size_of::<u16>()).div_ceil(LINE);
+        let of_part = lines.div_ceil(parts);
+        for v in strips..2 * strips {
+            let strip = self.start.wrapping_add(v * self.strip).cast::<u8>();
+            for line in part * of_part..((part + 1) * of_part).min(lines) {
+                prefetch(strip.wrapping_add(line * LINE), CacheLevel::Second);
+            }
+        }
     }
 
     /// Writes the words of the strips into `panel` `[depth in words, columns rounded up to whole vectors]`.

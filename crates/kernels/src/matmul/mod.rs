@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `Operand` | a matrix or its transpose | tiles; B is packed a panel at a time (`nest`, `tile`) |
 //! | `Streamed` | the rows of a weight, for few rows of A | sums across lanes; each row is read once (`gemv`) |
-//! | `Packed`, `f32` or 16-bit floats | strips | tiles; B is read in place, or turned into words a panel at a time |
+//! | `Packed`, `f32` or 16-bit floats | strips | tiles; B is read in place, or turned into words a panel at a time; a single row goes over all strips in one call (`one_row`) |
 //! | `Packed`, blocks | strips | dot products of bytes; A is quantized (`block_dots`) |
 //!
 //! The loops around tiles follow Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008);
@@ -23,7 +23,7 @@
 //! window: see [`KernelChoice`].
 //!
 //! **Reading order**: `operand`, `gemv`, `partition`, `arithmetic`, `tile`, `pack`, `arch`, `tables`, `strips`,
-//! `half_strips`, `nest`, `quantized`, `block_strips`, `packed`, `float_products`, `byte_sums`, `block_panels`,
+//! `half_strips`, `nest`, `one_row`, `quantized`, `block_strips`, `packed`, `float_products`, `byte_sums`, `block_panels`,
 //! `block_dots`, this file. Each uses only files before it.
 #![allow(unsafe_code)]
 
@@ -37,6 +37,7 @@ mod float_products;
 mod gemv;
 mod half_strips;
 mod nest;
+mod one_row;
 mod operand;
 mod pack;
 mod packed;

@@ -47,7 +47,7 @@ use super::half_strips::HalfStrips;
 use super::operand::{Epilogue, Layout, Operand};
 use super::pack::WordRows;
 use super::strips::{PrefetchSchedule, Strips};
-use super::tables::{DIRECT_ROWS, HasKernels, Kernels, WalkKernels};
+use super::tables::{HasKernels, Kernels, WalkKernels};
 use super::tile::{LINE, Tile};
 use crate::MatMut;
 use crate::format::HalfKind;
@@ -57,7 +57,7 @@ const ALIGNMENT_SLACK: usize = 15;
 
 /// Blocks of the depth are multiples of this many words, so that the packers that transpose work on whole squares; the
 /// last one may be shorter.
-const DEPTH_GRANULE: usize = 16;
+pub(super) const DEPTH_GRANULE: usize = 16;
 
 /// From this many panels of B on, packing A can pay: each panel reads all of A again.
 const PACK_FROM_PANELS: usize = 8;
@@ -177,7 +177,7 @@ fn block_rows<P: Arithmetic>(kernels: &Kernels<P>, depth: usize) -> usize {
 
 /// Cuts `0..len` into the fewest pieces of at most `most`: nearly equal, all but the last a multiple of `granule`. One
 /// empty piece for 0.
-fn pieces(len: usize, most: usize, granule: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn pieces(len: usize, most: usize, granule: usize) -> impl Iterator<Item = Range<usize>> {
     debug_assert!(most.is_multiple_of(granule), "pieces of {most} in granules of {granule}");
     // Small products are one piece each way, and a division takes a while.
     let (count, piece) = if len <= most {
@@ -214,7 +214,7 @@ pub(super) fn run<P: HasKernels>(arithmetic: P, product: Block<P::Element>, scra
     let panel_a = scratch[skip..].as_mut_ptr();
     let packed_b = panel_a.wrapping_add(packed_a_len(kernels, m, k));
     for depth in pieces(k, kernels.max_depth * P::STEP, DEPTH_GRANULE * P::STEP) {
-        let packs = packs_a(kernels, a, n) && !reads_half(&b, a, m)
+        let packs = packs_a(kernels, a, n) && !reads_half(kernels, &b, a, m)
             || !depth.len().is_multiple_of(P::STEP)
             || !words_are_contiguous::<P>(a.layout);
         let words = depth.len().div_ceil(P::STEP);
@@ -242,9 +242,15 @@ pub(super) fn run<P: HasKernels>(arithmetic: P, product: Block<P::Element>, scra
     }
 }
 
-/// Whether the micro-kernels read a B in strips of 16-bit floats in place, for `m` rows of `a`.
-fn reads_half<T>(b: &PanelSource<'_, T>, a: Operand<T>, m: usize) -> bool {
-    matches!(b, PanelSource::Half(_)) && m <= DIRECT_ROWS && a.layout == Layout::Normal
+/// Whether the micro-kernels read a B in strips of 16-bit floats in place, for `m` rows of `a`: those of one tile. For
+/// more rows a panel is widened first.
+fn reads_half<P: Arithmetic>(
+    kernels: &Kernels<P>,
+    b: &PanelSource<'_, P::Element>,
+    a: Operand<P::Element>,
+    m: usize,
+) -> bool {
+    matches!(b, PanelSource::Half(_)) && m <= kernels.rows() && a.layout == Layout::Normal
 }
 
 /// Whether the elements of a word of A are adjacent in that layout.
@@ -342,13 +348,19 @@ unsafe fn multiply_panel<P: Arithmetic>(
     let (m, k, vectors) = (c.rows(), a.cols().div_ceil(P::STEP), c.cols().div_ceil(P::Isa::LANES));
     debug_assert!((1..=kernels.vectors).contains(&vectors), "a panel of {vectors} vectors");
     let base = Tile::of_output(&c, &epilogue, k);
-    let in_place = packed.a.is_null() && reads_half(&b, a, m);
+    let in_place = packed.a.is_null() && reads_half(kernels, &b, a, m);
     // SAFETY: the caller keeps `packed.b` writable over a panel.
     let (read, first) = unsafe { panel_of(arithmetic, kernels, (b, in_place), packed, m, base) };
     let packed_b = Tile { b: first.packed.cast_const(), b_stride: vectors * P::Isa::LANES * P::STEP, ..first };
     let mut prefetches = PrefetchSchedule::new([m, kernels.rows()], [k, vectors], P::Isa::LANES, first.b_vector);
+    // While the tiles multiply a panel that was made of 16-bit floats, each prefetches a part of those of the next.
+    let next = if let (PanelSource::Half(next), PanelRead::Plain) = (b, read) { Some(next) } else { None };
+    let tiles = m.div_ceil(kernels.rows());
     for rows in tile_rows(m, kernels.rows(), !packed.a.is_null()) {
         let (a, a_stride, walk) = rows_of_a(kernels, a, packed.a, &rows);
+        if let Some(next) = next {
+            next.prefetch_next(rows.start / kernels.rows(), tiles);
+        }
         let (tile, kernels) = match (read, walk.packing, walk.strips) {
             (PanelRead::Strips, _, Some(strips)) => (prefetches.next(&first), strips[rows.len() - 1]),
             (PanelRead::PackedByFirst, Some(packing), _) if rows.start == 0 => (first, packing),

@@ -42,6 +42,7 @@ pub struct PackedWeight<'a> {
     k: usize,
     /// Columns of a strip.
     lanes: usize,
+    beyond_caches: bool,
 }
 
 /// Words of a weight `[n, k]` packed in `format`; `None` if its rows are not whole blocks, or if it is larger than
@@ -75,7 +76,20 @@ impl<'a> PackedWeight<'a> {
         const { assert!(COL_GRANULE.is_multiple_of(I::LANES), "a partition by columns cuts no strip") };
         let len = packed_len(isa, format, n, k).filter(|len| *len <= words.len());
         let Some(len) = len else { panic!("a weight [{n}, {k}] in {format} in {} words", words.len()) };
-        Self { words: &words[..len], format, n, k, lanes: I::LANES }
+        Self { words: &words[..len], format, n, k, lanes: I::LANES, beyond_caches: false }
+    }
+
+    /// The same weight, which is read from memory, not from a cache, if `yes`: products with one row prefetch it. The
+    /// result doesn't depend on it.
+    #[must_use]
+    #[inline(always)]
+    pub fn beyond_caches(self, yes: bool) -> Self {
+        Self { beyond_caches: yes, ..self }
+    }
+
+    /// Whether it is read from memory.
+    pub(super) fn is_beyond_caches(self) -> bool {
+        self.beyond_caches
     }
 
     /// Columns of the factor.

@@ -16,14 +16,11 @@ use smallmind_simd::{Avx2, Avx512, Avx512Bf16};
 use smallmind_simd::{Bf16Dot, Isa, Scalar};
 
 use super::arithmetic::{Arithmetic, Bf16Gemm, F32Gemm};
+use super::one_row::{OneRowFn, one_row};
 use super::pack::{self, CopyFn, TransposeFn};
 use super::tile::{Adjacent, AlongColumns, AlongRows, InHalfStrips, InStrips, KernelFn, kernel};
 use crate::compiled::table_of;
 use crate::format::HalfKind;
-
-/// Up to this many rows of an output read strips of 16-bit floats in place. For more rows a panel is widened first,
-/// which takes about as long as multiplying two rows by it.
-pub(super) const DIRECT_ROWS: usize = 4;
 
 /// The micro-kernels for a number of rows, by the vectors of a panel of B, less one.
 type ByVectors<P> = &'static [KernelFn<P>];
@@ -40,7 +37,7 @@ pub(super) struct WalkKernels<P: Arithmetic> {
 }
 
 /// The micro-kernels that read strips of 16-bit floats, by the rows of the tile, less one.
-pub(super) type HalfKernels<P> = [ByVectors<P>; DIRECT_ROWS];
+pub(super) type HalfKernels<P> = [ByVectors<P>];
 
 /// The micro-kernels of an arithmetic, and the sizes of the panels and blocks that feed them.
 pub(super) struct Kernels<P: Arithmetic> {
@@ -56,6 +53,8 @@ pub(super) struct Kernels<P: Arithmetic> {
     /// For a B in strips of [`HalfKind::F16`] and of [`HalfKind::Bf16`] and an A in normal layout; none if the
     /// arithmetic has no such strips.
     pub half: [Option<&'static HalfKernels<P>>; 2],
+    /// For one row and a B in strips of `f32`, of [`HalfKind::F16`] and of [`HalfKind::Bf16`]; none as for `half`.
+    pub one_row: [Option<OneRowFn<P>>; 3],
     /// For an A in normal layout.
     pub along_rows: WalkKernels<P>,
     /// For an A that is transposed or packed.
@@ -125,15 +124,26 @@ macro_rules! f32_kernels {
     };
 }
 
-/// The kernels that read strips of 16-bit floats, with the given numbers of vectors.
+/// The kernels that read strips of 16-bit floats, with the given numbers of rows and of vectors.
 macro_rules! half_kernels {
-    (of $arithmetic:ty, $element:ty, $half:ty, $vectors:tt) => {
-        Some(instances!($arithmetic, AlongRows<$element>, InHalfStrips<$half>, [1 2 3 4], $vectors))
+    (of $arithmetic:ty, $element:ty, $half:ty, $rows:tt, $vectors:tt) => {
+        Some(instances!($arithmetic, AlongRows<$element>, InHalfStrips<$half>, $rows, $vectors))
     };
-    ($isa:ty, $vectors:tt) => {
+    ($isa:ty, $rows:tt, $vectors:tt) => {
         [
-            half_kernels!(of F32Gemm<$isa>, f32, f16, $vectors),
-            half_kernels!(of F32Gemm<$isa>, f32, bf16, $vectors),
+            half_kernels!(of F32Gemm<$isa>, f32, f16, $rows, $vectors),
+            half_kernels!(of F32Gemm<$isa>, f32, bf16, $rows, $vectors),
+        ]
+    };
+}
+
+/// The kernels of `f32` for one row, with this many strips at a time.
+macro_rules! one_row_kernels {
+    ($isa:ty, $strips:literal) => {
+        [
+            Some(one_row::<F32Gemm<$isa>, InStrips, $strips>),
+            Some(one_row::<F32Gemm<$isa>, InHalfStrips<f16>, $strips>),
+            Some(one_row::<F32Gemm<$isa>, InHalfStrips<bf16>, $strips>),
         ]
     };
 }
@@ -156,7 +166,8 @@ const SCALAR: Kernels<F32Gemm<Scalar>> = Kernels {
     a_vectors: 3,
     max_depth: 256,
     max_block: 160 * 1024,
-    half: half_kernels!(Scalar, [1]),
+    half: half_kernels!(Scalar, [1 2 3 4 5 6], [1]),
+    one_row: one_row_kernels!(Scalar, 1),
     along_rows: f32_kernels!(Scalar, AlongRows<f32>, [1 2 3 4 5 6], 6, [1]),
     along_columns: f32_kernels!(Scalar, AlongColumns<f32>, [1 2 3 4 5 6], 6, [1]),
     copy: pack::copy::<_, 1>,
@@ -171,7 +182,8 @@ const AVX2: Kernels<F32Gemm<Avx2>> = Kernels {
     a_vectors: 3,
     max_depth: 384,
     max_block: 160 * 1024,
-    half: half_kernels!(Avx2, [1 2]),
+    half: half_kernels!(Avx2, [1 2 3 4 5 6], [1 2]),
+    one_row: one_row_kernels!(Avx2, 4),
     along_rows: f32_kernels!(Avx2, AlongRows<f32>, [1 2 3 4 5 6], 6, [1 2]),
     along_columns: f32_kernels!(Avx2, AlongColumns<f32>, [1 2 3 4 5 6], 6, [1 2]),
     copy: pack::copy::<_, 2>,
@@ -187,7 +199,8 @@ const AVX512: Kernels<F32Gemm<Avx512>> = Kernels {
     a_vectors: 1,
     max_depth: 384,
     max_block: 160 * 1024,
-    half: half_kernels!(Avx512, [1 2 3]),
+    half: half_kernels!(Avx512, [1 2 3 4 5 6 7 8], [1 2 3]),
+    one_row: one_row_kernels!(Avx512, 4),
     along_rows: f32_kernels!(Avx512, AlongRows<f32>, [1 2 3 4 5 6 7 8], 8, [1 2 3]),
     along_columns: f32_kernels!(Avx512, AlongColumns<f32>, [1 2 3 4 5 6 7 8], 8, [1 2 3]),
     copy: pack::copy::<_, 3>,
@@ -201,7 +214,8 @@ const SCALAR_BF16: Kernels<Bf16Gemm<Scalar>> = Kernels {
     a_vectors: 3,
     max_depth: 256,
     max_block: 160 * 1024,
-    half: [None, half_kernels!(of Bf16Gemm<Scalar>, bf16, bf16, [1])],
+    half: [None, half_kernels!(of Bf16Gemm<Scalar>, bf16, bf16, [1 2 3 4 5 6], [1])],
+    one_row: [None, None, Some(one_row::<Bf16Gemm<Scalar>, InHalfStrips<bf16>, 1>)],
     along_rows: bf16_kernels!(Scalar, AlongRows<bf16>, [1 2 3 4 5 6], [1]),
     along_columns: bf16_kernels!(Scalar, AlongColumns<bf16>, [1 2 3 4 5 6], [1]),
     copy: pack::copy::<_, 1>,
@@ -216,7 +230,8 @@ const AVX512_BF16: Kernels<Bf16Gemm<Avx512Bf16>> = Kernels {
     a_vectors: 1,
     max_depth: 384,
     max_block: 160 * 1024,
-    half: [None, half_kernels!(of Bf16Gemm<Avx512Bf16>, bf16, bf16, [1 2 3])],
+    half: [None, half_kernels!(of Bf16Gemm<Avx512Bf16>, bf16, bf16, [1 2 3 4 5 6 7 8], [1 2 3])],
+    one_row: [None, None, Some(one_row::<Bf16Gemm<Avx512Bf16>, InHalfStrips<bf16>, 4>)],
     along_rows: bf16_kernels!(Avx512Bf16, AlongRows<bf16>, [1 2 3 4 5 6 7 8], [1 2 3]),
     along_columns: bf16_kernels!(Avx512Bf16, AlongColumns<bf16>, [1 2 3 4 5 6 7 8], [1 2 3]),
     copy: pack::copy::<_, 3>,

@@ -244,6 +244,8 @@ pub(super) trait Source<P: Arithmetic>: Copy {
     const PACKS: bool;
     /// Whether the kernel prefetches what [`Tile::prefetch`] points to.
     const PREFETCHES: bool;
+    /// Bytes of a vector, as the source stores it.
+    const VECTOR_BYTES: usize = P::Isa::LANES * size_of::<f32>();
     /// The source of vectors that are [`Tile::b_vector`] elements apart.
     fn start(apart: usize) -> Self;
     /// Elements from the first vector of a step to vector `v`.
@@ -263,11 +265,20 @@ pub(super) trait Source<P: Arithmetic>: Copy {
 #[derive(Clone, Copy)]
 pub(super) struct Adjacent<const PACKS: bool>;
 
-/// Each vector of a step is in another strip. These are the offsets of the three strips.
+/// Each vector of a step is in another strip. These are the offsets of the strips.
 ///
 /// `black_box` hides from the compiler that they depend on one another, as in [`AlongRows`].
 #[derive(Clone, Copy)]
-pub(super) struct InStrips([usize; 3]);
+pub(super) struct InStrips([usize; MAX_STRIPS]);
+
+/// The most strips that a kernel reads side by side.
+const MAX_STRIPS: usize = 4;
+
+/// The offsets of strips that are `apart` elements apart.
+#[inline(always)]
+fn offsets(apart: usize) -> [usize; MAX_STRIPS] {
+    [0, apart, black_box(2 * apart), 3 * apart]
+}
 
 impl<P: Arithmetic, const PACKS: bool> Source<P> for Adjacent<PACKS> {
     const PACKS: bool = PACKS;
@@ -290,7 +301,7 @@ impl<P: Arithmetic> Source<P> for InStrips {
 
     #[inline(always)]
     fn start(apart: usize) -> Self {
-        Self([0, apart, black_box(2 * apart)])
+        Self(offsets(apart))
     }
 
     #[inline(always)]
@@ -301,15 +312,16 @@ impl<P: Arithmetic> Source<P> for InStrips {
 
 /// As [`InStrips`], in strips of 16-bit floats, which become words as they are loaded.
 #[derive(Clone, Copy)]
-pub(super) struct InHalfStrips<H>([usize; 3], PhantomData<H>);
+pub(super) struct InHalfStrips<H>([usize; MAX_STRIPS], PhantomData<H>);
 
 impl<P: Arithmetic, H: HalfFloat> Source<P> for InHalfStrips<H> {
     const PACKS: bool = false;
     const PREFETCHES: bool = false;
+    const VECTOR_BYTES: usize = P::Isa::LANES * P::STEP * size_of::<u16>();
 
     #[inline(always)]
     fn start(apart: usize) -> Self {
-        Self([0, apart, black_box(2 * apart)], PhantomData)
+        Self(offsets(apart), PhantomData)
     }
 
     #[inline(always)]
@@ -391,10 +403,10 @@ unsafe fn multiply<P: Arithmetic, W: Walk<P>, S: Source<P>, const R: usize, cons
 
 /// A step in depth: the addresses of the column of A and the row of B that it multiplies, and of that row's packed
 /// copy.
-struct Step<P: Arithmetic, W> {
-    a: W,
-    b: *const P::Element,
-    packed: *mut P::Element,
+pub(super) struct Step<P: Arithmetic, W> {
+    pub a: W,
+    pub b: *const P::Element,
+    pub packed: *mut P::Element,
 }
 
 impl<P: Arithmetic, W: Walk<P>> Step<P, W> {
@@ -403,7 +415,7 @@ impl<P: Arithmetic, W: Walk<P>> Step<P, W> {
     /// # Safety
     /// `a.row(r)` for `r < R` and `V` vectors at `b` must be readable; if `S::PACKS`, as many at `packed` writable.
     #[inline(always)]
-    unsafe fn multiply_add<S: Source<P>, const R: usize, const V: usize>(
+    pub unsafe fn multiply_add<S: Source<P>, const R: usize, const V: usize>(
         self,
         p: P,
         b_stride: usize,

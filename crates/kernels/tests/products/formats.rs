@@ -129,6 +129,7 @@ fn run_halves<I: Isa>(
     let a = Operand { mat: problem.a.mat(), layout: problem.layouts[0] };
     for (rows, columns) in windows {
         let b = PackedWeight::new(isa, format, &words, n, k).cols_range(columns.clone());
+        let b = b.beyond_caches((n + k).is_multiple_of(2));
         let window = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
         let epilogue = problem.epilogue(rows.clone(), columns.clone());
         multiply(part(a, rows.clone(), 0..k), b, window, epilogue, &mut scratch[3..end]);

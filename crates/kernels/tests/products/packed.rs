@@ -17,6 +17,7 @@ fn run_packed<I: Isa>(isa: I, problem: &Problem, windows: &[(Range<usize>, Range
     let a = Operand { mat: problem.a.mat(), layout: problem.layouts[0] };
     for (rows, columns) in windows {
         let b = PackedWeight::new(isa, Format::F32, &weight, n, k).cols_range(columns.clone());
+        let b = b.beyond_caches((n + k).is_multiple_of(2));
         let a = part(a, rows.clone(), 0..k);
         let window = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
         let epilogue = problem.epilogue(rows.clone(), columns.clone());
