@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use smallmind_graph::GraphError;
-use smallmind_model::ModelError;
+use smallmind_model::{ErrorClass, ModelError};
 
 /// A measurement that can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -36,4 +36,16 @@ pub enum BenchError {
         /// What is wrong with it.
         why: String,
     },
+}
+
+impl BenchError {
+    /// The kind of the error.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Graph(error) => error.into(),
+            Self::Model(error) => error.class(),
+            Self::Record { .. } => ErrorClass::BadFile,
+            Self::Parameter { .. } | Self::Rival { .. } => ErrorClass::Failed,
+        }
+    }
 }

@@ -17,7 +17,7 @@ use smallmind::profile::report::{Bound, Phase, PhaseKind, RoofLevel, RoofTable};
 use smallmind::profile::roofs::Effort;
 use smallmind::profile::sampling::Samples;
 use smallmind::profile::traffic::{Traffic, traffic};
-use smallmind::profile::{Allocated, Recorder, Roofs, RunTimes};
+use smallmind::profile::{Allocated, Class, Recorder, Roofs, RunTimes};
 use smallmind::simd::IsaKind;
 use smallmind::train::{BatchShape, DropoutDraw, Learner, TrainConfig};
 
@@ -242,12 +242,13 @@ fn elementwise_operations_are_bound_by_what_they_do() {
 }
 
 /// Products with weights in Q8_0 and BF16, the loss among them, have the roofs of those dot products. Norms stay `f32`
-/// in every format and are no reason for the what-if of narrower weights.
+/// in every format and are no reason for a what-if of narrower weights; one is computed for each format that takes fewer
+/// bytes.
 #[test]
 fn narrow_products_stand_under_roofs_of_their_own() {
     let config = ModelConfig { layers: 1, ..preset::find("quickstart").unwrap().config() };
     let model = Model::random(config, 1).unwrap();
-    let flat = RoofLevel { name: "memory".to_owned(), bytes: 1e8, read: 30.0, update: 40.0, values: 40.0 };
+    let flat = RoofLevel { name: "memory".to_owned(), bytes: 1e8, read: 3e3, update: 4e3, values: 4e3 };
     let roofs = RoofTable {
         f32_gflops: 200.0,
         bf16_gflops: Some(400.0),
@@ -261,9 +262,13 @@ fn narrow_products_stand_under_roofs_of_their_own() {
     let shape = BatchShape { sequences: 1, context: 16 };
     let mut batch = Batch::default();
     batch.push_with_targets(&[1; 16], &[2; 16]);
-    for (format, peak, narrows) in
-        [(Format::F32, 200.0, true), (Format::Bf16, 400.0, false), (Format::Q8_0, 800.0, false)]
-    {
+    let [bf16, q8_0, q4_0] = [Alternative::Bf16Weights, Alternative::Q8_0Weights, Alternative::Q4_0Weights];
+    for (format, peak, narrower) in [
+        (Format::F32, 200.0, &[bf16, q8_0, q4_0][..]),
+        (Format::Bf16, 400.0, &[q8_0, q4_0]),
+        (Format::Q8_0, 800.0, &[q4_0]),
+        (Format::Q4_0, 800.0, &[]),
+    ] {
         let packed = model.try_clone().unwrap().pack_as(isa, format).unwrap();
         let weights = packed.weights();
         let graph = architecture::graph(model.config(), Purpose::Evaluation).unwrap();
@@ -285,8 +290,20 @@ fn narrow_products_stand_under_roofs_of_their_own() {
         }
         let norm = phase.operations.iter().find(|o| o.id.operation == "rms_norm").unwrap();
         assert_eq!((norm.kind.weights.as_deref(), norm.roof.peak_gflops), (Some("f32"), 200.0));
-        let what_ifs = &phase.outlook.what_ifs;
-        assert_eq!(what_ifs.iter().any(|w| w.alternative == Alternative::Bf16Weights), narrows, "{format}");
+        let of_weights = phase.outlook.what_ifs.iter().filter(|w| [bf16, q8_0, q4_0].contains(&w.alternative));
+        let found: Vec<Alternative> = of_weights.clone().map(|w| w.alternative).collect();
+        assert_eq!(found, narrower, "{format}");
+        // Products, all of them bound by arithmetic here, get the peak of the other format. Token rows take no time.
+        for what_if in of_weights {
+            let peak_then = if what_if.alternative == bf16 { 400.0 } else { 800.0 };
+            let least = |t: &Traffic, peak: f64| t.flops / peak + t.exponentials / roofs.exp_gops;
+            let products = phase.operations.iter().filter(|o| o.kind.class == Class::Product);
+            let saved =
+                products.map(|o| o.time.seconds * (1.0 - least(&o.traffic, peak_then) / least(&o.traffic, peak)));
+            let total = phase.rate.profiled_seconds;
+            let change = total / (total - saved.sum::<f64>()) - 1.0;
+            assert!((what_if.change - change).abs() < 0.02 * (1.0 + change), "{format}: {what_if:?}, not {change}");
+        }
     }
 }
 

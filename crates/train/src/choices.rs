@@ -57,6 +57,10 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>, TrainError> {
         }
         questions.push(question);
     }
+    if questions.is_empty() {
+        let why = "there is no question in the file".to_owned();
+        return Err(TrainError::Question { path: PathBuf::from(path), line: 1, why });
+    }
     Ok(questions)
 }
 

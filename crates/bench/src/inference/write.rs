@@ -47,6 +47,7 @@ impl Tabled for InferenceRow {
         ("params", 8),
         ("backend", 8),
         ("threads", 7),
+        ("KV", 5),
         ("test", 16),
         ("t/s", 17),
         ("median t/s", 10),
@@ -61,6 +62,7 @@ impl Tabled for InferenceRow {
             format!("{:.2} M", self.model_n_params as f64 / 1e6),
             self.backends.clone(),
             self.n_threads.to_string(),
+            self.type_k.to_owned(),
             self.test().to_string(),
             format!("{:.2} ± {:.2}", self.avg_ts, self.stddev_ts),
             format!("{:.2}", self.median_ts),
@@ -83,13 +85,14 @@ impl Tabled for BatchedRow {
         ("S_TG t/s", 9),
         ("T s", 8),
         ("S t/s", 9),
+        ("KV", 5),
     ];
 
     fn cells(&self) -> Vec<String> {
         let whole = [self.pp, self.tg, self.pl, self.n_kv].map(|n| n.to_string());
         let [t_pp, t_tg, t] = [self.t_pp, self.t_tg, self.t].map(|seconds| format!("{seconds:.3}"));
         let [speed_pp, speed_tg, speed] = [self.speed_pp, self.speed_tg, self.speed].map(|rate| format!("{rate:.2}"));
-        whole.into_iter().chain([t_pp, speed_pp, t_tg, speed_tg, t, speed]).collect()
+        whole.into_iter().chain([t_pp, speed_pp, t_tg, speed_tg, t, speed, self.type_k.to_owned()]).collect()
     }
 }
 
@@ -284,7 +287,7 @@ mod tests {
         assert_eq!((text.lines().count(), text.matches("S_TG t/s").count()), (3, 1), "{text}");
         let markdown = written(InferenceFormat::Markdown, 2);
         assert!(
-            markdown.lines().count() == 4 && markdown.lines().all(|line| line.matches('|').count() == 11),
+            markdown.lines().count() == 4 && markdown.lines().all(|line| line.matches('|').count() == 12),
             "{markdown}"
         );
     }

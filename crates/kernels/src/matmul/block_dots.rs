@@ -11,7 +11,7 @@
 //! for that of activations `quantized`.
 //!
 //! Many rows are multiplied by way of panels: see `block_panels`. For few rows there is one kernel, generic over the
-//! token of dot products, the format and the number of rows, which unpacks weights in registers:
+//! token of dot products, the format and the numbers of rows and of strips, which unpacks weights in registers:
 //!
 //! ```text
 //! for each block
@@ -31,7 +31,7 @@ use std::ptr::null;
 
 #[cfg(target_arch = "x86_64")]
 use smallmind_simd::{Avx2, Avx512, Avx512Vnni};
-use smallmind_simd::{CacheLevel, Int8Dot, Isa, Scalar, WithInt8, prefetch};
+use smallmind_simd::{Int8Dot, Isa, Scalar, WithInt8};
 
 use super::block_panels::{Panel, PanelKernels, STRIPS, Strips, fits_16_bits, line};
 use super::block_strips::strip_words;
@@ -47,6 +47,8 @@ use crate::{Format, Mat, MatMut};
 
 /// Rows of the micro-kernel for few rows, where vectors have registers for them.
 const FEW: usize = 4;
+/// Strips of a tile of a single row. Each is a stream of memory: two are read more slowly (Zen 4: by 2 to 15 %).
+const ONE_ROW_STRIPS: usize = 4;
 /// The fewest rows that are multiplied by way of panels.
 const PANEL_ROWS: usize = 16;
 
@@ -70,8 +72,11 @@ impl<I: Isa> WithInt8<I> for Product<'_> {
         debug_assert!(w.lanes() == I::LANES && w.format().kind() == FormatKind::Blocks, "strips of blocks");
         let kernels = kernels_of::<D>(w.format());
         // A product without depth has no panel.
-        if m < PANEL_ROWS || k == 0 {
-            self.tiles(I::LANES, |x, strips, c, epilogue| {
+        let has_panels = m >= PANEL_ROWS && k > 0;
+        if m == 1 {
+            self.one_row(dot, kernels);
+        } else if !has_panels {
+            self.tiles::<STRIPS>(I::LANES, |x, strips, c, epilogue| {
                 let (base, mut first) = (Tile::<f32>::of_output(&c, epilogue, 0), 0);
                 while first < m {
                     let fitting = kernels.by_rows.iter().find(|(rows, _)| *rows <= m - first);
@@ -88,7 +93,7 @@ impl<I: Isa> WithInt8<I> for Product<'_> {
             });
         } else {
             let mut panel = Panel::new(dot);
-            self.tiles(I::LANES, |x, strips, c, epilogue| {
+            self.tiles::<STRIPS>(I::LANES, |x, strips, c, epilogue| {
                 let x = (x.as_ptr(), x.stride());
                 // SAFETY: the rows are those of `x`, each of `quantized_words(k)` words; the strips are those of the
                 // tile, in this format and packed for `I`.
@@ -99,15 +104,34 @@ impl<I: Isa> WithInt8<I> for Product<'_> {
 }
 
 impl Product<'_> {
+    /// The product of a single row.
+    fn one_row<D: Int8Dot>(self, dot: D, kernels: &Kernels<D>) {
+        let (lanes, [_, (_, narrow)]) = (<D::Isa as Isa>::LANES, kernels.by_rows);
+        self.tiles::<ONE_ROW_STRIPS>(lanes, |x, strips, c, epilogue| {
+            let (x, stride) = (x.as_ptr(), x.stride());
+            let tile = Tile::<f32>::of_output(&c, epilogue, 0).at_rows(&(0..1), null(), 0);
+            // SAFETY: the row has `quantized_words(k)` words; the strips are those of the tile, in this format and packed
+            // for the token. The tile's pointers are those of matrices with one row, as wide as the tile.
+            unsafe {
+                if c.cols() <= STRIPS * lanes {
+                    let Strips { at: [first, second, ..], k } = strips;
+                    narrow(dot, &Factors { x, stride, strips: Strips { at: [first, second], k } }, &tile);
+                } else {
+                    (kernels.one_row)(dot, &Factors { x, stride, strips }, &tile);
+                }
+            }
+        });
+    }
+
     /// Calls `multiply` for each tile: with the activations, the tile's strips, and its window of C and the epilogue.
     #[inline(always)]
-    fn tiles(self, lanes: usize, mut multiply: impl FnMut(Mat, Strips, MatMut, &Epilogue)) {
+    fn tiles<const V: usize>(self, lanes: usize, mut multiply: impl FnMut(Mat, Strips<V>, MatMut, &Epilogue)) {
         let Self { x, w, mut c, epilogue } = self;
-        let (n, k, width) = (c.cols(), w.rows(), STRIPS * lanes);
+        let (n, k, width) = (c.cols(), w.rows(), V * lanes);
         let (strip, rows) = (strip_words(w.format(), lanes, k), 0..c.rows());
         for start in (0..n).step_by(width) {
             let columns = start..(start + width).min(n);
-            // Where there is no second strip, the first is computed twice and written once.
+            // Where there are fewer strips, the last is computed several times and written once.
             let last = columns.len().div_ceil(lanes) - 1;
             let at =
                 std::array::from_fn(|v| w.words().as_ptr().wrapping_add((start / lanes + v.min(last)) * strip).cast());
@@ -117,33 +141,33 @@ impl Product<'_> {
     }
 }
 
-/// The factors of a tile.
-struct Factors {
+/// The factors of a tile of `V` strips.
+struct Factors<const V: usize> {
     /// The first row of quantized activations, in words.
     x: *const f32,
     /// Words from row to row.
     stride: usize,
-    strips: Strips,
+    strips: Strips<V>,
 }
 
-/// A micro-kernel of some number of rows.
+/// A micro-kernel of some number of rows and of `V` strips.
 ///
 /// # Safety
 /// The kernel's rows of activations and the strips must be valid for reads over the depth, the tile's pointers as for
 /// [`KernelFn`](super::tile::KernelFn).
-type KernelFn<D> = unsafe fn(D, &Factors, &Tile<f32>);
+type KernelFn<D, const V: usize> = unsafe fn(D, &Factors<V>, &Tile<f32>);
 
 /// The micro-kernel of `R` rows.
 ///
 /// # Safety
 /// As [`KernelFn`].
-unsafe fn kernel<D: Int8Dot, S: Strip, const R: usize>(dot: D, factors: &Factors, tile: &Tile<f32>) {
+unsafe fn kernel<D: Int8Dot, S: Strip, const R: usize, const V: usize>(dot: D, factors: &Factors<V>, tile: &Tile<f32>) {
     dot.vectorize(
         #[inline(always)]
         || {
             // SAFETY: factors and tile are valid for R rows, which is all that both functions demand.
             unsafe {
-                let sums = multiply::<D, S, R>(dot, factors);
+                let sums = multiply::<D, S, R, V>(dot, factors);
                 write(dot.isa(), tile, &sums);
             }
         },
@@ -151,30 +175,31 @@ unsafe fn kernel<D: Int8Dot, S: Strip, const R: usize>(dot: D, factors: &Factors
 }
 
 /// The sums of a tile: a vector for each row and strip.
-type Sums<D, const R: usize> = [[<<D as Int8Dot>::Isa as Isa>::F32; STRIPS]; R];
+type Sums<D, const R: usize, const V: usize> = [[<<D as Int8Dot>::Isa as Isa>::F32; V]; R];
 
 /// The sums of a tile over all blocks.
 ///
 /// # Safety
 /// As [`KernelFn`].
 #[inline(always)]
-unsafe fn multiply<D: Int8Dot, S: Strip, const R: usize>(dot: D, factors: &Factors) -> Sums<D, R> {
+unsafe fn multiply<D: Int8Dot, S: Strip, const R: usize, const V: usize>(
+    dot: D,
+    factors: &Factors<V>,
+) -> Sums<D, R, V> {
     let (isa, strips) = (dot.isa(), &factors.strips);
     let lanes = <D::Isa as Isa>::LANES;
     let (groups, per_block) = (strips.k / GROUP, S::FORMAT.block().elements / GROUP);
-    let mut sums = [[isa.zero(); STRIPS]; R];
-    // One row reads each weight once, so that it waits for memory. Where the next strip begins the prefetchers of the
-    // CPU begin anew.
-    let next = strips.next::<S>(lanes);
+    let mut sums = [[isa.zero(); V]; R];
     for block in 0..groups / per_block {
         // SAFETY: the block is one of the strips'.
         let (scales, halves) = unsafe { strips.block::<_, S>(isa, block) };
         let of_block = OfBlock { scales, halves };
         for in_block in 0..per_block {
             let number = block * per_block + in_block;
+            // One row reads each weight once, so that it waits for memory.
             if R == 1 {
-                strips.prefetch_group::<S>(next, number, lanes);
-                scales.iter().for_each(|scales| prefetch(scales.wrapping_add(next), CacheLevel::Second));
+                strips.prefetch_ahead::<S>(number, lanes);
+                strips.prefetch_scales::<S>(scales, block, in_block, lanes);
             }
             let row = RowLayout::of(strips.k);
             let group = Group { dot, factors, row, number, in_block, of_block: &of_block, format: PhantomData::<S> };
@@ -186,35 +211,35 @@ unsafe fn multiply<D: Int8Dot, S: Strip, const R: usize>(dot: D, factors: &Facto
 }
 
 /// The scales of a block in each strip of a tile.
-struct OfBlock<F> {
+struct OfBlock<F, const V: usize> {
     /// Where they begin.
-    scales: [*const u8; STRIPS],
+    scales: [*const u8; V],
     /// Their floats.
-    halves: [[F; 2]; STRIPS],
+    halves: [[F; 2]; V],
 }
 
 /// A group of 32 elements of the depth.
-struct Group<'a, D: Int8Dot, S> {
+struct Group<'a, D: Int8Dot, S, const V: usize> {
     dot: D,
-    factors: &'a Factors,
+    factors: &'a Factors<V>,
     row: RowLayout,
     /// Its number in the depth.
     number: usize,
     /// Its number in its block.
     in_block: usize,
-    of_block: &'a OfBlock<<D::Isa as Isa>::F32>,
+    of_block: &'a OfBlock<<D::Isa as Isa>::F32, V>,
     format: PhantomData<S>,
 }
 
 /// # Safety
 /// For all functions: as [`KernelFn`]; the group is one of the depth's, and `of_block` has the scales of its block.
-impl<D: Int8Dot, S: Strip> Group<'_, D, S> {
+impl<D: Int8Dot, S: Strip, const V: usize> Group<'_, D, S, V> {
     /// Whether a sub-block is half a group.
     const IS_HALVED: bool = S::SUB < GROUP;
 
     /// Adds the products of the group to the sums.
     #[inline(always)]
-    unsafe fn multiply<const R: usize>(&self, sums: &mut Sums<D, R>) {
+    unsafe fn multiply<const R: usize>(&self, sums: &mut Sums<D, R, V>) {
         // SAFETY: as the caller guarantees.
         unsafe {
             if const { fits_16_bits::<S>() } {
@@ -228,7 +253,7 @@ impl<D: Int8Dot, S: Strip> Group<'_, D, S> {
     }
 
     #[inline(always)]
-    unsafe fn multiply_with<A: Adder<D>, const R: usize>(&self, sums: &mut Sums<D, R>) {
+    unsafe fn multiply_with<A: Adder<D>, const R: usize>(&self, sums: &mut Sums<D, R, V>) {
         // The pairs are called one by one: which shifts unpack one must be known when this is compiled.
         // SAFETY: as the caller guarantees.
         unsafe {
@@ -274,19 +299,19 @@ impl<D: Int8Dot, S: Strip> Group<'_, D, S> {
 
     /// The sums of a sub-block without products.
     #[inline(always)]
-    unsafe fn start<A: Adder<D>, const R: usize>(&self, half: usize) -> [[A::Sum; STRIPS]; R] {
+    unsafe fn start<A: Adder<D>, const R: usize>(&self, half: usize) -> [[A::Sum; V]; R] {
         // SAFETY: as the caller guarantees.
         std::array::from_fn(
             #[inline(always)]
-            |r| [A::begin(self.dot, unsafe { self.offset::<A>(r, half) }); STRIPS],
+            |r| [A::begin(self.dot, unsafe { self.offset::<A>(r, half) }); V],
         )
     }
 
     /// Adds the products of a pair of quads.
     #[inline(always)]
-    unsafe fn pair<A: Adder<D>, const R: usize>(&self, pair: usize, dots: &mut [[A::Sum; STRIPS]; R]) {
+    unsafe fn pair<A: Adder<D>, const R: usize>(&self, pair: usize, dots: &mut [[A::Sum; V]; R]) {
         let (dot, factors) = (self.dot, self.factors);
-        let mut w = [[dot.splat_quad(0); 2]; STRIPS];
+        let mut w = [[dot.splat_quad(0); 2]; V];
         for (v, w) in w.iter_mut().enumerate() {
             // SAFETY: the group is one of the strips'.
             *w = unsafe { factors.strips.pair::<D, S, A>(dot, v, self.number, pair) };
@@ -308,12 +333,12 @@ impl<D: Int8Dot, S: Strip> Group<'_, D, S> {
     unsafe fn finish<A: Adder<D>, const R: usize>(
         &self,
         half: usize,
-        dots: &[[A::Sum; STRIPS]; R],
-        sums: &mut Sums<D, R>,
+        dots: &[[A::Sum; V]; R],
+        sums: &mut Sums<D, R, V>,
     ) {
         let isa = self.dot.isa();
         let sub = if Self::IS_HALVED { 2 * self.in_block + half } else { self.in_block };
-        for v in 0..STRIPS {
+        for v in 0..V {
             // SAFETY: these are the scales of the block.
             let [scale_w, drop] = unsafe { line::<_, S>(isa, self.of_block.scales[v], self.of_block.halves[v], sub) };
             for r in 0..R {
@@ -334,17 +359,20 @@ impl<D: Int8Dot, S: Strip> Group<'_, D, S> {
 /// The kernels of a format.
 struct Kernels<D: Int8Dot> {
     format: Format,
-    /// Rows and the kernel for them, the most rows first.
-    by_rows: [(usize, KernelFn<D>); 2],
+    /// Rows and the kernel for them, the most rows first; the last one is for a single row.
+    by_rows: [(usize, KernelFn<D, STRIPS>); 2],
+    /// The kernel for a single row of an output that is wide enough.
+    one_row: KernelFn<D, ONE_ROW_STRIPS>,
     panels: PanelKernels<D>,
 }
 
 impl<D: Int8Dot> Kernels<D> {
     /// The kernels for up to `most` rows at once.
     const fn of<S: Strip>(most: usize) -> Self {
-        let one = (1, kernel::<D, S, 1> as KernelFn<D>);
-        let few = if most < FEW { one } else { (FEW, kernel::<D, S, FEW> as KernelFn<D>) };
-        Self { format: S::FORMAT, by_rows: [few, one], panels: PanelKernels::of::<S>(most) }
+        let one = (1, kernel::<D, S, 1, STRIPS> as KernelFn<D, STRIPS>);
+        let few = if most < FEW { one } else { (FEW, kernel::<D, S, FEW, STRIPS> as KernelFn<D, STRIPS>) };
+        let one_row = kernel::<D, S, 1, ONE_ROW_STRIPS>;
+        Self { format: S::FORMAT, by_rows: [few, one], one_row, panels: PanelKernels::of::<S>(most) }
     }
 
     const fn all(most: usize) -> [Self; 13] {

@@ -33,6 +33,8 @@ use crate::blocks::strip::{GROUP, QUADS, Strip, scale_bytes, vectors};
 pub(super) const STRIPS: usize = 2;
 /// Bytes of a cache line.
 const LINE: usize = 64;
+/// How far ahead a single row prefetches each strip, in bytes; see `one_row`.
+const AHEAD: usize = 2048;
 /// Elements of the depth that a panel holds: whole blocks of every format. With vectors of 512 bits its bytes take
 /// 32 KiB.
 const DEPTH: usize = 1024;
@@ -44,20 +46,48 @@ const SHORTEST: usize = 16;
 /// The vectors of floats of a token of dot products.
 type F32<D> = <<D as Int8Dot>::Isa as Isa>::F32;
 
-/// The strips of a tile.
+/// The strips of a tile, `V` of them side by side.
 #[derive(Clone, Copy)]
-pub(super) struct Strips {
+pub(super) struct Strips<const V: usize = STRIPS> {
     /// Where each begins.
-    pub at: [*const u8; STRIPS],
+    pub at: [*const u8; V],
     /// Depth in elements, whole blocks.
     pub k: usize,
 }
 
-impl Strips {
+impl<const V: usize> Strips<V> {
     /// Bytes from the strips of this tile to those of the next, which follow them.
     #[inline(always)]
     pub fn next<S: Strip>(&self, lanes: usize) -> usize {
-        STRIPS * strip_words(S::FORMAT, lanes, self.k) * size_of::<f32>()
+        V * strip_words(S::FORMAT, lanes, self.k) * size_of::<f32>()
+    }
+
+    /// Prefetches the group that is [`AHEAD`] bytes behind this one, in each strip. Behind the last group of these
+    /// strips are those of the next tile.
+    #[inline(always)]
+    pub fn prefetch_ahead<S: Strip>(&self, group: usize, lanes: usize) {
+        let bytes = vectors::<S>() * 4 * lanes;
+        let (groups, ahead) = (self.k / GROUP, group + (AHEAD / bytes).max(1));
+        let to_next = if ahead < groups { 0 } else { self.next::<S>(lanes) - groups * bytes };
+        for strip in self.at {
+            for at in (0..bytes).step_by(LINE) {
+                prefetch(strip.wrapping_add(to_next + ahead * bytes + at), CacheLevel::Second);
+            }
+        }
+    }
+
+    /// Prefetches a line of the scales of a later block, as group `in_block` of a block is multiplied.
+    #[inline(always)]
+    pub fn prefetch_scales<S: Strip>(&self, scales: [*const u8; V], block: usize, in_block: usize, lanes: usize) {
+        let per_block = S::FORMAT.block().elements / GROUP;
+        let (bytes, blocks) = (scale_bytes::<S>() * lanes, self.k / GROUP / per_block);
+        let later = (AHEAD / (per_block * vectors::<S>() * 4 * lanes)).max(1);
+        let to_next = if block + later < blocks { 0 } else { self.next::<S>(lanes) - blocks * bytes };
+        if in_block * LINE < bytes {
+            for scales in scales {
+                prefetch(scales.wrapping_add(to_next + later * bytes + in_block * LINE), CacheLevel::Second);
+            }
+        }
     }
 
     /// Prefetches a group of each strip of the next tile.
@@ -76,9 +106,9 @@ impl Strips {
     /// # Safety
     /// The strips are readable, packed for vectors of the token, and `block` is one of theirs.
     #[inline(always)]
-    pub unsafe fn block<I: Isa, S: Strip>(&self, isa: I, block: usize) -> ([*const u8; STRIPS], [[I::F32; 2]; STRIPS]) {
+    pub unsafe fn block<I: Isa, S: Strip>(&self, isa: I, block: usize) -> ([*const u8; V], [[I::F32; 2]; V]) {
         let mut scales = self.at;
-        let mut halves = [[isa.zero(); 2]; STRIPS];
+        let mut halves = [[isa.zero(); 2]; V];
         for (scales, halves) in scales.iter_mut().zip(&mut halves) {
             // SAFETY: a strip has the codes of all groups, then the scales of all blocks. The scales of a block begin
             // with HALVES floats for each lane, at an even address.
@@ -128,7 +158,7 @@ impl Strips {
     /// # Safety
     /// As for [`pair`](Self::pair).
     #[inline(always)]
-    unsafe fn unpack_pair<D, S, A>(&self, dot: D, group: usize, pair: usize, to: &mut [[D::Bytes; STRIPS]; 2])
+    unsafe fn unpack_pair<D, S, A>(&self, dot: D, group: usize, pair: usize, to: &mut [[D::Bytes; V]; 2])
     where
         D: Int8Dot,
         S: Strip,

@@ -9,6 +9,7 @@ use smallmind_kernels::attention::CacheFormat;
 
 use super::operation::{Bound, Operation, Pass};
 use super::phase::Phase;
+use super::roof_table::RoofTable;
 use crate::Class;
 use crate::traffic::Traffic;
 
@@ -16,6 +17,8 @@ use crate::traffic::Traffic;
 const QUANTIZED: CacheFormat = CacheFormat::Q8_0;
 /// The least change of the rate, as a share, of a step of the roadmap.
 const MILESTONE: f64 = 0.005;
+/// Rows of this many weights are whole pairs, as those of nearly all models are.
+const PAIR: usize = 2;
 /// The most steps of the roadmap.
 const MILESTONES: usize = 8;
 /// The least change of the rate, as a share, that is advice.
@@ -27,8 +30,12 @@ const UNBALANCED: f64 = 0.02;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Alternative {
-    /// Weights that are `f32` now would take half of the bytes.
+    /// Weights that take more bytes now would be `bf16`.
     Bf16Weights,
+    /// Weights that take more bytes now would be `q8_0`.
+    Q8_0Weights,
+    /// Weights that take more bytes now would be `q4_0`.
+    Q4_0Weights,
     /// Keys and values that take more bytes now would be `q8_0`.
     QuantizedCache,
     /// The sequence is twice as long.
@@ -137,7 +144,8 @@ impl Phase {
 /// Whether an alternative is another format of what is stored.
 fn is_format(alternative: Alternative) -> bool {
     match alternative {
-        Alternative::Bf16Weights | Alternative::QuantizedCache => true,
+        Alternative::Bf16Weights | Alternative::Q8_0Weights | Alternative::Q4_0Weights => true,
+        Alternative::QuantizedCache => true,
         Alternative::TwiceTheContext | Alternative::Balance => false,
         Alternative::Threads { .. } | Alternative::Roofs => false,
     }
@@ -148,7 +156,8 @@ fn is_format(alternative: Alternative) -> bool {
 fn is_design(alternative: Alternative) -> bool {
     match alternative {
         Alternative::TwiceTheContext | Alternative::Balance => true,
-        Alternative::Bf16Weights | Alternative::QuantizedCache => false,
+        Alternative::Bf16Weights | Alternative::Q8_0Weights | Alternative::Q4_0Weights => false,
+        Alternative::QuantizedCache => false,
         Alternative::Threads { .. } | Alternative::Roofs => false,
     }
 }
@@ -162,18 +171,36 @@ fn seconds_with(operation: &Operation, traffic: &Traffic) -> f64 {
 }
 
 /// Alternatives that change the work of operations.
-const CHANGES: [Alternative; 3] = [Alternative::Bf16Weights, Alternative::QuantizedCache, Alternative::TwiceTheContext];
+const CHANGES: [Alternative; 2] = [Alternative::QuantizedCache, Alternative::TwiceTheContext];
 
-/// The work of `operation` under an alternative; none if it stays the same.
+/// Formats of weights that are an alternative to those that take more bytes.
+const FORMATS: [(Alternative, Format); 3] = [
+    (Alternative::Bf16Weights, Format::Bf16),
+    (Alternative::Q8_0Weights, Format::Q8_0),
+    (Alternative::Q4_0Weights, Format::Q4_0),
+];
+
+/// The work of `operation` with its weight in another format; none if it has no weight, or one that takes no more bytes
+/// or has rows of several formats. Where the arithmetic of the format has another peak, the operations are counted as so
+/// many at the present peak as take the same time.
+fn with_weights(operation: &Operation, then: Format, roofs: &RoofTable) -> Option<Traffic> {
+    let (t, kind) = (operation.traffic, &operation.kind);
+    let now = kind.weights.as_deref().and_then(Format::from_name)?;
+    let bytes = |format: Format| format.block().bytes as f64 / format.block().elements as f64;
+    let is_read = operation.id.pass == Pass::Forward && kind.class.has_narrow_weights();
+    if !is_read || bytes(then) >= bytes(now) {
+        return None;
+    }
+    let slowness =
+        if kind.class == Class::Product { operation.roof.peak_gflops / roofs.peak_of(then, PAIR) } else { 1.0 };
+    Some(Traffic { weights: t.weights * bytes(then) / bytes(now), flops: t.flops * slowness, ..t })
+}
+
+/// The work of `operation` under one of [`CHANGES`]; none if it stays the same.
 fn changed(operation: &Operation, alternative: Alternative) -> Option<Traffic> {
     let t = operation.traffic;
     let kind = &operation.kind;
     match alternative {
-        Alternative::Bf16Weights => {
-            let reads = operation.id.pass == Pass::Forward && kind.class.has_narrow_weights();
-            let is_f32 = kind.weights.as_deref() == Some(Format::F32.name());
-            (reads && is_f32).then_some(Traffic { weights: t.weights / 2.0, ..t })
-        }
         Alternative::QuantizedCache => {
             let now = kind.cache.as_deref().map_or(Some(CacheFormat::F32), CacheFormat::from_name)?;
             // The bytes of as many columns as make a block.
@@ -187,6 +214,7 @@ fn changed(operation: &Operation, alternative: Alternative) -> Option<Traffic> {
             kv_read: 2.0 * t.kv_read,
             ..t
         }),
+        Alternative::Bf16Weights | Alternative::Q8_0Weights | Alternative::Q4_0Weights => None,
         Alternative::Balance | Alternative::Threads { .. } | Alternative::Roofs => None,
     }
 }
@@ -206,7 +234,7 @@ pub(super) fn of_operation(operation: &Operation, total: f64) -> Vec<(Alternativ
 
 /// The phase's alternatives. `threads` holds other numbers of threads than `now`, each with its measured seconds per
 /// token.
-pub(super) fn what_ifs(phase: &Phase, threads: &[(usize, f64)], now: usize) -> Vec<WhatIf> {
+pub(super) fn what_ifs(phase: &Phase, roofs: &RoofTable, threads: &[(usize, f64)], now: usize) -> Vec<WhatIf> {
     let total = phase.rate.profiled_seconds;
     let of = |alternative: Alternative, seconds: f64, base: f64, by: Evidence| WhatIf {
         alternative,
@@ -216,13 +244,15 @@ pub(super) fn what_ifs(phase: &Phase, threads: &[(usize, f64)], now: usize) -> V
     };
     let computed = |alternative: Alternative, seconds: f64| of(alternative, seconds, total, Evidence::Computed);
     let mut found = vec![];
-    for alternative in CHANGES {
-        let difference = |o: &Operation| Some(seconds_with(o, &changed(o, alternative)?) - o.time.seconds);
+    let mut change = |alternative, work: &dyn Fn(&Operation) -> Option<Traffic>| {
+        let difference = |o: &Operation| Some(seconds_with(o, &work(o)?) - o.time.seconds);
         let differences: Vec<f64> = phase.operations.iter().filter_map(difference).collect();
         if !differences.is_empty() {
             found.push(computed(alternative, total + differences.iter().sum::<f64>()));
         }
-    }
+    };
+    FORMATS.iter().for_each(|(alternative, format)| change(*alternative, &|o| with_weights(o, *format, roofs)));
+    CHANGES.iter().for_each(|alternative| change(*alternative, &|o| changed(o, *alternative)));
     if phase.time.waiting > 0.0 {
         found.push(computed(Alternative::Balance, total - phase.time.waiting));
     }

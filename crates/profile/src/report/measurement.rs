@@ -100,7 +100,7 @@ impl Measurement<'_> {
         self.fill_times(&mut phase, &quiet, &runs);
         finish(&mut phase, roofs);
         let threads = self.plans.first().map_or(1, |runs| runs.plan.threads());
-        phase.outlook.what_ifs = advice::what_ifs(&phase, &self.threads, threads);
+        phase.outlook.what_ifs = advice::what_ifs(&phase, roofs, &self.threads, threads);
         phase.outlook.roadmap = advice::roadmap(&phase);
         let away = |i: usize| (self.samples.on[i] - phase.rate.profiled_seconds * self.tokens).abs();
         let middle = quiet.iter().min_by(|a, b| away(**a).total_cmp(&away(**b)));

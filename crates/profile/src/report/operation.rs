@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use smallmind_graph::{Batch, Node, Phase, Plan};
-use smallmind_kernels::matmul::are_bf16_pairs;
-use smallmind_kernels::{Format, FormatKind};
+use smallmind_kernels::Format;
 
 use super::RoofTable;
 use crate::Class;
@@ -249,15 +248,10 @@ fn peak_gflops(plan: &Plan, node: &Node, roofs: &RoofTable) -> f64 {
     let Some(layout) = weight.zip(plan.storage()).map(|(id, storage)| storage.get(id)) else {
         return roofs.f32_gflops;
     };
-    let rate = |format: Format| match format.kind() {
-        FormatKind::Blocks => roofs.int8_gops,
-        FormatKind::Single | FormatKind::Half(_) if are_bf16_pairs(format, layout.shape[1]) => roofs.bf16_gflops,
-        FormatKind::Single | FormatKind::Half(_) => None,
-    };
-    // How many times slower each row is than one of `f32`.
-    let slowness = |format: Format| rate(format).map_or(1.0, |rate| roofs.f32_gflops / rate);
-    let all = layout.segments.iter().map(|segment| segment.rows.len() as f64 * slowness(segment.format)).sum::<f64>();
-    roofs.f32_gflops / (all / layout.shape[0].max(1) as f64)
+    // The inverse of the mean of what a row takes.
+    let peak = |format: Format| roofs.peak_of(format, layout.shape[1]);
+    let all = layout.segments.iter().map(|segment| segment.rows.len() as f64 / peak(segment.format)).sum::<f64>();
+    layout.shape[0].max(1) as f64 / all
 }
 
 /// Bytes that every run reads or writes: parameters, also gradients and moments if these are written, the tokens in the

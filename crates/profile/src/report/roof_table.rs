@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use smallmind_graph::{GraphError, Pool};
+use smallmind_kernels::matmul::are_bf16_pairs;
+use smallmind_kernels::{Format, FormatKind};
 use smallmind_simd::IsaKind;
 
 use crate::Roofs;
@@ -99,6 +101,16 @@ impl RoofTable {
         }
         self.entry_ns = self.entry_ns.min(other.entry_ns);
         self.barrier_ns = self.barrier_ns.min(other.barrier_ns);
+    }
+
+    /// The peak of products with rows of `k` weights in `format`: GFLOP/s.
+    pub(super) fn peak_of(&self, format: Format, k: usize) -> f64 {
+        let peak = match format.kind() {
+            FormatKind::Blocks => self.int8_gops,
+            FormatKind::Single | FormatKind::Half(_) if are_bf16_pairs(format, k) => self.bf16_gflops,
+            FormatKind::Single | FormatKind::Half(_) => None,
+        };
+        peak.unwrap_or(self.f32_gflops)
     }
 
     /// The bandwidth of a working set of `bytes`, interpolated between the two levels nearest in size: GB/s. `rate`

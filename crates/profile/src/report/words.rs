@@ -96,7 +96,9 @@ pub(super) fn cache_format(subject: &Subject) -> String {
 /// An alternative of the whole phase.
 pub(super) fn what_if(what_if: &WhatIf) -> String {
     match what_if.alternative {
-        Alternative::Bf16Weights => "weights in bf16 instead of f32".to_owned(),
+        Alternative::Bf16Weights => "weights in bf16".to_owned(),
+        Alternative::Q8_0Weights => "weights in q8_0".to_owned(),
+        Alternative::Q4_0Weights => "weights in q4_0".to_owned(),
         Alternative::QuantizedCache => "key-value cache in q8_0".to_owned(),
         Alternative::TwiceTheContext => "twice the context".to_owned(),
         Alternative::Balance => "perfect balance: no worker waits".to_owned(),
@@ -117,6 +119,8 @@ fn of_one_operation(alternative: Alternative) -> String {
     match alternative {
         Alternative::Balance => "perfect balance".to_owned(),
         Alternative::Bf16Weights
+        | Alternative::Q8_0Weights
+        | Alternative::Q4_0Weights
         | Alternative::QuantizedCache
         | Alternative::TwiceTheContext
         | Alternative::Threads { .. }

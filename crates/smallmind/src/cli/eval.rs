@@ -14,7 +14,7 @@ use smallmind::train::{
     divergence, evaluate_text, is_run, read_corpus, read_questions,
 };
 
-use super::failure::Outcome;
+use super::failure::{Outcome, usage};
 use super::models::{ModelArg, WeightsArg, cache_format_parser};
 use super::progress::Bar;
 use super::settings::Settings;
@@ -47,20 +47,27 @@ pub struct Eval {
     #[command(flatten)]
     weights: WeightsArg,
     /// The format of the model's key-value cache, which --against and --choices read through. The other model's is f32
-    #[arg(long = "kv", value_name = "FORMAT", value_parser = cache_format_parser(), ignore_case = true,
-          default_value = CacheFormat::F32.name())]
-    cache_format: CacheFormat,
+    /// [default: f32]
+    #[arg(long = "kv", value_name = "FORMAT", value_parser = cache_format_parser(), ignore_case = true)]
+    cache_format: Option<CacheFormat>,
 }
 
 impl Eval {
     pub(super) fn run(self, settings: &Settings) -> Outcome {
+        if self.cache_format.is_some() && self.against.is_none() && self.choices.is_none() {
+            return Err(usage(
+                "--kv is for --against and --choices, which read through the key-value cache; the loss of a whole text \
+                 has none",
+            ));
+        }
+        let cache_format = self.cache_format.unwrap_or(CacheFormat::F32);
         let isa = settings.isa()?;
         interrupt::end_on_signal(interrupt::Makes::Text)?;
         let questions = self.choices.as_deref().map(read_questions).transpose()?;
         let (model, tokenizer) = self.model.open_packed(isa, self.weights.weights)?;
         let model = Arc::new(model);
         if let Some(questions) = questions {
-            return choose(&model, &tokenizer, &questions, self.cache_format, settings);
+            return choose(&model, &tokenizer, &questions, cache_format, settings);
         }
         let reference = self
             .against
@@ -75,7 +82,7 @@ impl Eval {
         };
         let max_context = self.context.map_or(shorter.context, |context| context as usize);
         shorter.check_context(max_context)?;
-        let how = EvaluateSettings { threads: settings.threads(), max_context, cache_format: self.cache_format };
+        let how = EvaluateSettings { threads: settings.threads(), max_context, cache_format };
         let bar = Bar::new(0, "{bar:24} {percent:>3}%  {pos}/{len} tokens  {eta} left");
         let mut progress = |done, total| {
             bar.set_length(total as u64);
@@ -113,7 +120,7 @@ impl Eval {
             if let Some(d) = divergence {
                 document["against"] = json!({
                     "model": self.against, "kl_mean": d.mean, "kl_99": d.percentile_99, "kl_max": d.max,
-                    "same_top": d.same_top, "loss": d.reference_loss, "loss_difference": d.loss - d.reference_loss,
+                    "same_top": d.same_top, "own_loss": d.loss, "loss": d.reference_loss, "loss_difference": d.loss - d.reference_loss,
                     "perplexity_ratio": (d.loss - d.reference_loss).exp(), "tokens": d.tokens,
                 });
             }
@@ -127,6 +134,10 @@ impl Eval {
             units::grouped(evaluation.tokens as u64),
         ))?;
         if let Some(d) = divergence {
+            if let Some(format) = self.cache_format.filter(|format| *format != CacheFormat::F32) {
+                let (name, loss) = (format!("with {format}"), d.loss);
+                output::print(&format!("{name:14} loss {loss:.4}, perplexity {:.3} through the cache\n", loss.exp()))?;
+            }
             output::print(&format!(
                 "reference      loss {:.4}, perplexity {:.3}\n\
                  difference     loss {:+.4}, perplexity x {:.4}\n\

@@ -153,8 +153,13 @@ fn advice(cause: &(dyn std::error::Error + 'static), verb: &str) -> Option<Strin
             "train" => "lower --train.batch or --model.context, or train a smaller model",
             "generate" | "chat" | "eval" | "inspect" => "lower --context, use fewer bits of --kv or a smaller model",
             "new" => "choose a smaller preset",
+            "profile" => "lower --depth or --prompt-tokens, use fewer bits of --kv or a smaller model",
+            "bench" => "ask for fewer tokens or sequences, use fewer bits of --kv or a smaller model",
             _ => "use a smaller model",
         },
+        _ if graph_error(cause).is_some_and(|error| matches!(error, GraphError::Range { .. })) => {
+            "name another format in --weights"
+        }
         _ => return None,
     };
     Some(advice.to_owned())
@@ -201,16 +206,16 @@ fn chat_advice(error: &ChatError) -> Option<&'static str> {
 
 /// The error of a model that `cause` is or holds.
 fn model_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a ModelError> {
-    match cause.downcast_ref::<TrainError>() {
-        Some(TrainError::Model(error)) => Some(error),
+    match (cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(TrainError::Model(error)), _) | (_, Some(BenchError::Model(error))) => Some(error),
         _ => cause.downcast_ref(),
     }
 }
 
 /// The error of a graph that `cause` is or holds.
 fn graph_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a GraphError> {
-    match model_error(cause) {
-        Some(ModelError::Graph(error)) => Some(error),
+    match (model_error(cause), cause.downcast_ref()) {
+        (Some(ModelError::Graph(error)), _) | (_, Some(BenchError::Graph(error))) => Some(error),
         _ => cause.downcast_ref(),
     }
 }
@@ -241,9 +246,6 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if cause.is::<IsaError>() {
         return Some(2);
     }
-    if let Some(BenchError::Record { .. }) = cause.downcast_ref::<BenchError>() {
-        return Some(3);
-    }
     class_of(cause).map(|class| match class {
         ErrorClass::Failed => 1,
         ErrorClass::Usage => 2,
@@ -262,9 +264,11 @@ fn class_of(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorClass> {
     let chat = || cause.downcast_ref().map(ChatError::class);
     let data = || cause.downcast_ref().map(DataError::class);
     let hub = || cause.downcast_ref().map(hub_class);
+    let bench = || cause.downcast_ref().map(BenchError::class);
     let train = cause.downcast_ref().map(TrainError::class);
     train
         .or_else(hub)
+        .or_else(bench)
         .or_else(data)
         .or_else(chat)
         .or_else(model)
@@ -290,6 +294,7 @@ mod tests {
         assert_eq!(code(anyhow::anyhow!("anything else")), 1);
         assert_eq!(code(GraphError::OutOfMemory { bytes: 1 }.into()), 4);
         assert_eq!(code(ModelError::from(GraphError::OutOfMemory { bytes: 1 }).into()), 4);
+        assert_eq!(code(BenchError::from(GraphError::OutOfMemory { bytes: 1 }).into()), 4);
         assert_eq!(code(IsaError::Unknown("x".into()).into()), 2);
         assert_eq!(code("hf:".parse::<smallmind::hub::ModelName>().unwrap_err().into()), 2);
         assert_eq!(code(HubError::Absent { name: String::new(), searched: vec![] }.into()), 3);
@@ -309,6 +314,7 @@ mod tests {
         for (verb, word) in [("new", "preset"), ("train", "--train.batch"), ("eval", "--context"), ("bench", "model")] {
             assert!(said(out_of_memory().into(), verb).contains(word), "{verb}");
             assert!(said(ModelError::from(out_of_memory()).into(), verb).contains(word), "{verb}");
+            assert!(said(BenchError::from(ModelError::from(out_of_memory())).into(), verb).contains(word), "{verb}");
             let nested = anyhow::Error::new(TrainError::from(ModelError::from(out_of_memory()))).context("at work");
             assert!(said(nested, verb).contains(word), "{verb}");
         }

@@ -238,7 +238,7 @@ impl Generated {
             "finish": finish,
             "stop": stop,
             "seed": seed,
-            "lookup": looks_up.then(|| lookup::document(self.generation.tokens, &self.generation.lookup)),
+            "lookup": looks_up.then(|| lookup::document(&self.generation.lookup)),
             "prefill_tokens_per_second": self.prefill_rate(),
             "decode_tokens_per_second": self.decode_rate(),
             "allocations_per_token": self.allocations_per_token,
@@ -246,7 +246,7 @@ impl Generated {
     }
 
     fn lookup(&self) -> String {
-        lookup::sentence(self.generation.tokens, &self.generation.lookup)
+        lookup::sentence(&self.generation.lookup)
     }
 
     fn speed(&self) -> String {

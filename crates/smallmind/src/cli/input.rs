@@ -19,6 +19,9 @@ const MOST_BYTES: u64 = 1 << 30;
 /// The text of a file, or of standard input if `path` is `-`, without a byte-order mark. It may be empty and must be
 /// UTF-8.
 pub fn read(path: &Path) -> anyhow::Result<String> {
+    if path.is_dir() {
+        return Err(bad_file(format!("{}: this is a folder: name a text file in it", path.display())));
+    }
     let mut bytes = Vec::new();
     let (name, read) = if path.as_os_str() == STDIN {
         ("standard input".to_owned(), std::io::stdin().lock().take(MOST_BYTES + 1).read_to_end(&mut bytes))

@@ -28,7 +28,11 @@ pub struct LookupArg {
 
 /// A file that is no standard input, which has the prompt or the conversation.
 fn file(name: &str) -> Result<PathBuf, String> {
-    if name == STDIN { Err("it must be a file, not standard input".to_owned()) } else { Ok(name.into()) }
+    match name {
+        STDIN => Err("it must be a file, not standard input".to_owned()),
+        "" => Err("it must be the name of a file".to_owned()),
+        _ => Ok(name.into()),
+    }
 }
 
 impl LookupArg {
@@ -73,29 +77,29 @@ impl LookupArg {
     }
 }
 
-/// Tokens for each run of the model.
-fn tokens_per_run(tokens: usize, counts: &LookupCounts) -> f64 {
-    tokens as f64 / counts.runs.max(1) as f64
+/// Tokens for each run of the model, one that ends the text counted.
+fn tokens_per_run(counts: &LookupCounts) -> f64 {
+    (counts.runs + counts.accepted) as f64 / counts.runs.max(1) as f64
 }
 
-/// What came of the drafts of a text with so many tokens, in words.
-pub fn sentence(tokens: usize, counts: &LookupCounts) -> String {
+/// What came of the drafts of a text, in words.
+pub fn sentence(counts: &LookupCounts) -> String {
     format!(
         "look-up: {} of {} drafted tokens accepted ({:.0} %), {:.2} tokens a run",
         counts.accepted,
         counts.drafted,
         100.0 * counts.accepted_share(),
-        tokens_per_run(tokens, counts),
+        tokens_per_run(counts),
     )
 }
 
 /// The same for programs.
-pub fn document(tokens: usize, counts: &LookupCounts) -> Value {
+pub fn document(counts: &LookupCounts) -> Value {
     json!({
         "runs": counts.runs,
         "drafted": counts.drafted,
         "accepted": counts.accepted,
         "accepted_share": counts.accepted_share(),
-        "tokens_per_run": tokens_per_run(tokens, counts),
+        "tokens_per_run": tokens_per_run(counts),
     })
 }

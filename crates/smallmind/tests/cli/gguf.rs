@@ -359,6 +359,8 @@ fn a_line_that_is_no_question_is_named_once() {
     assert_eq!((ran.stderr.matches("text.txt").count(), ran.stderr.matches("line").count()), (1, 2), "{ran:#?}");
     ran.fails(3, &["text.txt, line 1: ", "each line must be {\"context\": text, \"endings\": [texts]"]);
     bench.write("q.jsonl", "{\"context\": \"a\", \"endings\": [\"b\", 1], \"label\": 0}");
+    bench.write("none.jsonl", "\n");
+    bench.run("eval -m model --choices none.jsonl").fails(3, &["none.jsonl", "no question"]);
     bench.run("eval -m model --choices q.jsonl").fails(3, &["q.jsonl, line 1: invalid type", "at column 35"]);
 }
 

@@ -98,7 +98,7 @@ fn files_that_nothing_can_be_looked_up_in_are_refused() {
         ("empty.txt", 3, &["empty.txt", "no text"]),
         ("latin.txt", 3, &["latin.txt", "not UTF-8", "offset 3"]),
         ("hat.txt", 3, &["hat.txt", "U+1F3A9"]),
-        ("folder", 3, &["folder", "can't be read"]),
+        ("folder", 3, &["folder: this is a folder", "name a text file"]),
         ("-", 2, &["--lookup-file", "standard input"]),
         ("text.txt --lookup-draft 16", 2, &["--lookup-draft", "from 1 to 15"]),
     ] {

@@ -136,7 +136,11 @@ fn the_key_value_cache_has_a_format() {
         assert_eq!(shown["memory"]["cache_bytes"], bytes, "{cache_format}");
         assert_eq!(shown["memory"]["cache_format"], cache_format.name());
         let line = format!("eval -m model --against model --data text.txt --json --kv {cache_format}");
-        let mean = bench.run(&line).json()["against"]["kl_mean"].as_f64().unwrap();
+        let told = bench.run(&line).json();
+        let of = |name: &str| told["against"][name].as_f64().unwrap();
+        let mean = of("kl_mean");
+        assert_eq!(of("loss") + of("loss_difference"), of("own_loss"), "{cache_format}: {told}");
+        bench.run(&format!("eval -m model --data text.txt --kv {cache_format}")).fails(2, &["--kv", "--against"]);
         assert_eq!(mean == 0.0, cache_format == CacheFormat::F32, "{cache_format}: {mean}");
         assert!(mean < 0.1, "{cache_format}: {mean}");
     }

@@ -122,7 +122,7 @@ impl Screen {
     /// The answer has ended.
     pub fn end(&mut self, answer: &Answer, seed: u64) -> Outcome {
         if self.json {
-            return output::event(document(answer, seed, self.lookup_of(answer.tokens, &answer.lookup)));
+            return output::event(document(answer, seed, self.lookup_of(&answer.lookup)));
         }
         self.end_thoughts()?;
         if answer.text.is_empty() && !self.thinking {
@@ -143,13 +143,13 @@ impl Screen {
 
     /// Numbers of tokens and their rates, and what came of drafts.
     pub fn speed_of(&self, answer: &Answer) -> String {
-        let drafts = self.looks_up.then(|| lookup::sentence(answer.tokens, &answer.lookup));
+        let drafts = self.looks_up.then(|| lookup::sentence(&answer.lookup));
         drafts.into_iter().fold(speed(answer), |speed, drafts| format!("{speed}; {drafts}"))
     }
 
     /// What came of drafts, for programs; null without them.
-    pub fn lookup_of(&self, tokens: usize, counts: &LookupCounts) -> Value {
-        if self.looks_up { lookup::document(tokens, counts) } else { Value::Null }
+    pub fn lookup_of(&self, counts: &LookupCounts) -> Value {
+        if self.looks_up { lookup::document(counts) } else { Value::Null }
     }
 
     /// The answer has failed.

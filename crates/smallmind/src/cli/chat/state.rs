@@ -228,7 +228,7 @@ impl State {
             json!({
                 "event": "stats", "messages": messages, "left_out": left_out, "tokens_in_use": held, "context": context,
                 "answers": answers, "tokens": tokens, "read_tokens": read, "cache_bytes": cache, "working_bytes": arena,
-                "lookup": self.screen.lookup_of(tokens, &self.lookup),
+                "lookup": self.screen.lookup_of(&self.lookup),
             }),
         )
     }

@@ -23,8 +23,8 @@ pub const PRESET: &str = "quickstart";
 /// `-m` or `--preset`.
 #[derive(Debug, Args)]
 pub struct SubjectArg {
-    /// The model: a run folder, a Hugging Face folder or hf:OWNER/NAME
-    #[arg(short, long, value_name = "FOLDER", conflicts_with = "preset")]
+    /// The model: a run folder, a Hugging Face folder, a GGUF file, or hf:OWNER/NAME
+    #[arg(short, long, value_name = "MODEL", conflicts_with = "preset")]
     model: Option<PathBuf>,
     /// The shape of a preset with random weights [default: quickstart]
     #[arg(long, value_name = "NAME")]
