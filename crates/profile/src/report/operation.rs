@@ -248,10 +248,10 @@ fn peak_gflops(plan: &Plan, node: &Node, roofs: &RoofTable) -> f64 {
     let Some(layout) = weight.zip(plan.storage()).map(|(id, storage)| storage.get(id)) else {
         return roofs.f32_gflops;
     };
-    // The inverse of the mean of what a row takes.
-    let peak = |format: Format| roofs.peak_of(format, layout.shape[1]);
-    let all = layout.segments.iter().map(|segment| segment.rows.len() as f64 / peak(segment.format)).sum::<f64>();
-    layout.shape[0].max(1) as f64 / all
+    // How many times slower each row is than one of `f32`.
+    let slowness = |format: Format| roofs.f32_gflops / roofs.peak_of(format, layout.shape[1]);
+    let all = layout.segments.iter().map(|segment| segment.rows.len() as f64 * slowness(segment.format)).sum::<f64>();
+    roofs.f32_gflops / (all / layout.shape[0].max(1) as f64)
 }
 
 /// Bytes that every run reads or writes: parameters, also gradients and moments if these are written, the tokens in the
