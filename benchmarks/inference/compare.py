@@ -108,7 +108,8 @@ class Program:
         found = {"start ms": [], "peak MiB": []}
         for sample in range(options.starts + 1):
             begin = time.monotonic()
-            child = subprocess.Popen(words, **silent)
+            # A rival writes a log into the folder that it runs in.
+            child = subprocess.Popen(words, cwd=options.work, **silent)
             _, status, usage = os.wait4(child.pid, 0)
             if status != 0:
                 print(f"{self.name} failed: {' '.join(words)}", file=sys.stderr)

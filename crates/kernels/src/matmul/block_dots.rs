@@ -110,8 +110,8 @@ impl Product<'_> {
         self.tiles::<ONE_ROW_STRIPS>(lanes, |x, strips, c, epilogue| {
             let (x, stride) = (x.as_ptr(), x.stride());
             let tile = Tile::<f32>::of_output(&c, epilogue, 0).at_rows(&(0..1), null(), 0);
-            // SAFETY: the row has `quantized_words(k)` words; the strips are those of the tile, in this format and packed
-            // for the token. The tile's pointers are those of matrices with one row, as wide as the tile.
+            // SAFETY: the row has `quantized_words(k)` words; the strips are those of the tile, in this format and
+            // packed for the token. The tile's pointers are those of matrices with one row, as wide as the tile.
             unsafe {
                 if c.cols() <= STRIPS * lanes {
                     let Strips { at: [first, second, ..], k } = strips;

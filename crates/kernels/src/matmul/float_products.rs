@@ -19,8 +19,8 @@ use super::tile::Tile;
 use crate::format::{FormatKind, HalfKind};
 use crate::{Format, Mat, MatMut};
 
-/// Rows of A that are rounded at a time take at most this many words, 2 MiB, or are those of one tile. All of them share
-/// what is read of the weight.
+/// Rows of A that are rounded at a time take at most this many words, 2 MiB, or are those of one tile. All of them
+/// share what is read of the weight.
 const ROUNDED_WORDS: usize = 512 * 1024;
 
 /// `C = [C +] scale · op(A) · Wᵀ [+ bias] [+ residual]` with a weight in floats, packed for the token's lanes. The

@@ -1,8 +1,8 @@
 //! Strips of 16-bit floats, which products read like strips of `f32`, with half the bytes.
 //!
-//! A strip is `[depth, lanes]` elements; the last one is padded with zeros. The rows of a single tile read the strips in
-//! place. Each vector becomes one of words on its way into the multiply-adds: of `f32`, or of pairs of `bf16`. For more
-//! rows this is done once, into a panel in scratch. Either way an element of the output is the same chain of
+//! A strip is `[depth, lanes]` elements; the last one is padded with zeros. The rows of a single tile read the strips
+//! in place. Each vector becomes one of words on its way into the multiply-adds: of `f32`, or of pairs of `bf16`. For
+//! more rows this is done once, into a panel in scratch. Either way an element of the output is the same chain of
 //! multiply-adds.
 #![allow(unsafe_code)]
 

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `Operand` | a matrix or its transpose | tiles; B is packed a panel at a time (`nest`, `tile`) |
 //! | `Streamed` | the rows of a weight, for few rows of A | sums across lanes; each row is read once (`gemv`) |
-//! | `Packed`, `f32` or 16-bit floats | strips | tiles; B is read in place, or turned into words a panel at a time; a single row goes over all strips in one call (`one_row`) |
+//! | `Packed`, `f32` or 16-bit floats | strips | tiles; B is read in place, or turned into words a panel at a time; `one_row` |
 //! | `Packed`, blocks | strips | dot products of bytes; A is quantized (`block_dots`) |
 //!
 //! The loops around tiles follow Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008);
@@ -23,8 +23,8 @@
 //! window: see [`KernelChoice`].
 //!
 //! **Reading order**: `operand`, `gemv`, `partition`, `arithmetic`, `tile`, `pack`, `arch`, `tables`, `strips`,
-//! `half_strips`, `nest`, `one_row`, `quantized`, `block_strips`, `packed`, `float_products`, `byte_sums`, `block_panels`,
-//! `block_dots`, this file. Each uses only files before it.
+//! `half_strips`, `nest`, `one_row`, `quantized`, `block_strips`, `packed`, `float_products`, `byte_sums`,
+//! `block_panels`, `block_dots`, this file. Each uses only files before it.
 #![allow(unsafe_code)]
 
 mod arch;
@@ -77,8 +77,8 @@ pub enum RightFactor<'a> {
     /// The transpose of a weight `[n, k]` whose rows are each read once, for an A in normal layout of at most
     /// [`GEMV_MAX_ROWS`] rows. Faster than tiles, with another order of sums.
     Streamed(Mat<'a>),
-    /// A packed weight. For `bf16`, A's rows may be rounded, see [`rounds_to_bf16`]. For a format of blocks, A must be the output of [`quantize_rows`], in normal layout: `[m,
-    /// quantized_words(k)]`.
+    /// A packed weight. For `bf16`, A's rows may be rounded, see [`rounds_to_bf16`]. For a format of blocks, A must be
+    /// the output of [`quantize_rows`], in normal layout: `[m, quantized_words(k)]`.
     Packed(PackedWeight<'a>),
 }
 

@@ -181,7 +181,7 @@ const FORMATS: [(Alternative, Format); 3] = [
 ];
 
 /// The work of `operation` with its weight in another format; none if it has no weight, or one that takes no more bytes
-/// or has rows of several formats. Where the arithmetic of the format has another peak, the operations are counted as so
+/// or has rows of several formats. Where the arithmetic of that format has another peak, operations are counted as so
 /// many at the present peak as take the same time.
 fn with_weights(operation: &Operation, then: Format, roofs: &RoofTable) -> Option<Traffic> {
     let (t, kind) = (operation.traffic, &operation.kind);
