@@ -173,10 +173,12 @@ def report(model, samples, names, write):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # Programs are started in another folder.
+    absolute = {"type": lambda text: pathlib.Path(text).resolve()}
     for name in ["work", "smallmind"]:
-        parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
+        parser.add_argument(f"--{name}", required=True, **absolute)
     for name in ["llama", "ik"]:
-        parser.add_argument(f"--{name}", type=pathlib.Path, help="the folder of this rival's programs; without it, it is left out")
+        parser.add_argument(f"--{name}", **absolute, help="the folder of this rival's programs; without it, it is left out")
     listed = {"type": lambda text: text.split(",")}
     numbers = {"type": lambda text: [int(word) for word in text.split(",") if word]}
     parser.add_argument("--sizes", default=list(SIZES), **listed)
