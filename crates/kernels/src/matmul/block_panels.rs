@@ -23,6 +23,8 @@ use smallmind_simd::{CacheLevel, Int8Dot, Isa, prefetch};
 
 use super::block_strips::strip_words;
 use super::byte_sums::{Adder, In16Bits, In32Bits};
+use super::half_strips::LINE;
+use super::one_row::AHEAD;
 use super::operand::Epilogue;
 use super::quantized::{MOST_ACTIVATION, RowLayout};
 use super::tile::{Tile, write};
@@ -31,10 +33,6 @@ use crate::blocks::strip::{GROUP, QUADS, Strip, scale_bytes, vectors};
 
 /// Strips of a tile, side by side.
 pub(super) const STRIPS: usize = 2;
-/// Bytes of a cache line.
-const LINE: usize = 64;
-/// How far ahead a single row prefetches each strip, in bytes; see `one_row`.
-const AHEAD: usize = 2048;
 /// Elements of the depth that a panel holds: whole blocks of every format. With vectors of 512 bits its bytes take
 /// 32 KiB.
 const DEPTH: usize = 1024;

@@ -18,7 +18,7 @@ use crate::Mat;
 use crate::format::HalfKind;
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// A factor `[depth, cols]` in strips of 16-bit floats, or a window of one.
 #[derive(Clone, Copy)]

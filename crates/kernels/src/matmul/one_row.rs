@@ -16,15 +16,13 @@ use std::ptr::{null, null_mut};
 use smallmind_simd::{CacheLevel, Isa, prefetch};
 
 use super::arithmetic::{Arithmetic, Sums};
+use super::half_strips::LINE;
 use super::nest::{DEPTH_GRANULE, pieces};
 use super::tile::{AlongColumns, Source, Step, Tile, UNROLL, Walk, write};
 
 /// How far ahead strips are prefetched, in bytes: farther than the latency of memory, nearer than the prefetchers of
 /// the CPU go by themselves. Measured on a Zen 4.
-const AHEAD: usize = 2048;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
+pub(super) const AHEAD: usize = 2048;
 
 /// The most words of depth that are added up before an element of C is written, and whether the strips are beyond the
 /// caches.
