@@ -20,6 +20,9 @@ pub enum BenchError {
         /// The parameter.
         name: String,
     },
+    /// Training without a token.
+    #[error("there are no tokens to train on")]
+    NoTokens,
     /// A rival that doesn't start, ends early, doesn't answer, or answers something else.
     #[error("rival `{command}`: {why}")]
     Rival {
@@ -44,7 +47,7 @@ impl BenchError {
         match self {
             Self::Graph(error) => error.into(),
             Self::Model(error) => error.class(),
-            Self::Record { .. } => ErrorClass::BadFile,
+            Self::Record { .. } | Self::NoTokens => ErrorClass::BadFile,
             Self::Parameter { .. } | Self::Rival { .. } => ErrorClass::Failed,
         }
     }

@@ -45,9 +45,10 @@
 //! | rivals | [`Rival`], with the protocol in its module |
 //! | what comes of it | [`Row`], [`RecordFormat`], [`Baseline`] |
 //! | prompts read and tokens generated with a whole model | [`InferenceBench`], [`InferenceTest`], [`BatchedTest`] |
+//! | steps of training | [`TrainingBench`] |
 //! | the first SmallMind's workload, and the speed-up of each remedy | [`SeedBench`] |
 //!
-//! Not here: training as a whole, and the rivals themselves.
+//! Not here: the rivals themselves.
 //!
 //! [`Roofs`]: smallmind_profile::Roofs
 
@@ -55,6 +56,7 @@ mod against;
 mod case;
 mod cases;
 mod error;
+mod facts;
 mod format;
 mod inference;
 pub mod rival;
@@ -62,6 +64,8 @@ mod row;
 mod run;
 mod sample;
 mod seed;
+mod table;
+mod training;
 mod work;
 
 pub use against::Baseline;
@@ -69,12 +73,11 @@ pub use case::{Attention, Case, Cost, NormKind, Pass, Problem, Product};
 pub use cases::{Cases, Extent};
 pub use error::BenchError;
 pub use format::{CSV_HEADER, RecordFormat};
-pub use inference::{
-    BatchedRow, BatchedTest, FIRST_PROMPT, FirstToken, InferenceBench, InferenceFormat, InferenceRow, InferenceTest,
-    InferenceWriter, Tabled,
-};
+pub use inference::{BatchedRow, BatchedTest, FIRST_PROMPT, FirstToken, InferenceBench, InferenceRow, InferenceTest};
 pub use rival::Rival;
 pub use row::{Bound, Row, SCHEMA_VERSION, Who, median, roof_rows};
 pub use run::{Bench, Findings, OWN, Routes};
 pub use sample::Sampling;
 pub use seed::{SEED_CSV_HEADER, SeedBench, SeedPart, SeedRow, SeedWriter, TOLERANCE, Workload};
+pub use table::{TableFormat, TableWriter, Tabled};
+pub use training::{TrainingBench, TrainingRow};

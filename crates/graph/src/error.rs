@@ -1,6 +1,8 @@
 //! Errors. All of them come before a run; a run that has begun can't fail.
 
-use crate::Shape;
+use smallmind_simd::IsaKind;
+
+use crate::{Precision, Shape};
 
 /// A graph that can't be built, differentiated, planned or run.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,14 @@ pub enum GraphError {
     NoLoss {
         /// The name asked for.
         name: String,
+    },
+    /// Products that this CPU can't compute.
+    #[error("this CPU has no products of {} with the instruction set {isa}", precision.name())]
+    Precision {
+        /// What was asked for.
+        precision: Precision,
+        /// The instruction set.
+        isa: IsaKind,
     },
     /// Weights, or a plan, that don't fit into memory.
     #[error("{} are needed at once, more than can be allocated", amount(.bytes))]

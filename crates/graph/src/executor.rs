@@ -270,14 +270,13 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use smallmind_kernels::MatMut;
-    use smallmind_kernels::attention::CacheFormat;
-    use smallmind_simd::{Scalar, WithIsa};
+    use smallmind_simd::{IsaKind, Scalar, WithIsa};
 
     use super::*;
     use crate::access::{Access, Chunk, Extent, Read, Sharing, View, Write};
     use crate::op::{Heads, Index, Norm, Op};
     use crate::plan::Planner;
-    use crate::{Decay, Graph, GraphBuilder, Init, NoProbe, NodeId, ParamSpec, fuse, grad};
+    use crate::{Decay, Graph, GraphBuilder, Init, NoProbe, NodeId, ParamSpec, PlanOptions, fuse, grad};
 
     /// Tokens of each of two sequences. Miri takes a thousand times as long.
     const SEQUENCE: usize = if cfg!(miri) { 6 } else { 120 };
@@ -324,8 +323,8 @@ mod tests {
     /// Portable code alone, so that the kernels of other instruction sets are not compiled again for these tests.
     fn plan(is_cached: bool) -> Plan {
         let graph = Arc::new(model(is_cached));
-        let (storage, cache_format, ropes) = (None, CacheFormat::F32, &mut vec![]);
-        let planner = Planner { graph, limits: LIMITS, threads: THREADS, storage, cache_format, ropes };
+        let options = PlanOptions::flat(LIMITS, THREADS, IsaKind::Scalar);
+        let planner = Planner { graph, options, ropes: &mut vec![] };
         planner.call(Scalar::new()).unwrap()
     }
 

@@ -80,6 +80,7 @@
 //! | building, changing graphs | [`GraphBuilder`], [`Graph`], [`grad`](fn@grad), [`fuse`](fn@fuse), [`update_graph`] |
 //! | planning | [`Plan`]: liveness and places in the arena, steps, barriers; [`Limits`] |
 //! | weights that are only read, in several formats | [`Storage`], [`ParamStore`], [`PlanOptions`] |
+//! | products of `bf16` in training | [`Precision`] |
 //! | running | [`Executor`], [`Pool`], [`Batch`] with its [`Span`]s, [`Bindings`], [`Probe`] |
 //! | measuring | [`Workload`]: work that a profiler repeats |
 //! | checking | [`interpret`](mod@interpret): the same graph on the reference kernels, in `f64` |
@@ -147,7 +148,7 @@ pub use lower::{SHARED_ELEMENTS, UPDATE_GRANULE};
 pub use op::{Cost, Op};
 pub use params::{Decay, FlatLayout, Init, ParamId, ParamSpec, Params};
 pub use place::Placement;
-pub use plan::{Plan, PlanOptions};
+pub use plan::{Plan, PlanOptions, Precision};
 pub use pool::{Pool, Team, available_threads};
 pub use probe::{NoProbe, Probe};
 pub use shape::{Rows, Shape};

@@ -6,12 +6,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use smallmind_kernels::attention::CacheFormat;
+use smallmind_kernels::matmul::has_bf16_dots;
 use smallmind_simd::{Isa, IsaKind, WithIsa};
 
 use crate::access::{Sharing, Space, View};
 use crate::batch::Needs;
 use crate::graph::{Graph, NodeId};
-use crate::lower::{self, Lowering, RopeTables};
+use crate::lower::{self, Lowering, RopeTables, Stored};
 use crate::op::{Effects, Heads, Index, Op};
 use crate::place::{self, Placement};
 use crate::step::{Step, Workers};
@@ -22,6 +23,7 @@ pub struct Plan {
     pub(crate) graph: Arc<Graph>,
     pub(crate) limits: Limits,
     pub(crate) isa: IsaKind,
+    pub(crate) precision: Precision,
     pub(crate) steps: Vec<Step>,
     pub(crate) placements: Vec<Placement>,
     pub(crate) views: Vec<Option<View>>,
@@ -51,12 +53,47 @@ pub struct PlanOptions {
     pub storage: Option<Arc<Storage>>,
     /// How the key-value cache stores keys and values, if the graph has one.
     pub cache_format: CacheFormat,
+    /// In what the factors of linear layers and of their gradients are multiplied, where parameters are flat.
+    pub precision: Precision,
+}
+
+/// In what the factors of a product are multiplied. Products are added up in `f32` either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to `bf16`, to nearest, ties to even, and multiplied by the CPU's dot products of `bf16`.
+    Bf16,
+}
+
+impl Precision {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::F32, Self::Bf16];
+
+    /// Its name: `f32`, `bf16`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// The precision of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|precision| precision.name() == name)
+    }
+
+    /// Whether this CPU can multiply so with the instruction set.
+    pub fn is_available(self, isa: IsaKind) -> bool {
+        self == Self::F32 || has_bf16_dots(isa)
+    }
 }
 
 impl PlanOptions {
-    /// For parameters in one flat buffer, and a cache in `f32`.
+    /// For parameters in one flat buffer, a cache in `f32` and products of `f32`.
     pub fn flat(limits: Limits, threads: usize, isa: IsaKind) -> Self {
-        Self { limits, threads, isa, storage: None, cache_format: CacheFormat::F32 }
+        Self { limits, threads, isa, storage: None, cache_format: CacheFormat::F32, precision: Precision::F32 }
     }
 
     /// For parameters in the layout of `storage`, its instruction set, and a cache in `f32`.
@@ -104,9 +141,11 @@ impl Plan {
     }
 
     fn with_ropes(graph: &Arc<Graph>, options: PlanOptions, ropes: &mut RopeTables) -> Result<Plan, GraphError> {
-        let PlanOptions { limits, threads, isa, storage, cache_format } = options;
-        storage.as_ref().map_or(Ok(()), |storage| storage.check(graph, isa))?;
-        isa.with(Planner { graph: graph.clone(), limits, threads: threads.max(1), storage, cache_format, ropes })?
+        options.storage.as_ref().map_or(Ok(()), |storage| storage.check(graph, options.isa))?;
+        if !options.precision.is_available(options.isa) {
+            return Err(GraphError::Precision { precision: options.precision, isa: options.isa });
+        }
+        options.isa.with(Planner { graph: graph.clone(), options, ropes })?
     }
 
     /// The graph that runs.
@@ -122,6 +161,11 @@ impl Plan {
     /// The instruction set chosen.
     pub fn isa(&self) -> IsaKind {
         self.isa
+    }
+
+    /// In what the factors of products are multiplied, where parameters are flat.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The layout of its parameters, unless they are flat.
@@ -176,10 +220,7 @@ impl Plan {
 
 pub(crate) struct Planner<'r> {
     pub graph: Arc<Graph>,
-    pub limits: Limits,
-    pub threads: usize,
-    pub storage: Option<Arc<Storage>>,
-    pub cache_format: CacheFormat,
+    pub options: PlanOptions,
     pub ropes: &'r mut RopeTables,
 }
 
@@ -187,12 +228,15 @@ impl WithIsa for Planner<'_> {
     type Output = Result<Plan, GraphError>;
 
     fn call<I: Isa>(self, isa: I) -> Result<Plan, GraphError> {
-        let Self { graph, limits, threads, storage, cache_format, ropes } = self;
+        let Self { graph, options, ropes } = self;
+        let PlanOptions { limits, threads, storage, cache_format, precision, .. } = options;
+        let threads = threads.max(1);
         let cache = cache_shape(&graph, &limits, cache_format)?;
         let temporary = |node| lower::temporary(&graph, node, &limits, storage.as_deref());
         let temporaries: Vec<_> = graph.nodes.iter().map(temporary).collect();
         let placed = place::place(&graph, &limits, &temporaries)?;
-        let mut lowering = Lowering::new(isa, &graph, limits, &placed, cache.as_ref(), storage.as_deref(), ropes);
+        let stored = Stored { placed: &placed, cache: cache.as_ref(), storage: storage.as_deref() };
+        let mut lowering = Lowering::new(isa, &graph, (limits, precision), stored, ropes);
         for i in 0..graph.nodes.len() {
             lowering.node(NodeId(i as u32));
         }
@@ -212,6 +256,7 @@ impl WithIsa for Planner<'_> {
             params_len: graph.params.layout().len(),
             effects,
             isa: I::KIND,
+            precision,
             arena_len: scratch.end,
             views: placed.views,
             placements: placed.placements,

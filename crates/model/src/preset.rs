@@ -50,6 +50,7 @@ pub const PRESETS: &[Preset] = &[
     Preset::new("seed-deep", "the workload of the first SmallMind profile", seed_deep),
     Preset::new("gpt2-124m", "GPT-2, 124 M parameters", gpt2_124m),
     Preset::new("stories-15m", "llama2.c's TinyStories, 15 M parameters", stories_15m),
+    Preset::new("stories-18m", "a LLaMA for TinyStories, 18 M parameters", stories_18m),
     Preset::new("smollm2-135m", "SmolLM2, 135 M parameters", smollm2_135m),
     Preset::new("qwen2.5-0.5b", "Qwen2.5, 0.5 B parameters", qwen25_05b),
     Preset::new("llama-3.2-1b", "Llama 3.2, 1.2 B parameters", llama32_1b),
@@ -129,6 +130,11 @@ fn gpt2_124m() -> ModelConfig {
 
 fn stories_15m() -> ModelConfig {
     ModelConfig { vocab_size: 32_000, context: 256, d_ff: 768, bos: Some(1), eos: vec![2], ..llama(288, 6, 6) }
+}
+
+/// CS336's model for TinyStories, with a tied head.
+fn stories_18m() -> ModelConfig {
+    ModelConfig { vocab_size: 10_000, context: 256, d_ff: 1344, ..llama(512, 4, 16) }
 }
 
 fn smollm2_135m() -> ModelConfig {

@@ -259,6 +259,9 @@ pub trait Bf16Dot: sealed::Sealed + Copy + Debug + Send + Sync + 'static {
     /// `even` and `odd` must be valid for reads of `LANES` elements.
     #[allow(unsafe_code)] // The declaration only; the bodies are in arch.
     unsafe fn load_zip(self, even: *const bf16, odd: *const bf16) -> Self::Pairs;
+    /// Pair `i` is `(even[i], odd[i])`, each rounded to nearest, ties to even. A subnormal number may become zero, as
+    /// which [`Bf16Dot::dot`] may take it; a NaN stays one.
+    fn round_zip(self, even: <Self::Isa as Isa>::F32, odd: <Self::Isa as Isa>::F32) -> Self::Pairs;
 }
 
 /// A zero-sized proof that this CPU has dot products of four unsigned and four signed bytes, added up in `i32`, and

@@ -7,7 +7,9 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use smallmind::graph::{Batch, Bindings, Executor, Graph, NoProbe, Plan, PlanOptions, Pool, Probe, Scalars, Storage};
+use smallmind::graph::{
+    Batch, Bindings, Executor, Graph, NoProbe, Plan, PlanOptions, Pool, Precision, Probe, Scalars, Storage,
+};
 use smallmind::kernels::Format;
 use smallmind::kernels::attention::CacheFormat;
 use smallmind::model::{Mlp, Model, ModelConfig, Purpose, Session, SessionOptions, architecture, preset};
@@ -216,7 +218,7 @@ fn elementwise_operations_are_bound_by_what_they_do() {
         let model = Model::random(config, 1).unwrap();
         let shape = BatchShape { sequences: 4, context: tokens };
         let optimizer = TrainConfig::with_overlays(Some(preset), &[]).unwrap().optimizer();
-        let mut learner = Learner::new(model, shape, optimizer, 1, IsaKind::best()).unwrap();
+        let mut learner = Learner::new(model, shape, optimizer, Precision::F32, 1, IsaKind::best()).unwrap();
         let mut batch = Batch::default();
         (0..4).for_each(|_| batch.push_with_targets(&vec![1; tokens], &vec![2; tokens]));
         let recorder = Recorder::keeping(learner.gradient_plan(), 1);

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use smallmind_checkpoint::did_you_mean;
+use smallmind_graph::Precision;
 use smallmind_graph::op::{AdamWSpec, Gelu};
 use smallmind_model::tokenizer::{END_OF_TEXT, MAX_TOKENS};
 use smallmind_model::{Biases, ConfigError, Family, Head, Mlp, ModelConfig, NormKind, Positions, preset};
+use smallmind_simd::IsaKind;
 
 use crate::data::{Division, Documents};
 use crate::keys::{self, KEYS, MOST_SEQUENCES};
@@ -155,6 +157,11 @@ pub struct TrainSection {
     pub weight_decay: f64,
     /// Gradients are clipped to this global norm; 0 for no clipping.
     pub clip: f64,
+    /// In what the factors of products are multiplied in training. Weights, gradients, moments, norms, softmax and losses
+    /// are in `f32` either way, and evaluations multiply in `f32`. Runs of earlier versions, whose settings lack it, are
+    /// in `f32`.
+    #[serde(with = "crate::keys::precision", default)]
+    pub precision: Precision,
     /// Seed of initial weights, batches, dropout and samples. Stored as text above 2^63 - 1, where TOML has no
     /// integers.
     #[serde(with = "crate::keys::seed")]
@@ -245,6 +252,7 @@ impl TrainConfig {
                 eps: 1e-8,
                 weight_decay: 0.1,
                 clip: 1.0,
+                precision: Precision::F32,
                 seed: 1337,
             },
             eval: EvalSection { interval: 250, batches: 20 },
@@ -330,6 +338,14 @@ impl TrainConfig {
     pub fn micro_batches(&self) -> Result<usize, TrainError> {
         let tokens = self.batch_shape()?.tokens();
         Ok(if self.train.total_tokens == 0 { 1 } else { self.train.total_tokens / tokens })
+    }
+
+    /// Checks that this CPU can train so with the instruction set.
+    ///
+    /// # Errors
+    /// `train.precision` is `bf16`, and the CPU has no dot products of `bf16`.
+    pub fn check_cpu(&self, isa: IsaKind) -> Result<(), TrainError> {
+        check_precision(self.train.precision, isa)
     }
 
     /// The optimizer's constants.
@@ -431,6 +447,13 @@ const USUAL_SHAPE: &str = "nanogpt-cpu";
 
 /// The values of `data.tokenizer` for vocabularies made from the text.
 const TOKENIZERS: [&str; 2] = ["characters", "bpe"];
+
+/// Checks that this CPU can multiply so with the instruction set.
+pub(crate) fn check_precision(precision: Precision, isa: IsaKind) -> Result<(), TrainError> {
+    let why =
+        format!("this CPU has no dot products of bf16 with the instruction set {isa}; f32 is the other precision");
+    require(precision.is_available(isa), "train.precision", precision.name().to_owned(), &why)
+}
 
 fn require(holds: bool, key: &str, got: String, why: &str) -> Result<(), TrainError> {
     if holds { Ok(()) } else { Err(value_error(key, &got, why)) }

@@ -85,6 +85,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("train.eps", POSITIVE),
     key("train.weight_decay", NOT_NEGATIVE),
     key("train.clip", NOT_NEGATIVE),
+    key("train.precision", Takes::Choice(&["f32", "bf16"])),
     key("train.seed", Takes::Seed),
     key("eval.interval", FROM_ZERO),
     key("eval.batches", FROM_ONE),
@@ -242,5 +243,23 @@ pub(crate) mod seed {
         fn visit_str<E: Error>(self, text: &str) -> Result<u64, E> {
             text.parse().map_err(|_| E::custom(format!("{text:?} is no whole number from 0 to {}", u64::MAX)))
         }
+    }
+}
+
+/// Storing a precision: by its name.
+pub(crate) mod precision {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+    use smallmind_graph::Precision;
+
+    /// Writes a precision.
+    pub fn serialize<S: Serializer>(precision: &Precision, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(precision.name())
+    }
+
+    /// Reads a precision.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Precision, D::Error> {
+        let name = String::deserialize(from)?;
+        Precision::from_name(&name).ok_or_else(|| D::Error::custom(format!("there is no precision `{name}`")))
     }
 }

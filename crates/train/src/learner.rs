@@ -2,8 +2,8 @@
 
 use smallmind_graph::op::AdamWSpec;
 use smallmind_graph::{
-    Batch, Bindings, Buffer, Executor, Limits, NoProbe, ParamMemory, Plan, PlanOptions, Pool, Probe, Scalars,
-    update_graph,
+    Batch, Bindings, Buffer, Executor, Limits, NoProbe, ParamMemory, Plan, PlanOptions, Pool, Precision, Probe,
+    Scalars, update_graph,
 };
 use smallmind_model::{LOSS, Model, ModelConfig, ModelError, Purpose, architecture};
 use smallmind_simd::IsaKind;
@@ -79,14 +79,15 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// Plans `model` for training.
+    /// Plans `model` for training. Evaluations are in `f32` with any `precision`.
     ///
     /// # Errors
-    /// A context beyond the model's, or too little memory.
+    /// A context beyond the model's, a precision that the CPU lacks, or too little memory.
     pub fn new(
         model: Model,
         shape: BatchShape,
         optimizer: Optimizer,
+        precision: Precision,
         threads: usize,
         isa: IsaKind,
     ) -> Result<Self, ModelError> {
@@ -94,14 +95,15 @@ impl Learner {
         let training = architecture::graph(model.config(), Purpose::Training)?;
         let evaluation = architecture::graph(model.config(), Purpose::Evaluation)?;
         let update = update_graph(model.params().clone(), optimizer.adamw, optimizer.max_norm)?;
+        let options = PlanOptions::flat(shape.limits(), threads, isa);
         let none = Limits { tokens: 0, outputs: 0, spans: 0, context: 1, pages: 0 };
         let len = model.layout().len();
         Ok(Self {
             grads: Buffer::zeroed(len)?,
             moments: Moments { first: Buffer::zeroed(len)?, second: Buffer::zeroed(len)? },
             pool: Pool::new(threads)?,
-            gradient: Executor::new(Plan::new(training, PlanOptions::flat(shape.limits(), threads, isa))?)?,
-            evaluation: Executor::new(Plan::new(evaluation, PlanOptions::flat(shape.limits(), threads, isa))?)?,
+            gradient: Executor::new(Plan::new(training, PlanOptions { precision, ..options.clone() })?)?,
+            evaluation: Executor::new(Plan::new(evaluation, options)?)?,
             update: Executor::new(Plan::new(update, PlanOptions::flat(none, threads, isa))?)?,
             model,
             steps: 0,

@@ -7,12 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use smallmind_graph::{Batch, Probe};
+use smallmind_graph::{Batch, Precision, Probe};
 use smallmind_model::{Model, ModelError};
 use smallmind_simd::IsaKind;
 
 use crate::batches::Batches;
-use crate::config::TrainConfig;
+use crate::config::{TrainConfig, check_precision};
 use crate::data::{DataError, Dataset, Draw};
 use crate::run_files::{self, STATE_VERSION, TrainerState};
 use crate::{BatchShape, DropoutDraw, Learner, Moments, Optimizer, TrainError, UpdateStats, Windows, prepare};
@@ -28,6 +28,8 @@ pub struct StepSettings {
     pub windows: Windows,
     /// Constants of the optimizer.
     pub optimizer: Optimizer,
+    /// In what the factors of products are multiplied.
+    pub precision: Precision,
     /// Seed of batches and dropout.
     pub seed: u64,
 }
@@ -43,6 +45,7 @@ impl StepSettings {
             micro_batches: config.micro_batches()?,
             windows: config.data.windows,
             optimizer: config.optimizer(),
+            precision: config.train.precision,
             seed: config.train.seed,
         })
     }
@@ -124,7 +127,7 @@ impl Stepper {
     /// Plans the steps of `model` on `data`, whose documents end with the token `end` if there is one.
     ///
     /// # Errors
-    /// Less text than a window, a context beyond the model's, or too little memory.
+    /// Less text than a window, a context beyond the model's, a precision that the CPU lacks, or too little memory.
     pub fn new(
         model: Model,
         settings: StepSettings,
@@ -133,7 +136,8 @@ impl Stepper {
         isa: IsaKind,
     ) -> Result<Self, TrainError> {
         let batches = Batches::new(settings.windows, &data, end, settings.shape)?;
-        let learner = Learner::new(model, settings.shape, settings.optimizer, threads, isa)?;
+        check_precision(settings.precision, isa)?;
+        let learner = Learner::new(model, settings.shape, settings.optimizer, settings.precision, threads, isa)?;
         Ok(Self { learner, data, end, batches, batch: Batch::default(), settings })
     }
 

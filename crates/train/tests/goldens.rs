@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use smallmind_checkpoint::TensorFile;
 use smallmind_graph::op::AdamWSpec;
-use smallmind_graph::{Batch, Bindings, Executor, Limits, NoProbe, Plan, PlanOptions, Pool, Scalars};
+use smallmind_graph::{Batch, Bindings, Executor, Limits, NoProbe, Plan, PlanOptions, Pool, Precision, Scalars};
 use smallmind_kernels::loss::IGNORE;
 use smallmind_model::chat::ChatTemplates;
 use smallmind_model::export::{ExportOptions, GgufExport, WeightMix};
@@ -172,7 +172,7 @@ fn goldens_are_written_as_they_were_read() {
     }
 }
 
-fn learner(golden: Golden, isa: IsaKind) -> (Learner, Batch, usize) {
+fn learner(golden: Golden, precision: Precision, threads: usize, isa: IsaKind) -> (Learner, Batch, usize) {
     let (sequences, len) = golden.shape;
     let targets = golden.targets();
     let counted = targets.iter().filter(|t| **t != IGNORE).count();
@@ -183,7 +183,7 @@ fn learner(golden: Golden, isa: IsaKind) -> (Learner, Batch, usize) {
     let adamw = AdamWSpec { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
     let optimizer = Optimizer { adamw, max_norm: 1.0 };
     let shape = BatchShape { sequences, context: len };
-    (Learner::new(golden.model, shape, optimizer, 2, isa).unwrap(), batch, counted)
+    (Learner::new(golden.model, shape, optimizer, precision, threads, isa).unwrap(), batch, counted)
 }
 
 /// The keys' bias does not change attention: its true gradient is zero, and rounding noise in its place becomes full
@@ -200,7 +200,7 @@ fn loss_and_every_gradient() {
             let expected_loss = golden.read("loss")[0];
             let names = golden.model.try_clone().unwrap();
             let file = TensorFile::open(folder(name).join("golden.safetensors")).unwrap();
-            let (mut learner, batch, counted) = learner(golden, *isa);
+            let (mut learner, batch, counted) = learner(golden, Precision::F32, 2, *isa);
             let loss = learner.accumulate(&batch, counted, DropoutDraw::default(), &NoProbe).unwrap() / counted as f64;
             assert!(
                 (loss - f64::from(expected_loss)).abs() < 1e-5,
@@ -221,6 +221,58 @@ fn loss_and_every_gradient() {
     }
 }
 
+/// Rounding the factors of all products to `bf16`, by at most one part in 512, moves each gradient by at most this part
+/// of its length: the norms of queries and keys of `tiny-gemma3`, small differences of large numbers, by 0.08.
+const BF16_BAND: f64 = 0.1;
+/// The same for the mean over a model's gradients.
+const BF16_MEAN_BAND: f64 = 0.04;
+/// The same for the loss.
+const BF16_LOSS_BAND: f64 = 1e-3;
+
+/// On CPUs that have such products; the bits are those of any number of threads.
+#[test]
+fn loss_and_every_gradient_in_bf16() {
+    for isa in IsaKind::available().iter().filter(|isa| Precision::Bf16.is_available(**isa)) {
+        for name in WITH_GRADIENTS {
+            let names = Golden::open(name);
+            let expected_loss = f64::from(names.read("loss")[0]);
+            let run = |threads: usize| {
+                let (mut learner, batch, counted) = learner(Golden::open(name), Precision::Bf16, threads, *isa);
+                let sum = learner.accumulate(&batch, counted, DropoutDraw::default(), &NoProbe).unwrap();
+                (sum / counted as f64, learner.grads().to_vec())
+            };
+            let (loss, grads) = run(1);
+            let moved = (loss / expected_loss - 1.0).abs();
+            assert!(moved < BF16_LOSS_BAND, "{name} {isa}: loss {loss}, not {expected_loss}");
+            let in_f32 = {
+                let (mut learner, batch, counted) = learner(Golden::open(name), Precision::F32, 1, *isa);
+                learner.accumulate(&batch, counted, DropoutDraw::default(), &NoProbe).unwrap();
+                learner.grads().to_vec()
+            };
+            assert!(grads != in_f32, "{name} {isa}: the products are those of f32");
+            let mut parts = vec![];
+            for (tensor, _, gradient) in names.model.named_tensors(&grads).unwrap() {
+                let undefined = key_bias(&tensor, gradient.len());
+                let expected = names.read(&format!("grad.{tensor}"));
+                let places = (0..expected.len()).filter(|place| !undefined.contains(place));
+                let (mut of_error, mut whole) = (0.0, 0.0);
+                for place in places {
+                    of_error += f64::from(gradient[place] - expected[place]).powi(2);
+                    whole += f64::from(expected[place]).powi(2);
+                }
+                let part = (of_error / whole).sqrt();
+                assert!(part < BF16_BAND, "{name} {isa} {tensor}: {part}");
+                parts.push(part);
+            }
+            let mean = parts.iter().sum::<f64>() / parts.len() as f64;
+            assert!(mean < BF16_MEAN_BAND, "{name} {isa}: {mean} on average");
+            for threads in [2, 3] {
+                assert!(run(threads) == (loss, grads.clone()), "{name} {isa}: {threads} threads");
+            }
+        }
+    }
+}
+
 #[test]
 fn ten_steps_of_adamw_with_clip() {
     for name in ["tiny-gpt2", "tiny-llama"] {
@@ -228,7 +280,7 @@ fn ten_steps_of_adamw_with_clip() {
             let golden = Golden::open(name);
             let (losses, norms) = (golden.read("losses"), golden.read("grad_norms"));
             let file = TensorFile::open(folder(name).join("golden.safetensors")).unwrap();
-            let (mut learner, batch, counted) = learner(golden, *isa);
+            let (mut learner, batch, counted) = learner(golden, Precision::F32, 2, *isa);
             for step in 0..10 {
                 let loss =
                     learner.accumulate(&batch, counted, DropoutDraw::default(), &NoProbe).unwrap() / counted as f64;

@@ -4,9 +4,7 @@
 mod row;
 mod run;
 mod test;
-mod write;
 
 pub use row::{BatchedRow, FirstToken, InferenceRow};
 pub use run::{BatchedTest, FIRST_PROMPT, InferenceBench};
 pub use test::InferenceTest;
-pub use write::{InferenceFormat, InferenceWriter, Tabled};

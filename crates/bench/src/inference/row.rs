@@ -1,13 +1,14 @@
 //! Lines of the records.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde::Serialize;
-use smallmind_model::chat::CivilTime;
 
 use super::run::{BatchedTest, InferenceBench};
 use super::test::InferenceTest;
+use crate::facts::{mean_and_deviation, nanoseconds, peak_memory, utc};
 use crate::row::{SCHEMA_VERSION, median};
+use crate::table::Tabled;
 
 /// Seconds to the first token.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -215,51 +216,66 @@ impl BatchedRow {
     }
 }
 
+impl Tabled for InferenceRow {
+    const TABLE: &'static str = "smallmind_bench";
+    const COLUMNS: &'static [(&'static str, usize)] = &[
+        ("model", 24),
+        ("size", 10),
+        ("params", 8),
+        ("backend", 8),
+        ("threads", 7),
+        ("KV", 5),
+        ("test", 16),
+        ("t/s", 17),
+        ("median t/s", 10),
+        ("of bandwidth", 12),
+        ("of ceiling", 10),
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.model_type.clone(),
+            format!("{:.2} MiB", self.model_size as f64 / f64::from(1 << 20)),
+            format!("{:.2} M", self.model_n_params as f64 / 1e6),
+            self.backends.clone(),
+            self.n_threads.to_string(),
+            self.type_k.to_owned(),
+            self.test().to_string(),
+            format!("{:.2} ± {:.2}", self.avg_ts, self.stddev_ts),
+            format!("{:.2}", self.median_ts),
+            format!("{:.0} %", 100.0 * self.bandwidth_fraction),
+            format!("{:.0} %", 100.0 * self.ceiling_fraction),
+        ]
+    }
+}
+
+impl Tabled for BatchedRow {
+    const TABLE: &'static str = "smallmind_batched_bench";
+    const COLUMNS: &'static [(&'static str, usize)] = &[
+        ("PP", 6),
+        ("TG", 6),
+        ("B", 4),
+        ("N_KV", 6),
+        ("T_PP s", 8),
+        ("S_PP t/s", 9),
+        ("T_TG s", 8),
+        ("S_TG t/s", 9),
+        ("T s", 8),
+        ("S t/s", 9),
+        ("KV", 5),
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let whole = [self.pp, self.tg, self.pl, self.n_kv].map(|n| n.to_string());
+        let [t_pp, t_tg, t] = [self.t_pp, self.t_tg, self.t].map(|seconds| format!("{seconds:.3}"));
+        let [speed_pp, speed_tg, speed] = [self.speed_pp, self.speed_tg, self.speed].map(|rate| format!("{rate:.2}"));
+        whole.into_iter().chain([t_pp, speed_pp, t_tg, speed_tg, t, speed, self.type_k.to_owned()]).collect()
+    }
+}
+
 fn model_type(bench: &InferenceBench) -> String {
     let family = bench.model.config().model_type().unwrap_or("model");
     let by_format = bench.model.storage().bytes_by_format();
     let most = by_format.iter().max_by_key(|(_, bytes)| *bytes);
     format!("{family} {}", most.map_or("", |(format, _)| format.name()))
-}
-
-/// Mean, and the standard deviation of the values that they are a sample of.
-fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
-    let count = values.len().max(1) as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    (mean, (squares / (count - 1.0).max(1.0)).sqrt())
-}
-
-fn nanoseconds(seconds: f64) -> u64 {
-    (1e9 * seconds).round() as u64
-}
-
-/// `2026-11-30T10:45:15Z`.
-fn utc(when: SystemTime) -> String {
-    let seconds = when.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    let CivilTime { year, month, day, hour, minute, second } = CivilTime::from_unix(seconds as i64, 0);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-/// The most memory that this process has used, from `/proc/self/status`.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let value = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn deviations_are_those_of_a_sample() {
-        assert_eq!(mean_and_deviation(&[1.0, 2.0, 3.0, 6.0]), (3.0, (14.0f64 / 3.0).sqrt()));
-        assert_eq!(mean_and_deviation(&[5.0]), (5.0, 0.0));
-    }
-
-    #[test]
-    fn times_are_in_utc() {
-        assert_eq!(utc(UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000)), "2001-09-09T01:46:40Z");
-    }
 }

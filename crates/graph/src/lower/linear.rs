@@ -14,7 +14,7 @@ use crate::frame::Worker;
 use crate::graph::Node;
 use crate::lower::{Lowering, OWN_COLS, OWN_ROWS, SHARED_ELEMENTS};
 use crate::step::Workers;
-use crate::{ParamId, Rows, Segment};
+use crate::{ParamId, Precision, Rows, Segment};
 
 /// A factor of a product.
 #[derive(Clone, Copy, Debug)]
@@ -179,25 +179,34 @@ impl<I: Isa> Lowering<'_, I> {
         });
     }
 
-    /// One step for a product. If `a` has few rows and `b` is a weight, its rows are streamed; all other products use
-    /// tiles.
+    /// One step for a product. If `a` has few rows and `b` is a weight in `f32`, its rows are streamed; all other products
+    /// use tiles.
     pub(super) fn product(&mut self, p: Product) {
         let (isa, m, n) = (self.isa, self.max_rows(&p.c), p.c.cols);
         let k = match p.a.layout {
             Layout::Normal => p.a.view.cols,
             Layout::Transposed => self.max_rows(&p.a.view),
         };
-        let choice = KernelChoice::choose((p.a.layout, p.b.layout), p.update, [m, n, k]);
+        let choice = match self.precision {
+            Precision::F32 => KernelChoice::choose((p.a.layout, p.b.layout), p.update, [m, n, k]),
+            Precision::Bf16 => KernelChoice::Gemm(Partition::choose(m, n)),
+        };
         let operands = self.operands(&p, choice.partition());
         match choice {
             KernelChoice::Gemv => self.push(Workers::All, 0, move |w| {
                 let (x, weight) = (operands.a(w), RightFactor::Streamed(operands.b(w).mat));
                 gemm(isa, x, weight, w.own_mut(operands.c), operands.epilogue(w), &mut []);
             }),
-            KernelChoice::Gemm(_) => self.push(Workers::All, gemm_scratch_len(isa, m, n, k), move |w| {
-                let (a, b) = (operands.a(w), operands.b(w));
-                gemm(isa, a, b, w.own_mut(operands.c), operands.epilogue(w), w.scratch());
-            }),
+            KernelChoice::Gemm(_) => {
+                let precision = self.precision;
+                self.push(Workers::All, gemm_scratch_len(isa, m, n, k), move |w| {
+                    let b = match precision {
+                        Precision::F32 => RightFactor::Operand(operands.b(w)),
+                        Precision::Bf16 => RightFactor::Rounded(operands.b(w)),
+                    };
+                    gemm(isa, operands.a(w), b, w.own_mut(operands.c), operands.epilogue(w), w.scratch());
+                });
+            }
         }
     }
 

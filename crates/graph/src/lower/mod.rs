@@ -36,7 +36,7 @@ use crate::op::{Op, RopeSpec};
 use crate::params::FlatLayout;
 use crate::place::Placed;
 use crate::step::{Step, Workers};
-use crate::{CacheShape, Limits, ParamId, Rows, Storage};
+use crate::{CacheShape, Limits, ParamId, Precision, Rows, Storage};
 
 /// Worker 0 alone runs a row-wise step that reads and writes fewer elements than this: a barrier costs as much as some
 /// thousand elements.
@@ -82,10 +82,19 @@ pub(crate) fn temporary(
 /// The tables of angles that plans of one graph share.
 pub(crate) type RopeTables = Vec<(RopeSpec, Arc<RopeTable>)>;
 
+/// Where values, keys and parameters are.
+#[derive(Clone, Copy)]
+pub(crate) struct Stored<'g> {
+    pub placed: &'g Placed,
+    pub cache: Option<&'g CacheShape>,
+    pub storage: Option<&'g Storage>,
+}
+
 pub(crate) struct Lowering<'g, I: Isa> {
     isa: I,
     graph: &'g Graph,
     limits: Limits,
+    precision: Precision,
     placed: &'g Placed,
     cache: Option<&'g CacheShape>,
     storage: Option<&'g Storage>,
@@ -104,17 +113,17 @@ impl<'g, I: Isa> Lowering<'g, I> {
     pub(crate) fn new(
         isa: I,
         graph: &'g Graph,
-        limits: Limits,
-        placed: &'g Placed,
-        cache: Option<&'g CacheShape>,
-        storage: Option<&'g Storage>,
+        (limits, precision): (Limits, Precision),
+        stored: Stored<'g>,
         ropes: &'g mut RopeTables,
     ) -> Self {
         let layout = graph.params.layout();
+        let Stored { placed, cache, storage } = stored;
         Self {
             isa,
             graph,
             limits,
+            precision,
             placed,
             cache,
             storage,

@@ -17,7 +17,7 @@ pub(super) trait Arithmetic: Copy + Send + Sync + 'static {
     /// The operations on sums.
     type Isa: Isa;
     /// An element of a factor.
-    type Element: Copy;
+    type Element: Gathered<Self>;
     /// A vector of words, one for each lane of a sum.
     type Words: Copy;
     /// Elements in a word.
@@ -46,24 +46,28 @@ pub(super) trait Arithmetic: Copy + Send + Sync + 'static {
     /// # Safety
     /// `at` must be valid for writes of a vector of words.
     unsafe fn store(self, words: Self::Words, at: *mut Self::Element);
-    /// A vector of words, each from one column of [`Arithmetic::STEP`] rows; the columns are adjacent, the rows
-    /// `stride` elements apart.
-    ///
-    /// # Safety
-    /// Each row must be valid for reads of as many elements as a vector has lanes.
-    unsafe fn gather(self, at: *const Self::Element, stride: usize) -> Self::Words;
-    /// [`Arithmetic::gather`] of adjacent rows of a strip, which has as many columns as a vector has lanes. Products of
+    /// [`Gathered::gather`] of adjacent rows of a strip, which has as many columns as a vector has lanes. Products of
     /// `bf16` get strips of `bf16` only.
     ///
     /// # Safety
     /// `at` must be valid for reads of these rows.
     unsafe fn load_half<H: HalfFloat>(self, at: *const u16) -> Self::Words;
-    /// [`Arithmetic::gather`] of the first `rows` rows and `cols` columns; zeros beyond. Both are at least 1 and at
-    /// most what [`Arithmetic::gather`] reads.
+}
+
+/// An element of a matrix whose rows run across the depth, and from which words of an arithmetic are made.
+pub(super) trait Gathered<P: Arithmetic>: Copy {
+    /// A vector of words, each from one column of [`Arithmetic::STEP`] rows; the columns are adjacent, the rows
+    /// `stride` elements apart.
+    ///
+    /// # Safety
+    /// Each row must be valid for reads of as many elements as a vector has lanes.
+    unsafe fn gather(arithmetic: P, at: *const Self, stride: usize) -> P::Words;
+    /// [`Gathered::gather`] of the first `rows` rows and `cols` columns; zeros beyond. Both are at least 1 and at most
+    /// what [`Gathered::gather`] reads.
     ///
     /// # Safety
     /// These rows must be valid for reads of `cols` elements.
-    unsafe fn gather_part(self, at: *const Self::Element, stride: usize, rows: usize, cols: usize) -> Self::Words;
+    unsafe fn gather_part(arithmetic: P, at: *const Self, stride: usize, rows: usize, cols: usize) -> P::Words;
 }
 
 /// Products of `f32`: a word is an element.
@@ -112,19 +116,6 @@ impl<I: Isa> Arithmetic for F32Gemm<I> {
     unsafe fn store(self, words: I::F32, at: *mut f32) {
         // SAFETY: a vector of words is LANES elements, which the caller keeps writable.
         unsafe { self.0.store_ptr(words, at) }
-    }
-
-    #[inline(always)]
-    unsafe fn gather(self, at: *const f32, _: usize) -> I::F32 {
-        // SAFETY: the caller keeps LANES elements of the only row readable.
-        unsafe { self.0.load_ptr(at) }
-    }
-
-    #[inline(always)]
-    unsafe fn gather_part(self, at: *const f32, _: usize, rows: usize, cols: usize) -> I::F32 {
-        debug_assert!(rows == 1 && (1..=I::LANES).contains(&cols), "{rows} rows of {cols} columns");
-        // SAFETY: the caller keeps `cols` elements of the only row readable.
-        self.0.load_partial(unsafe { std::slice::from_raw_parts(at, cols) })
     }
 
     #[inline(always)]
@@ -183,13 +174,43 @@ impl<D: Bf16Dot> Arithmetic for Bf16Gemm<D> {
     }
 
     #[inline(always)]
-    unsafe fn gather(self, at: *const bf16, stride: usize) -> D::Pairs {
-        // SAFETY: the caller keeps LANES elements of both rows readable.
-        unsafe { self.0.load_zip(at, at.add(stride)) }
+    unsafe fn load_half<H: HalfFloat>(self, at: *const u16) -> D::Pairs {
+        debug_assert!(H::KIND == HalfKind::Bf16, "a strip of `bf16`");
+        // SAFETY: the caller keeps both rows readable; a `bf16` is its 16 bits.
+        unsafe { Gathered::gather(self, at.cast::<bf16>(), D::Isa::LANES) }
+    }
+}
+
+impl<I: Isa> Gathered<F32Gemm<I>> for f32 {
+    #[inline(always)]
+    unsafe fn gather(F32Gemm(isa): F32Gemm<I>, at: *const f32, _: usize) -> I::F32 {
+        // SAFETY: the caller keeps LANES elements of the only row readable.
+        unsafe { isa.load_ptr(at) }
     }
 
     #[inline(always)]
-    unsafe fn gather_part(self, at: *const bf16, stride: usize, rows: usize, cols: usize) -> D::Pairs {
+    unsafe fn gather_part(F32Gemm(isa): F32Gemm<I>, at: *const f32, _: usize, rows: usize, cols: usize) -> I::F32 {
+        debug_assert!(rows == 1 && (1..=I::LANES).contains(&cols), "{rows} rows of {cols} columns");
+        // SAFETY: the caller keeps `cols` elements of the only row readable.
+        isa.load_partial(unsafe { std::slice::from_raw_parts(at, cols) })
+    }
+}
+
+impl<D: Bf16Dot> Gathered<Bf16Gemm<D>> for bf16 {
+    #[inline(always)]
+    unsafe fn gather(Bf16Gemm(dot): Bf16Gemm<D>, at: *const bf16, stride: usize) -> D::Pairs {
+        // SAFETY: the caller keeps LANES elements of both rows readable.
+        unsafe { dot.load_zip(at, at.add(stride)) }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_part(
+        Bf16Gemm(dot): Bf16Gemm<D>,
+        at: *const bf16,
+        stride: usize,
+        rows: usize,
+        cols: usize,
+    ) -> D::Pairs {
         debug_assert!(rows <= 2 && (1..=MAX_LANES).contains(&cols), "{rows} rows of {cols} columns");
         let mut whole = [[bf16::ZERO; MAX_LANES]; 2];
         for (r, row) in whole.iter_mut().enumerate().take(rows) {
@@ -197,14 +218,32 @@ impl<D: Bf16Dot> Arithmetic for Bf16Gemm<D> {
             row[..cols].copy_from_slice(unsafe { std::slice::from_raw_parts(at.add(r * stride), cols) });
         }
         // SAFETY: each array has MAX_LANES elements, at least LANES.
-        unsafe { self.0.load_zip(whole[0].as_ptr(), whole[1].as_ptr()) }
+        unsafe { dot.load_zip(whole[0].as_ptr(), whole[1].as_ptr()) }
+    }
+}
+
+/// Rounds to nearest, ties to even.
+impl<D: Bf16Dot> Gathered<Bf16Gemm<D>> for f32 {
+    #[inline(always)]
+    unsafe fn gather(Bf16Gemm(dot): Bf16Gemm<D>, at: *const f32, stride: usize) -> D::Pairs {
+        // SAFETY: the caller keeps LANES elements of both rows readable.
+        let [even, odd] = unsafe { [dot.isa().load_ptr(at), dot.isa().load_ptr(at.add(stride))] };
+        dot.round_zip(even, odd)
     }
 
     #[inline(always)]
-    unsafe fn load_half<H: HalfFloat>(self, at: *const u16) -> D::Pairs {
-        debug_assert!(H::KIND == HalfKind::Bf16, "a strip of `bf16`");
-        // SAFETY: the caller keeps both rows readable; a `bf16` is its 16 bits.
-        unsafe { self.gather(at.cast(), D::Isa::LANES) }
+    unsafe fn gather_part(
+        Bf16Gemm(dot): Bf16Gemm<D>,
+        at: *const f32,
+        stride: usize,
+        rows: usize,
+        cols: usize,
+    ) -> D::Pairs {
+        debug_assert!(rows <= 2 && (1..=MAX_LANES).contains(&cols), "{rows} rows of {cols} columns");
+        // SAFETY: the caller keeps `cols` elements of each of `rows` rows readable.
+        let row = |r: usize| dot.isa().load_partial(unsafe { std::slice::from_raw_parts(at.add(r * stride), cols) });
+        let odd = if rows == 2 { row(1) } else { dot.isa().zero() };
+        dot.round_zip(row(0), odd)
     }
 }
 

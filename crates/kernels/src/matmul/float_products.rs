@@ -10,7 +10,7 @@ use half::bf16;
 use smallmind_simd::{Bf16Dot, Isa, IsaKind, WithBf16, WithIsa};
 
 use super::arithmetic::{Bf16Gemm, F32Gemm};
-use super::nest::{self, Block, PanelSource};
+use super::nest::{self, Block, LeftFactor, PanelSource};
 use super::one_row::Reading;
 use super::operand::{Epilogue, Layout, Operand};
 use super::packed::PackedWeight;
@@ -41,6 +41,11 @@ pub fn are_bf16_pairs(format: Format, k: usize) -> bool {
 
 /// Whether products with a packed weight in `format`, with rows of `k`, round the rows of A to `bf16` on this CPU.
 pub fn rounds_to_bf16(isa: IsaKind, format: Format, k: usize) -> bool {
+    are_bf16_pairs(format, k) && has_bf16_dots(isa)
+}
+
+/// Whether this CPU has the instruction set, and dot products of `bf16` with it.
+pub fn has_bf16_dots(isa: IsaKind) -> bool {
     struct Detect;
     impl WithIsa for Detect {
         type Output = bool;
@@ -52,7 +57,7 @@ pub fn rounds_to_bf16(isa: IsaKind, format: Format, k: usize) -> bool {
         type Output = ();
         fn call<D: Bf16Dot<Isa = I>>(self, _dot: D) {}
     }
-    are_bf16_pairs(format, k) && isa.with(Detect) == Ok(true)
+    isa.with(Detect) == Ok(true)
 }
 
 /// Elements of scratch for any product of at most these sizes.
@@ -97,7 +102,7 @@ pub(super) fn multiply<I: Isa>(isa: I, product: Product) {
     if !rest.is_empty() {
         let (c, epilogue) = (c.cols_range(rest.clone()), epilogue.window(&(0..m), &rest));
         let b = PanelSource::Operand(w.rest(in_strips));
-        nest::run(F32Gemm(isa), Block { a, b, c, epilogue }, scratch);
+        nest::run(F32Gemm(isa), Block { a: LeftFactor::Operand(a), b, c, epilogue }, scratch);
     }
 }
 
@@ -122,6 +127,33 @@ impl<I: Isa> WithBf16<I> for Product<'_> {
             });
         }
     }
+}
+
+/// `C = [C +] scale · op(A) · op(B) [+ bias] [+ residual]` with both factors rounded to `bf16`. The shapes agree, and
+/// neither side of C is zero.
+pub(super) struct RoundedProduct<'a> {
+    pub a: Operand<'a>,
+    pub b: Operand<'a>,
+    pub c: MatMut<'a>,
+    pub epilogue: Epilogue<'a>,
+    pub scratch: &'a mut [f32],
+}
+
+impl<I: Isa> WithBf16<I> for RoundedProduct<'_> {
+    type Output = ();
+
+    fn call<D: Bf16Dot<Isa = I>>(self, dot: D) {
+        let Self { a, b, c, epilogue, scratch } = self;
+        let product = Block { a: LeftFactor::Rounded(a), b: PanelSource::Rounded(b), c, epilogue };
+        nest::run(Bf16Gemm(dot), product, scratch);
+    }
+}
+
+/// Computes a product by dot products of `bf16` if the CPU has them, else in `f32`.
+pub(super) fn multiply_rounded<I: Isa>(isa: I, product: RoundedProduct) {
+    let Err(RoundedProduct { a, b, c, epilogue, scratch }) = isa.with_bf16(product) else { return };
+    let product = Block { a: LeftFactor::Operand(a), b: PanelSource::Operand(b), c, epilogue };
+    nest::run(F32Gemm(isa), product, scratch);
 }
 
 /// Writes `op(A)` row by row, rounded.
@@ -171,7 +203,7 @@ fn multiply_by_panels<'a, P: HasKernels>(
         let columns = start..(start + at_once).min(n);
         let b = strips(w.cols_range(columns.clone()));
         let (c, epilogue) = (c.reborrow().cols_range(columns.clone()), epilogue.window(&(0..m), &columns));
-        nest::run(arithmetic, Block { a, b, c, epilogue }, scratch);
+        nest::run(arithmetic, Block { a: LeftFactor::Operand(a), b, c, epilogue }, scratch);
     }
 }
 
@@ -188,7 +220,7 @@ fn multiply_row<P: HasKernels>(
         PanelSource::Strips(strips) => (of_f32, strips.tile(tile)),
         PanelSource::Half(strips) if strips.kind() == HalfKind::F16 => (of_f16, strips.tile::<P>(tile)),
         PanelSource::Half(strips) => (of_bf16, strips.tile::<P>(tile)),
-        PanelSource::Operand(_) => unreachable!("a weight in strips"),
+        PanelSource::Operand(_) | PanelSource::Rounded(_) => unreachable!("a weight in strips"),
     };
     let kernel = kernel.expect("products get strips that they have kernels for");
     // SAFETY: the row has as many words as the tile is deep; the strips are those of the tile's columns, whole; its

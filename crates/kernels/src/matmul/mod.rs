@@ -5,6 +5,7 @@
 //! | [`RightFactor`] | B | kernels |
 //! |---|---|---|
 //! | `Operand` | a matrix or its transpose | tiles; B is packed a panel at a time (`nest`, `tile`) |
+//! | `Rounded` | a matrix or its transpose | the same, of `bf16`: A and B are rounded as they are packed |
 //! | `Streamed` | the rows of a weight, for few rows of A | sums across lanes; each row is read once (`gemv`) |
 //! | `Packed`, `f32` or 16-bit floats | strips | tiles; B is read in place, or turned into words a panel at a time; `one_row` |
 //! | `Packed`, blocks | strips | dot products of bytes; A is quantized (`block_dots`) |
@@ -47,7 +48,7 @@ mod strips;
 mod tables;
 mod tile;
 
-pub use float_products::{are_bf16_pairs, rounds_to_bf16};
+pub use float_products::{are_bf16_pairs, has_bf16_dots, rounds_to_bf16};
 pub use gemv::GEMV_MAX_ROWS;
 #[doc(hidden)]
 pub use nest::GemmSizes;
@@ -61,7 +62,7 @@ use std::ops::Range;
 
 use arithmetic::{Bf16Gemm, F32Gemm};
 use half::bf16;
-use nest::{Block, PanelSource};
+use nest::{Block, LeftFactor, PanelSource};
 use smallmind_simd::{Bf16Dot, Int8Dot, Isa, WithBf16, WithInt8};
 use tables::HasKernels;
 
@@ -74,6 +75,9 @@ use crate::{Mat, MatMut};
 pub enum RightFactor<'a> {
     /// A matrix or its transpose.
     Operand(Operand<'a>),
+    /// A matrix or its transpose. Both factors are rounded to `bf16`, to nearest, ties to even, and multiplied by the
+    /// CPU's dot products, see [`Bf16Dot::dot`]; if it has none, they are multiplied as they are, in `f32`.
+    Rounded(Operand<'a>),
     /// The transpose of a weight `[n, k]` whose rows are each read once, for an A in normal layout of at most
     /// [`GEMV_MAX_ROWS`] rows. Faster than tiles, with another order of sums.
     Streamed(Mat<'a>),
@@ -98,7 +102,7 @@ impl RightFactor<'_> {
     /// Number of columns, `n`.
     fn cols(self) -> usize {
         match self {
-            Self::Operand(b) => b.cols(),
+            Self::Operand(b) | Self::Rounded(b) => b.cols(),
             Self::Streamed(w) => w.rows(),
             Self::Packed(b) => b.cols(),
         }
@@ -107,7 +111,7 @@ impl RightFactor<'_> {
     /// Columns that A must have: `k`, or the words of `k` quantized elements.
     fn a_cols(self) -> usize {
         match self {
-            Self::Operand(b) => b.rows(),
+            Self::Operand(b) | Self::Rounded(b) => b.rows(),
             Self::Streamed(w) => w.cols(),
             Self::Packed(b) if b.format().kind() == FormatKind::Blocks => quantized_words(b.rows()),
             Self::Packed(b) => b.rows(),
@@ -122,6 +126,7 @@ impl RightFactor<'_> {
     pub fn cols_range(self, range: Range<usize>) -> Self {
         match self {
             Self::Operand(b) => Self::Operand(b.cols_range(range)),
+            Self::Rounded(b) => Self::Rounded(b.cols_range(range)),
             Self::Streamed(w) => Self::Streamed(w.rows_range(range)),
             Self::Packed(b) => Self::Packed(b.cols_range(range)),
         }
@@ -173,8 +178,11 @@ fn multiply<I: Isa>(isa: I, a: Operand, b: RightFactor, c: MatMut, epilogue: Epi
     }
     match b {
         RightFactor::Operand(b) => {
-            let product = Block { a, b: PanelSource::Operand(b), c, epilogue };
+            let product = Block { a: LeftFactor::Operand(a), b: PanelSource::Operand(b), c, epilogue };
             nest::run(F32Gemm(isa), product, scratch);
+        }
+        RightFactor::Rounded(b) => {
+            float_products::multiply_rounded(isa, float_products::RoundedProduct { a, b, c, epilogue, scratch });
         }
         RightFactor::Streamed(w) => {
             assert!(a.layout == Layout::Normal, "a transposed A times streamed rows");
@@ -220,7 +228,8 @@ pub fn gemm_bf16<D: Bf16Dot>(
 ) {
     check([a.rows(), a.cols()], [b.rows(), b.cols()], &c, &epilogue);
     if c.rows() > 0 && c.cols() > 0 {
-        nest::run(Bf16Gemm(dot), Block { a, b: PanelSource::Operand(b), c, epilogue }, scratch);
+        let product = Block { a: LeftFactor::Operand(a), b: PanelSource::Operand(b), c, epilogue };
+        nest::run(Bf16Gemm(dot), product, scratch);
     }
 }
 
@@ -258,6 +267,19 @@ pub fn gemm_packed_bf16<D: Bf16Dot>(
     assert!(are_bf16_pairs(w.format(), w.rows()), "a weight in {} with rows of {}", w.format(), w.rows());
     if c.rows() > 0 && c.cols() > 0 {
         float_products::Product { a, w, c, epilogue, scratch }.call(dot);
+    }
+}
+
+/// [`gemm`] of a [`RightFactor::Rounded`] with the dot products of `dot` instead of the best that the CPU has: for tests.
+/// `scratch` holds at least [`gemm_bf16_scratch_len`] elements.
+///
+/// # Panics
+/// If the shapes disagree or `scratch` is too short.
+#[doc(hidden)]
+pub fn gemm_rounded<D: Bf16Dot>(dot: D, a: Operand, b: Operand, c: MatMut, epilogue: Epilogue, scratch: &mut [f32]) {
+    check([a.rows(), a.cols()], [b.rows(), b.cols()], &c, &epilogue);
+    if c.rows() > 0 && c.cols() > 0 {
+        float_products::RoundedProduct { a, b, c, epilogue, scratch }.call(dot);
     }
 }
 

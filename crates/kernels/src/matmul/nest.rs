@@ -31,8 +31,9 @@
 //!    transpose a panel again costs more than to fetch it from farther away. Panels of a normal B are packed again for
 //!    each block of rows: to copy a panel costs less than to fetch it.
 //! 2. A is packed only where many panels read it and its rows are so far apart that caches and address translation
-//!    suffer ([`packs_a`]), or where the elements of a word are not adjacent or the last word is not whole (`bf16`).
-//! 3. See [`panel_of`]: strips are read in place, those of 16-bit floats turned into words first unless A has few rows
+//!    suffer ([`packs_a`]), where it is rounded, or where the elements of a word are not adjacent or the last word is not
+//!    whole (`bf16`).
+//! 3. See [`panel_of`]: a B that is rounded is packed, strips are read in place, those of 16-bit floats turned into words first unless A has few rows
 //!    in normal layout. A B in normal layout is packed, or in whole vectors of `f32` read in place by a single tile or if
 //!    it is near; from two full tiles on the first tile packs it as it multiplies. A transposed B is transposed.
 #![allow(unsafe_code)]
@@ -77,11 +78,52 @@ const PAGE_STRIDE: usize = 1024;
 /// are read at a time.
 const RESIDENT_WORDS: usize = 320 * 1024;
 
+/// The left factor, `op(A)`.
+#[derive(Clone, Copy)]
+pub(super) enum LeftFactor<'a, T> {
+    /// A matrix or its transpose.
+    Operand(Operand<'a, T>),
+    /// One that is rounded to `bf16` while it is packed; only products of `bf16` get it.
+    Rounded(Operand<'a>),
+}
+
+impl<T: Copy> LeftFactor<'_, T> {
+    fn layout(self) -> Layout {
+        match self {
+            Self::Operand(a) => a.layout,
+            Self::Rounded(a) => a.layout,
+        }
+    }
+
+    fn rows(self) -> usize {
+        match self {
+            Self::Operand(a) => a.rows(),
+            Self::Rounded(a) => a.rows(),
+        }
+    }
+
+    fn cols(self) -> usize {
+        match self {
+            Self::Operand(a) => a.cols(),
+            Self::Rounded(a) => a.cols(),
+        }
+    }
+
+    fn window(self, rows: &Range<usize>, depth: &Range<usize>) -> Self {
+        match self {
+            Self::Operand(a) => Self::Operand(a.rows_range(rows.clone()).cols_range(depth.clone())),
+            Self::Rounded(a) => Self::Rounded(a.rows_range(rows.clone()).cols_range(depth.clone())),
+        }
+    }
+}
+
 /// Where the panels of B come from.
 #[derive(Clone, Copy)]
 pub(super) enum PanelSource<'a, T> {
     /// A matrix or its transpose.
     Operand(Operand<'a, T>),
+    /// One that is rounded to `bf16` while it is packed; only products of `bf16` get it.
+    Rounded(Operand<'a>),
     /// Strips of `f32`; only products of `f32` get them.
     Strips(Strips<'a>),
     /// Strips of 16-bit floats: products of `bf16` get those of `bf16`, with an even depth.
@@ -93,8 +135,18 @@ impl<T: Copy> PanelSource<'_, T> {
     fn window(self, depth: &Range<usize>, columns: &Range<usize>) -> Self {
         match self {
             Self::Operand(b) => Self::Operand(b.rows_range(depth.clone()).cols_range(columns.clone())),
+            Self::Rounded(b) => Self::Rounded(b.rows_range(depth.clone()).cols_range(columns.clone())),
             Self::Strips(b) => Self::Strips(b.window(depth, columns)),
             Self::Half(b) => Self::Half(b.window(depth, columns)),
+        }
+    }
+
+    /// Whether it is the transpose of a matrix.
+    fn is_transposed(self) -> bool {
+        match self {
+            Self::Operand(b) => b.layout == Layout::Transposed,
+            Self::Rounded(b) => b.layout == Layout::Transposed,
+            Self::Strips(_) | Self::Half(_) => false,
         }
     }
 }
@@ -102,7 +154,7 @@ impl<T: Copy> PanelSource<'_, T> {
 /// A product, or a block of one. The shapes agree.
 pub(super) struct Block<'a, T> {
     /// `op(A)`, `[rows, depth]`.
-    pub a: Operand<'a, T>,
+    pub a: LeftFactor<'a, T>,
     /// `op(B)`, `[depth, cols]`.
     pub b: PanelSource<'a, T>,
     /// `[rows, cols]`.
@@ -216,16 +268,15 @@ pub(super) fn run<P: HasKernels>(arithmetic: P, product: Block<P::Element>, scra
     for depth in pieces(k, kernels.max_depth * P::STEP, DEPTH_GRANULE * P::STEP) {
         let packs = packs_a(kernels, a, n) && !reads_half(kernels, &b, a, m)
             || !depth.len().is_multiple_of(P::STEP)
-            || !words_are_contiguous::<P>(a.layout);
+            || !words_are_contiguous::<P>(a.layout());
         let words = depth.len().div_ceil(P::STEP);
         let most_rows = block_rows(kernels, words);
-        let transposed = matches!(b, PanelSource::Operand(Operand { layout: Layout::Transposed, .. }));
-        let keeps_b = m > most_rows && transposed;
+        let keeps_b = m > most_rows && b.is_transposed();
         let most_columns = if keeps_b { KEPT_COLUMNS } else { n.next_multiple_of(kernels.width()) };
         for columns in pieces(n, most_columns, kernels.width()) {
             for rows in pieces(m, most_rows, kernels.a_panel()) {
                 let block = Block {
-                    a: a.rows_range(rows.clone()).cols_range(depth.clone()),
+                    a: a.window(&rows, &depth),
                     b: b.window(&depth, &columns),
                     c: c.reborrow().rows_range(rows.clone()).cols_range(columns.clone()),
                     epilogue: epilogue.window(&rows, &columns),
@@ -247,10 +298,10 @@ pub(super) fn run<P: HasKernels>(arithmetic: P, product: Block<P::Element>, scra
 fn reads_half<P: Arithmetic>(
     kernels: &Kernels<P>,
     b: &PanelSource<'_, P::Element>,
-    a: Operand<P::Element>,
+    a: LeftFactor<P::Element>,
     m: usize,
 ) -> bool {
-    matches!(b, PanelSource::Half(_)) && m <= kernels.rows() && a.layout == Layout::Normal
+    matches!(b, PanelSource::Half(_)) && m <= kernels.rows() && a.layout() == Layout::Normal
 }
 
 /// Whether the elements of a word of A are adjacent in that layout.
@@ -258,8 +309,9 @@ fn words_are_contiguous<P: Arithmetic>(layout: Layout) -> bool {
     P::STEP == 1 || layout == Layout::Normal
 }
 
-/// Whether it pays to pack A: many panels read it, and it is so scattered that the caches don't hold it.
-fn packs_a<P: Arithmetic>(kernels: &Kernels<P>, a: Operand<P::Element>, n: usize) -> bool {
+/// Whether A is packed: it is rounded, or many panels read it and it is so scattered that the caches don't hold it.
+fn packs_a<P: Arithmetic>(kernels: &Kernels<P>, a: LeftFactor<P::Element>, n: usize) -> bool {
+    let LeftFactor::Operand(a) = a else { return true };
     let often = n >= PACK_FROM_PANELS * kernels.width();
     let scattered = match a.layout {
         Layout::Normal => a.mat.stride() >= PAGE_STRIDE * P::STEP,
@@ -303,21 +355,32 @@ unsafe fn multiply_block<P: Arithmetic>(
 ///
 /// # Safety
 /// `panels` must be valid for writes of all of them.
-unsafe fn pack_a<P: Arithmetic>(arithmetic: P, kernels: &Kernels<P>, a: Operand<P::Element>, panels: *mut f32) {
+unsafe fn pack_a<P: Arithmetic>(arithmetic: P, kernels: &Kernels<P>, a: LeftFactor<P::Element>, panels: *mut f32) {
     let (m, depth) = (a.rows(), a.cols().div_ceil(P::STEP));
-    if let Layout::Transposed = a.layout {
+    if let Layout::Transposed = a.layout() {
         // SAFETY: the caller keeps all panels writable.
-        return unsafe { (kernels.copy_a)(arithmetic, a.mat, panels) };
+        return unsafe {
+            match a {
+                LeftFactor::Operand(a) => (kernels.copy_a)(arithmetic, a.mat, panels),
+                LeftFactor::Rounded(a) => (kernels.rounding().copy_a)(arithmetic, a.mat, panels),
+            }
+        };
     }
     for first in (0..m).step_by(kernels.a_panel()) {
         let rows = first..(first + kernels.a_panel()).min(m);
-        let width = rows.len().next_multiple_of(P::Isa::LANES);
+        let (width, panel) = (rows.len().next_multiple_of(P::Isa::LANES), panels.wrapping_add(first * depth));
         // SAFETY: the rows are borrowed; the panels before this one are full and take `first * depth` words, and the
         // caller keeps all writable.
         unsafe {
-            let rows = WordRows::of(a.mat.rows_range(rows));
-            (kernels.transpose)(arithmetic.isa(), rows, panels.wrapping_add(first * depth), width);
-        };
+            match a {
+                LeftFactor::Operand(a) => {
+                    (kernels.transpose)(arithmetic.isa(), WordRows::of(a.mat.rows_range(rows)), panel, width);
+                }
+                LeftFactor::Rounded(a) => {
+                    (kernels.rounding().transpose)(arithmetic, a.mat.rows_range(rows), panel, width);
+                }
+            }
+        }
     }
 }
 
@@ -407,8 +470,20 @@ unsafe fn panel_of<P: Arithmetic>(
             unsafe { b.write_panel(arithmetic, scratch) };
             return (PanelRead::Plain, in_scratch);
         }
-        PanelSource::Operand(_) if packed.has_b => return (PanelRead::Plain, in_scratch),
+        PanelSource::Operand(_) | PanelSource::Rounded(_) if packed.has_b => return (PanelRead::Plain, in_scratch),
         PanelSource::Operand(b) => b,
+        PanelSource::Rounded(b) => {
+            let packers = kernels.rounding();
+            // SAFETY: the caller keeps `packed.b` writable over a panel, and B is at most as wide as the panels that
+            // `copy` makes.
+            unsafe {
+                match b.layout {
+                    Layout::Normal => (packers.copy)(arithmetic, b.mat, packed.b),
+                    Layout::Transposed => (packers.transpose)(arithmetic, b.mat, packed.b, width),
+                }
+            }
+            return (PanelRead::Plain, in_scratch);
+        }
     };
     let in_place = Tile { b: b.mat.as_ptr(), b_stride: b.mat.stride(), ..in_scratch };
     match b.layout {
@@ -443,11 +518,10 @@ fn tile_rows(m: usize, most: usize, packed: bool) -> impl Iterator<Item = Range<
 /// Where the rows of a tile begin in A, the value of [`Tile::a_stride`], and the kernels for this walk through A.
 fn rows_of_a<P: Arithmetic>(
     kernels: &'static Kernels<P>,
-    a: Operand<P::Element>,
+    a: LeftFactor<P::Element>,
     packed: *const f32,
     rows: &Range<usize>,
 ) -> (*const P::Element, usize, &'static WalkKernels<P>) {
-    let (start, stride) = (a.mat.as_ptr(), a.mat.stride());
     if !packed.is_null() {
         let (panel, row) = (rows.start / kernels.a_panel(), rows.start % kernels.a_panel());
         let first = panel * kernels.a_panel();
@@ -455,6 +529,8 @@ fn rows_of_a<P: Arithmetic>(
         let start = packed.wrapping_add(first * a.cols().div_ceil(P::STEP) + row);
         return (start.cast(), width * P::STEP, &kernels.along_columns);
     }
+    let LeftFactor::Operand(a) = a else { unreachable!("rounded rows are packed") };
+    let (start, stride) = (a.mat.as_ptr(), a.mat.stride());
     match a.layout {
         Layout::Normal => (start.wrapping_add(rows.start * stride), stride, &kernels.along_rows),
         Layout::Transposed => (start.wrapping_add(rows.start), stride, &kernels.along_columns),

@@ -10,9 +10,10 @@
 //! transposed ([`TransposeFn`]); `arch` has the same function with transposes in registers.
 #![allow(unsafe_code)]
 
+use half::bf16;
 use smallmind_simd::Isa;
 
-use super::arithmetic::Arithmetic;
+use super::arithmetic::{Arithmetic, Gathered};
 use crate::Mat;
 
 /// Bytes of a word.
@@ -69,7 +70,14 @@ pub(super) type TransposeFn<I> = unsafe fn(I, rows: WordRows, panel: *mut f32, w
 ///
 /// # Safety
 /// `panels` must be valid for writes of the depth in words times `cols` rounded up to whole vectors.
-pub(super) type CopyFn<P> = unsafe fn(P, mat: Mat<<P as Arithmetic>::Element>, panels: *mut f32);
+pub(super) type CopyFn<P, T> = unsafe fn(P, mat: Mat<T>, panels: *mut f32);
+
+/// Packs the rows of `mat`, rounded to `bf16`, as a [`TransposeFn`] packs rows of words.
+///
+/// # Safety
+/// `panel` must be valid for writes of `width` words, the number of rows rounded up to whole vectors, for each pair of
+/// columns.
+pub(super) type RoundTransposeFn<P> = unsafe fn(P, mat: Mat, panel: *mut f32, width: usize);
 
 /// Steps that are copied into all panels before the next steps: reads run along whole rows, and writes still fill
 /// several adjacent lines.
@@ -109,7 +117,7 @@ pub(super) unsafe fn transpose_part(rows: WordRows, panel: *mut f32, width: usiz
 ///
 /// # Safety
 /// As [`CopyFn`].
-pub(super) unsafe fn copy<P: Arithmetic, const V: usize>(arithmetic: P, mat: Mat<P::Element>, panels: *mut f32) {
+pub(super) unsafe fn copy<P: Arithmetic, T: Gathered<P>, const V: usize>(arithmetic: P, mat: Mat<T>, panels: *mut f32) {
     arithmetic.vectorize(
         #[inline(always)]
         || {
@@ -123,10 +131,10 @@ pub(super) unsafe fn copy<P: Arithmetic, const V: usize>(arithmetic: P, mat: Mat
             // the depth.
             unsafe {
                 for p in (0..grouped).step_by(STEPS_AT_A_TIME) {
-                    copy_steps::<P, V, STEPS_AT_A_TIME>(arithmetic, mat, p, panels);
+                    copy_steps::<P, T, V, STEPS_AT_A_TIME>(arithmetic, mat, p, panels);
                 }
                 for p in grouped..full {
-                    copy_steps::<P, V, 1>(arithmetic, mat, p, panels);
+                    copy_steps::<P, T, V, 1>(arithmetic, mat, p, panels);
                 }
             }
             let edge = mat.cols_range(whole..mat.cols());
@@ -148,9 +156,9 @@ pub(super) unsafe fn copy<P: Arithmetic, const V: usize>(arithmetic: P, mat: Mat
 /// # Safety
 /// `mat` must have all rows of these steps, and the panels must be valid for writes over them.
 #[inline(always)]
-unsafe fn copy_steps<P: Arithmetic, const V: usize, const R: usize>(
+unsafe fn copy_steps<P: Arithmetic, T: Gathered<P>, const V: usize, const R: usize>(
     arithmetic: P,
-    mat: Mat<P::Element>,
+    mat: Mat<T>,
     p: usize,
     panels: *mut f32,
 ) {
@@ -161,7 +169,8 @@ unsafe fn copy_steps<P: Arithmetic, const V: usize, const R: usize>(
                 let column = panel * width + v * P::Isa::LANES;
                 // SAFETY: the vector ends within the rows of step r, and its place within row r of the panel.
                 unsafe {
-                    let words = arithmetic.gather(mat.as_ptr().add(r * P::STEP * mat.stride() + column), mat.stride());
+                    let words =
+                        T::gather(arithmetic, mat.as_ptr().add(r * P::STEP * mat.stride() + column), mat.stride());
                     arithmetic.store(words, panels.add(panel * width * depth + r * width + v * P::Isa::LANES).cast());
                 }
             }
@@ -174,9 +183,9 @@ unsafe fn copy_steps<P: Arithmetic, const V: usize, const R: usize>(
 /// # Safety
 /// The panel must be valid for writes over these steps.
 #[inline(always)]
-unsafe fn copy_edge<P: Arithmetic>(
+unsafe fn copy_edge<P: Arithmetic, T: Gathered<P>>(
     arithmetic: P,
-    mat: Mat<P::Element>,
+    mat: Mat<T>,
     steps: std::ops::Range<usize>,
     panel: *mut f32,
     width: usize,
@@ -188,17 +197,37 @@ unsafe fn copy_edge<P: Arithmetic>(
             // SAFETY: `mat` has `rows` rows of step p and `cols` columns from j on; j + LANES is at most the width.
             unsafe {
                 let at = mat.as_ptr().add(p * P::STEP * mat.stride() + j);
-                let words = arithmetic.gather_part(at, mat.stride(), rows, cols);
+                let words = T::gather_part(arithmetic, at, mat.stride(), rows, cols);
                 arithmetic.store(words, panel.add(p * width + j).cast());
             }
         }
     }
 }
 
+/// [`RoundTransposeFn`] in portable code.
+///
+/// # Safety
+/// As [`RoundTransposeFn`].
+pub(super) unsafe fn round_transpose<P: Arithmetic>(_arithmetic: P, mat: Mat, panel: *mut f32, width: usize) {
+    let rounded = |j: usize, p: usize| {
+        let x = if j < mat.rows() { mat.row(j).get(p).copied() } else { None };
+        u32::from(x.map_or(0, |x| bf16::from_f32(x).to_bits()))
+    };
+    for p in 0..mat.cols().div_ceil(2) {
+        for j in 0..width {
+            let word = f32::from_bits(rounded(j, 2 * p) | rounded(j, 2 * p + 1) << 16);
+            // SAFETY: p is below the number of pairs of columns and j below the width, so that the caller keeps the word
+            // writable.
+            unsafe { panel.add(p * width + j).write(word) };
+        }
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
-    use smallmind_simd::Scalar;
+    use smallmind_simd::{Bf16Dot, Scalar};
 
+    use super::super::arithmetic::Bf16Gemm;
     use super::*;
 
     /// Compares with the definition, at every depth and number of rows that a panel may have.
@@ -223,8 +252,34 @@ pub(super) mod tests {
         }
     }
 
+    /// Compares with the definition, at every depth and number of rows that a panel may have.
+    pub fn check_round_transpose<D: Bf16Dot>(dot: D, transpose: RoundTransposeFn<Bf16Gemm<D>>) {
+        let lanes = D::Isa::LANES;
+        for depth in 0..70 {
+            for rows in 1..=3 * lanes {
+                let (offset, stride) = (rows % 5, depth + depth % 4);
+                let element = |i: usize| if i % stride.max(1) < depth { (i as f32 + 0.5).sin() } else { f32::NAN };
+                let mut source = vec![f32::NAN; offset];
+                source.extend((0..rows * stride).map(element));
+                let source = Mat::with_stride(&source[offset..], rows, depth, stride);
+                let (width, words) = (rows.next_multiple_of(lanes), depth.div_ceil(2));
+                let mut panel = vec![f32::from_bits(7); words * width + 1];
+                // SAFETY: the panel holds a row of `width` words for each pair of columns.
+                unsafe { transpose(Bf16Gemm(dot), source, panel.as_mut_ptr(), width) };
+                let at = |j: usize, p: usize| if j < rows && p < depth { source.row(j)[p] } else { 0.0 };
+                let word = |p: usize, j: usize| {
+                    let [low, high] = [2 * p, 2 * p + 1].map(|p| u32::from(bf16::from_f32(at(j, p)).to_bits()));
+                    low | high << 16
+                };
+                let expected = (0..words * width).map(|i| word(i / width, i % width)).chain([7]);
+                assert!(panel.into_iter().map(f32::to_bits).eq(expected), "{dot:?} [{rows}, {depth}]");
+            }
+        }
+    }
+
     #[test]
     fn rows_are_transposed() {
         check_transpose(Scalar::new(), transpose);
+        check_round_transpose(Scalar::new(), round_transpose);
     }
 }

@@ -17,7 +17,7 @@ use smallmind_simd::{Bf16Dot, Isa, Scalar};
 
 use super::arithmetic::{Arithmetic, Bf16Gemm, F32Gemm};
 use super::one_row::{OneRowFn, one_row};
-use super::pack::{self, CopyFn, TransposeFn};
+use super::pack::{self, CopyFn, RoundTransposeFn, TransposeFn};
 use super::tile::{Adjacent, AlongColumns, AlongRows, InHalfStrips, InStrips, KernelFn, kernel};
 use crate::compiled::table_of;
 use crate::format::HalfKind;
@@ -60,11 +60,20 @@ pub(super) struct Kernels<P: Arithmetic> {
     /// For an A that is transposed or packed.
     pub along_columns: WalkKernels<P>,
     /// Packs a panel of B from an operand in normal layout.
-    pub copy: CopyFn<P>,
+    pub copy: CopyFn<P, P::Element>,
     /// Packs all panels of A from a transposed operand.
-    pub copy_a: CopyFn<P>,
+    pub copy_a: CopyFn<P, P::Element>,
     /// Packs a panel of B from a transposed operand, or one of A from an operand in normal layout.
     pub transpose: TransposeFn<P::Isa>,
+    /// For operands of `f32` that are rounded to `bf16`; none if the arithmetic is that of `f32`.
+    pub rounding: Option<RoundingPackers<P>>,
+}
+
+/// Packers as those of [`Kernels`] that round.
+pub(super) struct RoundingPackers<P: Arithmetic> {
+    pub copy: CopyFn<P, f32>,
+    pub copy_a: CopyFn<P, f32>,
+    pub transpose: RoundTransposeFn<P>,
 }
 
 impl<P: Arithmetic> Kernels<P> {
@@ -72,6 +81,14 @@ impl<P: Arithmetic> Kernels<P> {
     #[inline(always)]
     pub fn rows(&self) -> usize {
         self.along_rows.plain.len()
+    }
+
+    /// The packers that round.
+    ///
+    /// # Panics
+    /// If the arithmetic is that of `f32`: its operands are not rounded.
+    pub fn rounding(&self) -> &RoundingPackers<P> {
+        self.rounding.as_ref().expect("only products of `bf16` round their operands")
     }
 
     /// The kernels that read strips of 16-bit floats.
@@ -170,9 +187,10 @@ const SCALAR: Kernels<F32Gemm<Scalar>> = Kernels {
     one_row: one_row_kernels!(Scalar, 1),
     along_rows: f32_kernels!(Scalar, AlongRows<f32>, [1 2 3 4 5 6], 6, [1]),
     along_columns: f32_kernels!(Scalar, AlongColumns<f32>, [1 2 3 4 5 6], 6, [1]),
-    copy: pack::copy::<_, 1>,
-    copy_a: pack::copy::<_, 3>,
+    copy: pack::copy::<_, _, 1>,
+    copy_a: pack::copy::<_, _, 3>,
     transpose: pack::transpose,
+    rounding: None,
 };
 
 // Sixteen registers: 6 × 2 sums, 2 vectors of B, 1 of A.
@@ -186,9 +204,10 @@ const AVX2: Kernels<F32Gemm<Avx2>> = Kernels {
     one_row: one_row_kernels!(Avx2, 4),
     along_rows: f32_kernels!(Avx2, AlongRows<f32>, [1 2 3 4 5 6], 6, [1 2]),
     along_columns: f32_kernels!(Avx2, AlongColumns<f32>, [1 2 3 4 5 6], 6, [1 2]),
-    copy: pack::copy::<_, 2>,
-    copy_a: pack::copy::<_, 3>,
+    copy: pack::copy::<_, _, 2>,
+    copy_a: pack::copy::<_, _, 3>,
     transpose: super::arch::avx2::transpose,
+    rounding: None,
 };
 
 // Thirty-two registers: 8 × 3 sums, 3 vectors of B, 1 of A. A wide tile loads fewer words of A, each of which must be
@@ -203,9 +222,10 @@ const AVX512: Kernels<F32Gemm<Avx512>> = Kernels {
     one_row: one_row_kernels!(Avx512, 4),
     along_rows: f32_kernels!(Avx512, AlongRows<f32>, [1 2 3 4 5 6 7 8], 8, [1 2 3]),
     along_columns: f32_kernels!(Avx512, AlongColumns<f32>, [1 2 3 4 5 6 7 8], 8, [1 2 3]),
-    copy: pack::copy::<_, 3>,
-    copy_a: pack::copy::<_, 1>,
+    copy: pack::copy::<_, _, 3>,
+    copy_a: pack::copy::<_, _, 1>,
     transpose: super::arch::avx512::transpose,
+    rounding: None,
 };
 
 // The kernels of the scalar token, which run on every CPU, for tests.
@@ -218,9 +238,14 @@ const SCALAR_BF16: Kernels<Bf16Gemm<Scalar>> = Kernels {
     one_row: [None, None, Some(one_row::<Bf16Gemm<Scalar>, InHalfStrips<bf16>, 1>)],
     along_rows: bf16_kernels!(Scalar, AlongRows<bf16>, [1 2 3 4 5 6], [1]),
     along_columns: bf16_kernels!(Scalar, AlongColumns<bf16>, [1 2 3 4 5 6], [1]),
-    copy: pack::copy::<_, 1>,
-    copy_a: pack::copy::<_, 3>,
+    copy: pack::copy::<_, _, 1>,
+    copy_a: pack::copy::<_, _, 3>,
     transpose: pack::transpose,
+    rounding: Some(RoundingPackers {
+        copy: pack::copy::<_, _, 1>,
+        copy_a: pack::copy::<_, _, 3>,
+        transpose: pack::round_transpose,
+    }),
 };
 
 // The registers are used as in `AVX512`.
@@ -234,9 +259,14 @@ const AVX512_BF16: Kernels<Bf16Gemm<Avx512Bf16>> = Kernels {
     one_row: [None, None, Some(one_row::<Bf16Gemm<Avx512Bf16>, InHalfStrips<bf16>, 4>)],
     along_rows: bf16_kernels!(Avx512Bf16, AlongRows<bf16>, [1 2 3 4 5 6 7 8], [1 2 3]),
     along_columns: bf16_kernels!(Avx512Bf16, AlongColumns<bf16>, [1 2 3 4 5 6 7 8], [1 2 3]),
-    copy: pack::copy::<_, 3>,
-    copy_a: pack::copy::<_, 1>,
+    copy: pack::copy::<_, _, 3>,
+    copy_a: pack::copy::<_, _, 1>,
     transpose: super::arch::avx512::transpose,
+    rounding: Some(RoundingPackers {
+        copy: pack::copy::<_, _, 3>,
+        copy_a: pack::copy::<_, _, 1>,
+        transpose: super::arch::avx512::round_transpose,
+    }),
 };
 
 // Each table comes from a function that is never inlined; see `crate::compiled`.

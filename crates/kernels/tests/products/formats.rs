@@ -147,7 +147,7 @@ impl<I: Isa> WithBf16<I> for Rounded<'_> {
     fn call<D: Bf16Dot<Isa = I>>(self, dot: D) -> Buffer {
         let [a, b] =
             [&self.0.a, &self.0.b].map(|factor| factor.data.iter().copied().map(bf16::from_f32).collect::<Vec<_>>());
-        run_narrow(dot, self.0, [&a, &b], &[self.0.whole()])
+        run_narrow(dot, self.0, [&a, &b], &[self.0.whole()], gemm_bf16)
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use half::bf16;
 use smallmind_kernels::matmul::{
     Epilogue, GEMV_MAX_ROWS, GemmSizes, Layout, Operand, PackedWeight, RightFactor, gemm, gemm_bf16,
-    gemm_bf16_scratch_len, gemm_bf16_sizes, gemm_int8, gemm_packed_bf16, gemm_packed_bf16_scratch_len,
+    gemm_bf16_scratch_len, gemm_bf16_sizes, gemm_int8, gemm_packed_bf16, gemm_packed_bf16_scratch_len, gemm_rounded,
     gemm_scratch_len, gemm_sizes, pack_rows, pack_weight, pack_weight_as, pack_weight_scratch_len, packed_len,
     quantize_rows, quantized_words,
 };
@@ -210,30 +210,40 @@ struct NarrowProblem {
     problem: Problem,
     a: Vec<bf16>,
     b: Vec<bf16>,
+    /// The factors before they were rounded.
+    unrounded: [Buffer; 2],
 }
 
 impl NarrowProblem {
     fn new(noise: &mut Noise, shape: [usize; 3], layouts: [Layout; 2], epilogue: usize) -> Self {
         let mut problem = problem(noise, shape, layouts, epilogue);
+        let unrounded = [&problem.a, &problem.b].map(|buffer| Buffer { data: buffer.data.clone(), ..*buffer });
         let [a, b] = [&mut problem.a, &mut problem.b].map(|buffer| {
             let narrow: Vec<bf16> = buffer.data.iter().copied().map(bf16::from_f32).collect();
             buffer.data = narrow.iter().map(|x| x.to_f32()).collect();
             narrow
         });
-        Self { problem, a, b }
+        Self { problem, a, b, unrounded }
     }
 
     fn run<D: Bf16Dot>(&self, dot: D, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
-        run_narrow(dot, &self.problem, [&self.a, &self.b], windows)
+        run_narrow(dot, &self.problem, [&self.a, &self.b], windows, gemm_bf16)
+    }
+
+    /// The same product of the factors before they were rounded, which the product rounds.
+    fn run_rounding<D: Bf16Dot>(&self, dot: D, windows: &[(Range<usize>, Range<usize>)]) -> Buffer {
+        let [a, b] = &self.unrounded;
+        run_narrow(dot, &self.problem, [&a.data, &b.data], windows, gemm_rounded)
     }
 }
 
 /// The products of a problem, window by window, with these factors in place of its own.
-fn run_narrow<D: Bf16Dot>(
+fn run_narrow<D: Bf16Dot, T: Copy>(
     dot: D,
     p: &Problem,
-    [a, b]: [&[bf16]; 2],
+    [a, b]: [&[T]; 2],
     windows: &[(Range<usize>, Range<usize>)],
+    multiply: impl Fn(D, Operand<T>, Operand<T>, MatMut, Epilogue, &mut [f32]),
 ) -> Buffer {
     let mut c = Buffer { data: p.c.data.clone(), ..p.c };
     let k = if p.layouts[0] == Layout::Normal { p.a.cols } else { p.a.rows };
@@ -251,7 +261,7 @@ fn run_narrow<D: Bf16Dot>(
             Layout::Transposed => Operand::transposed(b.rows_range(columns.clone())),
         };
         let window = c.mat_mut().rows_range(rows.clone()).cols_range(columns.clone());
-        gemm_bf16(dot, a, b, window, p.epilogue(rows.clone(), columns.clone()), &mut scratch[3..end]);
+        multiply(dot, a, b, window, p.epilogue(rows.clone(), columns.clone()), &mut scratch[3..end]);
     }
     assert!(scratch[end..].iter().all(|&x| x == SENTINEL), "wrote past the scratch");
     c
@@ -293,5 +303,7 @@ fn random_narrow<D: Bf16Dot>(dot: D) {
         let (row, column) = (noise.below(m + 1), noise.below(n + 1));
         let cut = narrow.run(dot, &[(0..row, 0..n), (row..m, 0..column), (row..m, column..n)]);
         assert!(same_bits(&cut, &whole), "{dot:?} seed {seed}: windows change the bits");
+        let rounded = narrow.run_rounding(dot, &[(0..m, 0..column), (0..m, column..n)]);
+        assert!(same_bits(&rounded, &whole), "{dot:?} seed {seed}: factors rounded by the product");
     }
 }

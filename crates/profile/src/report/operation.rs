@@ -1,7 +1,7 @@
 //! An operation in the report: one place in the model, all layers together. Figures are those of one token.
 
 use serde::{Deserialize, Serialize};
-use smallmind_graph::{Batch, Node, Phase, Plan};
+use smallmind_graph::{Batch, Node, Phase, Plan, Precision};
 use smallmind_kernels::Format;
 
 use super::RoofTable;
@@ -245,9 +245,12 @@ pub(crate) fn traffic_in(plan: &Plan, node: &Node, batch: &Batch) -> Traffic {
 /// `bf16` by the dot product of the CPU, if it has one.
 fn peak_gflops(plan: &Plan, node: &Node, roofs: &RoofTable) -> f64 {
     let weight = node.op.params().into_iter().next().filter(|_| Class::of(&node.op) == Class::Product);
-    let Some(layout) = weight.zip(plan.storage()).map(|(id, storage)| storage.get(id)) else {
-        return roofs.f32_gflops;
+    let Some(weight) = weight else { return roofs.f32_gflops };
+    let Some(storage) = plan.storage() else {
+        let bf16 = roofs.bf16_gflops.filter(|_| plan.precision() == Precision::Bf16);
+        return bf16.unwrap_or(roofs.f32_gflops);
     };
+    let layout = storage.get(weight);
     // How many times slower each row is than one of `f32`.
     let slowness = |format: Format| roofs.f32_gflops / roofs.peak_of(format, layout.shape[1]);
     let all = layout.segments.iter().map(|segment| segment.rows.len() as f64 * slowness(segment.format)).sum::<f64>();

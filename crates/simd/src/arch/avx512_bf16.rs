@@ -101,6 +101,22 @@ impl Bf16Dot for Avx512Bf16 {
         let (even, odd) = memory!((_mm256_loadu_si256(even.cast()), _mm256_loadu_si256(odd.cast())));
         self.zip(even, odd)
     }
+
+    #[inline(always)]
+    fn round_zip(self, even: __m512, odd: __m512) -> __m512bh {
+        // Rounded they lie one after the other; element 2i comes from place i, element 2i + 1 from place 16 + i.
+        const PLACES: [u16; 32] = {
+            let mut places = [0; 32];
+            let mut i = 0;
+            while i < 32 {
+                places[i] = (i / 2 + i % 2 * 16) as u16;
+                i += 1;
+            }
+            places
+        };
+        let places = memory!(_mm512_loadu_si512(PLACES.as_ptr().cast()));
+        as_pairs(compute!(_mm512_permutexvar_epi16(places, as_integers(_mm512_cvtne2ps_pbh(odd, even)))))
+    }
 }
 
 impl Avx512Bf16 {

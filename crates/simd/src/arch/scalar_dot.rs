@@ -66,6 +66,14 @@ impl Bf16Dot for Scalar {
         // SAFETY: the caller guarantees an element a lane in both.
         lanes(|i| unsafe { [*even.add(i), *odd.add(i)] })
     }
+
+    #[inline(always)]
+    fn round_zip(self, even: [f32; LANES], odd: [f32; LANES]) -> Self::Pairs {
+        lanes(
+            #[inline(always)]
+            |i| [bf16::from_f32(even[i]), bf16::from_f32(odd[i])],
+        )
+    }
 }
 
 impl Int8Dot for Scalar {

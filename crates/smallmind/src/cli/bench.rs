@@ -1,7 +1,10 @@
-//! `smallmind bench kernels`: every kernel, compared with the machine's roofs, with rivals and with an earlier record.
+//! `smallmind bench`. Here `bench kernels`: every kernel, compared with the machine's roofs, with rivals and with an
+//! earlier record.
 
 mod inference;
 mod seed;
+mod table_output;
+mod training;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,6 +39,8 @@ enum What {
     Inference(inference::Inference),
     /// Time several sequences at once, with llama-batched-bench's options and columns
     Batched(inference::Batched),
+    /// Time steps of training
+    Train(training::Training),
     /// Run the first SmallMind's workload as it ran then and as it runs now, with one improvement after the other
     Seed(seed::Seed),
 }
@@ -114,6 +119,7 @@ impl Bench {
             What::Kernels(kernels) => kernels.run(settings),
             What::Inference(inference) => inference.run(settings),
             What::Batched(batched) => batched.run(settings),
+            What::Train(training) => training.run(settings),
             What::Seed(seed) => seed.run(settings),
         }
     }

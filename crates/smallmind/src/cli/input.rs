@@ -19,8 +19,31 @@ const MOST_BYTES: u64 = 1 << 30;
 /// The text of a file, or of standard input if `path` is `-`, without a byte-order mark. It may be empty and must be
 /// UTF-8.
 pub fn read(path: &Path) -> anyhow::Result<String> {
+    let (name, mut bytes) = read_bytes(path, "text")?;
+    let mark = bytes.len() - without_byte_order_mark(&bytes).len();
+    bytes.drain(..mark);
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let offset = mark + at;
+        let byte = error.as_bytes().get(at).copied().unwrap_or_default();
+        bad_file(format!("{name}: not UTF-8 text: byte 0x{byte:02x} at offset {offset}; convert it to UTF-8"))
+    })
+}
+
+/// A file of 16-bit tokens, the lower byte first.
+pub fn tokens(path: &Path) -> anyhow::Result<Vec<u32>> {
+    let (name, bytes) = read_bytes(path, "tokens")?;
+    match bytes.as_chunks() {
+        ([], _) => Err(bad_file(format!("{name}: there is no token in it"))),
+        (pairs, []) => Ok(pairs.iter().map(|&pair| u16::from_le_bytes(pair).into()).collect()),
+        _ => Err(bad_file(format!("{name}: {} bytes, which are not tokens of two bytes each", bytes.len()))),
+    }
+}
+
+/// The name and the bytes of a file or of standard input, which should hold `what`.
+fn read_bytes(path: &Path, what: &str) -> anyhow::Result<(String, Vec<u8>)> {
     if path.is_dir() {
-        return Err(bad_file(format!("{}: this is a folder: name a text file in it", path.display())));
+        return Err(bad_file(format!("{}: this is a folder: name a file of {what} in it", path.display())));
     }
     let mut bytes = Vec::new();
     let (name, read) = if path.as_os_str() == STDIN {
@@ -31,16 +54,9 @@ pub fn read(path: &Path) -> anyhow::Result<String> {
     };
     read.map_err(|error| bad_file(format!("{name}: can't be read: {error}")))?;
     if bytes.len() as u64 > MOST_BYTES {
-        return Err(bad_file(format!("{name}: more than {MOST_BYTES} bytes of text; give a part of it")));
+        return Err(bad_file(format!("{name}: more than {MOST_BYTES} bytes of {what}; give a part of it")));
     }
-    let mark = bytes.len() - without_byte_order_mark(&bytes).len();
-    bytes.drain(..mark);
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let offset = mark + at;
-        let byte = error.as_bytes().get(at).copied().unwrap_or_default();
-        bad_file(format!("{name}: not UTF-8 text: byte 0x{byte:02x} at offset {offset}; convert it to UTF-8"))
-    })
+    Ok((name, bytes))
 }
 
 /// The text of the files. Each is a document, so no word spans two of them; so is each line of a `.jsonl` file.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use smallmind::checkpoint::{CONFIG_FILE, GgufFile, ModelFolder, TOKENIZER_FILE};
-use smallmind::graph::{ParamSpec, Storage};
+use smallmind::graph::{ParamSpec, Precision, Storage};
 use smallmind::kernels::Format;
 use smallmind::kernels::attention::CacheFormat;
 use smallmind::model::tokenizer::Tokenizer;
@@ -71,6 +71,20 @@ pub(super) fn cache_format_parser() -> impl TypedValueParser<Value = CacheFormat
 pub(super) fn format_parser() -> impl TypedValueParser<Value = Format> {
     let names = PossibleValuesParser::new(Format::ALL.map(Format::name));
     names.try_map(|name| Format::from_name(&name.to_lowercase()).ok_or("there is no such format"))
+}
+
+pub(super) fn precision_parser() -> impl TypedValueParser<Value = Precision> {
+    let names = PossibleValuesParser::new(Precision::ALL.map(Precision::name));
+    names.try_map(|name| Precision::from_name(&name.to_lowercase()).ok_or("there is no such precision"))
+}
+
+/// Refuses a `--precision` that this CPU lacks.
+pub fn check_precision(precision: Precision, isa: IsaKind) -> anyhow::Result<()> {
+    if precision.is_available(isa) {
+        return Ok(());
+    }
+    let name = precision.name();
+    Err(usage(format!("--precision {name}: this CPU has no dot products of {name} with the instruction set {isa}")))
 }
 
 /// What is ignored in a model's files.

@@ -34,6 +34,8 @@ enum Rule {
     OutDir,
     /// The initial weights of training.
     InitFrom,
+    /// The precision of products.
+    Dtype,
     /// A switch for something that another verb does.
     EvalOnly,
     /// Ignored for the reason; silently for the listed values, which ask for what this program does anyway.
@@ -78,7 +80,7 @@ const NAMES: &[(&str, Rule)] = &[
     ("min_lr", Rule::Key("train.min_lr")),
     ("backend", Rule::PassedOver(&[], "a training is one process; --threads says how many CPUs it uses")),
     ("device", Rule::PassedOver(&["cpu"], "the CPU is what computes")),
-    ("dtype", Rule::PassedOver(&["float32"], "trainings compute in float32")),
+    ("dtype", Rule::Dtype),
     ("compile", Rule::PassedOver(NO, "there is nothing to compile at run time")),
     ("seed", Rule::Key("train.seed")),
 ];
@@ -106,6 +108,7 @@ pub fn unknown_setting(error: &(dyn Error + 'static)) -> Option<String> {
         Rule::DecayLr => "set train.schedule to \"cosine\" or \"constant\"",
         Rule::OutDir => "the folder of the run is named by --out in the command line",
         Rule::InitFrom => "set model.init_from to a model, or go on with --resume in the command line",
+        Rule::Dtype => "set train.precision to \"f32\" or \"bf16\"",
         Rule::EvalOnly => "a model is measured by `smallmind eval`",
         Rule::PassedOver(_, why) => why,
     };
@@ -147,6 +150,11 @@ pub fn meaning(name: &str, value: &str) -> Option<Result<Meaning, TrainError>> {
                 setting("model.init_from", &name, Some(read.into()))
             }
             _ => Err(refused("it must be scratch, resume or gpt2…; --init-from MODEL begins with any other model")),
+        },
+        Rule::Dtype => match value.trim_matches(['"', '\'']) {
+            "float32" => setting("train.precision", "f32", None),
+            "bfloat16" => setting("train.precision", "bf16", None),
+            _ => Ok(Meaning::PassedOver("products are computed in float32 or bfloat16 (train.precision)")),
         },
         Rule::EvalOnly => truth().and_then(|only| match only {
             true => Err(refused("measuring a model is a verb of its own: smallmind eval -m MODEL --data FILE")),

@@ -124,6 +124,7 @@ impl Train {
     /// A new training, from random weights.
     fn begin(&self, overlays: &[Overlay], settings: &Settings, console: &mut Console) -> anyhow::Result<Trainer> {
         let config = TrainConfig::with_overlays(self.preset.as_deref(), overlays)?;
+        config.check_cpu(settings.isa()?)?;
         let dir = self.claim(&self.reads(), console.stop)?;
         let source = Source::Files(&self.data);
         let prepared = prepare(&dir.staging(), &config, source, &mut |p| console.reporter.prepare(p))?;
@@ -142,6 +143,7 @@ impl Train {
         let files = models::open_files(model)?;
         let (shape, _) = files.configs(self.allowed.unknown_keys()).map_err(models::with_flag)?;
         let config = TrainConfig::with_initial(self.preset.as_deref(), &shape, overlays)?;
+        config.check_cpu(settings.isa()?)?;
         let context = config.context()?;
         if context < shape.context && !overlays.iter().any(|overlay| overlay.sets("model.context")) {
             let most = shape.context;

@@ -3,9 +3,11 @@
 
 use std::arch::x86_64::*;
 
-use smallmind_simd::{Avx512, CacheLevel, prefetch};
+use smallmind_simd::{Avx512, Avx512Bf16, CacheLevel, prefetch};
 
+use super::super::arithmetic::Bf16Gemm;
 use super::super::pack::{WORD, WordRows};
+use crate::Mat;
 
 /// Rows and columns of a block.
 const BLOCK: usize = 16;
@@ -77,6 +79,49 @@ unsafe fn edge_block([rows, bytes]: [usize; 2], from: *const u8, stride: usize, 
     for (i, &column) in transpose_block(block).iter().enumerate().take(bytes.div_ceil(WORD)) {
         // SAFETY: row i of the panel's block, which the caller keeps writable.
         unsafe { _mm512_storeu_ps(to.add(i * width), column) };
+    }
+}
+
+/// [`RoundTransposeFn`](super::super::pack::RoundTransposeFn) by blocks in registers.
+///
+/// # Safety
+/// As [`RoundTransposeFn`](super::super::pack::RoundTransposeFn).
+pub(in crate::matmul) unsafe fn round_transpose(_: Bf16Gemm<Avx512Bf16>, mat: Mat, panel: *mut f32, width: usize) {
+    // SAFETY: the token proves that the CPU has AVX-512 with BF16; the caller keeps the panel writable.
+    unsafe { round_transpose_blocks(mat, panel, width) }
+}
+
+/// # Safety
+/// As [`round_transpose`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn round_transpose_blocks(mat: Mat, panel: *mut f32, width: usize) {
+    for p in (0..mat.cols()).step_by(2 * BLOCK) {
+        for j in (0..width).step_by(BLOCK) {
+            let from = mat.as_ptr().wrapping_add(j * mat.stride() + p);
+            let (rows, cols) = (mat.rows().saturating_sub(j).min(BLOCK), (mat.cols() - p).min(2 * BLOCK));
+            // Bit i: whether element i of a row is one of the matrix.
+            let mask = u32::MAX >> (32 - cols);
+            let mut block = [_mm512_setzero_ps(); BLOCK];
+            for (i, row) in block.iter_mut().enumerate().take(rows) {
+                let at = from.wrapping_add(i * mat.stride());
+                prefetch(from.wrapping_add((i + width) * mat.stride()), CacheLevel::Second);
+                // SAFETY: the row is one of the matrix, which is borrowed, and the mask leaves out what lies behind it.
+                let [low, high] = unsafe {
+                    [
+                        _mm512_maskz_loadu_ps(mask as u16, at),
+                        _mm512_maskz_loadu_ps((mask >> BLOCK) as u16, at.wrapping_add(BLOCK)),
+                    ]
+                };
+                // SAFETY: both are 512 bits without invalid patterns.
+                *row = unsafe { std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low)) };
+            }
+            let to = panel.wrapping_add(p / 2 * width + j);
+            for (i, &column) in transpose_block(block).iter().enumerate().take(cols.div_ceil(2)) {
+                // SAFETY: columns j..j + BLOCK end within the width, a multiple of BLOCK, of a row of the panel for a pair
+                // of columns, which the caller keeps writable.
+                unsafe { _mm512_storeu_ps(to.add(i * width), column) };
+            }
+        }
     }
 }
 

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use clap::{Args, ValueEnum};
-use smallmind::bench::{BatchedTest, InferenceBench, InferenceFormat, InferenceTest, InferenceWriter, Tabled};
+use clap::Args;
+use smallmind::bench::{BatchedTest, InferenceBench, InferenceTest};
 use smallmind::model::SessionOptions;
 
+use super::table_output::TableOutput;
 use crate::cli::failure::{Outcome, usage};
 use crate::cli::machine::Machine;
 use crate::cli::models::{Allowed, CacheArg, WeightsArg, find_files, open_files};
@@ -37,24 +38,8 @@ struct Subjects {
     /// Samples of each test
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = units::within::<u16>(1..))]
     repetitions: u16,
-    /// How the record is written [default: a table; json with --json]
-    #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT")]
-    output: Option<Form>,
-}
-
-/// Forms of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// A Markdown table
-    Md,
-    /// An array of objects
-    Json,
-    /// An object a line
-    Jsonl,
-    /// Comma-separated values
-    Csv,
-    /// Statements that make and fill a table
-    Sql,
+    #[command(flatten)]
+    output: TableOutput,
 }
 
 /// Options of `bench inference`.
@@ -103,18 +88,6 @@ fn pair(text: &str) -> Result<(usize, usize), String> {
 }
 
 impl Subjects {
-    fn writer<R: Tabled>(&self, settings: &Settings) -> InferenceWriter<R> {
-        InferenceWriter::new(match self.output {
-            Some(Form::Md) => InferenceFormat::Markdown,
-            Some(Form::Json) => InferenceFormat::Json,
-            Some(Form::Jsonl) => InferenceFormat::JsonLines,
-            Some(Form::Csv) => InferenceFormat::Csv,
-            Some(Form::Sql) => InferenceFormat::Sql,
-            None if settings.is_json() => InferenceFormat::Json,
-            None => InferenceFormat::Text,
-        })
-    }
-
     /// Checks each model's context against what is asked, before anything is measured.
     fn check(&self, context: usize, test: &str) -> Outcome {
         for path in &self.models {
@@ -183,7 +156,7 @@ impl Inference {
         let longest = tests.iter().max_by_key(|test| test.context());
         let longest = longest.ok_or_else(|| usage("nothing to measure: -p and -n are 0, and there is no --pg"))?;
         self.subjects.check(longest.context(), &longest.to_string())?;
-        let mut writer = self.subjects.writer(settings);
+        let mut writer = self.subjects.output.writer(settings);
         self.subjects.each(settings, |bench| {
             let (roofs, first) = (bench.roofs()?, bench.first_token()?);
             for &test in &tests {
@@ -205,7 +178,7 @@ impl Batched {
         let longest = tests.iter().map(|test| test.prompt.saturating_add(test.generated)).max();
         let longest = longest.ok_or_else(|| usage("nothing to measure: --npp and --ntg are 0"))?;
         self.subjects.check(longest, "the longest sequence")?;
-        let mut writer = self.subjects.writer(settings);
+        let mut writer = self.subjects.output.writer(settings);
         self.subjects.each(settings, |bench| {
             for &test in &tests {
                 output::print(&writer.row(&bench.run_batched(test)?))?;

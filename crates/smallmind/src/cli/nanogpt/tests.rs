@@ -1,3 +1,4 @@
+use smallmind::graph::Precision;
 use smallmind::graph::op::Gelu;
 use smallmind::model::{Biases, ErrorClass, Head, Mlp, NormKind, Positions};
 use smallmind::train::config::{ScheduleKind, TrainSection};
@@ -63,6 +64,8 @@ fn its_command_line_is_understood() {
     let t = &config.train;
     assert_eq!((t.lr, t.min_lr, t.beta1, t.beta2, t.weight_decay, t.clip), (1e-3, 1e-4, 0.8, 0.95, 0.2, 0.5));
     assert_eq!((t.warmup, config.eval.interval, t.seed, config.model.biases), (7, 11, 9, Some(true)));
+    assert_eq!(t.precision, Precision::F32);
+    assert_eq!(with(None, &["dtype='bfloat16'"]).train.precision, Precision::Bf16);
     // Settings whose lowest rate follows from the highest.
     let train = with(Some("nanogpt-cpu"), &["learning_rate=3e-5"]).train;
     assert_eq!((train.lr, train.min_lr), (3e-5, 3e-5 / 10.0));
@@ -104,9 +107,7 @@ fn each_name_is_known_and_named_in_a_file() {
 #[test]
 fn each_name_is_obeyed_passed_over_or_refused() {
     let of = |name: &str, value: &str| meaning(name, value).unwrap();
-    for (name, value) in
-        [("wandb_log", "False"), ("eval_only", "False"), ("device", "cpu"), ("dtype", "float32"), ("compile", "False")]
-    {
+    for (name, value) in [("wandb_log", "False"), ("eval_only", "False"), ("device", "cpu"), ("compile", "False")] {
         assert_eq!(of(name, value).unwrap(), Meaning::Usual, "{name}={value}");
     }
     for (name, value, word) in [
@@ -116,7 +117,7 @@ fn each_name_is_obeyed_passed_over_or_refused() {
         ("dataset", "shakespeare_char", "--data FILE"),
         ("backend", "nccl", "--threads"),
         ("device", "cuda", "CPU"),
-        ("dtype", "bfloat16", "float32"),
+        ("dtype", "float16", "bfloat16"),
         ("compile", "True", "compile"),
         ("always_save_checkpoint", "False", "always"),
     ] {

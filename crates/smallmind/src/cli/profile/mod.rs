@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 
 pub use generate::of_session;
 pub use report_output::on_screen;
-pub use subject::{SEED, name_of};
+pub use subject::{PRESET, SEED, name_of};
 
 use super::failure::Outcome;
 use super::settings::Settings;

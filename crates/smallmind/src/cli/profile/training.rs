@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use smallmind::graph::Precision;
 use smallmind::model::{Model, preset};
 use smallmind::simd::IsaKind;
 use smallmind::train::data::Dataset;
@@ -41,6 +42,9 @@ pub struct TrainingArg {
     /// Tokens of a sequence [default: the run's or the preset's]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
+    /// In what the factors of products are multiplied [default: the run's or the preset's]
+    #[arg(long, value_name = "FORMAT", value_parser = models::precision_parser(), ignore_case = true)]
+    precision: Option<Precision>,
 }
 
 /// A training run that is ready for its steps.
@@ -89,6 +93,7 @@ impl TrainingArg {
         out: Option<&Path>,
         (threads, isa): (usize, IsaKind),
     ) -> anyhow::Result<Training> {
+        self.precision.map_or(Ok(()), |precision| models::check_precision(precision, isa))?;
         let folder = folder_beside(self.model.as_deref().or(out))?;
         let (name, found) = match &self.model {
             Some(run) => (name_of(run), of_run(run)?),
@@ -129,6 +134,7 @@ impl TrainingArg {
         let context = subject::at_most("context", self.context.unwrap_or(usual), longest)?;
         let sequences = self.batch.map_or(steps.shape.sequences, |n| n as usize);
         steps.seed = settings.seed.unwrap_or(steps.seed);
+        steps.precision = self.precision.unwrap_or(steps.precision);
         let steps = steps.over(BatchShape { sequences, context }, found.config.train.total_tokens);
         steps.map_err(|error| usage(error.to_string()))
     }

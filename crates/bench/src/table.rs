@@ -1,5 +1,5 @@
-//! The records as text. All forms that programs read have the fields of the rows, in their order; CSV and SQL leave out
-//! the samples.
+//! Records of whole models as text. All forms that programs read have the fields of the rows, in their order; CSV and
+//! SQL leave out the samples.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -8,12 +8,11 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use super::row::{BatchedRow, InferenceRow};
 use crate::format::quoted;
 
 /// How a record is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InferenceFormat {
+pub enum TableFormat {
     /// Columns for a terminal.
     Text,
     /// A Markdown table.
@@ -39,74 +38,17 @@ pub trait Tabled: Serialize {
     fn cells(&self) -> Vec<String>;
 }
 
-impl Tabled for InferenceRow {
-    const TABLE: &'static str = "smallmind_bench";
-    const COLUMNS: &'static [(&'static str, usize)] = &[
-        ("model", 24),
-        ("size", 10),
-        ("params", 8),
-        ("backend", 8),
-        ("threads", 7),
-        ("KV", 5),
-        ("test", 16),
-        ("t/s", 17),
-        ("median t/s", 10),
-        ("of bandwidth", 12),
-        ("of ceiling", 10),
-    ];
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.model_type.clone(),
-            format!("{:.2} MiB", self.model_size as f64 / f64::from(1 << 20)),
-            format!("{:.2} M", self.model_n_params as f64 / 1e6),
-            self.backends.clone(),
-            self.n_threads.to_string(),
-            self.type_k.to_owned(),
-            self.test().to_string(),
-            format!("{:.2} ± {:.2}", self.avg_ts, self.stddev_ts),
-            format!("{:.2}", self.median_ts),
-            format!("{:.0} %", 100.0 * self.bandwidth_fraction),
-            format!("{:.0} %", 100.0 * self.ceiling_fraction),
-        ]
-    }
-}
-
-impl Tabled for BatchedRow {
-    const TABLE: &'static str = "smallmind_batched_bench";
-    const COLUMNS: &'static [(&'static str, usize)] = &[
-        ("PP", 6),
-        ("TG", 6),
-        ("B", 4),
-        ("N_KV", 6),
-        ("T_PP s", 8),
-        ("S_PP t/s", 9),
-        ("T_TG s", 8),
-        ("S_TG t/s", 9),
-        ("T s", 8),
-        ("S t/s", 9),
-        ("KV", 5),
-    ];
-
-    fn cells(&self) -> Vec<String> {
-        let whole = [self.pp, self.tg, self.pl, self.n_kv].map(|n| n.to_string());
-        let [t_pp, t_tg, t] = [self.t_pp, self.t_tg, self.t].map(|seconds| format!("{seconds:.3}"));
-        let [speed_pp, speed_tg, speed] = [self.speed_pp, self.speed_tg, self.speed].map(|rate| format!("{rate:.2}"));
-        whole.into_iter().chain([t_pp, speed_pp, t_tg, speed_tg, t, speed, self.type_k.to_owned()]).collect()
-    }
-}
-
 /// Writes rows one after the other.
 #[derive(Debug)]
-pub struct InferenceWriter<R> {
-    format: InferenceFormat,
+pub struct TableWriter<R> {
+    format: TableFormat,
     rows: usize,
     row: PhantomData<R>,
 }
 
-impl<R: Tabled> InferenceWriter<R> {
+impl<R: Tabled> TableWriter<R> {
     /// Writes in that format.
-    pub fn new(format: InferenceFormat) -> Self {
+    pub fn new(format: TableFormat) -> Self {
         Self { format, rows: 0, row: PhantomData }
     }
 
@@ -117,22 +59,22 @@ impl<R: Tabled> InferenceWriter<R> {
         let head = |text: String| if is_first { text } else { String::new() };
         let names = || R::COLUMNS.iter().map(|(name, _)| (*name).to_owned());
         match self.format {
-            InferenceFormat::Text => {
+            TableFormat::Text => {
                 format!("{}{}\n", head(format!("{}\n", line::<R>(names()))), line::<R>(row.cells().into_iter()))
             }
-            InferenceFormat::Markdown => {
+            TableFormat::Markdown => {
                 let rule: String = (0..R::COLUMNS.len()).map(|i| if i == 0 { "| --- |" } else { " ---: |" }).collect();
                 let names: Vec<_> = names().collect();
                 format!("{}| {} |\n", head(format!("| {} |\n{rule}\n", names.join(" | "))), row.cells().join(" | "))
             }
-            InferenceFormat::Json => format!("{}\n  {}", if is_first { "[" } else { "," }, json(row)),
-            InferenceFormat::JsonLines => format!("{}\n", json(row)),
-            InferenceFormat::Csv => {
+            TableFormat::Json => format!("{}\n  {}", if is_first { "[" } else { "," }, json(row)),
+            TableFormat::JsonLines => format!("{}\n", json(row)),
+            TableFormat::Csv => {
                 let (names, values): (Vec<_>, Vec<_>) = columns(row).into_iter().unzip();
                 let values: Vec<_> = values.iter().map(|value| quoted(plain(value))).collect();
                 format!("{}{}\n", head(format!("{}\n", names.join(","))), values.join(","))
             }
-            InferenceFormat::Sql => {
+            TableFormat::Sql => {
                 let (names, values): (Vec<_>, Vec<_>) = columns(row).into_iter().unzip();
                 let typed = names.iter().zip(&values).map(|(name, value)| format!("  {name} {}", sql_type(value)));
                 let table = format!(
@@ -155,8 +97,8 @@ impl<R: Tabled> InferenceWriter<R> {
     /// The text after the last row.
     pub fn end(&self) -> &'static str {
         match (self.format, self.rows) {
-            (InferenceFormat::Json, 0) => "[]\n",
-            (InferenceFormat::Json, _) => "\n]\n",
+            (TableFormat::Json, 0) => "[]\n",
+            (TableFormat::Json, _) => "\n]\n",
             _ => "",
         }
     }
@@ -232,6 +174,7 @@ fn sql_value(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::BatchedRow;
 
     fn row() -> BatchedRow {
         BatchedRow {
@@ -257,35 +200,35 @@ mod tests {
         }
     }
 
-    fn written(format: InferenceFormat, rows: usize) -> String {
-        let mut writer = InferenceWriter::new(format);
+    fn written(format: TableFormat, rows: usize) -> String {
+        let mut writer = TableWriter::new(format);
         let text: String = (0..rows).map(|_| writer.row(&row())).collect();
         text + writer.end()
     }
 
     #[test]
     fn json_is_an_array_also_when_it_is_empty() {
-        let value: Value = serde_json::from_str(&written(InferenceFormat::Json, 2)).unwrap();
+        let value: Value = serde_json::from_str(&written(TableFormat::Json, 2)).unwrap();
         assert_eq!((value.as_array().unwrap().len(), &value[1]["speed_tg"]), (2, &64.0.into()));
-        assert_eq!(written(InferenceFormat::Json, 0), "[]\n");
-        assert_eq!(written(InferenceFormat::JsonLines, 2).lines().count(), 2);
+        assert_eq!(written(TableFormat::Json, 0), "[]\n");
+        assert_eq!(written(TableFormat::JsonLines, 2).lines().count(), 2);
     }
 
     #[test]
     fn csv_and_sql_have_the_fields_in_their_order() {
-        let csv = written(InferenceFormat::Csv, 1);
+        let csv = written(TableFormat::Csv, 1);
         assert!(csv.starts_with("schema_version,model_filename,model_type,"), "{csv}");
         assert_eq!(crate::format::csv_records(&csv)[1][1], "it's, a \"model\"");
-        let sql = written(InferenceFormat::Sql, 2);
+        let sql = written(TableFormat::Sql, 2);
         assert_eq!((sql.matches("CREATE TABLE").count(), sql.matches("INSERT INTO").count()), (1, 2), "{sql}");
         assert!(sql.contains("  t_pp REAL,") && sql.contains("(1, 'it''s, a \"model\"', 'llama q8_0'"), "{sql}");
     }
 
     #[test]
     fn tables_have_one_head() {
-        let text = written(InferenceFormat::Text, 2);
+        let text = written(TableFormat::Text, 2);
         assert_eq!((text.lines().count(), text.matches("S_TG t/s").count()), (3, 1), "{text}");
-        let markdown = written(InferenceFormat::Markdown, 2);
+        let markdown = written(TableFormat::Markdown, 2);
         assert!(
             markdown.lines().count() == 4 && markdown.lines().all(|line| line.matches('|').count() == 12),
             "{markdown}"
