@@ -230,7 +230,7 @@ mod tests {
         assert_eq!((text.lines().count(), text.matches("S_TG t/s").count()), (3, 1), "{text}");
         let markdown = written(TableFormat::Markdown, 2);
         assert!(
-            markdown.lines().count() == 4 && markdown.lines().all(|line| line.matches('|').count() == 12),
+            markdown.lines().count() == 4 && markdown.lines().all(|line| line.matches('|').count() == 15),
             "{markdown}"
         );
     }

@@ -10,10 +10,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{
-    Losses, begin, checkpoint, copy, finish, losses, overlays, resume, resumed_from, state, stop_after, text_file,
-    tiny, warnings,
+    Losses, begin, begin_with, checkpoint, copy, finish, losses, overlays, resume, resumed_from, state, stop_after,
+    text_file, tiny, warnings,
 };
 use smallmind_checkpoint::{TOKENIZER_FILE, WEIGHTS_FILE};
+use smallmind_graph::Precision;
 use smallmind_model::Model;
 use smallmind_simd::IsaKind;
 use smallmind_train::{
@@ -24,6 +25,7 @@ use smallmind_train::{
 const FULL: &[&str] =
     &["train.steps=100", "train.total_tokens=32", "model.dropout=0.1", "eval.interval=20", "checkpoint.interval=25"];
 const GPT: &[&str] = &["model.biases=true"];
+const IN_BF16: &[&str] = &["model.biases=true", "train.precision=bf16"];
 const LLAMA: &[&str] = &["model.family=llama", "model.heads=4", "model.kv_heads=2", "model.tied=false"];
 
 fn full(family: &[&str]) -> TrainConfig {
@@ -42,7 +44,11 @@ fn a_stop_changes_no_bit() {
     // Step 50 has a checkpoint of its own, 37 has not; the threads before and after differ.
     let of_gpt = [(50, 2, 2), (50, 1, 3), (37, 2, 1)];
     let of_llama = [(37, 1, 2)];
-    for (family, stops) in [(GPT, &of_gpt[..]), (LLAMA, &of_llama)] {
+    let mut families = vec![(GPT, &of_gpt[..]), (LLAMA, &of_llama)];
+    if Precision::Bf16.is_available(IsaKind::best()) {
+        families.push((IN_BF16, &of_llama));
+    }
+    for (family, stops) in families {
         let dir = tempfile::tempdir().unwrap();
         let config = full(family);
         let (expected_state, expected_losses) = uninterrupted(dir.path(), &config);
@@ -69,6 +75,22 @@ fn a_stop_changes_no_bit() {
         assert_eq!(expected_losses.steps.len(), 100);
         assert_eq!(expected_losses.estimates.iter().map(|e| e.0).collect::<Vec<_>>(), [20, 40, 60, 80, 100]);
     }
+}
+
+/// A precision that the CPU lacks is refused by the name of its setting, before a step.
+#[test]
+fn products_that_the_cpu_lacks_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = tiny(&["train.precision=bf16"]);
+    let lacking = IsaKind::available().iter().find(|isa| !Precision::Bf16.is_available(**isa)).unwrap();
+    for error in
+        [config.check_cpu(*lacking).unwrap_err(), begin_with(dir.path(), "run", &config, (1, *lacking)).err().unwrap()]
+    {
+        let message = error.to_string();
+        assert!(message.contains("train.precision = bf16") && message.contains(lacking.name()), "{message}");
+        assert_eq!(error.class(), ErrorClass::Usage, "{message}");
+    }
+    assert!(tiny(&[]).check_cpu(*lacking).is_ok());
 }
 
 /// Windows that begin with stories are functions of seed and step as well, whatever the number of micro-batches.

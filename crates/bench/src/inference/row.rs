@@ -219,11 +219,13 @@ impl BatchedRow {
 impl Tabled for InferenceRow {
     const TABLE: &'static str = "smallmind_bench";
     const COLUMNS: &'static [(&'static str, usize)] = &[
-        ("model", 24),
+        ("file", 24),
+        ("model", 14),
         ("size", 10),
         ("params", 8),
         ("backend", 8),
         ("threads", 7),
+        ("n_batch", 7),
         ("KV", 5),
         ("test", 16),
         ("t/s", 17),
@@ -234,11 +236,13 @@ impl Tabled for InferenceRow {
 
     fn cells(&self) -> Vec<String> {
         vec![
+            file_name(&self.model_filename),
             self.model_type.clone(),
             format!("{:.2} MiB", self.model_size as f64 / f64::from(1 << 20)),
             format!("{:.2} M", self.model_n_params as f64 / 1e6),
             self.backends.clone(),
             self.n_threads.to_string(),
+            self.n_batch.to_string(),
             self.type_k.to_owned(),
             self.test().to_string(),
             format!("{:.2} ± {:.2}", self.avg_ts, self.stddev_ts),
@@ -252,6 +256,9 @@ impl Tabled for InferenceRow {
 impl Tabled for BatchedRow {
     const TABLE: &'static str = "smallmind_batched_bench";
     const COLUMNS: &'static [(&'static str, usize)] = &[
+        ("file", 24),
+        ("threads", 7),
+        ("n_batch", 7),
         ("PP", 6),
         ("TG", 6),
         ("B", 4),
@@ -266,11 +273,20 @@ impl Tabled for BatchedRow {
     ];
 
     fn cells(&self) -> Vec<String> {
-        let whole = [self.pp, self.tg, self.pl, self.n_kv].map(|n| n.to_string());
+        let whole = [self.n_threads, self.n_batch, self.pp, self.tg, self.pl, self.n_kv].map(|n| n.to_string());
         let [t_pp, t_tg, t] = [self.t_pp, self.t_tg, self.t].map(|seconds| format!("{seconds:.3}"));
         let [speed_pp, speed_tg, speed] = [self.speed_pp, self.speed_tg, self.speed].map(|rate| format!("{rate:.2}"));
-        whole.into_iter().chain([t_pp, speed_pp, t_tg, speed_tg, t, speed, self.type_k.to_owned()]).collect()
+        let file = file_name(&self.model_filename);
+        std::iter::once(file)
+            .chain(whole)
+            .chain([t_pp, speed_pp, t_tg, speed_tg, t, speed, self.type_k.to_owned()])
+            .collect()
     }
+}
+
+/// The last part of a model's path, by which tables name it.
+fn file_name(model: &str) -> String {
+    std::path::Path::new(model).file_name().map_or_else(|| model.into(), |name| name.to_string_lossy().into_owned())
 }
 
 fn model_type(bench: &InferenceBench) -> String {

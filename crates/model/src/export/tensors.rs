@@ -130,19 +130,23 @@ impl<'a> Tensors<'a> {
         })
     }
 
-    /// Copies a tensor as it lies.
+    /// Copies a tensor as it lies, some rows at a time, which must be finite.
     fn copy(&self, name: &str, out: &mut dyn Write) -> Result<(), ModelError> {
         let file = self.files.weights();
         let tensor = file.tensor(name)?;
-        let mut bytes = vec![0; (tensor.bytes as usize).min(PIECE)];
-        let mut at = 0;
-        while at < tensor.bytes {
-            let piece = &mut bytes[..((tensor.bytes - at) as usize).min(PIECE)];
-            file.read_at(name, at, piece)?;
-            out.write_all(piece).map_err(ModelError::Write)?;
-            at += piece.len() as u64;
+        let (rows, cols) = (tensor.rows(), tensor.row_elements().max(1));
+        let row_bytes = tensor.bytes as usize / rows.max(1);
+        let at_once = (PIECE / cols).max(1);
+        let (mut values, mut bytes) = (vec![], vec![]);
+        for first in (0..rows).step_by(at_once) {
+            let count = at_once.min(rows - first);
+            values.resize(count * cols, 0.0);
+            read_rows(file, name, first, &mut values)?;
+            bytes.resize(count * row_bytes, 0);
+            file.read_at(name, (first * row_bytes) as u64, &mut bytes)?;
+            out.write_all(&bytes).map_err(ModelError::Write)?;
+            self.count(values.len());
         }
-        self.count(tensor.elements());
         Ok(())
     }
 

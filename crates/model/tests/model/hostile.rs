@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use smallmind_checkpoint::{GgmlType, GgufArray, GgufData, GgufStrings, GgufValue, GgufWriter};
 use smallmind_model::chat::ChatTemplates;
-use smallmind_model::export::ImportanceMatrix;
+use smallmind_model::export::{ExportOptions, GgufExport, ImportanceMatrix, WeightMix};
 use smallmind_model::tokenizer::Tokenizer;
 use smallmind_model::{ErrorClass, LoadOptions, Model, ModelError, ModelFiles, PackedModel};
 use smallmind_simd::IsaKind;
@@ -387,6 +387,30 @@ fn heads_positions_and_factors() {
         }),
     ];
     refused(llama, model_error, cases);
+}
+
+/// What an export does with a file: its tensors are converted, or copied where the format stays.
+fn export_error(path: &Path) -> (String, ErrorClass) {
+    let files = ModelFiles::open(path).unwrap();
+    let options = ExportOptions { mix: WeightMix::F32, overrides: vec![], importance: None, threads: 1 };
+    let export = GgufExport::new(&files, LoadOptions::default(), options).unwrap();
+    let written = export.write("model", None, &ChatTemplates::new(), &mut std::io::sink(), &|_| {});
+    let error = written.expect_err("has to be refused");
+    (error.to_string(), error.class())
+}
+
+#[test]
+fn numbers_that_are_not_finite_are_not_exported() {
+    let cases: &[Case] = &[
+        ("tensor \"output_norm.weight\": element 3 is NaN", |p| p.element("output_norm.weight", 3, f32::NAN)),
+        ("tensor \"blk.1.attn_norm.weight\": element 0 is inf", |p| {
+            p.element("blk.1.attn_norm.weight", 0, f32::INFINITY);
+        }),
+        ("tensor \"blk.0.attn_v.weight\": element 0 is inf", |p| {
+            p.stored("blk.0.attn_v.weight", BF16, [0x80, 0x7f].repeat(32));
+        }),
+    ];
+    refused(llama, export_error, cases);
 }
 
 #[test]

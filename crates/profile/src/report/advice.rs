@@ -251,7 +251,10 @@ pub(super) fn what_ifs(phase: &Phase, roofs: &RoofTable, threads: &[(usize, f64)
             found.push(computed(alternative, total + differences.iter().sum::<f64>()));
         }
     };
-    FORMATS.iter().for_each(|(alternative, format)| change(*alternative, &|o| with_weights(o, *format, roofs)));
+    // Weights that are trained are `f32`: no setting changes them.
+    if phase.operations.iter().all(|operation| operation.id.pass == Pass::Forward) {
+        FORMATS.iter().for_each(|(alternative, format)| change(*alternative, &|o| with_weights(o, *format, roofs)));
+    }
     CHANGES.iter().for_each(|alternative| change(*alternative, &|o| changed(o, *alternative)));
     if phase.time.waiting > 0.0 {
         found.push(computed(Alternative::Balance, total - phase.time.waiting));

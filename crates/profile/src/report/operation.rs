@@ -1,7 +1,7 @@
 //! An operation in the report: one place in the model, all layers together. Figures are those of one token.
 
 use serde::{Deserialize, Serialize};
-use smallmind_graph::{Batch, Node, Phase, Plan, Precision};
+use smallmind_graph::{Batch, Node, Op, Phase, Plan, Precision};
 use smallmind_kernels::Format;
 
 use super::RoofTable;
@@ -244,17 +244,22 @@ pub(crate) fn traffic_in(plan: &Plan, node: &Node, batch: &Batch) -> Traffic {
 /// The peak of an operation in GFLOP/s. Rows of a weight in a format of blocks are multiplied as bytes, and pairs of
 /// `bf16` by the dot product of the CPU, if it has one.
 fn peak_gflops(plan: &Plan, node: &Node, roofs: &RoofTable) -> f64 {
-    let weight = node.op.params().into_iter().next().filter(|_| Class::of(&node.op) == Class::Product);
-    let Some(weight) = weight else { return roofs.f32_gflops };
     let Some(storage) = plan.storage() else {
-        let bf16 = roofs.bf16_gflops.filter(|_| plan.precision() == Precision::Bf16);
-        return bf16.unwrap_or(roofs.f32_gflops);
+        let rounds = plan.precision() == Precision::Bf16 && is_product(&node.op);
+        return roofs.bf16_gflops.filter(|_| rounds).unwrap_or(roofs.f32_gflops);
     };
-    let layout = storage.get(weight);
+    let weight = node.op.params().into_iter().next().filter(|_| Class::of(&node.op) == Class::Product);
+    let Some(layout) = weight.map(|id| storage.get(id)) else { return roofs.f32_gflops };
     // How many times slower each row is than one of `f32`.
     let slowness = |format: Format| roofs.f32_gflops / roofs.peak_of(format, layout.shape[1]);
     let all = layout.segments.iter().map(|segment| segment.rows.len() as f64 * slowness(segment.format)).sum::<f64>();
     roofs.f32_gflops / (all / layout.shape[0].max(1) as f64)
+}
+
+/// Whether it is a product of a linear layer or of its gradients, with or without a loss.
+fn is_product(op: &Op) -> bool {
+    let is_gradient = matches!(op, Op::LinearGradInput { .. } | Op::LinearGradWeight { .. });
+    is_gradient || matches!(op, Op::Linear { .. } | Op::LinearCrossEntropy { .. } | Op::LinearCrossEntropyGrad { .. })
 }
 
 /// Bytes that every run reads or writes: parameters, also gradients and moments if these are written, the tokens in the

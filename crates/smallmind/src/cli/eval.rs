@@ -30,10 +30,10 @@ pub struct Eval {
     #[arg(long, required_unless_present = "choices", num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
     /// Another model, such as the one that this was quantized from: how far are the predictions from its own
-    #[arg(long, value_name = "MODEL", requires = "data")]
+    #[arg(long, value_name = "MODEL", requires = "data", conflicts_with = "choices")]
     against: Option<PathBuf>,
     /// Show the loss by the number of tokens before a prediction
-    #[arg(long, requires = "data")]
+    #[arg(long, requires = "data", conflicts_with = "choices")]
     by_position: bool,
     /// Multiple choice: a .jsonl file with {"context": text, "endings": [texts], "label": number} in each line
     #[arg(long, value_name = "FILE", conflicts_with = "data")]

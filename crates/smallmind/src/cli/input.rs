@@ -32,7 +32,7 @@ pub fn read(path: &Path) -> anyhow::Result<String> {
 
 /// A file of 16-bit tokens, the lower byte first.
 pub fn tokens(path: &Path) -> anyhow::Result<Vec<u32>> {
-    let (name, bytes) = read_bytes(path, "tokens")?;
+    let (name, bytes) = read_bytes(path, "token")?;
     match bytes.as_chunks() {
         ([], _) => Err(bad_file(format!("{name}: there is no token in it"))),
         (pairs, []) => Ok(pairs.iter().map(|&pair| u16::from_le_bytes(pair).into()).collect()),
@@ -40,10 +40,10 @@ pub fn tokens(path: &Path) -> anyhow::Result<Vec<u32>> {
     }
 }
 
-/// The name and the bytes of a file or of standard input, which should hold `what`.
+/// The name and the bytes of a file, such as a `text` file, or of standard input.
 fn read_bytes(path: &Path, what: &str) -> anyhow::Result<(String, Vec<u8>)> {
     if path.is_dir() {
-        return Err(bad_file(format!("{}: this is a folder: name a file of {what} in it", path.display())));
+        return Err(bad_file(format!("{}: this is a folder: name a {what} file in it", path.display())));
     }
     let mut bytes = Vec::new();
     let (name, read) = if path.as_os_str() == STDIN {
@@ -54,7 +54,7 @@ fn read_bytes(path: &Path, what: &str) -> anyhow::Result<(String, Vec<u8>)> {
     };
     read.map_err(|error| bad_file(format!("{name}: can't be read: {error}")))?;
     if bytes.len() as u64 > MOST_BYTES {
-        return Err(bad_file(format!("{name}: more than {MOST_BYTES} bytes of {what}; give a part of it")));
+        return Err(bad_file(format!("{name}: more than {MOST_BYTES} bytes; give a part of it")));
     }
     Ok((name, bytes))
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 use smallmind::kernels::Format;
@@ -96,7 +97,8 @@ impl Quantize {
         gguf_output::write(&export, &beside, out)?;
         let written = self.out.clone().unwrap_or_default();
         let name = written.display().to_string();
-        let compared = text.map(|text| self.compare(&written, &text, settings)).transpose()?;
+        let compared = text.map(|text| self.compare(&written, &text, settings)).transpose();
+        let compared = compared.with_context(|| format!("{name} is written; comparing it with its source failed"))?;
         if settings.is_json() {
             let mut document = document(self.format, export.tensors(), Some(&name));
             if let Some(d) = &compared {

@@ -34,7 +34,8 @@ pub struct Quickstart {
     #[arg(long, requires = "out")]
     overwrite: bool,
     /// How long to write text, learn a vocabulary and train
-    #[arg(long, default_value_t = 62, value_name = "SECONDS", value_parser = units::within::<u32>(1..=86_400))]
+    #[arg(long, default_value_t = 62, value_name = "SECONDS", conflicts_with = "steps",
+          value_parser = units::within::<u32>(1..=86_400))]
     seconds: u32,
     /// Train exactly this many steps instead
     #[arg(long, value_name = "N", value_parser = units::within::<u64>(1..))]

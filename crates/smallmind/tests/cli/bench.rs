@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 
+use smallmind::graph::Precision;
+use smallmind::simd::IsaKind;
+
 use crate::support::{Bench, Ran};
 
 /// The smallest square products, in a hurry.
@@ -193,6 +196,53 @@ fn the_ladder_has_every_form() {
 }
 
 #[test]
+fn steps_of_training_are_timed() {
+    let bench = Bench::with_text();
+    bench.random_model();
+    let line = "bench train -m model --batch 2 --context 8 -n 3 --warmup 2 --lr 0.01";
+    bench.write("tokens", [0, 0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0].repeat(9));
+    let row = &rows(&bench.run(&format!("{line} --threads 1 --tokens tokens --json")))[0];
+    let sizes = [&row["n_batch"], &row["n_context"], &row["n_warmup"], &row["n_steps"], &row["n_threads"]];
+    assert_eq!(sizes, [2, 8, 2, 3, 1]);
+    assert_eq!((&row["model_filename"], &row["precision"]), (&"model".into(), &"f32".into()));
+    let losses: Vec<_> = row["losses"].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect();
+    assert_eq!((losses.len(), row["samples_ns"].as_array().map(Vec::len)), (5, Some(3)));
+    assert!(losses[4] < losses[0] && row["first_loss"] == losses[0] && row["last_loss"] == losses[4], "{row}");
+    assert!(row["ceiling_fraction"].as_f64() > Some(0.0) && row["median_ns"].as_u64() > Some(0), "{row}");
+    // The same losses again, and with more threads.
+    let again = &rows(&bench.run(&format!("{line} --tokens tokens --threads 2 --json")))[0];
+    assert_eq!(again["losses"], row["losses"]);
+    let in_bf16 = bench.run(&format!("{line} --threads 1 --tokens tokens --precision bf16 --json"));
+    if Precision::Bf16.is_available(IsaKind::best()) {
+        let row_in_bf16 = &rows(&in_bf16)[0];
+        assert_ne!(row_in_bf16["losses"], row["losses"]);
+        assert!((row_in_bf16["last_loss"].as_f64().unwrap() / losses[4] - 1.0).abs() < 0.02, "{row_in_bf16}");
+    } else {
+        in_bf16.fails(2, &["--precision bf16", "dot products"]);
+    }
+    let mut scalar = bench.command(&format!("{line} --precision bf16"));
+    Ran::of(scalar.env("SMALLMIND_ISA", "scalar").output().unwrap()).fails(2, &["--precision bf16", "scalar"]);
+    let table = bench.run(&format!("{line} -o md")).ok();
+    assert!(table.lines().nth(2).is_some_and(|line| line.contains(" | f32 | 2x8 | ")), "{table}");
+
+    bench.write("odd", [1, 0, 2]);
+    bench.write("beyond", [0, 0, 255, 255]);
+    bench.write("nothing", []);
+    for (file, words) in [
+        ("odd", ["odd", "3 bytes"]),
+        ("beyond", ["token 1 is 65535", "vocabulary"]),
+        ("nothing", ["nothing", "no token"]),
+        ("nowhere", ["nowhere", "can't be read"]),
+    ] {
+        bench.run(&format!("{line} --tokens {file}")).fails(3, &words);
+    }
+    bench.run("bench train -m model --context 60000").fails(2, &["--context 60000", "tokens"]);
+    bench.run("bench train -m model --preset quickstart").fails(2, &["--preset"]);
+    bench.run("bench train --preset quickstrat").fails(2, &["quickstart"]);
+    bench.run(&format!("{line} --lr -1")).fails(2, &["--lr"]);
+}
+
+#[test]
 fn models_are_timed_with_the_tests_of_llama_bench() {
     let bench = Bench::with_text();
     bench.random_model();
@@ -214,8 +264,12 @@ fn models_are_timed_with_the_tests_of_llama_bench() {
     assert_eq!((sql.matches("CREATE TABLE").count(), sql.matches("INSERT INTO").count()), (1, 12), "{sql}");
     let table = bench.run("bench batched -m model --npp 4 --ntg 2 --npl 1,3 -r 1 -o md").ok();
     let lines: Vec<_> = table.lines().collect();
-    assert!(lines[0].starts_with("| PP | TG | B | N_KV | T_PP s | S_PP t/s |") && lines.len() == 4, "{table}");
-    assert!(lines[3].starts_with("| 4 | 2 | 3 | 18 | "), "{table}");
+    assert!(
+        lines[0].starts_with("| file | threads | n_batch | PP | TG | B | N_KV | T_PP s | S_PP t/s |")
+            && lines.len() == 4,
+        "{table}"
+    );
+    assert!(lines[3].contains(" | 4 | 2 | 3 | 18 | "), "{table}");
 
     bench.run("bench inference").fails(2, &["--model"]);
     bench.run("bench inference -m nowhere").fails(3, &["nowhere"]);

@@ -51,9 +51,19 @@ pub fn text_file(dir: &Path) -> PathBuf {
 
 /// A new run in `dir/name` on the text of `dir`.
 pub fn begin(dir: &Path, name: &str, config: &TrainConfig, threads: usize) -> Result<Trainer, TrainError> {
+    begin_with(dir, name, config, (threads, IsaKind::best()))
+}
+
+/// [`begin`] with an instruction set.
+pub fn begin_with(
+    dir: &Path,
+    name: &str,
+    config: &TrainConfig,
+    (threads, isa): (usize, IsaKind),
+) -> Result<Trainer, TrainError> {
     let run = RunDir::claim(&dir.join(name), Existing::Refuse)?;
     let prepared = prepare(&run.staging(), config, Source::Files(&[text_file(dir)]), &mut |_| {})?;
-    Trainer::create(run, config.clone(), prepared, threads, IsaKind::best())
+    Trainer::create(run, config.clone(), prepared, threads, isa)
 }
 
 /// Goes on with the run in `run` as it is.

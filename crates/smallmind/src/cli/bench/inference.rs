@@ -36,7 +36,7 @@ struct Subjects {
     #[arg(short = 't', long, value_name = "N,N", value_delimiter = ',', value_parser = units::within::<u16>(1..=1024))]
     threads_list: Vec<u16>,
     /// Samples of each test
-    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = units::within::<u16>(1..))]
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = units::within::<u16>(1..=u16::MAX))]
     repetitions: u16,
     #[command(flatten)]
     output: TableOutput,
@@ -84,8 +84,13 @@ pub(super) struct Batched {
 /// Two numbers of tokens, of which one may be 0.
 fn pair(text: &str) -> Result<(usize, usize), String> {
     let numbers = text.split_once(',').and_then(|(p, g)| Some((p.parse().ok()?, g.parse().ok()?)));
-    numbers.filter(|&(p, g)| p > 0 || g > 0).ok_or_else(|| "it must be two numbers of tokens, such as 512,128".into())
+    numbers
+        .filter(|&(p, g)| p > 0 || g > 0)
+        .ok_or_else(|| "it must be two numbers of tokens, such as 512,128, of which one may be 0".into())
 }
+
+/// What chooses the sizes of tests.
+const SIZES: &str = "-p, -n, -d and --pg, or --npp and --ntg, choose shorter ones";
 
 impl Subjects {
     /// Checks each model's context against what is asked, before anything is measured.
@@ -94,7 +99,7 @@ impl Subjects {
             let max = find_files(path).and_then(|files| Ok(files.configs(self.allowed.unknown_keys())?.0.context));
             let max = max.map_err(|error| of_model(path, error))?;
             if context > max {
-                let problem = format!("{test} needs a context of {context} tokens, and the model has {max}");
+                let problem = format!("{test} needs a context of {context} tokens, and the model has {max}; {SIZES}");
                 return Err(usage(format!("{}: {problem}", path.display())));
             }
         }
