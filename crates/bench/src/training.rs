@@ -28,7 +28,7 @@ pub struct TrainingBench {
     pub steps: usize,
     /// Constants of the optimizer.
     pub optimizer: Optimizer,
-    /// In what the factors of products are multiplied.
+    /// The format in which the factors of products are multiplied.
     pub precision: Precision,
     /// The learning rate.
     pub learning_rate: f64,
@@ -63,7 +63,7 @@ pub struct TrainingRow {
     pub model_n_params: u64,
     /// Worker threads.
     pub n_threads: usize,
-    /// In what the factors of products are multiplied.
+    /// The format in which the factors of products are multiplied.
     pub precision: &'static str,
     /// Sequences of a step.
     pub n_batch: usize,

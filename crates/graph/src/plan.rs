@@ -53,11 +53,11 @@ pub struct PlanOptions {
     pub storage: Option<Arc<Storage>>,
     /// How the key-value cache stores keys and values, if the graph has one.
     pub cache_format: CacheFormat,
-    /// In what the factors of linear layers and of their gradients are multiplied, where parameters are flat.
+    /// The format in which the factors of linear layers and of their gradients are multiplied, where parameters are flat.
     pub precision: Precision,
 }
 
-/// In what the factors of a product are multiplied. Products are added up in `f32` either way.
+/// The format in which the factors of a product are multiplied. Sums are in `f32` either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// As they are.
@@ -163,7 +163,7 @@ impl Plan {
         self.isa
     }
 
-    /// In what the factors of products are multiplied, where parameters are flat.
+    /// The format in which the factors of products are multiplied, where parameters are flat.
     pub fn precision(&self) -> Precision {
         self.precision
     }

@@ -157,9 +157,9 @@ pub struct TrainSection {
     pub weight_decay: f64,
     /// Gradients are clipped to this global norm; 0 for no clipping.
     pub clip: f64,
-    /// In what the factors of products are multiplied in training. Weights, gradients, moments, norms, softmax and losses
-    /// are in `f32` either way, and evaluations multiply in `f32`. Runs of earlier versions, whose settings lack it, are
-    /// in `f32`.
+    /// The format in which training multiplies the factors of products. Weights, gradients, moments, norms, softmax and
+    /// losses are in `f32` either way, and evaluations multiply in `f32`. The settings of runs of earlier versions lack
+    /// it: they are in `f32`.
     #[serde(with = "crate::keys::precision", default)]
     pub precision: Precision,
     /// Seed of initial weights, batches, dropout and samples. Stored as text above 2^63 - 1, where TOML has no

@@ -28,7 +28,7 @@ pub struct StepSettings {
     pub windows: Windows,
     /// Constants of the optimizer.
     pub optimizer: Optimizer,
-    /// In what the factors of products are multiplied.
+    /// The format in which the factors of products are multiplied.
     pub precision: Precision,
     /// Seed of batches and dropout.
     pub seed: u64,

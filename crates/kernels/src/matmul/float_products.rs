@@ -1,4 +1,4 @@
-//! Products with packed weights in floats.
+//! Products with packed weights in floats, and products of operands that are rounded to `bf16`.
 //!
 //! Weights in `f32` and `f16` are multiplied in `f32`. Those in `bf16` are multiplied by the CPU's dot products of
 //! `bf16`, if it has them and rows are whole pairs: the rows of A are rounded to `bf16`, to nearest, ties to even, and

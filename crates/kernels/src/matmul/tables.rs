@@ -71,8 +71,11 @@ pub(super) struct Kernels<P: Arithmetic> {
 
 /// Packers as those of [`Kernels`] that round.
 pub(super) struct RoundingPackers<P: Arithmetic> {
+    /// As [`Kernels::copy`].
     pub copy: CopyFn<P, f32>,
+    /// As [`Kernels::copy_a`].
     pub copy_a: CopyFn<P, f32>,
+    /// As [`Kernels::transpose`].
     pub transpose: RoundTransposeFn<P>,
 }
 

@@ -37,7 +37,7 @@ pub(super) struct Training {
     /// Tokens of a sequence [default: the model's context, at most 1024]
     #[arg(long, value_name = "N", value_parser = units::within::<u32>(1..=65_536))]
     context: Option<u32>,
-    /// In what the factors of products are multiplied; their sums and all else are in f32
+    /// The format in which the factors of products are multiplied; their sums and all else are in f32
     #[arg(long, value_name = "FORMAT", value_parser = precision_parser(), ignore_case = true,
           default_value = Precision::F32.name())]
     precision: Precision,

@@ -42,7 +42,7 @@ pub struct TrainingArg {
     /// Tokens of a sequence [default: the run's or the preset's]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
-    /// In what the factors of products are multiplied [default: the run's or the preset's]
+    /// The format in which the factors of products are multiplied [default: the run's or the preset's]
     #[arg(long, value_name = "FORMAT", value_parser = models::precision_parser(), ignore_case = true)]
     precision: Option<Precision>,
 }
