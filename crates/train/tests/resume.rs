@@ -48,6 +48,7 @@ fn a_stop_changes_no_bit() {
     if Precision::Bf16.is_available(IsaKind::best()) {
         families.push((IN_BF16, &of_llama));
     }
+    let mut of_families = vec![];
     for (family, stops) in families {
         let dir = tempfile::tempdir().unwrap();
         let config = full(family);
@@ -74,7 +75,9 @@ fn a_stop_changes_no_bit() {
         }
         assert_eq!(expected_losses.steps.len(), 100);
         assert_eq!(expected_losses.estimates.iter().map(|e| e.0).collect::<Vec<_>>(), [20, 40, 60, 80, 100]);
+        of_families.push(expected_state);
     }
+    assert!(of_families.get(2).is_none_or(|in_bf16| *in_bf16 != of_families[0]), "the precision changes nothing");
 }
 
 /// A precision that the CPU lacks is refused by the name of its setting, before a step.

@@ -33,9 +33,10 @@
 //! 2. A is packed only where many panels read it and its rows are so far apart that caches and address translation
 //!    suffer ([`packs_a`]), where it is rounded, or where the elements of a word are not adjacent or the last word is not
 //!    whole (`bf16`).
-//! 3. See [`panel_of`]: a B that is rounded is packed, strips are read in place, those of 16-bit floats turned into words first unless A has few rows
-//!    in normal layout. A B in normal layout is packed, or in whole vectors of `f32` read in place by a single tile or if
-//!    it is near; from two full tiles on the first tile packs it as it multiplies. A transposed B is transposed.
+//! 3. See [`panel_of`]: a B that is rounded is packed, strips are read in place, those of 16-bit floats turned into words
+//!    first unless A has few rows in normal layout. A B in normal layout is packed, or in whole vectors of `f32` read in
+//!    place by a single tile or if it is near; from two full tiles on the first tile packs it as it multiplies. A
+//!    transposed B is transposed.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
