@@ -52,3 +52,18 @@ impl BenchError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_the_kind_of_their_cause() {
+        let memory = || GraphError::OutOfMemory { bytes: 1 << 50 };
+        assert_eq!(BenchError::from(memory()).class(), ErrorClass::Limit);
+        assert_eq!(BenchError::from(ModelError::from(memory())).class(), ErrorClass::Limit);
+        assert_eq!(BenchError::NoTokens.class(), ErrorClass::BadFile);
+        let rival = BenchError::Rival { command: "rival".into(), why: "it ended".into() };
+        assert_eq!(rival.class(), ErrorClass::Failed);
+    }
+}
