@@ -65,6 +65,7 @@ quiet imatrix -m run --data text.txt --out imatrix.gguf
 quiet models .
 quiet bench kernels --list
 quiet bench inference -m run -p 4 -n 2 -r 1
+quiet bench train -m run --batch 2 -n 1 --warmup 0
 quiet profile generate -m model --runs 1 -n 2
 quiet doctor
 quiet completions bash
