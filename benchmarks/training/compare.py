@@ -1,11 +1,11 @@
 """Times steps of training with SmallMind and with PyTorch, in turn, and prints medians.
 
-    compare.py --work DIR --smallmind BIN [--shapes nanogpt-cpu:12x64,...] [--columns ours,eager,...] [--out FILE]
+    compare.py --work DIR --smallmind BIN [--shapes nanogpt-cpu:12x64,...] [--columns "ours f32,eager f32,..."] [--out FILE]
 
 `../training.sh` calls it with the first two. For each shape `smallmind new` makes random weights once, and all programs
-train them on the same tokens in the same order, with the constants of the preset, without dropout. A round runs every
-program once (A B C, A B C, ...); a figure is the median of all timed steps of all rounds. Peaks are the largest resident
-memory of a process.
+train them on the same tokens in the same order, with the constants that `smallmind train` has by default, a constant
+learning rate and no dropout. A round runs every program once (A B C, A B C, ...); a figure is the median of all timed
+steps of all rounds. Peaks are the largest resident memory of a process.
 
 The last lines hold the losses of the first 20 steps against PyTorch's in eager f32.
 """
@@ -94,6 +94,8 @@ class Case:
                 if who == "ours":
                     row = self.ours(precision)
                     constants = row or constants
+                elif constants is None:
+                    raise SystemExit("without a run of SmallMind there are no constants for PyTorch")
                 else:
                     row = self.pytorch(constants, who == "compiled", precision)
                 if row:
@@ -158,7 +160,7 @@ def main():
     parser.add_argument("--columns", default=",".join(COLUMNS))
     parser.add_argument("--steps", type=int, help="timed steps of a run [default: 100 or 12, by size]")
     parser.add_argument("--warmup", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=pathlib.Path)
@@ -180,8 +182,8 @@ def main():
     write(f"{cpu()}, {options.threads} threads, medians of {options.rounds} rounds")
     write(line(["", *options.columns]))
     after = []
-    for text in options.shapes.split(","):
-        case = Case(text, options)
+    for shape in options.shapes.split(","):
+        case = Case(shape, options)
         rows = case.measure()
         for text in table(case, rows, options.columns):
             write(text)

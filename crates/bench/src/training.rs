@@ -66,7 +66,7 @@ pub struct TrainingRow {
     /// The format in which the factors of products are multiplied.
     pub precision: &'static str,
     /// Sequences of a step.
-    pub n_batch: usize,
+    pub n_sequences: usize,
     /// Tokens of each.
     pub n_context: usize,
     /// Steps before the timed ones.
@@ -148,7 +148,7 @@ impl TrainingBench {
             model_n_params: params as u64,
             n_threads: self.threads,
             precision: self.precision.name(),
-            n_batch: self.shape.sequences,
+            n_sequences: self.shape.sequences,
             n_context: self.shape.context,
             n_warmup: self.warmup,
             n_steps: self.steps,
@@ -225,7 +225,7 @@ impl Tabled for TrainingRow {
             self.backends.clone(),
             self.n_threads.to_string(),
             self.precision.to_owned(),
-            format!("{}x{}", self.n_batch, self.n_context),
+            format!("{}x{}", self.n_sequences, self.n_context),
             format!("{:.2}", 1e-6 * self.median_ns as f64),
             format!("{:.1}", self.median_ts),
             format!("{:.0} %", 100.0 * self.ceiling_fraction),

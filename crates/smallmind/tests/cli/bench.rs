@@ -202,9 +202,10 @@ fn steps_of_training_are_timed() {
     let line = "bench train -m model --batch 2 --context 8 -n 3 --warmup 2 --lr 0.01";
     bench.write("tokens", [0, 0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0].repeat(9));
     let row = &rows(&bench.run(&format!("{line} --threads 1 --tokens tokens --json")))[0];
-    let sizes = [&row["n_batch"], &row["n_context"], &row["n_warmup"], &row["n_steps"], &row["n_threads"]];
+    let sizes = [&row["n_sequences"], &row["n_context"], &row["n_warmup"], &row["n_steps"], &row["n_threads"]];
     assert_eq!(sizes, [2, 8, 2, 3, 1]);
     assert_eq!((&row["model_filename"], &row["precision"]), (&"model".into(), &"f32".into()));
+    assert_eq!(row["learning_rate"], 0.01);
     let losses: Vec<_> = row["losses"].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect();
     assert_eq!((losses.len(), row["samples_ns"].as_array().map(Vec::len)), (5, Some(3)));
     assert!(losses[4] < losses[0] && row["first_loss"] == losses[0] && row["last_loss"] == losses[4], "{row}");
@@ -269,7 +270,7 @@ fn models_are_timed_with_the_tests_of_llama_bench() {
             && lines.len() == 4,
         "{table}"
     );
-    assert!(lines[3].contains(" | 4 | 2 | 3 | 18 | "), "{table}");
+    assert!(lines[3].starts_with("| model | ") && lines[3].contains(" | 4 | 2 | 3 | 18 | "), "{table}");
 
     bench.run("bench inference").fails(2, &["--model"]);
     bench.run("bench inference -m nowhere").fails(3, &["nowhere"]);

@@ -48,8 +48,8 @@ pub(super) struct Training {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = units::within::<u32>(0..=1_000_000))]
     warmup: u32,
     /// The learning rate, the same in all steps [default: the preset's]
-    #[arg(long, value_name = "X", value_parser = units::number)]
-    lr: Option<f32>,
+    #[arg(long, value_name = "X", value_parser = rate)]
+    lr: Option<f64>,
     /// Tokens to train on, one after the other: two bytes each, little-endian, as nanoGPT's train.bin [default: random]
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
@@ -58,6 +58,12 @@ pub(super) struct Training {
     dropout: bool,
     #[command(flatten)]
     output: TableOutput,
+}
+
+/// A learning rate.
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate >= 0.0);
+    rate.ok_or_else(|| "it must be a number, 0 or more".to_owned())
 }
 
 impl Training {
@@ -73,10 +79,6 @@ impl Training {
             model.set_dropout(Default::default());
         }
         let shape = self.shape(model.config(), &config)?;
-        let learning_rate = self.lr.map_or(config.train.lr, f64::from);
-        if !(learning_rate.is_finite() && learning_rate >= 0.0) {
-            return Err(usage(format!("--lr {learning_rate}: it must be a number of at least 0")));
-        }
         let tokens = self.read_tokens(model.config(), seed)?;
         let (isa, threads) = (settings.isa()?, settings.threads());
         check_precision(self.precision, isa)?;
@@ -87,7 +89,7 @@ impl Training {
             steps: self.steps as usize,
             optimizer: config.optimizer(),
             precision: self.precision,
-            learning_rate,
+            learning_rate: self.lr.unwrap_or(config.train.lr),
             seed,
             threads,
             isa,
